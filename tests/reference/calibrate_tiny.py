@@ -1,0 +1,181 @@
+"""Calibrate MagCache and TeaCache on the small text-to-video model with diffusers, for comparison with ours.
+
+    python tests/reference/calibrate_tiny.py
+
+Dense sampling (UniPC, 30 steps, guidance 3, flow shift 3) of several prompts and seeds. Per branch and step:
+
+* residual = output of the block stack - its input, [tokens, channels];
+* ``norm_ratio`` = mean over tokens of |residual_t|_2 / |residual_{t-1}|_2, ``norm_std`` its sample deviation and
+  ``cos_dis`` = mean of 1 - cos(residual_t, residual_{t-1}); the first step, which has no predecessor, has 1, 0, 0;
+* distances between consecutive steps, mean|x_t - x_{t-1}| / mean|x_{t-1}|, of the time embedding (``e``), its
+  projection (``e0``), the residual and the hidden states after the blocks; least squares of degree 4 from each signal
+  to each output, coefficients with the highest power first.
+
+Tokens of all prompts and seeds are pooled.
+"""
+
+import argparse
+import json
+from contextlib import contextmanager
+from pathlib import Path
+
+import diffusers
+import numpy as np
+import torch
+import transformers
+from diffusers import WanPipeline
+
+TINY = Path(__file__).resolve().parents[2] / "magcache-models" / "tiny"
+PROMPTS = [
+    "a red circle moving right",
+    "a blue square moving down",
+    "a white square moving up",
+    "a green triangle moving left",
+    "a yellow triangle moving left and a green circle moving up",
+    "a purple circle moving down and a white triangle moving right",
+]
+SEEDS = [0, 1]
+STEPS, GUIDANCE, FLOW_SHIFT = 30, 3.0, 3.0
+SIZE, FRAMES, MAX_LENGTH = 64, 17, 16
+SIGNALS, OUTPUTS = ("e", "e0"), ("residual", "hidden_states")
+DEGREE = 4
+
+
+class Recorder:
+    """Per branch, what the transformer's time embedder and block stack gave at each step of the current run."""
+
+    def __init__(self, transformer):
+        self.steps = {}
+        self.branch = None
+        enter = transformer.cache_context
+
+        @contextmanager
+        def told(name, **step):
+            self.branch = name
+            with enter(name, **step):
+                yield
+
+        transformer.cache_context = told
+        transformer.condition_embedder.register_forward_hook(self.on_time_embedding)
+        transformer.blocks[0].register_forward_pre_hook(self.on_stack_input)
+        transformer.blocks[-1].register_forward_hook(self.on_stack_output)
+
+    def on_time_embedding(self, _module, _inputs, outputs):
+        self.current = {"e": outputs[0], "e0": outputs[1]}
+
+    def on_stack_input(self, _module, inputs):
+        self.current["input"] = inputs[0]
+
+    def on_stack_output(self, _module, _inputs, output):
+        values = self.current
+        values["hidden_states"] = output
+        values["residual"] = output - values.pop("input")
+        self.steps.setdefault(self.branch, []).append({name: value[0] for name, value in values.items()})
+
+    def take(self):
+        steps, self.steps = self.steps, {}
+        return steps
+
+
+def magnitudes(now, before):
+    """Per token: ratio of the residuals' norms and their cosine distance."""
+    ratio = now.norm(dim=-1) / before.norm(dim=-1)
+    return ratio, 1 - torch.nn.functional.cosine_similarity(now, before, dim=-1)
+
+
+def relative_l1(now, before):
+    return ((now - before).abs().mean() / before.abs().mean()).item()
+
+
+def pooled_curve(runs):
+    """MagCache's curve of one branch from the residuals of all runs, each a list over steps."""
+    curve = {"norm_ratio": [1.0], "norm_std": [0.0], "cos_dis": [0.0]}
+    for step in range(1, STEPS):
+        pairs = [magnitudes(run[step]["residual"], run[step - 1]["residual"]) for run in runs]
+        ratio, distance = (torch.cat(values) for values in zip(*pairs))
+        curve["norm_ratio"].append(ratio.mean().item())
+        curve["norm_std"].append(ratio.std().item())
+        curve["cos_dis"].append(distance.mean().item())
+    return curve
+
+
+def distance_rows(runs, branch):
+    """One row for each pair of consecutive steps of each run."""
+    rows = []
+    for run, steps in enumerate(runs):
+        for step in range(1, STEPS):
+            now, before = steps[step], steps[step - 1]
+            distances = {name: relative_l1(now[name], before[name]) for name in SIGNALS + OUTPUTS}
+            rows.append({"run": run, "branch": branch, "step": step, **distances})
+    return rows
+
+
+def polynomial(rows, signal, output):
+    """Least squares from ``signal`` to ``output`` distances, in double precision."""
+    x, y = (np.array([row[name] for row in rows], np.float64) for name in (signal, output))
+    coefficients = np.polyfit(x, y, DEGREE)
+    error = np.polyval(coefficients, x) - y
+    return {
+        "signal": signal,
+        "output": output,
+        "coefficients": coefficients.tolist(),
+        "range": [x.min(), x.max()],
+        "rms_residual": float(np.sqrt(np.mean(error**2))),
+        "rows": len(rows),
+    }
+
+
+@torch.no_grad()
+def sample_all(pipeline):
+    """Runs of every prompt and seed: per branch, a list over runs of lists over steps."""
+    recorder, branches = Recorder(pipeline.transformer), {}
+    for prompt in PROMPTS:
+        for seed in SEEDS:
+            pipeline(
+                prompt, negative_prompt="", height=SIZE, width=SIZE, num_frames=FRAMES, num_inference_steps=STEPS,
+                guidance_scale=GUIDANCE, max_sequence_length=MAX_LENGTH, output_type="latent",
+                generator=torch.Generator().manual_seed(seed),
+            )
+            for branch, steps in recorder.take().items():
+                branches.setdefault(branch, []).append(steps)
+    return branches
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, default=TINY / "wan2.1-t2v-tiny")
+    parser.add_argument("--out", type=Path, default=TINY / "wan2.1-t2v-tiny.calibration.json")
+    args = parser.parse_args()
+    pipeline = WanPipeline.from_pretrained(args.model)
+    pipeline.set_progress_bar_config(disable=True)
+    if pipeline.scheduler.config.flow_shift != FLOW_SHIFT:
+        raise SystemExit(f"{args.model} has flow shift {pipeline.scheduler.config.flow_shift}, not {FLOW_SHIFT}")
+    branches = sample_all(pipeline)
+    rows = [row for branch, runs in branches.items() for row in distance_rows(runs, branch)]
+    report = {
+        "model": args.model.name,
+        "scheduler": "UniPCMultistepScheduler",
+        "steps": STEPS,
+        "flow_shift": FLOW_SHIFT,
+        "guidance_scale": GUIDANCE,
+        "height": SIZE,
+        "width": SIZE,
+        "frames": FRAMES,
+        "prompts": PROMPTS,
+        "seeds": SEEDS,
+        "versions": {
+            "torch": torch.__version__,
+            "diffusers": diffusers.__version__,
+            "transformers": transformers.__version__,
+        },
+        "magcache": {branch: pooled_curve(runs) for branch, runs in branches.items()},
+        "teacache": {
+            "fits": [polynomial(rows, signal, output) for signal in SIGNALS for output in OUTPUTS],
+            "rows": rows,
+        },
+    }
+    args.out.write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
