@@ -1,1 +1,92 @@
-//! Skeleton.
+//! Timestep caching for diffusion transformers: the parts that strategies and models meet at.
+//!
+//! Neighbouring denoising steps change little, so a step can often reuse what the transformer's blocks added to
+//! their input at an earlier step. A *hook* surrounds a range of blocks; it gets the streams and [`Next`], the rest
+//! of the onion, which it may run whole, in parts, or not at all. A *strategy* ([`TimestepCache`]) says when to
+//! skip; a [`Forecast`] says what stands in; [`CacheHook`] is the one adapter between them and the chain. All
+//! mutable state sits in the slots of a [`Session`] that the request owns, and the sampler states step, branch and
+//! expert. With no session, [`Pass::run`] is the plain loop.
+//!
+//! The order of hooks is the order of nesting, first outermost:
+//!
+//! ```
+//! use std::sync::{Arc, Mutex};
+//! use candle_core::{Device, Tensor};
+//! use magcache_core::{BlockHook, Branch, Cx, HookRegistry, Next, Output, Step, Streams, no_signals};
+//!
+//! #[derive(Debug)]
+//! struct Say(&'static str, Arc<Mutex<Vec<String>>>);
+//! impl BlockHook for Say {
+//!     fn call(&self, cx: &mut Cx<'_>, x: Streams, next: Next<'_>) -> candle_core::Result<Output> {
+//!         self.1.lock().unwrap().push(format!("{} in", self.0));
+//!         let y = next.run(cx, x)?;
+//!         self.1.lock().unwrap().push(format!("{} out", self.0));
+//!         Ok(y)
+//!     }
+//! }
+//!
+//! let said = Arc::default();
+//! let hooks = HookRegistry::builder(1)
+//!     .ring(0..1, Arc::new(Say("outer", Arc::clone(&said))))?
+//!     .ring(0..1, Arc::new(Say("inner", Arc::clone(&said))))?
+//!     .build();
+//! let x = Streams::Image(Tensor::zeros((1, 1, 1), candle_core::DType::F32, &Device::Cpu)?);
+//! hooks.session().pass(Step::plain(0, 1), Branch::Cond).run(1, &no_signals, x, |_, x| Ok(x))?;
+//! assert_eq!(*said.lock().unwrap(), ["outer in", "inner in", "inner out", "outer out"]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! A session cannot serve two requests at once; sharing one is a compile error:
+//!
+//! ```compile_fail,E0499
+//! # use magcache_core::{Branch, HookRegistry, Step};
+//! let mut session = HookRegistry::builder(1).build().session();
+//! let a = session.pass(Step::plain(0, 1), Branch::Cond);
+//! let b = session.pass(Step::plain(0, 1), Branch::Uncond);
+//! drop((a, b));
+//! ```
+
+mod adapter;
+mod cache;
+mod config;
+mod error;
+mod forecast;
+mod guards;
+mod hook;
+mod log;
+pub mod meta;
+pub mod metrics;
+mod profile;
+mod registry;
+pub mod resample;
+pub mod schedule;
+mod session;
+mod slots;
+mod step;
+mod storage;
+mod streams;
+#[cfg(feature = "testing")]
+pub mod testing;
+mod trajectory;
+
+pub use adapter::CacheHook;
+pub use cache::{AnyCache, Head, History, SlotState, TimestepCache, Verdict, Window};
+pub use config::{BuildCx, Built, CacheConfig, CacheEntry, CachePlan, Residuals, Strategy, Words};
+pub use error::{ConfigError, Problem, nearest};
+pub use forecast::{Forecast, ForecastConfig, LastResidual, ResidualConfig};
+pub use guards::{Branches, Guards, Warmup};
+pub use hook::{BlockHook, Cx, HookId, Next, Output, Probe, Reducer, Ring, Signal};
+pub use log::{DecisionLog, Record, Why};
+pub use meta::{BlockMeta, Level, ModelMeta, ProfileInfo, StackMeta, StrategyInfo};
+pub use profile::{Curve, Fit, Profile, Recommended, Source};
+pub use registry::{Builder, HookRegistry};
+pub use session::{Pass, Session, no_signals};
+pub use slots::{SlotKey, Slots};
+pub use step::{Branch, Expert, Phase, Step};
+pub use storage::{StoragePolicy, Stored};
+pub use streams::{Role, Streams};
+pub use trajectory::Trajectory;
+
+// Re-exported so that a plugin crate needs no versions of its own.
+pub use inventory;
+pub use typetag;

@@ -1,0 +1,237 @@
+//! What an author of a strategy writes: when to skip.
+
+use std::{any::Any, fmt::Debug};
+
+use candle_core::{Result, Tensor, bail};
+
+use crate::{Branch, Probe, Reducer, Signal, Step, Streams, Why, hook, metrics};
+
+/// A decision, its cause, and the numbers behind it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Verdict {
+    /// Replace the blocks instead of running them.
+    pub reuse: bool,
+    /// The cause.
+    pub why: Why,
+    /// What was measured at this step. NaN or infinite: the adapter computes and resets the slot.
+    pub metric: Option<f64>,
+    /// What was compared with the threshold.
+    pub accumulated: Option<f64>,
+}
+
+impl Verdict {
+    /// Run the blocks.
+    pub fn compute(why: Why) -> Self {
+        Self { reuse: false, why, metric: None, accumulated: None }
+    }
+
+    /// Replace the blocks.
+    pub fn reuse(why: Why) -> Self {
+        Self { reuse: true, why, metric: None, accumulated: None }
+    }
+
+    /// Reuse if `value < threshold`, else compute. NaN computes.
+    pub fn below(value: f64, threshold: f64) -> Self {
+        let verdict = if value < threshold { Self::reuse(Why::Under) } else { Self::compute(Why::Over) };
+        Self { accumulated: Some(value), ..verdict }
+    }
+
+    /// Adds what was measured.
+    #[must_use]
+    pub fn metric(self, metric: f64) -> Self {
+        Self { metric: Some(metric), ..self }
+    }
+
+    /// Adds what was compared with the threshold.
+    #[must_use]
+    pub fn accumulated(self, value: f64) -> Self {
+        Self { accumulated: Some(value), ..self }
+    }
+
+    /// The same numbers with another decision to compute.
+    #[must_use]
+    pub fn overruled(self, why: Why) -> Self {
+        Self { reuse: false, why, ..self }
+    }
+
+    pub(crate) fn is_finite(&self) -> bool {
+        [self.metric, self.accumulated].iter().flatten().all(|v| v.is_finite())
+    }
+}
+
+/// Blocks of a range that always run for real, whatever caches inside them would do (DBCache's Fn and Bn).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Window {
+    /// Blocks at the start.
+    pub front: usize,
+    /// Blocks at the end.
+    pub back: usize,
+}
+
+/// What the slot of a strategy has seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct History {
+    /// The last step at which every block of the range really ran; what a forecast builds on.
+    pub last_computed: Option<usize>,
+    /// Steps skipped since the last one that was run.
+    pub consecutive: usize,
+    /// Steps skipped in all.
+    pub skipped: usize,
+}
+
+/// What a strategy may look at before it decides.
+#[derive(Clone, Copy)]
+pub struct Head<'a> {
+    /// What entered the range.
+    pub input: &'a Streams,
+    /// What left the front blocks; the input where the window has no front.
+    pub fronted: &'a Streams,
+    /// What the slot has seen.
+    pub history: History,
+    pub(crate) probe: Option<Probe<'a>>,
+    pub(crate) reducer: Option<&'a Reducer>,
+}
+
+impl Head<'_> {
+    /// A signal of the model, computed now.
+    ///
+    /// Errors: the model does not show it.
+    pub fn signal(&self, signal: Signal) -> Result<Tensor> {
+        hook::ask(self.probe, signal, self.input)
+    }
+
+    /// What the front blocks added to the denoised stream, `[batch, tokens, channels]`.
+    pub fn front_residual(&self) -> Result<Tensor> {
+        self.fronted.image()?.sub(&self.input.image()?)
+    }
+
+    /// [`metrics::relative_l1`], reduced over ranks.
+    pub fn relative_l1(&self, now: &Tensor, before: &Tensor) -> Result<f64> {
+        self.reduce(metrics::relative_l1(now, before)?)
+    }
+
+    /// [`metrics::relative_l2`], reduced over ranks.
+    pub fn relative_l2(&self, now: &Tensor, before: &Tensor) -> Result<f64> {
+        self.reduce(metrics::relative_l2(now, before)?)
+    }
+
+    fn reduce(&self, metric: f64) -> Result<f64> {
+        self.reducer.map_or(Ok(metric), |reduce| reduce(metric))
+    }
+}
+
+impl Debug for Head<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Head").field("history", &self.history).finish_non_exhaustive()
+    }
+}
+
+/// State of a strategy in one slot.
+pub trait SlotState: Default + Send + 'static {
+    /// Bytes of tensors held.
+    fn bytes(&self) -> usize {
+        0
+    }
+}
+
+impl SlotState for () {}
+
+impl SlotState for Option<Tensor> {
+    fn bytes(&self) -> usize {
+        self.as_ref().map_or(0, |t| t.elem_count() * t.dtype().size_in_bytes())
+    }
+}
+
+/// When to skip. `self` is configuration and never changes; `State` is one slot's.
+///
+/// Whether there is anything to reuse, the warm-up and the caps that every strategy has in common, and the
+/// failsafes are the adapter's business ([`CacheHook`](crate::CacheHook)): a strategy's verdict can be overruled
+/// to compute, never to reuse. What must be true after a step that computed belongs in `tail`.
+pub trait TimestepCache: Debug + Send + Sync + 'static {
+    /// One slot's state.
+    type State: SlotState;
+
+    /// The blocks that always run.
+    fn window(&self) -> Window {
+        Window::default()
+    }
+
+    /// True when `head` looks at the step and the history alone.
+    fn is_static(&self) -> bool {
+        false
+    }
+
+    /// Called once per pass, after the front blocks and before any other block, warm-up included.
+    fn head(&self, state: &mut Self::State, step: &Step, branch: Branch, x: &Head<'_>) -> Result<Verdict>;
+
+    /// Called after the middle blocks really ran on `x` and gave `y`; never after a reuse, here or further in.
+    fn tail(
+        &self,
+        _state: &mut Self::State,
+        _step: &Step,
+        _branch: Branch,
+        _x: &Streams,
+        _y: &Streams,
+    ) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// [`TimestepCache`] with its state erased, so that one adapter and the combinations can hold any strategy.
+/// Implemented for every strategy; not for authors.
+pub trait AnyCache: Debug + Send + Sync {
+    /// A fresh state.
+    fn any_state(&self) -> Box<dyn Any + Send>;
+    /// [`TimestepCache::window`].
+    fn any_window(&self) -> Window;
+    /// [`TimestepCache::is_static`].
+    fn any_static(&self) -> bool;
+    /// [`SlotState::bytes`].
+    fn any_bytes(&self, state: &dyn Any) -> usize;
+    /// [`TimestepCache::head`].
+    fn any_head(&self, state: &mut dyn Any, step: &Step, branch: Branch, x: &Head<'_>) -> Result<Verdict>;
+    /// [`TimestepCache::tail`].
+    fn any_tail(
+        &self,
+        state: &mut dyn Any,
+        step: &Step,
+        branch: Branch,
+        x: &Streams,
+        y: &Streams,
+    ) -> Result<()>;
+}
+
+impl<C: TimestepCache> AnyCache for C {
+    fn any_state(&self) -> Box<dyn Any + Send> {
+        Box::new(C::State::default())
+    }
+
+    fn any_window(&self) -> Window {
+        self.window()
+    }
+
+    fn any_static(&self) -> bool {
+        self.is_static()
+    }
+
+    fn any_bytes(&self, state: &dyn Any) -> usize {
+        state.downcast_ref::<C::State>().map_or(0, SlotState::bytes)
+    }
+
+    fn any_head(&self, state: &mut dyn Any, step: &Step, branch: Branch, x: &Head<'_>) -> Result<Verdict> {
+        let Some(state) = state.downcast_mut() else { bail!("a slot holds another strategy's state") };
+        self.head(state, step, branch, x)
+    }
+
+    fn any_tail(
+        &self,
+        state: &mut dyn Any,
+        step: &Step,
+        branch: Branch,
+        x: &Streams,
+        y: &Streams,
+    ) -> Result<()> {
+        let Some(state) = state.downcast_mut() else { bail!("a slot holds another strategy's state") };
+        self.tail(state, step, branch, x, y)
+    }
+}

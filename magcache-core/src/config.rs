@@ -1,0 +1,414 @@
+//! Configuration: `[[cache]]` tables to hooks.
+//!
+//! A table names a strategy and holds its keys beside the words that every strategy has in common. Every key is
+//! read by somebody or refused; every problem of a configuration is reported at once.
+
+use std::{fmt::Debug, ops::Range, sync::Arc};
+
+use candle_core::{DType, Device};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::{
+    AnyCache, BlockHook, Branches, CacheHook, ConfigError, ForecastConfig, Guards, HookId, HookRegistry,
+    Level, ModelMeta, Problem, Profile, ResidualConfig, StoragePolicy, Trajectory, Warmup, error::nearest,
+    meta,
+};
+
+/// What a strategy's keys build.
+#[derive(Debug)]
+pub enum Strategy {
+    /// A strategy in the one adapter, with its limits.
+    Cache(Box<dyn AnyCache>, Guards),
+    /// A hook of its own.
+    Hook(Arc<dyn BlockHook>),
+}
+
+impl Strategy {
+    /// A strategy in the one adapter.
+    pub fn cache(cache: impl AnyCache + 'static, guards: Guards) -> Self {
+        Self::Cache(Box::new(cache), guards)
+    }
+}
+
+/// What a strategy can look at when it is built.
+#[derive(Debug)]
+pub struct BuildCx<'a> {
+    /// Names this table in problems.
+    pub place: &'a str,
+    /// The ring's name.
+    pub id: HookId,
+    /// The model.
+    pub model: &'a ModelMeta,
+    /// The blocks that the hook will surround.
+    pub range: Range<usize>,
+    /// The run, where it is known.
+    pub trajectory: Option<&'a Trajectory>,
+    /// The words of the table.
+    pub words: &'a Words,
+    /// The profile that the table names, else the model's default one.
+    pub profile: Option<&'a Profile>,
+}
+
+impl BuildCx<'_> {
+    /// The limits of the table, with the strategy's own defaults for words that it does not have.
+    pub fn guards(&self, defaults: Guards) -> Guards {
+        let words = self.words;
+        Guards {
+            warmup: words.warmup.unwrap_or(defaults.warmup),
+            last_steps: words.last_steps.unwrap_or(defaults.last_steps),
+            max_skips: words.max_skips.or(defaults.max_skips),
+            max_total_skips: words.max_total_skips.or(defaults.max_total_skips),
+            branches: words.branches.unwrap_or(defaults.branches),
+        }
+    }
+}
+
+/// The keys of one strategy, read strictly.
+#[typetag::serde(tag = "strategy")]
+pub trait CacheConfig: Debug + Send + Sync {
+    /// Everything wrong or doubtful about the values for this model and run. Changes nothing.
+    fn validate(&self, cx: &BuildCx<'_>) -> Vec<Problem>;
+
+    /// The strategy. Called only when [`CacheConfig::validate`] found no error.
+    fn build(&self, cx: &BuildCx<'_>) -> Result<Strategy, ConfigError>;
+}
+
+/// The words that every `[[cache]]` table may have.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Words {
+    /// The blocks: a stack of the model, `3..9`, or `all` (the default).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub at: Option<String>,
+    /// A built-in profile, or the path of one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub profile: Option<String>,
+    /// Which of the profile's curves or fits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub variant: Option<String>,
+    /// Steps, or a fraction of the phase, computed first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warmup: Option<Warmup>,
+    /// Steps computed last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_steps: Option<usize>,
+    /// Most consecutive skips.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_skips: Option<usize>,
+    /// Most skips of one branch of one expert.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_total_skips: Option<usize>,
+    /// Whose decision a branch takes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub branches: Option<Branches>,
+    /// What stands in for skipped blocks.
+    #[serde(skip_serializing_if = "Option::is_none", with = "shared")]
+    pub forecast: Option<Arc<dyn ForecastConfig>>,
+}
+
+const WORDS: [&str; 9] = [
+    "at",
+    "profile",
+    "variant",
+    "warmup",
+    "last_steps",
+    "max_skips",
+    "max_total_skips",
+    "branches",
+    "forecast",
+];
+
+/// One `[[cache]]` table.
+#[derive(Debug)]
+pub struct CacheEntry {
+    /// The common words.
+    pub words: Words,
+    /// The strategy's name.
+    pub name: String,
+    /// The strategy's own keys.
+    pub config: Box<dyn CacheConfig>,
+}
+
+/// The `[residuals]` table.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Residuals {
+    /// `f32`, `bf16` or `f16`; storage only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dtype: Option<String>,
+    /// Bytes, `2 GiB` or a number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub budget: Option<String>,
+    /// `same` (as the model) or `cpu`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+}
+
+/// Which hooks a run has: the `[[cache]]` tables, outermost first, and `[residuals]`.
+#[derive(Debug, Default)]
+pub struct CachePlan {
+    /// The tables.
+    pub cache: Vec<CacheEntry>,
+    /// How residuals are stored.
+    pub residuals: Residuals,
+}
+
+/// A registry, and what to tell the user before the run.
+#[derive(Clone, Debug)]
+pub struct Built {
+    /// The hooks.
+    pub registry: Arc<HookRegistry>,
+    /// Problems that are not fatal.
+    pub warnings: Vec<Problem>,
+}
+
+impl CacheEntry {
+    /// Reads one table; `place` names it in errors.
+    pub fn from_table(place: &str, mut table: toml::Table) -> Result<Self, ConfigError> {
+        let name = match table.get("strategy") {
+            Some(toml::Value::String(name)) => name.clone(),
+            Some(other) => return Err(syntax(place, &format!("`strategy` is {other}, it must be a name"))),
+            None => return Err(syntax(place, &"a table without `strategy`")),
+        };
+        let place = format!("{place} (strategy {name:?})");
+        let known = meta::strategies();
+        if !known.iter().any(|s| s.name == name) {
+            let nearest = nearest(&name, known.iter().map(|s| s.name));
+            return Err(ConfigError::UnknownName { place, kind: "strategy", name, nearest });
+        }
+        let mut words = toml::Table::new();
+        for word in WORDS {
+            if let Some(value) = table.remove(word) {
+                words.insert(word.to_owned(), value);
+            }
+        }
+        Ok(Self { words: read(&place, words)?, config: read(&place, table)?, name })
+    }
+
+    /// The table that reads back as this entry.
+    pub fn to_table(&self) -> Result<toml::Table, ConfigError> {
+        let place = || format!("strategy {:?}", self.name);
+        let mut table = match toml::Value::try_from(&self.config) {
+            Ok(toml::Value::Table(table)) => table,
+            Ok(other) => return Err(syntax(&place(), &format!("its keys are no table: {other}"))),
+            Err(e) => return Err(syntax(&place(), &e)),
+        };
+        table.extend(toml::Table::try_from(&self.words).map_err(|e| syntax(&place(), &e))?);
+        Ok(table)
+    }
+}
+
+impl CachePlan {
+    /// Reads the `cache` array and the `residuals` table of a document that has nothing else.
+    pub fn parse(text: &str) -> Result<Self, ConfigError> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Document {
+            #[serde(default)]
+            cache: Vec<toml::Table>,
+            #[serde(default)]
+            residuals: toml::Table,
+        }
+        let table: toml::Table = toml::from_str(text).map_err(|e| syntax("configuration", &e))?;
+        let document: Document = read("configuration", table)?;
+        Self::from_tables(document.cache, read("[residuals]", document.residuals)?)
+    }
+
+    /// Reads the tables of a document that was parsed elsewhere.
+    pub fn from_tables(cache: Vec<toml::Table>, residuals: Residuals) -> Result<Self, ConfigError> {
+        let entry = |(i, table)| CacheEntry::from_table(&format!("cache[{i}]"), table);
+        Ok(Self { cache: cache.into_iter().enumerate().map(entry).collect::<Result<_, _>>()?, residuals })
+    }
+
+    /// Checks everything against the model and the run, and builds the hooks.
+    ///
+    /// Errors: every fatal problem at once.
+    pub fn build(&self, model: &ModelMeta, trajectory: Option<&Trajectory>) -> Result<Built, ConfigError> {
+        let mut builder = HookRegistry::builder(model.blocks()).storage(self.residuals.policy()?);
+        let mut problems = Vec::new();
+        let mut ranges: Vec<(&str, Level, Range<usize>)> = Vec::new();
+        let mut strategies = Vec::new();
+        for (i, entry) in self.cache.iter().enumerate() {
+            let place = format!("cache[{i}] (strategy {:?})", entry.name);
+            let words = &entry.words;
+            words.problems(&place, &mut problems);
+            let level =
+                meta::strategies().iter().find(|s| s.name == entry.name).map_or(Level::Blocks, |s| s.level);
+            let range = match (level, words.at.as_deref()) {
+                (Level::Blocks, at) => model.range(at.unwrap_or("all"))?,
+                (Level::Forward, None) => 0..1,
+                (Level::Forward, Some(at)) => {
+                    let message = format!("`at` is {at:?}, but this strategy acts on the whole forward");
+                    problems.push(Problem::error(&place, message).hint("remove `at`"));
+                    0..1
+                }
+            };
+            if let Some((other, ..)) = ranges.iter().find(|(_, l, r)| *l == level && *r == range)
+                && (level == Level::Forward || range == model.whole())
+            {
+                let message = format!("{other:?} and {:?} both surround {}", entry.name, whole(level));
+                let hint = "join them with strategy = \"priority\" or \"any-veto\", or give one an `at`";
+                problems.push(Problem::error(&place, message).hint(hint));
+            }
+            let default = || model.profiles.first().map(|name| Profile::find(name));
+            let profile = words.profile.as_deref().map(Profile::find).or_else(default).transpose()?;
+            let id = HookId(u16::try_from(i).unwrap_or(u16::MAX));
+            let cx = BuildCx {
+                place: &place,
+                id,
+                model,
+                range: range.clone(),
+                trajectory,
+                words,
+                profile: profile.as_ref(),
+            };
+            let found = entry.config.validate(&cx);
+            let fatal = found.iter().any(|p| p.fatal);
+            problems.extend(found);
+            strategies.push(if fatal { None } else { Some(entry.config.build(&cx)?) });
+            ranges.push((&entry.name, level, range));
+        }
+        if problems.iter().any(|p| p.fatal) {
+            problems.retain(|p| p.fatal);
+            return Err(ConfigError::Problems(problems));
+        }
+        for ((entry, (_, level, range)), strategy) in self.cache.iter().zip(ranges).zip(strategies) {
+            let Some(strategy) = strategy else { continue };
+            let hook = entry.hook(builder.next_id(), model, level, &range, strategy);
+            builder = match level {
+                Level::Blocks => builder.ring(range, hook)?,
+                Level::Forward => builder.forward(hook),
+            };
+        }
+        Ok(Built { registry: builder.build(), warnings: problems })
+    }
+}
+
+impl CacheEntry {
+    fn hook(
+        &self,
+        id: HookId,
+        model: &ModelMeta,
+        level: Level,
+        range: &Range<usize>,
+        strategy: Strategy,
+    ) -> Arc<dyn BlockHook> {
+        match strategy {
+            Strategy::Hook(hook) => hook,
+            Strategy::Cache(cache, guards) => {
+                let forecast = self.words.forecast.clone().unwrap_or_else(|| Arc::new(ResidualConfig {}));
+                // Text that nothing reads behind the range need not be stored.
+                let last = level == Level::Blocks && range.end == model.blocks();
+                let keep_text = !last || model.text_after || cache.any_window().back > 0;
+                Arc::new(CacheHook::new(id, cache, forecast, guards, keep_text))
+            }
+        }
+    }
+}
+
+impl Words {
+    fn problems(&self, place: &str, out: &mut Vec<Problem>) {
+        if let Some(Warmup::Fraction(f)) = self.warmup {
+            out.extend(
+                Problem::unless_in(place, "warmup", f, 0.0, 1.0).map(|p| p.hint("or a number of steps")),
+            );
+        }
+        if self.max_skips == Some(0) || self.max_total_skips == Some(0) {
+            out.push(Problem::warning(place, "a cap of 0 skips: nothing will be skipped"));
+        }
+    }
+}
+
+impl Residuals {
+    /// The policy, with `device = "same"` as no device at all.
+    pub fn policy(&self) -> Result<StoragePolicy, ConfigError> {
+        let place = "[residuals]";
+        let dtype = match self.dtype.as_deref() {
+            None => None,
+            Some("f32") => Some(DType::F32),
+            Some("bf16") => Some(DType::BF16),
+            Some("f16") => Some(DType::F16),
+            Some(other) => {
+                return Err(syntax(place, &format!("`dtype` is {other:?}, it must be f32, bf16 or f16")));
+            }
+        };
+        let device = match self.device.as_deref() {
+            None | Some("same") => None,
+            Some("cpu") => Some(Device::Cpu),
+            Some(other) => {
+                return Err(syntax(place, &format!("`device` is {other:?}, it must be same or cpu")));
+            }
+        };
+        let budget = self.budget.as_deref().map(|text| bytes(place, text)).transpose()?;
+        Ok(StoragePolicy { dtype, device, budget })
+    }
+}
+
+/// `2 GiB`, `512 MB`, `1000`.
+fn bytes(place: &str, text: &str) -> Result<usize, ConfigError> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic()).trim();
+    let unit = text.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.').trim();
+    let scale: Option<f64> = match unit.to_ascii_lowercase().as_str() {
+        "" | "b" => Some(1.0),
+        "kb" => Some(1e3),
+        "mb" => Some(1e6),
+        "gb" => Some(1e9),
+        "kib" => Some(1024.0),
+        "mib" => Some(1024f64.powi(2)),
+        "gib" => Some(1024f64.powi(3)),
+        _ => None,
+    };
+    match (digits.parse::<f64>(), scale) {
+        (Ok(n), Some(scale)) if n.is_finite() && n >= 0.0 => Ok((n * scale) as usize),
+        _ => Err(syntax(place, &format!("`budget` is {text:?}, it must be a size such as \"2 GiB\""))),
+    }
+}
+
+fn whole(level: Level) -> &'static str {
+    match level {
+        Level::Blocks => "the whole stack of blocks",
+        Level::Forward => "the whole forward",
+    }
+}
+
+/// serde for a shared plugin: typetag reads a `Box`, a hook keeps an `Arc`.
+mod shared {
+    use std::sync::Arc;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use crate::ForecastConfig;
+
+    type Shared = Option<Arc<dyn ForecastConfig>>;
+
+    pub(super) fn serialize<S: Serializer>(forecast: &Shared, s: S) -> Result<S::Ok, S::Error> {
+        forecast.as_deref().serialize(s)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Shared, D::Error> {
+        Ok(Option::<Box<dyn ForecastConfig>>::deserialize(d)?.map(Arc::from))
+    }
+}
+
+/// Reads a table strictly; serde's "unknown field" becomes an error that names the nearest known key.
+fn read<T: DeserializeOwned>(place: &str, table: toml::Table) -> Result<T, ConfigError> {
+    toml::Value::Table(table).try_into().map_err(|e: toml::de::Error| syntax(place, &e))
+}
+
+/// An error of the TOML reader, its message taken apart where that helps.
+pub(crate) fn syntax(place: &str, error: &impl ToString) -> ConfigError {
+    let text = error.to_string();
+    let text = text.trim_end();
+    let mut quoted = text.split('`').skip(1).step_by(2);
+    if text.contains("unknown field `")
+        && let Some(key) = quoted.next()
+    {
+        let known: Vec<_> = quoted.chain(WORDS).collect();
+        return ConfigError::UnknownKey {
+            place: place.to_owned(),
+            key: key.to_owned(),
+            nearest: nearest(key, known),
+        };
+    }
+    ConfigError::Syntax { place: place.to_owned(), message: text.to_owned() }
+}

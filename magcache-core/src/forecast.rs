@@ -1,0 +1,58 @@
+//! What stands in for skipped blocks.
+
+use std::fmt::Debug;
+
+use candle_core::Result;
+use serde::{Deserialize, Serialize};
+
+use crate::{StoragePolicy, Stored, Streams};
+
+/// Predicts the output of a range of blocks from its input and from outputs of earlier computed steps.
+pub trait Forecast: Debug + Send + 'static {
+    /// Learns from a computed step: `x` entered the blocks and `y` left them.
+    fn observe(&mut self, step: usize, x: &Streams, y: &Streams, storage: &StoragePolicy) -> Result<()>;
+
+    /// What would leave the blocks at `step` if `x` entered; `None` without enough history.
+    fn predict(&self, step: usize, x: &Streams) -> Result<Option<Streams>>;
+
+    /// Bytes held.
+    fn bytes(&self) -> usize;
+}
+
+/// Builds a forecast from its table in a configuration (`forecast = { type = "residual" }`).
+#[typetag::serde(tag = "type")]
+pub trait ForecastConfig: Debug + Send + Sync {
+    /// A forecast without history.
+    fn build(&self) -> Box<dyn Forecast>;
+}
+
+/// `x + (y − x)` of the last computed step: what every published method starts from.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ResidualConfig {}
+
+#[typetag::serde(name = "residual")]
+impl ForecastConfig for ResidualConfig {
+    fn build(&self) -> Box<dyn Forecast> {
+        Box::new(LastResidual::default())
+    }
+}
+
+/// The state of [`ResidualConfig`].
+#[derive(Debug, Default)]
+pub struct LastResidual(Option<Stored>);
+
+impl Forecast for LastResidual {
+    fn observe(&mut self, _: usize, x: &Streams, y: &Streams, storage: &StoragePolicy) -> Result<()> {
+        self.0 = Some(Stored::new(&y.sub(x)?, storage)?);
+        Ok(())
+    }
+
+    fn predict(&self, _: usize, x: &Streams) -> Result<Option<Streams>> {
+        self.0.as_ref().map(|residual| x.add(&residual.load()?)).transpose()
+    }
+
+    fn bytes(&self) -> usize {
+        self.0.as_ref().map_or(0, Stored::bytes)
+    }
+}

@@ -1,0 +1,198 @@
+//! The onion: hooks around ranges of blocks, and the chain that runs them.
+//!
+//! The first ring of a registry is the outermost. A ring that covers a part of the range it is reached with
+//! runs what lies before it, then itself, then what lies after; rings further in see each part on its own.
+
+use std::{fmt, fmt::Debug, ops::Range, sync::Arc};
+
+use candle_core::{Result, Tensor, bail};
+
+use crate::{Branch, DecisionLog, Slots, Step, StoragePolicy, Streams};
+
+/// Names one ring of a registry: its place in the configuration, outermost first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct HookId(pub u16);
+
+/// A tensor that a model can show to a strategy, computed only when asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Signal {
+    /// Block 0's normalised and modulated input `[batch, tokens, channels]`.
+    ModulatedInput,
+    /// The time embedding `[batch, channels]` (Wan: `e`, `temb`).
+    TimestepEmbedding,
+    /// Its projection to the modulation of a block `[batch, n·channels]` (Wan: `e0`, `timestep_proj`).
+    TimestepProjection,
+}
+
+/// The model's answer to a [`Signal`], given the input of block 0. A model without that signal returns an error.
+pub type Probe<'a> = &'a dyn Fn(Signal, &Streams) -> Result<Tensor>;
+
+/// Combines a metric over ranks before anything is decided from it, so that every rank decides alike.
+pub type Reducer = Arc<dyn Fn(f64) -> Result<f64> + Send + Sync>;
+
+/// What a range of blocks gave.
+#[derive(Clone, Debug)]
+pub struct Output {
+    /// The streams behind the range.
+    pub streams: Streams,
+    /// True when every block of the range really ran on exact input.
+    pub exact: bool,
+}
+
+/// What a hook sees of the pass that it is in.
+pub struct Cx<'a> {
+    /// Where the pass stands.
+    pub step: &'a Step,
+    /// The guidance branch.
+    pub branch: Branch,
+    /// The model's signals; `None` at the level of the whole forward.
+    pub probe: Option<Probe<'a>>,
+    /// The session's state.
+    pub slots: &'a mut Slots,
+    /// The session's decisions, those that other branches took at this step among them.
+    pub log: &'a mut DecisionLog,
+    /// How tensors are stored between passes.
+    pub storage: &'a StoragePolicy,
+    /// Combines metrics over ranks.
+    pub reducer: Option<&'a Reducer>,
+}
+
+impl Cx<'_> {
+    /// A metric, reduced over ranks.
+    pub fn reduce(&self, metric: f64) -> Result<f64> {
+        self.reducer.map_or(Ok(metric), |reduce| reduce(metric))
+    }
+}
+
+impl Debug for Cx<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cx").field("step", self.step).field("branch", &self.branch).finish_non_exhaustive()
+    }
+}
+
+/// One ring of the onion, around one range of blocks. `self` is configuration and never changes.
+pub trait BlockHook: Debug + Send + Sync {
+    /// Runs `next` whole, in parts, or not at all, and returns the streams behind it.
+    ///
+    /// An error abandons the pass: the slots that it touched are dropped.
+    fn call(&self, cx: &mut Cx<'_>, x: Streams, next: Next<'_>) -> Result<Output>;
+
+    /// Told instead of [`BlockHook::call`] when a ring further out replaced these blocks.
+    fn skipped(&self, _cx: &mut Cx<'_>, _blocks: Range<usize>) {}
+
+    /// True when decisions depend on the step alone, never on a tensor: a schedule can be printed.
+    fn is_static(&self) -> bool {
+        true
+    }
+}
+
+/// A hook and where it sits.
+#[derive(Clone, Debug)]
+pub struct Ring {
+    /// The blocks that it surrounds.
+    pub at: Range<usize>,
+    /// Its name.
+    pub id: HookId,
+    /// The hook.
+    pub hook: Arc<dyn BlockHook>,
+}
+
+pub(crate) type Block<'n> = &'n dyn Fn(&mut Cx<'_>, usize, Streams) -> Result<Output>;
+
+/// The rings further in and, at the centre, the blocks. Run all of it, a part, or none.
+#[derive(Clone)]
+pub struct Next<'n> {
+    rings: &'n [Ring],
+    blocks: Range<usize>,
+    block: Block<'n>,
+    forced: bool,
+}
+
+impl<'n> Next<'n> {
+    pub(crate) fn new(rings: &'n [Ring], blocks: Range<usize>, block: Block<'n>) -> Self {
+        Self { rings, blocks, block, forced: false }
+    }
+
+    /// The blocks left to run.
+    pub fn blocks(&self) -> Range<usize> {
+        self.blocks.clone()
+    }
+
+    /// True when a ring further out wants these blocks really computed.
+    pub fn is_forced(&self) -> bool {
+        self.forced
+    }
+
+    /// The first `n` blocks and the rest; `n` is clamped to the range.
+    pub fn split_at(self, n: usize) -> (Next<'n>, Next<'n>) {
+        let middle = self.blocks.start.saturating_add(n).min(self.blocks.end);
+        let head = Next { blocks: self.blocks.start..middle, ..self.clone() };
+        (head, Next { blocks: middle..self.blocks.end, ..self })
+    }
+
+    /// Caches inside must compute; observers still see the blocks.
+    #[must_use]
+    pub fn forced(self) -> Next<'n> {
+        Next { forced: true, ..self }
+    }
+
+    /// Runs the rings and the blocks inside.
+    pub fn run(self, cx: &mut Cx<'_>, x: Streams) -> Result<Output> {
+        if self.blocks.is_empty() {
+            return Ok(Output { streams: x, exact: true });
+        }
+        let Some((ring, inner)) = self.rings.split_first() else {
+            let mut out = Output { streams: x, exact: true };
+            for i in self.blocks {
+                let y = (self.block)(cx, i, out.streams)?;
+                out = Output { streams: y.streams, exact: out.exact && y.exact };
+            }
+            return Ok(out);
+        };
+        let (before, inside, after) = Next { rings: inner, ..self }.around(&ring.at);
+        let a = before.run(cx, x)?;
+        let b = if inside.blocks.is_empty() {
+            Output { streams: a.streams, exact: true }
+        } else {
+            ring.hook.call(cx, a.streams, inside)?
+        };
+        let c = after.run(cx, b.streams)?;
+        Ok(Output { streams: c.streams, exact: a.exact && b.exact && c.exact })
+    }
+
+    /// Tells every ring inside that its blocks were replaced from further out.
+    pub fn skip(self, cx: &mut Cx<'_>) {
+        let Some((ring, inner)) = self.rings.split_first() else { return };
+        let (before, inside, after) = Next { rings: inner, ..self }.around(&ring.at);
+        before.skip(cx);
+        if !inside.blocks.is_empty() {
+            ring.hook.skipped(cx, inside.blocks());
+            inside.skip(cx);
+        }
+        after.skip(cx);
+    }
+
+    fn around(self, at: &Range<usize>) -> (Next<'n>, Next<'n>, Next<'n>) {
+        let Range { start, end } = self.blocks;
+        let (from, to) = (at.start.clamp(start, end), at.end.clamp(start, end));
+        let (before, rest) = self.split_at(from - start);
+        let (inside, after) = rest.split_at(to.saturating_sub(from));
+        (before, inside, after)
+    }
+}
+
+impl Debug for Next<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rings: Vec<_> = self.rings.iter().map(|r| r.id).collect();
+        f.debug_struct("Next").field("blocks", &self.blocks).field("rings", &rings).finish_non_exhaustive()
+    }
+}
+
+/// Asks a probe that may be missing.
+pub(crate) fn ask(probe: Option<Probe<'_>>, signal: Signal, x: &Streams) -> Result<Tensor> {
+    match probe {
+        Some(probe) => probe(signal, x),
+        None => bail!("a strategy asked for {signal:?} where the model shows no signals"),
+    }
+}

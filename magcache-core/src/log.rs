@@ -1,0 +1,147 @@
+//! What was decided, and why.
+
+use std::{fmt, ops::Range};
+
+use crate::{Branch, Expert, HookId, Step};
+
+/// Why a pass computed or reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Why {
+    /// There is nothing to reuse yet, or it was evicted.
+    NoHistory,
+    /// Within the first steps of the phase that are always computed.
+    Warmup,
+    /// Within the last steps that are always computed.
+    LastSteps,
+    /// The metric is over the threshold.
+    Over,
+    /// The metric is under the threshold.
+    Under,
+    /// As many consecutive steps as allowed were skipped.
+    SkipCap,
+    /// As many steps as allowed were skipped in all.
+    TotalCap,
+    /// A fixed schedule says so.
+    Scheduled,
+    /// The strategy's own rule for this step (a forced recompute of a dialect).
+    Gate,
+    /// Another member of a combination objected.
+    Vetoed,
+    /// This branch follows another one's decision.
+    Followed,
+    /// The branch to follow has not decided at this step.
+    NoLeader,
+    /// An outer cache keeps these blocks computed.
+    Forced,
+    /// An outer cache skipped this range.
+    OuterCache,
+    /// Shape, dtype or device of the streams changed: the slot was reset.
+    FailsafeShape,
+    /// A metric or an output was NaN or infinite: the slot was reset.
+    FailsafeNonFinite,
+}
+
+impl Why {
+    /// The word used in logs, traces and JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NoHistory => "no-history",
+            Self::Warmup => "warmup",
+            Self::LastSteps => "last-steps",
+            Self::Over => "over-threshold",
+            Self::Under => "under-threshold",
+            Self::SkipCap => "skip-cap",
+            Self::TotalCap => "total-skip-cap",
+            Self::Scheduled => "scheduled",
+            Self::Gate => "gate",
+            Self::Vetoed => "vetoed",
+            Self::Followed => "followed",
+            Self::NoLeader => "no-leader",
+            Self::Forced => "forced",
+            Self::OuterCache => "outer-cache",
+            Self::FailsafeShape => "failsafe-shape",
+            Self::FailsafeNonFinite => "failsafe-non-finite",
+        }
+    }
+
+    /// True for the causes that mean something went wrong and was caught.
+    pub fn is_failsafe(self) -> bool {
+        matches!(self, Self::FailsafeShape | Self::FailsafeNonFinite)
+    }
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// One decision of one hook.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Record {
+    /// Step of the trajectory.
+    pub step: usize,
+    /// Evaluation within the step.
+    pub eval: u8,
+    /// Network.
+    pub expert: Expert,
+    /// Guidance branch.
+    pub branch: Branch,
+    /// The hook.
+    pub hook: HookId,
+    /// The blocks that were computed or replaced.
+    pub blocks: Range<usize>,
+    /// True when the blocks were replaced.
+    pub reused: bool,
+    /// The cause.
+    pub why: Why,
+    /// What the strategy measured at this step, before any accumulation.
+    pub metric: Option<f64>,
+    /// What it compared with its threshold.
+    pub accumulated: Option<f64>,
+    /// Bytes that the session's slots held when the decision was taken.
+    pub bytes: usize,
+}
+
+/// Every decision of a session, in order.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct DecisionLog {
+    records: Vec<Record>,
+}
+
+impl DecisionLog {
+    /// Appends a record and returns its place.
+    pub fn push(&mut self, record: Record) -> usize {
+        self.records.push(record);
+        self.records.len() - 1
+    }
+
+    pub(crate) fn amend(&mut self, place: usize, why: Why) {
+        if let Some(record) = self.records.get_mut(place) {
+            record.why = why;
+        }
+    }
+
+    /// Every record, oldest first.
+    pub fn records(&self) -> &[Record] {
+        &self.records
+    }
+
+    /// The latest decision of a hook on this step's evaluation for `branch`.
+    pub fn decision(&self, hook: HookId, step: &Step, branch: Branch) -> Option<&Record> {
+        let here =
+            |r: &&Record| r.hook == hook && r.branch == branch && r.step == step.index && r.eval == step.eval;
+        self.records.iter().rev().take_while(|r| r.step == step.index).find(here)
+    }
+
+    /// The steps at which a hook's range was replaced on `branch`, in order.
+    pub fn reused(&self, hook: HookId, branch: Branch) -> impl Iterator<Item = usize> {
+        self.records.iter().filter(move |r| r.hook == hook && r.branch == branch && r.reused).map(|r| r.step)
+    }
+
+    /// Failsafes counted.
+    pub fn failsafes(&self) -> usize {
+        self.records.iter().filter(|r| r.why.is_failsafe()).count()
+    }
+}

@@ -1,0 +1,173 @@
+//! Scalars about tensors. The only file that reads tensors back from their device.
+//!
+//! Every metric is reduced in `f64` from `f32` values whatever the tensors' dtype. Host tensors are read once,
+//! in one pass, without temporaries. A device tensor is reduced on the device and one scalar comes back.
+//! Rows of a batch share one decision, so a metric of a batch is the maximum over its rows.
+#![allow(clippy::disallowed_methods, reason = "this is the file that may read tensors back")]
+
+use candle_core::{CpuStorage, DType, Result, Storage, Tensor, bail};
+
+/// `mean|a − b| / mean|b|`, the largest over the rows of dimension 0. NaN where `b` is all zeros.
+pub fn relative_l1(a: &Tensor, b: &Tensor) -> Result<f64> {
+    relative(a, b, |d| d.abs(), f64::abs, |sum| sum)
+}
+
+/// `‖a − b‖₂ / ‖b‖₂`, the largest over the rows of dimension 0.
+pub fn relative_l2(a: &Tensor, b: &Tensor) -> Result<f64> {
+    relative(a, b, |d| d.sqr(), |d| d * d, f64::sqrt)
+}
+
+fn relative(
+    a: &Tensor,
+    b: &Tensor,
+    on_device: impl Fn(&Tensor) -> Result<Tensor>,
+    on_host: impl Fn(f64) -> f64 + Copy,
+    finish: impl Fn(f64) -> f64,
+) -> Result<f64> {
+    if a.shape() != b.shape() {
+        bail!("a metric of shapes {:?} and {:?}", a.shape(), b.shape());
+    }
+    let rows = a.dims().first().copied().unwrap_or(1).max(1);
+    let (a, b) = (a.to_dtype(DType::F32)?.contiguous()?, b.to_dtype(DType::F32)?.contiguous()?);
+    if !a.device().is_cpu() {
+        let (a, b) = (a.reshape((rows, ()))?, b.reshape((rows, ()))?);
+        let num = on_device(&(&a - &b)?)?.mean(1)?;
+        let den = on_device(&b)?.mean(1)?;
+        return Ok(finish(f64::from((num / den)?.max_all()?.to_scalar::<f32>()?)));
+    }
+    with_host(&a, |a| {
+        with_host(&b, |b| {
+            let n = (a.len() / rows).max(1);
+            let row = |(a, b): (&[f32], &[f32])| {
+                let (num, den) = sums(a, b, on_host);
+                finish(num / den)
+            };
+            a.chunks(n).zip(b.chunks(n)).map(row).fold(f64::NEG_INFINITY, nan_max)
+        })
+    })?
+}
+
+/// Sums of `f(a − b)` and `f(b)`: eight lanes at a time, so that the loop vectorises and rounding stays small.
+fn sums(a: &[f32], b: &[f32], f: impl Fn(f64) -> f64) -> (f64, f64) {
+    const LANES: usize = 8;
+    let (mut num, mut den) = ([0f64; LANES], [0f64; LANES]);
+    let (a_body, a_rest) = a.as_chunks::<LANES>();
+    let (b_body, b_rest) = b.as_chunks::<LANES>();
+    for (a, b) in a_body.iter().zip(b_body) {
+        for i in 0..LANES {
+            num[i] += f(f64::from(a[i] - b[i]));
+            den[i] += f(f64::from(b[i]));
+        }
+    }
+    for (a, b) in a_rest.iter().zip(b_rest) {
+        num[0] += f(f64::from(a - b));
+        den[0] += f(f64::from(*b));
+    }
+    (num.iter().sum(), den.iter().sum())
+}
+
+/// The larger of two, NaN if one is: `f64::max` would hide a NaN.
+fn nan_max(a: f64, b: f64) -> f64 {
+    if a.is_nan() || b.is_nan() { f64::NAN } else { a.max(b) }
+}
+
+/// How a residual relates to the previous one, over tokens (rows of the last dimension).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct MagnitudeRatio {
+    /// Mean of `|now| / |before|`, norms over the last dimension.
+    pub ratio: f64,
+    /// Sample standard deviation of the same.
+    pub std: f64,
+    /// Mean of `1 − cos(now, before)`.
+    pub cosine_distance: f64,
+}
+
+/// The statistics that MagCache is calibrated with (`norm_ratio`, `norm_std`, `cos_dis` of the published
+/// calibration), on a host copy of the tensors.
+pub fn magnitude_ratio(now: &Tensor, before: &Tensor) -> Result<MagnitudeRatio> {
+    if now.shape() != before.shape() {
+        bail!("a magnitude ratio of shapes {:?} and {:?}", now.shape(), before.shape());
+    }
+    let channels = now.dims().last().copied().unwrap_or(1).max(1);
+    let host = |t: &Tensor| t.to_device(&candle_core::Device::Cpu)?.to_dtype(DType::F32)?.contiguous();
+    let (now, before) = (host(now)?, host(before)?);
+    with_host(&now, |now| {
+        with_host(&before, |before| {
+            let tokens = (now.len() / channels).max(1) as f64;
+            let (mut sum, mut squares, mut cosines) = (0f64, 0f64, 0f64);
+            for (a, b) in now.chunks(channels).zip(before.chunks(channels)) {
+                let dot = |x: &[f32], y: &[f32]| -> f64 {
+                    x.iter().zip(y).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum()
+                };
+                let (norm_a, norm_b) = (dot(a, a).sqrt(), dot(b, b).sqrt());
+                let ratio = norm_a / norm_b;
+                sum += ratio;
+                squares += ratio * ratio;
+                cosines += 1.0 - dot(a, b) / (norm_a * norm_b);
+            }
+            let ratio = sum / tokens;
+            let variance = (squares - tokens * ratio * ratio).max(0.0) / (tokens - 1.0).max(1.0);
+            MagnitudeRatio { ratio, std: variance.sqrt(), cosine_distance: cosines / tokens }
+        })
+    })?
+}
+
+/// False when a *host* tensor holds a NaN or an infinity. Device tensors are not read back: `true`.
+pub fn is_finite_on_host(t: &Tensor) -> Result<bool> {
+    if !t.device().is_cpu() || t.dtype() != DType::F32 || !t.is_contiguous() {
+        return Ok(true);
+    }
+    // x·0 is 0 for every finite x and NaN for the others: a sum without branches.
+    with_host(t, |t| t.chunks(4096).all(|c| c.iter().map(|x| x * 0.0).sum::<f32>() == 0.0))
+}
+
+fn with_host<R>(t: &Tensor, f: impl FnOnce(&[f32]) -> R) -> Result<R> {
+    let (storage, layout) = t.storage_and_layout();
+    match (&*storage, layout.contiguous_offsets()) {
+        (Storage::Cpu(CpuStorage::F32(data)), Some((start, end))) => Ok(f(&data[start..end])),
+        _ => bail!("expected a contiguous f32 tensor on the host"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    fn t(values: &[f32], rows: usize) -> Tensor {
+        Tensor::from_slice(values, (rows, values.len() / rows), &Device::Cpu).unwrap()
+    }
+
+    #[test]
+    fn relative_l1_is_the_textbook_value() {
+        let (a, b) = (t(&[1.0, 2.0, -3.0], 1), t(&[1.0, 1.0, -1.0], 1));
+        assert_eq!(relative_l1(&a, &b).unwrap(), 1.0);
+        assert!((relative_l2(&a, &b).unwrap() - (5f64 / 3.0).sqrt()).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_batch_takes_its_worst_row() {
+        let (a, b) = (t(&[1.0, 1.0, 3.0, 1.0], 2), t(&[1.0, 1.0, 1.0, 1.0], 2));
+        assert_eq!(relative_l1(&a, &b).unwrap(), 1.0);
+    }
+
+    #[test]
+    fn nan_is_never_hidden() {
+        let (a, b) = (t(&[f32::NAN, 1.0, 1.0, 1.0], 2), t(&[1.0, 1.0, 1.0, 1.0], 2));
+        assert!(relative_l1(&a, &b).unwrap().is_nan());
+        assert!(!is_finite_on_host(&a).unwrap() && is_finite_on_host(&b).unwrap());
+        let infinite = t(&[f32::NEG_INFINITY, 0.0], 1);
+        assert!(!is_finite_on_host(&infinite).unwrap());
+    }
+
+    #[test]
+    fn magnitude_ratio_of_a_scaled_residual() {
+        let before = t(&[3.0, 4.0, 1.0, 0.0], 2);
+        let r = magnitude_ratio(&t(&[6.0, 8.0, 2.0, 0.0], 2), &before).unwrap();
+        assert!((r.ratio - 2.0).abs() < 1e-12 && r.std < 1e-6 && r.cosine_distance.abs() < 1e-12);
+        let r = magnitude_ratio(&t(&[3.0, 4.0, 0.0, 3.0], 2), &before).unwrap();
+        assert!((r.ratio - 2.0).abs() < 1e-12 && (r.std - 2f64.sqrt()).abs() < 1e-12);
+        assert!((r.cosine_distance - 0.5).abs() < 1e-12);
+    }
+}

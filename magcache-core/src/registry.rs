@@ -1,0 +1,110 @@
+//! The ordered, immutable set of hooks that requests share.
+
+use std::{ops::Range, sync::Arc};
+
+use crate::{BlockHook, ConfigError, HookId, Reducer, Ring, Session, StoragePolicy};
+
+/// Hooks in order, the first outermost: some around ranges of blocks, some around the whole forward.
+///
+/// Built once, shared in an [`Arc`]; the state of a request is in its [`Session`].
+#[derive(Clone, Debug, Default)]
+pub struct HookRegistry {
+    blocks: Vec<Ring>,
+    forward: Vec<Ring>,
+    storage: StoragePolicy,
+}
+
+impl HookRegistry {
+    /// A registry for a model of `blocks` blocks.
+    pub fn builder(blocks: usize) -> Builder {
+        Builder { blocks, registry: Self::default(), next: 0 }
+    }
+
+    /// The rings around blocks, outermost first.
+    pub fn rings(&self) -> &[Ring] {
+        &self.blocks
+    }
+
+    /// The rings around the whole forward (latents in, prediction out), outermost first.
+    pub fn forward_rings(&self) -> &[Ring] {
+        &self.forward
+    }
+
+    /// True without any hook.
+    pub fn is_empty(&self) -> bool {
+        self.blocks.is_empty() && self.forward.is_empty()
+    }
+
+    /// True when no decision depends on a tensor.
+    pub fn is_static(&self) -> bool {
+        self.blocks.iter().chain(&self.forward).all(|ring| ring.hook.is_static())
+    }
+
+    /// How residuals are stored.
+    pub fn storage(&self) -> &StoragePolicy {
+        &self.storage
+    }
+
+    /// The state of one new request.
+    pub fn session(self: &Arc<Self>) -> Session {
+        Session::new(self.clone(), None)
+    }
+
+    /// The state of one new request on several ranks: every metric goes through `reducer` before a decision.
+    pub fn session_with_reducer(self: &Arc<Self>, reducer: Reducer) -> Session {
+        Session::new(self.clone(), Some(reducer))
+    }
+}
+
+/// Collects rings in nesting order.
+#[derive(Debug)]
+pub struct Builder {
+    blocks: usize,
+    registry: HookRegistry,
+    next: u16,
+}
+
+impl Builder {
+    /// The name that the next ring will have.
+    pub fn next_id(&self) -> HookId {
+        HookId(self.next)
+    }
+
+    /// Adds a ring inside all earlier ones, around `at`.
+    ///
+    /// Errors: an empty range, or one that goes past the last block.
+    pub fn ring(mut self, at: Range<usize>, hook: Arc<dyn BlockHook>) -> Result<Self, ConfigError> {
+        if at.is_empty() || at.end > self.blocks {
+            return Err(ConfigError::Range { at, blocks: self.blocks });
+        }
+        let id = self.take_id();
+        self.registry.blocks.push(Ring { at, id, hook });
+        Ok(self)
+    }
+
+    /// Adds a ring around the whole forward, inside all earlier ones of that level.
+    #[must_use]
+    pub fn forward(mut self, hook: Arc<dyn BlockHook>) -> Self {
+        let id = self.take_id();
+        self.registry.forward.push(Ring { at: 0..1, id, hook });
+        self
+    }
+
+    /// How residuals are stored.
+    #[must_use]
+    pub fn storage(mut self, storage: StoragePolicy) -> Self {
+        self.registry.storage = storage;
+        self
+    }
+
+    /// The registry.
+    pub fn build(self) -> Arc<HookRegistry> {
+        Arc::new(self.registry)
+    }
+
+    fn take_id(&mut self) -> HookId {
+        let id = HookId(self.next);
+        self.next += 1;
+        id
+    }
+}

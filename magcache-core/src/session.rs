@@ -1,0 +1,218 @@
+//! The state of one request, and the API that a model sees.
+
+use std::{fmt, sync::Arc};
+
+use candle_core::{Result, Tensor, bail};
+
+use crate::{
+    BlockMeta, Branch, Cx, DecisionLog, HookRegistry, Next, Output, Probe, Reducer, Signal, Slots, Step,
+    Streams,
+};
+
+/// All state of one request. Make a new one for the next request; nothing is ever reset.
+pub struct Session {
+    registry: Arc<HookRegistry>,
+    slots: Slots,
+    log: DecisionLog,
+    reducer: Option<Reducer>,
+}
+
+impl Session {
+    pub(crate) fn new(registry: Arc<HookRegistry>, reducer: Option<Reducer>) -> Self {
+        let slots = Slots::new(registry.storage().budget);
+        Self { registry, slots, log: DecisionLog::default(), reducer }
+    }
+
+    /// One forward of one branch at one step.
+    pub fn pass(&mut self, step: Step, branch: Branch) -> Pass<'_> {
+        let Self { registry, slots, log, reducer } = self;
+        Pass(Some(Open {
+            registry,
+            slots,
+            log,
+            reducer: reducer.as_ref(),
+            step,
+            branch,
+            state: State::Fresh,
+        }))
+    }
+
+    /// The hooks.
+    pub fn registry(&self) -> &Arc<HookRegistry> {
+        &self.registry
+    }
+
+    /// Every decision so far.
+    pub fn log(&self) -> &DecisionLog {
+        &self.log
+    }
+
+    /// The slots: bytes held, peak, evictions.
+    pub fn slots(&self) -> &Slots {
+        &self.slots
+    }
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { registry, slots, log, .. } = self;
+        let mut out = f.debug_struct("Session");
+        out.field("registry", registry).field("slots", slots).field("log", log).finish_non_exhaustive()
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Fresh,
+    Running,
+    Done { exact: bool },
+}
+
+struct Open<'s> {
+    registry: &'s HookRegistry,
+    slots: &'s mut Slots,
+    log: &'s mut DecisionLog,
+    reducer: Option<&'s Reducer>,
+    step: Step,
+    branch: Branch,
+    state: State,
+}
+
+/// One forward of one branch at one step; [`Pass::off`] is the plain loop over the blocks.
+///
+/// A pass that ends with an error, or is dropped before its run ended, drops the slots that it uses: the next
+/// pass of that branch computes.
+pub struct Pass<'s>(Option<Open<'s>>);
+
+impl Pass<'_> {
+    /// No session and no hooks: [`Pass::run`] is the bare loop and never calls the probe.
+    pub fn off() -> Pass<'static> {
+        Pass(None)
+    }
+
+    /// True when hooks may act.
+    pub fn is_on(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Runs blocks `0..blocks` on `x`, through the hooks.
+    ///
+    /// A block must not change in place a tensor that it was given: a hook, or the caller, may still hold it.
+    ///
+    /// Errors: whatever a block, a hook or the probe returns; a second run of the same pass.
+    pub fn run(
+        &mut self,
+        blocks: usize,
+        probe: Probe<'_>,
+        x: Streams,
+        block: impl Fn(usize, Streams) -> Result<Streams>,
+    ) -> Result<Streams> {
+        let Some(open) = &mut self.0 else { return (0..blocks).try_fold(x, |x, i| block(i, x)) };
+        let block = |_: &mut Cx<'_>, i: usize, x: Streams| Ok(Output { streams: block(i, x)?, exact: true });
+        open.start()?;
+        let Open { registry, slots, log, reducer, step, branch, state } = open;
+        let mut cx = Cx {
+            step,
+            branch: *branch,
+            probe: Some(probe),
+            slots,
+            log,
+            storage: registry.storage(),
+            reducer: *reducer,
+        };
+        let out = Next::new(registry.rings(), 0..blocks, &block).run(&mut cx, x)?;
+        *state = State::Done { exact: out.exact };
+        Ok(out.streams)
+    }
+
+    /// Runs blocks that take and return tuples, whose places `meta` names: block `i` is `meta[i]`.
+    ///
+    /// Errors: as [`Pass::run`], and tuples that do not fit the metadata.
+    pub fn run_tuples(
+        &mut self,
+        meta: &[BlockMeta],
+        probe: Probe<'_>,
+        x: Vec<Tensor>,
+        block: impl Fn(usize, Vec<Tensor>) -> Result<Vec<Tensor>>,
+    ) -> Result<Vec<Tensor>> {
+        let (Some(first), Some(last)) = (meta.first(), meta.last()) else { return Ok(x) };
+        let x = Streams::from_outputs(&first.outputs, x)?;
+        let y = self.run(meta.len(), probe, x, |i, x| {
+            let roles = &meta[i].outputs;
+            Streams::from_outputs(roles, block(i, x.into_outputs(roles)?)?)
+        })?;
+        y.into_outputs(&last.outputs)
+    }
+
+    /// Runs the whole forward of a model (latents in, prediction out) through the hooks of that level.
+    /// `forward` is given the pass for the blocks inside.
+    ///
+    /// Errors: as [`Pass::run`].
+    pub fn forward(
+        &mut self,
+        x: Tensor,
+        forward: impl Fn(Tensor, &mut Pass<'_>) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let Some(open) = &mut self.0 else { return forward(x, &mut Pass::off()) };
+        if open.registry.forward_rings().is_empty() {
+            return forward(x, self);
+        }
+        open.start()?;
+        let Open { registry, slots, log, reducer, step, branch, state } = open;
+        let (registry, reducer) = (*registry, *reducer);
+        let block = |cx: &mut Cx<'_>, _: usize, x: Streams| {
+            let Cx { step, branch, slots, log, .. } = cx;
+            let (step, branch) = (step.clone(), *branch);
+            let inner = Open { registry, slots, log, reducer, step, branch, state: State::Fresh };
+            let mut pass = Pass(Some(inner));
+            let y = forward(x.into_image()?, &mut pass)?;
+            Ok(Output { streams: Streams::Image(y), exact: pass.was_exact() })
+        };
+        let mut cx =
+            Cx { step, branch: *branch, probe: None, slots, log, storage: registry.storage(), reducer };
+        let out = Next::new(registry.forward_rings(), 0..1, &block).run(&mut cx, Streams::Image(x))?;
+        *state = State::Done { exact: out.exact };
+        out.streams.into_image()
+    }
+
+    fn was_exact(&self) -> bool {
+        !matches!(self.0, Some(Open { state: State::Done { exact: false }, .. }))
+    }
+}
+
+impl Open<'_> {
+    fn start(&mut self) -> Result<()> {
+        if self.state != State::Fresh {
+            bail!("a pass is one forward: it was run twice");
+        }
+        self.state = State::Running;
+        Ok(())
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        if self.state == State::Running {
+            self.slots.discard(&self.step, self.branch);
+        }
+    }
+}
+
+impl fmt::Debug for Pass<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            None => f.write_str("Pass::off()"),
+            Some(open) => {
+                let mut out = f.debug_struct("Pass");
+                out.field("step", &open.step).field("branch", &open.branch).finish_non_exhaustive()
+            }
+        }
+    }
+}
+
+/// A probe for models without signals.
+///
+/// Errors: always.
+pub fn no_signals(signal: Signal, _: &Streams) -> Result<Tensor> {
+    bail!("this model does not show {signal:?}")
+}

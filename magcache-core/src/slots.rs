@@ -1,0 +1,105 @@
+//! Mutable state of a request, one slot per hook × range × expert × branch × evaluation.
+
+use std::{any::Any, collections::HashMap, ops::Range};
+
+use crate::{Branch, Expert, HookId, Step};
+
+/// Whose state a slot is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct SlotKey {
+    /// The hook.
+    pub hook: HookId,
+    /// The blocks that it stands in for.
+    pub blocks: Range<usize>,
+    /// The network.
+    pub expert: Expert,
+    /// The guidance branch.
+    pub branch: Branch,
+    /// The evaluation within a step.
+    pub eval: u8,
+}
+
+#[derive(Debug)]
+struct Slot {
+    data: Box<dyn Any + Send>,
+    bytes: usize,
+    stamp: u64,
+}
+
+/// The slots of one session, with a byte total and an optional budget.
+#[derive(Debug, Default)]
+pub struct Slots {
+    slots: HashMap<SlotKey, Slot>,
+    budget: Option<usize>,
+    bytes: usize,
+    peak: usize,
+    evicted: usize,
+    clock: u64,
+}
+
+impl Slots {
+    /// No slots. Above `budget` bytes the slot written longest ago is dropped, and its next pass computes.
+    pub fn new(budget: Option<usize>) -> Self {
+        Self { budget, ..Self::default() }
+    }
+
+    /// Moves the slot out, or a fresh one where there is none. A pass that fails never puts it back, so the
+    /// next one starts from nothing and computes.
+    pub fn take<T: Any + Send + Default>(&mut self, key: &SlotKey) -> T {
+        let Some(slot) = self.slots.remove(key) else { return T::default() };
+        self.bytes -= slot.bytes;
+        slot.data.downcast::<T>().map(|slot| *slot).unwrap_or_default()
+    }
+
+    /// Stores a slot that holds `bytes` of tensors.
+    pub fn put<T: Any + Send>(&mut self, key: SlotKey, slot: T, bytes: usize) {
+        self.clock += 1;
+        let slot = Slot { data: Box::new(slot), bytes, stamp: self.clock };
+        if let Some(old) = self.slots.insert(key, slot) {
+            self.bytes -= old.bytes;
+        }
+        self.bytes += bytes;
+        while self.budget.is_some_and(|budget| self.bytes > budget) {
+            let oldest = self.slots.iter().filter(|(_, s)| s.bytes > 0).min_by_key(|(_, s)| s.stamp);
+            let Some(key) = oldest.map(|(key, _)| key.clone()) else { break };
+            self.remove(&key);
+            self.evicted += 1;
+        }
+        self.peak = self.peak.max(self.bytes);
+    }
+
+    /// Drops every slot that a pass of `branch` at `step` reads or writes.
+    pub fn discard(&mut self, step: &Step, branch: Branch) {
+        let mine = |k: &SlotKey| k.expert == step.expert && k.branch == branch && k.eval == step.eval;
+        let keys: Vec<_> = self.slots.keys().filter(|k| mine(k)).cloned().collect();
+        for key in keys {
+            self.remove(&key);
+        }
+    }
+
+    fn remove(&mut self, key: &SlotKey) {
+        if let Some(slot) = self.slots.remove(key) {
+            self.bytes -= slot.bytes;
+        }
+    }
+
+    /// The keys of the slots held.
+    pub fn keys(&self) -> impl Iterator<Item = &SlotKey> {
+        self.slots.keys()
+    }
+
+    /// Bytes of tensors held now.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The most bytes held at once.
+    pub fn peak_bytes(&self) -> usize {
+        self.peak
+    }
+
+    /// Slots dropped because of the budget.
+    pub fn evicted(&self) -> usize {
+        self.evicted
+    }
+}

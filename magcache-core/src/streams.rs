@@ -1,0 +1,219 @@
+//! What flows between two blocks, and how it is read from and written to a block's output tuple.
+
+use std::ops::Range;
+
+use candle_core::{DType, DeviceLocation, Result, Shape, Tensor, bail};
+
+/// What one element of a block's output tuple is: the "residual tuple indices" of a model's metadata.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// The hidden states that are denoised.
+    Image,
+    /// The text stream beside them.
+    Text,
+}
+
+/// The tensors between two blocks, each `[batch, tokens, channels]`. Cloning copies handles, not data.
+#[derive(Clone, Debug)]
+pub enum Streams {
+    /// One stream; text enters by cross-attention (Wan).
+    Image(Tensor),
+    /// Two streams (Flux dual blocks).
+    Dual {
+        /// The denoised stream.
+        image: Tensor,
+        /// The text stream.
+        text: Tensor,
+    },
+    /// Both in one sequence (Flux single blocks).
+    Joint {
+        /// The whole sequence.
+        tokens: Tensor,
+        /// Where text lies on dimension 1: a prefix or a suffix.
+        text: Range<usize>,
+    },
+}
+
+impl Streams {
+    /// Reads a block's output tuple by the roles of its elements.
+    ///
+    /// Errors: another number of tensors than roles, a role twice, or no image.
+    pub fn from_outputs(roles: &[Role], tensors: Vec<Tensor>) -> Result<Self> {
+        if roles.len() != tensors.len() {
+            bail!("a block returned {} tensors, its metadata names {}", tensors.len(), roles.len());
+        }
+        let (mut image, mut text) = (None, None);
+        for (role, tensor) in roles.iter().zip(tensors) {
+            let place = match role {
+                Role::Image => &mut image,
+                Role::Text => &mut text,
+            };
+            if place.replace(tensor).is_some() {
+                bail!("a block's metadata names the role {role:?} twice");
+            }
+        }
+        match (image, text) {
+            (Some(image), Some(text)) => Ok(Self::Dual { image, text }),
+            (Some(image), None) => Ok(Self::Image(image)),
+            (None, _) => bail!("a block's metadata names no image output"),
+        }
+    }
+
+    /// The tuple that a block with these roles takes and returns; the inverse of [`Streams::from_outputs`].
+    pub fn into_outputs(self, roles: &[Role]) -> Result<Vec<Tensor>> {
+        let text = self.text()?;
+        let image = self.image()?;
+        roles
+            .iter()
+            .map(|role| match (role, &text) {
+                (Role::Image, _) => Ok(image.clone()),
+                (Role::Text, Some(text)) => Ok(text.clone()),
+                (Role::Text, None) => bail!("a block wants a text stream and there is none"),
+            })
+            .collect()
+    }
+
+    /// The denoised stream, a view where it lies in a joint sequence.
+    pub fn image(&self) -> Result<Tensor> {
+        match self {
+            Self::Image(image) | Self::Dual { image, .. } => Ok(image.clone()),
+            Self::Joint { tokens, text } => {
+                let image = image_range(tokens, text)?;
+                tokens.narrow(1, image.start, image.len())
+            }
+        }
+    }
+
+    /// The text stream, if there is one.
+    pub fn text(&self) -> Result<Option<Tensor>> {
+        match self {
+            Self::Image(_) => Ok(None),
+            Self::Dual { text, .. } => Ok(Some(text.clone())),
+            Self::Joint { tokens, text } => tokens.narrow(1, text.start, text.len()).map(Some),
+        }
+    }
+
+    /// The denoised stream alone.
+    pub fn into_image(self) -> Result<Tensor> {
+        match self {
+            Self::Image(image) | Self::Dual { image, .. } => Ok(image),
+            joint @ Self::Joint { .. } => joint.image(),
+        }
+    }
+
+    /// Applies a block that takes and returns the denoised stream.
+    pub fn map_image(self, f: impl FnOnce(&Tensor) -> Result<Tensor>) -> Result<Self> {
+        match self {
+            Self::Image(image) => Ok(Self::Image(f(&image)?)),
+            Self::Dual { image, text } => Ok(Self::Dual { image: f(&image)?, text }),
+            Self::Joint { .. } => bail!("a block of one stream was given a joint sequence"),
+        }
+    }
+
+    /// Applies a block that takes and returns (image, text); a joint sequence is split first.
+    pub fn map_dual(self, f: impl FnOnce(&Tensor, &Tensor) -> Result<(Tensor, Tensor)>) -> Result<Self> {
+        let Some(text) = self.text()? else { bail!("a dual block was given no text stream") };
+        let (image, text) = f(&self.into_image()?, &text)?;
+        Ok(Self::Dual { image, text })
+    }
+
+    /// Applies a block that works on `[text, image]` in one sequence; dual streams are joined on entry.
+    pub fn map_joint(self, f: impl FnOnce(&Tensor) -> Result<Tensor>) -> Result<Self> {
+        let (tokens, text) = match self {
+            Self::Joint { tokens, text } => (tokens, text),
+            Self::Dual { image, text } => (Tensor::cat(&[&text, &image], 1)?, 0..text.dim(1)?),
+            Self::Image(_) => bail!("a joint block was given no text stream"),
+        };
+        Ok(Self::Joint { tokens: f(&tokens)?, text })
+    }
+
+    /// `self − other`, stream by stream.
+    ///
+    /// Errors: a stream that only one of them has, or shapes that differ.
+    pub fn sub(&self, other: &Self) -> Result<Self> {
+        match (self, other) {
+            (Self::Image(a), Self::Image(b)) => Ok(Self::Image(a.sub(b)?)),
+            (Self::Joint { tokens: a, text: at }, Self::Joint { tokens: b, text: bt }) if at == bt => {
+                Ok(Self::Joint { tokens: a.sub(b)?, text: at.clone() })
+            }
+            _ => match (self.text()?, other.text()?) {
+                (Some(a), Some(b)) => {
+                    Ok(Self::Dual { image: self.image()?.sub(&other.image()?)?, text: a.sub(&b)? })
+                }
+                (None, None) => Ok(Self::Image(self.image()?.sub(&other.image()?)?)),
+                _ => bail!("one of two streams has text and the other none"),
+            },
+        }
+    }
+
+    /// `self + residual`. A residual without text leaves the text stream as it is.
+    pub fn add(&self, residual: &Self) -> Result<Self> {
+        match (self, residual) {
+            (Self::Image(x), Self::Image(r)) => Ok(Self::Image(x.add(r)?)),
+            (Self::Dual { image, text }, Self::Image(r)) => {
+                Ok(Self::Dual { image: image.add(r)?, text: text.clone() })
+            }
+            (Self::Joint { tokens: x, text: xt }, Self::Joint { tokens: r, text: rt }) if xt == rt => {
+                Ok(Self::Joint { tokens: x.add(r)?, text: xt.clone() })
+            }
+            _ => {
+                let image = self.image()?.add(&residual.image()?)?;
+                match (self.text()?, residual.text()?) {
+                    (Some(x), Some(r)) => Ok(Self::Dual { image, text: x.add(&r)? }),
+                    (Some(text), None) => Ok(Self::Dual { image, text }),
+                    (None, None) => Ok(Self::Image(image)),
+                    (None, Some(_)) => bail!("a residual has text and the stream none"),
+                }
+            }
+        }
+    }
+
+    /// The same streams with every tensor replaced.
+    pub fn map(&self, f: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Self> {
+        Ok(match self {
+            Self::Image(image) => Self::Image(f(image)?),
+            Self::Dual { image, text } => Self::Dual { image: f(image)?, text: f(text)? },
+            Self::Joint { tokens, text } => Self::Joint { tokens: f(tokens)?, text: text.clone() },
+        })
+    }
+
+    /// Only the denoised stream, copied out of a joint sequence so that the rest can be freed.
+    pub fn without_text(&self) -> Result<Self> {
+        match self {
+            Self::Image(image) | Self::Dual { image, .. } => Ok(Self::Image(image.clone())),
+            Self::Joint { .. } => Ok(Self::Image(self.image()?.contiguous()?)),
+        }
+    }
+
+    /// Every tensor held.
+    pub fn tensors(&self) -> impl Iterator<Item = &Tensor> {
+        let (a, b) = match self {
+            Self::Image(image) => (image, None),
+            Self::Dual { image, text } => (image, Some(text)),
+            Self::Joint { tokens, .. } => (tokens, None),
+        };
+        std::iter::once(a).chain(b)
+    }
+
+    /// Bytes of the tensors held.
+    pub fn bytes(&self) -> usize {
+        self.tensors().map(|t| t.elem_count() * t.dtype().size_in_bytes()).sum()
+    }
+
+    pub(crate) fn kind(&self) -> Kind {
+        Kind(self.tensors().map(|t| (t.shape().clone(), t.dtype(), t.device().location())).collect())
+    }
+}
+
+/// Shape, dtype and device of every tensor: what must not change between a stored tensor and its use.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Kind(Vec<(Shape, DType, DeviceLocation)>);
+
+fn image_range(tokens: &Tensor, text: &Range<usize>) -> Result<Range<usize>> {
+    let len = tokens.dim(1)?;
+    match (text.start, text.end) {
+        (0, end) if end <= len => Ok(end..len),
+        (start, end) if end == len && start <= end => Ok(0..start),
+        _ => bail!("text lies at {text:?} of {len} tokens; it must be a prefix or a suffix"),
+    }
+}

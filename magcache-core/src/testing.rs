@@ -1,0 +1,1 @@
+//! Toy models and the conformance kit.
