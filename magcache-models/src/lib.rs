@@ -1,1 +1,3 @@
-//! Skeleton.
+//! Wan and Flux pipelines on candle with timestep caching built in.
+
+pub mod checkpoint;

@@ -1,0 +1,140 @@
+//! What can be wrong with a checkpoint.
+
+use std::path::PathBuf;
+
+/// Why a model could not be loaded. `file` is the path as the user can find it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CheckpointError {
+    /// A file or folder that the model needs does not exist.
+    #[error("{file} does not exist\nhint: expected {expected}")]
+    MissingFile {
+        /// The path that was looked for.
+        file: String,
+        /// What it should have been.
+        expected: String,
+    },
+    /// The system could not open, map or read a file.
+    #[error("cannot read {}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// A path inside a checkpoint that leaves its folder.
+    #[error("{file} names \"{path}\", which is not a path inside its folder")]
+    OutsideFolder {
+        /// The file with the path in it.
+        file: String,
+        /// The path as written.
+        path: String,
+    },
+    /// A file that ends before its header says.
+    #[error("{file} is truncated: got {found} bytes, its header needs {expected}\nhint: download it again")]
+    Truncated {
+        /// The file.
+        file: String,
+        /// Bytes that the header announces, itself included.
+        expected: u64,
+        /// Bytes that are there.
+        found: u64,
+    },
+    /// A file whose first bytes are not a safetensors header.
+    #[error("{file} has no valid safetensors header: {reason}")]
+    BadHeader {
+        /// The file.
+        file: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A JSON file that cannot be parsed as what it should hold.
+    #[error("cannot parse {file}")]
+    Json {
+        /// The file.
+        file: String,
+        /// Line, column and reason.
+        source: serde_json::Error,
+    },
+    /// A text file that is not UTF-8.
+    #[error("{file} is not UTF-8 text")]
+    NotText {
+        /// The file.
+        file: String,
+    },
+    /// A configuration whose values cannot be used together or are not supported.
+    #[error("{file}: {reason}")]
+    BadConfig {
+        /// The file, or the component when there is none.
+        file: String,
+        /// What is wrong, with the key and both values.
+        reason: String,
+    },
+    /// A folder with another kind of model in it.
+    #[error("{file} describes \"{found}\", expected \"{expected}\"")]
+    WrongArchitecture {
+        /// The configuration.
+        file: String,
+        /// The class that was asked for.
+        expected: String,
+        /// The class that the configuration names.
+        found: String,
+    },
+    /// A tensor that the model needs and the checkpoint lacks.
+    #[error("{file} has no tensor \"{name}\"{}", hint(nearest.as_deref()))]
+    MissingTensor {
+        /// Name in the checkpoint's layout.
+        name: String,
+        /// File, or files of a sharded checkpoint.
+        file: String,
+        /// The most similar name that exists.
+        nearest: Option<String>,
+    },
+    /// Two tensors of one name.
+    #[error("tensor \"{name}\" is in {first} and again in {second}")]
+    DuplicateTensor {
+        /// The name.
+        name: String,
+        /// One file.
+        first: String,
+        /// The other, which may be the same.
+        second: String,
+    },
+    /// A tensor whose shape does not fit the configuration.
+    #[error("tensor \"{name}\" in {file} has shape {found:?}, the configuration needs {expected:?}")]
+    WrongShape {
+        /// The name.
+        name: String,
+        /// The file.
+        file: String,
+        /// Shape that follows from the configuration.
+        expected: Vec<usize>,
+        /// Shape in the file.
+        found: Vec<usize>,
+    },
+    /// A tensor stored in a type that this project does not compute with.
+    #[error("tensor \"{name}\" in {file} is stored as {dtype}, supported are F32, F16 and BF16")]
+    UnsupportedDtype {
+        /// The name.
+        name: String,
+        /// The file.
+        file: String,
+        /// The type in the file.
+        dtype: String,
+    },
+    /// A tokenizer that cannot be built from its file.
+    #[error("cannot use the tokenizer in {file}: {reason}")]
+    Tokenizer {
+        /// The file.
+        file: String,
+        /// What its library says.
+        reason: String,
+    },
+    /// The tensor library failed, for instance for want of device memory.
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
+}
+
+fn hint(nearest: Option<&str>) -> String {
+    nearest.map(|name| format!("\nhint: the nearest name is \"{name}\"")).unwrap_or_default()
+}

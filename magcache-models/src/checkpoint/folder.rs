@@ -1,0 +1,229 @@
+//! A folder with a model's files, on disk or inside the binary.
+
+use std::{
+    borrow::Cow,
+    fmt,
+    path::{Component, Path, PathBuf},
+};
+
+use serde::de::DeserializeOwned;
+
+use super::{CheckpointError, blob::Blob};
+
+/// One file inside the binary: its path relative to the folder, with `/` between the parts, and its bytes.
+pub type EmbeddedFile = (&'static str, &'static [u8]);
+
+/// Where a model's files come from.
+///
+/// Cheap to clone. Paths are relative to the folder and use `/`.
+#[derive(Clone, Debug)]
+pub struct Folder(Source);
+
+#[derive(Clone)]
+enum Source {
+    Disk(PathBuf),
+    Embedded { name: &'static str, prefix: String, files: &'static [EmbeddedFile] },
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Disk(path) => f.debug_tuple("Disk").field(path).finish(),
+            Self::Embedded { name, prefix, .. } => {
+                f.debug_tuple("Embedded").field(name).field(prefix).finish()
+            }
+        }
+    }
+}
+
+impl Folder {
+    /// A directory on disk.
+    ///
+    /// # Errors
+    /// [`CheckpointError::MissingFile`] when there is no directory at `path`.
+    pub fn open(path: impl Into<PathBuf>) -> Result<Self, CheckpointError> {
+        let path = path.into();
+        if !path.is_dir() {
+            return Err(CheckpointError::MissingFile {
+                file: path.display().to_string(),
+                expected: "a model folder".into(),
+            });
+        }
+        Ok(Self(Source::Disk(path)))
+    }
+
+    /// Files inside the binary; `name` is what messages call the folder.
+    pub fn embedded(name: &'static str, files: &'static [EmbeddedFile]) -> Self {
+        Self(Source::Embedded { name, prefix: String::new(), files })
+    }
+
+    /// The folder `name` inside this one, which need not exist.
+    #[must_use]
+    pub fn sub(&self, name: &str) -> Self {
+        Self(match &self.0 {
+            Source::Disk(path) => Source::Disk(path.join(name)),
+            Source::Embedded { name: folder, prefix, files } => {
+                Source::Embedded { name: folder, prefix: format!("{prefix}{name}/"), files }
+            }
+        })
+    }
+
+    /// How a user can find the folder: its path, or its name in the binary.
+    pub fn describe(&self) -> String {
+        match &self.0 {
+            Source::Disk(path) => path.display().to_string(),
+            Source::Embedded { name, prefix, .. } => {
+                format!("{name}/{prefix}").trim_end_matches('/').to_owned()
+            }
+        }
+    }
+
+    /// [`Self::describe`] for a file of the folder.
+    pub fn describe_file(&self, rel: &str) -> String {
+        match &self.0 {
+            Source::Disk(path) => path.join(rel).display().to_string(),
+            Source::Embedded { .. } => format!("{}/{rel}", self.describe()),
+        }
+    }
+
+    /// Whether the file is there.
+    pub fn exists(&self, rel: &str) -> bool {
+        match &self.0 {
+            Source::Disk(path) => path.join(rel).is_file(),
+            Source::Embedded { .. } => self.find(rel).is_some(),
+        }
+    }
+
+    /// Names of the files directly in this folder, sorted; empty when the folder does not exist.
+    pub fn files(&self) -> Vec<String> {
+        let mut names: Vec<String> = match &self.0 {
+            Source::Disk(path) => path
+                .read_dir()
+                .into_iter()
+                .flatten()
+                .flatten()
+                .filter(|entry| entry.path().is_file())
+                .filter_map(|entry| entry.file_name().into_string().ok())
+                .collect(),
+            Source::Embedded { prefix, files, .. } => files
+                .iter()
+                .filter_map(|(path, _)| path.strip_prefix(prefix.as_str()))
+                .filter(|rest| !rest.contains('/'))
+                .map(str::to_owned)
+                .collect(),
+        };
+        names.sort_unstable();
+        names
+    }
+
+    /// The whole file; for configurations, not for tensors.
+    pub fn read(&self, rel: &str) -> Result<Cow<'static, [u8]>, CheckpointError> {
+        match &self.0 {
+            Source::Disk(path) => {
+                let path = path.join(rel);
+                match std::fs::read(&path) {
+                    Ok(bytes) => Ok(bytes.into()),
+                    Err(source) if source.kind() == std::io::ErrorKind::NotFound => Err(self.missing(rel)),
+                    Err(source) => Err(CheckpointError::Io { path, source }),
+                }
+            }
+            Source::Embedded { .. } => self.find(rel).map(Cow::Borrowed).ok_or_else(|| self.missing(rel)),
+        }
+    }
+
+    /// The whole file as text.
+    pub fn read_to_string(&self, rel: &str) -> Result<String, CheckpointError> {
+        String::from_utf8(self.read(rel)?.into_owned())
+            .map_err(|_| CheckpointError::NotText { file: self.describe_file(rel) })
+    }
+
+    /// The file parsed as JSON.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Json`] with the file and the position when it is not what `T` expects.
+    pub fn read_json<T: DeserializeOwned>(&self, rel: &str) -> Result<T, CheckpointError> {
+        serde_json::from_slice(&self.read(rel)?)
+            .map_err(|source| CheckpointError::Json { file: self.describe_file(rel), source })
+    }
+
+    /// The file without reading it, for tensors.
+    pub(super) fn blob(&self, rel: &str) -> Result<Blob, CheckpointError> {
+        match &self.0 {
+            Source::Disk(path) if self.exists(rel) => Blob::map(&path.join(rel)),
+            Source::Disk(_) => Err(self.missing(rel)),
+            Source::Embedded { .. } => Ok(Blob::Memory(self.read(rel)?)),
+        }
+    }
+
+    /// Checks that a path read from `file` stays inside this folder.
+    pub(super) fn inside<'p>(&self, file: &str, path: &'p str) -> Result<&'p str, CheckpointError> {
+        let plain = |part: Component<'_>| matches!(part, Component::Normal(_));
+        if path.is_empty() || !Path::new(path).components().all(plain) {
+            return Err(CheckpointError::OutsideFolder {
+                file: self.describe_file(file),
+                path: path.to_owned(),
+            });
+        }
+        Ok(path)
+    }
+
+    fn find(&self, rel: &str) -> Option<&'static [u8]> {
+        let Source::Embedded { prefix, files, .. } = &self.0 else { return None };
+        files
+            .iter()
+            .find(|(path, _)| path.strip_prefix(prefix.as_str()) == Some(rel))
+            .map(|(_, bytes)| *bytes)
+    }
+
+    fn missing(&self, rel: &str) -> CheckpointError {
+        CheckpointError::MissingFile {
+            file: self.describe_file(rel),
+            expected: "a model in the diffusers folder layout".into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    static FILES: [EmbeddedFile; 3] =
+        [("model_index.json", b"{}"), ("vae/config.json", b"{\"a\": 1"), ("vae/b/c.txt", b"\xff")];
+
+    #[test]
+    fn both_kinds_of_folder_answer_alike() {
+        let root = tempfile::tempdir().expect("a temporary directory");
+        for (path, bytes) in FILES {
+            let path = root.path().join(path);
+            std::fs::create_dir_all(path.parent().expect("has a parent")).expect("can be made");
+            std::fs::write(path, bytes).expect("can be written");
+        }
+        for folder in [Folder::embedded("tiny", &FILES), Folder::open(root.path()).expect("exists")] {
+            assert_eq!(folder.files(), ["model_index.json"]);
+            let vae = folder.sub("vae");
+            assert_eq!(vae.files(), ["config.json"]);
+            assert!(vae.exists("config.json") && !vae.exists("model_index.json") && !vae.exists("b"));
+            assert_eq!(folder.read_to_string("model_index.json").expect("is text"), "{}");
+            let place = vae.describe_file("config.json");
+            let error =
+                vae.read_json::<serde_json::Value>("config.json").expect_err("is cut off").to_string();
+            assert!(error.contains(&place), "{error}");
+            assert!(matches!(vae.sub("b").read_to_string("c.txt"), Err(CheckpointError::NotText { .. })));
+            assert!(matches!(folder.read("x.json"), Err(CheckpointError::MissingFile { .. })));
+            assert!(folder.sub("none").files().is_empty());
+        }
+        let embedded = Folder::embedded("tiny", &FILES).sub("vae");
+        assert_eq!(embedded.describe(), "tiny/vae");
+        assert!(matches!(Folder::open(root.path().join("no")), Err(CheckpointError::MissingFile { .. })));
+    }
+
+    #[test]
+    fn a_path_may_not_leave_the_folder() {
+        let folder = Folder::embedded("tiny", &FILES);
+        assert!(folder.inside("i.json", "a-00001-of-00002.safetensors").is_ok());
+        for path in ["../x", "/etc/passwd", "", "a/../../x", "./x"] {
+            let refused = matches!(folder.inside("i.json", path), Err(CheckpointError::OutsideFolder { .. }));
+            assert!(refused, "{path}");
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! From the bytes of a tensor to a tensor.
+
+use std::ops::Range;
+
+use candle_core::{DType, Device, Result, Tensor};
+use half::{bf16, f16};
+use safetensors::Dtype;
+
+use super::{blob::Blob, header::TensorInfo};
+
+/// Bytes that are copied before their pages go back to the system: a few milliseconds of work.
+const CHUNK: usize = 16 << 20;
+
+/// The candle type of a stored type that we compute with.
+pub(super) fn supported(dtype: Dtype) -> Option<DType> {
+    match dtype {
+        Dtype::F32 => Some(DType::F32),
+        Dtype::F16 => Some(DType::F16),
+        Dtype::BF16 => Some(DType::BF16),
+        _ => None,
+    }
+}
+
+/// Copies a tensor of a [`supported`] type out of its file, as `wanted`. Widening to f32 happens on the way.
+pub(super) fn tensor(blob: &Blob, info: &TensorInfo, wanted: DType, device: &Device) -> Result<Tensor> {
+    let (range, shape) = (info.range.clone(), info.shape.as_slice());
+    let tensor = match (info.dtype, wanted) {
+        (Dtype::F32, _) => Tensor::from_vec(copied(blob, range, f32::from_le_bytes), shape, device),
+        (Dtype::F16, DType::F32) => {
+            Tensor::from_vec(copied(blob, range, |b| f16::from_le_bytes(b).to_f32()), shape, device)
+        }
+        (Dtype::F16, _) => Tensor::from_vec(copied(blob, range, f16::from_le_bytes), shape, device),
+        (Dtype::BF16, DType::F32) => {
+            Tensor::from_vec(copied(blob, range, |b| bf16::from_le_bytes(b).to_f32()), shape, device)
+        }
+        (Dtype::BF16, _) => Tensor::from_vec(copied(blob, range, bf16::from_le_bytes), shape, device),
+        (other, _) => candle_core::bail!("cannot read tensors of type {other}"),
+    }?;
+    tensor.to_dtype(wanted)
+}
+
+/// Values of `N` bytes each; the file's pages are released behind the copy.
+fn copied<const N: usize, T>(blob: &Blob, range: Range<usize>, value: impl Fn([u8; N]) -> T) -> Vec<T> {
+    let mut values = Vec::with_capacity(range.len() / N);
+    let bytes = blob.bytes().get(range.clone()).unwrap_or_default();
+    let mut start = range.start;
+    for chunk in bytes.chunks(CHUNK) {
+        values.extend(chunk.as_chunks::<N>().0.iter().map(|bytes| value(*bytes)));
+        blob.release(start..start + chunk.len());
+        start += chunk.len();
+    }
+    values
+}

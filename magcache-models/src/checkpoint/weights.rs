@@ -1,0 +1,306 @@
+//! The tensors of one component.
+
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use candle_core::{DType, Device, Tensor};
+use serde::Deserialize;
+
+use super::{
+    CheckpointError, Folder,
+    blob::Blob,
+    header::{self, TensorInfo},
+    read,
+};
+
+/// File names of a component, in the order of preference.
+const NAMES: [&str; 2] = ["diffusion_pytorch_model.safetensors", "model.safetensors"];
+
+/// In which type [`Weights::get`] gives tensors.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WeightDtype {
+    /// As they are stored, so that a bf16 checkpoint takes two bytes for each value.
+    #[default]
+    Keep,
+    /// Converted while they are read.
+    Cast(DType),
+}
+
+/// Tensors of one component by name, read when they are asked for.
+///
+/// Like a candle `VarBuilder`: [`pp`](Self::pp) goes into a module, clones share the files. Names, shapes and types are
+/// checked, and which tensors were never asked for is known at the end ([`unused`](Self::unused)).
+#[derive(Clone, Debug)]
+pub struct Weights {
+    set: Arc<TensorSet>,
+    prefix: String,
+}
+
+struct TensorSet {
+    files: Vec<OpenFile>,
+    tensors: BTreeMap<String, Located>,
+    device: Device,
+    dtype: WeightDtype,
+}
+
+#[derive(Debug)]
+struct OpenFile {
+    place: String,
+    blob: Blob,
+}
+
+struct Located {
+    file: usize,
+    info: TensorInfo,
+    used: AtomicBool,
+}
+
+impl fmt::Debug for TensorSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TensorSet")
+            .field("files", &self.files.iter().map(|file| &file.place).collect::<Vec<_>>())
+            .field("tensors", &self.tensors.len())
+            .field("device", &self.device)
+            .field("dtype", &self.dtype)
+            .finish()
+    }
+}
+
+/// `*.safetensors.index.json` of a sharded checkpoint.
+#[derive(Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
+}
+
+impl Weights {
+    /// Opens a component's folder: one `diffusion_pytorch_model.safetensors` or `model.safetensors`, or the shards that
+    /// `*.safetensors.index.json` lists.
+    ///
+    /// # Errors
+    /// A missing file, or any fault of a file's header; a tensor that the index lists and its shard lacks.
+    pub fn open(folder: &Folder, device: &Device, dtype: WeightDtype) -> Result<Self, CheckpointError> {
+        for name in NAMES {
+            if folder.exists(name) {
+                return Self::open_files(folder, &[name], device, dtype);
+            }
+            let index = format!("{name}.index.json");
+            if folder.exists(&index) {
+                return Self::open_shards(folder, &index, device, dtype);
+            }
+        }
+        Err(CheckpointError::MissingFile {
+            file: folder.describe_file(NAMES[0]),
+            expected: format!("that file, {}, or the index.json of a sharded checkpoint", NAMES[1]),
+        })
+    }
+
+    /// Opens the given files of a folder as one component.
+    pub fn open_files<S: AsRef<str>>(
+        folder: &Folder,
+        files: &[S],
+        device: &Device,
+        dtype: WeightDtype,
+    ) -> Result<Self, CheckpointError> {
+        let open = |name: &S| Ok((folder.describe_file(name.as_ref()), folder.blob(name.as_ref())?));
+        Self::from_blobs(files.iter().map(open).collect::<Result<_, CheckpointError>>()?, device, dtype)
+    }
+
+    /// A safetensors file in memory; `place` is what messages call it.
+    pub fn from_bytes(
+        place: &str,
+        bytes: impl Into<Cow<'static, [u8]>>,
+        device: &Device,
+        dtype: WeightDtype,
+    ) -> Result<Self, CheckpointError> {
+        Self::from_blobs(vec![(place.to_owned(), Blob::Memory(bytes.into()))], device, dtype)
+    }
+
+    fn open_shards(
+        folder: &Folder,
+        index: &str,
+        device: &Device,
+        dtype: WeightDtype,
+    ) -> Result<Self, CheckpointError> {
+        let Index { weight_map } = folder.read_json(index)?;
+        let shards: BTreeSet<&str> =
+            weight_map.values().map(|shard| folder.inside(index, shard)).collect::<Result<_, _>>()?;
+        let shards: Vec<&str> = shards.into_iter().collect();
+        let weights = Self::open_files(folder, &shards, device, dtype)?;
+        match weight_map.keys().find(|name| !weights.set.tensors.contains_key(*name)) {
+            Some(name) => Err(weights.missing(name)),
+            None => Ok(weights),
+        }
+    }
+
+    fn from_blobs(
+        blobs: Vec<(String, Blob)>,
+        device: &Device,
+        dtype: WeightDtype,
+    ) -> Result<Self, CheckpointError> {
+        let mut files: Vec<OpenFile> = Vec::with_capacity(blobs.len());
+        let mut tensors = BTreeMap::<String, Located>::new();
+        for (place, blob) in blobs {
+            for (name, info) in header::parse(&place, blob.bytes())? {
+                if let Some(other) = tensors.get(&name) {
+                    let first = files.get(other.file).map(|file| file.place.clone()).unwrap_or_default();
+                    return Err(CheckpointError::DuplicateTensor { name, first, second: place });
+                }
+                tensors.insert(name, Located { file: files.len(), info, used: AtomicBool::new(false) });
+            }
+            files.push(OpenFile { place, blob });
+        }
+        let set = TensorSet { files, tensors, device: device.clone(), dtype };
+        Ok(Self { set: Arc::new(set), prefix: String::new() })
+    }
+
+    /// The same tensors under other names; those for which `rename` has none keep theirs.
+    ///
+    /// For checkpoints in another layout. To be called before any tensor is read or any clone is made.
+    ///
+    /// # Errors
+    /// [`CheckpointError::DuplicateTensor`] when two tensors get one name, [`CheckpointError::BadConfig`] when clones
+    /// share the tensors already.
+    pub fn renamed(self, rename: impl Fn(&str) -> Option<String>) -> Result<Self, CheckpointError> {
+        let place = self.place();
+        let Some(mut set) = Arc::into_inner(self.set) else {
+            return Err(CheckpointError::BadConfig {
+                file: place,
+                reason: "its tensors are in use already".into(),
+            });
+        };
+        let mut tensors = BTreeMap::new();
+        for (name, located) in set.tensors {
+            let name = rename(&name).unwrap_or(name);
+            if tensors.contains_key(&name) {
+                return Err(CheckpointError::DuplicateTensor { name, first: place.clone(), second: place });
+            }
+            tensors.insert(name, located);
+        }
+        set.tensors = tensors;
+        Ok(Self { set: Arc::new(set), prefix: self.prefix })
+    }
+
+    /// Goes into the module `name`.
+    #[must_use]
+    pub fn pp(&self, name: impl fmt::Display) -> Self {
+        Self { set: Arc::clone(&self.set), prefix: format!("{}{name}.", self.prefix) }
+    }
+
+    /// A tensor of exactly this shape, in the storage type of the [`WeightDtype`] policy.
+    ///
+    /// # Errors
+    /// [`CheckpointError::MissingTensor`], [`CheckpointError::WrongShape`], [`CheckpointError::UnsupportedDtype`].
+    pub fn get(&self, name: &str, shape: &[usize]) -> Result<Tensor, CheckpointError> {
+        self.read(
+            name,
+            shape,
+            match self.set.dtype {
+                WeightDtype::Keep => None,
+                WeightDtype::Cast(dtype) => Some(dtype),
+            },
+        )
+    }
+
+    /// [`Self::get`] in f32 whatever the policy: for norms, biases and other small tensors.
+    pub fn get_f32(&self, name: &str, shape: &[usize]) -> Result<Tensor, CheckpointError> {
+        self.read(name, shape, Some(DType::F32))
+    }
+
+    /// Whether the module has this tensor.
+    pub fn contains(&self, name: &str) -> bool {
+        self.set.tensors.contains_key(&self.full(name))
+    }
+
+    /// Shape of a tensor in the file, for models whose configuration is read off their tensors.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.set.tensors.get(&self.full(name)).map(|located| located.info.shape.as_slice())
+    }
+
+    /// Full names of this module's tensors, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.scoped().map(|(name, _)| name.as_str())
+    }
+
+    /// Full names of this module's tensors that were never asked for, sorted.
+    pub fn unused(&self) -> Vec<&str> {
+        self.scoped()
+            .filter(|(_, located)| !located.used.load(Ordering::Relaxed))
+            .map(|(name, _)| name.as_str())
+            .collect()
+    }
+
+    /// Bytes that this module's tensors take in the file.
+    pub fn total_bytes(&self) -> u64 {
+        self.scoped().map(|(_, located)| located.info.range.len() as u64).sum()
+    }
+
+    /// Number of values in this module's tensors.
+    pub fn parameters(&self) -> u64 {
+        self.scoped().map(|(_, located)| located.info.shape.iter().map(|n| *n as u64).product::<u64>()).sum()
+    }
+
+    /// The storage types in this module, with the bytes in each.
+    pub fn stored_dtypes(&self) -> BTreeMap<String, u64> {
+        let mut bytes = BTreeMap::new();
+        for (_, located) in self.scoped() {
+            *bytes.entry(located.info.dtype.to_string()).or_default() += located.info.range.len() as u64;
+        }
+        bytes
+    }
+
+    /// Where the tensors go.
+    pub fn device(&self) -> &Device {
+        &self.set.device
+    }
+
+    /// The file, or the first of a sharded checkpoint, as messages name it.
+    pub fn place(&self) -> String {
+        match self.set.files.as_slice() {
+            [] => "a checkpoint without files".into(),
+            [file] => file.place.clone(),
+            [first, rest @ ..] => format!("{} and {} more", first.place, rest.len()),
+        }
+    }
+
+    fn read(&self, name: &str, shape: &[usize], wanted: Option<DType>) -> Result<Tensor, CheckpointError> {
+        let name = self.full(name);
+        let Some(located) = self.set.tensors.get(&name) else { return Err(self.missing(&name)) };
+        let Some(file) = self.set.files.get(located.file) else { return Err(self.missing(&name)) };
+        let (info, place) = (&located.info, file.place.clone());
+        if info.shape != shape {
+            let (expected, found) = (shape.to_vec(), info.shape.clone());
+            return Err(CheckpointError::WrongShape { name, file: place, expected, found });
+        }
+        let Some(stored) = read::supported(info.dtype) else {
+            return Err(CheckpointError::UnsupportedDtype {
+                name,
+                file: place,
+                dtype: info.dtype.to_string(),
+            });
+        };
+        let tensor = read::tensor(&file.blob, info, wanted.unwrap_or(stored), &self.set.device)?;
+        located.used.store(true, Ordering::Relaxed);
+        Ok(tensor)
+    }
+
+    fn full(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
+    }
+
+    fn scoped(&self) -> impl Iterator<Item = (&String, &Located)> {
+        self.set.tensors.iter().filter(|(name, _)| name.starts_with(&self.prefix))
+    }
+
+    fn missing(&self, name: &str) -> CheckpointError {
+        let distance = |other: &&String| strsim::levenshtein(name, other);
+        let nearest = self.set.tensors.keys().min_by_key(distance).cloned();
+        CheckpointError::MissingTensor { name: name.to_owned(), file: self.place(), nearest }
+    }
+}
