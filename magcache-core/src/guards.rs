@@ -15,11 +15,11 @@ pub enum Warmup {
 }
 
 impl Warmup {
-    /// Steps of a phase of `steps` steps, a fraction rounded down.
+    /// Steps of a phase of `steps` steps: a step is in the warm-up while its place is below `fraction · steps`.
     pub fn steps(self, steps: usize) -> usize {
         match self {
             Self::Steps(n) => n,
-            Self::Fraction(f) => (steps as f64 * f).floor() as usize,
+            Self::Fraction(f) => (steps as f64 * f).ceil() as usize,
         }
     }
 

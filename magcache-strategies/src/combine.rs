@@ -1,0 +1,219 @@
+//! Strategies made of strategies that share one range and one stored residual.
+//!
+//! Every member sees every pass, so that each keeps its own history; the forecast and the limits are the
+//! combination's.
+
+use std::any::Any;
+
+use candle_core::Result;
+use magcache_core::{
+    AnyCache, Branch, BuildCx, CacheConfig, ConfigError, Guards, Head, Level, Problem, SlotState, Step,
+    Strategy, StrategyInfo, Streams, TimestepCache, Verdict, Why, Window, inventory, typetag,
+};
+use serde::{Deserialize, Serialize};
+
+/// The keys of `strategy = "priority"`: the first member that would skip decides.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PriorityConfig {
+    /// Tables of strategies, the first asked first.
+    pub members: Vec<Box<dyn CacheConfig>>,
+}
+
+/// The keys of `strategy = "any-veto"`: skips only what every member would skip.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AnyVetoConfig {
+    /// Tables of strategies, a static one first where there is one.
+    pub members: Vec<Box<dyn CacheConfig>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    Priority,
+    AnyVeto,
+}
+
+/// The strategy.
+#[derive(Debug)]
+pub struct Combined {
+    mode: Mode,
+    members: Vec<(Box<dyn AnyCache>, Guards)>,
+}
+
+/// One slot's state: every member's, and their bytes.
+#[derive(Default)]
+pub struct CombinedState {
+    members: Vec<Box<dyn Any + Send>>,
+    bytes: usize,
+}
+
+impl SlotState for CombinedState {
+    fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+impl Combined {
+    fn states<'a>(&self, state: &'a mut CombinedState) -> &'a mut [Box<dyn Any + Send>] {
+        if state.members.is_empty() {
+            state.members = self.members.iter().map(|(member, _)| member.any_state()).collect();
+        }
+        &mut state.members
+    }
+
+    fn weigh(&self, state: &mut CombinedState) {
+        let both = self.members.iter().zip(&state.members);
+        state.bytes = both.map(|((member, _), state)| member.any_bytes(state.as_ref())).sum();
+    }
+}
+
+impl TimestepCache for Combined {
+    type State = CombinedState;
+
+    /// The largest of the members': a member that decides earlier is asked later.
+    fn window(&self) -> Window {
+        self.members
+            .iter()
+            .map(|(member, _)| member.any_window())
+            .fold(Window::default(), |a, b| Window { front: a.front.max(b.front), back: a.back.max(b.back) })
+    }
+
+    fn is_static(&self) -> bool {
+        self.members.iter().all(|(member, _)| member.any_static())
+    }
+
+    fn head(&self, state: &mut CombinedState, step: &Step, branch: Branch, x: &Head<'_>) -> Result<Verdict> {
+        let mut verdicts = Vec::with_capacity(self.members.len());
+        for ((member, guards), state) in self.members.iter().zip(self.states(state)) {
+            let verdict = member.any_head(state.as_mut(), step, branch, x)?;
+            verdicts.push(match guards.verdict(step, &x.history) {
+                Some(why) => verdict.overruled(why),
+                None => verdict,
+            });
+        }
+        self.weigh(state);
+        let mut reusing = verdicts.iter().filter(|v| v.reuse);
+        let first = verdicts.first().copied().unwrap_or(Verdict::compute(Why::NoHistory));
+        Ok(match self.mode {
+            Mode::Priority => reusing.next().copied().unwrap_or(first),
+            Mode::AnyVeto => match verdicts.iter().find(|v| !v.reuse) {
+                Some(veto) if first.reuse => veto.overruled(Why::Vetoed),
+                Some(veto) => *veto,
+                None => first,
+            },
+        })
+    }
+
+    fn tail(
+        &self,
+        state: &mut CombinedState,
+        step: &Step,
+        branch: Branch,
+        x: &Streams,
+        y: &Streams,
+    ) -> Result<()> {
+        for ((member, _), state) in self.members.iter().zip(self.states(state)) {
+            member.any_tail(state.as_mut(), step, branch, x, y)?;
+        }
+        self.weigh(state);
+        Ok(())
+    }
+}
+
+fn validate(members: &[Box<dyn CacheConfig>], cx: &BuildCx<'_>) -> Vec<Problem> {
+    let mut out = Vec::new();
+    if members.len() < 2 {
+        let message = format!("`members` has {} strategies, a combination needs two", members.len());
+        out.push(Problem::error(cx.place, message).hint("members = [{ strategy = \"fbcache\" }, ...]"));
+    }
+    for (i, member) in members.iter().enumerate() {
+        let place = format!("{}, members[{i}]", cx.place);
+        out.extend(member.validate(&BuildCx { place: &place, range: cx.range.clone(), ..*cx }));
+    }
+    out
+}
+
+fn build(mode: Mode, members: &[Box<dyn CacheConfig>], cx: &BuildCx<'_>) -> Result<Strategy, ConfigError> {
+    let mut built = Vec::with_capacity(members.len());
+    for (i, member) in members.iter().enumerate() {
+        match member.build(cx)? {
+            Strategy::Cache(cache, guards) => built.push((cache, guards)),
+            Strategy::Hook(_) => {
+                let message = format!("members[{i}] is not a strategy that decides for a range of blocks");
+                return Err(ConfigError::Problems(vec![Problem::error(cx.place, message)]));
+            }
+        }
+    }
+    Ok(Strategy::cache(Combined { mode, members: built }, cx.guards(Guards::default())))
+}
+
+#[typetag::serde(name = "priority")]
+impl CacheConfig for PriorityConfig {
+    fn validate(&self, cx: &BuildCx<'_>) -> Vec<Problem> {
+        validate(&self.members, cx)
+    }
+
+    fn build(&self, cx: &BuildCx<'_>) -> Result<Strategy, ConfigError> {
+        build(Mode::Priority, &self.members, cx)
+    }
+}
+
+#[typetag::serde(name = "any-veto")]
+impl CacheConfig for AnyVetoConfig {
+    fn validate(&self, cx: &BuildCx<'_>) -> Vec<Problem> {
+        validate(&self.members, cx)
+    }
+
+    fn build(&self, cx: &BuildCx<'_>) -> Result<Strategy, ConfigError> {
+        build(Mode::AnyVeto, &self.members, cx)
+    }
+}
+
+inventory::submit! {
+    StrategyInfo {
+        name: "priority",
+        summary: "asks several strategies; the first that would skip decides",
+        paper: "-",
+        level: Level::Blocks,
+        example: r#"
+            strategy = "priority"
+            members = [
+                { strategy = "fbcache", threshold = 0.3 },
+                { strategy = "teacache", threshold = 0.3, policy = "linear", signal = "modulated-input" },
+            ]
+        "#,
+        never: r#"
+            strategy = "priority"
+            members = [
+                { strategy = "fbcache", threshold = 0.0 },
+                { strategy = "teacache", threshold = 0.0, policy = "linear", signal = "modulated-input" },
+            ]
+        "#,
+        origin: env!("CARGO_PKG_NAME"),
+    }
+}
+
+inventory::submit! {
+    StrategyInfo {
+        name: "any-veto",
+        summary: "skips only what every member would skip: a fixed schedule that a cheap signal can stop",
+        paper: "-",
+        level: Level::Blocks,
+        example: r#"
+            strategy = "any-veto"
+            members = [
+                { strategy = "magcache", threshold = 0.12, ratios = [1.0, 0.999, 0.998, 0.997, 0.99, 0.98] },
+                { strategy = "fbcache", threshold = 0.3 },
+            ]
+        "#,
+        never: r#"
+            strategy = "any-veto"
+            members = [
+                { strategy = "magcache", threshold = 0.12, ratios = [1.0, 0.999, 0.998, 0.997, 0.99, 0.98] },
+                { strategy = "fbcache", threshold = 0.0 },
+            ]
+        "#,
+        origin: env!("CARGO_PKG_NAME"),
+    }
+}

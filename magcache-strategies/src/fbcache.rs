@@ -1,0 +1,209 @@
+//! First Block Cache: run the first block; if its residual is close to that of the last computed step, replace the
+//! other blocks (ParaAttention; diffusers' `FirstBlockCacheConfig`).
+//!
+//! Distances are to the last *computed* step, so drift is bounded. The anchor moves in `tail`: a pass that meant
+//! to reuse and had to compute leaves the state of a computed pass. A metric that is NaN computes; diffusers
+//! skips there.
+
+use candle_core::{Result, Tensor};
+use magcache_core::{
+    Branch, BuildCx, CacheConfig, ConfigError, Guards, Head, Level, Problem, Signal, SlotState, Step,
+    Strategy, StrategyInfo, Streams, TimestepCache, Verdict, Warmup, Why, Window, inventory, typetag,
+};
+use serde::{Deserialize, Serialize};
+
+/// What is compared with the last computed step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Metric {
+    /// What the first block added to the denoised stream, relative L1: the rule of the method.
+    #[default]
+    ResidualRelL1,
+    /// The first block's modulated input, relative L1.
+    HiddenRelL1,
+    /// The first block's modulated input, relative L2.
+    HiddenRelL2,
+}
+
+/// The reading of the threshold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Dialect {
+    /// Skips below the threshold; warm-up 1, last steps 1.
+    #[default]
+    Magcache,
+    /// Skips on equality too; no warm-up, no last steps, as diffusers.
+    Diffusers,
+}
+
+/// The keys of `strategy = "fbcache"`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FbCacheConfig {
+    /// Bound of the relative distance.
+    pub threshold: f64,
+    /// What is compared.
+    pub metric: Metric,
+    /// Every how many-th token the metric looks at.
+    pub downsample: usize,
+    /// Weight of the previous metric in an exponential mean, in 0..1; 0 is none.
+    pub ema: f64,
+    /// The reading of the threshold.
+    pub dialect: Dialect,
+}
+
+impl Default for FbCacheConfig {
+    fn default() -> Self {
+        Self {
+            threshold: 0.08,
+            metric: Metric::default(),
+            downsample: 1,
+            ema: 0.0,
+            dialect: Dialect::default(),
+        }
+    }
+}
+
+/// The strategy.
+#[derive(Clone, Debug)]
+pub struct FbCache {
+    threshold: f64,
+    inclusive: bool,
+    metric: Metric,
+    downsample: usize,
+    ema: f64,
+}
+
+/// One slot's state.
+#[derive(Debug, Default)]
+pub struct FbState {
+    /// Of the last computed step.
+    anchor: Option<Tensor>,
+    /// Of this step, until it is known whether it was computed.
+    pending: Option<Tensor>,
+    /// The exponential mean.
+    mean: Option<f64>,
+}
+
+impl SlotState for FbState {
+    fn bytes(&self) -> usize {
+        let held = [&self.anchor, &self.pending];
+        held.into_iter().flatten().map(|t| t.elem_count() * t.dtype().size_in_bytes()).sum()
+    }
+}
+
+impl FbCache {
+    fn look(&self, x: &Head<'_>) -> Result<Tensor> {
+        let seen = match self.metric {
+            Metric::ResidualRelL1 => x.front_residual()?,
+            Metric::HiddenRelL1 | Metric::HiddenRelL2 => x.signal(Signal::ModulatedInput)?,
+        };
+        if self.downsample == 1 {
+            return Ok(seen);
+        }
+        let every = Tensor::arange_step(0, seen.dim(1)? as u32, self.downsample as u32, seen.device())?;
+        seen.index_select(&every, 1)
+    }
+}
+
+impl TimestepCache for FbCache {
+    type State = FbState;
+
+    fn window(&self) -> Window {
+        Window { front: 1, back: 0 }
+    }
+
+    fn head(&self, state: &mut FbState, _: &Step, _: Branch, x: &Head<'_>) -> Result<Verdict> {
+        let now = self.look(x)?;
+        let verdict = match &state.anchor {
+            None => Verdict::compute(Why::NoHistory),
+            Some(anchor) => {
+                let metric = match self.metric {
+                    Metric::HiddenRelL2 => x.relative_l2(&now, anchor)?,
+                    _ => x.relative_l1(&now, anchor)?,
+                };
+                let mean = state.mean.map_or(metric, |mean| self.ema * mean + (1.0 - self.ema) * metric);
+                state.mean = Some(mean);
+                let within = mean < self.threshold || (self.inclusive && mean == self.threshold);
+                let verdict = if within { Verdict::reuse(Why::Under) } else { Verdict::compute(Why::Over) };
+                verdict.metric(metric).accumulated(mean)
+            }
+        };
+        state.pending = Some(now);
+        Ok(verdict)
+    }
+
+    fn tail(&self, state: &mut FbState, _: &Step, _: Branch, _: &Streams, _: &Streams) -> Result<()> {
+        state.anchor = state.pending.take();
+        state.mean = None;
+        Ok(())
+    }
+}
+
+#[typetag::serde(name = "fbcache")]
+impl CacheConfig for FbCacheConfig {
+    fn validate(&self, cx: &BuildCx<'_>) -> Vec<Problem> {
+        let place = cx.place;
+        let mut out = Vec::new();
+        out.extend(Problem::unless_in(place, "threshold", self.threshold, 0.0, f64::MAX));
+        if !(0.0..1.0).contains(&self.ema) {
+            out.push(Problem::error(
+                place,
+                format!("`ema` is {}, it must be at least 0 and below 1", self.ema),
+            ));
+        }
+        if self.downsample == 0 || u32::try_from(self.downsample).is_err() {
+            let message = format!("`downsample` is {}, it must be at least 1", self.downsample);
+            out.push(Problem::error(place, message).hint("1 looks at every token"));
+        }
+        if self.metric != Metric::ResidualRelL1 {
+            if cx.range.start != 0 {
+                let message = format!("`metric` {:?} needs a range from block 0", self.metric);
+                out.push(
+                    Problem::error(place, message).hint("remove `at`, or use metric = \"residual_rel_l1\""),
+                );
+            }
+            if !cx.model.signals.contains(&Signal::ModulatedInput) {
+                let message = format!("model {:?} does not show its modulated input", cx.model.name);
+                out.push(Problem::error(place, message).hint("use metric = \"residual_rel_l1\""));
+            }
+        }
+        if cx.range.len() == 1 {
+            let message = "the range is one block, which always runs: correct, but nothing can be saved";
+            out.push(Problem::warning(place, message).hint("use magcache or teacache on a single block"));
+        }
+        out
+    }
+
+    fn build(&self, cx: &BuildCx<'_>) -> Result<Strategy, ConfigError> {
+        let inclusive = self.dialect == Dialect::Diffusers;
+        let edge = usize::from(!inclusive);
+        let guards = Guards { warmup: Warmup::Steps(edge), last_steps: edge, ..Guards::default() };
+        let cache = FbCache {
+            threshold: self.threshold,
+            inclusive,
+            metric: self.metric,
+            downsample: self.downsample,
+            ema: self.ema,
+        };
+        Ok(Strategy::cache(cache, cx.guards(guards)))
+    }
+}
+
+inventory::submit! {
+    StrategyInfo {
+        name: "fbcache",
+        summary: "runs the first block and skips the others while its residual is close to the last computed one",
+        paper: "https://github.com/chengzeyi/ParaAttention",
+        level: Level::Blocks,
+        example: r#"
+            strategy = "fbcache"
+            threshold = 0.3
+        "#,
+        never: r#"
+            strategy = "fbcache"
+            threshold = 0.0
+        "#,
+        origin: env!("CARGO_PKG_NAME"),
+    }
+}

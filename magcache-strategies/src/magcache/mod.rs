@@ -1,0 +1,230 @@
+//! MagCache: the magnitude of residuals changes by a nearly prompt-independent law, so the error of reuse can be
+//! bounded from a curve that was measured once (Ma et al., "MagCache", arXiv 2506.09045).
+//!
+//! The decision needs the curve, the last computed step and this step: no tensor, no accumulator. It equals the
+//! published accumulator form (property test in `tests/properties.rs`). Public implementations disagree in
+//! details; each reading is a [`Dialect`].
+
+mod dialect;
+mod rule;
+
+use std::collections::BTreeMap;
+
+use candle_core::Result;
+use magcache_core::{
+    Branch, BuildCx, CacheConfig, ConfigError, Curve, Guards, Head, Level, Problem, Recommended, Source,
+    Step, Strategy, StrategyInfo, TimestepCache, Verdict, Warmup, Why, inventory, typetag,
+};
+use serde::{Deserialize, Serialize};
+
+pub use self::{dialect::Dialect, rule::Rule};
+
+/// Runs of at most so many steps are few-step runs: there, skipping whole steps is known to hurt.
+const FEW_STEPS: usize = 8;
+
+/// The keys of `strategy = "magcache"`. Without `ratios` the curve comes from the table's profile; without
+/// `threshold`, `max_skips` or `warmup` so do they.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MagCacheConfig {
+    /// Bound of the accumulated error.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threshold: Option<f64>,
+    /// Which reading of the rule.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dialect: Option<Dialect>,
+    /// A curve in place: one list, or one by branch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ratios: Option<Ratios>,
+    /// `num_inference_steps` of a diffusers configuration that was written for another number of steps than the
+    /// run has. Only with `dialect = "diffusers"`, whose state starts again after so many steps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub assume_steps: Option<usize>,
+}
+
+/// A curve in a configuration.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Ratios {
+    /// One list for every branch.
+    One(Vec<f64>),
+    /// A list by branch.
+    ByBranch(BTreeMap<String, Vec<f64>>),
+}
+
+impl Ratios {
+    fn curve(&self) -> Curve {
+        let ratios = match self {
+            Self::One(values) => BTreeMap::from([("cond".to_owned(), values.clone())]),
+            Self::ByBranch(map) => map.clone(),
+        };
+        Curve {
+            variant: None,
+            expert: None,
+            steps: ratios.values().next().map_or(0, Vec::len),
+            dialect: None,
+            flow_shift: None,
+            boundary_ratio: None,
+            ratios,
+            std: BTreeMap::new(),
+            cosine_distance: BTreeMap::new(),
+            recommended: Vec::new(),
+            source: Source::default(),
+        }
+    }
+}
+
+/// The strategy.
+#[derive(Debug)]
+pub struct MagCache {
+    rule: Rule,
+}
+
+impl MagCache {
+    /// A strategy with this rule.
+    pub fn new(rule: Rule) -> Self {
+        Self { rule }
+    }
+}
+
+impl TimestepCache for MagCache {
+    type State = ();
+
+    fn is_static(&self) -> bool {
+        true
+    }
+
+    fn head(&self, (): &mut (), step: &Step, branch: Branch, x: &Head<'_>) -> Result<Verdict> {
+        Ok(match x.history.last_computed {
+            None => Verdict::compute(Why::NoHistory),
+            last => self.rule.decide(step, branch, last),
+        })
+    }
+}
+
+impl MagCacheConfig {
+    fn curves(&self, cx: &BuildCx<'_>) -> Result<Vec<Curve>, ConfigError> {
+        if let Some(ratios) = &self.ratios {
+            return Ok(vec![ratios.curve()]);
+        }
+        let found = cx.profile.map(|p| p.curves_of(cx.words.variant.as_deref())).transpose()?;
+        Ok(found.unwrap_or_default().into_iter().cloned().collect())
+    }
+
+    fn rule(&self, cx: &BuildCx<'_>) -> Result<Rule, ConfigError> {
+        let curves = self.curves(cx)?;
+        let default = Recommended { label: String::new(), threshold: 0.12, max_skips: 2, warmup: 0.2 };
+        let published = curves.iter().find_map(|c| c.recommended.first()).cloned().unwrap_or(default);
+        let named = curves.iter().find_map(|c| c.dialect.as_deref()).map(Dialect::parse).transpose()?;
+        Ok(Rule {
+            dialect: self.dialect.or(named).unwrap_or_default(),
+            threshold: self.threshold.unwrap_or(published.threshold),
+            max_skips: cx.words.max_skips.unwrap_or(published.max_skips),
+            retention: cx.words.warmup.unwrap_or(Warmup::Fraction(published.warmup)),
+            assume_steps: self.assume_steps,
+            curves,
+        })
+    }
+
+    fn check(&self, cx: &BuildCx<'_>, out: &mut Vec<Problem>) -> Result<(), ConfigError> {
+        let place = cx.place;
+        let curves = self.curves(cx)?;
+        if curves.is_empty() {
+            let hint = "name one with `profile`, or give `ratios`";
+            out.push(Problem::error(place, "magcache needs a curve and there is none").hint(hint));
+            return Ok(());
+        }
+        if let Some(ratios) = &self.ratios {
+            let inline = magcache_core::Profile {
+                name: "ratios".to_owned(),
+                model: None,
+                summary: String::new(),
+                curves: vec![ratios.curve()],
+                fits: Vec::new(),
+            };
+            out.extend(inline.problems().into_iter().map(|p| Problem { place: place.to_owned(), ..p }));
+        }
+        let rule = self.rule(cx)?;
+        out.extend(Problem::unless_in(place, "threshold", rule.threshold, 0.0, f64::MAX));
+        match (self.assume_steps, rule.dialect) {
+            (Some(0), _) => out.push(Problem::error(place, "`assume_steps` is 0, it must be at least 1")),
+            (Some(_), dialect) if dialect != Dialect::Diffusers => {
+                let message = format!("`assume_steps` has no meaning for dialect {:?}", dialect.name());
+                out.push(Problem::error(place, message).hint("use dialect = \"diffusers\", or remove it"));
+            }
+            _ => {}
+        }
+        self.warn_about_run(cx, &curves, out);
+        Ok(())
+    }
+
+    /// What the run should be told before it starts.
+    fn warn_about_run(&self, cx: &BuildCx<'_>, curves: &[Curve], out: &mut Vec<Problem>) {
+        let Some(run) = cx.trajectory else { return };
+        if run.len() <= FEW_STEPS {
+            let message =
+                format!("{} steps: on a few-step run, caching whole steps is known to hurt", run.len());
+            out.push(
+                Problem::warning(cx.place, message).hint("run it without a cache, or cache single blocks"),
+            );
+        }
+        for curve in curves {
+            if let (Some(measured), Some(shift)) = (curve.flow_shift, run.flow_shift)
+                && (measured - shift).abs() > 1e-6
+            {
+                let message = format!("the curve was measured at flow_shift {measured}, the run has {shift}");
+                out.push(Problem::warning(cx.place, message).hint("calibrate at the run's shift"));
+            }
+            if let (Some(measured), Some(boundary)) = (curve.boundary_ratio, run.boundary_ratio)
+                && (measured - boundary).abs() > 1e-9
+            {
+                let message =
+                    format!("the curve was measured at boundary {measured}, the run has {boundary}");
+                out.push(Problem::warning(cx.place, message).hint("calibrate at the run's boundary"));
+            }
+        }
+    }
+}
+
+#[typetag::serde(name = "magcache")]
+impl CacheConfig for MagCacheConfig {
+    fn validate(&self, cx: &BuildCx<'_>) -> Vec<Problem> {
+        let mut out = Vec::new();
+        if let Err(error) = self.check(cx, &mut out) {
+            let problem = Problem::error(cx.place, error.to_string());
+            out.push(match error.hint() {
+                Some(hint) => problem.hint(hint),
+                None => problem,
+            });
+        }
+        out
+    }
+
+    fn build(&self, cx: &BuildCx<'_>) -> Result<Strategy, ConfigError> {
+        // The rule has its own reading of warm-up and cap; the adapter keeps the other words.
+        let guards = Guards { warmup: Warmup::Steps(0), max_skips: None, ..cx.guards(Guards::default()) };
+        Ok(Strategy::cache(MagCache::new(self.rule(cx)?), guards))
+    }
+}
+
+inventory::submit! {
+    StrategyInfo {
+        name: "magcache",
+        summary: "skips while a calibrated curve bounds the error; decides before the first block",
+        paper: "https://arxiv.org/abs/2506.09045",
+        level: Level::Blocks,
+        example: r#"
+            strategy = "magcache"
+            threshold = 0.12
+            max_skips = 2
+            warmup = 0.2
+            ratios = [1.0, 1.0124, 1.0017, 0.9979, 0.9968, 0.9963, 0.9957, 0.9942, 0.9958, 0.9957, 0.99, 0.98]
+        "#,
+        never: r#"
+            strategy = "magcache"
+            threshold = 0.0
+            ratios = [1.0, 0.99, 0.98, 0.97]
+        "#,
+        origin: env!("CARGO_PKG_NAME"),
+    }
+}

@@ -1,0 +1,229 @@
+//! TeaCache: how far a cheap signal moved since the previous step predicts how far the output would move
+//! (Liu et al., "Timestep Embedding Tells: It's Time to Cache", arXiv 2411.19108).
+//!
+//! Distances are between consecutive steps, skipped ones included; the accumulator starts again at every computed
+//! step. Equals ali-vilab/TeaCache (commit 7c10efc), with one difference: a distance outside the range that a
+//! fit was made on is clamped to it. Published fits come without a range and are used as they are.
+
+use candle_core::{Result, Tensor};
+use magcache_core::{
+    Branch, BuildCx, CacheConfig, ConfigError, Fit, Guards, Head, Level, Problem, Signal, SlotState, Step,
+    Strategy, StrategyInfo, Streams, TimestepCache, Verdict, Warmup, Why, inventory, typetag,
+};
+use serde::{Deserialize, Serialize};
+
+const THRESHOLD: f64 = 0.08;
+
+/// How a distance is rescaled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Policy {
+    /// By the fitted polynomial.
+    Polynomial,
+    /// Not at all: for models without a fit.
+    Linear,
+}
+
+/// The keys of `strategy = "teacache"`. What is not given comes from the fit of the table's profile.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TeaCacheConfig {
+    /// Bound of the accumulated, rescaled distance.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threshold: Option<f64>,
+    /// `polynomial` where there is a fit, else it must be said to be `linear`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<Policy>,
+    /// A polynomial in place, highest power first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub coefficients: Option<Vec<f64>>,
+    /// What is compared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signal: Option<Signal>,
+    /// Distances that the polynomial in place was fitted on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fitted_range: Option<[f64; 2]>,
+}
+
+/// The strategy.
+#[derive(Clone, Debug)]
+pub struct TeaCache {
+    /// Bound of the accumulated distance.
+    pub threshold: f64,
+    /// Highest power first; empty for the distance itself.
+    pub coefficients: Vec<f64>,
+    /// Where distances are clamped to.
+    pub fitted_range: Option<[f64; 2]>,
+    /// What is compared.
+    pub signal: Signal,
+}
+
+/// One slot's state.
+#[derive(Debug, Default)]
+pub struct TeaState {
+    previous: Option<Tensor>,
+    accumulated: f64,
+}
+
+impl SlotState for TeaState {
+    fn bytes(&self) -> usize {
+        self.previous.as_ref().map_or(0, |t| t.elem_count() * t.dtype().size_in_bytes())
+    }
+}
+
+impl TeaCache {
+    /// The predicted change of the output. May be negative: the published polynomials are.
+    pub fn rescale(&self, distance: f64) -> f64 {
+        if self.coefficients.is_empty() {
+            return distance;
+        }
+        let distance = match self.fitted_range {
+            Some([low, high]) => distance.clamp(low, high),
+            None => distance,
+        };
+        self.coefficients.iter().fold(0.0, |y, c| y * distance + c)
+    }
+
+    /// The accumulator after a distance, and whether it still allows a skip.
+    pub fn accumulate(&self, accumulated: f64, distance: f64) -> (f64, Verdict) {
+        let accumulated = accumulated + self.rescale(distance);
+        (accumulated, Verdict::below(accumulated, self.threshold).metric(distance))
+    }
+}
+
+impl TimestepCache for TeaCache {
+    type State = TeaState;
+
+    fn head(&self, state: &mut TeaState, _: &Step, _: Branch, x: &Head<'_>) -> Result<Verdict> {
+        let now = x.signal(self.signal)?;
+        let Some(previous) = state.previous.replace(now.clone()) else {
+            return Ok(Verdict::compute(Why::NoHistory));
+        };
+        // The published code has the distance in f32.
+        let distance = f64::from(x.relative_l1(&now, &previous)? as f32);
+        let (accumulated, verdict) = self.accumulate(state.accumulated, distance);
+        state.accumulated = accumulated;
+        Ok(verdict)
+    }
+
+    fn tail(&self, state: &mut TeaState, _: &Step, _: Branch, _: &Streams, _: &Streams) -> Result<()> {
+        state.accumulated = 0.0;
+        Ok(())
+    }
+}
+
+impl TeaCacheConfig {
+    fn fit<'a>(&self, cx: &'a BuildCx<'_>) -> Result<Option<&'a Fit>, ConfigError> {
+        Ok(cx.profile.map(|p| p.fit_of(cx.words.variant.as_deref())).transpose()?.flatten())
+    }
+
+    fn strategy(&self, cx: &BuildCx<'_>) -> Result<(TeaCache, Guards), ConfigError> {
+        let fit = self.fit(cx)?;
+        let fitted = self.policy != Some(Policy::Linear);
+        let own = self.coefficients.is_some();
+        let coefficients = match (&self.coefficients, fit) {
+            _ if !fitted => Vec::new(),
+            (Some(own), _) => own.clone(),
+            (None, Some(fit)) => fit.coefficients.clone(),
+            (None, None) => Vec::new(),
+        };
+        let cache = TeaCache {
+            threshold: self
+                .threshold
+                .or(fit.and_then(|f| f.thresholds.first().copied()))
+                .unwrap_or(THRESHOLD),
+            coefficients,
+            fitted_range: self.fitted_range.or(fit.filter(|_| !own).and_then(|f| f.fitted_range)),
+            signal: self.signal.or(fit.map(|f| f.signal)).unwrap_or(Signal::ModulatedInput),
+        };
+        let guards = Guards {
+            warmup: fit.map_or(Warmup::Steps(1), |f| f.warmup),
+            last_steps: fit.map_or(1, |f| f.last_steps),
+            ..Guards::default()
+        };
+        Ok((cache, cx.guards(guards)))
+    }
+
+    fn check(&self, cx: &BuildCx<'_>, out: &mut Vec<Problem>) -> Result<(), ConfigError> {
+        let place = cx.place;
+        if cx.range.start != 0 {
+            let message =
+                format!("teacache looks at the input of block 0, but its range starts at {}", cx.range.start);
+            out.push(Problem::error(place, message).hint("remove `at`, or start it at block 0"));
+        }
+        let fit = self.fit(cx)?;
+        if fit.is_none() && self.coefficients.is_none() && self.policy != Some(Policy::Linear) {
+            let hint = "name a profile with a fit, give `coefficients`, or set policy = \"linear\"";
+            out.push(Problem::error(place, "teacache needs a fit and there is none").hint(hint));
+        }
+        if self.coefficients.as_ref().is_some_and(|c| c.is_empty() || c.iter().any(|c| !c.is_finite())) {
+            out.push(Problem::error(place, "`coefficients` must be finite numbers, highest power first"));
+        }
+        if self.fitted_range.is_some_and(|[low, high]| low.is_nan() || high.is_nan() || low > high) {
+            out.push(Problem::error(place, "`fitted_range` must be [low, high]"));
+        }
+        let (cache, _) = self.strategy(cx)?;
+        out.extend(Problem::unless_in(place, "threshold", cache.threshold, 0.0, f64::MAX));
+        if !cx.model.signals.contains(&cache.signal) {
+            let message = format!("model {:?} does not show the signal {:?}", cx.model.name, cache.signal);
+            out.push(Problem::error(place, message).hint(format!("it shows {:?}", cx.model.signals)));
+        }
+        Ok(())
+    }
+}
+
+#[typetag::serde(name = "teacache")]
+impl CacheConfig for TeaCacheConfig {
+    fn validate(&self, cx: &BuildCx<'_>) -> Vec<Problem> {
+        let mut out = Vec::new();
+        if let Err(error) = self.check(cx, &mut out) {
+            out.push(Problem::error(cx.place, error.to_string()));
+        }
+        out
+    }
+
+    fn build(&self, cx: &BuildCx<'_>) -> Result<Strategy, ConfigError> {
+        let (cache, guards) = self.strategy(cx)?;
+        Ok(Strategy::cache(cache, guards))
+    }
+}
+
+inventory::submit! {
+    StrategyInfo {
+        name: "teacache",
+        summary: "skips while a signal of the model, rescaled by a fit, has moved little since the last computed step",
+        paper: "https://arxiv.org/abs/2411.19108",
+        level: Level::Blocks,
+        example: r#"
+            strategy = "teacache"
+            threshold = 0.3
+            policy = "linear"
+            signal = "modulated-input"
+        "#,
+        never: r#"
+            strategy = "teacache"
+            threshold = 0.0
+            policy = "linear"
+            signal = "modulated-input"
+        "#,
+        origin: env!("CARGO_PKG_NAME"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_polynomial_has_its_highest_power_first_and_may_be_negative() {
+        let tea = TeaCache {
+            threshold: 1.0,
+            coefficients: vec![2.0, 0.0, -1.0],
+            fitted_range: Some([0.0, 2.0]),
+            signal: Signal::ModulatedInput,
+        };
+        assert_eq!(tea.rescale(0.5), -0.5);
+        assert_eq!(tea.rescale(9.0), 7.0, "clamped to 2");
+        assert_eq!(TeaCache { fitted_range: None, ..tea }.rescale(3.0), 17.0);
+    }
+}
