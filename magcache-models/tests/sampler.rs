@@ -71,7 +71,7 @@ fn settings_of_a_wrong_type_or_range_are_refused() {
         json!({"_class_name": CLASSES[2].0, "use_dynamic_shifting": true, "time_shift_type": "cubic"});
     let message = SchedulerConfig::from_json(&dynamic.to_string()).unwrap_err().to_string();
     assert_eq!(message, "time_shift_type = \"cubic\" is not valid: expected exponential or linear");
-    assert!(refusal("DDIMScheduler", "x", json!(1)).starts_with("_class_name is \"DDIMScheduler\""));
+    assert!(refusal("DDIMScheduler", "x", json!(1)).starts_with("_class_name = \"DDIMScheduler\""));
     assert!(matches!(SchedulerConfig::from_json("{"), Err(SamplerError::Json(_))));
 }
 

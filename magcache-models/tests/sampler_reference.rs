@@ -20,7 +20,7 @@ use serde_json::Value;
 const TOLERANCE: f32 = 5e-6;
 
 fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/golden/schedulers")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures")
 }
 
 fn json(path: &Path) -> Value {
@@ -100,12 +100,17 @@ fn check_all(root: &Path) -> usize {
 
 #[test]
 fn every_recorded_run_is_reproduced() {
-    assert_eq!(check_all(&fixtures()), 66);
+    assert_eq!(check_all(&fixtures().join("golden/schedulers")), 66);
+}
+
+#[test]
+fn further_orders_and_shifts_are_reproduced() {
+    assert_eq!(check_all(&fixtures().join("samplers")), 16);
 }
 
 #[test]
 fn flux_mu_equals_the_pipelines() {
-    let cases = cases(&fixtures());
+    let cases = cases(&fixtures().join("golden/schedulers"));
     let case = cases.iter().find(|case| case.name == "flow_euler_flux2").unwrap();
     let config = SchedulerConfig::from_json(case.scheduler_config.as_deref().unwrap()).unwrap();
     for (key, want) in case.meta["mu_table"].as_object().unwrap() {
@@ -121,7 +126,7 @@ fn flux_mu_equals_the_pipelines() {
 
 #[test]
 fn the_boundary_between_experts_is_where_the_reference_has_it() {
-    let table = json(&fixtures().join("wan22_boundary/boundary.json"));
+    let table = json(&fixtures().join("golden/schedulers/wan22_boundary/boundary.json"));
     let mut compared = 0;
     for row in table["rows"].as_array().unwrap() {
         let (shift, ratio) = (row["flow_shift"].as_f64().unwrap(), row["boundary_ratio"].as_f64().unwrap());

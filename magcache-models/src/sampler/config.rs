@@ -103,14 +103,18 @@ impl SchedulerConfig {
     /// change the result and is not implemented: the message names the key and the value.
     pub fn from_json(text: &str) -> Result<Self> {
         let settings: Map<String, Value> = serde_json::from_str(&python_json::to_json(text))?;
-        let class = settings.get("_class_name").and_then(Value::as_str).unwrap_or_default();
-        let kind = match class {
-            "UniPCMultistepScheduler" => SamplerKind::UniPc,
-            "FlowMatchEulerDiscreteScheduler" => SamplerKind::Euler,
-            "DPMSolverMultistepScheduler" => SamplerKind::DpmPp,
-            _ => return Err(SamplerError::UnknownClass { got: class.to_owned() }),
-        };
+        let kind = Self::kind_of(settings.get("_class_name").unwrap_or(&Value::Null))?;
         Self::from_settings(kind, &settings)
+    }
+
+    /// The solver of a `_class_name`.
+    pub(super) fn kind_of(class: &Value) -> Result<SamplerKind> {
+        match class.as_str() {
+            Some("UniPCMultistepScheduler") => Ok(SamplerKind::UniPc),
+            Some("FlowMatchEulerDiscreteScheduler") => Ok(SamplerKind::Euler),
+            Some("DPMSolverMultistepScheduler") => Ok(SamplerKind::DpmPp),
+            _ => Err(SamplerError::UnknownClass { got: class.to_string() }),
+        }
     }
 
     /// As [`SchedulerConfig::from_json`] for settings whose solver is known.

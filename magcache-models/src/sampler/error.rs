@@ -26,11 +26,11 @@ pub enum SamplerError {
     },
     /// `_class_name` names a scheduler without a solver here.
     #[error(
-        "_class_name is {got:?}, which has no solver here; hint: use one of UniPCMultistepScheduler, \
+        "_class_name = {got}, which has no solver here; hint: use one of UniPCMultistepScheduler, \
          FlowMatchEulerDiscreteScheduler, DPMSolverMultistepScheduler"
     )]
     UnknownClass {
-        /// The class named.
+        /// The class named, as JSON.
         got: String,
     },
     /// A setting has the right type and a value that the solver does not implement.

@@ -34,7 +34,8 @@ pub fn replay(
 /// The configuration and the request of one call of a scheduler case.
 ///
 /// `case` is the case's name, which says how its recording asked for the schedule (`flow_euler_flux_dev` as FLUX.1's
-/// pipeline does, `wan_official_unipc_shift5` as the Wan repository does); `args` are the call's arguments;
+/// pipeline does, `wan_official_unipc_shift5` as the Wan repository does); `args` are the call's arguments, whose
+/// `config`, if there is one, replaces the file;
 /// `scheduler_config` is the text of the case's `scheduler_config.json`, if it has one.
 ///
 /// # Errors
@@ -55,7 +56,9 @@ pub fn reference_call(
     } else if case.starts_with("wan_official_dpmpp") {
         SchedulerConfig::new(SamplerKind::WanDpmPp, shift()?)
     } else if let Some(settings) = args.get("config").and_then(Value::as_object) {
-        SchedulerConfig::from_settings(SamplerKind::UniPc, settings)?
+        // A call of the UniPC variants states no class.
+        let class = settings.get("_class_name").map_or(Ok(SamplerKind::UniPc), SchedulerConfig::kind_of)?;
+        SchedulerConfig::from_settings(class, settings)?
     } else {
         SchedulerConfig::from_json(
             scheduler_config.ok_or_else(|| missing("it has no scheduler_config.json"))?,
@@ -67,7 +70,7 @@ pub fn reference_call(
     } else if case.starts_with("flow_euler_flux") {
         Request::flux(&config, steps, tokens)
     } else {
-        steps.into()
+        Request { mu: args.get("mu").and_then(Value::as_f64), ..steps.into() }
     };
     Ok((config, request))
 }
