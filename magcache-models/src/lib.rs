@@ -1,3 +1,4 @@
 //! Wan and Flux pipelines on candle with timestep caching built in.
 
 pub mod checkpoint;
+pub mod sampler;

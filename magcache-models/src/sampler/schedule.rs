@@ -1,0 +1,220 @@
+//! Which noise levels a trajectory visits, and which network runs where: arithmetic without tensors.
+
+use magcache_core::{Expert, Phase, Step};
+
+use super::{FinalSigma, Result, SamplerError, SamplerKind, SchedulerConfig, Shift, dpmpp, euler, unipc};
+
+/// How a pipeline asks for a schedule. A plain number of steps converts into one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Request {
+    /// Sampling steps, 1 to `num_train_timesteps`.
+    pub steps: usize,
+    /// Sigmas to use instead of the solver's own, before the shift, one per step (euler only).
+    pub sigmas: Option<Vec<f64>>,
+    /// The shift by resolution, for a configuration with `use_dynamic_shifting`.
+    pub mu: Option<f64>,
+}
+
+impl From<usize> for Request {
+    fn from(steps: usize) -> Self {
+        Self { steps, sigmas: None, mu: None }
+    }
+}
+
+impl Request {
+    /// As `FluxPipeline` asks: sigmas on a line from 1 to `1 / steps`, and [`flux_mu`] of the image's token count.
+    /// Solvers with a spacing of their own keep it, as in the reference.
+    pub fn flux(config: &SchedulerConfig, steps: usize, image_seq_len: usize) -> Self {
+        Self::linear(config, steps, flux_mu(config, image_seq_len))
+    }
+
+    /// As the FLUX.2 pipelines ask: like [`Request::flux`], with [`flux2_mu`].
+    pub fn flux2(config: &SchedulerConfig, steps: usize, image_seq_len: usize) -> Self {
+        Self::linear(config, steps, flux2_mu(image_seq_len, steps))
+    }
+
+    fn linear(config: &SchedulerConfig, steps: usize, mu: f64) -> Self {
+        if config.kind != SamplerKind::Euler || check_steps(config, steps).is_err() {
+            return steps.into();
+        }
+        let sigmas = linspace(1.0, 1.0 / steps as f64, steps).collect();
+        let mu = matches!(config.shift, Shift::Dynamic { .. }).then_some(mu);
+        Self { steps, sigmas: Some(sigmas), mu }
+    }
+}
+
+/// The `mu` of FLUX.1 for an image of `image_seq_len` tokens: linear through the two points of the configuration
+/// (`calculate_shift` of diffusers).
+pub fn flux_mu(config: &SchedulerConfig, image_seq_len: usize) -> f64 {
+    let (base, max) = (config.base_image_seq_len as f64, config.max_image_seq_len as f64);
+    let slope = (config.max_shift - config.base_shift) / (max - base);
+    image_seq_len as f64 * slope + (config.base_shift - slope * base)
+}
+
+/// The `mu` of FLUX.2: fitted lines in the token count for 10 and for 200 steps, interpolated in the number of steps;
+/// above 4300 tokens the line for 200 steps alone (`compute_empirical_mu` of diffusers and of
+/// black-forest-labs/flux2).
+pub fn flux2_mu(image_seq_len: usize, steps: usize) -> f64 {
+    let tokens = image_seq_len as f64;
+    let at_200 = 0.000_169_27 * tokens + 0.456_666_66;
+    if image_seq_len > 4300 {
+        return at_200;
+    }
+    let at_10 = 8.738_095_24e-5 * tokens + 1.898_333_33;
+    let slope = (at_200 - at_10) / 190.0;
+    slope * steps as f64 + (at_200 - 200.0 * slope)
+}
+
+/// Noise levels and timesteps of one trajectory.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Schedule {
+    /// Noise levels, strictly decreasing (the last two are equal with [`FinalSigma::Last`]), one more than steps; f32
+    /// because the reference rounds them, and `1 - sigma` near 1 depends on it.
+    pub sigmas: Vec<f32>,
+    /// What the model is told, one per step, in training steps: integers for UniPC and DPM-Solver++ (truncated),
+    /// fractions for Euler.
+    pub timesteps: Vec<f64>,
+    num_train_timesteps: usize,
+}
+
+impl Schedule {
+    /// The schedule of a solver; `request` is a number of steps or a [`Request`].
+    ///
+    /// # Errors
+    /// A setting out of range, a missing `mu`, sigmas that do not fit, or steps and shift so extreme that two sigmas
+    /// round to the same f32.
+    pub fn new(config: &SchedulerConfig, request: impl Into<Request>) -> Result<Self> {
+        let request = request.into();
+        config.validate()?;
+        check(config, &request)?;
+        let (mut sigmas, timesteps) = match (config.kind, config.shift) {
+            (SamplerKind::Euler, _) => euler::schedule(config, &request)?,
+            (kind, Shift::Dynamic { .. }) => return Err(SamplerError::DynamicShift { kind }),
+            (SamplerKind::UniPc, Shift::Static(shift)) => unipc::schedule(config, &request, shift),
+            (SamplerKind::WanUniPc, Shift::Static(shift)) => unipc::wan_schedule(config, &request, shift),
+            (SamplerKind::DpmPp, Shift::Static(shift)) => dpmpp::schedule(config, &request, shift),
+            (SamplerKind::WanDpmPp, Shift::Static(shift)) => dpmpp::wan_schedule(config, &request, shift),
+        };
+        sigmas.push(0.0);
+        if let Some(index) = sigmas
+            .windows(2)
+            .position(|pair| pair[0].partial_cmp(&pair[1]) != Some(std::cmp::Ordering::Greater))
+        {
+            let (from, to) = (sigmas[index], sigmas[index + 1]);
+            let shift = config.shift.value(request.mu);
+            return Err(SamplerError::NotDecreasing { index, from, to, shift });
+        }
+        if config.final_sigma == FinalSigma::Last && request.steps > 0 {
+            sigmas[request.steps] = sigmas[request.steps - 1];
+        }
+        Ok(Self { sigmas, timesteps, num_train_timesteps: config.num_train_timesteps })
+    }
+
+    /// Sampling steps.
+    pub fn steps(&self) -> usize {
+        self.timesteps.len()
+    }
+
+    /// The steps of each network. Without a `boundary_ratio` one network runs them all. With one, as in Wan2.2,
+    /// expert 0 (`transformer`, high noise) owns the steps whose timestep is at least `boundary_ratio *
+    /// num_train_timesteps` and expert 1 (`transformer_2`, low noise) the others; a network without steps is left out.
+    ///
+    /// The test is on the timesteps that the model is told, so the truncation of UniPC counts, and the same ratio gives
+    /// other phases in other solvers.
+    ///
+    /// # Errors
+    /// [`SamplerError::Boundary`] if the ratio is not between 0 and 1.
+    pub fn experts(&self, boundary_ratio: Option<f64>) -> Result<Vec<Phase>> {
+        let steps = self.steps();
+        let Some(ratio) = boundary_ratio else { return Ok(vec![Phase::whole(steps)]) };
+        if !(ratio > 0.0 && ratio < 1.0) {
+            return Err(SamplerError::Boundary { got: ratio });
+        }
+        let boundary = ratio * self.num_train_timesteps as f64;
+        let high = self.timesteps.partition_point(|&t| t >= boundary);
+        let phases =
+            [Phase { expert: Expert(0), steps: 0..high }, Phase { expert: Expert(1), steps: high..steps }];
+        Ok(phases.into_iter().filter(|phase| !phase.steps.is_empty()).collect())
+    }
+
+    /// Every step as the caches are told it, with its expert.
+    ///
+    /// # Errors
+    /// As [`Schedule::experts`].
+    pub fn trajectory(&self, boundary_ratio: Option<f64>) -> Result<Vec<Step>> {
+        let phases = self.experts(boundary_ratio)?;
+        let levels = self.timesteps.iter().zip(&self.sigmas).enumerate();
+        let step = |(index, (&timestep, &sigma)): (usize, (&f64, &f32))| Step {
+            timestep,
+            sigma: f64::from(sigma),
+            ..Step::in_phases(index, self.steps(), &phases)
+        };
+        Ok(levels.map(step).collect())
+    }
+
+    /// The noise level before step `i`; a solver asks for none that does not exist.
+    pub(super) fn sigma(&self, i: usize) -> candle_core::Result<f32> {
+        let missing = || {
+            candle_core::Error::Msg(format!("the schedule has {} sigmas, not {}", self.sigmas.len(), i + 1))
+        };
+        self.sigmas.get(i).copied().ok_or_else(missing)
+    }
+}
+
+fn check_steps(config: &SchedulerConfig, steps: usize) -> Result<()> {
+    if (1..=config.num_train_timesteps).contains(&steps) {
+        return Ok(());
+    }
+    let expected = format!("1 to {} (num_train_timesteps)", config.num_train_timesteps);
+    Err(SamplerError::Invalid { key: "steps", got: steps.to_string(), expected })
+}
+
+fn check(config: &SchedulerConfig, request: &Request) -> Result<()> {
+    check_steps(config, request.steps)?;
+    if let Some(mu) = request.mu
+        && !(mu.is_finite()
+            && matches!(config.shift, Shift::Dynamic { exponential } if exponential || mu > 0.0))
+    {
+        let expected = match config.shift {
+            Shift::Static(_) => "no mu with a static shift",
+            Shift::Dynamic { exponential: true } => "a finite number",
+            Shift::Dynamic { exponential: false } => "a number above 0",
+        };
+        return Err(SamplerError::Invalid { key: "mu", got: mu.to_string(), expected: expected.to_owned() });
+    }
+    let Some(sigmas) = &request.sigmas else { return Ok(()) };
+    if config.kind != SamplerKind::Euler {
+        return Err(SamplerError::ExplicitSigmas { kind: config.kind, got: sigmas.len() });
+    }
+    if sigmas.len() != request.steps {
+        return Err(SamplerError::SigmaCount { got: sigmas.len(), steps: request.steps });
+    }
+    match sigmas.iter().find(|sigma| !(**sigma > 0.0 && **sigma <= 1.0)) {
+        Some(bad) => {
+            let expected = "a number above 0 and at most 1".to_owned();
+            Err(SamplerError::Invalid { key: "sigmas", got: bad.to_string(), expected })
+        }
+        None => Ok(()),
+    }
+}
+
+/// `num` numbers from `start` to `stop`, both included, in f64 as numpy's `linspace` rounds them.
+pub(super) fn linspace(start: f64, stop: f64, num: usize) -> impl Iterator<Item = f64> {
+    let step = (stop - start) / num.saturating_sub(1).max(1) as f64;
+    (0..num).map(move |i| if i > 0 && i + 1 == num { stop } else { i as f64 * step + start })
+}
+
+/// The static shift of a noise level: `shift * sigma / (1 + (shift - 1) * sigma)`.
+pub(super) fn shifted(sigma: f64, shift: f64) -> f64 {
+    shift * sigma / (1.0 + (shift - 1.0) * sigma)
+}
+
+/// f32 sigmas and timesteps cut to integers; the cut is made before the rounding.
+pub(super) fn truncated(sigmas: impl Iterator<Item = f64>, train: f64) -> (Vec<f32>, Vec<f64>) {
+    sigmas.map(|sigma| (sigma as f32, (sigma * train).trunc())).unzip()
+}
+
+/// Half the log signal-to-noise ratio of a flow-matching level, `ln(1 - sigma) - ln(sigma)`; `+inf` at 0, `-inf` at 1.
+pub(super) fn lambda(sigma: f32) -> f32 {
+    (1.0 - sigma).ln() - sigma.ln()
+}
