@@ -1,0 +1,117 @@
+//! Animated GIF.
+
+use std::path::{Path, PathBuf};
+
+use gif::{Encoder, Frame, Repeat};
+use image::RgbImage;
+
+use super::output::FrameSink;
+use super::staging::StagedFile;
+use super::{Clip, MediaError};
+
+/// Sampling of the palette search, 1 (every pixel) to 30. Up to 256 colours are kept exactly at any value.
+const PALETTE_SPEED: i32 = 5;
+
+/// One `.gif` file that repeats for ever.
+pub(super) struct GifSink {
+    encoder: Encoder<StagedFile>,
+    path: PathBuf,
+    clip: Clip,
+    next: usize,
+}
+
+impl GifSink {
+    pub(super) fn create(path: &Path, clip: Clip) -> Result<Self, MediaError> {
+        let width = u16::try_from(clip.width).map_err(|e| MediaError::encode(path, 0, e))?;
+        let height = u16::try_from(clip.height).map_err(|e| MediaError::encode(path, 0, e))?;
+        let file = StagedFile::create(path)?;
+        let mut encoder =
+            Encoder::new(file, width, height, &[]).map_err(|e| MediaError::encode(path, 0, e))?;
+        encoder.set_repeat(Repeat::Infinite).map_err(|e| MediaError::encode(path, 0, e))?;
+        Ok(Self { encoder, path: path.to_owned(), clip, next: 0 })
+    }
+}
+
+/// How long frame `index` is shown, in hundredths of a second: from the rounded moment it starts to that of the next, so
+/// that the rounding does not add up. 16 frames at 16 per second take one second, as 6, 7, 6, 6, ... hundredths.
+fn delay(clip: &Clip, index: usize) -> u16 {
+    let start = |i| (clip.time_of(i) * 100.0).round();
+    (start(index + 1) - start(index)) as u16
+}
+
+impl FrameSink for GifSink {
+    fn push(&mut self, frame: &RgbImage) -> Result<(), MediaError> {
+        let (width, height) = frame.dimensions();
+        let mut indexed = Frame::from_rgb_speed(width as u16, height as u16, frame.as_raw(), PALETTE_SPEED);
+        indexed.delay = delay(&self.clip, self.next);
+        self.encoder.write_frame(&indexed).map_err(|e| MediaError::encode(&self.path, self.next, e))?;
+        self.next += 1;
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>) -> Result<(), MediaError> {
+        let Self { encoder, path, next, .. } = *self;
+        encoder.into_inner().map_err(|e| MediaError::encode(&path, next, e))?.commit()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use gif::{ColorOutput, DecodeOptions};
+
+    use super::super::Output;
+    use super::super::testing::{few_colours, psnr, test_frames, write};
+    use super::*;
+
+    fn decode(path: &Path) -> (Vec<RgbImage>, Vec<u16>) {
+        let mut options = DecodeOptions::new();
+        options.set_color_output(ColorOutput::RGBA);
+        let mut decoder = options.read_info(File::open(path).unwrap()).unwrap();
+        let (width, height) = (u32::from(decoder.width()), u32::from(decoder.height()));
+        let (mut frames, mut delays) = (Vec::new(), Vec::new());
+        while let Some(frame) = decoder.read_next_frame().unwrap() {
+            let rgb = frame.buffer.chunks_exact(4).flat_map(|p| [p[0], p[1], p[2]]).collect();
+            frames.push(RgbImage::from_raw(width, height, rgb).unwrap());
+            delays.push(frame.delay);
+        }
+        assert_eq!(decoder.repeat(), Repeat::Infinite);
+        (frames, delays)
+    }
+
+    #[test]
+    fn frames_keep_their_colours_and_their_time() {
+        let root = tempfile::tempdir().unwrap();
+        let clip = Clip { width: 48, height: 31, frames: 17, fps: 16.0 };
+        let frames = test_frames(&clip);
+        let path = write(&Output::prepare(root.path().join("a.gif"), clip).unwrap(), &frames);
+        let (decoded, delays) = decode(&path);
+        assert_eq!(decoded.len(), 17);
+        for (a, b) in frames.iter().zip(&decoded) {
+            let psnr = psnr(a, b);
+            assert!(psnr > 30.0, "{psnr} dB");
+        }
+        assert_eq!(delays[..5], [6, 7, 6, 6, 6]);
+        assert_eq!(delays[..16].iter().sum::<u16>(), 100);
+    }
+
+    #[test]
+    fn up_to_256_colours_are_exact() {
+        let root = tempfile::tempdir().unwrap();
+        let clip = Clip { width: 64, height: 64, frames: 2, fps: 10.0 };
+        let frames: Vec<_> = test_frames(&clip).iter().map(few_colours).collect();
+        let path = write(&Output::prepare(root.path().join("a.gif"), clip).unwrap(), &frames);
+        assert_eq!(decode(&path), (frames, vec![10, 10]));
+    }
+
+    #[test]
+    fn delays_of_any_rate_add_up() {
+        for fps in [1.0, 7.0, 8.0, 12.0, 15.0, 16.0, 23.976, 24.0, 25.0, 30.0, 50.0] {
+            let clip = Clip { width: 1, height: 1, frames: 300, fps };
+            let total: u32 = (0..300).map(|i| u32::from(delay(&clip, i))).sum();
+            assert!((f64::from(total) - 30000.0 / fps).abs() <= 0.5, "{fps}: {total}");
+            assert!((0..300).all(|i| delay(&clip, i) >= 2));
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! H.264 in MP4.
+//!
+//! Frames are encoded as they come and kept in a nameless scratch file; when the last one is in, the index is written first
+//! and the data after it, so that a browser can start before it has the whole file.
+
+mod boxes;
+mod yuv;
+
+use std::fs::File;
+use std::io::{self, BufWriter, Seek, Write};
+use std::path::{Path, PathBuf};
+
+use image::RgbImage;
+use openh264::encoder::{
+    BitRate, ColorPrimaries, Complexity, Encoder, EncoderConfig, FrameRate, FrameType, IntraFramePeriod,
+    QpRange, RateControlMode, TransferCharacteristics, UsageType, VuiConfig,
+};
+use openh264::{OpenH264API, Timestamp};
+
+use self::boxes::Track;
+use self::yuv::{I420, Matrix};
+use super::output::FrameSink;
+use super::staging::StagedFile;
+use super::{Clip, MediaError};
+
+/// Quantiser of videos of up to [`SMALL`] pixels: the finest that the encoder's rate control takes. They cost a few kB a
+/// frame, and each of their pixels is seen.
+const QP_SMALL: u8 = 12;
+/// Quantiser of larger videos, where single levels of difference cannot be seen.
+const QP_LARGE: u8 = 18;
+/// Pixels of a frame.
+const SMALL: u32 = 320 * 320;
+/// Seconds between frames that a player can seek to.
+const SEEK_SECONDS: f64 = 2.0;
+
+const NAL_SPS: u8 = 7;
+const NAL_PPS: u8 = 8;
+
+/// One `.mp4` file.
+pub(super) struct Mp4Sink {
+    file: StagedFile,
+    path: PathBuf,
+    encoder: Encoder,
+    picture: I420,
+    data: BufWriter<File>,
+    track: Track,
+    clip: Clip,
+}
+
+impl Mp4Sink {
+    pub(super) fn create(path: &Path, clip: Clip) -> Result<Self, MediaError> {
+        let matrix = Matrix::of_height(clip.height);
+        let encoder = Encoder::with_api_config(OpenH264API::from_source(), config(&clip, matrix))
+            .map_err(|e| MediaError::encode(path, 0, e))?;
+        let file = StagedFile::create(path)?;
+        let data = BufWriter::new(file.scratch()?);
+        let picture = I420::new(clip.width, clip.height, matrix);
+        Ok(Self { file, path: path.to_owned(), encoder, picture, data, track: Track::new(&clip), clip })
+    }
+}
+
+/// A constant quantiser and no shortcuts: every frame is coded, none skipped, and no part treated as background.
+fn config(clip: &Clip, matrix: Matrix) -> EncoderConfig {
+    let pixels = clip.width * clip.height;
+    let qp = if pixels <= SMALL { QP_SMALL } else { QP_LARGE };
+    // The encoder's own range. It sets the speed of nothing: the container says when a frame is shown.
+    let rate = clip.fps.clamp(1.0, 60.0);
+    // With the quantiser fixed this only chooses the level that the stream declares to need.
+    let bits_per_second = f64::from(pixels) * rate;
+    EncoderConfig::new()
+        .usage_type(UsageType::CameraVideoNonRealTime)
+        .complexity(Complexity::High)
+        .rate_control_mode(RateControlMode::Quality)
+        .qp(QpRange::new(qp, qp))
+        .bitrate(BitRate::from_bps(bits_per_second as u32))
+        .max_frame_rate(FrameRate::from_hz(rate as f32))
+        .intra_frame_period(IntraFramePeriod::from_num_frames((SEEK_SECONDS * rate).round() as u32))
+        .skip_frames(false)
+        .adaptive_quantization(false)
+        .background_detection(false)
+        // The same bytes whatever the machine.
+        .num_threads(1)
+        .vui(
+            VuiConfig::new()
+                .color_primaries(ColorPrimaries::Bt709)
+                .transfer_characteristics(TransferCharacteristics::Srgb)
+                .matrix_coefficients(matrix.code())
+                .full_range(false),
+        )
+}
+
+/// The payload of a NAL unit, without the start code before it.
+fn payload(nal: &[u8]) -> &[u8] {
+    let zeros = nal.iter().take_while(|&&b| b == 0).count();
+    match nal.get(zeros) {
+        Some(1) if zeros >= 2 => &nal[zeros + 1..],
+        _ => nal,
+    }
+}
+
+impl FrameSink for Mp4Sink {
+    fn push(&mut self, frame: &RgbImage) -> Result<(), MediaError> {
+        let index = self.track.frames();
+        let refuse = |reason: &dyn ToString| MediaError::encode(&self.path, index, reason.to_string());
+        self.picture.fill(frame);
+        let time = Timestamp::from_millis((self.clip.time_of(index) * 1000.0).round() as u64);
+        let coded = self.encoder.encode_at(&self.picture, time).map_err(|e| refuse(&e))?;
+        let key = match coded.frame_type() {
+            FrameType::IDR => true,
+            FrameType::P => false,
+            other => return Err(refuse(&format!("the encoder made it {other:?}"))),
+        };
+        let mut size = 0;
+        for layer in (0..coded.num_layers()).filter_map(|l| coded.layer(l)) {
+            for nal in (0..layer.nal_count()).filter_map(|n| layer.nal_unit(n)).map(payload) {
+                match nal.first().map(|header| header & 0x1f) {
+                    // Said once, in the index.
+                    Some(NAL_SPS) => self.track.sps = nal.to_vec(),
+                    Some(NAL_PPS) => self.track.pps = nal.to_vec(),
+                    _ => {
+                        let length = u32::try_from(nal.len()).map_err(|e| refuse(&e))?;
+                        let wrote = self
+                            .data
+                            .write_all(&length.to_be_bytes())
+                            .and_then(|()| self.data.write_all(nal));
+                        wrote.map_err(MediaError::io(&self.path, "write"))?;
+                        size += 4 + length;
+                    }
+                }
+            }
+        }
+        if size == 0 {
+            return Err(refuse(&"the encoder gave no data"));
+        }
+        self.track.add(size, key);
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>) -> Result<(), MediaError> {
+        let Self { mut file, path, data, track, .. } = *self;
+        let wrote = |source| MediaError::io(&path, "write")(source);
+        let mut data = data.into_inner().map_err(|e| wrote(e.into_error()))?;
+        data.rewind().map_err(wrote)?;
+        file.write_all(&track.head()).map_err(wrote)?;
+        io::copy(&mut data, &mut file).map_err(wrote)?;
+        file.commit()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,220 @@
+//! The way from frames to a finished file.
+
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use image::RgbImage;
+
+use super::gif::GifSink;
+use super::mp4::Mp4Sink;
+use super::png::{FolderSink, PngSink};
+use super::staging;
+use super::{Clip, Format, Frames, MediaError};
+
+/// Takes the frames of one format. Dropped without `finish`, it removes what it wrote.
+pub(super) trait FrameSink {
+    /// Adds the next frame; its size is that of the clip.
+    fn push(&mut self, frame: &RgbImage) -> Result<(), MediaError>;
+    /// Completes the output and gives it its name.
+    fn finish(self: Box<Self>) -> Result<(), MediaError>;
+}
+
+/// A place to write to that was checked before the run.
+#[derive(Clone, Debug)]
+pub struct Output {
+    path: PathBuf,
+    format: Format,
+    clip: Clip,
+}
+
+impl Output {
+    /// Checks that `clip` can be written to `path`: a known format that can hold it, a folder that exists or can be
+    /// created and can be written to. Leaves no trace. An existing file is replaced at the end of the run, a folder that
+    /// is not empty is refused.
+    pub fn prepare(path: impl AsRef<Path>, clip: Clip) -> Result<Self, MediaError> {
+        let typed = path.as_ref();
+        let format = Format::of(typed)?;
+        format.check(typed, &clip)?;
+        // Without a closing slash, so that a name can be put beside it.
+        let path: PathBuf = typed.components().collect();
+        if format == Format::Folder {
+            if path.is_file() {
+                return Err(MediaError::WrongKind { path, is: "file", needed: "folder" });
+            }
+            if path.is_dir() {
+                let mut entries = fs::read_dir(&path).map_err(MediaError::io(&path, "read the folder"))?;
+                if entries.next().is_some() {
+                    return Err(MediaError::NotEmpty { path });
+                }
+            }
+        }
+        staging::probe(&path)?;
+        Ok(Self { path, format, clip })
+    }
+
+    /// Where the result will be.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What will be written.
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
+    /// The clip this was prepared for.
+    pub fn clip(&self) -> &Clip {
+        &self.clip
+    }
+
+    /// Starts writing frame by frame.
+    pub fn writer(&self) -> Result<VideoWriter, MediaError> {
+        let sink: Box<dyn FrameSink> = match self.format {
+            Format::Mp4 => Box::new(Mp4Sink::create(&self.path, self.clip)?),
+            Format::Gif => Box::new(GifSink::create(&self.path, self.clip)?),
+            Format::Png => Box::new(PngSink::create(&self.path)?),
+            Format::Folder => Box::new(FolderSink::create(&self.path)?),
+        };
+        Ok(VideoWriter { output: self.clone(), sink, pushed: 0 })
+    }
+
+    /// Writes all `frames`, one in memory at a time.
+    pub fn write(&self, frames: &Frames) -> Result<(), MediaError> {
+        let mut writer = self.writer()?;
+        for frame in frames.iter() {
+            writer.push(&frame?)?;
+        }
+        writer.finish()
+    }
+}
+
+/// Writes a clip frame by frame; its memory does not grow with the length, but for a few bytes a frame. Dropped before
+/// [`VideoWriter::finish`], it removes what it wrote.
+pub struct VideoWriter {
+    output: Output,
+    sink: Box<dyn FrameSink>,
+    pushed: usize,
+}
+
+impl VideoWriter {
+    /// Adds the next frame, which must have the size the output was prepared for.
+    pub fn push(&mut self, frame: &RgbImage) -> Result<(), MediaError> {
+        let Clip { width, height, frames, .. } = self.output.clip;
+        if frame.dimensions() != (width, height) {
+            let (w, h) = frame.dimensions();
+            return Err(self.mismatch(format!("frames of {width}x{height}"), format!("one of {w}x{h}")));
+        }
+        if self.pushed == frames {
+            return Err(self.mismatch(format!("{frames} frames"), "one more".into()));
+        }
+        self.sink.push(frame)?;
+        self.pushed += 1;
+        Ok(())
+    }
+
+    /// Completes the output; only now it appears under its name.
+    pub fn finish(self) -> Result<(), MediaError> {
+        let frames = self.output.clip.frames;
+        if self.pushed != frames {
+            return Err(self.mismatch(format!("{frames} frames"), self.pushed.to_string()));
+        }
+        self.sink.finish()
+    }
+
+    fn mismatch(&self, expected: String, got: String) -> MediaError {
+        MediaError::Mismatch { path: self.output.path.clone(), expected, got }
+    }
+}
+
+impl fmt::Debug for VideoWriter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VideoWriter")
+            .field("output", &self.output)
+            .field("pushed", &self.pushed)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::test_frames;
+    use super::*;
+
+    const CLIP: Clip = Clip { width: 32, height: 16, frames: 3, fps: 16.0 };
+
+    #[test]
+    fn every_format_keeps_to_the_clip_and_leaves_nothing_when_it_fails() {
+        for name in ["a.mp4", "a.gif", "a", "new/folder/a.mp4", "new/a.gif", "new/a"] {
+            let root = tempfile::tempdir().unwrap();
+            let empty = || fs::read_dir(root.path()).unwrap().next().is_none();
+            let output = Output::prepare(root.path().join(name), CLIP).unwrap();
+            assert!(empty(), "{name}: prepare leaves nothing");
+            let frames = test_frames(&CLIP);
+
+            let mut short = output.writer().unwrap();
+            short.push(&frames[0]).unwrap();
+            let text = short.finish().unwrap_err().to_string();
+            assert!(text.ends_with("was prepared for 3 frames, got 1"), "{text}");
+            assert!(empty(), "{name}: too few frames leave nothing");
+
+            let mut long = output.writer().unwrap();
+            frames.iter().for_each(|f| long.push(f).unwrap());
+            let text = long.push(&frames[0]).unwrap_err().to_string();
+            assert!(text.ends_with("was prepared for 3 frames, got one more"), "{text}");
+            let text = long.push(&RgbImage::new(32, 32)).unwrap_err().to_string();
+            assert!(text.ends_with("was prepared for frames of 32x16, got one of 32x32"), "{text}");
+            drop(long);
+            assert!(empty(), "{name}: a dropped writer leaves nothing");
+
+            let mut whole = output.writer().unwrap();
+            frames.iter().for_each(|f| whole.push(f).unwrap());
+            assert!(!output.path().exists());
+            whole.finish().unwrap();
+            assert!(output.path().exists());
+            let beside = fs::read_dir(output.path().parent().unwrap()).unwrap().count();
+            assert_eq!(beside, 1, "{name}: nothing but the result remains");
+        }
+    }
+
+    #[test]
+    fn prepare_refuses_what_would_fail_after_the_run() {
+        let root = tempfile::tempdir().unwrap();
+        let at = |name: &str| root.path().join(name);
+        fs::write(at("file"), b"mine").unwrap();
+        fs::create_dir(at("full")).unwrap();
+        fs::write(at("full/x"), b"mine").unwrap();
+        let refused = |name: &str, part: &str| {
+            let text = Output::prepare(at(name), CLIP).unwrap_err().to_string();
+            assert!(text.contains(part), "{text}");
+        };
+        refused("a.avi", "cannot write files that end in .avi");
+        refused("full", "the folder is not empty");
+        refused("file/a.mp4", "is a file, a folder is to be written there");
+        refused("file", "is a file, a folder is to be written there");
+        refused("a.png", "png holds one frame, got 3");
+        assert_eq!(fs::read(at("file")).unwrap(), b"mine");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn prepare_refuses_a_folder_that_takes_no_files() {
+        // `/proc` takes no file from anybody, the administrator included.
+        if Path::new("/proc/self").is_dir() {
+            let error = Output::prepare("/proc/a.mp4", CLIP).unwrap_err();
+            assert_eq!(error.to_string(), "/proc: cannot write to this folder");
+            assert!(std::error::Error::source(&error).is_some());
+        }
+    }
+
+    #[test]
+    fn a_slash_at_the_end_asks_for_a_folder() {
+        let root = tempfile::tempdir().unwrap();
+        let output = Output::prepare(format!("{}/v1.2/", root.path().display()), CLIP).unwrap();
+        assert_eq!((output.format(), output.path()), (Format::Folder, root.path().join("v1.2").as_path()));
+        let mut writer = output.writer().unwrap();
+        test_frames(&CLIP).iter().for_each(|f| writer.push(f).unwrap());
+        writer.finish().unwrap();
+        assert!(root.path().join("v1.2/00002.png").is_file());
+    }
+}

@@ -1,0 +1,87 @@
+//! PNG: one image, or one for each frame.
+
+use std::io::Write;
+use std::path::Path;
+
+use image::RgbImage;
+use image::codecs::png::{CompressionType, FilterType, PngEncoder};
+
+use super::MediaError;
+use super::output::FrameSink;
+use super::staging::{StagedFile, StagedFolder};
+
+fn encode(frame: &RgbImage, writer: impl Write, path: &Path, index: usize) -> Result<(), MediaError> {
+    let encoder = PngEncoder::new_with_quality(writer, CompressionType::Default, FilterType::Adaptive);
+    frame.write_with_encoder(encoder).map_err(|e| MediaError::encode(path, index, e))
+}
+
+/// One `.png` file.
+pub(super) struct PngSink {
+    file: StagedFile,
+}
+
+impl PngSink {
+    pub(super) fn create(path: &Path) -> Result<Self, MediaError> {
+        Ok(Self { file: StagedFile::create(path)? })
+    }
+}
+
+impl FrameSink for PngSink {
+    fn push(&mut self, frame: &RgbImage) -> Result<(), MediaError> {
+        let path = self.file.target().to_owned();
+        encode(frame, &mut self.file, &path, 0)
+    }
+
+    fn finish(self: Box<Self>) -> Result<(), MediaError> {
+        self.file.commit()
+    }
+}
+
+/// A folder of `00000.png` onwards, which sort by name and which `ffmpeg -i %05d.png` reads.
+pub(super) struct FolderSink {
+    folder: StagedFolder,
+    next: usize,
+}
+
+impl FolderSink {
+    pub(super) fn create(path: &Path) -> Result<Self, MediaError> {
+        Ok(Self { folder: StagedFolder::create(path)?, next: 0 })
+    }
+}
+
+impl FrameSink for FolderSink {
+    fn push(&mut self, frame: &RgbImage) -> Result<(), MediaError> {
+        let mut file = self.folder.file(&format!("{:05}.png", self.next))?;
+        encode(frame, &mut file, self.folder.target(), self.next)?;
+        file.flush().map_err(MediaError::io(self.folder.target(), "write to"))?;
+        self.next += 1;
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>) -> Result<(), MediaError> {
+        self.folder.commit()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{test_frames, write};
+    use super::super::{Clip, Output};
+
+    #[test]
+    fn images_come_back_bit_for_bit() {
+        let root = tempfile::tempdir().unwrap();
+        let clip = Clip { width: 33, height: 17, frames: 12, fps: 16.0 };
+        let frames = test_frames(&clip);
+
+        let folder = write(&Output::prepare(root.path().join("frames"), clip).unwrap(), &frames);
+        assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 12);
+        for (i, frame) in frames.iter().enumerate() {
+            assert_eq!(&image::open(folder.join(format!("{i:05}.png"))).unwrap().into_rgb8(), frame);
+        }
+
+        let single = Output::prepare(root.path().join("a.png"), Clip { frames: 1, ..clip }).unwrap();
+        let file = write(&single, &frames[3..4]);
+        assert_eq!(image::open(file).unwrap().into_rgb8(), frames[3]);
+    }
+}

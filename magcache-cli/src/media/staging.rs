@@ -1,0 +1,246 @@
+//! Files and folders that appear under their name only when they are complete.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use tempfile::{Builder, NamedTempFile, TempDir};
+
+use super::MediaError;
+
+/// The folder that `target` lies in; `.` for a bare name.
+fn folder_of(target: &Path) -> &Path {
+    match target.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    }
+}
+
+/// The temporary name: beside the target, so that the final rename stays on one disk, and hidden.
+fn beside(target: &Path) -> String {
+    format!(".{}.", target.file_name().unwrap_or_default().to_string_lossy())
+}
+
+/// Makes sure, without leaving a trace, that `target` can be created: the nearest folder above it that exists takes a
+/// file.
+pub(super) fn probe(target: &Path) -> Result<(), MediaError> {
+    let mut folder = folder_of(target);
+    while !folder.exists() {
+        folder = folder_of(folder);
+    }
+    if !folder.is_dir() {
+        return Err(MediaError::WrongKind { path: folder.to_owned(), is: "file", needed: "folder" });
+    }
+    tempfile::tempfile_in(folder).map(drop).map_err(MediaError::io(folder, "write to this folder"))
+}
+
+/// Folders made for a target; those that are still empty are removed again when this is dropped.
+#[derive(Debug)]
+struct MadeFolders(Vec<PathBuf>);
+
+impl MadeFolders {
+    fn above(target: &Path) -> Result<Self, MediaError> {
+        let folder = folder_of(target);
+        let mut made = Vec::new();
+        let mut missing = folder;
+        while !missing.exists() {
+            made.push(missing.to_owned());
+            missing = folder_of(missing);
+        }
+        let made = Self(made);
+        fs::create_dir_all(folder).map_err(MediaError::io(folder, "create the folder"))?;
+        Ok(made)
+    }
+}
+
+impl Drop for MadeFolders {
+    fn drop(&mut self) {
+        for folder in &self.0 {
+            // Fails when something lies in it, which is what should happen after a success.
+            if fs::remove_dir(folder).is_err() {
+                break;
+            }
+        }
+    }
+}
+
+/// A file in the making. Dropping it removes it; [`StagedFile::commit`] gives it its name.
+#[derive(Debug)]
+pub(super) struct StagedFile {
+    target: PathBuf,
+    // Dropped before the folders: these are removed only when empty.
+    file: BufWriter<NamedTempFile>,
+    folders: MadeFolders,
+}
+
+impl StagedFile {
+    pub(super) fn create(target: &Path) -> Result<Self, MediaError> {
+        let folders = MadeFolders::above(target)?;
+        let prefix = beside(target);
+        let mut builder = Builder::new();
+        builder.prefix(&prefix).suffix(".part");
+        // A temporary file is private by default, the finished one should be as any other the user makes.
+        #[cfg(unix)]
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+        let file =
+            builder.tempfile_in(folder_of(target)).map_err(MediaError::io(target, "create a file beside"))?;
+        Ok(Self { target: target.to_owned(), file: BufWriter::new(file), folders })
+    }
+
+    /// The name the file will have.
+    pub(super) fn target(&self) -> &Path {
+        &self.target
+    }
+
+    /// A nameless scratch file on the same disk, which the operating system removes when it is closed.
+    pub(super) fn scratch(&self) -> Result<File, MediaError> {
+        tempfile::tempfile_in(folder_of(&self.target))
+            .map_err(MediaError::io(&self.target, "create a file beside"))
+    }
+
+    /// Completes the file and puts it in its place, over a former file of that name.
+    pub(super) fn commit(self) -> Result<(), MediaError> {
+        let Self { target, file, folders } = self;
+        let wrote = |source| MediaError::io(&target, "write")(source);
+        let file = file.into_inner().map_err(|e| wrote(e.into_error()))?;
+        // A crash after the rename must not show a name with half the data.
+        file.as_file().sync_all().map_err(wrote)?;
+        file.persist(&target)
+            .map_err(|e| MediaError::io(&target, "put the finished file in place")(e.error))?;
+        drop(folders);
+        Ok(())
+    }
+}
+
+impl Write for StagedFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+/// A folder in the making. Dropping it removes it and its files; [`StagedFolder::commit`] gives it its name.
+#[derive(Debug)]
+pub(super) struct StagedFolder {
+    target: PathBuf,
+    folder: TempDir,
+    folders: MadeFolders,
+}
+
+impl StagedFolder {
+    pub(super) fn create(target: &Path) -> Result<Self, MediaError> {
+        let folders = MadeFolders::above(target)?;
+        let prefix = beside(target);
+        let folder = Builder::new()
+            .prefix(&prefix)
+            .suffix(".part")
+            .tempdir_in(folder_of(target))
+            .map_err(MediaError::io(target, "create a folder beside"))?;
+        Ok(Self { target: target.to_owned(), folder, folders })
+    }
+
+    /// The name the folder will have.
+    pub(super) fn target(&self) -> &Path {
+        &self.target
+    }
+
+    /// A new file in the folder.
+    pub(super) fn file(&self, name: &str) -> Result<BufWriter<File>, MediaError> {
+        let path = self.folder.path().join(name);
+        File::create(path).map(BufWriter::new).map_err(MediaError::io(&self.target, "create a file in"))
+    }
+
+    /// Puts the folder in its place, where nothing or an empty folder may be.
+    pub(super) fn commit(self) -> Result<(), MediaError> {
+        let Self { target, mut folder, folders } = self;
+        if target.is_dir() {
+            // A rename over an empty folder is an error on Windows.
+            fs::remove_dir(&target).map_err(MediaError::io(&target, "replace the empty folder"))?;
+        }
+        fs::rename(folder.path(), &target)
+            .map_err(MediaError::io(&target, "put the finished folder in place"))?;
+        folder.disable_cleanup(true);
+        drop(folders);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(folder: &Path) -> Vec<String> {
+        let mut names: Vec<_> =
+            fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_file_appears_at_commit_and_not_before() {
+        let root = tempfile::tempdir().unwrap();
+        let target = root.path().join("new/deep/a.bin");
+        probe(&target).unwrap();
+        assert_eq!(names(root.path()), [""; 0], "a probe leaves nothing");
+
+        let mut staged = StagedFile::create(&target).unwrap();
+        staged.write_all(b"first").unwrap();
+        assert!(!target.exists());
+        staged.commit().unwrap();
+        assert_eq!(fs::read(&target).unwrap(), b"first");
+        assert_eq!(names(&root.path().join("new/deep")), ["a.bin"]);
+
+        let mut staged = StagedFile::create(&target).unwrap();
+        staged.write_all(b"second").unwrap();
+        assert_eq!(
+            fs::read(&target).unwrap(),
+            b"first",
+            "the former file stays until the new one is complete"
+        );
+        staged.commit().unwrap();
+        assert_eq!(fs::read(&target).unwrap(), b"second");
+    }
+
+    #[test]
+    fn what_is_not_committed_leaves_nothing() {
+        let root = tempfile::tempdir().unwrap();
+        let mut staged = StagedFile::create(&root.path().join("new/deep/a.bin")).unwrap();
+        staged.write_all(b"half").unwrap();
+        assert_eq!(names(&root.path().join("new/deep")).len(), 1);
+        drop(staged);
+        let staged = StagedFolder::create(&root.path().join("other/frames")).unwrap();
+        staged.file("0.png").unwrap().write_all(b"half").unwrap();
+        drop(staged);
+        assert_eq!(names(root.path()), [""; 0]);
+    }
+
+    #[test]
+    fn a_folder_appears_whole() {
+        let root = tempfile::tempdir().unwrap();
+        let target = root.path().join("frames");
+        for already_there in [false, true] {
+            let staged = StagedFolder::create(&target).unwrap();
+            staged.file("0.png").unwrap().write_all(b"x").unwrap();
+            assert_eq!(target.exists(), already_there);
+            staged.commit().unwrap();
+            assert_eq!(names(&target), ["0.png"]);
+            assert_eq!(names(root.path()), ["frames"]);
+            fs::remove_file(target.join("0.png")).unwrap();
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_finished_file_is_as_readable_as_any_other() {
+        use std::os::unix::fs::PermissionsExt;
+        let root = tempfile::tempdir().unwrap();
+        let (staged, plain) = (root.path().join("a"), root.path().join("b"));
+        StagedFile::create(&staged).unwrap().commit().unwrap();
+        fs::write(&plain, b"").unwrap();
+        let mode = |path| fs::metadata(path).unwrap().permissions().mode();
+        assert_eq!(mode(staged), mode(plain));
+    }
+}
