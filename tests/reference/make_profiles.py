@@ -1,0 +1,330 @@
+"""Write `magcache-models/data/*.toml`: the published curves and fits, and the ones measured on the small model.
+
+    python tests/reference/make_profiles.py            write them
+    python tests/reference/make_profiles.py --check    exit 1 if what is committed differs
+
+`constants.json` beside this file holds numbers that were collected from public repositories, each with its source;
+`magcache-models/tiny/*.calibration.json` is what `calibrate_tiny.py` measured. Only the standard library is needed.
+"""
+
+import argparse
+import json
+import sys
+import textwrap
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+MODELS = HERE.parents[1] / "magcache-models"
+EMBEDDED = "wan2.1-t2v-tiny"
+WAN_STEPS = {"plain": (1, 1), "ret-steps": (5, 0)}
+
+
+def curve(*ids, variant=None, dialect=None, branches=("cond",), **conditions):
+    """A MagCache curve: one list of constants.json, or one for each of `branches`."""
+    return {"ids": ids, "variant": variant, "dialect": dialect, "branches": branches, **conditions}
+
+
+def fit(id, variant=None, signal="modulated-input", edge=(1, 1), key="coefficients"):
+    """A TeaCache fit: `edge` is the steps that are always computed first and last."""
+    return {"id": id, "variant": variant, "signal": signal, "edge": edge, "key": key}
+
+
+def wan_fits(id):
+    """The plain variant and the one that keeps the first steps and looks at the projected time embedding."""
+    return [
+        fit(id, signal="timestep-embedding", edge=WAN_STEPS["plain"]),
+        fit(f"{id}_ret_steps", "ret-steps", signal="timestep-projection", edge=WAN_STEPS["ret-steps"]),
+    ]
+
+
+def embedding_fit(id):
+    return fit(id, signal="timestep-embedding")
+
+
+# Profile -> (summary, curves, fits), the default variant of each first.
+PROFILES = {
+    "wan2.1-t2v-1.3b": ("Wan2.1 text to video, 1.3B", [curve("wan21_t2v_1_3b")], wan_fits("wan21_t2v_1_3b")),
+    "wan2.1-t2v-14b": ("Wan2.1 text to video, 14B", [curve("wan21_t2v_14b")], wan_fits("wan21_t2v_14b")),
+    "wan2.1-i2v-480p": ("Wan2.1 image to video, 14B, 480p", [curve("wan21_i2v_480p")], wan_fits("wan21_i2v_480p")),
+    "wan2.1-i2v-720p": ("Wan2.1 image to video, 14B, 720p", [curve("wan21_i2v_720p")], wan_fits("wan21_i2v_720p")),
+    "wan2.1-vace-1.3b": ("Wan2.1 VACE, 1.3B", [curve("wan21_vace_1_3b")], []),
+    "wan2.1-vace-14b": ("Wan2.1 VACE, 14B", [curve("wan21_vace_14b")], []),
+    "wan2.2-t2v-a14b": (
+        "Wan2.2 text to video, two experts of 14B",
+        [curve("wan22_t2v_a14b", flow_shift=12.0, boundary_ratio=0.875)],
+        [],
+    ),
+    "wan2.2-i2v-a14b": (
+        "Wan2.2 image to video, two experts of 14B",
+        [curve("wan22_i2v_a14b", flow_shift=5.0, boundary_ratio=0.9)],
+        [],
+    ),
+    "wan2.2-ti2v-5b": (
+        "Wan2.2 text or image to video, 5B",
+        [
+            curve("wan22_ti2v_5b_t2v", variant="t2v", flow_shift=5.0),
+            curve("wan22_ti2v_5b_i2v", variant="i2v", flow_shift=5.0),
+        ],
+        [],
+    ),
+    "flux.1-dev": (
+        "FLUX.1 dev",
+        [
+            curve("flux1_dev", dialect="official-flux"),
+            curve("vllm_omni_flux1", variant="vllm-omni", dialect="diffusers"),
+        ],
+        [fit("flux1")],
+    ),
+    "flux.1-kontext-dev": (
+        "FLUX.1 Kontext dev",
+        [
+            curve("flux1_kontext_dev", dialect="official-flux"),
+            curve("comfyui_flux_kontext_20", variant="comfyui-20", dialect="official-flux"),
+        ],
+        [],
+    ),
+    "flux.2": ("FLUX.2 dev", [curve("vllm_omni_flux2", dialect="diffusers")], [fit("vllm_omni_flux2")]),
+    "flux.2-klein": ("FLUX.2 klein", [], [fit("vllm_omni_flux2_klein")]),
+    "qwen-image": ("Qwen-Image", [curve("qwen_image", dialect="official-wan")], [fit("vllm_omni_qwen_image")]),
+    "qwen-image-edit": ("Qwen-Image-Edit", [curve("qwen_image_edit", dialect="official-wan")], []),
+    "hunyuan-video-720p": (
+        "HunyuanVideo, 720p",
+        [curve("hunyuan_video_720p", dialect="official-hunyuan")],
+        [fit("hunyuan_video")],
+    ),
+    "hunyuan-video-544p": (
+        "HunyuanVideo, 544p",
+        [curve("hunyuan_video_544p", dialect="official-hunyuan")],
+        [fit("hunyuan_video")],
+    ),
+    "framepack": ("FramePack", [curve("framepack", dialect="official-framepack")], []),
+    "framepack-f1": ("FramePack F1", [curve("framepack_f1", dialect="official-framepack")], []),
+    "omnigen2-t2i": (
+        "OmniGen2, text to image",
+        [
+            curve(
+                "omnigen2_t2i_cond",
+                "omnigen2_t2i_uncond",
+                dialect="official-omnigen2",
+                branches=("cond", "uncond"),
+            )
+        ],
+        [],
+    ),
+    "omnigen2-edit": (
+        "OmniGen2, image editing; branch other0 is the reference image's",
+        [
+            curve(
+                "omnigen2_edit_cond",
+                "omnigen2_edit_uncond",
+                "omnigen2_edit_ref",
+                dialect="official-omnigen2",
+                branches=("cond", "uncond", "other0"),
+            )
+        ],
+        [],
+    ),
+    "tangoflux": ("TangoFlux (audio)", [], [fit("tangoflux")]),
+    "cosmos": ("Cosmos diffusion", [], [fit("cosmos")]),
+    "ltx-video": ("LTX-Video", [], [fit("ltx_video")]),
+    "mochi": ("Mochi 1", [], [fit("mochi")]),
+    "lumina-t2x": ("Lumina-T2X (Next)", [], [fit("lumina_t2x")]),
+    "lumina2": (
+        "Lumina-Image 2.0",
+        [],
+        [fit("lumina2"), fit("lumina2", variant="v2", key="alternative_v2")],
+    ),
+    # Its first tenth of the steps is computed, rounded up, and its last step may be skipped.
+    "hidream-i1": ("HiDream-I1", [], [fit("hidream_i1", signal="timestep-embedding", edge=(0.1, 0))]),
+    "consisid": ("ConsisID", [], [embedding_fit("consisid")]),
+    "cogvideox-2b": ("CogVideoX, 2B", [], [embedding_fit("cogvideox_2b")]),
+    "cogvideox-5b": ("CogVideoX, 5B", [], [embedding_fit("cogvideox_5b")]),
+    "cogvideox-5b-i2v": ("CogVideoX image to video, 5B", [], [embedding_fit("cogvideox_5b_i2v")]),
+    "cogvideox1.5-5b": ("CogVideoX 1.5, 5B", [], [embedding_fit("cogvideox1_5_5b")]),
+    "cogvideox1.5-5b-i2v": ("CogVideoX 1.5 image to video, 5B", [], [embedding_fit("cogvideox1_5_5b_i2v")]),
+    "opensora": ("Open-Sora", [], [fit("opensora")]),
+    "opensora-plan": ("Open-Sora-Plan", [], [fit("opensora_plan")]),
+    "latte": ("Latte", [], [fit("latte")]),
+}
+
+
+# ---------------------------------------------------------------- TOML
+def value(v):
+    if isinstance(v, (list, tuple)):
+        items = [value(item) for item in v]
+        line = f"[{', '.join(items)}]"
+        if len(line) <= 90:
+            return line
+        if isinstance(v[0], str):
+            body = "".join(f"    {item},\n" for item in items)
+        else:
+            body = textwrap.fill(", ".join(items), 96, initial_indent="    ", subsequent_indent="    ") + ",\n"
+        return f"[\n{body}]"
+    return json.dumps(v, ensure_ascii=False) if isinstance(v, str) else repr(v)
+
+
+def table(header, entries):
+    """A table without the keys that have nothing to say."""
+    lines = [f"{key} = {value(v)}" for key, v in entries.items() if v is not None and v != []]
+    return "\n".join([header, *lines]) + "\n"
+
+
+# ---------------------------------------------------------------- published numbers
+def source(id, facts, notes=()):
+    origin = facts["source"]
+    line = f":{origin['line']}" if origin["line"] else ""
+    return {
+        "id": id,
+        "repository": origin["repo"],
+        "commit": origin["commit"],
+        "file": origin["path"] + line,
+        "notes": [*facts.get("notes", []), *notes],
+    }
+
+
+def recommended(facts):
+    """Settings, the mildest first, which is the default; one that belongs to another project's rule comes last."""
+
+    def order(p):
+        return "diffusers" in p["label"], p["threshold"], p["K"], -p["retention_ratio"]
+
+    for p in sorted(facts["recommended"], key=order):
+        other = p["steps"] not in (None, facts["steps"])
+        label = p["label"] + (f", {p['steps']} steps" if other else "")
+        yield {
+            "label": label,
+            "threshold": float(p["threshold"]),
+            "max_skips": p["K"],
+            "warmup": float(p["retention_ratio"]),
+        }
+
+
+def published_curve(spec, constants):
+    facts = [constants["magcache"]["curves"][id] for id in spec["ids"]]
+    first, ratios, notes = facts[0], {}, []
+    if first["layout"] == "cond_uncond_interleaved":
+        ratios = {"cond": first["ratios"][0::2], "uncond": first["ratios"][1::2]}
+    else:
+        ratios = {branch: f["ratios"] for branch, f in zip(spec["branches"], facts)}
+        notes = [f"{branch}: {id}" for branch, id in zip(spec["branches"], spec["ids"])][1:]
+    out = table(
+        "[[curve]]",
+        {
+            "variant": spec["variant"],
+            "steps": first["steps"],
+            "dialect": spec["dialect"],
+            "flow_shift": spec.get("flow_shift"),
+            "boundary_ratio": spec.get("boundary_ratio"),
+        },
+    )
+    out += "\n" + table("[curve.ratios]", {b: [float(v) for v in values] for b, values in ratios.items()})
+    for setting in recommended(first):
+        out += "\n" + table("[[curve.recommended]]", setting)
+    return out + "\n" + table("[curve.source]", source(spec["ids"][0], first, notes))
+
+
+def published_fit(spec, constants):
+    facts = constants["teacache"]["models"][spec["id"]]
+    published = facts["recommended_thresholds"]
+    thresholds = list(published.values()) if isinstance(published, dict) else published
+    notes = [f"signal: {facts['modulated_input']}", f"rule: {facts['compute_rule']}", f"branches: {facts['branches']}"]
+    if isinstance(published, dict) and len(published) > 1:
+        notes.append("thresholds by published speed-up: " + ", ".join(f"{k} {v}" for k, v in published.items()))
+    if spec["key"] != "coefficients":
+        notes.append("the commented alternative of the same file")
+    out = table(
+        "[[fit]]",
+        {
+            "variant": spec["variant"],
+            "signal": spec["signal"],
+            "coefficients": [float(c) for c in facts[spec["key"]]],
+            "warmup": spec["edge"][0],
+            "last_steps": spec["edge"][1],
+            "thresholds": [float(t) for t in thresholds],
+        },
+    )
+    return out + "\n" + table("[fit.source]", source(spec["id"], facts, notes))
+
+
+# ---------------------------------------------------------------- measured on the small model
+SIGNALS = {"e": ("timestep-embedding", "plain", None), "e0": ("timestep-projection", "ret-steps", "ret-steps")}
+
+
+def measured(report):
+    keys = ("scheduler", "steps", "flow_shift", "guidance_scale", "height", "width", "frames", "prompts", "seeds")
+    return {
+        "command": "python tests/reference/calibrate_tiny.py",
+        **{key: report[key] for key in keys},
+        **report["versions"],
+    }
+
+
+def measured_profile(report):
+    """The curve, and for each signal the fit to the hidden states behind the blocks, as TeaCache fits it."""
+    branches, provenance = report["magcache"], measured(report)
+    out = table("[[curve]]", {"steps": report["steps"], "flow_shift": report["flow_shift"]})
+    for key, name in (("ratios", "norm_ratio"), ("std", "norm_std"), ("cosine_distance", "cos_dis")):
+        out += "\n" + table(f"[curve.{key}]", {branch: values[name] for branch, values in branches.items()})
+    setting = {"label": "mild", "threshold": 0.12, "max_skips": 2, "warmup": 0.2}
+    out += "\n" + table("[[curve.recommended]]", setting)
+    out += "\n" + table("[[curve.recommended]]", {**setting, "label": "fast", "threshold": 0.24, "max_skips": 4})
+    out += "\n" + table("[curve.source.measured]", provenance)
+    for found in report["teacache"]["fits"]:
+        if found["output"] != "hidden_states":
+            continue
+        signal, edge, variant = SIGNALS[found["signal"]]
+        out += "\n" + table(
+            "[[fit]]",
+            {
+                "variant": variant,
+                "signal": signal,
+                "coefficients": found["coefficients"],
+                "warmup": WAN_STEPS[edge][0],
+                "last_steps": WAN_STEPS[edge][1],
+                "thresholds": [0.08, 0.1, 0.15],
+                "fitted_range": found["range"],
+                "residual": found["rms_residual"],
+            },
+        )
+        out += "\n" + table("[fit.source.measured]", {**provenance, "rows": found["rows"]})
+    return out
+
+
+def documents():
+    constants = json.loads((HERE / "constants.json").read_text())
+    unused = constants["magcache"]["curves"].keys() | constants["teacache"]["models"].keys()
+    for name, (summary, curves, fits) in PROFILES.items():
+        header = "# Made by tests/reference/make_profiles.py from published numbers."
+        parts = [table(header, {"name": name, "summary": summary})]
+        parts += [published_curve(spec, constants) for spec in curves]
+        parts += [published_fit(spec, constants) for spec in fits]
+        unused -= {id for spec in curves for id in spec["ids"]} | {spec["id"] for spec in fits}
+        yield name, "\n".join(parts)
+    if unused:
+        raise SystemExit(f"no profile has {sorted(unused)}")
+    report = json.loads((MODELS / "tiny" / f"{EMBEDDED}.calibration.json").read_text())
+    head = table(
+        "# Made by tests/reference/make_profiles.py from what calibrate_tiny.py measured.",
+        {"name": EMBEDDED, "summary": "The embedded text-to-video model"},
+    )
+    yield EMBEDDED, head + "\n" + measured_profile(report)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="compare with what is there, write nothing")
+    args = parser.parse_args()
+    folder, wanted = MODELS / "data", {f"{name}.toml": text for name, text in documents()}
+    if not args.check:
+        for name, text in wanted.items():
+            (folder / name).write_text(text)
+        return
+    there = {path.name: path.read_text() for path in folder.glob("*.toml")}
+    differing = sorted(name for name in wanted.keys() | there.keys() if wanted.get(name) != there.get(name))
+    for name in differing:
+        print(f"{name}: differs from what this script makes", file=sys.stderr)
+    sys.exit(bool(differing))
+
+
+if __name__ == "__main__":
+    main()
