@@ -1,4 +1,7 @@
 //! Wan and Flux pipelines on candle with timestep caching built in.
 
 pub mod checkpoint;
+pub mod pipeline;
+mod profiles;
 pub mod sampler;
+pub mod tiny;

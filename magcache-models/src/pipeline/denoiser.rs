@@ -1,0 +1,13 @@
+//! One network with its prompt, as the denoising loop sees it.
+
+use candle_core::{Result, Tensor};
+use magcache_core::{Branch, Pass, Step};
+
+/// A network with the prompts of one request prepared. Shared by generations that run in turns.
+pub trait Denoiser: Send + Sync {
+    /// The velocity `[batch, channels, ...]` for `latents` of the same shape.
+    fn predict(&self, latents: &Tensor, step: &Step, branch: Branch, pass: &mut Pass<'_>) -> Result<Tensor>;
+
+    /// Scale of classifier-free guidance at a step; at most 1 runs the conditional branch alone.
+    fn guidance(&self, step: &Step) -> f64;
+}

@@ -1,0 +1,76 @@
+//! What can stop a generation.
+
+use magcache_core::ConfigError;
+
+use crate::{checkpoint::CheckpointError, sampler::SamplerError};
+
+/// A request that cannot be served, or a failure while serving it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PipelineError {
+    /// A value of the request.
+    #[error("{message}")]
+    Request {
+        /// What is wrong, with both values.
+        message: String,
+        /// What to do about it.
+        hint: Option<String>,
+    },
+    /// A checkpoint's files.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// A cache configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A sampler's settings.
+    #[error(transparent)]
+    Sampler(#[from] SamplerError),
+    /// A part of the model that has an error of its own.
+    #[error("{part}: {source}")]
+    Part {
+        /// Which part.
+        part: &'static str,
+        /// Its error.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A tensor operation.
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
+    /// The caller asked to stop.
+    #[error("interrupted at step {step} of {steps}")]
+    Interrupted {
+        /// Steps done.
+        step: usize,
+        /// Steps of the run.
+        steps: usize,
+    },
+    /// Whoever takes the frames failed.
+    #[error("cannot write the frames: {0}")]
+    Sink(Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl PipelineError {
+    /// A request that cannot be served.
+    pub fn request(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::Request { message: message.into(), hint: Some(hint.into()) }
+    }
+
+    /// An error of a part.
+    pub fn part(part: &'static str, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::Part { part, source: source.into() }
+    }
+
+    /// True where the input was wrong rather than the run.
+    pub fn is_bad_input(&self) -> bool {
+        !matches!(self, Self::Tensor(_) | Self::Interrupted { .. } | Self::Sink(_))
+    }
+
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Request { hint, .. } => hint.clone(),
+            Self::Config(error) => error.hint(),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! From a prompt to latents and back to pixels, one step at a time.
+//!
+//! A [`Pipeline`] is a checkpoint folder that knows its own sizes and defaults; opening one reads configuration
+//! files only. [`Pipeline::denoiser`] encodes a prompt and loads the network; a [`Generation`] walks the sampler
+//! with it. Several generations can share one denoiser and run in turns, which is how cached and dense runs are
+//! timed against each other.
+
+mod denoiser;
+mod error;
+mod generation;
+mod load;
+mod request;
+
+pub use denoiser::Denoiser;
+pub use error::PipelineError;
+pub use generation::{Generation, PassTime};
+pub use load::{Embedded, LoadOptions, Loader, embedded, loaders, open};
+pub use request::{Defaults, Request};
+
+use std::{fmt::Debug, sync::Arc};
+
+use candle_core::Tensor;
+use magcache_core::{ModelMeta, Trajectory};
+
+use crate::sampler::Sampler;
+
+/// Result of the pipelines.
+pub type Result<T, E = PipelineError> = std::result::Result<T, E>;
+
+/// What a pipeline is doing, for progress.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Loading the text encoder and encoding the prompts.
+    EncodingPrompt,
+    /// Loading the network.
+    LoadingTransformer,
+    /// Loading the autoencoder.
+    LoadingVae,
+}
+
+/// A model's checkpoint folder.
+pub trait Pipeline: Debug + Send + Sync {
+    /// The registered model with this checkpoint's sizes.
+    fn meta(&self) -> &ModelMeta;
+
+    /// What a request does not say.
+    fn defaults(&self) -> &Defaults;
+
+    /// Everything wrong with a request, before anything is loaded.
+    fn check(&self, request: &Request) -> Result<()>;
+
+    /// The solver at its start.
+    fn sampler(&self, request: &Request) -> Result<Sampler>;
+
+    /// The steps of the run; needs no weights.
+    fn trajectory(&self, request: &Request) -> Result<Trajectory>;
+
+    /// Tokens that enter the blocks for one sample: what the size of a residual follows from.
+    fn tokens(&self, request: &Request) -> usize;
+
+    /// Encodes the prompts, drops the text encoder, and loads the network. Notes for the user (a truncated
+    /// prompt) go to `notes`.
+    fn denoiser(
+        &self,
+        request: &Request,
+        stage: &dyn Fn(Stage),
+        notes: &mut Vec<String>,
+    ) -> Result<Arc<dyn Denoiser>>;
+
+    /// The initial latents of a request: the same seed gives the same bytes on every machine.
+    fn noise(&self, request: &Request) -> Result<Tensor>;
+
+    /// Decodes latents and hands on frames `[channels, frames, height, width]` in −1..=1, in order and in pieces.
+    fn decode(
+        &self,
+        latents: &Tensor,
+        stage: &dyn Fn(Stage),
+        sink: &mut dyn FnMut(&Tensor) -> Result<()>,
+    ) -> Result<()>;
+}

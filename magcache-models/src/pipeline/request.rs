@@ -1,0 +1,79 @@
+//! What is asked for.
+
+use serde::Deserialize;
+
+use crate::sampler::SamplerKind;
+
+/// One generation.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Request {
+    /// What to show.
+    pub prompt: String,
+    /// What not to show; used when guidance is above 1.
+    pub negative_prompt: String,
+    /// Sampling steps.
+    pub steps: usize,
+    /// Pixels per row.
+    pub width: usize,
+    /// Rows.
+    pub height: usize,
+    /// Frames; 1 for an image.
+    pub frames: usize,
+    /// Of the initial noise.
+    pub seed: u64,
+    /// Scale of classifier-free guidance; at most 1 is without.
+    pub guidance: f64,
+    /// The same for the second expert; `None` takes the first one's.
+    pub guidance_2: Option<f64>,
+    /// The solver, if not the checkpoint's.
+    pub sampler: Option<SamplerKind>,
+    /// The schedule's shift, if not the checkpoint's.
+    pub flow_shift: Option<f64>,
+}
+
+/// What a checkpoint's folder says about how it wants to be used (`magcache.json`), or what its family is published
+/// with.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Defaults {
+    /// The registered model, where the folder knows it.
+    #[serde(default)]
+    pub model: Option<String>,
+    /// A prompt that the model can show.
+    #[serde(default)]
+    pub prompt: String,
+    /// The negative prompt that it was published with.
+    #[serde(default)]
+    pub negative_prompt: String,
+    /// Sampling steps.
+    pub steps: usize,
+    /// Pixels per row.
+    pub width: usize,
+    /// Rows.
+    pub height: usize,
+    /// Frames.
+    pub frames: usize,
+    /// Frames per second.
+    pub fps: f64,
+    /// Scale of classifier-free guidance.
+    pub guidance: f64,
+}
+
+impl Defaults {
+    /// A request with every default.
+    pub fn request(&self) -> Request {
+        Request {
+            prompt: self.prompt.clone(),
+            negative_prompt: self.negative_prompt.clone(),
+            steps: self.steps,
+            width: self.width,
+            height: self.height,
+            frames: self.frames,
+            seed: 42,
+            guidance: self.guidance,
+            guidance_2: None,
+            sampler: None,
+            flow_shift: None,
+        }
+    }
+}

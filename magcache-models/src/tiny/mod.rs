@@ -1,0 +1,36 @@
+//! The small trained models that ship inside the binary, in the folder layout of a published checkpoint.
+
+use crate::{
+    checkpoint::{EmbeddedFile, Folder},
+    pipeline::Embedded,
+};
+
+/// A folder's files; paths are the folder's own.
+macro_rules! files {
+    ($folder:literal: $($path:literal),+ $(,)?) => {
+        &[$(($path, include_bytes!(concat!("../../tiny/", $folder, "/", $path)).as_slice())),+]
+    };
+}
+
+static WAN21_T2V: &[EmbeddedFile] = files!("wan2.1-t2v-tiny":
+    "magcache.json",
+    "model_index.json",
+    "scheduler/scheduler_config.json",
+    "text_encoder/config.json",
+    "text_encoder/model.safetensors",
+    "tokenizer/tokenizer.json",
+    "tokenizer/tokenizer_config.json",
+    "transformer/config.json",
+    "transformer/diffusion_pytorch_model.safetensors",
+    "vae/config.json",
+    "vae/diffusion_pytorch_model.safetensors",
+);
+
+/// The small Wan2.1 text-to-video model.
+pub fn wan21_t2v() -> Folder {
+    Folder::embedded("wan2.1-t2v-tiny", WAN21_T2V)
+}
+
+magcache_core::inventory::submit! {
+    Embedded { name: "wan2.1-t2v-tiny", folder: wan21_t2v }
+}
