@@ -5,7 +5,6 @@
 
 use std::any::Any;
 
-use candle_core::Result;
 use magcache_core::{
     AnyCache, Branch, BuildCx, CacheConfig, ConfigError, Guards, Head, Level, Problem, SlotState, Step,
     Strategy, StrategyInfo, Streams, TimestepCache, Verdict, Why, Window, inventory, typetag,
@@ -83,7 +82,13 @@ impl TimestepCache for Combined {
         self.members.iter().all(|(member, _)| member.any_static())
     }
 
-    fn head(&self, state: &mut CombinedState, step: &Step, branch: Branch, x: &Head<'_>) -> Result<Verdict> {
+    fn head(
+        &self,
+        state: &mut CombinedState,
+        step: &Step,
+        branch: Branch,
+        x: &Head<'_>,
+    ) -> candle_core::Result<Verdict> {
         let mut verdicts = Vec::with_capacity(self.members.len());
         for ((member, guards), state) in self.members.iter().zip(self.states(state)) {
             let verdict = member.any_head(state.as_mut(), step, branch, x)?;
@@ -112,7 +117,7 @@ impl TimestepCache for Combined {
         branch: Branch,
         x: &Streams,
         y: &Streams,
-    ) -> Result<()> {
+    ) -> candle_core::Result<()> {
         for ((member, _), state) in self.members.iter().zip(self.states(state)) {
             member.any_tail(state.as_mut(), step, branch, x, y)?;
         }

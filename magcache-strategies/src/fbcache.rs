@@ -5,7 +5,7 @@
 //! to reuse and had to compute leaves the state of a computed pass. A metric that is NaN computes; diffusers
 //! skips there.
 
-use candle_core::{Result, Tensor};
+use candle_core::Tensor;
 use magcache_core::{
     Branch, BuildCx, CacheConfig, ConfigError, Guards, Head, Level, Problem, Signal, SlotState, Step,
     Strategy, StrategyInfo, Streams, TimestepCache, Verdict, Warmup, Why, Window, inventory, typetag,
@@ -93,7 +93,7 @@ impl SlotState for FbState {
 }
 
 impl FbCache {
-    fn look(&self, x: &Head<'_>) -> Result<Tensor> {
+    fn look(&self, x: &Head<'_>) -> candle_core::Result<Tensor> {
         let seen = match self.metric {
             Metric::ResidualRelL1 => x.front_residual()?,
             Metric::HiddenRelL1 | Metric::HiddenRelL2 => x.signal(Signal::ModulatedInput)?,
@@ -113,7 +113,7 @@ impl TimestepCache for FbCache {
         Window { front: 1, back: 0 }
     }
 
-    fn head(&self, state: &mut FbState, _: &Step, _: Branch, x: &Head<'_>) -> Result<Verdict> {
+    fn head(&self, state: &mut FbState, _: &Step, _: Branch, x: &Head<'_>) -> candle_core::Result<Verdict> {
         let now = self.look(x)?;
         let verdict = match &state.anchor {
             None => Verdict::compute(Why::NoHistory),
@@ -133,7 +133,14 @@ impl TimestepCache for FbCache {
         Ok(verdict)
     }
 
-    fn tail(&self, state: &mut FbState, _: &Step, _: Branch, _: &Streams, _: &Streams) -> Result<()> {
+    fn tail(
+        &self,
+        state: &mut FbState,
+        _: &Step,
+        _: Branch,
+        _: &Streams,
+        _: &Streams,
+    ) -> candle_core::Result<()> {
         state.anchor = state.pending.take();
         state.mean = None;
         Ok(())

@@ -5,7 +5,7 @@
 //! step. Equals ali-vilab/TeaCache (commit 7c10efc), with one difference: a distance outside the range that a
 //! fit was made on is clamped to it. Published fits come without a range and are used as they are.
 
-use candle_core::{Result, Tensor};
+use candle_core::Tensor;
 use magcache_core::{
     Branch, BuildCx, CacheConfig, ConfigError, Fit, Guards, Head, Level, Problem, Signal, SlotState, Step,
     Strategy, StrategyInfo, Streams, TimestepCache, Verdict, Warmup, Why, inventory, typetag,
@@ -94,7 +94,7 @@ impl TeaCache {
 impl TimestepCache for TeaCache {
     type State = TeaState;
 
-    fn head(&self, state: &mut TeaState, _: &Step, _: Branch, x: &Head<'_>) -> Result<Verdict> {
+    fn head(&self, state: &mut TeaState, _: &Step, _: Branch, x: &Head<'_>) -> candle_core::Result<Verdict> {
         let now = x.signal(self.signal)?;
         let Some(previous) = state.previous.replace(now.clone()) else {
             return Ok(Verdict::compute(Why::NoHistory));
@@ -106,7 +106,14 @@ impl TimestepCache for TeaCache {
         Ok(verdict)
     }
 
-    fn tail(&self, state: &mut TeaState, _: &Step, _: Branch, _: &Streams, _: &Streams) -> Result<()> {
+    fn tail(
+        &self,
+        state: &mut TeaState,
+        _: &Step,
+        _: Branch,
+        _: &Streams,
+        _: &Streams,
+    ) -> candle_core::Result<()> {
         state.accumulated = 0.0;
         Ok(())
     }

@@ -10,7 +10,6 @@ mod rule;
 
 use std::collections::BTreeMap;
 
-use candle_core::Result;
 use magcache_core::{
     Branch, BuildCx, CacheConfig, ConfigError, Curve, Guards, Head, Level, Problem, Recommended, Source,
     Step, Strategy, StrategyInfo, TimestepCache, Verdict, Warmup, Why, inventory, typetag,
@@ -94,7 +93,7 @@ impl TimestepCache for MagCache {
         true
     }
 
-    fn head(&self, (): &mut (), step: &Step, branch: Branch, x: &Head<'_>) -> Result<Verdict> {
+    fn head(&self, (): &mut (), step: &Step, branch: Branch, x: &Head<'_>) -> candle_core::Result<Verdict> {
         Ok(match x.history.last_computed {
             None => Verdict::compute(Why::NoHistory),
             last => self.rule.decide(step, branch, last),
