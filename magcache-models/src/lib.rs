@@ -3,5 +3,6 @@
 pub mod checkpoint;
 pub mod pipeline;
 mod profiles;
+pub mod quality;
 pub mod sampler;
 pub mod tiny;

@@ -170,8 +170,8 @@ impl SchedulerConfig {
             if kind != SamplerKind::Euler && matches!(self.shift, Shift::Dynamic { .. }) {
                 return Err(SamplerError::DynamicShift { kind });
             }
-            let (shift, num_train_timesteps) = (self.shift, self.num_train_timesteps);
-            self = Self { shift, num_train_timesteps, ..Self::new(kind, 1.0) };
+            let (num_train_timesteps, shift) = (self.num_train_timesteps, self.shift);
+            self = Self { num_train_timesteps, shift, ..Self::new(kind, 1.0) };
         }
         self.validate()?;
         Ok(self)
