@@ -6,7 +6,7 @@
     python export.py flux --vae work/image-vae --transformer work/flux-guided
 
 The pair and the image-to-video model use the text-to-video folder's vae, text_encoder and tokenizer; theirs are not
-written again. Their weights, and Flux's, are stored in half precision.
+written again. Transformers other than the first, and the picture autoencoder, are stored in half precision.
 """
 
 import argparse
@@ -87,21 +87,22 @@ def image_to_video(args):
 
 
 def flux(args):
-    """flux-tiny: complete, in half precision; ``--transformer`` is the folder that train_flux.py wrote."""
+    """flux-tiny: complete, from the folder that train_flux.py wrote (``--transformer``) and a picture autoencoder."""
     trained = Path(args.transformer)
+    # The text encoders stay in single precision: transformers would load them as stored, diffusers' parts it would not.
     pipeline = FluxPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(
             shift=3.0, use_dynamic_shifting=True, base_shift=0.5, max_shift=1.15, base_image_seq_len=256,
             max_image_seq_len=4096,
         ),
-        vae=AutoencoderKL.from_pretrained(args.vae),
+        vae=AutoencoderKL.from_pretrained(args.vae, torch_dtype=torch.float16),
         text_encoder=CLIPTextModel.from_pretrained(trained / "text_encoder"),
         tokenizer=build_tokenizer(),
         text_encoder_2=T5EncoderModel.from_pretrained(trained / "text_encoder_2"),
         tokenizer_2=build_tokenizer(),
-        transformer=FluxTransformer2DModel.from_pretrained(trained / "transformer"),
+        transformer=FluxTransformer2DModel.from_pretrained(trained / "transformer", torch_dtype=torch.float16),
     )
-    write(pipeline.to(torch.float16), TINY / "flux-tiny")
+    write(pipeline, TINY / "flux-tiny")
 
 
 def write(pipeline, folder, leave_out=()):

@@ -16,14 +16,16 @@ def add_loop_arguments(parser, steps, batch, lr):
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
 
 
-def fit(model, loss_fn, args, ema_decay=0.0, betas=(0.9, 0.99), report=lambda loss: f"loss {loss:.4f}"):
+def fit(model, loss_fn, args, ema_decay=0.0, report=lambda loss: f"loss {loss:.4f}", new=()):
     """Minimise ``loss_fn()`` over the trainable parameters of ``model`` and leave their moving average in it.
 
     AdamW without weight decay, gradient norm clipped at 1, linear warm-up over 100 steps, then a cosine down to 3% of
-    ``args.lr``. ``ema_decay`` 0 keeps the last weights. The loss printed is a moving average.
+    ``args.lr``. ``ema_decay`` 0 keeps the last weights. The loss printed is a moving average. Parameters in ``new``
+    were added to a trained network and learn at ten times the rate.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(parameters, args.lr, betas=betas, weight_decay=0.0)
+    groups = [{"params": [p], "rate": args.lr * (10 if any(p is q for q in new) else 1)} for p in parameters]
+    optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=0.0)
     average = [p.detach().clone() for p in parameters]
     begin, smoothed, step, progress = time.time(), None, 0, 0.0
     while progress < 1:
@@ -31,7 +33,7 @@ def fit(model, loss_fn, args, ema_decay=0.0, betas=(0.9, 0.99), report=lambda lo
         progress = max((step + 1) / args.steps, elapsed / 60 / args.minutes)
         decay = 0.97 * 0.5 * (1 + np.cos(np.pi * min(progress, 1))) + 0.03
         for group in optimiser.param_groups:
-            group["lr"] = args.lr * min(1, (step + 1) / 100) * decay
+            group["lr"] = group["rate"] * min(1, (step + 1) / 100) * decay
         loss = loss_fn()
         optimiser.zero_grad()
         loss.backward()

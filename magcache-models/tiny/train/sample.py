@@ -46,7 +46,7 @@ def video_row(pipeline, prompt, seed, args):
     if "image" in inspect.signature(pipeline.__call__).parameters:
         first = first_frame(prompt, seed)
         call["image"] = Image.fromarray(first)
-    frames = pipeline(prompt, generator=torch.Generator().manual_seed(seed), **call, **args).frames[0]
+    frames = pipeline(prompt=prompt, generator=torch.Generator().manual_seed(seed), **call, **args).frames[0]
     return np.concatenate([to_bytes(frame) for frame in frames[::FRAME_STEP]], 1)
 
 

@@ -104,7 +104,8 @@ def main():
         velocity = transformer(noisy, sigma * 1000, text, return_dict=False)[0]
         return (velocity - (noise - clean)).square().mean()
 
-    fit(transformer, loss_fn, args, ema_decay=0.9995)
+    new = transformer.patch_embedding.parameters() if args.image and args.init else ()
+    fit(transformer, loss_fn, args, ema_decay=0.9995, new=list(new))
     transformer.save_pretrained(args.out)
 
 
