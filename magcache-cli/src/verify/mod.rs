@@ -1,0 +1,3 @@
+//! Reference cases: what they hold is computed again and compared.
+
+pub mod tables;
