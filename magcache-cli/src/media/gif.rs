@@ -9,8 +9,12 @@ use super::output::FrameSink;
 use super::staging::StagedFile;
 use super::{Clip, MediaError};
 
-/// Sampling of the palette search, 1 (every pixel) to 30. Up to 256 colours are kept exactly at any value.
-const PALETTE_SPEED: i32 = 5;
+/// Every how many pixels the search for a palette looks, for a frame of this size. Small frames have none to spare: on a
+/// colour gradient of 64x64, 1 gives 35 dB and 5 gives 32 dB. On one of 832x480, 5 is four times quicker and no worse. Up
+/// to 256 colours are kept exactly either way.
+fn sampling(width: u32, height: u32) -> i32 {
+    if width * height <= 320 * 320 { 1 } else { 5 }
+}
 
 /// One `.gif` file that repeats for ever.
 pub(super) struct GifSink {
@@ -42,7 +46,8 @@ fn delay(clip: &Clip, index: usize) -> u16 {
 impl FrameSink for GifSink {
     fn push(&mut self, frame: &RgbImage) -> Result<(), MediaError> {
         let (width, height) = frame.dimensions();
-        let mut indexed = Frame::from_rgb_speed(width as u16, height as u16, frame.as_raw(), PALETTE_SPEED);
+        let mut indexed =
+            Frame::from_rgb_speed(width as u16, height as u16, frame.as_raw(), sampling(width, height));
         indexed.delay = delay(&self.clip, self.next);
         self.encoder.write_frame(&indexed).map_err(|e| MediaError::encode(&self.path, self.next, e))?;
         self.next += 1;

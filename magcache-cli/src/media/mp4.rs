@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use image::RgbImage;
 use openh264::encoder::{
     BitRate, ColorPrimaries, Complexity, Encoder, EncoderConfig, FrameRate, FrameType, IntraFramePeriod,
-    QpRange, RateControlMode, TransferCharacteristics, UsageType, VuiConfig,
+    QpRange, RateControlMode, TransferCharacteristics, VuiConfig,
 };
 use openh264::{OpenH264API, Timestamp};
 
@@ -59,7 +59,8 @@ impl Mp4Sink {
     }
 }
 
-/// A constant quantiser and no shortcuts: every frame is coded, none skipped, and no part treated as background.
+/// A constant quantiser (the encoder adds one or two at a change of scene) and no shortcuts: every frame is coded, and no
+/// part is treated as background.
 fn config(clip: &Clip, matrix: Matrix) -> EncoderConfig {
     let pixels = clip.width * clip.height;
     let qp = if pixels <= SMALL { QP_SMALL } else { QP_LARGE };
@@ -68,9 +69,9 @@ fn config(clip: &Clip, matrix: Matrix) -> EncoderConfig {
     // With the quantiser fixed this only chooses the level that the stream declares to need.
     let bits_per_second = f64::from(pixels) * rate;
     EncoderConfig::new()
-        .usage_type(UsageType::CameraVideoNonRealTime)
         .complexity(Complexity::High)
-        .rate_control_mode(RateControlMode::Quality)
+        // The mode that takes the quantiser from `qp` alone: it neither counts bits nor drops frames.
+        .rate_control_mode(RateControlMode::Bufferbased)
         .qp(QpRange::new(qp, qp))
         .bitrate(BitRate::from_bps(bits_per_second as u32))
         .max_frame_rate(FrameRate::from_hz(rate as f32))
