@@ -1,13 +1,12 @@
 """Encode training videos once, so that the transformers train on latents.
 
-    python latents.py --model ../wan2.1-t2v-tiny --videos 8000 --out work/latents.pt
+    python latents.py --vae ../wan2.1-t2v-tiny/vae --videos 8000 --out work/latents.pt
 
 The file holds ``latents`` and ``conditions`` [videos, 8, 5, 16, 16], normalised by the autoencoder's config, and
 ``prompts``. A condition is what the image-to-video pipeline encodes: the first frame, then frames of zeros.
 """
 
 import argparse
-import os
 
 import torch
 from diffusers import AutoencoderKLWan
@@ -39,14 +38,14 @@ def first_frame_only(pixels):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="../wan2.1-t2v-tiny", help="folder whose vae/ encodes")
+    parser.add_argument("--vae", default="../wan2.1-t2v-tiny/vae", help="folder of the autoencoder")
     parser.add_argument("--videos", type=int, default=8000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", default="work/latents.pt")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
     generator = torch.Generator().manual_seed(args.seed)
-    vae = AutoencoderKLWan.from_pretrained(os.path.join(args.model, "vae")).eval().to(args.device)
+    vae = AutoencoderKLWan.from_pretrained(args.vae).eval().to(args.device)
     latents, conditions, prompts = [], [], []
     for _ in range(0, args.videos, CHUNK):
         pixels, sentences = random_videos(CHUNK, generator)
