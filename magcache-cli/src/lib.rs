@@ -1,3 +1,39 @@
-//! The parts of the `magcache` program: what it writes and how it runs, apart from the entry point.
+//! The parts of the `magcache` program.
 
+mod args;
+mod cmd;
+mod failure;
+mod interrupt;
 pub mod media;
+mod output;
+mod plan;
+mod summary;
+pub mod verify;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Args, Command};
+use output::Output;
+
+/// Parses the command line, runs the command, and reports how it ended.
+pub fn main() -> ExitCode {
+    magcache_strategies::link();
+    magcache_models::link();
+    let args = Args::parse();
+    let out = Output::new(args.json, args.quiet);
+    let done = match args.command {
+        Command::Demo(args) => cmd::demo::run(&args, &out),
+        Command::Run(args) => cmd::run::run(&args, &out),
+        Command::Schedule(args) => cmd::schedule::run(&args, &out),
+        Command::List(args) => cmd::list::run(&args, &out),
+        Command::Inspect(args) => cmd::inspect::run(&args, &out),
+        Command::Verify(args) => cmd::verify::run(&args, &out),
+        Command::Bench(args) => cmd::bench::run(&args, &out),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => out.failure(&error),
+    }
+}

@@ -320,6 +320,11 @@ impl Words {
 }
 
 impl Residuals {
+    /// True when the table says nothing.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
     /// The policy, with `device = "same"` as no device at all.
     pub fn policy(&self) -> Result<StoragePolicy, ConfigError> {
         let place = "[residuals]";

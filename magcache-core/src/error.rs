@@ -58,6 +58,11 @@ pub enum ConfigError {
 }
 
 impl ConfigError {
+    /// An error of the TOML reader at `place`: an unknown key is named with the nearest known one.
+    pub fn toml(place: &str, error: &toml::de::Error) -> Self {
+        crate::config::syntax(place, error)
+    }
+
     /// What to do about it, in words that can be typed where possible.
     pub fn hint(&self) -> Option<String> {
         match self {

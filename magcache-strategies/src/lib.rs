@@ -10,6 +10,7 @@
 pub mod combine;
 pub mod fbcache;
 pub mod magcache;
+pub mod schedule;
 pub mod teacache;
 
 /// Keeps this crate, and so its registrations, in a binary that names nothing else of it.

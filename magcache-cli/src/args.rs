@@ -1,0 +1,215 @@
+//! What was typed.
+
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+
+/// Timestep caching for diffusion transformers: run, plan, verify and compare.
+///
+/// Every command works without arguments on a small model inside the program.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true, max_term_width = 100)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+    /// One machine-readable document on stdout; progress and notes go to stderr
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// No progress and no notes
+    #[arg(long, short, global = true)]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// One dense run and one per strategy, side by side: speed, ceiling and picture quality
+    Demo(Demo),
+    /// One generation
+    Run(Run),
+    /// What a strategy will skip, without loading weights
+    Schedule(Schedule),
+    /// Strategies, models, profiles and samplers of this build
+    List(List),
+    /// What a checkpoint is, and what would load it
+    Inspect(Inspect),
+    /// Runs reference cases and compares every output
+    Verify(Verify),
+    /// Times one forward, or the cost of the cache itself
+    Bench(Bench),
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Demo {
+    /// Folder for the videos and report.html
+    #[arg(long, default_value = "magcache-demo")]
+    pub(crate) out: PathBuf,
+    /// Prompt
+    #[arg(long)]
+    pub(crate) prompt: Option<String>,
+    /// Sampling steps
+    #[arg(long)]
+    pub(crate) steps: Option<usize>,
+    /// Seed of the initial noise
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+}
+
+/// What every command that plans a run understands.
+#[derive(Debug, Default, ClapArgs)]
+pub(crate) struct Sampling {
+    /// A model folder, or the name of an embedded model
+    #[arg(long, value_name = "DIR|NAME")]
+    pub(crate) model: Option<String>,
+    /// Settings as TOML; flags override it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Sampling steps
+    #[arg(long)]
+    pub(crate) steps: Option<usize>,
+    /// Pixels
+    #[arg(long, value_name = "WxH", value_parser = size)]
+    pub(crate) size: Option<[usize; 2]>,
+    /// Frames; 1 for an image
+    #[arg(long)]
+    pub(crate) frames: Option<usize>,
+    /// Scale of classifier-free guidance; at most 1 is without
+    #[arg(long)]
+    pub(crate) guidance: Option<f64>,
+    /// Shift of the noise levels
+    #[arg(long)]
+    pub(crate) flow_shift: Option<f64>,
+    /// Solver
+    #[arg(long, value_name = "unipc|euler|dpmpp|wan-unipc|wan-dpmpp")]
+    pub(crate) sampler: Option<String>,
+    /// A strategy with its profile's defaults, or replay:TRACE
+    #[arg(long, value_name = "NAME")]
+    pub(crate) cache: Option<String>,
+    /// Overrides a key of --cache, as TOML: threshold=0.1
+    #[arg(long, value_name = "KEY=VALUE", requires = "cache")]
+    pub(crate) set: Vec<String>,
+    /// A built-in calibration profile, or the path of one
+    #[arg(long, value_name = "NAME|FILE")]
+    pub(crate) profile: Option<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Run {
+    #[command(flatten)]
+    pub(crate) sampling: Sampling,
+    /// What to show
+    #[arg(long)]
+    pub(crate) prompt: Option<String>,
+    /// What not to show
+    #[arg(long)]
+    pub(crate) negative_prompt: Option<String>,
+    /// Seed of the initial noise
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+    /// How weights are kept in memory; arithmetic on a CPU is f32
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) dtype: Dtype,
+    /// cpu, cuda:N or metal
+    #[arg(long, default_value = "cpu")]
+    pub(crate) device: String,
+    /// FILE.mp4, .gif or .png, or a folder of PNG frames
+    #[arg(long, value_name = "FILE|DIR")]
+    pub(crate) out: Option<PathBuf>,
+    /// Writes every decision, one JSON line per pass
+    #[arg(long, value_name = "FILE.jsonl")]
+    pub(crate) trace: Option<PathBuf>,
+    /// Prints the resolved configuration and runs nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Dtype {
+    /// As stored
+    #[default]
+    Auto,
+    F32,
+    F16,
+    Bf16,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Schedule {
+    #[command(flatten)]
+    pub(crate) sampling: Sampling,
+    /// Part of the schedule below which the second expert runs
+    #[arg(long)]
+    pub(crate) boundary: Option<f64>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct List {
+    /// Prints a configuration of this strategy that parses
+    #[arg(long, value_name = "STRATEGY")]
+    pub(crate) example: Option<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Inspect {
+    /// A model folder, a component folder or a safetensors file; the embedded model without
+    pub(crate) path: Option<PathBuf>,
+    /// Lists every tensor
+    #[arg(long)]
+    pub(crate) tensors: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Verify {
+    /// Case folders, folders of cases, decision tables, or patterns with *
+    #[arg(required = true, value_name = "CASE")]
+    pub(crate) cases: Vec<PathBuf>,
+    /// A case that this build cannot run does not fail the command
+    #[arg(long)]
+    pub(crate) allow_skipped: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Bench {
+    #[command(subcommand)]
+    pub(crate) what: BenchKind,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BenchKind {
+    /// One transformer forward on random latents
+    Forward(BenchForward),
+    /// A pass without hooks, a skipped step and each metric against the plain loop
+    Overhead {
+        /// Timed repetitions
+        #[arg(long, default_value_t = 20)]
+        repeat: usize,
+    },
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct BenchForward {
+    /// A model folder, or the folder of a transformer alone; the embedded model without
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: Option<PathBuf>,
+    /// Latent frames x height x width
+    #[arg(long, value_name = "FxHxW", value_parser = latent, default_value = "5x16x16")]
+    pub(crate) latent: [usize; 3],
+    /// Text tokens
+    #[arg(long, default_value_t = 16)]
+    pub(crate) text: usize,
+    /// Timed repetitions
+    #[arg(long, default_value_t = 10)]
+    pub(crate) repeat: usize,
+}
+
+fn size(text: &str) -> Result<[usize; 2], String> {
+    numbers(text).ok_or_else(|| format!("{text:?} is not WIDTHxHEIGHT, such as 832x480"))
+}
+
+fn latent(text: &str) -> Result<[usize; 3], String> {
+    numbers(text).ok_or_else(|| format!("{text:?} is not FRAMESxHEIGHTxWIDTH, such as 5x16x16"))
+}
+
+fn numbers<const N: usize>(text: &str) -> Option<[usize; N]> {
+    let parts: Vec<usize> = text.split(['x', 'X']).map(str::parse).collect::<Result<_, _>>().ok()?;
+    parts.try_into().ok()
+}

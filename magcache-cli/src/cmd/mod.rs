@@ -1,0 +1,9 @@
+//! The commands, one file each.
+
+pub(crate) mod bench;
+pub(crate) mod demo;
+pub(crate) mod inspect;
+pub(crate) mod list;
+pub(crate) mod run;
+pub(crate) mod schedule;
+pub(crate) mod verify;

@@ -1,0 +1,213 @@
+//! `run`: one generation.
+
+use std::{path::PathBuf, time::Instant};
+
+use anyhow::{Context, Result};
+use candle_core::{DType, Device};
+use magcache_models::{
+    checkpoint::WeightDtype,
+    pipeline::{Generation, LoadOptions, PipelineError, Stage},
+};
+use serde_json::json;
+
+use crate::{
+    args::{Dtype, Run},
+    failure::bad_input_with,
+    interrupt::Interrupt,
+    media::{Clip, Frames, Output as Media, ValueRange},
+    output::Output,
+    plan::{Config, Plan},
+    summary::{self, Summary, strip, trace},
+};
+
+pub(crate) fn run(args: &Run, out: &Output) -> Result<()> {
+    let started = Instant::now();
+    let plan = plan(args)?;
+    let built = plan.build()?;
+    for warning in &built.warnings {
+        out.warn(&warning.to_string(), warning.hint.as_deref());
+    }
+    if args.dry_run {
+        let text = plan.to_toml()?;
+        out.answer(&text, &json!({ "config": serde_json::to_value(&plan.config)? }));
+        return Ok(());
+    }
+    let path = plan.config.output.path.clone().unwrap_or_else(|| PathBuf::from("magcache.mp4"));
+    let media = Media::prepare(&path, clip(&plan))?;
+    let trace_file = args.trace.as_deref().map(trace::TraceFile::prepare).transpose()?;
+    let interrupt = Interrupt::listen()?;
+
+    let mut notes = Vec::new();
+    let spinner = out.spinner("loading");
+    let denoiser = plan.pipeline.denoiser(&plan.request, &|s| spinner.set_message(stage(s)), &mut notes)?;
+    spinner.finish_and_clear();
+    for note in &notes {
+        out.note(note);
+    }
+    let (sampler, latents) = (plan.pipeline.sampler(&plan.request)?, plan.pipeline.noise(&plan.request)?);
+    let mut generation = Generation::new(denoiser, plan.trajectory.clone(), sampler, latents, &built.registry);
+    let bar = out.bar(plan.request.steps, "denoising");
+    generation.run(&|| interrupt.is_set(), &mut |_| bar.inc(1))?;
+    bar.finish_and_clear();
+
+    let latents = generation.latents().clone();
+    let written = decode(&plan, &latents, &media, &interrupt, out)?;
+    let config_path = beside(&written);
+    write_atomically(&config_path, &plan.to_toml()?)?;
+    let mut outputs = vec![written, config_path];
+    if let Some(file) = trace_file {
+        let names = trace::names(&built.registry, &plan.cache.cache);
+        outputs.push(file.write(&plan.request, &names, &generation)?);
+    }
+    report(&plan, &generation, &outputs, started, out)
+}
+
+fn plan(args: &Run) -> Result<Plan> {
+    let mut config = Config::of(&args.sampling)?;
+    let sampling = &mut config.sampling;
+    sampling.prompt = args.prompt.clone().or(sampling.prompt.take());
+    sampling.negative_prompt = args.negative_prompt.clone().or(sampling.negative_prompt.take());
+    sampling.seed = args.seed.or(sampling.seed);
+    config.output.path = args.out.clone().or(config.output.path.take());
+    Plan::new(config, LoadOptions { device: device(&args.device)?, dtype: weights(args.dtype) })
+}
+
+/// The device of `--device`.
+pub(crate) fn device(name: &str) -> Result<Device> {
+    let hint = "this build computes on the CPU; GPUs need a build with the feature of their kind";
+    match name.split_once(':').unwrap_or((name, "0")) {
+        ("cpu", _) => Ok(Device::Cpu),
+        ("cuda", n) => match n.parse().map(Device::new_cuda) {
+            Ok(Ok(device)) => Ok(device),
+            Ok(Err(e)) => Err(bad_input_with(format!("cannot use device {name:?}: {e}"), hint)),
+            Err(_) => Err(bad_input_with(format!("device {name:?} has no number"), "--device cuda:0")),
+        },
+        ("metal", _) => {
+            Device::new_metal(0).map_err(|e| bad_input_with(format!("cannot use device {name:?}: {e}"), hint))
+        }
+        _ => Err(bad_input_with(format!("unknown device {name:?}"), "cpu, cuda:N or metal")),
+    }
+}
+
+fn weights(dtype: Dtype) -> WeightDtype {
+    match dtype {
+        Dtype::Auto => WeightDtype::Keep,
+        Dtype::F32 => WeightDtype::Cast(DType::F32),
+        Dtype::F16 => WeightDtype::Cast(DType::F16),
+        Dtype::Bf16 => WeightDtype::Cast(DType::BF16),
+    }
+}
+
+/// What a stage is called in progress.
+pub(crate) fn stage(stage: Stage) -> &'static str {
+    match stage {
+        Stage::EncodingPrompt => "encoding the prompt",
+        Stage::LoadingTransformer => "loading the transformer",
+        Stage::LoadingVae => "loading the autoencoder",
+    }
+}
+
+/// Size and speed of what a plan makes.
+pub(crate) fn clip(plan: &Plan) -> Clip {
+    Clip {
+        width: u32::try_from(plan.request.width).unwrap_or(u32::MAX),
+        height: u32::try_from(plan.request.height).unwrap_or(u32::MAX),
+        frames: plan.request.frames,
+        fps: plan.fps,
+    }
+}
+
+fn decode(
+    plan: &Plan,
+    latents: &candle_core::Tensor,
+    media: &Media,
+    interrupt: &Interrupt,
+    out: &Output,
+) -> Result<PathBuf> {
+    let bar = out.bar(plan.request.frames, "decoding");
+    let mut writer = media.writer()?;
+    let mut sink = |pixels: &candle_core::Tensor| {
+        if interrupt.is_set() {
+            let steps = plan.request.steps;
+            return Err(PipelineError::Interrupted { step: steps, steps });
+        }
+        let frames = Frames::new(pixels, ValueRange::Signed).map_err(|e| PipelineError::Sink(Box::new(e)))?;
+        for frame in frames.iter() {
+            let frame = frame.map_err(|e| PipelineError::Sink(Box::new(e)))?;
+            writer.push(&frame).map_err(|e| PipelineError::Sink(Box::new(e)))?;
+            bar.inc(1);
+        }
+        Ok(())
+    };
+    plan.pipeline.decode(latents, &|_| {}, &mut sink)?;
+    writer.finish()?;
+    bar.finish_and_clear();
+    Ok(media.path().to_owned())
+}
+
+/// `cat.mp4` to `cat.toml`, a folder `frames` to `frames.toml`.
+fn beside(path: &std::path::Path) -> PathBuf {
+    path.with_extension("toml")
+}
+
+fn write_atomically(path: &std::path::Path, text: &str) -> Result<()> {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(std::path::Path::new("."));
+    let of = || format!("cannot write {}", path.display());
+    let mut file = tempfile::NamedTempFile::new_in(folder).with_context(of)?;
+    std::io::Write::write_all(&mut file, text.as_bytes()).with_context(of)?;
+    file.persist(path).with_context(of)?;
+    Ok(())
+}
+
+fn report(
+    plan: &Plan,
+    generation: &Generation,
+    outputs: &[PathBuf],
+    started: Instant,
+    out: &Output,
+) -> Result<()> {
+    let seconds = started.elapsed().as_secs_f64();
+    let transformer = generation.transformer_time().as_secs_f64();
+    let experts = plan.pipeline.meta().experts.clone();
+    let mut text = format!(
+        "{} steps in {seconds:.2} s, transformer {transformer:.2} s\n",
+        plan.request.steps
+    );
+    let mut document = json!({
+        "config": serde_json::to_value(&plan.config)?,
+        "skipped": null,
+        "seconds": seconds,
+        "transformer_seconds": transformer,
+        "failsafes": 0,
+        "outputs": outputs,
+    });
+    if let Some(session) = generation.session() {
+        let run = &plan.trajectory;
+        let summary = Summary::of(session.log(), session.registry(), plan.pipeline.meta(), run);
+        for (branch, strip) in strip::strips(session.log(), run) {
+            text += &format!("  {branch:>7} {strip}\n");
+        }
+        text += &summary.text(&experts);
+        text += &format!(
+            "  skipped {} of {} passes, ceiling {:.3}x, cache {} at the peak, {} evicted\n",
+            summary.skipped(),
+            summary.passes,
+            summary.ceiling(),
+            summary::bytes(session.slots().peak_bytes()),
+            session.slots().evicted(),
+        );
+        for (cause, n) in &summary.failsafes {
+            text += &format!("  {n} times {cause}\n");
+        }
+        document["skipped"] = summary.skipped_by_branch();
+        document["parts"] = summary.json(&experts);
+        document["ceiling"] = json!(summary.ceiling());
+        document["failsafes"] = json!(summary.failsafes.values().sum::<usize>());
+        document["cache_bytes"] = json!(session.slots().peak_bytes());
+    }
+    for output in outputs {
+        text += &format!("wrote {}\n", output.display());
+    }
+    out.answer(&text, &document);
+    Ok(())
+}

@@ -1,0 +1,219 @@
+//! `schedule`: what a strategy will skip, without loading weights.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use magcache_core::{
+    Branch, DecisionLog, HookRegistry, ModelMeta, Phase, Problem, Profile, Trajectory, meta,
+    schedule::simulate,
+};
+use magcache_models::{
+    pipeline::LoadOptions,
+    sampler::{Schedule as Levels, SamplerKind, SchedulerConfig},
+};
+use serde_json::{Value, json};
+
+use crate::{
+    args::Schedule,
+    failure::bad_input,
+    output::Output,
+    plan::{Config, Plan},
+    summary::{self, Summary, strip},
+};
+
+/// Steps and shift of a run of a model that is only known by its profile.
+const STEPS: usize = 50;
+const FLOW_SHIFT: f64 = 5.0;
+
+/// A run as far as it is known without weights.
+struct Outlook {
+    profile: Option<String>,
+    meta: ModelMeta,
+    run: Trajectory,
+    config: Config,
+    /// Tokens of one sample, where the model's patches are known.
+    tokens: Option<usize>,
+}
+
+pub(crate) fn run(args: &Schedule, out: &Output) -> Result<()> {
+    let mut config = Config::of(&args.sampling)?;
+    if config.cache.is_empty() {
+        let table = [("strategy".to_owned(), toml::Value::String("magcache".to_owned()))];
+        config.cache.push(toml::Table::from_iter(table));
+        if let (Some(profile), Some(cache)) = (&args.sampling.profile, config.cache.first_mut()) {
+            cache.insert("profile".to_owned(), toml::Value::String(profile.clone()));
+        }
+    }
+    let named = config.model.is_some() || config.weights.is_some() || args.sampling.config.is_some();
+    let outlook = match (&args.sampling.profile, named) {
+        (Some(profile), false) => of_profile(profile, config, args)?,
+        _ => of_model(config)?,
+    };
+    let plan = outlook.config.caches()?;
+    let built = plan.build(&outlook.meta, Some(&outlook.run))?;
+    let mut warnings = built.warnings.clone();
+    let strategy = plan.cache.iter().map(|e| e.name.as_str()).collect::<Vec<_>>().join(" + ");
+
+    let log = if built.registry.is_static() {
+        Some(simulate(&built.registry, &outlook.meta, &outlook.run)?)
+    } else {
+        let message = format!("{strategy} decides from what it sees: its schedule is known only after a run");
+        warnings.push(Problem::warning("schedule", message).hint("magcache run --trace FILE.jsonl records it"));
+        None
+    };
+    let summary = log.as_ref().map(|log| Summary::of(log, &built.registry, &outlook.meta, &outlook.run));
+    if summary.as_ref().is_some_and(|s| s.skipped() == 0) {
+        let message = format!("0 of {} steps would be skipped", outlook.run.len());
+        warnings.push(Problem::warning("schedule", message).hint("raise `threshold` or lower `warmup`"));
+    }
+    let bytes = cache_bytes(&outlook, &built.registry);
+    for warning in &warnings {
+        out.warn(&warning.to_string(), warning.hint.as_deref());
+    }
+    let document = json!({
+        "profile": outlook.profile,
+        "strategy": strategy,
+        "steps": outlook.run.len(),
+        "experts": experts(&outlook),
+        "skipped": summary.as_ref().map(Summary::skipped_by_branch),
+        "reasons": log.as_ref().map(|log| reasons(log, &outlook.run)),
+        "ceiling": summary.as_ref().map(Summary::ceiling),
+        "cache_bytes": bytes,
+        "warnings": warnings.iter().map(ToString::to_string).collect::<Vec<_>>(),
+    });
+    out.answer(&text(&outlook, &strategy, log.as_ref(), summary.as_ref(), bytes), &document);
+    Ok(())
+}
+
+fn of_model(config: Config) -> Result<Outlook> {
+    let plan = Plan::new(config, LoadOptions::default())?;
+    let meta = plan.pipeline.meta().clone();
+    Ok(Outlook {
+        profile: profile_of(&plan.config, &meta),
+        tokens: Some(plan.pipeline.tokens(&plan.request)),
+        run: plan.trajectory,
+        config: plan.config,
+        meta,
+    })
+}
+
+fn of_profile(name: &str, config: Config, args: &Schedule) -> Result<Outlook> {
+    let profile = Profile::find(name)?;
+    let variant = config.cache.first().and_then(|c| c.get("variant")).and_then(toml::Value::as_str);
+    let curve = profile.curves_of(variant)?.first().copied().cloned();
+    let meta = match &profile.model {
+        Some(model) => meta::model(model)?.clone(),
+        None => {
+            let guided = curve.as_ref().is_none_or(|c| c.ratios.contains_key("uncond"));
+            ModelMeta { guided, ..ModelMeta::simple("model", 1) }
+        }
+    };
+    let shift = config.sampling.flow_shift.or(curve.as_ref().and_then(|c| c.flow_shift)).unwrap_or(FLOW_SHIFT);
+    let boundary = args.boundary.or(curve.as_ref().and_then(|c| c.boundary_ratio));
+    let steps = config.sampling.steps.or(curve.as_ref().map(|c| c.steps)).unwrap_or(STEPS);
+    let kind = config.sampler()?.unwrap_or(SamplerKind::UniPc);
+    let levels = Levels::new(&SchedulerConfig::new(kind, shift), steps)?;
+    let guided = meta.guided && config.sampling.guidance.is_none_or(|g| g > 1.0);
+    let run = Trajectory {
+        phases: levels.experts(boundary)?,
+        sigmas: levels.sigmas.iter().map(|s| f64::from(*s)).collect(),
+        timesteps: levels.timesteps,
+        branches: if guided { vec![Branch::Cond, Branch::Uncond] } else { vec![Branch::Cond] },
+        flow_shift: Some(shift),
+        boundary_ratio: boundary,
+        first: 0,
+    };
+    if let Some([width, height]) = config.sampling.size
+        && (width == 0 || height == 0)
+    {
+        return Err(bad_input(format!("size {width}x{height}: both must be above 0")));
+    }
+    Ok(Outlook { profile: Some(name.to_owned()), meta, run, config, tokens: None })
+}
+
+fn profile_of(config: &Config, meta: &ModelMeta) -> Option<String> {
+    let named = config.cache.first().and_then(|c| c.get("profile")).and_then(toml::Value::as_str);
+    named.or(meta.profiles.first().copied()).map(str::to_owned)
+}
+
+/// Residuals of every hook, branch and expert at once, in the dtype that they are stored in.
+fn cache_bytes(outlook: &Outlook, registry: &HookRegistry) -> Option<usize> {
+    let size = registry.storage().dtype.unwrap_or(candle_core::DType::F32).size_in_bytes();
+    let one = outlook.tokens? * outlook.meta.hidden_size * size;
+    Some(one * registry.rings().len() * outlook.run.branches.len() * outlook.run.phases.len())
+}
+
+fn expert_name(outlook: &Outlook, phase: &Phase) -> String {
+    let named = outlook.meta.experts.get(usize::from(phase.expert.0)).copied();
+    match (named, outlook.run.phases.len()) {
+        (Some(name), _) => name.to_owned(),
+        (None, _) => format!("expert {}", phase.expert.0),
+    }
+}
+
+fn experts(outlook: &Outlook) -> Vec<Value> {
+    let of = |p: &Phase| json!({ "name": expert_name(outlook, p), "first": p.steps.start, "end": p.steps.end });
+    outlook.run.phases.iter().map(of).collect()
+}
+
+/// The outermost hook's reason for every step, by branch.
+fn reasons(log: &DecisionLog, run: &Trajectory) -> Value {
+    let mut by: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    for branch in &run.branches {
+        let of = |index| log.records().iter().find(|r| r.step == index && r.branch == *branch);
+        let reasons = run.steps().map(|s| of(s.index).map_or("computed", |r| r.why.as_str())).collect();
+        by.insert(branch.to_string(), reasons);
+    }
+    json!(by)
+}
+
+fn text(
+    outlook: &Outlook,
+    strategy: &str,
+    log: Option<&DecisionLog>,
+    summary: Option<&Summary>,
+    bytes: Option<usize>,
+) -> String {
+    let run = &outlook.run;
+    let mut out = format!("{strategy}, {} steps", run.len());
+    if let Some(profile) = &outlook.profile {
+        out += &format!(", profile {profile}");
+    }
+    out += "\n\nstep  timestep   sigma  expert        ";
+    out += &run.branches.iter().map(|b| format!("{:<26}", b.to_string())).collect::<String>();
+    out.push('\n');
+    for step in run.steps() {
+        let phase = Phase { expert: step.expert, steps: step.phase.clone() };
+        let expert = expert_name(outlook, &phase);
+        out += &format!("{:>4} {:>9.2} {:>7.4}  {expert:<12}  ", step.index, step.timestep, step.sigma);
+        for branch in &run.branches {
+            let record =
+                log.and_then(|l| l.records().iter().find(|r| r.step == step.index && r.branch == *branch));
+            let cell = match record {
+                Some(r) => format!("{} ({})", if r.reused { "skip" } else { "compute" }, r.why),
+                None => "depends on content".to_owned(),
+            };
+            out += &format!("{cell:<26}");
+        }
+        while out.ends_with(' ') {
+            out.pop();
+        }
+        out.push('\n');
+    }
+    if let (Some(log), Some(summary)) = (log, summary) {
+        out.push('\n');
+        for (branch, strip) in strip::strips(log, run) {
+            out += &format!("{branch:>7} {strip}\n");
+        }
+        out += &format!(
+            "skipped {} of {} passes, ceiling {:.3}x\n",
+            summary.skipped(),
+            summary.passes,
+            summary.ceiling()
+        );
+    }
+    if let Some(bytes) = bytes {
+        out += &format!("cache at most {}\n", summary::bytes(bytes));
+    }
+    out
+}

@@ -1,0 +1,65 @@
+//! How a command ends when it does not end well: message, hint and exit code.
+
+use anyhow::Error;
+use magcache_core::ConfigError;
+use magcache_models::{checkpoint::CheckpointError, pipeline::PipelineError, sampler::SamplerError};
+
+use crate::media::MediaError;
+
+/// Something wrong with what was typed or given, found by this program itself.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub(crate) struct BadInput {
+    message: String,
+    hint: Option<String>,
+}
+
+/// A check whose answer is no: its report is already printed.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Failed(pub(crate) String);
+
+/// An error with exit code 2.
+pub(crate) fn bad_input(message: impl Into<String>) -> Error {
+    BadInput { message: message.into(), hint: None }.into()
+}
+
+/// An error with exit code 2 and something that can be typed.
+pub(crate) fn bad_input_with(message: impl Into<String>, hint: impl Into<String>) -> Error {
+    BadInput { message: message.into(), hint: Some(hint.into()) }.into()
+}
+
+/// 130 interrupted, 2 bad input, 1 anything else.
+pub(crate) fn exit_code(error: &Error) -> u8 {
+    for cause in error.chain() {
+        if let Some(error) = cause.downcast_ref::<PipelineError>() {
+            return match error {
+                PipelineError::Interrupted { .. } => 130,
+                error if error.is_bad_input() => 2,
+                _ => 1,
+            };
+        }
+        if cause.is::<BadInput>()
+            || cause.is::<ConfigError>()
+            || cause.is::<CheckpointError>()
+            || cause.is::<SamplerError>()
+            || cause.is::<MediaError>()
+        {
+            return 2;
+        }
+    }
+    1
+}
+
+/// What to do about it, where somebody knows.
+pub(crate) fn hint(error: &Error) -> Option<String> {
+    error.chain().find_map(|cause| {
+        if let Some(e) = cause.downcast_ref::<BadInput>() {
+            return e.hint.clone();
+        }
+        if let Some(e) = cause.downcast_ref::<PipelineError>() {
+            return e.hint();
+        }
+        cause.downcast_ref::<ConfigError>().and_then(ConfigError::hint)
+    })
+}

@@ -1,0 +1,106 @@
+//! The only file that prints.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is the file that may print")]
+
+use std::{
+    io::{IsTerminal, Write},
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::Error;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::{Value, json};
+
+use crate::failure::{exit_code, hint};
+
+/// Where a command's answer, its notes and its progress go.
+#[derive(Debug)]
+pub(crate) struct Output {
+    json: bool,
+    quiet: bool,
+    colour: bool,
+}
+
+impl Output {
+    /// `json` keeps stdout for one document; `quiet` drops notes and progress.
+    pub(crate) fn new(json: bool, quiet: bool) -> Self {
+        let plain = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
+        Self { json, quiet, colour: !plain && std::io::stdout().is_terminal() }
+    }
+
+    /// The answer: `document` with `--json`, else `text`.
+    pub(crate) fn answer(&self, text: &str, document: &Value) {
+        let mut out = std::io::stdout().lock();
+        // A closed pipe is the reader's choice, not an error.
+        let _ = if self.json { writeln!(out, "{document}") } else { writeln!(out, "{}", text.trim_end()) };
+    }
+
+    /// Something that the user should know and scripts need not.
+    pub(crate) fn note(&self, text: &str) {
+        if !self.quiet {
+            eprintln!("note: {text}");
+        }
+    }
+
+    /// Something that may not be as hoped.
+    pub(crate) fn warn(&self, text: &str, hint: Option<&str>) {
+        if !self.quiet {
+            eprintln!("warning: {text}");
+            if let Some(hint) = hint {
+                eprintln!("hint: {hint}");
+            }
+        }
+    }
+
+    /// `text` in a colour of the terminal, where there is one.
+    pub(crate) fn paint(&self, text: &str, code: u8) -> String {
+        if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+
+    /// A bar over `steps` steps.
+    pub(crate) fn bar(&self, steps: usize, what: &str) -> ProgressBar {
+        let style = ProgressStyle::with_template("{msg:24} {bar:32} {pos}/{len} {elapsed} (eta {eta})");
+        self.shown(ProgressBar::new(steps as u64), style.ok(), what)
+    }
+
+    /// A spinner for work without a known length.
+    pub(crate) fn spinner(&self, what: &str) -> ProgressBar {
+        let bar = self.shown(
+            ProgressBar::new_spinner(),
+            ProgressStyle::with_template("{spinner} {msg} {elapsed}").ok(),
+            what,
+        );
+        bar.enable_steady_tick(Duration::from_millis(120));
+        bar
+    }
+
+    fn shown(&self, bar: ProgressBar, style: Option<ProgressStyle>, what: &str) -> ProgressBar {
+        if self.quiet {
+            bar.set_draw_target(ProgressDrawTarget::hidden());
+        }
+        if let Some(style) = style {
+            bar.set_style(style);
+        }
+        bar.set_message(what.to_owned());
+        bar
+    }
+
+    /// How it ended when it did not end well.
+    pub(crate) fn failure(&self, error: &Error) -> ExitCode {
+        let causes: Vec<String> = error.chain().skip(1).map(ToString::to_string).collect();
+        let hint = hint(error);
+        if self.json {
+            let document = json!({ "error": error.to_string(), "causes": causes, "hint": hint });
+            let _ = writeln!(std::io::stdout().lock(), "{document}");
+        } else {
+            eprintln!("error: {error}");
+            for cause in causes {
+                eprintln!("  caused by: {cause}");
+            }
+            if let Some(hint) = hint {
+                eprintln!("hint: {hint}");
+            }
+        }
+        ExitCode::from(exit_code(error))
+    }
+}

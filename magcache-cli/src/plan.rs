@@ -1,0 +1,224 @@
+//! What was typed, and what it means: flags over the configuration file over the model's defaults.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use magcache_core::{Built, CachePlan, ConfigError, Residuals, Trajectory, nearest};
+use magcache_models::{
+    checkpoint::Folder,
+    pipeline::{self, LoadOptions, Pipeline, Request},
+    sampler::SamplerKind,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    args::Sampling,
+    failure::{bad_input, bad_input_with},
+    summary::trace,
+};
+
+/// The configuration file.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Config {
+    /// A registered model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) model: Option<String>,
+    /// A checkpoint folder.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) weights: Option<PathBuf>,
+    pub(crate) sampling: SamplingTable,
+    #[serde(skip_serializing_if = "Residuals::is_default")]
+    pub(crate) residuals: Residuals,
+    pub(crate) output: OutputTable,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) cache: Vec<toml::Table>,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct SamplingTable {
+    pub(crate) prompt: Option<String>,
+    pub(crate) negative_prompt: Option<String>,
+    pub(crate) steps: Option<usize>,
+    pub(crate) sampler: Option<String>,
+    pub(crate) flow_shift: Option<f64>,
+    pub(crate) guidance: Option<f64>,
+    pub(crate) seed: Option<u64>,
+    pub(crate) size: Option<[usize; 2]>,
+    pub(crate) frames: Option<usize>,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct OutputTable {
+    pub(crate) path: Option<PathBuf>,
+    pub(crate) fps: Option<f64>,
+}
+
+/// A model and everything that is asked of it.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) pipeline: Box<dyn Pipeline>,
+    pub(crate) request: Request,
+    pub(crate) trajectory: Trajectory,
+    pub(crate) cache: CachePlan,
+    pub(crate) fps: f64,
+    /// What reproduces this run.
+    pub(crate) config: Config,
+}
+
+impl Config {
+    /// Reads a file.
+    pub(crate) fn read(path: &Path) -> Result<Self> {
+        let read = std::fs::read_to_string(path);
+        let text = read.map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        Ok(toml::from_str(&text).map_err(|e| ConfigError::toml(&path.display().to_string(), &e))?)
+    }
+
+    /// The file of `--config`, if any, with the flags on top.
+    pub(crate) fn of(flags: &Sampling) -> Result<Self> {
+        let mut config = flags.config.as_deref().map(Self::read).transpose()?.unwrap_or_default();
+        if let Some(model) = &flags.model {
+            let embedded = pipeline::embedded().iter().any(|e| e.name == model);
+            (config.model, config.weights) =
+                if embedded { (Some(model.clone()), None) } else { (None, Some(PathBuf::from(model))) };
+        }
+        let sampling = &mut config.sampling;
+        sampling.steps = flags.steps.or(sampling.steps);
+        sampling.sampler = flags.sampler.clone().or(sampling.sampler.take());
+        sampling.flow_shift = flags.flow_shift.or(sampling.flow_shift);
+        sampling.guidance = flags.guidance.or(sampling.guidance);
+        sampling.size = flags.size.or(sampling.size);
+        sampling.frames = flags.frames.or(sampling.frames);
+        if let Some(name) = &flags.cache {
+            config.cache = vec![cache_table(name, &flags.set)?];
+        }
+        if let Some(profile) = &flags.profile {
+            for table in &mut config.cache {
+                table.insert("profile".to_owned(), toml::Value::String(profile.clone()));
+            }
+        }
+        Ok(config)
+    }
+
+    /// Opens the model that it names; reads configuration files only.
+    pub(crate) fn open(&self, options: LoadOptions) -> Result<Box<dyn Pipeline>> {
+        let embedded = pipeline::embedded();
+        let folder = match (&self.weights, &self.model) {
+            (Some(_), Some(_)) => return Err(bad_input("both `model` and `weights` are given, one is enough")),
+            (Some(path), None) => Folder::open(path)?,
+            (None, None) => match embedded.first() {
+                Some(first) => (first.folder)(),
+                None => return Err(bad_input_with("this build has no embedded model", "give --model DIR")),
+            },
+            (None, Some(name)) => match embedded.iter().find(|e| e.name == name) {
+                Some(found) => (found.folder)(),
+                None => {
+                    magcache_core::meta::model(name)?;
+                    let message = format!("model {name:?} has no weights in this program");
+                    return Err(bad_input_with(message, "give `weights = \"DIR\"` or --model DIR"));
+                }
+            },
+        };
+        Ok(pipeline::open(folder, options)?)
+    }
+
+    /// Solver by name.
+    pub(crate) fn sampler(&self) -> Result<Option<SamplerKind>> {
+        let Some(name) = &self.sampling.sampler else { return Ok(None) };
+        match SamplerKind::ALL.into_iter().find(|k| k.name() == name) {
+            Some(kind) => Ok(Some(kind)),
+            None => {
+                let names = SamplerKind::ALL.map(SamplerKind::name);
+                let hint = match nearest(name, names) {
+                    Some(near) => format!("did you mean {near:?}?"),
+                    None => format!("one of {}", names.join(", ")),
+                };
+                Err(bad_input_with(format!("unknown sampler {name:?}"), hint))
+            }
+        }
+    }
+
+    /// The caches.
+    pub(crate) fn caches(&self) -> Result<CachePlan> {
+        Ok(CachePlan::from_tables(self.cache.clone(), self.residuals.clone())?)
+    }
+}
+
+impl Plan {
+    /// Opens the model, fills in its defaults and checks the whole request. Loads no weights.
+    pub(crate) fn new(mut config: Config, options: LoadOptions) -> Result<Self> {
+        let pipeline = config.open(options)?;
+        let defaults = pipeline.defaults();
+        let s = &config.sampling;
+        let [width, height] = s.size.unwrap_or([defaults.width, defaults.height]);
+        let base = defaults.request();
+        let request = Request {
+            prompt: s.prompt.clone().unwrap_or(base.prompt),
+            negative_prompt: s.negative_prompt.clone().unwrap_or(base.negative_prompt),
+            steps: s.steps.unwrap_or(base.steps),
+            width,
+            height,
+            frames: s.frames.unwrap_or(base.frames),
+            seed: s.seed.unwrap_or(base.seed),
+            guidance: s.guidance.unwrap_or(base.guidance),
+            guidance_2: None,
+            sampler: config.sampler()?,
+            flow_shift: s.flow_shift,
+        };
+        let fps = config.output.fps.unwrap_or(defaults.fps);
+        if !(fps.is_finite() && fps > 0.0) {
+            return Err(bad_input(format!("`fps` is {fps}, it must be above 0")));
+        }
+        pipeline.check(&request)?;
+        let trajectory = pipeline.trajectory(&request)?;
+        let cache = config.caches()?;
+        config.cache = cache.cache.iter().map(magcache_core::CacheEntry::to_table).collect::<Result<_, _>>()?;
+        config.output.fps = Some(fps);
+        config.sampling = SamplingTable {
+            prompt: Some(request.prompt.clone()),
+            negative_prompt: Some(request.negative_prompt.clone()),
+            steps: Some(request.steps),
+            sampler: config.sampling.sampler.clone(),
+            flow_shift: trajectory.flow_shift,
+            guidance: Some(request.guidance),
+            seed: Some(request.seed),
+            size: Some([request.width, request.height]),
+            frames: Some(request.frames),
+        };
+        if config.model.is_none() && config.weights.is_none() {
+            config.model = pipeline::embedded().first().map(|e| e.name.to_owned());
+        }
+        Ok(Self { pipeline, request, trajectory, cache, fps, config })
+    }
+
+    /// The hooks, and what to tell the user before the run.
+    pub(crate) fn build(&self) -> Result<Built> {
+        Ok(self.cache.build(self.pipeline.meta(), Some(&self.trajectory))?)
+    }
+
+    /// The configuration that reproduces this run.
+    pub(crate) fn to_toml(&self) -> Result<String> {
+        toml::to_string(&self.config).context("cannot write the configuration as TOML")
+    }
+}
+
+/// The `[[cache]]` table of `--cache` and `--set`.
+fn cache_table(name: &str, set: &[String]) -> Result<toml::Table> {
+    let mut table = match name.strip_prefix("replay:") {
+        Some(path) => trace::to_schedule(Path::new(path))?,
+        None => toml::Table::from_iter([("strategy".to_owned(), toml::Value::String(name.to_owned()))]),
+    };
+    for pair in set {
+        let Some((key, value)) = pair.split_once('=') else {
+            return Err(bad_input_with(format!("--set {pair:?} has no `=`"), "--set threshold=0.1"));
+        };
+        // A word without quotes is meant as a string.
+        let parsed: Result<toml::Table, _> = toml::from_str(&format!("value = {value}"));
+        let value = parsed.ok().and_then(|mut t| t.remove("value"));
+        let value = value.unwrap_or_else(|| toml::Value::String(pair[key.len() + 1..].to_owned()));
+        table.insert(key.trim().to_owned(), value);
+    }
+    Ok(table)
+}

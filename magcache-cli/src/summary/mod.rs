@@ -1,0 +1,147 @@
+//! What a run did: passes computed and skipped, by expert and branch, with reasons.
+
+pub(crate) mod strip;
+pub(crate) mod trace;
+
+use std::collections::BTreeMap;
+
+use magcache_core::{Branch, DecisionLog, Expert, HookRegistry, ModelMeta, Record, Trajectory, schedule};
+use serde_json::{Value, json};
+
+/// The decisions of one expert's passes of one branch.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Part {
+    pub(crate) steps: usize,
+    pub(crate) skipped: Vec<usize>,
+    pub(crate) reasons: BTreeMap<&'static str, usize>,
+    pub(crate) metrics: Vec<f64>,
+}
+
+/// What a run's caches did.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Summary {
+    pub(crate) parts: BTreeMap<(Expert, Branch), Part>,
+    pub(crate) failsafes: BTreeMap<&'static str, usize>,
+    /// Passes of the network.
+    pub(crate) passes: usize,
+    /// Passes, in parts of the blocks that a hook replaced: a pass whose every block was replaced counts 1.
+    pub(crate) saved: f64,
+}
+
+impl Summary {
+    /// From the decisions of a run. Only decisions that were not forced from further out count.
+    pub(crate) fn of(log: &DecisionLog, registry: &HookRegistry, model: &ModelMeta, run: &Trajectory) -> Self {
+        let mut out = Self { passes: run.steps().count() * run.branches.len(), ..Self::default() };
+        for step in run.steps() {
+            for branch in &run.branches {
+                out.parts.entry((step.expert, *branch)).or_default().steps += 1;
+            }
+        }
+        let whole_pass = |r: &Record| registry.forward_rings().iter().any(|ring| ring.id == r.hook);
+        for record in log.records() {
+            if record.why == magcache_core::Why::OuterCache {
+                continue;
+            }
+            let part = out.parts.entry((record.expert, record.branch)).or_default();
+            if record.reused {
+                let share = if whole_pass(record) { 1.0 } else { schedule::share(&record.blocks, model.blocks()) };
+                out.saved += share;
+                if !part.skipped.contains(&record.step) {
+                    part.skipped.push(record.step);
+                }
+            } else {
+                *part.reasons.entry(record.why.as_str()).or_default() += 1;
+            }
+            if record.why.is_failsafe() {
+                *out.failsafes.entry(record.why.as_str()).or_default() += 1;
+            }
+            part.metrics.extend(record.metric.filter(|m| m.is_finite()));
+        }
+        out
+    }
+
+    /// Passes in which something was skipped.
+    pub(crate) fn skipped(&self) -> usize {
+        self.parts.values().map(|p| p.skipped.len()).sum()
+    }
+
+    /// Passes in which every block ran.
+    pub(crate) fn computed(&self) -> usize {
+        self.passes - self.skipped()
+    }
+
+    /// The most that the network's time can gain: `N / (N − skips)`, a skip in parts of the blocks it replaced.
+    pub(crate) fn ceiling(&self) -> f64 {
+        let passes = self.passes as f64;
+        passes / (passes - self.saved).max(1e-9)
+    }
+
+    /// Skipped steps by branch.
+    pub(crate) fn skipped_by_branch(&self) -> Value {
+        let mut by: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+        for ((_, branch), part) in &self.parts {
+            by.entry(branch.to_string()).or_default().extend(&part.skipped);
+        }
+        for steps in by.values_mut() {
+            steps.sort_unstable();
+        }
+        json!(by)
+    }
+
+    /// Everything, for `--json`.
+    pub(crate) fn json(&self, experts: &[&str]) -> Value {
+        let parts: Vec<Value> = self
+            .parts
+            .iter()
+            .map(|((expert, branch), p)| {
+                json!({
+                    "expert": experts.get(usize::from(expert.0)),
+                    "branch": branch.to_string(),
+                    "steps": p.steps,
+                    "computed": p.steps - p.skipped.len(),
+                    "skipped": p.skipped.len(),
+                    "computed_because": p.reasons,
+                    "mean_metric": p.mean(),
+                    "max_metric": p.max(),
+                })
+            })
+            .collect();
+        json!(parts)
+    }
+
+    /// The same for a terminal, a line for each expert and branch.
+    pub(crate) fn text(&self, experts: &[&str]) -> String {
+        let mut out = String::new();
+        for ((expert, branch), p) in &self.parts {
+            let name = experts.get(usize::from(expert.0)).copied().unwrap_or("transformer");
+            let reasons: Vec<String> = p.reasons.iter().map(|(why, n)| format!("{n} {why}")).collect();
+            let metric = match (p.mean(), p.max()) {
+                (Some(mean), Some(max)) => format!(", metric mean {mean:.4} max {max:.4}"),
+                _ => String::new(),
+            };
+            out += &format!(
+                "  {name} {branch}: {} steps, {} computed ({}), {} skipped{metric}\n",
+                p.steps,
+                p.steps - p.skipped.len(),
+                reasons.join(", "),
+                p.skipped.len(),
+            );
+        }
+        out
+    }
+}
+
+impl Part {
+    fn mean(&self) -> Option<f64> {
+        (!self.metrics.is_empty()).then(|| self.metrics.iter().sum::<f64>() / self.metrics.len() as f64)
+    }
+
+    fn max(&self) -> Option<f64> {
+        self.metrics.iter().copied().reduce(f64::max)
+    }
+}
+
+/// `3.1 MiB`.
+pub(crate) fn bytes(n: usize) -> String {
+    indicatif::BinaryBytes(n as u64).to_string()
+}

@@ -1,0 +1,22 @@
+//! The skip pattern of a run as a line of marks.
+
+use magcache_core::{Branch, DecisionLog, Trajectory, Why};
+
+/// One line for each branch: `#` computed, `.` skipped, `!` a failsafe.
+pub(crate) fn strips(log: &DecisionLog, run: &Trajectory) -> Vec<(Branch, String)> {
+    run.branches.iter().map(|branch| (*branch, strip(log, run, *branch))).collect()
+}
+
+fn strip(log: &DecisionLog, run: &Trajectory, branch: Branch) -> String {
+    let mark = |index: usize| {
+        let here = || log.records().iter().filter(|r| r.step == index && r.branch == branch);
+        if here().any(|r| r.why.is_failsafe()) {
+            '!'
+        } else if here().any(|r| r.reused && r.why != Why::OuterCache) {
+            '.'
+        } else {
+            '#'
+        }
+    };
+    run.steps().map(|step| mark(step.index)).collect()
+}

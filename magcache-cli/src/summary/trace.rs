@@ -1,0 +1,124 @@
+//! Traces: one JSON line for every decision, and back to a schedule.
+
+use std::{
+    collections::BTreeMap,
+    io::Write,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result};
+use magcache_core::{ConfigError, HookRegistry};
+use magcache_models::pipeline::{Generation, Request};
+use serde::{Deserialize, Serialize};
+
+use crate::failure::{bad_input, bad_input_with};
+
+/// One pass of one hook.
+#[derive(Debug, Serialize, Deserialize)]
+struct Line {
+    request: String,
+    step: usize,
+    of: usize,
+    timestep: f64,
+    sigma: f64,
+    expert: u8,
+    branch: String,
+    evaluation: u8,
+    strategy: Option<String>,
+    range: [usize; 2],
+    metric: Option<f64>,
+    accumulated: Option<f64>,
+    decision: String,
+    reason: String,
+    microseconds: Option<u128>,
+    cache_bytes: usize,
+}
+
+/// A file that is checked before the run and appears when it is complete.
+#[derive(Debug)]
+pub(crate) struct TraceFile {
+    path: PathBuf,
+    file: tempfile::NamedTempFile,
+}
+
+impl TraceFile {
+    /// Checks that `path` can be written.
+    pub(crate) fn prepare(path: &Path) -> Result<Self> {
+        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let file = tempfile::NamedTempFile::new_in(folder)
+            .map_err(|e| bad_input(format!("cannot write {}: {e}", path.display())))?;
+        Ok(Self { path: path.to_owned(), file })
+    }
+
+    /// Writes every decision of a run; `names` are the strategies in the order of their hooks.
+    pub(crate) fn write(mut self, request: &Request, names: &[String], run: &Generation) -> Result<PathBuf> {
+        let Some(session) = run.session() else { return self.finish() };
+        for record in session.log().records() {
+            let step = run.trajectory().step(record.step);
+            let time = run.times().iter().find(|t| t.step == record.step && t.branch == record.branch);
+            let line = Line {
+                request: format!("seed-{}", request.seed),
+                step: record.step,
+                of: step.total,
+                timestep: step.timestep,
+                sigma: step.sigma,
+                expert: record.expert.0,
+                branch: record.branch.to_string(),
+                evaluation: record.eval,
+                strategy: names.get(usize::from(record.hook.0)).cloned(),
+                range: [record.blocks.start, record.blocks.end],
+                metric: record.metric.filter(|m| m.is_finite()),
+                accumulated: record.accumulated.filter(|m| m.is_finite()),
+                decision: if record.reused { "reuse" } else { "compute" }.to_owned(),
+                reason: record.why.as_str().to_owned(),
+                microseconds: time.map(|t| t.time.as_micros()),
+                cache_bytes: record.bytes,
+            };
+            serde_json::to_writer(&mut self.file, &line).context("cannot write the trace")?;
+            self.file.write_all(b"\n").context("cannot write the trace")?;
+        }
+        self.finish()
+    }
+
+    fn finish(self) -> Result<PathBuf> {
+        let path = self.path;
+        self.file.persist(&path).with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(path)
+    }
+}
+
+/// The names of a registry's hooks, in their order.
+pub(crate) fn names(registry: &HookRegistry, entries: &[magcache_core::CacheEntry]) -> Vec<String> {
+    let hooks = registry.rings().len() + registry.forward_rings().len();
+    entries.iter().take(hooks).map(|e| e.name.clone()).collect()
+}
+
+/// The `[[cache]]` table that skips what a trace skipped.
+pub(crate) fn to_schedule(path: &Path) -> Result<toml::Table> {
+    let read = std::fs::read_to_string(path);
+    let text = read.map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    let mut skip: BTreeMap<String, Vec<i64>> = BTreeMap::new();
+    let mut ranges = Vec::new();
+    for (i, line) in text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty()) {
+        let line: Line = serde_json::from_str(line)
+            .map_err(|e| bad_input(format!("{}:{}: not a line of a trace: {e}", path.display(), i + 1)))?;
+        let steps = skip.entry(line.branch).or_default();
+        if line.decision == "reuse" {
+            steps.push(i64::try_from(line.step).unwrap_or(i64::MAX));
+            if !ranges.contains(&line.range) {
+                ranges.push(line.range);
+            }
+        }
+    }
+    let [range] = ranges.as_slice() else {
+        let message = format!("{}: the trace skips {} ranges of blocks, one can be replayed", path.display(), ranges.len());
+        return Err(bad_input_with(message, "trace a run with a single cache that skips something"));
+    };
+    let list = |steps: Vec<i64>| steps.into_iter().map(toml::Value::Integer).collect();
+    let skip = skip.into_iter().map(|(branch, steps)| (branch, toml::Value::Array(list(steps)))).collect();
+    Ok(toml::Table::from_iter([
+        ("strategy".to_owned(), toml::Value::String("schedule".to_owned())),
+        ("at".to_owned(), toml::Value::String(format!("{}..{}", range[0], range[1]))),
+        ("skip".to_owned(), toml::Value::Table(skip)),
+    ]))
+}

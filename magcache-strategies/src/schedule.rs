@@ -1,0 +1,95 @@
+//! A fixed schedule: skips the steps that it is told, as a trace recorded them or a planner chose them.
+
+use std::collections::BTreeMap;
+
+use candle_core::Result;
+use magcache_core::{
+    Branch, BuildCx, CacheConfig, ConfigError, Guards, Head, Level, Problem, Step, Strategy, StrategyInfo,
+    TimestepCache, Verdict, Why, inventory, typetag,
+};
+use serde::{Deserialize, Serialize};
+
+/// The keys of `strategy = "schedule"`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScheduleConfig {
+    /// Steps to skip: one list for every branch, or one by branch.
+    pub skip: Skip,
+}
+
+/// Steps to skip.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Skip {
+    /// On every branch.
+    All(Vec<usize>),
+    /// By branch; a branch without a list skips nothing.
+    ByBranch(BTreeMap<String, Vec<usize>>),
+}
+
+/// The strategy.
+#[derive(Debug)]
+pub struct FixedSchedule(Skip);
+
+impl Skip {
+    fn has(&self, step: usize, branch: Branch) -> bool {
+        match self {
+            Self::All(steps) => steps.contains(&step),
+            Self::ByBranch(map) => map.get(&branch.to_string()).is_some_and(|steps| steps.contains(&step)),
+        }
+    }
+
+    fn last(&self) -> Option<usize> {
+        match self {
+            Self::All(steps) => steps.iter().max().copied(),
+            Self::ByBranch(map) => map.values().flatten().max().copied(),
+        }
+    }
+}
+
+impl TimestepCache for FixedSchedule {
+    type State = ();
+
+    fn is_static(&self) -> bool {
+        true
+    }
+
+    fn head(&self, (): &mut (), step: &Step, branch: Branch, _: &Head<'_>) -> Result<Verdict> {
+        let skip = self.0.has(step.index, branch);
+        Ok(if skip { Verdict::reuse(Why::Scheduled) } else { Verdict::compute(Why::Scheduled) })
+    }
+}
+
+#[typetag::serde(name = "schedule")]
+impl CacheConfig for ScheduleConfig {
+    fn validate(&self, cx: &BuildCx<'_>) -> Vec<Problem> {
+        let (Some(last), Some(run)) = (self.skip.last(), cx.trajectory) else { return Vec::new() };
+        if last < run.len() {
+            return Vec::new();
+        }
+        let message = format!("`skip` names step {last}, the run has {} steps", run.len());
+        vec![Problem::error(cx.place, message).hint(format!("run it with --steps {} or more", last + 1))]
+    }
+
+    fn build(&self, cx: &BuildCx<'_>) -> std::result::Result<Strategy, ConfigError> {
+        Ok(Strategy::cache(FixedSchedule(self.skip.clone()), cx.guards(Guards::default())))
+    }
+}
+
+inventory::submit! {
+    StrategyInfo {
+        name: "schedule",
+        summary: "skips the steps that it is told",
+        paper: "-",
+        level: Level::Blocks,
+        example: r#"
+            strategy = "schedule"
+            skip = [2, 4, 5]
+        "#,
+        never: r#"
+            strategy = "schedule"
+            skip = []
+        "#,
+        origin: env!("CARGO_PKG_NAME"),
+    }
+}
