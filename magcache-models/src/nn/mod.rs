@@ -1,0 +1,22 @@
+//! Layers shared by the models.
+//!
+//! Hidden states are `[batch, tokens, channels]` and videos inside a network `[batch, frames, height, width, channels]`.
+//! On the CPU in f32 the slow spots of candle's own operations have kernels here; on other devices, and in other types,
+//! every function falls back to candle's operations, which the tests hold against the kernels.
+
+mod activation;
+mod attention;
+mod conv3d;
+pub(crate) mod cpu;
+mod linear;
+mod modulation;
+mod norm;
+mod rotary;
+
+pub use activation::{gelu_erf, gelu_tanh, silu};
+pub use attention::{attention, attention_with_bias};
+pub use conv3d::{Conv3d, Conv3dConfig};
+pub use linear::Linear;
+pub use modulation::{gated_add, layer_norm_modulate};
+pub use norm::{LayerNorm, RmsNorm};
+pub use rotary::{RotaryTable, rms_norm_rotary};

@@ -1,0 +1,136 @@
+//! Rotary position embeddings on interleaved pairs, fused with the RMS norm that precedes them in Wan.
+//!
+//! Channels `2i` and `2i + 1` of a head are one complex number, turned by the angle of the token's position. Source:
+//! RoFormer (arXiv 2104.09864); the pairing is that of Wan and Flux, not the half-split of LLaMA.
+
+use candle_core::{CpuStorage, CustomOp3, D, Device, Layout, Result, Shape, Tensor};
+use rayon::prelude::*;
+
+use super::cpu::{contiguous, on_cpu, per_channel, rows_per_task, sum_of, vectorized};
+
+/// Cosines and sines of every token's angles, `[2, tokens, head_dim / 2]` in f32.
+#[derive(Clone, Debug)]
+pub struct RotaryTable(Tensor);
+
+impl RotaryTable {
+    /// From angles' cosines and sines, each `tokens * half` values, token by token.
+    pub fn new(mut cos: Vec<f32>, sin: &[f32], tokens: usize, device: &Device) -> Result<Self> {
+        let half = cos.len() / tokens.max(1);
+        cos.extend_from_slice(sin);
+        Ok(Self(Tensor::from_vec(cos, (2, tokens, half), device)?))
+    }
+
+    /// Cosines, `[tokens, head_dim / 2]`.
+    pub fn cos(&self) -> Result<Tensor> {
+        self.0.get(0)
+    }
+
+    /// Sines, `[tokens, head_dim / 2]`.
+    pub fn sin(&self) -> Result<Tensor> {
+        self.0.get(1)
+    }
+}
+
+/// `rope(rms_norm(x) * weight)` for queries or keys `[batch, tokens, heads * head_dim]`.
+///
+/// The norm runs over all heads together, then the table turns each head by the token's position.
+pub fn rms_norm_rotary(x: &Tensor, weight: &Tensor, table: &RotaryTable, eps: f64) -> Result<Tensor> {
+    let (_, tokens, channels) = x.dims3()?;
+    let (_, rows, half) = table.0.dims3()?;
+    if rows != tokens || half == 0 || channels % (2 * half) != 0 {
+        candle_core::bail!("rotary table of {rows} tokens and {half} pairs does not fit {:?}", x.shape());
+    }
+    if on_cpu(x) {
+        return x.contiguous()?.apply_op3_no_bwd(weight, &table.0, &RmsNormRotary { eps: eps as f32 });
+    }
+    rms_norm_rotary_plain(x, weight, table, eps)
+}
+
+fn rms_norm_rotary_plain(x: &Tensor, weight: &Tensor, table: &RotaryTable, eps: f64) -> Result<Tensor> {
+    let (batch, tokens, channels) = x.dims3()?;
+    let half = table.0.dim(2)?;
+    let deviation = (x.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?;
+    let x = x.broadcast_div(&deviation)?.broadcast_mul(weight)?;
+    let pairs = x.reshape((batch, tokens, channels / (2 * half), half, 2))?;
+    let (a, b) = (pairs.narrow(4, 0, 1)?, pairs.narrow(4, 1, 1)?);
+    let (cos, sin) = (table.cos()?.reshape((1, tokens, 1, half, 1))?, table.sin()?.reshape((1, tokens, 1, half, 1))?);
+    let real = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
+    let imaginary = (a.broadcast_mul(&sin)? + b.broadcast_mul(&cos)?)?;
+    Tensor::cat(&[real, imaginary], 4)?.reshape((batch, tokens, channels))
+}
+
+struct RmsNormRotary {
+    eps: f32,
+}
+
+impl CustomOp3 for RmsNormRotary {
+    fn name(&self) -> &'static str {
+        "rms-norm-rotary"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
+        table: &CpuStorage,
+        table_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (_, tokens, channels) = x_layout.shape().dims3()?;
+        let half = table_layout.shape().dims3()?.2;
+        let x = contiguous(self.name(), x, x_layout)?;
+        let weight = per_channel(self.name(), weight, weight_layout, channels)?;
+        let (cos, sin) = contiguous(self.name(), table, table_layout)?.split_at(tokens * half);
+        let mut out = vec![0f32; x.len()];
+        let (rows, pair) = (rows_per_task(channels), 2 * half);
+        out.par_chunks_mut(rows * channels).zip(x.par_chunks(rows * channels)).enumerate().for_each(|(task, (out, x))| {
+            vectorized(|| {
+                for (i, (out, x)) in out.chunks_exact_mut(channels).zip(x.chunks_exact(channels)).enumerate() {
+                    let token = (task * rows + i) % tokens;
+                    let (cos, sin) = (&cos[token * half..][..half], &sin[token * half..][..half]);
+                    let inverse = (sum_of(x, |x| x * x) / channels as f32 + self.eps).sqrt().recip();
+                    let heads = x.chunks_exact(pair).zip(weight.chunks_exact(pair));
+                    for (out, (x, weight)) in out.chunks_exact_mut(pair).zip(heads) {
+                        let pairs = x.as_chunks::<2>().0.iter().zip(weight.as_chunks::<2>().0).zip(cos.iter().zip(sin));
+                        for (out, ((x, weight), (cos, sin))) in out.as_chunks_mut::<2>().0.iter_mut().zip(pairs) {
+                            let (a, b) = (x[0] * inverse * weight[0], x[1] * inverse * weight[1]);
+                            *out = [a * cos - b * sin, a * sin + b * cos];
+                        }
+                    }
+                }
+            });
+        });
+        Ok((CpuStorage::F32(out), x_layout.shape().clone()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_pass_equals_the_formula() -> Result<()> {
+        let (tokens, half, heads) = (700, 3, 4);
+        let angles = (0..tokens * half).map(|i| i as f32 * 0.37);
+        let (cos, sin): (Vec<f32>, Vec<f32>) = angles.map(|a| (a.cos(), a.sin())).unzip();
+        let table = RotaryTable::new(cos, &sin, tokens, &Device::Cpu)?;
+        let x = Tensor::randn(0f32, 1.0, (2, tokens, heads * 2 * half), &Device::Cpu)?;
+        let weight = Tensor::randn(1f32, 0.2, heads * 2 * half, &Device::Cpu)?;
+        let fused = rms_norm_rotary(&x, &weight, &table, 1e-3)?;
+        let plain = rms_norm_rotary_plain(&x, &weight, &table, 1e-3)?;
+        let worst = (fused - plain)?.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>()?;
+        assert!(worst < 5e-6, "{worst}");
+        Ok(())
+    }
+
+    #[test]
+    fn refuses_a_table_of_another_length() -> Result<()> {
+        let table = RotaryTable::new(vec![1.0; 15], &[0.0; 15], 5, &Device::Cpu)?;
+        let (x, weight) = (Tensor::zeros((1, 4, 24), candle_core::DType::F32, &Device::Cpu)?, [1f32; 24]);
+        let weight = Tensor::new(&weight, &Device::Cpu)?;
+        let message = rms_norm_rotary(&x, &weight, &table, 1e-6).expect_err("4 tokens, 5 rows").to_string();
+        assert!(message.contains("5 tokens") && message.contains("[1, 4, 24]"), "{message}");
+        Ok(())
+    }
+}

@@ -1,0 +1,140 @@
+//! One transformer block: self-attention, cross-attention, feed-forward.
+
+use candle_core::{D, Result, Tensor};
+
+use super::{LoadResult, WanConfig};
+use super::attention::{CrossAttention, KeysValues, SelfAttention};
+use crate::checkpoint::Weights;
+use crate::nn::{LayerNorm, Linear, RotaryTable, gated_add, gelu_tanh, layer_norm_modulate};
+
+/// `blocks.N` of the checkpoint.
+#[derive(Debug)]
+pub(super) struct WanBlock {
+    /// `[1, 6, inner]`, kept in f32: shift, scale, gate of the attention, then of the feed-forward.
+    scale_shift_table: Tensor,
+    attn1: SelfAttention,
+    norm2: Option<LayerNorm>,
+    attn2: CrossAttention,
+    ffn_in: Linear,
+    ffn_out: Linear,
+    eps: f64,
+}
+
+impl WanBlock {
+    pub(super) fn load(weights: &Weights, config: &WanConfig) -> LoadResult<Self> {
+        let inner = config.inner_dim();
+        let norm2 =
+            config.cross_attn_norm.then(|| LayerNorm::load(&weights.pp("norm2"), inner, config.eps)).transpose()?;
+        Ok(Self {
+            scale_shift_table: weights.get_f32("scale_shift_table", &[1, 6, inner])?,
+            attn1: SelfAttention::load(&weights.pp("attn1"), config)?,
+            norm2,
+            attn2: CrossAttention::load(&weights.pp("attn2"), config)?,
+            ffn_in: Linear::load(&weights.pp("ffn.net.0.proj"), inner, config.ffn_dim, true)?,
+            ffn_out: Linear::load(&weights.pp("ffn.net.2"), config.ffn_dim, inner, true)?,
+            eps: config.eps,
+        })
+    }
+
+    /// The layer whose keys and values are constant while the prompt is.
+    pub(super) fn cross_attention(&self) -> &CrossAttention {
+        &self.attn2
+    }
+
+    /// Hidden states `[batch, tokens, inner]` to the same shape; `timestep_proj` as the time embedder gives it.
+    pub(super) fn forward(
+        &self,
+        x: &Tensor,
+        timestep_proj: &Tensor,
+        rope: &RotaryTable,
+        context: &KeysValues,
+    ) -> Result<Tensor> {
+        let modulation = Modulation::new(&self.scale_shift_table, timestep_proj)?;
+        let attended = self.attn1.forward(&self.modulated(x, &modulation)?, rope)?;
+        let x = gated_add(x, &attended, modulation.gate(Part::Attention))?;
+
+        let attended = match &self.norm2 {
+            Some(norm) => self.attn2.forward(&norm.forward(&x)?, context)?,
+            None => self.attn2.forward(&x, context)?,
+        };
+        let x = (x + attended)?;
+
+        let hidden = self.feed_forward(&modulation.norm(&x, Part::FeedForward, self.eps)?)?;
+        gated_add(&x, &hidden, modulation.gate(Part::FeedForward))
+    }
+
+    /// What self-attention reads: the block's input, normalised, scaled and shifted by the timestep.
+    pub(super) fn modulated_input(&self, x: &Tensor, timestep_proj: &Tensor) -> Result<Tensor> {
+        self.modulated(x, &Modulation::new(&self.scale_shift_table, timestep_proj)?)
+    }
+
+    fn feed_forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.ffn_out.forward(&gelu_tanh(&self.ffn_in.forward(x)?)?)
+    }
+
+    fn modulated(&self, x: &Tensor, modulation: &Modulation) -> Result<Tensor> {
+        modulation.norm(x, Part::Attention, self.eps)
+    }
+}
+
+/// The half of a block that a shift, scale and gate belong to; the value is the place of its shift.
+#[derive(Clone, Copy)]
+enum Part {
+    Attention = 0,
+    FeedForward = 3,
+}
+
+/// Six rows `[batch, 1 or tokens, inner]`: table plus projected timestep.
+struct Modulation([Tensor; 6]);
+
+impl Modulation {
+    /// `timestep_proj` is `[batch, 6 * inner]`, or `[batch, tokens, 6 * inner]` with a timestep for every token.
+    fn new(table: &Tensor, timestep_proj: &Tensor) -> Result<Self> {
+        let inner = table.dim(D::Minus1)?;
+        let per_token = match timestep_proj.dims() {
+            [batch, _] => timestep_proj.reshape((*batch, 1, 6 * inner))?,
+            _ => timestep_proj.clone(),
+        };
+        let rows = per_token.broadcast_add(&table.reshape((1, 1, 6 * inner))?)?;
+        let row = |i: usize| rows.narrow(2, i * inner, inner);
+        Ok(Self([row(0)?, row(1)?, row(2)?, row(3)?, row(4)?, row(5)?]))
+    }
+
+    fn norm(&self, x: &Tensor, part: Part, eps: f64) -> Result<Tensor> {
+        let [shift, scale] = [&self.0[part as usize], &self.0[part as usize + 1]];
+        layer_norm_modulate(x, shift, scale, eps)
+    }
+
+    fn gate(&self, part: Part) -> &Tensor {
+        &self.0[part as usize + 2]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+    use crate::wan::WanRope;
+    use crate::wan::testing::{close, golden};
+
+    #[test]
+    fn the_parts_of_a_block_equal_the_reference() -> Result<()> {
+        let case = golden("wan21_t2v");
+        let block = WanBlock::load(&case.weights.pp("blocks.0"), &case.config).expect("loads");
+        let part = |name: &str| case.tensor(&format!("b1_odd.trace.blocks.0.{name}"));
+        let rope = WanRope::new(&case.config).table([3, 2, 3], &Device::Cpu)?;
+        close("attn1", &block.attn1.forward(&part("modulated_input"), &rope)?, &part("attn1.out"));
+
+        let text = case.tensor("b1_odd.trace.text_embedder.out");
+        let context = block.attn2.keys_values(&text, None)?;
+        close("attn2", &block.attn2.forward(&part("attn2.in"), &context)?, &part("attn2.out"));
+        close("ffn", &block.feed_forward(&part("ffn.in"))?, &part("ffn.out"));
+
+        let projected = case.tensor("b1_odd.trace.timestep_proj");
+        let x = case.tensor("b1_odd.trace.patch_embedding.out").flatten_from(2)?.transpose(1, 2)?;
+        close("modulated input", &block.modulated_input(&x, &projected)?, &part("modulated_input"));
+        close("block", &block.forward(&x, &projected, &rope, &context)?, &part("out"));
+        Ok(())
+    }
+}

@@ -1,0 +1,155 @@
+//! Embeddings of the timestep, the text and the image that condition the blocks.
+
+use candle_core::{Device, Result, Tensor};
+
+use super::{LoadResult, WanConfig};
+use crate::checkpoint::Weights;
+use crate::nn::{LayerNorm, Linear, gelu_erf, gelu_tanh, silu};
+
+/// Longest period of the sinusoidal embedding, in timesteps.
+const MAX_PERIOD: f64 = 10_000.0;
+
+/// Epsilon of the image embedder's layer norms, which is not the `eps` of the config.
+const IMAGE_EPS: f64 = 1e-5;
+
+/// Timesteps (0 to 1000) to the embedding of the head and the modulation of the blocks.
+#[derive(Debug)]
+pub(super) struct TimeEmbedder {
+    /// `[1, freq_dim / 2]`.
+    frequencies: Tensor,
+    linear_1: Linear,
+    linear_2: Linear,
+    time_proj: Linear,
+}
+
+impl TimeEmbedder {
+    pub(super) fn load(weights: &Weights, config: &WanConfig) -> LoadResult<Self> {
+        let inner = config.inner_dim();
+        Ok(Self {
+            frequencies: frequencies(config.freq_dim / 2, weights.device())?,
+            linear_1: Linear::load(&weights.pp("time_embedder.linear_1"), config.freq_dim, inner, true)?,
+            linear_2: Linear::load(&weights.pp("time_embedder.linear_2"), inner, inner, true)?,
+            time_proj: Linear::load(&weights.pp("time_proj"), inner, 6 * inner, true)?,
+        })
+    }
+
+    /// `temb`: `[batch, inner]` for timesteps `[batch]`, `[batch, tokens, inner]` for `[batch, tokens]`.
+    pub(super) fn embed(&self, timestep: &Tensor) -> Result<Tensor> {
+        self.linear_2.forward(&silu(&self.linear_1.forward(&self.sinusoids(timestep)?)?)?)
+    }
+
+    /// Cosines, then sines: `[.., freq_dim]`.
+    fn sinusoids(&self, timestep: &Tensor) -> Result<Tensor> {
+        let angles = timestep.flatten_all()?.unsqueeze(1)?.broadcast_mul(&self.frequencies)?;
+        let mut shape = timestep.dims().to_vec();
+        shape.push(2 * self.frequencies.dim(1)?);
+        Tensor::cat(&[angles.cos()?, angles.sin()?], 1)?.reshape(shape)
+    }
+
+    /// `timestep_proj`: `[batch, 6 * inner]` or `[batch, tokens, 6 * inner]` from what [`Self::embed`] gave.
+    pub(super) fn project(&self, temb: &Tensor) -> Result<Tensor> {
+        self.time_proj.forward(&silu(temb)?)
+    }
+}
+
+/// `MAX_PERIOD^(-k / half)` for each pair, rounded as f32 where the reference rounds: angles reach 1000 radians, where
+/// the last bit of a frequency is visible in the result.
+fn frequencies(half: usize, device: &Device) -> Result<Tensor> {
+    let values = (0..half).map(|k| {
+        let exponent = (-MAX_PERIOD.ln()) as f32 * k as f32 / half as f32;
+        f64::from(exponent).exp() as f32
+    });
+    Tensor::from_vec(values.collect::<Vec<f32>>(), (1, half), device)
+}
+
+/// Text encoder output to the width of the blocks.
+#[derive(Debug)]
+pub(super) struct TextEmbedder {
+    linear_1: Linear,
+    linear_2: Linear,
+}
+
+impl TextEmbedder {
+    pub(super) fn load(weights: &Weights, config: &WanConfig) -> LoadResult<Self> {
+        let inner = config.inner_dim();
+        Ok(Self {
+            linear_1: Linear::load(&weights.pp("linear_1"), config.text_dim, inner, true)?,
+            linear_2: Linear::load(&weights.pp("linear_2"), inner, inner, true)?,
+        })
+    }
+
+    /// `[batch, tokens, text_dim]` to `[batch, tokens, inner]`.
+    pub(super) fn forward(&self, text: &Tensor) -> Result<Tensor> {
+        self.linear_2.forward(&gelu_tanh(&self.linear_1.forward(text)?)?)
+    }
+}
+
+/// Image encoder output to the width of the blocks (Wan 2.1 image to video).
+#[derive(Debug)]
+pub(super) struct ImageEmbedder {
+    /// `[1, tokens of both frames, image_dim]`, where first and last frame are given.
+    pos_embed: Option<Tensor>,
+    norm1: LayerNorm,
+    proj: Linear,
+    out: Linear,
+    norm2: LayerNorm,
+}
+
+impl ImageEmbedder {
+    pub(super) fn load(weights: &Weights, config: &WanConfig, image_dim: usize) -> LoadResult<Self> {
+        let inner = config.inner_dim();
+        let pos_embed =
+            config.pos_embed_seq_len.map(|tokens| weights.get("pos_embed", &[1, tokens, image_dim])).transpose()?;
+        Ok(Self {
+            pos_embed,
+            norm1: LayerNorm::load(&weights.pp("norm1"), image_dim, IMAGE_EPS)?,
+            proj: Linear::load(&weights.pp("ff.net.0.proj"), image_dim, image_dim, true)?,
+            out: Linear::load(&weights.pp("ff.net.2"), image_dim, inner, true)?,
+            norm2: LayerNorm::load(&weights.pp("norm2"), inner, IMAGE_EPS)?,
+        })
+    }
+
+    /// `[batch, tokens, image_dim]` to `[batch, tokens, inner]`.
+    ///
+    /// With a learned position the input is `[2 * batch, tokens, image_dim]`: first and last frame of each sample.
+    pub(super) fn forward(&self, image: &Tensor) -> Result<Tensor> {
+        let image = match &self.pos_embed {
+            Some(position) => {
+                let (frames, tokens, channels) = image.dims3()?;
+                let (_, both, _) = position.dims3()?;
+                if frames % 2 != 0 || 2 * tokens != both {
+                    candle_core::bail!(
+                        "image embeddings {:?}: expected first and last frame of each sample with {} tokens each",
+                        image.shape(),
+                        both / 2
+                    );
+                }
+                image.reshape((frames / 2, both, channels))?.broadcast_add(position)?
+            }
+            None => image.clone(),
+        };
+        let hidden = gelu_erf(&self.proj.forward(&self.norm1.forward(&image)?)?)?;
+        self.norm2.forward(&self.out.forward(&hidden)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wan::testing::{close, golden};
+
+    #[test]
+    fn every_embedding_equals_the_reference() -> Result<()> {
+        let case = golden("wan21_t2v");
+        let weights = case.weights.pp("condition_embedder");
+        let trace = |name: &str| case.tensor(&format!("b1_odd.trace.{name}"));
+        let time = TimeEmbedder::load(&weights, &case.config).expect("loads");
+        let timestep = case.tensor("b1_odd.timestep");
+        close("sinusoids", &time.sinusoids(&timestep)?, &trace("timesteps_proj.out"));
+        close("temb", &time.embed(&timestep)?, &trace("temb"));
+        close("timestep_proj", &time.project(&trace("temb"))?, &trace("timestep_proj"));
+        let text = TextEmbedder::load(&weights.pp("text_embedder"), &case.config).expect("loads");
+        close("text", &text.forward(&case.tensor("b1_odd.encoder_hidden_states"))?, &trace("text_embedder.out"));
+        Ok(())
+    }
+}

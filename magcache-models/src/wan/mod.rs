@@ -1,0 +1,21 @@
+//! Wan 2.1 and Wan 2.2.
+
+mod attention;
+mod block;
+mod config;
+mod embed;
+pub mod names;
+mod patch;
+mod rope;
+#[cfg(test)]
+mod testing;
+mod text;
+mod transformer;
+
+pub use config::{WanConfig, WanConfigError};
+pub use rope::WanRope;
+pub use text::TextContext;
+pub use transformer::WanTransformer;
+
+/// What loading a part of the network gives.
+type LoadResult<T> = std::result::Result<T, crate::checkpoint::CheckpointError>;

@@ -1,0 +1,130 @@
+//! Latents to tokens and tokens back to latents.
+
+use candle_core::{Result, Tensor};
+
+use super::{LoadResult, WanConfig};
+use crate::checkpoint::Weights;
+use crate::nn::{Linear, layer_norm_modulate};
+
+/// Frames, rows and columns of tokens in a video, and the batch they come in.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Grid {
+    pub(super) batch: usize,
+    pub(super) tokens: [usize; 3],
+}
+
+impl Grid {
+    /// Of latents `[batch, in_channels, frames, height, width]`.
+    ///
+    /// The reference drops rows and columns that do not fill a patch; here that is an error.
+    pub(super) fn new(latents: &Tensor, config: &WanConfig) -> Result<Self> {
+        let (batch, channels, frames, height, width) = latents.dims5()?;
+        if channels != config.in_channels {
+            candle_core::bail!("latents have {channels} channels, `in_channels` of the model is {}", config.in_channels);
+        }
+        let size = [frames, height, width];
+        let patch = config.patch_size;
+        if (0..3).any(|axis| size[axis] == 0 || size[axis] % patch[axis] != 0) {
+            candle_core::bail!("latents of {size:?} frames, rows and columns do not divide into patches of {patch:?}");
+        }
+        Ok(Self { batch, tokens: std::array::from_fn(|axis| size[axis] / patch[axis]) })
+    }
+
+    /// Tokens of one video.
+    pub(super) fn len(&self) -> usize {
+        self.tokens.iter().product()
+    }
+}
+
+/// `patch_embedding`: a convolution whose stride is its kernel, so one linear layer on the values of a patch.
+#[derive(Debug)]
+pub(super) struct PatchEmbedding {
+    linear: Linear,
+    patch: [usize; 3],
+}
+
+impl PatchEmbedding {
+    pub(super) fn load(weights: &Weights, config: &WanConfig) -> LoadResult<Self> {
+        let inner = config.inner_dim();
+        let [pt, ph, pw] = config.patch_size;
+        let weight = weights.get("weight", &[inner, config.in_channels, pt, ph, pw])?.flatten_from(1)?;
+        Ok(Self { linear: Linear::new(weight, Some(weights.get("bias", &[inner])?))?, patch: config.patch_size })
+    }
+
+    /// `[batch, channels, frames, height, width]` to `[batch, tokens, inner]`, columns fastest.
+    pub(super) fn forward(&self, latents: &Tensor, grid: Grid) -> Result<Tensor> {
+        let ([f, h, w], [pt, ph, pw]) = (grid.tokens, self.patch);
+        let channels = latents.dim(1)?;
+        let patches = latents
+            .reshape(&[grid.batch, channels, f, pt, h, ph, w, pw][..])?
+            .permute([0, 2, 4, 6, 1, 3, 5, 7])?
+            .reshape((grid.batch, grid.len(), channels * pt * ph * pw))?;
+        self.linear.forward(&patches)
+    }
+}
+
+/// `norm_out` and `proj_out`: the last norm, modulated by the timestep, and the way back to latents.
+#[derive(Debug)]
+pub(super) struct Head {
+    /// `[1, 2, inner]` in f32: shift, scale.
+    scale_shift_table: Tensor,
+    proj_out: Linear,
+    out_channels: usize,
+    patch: [usize; 3],
+    eps: f64,
+}
+
+impl Head {
+    pub(super) fn load(weights: &Weights, config: &WanConfig) -> LoadResult<Self> {
+        let inner = config.inner_dim();
+        let (channels, volume) = (config.out_channels, config.patch_volume());
+        // The checkpoint's rows are ordered (patch, channel); in the order (channel, patch) that `PatchEmbedding` reads,
+        // the values of a patch's row stay together on the way back.
+        let weight = weights.get("proj_out.weight", &[volume * channels, inner])?;
+        let weight = weight.reshape((volume, channels, inner))?.transpose(0, 1)?.flatten_to(1)?.contiguous()?;
+        let bias = weights.get("proj_out.bias", &[volume * channels])?;
+        let bias = bias.reshape((volume, channels))?.t()?.flatten_all()?;
+        Ok(Self {
+            scale_shift_table: weights.get_f32("scale_shift_table", &[1, 2, inner])?,
+            proj_out: Linear::new(weight, Some(bias))?,
+            out_channels: channels,
+            patch: config.patch_size,
+            eps: config.eps,
+        })
+    }
+
+    /// `[batch, tokens, inner]` to `[batch, out_channels, frames, height, width]`.
+    pub(super) fn forward(&self, x: &Tensor, temb: &Tensor, grid: Grid) -> Result<Tensor> {
+        let per_token = if temb.rank() == 2 { temb.unsqueeze(1)? } else { temb.clone() };
+        let shift = per_token.broadcast_add(&self.scale_shift_table.narrow(1, 0, 1)?)?;
+        let scale = per_token.broadcast_add(&self.scale_shift_table.narrow(1, 1, 1)?)?;
+        let patches = self.proj_out.forward(&layer_norm_modulate(x, &shift, &scale, self.eps)?)?;
+        let ([f, h, w], [pt, ph, pw]) = (grid.tokens, self.patch);
+        patches
+            .reshape(&[grid.batch, f, h, w, self.out_channels, pt, ph, pw][..])?
+            .permute([0, 4, 1, 5, 2, 6, 3, 7])?
+            .reshape((grid.batch, self.out_channels, f * pt, h * ph, w * pw))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wan::testing::{close, golden};
+
+    #[test]
+    fn both_ends_equal_the_reference() -> Result<()> {
+        let case = golden("wan21_t2v");
+        let latents = case.tensor("b1_odd.hidden_states");
+        let grid = Grid::new(&latents, &case.config)?;
+        let embedding = PatchEmbedding::load(&case.weights.pp("patch_embedding"), &case.config).expect("loads");
+        let tokens = case.tensor("b1_odd.trace.patch_embedding.out").flatten_from(2)?.transpose(1, 2)?;
+        close("tokens", &embedding.forward(&latents, grid)?, &tokens);
+
+        let head = Head::load(&case.weights, &case.config).expect("loads");
+        let last = case.tensor(&format!("b1_odd.trace.blocks.{}.out", case.config.num_layers - 1));
+        let sample = head.forward(&last, &case.tensor("b1_odd.trace.temb"), grid)?;
+        close("sample", &sample, &case.tensor("b1_odd.sample"));
+        Ok(())
+    }
+}

@@ -1,0 +1,160 @@
+//! The network: latents and a timestep to a prediction.
+
+use std::cell::OnceCell;
+
+use candle_core::{DType, Result, Tensor};
+use magcache_core::{Pass, Signal, Streams};
+
+use super::block::WanBlock;
+use super::embed::{ImageEmbedder, TextEmbedder, TimeEmbedder};
+use super::patch::{Grid, Head, PatchEmbedding};
+use super::text::{ModelId, TextContext};
+use super::{LoadResult, WanConfig, WanRope};
+use crate::checkpoint::Weights;
+
+/// Text tokens that a model with image attention was trained with; the reference splits the context at this length.
+const TEXT_TOKENS: usize = 512;
+
+/// The diffusion transformer of Wan 2.1 and Wan 2.2.
+///
+/// Text to video, image to video with image embeddings (2.1) or concatenated latents (2.2), first and last frame to video,
+/// and per-token timesteps (2.2 TI2V) are the same network with other sizes. Source: `WanTransformer3DModel` of diffusers
+/// 0.42.1; differences: keys and values of the conditioning are kept in [`TextContext`], latents that do not divide into
+/// patches are refused, and all arithmetic is in f32 whatever the weights are stored in.
+///
+/// The model holds weights only: it can serve several generations at once.
+#[derive(Debug)]
+pub struct WanTransformer {
+    id: ModelId,
+    config: WanConfig,
+    rope: WanRope,
+    patch_embedding: PatchEmbedding,
+    time: TimeEmbedder,
+    text: TextEmbedder,
+    image: Option<ImageEmbedder>,
+    blocks: Vec<WanBlock>,
+    head: Head,
+}
+
+impl WanTransformer {
+    /// Loads the tensors of the diffusers layout; see [`names`](super::names) for the native one.
+    ///
+    /// Fails where a tensor is missing or has another shape than `config` implies.
+    pub fn load(weights: &Weights, config: WanConfig) -> LoadResult<Self> {
+        let embedder = weights.pp("condition_embedder");
+        let image = config
+            .image_dim
+            .map(|dim| ImageEmbedder::load(&embedder.pp("image_embedder"), &config, dim))
+            .transpose()?;
+        let blocks = (0..config.num_layers).map(|i| WanBlock::load(&weights.pp(&format!("blocks.{i}")), &config));
+        Ok(Self {
+            id: ModelId::default(),
+            rope: WanRope::new(&config),
+            patch_embedding: PatchEmbedding::load(&weights.pp("patch_embedding"), &config)?,
+            time: TimeEmbedder::load(&embedder, &config)?,
+            text: TextEmbedder::load(&embedder.pp("text_embedder"), &config)?,
+            image,
+            blocks: blocks.collect::<LoadResult<_>>()?,
+            head: Head::load(weights, &config)?,
+            config,
+        })
+    }
+
+    /// The sizes that the model was loaded with.
+    pub fn config(&self) -> &WanConfig {
+        &self.config
+    }
+
+    /// Prepares text embeddings `[batch, tokens, text_dim]` for use at every step.
+    ///
+    /// All tokens take part in attention, so padding has to be what the model was trained with: zeros up to 512 tokens.
+    pub fn text_context(&self, text: &Tensor) -> Result<TextContext> {
+        if self.image.is_some() {
+            candle_core::bail!("this model attends to image embeddings too\nhint: call `image_text_context`");
+        }
+        Ok(TextContext::new(self.id.clone(), self.project_text(text)?, None, self.blocks.len()))
+    }
+
+    /// As [`Self::text_context`], for models that also attend to image embeddings `[batch, tokens, image_dim]`, or
+    /// `[2 * batch, tokens, image_dim]` where `pos_embed_seq_len` is set (first and last frame of each sample).
+    pub fn image_text_context(&self, text: &Tensor, image: &Tensor) -> Result<TextContext> {
+        let Some(embedder) = &self.image else {
+            candle_core::bail!("this model has no image embedder (`image_dim` is null)\nhint: call `text_context`");
+        };
+        let tokens = text.dim(1)?;
+        if tokens != TEXT_TOKENS {
+            candle_core::bail!("got {tokens} text tokens, a model with image attention takes {TEXT_TOKENS}");
+        }
+        let image = embedder.forward(&image.to_dtype(DType::F32)?)?;
+        let text = self.project_text(text)?;
+        if image.dim(0)? != text.dim(0)? {
+            candle_core::bail!("image embeddings for {} samples, text for {}", image.dim(0)?, text.dim(0)?);
+        }
+        Ok(TextContext::new(self.id.clone(), text, Some(image), self.blocks.len()))
+    }
+
+    fn project_text(&self, text: &Tensor) -> Result<Tensor> {
+        let (_, _, channels) = text.dims3()?;
+        if channels != self.config.text_dim {
+            candle_core::bail!("text has {channels} channels, `text_dim` of the model is {}", self.config.text_dim);
+        }
+        self.text.forward(&text.to_dtype(DType::F32)?)
+    }
+
+    /// Predicts the velocity `[batch, out_channels, frames, height, width]` for latents of that size.
+    ///
+    /// `timestep` counts from 0 to 1000: one per sample, `[batch]`, or one per token, `[batch, tokens]` (TI2V). `pass`
+    /// decides which blocks run; [`Pass::off`] runs all of them.
+    pub fn forward(
+        &self,
+        hidden_states: &Tensor,
+        timestep: &Tensor,
+        text: &TextContext,
+        pass: &mut Pass<'_>,
+    ) -> Result<Tensor> {
+        let grid = Grid::new(hidden_states, &self.config)?;
+        text.check(&self.id, grid.batch)?;
+        check_timestep(timestep, grid)?;
+        let x = self.patch_embedding.forward(&hidden_states.to_dtype(DType::F32)?, grid)?;
+        let temb = self.time.embed(&timestep.to_dtype(DType::F32)?)?;
+
+        // A pass that skips every block never needs these two.
+        let (projected, rotated) = (OnceCell::new(), OnceCell::new());
+        let timestep_proj = || get_or_try_init(&projected, || self.time.project(&temb));
+        let rope = || get_or_try_init(&rotated, || self.rope.table(grid.tokens, hidden_states.device()));
+
+        let probe = |signal: Signal, x: &Streams| match signal {
+            Signal::TimestepEmbedding => Ok(temb.clone()),
+            Signal::TimestepProjection => timestep_proj().cloned(),
+            Signal::ModulatedInput => self.blocks[0].modulated_input(&x.image()?, timestep_proj()?),
+        };
+        let x = pass
+            .run(self.blocks.len(), &probe, Streams::Image(x), |i, streams| {
+                let block = &self.blocks[i];
+                let context = text.keys_values(i, block.cross_attention())?;
+                streams.map_image(|x| block.forward(x, timestep_proj()?, rope()?, context))
+            })?
+            .into_image()?;
+        self.head.forward(&x, &temb, grid)
+    }
+}
+
+fn check_timestep(timestep: &Tensor, grid: Grid) -> Result<()> {
+    let (batch, tokens) = (grid.batch, grid.len());
+    match timestep.dims() {
+        [n] if *n == batch => Ok(()),
+        [n, t] if *n == batch && *t == tokens => Ok(()),
+        got => candle_core::bail!("timestep has shape {got:?}, expected [{batch}] or [{batch}, {tokens}]"),
+    }
+}
+
+/// `OnceCell::get_or_try_init`, which is not stable yet.
+fn get_or_try_init<T>(cell: &OnceCell<T>, init: impl FnOnce() -> Result<T>) -> Result<&T> {
+    match cell.get() {
+        Some(value) => Ok(value),
+        None => {
+            let value = init()?;
+            Ok(cell.get_or_init(|| value))
+        }
+    }
+}
