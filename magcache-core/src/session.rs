@@ -1,6 +1,6 @@
 //! The state of one request, and the API that a model sees.
 
-use std::{fmt, sync::Arc};
+use std::{cell::Cell, fmt, sync::Arc};
 
 use candle_core::{Result, Tensor, bail};
 
@@ -160,7 +160,9 @@ impl Pass<'_> {
         open.start()?;
         let Open { registry, slots, log, reducer, step, branch, state } = open;
         let (registry, reducer) = (*registry, *reducer);
+        let entered = Cell::new(false);
         let block = |cx: &mut Cx<'_>, _: usize, x: Streams| {
+            entered.set(true);
             let Cx { step, branch, slots, log, .. } = cx;
             let (step, branch) = (step.clone(), *branch);
             let inner = Open { registry, slots, log, reducer, step, branch, state: State::Fresh };
@@ -171,6 +173,11 @@ impl Pass<'_> {
         let mut cx =
             Cx { step, branch: *branch, probe: None, slots, log, storage: registry.storage(), reducer };
         let out = Next::new(registry.forward_rings(), 0..1, &block).run(&mut cx, Streams::Image(x))?;
+        if !entered.get() {
+            for ring in registry.rings() {
+                ring.hook.skipped(&mut cx, ring.at.clone());
+            }
+        }
         *state = State::Done { exact: out.exact };
         out.streams.into_image()
     }

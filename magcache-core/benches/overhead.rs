@@ -1,0 +1,97 @@
+//! What the hook chain costs: nothing when off, one residual addition on a skipped step, one read per metric.
+//!
+//! `cargo bench -p magcache-core --bench overhead`
+
+use std::{hint::black_box, sync::Arc};
+
+use candle_core::{DType, Device, Result, Tensor};
+use criterion::{Criterion, criterion_group, criterion_main};
+use magcache_core::{
+    Branch, CacheHook, Guards, Head, HookId, HookRegistry, Pass, ResidualConfig, Step, Streams,
+    TimestepCache, Verdict, Why, metrics, no_signals,
+};
+
+const BLOCKS: usize = 30;
+const TOKENS: usize = 256;
+const CHANNELS: usize = 256;
+
+#[derive(Debug)]
+struct Always;
+
+impl TimestepCache for Always {
+    type State = ();
+
+    fn head(&self, (): &mut (), _: &Step, _: Branch, _: &Head<'_>) -> Result<Verdict> {
+        Ok(Verdict::reuse(Why::Scheduled))
+    }
+}
+
+fn latents(scale: f32) -> Tensor {
+    let values: Vec<f32> = (0..TOKENS * CHANNELS).map(|i| (i as f32 * 0.01).sin() * scale).collect();
+    Tensor::from_vec(values, (1, TOKENS, CHANNELS), &Device::Cpu).expect("the shape fits")
+}
+
+/// A block cheap enough that the chain would show.
+fn block(_: usize, x: Streams) -> Result<Streams> {
+    x.map_image(|x| x.narrow(1, 0, TOKENS))
+}
+
+fn off_against_a_bare_loop(c: &mut Criterion) {
+    let x = latents(1.0);
+    let mut group = c.benchmark_group("thirty blocks that do nothing");
+    group.bench_function("bare loop", |b| {
+        b.iter(|| (0..BLOCKS).try_fold(Streams::Image(x.clone()), |x, i| block(i, black_box(x))));
+    });
+    group.bench_function("Pass::off", |b| {
+        b.iter(|| Pass::off().run(BLOCKS, &no_signals, Streams::Image(x.clone()), |i, x| block(i, black_box(x))));
+    });
+    let registry = HookRegistry::builder(BLOCKS).build();
+    group.bench_function("session without hooks", |b| {
+        let mut session = registry.session();
+        b.iter(|| {
+            let mut pass = session.pass(Step::plain(1, 50), Branch::Cond);
+            pass.run(BLOCKS, &no_signals, Streams::Image(x.clone()), |i, x| block(i, black_box(x)))
+        });
+    });
+    group.finish();
+}
+
+fn skip_against_an_addition(c: &mut Criterion) {
+    let (x, residual) = (latents(1.0), latents(0.1));
+    let mut group = c.benchmark_group("a skipped step");
+    group.bench_function("one addition", |b| b.iter(|| black_box(&x).add(black_box(&residual))));
+    let hook = CacheHook::new(
+        HookId(0),
+        Box::new(Always),
+        Arc::new(ResidualConfig {}),
+        Guards::default(),
+        true,
+    );
+    let builder = HookRegistry::builder(BLOCKS).ring(0..BLOCKS, Arc::new(hook)).expect("the range fits");
+    let registry = builder.build();
+    group.bench_function("skip", |b| {
+        let mut session = registry.session();
+        let mut pass = |index| {
+            let mut pass = session.pass(Step::plain(index, 50), Branch::Cond);
+            pass.run(BLOCKS, &no_signals, Streams::Image(x.clone()), |i, x| block(i, black_box(x)))
+        };
+        pass(0).expect("a computed step");
+        b.iter(|| pass(1));
+    });
+    group.finish();
+}
+
+fn each_metric(c: &mut Criterion) {
+    let (a, b) = (latents(1.0), latents(1.1));
+    let half = (a.to_dtype(DType::BF16).expect("a cast"), b.to_dtype(DType::BF16).expect("a cast"));
+    let mut group = c.benchmark_group("metrics of 256 tokens x 256 channels");
+    group.bench_function("relative_l1", |bench| bench.iter(|| metrics::relative_l1(&a, &b)));
+    group.bench_function("relative_l1 bf16", |bench| bench.iter(|| metrics::relative_l1(&half.0, &half.1)));
+    group.bench_function("relative_l2", |bench| bench.iter(|| metrics::relative_l2(&a, &b)));
+    group.bench_function("magnitude_ratio", |bench| bench.iter(|| metrics::magnitude_ratio(&a, &b)));
+    group.bench_function("is_finite_on_host", |bench| bench.iter(|| metrics::is_finite_on_host(&a)));
+    group.finish();
+}
+
+criterion_group!(benches, off_against_a_bare_loop, skip_against_an_addition, each_metric);
+criterion_main!(benches);

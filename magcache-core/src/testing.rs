@@ -1,1 +1,0 @@
-//! Toy models and the conformance kit.

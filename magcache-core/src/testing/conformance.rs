@@ -1,0 +1,151 @@
+//! Every rule on every toy, in one call.
+
+use std::sync::Arc;
+
+use super::{Calls, Inexact, Spy, SpyForecast, Toy, rules};
+use crate::{
+    Branch, BuildCx, CacheEntry, CacheHook, CachePlan, ConfigError, HookId, HookRegistry, Level, Phase,
+    Residuals, Role, Session, Strategy, StrategyInfo, Trajectory, meta,
+};
+
+/// From so many blocks on, a strategy's example must be accepted and must skip something.
+const REAL: usize = 12;
+
+/// Runs every rule that a strategy must keep, on toys of 1, 2 and 12 blocks, of one stream and of two.
+///
+/// # Panics
+///
+/// With the rule, the strategy and the toy, where a rule is broken.
+pub fn conformance(info: &StrategyInfo) {
+    rules::check_config(info);
+    for toy in toys() {
+        let bench = Bench::new(info, toy);
+        rules::check_never(&bench);
+        rules::check_guarded_steps(&bench);
+        rules::check_reuse(&bench);
+        rules::check_isolation(&bench);
+        rules::check_error_recovers(&bench);
+        rules::check_repeatable(&bench);
+        rules::check_learning(&bench);
+    }
+}
+
+/// [`conformance`] of the strategy registered under `name`.
+///
+/// # Panics
+///
+/// Where a rule is broken, or if nothing registered that name.
+pub fn conformance_of(name: &str) {
+    let known = meta::strategies();
+    match known.iter().find(|s| s.name == name) {
+        Some(info) => conformance(info),
+        None => {
+            let names: Vec<_> = known.iter().map(|s| s.name).collect();
+            panic!("no strategy {name:?} is registered; there are {names:?}")
+        }
+    }
+}
+
+/// The models that the rules are checked on.
+pub fn toys() -> Vec<Toy> {
+    let order = [Role::Text, Role::Image];
+    vec![
+        Toy::image(1),
+        Toy::image(2),
+        Toy::image(REAL),
+        Toy::dual_joint(1, 0, order),
+        Toy::dual_joint(1, 1, order),
+        Toy::dual_joint(4, 8, order),
+        Toy::dual_joint(4, 8, [Role::Image, Role::Text]),
+    ]
+}
+
+/// A strategy on a toy.
+#[derive(Debug)]
+pub struct Bench<'a> {
+    /// The strategy.
+    pub info: &'a StrategyInfo,
+    /// The model.
+    pub toy: Toy,
+    /// Twelve steps of two branches and one expert.
+    pub trajectory: Trajectory,
+}
+
+impl<'a> Bench<'a> {
+    /// A strategy on a toy.
+    pub fn new(info: &'a StrategyInfo, toy: Toy) -> Self {
+        Self { info, toy, trajectory: Trajectory::plain(12, &[Branch::Cond, Branch::Uncond]) }
+    }
+
+    /// The same steps shared by two experts.
+    pub fn two_experts(&self) -> Trajectory {
+        let experts = [0..5, 5..12].into_iter().zip(0..);
+        let phases = experts.map(|(steps, expert)| Phase { expert: crate::Expert(expert), steps }).collect();
+        self.trajectory.clone().with_phases(phases)
+    }
+
+    /// The table of the example, or of `never`, as the strategy's author wrote it.
+    ///
+    /// # Panics
+    ///
+    /// If it is no TOML table.
+    pub fn table(&self, text: &str) -> toml::Table {
+        toml::from_str(text).unwrap_or_else(|e| panic!("{}: no table: {e}", self.place("example is TOML")))
+    }
+
+    /// A session with this table; `None` where a toy smaller than real models is refused by `validate`.
+    ///
+    /// # Panics
+    ///
+    /// Where the table is refused for another reason, or on a toy of full size.
+    pub fn session(&self, table: toml::Table) -> Option<Session> {
+        let built = CachePlan::from_tables(vec![table], Residuals::default())
+            .and_then(|plan| plan.build(self.toy.meta(), Some(&self.trajectory)));
+        match built {
+            Ok(built) => Some(built.registry.session()),
+            Err(ConfigError::Problems(_)) if !self.is_real() => None,
+            Err(e) => panic!("{}: {e}", self.place("example is accepted")),
+        }
+    }
+
+    /// A session whose strategy and forecast tell `calls`, with `inner` inside them; `None` where the strategy is
+    /// a hook of its own or is refused.
+    pub fn spied(&self, calls: &Calls, inner: Inexact) -> Option<Session> {
+        self.session(self.table(self.info.example))?;
+        let model = self.toy.meta();
+        let entry = CacheEntry::from_table("example", self.table(self.info.example));
+        let entry = entry.unwrap_or_else(|e| panic!("{}: {e}", self.place("example is accepted")));
+        let (id, forward) = (HookId(0), self.info.level == Level::Forward);
+        let range = if forward { 0..1 } else { model.whole() };
+        let cx = BuildCx {
+            place: "example",
+            id,
+            model,
+            range: range.clone(),
+            trajectory: Some(&self.trajectory),
+            words: &entry.words,
+            profile: None,
+        };
+        let Ok(Strategy::Cache(cache, guards)) = entry.config.build(&cx) else { return None };
+        let spy = Box::new(Spy::new(cache, calls.clone()));
+        let hook = Arc::new(CacheHook::new(id, spy, Arc::new(SpyForecast::new(calls.clone())), guards, true));
+        let builder = HookRegistry::builder(model.blocks());
+        let builder = if forward {
+            Ok(builder.forward(hook).forward(Arc::new(inner)))
+        } else {
+            builder.ring(range.clone(), hook).and_then(|b| b.ring(range, Arc::new(inner)))
+        };
+        Some(builder.ok()?.build().session())
+    }
+
+    /// True on a toy of full size, where something must be skipped.
+    pub fn is_real(&self) -> bool {
+        self.toy.blocks() >= REAL
+    }
+
+    /// `rule R, strategy S, toy T of N blocks`.
+    pub fn place(&self, rule: &str) -> String {
+        let model = self.toy.meta();
+        format!("rule `{rule}`, strategy {:?}, {} of {} blocks", self.info.name, model.name, model.blocks())
+    }
+}

@@ -1,0 +1,30 @@
+//! Toy transformers and the conformance kit, for the tests of strategies and models in any crate.
+//!
+//! A crate with a strategy runs every rule in one line; a crate with a model checks that its blocks suit hooks:
+//!
+//! ```no_run
+//! # use magcache_core::{Pass, testing};
+//! # fn forward(_: &mut Pass<'_>) -> candle_core::Result<candle_core::Tensor> { unimplemented!() }
+//! testing::conformance_of("interval");
+//! testing::check_model(12, forward);
+//! ```
+//!
+//! Everything here panics with the name of the rule that was broken, and where.
+#![allow(clippy::disallowed_methods, reason = "bit equality is checked on values")]
+
+mod conformance;
+mod expect;
+mod model;
+mod rules;
+mod spy;
+mod toy;
+
+pub use conformance::{Bench, conformance, conformance_of, toys};
+pub use expect::{Ran, assert_decisions, run, run_pass, same_bits, transcript};
+pub use model::{check_blocks_pure, check_model, check_off_is_plain};
+pub use rules::{
+    check_config, check_error_recovers, check_guarded_steps, check_isolation, check_learning, check_never,
+    check_repeatable, check_reuse,
+};
+pub use spy::{Calls, Inexact, Spy, SpyForecast};
+pub use toy::{BlockRun, Fault, Toy};

@@ -1,0 +1,82 @@
+//! Checks for the crates of models.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use candle_core::{Result, Tensor};
+
+use super::expect::{same_bits, same_streams};
+use crate::{BlockHook, Branch, Cx, HookRegistry, Next, Output, Pass, Step, Streams};
+
+/// [`check_off_is_plain`] and [`check_blocks_pure`]; `forward` is one forward of the model on fixed inputs.
+///
+/// # Panics
+///
+/// With the name of the rule that was broken.
+pub fn check_model(blocks: usize, forward: impl Fn(&mut Pass<'_>) -> Result<Tensor>) {
+    check_off_is_plain(blocks, &forward);
+    check_blocks_pure(blocks, &forward);
+}
+
+/// A session without hooks gives the same bits as no session.
+///
+/// # Panics
+///
+/// If it does not, or if the forward fails.
+pub fn check_off_is_plain(blocks: usize, forward: impl Fn(&mut Pass<'_>) -> Result<Tensor>) {
+    let rule = "rule `off is the plain loop`";
+    let off = ok(rule, forward(&mut Pass::off()));
+    let mut session = HookRegistry::builder(blocks).build().session();
+    let empty = ok(rule, forward(&mut session.pass(Step::plain(0, 1), Branch::Cond)));
+    assert!(same_bits(&off, &empty), "{rule}: a session without hooks gives another output than no session");
+}
+
+/// No block changes in place a tensor that it was given, and the model runs each of its `blocks` blocks once
+/// through the pass.
+///
+/// # Panics
+///
+/// With the number of the block, or if the forward fails.
+pub fn check_blocks_pure(blocks: usize, forward: impl Fn(&mut Pass<'_>) -> Result<Tensor>) {
+    let rule = "rule `blocks are pure`";
+    let ran: Arc<Vec<AtomicUsize>> = Arc::new((0..blocks).map(|_| AtomicUsize::new(0)).collect());
+    let mut builder = HookRegistry::builder(blocks);
+    for i in 0..blocks {
+        builder = match builder.ring(i..i + 1, Arc::new(Watch { block: i, ran: Arc::clone(&ran) })) {
+            Ok(builder) => builder,
+            Err(e) => panic!("{rule}: {e}"),
+        };
+    }
+    let mut session = builder.build().session();
+    ok(rule, forward(&mut session.pass(Step::plain(0, 1), Branch::Cond)));
+    for (i, n) in ran.iter().enumerate() {
+        let n = n.load(Ordering::Relaxed);
+        assert!(n == 1, "{rule}: block {i} of {blocks} ran {n} times in one forward; the metadata says once");
+    }
+}
+
+fn ok<T>(rule: &str, result: Result<T>) -> T {
+    result.unwrap_or_else(|e| panic!("{rule}: the forward failed: {e}"))
+}
+
+/// Compares what a block was given before and after it ran.
+#[derive(Debug)]
+struct Watch {
+    block: usize,
+    ran: Arc<Vec<AtomicUsize>>,
+}
+
+impl BlockHook for Watch {
+    fn call(&self, cx: &mut Cx<'_>, x: Streams, next: Next<'_>) -> Result<Output> {
+        if let Some(n) = self.ran.get(self.block) {
+            n.fetch_add(1, Ordering::Relaxed);
+        }
+        let before = x.map(Tensor::copy)?;
+        let out = next.run(cx, x.clone())?;
+        let pure = same_streams(&before, &x, true)?;
+        assert!(pure, "rule `blocks are pure`: block {} changed its input in place", self.block);
+        Ok(out)
+    }
+}

@@ -1,0 +1,135 @@
+//! Hooks, strategies and forecasts that tell what was asked of them.
+
+use std::{
+    any::Any,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use candle_core::Result;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    AnyCache, BlockHook, Branch, Cx, Forecast, ForecastConfig, Head, LastResidual, Next, Output, Step,
+    StoragePolicy, Streams, Verdict, Window,
+};
+
+/// What was called, in order: `head`, `tail`, `observe`, `predict`, each with its step.
+#[derive(Clone, Debug, Default)]
+pub struct Calls(Arc<Mutex<Vec<(&'static str, usize)>>>);
+
+impl Calls {
+    fn push(&self, what: &'static str, step: usize) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push((what, step));
+    }
+
+    /// The calls since the last time.
+    pub fn take(&self) -> Vec<(&'static str, usize)> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// A strategy that tells what it was asked.
+#[derive(Debug)]
+pub struct Spy {
+    inner: Box<dyn AnyCache>,
+    calls: Calls,
+}
+
+impl Spy {
+    /// Around a strategy.
+    pub fn new(inner: Box<dyn AnyCache>, calls: Calls) -> Self {
+        Self { inner, calls }
+    }
+}
+
+impl AnyCache for Spy {
+    fn any_state(&self) -> Box<dyn Any + Send> {
+        self.inner.any_state()
+    }
+
+    fn any_window(&self) -> Window {
+        self.inner.any_window()
+    }
+
+    fn any_static(&self) -> bool {
+        self.inner.any_static()
+    }
+
+    fn any_bytes(&self, state: &dyn Any) -> usize {
+        self.inner.any_bytes(state)
+    }
+
+    fn any_head(&self, state: &mut dyn Any, step: &Step, branch: Branch, x: &Head<'_>) -> Result<Verdict> {
+        self.calls.push("head", step.index);
+        self.inner.any_head(state, step, branch, x)
+    }
+
+    fn any_tail(
+        &self,
+        state: &mut dyn Any,
+        step: &Step,
+        branch: Branch,
+        x: &Streams,
+        y: &Streams,
+    ) -> Result<()> {
+        self.calls.push("tail", step.index);
+        self.inner.any_tail(state, step, branch, x, y)
+    }
+}
+
+/// The residual forecast, telling what it was asked.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct SpyForecast {
+    #[serde(skip)]
+    calls: Calls,
+}
+
+impl SpyForecast {
+    /// Tells `calls`.
+    pub fn new(calls: Calls) -> Self {
+        Self { calls }
+    }
+}
+
+#[derive(Debug)]
+struct Watched {
+    inner: LastResidual,
+    calls: Calls,
+}
+
+#[typetag::serde(name = "magcache-testing-spy")]
+impl ForecastConfig for SpyForecast {
+    fn build(&self) -> Box<dyn Forecast> {
+        Box::new(Watched { inner: LastResidual::default(), calls: self.calls.clone() })
+    }
+}
+
+impl Forecast for Watched {
+    fn observe(&mut self, step: usize, x: &Streams, y: &Streams, storage: &StoragePolicy) -> Result<()> {
+        self.calls.push("observe", step);
+        self.inner.observe(step, x, y, storage)
+    }
+
+    fn predict(&self, step: usize, x: &Streams) -> Result<Option<Streams>> {
+        self.calls.push("predict", step);
+        self.inner.predict(step, x)
+    }
+
+    fn bytes(&self) -> usize {
+        self.inner.bytes()
+    }
+}
+
+/// A hook that runs its blocks and says, at every `every`-th step, that it did not: as an inner cache that guessed.
+#[derive(Clone, Copy, Debug)]
+pub struct Inexact {
+    /// The steps that are multiples of it.
+    pub every: usize,
+}
+
+impl BlockHook for Inexact {
+    fn call(&self, cx: &mut Cx<'_>, x: Streams, next: Next<'_>) -> Result<Output> {
+        let out = next.run(cx, x)?;
+        Ok(Output { exact: out.exact && cx.step.index % self.every.max(1) != 0, ..out })
+    }
+}

@@ -1,0 +1,379 @@
+//! What happens to one session, pass, branch or expert changes nothing elsewhere; what goes wrong computes.
+
+mod support;
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, Barrier, Mutex},
+};
+
+use candle_core::{DType, Tensor};
+use magcache_core::{
+    Branch, Branches, Expert, Guards, HookRegistry, Level, Phase, Reducer, ResidualConfig, Role, Session,
+    Step, StoragePolicy, Trajectory, Why,
+    testing::{Fault, Ran, Toy, run, run_pass, same_bits},
+};
+use proptest::prelude::*;
+use support::{Script, example, session, strategies};
+
+const BOTH: [Branch; 2] = [Branch::Cond, Branch::Uncond];
+
+fn steps() -> Trajectory {
+    Trajectory::plain(12, &BOTH)
+}
+
+fn flux() -> Toy {
+    Toy::dual_joint(2, 3, [Role::Text, Role::Image])
+}
+
+fn assert_same(a: &[Ran], b: &[Ran], what: &str) {
+    assert_eq!(a.len(), b.len(), "{what}");
+    for (a, b) in a.iter().zip(b) {
+        assert_eq!((&a.step, a.branch), (&b.step, b.branch), "{what}");
+        assert!(same_bits(&a.output, &b.output), "{what}: step {} {}", a.step.index, a.branch);
+    }
+}
+
+#[test]
+fn two_sessions_on_two_threads_share_a_model_and_nothing_else() {
+    for info in strategies() {
+        let toy = flux();
+        let alone = [1, 2].map(|seed| run(&toy, Some(&mut example(info, &toy, &steps())), &steps(), seed).unwrap());
+        let registry = Arc::clone(example(info, &toy, &steps()).registry());
+        let turn = Barrier::new(2);
+        let both = std::thread::scope(|scope| {
+            let request = |seed: u64| {
+                let (toy, registry, turn) = (&toy, &registry, &turn);
+                scope.spawn(move || {
+                    let mut session = registry.session();
+                    let mut out = Vec::new();
+                    for step in steps().steps() {
+                        for branch in BOTH {
+                            turn.wait();
+                            out.push(run_pass(toy, Some(&mut session), &step, branch, seed).unwrap());
+                        }
+                    }
+                    out
+                })
+            };
+            [request(1), request(2)].map(|t| t.join().unwrap())
+        });
+        for (a, b) in alone.iter().zip(&both) {
+            assert_same(a, b, info.name);
+        }
+        assert!(!same_bits(&alone[0][9].output, &alone[1][9].output), "two requests are different");
+    }
+}
+
+#[test]
+fn the_order_of_branches_changes_no_output() {
+    for info in strategies() {
+        let toy = flux();
+        let other = Trajectory { branches: vec![Branch::Uncond, Branch::Cond], ..steps() };
+        let mut swapped = run(&toy, Some(&mut example(info, &toy, &steps())), &other, 1).unwrap();
+        swapped.sort_by_key(|r| (r.step.index, r.branch));
+        let own = run(&toy, Some(&mut example(info, &toy, &steps())), &steps(), 1).unwrap();
+        assert_same(&own, &swapped, info.name);
+    }
+}
+
+/// Steps 0 to 3, a disturbance at step 4, then the rest; equal to a request that starts at step 4 with nothing.
+fn recovers(name: &str, new: impl Fn(&Toy) -> Session, disturb: impl Fn(&Toy, &mut Session, &Step)) {
+    let toy = flux();
+    let one = Trajectory::plain(12, &[Branch::Cond]);
+    let mut session = new(&toy);
+    for index in 0..4 {
+        run_pass(&toy, Some(&mut session), &one.step(index), Branch::Cond, 1).unwrap();
+    }
+    disturb(&toy, &mut session, &one.step(4));
+    toy.set_fault(None);
+    let late = Trajectory { first: 4, ..one };
+    let rest = run(&toy, Some(&mut session), &late, 1).unwrap();
+    let clean = run(&toy, Some(&mut new(&toy)), &late, 1).unwrap();
+    assert!(rest[0].is_whole(toy.blocks()), "{name}: the pass after computes");
+    assert_same(&clean, &rest, name);
+}
+
+/// Two caches behind one another, of which the first has already stored its slot when block 4 goes wrong.
+fn two_ranges(toy: &Toy) -> Session {
+    HookRegistry::builder(toy.blocks())
+        .ring(0..3, Script::at([3, 5, 6, 8]).hook(0))
+        .and_then(|b| b.ring(3..5, Script::at([3, 5, 6, 8]).hook(1)))
+        .unwrap()
+        .build()
+        .session()
+}
+
+#[test]
+fn a_pass_that_errors_or_panics_leaves_nothing_behind() {
+    for k in 0..5 {
+        recovers(&format!("error in block {k}"), two_ranges, |toy, session, step| {
+            toy.set_fault(Some((k, Fault::Error)));
+            assert!(run_pass(toy, Some(session), step, Branch::Cond, 1).is_err());
+        });
+        recovers(&format!("panic in block {k}"), two_ranges, |toy, session, step| {
+            toy.set_fault(Some((k, Fault::Panic)));
+            let pass = || run_pass(toy, Some(session), step, Branch::Cond, 1);
+            assert!(catch_unwind(AssertUnwindSafe(pass)).is_err());
+        });
+    }
+}
+
+#[test]
+fn a_failed_probe_or_hook_leaves_nothing_behind() {
+    let tea = |toy: &Toy| {
+        let table = "[[cache]]\nstrategy = \"teacache\"\npolicy = \"linear\"\nthreshold = 0.3\nlast_steps = 0";
+        session(toy, table, &Trajectory::plain(12, &[Branch::Cond]))
+    };
+    recovers("a probe fails", tea, |toy, session, step| {
+        let x = magcache_core::Streams::Image(toy.latents(1, step).unwrap());
+        let mut pass = session.pass(step.clone(), Branch::Cond);
+        assert!(pass.run(5, &magcache_core::no_signals, x, |_, x| Ok(x)).is_err());
+    });
+}
+
+#[test]
+fn an_error_on_one_branch_leaves_the_other_alone() {
+    for info in strategies() {
+        let toy = flux();
+        let own = run(&toy, Some(&mut example(info, &toy, &steps())), &steps(), 1).unwrap();
+        let mut session = example(info, &toy, &steps());
+        let mut uncond = Vec::new();
+        for step in steps().steps() {
+            toy.set_fault((step.index == 5).then_some((0, Fault::Error)));
+            drop(run_pass(&toy, Some(&mut session), &step, Branch::Cond, 1));
+            toy.set_fault(None);
+            uncond.push(run_pass(&toy, Some(&mut session), &step, Branch::Uncond, 1).unwrap());
+        }
+        let own: Vec<Ran> = own.into_iter().filter(|r| r.branch == Branch::Uncond).collect();
+        assert_same(&own, &uncond, info.name);
+    }
+}
+
+#[test]
+fn a_pass_that_was_opened_and_never_run_changes_nothing() {
+    let toy = flux();
+    let one = Trajectory::plain(12, &[Branch::Cond]);
+    let clean = run(&toy, Some(&mut two_ranges(&toy)), &one, 1).unwrap();
+    let mut session = two_ranges(&toy);
+    let mut out = Vec::new();
+    for step in one.steps() {
+        drop(session.pass(step.clone(), Branch::Cond));
+        out.push(run_pass(&toy, Some(&mut session), &step, Branch::Cond, 1).unwrap());
+    }
+    assert_same(&clean, &out, "dropped passes");
+}
+
+#[test]
+fn shape_and_dtype_that_change_compute_and_count_a_failsafe() {
+    for info in strategies().into_iter().filter(|s| s.level == Level::Blocks) {
+        for changed in [Toy::image(4).with_tokens(5), Toy::image(4).with_dtype(DType::F64)] {
+            let toy = Toy::image(4);
+            let mut session = example(info, &toy, &steps());
+            for (index, toy) in (0..8).map(|i| (i, if i < 5 { &toy } else { &changed })) {
+                let ran = run_pass(toy, Some(&mut session), &steps().step(index), Branch::Cond, 1).unwrap();
+                let why = ran.records[0].why;
+                assert_eq!(why == Why::FailsafeShape, index == 5, "{}: step {index}: {why}", info.name);
+                assert!(index != 5 || ran.is_whole(4));
+            }
+            assert_eq!(session.log().failsafes(), 1);
+        }
+    }
+}
+
+#[test]
+fn a_metric_that_is_nan_computes() {
+    for strategy in ["fbcache", "teacache"] {
+        let info = strategies().into_iter().find(|s| s.name == strategy).unwrap();
+        let toy = Toy::image(4);
+        let mut session = example(info, &toy, &steps());
+        for index in 0..5 {
+            run_pass(&toy, Some(&mut session), &steps().step(index), Branch::Cond, 1).unwrap();
+        }
+        let step = steps().step(5);
+        let x = toy.latents(1, &step).unwrap().affine(f64::NAN, 0.0).unwrap();
+        let mut pass = session.pass(step.clone(), Branch::Cond);
+        let y = toy.forward(&x, &step, Branch::Cond, &mut pass).unwrap();
+        drop(pass);
+        assert!(same_bits(&y, &y) && session.log().failsafes() == 1, "{strategy}");
+        assert!(!session.log().records().last().unwrap().reused, "{strategy}");
+        let next = run_pass(&toy, Some(&mut session), &steps().step(6), Branch::Cond, 1).unwrap();
+        assert!(next.is_whole(4), "{strategy}: nothing of the broken pass is kept");
+        let plain = run_pass(&toy, None, &steps().step(6), Branch::Cond, 1).unwrap();
+        assert!(same_bits(&next.output, &plain.output), "{strategy}");
+    }
+}
+
+#[test]
+fn an_output_that_is_nan_is_shown_but_never_stored() {
+    let toy = Toy::image(4);
+    let mut session =
+        HookRegistry::builder(4).ring(0..4, Script::at([2, 3, 5]).hook(0)).unwrap().build().session();
+    let one = Trajectory::plain(8, &[Branch::Cond]);
+    let mut pass = |fault, index| {
+        toy.set_fault(fault);
+        let ran = run_pass(&toy, Some(&mut session), &one.step(index), Branch::Cond, 1).unwrap();
+        (ran.is_whole(4), ran.records[0].why)
+    };
+    assert_eq!(pass(None, 0), (true, Why::Warmup));
+    assert_eq!(pass(Some((2, Fault::Nan)), 1), (true, Why::FailsafeNonFinite));
+    assert_eq!(pass(None, 2), (true, Why::NoHistory));
+    assert_eq!(pass(None, 3), (false, Why::Scheduled));
+}
+
+fn stored(policy: StoragePolicy, reuse: &[usize]) -> Session {
+    let hook = Script::at(reuse.iter().copied()).hook(0);
+    HookRegistry::builder(4).ring(0..4, hook).unwrap().storage(policy).build().session()
+}
+
+#[test]
+fn bytes_are_exact_and_a_budget_evicts() {
+    let toy = Toy::image(4);
+    let slot = 6 * 8 * 4;
+    let reuse: Vec<usize> = (1..12).collect();
+    let mut free = stored(StoragePolicy::default(), &reuse);
+    run(&toy, Some(&mut free), &steps(), 1).unwrap();
+    assert_eq!((free.slots().bytes(), free.slots().keys().count()), (2 * slot, 2));
+    assert_eq!((free.slots().peak_bytes(), free.slots().evicted()), (2 * slot, 0));
+    assert_eq!(free.log().reused(magcache_core::HookId(0), Branch::Cond).count(), 11);
+    // Room for one slot: the other branch's is dropped each time, so every pass computes.
+    let mut tight = stored(StoragePolicy { budget: Some(slot), ..StoragePolicy::default() }, &reuse);
+    let out = run(&toy, Some(&mut tight), &steps(), 1).unwrap();
+    assert!(out.iter().all(|r| r.is_whole(4)));
+    assert!(out.iter().skip(2).all(|r| r.records[0].why == Why::NoHistory));
+    assert_eq!((tight.slots().bytes(), tight.slots().keys().count()), (slot, 1));
+    assert_eq!((tight.slots().peak_bytes(), tight.slots().evicted()), (slot, 23));
+    assert_same(&run(&toy, None, &steps(), 1).unwrap(), &out, "evicted");
+}
+
+#[test]
+fn bytes_are_exact_for_every_strategy() {
+    for info in strategies().into_iter().filter(|s| s.level == Level::Blocks) {
+        let toy = Toy::image(4);
+        let mut session = example(info, &toy, &steps());
+        for ran in run(&toy, Some(&mut session), &steps(), 1).unwrap() {
+            let bytes = ran.records[0].bytes;
+            assert_eq!(bytes % (6 * 8 * 4), 0, "{}: whole tensors of 6 tokens and 8 channels", info.name);
+        }
+        // The residual, and what the strategy itself keeps: one tensor at most of each kind.
+        let tensors = session.slots().bytes() / (6 * 8 * 4);
+        let most = session.slots().keys().count() * 4;
+        assert!((2..=most).contains(&tensors), "{}: {tensors} tensors", info.name);
+    }
+}
+
+#[test]
+fn half_precision_storage_halves_the_bytes_and_rounds_only_the_residual() {
+    let toy = Toy::image(4);
+    let mut session = stored(StoragePolicy { dtype: Some(DType::BF16), ..StoragePolicy::default() }, &[1]);
+    let ran = run(&toy, Some(&mut session), &Trajectory::plain(3, &[Branch::Cond]), 1).unwrap();
+    assert_eq!(session.slots().bytes(), 6 * 8 * 2);
+    let plain = run_pass(&toy, None, &ran[1].step, Branch::Cond, 1).unwrap();
+    let (first, last) = (&ran[0].blocks[0].input, &ran[0].blocks[3].output);
+    let residual = last.sub(first).unwrap().image().unwrap();
+    let expected = |r: &Tensor| (plain.blocks[0].input.image().unwrap() + r).unwrap().affine(0.8, 0.01).unwrap();
+    let rounded = residual.to_dtype(DType::BF16).unwrap().to_dtype(DType::F32).unwrap();
+    assert_eq!(ran[1].output.dtype(), DType::F32);
+    assert!(same_bits(&ran[1].output, &expected(&rounded)));
+    assert!(!same_bits(&ran[1].output, &expected(&residual)));
+}
+
+/// The steps that a rank of two skips, given its threshold and the seed of its part of the picture.
+fn ranks(reducers: [Option<Reducer>; 2]) -> [Vec<usize>; 2] {
+    let toys = [Toy::image(4), Toy::image(4)];
+    let text = "[[cache]]\nstrategy = \"fbcache\"\nthreshold = 0.02\nlast_steps = 0";
+    let one = Trajectory::plain(24, &[Branch::Cond]);
+    std::thread::scope(|scope| {
+        let mut threads = toys.iter().zip([1, 14]).zip(reducers).map(|((toy, seed), reducer)| {
+            let one = &one;
+            scope.spawn(move || {
+                let registry = Arc::clone(session(toy, text, one).registry());
+                let mut session = match reducer {
+                    Some(reducer) => registry.session_with_reducer(reducer),
+                    None => registry.session(),
+                };
+                run(toy, Some(&mut session), one, seed).unwrap();
+                session.log().reused(magcache_core::HookId(0), Branch::Cond).collect::<Vec<_>>()
+            })
+        });
+        let (a, b) = (threads.next().unwrap(), threads.next().unwrap());
+        [a.join().unwrap(), b.join().unwrap()]
+    })
+}
+
+#[test]
+fn ranks_decide_alike_from_the_reduced_metric() {
+    let alone = ranks([None, None]);
+    assert_ne!(alone[0], alone[1], "without a reducer the two parts disagree, else this shows nothing");
+    let (meet, seen) = (Arc::new(Barrier::new(2)), Arc::new(Mutex::new([0.0; 2])));
+    let reducer = |rank: usize| -> Option<Reducer> {
+        let (meet, seen) = (Arc::clone(&meet), Arc::clone(&seen));
+        Some(Arc::new(move |metric| {
+            seen.lock().unwrap()[rank] = metric;
+            meet.wait();
+            let both = *seen.lock().unwrap();
+            meet.wait();
+            Ok(both[0].max(both[1]))
+        }))
+    };
+    let together = ranks([reducer(0), reducer(1)]);
+    assert_eq!(together[0], together[1]);
+    assert!(!together[0].is_empty());
+    let large: Option<Reducer> = Some(Arc::new(|_| Ok(1e9)));
+    assert!(ranks([large.clone(), large])[0].is_empty(), "the decision is taken after the reduction");
+}
+
+#[test]
+fn uncond_follows_cond_and_computes_where_cond_has_not_run() {
+    let toy = Toy::image(4);
+    let guards = Guards { branches: Branches::CondDecides, ..Guards::default() };
+    let new = || {
+        let hook = Script::at([2, 3]).hook_with(0, Arc::new(ResidualConfig {}), guards);
+        HookRegistry::builder(4).ring(0..4, hook).unwrap().build().session()
+    };
+    let whys = |order: &[Branch]| {
+        let mut session = new();
+        let out = run(&toy, Some(&mut session), &Trajectory::plain(5, order), 1).unwrap();
+        let uncond = out.into_iter().filter(|r| r.branch == Branch::Uncond);
+        uncond.map(|r| (r.records[0].reused, r.records[0].why)).collect::<Vec<_>>()
+    };
+    use Why::{Followed, NoLeader, Warmup};
+    let followed = [(false, Warmup), (false, Followed), (true, Followed), (true, Followed), (false, Followed)];
+    assert_eq!(whys(&BOTH), followed);
+    let alone = [Warmup, NoLeader, NoLeader, NoLeader, NoLeader].map(|why| (false, why));
+    assert_eq!(whys(&[Branch::Uncond, Branch::Cond]), alone);
+    assert_eq!(whys(&[Branch::Uncond]), alone);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    /// Each expert's phase runs as if the other did not exist, and begins with a computed step.
+    #[test]
+    fn experts_never_read_each_others_slots(
+        boundary in 1usize..11,
+        which in any::<prop::sample::Index>(),
+        swap in any::<bool>(),
+    ) {
+        let all = strategies();
+        let info = which.get(&all);
+        let toy = flux();
+        let phases = vec![
+            Phase { expert: Expert(0), steps: 0..boundary },
+            Phase { expert: Expert(1), steps: boundary..12 },
+        ];
+        let mut whole = steps().with_phases(phases);
+        if swap {
+            whole.branches.reverse();
+        }
+        let mut together = example(info, &toy, &whole);
+        let together = run(&toy, Some(&mut together), &whole, 1).unwrap();
+        let late = Trajectory { first: boundary, ..whole.clone() };
+        let apart = run(&toy, Some(&mut example(info, &toy, &whole)), &late, 1).unwrap();
+        let second: Vec<Ran> = together.into_iter().filter(|r| r.step.expert == Expert(1)).collect();
+        assert_same(&apart, &second, info.name);
+        for first in second.iter().filter(|r| r.step.index == boundary) {
+            prop_assert!(first.is_whole(toy.blocks()), "{}: {:?}", info.name, first.records);
+        }
+    }
+}

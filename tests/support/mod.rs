@@ -1,0 +1,118 @@
+//! Hooks and strategies that the tests of this crate share.
+#![allow(dead_code, reason = "every test target uses its own part")]
+
+use std::sync::{Arc, Mutex};
+
+use candle_core::Result;
+use magcache_core::{
+    BlockHook, Branch, BuildCx, CacheEntry, CacheHook, Cx, ForecastConfig, Guards, Head, HookId, Level, Next,
+    Output, ResidualConfig, Session, Step, Strategy, StrategyInfo, Streams, TimestepCache, Trajectory,
+    Verdict, Why, Window, meta, testing::Toy,
+};
+
+/// Every registered strategy.
+pub fn strategies() -> Vec<&'static StrategyInfo> {
+    magcache_strategies::link();
+    meta::strategies()
+}
+
+/// Reuses at the steps that it was told, wherever there is something to reuse.
+#[derive(Clone, Debug)]
+pub struct Script {
+    pub reuse: Vec<usize>,
+    pub window: Window,
+}
+
+impl Script {
+    pub fn at(reuse: impl IntoIterator<Item = usize>) -> Self {
+        Self { reuse: reuse.into_iter().collect(), window: Window::default() }
+    }
+
+    pub fn window(self, front: usize, back: usize) -> Self {
+        Self { window: Window { front, back }, ..self }
+    }
+
+    /// As a hook that keeps the text stream.
+    pub fn hook(self, id: u16) -> Arc<dyn BlockHook> {
+        self.hook_with(id, Arc::new(ResidualConfig {}), Guards::default())
+    }
+
+    pub fn hook_with(self, id: u16, forecast: Arc<dyn ForecastConfig>, guards: Guards) -> Arc<dyn BlockHook> {
+        Arc::new(CacheHook::new(HookId(id), Box::new(self), forecast, guards, true))
+    }
+}
+
+impl TimestepCache for Script {
+    type State = ();
+
+    fn window(&self) -> Window {
+        self.window
+    }
+
+    fn head(&self, (): &mut (), step: &Step, _: Branch, _: &Head<'_>) -> Result<Verdict> {
+        let reuse = self.reuse.contains(&step.index);
+        Ok(if reuse { Verdict::reuse(Why::Scheduled) } else { Verdict::compute(Why::Scheduled) })
+    }
+}
+
+/// An observer: writes down what it sees and changes nothing.
+#[derive(Clone, Debug)]
+pub struct Witness(pub &'static str, pub Arc<Mutex<Vec<String>>>);
+
+impl Witness {
+    fn say(&self, what: &str) {
+        self.1.lock().unwrap().push(format!("{} {what}", self.0));
+    }
+}
+
+impl BlockHook for Witness {
+    fn call(&self, cx: &mut Cx<'_>, x: Streams, next: Next<'_>) -> Result<Output> {
+        let forced = if next.is_forced() { " forced" } else { "" };
+        let blocks = next.blocks();
+        self.say(&format!("in {blocks:?}{forced}"));
+        let out = next.run(cx, x)?;
+        self.say(&format!("out {blocks:?}"));
+        Ok(out)
+    }
+
+    fn skipped(&self, _: &mut Cx<'_>, blocks: std::ops::Range<usize>) {
+        self.say(&format!("skipped {blocks:?}"));
+    }
+}
+
+/// What witnesses wrote since the last time.
+pub fn said(notes: &Mutex<Vec<String>>) -> Vec<String> {
+    std::mem::take(&mut *notes.lock().unwrap())
+}
+
+/// A strategy's table as a hook around the whole of a toy.
+pub fn hook_of(info: &StrategyInfo, text: &str, id: u16, toy: &Toy, run: &Trajectory) -> Arc<dyn BlockHook> {
+    let entry = CacheEntry::from_table("table", toml::from_str(text).unwrap()).unwrap();
+    let cx = BuildCx {
+        place: "table",
+        id: HookId(id),
+        model: toy.meta(),
+        range: if info.level == Level::Forward { 0..1 } else { toy.meta().whole() },
+        trajectory: Some(run),
+        words: &entry.words,
+        profile: None,
+    };
+    match entry.config.build(&cx).unwrap() {
+        Strategy::Hook(hook) => hook,
+        Strategy::Cache(cache, guards) => {
+            Arc::new(CacheHook::new(HookId(id), cache, Arc::new(ResidualConfig {}), guards, true))
+        }
+    }
+}
+
+/// A session of `toy` with the `[[cache]]` tables in `text`.
+pub fn session(toy: &Toy, text: &str, run: &Trajectory) -> Session {
+    magcache_strategies::link();
+    let plan = magcache_core::CachePlan::parse(text).unwrap();
+    plan.build(toy.meta(), Some(run)).unwrap().registry.session()
+}
+
+/// A session with one strategy's own example.
+pub fn example(info: &StrategyInfo, toy: &Toy, run: &Trajectory) -> Session {
+    session(toy, &format!("[[cache]]\n{}", info.example), run)
+}
