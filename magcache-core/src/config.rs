@@ -408,7 +408,8 @@ pub(crate) fn syntax(place: &str, error: &impl ToString) -> ConfigError {
     if text.contains("unknown field `")
         && let Some(key) = quoted.next()
     {
-        let known: Vec<_> = quoted.chain(WORDS).collect();
+        // A common word can be unknown too: in a member of a combination, whose words are the combination's.
+        let known: Vec<_> = quoted.chain(WORDS).filter(|word| *word != key).collect();
         return ConfigError::UnknownKey {
             place: place.to_owned(),
             key: key.to_owned(),

@@ -107,10 +107,14 @@ impl Problem {
         Self { hint: Some(hint.into()), ..self }
     }
 
-    /// An error unless `value` lies in `low..=high`; NaN never does.
+    /// An error unless `value` lies in `low..=high`; NaN never does. `f64::MAX` is no upper bound.
     pub fn unless_in(place: &str, key: &str, value: f64, low: f64, high: f64) -> Option<Self> {
+        let range = || match high {
+            f64::MAX => format!("at least {low}"),
+            _ => format!("between {low} and {high}"),
+        };
         (!(low..=high).contains(&value))
-            .then(|| Self::error(place, format!("`{key}` is {value}, it must be between {low} and {high}")))
+            .then(|| Self::error(place, format!("`{key}` is {value}, it must be {}", range())))
     }
 }
 

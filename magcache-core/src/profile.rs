@@ -172,20 +172,20 @@ impl Profile {
     /// The curves of a variant (all experts); without one, those of the default variant.
     pub fn curves_of(&self, variant: Option<&str>) -> Result<Vec<&Curve>, ConfigError> {
         let names: Vec<_> = self.curves.iter().map(|c| c.variant.as_deref()).collect();
-        let variant = self.variant("curve", variant, &names)?;
+        let variant = self.variant("curve variant", variant, &names)?;
         Ok(self.curves.iter().filter(|c| c.variant.as_deref() == variant).collect())
     }
 
     /// The fit of a variant; without one, the default.
     pub fn fit_of(&self, variant: Option<&str>) -> Result<Option<&Fit>, ConfigError> {
         let names: Vec<_> = self.fits.iter().map(|f| f.variant.as_deref()).collect();
-        let variant = self.variant("fit", variant, &names)?;
+        let variant = self.variant("fit variant", variant, &names)?;
         Ok(self.fits.iter().find(|f| f.variant.as_deref() == variant))
     }
 
     fn variant<'a>(
         &'a self,
-        kind: &str,
+        kind: &'static str,
         asked: Option<&'a str>,
         known: &[Option<&'a str>],
     ) -> Result<Option<&'a str>, ConfigError> {
@@ -194,8 +194,8 @@ impl Profile {
             Some(_) if known.contains(&asked) => Ok(asked),
             Some(name) => Err(ConfigError::UnknownName {
                 place: format!("profile {:?}", self.name),
-                kind: "variant",
-                name: format!("{name} ({kind})"),
+                kind,
+                name: name.to_owned(),
                 nearest: nearest(name, known.iter().copied().flatten()),
             }),
         }

@@ -1,0 +1,223 @@
+//! Every knob of every strategy changes a schedule: what parses and does nothing is a defect.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use candle_core::{DType, Device, Result, Tensor};
+use magcache_core::{
+    Branch, CachePlan, Curve, Expert, HookId, ModelMeta, Phase, Signal, Source, Streams, Trajectory, Warmup,
+};
+use magcache_models as _;
+use magcache_strategies::magcache::{Dialect, Rule};
+
+const STEPS: usize = 24;
+const BRANCHES: [Branch; 2] = [Branch::Cond, Branch::Uncond];
+
+/// `[1, 8, 2]`: values that differ between tokens and branches and move at a pace that changes over the run.
+fn wave(step: usize, branch: Branch, pace: f64) -> Result<Tensor> {
+    let phase = if branch == Branch::Cond { 0.0 } else { 0.7 };
+    let at = step as f64 * pace + 0.3 * (step as f64 * 0.9 + phase).sin();
+    let value = |i: usize| (1.0 + 0.15 * (at * (1.0 + 0.3 * i as f64) + phase).sin()) as f32;
+    Tensor::from_vec((0..16).map(value).collect::<Vec<_>>(), (1, 8, 2), &Device::Cpu)
+}
+
+/// The skipped steps of a run of three blocks, per branch, as digits.
+fn schedule(table: &str) -> Vec<String> {
+    let model = ModelMeta {
+        signals: vec![Signal::ModulatedInput, Signal::TimestepEmbedding, Signal::TimestepProjection].into(),
+        ..ModelMeta::simple("toy", 3)
+    };
+    let run = Trajectory::plain(STEPS, &BRANCHES);
+    let plan = CachePlan::parse(&format!("[[cache]]\n{table}")).unwrap();
+    let mut session = plan.build(&model, Some(&run)).unwrap().registry.session();
+    for step in run.steps() {
+        for branch in BRANCHES {
+            let index = step.index;
+            let probe = |signal: Signal, _: &Streams| match signal {
+                Signal::ModulatedInput => wave(index, branch, 0.2),
+                Signal::TimestepEmbedding => wave(index, branch, 0.5),
+                Signal::TimestepProjection => wave(2 * index, branch, 0.4),
+            };
+            let block = |i: usize, x: Streams| {
+                let x = x.into_image()?;
+                Ok(Streams::Image((x + wave(index, branch, 0.3 + 0.1 * i as f64)?)?))
+            };
+            let x = Streams::Image(Tensor::ones((1, 8, 2), DType::F32, &Device::Cpu).unwrap());
+            session.pass(step.clone(), branch).run(3, &probe, x, block).unwrap();
+        }
+    }
+    let digits = |branch| {
+        let reused: BTreeSet<_> = session.log().reused(HookId(0), branch).collect();
+        (0..STEPS).map(|i| if reused.contains(&i) { '1' } else { '0' }).collect()
+    };
+    BRANCHES.map(digits).to_vec()
+}
+
+/// `base` with each change in turn must give a schedule of its own.
+fn each_changes(base: &str, changes: &[&str]) {
+    let mut seen = BTreeMap::from([(schedule(base), "nothing")]);
+    for change in changes {
+        let key = change.split(" = ").next().unwrap();
+        let kept: Vec<_> = base.lines().filter(|l| !l.starts_with(&format!("{key} = "))).collect();
+        let table = format!("{}\n{change}\n", kept.join("\n"));
+        if let Some(other) = seen.insert(schedule(&table), change) {
+            panic!("`{change}` and `{other}` give the same schedule with\n{base}");
+        }
+    }
+}
+
+const CURVE: &str = "ratios = { cond = [1.0, 1.02, 0.99, 0.98, 0.97, 0.985, 0.96, 0.95], \
+                     uncond = [1.0, 1.0, 0.97, 0.99, 0.95, 0.97, 0.98, 0.91] }";
+
+#[test]
+fn magcache() {
+    let base = format!("strategy = \"magcache\"\nthreshold = 0.12\nmax_skips = 3\nwarmup = 0.2\n{CURVE}\n");
+    let changes = [
+        "threshold = 0.2",
+        "max_skips = 1",
+        "warmup = 0.5",
+        "warmup = 7",
+        "last_steps = 4",
+        "max_total_skips = 5",
+        "dialect = \"official-wan\"",
+        "ratios = [1.0, 0.9, 0.99, 0.8]",
+    ];
+    each_changes(&base, &changes);
+    each_changes(&format!("{base}dialect = \"official-wan\"\n"), &["branches = \"cond-decides\""]);
+    each_changes(&format!("{base}dialect = \"diffusers\"\n"), &["assume_steps = 7"]);
+}
+
+#[test]
+fn magcache_profile_and_variant() {
+    let base = "strategy = \"magcache\"\nprofile = \"flux.1-dev\"\n";
+    each_changes(
+        base,
+        &["profile = \"wan2.1-t2v-1.3b\"", "profile = \"framepack\"", "variant = \"vllm-omni\""],
+    );
+}
+
+#[test]
+fn teacache() {
+    let base = "strategy = \"teacache\"\nthreshold = 0.1\ncoefficients = [2.0, 0.0, 0.5, 0.01]\n";
+    let changes = [
+        "threshold = 0.2",
+        "coefficients = [9.0, 0.0, 0.7, 0.005]",
+        "policy = \"linear\"",
+        "signal = \"timestep-embedding\"",
+        "signal = \"timestep-projection\"",
+        "fitted_range = [0.2, 0.9]",
+        "warmup = 6",
+        "warmup = 0.5",
+        "last_steps = 5",
+        "max_skips = 1",
+        "max_total_skips = 3",
+        "branches = \"cond-decides\"",
+    ];
+    each_changes(base, &changes);
+}
+
+#[test]
+fn teacache_profile_and_variant() {
+    let base = "strategy = \"teacache\"\nprofile = \"wan2.1-t2v-1.3b\"\nthreshold = 0.2\n";
+    each_changes(base, &["profile = \"flux.1-dev\"", "variant = \"ret-steps\""]);
+}
+
+#[test]
+fn fbcache() {
+    let base = "strategy = \"fbcache\"\nthreshold = 0.08\n";
+    let changes = [
+        "threshold = 0.12",
+        "metric = \"hidden_rel_l1\"",
+        "metric = \"hidden_rel_l2\"",
+        "downsample = 3",
+        "ema = 0.8",
+        "dialect = \"diffusers\"",
+        "warmup = 7",
+        "warmup = 0.5",
+        "last_steps = 9",
+        "max_skips = 1",
+        "max_total_skips = 3",
+        "branches = \"cond-decides\"",
+    ];
+    each_changes(base, &changes);
+}
+
+#[test]
+fn fbcache_on_equality() {
+    // Nothing moves below a threshold of 0: only the reading that skips on equality skips.
+    let still = |dialect: &str| {
+        let table = format!("[[cache]]\nstrategy = \"fbcache\"\nthreshold = 0.0\ndialect = \"{dialect}\"\n");
+        let model = ModelMeta::simple("toy", 3);
+        let run = Trajectory::plain(6, &[Branch::Cond]);
+        let mut session =
+            CachePlan::parse(&table).unwrap().build(&model, Some(&run)).unwrap().registry.session();
+        for step in run.steps() {
+            let x = Streams::Image(Tensor::ones((1, 2, 2), DType::F32, &Device::Cpu).unwrap());
+            let block = |_, x: Streams| Ok(Streams::Image((x.into_image()? + 1.0)?));
+            session.pass(step, Branch::Cond).run(3, &magcache_core::no_signals, x, block).unwrap();
+        }
+        session.log().reused(HookId(0), Branch::Cond).count()
+    };
+    assert_eq!((still("magcache"), still("diffusers")), (0, 5));
+}
+
+#[test]
+fn combinations() {
+    let fbcache = |threshold| format!("{{ strategy = \"fbcache\", threshold = {threshold} }}");
+    let magcache = format!("{{ strategy = \"magcache\", threshold = 0.12, {CURVE} }}");
+    for strategy in ["priority", "any-veto"] {
+        let base = format!("strategy = \"{strategy}\"\nmembers = [{}, {magcache}]\n", fbcache(0.08));
+        let members = format!("members = [{}, {magcache}]", fbcache(0.02));
+        let changes =
+            [members.as_str(), "warmup = 9", "last_steps = 6", "max_skips = 1", "max_total_skips = 2"];
+        each_changes(&base, &changes);
+    }
+    let members =
+        |strategy| schedule(&format!("strategy = \"{strategy}\"\nmembers = [{}, {magcache}]", fbcache(0.08)));
+    assert_ne!(members("priority"), members("any-veto"));
+}
+
+/// A text of the decisions of a dialect over many settings.
+fn decisions(dialect: Dialect) -> String {
+    let curve = Curve {
+        variant: None,
+        expert: None,
+        steps: 23,
+        dialect: None,
+        flow_shift: None,
+        boundary_ratio: None,
+        ratios: BTreeMap::from([
+            ("cond".to_owned(), (0..23).map(|i| 1.0 - 0.002 * f64::from(i * i % 17)).collect()),
+            ("uncond".to_owned(), (0..23).map(|i| 1.0 - 0.003 * f64::from(i * i % 19)).collect()),
+        ]),
+        std: BTreeMap::new(),
+        cosine_distance: BTreeMap::new(),
+        recommended: Vec::new(),
+        source: Source::default(),
+    };
+    let mut out = String::new();
+    for (threshold, max_skips, retention, steps) in
+        [(0.05, 2, 0.2, 25), (0.12, 4, 0.13, 20), (0.24, 5, 0.3, 31), (0.06, 3, 0.0, 45)]
+    {
+        let rule = Rule {
+            dialect,
+            threshold,
+            max_skips,
+            retention: Warmup::Fraction(retention),
+            curves: vec![curve.clone()],
+            assume_steps: None,
+        };
+        let high = steps / 2;
+        let phases =
+            [Phase { expert: Expert(0), steps: 0..high }, Phase { expert: Expert(1), steps: high..steps }];
+        for branch in BRANCHES {
+            out.extend(rule.schedule(&phases, branch).iter().map(|skip| if *skip { '1' } else { '0' }));
+        }
+    }
+    out
+}
+
+#[test]
+fn every_dialect_is_a_rule_of_its_own() {
+    let by_decisions: BTreeMap<_, _> = Dialect::ALL.map(|d| (decisions(d), d)).into_iter().collect();
+    assert_eq!(by_decisions.len(), Dialect::ALL.len(), "only these differ: {:?}", by_decisions.values());
+}

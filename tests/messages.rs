@@ -1,0 +1,78 @@
+//! What a user reads when a plan or a profile cannot be used.
+
+use std::fmt::Write;
+
+use magcache_core::{CachePlan, ConfigError, ModelMeta, Profile, Trajectory};
+use magcache_models as _;
+use magcache_strategies as _;
+
+/// The error and its hint as the command line prints them.
+fn told(error: &ConfigError) -> String {
+    let hint = error.hint().map(|h| format!("\nhint: {h}")).unwrap_or_default();
+    format!("error: {error}{hint}\n")
+}
+
+/// Every document with what is said about it.
+fn transcript(documents: &[&str], read: impl Fn(&str) -> Result<(), ConfigError>) -> String {
+    let mut out = String::new();
+    for text in documents {
+        let error = read(text).expect_err(text);
+        writeln!(out, "{}\n---\n{}\n", text.trim(), told(&error)).unwrap();
+    }
+    out
+}
+
+#[test]
+fn plans_that_cannot_be_used() {
+    let documents = [
+        "[[cache]]\nstrategy = \"magcash\"",
+        "[[cache]]\nstrategy = \"zzz\"",
+        "[[cache]]\nthreshold = 0.1",
+        "[[cache]]\nstrategy = 3",
+        "[[cache]]\nstrategy = \"magcache\"\ntreshold = 0.1",
+        "[[cache]]\nstrategy = \"fbcache\"\nmax_skip = 2",
+        "[[cache]]\nstrategy = \"magcache\"\nthreshold = \"high\"",
+        "[[cache]]\nstrategy = \"magcache\"\ndialect = \"official\"",
+        "[[cache]]\nstrategy = \"magcache\"",
+        "[[cache]]\nstrategy = \"magcache\"\nprofile = \"wan2.1-t2v-1.3\"",
+        "[[cache]]\nstrategy = \"magcache\"\nprofile = \"wan2.2-ti2v-5b\"\nvariant = \"v2v\"",
+        "[[cache]]\nstrategy = \"magcache\"\nprofile = \"flux.1-dev\"\nassume_steps = 20",
+        "[[cache]]\nstrategy = \"magcache\"\nratios = [1.0, nan, 0.9]",
+        "[[cache]]\nstrategy = \"magcache\"\nratios = { cond = [1.0, 0.9], uncond = [1.0] }",
+        "[[cache]]\nstrategy = \"magcache\"\nratios = [1.0, 0.9]\nwarmup = 1.5\nthreshold = -1.0",
+        "[[cache]]\nstrategy = \"teacache\"",
+        "[[cache]]\nstrategy = \"teacache\"\npolicy = \"cubic\"",
+        "[[cache]]\nstrategy = \"teacache\"\npolicy = \"linear\"\nat = \"1..3\"",
+        "[[cache]]\nstrategy = \"fbcache\"\nema = 1.0\ndownsample = 0",
+        "[[cache]]\nstrategy = \"fbcache\"\nat = \"9\"",
+        "[[cache]]\nstrategy = \"fbcache\"\nat = \"block\"",
+        "[[cache]]\nstrategy = \"fbcache\"\n[[cache]]\nstrategy = \"fbcache\"",
+        "[[cache]]\nstrategy = \"fbcache\"\nforecast = { type = \"taylr\" }",
+        "[[cache]]\nstrategy = \"priority\"\nmembers = [{ strategy = \"fbcache\" }]",
+        "[[cache]]\nstrategy = \"any-veto\"\nmembers = [{ strategy = \"fbcache\", warmup = 2 }]",
+        "[residuals]\ndtype = \"f8\"",
+        "[residuals]\nbudget = \"2 GiBs\"",
+        "[residuals]\nbugdet = \"2 GiB\"",
+        "[[caches]]\nstrategy = \"fbcache\"",
+        "cache = ",
+    ];
+    let model = ModelMeta::simple("toy", 3);
+    let run = Trajectory::plain(20, &[magcache_core::Branch::Cond]);
+    let read = |text: &str| CachePlan::parse(text)?.build(&model, Some(&run)).map(drop);
+    insta::assert_snapshot!(transcript(&documents, read));
+}
+
+#[test]
+fn profiles_that_cannot_be_used() {
+    let documents = [
+        "name = \"x\"\n[[curve]]\nsteps = 3\nratios = { cond = [1.0, nan, 0.9] }",
+        "name = \"x\"\n[[curve]]\nsteps = 3\nratios = { cond = [1.0, 0.9] }",
+        "name = \"x\"\n[[curve]]\nsteps = 2\nratios = { cond = [1.0, -0.9], uncond = [1.0, inf] }",
+        "name = \"x\"\n[[curve]]\nsteps = 0\nratios = {}",
+        "name = \"x\"\n[[curve]]\nsteps = 2\nratio = { cond = [1.0, 0.9] }",
+        "name = \"x\"\n[[fit]]\nsignal = \"modulated-input\"\ncoefficients = []\nwarmup = 2.0\nlast_steps = 1",
+        "name = \"x\"\n[[fit]]\nsignal = \"modulated\"\ncoefficients = [1.0]\nwarmup = 1\nlast_steps = 1",
+        "summary = \"nameless\"",
+    ];
+    insta::assert_snapshot!(transcript(&documents, |text| Profile::parse(text, "x.toml").map(drop)));
+}
