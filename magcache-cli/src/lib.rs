@@ -7,6 +7,7 @@ mod interrupt;
 pub mod media;
 mod output;
 mod plan;
+mod report;
 mod summary;
 pub mod verify;
 
