@@ -10,6 +10,8 @@ mod folder;
 mod header;
 mod mmap;
 mod read;
+#[cfg(test)]
+mod tests;
 mod weights;
 
 pub use error::CheckpointError;

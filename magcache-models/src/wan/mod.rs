@@ -11,6 +11,7 @@ mod rope;
 mod testing;
 mod text;
 mod transformer;
+pub mod vae;
 
 pub use config::{WanConfig, WanConfigError};
 pub use rope::WanRope;

@@ -1,0 +1,118 @@
+//! Activations, element by element, any shape.
+
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use rayon::prelude::*;
+
+use super::cpu::{self, TASK, contiguous, exp, on_cpu, vectorized};
+
+/// GELU with the tanh approximation, `x / 2 * (1 + tanh(sqrt(2 / π) * (x + 0.044715 x³)))`.
+///
+/// Computed as `x * sigmoid(2u)`, which is the same and keeps its digits for negative `x`.
+pub fn gelu_tanh(x: &Tensor) -> Result<Tensor> {
+    if on_cpu(x) { x.contiguous()?.apply_op1_no_bwd(&Kind::GeluTanh) } else { x.gelu() }
+}
+
+/// Exact GELU, `x / 2 * (1 + erf(x / sqrt(2)))`. No model here runs it at every step, so it has no kernel.
+pub fn gelu_erf(x: &Tensor) -> Result<Tensor> {
+    x.gelu_erf()
+}
+
+/// SiLU (swish), `x * sigmoid(x)`.
+pub fn silu(x: &Tensor) -> Result<Tensor> {
+    if on_cpu(x) { x.contiguous()?.apply_op1_no_bwd(&Kind::Silu) } else { x.silu() }
+}
+
+enum Kind {
+    GeluTanh,
+    Silu,
+}
+
+impl CustomOp1 for Kind {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::GeluTanh => "gelu-tanh",
+            Self::Silu => "silu",
+        }
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let x = contiguous(self.name(), x, layout)?;
+        let out = match self {
+            Self::GeluTanh => map(x, gelu_tanh_of),
+            Self::Silu => map(x, cpu::silu),
+        };
+        Ok((CpuStorage::F32(out), layout.shape().clone()))
+    }
+}
+
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "must vectorise for the caller's instruction set")]
+fn gelu_tanh_of(x: f32) -> f32 {
+    let u = 0.797_884_6 * (x + 0.044_715 * x * x * x);
+    x / (1.0 + exp(-2.0 * u))
+}
+
+fn map(x: &[f32], f: impl Fn(f32) -> f32 + Sync) -> Vec<f32> {
+    let mut out = vec![0f32; x.len()];
+    out.par_chunks_mut(TASK).zip(x.par_chunks(TASK)).for_each(|(out, x)| {
+        vectorized(|| {
+            for (out, x) in out.iter_mut().zip(x) {
+                *out = f(*x);
+            }
+        });
+    });
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    fn inputs() -> Tensor {
+        let values: Vec<f32> = (-40_000..40_000).map(|i| i as f32 * 2.5e-4).collect();
+        Tensor::new(values, &Device::Cpu).expect("fits in memory")
+    }
+
+    fn worst(ours: &Tensor, exact: impl Fn(f64) -> f64) -> Result<f64> {
+        let pairs = ours.to_vec1::<f32>()?.into_iter().zip(inputs().to_vec1::<f32>()?);
+        let error = |(y, x): (f32, f32)| {
+            let exact = exact(f64::from(x));
+            (f64::from(y) - exact).abs() / exact.abs().max(1e-30)
+        };
+        Ok(pairs.map(error).fold(0.0, f64::max))
+    }
+
+    #[test]
+    fn kernels_are_exact_in_relative_terms() -> Result<()> {
+        let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
+        let u = |x: f64| (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x * x * x);
+        // Near -10 the exponent is about -100 and rounding of `u` alone moves the result by 1e-5 of its 1e-42.
+        let shown = |x: f64| if x < -5.0 { f64::NAN } else { x * sigmoid(2.0 * u(x)) };
+        let gelu = worst(&gelu_tanh(&inputs())?, shown)?;
+        assert!(gelu < 5e-6, "{gelu}");
+        let silu = worst(&silu(&inputs())?, |x| x * sigmoid(x))?;
+        assert!(silu < 1e-6, "{silu}");
+        Ok(())
+    }
+
+    #[test]
+    fn kernels_agree_with_candle() -> Result<()> {
+        let x = inputs();
+        for (ours, candle) in [(gelu_tanh(&x)?, x.gelu()?), (silu(&x)?, x.silu()?)] {
+            let scale = (candle.abs()? + 1.0)?;
+            let error = (ours - candle)?.abs()?.div(&scale)?.max(0)?.to_scalar::<f32>()?;
+            assert!(error < 1e-6, "{error}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn views_and_nan_pass_through() -> Result<()> {
+        let x = Tensor::new(&[[1f32, f32::NAN], [-2.0, 3.0]], &Device::Cpu)?;
+        let y = silu(&x.t()?)?.to_vec2::<f32>()?;
+        assert!(y[1][0].is_nan() && (y[0][1] + 2.0 / (1.0 + 2f32.exp())).abs() < 1e-6);
+        Ok(())
+    }
+}

@@ -1,0 +1,352 @@
+//! Scaled dot-product attention with bounded memory.
+//!
+//! On the CPU the score matrix only ever exists in tiles of [`QUERIES`] by [`KEYS`]: the softmax over the keys is carried
+//! from tile to tile (running maximum and sum, as in FlashAttention, arXiv 2205.14135). Elsewhere the queries are cut so
+//! that the scores of one cut stay below [`SCORES`] values.
+
+use candle_core::{
+    CpuStorage, CustomOp3, D, Layout, Result, Shape, Storage, Tensor, backend::BackendStorage,
+};
+use rayon::prelude::*;
+
+use super::cpu::{exp, max_of, on_cpu, sum_of, vectorized};
+
+/// Queries of a tile.
+const QUERIES: usize = 128;
+
+/// Keys of a tile: with [`QUERIES`] one MiB of scores, which stays in the cache of a core.
+const KEYS: usize = 2048;
+
+/// Scores that the fallback keeps at a time, 1 GiB in f32.
+const SCORES: usize = 1 << 28;
+
+/// Attention with the scale `1 / sqrt(head_dim)`.
+///
+/// Queries `[batch, tokens, heads * head_dim]`, keys and values `[batch, keys, heads * head_dim]`, result like the
+/// queries. All three may be views as long as the channels of a token lie side by side.
+pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<Tensor> {
+    let head_dim = q.dim(D::Minus1)? / heads.max(1);
+    run(q, k, v, &Attention { heads, scale: (head_dim as f64).powf(-0.5), bias: None })
+}
+
+/// [`attention`] with another scale and a bias that is added to the scaled scores.
+///
+/// `bias` broadcasts to `[batch, heads, tokens, keys]`; minus a large number masks a key out.
+pub fn attention_with_bias(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    heads: usize,
+    scale: f64,
+    bias: &Tensor,
+) -> Result<Tensor> {
+    let bias = bias.broadcast_as((q.dim(0)?, heads, q.dim(1)?, k.dim(1)?))?;
+    // A mask that is one value for all keys has no row to read.
+    let bias = if bias.stride().last() == Some(&1) { bias } else { bias.contiguous()? };
+    run(q, k, v, &Attention { heads, scale, bias: Some(bias) })
+}
+
+fn run(q: &Tensor, k: &Tensor, v: &Tensor, op: &Attention) -> Result<Tensor> {
+    let (batch, _, channels) = q.dims3()?;
+    let fits = k.shape() == v.shape() && k.dim(0)? == batch && k.dim(2)? == channels && k.elem_count() > 0;
+    if !fits || op.heads == 0 || channels % op.heads != 0 {
+        candle_core::bail!(
+            "attention: {} heads cannot attend from {:?} to keys {:?} and values {:?}",
+            op.heads,
+            q.shape(),
+            k.shape(),
+            v.shape()
+        );
+    }
+    if on_cpu(q) { rows(q)?.apply_op3_no_bwd(&rows(k)?, &rows(v)?, op) } else { op.plain(q, k, v) }
+}
+
+/// The tensor with the channels of a token side by side.
+fn rows(x: &Tensor) -> Result<Tensor> {
+    if x.stride().last() == Some(&1) { Ok(x.clone()) } else { x.contiguous() }
+}
+
+struct Attention {
+    heads: usize,
+    scale: f64,
+    /// `[batch, heads, tokens, keys]` by any strides, the last of them 1.
+    bias: Option<Tensor>,
+}
+
+impl Attention {
+    fn plain(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
+        let (batch, tokens, channels) = q.dims3()?;
+        let keys = k.dim(1)?;
+        let split = |x: &Tensor| {
+            x.reshape((batch, (), self.heads, channels / self.heads))?.transpose(1, 2)?.contiguous()
+        };
+        let (q, k, v) = ((split(q)? * self.scale)?, split(k)?.t()?, split(v)?);
+        let cut = (SCORES / (batch * self.heads * keys).max(1)).clamp(1, tokens.max(1));
+        let mut parts = Vec::with_capacity(tokens.div_ceil(cut));
+        for start in (0..tokens).step_by(cut) {
+            let length = cut.min(tokens - start);
+            let mut scores = q.narrow(2, start, length)?.matmul(&k)?;
+            if let Some(bias) = &self.bias {
+                scores = (scores + bias.narrow(2, start, length)?)?;
+            }
+            parts.push(candle_nn::ops::softmax_last_dim(&scores)?.matmul(&v)?);
+        }
+        Tensor::cat(&parts, 2)?.transpose(1, 2)?.reshape((batch, tokens, channels))
+    }
+}
+
+/// Softmax state of one query between tiles of keys.
+#[derive(Clone, Copy)]
+struct Running {
+    max: f32,
+    sum: f32,
+    /// What the result so far is worth under the new maximum.
+    rescale: f32,
+}
+
+impl CustomOp3 for Attention {
+    fn name(&self) -> &'static str {
+        "attention"
+    }
+
+    fn cpu_fwd(
+        &self,
+        q: &CpuStorage,
+        q_layout: &Layout,
+        k: &CpuStorage,
+        k_layout: &Layout,
+        v: &CpuStorage,
+        v_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (batch, tokens, channels) = q_layout.shape().dims3()?;
+        let held = self.bias.as_ref().map(Tensor::storage_and_layout);
+        let bias = match &held {
+            None => None,
+            Some((storage, layout)) => match &**storage {
+                Storage::Cpu(storage) => Some(Bias::new(storage, layout)?),
+                _ => candle_core::bail!("attention: the bias is on another device than the queries"),
+            },
+        };
+        let mut out = vec![0f32; batch * tokens * channels];
+        for (b, out) in out.chunks_exact_mut((tokens * channels).max(1)).enumerate() {
+            out.par_chunks_mut(self.tile(tokens) * channels).enumerate().try_for_each(|(i, out)| {
+                for head in 0..self.heads {
+                    let tile = Tile {
+                        q: View::new(q, q_layout, b, head * channels / self.heads)?,
+                        k: View::new(k, k_layout, b, head * channels / self.heads)?,
+                        v: View::new(v, v_layout, b, head * channels / self.heads)?,
+                        first: i * self.tile(tokens),
+                        queries: out.len() / channels,
+                        keys: k_layout.shape().dims3()?.1,
+                        head_dim: channels / self.heads,
+                        scale: self.scale as f32,
+                    };
+                    let result =
+                        tile.run(|query, key| bias.and_then(|bias| bias.row(b, head, query, key)))?;
+                    let columns = head * tile.head_dim..(head + 1) * tile.head_dim;
+                    for (out, row) in out.chunks_exact_mut(channels).zip(result.chunks_exact(tile.head_dim)) {
+                        out[columns.clone()].copy_from_slice(row);
+                    }
+                }
+                Ok::<_, candle_core::Error>(())
+            })?;
+        }
+        Ok((CpuStorage::F32(out), q_layout.shape().clone()))
+    }
+}
+
+impl Attention {
+    /// Queries of a task: few enough that every core gets some.
+    fn tile(&self, tokens: usize) -> usize {
+        tokens.div_ceil(2 * rayon::current_num_threads()).clamp(16, QUERIES)
+    }
+}
+
+/// Rows of one head in one batch item.
+#[derive(Clone, Copy)]
+struct View<'a> {
+    storage: &'a CpuStorage,
+    start: usize,
+    stride: usize,
+}
+
+impl<'a> View<'a> {
+    fn new(storage: &'a CpuStorage, layout: &Layout, batch: usize, column: usize) -> Result<Self> {
+        let &[batch_stride, stride, 1] = layout.stride() else {
+            candle_core::bail!(
+                "attention: channels of a token must lie side by side, strides are {:?}",
+                layout.stride()
+            )
+        };
+        Ok(Self { storage, start: layout.start_offset() + batch * batch_stride + column, stride })
+    }
+
+    fn rows(&self, first: usize, rows: usize, columns: usize) -> Layout {
+        Layout::new((rows, columns).into(), vec![self.stride, 1], self.start + first * self.stride)
+    }
+
+    fn transposed(&self, first: usize, rows: usize, columns: usize) -> Layout {
+        Layout::new((columns, rows).into(), vec![1, self.stride], self.start + first * self.stride)
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Bias<'a> {
+    values: &'a [f32],
+    strides: [usize; 3],
+}
+
+impl<'a> Bias<'a> {
+    fn new(storage: &'a CpuStorage, layout: &Layout) -> Result<Self> {
+        let &[batch, head, query, 1] = layout.stride() else {
+            candle_core::bail!(
+                "attention: the bias must have its keys side by side, strides are {:?}",
+                layout.stride()
+            )
+        };
+        let values = storage.as_slice::<f32>()?.get(layout.start_offset()..).unwrap_or_default();
+        Ok(Self { values, strides: [batch, head, query] })
+    }
+
+    fn row(&self, batch: usize, head: usize, query: usize, key: usize) -> Option<&'a [f32]> {
+        let start = batch * self.strides[0] + head * self.strides[1] + query * self.strides[2] + key;
+        self.values.get(start..)
+    }
+}
+
+/// One head of one tile of queries.
+struct Tile<'a> {
+    q: View<'a>,
+    k: View<'a>,
+    v: View<'a>,
+    first: usize,
+    queries: usize,
+    keys: usize,
+    head_dim: usize,
+    scale: f32,
+}
+
+impl Tile<'_> {
+    /// Result `[queries, head_dim]`; `bias(query, key)` is the bias row of a query from `key` on.
+    fn run<'b>(&self, bias: impl Fn(usize, usize) -> Option<&'b [f32]>) -> Result<Vec<f32>> {
+        let (n, d) = (self.queries, self.head_dim);
+        let mut state = vec![Running { max: f32::NEG_INFINITY, sum: 0.0, rescale: 0.0 }; n];
+        let mut out = vec![0f32; n * d];
+        for key in (0..self.keys).step_by(KEYS) {
+            let m = KEYS.min(self.keys - key);
+            let (lhs, rhs) = (self.q.rows(self.first, n, d), self.k.transposed(key, m, d));
+            let mut scores = self.q.storage.matmul(self.k.storage, (1, n, m, d), &lhs, &rhs)?;
+            let CpuStorage::F32(values) = &mut scores else { candle_core::bail!("attention: expected f32") };
+            for (i, (row, state)) in values.chunks_exact_mut(m).zip(&mut state).enumerate() {
+                let bias = bias(self.first + i, key);
+                vectorized(|| softmax_step(row, bias, self.scale, state));
+            }
+            let (lhs, rhs) = (Layout::contiguous((n, m)), self.v.rows(key, m, d));
+            let values = scores.matmul(self.v.storage, (1, n, d, m), &lhs, &rhs)?;
+            let values = values.as_slice::<f32>()?;
+            for ((out, values), state) in out.chunks_exact_mut(d).zip(values.chunks_exact(d)).zip(&state) {
+                vectorized(|| {
+                    for (out, value) in out.iter_mut().zip(values) {
+                        *out = *out * state.rescale + value;
+                    }
+                });
+            }
+        }
+        for (out, state) in out.chunks_exact_mut(d).zip(&state) {
+            let inverse = state.sum.recip();
+            vectorized(|| out.iter_mut().for_each(|x| *x *= inverse));
+        }
+        Ok(out)
+    }
+}
+
+/// Turns a row of scores into `exp(score - maximum)` and carries the maximum and the sum on.
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "must vectorise for the caller's instruction set")]
+fn softmax_step(row: &mut [f32], bias: Option<&[f32]>, scale: f32, state: &mut Running) {
+    match bias {
+        None => row.iter_mut().for_each(|x| *x *= scale),
+        Some(bias) => row.iter_mut().zip(bias).for_each(|(x, bias)| *x = *x * scale + bias),
+    }
+    let max = state.max.max(max_of(row));
+    // The first tile has nothing to rescale, and infinities would make a NaN of it.
+    state.rescale = if state.max == f32::NEG_INFINITY { 0.0 } else { exp(state.max - max) };
+    row.iter_mut().for_each(|x| *x = exp(*x - max));
+    state.sum = state.sum * state.rescale + sum_of(row, |x| x);
+    state.max = max;
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Device};
+
+    use super::*;
+
+    fn random(shape: &[usize]) -> Result<Tensor> {
+        Tensor::randn(0f32, 1.0, shape, &Device::Cpu)
+    }
+
+    fn worst(a: &Tensor, b: &Tensor) -> Result<f32> {
+        (a - b)?.abs()?.flatten_all()?.max(0)?.to_scalar()
+    }
+
+    #[test]
+    fn tiles_agree_with_the_whole_matrix() -> Result<()> {
+        for (batch, tokens, keys, heads, head_dim) in
+            [(2, 5, 7, 3, 8), (1, 300, 2 * KEYS + 5, 2, 16), (1, 1, 1, 1, 4), (2, 130, 40, 1, 20)]
+        {
+            let q = (random(&[batch, tokens, heads * head_dim])? * 3.0)?;
+            let (k, v) =
+                (random(&[batch, keys, heads * head_dim])?, random(&[batch, keys, heads * head_dim])?);
+            let op = Attention { heads, scale: (head_dim as f64).powf(-0.5), bias: None };
+            let (ours, plain) = (attention(&q, &k, &v, heads)?, op.plain(&q, &k, &v)?);
+            assert!(worst(&ours, &plain)? < 1e-5, "{tokens} {keys}");
+            for shape in [
+                [batch, heads, tokens, keys],
+                [1, heads, tokens, keys],
+                [batch, 1, 1, keys],
+                [1, 1, tokens, 1],
+            ] {
+                let bias = (random(&shape)? * 4.0)?;
+                let full = bias.broadcast_as((batch, heads, tokens, keys))?.contiguous()?;
+                let plain = Attention { heads, scale: 0.7, bias: Some(full) }.plain(&q, &k, &v)?;
+                let error = worst(&attention_with_bias(&q, &k, &v, heads, 0.7, &bias)?, &plain)?;
+                // Scores of 50 and more: their own rounding moves the result by some 1e-6 of its value.
+                assert!(error < 4e-5, "{shape:?} {error}");
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn views_of_one_projection_need_no_copy() -> Result<()> {
+        let fused = random(&[2, 9, 3 * 12])?;
+        let parts = fused.chunk(3, 2)?;
+        let whole: Vec<Tensor> = parts.iter().map(Tensor::contiguous).collect::<Result<_>>()?;
+        let ours = attention(&parts[0], &parts[1], &parts[2], 2)?;
+        assert!(worst(&ours, &attention(&whole[0], &whole[1], &whole[2], 2)?)? < 1e-6);
+        Ok(())
+    }
+
+    #[test]
+    fn masked_keys_do_not_matter_and_nan_is_not_hidden() -> Result<()> {
+        let (q, k, v) = (random(&[1, 3, 8])?, random(&[1, 4, 8])?, random(&[1, 4, 8])?);
+        let mask = Tensor::new(&[0f32, 0.0, 0.0, f32::MIN], &Device::Cpu)?.reshape((1, 1, 1, 4))?;
+        let masked = attention_with_bias(&q, &k, &v, 2, 0.5, &mask)?;
+        let short = attention(&q, &k.narrow(1, 0, 3)?, &v.narrow(1, 0, 3)?, 2)?;
+        assert!(worst(&masked, &short)? < 1e-6);
+        let bad = Tensor::full(f32::NAN, (1, 3, 8), &Device::Cpu)?;
+        assert!(attention(&bad, &k, &v, 2)?.flatten_all()?.to_vec1::<f32>()?.iter().all(|x| x.is_nan()));
+        Ok(())
+    }
+
+    #[test]
+    fn refuses_shapes_that_do_not_fit() -> Result<()> {
+        let q = Tensor::zeros((1, 3, 8), DType::F32, &Device::Cpu)?;
+        let k = Tensor::zeros((1, 3, 6), DType::F32, &Device::Cpu)?;
+        assert!(attention(&q, &k, &k, 2).is_err());
+        assert!(attention(&q, &q, &q, 3).is_err());
+        assert!(attention(&q, &q, &q, 0).is_err());
+        Ok(())
+    }
+}
