@@ -6,5 +6,6 @@ pub mod pipeline;
 mod profiles;
 pub mod quality;
 pub mod sampler;
+pub mod text;
 pub mod tiny;
 pub mod wan;

@@ -1,0 +1,73 @@
+//! Relative positions as T5 sees them.
+
+use candle_core::{DType, Device, Result, Tensor};
+
+use super::T5Config;
+use crate::checkpoint::{CheckpointError, Weights};
+
+/// How the distance between two tokens picks a row of a relative position table.
+///
+/// Half of the rows are for keys after the query. Of each half the first half are single distances, the others grow
+/// with the logarithm, up to `max_distance` and beyond (T5, arXiv 1910.10683, section 2.1).
+#[derive(Clone, Copy, Debug)]
+pub struct RelativePositions {
+    buckets: usize,
+    max_distance: usize,
+}
+
+impl RelativePositions {
+    /// The scheme of a configuration.
+    pub fn new(config: &T5Config) -> Self {
+        Self {
+            buckets: config.relative_attention_num_buckets,
+            max_distance: config.relative_attention_max_distance,
+        }
+    }
+
+    /// The table's row for a key that is `offset` tokens after the query, or before it where negative.
+    ///
+    /// The logarithm is taken in f32 and truncated, as transformers does: in f64 other distances would start a row.
+    pub fn bucket(&self, offset: i64) -> u32 {
+        let side = self.buckets / 2;
+        let single = side / 2;
+        let first = if offset > 0 { side } else { 0 };
+        let distance = offset.unsigned_abs() as usize;
+        let row = if distance < single {
+            distance
+        } else {
+            let span = (self.max_distance as f64 / single as f64).ln() as f32;
+            let position = (distance as f32 / single as f32).ln() / span * (side - single) as f32;
+            (single + position as usize).min(side - 1)
+        };
+        (first + row) as u32
+    }
+
+    /// Rows for all pairs of `length` tokens, u32 `[length * length]`, queries outermost.
+    pub(super) fn buckets(&self, length: usize, device: &Device) -> Result<Tensor> {
+        let length = length as i64;
+        let rows = (0..length).flat_map(|query| (0..length).map(move |key| self.bucket(key - query)));
+        Tensor::from_iter(rows, device)
+    }
+}
+
+/// A table `relative_attention_bias` `[buckets, heads]`, in f32.
+#[derive(Clone, Debug)]
+pub(super) struct BiasTable(Tensor);
+
+impl BiasTable {
+    pub(super) fn load(weights: &Weights, config: &T5Config) -> std::result::Result<Self, CheckpointError> {
+        let shape = [config.relative_attention_num_buckets, config.num_heads];
+        Ok(Self(weights.pp("relative_attention_bias").get_f32("weight", &shape)?))
+    }
+
+    /// `[1, heads, length, length]` from [`RelativePositions::buckets`].
+    pub(super) fn bias(&self, buckets: &Tensor, length: usize) -> Result<Tensor> {
+        self.0.t()?.contiguous()?.index_select(buckets, 1)?.reshape((1, (), length, length))
+    }
+}
+
+/// `[batch, 1, 1, length]`: 0 for tokens and the most negative f32 for padding, to be added to the scores.
+pub(super) fn mask_bias<R: AsRef<[u32]>>(mask: &[R], length: usize, device: &Device) -> Result<Tensor> {
+    let values = mask.iter().flat_map(AsRef::as_ref).map(|token| if *token == 0 { f32::MIN } else { 0.0 });
+    Tensor::from_iter(values, device)?.to_dtype(DType::F32)?.reshape((mask.len(), 1, 1, length))
+}

@@ -1,0 +1,75 @@
+//! What can be wrong with a prompt.
+
+use super::MAX_PROMPT_CHARS;
+
+/// Why a prompt cannot be turned into tokens.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TokenizerError {
+    /// A prompt far longer than any text encoder reads.
+    #[error(
+        "the prompt has {chars} characters, at most {MAX_PROMPT_CHARS} are accepted\n\
+         hint: the text encoder reads {max_length} tokens, about a page; shorten the prompt"
+    )]
+    TooLong {
+        /// Characters of the prompt as given.
+        chars: usize,
+        /// Tokens that the encoder reads.
+        max_length: usize,
+    },
+    /// The tokenizer's own rules fail on the prompt.
+    #[error("cannot tokenize the prompt: {reason}")]
+    Failed {
+        /// What its library says.
+        reason: String,
+    },
+}
+
+/// Why prompts could not be encoded.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TextError {
+    /// A prompt that cannot be turned into tokens.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// Rows of token ids or masks that do not make a batch.
+    #[error("row {row} of the {what} has {got} values, expected {expected}")]
+    Ragged {
+        /// Token ids or attention mask.
+        what: &'static str,
+        /// Row of the batch.
+        row: usize,
+        /// Its length.
+        got: usize,
+        /// Length of the first row of token ids.
+        expected: usize,
+    },
+    /// A mask for another number of prompts.
+    #[error("the attention mask has {got} rows, the token ids have {expected}")]
+    MaskRows {
+        /// Rows of the mask.
+        got: usize,
+        /// Rows of the token ids.
+        expected: usize,
+    },
+    /// Nothing to encode.
+    #[error("got {rows} prompts without tokens, expected at least one prompt and one token")]
+    Empty {
+        /// Rows of the batch.
+        rows: usize,
+    },
+    /// A token that the encoder has no embedding for: tokenizer and encoder belong to different models.
+    #[error(
+        "token {id} is outside the text encoder's vocabulary of {vocab_size}\n\
+         hint: the folders tokenizer and text_encoder must come from one model"
+    )]
+    UnknownToken {
+        /// The token.
+        id: u32,
+        /// Embeddings that the encoder has.
+        vocab_size: usize,
+    },
+    /// The tensor library failed, for instance for want of memory.
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
+}
