@@ -100,7 +100,7 @@ fn folder(folder: &Folder, tensors: bool) -> Result<(String, Value)> {
 fn component(weights: &Weights, tensors: bool, text: &mut String) -> Value {
     let dtypes = weights.stored_dtypes();
     let bytes = usize::try_from(weights.total_bytes()).unwrap_or(usize::MAX);
-    let list: Vec<String> = dtypes.iter().map(|(dtype, n)| format!("{n} {dtype}")).collect();
+    let list: Vec<String> = dtypes.keys().cloned().collect();
     *text += &format!(
         "{} tensors ({}), {} parameters, {}\n",
         weights.names().count(),

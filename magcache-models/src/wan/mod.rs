@@ -3,9 +3,12 @@
 mod attention;
 mod block;
 mod config;
+mod denoiser;
 mod embed;
+pub mod meta;
 pub mod names;
 mod patch;
+mod pipeline;
 mod rope;
 #[cfg(test)]
 mod testing;
@@ -14,6 +17,8 @@ mod transformer;
 pub mod vae;
 
 pub use config::{WanConfig, WanConfigError};
+pub use denoiser::WanDenoiser;
+pub use pipeline::WanPipeline;
 pub use rope::WanRope;
 pub use text::TextContext;
 pub use transformer::WanTransformer;

@@ -10,13 +10,14 @@ use rand_chacha::ChaCha20Rng;
 use rand_distr::{Distribution, StandardNormal};
 
 use super::{
-    WanConfig, WanDenoiser, WanTextEncoder, WanTransformer, meta,
+    WanConfig, WanDenoiser, WanTransformer, meta,
     vae::{WanVae, WanVaeConfig},
 };
 use crate::{
     checkpoint::{Folder, Weights},
     pipeline::{Defaults, Denoiser, LoadOptions, Loader, Pipeline, PipelineError, Request, Result, Stage},
     sampler::{Sampler, Schedule, SchedulerConfig},
+    text::{MAX_PROMPT_CHARS, WanTextEncoder},
 };
 
 /// A folder with `tokenizer/`, `text_encoder/`, `transformer/`, `vae/` and `scheduler/`. Opening it reads their
@@ -35,12 +36,12 @@ pub struct WanPipeline {
 impl WanPipeline {
     /// Opens a folder as diffusers writes it.
     pub fn open(folder: Folder, options: LoadOptions) -> Result<Self> {
-        let config = |part: &str| folder.sub(part).read_to_string("config.json");
-        let of = |part: &str| folder.describe_file(&format!("{part}/config.json"));
-        let transformer = WanConfig::from_json(&config("transformer")?)
-            .map_err(|e| PipelineError::request(format!("{}: {e}", of("transformer")), "is this a Wan folder?"))?;
-        let vae = WanVaeConfig::from_json(&config("vae")?)
-            .map_err(|e| PipelineError::request(format!("{}: {e}", of("vae")), "is this a Wan folder?"))?;
+        let text = folder.sub("transformer").read_to_string("config.json")?;
+        let transformer = WanConfig::from_json(&text).map_err(|e| {
+            let place = folder.describe_file("transformer/config.json");
+            PipelineError::request(format!("{place}: {e}"), "is this a Wan folder?")
+        })?;
+        let vae = WanVaeConfig::read(&folder.sub("vae"))?;
         let scheduler =
             SchedulerConfig::from_json(&folder.sub("scheduler").read_to_string("scheduler_config.json")?)?;
         if transformer.in_channels != vae.z_dim {
@@ -78,15 +79,14 @@ impl WanPipeline {
     }
 
     fn encode(&self, request: &Request, notes: &mut Vec<String>) -> Result<(Tensor, Option<Tensor>)> {
-        let encoder = WanTextEncoder::load(&self.folder, self.device(), self.options.dtype)
-            .map_err(|e| PipelineError::part("text encoder", e))?;
+        let encoder = WanTextEncoder::load(&self.folder, self.device(), self.options.dtype)?;
         let mut one = |text: &str, what: &str| -> Result<Tensor> {
-            let encoded = encoder.encode(text).map_err(|e| PipelineError::part("prompt", e))?;
-            if encoded.truncated > 0 {
-                let kept = encoder.max_length();
-                notes.push(format!("the {what} is longer than {kept} tokens: the last {} are cut", encoded.truncated));
+            let tokens = encoder.tokenizer().encode(text).map_err(|e| PipelineError::part("prompt", e))?;
+            if tokens.truncated > 0 {
+                let (kept, cut) = (encoder.max_length(), tokens.truncated);
+                notes.push(format!("the {what} is longer than {kept} tokens: the last {cut} are cut"));
             }
-            Ok(encoded.features)
+            encoder.encode_tokens(&[tokens]).map_err(|e| PipelineError::part("text encoder", e))
         };
         let cond = one(&request.prompt, "prompt")?;
         let guided = request.guidance > 1.0;
@@ -126,6 +126,13 @@ impl Pipeline for WanPipeline {
         if !request.guidance.is_finite() || request.guidance < 0.0 {
             let message = format!("guidance is {}, it must be a number of at least 0", request.guidance);
             return Err(PipelineError::request(message, "at most 1 runs without the negative prompt"));
+        }
+        for (what, text) in [("prompt", &request.prompt), ("negative prompt", &request.negative_prompt)] {
+            let chars = text.chars().count();
+            if chars > MAX_PROMPT_CHARS {
+                let message = format!("the {what} has {chars} characters, at most {MAX_PROMPT_CHARS} are read");
+                return Err(PipelineError::request(message, "shorten it; the model reads some hundred words"));
+            }
         }
         self.trajectory(request).map(|_| ())
     }
