@@ -1,3 +1,77 @@
 //! Reference cases: what they hold is computed again and compared.
+//!
+//! A case is a folder of recorded calls (`case.json`, `golden.safetensors` and, where a model is called, its
+//! configuration and weights), or a JSON table of decisions or counts. What this build cannot run is said so and
+//! why, case by case and tensor by tensor; nothing is left out silently.
 
+mod cache_e2e;
+mod case;
+mod find;
+mod report;
+mod scheduler;
 pub mod tables;
+mod text_encoder;
+mod transformer;
+mod vae;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use self::{case::Case, find::Source};
+use crate::failure::bad_input;
+
+pub use self::report::{CallReport, CaseReport, NotCompared, VerifyReport};
+
+/// Runs every case that `paths` mean: case folders, folders of cases, tables, and patterns with `*`.
+///
+/// `allow_skipped`: a case that this build cannot run does not count against the whole.
+///
+/// Errors: a path without cases, a case that is damaged, or a computation that fails. A difference is no error: it is
+/// in the report.
+pub fn run(paths: &[PathBuf], allow_skipped: bool) -> Result<VerifyReport> {
+    let mut cases = Vec::new();
+    for source in find::find(paths)? {
+        let place = || format!("cannot verify {}", source.path().display());
+        cases.push(check(&source).with_context(place)?);
+    }
+    let ok = cases.iter().all(|case| case.ok || (allow_skipped && case.skipped.is_some()));
+    Ok(VerifyReport { ok, cases })
+}
+
+fn check(source: &Source) -> Result<CaseReport> {
+    let path = match source {
+        Source::Table(path, json) => return table(path, json),
+        Source::Case(path) => path,
+    };
+    let case = Case::open(path)?;
+    match case.group() {
+        "transformers" => transformer::check(&case),
+        "text_encoders" => text_encoder::check(&case),
+        "vaes" => vae::check(&case),
+        "schedulers" => scheduler::check(&case),
+        "cache_e2e" => cache_e2e::check(&case),
+        other => Ok(CaseReport::new(case.label()).skip(format!("this build knows no cases of {other:?}"))),
+    }
+}
+
+/// `cache_tables/teacache.json` is `cache_tables/teacache`; `schedulers/wan22_boundary/boundary.json`, a file that
+/// stands for its folder, is `schedulers/wan22_boundary`.
+fn table(path: &Path, json: &Value) -> Result<CaseReport> {
+    let path = &std::path::absolute(path)?;
+    let parent = path.parent().unwrap_or(Path::new(""));
+    let boundary = scheduler::is_boundary(json);
+    let (folder, name) = if boundary { (parent.parent(), parent.file_name()) } else { (Some(parent), path.file_stem()) };
+    let names = [folder.and_then(Path::file_name), name].into_iter().flatten();
+    let mut report = CaseReport::new(names.map(|n| n.to_string_lossy()).collect::<Vec<_>>().join("/"));
+    if boundary {
+        return scheduler::boundary(json, report);
+    }
+    let table = tables::check(json).map_err(|e| bad_input(format!("{e:#}")))?;
+    let first = table.mismatches.first().map(|m| {
+        format!("row {}, {}: got {}, expected {}", m.row, m.rule, m.got, m.expected)
+    });
+    report.count("rows", "decisions", table.mismatches.len(), table.rows, first);
+    report.finish()
+}

@@ -1,0 +1,14 @@
+//! `verify`: reference cases against what this build computes.
+
+use anyhow::Result;
+
+use crate::{args::Verify, failure::Failed, output::Output, verify};
+
+pub(crate) fn run(args: &Verify, out: &Output) -> Result<()> {
+    let spinner = out.spinner("verifying");
+    let report = verify::run(&args.cases, args.allow_skipped);
+    spinner.finish_and_clear();
+    let report = report?;
+    out.answer(&report.to_string(), &serde_json::to_value(&report)?);
+    if report.ok { Ok(()) } else { Err(Failed(report.verdict()).into()) }
+}

@@ -1,0 +1,167 @@
+//! Whole cached generations: decisions step by step and branch by branch, and latents along the way.
+
+mod measure;
+mod recipe;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use anyhow::{Context, Result};
+use candle_core::{DType, Device, Tensor};
+use magcache_core::{Branch, HookId, HookRegistry, ModelMeta, Trajectory, meta};
+use magcache_models::{
+    pipeline::{Denoiser, Generation},
+    sampler::{Sampler, Schedule, SchedulerConfig},
+    wan::WanDenoiser,
+};
+use serde::Deserialize;
+
+use self::{
+    measure::Ratios,
+    recipe::{Recipe, Run},
+};
+use super::{case::Case, report::CaseReport, transformer};
+use crate::failure::bad_input;
+
+const CLASS: &str = "WanTransformer3DModel";
+
+/// How far latents and measured ratios may be off.
+const TOLERANCE: f64 = 1e-4;
+
+#[derive(Deserialize)]
+struct Recorded {
+    sampling: Sampling,
+    runs: Vec<Run>,
+}
+
+#[derive(Deserialize)]
+struct Sampling {
+    num_inference_steps: usize,
+    guidance_scale: f64,
+}
+
+/// What all runs of a case have in common.
+struct Setup {
+    denoiser: Arc<dyn Denoiser>,
+    scheduler: SchedulerConfig,
+    trajectory: Trajectory,
+    latents: Tensor,
+    model: ModelMeta,
+}
+
+pub(super) fn check(case: &Case) -> Result<CaseReport> {
+    let mut report = CaseReport::new(case.label());
+    if case.folder.exists("transformer_2/config.json") {
+        return Ok(report.skip("this build has no pipeline of two experts"));
+    }
+    let class = case.class()?;
+    if class != CLASS {
+        return Ok(report.skip(format!("this build has no {class}")));
+    }
+    let Recorded { sampling, runs } = case.read()?;
+    let setup = Setup::new(case, &sampling)?;
+    if case.has("timesteps") {
+        let want = case.tensor("timesteps")?;
+        let got = Tensor::new(setup.trajectory.timesteps.as_slice(), want.device())?;
+        report.tensors("sampling", "timesteps", &got, want, 0.0)?;
+    }
+    for run in &runs {
+        match run.recipe(sampling.num_inference_steps)? {
+            Recipe::Unknown(why) => report.leave_out(format!("run {}", run.name), why),
+            recipe => {
+                setup.check(case, run, recipe, &mut report).with_context(|| format!("run {:?}", run.name))?;
+            }
+        }
+    }
+    report.finish()
+}
+
+impl Setup {
+    fn new(case: &Case, sampling: &Sampling) -> Result<Self> {
+        let network = Arc::new(transformer::load(&case.folder)?);
+        let base = meta::model("wan2.1-t2v")?.clone().with_blocks(&[network.config().num_layers]);
+        // The curves of the published model say nothing about this one.
+        let model = ModelMeta { hidden_size: network.config().inner_dim(), profiles: (&[]).into(), ..base };
+        let guided = sampling.guidance_scale > 1.0;
+        let negative = guided.then(|| case.tensor("negative_prompt_embeds")).transpose()?;
+        let prompt = case.tensor("prompt_embeds")?;
+        let denoiser = Arc::new(WanDenoiser::new(network, prompt, negative, sampling.guidance_scale)?);
+
+        let text = case.folder.sub("scheduler").read_to_string("scheduler_config.json")?;
+        let scheduler = SchedulerConfig::from_json(&text)?;
+        let schedule = Schedule::new(&scheduler, sampling.num_inference_steps)?;
+        let branches = if guided { vec![Branch::Cond, Branch::Uncond] } else { vec![Branch::Cond] };
+        let trajectory = Trajectory {
+            phases: schedule.experts(None)?,
+            sigmas: schedule.sigmas.iter().map(|sigma| f64::from(*sigma)).collect(),
+            timesteps: schedule.timesteps,
+            branches,
+            flow_shift: None,
+            boundary_ratio: None,
+            first: 0,
+        };
+        let latents = case.tensor("latents0")?.to_dtype(DType::F32)?;
+        Ok(Self { denoiser, scheduler, trajectory, latents, model })
+    }
+
+    fn check(&self, case: &Case, run: &Run, recipe: Recipe, report: &mut CaseReport) -> Result<()> {
+        let ratios = Ratios::default();
+        let registry = match recipe {
+            Recipe::Cache(plan) => plan.build(&self.model, Some(&self.trajectory))?.registry,
+            Recipe::Measure => {
+                let all = self.model.whole();
+                HookRegistry::builder(all.end).ring(all, Arc::new(ratios.hook()))?.build()
+            }
+            Recipe::Dense | Recipe::Unknown(_) => HookRegistry::builder(self.model.blocks()).build(),
+        };
+        let (generation, latents) = self.generate(&registry, &run.latents_step_indices)?;
+        for (name, want) in &run.decisions {
+            let want: Vec<bool> = want.skip.iter().map(|skip| *skip != 0).collect();
+            let got = skips(&generation, branch(name)?);
+            report.decisions(&run.name, &format!("decisions {name}"), &got, &want);
+        }
+        report.tensors(&run.name, "latents", &latents, case.tensor(&run.latents)?, TOLERANCE)?;
+        for (branch, got) in ratios.take() {
+            let output = format!("ratios.{branch}");
+            let want = case.tensor(&format!("{}.{output}", run.name))?;
+            let got = Tensor::new(got, &Device::Cpu)?;
+            report.tensors(&run.name, &output, &got, want, TOLERANCE)?;
+        }
+        Ok(())
+    }
+
+    /// A whole run, and the latents behind the steps `at`, stacked.
+    fn generate(&self, registry: &Arc<HookRegistry>, at: &[usize]) -> Result<(Generation, Tensor)> {
+        let steps = self.trajectory.len();
+        if let Some(step) = at.iter().find(|step| **step >= steps) {
+            return Err(bad_input(format!("`latents_step_indices` has {step}, the run has {steps} steps")));
+        }
+        let sampler = Sampler::new(&self.scheduler, steps)?;
+        let (denoiser, trajectory) = (Arc::clone(&self.denoiser), self.trajectory.clone());
+        let mut generation = Generation::new(denoiser, trajectory, sampler, self.latents.clone(), registry);
+        let mut behind = BTreeMap::new();
+        generation.run(&|| false, &mut |g| {
+            behind.insert(g.next() - 1, g.latents().clone());
+        })?;
+        let kept: Vec<_> = at.iter().filter_map(|step| behind.get(step)).collect();
+        Ok((generation, Tensor::stack(&kept, 0)?))
+    }
+}
+
+/// Which passes of a branch were skipped, in order; a run without hooks skips none.
+fn skips(generation: &Generation, branch: Branch) -> Vec<bool> {
+    let log = generation.session().map(magcache_core::Session::log);
+    let reused: BTreeSet<usize> = log.into_iter().flat_map(|log| log.reused(HookId(0), branch)).collect();
+    let passes = generation.times().iter().filter(|pass| pass.branch == branch);
+    passes.map(|pass| reused.contains(&pass.step)).collect()
+}
+
+fn branch(name: &str) -> Result<Branch> {
+    match name {
+        "cond" => Ok(Branch::Cond),
+        "uncond" => Ok(Branch::Uncond),
+        _ => Err(bad_input(format!("unknown branch {name:?} in `decisions`, expected cond or uncond"))),
+    }
+}

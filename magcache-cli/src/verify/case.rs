@@ -1,0 +1,159 @@
+//! A case folder: `case.json`, `golden.safetensors` and, where there is one, the model.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::Path,
+};
+
+use anyhow::Result;
+use candle_core::{DType, Device, Tensor};
+use magcache_models::checkpoint::Folder;
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::Value;
+
+use crate::failure::bad_input;
+
+/// Rounding that two correct ports in f32 may differ by.
+const ROUNDING: f64 = 2e-5;
+
+/// How often the reference's own rounding noise a port may be off, where that is more.
+const NOISE_FACTOR: f64 = 20.0;
+
+/// A folder of recorded calls.
+pub(super) struct Case {
+    /// The folder, with the model's configuration and weights.
+    pub(super) folder: Folder,
+    /// Its place in messages.
+    place: String,
+    meta: Value,
+    group: String,
+    name: String,
+    calls: Vec<Call>,
+    tensors: HashMap<String, Tensor>,
+}
+
+/// One recorded call: names of arguments and results, and the tensors that they are.
+#[derive(Debug, Deserialize)]
+pub(super) struct Call {
+    pub(super) name: String,
+    #[serde(default)]
+    pub(super) args: Value,
+    #[serde(default)]
+    pub(super) inputs: BTreeMap<String, String>,
+    #[serde(default)]
+    pub(super) outputs: BTreeMap<String, String>,
+    #[serde(default)]
+    fp32_vs_fp64_max_abs: Option<f64>,
+}
+
+#[derive(Deserialize)]
+struct Head {
+    group: String,
+    case: String,
+    #[serde(default)]
+    calls: Vec<Call>,
+}
+
+/// Which class a configuration names, as diffusers or as transformers writes it.
+#[derive(Deserialize)]
+struct Class {
+    #[serde(rename = "_class_name")]
+    class_name: Option<String>,
+    #[serde(default)]
+    architectures: Vec<String>,
+}
+
+impl Case {
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        let folder = Folder::open(path)?;
+        let meta: Value = folder.read_json("case.json")?;
+        let place = folder.describe_file("case.json");
+        let head = Head::deserialize(&meta).map_err(|e| bad_input(format!("{place}: {e}")))?;
+        let file = path.join("golden.safetensors");
+        let tensors = candle_core::safetensors::load(&file, &Device::Cpu)
+            .map_err(|e| bad_input(format!("cannot read {}: {e}", file.display())))?;
+        let Head { group, case: name, calls } = head;
+        Ok(Self { folder, place, meta, group, name, calls, tensors })
+    }
+
+    /// `transformers`, `vaes`, ...
+    pub(super) fn group(&self) -> &str {
+        &self.group
+    }
+
+    /// The name within its group.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Group and name.
+    pub(super) fn label(&self) -> String {
+        format!("{}/{}", self.group, self.name)
+    }
+
+    pub(super) fn calls(&self) -> &[Call] {
+        &self.calls
+    }
+
+    /// More of `case.json`.
+    pub(super) fn read<T: DeserializeOwned>(&self) -> Result<T> {
+        T::deserialize(&self.meta).map_err(|e| bad_input(format!("{}: {e}", self.place)))
+    }
+
+    /// The class of the model in the folder.
+    pub(super) fn class(&self) -> Result<String> {
+        let Class { class_name, architectures } = self.folder.read_json("config.json")?;
+        let named = class_name.or_else(|| architectures.into_iter().next());
+        named.ok_or_else(|| bad_input(format!("{} names no class", self.folder.describe_file("config.json"))))
+    }
+
+    /// True when the recordings have a tensor of this name.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.tensors.contains_key(key)
+    }
+
+    pub(super) fn tensor(&self, key: &str) -> Result<&Tensor> {
+        self.tensors.get(key).ok_or_else(|| {
+            bad_input(format!("{} needs the tensor {key:?}, which golden.safetensors does not have", self.place))
+        })
+    }
+
+    /// An argument of a call, if the call has it.
+    pub(super) fn input(&self, call: &Call, name: &str) -> Result<Option<&Tensor>> {
+        call.inputs.get(name).map(|key| self.tensor(key)).transpose()
+    }
+
+    /// An argument that a call must have.
+    pub(super) fn required(&self, call: &Call, name: &str) -> Result<&Tensor> {
+        let missing = || bad_input(format!("{}: call {:?} has no input `{name}`", self.place, call.name));
+        self.input(call, name)?.ok_or_else(missing)
+    }
+
+    /// Token ids or a mask: whole numbers `[batch, tokens]`.
+    pub(super) fn rows(&self, key: &str) -> Result<Vec<Vec<u32>>> {
+        let wrong = |what: String| bad_input(format!("{}: the tensor {key:?} {what}", self.place));
+        let tensor = self.tensor(key)?;
+        if tensor.rank() != 2 {
+            return Err(wrong(format!("has shape {:?}, expected [batch, tokens]", tensor.dims())));
+        }
+        let rows: Vec<Vec<i64>> = tensor.to_dtype(DType::I64)?.to_vec2()?;
+        let id = |id: i64| u32::try_from(id).map_err(|_| wrong(format!("has {id}, expected a token id")));
+        rows.into_iter().map(|row| row.into_iter().map(id).collect()).collect()
+    }
+
+    /// What was recorded inside a call: the module's name and the tensor's.
+    pub(super) fn traces(&self, call: &Call) -> Vec<(String, String)> {
+        let prefix = format!("{}.trace.", call.name);
+        let module = |key: &String| Some((key.strip_prefix(&prefix)?.to_owned(), key.clone()));
+        let mut traces: Vec<_> = self.tensors.keys().filter_map(module).collect();
+        traces.sort();
+        traces
+    }
+}
+
+impl Call {
+    /// How far a model's outputs may be off.
+    pub(super) fn tolerance(&self) -> f64 {
+        self.fp32_vs_fp64_max_abs.map_or(ROUNDING, |noise| (NOISE_FACTOR * noise).max(ROUNDING))
+    }
+}

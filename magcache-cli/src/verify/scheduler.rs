@@ -1,0 +1,126 @@
+//! Solvers over whole trajectories, and the boundary between two experts.
+
+use anyhow::{Context, Result};
+use candle_core::{DType, Tensor};
+use magcache_models::sampler::{
+    Sampler, SamplerError, SamplerKind, Schedule, SchedulerConfig,
+    replay::{reference_call, replay},
+};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{
+    case::{Call, Case},
+    report::CaseReport,
+};
+use crate::failure::bad_input;
+
+/// How far samples, noise levels and timesteps may be off.
+const TOLERANCE: f64 = 5e-6;
+
+pub(super) fn check(case: &Case) -> Result<CaseReport> {
+    const FILE: &str = "scheduler_config.json";
+    let mut report = CaseReport::new(case.label());
+    let config = case.folder.exists(FILE).then(|| case.folder.read_to_string(FILE)).transpose()?;
+    for call in case.calls() {
+        let sampler = reference_call(case.name(), &call.args, config.as_deref())
+            .and_then(|(config, request)| Ok((Sampler::new(&config, request.clone())?, request.mu)));
+        match sampler {
+            Ok((sampler, mu)) => {
+                one(case, sampler, mu, call, &mut report).with_context(|| format!("call {:?}", call.name))?;
+            }
+            Err(
+                error @ (SamplerError::UnknownClass { .. }
+                | SamplerError::Unsupported { .. }
+                | SamplerError::DynamicShift { .. }),
+            ) => report.leave_out(&call.name, error.to_string()),
+            Err(error) => return Err(error).with_context(|| format!("call {:?}", call.name)),
+        }
+    }
+    report.finish()
+}
+
+fn one(case: &Case, mut sampler: Sampler, mu: Option<f64>, call: &Call, report: &mut CaseReport) -> Result<()> {
+    let noise = case.required(call, "noise")?.to_dtype(DType::F32)?;
+    let timesteps = sampler.timesteps().to_vec();
+    let steps = timesteps.len();
+    if noise.dim(0)? != steps {
+        let got = noise.dim(0)?;
+        return Err(bad_input(format!("`noise` is for {got} steps, the call has {steps}")));
+    }
+    // What the recordings stand in for a network with: a bit of the sample, a term of the timestep, and noise.
+    let term = |timestep: f64| (timestep / 100.0).sin();
+    let model = |i: usize, timestep: f64, x: &Tensor| ((x * 0.3)? + term(timestep))? + (noise.get(i)? * 0.1)?;
+    let sigmas: Vec<f64> = sampler.sigmas().iter().map(|sigma| f64::from(*sigma)).collect();
+    let trajectory = replay(&mut sampler, case.required(call, "latents0")?, model)?;
+    for (output, key) in &call.outputs {
+        let want = case.tensor(key)?;
+        let device = want.device();
+        let got = match output.as_str() {
+            "trajectory" => Tensor::stack(&trajectory, 0)?,
+            "sigmas" => Tensor::new(sigmas.as_slice(), device)?,
+            "timesteps" => Tensor::new(timesteps.as_slice(), device)?,
+            "t_term" => Tensor::from_iter(timesteps.iter().map(|t| term(*t)), device)?,
+            _ => {
+                report.leave_out(key, "a schedule has no such part");
+                continue;
+            }
+        };
+        report.tensors(&call.name, output, &got, want, TOLERANCE)?;
+    }
+    if let (Some(want), Some(got)) = (call.args.get("mu").and_then(Value::as_f64), mu) {
+        report.numbers(&call.name, "mu", &[got], &[want], TOLERANCE);
+    }
+    Ok(())
+}
+
+/// One shift and boundary: high-noise steps by solver, for each number of steps.
+#[derive(Deserialize)]
+struct BoundaryRow {
+    flow_shift: f64,
+    boundary_ratio: f64,
+    steps: Vec<usize>,
+    high_noise_steps: std::collections::BTreeMap<String, Vec<usize>>,
+}
+
+/// True for a table of [`BoundaryRow`]s.
+pub(super) fn is_boundary(table: &Value) -> bool {
+    table.pointer("/rows/0/high_noise_steps").is_some_and(Value::is_object)
+}
+
+/// Counts the steps of the high-noise expert again.
+pub(super) fn boundary(table: &Value, mut report: CaseReport) -> Result<CaseReport> {
+    let rows = table.get("rows").unwrap_or(&Value::Null);
+    let rows = Vec::<BoundaryRow>::deserialize(rows).map_err(|e| bad_input(format!("`rows`: {e}")))?;
+    for row in &rows {
+        let name = format!("shift {} boundary {}", row.flow_shift, row.boundary_ratio);
+        for (solver, want) in &row.high_noise_steps {
+            let Some(kind) = solver_of(solver) else {
+                report.leave_out(format!("{name} {solver}"), "this build has no such solver");
+                continue;
+            };
+            let config = SchedulerConfig::new(kind, row.flow_shift);
+            let count = |steps: &usize| -> Result<f64> {
+                let phases = Schedule::new(&config, *steps)?.experts(Some(row.boundary_ratio))?;
+                let high = phases.iter().filter(|phase| phase.expert.0 == 0);
+                Ok(high.map(|phase| phase.steps.len()).sum::<usize>() as f64)
+            };
+            let got: Vec<f64> = row.steps.iter().map(count).collect::<Result<_>>()?;
+            let want: Vec<f64> = want.iter().map(|steps| *steps as f64).collect();
+            report.numbers(&name, solver, &got, &want, 0.0);
+        }
+    }
+    report.finish()
+}
+
+/// The solver that the table calls by the code that it was made with.
+fn solver_of(name: &str) -> Option<SamplerKind> {
+    match name {
+        "diffusers_unipc" => Some(SamplerKind::UniPc),
+        "diffusers_flow_match_euler" => Some(SamplerKind::Euler),
+        "diffusers_dpmpp" => Some(SamplerKind::DpmPp),
+        "wan_official_unipc" => Some(SamplerKind::WanUniPc),
+        "wan_official_dpmpp" => Some(SamplerKind::WanDpmPp),
+        _ => None,
+    }
+}

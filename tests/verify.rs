@@ -1,0 +1,218 @@
+//! `magcache verify` on every reference case of this repository, and on damaged ones.
+
+use std::{
+    collections::HashMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use candle_core::{Device, Tensor};
+use magcache_cli::verify::{self, CaseReport, VerifyReport};
+use serde_json::Value;
+use tempfile::TempDir;
+
+fn golden() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/golden")
+}
+
+fn run(path: &Path) -> VerifyReport {
+    verify::run(&[path.to_owned()], false).unwrap()
+}
+
+/// A copy of a case or a table that may be changed.
+fn copy(case: &str) -> TempDir {
+    fn all(from: &Path, to: &Path) {
+        if from.is_dir() {
+            fs::create_dir_all(to).unwrap();
+            for entry in fs::read_dir(from).unwrap() {
+                let entry = entry.unwrap();
+                all(&entry.path(), &to.join(entry.file_name()));
+            }
+        } else {
+            fs::copy(from, to).unwrap();
+        }
+    }
+    let root = tempfile::tempdir().unwrap();
+    let from = golden().join(case);
+    all(&from, &root.path().join(from.file_name().unwrap()));
+    root
+}
+
+fn edit_json(path: &Path, edit: impl FnOnce(&mut Value)) {
+    let mut json: Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+    edit(&mut json);
+    fs::write(path, json.to_string()).unwrap();
+}
+
+fn edit_tensors(case: &Path, edit: impl FnOnce(&mut HashMap<String, Tensor>)) {
+    let file = case.join("golden.safetensors");
+    let mut tensors = candle_core::safetensors::load(&file, &Device::Cpu).unwrap();
+    edit(&mut tensors);
+    candle_core::safetensors::save(&tensors, &file).unwrap();
+}
+
+/// Adds `by` to the last value of a tensor.
+fn nudge(tensors: &mut HashMap<String, Tensor>, key: &str, by: f32) {
+    let tensor = &tensors[key];
+    let mut values: Vec<f32> = tensor.flatten_all().unwrap().to_vec1().unwrap();
+    *values.last_mut().unwrap() += by;
+    let changed = Tensor::from_vec(values, tensor.shape(), &Device::Cpu).unwrap();
+    tensors.insert(key.to_owned(), changed);
+}
+
+/// The comparisons that failed, as `name/output`.
+fn failed(report: &VerifyReport) -> Vec<String> {
+    assert_eq!(report.ok, report.cases.iter().all(|case| case.ok));
+    let calls = report.cases.iter().flat_map(|case| &case.calls);
+    calls.filter(|call| !call.ok).map(|call| format!("{}/{}", call.name, call.output)).collect()
+}
+
+#[test]
+fn every_case_of_this_repository_is_reproduced() {
+    let report = run(&golden());
+    assert_eq!(failed(&report), [""; 0], "{report}");
+    assert!(report.ok, "{report}");
+    let groups = ["cache_e2e", "cache_tables", "schedulers", "text_encoders", "transformers", "vaes"];
+    for group in groups {
+        let of = |case: &&CaseReport| case.case.starts_with(&format!("{group}/"));
+        assert!(report.cases.iter().filter(of).count() > 0, "no case of {group}");
+    }
+    assert!(report.cases.iter().all(|case| !case.calls.is_empty()));
+}
+
+#[test]
+fn cached_runs_are_compared_decision_by_decision_and_the_others_are_named() {
+    let report = run(&golden().join("cache_e2e/wan_t2v"));
+    let case = &report.cases[0];
+    for (runs, prefix) in [(1, "dense"), (10, "mag_"), (3, "fbc_"), (4, "tea_")] {
+        let of = |output: &str| case.calls.iter().filter(|c| c.name.starts_with(prefix) && c.output == output).count();
+        assert_eq!([of("decisions cond"), of("decisions uncond"), of("latents")], [runs; 3], "{prefix}");
+    }
+    assert_eq!(case.calls.iter().filter(|c| c.output.starts_with("ratios.")).count(), 2);
+    let left_out: Vec<_> = case.not_compared.iter().map(|n| (n.what.as_str(), n.why.contains("TaylorSeer"))).collect();
+    let taylor = ["default_noop", "lite_o1", "lite_o2", "attn_o1", "lite_bf16"];
+    assert_eq!(left_out, taylor.map(|t| format!("run taylor_{t}")).iter().map(|t| (t.as_str(), true)).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_tensor_that_is_off_by_a_thousandth_fails_alone() {
+    for (case, key, fails) in [
+        ("transformers/wan21_t2v", "b1_odd.sample", "b1_odd/sample"),
+        ("transformers/wan21_t2v", "b1_odd.trace.blocks.1.out", "b1_odd/blocks.1.out"),
+        ("transformers/wan21_t2v", "b1_odd.trace.temb", "b1_odd/temb"),
+        ("transformers/wan21_t2v", "b1_odd.trace.rope.sin", "b1_odd/rope.sin"),
+        ("text_encoders/umt5_wan", "masked_b2.prompt_embeds", "masked_b2/prompt_embeds"),
+        ("text_encoders/umt5_wan", "bias.2", "positions/bias.2"),
+        ("vaes/wan21_vae", "decode_t2.sample", "decode_t2/sample"),
+        ("vaes/wan21_vae", "encode_t5.moments", "encode_t5/moments"),
+        ("schedulers/unipc_flow_shift5", "n20.trajectory", "n20/trajectory"),
+        ("schedulers/flow_euler_flux_dev", "n4_seq1024.sigmas", "n4_seq1024/sigmas"),
+        ("cache_e2e/wan_t2v", "fbc_low.latents", "fbc_low/latents"),
+        ("cache_e2e/wan_t2v", "mag_calibrate.ratios.uncond", "mag_calibrate/ratios.uncond"),
+    ] {
+        let root = copy(case);
+        let folder = root.path().join(case.rsplit('/').next().unwrap());
+        edit_tensors(&folder, |tensors| nudge(tensors, key, 1e-3));
+        assert_eq!(failed(&run(root.path())), [fails], "{case} {key}");
+        edit_tensors(&folder, |tensors| nudge(tensors, key, f32::NAN));
+        let report = run(root.path());
+        assert_eq!(failed(&report), [fails], "{case} {key}");
+        let json = serde_json::to_value(&report).unwrap();
+        let calls = json["cases"][0]["calls"].as_array().unwrap();
+        assert!(calls.iter().any(|call| call["ok"] == false && call["max_abs"].is_null()), "{json}");
+    }
+}
+
+#[test]
+fn a_flipped_decision_fails_with_both_rows() {
+    for (run_name, branch) in [("mag_wan_e012k2r02", "cond"), ("fbc_high", "uncond"), ("tea_e0_i2v720", "cond")] {
+        let root = copy("cache_e2e/wan_t2v");
+        edit_json(&root.path().join("wan_t2v/case.json"), |json| {
+            let runs = json["runs"].as_array_mut().unwrap();
+            let run = runs.iter_mut().find(|run| run["name"] == run_name).unwrap();
+            let skip = &mut run["decisions"][branch]["skip"][9];
+            *skip = Value::from(1 - skip.as_u64().unwrap());
+        });
+        let report = run(root.path());
+        assert_eq!(failed(&report), [format!("{run_name}/decisions {branch}")]);
+        let call = report.cases[0].calls.iter().find(|call| !call.ok).unwrap();
+        assert!((call.max_abs - 1.0).abs() < f64::EPSILON);
+        assert!(call.detail.as_ref().unwrap().contains(", expected "), "{call:?}");
+    }
+}
+
+#[test]
+fn a_flipped_row_of_a_table_fails() {
+    for (table, change, fails) in [
+        ("cache_tables/magcache_wan21.json", "/rows/7/decisions/joint", "rows/decisions"),
+        ("cache_tables/teacache.json", "/rows/2/decisions/cond", "rows/decisions"),
+        ("cache_tables/interpolation.json", "/rows/1/index_official/0", "rows/decisions"),
+    ] {
+        let root = copy(table);
+        edit_json(&root.path().join(table.rsplit('/').next().unwrap()), |json| {
+            let found = json.pointer(change).cloned();
+            let first = format!("{}/{}", change.rsplit_once('/').unwrap().0, "cond");
+            let place = if found.is_some() { change } else { &first };
+            let value = json.pointer_mut(place).unwrap_or_else(|| panic!("{table} has no {place}"));
+            *value = match &value {
+                Value::String(row) => Value::String(row.chars().map(|c| if c == '0' { '1' } else { '0' }).collect()),
+                other => Value::from(other.as_u64().unwrap() + 1),
+            };
+        });
+        let report = run(root.path());
+        assert_eq!(failed(&report), [fails], "{table}");
+        assert!(report.cases[0].calls[0].detail.as_ref().unwrap().starts_with("row "));
+    }
+    let root = copy("schedulers/wan22_boundary");
+    edit_json(&root.path().join("wan22_boundary/boundary.json"), |json| {
+        json["rows"][0]["high_noise_steps"]["diffusers_unipc"][3] = Value::from(99);
+    });
+    assert_eq!(failed(&run(root.path())), ["shift 3 boundary 0.875/diffusers_unipc"]);
+}
+
+#[test]
+fn what_cannot_run_here_is_skipped_by_name_and_allowed_only_on_request() {
+    let root = copy("transformers/wan21_t2v");
+    let config = root.path().join("wan21_t2v/config.json");
+    edit_json(&config, |json| json["_class_name"] = Value::from("PixArtTransformer2DModel"));
+    let paths = [root.path().to_owned()];
+    let strict = verify::run(&paths, false).unwrap();
+    assert_eq!(strict.cases[0].skipped.as_deref(), Some("this build has no PixArtTransformer2DModel"));
+    assert!(!strict.ok && !strict.cases[0].ok);
+    assert!(verify::run(&paths, true).unwrap().ok);
+
+    let root = copy("vaes/wan21_vae");
+    edit_json(&root.path().join("wan21_vae/config.json"), |json| json["is_residual"] = Value::from(true));
+    assert!(run(root.path()).cases[0].skipped.as_ref().unwrap().contains("is_residual"));
+}
+
+#[test]
+fn damaged_cases_are_errors_that_name_what_is_wrong() {
+    let error = |root: &TempDir| format!("{:#}", verify::run(&[root.path().to_owned()], false).unwrap_err());
+    let case = |root: &TempDir| root.path().join("wan21_t2v");
+
+    let root = copy("transformers/wan21_t2v");
+    fs::write(case(&root).join("case.json"), "{\"group\": ").unwrap();
+    assert!(error(&root).contains("case.json"), "{}", error(&root));
+    fs::write(case(&root).join("case.json"), r#"{"group": "transformers"}"#).unwrap();
+    assert!(error(&root).contains("missing field `case`"), "{}", error(&root));
+
+    let root = copy("transformers/wan21_t2v");
+    edit_tensors(&case(&root), |tensors| drop(tensors.remove("b1_mid.sample").unwrap()));
+    assert!(error(&root).contains("\"b1_mid.sample\""), "{}", error(&root));
+    fs::write(case(&root).join("golden.safetensors"), [1, 2, 3]).unwrap();
+    assert!(error(&root).contains("golden.safetensors"), "{}", error(&root));
+
+    let root = copy("transformers/wan21_t2v");
+    edit_json(&case(&root).join("case.json"), |json| json["calls"] = Value::Array(Vec::new()));
+    assert!(error(&root).contains("nothing to compare"), "{}", error(&root));
+    fs::remove_file(case(&root).join("diffusion_pytorch_model.safetensors")).unwrap();
+    assert!(error(&root).contains("does not exist"), "{}", error(&root));
+
+    let root = copy("cache_e2e/wan_t2v");
+    let json = root.path().join("wan_t2v/case.json");
+    edit_json(&json, |json| json["runs"][1]["latents_step_indices"][0] = Value::from(99));
+    assert!(error(&root).contains("`latents_step_indices` has 99"), "{}", error(&root));
+    edit_json(&json, |json| json["sampling"]["num_inference_steps"] = Value::from(0));
+    assert!(error(&root).contains("steps"), "{}", error(&root));
+}
