@@ -38,7 +38,8 @@ fn assert_same(a: &[Ran], b: &[Ran], what: &str) {
 fn two_sessions_on_two_threads_share_a_model_and_nothing_else() {
     for info in strategies() {
         let toy = flux();
-        let alone = [1, 2].map(|seed| run(&toy, Some(&mut example(info, &toy, &steps())), &steps(), seed).unwrap());
+        let alone =
+            [1, 2].map(|seed| run(&toy, Some(&mut example(info, &toy, &steps())), &steps(), seed).unwrap());
         let registry = Arc::clone(example(info, &toy, &steps()).registry());
         let turn = Barrier::new(2);
         let both = std::thread::scope(|scope| {
@@ -122,7 +123,8 @@ fn a_pass_that_errors_or_panics_leaves_nothing_behind() {
 #[test]
 fn a_failed_probe_or_hook_leaves_nothing_behind() {
     let tea = |toy: &Toy| {
-        let table = "[[cache]]\nstrategy = \"teacache\"\npolicy = \"linear\"\nthreshold = 0.3\nlast_steps = 0";
+        let table =
+            "[[cache]]\nstrategy = \"teacache\"\npolicy = \"linear\"\nthreshold = 0.3\nlast_steps = 0";
         session(toy, table, &Trajectory::plain(12, &[Branch::Cond]))
     };
     recovers("a probe fails", tea, |toy, session, step| {
@@ -271,7 +273,8 @@ fn half_precision_storage_halves_the_bytes_and_rounds_only_the_residual() {
     let plain = run_pass(&toy, None, &ran[1].step, Branch::Cond, 1).unwrap();
     let (first, last) = (&ran[0].blocks[0].input, &ran[0].blocks[3].output);
     let residual = last.sub(first).unwrap().image().unwrap();
-    let expected = |r: &Tensor| (plain.blocks[0].input.image().unwrap() + r).unwrap().affine(0.8, 0.01).unwrap();
+    let expected =
+        |r: &Tensor| (plain.blocks[0].input.image().unwrap() + r).unwrap().affine(0.8, 0.01).unwrap();
     let rounded = residual.to_dtype(DType::BF16).unwrap().to_dtype(DType::F32).unwrap();
     assert_eq!(ran[1].output.dtype(), DType::F32);
     assert!(same_bits(&ran[1].output, &expected(&rounded)));
@@ -338,7 +341,8 @@ fn uncond_follows_cond_and_computes_where_cond_has_not_run() {
         uncond.map(|r| (r.records[0].reused, r.records[0].why)).collect::<Vec<_>>()
     };
     use Why::{Followed, NoLeader, Warmup};
-    let followed = [(false, Warmup), (false, Followed), (true, Followed), (true, Followed), (false, Followed)];
+    let followed =
+        [(false, Warmup), (false, Followed), (true, Followed), (true, Followed), (false, Followed)];
     assert_eq!(whys(&BOTH), followed);
     let alone = [Warmup, NoLeader, NoLeader, NoLeader, NoLeader].map(|why| (false, why));
     assert_eq!(whys(&[Branch::Uncond, Branch::Cond]), alone);

@@ -43,7 +43,9 @@ fn off_against_a_bare_loop(c: &mut Criterion) {
         b.iter(|| (0..BLOCKS).try_fold(Streams::Image(x.clone()), |x, i| block(i, black_box(x))));
     });
     group.bench_function("Pass::off", |b| {
-        b.iter(|| Pass::off().run(BLOCKS, &no_signals, Streams::Image(x.clone()), |i, x| block(i, black_box(x))));
+        b.iter(|| {
+            Pass::off().run(BLOCKS, &no_signals, Streams::Image(x.clone()), |i, x| block(i, black_box(x)))
+        });
     });
     let registry = HookRegistry::builder(BLOCKS).build();
     group.bench_function("session without hooks", |b| {
@@ -60,13 +62,8 @@ fn skip_against_an_addition(c: &mut Criterion) {
     let (x, residual) = (latents(1.0), latents(0.1));
     let mut group = c.benchmark_group("a skipped step");
     group.bench_function("one addition", |b| b.iter(|| black_box(&x).add(black_box(&residual))));
-    let hook = CacheHook::new(
-        HookId(0),
-        Box::new(Always),
-        Arc::new(ResidualConfig {}),
-        Guards::default(),
-        true,
-    );
+    let hook =
+        CacheHook::new(HookId(0), Box::new(Always), Arc::new(ResidualConfig {}), Guards::default(), true);
     let builder = HookRegistry::builder(BLOCKS).ring(0..BLOCKS, Arc::new(hook)).expect("the range fits");
     let registry = builder.build();
     group.bench_function("skip", |b| {

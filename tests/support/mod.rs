@@ -11,33 +11,38 @@ use magcache_core::{
 };
 
 /// Every registered strategy.
-pub fn strategies() -> Vec<&'static StrategyInfo> {
+pub(crate) fn strategies() -> Vec<&'static StrategyInfo> {
     magcache_strategies::link();
     meta::strategies()
 }
 
 /// Reuses at the steps that it was told, wherever there is something to reuse.
 #[derive(Clone, Debug)]
-pub struct Script {
-    pub reuse: Vec<usize>,
-    pub window: Window,
+pub(crate) struct Script {
+    pub(crate) reuse: Vec<usize>,
+    pub(crate) window: Window,
 }
 
 impl Script {
-    pub fn at(reuse: impl IntoIterator<Item = usize>) -> Self {
+    pub(crate) fn at(reuse: impl IntoIterator<Item = usize>) -> Self {
         Self { reuse: reuse.into_iter().collect(), window: Window::default() }
     }
 
-    pub fn window(self, front: usize, back: usize) -> Self {
+    pub(crate) fn window(self, front: usize, back: usize) -> Self {
         Self { window: Window { front, back }, ..self }
     }
 
     /// As a hook that keeps the text stream.
-    pub fn hook(self, id: u16) -> Arc<dyn BlockHook> {
+    pub(crate) fn hook(self, id: u16) -> Arc<dyn BlockHook> {
         self.hook_with(id, Arc::new(ResidualConfig {}), Guards::default())
     }
 
-    pub fn hook_with(self, id: u16, forecast: Arc<dyn ForecastConfig>, guards: Guards) -> Arc<dyn BlockHook> {
+    pub(crate) fn hook_with(
+        self,
+        id: u16,
+        forecast: Arc<dyn ForecastConfig>,
+        guards: Guards,
+    ) -> Arc<dyn BlockHook> {
         Arc::new(CacheHook::new(HookId(id), Box::new(self), forecast, guards, true))
     }
 }
@@ -57,7 +62,7 @@ impl TimestepCache for Script {
 
 /// An observer: writes down what it sees and changes nothing.
 #[derive(Clone, Debug)]
-pub struct Witness(pub &'static str, pub Arc<Mutex<Vec<String>>>);
+pub(crate) struct Witness(pub(crate) &'static str, pub(crate) Arc<Mutex<Vec<String>>>);
 
 impl Witness {
     fn say(&self, what: &str) {
@@ -81,12 +86,18 @@ impl BlockHook for Witness {
 }
 
 /// What witnesses wrote since the last time.
-pub fn said(notes: &Mutex<Vec<String>>) -> Vec<String> {
+pub(crate) fn said(notes: &Mutex<Vec<String>>) -> Vec<String> {
     std::mem::take(&mut *notes.lock().unwrap())
 }
 
 /// A strategy's table as a hook around the whole of a toy.
-pub fn hook_of(info: &StrategyInfo, text: &str, id: u16, toy: &Toy, run: &Trajectory) -> Arc<dyn BlockHook> {
+pub(crate) fn hook_of(
+    info: &StrategyInfo,
+    text: &str,
+    id: u16,
+    toy: &Toy,
+    run: &Trajectory,
+) -> Arc<dyn BlockHook> {
     let entry = CacheEntry::from_table("table", toml::from_str(text).unwrap()).unwrap();
     let cx = BuildCx {
         place: "table",
@@ -106,13 +117,13 @@ pub fn hook_of(info: &StrategyInfo, text: &str, id: u16, toy: &Toy, run: &Trajec
 }
 
 /// A session of `toy` with the `[[cache]]` tables in `text`.
-pub fn session(toy: &Toy, text: &str, run: &Trajectory) -> Session {
+pub(crate) fn session(toy: &Toy, text: &str, run: &Trajectory) -> Session {
     magcache_strategies::link();
     let plan = magcache_core::CachePlan::parse(text).unwrap();
     plan.build(toy.meta(), Some(run)).unwrap().registry.session()
 }
 
 /// A session with one strategy's own example.
-pub fn example(info: &StrategyInfo, toy: &Toy, run: &Trajectory) -> Session {
+pub(crate) fn example(info: &StrategyInfo, toy: &Toy, run: &Trajectory) -> Session {
     session(toy, &format!("[[cache]]\n{}", info.example), run)
 }

@@ -120,16 +120,16 @@ impl Forecast for Watched {
     }
 }
 
-/// A hook that runs its blocks and says, at every `every`-th step, that it did not: as an inner cache that guessed.
-#[derive(Clone, Copy, Debug)]
+/// A hook that runs its blocks and says, at some steps, that it did not: as an inner cache that guessed.
+#[derive(Clone, Debug, Default)]
 pub struct Inexact {
-    /// The steps that are multiples of it.
-    pub every: usize,
+    /// Those steps.
+    pub at: Vec<usize>,
 }
 
 impl BlockHook for Inexact {
     fn call(&self, cx: &mut Cx<'_>, x: Streams, next: Next<'_>) -> Result<Output> {
         let out = next.run(cx, x)?;
-        Ok(Output { exact: out.exact && cx.step.index % self.every.max(1) != 0, ..out })
+        Ok(Output { exact: out.exact && !self.at.contains(&cx.step.index), ..out })
     }
 }

@@ -70,8 +70,11 @@ impl Toy {
             outputs: order.to_vec().into(),
         };
         let stacks = [stack("dual", dual), stack("joint", joint)].into_iter().filter(|s| s.blocks > 0);
-        let meta =
-            ModelMeta { name: "toy-dual-joint".into(), stacks: stacks.collect::<Vec<_>>().into(), ..toy.meta };
+        let meta = ModelMeta {
+            name: "toy-dual-joint".into(),
+            stacks: stacks.collect::<Vec<_>>().into(),
+            ..toy.meta
+        };
         Self { meta, dual, order, ..toy }
     }
 
@@ -150,8 +153,8 @@ impl Toy {
         let metas = self.meta.block_metas();
         let Some(first) = metas.first() else { bail!("a toy without blocks") };
         let x = self.embed(latents, branch)?.into_outputs(&first.outputs)?;
-        let y =
-            pass.run_tuples(&metas, &probe, x, |i, x| self.block_tuple(i, &x, gain_of(i, step), step, branch))?;
+        let y = pass
+            .run_tuples(&metas, &probe, x, |i, x| self.block_tuple(i, &x, gain_of(i, step), step, branch))?;
         let roles = metas.last().map_or(&first.outputs, |m| &m.outputs);
         Self::readout(&Streams::from_outputs(roles, y)?)
     }
@@ -226,7 +229,6 @@ impl Toy {
         };
         Ok(if self.order[0] == Role::Text { vec![text, image] } else { vec![image, text] })
     }
-
 }
 
 /// The weight of a block of an expert.

@@ -73,10 +73,11 @@ impl Mini {
                 _ => bail!("mini does not show {signal:?}"),
             };
             let x = vec![text.clone(), latents];
-            let y = pass.run_tuples(&self.metas, &probe, x, |i, x| match (self.blocks.get(i), x.as_slice()) {
-                (Some(block), [text, image]) => block.forward(text, image, t),
-                _ => bail!("block {i} was given {} tensors", x.len()),
-            })?;
+            let y =
+                pass.run_tuples(&self.metas, &probe, x, |i, x| match (self.blocks.get(i), x.as_slice()) {
+                    (Some(block), [text, image]) => block.forward(text, image, t),
+                    _ => bail!("block {i} was given {} tensors", x.len()),
+                })?;
             match y.as_slice() {
                 [_, image] => Ok(image.clone()),
                 other => bail!("the last block gave {} tensors", other.len()),
@@ -88,7 +89,8 @@ impl Mini {
 impl Block {
     fn new(i: usize) -> Result<Self> {
         let at = |j: usize| ((i * 31 + j) as f32 * 0.37).sin() * 0.1;
-        let weight = Tensor::from_vec((0..HIDDEN * HIDDEN).map(at).collect(), (HIDDEN, HIDDEN), &Device::Cpu)?;
+        let weight =
+            Tensor::from_vec((0..HIDDEN * HIDDEN).map(at).collect(), (HIDDEN, HIDDEN), &Device::Cpu)?;
         Ok(Self { weight, modulation: 0.2 + 0.05 * i as f64 })
     }
 

@@ -16,7 +16,10 @@ fn wave(tokens: usize, phase: f64) -> Result<Tensor> {
 }
 
 /// Twenty Euler steps; the prediction of the last one.
-fn sample(model: &Mini, mut pass_of: impl FnMut(Step, &mut dyn FnMut(&mut Pass<'_>) -> Result<()>)) -> Tensor {
+fn sample(
+    model: &Mini,
+    mut pass_of: impl FnMut(Step, &mut dyn FnMut(&mut Pass<'_>) -> Result<()>),
+) -> Tensor {
     let text = wave(3, 1.0).unwrap();
     let mut latents = wave(6, 0.0).unwrap();
     for index in 0..20 {
