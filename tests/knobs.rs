@@ -161,6 +161,26 @@ fn fbcache_on_equality() {
 }
 
 #[test]
+fn schedule_of_listed_steps() {
+    let base = "strategy = \"schedule\"\nskip = { cond = [2, 3, 4, 8, 22], uncond = [3, 8] }\n";
+    let changes = [
+        "skip = [2, 3, 4, 8, 22]",
+        "skip = { cond = [2, 4], uncond = [3, 8] }",
+        "warmup = 4",
+        "last_steps = 3",
+        "max_skips = 1",
+        "max_total_skips = 2",
+        "branches = \"cond-decides\"",
+    ];
+    // A list for every branch is what following the conditional branch comes to.
+    assert_eq!(
+        schedule(&format!("{base}{}\n", changes[6])),
+        schedule(&format!("strategy = \"schedule\"\n{}\n", changes[0]))
+    );
+    each_changes(base, &changes[1..]);
+}
+
+#[test]
 fn combinations() {
     let fbcache = |threshold| format!("{{ strategy = \"fbcache\", threshold = {threshold} }}");
     let magcache = format!("{{ strategy = \"magcache\", threshold = 0.12, {CURVE} }}");

@@ -50,6 +50,7 @@ fn plans_that_cannot_be_used() {
         "[[cache]]\nstrategy = \"fbcache\"\nforecast = { type = \"taylr\" }",
         "[[cache]]\nstrategy = \"priority\"\nmembers = [{ strategy = \"fbcache\" }]",
         "[[cache]]\nstrategy = \"any-veto\"\nmembers = [{ strategy = \"fbcache\", warmup = 2 }]",
+        "[[cache]]\nstrategy = \"schedule\"\nskip = [2, 20]",
         "[residuals]\ndtype = \"f8\"",
         "[residuals]\nbudget = \"2 GiBs\"",
         "[residuals]\nbugdet = \"2 GiB\"",
