@@ -391,7 +391,7 @@ fn a_block_that_writes_into_its_input_is_found() {
 
 #[test]
 fn no_strategy_of_the_forward_level_is_put_around_blocks() {
-    let steps = Trajectory::plain(4, &[Branch::Cond]);
+    let steps = Trajectory::plain(12, &[Branch::Cond]);
     for info in strategies() {
         let toy = Toy::image(2);
         let session = support::example(info, &toy, &steps);
