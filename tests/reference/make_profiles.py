@@ -290,12 +290,21 @@ def measured_profile(report):
     return out
 
 
+# Profiles of models that this project registers; the others are for people who bring their own.
+REGISTERED = {"wan2.1-t2v-1.3b": "wan2.1-t2v", "wan2.1-t2v-14b": "wan2.1-t2v-14b", EMBEDDED: EMBEDDED}
+
+
+def head(comment, name, summary):
+    model = {"model": REGISTERED[name]} if name in REGISTERED else {}
+    return table(comment, {"name": name, **model, "summary": summary})
+
+
 def documents():
     constants = json.loads((HERE / "constants.json").read_text())
     unused = constants["magcache"]["curves"].keys() | constants["teacache"]["models"].keys()
     for name, (summary, curves, fits) in PROFILES.items():
         header = "# Made by tests/reference/make_profiles.py from published numbers."
-        parts = [table(header, {"name": name, "summary": summary})]
+        parts = [head(header, name, summary)]
         parts += [published_curve(spec, constants) for spec in curves]
         parts += [published_fit(spec, constants) for spec in fits]
         unused -= {id for spec in curves for id in spec["ids"]} | {spec["id"] for spec in fits}
@@ -303,11 +312,8 @@ def documents():
     if unused:
         raise SystemExit(f"no profile has {sorted(unused)}")
     report = json.loads((MODELS / "tiny" / f"{EMBEDDED}.calibration.json").read_text())
-    head = table(
-        "# Made by tests/reference/make_profiles.py from what calibrate_tiny.py measured.",
-        {"name": EMBEDDED, "summary": "The embedded text-to-video model"},
-    )
-    yield EMBEDDED, head + "\n" + measured_profile(report)
+    comment = "# Made by tests/reference/make_profiles.py from what calibrate_tiny.py measured."
+    yield EMBEDDED, head(comment, EMBEDDED, "The embedded text-to-video model") + "\n" + measured_profile(report)
 
 
 def main():

@@ -144,11 +144,10 @@ fn cache_bytes(outlook: &Outlook, registry: &HookRegistry) -> Option<usize> {
 }
 
 fn expert_name(outlook: &Outlook, phase: &Phase) -> String {
-    let named = outlook.meta.experts.get(usize::from(phase.expert.0)).copied();
-    match (named, outlook.run.phases.len()) {
-        (Some(name), _) => name.to_owned(),
-        (None, _) => format!("expert {}", phase.expert.0),
-    }
+    let (index, two) = (usize::from(phase.expert.0), outlook.run.boundary_ratio.is_some());
+    let unnamed = ["high-noise", "low-noise"];
+    let names = if two && outlook.meta.experts.len() < 2 { &unnamed[..] } else { &outlook.meta.experts[..] };
+    names.get(index).map_or_else(|| format!("expert {index}"), |name| (*name).to_owned())
 }
 
 fn experts(outlook: &Outlook) -> Vec<Value> {

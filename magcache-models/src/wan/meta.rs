@@ -34,11 +34,15 @@ const fn blocks(blocks: usize) -> StackMeta {
     StackMeta { name: Cow::Borrowed("blocks"), blocks, outputs: Cow::Borrowed(&[Role::Image]) }
 }
 
+static BLOCKS_30: [StackMeta; 1] = [blocks(30)];
+static BLOCKS_40: [StackMeta; 1] = [blocks(40)];
+static BLOCKS_6: [StackMeta; 1] = [blocks(6)];
+
 /// Wan2.1 text to video, 1.3B.
 pub const T2V_1_3B: ModelMeta = wan(
     "wan2.1-t2v",
     "Wan2.1 text to video, 1.3B: 30 blocks of width 1536",
-    &[blocks(30)],
+    &BLOCKS_30,
     1536,
     &["wan2.1-t2v-1.3b"],
 );
@@ -47,7 +51,7 @@ pub const T2V_1_3B: ModelMeta = wan(
 pub const T2V_14B: ModelMeta = wan(
     "wan2.1-t2v-14b",
     "Wan2.1 text to video, 14B: 40 blocks of width 5120",
-    &[blocks(40)],
+    &BLOCKS_40,
     5120,
     &["wan2.1-t2v-14b"],
 );
@@ -56,7 +60,7 @@ pub const T2V_14B: ModelMeta = wan(
 pub const T2V_TINY: ModelMeta = wan(
     "wan2.1-t2v-tiny",
     "the embedded text-to-video model: 6 blocks of width 128",
-    &[blocks(6)],
+    &BLOCKS_6,
     128,
     &["wan2.1-t2v-tiny"],
 );

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     checkpoint::{Folder, Weights},
     pipeline::{Defaults, Denoiser, LoadOptions, Loader, Pipeline, PipelineError, Request, Result, Stage},
-    sampler::{Sampler, Schedule, SchedulerConfig},
+    sampler::{Sampler, Schedule, SchedulerConfig, Shift},
     text::{MAX_PROMPT_CHARS, WanTextEncoder},
 };
 
@@ -151,7 +151,10 @@ impl Pipeline for WanPipeline {
             sigmas: schedule.sigmas.iter().map(|s| f64::from(*s)).collect(),
             timesteps: schedule.timesteps,
             branches,
-            flow_shift: Some(config.shift.value(None)),
+            flow_shift: match config.shift {
+                Shift::Static(shift) => Some(shift),
+                Shift::Dynamic { .. } => None,
+            },
             boundary_ratio: None,
             first: 0,
         })
