@@ -360,6 +360,8 @@ fn ranks_decide_alike_from_the_reduced_metric() {
 
 #[test]
 fn uncond_follows_cond_and_computes_where_cond_has_not_run() {
+    use Why::{Followed, NoLeader, Warmup};
+
     let toy = Toy::image(4);
     let guards = Guards { branches: Branches::CondDecides, ..Guards::default() };
     let new = || {
@@ -372,7 +374,6 @@ fn uncond_follows_cond_and_computes_where_cond_has_not_run() {
         let uncond = out.into_iter().filter(|r| r.branch == Branch::Uncond);
         uncond.map(|r| (r.records[0].reused, r.records[0].why)).collect::<Vec<_>>()
     };
-    use Why::{Followed, NoLeader, Warmup};
     let followed =
         [(false, Warmup), (false, Followed), (true, Followed), (true, Followed), (false, Followed)];
     assert_eq!(whys(&BOTH), followed);

@@ -3,12 +3,12 @@
 use std::collections::HashSet;
 
 use magcache_core::{CacheEntry, ConfigError, Profile, meta};
-use magcache_models as _;
 
 const CRATES: [&str; 3] = ["magcache-core", "magcache-strategies", "magcache-models"];
 
 fn link() {
     magcache_strategies::link();
+    magcache_models::link();
 }
 
 fn assert_unique<'a>(kind: &str, named: impl Iterator<Item = (&'a str, &'a str)>) {
@@ -24,6 +24,7 @@ fn assert_unique<'a>(kind: &str, named: impl Iterator<Item = (&'a str, &'a str)>
 fn names_are_unique_and_every_entry_says_its_crate() {
     link();
     assert!(meta::strategies().len() >= 5 && !meta::profiles().is_empty());
+    assert!(!meta::models().is_empty());
     assert_unique("strategy", meta::strategies().iter().map(|s| (s.name, s.origin)));
     assert_unique("profile", meta::profiles().iter().map(|p| (p.name, p.origin)));
     assert_unique("model", meta::models().iter().map(|m| (&*m.name, m.origin)));

@@ -37,13 +37,11 @@ pub fn conformance(info: &StrategyInfo) {
 /// Where a rule is broken, or if nothing registered that name.
 pub fn conformance_of(name: &str) {
     let known = meta::strategies();
-    match known.iter().find(|s| s.name == name) {
-        Some(info) => conformance(info),
-        None => {
-            let names: Vec<_> = known.iter().map(|s| s.name).collect();
-            panic!("no strategy {name:?} is registered; there are {names:?}")
-        }
-    }
+    let Some(info) = known.iter().find(|s| s.name == name) else {
+        let names: Vec<_> = known.iter().map(|s| s.name).collect();
+        panic!("no strategy {name:?} is registered; there are {names:?}")
+    };
+    conformance(info);
 }
 
 /// The models that the rules are checked on.
@@ -110,6 +108,10 @@ impl<'a> Bench<'a> {
 
     /// A session whose strategy and forecast tell `calls`, with `inner` inside them; `None` where the strategy is
     /// a hook of its own or is refused.
+    ///
+    /// # Panics
+    ///
+    /// As [`Bench::session`].
     pub fn spied(&self, calls: &Calls, inner: Inexact) -> Option<Session> {
         self.session(self.table(self.info.example))?;
         let model = self.toy.meta();

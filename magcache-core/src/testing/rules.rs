@@ -15,7 +15,7 @@ use crate::{
     Streams, Trajectory, Why,
 };
 
-/// 1. With a threshold that nothing is under, every output has the bits of a run without a session.
+/// Rule 1: With a threshold that nothing is under, every output has the bits of a run without a session.
 ///
 /// # Panics
 ///
@@ -30,7 +30,7 @@ pub fn check_never(bench: &Bench<'_>) {
     }
 }
 
-/// 2. The first step of each expert's phase, and the warm-up where one is set, are computed.
+/// Rule 2: The first step of each expert's phase, and the warm-up where one is set, are computed.
 ///
 /// # Panics
 ///
@@ -52,8 +52,8 @@ pub fn check_guarded_steps(bench: &Bench<'_>) {
     }
 }
 
-/// 3. On reuse the replaced blocks run zero times, every other block once, and the residual of the last computed
-/// step is added exactly once. On a toy of full size the example skips something.
+/// Rule 3: On reuse the replaced blocks run zero times, every other block once, and the residual of the last
+/// computed step is added exactly once. On a toy of full size the example skips something.
 ///
 /// # Panics
 ///
@@ -119,7 +119,7 @@ fn blocks_were_replaced(bench: &Bench<'_>, record: &Record, before: &Ran, ran: &
     }
 }
 
-/// 4. Swapping the order of the branches, or running another session in between, changes no output.
+/// Rule 4: Swapping the order of the branches, or running another session in between, changes no output.
 ///
 /// # Panics
 ///
@@ -149,7 +149,7 @@ pub fn check_isolation(bench: &Bench<'_>) {
     }
 }
 
-/// 5. After an error in any block, the next pass of that branch computes every block.
+/// Rule 5: After an error in any block, the next pass of that branch computes every block.
 ///
 /// # Panics
 ///
@@ -173,7 +173,7 @@ pub fn check_error_recovers(bench: &Bench<'_>) {
                     failed = true;
                 }
                 Ok(ran) => {
-                    assert!(step.index < 2 || failed || ran.count(k) == 0, "{place}: an error was lost")
+                    assert!(step.index < 2 || failed || ran.count(k) == 0, "{place}: an error was lost");
                 }
             }
         }
@@ -181,7 +181,7 @@ pub fn check_error_recovers(bench: &Bench<'_>) {
     }
 }
 
-/// 6. The same trajectory in two sessions gives the same decisions.
+/// Rule 6: The same trajectory in two sessions gives the same decisions.
 ///
 /// # Panics
 ///
@@ -199,7 +199,7 @@ pub fn check_repeatable(bench: &Bench<'_>) {
     }
 }
 
-/// 7. A skipped pass calls neither `tail` nor `observe`; nor does a pass in which an inner cache guessed.
+/// Rule 7: A skipped pass calls neither `tail` nor `observe`; nor does a pass in which an inner cache guessed.
 ///
 /// # Panics
 ///
@@ -225,7 +225,7 @@ pub fn check_learning(bench: &Bench<'_>) {
     }
 }
 
-/// 8. The example and `never` parse, validate, and are written as tables that read back equal; a key that the
+/// Rule 8: The example and `never` parse, validate, and are written as tables that read back equal; a key that the
 /// strategy does not have is an error naming it.
 ///
 /// # Panics
@@ -246,7 +246,9 @@ pub fn check_config(info: &StrategyInfo) {
         assert!(kept, "{place}: the table\n{table}\nis written as\n{once}");
         let plan = CachePlan::from_tables(vec![table.clone()], Residuals::default());
         let built = plan.and_then(|p| p.build(bench.toy.meta(), Some(&bench.trajectory)));
-        built.map(drop).unwrap_or_else(|e| panic!("{place}: {e}"));
+        if let Err(e) = built {
+            panic!("{place}: {e}");
+        }
         let mut wrong = table;
         wrong.insert("no_such_key".to_owned(), 1.into());
         match CacheEntry::from_table("example", wrong) {
