@@ -9,12 +9,12 @@ use candle_core::{CpuStorage, DType, Result, Storage, Tensor, bail};
 
 /// `mean|a − b| / mean|b|`, the largest over the rows of dimension 0. NaN where `b` is all zeros.
 pub fn relative_l1(a: &Tensor, b: &Tensor) -> Result<f64> {
-    relative(a, b, |d| d.abs(), f64::abs, |sum| sum)
+    relative(a, b, Tensor::abs, f64::abs, |sum| sum)
 }
 
 /// `‖a − b‖₂ / ‖b‖₂`, the largest over the rows of dimension 0.
 pub fn relative_l2(a: &Tensor, b: &Tensor) -> Result<f64> {
-    relative(a, b, |d| d.sqr(), |d| d * d, f64::sqrt)
+    relative(a, b, Tensor::sqr, |d| d * d, f64::sqrt)
 }
 
 fn relative(

@@ -249,7 +249,7 @@ impl Fit {
         if !self.warmup.is_valid() {
             out.push(Problem::error(place, "`warmup` as a fraction must be between 0 and 1"));
         }
-        if self.fitted_range.is_some_and(|[low, high]| !(low <= high)) {
+        if self.fitted_range.is_some_and(|[low, high]| low.is_nan() || high.is_nan() || low > high) {
             out.push(Problem::error(place, "`fitted_range` must be [low, high]"));
         }
     }

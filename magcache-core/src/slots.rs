@@ -29,7 +29,7 @@ struct Slot {
 /// The slots of one session, with a byte total and an optional budget.
 #[derive(Debug, Default)]
 pub struct Slots {
-    slots: HashMap<SlotKey, Slot>,
+    held: HashMap<SlotKey, Slot>,
     budget: Option<usize>,
     bytes: usize,
     peak: usize,
@@ -46,7 +46,7 @@ impl Slots {
     /// Moves the slot out, or a fresh one where there is none. A pass that fails never puts it back, so the
     /// next one starts from nothing and computes.
     pub fn take<T: Any + Send + Default>(&mut self, key: &SlotKey) -> T {
-        let Some(slot) = self.slots.remove(key) else { return T::default() };
+        let Some(slot) = self.held.remove(key) else { return T::default() };
         self.bytes -= slot.bytes;
         slot.data.downcast::<T>().map(|slot| *slot).unwrap_or_default()
     }
@@ -55,12 +55,12 @@ impl Slots {
     pub fn put<T: Any + Send>(&mut self, key: SlotKey, slot: T, bytes: usize) {
         self.clock += 1;
         let slot = Slot { data: Box::new(slot), bytes, stamp: self.clock };
-        if let Some(old) = self.slots.insert(key, slot) {
+        if let Some(old) = self.held.insert(key, slot) {
             self.bytes -= old.bytes;
         }
         self.bytes += bytes;
         while self.budget.is_some_and(|budget| self.bytes > budget) {
-            let oldest = self.slots.iter().filter(|(_, s)| s.bytes > 0).min_by_key(|(_, s)| s.stamp);
+            let oldest = self.held.iter().filter(|(_, s)| s.bytes > 0).min_by_key(|(_, s)| s.stamp);
             let Some(key) = oldest.map(|(key, _)| key.clone()) else { break };
             self.remove(&key);
             self.evicted += 1;
@@ -71,21 +71,21 @@ impl Slots {
     /// Drops every slot that a pass of `branch` at `step` reads or writes.
     pub fn discard(&mut self, step: &Step, branch: Branch) {
         let mine = |k: &SlotKey| k.expert == step.expert && k.branch == branch && k.eval == step.eval;
-        let keys: Vec<_> = self.slots.keys().filter(|k| mine(k)).cloned().collect();
+        let keys: Vec<_> = self.held.keys().filter(|k| mine(k)).cloned().collect();
         for key in keys {
             self.remove(&key);
         }
     }
 
     fn remove(&mut self, key: &SlotKey) {
-        if let Some(slot) = self.slots.remove(key) {
+        if let Some(slot) = self.held.remove(key) {
             self.bytes -= slot.bytes;
         }
     }
 
     /// The keys of the slots held.
     pub fn keys(&self) -> impl Iterator<Item = &SlotKey> {
-        self.slots.keys()
+        self.held.keys()
     }
 
     /// Bytes of tensors held now.
