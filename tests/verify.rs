@@ -85,13 +85,19 @@ fn cached_runs_are_compared_decision_by_decision_and_the_others_are_named() {
     let report = run(&golden().join("cache_e2e/wan_t2v"));
     let case = &report.cases[0];
     for (runs, prefix) in [(1, "dense"), (10, "mag_"), (3, "fbc_"), (4, "tea_")] {
-        let of = |output: &str| case.calls.iter().filter(|c| c.name.starts_with(prefix) && c.output == output).count();
+        let of = |output: &str| {
+            case.calls.iter().filter(|c| c.name.starts_with(prefix) && c.output == output).count()
+        };
         assert_eq!([of("decisions cond"), of("decisions uncond"), of("latents")], [runs; 3], "{prefix}");
     }
     assert_eq!(case.calls.iter().filter(|c| c.output.starts_with("ratios.")).count(), 2);
-    let left_out: Vec<_> = case.not_compared.iter().map(|n| (n.what.as_str(), n.why.contains("TaylorSeer"))).collect();
+    let left_out: Vec<_> =
+        case.not_compared.iter().map(|n| (n.what.as_str(), n.why.contains("TaylorSeer"))).collect();
     let taylor = ["default_noop", "lite_o1", "lite_o2", "attn_o1", "lite_bf16"];
-    assert_eq!(left_out, taylor.map(|t| format!("run taylor_{t}")).iter().map(|t| (t.as_str(), true)).collect::<Vec<_>>());
+    assert_eq!(
+        left_out,
+        taylor.map(|t| format!("run taylor_{t}")).iter().map(|t| (t.as_str(), true)).collect::<Vec<_>>()
+    );
 }
 
 #[test]
@@ -125,7 +131,9 @@ fn a_tensor_that_is_off_by_a_thousandth_fails_alone() {
 
 #[test]
 fn a_flipped_decision_fails_with_both_rows() {
-    for (run_name, branch) in [("mag_wan_e012k2r02", "cond"), ("fbc_high", "uncond"), ("tea_e0_i2v720", "cond")] {
+    for (run_name, branch) in
+        [("mag_wan_e012k2r02", "cond"), ("fbc_high", "uncond"), ("tea_e0_i2v720", "cond")]
+    {
         let root = copy("cache_e2e/wan_t2v");
         edit_json(&root.path().join("wan_t2v/case.json"), |json| {
             let runs = json["runs"].as_array_mut().unwrap();
@@ -155,7 +163,9 @@ fn a_flipped_row_of_a_table_fails() {
             let place = if found.is_some() { change } else { &first };
             let value = json.pointer_mut(place).unwrap_or_else(|| panic!("{table} has no {place}"));
             *value = match &value {
-                Value::String(row) => Value::String(row.chars().map(|c| if c == '0' { '1' } else { '0' }).collect()),
+                Value::String(row) => {
+                    Value::String(row.chars().map(|c| if c == '0' { '1' } else { '0' }).collect())
+                }
                 other => Value::from(other.as_u64().unwrap() + 1),
             };
         });

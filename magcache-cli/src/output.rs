@@ -11,7 +11,7 @@ use anyhow::Error;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 
-use crate::failure::{exit_code, hint};
+use crate::failure::{Failed, exit_code, hint};
 
 /// Where a command's answer, its notes and its progress go.
 #[derive(Debug)]
@@ -90,6 +90,10 @@ impl Output {
         let causes: Vec<String> = error.chain().skip(1).map(ToString::to_string).collect();
         let hint = hint(error);
         if self.json {
+            // One document: that of a failed check is the report.
+            if error.is::<Failed>() {
+                return ExitCode::from(exit_code(error));
+            }
             let document = json!({ "error": error.to_string(), "causes": causes, "hint": hint });
             let _ = writeln!(std::io::stdout().lock(), "{document}");
         } else {

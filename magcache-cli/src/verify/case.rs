@@ -26,6 +26,7 @@ pub(super) struct Case {
     /// Its place in messages.
     place: String,
     meta: Value,
+    label: String,
     group: String,
     name: String,
     calls: Vec<Call>,
@@ -73,7 +74,9 @@ impl Case {
         let tensors = candle_core::safetensors::load(&file, &Device::Cpu)
             .map_err(|e| bad_input(format!("cannot read {}: {e}", file.display())))?;
         let Head { group, case: name, calls } = head;
-        Ok(Self { folder, place, meta, group, name, calls, tensors })
+        let own = std::path::absolute(path)?;
+        let label = own.file_name().map_or_else(|| name.clone(), |n| n.to_string_lossy().into_owned());
+        Ok(Self { folder, place, meta, label: format!("{group}/{label}"), group, name, calls, tensors })
     }
 
     /// `transformers`, `vaes`, ...
@@ -81,14 +84,14 @@ impl Case {
         &self.group
     }
 
-    /// The name within its group.
+    /// The name that it was recorded under.
     pub(super) fn name(&self) -> &str {
         &self.name
     }
 
-    /// Group and name.
-    pub(super) fn label(&self) -> String {
-        format!("{}/{}", self.group, self.name)
+    /// The group and the folder's name.
+    pub(super) fn label(&self) -> &str {
+        &self.label
     }
 
     pub(super) fn calls(&self) -> &[Call] {
@@ -114,7 +117,10 @@ impl Case {
 
     pub(super) fn tensor(&self, key: &str) -> Result<&Tensor> {
         self.tensors.get(key).ok_or_else(|| {
-            bad_input(format!("{} needs the tensor {key:?}, which golden.safetensors does not have", self.place))
+            bad_input(format!(
+                "{} needs the tensor {key:?}, which golden.safetensors does not have",
+                self.place
+            ))
         })
     }
 

@@ -44,7 +44,10 @@ pub(super) fn find(arguments: &[PathBuf]) -> Result<Vec<Source>> {
         }
         if found.len() == before {
             let message = format!("no reference case at {}", argument.display());
-            return Err(bad_input_with(message, "a case is a folder with case.json, or a JSON file with `rows`"));
+            return Err(bad_input_with(
+                message,
+                "a case is a folder with case.json, or a JSON file with `rows`",
+            ));
         }
     }
     let mut seen = HashSet::new();
@@ -67,9 +70,10 @@ fn collect(path: &Path, named: bool, found: &mut Vec<Source>) -> Result<()> {
     } else if path.file_name().is_some_and(|name| name == "case.json") {
         found.push(Source::Case(path.parent().unwrap_or(Path::new(".")).to_owned()));
     } else if named || path.extension().is_some_and(|ext| ext == "json") {
-        let text = fs::read_to_string(path).map_err(|e| bad_input(format!("cannot read {}: {e}", path.display())))?;
-        let json: Value =
-            serde_json::from_str(&text).map_err(|e| bad_input(format!("{} is not JSON: {e}", path.display())))?;
+        let text = fs::read_to_string(path)
+            .map_err(|e| bad_input(format!("cannot read {}: {e}", path.display())))?;
+        let json: Value = serde_json::from_str(&text)
+            .map_err(|e| bad_input(format!("{} is not JSON: {e}", path.display())))?;
         if json.get("rows").is_some_and(Value::is_array) {
             found.push(Source::Table(path.to_owned(), json));
         }

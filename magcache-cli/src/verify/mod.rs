@@ -62,16 +62,18 @@ fn table(path: &Path, json: &Value) -> Result<CaseReport> {
     let path = &std::path::absolute(path)?;
     let parent = path.parent().unwrap_or(Path::new(""));
     let boundary = scheduler::is_boundary(json);
-    let (folder, name) = if boundary { (parent.parent(), parent.file_name()) } else { (Some(parent), path.file_stem()) };
+    let (folder, name) =
+        if boundary { (parent.parent(), parent.file_name()) } else { (Some(parent), path.file_stem()) };
     let names = [folder.and_then(Path::file_name), name].into_iter().flatten();
     let mut report = CaseReport::new(names.map(|n| n.to_string_lossy()).collect::<Vec<_>>().join("/"));
     if boundary {
         return scheduler::boundary(json, report);
     }
     let table = tables::check(json).map_err(|e| bad_input(format!("{e:#}")))?;
-    let first = table.mismatches.first().map(|m| {
-        format!("row {}, {}: got {}, expected {}", m.row, m.rule, m.got, m.expected)
-    });
+    let first = table
+        .mismatches
+        .first()
+        .map(|m| format!("row {}, {}: got {}, expected {}", m.row, m.rule, m.got, m.expected));
     report.count("rows", "decisions", table.mismatches.len(), table.rows, first);
     report.finish()
 }

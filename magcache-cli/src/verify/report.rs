@@ -6,6 +6,9 @@ use anyhow::{Result, ensure};
 use candle_core::{DType, Tensor};
 use serde::Serialize;
 
+/// How many of the parts that were left out for one reason are named to people; programs get all.
+const SHOWN: usize = 5;
+
 /// Every case that was run.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct VerifyReport {
@@ -117,14 +120,22 @@ impl CaseReport {
 
     /// Compares two rows of decisions, which must be equal.
     pub(super) fn decisions(&mut self, name: &str, output: &str, got: &[bool], want: &[bool]) {
-        let differ = got.iter().zip(want).filter(|(got, want)| got != want).count() + got.len().abs_diff(want.len());
+        let differ =
+            got.iter().zip(want).filter(|(got, want)| got != want).count() + got.len().abs_diff(want.len());
         let digits = |row: &[bool]| row.iter().map(|skip| if *skip { '1' } else { '0' }).collect::<String>();
         let detail = (differ > 0).then(|| format!("got {}, expected {}", digits(got), digits(want)));
         self.count(name, output, differ, want.len(), detail);
     }
 
     /// Notes how many of `of` things differ; none may.
-    pub(super) fn count(&mut self, name: &str, output: &str, differ: usize, of: usize, detail: Option<String>) {
+    pub(super) fn count(
+        &mut self,
+        name: &str,
+        output: &str,
+        differ: usize,
+        of: usize,
+        detail: Option<String>,
+    ) {
         let errors = [differ as f64, differ as f64 / of.max(1) as f64];
         self.push(name, output, errors, 0.0, detail);
     }
@@ -140,7 +151,10 @@ impl CaseReport {
     /// The verdict. A case of which every part had to be left out is a skipped one.
     pub(super) fn finish(mut self) -> Result<Self> {
         if self.calls.is_empty() {
-            ensure!(!self.not_compared.is_empty(), crate::failure::bad_input("the case has nothing to compare"));
+            ensure!(
+                !self.not_compared.is_empty(),
+                crate::failure::bad_input("the case has nothing to compare")
+            );
             let why = self.not_compared[0].why.clone();
             return Ok(self.skip(why));
         }
@@ -176,11 +190,18 @@ impl fmt::Display for CaseReport {
         let width = |of: fn(&CallReport) -> &str| self.calls.iter().map(|c| of(c).len()).max().unwrap_or(0);
         let (name, output) = (width(|c| &c.name).max(4), width(|c| &c.output).max(6));
         let head = ["call", "output", "max abs", "max rel", "tolerance"];
-        writeln!(f, "  {:name$}  {:output$}  {:>9}  {:>9}  {:>9}", head[0], head[1], head[2], head[3], head[4])?;
+        writeln!(
+            f,
+            "  {:name$}  {:output$}  {:>9}  {:>9}  {:>9}",
+            head[0], head[1], head[2], head[3], head[4]
+        )?;
         for call in &self.calls {
             let CallReport { name: n, output: o, max_abs, max_rel, tolerance, ok, detail } = call;
             let verdict = if *ok { "ok" } else { "FAILED" };
-            write!(f, "  {n:name$}  {o:output$}  {max_abs:9.2e}  {max_rel:9.2e}  {tolerance:9.2e}  {verdict}")?;
+            write!(
+                f,
+                "  {n:name$}  {o:output$}  {max_abs:9.2e}  {max_rel:9.2e}  {tolerance:9.2e}  {verdict}"
+            )?;
             match detail {
                 Some(detail) => writeln!(f, ": {detail}")?,
                 None => writeln!(f)?,
@@ -190,6 +211,11 @@ impl fmt::Display for CaseReport {
         for part in &self.not_compared {
             left_out.entry(&part.why).or_default().push(&part.what);
         }
-        left_out.iter().try_for_each(|(why, what)| writeln!(f, "  not compared: {} ({why})", what.join(", ")))
+        for (why, what) in left_out {
+            let (shown, rest) = what.split_at(what.len().min(SHOWN));
+            let more = if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
+            writeln!(f, "  not compared: {}{more} ({why})", shown.join(", "))?;
+        }
+        Ok(())
     }
 }

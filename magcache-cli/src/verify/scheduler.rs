@@ -40,7 +40,13 @@ pub(super) fn check(case: &Case) -> Result<CaseReport> {
     report.finish()
 }
 
-fn one(case: &Case, mut sampler: Sampler, mu: Option<f64>, call: &Call, report: &mut CaseReport) -> Result<()> {
+fn one(
+    case: &Case,
+    mut sampler: Sampler,
+    mu: Option<f64>,
+    call: &Call,
+    report: &mut CaseReport,
+) -> Result<()> {
     let noise = case.required(call, "noise")?.to_dtype(DType::F32)?;
     let timesteps = sampler.timesteps().to_vec();
     let steps = timesteps.len();

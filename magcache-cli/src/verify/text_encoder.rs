@@ -4,13 +4,14 @@ use anyhow::{Context, Result};
 use candle_core::{Device, Tensor};
 use magcache_models::{
     checkpoint::{WeightDtype, Weights},
-    text::{RelativePositions, T5Config, T5Encoder, TokenizedPrompt},
+    text::{RelativePositions, T5Config, T5Encoder, TextError, TokenizedPrompt},
 };
 
 use super::{
     case::{Call, Case},
     report::CaseReport,
 };
+use crate::failure::bad_input;
 
 const CLASSES: [&str; 2] = ["UMT5EncoderModel", "T5EncoderModel"];
 
@@ -33,13 +34,15 @@ fn one(case: &Case, encoder: &T5Encoder, call: &Call, report: &mut CaseReport) -
     case.required(call, "input_ids")?;
     let rows = |name: &str| call.inputs.get(name).map(|key| case.rows(key)).transpose();
     let (ids, mask) = (rows("input_ids")?.unwrap_or_default(), rows("attention_mask")?);
-    let states = encoder.hidden_states(&ids, mask.as_deref())?;
+    let states = encoder.hidden_states(&ids, mask.as_deref()).map_err(refused)?;
     for (output, key) in &call.outputs {
         let state = output.strip_prefix("hidden_states.").and_then(|k| k.parse::<usize>().ok());
         let got = match (output.as_str(), state) {
             (_, Some(k)) => states.get(k).cloned(),
-            ("last_hidden_state", _) => Some(encoder.forward(&ids, mask.as_deref())?),
-            ("prompt_embeds", _) => mask.as_ref().map(|mask| prompt_embeds(encoder, &ids, mask)).transpose()?,
+            ("last_hidden_state", _) => Some(encoder.forward(&ids, mask.as_deref()).map_err(refused)?),
+            ("prompt_embeds", _) => {
+                mask.as_ref().map(|mask| prompt_embeds(encoder, &ids, mask)).transpose()?
+            }
             _ => None,
         };
         match got {
@@ -58,7 +61,12 @@ fn prompt_embeds(encoder: &T5Encoder, ids: &[Vec<u32>], mask: &[Vec<u32>]) -> Re
         truncated: 0,
     };
     let prompts: Vec<_> = ids.iter().zip(mask).map(prompt).collect();
-    Ok(encoder.prompt_embeds(&prompts)?)
+    encoder.prompt_embeds(&prompts).map_err(refused)
+}
+
+/// The recorded ids or masks do not fit the encoder.
+fn refused(error: TextError) -> anyhow::Error {
+    bad_input(error.to_string())
 }
 
 /// `buckets` `[length, length]` and `bias.N` `[1, heads, length, length]`, which belong to no call.
@@ -68,9 +76,9 @@ fn positions(case: &Case, encoder: &T5Encoder, report: &mut CaseReport) -> Resul
         let want = case.tensor("buckets")?;
         let (queries, keys) = want.dims2()?;
         let positions = RelativePositions::new(encoder.config());
-        let rows = (0..queries as i64).flat_map(|query| {
-            (0..keys as i64).map(move |key| i64::from(positions.bucket(key - query)))
-        });
+        let tokens = |n: usize| 0..i64::try_from(n).unwrap_or(i64::MAX);
+        let rows = tokens(queries)
+            .flat_map(|query| tokens(keys).map(move |key| i64::from(positions.bucket(key - query))));
         let got = Tensor::from_iter(rows, want.device())?.reshape((queries, keys))?;
         report.tensors(NAME, "buckets", &got, want, 0.0)?;
     }

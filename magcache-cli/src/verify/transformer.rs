@@ -7,9 +7,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use candle_core::{Device, Tensor};
-use magcache_core::{
-    BlockHook, Branch, Cx, HookRegistry, Next, Output, Pass, Signal, Step, Streams,
-};
+use magcache_core::{BlockHook, Branch, Cx, HookRegistry, Next, Output, Pass, Signal, Step, Streams};
 use magcache_models::{
     checkpoint::{Folder, WeightDtype, Weights},
     wan::{TextContext, WanConfig, WanRope, WanTransformer},
@@ -24,7 +22,8 @@ use crate::failure::bad_input;
 const CLASS: &str = "WanTransformer3DModel";
 
 /// Arguments that the network has.
-const INPUTS: [&str; 4] = ["hidden_states", "timestep", "encoder_hidden_states", "encoder_hidden_states_image"];
+const INPUTS: [&str; 4] =
+    ["hidden_states", "timestep", "encoder_hidden_states", "encoder_hidden_states_image"];
 
 pub(super) fn check(case: &Case) -> Result<CaseReport> {
     let mut report = CaseReport::new(case.label());
