@@ -11,6 +11,7 @@ pub(crate) mod cpu;
 mod linear;
 mod modulation;
 mod norm;
+mod patches;
 mod rotary;
 
 pub use activation::{gelu_erf, gelu_tanh, silu};
@@ -19,4 +20,5 @@ pub use conv3d::{Conv3d, Conv3dConfig};
 pub use linear::Linear;
 pub use modulation::{gated_add, layer_norm_modulate};
 pub use norm::{LayerNorm, RmsNorm};
+pub use patches::{patchify, unpatchify};
 pub use rotary::{RotaryTable, rms_norm_rotary};

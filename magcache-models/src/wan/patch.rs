@@ -4,7 +4,7 @@ use candle_core::{Result, Tensor};
 
 use super::{LoadResult, WanConfig};
 use crate::checkpoint::Weights;
-use crate::nn::{Linear, layer_norm_modulate};
+use crate::nn::{Linear, layer_norm_modulate, patchify, unpatchify};
 
 /// Frames, rows and columns of tokens in a video, and the batch they come in.
 #[derive(Clone, Copy, Debug)]
@@ -48,18 +48,12 @@ impl PatchEmbedding {
         let inner = config.inner_dim();
         let [pt, ph, pw] = config.patch_size;
         let weight = weights.get("weight", &[inner, config.in_channels, pt, ph, pw])?.flatten_from(1)?;
-        Ok(Self { linear: Linear::new(weight, Some(weights.get("bias", &[inner])?))?, patch: config.patch_size })
+        Ok(Self { linear: Linear::new(weight, Some(weights.get_f32("bias", &[inner])?))?, patch: config.patch_size })
     }
 
     /// `[batch, channels, frames, height, width]` to `[batch, tokens, inner]`, columns fastest.
-    pub(super) fn forward(&self, latents: &Tensor, grid: Grid) -> Result<Tensor> {
-        let ([f, h, w], [pt, ph, pw]) = (grid.tokens, self.patch);
-        let channels = latents.dim(1)?;
-        let patches = latents
-            .reshape(&[grid.batch, channels, f, pt, h, ph, w, pw][..])?
-            .permute([0, 2, 4, 6, 1, 3, 5, 7])?
-            .reshape((grid.batch, grid.len(), channels * pt * ph * pw))?;
-        self.linear.forward(&patches)
+    pub(super) fn forward(&self, latents: &Tensor) -> Result<Tensor> {
+        self.linear.forward(&patchify(latents, self.patch)?)
     }
 }
 
@@ -69,7 +63,6 @@ pub(super) struct Head {
     /// `[1, 2, inner]` in f32: shift, scale.
     scale_shift_table: Tensor,
     proj_out: Linear,
-    out_channels: usize,
     patch: [usize; 3],
     eps: f64,
 }
@@ -82,12 +75,11 @@ impl Head {
         // the values of a patch's row stay together on the way back.
         let weight = weights.get("proj_out.weight", &[volume * channels, inner])?;
         let weight = weight.reshape((volume, channels, inner))?.transpose(0, 1)?.flatten_to(1)?.contiguous()?;
-        let bias = weights.get("proj_out.bias", &[volume * channels])?;
+        let bias = weights.get_f32("proj_out.bias", &[volume * channels])?;
         let bias = bias.reshape((volume, channels))?.t()?.flatten_all()?;
         Ok(Self {
             scale_shift_table: weights.get_f32("scale_shift_table", &[1, 2, inner])?,
             proj_out: Linear::new(weight, Some(bias))?,
-            out_channels: channels,
             patch: config.patch_size,
             eps: config.eps,
         })
@@ -99,11 +91,7 @@ impl Head {
         let shift = per_token.broadcast_add(&self.scale_shift_table.narrow(1, 0, 1)?)?;
         let scale = per_token.broadcast_add(&self.scale_shift_table.narrow(1, 1, 1)?)?;
         let patches = self.proj_out.forward(&layer_norm_modulate(x, &shift, &scale, self.eps)?)?;
-        let ([f, h, w], [pt, ph, pw]) = (grid.tokens, self.patch);
-        patches
-            .reshape(&[grid.batch, f, h, w, self.out_channels, pt, ph, pw][..])?
-            .permute([0, 4, 1, 5, 2, 6, 3, 7])?
-            .reshape((grid.batch, self.out_channels, f * pt, h * ph, w * pw))
+        unpatchify(&patches, grid.tokens, self.patch)
     }
 }
 
@@ -119,7 +107,7 @@ mod tests {
         let grid = Grid::new(&latents, &case.config)?;
         let embedding = PatchEmbedding::load(&case.weights.pp("patch_embedding"), &case.config).expect("loads");
         let tokens = case.tensor("b1_odd.trace.patch_embedding.out").flatten_from(2)?.transpose(1, 2)?;
-        close("tokens", &embedding.forward(&latents, grid)?, &tokens);
+        close("tokens", &embedding.forward(&latents)?, &tokens);
 
         let head = Head::load(&case.weights, &case.config).expect("loads");
         let last = case.tensor(&format!("b1_odd.trace.blocks.{}.out", case.config.num_layers - 1));

@@ -115,7 +115,7 @@ impl WanTransformer {
         let grid = Grid::new(hidden_states, &self.config)?;
         text.check(&self.id, grid.batch)?;
         check_timestep(timestep, grid)?;
-        let x = self.patch_embedding.forward(&hidden_states.to_dtype(DType::F32)?, grid)?;
+        let x = self.patch_embedding.forward(&hidden_states.to_dtype(DType::F32)?)?;
         let temb = self.time.embed(&timestep.to_dtype(DType::F32)?)?;
 
         // A pass that skips every block never needs these two.

@@ -1,0 +1,195 @@
+//! Videos cut into patches and put together again.
+//!
+//! A patch is one token; its values are ordered channel, frame, row, column, and tokens frame, row, column. Image models
+//! that pack squares of pixels (Flux) do the same with one frame.
+
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use rayon::prelude::*;
+
+use super::cpu::{contiguous, on_cpu, rows_per_task};
+
+/// `[batch, channels, frames, height, width]` to `[batch, tokens, channels * patch values]`.
+///
+/// Fails where a patch of `patch` = frames, rows and columns does not divide the video.
+pub fn patchify(video: &Tensor, patch: [usize; 3]) -> Result<Tensor> {
+    let (batch, channels, frames, height, width) = video.dims5()?;
+    let size = [frames, height, width];
+    if (0..3).any(|axis| patch[axis] == 0 || !size[axis].is_multiple_of(patch[axis])) {
+        candle_core::bail!("{size:?} frames, rows and columns do not divide into patches of {patch:?}");
+    }
+    let grid = std::array::from_fn(|axis| size[axis] / patch[axis]);
+    let cut = Cut { batch, channels, grid, patch };
+    if on_cpu(video) { video.contiguous()?.apply_op1_no_bwd(&Patchify(cut)) } else { cut.patchify(video) }
+}
+
+/// The inverse of [`patchify`]: `[batch, tokens, channels * patch values]` of a `grid` of tokens, in frames, rows and
+/// columns, to `[batch, channels, frames, height, width]`.
+pub fn unpatchify(tokens: &Tensor, grid: [usize; 3], patch: [usize; 3]) -> Result<Tensor> {
+    let (batch, count, values) = tokens.dims3()?;
+    let volume = patch.iter().product::<usize>();
+    if count != grid.iter().product::<usize>() || volume == 0 || !values.is_multiple_of(volume) {
+        candle_core::bail!("tokens {:?} are no grid of {grid:?} patches of {patch:?}", tokens.shape());
+    }
+    let cut = Cut { batch, channels: values / volume, grid, patch };
+    if on_cpu(tokens) { tokens.contiguous()?.apply_op1_no_bwd(&Unpatchify(cut)) } else { cut.unpatchify(tokens) }
+}
+
+#[derive(Clone, Copy)]
+struct Cut {
+    batch: usize,
+    channels: usize,
+    grid: [usize; 3],
+    patch: [usize; 3],
+}
+
+impl Cut {
+    fn patchify(&self, video: &Tensor) -> Result<Tensor> {
+        let ([f, h, w], [pt, ph, pw]) = (self.grid, self.patch);
+        video
+            .reshape(&[self.batch, self.channels, f, pt, h, ph, w, pw][..])?
+            .permute([0, 2, 4, 6, 1, 3, 5, 7])?
+            .reshape(self.tokens())
+    }
+
+    fn unpatchify(&self, tokens: &Tensor) -> Result<Tensor> {
+        let ([f, h, w], [pt, ph, pw]) = (self.grid, self.patch);
+        tokens
+            .reshape(&[self.batch, f, h, w, self.channels, pt, ph, pw][..])?
+            .permute([0, 4, 1, 5, 2, 6, 3, 7])?
+            .reshape(self.video())
+    }
+
+    fn tokens(&self) -> (usize, usize, usize) {
+        (self.batch, self.grid.iter().product(), self.values())
+    }
+
+    fn video(&self) -> (usize, usize, usize, usize, usize) {
+        let [f, h, w] = std::array::from_fn(|axis| self.grid[axis] * self.patch[axis]);
+        (self.batch, self.channels, f, h, w)
+    }
+
+    /// Values of one token.
+    fn values(&self) -> usize {
+        self.channels * self.patch.iter().product::<usize>()
+    }
+
+    /// Where the values of line `line` = (sample, channel, frame, row of pixels) are: the first of its tokens, and the
+    /// place inside each token.
+    fn place(&self, line: usize) -> (usize, usize) {
+        let ([f, h, w], [pt, ph, pw]) = (self.grid, self.patch);
+        let (row, rest) = (line % (h * ph), line / (h * ph));
+        let (frame, rest) = (rest % (f * pt), rest / (f * pt));
+        let (channel, sample) = (rest % self.channels, rest / self.channels);
+        let first = ((sample * f + frame / pt) * h + row / ph) * w;
+        (first, ((channel * pt + frame % pt) * ph + row % ph) * pw)
+    }
+
+    /// The lines of the video that token row `row` = (sample, frame, row of tokens) consists of.
+    fn lines(&self, row: usize) -> impl Iterator<Item = usize> {
+        let (Self { channels, .. }, [f, h, _], [pt, ph, _]) = (*self, self.grid, self.patch);
+        let (y, sample, frame) = (row % h, row / h / f, row / h % f);
+        (0..channels * pt * ph).map(move |i| {
+            let (channel, t, r) = (i / (pt * ph), i / ph % pt, i % ph);
+            (((sample * channels + channel) * f + frame) * pt + t) * h * ph + y * ph + r
+        })
+    }
+}
+
+/// Copies the pixels of one row of a patch; a call to the system's copy would take longer than the usual two values.
+#[inline]
+fn copy(to: &mut [f32], from: &[f32]) {
+    match (<&mut [f32; 2]>::try_from(&mut *to), <&[f32; 2]>::try_from(from)) {
+        (Ok(to), Ok(from)) => *to = *from,
+        _ => to.copy_from_slice(from),
+    }
+}
+
+struct Patchify(Cut);
+
+impl CustomOp1 for Patchify {
+    fn name(&self) -> &'static str {
+        "patchify"
+    }
+
+    fn cpu_fwd(&self, video: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (cut, video) = (self.0, contiguous(self.name(), video, layout)?);
+        let (values, pw) = (cut.values(), cut.patch[2]);
+        let (width, pixels) = (cut.grid[2] * values, cut.grid[2] * pw);
+        let mut out = vec![0f32; video.len()];
+        let rows = rows_per_task(width);
+        out.par_chunks_mut((rows * width).max(1)).enumerate().for_each(|(task, out)| {
+            for (i, out) in out.chunks_exact_mut(width).enumerate() {
+                for line in cut.lines(task * rows + i) {
+                    let (_, inside) = cut.place(line);
+                    let line = video[line * pixels..][..pixels].chunks_exact(pw);
+                    for (token, pixels) in out.chunks_exact_mut(values).zip(line) {
+                        copy(&mut token[inside..inside + pw], pixels);
+                    }
+                }
+            }
+        });
+        Ok((CpuStorage::F32(out), cut.tokens().into()))
+    }
+}
+
+struct Unpatchify(Cut);
+
+impl CustomOp1 for Unpatchify {
+    fn name(&self) -> &'static str {
+        "unpatchify"
+    }
+
+    fn cpu_fwd(&self, tokens: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (cut, tokens) = (self.0, contiguous(self.name(), tokens, layout)?);
+        let mut out = vec![0f32; tokens.len()];
+        let (values, pw) = (cut.values(), cut.patch[2]);
+        let pixels = cut.grid[2] * pw;
+        let lines = rows_per_task(pixels);
+        out.par_chunks_mut((lines * pixels).max(1)).enumerate().for_each(|(task, out)| {
+            for (i, out) in out.chunks_exact_mut(pixels).enumerate() {
+                let (first, inside) = cut.place(task * lines + i);
+                for (pixels, token) in out.chunks_exact_mut(pw).zip(tokens[first * values..].chunks_exact(values)) {
+                    copy(pixels, &token[inside..inside + pw]);
+                }
+            }
+        });
+        Ok((CpuStorage::F32(out), cut.video().into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    fn values(x: &Tensor) -> Result<Vec<f32>> {
+        x.flatten_all()?.to_vec1()
+    }
+
+    #[test]
+    fn kernels_equal_the_permutation() -> Result<()> {
+        for (batch, channels, grid, patch) in
+            [(1, 3, [2, 3, 4], [1, 2, 2]), (2, 4, [3, 2, 1], [2, 1, 3]), (1, 8, [9, 20, 24], [1, 2, 2])]
+        {
+            let cut = Cut { batch, channels, grid, patch };
+            let video = Tensor::randn(0f32, 1.0, cut.video(), &Device::Cpu)?;
+            let tokens = patchify(&video, patch)?;
+            assert_eq!((tokens.dims3()?, values(&tokens)?), (cut.tokens(), values(&cut.patchify(&video)?)?));
+            assert_eq!(values(&cut.unpatchify(&tokens)?)?, values(&video)?);
+            let again = unpatchify(&tokens, grid, patch)?;
+            assert_eq!((again.dims5()?, values(&again)?), (cut.video(), values(&video)?));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn refuses_what_does_not_divide() -> Result<()> {
+        let video = Tensor::zeros((1, 2, 3, 5, 4), candle_core::DType::F32, &Device::Cpu)?;
+        let message = patchify(&video, [1, 2, 2]).expect_err("five rows in pairs").to_string();
+        assert!(message.contains("[3, 5, 4]"), "{message}");
+        let tokens = Tensor::zeros((1, 6, 8), candle_core::DType::F32, &Device::Cpu)?;
+        assert!(unpatchify(&tokens, [1, 2, 2], [1, 2, 2]).is_err() && unpatchify(&tokens, [1, 2, 3], [1, 1, 3]).is_err());
+        Ok(())
+    }
+}
