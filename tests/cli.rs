@@ -69,17 +69,29 @@ fn bad_values_are_refused_before_anything_is_written() {
     refused(&["run", "--guidance=-1"], d, &["guidance is -1"]);
     refused(&["run", "--flow-shift", "nan"], d, &["shift"]);
     refused(&["run", "--sampler", "unipx"], d, &["unknown sampler \"unipx\"", "did you mean \"unipc\"?"]);
-    refused(&["run", "--cache", "magcash"], d, &["unknown strategy \"magcash\"", "did you mean \"magcache\"?"]);
+    refused(
+        &["run", "--cache", "magcash"],
+        d,
+        &["unknown strategy \"magcash\"", "did you mean \"magcache\"?"],
+    );
     refused(
         &["run", "--cache", "magcache", "--set", "treshold=0.1"],
         d,
         &["unknown key `treshold`", "did you mean `threshold`?"],
     );
-    refused(&["run", "--cache", "magcache", "--set", "warmup=1.5"], d, &["`warmup` is 1.5", "between 0 and 1"]);
-    refused(&["run", "--cache", "magcache", "--profile", "wan2.1-t2v-1.4b"], d, &["unknown profile", "did you mean"]);
+    refused(
+        &["run", "--cache", "magcache", "--set", "warmup=1.5"],
+        d,
+        &["`warmup` is 1.5", "between 0 and 1"],
+    );
+    refused(
+        &["run", "--cache", "magcache", "--profile", "wan2.1-t2v-1.4b"],
+        d,
+        &["unknown profile", "did you mean"],
+    );
     refused(&["run", "--device", "tpu"], d, &["unknown device"]);
     refused(&["run", "--out", "video.avi"], d, &[".avi"]);
-    refused(&["run", "--out", "/proc/nowhere/video.mp4"], d, &["/proc/nowhere"]);
+    refused(&["run", "--out", "/proc/nowhere/video.mp4"], d, &["/proc", "cannot write"]);
     refused(&["run", "--model", "no-such-folder"], d, &["no-such-folder"]);
     let long = "word ".repeat(20_000);
     refused(&["run", "--prompt", &long], d, &["100000 characters", "20000"]);
@@ -198,7 +210,17 @@ fn schedule_says_what_run_does() {
 fn published_schedules_come_out_of_the_command_line() {
     let dir = tempfile::tempdir().unwrap();
     let set = ["--set", "threshold=0.04", "--set", "max_skips=2", "--set", "warmup=0.2"];
-    let t2v = ["schedule", "--profile", "wan2.2-t2v-a14b", "--steps", "40", "--flow-shift", "12", "--boundary", "0.875"];
+    let t2v = [
+        "schedule",
+        "--profile",
+        "wan2.2-t2v-a14b",
+        "--steps",
+        "40",
+        "--flow-shift",
+        "12",
+        "--boundary",
+        "0.875",
+    ];
     let found = json(&[&t2v[..], &["--cache", "magcache"], &set].concat(), dir.path());
     let expected = serde_json::json!([5, 6, 8, 9, 11, 12, 14, 15, 17, 18, 20, 21, 23, 24, 28, 29, 31, 33]);
     assert_eq!(found["skipped"]["cond"], expected);
@@ -226,11 +248,17 @@ fn the_stored_configuration_reproduces_the_bytes() {
 fn a_trace_replays() {
     let dir = tempfile::tempdir().unwrap();
     let d = dir.path();
-    let first = json(&quick(&["--cache", "fbcache", "--set", "threshold=0.3", "--trace", "t.jsonl", "--out", "a.gif"]), d);
+    let first = json(
+        &quick(&["--cache", "fbcache", "--set", "threshold=0.3", "--trace", "t.jsonl", "--out", "a.gif"]),
+        d,
+    );
     let trace = fs::read_to_string(d.join("t.jsonl")).unwrap();
     assert_eq!(trace.lines().count(), 16, "one line for every pass");
     let line: Value = serde_json::from_str(trace.lines().next().unwrap()).unwrap();
-    assert_eq!((&line["strategy"], &line["branch"], &line["decision"]), (&"fbcache".into(), &"cond".into(), &"compute".into()));
+    assert_eq!(
+        (&line["strategy"], &line["branch"], &line["decision"]),
+        (&"fbcache".into(), &"cond".into(), &"compute".into())
+    );
     let again = json(&quick(&["--cache", "replay:t.jsonl", "--out", "b.gif"]), d);
     assert!(!first["skipped"]["cond"].as_array().unwrap().is_empty());
     assert_eq!(first["skipped"], again["skipped"]);

@@ -92,6 +92,7 @@ pub(crate) struct Sampling {
     pub(crate) profile: Option<String>,
 }
 
+#[allow(clippy::struct_field_names, reason = "a dry run is what it is called")]
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Run {
     #[command(flatten)]

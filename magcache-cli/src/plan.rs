@@ -106,7 +106,9 @@ impl Config {
     pub(crate) fn open(&self, options: LoadOptions) -> Result<Box<dyn Pipeline>> {
         let embedded = pipeline::embedded();
         let folder = match (&self.weights, &self.model) {
-            (Some(_), Some(_)) => return Err(bad_input("both `model` and `weights` are given, one is enough")),
+            (Some(_), Some(_)) => {
+                return Err(bad_input("both `model` and `weights` are given, one is enough"));
+            }
             (Some(path), None) => Folder::open(path)?,
             (None, None) => match embedded.first() {
                 Some(first) => (first.folder)(),
@@ -174,7 +176,8 @@ impl Plan {
         pipeline.check(&request)?;
         let trajectory = pipeline.trajectory(&request)?;
         let cache = config.caches()?;
-        config.cache = cache.cache.iter().map(magcache_core::CacheEntry::to_table).collect::<Result<_, _>>()?;
+        config.cache =
+            cache.cache.iter().map(magcache_core::CacheEntry::to_table).collect::<Result<_, _>>()?;
         config.output.fps = Some(fps);
         config.sampling = SamplingTable {
             prompt: Some(request.prompt.clone()),

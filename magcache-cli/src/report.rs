@@ -1,6 +1,10 @@
 //! `report.html`: one page that needs no network, with the videos side by side.
 
-use std::{fmt::Write as _, fs, path::{Path, PathBuf}};
+use std::{
+    fmt::Write as _,
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result};
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -76,7 +80,11 @@ fn page(plan: &Plan, rows: &[Row]) -> Result<String> {
             r.ceiling,
             r.transformer_speedup,
             r.speedup,
-            r.psnr.map_or("–".to_owned(), |p| if p.is_finite() { format!("{p:.2} dB") } else { "same".to_owned() }),
+            r.psnr.map_or("–".to_owned(), |p| if p.is_finite() {
+                format!("{p:.2} dB")
+            } else {
+                "same".to_owned()
+            }),
             r.ssim.map_or("–".to_owned(), |s| format!("{s:.4}")),
             if r.cache_bytes == 0 { "–".to_owned() } else { summary::bytes(r.cache_bytes) },
             r.seconds
@@ -104,6 +112,9 @@ fn page(plan: &Plan, rows: &[Row]) -> Result<String> {
 }
 
 fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;").replace('\'', "&#39;")
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&quot;")
+        .replace('\'', "&#39;")
 }
-

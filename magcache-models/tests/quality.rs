@@ -24,7 +24,7 @@ fn every_frame_equals_scikit_image() {
             assert!((got.ssim - ssim).abs() < 1e-4, "{name}: ssim {} instead of {ssim}", got.ssim);
             match want["psnr"].as_f64() {
                 Some(psnr) => {
-                    assert!((got.psnr - psnr).abs() < 1e-4, "{name}: {} dB instead of {psnr}", got.psnr)
+                    assert!((got.psnr - psnr).abs() < 1e-4, "{name}: {} dB instead of {psnr}", got.psnr);
                 }
                 None => assert!(got.identical(), "{name}: {} dB", got.psnr),
             }

@@ -13,7 +13,8 @@ use magcache_models::wan::{WanConfig, WanTransformer, names};
 type Tensors = HashMap<String, Tensor>;
 
 fn case(name: &str) -> (WanConfig, Tensors) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/golden/transformers").join(name);
+    let folder =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/golden/transformers").join(name);
     let config = WanConfig::from_json(&fs::read_to_string(folder.join("config.json")).unwrap()).unwrap();
     let file = folder.join("diffusion_pytorch_model.safetensors");
     (config, candle_core::safetensors::load(file, &Device::Cpu).unwrap())
@@ -155,7 +156,13 @@ fn misuse_is_refused_with_both_values() {
     let message = other.forward(&inputs.latents, &inputs.timestep, &context, &mut Pass::off()).unwrap_err();
     assert!(message.to_string().contains("another model"), "{message}");
     assert!(model.text_context(&random(&[1, 7, 23])).unwrap_err().to_string().contains("23 channels"));
-    assert!(model.image_text_context(&inputs.text, &inputs.text).unwrap_err().to_string().contains("text_context"));
+    assert!(
+        model
+            .image_text_context(&inputs.text, &inputs.text)
+            .unwrap_err()
+            .to_string()
+            .contains("text_context")
+    );
     let (config, tensors) = case("wan21_i2v");
     let image = Inputs::new(&config);
     let model = WanTransformer::load(&weights(&tensors), config).unwrap();

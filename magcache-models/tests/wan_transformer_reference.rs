@@ -19,10 +19,13 @@ struct Case {
 
 impl Case {
     fn open(name: &str) -> Self {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/golden/transformers").join(name);
+        let folder =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/golden/transformers").join(name);
         let config = WanConfig::from_json(&fs::read_to_string(folder.join("config.json")).unwrap()).unwrap();
-        let case: Value = serde_json::from_str(&fs::read_to_string(folder.join("case.json")).unwrap()).unwrap();
-        let tensors = candle_core::safetensors::load(folder.join("golden.safetensors"), &Device::Cpu).unwrap();
+        let case: Value =
+            serde_json::from_str(&fs::read_to_string(folder.join("case.json")).unwrap()).unwrap();
+        let tensors =
+            candle_core::safetensors::load(folder.join("golden.safetensors"), &Device::Cpu).unwrap();
         let weights = Weights::open(&Folder::open(folder).unwrap(), &Device::Cpu, WeightDtype::Keep).unwrap();
         let model = WanTransformer::load(&weights, config).unwrap();
         assert_eq!(weights.unused(), [""; 0], "{name}: tensors that nothing reads");

@@ -47,6 +47,12 @@ pub struct CombinedState {
     bytes: usize,
 }
 
+impl std::fmt::Debug for CombinedState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CombinedState").field("bytes", &self.bytes).finish_non_exhaustive()
+    }
+}
+
 impl SlotState for CombinedState {
     fn bytes(&self) -> usize {
         self.bytes

@@ -1,5 +1,5 @@
 //! First Block Cache: run the first block; if its residual is close to that of the last computed step, replace the
-//! other blocks (ParaAttention; diffusers' `FirstBlockCacheConfig`).
+//! other blocks (`ParaAttention`; diffusers' `FirstBlockCacheConfig`).
 //!
 //! Distances are to the last *computed* step, so drift is bounded. The anchor moves in `tail`: a pass that meant
 //! to reuse and had to compute leaves the state of a computed pass. A metric that is NaN computes; diffusers
@@ -124,7 +124,7 @@ impl TimestepCache for FbCache {
                 };
                 let mean = state.mean.map_or(metric, |mean| self.ema * mean + (1.0 - self.ema) * metric);
                 state.mean = Some(mean);
-                let within = mean < self.threshold || (self.inclusive && mean == self.threshold);
+                let within = if self.inclusive { mean <= self.threshold } else { mean < self.threshold };
                 let verdict = if within { Verdict::reuse(Why::Under) } else { Verdict::compute(Why::Over) };
                 verdict.metric(metric).accumulated(mean)
             }

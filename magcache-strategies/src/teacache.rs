@@ -119,13 +119,14 @@ impl TimestepCache for TeaCache {
     }
 }
 
-impl TeaCacheConfig {
-    fn fit<'a>(&self, cx: &'a BuildCx<'_>) -> Result<Option<&'a Fit>, ConfigError> {
-        Ok(cx.profile.map(|p| p.fit_of(cx.words.variant.as_deref())).transpose()?.flatten())
-    }
+/// The profile's fit, if the table has a profile.
+fn fit_of<'a>(cx: &'a BuildCx<'_>) -> Result<Option<&'a Fit>, ConfigError> {
+    Ok(cx.profile.map(|p| p.fit_of(cx.words.variant.as_deref())).transpose()?.flatten())
+}
 
+impl TeaCacheConfig {
     fn strategy(&self, cx: &BuildCx<'_>) -> Result<(TeaCache, Guards), ConfigError> {
-        let fit = self.fit(cx)?;
+        let fit = fit_of(cx)?;
         let fitted = self.policy != Some(Policy::Linear);
         let own = self.coefficients.is_some();
         let coefficients = match (&self.coefficients, fit) {
@@ -158,7 +159,7 @@ impl TeaCacheConfig {
                 format!("teacache looks at the input of block 0, but its range starts at {}", cx.range.start);
             out.push(Problem::error(place, message).hint("remove `at`, or start it at block 0"));
         }
-        let fit = self.fit(cx)?;
+        let fit = fit_of(cx)?;
         if fit.is_none() && self.coefficients.is_none() && self.policy != Some(Policy::Linear) {
             let hint = "name a profile with a fit, give `coefficients`, or set policy = \"linear\"";
             out.push(Problem::error(place, "teacache needs a fit and there is none").hint(hint));

@@ -3,10 +3,8 @@
 use std::{sync::Arc, time::Instant};
 
 use anyhow::Result;
-use candle_core::{DType, Device, Tensor};
-use magcache_core::{
-    Branch, CachePlan, HookRegistry, ModelMeta, Pass, Step, Streams, metrics, no_signals,
-};
+use candle_core::{Device, Tensor};
+use magcache_core::{Branch, CachePlan, HookRegistry, ModelMeta, Pass, Step, Streams, metrics, no_signals};
 use magcache_models::{
     checkpoint::{Folder, WeightDtype, Weights},
     pipeline,
@@ -99,7 +97,12 @@ fn overhead(repeat: usize, out: &Output) -> Result<()> {
         Ok(())
     })?;
     let empty_ms = time(repeat, || {
-        none.session().pass(Step::plain(0, 2), Branch::Cond).run(BLOCKS, &no_signals, Streams::Image(x.clone()), block)?;
+        none.session().pass(Step::plain(0, 2), Branch::Cond).run(
+            BLOCKS,
+            &no_signals,
+            Streams::Image(x.clone()),
+            block,
+        )?;
         Ok(())
     })?;
     let (mut computed_ms, mut skipped_ms) = (Vec::new(), Vec::new());

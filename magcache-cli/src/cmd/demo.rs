@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use candle_core::Tensor;
-use magcache_core::{HookRegistry, Residuals, CachePlan};
+use magcache_core::{CachePlan, HookRegistry, Residuals};
 use magcache_models::{
     pipeline::{Denoiser, Generation, LoadOptions},
     quality,
@@ -16,7 +16,7 @@ use crate::{
     interrupt::Interrupt,
     media::{Frames, Output as Media, ValueRange},
     output::Output,
-    plan::{Config, Plan},
+    plan::{Config, Plan, SamplingTable},
     report,
     summary::{self, Summary, strip},
 };
@@ -101,22 +101,18 @@ pub(crate) fn run(args: &Demo, out: &Output) -> Result<()> {
 }
 
 fn plan(args: &Demo) -> Result<Plan> {
-    let mut config = Config::default();
-    config.sampling.steps = args.steps;
-    config.sampling.prompt = args.prompt.clone();
-    config.sampling.seed = args.seed;
-    Plan::new(config, LoadOptions::default())
+    let sampling = SamplingTable {
+        steps: args.steps,
+        prompt: args.prompt.clone(),
+        seed: args.seed,
+        ..SamplingTable::default()
+    };
+    Plan::new(Config { sampling, ..Config::default() }, LoadOptions::default())
 }
 
-fn lane(
-    plan: &Plan,
-    name: &str,
-    denoiser: &Arc<dyn Denoiser>,
-    registry: &Arc<HookRegistry>,
-) -> Result<Lane> {
+fn lane(plan: &Plan, name: &str, denoiser: &Arc<dyn Denoiser>, registry: &Arc<HookRegistry>) -> Result<Lane> {
     let (sampler, noise) = (plan.pipeline.sampler(&plan.request)?, plan.pipeline.noise(&plan.request)?);
-    let generation =
-        Generation::new(Arc::clone(denoiser), plan.trajectory.clone(), sampler, noise, registry);
+    let generation = Generation::new(Arc::clone(denoiser), plan.trajectory.clone(), sampler, noise, registry);
     Ok(Lane { name: name.to_owned(), generation, decode: Duration::ZERO, video: None })
 }
 
@@ -146,9 +142,9 @@ fn rows(plan: &Plan, lanes: &[Lane], outputs: &[Media]) -> Result<Vec<Row>> {
         let transformer = generation.transformer_time().as_secs_f64();
         let seconds = transformer + lane.decode.as_secs_f64();
         let passes = generation.times().len();
-        let summary = generation.session().map(|s| {
-            Summary::of(s.log(), s.registry(), plan.pipeline.meta(), generation.trajectory())
-        });
+        let summary = generation
+            .session()
+            .map(|s| Summary::of(s.log(), s.registry(), plan.pipeline.meta(), generation.trajectory()));
         let quality = match (&lane.video, &dense.video) {
             (Some(video), Some(reference)) if !std::ptr::eq(lane, dense) => Some(compare(video, reference)?),
             _ => None,
@@ -186,10 +182,21 @@ fn compare(video: &Tensor, reference: &Tensor) -> Result<(f64, f64)> {
 fn answer(rows: &[Row], page: &std::path::Path, out: &Output) {
     let mut text = format!(
         "{:<10} {:>8} {:>8} {:>8} {:>12} {:>9} {:>8} {:>7} {:>10} {:>8}\n",
-        "strategy", "computed", "skipped", "ceiling", "transformer", "speed-up", "PSNR", "SSIM", "cache", "seconds"
+        "strategy",
+        "computed",
+        "skipped",
+        "ceiling",
+        "transformer",
+        "speed-up",
+        "PSNR",
+        "SSIM",
+        "cache",
+        "seconds"
     );
     for r in rows {
-        let psnr = r.psnr.map_or("-".to_owned(), |p| if p.is_finite() { format!("{p:.2}") } else { "same".to_owned() });
+        let psnr = r
+            .psnr
+            .map_or("-".to_owned(), |p| if p.is_finite() { format!("{p:.2}") } else { "same".to_owned() });
         text += &format!(
             "{:<10} {:>8} {:>8} {:>7.3}x {:>11.3}x {:>8.3}x {psnr:>8} {:>7} {:>10} {:>8.2}\n",
             r.name,

@@ -45,10 +45,14 @@ fn folder(folder: &Folder, tensors: bool) -> Result<(String, Value)> {
     let Some(index) = index else {
         if !folder.exists("config.json") {
             let message = format!("{}: neither model_index.json nor config.json", folder.describe());
-            return Err(bad_input_with(message, "give a diffusers folder, one component of it, or a .safetensors file"));
+            return Err(bad_input_with(
+                message,
+                "give a diffusers folder, one component of it, or a .safetensors file",
+            ));
         }
         let config: Value = folder.read_json("config.json")?;
-        let class = config["_class_name"].as_str().or(config["architectures"][0].as_str()).unwrap_or("?").to_owned();
+        let class =
+            config["_class_name"].as_str().or(config["architectures"][0].as_str()).unwrap_or("?").to_owned();
         text += &format!("{}: one component, {class}\n", folder.describe());
         let weights = Weights::open(folder, &Device::Cpu, WeightDtype::Keep)?;
         document["layout"] = json!("diffusers component");
@@ -108,8 +112,7 @@ fn component(weights: &Weights, tensors: bool, text: &mut String) -> Value {
         weights.parameters(),
         summary::bytes(bytes)
     );
-    let mut document =
-        json!({ "tensors": weights.names().count(), "dtypes": dtypes, "parameters": weights.parameters(), "bytes": bytes });
+    let mut document = json!({ "tensors": weights.names().count(), "dtypes": dtypes, "parameters": weights.parameters(), "bytes": bytes });
     if tensors {
         for name in weights.names() {
             *text += &format!("  {name} {:?}\n", weights.shape(name).unwrap_or_default());

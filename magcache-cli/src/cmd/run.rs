@@ -45,7 +45,8 @@ pub(crate) fn run(args: &Run, out: &Output) -> Result<()> {
         out.note(note);
     }
     let (sampler, latents) = (plan.pipeline.sampler(&plan.request)?, plan.pipeline.noise(&plan.request)?);
-    let mut generation = Generation::new(denoiser, plan.trajectory.clone(), sampler, latents, &built.registry);
+    let mut generation =
+        Generation::new(denoiser, plan.trajectory.clone(), sampler, latents, &built.registry);
     let bar = out.bar(plan.request.steps, "denoising");
     generation.run(&|| interrupt.is_set(), &mut |_| bar.inc(1))?;
     bar.finish_and_clear();
@@ -169,10 +170,8 @@ fn report(
     let seconds = started.elapsed().as_secs_f64();
     let transformer = generation.transformer_time().as_secs_f64();
     let experts = plan.pipeline.meta().experts.clone();
-    let mut text = format!(
-        "{} steps in {seconds:.2} s, transformer {transformer:.2} s\n",
-        plan.request.steps
-    );
+    let mut text =
+        format!("{} steps in {seconds:.2} s, transformer {transformer:.2} s\n", plan.request.steps);
     let mut document = json!({
         "config": serde_json::to_value(&plan.config)?,
         "skipped": null,

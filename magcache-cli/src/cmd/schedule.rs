@@ -9,7 +9,7 @@ use magcache_core::{
 };
 use magcache_models::{
     pipeline::LoadOptions,
-    sampler::{Schedule as Levels, SamplerKind, SchedulerConfig},
+    sampler::{SamplerKind, Schedule as Levels, SchedulerConfig},
 };
 use serde_json::{Value, json};
 
@@ -58,7 +58,8 @@ pub(crate) fn run(args: &Schedule, out: &Output) -> Result<()> {
         Some(simulate(&built.registry, &outlook.meta, &outlook.run)?)
     } else {
         let message = format!("{strategy} decides from what it sees: its schedule is known only after a run");
-        warnings.push(Problem::warning("schedule", message).hint("magcache run --trace FILE.jsonl records it"));
+        warnings
+            .push(Problem::warning("schedule", message).hint("magcache run --trace FILE.jsonl records it"));
         None
     };
     let summary = log.as_ref().map(|log| Summary::of(log, &built.registry, &outlook.meta, &outlook.run));
@@ -108,7 +109,8 @@ fn of_profile(name: &str, config: Config, args: &Schedule) -> Result<Outlook> {
             ModelMeta { guided, ..ModelMeta::simple("model", 1) }
         }
     };
-    let shift = config.sampling.flow_shift.or(curve.as_ref().and_then(|c| c.flow_shift)).unwrap_or(FLOW_SHIFT);
+    let shift =
+        config.sampling.flow_shift.or(curve.as_ref().and_then(|c| c.flow_shift)).unwrap_or(FLOW_SHIFT);
     let boundary = args.boundary.or(curve.as_ref().and_then(|c| c.boundary_ratio));
     let steps = config.sampling.steps.or(curve.as_ref().map(|c| c.steps)).unwrap_or(STEPS);
     let kind = config.sampler()?.unwrap_or(SamplerKind::UniPc);
@@ -151,7 +153,8 @@ fn expert_name(outlook: &Outlook, phase: &Phase) -> String {
 }
 
 fn experts(outlook: &Outlook) -> Vec<Value> {
-    let of = |p: &Phase| json!({ "name": expert_name(outlook, p), "first": p.steps.start, "end": p.steps.end });
+    let of =
+        |p: &Phase| json!({ "name": expert_name(outlook, p), "first": p.steps.start, "end": p.steps.end });
     outlook.run.phases.iter().map(of).collect()
 }
 

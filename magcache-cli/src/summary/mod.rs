@@ -30,7 +30,12 @@ pub(crate) struct Summary {
 
 impl Summary {
     /// From the decisions of a run. Only decisions that were not forced from further out count.
-    pub(crate) fn of(log: &DecisionLog, registry: &HookRegistry, model: &ModelMeta, run: &Trajectory) -> Self {
+    pub(crate) fn of(
+        log: &DecisionLog,
+        registry: &HookRegistry,
+        model: &ModelMeta,
+        run: &Trajectory,
+    ) -> Self {
         let mut out = Self { passes: run.steps().count() * run.branches.len(), ..Self::default() };
         for step in run.steps() {
             for branch in &run.branches {
@@ -44,7 +49,8 @@ impl Summary {
             }
             let part = out.parts.entry((record.expert, record.branch)).or_default();
             if record.reused {
-                let share = if whole_pass(record) { 1.0 } else { schedule::share(&record.blocks, model.blocks()) };
+                let share =
+                    if whole_pass(record) { 1.0 } else { schedule::share(&record.blocks, model.blocks()) };
                 out.saved += share;
                 if !part.skipped.contains(&record.step) {
                     part.skipped.push(record.step);

@@ -111,7 +111,11 @@ pub(crate) fn to_schedule(path: &Path) -> Result<toml::Table> {
         }
     }
     let [range] = ranges.as_slice() else {
-        let message = format!("{}: the trace skips {} ranges of blocks, one can be replayed", path.display(), ranges.len());
+        let message = format!(
+            "{}: the trace skips {} ranges of blocks, one can be replayed",
+            path.display(),
+            ranges.len()
+        );
         return Err(bad_input_with(message, "trace a run with a single cache that skips something"));
     };
     let list = |steps: Vec<i64>| steps.into_iter().map(toml::Value::Integer).collect();

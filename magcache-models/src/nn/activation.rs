@@ -17,7 +17,7 @@ pub fn gelu_erf(x: &Tensor) -> Result<Tensor> {
     x.gelu_erf()
 }
 
-/// SiLU (swish), `x * sigmoid(x)`.
+/// `SiLU` (swish), `x * sigmoid(x)`.
 pub fn silu(x: &Tensor) -> Result<Tensor> {
     if on_cpu(x) { x.contiguous()?.apply_op1_no_bwd(&Kind::Silu) } else { x.silu() }
 }

@@ -1,7 +1,7 @@
 //! Scaled dot-product attention with bounded memory.
 //!
 //! On the CPU the score matrix only ever exists in tiles of [`QUERIES`] by [`KEYS`]: the softmax over the keys is carried
-//! from tile to tile (running maximum and sum, as in FlashAttention, arXiv 2205.14135). Elsewhere the queries are cut so
+//! from tile to tile (running maximum and sum, as in `FlashAttention`, arXiv 2205.14135). Elsewhere the queries are cut so
 //! that the scores of one cut stay below [`SCORES`] values.
 
 use candle_core::{
@@ -129,13 +129,13 @@ impl CustomOp3 for Attention {
         };
         let mut out = vec![0f32; batch * tokens * channels];
         for (b, out) in out.chunks_exact_mut((tokens * channels).max(1)).enumerate() {
-            out.par_chunks_mut(self.tile(tokens) * channels).enumerate().try_for_each(|(i, out)| {
+            out.par_chunks_mut(tile(tokens) * channels).enumerate().try_for_each(|(i, out)| {
                 for head in 0..self.heads {
                     let tile = Tile {
                         q: View::new(q, q_layout, b, head * channels / self.heads)?,
                         k: View::new(k, k_layout, b, head * channels / self.heads)?,
                         v: View::new(v, v_layout, b, head * channels / self.heads)?,
-                        first: i * self.tile(tokens),
+                        first: i * tile(tokens),
                         queries: out.len() / channels,
                         keys: k_layout.shape().dims3()?.1,
                         head_dim: channels / self.heads,
@@ -155,11 +155,9 @@ impl CustomOp3 for Attention {
     }
 }
 
-impl Attention {
-    /// Queries of a task: few enough that every core gets some.
-    fn tile(&self, tokens: usize) -> usize {
-        tokens.div_ceil(2 * rayon::current_num_threads()).clamp(16, QUERIES)
-    }
+/// Queries of a task: few enough that every core gets some.
+fn tile(tokens: usize) -> usize {
+    tokens.div_ceil(2 * rayon::current_num_threads()).clamp(16, QUERIES)
 }
 
 /// Rows of one head in one batch item.
@@ -265,13 +263,23 @@ impl Tile<'_> {
 #[allow(clippy::inline_always, reason = "must vectorise for the caller's instruction set")]
 fn softmax_step(row: &mut [f32], bias: Option<&[f32]>, scale: f32, state: &mut Running) {
     match bias {
-        None => row.iter_mut().for_each(|x| *x *= scale),
-        Some(bias) => row.iter_mut().zip(bias).for_each(|(x, bias)| *x = *x * scale + bias),
+        None => {
+            for x in row.iter_mut() {
+                *x *= scale;
+            }
+        }
+        Some(bias) => {
+            for (x, bias) in row.iter_mut().zip(bias) {
+                *x = *x * scale + bias;
+            }
+        }
     }
     let max = state.max.max(max_of(row));
     // The first tile has nothing to rescale, and infinities would make a NaN of it.
     state.rescale = if state.max == f32::NEG_INFINITY { 0.0 } else { exp(state.max - max) };
-    row.iter_mut().for_each(|x| *x = exp(*x - max));
+    for x in row.iter_mut() {
+        *x = exp(*x - max);
+    }
     state.sum = state.sum * state.rescale + sum_of(row, |x| x);
     state.max = max;
 }

@@ -37,7 +37,7 @@ impl Conv3dConfig {
             let padded = input[axis] + self.padding[axis].0 + self.padding[axis].1;
             match padded.checked_sub(self.kernel[axis]) {
                 Some(rest) if self.stride[axis] > 0 && self.kernel[axis] > 0 => {
-                    *out = rest / self.stride[axis] + 1
+                    *out = rest / self.stride[axis] + 1;
                 }
                 _ => {
                     candle_core::bail!("convolution: input {input:?} is smaller than the kernel of {self:?}")

@@ -1,4 +1,4 @@
-//! Adaptive layer norm: the row-wise operations around the attention and the feed-forward of a DiT block.
+//! Adaptive layer norm: the row-wise operations around the attention and the feed-forward of a `DiT` block.
 //!
 //! Hidden states are `[batch, tokens, channels]`; shift, scale and gate `[batch or 1, tokens or 1, channels]`, which may
 //! be chunks of a larger tensor. On the CPU each function is one pass over the hidden states.
@@ -44,7 +44,9 @@ impl<'a> Rows<'a> {
     fn new(op: &str, storage: &'a CpuStorage, layout: &Layout, like: [usize; 3]) -> Result<Self> {
         let strides = match (layout.dims(), layout.stride()) {
             (&[batch, tokens, channels], &[batch_stride, token_stride, 1])
-                if (batch == 1 || batch == like[0]) && (tokens == 1 || tokens == like[1]) && channels == like[2] =>
+                if (batch == 1 || batch == like[0])
+                    && (tokens == 1 || tokens == like[1])
+                    && channels == like[2] =>
             {
                 [if batch == 1 { 0 } else { batch_stride }, if tokens == 1 { 0 } else { token_stride }]
             }
@@ -66,7 +68,10 @@ impl<'a> Rows<'a> {
 
 /// Calls `kernel(out, start, batch, token)` for every row of a `[batch, tokens, channels]` result, on all cores; `start` is
 /// the place of the row's first value.
-fn by_token([batch, tokens, channels]: [usize; 3], kernel: impl Fn(&mut [f32], usize, usize, usize) + Sync) -> Vec<f32> {
+fn by_token(
+    [batch, tokens, channels]: [usize; 3],
+    kernel: impl Fn(&mut [f32], usize, usize, usize) + Sync,
+) -> Vec<f32> {
     let mut out = vec![0f32; batch * tokens * channels];
     let (rows, width) = (rows_per_task(channels), channels.max(1));
     out.par_chunks_mut(rows * width).enumerate().for_each(|(task, out)| {
@@ -187,7 +192,8 @@ mod tests {
     fn refuses_rows_that_do_not_fit() -> Result<()> {
         let x = Tensor::zeros((2, 5, 35), DType::F32, &Device::Cpu)?;
         let wrong = Tensor::zeros((3, 1, 35), DType::F32, &Device::Cpu)?;
-        let message = layer_norm_modulate(&x, &wrong, &wrong, 1e-6).expect_err("three rows for two").to_string();
+        let message =
+            layer_norm_modulate(&x, &wrong, &wrong, 1e-6).expect_err("three rows for two").to_string();
         assert!(message.contains("[3, 1, 35]") && message.contains("[2, 5, 35]"), "{message}");
         assert!(gated_add(&x, &wrong, &x).is_err() && gated_add(&x, &x, &wrong).is_err());
         Ok(())

@@ -31,7 +31,11 @@ pub fn unpatchify(tokens: &Tensor, grid: [usize; 3], patch: [usize; 3]) -> Resul
         candle_core::bail!("tokens {:?} are no grid of {grid:?} patches of {patch:?}", tokens.shape());
     }
     let cut = Cut { batch, channels: values / volume, grid, patch };
-    if on_cpu(tokens) { tokens.contiguous()?.apply_op1_no_bwd(&Unpatchify(cut)) } else { cut.unpatchify(tokens) }
+    if on_cpu(tokens) {
+        tokens.contiguous()?.apply_op1_no_bwd(&Unpatchify(cut))
+    } else {
+        cut.unpatchify(tokens)
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -148,7 +152,9 @@ impl CustomOp1 for Unpatchify {
         out.par_chunks_mut((lines * pixels).max(1)).enumerate().for_each(|(task, out)| {
             for (i, out) in out.chunks_exact_mut(pixels).enumerate() {
                 let (first, inside) = cut.place(task * lines + i);
-                for (pixels, token) in out.chunks_exact_mut(pw).zip(tokens[first * values..].chunks_exact(values)) {
+                for (pixels, token) in
+                    out.chunks_exact_mut(pw).zip(tokens[first * values..].chunks_exact(values))
+                {
                     copy(pixels, &token[inside..inside + pw]);
                 }
             }
@@ -189,7 +195,10 @@ mod tests {
         let message = patchify(&video, [1, 2, 2]).expect_err("five rows in pairs").to_string();
         assert!(message.contains("[3, 5, 4]"), "{message}");
         let tokens = Tensor::zeros((1, 6, 8), candle_core::DType::F32, &Device::Cpu)?;
-        assert!(unpatchify(&tokens, [1, 2, 2], [1, 2, 2]).is_err() && unpatchify(&tokens, [1, 2, 3], [1, 1, 3]).is_err());
+        assert!(
+            unpatchify(&tokens, [1, 2, 2], [1, 2, 2]).is_err()
+                && unpatchify(&tokens, [1, 2, 3], [1, 1, 3]).is_err()
+        );
         Ok(())
     }
 }

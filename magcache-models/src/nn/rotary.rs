@@ -1,7 +1,7 @@
 //! Rotary position embeddings on interleaved pairs, fused with the RMS norm that precedes them in Wan.
 //!
 //! Channels `2i` and `2i + 1` of a head are one complex number, turned by the angle of the token's position. Source:
-//! RoFormer (arXiv 2104.09864); the pairing is that of Wan and Flux, not the half-split of LLaMA.
+//! `RoFormer` (arXiv 2104.09864); the pairing is that of Wan and Flux, not the half-split of `LLaMA`.
 
 use candle_core::{CpuStorage, CustomOp3, D, Device, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
@@ -53,7 +53,8 @@ fn rms_norm_rotary_plain(x: &Tensor, weight: &Tensor, table: &RotaryTable, eps: 
     let x = x.broadcast_div(&deviation)?.broadcast_mul(weight)?;
     let pairs = x.reshape((batch, tokens, channels / (2 * half), half, 2))?;
     let (a, b) = (pairs.narrow(4, 0, 1)?, pairs.narrow(4, 1, 1)?);
-    let (cos, sin) = (table.cos()?.reshape((1, tokens, 1, half, 1))?, table.sin()?.reshape((1, tokens, 1, half, 1))?);
+    let (cos, sin) =
+        (table.cos()?.reshape((1, tokens, 1, half, 1))?, table.sin()?.reshape((1, tokens, 1, half, 1))?);
     let real = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
     let imaginary = (a.broadcast_mul(&sin)? + b.broadcast_mul(&cos)?)?;
     Tensor::cat(&[real, imaginary], 4)?.reshape((batch, tokens, channels))
@@ -84,23 +85,34 @@ impl CustomOp3 for RmsNormRotary {
         let (cos, sin) = contiguous(self.name(), table, table_layout)?.split_at(tokens * half);
         let mut out = vec![0f32; x.len()];
         let (rows, pair) = (rows_per_task(channels), 2 * half);
-        out.par_chunks_mut(rows * channels).zip(x.par_chunks(rows * channels)).enumerate().for_each(|(task, (out, x))| {
-            vectorized(|| {
-                for (i, (out, x)) in out.chunks_exact_mut(channels).zip(x.chunks_exact(channels)).enumerate() {
-                    let token = (task * rows + i) % tokens;
-                    let (cos, sin) = (&cos[token * half..][..half], &sin[token * half..][..half]);
-                    let inverse = (sum_of(x, |x| x * x) / channels as f32 + self.eps).sqrt().recip();
-                    let heads = x.chunks_exact(pair).zip(weight.chunks_exact(pair));
-                    for (out, (x, weight)) in out.chunks_exact_mut(pair).zip(heads) {
-                        let pairs = x.as_chunks::<2>().0.iter().zip(weight.as_chunks::<2>().0).zip(cos.iter().zip(sin));
-                        for (out, ((x, weight), (cos, sin))) in out.as_chunks_mut::<2>().0.iter_mut().zip(pairs) {
-                            let (a, b) = (x[0] * inverse * weight[0], x[1] * inverse * weight[1]);
-                            *out = [a * cos - b * sin, a * sin + b * cos];
+        out.par_chunks_mut(rows * channels).zip(x.par_chunks(rows * channels)).enumerate().for_each(
+            |(task, (out, x))| {
+                vectorized(|| {
+                    for (i, (out, x)) in
+                        out.chunks_exact_mut(channels).zip(x.chunks_exact(channels)).enumerate()
+                    {
+                        let token = (task * rows + i) % tokens;
+                        let (cos, sin) = (&cos[token * half..][..half], &sin[token * half..][..half]);
+                        let inverse = (sum_of(x, |x| x * x) / channels as f32 + self.eps).sqrt().recip();
+                        let heads = x.chunks_exact(pair).zip(weight.chunks_exact(pair));
+                        for (out, (x, weight)) in out.chunks_exact_mut(pair).zip(heads) {
+                            let pairs = x
+                                .as_chunks::<2>()
+                                .0
+                                .iter()
+                                .zip(weight.as_chunks::<2>().0)
+                                .zip(cos.iter().zip(sin));
+                            for (out, ((x, weight), (cos, sin))) in
+                                out.as_chunks_mut::<2>().0.iter_mut().zip(pairs)
+                            {
+                                let (a, b) = (x[0] * inverse * weight[0], x[1] * inverse * weight[1]);
+                                *out = [a * cos - b * sin, a * sin + b * cos];
+                            }
                         }
                     }
-                }
-            });
-        });
+                });
+            },
+        );
         Ok((CpuStorage::F32(out), x_layout.shape().clone()))
     }
 }

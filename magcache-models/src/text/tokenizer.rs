@@ -36,7 +36,7 @@ impl fmt::Debug for WanTokenizer {
             .field("vocab_size", &self.tokenizer.get_vocab_size(true))
             .field("max_length", &self.max_length)
             .field("pad", &self.pad)
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 

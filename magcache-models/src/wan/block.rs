@@ -2,8 +2,8 @@
 
 use candle_core::{D, Result, Tensor};
 
-use super::{LoadResult, WanConfig};
 use super::attention::{CrossAttention, KeysValues, SelfAttention};
+use super::{LoadResult, WanConfig};
 use crate::checkpoint::Weights;
 use crate::nn::{LayerNorm, Linear, RotaryTable, gated_add, gelu_tanh, layer_norm_modulate};
 
@@ -23,8 +23,10 @@ pub(super) struct WanBlock {
 impl WanBlock {
     pub(super) fn load(weights: &Weights, config: &WanConfig) -> LoadResult<Self> {
         let inner = config.inner_dim();
-        let norm2 =
-            config.cross_attn_norm.then(|| LayerNorm::load(&weights.pp("norm2"), inner, config.eps)).transpose()?;
+        let norm2 = config
+            .cross_attn_norm
+            .then(|| LayerNorm::load(&weights.pp("norm2"), inner, config.eps))
+            .transpose()?;
         Ok(Self {
             scale_shift_table: weights.get_f32("scale_shift_table", &[1, 6, inner])?,
             attn1: SelfAttention::load(&weights.pp("attn1"), config)?,

@@ -91,7 +91,9 @@ pub enum WanConfigError {
         hint: &'static str,
     },
     /// A key that could change the network and that nothing here would read.
-    #[error("config.json: unknown key `{key}` = {value}\nhint: this build knows the keys of diffusers 0.42.1")]
+    #[error(
+        "config.json: unknown key `{key}` = {value}\nhint: this build knows the keys of diffusers 0.42.1"
+    )]
     UnknownKey {
         /// The key.
         key: String,
@@ -165,21 +167,25 @@ impl WanConfig {
         ];
         let optional = optional.into_iter().filter_map(|(key, value)| Some((key, value?)));
         if let Some((key, value)) = positive.into_iter().chain(optional).find(|(_, value)| *value == 0) {
-            return Err(wrong(key, value, "expected at least 1"));
+            return Err(wrong(key, &value, "expected at least 1"));
         }
         if self.patch_size.contains(&0) {
-            return Err(wrong("patch_size", format!("{:?}", self.patch_size), "expected at least 1 on each axis"));
+            return Err(wrong(
+                "patch_size",
+                &format!("{:?}", self.patch_size),
+                "expected at least 1 on each axis",
+            ));
         }
         for (key, value) in [("attention_head_dim", self.attention_head_dim), ("freq_dim", self.freq_dim)] {
             if value % 2 != 0 {
-                return Err(wrong(key, value, "expected an even number"));
+                return Err(wrong(key, &value, "expected an even number"));
             }
         }
         if self.qk_norm != QK_NORM {
             return Err(wrong("qk_norm", &self.qk_norm, format!("expected `{QK_NORM}`")));
         }
         if !(self.eps.is_finite() && self.eps > 0.0) {
-            return Err(wrong("eps", self.eps, "expected a small positive number"));
+            return Err(wrong("eps", &self.eps, "expected a small positive number"));
         }
         self.validate_image()
     }
@@ -189,22 +195,22 @@ impl WanConfig {
         let inner = self.inner_dim();
         match (self.image_dim, self.added_kv_proj_dim) {
             (Some(_), Some(added)) if added != inner => {
-                Err(wrong("added_kv_proj_dim", added, format!("expected the inner dimension {inner}")))
+                Err(wrong("added_kv_proj_dim", &added, format!("expected the inner dimension {inner}")))
             }
             (Some(image), None) => {
-                Err(wrong("image_dim", image, "expected null, as `added_kv_proj_dim` is null"))
+                Err(wrong("image_dim", &image, "expected null, as `added_kv_proj_dim` is null"))
             }
             (None, Some(added)) => {
-                Err(wrong("added_kv_proj_dim", added, "expected null, as `image_dim` is null"))
+                Err(wrong("added_kv_proj_dim", &added, "expected null, as `image_dim` is null"))
             }
             (None, None) if self.pos_embed_seq_len.is_some() => Err(wrong(
                 "pos_embed_seq_len",
-                self.pos_embed_seq_len.unwrap_or_default(),
+                &self.pos_embed_seq_len.unwrap_or_default(),
                 "expected null, as `image_dim` is null",
             )),
             _ => match self.pos_embed_seq_len {
                 Some(tokens) if tokens % 2 != 0 => {
-                    Err(wrong("pos_embed_seq_len", tokens, "expected an even number: two frames"))
+                    Err(wrong("pos_embed_seq_len", &tokens, "expected an even number: two frames"))
                 }
                 _ => Ok(()),
             },
@@ -212,7 +218,7 @@ impl WanConfig {
     }
 }
 
-fn wrong(key: &'static str, value: impl ToString, expected: impl Into<String>) -> WanConfigError {
+fn wrong(key: &'static str, value: &impl ToString, expected: impl Into<String>) -> WanConfigError {
     WanConfigError::Value { key, value: value.to_string(), expected: expected.into() }
 }
 
@@ -222,7 +228,9 @@ fn class_hint(class: &str) -> &'static str {
             "VACE and Animate have blocks of their own, which are not implemented"
         }
         "FluxTransformer2DModel" | "Flux2Transformer2DModel" => "this is a Flux model",
-        "AutoencoderKLWan" => "this is the video autoencoder; the transformer lies in the folder `transformer`",
+        "AutoencoderKLWan" => {
+            "this is the video autoencoder; the transformer lies in the folder `transformer`"
+        }
         _ => "give the folder `transformer` of a Wan model in diffusers layout",
     }
 }

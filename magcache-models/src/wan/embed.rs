@@ -98,8 +98,10 @@ pub(super) struct ImageEmbedder {
 impl ImageEmbedder {
     pub(super) fn load(weights: &Weights, config: &WanConfig, image_dim: usize) -> LoadResult<Self> {
         let inner = config.inner_dim();
-        let pos_embed =
-            config.pos_embed_seq_len.map(|tokens| weights.get("pos_embed", &[1, tokens, image_dim])).transpose()?;
+        let pos_embed = config
+            .pos_embed_seq_len
+            .map(|tokens| weights.get("pos_embed", &[1, tokens, image_dim]))
+            .transpose()?;
         Ok(Self {
             pos_embed,
             norm1: LayerNorm::load(&weights.pp("norm1"), image_dim, IMAGE_EPS)?,
@@ -149,7 +151,11 @@ mod tests {
         close("temb", &time.embed(&timestep)?, &trace("temb"));
         close("timestep_proj", &time.project(&trace("temb"))?, &trace("timestep_proj"));
         let text = TextEmbedder::load(&weights.pp("text_embedder"), &case.config).expect("loads");
-        close("text", &text.forward(&case.tensor("b1_odd.encoder_hidden_states"))?, &trace("text_embedder.out"));
+        close(
+            "text",
+            &text.forward(&case.tensor("b1_odd.encoder_hidden_states"))?,
+            &trace("text_embedder.out"),
+        );
         Ok(())
     }
 }

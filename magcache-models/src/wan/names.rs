@@ -106,7 +106,8 @@ mod tests {
             assert_eq!(to_native(diffusers).as_deref(), Some(native));
         }
         for (native, diffusers) in BLOCK {
-            let (native, diffusers) = (format!("blocks.12.{native}.bias"), format!("blocks.12.{diffusers}.bias"));
+            let (native, diffusers) =
+                (format!("blocks.12.{native}.bias"), format!("blocks.12.{diffusers}.bias"));
             assert_eq!(to_diffusers(&native), Some(diffusers.clone()));
             assert_eq!(to_native(&diffusers), Some(native));
         }
@@ -115,9 +116,20 @@ mod tests {
     #[test]
     fn names_that_differ_in_more_than_the_module_are_kept_apart() {
         assert_eq!(to_diffusers("blocks.0.norm3.weight").as_deref(), Some("blocks.0.norm2.weight"));
-        assert_eq!(to_diffusers("blocks.0.cross_attn.k_img.weight").as_deref(), Some("blocks.0.attn2.add_k_proj.weight"));
-        assert_eq!(to_diffusers("model.diffusion_model.head.modulation").as_deref(), Some("scale_shift_table"));
-        for unknown in ["blocks.x.norm3.weight", "blocks.0.norm1.weight", "vace_blocks.0.norm3.weight", "head.head.scale"] {
+        assert_eq!(
+            to_diffusers("blocks.0.cross_attn.k_img.weight").as_deref(),
+            Some("blocks.0.attn2.add_k_proj.weight")
+        );
+        assert_eq!(
+            to_diffusers("model.diffusion_model.head.modulation").as_deref(),
+            Some("scale_shift_table")
+        );
+        for unknown in [
+            "blocks.x.norm3.weight",
+            "blocks.0.norm1.weight",
+            "vace_blocks.0.norm3.weight",
+            "head.head.scale",
+        ] {
             assert_eq!(to_diffusers(unknown), None, "{unknown}");
         }
         assert!(is_native(["patch_embedding.weight", "diffusion_model.head.modulation"]));

@@ -20,12 +20,17 @@ impl Grid {
     pub(super) fn new(latents: &Tensor, config: &WanConfig) -> Result<Self> {
         let (batch, channels, frames, height, width) = latents.dims5()?;
         if channels != config.in_channels {
-            candle_core::bail!("latents have {channels} channels, `in_channels` of the model is {}", config.in_channels);
+            candle_core::bail!(
+                "latents have {channels} channels, `in_channels` of the model is {}",
+                config.in_channels
+            );
         }
         let size = [frames, height, width];
         let patch = config.patch_size;
         if (0..3).any(|axis| size[axis] == 0 || size[axis] % patch[axis] != 0) {
-            candle_core::bail!("latents of {size:?} frames, rows and columns do not divide into patches of {patch:?}");
+            candle_core::bail!(
+                "latents of {size:?} frames, rows and columns do not divide into patches of {patch:?}"
+            );
         }
         Ok(Self { batch, tokens: std::array::from_fn(|axis| size[axis] / patch[axis]) })
     }
@@ -48,7 +53,10 @@ impl PatchEmbedding {
         let inner = config.inner_dim();
         let [pt, ph, pw] = config.patch_size;
         let weight = weights.get("weight", &[inner, config.in_channels, pt, ph, pw])?.flatten_from(1)?;
-        Ok(Self { linear: Linear::new(weight, Some(weights.get_f32("bias", &[inner])?))?, patch: config.patch_size })
+        Ok(Self {
+            linear: Linear::new(weight, Some(weights.get_f32("bias", &[inner])?))?,
+            patch: config.patch_size,
+        })
     }
 
     /// `[batch, channels, frames, height, width]` to `[batch, tokens, inner]`, columns fastest.
@@ -74,7 +82,8 @@ impl Head {
         // The checkpoint's rows are ordered (patch, channel); in the order (channel, patch) that `PatchEmbedding` reads,
         // the values of a patch's row stay together on the way back.
         let weight = weights.get("proj_out.weight", &[volume * channels, inner])?;
-        let weight = weight.reshape((volume, channels, inner))?.transpose(0, 1)?.flatten_to(1)?.contiguous()?;
+        let weight =
+            weight.reshape((volume, channels, inner))?.transpose(0, 1)?.flatten_to(1)?.contiguous()?;
         let bias = weights.get_f32("proj_out.bias", &[volume * channels])?;
         let bias = bias.reshape((volume, channels))?.t()?.flatten_all()?;
         Ok(Self {
@@ -105,7 +114,8 @@ mod tests {
         let case = golden("wan21_t2v");
         let latents = case.tensor("b1_odd.hidden_states");
         let grid = Grid::new(&latents, &case.config)?;
-        let embedding = PatchEmbedding::load(&case.weights.pp("patch_embedding"), &case.config).expect("loads");
+        let embedding =
+            PatchEmbedding::load(&case.weights.pp("patch_embedding"), &case.config).expect("loads");
         let tokens = case.tensor("b1_odd.trace.patch_embedding.out").flatten_from(2)?.transpose(1, 2)?;
         close("tokens", &embedding.forward(&latents)?, &tokens);
 

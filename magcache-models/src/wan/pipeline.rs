@@ -107,20 +107,20 @@ impl Pipeline for WanPipeline {
     fn check(&self, request: &Request) -> Result<()> {
         let [_, patch_height, patch_width] = self.transformer.patch_size;
         let scale = self.vae.spatial_scale();
-        for (what, got, multiple) in [
-            ("width", request.width, scale * patch_width),
-            ("height", request.height, scale * patch_height),
-        ] {
-            if got == 0 || got % multiple != 0 {
+        for (what, got, multiple) in
+            [("width", request.width, scale * patch_width), ("height", request.height, scale * patch_height)]
+        {
+            if got == 0 || !got.is_multiple_of(multiple) {
                 let near = (got as f64 / multiple as f64).round().max(1.0) as usize * multiple;
                 let message = format!("{what} {got} is not a multiple of {multiple}, this model's patch");
                 return Err(PipelineError::request(message, format!("the nearest is {near}")));
             }
         }
         let t = self.vae.temporal_scale();
-        if request.frames == 0 || (request.frames - 1) % t != 0 {
+        if request.frames == 0 || !(request.frames - 1).is_multiple_of(t) {
             let near = request.frames.saturating_sub(1) / t * t + 1;
-            let message = format!("{} frames: this model makes 1 more than a multiple of {t}", request.frames);
+            let message =
+                format!("{} frames: this model makes 1 more than a multiple of {t}", request.frames);
             return Err(PipelineError::request(message, format!("try {near} or {}", near + t)));
         }
         if !request.guidance.is_finite() || request.guidance < 0.0 {
@@ -130,8 +130,12 @@ impl Pipeline for WanPipeline {
         for (what, text) in [("prompt", &request.prompt), ("negative prompt", &request.negative_prompt)] {
             let chars = text.chars().count();
             if chars > MAX_PROMPT_CHARS {
-                let message = format!("the {what} has {chars} characters, at most {MAX_PROMPT_CHARS} are read");
-                return Err(PipelineError::request(message, "shorten it; the model reads some hundred words"));
+                let message =
+                    format!("the {what} has {chars} characters, at most {MAX_PROMPT_CHARS} are read");
+                return Err(PipelineError::request(
+                    message,
+                    "shorten it; the model reads some hundred words",
+                ));
             }
         }
         self.trajectory(request).map(|_| ())

@@ -24,8 +24,9 @@ impl WanRope {
     pub fn new(config: &WanConfig) -> Self {
         let side = 2 * (config.attention_head_dim / 6);
         let dims = [config.attention_head_dim - 2 * side, side, side];
-        let frequencies = dims
-            .map(|dim| (0..dim / 2).map(|pair| THETA.powf(-((2 * pair) as f64) / dim as f64)).collect::<Vec<_>>());
+        let frequencies = dims.map(|dim| {
+            (0..dim / 2).map(|pair| THETA.powf(-((2 * pair) as f64) / dim as f64)).collect::<Vec<_>>()
+        });
         Self { frequencies, max_positions: config.rope_max_seq_len }
     }
 
@@ -39,8 +40,9 @@ impl WanRope {
                 "{length} positions on one axis of the grid {grid:?}, but `rope_max_seq_len` of the model is {max}"
             );
         }
-        let [frames, rows, columns]: [Vec<Axis>; 3] =
-            std::array::from_fn(|axis| (0..grid[axis]).map(|p| Axis::at(p, &self.frequencies[axis])).collect());
+        let [frames, rows, columns]: [Vec<Axis>; 3] = std::array::from_fn(|axis| {
+            (0..grid[axis]).map(|p| Axis::at(p, &self.frequencies[axis])).collect()
+        });
         let tokens = grid.iter().product::<usize>();
         let half = self.frequencies.iter().map(Vec::len).sum::<usize>();
         let (mut cos, mut sin) = (Vec::with_capacity(2 * tokens * half), Vec::with_capacity(tokens * half));
@@ -106,7 +108,8 @@ mod tests {
     #[test]
     fn refuses_a_grid_longer_than_the_model_was_made_for() {
         let rope = WanRope::new(&WanConfig { rope_max_seq_len: 8, ..WanConfig::default() });
-        let message = rope.table([1, 9, 2], &Device::Cpu).expect_err("nine rows of at most eight").to_string();
+        let message =
+            rope.table([1, 9, 2], &Device::Cpu).expect_err("nine rows of at most eight").to_string();
         assert!(message.contains("9 positions") && message.contains("[1, 9, 2]"), "{message}");
     }
 }

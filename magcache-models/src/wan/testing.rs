@@ -16,9 +16,11 @@ pub(super) struct Golden {
 }
 
 pub(super) fn golden(case: &str) -> Golden {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/golden/transformers").join(case);
+    let folder =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/golden/transformers").join(case);
     let config = std::fs::read_to_string(folder.join("config.json")).expect("config.json of the case");
-    let tensors = candle_core::safetensors::load(folder.join("golden.safetensors"), &Device::Cpu).expect("tensors");
+    let tensors =
+        candle_core::safetensors::load(folder.join("golden.safetensors"), &Device::Cpu).expect("tensors");
     let folder = Folder::open(folder).expect("folder of the case");
     Golden {
         config: WanConfig::from_json(&config).expect("a valid config.json"),

@@ -63,7 +63,9 @@ impl TextContext {
     /// Whether `model` made this context and it holds `batch` prompts.
     pub(super) fn check(&self, model: &ModelId, batch: usize) -> Result<()> {
         if self.0.model != *model {
-            candle_core::bail!("this text context was made by another model\nhint: each expert needs its own");
+            candle_core::bail!(
+                "this text context was made by another model\nhint: each expert needs its own"
+            );
         }
         let prompts = self.0.text.dim(0)?;
         if prompts != batch {

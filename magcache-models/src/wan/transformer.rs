@@ -46,7 +46,8 @@ impl WanTransformer {
             .image_dim
             .map(|dim| ImageEmbedder::load(&embedder.pp("image_embedder"), &config, dim))
             .transpose()?;
-        let blocks = (0..config.num_layers).map(|i| WanBlock::load(&weights.pp(&format!("blocks.{i}")), &config));
+        let blocks =
+            (0..config.num_layers).map(|i| WanBlock::load(&weights.pp(format!("blocks.{i}")), &config));
         Ok(Self {
             id: ModelId::default(),
             rope: WanRope::new(&config),
@@ -79,7 +80,9 @@ impl WanTransformer {
     /// `[2 * batch, tokens, image_dim]` where `pos_embed_seq_len` is set (first and last frame of each sample).
     pub fn image_text_context(&self, text: &Tensor, image: &Tensor) -> Result<TextContext> {
         let Some(embedder) = &self.image else {
-            candle_core::bail!("this model has no image embedder (`image_dim` is null)\nhint: call `text_context`");
+            candle_core::bail!(
+                "this model has no image embedder (`image_dim` is null)\nhint: call `text_context`"
+            );
         };
         let tokens = text.dim(1)?;
         if tokens != TEXT_TOKENS {
@@ -96,7 +99,10 @@ impl WanTransformer {
     fn project_text(&self, text: &Tensor) -> Result<Tensor> {
         let (_, _, channels) = text.dims3()?;
         if channels != self.config.text_dim {
-            candle_core::bail!("text has {channels} channels, `text_dim` of the model is {}", self.config.text_dim);
+            candle_core::bail!(
+                "text has {channels} channels, `text_dim` of the model is {}",
+                self.config.text_dim
+            );
         }
         self.text.forward(&text.to_dtype(DType::F32)?)
     }

@@ -16,19 +16,20 @@ pub enum Dialect {
     OfficialWan22T2v,
     /// MagCache4Wan2.2 image to video: the high-noise expert never skips.
     OfficialWan22I2v,
-    /// MagCache4FLUX and Kontext: one step is always computed.
+    /// `MagCache4FLUX` and Kontext: one step is always computed.
     OfficialFlux,
-    /// MagCache4HunyuanVideo.
+    /// `MagCache4HunyuanVideo`.
     OfficialHunyuan,
-    /// MagCache4FramePack: steep steps are computed.
+    /// `MagCache4FramePack`: steep steps are computed.
     OfficialFramepack,
-    /// MagCache4OmniGen2: the skip counter starts at 3.
+    /// `MagCache4OmniGen2`: the skip counter starts at 3.
     OfficialOmnigen2,
     /// diffusers' `MagCacheConfig`: arithmetic in `f32`.
     Diffusers,
 }
 
 /// What a dialect means.
+#[allow(clippy::struct_excessive_bools, reason = "a table with a column for each question")]
 pub(super) struct Reading {
     pub(super) name: &'static str,
     /// True while forward `c` (see [`Zone`]) must be computed.
@@ -146,7 +147,7 @@ impl Dialect {
                 retained: |z| z.step < (z.ratio * z.total + 0.5).floor(),
                 strict: false,
                 gate: |step, total, _| {
-                    total > 1 && (step as f64 * (27.0 / (total - 1) as f64)).round_ties_even() == 11.0
+                    total > 1 && (step as f64 * (27.0 / (total - 1) as f64)).round_ties_even() as usize == 11
                 },
                 ..OWN
             },

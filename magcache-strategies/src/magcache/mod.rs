@@ -153,34 +153,30 @@ impl MagCacheConfig {
             }
             _ => {}
         }
-        self.warn_about_run(cx, &curves, out);
+        warn_about_run(cx, &curves, out);
         Ok(())
     }
+}
 
-    /// What the run should be told before it starts.
-    fn warn_about_run(&self, cx: &BuildCx<'_>, curves: &[Curve], out: &mut Vec<Problem>) {
-        let Some(run) = cx.trajectory else { return };
-        if run.len() <= FEW_STEPS {
-            let message =
-                format!("{} steps: on a few-step run, caching whole steps is known to hurt", run.len());
-            out.push(
-                Problem::warning(cx.place, message).hint("run it without a cache, or cache single blocks"),
-            );
+/// What the run should be told before it starts.
+fn warn_about_run(cx: &BuildCx<'_>, curves: &[Curve], out: &mut Vec<Problem>) {
+    let Some(run) = cx.trajectory else { return };
+    if run.len() <= FEW_STEPS {
+        let message = format!("{} steps: on a few-step run, caching whole steps is known to hurt", run.len());
+        out.push(Problem::warning(cx.place, message).hint("run it without a cache, or cache single blocks"));
+    }
+    for curve in curves {
+        if let (Some(measured), Some(shift)) = (curve.flow_shift, run.flow_shift)
+            && (measured - shift).abs() > 1e-6
+        {
+            let message = format!("the curve was measured at flow_shift {measured}, the run has {shift}");
+            out.push(Problem::warning(cx.place, message).hint("calibrate at the run's shift"));
         }
-        for curve in curves {
-            if let (Some(measured), Some(shift)) = (curve.flow_shift, run.flow_shift)
-                && (measured - shift).abs() > 1e-6
-            {
-                let message = format!("the curve was measured at flow_shift {measured}, the run has {shift}");
-                out.push(Problem::warning(cx.place, message).hint("calibrate at the run's shift"));
-            }
-            if let (Some(measured), Some(boundary)) = (curve.boundary_ratio, run.boundary_ratio)
-                && (measured - boundary).abs() > 1e-9
-            {
-                let message =
-                    format!("the curve was measured at boundary {measured}, the run has {boundary}");
-                out.push(Problem::warning(cx.place, message).hint("calibrate at the run's boundary"));
-            }
+        if let (Some(measured), Some(boundary)) = (curve.boundary_ratio, run.boundary_ratio)
+            && (measured - boundary).abs() > 1e-9
+        {
+            let message = format!("the curve was measured at boundary {measured}, the run has {boundary}");
+            out.push(Problem::warning(cx.place, message).hint("calibrate at the run's boundary"));
         }
     }
 }

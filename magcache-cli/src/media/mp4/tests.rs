@@ -1,4 +1,4 @@
-//! Reads what was written with a reader and a decoder that are not ours: the `mp4` crate and OpenH264's decoder.
+//! Reads what was written with a reader and a decoder that are not ours: the `mp4` crate and `OpenH264`'s decoder.
 
 use std::fs;
 use std::io::Cursor;

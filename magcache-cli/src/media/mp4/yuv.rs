@@ -1,4 +1,4 @@
-//! RGB to Y'CbCr 4:2:0, limited range.
+//! RGB to Y'`CbCr` 4:2:0, limited range.
 
 use image::RgbImage;
 use openh264::encoder::MatrixCoefficients;

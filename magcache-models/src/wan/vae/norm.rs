@@ -1,4 +1,4 @@
-//! The norm of the VAE: `x / max(|x|, 1e-12) * sqrt(channels) * gamma` over the channels, with SiLU behind it if wanted.
+//! The norm of the VAE: `x / max(|x|, 1e-12) * sqrt(channels) * gamma` over the channels, with `SiLU` behind it if wanted.
 
 use candle_core::{CpuStorage, CustomOp2, D, Layout, Shape, Tensor};
 
@@ -31,7 +31,7 @@ impl ChannelNorm {
         self.run(x, false)
     }
 
-    /// [`Self::forward`] and SiLU.
+    /// [`Self::forward`] and `SiLU`.
     pub(super) fn forward_silu(&self, x: &Tensor) -> candle_core::Result<Tensor> {
         self.run(x, true)
     }
