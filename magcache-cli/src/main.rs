@@ -1,5 +1,7 @@
 //! The `magcache` program.
 
+mod threads;
+
 use std::process::ExitCode;
 
 /// Big buffers stay with the process: returning each tensor to the system costs a page fault per page of the next.
@@ -7,5 +9,6 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    threads::settle();
     magcache_cli::main()
 }

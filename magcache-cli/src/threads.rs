@@ -1,0 +1,21 @@
+//! How many threads compute.
+#![allow(unsafe_code, reason = "setting a variable of the process before it has a second thread")]
+
+/// What rayon and candle read.
+const VARIABLE: &str = "RAYON_NUM_THREADS";
+
+/// Settles the number of threads for the whole process: what the user set, else the physical cores.
+///
+/// candle asks for the number at every matrix product, and without the variable it counts the cores anew each time by
+/// reading `/proc/cpuinfo`. On the embedded model that was two fifths of a forward (`docs/adr/0004-threads.md`).
+///
+/// To be called before anything else.
+pub(crate) fn settle() {
+    if std::env::var_os(VARIABLE).is_some() {
+        return;
+    }
+    let allowed = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let threads = num_cpus::get_physical().clamp(1, allowed);
+    // SAFETY: `main` calls this first, and no other thread exists that could read the environment meanwhile.
+    unsafe { std::env::set_var(VARIABLE, threads.to_string()) };
+}
