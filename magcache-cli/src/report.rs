@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result};
 use base64::{Engine, engine::general_purpose::STANDARD};
 
-use crate::{cmd::demo::Row, plan::Plan, summary};
+use crate::{cmd::demo::Row, media, plan::Plan, summary};
 
 const STYLE: &str = "
 :root { color-scheme: light dark; --line: #8884; }
@@ -45,9 +45,7 @@ document.onkeydown = e => {
 /// Writes the page into `folder`, beside the videos that it shows.
 pub(crate) fn write(folder: &Path, plan: &Plan, rows: &[Row]) -> Result<PathBuf> {
     let path = folder.join("report.html");
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
-    std::io::Write::write_all(&mut file, page(plan, rows)?.as_bytes())?;
-    file.persist(&path)?;
+    media::write_file(&path, page(plan, rows)?.as_bytes())?;
     Ok(path)
 }
 

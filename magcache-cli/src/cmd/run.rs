@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Instant};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use candle_core::{DType, Device};
 use magcache_models::{
     checkpoint::WeightDtype,
@@ -14,7 +14,7 @@ use crate::{
     args::{Dtype, Run},
     failure::bad_input_with,
     interrupt::Interrupt,
-    media::{Clip, Frames, Output as Media, ValueRange},
+    media::{self, Clip, Frames, Output as Media, ValueRange},
     output::Output,
     plan::{Config, Plan},
     summary::{self, Summary, strip, trace},
@@ -33,7 +33,7 @@ pub(crate) fn run(args: &Run, out: &Output) -> Result<()> {
         return Ok(());
     }
     let path = plan.config.output.path.clone().unwrap_or_else(|| PathBuf::from("magcache.mp4"));
-    let media = Media::prepare(&path, clip(&plan))?;
+    let target = Media::prepare(&path, clip(&plan))?;
     let trace_file = args.trace.as_deref().map(trace::TraceFile::prepare).transpose()?;
     let interrupt = Interrupt::listen()?;
 
@@ -52,9 +52,9 @@ pub(crate) fn run(args: &Run, out: &Output) -> Result<()> {
     bar.finish_and_clear();
 
     let latents = generation.latents().clone();
-    let written = decode(&plan, &latents, &media, &interrupt, out)?;
+    let written = decode(&plan, &latents, &target, &interrupt, out)?;
     let config_path = beside(&written);
-    write_atomically(&config_path, &plan.to_toml()?)?;
+    media::write_file(&config_path, plan.to_toml()?.as_bytes())?;
     let mut outputs = vec![written, config_path];
     if let Some(file) = trace_file {
         let names = trace::names(&built.registry, &plan.cache.cache);
@@ -149,15 +149,6 @@ fn decode(
 /// `cat.mp4` to `cat.toml`, a folder `frames` to `frames.toml`.
 fn beside(path: &std::path::Path) -> PathBuf {
     path.with_extension("toml")
-}
-
-fn write_atomically(path: &std::path::Path, text: &str) -> Result<()> {
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(std::path::Path::new("."));
-    let of = || format!("cannot write {}", path.display());
-    let mut file = tempfile::NamedTempFile::new_in(folder).with_context(of)?;
-    std::io::Write::write_all(&mut file, text.as_bytes()).with_context(of)?;
-    file.persist(path).with_context(of)?;
-    Ok(())
 }
 
 fn report(

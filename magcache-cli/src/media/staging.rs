@@ -23,7 +23,7 @@ fn beside(target: &Path) -> String {
 
 /// Makes sure, without leaving a trace, that `target` can be created: the nearest folder above it that exists takes a
 /// file.
-pub(super) fn probe(target: &Path) -> Result<(), MediaError> {
+pub(crate) fn probe(target: &Path) -> Result<(), MediaError> {
     let mut folder = folder_of(target);
     while !folder.exists() {
         folder = folder_of(folder);
@@ -120,6 +120,13 @@ impl Write for StagedFile {
     fn flush(&mut self) -> io::Result<()> {
         self.file.flush()
     }
+}
+
+/// Writes a whole file; it appears under its name when it is complete.
+pub(crate) fn write_file(target: &Path, content: &[u8]) -> Result<(), MediaError> {
+    let mut file = StagedFile::create(target)?;
+    file.write_all(content).map_err(MediaError::io(target, "write"))?;
+    file.commit()
 }
 
 /// A folder in the making. Dropping it removes it and its files; [`StagedFolder::commit`] gives it its name.

@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    io::Write,
     path::{Path, PathBuf},
 };
 
@@ -11,7 +10,10 @@ use magcache_core::{ConfigError, HookRegistry};
 use magcache_models::pipeline::{Generation, Request};
 use serde::{Deserialize, Serialize};
 
-use crate::failure::{bad_input, bad_input_with};
+use crate::{
+    failure::{bad_input, bad_input_with},
+    media,
+};
 
 /// One pass of one hook.
 #[derive(Debug, Serialize, Deserialize)]
@@ -38,22 +40,19 @@ struct Line {
 #[derive(Debug)]
 pub(crate) struct TraceFile {
     path: PathBuf,
-    file: tempfile::NamedTempFile,
 }
 
 impl TraceFile {
     /// Checks that `path` can be written.
     pub(crate) fn prepare(path: &Path) -> Result<Self> {
-        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let file = tempfile::NamedTempFile::new_in(folder)
-            .map_err(|e| bad_input(format!("cannot write {}: {e}", path.display())))?;
-        Ok(Self { path: path.to_owned(), file })
+        media::probe(path)?;
+        Ok(Self { path: path.to_owned() })
     }
 
     /// Writes every decision of a run; `names` are the strategies in the order of their hooks.
-    pub(crate) fn write(mut self, request: &Request, names: &[String], run: &Generation) -> Result<PathBuf> {
-        let Some(session) = run.session() else { return self.finish() };
-        for record in session.log().records() {
+    pub(crate) fn write(self, request: &Request, names: &[String], run: &Generation) -> Result<PathBuf> {
+        let mut text = Vec::new();
+        for record in run.session().map_or(&[][..], |s| s.log().records()) {
             let step = run.trajectory().step(record.step);
             let time = run.times().iter().find(|t| t.step == record.step && t.branch == record.branch);
             let line = Line {
@@ -74,16 +73,11 @@ impl TraceFile {
                 microseconds: time.map(|t| t.time.as_micros()),
                 cache_bytes: record.bytes,
             };
-            serde_json::to_writer(&mut self.file, &line).context("cannot write the trace")?;
-            self.file.write_all(b"\n").context("cannot write the trace")?;
+            serde_json::to_writer(&mut text, &line).context("cannot write a line of the trace")?;
+            text.push(b'\n');
         }
-        self.finish()
-    }
-
-    fn finish(self) -> Result<PathBuf> {
-        let path = self.path;
-        self.file.persist(&path).with_context(|| format!("cannot write {}", path.display()))?;
-        Ok(path)
+        media::write_file(&self.path, &text)?;
+        Ok(self.path)
     }
 }
 
