@@ -4,7 +4,7 @@
 //!
 //! ```no_run
 //! # use magcache_core::{Pass, testing};
-//! # fn forward(_: &mut Pass<'_>) -> candle_core::Result<candle_core::Tensor> { unimplemented!() }
+//! # fn forward(_: &mut Pass<'_>) -> candle_core::Result<candle_core::Tensor> { candle_core::bail!("your model") }
 //! testing::conformance_of("interval");
 //! testing::check_model(12, forward);
 //! ```
