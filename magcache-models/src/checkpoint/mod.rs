@@ -6,6 +6,7 @@
 
 mod blob;
 mod error;
+mod files;
 mod folder;
 mod header;
 mod mmap;

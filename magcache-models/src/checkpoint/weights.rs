@@ -2,7 +2,7 @@
 
 use std::{
     borrow::Cow,
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fmt,
     sync::{
         Arc,
@@ -11,17 +11,14 @@ use std::{
 };
 
 use candle_core::{DType, Device, Tensor};
-use serde::Deserialize;
 
 use super::{
     CheckpointError, Folder,
     blob::Blob,
+    files::{self, Files},
     header::{self, TensorInfo},
     read,
 };
-
-/// File names of a component, in the order of preference.
-const NAMES: [&str; 2] = ["diffusion_pytorch_model.safetensors", "model.safetensors"];
 
 /// In which type [`Weights::get`] gives tensors.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -73,12 +70,6 @@ impl fmt::Debug for TensorSet {
     }
 }
 
-/// `*.safetensors.index.json` of a sharded checkpoint.
-#[derive(Deserialize)]
-struct Index {
-    weight_map: BTreeMap<String, String>,
-}
-
 impl Weights {
     /// Opens a component's folder: one `diffusion_pytorch_model.safetensors` or `model.safetensors`, or the shards that
     /// `*.safetensors.index.json` lists.
@@ -86,19 +77,20 @@ impl Weights {
     /// # Errors
     /// A missing file, or any fault of a file's header; a tensor that the index lists and its shard lacks.
     pub fn open(folder: &Folder, device: &Device, dtype: WeightDtype) -> Result<Self, CheckpointError> {
-        for name in NAMES {
-            if folder.exists(name) {
-                return Self::open_files(folder, &[name], device, dtype);
-            }
-            let index = format!("{name}.index.json");
-            if folder.exists(&index) {
-                return Self::open_shards(folder, &index, device, dtype);
-            }
+        let Files { names, tensors } = files::locate(folder)?;
+        let weights = Self::open_files(folder, &names, device, dtype)?;
+        match tensors.iter().find(|name| !weights.contains(name)) {
+            Some(name) => Err(weights.missing(name)),
+            None => Ok(weights),
         }
-        Err(CheckpointError::MissingFile {
-            file: folder.describe_file(NAMES[0]),
-            expected: format!("that file, {}, or the index.json of a sharded checkpoint", NAMES[1]),
-        })
+    }
+
+    /// Names of the files that [`Self::open`] opens, without opening them.
+    ///
+    /// # Errors
+    /// [`CheckpointError::MissingFile`] when one of them is not there.
+    pub fn locate(folder: &Folder) -> Result<Vec<String>, CheckpointError> {
+        files::locate(folder).map(|files| files.names)
     }
 
     /// Opens the given files of a folder as one component.
@@ -120,23 +112,6 @@ impl Weights {
         dtype: WeightDtype,
     ) -> Result<Self, CheckpointError> {
         Self::from_blobs(vec![(place.to_owned(), Blob::Memory(bytes.into()))], device, dtype)
-    }
-
-    fn open_shards(
-        folder: &Folder,
-        index: &str,
-        device: &Device,
-        dtype: WeightDtype,
-    ) -> Result<Self, CheckpointError> {
-        let Index { weight_map } = folder.read_json(index)?;
-        let shards: BTreeSet<&str> =
-            weight_map.values().map(|shard| folder.inside(index, shard)).collect::<Result<_, _>>()?;
-        let shards: Vec<&str> = shards.into_iter().collect();
-        let weights = Self::open_files(folder, &shards, device, dtype)?;
-        match weight_map.keys().find(|name| !weights.set.tensors.contains_key(*name)) {
-            Some(name) => Err(weights.missing(name)),
-            None => Ok(weights),
-        }
     }
 
     fn from_blobs(

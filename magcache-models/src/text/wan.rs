@@ -19,11 +19,19 @@ impl WanTextEncoder {
     ///
     /// [`WeightDtype::Keep`] leaves the weights as they are stored; the arithmetic is f32 in any case.
     pub fn load(model: &Folder, device: &Device, dtype: WeightDtype) -> Result<Self, CheckpointError> {
-        let tokenizer = WanTokenizer::open(&model.sub("tokenizer"))?;
         let folder = model.sub("text_encoder");
         let config = T5Config::read(&folder)?;
-        let encoder = T5Encoder::load(&Weights::open(&folder, device, dtype)?, &config)?;
-        Ok(Self { tokenizer, encoder })
+        Self::from_parts(&model.sub("tokenizer"), &Weights::open(&folder, device, dtype)?, &config)
+    }
+
+    /// From parts that lie elsewhere: the folder with `tokenizer.json`, and the encoder's tensors under the names of
+    /// transformers.
+    pub fn from_parts(
+        tokenizer: &Folder,
+        weights: &Weights,
+        config: &T5Config,
+    ) -> Result<Self, CheckpointError> {
+        Ok(Self { tokenizer: WanTokenizer::open(tokenizer)?, encoder: T5Encoder::load(weights, config)? })
     }
 
     /// The tokenizer, to look at a prompt's tokens before [`Self::encode_tokens`].

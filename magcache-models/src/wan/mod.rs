@@ -10,6 +10,7 @@ pub mod names;
 mod patch;
 mod pipeline;
 mod rope;
+mod source;
 #[cfg(test)]
 mod testing;
 mod text;
@@ -20,6 +21,7 @@ pub use config::{WanConfig, WanConfigError};
 pub use denoiser::WanDenoiser;
 pub use pipeline::WanPipeline;
 pub use rope::WanRope;
+pub use source::{Layout, WanSource, WanTask};
 pub use text::TextContext;
 pub use transformer::WanTransformer;
 

@@ -1,0 +1,133 @@
+//! Folders as diffusers writes them: `model_index.json` and one folder for each part.
+//!
+//! Source: `WanPipeline` and `WanImageToVideoPipeline` of diffusers 0.42.1 and the folders published with them. The two
+//! classes serve five kinds of model: `expand_timesteps` marks TI2V, a learned position on the image tokens FLF2V. A part
+//! whose entry in `model_index.json` is `[null, null]` is absent on purpose.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{ImageEncoder, Layout, Part, WanSource, WanTask};
+use crate::{
+    checkpoint::{CheckpointError, Folder},
+    sampler::SchedulerConfig,
+    text::T5Config,
+    wan::{WanConfig, vae::WanVaeConfig},
+};
+
+pub(super) const INDEX: &str = "model_index.json";
+
+const TEXT_TO_VIDEO: &str = "WanPipeline";
+const IMAGE_TO_VIDEO: &str = "WanImageToVideoPipeline";
+
+/// The classes that [`open`] understands.
+pub(super) const CLASSES: [&str; 2] = [TEXT_TO_VIDEO, IMAGE_TO_VIDEO];
+
+#[derive(Deserialize)]
+struct Index {
+    #[serde(rename = "_class_name")]
+    class_name: String,
+    boundary_ratio: Option<f64>,
+    #[serde(default)]
+    expand_timesteps: bool,
+    #[serde(flatten)]
+    parts: BTreeMap<String, Value>,
+}
+
+impl Index {
+    /// Whether the file says that there is such a part.
+    fn names(&self, part: &str) -> bool {
+        self.parts.get(part).and_then(Value::as_array).is_some_and(|class| class.iter().any(|v| !v.is_null()))
+    }
+}
+
+pub(super) fn open(folder: Folder) -> Result<WanSource, CheckpointError> {
+    let index: Index = folder.read_json(INDEX)?;
+    let bad = |reason: String| CheckpointError::BadConfig { file: folder.describe_file(INDEX), reason };
+    if !CLASSES.contains(&index.class_name.as_str()) {
+        return Err(CheckpointError::WrongArchitecture {
+            file: folder.describe_file(INDEX),
+            expected: CLASSES.join("\" or \""),
+            found: index.class_name,
+        });
+    }
+    let first = Part::in_folder(folder.sub("transformer"), transformer_config)?;
+    let second = index
+        .names("transformer_2")
+        .then(|| Part::in_folder(folder.sub("transformer_2"), transformer_config))
+        .transpose()?;
+    match (index.boundary_ratio, &second) {
+        (Some(ratio), Some(_)) if !(ratio > 0.0 && ratio < 1.0) => {
+            return Err(bad(format!("boundary_ratio is {ratio}, expected a number between 0 and 1")));
+        }
+        (Some(ratio), None) => {
+            return Err(bad(format!("boundary_ratio is {ratio}, but there is no transformer_2")));
+        }
+        (None, Some(_)) => {
+            return Err(bad("boundary_ratio is null, expected a number for two transformers".into()));
+        }
+        _ => {}
+    }
+    let task = match index.class_name.as_str() {
+        _ if index.expand_timesteps => WanTask::TI2V,
+        TEXT_TO_VIDEO => WanTask::T2V,
+        _ if first.config.pos_embed_seq_len.is_some() => WanTask::FLF2V,
+        _ => WanTask::I2V,
+    };
+    let image = (first.config.image_dim.is_some() || index.names("image_encoder"))
+        .then(|| image_encoder(&folder))
+        .transpose()?;
+    Ok(WanSource {
+        layout: Layout::Diffusers,
+        task,
+        first,
+        second,
+        boundary_ratio: index.boundary_ratio,
+        expand_timesteps: index.expand_timesteps,
+        scheduler: scheduler(&folder.sub("scheduler"))?,
+        vae: Part::in_folder(folder.sub("vae"), WanVaeConfig::read)?,
+        text: Part::in_folder(folder.sub("text_encoder"), T5Config::read)?,
+        tokenizer: tokenizer(folder.sub("tokenizer"))?,
+        image,
+        folder,
+    })
+}
+
+/// Reads `config.json` of a folder `transformer`.
+fn transformer_config(folder: &Folder) -> Result<WanConfig, CheckpointError> {
+    let text = folder.read_to_string("config.json")?;
+    WanConfig::from_json(&text)
+        .map_err(|error| CheckpointError::BadConfig { file: folder.describe(), reason: error.to_string() })
+}
+
+fn scheduler(folder: &Folder) -> Result<SchedulerConfig, CheckpointError> {
+    const FILE: &str = "scheduler_config.json";
+    let text = folder.read_to_string(FILE)?;
+    SchedulerConfig::from_json(&text).map_err(|error| CheckpointError::BadConfig {
+        file: folder.describe_file(FILE),
+        reason: error.to_string(),
+    })
+}
+
+/// The folder, if the one file that cannot be done without is in it.
+pub(super) fn tokenizer(folder: Folder) -> Result<Folder, CheckpointError> {
+    const FILE: &str = "tokenizer.json";
+    if folder.exists(FILE) {
+        return Ok(folder);
+    }
+    Err(CheckpointError::MissingFile {
+        file: folder.describe_file(FILE),
+        expected: "the tokenizer of UMT5".into(),
+    })
+}
+
+fn image_encoder(folder: &Folder) -> Result<ImageEncoder, CheckpointError> {
+    const PROCESSOR: &str = "preprocessor_config.json";
+    let processor = folder.sub("image_processor");
+    Ok(ImageEncoder {
+        part: Part::in_folder(folder.sub("image_encoder"), |part| part.read_json("config.json"))?,
+        processor: processor.exists(PROCESSOR).then(|| processor.read_json(PROCESSOR)).transpose()?,
+    })
+}

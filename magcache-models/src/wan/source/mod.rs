@@ -1,0 +1,242 @@
+//! Where the parts of a Wan checkpoint are, whatever its layout.
+//!
+//! [`WanSource::open`] recognises the folder by what is in it and reads configurations only; weights are opened part by
+//! part, under the names that this crate's models read. The sources of each layout are named in its own module.
+
+mod diffusers;
+mod part;
+
+use candle_core::Device;
+use magcache_core::Expert;
+use serde_json::Value;
+
+use self::part::Part;
+use super::{WanConfig, vae::WanVaeConfig};
+use crate::{
+    checkpoint::{CheckpointError, Folder, WeightDtype, Weights},
+    sampler::SchedulerConfig,
+    text::{T5Config, WanTextEncoder},
+};
+
+/// How the files of a checkpoint are arranged and how their tensors are named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// A folder for each part and a `model_index.json`, as diffusers writes it.
+    Diffusers,
+    /// The repositories of the Wan team.
+    Native,
+}
+
+impl Layout {
+    /// The word for messages and reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Diffusers => "diffusers",
+            Self::Native => "native",
+        }
+    }
+}
+
+/// What a Wan model was trained for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WanTask {
+    /// Text to video.
+    T2V,
+    /// Image to video: the first frame is given, as latents and, in Wan 2.1, as CLIP embeddings.
+    I2V,
+    /// First and last frame to video.
+    FLF2V,
+    /// Text, with or without a first frame, to video: Wan 2.2 5B, whose first latent frame may be clean.
+    TI2V,
+}
+
+impl WanTask {
+    /// The word for messages and reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::T2V => "t2v",
+            Self::I2V => "i2v",
+            Self::FLF2V => "flf2v",
+            Self::TI2V => "ti2v",
+        }
+    }
+}
+
+/// The vision tower that sees the given images, in models that attend to them.
+#[derive(Clone, Debug)]
+struct ImageEncoder {
+    part: Part<Value>,
+    processor: Option<Value>,
+}
+
+/// A Wan checkpoint: its configurations, and where its weights are.
+///
+/// Cheap to make and to clone. Every part's files have been found, so a checkpoint that lacks one is refused before
+/// anything large is read.
+#[derive(Clone, Debug)]
+pub struct WanSource {
+    folder: Folder,
+    layout: Layout,
+    task: WanTask,
+    first: Part<WanConfig>,
+    second: Option<Part<WanConfig>>,
+    boundary_ratio: Option<f64>,
+    expand_timesteps: bool,
+    scheduler: SchedulerConfig,
+    vae: Part<WanVaeConfig>,
+    text: Part<T5Config>,
+    tokenizer: Folder,
+    image: Option<ImageEncoder>,
+}
+
+impl WanSource {
+    /// Recognises the folder's layout and reads its configurations.
+    ///
+    /// # Errors
+    /// A folder in no known layout, a missing part, a configuration that this crate cannot build, or configurations
+    /// that do not belong to one model.
+    pub fn open(folder: Folder) -> Result<Self, CheckpointError> {
+        diffusers::open(folder)?.checked()
+    }
+
+    /// The folder as it was given.
+    pub fn folder(&self) -> &Folder {
+        &self.folder
+    }
+
+    /// How the files are arranged.
+    pub fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    /// What the model was trained for.
+    pub fn task(&self) -> WanTask {
+        self.task
+    }
+
+    /// Number of transformers: 2 in Wan 2.2 A14B, of which the first denoises at high noise, else 1.
+    pub fn experts(&self) -> usize {
+        1 + usize::from(self.second.is_some())
+    }
+
+    /// The part of the training timesteps below which the second expert runs; present exactly where there are two.
+    pub fn boundary_ratio(&self) -> Option<f64> {
+        self.boundary_ratio
+    }
+
+    /// Whether every token has a timestep of its own, so that a given first frame can be at 0.
+    pub fn expand_timesteps(&self) -> bool {
+        self.expand_timesteps
+    }
+
+    /// The sampler and the shift that the model is published with.
+    pub fn scheduler(&self) -> SchedulerConfig {
+        self.scheduler.clone()
+    }
+
+    /// Sizes of an expert's transformer. A model with one transformer has it for every expert.
+    pub fn transformer_config(&self, expert: Expert) -> &WanConfig {
+        &self.expert(expert).config
+    }
+
+    /// An expert's tensors. A model with one transformer has it for every expert.
+    pub fn transformer(
+        &self,
+        expert: Expert,
+        device: &Device,
+        dtype: WeightDtype,
+    ) -> Result<Weights, CheckpointError> {
+        self.expert(expert).weights(device, dtype)
+    }
+
+    /// Sizes of the video autoencoder.
+    pub fn vae_config(&self) -> &WanVaeConfig {
+        &self.vae.config
+    }
+
+    /// The autoencoder's tensors.
+    pub fn vae(&self, device: &Device, dtype: WeightDtype) -> Result<Weights, CheckpointError> {
+        self.vae.weights(device, dtype)
+    }
+
+    /// Sizes of the text encoder.
+    pub fn text_encoder_config(&self) -> &T5Config {
+        &self.text.config
+    }
+
+    /// The text encoder's tensors.
+    pub fn text_encoder(&self, device: &Device, dtype: WeightDtype) -> Result<Weights, CheckpointError> {
+        self.text.weights(device, dtype)
+    }
+
+    /// The folder with `tokenizer.json`.
+    pub fn tokenizer(&self) -> &Folder {
+        &self.tokenizer
+    }
+
+    /// Tokenizer and text encoder together, ready for prompts.
+    pub fn load_text_encoder(
+        &self,
+        device: &Device,
+        dtype: WeightDtype,
+    ) -> Result<WanTextEncoder, CheckpointError> {
+        WanTextEncoder::from_parts(&self.tokenizer, &self.text_encoder(device, dtype)?, &self.text.config)
+    }
+
+    /// `config.json` of the CLIP vision tower, with the keys of transformers; `None` in models without one.
+    pub fn image_encoder_config(&self) -> Option<&Value> {
+        self.image.as_ref().map(|image| &image.part.config)
+    }
+
+    /// `preprocessor_config.json` of the CLIP vision tower, where the checkpoint has one.
+    pub fn image_processor_config(&self) -> Option<&Value> {
+        self.image.as_ref()?.processor.as_ref()
+    }
+
+    /// The CLIP vision tower's tensors; `None` in models without one.
+    pub fn image_encoder(
+        &self,
+        device: &Device,
+        dtype: WeightDtype,
+    ) -> Result<Option<Weights>, CheckpointError> {
+        self.image.as_ref().map(|image| image.part.weights(device, dtype)).transpose()
+    }
+
+    fn expert(&self, expert: Expert) -> &Part<WanConfig> {
+        match &self.second {
+            Some(second) if expert != Expert(0) => second,
+            _ => &self.first,
+        }
+    }
+
+    /// Whether the parts fit together.
+    fn checked(self) -> Result<Self, CheckpointError> {
+        let z = self.vae.config.z_dim;
+        // Beside the noise, a given frame brings its latents and a mask with one channel for each frame of a latent one.
+        let expected = match self.task {
+            WanTask::T2V | WanTask::TI2V => z,
+            WanTask::I2V | WanTask::FLF2V => 2 * z + self.vae.config.temporal_scale(),
+        };
+        for part in [Some(&self.first), self.second.as_ref()].into_iter().flatten() {
+            let WanConfig { in_channels, out_channels, .. } = part.config;
+            let task = self.task.name();
+            let reason = if in_channels != expected {
+                format!("in_channels is {in_channels}, {task} with {z} latent channels takes {expected}")
+            } else if out_channels != z {
+                format!("out_channels is {out_channels}, the autoencoder has {z} latent channels")
+            } else if part.config.text_dim != self.text.config.d_model {
+                let d_model = self.text.config.d_model;
+                format!("text_dim is {}, the text encoder gives {d_model} channels", part.config.text_dim)
+            } else {
+                continue;
+            };
+            return Err(part.refused(reason));
+        }
+        match &self.second {
+            Some(second) if second.config != self.first.config => {
+                Err(second.refused(format!("differs from {}", self.first.place)))
+            }
+            _ => Ok(self),
+        }
+    }
+}
