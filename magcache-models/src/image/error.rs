@@ -1,0 +1,106 @@
+//! What can be wrong with a picture.
+
+use std::path::PathBuf;
+
+use super::{MAX_FILE_BYTES, MAX_PIXELS, MAX_SIDE};
+
+/// Why a file could not be turned into a picture, or a picture into another size. `file` is the path as it was given.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PictureError {
+    /// The system could not open or read the file.
+    #[error("cannot read {}: {reason}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The system's answer.
+        reason: std::io::Error,
+    },
+    /// A file without content.
+    #[error("{file} is empty: got 0 bytes, expected a picture\nhint: save or download it again")]
+    Empty {
+        /// The file.
+        file: String,
+    },
+    /// A file longer than any picture that is accepted.
+    #[error("{file} has more than {} MiB, the limit for a picture", MAX_FILE_BYTES >> 20)]
+    LongFile {
+        /// The file.
+        file: String,
+    },
+    /// A file that begins like no picture.
+    #[error(
+        "{file} is not a picture: it begins with {start}\nhint: give a PNG, JPEG, WebP, GIF, BMP or TIFF file"
+    )]
+    NotAPicture {
+        /// The file.
+        file: String,
+        /// Its first bytes, as text where they are text.
+        start: String,
+    },
+    /// A picture in a format, or a variant of one, that is not read.
+    #[error("{file} is a picture in {format}, which is not supported\nhint: convert it to PNG or JPEG")]
+    Unsupported {
+        /// The file.
+        file: String,
+        /// The format, with the variant where the format itself is supported.
+        format: String,
+    },
+    /// A picture with more pixels than are accepted; found in the header, before any pixel is decoded.
+    #[error(
+        "{file} is {width} x {height} pixels, at most {MAX_SIDE} on a side and {} million in all are accepted\n\
+         hint: scale it down; no model here makes frames of more than 2 million pixels",
+        MAX_PIXELS / 1_000_000
+    )]
+    TooLarge {
+        /// The file.
+        file: String,
+        /// Columns.
+        width: u64,
+        /// Rows.
+        height: u64,
+    },
+    /// A file that ends in the middle of the picture.
+    #[error(
+        "{file} is cut off: it ends after {bytes} bytes, in the middle of the picture\nhint: save or download it again"
+    )]
+    Truncated {
+        /// The file.
+        file: String,
+        /// Bytes that are there.
+        bytes: usize,
+    },
+    /// A file whose content contradicts its format.
+    #[error(
+        "{file} is damaged, its {format} data cannot be decoded: {reason}\nhint: save or download it again"
+    )]
+    Damaged {
+        /// The file.
+        file: String,
+        /// The format that it begins like.
+        format: &'static str,
+        /// What the decoder says.
+        reason: String,
+    },
+    /// Pixels that do not fill a picture of the given size.
+    #[error("{width} x {height} pixels in RGB take {} bytes, got {bytes}", width.saturating_mul(*height).saturating_mul(3))]
+    Pixels {
+        /// Columns.
+        width: usize,
+        /// Rows.
+        height: usize,
+        /// Bytes given.
+        bytes: usize,
+    },
+    /// A size that no picture can be brought to.
+    #[error("cannot scale a picture to {width} x {height} pixels, each side must be 1 to {MAX_SIDE}")]
+    Target {
+        /// Columns.
+        width: usize,
+        /// Rows.
+        height: usize,
+    },
+    /// The tensor library failed, for instance for want of memory.
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
+}

@@ -1,0 +1,120 @@
+//! Pictures in other sizes, as Pillow scales them.
+
+use candle_core::{Device, Tensor};
+use fast_image_resize::{
+    FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer,
+    images::{Image, ImageRef},
+};
+
+use super::{MAX_SIDE, Picture, PictureError};
+
+/// How a pixel of the new picture is weighed together from those of the old one. Each is the filter of that name in Pillow,
+/// widened when a picture is made smaller; results differ from Pillow's by at most 1 of 255.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Filter {
+    /// A triangle.
+    Bilinear,
+    /// Catmull-Rom's cubic, `a = -0.5`.
+    Bicubic,
+    /// Three lobes of a windowed sinc.
+    Lanczos,
+}
+
+impl Picture {
+    /// Stretched or squeezed to `width` x `height`.
+    ///
+    /// # Errors
+    /// [`PictureError::Target`] when a side is 0 or above [`MAX_SIDE`].
+    pub fn resize(&self, width: usize, height: usize, filter: Filter) -> Result<Self, PictureError> {
+        self.scaled(width, height, filter, ResizeOptions::new())
+    }
+
+    /// Scaled by one factor until it covers `width` x `height`, cut to it around the centre. Lanczos filter; equal to
+    /// Pillow's `ImageOps.fit`.
+    ///
+    /// For a last frame of another shape than the first. The published first-and-last-frame examples of Wan 2.1 (and
+    /// `WanImageCropResizeStep` of diffusers 0.42.1) set out to do this, but crop without having scaled, with width and
+    /// height exchanged.
+    pub fn cover(&self, width: usize, height: usize) -> Result<Self, PictureError> {
+        self.scaled(width, height, Filter::Lanczos, ResizeOptions::new().fit_into_destination(None))
+    }
+
+    /// The `width` x `height` pixels around the centre, which lies half a pixel up and left where the margins are odd.
+    ///
+    /// # Errors
+    /// [`PictureError::Target`] when the picture is smaller or a side is 0.
+    pub fn center_crop(&self, width: usize, height: usize) -> Result<Self, PictureError> {
+        let margins = (self.width().checked_sub(width), self.height().checked_sub(height));
+        let (Some(columns), Some(rows)) = margins else {
+            return Err(PictureError::Target { width, height });
+        };
+        let lines = self.rgb8().chunks_exact(3 * self.width()).skip(rows / 2).take(height);
+        let part = 3 * (columns / 2)..3 * (columns / 2 + width);
+        let rgb = lines.flat_map(|line| line.get(part.clone()).unwrap_or_default()).copied().collect();
+        Self::from_rgb8(width, height, rgb)
+    }
+
+    /// A frame for a video autoencoder: [resized](Self::resize) with the Lanczos filter, f32 `[1, 3, height, width]` in
+    /// -1..=1. Equal to `VideoProcessor.preprocess` of diffusers 0.42.1.
+    pub fn video_frame(&self, width: usize, height: usize, device: &Device) -> Result<Tensor, PictureError> {
+        let picture = self.resize(width, height, Filter::Lanczos)?;
+        Ok(picture.channels_first(|_, value| f32::from(value) / 255.0 * 2.0 - 1.0, device)?)
+    }
+
+    /// f32 `[1, 3, height, width]` of `value(channel, pixel)`.
+    pub(crate) fn channels_first(
+        &self,
+        value: impl Fn(usize, u8) -> f32,
+        device: &Device,
+    ) -> candle_core::Result<Tensor> {
+        let channel = |c: usize| self.rgb8().iter().skip(c).step_by(3).map(move |x| (c, *x));
+        let values: Vec<f32> = (0..3).flat_map(channel).map(|(c, x)| value(c, x)).collect();
+        Tensor::from_vec(values, (1, 3, self.height(), self.width()), device)
+    }
+
+    fn scaled(
+        &self,
+        width: usize,
+        height: usize,
+        filter: Filter,
+        options: ResizeOptions,
+    ) -> Result<Self, PictureError> {
+        if (width, height) == (self.width(), self.height()) {
+            return Ok(self.clone());
+        }
+        let target = PictureError::Target { width, height };
+        if !(1..=MAX_SIDE).contains(&width) || !(1..=MAX_SIDE).contains(&height) {
+            return Err(target);
+        }
+        let filter = match filter {
+            Filter::Bilinear => FilterType::Bilinear,
+            Filter::Bicubic => FilterType::CatmullRom,
+            Filter::Lanczos => FilterType::Lanczos3,
+        };
+        let options = options.resize_alg(ResizeAlg::Convolution(filter));
+        let (from_width, from_height) = (self.width() as u32, self.height() as u32);
+        let Ok(from) = ImageRef::new(from_width, from_height, self.rgb8(), PixelType::U8x3) else {
+            return Err(target);
+        };
+        let mut to = Image::new(width as u32, height as u32, PixelType::U8x3);
+        match Resizer::new().resize(&from, &mut to, &options) {
+            Ok(()) => Self::from_rgb8(width, height, to.into_vec()),
+            Err(_) => Err(target),
+        }
+    }
+}
+
+/// Width and height of a video in the shape of a picture: about `max_area` pixels, each side rounded down to a multiple
+/// of `multiple`, the product of the autoencoder's spatial scale and the transformer's patch (16 for Wan 2.1), and at
+/// least one such multiple.
+///
+/// The rule of the published Wan examples, of 480 x 832 or 720 x 1280 pixels.
+pub fn area_size(picture: &Picture, max_area: usize, multiple: usize) -> (usize, usize) {
+    let multiple = multiple.max(1);
+    let aspect_ratio = picture.height() as f64 / picture.width() as f64;
+    let side = |squared: f64| {
+        let side = squared.sqrt().round_ties_even() as usize;
+        (side / multiple * multiple).max(multiple)
+    };
+    (side(max_area as f64 / aspect_ratio), side(max_area as f64 * aspect_ratio))
+}
