@@ -1,6 +1,7 @@
 //! Wan and Flux pipelines on candle with timestep caching built in.
 
 pub mod checkpoint;
+pub mod clip;
 pub mod image;
 pub mod nn;
 pub mod pipeline;

@@ -7,6 +7,7 @@
 mod cache_e2e;
 mod case;
 mod find;
+mod image_encoder;
 mod report;
 mod scheduler;
 pub mod tables;
@@ -48,6 +49,7 @@ fn check(source: &Source) -> Result<CaseReport> {
     let case = Case::open(path)?;
     match case.group() {
         "transformers" => transformer::check(&case),
+        "text_encoders" if image_encoder::is_one(&case)? => image_encoder::check(&case),
         "text_encoders" => text_encoder::check(&case),
         "vaes" => vae::check(&case),
         "schedulers" => scheduler::check(&case),

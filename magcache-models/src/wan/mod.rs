@@ -5,6 +5,7 @@ mod block;
 mod config;
 mod denoiser;
 mod embed;
+mod image;
 pub mod meta;
 pub mod names;
 mod patch;
@@ -19,6 +20,7 @@ pub mod vae;
 
 pub use config::{WanConfig, WanConfigError};
 pub use denoiser::WanDenoiser;
+pub use image::WanImageEncoder;
 pub use pipeline::WanPipeline;
 pub use rope::WanRope;
 pub use source::{Layout, WanSource, WanTask};

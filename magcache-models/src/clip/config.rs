@@ -1,0 +1,190 @@
+//! `config.json` of a CLIP vision encoder.
+
+use serde::Deserialize;
+
+use crate::checkpoint::{CheckpointError, Folder};
+
+/// The function between the two linear layers of a block, `hidden_act` in the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub enum Activation {
+    /// Exact GELU, `gelu`: the encoder of Wan.
+    Gelu,
+    /// `x * sigmoid(1.702 x)`, `quick_gelu`: the encoders that `OpenAI` published.
+    QuickGelu,
+}
+
+impl TryFrom<String> for Activation {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        match name.as_str() {
+            "gelu" => Ok(Self::Gelu),
+            "quick_gelu" => Ok(Self::QuickGelu),
+            _ => Err(format!("hidden_act is \"{name}\", supported are \"gelu\" and \"quick_gelu\"")),
+        }
+    }
+}
+
+/// Sizes of a CLIP vision encoder, with the field names and the defaults of transformers.
+///
+/// Made by [`ClipVisionConfig::read`], which checks every value.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct ClipVisionConfig {
+    /// Channels of the hidden states.
+    pub hidden_size: usize,
+    /// Hidden channels of the feed-forward layers.
+    pub intermediate_size: usize,
+    /// Blocks of the whole encoder; the hidden states read here leave out the last.
+    pub num_hidden_layers: usize,
+    /// Attention heads of every block.
+    pub num_attention_heads: usize,
+    /// Channels of the picture.
+    pub num_channels: usize,
+    /// Columns and rows of the picture.
+    pub image_size: usize,
+    /// Columns and rows of a patch; what does not fill one at the right and the bottom is not seen.
+    pub patch_size: usize,
+    /// Function between the feed-forward layers.
+    pub hidden_act: Activation,
+    /// Added to the variance in every norm.
+    pub layer_norm_eps: f64,
+}
+
+impl Default for ClipVisionConfig {
+    fn default() -> Self {
+        Self {
+            hidden_size: 768,
+            intermediate_size: 3072,
+            num_hidden_layers: 12,
+            num_attention_heads: 12,
+            num_channels: 3,
+            image_size: 224,
+            patch_size: 32,
+            hidden_act: Activation::QuickGelu,
+            layer_norm_eps: 1e-5,
+        }
+    }
+}
+
+/// The part that every transformers configuration has.
+#[derive(Deserialize)]
+struct Kind {
+    model_type: Option<String>,
+}
+
+const MODEL_TYPE: &str = "clip_vision_model";
+
+/// Far above any model, low enough that no product of two sizes overflows.
+const LARGEST: usize = 1 << 20;
+
+impl ClipVisionConfig {
+    /// Reads and checks `config.json` of an `image_encoder` folder.
+    ///
+    /// # Errors
+    /// [`CheckpointError::WrongArchitecture`] when `model_type` is not `clip_vision_model`, [`CheckpointError::Json`] for a
+    /// value of another type or an unknown activation, [`CheckpointError::BadConfig`] for values that no encoder can be
+    /// built with.
+    pub fn read(folder: &Folder) -> Result<Self, CheckpointError> {
+        const FILE: &str = "config.json";
+        let file = || folder.describe_file(FILE);
+        let found = folder.read_json::<Kind>(FILE)?.model_type.unwrap_or_default();
+        if found != MODEL_TYPE {
+            let expected = format!("{MODEL_TYPE} as model_type");
+            return Err(CheckpointError::WrongArchitecture { file: file(), expected, found });
+        }
+        let config: Self = folder.read_json(FILE)?;
+        match config.fault() {
+            None => Ok(config),
+            Some(reason) => Err(CheckpointError::BadConfig { file: file(), reason }),
+        }
+    }
+
+    /// Patches of a row or a column.
+    pub fn grid(&self) -> usize {
+        self.image_size / self.patch_size.max(1)
+    }
+
+    /// Tokens of a picture: one for the whole, then one for each patch.
+    pub fn tokens(&self) -> usize {
+        self.grid() * self.grid() + 1
+    }
+
+    fn fault(&self) -> Option<String> {
+        let sizes = [
+            ("hidden_size", self.hidden_size),
+            ("intermediate_size", self.intermediate_size),
+            ("num_hidden_layers", self.num_hidden_layers),
+            ("num_attention_heads", self.num_attention_heads),
+            ("image_size", self.image_size),
+            ("patch_size", self.patch_size),
+        ];
+        if let Some((key, size)) = sizes.into_iter().find(|(_, size)| !(1..=LARGEST).contains(size)) {
+            Some(format!("{key} is {size}, expected 1 to {LARGEST}"))
+        } else if self.num_channels != 3 {
+            Some(format!("num_channels is {}, supported is 3 (red, green and blue)", self.num_channels))
+        } else if !self.hidden_size.is_multiple_of(self.num_attention_heads) {
+            let (channels, heads) = (self.hidden_size, self.num_attention_heads);
+            Some(format!("hidden_size is {channels}, not a multiple of num_attention_heads = {heads}"))
+        } else if self.patch_size > self.image_size {
+            Some(format!("patch_size is {}, image_size only {}", self.patch_size, self.image_size))
+        } else if !(self.layer_norm_eps.is_finite() && self.layer_norm_eps > 0.0) {
+            Some(format!("layer_norm_eps is {}, expected a small positive number", self.layer_norm_eps))
+        } else {
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(change: &str) -> Result<ClipVisionConfig, CheckpointError> {
+        let (key, value) = change.split_once('=').expect("key=value");
+        let mut json = serde_json::json!({
+            "model_type": "clip_vision_model", "hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32,
+            "num_attention_heads": 16, "image_size": 224, "patch_size": 14, "hidden_act": "gelu",
+            "layer_norm_eps": 1e-05, "projection_dim": 1024, "dropout": 0.0
+        });
+        json[key] = serde_json::from_str(value).expect("json");
+        let root = tempfile::tempdir().expect("a temporary directory");
+        std::fs::write(root.path().join("config.json"), json.to_string()).expect("can be written");
+        ClipVisionConfig::read(&Folder::open(root.path()).expect("exists"))
+    }
+
+    #[test]
+    fn reads_what_transformers_writes() {
+        let config = read("projection_dim=512").expect("a valid file");
+        assert_eq!((config.tokens(), config.hidden_act), (257, Activation::Gelu));
+        assert_eq!(
+            read("hidden_act=\"quick_gelu\"").expect("a valid file").hidden_act,
+            Activation::QuickGelu
+        );
+    }
+
+    #[test]
+    fn names_what_is_wrong() {
+        for (change, part) in [
+            ("model_type=\"siglip_vision_model\"", "\"siglip_vision_model\", expected \"clip_vision_model"),
+            ("model_type=null", "expected \"clip_vision_model"),
+            ("num_hidden_layers=0", "num_hidden_layers is 0, expected 1 to"),
+            ("intermediate_size=99999999999", "intermediate_size is 99999999999"),
+            ("num_channels=4", "num_channels is 4, supported is 3"),
+            ("num_attention_heads=7", "hidden_size is 1280, not a multiple of num_attention_heads = 7"),
+            ("patch_size=225", "patch_size is 225, image_size only 224"),
+            ("layer_norm_eps=0", "layer_norm_eps is 0"),
+            ("hidden_size=1.5", "cannot parse"),
+        ] {
+            let message = read(change).expect_err(change).to_string();
+            assert!(message.contains(part) && message.contains("config.json"), "{change}: {message}");
+        }
+        let error = read("hidden_act=\"gelu_fast\"").expect_err("not supported");
+        let CheckpointError::Json { source, .. } = error else { panic!("{error}") };
+        assert!(
+            source.to_string().contains("hidden_act is \"gelu_fast\", supported are \"gelu\""),
+            "{source}"
+        );
+    }
+}

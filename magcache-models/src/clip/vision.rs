@@ -1,0 +1,126 @@
+//! Pictures to hidden states.
+
+use candle_core::{DType, Device, Result, Tensor};
+
+use super::{
+    ClipVisionConfig,
+    layer::{ClipLayer, LayerSizes},
+};
+use crate::{
+    checkpoint::{CheckpointError, Folder, WeightDtype, Weights},
+    nn::{LayerNorm, Linear, patchify},
+};
+
+/// `CLIPVisionModel` of transformers (5.23.0) up to the block before the last, which is all that Wan 2.1 uses of it.
+///
+/// The last block, the norm after it and the projections are not loaded. Weights keep their storage type and results are
+/// f32.
+#[derive(Clone, Debug)]
+pub struct ClipVisionEncoder {
+    config: ClipVisionConfig,
+    /// `[hidden_size]`.
+    class_embedding: Tensor,
+    patch_embedding: Linear,
+    /// `[tokens, hidden_size]`.
+    position_embedding: Tensor,
+    pre_layrnorm: LayerNorm,
+    layers: Vec<ClipLayer>,
+}
+
+impl ClipVisionEncoder {
+    /// Reads an `image_encoder` folder.
+    pub fn open(
+        folder: &Folder,
+        device: &Device,
+        dtype: WeightDtype,
+    ) -> std::result::Result<Self, CheckpointError> {
+        let config = ClipVisionConfig::read(folder)?;
+        Self::load(&Weights::open(folder, device, dtype)?, &config)
+    }
+
+    /// Takes the tensors out of `weights`, by their names on the hub (`vision_model.encoder.layers.0...`) or as
+    /// transformers 5 writes them, without `vision_model.`.
+    ///
+    /// # Errors
+    /// A missing tensor or a wrong shape.
+    pub fn load(weights: &Weights, config: &ClipVisionConfig) -> std::result::Result<Self, CheckpointError> {
+        const PREFIX: &str = "vision_model";
+        let bare = weights.contains("embeddings.class_embedding");
+        let weights = if bare { weights.clone() } else { weights.pp(PREFIX) };
+        let (channels, patch) = (config.hidden_size, config.patch_size);
+        let embeddings = weights.pp("embeddings");
+        let kernel = [channels, config.num_channels, patch, patch];
+        let kernel = embeddings.pp("patch_embedding").get("weight", &kernel)?.flatten_from(1)?;
+        let sizes = LayerSizes {
+            channels,
+            hidden: config.intermediate_size,
+            heads: config.num_attention_heads,
+            eps: config.layer_norm_eps,
+            activation: config.hidden_act,
+        };
+        let layer = |i: usize| ClipLayer::load(&weights.pp(format_args!("encoder.layers.{i}")), &sizes);
+        Ok(Self {
+            class_embedding: embeddings.get_f32("class_embedding", &[channels])?,
+            patch_embedding: Linear::new(kernel, None)?,
+            position_embedding: embeddings
+                .pp("position_embedding")
+                .get_f32("weight", &[config.tokens(), channels])?,
+            // The name has this spelling in every checkpoint.
+            pre_layrnorm: LayerNorm::load(&weights.pp("pre_layrnorm"), channels, config.layer_norm_eps)?,
+            layers: (0..config.num_hidden_layers - 1).map(layer).collect::<std::result::Result<_, _>>()?,
+            config: config.clone(),
+        })
+    }
+
+    /// What the encoder was built from.
+    pub fn config(&self) -> &ClipVisionConfig {
+        &self.config
+    }
+
+    /// Normalised pixels `[batch, 3, image_size, image_size]` to the hidden states before the last block
+    /// (`hidden_states[-2]` in transformers), f32 `[batch, tokens, hidden_size]`: the whole picture's token, then the
+    /// patches row by row.
+    ///
+    /// # Errors
+    /// Pixels of another shape.
+    pub fn forward(&self, pixel_values: &Tensor) -> Result<Tensor> {
+        self.run(pixel_values, |_| ())
+    }
+
+    /// What goes into the first block, then what each loaded block gives: `hidden_states` of transformers without its
+    /// last entry.
+    pub fn hidden_states(&self, pixel_values: &Tensor) -> Result<Vec<Tensor>> {
+        let mut all = Vec::with_capacity(self.layers.len() + 1);
+        let last = self.run(pixel_values, |hidden_states| all.push(hidden_states.clone()))?;
+        all.push(last);
+        Ok(all)
+    }
+
+    /// Calls `before` with what goes into each block.
+    fn run(&self, pixel_values: &Tensor, mut before: impl FnMut(&Tensor)) -> Result<Tensor> {
+        let mut hidden_states = self.pre_layrnorm.forward(&self.embed(pixel_values)?)?;
+        for layer in &self.layers {
+            before(&hidden_states);
+            hidden_states = layer.forward(&hidden_states)?;
+        }
+        Ok(hidden_states)
+    }
+
+    fn embed(&self, pixel_values: &Tensor) -> Result<Tensor> {
+        let (batch, channels, height, width) = pixel_values.dims4()?;
+        let (size, patch, grid) = (self.config.image_size, self.config.patch_size, self.config.grid());
+        if [channels, height, width] != [self.config.num_channels, size, size] {
+            candle_core::bail!(
+                "pixels {:?}: the image encoder takes [batch, 3, {size}, {size}]",
+                pixel_values.shape()
+            );
+        }
+        // A convolution whose stride is its kernel leaves out what fills no patch.
+        let seen = grid * patch;
+        let pixels = pixel_values.to_dtype(DType::F32)?.narrow(2, 0, seen)?.narrow(3, 0, seen)?;
+        let patches = patchify(&pixels.unsqueeze(2)?, [1, patch, patch])?;
+        let patches = self.patch_embedding.forward(&patches)?;
+        let class = self.class_embedding.expand((batch, 1, self.config.hidden_size))?;
+        Tensor::cat(&[&class, &patches], 1)?.broadcast_add(&self.position_embedding)
+    }
+}
