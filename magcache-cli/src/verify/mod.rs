@@ -6,6 +6,7 @@
 
 mod cache_e2e;
 mod case;
+mod condition;
 mod find;
 mod image_encoder;
 mod report;
@@ -51,6 +52,7 @@ fn check(source: &Source) -> Result<CaseReport> {
         "transformers" => transformer::check(&case),
         "text_encoders" if image_encoder::is_one(&case)? => image_encoder::check(&case),
         "text_encoders" => text_encoder::check(&case),
+        "vaes" if condition::is_one(&case) => condition::check(&case),
         "vaes" => vae::check(&case),
         "schedulers" => scheduler::check(&case),
         "cache_e2e" => cache_e2e::check(&case),

@@ -2,6 +2,7 @@
 
 mod attention;
 mod block;
+mod condition;
 mod config;
 mod denoiser;
 mod embed;
@@ -18,6 +19,7 @@ mod text;
 mod transformer;
 pub mod vae;
 
+pub use condition::FrameCondition;
 pub use config::{WanConfig, WanConfigError};
 pub use denoiser::WanDenoiser;
 pub use image::WanImageEncoder;

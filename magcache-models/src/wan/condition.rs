@@ -1,0 +1,181 @@
+//! Given frames as the transformers take them.
+
+use candle_core::{DType, Result, Tensor, bail};
+
+use super::vae::WanVae;
+
+/// The given first frame, and last one, of a video in the making.
+///
+/// The two families take it in different ways. [`FrameCondition::channels`] is for Wan 2.1 image-to-video and
+/// first-and-last-frame models and for Wan 2.2 I2V-A14B: a mask and the latents of the given frames lie behind the noise as
+/// further channels. [`FrameCondition::first_frame`] is for Wan 2.2 TI2V-5B: the first latent frame is the given one and
+/// never noise, which its tokens' timestep 0 says. The frames' latents are the mean of their distribution, normalised;
+/// nothing is sampled.
+///
+/// Made once per video, in f32; used at every step ([`Self::model_input`], [`Self::timestep`]) and after the last
+/// ([`Self::finish`]). Source: `WanImageToVideoPipeline` of diffusers 0.42.1.
+#[derive(Clone, Debug)]
+pub struct FrameCondition {
+    kind: Kind,
+    tensor: Tensor,
+    /// Latent frames, rows and columns of the video.
+    size: [usize; 3],
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Channels,
+    FirstFrame,
+}
+
+impl FrameCondition {
+    /// Of a video of `frames` frames that begins with `first` and ends with `last`, `[batch, 3, height, width]` in -1..=1.
+    ///
+    /// The autoencoder sees the given frames with zeros, which is gray, between and behind them.
+    ///
+    /// # Errors
+    /// Frames of other shapes, and a number of frames that is not 1 more than a multiple of the autoencoder's temporal
+    /// scale, or is 1 where a last frame is given.
+    pub fn channels(vae: &WanVae, first: &Tensor, last: Option<&Tensor>, frames: usize) -> Result<Self> {
+        let (batch, channels, height, width) = first.dims4()?;
+        let scale = vae.config().temporal_scale();
+        check_frames(frames, scale)?;
+        let gray = |frames: usize| {
+            Tensor::zeros((batch, channels, frames, height, width), DType::F32, first.device())
+        };
+        let first = first.to_dtype(DType::F32)?.unsqueeze(2)?;
+        let video = match last {
+            None => Tensor::cat(&[&first, &gray(frames - 1)?], 2)?,
+            Some(last) if last.dims() != [batch, channels, height, width] || frames == 1 => bail!(
+                "the last of {frames} frames is {:?}, the first [{batch}, {channels}, {height}, {width}]: expected \
+                 equal shapes and at least {} frames",
+                last.dims(),
+                scale + 1
+            ),
+            Some(last) => {
+                let last = last.to_dtype(DType::F32)?.unsqueeze(2)?;
+                Tensor::cat(&[&first, &gray(frames - 2)?, &last], 2)?
+            }
+        };
+        let latents = vae.normalize(&vae.encode(&video)?)?;
+        let (_, _, latent_frames, height, width) = latents.dims5()?;
+        let size = [latent_frames, height, width];
+        let mask = mask(scale, size, last.is_some(), &latents)?.expand((
+            batch,
+            scale,
+            latent_frames,
+            height,
+            width,
+        ))?;
+        Ok(Self { kind: Kind::Channels, tensor: Tensor::cat(&[&mask.contiguous()?, &latents], 1)?, size })
+    }
+
+    /// Of a video of `frames` frames that begins with `first`, `[batch, 3, height, width]` in -1..=1.
+    ///
+    /// # Errors
+    /// A frame of another shape, and a number of frames that is not 1 more than a multiple of the autoencoder's temporal
+    /// scale.
+    pub fn first_frame(vae: &WanVae, first: &Tensor, frames: usize) -> Result<Self> {
+        let scale = vae.config().temporal_scale();
+        check_frames(frames, scale)?;
+        let latents = vae.normalize(&vae.encode(&first.unsqueeze(2)?)?)?;
+        let (_, _, _, height, width) = latents.dims5()?;
+        Ok(Self { kind: Kind::FirstFrame, tensor: latents, size: [(frames - 1) / scale + 1, height, width] })
+    }
+
+    /// What is made of the given frames.
+    ///
+    /// With [`Self::channels`] `[batch, 4 + z_dim, latent frames, height, width]`: the mask, 1 where a frame is given, one
+    /// channel for each frame of a latent frame, then the latents. With [`Self::first_frame`] the latents of the one frame,
+    /// `[batch, z_dim, 1, height, width]`.
+    pub fn tensor(&self) -> &Tensor {
+        &self.tensor
+    }
+
+    /// `[1, 1, latent frames, height, width]`: 0 where the latents are given, 1 where they are noise at the start. All 1
+    /// with [`Self::channels`], where the given frames are noised and denoised with the others.
+    pub fn noise_mask(&self) -> Result<Tensor> {
+        let [frames, height, width] = self.size;
+        let device = self.tensor.device();
+        let given = usize::from(self.kind == Kind::FirstFrame);
+        let part = |frames: usize, value: f32| Tensor::full(value, (1, 1, frames, height, width), device);
+        Tensor::cat(&[part(given, 0.0)?, part(frames - given, 1.0)?], 2)
+    }
+
+    /// What the transformer gets for `latents` `[batch, z_dim, latent frames, height, width]`, in their type.
+    ///
+    /// [`Self::channels`] puts its channels behind those of the latents, [`Self::first_frame`] its latent frame in the
+    /// place of the first. A condition of one video serves a batch.
+    ///
+    /// # Errors
+    /// Latents of another size.
+    pub fn model_input(&self, latents: &Tensor) -> Result<Tensor> {
+        let (batch, channels, frames, height, width) = latents.dims5()?;
+        let (own, own_channels, own_frames, _, _) = self.tensor.dims5()?;
+        let fits = self.kind == Kind::Channels || own_channels == channels;
+        if [frames, height, width] != self.size || !(own == 1 || own == batch) || !fits {
+            bail!(
+                "latents {:?} do not go with given frames {:?} of a video of {:?} latent frames, rows and columns",
+                latents.dims(),
+                self.tensor.dims(),
+                self.size
+            );
+        }
+        let given = self.tensor.to_dtype(latents.dtype())?;
+        let given = given.expand((batch, own_channels, own_frames, height, width))?.contiguous()?;
+        match self.kind {
+            Kind::Channels => Tensor::cat(&[latents, &given], 1),
+            Kind::FirstFrame => Tensor::cat(&[&given, &latents.narrow(2, 1, frames - 1)?.contiguous()?], 2),
+        }
+    }
+
+    /// The timestep as the transformer gets it, f32: `[batch]`, or with [`Self::first_frame`] one for each token, `[batch,
+    /// tokens]`, 0 for those of the given frame.
+    ///
+    /// `patch` is the transformer's, in frames, rows and columns.
+    ///
+    /// # Errors
+    /// A patch that holds frames of both kinds.
+    pub fn timestep(&self, timestep: f64, batch: usize, patch: [usize; 3]) -> Result<Tensor> {
+        let (value, device) = (timestep as f32, self.tensor.device());
+        if self.kind == Kind::Channels {
+            return Tensor::full(value, batch, device);
+        }
+        let ([frames, height, width], [depth, rows, columns]) = (self.size, patch);
+        if depth != 1 || rows == 0 || columns == 0 {
+            bail!(
+                "patches of {patch:?} frames, rows and columns: a given first frame needs patches of one frame"
+            );
+        }
+        let tokens = height.div_ceil(rows) * width.div_ceil(columns);
+        let given = Tensor::zeros((batch, tokens), DType::F32, device)?;
+        Tensor::cat(&[given, Tensor::full(value, (batch, (frames - 1) * tokens), device)?], 1)
+    }
+
+    /// The latents to decode. [`Self::first_frame`] puts its frame back: the sampler has moved it with the others.
+    pub fn finish(&self, latents: &Tensor) -> Result<Tensor> {
+        match self.kind {
+            Kind::Channels => Ok(latents.clone()),
+            Kind::FirstFrame => self.model_input(latents),
+        }
+    }
+}
+
+fn check_frames(frames: usize, scale: usize) -> Result<()> {
+    if frames == 0 || !(frames - 1).is_multiple_of(scale) {
+        bail!("{frames} frames: this model makes 1 more than a multiple of {scale}");
+    }
+    Ok(())
+}
+
+/// `[1, scale, latent frames, height, width]`, one channel for each frame of a latent frame; the first latent frame is one
+/// frame in all of them.
+fn mask(scale: usize, size: [usize; 3], last: bool, like: &Tensor) -> Result<Tensor> {
+    let [frames, height, width] = size;
+    let given =
+        |channel: usize, frame: usize| frame == 0 || (last && (channel, frame) == (scale - 1, frames - 1));
+    let cells = (0..scale).flat_map(|channel| (0..frames).map(move |frame| (channel, frame)));
+    let values = cells.map(|(channel, frame)| f32::from(u8::from(given(channel, frame))));
+    let mask = Tensor::from_iter(values, like.device())?.reshape((1, scale, frames, 1, 1))?;
+    mask.expand((1, scale, frames, height, width))
+}
