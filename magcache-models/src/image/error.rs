@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{MAX_FILE_BYTES, MAX_PIXELS, MAX_SIDE};
+use super::{MAX_FILE_BYTES, MAX_PIXELS, MAX_SIDE, picture::MAX_DECODER_BYTES};
 
 /// Why a file could not be turned into a picture, or a picture into another size. `file` is the path as it was given.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +59,15 @@ pub enum PictureError {
         width: u64,
         /// Rows.
         height: u64,
+    },
+    /// A picture that its decoder would need too much memory for.
+    #[error(
+        "{file} takes more than {} MiB to decode\nhint: scale it down or convert it to an ordinary PNG or JPEG",
+        MAX_DECODER_BYTES >> 20
+    )]
+    Memory {
+        /// The file.
+        file: String,
     },
     /// A file that ends in the middle of the picture.
     #[error(

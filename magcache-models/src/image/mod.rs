@@ -4,8 +4,8 @@
 //! says, in 8-bit RGB. [`Picture::video_frame`] makes a frame for a video autoencoder of it, [`area_size`] the size of a
 //! video that keeps its shape, and [`Picture::cover`] cuts a last frame to the size of a first one.
 
+mod complete;
 mod error;
-mod jpeg;
 mod picture;
 mod resize;
 

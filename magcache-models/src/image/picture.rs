@@ -11,7 +11,7 @@ use image::{
     DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, metadata::Orientation,
 };
 
-use super::{PictureError, jpeg};
+use super::{PictureError, complete};
 
 /// Columns or rows of a picture, at most.
 pub const MAX_SIDE: usize = 16_384;
@@ -23,7 +23,7 @@ pub const MAX_PIXELS: usize = 1 << 27;
 pub const MAX_FILE_BYTES: u64 = 1 << 30;
 
 /// Bytes that a decoder may take: [`MAX_PIXELS`] with four 16-bit channels, and room to work in.
-const MAX_DECODER_BYTES: u64 = 3 << 29;
+pub(super) const MAX_DECODER_BYTES: u64 = 3 << 29;
 
 /// An upright picture in 8-bit RGB, row by row.
 #[derive(Clone, PartialEq, Eq)]
@@ -86,7 +86,12 @@ impl Picture {
         {
             return Err(PictureError::TooLarge { file: file(), width, height });
         }
-        if format == ImageFormat::Jpeg && !jpeg::is_complete(bytes) {
+        let complete = match format {
+            ImageFormat::Jpeg => complete::jpeg(bytes),
+            ImageFormat::WebP => complete::webp(bytes),
+            _ => true,
+        };
+        if !complete {
             return Err(PictureError::Truncated { file: file(), bytes: bytes.len() });
         }
         // Damage in what a camera noted about a picture is no reason to refuse the picture.
@@ -166,6 +171,7 @@ fn failure(place: &str, format: &'static str, bytes: &[u8], error: ImageError) -
         ImageError::Unsupported(error) => {
             PictureError::Unsupported { file, format: format!("a variant of {format} ({error})") }
         }
+        ImageError::Limits(_) => PictureError::Memory { file },
         error => PictureError::Damaged { file, format, reason: error.to_string() },
     }
 }

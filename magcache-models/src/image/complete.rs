@@ -1,9 +1,11 @@
-//! Whether a JPEG file is all there.
+//! Whether a file is all there, in formats whose decoders do not always notice.
 //!
-//! Decoders fill what is missing with gray, which would then be animated. The reference's loader refuses such files.
+//! A JPEG decoder fills what is missing with gray, which would then be animated; a WebP decoder does not miss what a camera
+//! noted after the pixels. The reference's loader refuses such files.
 
-/// True when the segments and the entropy-coded data lead to the end-of-image marker; what follows it does not matter.
-pub(super) fn is_complete(bytes: &[u8]) -> bool {
+/// True when the segments and the entropy-coded data of a JPEG file lead to the end-of-image marker; what follows it does
+/// not matter.
+pub(super) fn jpeg(bytes: &[u8]) -> bool {
     const SCAN: u8 = 0xda;
     const END: u8 = 0xd9;
     // Past the start-of-image marker.
@@ -23,6 +25,12 @@ pub(super) fn is_complete(bytes: &[u8]) -> bool {
         }
     }
     false
+}
+
+/// True when a WebP file is as long as its first chunk says.
+pub(super) fn webp(bytes: &[u8]) -> bool {
+    let Some(&[a, b, c, d]) = bytes.get(4..8) else { return false };
+    bytes.len() as u64 >= u64::from(u32::from_le_bytes([a, b, c, d])) + 8
 }
 
 /// The marker at or after `at`, and where its segment begins. Bytes between segments are skipped, as decoders do.
@@ -58,11 +66,11 @@ mod tests {
 
     #[test]
     fn only_the_end_of_the_picture_itself_counts() {
-        assert!(is_complete(SMALL));
-        assert!(is_complete(&[SMALL, b"a film after the photo"].concat()));
+        assert!(jpeg(SMALL));
+        assert!(jpeg(&[SMALL, b"a film after the photo"].concat()));
         // The thumbnail in the first segment has an end marker too.
         for length in 0..SMALL.len() {
-            assert!(!is_complete(&SMALL[..length]), "{length}");
+            assert!(!jpeg(&SMALL[..length]), "{length}");
         }
     }
 }
