@@ -9,9 +9,9 @@ use candle_core::{DType, Device};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
-    AnyCache, BlockHook, Branches, CacheHook, ConfigError, ForecastConfig, Guards, HookId, HookRegistry,
-    Level, ModelMeta, Problem, Profile, ResidualConfig, StoragePolicy, Trajectory, Warmup, error::nearest,
-    meta,
+    AnyCache, BlockHook, Branches, CacheHook, ConfigError, Expert, ForecastConfig, Guards, HookId,
+    HookRegistry, Level, ModelMeta, Problem, Profile, ResidualConfig, StoragePolicy, Trajectory, Warmup,
+    error::nearest, meta,
 };
 
 /// What a strategy's keys build.
@@ -47,6 +47,8 @@ pub struct BuildCx<'a> {
     pub words: &'a Words,
     /// The profile that the table names, else the model's default one.
     pub profile: Option<&'a Profile>,
+    /// The experts that it acts in; empty means all of them.
+    pub experts: &'a [Expert],
 }
 
 impl BuildCx<'_> {
@@ -101,12 +103,15 @@ pub struct Words {
     /// Whose decision a branch takes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub branches: Option<Branches>,
+    /// The experts that it acts in, by name; all of them without. In the steps of the others it is not there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub experts: Option<Vec<String>>,
     /// What stands in for skipped blocks.
     #[serde(skip_serializing_if = "Option::is_none", with = "shared")]
     pub forecast: Option<Arc<dyn ForecastConfig>>,
 }
 
-const WORDS: [&str; 9] = [
+const WORDS: [&str; 10] = [
     "at",
     "profile",
     "variant",
@@ -115,6 +120,7 @@ const WORDS: [&str; 9] = [
     "max_skips",
     "max_total_skips",
     "branches",
+    "experts",
     "forecast",
 ];
 
@@ -226,7 +232,7 @@ impl CachePlan {
     pub fn build(&self, model: &ModelMeta, trajectory: Option<&Trajectory>) -> Result<Built, ConfigError> {
         let mut builder = HookRegistry::builder(model.blocks()).storage(self.residuals.policy()?);
         let mut problems = Vec::new();
-        let mut ranges: Vec<(&str, Level, Range<usize>)> = Vec::new();
+        let mut places: Vec<Place<'_>> = Vec::new();
         let mut strategies = Vec::new();
         for (i, entry) in self.cache.iter().enumerate() {
             let place = format!("cache[{i}] (strategy {:?})", entry.name);
@@ -243,11 +249,11 @@ impl CachePlan {
                     0..1
                 }
             };
-            if let Some((other, ..)) = ranges.iter().find(|(_, l, r)| *l == level && *r == range)
-                && (level == Level::Forward || range == model.whole())
-            {
-                let message = format!("{other:?} and {:?} both surround {}", entry.name, whole(level));
-                let hint = "join them with strategy = \"priority\" or \"any-veto\", or give one an `at`";
+            let experts = words.experts(model)?;
+            let here = Place { name: &entry.name, level, range, experts };
+            if let Some(other) = places.iter().find(|other| other.rivals(&here, model)) {
+                let message = format!("{:?} and {:?} both surround {}", other.name, entry.name, whole(level));
+                let hint = "join them with strategy = \"priority\" or \"any-veto\", or give one an `at` or `experts`";
                 problems.push(Problem::error(&place, message).hint(hint));
             }
             let default = || model.profiles.first().map(|name| Profile::find(name));
@@ -257,30 +263,53 @@ impl CachePlan {
                 place: &place,
                 id,
                 model,
-                range: range.clone(),
+                range: here.range.clone(),
                 trajectory,
                 words,
                 profile: profile.as_ref(),
+                experts: &here.experts,
             };
             let found = entry.config.validate(&cx);
             let fatal = found.iter().any(|p| p.fatal);
             problems.extend(found);
             strategies.push(if fatal { None } else { Some(entry.config.build(&cx)?) });
-            ranges.push((&entry.name, level, range));
+            places.push(here);
         }
         if problems.iter().any(|p| p.fatal) {
             problems.retain(|p| p.fatal);
             return Err(ConfigError::Problems(problems));
         }
-        for ((entry, (_, level, range)), strategy) in self.cache.iter().zip(ranges).zip(strategies) {
+        for ((entry, place), strategy) in self.cache.iter().zip(places).zip(strategies) {
             let Some(strategy) = strategy else { continue };
-            let hook = entry.hook(builder.next_id(), model, level, &range, strategy);
+            let Place { level, range, experts, .. } = place;
+            let id = builder.next_id();
+            let hook = entry.hook(id, model, level, &range, strategy);
             builder = match level {
                 Level::Blocks => builder.ring(range, hook)?,
                 Level::Forward => builder.forward(hook),
             };
+            builder = builder.only_experts(id, &experts);
         }
         Ok(Built { registry: builder.build(), warnings: problems })
+    }
+}
+
+/// Where one table acts.
+struct Place<'a> {
+    name: &'a str,
+    level: Level,
+    range: Range<usize>,
+    experts: Vec<Expert>,
+}
+
+impl Place<'_> {
+    /// True when both decide about the same whole forward or stack at the same step, so that one is never heard.
+    fn rivals(&self, other: &Self, model: &ModelMeta) -> bool {
+        let all = self.experts.is_empty() || other.experts.is_empty();
+        self.level == other.level
+            && self.range == other.range
+            && (self.level == Level::Forward || self.range == model.whole())
+            && (all || self.experts.iter().any(|e| other.experts.contains(e)))
     }
 }
 
@@ -307,11 +336,30 @@ impl CacheEntry {
 }
 
 impl Words {
+    /// What the words name.
+    fn experts(&self, model: &ModelMeta) -> Result<Vec<Expert>, ConfigError> {
+        let known = || model.experts.iter().copied();
+        let one = |name: &String| match known().position(|n| n == name.as_str()) {
+            Some(i) => Ok(Expert(u8::try_from(i).unwrap_or(u8::MAX))),
+            None => Err(ConfigError::UnknownName {
+                place: "experts".to_owned(),
+                kind: "expert",
+                name: name.clone(),
+                nearest: nearest(name, known()),
+            }),
+        };
+        self.experts.iter().flatten().map(one).collect()
+    }
+
     fn problems(&self, place: &str, out: &mut Vec<Problem>) {
         if let Some(Warmup::Fraction(f)) = self.warmup {
             out.extend(
                 Problem::unless_in(place, "warmup", f, 0.0, 1.0).map(|p| p.hint("or a number of steps")),
             );
+        }
+        if self.experts.as_ref().is_some_and(Vec::is_empty) {
+            let problem = Problem::error(place, "`experts` is empty: the cache would act nowhere");
+            out.push(problem.hint("name at least one, or remove the key"));
         }
         if self.max_skips == Some(0) || self.max_total_skips == Some(0) {
             out.push(Problem::warning(place, "a cap of 0 skips: nothing will be skipped"));

@@ -7,7 +7,7 @@ use std::{fmt, fmt::Debug, ops::Range, sync::Arc};
 
 use candle_core::{Result, Tensor, bail};
 
-use crate::{Branch, DecisionLog, Slots, Step, StoragePolicy, Streams};
+use crate::{Branch, DecisionLog, Expert, Slots, Step, StoragePolicy, Streams};
 
 /// Names one ring of a registry: its place in the configuration, outermost first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -94,8 +94,16 @@ pub struct Ring {
     pub at: Range<usize>,
     /// Its name.
     pub id: HookId,
+    /// The experts in whose steps it acts; empty means all of them.
+    pub experts: Vec<Expert>,
     /// The hook.
     pub hook: Arc<dyn BlockHook>,
+}
+
+impl Ring {
+    fn acts_in(&self, expert: Expert) -> bool {
+        self.experts.is_empty() || self.experts.contains(&expert)
+    }
 }
 
 pub(crate) type Block<'n> = &'n dyn Fn(&mut Cx<'_>, usize, Streams) -> Result<Output>;
@@ -150,7 +158,11 @@ impl<'n> Next<'n> {
             }
             return Ok(out);
         };
-        let (before, inside, after) = Next { rings: inner, ..self }.around(&ring.at);
+        let inner = Next { rings: inner, ..self };
+        if !ring.acts_in(cx.step.expert) {
+            return inner.run(cx, x);
+        }
+        let (before, inside, after) = inner.around(&ring.at);
         let a = before.run(cx, x)?;
         let b = if inside.blocks.is_empty() {
             Output { streams: a.streams, exact: true }
@@ -164,7 +176,11 @@ impl<'n> Next<'n> {
     /// Tells every ring inside that its blocks were replaced from further out.
     pub fn skip(self, cx: &mut Cx<'_>) {
         let Some((ring, inner)) = self.rings.split_first() else { return };
-        let (before, inside, after) = Next { rings: inner, ..self }.around(&ring.at);
+        let inner = Next { rings: inner, ..self };
+        if !ring.acts_in(cx.step.expert) {
+            return inner.skip(cx);
+        }
+        let (before, inside, after) = inner.around(&ring.at);
         before.skip(cx);
         if !inside.blocks.is_empty() {
             ring.hook.skipped(cx, inside.blocks());

@@ -85,7 +85,7 @@ pub use slots::{SlotKey, Slots};
 pub use step::{Branch, Expert, Phase, Step};
 pub use storage::{StoragePolicy, Stored};
 pub use streams::{Role, Streams};
-pub use trajectory::Trajectory;
+pub use trajectory::{Trajectory, steps_above};
 
 // Re-exported so that a plugin crate needs no versions of its own.
 pub use inventory;

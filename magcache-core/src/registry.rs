@@ -2,7 +2,7 @@
 
 use std::{ops::Range, sync::Arc};
 
-use crate::{BlockHook, ConfigError, HookId, Reducer, Ring, Session, StoragePolicy};
+use crate::{BlockHook, ConfigError, Expert, HookId, Reducer, Ring, Session, StoragePolicy};
 
 /// Hooks in order, the first outermost: some around ranges of blocks, some around the whole forward.
 ///
@@ -78,7 +78,7 @@ impl Builder {
             return Err(ConfigError::Range { at, blocks: self.blocks });
         }
         let id = self.take_id();
-        self.registry.blocks.push(Ring { at, id, hook });
+        self.registry.blocks.push(Ring { at, id, experts: Vec::new(), hook });
         Ok(self)
     }
 
@@ -86,7 +86,16 @@ impl Builder {
     #[must_use]
     pub fn forward(mut self, hook: Arc<dyn BlockHook>) -> Self {
         let id = self.take_id();
-        self.registry.forward.push(Ring { at: 0..1, id, hook });
+        self.registry.forward.push(Ring { at: 0..1, id, experts: Vec::new(), hook });
+        self
+    }
+
+    /// Keeps the rings added since `first` to the steps of these experts; none means all of them. Elsewhere it is as
+    /// if they were not there.
+    #[must_use]
+    pub fn only_experts(mut self, first: HookId, experts: &[Expert]) -> Self {
+        let rings = self.registry.blocks.iter_mut().chain(&mut self.registry.forward);
+        rings.filter(|ring| ring.id >= first).for_each(|ring| ring.experts = experts.to_vec());
         self
     }
 

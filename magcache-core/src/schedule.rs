@@ -19,7 +19,7 @@ pub fn simulate(
     let one = Tensor::ones((1, 1, 1), candle_core::DType::F32, &Device::Cpu)?;
     let text = model.stacks.iter().any(|s| s.outputs.contains(&Role::Text));
     for step in trajectory.steps() {
-        for branch in &trajectory.branches {
+        for branch in trajectory.branches_at(&step) {
             let x = if text {
                 Streams::Dual { image: one.clone(), text: one.clone() }
             } else {

@@ -23,9 +23,10 @@ impl Session {
         Self { registry, slots, log: DecisionLog::default(), reducer }
     }
 
-    /// One forward of one branch at one step.
+    /// One forward of one branch at one step. The first pass of an expert frees the memory of the one before it.
     pub fn pass(&mut self, step: Step, branch: Branch) -> Pass<'_> {
         let Self { registry, slots, log, reducer } = self;
+        slots.retire_others(step.expert);
         Pass(Some(Open {
             registry,
             slots,
@@ -174,9 +175,9 @@ impl Pass<'_> {
             Cx { step, branch: *branch, probe: None, slots, log, storage: registry.storage(), reducer };
         let out = Next::new(registry.forward_rings(), 0..1, &block).run(&mut cx, Streams::Image(x))?;
         if !entered.get() {
-            for ring in registry.rings() {
-                ring.hook.skipped(&mut cx, ring.at.clone());
-            }
+            let nothing = |_: &mut Cx<'_>, _: usize, x: Streams| Ok(Output { streams: x, exact: false });
+            let blocks = registry.rings().iter().map(|ring| ring.at.end).max().unwrap_or(0);
+            Next::new(registry.rings(), 0..blocks, &nothing).skip(&mut cx);
         }
         *state = State::Done { exact: out.exact };
         out.streams.into_image()

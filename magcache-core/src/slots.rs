@@ -70,8 +70,17 @@ impl Slots {
 
     /// Drops every slot that a pass of `branch` at `step` reads or writes.
     pub fn discard(&mut self, step: &Step, branch: Branch) {
-        let mine = |k: &SlotKey| k.expert == step.expert && k.branch == branch && k.eval == step.eval;
-        let keys: Vec<_> = self.held.keys().filter(|k| mine(k)).cloned().collect();
+        self.drop_where(|k| k.expert == step.expert && k.branch == branch && k.eval == step.eval);
+    }
+
+    /// Drops the slots of every other expert: the phase of one begins where the other's has ended, and nothing
+    /// is reused across that boundary.
+    pub fn retire_others(&mut self, expert: Expert) {
+        self.drop_where(|k| k.expert != expert);
+    }
+
+    fn drop_where(&mut self, unwanted: impl Fn(&SlotKey) -> bool) {
+        let keys: Vec<_> = self.held.keys().filter(|k| unwanted(k)).cloned().collect();
         for key in keys {
             self.remove(&key);
         }

@@ -1,6 +1,6 @@
 //! The steps of one run, as the sampler gives them.
 
-use crate::{Branch, Phase, Step};
+use crate::{Branch, Expert, Phase, Step};
 
 /// Timesteps, noise levels, experts and branches of a run: what decisions that need no tensor depend on.
 #[derive(Clone, Debug, PartialEq)]
@@ -11,14 +11,27 @@ pub struct Trajectory {
     pub sigmas: Vec<f64>,
     /// Who owns which steps.
     pub phases: Vec<Phase>,
-    /// The guidance branches of each phase's steps, in the order in which they run.
+    /// The guidance branches of a step, in the order in which they run.
     pub branches: Vec<Branch>,
+    /// Experts that run without guidance: their steps have the first branch alone.
+    pub unguided: Vec<Expert>,
     /// The schedule's shift, where it has one.
     pub flow_shift: Option<f64>,
     /// The part of the schedule below which the second expert runs, where there is one.
     pub boundary_ratio: Option<f64>,
     /// The first step that runs: above 0 for image to image.
     pub first: usize,
+}
+
+/// How many of `steps` steps a shifted linear schedule spends above `boundary_ratio`, that is in the first expert:
+/// `sigma = shift·u / (1 + (shift − 1)·u)` with `u` from 1 down in equal steps. A solver that cuts or moves its
+/// timesteps can differ by one step; the phases of a [`Trajectory`] are exact.
+pub fn steps_above(boundary_ratio: f64, flow_shift: f64, steps: usize) -> usize {
+    let sigma = |i: usize| {
+        let u = 1.0 - i as f64 / steps.max(1) as f64;
+        flow_shift * u / (1.0 + (flow_shift - 1.0) * u)
+    };
+    (0..steps).take_while(|i| sigma(*i) >= boundary_ratio).count()
 }
 
 impl Trajectory {
@@ -30,6 +43,7 @@ impl Trajectory {
             sigmas: steps_of().map(|s| s.sigma).chain([0.0]).collect(),
             phases: vec![Phase::whole(steps)],
             branches: branches.to_vec(),
+            unguided: Vec::new(),
             flow_shift: None,
             boundary_ratio: None,
             first: 0,
@@ -59,8 +73,40 @@ impl Trajectory {
         Step { timestep: at(&self.timesteps, plain.timestep), sigma: at(&self.sigmas, plain.sigma), ..plain }
     }
 
+    /// The branches that run at `step`, in order.
+    pub fn branches_at(&self, step: &Step) -> &[Branch] {
+        let alone = self.unguided.contains(&step.expert) && !self.branches.is_empty();
+        if alone { &self.branches[..1] } else { &self.branches }
+    }
+
+    /// Passes of the network in the whole run.
+    pub fn passes(&self) -> usize {
+        self.steps().map(|step| self.branches_at(&step).len()).sum()
+    }
+
     /// The steps that run, in order.
     pub fn steps(&self) -> impl Iterator<Item = Step> {
         (self.first..self.len()).map(|i| self.step(i))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_published_boundaries_of_wan22() {
+        assert_eq!(steps_above(0.875, 12.0, 40), 26);
+        assert_eq!(steps_above(0.9, 5.0, 40), 15);
+    }
+
+    #[test]
+    fn an_expert_without_guidance_has_one_branch() {
+        let phases = vec![Phase { expert: Expert(0), steps: 0..3 }, Phase { expert: Expert(1), steps: 3..8 }];
+        let run = Trajectory::plain(8, &[Branch::Cond, Branch::Uncond]).with_phases(phases);
+        let run = Trajectory { unguided: vec![Expert(1)], ..run };
+        assert_eq!(run.branches_at(&run.step(2)), [Branch::Cond, Branch::Uncond]);
+        assert_eq!(run.branches_at(&run.step(3)), [Branch::Cond]);
+        assert_eq!(run.passes(), 3 * 2 + 5);
     }
 }

@@ -107,6 +107,7 @@ pub(crate) fn hook_of(
         trajectory: Some(run),
         words: &entry.words,
         profile: None,
+        experts: &[],
     };
     match entry.config.build(&cx).unwrap() {
         Strategy::Hook(hook) => hook,

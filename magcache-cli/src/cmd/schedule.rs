@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 use magcache_core::{
-    Branch, DecisionLog, HookRegistry, ModelMeta, Phase, Problem, Profile, Trajectory, meta,
+    Branch, DecisionLog, HookRegistry, ModelMeta, Phase, Problem, Profile, Step, Trajectory, meta,
     schedule::simulate,
 };
 use magcache_models::{
@@ -121,6 +121,7 @@ fn of_profile(name: &str, config: Config, args: &Schedule) -> Result<Outlook> {
         sigmas: levels.sigmas.iter().map(|s| f64::from(*s)).collect(),
         timesteps: levels.timesteps,
         branches: if guided { vec![Branch::Cond, Branch::Uncond] } else { vec![Branch::Cond] },
+        unguided: Vec::new(),
         flow_shift: Some(shift),
         boundary_ratio: boundary,
         first: 0,
@@ -163,7 +164,8 @@ fn reasons(log: &DecisionLog, run: &Trajectory) -> Value {
     let mut by: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     for branch in &run.branches {
         let of = |index| log.records().iter().find(|r| r.step == index && r.branch == *branch);
-        let reasons = run.steps().map(|s| of(s.index).map_or("computed", |r| r.why.as_str())).collect();
+        let none = |s: &Step| if run.branches_at(s).contains(branch) { "no-cache" } else { "no-branch" };
+        let reasons = run.steps().map(|s| of(s.index).map_or_else(|| none(&s), |r| r.why.as_str())).collect();
         by.insert(branch.to_string(), reasons);
     }
     json!(by)
@@ -193,6 +195,8 @@ fn text(
                 log.and_then(|l| l.records().iter().find(|r| r.step == step.index && r.branch == *branch));
             let cell = match record {
                 Some(r) => format!("{} ({})", if r.reused { "skip" } else { "compute" }, r.why),
+                None if !run.branches_at(&step).contains(branch) => "-".to_owned(),
+                None if log.is_some() => "compute (no-cache)".to_owned(),
                 None => "depends on content".to_owned(),
             };
             out += &format!("{cell:<26}");

@@ -3,7 +3,7 @@
 pub(crate) mod strip;
 pub(crate) mod trace;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use magcache_core::{Branch, DecisionLog, Expert, HookRegistry, ModelMeta, Record, Trajectory, schedule};
 use serde_json::{Value, json};
@@ -36,12 +36,13 @@ impl Summary {
         model: &ModelMeta,
         run: &Trajectory,
     ) -> Self {
-        let mut out = Self { passes: run.steps().count() * run.branches.len(), ..Self::default() };
+        let mut out = Self { passes: run.passes(), ..Self::default() };
         for step in run.steps() {
-            for branch in &run.branches {
+            for branch in run.branches_at(&step) {
                 out.parts.entry((step.expert, *branch)).or_default().steps += 1;
             }
         }
+        out.count_uncached(log, run);
         let whole_pass = |r: &Record| registry.forward_rings().iter().any(|ring| ring.id == r.hook);
         for record in log.records() {
             if record.why == magcache_core::Why::OuterCache {
@@ -64,6 +65,17 @@ impl Summary {
             part.metrics.extend(record.metric.filter(|m| m.is_finite()));
         }
         out
+    }
+
+    /// Passes that no hook took part in: those of an expert without a cache.
+    fn count_uncached(&mut self, log: &DecisionLog, run: &Trajectory) {
+        let seen: BTreeSet<(usize, Branch)> = log.records().iter().map(|r| (r.step, r.branch)).collect();
+        for step in run.steps() {
+            for branch in run.branches_at(&step).iter().filter(|b| !seen.contains(&(step.index, **b))) {
+                let part = self.parts.entry((step.expert, *branch)).or_default();
+                *part.reasons.entry("no-cache").or_default() += 1;
+            }
+        }
     }
 
     /// Passes in which something was skipped.

@@ -2,7 +2,8 @@
 
 use magcache_core::{Branch, DecisionLog, Trajectory, Why};
 
-/// One line for each branch: `#` computed, `.` skipped, `!` a failsafe.
+/// One line for each branch: `#` computed, `.` skipped, `!` a failsafe, `-` a step without this branch; `|` stands
+/// where the second expert begins.
 pub(crate) fn strips(log: &DecisionLog, run: &Trajectory) -> Vec<(Branch, String)> {
     run.branches.iter().map(|branch| (*branch, strip(log, run, *branch))).collect()
 }
@@ -18,5 +19,12 @@ fn strip(log: &DecisionLog, run: &Trajectory, branch: Branch) -> String {
             '#'
         }
     };
-    run.steps().map(|step| mark(step.index)).collect()
+    let mut line = String::new();
+    for step in run.steps() {
+        if step.index > run.first && step.index == step.phase.start {
+            line.push('|');
+        }
+        line.push(if run.branches_at(&step).contains(&branch) { mark(step.index) } else { '-' });
+    }
+    line
 }

@@ -127,6 +127,7 @@ impl<'a> Bench<'a> {
             trajectory: Some(&self.trajectory),
             words: &entry.words,
             profile: None,
+            experts: &[],
         };
         let Ok(Strategy::Cache(cache, guards)) = entry.config.build(&cx) else { return None };
         let spy = Box::new(Spy::new(cache, calls.clone()));

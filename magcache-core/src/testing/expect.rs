@@ -67,7 +67,7 @@ pub fn run(
 ) -> Result<Vec<Ran>> {
     let mut out = Vec::new();
     for step in trajectory.steps() {
-        for branch in &trajectory.branches {
+        for branch in trajectory.branches_at(&step) {
             out.push(run_pass(toy, session.as_deref_mut(), &step, *branch, seed)?);
         }
     }

@@ -8,6 +8,11 @@ pub trait Denoiser: Send + Sync {
     /// The velocity `[batch, channels, ...]` for `latents` of the same shape.
     fn predict(&self, latents: &Tensor, step: &Step, branch: Branch, pass: &mut Pass<'_>) -> Result<Tensor>;
 
-    /// Scale of classifier-free guidance at a step; at most 1 runs the conditional branch alone.
+    /// Scale of classifier-free guidance at a step that has both branches.
     fn guidance(&self, step: &Step) -> f64;
+
+    /// What is done to the latents behind the last step; they stay as they are unless a model says otherwise.
+    fn finish(&self, latents: &Tensor) -> Result<Tensor> {
+        Ok(latents.clone())
+    }
 }

@@ -47,7 +47,7 @@ impl Generation {
         Self { denoiser, trajectory, sampler, session, latents, next, times: Vec::new() }
     }
 
-    /// Runs one step: every branch, guidance, the solver. `stop` is asked before each pass of the network.
+    /// Runs one step: the branches that the trajectory gives it, guidance, the solver. `stop` is asked before each pass of the network.
     ///
     /// Errors: [`PipelineError::Interrupted`] when `stop` says so; latents and solver are then as before the step.
     pub fn step(&mut self, stop: &dyn Fn() -> bool) -> Result<()> {
@@ -55,10 +55,7 @@ impl Generation {
         let guidance = self.denoiser.guidance(&step);
         let mut cond = None;
         let mut velocity = None;
-        for branch in self.trajectory.branches.clone() {
-            if branch == Branch::Uncond && guidance <= 1.0 {
-                continue;
-            }
+        for branch in self.trajectory.branches_at(&step).to_vec() {
             if stop() {
                 return Err(PipelineError::Interrupted { step: self.next, steps: self.trajectory.len() });
             }
@@ -86,6 +83,9 @@ impl Generation {
         };
         self.latents = self.sampler.step(self.next, &velocity.to_dtype(DType::F32)?, &self.latents)?;
         self.next += 1;
+        if self.is_done() {
+            self.latents = self.denoiser.finish(&self.latents)?;
+        }
         Ok(())
     }
 

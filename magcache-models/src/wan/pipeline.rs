@@ -155,6 +155,7 @@ impl Pipeline for WanPipeline {
             sigmas: schedule.sigmas.iter().map(|s| f64::from(*s)).collect(),
             timesteps: schedule.timesteps,
             branches,
+            unguided: Vec::new(),
             flow_shift: match config.shift {
                 Shift::Static(shift) => Some(shift),
                 Shift::Dynamic { .. } => None,

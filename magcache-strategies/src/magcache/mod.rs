@@ -12,7 +12,8 @@ use std::collections::BTreeMap;
 
 use magcache_core::{
     Branch, BuildCx, CacheConfig, ConfigError, Curve, Guards, Head, Level, Problem, Recommended, Source,
-    Step, Strategy, StrategyInfo, TimestepCache, Verdict, Warmup, Why, inventory, typetag,
+    Step, Strategy, StrategyInfo, TimestepCache, Trajectory, Verdict, Warmup, Why, inventory, steps_above,
+    typetag,
 };
 use serde::{Deserialize, Serialize};
 
@@ -104,7 +105,9 @@ impl TimestepCache for MagCache {
 impl MagCacheConfig {
     fn curves(&self, cx: &BuildCx<'_>) -> Result<Vec<Curve>, ConfigError> {
         if let Some(ratios) = &self.ratios {
-            return Ok(vec![ratios.curve()]);
+            // A list for a table of one expert runs over that expert's phase.
+            let expert = if let [one] = cx.experts { Some(one.0) } else { None };
+            return Ok(vec![Curve { expert, ..ratios.curve() }]);
         }
         let found = cx.profile.map(|p| p.curves_of(cx.words.variant.as_deref())).transpose()?;
         Ok(found.unwrap_or_default().into_iter().cloned().collect())
@@ -166,19 +169,35 @@ fn warn_about_run(cx: &BuildCx<'_>, curves: &[Curve], out: &mut Vec<Problem>) {
         out.push(Problem::warning(cx.place, message).hint("run it without a cache, or cache single blocks"));
     }
     for curve in curves {
-        if let (Some(measured), Some(shift)) = (curve.flow_shift, run.flow_shift)
-            && (measured - shift).abs() > 1e-6
-        {
-            let message = format!("the curve was measured at flow_shift {measured}, the run has {shift}");
-            out.push(Problem::warning(cx.place, message).hint("calibrate at the run's shift"));
-        }
-        if let (Some(measured), Some(boundary)) = (curve.boundary_ratio, run.boundary_ratio)
-            && (measured - boundary).abs() > 1e-9
-        {
-            let message = format!("the curve was measured at boundary {measured}, the run has {boundary}");
-            out.push(Problem::warning(cx.place, message).hint("calibrate at the run's boundary"));
-        }
+        out.extend(moved(cx, run, curve));
     }
+}
+
+/// A curve that was measured on another schedule, with what that does to the boundary between two experts.
+fn moved(cx: &BuildCx<'_>, run: &Trajectory, curve: &Curve) -> Option<Problem> {
+    let differs = |a: Option<f64>, b: Option<f64>| a.zip(b).filter(|(a, b)| (a - b).abs() > 1e-6);
+    let shift = differs(curve.flow_shift, run.flow_shift);
+    let boundary = differs(curve.boundary_ratio, run.boundary_ratio);
+    let what = match (shift, boundary) {
+        (None, None) => return None,
+        (Some((was, is)), None) => format!("at flow_shift {was}, the run has {is}"),
+        (None, Some((was, is))) => format!("at boundary {was}, the run has {is}"),
+        (Some((shift, run_shift)), Some((was, is))) => {
+            format!("at flow_shift {shift} and boundary {was}, the run has {run_shift} and {is}")
+        }
+    };
+    let mut message = format!("the curve was measured {what}");
+    if let (Some(shift), Some(ratio), Some(_)) =
+        (curve.flow_shift.or(run.flow_shift), curve.boundary_ratio, run.boundary_ratio)
+    {
+        let steps = run.len();
+        let here = run.phases.iter().find(|p| p.expert.0 > 0).map_or(steps, |p| p.steps.start);
+        let there = steps_above(ratio, shift, steps);
+        message += &format!(
+            "; of {steps} steps the first expert runs {there} on the curve's schedule, {here} on this one"
+        );
+    }
+    Some(Problem::warning(cx.place, message).hint("calibrate on the run's schedule"))
 }
 
 #[typetag::serde(name = "magcache")]

@@ -98,6 +98,7 @@ impl Setup {
             sigmas: schedule.sigmas.iter().map(|sigma| f64::from(*sigma)).collect(),
             timesteps: schedule.timesteps,
             branches,
+            unguided: Vec::new(),
             flow_shift: None,
             boundary_ratio: None,
             first: 0,
