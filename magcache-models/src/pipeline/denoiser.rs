@@ -5,6 +5,11 @@ use magcache_core::{Branch, Pass, Step};
 
 /// A network with the prompts of one request prepared. Shared by generations that run in turns.
 pub trait Denoiser: Send + Sync {
+    /// Loads what a step needs and does not have yet, so that it is no part of the time of a pass.
+    fn prepare(&self, _step: &Step) -> Result<()> {
+        Ok(())
+    }
+
     /// The velocity `[batch, channels, ...]` for `latents` of the same shape.
     fn predict(&self, latents: &Tensor, step: &Step, branch: Branch, pass: &mut Pass<'_>) -> Result<Tensor>;
 

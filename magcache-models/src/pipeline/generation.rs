@@ -52,6 +52,7 @@ impl Generation {
     /// Errors: [`PipelineError::Interrupted`] when `stop` says so; latents and solver are then as before the step.
     pub fn step(&mut self, stop: &dyn Fn() -> bool) -> Result<()> {
         let step = self.trajectory.step(self.next);
+        self.denoiser.prepare(&step)?;
         let guidance = self.denoiser.guidance(&step);
         let mut cond = None;
         let mut velocity = None;

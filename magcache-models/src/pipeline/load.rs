@@ -7,6 +7,18 @@ use serde::Deserialize;
 use super::{Pipeline, PipelineError, Result};
 use crate::checkpoint::{Folder, WeightDtype};
 
+/// Where the weights of an expert are while another one runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Offload {
+    /// On the device, once they were needed there.
+    #[default]
+    None,
+    /// In the machine's memory; on a CPU that is the device itself.
+    Host,
+    /// On disk, from where the memory map reads them again.
+    Disk,
+}
+
 /// How a checkpoint is loaded.
 #[derive(Clone, Debug)]
 pub struct LoadOptions {
@@ -14,11 +26,13 @@ pub struct LoadOptions {
     pub device: Device,
     /// How weights are kept in memory. On a CPU arithmetic is f32 in any case.
     pub dtype: WeightDtype,
+    /// Where an expert waits.
+    pub offload: Offload,
 }
 
 impl Default for LoadOptions {
     fn default() -> Self {
-        Self { device: Device::Cpu, dtype: WeightDtype::Keep }
+        Self { device: Device::Cpu, dtype: WeightDtype::Keep, offload: Offload::None }
     }
 }
 

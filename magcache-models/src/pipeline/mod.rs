@@ -14,7 +14,7 @@ mod request;
 pub use denoiser::Denoiser;
 pub use error::PipelineError;
 pub use generation::{Generation, PassTime};
-pub use load::{Embedded, LoadOptions, Loader, embedded, loaders, open};
+pub use load::{Embedded, LoadOptions, Loader, Offload, embedded, loaders, open};
 pub use request::{Defaults, Request};
 
 use std::{fmt::Debug, sync::Arc};
@@ -32,6 +32,8 @@ pub type Result<T, E = PipelineError> = std::result::Result<T, E>;
 pub enum Stage {
     /// Loading the text encoder and encoding the prompts.
     EncodingPrompt,
+    /// Loading what sees the given image, and encoding it.
+    EncodingImage,
     /// Loading the network.
     LoadingTransformer,
     /// Loading the autoencoder.
@@ -58,8 +60,8 @@ pub trait Pipeline: Debug + Send + Sync {
     /// Tokens that enter the blocks for one sample: what the size of a residual follows from.
     fn tokens(&self, request: &Request) -> usize;
 
-    /// Encodes the prompts, drops the text encoder, and loads the network. Notes for the user (a truncated
-    /// prompt) go to `notes`.
+    /// Encodes prompts and image, drops the encoders, and loads the network or, of several, the one that runs first.
+    /// Notes for the user (a truncated prompt) go to `notes`.
     fn denoiser(
         &self,
         request: &Request,

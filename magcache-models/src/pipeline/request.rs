@@ -1,8 +1,10 @@
 //! What is asked for.
 
+use std::sync::Arc;
+
 use serde::Deserialize;
 
-use crate::sampler::SamplerKind;
+use crate::{image::Picture, sampler::SamplerKind};
 
 /// One generation.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,6 +31,12 @@ pub struct Request {
     pub sampler: Option<SamplerKind>,
     /// The schedule's shift, if not the checkpoint's.
     pub flow_shift: Option<f64>,
+    /// The part of the schedule below which the second expert runs, if not the checkpoint's.
+    pub boundary_ratio: Option<f64>,
+    /// The first frame, for models that take one.
+    pub image: Option<Arc<Picture>>,
+    /// The last frame, for models that take one.
+    pub last_image: Option<Arc<Picture>>,
 }
 
 /// What a checkpoint's folder says about how it wants to be used (`magcache.json`), or what its family is published
@@ -57,10 +65,16 @@ pub struct Defaults {
     pub fps: f64,
     /// Scale of classifier-free guidance.
     pub guidance: f64,
+    /// The same for the second expert, where it has one of its own.
+    #[serde(default)]
+    pub guidance_2: Option<f64>,
+    /// A file of the folder: a first frame that the model can continue.
+    #[serde(default)]
+    pub image: Option<String>,
 }
 
 impl Defaults {
-    /// A request with every default.
+    /// A request with every default but the image, which is a file.
     pub fn request(&self) -> Request {
         Request {
             prompt: self.prompt.clone(),
@@ -71,9 +85,12 @@ impl Defaults {
             frames: self.frames,
             seed: 42,
             guidance: self.guidance,
-            guidance_2: None,
+            guidance_2: self.guidance_2,
             sampler: None,
             flow_shift: None,
+            boundary_ratio: None,
+            image: None,
+            last_image: None,
         }
     }
 }

@@ -1,51 +1,82 @@
-//! A Wan transformer with the prompts of one request.
+//! The networks of a Wan model with the prompts and the image of one request.
 
 use std::sync::Arc;
 
-use candle_core::{DType, Result, Tensor, bail};
-use magcache_core::{Branch, Pass, Step};
+use candle_core::{Result, Tensor, bail};
+use magcache_core::{Branch, Expert, Pass, Step};
 
-use super::{TextContext, WanTransformer};
+use super::{
+    LoadResult, WanTransformer,
+    condition::WanCondition,
+    experts::{Experts, WanPrompts},
+};
 use crate::pipeline::Denoiser;
 
-/// One network, the conditional and (with guidance) the unconditional text.
+/// One network or two, the conditional and (with guidance) the unconditional text, and what a given image adds.
 #[derive(Debug)]
 pub struct WanDenoiser {
-    transformer: Arc<WanTransformer>,
-    cond: TextContext,
-    uncond: Option<TextContext>,
-    guidance: f64,
+    experts: Experts,
+    /// By expert.
+    guidance: Vec<f64>,
+    condition: Option<WanCondition>,
 }
 
 impl WanDenoiser {
-    /// From text features `[batch, tokens, text_dim]`, their padding rows zero.
+    /// From one network.
     ///
-    /// Errors: features of another width than the network's `text_dim`.
-    pub fn new(
-        transformer: Arc<WanTransformer>,
-        prompt_embeds: &Tensor,
-        negative_prompt_embeds: Option<&Tensor>,
-        guidance: f64,
-    ) -> Result<Self> {
-        let cond = transformer.text_context(prompt_embeds)?;
-        let uncond = negative_prompt_embeds.map(|e| transformer.text_context(e)).transpose()?;
-        Ok(Self { transformer, cond, uncond, guidance })
+    /// Errors: features of another width than the network takes.
+    pub fn new(transformer: Arc<WanTransformer>, prompts: WanPrompts, guidance: f64) -> Result<Self> {
+        let experts = Experts::one(transformer, prompts)?;
+        Ok(Self { experts, guidance: vec![guidance], condition: None })
+    }
+
+    /// From several networks in the order of their phases, each with its scale of guidance. `load` gives the network
+    /// of an expert when its phase begins; with `keep` it then stays, else it is dropped before the next one is loaded.
+    pub fn of_experts(
+        load: impl Fn(Expert) -> LoadResult<WanTransformer> + Send + Sync + 'static,
+        keep: bool,
+        prompts: WanPrompts,
+        guidance: Vec<f64>,
+    ) -> Self {
+        let experts = Experts::new(guidance.len(), prompts, keep, Box::new(load));
+        Self { experts, guidance, condition: None }
+    }
+
+    /// The same for a video of which an image is given.
+    #[must_use]
+    pub fn with_condition(self, condition: WanCondition) -> Self {
+        Self { condition: Some(condition), ..self }
     }
 }
 
 impl Denoiser for WanDenoiser {
-    fn predict(&self, latents: &Tensor, step: &Step, branch: Branch, pass: &mut Pass<'_>) -> Result<Tensor> {
-        let text = match (branch, &self.uncond) {
-            (Branch::Uncond, Some(uncond)) => uncond,
-            (Branch::Uncond, None) => bail!("the unconditional branch has no text features"),
-            _ => &self.cond,
-        };
-        let batch = latents.dim(0)?;
-        let timestep = Tensor::full(step.timestep as f32, batch, latents.device())?.to_dtype(DType::F32)?;
-        self.transformer.forward(latents, &timestep, text, pass)
+    fn prepare(&self, step: &Step) -> Result<()> {
+        self.experts.get(step.expert).map(drop)
     }
 
-    fn guidance(&self, _: &Step) -> f64 {
-        self.guidance
+    fn predict(&self, latents: &Tensor, step: &Step, branch: Branch, pass: &mut Pass<'_>) -> Result<Tensor> {
+        let ready = self.experts.get(step.expert)?;
+        let text = match (branch, &ready.uncond) {
+            (Branch::Uncond, Some(uncond)) => uncond,
+            (Branch::Uncond, None) => bail!("the unconditional branch has no text features"),
+            _ => &ready.cond,
+        };
+        let (input, timestep) = match &self.condition {
+            None => (latents.clone(), Tensor::full(step.timestep as f32, latents.dim(0)?, latents.device())?),
+            Some(condition) => condition.input(latents, step.timestep)?,
+        };
+        ready.network.forward(&input, &timestep, text, pass)
+    }
+
+    fn guidance(&self, step: &Step) -> f64 {
+        let of = self.guidance.get(usize::from(step.expert.0)).or(self.guidance.last());
+        of.copied().unwrap_or(1.0)
+    }
+
+    fn finish(&self, latents: &Tensor) -> Result<Tensor> {
+        match &self.condition {
+            None => Ok(latents.clone()),
+            Some(condition) => condition.finish(latents),
+        }
     }
 }

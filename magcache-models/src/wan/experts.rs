@@ -1,0 +1,92 @@
+//! The networks of one model, in memory when they are needed.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::{Result, Tensor};
+use magcache_core::Expert;
+
+use super::{LoadResult, TextContext, WanTransformer};
+
+type Load = dyn Fn(Expert) -> LoadResult<WanTransformer> + Send + Sync;
+
+/// What the encoders gave for one request; every expert is told the same.
+#[derive(Clone, Debug)]
+pub struct WanPrompts {
+    /// Text features `[batch, tokens, text_dim]`, padding rows zero.
+    pub cond: Tensor,
+    /// Those of the negative prompt, where any expert is guided.
+    pub uncond: Option<Tensor>,
+    /// Image features `[batch, tokens, image_dim]`, `2 * batch` for first and last frame, in models that attend to them.
+    pub image: Option<Tensor>,
+}
+
+/// A network with the prompts prepared for it.
+#[derive(Debug)]
+pub(super) struct Ready {
+    pub(super) network: Arc<WanTransformer>,
+    pub(super) cond: TextContext,
+    pub(super) uncond: Option<TextContext>,
+}
+
+/// The experts of a model and which of them are in memory.
+pub(super) struct Experts {
+    prompts: WanPrompts,
+    load: Box<Load>,
+    /// Whether an expert stays when another one is needed.
+    keep: bool,
+    /// One place for each expert.
+    ready: Mutex<Vec<Option<Arc<Ready>>>>,
+}
+
+impl std::fmt::Debug for Experts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Experts").field("keep", &self.keep).finish_non_exhaustive()
+    }
+}
+
+impl Experts {
+    /// `count` experts, none of them loaded yet. `load` is called again for an expert that was dropped in between.
+    pub(super) fn new(count: usize, prompts: WanPrompts, keep: bool, load: Box<Load>) -> Self {
+        Self { prompts, load, keep, ready: Mutex::new(vec![None; count]) }
+    }
+
+    /// One network that is in memory already.
+    pub(super) fn one(network: Arc<WanTransformer>, prompts: WanPrompts) -> Result<Self> {
+        let ready = prompts.prepare(network)?;
+        let gone = |_| Err(candle_core::Error::msg("the only expert is never dropped").into());
+        let one = Self::new(0, prompts, true, Box::new(gone));
+        one.ready.lock().unwrap_or_else(PoisonError::into_inner).push(Some(Arc::new(ready)));
+        Ok(one)
+    }
+
+    /// The network of `expert`, loaded now if it is not in memory; the others are dropped first unless they stay.
+    pub(super) fn get(&self, expert: Expert) -> Result<Arc<Ready>> {
+        let index = usize::from(expert.0);
+        let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
+        let experts = ready.len();
+        let Some(place) = ready.get(index) else {
+            candle_core::bail!("a step of expert {index}, the model has {experts}");
+        };
+        if let Some(here) = place {
+            return Ok(Arc::clone(here));
+        }
+        if !self.keep {
+            ready.fill(None);
+        }
+        let network = (self.load)(expert).map_err(candle_core::Error::wrap)?;
+        let new = Arc::new(self.prompts.prepare(Arc::new(network))?);
+        ready[index] = Some(Arc::clone(&new));
+        Ok(new)
+    }
+}
+
+impl WanPrompts {
+    fn prepare(&self, network: Arc<WanTransformer>) -> Result<Ready> {
+        let context = |text: &Tensor| match &self.image {
+            None => network.text_context(text),
+            Some(image) => network.image_text_context(text, image),
+        };
+        let (cond, uncond) = (context(&self.cond)?, self.uncond.as_ref().map(context).transpose()?);
+        Ok(Ready { network, cond, uncond })
+    }
+}
