@@ -75,6 +75,18 @@ pub(crate) struct Sampling {
     /// Scale of classifier-free guidance; at most 1 is without
     #[arg(long)]
     pub(crate) guidance: Option<f64>,
+    /// The same for the second expert of a model that has two
+    #[arg(long, value_name = "GUIDANCE")]
+    pub(crate) guidance_2: Option<f64>,
+    /// The part of the noise below which the second expert runs, 0 to 1
+    #[arg(long, value_name = "RATIO")]
+    pub(crate) boundary: Option<f64>,
+    /// First frame, for models that take one
+    #[arg(long, value_name = "FILE")]
+    pub(crate) image: Option<PathBuf>,
+    /// Last frame, for models that take one
+    #[arg(long, value_name = "FILE")]
+    pub(crate) last_image: Option<PathBuf>,
     /// Shift of the noise levels
     #[arg(long)]
     pub(crate) flow_shift: Option<f64>,
@@ -112,6 +124,9 @@ pub(crate) struct Run {
     /// cpu, cuda:N or metal
     #[arg(long, default_value = "cpu")]
     pub(crate) device: String,
+    /// Where the weights of an expert are while the other one runs
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) offload: Offload,
     /// FILE.mp4, .gif or .png, or a folder of PNG frames
     #[arg(long, value_name = "FILE|DIR")]
     pub(crate) out: Option<PathBuf>,
@@ -133,13 +148,21 @@ pub(crate) enum Dtype {
     Bf16,
 }
 
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Offload {
+    /// In the device's memory
+    #[default]
+    None,
+    /// In the machine's memory, if the device has its own
+    Host,
+    /// On disk: one expert in memory at a time
+    Disk,
+}
+
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Schedule {
     #[command(flatten)]
     pub(crate) sampling: Sampling,
-    /// Part of the schedule below which the second expert runs
-    #[arg(long)]
-    pub(crate) boundary: Option<f64>,
 }
 
 #[derive(Debug, ClapArgs)]

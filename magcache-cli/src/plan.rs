@@ -1,11 +1,15 @@
 //! What was typed, and what it means: flags over the configuration file over the model's defaults.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use anyhow::{Context, Result};
 use magcache_core::{Built, CachePlan, ConfigError, Residuals, Trajectory, nearest};
 use magcache_models::{
     checkpoint::Folder,
+    image::Picture,
     pipeline::{self, LoadOptions, Pipeline, Request},
     sampler::SamplerKind,
 };
@@ -44,9 +48,15 @@ pub(crate) struct SamplingTable {
     pub(crate) sampler: Option<String>,
     pub(crate) flow_shift: Option<f64>,
     pub(crate) guidance: Option<f64>,
+    pub(crate) guidance_2: Option<f64>,
+    pub(crate) boundary: Option<f64>,
     pub(crate) seed: Option<u64>,
     pub(crate) size: Option<[usize; 2]>,
     pub(crate) frames: Option<usize>,
+    /// The first frame.
+    pub(crate) image: Option<PathBuf>,
+    /// The last frame.
+    pub(crate) last_image: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -89,6 +99,10 @@ impl Config {
         sampling.sampler = flags.sampler.clone().or(sampling.sampler.take());
         sampling.flow_shift = flags.flow_shift.or(sampling.flow_shift);
         sampling.guidance = flags.guidance.or(sampling.guidance);
+        sampling.guidance_2 = flags.guidance_2.or(sampling.guidance_2);
+        sampling.boundary = flags.boundary.or(sampling.boundary);
+        sampling.image = flags.image.clone().or(sampling.image.take());
+        sampling.last_image = flags.last_image.clone().or(sampling.last_image.take());
         sampling.size = flags.size.or(sampling.size);
         sampling.frames = flags.frames.or(sampling.frames);
         if let Some(name) = &flags.cache {
@@ -154,7 +168,17 @@ impl Plan {
         let pipeline = config.open(options)?;
         let defaults = pipeline.defaults();
         let s = &config.sampling;
-        let [width, height] = s.size.unwrap_or([defaults.width, defaults.height]);
+        let read = |path: &PathBuf| -> Result<Arc<Picture>> { Ok(Arc::new(Picture::read(path)?)) };
+        let image = match &s.image {
+            Some(path) => Some(read(path)?),
+            None => pipeline.default_image()?.map(Arc::new),
+        };
+        let last_image = s.last_image.as_ref().map(read).transpose()?;
+        let [width, height] = match (s.size, &image) {
+            (Some(size), _) => size,
+            (None, Some(image)) => pipeline.size_like(image, defaults.width * defaults.height),
+            (None, None) => [defaults.width, defaults.height],
+        };
         let base = defaults.request();
         let request = Request {
             prompt: s.prompt.clone().unwrap_or(base.prompt),
@@ -165,9 +189,12 @@ impl Plan {
             frames: s.frames.unwrap_or(base.frames),
             seed: s.seed.unwrap_or(base.seed),
             guidance: s.guidance.unwrap_or(base.guidance),
-            guidance_2: None,
+            guidance_2: s.guidance_2.or(base.guidance_2),
             sampler: config.sampler()?,
             flow_shift: s.flow_shift,
+            boundary_ratio: s.boundary,
+            image,
+            last_image,
         };
         let fps = config.output.fps.unwrap_or(defaults.fps);
         if !(fps.is_finite() && fps > 0.0) {
@@ -186,6 +213,10 @@ impl Plan {
             sampler: config.sampling.sampler.clone(),
             flow_shift: trajectory.flow_shift,
             guidance: Some(request.guidance),
+            guidance_2: request.guidance_2,
+            boundary: trajectory.boundary_ratio,
+            image: config.sampling.image.take(),
+            last_image: config.sampling.last_image.take(),
             seed: Some(request.seed),
             size: Some([request.width, request.height]),
             frames: Some(request.frames),

@@ -23,10 +23,11 @@ impl Session {
         Self { registry, slots, log: DecisionLog::default(), reducer }
     }
 
-    /// One forward of one branch at one step. The first pass of an expert frees the memory of the one before it.
+    /// One forward of one branch at one step. The slots of an expert whose phase is
+    /// over are freed.
     pub fn pass(&mut self, step: Step, branch: Branch) -> Pass<'_> {
         let Self { registry, slots, log, reducer } = self;
-        slots.retire_others(step.expert);
+        slots.retire_before(&step);
         Pass(Some(Open {
             registry,
             slots,

@@ -30,6 +30,8 @@ struct Slot {
 #[derive(Debug, Default)]
 pub struct Slots {
     held: HashMap<SlotKey, Slot>,
+    /// Behind the last step of each expert seen.
+    phase_ends: HashMap<Expert, usize>,
     budget: Option<usize>,
     bytes: usize,
     peak: usize,
@@ -73,10 +75,14 @@ impl Slots {
         self.drop_where(|k| k.expert == step.expert && k.branch == branch && k.eval == step.eval);
     }
 
-    /// Drops the slots of every other expert: the phase of one begins where the other's has ended, and nothing
-    /// is reused across that boundary.
-    pub fn retire_others(&mut self, expert: Expert) {
-        self.drop_where(|k| k.expert != expert);
+    /// Drops the slots of every expert whose phase ends at or before `step`: nothing is reused across that boundary.
+    pub fn retire_before(&mut self, step: &Step) {
+        self.phase_ends.insert(step.expert, step.phase.end);
+        let over: Vec<Expert> =
+            self.phase_ends.iter().filter(|(_, end)| **end <= step.index).map(|(expert, _)| *expert).collect();
+        if !over.is_empty() {
+            self.drop_where(|k| over.contains(&k.expert));
+        }
     }
 
     fn drop_where(&mut self, unwanted: impl Fn(&SlotKey) -> bool) {

@@ -6,12 +6,12 @@ use anyhow::Result;
 use candle_core::{DType, Device};
 use magcache_models::{
     checkpoint::WeightDtype,
-    pipeline::{Generation, LoadOptions, PipelineError, Stage},
+    pipeline::{Generation, LoadOptions, Offload, PipelineError, Stage},
 };
 use serde_json::json;
 
 use crate::{
-    args::{Dtype, Run},
+    args::{self, Dtype, Run},
     failure::bad_input_with,
     interrupt::Interrupt,
     media::{self, Clip, Frames, Output as Media, ValueRange},
@@ -50,6 +50,8 @@ pub(crate) fn run(args: &Run, out: &Output) -> Result<()> {
     let bar = out.bar(plan.request.steps, "denoising");
     generation.run(&|| interrupt.is_set(), &mut |_| bar.inc(1))?;
     bar.finish_and_clear();
+    // The network makes room for the autoencoder.
+    generation.release();
 
     let latents = generation.latents().clone();
     let written = decode(&plan, &latents, &target, &interrupt, out)?;
@@ -70,7 +72,12 @@ fn plan(args: &Run) -> Result<Plan> {
     sampling.negative_prompt = args.negative_prompt.clone().or(sampling.negative_prompt.take());
     sampling.seed = args.seed.or(sampling.seed);
     config.output.path = args.out.clone().or(config.output.path.take());
-    Plan::new(config, LoadOptions { device: device(&args.device)?, dtype: weights(args.dtype) })
+    let offload = match args.offload {
+        args::Offload::None => Offload::None,
+        args::Offload::Host => Offload::Host,
+        args::Offload::Disk => Offload::Disk,
+    };
+    Plan::new(config, LoadOptions { device: device(&args.device)?, dtype: weights(args.dtype), offload })
 }
 
 /// The device of `--device`.
@@ -103,6 +110,7 @@ fn weights(dtype: Dtype) -> WeightDtype {
 pub(crate) fn stage(stage: Stage) -> &'static str {
     match stage {
         Stage::EncodingPrompt => "encoding the prompt",
+        Stage::EncodingImage => "encoding the image",
         Stage::LoadingTransformer => "loading the transformer",
         Stage::LoadingVae => "loading the autoencoder",
     }

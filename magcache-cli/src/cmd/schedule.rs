@@ -46,7 +46,7 @@ pub(crate) fn run(args: &Schedule, out: &Output) -> Result<()> {
     }
     let named = config.model.is_some() || config.weights.is_some() || args.sampling.config.is_some();
     let outlook = match (&args.sampling.profile, named) {
-        (Some(profile), false) => of_profile(profile, config, args)?,
+        (Some(profile), false) => of_profile(profile, config)?,
         _ => of_model(config)?,
     };
     let plan = outlook.config.caches()?;
@@ -98,7 +98,7 @@ fn of_model(config: Config) -> Result<Outlook> {
     })
 }
 
-fn of_profile(name: &str, config: Config, args: &Schedule) -> Result<Outlook> {
+fn of_profile(name: &str, config: Config) -> Result<Outlook> {
     let profile = Profile::find(name)?;
     let variant = config.cache.first().and_then(|c| c.get("variant")).and_then(toml::Value::as_str);
     let curve = profile.curves_of(variant)?.first().copied().cloned();
@@ -111,7 +111,7 @@ fn of_profile(name: &str, config: Config, args: &Schedule) -> Result<Outlook> {
     };
     let shift =
         config.sampling.flow_shift.or(curve.as_ref().and_then(|c| c.flow_shift)).unwrap_or(FLOW_SHIFT);
-    let boundary = args.boundary.or(curve.as_ref().and_then(|c| c.boundary_ratio));
+    let boundary = config.sampling.boundary.or(curve.as_ref().and_then(|c| c.boundary_ratio));
     let steps = config.sampling.steps.or(curve.as_ref().map(|c| c.steps)).unwrap_or(STEPS);
     let kind = config.sampler()?.unwrap_or(SamplerKind::UniPc);
     let levels = Levels::new(&SchedulerConfig::new(kind, shift), steps)?;

@@ -103,11 +103,13 @@ impl Case {
         T::deserialize(&self.meta).map_err(|e| bad_input(format!("{}: {e}", self.place)))
     }
 
-    /// The class of the model in the folder.
+    /// The class of the model in the folder or, of several models, of the one in `transformer`.
     pub(super) fn class(&self) -> Result<String> {
-        let Class { class_name, architectures } = self.folder.read_json("config.json")?;
+        const FILES: [&str; 2] = ["config.json", "transformer/config.json"];
+        let file = FILES.into_iter().find(|file| self.folder.exists(file)).unwrap_or(FILES[0]);
+        let Class { class_name, architectures } = self.folder.read_json(file)?;
         let named = class_name.or_else(|| architectures.into_iter().next());
-        named.ok_or_else(|| bad_input(format!("{} names no class", self.folder.describe_file("config.json"))))
+        named.ok_or_else(|| bad_input(format!("{} names no class", self.folder.describe_file(file))))
     }
 
     /// True when the recordings have a tensor of this name.

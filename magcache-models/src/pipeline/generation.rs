@@ -24,7 +24,7 @@ pub struct PassTime {
 
 /// One run of the sampler. Owns its solver, its latents and its caches, so several can run in turns.
 pub struct Generation {
-    denoiser: Arc<dyn Denoiser>,
+    denoiser: Option<Arc<dyn Denoiser>>,
     trajectory: Trajectory,
     sampler: Sampler,
     session: Option<Session>,
@@ -44,6 +44,7 @@ impl Generation {
     ) -> Self {
         let session = (!registry.is_empty()).then(|| registry.session());
         let next = trajectory.first;
+        let denoiser = Some(denoiser);
         Self { denoiser, trajectory, sampler, session, latents, next, times: Vec::new() }
     }
 
@@ -51,9 +52,12 @@ impl Generation {
     ///
     /// Errors: [`PipelineError::Interrupted`] when `stop` says so; latents and solver are then as before the step.
     pub fn step(&mut self, stop: &dyn Fn() -> bool) -> Result<()> {
+        let Some(denoiser) = self.denoiser.clone() else {
+            return Err(PipelineError::request("a step after the network was released", "make a new generation"));
+        };
         let step = self.trajectory.step(self.next);
-        self.denoiser.prepare(&step)?;
-        let guidance = self.denoiser.guidance(&step);
+        denoiser.prepare(&step)?;
+        let guidance = denoiser.guidance(&step);
         let mut cond = None;
         let mut velocity = None;
         for branch in self.trajectory.branches_at(&step).to_vec() {
@@ -65,7 +69,6 @@ impl Generation {
                 Some(session) => session.pass(step.clone(), branch),
                 None => magcache_core::Pass::off(),
             };
-            let denoiser = &self.denoiser;
             let predicted = pass.forward(self.latents.clone(), |latents, pass| {
                 denoiser.predict(&latents, &step, branch, pass)
             })?;
@@ -85,7 +88,7 @@ impl Generation {
         self.latents = self.sampler.step(self.next, &velocity.to_dtype(DType::F32)?, &self.latents)?;
         self.next += 1;
         if self.is_done() {
-            self.latents = self.denoiser.finish(&self.latents)?;
+            self.latents = denoiser.finish(&self.latents)?;
         }
         Ok(())
     }
@@ -97,6 +100,12 @@ impl Generation {
             progress(self);
         }
         Ok(())
+    }
+
+    /// Lets go of the network, which is freed with its last user: for a run that is done and will be decoded. A step
+    /// after this is an error.
+    pub fn release(&mut self) {
+        self.denoiser = None;
     }
 
     /// True behind the last step.

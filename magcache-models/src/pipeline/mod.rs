@@ -22,7 +22,7 @@ use std::{fmt::Debug, sync::Arc};
 use candle_core::Tensor;
 use magcache_core::{ModelMeta, Trajectory};
 
-use crate::sampler::Sampler;
+use crate::{image::Picture, sampler::Sampler};
 
 /// Result of the pipelines.
 pub type Result<T, E = PipelineError> = std::result::Result<T, E>;
@@ -47,6 +47,15 @@ pub trait Pipeline: Debug + Send + Sync {
 
     /// What a request does not say.
     fn defaults(&self) -> &Defaults;
+
+    /// The first frame that the checkpoint's folder offers as a default; none without.
+    fn default_image(&self) -> Result<Option<Picture>> {
+        Ok(None)
+    }
+
+    /// Width and height for a video that begins with `picture` and has about `area` pixels a frame, as the reference
+    /// pipelines choose them: the picture's shape, cut down to what the model can make.
+    fn size_like(&self, picture: &Picture, area: usize) -> [usize; 2];
 
     /// Everything wrong with a request, before anything is loaded.
     fn check(&self, request: &Request) -> Result<()>;

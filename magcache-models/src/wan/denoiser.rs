@@ -6,8 +6,7 @@ use candle_core::{Result, Tensor, bail};
 use magcache_core::{Branch, Expert, Pass, Step};
 
 use super::{
-    LoadResult, WanTransformer,
-    condition::WanCondition,
+    FrameCondition, LoadResult, WanTransformer,
     experts::{Experts, WanPrompts},
 };
 use crate::pipeline::Denoiser;
@@ -18,21 +17,25 @@ pub struct WanDenoiser {
     experts: Experts,
     /// By expert.
     guidance: Vec<f64>,
-    condition: Option<WanCondition>,
+    condition: Option<FrameCondition>,
 }
 
 impl WanDenoiser {
-    /// From one network.
+    /// From networks in memory, in the order of their phases, each with its scale of guidance.
     ///
-    /// Errors: features of another width than the network takes.
-    pub fn new(transformer: Arc<WanTransformer>, prompts: WanPrompts, guidance: f64) -> Result<Self> {
-        let experts = Experts::one(transformer, prompts)?;
-        Ok(Self { experts, guidance: vec![guidance], condition: None })
+    /// Errors: features of another width than a network takes.
+    pub fn new(
+        transformers: Vec<Arc<WanTransformer>>,
+        prompts: WanPrompts,
+        guidance: Vec<f64>,
+    ) -> Result<Self> {
+        let experts = Experts::loaded(transformers, prompts)?;
+        Ok(Self { experts, guidance, condition: None })
     }
 
-    /// From several networks in the order of their phases, each with its scale of guidance. `load` gives the network
-    /// of an expert when its phase begins; with `keep` it then stays, else it is dropped before the next one is loaded.
-    pub fn of_experts(
+    /// As [`WanDenoiser::new`] from networks that `load` gives when their phases begin; with `keep` each then stays,
+    /// else it is dropped before the next one is loaded.
+    pub fn loading(
         load: impl Fn(Expert) -> LoadResult<WanTransformer> + Send + Sync + 'static,
         keep: bool,
         prompts: WanPrompts,
@@ -44,7 +47,7 @@ impl WanDenoiser {
 
     /// The same for a video of which an image is given.
     #[must_use]
-    pub fn with_condition(self, condition: WanCondition) -> Self {
+    pub fn with_condition(self, condition: FrameCondition) -> Self {
         Self { condition: Some(condition), ..self }
     }
 }
@@ -61,9 +64,13 @@ impl Denoiser for WanDenoiser {
             (Branch::Uncond, None) => bail!("the unconditional branch has no text features"),
             _ => &ready.cond,
         };
+        let batch = latents.dim(0)?;
         let (input, timestep) = match &self.condition {
-            None => (latents.clone(), Tensor::full(step.timestep as f32, latents.dim(0)?, latents.device())?),
-            Some(condition) => condition.input(latents, step.timestep)?,
+            None => (latents.clone(), Tensor::full(step.timestep as f32, batch, latents.device())?),
+            Some(condition) => {
+                let patch = ready.network.config().patch_size;
+                (condition.model_input(latents)?, condition.timestep(step.timestep, batch, patch)?)
+            }
         };
         ready.network.forward(&input, &timestep, text, pass)
     }

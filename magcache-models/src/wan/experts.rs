@@ -50,13 +50,12 @@ impl Experts {
         Self { prompts, load, keep, ready: Mutex::new(vec![None; count]) }
     }
 
-    /// One network that is in memory already.
-    pub(super) fn one(network: Arc<WanTransformer>, prompts: WanPrompts) -> Result<Self> {
-        let ready = prompts.prepare(network)?;
-        let gone = |_| Err(candle_core::Error::msg("the only expert is never dropped").into());
-        let one = Self::new(0, prompts, true, Box::new(gone));
-        one.ready.lock().unwrap_or_else(PoisonError::into_inner).push(Some(Arc::new(ready)));
-        Ok(one)
+    /// Networks that are in memory already and stay there.
+    pub(super) fn loaded(networks: Vec<Arc<WanTransformer>>, prompts: WanPrompts) -> Result<Self> {
+        let ready = networks.into_iter().map(|network| Ok(Some(Arc::new(prompts.prepare(network)?))));
+        let ready = Mutex::new(ready.collect::<Result<_>>()?);
+        let never = |_| Err(candle_core::Error::msg("an expert that stays was dropped").into());
+        Ok(Self { prompts, load: Box::new(never), keep: true, ready })
     }
 
     /// The network of `expert`, loaded now if it is not in memory; the others are dropped first unless they stay.

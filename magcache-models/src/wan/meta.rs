@@ -4,19 +4,26 @@ use std::borrow::Cow;
 
 use magcache_core::{ModelMeta, Role, Signal, StackMeta, inventory};
 
+use super::{WanSource, WanTask};
+
+/// Networks of the models that have two, in the order of their phases.
+const TWO: &[&str] = &["high-noise", "low-noise"];
+const ONE: &[&str] = &["transformer"];
+
 /// Wan's blocks take and return the denoised stream; text enters by cross-attention.
 const fn wan(
     name: &'static str,
     summary: &'static str,
     stack: &'static [StackMeta],
     hidden_size: usize,
+    experts: &'static [&'static str],
     profiles: &'static [&'static str],
 ) -> ModelMeta {
     ModelMeta {
         name: Cow::Borrowed(name),
         summary: Cow::Borrowed(summary),
         stacks: Cow::Borrowed(stack),
-        experts: Cow::Borrowed(&["transformer"]),
+        experts: Cow::Borrowed(experts),
         guided: true,
         text_after: false,
         signals: Cow::Borrowed(&[
@@ -44,6 +51,7 @@ pub const T2V_1_3B: ModelMeta = wan(
     "Wan2.1 text to video, 1.3B: 30 blocks of width 1536",
     &BLOCKS_30,
     1536,
+    ONE,
     &["wan2.1-t2v-1.3b"],
 );
 
@@ -53,7 +61,58 @@ pub const T2V_14B: ModelMeta = wan(
     "Wan2.1 text to video, 14B: 40 blocks of width 5120",
     &BLOCKS_40,
     5120,
+    ONE,
     &["wan2.1-t2v-14b"],
+);
+
+/// Wan2.1 image to video, 14B: the checkpoints for 480p and 720p are one architecture.
+pub const I2V_14B: ModelMeta = wan(
+    "wan2.1-i2v-14b",
+    "Wan2.1 image to video, 14B: 40 blocks of width 5120, image by latents and CLIP",
+    &BLOCKS_40,
+    5120,
+    ONE,
+    &["wan2.1-i2v-480p", "wan2.1-i2v-720p"],
+);
+
+/// Wan2.1 first and last frame to video, 14B. No calibration was published.
+pub const FLF2V_14B: ModelMeta = wan(
+    "wan2.1-flf2v-14b",
+    "Wan2.1 first and last frame to video, 14B: 40 blocks of width 5120",
+    &BLOCKS_40,
+    5120,
+    ONE,
+    &[],
+);
+
+/// Wan2.2 text to video: two experts of 14B.
+pub const T2V_A14B: ModelMeta = wan(
+    "wan2.2-t2v-a14b",
+    "Wan2.2 text to video, two experts of 14B: 40 blocks of width 5120 each",
+    &BLOCKS_40,
+    5120,
+    TWO,
+    &["wan2.2-t2v-a14b"],
+);
+
+/// Wan2.2 image to video: two experts of 14B.
+pub const I2V_A14B: ModelMeta = wan(
+    "wan2.2-i2v-a14b",
+    "Wan2.2 image to video, two experts of 14B: 40 blocks of width 5120 each, image by latents",
+    &BLOCKS_40,
+    5120,
+    TWO,
+    &["wan2.2-i2v-a14b"],
+);
+
+/// Wan2.2 text or image to video, 5B.
+pub const TI2V_5B: ModelMeta = wan(
+    "wan2.2-ti2v-5b",
+    "Wan2.2 text or image to video, 5B: 30 blocks of width 3072",
+    &BLOCKS_30,
+    3072,
+    ONE,
+    &["wan2.2-ti2v-5b"],
 );
 
 /// The small trained text-to-video model inside the binary.
@@ -62,9 +121,59 @@ pub const T2V_TINY: ModelMeta = wan(
     "the embedded text-to-video model: 6 blocks of width 128",
     &BLOCKS_6,
     128,
+    ONE,
     &["wan2.1-t2v-tiny"],
+);
+
+/// The small trained pair inside the binary.
+pub const T2V_PAIR_TINY: ModelMeta = wan(
+    "wan2.2-t2v-tiny",
+    "the embedded text-to-video pair: two experts, 6 blocks of width 128 each",
+    &BLOCKS_6,
+    128,
+    TWO,
+    &["wan2.2-t2v-tiny"],
+);
+
+/// The small trained image-to-video model inside the binary.
+pub const I2V_TINY: ModelMeta = wan(
+    "wan2.2-i2v-tiny",
+    "the embedded image-to-video model: 6 blocks of width 128",
+    &BLOCKS_6,
+    128,
+    ONE,
+    &["wan2.2-i2v-tiny"],
 );
 
 inventory::submit! { T2V_1_3B }
 inventory::submit! { T2V_14B }
+inventory::submit! { I2V_14B }
+inventory::submit! { FLF2V_14B }
+inventory::submit! { T2V_A14B }
+inventory::submit! { I2V_A14B }
+inventory::submit! { TI2V_5B }
 inventory::submit! { T2V_TINY }
+inventory::submit! { T2V_PAIR_TINY }
+inventory::submit! { I2V_TINY }
+
+/// The registered model that a checkpoint is: the one that its folder names, else the one of the same task, experts,
+/// width and depth. A checkpoint of other sizes is its family's model with its own sizes and no profile.
+pub(super) fn of(source: &WanSource, named: Option<&str>) -> ModelMeta {
+    let config = source.transformer_config(magcache_core::Expert(0));
+    let (layers, width) = (config.num_layers, config.inner_dim());
+    let family: &[ModelMeta] = match (source.task(), source.experts()) {
+        (WanTask::T2V, 1) => &[T2V_1_3B, T2V_14B, T2V_TINY],
+        (WanTask::T2V, _) => &[T2V_A14B, T2V_PAIR_TINY],
+        (WanTask::I2V, 1) => &[I2V_14B, I2V_TINY],
+        (WanTask::I2V, _) => &[I2V_A14B],
+        (WanTask::FLF2V, _) => &[FLF2V_14B],
+        (WanTask::TI2V, _) => &[TI2V_5B],
+    };
+    let same = |m: &&ModelMeta| match named {
+        Some(name) => m.name == name,
+        None => m.blocks() == layers && m.hidden_size == width,
+    };
+    let unknown = || ModelMeta { profiles: (&[]).into(), ..family[0].clone() };
+    let found = family.iter().find(same).cloned().unwrap_or_else(unknown);
+    ModelMeta { hidden_size: width, ..found.with_blocks(&[layers]) }
+}

@@ -1,97 +1,66 @@
-//! Wan2.1 text to video from a diffusers folder.
+//! Wan2.1 and Wan2.2 from a checkpoint folder: text, an image, or both to video.
 
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
-use magcache_core::{Branch, ModelMeta, Trajectory, inventory};
-
+use magcache_core::{Branch, Expert, ModelMeta, Trajectory, inventory};
 use rand::SeedableRng;
 use rand_chacha::ChaCha20Rng;
 use rand_distr::{Distribution, StandardNormal};
 
 use super::{
-    WanConfig, WanDenoiser, WanTransformer, meta,
-    vae::{WanVae, WanVaeConfig},
+    FrameCondition, WanDenoiser, WanPrompts, WanSource, WanTask, WanTransformer, defaults, meta, request,
+    vae::WanVae,
 };
 use crate::{
-    checkpoint::{Folder, Weights},
-    pipeline::{Defaults, Denoiser, LoadOptions, Loader, Pipeline, PipelineError, Request, Result, Stage},
+    checkpoint::{Folder, WeightDtype},
+    image::{Picture, area_size},
+    pipeline::{
+        Defaults, Denoiser, LoadOptions, Loader, Offload, Pipeline, PipelineError, Request, Result, Stage,
+    },
     sampler::{Sampler, Schedule, SchedulerConfig, Shift},
-    text::{MAX_PROMPT_CHARS, WanTextEncoder},
 };
 
-/// A folder with `tokenizer/`, `text_encoder/`, `transformer/`, `vae/` and `scheduler/`. Opening it reads their
-/// configurations; weights are loaded when they are needed and dropped when they are not.
+/// A checkpoint in any layout. Opening it reads configurations; weights are loaded when they are needed and dropped
+/// when they are not.
 #[derive(Debug)]
 pub struct WanPipeline {
-    folder: Folder,
+    source: WanSource,
     options: LoadOptions,
-    transformer: WanConfig,
-    vae: WanVaeConfig,
-    scheduler: SchedulerConfig,
     meta: ModelMeta,
     defaults: Defaults,
 }
 
 impl WanPipeline {
-    /// Opens a folder as diffusers writes it.
-    pub fn open(folder: Folder, options: LoadOptions) -> Result<Self> {
-        let text = folder.sub("transformer").read_to_string("config.json")?;
-        let transformer = WanConfig::from_json(&text).map_err(|e| {
-            let place = folder.describe_file("transformer/config.json");
-            PipelineError::request(format!("{place}: {e}"), "is this a Wan folder?")
-        })?;
-        let vae = WanVaeConfig::read(&folder.sub("vae"))?;
-        let scheduler =
-            SchedulerConfig::from_json(&folder.sub("scheduler").read_to_string("scheduler_config.json")?)?;
-        if transformer.in_channels != vae.z_dim {
-            let message = format!(
-                "the transformer takes {} latent channels, the autoencoder has {}",
-                transformer.in_channels, vae.z_dim
-            );
-            return Err(PipelineError::request(message, "transformer/ and vae/ are of different models"));
-        }
-        let defaults = if folder.exists("magcache.json") {
-            folder.read_json("magcache.json")?
+    /// Opens a folder.
+    ///
+    /// Errors: those of [`WanSource::open`].
+    pub     /// Pixels of a given picture as a frame of the request's size, `[1, 3, height, width]` in -1..=1.
+    fn frame(&self, picture: &Picture, request: &Request) -> Result<Tensor> {
+        let frame = picture.video_frame(request.width, request.height, self.device());
+        frame.map_err(|e| PipelineError::part("image", e))
+    }
+
+    /// What the image encoder sees in the given pictures, in models that have one.
+    fn image_features(&self, pictures: &[&Picture]) -> Result<Option<Tensor>> {
+        let encoder = self.source.load_image_encoder(self.device(), self.options.dtype)?;
+        let features = encoder.map(|encoder| encoder.encode(pictures)).transpose();
+        features.map_err(|e| PipelineError::part("image encoder", e))
+    }
+
+    /// What the given pictures add to the input of the network.
+    fn condition(&self, request: &Request) -> Result<Option<FrameCondition>> {
+        let Some(first) = &request.image else { return Ok(None) };
+        let vae = self.vae()?;
+        let first_frame = self.frame(first, request)?;
+        let condition = if self.source.task() == WanTask::TI2V {
+            FrameCondition::first_frame(&vae, &first_frame, request.frames)?
         } else {
-            published_defaults()
+            let last = request.last_image.as_ref();
+            let last = last.map(|last| self.frame(&request::fitted(last, first)?, request)).transpose()?;
+            FrameCondition::channels(&vae, &first_frame, last.as_ref(), request.frames)?
         };
-        let meta = meta_of(&transformer, &defaults);
-        Ok(Self { folder, options, transformer, vae, scheduler, meta, defaults })
-    }
-
-    fn device(&self) -> &Device {
-        &self.options.device
-    }
-
-    fn weights(&self, part: &str) -> Result<Weights> {
-        Ok(Weights::open(&self.folder.sub(part), self.device(), self.options.dtype)?)
-    }
-
-    fn config(&self, request: &Request) -> Result<SchedulerConfig> {
-        Ok(self.scheduler.clone().with_overrides(request.sampler, request.flow_shift)?)
-    }
-
-    /// Latents of a request, `[channels, frames, height, width]`.
-    fn latent_shape(&self, request: &Request) -> [usize; 4] {
-        let (t, s) = (self.vae.temporal_scale(), self.vae.spatial_scale());
-        [self.vae.z_dim, (request.frames.saturating_sub(1)) / t + 1, request.height / s, request.width / s]
-    }
-
-    fn encode(&self, request: &Request, notes: &mut Vec<String>) -> Result<(Tensor, Option<Tensor>)> {
-        let encoder = WanTextEncoder::load(&self.folder, self.device(), self.options.dtype)?;
-        let mut one = |text: &str, what: &str| -> Result<Tensor> {
-            let tokens = encoder.tokenizer().encode(text).map_err(|e| PipelineError::part("prompt", e))?;
-            if tokens.truncated > 0 {
-                let (kept, cut) = (encoder.max_length(), tokens.truncated);
-                notes.push(format!("the {what} is longer than {kept} tokens: the last {cut} are cut"));
-            }
-            encoder.encode_tokens(&[tokens]).map_err(|e| PipelineError::part("text encoder", e))
-        };
-        let cond = one(&request.prompt, "prompt")?;
-        let guided = request.guidance > 1.0;
-        let uncond = guided.then(|| one(&request.negative_prompt, "negative prompt")).transpose()?;
-        Ok((cond, uncond))
+        Ok(Some(condition))
     }
 }
 
@@ -104,70 +73,54 @@ impl Pipeline for WanPipeline {
         &self.defaults
     }
 
+    fn default_image(&self) -> Result<Option<Picture>> {
+        let Some(file) = &self.defaults.image else { return Ok(None) };
+        let folder = self.source.folder();
+        let picture = Picture::decode(&folder.describe_file(file), &folder.read(file)?);
+        picture.map(Some).map_err(|e| PipelineError::part("image", e))
+    }
+
+    fn size_like(&self, picture: &Picture, area: usize) -> [usize; 2] {
+        let [width, height] = request::multiples(&self.source);
+        let (width, height) = area_size(picture, area, width.max(height));
+        [width, height]
+    }
+
     fn check(&self, request: &Request) -> Result<()> {
-        let [_, patch_height, patch_width] = self.transformer.patch_size;
-        let scale = self.vae.spatial_scale();
-        for (what, got, multiple) in
-            [("width", request.width, scale * patch_width), ("height", request.height, scale * patch_height)]
-        {
-            if got == 0 || !got.is_multiple_of(multiple) {
-                let near = (got as f64 / multiple as f64).round().max(1.0) as usize * multiple;
-                let message = format!("{what} {got} is not a multiple of {multiple}, this model's patch");
-                return Err(PipelineError::request(message, format!("the nearest is {near}")));
-            }
-        }
-        let t = self.vae.temporal_scale();
-        if request.frames == 0 || !(request.frames - 1).is_multiple_of(t) {
-            let near = request.frames.saturating_sub(1) / t * t + 1;
-            let message =
-                format!("{} frames: this model makes 1 more than a multiple of {t}", request.frames);
-            return Err(PipelineError::request(message, format!("try {near} or {}", near + t)));
-        }
-        if !request.guidance.is_finite() || request.guidance < 0.0 {
-            let message = format!("guidance is {}, it must be a number of at least 0", request.guidance);
-            return Err(PipelineError::request(message, "at most 1 runs without the negative prompt"));
-        }
-        for (what, text) in [("prompt", &request.prompt), ("negative prompt", &request.negative_prompt)] {
-            let chars = text.chars().count();
-            if chars > MAX_PROMPT_CHARS {
-                let message =
-                    format!("the {what} has {chars} characters, at most {MAX_PROMPT_CHARS} are read");
-                return Err(PipelineError::request(
-                    message,
-                    "shorten it; the model reads some hundred words",
-                ));
-            }
-        }
+        request::check(request, &self.source)?;
         self.trajectory(request).map(|_| ())
     }
 
     fn sampler(&self, request: &Request) -> Result<Sampler> {
-        Ok(Sampler::new(&self.config(request)?, request.steps)?)
+        Ok(Sampler::new(&self.scheduler(request)?, request.steps)?)
     }
 
     fn trajectory(&self, request: &Request) -> Result<Trajectory> {
-        let config = self.config(request)?;
+        let config = self.scheduler(request)?;
         let schedule = Schedule::new(&config, request.steps)?;
-        let guided = request.guidance > 1.0;
-        let branches = if guided { vec![Branch::Cond, Branch::Uncond] } else { vec![Branch::Cond] };
+        let boundary_ratio = self.boundary(request);
+        let alone = |(i, scale): (usize, &f64)| (*scale <= 1.0).then_some(Expert(i as u8));
+        let guidance = self.guidance(request);
+        let unguided: Vec<Expert> = guidance.iter().enumerate().filter_map(alone).collect();
+        let guided = unguided.len() < guidance.len();
         Ok(Trajectory {
-            phases: schedule.experts(None)?,
+            phases: schedule.experts(boundary_ratio)?,
             sigmas: schedule.sigmas.iter().map(|s| f64::from(*s)).collect(),
             timesteps: schedule.timesteps,
-            branches,
-            unguided: Vec::new(),
+            branches: if guided { vec![Branch::Cond, Branch::Uncond] } else { vec![Branch::Cond] },
+            unguided: if guided { unguided } else { Vec::new() },
             flow_shift: match config.shift {
                 Shift::Static(shift) => Some(shift),
                 Shift::Dynamic { .. } => None,
             },
-            boundary_ratio: None,
+            boundary_ratio,
             first: 0,
         })
     }
 
     fn tokens(&self, request: &Request) -> usize {
         let [_, t, h, w] = self.latent_shape(request);
-        let [pt, ph, pw] = self.transformer.patch_size;
+        let [pt, ph, pw] = self.source.transformer_config(Expert(0)).patch_size;
         (t / pt.max(1)) * (h / ph.max(1)) * (w / pw.max(1))
     }
 
@@ -178,11 +131,31 @@ impl Pipeline for WanPipeline {
         notes: &mut Vec<String>,
     ) -> Result<Arc<dyn Denoiser>> {
         stage(Stage::EncodingPrompt);
-        let (cond, uncond) = self.encode(request, notes)?;
+        let (cond, uncond) = self.encode_text(request, notes)?;
+        if request.image.is_some() {
+            stage(Stage::EncodingImage);
+        }
+        let pictures: Vec<&Picture> =
+            [&request.image, &request.last_image].into_iter().flatten().map(AsRef::as_ref).collect();
+        let image = if pictures.is_empty() { None } else { self.image_features(&pictures)? };
+        let condition = self.condition(request)?;
+
         stage(Stage::LoadingTransformer);
-        let weights = self.weights("transformer")?;
-        let transformer = Arc::new(WanTransformer::load(&weights, self.transformer.clone())?);
-        Ok(Arc::new(WanDenoiser::new(transformer, &cond, uncond.as_ref(), request.guidance)?))
+        let keep = self.options.offload != Offload::Disk;
+        let (source, options) = (self.source.clone(), self.options.clone());
+        let load = move |expert: Expert| {
+            let weights = source.transformer(expert, &options.device, options.dtype)?;
+            WanTransformer::load(&weights, source.transformer_config(expert).clone())
+        };
+        let prompts = WanPrompts { cond, uncond, image };
+        let denoiser = WanDenoiser::loading(load, keep, prompts, self.guidance(request));
+        let denoiser = match condition {
+            Some(condition) => denoiser.with_condition(condition),
+            None => denoiser,
+        };
+        let run = self.trajectory(request)?;
+        denoiser.prepare(&run.step(run.first))?;
+        Ok(Arc::new(denoiser))
     }
 
     fn noise(&self, request: &Request) -> Result<Tensor> {
@@ -199,7 +172,7 @@ impl Pipeline for WanPipeline {
         sink: &mut dyn FnMut(&Tensor) -> Result<()>,
     ) -> Result<()> {
         stage(Stage::LoadingVae);
-        let vae = WanVae::load(&self.weights("vae")?, &self.vae)?;
+        let vae = self.vae()?;
         let latents = vae.denormalize(latents)?;
         let mut stream = vae.decode_stream();
         for frame in 0..latents.dim(2)? {
@@ -210,32 +183,69 @@ impl Pipeline for WanPipeline {
     }
 }
 
-/// What Wan2.1 is published with.
-fn published_defaults() -> Defaults {
-    Defaults {
-        model: None,
-        prompt: "a lighthouse above a stormy sea, evening light".to_owned(),
-        negative_prompt: String::new(),
-        steps: 50,
-        width: 832,
-        height: 480,
-        frames: 81,
-        fps: 16.0,
-        guidance: 5.0,
+fn open(folder: Folder, options: LoadOptions) -> Result<Self> {
+        let source = WanSource::open(folder)?;
+        let folder = source.folder();
+        let defaults = if folder.exists("magcache.json") {
+            folder.read_json("magcache.json")?
+        } else {
+            defaults::published(&source)
+        };
+        let meta = meta::of(&source, defaults.model.as_deref());
+        Ok(Self { source, options, meta, defaults })
     }
-}
 
-/// The registered model of the same width and depth, else the family's with this checkpoint's sizes and no profile.
-fn meta_of(config: &WanConfig, defaults: &Defaults) -> ModelMeta {
-    let (blocks, hidden_size) = (config.num_layers, config.inner_dim());
-    let known = [meta::T2V_1_3B, meta::T2V_14B, meta::T2V_TINY];
-    let same = |m: &ModelMeta| match &defaults.model {
-        Some(name) => m.name == *name,
-        None => m.blocks() == blocks && m.hidden_size == hidden_size,
-    };
-    let found = known.into_iter().find(same);
-    let unknown = || ModelMeta { profiles: (&[]).into(), ..meta::T2V_1_3B };
-    ModelMeta { hidden_size, ..found.unwrap_or_else(unknown).with_blocks(&[blocks]) }
+    /// Where its parts are and what they are.
+    pub fn source(&self) -> &WanSource {
+        &self.source
+    }
+
+    fn device(&self) -> &Device {
+        &self.options.device
+    }
+
+    fn scheduler(&self, request: &Request) -> Result<SchedulerConfig> {
+        Ok(self.source.scheduler().with_overrides(request.sampler, request.flow_shift)?)
+    }
+
+    fn boundary(&self, request: &Request) -> Option<f64> {
+        let own = self.source.boundary_ratio();
+        own.map(|ratio| request.boundary_ratio.unwrap_or(ratio))
+    }
+
+    /// Scales of guidance, one for each expert.
+    fn guidance(&self, request: &Request) -> Vec<f64> {
+        let second = request.guidance_2.unwrap_or(request.guidance);
+        [request.guidance, second].into_iter().take(self.source.experts()).collect()
+    }
+
+    /// Latents of a request, `[channels, frames, height, width]`.
+    fn latent_shape(&self, request: &Request) -> [usize; 4] {
+        let vae = self.source.vae_config();
+        let (t, s) = (vae.temporal_scale(), vae.spatial_scale());
+        [vae.z_dim, (request.frames.saturating_sub(1)) / t + 1, request.height / s, request.width / s]
+    }
+
+    fn vae(&self) -> Result<WanVae> {
+        let weights = self.source.vae(self.device(), WeightDtype::Keep)?;
+        Ok(WanVae::load(&weights, self.source.vae_config())?)
+    }
+
+    fn encode_text(&self, request: &Request, notes: &mut Vec<String>) -> Result<(Tensor, Option<Tensor>)> {
+        let encoder = self.source.load_text_encoder(self.device(), self.options.dtype)?;
+        let mut one = |text: &str, what: &str| -> Result<Tensor> {
+            let tokens = encoder.tokenizer().encode(text).map_err(|e| PipelineError::part("prompt", e))?;
+            if tokens.truncated > 0 {
+                let (kept, cut) = (encoder.max_length(), tokens.truncated);
+                notes.push(format!("the {what} is longer than {kept} tokens: the last {cut} are cut"));
+            }
+            encoder.encode_tokens(&[tokens]).map_err(|e| PipelineError::part("text encoder", e))
+        };
+        let cond = one(&request.prompt, "prompt")?;
+        let guided = self.guidance(request).iter().any(|scale| *scale > 1.0);
+        let uncond = guided.then(|| one(&request.negative_prompt, "negative prompt")).transpose()?;
+        Ok((cond, uncond))
+    }
 }
 
 fn open(folder: Folder, options: LoadOptions) -> Result<Box<dyn Pipeline>> {
@@ -244,4 +254,8 @@ fn open(folder: Folder, options: LoadOptions) -> Result<Box<dyn Pipeline>> {
 
 inventory::submit! {
     Loader { class_name: "WanPipeline", open, origin: env!("CARGO_PKG_NAME") }
+}
+
+inventory::submit! {
+    Loader { class_name: "WanImageToVideoPipeline", open, origin: env!("CARGO_PKG_NAME") }
 }

@@ -10,11 +10,11 @@ use std::{
 
 use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
-use magcache_core::{Branch, HookId, HookRegistry, ModelMeta, Trajectory, meta};
+use magcache_core::{Branch, Expert, HookRegistry, ModelMeta, Record, Trajectory, meta};
 use magcache_models::{
     pipeline::{Denoiser, Generation},
     sampler::{Sampler, Schedule, SchedulerConfig},
-    wan::WanDenoiser,
+    wan::{WanDenoiser, WanPrompts},
 };
 use serde::Deserialize;
 
@@ -40,6 +40,8 @@ struct Recorded {
 struct Sampling {
     num_inference_steps: usize,
     guidance_scale: f64,
+    guidance_scale_2: Option<f64>,
+    boundary_ratio: Option<f64>,
 }
 
 /// What all runs of a case have in common.
@@ -53,9 +55,6 @@ struct Setup {
 
 pub(super) fn check(case: &Case) -> Result<CaseReport> {
     let mut report = CaseReport::new(case.label());
-    if case.folder.exists("transformer_2/config.json") {
-        return Ok(report.skip("this build has no pipeline of two experts"));
-    }
     let class = case.class()?;
     if class != CLASS {
         return Ok(report.skip(format!("this build has no {class}")));
@@ -67,8 +66,9 @@ pub(super) fn check(case: &Case) -> Result<CaseReport> {
         let got = Tensor::new(setup.trajectory.timesteps.as_slice(), want.device())?;
         report.tensors("sampling", "timesteps", &got, want, 0.0)?;
     }
+    let networks = setup.networks();
     for run in &runs {
-        match run.recipe(sampling.num_inference_steps)? {
+        match run.recipe(&networks)? {
             Recipe::Unknown(why) => report.leave_out(format!("run {}", run.name), why),
             recipe => {
                 setup.check(case, run, recipe, &mut report).with_context(|| format!("run {:?}", run.name))?;
@@ -80,31 +80,51 @@ pub(super) fn check(case: &Case) -> Result<CaseReport> {
 
 impl Setup {
     fn new(case: &Case, sampling: &Sampling) -> Result<Self> {
-        let network = Arc::new(transformer::load(&case.folder)?);
-        let base = meta::model("wan2.1-t2v")?.clone().with_blocks(&[network.config().num_layers]);
+        let folders = ["transformer", "transformer_2"].map(|part| case.folder.sub(part));
+        let two = folders.iter().all(|folder| folder.exists("config.json"));
+        let folders = if two { folders.to_vec() } else { vec![case.folder.clone()] };
+        let networks = folders.iter().map(|folder| Ok(Arc::new(transformer::load(folder)?)));
+        let networks: Vec<_> = networks.collect::<Result<_>>()?;
+        let config = networks[0].config();
+        let base = meta::model(if two { "wan2.2-t2v-a14b" } else { "wan2.1-t2v" })?.clone();
+        let base = base.with_blocks(&[config.num_layers]);
         // The curves of the published model say nothing about this one.
-        let model = ModelMeta { hidden_size: network.config().inner_dim(), profiles: (&[]).into(), ..base };
-        let guided = sampling.guidance_scale > 1.0;
-        let negative = guided.then(|| case.tensor("negative_prompt_embeds")).transpose()?;
-        let prompt = case.tensor("prompt_embeds")?;
-        let denoiser = Arc::new(WanDenoiser::new(network, prompt, negative, sampling.guidance_scale)?);
+        let model = ModelMeta { hidden_size: config.inner_dim(), profiles: (&[]).into(), ..base };
+
+        let first = sampling.guidance_scale;
+        let guidance = vec![first, sampling.guidance_scale_2.unwrap_or(first)];
+        let guidance = guidance[..networks.len()].to_vec();
+        let guided = guidance.iter().any(|scale| *scale > 1.0);
+        let uncond = guided.then(|| case.tensor("negative_prompt_embeds").cloned()).transpose()?;
+        let prompts = WanPrompts { cond: case.tensor("prompt_embeds")?.clone(), uncond, image: None };
+        let denoiser = Arc::new(WanDenoiser::new(networks, prompts, guidance)?);
 
         let text = case.folder.sub("scheduler").read_to_string("scheduler_config.json")?;
         let scheduler = SchedulerConfig::from_json(&text)?;
         let schedule = Schedule::new(&scheduler, sampling.num_inference_steps)?;
         let branches = if guided { vec![Branch::Cond, Branch::Uncond] } else { vec![Branch::Cond] };
+        let boundary_ratio = sampling.boundary_ratio.filter(|_| two);
         let trajectory = Trajectory {
-            phases: schedule.experts(None)?,
+            phases: schedule.experts(boundary_ratio)?,
             sigmas: schedule.sigmas.iter().map(|sigma| f64::from(*sigma)).collect(),
             timesteps: schedule.timesteps,
             branches,
             unguided: Vec::new(),
             flow_shift: None,
-            boundary_ratio: None,
+            boundary_ratio,
             first: 0,
         };
         let latents = case.tensor("latents0")?.to_dtype(DType::F32)?;
         Ok(Self { denoiser, scheduler, trajectory, latents, model })
+    }
+
+    /// Names and numbers of steps of the networks, in the order of their phases.
+    fn networks(&self) -> Vec<(&'static str, usize)> {
+        let steps = |i: usize| {
+            let own = self.trajectory.phases.iter().filter(|p| usize::from(p.expert.0) == i);
+            own.map(|p| p.steps.len()).sum()
+        };
+        self.model.experts.iter().enumerate().map(|(i, name)| (*name, steps(i))).collect()
     }
 
     fn check(&self, case: &Case, run: &Run, recipe: Recipe, report: &mut CaseReport) -> Result<()> {
@@ -118,10 +138,13 @@ impl Setup {
             Recipe::Dense | Recipe::Unknown(_) => HookRegistry::builder(self.model.blocks()).build(),
         };
         let (generation, latents) = self.generate(&registry, &run.latents_step_indices)?;
-        for (name, want) in &run.decisions {
-            let want: Vec<bool> = want.skip.iter().map(|skip| *skip != 0).collect();
-            let got = skips(&generation, branch(name)?);
-            report.decisions(&run.name, &format!("decisions {name}"), &got, &want);
+        let experts = run.decisions().iter().zip(self.model.experts.iter()).enumerate();
+        for (i, (by_branch, expert)) in experts {
+            for (name, want) in by_branch {
+                let want: Vec<bool> = want.skip.iter().map(|skip| *skip != 0).collect();
+                let got = skips(&generation, Expert(i as u8), branch(name)?);
+                report.decisions(&run.name, &format!("decisions {expert} {name}"), &got, &want);
+            }
         }
         report.tensors(&run.name, "latents", &latents, case.tensor(&run.latents)?, TOLERANCE)?;
         for (branch, got) in ratios.take() {
@@ -151,11 +174,14 @@ impl Setup {
     }
 }
 
-/// Which passes of a branch were skipped, in order; a run without hooks skips none.
-fn skips(generation: &Generation, branch: Branch) -> Vec<bool> {
+/// Which passes of a branch were skipped in an expert's phase, in order; a run without hooks skips none.
+fn skips(generation: &Generation, expert: Expert, branch: Branch) -> Vec<bool> {
     let log = generation.session().map(magcache_core::Session::log);
-    let reused: BTreeSet<usize> = log.into_iter().flat_map(|log| log.reused(HookId(0), branch)).collect();
-    let passes = generation.times().iter().filter(|pass| pass.branch == branch);
+    let mine = |r: &&Record| r.reused && r.branch == branch;
+    let reused: BTreeSet<usize> =
+        log.into_iter().flat_map(|log| log.records().iter().filter(mine).map(|r| r.step)).collect();
+    let own = |step: usize| generation.trajectory().step(step).expert == expert;
+    let passes = generation.times().iter().filter(|pass| pass.branch == branch && own(pass.step));
     passes.map(|pass| reused.contains(&pass.step)).collect()
 }
 

@@ -14,8 +14,7 @@ use crate::failure::bad_input;
 #[derive(Deserialize)]
 pub(super) struct Run {
     pub(super) name: String,
-    /// By branch.
-    pub(super) decisions: BTreeMap<String, Decisions>,
+    decisions: PerNetwork<ByBranch>,
     /// The steps behind which `latents` were recorded.
     pub(super) latents_step_indices: Vec<usize>,
     /// The tensor that holds them.
@@ -23,6 +22,16 @@ pub(super) struct Run {
     /// diffusers' configuration, one for each network.
     cache_config: Option<Vec<Option<Value>>>,
     teacache: Option<TeaCache>,
+}
+
+type ByBranch = BTreeMap<String, Decisions>;
+
+/// A value for the only network, or a list with one for each.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum PerNetwork<T> {
+    One(T),
+    Each(Vec<T>),
 }
 
 /// 1 where a step was skipped.
@@ -72,34 +81,78 @@ struct TeaCache {
 }
 
 impl Run {
-    /// How to repeat it in a generation of `steps` steps.
-    pub(super) fn recipe(&self, steps: usize) -> Result<Recipe> {
+    /// The decisions of each network, by branch.
+    pub(super) fn decisions(&self) -> &[ByBranch] {
+        match &self.decisions {
+            PerNetwork::One(one) => std::slice::from_ref(one),
+            PerNetwork::Each(all) => all,
+        }
+    }
+
+    /// How to repeat it with these networks, each with its name and its number of steps.
+    pub(super) fn recipe(&self, networks: &[(&str, usize)]) -> Result<Recipe> {
         let wrong = |e: String| bad_input(format!("run {:?}: {e}", self.name));
         if let Some(teacache) = &self.teacache {
-            return teacache.recipe().map_err(|e| wrong(e.to_string()));
+            return teacache.part().and_then(|part| join(vec![part], networks)).map_err(|e| wrong(e.to_string()));
         }
-        let config = match self.cache_config.as_deref() {
-            None | Some([None]) => return Ok(Recipe::Dense),
-            Some([Some(config)]) => config,
-            Some(all) => return Err(wrong(format!("{} cache configurations for one network", all.len()))),
-        };
-        match config.get("type").and_then(Value::as_str) {
-            Some("MagCacheConfig") => {
-                MagCache::deserialize(config).map_err(|e| wrong(e.to_string()))?.recipe(steps)
-            }
-            Some("FirstBlockCacheConfig") => {
-                FirstBlockCache::deserialize(config).map_err(|e| wrong(e.to_string()))?.recipe()
-            }
-            Some(other) => Ok(Recipe::Unknown(format!("this build has no strategy for {other}"))),
-            None => Err(wrong("its cache configuration has no `type`".to_owned())),
+        let Some(configs) = &self.cache_config else { return Ok(Recipe::Dense) };
+        if configs.len() != networks.len() {
+            let (got, expected) = (configs.len(), networks.len());
+            return Err(wrong(format!("{got} cache configurations for {expected} networks")));
         }
+        let parts = configs.iter().zip(networks).map(|(config, (_, steps))| part(config.as_ref(), *steps));
+        let parts: Vec<Part> = parts.collect::<Result<_>>().map_err(|e| wrong(e.to_string()))?;
+        join(parts, networks).map_err(|e| wrong(e.to_string()))
+    }
+}
+
+/// What one network's configuration says.
+enum Part {
+    Dense,
+    Measure,
+    Table(Table),
+    Unknown(String),
+}
+
+fn part(config: Option<&Value>, steps: usize) -> Result<Part> {
+    let Some(config) = config else { return Ok(Part::Dense) };
+    match config.get("type").and_then(Value::as_str) {
+        Some("MagCacheConfig") => MagCache::deserialize(config)?.part(steps),
+        Some("FirstBlockCacheConfig") => Ok(FirstBlockCache::deserialize(config)?.part()),
+        Some(other) => Ok(Part::Unknown(format!("this build has no strategy for {other}"))),
+        None => Err(bad_input("its cache configuration has no `type`")),
+    }
+}
+
+/// The networks' parts as one plan, the same path as a user's configuration file.
+fn join(parts: Vec<Part>, networks: &[(&str, usize)]) -> Result<Recipe> {
+    let mut tables = Vec::new();
+    let mut measure = false;
+    for (part, (name, _)) in parts.into_iter().zip(networks) {
+        match part {
+            Part::Unknown(why) => return Ok(Recipe::Unknown(why)),
+            Part::Dense => {}
+            Part::Measure => measure = true,
+            Part::Table(mut table) => {
+                if networks.len() > 1 {
+                    table.insert("experts".to_owned(), vec![(*name).to_owned()].into());
+                }
+                tables.push(table);
+            }
+        }
+    }
+    match (tables.is_empty(), measure) {
+        (true, true) => Ok(Recipe::Measure),
+        (true, false) => Ok(Recipe::Dense),
+        (false, false) => Ok(Recipe::Cache(CachePlan::from_tables(tables, Residuals::default())?)),
+        (false, true) => Ok(Recipe::Unknown("it calibrates one network and caches another".to_owned())),
     }
 }
 
 impl MagCache {
-    fn recipe(self, steps: usize) -> Result<Recipe> {
+    fn part(self, steps: usize) -> Result<Part> {
         if self.calibrate {
-            return Ok(Recipe::Measure);
+            return Ok(Part::Measure);
         }
         let Some(ratios) = self.mag_ratios else {
             return Err(bad_input("a MagCacheConfig without `mag_ratios` that does not calibrate"));
@@ -115,13 +168,13 @@ impl MagCache {
         if self.num_inference_steps != steps {
             table.insert("assume_steps".to_owned(), integer(self.num_inference_steps));
         }
-        plan(table)
+        Ok(Part::Table(table))
     }
 }
 
 impl FirstBlockCache {
-    fn recipe(self) -> Result<Recipe> {
-        plan(Table::from_iter([
+    fn part(self) -> Part {
+        Part::Table(Table::from_iter([
             ("strategy".to_owned(), "fbcache".into()),
             ("dialect".to_owned(), "diffusers".into()),
             ("threshold".to_owned(), self.threshold.into()),
@@ -130,21 +183,21 @@ impl FirstBlockCache {
 }
 
 impl TeaCache {
-    fn recipe(&self) -> Result<Recipe> {
+    fn part(&self) -> Result<Part> {
         let signal = match self.kind.as_str() {
             "wan_e" => "timestep-embedding",
             "wan_e0" => "timestep-projection",
-            other => return Ok(Recipe::Unknown(format!("no signal of Wan is called {other:?}"))),
+            other => return Ok(Part::Unknown(format!("no signal of Wan is called {other:?}"))),
         };
         let (warmup, last_steps) = self.forced()?;
-        plan(Table::from_iter([
+        Ok(Part::Table(Table::from_iter([
             ("strategy".to_owned(), "teacache".into()),
             ("threshold".to_owned(), self.threshold.into()),
             ("coefficients".to_owned(), self.coefficients.clone().into()),
             ("signal".to_owned(), signal.into()),
             ("warmup".to_owned(), integer(warmup)),
             ("last_steps".to_owned(), integer(last_steps)),
-        ]))
+        ])))
     }
 
     /// Steps computed first and last: `first and last step`, or `steps 0-4`.
@@ -156,11 +209,6 @@ impl TeaCache {
             (other, None) => Err(bad_input(format!("cannot read `forced` = {other:?}"))),
         }
     }
-}
-
-/// The same path as a user's configuration file.
-fn plan(table: Table) -> Result<Recipe> {
-    Ok(Recipe::Cache(CachePlan::from_tables(vec![table], Residuals::default())?))
 }
 
 fn integer(n: usize) -> toml::Value {

@@ -1,0 +1,34 @@
+//! What the Wan models are published with.
+//!
+//! Source: the example configurations of the Wan repositories and the pipelines' documentation in diffusers 0.42.1.
+
+use super::{WanSource, WanTask};
+use crate::pipeline::Defaults;
+
+/// Steps, size, frames and guidance of a checkpoint whose folder does not say.
+pub(super) fn published(source: &WanSource) -> Defaults {
+    let base = Defaults {
+        model: None,
+        prompt: "a lighthouse above a stormy sea, evening light".to_owned(),
+        negative_prompt: String::new(),
+        steps: 50,
+        width: 832,
+        height: 480,
+        frames: 81,
+        fps: 16.0,
+        guidance: 5.0,
+        guidance_2: None,
+        image: None,
+    };
+    match (source.task(), source.experts()) {
+        (WanTask::T2V, 1) => base,
+        (WanTask::T2V, _) => {
+            Defaults { steps: 40, width: 1280, height: 720, guidance: 4.0, guidance_2: Some(3.0), ..base }
+        }
+        (WanTask::I2V | WanTask::FLF2V, 1) => Defaults { steps: 40, ..base },
+        (WanTask::I2V | WanTask::FLF2V, _) => {
+            Defaults { steps: 40, guidance: 3.5, guidance_2: Some(3.5), ..base }
+        }
+        (WanTask::TI2V, _) => Defaults { width: 1280, height: 704, frames: 121, fps: 24.0, ..base },
+    }
+}
