@@ -22,7 +22,7 @@ pub struct Folder(Source);
 #[derive(Clone)]
 enum Source {
     Disk(PathBuf),
-    Embedded { name: &'static str, prefix: String, files: &'static [EmbeddedFile] },
+    Embedded { name: &'static str, prefix: String, files: Vec<&'static [EmbeddedFile]> },
 }
 
 impl fmt::Debug for Source {
@@ -54,7 +54,17 @@ impl Folder {
 
     /// Files inside the binary; `name` is what messages call the folder.
     pub fn embedded(name: &'static str, files: &'static [EmbeddedFile]) -> Self {
-        Self(Source::Embedded { name, prefix: String::new(), files })
+        Self(Source::Embedded { name, prefix: String::new(), files: vec![files] })
+    }
+
+    /// The same folder with the embedded files that it lacks from `files`: models that share parts. A folder on disk
+    /// stays as it is.
+    #[must_use]
+    pub fn or_embedded(mut self, more: &'static [EmbeddedFile]) -> Self {
+        if let Source::Embedded { files, .. } = &mut self.0 {
+            files.push(more);
+        }
+        self
     }
 
     /// The folder `name` inside this one, which need not exist.
@@ -63,7 +73,7 @@ impl Folder {
         Self(match &self.0 {
             Source::Disk(path) => Source::Disk(path.join(name)),
             Source::Embedded { name: folder, prefix, files } => {
-                Source::Embedded { name: folder, prefix: format!("{prefix}{name}/"), files }
+                Source::Embedded { name: folder, prefix: format!("{prefix}{name}/"), files: files.clone() }
             }
         })
     }
@@ -107,12 +117,15 @@ impl Folder {
                 .collect(),
             Source::Embedded { prefix, files, .. } => files
                 .iter()
+                .copied()
+                .flatten()
                 .filter_map(|(path, _)| path.strip_prefix(prefix.as_str()))
                 .filter(|rest| !rest.contains('/'))
                 .map(str::to_owned)
                 .collect(),
         };
         names.sort_unstable();
+        names.dedup();
         names
     }
 
@@ -171,6 +184,8 @@ impl Folder {
         let Source::Embedded { prefix, files, .. } = &self.0 else { return None };
         files
             .iter()
+            .copied()
+            .flatten()
             .find(|(path, _)| path.strip_prefix(prefix.as_str()) == Some(rel))
             .map(|(_, bytes)| *bytes)
     }

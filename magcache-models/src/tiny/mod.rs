@@ -31,6 +31,43 @@ pub fn wan21_t2v() -> Folder {
     Folder::embedded("wan2.1-t2v-tiny", WAN21_T2V)
 }
 
+static WAN22_T2V: &[EmbeddedFile] = files!("wan2.2-t2v-tiny":
+    "magcache.json",
+    "model_index.json",
+    "scheduler/scheduler_config.json",
+    "transformer/config.json",
+    "transformer/diffusion_pytorch_model.safetensors",
+    "transformer_2/config.json",
+    "transformer_2/diffusion_pytorch_model.safetensors",
+);
+
+static WAN22_I2V: &[EmbeddedFile] = files!("wan2.2-i2v-tiny":
+    "example.png",
+    "magcache.json",
+    "model_index.json",
+    "scheduler/scheduler_config.json",
+    "transformer/config.json",
+    "transformer/diffusion_pytorch_model.safetensors",
+);
+
+/// The small Wan2.2 text-to-video pair. Text encoder, tokenizer and autoencoder are those of [`wan21_t2v`].
+pub fn wan22_t2v() -> Folder {
+    Folder::embedded("wan2.2-t2v-tiny", WAN22_T2V).or_embedded(WAN21_T2V)
+}
+
+/// The small image-to-video model. Text encoder, tokenizer and autoencoder are those of [`wan21_t2v`].
+pub fn wan22_i2v() -> Folder {
+    Folder::embedded("wan2.2-i2v-tiny", WAN22_I2V).or_embedded(WAN21_T2V)
+}
+
 magcache_core::inventory::submit! {
     Embedded { name: "wan2.1-t2v-tiny", folder: wan21_t2v }
+}
+
+magcache_core::inventory::submit! {
+    Embedded { name: "wan2.2-t2v-tiny", folder: wan22_t2v }
+}
+
+magcache_core::inventory::submit! {
+    Embedded { name: "wan2.2-i2v-tiny", folder: wan22_i2v }
 }

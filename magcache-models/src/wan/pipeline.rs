@@ -35,7 +35,71 @@ impl WanPipeline {
     /// Opens a folder.
     ///
     /// Errors: those of [`WanSource::open`].
-    pub     /// Pixels of a given picture as a frame of the request's size, `[1, 3, height, width]` in -1..=1.
+    pub fn open(folder: Folder, options: LoadOptions) -> Result<Self> {
+        let source = WanSource::open(folder)?;
+        let folder = source.folder();
+        let defaults = if folder.exists("magcache.json") {
+            folder.read_json("magcache.json")?
+        } else {
+            defaults::published(&source)
+        };
+        let meta = meta::of(&source, defaults.model.as_deref());
+        Ok(Self { source, options, meta, defaults })
+    }
+
+    /// Where its parts are and what they are.
+    pub fn source(&self) -> &WanSource {
+        &self.source
+    }
+
+    fn device(&self) -> &Device {
+        &self.options.device
+    }
+
+    fn scheduler(&self, request: &Request) -> Result<SchedulerConfig> {
+        Ok(self.source.scheduler().with_overrides(request.sampler, request.flow_shift)?)
+    }
+
+    fn boundary(&self, request: &Request) -> Option<f64> {
+        let own = self.source.boundary_ratio();
+        own.map(|ratio| request.boundary_ratio.unwrap_or(ratio))
+    }
+
+    /// Scales of guidance, one for each expert.
+    fn guidance(&self, request: &Request) -> Vec<f64> {
+        let second = request.guidance_2.unwrap_or(request.guidance);
+        [request.guidance, second].into_iter().take(self.source.experts()).collect()
+    }
+
+    /// Latents of a request, `[channels, frames, height, width]`.
+    fn latent_shape(&self, request: &Request) -> [usize; 4] {
+        let vae = self.source.vae_config();
+        let (t, s) = (vae.temporal_scale(), vae.spatial_scale());
+        [vae.z_dim, (request.frames.saturating_sub(1)) / t + 1, request.height / s, request.width / s]
+    }
+
+    fn vae(&self) -> Result<WanVae> {
+        let weights = self.source.vae(self.device(), WeightDtype::Keep)?;
+        Ok(WanVae::load(&weights, self.source.vae_config())?)
+    }
+
+    fn encode_text(&self, request: &Request, notes: &mut Vec<String>) -> Result<(Tensor, Option<Tensor>)> {
+        let encoder = self.source.load_text_encoder(self.device(), self.options.dtype)?;
+        let mut one = |text: &str, what: &str| -> Result<Tensor> {
+            let tokens = encoder.tokenizer().encode(text).map_err(|e| PipelineError::part("prompt", e))?;
+            if tokens.truncated > 0 {
+                let (kept, cut) = (encoder.max_length(), tokens.truncated);
+                notes.push(format!("the {what} is longer than {kept} tokens: the last {cut} are cut"));
+            }
+            encoder.encode_tokens(&[tokens]).map_err(|e| PipelineError::part("text encoder", e))
+        };
+        let cond = one(&request.prompt, "prompt")?;
+        let guided = self.guidance(request).iter().any(|scale| *scale > 1.0);
+        let uncond = guided.then(|| one(&request.negative_prompt, "negative prompt")).transpose()?;
+        Ok((cond, uncond))
+    }
+
+    /// Pixels of a given picture as a frame of the request's size, `[1, 3, height, width]` in -1..=1.
     fn frame(&self, picture: &Picture, request: &Request) -> Result<Tensor> {
         let frame = picture.video_frame(request.width, request.height, self.device());
         frame.map_err(|e| PipelineError::part("image", e))
@@ -57,7 +121,7 @@ impl WanPipeline {
             FrameCondition::first_frame(&vae, &first_frame, request.frames)?
         } else {
             let last = request.last_image.as_ref();
-            let last = last.map(|last| self.frame(&request::fitted(last, first)?, request)).transpose()?;
+            let last = last.map(|last| self.frame(&*request::fitted(last, first)?, request)).transpose()?;
             FrameCondition::channels(&vae, &first_frame, last.as_ref(), request.frames)?
         };
         Ok(Some(condition))
@@ -180,71 +244,6 @@ impl Pipeline for WanPipeline {
             sink(&frames.squeeze(0)?)?;
         }
         Ok(())
-    }
-}
-
-fn open(folder: Folder, options: LoadOptions) -> Result<Self> {
-        let source = WanSource::open(folder)?;
-        let folder = source.folder();
-        let defaults = if folder.exists("magcache.json") {
-            folder.read_json("magcache.json")?
-        } else {
-            defaults::published(&source)
-        };
-        let meta = meta::of(&source, defaults.model.as_deref());
-        Ok(Self { source, options, meta, defaults })
-    }
-
-    /// Where its parts are and what they are.
-    pub fn source(&self) -> &WanSource {
-        &self.source
-    }
-
-    fn device(&self) -> &Device {
-        &self.options.device
-    }
-
-    fn scheduler(&self, request: &Request) -> Result<SchedulerConfig> {
-        Ok(self.source.scheduler().with_overrides(request.sampler, request.flow_shift)?)
-    }
-
-    fn boundary(&self, request: &Request) -> Option<f64> {
-        let own = self.source.boundary_ratio();
-        own.map(|ratio| request.boundary_ratio.unwrap_or(ratio))
-    }
-
-    /// Scales of guidance, one for each expert.
-    fn guidance(&self, request: &Request) -> Vec<f64> {
-        let second = request.guidance_2.unwrap_or(request.guidance);
-        [request.guidance, second].into_iter().take(self.source.experts()).collect()
-    }
-
-    /// Latents of a request, `[channels, frames, height, width]`.
-    fn latent_shape(&self, request: &Request) -> [usize; 4] {
-        let vae = self.source.vae_config();
-        let (t, s) = (vae.temporal_scale(), vae.spatial_scale());
-        [vae.z_dim, (request.frames.saturating_sub(1)) / t + 1, request.height / s, request.width / s]
-    }
-
-    fn vae(&self) -> Result<WanVae> {
-        let weights = self.source.vae(self.device(), WeightDtype::Keep)?;
-        Ok(WanVae::load(&weights, self.source.vae_config())?)
-    }
-
-    fn encode_text(&self, request: &Request, notes: &mut Vec<String>) -> Result<(Tensor, Option<Tensor>)> {
-        let encoder = self.source.load_text_encoder(self.device(), self.options.dtype)?;
-        let mut one = |text: &str, what: &str| -> Result<Tensor> {
-            let tokens = encoder.tokenizer().encode(text).map_err(|e| PipelineError::part("prompt", e))?;
-            if tokens.truncated > 0 {
-                let (kept, cut) = (encoder.max_length(), tokens.truncated);
-                notes.push(format!("the {what} is longer than {kept} tokens: the last {cut} are cut"));
-            }
-            encoder.encode_tokens(&[tokens]).map_err(|e| PipelineError::part("text encoder", e))
-        };
-        let cond = one(&request.prompt, "prompt")?;
-        let guided = self.guidance(request).iter().any(|scale| *scale > 1.0);
-        let uncond = guided.then(|| one(&request.negative_prompt, "negative prompt")).transpose()?;
-        Ok((cond, uncond))
     }
 }
 

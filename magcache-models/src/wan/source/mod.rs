@@ -11,7 +11,7 @@ use magcache_core::Expert;
 use serde_json::Value;
 
 use self::part::Part;
-use super::{WanConfig, vae::WanVaeConfig};
+use super::{WanConfig, WanImageEncoder, vae::WanVaeConfig};
 use crate::{
     checkpoint::{CheckpointError, Folder, WeightDtype, Weights},
     sampler::SchedulerConfig,
@@ -200,6 +200,16 @@ impl WanSource {
         dtype: WeightDtype,
     ) -> Result<Option<Weights>, CheckpointError> {
         self.image.as_ref().map(|image| image.part.weights(device, dtype)).transpose()
+    }
+
+    /// Image processor and image encoder together, ready for pictures; `None` in models without one.
+    pub fn load_image_encoder(
+        &self,
+        device: &Device,
+        dtype: WeightDtype,
+    ) -> Result<Option<WanImageEncoder>, CheckpointError> {
+        let Some(_) = &self.image else { return Ok(None) };
+        WanImageEncoder::load(&self.folder, device, dtype).map(Some)
     }
 
     fn expert(&self, expert: Expert) -> &Part<WanConfig> {
