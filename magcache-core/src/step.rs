@@ -18,10 +18,10 @@ pub enum Branch {
 impl fmt::Display for Branch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Cond => f.write_str("cond"),
-            Self::Uncond => f.write_str("uncond"),
-            Self::Batched => f.write_str("batched"),
-            Self::Other(n) => write!(f, "other{n}"),
+            Self::Cond => f.pad("cond"),
+            Self::Uncond => f.pad("uncond"),
+            Self::Batched => f.pad("batched"),
+            Self::Other(n) => f.pad(&format!("other{n}")),
         }
     }
 }

@@ -1,8 +1,8 @@
-"""Calibrate MagCache and TeaCache on the small text-to-video model with diffusers, for comparison with ours.
+"""Calibrate MagCache and TeaCache on the small video models with diffusers, for comparison with ours.
 
-    python tests/reference/calibrate_tiny.py
+    python tests/reference/calibrate_tiny.py [wan2.1-t2v-tiny | wan2.2-t2v-tiny | wan2.2-i2v-tiny]
 
-Dense sampling (UniPC, 30 steps, guidance 3, flow shift 3) of several prompts and seeds. Per branch and step:
+Dense sampling (UniPC, guidance 3, steps and shift of the folder) of several prompts and seeds. Per branch and step:
 
 * residual = output of the block stack - its input, [tokens, channels];
 * ``norm_ratio`` = mean over tokens of |residual_t|_2 / |residual_{t-1}|_2, ``norm_std`` its sample deviation and
@@ -11,11 +11,14 @@ Dense sampling (UniPC, 30 steps, guidance 3, flow shift 3) of several prompts an
   projection (``e0``), the residual and the hidden states after the blocks; least squares of degree 4 from each signal
   to each output, coefficients with the highest power first.
 
-Tokens of all prompts and seeds are pooled.
+Tokens of all prompts and seeds are pooled. Of two experts one curve goes over the whole run; the first step of each has no
+predecessor, and pairs of steps across the boundary are left out of the fits.
 """
 
 import argparse
+import inspect
 import json
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,9 +26,12 @@ import diffusers
 import numpy as np
 import torch
 import transformers
-from diffusers import WanPipeline
+from PIL import Image
 
 TINY = Path(__file__).resolve().parents[2] / "magcache-models" / "tiny"
+sys.path.insert(0, str(TINY / "train"))
+from sample import first_frame, load_pipeline  # noqa: E402
+
 PROMPTS = [
     "a red circle moving right",
     "a blue square moving down",
@@ -35,23 +41,28 @@ PROMPTS = [
     "a purple circle moving down and a white triangle moving right",
 ]
 SEEDS = [0, 1]
-STEPS, GUIDANCE, FLOW_SHIFT = 30, 3.0, 3.0
+GUIDANCE = 3.0
+STEPS = {"wan2.1-t2v-tiny": 30, "wan2.2-t2v-tiny": 40, "wan2.2-i2v-tiny": 30}
 SIZE, FRAMES, MAX_LENGTH = 64, 17, 16
 SIGNALS, OUTPUTS = ("e", "e0"), ("residual", "hidden_states")
 DEGREE = 4
 
 
 class Recorder:
-    """Per branch, what the transformer's time embedder and block stack gave at each step of the current run."""
+    """Per branch, what the time embedder and the block stack gave at each step of the current run, and which expert ran."""
 
-    def __init__(self, transformer):
+    def __init__(self, transformers):
         self.steps = {}
         self.branch = None
+        for expert, transformer in enumerate(transformers):
+            self.watch(expert, transformer)
+
+    def watch(self, expert, transformer):
         enter = transformer.cache_context
 
         @contextmanager
         def told(name, **step):
-            self.branch = name
+            self.branch, self.expert = name, expert
             with enter(name, **step):
                 yield
 
@@ -70,7 +81,9 @@ class Recorder:
         values = self.current
         values["hidden_states"] = output
         values["residual"] = output - values.pop("input")
-        self.steps.setdefault(self.branch, []).append({name: value[0] for name, value in values.items()})
+        self.steps.setdefault(self.branch, []).append(
+            {"expert": self.expert, **{name: value[0] for name, value in values.items()}}
+        )
 
     def take(self):
         steps, self.steps = self.steps, {}
@@ -90,7 +103,11 @@ def relative_l1(now, before):
 def pooled_curve(runs):
     """MagCache's curve of one branch from the residuals of all runs, each a list over steps."""
     curve = {"norm_ratio": [1.0], "norm_std": [0.0], "cos_dis": [0.0]}
-    for step in range(1, STEPS):
+    for step in range(1, len(runs[0])):
+        if runs[0][step]["expert"] != runs[0][step - 1]["expert"]:
+            for values, first in zip(curve.values(), (1.0, 0.0, 0.0)):
+                values.append(first)
+            continue
         pairs = [magnitudes(run[step]["residual"], run[step - 1]["residual"]) for run in runs]
         ratio, distance = (torch.cat(values) for values in zip(*pairs))
         curve["norm_ratio"].append(ratio.mean().item())
@@ -103,8 +120,10 @@ def distance_rows(runs, branch):
     """One row for each pair of consecutive steps of each run."""
     rows = []
     for run, steps in enumerate(runs):
-        for step in range(1, STEPS):
+        for step in range(1, len(steps)):
             now, before = steps[step], steps[step - 1]
+            if now["expert"] != before["expert"]:
+                continue
             distances = {name: relative_l1(now[name], before[name]) for name in SIGNALS + OUTPUTS}
             rows.append({"run": run, "branch": branch, "step": step, **distances})
     return rows
@@ -126,37 +145,37 @@ def polynomial(rows, signal, output):
 
 
 @torch.no_grad()
-def sample_all(pipeline):
+def sample_all(pipeline, steps):
     """Runs of every prompt and seed: per branch, a list over runs of lists over steps."""
-    recorder, branches = Recorder(pipeline.transformer), {}
+    experts = [pipeline.transformer, getattr(pipeline, "transformer_2", None)]
+    recorder, branches = Recorder([t for t in experts if t is not None]), {}
+    takes_image = "image" in inspect.signature(pipeline.__call__).parameters
     for prompt in PROMPTS:
         for seed in SEEDS:
+            image = {"image": Image.fromarray(first_frame(prompt, seed))} if takes_image else {}
             pipeline(
-                prompt, negative_prompt="", height=SIZE, width=SIZE, num_frames=FRAMES, num_inference_steps=STEPS,
+                prompt=prompt, negative_prompt="", height=SIZE, width=SIZE, num_frames=FRAMES, num_inference_steps=steps,
                 guidance_scale=GUIDANCE, max_sequence_length=MAX_LENGTH, output_type="latent",
-                generator=torch.Generator().manual_seed(seed),
+                generator=torch.Generator().manual_seed(seed), **image,
             )
-            for branch, steps in recorder.take().items():
-                branches.setdefault(branch, []).append(steps)
+            for branch, seen in recorder.take().items():
+                branches.setdefault(branch, []).append(seen)
     return branches
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, default=TINY / "wan2.1-t2v-tiny")
-    parser.add_argument("--out", type=Path, default=TINY / "wan2.1-t2v-tiny.calibration.json")
+    parser.add_argument("model", nargs="?", default="wan2.1-t2v-tiny", choices=STEPS)
     args = parser.parse_args()
-    pipeline = WanPipeline.from_pretrained(args.model)
-    pipeline.set_progress_bar_config(disable=True)
-    if pipeline.scheduler.config.flow_shift != FLOW_SHIFT:
-        raise SystemExit(f"{args.model} has flow shift {pipeline.scheduler.config.flow_shift}, not {FLOW_SHIFT}")
-    branches = sample_all(pipeline)
+    pipeline, steps = load_pipeline(TINY / args.model), STEPS[args.model]
+    branches = sample_all(pipeline, steps)
     rows = [row for branch, runs in branches.items() for row in distance_rows(runs, branch)]
     report = {
-        "model": args.model.name,
+        "model": args.model,
         "scheduler": "UniPCMultistepScheduler",
-        "steps": STEPS,
-        "flow_shift": FLOW_SHIFT,
+        "steps": steps,
+        "flow_shift": pipeline.scheduler.config.flow_shift,
+        "boundary_ratio": pipeline.config.boundary_ratio,
         "guidance_scale": GUIDANCE,
         "height": SIZE,
         "width": SIZE,
@@ -174,7 +193,7 @@ def main():
             "rows": rows,
         },
     }
-    args.out.write_text(json.dumps(report, indent=1) + "\n")
+    (TINY / f"{args.model}.calibration.json").write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,11 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 MODELS = HERE.parents[1] / "magcache-models"
-EMBEDDED = "wan2.1-t2v-tiny"
+EMBEDDED = {
+    "wan2.1-t2v-tiny": "The embedded text-to-video model",
+    "wan2.2-t2v-tiny": "The embedded text-to-video pair of two experts",
+    "wan2.2-i2v-tiny": "The embedded image-to-video model",
+}
 WAN_STEPS = {"plain": (1, 1), "ret-steps": (5, 0)}
 
 
@@ -253,7 +257,7 @@ SIGNALS = {"e": ("timestep-embedding", "plain", None), "e0": ("timestep-projecti
 def measured(report):
     keys = ("scheduler", "steps", "flow_shift", "guidance_scale", "height", "width", "frames", "prompts", "seeds")
     return {
-        "command": "python tests/reference/calibrate_tiny.py",
+        "command": f"python tests/reference/calibrate_tiny.py {report['model']}",
         **{key: report[key] for key in keys},
         **report["versions"],
     }
@@ -262,7 +266,8 @@ def measured(report):
 def measured_profile(report):
     """The curve, and for each signal the fit to the hidden states behind the blocks, as TeaCache fits it."""
     branches, provenance = report["magcache"], measured(report)
-    out = table("[[curve]]", {"steps": report["steps"], "flow_shift": report["flow_shift"]})
+    boundary = {"boundary_ratio": report["boundary_ratio"]} if report.get("boundary_ratio") else {}
+    out = table("[[curve]]", {"steps": report["steps"], "flow_shift": report["flow_shift"], **boundary})
     for key, name in (("ratios", "norm_ratio"), ("std", "norm_std"), ("cosine_distance", "cos_dis")):
         out += "\n" + table(f"[curve.{key}]", {branch: values[name] for branch, values in branches.items()})
     setting = {"label": "mild", "threshold": 0.12, "max_skips": 2, "warmup": 0.2}
@@ -291,7 +296,16 @@ def measured_profile(report):
 
 
 # Profiles of models that this project registers; the others are for people who bring their own.
-REGISTERED = {"wan2.1-t2v-1.3b": "wan2.1-t2v", "wan2.1-t2v-14b": "wan2.1-t2v-14b", EMBEDDED: EMBEDDED}
+REGISTERED = {
+    "wan2.1-t2v-1.3b": "wan2.1-t2v",
+    "wan2.1-t2v-14b": "wan2.1-t2v-14b",
+    "wan2.1-i2v-480p": "wan2.1-i2v-14b",
+    "wan2.1-i2v-720p": "wan2.1-i2v-14b",
+    "wan2.2-t2v-a14b": "wan2.2-t2v-a14b",
+    "wan2.2-i2v-a14b": "wan2.2-i2v-a14b",
+    "wan2.2-ti2v-5b": "wan2.2-ti2v-5b",
+    **{name: name for name in EMBEDDED},
+}
 
 
 def head(comment, name, summary):
@@ -311,9 +325,10 @@ def documents():
         yield name, "\n".join(parts)
     if unused:
         raise SystemExit(f"no profile has {sorted(unused)}")
-    report = json.loads((MODELS / "tiny" / f"{EMBEDDED}.calibration.json").read_text())
     comment = "# Made by tests/reference/make_profiles.py from what calibrate_tiny.py measured."
-    yield EMBEDDED, head(comment, EMBEDDED, "The embedded text-to-video model") + "\n" + measured_profile(report)
+    for name, summary in EMBEDDED.items():
+        report = json.loads((MODELS / "tiny" / f"{name}.calibration.json").read_text())
+        yield name, head(comment, name, summary) + "\n" + measured_profile(report)
 
 
 def main():

@@ -4,6 +4,7 @@ use std::{path::PathBuf, time::Instant};
 
 use anyhow::Result;
 use candle_core::{DType, Device};
+use magcache_core::{Built, schedule::simulate};
 use magcache_models::{
     checkpoint::WeightDtype,
     pipeline::{Generation, LoadOptions, Offload, PipelineError, Stage},
@@ -20,12 +21,18 @@ use crate::{
     summary::{self, Summary, strip, trace},
 };
 
+/// Up to so many steps, the schedule is told before the run.
+const FEW_STEPS: usize = 8;
+
 pub(crate) fn run(args: &Run, out: &Output) -> Result<()> {
     let started = Instant::now();
     let plan = plan(args)?;
     let built = plan.build()?;
     for warning in &built.warnings {
         out.warn(&warning.to_string(), warning.hint.as_deref());
+    }
+    if let Some(note) = few_steps(&plan, &built)? {
+        out.note(&note);
     }
     if args.dry_run {
         let text = plan.to_toml()?;
@@ -63,6 +70,29 @@ pub(crate) fn run(args: &Run, out: &Output) -> Result<()> {
         outputs.push(file.write(&plan.request, &names, &generation)?);
     }
     report(&plan, &generation, &outputs, started, out)
+}
+
+/// What the caches will do to a run of so few steps that every skip is felt, said before it starts.
+fn few_steps(plan: &Plan, built: &Built) -> Result<Option<String>> {
+    let run = &plan.trajectory;
+    if run.len() > FEW_STEPS || built.registry.is_empty() {
+        return Ok(None);
+    }
+    if !built.registry.is_static() {
+        return Ok(Some(format!("{} steps: what is skipped depends on what the cache sees", run.len())));
+    }
+    let meta = plan.pipeline.meta();
+    let log = simulate(&built.registry, meta, run)?;
+    let summary = Summary::of(&log, &built.registry, meta, run);
+    let strips: Vec<String> =
+        strip::strips(&log, run).into_iter().map(|(branch, strip)| format!("{branch} {strip}")).collect();
+    Ok(Some(format!(
+        "{} steps: {} of {} passes will be skipped, {}",
+        run.len(),
+        summary.skipped(),
+        summary.passes,
+        strips.join(", ")
+    )))
 }
 
 fn plan(args: &Run) -> Result<Plan> {

@@ -1,6 +1,7 @@
 //! `config.json` of a CLIP vision encoder.
 
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::checkpoint::{CheckpointError, Folder};
 
@@ -88,13 +89,22 @@ impl ClipVisionConfig {
     /// built with.
     pub fn read(folder: &Folder) -> Result<Self, CheckpointError> {
         const FILE: &str = "config.json";
-        let file = || folder.describe_file(FILE);
-        let found = folder.read_json::<Kind>(FILE)?.model_type.unwrap_or_default();
+        Self::from_value(&folder.read_json(FILE)?, &folder.describe_file(FILE))
+    }
+
+    /// From the values of a `config.json`, wherever they come from; `place` names them in messages.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn from_value(value: &Value, place: &str) -> Result<Self, CheckpointError> {
+        let file = || place.to_owned();
+        let json = |source| CheckpointError::Json { file: file(), source };
+        let found = Kind::deserialize(value).map_err(json)?.model_type.unwrap_or_default();
         if found != MODEL_TYPE {
             let expected = format!("{MODEL_TYPE} as model_type");
             return Err(CheckpointError::WrongArchitecture { file: file(), expected, found });
         }
-        let config: Self = folder.read_json(FILE)?;
+        let config = Self::deserialize(value).map_err(json)?;
         match config.fault() {
             None => Ok(config),
             Some(reason) => Err(CheckpointError::BadConfig { file: file(), reason }),

@@ -2,6 +2,7 @@
 
 use candle_core::{Device, Tensor};
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::{
     checkpoint::{CheckpointError, Folder},
@@ -72,8 +73,17 @@ impl ClipImageProcessor {
     /// [`CheckpointError::WrongArchitecture`] for another processor, [`CheckpointError::BadConfig`] for steps that are
     /// switched off or values that are not supported.
     pub fn read(folder: &Folder) -> Result<Self, CheckpointError> {
-        let file: File = folder.read_json(FILE)?;
-        let place = folder.describe_file(FILE);
+        Self::from_value(&folder.read_json(FILE)?, &folder.describe_file(FILE))
+    }
+
+    /// From the values of a `preprocessor_config.json`, wherever they come from; `place` names them in messages.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn from_value(value: &Value, place: &str) -> Result<Self, CheckpointError> {
+        let place = place.to_owned();
+        let file = File::deserialize(value)
+            .map_err(|source| CheckpointError::Json { file: place.clone(), source })?;
         let class = file.image_processor_type.clone().or_else(|| file.feature_extractor_type.clone());
         if let Some(found) = class
             && !found.starts_with("CLIPImageProcessor")

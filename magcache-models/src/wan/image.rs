@@ -30,13 +30,26 @@ impl WanImageEncoder {
             ClipImageProcessor::default()
         };
         let encoder = ClipVisionEncoder::open(&model.sub("image_encoder"), device, dtype)?;
+        Self::new(processor, encoder, &folder.describe_file(PROCESSOR), device)
+    }
+
+    /// From its parts; `place` is what messages call the processor's file.
+    ///
+    /// # Errors
+    /// A processor that makes pictures of another size than the encoder takes.
+    pub fn new(
+        processor: ClipImageProcessor,
+        encoder: ClipVisionEncoder,
+        place: &str,
+        device: &Device,
+    ) -> Result<Self, CheckpointError> {
         let (size, (width, height)) = (encoder.config().image_size, processor.crop());
         if (width, height) != (size, size) {
             let reason = format!(
                 "crop_size is {height} x {width}, image_size of the image encoder is {size}: the folders are of \
                  different models"
             );
-            return Err(CheckpointError::BadConfig { file: folder.describe_file(PROCESSOR), reason });
+            return Err(CheckpointError::BadConfig { file: place.to_owned(), reason });
         }
         Ok(Self { processor, encoder, device: device.clone() })
     }

@@ -13,10 +13,14 @@ use serde_json::Value;
 use self::part::Part;
 use super::{WanConfig, WanImageEncoder, vae::WanVaeConfig};
 use crate::{
+    clip::{ClipImageProcessor, ClipVisionConfig, ClipVisionEncoder},
     checkpoint::{CheckpointError, Folder, WeightDtype, Weights},
     sampler::SchedulerConfig,
     text::{T5Config, WanTextEncoder},
 };
+
+/// What messages call the configuration of the image processor.
+const PROCESSOR: &str = "image_processor/preprocessor_config.json";
 
 /// How the files of a checkpoint are arranged and how their tensors are named.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -208,8 +212,14 @@ impl WanSource {
         device: &Device,
         dtype: WeightDtype,
     ) -> Result<Option<WanImageEncoder>, CheckpointError> {
-        let Some(_) = &self.image else { return Ok(None) };
-        WanImageEncoder::load(&self.folder, device, dtype).map(Some)
+        let Some(image) = &self.image else { return Ok(None) };
+        let processor = match &image.processor {
+            Some(values) => ClipImageProcessor::from_value(values, PROCESSOR)?,
+            None => ClipImageProcessor::default(),
+        };
+        let config = ClipVisionConfig::from_value(&image.part.config, &image.part.place)?;
+        let encoder = ClipVisionEncoder::load(&image.part.weights(device, dtype)?, &config)?;
+        WanImageEncoder::new(processor, encoder, PROCESSOR, device).map(Some)
     }
 
     fn expert(&self, expert: Expert) -> &Part<WanConfig> {

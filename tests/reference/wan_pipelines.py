@@ -1,0 +1,136 @@
+"""Whole runs of the Wan pipelines of diffusers with small random transformers, for comparison with ours.
+
+    python tests/reference/wan_pipelines.py
+
+Writes `tests/fixtures/pipelines/CASE`: the transformers, `model_index.json`, the scheduler, pictures, `case.json` with the request,
+and `expected.safetensors` with the initial noise and the latents behind the last step. Text encoder, tokenizer and, where none is
+named here, the autoencoder are those of `magcache-models/tiny/wan2.1-t2v-tiny`; CLIP and the residual autoencoder are golden cases.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanImageToVideoPipeline, WanPipeline, WanTransformer3DModel
+from PIL import Image
+from safetensors.torch import save_file
+from transformers import AutoTokenizer, CLIPImageProcessor, CLIPVisionModel, UMT5EncoderModel
+
+ROOT = Path(__file__).resolve().parents[2]
+OUT = ROOT / "tests" / "fixtures" / "pipelines"
+GOLDEN = ROOT / "tests" / "fixtures" / "golden"
+TINY = ROOT / "magcache-models" / "tiny" / "wan2.1-t2v-tiny"
+PROMPT, NEGATIVE = "a red circle moving right", "a blue square"
+STEPS = 6
+
+CLIP = {"image_dim": 32, "added_kv_proj_dim": 24}
+CASES = {
+    "t2v_pair": {"experts": 2, "boundary": 0.875, "shift": 12.0, "guidance": [4.0, 1.0]},
+    "i2v_pair": {"experts": 2, "boundary": 0.9, "shift": 5.0, "guidance": [3.5, 2.5], "pictures": 1, "in_channels": 20},
+    "i2v_pair_last": {"experts": 2, "boundary": 0.9, "shift": 5.0, "guidance": [3.5, 3.5], "pictures": 2, "in_channels": 20},
+    "i2v_clip": {"shift": 3.0, "guidance": [5.0], "pictures": 1, "in_channels": 20, "clip": True, **CLIP},
+    "flf2v_clip": {
+        "shift": 3.0, "guidance": [5.0], "pictures": 2, "in_channels": 20, "clip": True, "pos_embed_seq_len": 20, **CLIP,
+    },
+    "ti2v_text": {"shift": 5.0, "guidance": [5.0], "residual_vae": True, "expand": True},
+    "ti2v_image": {"shift": 5.0, "guidance": [5.0], "residual_vae": True, "expand": True, "pictures": 1},
+}
+
+
+def transformer(case, channels, seed):
+    """Random, with weights large enough that every input matters."""
+    torch.manual_seed(seed)
+    model = WanTransformer3DModel(
+        num_attention_heads=2, attention_head_dim=12, in_channels=case.get("in_channels", channels), out_channels=channels,
+        text_dim=64, freq_dim=16, ffn_dim=48, num_layers=2, cross_attn_norm=True, rope_max_seq_len=64,
+        image_dim=case.get("image_dim"), added_kv_proj_dim=case.get("added_kv_proj_dim"),
+        pos_embed_seq_len=case.get("pos_embed_seq_len"),
+    ).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            scale = parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.1
+            parameter.add_(torch.randn_like(parameter) * scale * 0.5)
+    return model
+
+
+def picture(seed, width, height):
+    """Soft blobs, in 8 bits."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (4, 6, 3), dtype=np.uint8))
+    return coarse.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def make(name, case):
+    folder = OUT / name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    residual, clip = case.get("residual_vae", False), case.get("clip", False)
+    vae = AutoencoderKLWan.from_pretrained(GOLDEN / "vaes" / "wan22_vae" if residual else TINY / "vae")
+    scale = vae.config.scale_factor_spatial
+    width, height, frames = (12 * scale, 8 * scale, 9)
+    seed = sum(name.encode())
+    parts = {
+        "tokenizer": AutoTokenizer.from_pretrained(TINY / "tokenizer"),
+        "text_encoder": UMT5EncoderModel.from_pretrained(TINY / "text_encoder"),
+        "vae": vae,
+        "scheduler": UniPCMultistepScheduler(
+            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=case["shift"], num_train_timesteps=1000
+        ),
+        "transformer": transformer(case, vae.config.z_dim, seed),
+        "expand_timesteps": case.get("expand", False),
+    }
+    if case.get("experts") == 2:
+        parts |= {"transformer_2": transformer(case, vae.config.z_dim, seed + 1), "boundary_ratio": case["boundary"]}
+    if clip:
+        encoder = CLIPVisionModel.from_pretrained(GOLDEN / "text_encoders" / "clip_vision_wan_i2v")
+        size = encoder.config.image_size
+        crop = {"height": size, "width": size}
+        processor = CLIPImageProcessor(size={"shortest_edge": size}, crop_size=crop)
+        parts |= {"image_encoder": encoder, "image_processor": processor}
+    pictures = [picture(seed + i, width, height) for i in range(case.get("pictures", 0))]
+    # A class for pictures wants one: text alone runs through the other class, as its users do it.
+    pipeline = (WanImageToVideoPipeline if pictures else WanPipeline)(**parts)
+    pipeline.set_progress_bar_config(disable=True)
+
+    torch.manual_seed(seed)
+    noise = torch.randn(1, vae.config.z_dim, 3, height // scale, width // scale)
+    call = {"image": pictures[0]} if pictures else {}
+    call |= {"last_image": pictures[1]} if len(pictures) > 1 else {}
+    length = 512 if clip else 16
+    guidance = case["guidance"]
+    call |= {"guidance_scale_2": guidance[1]} if len(guidance) > 1 else {}
+    with torch.no_grad():
+        latents = pipeline(
+            prompt=PROMPT, negative_prompt=NEGATIVE, height=height, width=width, num_frames=frames, num_inference_steps=STEPS,
+            guidance_scale=guidance[0], latents=noise.clone(), output_type="latent", max_sequence_length=length, **call,
+        ).frames
+    assert latents.isfinite().all() and latents.abs().max() < 50, latents.abs().max()
+
+    for part in ("transformer", "transformer_2", "scheduler"):
+        if part in parts:
+            parts[part].save_pretrained(folder / part)
+    index = {"_class_name": type(pipeline).__name__, "expand_timesteps": case.get("expand", False)}
+    index["boundary_ratio"] = case.get("boundary")
+    index |= {part: ["diffusers", type(value).__name__] for part, value in parts.items() if hasattr(value, "config")}
+    (folder / "model_index.json").write_text(json.dumps(index, indent=1) + "\n")
+    if clip:
+        processor.save_pretrained(folder / "image_processor")
+    names = ["first.png", "last.png"][: len(pictures)]
+    for image, file in zip(pictures, names):
+        image.save(folder / file, optimize=True)
+    request = {
+        "width": width, "height": height, "frames": frames, "steps": STEPS, "guidance": guidance, "prompt": PROMPT,
+        "negative_prompt": NEGATIVE, "pictures": names, "max_length": length,
+        "vae": "golden/vaes/wan22_vae" if residual else None,
+        "image_encoder": "golden/text_encoders/clip_vision_wan_i2v" if clip else None,
+    }
+    (folder / "case.json").write_text(json.dumps(request, indent=1) + "\n")
+    save_file({"noise": noise, "latents": latents.contiguous()}, folder / "expected.safetensors")
+    print(name, tuple(latents.shape), f"{latents.std():.3f}")
+
+
+if __name__ == "__main__":
+    for name, case in CASES.items():
+        make(name, case)
