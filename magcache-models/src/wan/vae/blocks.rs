@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     checkpoint::{CheckpointError, Weights},
-    nn::{Conv3d, Conv3dConfig, Linear, attention},
+    nn::{Linear, attention},
 };
 
 /// Two causal convolutions around a shortcut.
@@ -40,8 +40,9 @@ impl ResidualBlock {
     }
 
     pub(super) fn forward(&self, x: &Tensor, cache: &mut FeatureCache) -> candle_core::Result<Tensor> {
-        let h = self.conv1.forward(&self.norm1.forward_silu(x)?, cache)?;
-        let h = self.conv2.forward(&self.norm2.forward_silu(&h)?, cache)?;
+        let mut h = self.conv1.forward(&self.norm1.forward_silu(x)?, cache)?;
+        h = self.norm2.forward_silu(&h)?;
+        h = self.conv2.forward(&h, cache)?;
         match &self.shortcut {
             None => h + x,
             Some(shortcut) => h + shortcut.forward(x)?,
@@ -114,90 +115,4 @@ impl MidBlock {
         let x = self.attention.forward(&self.before.forward(x, cache)?)?;
         self.after.forward(&x, cache)
     }
-}
-
-/// Halves height and width and, with `time`, the frames of every chunk but the first.
-#[derive(Clone, Debug)]
-pub(super) struct Downsample {
-    conv: Conv3d,
-    time: Option<CausalConv>,
-}
-
-impl Downsample {
-    pub(super) fn load(
-        weights: &Weights,
-        channels: usize,
-        time: bool,
-        slots: &mut Slots,
-    ) -> Result<Self, CheckpointError> {
-        let config = Conv3dConfig { kernel: [1, 3, 3], stride: [1, 2, 2], padding: [(0, 0), (0, 1), (0, 1)] };
-        let conv = Conv3d::load_2d(&weights.pp("resample.1"), channels, channels, config)?;
-        let time = time
-            .then(|| CausalConv::load_over_frames(&weights.pp("time_conv"), channels, channels, 2, slots))
-            .transpose()?;
-        Ok(Self { conv, time })
-    }
-
-    pub(super) fn forward(&self, x: &Tensor, cache: &mut FeatureCache) -> candle_core::Result<Tensor> {
-        let x = self.conv.forward(x)?;
-        match &self.time {
-            None => Ok(x),
-            Some(time) if cache.first_chunk() => {
-                time.skip(&x, cache)?;
-                Ok(x)
-            }
-            Some(time) => time.forward(&x, cache),
-        }
-    }
-}
-
-/// Doubles height and width and, with `time`, the frames of every chunk but the first.
-#[derive(Clone, Debug)]
-pub(super) struct Upsample {
-    conv: Conv3d,
-    time: Option<CausalConv>,
-}
-
-impl Upsample {
-    pub(super) fn load(
-        weights: &Weights,
-        inputs: usize,
-        outputs: usize,
-        time: bool,
-        slots: &mut Slots,
-    ) -> Result<Self, CheckpointError> {
-        let config = Conv3dConfig { kernel: [1, 3, 3], stride: [1; 3], padding: [(0, 0), (1, 1), (1, 1)] };
-        let conv = Conv3d::load_2d(&weights.pp("resample.1"), inputs, outputs, config)?;
-        let time = time
-            .then(|| CausalConv::load_over_frames(&weights.pp("time_conv"), inputs, 2 * inputs, 1, slots))
-            .transpose()?;
-        Ok(Self { conv, time })
-    }
-
-    /// The first chunk passes the convolution in time by, and leaves no trace in it: the second chunk sees zeros.
-    pub(super) fn forward(&self, x: &Tensor, cache: &mut FeatureCache) -> candle_core::Result<Tensor> {
-        match &self.time {
-            Some(time) if !cache.first_chunk() => {
-                let pairs = time.forward(x, cache)?;
-                self.conv.forward(&nearest(&interleaved(&pairs)?)?)
-            }
-            _ => self.conv.forward(&nearest(x)?),
-        }
-    }
-}
-
-/// `[.., frames, .., 2 * channels]` to `[.., 2 * frames, .., channels]`: the halves become consecutive frames.
-fn interleaved(x: &Tensor) -> candle_core::Result<Tensor> {
-    let (batch, frames, height, width, channels) = x.dims5()?;
-    x.reshape(&[batch, frames, height, width, 2, channels / 2])?
-        .permute([0, 1, 4, 2, 3, 5].as_slice())?
-        .reshape((batch, 2 * frames, height, width, channels / 2))
-}
-
-/// Every pixel four times.
-fn nearest(x: &Tensor) -> candle_core::Result<Tensor> {
-    let (batch, frames, height, width, channels) = x.dims5()?;
-    x.reshape(&[batch * frames, height, 1, width, 1, channels])?
-        .broadcast_as(&[batch * frames, height, 2, width, 2, channels])?
-        .reshape((batch, frames, 2 * height, 2 * width, channels))
 }

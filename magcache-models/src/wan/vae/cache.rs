@@ -32,22 +32,27 @@ impl Slots {
 #[derive(Clone, Debug)]
 pub(super) struct FeatureCache {
     frames: Vec<Option<Tensor>>,
-    first: bool,
+    chunk: usize,
 }
 
 impl FeatureCache {
     pub(super) fn new(slots: &Slots) -> Self {
-        Self { frames: vec![None; slots.0], first: true }
+        Self { frames: vec![None; slots.0], chunk: 0 }
     }
 
     /// Whether the first chunk is being worked on, a single frame that resampling in time leaves alone.
     pub(super) fn first_chunk(&self) -> bool {
-        self.first
+        self.chunk == 0
+    }
+
+    /// Number of the chunk that is being worked on.
+    pub(super) fn chunk(&self) -> usize {
+        self.chunk
     }
 
     /// To be called when a chunk is through.
     pub(super) fn end_chunk(&mut self) {
-        self.first = false;
+        self.chunk += 1;
     }
 
     fn before(&self, slot: Slot) -> Option<&Tensor> {

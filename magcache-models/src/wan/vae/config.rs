@@ -9,13 +9,19 @@ use crate::checkpoint::{CheckpointError, Folder};
 /// Class that diffusers names in the configuration.
 const CLASS: &str = "AutoencoderKLWan";
 
-/// The key that matters in training only.
-const TRAINING: &str = "dropout";
+/// Keys without meaning here: for training, and one of the published files that the reference does not know either.
+const IGNORED: [&str; 2] = ["dropout", "clip_output"];
+
+/// Frames of every chunk of the encoder but the first, in every published model and in the reference's code.
+pub(super) const CHUNK: usize = 4;
 
 /// Channels of a layer above which a configuration is taken for damaged.
 const MAX_CHANNELS: usize = 1 << 16;
 
-/// Shape of the video autoencoder of Wan 2.1 (`AutoencoderKLWan` with `is_residual: false`).
+/// Side of a patch above which a configuration is taken for damaged.
+const MAX_PATCH: usize = 16;
+
+/// Shape of the video autoencoder of Wan 2.1 or, with `is_residual`, of Wan 2.2 (`AutoencoderKLWan`).
 ///
 /// Missing keys have diffusers' defaults. Keys that start with `_` are for other programs; any other unknown key is
 /// refused, because it would change the model.
@@ -40,13 +46,13 @@ pub struct WanVaeConfig {
     pub latents_mean: Vec<f32>,
     /// Standard deviation of every latent channel.
     pub latents_std: Vec<f32>,
-    /// The blocks of Wan 2.2.
+    /// The blocks of Wan 2.2, with a way around every level.
     pub is_residual: bool,
-    /// Channels of the video that is encoded.
+    /// Channels of what is encoded: of the video, times the pixels of a patch.
     pub in_channels: usize,
-    /// Channels of the decoded video.
+    /// Channels of what the decoder gives, likewise.
     pub out_channels: usize,
-    /// Pixels that are folded into channels at the ends, in Wan 2.2.
+    /// Side of the squares of pixels that become channels at both ends, in Wan 2.2; none is 1.
     pub patch_size: Option<usize>,
     /// Frames per latent frame.
     pub scale_factor_temporal: Option<usize>,
@@ -118,6 +124,21 @@ impl WanVaeConfig {
 
     /// Pixels per latent row or column.
     pub fn spatial_scale(&self) -> usize {
+        self.network_scale() * self.patch()
+    }
+
+    /// Channels of the video that is encoded.
+    pub fn video_channels(&self) -> usize {
+        self.in_channels / self.patch().pow(2)
+    }
+
+    /// Side of the squares of pixels that become channels.
+    pub(super) fn patch(&self) -> usize {
+        self.patch_size.unwrap_or(1)
+    }
+
+    /// Rows of patches per latent row.
+    pub(super) fn network_scale(&self) -> usize {
         1 << self.temperal_downsample.len()
     }
 
@@ -129,12 +150,19 @@ impl WanVaeConfig {
     pub(super) fn check(&self) -> Result<(), WanVaeConfigError> {
         let refuse =
             |key: &str, reason: String| Err(WanVaeConfigError::Value { key: key.to_owned(), reason });
-        if let Some(key) = self.other.keys().find(|key| !key.starts_with('_') && *key != TRAINING) {
+        if let Some(key) =
+            self.other.keys().find(|key| !key.starts_with('_') && !IGNORED.contains(&key.as_str()))
+        {
             return refuse(key, "is not a key of this class".into());
         }
-        if self.is_residual || self.patch_size.is_some_and(|size| size != 1) {
-            let key = if self.is_residual { "is_residual" } else { "patch_size" };
-            return refuse(key, "belongs to the VAE of Wan 2.2, which is not supported".into());
+        if !(1..=MAX_PATCH).contains(&self.patch()) {
+            return refuse("patch_size", format!("is {}", self.patch()));
+        }
+        let area = self.patch().pow(2);
+        for (key, channels) in [("in_channels", self.in_channels), ("out_channels", self.out_channels)] {
+            if !channels.is_multiple_of(area) {
+                return refuse(key, format!("is {channels}, patches have {area} pixels"));
+            }
         }
         if !self.attn_scales.is_empty() {
             return refuse("attn_scales", format!("is {:?}, supported is none", self.attn_scales));
@@ -144,6 +172,10 @@ impl WanVaeConfig {
             let reason =
                 format!("has {levels} entries for {steps} of temperal_downsample, expected one more");
             return refuse("dim_mult", reason);
+        }
+        if self.temporal_scale() > CHUNK {
+            let reason = format!("makes {} frames one, the encoder takes {CHUNK}", self.temporal_scale());
+            return refuse("temperal_downsample", reason);
         }
         for (key, length) in
             [("latents_mean", self.latents_mean.len()), ("latents_std", self.latents_std.len())]
@@ -161,6 +193,7 @@ impl WanVaeConfig {
                 return refuse(key, format!("is {base}, times {multiple} of dim_mult not a sensible size"));
             }
         }
+        self.check_shortcuts()?;
         let sizes = [
             ("z_dim", self.z_dim),
             ("in_channels", self.in_channels),
@@ -177,6 +210,25 @@ impl WanVaeConfig {
         for (key, stated, actual) in scales {
             if let Some(stated) = stated.filter(|stated| *stated != actual) {
                 return refuse(key, format!("is {stated}, temperal_downsample makes it {actual}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The ways around the levels have no weights, so channels must divide.
+    fn check_shortcuts(&self) -> Result<(), WanVaeConfigError> {
+        let refuse = |inputs: usize, outputs: usize| {
+            let reason = format!("leads from {inputs} channels to {outputs}, which do not divide");
+            Err(WanVaeConfigError::Value { key: "dim_mult".into(), reason })
+        };
+        for fold in self.down_levels().into_iter().filter_map(|level| level.shortcut) {
+            if !(fold.inputs * fold.volume()).is_multiple_of(fold.outputs) {
+                return refuse(fold.inputs, fold.outputs);
+            }
+        }
+        for fold in self.up_levels().into_iter().filter_map(|level| level.shortcut) {
+            if !(fold.outputs * fold.volume()).is_multiple_of(fold.inputs) {
+                return refuse(fold.inputs, fold.outputs);
             }
         }
         Ok(())
@@ -234,6 +286,14 @@ mod tests {
     }
 
     #[test]
+    fn patches_count_into_the_scale() {
+        let json = r#"{"is_residual": true, "patch_size": 2, "in_channels": 12, "out_channels": 12,
+            "scale_factor_spatial": 16, "clip_output": false}"#;
+        let config = WanVaeConfig::from_json(json).expect("is valid");
+        assert_eq!((config.temporal_scale(), config.spatial_scale(), config.video_channels()), (4, 16, 3));
+    }
+
+    #[test]
     fn names_what_does_not_fit() {
         assert!(
             reason(r#"{"_class_name": "AutoencoderKL"}"#)
@@ -241,8 +301,12 @@ mod tests {
         );
         assert!(reason(r#"{"base_dim": "a"}"#).contains("line 1"));
         assert!(reason(r#"{"spectral": 1}"#).contains("spectral"));
-        assert!(reason(r#"{"is_residual": true}"#).contains("Wan 2.2"));
-        assert!(reason(r#"{"patch_size": 2}"#).contains("Wan 2.2"));
+        assert!(reason(r#"{"patch_size": 2}"#).contains("in_channels is 3, patches have 4 pixels"));
+        assert!(reason(r#"{"patch_size": 0}"#).contains("patch_size is 0"));
+        assert!(reason(r#"{"temperal_downsample": [true, true, true]}"#).contains("8 frames one"));
+        assert!(
+            reason(r#"{"is_residual": true, "dim_mult": [1, 9, 9, 9]}"#).contains("from 96 channels to 864")
+        );
         assert!(reason(r#"{"attn_scales": [1.0]}"#).contains("attn_scales"));
         assert!(reason(r#"{"dim_mult": [1, 2]}"#).contains("2 entries for 3"));
         assert!(reason(r#"{"z_dim": 4}"#).contains("latents_mean has 16 entries, z_dim is 4"));

@@ -4,14 +4,15 @@ use candle_core::Tensor;
 
 use super::{
     WanVaeConfig,
-    blocks::{MidBlock, ResidualBlock, Upsample},
+    blocks::{MidBlock, ResidualBlock},
     cache::{CausalConv, FeatureCache, Slots},
+    levels::UpLevel,
     norm::ChannelNorm,
+    observe::Trace,
+    resample::Upsample,
+    shortcut::DupUp,
 };
 use crate::checkpoint::{CheckpointError, Weights};
-
-/// Called with the name of a module and its output.
-pub(super) type Trace<'a> = &'a mut dyn FnMut(&str, &Tensor) -> candle_core::Result<()>;
 
 #[derive(Debug)]
 pub(super) struct Decoder {
@@ -23,37 +24,33 @@ pub(super) struct Decoder {
     slots: Slots,
 }
 
-/// The residual blocks of one resolution and the step to the next.
+/// The residual blocks of one resolution and the step to the next, with a way around in Wan 2.2.
 #[derive(Debug)]
 struct UpBlock {
     resnets: Vec<ResidualBlock>,
     upsampler: Option<Upsample>,
+    shortcut: Option<DupUp>,
 }
 
 impl Decoder {
     pub(super) fn load(weights: &Weights, config: &WanVaeConfig) -> Result<Self, CheckpointError> {
         let mut slots = Slots::default();
-        let base = config.decoder_dim();
-        let dims: Vec<usize> = config.dim_mult.iter().rev().map(|m| base * m).collect();
-        let lowest = dims.first().copied().unwrap_or(base);
-
-        let conv_in = CausalConv::load(&weights.pp("conv_in"), config.z_dim, lowest, &mut slots)?;
-        let mid_block = MidBlock::load(&weights.pp("mid_block"), lowest, &mut slots)?;
-        let mut up_blocks = Vec::with_capacity(dims.len());
-        let mut inputs = lowest;
-        for (i, dim) in dims.into_iter().enumerate() {
-            let weights = weights.pp(format_args!("up_blocks.{i}"));
-            // The steps up run against the order in which the configuration lists those down; the last has none.
-            let time = config.temperal_downsample.iter().rev().nth(i).copied();
-            up_blocks.push(UpBlock::load(&weights, inputs, dim, config.num_res_blocks, time, &mut slots)?);
-            inputs = if time.is_some() { dim / 2 } else { dim };
-        }
+        let levels = config.up_levels();
+        let lowest = levels.first().map_or(config.decoder_dim(), |level| level.inputs);
+        let highest = levels.last().map_or(lowest, |level| level.outputs);
         Ok(Self {
-            conv_in,
-            mid_block,
-            up_blocks,
-            norm_out: ChannelNorm::load(&weights.pp("norm_out"), inputs, 3)?,
-            conv_out: CausalConv::load(&weights.pp("conv_out"), inputs, config.out_channels, &mut slots)?,
+            conv_in: CausalConv::load(&weights.pp("conv_in"), config.z_dim, lowest, &mut slots)?,
+            mid_block: MidBlock::load(&weights.pp("mid_block"), lowest, &mut slots)?,
+            up_blocks: levels
+                .iter()
+                .enumerate()
+                .map(|(i, level)| {
+                    let weights = weights.pp(format_args!("up_blocks.{i}"));
+                    UpBlock::load(&weights, level, config, &mut slots)
+                })
+                .collect::<Result<_, _>>()?,
+            norm_out: ChannelNorm::load(&weights.pp("norm_out"), highest, 3)?,
+            conv_out: CausalConv::load(&weights.pp("conv_out"), highest, config.out_channels, &mut slots)?,
             slots,
         })
     }
@@ -67,18 +64,19 @@ impl Decoder {
         &self,
         z: &Tensor,
         cache: &mut FeatureCache,
-        trace: Trace<'_>,
+        trace: &mut Trace<'_, '_>,
     ) -> candle_core::Result<Tensor> {
         let mut x = self.conv_in.forward(z, cache)?;
-        trace("conv_in", &x)?;
+        trace.show(format_args!("conv_in"), &x)?;
         x = self.mid_block.forward(&x, cache)?;
-        trace("mid_block", &x)?;
+        trace.show(format_args!("mid_block"), &x)?;
         for (i, block) in self.up_blocks.iter().enumerate() {
-            x = block.forward(&x, cache)?;
-            trace(&format!("up_blocks.{i}"), &x)?;
+            x = block.forward(x, cache)?;
+            trace.show(format_args!("up_blocks.{i}"), &x)?;
         }
-        x = self.conv_out.forward(&self.norm_out.forward_silu(&x)?, cache)?;
-        trace("conv_out", &x)?;
+        x = self.norm_out.forward_silu(&x)?;
+        x = self.conv_out.forward(&x, cache)?;
+        trace.show(format_args!("conv_out"), &x)?;
         cache.end_chunk();
         Ok(x)
     }
@@ -87,31 +85,35 @@ impl Decoder {
 impl UpBlock {
     fn load(
         weights: &Weights,
-        inputs: usize,
-        dim: usize,
-        blocks: usize,
-        time: Option<bool>,
+        level: &UpLevel,
+        config: &WanVaeConfig,
         slots: &mut Slots,
     ) -> Result<Self, CheckpointError> {
-        let resnets = (0..=blocks)
+        let resnets = (0..=config.num_res_blocks)
             .map(|i| {
-                let inputs = if i == 0 { inputs } else { dim };
-                ResidualBlock::load(&weights.pp(format_args!("resnets.{i}")), inputs, dim, slots)
+                let inputs = if i == 0 { level.inputs } else { level.outputs };
+                ResidualBlock::load(&weights.pp(format_args!("resnets.{i}")), inputs, level.outputs, slots)
             })
             .collect::<Result<_, _>>()?;
-        let upsampler = time
-            .map(|time| Upsample::load(&weights.pp("upsamplers.0"), dim, dim / 2, time, slots))
+        let name = if config.is_residual { "upsampler" } else { "upsamplers.0" };
+        let upsampler = level
+            .step
+            .map(|step| Upsample::load(&weights.pp(name), level.outputs, step.outputs, step.time, slots))
             .transpose()?;
-        Ok(Self { resnets, upsampler })
+        Ok(Self { resnets, upsampler, shortcut: level.shortcut.map(DupUp) })
     }
 
-    fn forward(&self, x: &Tensor, cache: &mut FeatureCache) -> candle_core::Result<Tensor> {
-        let mut x = x.clone();
+    fn forward(&self, input: Tensor, cache: &mut FeatureCache) -> candle_core::Result<Tensor> {
+        let around = self.shortcut.map(|shortcut| (shortcut, input.clone()));
+        let mut x = input;
         for block in &self.resnets {
             x = block.forward(&x, cache)?;
         }
-        match &self.upsampler {
-            Some(upsampler) => upsampler.forward(&x, cache),
+        if let Some(upsampler) = &self.upsampler {
+            x = upsampler.forward(&x, cache)?;
+        }
+        match around {
+            Some((shortcut, input)) => shortcut.add_to(x, &input, cache.first_chunk()),
             None => Ok(x),
         }
     }

@@ -4,17 +4,20 @@ use candle_core::Tensor;
 
 use super::{
     WanVaeConfig,
-    blocks::{Downsample, MidBlock, ResidualBlock},
+    blocks::{MidBlock, ResidualBlock},
     cache::{CausalConv, FeatureCache, Slots},
-    decoder::Trace,
+    levels::DownLevel,
     norm::ChannelNorm,
+    observe::Trace,
+    resample::Downsample,
+    shortcut::AvgDown,
 };
 use crate::checkpoint::{CheckpointError, Weights};
 
 #[derive(Debug)]
 pub(super) struct Encoder {
     conv_in: CausalConv,
-    /// In the order of the checkpoint, which numbers blocks and steps through.
+    /// As the checkpoint numbers them.
     down_blocks: Vec<DownBlock>,
     mid_block: MidBlock,
     norm_out: ChannelNorm,
@@ -22,8 +25,15 @@ pub(super) struct Encoder {
     slots: Slots,
 }
 
+/// In Wan 2.1 a single stage, in Wan 2.2 those of one resolution with a way around them.
 #[derive(Debug)]
-enum DownBlock {
+struct DownBlock {
+    stages: Vec<Stage>,
+    shortcut: Option<AvgDown>,
+}
+
+#[derive(Debug)]
+enum Stage {
     Residual(ResidualBlock),
     Downsample(Downsample),
 }
@@ -34,26 +44,31 @@ impl Encoder {
         let conv_in =
             CausalConv::load(&weights.pp("conv_in"), config.in_channels, config.base_dim, &mut slots)?;
         let mut down_blocks = Vec::new();
-        let mut channels = config.base_dim;
-        for (level, multiple) in config.dim_mult.iter().enumerate() {
-            for _ in 0..config.num_res_blocks {
-                let weights = weights.pp(format_args!("down_blocks.{}", down_blocks.len()));
-                let block = ResidualBlock::load(&weights, channels, config.base_dim * multiple, &mut slots)?;
-                down_blocks.push(DownBlock::Residual(block));
-                channels = config.base_dim * multiple;
-            }
-            if let Some(time) = config.temperal_downsample.get(level) {
-                let weights = weights.pp(format_args!("down_blocks.{}", down_blocks.len()));
-                down_blocks
-                    .push(DownBlock::Downsample(Downsample::load(&weights, channels, *time, &mut slots)?));
+        let levels = config.down_levels();
+        for level in &levels {
+            let first = down_blocks.len();
+            let stages = (0..config.num_res_blocks + usize::from(level.step.is_some()))
+                .map(|i| {
+                    let name = match level.step {
+                        _ if !config.is_residual => format!("down_blocks.{}", first + i),
+                        Some(_) if i == config.num_res_blocks => format!("down_blocks.{first}.downsampler"),
+                        _ => format!("down_blocks.{first}.resnets.{i}"),
+                    };
+                    Stage::load(&weights.pp(name), level, i, config.num_res_blocks, &mut slots)
+                })
+                .collect::<Result<Vec<_>, _>>()?;
+            match level.shortcut {
+                Some(fold) => down_blocks.push(DownBlock { stages, shortcut: Some(AvgDown(fold)) }),
+                None => down_blocks.extend(stages.into_iter().map(DownBlock::alone)),
             }
         }
+        let lowest = levels.last().map_or(config.base_dim, |level| level.outputs);
         Ok(Self {
             conv_in,
             down_blocks,
-            mid_block: MidBlock::load(&weights.pp("mid_block"), channels, &mut slots)?,
-            norm_out: ChannelNorm::load(&weights.pp("norm_out"), channels, 3)?,
-            conv_out: CausalConv::load(&weights.pp("conv_out"), channels, 2 * config.z_dim, &mut slots)?,
+            mid_block: MidBlock::load(&weights.pp("mid_block"), lowest, &mut slots)?,
+            norm_out: ChannelNorm::load(&weights.pp("norm_out"), lowest, 3)?,
+            conv_out: CausalConv::load(&weights.pp("conv_out"), lowest, 2 * config.z_dim, &mut slots)?,
             slots,
         })
     }
@@ -65,24 +80,65 @@ impl Encoder {
     /// One chunk of frames `[batch, frames, height, width, in_channels]` to `[.., 2 * z_dim]`.
     pub(super) fn forward(
         &self,
-        x: &Tensor,
+        frames: Tensor,
         cache: &mut FeatureCache,
-        trace: Trace<'_>,
+        trace: &mut Trace<'_, '_>,
     ) -> candle_core::Result<Tensor> {
-        let mut x = self.conv_in.forward(x, cache)?;
-        trace("conv_in", &x)?;
+        let mut x = self.conv_in.forward(&frames, cache)?;
+        drop(frames);
+        trace.show(format_args!("conv_in"), &x)?;
         for (i, block) in self.down_blocks.iter().enumerate() {
-            x = match block {
-                DownBlock::Residual(block) => block.forward(&x, cache)?,
-                DownBlock::Downsample(block) => block.forward(&x, cache)?,
-            };
-            trace(&format!("down_blocks.{i}"), &x)?;
+            x = block.forward(x, cache)?;
+            trace.show(format_args!("down_blocks.{i}"), &x)?;
         }
         x = self.mid_block.forward(&x, cache)?;
-        trace("mid_block", &x)?;
-        x = self.conv_out.forward(&self.norm_out.forward_silu(&x)?, cache)?;
-        trace("conv_out", &x)?;
+        trace.show(format_args!("mid_block"), &x)?;
+        x = self.norm_out.forward_silu(&x)?;
+        x = self.conv_out.forward(&x, cache)?;
+        trace.show(format_args!("conv_out"), &x)?;
         cache.end_chunk();
         Ok(x)
+    }
+}
+
+impl DownBlock {
+    fn alone(stage: Stage) -> Self {
+        Self { stages: vec![stage], shortcut: None }
+    }
+
+    fn forward(&self, input: Tensor, cache: &mut FeatureCache) -> candle_core::Result<Tensor> {
+        let around = self.shortcut.map(|shortcut| (shortcut, input.clone()));
+        let mut x = input;
+        for stage in &self.stages {
+            x = match stage {
+                Stage::Residual(block) => block.forward(&x, cache)?,
+                Stage::Downsample(step) => step.forward(&x, cache)?,
+            };
+        }
+        match around {
+            Some((shortcut, input)) => shortcut.add_to(x, &input),
+            None => Ok(x),
+        }
+    }
+}
+
+impl Stage {
+    /// Stage `i` of a level: its residual blocks, then the step.
+    fn load(
+        weights: &Weights,
+        level: &DownLevel,
+        i: usize,
+        blocks: usize,
+        slots: &mut Slots,
+    ) -> Result<Self, CheckpointError> {
+        match level.step {
+            Some(time) if i == blocks => {
+                Ok(Self::Downsample(Downsample::load(weights, level.outputs, time, slots)?))
+            }
+            _ => {
+                let inputs = if i == 0 { level.inputs } else { level.outputs };
+                Ok(Self::Residual(ResidualBlock::load(weights, inputs, level.outputs, slots)?))
+            }
+        }
     }
 }

@@ -1,0 +1,74 @@
+//! Decoding takes the memory that `WanVaeConfig::decode_memory` says, however long the video is.
+#![cfg(target_os = "linux")]
+
+use candle_core::{Device, Tensor};
+use magcache_models::{
+    checkpoint::Folder,
+    wan::vae::{Tiling, WanVae},
+};
+
+/// Resident memory of this process in bytes: `VmRSS` is the current one, `VmHWM` the peak.
+fn resident(key: &str) -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("Linux has it");
+    let line = status.lines().find(|line| line.starts_with(key)).expect("has the key");
+    let kib: u64 = line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).expect("a number");
+    kib * 1024
+}
+
+/// Peak above what was resident before, while `work` runs.
+fn peak_of(work: impl FnOnce()) -> u64 {
+    let before = resident("VmRSS");
+    // Sets the peak back to what is resident now.
+    std::fs::write("/proc/self/clear_refs", "5").expect("Linux allows it");
+    work();
+    resident("VmHWM").saturating_sub(before)
+}
+
+/// Rows and columns of pixels.
+const SIZE: usize = 384;
+
+/// The test is alone in this file, because it watches the memory of its process.
+#[test]
+fn decoding_stays_within_the_bound() {
+    let threads = rayon::current_num_threads();
+    for name in ["wan21_vae", "wan22_vae"] {
+        let case = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/golden/vaes/");
+        let folder = Folder::open(format!("{case}{name}")).expect("fixture");
+        let vae = WanVae::open(&folder, &Device::Cpu).expect("loads");
+        let config = vae.config();
+        let latents = |frames: usize| {
+            let side = SIZE / config.spatial_scale();
+            Tensor::randn(0f32, 1.0, (1, config.z_dim, frames, side, side), &Device::Cpu).expect("fits")
+        };
+
+        let tiling = Some(Tiling::square(128, 96));
+        let frames = config.frames(3);
+        let bound = config.decode_memory(SIZE, SIZE, frames, tiling).expect("is valid").total(threads);
+        let z = latents(3);
+        let tiled = peak_of(|| drop(vae.decode(&z, tiling).expect("decodes")));
+        println!("{name} in tiles: {tiled} of {bound}");
+        within(tiled, bound);
+
+        let whole = config.decode_memory(SIZE, SIZE, frames, None).expect("is valid");
+        let bound = whole.total(threads);
+        let mut stream = vae.decode_stream();
+        let mut push = |frames| {
+            peak_of(|| {
+                for _ in 0..frames {
+                    drop(stream.push(&latents(1)).expect("decodes"));
+                }
+            })
+        };
+        let start = push(3);
+        let later = push(3);
+        println!("{name}: {start} of {bound}, {later} later");
+        within(start, bound);
+        // What the stream remembers is resident already: the rest must be what it was.
+        assert!(later + whole.feature_cache <= bound * 11 / 10, "{name}: {later} more in later frames");
+    }
+}
+
+fn within(peak: u64, bound: u64) {
+    assert!(peak <= bound, "{peak} bytes, bound {bound}");
+    assert!(peak >= bound / 2, "{peak} bytes, the bound {bound} says little");
+}
