@@ -1,6 +1,6 @@
 //! Given frames as the transformers take them.
 
-use candle_core::{DType, Result, Tensor, bail};
+use candle_core::{DType, Error, Result, Tensor, bail};
 
 use super::vae::WanVae;
 
@@ -40,24 +40,20 @@ impl FrameCondition {
         let (batch, channels, height, width) = first.dims4()?;
         let scale = vae.config().temporal_scale();
         check_frames(frames, scale)?;
-        let gray = |frames: usize| {
-            Tensor::zeros((batch, channels, frames, height, width), DType::F32, first.device())
-        };
-        let first = first.to_dtype(DType::F32)?.unsqueeze(2)?;
-        let video = match last {
-            None => Tensor::cat(&[&first, &gray(frames - 1)?], 2)?,
-            Some(last) if last.dims() != [batch, channels, height, width] || frames == 1 => bail!(
+        if let Some(last) = last
+            && (last.dims() != first.dims() || frames == 1)
+        {
+            bail!(
                 "the last of {frames} frames is {:?}, the first [{batch}, {channels}, {height}, {width}]: expected \
                  equal shapes and at least {} frames",
                 last.dims(),
                 scale + 1
-            ),
-            Some(last) => {
-                let last = last.to_dtype(DType::F32)?.unsqueeze(2)?;
-                Tensor::cat(&[&first, &gray(frames - 2)?, &last], 2)?
-            }
-        };
-        let latents = vae.normalize(&vae.encode(&video)?)?;
+            );
+        }
+        let latents = vae
+            .encode_condition(first, last, frames, None)
+            .and_then(|z| vae.normalize(&z))
+            .map_err(Error::wrap)?;
         let (_, _, latent_frames, height, width) = latents.dims5()?;
         let size = [latent_frames, height, width];
         let mask = mask(scale, size, last.is_some(), &latents)?.expand((
@@ -78,7 +74,8 @@ impl FrameCondition {
     pub fn first_frame(vae: &WanVae, first: &Tensor, frames: usize) -> Result<Self> {
         let scale = vae.config().temporal_scale();
         check_frames(frames, scale)?;
-        let latents = vae.normalize(&vae.encode(&first.unsqueeze(2)?)?)?;
+        let latents =
+            vae.encode(&first.unsqueeze(2)?, None).and_then(|z| vae.normalize(&z)).map_err(Error::wrap)?;
         let (_, _, _, height, width) = latents.dims5()?;
         Ok(Self { kind: Kind::FirstFrame, tensor: latents, size: [(frames - 1) / scale + 1, height, width] })
     }
