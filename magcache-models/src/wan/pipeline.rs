@@ -9,7 +9,7 @@ use rand_chacha::ChaCha20Rng;
 use rand_distr::{Distribution, StandardNormal};
 
 use super::{
-    FrameCondition, WanDenoiser, WanPrompts, WanSource, WanTask, WanTransformer, defaults, meta, request,
+    FrameCondition, Layout, WanDenoiser, WanPrompts, WanSource, WanTask, WanTransformer, defaults, meta, request,
     vae::WanVae,
 };
 use crate::{
@@ -252,9 +252,11 @@ fn open(folder: Folder, options: LoadOptions) -> Result<Box<dyn Pipeline>> {
 }
 
 inventory::submit! {
-    Loader { class_name: "WanPipeline", open, origin: env!("CARGO_PKG_NAME") }
-}
-
-inventory::submit! {
-    Loader { class_name: "WanImageToVideoPipeline", open, origin: env!("CARGO_PKG_NAME") }
+    Loader {
+        class_names: &["WanImageToVideoPipeline", "WanPipeline"],
+        detects: |folder| WanSource::detect(folder) == Some(Layout::Native),
+        looks_for: WanSource::NATIVE,
+        open,
+        origin: env!("CARGO_PKG_NAME"),
+    }
 }
