@@ -43,14 +43,18 @@ fn every_pair_that_may_skip_nothing_changes_no_bit() {
 #[test]
 fn every_pair_of_examples_never_learns_a_guess() {
     // Whatever two caches do together, a pass that ran every block gives the bits of a run without caches.
-    let steps = Trajectory::plain(12, &[Branch::Cond]);
+    let steps = Trajectory::plain(12, &[Branch::Cond, Branch::Uncond]);
     let toy = Toy::image(6);
     let plain = run(&toy, None, &steps, 1).unwrap();
-    for outer in strategies().into_iter().filter(|s| s.level == Level::Blocks) {
-        for inner in strategies().into_iter().filter(|s| s.level == Level::Blocks) {
+    for outer in strategies() {
+        for inner in strategies() {
             let mut builder = HookRegistry::builder(6);
             for (id, info) in [(0, outer), (1, inner)] {
-                builder = builder.ring(0..6, hook_of(info, info.example, id, &toy, &steps)).unwrap();
+                let hook = hook_of(info, info.example, id, &toy, &steps);
+                builder = match info.level {
+                    Level::Blocks => builder.ring(0..6, hook).unwrap(),
+                    Level::Forward => builder.forward(hook),
+                };
             }
             let mut session = builder.build().session();
             for (a, b) in run(&toy, Some(&mut session), &steps, 1).unwrap().iter().zip(&plain) {

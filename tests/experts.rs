@@ -1,121 +1,133 @@
-//! Two experts: what is kept apart, what is freed, and caches that act in one of them only.
+//! Two networks in one run: whatever the schedule, no strategy reads the other expert's slots or skips the first step
+//! of a phase.
 
 mod support;
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, path::PathBuf};
 
 use magcache_core::{
-    Branch, CachePlan, ConfigError, DecisionLog, Expert, HookId, HookRegistry, ModelMeta, Phase, Trajectory,
-    schedule::simulate,
-    testing::{Toy, run, run_pass},
+    Branch, CachePlan, Expert, Phase, Session, StrategyInfo, Trajectory,
+    testing::{Ran, Toy, run_pass, same_bits},
 };
-use magcache_models as _;
-use magcache_strategies as _;
-use support::Script;
+use magcache_models::sampler::{SamplerKind, Schedule, SchedulerConfig};
+use proptest::prelude::*;
+use serde_json::Value;
+use support::strategies;
 
 const BOTH: [Branch; 2] = [Branch::Cond, Branch::Uncond];
 
-/// Twelve steps, the first five of the high-noise expert.
-fn steps() -> Trajectory {
-    let phases = vec![Phase { expert: Expert(0), steps: 0..5 }, Phase { expert: Expert(1), steps: 5..12 }];
-    Trajectory { boundary_ratio: Some(0.6), ..Trajectory::plain(12, &BOTH).with_phases(phases) }
+/// A session with a strategy's example, for a run of any length.
+fn session(info: &StrategyInfo, toy: &Toy) -> Session {
+    let plan = CachePlan::parse(&format!("[[cache]]\n{}", info.example)).unwrap();
+    plan.build(toy.meta(), None).unwrap().registry.session()
 }
 
-fn pair() -> ModelMeta {
-    ModelMeta { experts: (&["high-noise", "low-noise"]).into(), ..ModelMeta::simple("pair", 4) }
+fn passes(toy: &Toy, session: &mut Session, run: &Trajectory, only: Option<Expert>) -> Vec<Ran> {
+    let steps = run.steps().filter(|step| only.is_none_or(|only| only == step.expert));
+    let all = steps.flat_map(|step| run.branches.iter().map(move |branch| (step.clone(), *branch)));
+    all.map(|(step, branch)| run_pass(toy, Some(session), &step, branch, 1).unwrap()).collect()
 }
 
-fn plan(text: &str) -> Result<DecisionLog, ConfigError> {
-    let built = CachePlan::parse(text)?.build(&pair(), Some(&steps()))?;
-    Ok(simulate(&built.registry, &pair(), &steps()).expect("is static"))
-}
-
-fn skipped(log: &DecisionLog) -> Vec<usize> {
-    let cond = log.records().iter().filter(|r| r.reused && r.branch == Branch::Cond);
-    cond.map(|r| r.step).collect()
-}
-
-const SCHEDULE: &str = "[[cache]]\nstrategy = \"schedule\"\nskip = [2, 3, 5, 6, 8, 9]\n";
-
-#[test]
-fn a_cache_acts_in_the_experts_that_it_names() {
-    let of = |experts: &str| skipped(&plan(&format!("{SCHEDULE}{experts}")).unwrap());
-    assert_eq!(of(""), [2, 3, 6, 8, 9], "step 5 is the first of its phase");
-    assert_eq!(of("experts = [\"high-noise\", \"low-noise\"]"), [2, 3, 6, 8, 9]);
-    assert_eq!(of("experts = [\"high-noise\"]"), [2, 3]);
-    assert_eq!(of("experts = [\"low-noise\"]"), [6, 8, 9]);
-}
-
-#[test]
-fn each_expert_may_have_a_cache_of_its_own_on_the_same_blocks() {
-    let table = |expert: &str, skip: &str| {
-        format!("[[cache]]\nstrategy = \"schedule\"\nskip = [{skip}]\nexperts = [\"{expert}\"]\n")
-    };
-    let log = plan(&(table("high-noise", "1, 2, 9") + &table("low-noise", "3, 7"))).unwrap();
-    assert_eq!(skipped(&log), [1, 2, 7]);
-    let hook = |step| log.records().iter().find(|r| r.step == step).map(|r| r.hook);
-    assert_eq!((hook(4), hook(5)), (Some(HookId(0)), Some(HookId(1))));
-    let shared = plan(&(table("high-noise", "1") + &table("high-noise", "2"))).unwrap_err().to_string();
-    assert!(shared.contains("both surround the whole stack"), "{shared}");
-    let error = plan(&format!("{SCHEDULE}experts = [\"low-nois\"]")).unwrap_err();
-    assert!(error.to_string().contains("unknown expert \"low-nois\""), "{error}");
-    assert_eq!(error.hint().as_deref(), Some("did you mean \"low-noise\"?"));
-    let error = plan(&format!("{SCHEDULE}experts = []")).unwrap_err().to_string();
-    assert!(error.contains("`experts` is empty"), "{error}");
-}
-
-#[test]
-fn a_curve_of_one_expert_runs_over_its_phase() {
-    // Past the first value nothing is under the threshold but at the seventh place, local step 2 of 7 values for 7 steps.
-    let ratios = "ratios = [1.0, 0.5, 1.0, 0.5, 0.5, 0.5, 0.5]\nthreshold = 0.01\nmax_skips = 1\nwarmup = 1\n";
-    let table = format!("[[cache]]\nstrategy = \"magcache\"\n{ratios}experts = [\"low-noise\"]\n");
-    assert_eq!(skipped(&plan(&table).unwrap()), [7]);
-}
-
-#[test]
-fn an_expert_without_guidance_runs_one_branch() {
-    let run = Trajectory { unguided: vec![Expert(1)], ..steps() };
-    let built = CachePlan::parse(SCHEDULE).unwrap().build(&pair(), Some(&run)).unwrap();
-    let log = simulate(&built.registry, &pair(), &run).unwrap();
-    let uncond: Vec<usize> =
-        log.records().iter().filter(|r| r.branch == Branch::Uncond).map(|r| r.step).collect();
-    assert_eq!(uncond, [0, 1, 2, 3, 4]);
-    assert_eq!(run.passes(), 17);
-}
-
-#[test]
-fn a_finished_expert_leaves_no_bytes() {
-    let toy = Toy::image(4);
-    let registry = HookRegistry::builder(4).ring(0..4, Script::at([2, 3, 7, 8]).hook(0)).unwrap().build();
-    let mut session = registry.session();
-    let mut held = Vec::new();
-    for step in steps().steps() {
-        for branch in BOTH {
-            run_pass(&toy, Some(&mut session), &step, branch, 1).unwrap();
+/// Every expert's passes are those of a session in which the other expert never ran, and begin with a computed step.
+/// Returns how many passes skipped something.
+fn check(info: &StrategyInfo, toy: &Toy, run: &Trajectory) -> usize {
+    let together = passes(toy, &mut session(info, toy), run, None);
+    for phase in &run.phases {
+        let alone = passes(toy, &mut session(info, toy), run, Some(phase.expert));
+        let mine = together.iter().filter(|ran| ran.step.expert == phase.expert);
+        for (a, b) in alone.iter().zip(mine) {
+            let at = format!("{}: phases {:?}, step {} {}", info.name, run.phases, a.step.index, a.branch);
+            assert_eq!((&a.step, a.branch), (&b.step, b.branch), "{at}");
+            assert!(same_bits(&a.output, &b.output), "{at}: the other expert's run changes it");
+            let first = b.step.index == phase.steps.start;
+            assert!(
+                !first || b.is_whole(toy.blocks()),
+                "{at}: the first step of a phase skips: {:?}",
+                b.records
+            );
         }
-        held.push((session.slots().bytes(), session.slots().keys().all(|k| k.expert == step.expert)));
     }
-    let (bytes, _) = held[0];
-    assert!(bytes > 0);
-    assert!(held.iter().all(|h| *h == (bytes, true)), "{held:?}");
-    assert_eq!(session.slots().peak_bytes(), bytes);
+    together.iter().filter(|ran| ran.records.iter().any(|r| r.reused)).count()
+}
+
+fn phases(lengths: &[usize]) -> Vec<Phase> {
+    let mut first = 0;
+    let lengths = lengths.iter().filter(|n| **n > 0).zip(0..);
+    let phase = |(n, expert): (&usize, u8)| {
+        let steps = first..first + n;
+        first += n;
+        Phase { expert: Expert(expert), steps }
+    };
+    lengths.map(phase).collect()
+}
+
+/// The shifts and boundaries of the recorded table, and its steps above the boundary by number of steps.
+fn recorded() -> Vec<(f64, f64, Vec<(usize, usize)>)> {
+    let path = "fixtures/golden/schedulers/wan22_boundary/boundary.json";
+    let text = std::fs::read_to_string(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap();
+    let table: Value = serde_json::from_str(&text).unwrap();
+    let numbers = |v: &Value| -> Vec<usize> {
+        v.as_array().unwrap().iter().map(|n| n.as_u64().unwrap() as usize).collect()
+    };
+    let row = |row: &Value| {
+        let high = numbers(&row["high_noise_steps"]["diffusers_unipc"]);
+        let by_steps = numbers(&row["steps"]).into_iter().zip(high).collect();
+        (row["flow_shift"].as_f64().unwrap(), row["boundary_ratio"].as_f64().unwrap(), by_steps)
+    };
+    table["rows"].as_array().unwrap().iter().map(row).collect()
 }
 
 #[test]
-fn a_cache_of_one_expert_changes_no_bit_of_the_other() {
-    let toy = Toy::image(4);
-    let hook = || Script::at([1, 2, 7, 8]).hook(0);
-    let all = |experts: &[Expert]| {
-        let builder = HookRegistry::builder(4);
-        let first = builder.next_id();
-        let registry = builder.ring(0..4, hook()).unwrap().only_experts(first, experts).build();
-        run(&toy, Some(&mut Arc::clone(&registry).session()), &steps(), 1).unwrap()
-    };
-    let plain = run(&toy, None, &steps(), 1).unwrap();
-    let low = all(&[Expert(1)]);
-    for (low, plain) in low.iter().zip(&plain).filter(|(l, _)| l.step.expert == Expert(0)) {
-        assert!(magcache_core::testing::same_bits(&low.output, &plain.output), "step {}", low.step.index);
-        assert!(low.records.is_empty());
+fn no_expert_meets_the_other_at_any_recorded_shift_and_boundary() {
+    // What decides is where the phases lie: several shifts put them at the same step.
+    let mut splits = BTreeSet::new();
+    for (shift, boundary, table) in recorded() {
+        for steps in 2..=60 {
+            let schedule = Schedule::new(&SchedulerConfig::new(SamplerKind::UniPc, shift), steps).unwrap();
+            let found = schedule.experts(Some(boundary)).unwrap();
+            let high = found.iter().find(|p| p.expert == Expert(0)).map_or(0, |p| p.steps.len());
+            if let Some((_, expected)) = table.iter().find(|(n, _)| *n == steps) {
+                assert_eq!(high, *expected, "shift {shift}, boundary {boundary}, {steps} steps");
+            }
+            splits.insert((steps, high));
+        }
     }
-    assert!(low.iter().any(|r| r.records.iter().any(|r| r.reused)));
+    assert!(splits.len() > 200);
+    let every_split = |info: &StrategyInfo| {
+        let (toy, mut skipped) = (Toy::image(2), 0);
+        for (steps, high) in &splits {
+            let run = Trajectory::plain(*steps, &BOTH).with_phases(phases(&[*high, steps - high]));
+            skipped += check(info, &toy, &run);
+        }
+        assert!(skipped > 0, "{} never skips, so this shows nothing", info.name);
+    };
+    std::thread::scope(|scope| {
+        for info in strategies() {
+            scope.spawn(|| every_split(info));
+        }
+    });
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_expert_meets_another_on_random_schedules(
+        lengths in prop::collection::vec(0usize..14, 1..4),
+        sigmas in prop::collection::vec(0.0..1.0f64, 40),
+        uncond_first in any::<bool>(),
+        which in any::<prop::sample::Index>(),
+    ) {
+        let steps: usize = lengths.iter().sum();
+        prop_assume!(steps > 0);
+        let mut sigmas: Vec<f64> = sigmas.into_iter().take(steps).collect();
+        sigmas.sort_by(|a, b| b.total_cmp(a));
+        let branches = if uncond_first { [Branch::Uncond, Branch::Cond] } else { BOTH };
+        let plain = Trajectory::plain(steps, &branches).with_phases(phases(&lengths));
+        let timesteps = sigmas.iter().map(|s| 1000.0 * s).collect();
+        let run = Trajectory { timesteps, sigmas: sigmas.into_iter().chain([0.0]).collect(), ..plain };
+        let all = strategies();
+        let info: &StrategyInfo = all[which.index(all.len())];
+        check(info, &Toy::image(3), &run);
+    }
 }

@@ -9,9 +9,9 @@ use std::{
 
 use candle_core::{DType, Result, Tensor};
 use magcache_core::{
-    Branch, Branches, CacheHook, Expert, Guards, Head, HookId, HookRegistry, Level, Reducer, ResidualConfig,
-    Role, Session, Step, StoragePolicy, TimestepCache, Trajectory, Verdict, Why,
-    testing::{Fault, Ran, Toy, run, run_pass, same_bits},
+    Branch, Branches, CacheHook, Expert, Guards, Head, HookId, HookRegistry, Reducer, ResidualConfig, Role,
+    Session, Step, StoragePolicy, StrategyInfo, TimestepCache, Trajectory, Verdict, Why,
+    testing::{Bench, Fault, Ran, Toy, run, run_pass, same_bits},
 };
 use proptest::prelude::*;
 use support::{Script, example, session, strategies};
@@ -66,15 +66,37 @@ fn two_sessions_on_two_threads_share_a_model_and_nothing_else() {
     }
 }
 
+/// True when what a branch does depends on what another one did at the same step.
+fn branches_meet(info: &'static StrategyInfo) -> bool {
+    Bench::new(info, flux()).branches_meet()
+}
+
 #[test]
 fn the_order_of_branches_changes_no_output() {
-    for info in strategies() {
+    for info in strategies().into_iter().filter(|info| !branches_meet(info)) {
         let toy = flux();
         let other = Trajectory { branches: vec![Branch::Uncond, Branch::Cond], ..steps() };
         let mut swapped = run(&toy, Some(&mut example(info, &toy, &steps())), &other, 1).unwrap();
         swapped.sort_by_key(|r| (r.step.index, r.branch));
         let own = run(&toy, Some(&mut example(info, &toy, &steps())), &steps(), 1).unwrap();
         assert_same(&own, &swapped, info.name);
+    }
+}
+
+#[test]
+fn a_branch_that_runs_before_the_one_that_it_needs_is_computed() {
+    let needy: Vec<_> = strategies().into_iter().filter(|info| branches_meet(info)).collect();
+    assert!(needy.len() >= 3);
+    for info in needy {
+        let toy = flux();
+        let other = Trajectory { branches: vec![Branch::Uncond, Branch::Cond], ..steps() };
+        // The program warns about this order, which only a program of one's own can make.
+        let ran = run(&toy, Some(&mut example(info, &toy, &other)), &other, 1).unwrap();
+        let plain = run(&toy, None, &other, 1).unwrap();
+        for (a, b) in ran.iter().zip(&plain).filter(|(a, _)| a.branch == Branch::Uncond) {
+            assert!(same_bits(&a.output, &b.output), "{}: step {}", info.name, a.step.index);
+            assert!(a.is_whole(toy.blocks()), "{}: {:?}", info.name, a.records);
+        }
     }
 }
 
@@ -136,7 +158,7 @@ fn a_failed_probe_or_hook_leaves_nothing_behind() {
 
 #[test]
 fn an_error_on_one_branch_leaves_the_other_alone() {
-    for info in strategies() {
+    for info in strategies().into_iter().filter(|info| !branches_meet(info)) {
         let toy = flux();
         let own = run(&toy, Some(&mut example(info, &toy, &steps())), &steps(), 1).unwrap();
         let mut session = example(info, &toy, &steps());
@@ -149,6 +171,33 @@ fn an_error_on_one_branch_leaves_the_other_alone() {
         }
         let own: Vec<Ran> = own.into_iter().filter(|r| r.branch == Branch::Uncond).collect();
         assert_same(&own, &uncond, info.name);
+    }
+}
+
+#[test]
+fn an_error_on_one_branch_makes_those_that_need_it_compute() {
+    for (info, failing) in strategies().into_iter().filter(|info| branches_meet(info)).flat_map(|info| {
+        let toy = flux();
+        let ran = run(&toy, Some(&mut example(info, &toy, &steps())), &steps(), 1).unwrap();
+        let runs = |r: &Ran| r.branch == Branch::Cond && r.is_whole(5) && r.step.index > 1;
+        ran.into_iter().filter(runs).map(move |r| (info, r.step.index)).collect::<Vec<_>>()
+    }) {
+        let toy = flux();
+        let mut session = example(info, &toy, &steps());
+        for step in steps().steps() {
+            toy.set_fault((step.index == failing).then_some((0, Fault::Error)));
+            let cond = run_pass(&toy, Some(&mut session), &step, Branch::Cond, 1);
+            toy.set_fault(None);
+            let uncond = run_pass(&toy, Some(&mut session), &step, Branch::Uncond, 1).unwrap();
+            if step.index == failing {
+                assert!(
+                    cond.is_err() && uncond.is_whole(5),
+                    "{} step {failing}: {:?}",
+                    info.name,
+                    uncond.records
+                );
+            }
+        }
     }
 }
 
@@ -168,15 +217,18 @@ fn a_pass_that_was_opened_and_never_run_changes_nothing() {
 
 #[test]
 fn shape_and_dtype_that_change_compute_and_count_a_failsafe() {
-    for info in strategies().into_iter().filter(|s| s.level == Level::Blocks) {
+    for info in strategies() {
+        let bench = Bench::new(info, Toy::image(4));
         for changed in [Toy::image(4).with_tokens(5), Toy::image(4).with_dtype(DType::F64)] {
             let toy = Toy::image(4);
             let mut session = example(info, &toy, &steps());
             for (index, toy) in (0..8).map(|i| (i, if i < 5 { &toy } else { &changed })) {
-                let ran = run_pass(toy, Some(&mut session), &steps().step(index), Branch::Cond, 1).unwrap();
-                let why = ran.records[0].why;
-                assert_eq!(why == Why::FailsafeShape, index == 5, "{}: step {index}: {why}", info.name);
-                assert!(index != 5 || ran.is_whole(4));
+                for branch in bench.until_decided() {
+                    let ran = run_pass(toy, Some(&mut session), &steps().step(index), branch, 1).unwrap();
+                    let (why, here) = (ran.records[0].why, index == 5 && branch == bench.decided());
+                    assert_eq!(why == Why::FailsafeShape, here, "{}: step {index}: {why}", info.name);
+                    assert!(index != 5 || ran.is_whole(4));
+                }
             }
             assert_eq!(session.log().failsafes(), 1);
         }
@@ -185,7 +237,7 @@ fn shape_and_dtype_that_change_compute_and_count_a_failsafe() {
 
 #[test]
 fn a_metric_that_is_nan_computes() {
-    for strategy in ["fbcache", "teacache"] {
+    for strategy in ["fbcache", "teacache", "easycache", "sencache"] {
         let info = strategies().into_iter().find(|s| s.name == strategy).unwrap();
         let toy = Toy::image(4);
         let mut session = example(info, &toy, &steps());
@@ -228,8 +280,7 @@ fn a_verdict_from_a_broken_number_is_not_believed() {
     let toy = Toy::image(3);
     let one = Trajectory::plain(4, &[Branch::Cond]);
     for value in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
-        let forecast = Arc::new(ResidualConfig {});
-        let hook = CacheHook::new(HookId(0), Box::new(Broken(value)), forecast, Guards::default(), true);
+        let hook = CacheHook::new(HookId(0), Box::new(Broken(value)), None, Guards::default(), true);
         let mut session = HookRegistry::builder(3).ring(0..3, Arc::new(hook)).unwrap().build().session();
         let ran = run(&toy, Some(&mut session), &one, 1).unwrap();
         let why: Vec<Why> = ran.iter().map(|r| r.records[0].why).collect();
@@ -282,7 +333,7 @@ fn bytes_are_exact_and_a_budget_evicts() {
 
 #[test]
 fn bytes_are_exact_for_every_strategy() {
-    for info in strategies().into_iter().filter(|s| s.level == Level::Blocks) {
+    for info in strategies() {
         let toy = Toy::image(4);
         let mut session = example(info, &toy, &steps());
         for ran in run(&toy, Some(&mut session), &steps(), 1).unwrap() {

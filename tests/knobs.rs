@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use candle_core::{DType, Device, Result, Tensor};
 use magcache_core::{
-    Branch, CachePlan, Curve, Expert, HookId, ModelMeta, Phase, Signal, Source, Streams, Trajectory, Warmup,
+    Branch, CachePlan, Curve, Expert, HookId, ModelMeta, Pass, Phase, Signal, Source, Streams, Trajectory,
+    Warmup,
 };
 use magcache_models as _;
 use magcache_strategies::magcache::{Dialect, Rule};
@@ -22,15 +23,21 @@ fn wave(step: usize, branch: Branch, pace: f64) -> Result<Tensor> {
 
 /// The skipped steps of a run of three blocks, per branch, as digits.
 fn schedule(table: &str) -> Vec<String> {
+    ran(table, BRANCHES).0
+}
+
+/// The skipped steps, and every prediction, with the branches in this order.
+fn ran(table: &str, branches: [Branch; 2]) -> (Vec<String>, Vec<Tensor>) {
     let model = ModelMeta {
         signals: vec![Signal::ModulatedInput, Signal::TimestepEmbedding, Signal::TimestepProjection].into(),
         ..ModelMeta::simple("toy", 3)
     };
-    let run = Trajectory::plain(STEPS, &BRANCHES);
+    let run = Trajectory::plain(STEPS, &branches);
     let plan = CachePlan::parse(&format!("[[cache]]\n{table}")).unwrap();
+    let mut outputs = Vec::new();
     let mut session = plan.build(&model, Some(&run)).unwrap().registry.session();
     for step in run.steps() {
-        for branch in BRANCHES {
+        for branch in branches {
             let index = step.index;
             let probe = |signal: Signal, _: &Streams| match signal {
                 Signal::ModulatedInput => wave(index, branch, 0.2),
@@ -41,15 +48,21 @@ fn schedule(table: &str) -> Vec<String> {
                 let x = x.into_image()?;
                 Ok(Streams::Image((x + wave(index, branch, 0.3 + 0.1 * i as f64)?)?))
             };
-            let x = Streams::Image(Tensor::ones((1, 8, 2), DType::F32, &Device::Cpu).unwrap());
-            session.pass(step.clone(), branch).run(3, &probe, x, block).unwrap();
+            // The blocks see a still picture; a hook around the forward sees latents and predictions that move.
+            let forward = |_: Tensor, pass: &mut Pass<'_>| {
+                let x = Streams::Image(Tensor::ones((1, 8, 2), DType::F32, &Device::Cpu)?);
+                pass.run(3, &probe, x, block)?;
+                wave(index, branch, 0.35)
+            };
+            let latents = wave(index, Branch::Cond, 0.25).unwrap();
+            outputs.push(session.pass(step.clone(), branch).forward(latents, forward).unwrap());
         }
     }
     let digits = |branch| {
         let reused: BTreeSet<_> = session.log().reused(HookId(0), branch).collect();
         (0..STEPS).map(|i| if reused.contains(&i) { '1' } else { '0' }).collect()
     };
-    BRANCHES.map(digits).to_vec()
+    (BRANCHES.map(digits).to_vec(), outputs)
 }
 
 /// `base` with each change in turn must give a schedule of its own.
@@ -158,6 +171,91 @@ fn fbcache_on_equality() {
         session.log().reused(HookId(0), Branch::Cond).count()
     };
     assert_eq!((still("magcache"), still("diffusers")), (0, 5));
+}
+
+#[test]
+fn easycache() {
+    let base = "strategy = \"easycache\"\nthreshold = 0.4\n";
+    let changes = [
+        "threshold = 0.8",
+        "warmup = 9",
+        "warmup = 0.5",
+        "last_steps = 6",
+        "max_skips = 1",
+        "max_total_skips = 3",
+        "branches = \"own\"",
+    ];
+    each_changes(base, &changes);
+}
+
+#[test]
+fn sencache() {
+    let table = |latent: f64| {
+        format!(
+            "sensitivity = [{{ timesteps = [1000, 400, 0], latent = [{latent}, 1.0, 1.5], timestep = [5e-4, 2e-4, 4e-4] }}]"
+        )
+    };
+    let base = format!("strategy = \"sencache\"\nthreshold = 0.2\nearly_threshold = 0.1\n{}\n", table(1.0));
+    let (other, changes) = (
+        table(3.0),
+        [
+            "threshold = 0.3",
+            "early_threshold = 0.05",
+            "early = 0.6",
+            "early = 8",
+            "warmup = 8",
+            "last_steps = 5",
+            "max_skips = 1",
+            "max_total_skips = 3",
+        ],
+    );
+    each_changes(&base, &[&changes[..], &[other.as_str()]].concat());
+    // Both branches see the same latents, so they agree; only an unconditional branch that runs first tells.
+    let first = |more: &str| ran(&format!("{base}{more}\n"), [Branch::Uncond, Branch::Cond]).0;
+    assert_ne!(first(""), first("branches = \"own\""));
+}
+
+#[test]
+fn sencache_profile() {
+    let run = |more: &str| {
+        ran(&format!("strategy = \"sencache\"\nprofile = \"wan2.1-t2v-tiny\"\n{more}"), BRANCHES).0
+    };
+    assert_ne!(run(""), run("threshold = 9.0\nearly_threshold = 9.0"));
+}
+
+#[test]
+fn cfg_cache() {
+    let base = "strategy = \"cfg-cache\"\ninterval = 5\nstart = 0.3\n";
+    let changes = [
+        "interval = 3",
+        "start = 2",
+        "start = 0.5",
+        "end = 20",
+        "end = 0.75",
+        "warmup = 14",
+        "last_steps = 2",
+        "max_skips = 1",
+        "max_total_skips = 4",
+    ];
+    each_changes(base, &changes);
+    let outputs = |more: &str| {
+        let values = ran(&format!("{base}{more}"), BRANCHES).1;
+        let bits = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        values.iter().flat_map(bits).map(f32::to_bits).collect::<Vec<_>>()
+    };
+    let weights = [
+        "",
+        "alpha_low = 1.2",
+        "alpha_high = 1.2",
+        "low_until = 0.5",
+        "low_until = 9",
+        "high_from = 0.4",
+        "high_from = 20",
+        "forecast = { type = \"residual\" }",
+        "forecast = { type = \"output\" }",
+    ];
+    let different: BTreeSet<_> = weights.iter().map(|w| outputs(w)).collect();
+    assert_eq!(different.len(), weights.len(), "a weight without effect");
 }
 
 #[test]

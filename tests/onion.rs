@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 
 use candle_core::{Result, Tensor};
 use magcache_core::{
-    Branch, CacheHook, Guards, Head, HookId, HookRegistry, Level, Phase, ResidualConfig, Role, Session, Step,
-    Streams, TimestepCache, Trajectory, Verdict, Why, Window, metrics,
+    Branch, CacheHook, Guards, Head, HookId, HookRegistry, Level, Phase, Role, Session, Step, Streams,
+    TimestepCache, Trajectory, Verdict, Why, Window, metrics,
     testing::{self, Calls, Inexact, Ran, SpyForecast, Toy, assert_decisions, run, run_pass, same_bits},
 };
 use support::{Script, Witness, hook_of, said, session, strategies};
@@ -237,13 +237,7 @@ fn a_reuse_without_anything_to_reuse_leaves_the_state_of_a_computed_pass() {
     let steps = Trajectory::plain(8, &[Branch::Cond]);
     let fbcache = strategies().into_iter().find(|s| s.name == "fbcache").unwrap();
     let ours = hook_of(fbcache, "strategy = \"fbcache\"\nthreshold = 0.5\nwarmup = 0", 0, &toy, &steps);
-    let naive = CacheHook::new(
-        HookId(0),
-        Box::new(AnchorInHead(0.5)),
-        Arc::new(ResidualConfig {}),
-        Guards::default(),
-        true,
-    );
+    let naive = CacheHook::new(HookId(0), Box::new(AnchorInHead(0.5)), None, Guards::default(), true);
     // At step 0 an inner cache "guessed": nothing is stored. Step 1 wants to reuse, finds nothing and computes.
     // From step 2 on the distance must be to step 1, whose residual is the one that would be reused.
     let metric = |hook| {
@@ -398,7 +392,7 @@ fn a_block_that_writes_into_its_input_is_found() {
 
 #[test]
 fn no_strategy_of_the_forward_level_is_put_around_blocks() {
-    let steps = Trajectory::plain(12, &[Branch::Cond]);
+    let steps = Trajectory::plain(12, &[Branch::Cond, Branch::Uncond]);
     for info in strategies() {
         let toy = Toy::image(2);
         let session = support::example(info, &toy, &steps);

@@ -5,19 +5,20 @@ use std::{any::Any, ops::Range, sync::Arc};
 use candle_core::Result;
 
 use crate::{
-    AnyCache, BlockHook, Branch, Cx, Forecast, ForecastConfig, Guards, Head, HookId, Next, Output, Record,
-    SlotKey, Streams, Verdict, Why, Window, cache::History, metrics, streams::Kind,
+    AnyCache, Base, BlockHook, Branch, Cx, Forecast, ForecastConfig, Guards, Head, HookId, Next, Output,
+    Record, SlotKey, Streams, Verdict, Why, Window, cache::History, metrics, streams::Kind,
 };
 
 /// A strategy and a forecast as a hook.
 ///
 /// Learns only from passes in which every block of its range really ran: what an inner cache guessed is never
-/// recorded. The residual is applied here and nowhere else.
+/// recorded. The residual is applied here and nowhere else. With [`Base::Leader`] a branch learns how it differs from
+/// the conditional one, from steps at which both really ran.
 #[derive(Debug)]
 pub struct CacheHook {
     id: HookId,
     cache: Box<dyn AnyCache>,
-    forecast: Arc<dyn ForecastConfig>,
+    forecast: Option<Arc<dyn ForecastConfig>>,
     guards: Guards,
     keep_text: bool,
 }
@@ -28,14 +29,32 @@ struct Slot {
     forecast: Option<Box<dyn Forecast>>,
     history: History,
     kind: Option<Kind>,
+    lead: Option<Lead>,
+}
+
+/// What the conditional branch gave at a step.
+struct Lead {
+    step: usize,
+    out: Output,
+}
+
+/// What a pass can be rebuilt from.
+enum Basis {
+    /// The input of the range, or the conditional branch's output.
+    From(Output),
+    /// The conditional branch has not run at this step.
+    NoLeader,
+    /// This is the branch that others are rebuilt from.
+    Leads,
 }
 
 impl CacheHook {
-    /// `keep_text` false leaves the text stream out of what is stored: for a range behind which nothing reads it.
+    /// `forecast` is the table's; without one, the strategy's own. `keep_text` false leaves the text stream out of
+    /// what is stored: for a range behind which nothing reads it.
     pub fn new(
         id: HookId,
         cache: Box<dyn AnyCache>,
-        forecast: Arc<dyn ForecastConfig>,
+        forecast: Option<Arc<dyn ForecastConfig>>,
         guards: Guards,
         keep_text: bool,
     ) -> Self {
@@ -61,6 +80,19 @@ impl CacheHook {
             accumulated: verdict.accumulated,
             bytes,
         })
+    }
+
+    fn basis(&self, cx: &Cx<'_>, key: &SlotKey, fronted: &Streams) -> Basis {
+        match (self.cache.any_base(), cx.branch) {
+            (Base::Input, _) => Basis::From(Output { streams: fronted.clone(), exact: true }),
+            (Base::Leader, Branch::Cond) => Basis::Leads,
+            (Base::Leader, _) => {
+                let cond = SlotKey { branch: Branch::Cond, ..key.clone() };
+                let lead = cx.slots.peek::<Slot>(&cond).and_then(|slot| slot.lead.as_ref());
+                let now = lead.filter(|lead| lead.step == cx.step.index);
+                now.map_or(Basis::NoLeader, |lead| Basis::From(lead.out.clone()))
+            }
+        }
     }
 
     /// What to do, before it is known whether the forecast can do it.
@@ -96,13 +128,14 @@ impl CacheHook {
     }
 
     fn learn(&self, cx: &Cx<'_>, slot: &mut Slot, x: &Streams, y: &Streams) -> Result<bool> {
-        for tensor in y.tensors() {
-            if !metrics::is_finite_on_host(tensor)? {
-                slot.reset();
-                return Ok(false);
-            }
+        if !is_finite(y)? {
+            slot.reset();
+            return Ok(false);
         }
-        let forecast = slot.forecast.get_or_insert_with(|| self.forecast.build());
+        let forecast = slot.forecast.get_or_insert_with(|| match &self.forecast {
+            Some(config) => config.build(),
+            None => self.cache.any_forecast(cx.step),
+        });
         if self.keep_text {
             forecast.observe(cx.step.index, x, y, cx.storage)?;
         } else {
@@ -117,11 +150,29 @@ impl CacheHook {
 
     fn bytes(&self, slot: &Slot) -> usize {
         let state = slot.state.as_ref().map_or(0, |state| self.cache.any_bytes(state.as_ref()));
-        state + slot.forecast.as_ref().map_or(0, |forecast| forecast.bytes())
+        let lead = slot.lead.as_ref().map_or(0, |lead| lead.out.streams.bytes());
+        state + lead + slot.forecast.as_ref().map_or(0, |forecast| forecast.bytes())
     }
 }
 
+/// False when a stream holds a NaN or an infinity.
+fn is_finite(y: &Streams) -> Result<bool> {
+    for tensor in y.tensors() {
+        if !metrics::is_finite_on_host(tensor)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 impl Slot {
+    /// Keeps the output of a conditional pass for the branches behind it; `false` where it cannot be used.
+    fn leads(&mut self, step: usize, out: &Output) -> Result<bool> {
+        let usable = is_finite(&out.streams)?;
+        self.lead = usable.then(|| Lead { step, out: out.clone() });
+        Ok(usable)
+    }
+
     fn reset(&mut self) {
         let skipped = self.history.skipped;
         *self = Self { history: History { skipped, ..History::default() }, ..Self::default() };
@@ -143,10 +194,15 @@ impl BlockHook for CacheHook {
         let fronted = front.forced().run(cx, x.clone())?.streams;
         let key = self.key(cx, blocks.clone());
         let mut slot: Slot = cx.slots.take(&key);
-        let mut verdict = self.decide(cx, &mut slot, &x, &fronted)?;
+        let basis = self.basis(cx, &key, &fronted);
+        let mut verdict = match &basis {
+            Basis::From(base) => self.decide(cx, &mut slot, &x, &base.streams)?,
+            Basis::NoLeader => Verdict::compute(Why::NoLeader),
+            Basis::Leads => Verdict::compute(Why::Leads),
+        };
         drop(x);
-        let guess = match (&slot.forecast, verdict.reuse) {
-            (Some(forecast), true) => forecast.predict(cx.step.index, &fronted)?,
+        let guess = match (&slot.forecast, &basis, verdict.reuse) {
+            (Some(forecast), Basis::From(base), true) => forecast.predict(cx.step.index, &base.streams)?,
             _ => None,
         };
         if verdict.reuse && guess.is_none() {
@@ -160,10 +216,17 @@ impl BlockHook for CacheHook {
             slot.history.skipped += 1;
             Output { streams, exact: false }
         } else {
-            let out = middle.run(cx, fronted.clone())?;
+            let out = middle.run(cx, fronted)?;
             slot.history.consecutive = 0;
-            // What an inner cache guessed is not a fact to learn from.
-            if out.exact && !self.learn(cx, &mut slot, &fronted, &out.streams)? {
+            let sound = match &basis {
+                Basis::Leads => slot.leads(cx.step.index, &out)?,
+                // What an inner cache guessed is not a fact to learn from.
+                Basis::From(base) if base.exact && out.exact => {
+                    self.learn(cx, &mut slot, &base.streams, &out.streams)?
+                }
+                _ => true,
+            };
+            if !sound {
                 cx.log.amend(record, Why::FailsafeNonFinite);
             }
             out

@@ -4,7 +4,7 @@ use std::{any::Any, fmt::Debug};
 
 use candle_core::{Result, Tensor, bail};
 
-use crate::{Branch, Probe, Reducer, Signal, Step, Streams, Why, hook, metrics};
+use crate::{Branch, Forecast, LastResidual, Probe, Reducer, Signal, Step, Streams, Why, hook, metrics};
 
 /// A decision, its cause, and the numbers behind it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -68,6 +68,17 @@ pub struct Window {
     pub back: usize,
 }
 
+/// What a forecast starts from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Base {
+    /// What entered the range: a skipped range is rebuilt from its input.
+    #[default]
+    Input,
+    /// What the conditional branch gave at this step: a skipped branch is rebuilt from another one. The conditional
+    /// branch itself is always computed; a branch that runs before it is computed too.
+    Leader,
+}
+
 /// What the slot of a strategy has seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct History {
@@ -84,7 +95,8 @@ pub struct History {
 pub struct Head<'a> {
     /// What entered the range.
     pub input: &'a Streams,
-    /// What left the front blocks; the input where the window has no front.
+    /// What the forecast starts from: what left the front blocks (the input where the window has no front), or with
+    /// [`Base::Leader`] the conditional branch's output.
     pub fronted: &'a Streams,
     /// What the slot has seen.
     pub history: History,
@@ -115,7 +127,8 @@ impl Head<'_> {
         self.reduce(metrics::relative_l2(now, before)?)
     }
 
-    fn reduce(&self, metric: f64) -> Result<f64> {
+    /// A metric of the strategy's own, reduced over ranks.
+    pub fn reduce(&self, metric: f64) -> Result<f64> {
         self.reducer.map_or(Ok(metric), |reduce| reduce(metric))
     }
 }
@@ -156,12 +169,24 @@ pub trait TimestepCache: Debug + Send + Sync + 'static {
         Window::default()
     }
 
+    /// What a forecast starts from.
+    fn base(&self) -> Base {
+        Base::Input
+    }
+
+    /// What stands in for what is skipped where the table names no `forecast`, without history, for a run like the one
+    /// that `step` belongs to.
+    fn forecast(&self, _step: &Step) -> Box<dyn Forecast> {
+        Box::new(LastResidual::default())
+    }
+
     /// True when `head` looks at the step and the history alone.
     fn is_static(&self) -> bool {
         false
     }
 
-    /// Called once per pass, after the front blocks and before any other block, warm-up included.
+    /// Called once per pass, after the front blocks and before any other block, warm-up included; not on a branch
+    /// that leads or follows another one.
     fn head(&self, state: &mut Self::State, step: &Step, branch: Branch, x: &Head<'_>) -> Result<Verdict>;
 
     /// Called after the middle blocks really ran on `x` and gave `y`; never after a reuse, here or further in.
@@ -184,6 +209,10 @@ pub trait AnyCache: Debug + Send + Sync {
     fn any_state(&self) -> Box<dyn Any + Send>;
     /// [`TimestepCache::window`].
     fn any_window(&self) -> Window;
+    /// [`TimestepCache::base`].
+    fn any_base(&self) -> Base;
+    /// [`TimestepCache::forecast`].
+    fn any_forecast(&self, step: &Step) -> Box<dyn Forecast>;
     /// [`TimestepCache::is_static`].
     fn any_static(&self) -> bool;
     /// [`SlotState::bytes`].
@@ -208,6 +237,14 @@ impl<C: TimestepCache> AnyCache for C {
 
     fn any_window(&self) -> Window {
         self.window()
+    }
+
+    fn any_base(&self) -> Base {
+        self.base()
+    }
+
+    fn any_forecast(&self, step: &Step) -> Box<dyn Forecast> {
+        self.forecast(step)
     }
 
     fn any_static(&self) -> bool {

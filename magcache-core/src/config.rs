@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
     AnyCache, BlockHook, Branches, CacheHook, ConfigError, Expert, ForecastConfig, Guards, HookId,
-    HookRegistry, Level, ModelMeta, Problem, Profile, ResidualConfig, StoragePolicy, Trajectory, Warmup,
-    error::nearest, meta,
+    HookRegistry, Level, ModelMeta, Problem, Profile, StoragePolicy, Trajectory, Warmup, error::nearest,
+    exclusion, exclusion::Placed, meta,
 };
 
 /// What a strategy's keys build.
@@ -232,8 +232,7 @@ impl CachePlan {
     pub fn build(&self, model: &ModelMeta, trajectory: Option<&Trajectory>) -> Result<Built, ConfigError> {
         let mut builder = HookRegistry::builder(model.blocks()).storage(self.residuals.policy()?);
         let mut problems = Vec::new();
-        let mut places: Vec<Place<'_>> = Vec::new();
-        let mut strategies = Vec::new();
+        let mut placed: Vec<Placed<'_>> = Vec::new();
         for (i, entry) in self.cache.iter().enumerate() {
             let place = format!("cache[{i}] (strategy {:?})", entry.name);
             let words = &entry.words;
@@ -250,12 +249,6 @@ impl CachePlan {
                 }
             };
             let experts = words.experts(model)?;
-            let here = Place { name: &entry.name, level, range, experts };
-            if let Some(other) = places.iter().find(|other| other.rivals(&here, model)) {
-                let message = format!("{:?} and {:?} both surround {}", other.name, entry.name, whole(level));
-                let hint = "join them with strategy = \"priority\" or \"any-veto\", or give one an `at` or `experts`";
-                problems.push(Problem::error(&place, message).hint(hint));
-            }
             let default = || model.profiles.first().map(|name| Profile::find(name));
             let profile = words.profile.as_deref().map(Profile::find).or_else(default).transpose()?;
             let id = HookId(u16::try_from(i).unwrap_or(u16::MAX));
@@ -263,25 +256,26 @@ impl CachePlan {
                 place: &place,
                 id,
                 model,
-                range: here.range.clone(),
+                range: range.clone(),
                 trajectory,
                 words,
                 profile: profile.as_ref(),
-                experts: &here.experts,
+                experts: &experts,
             };
             let found = entry.config.validate(&cx);
             let fatal = found.iter().any(|p| p.fatal);
             problems.extend(found);
-            strategies.push(if fatal { None } else { Some(entry.config.build(&cx)?) });
-            places.push(here);
+            let strategy = if fatal { None } else { Some(entry.config.build(&cx)?) };
+            placed.push(Placed { name: &entry.name, place: place.clone(), level, range, experts, strategy });
         }
+        problems.extend(exclusion::problems(&placed, model));
         if problems.iter().any(|p| p.fatal) {
             problems.retain(|p| p.fatal);
             return Err(ConfigError::Problems(problems));
         }
-        for ((entry, place), strategy) in self.cache.iter().zip(places).zip(strategies) {
+        for (entry, here) in self.cache.iter().zip(placed) {
+            let Placed { level, range, experts, strategy, .. } = here;
             let Some(strategy) = strategy else { continue };
-            let Place { level, range, experts, .. } = place;
             let id = builder.next_id();
             let hook = entry.hook(id, model, level, &range, strategy);
             builder = match level {
@@ -291,25 +285,6 @@ impl CachePlan {
             builder = builder.only_experts(id, &experts);
         }
         Ok(Built { registry: builder.build(), warnings: problems })
-    }
-}
-
-/// Where one table acts.
-struct Place<'a> {
-    name: &'a str,
-    level: Level,
-    range: Range<usize>,
-    experts: Vec<Expert>,
-}
-
-impl Place<'_> {
-    /// True when both decide about the same whole forward or stack at the same step, so that one is never heard.
-    fn rivals(&self, other: &Self, model: &ModelMeta) -> bool {
-        let all = self.experts.is_empty() || other.experts.is_empty();
-        self.level == other.level
-            && self.range == other.range
-            && (self.level == Level::Forward || self.range == model.whole())
-            && (all || self.experts.iter().any(|e| other.experts.contains(e)))
     }
 }
 
@@ -325,7 +300,7 @@ impl CacheEntry {
         match strategy {
             Strategy::Hook(hook) => hook,
             Strategy::Cache(cache, guards) => {
-                let forecast = self.words.forecast.clone().unwrap_or_else(|| Arc::new(ResidualConfig {}));
+                let forecast = self.words.forecast.clone();
                 // Text that nothing reads behind the range need not be stored.
                 let last = level == Level::Blocks && range.end == model.blocks();
                 let keep_text = !last || model.text_after || cache.any_window().back > 0;
@@ -414,13 +389,6 @@ fn bytes(place: &str, text: &str) -> Result<usize, ConfigError> {
     match (digits.parse::<f64>(), scale) {
         (Ok(n), Some(scale)) if n.is_finite() && n >= 0.0 => Ok((n * scale) as usize),
         _ => Err(syntax(place, &format!("`budget` is {text:?}, it must be a size such as \"2 GiB\""))),
-    }
-}
-
-fn whole(level: Level) -> &'static str {
-    match level {
-        Level::Blocks => "the whole stack of blocks",
-        Level::Forward => "the whole forward",
     }
 }
 

@@ -38,6 +38,43 @@ impl ForecastConfig for ResidualConfig {
     }
 }
 
+/// `y` of the last computed step as it was: for predictions that do not move with their input.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OutputConfig {}
+
+#[typetag::serde(name = "output")]
+impl ForecastConfig for OutputConfig {
+    fn build(&self) -> Box<dyn Forecast> {
+        Box::new(LastOutput::default())
+    }
+}
+
+/// The state of [`OutputConfig`].
+#[derive(Debug, Default)]
+pub struct LastOutput(Option<Stored>);
+
+impl Forecast for LastOutput {
+    fn observe(&mut self, _: usize, _: &Streams, y: &Streams, storage: &StoragePolicy) -> Result<()> {
+        self.0 = Some(Stored::new(y, storage)?);
+        Ok(())
+    }
+
+    fn predict(&self, _: usize, x: &Streams) -> Result<Option<Streams>> {
+        let Some(stored) = &self.0 else { return Ok(None) };
+        let y = stored.load()?;
+        // Text that was not worth storing passes through.
+        Ok(Some(match (y.text()?, x.text()?) {
+            (None, Some(text)) => Streams::Dual { image: y.into_image()?, text },
+            _ => y,
+        }))
+    }
+
+    fn bytes(&self) -> usize {
+        self.0.as_ref().map_or(0, Stored::bytes)
+    }
+}
+
 /// The state of [`ResidualConfig`].
 #[derive(Debug, Default)]
 pub struct LastResidual(Option<Stored>);

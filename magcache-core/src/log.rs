@@ -30,8 +30,10 @@ pub enum Why {
     Vetoed,
     /// This branch follows another one's decision.
     Followed,
-    /// The branch to follow has not decided at this step.
+    /// The branch to follow, or to be rebuilt from, has not run at this step.
     NoLeader,
+    /// Other branches are rebuilt from this one.
+    Leads,
     /// An outer cache keeps these blocks computed.
     Forced,
     /// An outer cache skipped this range.
@@ -58,6 +60,7 @@ impl Why {
             Self::Vetoed => "vetoed",
             Self::Followed => "followed",
             Self::NoLeader => "no-leader",
+            Self::Leads => "leads",
             Self::Forced => "forced",
             Self::OuterCache => "outer-cache",
             Self::FailsafeShape => "failsafe-shape",

@@ -9,40 +9,75 @@ use candle_core::{CpuStorage, DType, Result, Storage, Tensor, bail};
 
 /// `mean|a − b| / mean|b|`, the largest over the rows of dimension 0. NaN where `b` is all zeros.
 pub fn relative_l1(a: &Tensor, b: &Tensor) -> Result<f64> {
-    relative(a, b, Tensor::abs, f64::abs, |sum| sum)
+    Ok(by_row(a, b, Tensor::abs, f64::abs)?.iter().map(|r| r.difference / r.of_b).fold(NONE, nan_max))
 }
 
 /// `‖a − b‖₂ / ‖b‖₂`, the largest over the rows of dimension 0.
 pub fn relative_l2(a: &Tensor, b: &Tensor) -> Result<f64> {
-    relative(a, b, Tensor::sqr, |d| d * d, f64::sqrt)
+    let rows = by_row(a, b, Tensor::sqr, |d| d * d)?;
+    Ok(rows.iter().map(|r| (r.difference / r.of_b).sqrt()).fold(NONE, nan_max))
 }
 
-fn relative(
+/// `mean|t|` of every row of dimension 0.
+pub fn mean_abs(t: &Tensor) -> Result<Vec<f64>> {
+    Ok(by_row(t, t, Tensor::abs, f64::abs)?.iter().map(|r| r.of_b / r.len).collect())
+}
+
+/// `mean|a − b|` of every row of dimension 0.
+pub fn mean_abs_difference(a: &Tensor, b: &Tensor) -> Result<Vec<f64>> {
+    Ok(by_row(a, b, Tensor::abs, f64::abs)?.iter().map(|r| r.difference / r.len).collect())
+}
+
+/// `√mean (a − b)²` of every row of dimension 0.
+pub fn rms_difference(a: &Tensor, b: &Tensor) -> Result<Vec<f64>> {
+    let rows = by_row(a, b, Tensor::sqr, |d| d * d)?;
+    Ok(rows.iter().map(|r| (r.difference / r.len).sqrt()).collect())
+}
+
+/// The largest of several rows' metrics, NaN if one is: rows of a batch share one decision.
+pub fn worst(rows: impl IntoIterator<Item = f64>) -> f64 {
+    rows.into_iter().fold(NONE, nan_max)
+}
+
+/// What the maximum over no rows is.
+const NONE: f64 = f64::NEG_INFINITY;
+
+/// Sums over one row of dimension 0.
+struct Row {
+    /// Of `f(a − b)`.
+    difference: f64,
+    /// Of `f(b)`.
+    of_b: f64,
+    /// Elements.
+    len: f64,
+}
+
+fn by_row(
     a: &Tensor,
     b: &Tensor,
     on_device: impl Fn(&Tensor) -> Result<Tensor>,
     on_host: impl Fn(f64) -> f64 + Copy,
-    finish: impl Fn(f64) -> f64,
-) -> Result<f64> {
+) -> Result<Vec<Row>> {
     if a.shape() != b.shape() {
         bail!("a metric of shapes {:?} and {:?}", a.shape(), b.shape());
     }
     let rows = a.dims().first().copied().unwrap_or(1).max(1);
     let (a, b) = (a.to_dtype(DType::F32)?.contiguous()?, b.to_dtype(DType::F32)?.contiguous()?);
+    let n = (a.elem_count() / rows).max(1);
+    let len = n as f64;
     if !a.device().is_cpu() {
         let (a, b) = (a.reshape((rows, ()))?, b.reshape((rows, ()))?);
-        let num = on_device(&(&a - &b)?)?.mean(1)?;
-        let den = on_device(&b)?.mean(1)?;
-        return Ok(finish(f64::from((num / den)?.max_all()?.to_scalar::<f32>()?)));
+        let means = Tensor::stack(&[on_device(&(&a - &b)?)?.mean(1)?, on_device(&b)?.mean(1)?], 1)?;
+        let row = |m: &Vec<f32>| Row { difference: f64::from(m[0]) * len, of_b: f64::from(m[1]) * len, len };
+        return Ok(means.to_vec2::<f32>()?.iter().map(row).collect());
     }
     with_host(&a, |a| {
         with_host(&b, |b| {
-            let n = (a.len() / rows).max(1);
             let row = |(a, b): (&[f32], &[f32])| {
-                let (num, den) = sums(a, b, on_host);
-                finish(num / den)
+                let (difference, of_b) = sums(a, b, on_host);
+                Row { difference, of_b, len }
             };
-            a.chunks(n).zip(b.chunks(n)).map(row).fold(f64::NEG_INFINITY, nan_max)
+            a.chunks(n).zip(b.chunks(n)).map(row).collect()
         })
     })?
 }
@@ -150,6 +185,16 @@ mod tests {
     fn a_batch_takes_its_worst_row() {
         let (a, b) = (t(&[1.0, 1.0, 3.0, 1.0], 2), t(&[1.0, 1.0, 1.0, 1.0], 2));
         assert_eq!(relative_l1(&a, &b).unwrap(), 1.0);
+        assert_eq!(worst(mean_abs_difference(&a, &b).unwrap()), 1.0);
+    }
+
+    #[test]
+    fn absolute_metrics_are_by_row() {
+        let (a, b) = (t(&[1.0, -2.0, 3.0, 5.0], 2), t(&[1.0, 1.0, 0.0, 1.0], 2));
+        assert_eq!(mean_abs(&a).unwrap(), [1.5, 4.0]);
+        assert_eq!(mean_abs_difference(&a, &b).unwrap(), [1.5, 3.5]);
+        assert_eq!(rms_difference(&a, &b).unwrap(), [4.5f64.sqrt(), 12.5f64.sqrt()]);
+        assert!(worst([1.0, f64::NAN, 2.0]).is_nan());
     }
 
     #[test]

@@ -53,6 +53,11 @@ impl Slots {
         slot.data.downcast::<T>().map(|slot| *slot).unwrap_or_default()
     }
 
+    /// Looks at a slot and leaves it where it is; `None` where there is none of this type.
+    pub fn peek<T: Any + Send>(&self, key: &SlotKey) -> Option<&T> {
+        self.held.get(key)?.data.downcast_ref()
+    }
+
     /// Stores a slot that holds `bytes` of tensors.
     pub fn put<T: Any + Send>(&mut self, key: SlotKey, slot: T, bytes: usize) {
         self.clock += 1;

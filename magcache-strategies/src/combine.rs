@@ -7,7 +7,7 @@ use std::any::Any;
 
 use magcache_core::{
     AnyCache, Branch, BuildCx, CacheConfig, ConfigError, Guards, Head, Level, Problem, SlotState, Step,
-    Strategy, StrategyInfo, Streams, TimestepCache, Verdict, Why, Window, inventory, typetag,
+    Strategy, StrategyInfo, Streams, TimestepCache, Verdict, Why, Window, inventory, meta, typetag,
 };
 use serde::{Deserialize, Serialize};
 
@@ -140,6 +140,12 @@ fn validate(members: &[Box<dyn CacheConfig>], cx: &BuildCx<'_>) -> Vec<Problem> 
     }
     for (i, member) in members.iter().enumerate() {
         let place = format!("{}, members[{i}]", cx.place);
+        let name = member.typetag_name();
+        if meta::strategies().iter().any(|s| s.name == name && s.level == Level::Forward) {
+            let message = format!("{name:?} acts on the whole forward, a combination on blocks");
+            out.push(Problem::error(&place, message).hint("give it a `[[cache]]` table of its own"));
+            continue;
+        }
         out.extend(member.validate(&BuildCx { place: &place, range: cx.range.clone(), ..*cx }));
     }
     out

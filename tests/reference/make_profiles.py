@@ -4,7 +4,8 @@
     python tests/reference/make_profiles.py --check    exit 1 if what is committed differs
 
 `constants.json` beside this file holds numbers that were collected from public repositories, each with its source;
-`magcache-models/tiny/*.calibration.json` is what `calibrate_tiny.py` measured. Only the standard library is needed.
+`magcache-models/tiny/*.calibration.json` is what `calibrate_tiny.py` measured, `*.sensitivity.json` what
+`sensitivity_tiny.py` did. Only the standard library is needed.
 """
 
 import argparse
@@ -254,10 +255,14 @@ def published_fit(spec, constants):
 SIGNALS = {"e": ("timestep-embedding", "plain", None), "e0": ("timestep-projection", "ret-steps", "ret-steps")}
 
 
-def measured(report):
+# Tolerances of SenCache for the small model, of the first part of a run and of the rest.
+SENCACHE_THRESHOLDS = [0.1, 0.35]
+
+
+def measured(report, script):
     keys = ("scheduler", "steps", "flow_shift", "guidance_scale", "height", "width", "frames", "prompts", "seeds")
     return {
-        "command": f"python tests/reference/calibrate_tiny.py {report['model']}",
+        "command": f"python tests/reference/{script}",
         **{key: report[key] for key in keys},
         **report["versions"],
     }
@@ -265,7 +270,7 @@ def measured(report):
 
 def measured_profile(report):
     """The curve, and for each signal the fit to the hidden states behind the blocks, as TeaCache fits it."""
-    branches, provenance = report["magcache"], measured(report)
+    branches, provenance = report["magcache"], measured(report, f"calibrate_tiny.py {report['model']}")
     boundary = {"boundary_ratio": report["boundary_ratio"]} if report.get("boundary_ratio") else {}
     out = table("[[curve]]", {"steps": report["steps"], "flow_shift": report["flow_shift"], **boundary})
     for key, name in (("ratios", "norm_ratio"), ("std", "norm_std"), ("cosine_distance", "cos_dis")):
@@ -293,6 +298,12 @@ def measured_profile(report):
         )
         out += "\n" + table("[fit.source.measured]", {**provenance, "rows": found["rows"]})
     return out
+
+
+def measured_sensitivity(report):
+    values = {key: report[key] for key in ("timesteps", "latent", "timestep")}
+    out = table("[[sensitivity]]", {**values, "thresholds": SENCACHE_THRESHOLDS})
+    return out + "\n" + table("[sensitivity.source.measured]", measured(report, "sensitivity_tiny.py"))
 
 
 # Profiles of models that this project registers; the others are for people who bring their own.
@@ -325,10 +336,13 @@ def documents():
         yield name, "\n".join(parts)
     if unused:
         raise SystemExit(f"no profile has {sorted(unused)}")
-    comment = "# Made by tests/reference/make_profiles.py from what calibrate_tiny.py measured."
+    comment = "# Made by tests/reference/make_profiles.py from what calibrate_tiny.py and sensitivity_tiny.py measured."
     for name, summary in EMBEDDED.items():
-        report = json.loads((MODELS / "tiny" / f"{name}.calibration.json").read_text())
-        yield name, head(comment, name, summary) + "\n" + measured_profile(report)
+        calibration, sensitivity = (MODELS / "tiny" / f"{name}.{kind}.json" for kind in ("calibration", "sensitivity"))
+        parts = [head(comment, name, summary), measured_profile(json.loads(calibration.read_text()))]
+        if sensitivity.exists():
+            parts.append(measured_sensitivity(json.loads(sensitivity.read_text())))
+        yield name, "\n".join(parts)
 
 
 def main():

@@ -43,7 +43,7 @@ impl Script {
         forecast: Arc<dyn ForecastConfig>,
         guards: Guards,
     ) -> Arc<dyn BlockHook> {
-        Arc::new(CacheHook::new(HookId(id), Box::new(self), forecast, guards, true))
+        Arc::new(CacheHook::new(HookId(id), Box::new(self), Some(forecast), guards, true))
     }
 }
 
@@ -111,9 +111,7 @@ pub(crate) fn hook_of(
     };
     match entry.config.build(&cx).unwrap() {
         Strategy::Hook(hook) => hook,
-        Strategy::Cache(cache, guards) => {
-            Arc::new(CacheHook::new(HookId(id), cache, Arc::new(ResidualConfig {}), guards, true))
-        }
+        Strategy::Cache(cache, guards) => Arc::new(CacheHook::new(HookId(id), cache, None, guards, true)),
     }
 }
 

@@ -139,8 +139,12 @@ fn profile_of(config: &Config, meta: &ModelMeta) -> Option<String> {
     named.or(meta.profiles.first().copied()).map(str::to_owned)
 }
 
-/// Residuals of every hook, branch and expert at once, in the dtype that they are stored in.
+/// Residuals of every hook, branch and expert at once, in the dtype that they are stored in. What a cache of whole
+/// forwards keeps has the size of the latents, which is not known here.
 fn cache_bytes(outlook: &Outlook, registry: &HookRegistry) -> Option<usize> {
+    if !registry.forward_rings().is_empty() {
+        return None;
+    }
     let size = registry.storage().dtype.unwrap_or(candle_core::DType::F32).size_in_bytes();
     let one = outlook.tokens? * outlook.meta.hidden_size * size;
     Some(one * registry.rings().len() * outlook.run.branches.len() * outlook.run.phases.len())

@@ -1,6 +1,8 @@
 //! What a run did: passes computed and skipped, by expert and branch, with reasons.
 
 pub(crate) mod strip;
+#[cfg(test)]
+mod tests;
 pub(crate) mod trace;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use magcache_core::{ConfigError, HookRegistry};
+use magcache_core::{ConfigError, HookRegistry, Level, meta};
 use magcache_models::pipeline::{Generation, Request};
 use serde::{Deserialize, Serialize};
 
@@ -98,6 +98,13 @@ pub(crate) fn to_schedule(path: &Path) -> Result<toml::Table> {
             .map_err(|e| bad_input(format!("{}:{}: not a line of a trace: {e}", path.display(), i + 1)))?;
         let steps = skip.entry(line.branch).or_default();
         if line.decision == "reuse" {
+            let strategy = line.strategy.unwrap_or_default();
+            let known = meta::strategies();
+            if known.iter().any(|s| s.name == strategy && s.level == Level::Forward) {
+                let message = format!("{}: {strategy:?} skipped whole forwards", path.display());
+                let hint = "a replay skips blocks; run the strategy itself again";
+                return Err(bad_input_with(message, hint));
+            }
             steps.push(i64::try_from(line.step).unwrap_or(i64::MAX));
             if !ranges.contains(&line.range) {
                 ranges.push(line.range);

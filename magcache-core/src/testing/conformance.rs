@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::{Calls, Inexact, Spy, SpyForecast, Toy, rules};
 use crate::{
-    Branch, BuildCx, CacheEntry, CacheHook, CachePlan, ConfigError, HookId, HookRegistry, Level, Phase,
-    Residuals, Role, Session, Strategy, StrategyInfo, Trajectory, meta,
+    Base, Branch, Branches, BuildCx, CacheEntry, CacheHook, CachePlan, ConfigError, ForecastConfig, HookId,
+    HookRegistry, Level, Phase, Residuals, Role, Session, Strategy, StrategyInfo, Trajectory, meta,
 };
 
 /// From so many blocks on, a strategy's example must be accepted and must skip something.
@@ -114,31 +114,74 @@ impl<'a> Bench<'a> {
     /// As [`Bench::session`].
     pub fn spied(&self, calls: &Calls, inner: Inexact) -> Option<Session> {
         self.session(self.table(self.info.example))?;
+        let Some(Strategy::Cache(cache, guards)) = self.strategy() else { return None };
+        let spy = Box::new(Spy::new(cache, calls.clone()));
+        let forecast: Arc<dyn ForecastConfig> = Arc::new(SpyForecast::new(calls.clone()));
+        let hook = Arc::new(CacheHook::new(HookId(0), spy, Some(forecast), guards, true));
+        let builder = HookRegistry::builder(self.toy.blocks());
+        let whole = self.toy.meta().whole();
+        let builder = if self.info.level == Level::Forward {
+            Ok(builder.forward(hook).forward(Arc::new(inner)))
+        } else {
+            builder.ring(whole.clone(), hook).and_then(|b| b.ring(whole, Arc::new(inner)))
+        };
+        Some(builder.ok()?.build().session())
+    }
+
+    /// What the example builds on this toy; `None` where it does not.
+    ///
+    /// # Panics
+    ///
+    /// If the example is no table of this strategy.
+    pub fn strategy(&self) -> Option<Strategy> {
         let model = self.toy.meta();
         let entry = CacheEntry::from_table("example", self.table(self.info.example));
         let entry = entry.unwrap_or_else(|e| panic!("{}: {e}", self.place("example is accepted")));
-        let (id, forward) = (HookId(0), self.info.level == Level::Forward);
-        let range = if forward { 0..1 } else { model.whole() };
         let cx = BuildCx {
             place: "example",
-            id,
+            id: HookId(0),
             model,
-            range: range.clone(),
+            range: if self.info.level == Level::Forward { 0..1 } else { model.whole() },
             trajectory: Some(&self.trajectory),
             words: &entry.words,
             profile: None,
             experts: &[],
         };
-        let Ok(Strategy::Cache(cache, guards)) = entry.config.build(&cx) else { return None };
-        let spy = Box::new(Spy::new(cache, calls.clone()));
-        let hook = Arc::new(CacheHook::new(id, spy, Arc::new(SpyForecast::new(calls.clone())), guards, true));
-        let builder = HookRegistry::builder(model.blocks());
-        let builder = if forward {
-            Ok(builder.forward(hook).forward(Arc::new(inner)))
-        } else {
-            builder.ring(range.clone(), hook).and_then(|b| b.ring(range, Arc::new(inner)))
-        };
-        Some(builder.ok()?.build().session())
+        entry.config.build(&cx).ok()
+    }
+
+    /// What the example's forecast starts from.
+    pub fn base(&self) -> Base {
+        match self.strategy() {
+            Some(Strategy::Cache(cache, _)) => cache.any_base(),
+            _ => Base::Input,
+        }
+    }
+
+    /// True when what a branch does depends on what another one did at the same step.
+    pub fn branches_meet(&self) -> bool {
+        match self.strategy() {
+            Some(Strategy::Cache(cache, guards)) => {
+                cache.any_base() == Base::Leader || guards.branches == Branches::CondDecides
+            }
+            _ => false,
+        }
+    }
+
+    /// The branch that the strategy decides for: the conditional one, or the one that is rebuilt from it.
+    pub fn decided(&self) -> Branch {
+        match self.base() {
+            Base::Input => Branch::Cond,
+            Base::Leader => Branch::Uncond,
+        }
+    }
+
+    /// The branches that a step needs until the decided one: it, and the one that it is rebuilt from.
+    pub fn until_decided(&self) -> Vec<Branch> {
+        match self.base() {
+            Base::Input => vec![Branch::Cond],
+            Base::Leader => vec![Branch::Cond, Branch::Uncond],
+        }
     }
 
     /// True on a toy of full size, where something must be skipped.

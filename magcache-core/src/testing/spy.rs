@@ -9,7 +9,7 @@ use candle_core::Result;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AnyCache, BlockHook, Branch, Cx, Forecast, ForecastConfig, Head, LastResidual, Next, Output, Step,
+    AnyCache, Base, BlockHook, Branch, Cx, Forecast, ForecastConfig, Head, LastResidual, Next, Output, Step,
     StoragePolicy, Streams, Verdict, Window,
 };
 
@@ -49,6 +49,14 @@ impl AnyCache for Spy {
 
     fn any_window(&self) -> Window {
         self.inner.any_window()
+    }
+
+    fn any_base(&self) -> Base {
+        self.inner.any_base()
+    }
+
+    fn any_forecast(&self, step: &Step) -> Box<dyn Forecast> {
+        self.inner.any_forecast(step)
     }
 
     fn any_static(&self) -> bool {

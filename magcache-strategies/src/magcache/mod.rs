@@ -143,6 +143,7 @@ impl MagCacheConfig {
                 summary: String::new(),
                 curves: vec![ratios.curve()],
                 fits: Vec::new(),
+                sensitivities: Vec::new(),
             };
             out.extend(inline.problems().into_iter().map(|p| Problem { place: place.to_owned(), ..p }));
         }

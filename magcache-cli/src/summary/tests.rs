@@ -1,0 +1,79 @@
+//! A skipped whole forward is counted once, on its own branch, whatever the hooks inside it would have done.
+
+use candle_core::{DType, Device, Tensor};
+use magcache_core::{Branch, CachePlan, Expert, ModelMeta, Phase, Session, Streams, Trajectory, no_signals};
+
+use super::{Summary, strip};
+
+const BOTH: [Branch; 2] = [Branch::Cond, Branch::Uncond];
+
+/// Eight steps of two experts of a model of four blocks that add the step's number.
+fn run(tables: &str) -> (Session, ModelMeta, Trajectory) {
+    magcache_strategies::link();
+    let model = ModelMeta::simple("toy", 4);
+    let phases = vec![Phase { expert: Expert(0), steps: 0..4 }, Phase { expert: Expert(1), steps: 4..8 }];
+    let run = Trajectory::plain(8, &BOTH).with_phases(phases);
+    let plan = CachePlan::parse(tables).expect("the tables are sound");
+    let built = plan.build(&model, Some(&run)).expect("the plan fits");
+    let mut session = built.registry.session();
+    for step in run.steps() {
+        for branch in BOTH {
+            let x = Tensor::ones((1, 1, 2, 2), DType::F32, &Device::Cpu).expect("a shape");
+            let by = 1.0 + step.index as f64;
+            let block = |_, x: Streams| x.map(|x| x + by);
+            let forward = |x: Tensor, pass: &mut magcache_core::Pass<'_>| {
+                pass.run(4, &no_signals, Streams::Image(x), block)?.into_image()
+            };
+            session.pass(step.clone(), branch).forward(x, forward).expect("nothing fails");
+        }
+    }
+    (session, model, run)
+}
+
+fn summary(tables: &str) -> (Summary, Vec<(Branch, String)>) {
+    let (session, model, run) = run(tables);
+    let summary = Summary::of(session.log(), session.registry(), &model, &run);
+    (summary, strip::strips(session.log(), &run))
+}
+
+fn skipped(summary: &Summary) -> Vec<((u8, Branch), Vec<usize>)> {
+    summary.parts.iter().map(|((expert, branch), part)| ((expert.0, *branch), part.skipped.clone())).collect()
+}
+
+const CFG: &str = "[[cache]]\nstrategy = \"cfg-cache\"\ninterval = 3\nstart = 1\n";
+
+#[test]
+fn a_skipped_forward_is_one_pass_of_its_branch() {
+    let (summary, _) = summary(CFG);
+    // Steps 0, 3 and 6 are full, 4 begins the second phase.
+    let expected = vec![
+        ((0, Branch::Cond), vec![]),
+        ((0, Branch::Uncond), vec![1, 2]),
+        ((1, Branch::Cond), vec![]),
+        ((1, Branch::Uncond), vec![5, 7]),
+    ];
+    assert_eq!(skipped(&summary), expected);
+    assert_eq!((summary.passes, summary.skipped(), summary.computed(), summary.saved), (16, 4, 12, 4.0));
+    assert!((summary.ceiling() - 16.0 / 12.0).abs() < 1e-12);
+}
+
+#[test]
+fn blocks_inside_a_skipped_forward_are_not_counted_again() {
+    let blocks = "[[cache]]\nstrategy = \"schedule\"\nat = \"0..2\"\nskip = [1, 3, 5]\n";
+    let (summary, strips) = summary(&format!("{CFG}{blocks}"));
+    let expected = vec![
+        ((0, Branch::Cond), vec![1, 3]),
+        ((0, Branch::Uncond), vec![1, 2, 3]),
+        ((1, Branch::Cond), vec![5]),
+        ((1, Branch::Uncond), vec![5, 7]),
+    ];
+    assert_eq!(skipped(&summary), expected);
+    // Four whole forwards, and half of the blocks at three conditional passes and one unconditional one.
+    assert_eq!((summary.skipped(), summary.saved), (8, 4.0 + 4.0 * 0.5));
+    assert!((summary.ceiling() - 16.0 / 10.0).abs() < 1e-12);
+    let marks = |branch| {
+        let of = strips.iter().find(|(b, _)| *b == branch).map(|(_, s)| s.replace('|', ""));
+        of.unwrap_or_default()
+    };
+    assert_eq!((marks(Branch::Cond).as_str(), marks(Branch::Uncond).as_str()), ("#.#.#.##", "#...#.#."));
+}

@@ -1,0 +1,102 @@
+//! Which strategies do not go together, and why.
+
+use std::ops::Range;
+
+use crate::{Base, Branches, Expert, Level, ModelMeta, Problem, Strategy};
+
+/// One `[[cache]]` table, read and built.
+#[derive(Debug)]
+pub(crate) struct Placed<'a> {
+    /// The strategy's name.
+    pub(crate) name: &'a str,
+    /// Names the table in problems.
+    pub(crate) place: String,
+    /// Where it acts.
+    pub(crate) level: Level,
+    /// The blocks, or `0..1` for the whole forward.
+    pub(crate) range: Range<usize>,
+    /// The experts that it acts in; empty means all of them.
+    pub(crate) experts: Vec<Expert>,
+    /// `None` where its own values are wrong.
+    pub(crate) strategy: Option<Strategy>,
+}
+
+impl Placed<'_> {
+    /// Whether both act at the same steps.
+    fn meets(&self, other: &Self) -> bool {
+        let everywhere = self.experts.is_empty() || other.experts.is_empty();
+        everywhere || self.experts.iter().any(|expert| other.experts.contains(expert))
+    }
+
+    fn base(&self) -> Option<Base> {
+        match &self.strategy {
+            Some(Strategy::Cache(cache, _)) => Some(cache.any_base()),
+            _ => None,
+        }
+    }
+
+    fn follows(&self) -> bool {
+        matches!(&self.strategy, Some(Strategy::Cache(_, guards)) if guards.branches == Branches::CondDecides)
+    }
+}
+
+/// What is wrong or doubtful about every pair.
+pub(crate) fn problems(placed: &[Placed<'_>], model: &ModelMeta) -> Vec<Problem> {
+    let mut out = Vec::new();
+    for (i, b) in placed.iter().enumerate() {
+        for a in placed.iter().take(i).filter(|a| a.meets(b)) {
+            out.extend(same_place(a, b, model));
+            out.extend(ages(a, b).or_else(|| ages(b, a)));
+            out.extend(starved(a, b, model).or_else(|| starved(b, a, model)));
+        }
+    }
+    out
+}
+
+/// Two caches that surround the same: the outer one has nothing to learn from when the inner one skips.
+fn same_place(a: &Placed<'_>, b: &Placed<'_>, model: &ModelMeta) -> Option<Problem> {
+    if a.level != b.level || a.range != b.range {
+        return None;
+    }
+    let both = |what: &str| format!("{:?} and {:?} both surround {what}", a.name, b.name);
+    match a.level {
+        Level::Forward => {
+            let reason = if a.base() == b.base() {
+                "the outer one would learn nothing from what the inner one skips"
+            } else {
+                "the branches' stored predictions would be of different steps"
+            };
+            let message = format!("{}: {reason}", both("the whole forward"));
+            Some(Problem::error(&b.place, message).hint("keep one of them"))
+        }
+        Level::Blocks if a.range == model.whole() => {
+            let hint = "join them with strategy = \"priority\" or \"any-veto\", or give one an `at` or `experts`";
+            Some(Problem::error(&b.place, both("the whole stack of blocks")).hint(hint))
+        }
+        Level::Blocks => None,
+    }
+}
+
+/// A strategy that lets the conditional branch decide, beside one that leaves the other branch's passes out: what the
+/// second branch has stored is then older than what the first one measured.
+fn ages(leader: &Placed<'_>, other: &Placed<'_>) -> Option<Problem> {
+    if leader.base() != Some(Base::Leader) || !other.follows() || leader.level == other.level {
+        return None;
+    }
+    let message = format!(
+        "`branches` is \"cond-decides\", but {:?} leaves out passes of the unconditional branch: what that branch \
+         has stored would be older than what the conditional one measures",
+        leader.name
+    );
+    Some(Problem::error(&other.place, message).hint("branches = \"own\""))
+}
+
+/// A cache of whole forwards outside one of the whole stack learns only where the inner one computes.
+fn starved(outer: &Placed<'_>, inner: &Placed<'_>, model: &ModelMeta) -> Option<Problem> {
+    let both = outer.level == Level::Forward && inner.level == Level::Blocks && inner.range == model.whole();
+    if !both || outer.base() != Some(Base::Input) {
+        return None;
+    }
+    let message = format!("{:?} learns only from the steps at which {:?} computes", outer.name, inner.name);
+    Some(Problem::warning(&outer.place, message).hint("one of the two usually skips as much"))
+}

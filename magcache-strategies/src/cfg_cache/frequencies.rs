@@ -1,0 +1,92 @@
+//! The forecast of CFG cache: the last difference between two branches, low and high frequencies weighted apart.
+
+use std::ops::Range;
+
+use candle_core::{DType, Result};
+use magcache_core::{Forecast, StoragePolicy, Stored, Streams};
+
+use super::spectrum::low_pass;
+
+/// A factor for every step of a part of the run that was left out.
+#[derive(Clone, Debug)]
+pub(super) struct Weight {
+    pub(super) alpha: f64,
+    pub(super) steps: Range<usize>,
+}
+
+impl Weight {
+    /// After the steps behind `last` up to and with `step`, of which at most `most` count.
+    fn at(&self, last: usize, step: usize, most: usize) -> f64 {
+        let first = self.steps.start.max(last.saturating_add(1));
+        let end = self.steps.end.min(step.saturating_add(1));
+        let left_out = end.saturating_sub(first).min(most);
+        self.alpha.powi(i32::try_from(left_out).unwrap_or(i32::MAX))
+    }
+}
+
+/// `x + low·w_low + high·w_high`, where `low + high = y − x` of the last computed step.
+#[derive(Debug)]
+pub(super) struct Frequencies {
+    low_weight: Weight,
+    high_weight: Weight,
+    interval: usize,
+    last: Option<Difference>,
+}
+
+#[derive(Debug)]
+struct Difference {
+    step: usize,
+    low: Stored,
+    high: Stored,
+}
+
+impl Frequencies {
+    /// `interval` is the longest that a difference is meant to serve: where a full step taught nothing, because a
+    /// cache inside guessed, the old difference serves on and its weights stay.
+    pub(super) fn new(low_weight: Weight, high_weight: Weight, interval: usize) -> Self {
+        Self { low_weight, high_weight, interval, last: None }
+    }
+}
+
+impl Forecast for Frequencies {
+    fn observe(&mut self, step: usize, x: &Streams, y: &Streams, storage: &StoragePolicy) -> Result<()> {
+        let difference = y.image()?.sub(&x.image()?)?.to_dtype(DType::F32)?;
+        let low = low_pass(&difference)?;
+        let high = difference.sub(&low)?;
+        let stored = |t| Stored::new(&Streams::Image(t), storage);
+        self.last = Some(Difference { step, low: stored(low)?, high: stored(high)? });
+        Ok(())
+    }
+
+    fn predict(&self, step: usize, x: &Streams) -> Result<Option<Streams>> {
+        let Some(last) = &self.last else { return Ok(None) };
+        let most = self.interval.saturating_sub(1);
+        let weighted = |part: &Stored, weight: &Weight| {
+            part.load()?.into_image()?.affine(weight.at(last.step, step, most), 0.0)
+        };
+        let low = weighted(&last.low, &self.low_weight)?;
+        let high = weighted(&last.high, &self.high_weight)?;
+        let x = x.image()?;
+        let y = (x.to_dtype(DType::F32)? + (low + high)?)?.to_dtype(x.dtype())?;
+        Ok(Some(Streams::Image(y)))
+    }
+
+    fn bytes(&self) -> usize {
+        self.last.as_ref().map_or(0, |last| last.low.bytes() + last.high.bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_weight_counts_the_left_out_steps_of_its_part() {
+        let low = Weight { alpha: 2.0, steps: 0..6 };
+        assert_eq!([4, 5, 6, 7].map(|step| low.at(3, step, 9)), [2.0, 4.0, 4.0, 4.0]);
+        let high = Weight { alpha: 3.0, steps: 6..usize::MAX };
+        assert_eq!([4, 5, 6, 7, 8].map(|step| high.at(3, step, 9)), [1.0, 1.0, 3.0, 9.0, 27.0]);
+        assert_eq!(high.at(8, 9, 9), 3.0);
+        assert_eq!(high.at(8, 20, 4), 81.0, "an old difference grows no further");
+    }
+}

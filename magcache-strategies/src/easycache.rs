@@ -1,0 +1,139 @@
+//! EasyCache: how much the output moves with the input hardly changes over a run, so the change of the output that a
+//! step would bring can be predicted from the change of its input (Zhou et al., "Less is Enough", arXiv 2507.02860).
+//!
+//! The rule of H-EmbodVis/EasyCache (`EasyCache4Wan2.1/easycache_generate.py`, commit 5127804): at every computed step
+//! `rate = mean|output − output'| / mean|input − input'|`, primes being the last computed step before it; at every step
+//! `mean|input − previous input| · rate / mean|output'|` is added up, and while the sum is below the threshold the whole
+//! forward is `input + (output' − input')`. The conditional branch decides for the others. We differ where the
+//! published script is silent: rows of a batch take the worst row, and a rate that is no number leaves the last one.
+//! stable-diffusion.cpp measures from the last *computed* input and still adds up, which counts a distance twice.
+
+use candle_core::Tensor;
+use magcache_core::{
+    Branch, Branches, BuildCx, CacheConfig, ConfigError, Guards, Head, Level, Problem, SlotState, Step,
+    Strategy, StrategyInfo, Streams, TimestepCache, Verdict, Warmup, Why, inventory, metrics, typetag,
+};
+use serde::{Deserialize, Serialize};
+
+/// The keys of `strategy = "easycache"`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EasyCacheConfig {
+    /// Bound of the accumulated relative change of the output (`thresh`, the paper's τ).
+    pub threshold: f64,
+}
+
+impl Default for EasyCacheConfig {
+    fn default() -> Self {
+        Self { threshold: 0.05 }
+    }
+}
+
+/// The strategy.
+#[derive(Clone, Copy, Debug)]
+pub struct EasyCache {
+    threshold: f64,
+}
+
+/// One slot's state.
+#[derive(Debug, Default)]
+pub struct EasyState {
+    /// Input of the pass before, computed or not.
+    previous: Option<Tensor>,
+    /// Of the last computed pass.
+    anchor: Option<Anchor>,
+    /// Change of the output for a change of the input, by row: the transformation rate, `k`.
+    rate: Option<Vec<f64>>,
+    accumulated: f64,
+}
+
+#[derive(Debug)]
+struct Anchor {
+    input: Tensor,
+    output: Tensor,
+    /// `mean|output|` by row.
+    size: Vec<f64>,
+}
+
+impl SlotState for EasyState {
+    fn bytes(&self) -> usize {
+        let anchor = self.anchor.iter().flat_map(|a| [&a.input, &a.output]);
+        self.previous.iter().chain(anchor).map(|t| t.elem_count() * t.dtype().size_in_bytes()).sum()
+    }
+}
+
+impl TimestepCache for EasyCache {
+    type State = EasyState;
+
+    fn head(&self, state: &mut EasyState, _: &Step, _: Branch, x: &Head<'_>) -> candle_core::Result<Verdict> {
+        let now = x.input.image()?;
+        let previous = state.previous.replace(now.clone());
+        let (Some(previous), Some(anchor), Some(rate)) = (previous, &state.anchor, &state.rate) else {
+            return Ok(Verdict::compute(Why::NoHistory));
+        };
+        let moved = metrics::mean_abs_difference(&now, &previous)?;
+        let relative =
+            moved.iter().zip(rate).zip(&anchor.size).map(|((moved, rate), size)| rate * moved / size);
+        let predicted = x.reduce(metrics::worst(relative))?;
+        state.accumulated += predicted;
+        Ok(Verdict::below(state.accumulated, self.threshold).metric(predicted))
+    }
+
+    fn tail(
+        &self,
+        state: &mut EasyState,
+        _: &Step,
+        _: Branch,
+        x: &Streams,
+        y: &Streams,
+    ) -> candle_core::Result<()> {
+        let (input, output) = (x.image()?, y.image()?);
+        if let Some(before) = &state.anchor {
+            let moved = metrics::mean_abs_difference(&input, &before.input)?;
+            let changed = metrics::mean_abs_difference(&output, &before.output)?;
+            let rate: Vec<f64> = changed.iter().zip(moved).map(|(changed, moved)| changed / moved).collect();
+            if rate.iter().all(|rate| rate.is_finite()) {
+                state.rate = Some(rate);
+            }
+        }
+        state.anchor = Some(Anchor { size: metrics::mean_abs(&output)?, input, output });
+        state.accumulated = 0.0;
+        Ok(())
+    }
+}
+
+#[typetag::serde(name = "easycache")]
+impl CacheConfig for EasyCacheConfig {
+    fn validate(&self, cx: &BuildCx<'_>) -> Vec<Problem> {
+        Problem::unless_in(cx.place, "threshold", self.threshold, 0.0, f64::MAX).into_iter().collect()
+    }
+
+    fn build(&self, cx: &BuildCx<'_>) -> Result<Strategy, ConfigError> {
+        // Published: the first 10 of 50 steps and the last one are computed.
+        let guards = Guards {
+            warmup: Warmup::Fraction(0.2),
+            last_steps: 1,
+            branches: Branches::CondDecides,
+            ..Guards::default()
+        };
+        Ok(Strategy::cache(EasyCache { threshold: self.threshold }, cx.guards(guards)))
+    }
+}
+
+inventory::submit! {
+    StrategyInfo {
+        name: "easycache",
+        summary: "skips whole forwards while the change of the output, predicted from the input's, stays small",
+        paper: "https://arxiv.org/abs/2507.02860",
+        level: Level::Forward,
+        example: r#"
+            strategy = "easycache"
+            threshold = 0.1
+        "#,
+        never: r#"
+            strategy = "easycache"
+            threshold = 0.0
+        "#,
+        origin: env!("CARGO_PKG_NAME"),
+    }
+}

@@ -1,0 +1,121 @@
+//! Two experts: what is kept apart, what is freed, and caches that act in one of them only.
+
+mod support;
+
+use std::sync::Arc;
+
+use magcache_core::{
+    Branch, CachePlan, ConfigError, DecisionLog, Expert, HookId, HookRegistry, ModelMeta, Phase, Trajectory,
+    schedule::simulate,
+    testing::{Toy, run, run_pass},
+};
+use magcache_models as _;
+use magcache_strategies as _;
+use support::Script;
+
+const BOTH: [Branch; 2] = [Branch::Cond, Branch::Uncond];
+
+/// Twelve steps, the first five of the high-noise expert.
+fn steps() -> Trajectory {
+    let phases = vec![Phase { expert: Expert(0), steps: 0..5 }, Phase { expert: Expert(1), steps: 5..12 }];
+    Trajectory { boundary_ratio: Some(0.6), ..Trajectory::plain(12, &BOTH).with_phases(phases) }
+}
+
+fn pair() -> ModelMeta {
+    ModelMeta { experts: (&["high-noise", "low-noise"]).into(), ..ModelMeta::simple("pair", 4) }
+}
+
+fn plan(text: &str) -> Result<DecisionLog, ConfigError> {
+    let built = CachePlan::parse(text)?.build(&pair(), Some(&steps()))?;
+    Ok(simulate(&built.registry, &pair(), &steps()).expect("is static"))
+}
+
+fn skipped(log: &DecisionLog) -> Vec<usize> {
+    let cond = log.records().iter().filter(|r| r.reused && r.branch == Branch::Cond);
+    cond.map(|r| r.step).collect()
+}
+
+const SCHEDULE: &str = "[[cache]]\nstrategy = \"schedule\"\nskip = [2, 3, 5, 6, 8, 9]\n";
+
+#[test]
+fn a_cache_acts_in_the_experts_that_it_names() {
+    let of = |experts: &str| skipped(&plan(&format!("{SCHEDULE}{experts}")).unwrap());
+    assert_eq!(of(""), [2, 3, 6, 8, 9], "step 5 is the first of its phase");
+    assert_eq!(of("experts = [\"high-noise\", \"low-noise\"]"), [2, 3, 6, 8, 9]);
+    assert_eq!(of("experts = [\"high-noise\"]"), [2, 3]);
+    assert_eq!(of("experts = [\"low-noise\"]"), [6, 8, 9]);
+}
+
+#[test]
+fn each_expert_may_have_a_cache_of_its_own_on_the_same_blocks() {
+    let table = |expert: &str, skip: &str| {
+        format!("[[cache]]\nstrategy = \"schedule\"\nskip = [{skip}]\nexperts = [\"{expert}\"]\n")
+    };
+    let log = plan(&(table("high-noise", "1, 2, 9") + &table("low-noise", "3, 7"))).unwrap();
+    assert_eq!(skipped(&log), [1, 2, 7]);
+    let hook = |step| log.records().iter().find(|r| r.step == step).map(|r| r.hook);
+    assert_eq!((hook(4), hook(5)), (Some(HookId(0)), Some(HookId(1))));
+    let shared = plan(&(table("high-noise", "1") + &table("high-noise", "2"))).unwrap_err().to_string();
+    assert!(shared.contains("both surround the whole stack"), "{shared}");
+    let error = plan(&format!("{SCHEDULE}experts = [\"low-nois\"]")).unwrap_err();
+    assert!(error.to_string().contains("unknown expert \"low-nois\""), "{error}");
+    assert_eq!(error.hint().as_deref(), Some("did you mean \"low-noise\"?"));
+    let error = plan(&format!("{SCHEDULE}experts = []")).unwrap_err().to_string();
+    assert!(error.contains("`experts` is empty"), "{error}");
+}
+
+#[test]
+fn a_curve_of_one_expert_runs_over_its_phase() {
+    // Past the first value nothing is under the threshold but at the seventh place, local step 2 of 7 values for 7 steps.
+    let ratios = "ratios = [1.0, 0.5, 1.0, 0.5, 0.5, 0.5, 0.5]\nthreshold = 0.01\nmax_skips = 1\nwarmup = 1\n";
+    let table = format!("[[cache]]\nstrategy = \"magcache\"\n{ratios}experts = [\"low-noise\"]\n");
+    assert_eq!(skipped(&plan(&table).unwrap()), [7]);
+}
+
+#[test]
+fn an_expert_without_guidance_runs_one_branch() {
+    let run = Trajectory { unguided: vec![Expert(1)], ..steps() };
+    let built = CachePlan::parse(SCHEDULE).unwrap().build(&pair(), Some(&run)).unwrap();
+    let log = simulate(&built.registry, &pair(), &run).unwrap();
+    let uncond: Vec<usize> =
+        log.records().iter().filter(|r| r.branch == Branch::Uncond).map(|r| r.step).collect();
+    assert_eq!(uncond, [0, 1, 2, 3, 4]);
+    assert_eq!(run.passes(), 17);
+}
+
+#[test]
+fn a_finished_expert_leaves_no_bytes() {
+    let toy = Toy::image(4);
+    let registry = HookRegistry::builder(4).ring(0..4, Script::at([2, 3, 7, 8]).hook(0)).unwrap().build();
+    let mut session = registry.session();
+    let mut held = Vec::new();
+    for step in steps().steps() {
+        for branch in BOTH {
+            run_pass(&toy, Some(&mut session), &step, branch, 1).unwrap();
+        }
+        held.push((session.slots().bytes(), session.slots().keys().all(|k| k.expert == step.expert)));
+    }
+    let (bytes, _) = held[0];
+    assert!(bytes > 0);
+    assert!(held.iter().all(|h| *h == (bytes, true)), "{held:?}");
+    assert_eq!(session.slots().peak_bytes(), bytes);
+}
+
+#[test]
+fn a_cache_of_one_expert_changes_no_bit_of_the_other() {
+    let toy = Toy::image(4);
+    let hook = || Script::at([1, 2, 7, 8]).hook(0);
+    let all = |experts: &[Expert]| {
+        let builder = HookRegistry::builder(4);
+        let first = builder.next_id();
+        let registry = builder.ring(0..4, hook()).unwrap().only_experts(first, experts).build();
+        run(&toy, Some(&mut Arc::clone(&registry).session()), &steps(), 1).unwrap()
+    };
+    let plain = run(&toy, None, &steps(), 1).unwrap();
+    let low = all(&[Expert(1)]);
+    for (low, plain) in low.iter().zip(&plain).filter(|(l, _)| l.step.expert == Expert(0)) {
+        assert!(magcache_core::testing::same_bits(&low.output, &plain.output), "step {}", low.step.index);
+        assert!(low.records.is_empty());
+    }
+    assert!(low.iter().any(|r| r.records.iter().any(|r| r.reused)));
+}
