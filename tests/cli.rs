@@ -266,6 +266,28 @@ fn a_trace_replays() {
 }
 
 #[test]
+fn caches_of_whole_forwards_run_and_say_what_they_skip() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    let list = |v: &Value| v.as_array().map_or(0, Vec::len);
+    for (strategy, cond_too) in [("easycache", true), ("sencache", true), ("cfg-cache", false)] {
+        let ran = json(&["run", "--frames", "5", "--cache", strategy, "--trace", "t.jsonl"], d);
+        let (cond, uncond) = (list(&ran["skipped"]["cond"]), list(&ran["skipped"]["uncond"]));
+        assert!(uncond >= 5 && cond == if cond_too { uncond } else { 0 }, "{strategy}: {}", ran["skipped"]);
+        let ceiling = 60.0 / (60 - cond - uncond) as f64;
+        assert!((ran["ceiling"].as_f64().unwrap() - ceiling).abs() < 1e-9, "{strategy}: {}", ran["ceiling"]);
+        let planned = json(&["schedule", "--cache", strategy], d);
+        assert_eq!(planned["skipped"].is_null(), cond_too, "{strategy}");
+        if !cond_too {
+            assert_eq!(planned["skipped"], ran["skipped"]);
+        }
+        refused(&["run", "--cache", "replay:t.jsonl"], d, &["skipped whole forwards"]);
+    }
+    let unguided = ["run", "--cache", "cfg-cache", "--guidance", "1"];
+    refused(&unguided, d, &["the run has cond alone", "--guidance above 1"]);
+}
+
+#[test]
 fn ctrl_c_stops_within_a_step_and_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let mut child = Command::new(env!("CARGO_BIN_EXE_magcache"))

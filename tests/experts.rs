@@ -61,18 +61,28 @@ fn phases(lengths: &[usize]) -> Vec<Phase> {
     lengths.map(phase).collect()
 }
 
-/// The shifts and boundaries of the recorded table, and its steps above the boundary by number of steps.
-fn recorded() -> Vec<(f64, f64, Vec<(usize, usize)>)> {
+/// A row of the recorded table.
+struct Recorded {
+    flow_shift: f64,
+    boundary: f64,
+    /// Steps of the run, and how many of them lie above the boundary.
+    high: Vec<(usize, usize)>,
+}
+
+fn recorded() -> Vec<Recorded> {
     let path = "fixtures/golden/schedulers/wan22_boundary/boundary.json";
     let text = std::fs::read_to_string(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap();
     let table: Value = serde_json::from_str(&text).unwrap();
     let numbers = |v: &Value| -> Vec<usize> {
         v.as_array().unwrap().iter().map(|n| n.as_u64().unwrap() as usize).collect()
     };
-    let row = |row: &Value| {
-        let high = numbers(&row["high_noise_steps"]["diffusers_unipc"]);
-        let by_steps = numbers(&row["steps"]).into_iter().zip(high).collect();
-        (row["flow_shift"].as_f64().unwrap(), row["boundary_ratio"].as_f64().unwrap(), by_steps)
+    let row = |row: &Value| Recorded {
+        flow_shift: row["flow_shift"].as_f64().unwrap(),
+        boundary: row["boundary_ratio"].as_f64().unwrap(),
+        high: numbers(&row["steps"])
+            .into_iter()
+            .zip(numbers(&row["high_noise_steps"]["diffusers_unipc"]))
+            .collect(),
     };
     table["rows"].as_array().unwrap().iter().map(row).collect()
 }
@@ -81,7 +91,7 @@ fn recorded() -> Vec<(f64, f64, Vec<(usize, usize)>)> {
 fn no_expert_meets_the_other_at_any_recorded_shift_and_boundary() {
     // What decides is where the phases lie: several shifts put them at the same step.
     let mut splits = BTreeSet::new();
-    for (shift, boundary, table) in recorded() {
+    for Recorded { flow_shift: shift, boundary, high: table } in recorded() {
         for steps in 2..=60 {
             let schedule = Schedule::new(&SchedulerConfig::new(SamplerKind::UniPc, shift), steps).unwrap();
             let found = schedule.experts(Some(boundary)).unwrap();

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | [`magcache`] | a calibrated curve; touches no tensor | arXiv 2506.09045 |
 //! | [`teacache`] | how far a signal of the model moved | arXiv 2411.19108 |
-//! | [`fbcache`] | how far the first block's residual moved | ParaAttention |
+//! | [`fbcache`] | how far the first block's residual moved | `ParaAttention` |
 //! | [`easycache`] | how far the latents moved, times how much outputs follow inputs | arXiv 2507.02860 |
 //! | [`sencache`] | how far latents and timestep moved, times calibrated sensitivities | arXiv 2602.24208 |
 //! | [`cfg_cache`] | a fixed schedule for the unconditional branch | arXiv 2410.19355 |
