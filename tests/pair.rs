@@ -67,7 +67,8 @@ fn each_expert_may_have_a_cache_of_its_own_on_the_same_blocks() {
 #[test]
 fn a_curve_of_one_expert_runs_over_its_phase() {
     // Past the first value nothing is under the threshold but at the seventh place, local step 2 of 7 values for 7 steps.
-    let ratios = "ratios = [1.0, 0.5, 1.0, 0.5, 0.5, 0.5, 0.5]\nthreshold = 0.01\nmax_skips = 1\nwarmup = 1\n";
+    let ratios =
+        "ratios = [1.0, 0.5, 1.0, 0.5, 0.5, 0.5, 0.5]\nthreshold = 0.01\nmax_skips = 1\nwarmup = 1\n";
     let table = format!("[[cache]]\nstrategy = \"magcache\"\n{ratios}experts = [\"low-noise\"]\n");
     assert_eq!(skipped(&plan(&table).unwrap()), [7]);
 }

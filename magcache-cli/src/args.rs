@@ -127,6 +127,9 @@ pub(crate) struct Run {
     /// Where the weights of an expert are while the other one runs
     #[arg(long, value_enum, default_value_t)]
     pub(crate) offload: Offload,
+    /// Encode and decode in tiles of 256 pixels: bounded memory for large frames
+    #[arg(long)]
+    pub(crate) tile_vae: bool,
     /// FILE.mp4, .gif or .png, or a folder of PNG frames
     #[arg(long, value_name = "FILE|DIR")]
     pub(crate) out: Option<PathBuf>,

@@ -70,7 +70,8 @@ fn same_place(a: &Placed<'_>, b: &Placed<'_>, model: &ModelMeta) -> Option<Probl
             Some(Problem::error(&b.place, message).hint("keep one of them"))
         }
         Level::Blocks if a.range == model.whole() => {
-            let hint = "join them with strategy = \"priority\" or \"any-veto\", or give one an `at` or `experts`";
+            let hint =
+                "join them with strategy = \"priority\" or \"any-veto\", or give one an `at` or `experts`";
             Some(Problem::error(&b.place, both("the whole stack of blocks")).hint(hint))
         }
         Level::Blocks => None,

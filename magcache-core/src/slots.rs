@@ -83,8 +83,12 @@ impl Slots {
     /// Drops the slots of every expert whose phase ends at or before `step`: nothing is reused across that boundary.
     pub fn retire_before(&mut self, step: &Step) {
         self.phase_ends.insert(step.expert, step.phase.end);
-        let over: Vec<Expert> =
-            self.phase_ends.iter().filter(|(_, end)| **end <= step.index).map(|(expert, _)| *expert).collect();
+        let over: Vec<Expert> = self
+            .phase_ends
+            .iter()
+            .filter(|(_, end)| **end <= step.index)
+            .map(|(expert, _)| *expert)
+            .collect();
         if !over.is_empty() {
             self.drop_where(|k| over.contains(&k.expert));
         }

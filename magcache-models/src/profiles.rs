@@ -59,7 +59,9 @@ profiles![
     "wan2.1-vace-1.3b",
     "wan2.1-vace-14b",
     "wan2.2-i2v-a14b",
+    "wan2.2-i2v-tiny",
     "wan2.2-t2v-a14b",
+    "wan2.2-t2v-tiny",
     "wan2.2-ti2v-5b",
 ];
 

@@ -54,7 +54,7 @@ fn first_and_last_frames_become_channels() {
             let last = case.golden.get(&format!("{call}.last_image"));
             assert_eq!(last.is_some(), call == "flf2v");
             let first = case.tensor(&format!("{call}.image"));
-            let condition = FrameCondition::channels(&case.vae, first, last, case.frames).unwrap();
+            let condition = FrameCondition::channels(&case.vae, first, last, case.frames, None).unwrap();
             case.check(&format!("{call}.condition"), condition.tensor());
             let latents = case.tensor(&format!("{call}.latents"));
             case.check(&format!("{call}.model_input"), &condition.model_input(latents).unwrap());
@@ -70,7 +70,7 @@ fn first_and_last_frames_become_channels() {
 fn a_first_frame_takes_the_place_of_the_first_latents() {
     for case in CASES.map(Case::open) {
         let condition =
-            FrameCondition::first_frame(&case.vae, case.tensor("ti2v.image"), case.frames).unwrap();
+            FrameCondition::first_frame(&case.vae, case.tensor("ti2v.image"), case.frames, None).unwrap();
         case.check("ti2v.condition", condition.tensor());
         case.check("ti2v.first_frame_mask", &condition.noise_mask().unwrap());
         case.check("ti2v.timestep_tokens", &condition.timestep(700.0, 1, [1, 2, 2]).unwrap());
@@ -87,8 +87,8 @@ fn one_condition_serves_a_batch() {
     let both = Tensor::cat(&[latents, &(latents * 2.0).unwrap()], 0).unwrap();
     let image = case.tensor("i2v.image");
     for condition in [
-        FrameCondition::channels(&case.vae, image, None, case.frames).unwrap(),
-        FrameCondition::first_frame(&case.vae, image, case.frames).unwrap(),
+        FrameCondition::channels(&case.vae, image, None, case.frames, None).unwrap(),
+        FrameCondition::first_frame(&case.vae, image, case.frames, None).unwrap(),
     ] {
         let input = condition.model_input(&both).unwrap();
         for row in 0..2 {
@@ -96,7 +96,7 @@ fn one_condition_serves_a_batch() {
             assert_eq!(values(&input.narrow(0, row, 1).unwrap()), values(&one));
         }
     }
-    let tokens = FrameCondition::first_frame(&case.vae, image, case.frames).unwrap();
+    let tokens = FrameCondition::first_frame(&case.vae, image, case.frames, None).unwrap();
     let tokens = tokens.timestep(3.0, 2, [1, 2, 2]).unwrap().to_vec2::<f32>().unwrap();
     assert_eq!(tokens[0], tokens[1]);
     assert_eq!(tokens[0], [vec![0.0; 6], vec![3.0; 12]].concat());
@@ -108,17 +108,17 @@ fn what_does_not_fit_is_refused() {
     let image = case.tensor("i2v.image");
     let error = |result: candle_core::Result<FrameCondition>| result.unwrap_err().to_string();
     for frames in [0, 8, 10] {
-        let message = error(FrameCondition::channels(&case.vae, image, None, frames));
+        let message = error(FrameCondition::channels(&case.vae, image, None, frames, None));
         assert!(message.contains(&format!("{frames} frames: this model makes 1 more than a multiple of 4")));
-        assert!(FrameCondition::first_frame(&case.vae, image, frames).is_err());
+        assert!(FrameCondition::first_frame(&case.vae, image, frames, None).is_err());
     }
-    let message = error(FrameCondition::channels(&case.vae, image, Some(image), 1));
+    let message = error(FrameCondition::channels(&case.vae, image, Some(image), 1, None));
     assert!(message.contains("the last of 1 frames") && message.contains("at least 5"), "{message}");
     let other = image.narrow(3, 0, 16).unwrap();
-    let message = error(FrameCondition::channels(&case.vae, image, Some(&other), 5));
+    let message = error(FrameCondition::channels(&case.vae, image, Some(&other), 5, None));
     assert!(message.contains("[1, 3, 32, 16]") && message.contains("[1, 3, 32, 48]"), "{message}");
 
-    let condition = FrameCondition::first_frame(&case.vae, image, case.frames).unwrap();
+    let condition = FrameCondition::first_frame(&case.vae, image, case.frames, None).unwrap();
     let latents = case.tensor("i2v.latents");
     for wrong in [latents.narrow(2, 0, 2), latents.narrow(1, 0, 5), latents.narrow(4, 0, 2)] {
         assert!(condition.model_input(&wrong.unwrap()).is_err());

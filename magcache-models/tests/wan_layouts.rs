@@ -108,7 +108,7 @@ fn decode(source: &WanSource) -> Tensor {
     let weights = source.vae(&Device::Cpu, KEEP).unwrap();
     let vae = WanVae::load(&weights, source.vae_config()).unwrap();
     assert!(weights.unused().is_empty(), "{:?}", weights.unused());
-    vae.decode(&waves(&[1, source.vae_config().z_dim, 2, 3, 2], 0.9)).unwrap()
+    vae.decode(&waves(&[1, source.vae_config().z_dim, 2, 3, 2], 0.9), None).unwrap()
 }
 
 /// Everything that a pipeline reads is the same in both.

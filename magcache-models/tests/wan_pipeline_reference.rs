@@ -33,7 +33,11 @@ fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap().flatten() {
         let path = to.join(entry.file_name());
-        if entry.path().is_dir() { copy(&entry.path(), &path) } else { drop(fs::copy(entry.path(), path).unwrap()) }
+        if entry.path().is_dir() {
+            copy(&entry.path(), &path);
+        } else {
+            fs::copy(entry.path(), path).unwrap();
+        }
     }
 }
 
@@ -61,7 +65,8 @@ fn assemble(name: &str, root: &Path) -> Case {
 }
 
 fn request(case: &Case, root: &Path, defaults: Request) -> Request {
-    let picture = |i: usize| case.pictures.get(i).map(|file| Arc::new(Picture::read(root.join(file)).unwrap()));
+    let picture =
+        |i: usize| case.pictures.get(i).map(|file| Arc::new(Picture::read(root.join(file)).unwrap()));
     Request {
         prompt: case.prompt.clone(),
         negative_prompt: case.negative_prompt.clone(),

@@ -107,7 +107,8 @@ fn plan(args: &Run) -> Result<Plan> {
         args::Offload::Host => Offload::Host,
         args::Offload::Disk => Offload::Disk,
     };
-    Plan::new(config, LoadOptions { device: device(&args.device)?, dtype: weights(args.dtype), offload })
+    let device = device(&args.device)?;
+    Plan::new(config, LoadOptions { device, dtype: weights(args.dtype), offload, tile_vae: args.tile_vae })
 }
 
 /// The device of `--device`.

@@ -42,9 +42,9 @@ fn one(case: &Case, vae: &WanVae, call: &Call, report: &mut CaseReport) -> Resul
     let (first, latents) = (case.required(call, "image")?, case.required(call, "latents")?);
     let last = case.input(call, "last_image")?;
     let condition = if args.expand_timesteps {
-        FrameCondition::first_frame(vae, first, args.num_frames)?
+        FrameCondition::first_frame(vae, first, args.num_frames, None)?
     } else {
-        FrameCondition::channels(vae, first, last, args.num_frames)?
+        FrameCondition::channels(vae, first, last, args.num_frames, None)?
     };
     for (output, key) in &call.outputs {
         let got = match output.as_str() {

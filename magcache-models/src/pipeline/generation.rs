@@ -53,7 +53,10 @@ impl Generation {
     /// Errors: [`PipelineError::Interrupted`] when `stop` says so; latents and solver are then as before the step.
     pub fn step(&mut self, stop: &dyn Fn() -> bool) -> Result<()> {
         let Some(denoiser) = self.denoiser.clone() else {
-            return Err(PipelineError::request("a step after the network was released", "make a new generation"));
+            return Err(PipelineError::request(
+                "a step after the network was released",
+                "make a new generation",
+            ));
         };
         let step = self.trajectory.step(self.next);
         denoiser.prepare(&step)?;

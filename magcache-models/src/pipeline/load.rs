@@ -28,11 +28,13 @@ pub struct LoadOptions {
     pub dtype: WeightDtype,
     /// Where an expert waits.
     pub offload: Offload,
+    /// Whether an autoencoder works tile by tile: less memory, more work, seams blended.
+    pub tile_vae: bool,
 }
 
 impl Default for LoadOptions {
     fn default() -> Self {
-        Self { device: Device::Cpu, dtype: WeightDtype::Keep, offload: Offload::None }
+        Self { device: Device::Cpu, dtype: WeightDtype::Keep, offload: Offload::None, tile_vae: false }
     }
 }
 

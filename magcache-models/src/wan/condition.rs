@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Error, Result, Tensor, bail};
 
-use super::vae::WanVae;
+use super::vae::{Tiling, WanVae};
 
 /// The given first frame, and last one, of a video in the making.
 ///
@@ -36,7 +36,13 @@ impl FrameCondition {
     /// # Errors
     /// Frames of other shapes, and a number of frames that is not 1 more than a multiple of the autoencoder's temporal
     /// scale, or is 1 where a last frame is given.
-    pub fn channels(vae: &WanVae, first: &Tensor, last: Option<&Tensor>, frames: usize) -> Result<Self> {
+    pub fn channels(
+        vae: &WanVae,
+        first: &Tensor,
+        last: Option<&Tensor>,
+        frames: usize,
+        tiling: Option<Tiling>,
+    ) -> Result<Self> {
         let (batch, channels, height, width) = first.dims4()?;
         let scale = vae.config().temporal_scale();
         check_frames(frames, scale)?;
@@ -51,7 +57,7 @@ impl FrameCondition {
             );
         }
         let latents = vae
-            .encode_condition(first, last, frames, None)
+            .encode_condition(first, last, frames, tiling)
             .and_then(|z| vae.normalize(&z))
             .map_err(Error::wrap)?;
         let (_, _, latent_frames, height, width) = latents.dims5()?;
@@ -71,11 +77,11 @@ impl FrameCondition {
     /// # Errors
     /// A frame of another shape, and a number of frames that is not 1 more than a multiple of the autoencoder's temporal
     /// scale.
-    pub fn first_frame(vae: &WanVae, first: &Tensor, frames: usize) -> Result<Self> {
+    pub fn first_frame(vae: &WanVae, first: &Tensor, frames: usize, tiling: Option<Tiling>) -> Result<Self> {
         let scale = vae.config().temporal_scale();
         check_frames(frames, scale)?;
         let latents =
-            vae.encode(&first.unsqueeze(2)?, None).and_then(|z| vae.normalize(&z)).map_err(Error::wrap)?;
+            vae.encode(&first.unsqueeze(2)?, tiling).and_then(|z| vae.normalize(&z)).map_err(Error::wrap)?;
         let (_, _, _, height, width) = latents.dims5()?;
         Ok(Self { kind: Kind::FirstFrame, tensor: latents, size: [(frames - 1) / scale + 1, height, width] })
     }

@@ -9,8 +9,9 @@ use rand_chacha::ChaCha20Rng;
 use rand_distr::{Distribution, StandardNormal};
 
 use super::{
-    FrameCondition, Layout, WanDenoiser, WanPrompts, WanSource, WanTask, WanTransformer, defaults, meta, request,
-    vae::WanVae,
+    FrameCondition, Layout, WanDenoiser, WanPrompts, WanSource, WanTask, WanTransformer, defaults, meta,
+    request,
+    vae::{Tiling, WanVae},
 };
 use crate::{
     checkpoint::{Folder, WeightDtype},
@@ -83,6 +84,10 @@ impl WanPipeline {
         Ok(WanVae::load(&weights, self.source.vae_config())?)
     }
 
+    fn tiling(&self) -> Option<Tiling> {
+        self.options.tile_vae.then(Tiling::default)
+    }
+
     fn encode_text(&self, request: &Request, notes: &mut Vec<String>) -> Result<(Tensor, Option<Tensor>)> {
         let encoder = self.source.load_text_encoder(self.device(), self.options.dtype)?;
         let mut one = |text: &str, what: &str| -> Result<Tensor> {
@@ -118,11 +123,11 @@ impl WanPipeline {
         let vae = self.vae()?;
         let first_frame = self.frame(first, request)?;
         let condition = if self.source.task() == WanTask::TI2V {
-            FrameCondition::first_frame(&vae, &first_frame, request.frames)?
+            FrameCondition::first_frame(&vae, &first_frame, request.frames, self.tiling())?
         } else {
             let last = request.last_image.as_ref();
             let last = last.map(|last| self.frame(&*request::fitted(last, first)?, request)).transpose()?;
-            FrameCondition::channels(&vae, &first_frame, last.as_ref(), request.frames)?
+            FrameCondition::channels(&vae, &first_frame, last.as_ref(), request.frames, self.tiling())?
         };
         Ok(Some(condition))
     }
@@ -236,11 +241,17 @@ impl Pipeline for WanPipeline {
         sink: &mut dyn FnMut(&Tensor) -> Result<()>,
     ) -> Result<()> {
         stage(Stage::LoadingVae);
+        let failed = |e| PipelineError::part("autoencoder", e);
         let vae = self.vae()?;
-        let latents = vae.denormalize(latents)?;
+        let latents = vae.denormalize(latents).map_err(failed)?;
+        if let Some(tiling) = self.tiling() {
+            // Tiles are worked on one after the other, each over all frames.
+            let video = vae.decode(&latents, Some(tiling)).map_err(failed)?;
+            return sink(&video.squeeze(0)?);
+        }
         let mut stream = vae.decode_stream();
         for frame in 0..latents.dim(2)? {
-            let frames = stream.push(&latents.narrow(2, frame, 1)?)?;
+            let frames = stream.push(&latents.narrow(2, frame, 1)?).map_err(failed)?;
             sink(&frames.squeeze(0)?)?;
         }
         Ok(())

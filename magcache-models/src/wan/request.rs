@@ -93,15 +93,15 @@ fn pictures(request: &Request, source: &WanSource) -> Result<()> {
         WanTask::I2V | WanTask::FLF2V if !first => {
             refuse("this model continues an image, and none is given", "--image FILE")
         }
-        WanTask::FLF2V if !last => {
-            refuse("this model goes from a first to a last image, and the last is missing", "--last-image FILE")
-        }
-        WanTask::TI2V if last => {
-            refuse("this model takes a first image only", "remove the last image")
-        }
-        WanTask::I2V if last && one_embedding => {
-            refuse("this model takes a first image only", "remove the last image, or use a first-and-last-frame model")
-        }
+        WanTask::FLF2V if !last => refuse(
+            "this model goes from a first to a last image, and the last is missing",
+            "--last-image FILE",
+        ),
+        WanTask::TI2V if last => refuse("this model takes a first image only", "remove the last image"),
+        WanTask::I2V if last && one_embedding => refuse(
+            "this model takes a first image only",
+            "remove the last image, or use a first-and-last-frame model",
+        ),
         _ if last && request.frames == 1 => {
             refuse("1 frame cannot begin with one image and end with another", "more frames, or one image")
         }

@@ -93,7 +93,10 @@ impl Run {
     pub(super) fn recipe(&self, networks: &[(&str, usize)]) -> Result<Recipe> {
         let wrong = |e: String| bad_input(format!("run {:?}: {e}", self.name));
         if let Some(teacache) = &self.teacache {
-            return teacache.part().and_then(|part| join(vec![part], networks)).map_err(|e| wrong(e.to_string()));
+            return teacache
+                .part()
+                .and_then(|part| join(vec![part], networks))
+                .map_err(|e| wrong(e.to_string()));
         }
         let Some(configs) = &self.cache_config else { return Ok(Recipe::Dense) };
         if configs.len() != networks.len() {

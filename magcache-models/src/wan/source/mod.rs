@@ -14,8 +14,8 @@ use serde_json::Value;
 use self::part::Part;
 use super::{WanConfig, WanImageEncoder, vae::WanVaeConfig};
 use crate::{
-    clip::{ClipImageProcessor, ClipVisionConfig, ClipVisionEncoder},
     checkpoint::{CheckpointError, Folder, WeightDtype, Weights},
+    clip::{ClipImageProcessor, ClipVisionConfig, ClipVisionEncoder},
     sampler::SchedulerConfig,
     text::{T5Config, WanTextEncoder},
 };
