@@ -48,6 +48,33 @@ pub enum CheckpointError {
         /// What is wrong.
         reason: String,
     },
+    /// A file of `torch.save` that is damaged or in a form that is not supported.
+    #[error("cannot read {file} as a PyTorch checkpoint: {reason}")]
+    BadTorchFile {
+        /// The file.
+        file: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A pickle with more in it than tensors. Loading it elsewhere would run that code.
+    #[error(
+        "{file} asks for \"{name}\", which is not part of a tensor; nothing of it was run\n\
+         hint: save the model's state_dict(), or convert it to safetensors"
+    )]
+    CodeInPickle {
+        /// The file.
+        file: String,
+        /// Module and name of the class or function.
+        name: String,
+    },
+    /// A folder in no layout that is known.
+    #[error("{folder} is not a model folder that can be read\nhint: looked for {}", looked_for.join("; "))]
+    UnknownLayout {
+        /// The folder.
+        folder: String,
+        /// What each layout would have in it.
+        looked_for: Vec<String>,
+    },
     /// A JSON file that cannot be parsed as what it should hold.
     #[error("cannot parse {file}")]
     Json {

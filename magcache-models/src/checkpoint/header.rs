@@ -24,8 +24,17 @@ const PREFIX: u64 = 8;
 pub(super) struct TensorInfo {
     pub(super) dtype: Dtype,
     pub(super) shape: Vec<usize>,
-    /// Bytes of the file; inside it and `elements * width` long.
+    /// Elements between neighbours on each axis, where the tensor's elements do not lie one after the other.
+    pub(super) strides: Option<Vec<usize>>,
+    /// Bytes of the file; inside it and `elements * width` long, or, with strides, from the first to the last element.
     pub(super) range: Range<usize>,
+}
+
+impl TensorInfo {
+    /// Bytes that the tensor's elements take.
+    pub(super) fn bytes(&self) -> usize {
+        self.shape.iter().product::<usize>() * self.dtype.bitsize() / 8
+    }
 }
 
 /// The tensors of a file by name. `file` is for messages.
@@ -54,7 +63,10 @@ pub(super) fn parse(file: &str, bytes: &[u8]) -> Result<BTreeMap<String, TensorI
         let (Some(start), Some(stop)) = (data.checked_add(begin), data.checked_add(end)) else {
             return Err(bad(format!("\"{name}\" ends at byte {end}")));
         };
-        tensors.insert(name, TensorInfo { dtype: entry.dtype, shape: entry.shape, range: start..stop });
+        tensors.insert(
+            name,
+            TensorInfo { dtype: entry.dtype, shape: entry.shape, strides: None, range: start..stop },
+        );
     }
     let end = covered(data, &tensors).map_err(bad)? as u64;
     match found {

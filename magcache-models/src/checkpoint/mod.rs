@@ -9,12 +9,15 @@ mod error;
 mod files;
 mod folder;
 mod header;
+mod mapped;
 mod mmap;
 mod read;
 #[cfg(test)]
 mod tests;
+mod torch;
 mod weights;
 
 pub use error::CheckpointError;
 pub use folder::{EmbeddedFile, Folder};
+pub use mapped::Mapped;
 pub use weights::{WeightDtype, Weights};

@@ -23,20 +23,31 @@ pub(super) fn supported(dtype: Dtype) -> Option<DType> {
 
 /// Copies a tensor of a [`supported`] type out of its file, as `wanted`. Widening to f32 happens on the way.
 pub(super) fn tensor(blob: &Blob, info: &TensorInfo, wanted: DType, device: &Device) -> Result<Tensor> {
-    let (range, shape) = (info.range.clone(), info.shape.as_slice());
+    let shape = info.shape.as_slice();
     let tensor = match (info.dtype, wanted) {
-        (Dtype::F32, _) => Tensor::from_vec(copied(blob, range, f32::from_le_bytes), shape, device),
+        (Dtype::F32, _) => Tensor::from_vec(elements(blob, info, f32::from_le_bytes), shape, device),
         (Dtype::F16, DType::F32) => {
-            Tensor::from_vec(copied(blob, range, |b| f16::from_le_bytes(b).to_f32()), shape, device)
+            Tensor::from_vec(elements(blob, info, |b| f16::from_le_bytes(b).to_f32()), shape, device)
         }
-        (Dtype::F16, _) => Tensor::from_vec(copied(blob, range, f16::from_le_bytes), shape, device),
+        (Dtype::F16, _) => Tensor::from_vec(elements(blob, info, f16::from_le_bytes), shape, device),
         (Dtype::BF16, DType::F32) => {
-            Tensor::from_vec(copied(blob, range, |b| bf16::from_le_bytes(b).to_f32()), shape, device)
+            Tensor::from_vec(elements(blob, info, |b| bf16::from_le_bytes(b).to_f32()), shape, device)
         }
-        (Dtype::BF16, _) => Tensor::from_vec(copied(blob, range, bf16::from_le_bytes), shape, device),
+        (Dtype::BF16, _) => Tensor::from_vec(elements(blob, info, bf16::from_le_bytes), shape, device),
         (other, _) => candle_core::bail!("cannot read tensors of type {other}"),
     }?;
     tensor.to_dtype(wanted)
+}
+
+/// The tensor's values in row-major order, whatever their order in the file.
+fn elements<const N: usize, T: Copy>(blob: &Blob, info: &TensorInfo, value: impl Fn([u8; N]) -> T) -> Vec<T> {
+    let stored = copied(blob, info.range.clone(), value);
+    let Some(strides) = &info.strides else { return stored };
+    let mut offsets = vec![0];
+    for (n, stride) in info.shape.iter().zip(strides) {
+        offsets = offsets.iter().flat_map(|offset| (0..*n).map(move |i| offset + i * stride)).collect();
+    }
+    offsets.into_iter().filter_map(|offset| stored.get(offset).copied()).collect()
 }
 
 /// Values of `N` bytes each; the file's pages are released behind the copy.

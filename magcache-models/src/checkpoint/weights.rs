@@ -17,7 +17,8 @@ use super::{
     blob::Blob,
     files::{self, Files},
     header::{self, TensorInfo},
-    read,
+    mapped::Mapped,
+    read, torch,
 };
 
 /// In which type [`Weights::get`] gives tensors.
@@ -71,8 +72,8 @@ impl fmt::Debug for TensorSet {
 }
 
 impl Weights {
-    /// Opens a component's folder: one `diffusion_pytorch_model.safetensors` or `model.safetensors`, or the shards that
-    /// `*.safetensors.index.json` lists.
+    /// Opens a component's folder: one `diffusion_pytorch_model.safetensors` or `model.safetensors`, the same of PyTorch
+    /// (`.bin`, `.pth`), or the shards that `*.index.json` lists.
     ///
     /// # Errors
     /// A missing file, or any fault of a file's header; a tensor that the index lists and its shard lacks.
@@ -104,7 +105,7 @@ impl Weights {
         Self::from_blobs(files.iter().map(open).collect::<Result<_, CheckpointError>>()?, device, dtype)
     }
 
-    /// A safetensors file in memory; `place` is what messages call it.
+    /// A safetensors or PyTorch file in memory; `place` is what messages call it.
     pub fn from_bytes(
         place: &str,
         bytes: impl Into<Cow<'static, [u8]>>,
@@ -122,7 +123,9 @@ impl Weights {
         let mut files: Vec<OpenFile> = Vec::with_capacity(blobs.len());
         let mut tensors = BTreeMap::<String, Located>::new();
         for (place, blob) in blobs {
-            for (name, info) in header::parse(&place, blob.bytes())? {
+            let bytes = blob.bytes();
+            let read = if torch::is_torch(bytes) { torch::parse } else { header::parse };
+            for (name, info) in read(&place, bytes)? {
                 if let Some(other) = tensors.get(&name) {
                     let first = files.get(other.file).map(|file| file.place.clone()).unwrap_or_default();
                     return Err(CheckpointError::DuplicateTensor { name, first, second: place });
@@ -137,12 +140,20 @@ impl Weights {
 
     /// The same tensors under other names; those for which `rename` has none keep theirs.
     ///
-    /// For checkpoints in another layout. To be called before any tensor is read or any clone is made.
+    /// # Errors
+    /// As [`Self::mapped`].
+    pub fn renamed(self, rename: impl Fn(&str) -> Option<String>) -> Result<Self, CheckpointError> {
+        self.mapped(|name| rename(name).map(Mapped::Same))
+    }
+
+    /// The same values as the tensors of another layout; those for which `map` has none stay as they are.
+    ///
+    /// To be called before any tensor is read or any clone is made.
     ///
     /// # Errors
-    /// [`CheckpointError::DuplicateTensor`] when two tensors get one name, [`CheckpointError::BadConfig`] when clones
-    /// share the tensors already.
-    pub fn renamed(self, rename: impl Fn(&str) -> Option<String>) -> Result<Self, CheckpointError> {
+    /// [`CheckpointError::DuplicateTensor`] when two tensors get one name, [`CheckpointError::BadConfig`] when a tensor's
+    /// shape does not allow what `map` says or when clones share the tensors already.
+    pub fn mapped(self, map: impl Fn(&str) -> Option<Mapped>) -> Result<Self, CheckpointError> {
         let place = self.place();
         let Some(mut set) = Arc::into_inner(self.set) else {
             return Err(CheckpointError::BadConfig {
@@ -151,12 +162,23 @@ impl Weights {
             });
         };
         let mut tensors = BTreeMap::new();
-        for (name, located) in set.tensors {
-            let name = rename(&name).unwrap_or(name);
-            if tensors.contains_key(&name) {
-                return Err(CheckpointError::DuplicateTensor { name, first: place.clone(), second: place });
+        for (old, Located { file, info, .. }) in set.tensors {
+            let mapped = map(&old).unwrap_or_else(|| Mapped::Same(old.clone()));
+            let shape = info.shape.clone();
+            let Some(parts) = mapped.apply(info) else {
+                let reason = format!("tensor \"{old}\" has shape {shape:?}, which does not fit its place");
+                return Err(CheckpointError::BadConfig { file: place, reason });
+            };
+            for (name, info) in parts {
+                if tensors.contains_key(&name) {
+                    return Err(CheckpointError::DuplicateTensor {
+                        name,
+                        first: place.clone(),
+                        second: place,
+                    });
+                }
+                tensors.insert(name, Located { file, info, used: AtomicBool::new(false) });
             }
-            tensors.insert(name, located);
         }
         set.tensors = tensors;
         Ok(Self { set: Arc::new(set), prefix: self.prefix })
@@ -198,6 +220,25 @@ impl Weights {
         self.set.tensors.get(&self.full(name)).map(|located| located.info.shape.as_slice())
     }
 
+    /// Sizes of a tensor's axes, for configurations that are read off the tensors.
+    ///
+    /// # Errors
+    /// A tensor that is not there or has another number of axes.
+    pub fn axes<const N: usize>(&self, name: &str) -> Result<[usize; N], CheckpointError> {
+        let shape = self.shape(name).ok_or_else(|| self.missing(&self.full(name)))?;
+        shape.try_into().map_err(|_| CheckpointError::BadConfig {
+            file: self.place(),
+            reason: format!("tensor \"{name}\" has shape {shape:?}, expected {N} axes"),
+        })
+    }
+
+    /// Length of the list of modules `list` (`blocks.`): one more than the largest number that follows it.
+    pub fn count(&self, list: &str) -> usize {
+        let prefix = self.full(list);
+        let number = |name: &str| name.strip_prefix(&prefix)?.split('.').next()?.parse::<usize>().ok();
+        self.names().filter_map(number).max().map_or(0, |last| last.saturating_add(1))
+    }
+
     /// Full names of this module's tensors, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.scoped().map(|(name, _)| name.as_str())
@@ -213,7 +254,7 @@ impl Weights {
 
     /// Bytes that this module's tensors take in the file.
     pub fn total_bytes(&self) -> u64 {
-        self.scoped().map(|(_, located)| located.info.range.len() as u64).sum()
+        self.scoped().map(|(_, located)| located.info.bytes() as u64).sum()
     }
 
     /// Number of values in this module's tensors.
@@ -225,7 +266,7 @@ impl Weights {
     pub fn stored_dtypes(&self) -> BTreeMap<String, u64> {
         let mut bytes = BTreeMap::new();
         for (_, located) in self.scoped() {
-            *bytes.entry(located.info.dtype.to_string()).or_default() += located.info.range.len() as u64;
+            *bytes.entry(located.info.dtype.to_string()).or_default() += located.info.bytes() as u64;
         }
         bytes
     }

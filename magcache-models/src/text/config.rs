@@ -71,10 +71,20 @@ impl T5Config {
                 found,
             });
         }
-        let config: Self = folder.read_json(FILE)?;
-        match config.fault() {
-            None => Ok(config),
-            Some(reason) => Err(CheckpointError::BadConfig { file: folder.describe_file(FILE), reason }),
+        folder.read_json::<Self>(FILE)?.checked(&folder.describe_file(FILE))
+    }
+
+    /// From the keys of a `config.json` that were put together elsewhere; `place` is what messages name.
+    pub(crate) fn from_value(keys: serde_json::Value, place: &str) -> Result<Self, CheckpointError> {
+        let config: Self = serde_json::from_value(keys)
+            .map_err(|source| CheckpointError::Json { file: place.to_owned(), source })?;
+        config.checked(place)
+    }
+
+    fn checked(self, place: &str) -> Result<Self, CheckpointError> {
+        match self.fault() {
+            None => Ok(self),
+            Some(reason) => Err(CheckpointError::BadConfig { file: place.to_owned(), reason }),
         }
     }
 

@@ -43,6 +43,11 @@ impl Index {
     }
 }
 
+/// Whether there is an index at all; [`open`] says what is wrong with that of another model.
+pub(super) fn detects(folder: &Folder) -> bool {
+    folder.exists(INDEX)
+}
+
 pub(super) fn open(folder: Folder) -> Result<WanSource, CheckpointError> {
     let index: Index = folder.read_json(INDEX)?;
     let bad = |reason: String| CheckpointError::BadConfig { file: folder.describe_file(INDEX), reason };

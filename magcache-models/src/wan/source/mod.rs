@@ -4,6 +4,7 @@
 //! part, under the names that this crate's models read. The sources of each layout are named in its own module.
 
 mod diffusers;
+mod native;
 mod part;
 
 use candle_core::Device;
@@ -96,7 +97,35 @@ impl WanSource {
     /// A folder in no known layout, a missing part, a configuration that this crate cannot build, or configurations
     /// that do not belong to one model.
     pub fn open(folder: Folder) -> Result<Self, CheckpointError> {
-        diffusers::open(folder)?.checked()
+        let source = match Self::detect(&folder) {
+            Some(Layout::Diffusers) => diffusers::open(folder)?,
+            Some(Layout::Native) => native::open(folder)?,
+            None => {
+                return Err(CheckpointError::UnknownLayout {
+                    folder: folder.describe(),
+                    looked_for: Self::looked_for(),
+                });
+            }
+        };
+        source.checked()
+    }
+
+    /// The layout that the folder seems to have, however incomplete it is; `None` for a folder of something else.
+    pub fn detect(folder: &Folder) -> Option<Layout> {
+        if diffusers::detects(folder) {
+            Some(Layout::Diffusers)
+        } else {
+            native::detects(folder).then_some(Layout::Native)
+        }
+    }
+
+    /// What [`Self::detect`] looks for, for messages.
+    pub fn looked_for() -> Vec<String> {
+        let classes = diffusers::CLASSES.join(" or ");
+        vec![
+            format!("{} of {classes} (the diffusers layout)", diffusers::INDEX),
+            native::LOOKED_FOR.to_owned(),
+        ]
     }
 
     /// The folder as it was given.

@@ -1,9 +1,7 @@
-//! Tensor names of the native Wan release, in terms of the diffusers layout that this module loads.
+//! The transformer: shapes are the same, so every tensor has one name in each layout.
 //!
-//! The native repositories (`Wan-AI/Wan2.1-T2V-1.3B` and its siblings) and single files made from them name the same
-//! tensors differently; shapes are the same. Source: `wan/modules/model.py` of Wan2.1 and the conversion that the
-//! diffusers project published. Note the swap: native `norm3`, the only norm of a block with weights, is diffusers'
-//! `norm2`.
+//! Source: `wan/modules/model.py` of Wan2.1 and the conversion that the diffusers project published. Note the swap: native
+//! `norm3`, the only norm of a block with weights, is diffusers' `norm2`.
 
 /// Modules outside the blocks: native, diffusers.
 const MODEL: [(&str, &str); 13] = [

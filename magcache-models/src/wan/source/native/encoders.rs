@@ -1,0 +1,50 @@
+//! The native text encoder and the CLIP vision tower.
+
+use serde_json::{Value, json};
+
+use super::{ImageEncoder, Part, find};
+use crate::{
+    checkpoint::{CheckpointError, Folder, Weights},
+    text::T5Config,
+    wan::source::part::Names,
+};
+
+/// Attention heads of the one vision tower that was published; no tensor shows them.
+const VISION_HEADS: usize = 16;
+
+/// UMT5's encoder, by the shapes of its tensors.
+pub(super) fn text(folder: &Folder) -> Result<Part<T5Config>, CheckpointError> {
+    let file = find(folder, |name| name.starts_with("models_t5"), "models_t5_umt5-xxl-enc-bf16.pth")?;
+    Part::in_file(folder, file, |weights| {
+        let [vocab_size, d_model] = weights.axes("token_embedding.weight")?;
+        let [inner, _] = weights.axes::<2>("blocks.0.attn.q.weight")?;
+        let [buckets, heads] = weights.axes("blocks.0.pos_embedding.embedding.weight")?;
+        let [d_ff, _] = weights.axes::<2>("blocks.0.ffn.fc1.weight")?;
+        let json = json!({
+            "model_type": "umt5", "vocab_size": vocab_size, "d_model": d_model, "d_kv": inner / heads.max(1), "d_ff": d_ff,
+            "num_layers": weights.count("blocks."), "num_heads": heads, "relative_attention_num_buckets": buckets,
+            "feed_forward_proj": "gated-gelu"
+        });
+        Ok((T5Config::from_value(json, &weights.place())?, Names::TextEncoder))
+    })
+}
+
+/// The vision tower, by the shapes of its tensors.
+pub(super) fn image(folder: &Folder) -> Result<ImageEncoder, CheckpointError> {
+    let expected = "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth";
+    let file = find(folder, |name| name.starts_with("models_clip"), expected)?;
+    let part = Part::in_file(folder, file, |weights| Ok((vision_config(weights)?, Names::ClipVision)))?;
+    Ok(ImageEncoder { part, processor: None })
+}
+
+fn vision_config(weights: &Weights) -> Result<Value, CheckpointError> {
+    let [hidden_size, channels, patch_size, _] = weights.axes("visual.patch_embedding.weight")?;
+    let [_, tokens, _] = weights.axes::<3>("visual.pos_embedding")?;
+    let [intermediate_size, _] = weights.axes::<2>("visual.transformer.0.mlp.0.weight")?;
+    Ok(json!({
+        "model_type": "clip_vision_model", "hidden_size": hidden_size, "intermediate_size": intermediate_size,
+        "num_hidden_layers": weights.count("visual.transformer."), "num_attention_heads": VISION_HEADS,
+        "num_channels": channels, "image_size": tokens.saturating_sub(1).isqrt() * patch_size, "patch_size": patch_size,
+        "hidden_act": "gelu", "layer_norm_eps": 1e-5
+    }))
+}

@@ -1,0 +1,96 @@
+//! The repositories of the Wan team: Wan2.1 T2V, I2V and FLF2V, Wan2.2 A14B (two transformers) and TI2V 5B.
+//!
+//! Source: `generate.py`, `wan/configs` and `wan/modules` of Wan2.1 (9737cba) and Wan2.2 (42bf4cf), and the file names of
+//! the published folders. Their programs know each model's sizes by its name; here they are read off the tensors, so that
+//! models of other sizes load too. What no file says is taken from those programs: sampler, shift and boundary.
+
+mod encoders;
+mod transformer;
+mod vae;
+
+use super::{ImageEncoder, Layout, WanSource, WanTask, diffusers, part::Part};
+use crate::{
+    checkpoint::{CheckpointError, Folder},
+    sampler::{SamplerKind, SchedulerConfig},
+};
+
+/// Folders of the two transformers, in the order of their experts.
+const EXPERTS: [&str; 2] = ["high_noise_model", "low_noise_model"];
+
+/// Folder of the tokenizer.
+const TOKENIZER: &str = "google/umt5-xxl";
+
+/// Endings of weight files, in the order of preference.
+const ENDINGS: [&str; 4] = [".safetensors", ".pth", ".pt", ".bin"];
+
+/// What the folder of a native checkpoint has in it, for messages.
+pub(super) const LOOKED_FOR: &str = "config.json with `dim` and `model_type`, or the folders high_noise_model and \
+                                     low_noise_model with one each (the Wan team's layout)";
+
+/// Whether the folder looks like one of these repositories, however incomplete.
+pub(super) fn detects(folder: &Folder) -> bool {
+    EXPERTS.iter().any(|expert| folder.sub(expert).exists(transformer::CONFIG))
+        || transformer::detects(folder)
+}
+
+pub(super) fn open(folder: Folder) -> Result<WanSource, CheckpointError> {
+    let two = EXPERTS.iter().any(|expert| folder.sub(expert).exists(transformer::CONFIG));
+    let [high, low] = EXPERTS;
+    let (first, second) = if two {
+        // Both are looked for before either is read.
+        for (expert, other) in [(high, low), (low, high)] {
+            if !folder.sub(expert).exists(transformer::CONFIG) {
+                return Err(CheckpointError::MissingFile {
+                    file: folder.sub(expert).describe_file(transformer::CONFIG),
+                    expected: format!("the other transformer of the model in {other}"),
+                });
+            }
+        }
+        (transformer::open(folder.sub(high))?, Some(transformer::open(folder.sub(low))?))
+    } else {
+        (transformer::open(folder.clone())?, None)
+    };
+    let (task, first) = first;
+    let second = match second {
+        Some((other, second)) if other != task => {
+            let reason = format!("model_type is {}, that of {high} is {}", other.name(), task.name());
+            return Err(second.refused(reason));
+        }
+        second => second.map(|(_, second)| second),
+    };
+    let image = first.config.image_dim.map(|_| encoders::image(&folder)).transpose()?;
+    Ok(WanSource {
+        layout: Layout::Native,
+        boundary_ratio: second.as_ref().map(|_| if task == WanTask::I2V { 0.9 } else { 0.875 }),
+        expand_timesteps: task == WanTask::TI2V,
+        scheduler: SchedulerConfig::new(SamplerKind::WanUniPc, shift(task, second.is_some())),
+        vae: vae::open(&folder)?,
+        text: encoders::text(&folder)?,
+        tokenizer: diffusers::tokenizer(folder.sub(TOKENIZER))?,
+        image,
+        task,
+        first,
+        second,
+        folder,
+    })
+}
+
+/// `sample_shift`. Wan2.1's program takes 3 instead of 5 for image to video at 480p, whatever the checkpoint.
+fn shift(task: WanTask, two: bool) -> f64 {
+    match task {
+        WanTask::T2V if two => 12.0,
+        WanTask::FLF2V => 16.0,
+        WanTask::T2V | WanTask::I2V | WanTask::TI2V => 5.0,
+    }
+}
+
+/// The file of `folder` whose name `fits` without its ending.
+fn find(folder: &Folder, fits: impl Fn(&str) -> bool, expected: &str) -> Result<String, CheckpointError> {
+    let files = folder.files();
+    let named =
+        |ending: &str| files.iter().find(|name| name.strip_suffix(ending).is_some_and(&fits)).cloned();
+    ENDINGS.iter().find_map(|ending| named(ending)).ok_or_else(|| CheckpointError::MissingFile {
+        file: folder.describe_file(expected),
+        expected: format!("that file, or one named like it that ends with {}", ENDINGS.join(", ")),
+    })
+}

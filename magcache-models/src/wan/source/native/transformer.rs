@@ -1,0 +1,120 @@
+//! `config.json` and tensors of a native transformer.
+
+use candle_core::Device;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{Part, WanTask};
+use crate::{
+    checkpoint::{CheckpointError, Folder, WeightDtype, Weights},
+    wan::{WanConfig, names, source::part::Names},
+};
+
+pub(super) const CONFIG: &str = "config.json";
+
+/// Keys that a file may have beside those of [`Native`]: they are about the program, or always have one value.
+const UNUSED: [&str; 6] = ["text_len", "window_size", "qk_norm", "cross_attn_norm", "patch_size", "text_dim"];
+
+/// The sizes that are not in the tensors, with the defaults of `WanModel`.
+#[derive(Deserialize)]
+struct Native {
+    model_type: String,
+    num_heads: usize,
+    #[serde(default = "default_eps")]
+    eps: f64,
+}
+
+fn default_eps() -> f64 {
+    1e-6
+}
+
+/// Keys whose values are in the tensors too, and have to agree.
+const SIZES: [(&str, &str); 6] = [
+    ("in_dim", "in_channels"),
+    ("out_dim", "out_channels"),
+    ("ffn_dim", "ffn_dim"),
+    ("freq_dim", "freq_dim"),
+    ("num_layers", "num_layers"),
+    ("dim", ""),
+];
+
+/// Whether `config.json` is that of a native transformer.
+pub(super) fn detects(folder: &Folder) -> bool {
+    folder.exists(CONFIG)
+        && folder
+            .read_json::<Value>(CONFIG)
+            .is_ok_and(|config| config.get("model_type").is_some() && config.get("dim").is_some())
+}
+
+/// The transformer in `folder`, and what it is for.
+pub(super) fn open(folder: Folder) -> Result<(WanTask, Part<WanConfig>), CheckpointError> {
+    let json: Value = folder.read_json(CONFIG)?;
+    let native: Native = folder.read_json(CONFIG)?;
+    let refused = |reason: String| CheckpointError::BadConfig { file: folder.describe_file(CONFIG), reason };
+    let known = |key: &str| {
+        key.starts_with('_')
+            || ["model_type", "num_heads", "eps"].contains(&key)
+            || UNUSED.contains(&key)
+            || SIZES.iter().any(|(native, _)| *native == key)
+    };
+    if let Some((key, value)) = json.as_object().into_iter().flatten().find(|(key, _)| !known(key)) {
+        return Err(refused(format!(
+            "unknown key {key} = {value}, it may stand for a part that is not implemented"
+        )));
+    }
+    let files = Weights::locate(&folder)?;
+    let weights = Weights::open_files(&folder, &files, &Device::Cpu, WeightDtype::Keep)?;
+    let weights = weights.renamed(names::to_diffusers)?;
+    let (sizes, dim) = sizes(&weights, &native)?;
+    for (key, ours) in SIZES {
+        let found = sizes.get(ours).cloned().unwrap_or_else(|| json!(dim));
+        if let Some(stated) = json.get(key).filter(|stated| **stated != found) {
+            return Err(refused(format!("{key} is {stated}, the tensors make it {found}")));
+        }
+    }
+    let config = WanConfig::from_json(&sizes.to_string()).map_err(|error| refused(error.to_string()))?;
+    let task = match native.model_type.as_str() {
+        "t2v" => WanTask::T2V,
+        "i2v" | "flf2v" if config.pos_embed_seq_len.is_some() => WanTask::FLF2V,
+        "i2v" => WanTask::I2V,
+        "ti2v" => WanTask::TI2V,
+        other => {
+            return Err(refused(format!(
+                "model_type is \"{other}\", supported are t2v, i2v, flf2v and ti2v"
+            )));
+        }
+    };
+    let place = folder.describe_file(CONFIG);
+    Ok((task, Part { config, place, folder, files, names: Names::Transformer }))
+}
+
+/// The configuration in diffusers' words, from tensors that have diffusers' names already; and the inner dimension.
+fn sizes(weights: &Weights, native: &Native) -> Result<(Value, usize), CheckpointError> {
+    let patch = weights.axes::<5>("patch_embedding.weight")?;
+    let [dim, in_channels, patch_size @ ..] = patch;
+    let [_, freq_dim] = weights.axes::<2>("condition_embedder.time_embedder.linear_1.weight")?;
+    let [_, text_dim] = weights.axes::<2>("condition_embedder.text_embedder.linear_1.weight")?;
+    let [ffn_dim, _] = weights.axes::<2>("blocks.0.ffn.net.0.proj.weight")?;
+    let [out, _] = weights.axes::<2>("proj_out.weight")?;
+    let image_norm = "condition_embedder.image_embedder.norm1.weight";
+    let image_dim = weights.contains(image_norm).then(|| weights.axes::<1>(image_norm)).transpose()?;
+    let positions = "condition_embedder.image_embedder.pos_embed";
+    let positions = weights.contains(positions).then(|| weights.axes::<3>(positions)).transpose()?;
+    let sizes = json!({
+        "patch_size": patch_size,
+        "num_attention_heads": native.num_heads,
+        "attention_head_dim": dim / native.num_heads.max(1),
+        "in_channels": in_channels,
+        "out_channels": out / patch_size.iter().product::<usize>().max(1),
+        "text_dim": text_dim,
+        "freq_dim": freq_dim,
+        "ffn_dim": ffn_dim,
+        "num_layers": weights.count("blocks."),
+        "cross_attn_norm": weights.contains("blocks.0.norm2.weight"),
+        "eps": native.eps,
+        "image_dim": image_dim.map(|[channels]| channels),
+        "added_kv_proj_dim": image_dim.map(|_| dim),
+        "pos_embed_seq_len": positions.map(|[_, tokens, _]| tokens),
+    });
+    Ok((sizes, dim))
+}
