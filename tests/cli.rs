@@ -331,6 +331,59 @@ fn list_inspect_and_bench_answer() {
     assert!(json(&["bench", "overhead", "--repeat", "1"], d)["metrics"]["relative_l1_ms"].is_number());
 }
 
+/// A miniature checkpoint in the Wan team's layout, with two experts and PyTorch files.
+fn native_folder(root: &Path) {
+    fn copy(from: &Path, to: &Path) {
+        fs::create_dir_all(to).unwrap();
+        for entry in fs::read_dir(from).unwrap().map(|entry| entry.unwrap().path()) {
+            let to = to.join(entry.file_name().unwrap());
+            if entry.is_dir() { copy(&entry, &to) } else { fs::copy(&entry, &to).map(|_| ()).unwrap() }
+        }
+    }
+    copy(&fixture("native/t2v-a14b/native"), root);
+    copy(&fixture("../../magcache-models/tiny/wan2.1-t2v-tiny/tokenizer"), &root.join("google/umt5-xxl"));
+}
+
+#[test]
+fn inspect_knows_checkpoints_as_the_wan_team_publishes_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    native_folder(&d.join("wan"));
+    let found = json(&["inspect", "wan"], d);
+    assert_eq!((found["layout"].as_str(), found["task"].as_str()), (Some("native"), Some("t2v")));
+    assert_eq!((found["experts"].as_u64(), found["boundary_ratio"].as_f64()), (Some(2), Some(0.875)));
+    assert_eq!(
+        (found["pipeline"].as_str(), &found["missing"]),
+        (Some("WanPipeline"), &Value::from(Vec::<Value>::new()))
+    );
+    let (text, transformer) = (&found["components"]["text_encoder"], &found["components"]["transformer_2"]);
+    assert_eq!(
+        (text["format"].as_str(), transformer["format"].as_str()),
+        (Some("pytorch"), Some("safetensors"))
+    );
+    assert!(
+        text["dtypes"]["BF16"].as_u64() == text["bytes"].as_u64() && text["parameters"].as_u64() > Some(0)
+    );
+
+    let file = json(&["inspect", "wan/Wan2.1_VAE.pth"], d);
+    assert_eq!(file["layout"], "pytorch");
+    assert_eq!(file["part"], "Wan video autoencoder (native names)");
+    fs::remove_dir_all(d.join("wan/low_noise_model")).unwrap();
+    let found = json(&["inspect", "wan"], d);
+    assert!(found["missing"][0].as_str().unwrap().contains("low_noise_model/config.json"), "{found}");
+    assert_eq!(found["model"], Value::Null);
+    assert!(found["components"]["Wan2.1_VAE.pth"]["bytes"].as_u64() > Some(0));
+
+    fs::create_dir(d.join("empty")).unwrap();
+    refused(&["inspect", "empty"], d, &["empty", "looked for", "model_index.json", "high_noise_model"]);
+    fs::write(d.join("code.pth"), fs::read(fixture("torch/shell.pth")).unwrap()).unwrap();
+    refused(&["inspect", "code.pth"], d, &["code.pth", "posix.system", "nothing of it was run"]);
+}
+
+fn fixture(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(path)
+}
+
 #[test]
 fn errors_are_readable_by_scripts() {
     let dir = tempfile::tempdir().unwrap();

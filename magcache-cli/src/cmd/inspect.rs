@@ -4,122 +4,234 @@ use std::path::Path;
 
 use anyhow::Result;
 use candle_core::Device;
+use magcache_core::Expert;
 use magcache_models::{
-    checkpoint::{Folder, WeightDtype, Weights},
+    checkpoint::{CheckpointError, Folder, WeightDtype, Weights},
     pipeline,
+    wan::{WanSource, names},
 };
 use serde_json::{Value, json};
 
 use crate::{args::Inspect, failure::bad_input_with, output::Output, summary};
 
-/// The components of a pipeline folder, in the order in which they are used.
-const PARTS: [&str; 5] = ["text_encoder", "image_encoder", "transformer", "transformer_2", "vae"];
+/// The components of a diffusers folder, in the order in which they are used.
+const PARTS: [&str; 6] =
+    ["text_encoder", "text_encoder_2", "image_encoder", "transformer", "transformer_2", "vae"];
+
+/// Endings of files with weights in them.
+const WEIGHTS: [&str; 4] = [".safetensors", ".pth", ".pt", ".bin"];
+
+/// What is found, as text and as JSON.
+struct Report {
+    text: String,
+    document: Value,
+    tensors: bool,
+}
 
 pub(crate) fn run(args: &Inspect, out: &Output) -> Result<()> {
-    let (text, document) = match &args.path {
+    let path = match &args.path {
         None => match pipeline::embedded().first() {
-            Some(first) => folder(&(first.folder)(), args.tensors)?,
+            Some(first) => (first.folder)().describe(),
             None => return Err(bad_input_with("this build has no embedded model", "give a path")),
         },
-        Some(path) if path.is_file() => file(path, args.tensors)?,
-        Some(path) => folder(&Folder::open(path)?, args.tensors)?,
+        Some(path) => path.display().to_string(),
     };
-    out.answer(&text, &document);
+    let mut report = Report {
+        text: format!("{path}: "),
+        document: json!({ "path": path, "components": {} }),
+        tensors: args.tensors,
+    };
+    match &args.path {
+        None => pipeline::embedded().first().map(|first| report.folder(&(first.folder)())).transpose()?,
+        Some(path) if path.is_file() => Some(report.file(path)?),
+        Some(path) => Some(report.folder(&Folder::open(path)?)?),
+    };
+    out.answer(&report.text, &report.document);
     Ok(())
 }
 
-fn file(path: &Path, tensors: bool) -> Result<(String, Value)> {
-    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    let weights = Weights::open_files(&Folder::open(parent)?, &[name], &Device::Cpu, WeightDtype::Keep)?;
-    let mut text = format!("{}: safetensors\n", path.display());
-    let part = component(&weights, tensors, &mut text);
-    Ok((text, json!({ "path": path, "layout": "safetensors", "components": { "file": part } })))
-}
+impl Report {
+    fn say(&mut self, line: impl AsRef<str>) {
+        self.text += line.as_ref();
+        self.text.push('\n');
+    }
 
-fn folder(folder: &Folder, tensors: bool) -> Result<(String, Value)> {
-    let mut text = String::new();
-    let mut document = json!({ "path": folder.describe(), "components": {} });
-    let index: Option<Value> =
-        folder.exists("model_index.json").then(|| folder.read_json("model_index.json")).transpose()?;
-    let Some(index) = index else {
-        if !folder.exists("config.json") {
-            let message = format!("{}: neither model_index.json nor config.json", folder.describe());
-            return Err(bad_input_with(
-                message,
-                "give a diffusers folder, one component of it, or a .safetensors file",
-            ));
+    fn set(&mut self, key: &str, value: impl Into<Value>) {
+        self.document[key] = value.into();
+    }
+
+    /// One file of weights.
+    fn file(&mut self, path: &Path) -> Result<()> {
+        let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        let weights = Weights::open_files(&Folder::open(parent)?, &[name], &Device::Cpu, WeightDtype::Keep)?;
+        let format = weights.format().name();
+        let part = names::recognise(weights.names());
+        self.set("layout", format);
+        self.set("part", part);
+        self.say(format!("{format}{}", part.map(|part| format!(", {part}")).unwrap_or_default()));
+        self.component("file", &weights);
+        Ok(())
+    }
+
+    fn folder(&mut self, folder: &Folder) -> Result<()> {
+        if WanSource::detect(folder).is_none() && folder.exists("config.json") {
+            return self.one_component(folder);
         }
+        let loader = pipeline::loader_of(folder)?;
+        if loader.is_none() && !folder.exists("model_index.json") {
+            // Its message says what was looked for.
+            pipeline::open(folder.clone(), pipeline::LoadOptions::default())?;
+        }
+        let missing = match self.parts(folder) {
+            Ok(()) => Vec::new(),
+            Err(missing) => missing,
+        };
+        let pipeline = loader.map(|loader| loader.class_names.first().copied().unwrap_or_default());
+        self.set("pipeline", pipeline);
+        let mut model = None;
+        match pipeline {
+            None => self.say("no pipeline of this build loads it"),
+            Some(_) if !missing.is_empty() => self.say("cannot be loaded as it is"),
+            Some(name) => match pipeline::open(folder.clone(), pipeline::LoadOptions::default()) {
+                Ok(opened) => {
+                    let meta = opened.meta();
+                    let (blocks, width) = (meta.blocks(), meta.hidden_size);
+                    self.say(format!("loads as {} ({blocks} blocks of width {width}) in {name}", meta.name));
+                    model = Some(meta.name.to_string());
+                }
+                Err(error) => {
+                    self.say(format!("{name} does not load it: {error}"));
+                    self.set("error", error.to_string());
+                }
+            },
+        }
+        for what in &missing {
+            self.say(format!("missing: {what}"));
+        }
+        self.set("model", model);
+        self.set("missing", missing);
+        Ok(())
+    }
+
+    /// What is in a model's folder; what is missing otherwise.
+    fn parts(&mut self, folder: &Folder) -> Result<(), Vec<String>> {
+        let index: Value = folder.read_json("model_index.json").unwrap_or_default();
+        let class = index["_class_name"].as_str();
+        self.set("class", class);
+        self.set("layout", WanSource::detect(folder).map(|layout| layout.name()));
+        match WanSource::open(folder.clone()) {
+            Ok(source) => self.wan(&source).map_err(|error| vec![error.to_string()]),
+            Err(CheckpointError::WrongArchitecture { .. }) => {
+                self.say(format!("diffusers folder, {}", class.unwrap_or("?")));
+                let missing = self.listed(folder, &index);
+                if missing.is_empty() { Ok(()) } else { Err(missing) }
+            }
+            Err(error) => {
+                let layout = WanSource::detect(folder).map_or("unknown", |layout| layout.name());
+                self.say(format!(
+                    "{layout} folder{}, incomplete",
+                    class.map(|c| format!(", {c}")).unwrap_or_default()
+                ));
+                let missing = if class.is_some() { self.listed(folder, &index) } else { self.loose(folder) };
+                Err(if missing.is_empty() { vec![error.to_string()] } else { missing })
+            }
+        }
+    }
+
+    /// A complete Wan model in either layout.
+    fn wan(&mut self, source: &WanSource) -> Result<(), CheckpointError> {
+        let (layout, task, experts) = (source.layout().name(), source.task().name(), source.experts());
+        let boundary = source.boundary_ratio();
+        let two =
+            boundary.map(|at| format!(", {experts} experts with the boundary at {at}")).unwrap_or_default();
+        self.say(format!("{layout} folder, Wan {task}{two}"));
+        let scheduler = source.scheduler();
+        self.set("task", task);
+        self.set("experts", experts);
+        self.set("boundary_ratio", boundary);
+        self.set("sampler", scheduler.kind.name());
+        let (device, dtype) = (Device::Cpu, WeightDtype::Keep);
+        self.component("text_encoder", &source.text_encoder(&device, dtype)?);
+        if let Some(image) = source.image_encoder(&device, dtype)? {
+            self.component("image_encoder", &image);
+        }
+        for (expert, name) in [(0, "transformer"), (1, "transformer_2")].into_iter().take(experts) {
+            self.component(name, &source.transformer(Expert(expert), &device, dtype)?);
+        }
+        self.component("vae", &source.vae(&device, dtype)?);
+        Ok(())
+    }
+
+    /// The components that a diffusers folder has; gives those that its index names and it lacks.
+    fn listed(&mut self, folder: &Folder, index: &Value) -> Vec<String> {
+        let mut missing = Vec::new();
+        for part in PARTS {
+            let declared = index[part].as_array().is_some_and(|a| a.iter().any(|v| !v.is_null()));
+            let sub = folder.sub(part);
+            if !sub.exists("config.json") {
+                if declared {
+                    missing.push(format!("{part}/config.json"));
+                }
+                continue;
+            }
+            match Weights::open(&sub, &Device::Cpu, WeightDtype::Keep) {
+                Ok(weights) => self.component(part, &weights),
+                Err(error) => missing.push(format!("{part}: {error}")),
+            }
+        }
+        missing
+    }
+
+    /// The files of weights that lie in a folder; gives those that cannot be read.
+    fn loose(&mut self, folder: &Folder) -> Vec<String> {
+        let mut unreadable = Vec::new();
+        let files = folder.files();
+        for file in files.iter().filter(|file| WEIGHTS.iter().any(|ending| file.ends_with(ending))) {
+            match Weights::open_files(folder, &[file], &Device::Cpu, WeightDtype::Keep) {
+                Ok(weights) => self.component(file, &weights),
+                Err(error) => unreadable.push(error.to_string()),
+            }
+        }
+        unreadable
+    }
+
+    /// A folder with one network of a diffusers or transformers model.
+    fn one_component(&mut self, folder: &Folder) -> Result<()> {
         let config: Value = folder.read_json("config.json")?;
         let class =
             config["_class_name"].as_str().or(config["architectures"][0].as_str()).unwrap_or("?").to_owned();
-        text += &format!("{}: one component, {class}\n", folder.describe());
-        let weights = Weights::open(folder, &Device::Cpu, WeightDtype::Keep)?;
-        document["layout"] = json!("diffusers component");
-        document["class"] = json!(class);
-        document["config"] = config;
-        document["components"]["self"] = component(&weights, tensors, &mut text);
-        return Ok((text, document));
-    };
-    let class = index["_class_name"].as_str().unwrap_or("?").to_owned();
-    let loads = pipeline::loaders().iter().any(|l| l.class_name == class);
-    text += &format!("{}: diffusers folder, {class}\n", folder.describe());
-    document["layout"] = json!("diffusers");
-    document["class"] = json!(class);
-    let mut missing = Vec::new();
-    for part in PARTS {
-        let declared = index[part].as_array().is_some_and(|a| a.iter().any(|v| !v.is_null()));
-        let sub = folder.sub(part);
-        if !sub.exists("config.json") {
-            if declared {
-                missing.push(format!("{part}/config.json"));
-            }
-            continue;
-        }
-        match Weights::open(&sub, &Device::Cpu, WeightDtype::Keep) {
-            Ok(weights) => {
-                text += &format!("{part}: ");
-                document["components"][part] = component(&weights, tensors, &mut text);
-            }
-            Err(error) => missing.push(format!("{part}: {error}")),
-        }
+        self.say(format!("one component, {class}"));
+        self.set("layout", "diffusers component");
+        self.set("class", class);
+        self.set("config", config);
+        self.component("self", &Weights::open(folder, &Device::Cpu, WeightDtype::Keep)?);
+        Ok(())
     }
-    let model = if loads && missing.is_empty() {
-        let pipeline = pipeline::open(folder.clone(), pipeline::LoadOptions::default())?;
-        let meta = pipeline.meta();
-        text += &format!("loads as {} ({} blocks of width {})\n", meta.name, meta.blocks(), meta.hidden_size);
-        Some(meta.name.to_string())
-    } else {
-        text += if loads { "cannot be loaded as it is\n" } else { "no pipeline of this build loads it\n" };
-        None
-    };
-    for what in &missing {
-        text += &format!("missing: {what}\n");
-    }
-    document["model"] = json!(model);
-    document["missing"] = json!(missing);
-    Ok((text, document))
-}
 
-fn component(weights: &Weights, tensors: bool, text: &mut String) -> Value {
-    let dtypes = weights.stored_dtypes();
-    let bytes = usize::try_from(weights.total_bytes()).unwrap_or(usize::MAX);
-    let list: Vec<String> = dtypes.keys().cloned().collect();
-    *text += &format!(
-        "{} tensors ({}), {} parameters, {}\n",
-        weights.names().count(),
-        list.join(", "),
-        weights.parameters(),
-        summary::bytes(bytes)
-    );
-    let mut document = json!({ "tensors": weights.names().count(), "dtypes": dtypes, "parameters": weights.parameters(), "bytes": bytes });
-    if tensors {
-        for name in weights.names() {
-            *text += &format!("  {name} {:?}\n", weights.shape(name).unwrap_or_default());
+    fn component(&mut self, name: &str, weights: &Weights) {
+        let dtypes = weights.stored_dtypes();
+        let bytes = usize::try_from(weights.total_bytes()).unwrap_or(usize::MAX);
+        let list: Vec<String> = dtypes.keys().cloned().collect();
+        let (count, parameters) = (weights.names().count(), weights.parameters());
+        self.say(format!(
+            "{name}: {count} tensors ({}), {parameters} parameters, {}",
+            list.join(", "),
+            summary::bytes(bytes)
+        ));
+        let mut document = json!({
+            "tensors": count, "dtypes": dtypes, "parameters": parameters, "bytes": bytes,
+            "format": weights.format().name(), "file": weights.place(),
+        });
+        if self.tensors {
+            let shape = |name: &str| json!(weights.shape(name).unwrap_or_default());
+            for name in weights.names() {
+                self.text += &format!("  {name} {}\n", shape(name));
+            }
+            let shapes: serde_json::Map<String, Value> =
+                weights.names().map(|name| (name.to_owned(), shape(name))).collect();
+            document["shapes"] = Value::Object(shapes);
         }
-        let shapes: serde_json::Map<String, Value> =
-            weights.names().map(|n| (n.to_owned(), json!(weights.shape(n)))).collect();
-        document["shapes"] = Value::Object(shapes);
+        self.document["components"][name] = document;
     }
-    document
 }

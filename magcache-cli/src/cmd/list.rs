@@ -59,7 +59,10 @@ fn everything(out: &Output) {
     }
     text += &(out.paint("pipelines", 1) + "\n");
     for l in pipeline::loaders() {
-        text += &row(l.class_name, "diffusers folder", l.origin);
+        let layouts = if l.looks_for.is_empty() { "diffusers folder" } else { "diffusers or native folder" };
+        for class in l.class_names {
+            text += &row(class, layouts, l.origin);
+        }
     }
     let document = json!({
         "strategies": meta::strategies().iter().map(|s| json!({
@@ -72,7 +75,7 @@ fn everything(out: &Output) {
             "name": p.name, "origin": p.origin,
         })).collect::<Vec<_>>(),
         "samplers": SamplerKind::ALL.map(SamplerKind::name),
-        "pipelines": pipeline::loaders().iter().map(|l| l.class_name).collect::<Vec<_>>(),
+        "pipelines": pipeline::loaders().iter().flat_map(|l| l.class_names).collect::<Vec<_>>(),
     });
     out.answer(&text, &document);
 }

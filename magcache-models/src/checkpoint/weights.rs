@@ -21,6 +21,25 @@ use super::{
     read, torch,
 };
 
+/// How a file of tensors is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// A JSON header and the data.
+    Safetensors,
+    /// What `torch.save` writes: `.pth`, `.pt`, `.bin`.
+    PyTorch,
+}
+
+impl Format {
+    /// The word for messages and reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Safetensors => "safetensors",
+            Self::PyTorch => "pytorch",
+        }
+    }
+}
+
 /// In which type [`Weights::get`] gives tensors.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum WeightDtype {
@@ -52,6 +71,7 @@ struct TensorSet {
 struct OpenFile {
     place: String,
     blob: Blob,
+    format: Format,
 }
 
 struct Located {
@@ -124,7 +144,11 @@ impl Weights {
         let mut tensors = BTreeMap::<String, Located>::new();
         for (place, blob) in blobs {
             let bytes = blob.bytes();
-            let read = if torch::is_torch(bytes) { torch::parse } else { header::parse };
+            let format = if torch::is_torch(bytes) { Format::PyTorch } else { Format::Safetensors };
+            let read = match format {
+                Format::PyTorch => torch::parse,
+                Format::Safetensors => header::parse,
+            };
             for (name, info) in read(&place, bytes)? {
                 if let Some(other) = tensors.get(&name) {
                     let first = files.get(other.file).map(|file| file.place.clone()).unwrap_or_default();
@@ -132,7 +156,7 @@ impl Weights {
                 }
                 tensors.insert(name, Located { file: files.len(), info, used: AtomicBool::new(false) });
             }
-            files.push(OpenFile { place, blob });
+            files.push(OpenFile { place, blob, format });
         }
         let set = TensorSet { files, tensors, device: device.clone(), dtype };
         Ok(Self { set: Arc::new(set), prefix: String::new() })
@@ -274,6 +298,11 @@ impl Weights {
     /// Where the tensors go.
     pub fn device(&self) -> &Device {
         &self.set.device
+    }
+
+    /// How the file, or the first of a sharded checkpoint, is written.
+    pub fn format(&self) -> Format {
+        self.set.files.first().map_or(Format::Safetensors, |file| file.format)
     }
 
     /// The file, or the first of a sharded checkpoint, as messages name it.

@@ -1,4 +1,4 @@
-//! From a folder to the pipeline that its `model_index.json` names.
+//! From a folder to the pipeline that opens it.
 
 use candle_core::Device;
 use magcache_core::{inventory, nearest};
@@ -22,12 +22,18 @@ impl Default for LoadOptions {
     }
 }
 
-/// A kind of pipeline. Registered with `inventory::submit!`; the class name in `model_index.json` selects it.
+/// A kind of pipeline. Registered with `inventory::submit!`; the class name in `model_index.json` selects it, or, in a
+/// folder without that file, what it recognises.
 #[derive(Debug)]
 pub struct Loader {
-    /// `_class_name`, as diffusers writes it.
-    pub class_name: &'static str,
-    /// Opens a folder of that class; reads configuration files only.
+    /// Every `_class_name` that it opens, as diffusers writes it.
+    pub class_names: &'static [&'static str],
+    /// Whether a folder without `model_index.json` is one that it opens. Looks at file names and configurations only;
+    /// true for an incomplete checkpoint too, so that `open` can say what it lacks.
+    pub detects: fn(&Folder) -> bool,
+    /// What `detects` looks for, in words; empty where it never answers yes.
+    pub looks_for: &'static str,
+    /// Opens such a folder; reads configuration files only.
     pub open: fn(Folder, LoadOptions) -> Result<Box<dyn Pipeline>>,
     /// The crate that registers it.
     pub origin: &'static str,
@@ -46,6 +52,9 @@ pub struct Embedded {
 
 inventory::collect!(Embedded);
 
+/// The file that names a diffusers pipeline's class.
+const INDEX: &str = "model_index.json";
+
 #[derive(Deserialize)]
 struct Index {
     #[serde(rename = "_class_name")]
@@ -55,7 +64,7 @@ struct Index {
 /// Every registered kind of pipeline, by class name.
 pub fn loaders() -> Vec<&'static Loader> {
     let mut all: Vec<_> = inventory::iter::<Loader>.into_iter().collect();
-    all.sort_by_key(|l| l.class_name);
+    all.sort_by_key(|l| l.class_names);
     all
 }
 
@@ -68,21 +77,99 @@ pub fn embedded() -> Vec<&'static Embedded> {
 
 /// Opens a model folder.
 ///
-/// Errors: no `model_index.json`, a class that nothing registered, or a configuration that the pipeline refuses.
+/// Errors: a folder that nothing registered opens, or a configuration that the pipeline refuses.
 pub fn open(folder: Folder, options: LoadOptions) -> Result<Box<dyn Pipeline>> {
-    let index: Index = folder.read_json("model_index.json")?;
-    let known = loaders();
-    match known.iter().find(|l| l.class_name == index.class_name) {
-        Some(loader) => (loader.open)(folder, options),
-        None => {
-            let place = folder.describe_file("model_index.json");
-            let message = format!("{place}: no pipeline for `_class_name` {:?}", index.class_name);
-            let names: Vec<_> = known.iter().map(|l| l.class_name).collect();
-            let hint = match nearest(&index.class_name, names.iter().copied()) {
-                Some(nearest) => format!("the nearest one here is {nearest:?}"),
-                None => format!("this build has {}", names.join(", ")),
-            };
-            Err(PipelineError::request(message, hint))
-        }
+    let loaders = loaders();
+    if let Some(loader) = chosen(&loaders, &folder)? {
+        return (loader.open)(folder, options);
+    }
+    Err(refused(&loaders, &folder)?)
+}
+
+/// The kind of pipeline that opens a folder: by the class in its `model_index.json`, or, without that file, the first
+/// that recognises it. `None` where none does.
+///
+/// # Errors
+/// A `model_index.json` that cannot be read.
+pub fn loader_of(folder: &Folder) -> Result<Option<&'static Loader>> {
+    chosen(&loaders(), folder)
+}
+
+fn class_of(folder: &Folder) -> Result<Option<String>> {
+    Ok(if folder.exists(INDEX) { Some(folder.read_json::<Index>(INDEX)?.class_name) } else { None })
+}
+
+fn chosen<'l>(loaders: &[&'l Loader], folder: &Folder) -> Result<Option<&'l Loader>> {
+    Ok(match class_of(folder)? {
+        Some(class) => loaders.iter().find(|l| l.class_names.contains(&class.as_str())).copied(),
+        None => loaders.iter().find(|l| (l.detects)(folder)).copied(),
+    })
+}
+
+/// Why no pipeline opens the folder.
+fn refused(loaders: &[&Loader], folder: &Folder) -> Result<PipelineError> {
+    let classes: Vec<_> = loaders.iter().flat_map(|l| l.class_names).copied().collect();
+    let Some(class) = class_of(folder)? else {
+        let message = format!("{}: no pipeline recognises this folder", folder.describe());
+        let looked_for = loaders.iter().map(|l| l.looks_for).filter(|what| !what.is_empty());
+        let index = format!("{INDEX} of {}", classes.join(", "));
+        let all: Vec<&str> = std::iter::once(index.as_str()).chain(looked_for).collect();
+        return Ok(PipelineError::request(message, format!("looked for {}", all.join("; or "))));
+    };
+    let message = format!("{}: no pipeline for `_class_name` {class:?}", folder.describe_file(INDEX));
+    let hint = match nearest(&class, classes.iter().copied()) {
+        Some(nearest) => format!("the nearest one here is {nearest:?}"),
+        None => format!("this build has {}", classes.join(", ")),
+    };
+    Ok(PipelineError::request(message, hint))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{checkpoint::EmbeddedFile, tiny};
+
+    fn never(_: Folder, _: LoadOptions) -> Result<Box<dyn Pipeline>> {
+        Err(PipelineError::request("opened", ""))
+    }
+
+    const FIRST: Loader = Loader {
+        class_names: &["APipeline", "BPipeline"],
+        detects: |folder| folder.exists("a.pth"),
+        looks_for: "a.pth",
+        open: never,
+        origin: "test",
+    };
+    const SECOND: Loader = Loader { class_names: &["CPipeline"], detects: |_| false, looks_for: "", ..FIRST };
+
+    #[test]
+    fn a_class_selects_a_loader_and_without_one_the_files_do() {
+        static A: [EmbeddedFile; 1] = [("a.pth", b"")];
+        static C: [EmbeddedFile; 2] = [("a.pth", b""), (INDEX, b"{\"_class_name\": \"CPipeline\"}")];
+        static B: [EmbeddedFile; 1] = [(INDEX, b"{\"_class_name\": \"BPipeline\"}")];
+        let loaders = [&FIRST, &SECOND];
+        let chosen =
+            |files| chosen(&loaders, &Folder::embedded("f", files)).expect("readable").map(|l| l.class_names);
+        assert_eq!(chosen(&A), Some(FIRST.class_names));
+        assert_eq!(chosen(&B), Some(FIRST.class_names));
+        assert_eq!(chosen(&C), Some(SECOND.class_names));
+        assert_eq!(chosen(&[]), None);
+    }
+
+    #[test]
+    fn a_folder_that_nothing_opens_is_told_what_was_looked_for() {
+        static OTHER: [EmbeddedFile; 1] = [(INDEX, b"{\"_class_name\": \"CPipelin\"}")];
+        let loaders = [&FIRST, &SECOND];
+        let hint = |files| {
+            refused(&loaders, &Folder::embedded("f", files)).expect("readable").hint().expect("a hint")
+        };
+        assert_eq!(hint(&[]), "looked for model_index.json of APipeline, BPipeline, CPipeline; or a.pth");
+        assert_eq!(hint(&OTHER), "the nearest one here is \"CPipeline\"");
+    }
+
+    #[test]
+    fn the_embedded_model_has_a_loader() {
+        let loader = loader_of(&tiny::wan21_t2v()).expect("readable").expect("is registered");
+        assert!(loader.class_names.contains(&"WanPipeline"));
     }
 }

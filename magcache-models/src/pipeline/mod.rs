@@ -14,7 +14,7 @@ mod request;
 pub use denoiser::Denoiser;
 pub use error::PipelineError;
 pub use generation::{Generation, PassTime};
-pub use load::{Embedded, LoadOptions, Loader, embedded, loaders, open};
+pub use load::{Embedded, LoadOptions, Loader, embedded, loader_of, loaders, open};
 pub use request::{Defaults, Request};
 
 use std::{fmt::Debug, sync::Arc};

@@ -10,7 +10,7 @@ use rand_chacha::ChaCha20Rng;
 use rand_distr::{Distribution, StandardNormal};
 
 use super::{
-    WanConfig, WanDenoiser, WanTransformer, meta,
+    Layout, WanConfig, WanDenoiser, WanSource, WanTransformer, meta,
     vae::{WanVae, WanVaeConfig},
 };
 use crate::{
@@ -242,5 +242,11 @@ fn open(folder: Folder, options: LoadOptions) -> Result<Box<dyn Pipeline>> {
 }
 
 inventory::submit! {
-    Loader { class_name: "WanPipeline", open, origin: env!("CARGO_PKG_NAME") }
+    Loader {
+        class_names: &["WanPipeline"],
+        detects: |folder| WanSource::detect(folder) == Some(Layout::Native),
+        looks_for: WanSource::NATIVE,
+        open,
+        origin: env!("CARGO_PKG_NAME"),
+    }
 }

@@ -14,3 +14,21 @@ pub use clip::clip_vision;
 pub use text_encoder::text_encoder;
 pub use transformer::{is_native, to_diffusers, to_native};
 pub use vae::{VaeNames, vae};
+
+/// Tensors by which a file of one part is known, and what the part is called.
+const MARKERS: [(&str, &str); 8] = [
+    ("head.modulation", "Wan transformer (native names)"),
+    ("condition_embedder.time_proj.weight", "Wan transformer"),
+    ("token_embedding.weight", "UMT5 text encoder (native names)"),
+    ("shared.weight", "T5 text encoder"),
+    ("decoder.middle.0.residual.0.gamma", "Wan video autoencoder (native names)"),
+    ("decoder.mid_block.resnets.0.norm1.gamma", "Wan video autoencoder"),
+    ("visual.cls_embedding", "CLIP image encoder (native names)"),
+    ("vision_model.embeddings.class_embedding", "CLIP image encoder"),
+];
+
+/// What the part of a Wan model is called whose tensors these are; `None` for another model's.
+pub fn recognise<'a>(names: impl IntoIterator<Item = &'a str>) -> Option<&'static str> {
+    let part = |name| MARKERS.iter().find(|(marker, _)| *marker == transformer::bare(name));
+    names.into_iter().find_map(part).map(|(_, part)| *part)
+}

@@ -77,7 +77,8 @@ pub fn to_native(diffusers: &str) -> Option<String> {
     }
 }
 
-fn bare(name: &str) -> &str {
+/// The name without what single files put in front of it.
+pub(super) fn bare(name: &str) -> &str {
     PREFIXES.iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name)
 }
 

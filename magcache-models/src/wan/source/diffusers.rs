@@ -17,13 +17,13 @@ use crate::{
     wan::{WanConfig, vae::WanVaeConfig},
 };
 
-pub(super) const INDEX: &str = "model_index.json";
+const INDEX: &str = "model_index.json";
 
 const TEXT_TO_VIDEO: &str = "WanPipeline";
 const IMAGE_TO_VIDEO: &str = "WanImageToVideoPipeline";
 
 /// The classes that [`open`] understands.
-pub(super) const CLASSES: [&str; 2] = [TEXT_TO_VIDEO, IMAGE_TO_VIDEO];
+const CLASSES: [&str; 2] = [TEXT_TO_VIDEO, IMAGE_TO_VIDEO];
 
 #[derive(Deserialize)]
 struct Index {
@@ -41,6 +41,11 @@ impl Index {
     fn names(&self, part: &str) -> bool {
         self.parts.get(part).and_then(Value::as_array).is_some_and(|class| class.iter().any(|v| !v.is_null()))
     }
+}
+
+/// What such a folder has in it, for messages.
+pub(super) fn looked_for() -> String {
+    format!("{INDEX} of {} (the diffusers layout)", CLASSES.join(" or "))
 }
 
 /// Whether there is an index at all; [`open`] says what is wrong with that of another model.

@@ -91,6 +91,9 @@ pub struct WanSource {
 }
 
 impl WanSource {
+    /// What a folder in the Wan team's layout has in it, for messages.
+    pub const NATIVE: &str = native::LOOKED_FOR;
+
     /// Recognises the folder's layout and reads its configurations.
     ///
     /// # Errors
@@ -103,7 +106,7 @@ impl WanSource {
             None => {
                 return Err(CheckpointError::UnknownLayout {
                     folder: folder.describe(),
-                    looked_for: Self::looked_for(),
+                    looked_for: vec![diffusers::looked_for(), Self::NATIVE.to_owned()],
                 });
             }
         };
@@ -117,15 +120,6 @@ impl WanSource {
         } else {
             native::detects(folder).then_some(Layout::Native)
         }
-    }
-
-    /// What [`Self::detect`] looks for, for messages.
-    pub fn looked_for() -> Vec<String> {
-        let classes = diffusers::CLASSES.join(" or ");
-        vec![
-            format!("{} of {classes} (the diffusers layout)", diffusers::INDEX),
-            native::LOOKED_FOR.to_owned(),
-        ]
     }
 
     /// The folder as it was given.

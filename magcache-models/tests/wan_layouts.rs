@@ -1,0 +1,265 @@
+//! One random model in the layout of diffusers and in that of the Wan team: the same in every bit.
+//!
+//! `tests/reference/native_fixtures.py` made both, and proved each pair by running the Wan team's modules beside the
+//! libraries.
+
+mod support;
+
+use std::{
+    collections::HashMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use candle_core::{DType, Device, Tensor};
+use magcache_core::{Expert, Pass};
+use magcache_models::{
+    checkpoint::{CheckpointError, Folder, WeightDtype, Weights},
+    sampler::{SamplerKind, Shift},
+    text::T5Encoder,
+    wan::{
+        Layout, WanSource, WanTask, WanTransformer,
+        names::{self, VaeNames},
+        vae::WanVae,
+    },
+};
+use support::{copy_folder, edit_json, tiny_folder};
+
+const KEEP: WeightDtype = WeightDtype::Keep;
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/native")
+}
+
+/// Both layouts of a model, with the tokenizer that any of them may have.
+fn model(name: &str) -> (tempfile::TempDir, PathBuf, PathBuf) {
+    let root = tempfile::tempdir().unwrap();
+    copy_folder(&fixtures().join(name), root.path());
+    let (ours, native) = (root.path().join("diffusers"), root.path().join("native"));
+    copy_folder(&tiny_folder().join("tokenizer"), &ours.join("tokenizer"));
+    copy_folder(&tiny_folder().join("tokenizer"), &native.join("google/umt5-xxl"));
+    (root, ours, native)
+}
+
+fn open(root: &Path) -> WanSource {
+    WanSource::open(Folder::open(root).unwrap()).unwrap()
+}
+
+fn refusal(root: &Path) -> String {
+    WanSource::open(Folder::open(root).unwrap()).expect_err("is refused").to_string()
+}
+
+fn bits(x: &Tensor) -> Vec<u32> {
+    let x = x.to_dtype(DType::F32).unwrap().flatten_all().unwrap();
+    x.to_vec1::<f32>().unwrap().into_iter().map(f32::to_bits).collect()
+}
+
+/// The same tensors in the same types.
+fn assert_same(what: &str, ours: &Weights, native: &Weights) {
+    let names: Vec<&str> = ours.names().collect();
+    assert_eq!(native.names().collect::<Vec<_>>(), names, "{what}");
+    for name in names {
+        let shape = ours.shape(name).unwrap().to_vec();
+        let (ours, native) = (ours.get(name, &shape).unwrap(), native.get(name, &shape).unwrap());
+        assert_eq!(native.dtype(), ours.dtype(), "{what}: {name}");
+        assert_eq!(bits(&native), bits(&ours), "{what}: {name}");
+    }
+}
+
+/// The name of a vision tower's tensor without the prefix that files of transformers have.
+fn bare(name: &str) -> Option<String> {
+    name.strip_prefix("vision_model.").map(str::to_owned)
+}
+
+fn waves(shape: &[usize], step: f32) -> Tensor {
+    let count = shape.iter().product::<usize>() as u32;
+    let values: Vec<f32> = (0..count).map(|i| (i as f32 * step).sin()).collect();
+    Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+}
+
+fn transform(source: &WanSource, expert: Expert) -> Tensor {
+    let config = source.transformer_config(expert).clone();
+    let (channels, text_dim, image) = (config.in_channels, config.text_dim, config.image_dim);
+    let image = image.map(|dim| match config.pos_embed_seq_len {
+        Some(tokens) => waves(&[2, tokens / 2, dim], 0.7),
+        None => waves(&[1, 5, dim], 0.7),
+    });
+    let weights = source.transformer(expert, &Device::Cpu, KEEP).unwrap();
+    let model = WanTransformer::load(&weights, config).unwrap();
+    assert!(weights.unused().is_empty(), "{:?}", weights.unused());
+    let text = waves(&[1, 6, text_dim], 0.3);
+    let text = match &image {
+        Some(image) => model.image_text_context(&text, image),
+        None => model.text_context(&text),
+    };
+    let timestep = Tensor::new(&[500f32], &Device::Cpu).unwrap();
+    model.forward(&waves(&[1, channels, 2, 4, 6], 0.1), &timestep, &text.unwrap(), &mut Pass::off()).unwrap()
+}
+
+fn encode(source: &WanSource) -> Tensor {
+    let weights = source.text_encoder(&Device::Cpu, KEEP).unwrap();
+    let encoder = T5Encoder::load(&weights, source.text_encoder_config()).unwrap();
+    assert!(weights.unused().is_empty(), "{:?}", weights.unused());
+    encoder.forward(&[[3u32, 9, 27, 50, 1]], None).unwrap()
+}
+
+fn decode(source: &WanSource) -> Tensor {
+    let weights = source.vae(&Device::Cpu, KEEP).unwrap();
+    let vae = WanVae::load(&weights, source.vae_config()).unwrap();
+    assert!(weights.unused().is_empty(), "{:?}", weights.unused());
+    vae.decode(&waves(&[1, source.vae_config().z_dim, 2, 3, 2], 0.9)).unwrap()
+}
+
+/// Everything that a pipeline reads is the same in both.
+fn assert_one_model(name: &str, ours: &WanSource, native: &WanSource) {
+    assert_eq!((ours.layout(), native.layout()), (Layout::Diffusers, Layout::Native));
+    assert_eq!(native.task(), ours.task(), "{name}");
+    assert_eq!(native.experts(), ours.experts(), "{name}");
+    assert_eq!(native.boundary_ratio(), ours.boundary_ratio(), "{name}");
+    assert_eq!(native.expand_timesteps(), ours.expand_timesteps(), "{name}");
+    assert_eq!(native.text_encoder_config(), ours.text_encoder_config(), "{name}");
+    for expert in [Expert(0), Expert(1)] {
+        assert_eq!(native.transformer_config(expert), ours.transformer_config(expert), "{name}");
+        let weights = |source: &WanSource| source.transformer(expert, &Device::Cpu, KEEP).unwrap();
+        assert_same(name, &weights(ours), &weights(native));
+        assert_eq!(bits(&transform(native, expert)), bits(&transform(ours, expert)), "{name}: {expert:?}");
+    }
+    let two = ours.experts() == 2;
+    assert_eq!(bits(&transform(ours, Expert(0))) != bits(&transform(ours, Expert(1))), two, "{name}");
+    assert_eq!(bits(&encode(native)), bits(&encode(ours)), "{name}");
+    assert_eq!(bits(&decode(native)), bits(&decode(ours)), "{name}");
+    let image = |source: &WanSource| source.image_encoder(&Device::Cpu, KEEP).unwrap();
+    match (image(ours), image(native)) {
+        (Some(ours), Some(native)) => assert_same(name, &ours.renamed(bare).unwrap(), &native),
+        (None, None) => {}
+        _ => panic!("{name}: one layout has an image encoder"),
+    }
+}
+
+#[test]
+fn both_layouts_of_a_model_are_the_same_in_every_bit() {
+    for (name, task, shift) in [
+        ("t2v-a14b", WanTask::T2V, 12.0),
+        ("i2v-a14b", WanTask::I2V, 5.0),
+        ("i2v", WanTask::I2V, 5.0),
+        ("flf2v", WanTask::FLF2V, 16.0),
+    ] {
+        let (_root, ours, native) = model(name);
+        let (ours, native) = (open(&ours), open(&native));
+        assert_eq!(native.task(), task, "{name}");
+        let scheduler = native.scheduler();
+        assert_eq!(
+            (scheduler.kind, scheduler.shift),
+            (SamplerKind::WanUniPc, Shift::Static(shift)),
+            "{name}"
+        );
+        assert_one_model(name, &ours, &native);
+    }
+}
+
+/// The tensors of a file under other endings: PyTorch's as safetensors, and the reverse is what the fixtures have.
+fn as_safetensors(path: &Path) {
+    let (folder, file) = (Folder::open(path.parent().unwrap()).unwrap(), path.file_name().unwrap());
+    let weights = Weights::open_files(&folder, &[file.to_str().unwrap()], &Device::Cpu, KEEP).unwrap();
+    let tensors: HashMap<String, Tensor> = weights
+        .names()
+        .map(|name| (name.to_owned(), weights.get(name, weights.shape(name).unwrap()).unwrap()))
+        .collect();
+    candle_core::safetensors::save(&tensors, path.with_extension("safetensors")).unwrap();
+    fs::remove_file(path).unwrap();
+}
+
+#[test]
+fn files_of_a_native_checkpoint_may_have_either_format() {
+    let (_root, ours, native) = model("i2v");
+    for file in fs::read_dir(&native).unwrap().map(|entry| entry.unwrap().path()) {
+        if file.extension().is_some_and(|ending| ending == "pth") {
+            as_safetensors(&file);
+        }
+    }
+    assert_one_model("i2v", &open(&ours), &open(&native));
+
+    // A transformer in PyTorch's format under the name that it has with the other.
+    let (_root, ours, native) = model("t2v-a14b");
+    for expert in ["high_noise_model", "low_noise_model"] {
+        let file = native.join(expert).join("diffusion_pytorch_model.safetensors");
+        fs::remove_file(file).unwrap();
+        copy_folder(&fixtures().join("t2v-a14b/pth").join(expert), &native.join(expert));
+    }
+    assert_one_model("t2v-a14b", &open(&ours), &open(&native));
+}
+
+#[test]
+fn an_incomplete_native_checkpoint_names_what_it_lacks() {
+    let (_root, _, native) = model("t2v-a14b");
+    for (absent, said) in [
+        ("low_noise_model/diffusion_pytorch_model.safetensors", "low_noise_model/diffusion_pytorch_model"),
+        (
+            "low_noise_model",
+            "low_noise_model/config.json does not exist\nhint: expected the other transformer",
+        ),
+        ("Wan2.1_VAE.pth", "Wan2.1_VAE.pth does not exist"),
+        ("models_t5_umt5-xxl-enc-bf16.pth", "models_t5_umt5-xxl-enc-bf16.pth does not exist"),
+        ("google/umt5-xxl/tokenizer.json", "google/umt5-xxl/tokenizer.json does not exist"),
+    ] {
+        let root = tempfile::tempdir().unwrap();
+        copy_folder(&native, root.path());
+        let path = root.path().join(absent);
+        if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }.unwrap();
+        assert!(refusal(root.path()).contains(said), "{absent}: {}", refusal(root.path()));
+    }
+    let low = native.join("low_noise_model/config.json");
+    for (key, value, said) in [
+        ("ffn_dim", serde_json::json!(48), "ffn_dim is 48, the tensors make it 32"),
+        ("dim", serde_json::json!(48), "dim is 48, the tensors make it 24"),
+        ("model_type", serde_json::json!("i2v"), "model_type is i2v, that of high_noise_model is t2v"),
+        ("model_type", serde_json::json!("vace"), "model_type is \"vace\", supported are"),
+        ("vace_layers", serde_json::json!([0]), "unknown key vace_layers = [0]"),
+        ("eps", serde_json::json!(1e-5), "differs from"),
+    ] {
+        let before = fs::read(&low).unwrap();
+        edit_json(&low, |config| config[key] = value);
+        assert!(refusal(&native).contains(said), "{key}: {}", refusal(&native));
+        fs::write(&low, before).unwrap();
+    }
+    let empty = tempfile::tempdir().unwrap();
+    let error = WanSource::open(Folder::open(empty.path()).unwrap()).expect_err("is empty");
+    assert!(matches!(error, CheckpointError::UnknownLayout { .. }));
+    let message = error.to_string();
+    assert!(message.contains("model_index.json") && message.contains("high_noise_model"), "{message}");
+}
+
+fn file(folder: &str, name: &str) -> Weights {
+    let folder = Folder::open(fixtures().join(folder)).unwrap();
+    Weights::open_files(&folder, &[name], &Device::Cpu, KEEP).unwrap()
+}
+
+#[test]
+fn autoencoders_of_both_versions_have_all_names() {
+    let ours = "diffusion_pytorch_model.safetensors";
+    let version = VaeNames::Wan21 { decoder_blocks: 3 };
+    let native = file("vae/native", "Wan2.1_VAE.pth").mapped(|name| names::vae(version, name)).unwrap();
+    assert_same("vae", &file("vae/diffusers", ours), &native);
+    let native = file("ti2v/native", "Wan2.2_VAE.pth");
+    let native = native.mapped(|name| names::vae(VaeNames::Wan22, name)).unwrap();
+    assert_same("vae 2.2", &file("ti2v/diffusers/vae", ours), &native);
+    let native = file("ti2v/native", "diffusion_pytorch_model.safetensors");
+    assert_same(
+        "ti2v",
+        &file("ti2v/diffusers/transformer", ours),
+        &native.renamed(names::to_diffusers).unwrap(),
+    );
+    for unknown in
+        ["encoder.downsamples.0.residual.1.weight", "decoder.upsamples.3.residual.0.gamma", "encoder.x"]
+    {
+        assert_eq!(names::vae(version, unknown), None, "{unknown}");
+    }
+}
+
+#[test]
+fn the_vision_tower_is_split_and_squeezed() {
+    let native = file("i2v/native", "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth");
+    let native = native.mapped(names::clip_vision).unwrap();
+    let ours = file("i2v/diffusers/image_encoder", "model.safetensors");
+    assert_same("clip", &ours.renamed(bare).unwrap(), &native);
+}
