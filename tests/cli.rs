@@ -381,7 +381,7 @@ fn inspect_knows_checkpoints_as_the_wan_team_publishes_them() {
 }
 
 fn fixture(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(path)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures").join(path)
 }
 
 #[test]

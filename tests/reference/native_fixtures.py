@@ -232,6 +232,8 @@ def vae(out, native_file, checkout, seed, module, z_dim, dim_mult, down, blocks=
     torch.manual_seed(seed)
     (wan,) = official(checkout, module)
     nested = module == "vae2_2"
+    if not nested:
+        extra = {"scale_factor_temporal": 2 ** sum(down), "scale_factor_spatial": 2 ** len(down)}
     ours = shaken(AutoencoderKLWan(base_dim=base_dim, z_dim=z_dim, dim_mult=dim_mult, num_res_blocks=blocks,
                                    temperal_downsample=down, latents_mean=[0.0] * z_dim, latents_std=[1.0] * z_dim,
                                    is_residual=nested, **extra))
