@@ -90,7 +90,7 @@ fn sixteen_bits_are_scaled_to_eight() {
 }
 
 #[test]
-fn scaling_keeps_within_two_of_pillow() {
+fn scaling_is_pillows() {
     let expected = expected();
     let source = picture(&expected["scale.source"]);
     let mut seen = 0;
@@ -113,8 +113,8 @@ fn scaling_keeps_within_two_of_pillow() {
         };
         seen += 1;
         let (largest, mean) = difference(&want.0, &want.1);
-        // One pixel has too few values for a mean.
-        assert!(largest <= 2 && (mean < 0.1 || want.0.rgb8().len() == 3), "{key}: {largest} {mean}");
+        // Halves are rounded either way; one pixel has too few values for a mean.
+        assert!(largest <= 1 && (mean < 0.02 || want.0.rgb8().len() == 3), "{key}: {largest} {mean}");
     }
     assert_eq!(seen, 3 * 6 + 3);
     assert_eq!(source.resize(37, 23, Filter::Bicubic).unwrap(), source);
