@@ -164,6 +164,9 @@ fn videos_take_the_shape_of_the_picture() {
         (1500, 1000, 720 * 1280, 16, (1168, 784)),
         (1600, 900, 704 * 1280, 32, (1248, 704)),
         (10, 4000, 480 * 832, 16, (32, 12_624)),
+        // The width is 495.996 before rounding, then 399.41.
+        (300, 487, 480 * 832, 16, (496, 800)),
+        (300, 751, 480 * 832, 16, (384, 992)),
     ] {
         assert_eq!(area_size(&of(width, height), area, multiple), want, "{width} x {height}");
     }
