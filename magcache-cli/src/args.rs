@@ -43,6 +43,9 @@ pub(crate) struct Demo {
     /// Folder for the videos and report.html
     #[arg(long, default_value = "magcache-demo")]
     pub(crate) out: PathBuf,
+    /// A model folder, or the name of an embedded model
+    #[arg(long, value_name = "DIR|NAME")]
+    pub(crate) model: Option<String>,
     /// Prompt
     #[arg(long)]
     pub(crate) prompt: Option<String>,

@@ -12,11 +12,11 @@ use magcache_models::{
 use serde_json::{Value, json};
 
 use crate::{
-    args::Demo,
+    args::{Demo, Sampling},
     interrupt::Interrupt,
     media::{Frames, Output as Media, ValueRange},
     output::Output,
-    plan::{Config, Plan, SamplingTable},
+    plan::{Config, Plan},
     report,
     summary::{self, Summary, strip},
 };
@@ -101,13 +101,11 @@ pub(crate) fn run(args: &Demo, out: &Output) -> Result<()> {
 }
 
 fn plan(args: &Demo) -> Result<Plan> {
-    let sampling = SamplingTable {
-        steps: args.steps,
-        prompt: args.prompt.clone(),
-        seed: args.seed,
-        ..SamplingTable::default()
-    };
-    Plan::new(Config { sampling, ..Config::default() }, LoadOptions::default())
+    let flags = Sampling { model: args.model.clone(), steps: args.steps, ..Sampling::default() };
+    let mut config = Config::of(&flags)?;
+    config.sampling.prompt.clone_from(&args.prompt);
+    config.sampling.seed = args.seed;
+    Plan::new(config, LoadOptions::default())
 }
 
 fn lane(plan: &Plan, name: &str, denoiser: &Arc<dyn Denoiser>, registry: &Arc<HookRegistry>) -> Result<Lane> {
