@@ -8,7 +8,7 @@ use magcache_core::Expert;
 use magcache_models::{
     checkpoint::{CheckpointError, Folder, WeightDtype, Weights},
     pipeline,
-    wan::{WanSource, names},
+    wan::{Layout, WanSource, names},
 };
 use serde_json::{Value, json};
 
@@ -119,7 +119,7 @@ impl Report {
         let index: Value = folder.read_json("model_index.json").unwrap_or_default();
         let class = index["_class_name"].as_str();
         self.set("class", class);
-        self.set("layout", WanSource::detect(folder).map(|layout| layout.name()));
+        self.set("layout", WanSource::detect(folder).map(Layout::name));
         match WanSource::open(folder.clone()) {
             Ok(source) => self.wan(&source).map_err(|error| vec![error.to_string()]),
             Err(CheckpointError::WrongArchitecture { .. }) => {
@@ -128,7 +128,7 @@ impl Report {
                 if missing.is_empty() { Ok(()) } else { Err(missing) }
             }
             Err(error) => {
-                let layout = WanSource::detect(folder).map_or("unknown", |layout| layout.name());
+                let layout = WanSource::detect(folder).map_or("unknown", Layout::name);
                 self.say(format!(
                     "{layout} folder{}, incomplete",
                     class.map(|c| format!(", {c}")).unwrap_or_default()

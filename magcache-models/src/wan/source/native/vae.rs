@@ -61,7 +61,7 @@ fn vae_names(weights: &Weights) -> VaeNames {
         return VaeNames::Wan22;
     }
     let is_block = |i: &usize| weights.contains(&format!("decoder.upsamples.{i}.residual.2.weight"));
-    VaeNames::Wan21 { decoder_blocks: (0..).take_while(is_block).count() }
+    VaeNames::Wan21 { decoder_blocks: (0..weights.count("decoder.upsamples.")).take_while(is_block).count() }
 }
 
 /// A resolution of the encoder.
