@@ -2,7 +2,9 @@
 
 use anyhow::Error;
 use magcache_core::ConfigError;
-use magcache_models::{checkpoint::CheckpointError, pipeline::PipelineError, sampler::SamplerError};
+use magcache_models::{
+    checkpoint::CheckpointError, image::PictureError, pipeline::PipelineError, sampler::SamplerError,
+};
 
 use crate::media::MediaError;
 
@@ -42,6 +44,7 @@ pub(crate) fn exit_code(error: &Error) -> u8 {
         if cause.is::<BadInput>()
             || cause.is::<ConfigError>()
             || cause.is::<CheckpointError>()
+            || cause.is::<PictureError>()
             || cause.is::<SamplerError>()
             || cause.is::<MediaError>()
         {

@@ -156,6 +156,7 @@ fn both_layouts_of_a_model_are_the_same_in_every_bit() {
         ("i2v-a14b", WanTask::I2V, 5.0),
         ("i2v", WanTask::I2V, 5.0),
         ("flf2v", WanTask::FLF2V, 16.0),
+        ("ti2v", WanTask::TI2V, 5.0),
     ] {
         let (_root, ours, native) = model(name);
         let (ours, native) = (open(&ours), open(&native));

@@ -18,6 +18,7 @@ predecessor, and pairs of steps across the boundary are left out of the fits.
 import argparse
 import inspect
 import json
+import re
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -144,6 +145,15 @@ def polynomial(rows, signal, output):
     }
 
 
+def rounded(value):
+    """Nine digits of every number in a nest of lists and dictionaries; fits keep all of theirs."""
+    if isinstance(value, dict):
+        return {key: part if key == "fits" else rounded(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [rounded(part) for part in value]
+    return float(f"{value:.9g}") if isinstance(value, float) else value
+
+
 @torch.no_grad()
 def sample_all(pipeline, steps):
     """Runs of every prompt and seed: per branch, a list over runs of lists over steps."""
@@ -190,10 +200,15 @@ def main():
         "magcache": {branch: pooled_curve(runs) for branch, runs in branches.items()},
         "teacache": {
             "fits": [polynomial(rows, signal, output) for signal in SIGNALS for output in OUTPUTS],
-            "rows": rows,
+            "columns": list(rows[0]),
+            "rows": [list(row.values()) for row in rows],
         },
     }
-    (TINY / f"{args.model}.calibration.json").write_text(json.dumps(report, indent=1) + "\n")
+    # Single precision is all that was measured.
+    text = json.dumps(rounded(report), indent=1)
+    # A row of numbers on a line.
+    text = re.sub(r"\[\s*([^\[\]{}]*?)\s*\]", lambda m: "[" + re.sub(r"\s*\n\s*", " ", m[1]) + "]", text)
+    (TINY / f"{args.model}.calibration.json").write_text(text + "\n")
 
 
 if __name__ == "__main__":

@@ -29,7 +29,10 @@ CLIP = {"image_dim": 32, "added_kv_proj_dim": 24}
 CASES = {
     "t2v_pair": {"experts": 2, "boundary": 0.875, "shift": 12.0, "guidance": [4.0, 1.0]},
     "i2v_pair": {"experts": 2, "boundary": 0.9, "shift": 5.0, "guidance": [3.5, 2.5], "pictures": 1, "in_channels": 20},
-    "i2v_pair_last": {"experts": 2, "boundary": 0.9, "shift": 5.0, "guidance": [3.5, 3.5], "pictures": 2, "in_channels": 20},
+    "i2v_pair_last": {
+        "experts": 2, "boundary": 0.9, "shift": 5.0, "guidance": [3.5, 3.5], "pictures": 2, "in_channels": 20,
+        "weights": "i2v_pair",
+    },
     "i2v_clip": {"shift": 3.0, "guidance": [5.0], "pictures": 1, "in_channels": 20, "clip": True, **CLIP},
     "flf2v_clip": {
         "shift": 3.0, "guidance": [5.0], "pictures": 2, "in_channels": 20, "clip": True, "pos_embed_seq_len": 20, **CLIP,
@@ -70,7 +73,7 @@ def make(name, case):
     vae = AutoencoderKLWan.from_pretrained(GOLDEN / "vaes" / "wan22_vae" if residual else TINY / "vae")
     scale = vae.config.scale_factor_spatial
     width, height, frames = (12 * scale, 8 * scale, 9)
-    seed = sum(name.encode())
+    seed = sum(case.get("weights", name).encode())
     parts = {
         "tokenizer": AutoTokenizer.from_pretrained(TINY / "tokenizer"),
         "text_encoder": UMT5EncoderModel.from_pretrained(TINY / "text_encoder"),
@@ -109,7 +112,7 @@ def make(name, case):
     assert latents.isfinite().all() and latents.abs().max() < 50, latents.abs().max()
 
     for part in ("transformer", "transformer_2", "scheduler"):
-        if part in parts:
+        if part in parts and ("weights" not in case or part == "scheduler"):
             parts[part].save_pretrained(folder / part)
     index = {"_class_name": type(pipeline).__name__, "expand_timesteps": case.get("expand", False)}
     index["boundary_ratio"] = case.get("boundary")
@@ -121,6 +124,7 @@ def make(name, case):
     for image, file in zip(pictures, names):
         image.save(folder / file, optimize=True)
     request = {
+        "weights": case.get("weights"),
         "width": width, "height": height, "frames": frames, "steps": STEPS, "guidance": guidance, "prompt": PROMPT,
         "negative_prompt": NEGATIVE, "pictures": names, "max_length": length,
         "vae": "golden/vaes/wan22_vae" if residual else None,

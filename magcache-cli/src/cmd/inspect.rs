@@ -7,7 +7,7 @@ use candle_core::Device;
 use magcache_core::Expert;
 use magcache_models::{
     checkpoint::{CheckpointError, Folder, WeightDtype, Weights},
-    pipeline,
+    pipeline::{self, Loader},
     wan::{Layout, WanSource, names},
 };
 use serde_json::{Value, json};
@@ -87,8 +87,14 @@ impl Report {
             Ok(()) => Vec::new(),
             Err(missing) => missing,
         };
-        let pipeline = loader.map(|loader| loader.class_names.first().copied().unwrap_or_default());
-        self.set("pipeline", pipeline);
+        let index: Value = folder.read_json("model_index.json").unwrap_or_default();
+        let class = |loader: &Loader| match (index["_class_name"].as_str(), WanSource::open(folder.clone())) {
+            (Some(class), _) => class.to_owned(),
+            (None, Ok(source)) => source.task().class_name().to_owned(),
+            (None, Err(_)) => loader.class_names.first().copied().unwrap_or_default().to_owned(),
+        };
+        let pipeline = loader.map(class);
+        self.set("pipeline", pipeline.clone());
         let mut model = None;
         match pipeline {
             None => self.say("no pipeline of this build loads it"),

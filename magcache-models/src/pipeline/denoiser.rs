@@ -6,7 +6,7 @@ use magcache_core::{Branch, Pass, Step};
 /// A network with the prompts of one request prepared. Shared by generations that run in turns.
 pub trait Denoiser: Send + Sync {
     /// Loads what a step needs and does not have yet, so that it is no part of the time of a pass.
-    fn prepare(&self, _step: &Step) -> Result<()> {
+    fn prepare(&self, _step: &Step) -> super::Result<()> {
         Ok(())
     }
 

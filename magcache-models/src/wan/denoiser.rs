@@ -9,7 +9,7 @@ use super::{
     FrameCondition, LoadResult, WanTransformer,
     experts::{Experts, WanPrompts},
 };
-use crate::pipeline::Denoiser;
+use crate::pipeline::{self, Denoiser};
 
 /// One network or two, the conditional and (with guidance) the unconditional text, and what a given image adds.
 #[derive(Debug)]
@@ -53,12 +53,13 @@ impl WanDenoiser {
 }
 
 impl Denoiser for WanDenoiser {
-    fn prepare(&self, step: &Step) -> Result<()> {
-        self.experts.get(step.expert).map(drop)
+    fn prepare(&self, step: &Step) -> pipeline::Result<()> {
+        self.experts.get(step.expert)?;
+        Ok(())
     }
 
     fn predict(&self, latents: &Tensor, step: &Step, branch: Branch, pass: &mut Pass<'_>) -> Result<Tensor> {
-        let ready = self.experts.get(step.expert)?;
+        let ready = self.experts.get(step.expert).map_err(candle_core::Error::wrap)?;
         let text = match (branch, &ready.uncond) {
             (Branch::Uncond, Some(uncond)) => uncond,
             (Branch::Uncond, None) => bail!("the unconditional branch has no text features"),

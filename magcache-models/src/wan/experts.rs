@@ -59,12 +59,13 @@ impl Experts {
     }
 
     /// The network of `expert`, loaded now if it is not in memory; the others are dropped first unless they stay.
-    pub(super) fn get(&self, expert: Expert) -> Result<Arc<Ready>> {
+    pub(super) fn get(&self, expert: Expert) -> LoadResult<Arc<Ready>> {
         let index = usize::from(expert.0);
         let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
         let experts = ready.len();
         let Some(place) = ready.get(index) else {
-            candle_core::bail!("a step of expert {index}, the model has {experts}");
+            let message = format!("a step of expert {index}, the model has {experts}");
+            return Err(candle_core::Error::msg(message).into());
         };
         if let Some(here) = place {
             return Ok(Arc::clone(here));
@@ -72,7 +73,7 @@ impl Experts {
         if !self.keep {
             ready.fill(None);
         }
-        let network = (self.load)(expert).map_err(candle_core::Error::wrap)?;
+        let network = (self.load)(expert)?;
         let new = Arc::new(self.prompts.prepare(Arc::new(network))?);
         ready[index] = Some(Arc::clone(&new));
         Ok(new)

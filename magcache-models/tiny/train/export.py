@@ -6,7 +6,7 @@
     python export.py flux --vae work/image-vae --transformer work/flux-guided
 
 The pair and the image-to-video model use the text-to-video folder's vae, text_encoder and tokenizer; theirs are not
-written again. Transformers other than the first, and the picture autoencoder, are stored in half precision.
+written again. Transformers other than the first, and the autoencoders, are stored in half precision.
 """
 
 import argparse
@@ -58,10 +58,11 @@ def wan(folder, dtype=torch.float32):
 
 
 def text_to_video(args):
-    """wan2.1-t2v-tiny: complete, in single precision."""
+    """wan2.1-t2v-tiny: complete, in single precision but for the autoencoder."""
     parts = shared_parts()
     if args.vae:
         parts["vae"] = AutoencoderKLWan.from_pretrained(args.vae)
+    parts["vae"].half()
     transformer = wan(args.transformer or TEXT_TO_VIDEO / "transformer")
     write(WanPipeline(transformer=transformer, scheduler=unipc(FLOW_SHIFT), **parts), TEXT_TO_VIDEO)
 

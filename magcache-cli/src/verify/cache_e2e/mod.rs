@@ -143,7 +143,8 @@ impl Setup {
             for (name, want) in by_branch {
                 let want: Vec<bool> = want.skip.iter().map(|skip| *skip != 0).collect();
                 let got = skips(&generation, Expert(i as u8), branch(name)?);
-                report.decisions(&run.name, &format!("decisions {expert} {name}"), &got, &want);
+                let of = if run.decisions().len() > 1 { format!("{expert} {name}") } else { name.clone() };
+                report.decisions(&run.name, &format!("decisions {of}"), &got, &want);
             }
         }
         report.tensors(&run.name, "latents", &latents, case.tensor(&run.latents)?, TOLERANCE)?;

@@ -56,6 +56,14 @@ pub enum WanTask {
 }
 
 impl WanTask {
+    /// The pipeline of diffusers that such a model is published for.
+    pub fn class_name(self) -> &'static str {
+        match self {
+            Self::T2V | Self::TI2V => "WanPipeline",
+            Self::I2V | Self::FLF2V => "WanImageToVideoPipeline",
+        }
+    }
+
     /// The word for messages and reports.
     pub fn name(self) -> &'static str {
         match self {
