@@ -110,7 +110,8 @@ fn an_expert_can_wait_on_disk_be_unguided_or_uncached() {
     assert_eq!(steps(&both), [high, high, 8 - high, 8 - high]);
     let unguided = answer(&pair(&[&cache[..], &["--guidance-2", "1", "--out", "c.gif"]].concat()), d);
     assert_eq!(steps(&unguided), [high, high, 8 - high]);
-    let low = answer(&pair(&[&cache[..], &["--set", "experts=[\"low-noise\"]", "--out", "d.gif"]].concat()), d);
+    let low =
+        answer(&pair(&[&cache[..], &["--set", "experts=[\"low-noise\"]", "--out", "d.gif"]].concat()), d);
     let skipped = low["skipped"]["cond"].as_array().unwrap();
     assert!(!skipped.is_empty() && skipped.iter().all(|step| step.as_u64().unwrap() > high), "{skipped:?}");
     assert_eq!(low["parts"][0]["computed_because"], json!({ "no-cache": high }));
@@ -120,8 +121,10 @@ fn an_expert_can_wait_on_disk_be_unguided_or_uncached() {
 fn a_moved_boundary_and_a_few_step_run_are_told_before_they_start() {
     let dir = tempfile::tempdir().unwrap();
     let cache = ["--cache", "magcache", "--profile", "wan2.2-t2v-a14b"];
-    let distilled = ["--steps", "4", "--flow-shift", "5", "--guidance", "1", "--guidance-2", "1", "--dry-run"];
-    let out = magcache(&[&["run", "--model", "wan2.2-t2v-tiny"][..], &cache, &distilled].concat(), dir.path());
+    let distilled =
+        ["--steps", "4", "--flow-shift", "5", "--guidance", "1", "--guidance-2", "1", "--dry-run"];
+    let out =
+        magcache(&[&["run", "--model", "wan2.2-t2v-tiny"][..], &cache, &distilled].concat(), dir.path());
     let told = String::from_utf8_lossy(&out.stderr);
     for part in [
         "4 steps: on a few-step run, caching whole steps is known to hurt",
@@ -142,7 +145,8 @@ fn a_pair_that_lacks_an_expert_is_refused() {
     for part in ["text_encoder", "tokenizer", "vae"] {
         copy(&tiny("wan2.1-t2v-tiny").join(part), &d.join("pair").join(part));
     }
-    let run = ["run", "--model", "pair", "--steps", "2", "--frames", "1", "--size", "32x32", "--out", "a.png"];
+    let run =
+        ["run", "--model", "pair", "--steps", "2", "--frames", "1", "--size", "32x32", "--out", "a.png"];
     answer(&run, d);
     fs::remove_file(d.join("a.png")).unwrap();
     fs::remove_file(d.join("a.toml")).unwrap();
@@ -188,6 +192,7 @@ fn ordinary_pictures_of_every_kind_are_taken() {
         let done = answer(&[&run[..], &["--image", file]].concat(), d);
         assert_eq!(done["config"]["sampling"]["size"], json!(size), "{file}");
     }
-    let example = answer(&["run", "--model", "wan2.2-i2v-tiny", "--steps", "2", "--frames", "5", "--out", "b.gif"], d);
+    let example =
+        answer(&["run", "--model", "wan2.2-i2v-tiny", "--steps", "2", "--frames", "5", "--out", "b.gif"], d);
     assert_eq!(example["outputs"][0], "b.gif");
 }

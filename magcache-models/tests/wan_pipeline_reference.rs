@@ -48,7 +48,9 @@ fn assemble(name: &str, root: &Path) -> Case {
     let (fixtures, tiny) = (manifest.join("../tests/fixtures"), manifest.join("tiny/wan2.1-t2v-tiny"));
     copy(&fixtures.join("pipelines").join(name), root);
     let case: Case = serde_json::from_slice(&fs::read(root.join("case.json")).unwrap()).unwrap();
-    for part in case.weights.iter().flat_map(|other| ["transformer", "transformer_2"].map(|part| (other, part))) {
+    for part in
+        case.weights.iter().flat_map(|other| ["transformer", "transformer_2"].map(|part| (other, part)))
+    {
         copy(&fixtures.join("pipelines").join(part.0).join(part.1), &root.join(part.1));
     }
     for part in ["text_encoder", "tokenizer"] {

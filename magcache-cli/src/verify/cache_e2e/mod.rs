@@ -92,8 +92,8 @@ impl Setup {
         let model = ModelMeta { hidden_size: config.inner_dim(), profiles: (&[]).into(), ..base };
 
         let first = sampling.guidance_scale;
-        let guidance = vec![first, sampling.guidance_scale_2.unwrap_or(first)];
-        let guidance = guidance[..networks.len()].to_vec();
+        let guidance = [first, sampling.guidance_scale_2.unwrap_or(first)];
+        let guidance: Vec<f64> = guidance.into_iter().take(networks.len()).collect();
         let guided = guidance.iter().any(|scale| *scale > 1.0);
         let uncond = guided.then(|| case.tensor("negative_prompt_embeds").cloned()).transpose()?;
         let prompts = WanPrompts { cond: case.tensor("prompt_embeds")?.clone(), uncond, image: None };
