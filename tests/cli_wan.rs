@@ -80,6 +80,9 @@ fn published_schedules_are_printed_and_obeyed_by_the_embedded_pair() {
             let parts = done["parts"].as_array().unwrap().iter();
             parts.filter(|p| p["expert"] == expert).map(|p| p[key].as_u64().unwrap()).sum()
         };
+        let totals: u64 =
+            done["experts"].as_array().unwrap().iter().map(|e| e["passes"].as_u64().unwrap()).sum();
+        assert_eq!((totals, &done["experts"][1]["name"]), (80, &json!("low-noise")));
         let in_high = skipped.iter().filter(|step| **step < high).count() as u64;
         assert_eq!([total("high-noise", "steps"), total("high-noise", "skipped")], [2 * high, 2 * in_high]);
         let in_low = skipped.len() as u64 - in_high;

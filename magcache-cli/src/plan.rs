@@ -6,7 +6,9 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use magcache_core::{Built, CachePlan, ConfigError, Residuals, Trajectory, nearest};
+use magcache_core::{
+    Built, CacheEntry, CachePlan, ConfigError, Problem, Profile, Residuals, Trajectory, nearest,
+};
 use magcache_models::{
     checkpoint::Folder,
     image::Picture,
@@ -229,7 +231,28 @@ impl Plan {
 
     /// The hooks, and what to tell the user before the run.
     pub(crate) fn build(&self) -> Result<Built> {
-        Ok(self.cache.build(self.pipeline.meta(), Some(&self.trajectory))?)
+        let mut built = self.cache.build(self.pipeline.meta(), Some(&self.trajectory))?;
+        if self.request.image.is_some() {
+            for entry in &self.cache.cache {
+                built.warnings.extend(self.other_curve(entry)?);
+            }
+        }
+        Ok(built)
+    }
+
+    /// A run with an image whose profile has a curve for images that is not its default one.
+    fn other_curve(&self, entry: &CacheEntry) -> Result<Option<Problem>> {
+        const IMAGE: &str = "i2v";
+        let words = &entry.words;
+        let name = words.profile.as_deref().or(self.pipeline.meta().profiles.first().copied());
+        let (Some(name), None) = (name, &words.variant) else { return Ok(None) };
+        let curves = Profile::find(name)?.curves;
+        let default = curves.first().and_then(|curve| curve.variant.clone());
+        let has = curves.iter().any(|curve| curve.variant.as_deref() == Some(IMAGE));
+        Ok(default.filter(|default| has && default != IMAGE).map(|default| {
+            let message = format!("the run begins with an image, the curve of {name} is that of {default:?}");
+            Problem::warning(&format!("strategy {:?}", entry.name), message).hint("--set variant=i2v")
+        }))
     }
 
     /// The configuration that reproduces this run.

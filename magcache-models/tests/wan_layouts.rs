@@ -9,6 +9,7 @@ use std::{
     collections::HashMap,
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use candle_core::{DType, Device, Tensor};
@@ -16,10 +17,12 @@ use magcache_core::{Expert, Pass};
 use magcache_models::{
     checkpoint::{CheckpointError, Folder, WeightDtype, Weights},
     clip::{ClipVisionConfig, ClipVisionEncoder},
+    image::Picture,
+    pipeline::{Generation, LoadOptions, Offload, Pipeline, Request},
     sampler::{SamplerKind, Shift},
     text::T5Encoder,
     wan::{
-        Layout, WanSource, WanTask, WanTransformer,
+        Layout, WanPipeline, WanSource, WanTask, WanTransformer,
         names::{self, VaeNames},
         vae::WanVae,
     },
@@ -276,4 +279,56 @@ fn the_vision_tower_is_split_and_squeezed() {
     let native = native.mapped(names::clip_vision).unwrap();
     let ours = file("i2v/diffusers/image_encoder", "model.safetensors");
     assert_same("clip", &ours.renamed(bare).unwrap(), &native);
+}
+
+/// The latents of a run of three steps, with the same solver and schedule whatever the layout.
+fn generate(root: &Path) -> Tensor {
+    let options = LoadOptions { offload: Offload::Disk, ..LoadOptions::default() };
+    let pipeline = WanPipeline::open(Folder::open(root).unwrap(), options).unwrap();
+    let picture = Picture::from_rgb8(3, 2, (0..18).map(|i| i * 13).collect()).unwrap();
+    let [width, height] = pipeline.size_like(&picture, 48 * 32);
+    let takes = |task| pipeline.source().task() == task;
+    let first = !takes(WanTask::T2V);
+    let picture = Arc::new(picture);
+    let request = Request {
+        steps: 3,
+        frames: 5,
+        width,
+        height,
+        sampler: Some(SamplerKind::UniPc),
+        flow_shift: Some(5.0),
+        image: first.then(|| Arc::clone(&picture)),
+        last_image: takes(WanTask::FLF2V).then_some(picture),
+        ..pipeline.defaults().request()
+    };
+    pipeline.check(&request).unwrap();
+    let denoiser = pipeline.denoiser(&request, &|_| {}, &mut Vec::new()).unwrap();
+    let (sampler, noise) = (pipeline.sampler(&request).unwrap(), pipeline.noise(&request).unwrap());
+    let trajectory = pipeline.trajectory(&request).unwrap();
+    let mut generation = Generation::new(denoiser, trajectory, sampler, noise, &Arc::default());
+    generation.run(&|| false, &mut |_| {}).unwrap();
+    generation.latents().clone()
+}
+
+#[test]
+fn whole_runs_are_the_same_in_every_bit() {
+    for name in ["t2v-a14b", "i2v-a14b", "ti2v"] {
+        let (_root, ours, native) = model(name);
+        let (ours, native) = (generate(&ours), generate(&native));
+        assert_eq!(bits(&native), bits(&ours), "{name}");
+        assert!(bits(&ours).iter().all(|bits| f32::from_bits(*bits).is_finite()), "{name}");
+    }
+}
+
+#[test]
+fn the_shift_of_a_native_image_model_goes_by_the_size_of_the_video() {
+    let (_root, _, native) = model("i2v");
+    let pipeline = WanPipeline::open(Folder::open(&native).unwrap(), LoadOptions::default()).unwrap();
+    let shift = |width, height, flow_shift| {
+        let request = Request { width, height, flow_shift, ..pipeline.defaults().request() };
+        pipeline.trajectory(&request).unwrap().flow_shift
+    };
+    assert_eq!(shift(832, 480, None), Some(3.0));
+    assert_eq!(shift(1280, 720, None), Some(5.0));
+    assert_eq!(shift(832, 480, Some(7.0)), Some(7.0));
 }

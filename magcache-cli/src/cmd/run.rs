@@ -230,6 +230,7 @@ fn report(
         }
         document["skipped"] = summary.skipped_by_branch();
         document["parts"] = summary.json(&experts);
+        document["experts"] = summary.totals_json(&experts);
         document["ceiling"] = json!(summary.ceiling());
         document["failsafes"] = json!(summary.failsafes.values().sum::<usize>());
         document["cache_bytes"] = json!(session.slots().peak_bytes());

@@ -108,7 +108,31 @@ impl Summary {
         json!(by)
     }
 
-    /// Everything, for `--json`.
+    /// Passes and skipped passes of each expert.
+    fn totals(&self) -> BTreeMap<Expert, (usize, usize)> {
+        let mut totals: BTreeMap<Expert, (usize, usize)> = BTreeMap::new();
+        for ((expert, _), part) in &self.parts {
+            let (passes, skipped) = totals.entry(*expert).or_default();
+            *passes += part.steps;
+            *skipped += part.skipped.len();
+        }
+        totals
+    }
+
+    /// The totals of each expert, for `--json`.
+    pub(crate) fn totals_json(&self, experts: &[&str]) -> Value {
+        let one = |(expert, (passes, skipped)): (Expert, (usize, usize))| {
+            json!({
+                "name": experts.get(usize::from(expert.0)),
+                "passes": passes,
+                "computed": passes - skipped,
+                "skipped": skipped,
+            })
+        };
+        self.totals().into_iter().map(one).collect()
+    }
+
+    /// Every expert's part of every branch, for `--json`.
     pub(crate) fn json(&self, experts: &[&str]) -> Value {
         let parts: Vec<Value> = self
             .parts
@@ -129,11 +153,12 @@ impl Summary {
         json!(parts)
     }
 
-    /// The same for a terminal, a line for each expert and branch.
+    /// The same for a terminal: a line for each expert and branch, then, of several experts, the totals of each.
     pub(crate) fn text(&self, experts: &[&str]) -> String {
         let mut out = String::new();
+        let name = |expert: Expert| experts.get(usize::from(expert.0)).copied().unwrap_or("transformer");
         for ((expert, branch), p) in &self.parts {
-            let name = experts.get(usize::from(expert.0)).copied().unwrap_or("transformer");
+            let name = name(*expert);
             let reasons: Vec<String> = p.reasons.iter().map(|(why, n)| format!("{n} {why}")).collect();
             let metric = match (p.mean(), p.max()) {
                 (Some(mean), Some(max)) => format!(", metric mean {mean:.4} max {max:.4}"),
@@ -146,6 +171,10 @@ impl Summary {
                 reasons.join(", "),
                 p.skipped.len(),
             );
+        }
+        let totals = self.totals();
+        for (expert, (passes, skipped)) in totals.iter().filter(|_| totals.len() > 1) {
+            out += &format!("  {}: skipped {skipped} of {passes} passes\n", name(*expert));
         }
         out
     }

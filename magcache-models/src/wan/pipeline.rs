@@ -58,7 +58,8 @@ impl WanPipeline {
     }
 
     fn scheduler(&self, request: &Request) -> Result<SchedulerConfig> {
-        Ok(self.source.scheduler().with_overrides(request.sampler, request.flow_shift)?)
+        let shift = request.flow_shift.or_else(|| defaults::shift_for_size(&self.source, request));
+        Ok(self.source.scheduler().with_overrides(request.sampler, shift)?)
     }
 
     fn boundary(&self, request: &Request) -> Option<f64> {

@@ -75,7 +75,8 @@ pub(super) fn open(folder: Folder) -> Result<WanSource, CheckpointError> {
     })
 }
 
-/// `sample_shift`. Wan2.1's program takes 3 instead of 5 for image to video at 480p, whatever the checkpoint.
+/// `sample_shift`. Wan2.1's program takes 3 instead of 5 for image to video at 480p, whatever the checkpoint:
+/// that is the pipeline's to say, which knows the size.
 fn shift(task: WanTask, two: bool) -> f64 {
     match task {
         WanTask::T2V if two => 12.0,
