@@ -146,7 +146,7 @@ pub(crate) struct Run {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Dtype {
-    /// As stored
+    /// As stored; small models in f32
     #[default]
     Auto,
     F32,

@@ -251,7 +251,7 @@ impl Plan {
         let has = curves.iter().any(|curve| curve.variant.as_deref() == Some(IMAGE));
         Ok(default.filter(|default| has && default != IMAGE).map(|default| {
             let message = format!("the run begins with an image, the curve of {name} is that of {default:?}");
-            Problem::warning(&format!("strategy {:?}", entry.name), message).hint("--set variant=i2v")
+            Problem::warning(format!("strategy {:?}", entry.name), message).hint("--set variant=i2v")
         }))
     }
 

@@ -36,7 +36,7 @@ fn forward(args: &BenchForward, out: &Output) -> Result<()> {
     let folder = if folder.exists("transformer/config.json") { folder.sub("transformer") } else { folder };
     let config = WanConfig::from_json(&folder.read_to_string("config.json")?)
         .map_err(|e| bad_input(format!("{}: {e}", folder.describe_file("config.json"))))?;
-    let weights = Weights::open(&folder, &Device::Cpu, WeightDtype::Keep)?;
+    let weights = Weights::open(&folder, &Device::Cpu, WeightDtype::Auto)?;
     let model = WanTransformer::load(&weights, config)?;
     let [frames, height, width] = args.latent;
     let config = model.config();

@@ -130,7 +130,7 @@ pub(crate) fn device(name: &str) -> Result<Device> {
 
 fn weights(dtype: Dtype) -> WeightDtype {
     match dtype {
-        Dtype::Auto => WeightDtype::Keep,
+        Dtype::Auto => WeightDtype::Auto,
         Dtype::F32 => WeightDtype::Cast(DType::F32),
         Dtype::F16 => WeightDtype::Cast(DType::F16),
         Dtype::Bf16 => WeightDtype::Cast(DType::BF16),

@@ -20,4 +20,4 @@ mod weights;
 pub use error::CheckpointError;
 pub use folder::{EmbeddedFile, Folder};
 pub use mapped::Mapped;
-pub use weights::{Format, WeightDtype, Weights};
+pub use weights::{Format, WIDEN_LIMIT, WeightDtype, Weights};

@@ -40,11 +40,17 @@ impl Format {
     }
 }
 
+/// Bytes in f32 up to which a component is small: see [`WeightDtype::Auto`].
+pub const WIDEN_LIMIT: usize = 256 << 20;
+
 /// In which type [`Weights::get`] gives tensors.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum WeightDtype {
-    /// As they are stored, so that a bf16 checkpoint takes two bytes for each value.
+    /// On a CPU, f32 for a component that takes at most [`WIDEN_LIMIT`] bytes so, because widening a weight for every
+    /// product costs more than that memory; otherwise as [`Self::Keep`].
     #[default]
+    Auto,
+    /// As they are stored, so that a bf16 checkpoint takes two bytes for each value.
     Keep,
     /// Converted while they are read.
     Cast(DType),
@@ -158,6 +164,15 @@ impl Weights {
             }
             files.push(OpenFile { place, blob, format });
         }
+        let dtype = match dtype {
+            WeightDtype::Auto => {
+                let values: usize =
+                    tensors.values().map(|located| located.info.shape.iter().product::<usize>()).sum();
+                let small = device.is_cpu() && values <= WIDEN_LIMIT / DType::F32.size_in_bytes();
+                if small { WeightDtype::Cast(DType::F32) } else { WeightDtype::Keep }
+            }
+            chosen => chosen,
+        };
         let set = TensorSet { files, tensors, device: device.clone(), dtype };
         Ok(Self { set: Arc::new(set), prefix: String::new() })
     }
@@ -223,7 +238,7 @@ impl Weights {
             name,
             shape,
             match self.set.dtype {
-                WeightDtype::Keep => None,
+                WeightDtype::Auto | WeightDtype::Keep => None,
                 WeightDtype::Cast(dtype) => Some(dtype),
             },
         )

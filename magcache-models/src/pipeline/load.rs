@@ -34,7 +34,7 @@ pub struct LoadOptions {
 
 impl Default for LoadOptions {
     fn default() -> Self {
-        Self { device: Device::Cpu, dtype: WeightDtype::Keep, offload: Offload::None, tile_vae: false }
+        Self { device: Device::Cpu, dtype: WeightDtype::Auto, offload: Offload::None, tile_vae: false }
     }
 }
 

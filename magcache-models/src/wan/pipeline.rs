@@ -81,7 +81,7 @@ impl WanPipeline {
     }
 
     fn vae(&self) -> Result<WanVae> {
-        let weights = self.source.vae(self.device(), WeightDtype::Keep)?;
+        let weights = self.source.vae(self.device(), WeightDtype::Auto)?;
         Ok(WanVae::load(&weights, self.source.vae_config())?)
     }
 

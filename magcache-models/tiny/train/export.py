@@ -6,7 +6,7 @@
     python export.py flux --vae work/image-vae --transformer work/flux-guided
 
 The pair and the image-to-video model use the text-to-video folder's vae, text_encoder and tokenizer; theirs are not
-written again. Transformers other than the first, and the autoencoders, are stored in half precision.
+written again. Transformers and autoencoders are stored in half precision.
 """
 
 import argparse
@@ -53,12 +53,12 @@ def shared_parts():
     }
 
 
-def wan(folder, dtype=torch.float32):
-    return WanTransformer3DModel.from_pretrained(folder, torch_dtype=dtype)
+def wan(folder):
+    return WanTransformer3DModel.from_pretrained(folder, torch_dtype=torch.float16)
 
 
 def text_to_video(args):
-    """wan2.1-t2v-tiny: complete, in single precision but for the autoencoder."""
+    """wan2.1-t2v-tiny: complete."""
     parts = shared_parts()
     if args.vae:
         parts["vae"] = AutoencoderKLWan.from_pretrained(args.vae)
@@ -70,8 +70,8 @@ def text_to_video(args):
 def pair(args):
     """wan2.2-t2v-tiny: ``transformer`` above the boundary, ``transformer_2`` below it."""
     pipeline = WanPipeline(
-        transformer=wan(args.transformer, torch.float16),
-        transformer_2=wan(args.transformer_2, torch.float16),
+        transformer=wan(args.transformer),
+        transformer_2=wan(args.transformer_2),
         scheduler=unipc(PAIR_FLOW_SHIFT),
         boundary_ratio=PAIR_BOUNDARY,
         **shared_parts(),
@@ -82,7 +82,7 @@ def pair(args):
 def image_to_video(args):
     """wan2.2-i2v-tiny: one transformer in the input form of Wan2.2 I2V A14B, without an image encoder."""
     pipeline = WanImageToVideoPipeline(
-        transformer=wan(args.transformer, torch.float16), scheduler=unipc(FLOW_SHIFT), **shared_parts()
+        transformer=wan(args.transformer), scheduler=unipc(FLOW_SHIFT), **shared_parts()
     )
     write(pipeline, TINY / "wan2.2-i2v-tiny", leave_out=SHARED)
 
