@@ -155,6 +155,34 @@ fn fbcache() {
 }
 
 #[test]
+fn dbcache() {
+    let base = "strategy = \"dbcache\"\nfront = 1\nwarmup = 3\nthreshold = 0.08\n";
+    let changes = [
+        "front = 2",
+        "threshold = 0.12",
+        "warmup = 8",
+        "warmup = 0.5",
+        "last_steps = 9",
+        "max_skips = 1",
+        "max_total_skips = 3",
+        "branches = \"cond-decides\"",
+    ];
+    each_changes(base, &changes);
+    // Back blocks change no decision, but which blocks are left out.
+    let left_out = |back: usize| {
+        let table = format!("[[cache]]\n{base}back = {back}\n");
+        let built = CachePlan::parse(&table).unwrap().build(&ModelMeta::simple("toy", 3), None).unwrap();
+        let mut session = built.registry.session();
+        let x = Streams::Image(Tensor::ones((1, 2, 2), DType::F32, &Device::Cpu).unwrap());
+        let block = |_, x: Streams| Ok(Streams::Image((x.into_image()? + 1.0)?));
+        let step = magcache_core::Step::plain(0, 2);
+        session.pass(step, Branch::Cond).run(3, &magcache_core::no_signals, x, block).unwrap();
+        session.log().records()[0].blocks.clone()
+    };
+    assert_eq!([left_out(0), left_out(1)], [1..3, 1..2]);
+}
+
+#[test]
 fn fbcache_on_equality() {
     // Nothing moves below a threshold of 0: only the reading that skips on equality skips.
     let still = |dialect: &str| {

@@ -394,7 +394,7 @@ fn a_block_that_writes_into_its_input_is_found() {
 fn no_strategy_of_the_forward_level_is_put_around_blocks() {
     let steps = Trajectory::plain(12, &[Branch::Cond, Branch::Uncond]);
     for info in strategies() {
-        let toy = Toy::image(2);
+        let toy = Toy::image(4);
         let session = support::example(info, &toy, &steps);
         let rings = (session.registry().rings().len(), session.registry().forward_rings().len());
         assert_eq!(rings, if info.level == Level::Forward { (0, 1) } else { (1, 0) }, "{}", info.name);

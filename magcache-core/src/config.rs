@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
     AnyCache, BlockHook, Branches, CacheHook, ConfigError, Expert, ForecastConfig, Guards, HookId,
-    HookRegistry, Level, ModelMeta, Problem, Profile, StoragePolicy, Trajectory, Warmup, error::nearest,
-    exclusion, exclusion::Placed, meta,
+    HookRegistry, Level, ModelMeta, Problem, Profile, StoragePolicy, Trajectory, Warmup, Window,
+    error::nearest, exclusion, exclusion::Placed, meta,
 };
 
 /// What a strategy's keys build.
@@ -27,6 +27,14 @@ impl Strategy {
     /// A strategy in the one adapter.
     pub fn cache(cache: impl AnyCache + 'static, guards: Guards) -> Self {
         Self::Cache(Box::new(cache), guards)
+    }
+
+    /// True when it decides from the step alone and wants no block to run: it can surround anything.
+    fn is_blind(&self) -> bool {
+        match self {
+            Self::Cache(cache, _) => cache.any_static() && cache.any_window() == Window::default(),
+            Self::Hook(_) => false,
+        }
     }
 }
 
@@ -79,7 +87,8 @@ pub trait CacheConfig: Debug + Send + Sync {
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Words {
-    /// The blocks: a stack of the model, `3..9`, or `all` (the default).
+    /// The blocks: a stack of the model, `3..9`, or `all` (the default). `forward`, for a strategy that looks at the step
+    /// alone: the whole forward, latents in and prediction out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub at: Option<String>,
     /// A built-in profile, or the path of one.
@@ -110,6 +119,9 @@ pub struct Words {
     #[serde(skip_serializing_if = "Option::is_none", with = "shared")]
     pub forecast: Option<Arc<dyn ForecastConfig>>,
 }
+
+/// What `at` names beside blocks.
+const FORWARD: &str = "forward";
 
 const WORDS: [&str; 10] = [
     "at",
@@ -237,15 +249,15 @@ impl CachePlan {
             let place = format!("cache[{i}] (strategy {:?})", entry.name);
             let words = &entry.words;
             words.problems(&place, &mut problems);
-            let level =
+            let own =
                 meta::strategies().iter().find(|s| s.name == entry.name).map_or(Level::Blocks, |s| s.level);
-            let range = match (level, words.at.as_deref()) {
-                (Level::Blocks, at) => model.range(at.unwrap_or("all"))?,
-                (Level::Forward, None) => 0..1,
+            let (level, range) = match (own, words.at.as_deref()) {
+                (_, Some(FORWARD)) | (Level::Forward, None) => (Level::Forward, 0..1),
+                (Level::Blocks, at) => (Level::Blocks, model.range(at.unwrap_or("all"))?),
                 (Level::Forward, Some(at)) => {
                     let message = format!("`at` is {at:?}, but this strategy acts on the whole forward");
                     problems.push(Problem::error(&place, message).hint("remove `at`"));
-                    0..1
+                    (Level::Forward, 0..1)
                 }
             };
             let experts = words.experts(model)?;
@@ -266,6 +278,12 @@ impl CachePlan {
             let fatal = found.iter().any(|p| p.fatal);
             problems.extend(found);
             let strategy = if fatal { None } else { Some(entry.config.build(&cx)?) };
+            if own != level && strategy.as_ref().is_some_and(|strategy| !strategy.is_blind()) {
+                let message =
+                    format!("`at` is {FORWARD:?}, but {:?} looks at what the blocks do", entry.name);
+                let hint = "remove `at`, or use a strategy that looks at the step alone, such as schedule";
+                problems.push(Problem::error(&place, message).hint(hint));
+            }
             placed.push(Placed { name: &entry.name, place: place.clone(), level, range, experts, strategy });
         }
         problems.extend(exclusion::problems(&placed, model));
@@ -336,6 +354,7 @@ impl Words {
             let problem = Problem::error(place, "`experts` is empty: the cache would act nowhere");
             out.push(problem.hint("name at least one, or remove the key"));
         }
+        out.extend(self.forecast.iter().flat_map(|forecast| forecast.validate(place)));
         if self.max_skips == Some(0) || self.max_total_skips == Some(0) {
             out.push(Problem::warning(place, "a cap of 0 skips: nothing will be skipped"));
         }

@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use candle_core::Result;
 use serde::{Deserialize, Serialize};
 
-use crate::{StoragePolicy, Stored, Streams};
+use crate::{Problem, StoragePolicy, Stored, Streams};
 
 /// Predicts the output of a range of blocks from its input and from outputs of earlier computed steps.
 pub trait Forecast: Debug + Send + 'static {
@@ -22,7 +22,12 @@ pub trait Forecast: Debug + Send + 'static {
 /// Builds a forecast from its table in a configuration (`forecast = { type = "residual" }`).
 #[typetag::serde(tag = "type")]
 pub trait ForecastConfig: Debug + Send + Sync {
-    /// A forecast without history.
+    /// Everything wrong with the values; `place` names the table.
+    fn validate(&self, _place: &str) -> Vec<Problem> {
+        Vec::new()
+    }
+
+    /// A forecast without history. Called only when [`ForecastConfig::validate`] found no error.
     fn build(&self) -> Box<dyn Forecast>;
 }
 
@@ -61,13 +66,7 @@ impl Forecast for LastOutput {
     }
 
     fn predict(&self, _: usize, x: &Streams) -> Result<Option<Streams>> {
-        let Some(stored) = &self.0 else { return Ok(None) };
-        let y = stored.load()?;
-        // Text that was not worth storing passes through.
-        Ok(Some(match (y.text()?, x.text()?) {
-            (None, Some(text)) => Streams::Dual { image: y.into_image()?, text },
-            _ => y,
-        }))
+        self.0.as_ref().map(|stored| stored.load()?.or_text_of(x)).transpose()
     }
 
     fn bytes(&self) -> usize {

@@ -185,6 +185,14 @@ impl Streams {
         }
     }
 
+    /// The same streams; text that was not worth storing is that of `x`.
+    pub fn or_text_of(self, x: &Self) -> Result<Self> {
+        Ok(match (self.text()?, x.text()?) {
+            (None, Some(text)) => Self::Dual { image: self.into_image()?, text },
+            _ => self,
+        })
+    }
+
     /// Every tensor held.
     pub fn tensors(&self) -> impl Iterator<Item = &Tensor> {
         let (a, b) = match self {

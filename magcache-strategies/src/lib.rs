@@ -5,22 +5,25 @@
 //! | [`magcache`] | a calibrated curve; touches no tensor | arXiv 2506.09045 |
 //! | [`teacache`] | how far a signal of the model moved | arXiv 2411.19108 |
 //! | [`fbcache`] | how far the first block's residual moved | `ParaAttention` |
+//! | [`dbcache`] | how far the residual of the first blocks moved | cache-dit |
 //! | [`easycache`] | how far the latents moved, times how much outputs follow inputs | arXiv 2507.02860 |
 //! | [`sencache`] | how far latents and timestep moved, times calibrated sensitivities | arXiv 2602.24208 |
 //! | [`cfg_cache`] | a fixed schedule for the unconditional branch | arXiv 2410.19355 |
 //! | [`schedule`] | a list of steps | |
 //! | [`combine`] | other strategies | |
 //!
-//! `MagCache`, `TeaCache`, `FBCache` and a schedule act on blocks; `EasyCache`, `SenCache` and the CFG cache on whole
-//! forwards.
+//! `MagCache`, `TeaCache`, `FBCache`, `DBCache` and a schedule act on blocks; `EasyCache`, `SenCache` and the CFG cache
+//! on whole forwards. What stands in for skipped blocks is the other axis: [`taylor`] goes with any of them.
 
 pub mod cfg_cache;
 pub mod combine;
+pub mod dbcache;
 pub mod easycache;
 pub mod fbcache;
 pub mod magcache;
 pub mod schedule;
 pub mod sencache;
+pub mod taylor;
 pub mod teacache;
 
 /// Keeps this crate, and so its registrations, in a binary that names nothing else of it.

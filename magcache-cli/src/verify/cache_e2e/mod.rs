@@ -2,6 +2,7 @@
 
 mod measure;
 mod recipe;
+mod taylor;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

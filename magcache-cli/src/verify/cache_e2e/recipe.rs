@@ -1,6 +1,6 @@
 //! From the configuration of a recorded run to the `[[cache]]` table that means the same here.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Range};
 
 use anyhow::Result;
 use magcache_core::{CachePlan, Residuals};
@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use toml::Table;
 
+use super::taylor::TaylorSeer;
 use crate::failure::bad_input;
 
 /// One recorded run.
@@ -103,25 +104,38 @@ impl Run {
             let (got, expected) = (configs.len(), networks.len());
             return Err(wrong(format!("{got} cache configurations for {expected} networks")));
         }
-        let parts = configs.iter().zip(networks).map(|(config, (_, steps))| part(config.as_ref(), *steps));
+        let mut first = 0;
+        let parts = configs.iter().zip(networks).map(|(config, (_, steps))| {
+            let steps = first..first + steps;
+            first = steps.end;
+            part(config.as_ref(), steps)
+        });
         let parts: Vec<Part> = parts.collect::<Result<_>>().map_err(|e| wrong(e.to_string()))?;
         join(parts, networks).map_err(|e| wrong(e.to_string()))
     }
 }
 
 /// What one network's configuration says.
-enum Part {
+pub(super) enum Part {
     Dense,
     Measure,
-    Table(Table),
+    Table { table: Table, residuals: Residuals },
     Unknown(String),
 }
 
-fn part(config: Option<&Value>, steps: usize) -> Result<Part> {
+impl Part {
+    fn table(entries: impl IntoIterator<Item = (String, toml::Value)>) -> Self {
+        Self::Table { table: Table::from_iter(entries), residuals: Residuals::default() }
+    }
+}
+
+/// `steps`: those of the run that the network has.
+fn part(config: Option<&Value>, steps: Range<usize>) -> Result<Part> {
     let Some(config) = config else { return Ok(Part::Dense) };
     match config.get("type").and_then(Value::as_str) {
-        Some("MagCacheConfig") => MagCache::deserialize(config)?.part(steps),
+        Some("MagCacheConfig") => MagCache::deserialize(config)?.part(steps.len()),
         Some("FirstBlockCacheConfig") => Ok(FirstBlockCache::deserialize(config)?.part()),
+        Some("TaylorSeerCacheConfig") => Ok(TaylorSeer::deserialize(config)?.part(steps)),
         Some(other) => Ok(Part::Unknown(format!("this build has no strategy for {other}"))),
         None => Err(bad_input("its cache configuration has no `type`")),
     }
@@ -130,13 +144,18 @@ fn part(config: Option<&Value>, steps: usize) -> Result<Part> {
 /// The networks' parts as one plan, the same path as a user's configuration file.
 fn join(parts: Vec<Part>, networks: &[(&str, usize)]) -> Result<Recipe> {
     let mut tables = Vec::new();
+    let mut stored: Option<Residuals> = None;
     let mut measure = false;
     for (part, (name, _)) in parts.into_iter().zip(networks) {
         match part {
             Part::Unknown(why) => return Ok(Recipe::Unknown(why)),
             Part::Dense => {}
             Part::Measure => measure = true,
-            Part::Table(mut table) => {
+            Part::Table { mut table, residuals } => {
+                if stored.as_ref().is_some_and(|stored| *stored != residuals) {
+                    return Ok(Recipe::Unknown("its networks store in different dtypes".to_owned()));
+                }
+                stored = Some(residuals);
                 if networks.len() > 1 {
                     table.insert("experts".to_owned(), vec![(*name).to_owned()].into());
                 }
@@ -147,7 +166,7 @@ fn join(parts: Vec<Part>, networks: &[(&str, usize)]) -> Result<Recipe> {
     match (tables.is_empty(), measure) {
         (true, true) => Ok(Recipe::Measure),
         (true, false) => Ok(Recipe::Dense),
-        (false, false) => Ok(Recipe::Cache(CachePlan::from_tables(tables, Residuals::default())?)),
+        (false, false) => Ok(Recipe::Cache(CachePlan::from_tables(tables, stored.unwrap_or_default())?)),
         (false, true) => Ok(Recipe::Unknown("it calibrates one network and caches another".to_owned())),
     }
 }
@@ -171,17 +190,17 @@ impl MagCache {
         if self.num_inference_steps != steps {
             table.insert("assume_steps".to_owned(), integer(self.num_inference_steps));
         }
-        Ok(Part::Table(table))
+        Ok(Part::Table { table, residuals: Residuals::default() })
     }
 }
 
 impl FirstBlockCache {
     fn part(self) -> Part {
-        Part::Table(Table::from_iter([
+        Part::table([
             ("strategy".to_owned(), "fbcache".into()),
             ("dialect".to_owned(), "diffusers".into()),
             ("threshold".to_owned(), self.threshold.into()),
-        ]))
+        ])
     }
 }
 
@@ -193,14 +212,14 @@ impl TeaCache {
             other => return Ok(Part::Unknown(format!("no signal of Wan is called {other:?}"))),
         };
         let (warmup, last_steps) = self.forced()?;
-        Ok(Part::Table(Table::from_iter([
+        Ok(Part::table([
             ("strategy".to_owned(), "teacache".into()),
             ("threshold".to_owned(), self.threshold.into()),
             ("coefficients".to_owned(), self.coefficients.clone().into()),
             ("signal".to_owned(), signal.into()),
             ("warmup".to_owned(), integer(warmup)),
             ("last_steps".to_owned(), integer(last_steps)),
-        ])))
+        ]))
     }
 
     /// Steps computed first and last: `first and last step`, or `steps 0-4`.
@@ -214,6 +233,6 @@ impl TeaCache {
     }
 }
 
-fn integer(n: usize) -> toml::Value {
+pub(super) fn integer(n: usize) -> toml::Value {
     toml::Value::Integer(i64::try_from(n).unwrap_or(i64::MAX))
 }

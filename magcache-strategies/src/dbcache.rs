@@ -1,0 +1,136 @@
+//! `DBCache`: run the first blocks; if what they added is close to that of the last computed step, replace the blocks in
+//! the middle and run the last ones on the result (vipshop/cache-dit, commit f86744a).
+//!
+//! With one front block and no back block it is FBCache's rule with other limits. Front blocks steady the measurement,
+//! back blocks correct what was reused; a step costs them in any case. Decides as the published code except in three
+//! points: consecutive skips are counted as such (there a step that the metric computes does not start the count
+//! again, so that the cap comes early, and a cap of 1 late), a threshold of 1 or more is a threshold like any other
+//! (there everything is skipped), and a guidance branch is a slot and not the parity of a counter.
+
+use candle_core::{Result, Tensor};
+use magcache_core::{
+    Branch, BuildCx, CacheConfig, ConfigError, Guards, Head, Level, Problem, SlotState, Step, Strategy,
+    StrategyInfo, Streams, TimestepCache, Verdict, Warmup, Why, Window, inventory, typetag,
+};
+use serde::{Deserialize, Serialize};
+
+/// The keys of `strategy = "dbcache"`. Caps and warm-up (8 steps without the word) are the common words: `max_skips` is
+/// the published `max_continuous_cached_steps`, `max_total_skips` is `max_cached_steps`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DbCacheConfig {
+    /// Blocks at the start that always run (`Fn_compute_blocks`); the metric is taken behind them.
+    pub front: usize,
+    /// Blocks at the end that always run (`Bn_compute_blocks`).
+    pub back: usize,
+    /// Bound of the relative L1 distance (`residual_diff_threshold`).
+    pub threshold: f64,
+}
+
+impl Default for DbCacheConfig {
+    fn default() -> Self {
+        Self { front: 8, back: 0, threshold: 0.08 }
+    }
+}
+
+/// The strategy.
+#[derive(Clone, Copy, Debug)]
+pub struct DbCache {
+    window: Window,
+    threshold: f64,
+}
+
+/// One slot's state: what the front blocks added.
+#[derive(Debug, Default)]
+pub struct DbState {
+    /// At the last computed step.
+    anchor: Option<Tensor>,
+    /// At this step, until it is known whether it was computed.
+    pending: Option<Tensor>,
+}
+
+impl SlotState for DbState {
+    fn bytes(&self) -> usize {
+        self.anchor.bytes() + self.pending.bytes()
+    }
+}
+
+impl TimestepCache for DbCache {
+    type State = DbState;
+
+    fn window(&self) -> Window {
+        self.window
+    }
+
+    fn head(&self, state: &mut DbState, _: &Step, _: Branch, x: &Head<'_>) -> Result<Verdict> {
+        let now = x.front_residual()?;
+        let verdict = match &state.anchor {
+            None => Verdict::compute(Why::NoHistory),
+            Some(anchor) => {
+                let metric = x.relative_l1(&now, anchor)?;
+                Verdict::below(metric, self.threshold).metric(metric)
+            }
+        };
+        state.pending = Some(now);
+        Ok(verdict)
+    }
+
+    fn tail(&self, state: &mut DbState, _: &Step, _: Branch, _: &Streams, _: &Streams) -> Result<()> {
+        state.anchor = state.pending.take();
+        Ok(())
+    }
+}
+
+#[typetag::serde(name = "dbcache")]
+impl CacheConfig for DbCacheConfig {
+    fn validate(&self, cx: &BuildCx<'_>) -> Vec<Problem> {
+        let place = cx.place;
+        let (front, back, blocks) = (self.front, self.back, cx.range.len());
+        let mut out = Vec::new();
+        out.extend(Problem::unless_in(place, "threshold", self.threshold, 0.0, f64::MAX));
+        if front == 0 {
+            let message = "`front` is 0, it must be at least 1: the metric is what the front blocks added";
+            out.push(Problem::error(place, message).hint("8 is the published value, 1 the cheapest"));
+        }
+        if blocks == 1 {
+            let message = "the range is one block: front blocks and something to skip need at least two";
+            out.push(Problem::error(place, message).hint("use magcache or teacache on a single block"));
+        } else if front.saturating_add(back) >= blocks {
+            let message = format!(
+                "`front` is {front} and `back` is {back}, the range has {blocks} blocks: nothing is left to skip"
+            );
+            let hint = format!("their sum must be at most {}", blocks - 1);
+            out.push(Problem::error(place, message).hint(hint));
+        }
+        out
+    }
+
+    fn build(&self, cx: &BuildCx<'_>) -> std::result::Result<Strategy, ConfigError> {
+        let window = Window { front: self.front, back: self.back };
+        let guards = Guards { warmup: Warmup::Steps(8), ..Guards::default() };
+        Ok(Strategy::cache(DbCache { window, threshold: self.threshold }, cx.guards(guards)))
+    }
+}
+
+inventory::submit! {
+    StrategyInfo {
+        name: "dbcache",
+        summary: "runs the first and last blocks and skips the middle while the first ones' residual has moved little",
+        paper: "https://github.com/vipshop/cache-dit",
+        level: Level::Blocks,
+        example: r#"
+            strategy = "dbcache"
+            front = 2
+            back = 1
+            threshold = 0.3
+            warmup = 3
+        "#,
+        never: r#"
+            strategy = "dbcache"
+            front = 2
+            back = 1
+            threshold = 0.0
+        "#,
+        origin: env!("CARGO_PKG_NAME"),
+    }
+}

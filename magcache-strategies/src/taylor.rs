@@ -1,0 +1,307 @@
+//! `TaylorSeer` as a forecast: what the blocks added is continued as a polynomial through the last computed steps
+//! (Liu et al., "From Reusing to Forecasting: Accelerating Diffusion Models with `TaylorSeers`", arXiv 2503.06923).
+//!
+//! `order + 1` differences are kept, divided by the numbers of steps that really lie between the computed ones, so
+//! that gaps of any length are continued at the right pace, whoever made them. Until there are as many computed steps
+//! as an order needs, a lower one is used; the first is the last residual itself.
+//!
+//! For `order` 1 all readings are one. Above it the paper, diffusers 0.42.1 (`hooks/taylorseer_cache.py`) and cache-dit
+//! take backward differences for derivatives at the newest step: `t²` is continued as `t² − k`, `k` steps on. Ours is
+//! Newton's form, which continues every polynomial up to its order exactly on unequal distances as well.
+
+use candle_core::{DType, Result, Tensor};
+use magcache_core::{Forecast, ForecastConfig, Problem, StoragePolicy, Stored, Streams, metrics, typetag};
+use serde::{Deserialize, Serialize};
+
+/// The highest order: each more doubles the weight of rounding and of noise.
+pub const MAX_ORDER: usize = 4;
+
+/// What is continued.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Of {
+    /// What the blocks added to their input. The input of the skipped step is the real one, so only the smaller part of
+    /// the output is guessed, and blocks in front, an outer cache or another guidance branch still have their effect.
+    #[default]
+    Residual,
+    /// Their output, whatever enters: diffusers' way.
+    Output,
+}
+
+/// How differences become a continuation; only an order of 2 or more tells.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Dialect {
+    /// Newton's form.
+    #[default]
+    Magcache,
+    /// A Taylor series whose derivatives are backward differences, each divided by the newest distance alone.
+    Diffusers,
+}
+
+/// The keys of `forecast = { type = "taylor" }`.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TaylorConfig {
+    /// Degree of the polynomial, 1 to [`MAX_ORDER`]; `order + 1` residuals are stored.
+    pub order: usize,
+    /// What is continued.
+    pub of: Of,
+    /// How.
+    pub dialect: Dialect,
+}
+
+impl Default for TaylorConfig {
+    fn default() -> Self {
+        Self { order: 1, of: Of::default(), dialect: Dialect::default() }
+    }
+}
+
+#[typetag::serde(name = "taylor")]
+impl ForecastConfig for TaylorConfig {
+    fn validate(&self, place: &str) -> Vec<Problem> {
+        let hint = match self.order {
+            0 => "forecast = { type = \"residual\" } repeats the last residual",
+            1..=MAX_ORDER => return Vec::new(),
+            _ => "1 and 2 are what is published",
+        };
+        let message =
+            format!("`order` of the forecast is {}, it must be between 1 and {MAX_ORDER}", self.order);
+        vec![Problem::error(place, message).hint(hint)]
+    }
+
+    fn build(&self) -> Box<dyn Forecast> {
+        Box::new(Taylor::new(*self))
+    }
+}
+
+/// The state of [`TaylorConfig`], of one slot.
+#[derive(Debug)]
+pub struct Taylor {
+    config: TaylorConfig,
+    /// The computed steps that the differences are made of, newest first.
+    steps: Vec<usize>,
+    /// At the newest step: the values, their first differences, and so on.
+    differences: Vec<Stored>,
+}
+
+impl Taylor {
+    /// Without history. An order above [`MAX_ORDER`] is taken for it.
+    pub fn new(config: TaylorConfig) -> Self {
+        let order = config.order.min(MAX_ORDER);
+        Self { config: TaylorConfig { order, ..config }, steps: Vec::new(), differences: Vec::new() }
+    }
+
+    /// The differences at `step`, at which the blocks gave `value` in f32.
+    fn differences(&self, step: usize, value: Streams) -> Result<Vec<Streams>> {
+        let mut newest = value;
+        let mut all = Vec::with_capacity(self.config.order + 1);
+        for (place, before) in self.differences.iter().take(self.config.order).enumerate() {
+            let from = match self.config.dialect {
+                Dialect::Magcache => self.steps.get(place),
+                Dialect::Diffusers => self.steps.first(),
+            };
+            let Some(distance) = from.and_then(|from| step.checked_sub(*from)) else { break };
+            let change = newest.sub(&full(&before.load()?)?)?;
+            all.push(newest);
+            newest = change.map(|t| t.affine(1.0 / distance as f64, 0.0))?;
+        }
+        all.push(newest);
+        Ok(all)
+    }
+
+    /// What the difference of each order is multiplied by at `step`, lowest first.
+    fn weights(&self, step: usize) -> impl Iterator<Item = f64> {
+        let newest = self.steps.first().copied().unwrap_or(step);
+        let factor = move |(place, from): (usize, &usize)| match self.config.dialect {
+            Dialect::Magcache => step as f64 - *from as f64,
+            Dialect::Diffusers => (step as f64 - newest as f64) / (place + 1) as f64,
+        };
+        let factors = self.steps.iter().enumerate().map(factor);
+        std::iter::once(1.0).chain(factors.scan(1.0, |weight, factor| {
+            *weight *= factor;
+            Some(*weight)
+        }))
+    }
+
+    /// The continued value in f32, of the highest order that gives numbers.
+    fn at(&self, step: usize) -> Result<Option<Streams>> {
+        let mut sum: Option<Streams> = None;
+        for (difference, weight) in self.differences.iter().zip(self.weights(step)) {
+            let term = full(&difference.load()?)?.map(|t| t.affine(weight, 0.0))?;
+            let next = match &sum {
+                Some(sum) => sum.add(&term)?,
+                None => term,
+            };
+            if !is_finite(&next)? {
+                break;
+            }
+            sum = Some(next);
+        }
+        Ok(sum)
+    }
+}
+
+impl Forecast for Taylor {
+    fn observe(&mut self, step: usize, x: &Streams, y: &Streams, storage: &StoragePolicy) -> Result<()> {
+        // A run that started again has another past.
+        if self.steps.first().is_some_and(|newest| *newest >= step) {
+            *self = Self::new(self.config);
+        }
+        let value = match self.config.of {
+            Of::Residual => full(y)?.sub(&full(x)?)?,
+            Of::Output => full(y)?,
+        };
+        let dtype = y.image()?.dtype();
+        let store = |d: Streams| Stored::new(&d.map(|t| t.to_dtype(dtype))?, storage);
+        self.differences =
+            self.differences(step, value)?.into_iter().map(store).collect::<Result<Vec<_>>>()?;
+        self.steps.insert(0, step);
+        self.steps.truncate(self.config.order + 1);
+        Ok(())
+    }
+
+    fn predict(&self, step: usize, x: &Streams) -> Result<Option<Streams>> {
+        if self.steps.first().is_some_and(|newest| *newest >= step) {
+            return Ok(None);
+        }
+        let Some(value) = self.at(step)? else { return Ok(None) };
+        let dtype = x.image()?.dtype();
+        let y = match self.config.of {
+            Of::Residual => full(x)?.add(&value)?,
+            Of::Output => value,
+        };
+        y.map(|t| t.to_dtype(dtype))?.or_text_of(x).map(Some)
+    }
+
+    fn bytes(&self) -> usize {
+        self.differences.iter().map(Stored::bytes).sum()
+    }
+}
+
+/// In f32, in which all is computed.
+fn full(streams: &Streams) -> Result<Streams> {
+    streams.map(|t: &Tensor| t.to_dtype(DType::F32))
+}
+
+/// False when a stream on the host holds a NaN or an infinity.
+fn is_finite(streams: &Streams) -> Result<bool> {
+    for tensor in streams.tensors() {
+        if !metrics::is_finite_on_host(tensor)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    /// Unequal distances, as caches around and thresholds make them.
+    const COMPUTED: [usize; 7] = [0, 1, 2, 5, 6, 9, 14];
+
+    fn streams(values: &[f32]) -> Streams {
+        Streams::Image(Tensor::from_slice(values, (1, 1, values.len()), &Device::Cpu).unwrap())
+    }
+
+    fn values(streams: &Streams) -> Vec<f32> {
+        streams.image().unwrap().flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    /// After `steps` with residual `f` on an input that moves too; what is forecast `k` steps on, without the input.
+    fn continued(config: TaylorConfig, f: impl Fn(f32) -> f32, steps: &[usize], k: usize) -> f32 {
+        let input = |step: usize| 3.0 - 0.25 * step as f32;
+        let mut taylor = Taylor::new(config);
+        for step in steps {
+            let (x, y) = (input(*step), input(*step) + f(*step as f32));
+            taylor.observe(*step, &streams(&[x]), &streams(&[y]), &StoragePolicy::default()).unwrap();
+        }
+        let step = steps.last().unwrap() + k;
+        let y = taylor.predict(step, &streams(&[input(step)])).unwrap().unwrap();
+        values(&y)[0] - input(step)
+    }
+
+    #[test]
+    fn polynomials_up_to_the_order_are_continued_exactly() {
+        for order in 1..=MAX_ORDER {
+            let f = |t: f32| 2.0 + (1..=order as i32).map(|p| (0.25 * t - 1.0).powi(p)).sum::<f32>();
+            for k in 1..4 {
+                let got = continued(TaylorConfig { order, ..TaylorConfig::default() }, f, &COMPUTED, k);
+                let want = f((14 + k) as f32);
+                assert!((got - want).abs() < 1e-4 * want.abs(), "order {order}, {k} steps on: {got}, {want}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_published_series_leaves_an_error_of_its_own_above_order_1() {
+        let config = TaylorConfig { order: 2, dialect: Dialect::Diffusers, ..TaylorConfig::default() };
+        for k in 1..4 {
+            let square = continued(config, |t| t * t, &[3, 4, 5], k);
+            assert_eq!(square, ((5 + k) * (5 + k) - k) as f32);
+            assert_eq!(continued(config, |t| 2.0 * t - 1.0, &[3, 4, 7], k), (2 * (7 + k) - 1) as f32);
+        }
+    }
+
+    #[test]
+    fn a_lower_order_serves_until_there_is_enough_history() {
+        let config = TaylorConfig { order: 3, ..TaylorConfig::default() };
+        assert!(Taylor::new(config).predict(1, &streams(&[1.0])).unwrap().is_none());
+        let at = |steps: &[usize]| continued(config, |t| t * t * t, steps, 1);
+        assert_eq!(at(&[2]), 8.0);
+        assert_eq!(at(&[1, 2]), 15.0);
+        assert_eq!(at(&[0, 1, 2]), 21.0);
+        assert_eq!(at(&[0, 1, 2, 3]), 64.0);
+        assert_eq!(at(&[0, 1, 2, 3, 4, 5]), 216.0);
+    }
+
+    #[test]
+    fn an_output_is_continued_whatever_enters() {
+        let mut taylor = Taylor::new(TaylorConfig { of: Of::Output, ..TaylorConfig::default() });
+        for step in [1, 3] {
+            let y = streams(&[step as f32]);
+            taylor.observe(step, &streams(&[7.0]), &y, &StoragePolicy::default()).unwrap();
+        }
+        assert_eq!(values(&taylor.predict(6, &streams(&[99.0])).unwrap().unwrap()), [6.0]);
+    }
+
+    #[test]
+    fn bytes_are_those_of_the_differences_in_the_stored_dtype() {
+        for (dtype, each) in [(None, 4), (Some(DType::BF16), 2), (Some(DType::F16), 2)] {
+            let storage = StoragePolicy { dtype, ..StoragePolicy::default() };
+            let mut taylor = Taylor::new(TaylorConfig { order: 2, ..TaylorConfig::default() });
+            assert_eq!(taylor.bytes(), 0);
+            for (step, differences) in [(0, 1), (1, 2), (4, 3), (5, 3)] {
+                taylor.observe(step, &streams(&[0.0; 5]), &streams(&[1.0; 5]), &storage).unwrap();
+                assert_eq!(taylor.bytes(), differences * 5 * each, "{dtype:?}, step {step}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_number_lowers_the_order_and_never_comes_out() {
+        let storage = StoragePolicy { dtype: Some(DType::F16), ..StoragePolicy::default() };
+        let mut taylor = Taylor::new(TaylorConfig::default());
+        let x = streams(&[0.0]);
+        taylor.observe(0, &x, &streams(&[-6e4]), &storage).unwrap();
+        taylor.observe(1, &x, &streams(&[6e4]), &storage).unwrap();
+        // The difference does not fit into f16: the last residual stands in.
+        assert!((values(&taylor.predict(2, &x).unwrap().unwrap())[0] - 6e4).abs() < 50.0);
+        taylor.observe(3, &x, &streams(&[1e5]), &storage).unwrap();
+        assert!(taylor.predict(4, &x).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_run_that_starts_again_has_another_past() {
+        let mut taylor = Taylor::new(TaylorConfig::default());
+        let x = streams(&[0.0]);
+        for (step, y) in [(4, 1.0), (6, 2.0), (6, 5.0)] {
+            taylor.observe(step, &x, &streams(&[y]), &StoragePolicy::default()).unwrap();
+        }
+        assert_eq!(values(&taylor.predict(9, &x).unwrap().unwrap()), [5.0]);
+        assert!(taylor.predict(6, &x).unwrap().is_none());
+    }
+}
