@@ -90,7 +90,7 @@ fn page(plan: &Plan, rows: &[Row]) -> Result<String> {
     }
     out += "</table></div><p>Computed and skipped are passes of the network over all guidance branches. The ceiling is what \
             the transformer's time could gain if a skipped pass cost nothing. The runs took turns, step by step; loading \
-            is not counted. PSNR and SSIM are against the dense run.</p><h2>Schedules</h2><p># computed, . skipped</p>";
+            is not counted. PSNR and SSIM are against the dense run.</p><h2>Schedules</h2><p># computed, . skipped, | where the second expert begins</p>";
     for r in rows {
         for (branch, strip) in &r.strips {
             writeln!(out, "<div class=strip>{:<10} {:>7} {strip}</div>", escape(&r.name), escape(branch))?;
