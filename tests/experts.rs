@@ -104,7 +104,7 @@ fn no_expert_meets_the_other_at_any_recorded_shift_and_boundary() {
     }
     assert!(splits.len() > 200);
     let every_split = |info: &StrategyInfo| {
-        let (toy, mut skipped) = (Toy::image(2), 0);
+        let (toy, mut skipped) = (Toy::image(4), 0);
         for (steps, high) in &splits {
             let run = Trajectory::plain(*steps, &BOTH).with_phases(phases(&[*high, steps - high]));
             skipped += check(info, &toy, &run);
@@ -138,6 +138,6 @@ proptest! {
         let run = Trajectory { timesteps, sigmas: sigmas.into_iter().chain([0.0]).collect(), ..plain };
         let all = strategies();
         let info: &StrategyInfo = all[which.index(all.len())];
-        check(info, &Toy::image(3), &run);
+        check(info, &Toy::image(5), &run);
     }
 }
