@@ -107,6 +107,8 @@ fn a_tensor_that_is_off_by_a_thousandth_fails_alone() {
         ("text_encoders/umt5_wan", "masked_b2.prompt_embeds", "masked_b2/prompt_embeds"),
         ("text_encoders/umt5_wan", "bias.2", "positions/bias.2"),
         ("text_encoders/clip_vision_wan_i2v", "b2.image_embeds", "b2/image_embeds"),
+        ("text_encoders/clip_text_flux_legacy_eos_seed3", "b2.pooler_output", "b2/pooler_output"),
+        ("text_encoders/qwen3_flux2_klein_seed28", "b2.prompt_embeds", "b2/prompt_embeds"),
         ("vaes/wan_i2v_condition", "flf2v.condition", "flf2v/condition"),
         ("vaes/wan_i2v_condition", "ti2v.timestep_tokens", "ti2v/timestep_tokens"),
         ("vaes/wan21_vae", "decode_t2.sample", "decode_t2/sample"),

@@ -1,11 +1,14 @@
-//! T5 and UMT5 encoders: hidden states, what a Wan pipeline reads of them, and relative positions.
+//! T5 and UMT5 encoders: hidden states, what a Wan pipeline reads of them, and relative positions. CLIP and Qwen3: what
+//! Flux pipelines read of them.
 
 use anyhow::{Context, Result};
 use candle_core::{Device, Tensor};
 use magcache_models::{
     checkpoint::{WeightDtype, Weights},
-    text::{RelativePositions, T5Config, T5Encoder, TextError, TokenizedPrompt},
+    clip::ClipTextEncoder,
+    text::{Qwen3Config, Qwen3Encoder, RelativePositions, T5Config, T5Encoder, TextError, TokenizedPrompt},
 };
+use serde::Deserialize;
 
 use super::{
     case::{Call, Case},
@@ -13,14 +16,19 @@ use super::{
 };
 use crate::failure::bad_input;
 
-const CLASSES: [&str; 2] = ["UMT5EncoderModel", "T5EncoderModel"];
+const IDS: &str = "input_ids";
 
 pub(super) fn check(case: &Case) -> Result<CaseReport> {
-    let mut report = CaseReport::new(case.label());
-    let class = case.class()?;
-    if !CLASSES.contains(&class.as_str()) {
-        return Ok(report.skip(format!("this build has no {class}")));
+    let report = CaseReport::new(case.label());
+    match case.class()?.as_str() {
+        "UMT5EncoderModel" | "T5EncoderModel" => t5(case, report),
+        "CLIPTextModel" => clip(case, report),
+        "Qwen3ForCausalLM" | "Qwen3Model" => qwen3(case, report),
+        class => Ok(report.skip(format!("this build has no {class}"))),
     }
+}
+
+fn t5(case: &Case, mut report: CaseReport) -> Result<CaseReport> {
     let config = T5Config::read(&case.folder)?;
     let encoder = T5Encoder::load(&Weights::open(&case.folder, &Device::Cpu, WeightDtype::Keep)?, &config)?;
     for call in case.calls() {
@@ -30,25 +38,93 @@ pub(super) fn check(case: &Case) -> Result<CaseReport> {
     report.finish()
 }
 
+fn clip(case: &Case, mut report: CaseReport) -> Result<CaseReport> {
+    let encoder = ClipTextEncoder::open(&case.folder, &Device::Cpu, WeightDtype::Keep)?;
+    for call in case.calls() {
+        let ids = ids(case, call)?;
+        let output = encoder.forward(&ids).map_err(refused)?;
+        let states = encoder.hidden_states(&ids).map_err(refused)?;
+        for (name, key) in &call.outputs {
+            let got = match name.as_str() {
+                "last_hidden_state" => Some(&output.last_hidden_state),
+                "pooler_output" => Some(&output.pooler_output),
+                _ => state(name).and_then(|k| states.get(k)),
+            };
+            compare(case, call, (name, key), got, &mut report)?;
+        }
+    }
+    report.finish()
+}
+
+/// Arguments of a call to Qwen3.
+#[derive(Deserialize)]
+struct Chosen {
+    #[serde(default)]
+    hidden_states_layers: Vec<usize>,
+}
+
+fn qwen3(case: &Case, mut report: CaseReport) -> Result<CaseReport> {
+    let config = Qwen3Config::read(&case.folder)?;
+    let weights = Weights::open(&case.folder, &Device::Cpu, WeightDtype::Keep)?;
+    let every: Vec<usize> = (0..=config.num_hidden_layers).collect();
+    let all = Qwen3Encoder::load(&weights, &config, &every)?;
+    for call in case.calls() {
+        let ids = ids(case, call)?;
+        let mask = call.inputs.get("attention_mask").map(|key| case.rows(key)).transpose()?;
+        let states = all.hidden_states(&ids, mask.as_deref()).map_err(refused)?;
+        for (name, key) in &call.outputs {
+            let got = match name.as_str() {
+                "prompt_embeds" => {
+                    let Chosen { hidden_states_layers } = Chosen::deserialize(&call.args)
+                        .map_err(|e| bad_input(format!("call {:?}: {e}", call.name)))?;
+                    let encoder = Qwen3Encoder::load(&weights, &config, &hidden_states_layers)?;
+                    Some(encoder.forward(&ids, mask.as_deref()).map_err(refused)?)
+                }
+                _ => state(name).and_then(|k| states.get(k)).cloned(),
+            };
+            compare(case, call, (name, key), got.as_ref(), &mut report)?;
+        }
+    }
+    report.finish()
+}
+
+fn ids(case: &Case, call: &Call) -> Result<Vec<Vec<u32>>> {
+    case.required(call, IDS)?;
+    Ok(call.inputs.get(IDS).map(|key| case.rows(key)).transpose()?.unwrap_or_default())
+}
+
+/// `k` of `hidden_states.k`.
+fn state(output: &str) -> Option<usize> {
+    output.strip_prefix("hidden_states.")?.parse().ok()
+}
+
+fn compare(
+    case: &Case,
+    call: &Call,
+    (output, key): (&str, &str),
+    got: Option<&Tensor>,
+    report: &mut CaseReport,
+) -> Result<()> {
+    match got {
+        Some(got) => report.tensors(&call.name, output, got, case.tensor(key)?, call.tolerance()),
+        None => {
+            report.leave_out(key, "the encoder gives no such output");
+            Ok(())
+        }
+    }
+}
+
 fn one(case: &Case, encoder: &T5Encoder, call: &Call, report: &mut CaseReport) -> Result<()> {
-    case.required(call, "input_ids")?;
-    let rows = |name: &str| call.inputs.get(name).map(|key| case.rows(key)).transpose();
-    let (ids, mask) = (rows("input_ids")?.unwrap_or_default(), rows("attention_mask")?);
+    let ids = ids(case, call)?;
+    let mask = call.inputs.get("attention_mask").map(|key| case.rows(key)).transpose()?;
     let states = encoder.hidden_states(&ids, mask.as_deref()).map_err(refused)?;
     for (output, key) in &call.outputs {
-        let state = output.strip_prefix("hidden_states.").and_then(|k| k.parse::<usize>().ok());
-        let got = match (output.as_str(), state) {
-            (_, Some(k)) => states.get(k).cloned(),
-            ("last_hidden_state", _) => Some(encoder.forward(&ids, mask.as_deref()).map_err(refused)?),
-            ("prompt_embeds", _) => {
-                mask.as_ref().map(|mask| prompt_embeds(encoder, &ids, mask)).transpose()?
-            }
-            _ => None,
+        let got = match output.as_str() {
+            "last_hidden_state" => Some(encoder.forward(&ids, mask.as_deref()).map_err(refused)?),
+            "prompt_embeds" => mask.as_ref().map(|mask| prompt_embeds(encoder, &ids, mask)).transpose()?,
+            _ => state(output).and_then(|k| states.get(k)).cloned(),
         };
-        match got {
-            Some(got) => report.tensors(&call.name, output, &got, case.tensor(key)?, call.tolerance())?,
-            None => report.leave_out(key, "the encoder gives no such output"),
-        }
+        compare(case, call, (output, key), got.as_ref(), report)?;
     }
     Ok(())
 }

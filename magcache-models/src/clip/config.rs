@@ -1,6 +1,6 @@
-//! `config.json` of a CLIP vision encoder.
+//! `config.json` of a CLIP vision encoder, and what text encoders share with it.
 
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use crate::checkpoint::{CheckpointError, Folder};
@@ -78,7 +78,39 @@ struct Kind {
 const MODEL_TYPE: &str = "clip_vision_model";
 
 /// Far above any model, low enough that no product of two sizes overflows.
-const LARGEST: usize = 1 << 20;
+pub(super) const LARGEST: usize = 1 << 20;
+
+/// The values of a `config.json` whose `model_type` is the expected one; `place` names them in messages.
+pub(super) fn parse<T: DeserializeOwned>(
+    value: &Value,
+    model_type: &str,
+    place: &str,
+) -> Result<T, CheckpointError> {
+    let json = |source| CheckpointError::Json { file: place.to_owned(), source };
+    let found = Kind::deserialize(value).map_err(json)?.model_type.unwrap_or_default();
+    if found != model_type {
+        let (file, expected) = (place.to_owned(), format!("{model_type} as model_type"));
+        return Err(CheckpointError::WrongArchitecture { file, expected, found });
+    }
+    T::deserialize(value).map_err(json)
+}
+
+/// What is wrong with sizes that every encoder has, if anything is.
+pub(super) fn size_fault(sizes: &[(&str, usize)], hidden_size: usize, heads: usize) -> Option<String> {
+    if let Some((key, size)) = sizes.iter().find(|(_, size)| !(1..=LARGEST).contains(size)) {
+        Some(format!("{key} is {size}, expected 1 to {LARGEST}"))
+    } else if !hidden_size.is_multiple_of(heads) {
+        Some(format!("hidden_size is {hidden_size}, not a multiple of num_attention_heads = {heads}"))
+    } else {
+        None
+    }
+}
+
+/// What is wrong with the number added to the variance in every norm, if anything is.
+pub(super) fn eps_fault(eps: f64) -> Option<String> {
+    let fits = eps.is_finite() && eps > 0.0;
+    (!fits).then(|| format!("layer_norm_eps is {eps}, expected a small positive number"))
+}
 
 impl ClipVisionConfig {
     /// Reads and checks `config.json` of an `image_encoder` folder.
@@ -97,17 +129,10 @@ impl ClipVisionConfig {
     /// # Errors
     /// As [`Self::read`].
     pub fn from_value(value: &Value, place: &str) -> Result<Self, CheckpointError> {
-        let file = || place.to_owned();
-        let json = |source| CheckpointError::Json { file: file(), source };
-        let found = Kind::deserialize(value).map_err(json)?.model_type.unwrap_or_default();
-        if found != MODEL_TYPE {
-            let expected = format!("{MODEL_TYPE} as model_type");
-            return Err(CheckpointError::WrongArchitecture { file: file(), expected, found });
-        }
-        let config = Self::deserialize(value).map_err(json)?;
+        let config: Self = parse(value, MODEL_TYPE, place)?;
         match config.fault() {
             None => Ok(config),
-            Some(reason) => Err(CheckpointError::BadConfig { file: file(), reason }),
+            Some(reason) => Err(CheckpointError::BadConfig { file: place.to_owned(), reason }),
         }
     }
 
@@ -130,19 +155,14 @@ impl ClipVisionConfig {
             ("image_size", self.image_size),
             ("patch_size", self.patch_size),
         ];
-        if let Some((key, size)) = sizes.into_iter().find(|(_, size)| !(1..=LARGEST).contains(size)) {
-            Some(format!("{key} is {size}, expected 1 to {LARGEST}"))
+        if let Some(reason) = size_fault(&sizes, self.hidden_size, self.num_attention_heads) {
+            Some(reason)
         } else if self.num_channels != 3 {
             Some(format!("num_channels is {}, supported is 3 (red, green and blue)", self.num_channels))
-        } else if !self.hidden_size.is_multiple_of(self.num_attention_heads) {
-            let (channels, heads) = (self.hidden_size, self.num_attention_heads);
-            Some(format!("hidden_size is {channels}, not a multiple of num_attention_heads = {heads}"))
         } else if self.patch_size > self.image_size {
             Some(format!("patch_size is {}, image_size only {}", self.patch_size, self.image_size))
-        } else if !(self.layer_norm_eps.is_finite() && self.layer_norm_eps > 0.0) {
-            Some(format!("layer_norm_eps is {}, expected a small positive number", self.layer_norm_eps))
         } else {
-            None
+            eps_fault(self.layer_norm_eps)
         }
     }
 }

@@ -5,7 +5,7 @@ use candle_core::{Result, Tensor};
 use super::Activation;
 use crate::{
     checkpoint::{CheckpointError, Weights},
-    nn::{LayerNorm, Linear, attention, gelu_erf, silu},
+    nn::{LayerNorm, Linear, attention, attention_with_bias, gelu_erf, silu},
 };
 
 /// Sizes of a block.
@@ -27,6 +27,7 @@ pub(super) struct ClipLayer {
     v_proj: Linear,
     out_proj: Linear,
     heads: usize,
+    scale: f64,
     layer_norm2: LayerNorm,
     fc1: Linear,
     activation: Activation,
@@ -45,6 +46,8 @@ impl ClipLayer {
             v_proj: projection("v_proj")?,
             out_proj: projection("out_proj")?,
             heads: sizes.heads,
+            // What `attention` takes by itself.
+            scale: ((channels / sizes.heads.max(1)) as f64).powf(-0.5),
             layer_norm2: LayerNorm::load(&weights.pp("layer_norm2"), channels, sizes.eps)?,
             fc1: Linear::load(&weights.pp("mlp.fc1"), channels, hidden, true)?,
             activation: sizes.activation,
@@ -52,11 +55,16 @@ impl ClipLayer {
         })
     }
 
-    /// `[batch, tokens, channels]` to the same.
-    pub(super) fn forward(&self, hidden_states: &Tensor) -> Result<Tensor> {
+    /// `[batch, tokens, channels]` to the same; `bias` is added to the scores and broadcasts to
+    /// `[batch, heads, tokens, tokens]`.
+    pub(super) fn forward(&self, hidden_states: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
         let x = self.layer_norm1.forward(hidden_states)?;
         let (q, k, v) = (self.q_proj.forward(&x)?, self.k_proj.forward(&x)?, self.v_proj.forward(&x)?);
-        let hidden_states = (hidden_states + self.out_proj.forward(&attention(&q, &k, &v, self.heads)?)?)?;
+        let attended = match bias {
+            None => attention(&q, &k, &v, self.heads)?,
+            Some(bias) => attention_with_bias(&q, &k, &v, self.heads, self.scale, bias)?,
+        };
+        let hidden_states = (hidden_states + self.out_proj.forward(&attended)?)?;
         let x = self.fc1.forward(&self.layer_norm2.forward(&hidden_states)?)?;
         &hidden_states + self.fc2.forward(&self.activation.forward(&x)?)?
     }

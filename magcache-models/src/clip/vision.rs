@@ -101,7 +101,7 @@ impl ClipVisionEncoder {
         let mut hidden_states = self.pre_layrnorm.forward(&self.embed(pixel_values)?)?;
         for layer in &self.layers {
             before(&hidden_states);
-            hidden_states = layer.forward(&hidden_states)?;
+            hidden_states = layer.forward(&hidden_states, None)?;
         }
         Ok(hidden_states)
     }

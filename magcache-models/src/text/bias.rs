@@ -1,6 +1,6 @@
 //! Relative positions as T5 sees them.
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{Device, Result, Tensor};
 
 use super::T5Config;
 use crate::checkpoint::{CheckpointError, Weights};
@@ -64,10 +64,4 @@ impl BiasTable {
     pub(super) fn bias(&self, buckets: &Tensor, length: usize) -> Result<Tensor> {
         self.0.t()?.contiguous()?.index_select(buckets, 1)?.reshape((1, (), length, length))
     }
-}
-
-/// `[batch, 1, 1, length]`: 0 for tokens and the most negative f32 for padding, to be added to the scores.
-pub(super) fn mask_bias<R: AsRef<[u32]>>(mask: &[R], length: usize, device: &Device) -> Result<Tensor> {
-    let values = mask.iter().flat_map(AsRef::as_ref).map(|token| if *token == 0 { f32::MIN } else { 0.0 });
-    Tensor::from_iter(values, device)?.to_dtype(DType::F32)?.reshape((mask.len(), 1, 1, length))
 }

@@ -3,7 +3,9 @@
 use candle_core::{DType, Result, Tensor};
 
 use super::{
-    RelativePositions, T5Config, T5Variant, TextError, TokenizedPrompt, bias::mask_bias, block::T5Block,
+    RelativePositions, T5Config, T5Variant, TextError, TokenizedPrompt,
+    block::T5Block,
+    rows::{check_rows, embed_rows, mask_bias},
 };
 use crate::{
     checkpoint::{CheckpointError, Weights},
@@ -90,7 +92,7 @@ impl T5Encoder {
         let tokens = prompts.first().map_or(0, |prompt| prompt.input_ids.len());
         let ids: Vec<&[u32]> = prompts.iter().map(|prompt| prompt.input_ids.as_slice()).collect();
         let mask: Vec<&[u32]> = prompts.iter().map(|prompt| prompt.attention_mask.as_slice()).collect();
-        self.check(&ids, Some(&mask))?;
+        check_rows(&ids, Some(&mask), self.config.vocab_size)?;
         let longest = prompts.iter().map(|prompt| prompt.len).max().unwrap_or(tokens).clamp(1, tokens);
         let cut = |rows: Vec<&'_ [u32]>| {
             rows.into_iter().map(|row| row.iter().take(longest).copied().collect()).collect()
@@ -118,14 +120,14 @@ impl T5Encoder {
         attention_mask: Option<&[R]>,
         mut before: impl FnMut(&Tensor),
     ) -> std::result::Result<Tensor, TextError> {
-        let length = self.check(input_ids, attention_mask)?;
+        let length = check_rows(input_ids, attention_mask, self.config.vocab_size)?;
         let device = self.embed_tokens.device();
         let mask = match attention_mask {
             Some(mask) => mask_bias(mask, length, device)?,
             None => Tensor::zeros((1, 1, 1, 1), DType::F32, device)?,
         };
         let buckets = RelativePositions::new(&self.config).buckets(length, device)?;
-        let mut hidden_states = self.embed(input_ids, length)?;
+        let mut hidden_states = embed_rows(&self.embed_tokens, input_ids, length)?;
         let mut bias = mask.clone();
         for block in &self.blocks {
             // T5's later blocks have no table and go on with the first one's.
@@ -136,49 +138,5 @@ impl T5Encoder {
             hidden_states = block.forward(&hidden_states, &bias)?;
         }
         Ok(self.final_layer_norm.forward(&hidden_states)?)
-    }
-
-    fn embed<R: AsRef<[u32]>>(&self, input_ids: &[R], length: usize) -> Result<Tensor> {
-        let ids =
-            Tensor::from_iter(input_ids.iter().flat_map(AsRef::as_ref).copied(), self.embed_tokens.device())?;
-        let rows = self.embed_tokens.index_select(&ids, 0)?.to_dtype(DType::F32)?;
-        rows.reshape((input_ids.len(), length, self.config.d_model))
-    }
-
-    /// Length of the rows.
-    fn check<R: AsRef<[u32]>>(
-        &self,
-        input_ids: &[R],
-        attention_mask: Option<&[R]>,
-    ) -> std::result::Result<usize, TextError> {
-        let expected = input_ids.first().map_or(0, |row| row.as_ref().len());
-        if expected == 0 {
-            return Err(TextError::Empty { rows: input_ids.len() });
-        }
-        let ragged = |what, rows: &[R]| {
-            let mut lengths = rows.iter().map(|row| row.as_ref().len()).enumerate();
-            lengths.find(|(_, got)| *got != expected).map(|(row, got)| TextError::Ragged {
-                what,
-                row,
-                got,
-                expected,
-            })
-        };
-        if let Some(error) = ragged("token ids", input_ids) {
-            return Err(error);
-        }
-        if let Some(mask) = attention_mask {
-            if mask.len() != input_ids.len() {
-                return Err(TextError::MaskRows { got: mask.len(), expected: input_ids.len() });
-            }
-            if let Some(error) = ragged("attention mask", mask) {
-                return Err(error);
-            }
-        }
-        let vocab_size = self.config.vocab_size;
-        match input_ids.iter().flat_map(AsRef::as_ref).find(|id| **id as usize >= vocab_size) {
-            Some(id) => Err(TextError::UnknownToken { id: *id, vocab_size }),
-            None => Ok(expected),
-        }
     }
 }

@@ -17,6 +17,16 @@ pub enum TokenizerError {
         /// Tokens that the encoder reads.
         max_length: usize,
     },
+    /// Rows that are too short for any prompt, or longer than the model was trained to read.
+    #[error("rows of {got} tokens were asked for, expected {least} to {most}")]
+    Length {
+        /// Tokens of a row.
+        got: usize,
+        /// One more than the tokenizer adds by itself.
+        least: usize,
+        /// What the model reads.
+        most: usize,
+    },
     /// The tokenizer's own rules fail on the prompt.
     #[error("cannot tokenize the prompt: {reason}")]
     Failed {
@@ -68,6 +78,14 @@ pub enum TextError {
         id: u32,
         /// Embeddings that the encoder has.
         vocab_size: usize,
+    },
+    /// More tokens than the encoder has positions for.
+    #[error("got {got} tokens, the text encoder reads at most {max}")]
+    TooManyTokens {
+        /// Tokens of a row.
+        got: usize,
+        /// Positions that the encoder knows, `max_position_embeddings`.
+        max: usize,
     },
     /// The tensor library failed, for instance for want of memory.
     #[error(transparent)]

@@ -5,40 +5,62 @@ use std::fmt;
 use serde::Deserialize;
 use tokenizers::{PostProcessor, Tokenizer, TruncationDirection};
 
-use super::{TokenizerError, clean_prompt};
+use super::{
+    TokenizerError, clean_prompt,
+    clip_bpe::{self, END},
+};
 use crate::checkpoint::{CheckpointError, Folder};
 
 /// Characters that a prompt may have, some thirty times what 512 tokens hold in English.
 pub const MAX_PROMPT_CHARS: usize = 20_000;
 
-/// Tokens that Wan's transformers were trained to read.
-const WAN_LENGTH: usize = 512;
-
 /// transformers writes 1e30 for a tokenizer that knows no limit; no text encoder reads as many tokens as this.
 const NO_LIMIT: f64 = 65_536.0;
 
-/// The tokenizer of a Wan text encoder.
+/// What counts where `tokenizer_config.json` is silent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TokenizerDefaults {
+    /// Tokens of a row.
+    pub max_length: usize,
+    /// The padding token.
+    pub pad: &'static str,
+}
+
+impl TokenizerDefaults {
+    /// T5 for Flux and UMT5 for Wan, whose transformers were trained to read 512 tokens.
+    pub const T5: Self = Self { max_length: 512, pad: "<pad>" };
+    /// CLIP, which has positions for 77 tokens.
+    pub const CLIP: Self = Self { max_length: 77, pad: END };
+    /// Qwen3 for FLUX.2 klein.
+    pub const QWEN3: Self = Self { max_length: 512, pad: END };
+}
+
+/// A tokenizer whose rows have one length.
 ///
-/// It applies `tokenizer.json` as it stands, so the end token comes from that file's post-processor. Prompts are cleaned
-/// by [`clean_prompt`] first.
+/// It applies `tokenizer.json` as it stands, so tokens around the prompt come from that file's post-processor. Prompts are
+/// not cleaned.
 #[derive(Clone)]
-pub struct WanTokenizer {
+pub struct PromptTokenizer {
     tokenizer: Tokenizer,
     max_length: usize,
-    /// Tokens of a prompt that fit beside what the post-processor adds.
-    room: usize,
+    /// Tokens that the post-processor adds to a prompt.
+    added: usize,
     pad: u32,
 }
 
-impl fmt::Debug for WanTokenizer {
+impl fmt::Debug for PromptTokenizer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("WanTokenizer")
+        f.debug_struct("PromptTokenizer")
             .field("vocab_size", &self.tokenizer.get_vocab_size(true))
             .field("max_length", &self.max_length)
             .field("pad", &self.pad)
             .finish_non_exhaustive()
     }
 }
+
+/// The tokenizer of a Wan text encoder: [`PromptTokenizer`] behind [`clean_prompt`].
+#[derive(Clone, Debug)]
+pub struct WanTokenizer(PromptTokenizer);
 
 /// A prompt as token ids, padded on the right.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,25 +90,29 @@ enum SpecialToken {
     Added { content: String },
 }
 
-impl WanTokenizer {
-    /// Reads `tokenizer.json` and, where there is one, `tokenizer_config.json` of a `tokenizer` folder.
+impl PromptTokenizer {
+    /// Reads `tokenizer.json` and, where there is one, `tokenizer_config.json` of a `tokenizer` folder. Where the first
+    /// is missing, as for the CLIP of FLUX.1, a byte-level BPE is made of `vocab.json` and `merges.txt` by CLIP's rules.
     ///
-    /// `model_max_length` is the length of the rows; where it is missing or says that there is no limit, 512.
+    /// `model_max_length` is the length of the rows; where it is missing or says that there is no limit, that of the
+    /// `defaults`.
     ///
     /// # Errors
     /// Missing or unreadable files, a padding token outside the vocabulary, a length without room for a prompt.
-    pub fn open(folder: &Folder) -> Result<Self, CheckpointError> {
+    pub fn open(folder: &Folder, defaults: TokenizerDefaults) -> Result<Self, CheckpointError> {
+        const FILE: &str = "tokenizer.json";
         const CONFIG: &str = "tokenizer_config.json";
         let config =
             if folder.exists(CONFIG) { folder.read_json(CONFIG)? } else { TokenizerConfig::default() };
-        let file = folder.describe_file("tokenizer.json");
+        let bare = !folder.exists(FILE) && folder.exists(clip_bpe::MERGES);
+        let file = folder.describe_file(if bare { clip_bpe::VOCAB } else { FILE });
+        let json = if bare { clip_bpe::tokenizer_json(folder)?.into() } else { folder.read(FILE)? };
         let refused = |reason: String| CheckpointError::Tokenizer { file: file.clone(), reason };
-        let mut tokenizer = Tokenizer::from_bytes(folder.read("tokenizer.json")?)
-            .map_err(|error| refused(error.to_string()))?;
+        let mut tokenizer = Tokenizer::from_bytes(json).map_err(|error| refused(error.to_string()))?;
 
         let max_length = match config.model_max_length {
             Some(length) if length <= NO_LIMIT => length as usize,
-            _ => WAN_LENGTH,
+            _ => defaults.max_length,
         };
         let added = tokenizer.get_post_processor().map_or(0, |processor| processor.added_tokens(false));
         if max_length <= added {
@@ -95,7 +121,7 @@ impl WanTokenizer {
         }
         let pad = match config.pad_token {
             Some(SpecialToken::Plain(token) | SpecialToken::Added { content: token }) => token,
-            None => "<pad>".to_owned(),
+            None => defaults.pad.to_owned(),
         };
         let Some(pad) = tokenizer.token_to_id(&pad) else {
             return Err(refused(format!("the padding token \"{pad}\" is not in its vocabulary")));
@@ -103,7 +129,7 @@ impl WanTokenizer {
         // Cutting and padding are done in `encode`, which counts, whatever the file asks for.
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(|error| refused(error.to_string()))?;
-        Ok(Self { tokenizer, max_length, room: max_length - added, pad })
+        Ok(Self { tokenizer, max_length, added, pad })
     }
 
     /// Tokens of a row.
@@ -111,21 +137,32 @@ impl WanTokenizer {
         self.max_length
     }
 
-    /// Cleans a prompt and turns it into token ids.
+    /// The same with rows of `max_length` tokens, at most `most`.
+    ///
+    /// # Errors
+    /// [`TokenizerError::Length`] for more, and for so few that no prompt fits beside the tokens around it.
+    pub fn with_max_length(self, max_length: usize, most: usize) -> Result<Self, TokenizerError> {
+        let least = self.added + 1;
+        if (least..=most).contains(&max_length) {
+            Ok(Self { max_length, ..self })
+        } else {
+            Err(TokenizerError::Length { got: max_length, least, most })
+        }
+    }
+
+    /// Turns a prompt into token ids.
     ///
     /// Tokens beyond the maximum length are cut off before the end token, and counted so that the caller can say so.
     ///
     /// # Errors
     /// [`TokenizerError::TooLong`] beyond [`MAX_PROMPT_CHARS`] characters.
     pub fn encode(&self, prompt: &str) -> Result<TokenizedPrompt, TokenizerError> {
-        let chars = prompt.chars().count();
-        if chars > MAX_PROMPT_CHARS {
-            return Err(TokenizerError::TooLong { chars, max_length: self.max_length });
-        }
+        self.check_length(prompt)?;
         let failed = |error: tokenizers::Error| TokenizerError::Failed { reason: error.to_string() };
-        let mut encoding = self.tokenizer.encode(clean_prompt(prompt), false).map_err(failed)?;
-        let truncated = encoding.len().saturating_sub(self.room);
-        encoding.truncate(self.room, 0, TruncationDirection::Right);
+        let mut encoding = self.tokenizer.encode(prompt, false).map_err(failed)?;
+        let room = self.max_length - self.added;
+        let truncated = encoding.len().saturating_sub(room);
+        encoding.truncate(room, 0, TruncationDirection::Right);
         let encoding = self.tokenizer.post_process(encoding, None, true).map_err(failed)?;
         let mut input_ids = encoding.get_ids().to_vec();
         let len = input_ids.len();
@@ -133,5 +170,40 @@ impl WanTokenizer {
         input_ids.resize(self.max_length, self.pad);
         attention_mask.resize(self.max_length, 0);
         Ok(TokenizedPrompt { input_ids, attention_mask, len, truncated })
+    }
+
+    fn check_length(&self, prompt: &str) -> Result<(), TokenizerError> {
+        match prompt.chars().count() {
+            chars if chars > MAX_PROMPT_CHARS => {
+                Err(TokenizerError::TooLong { chars, max_length: self.max_length })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl WanTokenizer {
+    /// Reads a `tokenizer` folder, see [`PromptTokenizer::open`].
+    ///
+    /// `model_max_length` is the length of the rows; where it is missing or says that there is no limit, 512.
+    ///
+    /// # Errors
+    /// As [`PromptTokenizer::open`].
+    pub fn open(folder: &Folder) -> Result<Self, CheckpointError> {
+        PromptTokenizer::open(folder, TokenizerDefaults::T5).map(Self)
+    }
+
+    /// Tokens of a row.
+    pub fn max_length(&self) -> usize {
+        self.0.max_length()
+    }
+
+    /// Cleans a prompt and turns it into token ids, see [`PromptTokenizer::encode`].
+    ///
+    /// # Errors
+    /// [`TokenizerError::TooLong`] beyond [`MAX_PROMPT_CHARS`] characters.
+    pub fn encode(&self, prompt: &str) -> Result<TokenizedPrompt, TokenizerError> {
+        self.0.check_length(prompt)?;
+        self.0.encode(&clean_prompt(prompt))
     }
 }

@@ -1,0 +1,142 @@
+//! `config.json` of a CLIP text encoder.
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{
+    Activation,
+    config::{eps_fault, parse, size_fault},
+};
+use crate::checkpoint::{CheckpointError, Folder};
+
+const MODEL_TYPE: &str = "clip_text_model";
+
+/// Sizes of a CLIP text encoder, with the field names and the defaults of transformers.
+///
+/// Made by [`ClipTextConfig::read`], which checks every value.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct ClipTextConfig {
+    /// Rows of the embedding table.
+    pub vocab_size: usize,
+    /// Channels of the hidden states.
+    pub hidden_size: usize,
+    /// Hidden channels of the feed-forward layers.
+    pub intermediate_size: usize,
+    /// Blocks of the encoder.
+    pub num_hidden_layers: usize,
+    /// Attention heads of every block.
+    pub num_attention_heads: usize,
+    /// Tokens that the encoder has positions for.
+    pub max_position_embeddings: usize,
+    /// Function between the feed-forward layers.
+    pub hidden_act: Activation,
+    /// Added to the variance in every norm.
+    pub layer_norm_eps: f64,
+    /// The token whose hidden state stands for the prompt. 2 means the largest id of the prompt instead, see
+    /// [`ClipTextEncoder`](super::ClipTextEncoder).
+    pub eos_token_id: u32,
+}
+
+impl Default for ClipTextConfig {
+    fn default() -> Self {
+        Self {
+            vocab_size: 49408,
+            hidden_size: 512,
+            intermediate_size: 2048,
+            num_hidden_layers: 12,
+            num_attention_heads: 8,
+            max_position_embeddings: 77,
+            hidden_act: Activation::QuickGelu,
+            layer_norm_eps: 1e-5,
+            eos_token_id: 49407,
+        }
+    }
+}
+
+impl ClipTextConfig {
+    /// Reads and checks `config.json` of a `text_encoder` folder.
+    ///
+    /// # Errors
+    /// [`CheckpointError::WrongArchitecture`] when `model_type` is not `clip_text_model`, [`CheckpointError::Json`] for a
+    /// value of another type or an unknown activation, [`CheckpointError::BadConfig`] for values that no encoder can be
+    /// built with.
+    pub fn read(folder: &Folder) -> Result<Self, CheckpointError> {
+        const FILE: &str = "config.json";
+        Self::from_value(&folder.read_json(FILE)?, &folder.describe_file(FILE))
+    }
+
+    /// From the values of a `config.json`, wherever they come from; `place` names them in messages.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn from_value(value: &Value, place: &str) -> Result<Self, CheckpointError> {
+        let config: Self = parse(value, MODEL_TYPE, place)?;
+        match config.fault() {
+            None => Ok(config),
+            Some(reason) => Err(CheckpointError::BadConfig { file: place.to_owned(), reason }),
+        }
+    }
+
+    fn fault(&self) -> Option<String> {
+        let sizes = [
+            ("vocab_size", self.vocab_size),
+            ("hidden_size", self.hidden_size),
+            ("intermediate_size", self.intermediate_size),
+            ("num_hidden_layers", self.num_hidden_layers),
+            ("num_attention_heads", self.num_attention_heads),
+            ("max_position_embeddings", self.max_position_embeddings),
+        ];
+        if let Some(reason) = size_fault(&sizes, self.hidden_size, self.num_attention_heads) {
+            Some(reason)
+        } else if self.eos_token_id as usize >= self.vocab_size {
+            Some(format!("eos_token_id is {}, vocab_size is {}", self.eos_token_id, self.vocab_size))
+        } else {
+            eps_fault(self.layer_norm_eps)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(change: &str) -> Result<ClipTextConfig, CheckpointError> {
+        let (key, value) = change.split_once('=').expect("key=value");
+        let mut json = serde_json::json!({
+            "model_type": "clip_text_model", "vocab_size": 49408, "hidden_size": 768, "intermediate_size": 3072,
+            "num_hidden_layers": 12, "num_attention_heads": 12, "max_position_embeddings": 77,
+            "hidden_act": "quick_gelu", "layer_norm_eps": 1e-05, "bos_token_id": 0, "eos_token_id": 2, "projection_dim": 768
+        });
+        json[key] = serde_json::from_str(value).expect("json");
+        ClipTextConfig::from_value(&json, "config.json")
+    }
+
+    #[test]
+    fn reads_what_transformers_writes() {
+        let config = read("projection_dim=512").expect("a valid file");
+        assert_eq!((config.hidden_act, config.eos_token_id), (Activation::QuickGelu, 2));
+        assert_eq!(read("hidden_act=\"gelu\"").expect("a valid file").hidden_act, Activation::Gelu);
+        let bare = serde_json::json!({ "model_type": "clip_text_model" });
+        let defaults = ClipTextConfig::from_value(&bare, "config.json").expect("all of them are known");
+        assert_eq!(defaults, ClipTextConfig::default());
+    }
+
+    #[test]
+    fn names_what_is_wrong() {
+        for (change, part) in [
+            ("model_type=\"clip_vision_model\"", "\"clip_vision_model\", expected \"clip_text_model"),
+            ("num_hidden_layers=0", "num_hidden_layers is 0, expected 1 to"),
+            ("vocab_size=99999999999", "vocab_size is 99999999999"),
+            ("max_position_embeddings=0", "max_position_embeddings is 0"),
+            ("num_attention_heads=7", "hidden_size is 768, not a multiple of num_attention_heads = 7"),
+            ("eos_token_id=49408", "eos_token_id is 49408, vocab_size is 49408"),
+            ("eos_token_id=[2]", "cannot parse"),
+            ("layer_norm_eps=-1", "layer_norm_eps is -1"),
+            ("hidden_act=\"relu\"", "cannot parse"),
+        ] {
+            let message = read(change).expect_err(change).to_string();
+            assert!(message.contains(part) && message.contains("config.json"), "{change}: {message}");
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! Prompts as a conversation.
+
+use crate::{
+    checkpoint::{CheckpointError, Folder},
+    text::{PromptTokenizer, TokenizedPrompt, TokenizerDefaults, TokenizerError},
+};
+
+/// What Qwen3's chat template makes of one message of the user, with an answer begun and thinking switched off
+/// (`add_generation_prompt=True, enable_thinking=False`).
+pub fn qwen3_chat(prompt: &str) -> String {
+    format!("<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n")
+}
+
+/// The tokenizer of FLUX.2 klein: [`qwen3_chat`], then rows of 512 tokens, padded on the right.
+///
+/// A prompt that is too long loses the end of the conversation with it, as in `Flux2KleinPipeline` of diffusers (0.42.1).
+#[derive(Clone, Debug)]
+pub struct Qwen3Tokenizer(PromptTokenizer);
+
+impl Qwen3Tokenizer {
+    /// Reads a `tokenizer` folder. Its `model_max_length` is what the language model can read and does not count here.
+    ///
+    /// # Errors
+    /// As [`PromptTokenizer::open`].
+    pub fn open(folder: &Folder) -> Result<Self, CheckpointError> {
+        let tokenizer = PromptTokenizer::open(folder, TokenizerDefaults::QWEN3)?;
+        let most = TokenizerDefaults::QWEN3.max_length;
+        match tokenizer.with_max_length(most, most) {
+            Ok(tokenizer) => Ok(Self(tokenizer)),
+            Err(error) => Err(CheckpointError::Tokenizer {
+                file: folder.describe_file("tokenizer.json"),
+                reason: error.to_string(),
+            }),
+        }
+    }
+
+    /// The same with rows of `max_length` tokens (`max_sequence_length` of the pipeline), at most 512.
+    ///
+    /// # Errors
+    /// [`TokenizerError::Length`].
+    pub fn with_max_length(self, max_length: usize) -> Result<Self, TokenizerError> {
+        self.0.with_max_length(max_length, TokenizerDefaults::QWEN3.max_length).map(Self)
+    }
+
+    /// Tokens of a row.
+    pub fn max_length(&self) -> usize {
+        self.0.max_length()
+    }
+
+    /// Turns a prompt into the token ids of its conversation.
+    ///
+    /// # Errors
+    /// [`TokenizerError::TooLong`] beyond [`MAX_PROMPT_CHARS`](crate::text::MAX_PROMPT_CHARS) characters, the template's
+    /// included.
+    pub fn encode(&self, prompt: &str) -> Result<TokenizedPrompt, TokenizerError> {
+        self.0.encode(&qwen3_chat(prompt))
+    }
+}
