@@ -15,9 +15,9 @@ use crate::failure::bad_input;
 
 const CLASS: &str = "AutoencoderKLWan";
 
-/// Rounding that two correct ports may differ by, where the reference's own noise is not recorded: its runs in f32 and in
-/// f64 of the recorded cases are up to 1.1e-5 apart.
-const ROUNDING: f64 = 4e-5;
+/// What two correct ports may differ by in `untiled_decode`, whose noise is not recorded: the reference's own runs in f32 and
+/// in f64 are 1.1e-5 apart there, more than in any other call.
+const UNTILED: f64 = 4e-5;
 
 /// What modules gave, by chunk and module.
 type Seen = BTreeMap<String, Tensor>;
@@ -63,7 +63,7 @@ fn one(case: &Case, vae: &WanVae, call: &Call, report: &mut CaseReport) -> Resul
             return Ok(());
         }
     };
-    let tolerance = call.tolerance().max(ROUNDING);
+    let tolerance = if tiled.is_some() { call.tolerance().max(UNTILED) } else { call.tolerance() };
     for (output, key) in &call.outputs {
         match got.get(output.as_str()) {
             Some(got) => report.tensors(&call.name, output, got, case.tensor(key)?, tolerance)?,

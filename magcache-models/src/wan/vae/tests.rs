@@ -9,8 +9,11 @@ use candle_core::{DType, Device, Tensor};
 
 use super::*;
 
-/// Largest error that rounding explains; the reference's own runs in f32 and in f64 are up to 1.1e-5 apart.
-const TOLERANCE: f32 = 4e-5;
+/// Largest error that rounding explains.
+const TOLERANCE: f32 = 2e-5;
+
+/// The same for `untiled_decode`, where the reference's own runs in f32 and in f64 are 1.1e-5 apart.
+const UNTILED: f32 = 4e-5;
 
 fn fixtures(path: &str) -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures")).join(path)
@@ -39,7 +42,8 @@ impl Golden {
         let expected = self.get(key);
         assert_eq!(ours.dims(), expected.dims(), "{key}");
         let error = worst(ours, expected)?;
-        assert!(error <= TOLERANCE, "{key}: {error}");
+        let tolerance = if key.starts_with("untiled_decode") { UNTILED } else { TOLERANCE };
+        assert!(error <= tolerance, "{key}: {error}");
         Ok(())
     }
 
