@@ -9,6 +9,7 @@ mod profiles;
 pub mod quality;
 pub mod sampler;
 pub mod text;
+pub mod tiling;
 pub mod tiny;
 pub mod wan;
 

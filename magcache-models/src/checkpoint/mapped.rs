@@ -9,6 +9,8 @@ pub enum Mapped {
     Same(String),
     /// The tensor without its leading axes of length 1, under this name.
     Squeezed(String),
+    /// The kernel of one pixel, `[out, in, 1, ..]`, as the matrix `[out, in]`; other tensors as they are.
+    Matrix(String),
     /// Equal shares of the first axis, under these names.
     Split(Vec<String>),
     /// Nothing: the model has no such tensor.
@@ -21,6 +23,7 @@ impl Mapped {
         match self {
             Self::Same(name) => Some(vec![(name, info)]),
             Self::Squeezed(name) => Some(vec![(name, squeezed(info))]),
+            Self::Matrix(name) => Some(vec![(name, matrix(info))]),
             Self::Split(names) => {
                 let parts = names.len();
                 names.into_iter().enumerate().map(|(i, name)| Some((name, share(&info, i, parts)?))).collect()
@@ -35,6 +38,15 @@ fn squeezed(mut info: TensorInfo) -> TensorInfo {
     info.shape.drain(..axes);
     if let Some(strides) = &mut info.strides {
         strides.drain(..axes);
+    }
+    info
+}
+
+fn matrix(mut info: TensorInfo) -> TensorInfo {
+    let axes = info.shape.iter().rposition(|n| *n != 1).map_or(0, |last| last + 1).max(2);
+    info.shape.truncate(axes);
+    if let Some(strides) = &mut info.strides {
+        strides.truncate(axes);
     }
     info
 }

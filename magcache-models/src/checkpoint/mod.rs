@@ -12,6 +12,7 @@ mod header;
 mod mapped;
 mod mmap;
 mod read;
+pub(crate) mod table;
 #[cfg(test)]
 mod tests;
 mod torch;

@@ -30,6 +30,20 @@ impl Linear {
         Ok(Self { weight, bias })
     }
 
+    /// Reads a convolution whose kernel is one pixel: `weight` `[out, in, 1, ..]` with `axes` axes of length 1, and `bias`
+    /// `[out]`.
+    pub fn load_pointwise(
+        weights: &Weights,
+        inputs: usize,
+        outputs: usize,
+        axes: usize,
+    ) -> Result<Self, CheckpointError> {
+        let mut shape = vec![outputs, inputs];
+        shape.resize(2 + axes, 1);
+        let weight = weights.get("weight", &shape)?.reshape((outputs, inputs))?;
+        Ok(Self { weight, bias: Some(weights.get_f32("bias", &[outputs])?) })
+    }
+
     /// From a weight `[out, in]` and a bias `[out]`.
     pub fn new(weight: Tensor, bias: Option<Tensor>) -> candle_core::Result<Self> {
         let (outputs, _) = weight.dims2()?;

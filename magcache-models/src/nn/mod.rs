@@ -13,6 +13,7 @@ mod modulation;
 mod norm;
 mod patches;
 mod rotary;
+mod upsample;
 
 pub use activation::{gelu_erf, gelu_tanh, silu};
 pub use attention::{attention, attention_with_bias};
@@ -22,3 +23,4 @@ pub use modulation::{gated_add, layer_norm_modulate};
 pub use norm::{LayerNorm, RmsNorm};
 pub use patches::{patchify, unpatchify};
 pub use rotary::{RotaryTable, rms_norm_rotary};
+pub use upsample::nearest;

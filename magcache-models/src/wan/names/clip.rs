@@ -4,8 +4,8 @@
 //! Source: `VisionTransformer` in `wan/modules/clip.py` of Wan2.1. The file also has the text tower and the heads of both,
 //! which no Wan model reads.
 
-use super::table::{Operation, Rule, look_up, rename};
 use crate::checkpoint::Mapped;
+use crate::checkpoint::table::{Operation, Rule, look_up, rename};
 
 const QKV: Operation = Operation::Split(&["q", "k", "v"]);
 

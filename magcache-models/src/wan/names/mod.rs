@@ -5,7 +5,6 @@
 //! part has a table here.
 
 mod clip;
-mod table;
 mod text_encoder;
 mod transformer;
 mod vae;

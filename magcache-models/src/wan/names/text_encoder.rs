@@ -2,8 +2,8 @@
 //!
 //! Source: `T5Encoder` in `wan/modules/t5.py` of Wan2.1 and Wan2.2, with a position table in every block.
 
-use super::table::{Rule, look_up, rename};
 use crate::checkpoint::Mapped;
+use crate::checkpoint::table::{Rule, look_up, rename};
 
 const TABLE: [Rule; 12] = [
     rename("token_embedding", "shared"),

@@ -3,8 +3,10 @@
 //! Source: `wan/modules/vae.py` of Wan2.1, `wan/modules/vae2_2.py` of Wan2.2, and the conversion that the diffusers project
 //! published for the first. Names have two parts, the place of a block and what is in it; each has a table.
 
-use super::table::{Rule, look_up, rename};
-use crate::checkpoint::Mapped;
+use crate::checkpoint::{
+    Mapped,
+    table::{Rule, look_up, rename},
+};
 
 /// Which autoencoder's names are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -34,7 +34,7 @@ impl ResidualBlock {
             norm2: ChannelNorm::load(&weights.pp("norm2"), outputs, 3)?,
             conv2: CausalConv::load(&weights.pp("conv2"), outputs, outputs, slots)?,
             shortcut: (inputs != outputs)
-                .then(|| pointwise(&weights.pp("conv_shortcut"), inputs, outputs, 3))
+                .then(|| Linear::load_pointwise(&weights.pp("conv_shortcut"), inputs, outputs, 3))
                 .transpose()?,
         })
     }
@@ -50,19 +50,6 @@ impl ResidualBlock {
     }
 }
 
-/// A convolution whose kernel is one pixel, as the linear layer that it is; `axes` is how many axes its kernel has.
-pub(super) fn pointwise(
-    weights: &Weights,
-    inputs: usize,
-    outputs: usize,
-    axes: usize,
-) -> Result<Linear, CheckpointError> {
-    let mut shape = vec![outputs, inputs];
-    shape.resize(2 + axes, 1);
-    let weight = weights.get("weight", &shape)?.reshape((outputs, inputs))?;
-    Ok(Linear::new(weight, Some(weights.get_f32("bias", &[outputs])?))?)
-}
-
 /// Attention between the pixels of a frame, one head.
 #[derive(Clone, Debug)]
 pub(super) struct AttentionBlock {
@@ -75,8 +62,8 @@ impl AttentionBlock {
     pub(super) fn load(weights: &Weights, channels: usize) -> Result<Self, CheckpointError> {
         Ok(Self {
             norm: ChannelNorm::load(&weights.pp("norm"), channels, 2)?,
-            to_qkv: pointwise(&weights.pp("to_qkv"), channels, 3 * channels, 2)?,
-            proj: pointwise(&weights.pp("proj"), channels, channels, 2)?,
+            to_qkv: Linear::load_pointwise(&weights.pp("to_qkv"), channels, 3 * channels, 2)?,
+            proj: Linear::load_pointwise(&weights.pp("proj"), channels, channels, 2)?,
         })
     }
 

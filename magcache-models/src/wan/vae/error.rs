@@ -1,6 +1,6 @@
 //! What the autoencoder refuses.
 
-use crate::pipeline::PipelineError;
+use crate::{pipeline::PipelineError, tiling::TilingError};
 
 /// Why something cannot be encoded or decoded.
 #[derive(Debug, thiserror::Error)]
@@ -70,15 +70,8 @@ pub enum WanVaeError {
         last: Vec<usize>,
     },
     /// Tiles that this autoencoder cannot make.
-    #[error("{key} = {got} is not valid: expected {expected}")]
-    Tiling {
-        /// The field of [`Tiling`](super::Tiling).
-        key: &'static str,
-        /// Its value.
-        got: usize,
-        /// What it may be.
-        expected: String,
-    },
+    #[error(transparent)]
+    Tiling(#[from] TilingError),
     /// The tensor library failed, for instance for want of memory.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),

@@ -3,12 +3,8 @@
 //! The network is walked as it runs, with the sizes of the tensors that are alive at each step; see the module
 //! documentation of [`vae`](super) for the result in a formula.
 
-use super::{
-    WanVaeConfig,
-    error::Result,
-    levels::UpLevel,
-    tiling::{Axis, Direction, Grid, Tiling},
-};
+use super::{WanVaeConfig, error::Result, levels::UpLevel};
+use crate::tiling::{Axis, Grid, Tiling};
 
 /// Bytes of an f32.
 const F32: f64 = 4.0;
@@ -64,7 +60,7 @@ impl WanVaeConfig {
     ) -> Result<DecodeMemory> {
         let scale = self.spatial_scale();
         let latents = [height / scale, width / scale];
-        let grid = tiling.map(|tiling| tiling.grid(self, Direction::Decode, latents)).transpose()?.flatten();
+        let grid = tiling.map(|tiling| tiling.grid(scale, scale, latents)).transpose()?.flatten();
         let Some(grid) = grid else { return Ok(Walk::decoder(self, latents).memory(0.0, 0.0)) };
         let tile = [grid.rows.tile.min(grid.rows.length), grid.columns.tile.min(grid.columns.length)];
         let (kept, finishing) = self.kept_with_tiles(&grid, frames);

@@ -25,7 +25,8 @@
 //! | Wan 2.1 | 8.7 + 6.4 GB | 0.6 + 1.1 GB, frames 2.0 GB |
 //! | Wan 2.2 | 6.6 + 7.7 GB | 0.5 + 1.1 GB, frames 2.0 GB |
 //!
-//! Encoding works the same way. The video that is encoded is read chunk by chunk, tile by tile.
+//! Encoding works the same way. The video that is encoded is read chunk by chunk, tile by tile. As in the reference, its
+//! tiles are counted in patches: with the patch size 2 of Wan 2.2 a tile of 256 covers 512 pixels of it.
 //!
 //! # Source
 //!
@@ -41,7 +42,6 @@ mod error;
 mod layout;
 mod levels;
 mod memory;
-mod mosaic;
 mod norm;
 mod observe;
 mod resample;
@@ -50,19 +50,16 @@ mod source;
 mod stream;
 #[cfg(test)]
 mod tests;
-mod tiling;
 
 pub use config::{WanVaeConfig, WanVaeConfigError};
 pub use error::WanVaeError;
 pub use memory::DecodeMemory;
 pub use observe::{Observation, Observer};
 pub use stream::{DecodeStream, EncodeStream};
-pub use tiling::Tiling;
 
 use candle_core::Tensor;
 
 use self::{
-    blocks::pointwise,
     config::CHUNK,
     decoder::Decoder,
     encoder::Encoder,
@@ -70,12 +67,14 @@ use self::{
     layout::{channels_first, to_video},
     observe::Trace,
     source::Source,
-    tiling::Direction,
 };
 use crate::{
     checkpoint::{CheckpointError, Folder, WeightDtype, Weights},
     nn::Linear,
+    tiling,
 };
+
+pub use crate::tiling::Tiling;
 
 /// Encoder and decoder.
 #[derive(Debug)]
@@ -110,8 +109,18 @@ impl WanVae {
             |values: Vec<f32>| Tensor::new(values, weights.device())?.reshape((1, config.z_dim, 1, 1, 1));
         Ok(Self {
             encoder: Encoder::load(&weights.pp("encoder"), config)?,
-            quant_conv: pointwise(&weights.pp("quant_conv"), 2 * config.z_dim, 2 * config.z_dim, 3)?,
-            post_quant_conv: pointwise(&weights.pp("post_quant_conv"), config.z_dim, config.z_dim, 3)?,
+            quant_conv: Linear::load_pointwise(
+                &weights.pp("quant_conv"),
+                2 * config.z_dim,
+                2 * config.z_dim,
+                3,
+            )?,
+            post_quant_conv: Linear::load_pointwise(
+                &weights.pp("post_quant_conv"),
+                config.z_dim,
+                config.z_dim,
+                3,
+            )?,
             decoder: Decoder::load(&weights.pp("decoder"), config)?,
             mean: vector(config.latents_mean.clone())?,
             inverse_std: vector(config.latents_std.iter().map(|std| 1.0 / std).collect())?,
@@ -145,13 +154,14 @@ impl WanVae {
     /// Latents of another shape, or tiles that this autoencoder cannot make.
     pub fn decode(&self, z: &Tensor, tiling: Option<Tiling>) -> Result<Tensor> {
         let [_, frames, height, width] = self.latent_shape(z)?;
-        let grid = tiling.map(|tiling| tiling.grid(&self.config, Direction::Decode, [height, width]));
+        let scale = self.config.spatial_scale();
+        let grid = tiling.map(|tiling| tiling.grid(scale, scale, [height, width]));
         let Some(grid) = grid.transpose()?.flatten() else {
             let mut stream = self.decode_stream();
             let frames = (0..frames).map(|i| stream.push(&z.narrow(2, i, 1)?)).collect::<Result<Vec<_>>>()?;
             return Ok(Tensor::cat(&frames, 2)?);
         };
-        mosaic::assemble(
+        tiling::assemble(
             &grid,
             self.config.network_scale(),
             |rows, columns, next| {
@@ -240,7 +250,8 @@ impl WanVae {
     ) -> Result<Tensor> {
         let (scale, chunks) = (self.config.spatial_scale(), 1 + (source.frames()? - 1) / CHUNK);
         let latents = [height / scale, width / scale];
-        let grid = tiling.map(|tiling| tiling.grid(&self.config, Direction::Encode, latents));
+        // As in the reference, the pixels of a tile are counted in patches here.
+        let grid = tiling.map(|tiling| tiling.grid(scale, self.config.network_scale(), latents));
         let encode = |rows: std::ops::Range<usize>,
                       columns: std::ops::Range<usize>,
                       next: &mut dyn FnMut(Tensor) -> Result<()>| {
@@ -264,7 +275,7 @@ impl WanVae {
             return Err(WanVaeError::NotAMultiple { width, height, multiple: scale, how: "in tiles" });
         }
         let pixels = |span: tiling::Span| scale * span.start..scale * (span.start + span.length);
-        mosaic::assemble(&grid, 1, |rows, columns, next| encode(pixels(rows), pixels(columns), next), Ok)
+        tiling::assemble(&grid, 1, |rows, columns, next| encode(pixels(rows), pixels(columns), next), Ok)
     }
 
     /// Batch, frames, height and width of latents.

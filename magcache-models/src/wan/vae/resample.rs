@@ -5,7 +5,7 @@ use candle_core::Tensor;
 use super::cache::{CausalConv, FeatureCache, Slots};
 use crate::{
     checkpoint::{CheckpointError, Weights},
-    nn::{Conv3d, Conv3dConfig},
+    nn::{Conv3d, Conv3dConfig, nearest},
 };
 
 /// Halves height and width and, with `time`, the frames of every chunk but the first.
@@ -86,12 +86,4 @@ fn interleaved(x: &Tensor) -> candle_core::Result<Tensor> {
     x.reshape(&[batch, frames, height, width, 2, channels / 2])?
         .permute([0, 1, 4, 2, 3, 5].as_slice())?
         .reshape((batch, 2 * frames, height, width, channels / 2))
-}
-
-/// Every pixel four times.
-fn nearest(x: &Tensor) -> candle_core::Result<Tensor> {
-    let (batch, frames, height, width, channels) = x.dims5()?;
-    x.reshape(&[batch * frames, height, 1, width, 1, channels])?
-        .broadcast_as(&[batch * frames, height, 2, width, 2, channels])?
-        .reshape((batch, frames, 2 * height, 2 * width, channels))
 }

@@ -1,17 +1,28 @@
-//! Where tiles lie and how they are blended.
+//! Tiles of frames and images that are too large to be encoded or decoded in one piece: where they lie, and how they are
+//! blended.
+
+mod mosaic;
 
 use candle_core::Tensor;
 
-use super::{
-    WanVaeConfig,
-    error::{Result, WanVaeError},
-};
+pub(crate) use self::mosaic::assemble;
+
+/// A tile or stride that an autoencoder cannot make.
+#[derive(Debug, thiserror::Error)]
+#[error("{key} = {got} is not valid: expected {expected}")]
+pub struct TilingError {
+    /// The field of [`Tiling`].
+    pub key: &'static str,
+    /// Its value.
+    pub got: usize,
+    /// What it may be.
+    pub expected: String,
+}
 
 /// Cuts frames into overlapping tiles, each a stream of its own, and blends them: less memory for more work, and not
 /// exactly what the whole frame would give, because no tile sees past its edges.
 ///
-/// Sizes are pixels of the decoded video and multiples of the spatial scale. As in the reference, encoding counts them
-/// in patches: with a patch size of 2 a tile of 256 covers 512 pixels of the video that is encoded.
+/// Sizes are pixels of the decoded video or image and multiples of the spatial scale of the autoencoder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tiling {
     /// Rows of a tile.
@@ -39,43 +50,34 @@ impl Tiling {
 
     /// The tiles of a picture of `height` by `width` latents; none when it is not larger than one.
     ///
-    /// `scale`: pixels of [`Tiling`] to a latent.
-    pub(super) fn grid(
+    /// `scale`: pixels to a latent. `unit`: pixels of a tile to a latent, where those of the picture are not meant.
+    pub(crate) fn grid(
         &self,
-        config: &WanVaeConfig,
-        direction: Direction,
+        scale: usize,
+        unit: usize,
         [height, width]: [usize; 2],
-    ) -> Result<Option<Grid>> {
-        let multiple = config.spatial_scale();
+    ) -> Result<Option<Grid>, TilingError> {
         let fields = [
             ("tile_height", self.tile_height, "stride_height", self.stride_height),
             ("tile_width", self.tile_width, "stride_width", self.stride_width),
         ];
         for (tile_key, tile, stride_key, stride) in fields {
             for (key, got) in [(tile_key, tile), (stride_key, stride)] {
-                if got == 0 || !got.is_multiple_of(multiple) {
-                    let expected = format!("a multiple of {multiple}, the pixels of a latent");
-                    return Err(WanVaeError::Tiling { key, got, expected });
+                if got == 0 || !got.is_multiple_of(scale) {
+                    let expected = format!("a multiple of {scale}, the pixels of a latent");
+                    return Err(TilingError { key, got, expected });
                 }
             }
             if stride > tile {
                 let expected = format!("at most {tile_key} = {tile}, or rows and columns would be missing");
-                return Err(WanVaeError::Tiling { key: stride_key, got: stride, expected });
+                return Err(TilingError { key: stride_key, got: stride, expected });
             }
         }
-        // What a frame is compared with is the video's pixels in both directions; see the note at the type.
-        if height * multiple <= self.tile_height && width * multiple <= self.tile_width {
+        if height * scale <= self.tile_height && width * scale <= self.tile_width {
             return Ok(None);
         }
-        let latents = match direction {
-            Direction::Decode => multiple,
-            Direction::Encode => config.network_scale(),
-        };
-        let axis = |tile: usize, stride: usize, length| Axis {
-            tile: tile / latents,
-            stride: stride / latents,
-            length,
-        };
+        let axis =
+            |tile: usize, stride: usize, length| Axis { tile: tile / unit, stride: stride / unit, length };
         Ok(Some(Grid {
             rows: axis(self.tile_height, self.stride_height, height),
             columns: axis(self.tile_width, self.stride_width, width),
@@ -83,50 +85,43 @@ impl Tiling {
     }
 }
 
-/// Which way a picture goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Direction {
-    Encode,
-    Decode,
-}
-
 /// Tiles of a picture.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Grid {
-    pub(super) rows: Axis,
-    pub(super) columns: Axis,
+pub(crate) struct Grid {
+    pub(crate) rows: Axis,
+    pub(crate) columns: Axis,
 }
 
 /// Tiles along one axis, in latents.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Axis {
-    pub(super) tile: usize,
-    pub(super) stride: usize,
-    pub(super) length: usize,
+pub(crate) struct Axis {
+    pub(crate) tile: usize,
+    pub(crate) stride: usize,
+    pub(crate) length: usize,
 }
 
 /// Latents that a tile covers along one axis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Span {
-    pub(super) start: usize,
-    pub(super) length: usize,
+pub(crate) struct Span {
+    pub(crate) start: usize,
+    pub(crate) length: usize,
 }
 
 impl Axis {
-    pub(super) fn spans(&self) -> impl Iterator<Item = Span> {
+    pub(crate) fn spans(&self) -> impl Iterator<Item = Span> {
         let Self { tile, stride, length } = *self;
         (0..length).step_by(stride.max(1)).map(move |start| Span { start, length: tile.min(length - start) })
     }
 
     /// Latents that neighbours share.
-    pub(super) fn overlap(&self) -> usize {
+    pub(crate) fn overlap(&self) -> usize {
         self.tile - self.stride
     }
 }
 
 /// What the previous tile saved of a chunk and this tile's chunk, mixed over the overlap along `axis`: at its start all
 /// of the previous one.
-pub(super) fn blend(
+pub(crate) fn blend(
     before: &Tensor,
     tile: &Tensor,
     axis: usize,
@@ -180,8 +175,7 @@ mod tests {
 
     #[test]
     fn sizes_that_leave_gaps_or_cut_latents_are_refused() {
-        let config = WanVaeConfig::default();
-        let grid = |tiling: Tiling, size| tiling.grid(&config, Direction::Decode, size);
+        let grid = |tiling: Tiling, size| tiling.grid(8, 8, size);
         let error =
             |tile, stride| grid(Tiling::square(tile, stride), [9, 9]).expect_err("no tiling").to_string();
         assert!(error(0, 8).contains("tile_height = 0"));

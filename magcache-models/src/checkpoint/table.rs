@@ -1,29 +1,31 @@
 //! Tables of module names, and how a tensor's name is looked up in them.
 
-use crate::checkpoint::Mapped;
+use super::Mapped;
 
 /// One line of a table: a module of the native layout and what it is in ours.
 ///
 /// A segment `*` of the native name stands for a number, which takes the place of the next `*` in ours.
-pub(super) struct Rule {
-    pub(super) native: &'static str,
-    pub(super) ours: &'static str,
-    pub(super) operation: Operation,
+pub(crate) struct Rule {
+    pub(crate) native: &'static str,
+    pub(crate) ours: &'static str,
+    pub(crate) operation: Operation,
 }
 
 /// What happens to the tensors of a module beside getting its name.
-pub(super) enum Operation {
+pub(crate) enum Operation {
     /// Nothing.
     Rename,
     /// Leading axes of length 1 go.
     Squeeze,
+    /// A kernel of one pixel becomes a matrix.
+    Matrix,
     /// Equal shares of the first axis; their names take the place of `{}`.
     Split(&'static [&'static str]),
     /// No such tensor here.
     Omit,
 }
 
-pub(super) const fn rename(native: &'static str, ours: &'static str) -> Rule {
+pub(crate) const fn rename(native: &'static str, ours: &'static str) -> Rule {
     Rule { native, ours, operation: Operation::Rename }
 }
 
@@ -31,7 +33,7 @@ pub(super) const fn rename(native: &'static str, ours: &'static str) -> Rule {
 const PARAMETERS: [&str; 3] = ["weight", "bias", "gamma"];
 
 /// What the table makes of a tensor; `None` for one that is not in it.
-pub(super) fn look_up(table: &[Rule], name: &str) -> Option<Mapped> {
+pub(crate) fn look_up(table: &[Rule], name: &str) -> Option<Mapped> {
     table.iter().find_map(|rule| rule.apply(name))
 }
 
@@ -50,6 +52,7 @@ impl Rule {
         let ours = format!("{}{parameter}", module.join("."));
         Some(match self.operation {
             Operation::Squeeze => Mapped::Squeezed(ours),
+            Operation::Matrix => Mapped::Matrix(ours),
             Operation::Split(shares) => Mapped::Split(shares.iter().map(|s| ours.replace("{}", s)).collect()),
             _ => Mapped::Same(ours),
         })

@@ -1,14 +1,11 @@
-//! Tile after tile, each over all frames, to the whole video.
+//! Tile after tile, each over all frames, to the whole video; an image is a video of one frame.
 //!
 //! This order keeps one tile's stream at a time. Kept between tiles are the finished bands and, of the unfinished
 //! neighbours, only what is blended: the lowest rows of every tile above and the last columns of the tile to the left.
 
 use candle_core::Tensor;
 
-use super::{
-    error::Result,
-    tiling::{Grid, Span, blend},
-};
+use super::{Grid, Span, blend};
 
 /// Axes of `[batch, channels, frames, height, width]`.
 const TIME: usize = 2;
@@ -22,12 +19,12 @@ type Edge = Vec<Tensor>;
 ///
 /// `tile` gives the chunks of the tile at some rows and columns one by one, `[batch, channels, frames, height, width]`
 /// with `unit` pixels to a latent; `finish` is applied to every finished band of rows.
-pub(super) fn assemble(
+pub(crate) fn assemble<E: From<candle_core::Error>>(
     grid: &Grid,
     unit: usize,
-    tile: impl Fn(Span, Span, &mut dyn FnMut(Tensor) -> Result<()>) -> Result<()>,
-    finish: impl Fn(Tensor) -> Result<Tensor>,
-) -> Result<Tensor> {
+    tile: impl Fn(Span, Span, &mut dyn FnMut(Tensor) -> Result<(), E>) -> Result<(), E>,
+    finish: impl Fn(Tensor) -> Result<Tensor, E>,
+) -> Result<Tensor, E> {
     let columns: Vec<Span> = grid.columns.spans().collect();
     let mut above: Vec<Edge> = vec![Edge::new(); columns.len()];
     let mut whole = Whole::default();
