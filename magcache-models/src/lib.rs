@@ -2,6 +2,7 @@
 
 pub mod checkpoint;
 pub mod clip;
+pub mod flux;
 pub mod image;
 pub mod nn;
 pub mod pipeline;

@@ -9,6 +9,7 @@ mod case;
 mod condition;
 mod find;
 mod image_encoder;
+mod image_vae;
 mod report;
 mod scheduler;
 pub mod tables;
@@ -53,6 +54,7 @@ fn check(source: &Source) -> Result<CaseReport> {
         "text_encoders" if image_encoder::is_one(&case)? => image_encoder::check(&case),
         "text_encoders" => text_encoder::check(&case),
         "vaes" if condition::is_one(&case) => condition::check(&case),
+        "vaes" if image_vae::is_one(&case)? => image_vae::check(&case),
         "vaes" => vae::check(&case),
         "schedulers" => scheduler::check(&case),
         "cache_e2e" => cache_e2e::check(&case),

@@ -1,0 +1,3 @@
+//! FLUX.1 and FLUX.2.
+
+pub mod vae;
