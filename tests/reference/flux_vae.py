@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL, AutoencoderKLFlux2, Flux2Pipeline, FluxPipeline
 from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from safetensors.torch import save_file
 
 MODEL, AUTOENCODER, OUT = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
@@ -93,6 +94,20 @@ def packing():
     }
 
 
+def distribution():
+    """Two channels; the logarithms of the variance also lie beyond both limits."""
+    moments = torch.cat([waves(1, 2, 2, 3), 40 * waves(1, 2, 2, 3)], 1)
+    latents = DiagonalGaussianDistribution(moments)
+    return {
+        "moments": moments,
+        "mean": latents.mode(),
+        "log_variance": latents.logvar,
+        "std": latents.std,
+        "noise": torch.randn(latents.mean.shape, generator=torch.Generator().manual_seed(5)),
+        "sample": latents.sample(torch.Generator().manual_seed(5)),
+    }
+
+
 def names():
     """Native names, and what the converter makes of them: every tensor carries its own number."""
     spec = importlib.util.spec_from_file_location("autoencoder", AUTOENCODER)
@@ -108,12 +123,13 @@ def names():
 
 
 def save(tensors, name):
-    save_file({key: t.detach().float().contiguous() for key, t in tensors.items()}, OUT / name)
+    save_file({key: t.detach().float().clone().contiguous() for key, t in tensors.items()}, OUT / name)
 
 
 with torch.no_grad():
     flux1()
     flux2()
     save(packing(), "flux_packing.safetensors")
+    save(distribution(), "flux_distribution.safetensors")
     table = dict(sorted((native, diffusers) for native, (diffusers, _) in names().items()))
     (OUT / "flux_names.json").write_text(json.dumps(table, indent=1) + "\n")

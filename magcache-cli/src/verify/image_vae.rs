@@ -51,9 +51,9 @@ fn one(case: &Case, vae: &FluxVae, call: &Call, report: &mut CaseReport) -> Resu
 
 /// Outputs by name.
 fn encode(vae: &FluxVae, x: &Tensor, call: &Call) -> Result<BTreeMap<&'static str, Tensor>> {
-    let moments = vae.moments(x, None)?;
-    let mode = moments.narrow(1, 0, vae.config().latent_channels)?;
-    let mut outputs = BTreeMap::from([("moments", moments), ("mode", mode.clone())]);
+    let distribution = vae.encode(x, None)?;
+    let mode = distribution.mean()?;
+    let mut outputs = BTreeMap::from([("moments", distribution.moments().clone()), ("mode", mode.clone())]);
     // Latents of an odd size cannot become tokens, and no call asks that of them.
     if call.outputs.contains_key("latents") {
         outputs.insert("latents", vae.normalize(&mode)?);

@@ -13,17 +13,19 @@
 //! The largest tensors are those of the decoder at full resolution, some of `4 c W H` bytes with `c` channels (256 in the
 //! published models, before the last blocks halve them). [`Tiling`] bounds `W` and `H` to those of a tile; beside it stays
 //! the image. With tiles of `s` pixels, `s` / 4 of them blended, the result is that of the reference's `enable_tiling`
-//! for a `sample_size` of `s`: not exactly the whole image's, because no tile sees past its edges.
+//! for a `sample_size` of `s`: not exactly the whole image's, because no tile sees past its edges, not even for the mean and
+//! deviation in its norms. A picture that is not larger than a tile is worked on whole.
 //!
 //! # Source
 //!
 //! `AutoencoderKL` and `AutoencoderKLFlux2` of diffusers 0.42.1, `FluxPipeline` and `Flux2Pipeline` for the latents. They
-//! differ from these in that a wrong shape is an error before anything is computed, that tiles which would cut a latent
-//! are refused, and that the encoder gives the mean, never a sample.
+//! differ from these in that a wrong shape is an error before anything is computed, and that tiles which would cut a
+//! latent are refused.
 
 mod blocks;
 mod config;
 mod decoder;
+mod distribution;
 mod encoder;
 mod error;
 pub mod names;
@@ -34,6 +36,7 @@ mod scale;
 mod tests;
 
 pub use config::{FluxVaeConfig, FluxVaeConfigError, LatentScale};
+pub use distribution::LatentDistribution;
 pub use error::FluxVaeError;
 
 use candle_core::{DType, Device, Tensor};
@@ -115,36 +118,31 @@ impl FluxVae {
         &self.config
     }
 
-    /// Images `[batch, in_channels, height, width]` in -1..=1 to raw latents, the mean of their distribution.
+    /// Images `[batch, in_channels, height, width]` in -1..=1 to the distribution of their raw latents.
     ///
     /// Without tiles, heights and widths that are not multiples of the spatial scale lose their last rows and columns, as
     /// in the reference.
     ///
     /// # Errors
     /// Images of another shape or size, or tiles that this autoencoder cannot make.
-    pub fn encode(&self, images: &Tensor, tiling: Option<Tiling>) -> Result<Tensor> {
-        Ok(self.moments(images, tiling)?.narrow(1, 0, self.config.latent_channels)?)
-    }
-
-    /// [`Self::encode`] with the logarithm of the variance behind the mean, `[batch, 2 * latent_channels, h, w]`.
-    pub fn moments(&self, images: &Tensor, tiling: Option<Tiling>) -> Result<Tensor> {
+    pub fn encode(&self, images: &Tensor, tiling: Option<Tiling>) -> Result<LatentDistribution> {
         let [height, width] = shape(images, "images", self.config.in_channels)?;
         let scale = self.config.spatial_scale();
         if height < scale || width < scale {
             return Err(FluxVaeError::TooSmall { width, height, least: scale });
         }
         let grid = tiling.map(|tiling| tiling.grid(scale, scale, [height / scale, width / scale]));
-        let Some(grid) = grid.transpose()?.flatten() else {
-            return Ok(image(&self.encode_part(images)?)?);
+        let moments = match grid.transpose()?.flatten() {
+            None => image(&self.encode_part(images)?)?,
+            Some(_) if height % scale != 0 || width % scale != 0 => {
+                return Err(FluxVaeError::NotAMultiple { width, height, multiple: scale });
+            }
+            Some(grid) => assemble(&grid, 1, |rows, columns| {
+                let rows = images.narrow(2, scale * rows.start, scale * rows.length)?;
+                self.encode_part(&rows.narrow(3, scale * columns.start, scale * columns.length)?)
+            })?,
         };
-        if height % scale != 0 || width % scale != 0 {
-            return Err(FluxVaeError::NotAMultiple { width, height, multiple: scale });
-        }
-        let moments = assemble(&grid, 1, |rows, columns| {
-            let rows = images.narrow(2, scale * rows.start, scale * rows.length)?;
-            self.encode_part(&rows.narrow(3, scale * columns.start, scale * columns.length)?)
-        })?;
-        Ok(moments)
+        Ok(LatentDistribution::new(moments, self.config.latent_channels))
     }
 
     /// Raw latents `[batch, latent_channels, h, w]` to images `[batch, out_channels, height, width]`, not clamped.

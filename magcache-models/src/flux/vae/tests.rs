@@ -3,7 +3,10 @@
 //! `tests/reference/flux_vae.py` made the reference data: of the trained FLUX.1 model of this crate, whose weights are in
 //! half precision, and of a small random FLUX.2 model.
 
-use std::{collections::HashMap, path::PathBuf};
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+};
 
 use candle_core::{DType, Device, Tensor};
 
@@ -81,8 +84,9 @@ fn encodes_and_decodes_as_the_reference() -> Result<()> {
         let vae = open(&path);
         let (scale, channels) = (vae.config().spatial_scale(), vae.config().latent_channels);
         let x = waves([2, 3, 6 * scale, 4 * scale])?;
-        golden.check("encode.moments", &vae.moments(&x, None)?)?;
-        golden.check("encode_odd.mode", &vae.encode(&waves([1, 3, 19, 27])?, None)?)?;
+        let latents = vae.encode(&x, None)?;
+        golden.check("encode.moments", latents.moments())?;
+        golden.check("encode_odd.mode", &vae.encode(&waves([1, 3, 19, 27])?, None)?.mean()?)?;
         golden.check("decode.sample", &vae.decode(&waves([2, channels, 3, 5])?, None)?)?;
     }
     Ok(())
@@ -95,12 +99,13 @@ fn tiles_are_cut_and_blended_as_in_the_reference() -> Result<()> {
         let (scale, channels) = (vae.config().spatial_scale(), vae.config().latent_channels);
         let tiling = Some(Tiling::square(4 * scale, 3 * scale));
         let (x, z) = (waves([1, 3, 7 * scale, 9 * scale])?, waves([1, channels, 7, 5])?);
-        golden.check("tiled_encode.moments", &vae.moments(&x, tiling)?)?;
+        golden.check("tiled_encode.moments", vae.encode(&x, tiling)?.moments())?;
         golden.check("tiled_decode.sample", &vae.decode(&z, tiling)?)?;
         assert!(worst(&vae.decode(&z, None)?, golden.get("tiled_decode.sample"))? > 1e-3);
         let large = Some(Tiling::square(16 * scale, 12 * scale));
         assert_eq!(values(&vae.decode(&z, large)?)?, values(&vae.decode(&z, None)?)?);
-        assert_eq!(values(&vae.moments(&x, large)?)?, values(&vae.moments(&x, None)?)?);
+        let (tiled, whole) = (vae.encode(&x, large)?, vae.encode(&x, None)?);
+        assert_eq!(values(tiled.moments())?, values(whole.moments())?);
     }
     Ok(())
 }
@@ -117,6 +122,24 @@ fn latents_and_tokens_are_those_of_the_pipelines() -> Result<()> {
         golden.check("tokens", &tokens)?;
         assert!(worst(&vae.from_tokens(&tokens, [3, 2])?, &mode)? < 1e-5);
     }
+    Ok(())
+}
+
+#[test]
+fn distributions_are_clamped_and_sampled_as_in_the_reference() -> Result<()> {
+    let golden = Golden::open("flux_distribution.safetensors");
+    let latents = LatentDistribution::new(golden.get("moments").clone(), 2);
+    golden.equal("mean", &latents.mean()?)?;
+    golden.equal("log_variance", &latents.log_variance()?)?;
+    for (key, ours) in [("std", latents.std()?), ("sample", latents.sample(golden.get("noise"))?)] {
+        let (ours, expected) = (values(&ours)?, values(golden.get(key))?);
+        assert_eq!(ours.len(), expected.len());
+        // From 3e-7 to 22026, so relative.
+        let close = |(a, b): (&f32, &f32)| (a - b).abs() <= 4.0 * f32::EPSILON * b.abs();
+        assert!(ours.iter().zip(&expected).all(close), "{key}: {ours:?} {expected:?}");
+    }
+    let error = latents.sample(&golden.get("noise").narrow(1, 0, 1)?).expect_err("one channel").to_string();
+    assert!(error.contains("noise have shape [1, 1, 2, 3], expected [1, 2, 2, 3]"), "{error}");
     Ok(())
 }
 
@@ -171,7 +194,7 @@ fn native_names_are_those_of_the_converter() {
 
 /// The model under native names, its attention's matrices as kernels of one pixel; of FLUX.2 with the quantisation
 /// convolutions where its release has them.
-fn native_file(path: &PathBuf) -> Vec<u8> {
+fn native_file(path: &Path) -> Vec<u8> {
     let to_native: HashMap<String, String> = native_names().into_iter().map(|(n, d)| (d, n)).collect();
     let tensors =
         candle_core::safetensors::load(path.join("diffusion_pytorch_model.safetensors"), &Device::Cpu);
@@ -210,15 +233,21 @@ fn a_native_file_gives_the_same_bits() -> Result<()> {
         let z = waves([1, ours.config().latent_channels, 4, 2])?;
         let image = ours.decode(&z, None)?;
         assert_eq!(values(&native.decode(&z, None)?)?, values(&image)?);
-        assert_eq!(values(&native.moments(&image, None)?)?, values(&ours.moments(&image, None)?)?);
+        let [latents, native_latents] = [&ours, &native].map(|vae| vae.encode(&image, None));
+        assert_eq!(values(native_latents?.moments())?, values(latents?.moments())?);
         assert_eq!(values(&native.to_tokens(&z)?)?, values(&ours.to_tokens(&z)?)?);
     }
     Ok(())
 }
 
 #[test]
-fn every_tensor_is_used_and_a_wrong_shape_is_named() {
+fn every_tensor_is_used_and_a_missing_or_wrong_one_is_named() {
     for ((path, _), unused) in models().into_iter().zip([vec![], vec!["bn.num_batches_tracked"]]) {
+        let channels = if unused.is_empty() {
+            ["[16, 48, 3, 3]", "[18, 48, 3, 3]"]
+        } else {
+            ["[6, 8, 3, 3]", "[8, 8, 3, 3]"]
+        };
         let weights = Weights::open(&folder(&path), &Device::Cpu, WeightDtype::Keep).expect("fixture");
         let mut config = FluxVaeConfig::read(&folder(&path)).expect("fixture");
         FluxVae::load(&weights, &config).expect("loads");
@@ -226,6 +255,11 @@ fn every_tensor_is_used_and_a_wrong_shape_is_named() {
         config.latent_channels += 1;
         let error = FluxVae::load(&weights, &config).expect_err("other shapes").to_string();
         assert!(error.contains("has shape") && error.contains("encoder.conv_out.weight"), "{error}");
+        assert!(channels.iter().all(|shape| error.contains(shape)), "{channels:?}: {error}");
+        config.latent_channels -= 1;
+        config.layers_per_block += 1;
+        let error = FluxVae::load(&weights, &config).expect_err("another block").to_string();
+        assert!(error.contains("encoder.down_blocks.0.resnets.1.norm1.weight"), "{error}");
         config.norm_num_groups = 0;
         assert!(
             FluxVae::load(&weights, &config).expect_err("no groups").to_string().contains("norm_num_groups")
@@ -233,14 +267,15 @@ fn every_tensor_is_used_and_a_wrong_shape_is_named() {
     }
 }
 
+fn refused<T: std::fmt::Debug>(result: Result<T>, parts: &[&str]) {
+    let message = result.expect_err(parts[0]).to_string();
+    assert!(parts.iter().all(|part| message.contains(part)), "{message}");
+}
+
 #[test]
 fn what_cannot_be_encoded_or_decoded_is_refused_with_both_values() {
     let [vae1, vae2] = models().map(|(path, _)| open(&path));
     let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu).expect("fits");
-    let refused = |result: Result<Tensor>, parts: &[&str]| {
-        let message = result.expect_err(parts[0]).to_string();
-        assert!(parts.iter().all(|part| message.contains(part)), "{message}");
-    };
     for shape in [&[1, 7, 2, 2][..], &[1, 8, 0, 2], &[8, 2, 2], &[]] {
         let latents = ["the latents have shape", "expected [batch, 8, height, width]"];
         refused(vae1.decode(&zeros(shape), None), &latents);
