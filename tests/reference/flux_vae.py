@@ -1,23 +1,19 @@
 """Reference data of the image autoencoders and of the packing of latents, by diffusers.
 
-    python tests/reference/flux_vae.py magcache-models/tiny/flux-tiny/vae AUTOENCODER tests/fixtures/vae
+    python tests/reference/flux_vae.py magcache-models/tiny/flux-tiny/vae tests/fixtures/vae
 
-AUTOENCODER is `src/flux/modules/autoencoder.py` of the FLUX.1 release, for the native tensor names. Needs torch, diffusers
-0.42.1 and einops. Inputs are `sin(0.37 i)` for the `i`th value and not stored.
+Needs torch and diffusers 0.42.1. Inputs are `sin(0.37 i)` for the `i`th value and not stored.
 """
 
-import importlib.util
-import json
 import sys
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderKLFlux2, Flux2Pipeline, FluxPipeline
-from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from safetensors.torch import save_file
 
-MODEL, AUTOENCODER, OUT = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
+MODEL, OUT = Path(sys.argv[1]), Path(sys.argv[2])
 
 
 def waves(*shape):
@@ -61,7 +57,7 @@ def flux2():
     down, up = ("DownEncoderBlock2D",) * 2, ("UpDecoderBlock2D",) * 2
     vae = AutoencoderKLFlux2(
         down_block_types=down, up_block_types=up, block_out_channels=(4, 8), decoder_block_out_channels=(6, 4),
-        layers_per_block=1, latent_channels=3, norm_num_groups=2, sample_size=8,
+        layers_per_block=1, latent_channels=3, norm_num_groups=2, sample_size=8, batch_norm_eps=0.02,
     ).eval()
     for parameter in vae.parameters():
         parameter.add_(0.2 * torch.randn_like(parameter))
@@ -108,20 +104,6 @@ def distribution():
     }
 
 
-def names():
-    """Native names, and what the converter makes of them: every tensor carries its own number."""
-    spec = importlib.util.spec_from_file_location("autoencoder", AUTOENCODER)
-    native = importlib.util.module_from_spec(spec)
-    sys.modules["autoencoder"] = native
-    spec.loader.exec_module(native)
-    with torch.device("meta"):
-        state = native.AutoEncoder(native.AutoEncoderParams(32, 3, 32, 3, [1, 2, 3], 1, 16, 1.0, 0.0)).state_dict()
-    numbered = {name: torch.full(t.shape, float(i)) for i, (name, t) in enumerate(state.items())}
-    order = list(numbered)
-    converted = convert_ldm_vae_checkpoint(numbered, {"down_block_types": [0] * 3, "up_block_types": [0] * 3})
-    return {order[int(t.flatten()[0])]: [name, list(t.shape)] for name, t in converted.items()}
-
-
 def save(tensors, name):
     save_file({key: t.detach().float().clone().contiguous() for key, t in tensors.items()}, OUT / name)
 
@@ -131,5 +113,3 @@ with torch.no_grad():
     flux2()
     save(packing(), "flux_packing.safetensors")
     save(distribution(), "flux_distribution.safetensors")
-    table = dict(sorted((native, diffusers) for native, (diffusers, _) in names().items()))
-    (OUT / "flux_names.json").write_text(json.dumps(table, indent=1) + "\n")

@@ -2,7 +2,7 @@
 
     python tests/reference/native_flux_vae.py FLUX1 FLUX2 tests/fixtures/native
 
-FLUX1 and FLUX2 are `src/flux/modules/autoencoder.py` of github.com/black-forest-labs/flux (FLUX1_COMMIT) and
+FLUX1 and FLUX2 are `src/flux/modules/autoencoder.py` of github.com/black-forest-labs/flux (802fb47) and
 `src/flux2/autoencoder.py` of github.com/black-forest-labs/flux2 (ab7cca6). Needs torch, diffusers (0.42.1 made the files in
 the repository) and einops. diffusers makes the model, its tensors get their native names here, and then the team's own
 module loads those strictly and has to give diffusers' latents and images; diffusers' converter has to give its names back.

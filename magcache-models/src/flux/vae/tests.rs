@@ -3,15 +3,11 @@
 //! `tests/reference/flux_vae.py` made the reference data: of the trained FLUX.1 model of this crate, whose weights are in
 //! half precision, and of a small random FLUX.2 model.
 
-use std::{
-    collections::HashMap,
-    path::{Path, PathBuf},
-};
+use std::{collections::HashMap, path::PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 
 use super::*;
-use crate::checkpoint::Mapped;
 
 /// Largest error that rounding explains.
 const TOLERANCE: f32 = 2e-5;
@@ -165,79 +161,64 @@ fn packing_and_positions_are_those_of_the_pipelines() -> Result<()> {
     Ok(())
 }
 
-/// Native names by diffusers' converter.
-fn native_names() -> HashMap<String, String> {
-    let json = std::fs::read_to_string(fixtures("flux_names.json")).expect("fixture");
-    serde_json::from_str(&json).expect("fixture")
+/// Both layouts of the same random weights; `tests/reference/native_flux_vae.py` made them and ran the teams' own modules
+/// on the native ones.
+fn layouts() -> [(PathBuf, PathBuf); 2] {
+    let native = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/native"));
+    ["flux1-vae", "flux2-vae"]
+        .map(|name| (native.join(name).join("diffusers"), native.join(name).join("native")))
+}
+
+fn same_bits(a: &FluxVae, b: &FluxVae) -> Result<()> {
+    let z = waves([2, a.config().latent_channels, 4, 6])?;
+    let image = a.decode(&z, None)?;
+    assert_eq!(values(&b.decode(&z, None)?)?, values(&image)?);
+    assert!(values(&image)?.iter().all(|x| x.is_finite()) && worst(&image, &image.zeros_like()?)? > 0.1);
+    assert_eq!(values(b.encode(&image, None)?.moments())?, values(a.encode(&image, None)?.moments())?);
+    let tokens = a.to_tokens(&z)?;
+    assert_eq!(values(&b.to_tokens(&z)?)?, values(&tokens)?);
+    assert_eq!(values(&b.from_tokens(&tokens, [2, 3])?)?, values(&a.from_tokens(&tokens, [2, 3])?)?);
+    Ok(())
 }
 
 #[test]
-fn native_names_are_those_of_the_converter() {
-    let pairs = native_names();
-    for (native, diffusers) in &pairs {
-        for prefix in ["", "vae.", "first_stage_model."] {
-            let ours = match names::to_diffusers(&format!("{prefix}{native}"), 3) {
-                Some(Mapped::Same(name) | Mapped::Matrix(name)) => name,
-                None => native.clone(),
-                other => panic!("{native}: {other:?}"),
-            };
-            assert_eq!(ours, *diffusers, "{prefix}{native}");
+fn both_layouts_give_the_same_bits() -> Result<()> {
+    for (diffusers, native) in layouts() {
+        let ours = open(&diffusers);
+        let file = |path: &PathBuf, file: &str| {
+            FluxVae::open_file(&folder(path), file, ours.config(), &Device::Cpu).expect("loads")
+        };
+        same_bits(&ours, &file(&native, "ae.safetensors"))?;
+        same_bits(&ours, &file(&diffusers, "diffusion_pytorch_model.safetensors"))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn an_autoencoder_inside_of_a_larger_file_gives_the_same_bits() -> Result<()> {
+    for (diffusers, native) in layouts() {
+        let tensors = candle_core::safetensors::load(native.join("ae.safetensors"), &Device::Cpu)?;
+        for prefix in ["vae.", "first_stage_model."] {
+            let mut larger: HashMap<String, Tensor> =
+                tensors.iter().map(|(name, tensor)| (format!("{prefix}{name}"), tensor.clone())).collect();
+            larger.insert("model.diffusion_model.img_in.bias".into(), waves([1, 1, 1, 4])?);
+            let root = tempfile::tempdir().expect("a folder");
+            candle_core::safetensors::save(&larger, root.path().join("all.safetensors"))?;
+            let (ours, root) = (open(&diffusers), folder(&root.path().to_path_buf()));
+            let all = FluxVae::open_file(&root, "all.safetensors", ours.config(), &Device::Cpu);
+            same_bits(&ours, &all.expect("loads"))?;
         }
     }
-    assert!(names::is_native(pairs.keys().map(String::as_str)));
-    assert!(!names::is_native(pairs.values().map(String::as_str)));
+    Ok(())
+}
+
+#[test]
+fn names_of_no_native_tensor_have_no_counterpart() {
     for other in ["decoder.up.3.block.0.norm1.weight", "decoder.mid.block_3.norm1.weight", "bn.running_mean"]
     {
         assert_eq!(names::to_diffusers(other, 3), None, "{other}");
     }
-}
-
-/// The model under native names, its attention's matrices as kernels of one pixel; of FLUX.2 with the quantisation
-/// convolutions where its release has them.
-fn native_file(path: &Path) -> Vec<u8> {
-    let to_native: HashMap<String, String> = native_names().into_iter().map(|(n, d)| (d, n)).collect();
-    let tensors =
-        candle_core::safetensors::load(path.join("diffusion_pytorch_model.safetensors"), &Device::Cpu);
-    let named = tensors.expect("fixture").into_iter().map(|(name, tensor)| {
-        let inside =
-            [("quant_conv.", "encoder.quant_conv."), ("post_quant_conv.", "decoder.post_quant_conv.")];
-        let moved = inside.iter().find_map(|(d, n)| Some(format!("{n}{}", name.strip_prefix(d)?)));
-        // The recorded names are those of three resolutions.
-        let native = match (moved, name.strip_prefix("decoder.up_blocks.")) {
-            (Some(moved), _) => moved,
-            (None, Some(up)) if path.ends_with("flux2_small") => {
-                let (level, rest) = up.split_once('.').expect("a number");
-                let level = 1 + level.parse::<usize>().expect("a number");
-                to_native[&format!("decoder.up_blocks.{level}.{rest}")].clone()
-            }
-            _ => to_native.get(&name).cloned().unwrap_or(name.clone()),
-        };
-        let kernel = native.contains(".attn_1.") && tensor.rank() == 2;
-        (
-            native,
-            if kernel { tensor.unsqueeze(2).and_then(|t| t.unsqueeze(3)).expect("a matrix") } else { tensor },
-        )
-    });
-    safetensors::serialize(named, None).expect("can be written")
-}
-
-#[test]
-fn a_native_file_gives_the_same_bits() -> Result<()> {
-    for (path, _) in models() {
-        let ours = open(&path);
-        let native = tempfile::tempdir().expect("a folder");
-        std::fs::write(native.path().join("ae.safetensors"), native_file(&path)).expect("is written");
-        let native = folder(&native.path().to_path_buf());
-        let native =
-            FluxVae::open_file(&native, "ae.safetensors", ours.config(), &Device::Cpu).expect("loads");
-        let z = waves([1, ours.config().latent_channels, 4, 2])?;
-        let image = ours.decode(&z, None)?;
-        assert_eq!(values(&native.decode(&z, None)?)?, values(&image)?);
-        let [latents, native_latents] = [&ours, &native].map(|vae| vae.encode(&image, None));
-        assert_eq!(values(native_latents?.moments())?, values(latents?.moments())?);
-        assert_eq!(values(&native.to_tokens(&z)?)?, values(&ours.to_tokens(&z)?)?);
-    }
-    Ok(())
+    assert!(!names::is_native(["decoder.mid_block.resnets.0.norm1.weight"]));
 }
 
 #[test]
