@@ -3,12 +3,16 @@
 pub mod checkpoint;
 pub mod clip;
 pub mod flux;
+pub mod flux2;
 pub mod image;
+mod model_id;
 pub mod nn;
 pub mod pipeline;
 mod profiles;
 pub mod quality;
 pub mod sampler;
+#[cfg(test)]
+mod testing;
 pub mod text;
 pub mod tiling;
 pub mod tiny;

@@ -8,6 +8,7 @@ mod cache_e2e;
 mod case;
 mod condition;
 mod find;
+mod flux;
 mod image_encoder;
 mod image_vae;
 mod report;

@@ -1,4 +1,4 @@
-//! Wan transformers: every call, and what flows between the blocks.
+//! Transformers: every call, and what flows between the blocks; those of Wan here, of Flux in their own module.
 
 use std::{
     collections::BTreeMap,
@@ -10,11 +10,14 @@ use candle_core::{Device, Tensor};
 use magcache_core::{BlockHook, Branch, Cx, HookRegistry, Next, Output, Pass, Signal, Step, Streams};
 use magcache_models::{
     checkpoint::{Folder, WeightDtype, Weights},
+    flux::FluxTransformer,
+    flux2::Flux2Transformer,
     wan::{TextContext, WanConfig, WanRope, WanTransformer},
 };
 
 use super::{
     case::{Call, Case},
+    flux,
     report::CaseReport,
 };
 use crate::failure::bad_input;
@@ -27,9 +30,11 @@ const INPUTS: [&str; 4] =
 
 pub(super) fn check(case: &Case) -> Result<CaseReport> {
     let mut report = CaseReport::new(case.label());
-    let class = case.class()?;
-    if class != CLASS {
-        return Ok(report.skip(format!("this build has no {class}")));
+    match case.class()?.as_str() {
+        CLASS => {}
+        flux::CLASS_1 => return flux::check::<FluxTransformer>(case, report),
+        flux::CLASS_2 => return flux::check::<Flux2Transformer>(case, report),
+        class => return Ok(report.skip(format!("this build has no {class}"))),
     }
     let model = load(&case.folder)?;
     for call in case.calls() {
@@ -110,12 +115,15 @@ fn inside(
     let grid = [frames / patch_frames, height / patch_height, width / patch_width];
     let rope = WanRope::new(config).table(grid, latents.device())?;
     for (name, half) in [("rope.cos", rope.cos()?), ("rope.sin", rope.sin()?)] {
-        // The reference repeats a pair's angle for both of its channels.
-        let (tokens, pairs) = half.dims2()?;
-        let both = half.unsqueeze(2)?.broadcast_as((tokens, pairs, 2))?.reshape((1, tokens, 1, 2 * pairs))?;
-        seen.insert(name.to_owned(), both);
+        seen.insert(name.to_owned(), both_of_a_pair(&half)?.unsqueeze(0)?.unsqueeze(2)?);
     }
     Ok(seen)
+}
+
+/// The reference repeats a pair's angle for both of its channels: `[tokens, pairs]` to `[tokens, 2 * pairs]`.
+pub(super) fn both_of_a_pair(half: &Tensor) -> Result<Tensor> {
+    let (tokens, pairs) = half.dims2()?;
+    Ok(half.unsqueeze(2)?.broadcast_as((tokens, pairs, 2))?.reshape((tokens, 2 * pairs))?)
 }
 
 /// Notes what leaves its block and, before the first one, what enters it and what the model shows to strategies.

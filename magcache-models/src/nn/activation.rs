@@ -1,9 +1,9 @@
 //! Activations, element by element, any shape.
 
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, D, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::cpu::{self, TASK, contiguous, exp, on_cpu, vectorized};
+use super::cpu::{self, TASK, contiguous, exp, on_cpu, rows_per_task, vectorized};
 
 /// GELU with the tanh approximation, `x / 2 * (1 + tanh(sqrt(2 / π) * (x + 0.044715 x³)))`.
 ///
@@ -20,6 +20,50 @@ pub fn gelu_erf(x: &Tensor) -> Result<Tensor> {
 /// `SiLU` (swish), `x * sigmoid(x)`.
 pub fn silu(x: &Tensor) -> Result<Tensor> {
     if on_cpu(x) { x.contiguous()?.apply_op1_no_bwd(&Kind::Silu) } else { x.silu() }
+}
+
+/// `silu(a) * b` of the two halves of the channels: `[.., 2 * channels]` to `[.., channels]` (FLUX.2).
+pub fn swiglu(x: &Tensor) -> Result<Tensor> {
+    let channels = x.dim(D::Minus1)?;
+    if channels % 2 != 0 {
+        candle_core::bail!("swiglu: got {channels} channels, expected an even number");
+    }
+    if on_cpu(x) { x.contiguous()?.apply_op1_no_bwd(&SwiGlu) } else { swiglu_plain(x) }
+}
+
+fn swiglu_plain(x: &Tensor) -> Result<Tensor> {
+    let half = x.dim(D::Minus1)? / 2;
+    x.narrow(D::Minus1, 0, half)?.silu()? * x.narrow(D::Minus1, half, half)?
+}
+
+struct SwiGlu;
+
+impl CustomOp1 for SwiGlu {
+    fn name(&self) -> &'static str {
+        "swiglu"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let x = contiguous(self.name(), x, layout)?;
+        let mut shape = layout.dims().to_vec();
+        let half = shape.last_mut().map_or(0, |channels| {
+            *channels /= 2;
+            *channels
+        });
+        let mut out = vec![0f32; x.len() / 2];
+        let (rows, half) = (rows_per_task(half), half.max(1));
+        out.par_chunks_mut(rows * half).zip(x.par_chunks(rows * 2 * half)).for_each(|(out, x)| {
+            vectorized(|| {
+                for (out, x) in out.chunks_exact_mut(half).zip(x.chunks_exact(2 * half)) {
+                    let (gate, value) = x.split_at(half);
+                    for (out, (gate, value)) in out.iter_mut().zip(gate.iter().zip(value)) {
+                        *out = cpu::silu(*gate) * value;
+                    }
+                }
+            });
+        });
+        Ok((CpuStorage::F32(out), shape.into()))
+    }
 }
 
 enum Kind {
@@ -105,6 +149,19 @@ mod tests {
             let error = (ours - candle)?.abs()?.div(&scale)?.max(0)?.to_scalar::<f32>()?;
             assert!(error < 1e-6, "{error}");
         }
+        Ok(())
+    }
+
+    #[test]
+    fn the_first_half_gates_the_second() -> Result<()> {
+        for channels in [2, 70, 40_000] {
+            let x = Tensor::randn(0f32, 2.0, (2, 3, channels), &Device::Cpu)?;
+            let (ours, plain) = (swiglu(&x)?, swiglu_plain(&x)?);
+            assert_eq!(ours.dims(), [2, 3, channels / 2]);
+            let error = (ours - plain)?.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>()?;
+            assert!(error < 5e-6, "{channels}: {error}");
+        }
+        assert!(swiglu(&Tensor::zeros((1, 3), candle_core::DType::F32, &Device::Cpu)?).is_err());
         Ok(())
     }
 

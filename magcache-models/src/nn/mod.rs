@@ -13,9 +13,10 @@ mod modulation;
 mod norm;
 mod patches;
 mod rotary;
+mod sinusoids;
 mod upsample;
 
-pub use activation::{gelu_erf, gelu_tanh, silu};
+pub use activation::{gelu_erf, gelu_tanh, silu, swiglu};
 pub use attention::{attention, attention_with_bias};
 pub use conv3d::{Conv3d, Conv3dConfig};
 pub use linear::Linear;
@@ -23,4 +24,5 @@ pub use modulation::{gated_add, layer_norm_modulate};
 pub use norm::{LayerNorm, RmsNorm};
 pub use patches::{patchify, unpatchify};
 pub use rotary::{RotaryTable, rms_norm_rotary};
+pub use sinusoids::Sinusoids;
 pub use upsample::nearest;

@@ -1,4 +1,4 @@
-//! Rotary position embeddings on interleaved pairs, fused with the RMS norm that precedes them in Wan.
+//! Rotary position embeddings on interleaved pairs, fused with the RMS norm that precedes them in Wan and Flux.
 //!
 //! Channels `2i` and `2i + 1` of a head are one complex number, turned by the angle of the token's position. Source:
 //! `RoFormer` (arXiv 2104.09864); the pairing is that of Wan and Flux, not the half-split of `LLaMA`.
@@ -6,7 +6,7 @@
 use candle_core::{CpuStorage, CustomOp3, D, Device, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::cpu::{contiguous, on_cpu, per_channel, rows_per_task, sum_of, vectorized};
+use super::cpu::{contiguous, on_cpu, rows_per_task, sum_of, vectorized};
 
 /// Cosines and sines of every token's angles, `[2, tokens, head_dim / 2]` in f32.
 #[derive(Clone, Debug)]
@@ -18,6 +18,16 @@ impl RotaryTable {
         let half = cos.len() / tokens.max(1);
         cos.extend_from_slice(sin);
         Ok(Self(Tensor::from_vec(cos, (2, tokens, half), device)?))
+    }
+
+    /// The table of the tokens from `start` on, `length` of them.
+    pub fn narrow(&self, start: usize, length: usize) -> Result<Self> {
+        Ok(Self(self.0.narrow(1, start, length)?.contiguous()?))
+    }
+
+    /// How many tokens it is for.
+    pub fn tokens(&self) -> Result<usize> {
+        self.0.dim(1)
     }
 
     /// Cosines, `[tokens, head_dim / 2]`.
@@ -33,12 +43,17 @@ impl RotaryTable {
 
 /// `rope(rms_norm(x) * weight)` for queries or keys `[batch, tokens, heads * head_dim]`.
 ///
-/// The norm runs over all heads together, then the table turns each head by the token's position.
+/// The norm runs over as many channels as `weight` has: over all heads together (Wan) or over each head on its own (Flux).
+/// Then the table turns each head by the token's position.
 pub fn rms_norm_rotary(x: &Tensor, weight: &Tensor, table: &RotaryTable, eps: f64) -> Result<Tensor> {
     let (_, tokens, channels) = x.dims3()?;
     let (_, rows, half) = table.0.dims3()?;
     if rows != tokens || half == 0 || channels % (2 * half) != 0 {
         candle_core::bail!("rotary table of {rows} tokens and {half} pairs does not fit {:?}", x.shape());
+    }
+    let width = weight.dims1()?;
+    if width == 0 || channels % width != 0 || width % (2 * half) != 0 {
+        candle_core::bail!("{width} norm weights for {channels} channels in heads of {}", 2 * half);
     }
     if on_cpu(x) {
         return x.contiguous()?.apply_op3_no_bwd(weight, &table.0, &RmsNormRotary { eps: eps as f32 });
@@ -49,6 +64,7 @@ pub fn rms_norm_rotary(x: &Tensor, weight: &Tensor, table: &RotaryTable, eps: f6
 fn rms_norm_rotary_plain(x: &Tensor, weight: &Tensor, table: &RotaryTable, eps: f64) -> Result<Tensor> {
     let (batch, tokens, channels) = x.dims3()?;
     let half = table.0.dim(2)?;
+    let x = x.reshape((batch, tokens, (), weight.dims1()?))?;
     let deviation = (x.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?;
     let x = x.broadcast_div(&deviation)?.broadcast_mul(weight)?;
     let pairs = x.reshape((batch, tokens, channels / (2 * half), half, 2))?;
@@ -81,7 +97,8 @@ impl CustomOp3 for RmsNormRotary {
         let (_, tokens, channels) = x_layout.shape().dims3()?;
         let half = table_layout.shape().dims3()?.2;
         let x = contiguous(self.name(), x, x_layout)?;
-        let weight = per_channel(self.name(), weight, weight_layout, channels)?;
+        let weight = contiguous(self.name(), weight, weight_layout)?;
+        let width = weight.len();
         let (cos, sin) = contiguous(self.name(), table, table_layout)?.split_at(tokens * half);
         let mut out = vec![0f32; x.len()];
         let (rows, pair) = (rows_per_task(channels), 2 * half);
@@ -93,20 +110,22 @@ impl CustomOp3 for RmsNormRotary {
                     {
                         let token = (task * rows + i) % tokens;
                         let (cos, sin) = (&cos[token * half..][..half], &sin[token * half..][..half]);
-                        let inverse = (sum_of(x, |x| x * x) / channels as f32 + self.eps).sqrt().recip();
-                        let heads = x.chunks_exact(pair).zip(weight.chunks_exact(pair));
-                        for (out, (x, weight)) in out.chunks_exact_mut(pair).zip(heads) {
-                            let pairs = x
-                                .as_chunks::<2>()
-                                .0
-                                .iter()
-                                .zip(weight.as_chunks::<2>().0)
-                                .zip(cos.iter().zip(sin));
-                            for (out, ((x, weight), (cos, sin))) in
-                                out.as_chunks_mut::<2>().0.iter_mut().zip(pairs)
-                            {
-                                let (a, b) = (x[0] * inverse * weight[0], x[1] * inverse * weight[1]);
-                                *out = [a * cos - b * sin, a * sin + b * cos];
+                        for (out, x) in out.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
+                            let inverse = (sum_of(x, |x| x * x) / width as f32 + self.eps).sqrt().recip();
+                            let heads = x.chunks_exact(pair).zip(weight.chunks_exact(pair));
+                            for (out, (x, weight)) in out.chunks_exact_mut(pair).zip(heads) {
+                                let pairs = x
+                                    .as_chunks::<2>()
+                                    .0
+                                    .iter()
+                                    .zip(weight.as_chunks::<2>().0)
+                                    .zip(cos.iter().zip(sin));
+                                for (out, ((x, weight), (cos, sin))) in
+                                    out.as_chunks_mut::<2>().0.iter_mut().zip(pairs)
+                                {
+                                    let (a, b) = (x[0] * inverse * weight[0], x[1] * inverse * weight[1]);
+                                    *out = [a * cos - b * sin, a * sin + b * cos];
+                                }
                             }
                         }
                     }
@@ -128,11 +147,27 @@ mod tests {
         let (cos, sin): (Vec<f32>, Vec<f32>) = angles.map(|a| (a.cos(), a.sin())).unzip();
         let table = RotaryTable::new(cos, &sin, tokens, &Device::Cpu)?;
         let x = Tensor::randn(0f32, 1.0, (2, tokens, heads * 2 * half), &Device::Cpu)?;
-        let weight = Tensor::randn(1f32, 0.2, heads * 2 * half, &Device::Cpu)?;
-        let fused = rms_norm_rotary(&x, &weight, &table, 1e-3)?;
-        let plain = rms_norm_rotary_plain(&x, &weight, &table, 1e-3)?;
-        let worst = (fused - plain)?.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>()?;
-        assert!(worst < 5e-6, "{worst}");
+        // One norm over all heads, and one for each.
+        for width in [heads * 2 * half, 2 * half] {
+            let weight = Tensor::randn(1f32, 0.2, width, &Device::Cpu)?;
+            let fused = rms_norm_rotary(&x, &weight, &table, 1e-3)?;
+            let plain = rms_norm_rotary_plain(&x, &weight, &table, 1e-3)?;
+            let worst = (fused - plain)?.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>()?;
+            assert!(worst < 5e-6, "{width}: {worst}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_part_of_a_table_turns_a_part_of_the_tokens() -> Result<()> {
+        let angles: Vec<f32> = (0..10).map(|i| i as f32).collect();
+        let (cos, sin): (Vec<f32>, Vec<f32>) = angles.iter().map(|a| (a.cos(), a.sin())).unzip();
+        let table = RotaryTable::new(cos, &sin, 5, &Device::Cpu)?;
+        let x = Tensor::randn(0f32, 1.0, (2, 5, 8), &Device::Cpu)?;
+        let weight = Tensor::ones(4, candle_core::DType::F32, &Device::Cpu)?;
+        let whole = rms_norm_rotary(&x, &weight, &table, 1e-6)?.narrow(1, 2, 3)?;
+        let part = rms_norm_rotary(&x.narrow(1, 2, 3)?, &weight, &table.narrow(2, 3)?, 1e-6)?;
+        assert_eq!(whole.flatten_all()?.to_vec1::<f32>()?, part.flatten_all()?.to_vec1::<f32>()?);
         Ok(())
     }
 
@@ -143,6 +178,12 @@ mod tests {
         let weight = Tensor::new(&weight, &Device::Cpu)?;
         let message = rms_norm_rotary(&x, &weight, &table, 1e-6).expect_err("4 tokens, 5 rows").to_string();
         assert!(message.contains("5 tokens") && message.contains("[1, 4, 24]"), "{message}");
+        let x = Tensor::zeros((1, 5, 24), candle_core::DType::F32, &Device::Cpu)?;
+        for wrong in [4, 18] {
+            let weight = Tensor::ones(wrong, candle_core::DType::F32, &Device::Cpu)?;
+            let message = rms_norm_rotary(&x, &weight, &table, 1e-6).expect_err("no whole head").to_string();
+            assert!(message.contains(&format!("{wrong} norm weights for 24")), "{message}");
+        }
         Ok(())
     }
 }

@@ -1,13 +1,10 @@
 //! Embeddings of the timestep, the text and the image that condition the blocks.
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{Result, Tensor};
 
 use super::{LoadResult, WanConfig};
 use crate::checkpoint::Weights;
-use crate::nn::{LayerNorm, Linear, gelu_erf, gelu_tanh, silu};
-
-/// Longest period of the sinusoidal embedding, in timesteps.
-const MAX_PERIOD: f64 = 10_000.0;
+use crate::nn::{LayerNorm, Linear, Sinusoids, gelu_erf, gelu_tanh, silu};
 
 /// Epsilon of the image embedder's layer norms, which is not the `eps` of the config.
 const IMAGE_EPS: f64 = 1e-5;
@@ -15,8 +12,7 @@ const IMAGE_EPS: f64 = 1e-5;
 /// Timesteps (0 to 1000) to the embedding of the head and the modulation of the blocks.
 #[derive(Debug)]
 pub(super) struct TimeEmbedder {
-    /// `[1, freq_dim / 2]`.
-    frequencies: Tensor,
+    sinusoids: Sinusoids,
     linear_1: Linear,
     linear_2: Linear,
     time_proj: Linear,
@@ -26,7 +22,7 @@ impl TimeEmbedder {
     pub(super) fn load(weights: &Weights, config: &WanConfig) -> LoadResult<Self> {
         let inner = config.inner_dim();
         Ok(Self {
-            frequencies: frequencies(config.freq_dim / 2, weights.device())?,
+            sinusoids: Sinusoids::new(config.freq_dim, weights.device())?,
             linear_1: Linear::load(&weights.pp("time_embedder.linear_1"), config.freq_dim, inner, true)?,
             linear_2: Linear::load(&weights.pp("time_embedder.linear_2"), inner, inner, true)?,
             time_proj: Linear::load(&weights.pp("time_proj"), inner, 6 * inner, true)?,
@@ -35,31 +31,13 @@ impl TimeEmbedder {
 
     /// `temb`: `[batch, inner]` for timesteps `[batch]`, `[batch, tokens, inner]` for `[batch, tokens]`.
     pub(super) fn embed(&self, timestep: &Tensor) -> Result<Tensor> {
-        self.linear_2.forward(&silu(&self.linear_1.forward(&self.sinusoids(timestep)?)?)?)
-    }
-
-    /// Cosines, then sines: `[.., freq_dim]`.
-    fn sinusoids(&self, timestep: &Tensor) -> Result<Tensor> {
-        let angles = timestep.flatten_all()?.unsqueeze(1)?.broadcast_mul(&self.frequencies)?;
-        let mut shape = timestep.dims().to_vec();
-        shape.push(2 * self.frequencies.dim(1)?);
-        Tensor::cat(&[angles.cos()?, angles.sin()?], 1)?.reshape(shape)
+        self.linear_2.forward(&silu(&self.linear_1.forward(&self.sinusoids.forward(timestep)?)?)?)
     }
 
     /// `timestep_proj`: `[batch, 6 * inner]` or `[batch, tokens, 6 * inner]` from what [`Self::embed`] gave.
     pub(super) fn project(&self, temb: &Tensor) -> Result<Tensor> {
         self.time_proj.forward(&silu(temb)?)
     }
-}
-
-/// `MAX_PERIOD^(-k / half)` for each pair, rounded as f32 where the reference rounds: angles reach 1000 radians, where
-/// the last bit of a frequency is visible in the result.
-fn frequencies(half: usize, device: &Device) -> Result<Tensor> {
-    let values = (0..half).map(|k| {
-        let exponent = (-MAX_PERIOD.ln()) as f32 * k as f32 / half as f32;
-        f64::from(exponent).exp() as f32
-    });
-    Tensor::from_vec(values.collect::<Vec<f32>>(), (1, half), device)
 }
 
 /// Text encoder output to the width of the blocks.
@@ -147,7 +125,7 @@ mod tests {
         let trace = |name: &str| case.tensor(&format!("b1_odd.trace.{name}"));
         let time = TimeEmbedder::load(&weights, &case.config).expect("loads");
         let timestep = case.tensor("b1_odd.timestep");
-        close("sinusoids", &time.sinusoids(&timestep)?, &trace("timesteps_proj.out"));
+        close("sinusoids", &time.sinusoids.forward(&timestep)?, &trace("timesteps_proj.out"));
         close("temb", &time.embed(&timestep)?, &trace("temb"));
         close("timestep_proj", &time.project(&trace("temb"))?, &trace("timestep_proj"));
         let text = TextEmbedder::load(&weights.pp("text_embedder"), &case.config).expect("loads");

@@ -1,44 +1,9 @@
 //! Reference tensors for the unit tests of the network's parts.
 
-use std::collections::HashMap;
-use std::path::Path;
-
-use candle_core::{Device, Tensor};
-
 use super::WanConfig;
-use crate::checkpoint::{Folder, WeightDtype, Weights};
+use crate::testing::Golden;
+pub(super) use crate::testing::close;
 
-/// One case made with diffusers: a model and tensors from inside its forward.
-pub(super) struct Golden {
-    pub(super) config: WanConfig,
-    pub(super) weights: Weights,
-    tensors: HashMap<String, Tensor>,
-}
-
-pub(super) fn golden(case: &str) -> Golden {
-    let folder =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/golden/transformers").join(case);
-    let config = std::fs::read_to_string(folder.join("config.json")).expect("config.json of the case");
-    let tensors =
-        candle_core::safetensors::load(folder.join("golden.safetensors"), &Device::Cpu).expect("tensors");
-    let folder = Folder::open(folder).expect("folder of the case");
-    Golden {
-        config: WanConfig::from_json(&config).expect("a valid config.json"),
-        weights: Weights::open(&folder, &Device::Cpu, WeightDtype::Keep).expect("weights of the case"),
-        tensors,
-    }
-}
-
-impl Golden {
-    pub(super) fn tensor(&self, name: &str) -> Tensor {
-        self.tensors.get(name).unwrap_or_else(|| panic!("no tensor {name} in the case")).clone()
-    }
-}
-
-/// Fails unless no value differs by more than 2e-5.
-pub(super) fn close(what: &str, got: &Tensor, want: &Tensor) {
-    assert_eq!(got.dims(), want.dims(), "{what}");
-    let difference = (got - want).and_then(|d| d.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>());
-    let difference = difference.expect("equal shapes");
-    assert!(difference <= 2e-5, "{what}: differs by {difference}");
+pub(super) fn golden(case: &str) -> Golden<WanConfig> {
+    Golden::open(case, WanConfig::from_json)
 }

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use candle_core::{Result, Tensor};
 
 use super::attention::{CrossAttention, KeysValues};
+use crate::model_id::ModelId;
 
 /// A prompt as the blocks of one model see it: projected embeddings and, block by block, their keys and values.
 ///
@@ -23,16 +24,6 @@ struct Inner {
     text: Tensor,
     image: Option<Tensor>,
     keys_values: Vec<OnceLock<KeysValues>>,
-}
-
-/// Tells the contexts of one loaded model from those of another, such as the second expert of Wan 2.2.
-#[derive(Clone, Debug, Default)]
-pub(super) struct ModelId(Arc<()>);
-
-impl PartialEq for ModelId {
-    fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
-    }
 }
 
 impl TextContext {

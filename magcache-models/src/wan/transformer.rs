@@ -8,9 +8,10 @@ use magcache_core::{Pass, Signal, Streams};
 use super::block::WanBlock;
 use super::embed::{ImageEmbedder, TextEmbedder, TimeEmbedder};
 use super::patch::{Grid, Head, PatchEmbedding};
-use super::text::{ModelId, TextContext};
+use super::text::TextContext;
 use super::{LoadResult, WanConfig, WanRope};
 use crate::checkpoint::Weights;
+use crate::model_id::ModelId;
 
 /// Text tokens that a model with image attention was trained with; the reference splits the context at this length.
 const TEXT_TOKENS: usize = 512;

@@ -1,0 +1,248 @@
+//! Flux transformers of both generations: every call, and what flows between the blocks.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use anyhow::{Context, Result};
+use candle_core::{DType, Device, Tensor};
+use magcache_core::{
+    BlockHook, Branch, Cx, HookRegistry, ModelMeta, Next, Output, Pass, Signal, Step, Streams,
+};
+use magcache_models::{
+    checkpoint::{Folder, WeightDtype, Weights},
+    flux::{FluxConfig, FluxConfigError, FluxContext, FluxPositions, FluxTransformer},
+    flux2::{Flux2Config, Flux2Transformer},
+};
+
+use super::{
+    case::{Call, Case},
+    report::CaseReport,
+    transformer::both_of_a_pair,
+};
+use crate::failure::bad_input;
+
+pub(super) const CLASS_1: &str = "FluxTransformer2DModel";
+pub(super) const CLASS_2: &str = "Flux2Transformer2DModel";
+
+/// What the two generations do not have in common.
+pub(super) trait Network: Sized {
+    const CLASS: &'static str;
+    /// Arguments of the network.
+    const INPUTS: &'static [&'static str];
+
+    fn load(folder: &Folder) -> Result<Self>;
+    fn meta(&self) -> &ModelMeta;
+    fn context(&self, case: &Case, call: &Call) -> Result<FluxContext>;
+    fn positions(&self, text: &Tensor, image: &Tensor) -> Result<FluxPositions>;
+    fn forward(&self, inputs: &Inputs<'_>, pass: &mut Pass<'_>) -> candle_core::Result<Tensor>;
+    /// What a single-stream block is recorded to give, by the rest of its name.
+    fn single(streams: &Streams) -> candle_core::Result<Vec<(&'static str, Tensor)>>;
+}
+
+/// The arguments of one call, prepared.
+pub(super) struct Inputs<'a> {
+    hidden_states: &'a Tensor,
+    timestep: &'a Tensor,
+    guidance: Option<&'a Tensor>,
+    context: FluxContext,
+    positions: FluxPositions,
+}
+
+impl Network for FluxTransformer {
+    const CLASS: &'static str = CLASS_1;
+    const INPUTS: &'static [&'static str] = &[
+        "hidden_states",
+        "encoder_hidden_states",
+        "pooled_projections",
+        "timestep",
+        "img_ids",
+        "txt_ids",
+        "guidance",
+    ];
+
+    fn load(folder: &Folder) -> Result<Self> {
+        let config = config(folder, FluxConfig::from_json)?;
+        Ok(Self::load(&Weights::open(folder, &Device::Cpu, WeightDtype::Keep)?, config)?)
+    }
+
+    fn meta(&self) -> &ModelMeta {
+        self.meta()
+    }
+
+    fn context(&self, case: &Case, call: &Call) -> Result<FluxContext> {
+        let pooled = case.required(call, "pooled_projections")?;
+        Ok(self.text_context(case.required(call, "encoder_hidden_states")?, pooled)?)
+    }
+
+    fn positions(&self, text: &Tensor, image: &Tensor) -> Result<FluxPositions> {
+        Ok(self.positions(&ids(text)?, &ids(image)?)?)
+    }
+
+    fn forward(&self, inputs: &Inputs<'_>, pass: &mut Pass<'_>) -> candle_core::Result<Tensor> {
+        let Inputs { hidden_states, timestep, guidance, context, positions } = inputs;
+        self.forward(hidden_states, timestep, *guidance, context, positions, pass)
+    }
+
+    fn single(streams: &Streams) -> candle_core::Result<Vec<(&'static str, Tensor)>> {
+        both(streams)
+    }
+}
+
+impl Network for Flux2Transformer {
+    const CLASS: &'static str = CLASS_2;
+    const INPUTS: &'static [&'static str] =
+        &["hidden_states", "encoder_hidden_states", "timestep", "img_ids", "txt_ids", "guidance"];
+
+    fn load(folder: &Folder) -> Result<Self> {
+        let config = config(folder, Flux2Config::from_json)?;
+        Ok(Self::load(&Weights::open(folder, &Device::Cpu, WeightDtype::Keep)?, config)?)
+    }
+
+    fn meta(&self) -> &ModelMeta {
+        self.meta()
+    }
+
+    fn context(&self, case: &Case, call: &Call) -> Result<FluxContext> {
+        Ok(self.text_context(case.required(call, "encoder_hidden_states")?)?)
+    }
+
+    fn positions(&self, text: &Tensor, image: &Tensor) -> Result<FluxPositions> {
+        Ok(self.positions(&ids(text)?, &ids(image)?)?)
+    }
+
+    fn forward(&self, inputs: &Inputs<'_>, pass: &mut Pass<'_>) -> candle_core::Result<Tensor> {
+        let Inputs { hidden_states, timestep, guidance, context, positions } = inputs;
+        self.forward(hidden_states, timestep, *guidance, context, positions, pass)
+    }
+
+    fn single(streams: &Streams) -> candle_core::Result<Vec<(&'static str, Tensor)>> {
+        match streams {
+            Streams::Joint { tokens, .. } => Ok(vec![("out", tokens.clone())]),
+            _ => candle_core::bail!("a single-stream block gave no joint sequence"),
+        }
+    }
+}
+
+fn config<C>(folder: &Folder, parse: impl Fn(&str) -> Result<C, FluxConfigError>) -> Result<C> {
+    parse(&folder.read_to_string("config.json")?)
+        .map_err(|e| bad_input(format!("{}: {e}", folder.describe())))
+}
+
+/// Ids `[tokens, axes]`, or `[batch, tokens, axes]` of which the reference reads the first sample's.
+fn ids<const N: usize>(tensor: &Tensor) -> Result<Vec<[f32; N]>> {
+    let tensor = if tensor.rank() == 3 { tensor.get(0)? } else { tensor.clone() };
+    let rows: Vec<Vec<f32>> = tensor.to_dtype(DType::F32)?.to_vec2()?;
+    let id = |row: Vec<f32>| {
+        let wrong = |row: Vec<f32>| bad_input(format!("an id of {} axes, expected {N}", row.len()));
+        row.try_into().map_err(wrong)
+    };
+    rows.into_iter().map(id).collect()
+}
+
+pub(super) fn check<N: Network>(case: &Case, mut report: CaseReport) -> Result<CaseReport> {
+    let model = N::load(&case.folder)?;
+    for call in case.calls() {
+        if let Some(input) = call.inputs.keys().find(|name| !N::INPUTS.contains(&name.as_str())) {
+            report.leave_out(&call.name, format!("{} has no input `{input}` in this build", N::CLASS));
+            continue;
+        }
+        one(case, &model, call, &mut report).with_context(|| format!("call {:?}", call.name))?;
+    }
+    report.finish()
+}
+
+fn one<N: Network>(case: &Case, model: &N, call: &Call, report: &mut CaseReport) -> Result<()> {
+    let inputs = Inputs {
+        hidden_states: case.required(call, "hidden_states")?,
+        timestep: case.required(call, "timestep")?,
+        guidance: case.input(call, "guidance")?,
+        context: model.context(case, call)?,
+        positions: model.positions(case.required(call, "txt_ids")?, case.required(call, "img_ids")?)?,
+    };
+    let tolerance = call.tolerance();
+    let sample = model.forward(&inputs, &mut Pass::off())?;
+    for (output, key) in &call.outputs {
+        match output.as_str() {
+            "sample" => report.tensors(&call.name, output, &sample, case.tensor(key)?, tolerance)?,
+            _ => report.leave_out(key, "the network gives no such output"),
+        }
+    }
+    let traces = case.traces(call);
+    if traces.is_empty() {
+        return Ok(());
+    }
+    let shown = inside(model, &inputs)?;
+    for (module, key) in traces {
+        match shown.get(&module) {
+            Some(got) => report.tensors(&call.name, &module, got, case.tensor(&key)?, tolerance)?,
+            None => report.leave_out(key, "inside a part that this build does not open"),
+        }
+    }
+    Ok(())
+}
+
+/// Everything inside a forward that hooks and the public parts of the network show, by the reference's names.
+fn inside<N: Network>(model: &N, inputs: &Inputs<'_>) -> Result<BTreeMap<String, Tensor>> {
+    let meta = model.meta();
+    let dual = meta.stacks.first().map_or(0, |stack| stack.blocks);
+    let seen = Arc::default();
+    let mut hooks = HookRegistry::builder(meta.blocks());
+    for block in meta.whole() {
+        let name = match block.checked_sub(dual) {
+            None => format!("transformer_blocks.{block}"),
+            Some(single) => format!("single_transformer_blocks.{single}"),
+        };
+        let outputs = if block < dual { both } else { N::single };
+        let signals = if block == 0 { meta.signals.to_vec() } else { Vec::new() };
+        let observer = Observer { name, outputs, signals, seen: Arc::clone(&seen) };
+        hooks = hooks.ring(block..block + 1, Arc::new(observer))?;
+    }
+    let mut session = hooks.build().session();
+    model.forward(inputs, &mut session.pass(Step::plain(0, 1), Branch::Cond))?;
+    let mut seen = std::mem::take(&mut *seen.lock().unwrap_or_else(PoisonError::into_inner));
+    let rope = inputs.positions.joint();
+    seen.insert("rope.cos".to_owned(), both_of_a_pair(&rope.cos()?)?);
+    seen.insert("rope.sin".to_owned(), both_of_a_pair(&rope.sin()?)?);
+    Ok(seen)
+}
+
+/// Image and text, by the rest of their names.
+fn both(streams: &Streams) -> candle_core::Result<Vec<(&'static str, Tensor)>> {
+    let text = streams.text()?.map(|text| ("context_out", text));
+    Ok(text.into_iter().chain([("out", streams.image()?)]).collect())
+}
+
+/// Notes what leaves its block and, before the first one, what enters it and what the model shows to strategies.
+#[derive(Debug)]
+struct Observer {
+    name: String,
+    outputs: fn(&Streams) -> candle_core::Result<Vec<(&'static str, Tensor)>>,
+    /// Asked for in front of this block.
+    signals: Vec<Signal>,
+    seen: Arc<Mutex<BTreeMap<String, Tensor>>>,
+}
+
+impl BlockHook for Observer {
+    fn call(&self, cx: &mut Cx<'_>, x: Streams, next: Next<'_>) -> candle_core::Result<Output> {
+        let mut seen = Vec::new();
+        if let (false, Some(probe)) = (self.signals.is_empty(), cx.probe) {
+            for signal in &self.signals {
+                let name = match signal {
+                    Signal::ModulatedInput => "transformer_blocks.0.modulated_input",
+                    Signal::TimestepEmbedding => "temb",
+                    Signal::TimestepProjection => "double_stream_modulation_img.out",
+                };
+                seen.push((name.to_owned(), probe(*signal, &x)?));
+            }
+            seen.push(("x_embedder.out".to_owned(), x.image()?));
+            seen.extend(x.text()?.map(|text| ("context_embedder.out".to_owned(), text)));
+        }
+        let output = next.run(cx, x)?;
+        let outputs = (self.outputs)(&output.streams)?.into_iter();
+        seen.extend(outputs.map(|(rest, tensor)| (format!("{}.{rest}", self.name), tensor)));
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).extend(seen);
+        Ok(output)
+    }
+}

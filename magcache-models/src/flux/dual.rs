@@ -1,0 +1,80 @@
+//! A dual-stream block: text and image have weights of their own and meet in the attention.
+
+use candle_core::{Result, Tensor};
+use magcache_core::{Role, Streams};
+
+use super::LoadResult;
+use super::attention::{Heads, JointAttention};
+use super::feed_forward::{Activation, FeedForward};
+use super::modulation::Modulation;
+use super::positions::FluxPositions;
+use crate::checkpoint::Weights;
+
+/// `transformer_blocks.N` without what makes its modulation.
+#[derive(Debug)]
+pub(crate) struct DualBlock {
+    attn: JointAttention,
+    ff: FeedForward,
+    ff_context: FeedForward,
+    eps: f64,
+}
+
+impl DualBlock {
+    /// `hidden`: channels inside the feed-forward layers; `eps` is that of the layer norms.
+    pub(crate) fn load(
+        weights: &Weights,
+        heads: Heads,
+        hidden: usize,
+        activation: Activation,
+        eps: f64,
+    ) -> LoadResult<Self> {
+        let ff = |name: &str| FeedForward::load(&weights.pp(name), heads.inner(), hidden, activation);
+        Ok(Self {
+            attn: JointAttention::load(&weights.pp("attn"), heads)?,
+            ff: ff("ff")?,
+            ff_context: ff("ff_context")?,
+            eps,
+        })
+    }
+
+    /// The output tuple in diffusers' order, text and image, from the same of inputs: `[batch, tokens, inner]` each.
+    ///
+    /// The modulations are those of the attention and of the feed-forward.
+    pub(crate) fn forward(
+        &self,
+        [text, image]: [&Tensor; 2],
+        [of_text, of_image]: [&[Modulation; 2]; 2],
+        positions: &FluxPositions,
+    ) -> Result<[Tensor; 2]> {
+        let [text_attention, text_forward] = of_text;
+        let [image_attention, image_forward] = of_image;
+        let (text_out, image_out) = self.attn.forward(
+            &text_attention.norm(text, self.eps)?,
+            &image_attention.norm(image, self.eps)?,
+            positions,
+        )?;
+        let text = text_attention.add(text, &text_out)?;
+        let image = image_attention.add(image, &image_out)?;
+        let text_out = self.ff_context.forward(&text_forward.norm(&text, self.eps)?)?;
+        let image_out = self.ff.forward(&image_forward.norm(&image, self.eps)?)?;
+        Ok([text_forward.add(&text, &text_out)?, image_forward.add(&image, &image_out)?])
+    }
+
+    /// What the attention reads of the image.
+    pub(crate) fn modulated_input(&self, image: &Tensor, modulation: &[Modulation; 2]) -> Result<Tensor> {
+        modulation[0].norm(image, self.eps)
+    }
+}
+
+/// Runs a dual-stream block on the tuple that it takes and returns, whose places `roles` name.
+pub(crate) fn by_roles(
+    roles: &[Role],
+    x: Streams,
+    block: impl FnOnce([&Tensor; 2]) -> Result<[Tensor; 2]>,
+) -> Result<Streams> {
+    let tuple = x.into_outputs(roles)?;
+    match tuple.as_slice() {
+        [first, second] => Streams::from_outputs(roles, block([first, second])?.into()),
+        _ => candle_core::bail!("a dual-stream block takes 2 tensors, its metadata names {}", tuple.len()),
+    }
+}

@@ -1,0 +1,83 @@
+//! Embeddings of the timestep and of the guidance scale.
+
+use candle_core::{DType, Result, Tensor};
+
+use super::LoadResult;
+use crate::checkpoint::Weights;
+use crate::nn::{Linear, Sinusoids, silu};
+
+/// Timesteps and guidance scales are multiplied by this before they are embedded.
+const SCALE: f64 = 1000.0;
+
+/// Two linear layers with a `SiLU` between them.
+#[derive(Debug)]
+pub(crate) struct Mlp {
+    linear_1: Linear,
+    linear_2: Linear,
+}
+
+impl Mlp {
+    pub(crate) fn load(weights: &Weights, inputs: usize, inner: usize, bias: bool) -> LoadResult<Self> {
+        Ok(Self {
+            linear_1: Linear::load(&weights.pp("linear_1"), inputs, inner, bias)?,
+            linear_2: Linear::load(&weights.pp("linear_2"), inner, inner, bias)?,
+        })
+    }
+
+    /// `[batch, inputs]` to `[batch, inner]`.
+    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.linear_2.forward(&silu(&self.linear_1.forward(x)?)?)
+    }
+}
+
+/// `timestep_embedder` and, in guidance-distilled models, `guidance_embedder`.
+#[derive(Debug)]
+pub(crate) struct TimeEmbedder {
+    sinusoids: Sinusoids,
+    timestep: Mlp,
+    guidance: Option<Mlp>,
+}
+
+impl TimeEmbedder {
+    /// `channels`: length of the sinusoidal embedding.
+    pub(crate) fn load(
+        weights: &Weights,
+        channels: usize,
+        inner: usize,
+        guidance: bool,
+        bias: bool,
+    ) -> LoadResult<Self> {
+        let mlp = |name: &str| Mlp::load(&weights.pp(name), channels, inner, bias);
+        Ok(Self {
+            sinusoids: Sinusoids::new(channels, weights.device())?,
+            timestep: mlp("timestep_embedder")?,
+            guidance: guidance.then(|| mlp("guidance_embedder")).transpose()?,
+        })
+    }
+
+    /// `[batch, inner]` from timesteps and guidance scales of `batch` samples, `[batch]` each; timesteps count from 0 to 1.
+    pub(crate) fn forward(
+        &self,
+        timestep: &Tensor,
+        guidance: Option<&Tensor>,
+        batch: usize,
+    ) -> Result<Tensor> {
+        let embed = |what: &str, value: &Tensor, mlp: &Mlp| {
+            if value.dims() != [batch] {
+                candle_core::bail!("{what} has shape {:?}, expected [{batch}]", value.shape());
+            }
+            mlp.forward(&self.sinusoids.forward(&(value.to_dtype(DType::F32)? * SCALE)?)?)
+        };
+        let time = embed("timestep", timestep, &self.timestep)?;
+        match (&self.guidance, guidance) {
+            (None, None) => Ok(time),
+            (Some(mlp), Some(guidance)) => time + embed("guidance", guidance, mlp)?,
+            (Some(_), None) => candle_core::bail!(
+                "this model is guidance-distilled (`guidance_embeds` is true)\nhint: give a guidance scale"
+            ),
+            (None, Some(_)) => candle_core::bail!(
+                "this model has no guidance embedder (`guidance_embeds` is false)\nhint: give no guidance scale"
+            ),
+        }
+    }
+}

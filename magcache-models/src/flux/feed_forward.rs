@@ -1,0 +1,66 @@
+//! Two linear layers with an activation between them.
+
+use candle_core::{Result, Tensor};
+
+use super::LoadResult;
+use crate::checkpoint::Weights;
+use crate::nn::{Linear, gelu_tanh, swiglu};
+
+/// What lies between the layers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Activation {
+    /// FLUX.1.
+    GeluTanh,
+    /// FLUX.2; the layer before it has twice the channels.
+    SwiGlu,
+}
+
+impl Activation {
+    /// Channels that it reads to give `hidden`.
+    pub(crate) fn inputs(self, hidden: usize) -> usize {
+        match self {
+            Self::GeluTanh => hidden,
+            Self::SwiGlu => 2 * hidden,
+        }
+    }
+
+    pub(crate) fn forward(self, x: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::GeluTanh => gelu_tanh(x),
+            Self::SwiGlu => swiglu(x),
+        }
+    }
+}
+
+/// `ff` or `ff_context` of a dual-stream block.
+#[derive(Debug)]
+pub(crate) struct FeedForward {
+    input: Linear,
+    activation: Activation,
+    output: Linear,
+}
+
+impl FeedForward {
+    /// `hidden` channels behind the activation; FLUX.2 has no biases.
+    pub(crate) fn load(
+        weights: &Weights,
+        inner: usize,
+        hidden: usize,
+        activation: Activation,
+    ) -> LoadResult<Self> {
+        let (input, output, bias) = match activation {
+            Activation::GeluTanh => ("net.0.proj", "net.2", true),
+            Activation::SwiGlu => ("linear_in", "linear_out", false),
+        };
+        Ok(Self {
+            input: Linear::load(&weights.pp(input), inner, activation.inputs(hidden), bias)?,
+            activation,
+            output: Linear::load(&weights.pp(output), hidden, inner, bias)?,
+        })
+    }
+
+    /// `[batch, tokens, inner]` to the same shape.
+    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.output.forward(&self.activation.forward(&self.input.forward(x)?)?)
+    }
+}

@@ -1,0 +1,40 @@
+//! From hidden states to the prediction.
+
+use candle_core::{D, Result, Tensor};
+
+use super::LoadResult;
+use crate::checkpoint::Weights;
+use crate::nn::{Linear, layer_norm_modulate};
+
+/// `norm_out` and `proj_out`.
+#[derive(Debug)]
+pub(crate) struct Head {
+    /// Scale, then shift: the other way round than in the blocks.
+    linear: Linear,
+    proj_out: Linear,
+    eps: f64,
+}
+
+impl Head {
+    pub(crate) fn load(
+        weights: &Weights,
+        inner: usize,
+        outputs: usize,
+        eps: f64,
+        bias: bool,
+    ) -> LoadResult<Self> {
+        Ok(Self {
+            linear: Linear::load(&weights.pp("norm_out.linear"), inner, 2 * inner, bias)?,
+            proj_out: Linear::load(&weights.pp("proj_out"), inner, outputs, bias)?,
+            eps,
+        })
+    }
+
+    /// `[batch, tokens, inner]` to `[batch, tokens, outputs]`; `activated` is the embedding behind its `SiLU`.
+    pub(crate) fn forward(&self, x: &Tensor, activated: &Tensor) -> Result<Tensor> {
+        let rows = self.linear.forward(activated)?.unsqueeze(1)?;
+        let inner = rows.dim(D::Minus1)? / 2;
+        let (scale, shift) = (rows.narrow(D::Minus1, 0, inner)?, rows.narrow(D::Minus1, inner, inner)?);
+        self.proj_out.forward(&layer_norm_modulate(x, &shift, &scale, self.eps)?)
+    }
+}

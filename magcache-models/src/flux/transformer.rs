@@ -1,0 +1,152 @@
+//! The network: latents and a timestep to a prediction.
+
+use candle_core::{DType, Device, Result, Tensor};
+use magcache_core::{ModelMeta, Pass, Signal, Streams};
+
+use super::block::{FluxDualBlock, FluxSingleBlock};
+use super::config::EPS;
+use super::dual::by_roles;
+use super::embed::{Mlp, TimeEmbedder};
+use super::head::Head;
+use super::{FluxConfig, FluxContext, FluxPositions, FluxRope, LoadResult, meta};
+use crate::checkpoint::Weights;
+use crate::model_id::ModelId;
+use crate::nn::{Linear, silu};
+
+/// Length of the sinusoidal embedding of timesteps.
+const FREQ_DIM: usize = 256;
+
+/// Base of the geometric progression of rotary frequencies.
+const THETA: f64 = 10_000.0;
+
+/// The diffusion transformer of FLUX.1: dev, schnell, Kontext, and others of the same blocks.
+///
+/// Source: `FluxTransformer2DModel` of diffusers 0.42.1, without its `ControlNet` and IP adapter inputs. Differences: what
+/// depends on the prompt or the ids alone is prepared once ([`FluxContext`], [`FluxPositions`]), and all arithmetic is in
+/// f32 whatever the weights are stored in.
+///
+/// The model holds weights only: it can serve several generations at once.
+#[derive(Debug)]
+pub struct FluxTransformer {
+    id: ModelId,
+    config: FluxConfig,
+    meta: ModelMeta,
+    device: Device,
+    rope: FluxRope<3>,
+    x_embedder: Linear,
+    context_embedder: Linear,
+    time: TimeEmbedder,
+    pooled: Mlp,
+    dual_blocks: Vec<FluxDualBlock>,
+    single_blocks: Vec<FluxSingleBlock>,
+    head: Head,
+}
+
+impl FluxTransformer {
+    /// Loads the tensors of the diffusers layout.
+    ///
+    /// Fails where a tensor is missing or has another shape than `config` implies.
+    pub fn load(weights: &Weights, config: FluxConfig) -> LoadResult<Self> {
+        let inner = config.inner_dim();
+        let embedder = weights.pp("time_text_embed");
+        let dual = (0..config.num_layers)
+            .map(|i| FluxDualBlock::load(&weights.pp(format!("transformer_blocks.{i}")), &config));
+        let single = (0..config.num_single_layers)
+            .map(|i| FluxSingleBlock::load(&weights.pp(format!("single_transformer_blocks.{i}")), &config));
+        let (text, pooled) = (config.joint_attention_dim, config.pooled_projection_dim);
+        Ok(Self {
+            id: ModelId::default(),
+            meta: meta::of(&config),
+            device: weights.device().clone(),
+            rope: FluxRope::new(config.axes_dims_rope, THETA),
+            x_embedder: Linear::load(&weights.pp("x_embedder"), config.in_channels, inner, true)?,
+            context_embedder: Linear::load(&weights.pp("context_embedder"), text, inner, true)?,
+            time: TimeEmbedder::load(&embedder, FREQ_DIM, inner, config.guidance_embeds, true)?,
+            pooled: Mlp::load(&embedder.pp("text_embedder"), pooled, inner, true)?,
+            dual_blocks: dual.collect::<LoadResult<_>>()?,
+            single_blocks: single.collect::<LoadResult<_>>()?,
+            head: Head::load(weights, inner, config.outputs(), EPS, true)?,
+            config,
+        })
+    }
+
+    /// The sizes that the model was loaded with.
+    pub fn config(&self) -> &FluxConfig {
+        &self.config
+    }
+
+    /// What strategies need to know: the registered model of these sizes, or one like it without profiles.
+    pub fn meta(&self) -> &ModelMeta {
+        &self.meta
+    }
+
+    /// Prepares text embeddings `[batch, tokens, joint_attention_dim]` (T5) and pooled ones `[batch,
+    /// pooled_projection_dim]` (CLIP) for use at every step.
+    ///
+    /// All tokens take part in attention, so padding has to be what the model was trained with.
+    pub fn text_context(&self, text: &Tensor, pooled: &Tensor) -> Result<FluxContext> {
+        let (batch, _, _) = text.dims3()?;
+        if pooled.dims() != [batch, self.config.pooled_projection_dim] {
+            candle_core::bail!(
+                "pooled text has shape {:?}, expected [{batch}, {}]",
+                pooled.shape(),
+                self.config.pooled_projection_dim
+            );
+        }
+        let text = self.context_embedder.forward(&text.to_dtype(DType::F32)?)?;
+        let pooled = self.pooled.forward(&pooled.to_dtype(DType::F32)?)?;
+        Ok(FluxContext::new(self.id.clone(), text, Some(pooled)))
+    }
+
+    /// Prepares the ids of tokens for use at every step.
+    ///
+    /// Text tokens have zeros, image tokens (0, row, column) of the packed latents; tokens of a reference image (Kontext)
+    /// follow with 1 in the first place.
+    pub fn positions(&self, text: &[[f32; 3]], image: &[[f32; 3]]) -> Result<FluxPositions> {
+        self.rope.positions(text, image, &self.device)
+    }
+
+    /// Predicts the velocity `[batch, tokens, out_channels]` for packed latents `[batch, tokens, in_channels]`.
+    ///
+    /// Tokens of a reference image lie behind those of the image and are part of the prediction too; its first tokens are
+    /// the image's. `timestep` counts from 0 to 1, `[batch]`; `guidance` is the guidance scale (3.5, say), `[batch]`, of a
+    /// guidance-distilled model. `pass` decides which blocks run; [`Pass::off`] runs all of them.
+    pub fn forward(
+        &self,
+        hidden_states: &Tensor,
+        timestep: &Tensor,
+        guidance: Option<&Tensor>,
+        text: &FluxContext,
+        positions: &FluxPositions,
+        pass: &mut Pass<'_>,
+    ) -> Result<Tensor> {
+        let (batch, tokens, _) = hidden_states.dims3()?;
+        text.check(&self.id, batch)?;
+        positions.check(text.text().dim(1)?, tokens)?;
+        let temb = match text.pooled() {
+            Some(pooled) => (self.time.forward(timestep, guidance, batch)? + pooled)?,
+            None => self.time.forward(timestep, guidance, batch)?,
+        };
+        let activated = silu(&temb)?;
+        let image = self.x_embedder.forward(&hidden_states.to_dtype(DType::F32)?)?;
+
+        let probe = |signal: Signal, x: &Streams| match (signal, self.dual_blocks.first()) {
+            (Signal::TimestepEmbedding, _) => Ok(temb.clone()),
+            (Signal::ModulatedInput, Some(block)) => block.modulated_input(&x.image()?, &activated),
+            (signal, _) => candle_core::bail!("FLUX.1 does not show {signal:?}"),
+        };
+        let roles = meta::dual_outputs(&self.meta);
+        let streams = Streams::Dual { image, text: text.text().clone() };
+        let blocks = self.dual_blocks.len() + self.single_blocks.len();
+        let x = pass
+            .run(blocks, &probe, streams, |i, x| match self.dual_blocks.get(i) {
+                Some(block) => by_roles(roles, x, |tuple| block.forward(tuple, &activated, positions)),
+                None => {
+                    let block = &self.single_blocks[i - self.dual_blocks.len()];
+                    x.map_joint(|x| block.forward(x, &activated, positions.joint()))
+                }
+            })?
+            .into_image()?;
+        self.head.forward(&x, &activated)
+    }
+}

@@ -1,0 +1,13 @@
+//! Which loaded model something was prepared by.
+
+use std::sync::Arc;
+
+/// Tells what one loaded model prepared from what another did, such as the second expert of Wan 2.2.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ModelId(Arc<()>);
+
+impl PartialEq for ModelId {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
