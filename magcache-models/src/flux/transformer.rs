@@ -150,3 +150,94 @@ impl FluxTransformer {
         self.head.forward(&x, &activated)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use magcache_core::{BlockMeta, Role};
+
+    use super::*;
+    use crate::testing::Golden;
+
+    struct Case {
+        golden: Golden<FluxConfig>,
+        model: FluxTransformer,
+    }
+
+    impl Case {
+        fn open() -> Self {
+            let golden = Golden::open("flux_small", FluxConfig::from_json);
+            let model = FluxTransformer::load(&golden.weights, golden.config.clone()).expect("loads");
+            Self { golden, model }
+        }
+
+        fn input(&self, name: &str) -> Tensor {
+            self.golden.tensor(&format!("b1.{name}"))
+        }
+
+        fn context(&self) -> FluxContext {
+            let (text, pooled) = (self.input("encoder_hidden_states"), self.input("pooled_projections"));
+            self.model.text_context(&text, &pooled).expect("fits")
+        }
+
+        fn positions(&self) -> FluxPositions {
+            let ids = |name: &str| -> Vec<[f32; 3]> {
+                let rows = self.input(name).to_vec2::<f32>().expect("ids");
+                rows.into_iter().map(|row| row.try_into().expect("three axes")).collect()
+            };
+            self.model.positions(&ids("txt_ids"), &ids("img_ids")).expect("fits")
+        }
+
+        fn forward(&self) -> Result<Tensor> {
+            let (x, t, guidance) =
+                (self.input("hidden_states"), self.input("timestep"), self.input("guidance"));
+            let (context, positions) = (self.context(), self.positions());
+            self.model.forward(&x, &t, Some(&guidance), &context, &positions, &mut Pass::off())
+        }
+
+        /// Every block by itself on what the reference gave in front of it, as the tuples that the metadata names.
+        fn blocks(&self) -> Result<f32> {
+            let trace = |name: &str| self.input(&format!("trace.{name}"));
+            let (activated, positions) = (silu(&trace("temb"))?, self.positions());
+            let mut x = vec![trace("context_embedder.out"), trace("x_embedder.out")];
+            let text_tokens = x[0].dim(1)?;
+            let mut worst = 0f32;
+            for (i, BlockMeta { name, outputs }) in self.model.meta.block_metas().into_iter().enumerate() {
+                let name = name
+                    .replace("double", "transformer_blocks")
+                    .replace("single", "single_transformer_blocks");
+                let returned: Vec<Tensor> = match self.model.dual_blocks.get(i) {
+                    Some(block) => block.forward([&x[0], &x[1]], &activated, &positions)?.into(),
+                    None => {
+                        let block = &self.model.single_blocks[i - self.model.dual_blocks.len()];
+                        let y = block.forward(&Tensor::cat(&x, 1)?, &activated, positions.joint())?;
+                        vec![y.narrow(1, 0, text_tokens)?, y.narrow(1, text_tokens, y.dim(1)? - text_tokens)?]
+                    }
+                };
+                let streams = Streams::from_outputs(&outputs, returned)?;
+                let (text, image) = (trace(&format!("{name}.context_out")), trace(&format!("{name}.out")));
+                let got = streams.text()?.ok_or_else(|| candle_core::Error::msg("no text"))?;
+                for (got, want) in [(got, &text), (streams.image()?, &image)] {
+                    worst = worst.max((got - want)?.abs()?.flatten_all()?.max(0)?.to_scalar()?);
+                }
+                x = vec![text, image];
+            }
+            Ok(worst)
+        }
+    }
+
+    #[test]
+    fn the_metadata_says_where_text_and_image_are_and_is_heeded() -> Result<()> {
+        let mut case = Case::open();
+        let error = (case.forward()? - case.input("sample"))?.abs()?.flatten_all()?.max(0)?;
+        assert!(error.to_scalar::<f32>()? < 1e-4);
+        let worst = case.blocks()?;
+        assert!(worst < 5e-5, "{worst}");
+        for stack in 0..2 {
+            case.model.meta.stacks.to_mut()[stack].outputs = vec![Role::Image, Role::Text].into();
+            assert!(case.blocks().is_err(), "the swapped roles of stack {stack} went unnoticed");
+            assert_eq!(case.forward().is_err(), stack == 0);
+            case.model.meta = meta::of(&case.golden.config);
+        }
+        Ok(())
+    }
+}
