@@ -4,7 +4,7 @@
 mod support;
 
 use magcache_core::{Branch, HookRegistry, Level, Trajectory, testing};
-use support::{example, hook_of, strategies};
+use support::{example, hook_of, idle_chain, strategies};
 use testing::{Toy, run, same_bits, toys, transcript};
 
 #[test]
@@ -22,15 +22,7 @@ fn every_pair_that_may_skip_nothing_changes_no_bit() {
         let plain = run(&toy, None, &steps, 1).unwrap();
         for outer in strategies() {
             for inner in strategies() {
-                let mut builder = HookRegistry::builder(toy.blocks());
-                for (id, info) in [(0, outer), (1, inner)] {
-                    let hook = hook_of(info, info.never, id, &toy, &steps);
-                    builder = match info.level {
-                        Level::Blocks => builder.ring(toy.meta().whole(), hook).unwrap(),
-                        Level::Forward => builder.forward(hook),
-                    };
-                }
-                let mut session = builder.build().session();
+                let mut session = idle_chain([outer, inner], toy.meta(), &steps).session();
                 for (a, b) in run(&toy, Some(&mut session), &steps, 1).unwrap().iter().zip(&plain) {
                     let names = (outer.name, inner.name, toy.blocks(), a.step.index);
                     assert!(same_bits(&a.output, &b.output), "{names:?}");
@@ -50,7 +42,7 @@ fn every_pair_of_examples_never_learns_a_guess() {
         for inner in strategies() {
             let mut builder = HookRegistry::builder(6);
             for (id, info) in [(0, outer), (1, inner)] {
-                let hook = hook_of(info, info.example, id, &toy, &steps);
+                let hook = hook_of(info, info.example, id, toy.meta(), &steps);
                 builder = match info.level {
                     Level::Blocks => builder.ring(0..6, hook).unwrap(),
                     Level::Forward => builder.forward(hook),

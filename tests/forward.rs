@@ -215,7 +215,7 @@ fn a_skipped_forward_tells_every_hook_inside() {
     let info = support::strategies().into_iter().find(|s| s.name == "cfg-cache").unwrap();
     let notes = std::sync::Arc::default();
     let mut session = magcache_core::HookRegistry::builder(4)
-        .forward(support::hook_of(info, info.example, 0, &toy, &steps))
+        .forward(support::hook_of(info, info.example, 0, toy.meta(), &steps))
         .forward(std::sync::Arc::new(Witness("forward", std::sync::Arc::clone(&notes))))
         .ring(0..4, std::sync::Arc::new(Witness("all", std::sync::Arc::clone(&notes))))
         .and_then(|b| b.ring(1..2, std::sync::Arc::new(Witness("one", std::sync::Arc::clone(&notes)))))

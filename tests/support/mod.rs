@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex};
 
 use candle_core::Result;
 use magcache_core::{
-    BlockHook, Branch, BuildCx, CacheEntry, CacheHook, Cx, ForecastConfig, Guards, Head, HookId, Level, Next,
-    Output, ResidualConfig, Session, Step, Strategy, StrategyInfo, Streams, TimestepCache, Trajectory,
-    Verdict, Why, Window, meta, testing::Toy,
+    BlockHook, Branch, BuildCx, CacheEntry, CacheHook, Cx, ForecastConfig, Guards, Head, HookId,
+    HookRegistry, Level, ModelMeta, Next, Output, ResidualConfig, Session, Step, Strategy, StrategyInfo,
+    Streams, TimestepCache, Trajectory, Verdict, Why, Window, meta, testing::Toy,
 };
 
 /// Every registered strategy.
@@ -95,15 +95,15 @@ pub(crate) fn hook_of(
     info: &StrategyInfo,
     text: &str,
     id: u16,
-    toy: &Toy,
+    model: &ModelMeta,
     run: &Trajectory,
 ) -> Arc<dyn BlockHook> {
     let entry = CacheEntry::from_table("table", toml::from_str(text).unwrap()).unwrap();
     let cx = BuildCx {
         place: "table",
         id: HookId(id),
-        model: toy.meta(),
-        range: if info.level == Level::Forward { 0..1 } else { toy.meta().whole() },
+        model,
+        range: if info.level == Level::Forward { 0..1 } else { model.whole() },
         trajectory: Some(run),
         words: &entry.words,
         profile: None,
@@ -113,6 +113,24 @@ pub(crate) fn hook_of(
         Strategy::Hook(hook) => hook,
         Strategy::Cache(cache, guards) => Arc::new(CacheHook::new(HookId(id), cache, None, guards, true)),
     }
+}
+
+/// Two strategies that may skip nothing around all blocks of a model, or around its forward where that is their level. No
+/// plan has two around the same blocks; a chain built by hand can.
+pub(crate) fn idle_chain(
+    [outer, inner]: [&StrategyInfo; 2],
+    model: &ModelMeta,
+    run: &Trajectory,
+) -> Arc<HookRegistry> {
+    let mut builder = HookRegistry::builder(model.blocks());
+    for (id, info) in [(0, outer), (1, inner)] {
+        let hook = hook_of(info, info.never, id, model, run);
+        builder = match info.level {
+            Level::Blocks => builder.ring(model.whole(), hook).unwrap(),
+            Level::Forward => builder.forward(hook),
+        };
+    }
+    builder.build()
 }
 
 /// A session of `toy` with the `[[cache]]` tables in `text`.

@@ -31,6 +31,8 @@ pub struct CaseReport {
     pub skipped: Option<String>,
     /// What the reference has and this build cannot show or run; does not count against the case.
     pub not_compared: Vec<NotCompared>,
+    /// What was found out about the recording.
+    pub notes: Vec<String>,
 }
 
 /// One output of one call.
@@ -74,7 +76,14 @@ impl VerifyReport {
 
 impl CaseReport {
     pub(super) fn new(case: impl Into<String>) -> Self {
-        Self { case: case.into(), ok: false, calls: Vec::new(), skipped: None, not_compared: Vec::new() }
+        Self {
+            case: case.into(),
+            ok: false,
+            calls: Vec::new(),
+            skipped: None,
+            not_compared: Vec::new(),
+            notes: Vec::new(),
+        }
     }
 
     /// Ends a case of which nothing can be run.
@@ -85,6 +94,11 @@ impl CaseReport {
     /// Notes what is not compared.
     pub(super) fn leave_out(&mut self, what: impl Into<String>, why: impl Into<String>) {
         self.not_compared.push(NotCompared { what: what.into(), why: why.into() });
+    }
+
+    /// Says something about the recording.
+    pub(super) fn note(&mut self, note: String) {
+        self.notes.push(note);
     }
 
     /// Compares two tensors of any rank.
@@ -206,6 +220,9 @@ impl fmt::Display for CaseReport {
                 Some(detail) => writeln!(f, ": {detail}")?,
                 None => writeln!(f)?,
             }
+        }
+        for note in &self.notes {
+            writeln!(f, "  note: {note}")?;
         }
         let mut left_out: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         for part in &self.not_compared {

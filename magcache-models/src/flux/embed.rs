@@ -1,6 +1,6 @@
 //! Embeddings of the timestep and of the guidance scale.
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 
 use super::LoadResult;
 use crate::checkpoint::Weights;
@@ -33,6 +33,8 @@ impl Mlp {
 /// `timestep_embedder` and, in guidance-distilled models, `guidance_embedder`.
 #[derive(Debug)]
 pub(crate) struct TimeEmbedder {
+    channels: usize,
+    device: Device,
     sinusoids: Sinusoids,
     timestep: Mlp,
     guidance: Option<Mlp>,
@@ -49,10 +51,18 @@ impl TimeEmbedder {
     ) -> LoadResult<Self> {
         let mlp = |name: &str| Mlp::load(&weights.pp(name), channels, inner, bias);
         Ok(Self {
+            channels,
+            device: weights.device().clone(),
             sinusoids: Sinusoids::new(channels, weights.device())?,
             timestep: mlp("timestep_embedder")?,
             guidance: guidance.then(|| mlp("guidance_embedder")).transpose()?,
         })
+    }
+
+    /// See [`Sinusoids::rounded_up`].
+    pub(crate) fn round_up(&mut self, which: &[usize]) -> Result<()> {
+        self.sinusoids = Sinusoids::rounded_up(self.channels, which, &self.device)?;
+        Ok(())
     }
 
     /// `[batch, inner]` from timesteps and guidance scales of `batch` samples, `[batch]` each; timesteps count from 0 to 1.

@@ -80,6 +80,12 @@ impl FluxTransformer {
         &self.meta
     }
 
+    /// Takes the f32 above the nearest one for the frequencies `which` of the timestep embedding, counted from 0, as torch
+    /// does on some CPUs: for comparisons with recorded runs. See [`Sinusoids::rounded_up`](crate::nn::Sinusoids::rounded_up).
+    pub fn round_frequencies_up(&mut self, which: &[usize]) -> Result<()> {
+        self.time.round_up(which)
+    }
+
     /// Prepares text embeddings `[batch, tokens, joint_attention_dim]` (T5) and pooled ones `[batch,
     /// pooled_projection_dim]` (CLIP) for use at every step.
     ///
@@ -165,7 +171,7 @@ mod tests {
 
     impl Case {
         fn open() -> Self {
-            let golden = Golden::open("flux_small", FluxConfig::from_json);
+            let golden = Golden::open("flux_dev", FluxConfig::from_json);
             let model = FluxTransformer::load(&golden.weights, golden.config.clone()).expect("loads");
             Self { golden, model }
         }

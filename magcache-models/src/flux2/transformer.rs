@@ -99,6 +99,12 @@ impl Flux2Transformer {
         &self.meta
     }
 
+    /// Takes the f32 above the nearest one for the frequencies `which` of the timestep embedding, counted from 0, as torch
+    /// does on some CPUs: for comparisons with recorded runs. See [`Sinusoids::rounded_up`](crate::nn::Sinusoids::rounded_up).
+    pub fn round_frequencies_up(&mut self, which: &[usize]) -> Result<()> {
+        self.time.round_up(which)
+    }
+
     /// Prepares text embeddings `[batch, tokens, joint_attention_dim]` for use at every step.
     ///
     /// All tokens take part in attention, so padding has to be what the model was trained with.

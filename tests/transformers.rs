@@ -1,0 +1,199 @@
+//! The transformers of Wan and Flux under caches that may skip nothing, and misuse of Flux. That they equal diffusers is
+//! shown by the recorded cases in `verify`.
+
+mod support;
+
+use std::{collections::HashMap, fs, path::Path, sync::Arc};
+
+use candle_core::{Device, Result, Tensor};
+use magcache_core::{Branch, CachePlan, HookRegistry, ModelMeta, Pass, Trajectory, meta, testing::same_bits};
+use magcache_models::{
+    checkpoint::{Folder, WeightDtype, Weights},
+    flux::{FluxConfig, FluxTransformer},
+    flux2::{Flux2Config, Flux2Transformer},
+    tiny,
+    wan::{WanConfig, WanTransformer},
+};
+use support::{idle_chain, strategies};
+
+enum Model {
+    Wan(WanTransformer),
+    Flux(FluxTransformer),
+    Flux2(Flux2Transformer),
+}
+
+/// One recorded case.
+struct Case {
+    model: Model,
+    tensors: HashMap<String, Tensor>,
+}
+
+fn open(name: &str) -> Case {
+    if name == WAN {
+        return embedded();
+    }
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/golden/transformers").join(name);
+    let tensors = candle_core::safetensors::load(folder.join("golden.safetensors"), &Device::Cpu).unwrap();
+    let config = fs::read_to_string(folder.join("config.json")).unwrap();
+    let weights = Weights::open(&Folder::open(folder).unwrap(), &Device::Cpu, WeightDtype::Keep).unwrap();
+    let model = match name {
+        FLUX => {
+            Model::Flux(FluxTransformer::load(&weights, FluxConfig::from_json(&config).unwrap()).unwrap())
+        }
+        _ => {
+            Model::Flux2(Flux2Transformer::load(&weights, Flux2Config::from_json(&config).unwrap()).unwrap())
+        }
+    };
+    assert_eq!(weights.unused(), [""; 0], "{name}: tensors that nothing reads");
+    Case { model, tensors }
+}
+
+/// The small Wan model, which has more blocks than the recorded ones, on inputs of its size.
+fn embedded() -> Case {
+    let folder = tiny::wan21_t2v().sub("transformer");
+    let config = WanConfig::from_json(&folder.read_to_string("config.json").unwrap()).unwrap();
+    let waves = |shape: &[usize]| {
+        let count = shape.iter().product::<usize>() as f32;
+        Tensor::arange(0f32, count, &Device::Cpu).unwrap().sin().unwrap().reshape(shape).unwrap()
+    };
+    let tensors = HashMap::from([
+        ("b1.hidden_states".to_owned(), waves(&[1, config.in_channels, 2, 4, 4])),
+        ("b1.timestep".to_owned(), Tensor::new(&[700f32], &Device::Cpu).unwrap()),
+        ("b1.encoder_hidden_states".to_owned(), waves(&[1, 5, config.text_dim])),
+    ]);
+    let weights = Weights::open(&folder, &Device::Cpu, WeightDtype::Auto).unwrap();
+    Case { model: Model::Wan(WanTransformer::load(&weights, config).unwrap()), tensors }
+}
+
+fn rows<const N: usize>(tensor: &Tensor) -> Vec<[f32; N]> {
+    let tensor = if tensor.rank() == 3 { tensor.get(0).unwrap() } else { tensor.clone() };
+    let rows = tensor.to_dtype(candle_core::DType::F32).unwrap().to_vec2::<f32>().unwrap();
+    rows.into_iter().map(|row| row.try_into().unwrap()).collect()
+}
+
+impl Case {
+    /// Of the case's first call.
+    fn input(&self, name: &str) -> &Tensor {
+        &self.tensors[&format!("b1.{name}")]
+    }
+
+    fn meta(&self) -> ModelMeta {
+        match &self.model {
+            Model::Wan(model) => {
+                let published = meta::model("wan2.1-t2v").unwrap().clone();
+                ModelMeta { profiles: (&[]).into(), ..published.with_blocks(&[model.config().num_layers]) }
+            }
+            Model::Flux(model) => ModelMeta { guided: true, ..model.meta().clone() },
+            Model::Flux2(model) => ModelMeta { guided: true, ..model.meta().clone() },
+        }
+    }
+
+    /// The first call with another input, and with guidance where `guided`.
+    fn forward(&self, x: &Tensor, guided: bool, pass: &mut Pass<'_>) -> Result<Tensor> {
+        let (timestep, text) = (self.input("timestep"), self.input("encoder_hidden_states"));
+        let guidance = Tensor::full(3.5f32, 1, &Device::Cpu)?;
+        let guidance = guided.then_some(&guidance);
+        let ids = |name| self.input(name);
+        match &self.model {
+            Model::Wan(model) => model.forward(x, timestep, &model.text_context(text)?, pass),
+            Model::Flux(model) => {
+                let context = model.text_context(text, self.input("pooled_projections"))?;
+                let positions = model.positions(&rows(ids("txt_ids")), &rows(ids("img_ids")))?;
+                model.forward(x, timestep, guidance, &context, &positions, pass)
+            }
+            Model::Flux2(model) => {
+                let context = model.text_context(text)?;
+                let positions = model.positions(&rows(ids("txt_ids")), &rows(ids("img_ids")))?;
+                model.forward(x, timestep, guidance, &context, &positions, pass)
+            }
+        }
+    }
+
+    fn plain(&self, x: &Tensor, pass: &mut Pass<'_>) -> Result<Tensor> {
+        self.forward(x, matches!(self.model, Model::Flux(_)), pass)
+    }
+
+    /// Runs a few steps and compares every output with that of the bare network.
+    fn is_unchanged_by(&self, hooks: &Arc<HookRegistry>, what: &str) {
+        let x = self.input("hidden_states");
+        let want = self.plain(x, &mut Pass::off()).unwrap();
+        let mut session = hooks.session();
+        let run = trajectory();
+        for step in run.steps() {
+            for branch in run.branches_at(&step) {
+                let mut pass = session.pass(step.clone(), *branch);
+                let y = pass.forward(x.clone(), |x, pass| self.plain(&x, pass)).unwrap();
+                assert!(same_bits(&y, &want), "{}: {what}", self.meta().name);
+            }
+        }
+    }
+}
+
+/// With both branches: the networks know nothing of guidance, and some strategies are for two.
+fn trajectory() -> Trajectory {
+    Trajectory::plain(4, &[Branch::Cond, Branch::Uncond])
+}
+
+const WAN: &str = "embedded";
+const FLUX: &str = "flux_dev";
+const FLUX2: &str = "flux2_klein";
+
+#[test]
+fn a_cache_that_may_skip_nothing_changes_no_bit() {
+    for name in [WAN, FLUX, FLUX2] {
+        let case = open(name);
+        for info in strategies() {
+            for at in ["", "at = \"double\"\n", "at = \"single\"\n", "at = \"1..3\"\n"] {
+                let text = format!("[[cache]]\n{at}{}", info.never);
+                match CachePlan::parse(&text).unwrap().build(&case.meta(), Some(&trajectory())) {
+                    Ok(built) => case.is_unchanged_by(&built.registry, &text),
+                    Err(error) => assert!(!at.is_empty(), "{}: {error}", info.name),
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn nor_does_any_chain_of_two() {
+    for name in [WAN, FLUX, FLUX2] {
+        let case = open(name);
+        for (outer, inner) in strategies().iter().flat_map(|a| strategies().into_iter().map(move |b| (a, b)))
+        {
+            let hooks = idle_chain([outer, inner], &case.meta(), &trajectory());
+            case.is_unchanged_by(&hooks, &format!("{} around {}", outer.name, inner.name));
+        }
+    }
+}
+
+#[test]
+fn misuse_is_refused_with_both_values() {
+    let message = |result: Result<Tensor>| result.unwrap_err().to_string();
+    for (name, guided, says) in
+        [(FLUX, false, "is guidance-distilled"), (FLUX2, true, "no guidance embedder")]
+    {
+        let case = open(name);
+        let x = case.input("hidden_states");
+        let guidance = message(case.forward(x, guided, &mut Pass::off()));
+        assert!(guidance.contains(says), "{guidance}");
+        let short = message(case.plain(&x.narrow(1, 0, 11).unwrap(), &mut Pass::off()));
+        assert!(short.contains("11 image tokens") && short.contains("ids for 7 and 12"), "{short}");
+        let two = Tensor::cat(&[x, x], 0).unwrap();
+        let batch = message(case.plain(&two, &mut Pass::off()));
+        assert!(batch.contains("1 prompts") && batch.contains("batch of 2"), "{batch}");
+        let wide = Tensor::zeros((1, 12, 9), candle_core::DType::F32, &Device::Cpu).unwrap();
+        let channels = message(case.plain(&wide, &mut Pass::off()));
+        assert!(channels.contains("expected 16"), "{channels}");
+    }
+    let (one, other) = (open(FLUX), open(FLUX));
+    let (Model::Flux(model), Model::Flux(stranger)) = (&one.model, &other.model) else { unreachable!() };
+    let text = one.input("encoder_hidden_states");
+    let context = stranger.text_context(text, one.input("pooled_projections")).unwrap();
+    let positions = model.positions(&rows(one.input("txt_ids")), &rows(one.input("img_ids"))).unwrap();
+    let (x, t, g) = (one.input("hidden_states"), one.input("timestep"), one.input("guidance"));
+    let other_model = message(model.forward(x, t, Some(g), &context, &positions, &mut Pass::off()));
+    assert!(other_model.contains("another model"), "{other_model}");
+    let pooled = Tensor::zeros((2, 12), candle_core::DType::F32, &Device::Cpu).unwrap();
+    let batch = model.text_context(text, &pooled).unwrap_err().to_string();
+    assert!(batch.contains("[2, 12]") && batch.contains("[1, 12]"), "{batch}");
+}
