@@ -35,6 +35,9 @@ const ROUNDED_UP: [&[usize]; 3] = [&[], &[12, 106], &[13, 44]];
 /// Frequencies of the published models.
 const FREQUENCIES: usize = 128;
 
+/// Tensors by the rest of their names.
+type Named = Vec<(&'static str, Tensor)>;
+
 /// What the two generations do not have in common.
 pub(super) trait Network: Sized {
     const CLASS: &'static str;
@@ -49,7 +52,7 @@ pub(super) trait Network: Sized {
     fn positions(&self, text: &Tensor, image: &Tensor) -> Result<FluxPositions>;
     fn forward(&self, inputs: &Inputs<'_>, pass: &mut Pass<'_>) -> candle_core::Result<Tensor>;
     /// What a single-stream block is recorded to give, by the rest of its name.
-    fn single(streams: &Streams) -> candle_core::Result<Vec<(&'static str, Tensor)>>;
+    fn single(streams: &Streams) -> candle_core::Result<Named>;
 }
 
 /// The arguments of one call, prepared.
@@ -116,7 +119,7 @@ impl Network for FluxTransformer {
         self.forward(hidden_states, timestep, *guidance, context, positions, pass)
     }
 
-    fn single(streams: &Streams) -> candle_core::Result<Vec<(&'static str, Tensor)>> {
+    fn single(streams: &Streams) -> candle_core::Result<Named> {
         both(streams)
     }
 }
@@ -156,7 +159,7 @@ impl Network for Flux2Transformer {
         self.forward(hidden_states, timestep, *guidance, context, positions, pass)
     }
 
-    fn single(streams: &Streams) -> candle_core::Result<Vec<(&'static str, Tensor)>> {
+    fn single(streams: &Streams) -> candle_core::Result<Named> {
         match streams {
             Streams::Joint { tokens, .. } => Ok(vec![("out", tokens.clone())]),
             _ => candle_core::bail!("a single-stream block gave no joint sequence"),
@@ -277,7 +280,7 @@ fn inside<N: Network>(model: &N, inputs: &Inputs<'_>) -> Result<BTreeMap<String,
 }
 
 /// Image and text, by the rest of their names.
-fn both(streams: &Streams) -> candle_core::Result<Vec<(&'static str, Tensor)>> {
+fn both(streams: &Streams) -> candle_core::Result<Named> {
     let text = streams.text()?.map(|text| ("context_out", text));
     Ok(text.into_iter().chain([("out", streams.image()?)]).collect())
 }
@@ -286,7 +289,7 @@ fn both(streams: &Streams) -> candle_core::Result<Vec<(&'static str, Tensor)>> {
 #[derive(Debug)]
 struct Observer {
     name: String,
-    outputs: fn(&Streams) -> candle_core::Result<Vec<(&'static str, Tensor)>>,
+    outputs: fn(&Streams) -> candle_core::Result<Named>,
     /// Asked for in front of this block.
     signals: Vec<Signal>,
     seen: Arc<Mutex<BTreeMap<String, Tensor>>>,

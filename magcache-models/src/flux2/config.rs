@@ -108,7 +108,7 @@ impl Flux2Config {
             ("joint_attention_dim", self.joint_attention_dim),
             ("timestep_guidance_channels", self.timestep_guidance_channels),
         ])?;
-        if self.timestep_guidance_channels % 2 != 0 {
+        if !self.timestep_guidance_channels.is_multiple_of(2) {
             let (key, value) = ("timestep_guidance_channels", self.timestep_guidance_channels);
             return Err(wrong(key, &value, "expected an even number"));
         }
