@@ -133,7 +133,7 @@ pub(crate) struct Run {
     /// Encode and decode in tiles of 256 pixels: bounded memory for large frames
     #[arg(long)]
     pub(crate) tile_vae: bool,
-    /// FILE.mp4, .gif or .png, or a folder of PNG frames
+    /// FILE.mp4, .gif, .png or .webp, or a folder of PNG frames
     #[arg(long, value_name = "FILE|DIR")]
     pub(crate) out: Option<PathBuf>,
     /// Writes every decision, one JSON line per pass

@@ -15,6 +15,8 @@ pub enum Format {
     Gif,
     /// One image without loss, `.png`.
     Png,
+    /// One image without loss, `.webp`: smaller than the PNG.
+    WebP,
     /// A folder with one PNG for each frame, `00000.png` onwards: without loss.
     Folder,
 }
@@ -22,12 +24,14 @@ pub enum Format {
 impl Format {
     /// The names that are understood, as a hint.
     pub(super) const NAMES: &'static str =
-        "name a .mp4 or .gif file, a .png file for one frame, or a folder for numbered .png files";
+        "name a .mp4 or .gif file, a .png or .webp file for one frame, or a folder for numbered .png files";
 
     /// Smallest and largest width or height, in pixels, that the H.264 encoder takes.
     const MP4_SIDE: (u32, u32) = (16, 3840);
     /// Largest of the smaller of width and height: level 5.2 ends at 3840x2160, in either direction.
     const MP4_SHORT_SIDE: u32 = 2160;
+    /// Longest side, in pixels, that libwebp reads; one less than the lossless bit stream could say.
+    const WEBP_SIDE: u32 = 16383;
     /// Browsers show a GIF frame of less than two hundredths of a second as one of ten.
     const GIF_FPS: f64 = 50.0;
 
@@ -45,6 +49,7 @@ impl Format {
             "mp4" => Ok(Self::Mp4),
             "gif" => Ok(Self::Gif),
             "png" => Ok(Self::Png),
+            "webp" => Ok(Self::WebP),
             _ => Err(MediaError::UnknownExtension {
                 path: path.to_owned(),
                 extension: extension.to_string_lossy().into_owned(),
@@ -64,10 +69,13 @@ impl Format {
             return refuse("needs something to show".into(), format!("{frames} frames of {size}"), hint);
         }
         match self {
-            Self::Png if frames > 1 => {
+            Self::Png | Self::WebP if frames > 1 => {
                 refuse("holds one frame".into(), frames.to_string(), "name a .mp4 or .gif file, or a folder")
             }
-            Self::Png | Self::Folder => Ok(()),
+            Self::WebP if width.max(height) > Self::WEBP_SIDE => {
+                refuse(format!("holds up to {} pixels a side", Self::WEBP_SIDE), size, "name a .png file")
+            }
+            Self::Png | Self::WebP | Self::Folder => Ok(()),
             // `contains` is false for NaN too.
             Self::Mp4 | Self::Gif if !(0.01..=1000.0).contains(&fps) => refuse(
                 "needs 0.01 to 1000 frames per second".into(),
@@ -107,6 +115,7 @@ impl fmt::Display for Format {
             Self::Mp4 => "mp4",
             Self::Gif => "gif",
             Self::Png => "png",
+            Self::WebP => "webp",
             Self::Folder => "a folder",
         })
     }
@@ -123,6 +132,7 @@ mod tests {
         assert_eq!(of("x.y/A.MP4"), Some(Format::Mp4));
         assert_eq!(of("a.gif"), Some(Format::Gif));
         assert_eq!(of("a.png"), Some(Format::Png));
+        assert_eq!(of("a.WebP"), Some(Format::WebP));
         assert_eq!(of("frames"), Some(Format::Folder));
         assert_eq!(of("frames.v2/"), Some(Format::Folder));
         assert_eq!(of("a.webm"), None);
@@ -142,8 +152,8 @@ mod tests {
         let text = Format::of(Path::new("cat.webm")).unwrap_err().to_string();
         assert_eq!(
             text,
-            "cat.webm: cannot write files that end in .webm\nhint: name a .mp4 or .gif file, a .png file for one \
-             frame, or a folder for numbered .png files"
+            "cat.webm: cannot write files that end in .webm\nhint: name a .mp4 or .gif file, a .png or .webp file \
+             for one frame, or a folder for numbered .png files"
         );
     }
 
@@ -172,10 +182,13 @@ mod tests {
         refused(Format::Gif, 64, 64, 5, 60.0, "gif shows at most 50 frames per second, got 60");
         refused(Format::Gif, 65536, 64, 5, 16.0, "got 65536x64");
         refused(Format::Png, 64, 64, 5, 16.0, "png holds one frame, got 5");
+        refused(Format::WebP, 64, 64, 5, 16.0, "webp holds one frame, got 5");
+        refused(Format::WebP, 64, 16384, 1, 16.0, "webp holds up to 16383 pixels a side, got 64x16384");
         refused(Format::Folder, 64, 64, 0, 16.0, "got 0 frames of 64x64");
         assert_eq!(check(Format::Mp4, 2160, 3840, 81, 24.0), Ok(()));
         assert_eq!(check(Format::Mp4, 16, 16, 1, 0.01), Ok(()));
         assert_eq!(check(Format::Gif, 1, 7, 1, 50.0), Ok(()));
+        assert_eq!(check(Format::WebP, 16383, 1, 1, f64::NAN), Ok(()));
         assert_eq!(check(Format::Folder, 1, 7, 3, f64::NAN), Ok(()));
     }
 }

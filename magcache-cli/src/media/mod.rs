@@ -1,4 +1,4 @@
-//! Writing what a model generated: H.264 video, animated GIF, PNG images.
+//! Writing what a model generated: H.264 video, animated GIF, PNG and WebP images.
 //!
 //! The name given by the user chooses the [`Format`]. [`Output::prepare`] checks everything that can be known before the
 //! run (format, size, folder, permissions), so that no compute is lost to a typing error. Frames are then encoded one by
@@ -28,6 +28,7 @@ mod png;
 mod staging;
 #[cfg(test)]
 mod testing;
+mod webp;
 
 pub use clip::Clip;
 pub use error::MediaError;

@@ -10,6 +10,7 @@ use super::gif::GifSink;
 use super::mp4::Mp4Sink;
 use super::png::{FolderSink, PngSink};
 use super::staging;
+use super::webp::WebPSink;
 use super::{Clip, Format, Frames, MediaError};
 
 /// Takes the frames of one format. Dropped without `finish`, it removes what it wrote.
@@ -74,6 +75,7 @@ impl Output {
             Format::Mp4 => Box::new(Mp4Sink::create(&self.path, self.clip)?),
             Format::Gif => Box::new(GifSink::create(&self.path, self.clip)?),
             Format::Png => Box::new(PngSink::create(&self.path)?),
+            Format::WebP => Box::new(WebPSink::create(&self.path)?),
             Format::Folder => Box::new(FolderSink::create(&self.path)?),
         };
         Ok(VideoWriter { output: self.clone(), sink, pushed: 0 })
@@ -178,6 +180,30 @@ mod tests {
     }
 
     #[test]
+    fn images_appear_when_they_are_complete_and_leave_nothing_when_they_fail() {
+        let clip = Clip { frames: 1, ..CLIP };
+        let frame = &test_frames(&clip)[0];
+        for name in ["a.png", "a.webp", "new/a.png", "new/a.webp"] {
+            let root = tempfile::tempdir().unwrap();
+            let empty = || fs::read_dir(root.path()).unwrap().next().is_none();
+            let output = Output::prepare(root.path().join(name), clip).unwrap();
+            let mut dropped = output.writer().unwrap();
+            dropped.push(frame).unwrap();
+            drop(dropped);
+            let none = output.writer().unwrap().finish().unwrap_err().to_string();
+            assert!(none.ends_with("was prepared for 1 frames, got 0"), "{none}");
+            assert!(empty(), "{name}");
+
+            let mut whole = output.writer().unwrap();
+            whole.push(frame).unwrap();
+            assert!(!output.path().exists());
+            whole.finish().unwrap();
+            let beside = fs::read_dir(output.path().parent().unwrap()).unwrap().count();
+            assert!(output.path().is_file() && beside == 1, "{name}: nothing but the result remains");
+        }
+    }
+
+    #[test]
     fn prepare_refuses_what_would_fail_after_the_run() {
         let root = tempfile::tempdir().unwrap();
         let at = |name: &str| root.path().join(name);
@@ -193,6 +219,7 @@ mod tests {
         refused("file/a.mp4", "is a file, a folder is to be written there");
         refused("file", "is a file, a folder is to be written there");
         refused("a.png", "png holds one frame, got 3");
+        refused("a.webp", "webp holds one frame, got 3");
         assert_eq!(fs::read(at("file")).unwrap(), b"mine");
     }
 
