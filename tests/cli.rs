@@ -1,6 +1,7 @@
 //! The program as a user meets it: exit codes, messages, files, and what is promised to scripts.
 
 use std::{
+    collections::HashMap,
     fs,
     path::{Path, PathBuf},
     process::{Command, Output},
@@ -8,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use candle_core::{DType, Device, Tensor};
 use serde_json::Value;
 
 fn magcache(args: &[&str], folder: &Path) -> Output {
@@ -367,7 +369,7 @@ fn native_folder(root: &Path) {
 }
 
 #[test]
-fn inspect_knows_checkpoints_as_the_wan_team_publishes_them() {
+fn inspect_knows_checkpoints_as_their_authors_publish_them() {
     let dir = tempfile::tempdir().unwrap();
     let d = dir.path();
     native_folder(&d.join("wan"));
@@ -395,6 +397,16 @@ fn inspect_knows_checkpoints_as_the_wan_team_publishes_them() {
     assert!(found["missing"][0].as_str().unwrap().contains("low_noise_model/config.json"), "{found}");
     assert_eq!(found["model"], Value::Null);
     assert!(found["components"]["Wan2.1_VAE.pth"]["bytes"].as_u64() > Some(0));
+
+    let tensors = ["img_in.weight", "vector_in.in_layer.weight", "double_blocks.0.img_mod.lin.weight"];
+    let tensors =
+        tensors.iter().chain(&["final_layer.linear.weight", "guidance_in.in_layer.bias"]).map(|name| {
+            (format!("model.diffusion_model.{name}"), Tensor::zeros(1, DType::BF16, &Device::Cpu).unwrap())
+        });
+    let tensors: HashMap<String, Tensor> = tensors.collect();
+    candle_core::safetensors::save(&tensors, d.join("flux1-dev.safetensors")).unwrap();
+    let file = json(&["inspect", "flux1-dev.safetensors"], d);
+    assert_eq!(file["part"], "FLUX.1 transformer with guidance (native names)");
 
     fs::create_dir(d.join("empty")).unwrap();
     refused(&["inspect", "empty"], d, &["empty", "looked for", "model_index.json", "high_noise_model"]);

@@ -7,6 +7,7 @@ use candle_core::Device;
 use magcache_core::Expert;
 use magcache_models::{
     checkpoint::{CheckpointError, Folder, WeightDtype, Weights},
+    flux,
     pipeline::{self, Loader},
     wan::{Layout, WanSource, names},
 };
@@ -66,7 +67,7 @@ impl Report {
         let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
         let weights = Weights::open_files(&Folder::open(parent)?, &[name], &Device::Cpu, WeightDtype::Keep)?;
         let format = weights.format().name();
-        let part = names::recognise(weights.names());
+        let part = names::recognise(weights.names()).or_else(|| flux::native::recognise(weights.names()));
         self.set("layout", format);
         self.set("part", part);
         self.say(format!("{format}{}", part.map(|part| format!(", {part}")).unwrap_or_default()));

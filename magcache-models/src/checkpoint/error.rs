@@ -117,6 +117,19 @@ pub enum CheckpointError {
         /// The most similar name that exists.
         nearest: Option<String>,
     },
+    /// A tensor that the model has no place for: leaving it out could change what the others mean.
+    #[error(
+        "{file} has a tensor \"{name}\", a {model} has none\nhint: it may belong to a quantised file or to a part \
+         that is not implemented"
+    )]
+    SurplusTensor {
+        /// Name in the checkpoint's layout.
+        name: String,
+        /// The file.
+        file: String,
+        /// What the other tensors are.
+        model: &'static str,
+    },
     /// Two tensors of one name.
     #[error("tensor \"{name}\" is in {first} and again in {second}")]
     DuplicateTensor {
@@ -128,10 +141,15 @@ pub enum CheckpointError {
         second: String,
     },
     /// A tensor whose shape does not fit the configuration.
-    #[error("tensor \"{name}\" in {file} has shape {found:?}, the configuration needs {expected:?}")]
+    #[error(
+        "tensor \"{name}\"{} in {file} has shape {found:?}, the configuration needs {expected:?}",
+        stored(stored_as.as_deref())
+    )]
     WrongShape {
-        /// The name.
+        /// The name by which the model asked for it.
         name: String,
+        /// The tensor of the file that it is or is a part of, where that has another name.
+        stored_as: Option<Box<str>>,
         /// The file.
         file: String,
         /// Shape that follows from the configuration.
@@ -140,10 +158,15 @@ pub enum CheckpointError {
         found: Vec<usize>,
     },
     /// A tensor stored in a type that this project does not compute with.
-    #[error("tensor \"{name}\" in {file} is stored as {dtype}, supported are F32, F16 and BF16")]
+    #[error(
+        "tensor \"{name}\"{} in {file} is stored as {dtype}, supported are F32, F16 and BF16",
+        stored(stored_as.as_deref())
+    )]
     UnsupportedDtype {
-        /// The name.
+        /// The name by which the model asked for it.
         name: String,
+        /// The tensor of the file that it is or is a part of, where that has another name.
+        stored_as: Option<Box<str>>,
         /// The file.
         file: String,
         /// The type in the file.
@@ -160,6 +183,10 @@ pub enum CheckpointError {
     /// The tensor library failed, for instance for want of device memory.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
+}
+
+fn stored(stored_as: Option<&str>) -> String {
+    stored_as.map(|name| format!(" (in the file \"{name}\")")).unwrap_or_default()
 }
 
 fn hint(nearest: Option<&str>) -> String {

@@ -28,6 +28,8 @@ pub(super) struct TensorInfo {
     pub(super) strides: Option<Vec<usize>>,
     /// Bytes of the file; inside it and `elements * width` long, or, with strides, from the first to the last element.
     pub(super) range: Range<usize>,
+    /// Whether the second half of the first axis comes before the first; the axis is even then.
+    pub(super) swapped: bool,
 }
 
 impl TensorInfo {
@@ -65,7 +67,13 @@ pub(super) fn parse(file: &str, bytes: &[u8]) -> Result<BTreeMap<String, TensorI
         };
         tensors.insert(
             name,
-            TensorInfo { dtype: entry.dtype, shape: entry.shape, strides: None, range: start..stop },
+            TensorInfo {
+                dtype: entry.dtype,
+                shape: entry.shape,
+                strides: None,
+                range: start..stop,
+                swapped: false,
+            },
         );
     }
     let end = covered(data, &tensors).map_err(bad)? as u64;

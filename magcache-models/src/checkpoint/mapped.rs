@@ -2,7 +2,8 @@
 
 use super::header::TensorInfo;
 
-/// What becomes of a tensor. No value changes and nothing is copied: shapes and byte ranges do.
+/// What becomes of a tensor. No value changes and nothing is copied; what changes is where and in which order the values
+/// are read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Mapped {
     /// The tensor under this name.
@@ -11,8 +12,10 @@ pub enum Mapped {
     Squeezed(String),
     /// The kernel of one pixel, `[out, in, 1, ..]`, as the matrix `[out, in]`; other tensors as they are.
     Matrix(String),
-    /// Equal shares of the first axis, under these names.
-    Split(Vec<String>),
+    /// Consecutive shares of the first axis, under these names and of these sizes in relation to each other.
+    Split(Vec<(String, usize)>),
+    /// The tensor with the second half of its first axis in front of the first, under this name.
+    Swapped(String),
     /// Nothing: the model has no such tensor.
     Omitted,
 }
@@ -24,10 +27,8 @@ impl Mapped {
             Self::Same(name) => Some(vec![(name, info)]),
             Self::Squeezed(name) => Some(vec![(name, squeezed(info))]),
             Self::Matrix(name) => Some(vec![(name, matrix(info))]),
-            Self::Split(names) => {
-                let parts = names.len();
-                names.into_iter().enumerate().map(|(i, name)| Some((name, share(&info, i, parts)?))).collect()
-            }
+            Self::Split(shares) => split(&info, shares),
+            Self::Swapped(name) => Some(vec![(name, swapped(info)?)]),
             Self::Omitted => Some(Vec::new()),
         }
     }
@@ -51,20 +52,41 @@ fn matrix(mut info: TensorInfo) -> TensorInfo {
     info
 }
 
-fn share(info: &TensorInfo, part: usize, parts: usize) -> Option<TensorInfo> {
-    let mut shape = info.shape.clone();
-    let rows = shape.first_mut().filter(|rows| rows.is_multiple_of(parts))?;
-    *rows /= parts;
-    let (rows, width) = (*rows, info.dtype.bitsize() / 8);
-    let mut share = TensorInfo { shape, ..info.clone() };
+fn split(info: &TensorInfo, shares: Vec<(String, usize)>) -> Option<Vec<(String, TensorInfo)>> {
+    let total: usize = shares.iter().map(|(_, share)| share).sum();
+    let rows = *info.shape.first()?;
+    let unit = rows.checked_div(total).filter(|unit| unit * total == rows)?;
+    let mut start = 0;
+    let part = |(name, share): (String, usize)| {
+        let part = consecutive(info, start, unit * share)?;
+        start += unit * share;
+        Some((name, part))
+    };
+    shares.into_iter().map(part).collect()
+}
+
+/// `count` rows from row `start` on; `None` for a tensor whose rows have another order than in the file.
+fn consecutive(info: &TensorInfo, start: usize, count: usize) -> Option<TensorInfo> {
+    let mut rows = info.clone();
+    *rows.shape.first_mut().filter(|_| !info.swapped)? = count;
     let range = &info.range;
-    share.range = match info.strides.as_deref() {
+    rows.range = match info.strides.as_deref() {
         None => {
-            let start = range.start + part * share.bytes();
-            start..start + share.bytes()
+            let before = TensorInfo { shape: [&[start], info.shape.get(1..)?].concat(), ..info.clone() };
+            let start = range.start + before.bytes();
+            start..start + rows.bytes()
         }
         // A view reaches from its first row to the end of the whole.
-        Some(strides) => (range.start + part * rows * strides.first()? * width).min(range.end)..range.end,
+        Some(strides) => {
+            let width = info.dtype.bitsize() / 8;
+            (range.start + start * strides.first()? * width).min(range.end)..range.end
+        }
     };
-    Some(share)
+    Some(rows)
+}
+
+fn swapped(mut info: TensorInfo) -> Option<TensorInfo> {
+    info.shape.first().filter(|rows| rows.is_multiple_of(2))?;
+    info.swapped = !info.swapped;
+    Some(info)
 }

@@ -41,7 +41,16 @@ pub(super) fn tensor(blob: &Blob, info: &TensorInfo, wanted: DType, device: &Dev
 
 /// The tensor's values in row-major order, whatever their order in the file.
 fn elements<const N: usize, T: Copy>(blob: &Blob, info: &TensorInfo, value: impl Fn([u8; N]) -> T) -> Vec<T> {
-    let stored = copied(blob, info.range.clone(), value);
+    let mut values = in_line(copied(blob, info.range.clone(), value), info);
+    if info.swapped {
+        let half = values.len() / 2;
+        values.rotate_left(half);
+    }
+    values
+}
+
+/// The values of a view, one after the other.
+fn in_line<T: Copy>(stored: Vec<T>, info: &TensorInfo) -> Vec<T> {
     let Some(strides) = &info.strides else { return stored };
     let mut offsets = vec![0];
     for (n, stride) in info.shape.iter().zip(strides) {

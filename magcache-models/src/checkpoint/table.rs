@@ -19,14 +19,30 @@ pub(crate) enum Operation {
     Squeeze,
     /// A kernel of one pixel becomes a matrix.
     Matrix,
-    /// Equal shares of the first axis; their names take the place of `{}`.
-    Split(&'static [&'static str]),
+    /// Shares of the first axis: names that take the place of `{}`, and sizes in relation to each other.
+    Split(&'static [(&'static str, usize)]),
+    /// The halves of the first axis change places.
+    Swap,
     /// No such tensor here.
     Omit,
 }
 
 pub(crate) const fn rename(native: &'static str, ours: &'static str) -> Rule {
     Rule { native, ours, operation: Operation::Rename }
+}
+
+/// Shares of the first axis: what takes the place of `{}`, and sizes in relation to each other.
+pub(crate) const fn split(
+    native: &'static str,
+    ours: &'static str,
+    shares: &'static [(&'static str, usize)],
+) -> Rule {
+    Rule { native, ours, operation: Operation::Split(shares) }
+}
+
+/// The halves of the first axis change places.
+pub(crate) const fn swap(native: &'static str, ours: &'static str) -> Rule {
+    Rule { native, ours, operation: Operation::Swap }
 }
 
 /// Names of the parameters of a module; a tensor may also be named as a module, without one.
@@ -53,7 +69,10 @@ impl Rule {
         Some(match self.operation {
             Operation::Squeeze => Mapped::Squeezed(ours),
             Operation::Matrix => Mapped::Matrix(ours),
-            Operation::Split(shares) => Mapped::Split(shares.iter().map(|s| ours.replace("{}", s)).collect()),
+            Operation::Split(shares) => {
+                Mapped::Split(shares.iter().map(|(name, size)| (ours.replace("{}", name), *size)).collect())
+            }
+            Operation::Swap => Mapped::Swapped(ours),
             _ => Mapped::Same(ours),
         })
     }
@@ -82,10 +101,11 @@ fn matched<'n>(pattern: &str, name: &'n str) -> Option<(Vec<&'n str>, &'n str)> 
 mod tests {
     use super::*;
 
-    const TABLE: [Rule; 4] = [
+    const TABLE: [Rule; 5] = [
         rename("blocks.*.attn.*", "layer.*.x.*.y"),
         Rule { native: "pos", ours: "position.weight", operation: Operation::Squeeze },
-        Rule { native: "b.*.qkv", ours: "a.*.{}.p", operation: Operation::Split(&["q", "k"]) },
+        split("b.*.qkv", "a.*.{}.p", &[("q", 1), ("k", 2)]),
+        swap("head", "norm.linear"),
         Rule { native: "textual.", ours: "", operation: Operation::Omit },
     ];
 
@@ -95,8 +115,9 @@ mod tests {
         assert_eq!(look_up(&TABLE, "blocks.12.attn.3.bias"), same("layer.12.x.3.y.bias"));
         assert_eq!(look_up(&TABLE, "blocks.12.attn.3"), same("layer.12.x.3.y"));
         assert_eq!(look_up(&TABLE, "pos"), Some(Mapped::Squeezed("position.weight".into())));
-        let shares = ["a.7.q.p.weight", "a.7.k.p.weight"].map(str::to_owned).into();
+        let shares = vec![("a.7.q.p.weight".into(), 1), ("a.7.k.p.weight".into(), 2)];
         assert_eq!(look_up(&TABLE, "b.7.qkv.weight"), Some(Mapped::Split(shares)));
+        assert_eq!(look_up(&TABLE, "head.bias"), Some(Mapped::Swapped("norm.linear.bias".into())));
         assert_eq!(look_up(&TABLE, "textual.any.thing"), Some(Mapped::Omitted));
         for other in
             ["blocks.x.attn.3.bias", "blocks.1.attn.3.scale", "blocks.1.attn", "blocks..attn.3", "posi", ""]

@@ -144,6 +144,43 @@ fn other_names_for_the_same_tensors() {
 }
 
 #[test]
+fn rows_of_a_tensor_in_shares_and_in_another_order() {
+    let file = || {
+        let bytes = bytes(&[("a", &[6, 2], DType::BF16), ("b", &[3], DType::F32)]);
+        Weights::from_bytes("f", bytes, &Device::Cpu, WeightDtype::Cast(DType::F32)).expect("is valid")
+    };
+    let read = |weights: &Weights, name: &str| {
+        let shape = weights.shape(name).expect("is there").to_vec();
+        let tensor = weights.get(name, &shape).expect("is readable");
+        tensor.flatten_all().and_then(|x| x.to_vec1::<f32>()).expect("f32")
+    };
+    let only = |of: &'static str, mapped: Mapped| {
+        move |name: &str| Some(if name == of { mapped.clone() } else { Mapped::Omitted })
+    };
+    let whole = read(&file(), "a");
+    let shares = Mapped::Split(vec![("x".into(), 1), ("y".into(), 2)]);
+    let parts = file().mapped(only("a", shares.clone())).expect("fits");
+    assert_eq!((parts.shape("x"), parts.shape("y")), (Some([2, 2].as_slice()), Some([4, 2].as_slice())));
+    assert_eq!([read(&parts, "x"), read(&parts, "y")].concat(), whole);
+    let swapped = file().mapped(only("a", Mapped::Swapped("a".into()))).expect("fits");
+    assert_eq!(read(&swapped, "a"), [&whole[6..], &whole[..6]].concat());
+    let twice = swapped.mapped(only("a", Mapped::Swapped("a".into()))).expect("fits");
+    assert_eq!(read(&twice, "a"), whole);
+
+    let swapped = file().mapped(only("a", Mapped::Swapped("a".into()))).expect("fits");
+    let refused = |result: Result<Weights, CheckpointError>, name: &str| {
+        let message = result.expect_err(name).to_string();
+        assert!(message.contains(name) && message.contains("does not fit its place"), "{message}");
+    };
+    refused(swapped.mapped(only("a", shares)), "\"a\" has shape [6, 2]");
+    refused(file().mapped(only("b", Mapped::Swapped("b".into()))), "\"b\" has shape [3]");
+    refused(file().mapped(only("a", Mapped::Split(vec![("x".into(), 4)]))), "\"a\"");
+    refused(file().mapped(only("a", Mapped::Split(vec![("x".into(), 0)]))), "\"a\"");
+    let message = parts.get("x", &[2, 3]).expect_err("another shape").to_string();
+    assert!(message.contains("tensor \"x\" (in the file \"a\") in f has shape [2, 2]"), "{message}");
+}
+
+#[test]
 fn a_file_that_is_cut_off_says_so() {
     let root = tempfile::tempdir().expect("a temporary directory");
     let whole = two_blocks();

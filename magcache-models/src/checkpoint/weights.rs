@@ -83,7 +83,15 @@ struct OpenFile {
 struct Located {
     file: usize,
     info: TensorInfo,
+    /// Its name in the file, or that of the tensor it is a part of, where that is another one.
+    stored_as: Option<Box<str>>,
     used: AtomicBool,
+}
+
+impl Located {
+    fn new(file: usize, info: TensorInfo, stored_as: Option<Box<str>>) -> Self {
+        Self { file, info, stored_as, used: AtomicBool::new(false) }
+    }
 }
 
 impl fmt::Debug for TensorSet {
@@ -160,7 +168,7 @@ impl Weights {
                     let first = files.get(other.file).map(|file| file.place.clone()).unwrap_or_default();
                     return Err(CheckpointError::DuplicateTensor { name, first, second: place });
                 }
-                tensors.insert(name, Located { file: files.len(), info, used: AtomicBool::new(false) });
+                tensors.insert(name, Located::new(files.len(), info, None));
             }
             files.push(OpenFile { place, blob, format });
         }
@@ -201,7 +209,7 @@ impl Weights {
             });
         };
         let mut tensors = BTreeMap::new();
-        for (old, Located { file, info, .. }) in set.tensors {
+        for (old, Located { file, info, stored_as, .. }) in set.tensors {
             let mapped = map(&old).unwrap_or_else(|| Mapped::Same(old.clone()));
             let shape = info.shape.clone();
             let Some(parts) = mapped.apply(info) else {
@@ -216,7 +224,8 @@ impl Weights {
                         second: place,
                     });
                 }
-                tensors.insert(name, Located { file, info, used: AtomicBool::new(false) });
+                let stored_as = stored_as.clone().or_else(|| (name != old).then(|| old.as_str().into()));
+                tensors.insert(name, Located::new(file, info, stored_as));
             }
         }
         set.tensors = tensors;
@@ -336,11 +345,13 @@ impl Weights {
         let (info, place) = (&located.info, file.place.clone());
         if info.shape != shape {
             let (expected, found) = (shape.to_vec(), info.shape.clone());
-            return Err(CheckpointError::WrongShape { name, file: place, expected, found });
+            let stored_as = located.stored_as.clone();
+            return Err(CheckpointError::WrongShape { name, stored_as, file: place, expected, found });
         }
         let Some(stored) = read::supported(info.dtype) else {
             return Err(CheckpointError::UnsupportedDtype {
                 name,
+                stored_as: located.stored_as.clone(),
                 file: place,
                 dtype: info.dtype.to_string(),
             });
@@ -358,7 +369,8 @@ impl Weights {
         self.set.tensors.iter().filter(|(name, _)| name.starts_with(&self.prefix))
     }
 
-    fn missing(&self, name: &str) -> CheckpointError {
+    /// The error for a tensor that is not there, with the most similar name that is.
+    pub(crate) fn missing(&self, name: &str) -> CheckpointError {
         let distance = |other: &&String| strsim::levenshtein(name, other);
         let nearest = self.set.tensors.keys().min_by_key(distance).cloned();
         CheckpointError::MissingTensor { name: name.to_owned(), file: self.place(), nearest }

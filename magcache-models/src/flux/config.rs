@@ -70,8 +70,7 @@ impl FluxConfig {
         if config.out_channels == 0 || !given.contains_key("out_channels") {
             config.out_channels = config.in_channels;
         }
-        config.validate()?;
-        Ok(config)
+        config.validated()
     }
 
     /// Channels of the hidden states: heads times channels per head.
@@ -84,7 +83,8 @@ impl FluxConfig {
         self.patch_size * self.patch_size * self.out_channels
     }
 
-    fn validate(&self) -> Result<(), FluxConfigError> {
+    /// The configuration if its values can be used together.
+    pub(super) fn validated(self) -> Result<Self, FluxConfigError> {
         read::positive(&[
             ("patch_size", self.patch_size),
             ("in_channels", self.in_channels),
@@ -94,7 +94,8 @@ impl FluxConfig {
             ("joint_attention_dim", self.joint_attention_dim),
             ("pooled_projection_dim", self.pooled_projection_dim),
         ])?;
-        read::axes(&self.axes_dims_rope, self.attention_head_dim)
+        read::axes(&self.axes_dims_rope, self.attention_head_dim)?;
+        Ok(self)
     }
 }
 

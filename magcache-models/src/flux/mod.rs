@@ -10,6 +10,7 @@ pub(crate) mod feed_forward;
 pub(crate) mod head;
 pub mod meta;
 pub(crate) mod modulation;
+pub mod native;
 mod positions;
 pub(crate) mod read;
 pub(crate) mod single;

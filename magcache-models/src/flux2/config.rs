@@ -79,8 +79,7 @@ impl Flux2Config {
         if config.out_channels == 0 || !given.contains_key("out_channels") {
             config.out_channels = config.in_channels;
         }
-        config.validate()?;
-        Ok(config)
+        config.validated()
     }
 
     /// Channels of the hidden states: heads times channels per head.
@@ -98,7 +97,8 @@ impl Flux2Config {
         self.patch_size * self.patch_size * self.out_channels
     }
 
-    fn validate(&self) -> Result<(), FluxConfigError> {
+    /// The configuration if its values can be used together.
+    pub(super) fn validated(self) -> Result<Self, FluxConfigError> {
         read::positive(&[
             ("patch_size", self.patch_size),
             ("in_channels", self.in_channels),
@@ -120,7 +120,8 @@ impl Flux2Config {
         if !(self.mlp_ratio.is_finite() && self.mlp_hidden_dim() > 0) {
             return Err(wrong("mlp_ratio", &self.mlp_ratio, "expected a positive number"));
         }
-        read::axes(&self.axes_dims_rope, self.attention_head_dim)
+        read::axes(&self.axes_dims_rope, self.attention_head_dim)?;
+        Ok(self)
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod config;
 pub mod meta;
+pub mod native;
 mod transformer;
 
 pub use crate::flux::{FluxConfigError, FluxContext, FluxPositions, FluxRope};

@@ -55,6 +55,7 @@ fn view(tensor: &StoredTensor, bytes: Range<usize>) -> Option<TensorInfo> {
         shape: tensor.shape.clone(),
         strides: (!contiguous(&tensor.shape, &tensor.strides)).then(|| tensor.strides.clone()),
         range: start..start + reach * width,
+        swapped: false,
     })
 }
 

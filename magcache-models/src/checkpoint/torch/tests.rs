@@ -59,9 +59,9 @@ fn every_form_of_a_state_dictionary_has_the_values_of_its_safetensors_file() {
 #[test]
 fn a_view_counts_its_elements_and_can_be_split_and_squeezed() {
     let map = |name: &str| match name {
-        "permuted" => Some(Mapped::Split(["a", "b", "c", "d"].map(str::to_owned).into())),
-        "plain" => Some(Mapped::Split(["p", "q"].map(str::to_owned).into())),
-        "strided" => Some(Mapped::Split(vec!["s".into()])),
+        "permuted" => Some(Mapped::Split(["a", "b", "c", "d"].map(|name| (name.into(), 1)).into())),
+        "plain" => Some(Mapped::Split(["p", "q"].map(|name| (name.into(), 1)).into())),
+        "strided" => Some(Mapped::Split(vec![("s".into(), 1)])),
         _ => Some(Mapped::Omitted),
     };
     let (whole, parts) = (open("state_dict.pth"), open("state_dict.pth").mapped(map).expect("fits"));
@@ -75,7 +75,13 @@ fn a_view_counts_its_elements_and_can_be_split_and_squeezed() {
     let squeezed = parts.mapped(|name| Some(Mapped::Squeezed(name.into()))).expect("fits");
     assert_eq!(squeezed.shape("a"), Some([2, 3].as_slice()));
     assert_eq!(values(&squeezed, "a").2, values(&open("state_dict.pth"), "permuted").2[..6]);
-    let odd = |_: &str| Some(Mapped::Split(vec!["x".into(); 5]));
+    let swap = |name: &str| (name == "permuted").then(|| Mapped::Swapped("permuted".into()));
+    let (swapped, mut whole) =
+        (open("state_dict.pth").mapped(swap).expect("fits"), values(&whole, "permuted").2);
+    let half = whole.len() / 2;
+    whole.rotate_left(half);
+    assert_eq!(values(&swapped, "permuted").2, whole);
+    let odd = |_: &str| Some(Mapped::Split(vec![("x".into(), 1); 5]));
     assert!(matches!(squeezed.mapped(odd), Err(CheckpointError::BadConfig { .. })));
 }
 

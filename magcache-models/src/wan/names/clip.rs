@@ -5,9 +5,7 @@
 //! which no Wan model reads.
 
 use crate::checkpoint::Mapped;
-use crate::checkpoint::table::{Operation, Rule, look_up, rename};
-
-const QKV: Operation = Operation::Split(&["q", "k", "v"]);
+use crate::checkpoint::table::{Operation, Rule, look_up, rename, split};
 
 const fn squeeze(native: &'static str, ours: &'static str) -> Rule {
     Rule { native, ours, operation: Operation::Squeeze }
@@ -24,11 +22,11 @@ const TABLE: [Rule; 14] = [
     rename("visual.pre_norm", "pre_layrnorm"),
     rename("visual.post_norm", "post_layernorm"),
     rename("visual.transformer.*.norm1", "encoder.layers.*.layer_norm1"),
-    Rule {
-        native: "visual.transformer.*.attn.to_qkv",
-        ours: "encoder.layers.*.self_attn.{}_proj",
-        operation: QKV,
-    },
+    split(
+        "visual.transformer.*.attn.to_qkv",
+        "encoder.layers.*.self_attn.{}_proj",
+        &[("q", 1), ("k", 1), ("v", 1)],
+    ),
     rename("visual.transformer.*.attn.proj", "encoder.layers.*.self_attn.out_proj"),
     rename("visual.transformer.*.norm2", "encoder.layers.*.layer_norm2"),
     rename("visual.transformer.*.mlp.0", "encoder.layers.*.mlp.fc1"),

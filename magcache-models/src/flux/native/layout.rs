@@ -1,0 +1,124 @@
+//! What the native files of both generations have in common.
+
+use std::collections::{BTreeSet, HashSet};
+
+use candle_core::Device;
+
+use super::recognise;
+use crate::checkpoint::{
+    CheckpointError, Folder, Mapped, WeightDtype, Weights,
+    table::{Rule, look_up},
+};
+
+/// What single files put in front of every name of the transformer.
+const PREFIXES: [&str; 3] = ["", "model.diffusion_model.", "diffusion_model."];
+
+/// End of the names of norms, which have one parameter.
+const NORM: &str = "_norm";
+
+/// What that parameter is called in the published files.
+const SCALE: &str = "_norm.scale";
+
+/// What it is called in diffusers and in some files that others made of the published ones.
+const WEIGHT: &str = "_norm.weight";
+
+/// Lists of blocks, dual-stream and single-stream.
+pub(crate) const BLOCKS: [&str; 2] = ["double_blocks.", "single_blocks."];
+
+/// Modules of the guidance scale, which only guidance-distilled models have.
+const GUIDANCE: &str = "guidance_in.";
+
+/// The native files of one generation.
+pub(crate) struct Layout {
+    /// What messages call it.
+    pub(crate) model: &'static str,
+    /// Tensors that every such file has; no file of another model has them all.
+    pub(crate) markers: [&'static str; 4],
+    /// All modules, in terms of those of diffusers.
+    pub(crate) table: &'static [Rule],
+    /// Parameters of a module that is not a norm.
+    pub(crate) parameters: &'static [&'static str],
+}
+
+impl Layout {
+    /// What stands in front of the names if these are such a file's.
+    pub(crate) fn prefix(&self, names: &HashSet<&str>) -> Option<&'static str> {
+        let all = |prefix: &&str| self.markers.iter().all(|name| names.contains(&*format!("{prefix}{name}")));
+        PREFIXES.into_iter().find(all)
+    }
+
+    /// The transformer in a file under its native names; other parts in the same file are left out.
+    pub(crate) fn open(
+        &self,
+        folder: &Folder,
+        file: &str,
+        device: &Device,
+        dtype: WeightDtype,
+    ) -> Result<Weights, CheckpointError> {
+        let weights = Weights::open_files(folder, &[file], device, dtype)?;
+        let Some(prefix) = self.prefix(&weights.names().collect()) else {
+            let found = recognise(weights.names()).unwrap_or("other tensors").to_owned();
+            let expected = format!("{} (native names)", self.model);
+            return Err(CheckpointError::WrongArchitecture { file: weights.place(), expected, found });
+        };
+        weights.mapped(|name| {
+            Some(match name.strip_prefix(prefix) {
+                Some(name) => Mapped::Same(norm(name, WEIGHT, SCALE).unwrap_or_else(|| name.to_owned())),
+                None => Mapped::Omitted,
+            })
+        })
+    }
+
+    /// The tensors of diffusers in the native ones of a model with this many blocks of each kind.
+    ///
+    /// Every tensor has to be there and no other.
+    pub(crate) fn translate(&self, weights: Weights, blocks: [usize; 2]) -> Result<Weights, CheckpointError> {
+        let guided = guided(&weights);
+        let modules = self.table.iter().map(|rule| rule.native);
+        let mut known = BTreeSet::new();
+        for module in modules.filter(|module| guided || !module.starts_with(GUIDANCE)) {
+            let parameters = if module.ends_with(NORM) { &["scale"] } else { self.parameters };
+            let list = BLOCKS.iter().zip(blocks).find(|(list, _)| module.starts_with(**list));
+            for i in 0..list.map_or(1, |(_, blocks)| blocks) {
+                let module = module.replace('*', &i.to_string());
+                for name in parameters.iter().map(|parameter| format!("{module}.{parameter}")) {
+                    if !weights.contains(&name) {
+                        return Err(weights.missing(&name));
+                    }
+                    known.insert(name);
+                }
+            }
+        }
+        if let Some(name) = weights.names().find(|name| !known.contains(*name)) {
+            let (name, file) = (name.to_owned(), weights.place());
+            return Err(CheckpointError::SurplusTensor { name, file, model: self.model });
+        }
+        weights.mapped(|name| match norm(name, SCALE, WEIGHT) {
+            Some(name) => look_up(self.table, &name),
+            None => look_up(self.table, name),
+        })
+    }
+}
+
+/// The name of a norm's parameter with the end `to` if it has the end `from`.
+fn norm(name: &str, from: &str, to: &str) -> Option<String> {
+    name.strip_suffix(from).map(|norm| format!("{norm}{to}"))
+}
+
+/// Whether there is an embedder of the guidance scale, or a part of one.
+pub(crate) fn guided(weights: &Weights) -> bool {
+    weights.names().any(|name| name.starts_with(GUIDANCE))
+}
+
+/// Heads of a model of this width, and channels of each.
+pub(crate) fn heads(weights: &Weights, width: usize) -> Result<[usize; 2], CheckpointError> {
+    let norm = "double_blocks.0.img_attn.norm.query_norm.scale";
+    let [dim] = weights.axes(norm)?;
+    match width.checked_div(dim).filter(|heads| heads * dim == width) {
+        Some(heads) => Ok([heads, dim]),
+        None => {
+            let reason = format!("\"{norm}\" has {dim} values, which do not divide the width of {width}");
+            Err(CheckpointError::BadConfig { file: weights.place(), reason })
+        }
+    }
+}
