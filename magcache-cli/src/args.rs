@@ -40,7 +40,7 @@ pub(crate) enum Command {
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Demo {
-    /// Folder for the videos and report.html
+    /// Folder for the videos or images and report.html
     #[arg(long, default_value = "magcache-demo")]
     pub(crate) out: PathBuf,
     /// A model folder, or the name of an embedded model
@@ -75,18 +75,24 @@ pub(crate) struct Sampling {
     /// Frames; 1 for an image
     #[arg(long)]
     pub(crate) frames: Option<usize>,
-    /// Scale of classifier-free guidance; at most 1 is without
+    /// Scale of classifier-free guidance, at most 1 is without; what a guidance-distilled model is told
     #[arg(long)]
     pub(crate) guidance: Option<f64>,
+    /// Scale of classifier-free guidance in a guidance-distilled model
+    #[arg(long, value_name = "GUIDANCE")]
+    pub(crate) true_cfg: Option<f64>,
     /// The same for the second expert of a model that has two
     #[arg(long, value_name = "GUIDANCE")]
     pub(crate) guidance_2: Option<f64>,
     /// The part of the noise below which the second expert runs, 0 to 1
     #[arg(long, value_name = "RATIO")]
     pub(crate) boundary: Option<f64>,
-    /// First frame, for models that take one
+    /// First frame of a video, or the image that an image is made from, for models that take one
     #[arg(long, value_name = "FILE")]
     pub(crate) image: Option<PathBuf>,
+    /// Image to image: the part of the steps that runs on --image, above 0 and at most 1
+    #[arg(long)]
+    pub(crate) strength: Option<f64>,
     /// Last frame, for models that take one
     #[arg(long, value_name = "FILE")]
     pub(crate) last_image: Option<PathBuf>,

@@ -50,13 +50,15 @@ pub(crate) struct SamplingTable {
     pub(crate) sampler: Option<String>,
     pub(crate) flow_shift: Option<f64>,
     pub(crate) guidance: Option<f64>,
+    pub(crate) true_cfg: Option<f64>,
     pub(crate) guidance_2: Option<f64>,
     pub(crate) boundary: Option<f64>,
     pub(crate) seed: Option<u64>,
     pub(crate) size: Option<[usize; 2]>,
     pub(crate) frames: Option<usize>,
-    /// The first frame.
+    /// The first frame, or the image to begin from.
     pub(crate) image: Option<PathBuf>,
+    pub(crate) strength: Option<f64>,
     /// The last frame.
     pub(crate) last_image: Option<PathBuf>,
 }
@@ -101,6 +103,8 @@ impl Config {
         sampling.sampler = flags.sampler.clone().or(sampling.sampler.take());
         sampling.flow_shift = flags.flow_shift.or(sampling.flow_shift);
         sampling.guidance = flags.guidance.or(sampling.guidance);
+        sampling.true_cfg = flags.true_cfg.or(sampling.true_cfg);
+        sampling.strength = flags.strength.or(sampling.strength);
         sampling.guidance_2 = flags.guidance_2.or(sampling.guidance_2);
         sampling.boundary = flags.boundary.or(sampling.boundary);
         sampling.image = flags.image.clone().or(sampling.image.take());
@@ -126,7 +130,7 @@ impl Config {
                 return Err(bad_input("both `model` and `weights` are given, one is enough"));
             }
             (Some(path), None) => Folder::open(path)?,
-            (None, None) => match embedded.first() {
+            (None, None) => match pipeline::default_model() {
                 Some(first) => (first.folder)(),
                 None => return Err(bad_input_with("this build has no embedded model", "give --model DIR")),
             },
@@ -191,11 +195,13 @@ impl Plan {
             frames: s.frames.unwrap_or(base.frames),
             seed: s.seed.unwrap_or(base.seed),
             guidance: s.guidance.unwrap_or(base.guidance),
+            true_cfg: s.true_cfg,
             guidance_2: s.guidance_2.or(base.guidance_2),
             sampler: config.sampler()?,
             flow_shift: s.flow_shift,
             boundary_ratio: s.boundary,
             image,
+            strength: s.strength,
             last_image,
         };
         let fps = config.output.fps.unwrap_or(defaults.fps);
@@ -215,16 +221,18 @@ impl Plan {
             sampler: config.sampling.sampler.clone(),
             flow_shift: trajectory.flow_shift,
             guidance: Some(request.guidance),
+            true_cfg: request.true_cfg,
             guidance_2: request.guidance_2,
             boundary: trajectory.boundary_ratio,
             image: config.sampling.image.take(),
+            strength: request.strength,
             last_image: config.sampling.last_image.take(),
             seed: Some(request.seed),
             size: Some([request.width, request.height]),
             frames: Some(request.frames),
         };
         if config.model.is_none() && config.weights.is_none() {
-            config.model = pipeline::embedded().first().map(|e| e.name.to_owned());
+            config.model = pipeline::default_model().map(|e| e.name.to_owned());
         }
         Ok(Self { pipeline, request, trajectory, cache, fps, config })
     }

@@ -1,4 +1,4 @@
-//! `report.html`: one page that needs no network, with the videos side by side.
+//! `report.html`: one page that needs no network, with the videos or images side by side.
 
 use std::{
     fmt::Write as _,
@@ -15,7 +15,7 @@ const STYLE: &str = "
 :root { color-scheme: light dark; --line: #8884; }
 body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; padding: 1rem; max-width: 70rem; }
 .lanes { display: grid; grid-template-columns: repeat(auto-fit, minmax(11rem, 1fr)); gap: 1rem; }
-figure { margin: 0; } video { width: 100%; image-rendering: pixelated; background: #000; }
+figure { margin: 0; } video, img { width: 100%; image-rendering: pixelated; background: #000; }
 .table { overflow-x: auto; } table { border-collapse: collapse; }
 th, td { padding: .25rem .7rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
@@ -42,7 +42,7 @@ document.onkeydown = e => {
 };
 ";
 
-/// Writes the page into `folder`, beside the videos that it shows.
+/// Writes the page into `folder`, beside what it shows.
 pub(crate) fn write(folder: &Path, plan: &Plan, rows: &[Row]) -> Result<PathBuf> {
     let path = folder.join("report.html");
     media::write_file(&path, page(plan, rows)?.as_bytes())?;
@@ -57,15 +57,20 @@ fn page(plan: &Plan, rows: &[Row]) -> Result<String> {
         plan.request.steps,
         plan.request.seed
     );
-    out += "<p><button id=play>Play</button> <input id=at type=range min=0 max=1 step=any value=0 aria-label=position></p><div class=lanes>";
+    let still = plan.request.frames == 1;
+    if !still {
+        out += "<p><button id=play>Play</button> <input id=at type=range min=0 max=1 step=any value=0 aria-label=position></p>";
+    }
+    out += "<div class=lanes>";
     for row in rows {
-        let bytes = fs::read(&row.video).with_context(|| format!("cannot read {}", row.video.display()))?;
-        let data = STANDARD.encode(bytes);
-        write!(
-            out,
-            "<figure><video muted loop playsinline src='data:video/mp4;base64,{data}'></video><figcaption>{}</figcaption></figure>",
-            escape(&row.name)
-        )?;
+        let bytes = fs::read(&row.output).with_context(|| format!("cannot read {}", row.output.display()))?;
+        let (name, data) = (escape(&row.name), STANDARD.encode(bytes));
+        if still {
+            write!(out, "<figure><img alt='{name}' src='data:image/png;base64,{data}'>")?;
+        } else {
+            write!(out, "<figure><video muted loop playsinline src='data:video/mp4;base64,{data}'></video>")?;
+        }
+        write!(out, "<figcaption>{name}</figcaption></figure>")?;
     }
     out += "</div><h2>Numbers</h2><div class=table><table><tr><th>strategy<th>computed<th>skipped<th>ceiling<th>transformer<th>whole run<th>PSNR<th>SSIM<th>cache<th>seconds";
     for r in rows {
@@ -99,13 +104,15 @@ fn page(plan: &Plan, rows: &[Row]) -> Result<String> {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     write!(
         out,
-        "<h2>Configuration</h2><pre>{}</pre><p>magcache {}, {} {}, {cores} threads</p><script>const FRAME = 1 / {};{SCRIPT}</script>",
+        "<h2>Configuration</h2><pre>{}</pre><p>magcache {}, {} {}, {cores} threads</p>",
         escape(&plan.to_toml()?),
         env!("CARGO_PKG_VERSION"),
         std::env::consts::OS,
         std::env::consts::ARCH,
-        plan.fps,
     )?;
+    if !still {
+        write!(out, "<script>const FRAME = 1 / {};{SCRIPT}</script>", plan.fps)?;
+    }
     Ok(out)
 }
 

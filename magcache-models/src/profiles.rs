@@ -51,6 +51,7 @@ profiles![
     "qwen-image",
     "qwen-image-edit",
     "tangoflux",
+    "tiny-flux",
     "wan2.1-i2v-480p",
     "wan2.1-i2v-720p",
     "wan2.1-t2v-1.3b",

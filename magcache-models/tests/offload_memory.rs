@@ -130,7 +130,7 @@ fn run(root: &Path, offload: Offload) {
     let denoiser = pipeline.denoiser(&request, &|_| {}, &mut Vec::new()).expect("loads");
     let (sampler, noise) = (pipeline.sampler(&request).unwrap(), pipeline.noise(&request).unwrap());
     let registry = Arc::<HookRegistry>::default();
-    let mut generation = Generation::new(denoiser, trajectory, sampler, noise, &registry);
+    let mut generation = Generation::new(denoiser, trajectory, sampler, &noise, &registry).unwrap();
     generation.run(&|| false, &mut |_| {}).expect("runs");
 }
 

@@ -125,7 +125,7 @@ fn frames_are_those_of_the_video_processor() {
     let expected = expected();
     let source = picture(&expected["scale.source"]);
     for (width, height) in [(24, 16), (48, 32)] {
-        let ours = source.video_frame(width, height, &Device::Cpu).unwrap();
+        let ours = source.pixels(width, height, &Device::Cpu).unwrap();
         let theirs = &expected[&format!("frame.{width}x{height}")];
         assert_eq!(ours.dims(), theirs.dims());
         let error = (ours - theirs).unwrap().abs().unwrap().flatten_all().unwrap();

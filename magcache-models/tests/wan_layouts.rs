@@ -305,7 +305,7 @@ fn generate(root: &Path) -> Tensor {
     let denoiser = pipeline.denoiser(&request, &|_| {}, &mut Vec::new()).unwrap();
     let (sampler, noise) = (pipeline.sampler(&request).unwrap(), pipeline.noise(&request).unwrap());
     let trajectory = pipeline.trajectory(&request).unwrap();
-    let mut generation = Generation::new(denoiser, trajectory, sampler, noise, &Arc::default());
+    let mut generation = Generation::new(denoiser, trajectory, sampler, &noise, &Arc::default()).unwrap();
     generation.run(&|| false, &mut |_| {}).unwrap();
     generation.latents().clone()
 }

@@ -105,7 +105,7 @@ fn run(case: &Case, root: &Path, offload: Offload) -> Done {
     let denoiser = pipeline.denoiser(&request, &|_| {}, &mut Vec::new()).unwrap();
     let (sampler, registry) = (pipeline.sampler(&request).unwrap(), Arc::<HookRegistry>::default());
     let noise = expected["noise"].clone();
-    let mut generation = Generation::new(denoiser, trajectory, sampler, noise, &registry);
+    let mut generation = Generation::new(denoiser, trajectory, sampler, &noise, &registry).unwrap();
     generation.run(&|| false, &mut |_| {}).unwrap();
     let passes = generation.times().len();
     Done { latents: generation.latents().clone(), passes, task: pipeline.source().task() }

@@ -28,7 +28,7 @@ pub(crate) fn run(args: &Bench, out: &Output) -> Result<()> {
 fn forward(args: &BenchForward, out: &Output) -> Result<()> {
     let folder = match &args.model {
         Some(path) => Folder::open(path)?,
-        None => match pipeline::embedded().first() {
+        None => match pipeline::default_model() {
             Some(first) => (first.folder)(),
             None => return Err(bad_input_with("this build has no embedded model", "give --model DIR")),
         },

@@ -31,7 +31,7 @@ struct Lane {
     name: String,
     generation: Generation,
     decode: Duration,
-    video: Option<Tensor>,
+    frames: Option<Tensor>,
 }
 
 /// A line of the table.
@@ -47,12 +47,13 @@ pub(crate) struct Row {
     pub(crate) cache_bytes: usize,
     pub(crate) seconds: f64,
     pub(crate) strips: Vec<(String, String)>,
-    pub(crate) video: PathBuf,
+    pub(crate) output: PathBuf,
 }
 
 pub(crate) fn run(args: &Demo, out: &Output) -> Result<()> {
     let plan = plan(args)?;
-    let media = |name: &str| Media::prepare(args.out.join(format!("{name}.mp4")), clip(&plan));
+    let ending = if plan.request.frames == 1 { "png" } else { "mp4" };
+    let media = |name: &str| Media::prepare(args.out.join(format!("{name}.{ending}")), clip(&plan));
     let outputs: Vec<Media> =
         std::iter::once("dense").chain(STRATEGIES).map(media).collect::<Result<_, _>>()?;
     let interrupt = Interrupt::listen()?;
@@ -78,7 +79,7 @@ pub(crate) fn run(args: &Demo, out: &Output) -> Result<()> {
     lane(&plan, "warm-up", &denoiser, &Arc::default())?.generation.step(&|| interrupt.is_set())?;
 
     let bar = out.bar(plan.request.steps, "denoising, in turns");
-    for step in 0..plan.request.steps {
+    for step in plan.trajectory.first..plan.trajectory.len() {
         // Who goes first changes with every step.
         for i in 0..lanes.len() {
             let at = (i + step) % lanes.len();
@@ -110,22 +111,23 @@ fn plan(args: &Demo) -> Result<Plan> {
 
 fn lane(plan: &Plan, name: &str, denoiser: &Arc<dyn Denoiser>, registry: &Arc<HookRegistry>) -> Result<Lane> {
     let (sampler, noise) = (plan.pipeline.sampler(&plan.request)?, plan.pipeline.noise(&plan.request)?);
-    let generation = Generation::new(Arc::clone(denoiser), plan.trajectory.clone(), sampler, noise, registry);
-    Ok(Lane { name: name.to_owned(), generation, decode: Duration::ZERO, video: None })
+    let generation =
+        Generation::new(Arc::clone(denoiser), plan.trajectory.clone(), sampler, &noise, registry)?;
+    Ok(Lane { name: name.to_owned(), generation, decode: Duration::ZERO, frames: None })
 }
 
 impl Lane {
     fn decode(&mut self, plan: &Plan, media: &Media) -> Result<()> {
         let start = std::time::Instant::now();
         let mut parts = Vec::new();
-        plan.pipeline.decode(self.generation.latents(), &|_| {}, &mut |frames| {
+        plan.pipeline.decode(&plan.request, self.generation.latents(), &|_| {}, &mut |frames| {
             parts.push(frames.clone());
             Ok(())
         })?;
         let video = Tensor::cat(&parts, 1)?;
         self.decode = start.elapsed();
         media.write(&Frames::new(&video, ValueRange::Signed)?)?;
-        self.video = Some(video);
+        self.frames = Some(video);
         Ok(())
     }
 }
@@ -143,7 +145,7 @@ fn rows(plan: &Plan, lanes: &[Lane], outputs: &[Media]) -> Result<Vec<Row>> {
         let summary = generation
             .session()
             .map(|s| Summary::of(s.log(), s.registry(), plan.pipeline.meta(), generation.trajectory()));
-        let quality = match (&lane.video, &dense.video) {
+        let quality = match (&lane.frames, &dense.frames) {
             (Some(video), Some(reference)) if !std::ptr::eq(lane, dense) => Some(compare(video, reference)?),
             _ => None,
         };
@@ -162,7 +164,7 @@ fn rows(plan: &Plan, lanes: &[Lane], outputs: &[Media]) -> Result<Vec<Row>> {
                 let strips = strip::strips(s.log(), generation.trajectory());
                 strips.into_iter().map(|(b, s)| (b.to_string(), s)).collect()
             }),
-            video: media.path().to_owned(),
+            output: media.path().to_owned(),
         });
     }
     Ok(rows)
@@ -214,8 +216,8 @@ fn answer(rows: &[Row], page: &std::path::Path, out: &Output) {
             text += &format!("{:<10} {branch:>7} {strip}\n", r.name);
         }
     }
-    let videos = rows.iter().map(|r| r.video.as_path());
-    let outputs: Vec<&std::path::Path> = videos.chain([page]).collect();
+    let written = rows.iter().map(|r| r.output.as_path());
+    let outputs: Vec<&std::path::Path> = written.chain([page]).collect();
     for path in &outputs {
         text += &format!("wrote {}\n", path.display());
     }

@@ -31,7 +31,7 @@ struct Report {
 
 pub(crate) fn run(args: &Inspect, out: &Output) -> Result<()> {
     let path = match &args.path {
-        None => match pipeline::embedded().first() {
+        None => match pipeline::default_model() {
             Some(first) => (first.folder)().describe(),
             None => return Err(bad_input_with("this build has no embedded model", "give a path")),
         },
@@ -43,7 +43,7 @@ pub(crate) fn run(args: &Inspect, out: &Output) -> Result<()> {
         tensors: args.tensors,
     };
     match &args.path {
-        None => pipeline::embedded().first().map(|first| report.folder(&(first.folder)())).transpose()?,
+        None => pipeline::default_model().map(|first| report.folder(&(first.folder)())).transpose()?,
         Some(path) if path.is_file() => Some(report.file(path)?),
         Some(path) => Some(report.folder(&Folder::open(path)?)?),
     };

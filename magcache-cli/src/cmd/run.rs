@@ -39,7 +39,8 @@ pub(crate) fn run(args: &Run, out: &Output) -> Result<()> {
         out.answer(&text, &json!({ "config": serde_json::to_value(&plan.config)? }));
         return Ok(());
     }
-    let path = plan.config.output.path.clone().unwrap_or_else(|| PathBuf::from("magcache.mp4"));
+    let default = if plan.request.frames == 1 { "magcache.png" } else { "magcache.mp4" };
+    let path = plan.config.output.path.clone().unwrap_or_else(|| PathBuf::from(default));
     let target = Media::prepare(&path, clip(&plan))?;
     let trace_file = args.trace.as_deref().map(trace::TraceFile::prepare).transpose()?;
     let interrupt = Interrupt::listen()?;
@@ -51,10 +52,10 @@ pub(crate) fn run(args: &Run, out: &Output) -> Result<()> {
     for note in &notes {
         out.note(note);
     }
-    let (sampler, latents) = (plan.pipeline.sampler(&plan.request)?, plan.pipeline.noise(&plan.request)?);
+    let (sampler, noise) = (plan.pipeline.sampler(&plan.request)?, plan.pipeline.noise(&plan.request)?);
     let mut generation =
-        Generation::new(denoiser, plan.trajectory.clone(), sampler, latents, &built.registry);
-    let bar = out.bar(plan.request.steps, "denoising");
+        Generation::new(denoiser, plan.trajectory.clone(), sampler, &noise, &built.registry)?;
+    let bar = out.bar(plan.trajectory.steps().count(), "denoising");
     generation.run(&|| interrupt.is_set(), &mut |_| bar.inc(1))?;
     bar.finish_and_clear();
     // The network makes room for the autoencoder.
@@ -179,7 +180,7 @@ fn decode(
         }
         Ok(())
     };
-    plan.pipeline.decode(latents, &|_| {}, &mut sink)?;
+    plan.pipeline.decode(&plan.request, latents, &|_| {}, &mut sink)?;
     writer.finish()?;
     bar.finish_and_clear();
     Ok(media.path().to_owned())

@@ -26,16 +26,24 @@ pub(crate) fn dual_outputs(meta: &ModelMeta) -> &[Role] {
 
 static STACKS: [StackMeta; 2] = stacks(19, 38);
 
-const fn flux(name: &'static str, summary: &'static str, profiles: &'static [&'static str]) -> ModelMeta {
+static TINY_STACKS: [StackMeta; 2] = stacks(2, 4);
+
+const fn flux(
+    name: &'static str,
+    summary: &'static str,
+    stacks: &'static [StackMeta],
+    hidden_size: usize,
+    profiles: &'static [&'static str],
+) -> ModelMeta {
     ModelMeta {
         name: Cow::Borrowed(name),
         summary: Cow::Borrowed(summary),
-        stacks: Cow::Borrowed(&STACKS),
+        stacks: Cow::Borrowed(stacks),
         experts: Cow::Borrowed(&["transformer"]),
         guided: false,
         text_after: false,
         signals: Cow::Borrowed(&[Signal::ModulatedInput, Signal::TimestepEmbedding]),
-        hidden_size: 3072,
+        hidden_size,
         profiles: Cow::Borrowed(profiles),
         origin: env!("CARGO_PKG_NAME"),
     }
@@ -45,6 +53,8 @@ const fn flux(name: &'static str, summary: &'static str, profiles: &'static [&'s
 pub const DEV: ModelMeta = flux(
     "flux.1-dev",
     "FLUX.1 dev and Kontext dev: 19 dual-stream and 38 single-stream blocks of width 3072",
+    &STACKS,
+    3072,
     &["flux.1-dev", "flux.1-kontext-dev"],
 );
 
@@ -52,9 +62,21 @@ pub const DEV: ModelMeta = flux(
 pub const SCHNELL: ModelMeta = flux(
     "flux.1-schnell",
     "FLUX.1 schnell: 19 dual-stream and 38 single-stream blocks of width 3072, a few steps",
+    &STACKS,
+    3072,
     &[],
 );
 
+/// The small trained model inside the program.
+pub const TINY: ModelMeta = flux(
+    "tiny-flux",
+    "the FLUX.1 model inside the program: 2 dual-stream and 4 single-stream blocks of width 96",
+    &TINY_STACKS,
+    96,
+    &["tiny-flux"],
+);
+
+inventory::submit! { TINY }
 inventory::submit! { DEV }
 inventory::submit! { SCHNELL }
 

@@ -71,7 +71,7 @@ inventory::submit! { KLEIN_4B }
 inventory::submit! { KLEIN_9B }
 
 /// The registered model of a configuration; one of other sizes is its family's model with its own sizes and no profile.
-pub(super) fn of(config: &Flux2Config) -> ModelMeta {
+pub(crate) fn of(config: &Flux2Config) -> ModelMeta {
     let width = config.inner_dim();
     let family = match config.guidance_embeds {
         true => DEV,

@@ -60,9 +60,10 @@ impl Picture {
         Self::from_rgb8(width, height, rgb)
     }
 
-    /// A frame for a video autoencoder: [resized](Self::resize) with the Lanczos filter, f32 `[1, 3, height, width]` in
-    /// -1..=1. Equal to `VideoProcessor.preprocess` of diffusers 0.42.1.
-    pub fn video_frame(&self, width: usize, height: usize, device: &Device) -> Result<Tensor, PictureError> {
+    /// What an autoencoder takes: [resized](Self::resize) with the Lanczos filter, f32 `[1, 3, height, width]` in
+    /// -1..=1. Equal to the `preprocess` of diffusers' `VideoProcessor` and
+    /// `VaeImageProcessor` (0.42.1).
+    pub fn pixels(&self, width: usize, height: usize, device: &Device) -> Result<Tensor, PictureError> {
         let picture = self.resize(width, height, Filter::Lanczos)?;
         Ok(picture.channels_first(|_, value| f32::from(value) / 255.0 * 2.0 - 1.0, device)?)
     }

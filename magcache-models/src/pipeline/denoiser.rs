@@ -10,7 +10,14 @@ pub trait Denoiser: Send + Sync {
         Ok(())
     }
 
-    /// The velocity `[batch, channels, ...]` for `latents` of the same shape.
+    /// The latents of `step`, the first that runs, from noise of their shape; the noise itself unless a run begins with
+    /// something else in it (image to image).
+    fn begin(&self, noise: &Tensor, _step: &Step) -> Result<Tensor> {
+        Ok(noise.clone())
+    }
+
+    /// The velocity for `latents` of the same shape: `[batch, channels, frames, height, width]`, or tokens `[batch, tokens,
+    /// channels]` in models that keep their latents as such (Flux).
     fn predict(&self, latents: &Tensor, step: &Step, branch: Branch, pass: &mut Pass<'_>) -> Result<Tensor>;
 
     /// Scale of classifier-free guidance at a step that has both branches.

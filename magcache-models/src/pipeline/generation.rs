@@ -34,18 +34,22 @@ pub struct Generation {
 }
 
 impl Generation {
-    /// A run from `latents`. With no hooks in `registry` the blocks run in the bare loop.
+    /// A run from `noise` of the latents' shape. With no hooks in `registry` the blocks run in the bare loop.
+    ///
+    /// # Errors
+    /// Noise of another shape than the image that the run begins with.
     pub fn new(
         denoiser: Arc<dyn Denoiser>,
         trajectory: Trajectory,
         sampler: Sampler,
-        latents: Tensor,
+        noise: &Tensor,
         registry: &Arc<HookRegistry>,
-    ) -> Self {
+    ) -> Result<Self> {
         let session = (!registry.is_empty()).then(|| registry.session());
         let next = trajectory.first;
+        let latents = denoiser.begin(noise, &trajectory.step(next))?;
         let denoiser = Some(denoiser);
-        Self { denoiser, trajectory, sampler, session, latents, next, times: Vec::new() }
+        Ok(Self { denoiser, trajectory, sampler, session, latents, next, times: Vec::new() })
     }
 
     /// Runs one step: the branches that the trajectory gives it, guidance, the solver. `stop` is asked before each pass of the network.
@@ -121,7 +125,7 @@ impl Generation {
         self.next
     }
 
-    /// The latents behind the last step run, `[batch, channels, frames, height, width]` in f32.
+    /// The latents behind the last step run, f32, in the shape that the model's [`Denoiser`] takes.
     pub fn latents(&self) -> &Tensor {
         &self.latents
     }

@@ -64,6 +64,8 @@ pub struct Embedded {
     pub name: &'static str,
     /// Its files.
     pub folder: fn() -> Folder,
+    /// Whether it is used where no model is named.
+    pub is_default: bool,
 }
 
 inventory::collect!(Embedded);
@@ -84,7 +86,12 @@ pub fn loaders() -> Vec<&'static Loader> {
     all
 }
 
-/// Every model inside the binary, by name; the first is the default.
+/// The model that is used where none is named.
+pub fn default_model() -> Option<&'static Embedded> {
+    embedded().into_iter().find(|e| e.is_default)
+}
+
+/// Every model inside the binary, by name.
 pub fn embedded() -> Vec<&'static Embedded> {
     let mut all: Vec<_> = inventory::iter::<Embedded>.into_iter().collect();
     all.sort_by_key(|e| e.name);

@@ -14,7 +14,7 @@ mod request;
 pub use denoiser::Denoiser;
 pub use error::PipelineError;
 pub use generation::{Generation, PassTime};
-pub use load::{Embedded, LoadOptions, Loader, Offload, embedded, loader_of, loaders, open};
+pub use load::{Embedded, LoadOptions, Loader, Offload, default_model, embedded, loader_of, loaders, open};
 pub use request::{Defaults, Request};
 
 use std::{fmt::Debug, sync::Arc};
@@ -53,8 +53,8 @@ pub trait Pipeline: Debug + Send + Sync {
         Ok(None)
     }
 
-    /// Width and height for a video that begins with `picture` and has about `area` pixels a frame, as the reference
-    /// pipelines choose them: the picture's shape, cut down to what the model can make.
+    /// Width and height for what is made from `picture`, of about `area` pixels a frame, as the reference pipelines choose
+    /// them: the picture's shape, cut down to what the model can make.
     fn size_like(&self, picture: &Picture, area: usize) -> [usize; 2];
 
     /// Everything wrong with a request, before anything is loaded.
@@ -78,12 +78,14 @@ pub trait Pipeline: Debug + Send + Sync {
         notes: &mut Vec<String>,
     ) -> Result<Arc<dyn Denoiser>>;
 
-    /// The initial latents of a request: the same seed gives the same bytes on every machine.
+    /// Noise of the latents' shape: the same seed gives the same bytes on every machine.
     fn noise(&self, request: &Request) -> Result<Tensor>;
 
-    /// Decodes latents and hands on frames `[channels, frames, height, width]` in −1..=1, in order and in pieces.
+    /// Decodes the latents of a request and hands on frames `[channels, frames, height, width]` in −1..=1, in order and in
+    /// pieces.
     fn decode(
         &self,
+        request: &Request,
         latents: &Tensor,
         stage: &dyn Fn(Stage),
         sink: &mut dyn FnMut(&Tensor) -> Result<()>,

@@ -1,7 +1,7 @@
 //! Text encoders and their tokenizers.
 //!
 //! [`T5Encoder`] is the encoder of T5 v1.1 (Flux) and of UMT5 (Wan), [`Qwen3Encoder`] that of FLUX.2 klein; CLIP's is in
-//! [`crate::clip`]. [`WanTextEncoder`] and [`FluxTextEncoder`] join encoders with tokenizers to what a pipeline needs:
+//! [`crate::clip`]. [`WanTextEncoder`], [`FluxTextEncoder`] and [`Flux2TextEncoder`] join encoders with tokenizers to what a pipeline needs:
 //! prompts in, embeddings out.
 
 mod bias;
@@ -13,6 +13,7 @@ mod encoder;
 mod entities;
 mod error;
 mod flux;
+mod flux2;
 mod qwen3;
 pub(crate) mod rows;
 mod tokenizer;
@@ -24,6 +25,7 @@ pub use config::{T5Config, T5Variant};
 pub use encoder::T5Encoder;
 pub use error::{TextError, TokenizerError};
 pub use flux::{FluxPrompt, FluxPromptEmbeds, FluxTextEncoder};
+pub use flux2::Flux2TextEncoder;
 pub use qwen3::{KLEIN_LAYERS, Qwen3Config, Qwen3Encoder, Qwen3Tokenizer, qwen3_chat};
 pub use tokenizer::{MAX_PROMPT_CHARS, PromptTokenizer, TokenizedPrompt, TokenizerDefaults, WanTokenizer};
 pub use wan::WanTextEncoder;

@@ -75,6 +75,9 @@ pub struct TokenizedPrompt {
     pub truncated: usize,
 }
 
+/// The file that says how long rows are.
+const CONFIG: &str = "tokenizer_config.json";
+
 /// The keys of `tokenizer_config.json` that count here.
 #[derive(Default, Deserialize)]
 struct TokenizerConfig {
@@ -90,7 +93,28 @@ enum SpecialToken {
     Added { content: String },
 }
 
+impl TokenizerConfig {
+    fn read(folder: &Folder) -> Result<Self, CheckpointError> {
+        if folder.exists(CONFIG) { folder.read_json(CONFIG) } else { Ok(Self::default()) }
+    }
+
+    fn max_length(&self, defaults: TokenizerDefaults) -> usize {
+        match self.model_max_length {
+            Some(length) if length <= NO_LIMIT => length as usize,
+            _ => defaults.max_length,
+        }
+    }
+}
+
 impl PromptTokenizer {
+    /// [`Self::max_length`] of the tokenizer in `folder`, without reading its vocabulary.
+    ///
+    /// # Errors
+    /// A `tokenizer_config.json` that cannot be read.
+    pub fn max_length_in(folder: &Folder, defaults: TokenizerDefaults) -> Result<usize, CheckpointError> {
+        Ok(TokenizerConfig::read(folder)?.max_length(defaults))
+    }
+
     /// Reads `tokenizer.json` and, where there is one, `tokenizer_config.json` of a `tokenizer` folder. Where the first
     /// is missing, as for the CLIP of FLUX.1, a byte-level BPE is made of `vocab.json` and `merges.txt` by CLIP's rules.
     ///
@@ -101,19 +125,14 @@ impl PromptTokenizer {
     /// Missing or unreadable files, a padding token outside the vocabulary, a length without room for a prompt.
     pub fn open(folder: &Folder, defaults: TokenizerDefaults) -> Result<Self, CheckpointError> {
         const FILE: &str = "tokenizer.json";
-        const CONFIG: &str = "tokenizer_config.json";
-        let config =
-            if folder.exists(CONFIG) { folder.read_json(CONFIG)? } else { TokenizerConfig::default() };
+        let config = TokenizerConfig::read(folder)?;
         let bare = !folder.exists(FILE) && folder.exists(clip_bpe::MERGES);
         let file = folder.describe_file(if bare { clip_bpe::VOCAB } else { FILE });
         let json = if bare { clip_bpe::tokenizer_json(folder)?.into() } else { folder.read(FILE)? };
         let refused = |reason: String| CheckpointError::Tokenizer { file: file.clone(), reason };
         let mut tokenizer = Tokenizer::from_bytes(json).map_err(|error| refused(error.to_string()))?;
 
-        let max_length = match config.model_max_length {
-            Some(length) if length <= NO_LIMIT => length as usize,
-            _ => defaults.max_length,
-        };
+        let max_length = config.max_length(defaults);
         let added = tokenizer.get_post_processor().map_or(0, |processor| processor.added_tokens(false));
         if max_length <= added {
             let reason = format!("model_max_length is {max_length}, expected at least {}", added + 1);

@@ -60,14 +60,41 @@ pub fn wan22_i2v() -> Folder {
     Folder::embedded("wan2.2-i2v-tiny", WAN22_I2V).or_embedded(WAN21_T2V)
 }
 
-magcache_core::inventory::submit! {
-    Embedded { name: "wan2.1-t2v-tiny", folder: wan21_t2v }
+static FLUX: &[EmbeddedFile] = files!("tiny-flux":
+    "magcache.json",
+    "model_index.json",
+    "scheduler/scheduler_config.json",
+    "text_encoder/config.json",
+    "text_encoder/model.safetensors",
+    "text_encoder_2/config.json",
+    "text_encoder_2/model.safetensors",
+    "tokenizer/tokenizer.json",
+    "tokenizer/tokenizer_config.json",
+    "tokenizer_2/tokenizer.json",
+    "tokenizer_2/tokenizer_config.json",
+    "transformer/config.json",
+    "transformer/diffusion_pytorch_model.safetensors",
+    "vae/config.json",
+    "vae/diffusion_pytorch_model.safetensors",
+);
+
+/// The small FLUX.1 text-to-image model.
+pub fn flux() -> Folder {
+    Folder::embedded("tiny-flux", FLUX)
 }
 
 magcache_core::inventory::submit! {
-    Embedded { name: "wan2.2-t2v-tiny", folder: wan22_t2v }
+    Embedded { name: "tiny-flux", folder: flux, is_default: false }
 }
 
 magcache_core::inventory::submit! {
-    Embedded { name: "wan2.2-i2v-tiny", folder: wan22_i2v }
+    Embedded { name: "wan2.1-t2v-tiny", folder: wan21_t2v, is_default: true }
+}
+
+magcache_core::inventory::submit! {
+    Embedded { name: "wan2.2-t2v-tiny", folder: wan22_t2v, is_default: false }
+}
+
+magcache_core::inventory::submit! {
+    Embedded { name: "wan2.2-i2v-tiny", folder: wan22_i2v, is_default: false }
 }

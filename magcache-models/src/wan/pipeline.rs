@@ -107,7 +107,7 @@ impl WanPipeline {
 
     /// Pixels of a given picture as a frame of the request's size, `[1, 3, height, width]` in -1..=1.
     fn frame(&self, picture: &Picture, request: &Request) -> Result<Tensor> {
-        let frame = picture.video_frame(request.width, request.height, self.device());
+        let frame = picture.pixels(request.width, request.height, self.device());
         frame.map_err(|e| PipelineError::part("image", e))
     }
 
@@ -237,6 +237,7 @@ impl Pipeline for WanPipeline {
 
     fn decode(
         &self,
+        _: &Request,
         latents: &Tensor,
         stage: &dyn Fn(Stage),
         sink: &mut dyn FnMut(&Tensor) -> Result<()>,

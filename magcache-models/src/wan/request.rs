@@ -69,6 +69,10 @@ fn guidance(request: &Request, source: &WanSource) -> Result<()> {
             return Err(PipelineError::request(message, "at most 1 runs without the negative prompt"));
         }
     }
+    if let Some(scale) = request.true_cfg {
+        let message = format!("true_cfg is {scale}, but this model is told no guidance");
+        return Err(PipelineError::request(message, "--guidance is its scale of classifier-free guidance"));
+    }
     if source.experts() > 1 {
         return Ok(());
     }
@@ -82,6 +86,10 @@ fn guidance(request: &Request, source: &WanSource) -> Result<()> {
 }
 
 fn pictures(request: &Request, source: &WanSource) -> Result<()> {
+    if let Some(strength) = request.strength {
+        let message = format!("strength is {strength}, but videos are not made out of videos here");
+        return Err(PipelineError::request(message, "it is for models of images; remove it"));
+    }
     // A CLIP embedding of one image is what the network was trained with.
     let one_embedding = source.image_encoder_config().is_some();
     let (first, last) = (request.image.is_some(), request.last_image.is_some());

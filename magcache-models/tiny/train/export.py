@@ -88,7 +88,7 @@ def image_to_video(args):
 
 
 def flux(args):
-    """flux-tiny: complete, from the folder that train_flux.py wrote (``--transformer``) and a picture autoencoder."""
+    """tiny-flux: complete, from the folder that train_flux.py wrote (``--transformer``) and a picture autoencoder."""
     trained = Path(args.transformer)
     # The text encoders stay in single precision: transformers would load them as stored, diffusers' parts it would not.
     pipeline = FluxPipeline(
@@ -103,7 +103,7 @@ def flux(args):
         tokenizer_2=build_tokenizer(),
         transformer=FluxTransformer2DModel.from_pretrained(trained / "transformer", torch_dtype=torch.float16),
     )
-    write(pipeline, TINY / "flux-tiny")
+    write(pipeline, TINY / "tiny-flux")
 
 
 def write(pipeline, folder, leave_out=()):

@@ -166,7 +166,7 @@ impl Setup {
         }
         let sampler = Sampler::new(&self.scheduler, steps)?;
         let (denoiser, trajectory) = (Arc::clone(&self.denoiser), self.trajectory.clone());
-        let mut generation = Generation::new(denoiser, trajectory, sampler, self.latents.clone(), registry);
+        let mut generation = Generation::new(denoiser, trajectory, sampler, &self.latents, registry)?;
         let mut behind = BTreeMap::new();
         generation.run(&|| false, &mut |g| {
             behind.insert(g.next() - 1, g.latents().clone());

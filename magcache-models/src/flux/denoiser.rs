@@ -1,0 +1,135 @@
+//! A network of either generation with the prompts and the image of one request.
+
+use std::{fmt::Debug, sync::Arc};
+
+use candle_core::{Result, Tensor, bail};
+use magcache_core::{Branch, Pass, Step};
+
+use super::{FluxContext, FluxPositions, FluxTransformer};
+use crate::{flux2::Flux2Transformer, pipeline::Denoiser};
+
+/// Timesteps of the training: what a step is told in these, the network is told from 0 to 1.
+const TRAIN_TIMESTEPS: f32 = 1000.0;
+
+/// A Flux transformer of either generation.
+pub trait FluxNetwork: Debug + Send + Sync {
+    /// The velocity `[batch, tokens, channels]` for packed latents of this shape, see [`FluxTransformer::forward`].
+    fn forward(
+        &self,
+        hidden_states: &Tensor,
+        timestep: &Tensor,
+        guidance: Option<&Tensor>,
+        text: &FluxContext,
+        positions: &FluxPositions,
+        pass: &mut Pass<'_>,
+    ) -> Result<Tensor>;
+}
+
+macro_rules! network {
+    ($($transformer:ty),+) => {$(
+        impl FluxNetwork for $transformer {
+            fn forward(
+                &self,
+                hidden_states: &Tensor,
+                timestep: &Tensor,
+                guidance: Option<&Tensor>,
+                text: &FluxContext,
+                positions: &FluxPositions,
+                pass: &mut Pass<'_>,
+            ) -> Result<Tensor> {
+                self.forward(hidden_states, timestep, guidance, text, positions, pass)
+            }
+        }
+    )+};
+}
+
+network!(FluxTransformer, Flux2Transformer);
+
+/// How strongly the prompt counts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct FluxGuidance {
+    /// What a guidance-distilled network is told.
+    pub embedded: Option<f64>,
+    /// Scale of classifier-free guidance; at most 1 is without.
+    pub scale: f64,
+}
+
+impl FluxGuidance {
+    /// Whether both branches run.
+    pub fn is_classifier_free(self) -> bool {
+        self.scale > 1.0
+    }
+}
+
+/// A network, its prompts and where their tokens are; with an image, what the run begins from or what the network looks at.
+#[derive(Debug)]
+pub struct FluxDenoiser {
+    network: Arc<dyn FluxNetwork>,
+    cond: FluxContext,
+    uncond: Option<FluxContext>,
+    positions: FluxPositions,
+    guidance: FluxGuidance,
+    start: Option<Tensor>,
+    reference: Option<Tensor>,
+}
+
+impl FluxDenoiser {
+    /// `positions` are those of the text, the image and, behind it, the reference images. `uncond` is for classifier-free
+    /// guidance and has as many tokens as `cond`.
+    pub fn new(
+        network: Arc<dyn FluxNetwork>,
+        cond: FluxContext,
+        uncond: Option<FluxContext>,
+        positions: FluxPositions,
+        guidance: FluxGuidance,
+    ) -> Self {
+        Self { network, cond, uncond, positions, guidance, start: None, reference: None }
+    }
+
+    /// Begins from an image, `[batch, tokens, channels]`, with as much noise as the first step has (image to image).
+    #[must_use]
+    pub fn starting_from(self, image: Tensor) -> Self {
+        Self { start: Some(image), ..self }
+    }
+
+    /// Shows the network reference images at every step, `[batch, tokens, channels]` (Kontext, FLUX.2).
+    #[must_use]
+    pub fn with_reference(self, tokens: Tensor) -> Self {
+        Self { reference: Some(tokens), ..self }
+    }
+}
+
+impl Denoiser for FluxDenoiser {
+    fn begin(&self, noise: &Tensor, step: &Step) -> Result<Tensor> {
+        match &self.start {
+            None => Ok(noise.clone()),
+            Some(image) if image.dims() == noise.dims() => {
+                (noise * step.sigma)? + (image * (1.0 - step.sigma))?
+            }
+            Some(image) => bail!("the image has latents {:?}, the noise {:?}", image.shape(), noise.shape()),
+        }
+    }
+
+    fn predict(&self, latents: &Tensor, step: &Step, branch: Branch, pass: &mut Pass<'_>) -> Result<Tensor> {
+        let text = match (branch, &self.uncond) {
+            (Branch::Uncond, Some(uncond)) => uncond,
+            (Branch::Uncond, None) => bail!("the unconditional branch has no text features"),
+            _ => &self.cond,
+        };
+        let (batch, tokens, _) = latents.dims3()?;
+        let full = |value: f32| Tensor::full(value, batch, latents.device());
+        let timestep = full(step.timestep as f32 / TRAIN_TIMESTEPS)?;
+        let guidance = self.guidance.embedded.map(|scale| full(scale as f32)).transpose()?;
+        let input = match &self.reference {
+            None => latents.clone(),
+            Some(reference) => Tensor::cat(&[latents, reference], 1)?,
+        };
+        let predicted =
+            self.network.forward(&input, &timestep, guidance.as_ref(), text, &self.positions, pass)?;
+        predicted.narrow(1, 0, tokens)
+    }
+
+    fn guidance(&self, _: &Step) -> f64 {
+        self.guidance.scale
+    }
+}

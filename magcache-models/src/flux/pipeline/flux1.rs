@@ -1,0 +1,136 @@
+//! FLUX.1: dev, schnell and Kontext.
+
+use std::sync::Arc;
+
+use magcache_core::ModelMeta;
+
+use super::family::{Family, ImageUse, Loaded, Named, Prompt, truncated};
+use crate::{
+    checkpoint::{Folder, Weights},
+    flux::{FluxConfig, FluxGuidance, FluxTransformer, meta, vae::packing},
+    image::{Filter, Picture, area_size},
+    pipeline::{Defaults, LoadOptions, PipelineError, Request, Result},
+    sampler::{SchedulerConfig, schedule},
+    text::{FluxTextEncoder, PromptTokenizer, TokenizerDefaults},
+};
+
+/// Tokens of T5 that schnell was trained to read.
+const SCHNELL_TOKENS: usize = 256;
+
+/// Widths in which Kontext was trained to see a picture; the heights are the same backwards.
+const KONTEXT_SIDES: [usize; 17] =
+    [672, 688, 720, 752, 800, 832, 880, 944, 1024, 1104, 1184, 1248, 1328, 1392, 1456, 1504, 1568];
+
+#[derive(Debug)]
+pub(super) struct Flux1 {
+    folder: Folder,
+    config: FluxConfig,
+    kontext: bool,
+    text_tokens: usize,
+}
+
+impl Flux1 {
+    /// `folder` has the text encoders and their tokenizers.
+    pub(super) fn open(folder: Folder, config: FluxConfig, kontext: bool) -> Result<Self> {
+        let most = if config.guidance_embeds { TokenizerDefaults::T5.max_length } else { SCHNELL_TOKENS };
+        let length = PromptTokenizer::max_length_in(&folder.sub("tokenizer_2"), TokenizerDefaults::T5)?;
+        Ok(Self { folder, config, kontext, text_tokens: length.min(most) })
+    }
+}
+
+impl Family for Flux1 {
+    fn meta(&self) -> ModelMeta {
+        let meta = meta::of(&self.config);
+        if !self.kontext {
+            return meta;
+        }
+        // Kontext has curves of its own, which come second for the architecture.
+        let own = meta.profiles.iter().filter(|name| name.contains("kontext")).copied().collect::<Vec<_>>();
+        ModelMeta { profiles: own.into(), ..meta }
+    }
+
+    fn defaults(&self) -> Defaults {
+        let (steps, guidance) = match (self.config.guidance_embeds, self.kontext) {
+            (false, _) => (4, 1.0),
+            (true, false) => (28, 3.5),
+            (true, true) => (28, 2.5),
+        };
+        super::still("a lighthouse above a stormy sea, evening light", steps, guidance)
+    }
+
+    fn text_tokens(&self) -> usize {
+        self.text_tokens
+    }
+
+    fn guidance(&self, request: &Request) -> Result<FluxGuidance> {
+        let (guidance, scale) = (request.guidance, request.true_cfg.unwrap_or(1.0));
+        if !self.config.guidance_embeds && guidance > 1.0 {
+            let message = format!("guidance is {guidance}, but this model was trained without");
+            let hint = format!("--guidance 1, or --true-cfg {guidance} to run a negative prompt beside it");
+            return Err(PipelineError::request(message, hint));
+        }
+        Ok(FluxGuidance { embedded: self.config.guidance_embeds.then_some(guidance), scale })
+    }
+
+    fn image_use(&self, request: &Request) -> ImageUse {
+        if self.kontext && request.strength.is_none() { ImageUse::Reference } else { ImageUse::Start }
+    }
+
+    fn size_like(&self, picture: &Picture, area: usize, multiple: usize) -> [usize; 2] {
+        area_size(picture, area, multiple).into()
+    }
+
+    fn reference(&self, picture: &Picture, multiple: usize) -> Result<Picture> {
+        let ratio = picture.width() as f64 / picture.height() as f64;
+        let distance = |[w, h]: &[usize; 2]| (ratio - *w as f64 / *h as f64).abs();
+        let sizes = KONTEXT_SIDES.into_iter().zip(KONTEXT_SIDES.into_iter().rev()).map(|(w, h)| [w, h]);
+        let [width, height] =
+            sizes.min_by(|a, b| distance(a).total_cmp(&distance(b))).unwrap_or([1024, 1024]);
+        let round = |side: usize| side / multiple * multiple;
+        picture
+            .resize(round(width), round(height), Filter::Lanczos)
+            .map_err(|e| PipelineError::part("image", e))
+    }
+
+    fn schedule(&self, config: &SchedulerConfig, steps: usize, tokens: usize) -> schedule::Request {
+        schedule::Request::flux(config, steps, tokens)
+    }
+
+    fn encode(
+        &self,
+        options: &LoadOptions,
+        prompts: &[Named<'_>],
+        notes: &mut Vec<String>,
+    ) -> Result<Vec<Prompt>> {
+        let encoder = FluxTextEncoder::load(&self.folder, &options.device, options.dtype)?
+            .with_max_sequence_length(self.text_tokens)
+            .map_err(|e| PipelineError::part("tokenizer", e))?;
+        let one = |prompt: &Named<'_>| -> Result<Prompt> {
+            let tokens = encoder.tokenize(prompt.text, None).map_err(|e| PipelineError::part("prompt", e))?;
+            truncated(prompt, self.text_tokens, tokens.t5.truncated, notes);
+            let embeds =
+                encoder.encode_tokens(&[tokens]).map_err(|e| PipelineError::part("text encoder", e))?;
+            Ok(Prompt { text: embeds.prompt_embeds, pooled: Some(embeds.pooled_prompt_embeds) })
+        };
+        prompts.iter().map(one).collect()
+    }
+
+    fn load(
+        &self,
+        weights: &Weights,
+        prompts: &[Prompt],
+        grid: [usize; 2],
+        references: &[[usize; 2]],
+    ) -> Result<Loaded> {
+        let network = FluxTransformer::load(weights, self.config.clone())?;
+        let context = |prompt: &Prompt| match &prompt.pooled {
+            Some(pooled) => network.text_context(&prompt.text, pooled),
+            None => candle_core::bail!("FLUX.1 needs a pooled prompt"),
+        };
+        let contexts = prompts.iter().map(context).collect::<candle_core::Result<_>>()?;
+        let mut image = packing::image_ids(grid, 0);
+        image.extend(references.iter().flat_map(|grid| packing::image_ids(*grid, 1)));
+        let positions = network.positions(&vec![[0.0; 3]; self.text_tokens], &image)?;
+        Ok(Loaded { network: Arc::new(network), contexts, positions })
+    }
+}

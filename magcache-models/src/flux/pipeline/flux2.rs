@@ -1,0 +1,143 @@
+//! FLUX.2 klein: distilled to a few steps, and the base model that it was distilled from.
+
+use std::sync::Arc;
+
+use magcache_core::ModelMeta;
+
+use super::family::{Family, ImageUse, Loaded, Named, Prompt, truncated};
+use crate::{
+    checkpoint::{Folder, Weights},
+    flux::{FluxGuidance, vae::packing},
+    flux2::{Flux2Config, Flux2Transformer, meta},
+    image::{Filter, Picture},
+    pipeline::{Defaults, LoadOptions, PipelineError, Request, Result},
+    sampler::{SchedulerConfig, schedule},
+    text::{Flux2TextEncoder, TokenizerDefaults},
+};
+
+/// Pixels of a reference picture; a larger one is made smaller.
+const REFERENCE_AREA: usize = 1024 * 1024;
+
+#[derive(Debug)]
+pub(super) struct Flux2 {
+    folder: Folder,
+    config: Flux2Config,
+    distilled: bool,
+}
+
+impl Flux2 {
+    /// `folder` has the text encoder and its tokenizer.
+    ///
+    /// # Errors
+    /// FLUX.2 dev, whose text encoder this crate does not have.
+    pub(super) fn open(folder: Folder, config: Flux2Config, distilled: bool) -> Result<Self> {
+        if config.guidance_embeds {
+            let message = format!("{}: FLUX.2 dev reads its prompts with Mistral Small", folder.describe());
+            let hint = "that text encoder is not part of this build; its transformer can be used as a library, and \
+                        FLUX.2 klein runs";
+            return Err(PipelineError::request(message, hint));
+        }
+        Ok(Self { folder, config, distilled })
+    }
+}
+
+impl Family for Flux2 {
+    fn meta(&self) -> ModelMeta {
+        ModelMeta { guided: !self.distilled, ..meta::of(&self.config) }
+    }
+
+    fn defaults(&self) -> Defaults {
+        let (steps, guidance) = if self.distilled { (4, 1.0) } else { (50, 4.0) };
+        super::still("a lighthouse above a stormy sea, evening light", steps, guidance)
+    }
+
+    fn text_tokens(&self) -> usize {
+        TokenizerDefaults::QWEN3.max_length
+    }
+
+    fn guidance(&self, request: &Request) -> Result<FluxGuidance> {
+        if let Some(scale) = request.true_cfg {
+            let message = format!("true_cfg is {scale}, but this model is told no guidance");
+            return Err(PipelineError::request(
+                message,
+                "--guidance is its scale of classifier-free guidance",
+            ));
+        }
+        let scale = request.guidance;
+        if self.distilled && scale > 1.0 {
+            let message = format!("guidance is {scale}, but this model is distilled to run without");
+            return Err(PipelineError::request(message, "--guidance 1; the base model takes guidance"));
+        }
+        Ok(FluxGuidance { embedded: None, scale })
+    }
+
+    fn image_use(&self, request: &Request) -> ImageUse {
+        if request.strength.is_some() { ImageUse::Start } else { ImageUse::Reference }
+    }
+
+    fn size_like(&self, picture: &Picture, _: usize, multiple: usize) -> [usize; 2] {
+        let round = |side: usize| (side / multiple).max(1) * multiple;
+        fitting(picture).map(round)
+    }
+
+    fn reference(&self, picture: &Picture, multiple: usize) -> Result<Picture> {
+        let [width, height] = fitting(picture);
+        let round = |side: usize| (side / multiple).max(1) * multiple;
+        let cut = |picture: &Picture| picture.center_crop(round(width), round(height));
+        let cut = if [width, height] == [picture.width(), picture.height()] {
+            cut(picture)
+        } else {
+            picture.resize(width, height, Filter::Lanczos).and_then(|picture| cut(&picture))
+        };
+        cut.map_err(|e| PipelineError::part("image", e))
+    }
+
+    fn schedule(&self, config: &SchedulerConfig, steps: usize, tokens: usize) -> schedule::Request {
+        schedule::Request::flux2(config, steps, tokens)
+    }
+
+    fn encode(
+        &self,
+        options: &LoadOptions,
+        prompts: &[Named<'_>],
+        notes: &mut Vec<String>,
+    ) -> Result<Vec<Prompt>> {
+        let encoder = Flux2TextEncoder::load(&self.folder, &options.device, options.dtype)?;
+        let one = |prompt: &Named<'_>| -> Result<Prompt> {
+            let tokens = encoder.tokenize(prompt.text).map_err(|e| PipelineError::part("prompt", e))?;
+            truncated(prompt, encoder.max_length(), tokens.truncated, notes);
+            let text =
+                encoder.encode_tokens(&[tokens]).map_err(|e| PipelineError::part("text encoder", e))?;
+            Ok(Prompt { text, pooled: None })
+        };
+        prompts.iter().map(one).collect()
+    }
+
+    fn load(
+        &self,
+        weights: &Weights,
+        prompts: &[Prompt],
+        grid: [usize; 2],
+        references: &[[usize; 2]],
+    ) -> Result<Loaded> {
+        let network = Flux2Transformer::load(weights, self.config.clone())?;
+        let context = |prompt: &Prompt| network.text_context(&prompt.text);
+        let contexts = prompts.iter().map(context).collect::<candle_core::Result<_>>()?;
+        let mut image = packing::latent_ids(grid);
+        image.extend(packing::reference_ids(references));
+        let positions = network.positions(&packing::text_ids(self.text_tokens()), &image)?;
+        Ok(Loaded { network: Arc::new(network), contexts, positions })
+    }
+}
+
+/// Width and height of a picture that is not larger than a reference may be. Source: `Flux2ImageProcessor` of diffusers
+/// 0.42.1.
+fn fitting(picture: &Picture) -> [usize; 2] {
+    let sides = [picture.width(), picture.height()];
+    let area = sides[0] * sides[1];
+    if area <= REFERENCE_AREA {
+        return sides;
+    }
+    let scale = (REFERENCE_AREA as f64 / area as f64).sqrt();
+    sides.map(|side| ((side as f64 * scale) as usize).max(1))
+}

@@ -1,0 +1,300 @@
+//! FLUX.1 and FLUX.2 klein from a checkpoint folder: text, an image, or both to an image.
+
+mod family;
+mod flux1;
+mod flux2;
+mod request;
+mod source;
+
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor};
+use magcache_core::{Branch, ModelMeta, Phase, Trajectory, inventory};
+use rand::SeedableRng;
+use rand_chacha::ChaCha20Rng;
+use rand_distr::{Distribution, StandardNormal};
+
+use self::{
+    family::{Family, ImageUse, Loaded, Named},
+    source::{Network, Source},
+};
+use super::{
+    FluxDenoiser,
+    vae::{FluxVae, FluxVaeError, LatentScale, packing},
+};
+use crate::{
+    checkpoint::Folder,
+    image::Picture,
+    pipeline::{Defaults, Denoiser, LoadOptions, Loader, Pipeline, PipelineError, Request, Result, Stage},
+    sampler::{Sampler, Schedule, SchedulerConfig, Shift, schedule},
+    tiling::Tiling,
+};
+
+/// How much of the schedule runs on an image where the request does not say; the default of diffusers 0.42.1.
+const STRENGTH: f64 = 0.6;
+
+/// Streams of the generator of one seed: what the run begins with, and the sample of the image's latents.
+const NOISE: u64 = 0;
+const IMAGE: u64 = 1;
+
+/// A checkpoint. Opening it reads configurations; weights are loaded when they are needed and dropped when they are not.
+///
+/// Latents are tokens, `[1, rows * columns, channels]`.
+///
+/// Source: `FluxPipeline`, `FluxImg2ImgPipeline`, `FluxKontextPipeline` and `Flux2KleinPipeline` of diffusers 0.42.1.
+/// Differences: initial noise is drawn by ChaCha20, so that it is the same on every machine; sizes that are no multiples of
+/// the patch are refused instead of rounded; image to image works with FLUX.2 too.
+#[derive(Debug)]
+pub struct FluxPipeline {
+    source: Source,
+    family: Box<dyn Family>,
+    options: LoadOptions,
+    meta: ModelMeta,
+    defaults: Defaults,
+}
+
+impl FluxPipeline {
+    /// Opens a folder.
+    ///
+    /// # Errors
+    /// A missing or unusable configuration, or a model that this crate has no text encoder for (FLUX.2 dev).
+    pub fn open(folder: Folder, options: LoadOptions) -> Result<Self> {
+        const DEFAULTS: &str = "magcache.json";
+        let source = Source::open(folder)?;
+        let folder = source.folder.clone();
+        let own = folder.exists(DEFAULTS).then(|| folder.read_json::<Defaults>(DEFAULTS)).transpose()?;
+        let family: Box<dyn Family> = match source.network.clone() {
+            Network::Flux1 { config, kontext } => Box::new(flux1::Flux1::open(folder, config, kontext)?),
+            Network::Flux2 { config, distilled } => Box::new(flux2::Flux2::open(folder, config, distilled)?),
+        };
+        let defaults = own.unwrap_or_else(|| family.defaults());
+        let meta = match &defaults.model {
+            Some(name) => magcache_core::meta::model(name)?.clone(),
+            None => family.meta(),
+        };
+        Ok(Self { source, family, options, meta, defaults })
+    }
+
+    fn device(&self) -> &Device {
+        &self.options.device
+    }
+
+    /// Pixels of a token's side.
+    fn patch(&self) -> usize {
+        packing::PATCH * self.source.vae.spatial_scale()
+    }
+
+    /// Rows and columns of an image's tokens.
+    fn grid(&self, height: usize, width: usize) -> [usize; 2] {
+        [height / self.patch(), width / self.patch()]
+    }
+
+    /// The request with the strength that an image is begun from with.
+    fn resolved(&self, request: &Request) -> Request {
+        let from_image = request.image.is_some() && self.family.image_use(request) == ImageUse::Start;
+        let strength = request.strength.or(from_image.then_some(STRENGTH));
+        Request { strength, ..request.clone() }
+    }
+
+    fn schedule(&self, request: &Request) -> Result<(SchedulerConfig, schedule::Request)> {
+        let config = self.source.scheduler.clone().with_overrides(request.sampler, request.flow_shift)?;
+        let [rows, columns] = self.grid(request.height, request.width);
+        let schedule = self.family.schedule(&config, request.steps, rows * columns);
+        Ok((config, schedule))
+    }
+
+    fn vae(&self) -> Result<FluxVae> {
+        Ok(FluxVae::load(&self.source.vae(&self.options)?, &self.source.vae)?)
+    }
+
+    fn tiling(&self) -> Option<Tiling> {
+        self.options.tile_vae.then(Tiling::default)
+    }
+
+    /// Numbers of the standard normal distribution that a seed gives.
+    fn normal(&self, request: &Request, stream: u64, shape: [usize; 4]) -> Result<Tensor> {
+        let mut rng = ChaCha20Rng::seed_from_u64(request.seed);
+        rng.set_stream(stream);
+        let values: Vec<f32> = StandardNormal.sample_iter(&mut rng).take(shape.iter().product()).collect();
+        Ok(Tensor::from_vec(values, &shape, self.device())?)
+    }
+
+    /// Tokens of the picture that a run begins from: a sample of its latents, as in the reference.
+    fn start(&self, picture: &Picture, request: &Request) -> Result<Tensor> {
+        let pixels = picture.pixels(request.width, request.height, self.device());
+        let pixels = pixels.map_err(|e| PipelineError::part("image", e))?;
+        let [rows, columns] = self.grid(request.height, request.width);
+        let side = packing::PATCH;
+        let shape = [1, self.source.vae.latent_channels, side * rows, side * columns];
+        let noise = self.normal(request, IMAGE, shape)?;
+        let vae = self.vae()?;
+        let tokens = || vae.to_tokens(&vae.encode(&pixels, self.tiling())?.sample(&noise)?);
+        tokens().map_err(autoencoder)
+    }
+
+    /// Tokens of the picture that the network looks at, and their rows and columns.
+    fn reference(&self, picture: &Picture) -> Result<(Tensor, [usize; 2])> {
+        let picture = self.family.reference(picture, self.patch())?;
+        let (width, height) = (picture.width(), picture.height());
+        let pixels = picture.pixels(width, height, self.device());
+        let pixels = pixels.map_err(|e| PipelineError::part("image", e))?;
+        let vae = self.vae()?;
+        let tokens = || vae.to_tokens(&vae.encode(&pixels, self.tiling())?.mean()?);
+        Ok((tokens().map_err(autoencoder)?, self.grid(height, width)))
+    }
+}
+
+impl Pipeline for FluxPipeline {
+    fn meta(&self) -> &ModelMeta {
+        &self.meta
+    }
+
+    fn defaults(&self) -> &Defaults {
+        &self.defaults
+    }
+
+    fn size_like(&self, picture: &Picture, area: usize) -> [usize; 2] {
+        self.family.size_like(picture, area, self.patch())
+    }
+
+    fn check(&self, request: &Request) -> Result<()> {
+        request::check(&self.resolved(request), self.family.as_ref(), self.patch())?;
+        self.trajectory(request).map(|_| ())
+    }
+
+    fn sampler(&self, request: &Request) -> Result<Sampler> {
+        let (config, schedule) = self.schedule(request)?;
+        Ok(Sampler::new(&config, schedule)?)
+    }
+
+    fn trajectory(&self, request: &Request) -> Result<Trajectory> {
+        let (config, schedule) = self.schedule(request)?;
+        let schedule = Schedule::new(&config, schedule)?;
+        let guided = self.family.guidance(request)?.is_classifier_free();
+        Ok(Trajectory {
+            phases: vec![Phase::whole(request.steps)],
+            sigmas: schedule.sigmas.iter().map(|s| f64::from(*s)).collect(),
+            timesteps: schedule.timesteps,
+            branches: if guided { vec![Branch::Cond, Branch::Uncond] } else { vec![Branch::Cond] },
+            unguided: Vec::new(),
+            flow_shift: match config.shift {
+                Shift::Static(shift) => Some(shift),
+                Shift::Dynamic { .. } => None,
+            },
+            boundary_ratio: None,
+            first: self.resolved(request).first_step(),
+        })
+    }
+
+    fn tokens(&self, request: &Request) -> usize {
+        let [rows, columns] = self.grid(request.height, request.width);
+        rows * columns + self.family.text_tokens()
+    }
+
+    fn denoiser(
+        &self,
+        request: &Request,
+        stage: &dyn Fn(Stage),
+        notes: &mut Vec<String>,
+    ) -> Result<Arc<dyn Denoiser>> {
+        let guidance = self.family.guidance(request)?;
+        stage(Stage::EncodingPrompt);
+        let mut prompts = vec![Named { what: "prompt", text: &request.prompt }];
+        if guidance.is_classifier_free() {
+            prompts.push(Named { what: "negative prompt", text: &request.negative_prompt });
+        }
+        let prompts = self.family.encode(&self.options, &prompts, notes)?;
+
+        let (mut start, mut reference) = (None, None);
+        if let Some(picture) = &request.image {
+            stage(Stage::EncodingImage);
+            match self.family.image_use(request) {
+                ImageUse::Start => start = Some(self.start(picture, request)?),
+                ImageUse::Reference => reference = Some(self.reference(picture)?),
+            }
+        }
+
+        stage(Stage::LoadingTransformer);
+        let grid = self.grid(request.height, request.width);
+        let references: Vec<[usize; 2]> = reference.iter().map(|(_, grid)| *grid).collect();
+        let weights = self.source.transformer(&self.options)?;
+        let Loaded { network, contexts, positions } =
+            self.family.load(&weights, &prompts, grid, &references)?;
+        let mut contexts = contexts.into_iter();
+        let Some(cond) = contexts.next() else {
+            return Err(PipelineError::request("no prompt", "give one"));
+        };
+        let mut denoiser = FluxDenoiser::new(network, cond, contexts.next(), positions, guidance);
+        if let Some(tokens) = start {
+            denoiser = denoiser.starting_from(tokens);
+        }
+        if let Some((tokens, _)) = reference {
+            denoiser = denoiser.with_reference(tokens);
+        }
+        Ok(Arc::new(denoiser))
+    }
+
+    fn noise(&self, request: &Request) -> Result<Tensor> {
+        let [rows, columns] = self.grid(request.height, request.width);
+        let (channels, side) = (self.source.vae.latent_channels, packing::PATCH);
+        // In the order of the reference, which makes squares of latents channels before it draws (FLUX.2) or after.
+        let tokens = match self.source.vae.scale {
+            LatentScale::Factor { .. } => {
+                packing::pack(&self.normal(request, NOISE, [1, channels, side * rows, side * columns])?)
+            }
+            LatentScale::BatchNorm { .. } => {
+                packing::flatten(&self.normal(request, NOISE, [1, side * side * channels, rows, columns])?)
+            }
+        };
+        tokens.map_err(autoencoder)
+    }
+
+    fn decode(
+        &self,
+        request: &Request,
+        latents: &Tensor,
+        stage: &dyn Fn(Stage),
+        sink: &mut dyn FnMut(&Tensor) -> Result<()>,
+    ) -> Result<()> {
+        stage(Stage::LoadingVae);
+        let vae = self.vae()?;
+        let grid = self.grid(request.height, request.width);
+        let image = vae.from_tokens(latents, grid).and_then(|z| vae.decode(&z, self.tiling()));
+        sink(&image.map_err(autoencoder)?.squeeze(0)?.unsqueeze(1)?)
+    }
+}
+
+fn autoencoder(error: FluxVaeError) -> PipelineError {
+    PipelineError::part("autoencoder", error)
+}
+
+/// Defaults of a model of images.
+fn still(prompt: &str, steps: usize, guidance: f64) -> Defaults {
+    Defaults {
+        model: None,
+        prompt: prompt.to_owned(),
+        negative_prompt: String::new(),
+        steps,
+        width: 1024,
+        height: 1024,
+        frames: 1,
+        fps: 1.0,
+        guidance,
+        guidance_2: None,
+        image: None,
+    }
+}
+
+fn open(folder: Folder, options: LoadOptions) -> Result<Box<dyn Pipeline>> {
+    Ok(Box::new(FluxPipeline::open(folder, options)?))
+}
+
+inventory::submit! {
+    Loader {
+        class_names: source::CLASSES,
+        detects: |_| false,
+        looks_for: "",
+        open,
+        origin: env!("CARGO_PKG_NAME"),
+    }
+}
