@@ -1,14 +1,15 @@
-"""Calibrate MagCache and TeaCache on the small video models with diffusers, for comparison with ours.
+"""Calibrate MagCache and TeaCache on the small models with diffusers, for comparison with ours.
 
-    python tests/reference/calibrate_tiny.py [wan2.1-t2v-tiny | wan2.2-t2v-tiny | wan2.2-i2v-tiny]
+    python tests/reference/calibrate_tiny.py [wan2.1-t2v-tiny | wan2.2-t2v-tiny | wan2.2-i2v-tiny | tiny-flux]
 
-Dense sampling (UniPC, guidance 3, steps and shift of the folder) of several prompts and seeds. Per branch and step:
+Dense sampling (the folder's solver and shift; guidance 3 for videos, 3.5 embedded for images) of several prompts and seeds.
+Per branch and step:
 
-* residual = output of the block stack - its input, [tokens, channels];
+* residual = output of the block stack - its input, [tokens, channels], of the image tokens where there are others;
 * ``norm_ratio`` = mean over tokens of |residual_t|_2 / |residual_{t-1}|_2, ``norm_std`` its sample deviation and
   ``cos_dis`` = mean of 1 - cos(residual_t, residual_{t-1}); the first step, which has no predecessor, has 1, 0, 0;
 * distances between consecutive steps, mean|x_t - x_{t-1}| / mean|x_{t-1}|, of the time embedding (``e``), its
-  projection (``e0``), the residual and the hidden states after the blocks; least squares of degree 4 from each signal
+  projection (``e0``), in images of block 0's modulated input (``modulated``) instead, the residual and the hidden states after the blocks; least squares of degree 4 from each signal
   to each output, coefficients with the highest power first.
 
 Tokens of all prompts and seeds are pooled. Of two experts one curve goes over the whole run; the first step of each has no
@@ -42,10 +43,12 @@ PROMPTS = [
     "a purple circle moving down and a white triangle moving right",
 ]
 SEEDS = [0, 1]
-GUIDANCE = 3.0
-STEPS = {"wan2.1-t2v-tiny": 30, "wan2.2-t2v-tiny": 40, "wan2.2-i2v-tiny": 30}
+# Prompts of pictures have no motion.
+STILL = {"moving", "right", "left", "up", "down"}
+GUIDANCE, EMBEDDED_GUIDANCE = 3.0, 3.5
+STEPS = {"wan2.1-t2v-tiny": 30, "wan2.2-t2v-tiny": 40, "wan2.2-i2v-tiny": 30, "tiny-flux": 28}
 SIZE, FRAMES, MAX_LENGTH = 64, 17, 16
-SIGNALS, OUTPUTS = ("e", "e0"), ("residual", "hidden_states")
+SIGNALS, STILL_SIGNALS, OUTPUTS = ("e", "e0"), ("modulated",), ("residual", "hidden_states")
 DEGREE = 4
 
 
@@ -68,12 +71,26 @@ class Recorder:
                 yield
 
         transformer.cache_context = told
+        if hasattr(transformer, "single_transformer_blocks"):
+            transformer.transformer_blocks[0].norm1.register_forward_hook(self.on_modulated_input)
+            transformer.x_embedder.register_forward_hook(self.on_embedded)
+            transformer.single_transformer_blocks[-1].register_forward_hook(self.on_joint_output)
+            return
         transformer.condition_embedder.register_forward_hook(self.on_time_embedding)
         transformer.blocks[0].register_forward_pre_hook(self.on_stack_input)
         transformer.blocks[-1].register_forward_hook(self.on_stack_output)
 
     def on_time_embedding(self, _module, _inputs, outputs):
         self.current = {"e": outputs[0], "e0": outputs[1]}
+
+    def on_embedded(self, _module, _inputs, output):
+        self.current = {"input": output}
+
+    def on_modulated_input(self, _module, _inputs, outputs):
+        self.current["modulated"] = outputs[0]
+
+    def on_joint_output(self, module, inputs, output):
+        self.on_stack_output(module, inputs, output[1])
 
     def on_stack_input(self, _module, inputs):
         self.current["input"] = inputs[0]
@@ -125,7 +142,8 @@ def distance_rows(runs, branch):
             now, before = steps[step], steps[step - 1]
             if now["expert"] != before["expert"]:
                 continue
-            distances = {name: relative_l1(now[name], before[name]) for name in SIGNALS + OUTPUTS}
+            names = [name for name in SIGNALS + STILL_SIGNALS + OUTPUTS if name in now]
+            distances = {name: relative_l1(now[name], before[name]) for name in names}
             rows.append({"run": run, "branch": branch, "step": step, **distances})
     return rows
 
@@ -154,6 +172,14 @@ def rounded(value):
     return float(f"{value:.9g}") if isinstance(value, float) else value
 
 
+def is_still(pipeline):
+    return isinstance(pipeline, diffusers.FluxPipeline)
+
+
+def still(prompt):
+    return " ".join(word for word in prompt.split() if word not in STILL)
+
+
 @torch.no_grad()
 def sample_all(pipeline, steps):
     """Runs of every prompt and seed: per branch, a list over runs of lists over steps."""
@@ -162,6 +188,15 @@ def sample_all(pipeline, steps):
     takes_image = "image" in inspect.signature(pipeline.__call__).parameters
     for prompt in PROMPTS:
         for seed in SEEDS:
+            if is_still(pipeline):
+                pipeline(
+                    prompt=still(prompt), height=SIZE, width=SIZE, num_inference_steps=steps,
+                    guidance_scale=EMBEDDED_GUIDANCE, max_sequence_length=MAX_LENGTH, output_type="latent",
+                    generator=torch.Generator().manual_seed(seed),
+                )
+                for branch, seen in recorder.take().items():
+                    branches.setdefault(branch, []).append(seen)
+                continue
             image = {"image": Image.fromarray(first_frame(prompt, seed))} if takes_image else {}
             pipeline(
                 prompt=prompt, negative_prompt="", height=SIZE, width=SIZE, num_frames=FRAMES, num_inference_steps=steps,
@@ -182,15 +217,15 @@ def main():
     rows = [row for branch, runs in branches.items() for row in distance_rows(runs, branch)]
     report = {
         "model": args.model,
-        "scheduler": "UniPCMultistepScheduler",
+        "scheduler": type(pipeline.scheduler).__name__,
         "steps": steps,
-        "flow_shift": pipeline.scheduler.config.flow_shift,
-        "boundary_ratio": pipeline.config.boundary_ratio,
-        "guidance_scale": GUIDANCE,
+        "flow_shift": pipeline.scheduler.config.get("flow_shift"),
+        "boundary_ratio": pipeline.config.get("boundary_ratio"),
+        "guidance_scale": EMBEDDED_GUIDANCE if is_still(pipeline) else GUIDANCE,
         "height": SIZE,
         "width": SIZE,
-        "frames": FRAMES,
-        "prompts": PROMPTS,
+        "frames": 1 if is_still(pipeline) else FRAMES,
+        "prompts": [still(prompt) for prompt in PROMPTS] if is_still(pipeline) else PROMPTS,
         "seeds": SEEDS,
         "versions": {
             "torch": torch.__version__,
@@ -199,7 +234,7 @@ def main():
         },
         "magcache": {branch: pooled_curve(runs) for branch, runs in branches.items()},
         "teacache": {
-            "fits": [polynomial(rows, signal, output) for signal in SIGNALS for output in OUTPUTS],
+            "fits": [polynomial(rows, signal, output) for signal in SIGNALS + STILL_SIGNALS if signal in rows[0] for output in OUTPUTS],
             "columns": list(rows[0]),
             "rows": [list(row.values()) for row in rows],
         },

@@ -20,6 +20,7 @@ EMBEDDED = {
     "wan2.1-t2v-tiny": "The embedded text-to-video model",
     "wan2.2-t2v-tiny": "The embedded text-to-video pair of two experts",
     "wan2.2-i2v-tiny": "The embedded image-to-video model",
+    "tiny-flux": "The embedded text-to-image model",
 }
 WAN_STEPS = {"plain": (1, 1), "ret-steps": (5, 0)}
 
@@ -252,7 +253,11 @@ def published_fit(spec, constants):
 
 
 # ---------------------------------------------------------------- measured on the small model
-SIGNALS = {"e": ("timestep-embedding", "plain", None), "e0": ("timestep-projection", "ret-steps", "ret-steps")}
+SIGNALS = {
+    "e": ("timestep-embedding", "plain", None),
+    "e0": ("timestep-projection", "ret-steps", "ret-steps"),
+    "modulated": ("modulated-input", "plain", None),
+}
 
 
 # Tolerances of SenCache for the small model, of the first part of a run and of the rest.
@@ -263,7 +268,7 @@ def measured(report, script):
     keys = ("scheduler", "steps", "flow_shift", "guidance_scale", "height", "width", "frames", "prompts", "seeds")
     return {
         "command": f"python tests/reference/{script}",
-        **{key: report[key] for key in keys},
+        **{key: report[key] for key in keys if report[key] is not None},
         **report["versions"],
     }
 
@@ -272,7 +277,8 @@ def measured_profile(report):
     """The curve, and for each signal the fit to the hidden states behind the blocks, as TeaCache fits it."""
     branches, provenance = report["magcache"], measured(report, f"calibrate_tiny.py {report['model']}")
     boundary = {"boundary_ratio": report["boundary_ratio"]} if report.get("boundary_ratio") else {}
-    out = table("[[curve]]", {"steps": report["steps"], "flow_shift": report["flow_shift"], **boundary})
+    shift = {"flow_shift": report["flow_shift"]} if report["flow_shift"] else {}
+    out = table("[[curve]]", {"steps": report["steps"], **shift, **boundary})
     for key, name in (("ratios", "norm_ratio"), ("std", "norm_std"), ("cosine_distance", "cos_dis")):
         out += "\n" + table(f"[curve.{key}]", {branch: values[name] for branch, values in branches.items()})
     setting = {"label": "mild", "threshold": 0.12, "max_skips": 2, "warmup": 0.2}
@@ -315,6 +321,10 @@ REGISTERED = {
     "wan2.2-t2v-a14b": "wan2.2-t2v-a14b",
     "wan2.2-i2v-a14b": "wan2.2-i2v-a14b",
     "wan2.2-ti2v-5b": "wan2.2-ti2v-5b",
+    "flux.1-dev": "flux.1-dev",
+    "flux.1-kontext-dev": "flux.1-dev",
+    "flux.2": "flux.2-dev",
+    "flux.2-klein": "flux.2-klein",
     **{name: name for name in EMBEDDED},
 }
 
