@@ -35,7 +35,7 @@ fn folder(path: impl Into<PathBuf>) -> Folder {
 }
 
 fn tiny() -> PathBuf {
-    tiny_folder().with_file_name("flux-tiny")
+    tiny_folder().with_file_name("tiny-flux")
 }
 
 fn tokens() -> Value {

@@ -1,6 +1,6 @@
 """Records what transformers and diffusers make of prompts for Flux: token ids, the chat of FLUX.2 klein, embeddings.
 
-    python tests/reference/flux_text_fixture.py magcache-models/tiny/flux-tiny QWEN3.jinja tests/fixtures/flux_text
+    python tests/reference/flux_text_fixture.py magcache-models/tiny/tiny-flux QWEN3.jinja tests/fixtures/flux_text
 
 QWEN3.jinja is the chat template of Qwen3, as published with any of its checkpoints or with llama.cpp
 (models/templates/Qwen-Qwen3-0.6B.jinja). Needs torch, diffusers (0.42.1), transformers (5.23.0) and tokenizers. Writes

@@ -1,6 +1,6 @@
 """Reference data of the image autoencoders and of the packing of latents, by diffusers.
 
-    python tests/reference/flux_vae.py magcache-models/tiny/flux-tiny/vae tests/fixtures/vae
+    python tests/reference/flux_vae.py magcache-models/tiny/tiny-flux/vae tests/fixtures/vae
 
 Needs torch and diffusers 0.42.1. Inputs are `sin(0.37 i)` for the `i`th value and not stored.
 """

@@ -184,50 +184,59 @@ fn ids<const N: usize>(tensor: &Tensor) -> Result<Vec<[f32; N]>> {
 }
 
 pub(super) fn check<N: Network>(case: &Case, mut report: CaseReport) -> Result<CaseReport> {
-    let mut model = N::load(&case.folder)?;
-    let mut rounded = false;
+    let model = network::<N>(case, &mut report)?;
     for call in case.calls() {
         if let Some(input) = call.inputs.keys().find(|name| !N::INPUTS.contains(&name.as_str())) {
             report.leave_out(&call.name, format!("{} has no input `{input}` in this build", N::CLASS));
             continue;
-        }
-        if !rounded && model.frequencies() == FREQUENCIES {
-            round_as_recorded(case, &mut model, call, &mut report)?;
-            rounded = true;
         }
         one(case, &model, call, &mut report).with_context(|| format!("call {:?}", call.name))?;
     }
     report.finish()
 }
 
-/// Rounds the frequencies as on the CPU that the case comes from.
-fn round_as_recorded<N: Network>(
-    case: &Case,
-    model: &mut N,
-    call: &Call,
-    report: &mut CaseReport,
-) -> Result<()> {
-    let Some(key) = call.outputs.get("sample") else { return Ok(()) };
-    let (inputs, want) = (Inputs::of(case, model, call)?, case.tensor(key)?);
-    let mut best = (f32::INFINITY, ROUNDED_UP[0]);
-    for which in ROUNDED_UP {
+/// The network, its frequencies rounded as in the first call.
+fn network<N: Network>(case: &Case, report: &mut CaseReport) -> Result<N> {
+    let model = N::load(&case.folder)?;
+    let first = case.calls().iter().find_map(|call| Some((call, call.outputs.get("sample")?)));
+    let Some((call, key)) = first.filter(|_| model.frequencies() == FREQUENCIES) else { return Ok(model) };
+    let run = |which: &[usize]| {
+        let mut model = N::load(&case.folder)?;
         model.round_frequencies_up(which)?;
-        let got = model.forward(&inputs, &mut Pass::off())?;
-        if got.dims() != want.dims() {
-            break;
-        }
-        let error = (got - want)?.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>()?;
-        if error < best.0 {
-            best = (error, which);
+        let got = model.forward(&Inputs::of(case, &model, call)?, &mut Pass::off())?;
+        Ok((model, got))
+    };
+    like_recorded(report, run, case.tensor(key)?)
+}
+
+/// What `run` gives with the frequencies rounded as on the CPU that a recording comes from: the nearest to `want`.
+pub(super) fn like_recorded<T>(
+    report: &mut CaseReport,
+    run: impl Fn(&[usize]) -> Result<(T, Tensor)>,
+    want: &Tensor,
+) -> Result<T> {
+    let [nearest, others @ ..] = ROUNDED_UP;
+    let (mut best, got) = run(nearest)?;
+    if got.dims() != want.dims() {
+        // For the comparison itself to report.
+        return Ok(best);
+    }
+    let error =
+        |got: &Tensor| -> Result<f32> { Ok((got - want)?.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>()?) };
+    let (mut least, mut rounded) = (error(&got)?, nearest);
+    for which in others {
+        let (other, got) = run(which)?;
+        let error = error(&got)?;
+        if error < least {
+            (best, least, rounded) = (other, error, which);
         }
     }
-    let (_, which) = best;
-    if let [a, b] = which {
+    if let [a, b] = rounded {
         report.note(format!(
             "frequencies {a} and {b} of the timestep are rounded up, as on the CPU of the recording"
         ));
     }
-    Ok(model.round_frequencies_up(which)?)
+    Ok(best)
 }
 
 fn one<N: Network>(case: &Case, model: &N, call: &Call, report: &mut CaseReport) -> Result<()> {

@@ -209,7 +209,8 @@ impl TeaCache {
         let signal = match self.kind.as_str() {
             "wan_e" => "timestep-embedding",
             "wan_e0" => "timestep-projection",
-            other => return Ok(Part::Unknown(format!("no signal of Wan is called {other:?}"))),
+            "flux" => "modulated-input",
+            other => return Ok(Part::Unknown(format!("no signal is called {other:?}"))),
         };
         let (warmup, last_steps) = self.forced()?;
         Ok(Part::table([

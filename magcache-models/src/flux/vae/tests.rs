@@ -18,7 +18,7 @@ fn fixtures(path: &str) -> PathBuf {
 
 /// The folder of a model and its recordings.
 fn models() -> [(PathBuf, Golden); 2] {
-    let tiny = concat!(env!("CARGO_MANIFEST_DIR"), "/tiny/flux-tiny/vae");
+    let tiny = concat!(env!("CARGO_MANIFEST_DIR"), "/tiny/tiny-flux/vae");
     [
         (tiny.into(), Golden::open("flux1_tiny.safetensors")),
         (fixtures("flux2_small"), Golden::open("flux2_small/golden.safetensors")),

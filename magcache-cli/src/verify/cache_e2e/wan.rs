@@ -1,0 +1,54 @@
+//! The networks of a Wan case, one or two.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use candle_core::DType;
+use magcache_core::{Branch, ModelMeta, Trajectory, meta};
+use magcache_models::{
+    sampler::{Sampler, SchedulerConfig},
+    wan::{WanDenoiser, WanPrompts},
+};
+
+use super::{Sampling, Setup};
+use crate::verify::{case::Case, transformer};
+
+pub(super) const CLASS: &str = "WanTransformer3DModel";
+
+pub(super) fn setup(case: &Case, sampling: &Sampling) -> Result<Setup> {
+    let folders = ["transformer", "transformer_2"].map(|part| case.folder.sub(part));
+    let two = folders.iter().all(|folder| folder.exists("config.json"));
+    let folders = if two { folders.to_vec() } else { vec![case.folder.clone()] };
+    let networks = folders.iter().map(|folder| Ok(Arc::new(transformer::load(folder)?)));
+    let networks: Vec<_> = networks.collect::<Result<_>>()?;
+    let config = networks[0].config();
+    let base = meta::model(if two { "wan2.2-t2v-a14b" } else { "wan2.1-t2v" })?.clone();
+    let base = base.with_blocks(&[config.num_layers]);
+    // The curves of the published model say nothing about this one.
+    let model = ModelMeta { hidden_size: config.inner_dim(), profiles: (&[]).into(), ..base };
+
+    let first = sampling.guidance_scale;
+    let guidance = [first, sampling.guidance_scale_2.unwrap_or(first)];
+    let guidance: Vec<f64> = guidance.into_iter().take(networks.len()).collect();
+    let guided = guidance.iter().any(|scale| *scale > 1.0);
+    let uncond = guided.then(|| case.tensor("negative_prompt_embeds").cloned()).transpose()?;
+    let prompts = WanPrompts { cond: case.tensor("prompt_embeds")?.clone(), uncond, image: None };
+    let denoiser = Arc::new(WanDenoiser::new(networks, prompts, guidance)?);
+
+    let text = case.folder.sub("scheduler").read_to_string("scheduler_config.json")?;
+    let sampler = Sampler::new(&SchedulerConfig::from_json(&text)?, sampling.num_inference_steps)?;
+    let schedule = sampler.schedule();
+    let boundary_ratio = sampling.boundary_ratio.filter(|_| two);
+    let trajectory = Trajectory {
+        phases: schedule.experts(boundary_ratio)?,
+        sigmas: schedule.sigmas.iter().map(|sigma| f64::from(*sigma)).collect(),
+        timesteps: schedule.timesteps.clone(),
+        branches: if guided { vec![Branch::Cond, Branch::Uncond] } else { vec![Branch::Cond] },
+        unguided: Vec::new(),
+        flow_shift: None,
+        boundary_ratio,
+        first: 0,
+    };
+    let latents = case.tensor("latents0")?.to_dtype(DType::F32)?;
+    Ok(Setup { denoiser, sampler, trajectory, latents, model })
+}
