@@ -6,6 +6,7 @@ use std::{
     fs::{self, File},
     io::Write,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use candle_core::{DType, Device, Tensor};
@@ -17,6 +18,7 @@ use magcache_models::{
         native::{self, Generation},
     },
     flux2::{self, Flux2Config, Flux2Transformer},
+    pipeline::{self, Generation as Run, LoadOptions, Request},
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -152,23 +154,32 @@ struct Small {
 /// The case `name`, with the modules and in the native form of a published model.
 fn small(name: &str, model: &str, dtype: DType) -> Small {
     let case = fixtures().join("golden/transformers").join(name);
-    let load = |file: &str| candle_core::safetensors::load(case.join(file), &DEVICE).unwrap();
-    let stored = load("diffusion_pytorch_model.safetensors");
+    let inputs = candle_core::safetensors::load(case.join("golden.safetensors"), &DEVICE).unwrap();
+    let (ours, native, config) = both_layouts(&case, model, dtype);
+    Small { ours, native, config, inputs }
+}
+
+type Tensors = HashMap<String, Tensor>;
+
+/// A transformer folder with the modules of a published model, as tensors of both layouts, and its configuration.
+fn both_layouts(folder: &Path, model: &str, dtype: DType) -> (Tensors, Tensors, String) {
+    let stored =
+        candle_core::safetensors::load(folder.join("diffusion_pytorch_model.safetensors"), &DEVICE).unwrap();
     let published = published(model);
     let mut config: Value =
-        serde_json::from_str(&fs::read_to_string(case.join("config.json")).unwrap()).unwrap();
+        serde_json::from_str(&fs::read_to_string(folder.join("config.json")).unwrap()).unwrap();
     let tensors = published.tensors(|list| {
         let key = if list == "double_blocks" { "num_layers" } else { "num_single_layers" };
         config[key].as_u64().unwrap() as usize
     });
     config["guidance_embeds"] = published.config["guidance_embeds"].clone();
     let shapes = of_diffusers(&tensors);
-    // Embedders of the guidance scale, where the case has none, of those of the timestep.
+    // Embedders of the guidance scale, where the folder has none, of those of the timestep.
     let tensor = |name: &String| match stored.get(name) {
         Some(tensor) => tensor.clone(),
         None => (&stored[&name.replace("guidance_embedder", "timestep_embedder")] * 0.7).unwrap(),
     };
-    let ours: HashMap<String, Tensor> =
+    let ours: Tensors =
         shapes.keys().map(|name| (name.clone(), tensor(name).to_dtype(dtype).unwrap())).collect();
     let rows = |name: &str, row: usize| {
         let (small, large) = (ours[name].dims()[0], shapes[name][0]);
@@ -182,7 +193,7 @@ fn small(name: &str, model: &str, dtype: DType) -> Small {
         (native.clone(), Tensor::cat(&parts.collect::<Vec<_>>(), 0).unwrap())
     });
     let native = native.collect();
-    Small { ours, native, config: config.to_string(), inputs: load("golden.safetensors") }
+    (ours, native, config.to_string())
 }
 
 fn save(tensors: &HashMap<String, Tensor>) -> (tempfile::TempDir, Folder) {
@@ -407,4 +418,62 @@ fn files_of_other_models_are_called_by_their_names() {
     let mut chroma = one.native.clone();
     chroma.retain(|name, _| !name.contains("_mod.lin") && !name.contains("vector_in"));
     assert_eq!((part(&chroma), generation(&chroma)), (None, None));
+}
+
+/// Copies the folders `parts` of the small trained model into `to`.
+fn copy(parts: &[&str], to: &Path) {
+    let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("tiny/tiny-flux");
+    for part in parts {
+        fs::create_dir_all(to.join(part)).unwrap();
+        for file in fs::read_dir(tiny.join(part)).unwrap().map(Result::unwrap) {
+            fs::copy(file.path(), to.join(part).join(file.file_name())).unwrap();
+        }
+    }
+}
+
+/// The latents of a run of three steps.
+fn generate(root: &Path) -> Tensor {
+    let pipeline = pipeline::open(Folder::open(root).unwrap(), LoadOptions::default()).unwrap();
+    let request = Request {
+        prompt: "a red circle".to_owned(),
+        steps: 3,
+        width: 64,
+        height: 48,
+        ..pipeline.defaults().request()
+    };
+    pipeline.check(&request).unwrap();
+    let denoiser = pipeline.denoiser(&request, &|_| {}, &mut Vec::new()).unwrap();
+    let (sampler, noise) = (pipeline.sampler(&request).unwrap(), pipeline.noise(&request).unwrap());
+    let trajectory = pipeline.trajectory(&request).unwrap();
+    let mut run = Run::new(denoiser, trajectory, sampler, &noise, &Arc::default()).unwrap();
+    run.run(&|| false, &mut |_| {}).unwrap();
+    run.latents().clone()
+}
+
+#[test]
+fn whole_runs_are_the_same_in_every_bit() {
+    const TEXT: [&str; 5] = ["text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "vae"];
+    let root = tempfile::tempdir().unwrap();
+    let (ours, native) = (root.path().join("ours"), root.path().join("native"));
+    copy(&TEXT, &ours);
+    copy(&["scheduler", "transformer"], &ours);
+    copy(&TEXT, &native);
+    let config = ours.join("transformer/config.json");
+    // A single file does not say how the channels of a head are shared out.
+    let text = fs::read_to_string(&config).unwrap();
+    let mut changed: Value = serde_json::from_str(&text).unwrap();
+    changed["axes_dims_rope"] = json!([4, 14, 14]);
+    fs::write(&config, changed.to_string()).unwrap();
+    fs::write(ours.join("model_index.json"), r#"{"_class_name": "FluxPipeline"}"#).unwrap();
+    let (_, tensors, _) = both_layouts(&ours.join("transformer"), "flux1-dev", DType::F16);
+    candle_core::safetensors::save(&tensors, native.join("flux1-dev.safetensors")).unwrap();
+
+    let (want, got) = (generate(&ours), generate(&native));
+    assert_eq!(bits(&got), bits(&want));
+    assert!(bits(&got).iter().all(|bits| f32::from_bits(*bits).is_finite()));
+
+    fs::remove_dir_all(native.join("text_encoder_2")).unwrap();
+    let opened = pipeline::open(Folder::open(&native).unwrap(), LoadOptions::default());
+    let message = opened.unwrap_err().to_string();
+    assert!(message.contains("text_encoder_2/config.json") && message.contains("single files"), "{message}");
 }

@@ -6,7 +6,7 @@ use candle_core::Tensor;
 use magcache_core::ModelMeta;
 
 use crate::{
-    checkpoint::Weights,
+    checkpoint::{CheckpointError, Folder, Weights},
     flux::{FluxContext, FluxGuidance, FluxNetwork, FluxPositions},
     image::Picture,
     pipeline::{Defaults, LoadOptions, Request, Result},
@@ -99,4 +99,16 @@ pub(super) fn truncated(prompt: &Named<'_>, kept: usize, cut: usize, notes: &mut
     if cut > 0 {
         notes.push(format!("the {} is longer than {kept} tokens: the last {cut} are cut", prompt.what));
     }
+}
+
+/// Whether a text encoder is there: single files hold the transformer or the autoencoder alone.
+pub(super) fn needed(folder: &Folder, encoder: &str) -> Result<()> {
+    const FILE: &str = "config.json";
+    let folder = folder.sub(encoder);
+    if folder.exists(FILE) {
+        return Ok(());
+    }
+    let expected =
+        "the text encoders and tokenizers in the folders that diffusers has them in, beside single files too";
+    Err(CheckpointError::MissingFile { file: folder.describe_file(FILE), expected: expected.into() }.into())
 }

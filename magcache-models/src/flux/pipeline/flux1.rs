@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use magcache_core::ModelMeta;
 
-use super::family::{Family, ImageUse, Loaded, Named, Prompt, truncated};
+use super::family::{Family, ImageUse, Loaded, Named, Prompt, needed, truncated};
 use crate::{
     checkpoint::{Folder, Weights},
     flux::{FluxConfig, FluxGuidance, FluxTransformer, meta, vae::packing},
@@ -32,6 +32,8 @@ pub(super) struct Flux1 {
 impl Flux1 {
     /// `folder` has the text encoders and their tokenizers.
     pub(super) fn open(folder: Folder, config: FluxConfig, kontext: bool) -> Result<Self> {
+        needed(&folder, "text_encoder")?;
+        needed(&folder, "text_encoder_2")?;
         let most = if config.guidance_embeds { TokenizerDefaults::T5.max_length } else { SCHNELL_TOKENS };
         let length = PromptTokenizer::max_length_in(&folder.sub("tokenizer_2"), TokenizerDefaults::T5)?;
         Ok(Self { folder, config, kontext, text_tokens: length.min(most) })

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use magcache_core::ModelMeta;
 
-use super::family::{Family, ImageUse, Loaded, Named, Prompt, truncated};
+use super::family::{Family, ImageUse, Loaded, Named, Prompt, needed, truncated};
 use crate::{
     checkpoint::{Folder, Weights},
     flux::{FluxGuidance, vae::packing},
@@ -37,6 +37,7 @@ impl Flux2 {
                         FLUX.2 klein runs";
             return Err(PipelineError::request(message, hint));
         }
+        needed(&folder, "text_encoder")?;
         Ok(Self { folder, config, distilled })
     }
 }

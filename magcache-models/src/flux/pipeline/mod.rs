@@ -1,4 +1,5 @@
-//! FLUX.1 and FLUX.2 klein from a checkpoint folder: text, an image, or both to an image.
+//! FLUX.1 and FLUX.2 klein from a checkpoint folder, or from single files beside the folders of the text encoders: text,
+//! an image, or both to an image.
 
 mod family;
 mod flux1;
@@ -104,7 +105,7 @@ impl FluxPipeline {
     }
 
     fn vae(&self) -> Result<FluxVae> {
-        Ok(FluxVae::load(&self.source.vae(&self.options)?, &self.source.vae)?)
+        Ok(self.source.autoencoder(self.device())?)
     }
 
     fn tiling(&self) -> Option<Tiling> {
@@ -292,8 +293,8 @@ fn open(folder: Folder, options: LoadOptions) -> Result<Box<dyn Pipeline>> {
 inventory::submit! {
     Loader {
         class_names: source::CLASSES,
-        detects: |_| false,
-        looks_for: "",
+        detects: source::detects,
+        looks_for: source::LOOKED_FOR,
         open,
         origin: env!("CARGO_PKG_NAME"),
     }

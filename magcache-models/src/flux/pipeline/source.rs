@@ -1,25 +1,31 @@
 //! Where the parts of a checkpoint are.
 
+use candle_core::Device;
 use serde::Deserialize;
 
 use crate::{
     checkpoint::{CheckpointError, Folder, WeightDtype, Weights},
-    flux::{FluxConfig, FluxConfigError, vae::FluxVaeConfig},
-    flux2::Flux2Config,
+    flux::{
+        FluxConfig, FluxConfigError,
+        native::{self, Generation},
+        vae::{self, FluxVae, FluxVaeConfig},
+    },
+    flux2::{self, Flux2Config},
     pipeline::LoadOptions,
-    sampler::SchedulerConfig,
+    sampler::{SamplerKind, SchedulerConfig, Shift},
 };
 
 /// The file that names a diffusers pipeline's class.
 const INDEX: &str = "model_index.json";
 
-/// Classes of `model_index.json` for FLUX.1, as diffusers writes them.
-const FLUX1: [&str; 3] = ["FluxPipeline", "FluxImg2ImgPipeline", KONTEXT];
+/// Every class that is opened here, or refused with the reason.
+pub(super) const CLASSES: &[&str] =
+    &["Flux2KleinPipeline", "Flux2Pipeline", "FluxImg2ImgPipeline", KONTEXT, "FluxPipeline"];
 const KONTEXT: &str = "FluxKontextPipeline";
 
-/// Every class that is opened here.
-pub(super) const CLASSES: &[&str] =
-    &["Flux2KleinPipeline", "FluxImg2ImgPipeline", "FluxKontextPipeline", "FluxPipeline"];
+/// What a folder without an index is known by, for messages.
+pub(super) const LOOKED_FOR: &str =
+    "a single file of a Flux transformer (flux1-dev.safetensors) beside the folders of its text encoders";
 
 #[derive(Deserialize)]
 struct Index {
@@ -37,41 +43,60 @@ pub(super) enum Network {
     Flux2 { config: Flux2Config, distilled: bool },
 }
 
-/// A checkpoint folder in diffusers' layout.
+/// The tensors of a part: a folder of diffusers, or a native single file in the folder of the model.
+#[derive(Clone, Debug)]
+enum Place {
+    Folder(Folder),
+    File(String),
+}
+
+/// A checkpoint folder in diffusers' layout, with transformer or autoencoder as a native single file where their folders
+/// are not there.
 #[derive(Clone, Debug)]
 pub(super) struct Source {
     pub(super) folder: Folder,
     pub(super) network: Network,
     pub(super) vae: FluxVaeConfig,
     pub(super) scheduler: SchedulerConfig,
+    transformer_at: Place,
+    vae_at: Place,
+}
+
+/// Whether a folder without an index has the single file of a Flux transformer.
+pub(super) fn detects(folder: &Folder) -> bool {
+    transformer_file(folder).is_some()
 }
 
 impl Source {
-    /// Reads the configurations of a folder.
+    /// Reads the configurations of a folder, or the sizes off the tensors of a single file.
     pub(super) fn open(folder: Folder) -> Result<Self, CheckpointError> {
-        let index: Index = folder.read_json(INDEX)?;
-        let transformer = folder.sub("transformer");
-        let network = if FLUX1.contains(&index.class_name.as_str()) {
-            let config = config(&transformer, FluxConfig::from_json)?;
-            Network::Flux1 { config, kontext: index.class_name == KONTEXT }
-        } else {
-            let config = config(&transformer, Flux2Config::from_json)?;
-            Network::Flux2 { config, distilled: index.is_distilled }
-        };
-        let vae = FluxVaeConfig::read(&folder.sub("vae"))?;
-        let source = Self { scheduler: scheduler(&folder.sub("scheduler"))?, folder, network, vae };
+        let index: Option<Index> = folder.exists(INDEX).then(|| folder.read_json(INDEX)).transpose()?;
+        let (network, transformer_at) = network(&folder, index.as_ref())?;
+        let (vae, vae_at) = autoencoder(&folder, &network)?;
+        let scheduler = scheduler(&folder.sub("scheduler"), &network)?;
+        let source = Self { folder, network, vae, scheduler, transformer_at, vae_at };
         source.check()?;
         Ok(source)
     }
 
     /// The tensors of the network, by the names of diffusers.
     pub(super) fn transformer(&self, options: &LoadOptions) -> Result<Weights, CheckpointError> {
-        Weights::open(&self.folder.sub("transformer"), &options.device, options.dtype)
+        let (folder, device, dtype) = (&self.folder, &options.device, options.dtype);
+        match (&self.transformer_at, &self.network) {
+            (Place::Folder(folder), _) => Weights::open(folder, device, dtype),
+            (Place::File(file), Network::Flux1 { .. }) => Ok(native::open(folder, file, device, dtype)?.1),
+            (Place::File(file), Network::Flux2 { .. }) => {
+                Ok(flux2::native::open(folder, file, device, dtype)?.1)
+            }
+        }
     }
 
-    /// The tensors of the autoencoder, by the names of diffusers.
-    pub(super) fn vae(&self, options: &LoadOptions) -> Result<Weights, CheckpointError> {
-        Weights::open(&self.folder.sub("vae"), &options.device, WeightDtype::Auto)
+    /// The autoencoder.
+    pub(super) fn autoencoder(&self, device: &Device) -> Result<FluxVae, CheckpointError> {
+        match &self.vae_at {
+            Place::Folder(folder) => FluxVae::open(folder, device),
+            Place::File(file) => FluxVae::open_file(&self.folder, file, &self.vae, device),
+        }
     }
 
     /// Whether network and autoencoder belong together.
@@ -84,15 +109,81 @@ impl Source {
         if in_channels == tokens {
             return Ok(());
         }
+        let file = match &self.transformer_at {
+            Place::Folder(folder) => folder.describe_file("config.json"),
+            Place::File(file) => self.folder.describe_file(file),
+        };
         let reason = format!(
             "in_channels is {in_channels}, the tokens of the autoencoder have {tokens}: models that take a mask or a \
              control image beside the latents (Fill, Control) are not part of this build"
         );
-        Err(CheckpointError::BadConfig {
-            file: self.folder.sub("transformer").describe_file("config.json"),
-            reason,
-        })
+        Err(CheckpointError::BadConfig { file, reason })
     }
+}
+
+fn network(folder: &Folder, index: Option<&Index>) -> Result<(Network, Place), CheckpointError> {
+    let transformer = folder.sub("transformer");
+    let kontext = index.is_some_and(|index| index.class_name == KONTEXT);
+    if let (Some(index), true) =
+        (index, transformer.exists("config.json") || transformer_file(folder).is_none())
+    {
+        let network = if index.class_name.starts_with("Flux2") {
+            let config = config(&transformer, Flux2Config::from_json)?;
+            Network::Flux2 { config, distilled: index.is_distilled }
+        } else {
+            Network::Flux1 { config: config(&transformer, FluxConfig::from_json)?, kontext }
+        };
+        return Ok((network, Place::Folder(transformer)));
+    }
+    let Some((file, generation)) = transformer_file(folder) else {
+        return Err(CheckpointError::MissingFile {
+            file: folder.describe_file(INDEX),
+            expected: format!("that file, or {LOOKED_FOR}"),
+        });
+    };
+    let (device, dtype) = (Device::Cpu, WeightDtype::Keep);
+    let named = |word: &str| file.to_ascii_lowercase().contains(word);
+    let network = match generation {
+        Generation::Flux1 => {
+            let (config, _) = native::open(folder, &file, &device, dtype)?;
+            Network::Flux1 { config, kontext: kontext || named("kontext") }
+        }
+        Generation::Flux2 => {
+            let (config, _) = flux2::native::open(folder, &file, &device, dtype)?;
+            let distilled = index.map_or(!named("base"), |index| index.is_distilled);
+            Network::Flux2 { config, distilled }
+        }
+    };
+    Ok((network, Place::File(file)))
+}
+
+/// The first file in `folder` itself whose tensors are those of a native transformer.
+fn transformer_file(folder: &Folder) -> Option<(String, Generation)> {
+    find(folder, |weights| native::generation(weights.names()))
+}
+
+fn autoencoder(folder: &Folder, network: &Network) -> Result<(FluxVaeConfig, Place), CheckpointError> {
+    let own = folder.sub("vae");
+    let is_vae = |weights: &Weights| vae::names::is_native(weights.names()).then_some(());
+    match find(folder, is_vae) {
+        Some((file, ())) if !own.exists("config.json") => {
+            let config = match network {
+                Network::Flux1 { .. } => FluxVaeConfig::flux1(),
+                Network::Flux2 { .. } => FluxVaeConfig::flux2(),
+            };
+            Ok((config, Place::File(file)))
+        }
+        _ => Ok((FluxVaeConfig::read(&own)?, Place::Folder(own))),
+    }
+}
+
+/// The first single file in `folder` itself that `of` knows. A file that cannot be read is none.
+fn find<T>(folder: &Folder, of: impl Fn(&Weights) -> Option<T>) -> Option<(String, T)> {
+    let files = folder.files().into_iter().filter(|file| file.ends_with(".safetensors"));
+    files.into_iter().find_map(|file| {
+        let weights = Weights::open_files(folder, &[&file], &Device::Cpu, WeightDtype::Keep).ok()?;
+        Some((file, of(&weights)?))
+    })
 }
 
 fn config<C>(
@@ -107,8 +198,14 @@ fn config<C>(
     parse(&folder.read_to_string(FILE)?).map_err(bad)
 }
 
-fn scheduler(folder: &Folder) -> Result<SchedulerConfig, CheckpointError> {
+/// The folder's settings, or those that a model of single files is published with.
+fn scheduler(folder: &Folder, network: &Network) -> Result<SchedulerConfig, CheckpointError> {
     const FILE: &str = "scheduler_config.json";
+    if !folder.exists(FILE) {
+        let schnell = matches!(network, Network::Flux1 { config, .. } if !config.guidance_embeds);
+        let shift = if schnell { Shift::Static(1.0) } else { Shift::Dynamic { exponential: true } };
+        return Ok(SchedulerConfig { shift, ..SchedulerConfig::new(SamplerKind::Euler, 1.0) });
+    }
     let text = folder.read_to_string(FILE)?;
     SchedulerConfig::from_json(&text).map_err(|error| CheckpointError::BadConfig {
         file: folder.describe_file(FILE),
