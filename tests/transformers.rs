@@ -167,6 +167,57 @@ fn nor_does_any_chain_of_two() {
 }
 
 #[test]
+fn one_cache_has_the_dual_blocks_and_another_the_single_ones() {
+    let text = r#"
+        [[cache]]
+        strategy = "schedule"
+        at = "double"
+        skip = [1, 3]
+        [[cache]]
+        strategy = "schedule"
+        at = "single"
+        skip = [2, 3]
+    "#;
+    for name in [FLUX, FLUX2] {
+        let case = open(name);
+        let x = case.input("hidden_states");
+        let want = case.plain(x, &mut Pass::off()).unwrap();
+        let plan = CachePlan::parse(text).unwrap();
+        let registry = plan.build(&case.meta(), Some(&trajectory())).unwrap().registry;
+        let mut session = registry.session();
+        for step in trajectory().steps() {
+            let mut pass = session.pass(step.clone(), Branch::Cond);
+            let y = pass.forward(x.clone(), |x, pass| case.plain(&x, pass)).unwrap();
+            // The same input at every step: what is reused is what would be computed, of text and image.
+            let error = (y - &want).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+            assert!(error < 2e-5, "{name} step {}: {error}", step.index);
+        }
+        let reused = |hook: u16| -> Vec<usize> {
+            let own = session.log().records().iter().filter(|r| r.hook.0 == hook && r.reused);
+            own.map(|r| r.step).collect()
+        };
+        assert_eq!((reused(0), reused(1)), (vec![1, 3], vec![2, 3]));
+    }
+}
+
+#[test]
+fn text_is_stored_only_where_something_reads_it_afterwards() {
+    let width = 32 * size_of::<f32>();
+    for (at, tokens) in [("double", 12 + 7), ("single", 12), ("all", 12)] {
+        let case = open(FLUX);
+        let text = format!("[[cache]]\nstrategy = \"schedule\"\nat = \"{at}\"\nskip = [1]");
+        let registry =
+            CachePlan::parse(&text).unwrap().build(&case.meta(), Some(&trajectory())).unwrap().registry;
+        let mut session = registry.session();
+        let run = trajectory();
+        let mut pass = session.pass(run.step(0), Branch::Cond);
+        pass.forward(case.input("hidden_states").clone(), |x, pass| case.plain(&x, pass)).unwrap();
+        drop(pass);
+        assert_eq!(session.slots().peak_bytes(), tokens * width, "{at}");
+    }
+}
+
+#[test]
 fn misuse_is_refused_with_both_values() {
     let message = |result: Result<Tensor>| result.unwrap_err().to_string();
     for (name, guided, says) in

@@ -24,7 +24,7 @@ const FORECASTS: [(&str, &str); 3] = [
 const SKIPPED: [f64; 4] = [0.25, 0.4, 0.5, 0.6];
 
 /// Halvings of the threshold's range: enough to tell one skip from the next.
-const HALVINGS: usize = 14;
+const HALVINGS: usize = 10;
 
 const PROMPTS: [&str; 4] = [
     "a red circle moving right",
@@ -124,9 +124,9 @@ fn at(pipeline: &dyn Pipeline, scenes: &[Scene], forecast: &str, part: f64) -> R
             best = Some(outcome);
         }
         if (outcome.skipped as f64) < part * outcome.passes as f64 {
-            low = threshold
+            low = threshold;
         } else {
-            high = threshold
+            high = threshold;
         }
     }
     best.context("no run")

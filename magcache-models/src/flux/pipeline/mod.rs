@@ -43,7 +43,7 @@ const IMAGE: u64 = 1;
 /// Latents are tokens, `[1, rows * columns, channels]`.
 ///
 /// Source: `FluxPipeline`, `FluxImg2ImgPipeline`, `FluxKontextPipeline` and `Flux2KleinPipeline` of diffusers 0.42.1.
-/// Differences: initial noise is drawn by ChaCha20, so that it is the same on every machine; sizes that are no multiples of
+/// Differences: initial noise is drawn by `ChaCha20`, so that it is the same on every machine; sizes that are no multiples of
 /// the patch are refused instead of rounded; image to image works with FLUX.2 too.
 #[derive(Debug)]
 pub struct FluxPipeline {
