@@ -83,14 +83,15 @@ impl Family for Flux1 {
     }
 
     fn reference(&self, picture: &Picture, multiple: usize) -> Result<Picture> {
-        let ratio = picture.width() as f64 / picture.height() as f64;
+        let whole = |side: usize| (side / multiple).max(1) * multiple;
+        // The reference compares the shape of whole tokens, which for a small picture can be another one.
+        let ratio = whole(picture.width()) as f64 / whole(picture.height()) as f64;
         let distance = |[w, h]: &[usize; 2]| (ratio - *w as f64 / *h as f64).abs();
         let sizes = KONTEXT_SIDES.into_iter().zip(KONTEXT_SIDES.into_iter().rev()).map(|(w, h)| [w, h]);
         let [width, height] =
             sizes.min_by(|a, b| distance(a).total_cmp(&distance(b))).unwrap_or([1024, 1024]);
-        let round = |side: usize| side / multiple * multiple;
         picture
-            .resize(round(width), round(height), Filter::Lanczos)
+            .resize(whole(width), whole(height), Filter::Lanczos)
             .map_err(|e| PipelineError::part("image", e))
     }
 
