@@ -208,6 +208,7 @@ impl Plan {
         if !(fps.is_finite() && fps > 0.0) {
             return Err(bad_input(format!("`fps` is {fps}, it must be above 0")));
         }
+        let request = pipeline.resolved(&request);
         pipeline.check(&request)?;
         let trajectory = pipeline.trajectory(&request)?;
         let cache = config.caches()?;

@@ -76,11 +76,12 @@ pub(crate) fn run(args: &Run, out: &Output) -> Result<()> {
 /// What the caches will do to a run of so few steps that every skip is felt, said before it starts.
 fn few_steps(plan: &Plan, built: &Built) -> Result<Option<String>> {
     let run = &plan.trajectory;
-    if run.len() > FEW_STEPS || built.registry.is_empty() {
+    let steps = run.steps().count();
+    if steps > FEW_STEPS || built.registry.is_empty() {
         return Ok(None);
     }
     if !built.registry.is_static() {
-        return Ok(Some(format!("{} steps: what is skipped depends on what the cache sees", run.len())));
+        return Ok(Some(format!("{steps} steps: what is skipped depends on what the cache sees")));
     }
     let meta = plan.pipeline.meta();
     let log = simulate(&built.registry, meta, run)?;
@@ -88,8 +89,7 @@ fn few_steps(plan: &Plan, built: &Built) -> Result<Option<String>> {
     let strips: Vec<String> =
         strip::strips(&log, run).into_iter().map(|(branch, strip)| format!("{branch} {strip}")).collect();
     Ok(Some(format!(
-        "{} steps: {} of {} passes will be skipped, {}",
-        run.len(),
+        "{steps} steps: {} of {} passes will be skipped, {}",
         summary.skipped(),
         summary.passes,
         strips.join(", ")
@@ -201,8 +201,8 @@ fn report(
     let seconds = started.elapsed().as_secs_f64();
     let transformer = generation.transformer_time().as_secs_f64();
     let experts = plan.pipeline.meta().experts.clone();
-    let mut text =
-        format!("{} steps in {seconds:.2} s, transformer {transformer:.2} s\n", plan.request.steps);
+    let steps = plan.trajectory.steps().count();
+    let mut text = format!("{steps} steps in {seconds:.2} s, transformer {transformer:.2} s\n");
     let mut document = json!({
         "config": serde_json::to_value(&plan.config)?,
         "skipped": null,

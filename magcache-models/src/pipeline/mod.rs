@@ -57,6 +57,11 @@ pub trait Pipeline: Debug + Send + Sync {
     /// them: the picture's shape, cut down to what the model can make.
     fn size_like(&self, picture: &Picture, area: usize) -> [usize; 2];
 
+    /// The request with what the model fills in where it says nothing: the strength of an image that a run begins from.
+    fn resolved(&self, request: &Request) -> Request {
+        request.clone()
+    }
+
     /// Everything wrong with a request, before anything is loaded.
     fn check(&self, request: &Request) -> Result<()>;
 

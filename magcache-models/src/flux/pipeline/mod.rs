@@ -90,13 +90,6 @@ impl FluxPipeline {
         [height / self.patch(), width / self.patch()]
     }
 
-    /// The request with the strength that an image is begun from with.
-    fn resolved(&self, request: &Request) -> Request {
-        let from_image = request.image.is_some() && self.family.image_use(request) == ImageUse::Start;
-        let strength = request.strength.or(from_image.then_some(STRENGTH));
-        Request { strength, ..request.clone() }
-    }
-
     fn schedule(&self, request: &Request) -> Result<(SchedulerConfig, schedule::Request)> {
         let config = self.source.scheduler.clone().with_overrides(request.sampler, request.flow_shift)?;
         let [rows, columns] = self.grid(request.height, request.width);
@@ -156,6 +149,12 @@ impl Pipeline for FluxPipeline {
 
     fn size_like(&self, picture: &Picture, area: usize) -> [usize; 2] {
         self.family.size_like(picture, area, self.patch())
+    }
+
+    fn resolved(&self, request: &Request) -> Request {
+        let from_image = request.image.is_some() && self.family.image_use(request) == ImageUse::Start;
+        let strength = request.strength.or(from_image.then_some(STRENGTH));
+        Request { strength, ..request.clone() }
     }
 
     fn check(&self, request: &Request) -> Result<()> {

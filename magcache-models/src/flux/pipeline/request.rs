@@ -66,7 +66,7 @@ fn pictures(request: &Request, family: &dyn Family) -> Result<()> {
         let hint = "0.6 runs the last 0.6 of the steps; 1 keeps nothing of the image";
         return Err(PipelineError::request(message, hint));
     }
-    if request.first_step() >= request.steps {
+    if request.steps > 0 && request.first_step() >= request.steps {
         let message = format!("strength {strength} leaves none of {} steps", request.steps);
         return Err(PipelineError::request(
             message,

@@ -1,0 +1,179 @@
+//! Images from text and from images, as a user meets them.
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output},
+};
+
+use serde_json::{Value, json};
+
+fn magcache(args: &[&str], folder: &Path) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_magcache")).args(args).current_dir(folder).output().unwrap()
+}
+
+fn answer(args: &[&str], folder: &Path) -> Value {
+    let out = magcache(&[args, &["--json"]].concat(), folder);
+    assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
+    serde_json::from_slice(&out.stdout).unwrap()
+}
+
+/// Bad input: exit code 2, a message with these parts and a hint, no file but those that were there.
+#[track_caller]
+fn refused(args: &[&str], folder: &Path, expected: &[&str]) {
+    let count = || fs::read_dir(folder).unwrap().count();
+    let before = count();
+    let out = magcache(args, folder);
+    let message = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert_eq!(out.status.code(), Some(2), "{args:?}: {message}");
+    for part in expected.iter().chain(&["\nhint: "]) {
+        assert!(message.contains(part), "{args:?}: no {part:?} in {message}");
+    }
+    assert_eq!(before, count(), "{args:?} wrote something");
+}
+
+const RUN: [&str; 7] = ["run", "--model", "tiny-flux", "--steps", "10", "--size", "48x40"];
+
+fn run<'a>(more: &[&'a str]) -> Vec<&'a str> {
+    [&RUN[..], more].concat()
+}
+
+/// Red at the left, blue at the bottom.
+fn photo(path: &Path) {
+    image::RgbImage::from_fn(80, 50, |x, y| image::Rgb([255 - 3 * x as u8, 40, 5 * y as u8]))
+        .save(path)
+        .unwrap();
+}
+
+#[test]
+fn a_run_is_repeated_from_its_configuration() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    photo(&d.join("in.png"));
+    let bytes = |file: &str| fs::read(d.join(file)).unwrap();
+    let again = |config: &str, out: &str| {
+        answer(&["run", "--config", config, "--out", out], d);
+        bytes(out)
+    };
+    for (name, more) in [
+        ("text", &["--seed", "3"][..]),
+        ("negative", &["--true-cfg", "2.5", "--negative-prompt", "a blue square"]),
+        ("image", &["--image", "in.png", "--strength", "0.35"]),
+        ("both", &["--image", "in.png", "--strength", "0.6", "--true-cfg", "1.5", "--sampler", "euler"]),
+        ("default", &["--image", "in.png"]),
+    ] {
+        let (png, toml, dry) = (format!("{name}.png"), format!("{name}.toml"), format!("{name}-dry.toml"));
+        let done = answer(&[&run(more)[..], &["--out", &png]].concat(), d);
+        assert_eq!(done["outputs"], json!([png, toml]));
+        assert_eq!(again(&toml, "again.png"), bytes(&png), "{name}");
+        let planned = magcache(&[&run(more)[..], &["--dry-run"]].concat(), d);
+        assert!(planned.status.success(), "{name}: {}", String::from_utf8_lossy(&planned.stderr));
+        fs::write(d.join(&dry), planned.stdout).unwrap();
+        assert_eq!(again(&dry, "dry.png"), bytes(&png), "{name}");
+    }
+    let said = |file: &str, key: &str| -> Option<toml::Value> {
+        let config: toml::Table = toml::from_str(&fs::read_to_string(d.join(file)).unwrap()).unwrap();
+        config["sampling"].get(key).cloned()
+    };
+    for file in ["both.toml", "both-dry.toml"] {
+        assert_eq!(said(file, "strength"), Some(0.6.into()), "{file}");
+        assert_eq!(said(file, "true_cfg"), Some(1.5.into()), "{file}");
+        assert_eq!(said(file, "image"), Some("in.png".into()), "{file}");
+    }
+    assert_eq!(said("default.toml", "strength"), Some(0.6.into()), "what the model filled in");
+    assert_eq!((said("text.toml", "strength"), said("text.toml", "true_cfg")), (None, None));
+    // Each of these settings shows.
+    let images = ["text", "negative", "image", "both", "default"].map(|name| bytes(&format!("{name}.png")));
+    for (i, image) in images.iter().enumerate() {
+        assert!(!images[i + 1..].contains(image), "image {i} is there twice");
+    }
+}
+
+#[test]
+fn a_size_follows_the_picture() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    photo(&d.join("in.png"));
+    let args = ["run", "--model", "tiny-flux", "--steps", "2", "--image", "in.png", "--out", "out.png"];
+    let done = answer(&args, d);
+    // The picture's shape at the model's 64 x 64 pixels, in whole tokens of 8 x 8.
+    assert_eq!(done["config"]["sampling"]["size"], json!([80, 48]));
+    assert_eq!(image::image_dimensions(d.join("out.png")).unwrap(), (80, 48));
+}
+
+#[test]
+fn what_these_models_do_not_take_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    photo(&d.join("in.png"));
+    let image = ["--image", "in.png", "--strength"];
+    for (strength, found) in [("0", "is 0,"), ("1.5", "is 1.5"), ("nan", "is NaN"), ("inf", "is inf")] {
+        let with = [&image[..], &[strength]].concat();
+        refused(&run(&with), d, &[&format!("strength {found}"), "above 0 and at most 1"]);
+    }
+    refused(&run(&["--image", "in.png", "--strength=-0.5"]), d, &["strength is -0.5"]);
+    refused(
+        &run(&["--image", "in.png", "--strength", "0.05"]),
+        d,
+        &["0.05 leaves none of 10", "at least 0.1"],
+    );
+    refused(&run(&["--strength", "0.6"]), d, &["strength is 0.6", "no image", "--image"]);
+    refused(&run(&["--image", "absent.png"]), d, &["absent.png"]);
+    refused(&run(&["--last-image", "in.png"]), d, &["no last frame"]);
+    refused(&run(&["--frames", "5"]), d, &["5 frames", "one image"]);
+    refused(&run(&["--guidance-2", "2"]), d, &["guidance_2 is 2", "one transformer"]);
+    refused(&run(&["--boundary", "0.5"]), d, &["boundary is 0.5", "one transformer"]);
+    refused(&run(&["--size", "60x64"]), d, &["width 60", "multiple of 8", "nearest is 64"]);
+    refused(&run(&["--size", "64x3"]), d, &["height 3", "multiple of 8", "nearest is 8"]);
+    refused(&run(&["--true-cfg", "nan"]), d, &["true_cfg is NaN"]);
+    refused(&run(&["--true-cfg=-1"]), d, &["true_cfg is -1"]);
+    refused(&run(&["--guidance", "inf"]), d, &["guidance is inf"]);
+
+    let wan = ["run", "--model", "wan2.2-i2v-tiny", "--steps", "2", "--frames", "1"];
+    refused(&[&wan[..], &image, &["0.6"]].concat(), d, &["strength is 0.6", "videos"]);
+    refused(&[&wan[..], &["--true-cfg", "2"]].concat(), d, &["true_cfg is 2", "--guidance"]);
+}
+
+/// The lines of a trace.
+fn lines(path: &Path) -> Vec<Value> {
+    fs::read_to_string(path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn steps_keep_their_numbers_where_a_run_begins_in_the_middle() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    photo(&d.join("in.png"));
+    let start = run(&["--image", "in.png", "--strength", "0.6", "--seed", "5"]);
+    let text = answer(
+        &[&run(&["--cache", "magcache", "--trace", "text.jsonl"])[..], &["--out", "t.png"]].concat(),
+        d,
+    );
+    assert_eq!(text["experts"][0]["passes"], 10);
+    let whole: Vec<Value> = lines(&d.join("text.jsonl"));
+    for cache in [
+        &["--cache", "fbcache", "--set", "threshold=0.3"][..],
+        // A curve of the whole schedule, of which the run visits the end.
+        &["--cache", "magcache", "--set", "threshold=0.5", "--set", "warmup=0"],
+    ] {
+        let done = answer(&[&start[..], cache, &["--trace", "a.jsonl", "--out", "a.png"]].concat(), d);
+        assert_eq!(done["experts"][0]["passes"], 6, "{cache:?}");
+        let trace = lines(&d.join("a.jsonl"));
+        let steps: Vec<u64> = trace.iter().map(|line| line["step"].as_u64().unwrap()).collect();
+        assert_eq!(steps, [4, 5, 6, 7, 8, 9], "{cache:?}");
+        for (line, plain) in trace.iter().zip(&whole[4..]) {
+            for key in ["step", "of", "timestep", "sigma"] {
+                assert_eq!(line[key], plain[key], "{cache:?}, {key}");
+            }
+            assert_eq!(line["of"], 10, "{cache:?}");
+        }
+        assert_eq!((&trace[0]["decision"], &trace[0]["reason"]), (&json!("compute"), &json!("no-history")));
+        let reused: Vec<&Value> =
+            trace.iter().filter(|line| line["decision"] == "reuse").map(|line| &line["step"]).collect();
+        assert!(!reused.is_empty(), "{cache:?} skips nothing");
+        assert_eq!(json!(reused), done["skipped"]["cond"], "{cache:?}");
+        // The same steps skipped by their numbers give the same image.
+        answer(&[&start[..], &["--cache", "replay:a.jsonl", "--out", "b.png"]].concat(), d);
+        assert_eq!(fs::read(d.join("a.png")).unwrap(), fs::read(d.join("b.png")).unwrap(), "{cache:?}");
+    }
+}
