@@ -65,11 +65,11 @@ fn a_run_is_repeated_from_its_configuration() {
         let (png, toml, dry) = (format!("{name}.png"), format!("{name}.toml"), format!("{name}-dry.toml"));
         let done = answer(&[&run(more)[..], &["--out", &png]].concat(), d);
         assert_eq!(done["outputs"], json!([png, toml]));
-        assert_eq!(again(&toml, "again.png"), bytes(&png), "{name}");
+        assert!(again(&toml, "again.png") == bytes(&png), "{name}: another image");
         let planned = magcache(&[&run(more)[..], &["--dry-run"]].concat(), d);
         assert!(planned.status.success(), "{name}: {}", String::from_utf8_lossy(&planned.stderr));
         fs::write(d.join(&dry), planned.stdout).unwrap();
-        assert_eq!(again(&dry, "dry.png"), bytes(&png), "{name}");
+        assert!(again(&dry, "dry.png") == bytes(&png), "{name}: another image from the dry run");
     }
     let said = |file: &str, key: &str| -> Option<toml::Value> {
         let config: toml::Table = toml::from_str(&fs::read_to_string(d.join(file)).unwrap()).unwrap();
@@ -112,19 +112,15 @@ fn what_these_models_do_not_take_is_refused() {
         refused(&run(&with), d, &[&format!("strength {found}"), "above 0 and at most 1"]);
     }
     refused(&run(&["--image", "in.png", "--strength=-0.5"]), d, &["strength is -0.5"]);
-    refused(
-        &run(&["--image", "in.png", "--strength", "0.05"]),
-        d,
-        &["0.05 leaves none of 10", "at least 0.1"],
-    );
+    refused(&run(&["--image", "in.png", "--strength", "1e-20"]), d, &["leaves none of 10", "at least 0.1"]);
     refused(&run(&["--strength", "0.6"]), d, &["strength is 0.6", "no image", "--image"]);
-    refused(&run(&["--image", "absent.png"]), d, &["absent.png"]);
     refused(&run(&["--last-image", "in.png"]), d, &["no last frame"]);
     refused(&run(&["--frames", "5"]), d, &["5 frames", "one image"]);
     refused(&run(&["--guidance-2", "2"]), d, &["guidance_2 is 2", "one transformer"]);
     refused(&run(&["--boundary", "0.5"]), d, &["boundary is 0.5", "one transformer"]);
-    refused(&run(&["--size", "60x64"]), d, &["width 60", "multiple of 8", "nearest is 64"]);
-    refused(&run(&["--size", "64x3"]), d, &["height 3", "multiple of 8", "nearest is 8"]);
+    let sized = |size: &'static str| ["run", "--model", "tiny-flux", "--size", size];
+    refused(&sized("60x64"), d, &["width 60", "multiple of 8", "nearest is 64"]);
+    refused(&sized("64x3"), d, &["height 3", "multiple of 8", "nearest is 8"]);
     refused(&run(&["--true-cfg", "nan"]), d, &["true_cfg is NaN"]);
     refused(&run(&["--true-cfg=-1"]), d, &["true_cfg is -1"]);
     refused(&run(&["--guidance", "inf"]), d, &["guidance is inf"]);
@@ -174,6 +170,9 @@ fn steps_keep_their_numbers_where_a_run_begins_in_the_middle() {
         assert_eq!(json!(reused), done["skipped"]["cond"], "{cache:?}");
         // The same steps skipped by their numbers give the same image.
         answer(&[&start[..], &["--cache", "replay:a.jsonl", "--out", "b.png"]].concat(), d);
-        assert_eq!(fs::read(d.join("a.png")).unwrap(), fs::read(d.join("b.png")).unwrap(), "{cache:?}");
+        assert!(
+            fs::read(d.join("a.png")).unwrap() == fs::read(d.join("b.png")).unwrap(),
+            "{cache:?}: another image"
+        );
     }
 }
