@@ -44,7 +44,7 @@ fn every_pair_of_examples_never_learns_a_guess() {
             for (id, info) in [(0, outer), (1, inner)] {
                 let hook = hook_of(info, info.example, id, toy.meta(), &steps);
                 builder = match info.level {
-                    Level::Blocks => builder.ring(0..6, hook).unwrap(),
+                    Level::Blocks | Level::Modules => builder.ring(0..6, hook).unwrap(),
                     Level::Forward => builder.forward(hook),
                 };
             }

@@ -55,6 +55,10 @@ fn plans_that_cannot_be_used() {
         "[[cache]]\nstrategy = \"dbcache\"\nfront = 0\nback = 3\nthreshold = -0.1",
         "[[cache]]\nstrategy = \"dbcache\"\nat = \"1\"\nfront = 1",
         "[[cache]]\nstrategy = \"fbcache\"\nat = \"forward\"",
+        "[[cache]]\nstrategy = \"fbcache\"\nat = \"mixer\"",
+        "[[cache]]\nstrategy = \"schedule\"\nskip = [2]\nat = \"mixr\"",
+        "[[cache]]\nstrategy = \"easycache\"\nat = \"mixer\"",
+        "[[cache]]\nstrategy = \"schedule\"\nskip = [2]\nat = \"mixer\"\n[[cache]]\nstrategy = \"schedule\"\nskip = [3]\nat = \"mixer\"",
         "[[cache]]\nstrategy = \"priority\"\nmembers = [{ strategy = \"fbcache\" }]",
         "[[cache]]\nstrategy = \"any-veto\"\nmembers = [{ strategy = \"fbcache\", warmup = 2 }]",
         "[[cache]]\nstrategy = \"schedule\"\nskip = [2, 20]",
@@ -73,7 +77,7 @@ fn plans_that_cannot_be_used() {
         "[[caches]]\nstrategy = \"fbcache\"",
         "cache = ",
     ];
-    let model = ModelMeta::simple("toy", 3);
+    let model = ModelMeta { modules: (&["mixer"]).into(), ..ModelMeta::simple("toy", 3) };
     let run = Trajectory::plain(20, &[magcache_core::Branch::Cond]);
     let read = |text: &str| CachePlan::parse(text)?.build(&model, Some(&run)).map(drop);
     insta::assert_snapshot!(transcript(&documents, read));

@@ -6,7 +6,10 @@ mod support;
 use std::{collections::HashMap, fs, path::Path, sync::Arc};
 
 use candle_core::{Device, Result, Tensor};
-use magcache_core::{Branch, CachePlan, HookRegistry, ModelMeta, Pass, Trajectory, meta, testing::same_bits};
+use magcache_core::{
+    Branch, CachePlan, HookId, HookRegistry, ModelMeta, Pass, Session, Trajectory, meta,
+    testing::{self, same_bits},
+};
 use magcache_models::{
     checkpoint::{Folder, WeightDtype, Weights},
     flux::{FluxConfig, FluxTransformer},
@@ -150,6 +153,57 @@ fn a_cache_that_may_skip_nothing_changes_no_bit() {
                     Err(error) => assert!(!at.is_empty(), "{}: {error}", info.name),
                 }
             }
+        }
+    }
+}
+
+#[test]
+fn nor_does_one_around_a_module_of_every_block() {
+    for name in [WAN, FLUX, FLUX2] {
+        let case = open(name);
+        let meta = case.meta();
+        let x = case.input("hidden_states");
+        testing::check_modules(&meta, |pass| case.plain(x, pass));
+        let mut built = 0;
+        for module in meta.modules.iter() {
+            for info in strategies() {
+                let text = format!("[[cache]]\nat = \"{module}\"\n{}", info.never);
+                let Ok(plan) = CachePlan::parse(&text).unwrap().build(&meta, Some(&trajectory())) else {
+                    continue;
+                };
+                case.is_unchanged_by(&plan.registry, &text);
+                built += 1;
+            }
+        }
+        assert!(built >= 2 * meta.modules.len(), "{name}: {built} strategies look at the step alone");
+    }
+}
+
+#[test]
+fn a_module_that_is_repeated_is_repeated_in_every_block_and_the_rest_runs() {
+    // The same latents at both steps: a module whose input moves with them is found by another timestep's modulation.
+    for (name, blocks) in [(WAN, 6), (FLUX, 5), (FLUX2, 5)] {
+        let case = open(name);
+        let (meta, x) = (case.meta(), case.input("hidden_states"));
+        assert_eq!(meta.blocks(), blocks);
+        for module in meta.modules.iter() {
+            let text = format!("[[cache]]\nstrategy = \"schedule\"\nat = \"{module}\"\nskip = [1]");
+            let plan = CachePlan::parse(&text).unwrap().build(&meta, Some(&trajectory())).unwrap();
+            let mut session: Session = plan.registry.session();
+            let mut run = |step, x: &Tensor| {
+                let mut pass = session.pass(trajectory().step(step), Branch::Cond);
+                case.plain(x, &mut pass).unwrap()
+            };
+            let dense = |x: &Tensor| case.plain(x, &mut Pass::off()).unwrap();
+            let moved = (x * 0.5).unwrap();
+            // The first step is computed; on the same input repeating changes nothing, on another one it does.
+            assert!(same_bits(&run(0, x), &dense(x)), "{name} {module}");
+            assert!(same_bits(&run(1, x), &dense(x)), "{name} {module}");
+            run(0, x);
+            let y = run(1, &moved);
+            assert!(!same_bits(&y, &dense(&moved)) && !same_bits(&y, &dense(x)), "{name} {module}");
+            let forecast = session.log().reused(HookId(0), Branch::Cond).count();
+            assert_eq!(forecast, 2 * blocks, "{name} {module}");
         }
     }
 }

@@ -76,11 +76,11 @@ fn page(plan: &Plan, rows: &[Row]) -> Result<String> {
     for r in rows {
         write!(
             out,
-            "<tr><td>{}<td>{}<td>{}<td>{:.3}×<td>{:.3}×<td>{:.3}×<td>{}<td>{}<td>{}<td>{:.2}",
+            "<tr><td>{}<td>{}<td>{}<td>{}<td>{:.3}×<td>{:.3}×<td>{}<td>{}<td>{}<td>{:.2}",
             escape(&r.name),
             r.computed,
             r.skipped,
-            r.ceiling,
+            r.ceiling.map_or("–".to_owned(), |c| format!("{c:.3}×")),
             r.transformer_speedup,
             r.speedup,
             r.psnr.map_or("–".to_owned(), |p| if p.is_finite() {

@@ -47,6 +47,13 @@ fn off_against_a_bare_loop(c: &mut Criterion) {
             Pass::off().run(BLOCKS, &no_signals, Streams::Image(x.clone()), |i, x| block(i, black_box(x)))
         });
     });
+    group.bench_function("Pass::off, each the module of a block", |b| {
+        b.iter(|| {
+            Pass::off().run_modules(BLOCKS, &no_signals, Streams::Image(x.clone()), |i, x, modules| {
+                modules.module("mixer", x, |x| block(i, black_box(x)))
+            })
+        });
+    });
     let registry = HookRegistry::builder(BLOCKS).build();
     group.bench_function("session without hooks", |b| {
         let mut session = registry.session();

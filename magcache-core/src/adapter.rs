@@ -74,6 +74,7 @@ impl CacheHook {
             branch: cx.branch,
             hook: self.id,
             blocks,
+            module: cx.module.cloned(),
             reused: verdict.reuse,
             why: verdict.why,
             metric: verdict.metric,
@@ -96,14 +97,21 @@ impl CacheHook {
     }
 
     /// What to do, before it is known whether the forecast can do it.
-    fn decide(&self, cx: &Cx<'_>, slot: &mut Slot, x: &Streams, fronted: &Streams) -> Result<Verdict> {
+    fn decide(
+        &self,
+        cx: &Cx<'_>,
+        slot: &mut Slot,
+        blocks: &Range<usize>,
+        x: &Streams,
+        fronted: &Streams,
+    ) -> Result<Verdict> {
         let kind = fronted.kind();
         let changed = slot.kind.replace(kind.clone()).is_some_and(|before| before != kind);
         if changed {
             *slot = Slot { kind: Some(kind), ..Slot::default() };
         }
         let verdict = if self.guards.follows(cx.branch) {
-            match cx.log.decision(self.id, cx.step, Branch::Cond) {
+            match cx.log.decision(self.id, blocks, cx.step, Branch::Cond) {
                 Some(leader) if leader.reused => Verdict::reuse(Why::Followed),
                 Some(_) => Verdict::compute(Why::Followed),
                 None => Verdict::compute(Why::NoLeader),
@@ -196,7 +204,7 @@ impl BlockHook for CacheHook {
         let mut slot: Slot = cx.slots.take(&key);
         let basis = self.basis(cx, &key, &fronted);
         let mut verdict = match &basis {
-            Basis::From(base) => self.decide(cx, &mut slot, &x, &base.streams)?,
+            Basis::From(base) => self.decide(cx, &mut slot, &blocks, &x, &base.streams)?,
             Basis::NoLeader => Verdict::compute(Why::NoLeader),
             Basis::Leads => Verdict::compute(Why::Leads),
         };

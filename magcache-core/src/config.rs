@@ -11,7 +11,11 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use crate::{
     AnyCache, BlockHook, Branches, CacheHook, ConfigError, Expert, ForecastConfig, Guards, HookId,
     HookRegistry, Level, ModelMeta, Problem, Profile, StoragePolicy, Trajectory, Warmup, Window,
-    error::nearest, exclusion, exclusion::Placed, meta,
+    error::nearest,
+    exclusion,
+    exclusion::Placed,
+    forecast::OutputConfig,
+    meta::{self, FORWARD},
 };
 
 /// What a strategy's keys build.
@@ -87,8 +91,8 @@ pub trait CacheConfig: Debug + Send + Sync {
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Words {
-    /// The blocks: a stack of the model, `3..9`, or `all` (the default). `forward`, for a strategy that looks at the step
-    /// alone: the whole forward, latents in and prediction out.
+    /// The blocks: a stack of the model, `3..9`, or `all` (the default). For a strategy that looks at the step alone also
+    /// `forward`, the whole forward, latents in and prediction out, or a module of the model, inside every block.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub at: Option<String>,
     /// A built-in profile, or the path of one.
@@ -119,9 +123,6 @@ pub struct Words {
     #[serde(skip_serializing_if = "Option::is_none", with = "shared")]
     pub forecast: Option<Arc<dyn ForecastConfig>>,
 }
-
-/// What `at` names beside blocks.
-const FORWARD: &str = "forward";
 
 const WORDS: [&str; 10] = [
     "at",
@@ -243,7 +244,7 @@ impl CachePlan {
     /// Errors: every fatal problem at once.
     pub fn build(&self, model: &ModelMeta, trajectory: Option<&Trajectory>) -> Result<Built, ConfigError> {
         let mut builder = HookRegistry::builder(model.blocks()).storage(self.residuals.policy()?);
-        let mut problems = Vec::new();
+        let mut problems = model.problems();
         let mut placed: Vec<Placed<'_>> = Vec::new();
         for (i, entry) in self.cache.iter().enumerate() {
             let place = format!("cache[{i}] (strategy {:?})", entry.name);
@@ -251,9 +252,11 @@ impl CachePlan {
             words.problems(&place, &mut problems);
             let own =
                 meta::strategies().iter().find(|s| s.name == entry.name).map_or(Level::Blocks, |s| s.level);
+            let module = words.at.as_deref().filter(|at| model.modules.contains(at));
             let (level, range) = match (own, words.at.as_deref()) {
                 (_, Some(FORWARD)) | (Level::Forward, None) => (Level::Forward, 0..1),
-                (Level::Blocks, at) => (Level::Blocks, model.range(at.unwrap_or("all"))?),
+                (Level::Blocks | Level::Modules, _) if module.is_some() => (Level::Modules, model.whole()),
+                (Level::Blocks | Level::Modules, at) => (Level::Blocks, model.range(at.unwrap_or("all"))?),
                 (Level::Forward, Some(at)) => {
                     let message = format!("`at` is {at:?}, but this strategy acts on the whole forward");
                     problems.push(Problem::error(&place, message).hint("remove `at`"));
@@ -279,12 +282,13 @@ impl CachePlan {
             problems.extend(found);
             let strategy = if fatal { None } else { Some(entry.config.build(&cx)?) };
             if own != level && strategy.as_ref().is_some_and(|strategy| !strategy.is_blind()) {
-                let message =
-                    format!("`at` is {FORWARD:?}, but {:?} looks at what the blocks do", entry.name);
+                let at = module.unwrap_or(FORWARD);
+                let message = format!("`at` is {at:?}, but {:?} looks at what the blocks do", entry.name);
                 let hint = "remove `at`, or use a strategy that looks at the step alone, such as schedule";
                 problems.push(Problem::error(&place, message).hint(hint));
             }
-            placed.push(Placed { name: &entry.name, place: place.clone(), level, range, experts, strategy });
+            let name = &entry.name;
+            placed.push(Placed { name, place: place.clone(), level, range, module, experts, strategy });
         }
         problems.extend(exclusion::problems(&placed, model));
         if problems.iter().any(|p| p.fatal) {
@@ -292,12 +296,13 @@ impl CachePlan {
             return Err(ConfigError::Problems(problems));
         }
         for (entry, here) in self.cache.iter().zip(placed) {
-            let Placed { level, range, experts, strategy, .. } = here;
+            let Placed { level, range, module, experts, strategy, .. } = here;
             let Some(strategy) = strategy else { continue };
             let id = builder.next_id();
             let hook = entry.hook(id, model, level, &range, strategy);
             builder = match level {
                 Level::Blocks => builder.ring(range, hook)?,
+                Level::Modules => builder.module(module.unwrap_or_default(), hook),
                 Level::Forward => builder.forward(hook),
             };
             builder = builder.only_experts(id, &experts);
@@ -318,7 +323,9 @@ impl CacheEntry {
         match strategy {
             Strategy::Hook(hook) => hook,
             Strategy::Cache(cache, guards) => {
-                let forecast = self.words.forecast.clone();
+                // What a module gives is no continuation of what it reads: unless the table says more, it is repeated.
+                let repeat = || (level == Level::Modules).then(|| Arc::new(OutputConfig {}) as _);
+                let forecast = self.words.forecast.clone().or_else(repeat);
                 // Text that nothing reads behind the range need not be stored.
                 let last = level == Level::Blocks && range.end == model.blocks();
                 let keep_text = !last || model.text_after || cache.any_window().back > 0;

@@ -13,8 +13,10 @@ pub(crate) struct Placed<'a> {
     pub(crate) place: String,
     /// Where it acts.
     pub(crate) level: Level,
-    /// The blocks, or `0..1` for the whole forward.
+    /// The blocks, those whose module it is, or `0..1` for the whole forward.
     pub(crate) range: Range<usize>,
+    /// The module, at the level of modules.
+    pub(crate) module: Option<&'a str>,
     /// The experts that it acts in; empty means all of them.
     pub(crate) experts: Vec<Expert>,
     /// `None` where its own values are wrong.
@@ -55,7 +57,7 @@ pub(crate) fn problems(placed: &[Placed<'_>], model: &ModelMeta) -> Vec<Problem>
 
 /// Two caches that surround the same: the outer one has nothing to learn from when the inner one skips.
 fn same_place(a: &Placed<'_>, b: &Placed<'_>, model: &ModelMeta) -> Option<Problem> {
-    if a.level != b.level || a.range != b.range {
+    if (a.level, &a.range, a.module) != (b.level, &b.range, b.module) {
         return None;
     }
     let both = |what: &str| format!("{:?} and {:?} both surround {what}", a.name, b.name);
@@ -73,6 +75,12 @@ fn same_place(a: &Placed<'_>, b: &Placed<'_>, model: &ModelMeta) -> Option<Probl
             let hint =
                 "join them with strategy = \"priority\" or \"any-veto\", or give one an `at` or `experts`";
             Some(Problem::error(&b.place, both("the whole stack of blocks")).hint(hint))
+        }
+        Level::Modules => {
+            let what = format!("the module {:?} of every block", a.module.unwrap_or_default());
+            let hint =
+                "join them with strategy = \"priority\" or \"any-veto\", or give each `experts` of its own";
+            Some(Problem::error(&b.place, both(&what)).hint(hint))
         }
         Level::Blocks => None,
     }
@@ -92,9 +100,10 @@ fn ages(leader: &Placed<'_>, other: &Placed<'_>) -> Option<Problem> {
     Some(Problem::error(&other.place, message).hint("branches = \"own\""))
 }
 
-/// A cache of whole forwards outside one of the whole stack learns only where the inner one computes.
+/// A cache of whole forwards outside one of the whole stack, or of modules, learns only where the inner one computes.
 fn starved(outer: &Placed<'_>, inner: &Placed<'_>, model: &ModelMeta) -> Option<Problem> {
-    let both = outer.level == Level::Forward && inner.level == Level::Blocks && inner.range == model.whole();
+    let all = inner.level != Level::Forward && inner.range == model.whole();
+    let both = outer.level == Level::Forward && all;
     if !both || outer.base() != Some(Base::Input) {
         return None;
     }

@@ -7,7 +7,7 @@ use std::{fmt, fmt::Debug, ops::Range, sync::Arc};
 
 use candle_core::{Result, Tensor, bail};
 
-use crate::{Branch, DecisionLog, Expert, Slots, Step, StoragePolicy, Streams};
+use crate::{Branch, DecisionLog, Expert, ModuleRings, Slots, Step, StoragePolicy, Streams, module};
 
 /// Names one ring of a registry: its place in the configuration, outermost first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -46,7 +46,9 @@ pub struct Cx<'a> {
     pub step: &'a Step,
     /// The guidance branch.
     pub branch: Branch,
-    /// The model's signals; `None` at the level of the whole forward.
+    /// The module that the hook surrounds, inside a block; `None` around blocks and around the whole forward.
+    pub module: Option<&'a Arc<str>>,
+    /// The model's signals, which are about block 0; `None` at the level of the whole forward and of modules.
     pub probe: Option<Probe<'a>>,
     /// The session's state.
     pub slots: &'a mut Slots,
@@ -62,6 +64,20 @@ impl Cx<'_> {
     /// A metric, reduced over ranks.
     pub fn reduce(&self, metric: f64) -> Result<f64> {
         self.reducer.map_or(Ok(metric), |reduce| reduce(metric))
+    }
+
+    /// The same pass for a shorter while, as `module` of a block sees it.
+    pub(crate) fn reborrow<'m>(&'m mut self, module: Option<&'m Arc<str>>) -> Cx<'m> {
+        Cx {
+            step: self.step,
+            branch: self.branch,
+            module,
+            probe: None,
+            slots: &mut *self.slots,
+            log: &mut *self.log,
+            storage: self.storage,
+            reducer: self.reducer,
+        }
     }
 }
 
@@ -90,7 +106,7 @@ pub trait BlockHook: Debug + Send + Sync {
 /// A hook and where it sits.
 #[derive(Clone, Debug)]
 pub struct Ring {
-    /// The blocks that it surrounds.
+    /// The blocks that it surrounds, or whose module it surrounds.
     pub at: Range<usize>,
     /// Its name.
     pub id: HookId,
@@ -106,12 +122,21 @@ impl Ring {
     }
 }
 
-pub(crate) type Block<'n> = &'n dyn Fn(&mut Cx<'_>, usize, Streams) -> Result<Output>;
+/// The block that is to run, and whether caches inside it must compute.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct At {
+    pub(crate) block: usize,
+    pub(crate) forced: bool,
+}
+
+pub(crate) type Block<'n> = &'n dyn Fn(&mut Cx<'_>, At, Streams) -> Result<Output>;
 
 /// The rings further in and, at the centre, the blocks. Run all of it, a part, or none.
 #[derive(Clone)]
 pub struct Next<'n> {
     rings: &'n [Ring],
+    /// The rings inside the blocks.
+    modules: &'n [ModuleRings],
     blocks: Range<usize>,
     block: Block<'n>,
     forced: bool,
@@ -119,7 +144,12 @@ pub struct Next<'n> {
 
 impl<'n> Next<'n> {
     pub(crate) fn new(rings: &'n [Ring], blocks: Range<usize>, block: Block<'n>) -> Self {
-        Self { rings, blocks, block, forced: false }
+        Self { rings, modules: &[], blocks, block, forced: false }
+    }
+
+    /// With rings inside the blocks, which are told when a block is replaced.
+    pub(crate) fn over(self, modules: &'n [ModuleRings]) -> Self {
+        Self { modules, ..self }
     }
 
     /// The blocks left to run.
@@ -152,8 +182,8 @@ impl<'n> Next<'n> {
         }
         let Some((ring, inner)) = self.rings.split_first() else {
             let mut out = Output { streams: x, exact: true };
-            for i in self.blocks {
-                let y = (self.block)(cx, i, out.streams)?;
+            for block in self.blocks {
+                let y = (self.block)(cx, At { block, forced: self.forced }, out.streams)?;
                 out = Output { streams: y.streams, exact: out.exact && y.exact };
             }
             return Ok(out);
@@ -175,7 +205,9 @@ impl<'n> Next<'n> {
 
     /// Tells every ring inside that its blocks were replaced from further out.
     pub fn skip(self, cx: &mut Cx<'_>) {
-        let Some((ring, inner)) = self.rings.split_first() else { return };
+        let Some((ring, inner)) = self.rings.split_first() else {
+            return module::skip(self.modules, cx, self.blocks);
+        };
         let inner = Next { rings: inner, ..self };
         if !ring.acts_in(cx.step.expert) {
             return inner.skip(cx);

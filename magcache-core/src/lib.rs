@@ -1,7 +1,8 @@
 //! Timestep caching for diffusion transformers: the parts that strategies and models meet at.
 //!
 //! Neighbouring denoising steps change little, so a step can often reuse what the transformer's blocks added to
-//! their input at an earlier step. A *hook* surrounds a range of blocks; it gets the streams and [`Next`], the rest
+//! their input at an earlier step. A *hook* surrounds a range of blocks, a module inside every block
+//! ([`Pass::run_modules`]) or the whole forward ([`Pass::forward`]); it gets the streams and [`Next`], the rest
 //! of the onion, which it may run whole, in parts, or not at all. A *strategy* ([`TimestepCache`]) says when to
 //! skip; a [`Forecast`] says what stands in; [`CacheHook`] is the one adapter between them and the chain. All
 //! mutable state sits in the slots of a [`Session`] that the request owns, and the sampler states step, branch and
@@ -57,6 +58,7 @@ mod hook;
 mod log;
 pub mod meta;
 pub mod metrics;
+mod module;
 mod profile;
 mod registry;
 pub mod resample;
@@ -79,6 +81,7 @@ pub use guards::{Branches, Guards, Warmup};
 pub use hook::{BlockHook, Cx, HookId, Next, Output, Probe, Reducer, Ring, Signal};
 pub use log::{DecisionLog, Record, Why};
 pub use meta::{BlockMeta, Level, ModelMeta, ProfileInfo, StackMeta, StrategyInfo};
+pub use module::{ModuleRings, Modules};
 pub use profile::{Curve, Fit, Profile, Recommended, Sensitivity, Source};
 pub use registry::{Builder, HookRegistry};
 pub use session::{Pass, Session, no_signals};

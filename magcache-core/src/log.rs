@@ -1,6 +1,6 @@
 //! What was decided, and why.
 
-use std::{fmt, ops::Range};
+use std::{fmt, ops::Range, sync::Arc};
 
 use crate::{Branch, Expert, HookId, Step};
 
@@ -93,9 +93,11 @@ pub struct Record {
     pub branch: Branch,
     /// The hook.
     pub hook: HookId,
-    /// The blocks that were computed or replaced.
+    /// The blocks that were computed or replaced, or the one whose module was.
     pub blocks: Range<usize>,
-    /// True when the blocks were replaced.
+    /// The module inside the block that was computed or replaced; `None` where it was the blocks.
+    pub module: Option<Arc<str>>,
+    /// True when the blocks, or the module, were replaced.
     pub reused: bool,
     /// The cause.
     pub why: Why,
@@ -105,6 +107,14 @@ pub struct Record {
     pub accumulated: Option<f64>,
     /// Bytes that the session's slots held when the decision was taken.
     pub bytes: usize,
+}
+
+impl Record {
+    /// True when blocks, or the whole forward, were replaced by this hook itself: not a module inside a block, and not by a
+    /// ring further out.
+    pub fn is_skip(&self) -> bool {
+        self.reused && self.module.is_none() && self.why != Why::OuterCache
+    }
 }
 
 /// Every decision of a session, in order.
@@ -131,14 +141,24 @@ impl DecisionLog {
         &self.records
     }
 
-    /// The latest decision of a hook on this step's evaluation for `branch`.
-    pub fn decision(&self, hook: HookId, step: &Step, branch: Branch) -> Option<&Record> {
-        let here =
-            |r: &&Record| r.hook == hook && r.branch == branch && r.step == step.index && r.eval == step.eval;
+    /// The latest decision of a hook that holds for all of `blocks`, or for their module, on this step's evaluation for
+    /// `branch`.
+    pub fn decision(
+        &self,
+        hook: HookId,
+        blocks: &Range<usize>,
+        step: &Step,
+        branch: Branch,
+    ) -> Option<&Record> {
+        let here = |r: &&Record| {
+            let whole = r.blocks.start <= blocks.start && blocks.end <= r.blocks.end;
+            whole && (r.hook, r.branch, r.step, r.eval) == (hook, branch, step.index, step.eval)
+        };
         self.records.iter().rev().take_while(|r| r.step == step.index).find(here)
     }
 
-    /// The steps at which a hook's range was replaced on `branch`, in order.
+    /// The steps at which a hook's range was replaced on `branch`, in order; a step is named once for each part of it that
+    /// was decided on its own, such as a module of every block.
     pub fn reused(&self, hook: HookId, branch: Branch) -> impl Iterator<Item = usize> {
         self.records.iter().filter(move |r| r.hook == hook && r.branch == branch && r.reused).map(|r| r.step)
     }

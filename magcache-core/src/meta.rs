@@ -2,7 +2,11 @@
 
 use std::{borrow::Cow, ops::Range};
 
-use crate::{ConfigError, Role, Signal, error::nearest};
+use crate::{ConfigError, Problem, Role, Signal, error::nearest};
+
+/// What `at` names beside stacks and modules: every block, and the whole forward.
+const ALL: &str = "all";
+pub(crate) const FORWARD: &str = "forward";
 
 /// One stack of like blocks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +38,9 @@ pub struct ModelMeta {
     pub summary: Cow<'static, str>,
     /// The stacks in the order in which they run.
     pub stacks: Cow<'static, [StackMeta]>,
+    /// Modules inside blocks that caches can surround, as ranges in a configuration (`at = "attn1"`): the names that the
+    /// forward gives to [`Modules::module`](crate::Modules::module). Not every block need have each of them.
+    pub modules: Cow<'static, [&'static str]>,
     /// Networks, in the order of their phases.
     pub experts: Cow<'static, [&'static str]>,
     /// True when a step has a conditional and an unconditional pass.
@@ -58,6 +65,7 @@ impl ModelMeta {
             name: name.into(),
             summary: "".into(),
             stacks: vec![stack].into(),
+            modules: Cow::Borrowed(&[]),
             experts: Cow::Borrowed(&["transformer"]),
             guided: true,
             text_after: false,
@@ -96,9 +104,27 @@ impl ModelMeta {
         self.stacks.iter().flat_map(|s| of(s).collect::<Vec<_>>()).collect()
     }
 
+    /// What is wrong with the names that a configuration can use: each must mean one thing.
+    pub fn problems(&self) -> Vec<Problem> {
+        let stacks = self.stacks.iter().map(|s| ("stack", &*s.name));
+        let named = stacks.chain(self.modules.iter().map(|name| ("module", *name)));
+        let mut known = vec![("word of every configuration", ALL), ("word of every configuration", FORWARD)];
+        let mut out = Vec::new();
+        for (kind, name) in named {
+            let place = format!("model {:?}", self.name);
+            if let Some((other, _)) = known.iter().find(|(_, other)| *other == name) {
+                out.push(Problem::error(place, format!("its {kind} {name:?} has the name of a {other}")));
+            } else if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) {
+                out.push(Problem::error(place, format!("its {kind} {name:?} reads as a range of blocks")));
+            }
+            known.push((kind, name));
+        }
+        out
+    }
+
     /// The blocks that `at` names: `all`, a stack's name, a block `7`, or a range `3..9`.
     pub fn range(&self, at: &str) -> Result<Range<usize>, ConfigError> {
-        if at == "all" {
+        if at == ALL {
             return Ok(self.whole());
         }
         let mut first = 0;
@@ -113,7 +139,8 @@ impl ModelMeta {
             Some([block]) => *block..block.saturating_add(1),
             Some([start, end]) => *start..*end,
             _ => {
-                let names = self.stacks.iter().map(|s| &*s.name).chain(["all"]);
+                let names = self.stacks.iter().map(|s| &*s.name);
+                let names = names.chain(self.modules.iter().copied()).chain([ALL, FORWARD]);
                 return Err(ConfigError::UnknownName {
                     place: "at".to_owned(),
                     kind: "range of blocks",
@@ -134,6 +161,8 @@ impl ModelMeta {
 pub enum Level {
     /// Around a range of blocks.
     Blocks,
+    /// Around a module inside every block that has it. No strategy is at home there; `at` places it.
+    Modules,
     /// Around the whole forward.
     Forward,
 }

@@ -2,14 +2,16 @@
 
 use std::{ops::Range, sync::Arc};
 
-use crate::{BlockHook, ConfigError, Expert, HookId, Reducer, Ring, Session, StoragePolicy};
+use crate::{BlockHook, ConfigError, Expert, HookId, ModuleRings, Reducer, Ring, Session, StoragePolicy};
 
-/// Hooks in order, the first outermost: some around ranges of blocks, some around the whole forward.
+/// Hooks in order, the first outermost: some around ranges of blocks, some around modules inside the blocks, some around
+/// the whole forward.
 ///
 /// Built once, shared in an [`Arc`]; the state of a request is in its [`Session`].
 #[derive(Clone, Debug, Default)]
 pub struct HookRegistry {
     blocks: Vec<Ring>,
+    modules: Vec<ModuleRings>,
     forward: Vec<Ring>,
     storage: StoragePolicy,
 }
@@ -25,6 +27,11 @@ impl HookRegistry {
         &self.blocks
     }
 
+    /// The rings around modules inside the blocks, by module.
+    pub fn module_rings(&self) -> &[ModuleRings] {
+        &self.modules
+    }
+
     /// The rings around the whole forward (latents in, prediction out), outermost first.
     pub fn forward_rings(&self) -> &[Ring] {
         &self.forward
@@ -32,12 +39,18 @@ impl HookRegistry {
 
     /// True without any hook.
     pub fn is_empty(&self) -> bool {
-        self.blocks.is_empty() && self.forward.is_empty()
+        self.all().next().is_none()
     }
 
     /// True when no decision depends on a tensor.
     pub fn is_static(&self) -> bool {
-        self.blocks.iter().chain(&self.forward).all(|ring| ring.hook.is_static())
+        self.all().all(|ring| ring.hook.is_static())
+    }
+
+    /// The rings of every level.
+    pub fn all(&self) -> impl Iterator<Item = &Ring> {
+        let modules = self.modules.iter().flat_map(|module| &module.rings);
+        self.blocks.iter().chain(modules).chain(&self.forward)
     }
 
     /// How residuals are stored.
@@ -82,6 +95,20 @@ impl Builder {
         Ok(self)
     }
 
+    /// Adds a ring around the module `name` of every block that has it, inside all earlier ones of that module. Every block
+    /// has a slot of its own.
+    #[must_use]
+    pub fn module(mut self, name: &str, hook: Arc<dyn BlockHook>) -> Self {
+        let id = self.take_id();
+        let ring = Ring { at: 0..self.blocks, id, experts: Vec::new(), hook };
+        let modules = &mut self.registry.modules;
+        match modules.iter_mut().find(|module| module.name() == name) {
+            Some(module) => module.rings.push(ring),
+            None => modules.push(ModuleRings { name: name.into(), rings: vec![ring] }),
+        }
+        self
+    }
+
     /// Adds a ring around the whole forward, inside all earlier ones of that level.
     #[must_use]
     pub fn forward(mut self, hook: Arc<dyn BlockHook>) -> Self {
@@ -94,7 +121,9 @@ impl Builder {
     /// if they were not there.
     #[must_use]
     pub fn only_experts(mut self, first: HookId, experts: &[Expert]) -> Self {
-        let rings = self.registry.blocks.iter_mut().chain(&mut self.registry.forward);
+        let HookRegistry { blocks, modules, forward, .. } = &mut self.registry;
+        let modules = modules.iter_mut().flat_map(|module| &mut module.rings);
+        let rings = blocks.iter_mut().chain(modules).chain(forward);
         rings.filter(|ring| ring.id >= first).for_each(|ring| ring.experts = experts.to_vec());
         self
     }

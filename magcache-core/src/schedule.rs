@@ -27,7 +27,9 @@ pub fn simulate(
             };
             let mut pass = session.pass(step.clone(), *branch);
             pass.forward(one.clone(), |latents, pass| {
-                pass.run(model.blocks(), &no_signals, x.clone(), |_, x| Ok(x))?;
+                pass.run_modules(model.blocks(), &no_signals, x.clone(), |_, x, modules| {
+                    model.modules.iter().try_fold(x, |x, name| modules.module(name, x, Ok))
+                })?;
                 Ok(latents)
             })?;
         }

@@ -5,8 +5,8 @@ use std::{cell::Cell, fmt, sync::Arc};
 use candle_core::{Result, Tensor, bail};
 
 use crate::{
-    BlockMeta, Branch, Cx, DecisionLog, HookRegistry, Next, Output, Probe, Reducer, Signal, Slots, Step,
-    Streams,
+    BlockMeta, Branch, Cx, DecisionLog, HookRegistry, ModuleRings, Modules, Next, Output, Probe, Reducer,
+    Signal, Slots, Step, Streams, hook::At,
 };
 
 /// All state of one request. Make a new one for the next request; nothing is ever reset.
@@ -35,6 +35,7 @@ impl Session {
             reducer: reducer.as_ref(),
             step,
             branch,
+            forced: false,
             state: State::Fresh,
         }))
     }
@@ -77,6 +78,8 @@ struct Open<'s> {
     reducer: Option<&'s Reducer>,
     step: Step,
     branch: Branch,
+    /// A ring around the whole forward wants the blocks computed.
+    forced: bool,
     state: State,
 }
 
@@ -109,20 +112,44 @@ impl Pass<'_> {
         x: Streams,
         block: impl Fn(usize, Streams) -> Result<Streams>,
     ) -> Result<Streams> {
-        let Some(open) = &mut self.0 else { return (0..blocks).try_fold(x, |x, i| block(i, x)) };
-        let block = |_: &mut Cx<'_>, i: usize, x: Streams| Ok(Output { streams: block(i, x)?, exact: true });
+        self.run_modules(blocks, probe, x, |i, x, _| block(i, x))
+    }
+
+    /// As [`Pass::run`], for blocks that run parts of themselves through `modules`, so that hooks can surround those:
+    /// `modules.module("attn1", x, |x| …)`. The names belong into [`ModelMeta::modules`](crate::ModelMeta).
+    ///
+    /// Errors: as [`Pass::run`], and as [`Modules::module`].
+    pub fn run_modules(
+        &mut self,
+        blocks: usize,
+        probe: Probe<'_>,
+        x: Streams,
+        block: impl Fn(usize, Streams, &mut Modules<'_>) -> Result<Streams>,
+    ) -> Result<Streams> {
+        let Some(open) = &mut self.0 else {
+            let mut off = Modules::off();
+            return (0..blocks).try_fold(x, |x, i| block(i, x, &mut off));
+        };
         open.start()?;
-        let Open { registry, slots, log, reducer, step, branch, state } = open;
+        let Open { registry, slots, log, reducer, step, branch, forced, state } = open;
+        let rings = registry.module_rings();
+        let block = |cx: &mut Cx<'_>, at: At, x: Streams| {
+            let mut modules = Modules::of(cx, rings, at);
+            let streams = block(at.block, x, &mut modules)?;
+            Ok(Output { streams, exact: modules.is_exact() })
+        };
         let mut cx = Cx {
             step,
             branch: *branch,
+            module: None,
             probe: Some(probe),
             slots,
             log,
             storage: registry.storage(),
             reducer: *reducer,
         };
-        let out = Next::new(registry.rings(), 0..blocks, &block).run(&mut cx, x)?;
+        let next = Next::new(registry.rings(), 0..blocks, &block).over(rings);
+        let out = if *forced { next.forced() } else { next }.run(&mut cx, x)?;
         *state = State::Done { exact: out.exact };
         Ok(out.streams)
     }
@@ -160,25 +187,35 @@ impl Pass<'_> {
             return forward(x, self);
         }
         open.start()?;
-        let Open { registry, slots, log, reducer, step, branch, state } = open;
+        let Open { registry, slots, log, reducer, step, branch, state, .. } = open;
         let (registry, reducer) = (*registry, *reducer);
         let entered = Cell::new(false);
-        let block = |cx: &mut Cx<'_>, _: usize, x: Streams| {
+        let block = |cx: &mut Cx<'_>, at: At, x: Streams| {
             entered.set(true);
             let Cx { step, branch, slots, log, .. } = cx;
-            let (step, branch) = (step.clone(), *branch);
-            let inner = Open { registry, slots, log, reducer, step, branch, state: State::Fresh };
+            let (step, branch, forced) = (step.clone(), *branch, at.forced);
+            let inner = Open { registry, slots, log, reducer, step, branch, forced, state: State::Fresh };
             let mut pass = Pass(Some(inner));
             let y = forward(x.into_image()?, &mut pass)?;
             Ok(Output { streams: Streams::Image(y), exact: pass.was_exact() })
         };
-        let mut cx =
-            Cx { step, branch: *branch, probe: None, slots, log, storage: registry.storage(), reducer };
+        let mut cx = Cx {
+            step,
+            branch: *branch,
+            module: None,
+            probe: None,
+            slots,
+            log,
+            storage: registry.storage(),
+            reducer,
+        };
         let out = Next::new(registry.forward_rings(), 0..1, &block).run(&mut cx, Streams::Image(x))?;
         if !entered.get() {
-            let nothing = |_: &mut Cx<'_>, _: usize, x: Streams| Ok(Output { streams: x, exact: false });
-            let blocks = registry.rings().iter().map(|ring| ring.at.end).max().unwrap_or(0);
-            Next::new(registry.rings(), 0..blocks, &nothing).skip(&mut cx);
+            let nothing = |_: &mut Cx<'_>, _: At, x: Streams| Ok(Output { streams: x, exact: false });
+            let modules = registry.module_rings();
+            let inside = registry.rings().iter().chain(modules.iter().flat_map(ModuleRings::rings));
+            let blocks = inside.map(|ring| ring.at.end).max().unwrap_or(0);
+            Next::new(registry.rings(), 0..blocks, &nothing).over(modules).skip(&mut cx);
         }
         *state = State::Done { exact: out.exact };
         out.streams.into_image()

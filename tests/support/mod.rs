@@ -126,7 +126,7 @@ pub(crate) fn idle_chain(
     for (id, info) in [(0, outer), (1, inner)] {
         let hook = hook_of(info, info.never, id, model, run);
         builder = match info.level {
-            Level::Blocks => builder.ring(model.whole(), hook).unwrap(),
+            Level::Blocks | Level::Modules => builder.ring(model.whole(), hook).unwrap(),
             Level::Forward => builder.forward(hook),
         };
     }

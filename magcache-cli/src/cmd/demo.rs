@@ -39,7 +39,7 @@ pub(crate) struct Row {
     pub(crate) name: String,
     pub(crate) computed: usize,
     pub(crate) skipped: usize,
-    pub(crate) ceiling: f64,
+    pub(crate) ceiling: Option<f64>,
     pub(crate) speedup: f64,
     pub(crate) transformer_speedup: f64,
     pub(crate) psnr: Option<f64>,
@@ -153,7 +153,7 @@ fn rows(plan: &Plan, lanes: &[Lane], outputs: &[Media]) -> Result<Vec<Row>> {
             name: lane.name.clone(),
             computed: summary.as_ref().map_or(passes, Summary::computed),
             skipped: summary.as_ref().map_or(0, Summary::skipped),
-            ceiling: summary.as_ref().map_or(1.0, Summary::ceiling),
+            ceiling: summary.as_ref().map_or(Some(1.0), Summary::ceiling),
             speedup: dense_seconds / seconds,
             transformer_speedup: dense_transformer / transformer,
             psnr: quality.map(|(psnr, _)| psnr),
@@ -198,11 +198,11 @@ fn answer(rows: &[Row], page: &std::path::Path, out: &Output) {
             .psnr
             .map_or("-".to_owned(), |p| if p.is_finite() { format!("{p:.2}") } else { "same".to_owned() });
         text += &format!(
-            "{:<10} {:>8} {:>8} {:>7.3}x {:>11.3}x {:>8.3}x {psnr:>8} {:>7} {:>10} {:>8.2}\n",
+            "{:<10} {:>8} {:>8} {:>8} {:>11.3}x {:>8.3}x {psnr:>8} {:>7} {:>10} {:>8.2}\n",
             r.name,
             r.computed,
             r.skipped,
-            r.ceiling,
+            r.ceiling.map_or("-".to_owned(), |c| format!("{c:.3}x")),
             r.transformer_speedup,
             r.speedup,
             r.ssim.map_or("-".to_owned(), |s| format!("{s:.4}")),

@@ -87,7 +87,7 @@ fn few_steps(plan: &Plan, built: &Built) -> Result<Option<String>> {
     let log = simulate(&built.registry, meta, run)?;
     let summary = Summary::of(&log, &built.registry, meta, run);
     let strips: Vec<String> =
-        strip::strips(&log, run).into_iter().map(|(branch, strip)| format!("{branch} {strip}")).collect();
+        strip::lines(&log, run).into_iter().map(|(branch, strip)| format!("{branch} {strip}")).collect();
     Ok(Some(format!(
         "{steps} steps: {} of {} passes will be skipped, {}",
         summary.skipped(),
@@ -214,15 +214,16 @@ fn report(
     if let Some(session) = generation.session() {
         let run = &plan.trajectory;
         let summary = Summary::of(session.log(), session.registry(), plan.pipeline.meta(), run);
-        for (branch, strip) in strip::strips(session.log(), run) {
+        for (branch, strip) in strip::lines(session.log(), run) {
             text += &format!("  {branch:>7} {strip}\n");
         }
         text += &summary.text(&experts);
+        text += &summary.modules_text();
         text += &format!(
-            "  skipped {} of {} passes, ceiling {:.3}x, cache {} at the peak, {} evicted\n",
+            "  skipped {} of {} passes, {}, cache {} at the peak, {} evicted\n",
             summary.skipped(),
             summary.passes,
-            summary.ceiling(),
+            summary.ceiling_text(),
             summary::bytes(session.slots().peak_bytes()),
             session.slots().evicted(),
         );
@@ -231,6 +232,7 @@ fn report(
         }
         document["skipped"] = summary.skipped_by_branch();
         document["parts"] = summary.json(&experts);
+        document["modules"] = summary.modules_json();
         document["experts"] = summary.totals_json(&experts);
         document["ceiling"] = json!(summary.ceiling());
         document["failsafes"] = json!(summary.failsafes.values().sum::<usize>());

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 use magcache_core::{
-    Branch, DecisionLog, HookRegistry, ModelMeta, Phase, Problem, Profile, Step, Trajectory, meta,
+    Branch, DecisionLog, HookRegistry, ModelMeta, Phase, Problem, Profile, Record, Step, Trajectory, meta,
     schedule::simulate,
 };
 use magcache_models::{
@@ -63,7 +63,7 @@ pub(crate) fn run(args: &Schedule, out: &Output) -> Result<()> {
         None
     };
     let summary = log.as_ref().map(|log| Summary::of(log, &built.registry, &outlook.meta, &outlook.run));
-    if summary.as_ref().is_some_and(|s| s.skipped() == 0) {
+    if summary.as_ref().is_some_and(|s| s.skipped() == 0 && s.modules.is_empty()) {
         let message = format!("0 of {} steps would be skipped", outlook.run.len());
         warnings.push(Problem::warning("schedule", message).hint("raise `threshold` or lower `warmup`"));
     }
@@ -78,7 +78,8 @@ pub(crate) fn run(args: &Schedule, out: &Output) -> Result<()> {
         "experts": experts(&outlook),
         "skipped": summary.as_ref().map(Summary::skipped_by_branch),
         "reasons": log.as_ref().map(|log| reasons(log, &outlook.run)),
-        "ceiling": summary.as_ref().map(Summary::ceiling),
+        "modules": summary.as_ref().map(Summary::modules_json),
+        "ceiling": summary.as_ref().and_then(Summary::ceiling),
         "cache_bytes": bytes,
         "warnings": warnings.iter().map(ToString::to_string).collect::<Vec<_>>(),
     });
@@ -140,9 +141,9 @@ fn profile_of(config: &Config, meta: &ModelMeta) -> Option<String> {
 }
 
 /// Residuals of every hook, branch and expert at once, in the dtype that they are stored in. What a cache of whole
-/// forwards keeps has the size of the latents, which is not known here.
+/// forwards keeps has the size of the latents, one of modules that of their outputs; neither is known here.
 fn cache_bytes(outlook: &Outlook, registry: &HookRegistry) -> Option<usize> {
-    if !registry.forward_rings().is_empty() {
+    if !registry.forward_rings().is_empty() || !registry.module_rings().is_empty() {
         return None;
     }
     let size = registry.storage().dtype.unwrap_or(candle_core::DType::F32).size_in_bytes();
@@ -163,12 +164,20 @@ fn experts(outlook: &Outlook) -> Vec<Value> {
     outlook.run.phases.iter().map(of).collect()
 }
 
+/// The decision of the outermost hook around blocks or the forward.
+fn around(log: &DecisionLog, step: usize, branch: Branch) -> Option<&Record> {
+    log.records().iter().find(|r| r.step == step && r.branch == branch && r.module.is_none())
+}
+
 /// The outermost hook's reason for every step, by branch.
 fn reasons(log: &DecisionLog, run: &Trajectory) -> Value {
     let mut by: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     for branch in &run.branches {
-        let of = |index| log.records().iter().find(|r| r.step == index && r.branch == *branch);
-        let none = |s: &Step| if run.branches_at(s).contains(branch) { "no-cache" } else { "no-branch" };
+        let of = |index| around(log, index, *branch);
+        let none = |s: &Step| {
+            let here = run.branches_at(s).contains(branch);
+            if here { summary::uncached(log, s.index, *branch) } else { "no-branch" }
+        };
         let reasons = run.steps().map(|s| of(s.index).map_or_else(|| none(&s), |r| r.why.as_str())).collect();
         by.insert(branch.to_string(), reasons);
     }
@@ -195,13 +204,14 @@ fn text(
         let expert = expert_name(outlook, &phase);
         out += &format!("{:>4} {:>9.2} {:>7.4}  {expert:<12}  ", step.index, step.timestep, step.sigma);
         for branch in &run.branches {
-            let record =
-                log.and_then(|l| l.records().iter().find(|r| r.step == step.index && r.branch == *branch));
+            let record = log.and_then(|log| around(log, step.index, *branch));
             let cell = match record {
                 Some(r) => format!("{} ({})", if r.reused { "skip" } else { "compute" }, r.why),
                 None if !run.branches_at(&step).contains(branch) => "-".to_owned(),
-                None if log.is_some() => "compute (no-cache)".to_owned(),
-                None => "depends on content".to_owned(),
+                None => log.map_or_else(
+                    || "depends on content".to_owned(),
+                    |log| format!("compute ({})", summary::uncached(log, step.index, *branch)),
+                ),
             };
             out += &format!("{cell:<26}");
         }
@@ -212,14 +222,15 @@ fn text(
     }
     if let (Some(log), Some(summary)) = (log, summary) {
         out.push('\n');
-        for (branch, strip) in strip::strips(log, run) {
+        for (branch, strip) in strip::lines(log, run) {
             out += &format!("{branch:>7} {strip}\n");
         }
+        out += &summary.modules_text();
         out += &format!(
-            "skipped {} of {} passes, ceiling {:.3}x\n",
+            "skipped {} of {} passes, {}\n",
             summary.skipped(),
             summary.passes,
-            summary.ceiling()
+            summary.ceiling_text()
         );
     }
     if let Some(bytes) = bytes {

@@ -19,10 +19,21 @@ pub(crate) struct Part {
     pub(crate) metrics: Vec<f64>,
 }
 
+/// The decisions about one module of every block that has it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Module {
+    /// How often it ran.
+    pub(crate) computed: usize,
+    /// How often its output was forecast.
+    pub(crate) forecast: usize,
+}
+
 /// What a run's caches did.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Summary {
     pub(crate) parts: BTreeMap<(Expert, Branch), Part>,
+    /// Modules inside blocks, by name: what is forecast there is no skipped pass.
+    pub(crate) modules: BTreeMap<String, Module>,
     pub(crate) failsafes: BTreeMap<&'static str, usize>,
     /// Passes of the network.
     pub(crate) passes: usize,
@@ -50,6 +61,14 @@ impl Summary {
             if record.why == magcache_core::Why::OuterCache {
                 continue;
             }
+            if record.why.is_failsafe() {
+                *out.failsafes.entry(record.why.as_str()).or_default() += 1;
+            }
+            if let Some(name) = record.module.as_deref() {
+                let module = out.modules.entry(name.to_owned()).or_default();
+                *(if record.reused { &mut module.forecast } else { &mut module.computed }) += 1;
+                continue;
+            }
             let part = out.parts.entry((record.expert, record.branch)).or_default();
             if record.reused {
                 let share =
@@ -61,21 +80,20 @@ impl Summary {
             } else {
                 *part.reasons.entry(record.why.as_str()).or_default() += 1;
             }
-            if record.why.is_failsafe() {
-                *out.failsafes.entry(record.why.as_str()).or_default() += 1;
-            }
             part.metrics.extend(record.metric.filter(|m| m.is_finite()));
         }
         out
     }
 
-    /// Passes that no hook took part in: those of an expert without a cache.
+    /// Passes that no hook around blocks or the forward took part in: those of an expert without a cache, or with caches of
+    /// modules alone.
     fn count_uncached(&mut self, log: &DecisionLog, run: &Trajectory) {
-        let seen: BTreeSet<(usize, Branch)> = log.records().iter().map(|r| (r.step, r.branch)).collect();
+        let around = log.records().iter().filter(|r| r.module.is_none());
+        let seen: BTreeSet<(usize, Branch)> = around.map(|r| (r.step, r.branch)).collect();
         for step in run.steps() {
             for branch in run.branches_at(&step).iter().filter(|b| !seen.contains(&(step.index, **b))) {
                 let part = self.parts.entry((step.expert, *branch)).or_default();
-                *part.reasons.entry("no-cache").or_default() += 1;
+                *part.reasons.entry(uncached(log, step.index, *branch)).or_default() += 1;
             }
         }
     }
@@ -90,10 +108,33 @@ impl Summary {
         self.passes - self.skipped()
     }
 
-    /// The most that the network's time can gain: `N / (N − skips)`, a skip in parts of the blocks it replaced.
-    pub(crate) fn ceiling(&self) -> f64 {
+    /// The most that the network's time can gain: `N / (N − skips)`, a skip in parts of the blocks it replaced. Not known
+    /// where outputs of modules were forecast: how much of a block a module costs is not.
+    pub(crate) fn ceiling(&self) -> Option<f64> {
         let passes = self.passes as f64;
-        passes / (passes - self.saved).max(1e-9)
+        let known = self.modules.values().all(|module| module.forecast == 0);
+        known.then(|| passes / (passes - self.saved).max(1e-9))
+    }
+
+    /// The ceiling in words.
+    pub(crate) fn ceiling_text(&self) -> String {
+        self.ceiling()
+            .map_or_else(|| "ceiling not known".to_owned(), |ceiling| format!("ceiling {ceiling:.3}x"))
+    }
+
+    /// What was computed and forecast inside blocks, for `--json`.
+    pub(crate) fn modules_json(&self) -> Value {
+        let one = |(name, m): (&String, &Module)| json!({ "module": name, "computed": m.computed, "forecast": m.forecast });
+        self.modules.iter().map(one).collect()
+    }
+
+    /// The same for a terminal, a line for each module.
+    pub(crate) fn modules_text(&self) -> String {
+        let one = |(name, m): (&String, &Module)| {
+            let Module { computed, forecast } = m;
+            format!("  {name} in every block: {computed} computed, {forecast} forecast\n")
+        };
+        self.modules.iter().map(one).collect()
     }
 
     /// Skipped steps by branch.
@@ -188,6 +229,12 @@ impl Part {
     fn max(&self) -> Option<f64> {
         self.metrics.iter().copied().reduce(f64::max)
     }
+}
+
+/// Why a pass was computed that no cache surrounds, of blocks or of the forward.
+pub(crate) fn uncached(log: &DecisionLog, step: usize, branch: Branch) -> &'static str {
+    let inside = log.records().iter().any(|r| r.step == step && r.branch == branch);
+    if inside { "modules-only" } else { "no-cache" }
 }
 
 /// `3.1 MiB`.

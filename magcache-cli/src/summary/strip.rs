@@ -1,16 +1,33 @@
 //! The skip pattern of a run as a line of marks.
 
-use magcache_core::{Branch, DecisionLog, Trajectory, Why};
+use std::collections::BTreeSet;
+
+use magcache_core::{Branch, DecisionLog, Record, Trajectory, Why};
 
 /// One line for each branch: `#` computed, `.` skipped, `!` a failsafe, `-` a step without this branch; `|` stands
 /// where the second expert begins.
 pub(crate) fn strips(log: &DecisionLog, run: &Trajectory) -> Vec<(Branch, String)> {
-    run.branches.iter().map(|branch| (*branch, strip(log, run, *branch))).collect()
+    let of = |branch: &Branch| (*branch, strip(log, run, *branch, &|r| r.module.is_none()));
+    run.branches.iter().map(of).collect()
 }
 
-fn strip(log: &DecisionLog, run: &Trajectory, branch: Branch) -> String {
+/// The same, then one line for each module inside the blocks and each branch, with the module's name behind it: `.` where
+/// its output was forecast in any block.
+pub(crate) fn lines(log: &DecisionLog, run: &Trajectory) -> Vec<(Branch, String)> {
+    let modules: BTreeSet<&str> = log.records().iter().filter_map(|r| r.module.as_deref()).collect();
+    let mut lines = strips(log, run);
+    for module in modules {
+        let of = |branch: &Branch| {
+            (*branch, strip(log, run, *branch, &|r| r.module.as_deref() == Some(module)) + " " + module)
+        };
+        lines.extend(run.branches.iter().map(of));
+    }
+    lines
+}
+
+fn strip(log: &DecisionLog, run: &Trajectory, branch: Branch, counts: &dyn Fn(&Record) -> bool) -> String {
     let mark = |index: usize| {
-        let here = || log.records().iter().filter(|r| r.step == index && r.branch == branch);
+        let here = || log.records().iter().filter(|r| r.step == index && r.branch == branch && counts(r));
         if here().any(|r| r.why.is_failsafe()) {
             '!'
         } else if here().any(|r| r.reused && r.why != Why::OuterCache) {

@@ -28,6 +28,9 @@ struct Line {
     evaluation: u8,
     strategy: Option<String>,
     range: [usize; 2],
+    /// The module inside the block that was decided about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    module: Option<String>,
     metric: Option<f64>,
     accumulated: Option<f64>,
     decision: String,
@@ -66,6 +69,7 @@ impl TraceFile {
                 evaluation: record.eval,
                 strategy: names.get(usize::from(record.hook.0)).cloned(),
                 range: [record.blocks.start, record.blocks.end],
+                module: record.module.as_deref().map(str::to_owned),
                 metric: record.metric.filter(|m| m.is_finite()),
                 accumulated: record.accumulated.filter(|m| m.is_finite()),
                 decision: if record.reused { "reuse" } else { "compute" }.to_owned(),
@@ -83,8 +87,7 @@ impl TraceFile {
 
 /// The names of a registry's hooks, in their order.
 pub(crate) fn names(registry: &HookRegistry, entries: &[magcache_core::CacheEntry]) -> Vec<String> {
-    let hooks = registry.rings().len() + registry.forward_rings().len();
-    entries.iter().take(hooks).map(|e| e.name.clone()).collect()
+    entries.iter().take(registry.all().count()).map(|e| e.name.clone()).collect()
 }
 
 /// The `[[cache]]` table that skips what a trace skipped.
@@ -102,6 +105,11 @@ pub(crate) fn to_schedule(path: &Path) -> Result<toml::Table> {
             let known = meta::strategies();
             if known.iter().any(|s| s.name == strategy && s.level == Level::Forward) {
                 let message = format!("{}: {strategy:?} skipped whole forwards", path.display());
+                let hint = "a replay skips blocks; run the strategy itself again";
+                return Err(bad_input_with(message, hint));
+            }
+            if let Some(module) = line.module {
+                let message = format!("{}: the module {module:?} was forecast inside blocks", path.display());
                 let hint = "a replay skips blocks; run the strategy itself again";
                 return Err(bad_input_with(message, hint));
             }

@@ -74,11 +74,13 @@ pub fn run(
     Ok(out)
 }
 
-/// One line for each decision: `step branch hook blocks compute|reuse why`.
+/// One line for each decision: `step branch hook blocks compute|reuse why`, the blocks followed by the module where it was
+/// about one.
 pub fn transcript(log: &DecisionLog) -> Vec<String> {
     let line = |r: &Record| {
         let done = if r.reused { "reuse" } else { "compute" };
-        format!("{} {} #{} {:?} {done} {}", r.step, r.branch, r.hook.0, r.blocks, r.why)
+        let module = r.module.as_ref().map(|name| format!(" {name}")).unwrap_or_default();
+        format!("{} {} #{} {:?}{module} {done} {}", r.step, r.branch, r.hook.0, r.blocks, r.why)
     };
     log.records().iter().map(line).collect()
 }

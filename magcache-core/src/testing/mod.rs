@@ -21,7 +21,7 @@ mod toy;
 
 pub use conformance::{Bench, conformance, conformance_of, toys};
 pub use expect::{Ran, assert_decisions, run, run_pass, same_bits, transcript};
-pub use model::{check_blocks_pure, check_model, check_off_is_plain};
+pub use model::{check_blocks_pure, check_model, check_modules, check_off_is_plain};
 pub use rules::{
     check_config, check_error_recovers, check_guarded_steps, check_isolation, check_learning, check_never,
     check_repeatable, check_reuse,

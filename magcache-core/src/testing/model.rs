@@ -8,7 +8,7 @@ use std::sync::{
 use candle_core::{Result, Tensor};
 
 use super::expect::{same_bits, same_streams};
-use crate::{BlockHook, Branch, Cx, HookRegistry, Next, Output, Pass, Step, Streams};
+use crate::{BlockHook, Branch, Cx, HookRegistry, ModelMeta, Next, Output, Pass, Step, Streams};
 
 /// [`check_off_is_plain`] and [`check_blocks_pure`]; `forward` is one forward of the model on fixed inputs.
 ///
@@ -44,7 +44,7 @@ pub fn check_blocks_pure(blocks: usize, forward: impl Fn(&mut Pass<'_>) -> Resul
     let ran: Arc<Vec<AtomicUsize>> = Arc::new((0..blocks).map(|_| AtomicUsize::new(0)).collect());
     let mut builder = HookRegistry::builder(blocks);
     for i in 0..blocks {
-        builder = match builder.ring(i..i + 1, Arc::new(Watch { block: i, ran: Arc::clone(&ran) })) {
+        builder = match builder.ring(i..i + 1, Arc::new(Watch::new("block", i, &ran))) {
             Ok(builder) => builder,
             Err(e) => panic!("{rule}: {e}"),
         };
@@ -57,26 +57,56 @@ pub fn check_blocks_pure(blocks: usize, forward: impl Fn(&mut Pass<'_>) -> Resul
     }
 }
 
+/// Every module that the metadata names runs in some block, none changes in place what it was given, and a hook around each
+/// that replaces nothing changes no bit of the output.
+///
+/// # Panics
+///
+/// With the module, or if the forward fails.
+pub fn check_modules(meta: &ModelMeta, forward: impl Fn(&mut Pass<'_>) -> Result<Tensor>) {
+    let rule = "rule `modules are where the metadata says`";
+    let ran: Arc<Vec<AtomicUsize>> = Arc::new(meta.modules.iter().map(|_| AtomicUsize::new(0)).collect());
+    let mut builder = HookRegistry::builder(meta.blocks());
+    for (i, name) in meta.modules.iter().enumerate() {
+        builder = builder.module(name, Arc::new(Watch::new("module", i, &ran)));
+    }
+    let mut session = builder.build().session();
+    let watched = ok(rule, forward(&mut session.pass(Step::plain(0, 1), Branch::Cond)));
+    for (name, n) in meta.modules.iter().zip(ran.iter()) {
+        assert!(n.load(Ordering::Relaxed) > 0, "{rule}: no block of {:?} runs a module {name:?}", meta.name);
+    }
+    let off = ok(rule, forward(&mut Pass::off()));
+    assert!(same_bits(&off, &watched), "{rule}: hooks that replace nothing change the output");
+}
+
 fn ok<T>(rule: &str, result: Result<T>) -> T {
     result.unwrap_or_else(|e| panic!("{rule}: the forward failed: {e}"))
 }
 
-/// Compares what a block was given before and after it ran.
+/// Compares what a block, or a module of every block, was given before and after it ran.
 #[derive(Debug)]
 struct Watch {
-    block: usize,
+    what: &'static str,
+    place: usize,
     ran: Arc<Vec<AtomicUsize>>,
+}
+
+impl Watch {
+    fn new(what: &'static str, place: usize, ran: &Arc<Vec<AtomicUsize>>) -> Self {
+        Self { what, place, ran: Arc::clone(ran) }
+    }
 }
 
 impl BlockHook for Watch {
     fn call(&self, cx: &mut Cx<'_>, x: Streams, next: Next<'_>) -> Result<Output> {
-        if let Some(n) = self.ran.get(self.block) {
+        if let Some(n) = self.ran.get(self.place) {
             n.fetch_add(1, Ordering::Relaxed);
         }
         let before = x.map(Tensor::copy)?;
         let out = next.run(cx, x.clone())?;
         let pure = same_streams(&before, &x, true)?;
-        assert!(pure, "rule `blocks are pure`: block {} changed its input in place", self.block);
+        let Self { what, place, .. } = self;
+        assert!(pure, "rule `blocks are pure`: {what} {place} changed its input in place");
         Ok(out)
     }
 }

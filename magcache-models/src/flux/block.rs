@@ -1,16 +1,17 @@
 //! The blocks of FLUX.1, each with a modulation of its own.
 
 use candle_core::{Result, Tensor};
+use magcache_core::Modules;
 
 use super::attention::{Heads, Projections};
 use super::config::EPS;
 use super::dual::DualBlock;
 use super::feed_forward::Activation;
 use super::modulation::Modulation;
-use super::single::SingleBlock;
+use super::single::{Extent, SingleBlock};
 use super::{FluxConfig, FluxPositions, LoadResult};
 use crate::checkpoint::Weights;
-use crate::nn::{Linear, RotaryTable};
+use crate::nn::Linear;
 
 /// Hidden channels of the feed-forward layers, as a multiple of the width.
 const MLP_RATIO: usize = 4;
@@ -46,10 +47,11 @@ impl FluxDualBlock {
         tuple: [&Tensor; 2],
         activated: &Tensor,
         positions: &FluxPositions,
+        modules: &mut Modules<'_>,
     ) -> Result<[Tensor; 2]> {
         let of_text = Modulation::split(&self.norm1_context.forward(activated)?)?;
         let of_image = Modulation::split(&self.norm1.forward(activated)?)?;
-        self.block.forward(tuple, [&of_text, &of_image], positions)
+        self.block.forward(tuple, [&of_text, &of_image], positions, modules)
     }
 
     /// What the attention reads of the image.
@@ -77,14 +79,21 @@ impl FluxSingleBlock {
                 activation: Activation::GeluTanh,
                 proj_out: Linear::load(&weights.pp("proj_out"), inner + hidden, inner, true)?,
                 heads: config.num_attention_heads,
+                attn: Extent::Attention,
                 eps: EPS,
             },
         })
     }
 
     /// `[batch, text tokens + image tokens, inner]` to the same shape.
-    pub(super) fn forward(&self, x: &Tensor, activated: &Tensor, rope: &RotaryTable) -> Result<Tensor> {
+    pub(super) fn forward(
+        &self,
+        x: &Tensor,
+        activated: &Tensor,
+        positions: &FluxPositions,
+        modules: &mut Modules<'_>,
+    ) -> Result<Tensor> {
         let [modulation] = Modulation::split(&self.norm.forward(activated)?)?;
-        self.block.forward(x, &modulation, rope)
+        self.block.forward(x, &modulation, positions, modules)
     }
 }

@@ -1,11 +1,12 @@
 //! A dual-stream block: text and image have weights of their own and meet in the attention.
 
 use candle_core::{Result, Tensor};
-use magcache_core::{Role, Streams};
+use magcache_core::{Modules, Role, Streams};
 
 use super::LoadResult;
 use super::attention::{Heads, JointAttention};
 use super::feed_forward::{Activation, FeedForward};
+use super::meta::ATTENTION;
 use super::modulation::Modulation;
 use super::positions::FluxPositions;
 use crate::checkpoint::Weights;
@@ -45,14 +46,20 @@ impl DualBlock {
         [text, image]: [&Tensor; 2],
         [of_text, of_image]: [&[Modulation; 2]; 2],
         positions: &FluxPositions,
+        modules: &mut Modules<'_>,
     ) -> Result<[Tensor; 2]> {
         let [text_attention, text_forward] = of_text;
         let [image_attention, image_forward] = of_image;
-        let (text_out, image_out) = self.attn.forward(
-            &text_attention.norm(text, self.eps)?,
-            &image_attention.norm(image, self.eps)?,
-            positions,
-        )?;
+        let normed = Streams::Dual {
+            image: image_attention.norm(image, self.eps)?,
+            text: text_attention.norm(text, self.eps)?,
+        };
+        let attended = modules.module(ATTENTION, normed, |x| {
+            x.map_dual(|image, text| {
+                self.attn.forward(text, image, positions).map(|(text, image)| (image, text))
+            })
+        })?;
+        let [text_out, image_out] = tuple(&attended)?;
         let text = text_attention.add(text, &text_out)?;
         let image = image_attention.add(image, &image_out)?;
         let text_out = self.ff_context.forward(&text_forward.norm(&text, self.eps)?)?;
@@ -63,6 +70,14 @@ impl DualBlock {
     /// What the attention reads of the image.
     pub(crate) fn modulated_input(&self, image: &Tensor, modulation: &[Modulation; 2]) -> Result<Tensor> {
         modulation[0].norm(image, self.eps)
+    }
+}
+
+/// Text and image.
+fn tuple(streams: &Streams) -> Result<[Tensor; 2]> {
+    match streams {
+        Streams::Dual { image, text } => Ok([text.clone(), image.clone()]),
+        _ => candle_core::bail!("the attention of a dual-stream block gave one stream"),
     }
 }
 

@@ -10,6 +10,11 @@ use super::FluxConfig;
 /// blocks keep both in one sequence of the same order.
 const OUTPUTS: &[Role] = &[Role::Text, Role::Image];
 
+/// The part of a block that caches can surround, as the checkpoint calls it: it gives both streams, in one sequence in
+/// single-stream blocks.
+pub(crate) const MODULES: &[&str] = &[ATTENTION];
+pub(crate) const ATTENTION: &str = "attn";
+
 /// The two stacks of a Flux model.
 pub(crate) const fn stacks(double: usize, single: usize) -> [StackMeta; 2] {
     [stack("double", double), stack("single", single)]
@@ -39,6 +44,7 @@ const fn flux(
         name: Cow::Borrowed(name),
         summary: Cow::Borrowed(summary),
         stacks: Cow::Borrowed(stacks),
+        modules: Cow::Borrowed(MODULES),
         experts: Cow::Borrowed(&["transformer"]),
         guided: false,
         text_after: false,

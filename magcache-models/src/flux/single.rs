@@ -1,12 +1,24 @@
 //! A single-stream block: attention and feed-forward side by side on text and image in one sequence.
 
 use candle_core::{D, Result, Tensor};
+use magcache_core::{Modules, Streams};
 
+use super::FluxPositions;
 use super::LoadResult;
 use super::attention::Projections;
 use super::feed_forward::Activation;
+use super::meta::ATTENTION;
 use super::modulation::Modulation;
-use crate::nn::{Linear, RotaryTable};
+use crate::nn::Linear;
+
+/// How much of a block is its module `attn`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Extent {
+    /// The attention alone, before the projection that it shares with the feed-forward (FLUX.1).
+    Attention,
+    /// The feed-forward and that projection too (FLUX.2).
+    All,
+}
 
 /// `single_transformer_blocks.N` without what makes its modulation.
 #[derive(Debug)]
@@ -17,17 +29,51 @@ pub(crate) struct SingleBlock {
     /// Reads the attention's channels, then those of the feed-forward.
     pub(crate) proj_out: Linear,
     pub(crate) heads: usize,
+    /// What the checkpoint calls `attn`.
+    pub(crate) attn: Extent,
     /// Epsilon of the layer norm.
     pub(crate) eps: f64,
 }
 
 impl SingleBlock {
     /// `[batch, text tokens + image tokens, inner]` to the same shape.
-    pub(crate) fn forward(&self, x: &Tensor, modulation: &Modulation, rope: &RotaryTable) -> Result<Tensor> {
+    pub(crate) fn forward(
+        &self,
+        x: &Tensor,
+        modulation: &Modulation,
+        positions: &FluxPositions,
+        modules: &mut Modules<'_>,
+    ) -> Result<Tensor> {
         let normed = modulation.norm(x, self.eps)?;
-        let attended = self.projections.forward(&normed, rope)?.attend(self.heads)?;
-        let hidden = self.activation.forward(&self.proj_mlp.forward(&normed)?)?;
-        modulation.add(x, &self.proj_out.forward(&Tensor::cat(&[attended, hidden], D::Minus1)?)?)
+        let joint = Streams::Joint { tokens: normed.clone(), text: 0..positions.text().tokens()? };
+        let y = match self.attn {
+            Extent::Attention => {
+                let attended =
+                    modules.module(ATTENTION, joint, |x| x.map_joint(|x| self.attend(x, positions)))?;
+                self.project(tokens(attended)?, &normed)?
+            }
+            Extent::All => tokens(modules.module(ATTENTION, joint, |x| {
+                x.map_joint(|x| self.project(self.attend(x, positions)?, x))
+            })?)?,
+        };
+        modulation.add(x, &y)
+    }
+
+    fn attend(&self, normed: &Tensor, positions: &FluxPositions) -> Result<Tensor> {
+        self.projections.forward(normed, positions.joint())?.attend(self.heads)
+    }
+
+    fn project(&self, attended: Tensor, normed: &Tensor) -> Result<Tensor> {
+        let hidden = self.activation.forward(&self.proj_mlp.forward(normed)?)?;
+        self.proj_out.forward(&Tensor::cat(&[attended, hidden], D::Minus1)?)
+    }
+}
+
+/// The whole sequence.
+fn tokens(streams: Streams) -> Result<Tensor> {
+    match streams {
+        Streams::Joint { tokens, .. } => Ok(tokens),
+        _ => candle_core::bail!("the attention of a single-stream block gave streams of their own"),
     }
 }
 

@@ -145,11 +145,13 @@ impl FluxTransformer {
         let streams = Streams::Dual { image, text: text.text().clone() };
         let blocks = self.dual_blocks.len() + self.single_blocks.len();
         let x = pass
-            .run(blocks, &probe, streams, |i, x| match self.dual_blocks.get(i) {
-                Some(block) => by_roles(roles, x, |tuple| block.forward(tuple, &activated, positions)),
+            .run_modules(blocks, &probe, streams, |i, x, modules| match self.dual_blocks.get(i) {
+                Some(block) => {
+                    by_roles(roles, x, |tuple| block.forward(tuple, &activated, positions, modules))
+                }
                 None => {
                     let block = &self.single_blocks[i - self.dual_blocks.len()];
-                    x.map_joint(|x| block.forward(x, &activated, positions.joint()))
+                    x.map_joint(|x| block.forward(x, &activated, positions, modules))
                 }
             })?
             .into_image()?;
@@ -159,7 +161,7 @@ impl FluxTransformer {
 
 #[cfg(test)]
 mod tests {
-    use magcache_core::{BlockMeta, Role};
+    use magcache_core::{BlockMeta, Modules, Role};
 
     use super::*;
     use crate::testing::Golden;
@@ -206,16 +208,16 @@ mod tests {
             let (activated, positions) = (silu(&trace("temb"))?, self.positions());
             let mut x = vec![trace("context_embedder.out"), trace("x_embedder.out")];
             let text_tokens = x[0].dim(1)?;
-            let mut worst = 0f32;
+            let (mut worst, mut off) = (0f32, Modules::off());
             for (i, BlockMeta { name, outputs }) in self.model.meta.block_metas().into_iter().enumerate() {
                 let name = name
                     .replace("double", "transformer_blocks")
                     .replace("single", "single_transformer_blocks");
                 let returned: Vec<Tensor> = match self.model.dual_blocks.get(i) {
-                    Some(block) => block.forward([&x[0], &x[1]], &activated, &positions)?.into(),
+                    Some(block) => block.forward([&x[0], &x[1]], &activated, &positions, &mut off)?.into(),
                     None => {
                         let block = &self.model.single_blocks[i - self.model.dual_blocks.len()];
-                        let y = block.forward(&Tensor::cat(&x, 1)?, &activated, positions.joint())?;
+                        let y = block.forward(&Tensor::cat(&x, 1)?, &activated, &positions, &mut off)?;
                         vec![y.narrow(1, 0, text_tokens)?, y.narrow(1, text_tokens, y.dim(1)? - text_tokens)?]
                     }
                 };

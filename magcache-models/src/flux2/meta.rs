@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use magcache_core::{ModelMeta, Signal, StackMeta, inventory};
 
 use super::Flux2Config;
-use crate::flux::meta::{sized, stacks};
+use crate::flux::meta::{MODULES, sized, stacks};
 
 static DEV_STACKS: [StackMeta; 2] = stacks(8, 48);
 static KLEIN_4B_STACKS: [StackMeta; 2] = stacks(5, 20);
@@ -25,6 +25,7 @@ const fn flux2(
         name: Cow::Borrowed(name),
         summary: Cow::Borrowed(summary),
         stacks: Cow::Borrowed(stacks),
+        modules: Cow::Borrowed(MODULES),
         experts: Cow::Borrowed(&["transformer"]),
         guided: false,
         text_after: false,

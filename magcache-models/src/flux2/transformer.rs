@@ -14,7 +14,7 @@ use crate::flux::{
     head::Head,
     meta::dual_outputs,
     modulation::Modulation,
-    single::{SingleBlock, split_rows},
+    single::{Extent, SingleBlock, split_rows},
 };
 use crate::model_id::ModelId;
 use crate::nn::{Linear, silu};
@@ -158,13 +158,13 @@ impl Flux2Transformer {
         let streams = Streams::Dual { image, text: text.text().clone() };
         let blocks = self.dual_blocks.len() + self.single_blocks.len();
         let x = pass
-            .run(blocks, &probe, streams, |i, x| match self.dual_blocks.get(i) {
-                Some(block) => {
-                    by_roles(roles, x, |tuple| block.forward(tuple, [&of_text, &of_image], positions))
-                }
+            .run_modules(blocks, &probe, streams, |i, x, modules| match self.dual_blocks.get(i) {
+                Some(block) => by_roles(roles, x, |tuple| {
+                    block.forward(tuple, [&of_text, &of_image], positions, modules)
+                }),
                 None => {
                     let block = &self.single_blocks[i - self.dual_blocks.len()];
-                    x.map_joint(|x| block.forward(x, &of_both, positions.joint()))
+                    x.map_joint(|x| block.forward(x, &of_both, positions, modules))
                 }
             })?
             .into_image()?;
@@ -190,6 +190,7 @@ fn single_block(weights: &Weights, config: &Flux2Config) -> LoadResult<SingleBlo
         activation,
         proj_out: Linear::load(&weights.pp("to_out"), inner + hidden, inner, false)?,
         heads: config.num_attention_heads,
+        attn: Extent::All,
         eps: config.eps,
     })
 }

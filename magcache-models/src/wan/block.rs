@@ -1,11 +1,17 @@
 //! One transformer block: self-attention, cross-attention, feed-forward.
 
 use candle_core::{D, Result, Tensor};
+use magcache_core::{Modules, Streams};
 
 use super::attention::{CrossAttention, KeysValues, SelfAttention};
 use super::{LoadResult, WanConfig};
 use crate::checkpoint::Weights;
 use crate::nn::{LayerNorm, Linear, RotaryTable, gated_add, gelu_tanh, layer_norm_modulate};
+
+/// The parts of a block that caches can surround, as the checkpoint calls them.
+pub(super) const MODULES: &[&str] = &[SELF_ATTENTION, CROSS_ATTENTION];
+const SELF_ATTENTION: &str = "attn1";
+const CROSS_ATTENTION: &str = "attn2";
 
 /// `blocks.N` of the checkpoint.
 #[derive(Debug)]
@@ -50,15 +56,25 @@ impl WanBlock {
         timestep_proj: &Tensor,
         rope: &RotaryTable,
         context: &KeysValues,
+        modules: &mut Modules<'_>,
     ) -> Result<Tensor> {
         let modulation = Modulation::new(&self.scale_shift_table, timestep_proj)?;
-        let attended = self.attn1.forward(&self.modulated(x, &modulation)?, rope)?;
+        let attended = modules
+            .module(SELF_ATTENTION, Streams::Image(self.modulated(x, &modulation)?), |x| {
+                x.map_image(|x| self.attn1.forward(x, rope))
+            })?
+            .into_image()?;
         let x = gated_add(x, &attended, modulation.gate(Part::Attention))?;
 
-        let attended = match &self.norm2 {
-            Some(norm) => self.attn2.forward(&norm.forward(&x)?, context)?,
-            None => self.attn2.forward(&x, context)?,
+        let normed = match &self.norm2 {
+            Some(norm) => norm.forward(&x)?,
+            None => x.clone(),
         };
+        let attended = modules
+            .module(CROSS_ATTENTION, Streams::Image(normed), |x| {
+                x.map_image(|x| self.attn2.forward(x, context))
+            })?
+            .into_image()?;
         let x = (x + attended)?;
 
         let hidden = self.feed_forward(&modulation.norm(&x, Part::FeedForward, self.eps)?)?;
@@ -136,7 +152,7 @@ mod tests {
         let projected = case.tensor("b1_odd.trace.timestep_proj");
         let x = case.tensor("b1_odd.trace.patch_embedding.out").flatten_from(2)?.transpose(1, 2)?;
         close("modulated input", &block.modulated_input(&x, &projected)?, &part("modulated_input"));
-        close("block", &block.forward(&x, &projected, &rope, &context)?, &part("out"));
+        close("block", &block.forward(&x, &projected, &rope, &context, &mut Modules::off())?, &part("out"));
         Ok(())
     }
 }

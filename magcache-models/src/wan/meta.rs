@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use magcache_core::{ModelMeta, Role, Signal, StackMeta, inventory};
 
-use super::{WanSource, WanTask};
+use super::{WanSource, WanTask, block::MODULES};
 
 /// Networks of the models that have two, in the order of their phases.
 const TWO: &[&str] = &["high-noise", "low-noise"];
@@ -23,6 +23,7 @@ const fn wan(
         name: Cow::Borrowed(name),
         summary: Cow::Borrowed(summary),
         stacks: Cow::Borrowed(stack),
+        modules: Cow::Borrowed(MODULES),
         experts: Cow::Borrowed(experts),
         guided: true,
         text_after: false,

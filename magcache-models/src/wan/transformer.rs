@@ -136,10 +136,10 @@ impl WanTransformer {
             Signal::ModulatedInput => self.blocks[0].modulated_input(&x.image()?, timestep_proj()?),
         };
         let x = pass
-            .run(self.blocks.len(), &probe, Streams::Image(x), |i, streams| {
+            .run_modules(self.blocks.len(), &probe, Streams::Image(x), |i, streams, modules| {
                 let block = &self.blocks[i];
                 let context = text.keys_values(i, block.cross_attention())?;
-                streams.map_image(|x| block.forward(x, timestep_proj()?, rope()?, context))
+                streams.map_image(|x| block.forward(x, timestep_proj()?, rope()?, context, modules))
             })?
             .into_image()?;
         self.head.forward(&x, &temb, grid)

@@ -71,7 +71,7 @@ pub(super) fn check(case: &Case) -> Result<CaseReport> {
     }
     let networks = setup.networks();
     for run in &runs {
-        match run.recipe(&networks)? {
+        match run.recipe(&networks, &setup.model.modules)? {
             Recipe::Unknown(why) => report.leave_out(format!("run {}", run.name), why),
             Recipe::Cache(_) if setup.model.blocks() == 1 => report.leave_out(
                 format!("run {}", run.name),
@@ -110,10 +110,13 @@ impl Setup {
         for (i, (by_branch, expert)) in experts {
             for (name, want) in by_branch {
                 let want: Vec<bool> = want.skip.iter().map(|skip| *skip != 0).collect();
-                let got = skips(&generation, Expert(i as u8), branch(name)?);
+                let got = steps(&generation, Expert(i as u8), branch(name)?, &Record::is_skip);
                 let of = if run.decisions().len() > 1 { format!("{expert} {name}") } else { name.clone() };
                 report.decisions(&run.name, &format!("decisions {of}"), &got, &want);
             }
+        }
+        if !registry.module_rings().is_empty() {
+            self.check_modules(run, &generation, report)?;
         }
         report.tensors(&run.name, "latents", &latents, case.tensor(&run.latents)?, TOLERANCE)?;
         for (branch, got) in ratios.take() {
@@ -121,6 +124,21 @@ impl Setup {
             let want = case.tensor(&format!("{}.{output}", run.name))?;
             let got = Tensor::new(got, &Device::Cpu)?;
             report.tensors(&run.name, &output, &got, want, TOLERANCE)?;
+        }
+        Ok(())
+    }
+
+    /// At which steps the attention of the last block was forecast.
+    fn check_modules(&self, run: &Run, generation: &Generation, report: &mut CaseReport) -> Result<()> {
+        let last = self.model.blocks().saturating_sub(1);
+        let inside = |r: &Record| r.reused && r.module.is_some() && r.blocks.contains(&last);
+        for (i, by_branch) in run.decisions().iter().enumerate() {
+            for (name, want) in by_branch {
+                let Some(executed) = &want.inner_executed else { continue };
+                let want: Vec<bool> = executed.iter().map(|times| *times == 0).collect();
+                let got = steps(generation, Expert(i as u8), branch(name)?, &inside);
+                report.decisions(&run.name, &format!("decisions {name} inside block {last}"), &got, &want);
+            }
         }
         Ok(())
     }
@@ -147,15 +165,20 @@ impl Setup {
     }
 }
 
-/// Which passes of a branch were skipped in an expert's phase, in order; a run without hooks skips none.
-fn skips(generation: &Generation, expert: Expert, branch: Branch) -> Vec<bool> {
+/// In which passes of a branch in an expert's phase something was decided, in order; a run without hooks decides nothing.
+fn steps(
+    generation: &Generation,
+    expert: Expert,
+    branch: Branch,
+    decided: &dyn Fn(&Record) -> bool,
+) -> Vec<bool> {
     let log = generation.session().map(magcache_core::Session::log);
-    let mine = |r: &&Record| r.reused && r.branch == branch;
-    let reused: BTreeSet<usize> =
+    let mine = |r: &&Record| r.branch == branch && decided(r);
+    let found: BTreeSet<usize> =
         log.into_iter().flat_map(|log| log.records().iter().filter(mine).map(|r| r.step)).collect();
     let own = |step: usize| generation.trajectory().step(step).expert == expert;
     let passes = generation.times().iter().filter(|pass| pass.branch == branch && own(pass.step));
-    passes.map(|pass| reused.contains(&pass.step)).collect()
+    passes.map(|pass| found.contains(&pass.step)).collect()
 }
 
 fn branch(name: &str) -> Result<Branch> {

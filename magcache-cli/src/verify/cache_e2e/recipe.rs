@@ -35,10 +35,13 @@ enum PerNetwork<T> {
     Each(Vec<T>),
 }
 
-/// 1 where a step was skipped.
+/// Of every step.
 #[derive(Deserialize)]
 pub(super) struct Decisions {
+    /// 1 where blocks were skipped.
     pub(super) skip: Vec<u8>,
+    /// How often the last block's attention ran.
+    pub(super) inner_executed: Option<Vec<usize>>,
 }
 
 /// How a run is repeated.
@@ -90,8 +93,8 @@ impl Run {
         }
     }
 
-    /// How to repeat it with these networks, each with its name and its number of steps.
-    pub(super) fn recipe(&self, networks: &[(&str, usize)]) -> Result<Recipe> {
+    /// How to repeat it with these networks, each with its name and its number of steps, whose blocks have these modules.
+    pub(super) fn recipe(&self, networks: &[(&str, usize)], modules: &[&str]) -> Result<Recipe> {
         let wrong = |e: String| bad_input(format!("run {:?}: {e}", self.name));
         if let Some(teacache) = &self.teacache {
             return teacache
@@ -108,7 +111,7 @@ impl Run {
         let parts = configs.iter().zip(networks).map(|(config, (_, steps))| {
             let steps = first..first + steps;
             first = steps.end;
-            part(config.as_ref(), steps)
+            part(config.as_ref(), steps, modules)
         });
         let parts: Vec<Part> = parts.collect::<Result<_>>().map_err(|e| wrong(e.to_string()))?;
         join(parts, networks).map_err(|e| wrong(e.to_string()))
@@ -119,23 +122,23 @@ impl Run {
 pub(super) enum Part {
     Dense,
     Measure,
-    Table { table: Table, residuals: Residuals },
+    Tables { tables: Vec<Table>, residuals: Residuals },
     Unknown(String),
 }
 
 impl Part {
     fn table(entries: impl IntoIterator<Item = (String, toml::Value)>) -> Self {
-        Self::Table { table: Table::from_iter(entries), residuals: Residuals::default() }
+        Self::Tables { tables: vec![Table::from_iter(entries)], residuals: Residuals::default() }
     }
 }
 
 /// `steps`: those of the run that the network has.
-fn part(config: Option<&Value>, steps: Range<usize>) -> Result<Part> {
+fn part(config: Option<&Value>, steps: Range<usize>, modules: &[&str]) -> Result<Part> {
     let Some(config) = config else { return Ok(Part::Dense) };
     match config.get("type").and_then(Value::as_str) {
         Some("MagCacheConfig") => MagCache::deserialize(config)?.part(steps.len()),
         Some("FirstBlockCacheConfig") => Ok(FirstBlockCache::deserialize(config)?.part()),
-        Some("TaylorSeerCacheConfig") => Ok(TaylorSeer::deserialize(config)?.part(steps)),
+        Some("TaylorSeerCacheConfig") => Ok(TaylorSeer::deserialize(config)?.part(steps, modules)),
         Some(other) => Ok(Part::Unknown(format!("this build has no strategy for {other}"))),
         None => Err(bad_input("its cache configuration has no `type`")),
     }
@@ -143,7 +146,7 @@ fn part(config: Option<&Value>, steps: Range<usize>) -> Result<Part> {
 
 /// The networks' parts as one plan, the same path as a user's configuration file.
 fn join(parts: Vec<Part>, networks: &[(&str, usize)]) -> Result<Recipe> {
-    let mut tables = Vec::new();
+    let mut all = Vec::new();
     let mut stored: Option<Residuals> = None;
     let mut measure = false;
     for (part, (name, _)) in parts.into_iter().zip(networks) {
@@ -151,22 +154,24 @@ fn join(parts: Vec<Part>, networks: &[(&str, usize)]) -> Result<Recipe> {
             Part::Unknown(why) => return Ok(Recipe::Unknown(why)),
             Part::Dense => {}
             Part::Measure => measure = true,
-            Part::Table { mut table, residuals } => {
+            Part::Tables { mut tables, residuals } => {
                 if stored.as_ref().is_some_and(|stored| *stored != residuals) {
                     return Ok(Recipe::Unknown("its networks store in different dtypes".to_owned()));
                 }
                 stored = Some(residuals);
                 if networks.len() > 1 {
-                    table.insert("experts".to_owned(), vec![(*name).to_owned()].into());
+                    for table in &mut tables {
+                        table.insert("experts".to_owned(), vec![(*name).to_owned()].into());
+                    }
                 }
-                tables.push(table);
+                all.extend(tables);
             }
         }
     }
-    match (tables.is_empty(), measure) {
+    match (all.is_empty(), measure) {
         (true, true) => Ok(Recipe::Measure),
         (true, false) => Ok(Recipe::Dense),
-        (false, false) => Ok(Recipe::Cache(CachePlan::from_tables(tables, stored.unwrap_or_default())?)),
+        (false, false) => Ok(Recipe::Cache(CachePlan::from_tables(all, stored.unwrap_or_default())?)),
         (false, true) => Ok(Recipe::Unknown("it calibrates one network and caches another".to_owned())),
     }
 }
@@ -190,7 +195,7 @@ impl MagCache {
         if self.num_inference_steps != steps {
             table.insert("assume_steps".to_owned(), integer(self.num_inference_steps));
         }
-        Ok(Part::Table { table, residuals: Residuals::default() })
+        Ok(Part::Tables { tables: vec![table], residuals: Residuals::default() })
     }
 }
 

@@ -21,26 +21,15 @@ pub(super) struct TaylorSeer {
     use_lite_mode: bool,
 }
 
-impl TaylorSeer {
-    /// For a network that has these steps of the run.
-    pub(super) fn part(&self, steps: Range<usize>) -> Part {
-        let named = [&self.skip_predict_identifiers, &self.cache_identifiers];
-        match named.into_iter().flatten().find(|patterns| !patterns.is_empty()) {
-            // Lite mode replaces every pattern by its own.
-            _ if self.use_lite_mode => self.lite(steps),
-            Some(patterns) => Part::Unknown(format!(
-                "TaylorSeer continues the outputs of {} inside every block and runs the rest of the block: hooks here \
-                 surround whole blocks",
-                patterns.join(" and ")
-            )),
-            // The default patterns end behind `attn`; Wan's modules are called `attn1` and `attn2`.
-            None => Part::Dense,
-        }
-    }
+/// Every block of a network with one stack, as recorded patterns write it.
+const BLOCKS: &str = r"blocks\.\d+\.";
 
-    /// Blocks give zeros and `proj_out` is continued: what enters it has no effect, and unpatching its output is linear,
-    /// so the output of the whole forward is continued.
-    fn lite(&self, steps: Range<usize>) -> Part {
+/// What the names of modules end with that are continued where nothing else is said.
+const DEFAULT: &str = "attn";
+
+impl TaylorSeer {
+    /// For a network that has these steps of the run, and these modules in its blocks.
+    pub(super) fn part(&self, steps: Range<usize>, modules: &[&str]) -> Part {
         let residuals = match self.taylor_factors_dtype.as_deref() {
             None | Some("torch.float32") => Residuals::default(),
             Some("torch.bfloat16") => Residuals { dtype: Some("bf16".to_owned()), ..Residuals::default() },
@@ -48,6 +37,34 @@ impl TaylorSeer {
                 return Part::Unknown(format!("TaylorSeer stores {other}, which `[residuals]` has not"));
             }
         };
+        let places = match self.places(modules) {
+            Ok(places) if places.is_empty() => return Part::Dense,
+            Ok(places) => places,
+            Err(why) => return Part::Unknown(why),
+        };
+        let tables = places.into_iter().map(|at| self.table(at, &steps)).collect();
+        Part::Tables { tables, residuals }
+    }
+
+    /// What is continued.
+    ///
+    /// In lite mode, which replaces every pattern by its own, blocks give zeros and `proj_out` is continued: what enters it
+    /// has no effect, and unpatching its output is linear, so that is the output of the whole forward.
+    fn places<'a>(&self, modules: &[&'a str]) -> Result<Vec<&'a str>, String> {
+        if self.use_lite_mode {
+            return Ok(vec!["forward"]);
+        }
+        if let Some(pattern) = self.skip_predict_identifiers.iter().flatten().next() {
+            return Err(format!("TaylorSeer gives zeros for {pattern}: no forecast here does"));
+        }
+        match self.cache_identifiers.as_deref() {
+            None | Some([]) => Ok(modules.iter().copied().filter(|name| name.ends_with(DEFAULT)).collect()),
+            Some(patterns) => patterns.iter().map(|pattern| module(pattern, modules)).collect(),
+        }
+    }
+
+    /// One `[[cache]]` table.
+    fn table(&self, at: &str, steps: &Range<usize>) -> Table {
         let own = 0..steps.len();
         let skip = own.filter(|step| !self.computes(*step)).map(|step| integer(steps.start + step));
         let forecast = Table::from_iter([
@@ -56,13 +73,12 @@ impl TaylorSeer {
             ("of".to_owned(), "output".into()),
             ("dialect".to_owned(), "diffusers".into()),
         ]);
-        let table = Table::from_iter([
+        Table::from_iter([
             ("strategy".to_owned(), "schedule".into()),
-            ("at".to_owned(), "forward".into()),
+            ("at".to_owned(), at.into()),
             ("skip".to_owned(), Value::Array(skip.collect())),
             ("forecast".to_owned(), forecast.into()),
-        ]);
-        Part::Table { table, residuals }
+        ])
     }
 
     /// Whether the module runs at its own `step`. The first step behind the warm-up is continued and the next one
@@ -76,22 +92,56 @@ impl TaylorSeer {
     }
 }
 
+/// The module that a pattern means in every block.
+fn module<'a>(pattern: &str, modules: &[&'a str]) -> Result<&'a str, String> {
+    let name = pattern.strip_prefix(BLOCKS);
+    let known = modules.iter().find(|known| Some(**known) == name).copied();
+    let names = || modules.join(" and ");
+    known.ok_or_else(|| {
+        format!("TaylorSeer continues {pattern}: hooks here surround {} of every block", names())
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_first_step_behind_the_warm_up_is_continued_and_the_next_computed() {
-        let taylor = |after| TaylorSeer {
+    fn taylor() -> TaylorSeer {
+        TaylorSeer {
             cache_interval: 4,
             disable_cache_before_step: 3,
-            disable_cache_after_step: after,
+            disable_cache_after_step: None,
             max_order: 1,
             taylor_factors_dtype: None,
             skip_predict_identifiers: None,
             cache_identifiers: None,
-            use_lite_mode: true,
+            use_lite_mode: false,
+        }
+    }
+
+    #[test]
+    fn patterns_are_modules_of_every_block() {
+        const WAN: &[&str] = &["attn1", "attn2"];
+        let own = |patterns: &[&str]| TaylorSeer {
+            cache_identifiers: Some(patterns.iter().map(|&p| p.to_owned()).collect()),
+            ..taylor()
         };
+        assert_eq!(taylor().places(WAN), Ok(vec![]));
+        assert_eq!(taylor().places(&["attn"]), Ok(vec!["attn"]));
+        assert_eq!(TaylorSeer { use_lite_mode: true, ..own(&["x"]) }.places(WAN), Ok(vec!["forward"]));
+        let both = [r"blocks\.\d+\.attn1", r"blocks\.\d+\.attn2"];
+        assert_eq!(own(&both).places(WAN), Ok(WAN.to_vec()));
+        for unknown in [r"blocks\.\d+\.ffn", r"blocks\.0\.attn1", "attn1"] {
+            let why = own(&[unknown]).places(WAN).unwrap_err();
+            assert!(why.contains(unknown) && why.contains("attn1 and attn2"), "{why}");
+        }
+        let zeros = TaylorSeer { skip_predict_identifiers: Some(vec!["x".to_owned()]), ..taylor() };
+        assert!(zeros.places(WAN).unwrap_err().contains("zeros"));
+    }
+
+    #[test]
+    fn the_first_step_behind_the_warm_up_is_continued_and_the_next_computed() {
+        let taylor = |after| TaylorSeer { disable_cache_after_step: after, ..taylor() };
         let computed = |after| (0..14).filter(|step| taylor(after).computes(*step)).collect::<Vec<_>>();
         assert_eq!(computed(None), [0, 1, 2, 4, 8, 12]);
         assert_eq!(computed(Some(10)), [0, 1, 2, 4, 8, 10, 11, 12, 13]);

@@ -22,6 +22,7 @@ pub const META: ModelMeta = ModelMeta {
     name: Cow::Borrowed("mini"),
     summary: Cow::Borrowed("an example of a model in a crate of its own"),
     stacks: Cow::Borrowed(STACKS),
+    modules: Cow::Borrowed(&[]),
     experts: Cow::Borrowed(&["transformer"]),
     guided: true,
     text_after: false,
