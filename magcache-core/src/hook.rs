@@ -14,7 +14,7 @@ use crate::{Branch, DecisionLog, Expert, ModuleRings, Slots, Step, StoragePolicy
 pub struct HookId(pub u16);
 
 /// A tensor that a model can show to a strategy, computed only when asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Signal {
     /// Block 0's normalised and modulated input `[batch, tokens, channels]`.

@@ -49,6 +49,7 @@
 
 mod adapter;
 mod cache;
+pub mod calibrate;
 mod config;
 mod error;
 mod exclusion;

@@ -7,6 +7,8 @@
 
 use candle_core::{CpuStorage, DType, Result, Storage, Tensor, bail};
 
+use crate::calibrate::Pooled;
+
 /// `mean|a − b| / mean|b|`, the largest over the rows of dimension 0. NaN where `b` is all zeros.
 pub fn relative_l1(a: &Tensor, b: &Tensor) -> Result<f64> {
     Ok(by_row(a, b, Tensor::abs, f64::abs)?.iter().map(|r| r.difference / r.of_b).fold(NONE, nan_max))
@@ -120,6 +122,13 @@ pub struct MagnitudeRatio {
 /// The statistics that MagCache is calibrated with (`norm_ratio`, `norm_std`, `cos_dis` of the published
 /// calibration), on a host copy of the tensors.
 pub fn magnitude_ratio(now: &Tensor, before: &Tensor) -> Result<MagnitudeRatio> {
+    let (ratio, cosine_distance) = magnitudes(now, before)?;
+    Ok(MagnitudeRatio { ratio: ratio.mean, std: ratio.std(), cosine_distance: cosine_distance.mean })
+}
+
+/// `|now| / |before|` and `1 − cos(now, before)` of every token, norms over the last dimension, on a host copy of the
+/// tensors.
+pub fn magnitudes(now: &Tensor, before: &Tensor) -> Result<(Pooled, Pooled)> {
     if now.shape() != before.shape() {
         bail!("a magnitude ratio of shapes {:?} and {:?}", now.shape(), before.shape());
     }
@@ -128,21 +137,16 @@ pub fn magnitude_ratio(now: &Tensor, before: &Tensor) -> Result<MagnitudeRatio> 
     let (now, before) = (host(now)?, host(before)?);
     with_host(&now, |now| {
         with_host(&before, |before| {
-            let tokens = (now.len() / channels).max(1) as f64;
-            let (mut sum, mut squares, mut cosines) = (0f64, 0f64, 0f64);
+            let (mut ratios, mut cosines) = (Pooled::default(), Pooled::default());
             for (a, b) in now.chunks(channels).zip(before.chunks(channels)) {
                 let dot = |x: &[f32], y: &[f32]| -> f64 {
                     x.iter().zip(y).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum()
                 };
                 let (norm_a, norm_b) = (dot(a, a).sqrt(), dot(b, b).sqrt());
-                let ratio = norm_a / norm_b;
-                sum += ratio;
-                squares += ratio * ratio;
-                cosines += 1.0 - dot(a, b) / (norm_a * norm_b);
+                ratios = ratios.and(norm_a / norm_b);
+                cosines = cosines.and(1.0 - dot(a, b) / (norm_a * norm_b));
             }
-            let ratio = sum / tokens;
-            let variance = (squares - tokens * ratio * ratio).max(0.0) / (tokens - 1.0).max(1.0);
-            MagnitudeRatio { ratio, std: variance.sqrt(), cosine_distance: cosines / tokens }
+            (ratios, cosines)
         })
     })?
 }

@@ -1,7 +1,6 @@
 //! Whole cached generations: decisions step by step and branch by branch, and latents along the way.
 
 mod flux;
-mod measure;
 mod recipe;
 mod taylor;
 mod wan;
@@ -13,17 +12,14 @@ use std::{
 
 use anyhow::{Context, Result};
 use candle_core::{Device, Tensor};
-use magcache_core::{Branch, Expert, HookRegistry, ModelMeta, Record, Trajectory};
+use magcache_core::{Branch, Expert, HookRegistry, ModelMeta, Record, Trajectory, calibrate::Recorder};
 use magcache_models::{
     pipeline::{Denoiser, Generation},
     sampler::Sampler,
 };
 use serde::Deserialize;
 
-use self::{
-    measure::Ratios,
-    recipe::{Recipe, Run},
-};
+use self::recipe::{Recipe, Run};
 use super::{case::Case, report::CaseReport};
 use crate::failure::bad_input;
 
@@ -96,14 +92,13 @@ impl Setup {
     }
 
     fn check(&self, case: &Case, run: &Run, recipe: Recipe, report: &mut CaseReport) -> Result<()> {
-        let ratios = Ratios::default();
+        let recorder = matches!(recipe, Recipe::Measure).then(|| Recorder::new(&self.model));
         let registry = match recipe {
             Recipe::Cache(plan) => plan.build(&self.model, Some(&self.trajectory))?.registry,
-            Recipe::Measure => {
-                let all = self.model.whole();
-                HookRegistry::builder(all.end).ring(all, Arc::new(ratios.hook()))?.build()
-            }
-            Recipe::Dense | Recipe::Unknown(_) => HookRegistry::builder(self.model.blocks()).build(),
+            Recipe::Dense | Recipe::Measure | Recipe::Unknown(_) => match &recorder {
+                Some(recorder) => recorder.registry(),
+                None => HookRegistry::builder(self.model.blocks()).build(),
+            },
         };
         let (generation, latents) = self.generate(&registry, &run.latents_step_indices)?;
         let experts = run.decisions().iter().zip(self.model.experts.iter()).enumerate();
@@ -119,7 +114,8 @@ impl Setup {
             self.check_modules(run, &generation, report)?;
         }
         report.tensors(&run.name, "latents", &latents, case.tensor(&run.latents)?, TOLERANCE)?;
-        for (branch, got) in ratios.take() {
+        let curve = recorder.map(|recorder| recorder.recording().curve());
+        for (branch, got) in curve.into_iter().flat_map(|curve| curve.ratios) {
             let output = format!("ratios.{branch}");
             let want = case.tensor(&format!("{}.{output}", run.name))?;
             let got = Tensor::new(got, &Device::Cpu)?;

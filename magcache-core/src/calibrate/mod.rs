@@ -1,0 +1,160 @@
+//! From dense runs to a profile: MagCache's curves and TeaCache's fits, with the raw numbers that several calibrations are
+//! joined from.
+//!
+//! A [`Recorder`] watches any number of dense runs of any model that runs its blocks through a
+//! [`Pass`](crate::Pass); its [`Recording`] holds counts, means and rows, never tensors of the model. Recordings join: the
+//! statistics of two are those of one recording over all runs, to rounding.
+//!
+//! Source: the calibration of MagCache (Zehong-Ma/MagCache, commit df81cb1: `norm_ratio`, `norm_std`, `cos_dis` over
+//! tokens) and of TeaCache (ali-vilab/TeaCache, commit 7c10efc: distances of the output over those of the signal, degree 4).
+//! Tokens of all prompts and seeds are pooled.
+
+mod polynomial;
+mod pooled;
+mod recorder;
+mod table;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+pub use polynomial::Polynomial;
+pub use pooled::Pooled;
+pub use recorder::Recorder;
+pub use table::RecordingError;
+
+use crate::{Branch, Curve, Expert, Fit, Signal, Source, Step, Warmup};
+
+/// Degree of TeaCache's polynomials.
+const DEGREE: usize = 4;
+
+/// How the residual of a step relates to that of the step before it, over the tokens of all runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Magnitudes {
+    /// `|now| / |before|` of each token; no values for a step that has no predecessor.
+    pub ratio: Pooled,
+    /// `1 − cos(now, before)` of each token.
+    pub cosine_distance: Pooled,
+}
+
+/// Relative L1 distances between a step and the one before it in one run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Distances {
+    /// The network.
+    pub expert: Expert,
+    /// The guidance branch.
+    pub branch: Branch,
+    /// The later of the two steps.
+    pub step: usize,
+    /// Of each signal that the model shows.
+    pub signals: BTreeMap<Signal, f64>,
+    /// Of what the blocks added.
+    pub residual: f64,
+    /// Of the hidden states behind the blocks.
+    pub hidden_states: f64,
+}
+
+/// What dense runs showed.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Recording {
+    /// Steps of each run.
+    pub steps: usize,
+    /// By branch, one for every step.
+    pub magnitudes: BTreeMap<Branch, Vec<Magnitudes>>,
+    /// In the order in which they were seen.
+    pub distances: Vec<Distances>,
+}
+
+impl Recording {
+    /// One pass.
+    pub(crate) fn add(
+        &mut self,
+        step: &Step,
+        branch: Branch,
+        magnitudes: Magnitudes,
+        distances: Option<Distances>,
+    ) {
+        self.steps = self.steps.max(step.total);
+        let of_branch = self.magnitudes.entry(branch).or_default();
+        of_branch.resize(self.steps, Magnitudes::default());
+        if let Some(own) = of_branch.get_mut(step.index) {
+            own.join(magnitudes);
+        }
+        self.distances.extend(distances);
+    }
+
+    /// Adds the runs of another recording.
+    ///
+    /// # Errors
+    /// [`RecordingError::Steps`] for runs of another number of steps.
+    pub fn join(&mut self, other: Self) -> Result<(), RecordingError> {
+        if self.steps == 0 {
+            *self = other;
+            return Ok(());
+        }
+        if other.steps != self.steps && other.steps != 0 {
+            return Err(RecordingError::Steps { got: other.steps, expected: self.steps });
+        }
+        for (branch, magnitudes) in other.magnitudes {
+            let own =
+                self.magnitudes.entry(branch).or_insert_with(|| vec![Magnitudes::default(); self.steps]);
+            own.iter_mut().zip(magnitudes).for_each(|(own, other)| own.join(other));
+        }
+        self.distances.extend(other.distances);
+        Ok(())
+    }
+
+    /// MagCache's curve over the whole run; the first step of every expert, which has no predecessor, has ratio 1,
+    /// deviation 0 and distance 0.
+    pub fn curve(&self) -> Curve {
+        let by_branch = |of: fn(&Magnitudes) -> f64| -> BTreeMap<String, Vec<f64>> {
+            let values = |(branch, all): (&Branch, &Vec<Magnitudes>)| {
+                (branch.to_string(), all.iter().map(of).collect())
+            };
+            self.magnitudes.iter().map(values).collect()
+        };
+        Curve {
+            variant: None,
+            expert: None,
+            steps: self.steps,
+            dialect: None,
+            flow_shift: None,
+            boundary_ratio: None,
+            ratios: by_branch(|m| if m.ratio.count == 0 { 1.0 } else { m.ratio.mean }),
+            std: by_branch(|m| m.ratio.std()),
+            cosine_distance: by_branch(|m| m.cosine_distance.mean),
+            recommended: Vec::new(),
+            source: Source::default(),
+        }
+    }
+
+    /// TeaCache's fit from the distance of `signal` to that of the hidden states behind the blocks, over all branches of
+    /// one expert or of all; `None` where the rows do not determine it.
+    pub fn fit(&self, signal: Signal, expert: Option<Expert>) -> Option<Fit> {
+        let own = self.distances.iter().filter(|row| expert.is_none_or(|expert| row.expert == expert));
+        let points: Vec<(f64, f64)> =
+            own.filter_map(|row| Some((*row.signals.get(&signal)?, row.hidden_states))).collect();
+        let Polynomial { coefficients, range, residual } = Polynomial::fit(&points, DEGREE)?;
+        Some(Fit {
+            variant: None,
+            signal,
+            coefficients,
+            warmup: Warmup::Steps(1),
+            last_steps: 1,
+            thresholds: Vec::new(),
+            fitted_range: Some(range),
+            residual: Some(residual),
+            source: Source::default(),
+        })
+    }
+
+    /// The signals that were recorded.
+    pub fn signals(&self) -> BTreeSet<Signal> {
+        self.distances.iter().flat_map(|row| row.signals.keys().copied()).collect()
+    }
+}
+
+impl Magnitudes {
+    fn join(&mut self, other: Self) {
+        self.ratio = self.ratio.join(other.ratio);
+        self.cosine_distance = self.cosine_distance.join(other.cosine_distance);
+    }
+}

@@ -1,0 +1,117 @@
+//! Watches dense passes.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use candle_core::{Result, Tensor};
+
+use super::{Distances, Magnitudes, Recording};
+use crate::{
+    BlockHook, Cx, HookId, HookRegistry, ModelMeta, Next, Output, Signal, SlotKey, Streams, metrics,
+};
+
+/// Records what a model's profile is made of while it runs without caches.
+///
+/// Its registry has one hook around all blocks that changes nothing. One session is one run: what a pass is compared with
+/// is the pass of the same expert and branch before it, in the slots of the session. Holds the image stream's residual,
+/// the blocks' output and every signal of one step at a time.
+#[derive(Clone)]
+pub struct Recorder(Arc<Watch>);
+
+struct Watch {
+    signals: Vec<Signal>,
+    blocks: usize,
+    seen: Mutex<Recording>,
+}
+
+/// One pass's tensors, kept for the next one.
+#[derive(Default)]
+struct Before(Option<Seen>);
+
+struct Seen {
+    residual: Tensor,
+    output: Tensor,
+    signals: BTreeMap<Signal, Tensor>,
+}
+
+impl Recorder {
+    /// For a model; records every signal that it shows.
+    pub fn new(model: &ModelMeta) -> Self {
+        let (signals, blocks) = (model.signals.to_vec(), model.blocks());
+        Self(Arc::new(Watch { signals, blocks, seen: Mutex::default() }))
+    }
+
+    /// The hooks for the sessions of all runs.
+    pub fn registry(&self) -> Arc<HookRegistry> {
+        let watch: Arc<dyn BlockHook> = Arc::new(self.clone());
+        let builder = HookRegistry::builder(self.0.blocks);
+        match builder.ring(0..self.0.blocks, watch) {
+            Ok(builder) => builder.build(),
+            // A model without blocks has nothing to record.
+            Err(_) => Arc::default(),
+        }
+    }
+
+    /// What was recorded so far, over all runs.
+    pub fn recording(&self) -> Recording {
+        self.0.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Seen {
+    fn bytes(&self) -> usize {
+        let of = |t: &Tensor| t.elem_count() * t.dtype().size_in_bytes();
+        of(&self.residual) + of(&self.output) + self.signals.values().map(of).sum::<usize>()
+    }
+}
+
+impl BlockHook for Recorder {
+    fn call(&self, cx: &mut Cx<'_>, x: Streams, next: Next<'_>) -> Result<Output> {
+        let mut signals = BTreeMap::new();
+        if let Some(probe) = cx.probe {
+            for signal in &self.0.signals {
+                signals.insert(*signal, probe(*signal, &x)?);
+            }
+        }
+        let (entered, blocks) = (x.image()?, next.blocks());
+        let out = next.run(cx, x)?;
+        let output = out.streams.image()?;
+        let now = Seen { residual: (&output - entered)?, output, signals };
+        let (expert, branch, eval) = (cx.step.expert, cx.branch, cx.step.eval);
+        let key = SlotKey { hook: HookId(0), blocks, expert, branch, eval };
+        let Before(before) = cx.slots.take(&key);
+        let (magnitudes, distances) = match &before {
+            None => (Magnitudes::default(), None),
+            Some(before) => {
+                let (ratio, cosine_distance) = metrics::magnitudes(&now.residual, &before.residual)?;
+                let signals = now.signals.iter().filter_map(|(signal, tensor)| {
+                    let before = before.signals.get(signal)?;
+                    Some(metrics::relative_l1(tensor, before).map(|distance| (*signal, distance)))
+                });
+                let distances = Distances {
+                    expert,
+                    branch,
+                    step: cx.step.index,
+                    signals: signals.collect::<Result<_>>()?,
+                    residual: metrics::relative_l1(&now.residual, &before.residual)?,
+                    hidden_states: metrics::relative_l1(&now.output, &before.output)?,
+                };
+                (Magnitudes { ratio, cosine_distance }, Some(distances))
+            }
+        };
+        let mut seen = self.0.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.add(cx.step, branch, magnitudes, distances);
+        let bytes = now.bytes();
+        cx.slots.put(key, Before(Some(now)), bytes);
+        Ok(out)
+    }
+}
+
+impl fmt::Debug for Recorder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Recorder").field("signals", &self.0.signals).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,182 @@
+//! A recording as tensors, to be stored beside the profile that was made of it.
+
+#![allow(clippy::disallowed_methods, reason = "the tensors are a file's, on the host")]
+
+use std::collections::{BTreeMap, HashMap};
+
+use candle_core::{DType, Device, Tensor};
+
+use super::{Distances, Magnitudes, Pooled, Recording};
+use crate::{Branch, Expert, Signal};
+
+/// Columns of a branch's magnitudes: count, mean and sum of squares of both statistics.
+const COLUMNS: usize = 6;
+
+/// The names of signals, as configurations have them.
+const SIGNALS: [(Signal, &str); 3] = [
+    (Signal::ModulatedInput, "modulated-input"),
+    (Signal::TimestepEmbedding, "timestep-embedding"),
+    (Signal::TimestepProjection, "timestep-projection"),
+];
+
+/// Branches by number; other ones follow.
+const BRANCHES: [Branch; 3] = [Branch::Cond, Branch::Uncond, Branch::Batched];
+
+/// Why two recordings cannot be joined, or tensors are none.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecordingError {
+    /// Runs of different lengths have no steps in common.
+    #[error("a recording of {got} steps, expected {expected}\nhint: calibrate again with --steps {expected}")]
+    Steps {
+        /// Of the recording that was to be added.
+        got: usize,
+        /// Of the one that it was to be added to.
+        expected: usize,
+    },
+    /// A tensor that is needed.
+    #[error("the recording has no tensor {0:?}")]
+    Missing(String),
+    /// A tensor of another shape.
+    #[error("the recording's tensor {name:?} has shape {got:?}, expected {expected}")]
+    Shape {
+        /// Its name.
+        name: String,
+        /// Its shape.
+        got: Vec<usize>,
+        /// What it should be.
+        expected: String,
+    },
+    /// A failed tensor operation.
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
+}
+
+type Result<T> = std::result::Result<T, RecordingError>;
+
+impl Recording {
+    /// Everything as tensors: `magnitudes.BRANCH` `[steps, 6]` in f64 (count, mean and sum of squared deviations of the
+    /// ratios, the same of the cosine distances) and the rows of distances as columns, `distances.expert`,
+    /// `distances.branch`, `distances.step` in u32 and `distances.SIGNAL`, `distances.residual`,
+    /// `distances.hidden-states` in f64, `[rows]`; NaN where a row has no such signal.
+    ///
+    /// # Errors
+    /// Those of the tensor library.
+    pub fn to_tensors(&self) -> Result<HashMap<String, Tensor>> {
+        let mut out = HashMap::new();
+        for (branch, magnitudes) in &self.magnitudes {
+            let row = |m: &Magnitudes| {
+                let of = |p: &Pooled| [p.count as f64, p.mean, p.squares];
+                [of(&m.ratio), of(&m.cosine_distance)].concat()
+            };
+            let values: Vec<f64> = magnitudes.iter().flat_map(row).collect();
+            let tensor = Tensor::from_vec(values, (magnitudes.len(), COLUMNS), &Device::Cpu)?;
+            out.insert(format!("magnitudes.{branch}"), tensor);
+        }
+        let whole = |of: &dyn Fn(&Distances) -> u32| {
+            Tensor::from_iter(self.distances.iter().map(of).collect::<Vec<_>>(), &Device::Cpu)
+        };
+        let real = |of: &dyn Fn(&Distances) -> f64| {
+            Tensor::from_iter(self.distances.iter().map(of).collect::<Vec<_>>(), &Device::Cpu)
+        };
+        out.insert("distances.expert".into(), whole(&|row| row.expert.0.into())?);
+        out.insert("distances.branch".into(), whole(&|row| number(row.branch))?);
+        out.insert("distances.step".into(), whole(&|row| u32::try_from(row.step).unwrap_or(u32::MAX))?);
+        out.insert("distances.residual".into(), real(&|row| row.residual)?);
+        out.insert("distances.hidden-states".into(), real(&|row| row.hidden_states)?);
+        for (signal, name) in SIGNALS.into_iter().filter(|(signal, _)| self.signals().contains(signal)) {
+            let column = real(&|row| row.signals.get(&signal).copied().unwrap_or(f64::NAN))?;
+            out.insert(format!("distances.{name}"), column);
+        }
+        Ok(out)
+    }
+
+    /// What [`Recording::to_tensors`] gave.
+    ///
+    /// # Errors
+    /// A missing tensor, or one of another shape.
+    pub fn from_tensors(tensors: &HashMap<String, Tensor>) -> Result<Self> {
+        let mut out = Self::default();
+        for (name, tensor) in tensors {
+            let Some(branch) = name.strip_prefix("magnitudes.").and_then(branch) else { continue };
+            let rows = match *tensor.dims() {
+                [steps, COLUMNS] if out.steps == 0 || out.steps == steps => {
+                    out.steps = steps;
+                    tensor.to_dtype(DType::F64)?.to_vec2::<f64>()?
+                }
+                _ => return Err(shape(name, tensor, format!("[steps, {COLUMNS}]"))),
+            };
+            let of = |c: &[f64]| match c {
+                [count, mean, squares] => Pooled { count: *count as u64, mean: *mean, squares: *squares },
+                _ => Pooled::default(),
+            };
+            let magnitudes = rows.iter().map(|row| {
+                let (ratio, cosine) = row.split_at(COLUMNS / 2);
+                Magnitudes { ratio: of(ratio), cosine_distance: of(cosine) }
+            });
+            out.magnitudes.insert(branch, magnitudes.collect());
+        }
+        let column = |name: &str| -> Result<Vec<f64>> {
+            let name = format!("distances.{name}");
+            let Some(tensor) = tensors.get(&name) else { return Err(RecordingError::Missing(name)) };
+            match tensor.dims() {
+                [_] => Ok(tensor.to_dtype(DType::F64)?.to_vec1()?),
+                _ => Err(shape(&name, tensor, "[rows]".into())),
+            }
+        };
+        let [experts, branches, steps] = [column("expert")?, column("branch")?, column("step")?];
+        let [residuals, outputs] = [column("residual")?, column("hidden-states")?];
+        let mut signals = Vec::new();
+        for (signal, name) in SIGNALS {
+            if tensors.contains_key(&format!("distances.{name}")) {
+                signals.push((signal, column(name)?));
+            }
+        }
+        let rows = experts.len();
+        let others =
+            [&branches, &steps, &residuals, &outputs].into_iter().chain(signals.iter().map(|(_, c)| c));
+        for column in others {
+            if column.len() != rows {
+                let (got, expected) =
+                    (vec![column.len()], format!("[{rows}], as many rows as distances.expert"));
+                return Err(RecordingError::Shape { name: "distances".into(), got, expected });
+            }
+        }
+        out.distances = (0..rows)
+            .map(|row| Distances {
+                expert: Expert(experts[row] as u8),
+                branch: of_number(branches[row] as u32),
+                step: steps[row] as usize,
+                signals: signals
+                    .iter()
+                    .map(|(signal, column)| (*signal, column[row]))
+                    .filter(|(_, distance)| !distance.is_nan())
+                    .collect::<BTreeMap<_, _>>(),
+                residual: residuals[row],
+                hidden_states: outputs[row],
+            })
+            .collect();
+        Ok(out)
+    }
+}
+
+fn shape(name: &str, tensor: &Tensor, expected: String) -> RecordingError {
+    RecordingError::Shape { name: name.to_owned(), got: tensor.dims().to_vec(), expected }
+}
+
+fn number(branch: Branch) -> u32 {
+    match branch {
+        Branch::Other(n) => BRANCHES.len() as u32 + u32::from(n),
+        known => BRANCHES.iter().position(|b| *b == known).unwrap_or_default() as u32,
+    }
+}
+
+fn of_number(number: u32) -> Branch {
+    let other = || Branch::Other(number.saturating_sub(BRANCHES.len() as u32) as u8);
+    BRANCHES.get(number as usize).copied().unwrap_or_else(other)
+}
+
+fn branch(name: &str) -> Option<Branch> {
+    let other = || name.strip_prefix("other")?.parse().ok().map(Branch::Other);
+    BRANCHES.into_iter().find(|branch| branch.to_string() == name).or_else(other)
+}
