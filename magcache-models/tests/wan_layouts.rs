@@ -35,11 +35,22 @@ fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/native")
 }
 
-/// Both layouts of a model, with the tokenizer that any of them may have.
+/// Both layouts of a model, with the tokenizer that any of them may have. The autoencoder of Wan2.1 and its image encoder
+/// are stored with one model.
 fn model(name: &str) -> (tempfile::TempDir, PathBuf, PathBuf) {
     let root = tempfile::tempdir().unwrap();
     copy_folder(&fixtures().join(name), root.path());
     let (ours, native) = (root.path().join("diffusers"), root.path().join("native"));
+    let shared = |from: &str, folder: &str, file: &str| {
+        copy_folder(&fixtures().join(from).join("diffusers").join(folder), &ours.join(folder));
+        fs::copy(fixtures().join(from).join("native").join(file), native.join(file)).unwrap();
+    };
+    if matches!(name, "i2v" | "flf2v" | "i2v-a14b") {
+        shared("t2v-a14b", "vae", "Wan2.1_VAE.pth");
+    }
+    if name == "flf2v" {
+        shared("i2v", "image_encoder", "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth");
+    }
     copy_folder(&tiny_folder().join("tokenizer"), &ours.join("tokenizer"));
     copy_folder(&tiny_folder().join("tokenizer"), &native.join("google/umt5-xxl"));
     (root, ours, native)

@@ -361,11 +361,12 @@ def main():
     wan21, wan22, out = sys.argv[1], sys.argv[2], Path(sys.argv[3])
     network = ["diffusers", "WanTransformer3DModel"]
 
-    def common(name, seed, z=4, shift=5.0):
+    # The models of Wan2.1 and the A14B share one autoencoder, those that see an image one image encoder.
+    def common(name, seed, shift=5.0):
         ours, native = out / name / "diffusers", out / name / "native"
         scheduler(ours / "scheduler", shift)
         text_encoder(ours / "text_encoder", native / "models_t5_umt5-xxl-enc-bf16.pth", wan22, seed)
-        if z == 4:
+        if name == "t2v-a14b":
             vae(ours / "vae", native / "Wan2.1_VAE.pth", wan21, seed, "vae", 4, [1, 2], [True])
         return ours, native
 
@@ -383,9 +384,11 @@ def main():
     for name, seed, kind, frames in [("i2v", 3, "i2v", None), ("flf2v", 4, "flf2v", 10)]:
         ours, native = common(name, seed)
         index(ours, "WanImageToVideoPipeline", image_encoder=["transformers", "CLIPVisionModel"])
-        image_encoder(ours / "image_encoder", native / "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth", wan21, seed)
+        if name == "i2v":
+            clip = "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"
+            image_encoder(ours / "image_encoder", native / clip, wan21, seed)
         transformer(ours / "transformer", native, wan21, seed, kind, 10, 4, image=True, frames=frames)
-    ours, native = common("ti2v", 5, z=6)
+    ours, native = common("ti2v", 5)
     index(ours, "WanPipeline", expand_timesteps=True)
     transformer(ours / "transformer", native, wan22, 50, "ti2v", 6, 6)
     vae(ours / "vae", native / "Wan2.2_VAE.pth", wan22, 5, "vae2_2", 6, [1, 2, 2], [False, True], decoder_base_dim=6,
