@@ -258,3 +258,20 @@ fn prompts_as_the_networks_are_given_them() {
         assert!(error <= EMBEDS, "{what}: {error}");
     }
 }
+
+#[test]
+fn references_that_klein_was_not_trained_to_look_at_are_refused() {
+    let recorded = recorded("klein_odd");
+    let pipeline = recorded.open();
+    let with = |size, strength| {
+        let image = Some(Arc::new(picture(size)));
+        let request = recorded.request(pipeline.defaults().request());
+        pipeline.check(&Request { image, strength, ..request })
+    };
+    for size in [[63, 64], [64, 63], [64, 513], [600, 70]] {
+        let message = with(size, None).unwrap_err().to_string();
+        assert!(message.contains(&format!("{}x{}", size[0], size[1])), "{message}");
+        with(size, Some(0.5)).unwrap();
+    }
+    with([64, 512], None).unwrap();
+}

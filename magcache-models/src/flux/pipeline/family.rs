@@ -70,6 +70,14 @@ pub(super) trait Family: Debug + Send + Sync {
     /// Width and height of an image made from a picture, in multiples of `multiple` and of about `area` pixels.
     fn size_like(&self, picture: &Picture, area: usize, multiple: usize) -> [usize; 2];
 
+    /// Whether a picture can be a reference.
+    ///
+    /// # Errors
+    /// A picture that the model was not trained to look at.
+    fn check_reference(&self, _picture: &Picture) -> Result<()> {
+        Ok(())
+    }
+
     /// A reference picture in the size in which the network is shown it, both sides multiples of `multiple`.
     fn reference(&self, picture: &Picture, multiple: usize) -> Result<Picture>;
 

@@ -18,6 +18,11 @@ use crate::{
 /// Pixels of a reference picture; a larger one is made smaller.
 const REFERENCE_AREA: usize = 1024 * 1024;
 
+/// The shortest side of a reference picture, in pixels, and how many times as long the other may be. Source:
+/// `Flux2ImageProcessor` of diffusers 0.42.1.
+const REFERENCE_SIDE: usize = 64;
+const REFERENCE_SHAPE: usize = 8;
+
 #[derive(Debug)]
 pub(super) struct Flux2 {
     folder: Folder,
@@ -79,6 +84,22 @@ impl Family for Flux2 {
     fn size_like(&self, picture: &Picture, _: usize, multiple: usize) -> [usize; 2] {
         let round = |side: usize| (side / multiple).max(1) * multiple;
         fitting(picture).map(round)
+    }
+
+    fn check_reference(&self, picture: &Picture) -> Result<()> {
+        let (width, height) = (picture.width(), picture.height());
+        let (short, long) = (width.min(height), width.max(height));
+        if short < REFERENCE_SIDE || long > REFERENCE_SHAPE * short {
+            let message = format!(
+                "the image has {width}x{height} pixels: this model looks at images of at least {REFERENCE_SIDE} pixels a \
+                 side, one at most {REFERENCE_SHAPE} times as long as the other"
+            );
+            return Err(PipelineError::request(
+                message,
+                "enlarge or cut it; with --strength it can have any size",
+            ));
+        }
+        Ok(())
     }
 
     fn reference(&self, picture: &Picture, multiple: usize) -> Result<Picture> {

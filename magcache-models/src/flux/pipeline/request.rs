@@ -55,12 +55,16 @@ fn pictures(request: &Request, family: &dyn Family) -> Result<()> {
         let message = "this model makes one image, there is no last frame";
         return Err(PipelineError::request(message, "remove the last image"));
     }
+    if let Some(picture) = &request.image
+        && family.image_use(request) == ImageUse::Reference
+    {
+        family.check_reference(picture)?;
+    }
     let Some(strength) = request.strength else { return Ok(()) };
     if request.image.is_none() {
         let message = format!("strength is {strength}, but there is no image to begin from");
         return Err(PipelineError::request(message, "--image FILE"));
     }
-    debug_assert_eq!(family.image_use(request), ImageUse::Start);
     if !(strength > 0.0 && strength <= 1.0) {
         let message = format!("strength is {strength}, it must be above 0 and at most 1");
         let hint = "0.6 runs the last 0.6 of the steps; 1 keeps nothing of the image";
