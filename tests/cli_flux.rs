@@ -176,3 +176,47 @@ fn steps_keep_their_numbers_where_a_run_begins_in_the_middle() {
         );
     }
 }
+
+#[test]
+fn the_demo_shows_images() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    let demo = answer(&["demo", "--model", "tiny-flux", "--steps", "8", "--out", "out"], d);
+    let rows = demo["rows"].as_array().unwrap();
+    let names: Vec<&str> = rows.iter().filter_map(|row| row["name"].as_str()).collect();
+    assert_eq!(names, ["dense", "magcache", "teacache", "fbcache"]);
+    let pixels = |name: &str| image::open(d.join("out").join(name).with_extension("png")).unwrap().to_rgb8();
+    let dense = pixels("dense");
+    assert_eq!(dense.dimensions(), (64, 64));
+    assert!(dense.pixels().any(|pixel| pixel != dense.get_pixel(0, 0)), "an empty picture");
+    for row in rows {
+        let (name, skipped) = (row["name"].as_str().unwrap(), row["skipped"].as_u64().unwrap());
+        assert_eq!(row["computed"].as_u64().unwrap() + skipped, 8, "{name}");
+        assert_eq!(pixels(name) == dense, skipped == 0, "{name} skipped {skipped}");
+    }
+    let page = fs::read_to_string(d.join("out/report.html")).unwrap();
+    assert_eq!(page.matches("src='data:image/png;base64,").count(), 4);
+    assert!(!page.contains("<video") && !page.contains("<script"), "a page of images has nothing to play");
+}
+
+#[test]
+fn webp_holds_the_same_pixels_as_png() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    answer(&run(&["--out", "a.png"]), d);
+    answer(&run(&["--out", "a.webp"]), d);
+    let [png, webp] = ["a.png", "a.webp"].map(|name| image::open(d.join(name)).unwrap().to_rgb8());
+    assert_eq!(png.dimensions(), (48, 40));
+    assert!(png == webp);
+}
+
+#[test]
+fn guidance_is_left_out_only_where_a_run_has_two_branches() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    let cfg = ["--cache", "cfg-cache", "--set", "interval=3", "--out", "a.png"];
+    refused(&run(&cfg), d, &["the run has cond alone", "--true-cfg"]);
+    let ran = answer(&run(&[&cfg[..], &["--true-cfg", "2"]].concat()), d);
+    assert!(!ran["skipped"]["uncond"].as_array().unwrap().is_empty(), "{ran}");
+    assert_eq!(ran["skipped"]["cond"], json!([]));
+}

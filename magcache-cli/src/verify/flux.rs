@@ -18,6 +18,7 @@ use magcache_models::{
 
 use super::{
     case::{Call, Case},
+    modules::{ModuleObserver, Place, Seen},
     report::CaseReport,
     transformer::both_of_a_pair,
 };
@@ -267,8 +268,12 @@ fn one<N: Network>(case: &Case, model: &N, call: &Call, report: &mut CaseReport)
 fn inside<N: Network>(model: &N, inputs: &Inputs<'_>) -> Result<BTreeMap<String, Tensor>> {
     let meta = model.meta();
     let dual = meta.stacks.first().map_or(0, |stack| stack.blocks);
-    let seen = Arc::default();
+    let seen = Seen::default();
     let mut hooks = HookRegistry::builder(meta.blocks());
+    for module in meta.modules.iter() {
+        let observer = ModuleObserver { first_stack: dual, names: attention, seen: Arc::clone(&seen) };
+        hooks = hooks.module(module, Arc::new(observer));
+    }
     for block in meta.whole() {
         let name = match block.checked_sub(dual) {
             None => format!("transformer_blocks.{block}"),
@@ -286,6 +291,24 @@ fn inside<N: Network>(model: &N, inputs: &Inputs<'_>) -> Result<BTreeMap<String,
     seen.insert("rope.cos".to_owned(), both_of_a_pair(&rope.cos()?)?);
     seen.insert("rope.sin".to_owned(), both_of_a_pair(&rope.sin()?)?);
     Ok(seen)
+}
+
+/// The attention of a dual-stream block, and that of a single-stream block, which reads what the norm gave.
+fn attention(at: Place<'_>, x: &Streams, y: &Streams) -> candle_core::Result<Vec<(String, Tensor)>> {
+    let Place { block, first_stack, module } = at;
+    let Some(single) = block.checked_sub(first_stack) else {
+        let name = |end: &str| format!("transformer_blocks.{block}.{end}");
+        let named = both(y)?.into_iter().map(|(end, tensor)| (name(&format!("{module}.{end}")), tensor));
+        let text = x.text()?.map(|text| (name("modulated_context"), text));
+        return Ok(named.chain(text).collect());
+    };
+    let name = |end: &str| format!("single_transformer_blocks.{single}.{end}");
+    match (x, y) {
+        (Streams::Joint { tokens: x, .. }, Streams::Joint { tokens: y, .. }) => {
+            Ok(vec![(name("norm.out"), x.clone()), (name(&format!("{module}.out")), y.clone())])
+        }
+        _ => candle_core::bail!("the attention of a single-stream block gave no joint sequence"),
+    }
 }
 
 /// Image and text, by the rest of their names.

@@ -11,6 +11,7 @@ mod find;
 mod flux;
 mod image_encoder;
 mod image_vae;
+mod modules;
 mod report;
 mod scheduler;
 pub mod tables;

@@ -18,6 +18,7 @@ use magcache_models::{
 use super::{
     case::{Call, Case},
     flux,
+    modules::{ModuleObserver, Place, Seen},
     report::CaseReport,
 };
 use crate::failure::bad_input;
@@ -97,8 +98,13 @@ fn inside(
     context: &TextContext,
 ) -> Result<BTreeMap<String, Tensor>> {
     let config = model.config();
-    let seen = Arc::default();
+    let seen = Seen::default();
     let mut hooks = HookRegistry::builder(config.num_layers);
+    for module in ["attn1", "attn2"] {
+        let observer =
+            ModuleObserver { first_stack: config.num_layers, names: attention, seen: Arc::clone(&seen) };
+        hooks = hooks.module(module, Arc::new(observer));
+    }
     for block in 0..config.num_layers {
         hooks = hooks.ring(block..block + 1, Arc::new(Observer(Arc::clone(&seen))))?;
     }
@@ -118,6 +124,12 @@ fn inside(
         seen.insert(name.to_owned(), both_of_a_pair(&half)?.unsqueeze(0)?.unsqueeze(2)?);
     }
     Ok(seen)
+}
+
+/// Both attentions of a block.
+fn attention(at: Place<'_>, x: &Streams, y: &Streams) -> candle_core::Result<Vec<(String, Tensor)>> {
+    let name = |end: &str| format!("blocks.{}.{}.{end}", at.block, at.module);
+    Ok(vec![(name("in"), x.image()?), (name("out"), y.image()?)])
 }
 
 /// The reference repeats a pair's angle for both of its channels: `[tokens, pairs]` to `[tokens, 2 * pairs]`.

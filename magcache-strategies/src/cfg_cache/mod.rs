@@ -100,7 +100,10 @@ fn check_branches(cx: &BuildCx<'_>, run: &Trajectory) -> Option<Problem> {
         }
         _ => {
             let message = format!("cfg-cache rebuilds the branch uncond from cond, the run has {has} alone");
-            Some(Problem::error(cx.place, message).hint("--guidance above 1, or another strategy"))
+            Some(
+                Problem::error(cx.place, message)
+                    .hint("--guidance above 1 (--true-cfg where guidance is distilled), or another strategy"),
+            )
         }
     }
 }
@@ -135,11 +138,14 @@ impl CacheConfig for CfgCacheConfig {
                 "`branches` is \"cond-decides\", but cfg-cache leaves out the unconditional branch alone";
             out.push(Problem::error(place, message).hint("remove `branches`"));
         }
-        if !cx.model.guided {
-            let message = format!("model {:?} has no unconditional branch", cx.model.name);
-            out.push(Problem::error(place, message).hint("use another strategy"));
-        } else if let Some(run) = cx.trajectory {
-            out.extend(check_branches(cx, run));
+        // A guidance-distilled model has both branches where a run asks for them.
+        match cx.trajectory {
+            Some(run) => out.extend(check_branches(cx, run)),
+            None if !cx.model.guided => {
+                let message = format!("model {:?} has no unconditional branch", cx.model.name);
+                out.push(Problem::error(place, message).hint("use another strategy"));
+            }
+            None => {}
         }
         if let Some(run) = cx.trajectory {
             let (start, end) = (self.start.steps(run.len()), self.end.steps(run.len()));

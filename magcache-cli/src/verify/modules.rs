@@ -1,0 +1,46 @@
+//! What flows through modules inside blocks, by the reference's names.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use candle_core::{Result, Tensor};
+use magcache_core::{BlockHook, Cx, Next, Output, Streams};
+
+/// Tensors by the reference's names.
+pub(super) type Seen = Arc<Mutex<BTreeMap<String, Tensor>>>;
+
+/// Names what a module of a block was given and what it gave.
+pub(super) type Names = fn(Place<'_>, &Streams, &Streams) -> Result<Vec<(String, Tensor)>>;
+
+/// Which module.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place<'a> {
+    pub(super) block: usize,
+    /// Blocks in the model's first stack.
+    pub(super) first_stack: usize,
+    pub(super) module: &'a str,
+}
+
+/// Notes what enters and leaves modules; changes nothing.
+#[derive(Debug)]
+pub(super) struct ModuleObserver {
+    pub(super) first_stack: usize,
+    pub(super) names: Names,
+    pub(super) seen: Seen,
+}
+
+impl BlockHook for ModuleObserver {
+    fn call(&self, cx: &mut Cx<'_>, x: Streams, next: Next<'_>) -> Result<Output> {
+        let (block, entered) = (next.blocks().start, x.clone());
+        let module = cx.module.cloned();
+        let output = next.run(cx, x)?;
+        if let Some(module) = &module {
+            let place = Place { block, first_stack: self.first_stack, module };
+            let named = (self.names)(place, &entered, &output.streams)?;
+            self.seen.lock().unwrap_or_else(PoisonError::into_inner).extend(named);
+        }
+        Ok(output)
+    }
+}
