@@ -26,6 +26,8 @@ pub(crate) enum Command {
     Demo(Demo),
     /// One generation
     Run(Run),
+    /// Measures a model: dense runs over prompts and seeds to a profile for its caches
+    Calibrate(Calibrate),
     /// What a strategy will skip, without loading weights
     Schedule(Schedule),
     /// Strategies, models, profiles and samplers of this build
@@ -175,6 +177,36 @@ pub(crate) enum Offload {
 pub(crate) struct Schedule {
     #[command(flatten)]
     pub(crate) sampling: Sampling,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Calibrate {
+    #[command(flatten)]
+    pub(crate) sampling: Sampling,
+    /// A prompt; several may be given
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) prompt: Vec<String>,
+    /// A file with a prompt on each line; empty lines and those that begin with # are left out
+    #[arg(long, value_name = "FILE")]
+    pub(crate) prompts: Option<PathBuf>,
+    /// What not to show
+    #[arg(long)]
+    pub(crate) negative_prompt: Option<String>,
+    /// Seeds of the initial noise, each with every prompt
+    #[arg(long, value_name = "N,N", value_delimiter = ',', default_value = "0,1")]
+    pub(crate) seeds: Vec<u64>,
+    /// Adds the runs of an earlier calibration under the same settings; several may be given
+    #[arg(long, value_name = "FILE.toml")]
+    pub(crate) merge: Vec<PathBuf>,
+    /// How weights are kept in memory; arithmetic on a CPU is f32
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) dtype: Dtype,
+    /// cpu, cuda:N or metal
+    #[arg(long, default_value = "cpu")]
+    pub(crate) device: String,
+    /// The profile; its raw rows go beside it, as FILE.safetensors
+    #[arg(long, value_name = "FILE.toml", default_value = "profile.toml")]
+    pub(crate) out: PathBuf,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -1,6 +1,7 @@
 //! The parts of the `magcache` program.
 
 mod args;
+mod calibration;
 mod cmd;
 mod failure;
 mod interrupt;
@@ -27,6 +28,7 @@ pub fn main() -> ExitCode {
     let done = match args.command {
         Command::Demo(args) => cmd::demo::run(&args, &out),
         Command::Run(args) => cmd::run::run(&args, &out),
+        Command::Calibrate(args) => cmd::calibrate::run(&args, &out),
         Command::Schedule(args) => cmd::schedule::run(&args, &out),
         Command::List(args) => cmd::list::run(&args, &out),
         Command::Inspect(args) => cmd::inspect::run(&args, &out),

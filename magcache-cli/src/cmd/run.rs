@@ -129,7 +129,8 @@ pub(crate) fn device(name: &str) -> Result<Device> {
     }
 }
 
-fn weights(dtype: Dtype) -> WeightDtype {
+/// How `--dtype` keeps weights.
+pub(crate) fn weights(dtype: Dtype) -> WeightDtype {
     match dtype {
         Dtype::Auto => WeightDtype::Auto,
         Dtype::F32 => WeightDtype::Cast(DType::F32),

@@ -48,6 +48,10 @@ pub trait Pipeline: Debug + Send + Sync {
     /// What a request does not say.
     fn defaults(&self) -> &Defaults;
 
+    /// What is the same for the same weights and nothing else: SHA-256 of the network's tensors, of each where there are
+    /// several. Reads all of them.
+    fn fingerprint(&self) -> Result<String>;
+
     /// The first frame that the checkpoint's folder offers as a default; none without.
     fn default_image(&self) -> Result<Option<Picture>> {
         Ok(None)

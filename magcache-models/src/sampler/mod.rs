@@ -96,6 +96,11 @@ impl Sampler {
         Ok(Self { config: config.clone(), schedule, history: History::default() })
     }
 
+    /// The solver.
+    pub fn kind(&self) -> SamplerKind {
+        self.config.kind
+    }
+
     /// The schedule it walks.
     pub fn schedule(&self) -> &Schedule {
         &self.schedule

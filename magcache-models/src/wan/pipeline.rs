@@ -143,6 +143,14 @@ impl Pipeline for WanPipeline {
         &self.defaults
     }
 
+    fn fingerprint(&self) -> Result<String> {
+        let of = |expert: usize| {
+            let weights = self.source.transformer(Expert(expert as u8), &Device::Cpu, WeightDtype::Keep)?;
+            Ok(weights.sha256())
+        };
+        Ok((0..self.source.experts()).map(of).collect::<Result<Vec<_>>>()?.join(" "))
+    }
+
     fn default_image(&self) -> Result<Option<Picture>> {
         let Some(file) = &self.defaults.image else { return Ok(None) };
         let folder = self.source.folder();

@@ -24,7 +24,7 @@ use super::{
     vae::{FluxVae, FluxVaeError, LatentScale, packing},
 };
 use crate::{
-    checkpoint::Folder,
+    checkpoint::{Folder, WeightDtype},
     image::Picture,
     pipeline::{Defaults, Denoiser, LoadOptions, Loader, Pipeline, PipelineError, Request, Result, Stage},
     sampler::{Sampler, Schedule, SchedulerConfig, Shift, schedule},
@@ -145,6 +145,11 @@ impl Pipeline for FluxPipeline {
 
     fn defaults(&self) -> &Defaults {
         &self.defaults
+    }
+
+    fn fingerprint(&self) -> Result<String> {
+        let options = LoadOptions { device: Device::Cpu, dtype: WeightDtype::Keep, ..self.options.clone() };
+        Ok(self.source.transformer(&options)?.sha256())
     }
 
     fn size_like(&self, picture: &Picture, area: usize) -> [usize; 2] {

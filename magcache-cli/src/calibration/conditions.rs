@@ -1,0 +1,130 @@
+//! What a calibration holds for, and what it is made of.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::Result;
+use candle_core::Device;
+use magcache_models::pipeline::Request;
+use serde::{Deserialize, Serialize};
+
+use crate::{failure::bad_input_with, plan::Plan};
+
+/// The provenance of a profile, `[curve.source.measured]` and its like.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Conditions {
+    /// SHA-256 of the network's tensors.
+    pub(crate) checkpoint: String,
+    /// How weights were kept.
+    pub(crate) dtype: String,
+    pub(crate) device: String,
+    /// How attention was computed: everything else is an approximation.
+    pub(crate) attention: String,
+    pub(crate) steps: usize,
+    pub(crate) sampler: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) flow_shift: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) boundary_ratio: Option<f64>,
+    pub(crate) guidance: f64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) guidance_2: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) true_cfg: Option<f64>,
+    pub(crate) width: usize,
+    pub(crate) height: usize,
+    pub(crate) frames: usize,
+    /// Whether runs began with an image.
+    pub(crate) image: bool,
+    pub(crate) negative_prompt: String,
+    pub(crate) prompts: Vec<String>,
+    pub(crate) seeds: Vec<u64>,
+    /// Dense runs.
+    pub(crate) runs: usize,
+    /// In UTC.
+    pub(crate) date: String,
+    /// Of this program.
+    pub(crate) version: String,
+}
+
+/// What differs between the runs of one calibration.
+const OWN: [&str; 5] = ["prompts", "seeds", "runs", "date", "version"];
+
+impl Conditions {
+    /// Of dense runs of a plan over these prompts and seeds.
+    pub(crate) fn of(
+        plan: &Plan,
+        dtype: &str,
+        device: &Device,
+        prompts: &[String],
+        seeds: &[u64],
+    ) -> Result<Self> {
+        let (request, run): (&Request, _) = (&plan.request, &plan.trajectory);
+        let device = match device {
+            Device::Cpu => format!("cpu {}", std::env::consts::ARCH),
+            Device::Cuda(_) => "cuda".to_owned(),
+            Device::Metal(_) => "metal".to_owned(),
+        };
+        Ok(Self {
+            checkpoint: plan.pipeline.fingerprint()?,
+            dtype: dtype.to_owned(),
+            device,
+            attention: "exact".to_owned(),
+            steps: request.steps,
+            sampler: plan.pipeline.sampler(request)?.kind().name().to_owned(),
+            flow_shift: run.flow_shift,
+            boundary_ratio: run.boundary_ratio,
+            guidance: request.guidance,
+            guidance_2: request.guidance_2,
+            true_cfg: request.true_cfg,
+            width: request.width,
+            height: request.height,
+            frames: request.frames,
+            image: request.image.is_some(),
+            negative_prompt: request.negative_prompt.clone(),
+            prompts: prompts.to_vec(),
+            seeds: seeds.to_vec(),
+            runs: prompts.len() * seeds.len(),
+            date: humantime::format_rfc3339_seconds(std::time::SystemTime::now()).to_string(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        })
+    }
+
+    /// Adds the prompts, seeds and runs of a calibration under the same conditions; `place` names it.
+    ///
+    /// Errors: other conditions, all of them with both values.
+    pub(crate) fn join(&mut self, other: Self, place: &str) -> Result<()> {
+        let (own, others) = (self.table()?, other.table()?);
+        let names: BTreeSet<&String> = own.keys().chain(others.keys()).collect();
+        let value = |of: &BTreeMap<String, toml::Value>, name: &String| {
+            of.get(name).map_or("nothing".to_owned(), ToString::to_string)
+        };
+        let differ = names
+            .into_iter()
+            .filter(|name| !OWN.contains(&name.as_str()) && own.get(*name) != others.get(*name));
+        let differ: Vec<String> = differ
+            .map(|name| format!("{name} is {} there and {} here", value(&others, name), value(&own, name)))
+            .collect();
+        if !differ.is_empty() {
+            let message = format!("{place} was calibrated under other conditions: {}", differ.join("; "));
+            return Err(bad_input_with(message, "calibrate with the same ones, or leave it out"));
+        }
+        for prompt in other.prompts {
+            if !self.prompts.contains(&prompt) {
+                self.prompts.push(prompt);
+            }
+        }
+        for seed in other.seeds {
+            if !self.seeds.contains(&seed) {
+                self.seeds.push(seed);
+            }
+        }
+        self.runs += other.runs;
+        Ok(())
+    }
+
+    /// As a profile has it.
+    pub(crate) fn table(&self) -> Result<BTreeMap<String, toml::Value>> {
+        let table = toml::Table::try_from(self)?;
+        Ok(table.into_iter().collect())
+    }
+}

@@ -1,0 +1,107 @@
+//! A measured profile and the rows beside it.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use candle_core::Device;
+use magcache_core::{Profile, Signal, Source, Warmup, calibrate::Recording};
+
+use super::Conditions;
+use crate::{failure::bad_input_with, media};
+
+/// Steps that TeaCache's published fits compute first and last, by what they compare.
+const fn edges(signal: Signal) -> (usize, usize) {
+    match signal {
+        Signal::TimestepProjection => (5, 0),
+        Signal::ModulatedInput | Signal::TimestepEmbedding => (1, 1),
+    }
+}
+
+/// Thresholds of a fit that suit it, the default first: those of the published TeaCache fits.
+const THRESHOLDS: [f64; 3] = [0.08, 0.1, 0.15];
+
+/// A recording and the conditions that it was made under.
+#[derive(Clone, Debug)]
+pub(crate) struct Measured {
+    pub(crate) conditions: Conditions,
+    pub(crate) recording: Recording,
+}
+
+impl Measured {
+    /// A profile that `calibrate` wrote, with its rows.
+    pub(crate) fn read(path: &Path) -> Result<Self> {
+        let profile = Profile::find(&path.display().to_string())?;
+        let measured = profile.curves.first().map(|curve| curve.source.measured.clone()).unwrap_or_default();
+        let table = toml::Table::from_iter(measured);
+        let conditions = table.try_into().map_err(|error: toml::de::Error| {
+            let message =
+                format!("{} was not written by `magcache calibrate`: {}", path.display(), error.message());
+            bad_input_with(message, "a published or older profile has no rows to merge")
+        })?;
+        let rows = rows_beside(path);
+        let tensors = candle_core::safetensors::load(&rows, &Device::Cpu).map_err(|error| {
+            let message =
+                format!("cannot read the rows of {} in {}: {error}", path.display(), rows.display());
+            bad_input_with(message, "they are written beside the profile: keep both")
+        })?;
+        let recording = Recording::from_tensors(&tensors).with_context(|| rows.display().to_string())?;
+        Ok(Self { conditions, recording })
+    }
+
+    /// Adds another calibration under the same conditions.
+    pub(crate) fn join(&mut self, other: Self, place: &str) -> Result<()> {
+        self.conditions.join(other.conditions, place)?;
+        Ok(self.recording.join(other.recording)?)
+    }
+
+    /// The profile of a model.
+    pub(crate) fn profile(&self, name: &str, model: &str) -> Result<Profile> {
+        let source = |rows: Option<usize>| -> Result<Source> {
+            let mut measured = self.conditions.table()?;
+            measured.extend(rows.map(|rows| ("rows".to_owned(), toml::Value::Integer(rows as i64))));
+            Ok(Source { measured, ..Source::default() })
+        };
+        let mut curve = self.recording.curve();
+        curve.flow_shift = self.conditions.flow_shift;
+        curve.boundary_ratio = self.conditions.boundary_ratio;
+        curve.source = source(None)?;
+        let mut fits = Vec::new();
+        for signal in self.recording.signals() {
+            let Some(mut fit) = self.recording.fit(signal, None) else { continue };
+            let (first, last) = edges(signal);
+            (fit.warmup, fit.last_steps) = (Warmup::Steps(first), last);
+            fit.thresholds = THRESHOLDS.to_vec();
+            fit.variant = (!fits.is_empty()).then(|| word(signal));
+            fit.source = source(Some(self.recording.distances.len()))?;
+            fits.push(fit);
+        }
+        Ok(Profile {
+            name: name.to_owned(),
+            model: Some(model.to_owned()),
+            summary: format!("measured: {} runs of {} steps", self.conditions.runs, self.conditions.steps),
+            curves: vec![curve],
+            fits,
+            sensitivities: Vec::new(),
+        })
+    }
+
+    /// Writes the rows, then the profile that needs them; each is whole or not there.
+    pub(crate) fn write(&self, path: &Path, model: &str) -> Result<Vec<PathBuf>> {
+        let stem = path.file_stem().map_or_else(|| "profile".into(), |stem| stem.to_string_lossy());
+        let (profile, rows) = (self.profile(&stem, model)?, rows_beside(path));
+        let bytes = safetensors::serialize(self.recording.to_tensors()?, None)?;
+        media::write_file(&rows, &bytes)?;
+        media::write_file(path, toml::to_string(&profile)?.as_bytes())?;
+        Ok(vec![path.to_owned(), rows])
+    }
+}
+
+/// Where the rows of a profile are.
+pub(crate) fn rows_beside(profile: &Path) -> PathBuf {
+    profile.with_extension("safetensors")
+}
+
+/// A signal's name in configurations.
+fn word(signal: Signal) -> String {
+    toml::Value::try_from(signal).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default()
+}

@@ -1,0 +1,102 @@
+//! Measuring a model, as a user meets it.
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output},
+};
+
+use magcache_core::Profile;
+use serde_json::Value;
+
+fn magcache(args: &[&str], folder: &Path) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_magcache")).args(args).current_dir(folder).output().unwrap()
+}
+
+fn answer(args: &[&str], folder: &Path) -> Value {
+    let out = magcache(&[args, &["--json"]].concat(), folder);
+    assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
+    serde_json::from_slice(&out.stdout).unwrap()
+}
+
+/// Bad input: exit code 2, a message with these parts and a hint, nothing written.
+#[track_caller]
+fn refused(more: &[&str], folder: &Path, expected: &[&str]) {
+    let before = fs::read_dir(folder).unwrap().count();
+    let out = magcache(&calibrate(more), folder);
+    let message = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert_eq!(out.status.code(), Some(2), "{more:?}: {message}");
+    for part in expected.iter().chain(&["\nhint: "]) {
+        assert!(message.contains(part), "{more:?}: no {part:?} in {message}");
+    }
+    assert_eq!(before, fs::read_dir(folder).unwrap().count(), "{more:?} wrote something");
+}
+
+const CALIBRATE: [&str; 7] = ["calibrate", "--model", "tiny-flux", "--steps", "9", "--size", "48x40"];
+
+fn calibrate<'a>(more: &[&'a str]) -> Vec<&'a str> {
+    [&CALIBRATE[..], more].concat()
+}
+
+fn profile(folder: &Path, name: &str) -> Profile {
+    Profile::find(&folder.join(name).display().to_string()).unwrap()
+}
+
+#[test]
+fn merged_profiles_are_those_of_all_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    fs::write(d.join("prompts.txt"), "a red circle\n\n# not this one\na blue square\n").unwrap();
+    answer(&calibrate(&["--prompt", "a red circle", "--seeds", "1,2", "--out", "a.toml"]), d);
+    let merged = ["--prompt", "a blue square", "--seeds", "1,2", "--merge", "a.toml", "--out", "merged.toml"];
+    answer(&calibrate(&merged), d);
+    answer(&calibrate(&["--prompts", "prompts.txt", "--seeds", "1,2", "--out", "whole.toml"]), d);
+
+    let (merged, whole) = (profile(d, "merged.toml"), profile(d, "whole.toml"));
+    let (a, b) = (&merged.curves[0], &whole.curves[0]);
+    assert_eq!((a.steps, a.ratios["cond"][0]), (9, 1.0));
+    for (a, b) in [(&a.ratios, &b.ratios), (&a.std, &b.std), (&a.cosine_distance, &b.cosine_distance)] {
+        for (a, b) in a["cond"].iter().zip(&b["cond"]) {
+            assert!((a - b).abs() < 1e-12, "{a} {b}");
+        }
+    }
+    for (a, b) in merged.fits.iter().zip(&whole.fits) {
+        assert_eq!((a.signal, a.fitted_range), (b.signal, b.fitted_range));
+        for (a, b) in a.coefficients.iter().zip(&b.coefficients) {
+            assert!((a / b - 1.0).abs() < 1e-6, "{a} {b}");
+        }
+    }
+    let measured = |p: &Profile, key: &str| p.curves[0].source.measured[key].clone();
+    assert_eq!(measured(&merged, "runs"), measured(&whole, "runs"));
+    assert_eq!(measured(&whole, "runs").as_integer(), Some(4));
+    assert_eq!(measured(&whole, "prompts").as_array().unwrap().len(), 2);
+    let one = profile(d, "a.toml");
+    assert!(one.curves[0].ratios != whole.curves[0].ratios, "prompts do not count");
+
+    refused(&["--steps", "8", "--merge", "a.toml", "--out", "b.toml"], d, &["steps is 9 there and 8 here"]);
+    let other = ["--guidance", "2", "--size", "64x64", "--merge", "a.toml", "--out", "b.toml"];
+    refused(&other, d, &["guidance is 3.5 there and 2.0 here", "width is 48 there and 64 here"]);
+    fs::remove_file(d.join("a.safetensors")).unwrap();
+    refused(&["--merge", "a.toml", "--out", "b.toml"], d, &["a.safetensors"]);
+}
+
+#[test]
+fn a_measured_profile_is_what_the_caches_use() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    let done = answer(&calibrate(&["--prompt", "a red circle", "--seeds", "3", "--out", "own.toml"]), d);
+    let outputs: Vec<&str> = done["outputs"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+    assert_eq!(outputs, ["own.toml", "own.safetensors"]);
+    let run = |cache: &str, set: &str| {
+        let args = ["run", "--model", "tiny-flux", "--steps", "9", "--size", "48x40", "--cache", cache];
+        let more = ["--set", set, "--profile", "own.toml", "--out", "x.png"];
+        answer(&[&args[..], &more].concat(), d)
+    };
+    let skipped = |ran: &Value| ran["skipped"]["cond"].as_array().unwrap().len();
+    let (strict, loose) = (run("magcache", "threshold=0"), run("magcache", "threshold=0.3"));
+    assert!(skipped(&strict) == 0 && skipped(&loose) > 2, "{strict} {loose}");
+    assert!(skipped(&run("teacache", "threshold=0.4")) > 0);
+
+    refused(&["--cache", "magcache"], d, &["measures runs without"]);
+    refused(&["--prompts", "none.txt"], d, &["none.txt"]);
+}
