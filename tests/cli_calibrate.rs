@@ -1,35 +1,20 @@
 //! Measuring a model, as a user meets it.
 
-use std::{
-    fs,
-    path::Path,
-    process::{Command, Output},
-};
+#[allow(dead_code, reason = "every test target uses its own part")]
+#[path = "support/program.rs"]
+mod program;
+
+use std::{fs, path::Path};
 
 use magcache_core::Profile;
 use serde_json::Value;
 
-fn magcache(args: &[&str], folder: &Path) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_magcache")).args(args).current_dir(folder).output().unwrap()
-}
+use program::answer;
 
-fn answer(args: &[&str], folder: &Path) -> Value {
-    let out = magcache(&[args, &["--json"]].concat(), folder);
-    assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
-    serde_json::from_slice(&out.stdout).unwrap()
-}
-
-/// Bad input: exit code 2, a message with these parts and a hint, nothing written.
+/// With a hint.
 #[track_caller]
 fn refused(more: &[&str], folder: &Path, expected: &[&str]) {
-    let before = fs::read_dir(folder).unwrap().count();
-    let out = magcache(&calibrate(more), folder);
-    let message = String::from_utf8_lossy(&out.stderr).into_owned();
-    assert_eq!(out.status.code(), Some(2), "{more:?}: {message}");
-    for part in expected.iter().chain(&["\nhint: "]) {
-        assert!(message.contains(part), "{more:?}: no {part:?} in {message}");
-    }
-    assert_eq!(before, fs::read_dir(folder).unwrap().count(), "{more:?} wrote something");
+    program::refused(&calibrate(more), folder, &[expected, &["\nhint: "]].concat());
 }
 
 /// With nine steps and a small size, where `more` does not say.

@@ -1,35 +1,19 @@
 //! Images from text and from images, as a user meets them.
 
-use std::{
-    fs,
-    path::Path,
-    process::{Command, Output},
-};
+#[allow(dead_code, reason = "every test target uses its own part")]
+#[path = "support/program.rs"]
+mod program;
+
+use std::{fs, path::Path};
 
 use serde_json::{Value, json};
 
-fn magcache(args: &[&str], folder: &Path) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_magcache")).args(args).current_dir(folder).output().unwrap()
-}
+use program::{answer, magcache};
 
-fn answer(args: &[&str], folder: &Path) -> Value {
-    let out = magcache(&[args, &["--json"]].concat(), folder);
-    assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
-    serde_json::from_slice(&out.stdout).unwrap()
-}
-
-/// Bad input: exit code 2, a message with these parts and a hint, no file but those that were there.
+/// With a hint.
 #[track_caller]
 fn refused(args: &[&str], folder: &Path, expected: &[&str]) {
-    let count = || fs::read_dir(folder).unwrap().count();
-    let before = count();
-    let out = magcache(args, folder);
-    let message = String::from_utf8_lossy(&out.stderr).into_owned();
-    assert_eq!(out.status.code(), Some(2), "{args:?}: {message}");
-    for part in expected.iter().chain(&["\nhint: "]) {
-        assert!(message.contains(part), "{args:?}: no {part:?} in {message}");
-    }
-    assert_eq!(before, count(), "{args:?} wrote something");
+    program::refused(args, folder, &[expected, &["\nhint: "]].concat());
 }
 
 const RUN: [&str; 7] = ["run", "--model", "tiny-flux", "--steps", "10", "--size", "48x40"];

@@ -124,7 +124,8 @@ def flux1():
 
 def unguided(transformer, folder):
     """The same network without what embeds the guidance scale: it shares the other one's file."""
-    config = dict(transformer.config) | {"guidance_embeds": False}
+    # Where the other one was read from is no part of it.
+    config = {key: value for key, value in transformer.config.items() if key != "_name_or_path"} | {"guidance_embeds": False}
     model = FluxTransformer2DModel.from_config(config).eval()
     _, unused = model.load_state_dict(transformer.state_dict(), strict=False)
     assert unused and all("guidance_embedder" in name for name in unused)

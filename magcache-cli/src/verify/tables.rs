@@ -126,7 +126,7 @@ impl TableReport {
                 "maxdiffusion_wan21" => unguarded(&rule, &phases, branch),
                 _ => rule.schedule(&phases, branch),
             };
-            self.expect(i, format!("{} {name}", row.rule), expected, &digits(skips));
+            self.compare(i, format!("{} {name}", row.rule), expected, &digits(skips));
         }
         self.rows += 1;
         Ok(())
@@ -142,7 +142,7 @@ impl TableReport {
         };
         for (name, expected) in &row.decisions {
             let distances = row.distances.get(name).with_context(|| format!("no distances of {name}"))?;
-            self.expect(i, format!("{} {name}", row.rule), expected, &digits(skips(&cache, fit, distances)));
+            self.compare(i, format!("{} {name}", row.rule), expected, &digits(skips(&cache, fit, distances)));
         }
         self.rows += 1;
         Ok(())
@@ -152,9 +152,9 @@ impl TableReport {
         let pick = |index: fn(usize, usize, usize) -> usize| -> Vec<usize> {
             (0..row.n).map(|step| index(row.source_len, row.n, step)).collect()
         };
-        self.expect(i, "index_official", &row.index_official, &pick(resample::index));
-        self.expect(i, "index_maxdiffusion", &row.index_maxdiffusion, &pick(resample::index));
-        self.expect(i, "index_diffusers", &row.index_diffusers, &pick(resample::index_f32));
+        self.compare(i, "index_official", &row.index_official, &pick(resample::index));
+        self.compare(i, "index_maxdiffusion", &row.index_maxdiffusion, &pick(resample::index));
+        self.compare(i, "index_diffusers", &row.index_diffusers, &pick(resample::index_f32));
         self.rows += 1;
     }
 
@@ -162,12 +162,12 @@ impl TableReport {
         let (len, n) = (row.source_len, row.n);
         let ours = |i: &usize| resample::index(len, n, *i) != resample::index_f32(len, n, *i);
         let differs: Vec<usize> = (0..n).filter(ours).collect();
-        self.expect(i, "diffusers_differs_at", &row.diffusers_differs_at, &differs);
-        self.expect(i, "maxdiffusion_differs_at", &row.maxdiffusion_differs_at, &Vec::new());
+        self.compare(i, "diffusers_differs_at", &row.diffusers_differs_at, &differs);
+        self.compare(i, "maxdiffusion_differs_at", &row.maxdiffusion_differs_at, &Vec::new());
         self.rows += 1;
     }
 
-    fn expect<T: PartialEq + Debug>(&mut self, row: usize, rule: impl Into<String>, expected: &T, got: &T) {
+    fn compare<T: PartialEq + Debug>(&mut self, row: usize, rule: impl Into<String>, expected: &T, got: &T) {
         if expected != got {
             let (expected, got) = (format!("{expected:?}"), format!("{got:?}"));
             self.mismatches.push(Mismatch { row, rule: rule.into(), expected, got });

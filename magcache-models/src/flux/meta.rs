@@ -33,11 +33,13 @@ static STACKS: [StackMeta; 2] = stacks(19, 38);
 
 static TINY_STACKS: [StackMeta; 2] = stacks(2, 4);
 
-const fn flux(
+/// A model of either generation: no branch of guidance, and text that nothing reads behind the last block.
+pub(crate) const fn model(
     name: &'static str,
     summary: &'static str,
     stacks: &'static [StackMeta],
     hidden_size: usize,
+    signals: &'static [Signal],
     profiles: &'static [&'static str],
 ) -> ModelMeta {
     ModelMeta {
@@ -48,37 +50,42 @@ const fn flux(
         experts: Cow::Borrowed(&["transformer"]),
         guided: false,
         text_after: false,
-        signals: Cow::Borrowed(&[Signal::ModulatedInput, Signal::TimestepEmbedding]),
+        signals: Cow::Borrowed(signals),
         hidden_size,
         profiles: Cow::Borrowed(profiles),
         origin: env!("CARGO_PKG_NAME"),
     }
 }
 
+const SIGNALS: &[Signal] = &[Signal::ModulatedInput, Signal::TimestepEmbedding];
+
 /// FLUX.1 dev and what has its architecture, Kontext among them: guidance is distilled.
-pub const DEV: ModelMeta = flux(
+pub const DEV: ModelMeta = model(
     "flux.1-dev",
     "FLUX.1 dev and Kontext dev: 19 dual-stream and 38 single-stream blocks of width 3072",
     &STACKS,
     3072,
+    SIGNALS,
     &["flux.1-dev", "flux.1-kontext-dev"],
 );
 
 /// FLUX.1 schnell: a few steps without guidance. No calibration was published.
-pub const SCHNELL: ModelMeta = flux(
+pub const SCHNELL: ModelMeta = model(
     "flux.1-schnell",
     "FLUX.1 schnell: 19 dual-stream and 38 single-stream blocks of width 3072, a few steps",
     &STACKS,
     3072,
+    SIGNALS,
     &[],
 );
 
 /// The small trained model inside the program.
-pub const TINY: ModelMeta = flux(
+pub const TINY: ModelMeta = model(
     "tiny-flux",
     "the FLUX.1 model inside the program: 2 dual-stream and 4 single-stream blocks of width 96",
     &TINY_STACKS,
     96,
+    SIGNALS,
     &["tiny-flux"],
 );
 

@@ -3,67 +3,44 @@
 //! Sizes: dev from the defaults of diffusers 0.42.1, klein from the parameters that Black Forest Labs publish with their
 //! reference code.
 
-use std::borrow::Cow;
-
 use magcache_core::{ModelMeta, Signal, StackMeta, inventory};
 
 use super::Flux2Config;
-use crate::flux::meta::{MODULES, sized, stacks};
+use crate::flux::meta::{model, sized, stacks};
 
 static DEV_STACKS: [StackMeta; 2] = stacks(8, 48);
 static KLEIN_4B_STACKS: [StackMeta; 2] = stacks(5, 20);
 static KLEIN_9B_STACKS: [StackMeta; 2] = stacks(8, 24);
 
-const fn flux2(
-    name: &'static str,
-    summary: &'static str,
-    stacks: &'static [StackMeta],
-    hidden_size: usize,
-    profiles: &'static [&'static str],
-) -> ModelMeta {
-    ModelMeta {
-        name: Cow::Borrowed(name),
-        summary: Cow::Borrowed(summary),
-        stacks: Cow::Borrowed(stacks),
-        modules: Cow::Borrowed(MODULES),
-        experts: Cow::Borrowed(&["transformer"]),
-        guided: false,
-        text_after: false,
-        signals: Cow::Borrowed(&[
-            Signal::ModulatedInput,
-            Signal::TimestepEmbedding,
-            Signal::TimestepProjection,
-        ]),
-        hidden_size,
-        profiles: Cow::Borrowed(profiles),
-        origin: env!("CARGO_PKG_NAME"),
-    }
-}
+const SIGNALS: &[Signal] = &[Signal::ModulatedInput, Signal::TimestepEmbedding, Signal::TimestepProjection];
 
 /// FLUX.2 dev: guidance is distilled.
-pub const DEV: ModelMeta = flux2(
+pub const DEV: ModelMeta = model(
     "flux.2-dev",
     "FLUX.2 dev: 8 dual-stream and 48 single-stream blocks of width 6144",
     &DEV_STACKS,
     6144,
+    SIGNALS,
     &["flux.2"],
 );
 
 /// FLUX.2 klein, 4B: a few steps without guidance.
-pub const KLEIN_4B: ModelMeta = flux2(
+pub const KLEIN_4B: ModelMeta = model(
     "flux.2-klein",
     "FLUX.2 klein, 4B: 5 dual-stream and 20 single-stream blocks of width 3072, a few steps",
     &KLEIN_4B_STACKS,
     3072,
+    SIGNALS,
     &["flux.2-klein"],
 );
 
 /// FLUX.2 klein, 9B: a few steps without guidance.
-pub const KLEIN_9B: ModelMeta = flux2(
+pub const KLEIN_9B: ModelMeta = model(
     "flux.2-klein-9b",
     "FLUX.2 klein, 9B: 8 dual-stream and 24 single-stream blocks of width 4096, a few steps",
     &KLEIN_9B_STACKS,
     4096,
+    SIGNALS,
     &["flux.2-klein"],
 );
 
