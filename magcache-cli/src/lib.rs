@@ -5,6 +5,7 @@ mod calibration;
 mod cmd;
 mod failure;
 mod interrupt;
+mod lanes;
 pub mod media;
 mod output;
 mod plan;

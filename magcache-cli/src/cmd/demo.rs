@@ -1,38 +1,26 @@
 //! `demo`: a dense run and one per strategy, in turns step by step, so that a noisy machine treats them alike.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc};
 
 use anyhow::{Context, Result};
-use candle_core::Tensor;
-use magcache_core::{CachePlan, HookRegistry, Residuals};
-use magcache_models::{
-    pipeline::{Denoiser, Generation, LoadOptions},
-    quality,
-};
+use magcache_core::{CachePlan, Residuals};
+use magcache_models::pipeline::LoadOptions;
 use serde_json::{Value, json};
 
 use crate::{
     args::{Demo, Sampling},
     interrupt::Interrupt,
-    media::{Frames, Output as Media, ValueRange},
+    lanes::{self, Entry, Finished, Scene, Shown},
+    media::Output as Media,
     output::Output,
     plan::{Config, Plan},
-    report,
-    summary::{self, Summary, strip},
+    report, summary,
 };
 
 use super::run::{clip, stage};
 
 /// What is shown beside the dense run; each with the defaults of the model's profile.
 const STRATEGIES: [&str; 3] = ["magcache", "teacache", "fbcache"];
-
-/// One of the runs.
-struct Lane {
-    name: String,
-    generation: Generation,
-    decode: Duration,
-    frames: Option<Tensor>,
-}
 
 /// A line of the table.
 pub(crate) struct Row {
@@ -65,7 +53,9 @@ pub(crate) fn run(args: &Demo, out: &Output) -> Result<()> {
     for note in &notes {
         out.note(note);
     }
-    let mut lanes = vec![lane(&plan, "dense", &denoiser, &Arc::default())?];
+    let scene = Scene { pipeline: plan.pipeline.as_ref(), request: plan.request.clone(), denoiser };
+    let steps = plan.request.steps;
+    let mut entries = vec![Entry { name: "dense".to_owned(), registry: Arc::default(), steps }];
     for name in STRATEGIES {
         let table = toml::Table::from_iter([("strategy".to_owned(), toml::Value::String(name.to_owned()))]);
         let built = CachePlan::from_tables(vec![table], Residuals::default())?
@@ -73,29 +63,15 @@ pub(crate) fn run(args: &Demo, out: &Output) -> Result<()> {
         for warning in &built.warnings {
             out.warn(&warning.to_string(), warning.hint.as_deref());
         }
-        lanes.push(lane(&plan, name, &denoiser, &built.registry)?);
+        entries.push(Entry { name: name.to_owned(), registry: built.registry, steps });
     }
-    // One step of a run that is thrown away: first use of memory and threads is nobody's cost.
-    lane(&plan, "warm-up", &denoiser, &Arc::default())?.generation.step(&|| interrupt.is_set())?;
-
-    let bar = out.bar(plan.request.steps, "denoising, in turns");
-    for step in plan.trajectory.first..plan.trajectory.len() {
-        // Who goes first changes with every step.
-        for i in 0..lanes.len() {
-            let at = (i + step) % lanes.len();
-            lanes[at].generation.step(&|| interrupt.is_set())?;
-        }
-        bar.inc(1);
-    }
+    let stop = || interrupt.is_set();
+    lanes::warm_up(&scene, &stop)?;
+    let bar = out.bar(entries.len() * plan.trajectory.steps().count(), "denoising, in turns");
+    let finished = lanes::round(&scene, &entries, Shown::Written(&outputs), &stop, &mut || bar.inc(1))?;
     bar.finish_and_clear();
-
-    let bar = out.bar(lanes.len(), "decoding");
-    for (lane, media) in lanes.iter_mut().zip(&outputs) {
-        lane.decode(&plan, media)?;
-        bar.inc(1);
-    }
-    bar.finish_and_clear();
-    let rows = rows(&plan, &lanes, &outputs)?;
+    let rows: Vec<Row> =
+        entries.iter().zip(&finished).zip(&outputs).map(|((e, f), media)| Row::of(e, f, media)).collect();
     let page = report::write(&args.out, &plan, &rows).context("cannot write report.html")?;
     answer(&rows, &page, out);
     Ok(())
@@ -109,74 +85,23 @@ fn plan(args: &Demo) -> Result<Plan> {
     Plan::new(config, LoadOptions::default())
 }
 
-fn lane(plan: &Plan, name: &str, denoiser: &Arc<dyn Denoiser>, registry: &Arc<HookRegistry>) -> Result<Lane> {
-    let (sampler, noise) = (plan.pipeline.sampler(&plan.request)?, plan.pipeline.noise(&plan.request)?);
-    let generation =
-        Generation::new(Arc::clone(denoiser), plan.trajectory.clone(), sampler, &noise, registry)?;
-    Ok(Lane { name: name.to_owned(), generation, decode: Duration::ZERO, frames: None })
-}
-
-impl Lane {
-    fn decode(&mut self, plan: &Plan, media: &Media) -> Result<()> {
-        let start = std::time::Instant::now();
-        let mut parts = Vec::new();
-        plan.pipeline.decode(&plan.request, self.generation.latents(), &|_| {}, &mut |frames| {
-            parts.push(frames.clone());
-            Ok(())
-        })?;
-        let video = Tensor::cat(&parts, 1)?;
-        self.decode = start.elapsed();
-        media.write(&Frames::new(&video, ValueRange::Signed)?)?;
-        self.frames = Some(video);
-        Ok(())
-    }
-}
-
-fn rows(plan: &Plan, lanes: &[Lane], outputs: &[Media]) -> Result<Vec<Row>> {
-    let Some(dense) = lanes.first() else { return Ok(Vec::new()) };
-    let dense_seconds = (dense.generation.transformer_time() + dense.decode).as_secs_f64();
-    let dense_transformer = dense.generation.transformer_time().as_secs_f64();
-    let mut rows = Vec::new();
-    for (lane, media) in lanes.iter().zip(outputs) {
-        let generation = &lane.generation;
-        let transformer = generation.transformer_time().as_secs_f64();
-        let seconds = transformer + lane.decode.as_secs_f64();
-        let passes = generation.times().len();
-        let summary = generation
-            .session()
-            .map(|s| Summary::of(s.log(), s.registry(), plan.pipeline.meta(), generation.trajectory()));
-        let quality = match (&lane.frames, &dense.frames) {
-            (Some(video), Some(reference)) if !std::ptr::eq(lane, dense) => Some(compare(video, reference)?),
-            _ => None,
-        };
-        rows.push(Row {
-            name: lane.name.clone(),
-            computed: summary.as_ref().map_or(passes, Summary::computed),
-            skipped: summary.as_ref().map_or(0, Summary::skipped),
-            ceiling: summary.as_ref().map_or(Some(1.0), Summary::ceiling),
-            speedup: dense_seconds / seconds,
-            transformer_speedup: dense_transformer / transformer,
-            psnr: quality.map(|(psnr, _)| psnr),
-            ssim: quality.map(|(_, ssim)| ssim),
-            cache_bytes: generation.session().map_or(0, |s| s.slots().peak_bytes()),
-            seconds,
-            strips: generation.session().map_or_else(Vec::new, |s| {
-                let strips = strip::strips(s.log(), generation.trajectory());
-                strips.into_iter().map(|(b, s)| (b.to_string(), s)).collect()
-            }),
+impl Row {
+    fn of(entry: &Entry, lane: &Finished, media: &Media) -> Self {
+        Self {
+            name: entry.name.clone(),
+            computed: lane.summary.computed(),
+            skipped: lane.summary.skipped(),
+            ceiling: lane.summary.ceiling(),
+            speedup: lane.speedup,
+            transformer_speedup: lane.transformer_speedup,
+            psnr: lane.quality.map(|(psnr, _)| psnr),
+            ssim: lane.quality.map(|(_, ssim)| ssim),
+            cache_bytes: lane.cache_bytes,
+            seconds: lane.seconds,
+            strips: lane.strips.iter().map(|(branch, strip)| (branch.to_string(), strip.clone())).collect(),
             output: media.path().to_owned(),
-        });
+        }
     }
-    Ok(rows)
-}
-
-/// PSNR and SSIM of two videos `[channels, frames, height, width]` in −1..=1, as they are written: in 0..=1.
-fn compare(video: &Tensor, reference: &Tensor) -> Result<(f64, f64)> {
-    let shown = |t: &Tensor| -> Result<Tensor> {
-        Ok(t.affine(0.5, 0.5)?.clamp(0f32, 1f32)?.permute((1, 2, 3, 0))?.contiguous()?)
-    };
-    let quality = quality::compare_tensors(&shown(video)?, &shown(reference)?, 1.0)?;
-    Ok((quality.psnr(), quality.ssim()))
 }
 
 fn answer(rows: &[Row], page: &std::path::Path, out: &Output) {

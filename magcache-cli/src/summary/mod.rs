@@ -8,6 +8,7 @@ pub(crate) mod trace;
 use std::collections::{BTreeMap, BTreeSet};
 
 use magcache_core::{Branch, DecisionLog, Expert, HookRegistry, ModelMeta, Record, Trajectory, schedule};
+use magcache_models::pipeline::Generation;
 use serde_json::{Value, json};
 
 /// The decisions of one expert's passes of one branch.
@@ -42,6 +43,15 @@ pub(crate) struct Summary {
 }
 
 impl Summary {
+    /// From a run, dense or cached.
+    pub(crate) fn of_generation(generation: &Generation, model: &ModelMeta) -> Self {
+        let run = generation.trajectory();
+        match generation.session() {
+            Some(session) => Self::of(session.log(), session.registry(), model, run),
+            None => Self::of(&DecisionLog::default(), &HookRegistry::default(), model, run),
+        }
+    }
+
     /// From the decisions of a run. Only decisions that were not forced from further out count.
     pub(crate) fn of(
         log: &DecisionLog,

@@ -1,0 +1,137 @@
+//! A dense run and others in turns, and what is worth knowing of each.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use anyhow::Result;
+use candle_core::Tensor;
+use magcache_core::{Branch, HookId, HookRegistry};
+
+use super::{Lane, Scene, quality, take_turns};
+use crate::{
+    media::{Frames, Output as Media, ValueRange},
+    summary::{Summary, strip},
+};
+
+/// A lane that is to be run.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    pub(crate) name: String,
+    pub(crate) registry: Arc<HookRegistry>,
+    /// Sampling steps.
+    pub(crate) steps: usize,
+}
+
+/// What is done with what a round shows.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Shown<'a> {
+    /// It is written, lane by lane, and compared with what the first lane shows.
+    Written(&'a [Media]),
+    #[expect(dead_code, reason = "for several seeds and repetitions")]
+    /// It is compared.
+    Compared,
+    #[expect(dead_code, reason = "for several seeds and repetitions")]
+    /// It was compared before: only times count.
+    Timed,
+}
+
+/// What a hook noted at a step: what it measured, and what it compared with its threshold.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Noted {
+    pub(crate) step: usize,
+    pub(crate) metric: Option<f64>,
+    pub(crate) accumulated: Option<f64>,
+}
+
+/// One lane of a round, behind its end.
+#[derive(Clone, Debug)]
+pub(crate) struct Finished {
+    /// Seconds in the network.
+    pub(crate) transformer_seconds: f64,
+    /// Seconds in the network and in the autoencoder.
+    pub(crate) seconds: f64,
+    /// How much faster than the first lane of the round, the network alone.
+    pub(crate) transformer_speedup: f64,
+    /// How much faster than the first lane of the round.
+    pub(crate) speedup: f64,
+    /// PSNR in dB, infinite where nothing differs, and SSIM against the first lane; none for that one itself.
+    pub(crate) quality: Option<(f64, f64)>,
+    pub(crate) summary: Summary,
+    /// The skip pattern by branch.
+    pub(crate) strips: Vec<(Branch, String)>,
+    #[expect(dead_code, reason = "for the plots of a report")]
+    /// What each hook noted, by branch.
+    pub(crate) noted: BTreeMap<(HookId, Branch), Vec<Noted>>,
+    #[expect(dead_code, reason = "for the plots of a report")]
+    /// See [`Lane::divergence`].
+    pub(crate) divergence: Vec<f64>,
+    /// Bytes that its caches held at the peak.
+    pub(crate) cache_bytes: usize,
+}
+
+/// Runs `entries`, the dense one first, and decodes them in this order. `stop` is asked before each pass of the network and
+/// each piece that is decoded; `progress` follows each step of a lane.
+pub(crate) fn round(
+    scene: &Scene<'_>,
+    entries: &[Entry],
+    shown: Shown<'_>,
+    stop: &dyn Fn() -> bool,
+    progress: &mut dyn FnMut(),
+) -> Result<Vec<Finished>> {
+    let lane = |entry: &Entry| Lane::new(&scene.with_steps(entry.steps), &entry.registry);
+    let mut lanes: Vec<Lane<'_>> = entries.iter().map(lane).collect::<Result<_>>()?;
+    take_turns(&mut lanes, stop, progress)?;
+    let mut finished: Vec<Finished> = Vec::with_capacity(lanes.len());
+    let mut dense: Option<Tensor> = None;
+    // One by one, so that frames are held of two lanes at most.
+    for (i, mut lane) in lanes.into_iter().enumerate() {
+        let frames = lane.decode(stop)?;
+        if let Shown::Written(outputs) = shown
+            && let Some(output) = outputs.get(i)
+        {
+            output.write(&Frames::new(&frames.permute((3, 0, 1, 2))?, ValueRange::Unit)?)?;
+        }
+        let found = match (&dense, shown) {
+            (Some(dense), Shown::Written(_) | Shown::Compared) => Some(quality(&frames, dense)?),
+            _ => None,
+        };
+        let first = finished.first().map(|f| (f.transformer_seconds, f.seconds));
+        finished.push(Finished::of(&lane, first, found.map(|q| (q.psnr(), q.ssim()))));
+        dense.get_or_insert(frames);
+    }
+    Ok(finished)
+}
+
+impl Finished {
+    fn of(lane: &Lane<'_>, first: Option<(f64, f64)>, quality: Option<(f64, f64)>) -> Self {
+        let generation = &lane.generation;
+        let (transformer_seconds, seconds) = (lane.transformer_seconds(), lane.seconds());
+        let (first_transformer, first_run) = first.unwrap_or((transformer_seconds, seconds));
+        let session = generation.session();
+        Self {
+            transformer_seconds,
+            seconds,
+            transformer_speedup: first_transformer / transformer_seconds,
+            speedup: first_run / seconds,
+            quality,
+            summary: lane.summary(),
+            strips: session.map_or_else(Vec::new, |s| strip::strips(s.log(), generation.trajectory())),
+            noted: session.map_or_else(BTreeMap::new, |s| noted(s.log())),
+            divergence: lane.divergence.clone(),
+            cache_bytes: session.map_or(0, |s| s.slots().peak_bytes()),
+        }
+    }
+}
+
+/// What hooks around blocks or forwards noted at each step that has a finite number.
+fn noted(log: &magcache_core::DecisionLog) -> BTreeMap<(HookId, Branch), Vec<Noted>> {
+    let mut out: BTreeMap<_, Vec<Noted>> = BTreeMap::new();
+    let finite = |value: Option<f64>| value.filter(|v| v.is_finite());
+    for record in log.records().iter().filter(|r| r.module.is_none()) {
+        let (metric, accumulated) = (finite(record.metric), finite(record.accumulated));
+        if metric.is_some() || accumulated.is_some() {
+            let note = Noted { step: record.step, metric, accumulated };
+            out.entry((record.hook, record.branch)).or_default().push(note);
+        }
+    }
+    out
+}
