@@ -74,9 +74,13 @@ fn merged_profiles_are_those_of_all_runs() {
 fn a_measured_profile_is_what_the_caches_use() {
     let dir = tempfile::tempdir().unwrap();
     let d = dir.path();
-    let done = answer(&calibrate(&["--prompt", "a red circle", "--seeds", "3", "--out", "own.toml"]), d);
+    let done = answer(
+        &calibrate(&["--prompt", "a red circle", "--seeds", "3", "--out", "own.toml", "--plot", "own.svg"]),
+        d,
+    );
     let outputs: Vec<&str> = done["outputs"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
-    assert_eq!(outputs, ["own.toml", "own.safetensors"]);
+    assert_eq!(outputs, ["own.toml", "own.safetensors", "own.svg"]);
+    assert!(fs::read_to_string(d.join("own.svg")).unwrap().contains("tiny-flux: 1 runs of 9 steps"));
     let run = |cache: &str, set: &str| {
         let args = ["run", "--model", "tiny-flux", "--steps", "9", "--size", "48x40", "--cache", cache];
         let more = ["--set", set, "--profile", "own.toml", "--out", "x.png"];
@@ -89,4 +93,5 @@ fn a_measured_profile_is_what_the_caches_use() {
 
     refused(&["--cache", "magcache"], d, &["measures runs without"]);
     refused(&["--prompts", "none.txt"], d, &["none.txt"]);
+    refused(&["--plot", "curve.pdf"], d, &["curve.pdf", ".svg or .png"]);
 }

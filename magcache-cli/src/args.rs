@@ -177,6 +177,9 @@ pub(crate) enum Offload {
 pub(crate) struct Schedule {
     #[command(flatten)]
     pub(crate) sampling: Sampling,
+    /// Draws the noise levels with the skipped steps
+    #[arg(long, value_name = "FILE.svg|.png")]
+    pub(crate) plot: Option<PathBuf>,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -207,6 +210,9 @@ pub(crate) struct Calibrate {
     /// The profile; its raw rows go beside it, as FILE.safetensors
     #[arg(long, value_name = "FILE.toml", default_value = "profile.toml")]
     pub(crate) out: PathBuf,
+    /// Draws the curve
+    #[arg(long, value_name = "FILE.svg|.png")]
+    pub(crate) plot: Option<PathBuf>,
 }
 
 #[derive(Debug, ClapArgs)]

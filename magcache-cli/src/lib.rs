@@ -9,6 +9,7 @@ mod lanes;
 pub mod media;
 mod output;
 mod plan;
+mod plot;
 mod report;
 mod summary;
 pub mod verify;

@@ -16,6 +16,7 @@ use crate::{
     media,
     output::Output,
     plan::{Config, Plan},
+    plot::{Chart, Target},
 };
 
 pub(crate) fn run(args: &Calibrate, out: &Output) -> Result<()> {
@@ -28,6 +29,7 @@ pub(crate) fn run(args: &Calibrate, out: &Output) -> Result<()> {
     };
     let plan = plan(args, options)?;
     let prompts = prompts(args, &plan.request.prompt)?;
+    let plot = args.plot.as_deref().map(Target::prepare).transpose()?;
     for path in [&args.out, &rows_beside(&args.out)] {
         media::probe(path)?;
     }
@@ -49,7 +51,13 @@ pub(crate) fn run(args: &Calibrate, out: &Output) -> Result<()> {
         measured.join(other, &place)?;
     }
     let model = plan.pipeline.meta().name.to_string();
-    let outputs = measured.write(&args.out, &model)?;
+    let mut outputs = measured.write(&args.out, &model)?;
+    if let Some(target) = plot {
+        let starts: Vec<usize> = plan.trajectory.phases.iter().map(|phase| phase.steps.start).collect();
+        let title =
+            format!("{model}: {} runs of {} steps", measured.conditions.runs, measured.conditions.steps);
+        outputs.push(target.write(&Chart::curve(title, &measured.recording.curve(), &starts))?);
+    }
     answer(&measured, &args.out, &outputs, out)
 }
 

@@ -15,9 +15,10 @@ use serde_json::{Value, json};
 
 use crate::{
     args::Schedule,
-    failure::bad_input,
+    failure::{bad_input, bad_input_with},
     output::Output,
     plan::{Config, Plan},
+    plot::{Chart, Target},
     summary::{self, Summary, strip},
 };
 
@@ -36,6 +37,7 @@ struct Outlook {
 }
 
 pub(crate) fn run(args: &Schedule, out: &Output) -> Result<()> {
+    let plot = args.plot.as_deref().map(Target::prepare).transpose()?;
     let mut config = Config::of(&args.sampling)?;
     if config.cache.is_empty() {
         let table = [("strategy".to_owned(), toml::Value::String("magcache".to_owned()))];
@@ -68,6 +70,17 @@ pub(crate) fn run(args: &Schedule, out: &Output) -> Result<()> {
         warnings.push(Problem::warning("schedule", message).hint("raise `threshold` or lower `warmup`"));
     }
     let bytes = cache_bytes(&outlook, &built.registry);
+    let drawn = match (&plot, &log, &summary) {
+        (None, ..) => None,
+        (Some(target), Some(log), Some(summary)) => {
+            Some(target.write(&drawing(&outlook, &strategy, log, summary))?)
+        }
+        (Some(_), ..) => {
+            let message =
+                format!("{strategy} decides from what it sees: there is no schedule to draw before a run");
+            return Err(bad_input_with(message, "magcache run --trace FILE.jsonl records it"));
+        }
+    };
     for warning in &warnings {
         out.warn(&warning.to_string(), warning.hint.as_deref());
     }
@@ -82,9 +95,23 @@ pub(crate) fn run(args: &Schedule, out: &Output) -> Result<()> {
         "ceiling": summary.as_ref().and_then(Summary::ceiling),
         "cache_bytes": bytes,
         "warnings": warnings.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "outputs": drawn.iter().collect::<Vec<_>>(),
     });
-    out.answer(&text(&outlook, &strategy, log.as_ref(), summary.as_ref(), bytes), &document);
+    let mut text = text(&outlook, &strategy, log.as_ref(), summary.as_ref(), bytes);
+    text += &drawn.iter().map(|path| format!("wrote {}\n", path.display())).collect::<String>();
+    out.answer(&text, &document);
     Ok(())
+}
+
+fn drawing(outlook: &Outlook, strategy: &str, log: &DecisionLog, summary: &Summary) -> Chart {
+    let (skipped, passes) = (summary.skipped(), summary.passes);
+    let title = format!(
+        "{strategy}, {} steps: {skipped} of {passes} passes skipped, {}",
+        outlook.run.len(),
+        summary.ceiling_text()
+    );
+    let later: Vec<String> = outlook.run.phases.iter().skip(1).map(|p| expert_name(outlook, p)).collect();
+    Chart::decisions(title, log, &outlook.run, &later)
 }
 
 fn of_model(config: Config) -> Result<Outlook> {

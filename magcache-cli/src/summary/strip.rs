@@ -25,12 +25,22 @@ pub(crate) fn lines(log: &DecisionLog, run: &Trajectory) -> Vec<(Branch, String)
     lines
 }
 
+/// True where something around blocks or the forward was skipped.
+pub(crate) fn skips(log: &DecisionLog, step: usize, branch: Branch) -> bool {
+    let here = |r: &&Record| r.step == step && r.branch == branch && r.module.is_none();
+    log.records().iter().filter(here).any(reuses)
+}
+
+fn reuses(record: &Record) -> bool {
+    record.reused && record.why != Why::OuterCache
+}
+
 fn strip(log: &DecisionLog, run: &Trajectory, branch: Branch, counts: &dyn Fn(&Record) -> bool) -> String {
     let mark = |index: usize| {
         let here = || log.records().iter().filter(|r| r.step == index && r.branch == branch && counts(r));
         if here().any(|r| r.why.is_failsafe()) {
             '!'
-        } else if here().any(|r| r.reused && r.why != Why::OuterCache) {
+        } else if here().any(reuses) {
             '.'
         } else {
             '#'

@@ -1,0 +1,127 @@
+//! What a chart shows.
+
+/// Colours that people with the common kinds of colour blindness tell apart (Okabe and Ito, "Color Universal Design",
+/// 2008, without the yellow that white swallows), as `[red, green, blue]`. Series take them in this order.
+pub(crate) const PALETTE: [[u8; 3]; 6] =
+    [[0, 114, 178], [213, 94, 0], [0, 158, 115], [204, 121, 167], [230, 159, 0], [86, 180, 233]];
+
+/// Lines, steps and points over two axes.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Chart {
+    /// One line above it; may be empty.
+    pub(crate) title: String,
+    /// Width and height in units of an SVG.
+    pub(crate) size: [u32; 2],
+    pub(crate) x: Axis,
+    pub(crate) y: Axis,
+    /// Drawn in this order, the last on top.
+    pub(crate) series: Vec<Series>,
+    /// Vertical lines.
+    pub(crate) marks: Vec<Mark>,
+    /// Stretches of the x axis with a grey ground.
+    pub(crate) shade: Option<Shade>,
+}
+
+/// One axis; its range is that of the data.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Axis {
+    pub(crate) label: String,
+    /// Logarithmic: of the y axis only. Values that are not positive are gaps.
+    pub(crate) log: bool,
+}
+
+/// One line of the legend.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Series {
+    /// Empty ones are left out of the legend.
+    pub(crate) name: String,
+    /// What is not finite is a gap.
+    pub(crate) points: Vec<(f64, f64)>,
+    /// Half the height of a band around each point; none if empty.
+    pub(crate) spread: Vec<f64>,
+    pub(crate) style: Style,
+    /// Of [`PALETTE`], by index; its place in the chart's list without.
+    pub(crate) colour: Option<usize>,
+}
+
+/// How the points of a series are joined.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Style {
+    #[default]
+    Line,
+    /// A broken line: what lies below it shows through.
+    Dashed,
+    /// Filled circles.
+    Points,
+    /// Open circles.
+    Rings,
+}
+
+/// A vertical line with a word above it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Mark {
+    pub(crate) x: f64,
+    pub(crate) label: String,
+}
+
+/// A grey ground, such as that of skipped steps.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Shade {
+    /// In the legend.
+    pub(crate) label: String,
+    /// From and to.
+    pub(crate) spans: Vec<[f64; 2]>,
+}
+
+impl Chart {
+    /// Without data yet.
+    pub(crate) fn new(title: impl Into<String>, x: impl Into<String>, y: impl Into<String>) -> Self {
+        Self {
+            title: title.into(),
+            size: [840, 440],
+            x: Axis { label: x.into(), log: false },
+            y: Axis { label: y.into(), log: false },
+            series: Vec::new(),
+            marks: Vec::new(),
+            shade: None,
+        }
+    }
+
+    /// With one more series.
+    #[must_use]
+    pub(crate) fn with(mut self, series: Series) -> Self {
+        self.series.push(series);
+        self
+    }
+
+    /// True for a point that can be drawn.
+    pub(super) fn shows(&self, (x, y): (f64, f64)) -> bool {
+        x.is_finite() && y.is_finite() && (y > 0.0 || !self.y.log)
+    }
+
+    /// The x and y values that have to be visible; `None` without a point.
+    pub(super) fn extent(&self) -> Option<[[f64; 2]; 2]> {
+        let (mut x, mut y) = (Vec::new(), Vec::new());
+        for series in &self.series {
+            for (i, point) in series.points.iter().enumerate().filter(|(_, point)| self.shows(**point)) {
+                let spread = series.spread.get(i).copied().filter(|s| s.is_finite()).unwrap_or_default();
+                x.push(point.0);
+                y.push(point.1);
+                y.extend(
+                    [-spread, spread].map(|s| point.1 + s).into_iter().filter(|y| *y > 0.0 || !self.y.log),
+                );
+            }
+        }
+        let range = |values: &[f64]| {
+            let both = |[low, high]: [f64; 2], v: &f64| [low.min(*v), high.max(*v)];
+            values.iter().fold([f64::INFINITY, f64::NEG_INFINITY], both)
+        };
+        (!x.is_empty()).then(|| [range(&x), range(&y)])
+    }
+}
+
+impl Series {
+    pub(crate) fn new(name: impl Into<String>, style: Style, points: Vec<(f64, f64)>) -> Self {
+        Self { name: name.into(), points, style, ..Self::default() }
+    }
+}

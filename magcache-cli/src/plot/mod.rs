@@ -1,0 +1,68 @@
+//! Charts of steps: SVG for pages and files, PNG where an image is wanted.
+//!
+//! A [`Chart`] is data; one drawing serves both formats. Text is measured with a font inside the program, so that the
+//! result is the same on every machine; an SVG names the reader's `sans-serif`.
+
+mod chart;
+mod curve;
+mod decisions;
+mod draw;
+mod target;
+
+use plotters::{
+    backend::{BitMapBackend, SVGBackend},
+    drawing::IntoDrawingArea,
+};
+
+pub(crate) use chart::{Chart, Mark, PALETTE, Series, Shade, Style};
+pub(crate) use target::Target;
+
+/// Pixels of a PNG for one of the chart: sharp on dense displays.
+const DENSITY: u32 = 2;
+/// Samples of a PNG's pixel in each direction: the bitmap backend smooths no thick line by itself.
+const SAMPLES: u32 = 2;
+
+/// Why a chart cannot be drawn.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PlotError {
+    /// No series has a point with finite coordinates.
+    #[error("the chart {0:?} has nothing to draw")]
+    Empty(String),
+    /// Of the drawing library.
+    #[error("cannot draw the chart: {0}")]
+    Draw(String),
+    #[error("cannot encode the chart: {0}")]
+    Encode(#[from] image::ImageError),
+}
+
+impl Chart {
+    /// As an `<svg>` element that can stand in a page, `size` user units large.
+    pub(crate) fn svg(&self) -> Result<String, PlotError> {
+        let mut text = String::new();
+        {
+            let root = SVGBackend::with_string(&mut text, self.size.into()).into_drawing_area();
+            draw::draw(self, &root, 1)?;
+        }
+        Ok(text)
+    }
+
+    /// As a PNG file of twice `size`.
+    pub(crate) fn png(&self) -> Result<Vec<u8>, PlotError> {
+        let scale = DENSITY * SAMPLES;
+        let [width, height] = self.size.map(|pixels| pixels * scale);
+        let mut pixels = vec![0; width as usize * height as usize * 3];
+        {
+            let root = BitMapBackend::with_buffer(&mut pixels, (width, height)).into_drawing_area();
+            draw::draw(self, &root, scale)?;
+        }
+        let sampled = image::RgbImage::from_raw(width, height, pixels);
+        let sampled = sampled.ok_or_else(|| PlotError::Draw("the bitmap has another size".to_owned()))?;
+        let whole = image::imageops::thumbnail(&sampled, width / SAMPLES, height / SAMPLES);
+        let mut file = std::io::Cursor::new(Vec::new());
+        whole.write_to(&mut file, image::ImageFormat::Png)?;
+        Ok(file.into_inner())
+    }
+}
+
+#[cfg(test)]
+mod tests;
