@@ -60,6 +60,8 @@ mod log;
 pub mod meta;
 pub mod metrics;
 mod module;
+pub mod planner;
+mod plans;
 mod profile;
 mod registry;
 pub mod resample;
@@ -83,6 +85,7 @@ pub use hook::{BlockHook, Cx, HookId, Next, Output, Probe, Reducer, Ring, Signal
 pub use log::{DecisionLog, Record, Why};
 pub use meta::{BlockMeta, Level, ModelMeta, ProfileInfo, StackMeta, StrategyInfo};
 pub use module::{ModuleRings, Modules};
+pub use plans::{PlannedSchedule, Plans};
 pub use profile::{Curve, Fit, Profile, Recommended, Sensitivity, Source};
 pub use registry::{Builder, HookRegistry};
 pub use session::{Pass, Session, no_signals};

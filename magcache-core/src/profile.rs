@@ -1,10 +1,11 @@
-//! Calibration data with provenance: MagCache curves, TeaCache fits and SenCache sensitivities of a model.
+//! Calibration data with provenance: MagCache curves, TeaCache fits, SenCache sensitivities and planned schedules of a
+//! model.
 
 use std::{collections::BTreeMap, path::Path};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Branch, ConfigError, Expert, Problem, Signal, Warmup, error::nearest, meta};
+use crate::{Branch, ConfigError, Expert, Plans, Problem, Signal, Warmup, error::nearest, meta};
 
 /// Everything measured or published about one model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -27,6 +28,9 @@ pub struct Profile {
     /// SenCache sensitivities, the default variant first.
     #[serde(default, rename = "sensitivity", skip_serializing_if = "Vec::is_empty")]
     pub sensitivities: Vec<Sensitivity>,
+    /// Planned schedules, for each kind of run that was planned for.
+    #[serde(default, rename = "plan", skip_serializing_if = "Vec::is_empty")]
+    pub plans: Vec<Plans>,
 }
 
 /// Where numbers come from.
@@ -196,6 +200,9 @@ impl Profile {
         for (i, sensitivity) in self.sensitivities.iter().enumerate() {
             let place = format!("profile {:?}, sensitivity[{i}]", self.name);
             out.extend(sensitivity.problems(&place));
+        }
+        for (i, plans) in self.plans.iter().enumerate() {
+            out.extend(plans.problems(&format!("profile {:?}, plan[{i}]", self.name)));
         }
         out
     }

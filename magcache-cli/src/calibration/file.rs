@@ -82,6 +82,7 @@ impl Measured {
             curves: vec![curve],
             fits,
             sensitivities: Vec::new(),
+            plans: Vec::new(),
         })
     }
 

@@ -12,6 +12,7 @@
 mod polynomial;
 mod pooled;
 mod recorder;
+mod rehearsal;
 mod table;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,6 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub use polynomial::Polynomial;
 pub use pooled::Pooled;
 pub use recorder::Recorder;
+pub use rehearsal::Rehearsal;
 pub use table::RecordingError;
 
 use crate::{Branch, Curve, Expert, Fit, Signal, Source, Step, Warmup};

@@ -56,31 +56,45 @@ impl Generation {
     ///
     /// Errors: [`PipelineError::Interrupted`] when `stop` says so; latents and solver are then as before the step.
     pub fn step(&mut self, stop: &dyn Fn() -> bool) -> Result<()> {
-        let Some(denoiser) = self.denoiser.clone() else {
-            return Err(PipelineError::request(
-                "a step after the network was released",
-                "make a new generation",
-            ));
-        };
+        let mut session = self.session.take();
+        let predicted = self.predict(session.as_mut(), stop);
+        self.session = session;
+        let (velocity, times) = predicted?;
+        self.times.extend(times);
+        self.step_with(&velocity)
+    }
+
+    /// The velocity at the next step, guidance included, as the hooks of `session` give it, or the bare loop; and the time of
+    /// each pass. Latents, solver and the run's own session stay as they are.
+    ///
+    /// # Errors
+    /// As [`Generation::step`].
+    pub fn predict(
+        &self,
+        mut session: Option<&mut Session>,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<(Tensor, Vec<PassTime>)> {
+        let denoiser = self.denoiser()?;
         let step = self.trajectory.step(self.next);
         denoiser.prepare(&step)?;
         let guidance = denoiser.guidance(&step);
         let mut cond = None;
         let mut velocity = None;
-        for branch in self.trajectory.branches_at(&step).to_vec() {
+        let mut times = Vec::new();
+        for branch in self.trajectory.branches_at(&step) {
             if stop() {
                 return Err(PipelineError::Interrupted { step: self.next, steps: self.trajectory.len() });
             }
             let start = Instant::now();
-            let mut pass = match &mut self.session {
-                Some(session) => session.pass(step.clone(), branch),
+            let mut pass = match &mut session {
+                Some(session) => session.pass(step.clone(), *branch),
                 None => magcache_core::Pass::off(),
             };
             let predicted = pass.forward(self.latents.clone(), |latents, pass| {
-                denoiser.predict(&latents, &step, branch, pass)
+                denoiser.predict(&latents, &step, *branch, pass)
             })?;
             drop(pass);
-            self.times.push(PassTime { step: step.index, branch, time: start.elapsed() });
+            times.push(PassTime { step: step.index, branch: *branch, time: start.elapsed() });
             velocity = Some(match (branch, &cond) {
                 (Branch::Uncond, Some(cond)) => guide(cond, &predicted, guidance)?,
                 _ => {
@@ -92,12 +106,40 @@ impl Generation {
         let Some(velocity) = velocity else {
             return Err(PipelineError::request("a run without branches", "give it at least one"));
         };
-        self.latents = self.sampler.step(self.next, &velocity.to_dtype(DType::F32)?, &self.latents)?;
+        Ok((velocity.to_dtype(DType::F32)?, times))
+    }
+
+    /// Ends the next step with this velocity, f32, in the shape of the latents: what [`Generation::predict`] gave, or something
+    /// that stands in for it.
+    ///
+    /// # Errors
+    /// A velocity of another shape; latents and solver are then as before the step.
+    pub fn step_with(&mut self, velocity: &Tensor) -> Result<()> {
+        let latents = self.sampler.step(self.next, velocity, &self.latents)?;
+        let last = self.next + 1 >= self.trajectory.len();
+        self.latents = if last { self.denoiser()?.finish(&latents)? } else { latents };
         self.next += 1;
-        if self.is_done() {
-            self.latents = denoiser.finish(&self.latents)?;
-        }
         Ok(())
+    }
+
+    /// A run that goes on from here on its own, with hooks and caches of its own that have seen nothing yet.
+    #[must_use]
+    pub fn fork(&self, registry: &Arc<HookRegistry>) -> Self {
+        Self {
+            denoiser: self.denoiser.clone(),
+            trajectory: self.trajectory.clone(),
+            sampler: self.sampler.clone(),
+            session: (!registry.is_empty()).then(|| registry.session()),
+            latents: self.latents.clone(),
+            next: self.next,
+            times: Vec::new(),
+        }
+    }
+
+    fn denoiser(&self) -> Result<&Arc<dyn Denoiser>> {
+        self.denoiser.as_ref().ok_or_else(|| {
+            PipelineError::request("a step after the network was released", "make a new generation")
+        })
     }
 
     /// Runs what is left, with `progress` after each step.

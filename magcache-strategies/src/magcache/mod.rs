@@ -144,6 +144,7 @@ impl MagCacheConfig {
                 curves: vec![ratios.curve()],
                 fits: Vec::new(),
                 sensitivities: Vec::new(),
+                plans: Vec::new(),
             };
             out.extend(inline.problems().into_iter().map(|p| Problem { place: place.to_owned(), ..p }));
         }

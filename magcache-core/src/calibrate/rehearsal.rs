@@ -1,0 +1,109 @@
+//! What the model would give if a step's blocks were replaced.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use candle_core::{Result, bail};
+
+use crate::{
+    BlockHook, Branch, Cx, Expert, Forecast, HookId, HookRegistry, LastResidual, ModelMeta, Next, Output,
+    Session, SlotKey, StoragePolicy, Streams,
+};
+
+/// Keeps what the blocks added at the last steps of a dense run and changes nothing; makes hooks that put one of them in
+/// the blocks' place.
+///
+/// A step can so be rehearsed with the residual of every step before it, each for the cost of a skipped pass. Holds
+/// `reach` residuals for each branch.
+#[derive(Clone, Debug)]
+pub struct Rehearsal {
+    id: HookId,
+    blocks: usize,
+    reach: usize,
+    keep_text: bool,
+}
+
+/// Residuals by step, oldest first.
+#[derive(Default)]
+struct Kept(VecDeque<(usize, Arc<LastResidual>)>);
+
+/// Adds one residual to whatever enters, for each branch its own.
+#[derive(Debug)]
+struct StandIn(Vec<(Branch, Arc<LastResidual>)>);
+
+impl Rehearsal {
+    /// For a ring around all blocks of `model` that is named `id`; keeps `reach` residuals.
+    pub fn new(id: HookId, model: &ModelMeta, reach: usize) -> Self {
+        Self { id, blocks: model.blocks(), reach, keep_text: model.text_after }
+    }
+
+    /// The steps of this expert whose residuals are kept for all of `branches`, oldest first.
+    pub fn sources(&self, session: &Session, expert: Expert, branches: &[Branch]) -> Vec<usize> {
+        let Some((first, others)) = branches.split_first() else { return Vec::new() };
+        let of = |branch| self.kept(session, expert, branch).map(|(step, _)| *step);
+        let shared = |step: &usize| others.iter().all(|branch| of(*branch).any(|other| other == *step));
+        of(*first).filter(shared).collect()
+    }
+
+    /// Hooks that replace the blocks by the residual of step `source`; a branch without one is an error of its pass.
+    ///
+    /// # Errors
+    /// A model without blocks.
+    pub fn stand_in(
+        &self,
+        session: &Session,
+        expert: Expert,
+        branches: &[Branch],
+        source: usize,
+    ) -> std::result::Result<Arc<HookRegistry>, crate::ConfigError> {
+        let of = |branch: &Branch| {
+            let mut kept = self.kept(session, expert, *branch);
+            kept.find(|(step, _)| *step == source).map(|(_, residual)| (*branch, Arc::clone(residual)))
+        };
+        let hook = StandIn(branches.iter().filter_map(of).collect());
+        Ok(HookRegistry::builder(self.blocks).ring(0..self.blocks, Arc::new(hook))?.build())
+    }
+
+    fn key(&self, expert: Expert, branch: Branch) -> SlotKey {
+        SlotKey { hook: self.id, blocks: 0..self.blocks, expert, branch, eval: 0 }
+    }
+
+    fn kept<'s>(
+        &self,
+        session: &'s Session,
+        expert: Expert,
+        branch: Branch,
+    ) -> impl Iterator<Item = &'s (usize, Arc<LastResidual>)> + use<'s> {
+        session.slots().peek::<Kept>(&self.key(expert, branch)).into_iter().flat_map(|kept| &kept.0)
+    }
+}
+
+impl BlockHook for Rehearsal {
+    fn call(&self, cx: &mut Cx<'_>, x: Streams, next: Next<'_>) -> Result<Output> {
+        let kept = |streams: &Streams| {
+            if self.keep_text { Ok(streams.clone()) } else { streams.without_text() }
+        };
+        let key = self.key(cx.step.expert, cx.branch);
+        let entered = kept(&x)?;
+        let out = next.run(cx, x)?;
+        let mut residual = LastResidual::default();
+        residual.observe(cx.step.index, &entered, &kept(&out.streams)?, &StoragePolicy::default())?;
+        let Kept(mut all) = cx.slots.take(&key);
+        all.push_back((cx.step.index, Arc::new(residual)));
+        while all.len() > self.reach {
+            all.pop_front();
+        }
+        let bytes = all.iter().map(|(_, residual)| residual.bytes()).sum();
+        cx.slots.put(key, Kept(all), bytes);
+        Ok(out)
+    }
+}
+
+impl BlockHook for StandIn {
+    fn call(&self, cx: &mut Cx<'_>, x: Streams, next: Next<'_>) -> Result<Output> {
+        let own = self.0.iter().find(|(branch, _)| *branch == cx.branch);
+        let Some((_, residual)) = own else { bail!("no residual is kept for branch {}", cx.branch) };
+        let Some(streams) = residual.predict(cx.step.index, &x)? else { bail!("an empty residual is kept") };
+        next.skip(cx);
+        Ok(Output { streams, exact: false })
+    }
+}

@@ -1,0 +1,95 @@
+//! From rehearsed runs to the cost of skipping a step.
+
+use super::Continuation;
+
+/// What standing in for the blocks would have done at one step of a dense run.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct StepErrors {
+    /// The steps whose residuals were tried, oldest first; none where the step has to be computed, the first of an expert.
+    pub sources: Vec<usize>,
+    /// For each pair of sources, row by row: the mean over the latents of the product of their errors. An error is what the
+    /// latents behind the step are off by, so the diagonal holds mean squares.
+    pub products: Vec<f64>,
+}
+
+/// What standing in for the blocks would have done to one dense run.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ReuseErrors {
+    /// One for each step.
+    pub steps: Vec<StepErrors>,
+    /// How many times larger an error behind a step is behind the last one, for the steps where it was measured.
+    pub growth: Vec<(usize, f64)>,
+}
+
+impl ReuseErrors {
+    /// How many times larger an error behind `step` is behind the last one: exponential in the step between two measured
+    /// ones, constant outside them, 1 where none was measured.
+    pub fn growth_at(&self, step: usize) -> f64 {
+        let before = self.growth.iter().rev().find(|(at, _)| *at <= step);
+        let behind = self.growth.iter().find(|(at, _)| *at >= step);
+        match (before, behind) {
+            (Some((a, low)), Some((b, high))) if a < b => {
+                let part = (step - a) as f64 / (b - a) as f64;
+                (low.ln() * (1.0 - part) + high.ln() * part).exp()
+            }
+            (Some((_, growth)), _) | (None, Some((_, growth))) => *growth,
+            (None, None) => 1.0,
+        }
+    }
+}
+
+/// The cost of skipping each step: the geometric mean over the runs, because what is asked for is a mean of decibels.
+#[derive(Debug)]
+pub(super) struct Costs<'r> {
+    with: Continuation,
+    runs: &'r [ReuseErrors],
+    /// By run, then by step.
+    growth: Vec<Vec<f64>>,
+}
+
+impl<'r> Costs<'r> {
+    /// Of runs that agree in steps and sources.
+    pub(super) fn new(runs: &'r [ReuseErrors], with: Continuation) -> Self {
+        let growth = runs.iter().map(|run| (0..run.steps.len()).map(|i| run.growth_at(i)).collect()).collect();
+        Self { with, runs, growth }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.runs.first().map_or(0, |run| run.steps.len())
+    }
+
+    /// True where nothing can stand in.
+    pub(super) fn must_compute(&self, step: usize) -> bool {
+        self.runs.first().and_then(|run| run.steps.get(step)).is_none_or(|s| s.sources.is_empty())
+    }
+
+    /// The error at the end of the run if `step` is skipped behind the computed steps `last` and `before`; `None` where that
+    /// was not measured.
+    pub(super) fn skip(&self, before: Option<usize>, last: usize, step: usize) -> Option<f64> {
+        let mut logs = 0.0;
+        for (run, growth) in self.runs.iter().zip(&self.growth) {
+            let square = run.steps.get(step)?.square(self.with, before, last, step)?;
+            logs += (square.max(f64::MIN_POSITIVE).sqrt() * growth.get(step)?).ln();
+        }
+        Some((logs / self.runs.len() as f64).exp())
+    }
+}
+
+impl StepErrors {
+    /// The mean square of the error of what stands in at `step` behind the computed steps `last` and `before`.
+    fn square(&self, with: Continuation, before: Option<usize>, last: usize, step: usize) -> Option<f64> {
+        let place = |source: usize| self.sources.iter().position(|s| *s == source);
+        let product = |a: usize, b: usize| self.products.get(a * self.sources.len() + b).copied();
+        let newest = place(last)?;
+        match (with, before) {
+            (Continuation::Residual, _) | (Continuation::Line, None) => product(newest, newest),
+            (Continuation::Line, Some(before)) => {
+                let older = place(before)?;
+                let ahead = (step - last) as f64 / (last - before) as f64;
+                let own = (1.0 + ahead).powi(2) * product(newest, newest)?;
+                let others = ahead.powi(2) * product(older, older)?;
+                Some(own + others - 2.0 * (1.0 + ahead) * ahead * product(newest, older)?)
+            }
+        }
+    }
+}
