@@ -198,6 +198,15 @@ pub(crate) struct Calibrate {
     /// Seeds of the initial noise, each with every prompt
     #[arg(long, value_name = "N,N", value_delimiter = ',', default_value = "0,1")]
     pub(crate) seeds: Vec<u64>,
+    /// Rehearses each step with the residuals of so many steps before it, for planned schedules; 0 plans none. Each costs as much as a skipped step
+    #[arg(long, value_name = "STEPS", default_value_t = 8)]
+    pub(crate) reach: usize,
+    /// Follows an error to the end of the run from so many steps; each costs half a run on average
+    #[arg(long, value_name = "STEPS", default_value_t = 4)]
+    pub(crate) growth: usize,
+    /// Which of two schedules of as many computed steps is planned
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) objective: Objective,
     /// Adds the runs of an earlier calibration under the same settings; several may be given
     #[arg(long, value_name = "FILE.toml")]
     pub(crate) merge: Vec<PathBuf>,
@@ -213,6 +222,15 @@ pub(crate) struct Calibrate {
     /// Draws the curve
     #[arg(long, value_name = "FILE.svg|.png")]
     pub(crate) plot: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Objective {
+    /// The one with the smaller sum of predicted errors
+    #[default]
+    Sum,
+    /// The one with the smaller largest error, then the smaller sum
+    Minimax,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use candle_core::Device;
-use magcache_core::{Profile, Signal, Source, Warmup, calibrate::Recording};
+use magcache_core::{Profile, Signal, Source, Warmup, calibrate::Recording, planner::Objective};
 
-use super::Conditions;
+use super::{Conditions, plans::plans};
 use crate::{failure::bad_input_with, media};
 
 /// Steps that TeaCache's published fits compute first and last, by what they compare.
@@ -55,7 +55,7 @@ impl Measured {
     }
 
     /// The profile of a model.
-    pub(crate) fn profile(&self, name: &str, model: &str) -> Result<Profile> {
+    pub(crate) fn profile(&self, name: &str, model: &str, objective: Objective) -> Result<Profile> {
         let source = |rows: Option<usize>| -> Result<Source> {
             let mut measured = self.conditions.table()?;
             measured.extend(rows.map(|rows| ("rows".to_owned(), toml::Value::Integer(rows as i64))));
@@ -82,14 +82,14 @@ impl Measured {
             curves: vec![curve],
             fits,
             sensitivities: Vec::new(),
-            plans: Vec::new(),
+            plans: plans(&self.recording, &self.conditions, objective, source(None)?)?.into_iter().collect(),
         })
     }
 
     /// Writes the rows, then the profile that needs them; each is whole or not there.
-    pub(crate) fn write(&self, path: &Path, model: &str) -> Result<Vec<PathBuf>> {
+    pub(crate) fn write(&self, path: &Path, model: &str, objective: Objective) -> Result<Vec<PathBuf>> {
         let stem = path.file_stem().map_or_else(|| "profile".into(), |stem| stem.to_string_lossy());
-        let (profile, rows) = (self.profile(&stem, model)?, rows_beside(path));
+        let (profile, rows) = (self.profile(&stem, model, objective)?, rows_beside(path));
         let bytes = safetensors::serialize(self.recording.to_tensors()?, None)?;
         media::write_file(&rows, &bytes)?;
         media::write_file(path, toml::to_string(&profile)?.as_bytes())?;

@@ -2,6 +2,9 @@
 
 mod conditions;
 mod file;
+mod plans;
+mod rehearse;
 
 pub(crate) use conditions::Conditions;
 pub(crate) use file::{Measured, rows_beside};
+pub(crate) use rehearse::{Extent, Watched};

@@ -1,18 +1,22 @@
 //! `calibrate`: dense runs over prompts and seeds to a profile.
 
-use std::{path::Path, sync::Arc};
+use std::{path::PathBuf, sync::Arc};
 
 use anyhow::Result;
-use magcache_core::calibrate::Recorder;
-use magcache_models::pipeline::{Generation, LoadOptions, Offload, Request};
+use magcache_core::{
+    calibrate::{Recorder, Recording},
+    planner,
+};
+use magcache_models::pipeline::{LoadOptions, Offload, Request};
 use serde_json::json;
 
 use crate::{
-    args::Calibrate,
-    calibration::{Conditions, Measured, rows_beside},
+    args::{Calibrate, Objective},
+    calibration::{Conditions, Extent, Measured, Watched, rows_beside},
     cmd::run::{device, stage, weights},
     failure::bad_input_with,
     interrupt::Interrupt,
+    lanes::Scene,
     media,
     output::Output,
     plan::{Config, Plan},
@@ -45,20 +49,20 @@ pub(crate) fn run(args: &Calibrate, out: &Output) -> Result<()> {
         conditions.clone().join(other.conditions.clone(), place)?;
     }
 
-    let recording = record(&plan, &prompts, &args.seeds, out)?;
+    let recording = record(&plan, &prompts, args, out)?;
     let mut measured = Measured { conditions, recording };
     for (place, other) in earlier {
         measured.join(other, &place)?;
     }
     let model = plan.pipeline.meta().name.to_string();
-    let mut outputs = measured.write(&args.out, &model)?;
+    let mut outputs = measured.write(&args.out, &model, objective(args))?;
     if let Some(target) = plot {
         let starts: Vec<usize> = plan.trajectory.phases.iter().map(|phase| phase.steps.start).collect();
         let title =
             format!("{model}: {} runs of {} steps", measured.conditions.runs, measured.conditions.steps);
         outputs.push(target.write(&Chart::curve(title, &measured.recording.curve(), &starts))?);
     }
-    answer(&measured, &args.out, &outputs, out)
+    answer(&measured, args, &outputs, out)
 }
 
 fn plan(args: &Calibrate, options: LoadOptions) -> Result<Plan> {
@@ -72,6 +76,13 @@ fn plan(args: &Calibrate, options: LoadOptions) -> Result<Plan> {
         return Err(bad_input_with("no seeds", "--seeds 0,1"));
     }
     Plan::new(config, options)
+}
+
+fn objective(args: &Calibrate) -> planner::Objective {
+    match args.objective {
+        Objective::Sum => planner::Objective::Sum,
+        Objective::Minimax => planner::Objective::Minimax,
+    }
 }
 
 /// The prompts of the flags and of the file, or the model's own.
@@ -96,17 +107,13 @@ fn prompts(args: &Calibrate, own: &str) -> Result<Vec<String>> {
     Ok(prompts)
 }
 
-fn record(
-    plan: &Plan,
-    prompts: &[String],
-    seeds: &[u64],
-    out: &Output,
-) -> Result<magcache_core::calibrate::Recording> {
+fn record(plan: &Plan, prompts: &[String], args: &Calibrate, out: &Output) -> Result<Recording> {
     let interrupt = Interrupt::listen()?;
     let recorder = Recorder::new(plan.pipeline.meta());
-    let hooks = recorder.registry();
+    let extent = Extent { reach: args.reach, growth: args.growth };
     let steps = plan.trajectory.steps().count();
-    let bar = out.bar(prompts.len() * seeds.len() * steps, "dense runs");
+    let bar = out.bar(prompts.len() * args.seeds.len() * steps, "dense runs");
+    let mut reuse = Vec::new();
     for prompt in prompts {
         let request = Request { prompt: prompt.clone(), ..plan.request.clone() };
         plan.pipeline.check(&request)?;
@@ -114,19 +121,18 @@ fn record(
         let denoiser = plan.pipeline.denoiser(&request, &|s| bar.set_message(stage(s)), &mut notes)?;
         bar.set_message("dense runs");
         notes.iter().for_each(|note| out.note(note));
-        for seed in seeds {
+        for seed in &args.seeds {
             let request = Request { seed: *seed, ..request.clone() };
-            let (sampler, noise) = (plan.pipeline.sampler(&request)?, plan.pipeline.noise(&request)?);
-            let run = plan.trajectory.clone();
-            let mut generation = Generation::new(Arc::clone(&denoiser), run, sampler, &noise, &hooks)?;
-            generation.run(&|| interrupt.is_set(), &mut |_| bar.inc(1))?;
+            let scene = Scene { pipeline: plan.pipeline.as_ref(), request, denoiser: Arc::clone(&denoiser) };
+            let watched = Watched::new(&scene, &recorder, extent)?;
+            reuse.extend(watched.run(&scene, &|| interrupt.is_set(), &mut || bar.inc(1))?);
         }
     }
     bar.finish_and_clear();
-    Ok(recorder.recording())
+    Ok(Recording { reuse, ..recorder.recording() })
 }
 
-fn answer(measured: &Measured, path: &Path, outputs: &[std::path::PathBuf], out: &Output) -> Result<()> {
+fn answer(measured: &Measured, args: &Calibrate, outputs: &[PathBuf], out: &Output) -> Result<()> {
     let Measured { conditions, recording } = measured;
     let curve = recording.curve();
     let mut text = format!("{} runs of {} steps\n", conditions.runs, conditions.steps);
@@ -135,7 +141,7 @@ fn answer(measured: &Measured, path: &Path, outputs: &[std::path::PathBuf], out:
             ratios.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), r| (l.min(*r), h.max(*r)));
         text += &format!("  {branch:>7} ratios {low:.4} to {high:.4}\n");
     }
-    let profile = measured.profile("", "")?;
+    let profile = measured.profile("", "", objective(args))?;
     for fit in &profile.fits {
         let [low, high] = fit.fitted_range.unwrap_or_default();
         text += &format!(
@@ -145,10 +151,22 @@ fn answer(measured: &Measured, path: &Path, outputs: &[std::path::PathBuf], out:
             recording.distances.len()
         );
     }
+    for plans in &profile.plans {
+        if let (Some(fewest), Some(most)) = (plans.schedules.first(), plans.schedules.last()) {
+            text += &format!(
+                "  schedules of {} to {} computed steps, {:.2}x to {:.2}x; a skipped step costs {:.3} of a computed one\n",
+                fewest.computed,
+                most.computed,
+                plans.speedup(fewest.computed),
+                plans.speedup(most.computed),
+                plans.skipped_cost,
+            );
+        }
+    }
     for output in outputs {
         text += &format!("wrote {}\n", output.display());
     }
-    text += &format!("use it with --profile {}\n", path.display());
+    text += &format!("use it with --profile {}\n", args.out.display());
     let document = json!({ "profile": serde_json::to_value(&profile)?, "outputs": outputs });
     out.answer(&text, &document);
     Ok(())

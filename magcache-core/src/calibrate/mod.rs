@@ -13,6 +13,7 @@ mod polynomial;
 mod pooled;
 mod recorder;
 mod rehearsal;
+mod reuse;
 mod table;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,7 +24,7 @@ pub use recorder::Recorder;
 pub use rehearsal::Rehearsal;
 pub use table::RecordingError;
 
-use crate::{Branch, Curve, Expert, Fit, Signal, Source, Step, Warmup};
+use crate::{Branch, Curve, Expert, Fit, Signal, Source, Step, Warmup, planner::ReuseErrors};
 
 /// Degree of TeaCache's polynomials.
 const DEGREE: usize = 4;
@@ -63,6 +64,8 @@ pub struct Recording {
     pub magnitudes: BTreeMap<Branch, Vec<Magnitudes>>,
     /// In the order in which they were seen.
     pub distances: Vec<Distances>,
+    /// What standing in for blocks would have done, for each run that was rehearsed.
+    pub reuse: Vec<ReuseErrors>,
 }
 
 impl Recording {
@@ -101,6 +104,7 @@ impl Recording {
             own.iter_mut().zip(magnitudes).for_each(|(own, other)| own.join(other));
         }
         self.distances.extend(other.distances);
+        self.reuse.extend(other.reuse);
         Ok(())
     }
 

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use candle_core::{DType, Device, Tensor};
 
-use super::{Distances, Magnitudes, Pooled, Recording};
+use super::{Distances, Magnitudes, Pooled, Recording, reuse};
 use crate::{Branch, Expert, Signal};
 
 /// Columns of a branch's magnitudes: count, mean and sum of squares of both statistics.
@@ -52,13 +52,15 @@ pub enum RecordingError {
     Tensor(#[from] candle_core::Error),
 }
 
-type Result<T> = std::result::Result<T, RecordingError>;
+pub(super) type Result<T> = std::result::Result<T, RecordingError>;
 
 impl Recording {
     /// Everything as tensors: `magnitudes.BRANCH` `[steps, 6]` in f64 (count, mean and sum of squared deviations of the
     /// ratios, the same of the cosine distances) and the rows of distances as columns, `distances.expert`,
     /// `distances.branch`, `distances.step` in u32 and `distances.SIGNAL`, `distances.residual`,
-    /// `distances.hidden-states` in f64, `[rows]`; NaN where a row has no such signal.
+    /// `distances.hidden-states` in f64, `[rows]`; NaN where a row has no such signal. Of rehearsed runs also, in f64 and NaN
+    /// where there is none, `reuse.sources` `[runs, steps, reach]`, `reuse.products` `[runs, steps, reach, reach]`,
+    /// `reuse.growth` `[runs, steps]`, `reuse.pixels` and `reuse.cost` `[runs]`.
     ///
     /// # Errors
     /// Those of the tensor library.
@@ -88,6 +90,7 @@ impl Recording {
             let column = real(&|row| row.signals.get(&signal).copied().unwrap_or(f64::NAN))?;
             out.insert(format!("distances.{name}"), column);
         }
+        reuse::insert(&self.reuse, &mut out)?;
         Ok(out)
     }
 
@@ -156,11 +159,12 @@ impl Recording {
                 hidden_states: outputs[row],
             })
             .collect();
+        out.reuse = reuse::read(tensors)?;
         Ok(out)
     }
 }
 
-fn shape(name: &str, tensor: &Tensor, expected: String) -> RecordingError {
+pub(super) fn shape(name: &str, tensor: &Tensor, expected: String) -> RecordingError {
     RecordingError::Shape { name: name.to_owned(), got: tensor.dims().to_vec(), expected }
 }
 

@@ -3,7 +3,8 @@
 //! A dense run is rehearsed step by step with the residuals of earlier steps in the blocks' place
 //! ([`Rehearsal`](crate::calibrate::Rehearsal)); what that does to the latents is a [`ReuseErrors`]. A [`Planner`] adds up these errors
 //! over a schedule, each grown to the end of the run, and finds for every number of computed steps the schedule with the
-//! least. Predicted errors are root mean squares over the latents behind the last step, in their units.
+//! least. Predicted errors are root mean squares over the pixels in 0..=1; a sum of them bounds that of a schedule, because
+//! errors of several steps partly cancel.
 //!
 //! The search is exact for its costs: dynamic programming over pairs of computed steps, the newest and the one before it, which
 //! is all that the residual of one step or the line through two depends on.

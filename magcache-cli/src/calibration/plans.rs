@@ -1,0 +1,47 @@
+//! From rehearsed runs to the schedules of a profile.
+
+use anyhow::Result;
+use magcache_core::{
+    PlannedSchedule, Plans, Source,
+    calibrate::Recording,
+    planner::{Continuation, Objective, Planned, Planner},
+};
+
+use super::Conditions;
+
+/// The best schedule for each number of computed steps below all of them; none where no run was rehearsed.
+pub(crate) fn plans(
+    recording: &Recording,
+    conditions: &Conditions,
+    objective: Objective,
+    source: Source,
+) -> Result<Option<Plans>> {
+    if recording.reuse.is_empty() {
+        return Ok(None);
+    }
+    let planner = Planner::new(&recording.reuse)?;
+    let of = |with| planner.schedules(with, objective).into_iter().map(move |plan| (with, plan));
+    let mut schedules: Vec<PlannedSchedule> = Vec::new();
+    for (with, plan) in of(Continuation::Residual).chain(of(Continuation::Line)) {
+        if plan.skip.is_empty() {
+            continue;
+        }
+        let Planned { computed, skip, error, .. } = plan;
+        let new = PlannedSchedule { computed, skip, continuation: with, error, psnr: None, ssim: None };
+        match schedules.iter_mut().find(|own| own.computed == new.computed) {
+            Some(own) if new.error < own.error => *own = new,
+            Some(_) => {}
+            None => schedules.push(new),
+        }
+    }
+    schedules.sort_by_key(|schedule| schedule.computed);
+    let costs = recording.reuse.iter().map(|run| run.cost);
+    Ok(Some(Plans {
+        steps: recording.steps,
+        flow_shift: conditions.flow_shift,
+        boundary_ratio: conditions.boundary_ratio,
+        skipped_cost: costs.sum::<f64>() / recording.reuse.len() as f64,
+        schedules,
+        source,
+    }))
+}

@@ -1,0 +1,177 @@
+//! A dense run with every step rehearsed: what planning starts from.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Result;
+use candle_core::{DType, Tensor};
+use magcache_core::{
+    HookId, HookRegistry,
+    calibrate::{Recorder, Rehearsal},
+    planner::{ReuseErrors, StepErrors},
+};
+use magcache_models::pipeline::Generation;
+
+use crate::lanes::Scene;
+
+/// How much of a run is rehearsed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Extent {
+    /// Residuals of so many steps before it are tried at each step; 0 rehearses nothing.
+    pub(crate) reach: usize,
+    /// At so many steps an error is followed to the end of the run.
+    pub(crate) growth: usize,
+}
+
+/// Runs that are watched, and rehearsed as far as `extent` says.
+#[derive(Debug)]
+pub(crate) struct Watched {
+    hooks: Arc<HookRegistry>,
+    rehearsal: Rehearsal,
+    extent: Extent,
+}
+
+/// A run that went wrong at one step and then on without caches.
+struct Wrong {
+    step: usize,
+    run: Generation,
+    /// Root mean square of what the latents behind that step were off by.
+    error: f64,
+}
+
+impl Watched {
+    pub(crate) fn new(scene: &Scene<'_>, recorder: &Recorder, extent: Extent) -> Result<Self> {
+        let model = scene.pipeline.meta();
+        let blocks = model.blocks();
+        let rehearsal = Rehearsal::new(HookId(1), model, extent.reach);
+        let builder = HookRegistry::builder(blocks).ring(0..blocks, Arc::new(recorder.clone()))?;
+        let hooks = match extent.reach {
+            0 => builder.build(),
+            _ => builder.ring(0..blocks, Arc::new(rehearsal.clone()))?.build(),
+        };
+        Ok(Self { hooks, rehearsal, extent })
+    }
+
+    /// One dense run; `None` where nothing is rehearsed. `stop` is asked before each pass, `progress` follows each step.
+    pub(crate) fn run(
+        &self,
+        scene: &Scene<'_>,
+        stop: &dyn Fn() -> bool,
+        progress: &mut dyn FnMut(),
+    ) -> Result<Option<ReuseErrors>> {
+        let (pipeline, request) = (scene.pipeline, &scene.request);
+        let (sampler, noise) = (pipeline.sampler(request)?, pipeline.noise(request)?);
+        let run = pipeline.trajectory(request)?;
+        let mut generation = Generation::new(Arc::clone(&scene.denoiser), run, sampler, &noise, &self.hooks)?;
+        if self.extent.reach == 0 {
+            generation.run(stop, &mut |_| progress())?;
+            return Ok(None);
+        }
+        let followed = self.followed(&generation);
+        let mut out = ReuseErrors::default();
+        // Steps before the first one that runs.
+        out.steps.resize(generation.next(), StepErrors::default());
+        let (mut wrongs, mut rehearsed) = (Vec::new(), Vec::new());
+        while !generation.is_done() {
+            let step = generation.next();
+            let (sources, mut forks) = self.rehearse(&generation, stop, &mut rehearsed)?;
+            generation.step(stop)?;
+            progress();
+            let off = |fork: &Generation| fork.latents() - generation.latents();
+            let errors: Vec<Tensor> = forks.iter().map(off).collect::<Result<_, _>>()?;
+            let products = errors.iter().flat_map(|a| errors.iter().map(move |b| mean_product(a, b)));
+            out.steps.push(StepErrors { sources, products: products.collect::<Result<_>>()? });
+            if let (true, Some(run), Some(error)) = (followed.contains(&step), forks.pop(), errors.last()) {
+                wrongs.push(Wrong { step, run, error: mean_product(error, error)?.sqrt() });
+            }
+        }
+        follow(scene, &generation, wrongs, &mut out, stop)?;
+        out.cost = cost(&generation, &rehearsed);
+        Ok(Some(out))
+    }
+
+    /// The next step of `run` once with the residual of each step that is kept, as runs of their own behind it.
+    fn rehearse(
+        &self,
+        run: &Generation,
+        stop: &dyn Fn() -> bool,
+        times: &mut Vec<Duration>,
+    ) -> Result<(Vec<usize>, Vec<Generation>)> {
+        let Some(session) = run.session() else { return Ok(Default::default()) };
+        let step = run.trajectory().step(run.next());
+        let branches = run.trajectory().branches_at(&step);
+        let sources = self.rehearsal.sources(session, step.expert, branches);
+        let mut forks = Vec::with_capacity(sources.len());
+        for source in &sources {
+            let stand_in = self.rehearsal.stand_in(session, step.expert, branches, *source)?;
+            let (velocity, passes) = run.predict(Some(&mut stand_in.session()), stop)?;
+            times.push(passes.iter().map(|pass| pass.time).sum());
+            let mut fork = run.fork(&Arc::default());
+            fork.step_with(&velocity)?;
+            forks.push(fork);
+        }
+        Ok((sources, forks))
+    }
+
+    /// Steps from the second to the last, evenly spaced.
+    fn followed(&self, run: &Generation) -> Vec<usize> {
+        let (first, last) = (run.next() + 1, run.trajectory().len().saturating_sub(1));
+        let gaps = self.extent.growth.saturating_sub(1).max(1);
+        let at = |i: usize| first + i * last.saturating_sub(first) / gaps;
+        (0..self.extent.growth).map(at).collect()
+    }
+}
+
+/// Runs what went wrong to its end, and notes how far it ends from the dense run.
+fn follow(
+    scene: &Scene<'_>,
+    dense: &Generation,
+    wrongs: Vec<Wrong>,
+    out: &mut ReuseErrors,
+    stop: &dyn Fn() -> bool,
+) -> Result<()> {
+    let shown = scene.decode(dense.latents(), stop)?;
+    let mut logs = Vec::new();
+    for Wrong { step, mut run, error } in wrongs {
+        run.run(stop, &mut |_| {})?;
+        let off = (run.latents() - dense.latents())?;
+        let end = mean_product(&off, &off)?.sqrt();
+        let off = (scene.decode(run.latents(), stop)? - &shown)?;
+        let pixels = mean_product(&off, &off)?.sqrt();
+        if error > 0.0 && end > 0.0 {
+            out.growth.push((step, end / error));
+        }
+        if end > 0.0 && pixels > 0.0 {
+            logs.push((pixels / end).ln());
+        }
+    }
+    if !logs.is_empty() {
+        out.pixels = (logs.iter().sum::<f64>() / logs.len() as f64).exp();
+    }
+    Ok(())
+}
+
+/// Mean over the elements of the products, in f64.
+fn mean_product(a: &Tensor, b: &Tensor) -> Result<f64> {
+    Ok((a * b)?.to_dtype(DType::F64)?.mean_all()?.to_scalar()?)
+}
+
+/// The median of the steps whose blocks were replaced over that of those that were computed.
+fn cost(run: &Generation, rehearsed: &[Duration]) -> f64 {
+    let mut computed = vec![Duration::ZERO; run.trajectory().len()];
+    for pass in run.times() {
+        if let Some(step) = computed.get_mut(pass.step) {
+            *step += pass.time;
+        }
+    }
+    computed.retain(|time| !time.is_zero());
+    match (median(&computed), median(rehearsed)) {
+        (Some(computed), Some(rehearsed)) => (rehearsed / computed).min(1.0),
+        _ => 0.0,
+    }
+}
+
+fn median(times: &[Duration]) -> Option<f64> {
+    let mut times = times.to_vec();
+    times.sort_unstable();
+    times.get(times.len() / 2).map(Duration::as_secs_f64)
+}
