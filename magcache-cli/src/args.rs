@@ -113,6 +113,15 @@ pub(crate) struct Sampling {
     /// A built-in calibration profile, or the path of one
     #[arg(long, value_name = "NAME|FILE")]
     pub(crate) profile: Option<String>,
+    /// Plans a run that computes so many steps; with --cache, by that strategy's threshold
+    #[arg(long, value_name = "STEPS", group = "target")]
+    pub(crate) budget: Option<usize>,
+    /// Plans a run whose network is so many times faster than a dense run's
+    #[arg(long, value_name = "TIMES", group = "target")]
+    pub(crate) speedup: Option<f64>,
+    /// Plans the fastest run that is expected to be so near to a dense run, in dB
+    #[arg(long, value_name = "DB", group = "target")]
+    pub(crate) psnr: Option<f64>,
 }
 
 #[allow(clippy::struct_field_names, reason = "a dry run is what it is called")]

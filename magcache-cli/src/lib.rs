@@ -12,6 +12,7 @@ mod plan;
 mod plot;
 mod report;
 mod summary;
+mod target;
 pub mod verify;
 
 use std::process::ExitCode;

@@ -21,6 +21,7 @@ use crate::{
     args::Sampling,
     failure::{bad_input, bad_input_with},
     summary::trace,
+    target::{Chosen, Target},
 };
 
 /// The configuration file.
@@ -37,6 +38,9 @@ pub(crate) struct Config {
     #[serde(skip_serializing_if = "Residuals::is_default")]
     pub(crate) residuals: Residuals,
     pub(crate) output: OutputTable,
+    /// What is asked for in place of a threshold; resolved to `cache` before a run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) target: Option<Target>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) cache: Vec<toml::Table>,
 }
@@ -78,6 +82,8 @@ pub(crate) struct Plan {
     pub(crate) trajectory: Trajectory,
     pub(crate) cache: CachePlan,
     pub(crate) fps: f64,
+    /// What was chosen for a target.
+    pub(crate) chosen: Option<Chosen>,
     /// What reproduces this run.
     pub(crate) config: Config,
 }
@@ -119,6 +125,7 @@ impl Config {
                 table.insert("profile".to_owned(), toml::Value::String(profile.clone()));
             }
         }
+        config.target = Target::of(flags, config.target.take());
         Ok(config)
     }
 
@@ -211,6 +218,13 @@ impl Plan {
         let request = pipeline.resolved(&request);
         pipeline.check(&request)?;
         let trajectory = pipeline.trajectory(&request)?;
+        let target = config.target.take();
+        let choose =
+            |target: Target| target.choose(&config.cache, &config.residuals, pipeline.meta(), &trajectory);
+        let chosen = target.map(choose).transpose()?;
+        if let Some(chosen) = &chosen {
+            config.cache.clone_from(&chosen.tables);
+        }
         let cache = config.caches()?;
         config.cache =
             cache.cache.iter().map(magcache_core::CacheEntry::to_table).collect::<Result<_, _>>()?;
@@ -235,7 +249,7 @@ impl Plan {
         if config.model.is_none() && config.weights.is_none() {
             config.model = pipeline::default_model().map(|e| e.name.to_owned());
         }
-        Ok(Self { pipeline, request, trajectory, cache, fps, config })
+        Ok(Self { pipeline, request, trajectory, cache, fps, chosen, config })
     }
 
     /// The hooks, and what to tell the user before the run.

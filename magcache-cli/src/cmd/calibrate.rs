@@ -67,9 +67,9 @@ pub(crate) fn run(args: &Calibrate, out: &Output) -> Result<()> {
 
 fn plan(args: &Calibrate, options: LoadOptions) -> Result<Plan> {
     let mut config = Config::of(&args.sampling)?;
-    if !config.cache.is_empty() || args.sampling.profile.is_some() {
-        let message = "a cache or a profile is given, but calibration measures runs without";
-        return Err(bad_input_with(message, "remove --cache, --profile and the [[cache]] tables"));
+    if !config.cache.is_empty() || config.target.is_some() || args.sampling.profile.is_some() {
+        let message = "a cache, a profile or a target is given, but calibration measures runs without";
+        return Err(bad_input_with(message, "remove --cache, --profile, targets and the [[cache]] tables"));
     }
     config.sampling.negative_prompt = args.negative_prompt.clone().or(config.sampling.negative_prompt.take());
     if args.seeds.is_empty() {

@@ -19,6 +19,7 @@ use crate::{
     output::Output,
     plan::{Config, Plan},
     summary::{self, Summary, strip, trace},
+    target::Chosen,
 };
 
 /// Up to so many steps, the schedule is told before the run.
@@ -30,6 +31,12 @@ pub(crate) fn run(args: &Run, out: &Output) -> Result<()> {
     let built = plan.build()?;
     for warning in &built.warnings {
         out.warn(&warning.to_string(), warning.hint.as_deref());
+    }
+    if let Some(chosen) = &plan.chosen {
+        out.note(&chosen.text());
+        if let Some(short) = &chosen.short {
+            out.warn(short, None);
+        }
     }
     if let Some(note) = few_steps(&plan, &built)? {
         out.note(&note);
@@ -210,6 +217,7 @@ fn report(
         "seconds": seconds,
         "transformer_seconds": transformer,
         "failsafes": 0,
+        "planned": plan.chosen.as_ref().map(Chosen::json),
         "outputs": outputs,
     });
     if let Some(session) = generation.session() {

@@ -39,7 +39,7 @@ struct Outlook {
 pub(crate) fn run(args: &Schedule, out: &Output) -> Result<()> {
     let plot = args.plot.as_deref().map(Target::prepare).transpose()?;
     let mut config = Config::of(&args.sampling)?;
-    if config.cache.is_empty() {
+    if config.cache.is_empty() && config.target.is_none() {
         let table = [("strategy".to_owned(), toml::Value::String("magcache".to_owned()))];
         config.cache.push(toml::Table::from_iter(table));
         if let (Some(profile), Some(cache)) = (&args.sampling.profile, config.cache.first_mut()) {
