@@ -104,7 +104,7 @@ pub(crate) struct Sampling {
     /// Solver
     #[arg(long, value_name = "unipc|euler|dpmpp|wan-unipc|wan-dpmpp")]
     pub(crate) sampler: Option<String>,
-    /// A strategy with its profile's defaults, or replay:TRACE
+    /// A strategy with its profile's defaults, or replay:FILE with a trace, an exported schedule or a compute mask
     #[arg(long, value_name = "NAME")]
     pub(crate) cache: Option<String>,
     /// Overrides a key of --cache, as TOML: threshold=0.1
@@ -189,6 +189,9 @@ pub(crate) struct Schedule {
     /// Draws the noise levels with the skipped steps
     #[arg(long, value_name = "FILE.svg|.png")]
     pub(crate) plot: Option<PathBuf>,
+    /// Writes the schedule: FILE.toml for --cache replay:FILE.toml, FILE.json as a 0/1 compute mask
+    #[arg(long, value_name = "FILE.toml|.json")]
+    pub(crate) export: Option<PathBuf>,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -3,6 +3,7 @@
 mod args;
 mod calibration;
 mod cmd;
+mod exchange;
 mod failure;
 mod interrupt;
 mod lanes;

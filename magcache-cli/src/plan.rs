@@ -19,8 +19,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     args::Sampling,
+    exchange,
     failure::{bad_input, bad_input_with},
-    summary::trace,
     target::{Chosen, Target},
 };
 
@@ -287,7 +287,7 @@ impl Plan {
 /// The `[[cache]]` table of `--cache` and `--set`.
 fn cache_table(name: &str, set: &[String]) -> Result<toml::Table> {
     let mut table = match name.strip_prefix("replay:") {
-        Some(path) => trace::to_schedule(Path::new(path))?,
+        Some(path) => exchange::read(Path::new(path))?,
         None => toml::Table::from_iter([("strategy".to_owned(), toml::Value::String(name.to_owned()))]),
     };
     for pair in set {

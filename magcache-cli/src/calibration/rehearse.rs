@@ -175,3 +175,51 @@ fn median(times: &[Duration]) -> Option<f64> {
     times.sort_unstable();
     times.get(times.len() / 2).map(Duration::as_secs_f64)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lanes::{once::run_once, scene::testing::with_scene};
+
+    /// What a rehearsal says of a skip is what happens when a cache skips that step.
+    #[test]
+    fn a_predicted_error_is_that_of_the_run_with_the_skip() {
+        with_scene(6, |scene, hooks| {
+            let go = || false;
+            let recorder = Recorder::new(scene.pipeline.meta());
+            let watched = Watched::new(scene, &recorder, Extent { reach: 4, growth: 6 }).unwrap();
+            let found = watched.run(scene, &go, &mut || {}).unwrap().expect("it rehearses");
+            let dense = run_once(scene, &Arc::default(), &go).unwrap();
+            assert_eq!(found.steps.len(), 6);
+            assert!(found.cost > 0.0 && found.cost < 1.0, "{}", found.cost);
+            for step in 1..6 {
+                let table = format!("[[cache]]\nstrategy = \"schedule\"\nskip = [{step}]\n");
+                let off = (run_once(scene, &hooks(&table), &go).unwrap().latents - &dense.latents).unwrap();
+                let real = mean_product(&off, &off).unwrap().sqrt();
+                let own = &found.steps[step];
+                assert_eq!(own.sources, (step.saturating_sub(4)..step).collect::<Vec<_>>());
+                let local = own.products.last().unwrap().sqrt();
+                let predicted = local * found.growth_at(step);
+                assert!((predicted - real).abs() <= 1e-4 * real, "step {step}: {predicted} {real}");
+            }
+            // Two in a row: the second is off by more than if the first had been computed, and not wildly so.
+            let table = "[[cache]]\nstrategy = \"schedule\"\nskip = [5]\nforecast = { type = \"taylor\", order = 1 }\n";
+            let off = (run_once(scene, &hooks(table), &go).unwrap().latents - &dense.latents).unwrap();
+            let real = mean_product(&off, &off).unwrap().sqrt();
+            let planner =
+                magcache_core::planner::Planner::new(&[ReuseErrors { pixels: 1.0, ..found }]).unwrap();
+            let line = planner.predict(magcache_core::planner::Continuation::Line, &[5]).unwrap();
+            assert!((line.error / real - 1.0).abs() < 0.05, "{} {real}", line.error);
+        });
+    }
+
+    #[test]
+    fn nothing_is_rehearsed_without_reach() {
+        with_scene(2, |scene, _| {
+            let recorder = Recorder::new(scene.pipeline.meta());
+            let watched = Watched::new(scene, &recorder, Extent { reach: 0, growth: 2 }).unwrap();
+            assert!(watched.run(scene, &|| false, &mut || {}).unwrap().is_none());
+            assert_eq!(recorder.recording().steps, 2);
+        });
+    }
+}

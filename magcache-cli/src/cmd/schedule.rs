@@ -15,11 +15,13 @@ use serde_json::{Value, json};
 
 use crate::{
     args::Schedule,
+    exchange::Export,
     failure::{bad_input, bad_input_with},
     output::Output,
     plan::{Config, Plan},
-    plot::{Chart, Target},
+    plot::{self, Chart},
     summary::{self, Summary, strip},
+    target::Chosen,
 };
 
 /// Steps and shift of a run of a model that is only known by its profile.
@@ -34,10 +36,13 @@ struct Outlook {
     config: Config,
     /// Tokens of one sample, where the model's patches are known.
     tokens: Option<usize>,
+    /// What was chosen for a target.
+    chosen: Option<Chosen>,
 }
 
 pub(crate) fn run(args: &Schedule, out: &Output) -> Result<()> {
-    let plot = args.plot.as_deref().map(Target::prepare).transpose()?;
+    let plot = args.plot.as_deref().map(plot::Target::prepare).transpose()?;
+    let export = args.export.as_deref().map(Export::prepare).transpose()?;
     let mut config = Config::of(&args.sampling)?;
     if config.cache.is_empty() && config.target.is_none() {
         let table = [("strategy".to_owned(), toml::Value::String("magcache".to_owned()))];
@@ -51,6 +56,9 @@ pub(crate) fn run(args: &Schedule, out: &Output) -> Result<()> {
         (Some(profile), false) => of_profile(profile, config)?,
         _ => of_model(config)?,
     };
+    if let Some(chosen) = &outlook.chosen {
+        out.note(&chosen.text());
+    }
     let plan = outlook.config.caches()?;
     let built = plan.build(&outlook.meta, Some(&outlook.run))?;
     let mut warnings = built.warnings.clone();
@@ -69,6 +77,8 @@ pub(crate) fn run(args: &Schedule, out: &Output) -> Result<()> {
         let message = format!("0 of {} steps would be skipped", outlook.run.len());
         warnings.push(Problem::warning("schedule", message).hint("raise `threshold` or lower `warmup`"));
     }
+    let short = outlook.chosen.as_ref().and_then(|chosen| chosen.short.as_ref());
+    warnings.extend(short.map(|short| Problem::warning("target", short)));
     let bytes = cache_bytes(&outlook, &built.registry);
     let drawn = match (&plot, &log, &summary) {
         (None, ..) => None,
@@ -79,6 +89,18 @@ pub(crate) fn run(args: &Schedule, out: &Output) -> Result<()> {
             let message =
                 format!("{strategy} decides from what it sees: there is no schedule to draw before a run");
             return Err(bad_input_with(message, "magcache run --trace FILE.jsonl records it"));
+        }
+    };
+    let exported = match (export, &log) {
+        (None, _) => None,
+        (Some(export), Some(log)) => Some(export.write(&plan.cache, log, &outlook.run)?),
+        (Some(_), None) => {
+            let message =
+                format!("{strategy} decides from what it sees: there is no schedule to write before a run");
+            return Err(bad_input_with(
+                message,
+                "magcache run --trace FILE.jsonl, then --cache replay:FILE.jsonl",
+            ));
         }
     };
     for warning in &warnings {
@@ -95,10 +117,12 @@ pub(crate) fn run(args: &Schedule, out: &Output) -> Result<()> {
         "ceiling": summary.as_ref().and_then(Summary::ceiling),
         "cache_bytes": bytes,
         "warnings": warnings.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        "outputs": drawn.iter().collect::<Vec<_>>(),
+        "planned": outlook.chosen.as_ref().map(Chosen::json),
+        "outputs": drawn.iter().chain(&exported).collect::<Vec<_>>(),
     });
     let mut text = text(&outlook, &strategy, log.as_ref(), summary.as_ref(), bytes);
-    text += &drawn.iter().map(|path| format!("wrote {}\n", path.display())).collect::<String>();
+    text +=
+        &drawn.iter().chain(&exported).map(|path| format!("wrote {}\n", path.display())).collect::<String>();
     out.answer(&text, &document);
     Ok(())
 }
@@ -122,11 +146,12 @@ fn of_model(config: Config) -> Result<Outlook> {
         tokens: Some(plan.pipeline.tokens(&plan.request)),
         run: plan.trajectory,
         config: plan.config,
+        chosen: plan.chosen,
         meta,
     })
 }
 
-fn of_profile(name: &str, config: Config) -> Result<Outlook> {
+fn of_profile(name: &str, mut config: Config) -> Result<Outlook> {
     let profile = Profile::find(name)?;
     let variant = config.cache.first().and_then(|c| c.get("variant")).and_then(toml::Value::as_str);
     let curve = profile.curves_of(variant)?.first().copied().cloned();
@@ -159,7 +184,12 @@ fn of_profile(name: &str, config: Config) -> Result<Outlook> {
     {
         return Err(bad_input(format!("size {width}x{height}: both must be above 0")));
     }
-    Ok(Outlook { profile: Some(name.to_owned()), meta, run, config, tokens: None })
+    let target = config.target.take();
+    let chosen = target.map(|t| t.choose(&config.cache, &config.residuals, &meta, &run)).transpose()?;
+    if let Some(chosen) = &chosen {
+        config.cache.clone_from(&chosen.tables);
+    }
+    Ok(Outlook { profile: Some(name.to_owned()), meta, run, config, tokens: None, chosen })
 }
 
 fn profile_of(config: &Config, meta: &ModelMeta) -> Option<String> {
