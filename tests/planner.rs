@@ -6,7 +6,7 @@ use magcache_core::{
     Branch, Expert, HookId, HookRegistry, Phase, PlannedSchedule, Plans, Source, Trajectory,
     calibrate::{Recording, Rehearsal},
     planner::{Continuation, Objective, Planned, Planner, PlannerError, ReuseErrors, StepErrors},
-    testing::{Toy, run, same_bits, toys},
+    testing::{run, same_bits, toys},
 };
 use proptest::prelude::*;
 

@@ -28,6 +28,8 @@ pub(crate) enum Command {
     Run(Run),
     /// Measures a model: dense runs over prompts and seeds to a profile for its caches
     Calibrate(Calibrate),
+    /// Quality against computed steps: strategies, planned schedules and fewer steps, over prompts and seeds
+    Pareto(Pareto),
     /// What a strategy will skip, without loading weights
     Schedule(Schedule),
     /// Strategies, models, profiles and samplers of this build
@@ -234,6 +236,50 @@ pub(crate) struct Calibrate {
     /// Draws the curve
     #[arg(long, value_name = "FILE.svg|.png")]
     pub(crate) plot: Option<PathBuf>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Pareto {
+    #[command(flatten)]
+    pub(crate) sampling: Sampling,
+    /// A prompt; several may be given
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) prompt: Vec<String>,
+    /// A file with a prompt on each line; empty lines and those that begin with # are left out
+    #[arg(long, value_name = "FILE")]
+    pub(crate) prompts: Option<PathBuf>,
+    /// What not to show
+    #[arg(long)]
+    pub(crate) negative_prompt: Option<String>,
+    /// Seeds of the initial noise, each with every prompt
+    #[arg(long, value_name = "N,N", value_delimiter = ',', default_value = "0,1")]
+    pub(crate) seeds: Vec<u64>,
+    /// Numbers of computed steps; six between a quarter and three quarters of the steps without
+    #[arg(long, value_name = "STEPS,STEPS", value_delimiter = ',')]
+    pub(crate) budgets: Vec<usize>,
+    /// Strategies beside planned schedules, each at the threshold that meets the budget
+    #[arg(
+        long,
+        value_name = "NAME,NAME",
+        value_delimiter = ',',
+        default_value = "magcache,teacache,fbcache"
+    )]
+    pub(crate) strategies: Vec<String>,
+    /// So many of the prompts, each with the first seed, are tried to find the thresholds; each holds a network
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    pub(crate) search: usize,
+    /// Draws the curves
+    #[arg(long, value_name = "FILE.svg|.png")]
+    pub(crate) plot: Option<PathBuf>,
+    /// Writes --profile with the measured PSNR and SSIM of its schedules
+    #[arg(long, value_name = "FILE.toml")]
+    pub(crate) save: Option<PathBuf>,
+    /// How weights are kept in memory; arithmetic on a CPU is f32
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) dtype: Dtype,
+    /// cpu, cuda:N or metal
+    #[arg(long, default_value = "cpu")]
+    pub(crate) device: String,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]

@@ -9,6 +9,7 @@ mod interrupt;
 mod lanes;
 pub mod media;
 mod output;
+mod pareto;
 mod plan;
 mod plot;
 mod report;
@@ -33,6 +34,7 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => cmd::demo::run(&args, &out),
         Command::Run(args) => cmd::run::run(&args, &out),
         Command::Calibrate(args) => cmd::calibrate::run(&args, &out),
+        Command::Pareto(args) => cmd::pareto::run(&args, &out),
         Command::Schedule(args) => cmd::schedule::run(&args, &out),
         Command::List(args) => cmd::list::run(&args, &out),
         Command::Inspect(args) => cmd::inspect::run(&args, &out),

@@ -40,8 +40,9 @@ pub(crate) struct Target {
     pub(crate) profile: Option<String>,
 }
 
+/// The one that is given.
 #[derive(Clone, Copy, Debug)]
-enum Goal {
+pub(crate) enum Goal {
     Budget(usize),
     Speedup(f64),
     Psnr(f64),
@@ -74,7 +75,7 @@ impl Target {
         Some(target)
     }
 
-    fn goal(&self) -> Result<Goal> {
+    pub(crate) fn goal(&self) -> Result<Goal> {
         match (self.budget, self.speedup, self.psnr) {
             (Some(steps), None, None) => Ok(Goal::Budget(steps)),
             (None, Some(times), None) if times.is_finite() && times >= 1.0 => Ok(Goal::Speedup(times)),

@@ -1,6 +1,9 @@
 //! `calibrate`: dense runs over prompts and seeds to a profile.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use anyhow::Result;
 use magcache_core::{
@@ -32,7 +35,7 @@ pub(crate) fn run(args: &Calibrate, out: &Output) -> Result<()> {
         tile_vae: false,
     };
     let plan = plan(args, options)?;
-    let prompts = prompts(args, &plan.request.prompt)?;
+    let prompts = prompts(&args.prompt, args.prompts.as_deref(), &plan.request.prompt)?;
     let plot = args.plot.as_deref().map(Target::prepare).transpose()?;
     for path in [&args.out, &rows_beside(&args.out)] {
         media::probe(path)?;
@@ -86,9 +89,9 @@ fn objective(args: &Calibrate) -> planner::Objective {
 }
 
 /// The prompts of the flags and of the file, or the model's own.
-fn prompts(args: &Calibrate, own: &str) -> Result<Vec<String>> {
-    let mut prompts = args.prompt.clone();
-    if let Some(path) = &args.prompts {
+pub(super) fn prompts(given: &[String], file: Option<&Path>, own: &str) -> Result<Vec<String>> {
+    let mut prompts = given.to_vec();
+    if let Some(path) = file {
         let text = std::fs::read_to_string(path).map_err(|error| {
             bad_input_with(
                 format!("cannot read {}: {error}", path.display()),

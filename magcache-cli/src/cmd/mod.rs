@@ -5,6 +5,7 @@ pub(crate) mod calibrate;
 pub(crate) mod demo;
 pub(crate) mod inspect;
 pub(crate) mod list;
+pub(crate) mod pareto;
 pub(crate) mod run;
 pub(crate) mod schedule;
 pub(crate) mod verify;

@@ -4,7 +4,6 @@
 //! each is from the first one, [`round`] says what came of each; [`once::run_once`] runs one without asking how long it takes.
 
 mod lane;
-#[cfg_attr(not(test), expect(dead_code, reason = "for commands that look for a setting; none does yet"))]
 pub(crate) mod once;
 mod quality;
 mod round;
@@ -15,4 +14,6 @@ pub(crate) use lane::Lane;
 pub(crate) use quality::quality;
 pub(crate) use round::{Entry, Finished, Shown, round};
 pub(crate) use scene::Scene;
+#[cfg(test)]
+pub(crate) use scene::testing;
 pub(crate) use turns::{take_turns, warm_up};

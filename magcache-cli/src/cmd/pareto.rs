@@ -1,0 +1,283 @@
+//! `pareto`: quality against computed steps, over prompts and seeds.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use magcache_core::Profile;
+use magcache_models::pipeline::{LoadOptions, Offload, Request};
+use serde_json::{Value, json};
+
+use super::{
+    calibrate::prompts,
+    run::{device, stage, weights},
+};
+use crate::{
+    args::Pareto,
+    failure::bad_input_with,
+    interrupt::Interrupt,
+    lanes::{Scene, once::run_once, quality},
+    media,
+    output::Output,
+    pareto::{Contender, Point, Points, Setting, margin},
+    plan::{Config, Plan},
+    plot::{self, Chart, Series},
+};
+
+/// One curve: what was run for each budget and what came of it.
+struct Curve {
+    name: String,
+    points: Vec<Option<(Setting, Points)>>,
+}
+
+pub(crate) fn run(args: &Pareto, out: &Output) -> Result<()> {
+    let plan = plan(args)?;
+    let budgets = budgets(args, &plan)?;
+    let prompts = prompts(&args.prompt, args.prompts.as_deref(), &plan.request.prompt)?;
+    let plot = args.plot.as_deref().map(plot::Target::prepare).transpose()?;
+    let saved = args.save.as_deref().map(|path| saved(path, args)).transpose()?;
+    let interrupt = Interrupt::listen()?;
+    let stop = || interrupt.is_set();
+
+    let mut curves = settings(args, &plan, &prompts, &budgets, out, &stop)?;
+    measure(args, &plan, &prompts, &mut curves, out, &stop)?;
+
+    let mut outputs = Vec::new();
+    if let (Some(path), Some(profile)) = (&args.save, saved) {
+        save(path, profile, &plan, &curves)?;
+        outputs.push(path.clone());
+    }
+    if let Some(target) = plot {
+        outputs.push(target.write(&chart(&plan, &curves, prompts.len() * args.seeds.len()))?);
+    }
+    answer(&plan, &budgets, &curves, &outputs, out);
+    Ok(())
+}
+
+fn plan(args: &Pareto) -> Result<Plan> {
+    let mut config = Config::of(&args.sampling)?;
+    if !config.cache.is_empty() || config.target.as_ref().is_some_and(|t| t.goal().is_ok()) {
+        let message = "a cache or a target is given, but every contender has its own";
+        return Err(bad_input_with(message, "--strategies magcache,fbcache and --budgets 12,16"));
+    }
+    config.target = None;
+    config.sampling.negative_prompt = args.negative_prompt.clone().or(config.sampling.negative_prompt.take());
+    if args.seeds.is_empty() {
+        return Err(bad_input_with("no seeds", "--seeds 0,1"));
+    }
+    let options = LoadOptions {
+        device: device(&args.device)?,
+        dtype: weights(args.dtype),
+        offload: Offload::None,
+        tile_vae: false,
+    };
+    Plan::new(config, options)
+}
+
+/// Those of the flags, or six from a quarter of the steps to three quarters.
+fn budgets(args: &Pareto, plan: &Plan) -> Result<Vec<usize>> {
+    let steps = plan.trajectory.steps().count();
+    if let Some(budget) = args.budgets.iter().find(|budget| **budget == 0 || **budget >= steps) {
+        let message = format!("a budget of {budget} computed steps, the run has {steps}");
+        return Err(bad_input_with(message, format!("1 to {}", steps.saturating_sub(1))));
+    }
+    let mut budgets = args.budgets.clone();
+    if budgets.is_empty() {
+        budgets = (0..6).map(|i| (steps * (5 + 2 * i)).div_ceil(20).max(1)).filter(|b| *b < steps).collect();
+    }
+    budgets.sort_unstable();
+    budgets.dedup();
+    Ok(budgets)
+}
+
+/// What every contender does with every budget.
+fn settings(
+    args: &Pareto,
+    plan: &Plan,
+    prompts: &[String],
+    budgets: &[usize],
+    out: &Output,
+    stop: &dyn Fn() -> bool,
+) -> Result<Vec<Curve>> {
+    let strategies = args.strategies.iter().cloned().map(Contender::Strategy);
+    let all = [Contender::Planner, Contender::PlannerReuse].into_iter().chain(strategies);
+    let spinner = out.spinner("looking for thresholds");
+    let mut scenes = Vec::new();
+    for prompt in prompts.iter().take(args.search) {
+        scenes.extend(self::scenes(
+            plan,
+            prompt,
+            args.seeds.iter().take(1),
+            &|s| spinner.set_message(s),
+            out,
+        )?);
+    }
+    let profile = args.sampling.profile.as_deref();
+    let curve = |contender: Contender| -> Result<Curve> {
+        let settings = contender.settings(plan, profile, budgets, &scenes, stop)?;
+        let points = settings.into_iter().map(|setting| Some((setting?, Points::default()))).collect();
+        Ok(Curve { name: contender.name().to_owned(), points })
+    };
+    let curves = all.chain([Contender::FewerSteps]).map(curve).collect();
+    spinner.finish_and_clear();
+    curves
+}
+
+/// One prompt with some seeds; the network is loaded once.
+fn scenes<'a>(
+    plan: &'a Plan,
+    prompt: &str,
+    seeds: impl Iterator<Item = &'a u64>,
+    told: &dyn Fn(&'static str),
+    out: &Output,
+) -> Result<Vec<Scene<'a>>> {
+    let request = Request { prompt: prompt.to_owned(), ..plan.request.clone() };
+    plan.pipeline.check(&request)?;
+    let mut notes = Vec::new();
+    let denoiser = plan.pipeline.denoiser(&request, &|s| told(stage(s)), &mut notes)?;
+    notes.iter().for_each(|note| out.note(note));
+    let scene = |seed: &u64| Scene {
+        pipeline: plan.pipeline.as_ref(),
+        request: Request { seed: *seed, ..request.clone() },
+        denoiser: Arc::clone(&denoiser),
+    };
+    Ok(seeds.map(scene).collect())
+}
+
+/// Runs everything over every prompt and seed.
+fn measure(
+    args: &Pareto,
+    plan: &Plan,
+    prompts: &[String],
+    curves: &mut [Curve],
+    out: &Output,
+    stop: &dyn Fn() -> bool,
+) -> Result<()> {
+    let runs: usize = curves.iter().map(|c| c.points.iter().flatten().count()).sum();
+    let bar = out.bar(prompts.len() * args.seeds.len() * (runs + 1), "runs");
+    for prompt in prompts {
+        for scene in scenes(plan, prompt, args.seeds.iter(), &|_| {}, out)? {
+            let dense = run_once(&scene, &Arc::default(), stop)?;
+            bar.inc(1);
+            for (setting, points) in curves.iter_mut().flat_map(|c| c.points.iter_mut().flatten()) {
+                let run = setting.run(plan, &scene, stop)?;
+                let found = quality(&run.frames, &dense.frames)?;
+                let computed = setting.computed(plan, &run);
+                points.push(Point { computed, psnr: found.psnr(), ssim: found.ssim() });
+                bar.inc(1);
+            }
+        }
+    }
+    bar.finish_and_clear();
+    Ok(())
+}
+
+/// The profile that measured numbers will be written into.
+fn saved(path: &std::path::Path, args: &Pareto) -> Result<Profile> {
+    let Some(name) = &args.sampling.profile else {
+        return Err(bad_input_with(
+            "--save writes a profile with measured numbers, and none is given",
+            "--profile FILE.toml",
+        ));
+    };
+    media::probe(path)?;
+    Ok(Profile::find(name)?)
+}
+
+/// The planner's points, into the schedules that they belong to.
+fn save(path: &std::path::Path, mut profile: Profile, plan: &Plan, curves: &[Curve]) -> Result<()> {
+    let planner = curves.iter().find(|curve| curve.name == Contender::Planner.name());
+    for (setting, points) in planner.iter().flat_map(|curve| curve.points.iter().flatten()) {
+        let Setting::Tables(tables) = setting else { continue };
+        let plans = profile.plans.iter_mut().filter(|plans| plans.fit(&plan.trajectory)).take(1);
+        let own = plans.flat_map(|plans| &mut plans.schedules).find(|s| tables.first() == Some(&s.table()));
+        if let Some(schedule) = own {
+            (schedule.psnr, schedule.ssim) = (Some(points.psnr().0), Some(points.ssim().0));
+        }
+    }
+    Ok(media::write_file(path, toml::to_string(&profile)?.as_bytes())?)
+}
+
+fn chart(plan: &Plan, curves: &[Curve], runs: usize) -> Chart {
+    let title =
+        format!("{}: {} steps, {runs} runs", plan.pipeline.meta().name, plan.trajectory.steps().count());
+    let mut chart = Chart::new(title, "computed steps", "PSNR against the dense run, dB");
+    for curve in curves {
+        let own = || curve.points.iter().flatten().map(|(_, points)| points);
+        chart = chart.with(Series {
+            name: curve.name.clone(),
+            points: own().map(|p| (p.computed(), p.psnr().0)).collect(),
+            spread: own().map(|p| p.psnr().1).collect(),
+            ..Series::default()
+        });
+    }
+    chart
+}
+
+/// The points of a curve at a budget.
+fn at<'c>(curves: &'c [Curve], name: &str, place: usize) -> Option<&'c Points> {
+    let curve = curves.iter().find(|curve| curve.name == name)?;
+    curve.points.get(place)?.as_ref().map(|(_, points)| points)
+}
+
+fn answer(plan: &Plan, budgets: &[usize], curves: &[Curve], outputs: &[std::path::PathBuf], out: &Output) {
+    let (naive, planner) = (Contender::FewerSteps, Contender::Planner);
+    let mut text = format!("{:<16}", "computed steps");
+    text += &budgets.iter().map(|budget| format!("{budget:>22}")).collect::<String>();
+    text.push('\n');
+    let mut rows: Vec<Value> = Vec::new();
+    for curve in curves {
+        text += &format!("{:<16}", curve.name);
+        for (place, (budget, point)) in budgets.iter().zip(&curve.points).enumerate() {
+            let Some((setting, points)) = point else {
+                text += &format!("{:>22}", "-");
+                continue;
+            };
+            let ((psnr, error), (ssim, _)) = (points.psnr(), points.ssim());
+            text += &format!("{:>22}", format!("{psnr:.2} ± {error:.2} {ssim:.4}"));
+            let against = at(curves, naive.name(), place).map(|other| margin(points, other));
+            let mut row = points.json();
+            row["name"] = json!(curve.name);
+            row["budget"] = json!(budget);
+            row["setting"] = setting.json();
+            row["above_fewer_steps"] = json!(against.map(|(mean, _)| mean));
+            row["above_fewer_steps_error"] = json!(against.map(|(_, error)| error));
+            rows.push(row);
+        }
+        text.push('\n');
+    }
+    text += "PSNR in dB, its standard error, SSIM; against dense runs of the same seeds\n\ndB above as many steps without a cache, run by run\n";
+    for curve in curves.iter().filter(|curve| curve.name != naive.name()) {
+        text += &format!("{:<16}", curve.name);
+        for place in 0..budgets.len() {
+            let both = at(curves, &curve.name, place).zip(at(curves, naive.name(), place));
+            let cell = both.map_or("-".to_owned(), |(own, other)| {
+                let (mean, error) = margin(own, other);
+                format!("{mean:+.2} ± {error:.2}")
+            });
+            text += &format!("{cell:>22}");
+        }
+        text.push('\n');
+    }
+    text += "\nthe planner against the best strategy at each budget\n";
+    for (place, budget) in budgets.iter().enumerate() {
+        let fixed = curves
+            .iter()
+            .filter(|c| ![naive.name(), planner.name(), "planner, reuse"].contains(&c.name.as_str()));
+        let rivals = fixed.filter_map(|c| Some((c.name.as_str(), at(curves, &c.name, place)?)));
+        let best = rivals.max_by(|(_, a), (_, b)| a.psnr().0.total_cmp(&b.psnr().0));
+        if let (Some((name, best)), Some(own)) = (best, at(curves, planner.name(), place)) {
+            let (mean, error) = margin(own, best);
+            text += &format!("  {budget} computed: {mean:+.2} ± {error:.2} dB over {name}\n");
+        }
+    }
+    for output in outputs {
+        text += &format!("wrote {}\n", output.display());
+    }
+    let document = json!({
+        "model": plan.pipeline.meta().name,
+        "steps": plan.trajectory.steps().count(),
+        "rows": rows,
+        "outputs": outputs,
+    });
+    out.answer(&text, &document);
+}

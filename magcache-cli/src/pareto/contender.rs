@@ -1,0 +1,169 @@
+//! Who is on the axes, and what each does with a budget.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use magcache_core::{CachePlan, Residuals};
+
+use super::threshold::Search;
+use crate::{
+    lanes::{
+        Lane, Scene,
+        once::{Outcome, run_once},
+    },
+    plan::Plan,
+    target::Target,
+};
+
+/// Budgets are met where runs compute within so many steps of them.
+const NEAR: f64 = 0.75;
+
+/// One curve.
+#[derive(Debug)]
+pub(crate) enum Contender {
+    /// The profile's schedules.
+    Planner,
+    /// The same without their continuation: the last residual stands in.
+    PlannerReuse,
+    /// A dense run of fewer steps.
+    FewerSteps,
+    /// A strategy at the threshold that meets the budget.
+    Strategy(String),
+}
+
+/// What a contender does with a budget.
+#[derive(Clone, Debug)]
+pub(crate) enum Setting {
+    /// These `[[cache]]` tables.
+    Tables(Vec<toml::Table>),
+    /// So many steps, no cache.
+    Steps(usize),
+}
+
+impl Contender {
+    pub(crate) fn name(&self) -> &str {
+        match self {
+            Self::Planner => "planner",
+            Self::PlannerReuse => "planner, reuse",
+            Self::FewerSteps => "fewer steps",
+            Self::Strategy(name) => name,
+        }
+    }
+
+    /// What each budget means; `None` where it cannot be met. Strategies that decide from content are tried on `scenes`.
+    pub(crate) fn settings(
+        &self,
+        plan: &Plan,
+        profile: Option<&str>,
+        budgets: &[usize],
+        scenes: &[Scene<'_>],
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Vec<Option<Setting>>> {
+        let mut search = Search::default();
+        let mut all = Vec::with_capacity(budgets.len());
+        for budget in budgets {
+            all.push(match self {
+                Self::FewerSteps => Some(Setting::Steps(*budget)),
+                Self::Planner => Some(Setting::Tables(chosen(plan, profile, &[], *budget)?.0)),
+                Self::PlannerReuse => {
+                    let (mut tables, _) = chosen(plan, profile, &[], *budget)?;
+                    tables.iter_mut().for_each(|table| _ = table.remove("forecast"));
+                    Some(Setting::Tables(tables))
+                }
+                Self::Strategy(name) => strategy(plan, profile, name, *budget, scenes, &mut search, stop)?,
+            });
+        }
+        Ok(all)
+    }
+}
+
+/// What the planner chooses for a budget, and whether that is what was asked for.
+fn chosen(
+    plan: &Plan,
+    profile: Option<&str>,
+    cache: &[toml::Table],
+    budget: usize,
+) -> Result<(Vec<toml::Table>, bool)> {
+    let profile = profile.map(str::to_owned);
+    let target = Target { budget: Some(budget), profile, ..Target::default() };
+    let chosen = target.choose(cache, &Residuals::default(), plan.pipeline.meta(), &plan.trajectory)?;
+    Ok((chosen.tables, chosen.short.is_none()))
+}
+
+fn strategy(
+    plan: &Plan,
+    profile: Option<&str>,
+    name: &str,
+    budget: usize,
+    scenes: &[Scene<'_>],
+    search: &mut Search,
+    stop: &dyn Fn() -> bool,
+) -> Result<Option<Setting>> {
+    let mut table = toml::Table::from_iter([("strategy".to_owned(), toml::Value::String(name.to_owned()))]);
+    table.extend(profile.map(|profile| ("profile".to_owned(), toml::Value::String(profile.to_owned()))));
+    let build = |table: &toml::Table| -> Result<_> {
+        let caches = CachePlan::from_tables(vec![table.clone()], Residuals::default())?;
+        Ok(caches.build(plan.pipeline.meta(), Some(&plan.trajectory))?.registry)
+    };
+    if build(&table)?.is_static() {
+        let (tables, met) = chosen(plan, profile, &[table], budget)?;
+        return Ok(met.then_some(Setting::Tables(tables)));
+    }
+    let with = |threshold: f64| {
+        let mut table = table.clone();
+        table.insert("threshold".to_owned(), toml::Value::Float(threshold));
+        table
+    };
+    let mut computed = |threshold: f64| -> Result<f64> {
+        let registry = build(&with(threshold))?;
+        let mut sum = 0.0;
+        for scene in scenes {
+            let mut lane = Lane::new(scene, &registry)?;
+            lane.generation.run(stop, &mut |_| {})?;
+            sum += computed_steps(&lane);
+        }
+        Ok(sum / scenes.len().max(1) as f64)
+    };
+    let (threshold, steps) = search.find(budget as f64, &mut computed)?;
+    Ok(((steps - budget as f64).abs() <= NEAR).then(|| Setting::Tables(vec![with(threshold)])))
+}
+
+/// Steps computed, where branches differ a fraction.
+fn computed_steps(lane: &Lane<'_>) -> f64 {
+    let summary = lane.summary();
+    let steps = lane.generation.trajectory().steps().count();
+    steps as f64 * summary.computed() as f64 / summary.passes.max(1) as f64
+}
+
+impl Setting {
+    /// The run that it means, to its end.
+    pub(crate) fn run(&self, plan: &Plan, scene: &Scene<'_>, stop: &dyn Fn() -> bool) -> Result<Outcome> {
+        match self {
+            Self::Steps(steps) => run_once(&scene.with_steps(*steps), &Arc::default(), stop),
+            Self::Tables(tables) => {
+                let caches = CachePlan::from_tables(tables.clone(), Residuals::default())?;
+                let built = caches.build(plan.pipeline.meta(), Some(&plan.trajectory))?;
+                run_once(scene, &built.registry, stop)
+            }
+        }
+    }
+
+    /// The steps of it that are computed, of the passes of a run; a fraction where branches differ.
+    pub(crate) fn computed(&self, plan: &Plan, run: &Outcome) -> f64 {
+        match self {
+            Self::Steps(steps) => *steps as f64,
+            Self::Tables(_) => {
+                let steps = plan.trajectory.steps().count();
+                steps as f64 * run.computed as f64 / (run.computed + run.skipped).max(1) as f64
+            }
+        }
+    }
+
+    /// For `--json`.
+    pub(crate) fn json(&self) -> serde_json::Value {
+        match self {
+            Self::Steps(steps) => serde_json::json!({ "steps": steps }),
+            Self::Tables(tables) => serde_json::json!({ "cache": tables }),
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! What runs gave, and how sure that is.
+
+use magcache_core::calibrate::Pooled;
+use serde_json::{Value, json};
+
+/// One run against its dense one.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Point {
+    /// Steps computed; a fraction where branches differ.
+    pub(crate) computed: f64,
+    /// dB; infinite where nothing differs.
+    pub(crate) psnr: f64,
+    pub(crate) ssim: f64,
+}
+
+/// The runs of one contender at one budget, in the order of the scenes.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Points(Vec<Point>);
+
+/// A mean and its standard error.
+pub(crate) type Estimate = (f64, f64);
+
+impl Points {
+    pub(crate) fn push(&mut self, point: Point) {
+        self.0.push(point);
+    }
+
+    pub(crate) fn computed(&self) -> f64 {
+        estimate(self.0.iter().map(|p| p.computed)).0
+    }
+
+    /// Over the runs that differ from their dense ones.
+    pub(crate) fn psnr(&self) -> Estimate {
+        estimate(self.0.iter().map(|p| p.psnr).filter(|psnr| psnr.is_finite()))
+    }
+
+    pub(crate) fn ssim(&self) -> Estimate {
+        estimate(self.0.iter().map(|p| p.ssim))
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        let ((psnr, psnr_error), (ssim, ssim_error)) = (self.psnr(), self.ssim());
+        json!({
+            "computed": self.computed(),
+            "psnr": psnr,
+            "psnr_error": psnr_error,
+            "ssim": ssim,
+            "ssim_error": ssim_error,
+            "runs": self.0.len(),
+        })
+    }
+}
+
+/// How many dB `a` is above `b`, run by run, over the runs in which both differ from their dense ones.
+pub(crate) fn margin(a: &Points, b: &Points) -> Estimate {
+    let both = a.0.iter().zip(&b.0).map(|(a, b)| a.psnr - b.psnr);
+    estimate(both.filter(|difference| difference.is_finite()))
+}
+
+fn estimate(values: impl Iterator<Item = f64>) -> Estimate {
+    let all: Pooled = values.collect();
+    if all.count == 0 { (f64::NAN, f64::NAN) } else { (all.mean, all.std() / (all.count as f64).sqrt()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_margin_is_paired() {
+        let points = |psnr: &[f64]| {
+            Points(psnr.iter().map(|psnr| Point { computed: 3.5, psnr: *psnr, ssim: 1.0 }).collect())
+        };
+        let (a, b) = (points(&[31.0, 41.0, 51.0, f64::INFINITY]), points(&[30.0, 40.0, 50.0, 60.0]));
+        assert_eq!(margin(&a, &b), (1.0, 0.0));
+        let (mean, error) = a.psnr();
+        assert_eq!(mean, 41.0);
+        assert!((error - 10.0 / 3f64.sqrt()).abs() < 1e-12);
+        assert_eq!(a.computed(), 3.5);
+        assert!(Points::default().psnr().0.is_nan());
+    }
+}
