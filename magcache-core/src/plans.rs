@@ -54,8 +54,8 @@ impl Plans {
             (None, None) => true,
             _ => false,
         };
-        let shift = self.flow_shift.is_none() || same(self.flow_shift, run.flow_shift);
-        self.steps == run.len() && shift && same(self.boundary_ratio, run.boundary_ratio) && run.first == 0
+        let schedule = same(self.flow_shift, run.flow_shift) && same(self.boundary_ratio, run.boundary_ratio);
+        self.steps == run.len() && schedule && run.first == 0
     }
 
     /// How many times faster than a dense run the network is in a run that computes so many steps.
