@@ -99,7 +99,7 @@ fn a_cost_is_the_error_grown_to_the_end_of_the_run() {
     // step on, 2·(3, 4, 0) − (0, 5, 0) = (6, 3, 0).
     let errors = vec![vec![], vec![[1.0, 0.0, 0.0]], vec![[0.0, 5.0, 0.0], [3.0, 4.0, 0.0]]];
     let run = rehearsed(&errors, 0, 8, vec![(1, 2.0), (2, 8.0)]);
-    let planner = Planner::new(&[run.clone()]).unwrap();
+    let planner = Planner::new(std::slice::from_ref(&run)).unwrap();
     let cost = |with, skip: &[usize]| planner.predict(with, skip).unwrap().error;
     let pixels = 0.5;
     assert!((cost(Continuation::Residual, &[2]) - 5.0 * 8.0 * pixels).abs() < 1e-12);

@@ -232,10 +232,8 @@ fn tuned(
             ));
         }
     };
-    let skips: Vec<Option<usize>> = match table.contains_key("max_skips") {
-        true => vec![None],
-        false => MAX_SKIPS.map(Some).to_vec(),
-    };
+    let named = table.contains_key("max_skips");
+    let skips = if named { vec![None] } else { MAX_SKIPS.map(Some).to_vec() };
     let mut best: Option<(f64, toml::Table)> = None;
     let mut reachable = Vec::new();
     for max_skips in skips {

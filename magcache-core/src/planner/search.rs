@@ -79,16 +79,15 @@ fn walk(costs: &Costs<'_>, limit: f64, better: fn(&Reached, &Reached) -> bool) -
     for last in 0..steps {
         for before in (0..last).map(Some).chain([None]) {
             let pair = (before, last);
-            for computed in 1..=steps {
+            for (computed, end) in ends.iter_mut().enumerate().skip(1) {
                 let Some(here) = table.at(computed, pair) else { continue };
                 let (mut sum, mut worst) = (here.sum, here.worst);
                 // The next computed step, or the end.
                 for next in last + 1..=steps {
                     let reached = Reached { sum, worst, from: Some(pair) };
                     if next == steps {
-                        let own = &mut ends[computed];
-                        if own.as_ref().is_none_or(|(_, own)| better(&reached, own)) {
-                            *own = Some((pair, reached));
+                        if end.as_ref().is_none_or(|(_, own)| better(&reached, own)) {
+                            *end = Some((pair, reached));
                         }
                         break;
                     }
