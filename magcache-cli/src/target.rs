@@ -295,7 +295,7 @@ impl Chosen {
             self.computed, self.steps, self.speedup
         );
         if let Some(psnr) = self.psnr {
-            let how = if self.psnr_measured { "measured on the calibration's runs" } else { "predicted" };
+            let how = if self.psnr_measured { "measured" } else { "predicted" };
             text += &format!(", {psnr:.1} dB against a dense run ({how})");
         }
         text

@@ -16,7 +16,7 @@ pub struct Plans {
     /// The boundary between experts of those runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boundary_ratio: Option<f64>,
-    /// Time of a skipped step in times of a computed one.
+    /// Time of a skipped step in times of a computed one, with what computed steps pay for the cache.
     pub skipped_cost: f64,
     /// One for each number of computed steps, the fewest first.
     #[serde(rename = "schedule")]
@@ -38,10 +38,10 @@ pub struct PlannedSchedule {
     pub continuation: Continuation,
     /// Predicted root mean square error of the pixels, in 0..=1; the sum over the skipped steps, so a bound rather than a mean.
     pub error: f64,
-    /// Measured over the calibration's runs: mean PSNR against the dense runs, dB.
+    /// Measured: mean PSNR against dense runs, dB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub psnr: Option<f64>,
-    /// Measured over the calibration's runs: mean SSIM against the dense runs.
+    /// Measured: mean SSIM against dense runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ssim: Option<f64>,
 }

@@ -1,6 +1,6 @@
 //! A dense run with every step rehearsed: what planning starts from.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use anyhow::Result;
 use candle_core::{DType, Tensor};
@@ -70,10 +70,10 @@ impl Watched {
         let mut out = ReuseErrors::default();
         // Steps before the first one that runs.
         out.steps.resize(generation.next(), StepErrors::default());
-        let (mut wrongs, mut rehearsed) = (Vec::new(), Vec::new());
+        let mut wrongs = Vec::new();
         while !generation.is_done() {
             let step = generation.next();
-            let (sources, mut forks) = self.rehearse(&generation, stop, &mut rehearsed)?;
+            let (sources, mut forks) = self.rehearse(&generation, stop)?;
             generation.step(stop)?;
             progress();
             let off = |fork: &Generation| fork.latents() - generation.latents();
@@ -85,17 +85,11 @@ impl Watched {
             }
         }
         follow(scene, &generation, wrongs, &mut out, stop)?;
-        out.cost = cost(&generation, &rehearsed);
         Ok(Some(out))
     }
 
     /// The next step of `run` once with the residual of each step that is kept, as runs of their own behind it.
-    fn rehearse(
-        &self,
-        run: &Generation,
-        stop: &dyn Fn() -> bool,
-        times: &mut Vec<Duration>,
-    ) -> Result<(Vec<usize>, Vec<Generation>)> {
+    fn rehearse(&self, run: &Generation, stop: &dyn Fn() -> bool) -> Result<(Vec<usize>, Vec<Generation>)> {
         let Some(session) = run.session() else { return Ok(Default::default()) };
         let step = run.trajectory().step(run.next());
         let branches = run.trajectory().branches_at(&step);
@@ -103,8 +97,7 @@ impl Watched {
         let mut forks = Vec::with_capacity(sources.len());
         for source in &sources {
             let stand_in = self.rehearsal.stand_in(session, step.expert, branches, *source)?;
-            let (velocity, passes) = run.predict(Some(&mut stand_in.session()), stop)?;
-            times.push(passes.iter().map(|pass| pass.time).sum());
+            let (velocity, _) = run.predict(Some(&mut stand_in.session()), stop)?;
             let mut fork = run.fork(&Arc::default());
             fork.step_with(&velocity)?;
             forks.push(fork);
@@ -155,27 +148,6 @@ fn mean_product(a: &Tensor, b: &Tensor) -> Result<f64> {
     Ok((a * b)?.to_dtype(DType::F64)?.mean_all()?.to_scalar()?)
 }
 
-/// The median of the steps whose blocks were replaced over that of those that were computed.
-fn cost(run: &Generation, rehearsed: &[Duration]) -> f64 {
-    let mut computed = vec![Duration::ZERO; run.trajectory().len()];
-    for pass in run.times() {
-        if let Some(step) = computed.get_mut(pass.step) {
-            *step += pass.time;
-        }
-    }
-    computed.retain(|time| !time.is_zero());
-    match (median(&computed), median(rehearsed)) {
-        (Some(computed), Some(rehearsed)) => (rehearsed / computed).min(1.0),
-        _ => 0.0,
-    }
-}
-
-fn median(times: &[Duration]) -> Option<f64> {
-    let mut times = times.to_vec();
-    times.sort_unstable();
-    times.get(times.len() / 2).map(Duration::as_secs_f64)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -198,7 +170,6 @@ mod tests {
             let found = watched.run(scene, &go, &mut || {}).unwrap().expect("it rehearses");
             let dense = end(scene, &Arc::default());
             assert_eq!(found.steps.len(), 6);
-            assert!(found.cost > 0.0 && found.cost < 1.0, "{}", found.cost);
             for step in 1..6 {
                 let table = format!("[[cache]]\nstrategy = \"schedule\"\nskip = [{step}]\n");
                 let off = (end(scene, &hooks(&table)) - &dense).unwrap();

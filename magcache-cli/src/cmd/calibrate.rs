@@ -8,14 +8,14 @@ use std::{
 use anyhow::Result;
 use magcache_core::{
     calibrate::{Recorder, Recording},
-    planner,
+    planner::{self, ReuseErrors},
 };
 use magcache_models::pipeline::{LoadOptions, Offload, Request};
 use serde_json::json;
 
 use crate::{
     args::{Calibrate, Objective},
-    calibration::{Conditions, Extent, Measured, Watched, rows_beside},
+    calibration::{Conditions, Extent, Measured, Watched, rows_beside, skipped_cost},
     cmd::run::{device, stage, weights},
     failure::bad_input_with,
     interrupt::Interrupt,
@@ -116,7 +116,8 @@ fn record(plan: &Plan, prompts: &[String], args: &Calibrate, out: &Output) -> Re
     let extent = Extent { reach: args.reach, growth: args.growth };
     let steps = plan.trajectory.steps().count();
     let bar = out.bar(prompts.len() * args.seeds.len() * steps, "dense runs");
-    let mut reuse = Vec::new();
+    let mut reuse: Vec<ReuseErrors> = Vec::new();
+    let mut last = None;
     for prompt in prompts {
         let request = Request { prompt: prompt.clone(), ..plan.request.clone() };
         plan.pipeline.check(&request)?;
@@ -129,7 +130,13 @@ fn record(plan: &Plan, prompts: &[String], args: &Calibrate, out: &Output) -> Re
             let scene = Scene { pipeline: plan.pipeline.as_ref(), request, denoiser: Arc::clone(&denoiser) };
             let watched = Watched::new(&scene, &recorder, extent)?;
             reuse.extend(watched.run(&scene, &|| interrupt.is_set(), &mut || bar.inc(1))?);
+            last = Some(scene);
         }
+    }
+    if let Some(scene) = last.filter(|_| !reuse.is_empty() && steps > 1) {
+        bar.set_message("timing a skipped step");
+        let cost = skipped_cost(plan, &scene, &reuse, &|| interrupt.is_set())?;
+        reuse.iter_mut().for_each(|run| run.cost = cost);
     }
     bar.finish_and_clear();
     Ok(Recording { reuse, ..recorder.recording() })

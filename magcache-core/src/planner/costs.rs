@@ -21,7 +21,7 @@ pub struct ReuseErrors {
     pub growth: Vec<(usize, f64)>,
     /// Root mean square error of the pixels, in 0..=1, over that of the latents behind the last step; 1 where it was not measured.
     pub pixels: f64,
-    /// Time of a step whose blocks were replaced in times of a computed one.
+    /// Time of a skipped step in times of a computed one, with what computed steps pay for the cache.
     pub cost: f64,
 }
 

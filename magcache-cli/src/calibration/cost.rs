@@ -1,0 +1,60 @@
+//! What a skipped step costs, from a cached run beside a dense one.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::{Context, Result};
+use magcache_core::{
+    CachePlan, PlannedSchedule, Residuals,
+    planner::{Continuation, Objective, Planner, ReuseErrors},
+};
+
+use crate::{
+    lanes::{Lane, Scene, take_turns, warm_up},
+    plan::Plan,
+};
+
+/// Rounds of which the median counts.
+const ROUNDS: usize = 3;
+
+/// Runs longer than this are timed once: they are longer than what disturbs a machine.
+const LONG: Duration = Duration::from_secs(60);
+
+/// Time of a skipped step in times of a computed one, with what computed steps pay for the cache: a run that skips about half of
+/// its steps takes turns with a dense one. `stop` is asked before each pass of the network.
+pub(crate) fn skipped_cost(
+    plan: &Plan,
+    scene: &Scene<'_>,
+    runs: &[ReuseErrors],
+    stop: &dyn Fn() -> bool,
+) -> Result<f64> {
+    let steps = plan.trajectory.steps().count();
+    let all = Planner::new(runs)?.schedules(Continuation::Line, Objective::Sum);
+    let half = all.into_iter().filter(|found| !found.skip.is_empty());
+    let half = half.min_by_key(|found| found.computed.abs_diff(steps / 2));
+    let half = half.context("a run of a single step has nothing to skip")?;
+    let (computed, error) = (half.computed, half.error);
+    let schedule = PlannedSchedule {
+        computed,
+        skip: half.skip,
+        continuation: Continuation::Line,
+        error,
+        psnr: None,
+        ssim: None,
+    };
+    let caches = CachePlan::from_tables(vec![schedule.table()], Residuals::default())?;
+    let hooks = caches.build(plan.pipeline.meta(), Some(&plan.trajectory))?.registry;
+    warm_up(scene, stop)?;
+    let mut costs = Vec::new();
+    for _ in 0..ROUNDS {
+        let mut lanes = [Lane::new(scene, &Arc::default())?, Lane::new(scene, &hooks)?];
+        take_turns(&mut lanes, stop, &mut || {})?;
+        let [dense, cached] = lanes.map(|lane| lane.transformer_seconds());
+        let skipped = steps.saturating_sub(computed) as f64;
+        costs.push(((cached / dense * steps as f64 - computed as f64) / skipped).clamp(0.0, 1.0));
+        if dense > LONG.as_secs_f64() {
+            break;
+        }
+    }
+    costs.sort_by(f64::total_cmp);
+    Ok(costs.get(costs.len() / 2).copied().unwrap_or_default())
+}
