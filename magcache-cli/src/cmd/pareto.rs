@@ -98,8 +98,11 @@ fn settings(
     out: &Output,
     stop: &dyn Fn() -> bool,
 ) -> Result<Vec<Curve>> {
-    let strategies = args.strategies.iter().cloned().map(Contender::Strategy);
-    let all = [Contender::Planner, Contender::PlannerReuse].into_iter().chain(strategies);
+    let mut all = vec![Contender::Planner, Contender::PlannerReuse];
+    for word in &args.strategies {
+        all.push(Contender::strategy(word)?);
+    }
+    all.push(Contender::FewerSteps);
     let spinner = out.spinner("looking for thresholds");
     let mut scenes = Vec::new();
     for prompt in prompts.iter().take(args.search) {
@@ -117,7 +120,7 @@ fn settings(
         let points = settings.into_iter().map(|setting| Some((setting?, Points::default()))).collect();
         Ok(Curve { name: contender.name().to_owned(), points })
     };
-    let curves = all.chain([Contender::FewerSteps]).map(curve).collect();
+    let curves = all.into_iter().map(curve).collect();
     spinner.finish_and_clear();
     curves
 }

@@ -1,17 +1,18 @@
 //! Who is on the axes, and what each does with a budget.
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use anyhow::Result;
 use magcache_core::{CachePlan, Residuals};
 
 use super::threshold::Search;
 use crate::{
+    failure::bad_input_with,
     lanes::{
         Lane, Scene,
         once::{Outcome, run_once},
     },
-    plan::Plan,
+    plan::{Config, Plan},
     target::Target,
 };
 
@@ -27,8 +28,8 @@ pub(crate) enum Contender {
     PlannerReuse,
     /// A dense run of fewer steps.
     FewerSteps,
-    /// A strategy at the threshold that meets the budget.
-    Strategy(String),
+    /// A strategy at the threshold that meets the budget: its name and its table.
+    Strategy(String, toml::Table),
 }
 
 /// What a contender does with a budget.
@@ -41,12 +42,31 @@ pub(crate) enum Setting {
 }
 
 impl Contender {
+    /// A strategy by its name, or the one `[[cache]]` table of a configuration by the name of its file.
+    pub(crate) fn strategy(word: &str) -> Result<Self> {
+        let path = Path::new(word);
+        if !path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("toml")) {
+            let table = [("strategy".to_owned(), toml::Value::String(word.to_owned()))];
+            return Ok(Self::Strategy(word.to_owned(), toml::Table::from_iter(table)));
+        }
+        let cache = Config::read(path)?.cache;
+        let [table] = cache.as_slice() else {
+            let message = format!("{word}: {} [[cache]] tables, a contender is one", cache.len());
+            return Err(bad_input_with(
+                message,
+                "a [[cache]] table without `threshold`, which is searched for",
+            ));
+        };
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        Ok(Self::Strategy(name, table.clone()))
+    }
+
     pub(crate) fn name(&self) -> &str {
         match self {
             Self::Planner => "planner",
             Self::PlannerReuse => "planner, reuse",
             Self::FewerSteps => "fewer steps",
-            Self::Strategy(name) => name,
+            Self::Strategy(name, _) => name,
         }
     }
 
@@ -70,7 +90,9 @@ impl Contender {
                     tables.iter_mut().for_each(|table| _ = table.remove("forecast"));
                     Some(Setting::Tables(tables))
                 }
-                Self::Strategy(name) => strategy(plan, profile, name, *budget, scenes, &mut search, stop)?,
+                Self::Strategy(_, table) => {
+                    strategy(plan, profile, table, *budget, scenes, &mut search, stop)?
+                }
             });
         }
         Ok(all)
@@ -93,14 +115,16 @@ fn chosen(
 fn strategy(
     plan: &Plan,
     profile: Option<&str>,
-    name: &str,
+    table: &toml::Table,
     budget: usize,
     scenes: &[Scene<'_>],
     search: &mut Search,
     stop: &dyn Fn() -> bool,
 ) -> Result<Option<Setting>> {
-    let mut table = toml::Table::from_iter([("strategy".to_owned(), toml::Value::String(name.to_owned()))]);
-    table.extend(profile.map(|profile| ("profile".to_owned(), toml::Value::String(profile.to_owned()))));
+    let mut table = table.clone();
+    if let (Some(profile), false) = (profile, table.contains_key("profile")) {
+        table.insert("profile".to_owned(), toml::Value::String(profile.to_owned()));
+    }
     let build = |table: &toml::Table| -> Result<_> {
         let caches = CachePlan::from_tables(vec![table.clone()], Residuals::default())?;
         Ok(caches.build(plan.pipeline.meta(), Some(&plan.trajectory))?.registry)
