@@ -91,7 +91,11 @@ fn decisions_and_outputs_are_those_of_the_published_code() {
             assert_eq!(serde_json::json!(skipped), case["skipped"][branch.to_string()], "{name} {branch}");
             let Some(expected) = published.tensors.get(&format!("{name}.{branch}")) else { continue };
             for step in 0..published.timesteps.len() {
-                let expected = expected.narrow(0, step, 1).unwrap();
+                // Where the network ran, its prediction came out.
+                let expected = match skipped.iter().position(|s| *s == step) {
+                    Some(row) => expected.narrow(0, row, 1).unwrap(),
+                    None => published.at(&branch.to_string(), step),
+                };
                 let off = metrics::worst(metrics::rms_difference(&out[&(step, branch)], &expected).unwrap());
                 assert!(off < 1e-6, "{name} {branch}, step {step}: {off}");
                 compared += 1;

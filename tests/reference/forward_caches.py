@@ -9,8 +9,8 @@ taken out of each and run, with a network of a few hundred numbers in place of W
 
 Writes runs.safetensors and cases.json. `latents`, `cond`, `uncond`: [steps, channels, frames, height, width], what enters
 each step and what the network gives if it runs. A case has the steps at which the network did not run, by branch, and
-`<case>.cond`, `<case>.uncond`: what came out, for branches that skip (none for SenCache, whose script keeps another part
-of the network than we do).
+`<case>.cond`, `<case>.uncond`: what came out at those steps, in order (none for SenCache, whose script keeps another part of the
+network than we do). At the other steps it is the network's prediction, which is checked.
 """
 
 import ast
@@ -190,8 +190,10 @@ def main(easycache_path, sencache_path, folder):
         name = f"{strategy}_{sum(case['strategy'] == strategy for case in cases)}"
         cases.append({"name": name, "strategy": strategy, "keys": keys, "skipped": skipped})
         if outputs:
-            kept = {branch: values for branch, values in out.items() if skipped[branch]}
-            tensors.update({f"{name}.{branch}": values.contiguous() for branch, values in kept.items()})
+            for branch in (b for b in out if skipped[b]):
+                ran = [i for i in range(STEPS) if i not in skipped[branch]]
+                torch.testing.assert_close(out[branch][ran], run[branch][ran], rtol=0, atol=1e-6)
+                tensors[f"{name}.{branch}"] = out[branch][skipped[branch]].contiguous()
 
     forward = function(easycache_path, "easycache_forward")
     for threshold, warmup in ((0.05, 6), (0.12, 3), (0.4, 10)):
