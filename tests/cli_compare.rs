@@ -156,6 +156,17 @@ fn traces_and_the_caches_of_a_configuration_are_lanes_too() {
     for lane in ["a", "t"] {
         assert_eq!(row(&found, lane)["skipped"], skipped, "{lane}");
     }
+    // Targets are planned, in a file too.
+    fs::write(d.join("half.toml"), "[[cache]]\nstrategy = \"magcache\"\n[target]\nbudget = 18\n").unwrap();
+    let planned = ["compare", "--model", "tiny-flux", "--cache", "magcache", "--budget", "20", "half.toml"];
+    let found = answer(&[&planned[..], &["--out", "planned"]].concat(), d);
+    let names: Vec<&Value> = found["rows"].as_array().unwrap().iter().map(|row| &row["name"]).collect();
+    assert_eq!(names, ["dense", "magcache", "half", "18 steps", "20 steps"]);
+    assert_eq!(
+        (&row(&found, "magcache")["computed"], &row(&found, "half")["computed"]),
+        (&json!(20), &json!(18))
+    );
+
     // Of a file, only its caches are taken, and what is not is said.
     let args = image(&["a.toml", "--seeds", "1", "--guidance", "2", "--out", "more"]);
     let out = program::magcache(&args, d);
@@ -175,7 +186,7 @@ fn everything_wrong_is_said_before_anything_runs() {
     fs::write(d.join("typo.toml"), "[[cache]]\nstrategy = \"fbcache\"\ntreshold = 0.1\n").unwrap();
     fs::write(d.join("file"), "mine").unwrap();
     refused(&["compare", "magcash"], d, &["unknown strategy \"magcash\"", "did you mean \"magcache\"?"]);
-    refused(&["compare", "dense.toml"], d, &["dense.toml has no [[cache]] table"]);
+    refused(&["compare", "dense.toml"], d, &["dense.toml has neither a [[cache]] table nor a target"]);
     refused(&["compare", "absent.toml"], d, &["absent.toml"]);
     refused(&["compare", "replay:absent.jsonl"], d, &["absent.jsonl"]);
     refused(

@@ -7,7 +7,7 @@ use magcache_models::pipeline::{LoadOptions, Offload};
 
 use super::run::{device, weights};
 use crate::{
-    args::Compare,
+    args::{Compare, Sampling},
     compare::{
         Comparison, answer,
         contender::{self, Contender},
@@ -67,16 +67,25 @@ fn seeds(args: &Compare, own: u64) -> Result<Vec<u64>> {
     }
 }
 
-/// What is compared: the caches of `--cache` or `--config`, then what was named; the usual ones without either.
+/// What a lane that is planned for a target of the flags is called.
+fn target_name(flags: &Sampling) -> Option<String> {
+    let budget = flags.budget.map(|steps| format!("budget {steps}"));
+    let speedup = flags.speedup.map(|times| format!("speedup {times}"));
+    budget.or(speedup).or(flags.psnr.map(|db| format!("psnr {db}")))
+}
+
+/// What is compared: the caches of `--cache`, `--config` or a target, then what was named; the usual ones without either.
 fn contenders(args: &Compare, plan: &Plan) -> Result<(Vec<Contender>, Vec<Fault>, Vec<String>)> {
     let (mut contenders, mut faults, mut notes) = (Vec::new(), Vec::new(), Vec::new());
     if !plan.cache.cache.is_empty() {
         let stem = |path: &Path| path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
         let file = args.sampling.config.as_deref().and_then(stem);
-        let name = match &args.sampling.cache {
-            Some(cache) => contender::default_name(cache),
-            None => file.unwrap_or_else(|| "config".to_owned()),
+        let name = match (&args.sampling.cache, target_name(&args.sampling)) {
+            (Some(cache), _) => contender::default_name(cache),
+            (None, Some(target)) => target,
+            (None, None) => file.unwrap_or_else(|| "config".to_owned()),
         };
+        notes.extend(plan.chosen.iter().map(|chosen| contender::chosen_note(&name, chosen)));
         contenders.push(Contender { name, cache: plan.config.caches()?, steps: plan.request.steps });
     }
     let default = contender::DEFAULT.map(str::to_owned);

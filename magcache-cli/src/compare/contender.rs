@@ -10,6 +10,7 @@ use crate::{
     failure::{bad_input, bad_input_with},
     lanes::Entry,
     plan::{Config, Plan, cache_table},
+    target::Chosen,
 };
 
 /// What is shown beside the dense run where nothing else is asked for.
@@ -44,10 +45,19 @@ impl Contender {
         let is_file = !known && (path.is_file() || toml);
         let named = name.map_or_else(|| default_name(source), str::to_owned);
         let cache = if is_file && !source.starts_with("replay:") {
-            let config = Config::read(path)?;
+            let mut config = Config::read(path)?;
+            if let Some(target) = config.target.take() {
+                let (meta, run) = (plan.pipeline.meta(), &plan.trajectory);
+                let chosen = target.choose(&config.cache, &config.residuals, meta, run)?;
+                notes.push(chosen_note(&named, &chosen));
+                config.cache = chosen.tables;
+            }
             if config.cache.is_empty() {
                 let hint = "it would be the dense run, which is always there";
-                return Err(bad_input_with(format!("{source} has no [[cache]] table"), hint));
+                return Err(bad_input_with(
+                    format!("{source} has neither a [[cache]] table nor a target"),
+                    hint,
+                ));
             }
             notes.extend(plan.config.others(&config).into_iter().map(|keys| {
                 format!("of {source} only the caches are compared, this comparison has its own {keys}")
@@ -116,6 +126,12 @@ pub(crate) fn build(
     }
     Fault::none_of(faults)?;
     Ok(entries)
+}
+
+/// What was chosen for a lane's target, and what it falls short of.
+pub(crate) fn chosen_note(name: &str, chosen: &Chosen) -> String {
+    let short = chosen.short.as_ref().map_or(String::new(), |short| format!("; {short}"));
+    format!("{name}: {}{short}", chosen.text())
 }
 
 /// A name and what has it. A path may hold a `=` behind its first separator.
