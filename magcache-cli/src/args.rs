@@ -26,6 +26,8 @@ pub(crate) enum Command {
     Demo(Demo),
     /// One generation
     Run(Run),
+    /// Dense against any number of configurations, and against fewer steps without a cache
+    Compare(Compare),
     /// Measures a model: dense runs over prompts and seeds to a profile for its caches
     Calibrate(Calibrate),
     /// Quality against computed steps: strategies, planned schedules and fewer steps, over prompts and seeds
@@ -59,6 +61,41 @@ pub(crate) struct Demo {
     /// Seed of the initial noise
     #[arg(long)]
     pub(crate) seed: Option<u64>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Compare {
+    /// Strategies with their profile's defaults, replay:TRACE, or configuration files; NAME=... names one
+    ///
+    /// Without any, the caches of --config or --cache or a planned target, or else magcache, teacache and fbcache.
+    #[arg(value_name = "STRATEGY|FILE.toml")]
+    pub(crate) configs: Vec<String>,
+    #[command(flatten)]
+    pub(crate) sampling: Sampling,
+    /// What to show
+    #[arg(long)]
+    pub(crate) prompt: Option<String>,
+    /// What not to show
+    #[arg(long)]
+    pub(crate) negative_prompt: Option<String>,
+    /// Seeds of the initial noise: quality is the mean over them, pictures are the first one's
+    #[arg(long, value_name = "N,N", value_delimiter = ',')]
+    pub(crate) seeds: Vec<u64>,
+    /// How often each seed runs: times are medians
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) repeat: usize,
+    /// How weights are kept in memory; arithmetic on a CPU is f32
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) dtype: Dtype,
+    /// cpu, cuda:N or metal
+    #[arg(long, default_value = "cpu")]
+    pub(crate) device: String,
+    /// Encode and decode in tiles of 256 pixels: bounded memory for large frames
+    #[arg(long)]
+    pub(crate) tile_vae: bool,
+    /// Folder for the videos or images and report.html
+    #[arg(long, default_value = "magcache-compare")]
+    pub(crate) out: PathBuf,
 }
 
 /// What every command that plans a run understands.

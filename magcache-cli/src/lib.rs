@@ -3,11 +3,14 @@
 mod args;
 mod calibration;
 mod cmd;
+mod compare;
 mod exchange;
 mod failure;
 mod interrupt;
 mod lanes;
+mod machine;
 pub mod media;
+mod memory;
 mod output;
 mod pareto;
 mod plan;
@@ -33,6 +36,7 @@ pub fn main() -> ExitCode {
     let done = match args.command {
         Command::Demo(args) => cmd::demo::run(&args, &out),
         Command::Run(args) => cmd::run::run(&args, &out),
+        Command::Compare(args) => cmd::compare::run(&args, &out),
         Command::Calibrate(args) => cmd::calibrate::run(&args, &out),
         Command::Pareto(args) => cmd::pareto::run(&args, &out),
         Command::Schedule(args) => cmd::schedule::run(&args, &out),

@@ -169,6 +169,26 @@ impl Config {
         }
     }
 
+    /// What `other` says about model and sampling that is not so here, as a list of keys; none where there is nothing.
+    pub(crate) fn others(&self, other: &Self) -> Option<String> {
+        let table = |sampling: &SamplingTable| toml::Table::try_from(sampling).unwrap_or_default();
+        let own = table(&self.sampling);
+        let different = table(&other.sampling).into_iter().filter(|(key, value)| own.get(key) != Some(value));
+        let mut keys: Vec<String> = different.map(|(key, _)| format!("`{key}`")).collect();
+        if other.model.is_some() && other.model != self.model {
+            keys.push("`model`".to_owned());
+        }
+        if other.weights.is_some() && other.weights != self.weights {
+            keys.push("`weights`".to_owned());
+        }
+        (!keys.is_empty()).then(|| keys.join(", "))
+    }
+
+    /// As a file.
+    pub(crate) fn to_toml(&self) -> Result<String> {
+        toml::to_string(self).context("cannot write the configuration as TOML")
+    }
+
     /// The caches.
     pub(crate) fn caches(&self) -> Result<CachePlan> {
         Ok(CachePlan::from_tables(self.cache.clone(), self.residuals.clone())?)
@@ -254,9 +274,14 @@ impl Plan {
 
     /// The hooks, and what to tell the user before the run.
     pub(crate) fn build(&self) -> Result<Built> {
-        let mut built = self.cache.build(self.pipeline.meta(), Some(&self.trajectory))?;
+        self.build_hooks(&self.cache)
+    }
+
+    /// The same for other caches than the plan's own.
+    pub(crate) fn build_hooks(&self, cache: &CachePlan) -> Result<Built> {
+        let mut built = cache.build(self.pipeline.meta(), Some(&self.trajectory))?;
         if self.request.image.is_some() {
-            for entry in &self.cache.cache {
+            for entry in &cache.cache {
                 built.warnings.extend(self.other_curve(entry)?);
             }
         }
@@ -280,12 +305,12 @@ impl Plan {
 
     /// The configuration that reproduces this run.
     pub(crate) fn to_toml(&self) -> Result<String> {
-        toml::to_string(&self.config).context("cannot write the configuration as TOML")
+        self.config.to_toml()
     }
 }
 
 /// The `[[cache]]` table of `--cache` and `--set`.
-fn cache_table(name: &str, set: &[String]) -> Result<toml::Table> {
+pub(crate) fn cache_table(name: &str, set: &[String]) -> Result<toml::Table> {
     let mut table = match name.strip_prefix("replay:") {
         Some(path) => exchange::read(Path::new(path))?,
         None => toml::Table::from_iter([("strategy".to_owned(), toml::Value::String(name.to_owned()))]),

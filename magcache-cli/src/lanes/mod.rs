@@ -12,8 +12,8 @@ mod turns;
 
 pub(crate) use lane::Lane;
 pub(crate) use quality::quality;
-pub(crate) use round::{Entry, Finished, Shown, round};
+pub(crate) use round::{Entry, Finished, Noted, Shown, round};
 pub(crate) use scene::Scene;
 #[cfg(test)]
 pub(crate) use scene::testing;
-pub(crate) use turns::{take_turns, warm_up};
+pub(crate) use turns::{steps, take_turns, warm_up};

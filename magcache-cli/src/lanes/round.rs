@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use anyhow::Result;
 use candle_core::Tensor;
+use image::RgbImage;
 use magcache_core::{Branch, HookId, HookRegistry};
 
 use super::{Lane, Scene, quality, take_turns};
@@ -15,21 +16,25 @@ use crate::{
 /// A lane that is to be run.
 #[derive(Clone, Debug)]
 pub(crate) struct Entry {
-    pub(crate) name: String,
     pub(crate) registry: Arc<HookRegistry>,
     /// Sampling steps.
     pub(crate) steps: usize,
 }
 
+impl Entry {
+    /// One without a cache.
+    pub(crate) fn dense(steps: usize) -> Self {
+        Self { registry: Arc::default(), steps }
+    }
+}
+
 /// What is done with what a round shows.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Shown<'a> {
-    /// It is written, lane by lane, and compared with what the first lane shows.
-    Written(&'a [Media]),
-    #[expect(dead_code, reason = "for several seeds and repetitions")]
+    /// It is written, to the lanes' files where they have one, and compared with what the first lane shows.
+    Written(&'a [Option<Media>]),
     /// It is compared.
     Compared,
-    #[expect(dead_code, reason = "for several seeds and repetitions")]
     /// It was compared before: only times count.
     Timed,
 }
@@ -58,14 +63,14 @@ pub(crate) struct Finished {
     pub(crate) summary: Summary,
     /// The skip pattern by branch.
     pub(crate) strips: Vec<(Branch, String)>,
-    #[expect(dead_code, reason = "for the plots of a report")]
     /// What each hook noted, by branch.
     pub(crate) noted: BTreeMap<(HookId, Branch), Vec<Noted>>,
-    #[expect(dead_code, reason = "for the plots of a report")]
     /// See [`Lane::divergence`].
     pub(crate) divergence: Vec<f64>,
     /// Bytes that its caches held at the peak.
     pub(crate) cache_bytes: usize,
+    /// The first and the last frame of what was written.
+    pub(crate) stills: Vec<RgbImage>,
 }
 
 /// Runs `entries`, the dense one first, and decodes them in this order. `stop` is asked before each pass of the network and
@@ -85,17 +90,24 @@ pub(crate) fn round(
     // One by one, so that frames are held of two lanes at most.
     for (i, mut lane) in lanes.into_iter().enumerate() {
         let frames = lane.decode(stop)?;
+        let mut stills = Vec::new();
         if let Shown::Written(outputs) = shown
-            && let Some(output) = outputs.get(i)
+            && let Some(Some(output)) = outputs.get(i)
         {
-            output.write(&Frames::new(&frames.permute((3, 0, 1, 2))?, ValueRange::Unit)?)?;
+            let shown = Frames::new(&frames.permute((3, 0, 1, 2))?, ValueRange::Unit)?;
+            output.write(&shown)?;
+            stills = [0, shown.len().saturating_sub(1)]
+                .into_iter()
+                .map(|at| shown.get(at))
+                .collect::<Result<_, _>>()?;
         }
         let found = match (&dense, shown) {
             (Some(dense), Shown::Written(_) | Shown::Compared) => Some(quality(&frames, dense)?),
             _ => None,
         };
         let first = finished.first().map(|f| (f.transformer_seconds, f.seconds));
-        finished.push(Finished::of(&lane, first, found.map(|q| (q.psnr(), q.ssim()))));
+        let found = found.map(|q| (q.psnr(), q.ssim()));
+        finished.push(Finished { stills, ..Finished::of(&lane, first, found) });
         dense.get_or_insert(frames);
     }
     Ok(finished)
@@ -118,6 +130,7 @@ impl Finished {
             noted: session.map_or_else(BTreeMap::new, |s| noted(s.log())),
             divergence: lane.divergence.clone(),
             cache_bytes: session.map_or(0, |s| s.slots().peak_bytes()),
+            stills: Vec::new(),
         }
     }
 }

@@ -7,9 +7,17 @@ use magcache_core::metrics;
 
 use super::{Lane, Scene};
 
-/// Runs one step of a run that is thrown away: first use of memory and threads is nobody's cost.
+/// Runs one step of a run that is thrown away, and decodes it: first use of memory and threads is nobody's cost.
 pub(crate) fn warm_up(scene: &Scene<'_>, stop: &dyn Fn() -> bool) -> Result<()> {
-    Ok(Lane::new(scene, &Arc::default())?.generation.step(stop)?)
+    let mut lane = Lane::new(scene, &Arc::default())?;
+    lane.generation.step(stop)?;
+    lane.decode(stop)?;
+    Ok(())
+}
+
+/// The steps that a run of `scene` takes.
+pub(crate) fn steps(scene: &Scene<'_>) -> Result<usize> {
+    Ok(scene.pipeline.trajectory(&scene.request)?.steps().count())
 }
 
 /// Runs all lanes to their end, step by step. The lane that has finished the smallest part of its run goes next, and who goes

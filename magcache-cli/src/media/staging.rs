@@ -131,14 +131,15 @@ pub(crate) fn write_file(target: &Path, content: &[u8]) -> Result<(), MediaError
 
 /// A folder in the making. Dropping it removes it and its files; [`StagedFolder::commit`] gives it its name.
 #[derive(Debug)]
-pub(super) struct StagedFolder {
+pub(crate) struct StagedFolder {
     target: PathBuf,
     folder: TempDir,
     folders: MadeFolders,
 }
 
 impl StagedFolder {
-    pub(super) fn create(target: &Path) -> Result<Self, MediaError> {
+    /// An empty one beside `target`.
+    pub(crate) fn create(target: &Path) -> Result<Self, MediaError> {
         let folders = MadeFolders::above(target)?;
         let prefix = beside(target);
         let folder = Builder::new()
@@ -158,6 +159,29 @@ impl StagedFolder {
     pub(super) fn file(&self, name: &str) -> Result<BufWriter<File>, MediaError> {
         let path = self.folder.path().join(name);
         File::create(path).map(BufWriter::new).map_err(MediaError::io(&self.target, "create a file in"))
+    }
+
+    /// Where its files are until then.
+    pub(crate) fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Puts the files into the target folder beside what is there, over former files of these names; `last` behind all others,
+    /// so that it names nothing that is not there yet.
+    pub(crate) fn merge(self, last: &str) -> Result<(), MediaError> {
+        let Self { target, folder, folders } = self;
+        fs::create_dir_all(&target).map_err(MediaError::io(&target, "create the folder"))?;
+        let read = |source| MediaError::io(&target, "put the finished files into")(source);
+        let mut names: Vec<_> = fs::read_dir(folder.path())
+            .and_then(|entries| entries.map(|entry| entry.map(|e| e.file_name())).collect())
+            .map_err(read)?;
+        names.sort_by_key(|name| name == last);
+        for name in names {
+            fs::rename(folder.path().join(&name), target.join(&name))
+                .map_err(MediaError::io(&target, "put the finished files into"))?;
+        }
+        drop(folders);
+        Ok(())
     }
 
     /// Puts the folder in its place, where nothing or an empty folder may be.
@@ -237,6 +261,24 @@ mod tests {
             assert_eq!(names(root.path()), ["frames"]);
             fs::remove_file(target.join("0.png")).unwrap();
         }
+    }
+
+    #[test]
+    fn files_come_into_a_folder_beside_what_is_there() {
+        let root = tempfile::tempdir().unwrap();
+        let target = root.path().join("new/out");
+        for (round, expected) in [("a", &["1", "last"][..]), ("b", &["1", "last", "mine"])] {
+            let staged = StagedFolder::create(&target).unwrap();
+            for name in ["last", "1"] {
+                fs::write(staged.path().join(name), round).unwrap();
+            }
+            staged.merge("last").unwrap();
+            assert_eq!(names(&target), expected);
+            assert_eq!(fs::read_to_string(target.join("1")).unwrap(), round);
+            fs::write(target.join("mine"), "mine").unwrap();
+        }
+        drop(StagedFolder::create(&target).unwrap());
+        assert_eq!(names(&root.path().join("new")), ["out"]);
     }
 
     #[cfg(unix)]

@@ -1,0 +1,100 @@
+//! `compare`: dense against any number of configurations, and against the same number of computed steps without a cache.
+
+use std::{collections::BTreeSet, path::Path};
+
+use anyhow::Result;
+use magcache_models::pipeline::{LoadOptions, Offload};
+
+use super::run::{device, weights};
+use crate::{
+    args::{Compare, Sampling},
+    compare::{
+        Comparison, answer,
+        contender::{self, Contender},
+        fault::Fault,
+    },
+    failure::{bad_input, bad_input_with},
+    output::Output,
+    plan::{Config, Plan},
+};
+
+pub(crate) fn run(args: &Compare, out: &Output) -> Result<()> {
+    let plan = plan(args)?;
+    let seeds = seeds(args, plan.request.seed)?;
+    if args.repeat == 0 {
+        return Err(bad_input_with("0 repetitions measure nothing", "--repeat 1"));
+    }
+    let (contenders, faults, notes) = contenders(args, &plan)?;
+    let mut warn = |text: &str, hint: Option<&str>| out.warn(text, hint);
+    let entries = contender::build(&contenders, &plan, faults, &mut warn)?;
+    notes.iter().for_each(|note| out.note(note));
+    let comparison = Comparison {
+        plan,
+        contenders,
+        entries,
+        seeds,
+        repeat: args.repeat,
+        baselines: true,
+        device: args.device.clone(),
+        folder: args.out.clone(),
+    };
+    comparison.check_folder()?;
+    answer::answer(&comparison.run(out)?, out);
+    Ok(())
+}
+
+fn plan(args: &Compare) -> Result<Plan> {
+    let mut config = Config::of(&args.sampling)?;
+    let sampling = &mut config.sampling;
+    sampling.prompt = args.prompt.clone().or(sampling.prompt.take());
+    sampling.negative_prompt = args.negative_prompt.clone().or(sampling.negative_prompt.take());
+    sampling.seed = args.seeds.first().copied().or(sampling.seed);
+    let options = LoadOptions {
+        device: device(&args.device)?,
+        dtype: weights(args.dtype),
+        offload: Offload::None,
+        tile_vae: args.tile_vae,
+    };
+    Plan::new(config, options)
+}
+
+fn seeds(args: &Compare, own: u64) -> Result<Vec<u64>> {
+    let mut seen = BTreeSet::new();
+    match args.seeds.iter().find(|seed| !seen.insert(**seed)) {
+        Some(seed) => Err(bad_input(format!("seed {seed} is given twice"))),
+        None if args.seeds.is_empty() => Ok(vec![own]),
+        None => Ok(args.seeds.clone()),
+    }
+}
+
+/// What a lane that is planned for a target of the flags is called.
+fn target_name(flags: &Sampling) -> Option<String> {
+    let budget = flags.budget.map(|steps| format!("budget {steps}"));
+    let speedup = flags.speedup.map(|times| format!("speedup {times}"));
+    budget.or(speedup).or(flags.psnr.map(|db| format!("psnr {db}")))
+}
+
+/// What is compared: the caches of `--cache`, `--config` or a target, then what was named; the usual ones without either.
+fn contenders(args: &Compare, plan: &Plan) -> Result<(Vec<Contender>, Vec<Fault>, Vec<String>)> {
+    let (mut contenders, mut faults, mut notes) = (Vec::new(), Vec::new(), Vec::new());
+    if !plan.cache.cache.is_empty() {
+        let stem = |path: &Path| path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
+        let file = args.sampling.config.as_deref().and_then(stem);
+        let name = match (&args.sampling.cache, target_name(&args.sampling)) {
+            (Some(cache), _) => contender::default_name(cache),
+            (None, Some(target)) => target,
+            (None, None) => file.unwrap_or_else(|| "config".to_owned()),
+        };
+        notes.extend(plan.chosen.iter().map(|chosen| contender::chosen_note(&name, chosen)));
+        contenders.push(Contender { name, cache: plan.config.caches()?, steps: plan.request.steps });
+    }
+    let default = contender::DEFAULT.map(str::to_owned);
+    let named = if args.configs.is_empty() && contenders.is_empty() { &default[..] } else { &args.configs };
+    for text in named {
+        match Contender::parse(text, args.sampling.profile.as_deref(), plan, &mut notes) {
+            Ok(contender) => contenders.push(contender),
+            Err(error) => faults.push(Fault::new(text, error)),
+        }
+    }
+    Ok((contenders, faults, notes))
+}

@@ -1,0 +1,170 @@
+//! What `compare` and `demo` say.
+
+use serde_json::{Value, json};
+
+use super::{
+    Compared,
+    estimate::{Estimate, Spread},
+    row::{Role, Row},
+};
+use crate::{output::Output, summary};
+
+/// A finite number, or null.
+fn finite(value: f64) -> Option<f64> {
+    Some(value).filter(|v| v.is_finite())
+}
+
+/// `44.26`, with a standard error `44.26 ±0.31`; `same` where nothing differs.
+pub(crate) fn estimate(value: Option<Estimate>, digits: usize) -> String {
+    match value {
+        None => "-".to_owned(),
+        Some(Estimate { mean, .. }) if mean.is_infinite() => "same".to_owned(),
+        Some(Estimate { mean, standard_error: None }) => format!("{mean:.digits$}"),
+        Some(Estimate { mean, standard_error: Some(e) }) => format!("{mean:.digits$} ±{e:.digits$}"),
+    }
+}
+
+/// A row of the table, cell by cell.
+pub(crate) fn cells(row: &Row) -> [String; 10] {
+    let cache = if row.cache_bytes == 0 { "-".to_owned() } else { summary::bytes(row.cache_bytes) };
+    [
+        row.name.clone(),
+        row.computed.to_string(),
+        row.skipped.to_string(),
+        row.ceiling.map_or("-".to_owned(), |c| format!("{c:.3}x")),
+        format!("{:.3}x", row.transformer_speedup.median),
+        format!("{:.3}x", row.speedup.median),
+        estimate(row.psnr, 2),
+        estimate(row.ssim, 4),
+        cache,
+        format!("{:.2}", row.seconds.median),
+    ]
+}
+
+/// What the columns are called.
+pub(crate) const COLUMNS: [&str; 10] =
+    ["lane", "computed", "skipped", "ceiling", "transformer", "speed-up", "PSNR", "SSIM", "cache", "seconds"];
+
+/// How a configuration does against its baseline, as a sentence; none for other lanes.
+pub(crate) fn verdict(row: &Row) -> Option<String> {
+    if row.role != Role::Config {
+        return None;
+    }
+    let Some(against) = &row.against else {
+        return Some(format!("{}: skips so little that the dense run is its baseline", row.name));
+    };
+    let name = &row.name;
+    let baseline = format!("{} without a cache", against.name);
+    Some(match against.psnr_gain {
+        Some(gain) if gain.mean.is_finite() => {
+            let error = gain.standard_error.map_or(String::new(), |e| format!(" ±{e:.2}"));
+            let (by, where_) = if gain.mean < 0.0 { (-gain.mean, "below") } else { (gain.mean, "above") };
+            let lost = if gain.mean < 0.0 { ": it loses" } else { "" };
+            format!("{name}: {by:.2} dB{error} {where_} {baseline}{lost}")
+        }
+        Some(gain) if gain.mean > 0.0 => format!("{name}: as the dense run, {baseline} is not"),
+        Some(_) => format!("{name}: {baseline} is as the dense run, it is not: it loses"),
+        None => format!("{name}: no nearer to the dense run than {baseline}"),
+    })
+}
+
+/// Answers with the table and what was written, or with the document.
+pub(crate) fn answer(compared: &Compared, out: &Output) {
+    out.answer(&text(compared), &document(compared));
+}
+
+fn text(compared: &Compared) -> String {
+    let rows = &compared.rows;
+    let table: Vec<[String; 10]> =
+        std::iter::once(COLUMNS.map(str::to_owned)).chain(rows.iter().map(cells)).collect();
+    let width = |column: usize| table.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let mut text = String::new();
+    for row in &table {
+        for (column, cell) in row.iter().enumerate() {
+            let width = width(column);
+            text += &if column == 0 { format!("{cell:<width$}") } else { format!("  {cell:>width$}") };
+        }
+        text.push('\n');
+    }
+    text += "passes of the network; speed-up of the transformer and of the run (without loading), in turns with dense\n";
+    if compared.seeds.len() > 1 {
+        let seeds: Vec<String> = compared.seeds.iter().map(ToString::to_string).collect();
+        text += &format!(
+            "PSNR and SSIM: mean ± standard error over seeds {}; passes of the first\n",
+            seeds.join(", ")
+        );
+    }
+    for row in rows.iter().filter(|row| row.role != Role::Dense && compared.rounds > 1) {
+        let range = |s: &Spread| format!("{:.3}x ({:.3}x to {:.3}x)", s.median, s.min, s.max);
+        let (transformer, run) = (range(&row.transformer_speedup), range(&row.speedup));
+        text +=
+            &format!("{}: transformer {transformer}, run {run} in {} rounds\n", row.name, compared.rounds);
+    }
+    text.push('\n');
+    let verdicts: Vec<String> =
+        if compared.baselines { rows.iter().filter_map(verdict).collect() } else { Vec::new() };
+    for line in &verdicts {
+        text += &format!("{line}\n");
+    }
+    if !verdicts.is_empty() {
+        text.push('\n');
+    }
+    let name = rows.iter().map(|row| row.name.chars().count()).max().unwrap_or(0);
+    for row in rows {
+        for (branch, strip) in &row.strips {
+            text += &format!("{:<name$} {branch:>7} {strip}\n", row.name);
+        }
+    }
+    if let Some(bytes) = compared.peak_memory {
+        text += &format!("{} of memory at the peak, of the whole process\n", summary::bytes(bytes));
+    }
+    for path in &compared.outputs {
+        text += &format!("wrote {}\n", path.display());
+    }
+    text
+}
+
+pub(crate) fn document(compared: &Compared) -> Value {
+    json!({
+        "rows": compared.rows.iter().map(row).collect::<Vec<_>>(),
+        "outputs": compared.outputs,
+        "model": compared.model,
+        "prompt": compared.prompt,
+        "seeds": compared.seeds,
+        "rounds": compared.rounds,
+        "peak_memory_bytes": compared.peak_memory,
+        "machine": compared.machine,
+    })
+}
+
+fn row(row: &Row) -> Value {
+    let mean = |e: Option<Estimate>| e.and_then(|e| finite(e.mean));
+    let error = |e: Option<Estimate>| e.and_then(|e| e.standard_error);
+    json!({
+        "name": row.name,
+        "role": row.role,
+        "steps": row.steps,
+        "computed": row.computed,
+        "skipped": row.skipped,
+        "ceiling": row.ceiling,
+        "speedup": row.speedup.median,
+        "speedup_range": [row.speedup.min, row.speedup.max],
+        "transformer_speedup": row.transformer_speedup.median,
+        "transformer_speedup_range": [row.transformer_speedup.min, row.transformer_speedup.max],
+        "psnr": mean(row.psnr),
+        "psnr_standard_error": error(row.psnr),
+        "ssim": mean(row.ssim),
+        "ssim_standard_error": error(row.ssim),
+        "seeds": row.by_seed,
+        "baseline": row.against.as_ref().map(|against| json!({
+            "name": against.name,
+            "psnr_gain": mean(against.psnr_gain),
+            "psnr_gain_standard_error": error(against.psnr_gain),
+        })),
+        "baseline_of": row.of,
+        "cache_bytes": row.cache_bytes,
+        "seconds": row.seconds.median,
+        "divergence": row.divergence,
+        "output": row.file,
+    })
+}

@@ -1,0 +1,66 @@
+//! The naive baseline: no cache, and as many steps as a configuration computed.
+
+use std::collections::BTreeSet;
+
+use magcache_core::CachePlan;
+use magcache_models::pipeline::Request;
+
+use super::{
+    contender::Contender,
+    estimate::Estimate,
+    row::{Against, Role, Row},
+};
+use crate::plan::Plan;
+
+/// Steps that take about as many passes as `row` computed: passes over passes of a step, rounded to the nearest.
+fn steps_of(row: &Row, steps: usize) -> usize {
+    (row.mean_computed() * steps as f64 / row.passes().max(1) as f64).round() as usize
+}
+
+/// The name of the lane without a cache of so many steps.
+fn name(steps: usize) -> String {
+    if steps == 1 { "1 step".to_owned() } else { format!("{steps} steps") }
+}
+
+/// The baselines of these configurations, by the number of their steps, the shortest first. A configuration that computed as
+/// much as the dense run has none: the dense run is its baseline.
+pub(crate) fn contenders(plan: &Plan, rows: &[Row]) -> Vec<Contender> {
+    let whole = plan.trajectory.steps().count();
+    let configs = rows.iter().filter(|row| row.role == Role::Config);
+    let wanted: BTreeSet<usize> =
+        configs.map(|row| steps_of(row, whole)).filter(|n| (1..whole).contains(n)).collect();
+    let one = |n: usize| {
+        let request = |steps: usize| Request { steps, ..plan.request.clone() };
+        // A run that begins with an image leaves some of its steps out.
+        let runs = |steps: usize| {
+            let run = plan.pipeline.trajectory(&request(steps));
+            run.is_ok_and(|run| run.steps().count() == n) && plan.pipeline.check(&request(steps)).is_ok()
+        };
+        let steps = (n..=plan.request.steps).find(|steps| runs(*steps))?;
+        Some(Contender { name: name(n), cache: CachePlan::default(), steps })
+    };
+    wanted.into_iter().filter_map(one).collect()
+}
+
+/// Says of every configuration how far it is from its baseline, and of every baseline whose it is.
+pub(crate) fn relate(plan: &Plan, rows: &mut [Row], baselines: &mut [Row]) {
+    let whole = plan.trajectory.steps().count();
+    for row in rows.iter_mut().filter(|row| row.role == Role::Config) {
+        let own = name(steps_of(row, whole));
+        if let Some(baseline) = baselines.iter_mut().find(|baseline| baseline.name == own) {
+            row.against = Some(Against { psnr_gain: gain(row, baseline), name: own });
+            baseline.of.push(row.name.clone());
+        }
+    }
+}
+
+/// PSNR of `row` less that of `baseline`, seed by seed. A seed at which both equal the dense run says nothing.
+fn gain(row: &Row, baseline: &Row) -> Option<Estimate> {
+    let of = |row: &Row, seed: u64| row.by_seed.iter().find(|s| s.seed == seed).and_then(|s| s.psnr);
+    let differences = row
+        .by_seed
+        .iter()
+        .filter_map(|s| Some(s.psnr? - of(baseline, s.seed)?))
+        .filter(|gain| !gain.is_nan());
+    Estimate::of(differences)
+}

@@ -1,0 +1,211 @@
+//! What is compared: configurations, by name.
+
+use std::path::Path;
+
+use anyhow::{Error, Result};
+use magcache_core::{Built, CachePlan, meta};
+
+use super::fault::Fault;
+use crate::{
+    failure::{bad_input, bad_input_with},
+    lanes::Entry,
+    plan::{Config, Plan, cache_table},
+    target::Chosen,
+};
+
+/// What is shown beside the dense run where nothing else is asked for.
+pub(crate) const DEFAULT: [&str; 3] = ["magcache", "teacache", "fbcache"];
+
+/// The name of the dense lane.
+pub(crate) const DENSE: &str = "dense";
+
+/// A configuration with its name.
+#[derive(Debug)]
+pub(crate) struct Contender {
+    pub(crate) name: String,
+    pub(crate) cache: CachePlan,
+    /// Sampling steps.
+    pub(crate) steps: usize,
+}
+
+impl Contender {
+    /// What was typed: `[NAME=]STRATEGY`, `[NAME=]replay:TRACE` or `[NAME=]FILE.toml`.
+    ///
+    /// Of a file, the caches count; what else it says and the run does not follow is named in `notes`.
+    pub(crate) fn parse(
+        text: &str,
+        profile: Option<&str>,
+        plan: &Plan,
+        notes: &mut Vec<String>,
+    ) -> Result<Self> {
+        let (name, source) = split(text);
+        let known = meta::strategies().iter().any(|s| s.name == source);
+        let path = Path::new(source);
+        let toml = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("toml"));
+        let is_file = !known && (path.is_file() || toml);
+        let named = name.map_or_else(|| default_name(source), str::to_owned);
+        let cache = if is_file && !source.starts_with("replay:") {
+            let mut config = Config::read(path)?;
+            if let Some(target) = config.target.take() {
+                let (meta, run) = (plan.pipeline.meta(), &plan.trajectory);
+                let chosen = target.choose(&config.cache, &config.residuals, meta, run)?;
+                notes.push(chosen_note(&named, &chosen));
+                config.cache = chosen.tables;
+            }
+            if config.cache.is_empty() {
+                let hint = "it would be the dense run, which is always there";
+                return Err(bad_input_with(
+                    format!("{source} has neither a [[cache]] table nor a target"),
+                    hint,
+                ));
+            }
+            notes.extend(plan.config.others(&config).into_iter().map(|keys| {
+                format!("of {source} only the caches are compared, this comparison has its own {keys}")
+            }));
+            config.caches()?
+        } else {
+            let mut table = cache_table(source, &[])?;
+            if let Some(profile) = profile {
+                table.insert("profile".to_owned(), toml::Value::String(profile.to_owned()));
+            }
+            CachePlan::from_tables(vec![table], plan.config.residuals.clone())?
+        };
+        Ok(Self { name: named, cache, steps: plan.request.steps })
+    }
+
+    /// The hooks, checked against the model and the run.
+    fn build(&self, plan: &Plan) -> Result<Built> {
+        plan.build_hooks(&self.cache)
+    }
+
+    /// The names of its strategies, outermost first.
+    pub(crate) fn strategies(&self) -> Vec<String> {
+        self.cache.cache.iter().map(|entry| entry.name.clone()).collect()
+    }
+
+    /// What reproduces this run, as TOML; `ending` is that of what it shows.
+    pub(crate) fn to_toml(&self, plan: &Plan, ending: &str) -> Result<String> {
+        let mut config = plan.config.clone();
+        config.cache =
+            self.cache.cache.iter().map(magcache_core::CacheEntry::to_table).collect::<Result<_, _>>()?;
+        config.residuals = self.cache.residuals.clone();
+        config.sampling.steps = Some(self.steps);
+        config.output.path = Some(self.file(ending).into());
+        config.to_toml()
+    }
+
+    /// The file name of what this run shows.
+    pub(crate) fn file(&self, ending: &str) -> String {
+        format!("{}.{ending}", file_stem(&self.name))
+    }
+}
+
+/// Checks every contender against the model, the run and each other, and builds their hooks. Warnings go to `warn`.
+///
+/// Errors: everything that is wrong with any of them.
+pub(crate) fn build(
+    contenders: &[Contender],
+    plan: &Plan,
+    mut faults: Vec<Fault>,
+    warn: &mut dyn FnMut(&str, Option<&str>),
+) -> Result<Vec<Entry>> {
+    let mut entries = Vec::new();
+    for (i, contender) in contenders.iter().enumerate() {
+        if let Some(error) = name_error(&contender.name, &contenders[..i]) {
+            faults.push(Fault::new(&contender.name, error));
+        }
+        match contender.build(plan) {
+            Ok(built) => {
+                for warning in &built.warnings {
+                    warn(&format!("{}: {warning}", contender.name), warning.hint.as_deref());
+                }
+                entries.push(Entry { registry: built.registry, steps: contender.steps });
+            }
+            Err(error) => faults.push(Fault::new(&contender.name, error)),
+        }
+    }
+    Fault::none_of(faults)?;
+    Ok(entries)
+}
+
+/// What was chosen for a lane's target, and what it falls short of.
+pub(crate) fn chosen_note(name: &str, chosen: &Chosen) -> String {
+    let short = chosen.short.as_ref().map_or(String::new(), |short| format!("; {short}"));
+    format!("{name}: {}{short}", chosen.text())
+}
+
+/// A name and what has it. A path may hold a `=` behind its first separator.
+fn split(text: &str) -> (Option<&str>, &str) {
+    match text.split_once('=') {
+        Some((name, source)) if !name.is_empty() && !name.contains(['/', '\\', ':']) => {
+            (Some(name.trim()), source)
+        }
+        _ => (None, text),
+    }
+}
+
+/// `magcache` of `magcache`, `mine` of `some/mine.toml` and of `replay:some/mine.jsonl`.
+pub(crate) fn default_name(source: &str) -> String {
+    let path = Path::new(source.strip_prefix("replay:").unwrap_or(source));
+    path.file_stem().map_or_else(|| source.to_owned(), |stem| stem.to_string_lossy().into_owned())
+}
+
+/// A name as a file name that is good everywhere.
+pub(crate) fn file_stem(name: &str) -> String {
+    let keep = |c: char| if c.is_alphanumeric() || "-_.+".contains(c) { c } else { '-' };
+    name.trim_start_matches('.').chars().map(keep).collect()
+}
+
+/// Why a lane cannot have this name beside the `earlier` ones.
+fn name_error(name: &str, earlier: &[Contender]) -> Option<Error> {
+    let file = |name: &str| file_stem(name).to_lowercase();
+    let own = file(name);
+    let number = own.strip_suffix("-steps").or(own.strip_suffix("-step"));
+    if own.is_empty() {
+        return Some(bad_input(format!("a lane cannot be called {name:?}")));
+    }
+    if own == DENSE || number.is_some_and(|n| n.bytes().all(|b| b.is_ascii_digit())) {
+        let message = format!("{name:?} is the name of a lane that is always there");
+        return Some(bad_input_with(message, format!("another name: mine={name}")));
+    }
+    let twin = earlier.iter().find(|other| file(&other.name) == own)?;
+    let message = format!("two lanes would be called {:?}", twin.name);
+    Some(bad_input_with(message, format!("give one another name: other={name}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_come_from_what_is_named() {
+        assert_eq!(split("magcache"), (None, "magcache"));
+        assert_eq!(split("fast=magcache"), (Some("fast"), "magcache"));
+        assert_eq!(split("a/b=c.toml"), (None, "a/b=c.toml"));
+        assert_eq!(split("replay:a=b.jsonl"), (None, "replay:a=b.jsonl"));
+        assert_eq!(split("x=replay:a=b.jsonl"), (Some("x"), "replay:a=b.jsonl"));
+        assert_eq!(default_name("some/mine.toml"), "mine");
+        assert_eq!(default_name("replay:t.jsonl"), "t");
+        assert_eq!(default_name("fbcache"), "fbcache");
+    }
+
+    #[test]
+    fn a_file_name_is_good_everywhere() {
+        assert_eq!(file_stem("16 steps"), "16-steps");
+        assert_eq!(file_stem("..a/b\\c:\"d"), "a-b-c--d");
+        assert_eq!(file_stem("größer"), "größer");
+    }
+
+    #[test]
+    fn names_do_not_meet() {
+        let lane = |name: &str| Contender { name: name.to_owned(), cache: CachePlan::default(), steps: 1 };
+        let refused = |name: &str, earlier: &[Contender]| name_error(name, earlier).map(|e| e.to_string());
+        assert_eq!(refused("a", &[lane("b")]), None);
+        assert_eq!(refused("x steps", &[]), None);
+        let text = refused("A b", &[lane("b"), lane("a-B")]).unwrap();
+        assert_eq!(text, "two lanes would be called \"a-B\"");
+        for name in ["dense", "16 steps", "", ".."] {
+            assert!(refused(name, &[]).is_some(), "{name:?}");
+        }
+    }
+}

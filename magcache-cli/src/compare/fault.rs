@@ -1,0 +1,55 @@
+//! Everything that is wrong with several configurations, said at once.
+
+use anyhow::{Error, Result};
+
+use crate::failure::{bad_input, hint};
+
+/// What is wrong with one configuration.
+#[derive(Debug)]
+pub(crate) struct Fault {
+    name: String,
+    error: Error,
+}
+
+impl Fault {
+    /// An error of the configuration that was given as `name`.
+    pub(crate) fn new(name: &str, error: Error) -> Self {
+        Self { name: name.to_owned(), error }
+    }
+
+    /// Errors: all of `faults`, each with its name, causes and hint.
+    pub(crate) fn none_of(faults: Vec<Self>) -> Result<()> {
+        let mut lines = String::new();
+        let count = faults.len();
+        for fault in &faults {
+            let causes: Vec<String> = fault.error.chain().map(ToString::to_string).collect();
+            lines += &format!("\n  {}: {}", fault.name, causes.join(": ").replace('\n', "\n  "));
+            if let Some(hint) = hint(&fault.error) {
+                lines += &format!("\n    {hint}");
+            }
+        }
+        match (faults.into_iter().next(), count) {
+            (None, _) => Ok(()),
+            // Alone it keeps its kind, its causes and its hint.
+            (Some(fault), 1) => Err(fault.error),
+            _ => Err(bad_input(format!("{count} faults in the configurations{lines}"))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::failure::bad_input_with;
+
+    #[test]
+    fn one_fault_is_itself_and_several_are_a_list() {
+        assert!(Fault::none_of(Vec::new()).is_ok());
+        let fault = |name| Fault::new(name, bad_input_with(format!("{name} is bad"), "try good"));
+        let one = Fault::none_of(vec![fault("a")]).unwrap_err();
+        assert_eq!((one.to_string().as_str(), hint(&one).as_deref()), ("a is bad", Some("try good")));
+        let two = Fault::none_of(vec![fault("a"), fault("b")]).unwrap_err().to_string();
+        let lines = "\n  a: a is bad\n    try good\n  b: b is bad\n    try good";
+        assert_eq!(two, format!("2 faults in the configurations{lines}"));
+    }
+}

@@ -1,0 +1,255 @@
+//! Dense against any number of configurations: the same seeds, in turns, and against the naive baseline.
+//!
+//! A *round* is one seed once: the dense lane and the configurations run in turns, and every ratio of times is taken within
+//! it. How many steps the naive baselines have is known when all configurations have run; they follow in rounds of their own,
+//! each with a dense lane to be timed against.
+
+pub(crate) mod answer;
+mod baseline;
+pub(crate) mod contender;
+pub(crate) mod estimate;
+pub(crate) mod fault;
+mod ratios;
+pub(crate) mod row;
+
+use std::{path::PathBuf, sync::Arc};
+
+use anyhow::Result;
+use magcache_core::CachePlan;
+use magcache_models::pipeline::{Denoiser, Request};
+
+use self::{
+    contender::{Contender, DENSE},
+    ratios::Ratios,
+    row::{Measured, Role, Row},
+};
+use crate::{
+    cmd::run::{clip, stage},
+    interrupt::Interrupt,
+    lanes::{self, Entry, Scene, Shown},
+    machine::Machine,
+    media::{self, Output as Media, StagedFolder},
+    memory,
+    output::Output,
+    plan::Plan,
+    report,
+};
+
+/// What is to be compared.
+#[derive(Debug)]
+pub(crate) struct Comparison {
+    pub(crate) plan: Plan,
+    /// Without the dense lane.
+    pub(crate) contenders: Vec<Contender>,
+    /// Their hooks.
+    pub(crate) entries: Vec<Entry>,
+    /// Of the initial noise; the first one's pictures are shown.
+    pub(crate) seeds: Vec<u64>,
+    /// How often each seed runs.
+    pub(crate) repeat: usize,
+    /// Whether the naive baselines run too.
+    pub(crate) baselines: bool,
+    /// Where the network runs, as it was asked for.
+    pub(crate) device: String,
+    /// Where the pictures and `report.html` go.
+    pub(crate) folder: PathBuf,
+}
+
+/// What was found.
+#[derive(Debug)]
+pub(crate) struct Compared {
+    /// Dense, configurations, baselines.
+    pub(crate) rows: Vec<Row>,
+    pub(crate) model: String,
+    pub(crate) prompt: String,
+    pub(crate) seeds: Vec<u64>,
+    /// Rounds of a lane: seeds times repetitions.
+    pub(crate) rounds: usize,
+    pub(crate) baselines: bool,
+    /// Of the whole process, see [`memory::peak_resident`].
+    pub(crate) peak_memory: Option<usize>,
+    pub(crate) machine: Machine,
+    /// The calibrated curve of a profile that is in play.
+    pub(crate) ratios: Option<Ratios>,
+    /// The first step that runs: above 0 for image to image.
+    pub(crate) first_step: usize,
+    /// The first steps of the experts behind the first one.
+    pub(crate) boundaries: Vec<usize>,
+    pub(crate) outputs: Vec<PathBuf>,
+}
+
+/// The denoisers of the seeds.
+struct Scenes<'a> {
+    plan: &'a Plan,
+    out: &'a Output,
+    kept: Option<(u64, Arc<dyn Denoiser>)>,
+    warm: bool,
+}
+
+impl<'a> Scenes<'a> {
+    /// A seed's request and its denoiser; the first one is warmed up.
+    fn of(&mut self, seed: u64, stop: &dyn Fn() -> bool) -> Result<Scene<'a>> {
+        let request = Request { seed, ..self.plan.request.clone() };
+        // The latents of the image that a run begins with are a sample of the seed's own; all else is the same for every seed.
+        let sampled = request.strength.is_some();
+        let denoiser = match &self.kept {
+            Some((of, denoiser)) if !sampled || *of == seed => Arc::clone(denoiser),
+            _ => self.load(&request)?,
+        };
+        let scene = Scene { pipeline: self.plan.pipeline.as_ref(), request, denoiser };
+        if !std::mem::replace(&mut self.warm, true) {
+            lanes::warm_up(&scene, stop)?;
+        }
+        Ok(scene)
+    }
+
+    fn load(&mut self, request: &Request) -> Result<Arc<dyn Denoiser>> {
+        let first = self.kept.take().is_none();
+        let mut notes = Vec::new();
+        let spinner = self.out.spinner("loading");
+        let pipeline = &self.plan.pipeline;
+        let denoiser = pipeline.denoiser(request, &|s| spinner.set_message(stage(s)), &mut notes)?;
+        spinner.finish_and_clear();
+        notes.iter().filter(|_| first).for_each(|note| self.out.note(note));
+        self.kept = Some((request.seed, Arc::clone(&denoiser)));
+        Ok(denoiser)
+    }
+}
+
+impl Comparison {
+    /// Checks that the folder can be written to. To be called before anything runs.
+    pub(crate) fn check_folder(&self) -> Result<()> {
+        Media::prepare(self.folder.join(format!("{DENSE}.{}", self.ending())), clip(&self.plan))?;
+        Ok(media::probe(&self.folder.join(report::FILE))?)
+    }
+
+    /// `png` for images, `mp4` for videos.
+    fn ending(&self) -> &'static str {
+        if self.plan.request.frames == 1 { "png" } else { "mp4" }
+    }
+
+    /// Runs everything and writes pictures, configurations and the page; they appear in their folder when all are complete.
+    pub(crate) fn run(self, out: &Output) -> Result<Compared> {
+        let interrupt = Interrupt::listen()?;
+        let stop = || interrupt.is_set();
+        let staged = StagedFolder::create(&self.folder)?;
+        let mut scenes = Scenes { plan: &self.plan, out, kept: None, warm: false };
+
+        let dense = self.dense();
+        let lanes: Vec<&Contender> = std::iter::once(&dense).chain(&self.contenders).collect();
+        let outputs = self.outputs(&staged, &lanes, true)?;
+        let entries: Vec<Entry> =
+            std::iter::once(Entry::dense(dense.steps)).chain(self.entries.iter().cloned()).collect();
+        let rounds = self.rounds(&mut scenes, &entries, &outputs, "dense and cached", &stop)?;
+        let mut rows = self.rows(&lanes, &rounds, Role::Config)?;
+
+        let contenders = if self.baselines { baseline::contenders(&self.plan, &rows) } else { Vec::new() };
+        if !contenders.is_empty() {
+            let lanes: Vec<&Contender> = std::iter::once(&dense).chain(&contenders).collect();
+            let outputs = self.outputs(&staged, &lanes, false)?;
+            let entries: Vec<Entry> = lanes.iter().map(|lane| Entry::dense(lane.steps)).collect();
+            let rounds = self.rounds(&mut scenes, &entries, &outputs, "dense and fewer steps", &stop)?;
+            // The dense lane of these rounds is the same again, there for its times.
+            let mut baselines = self.rows(&lanes, &rounds, Role::Baseline)?.split_off(1);
+            baseline::relate(&self.plan, &mut rows, &mut baselines);
+            rows.extend(baselines);
+        }
+        self.finish(rows, staged)
+    }
+
+    fn dense(&self) -> Contender {
+        let steps = self.plan.request.steps;
+        Contender { name: DENSE.to_owned(), cache: CachePlan::default(), steps }
+    }
+
+    /// Files for what the lanes show; the dense one is written once.
+    fn outputs(
+        &self,
+        staged: &StagedFolder,
+        lanes: &[&Contender],
+        dense: bool,
+    ) -> Result<Vec<Option<Media>>> {
+        let of = |(i, lane): (usize, &&Contender)| {
+            let path = staged.path().join(lane.file(self.ending()));
+            (dense || i > 0).then(|| Media::prepare(path, clip(&self.plan))).transpose()
+        };
+        Ok(lanes.iter().enumerate().map(of).collect::<Result<_, _>>()?)
+    }
+
+    /// Every seed as often as asked for. Pictures of the first round are written.
+    fn rounds(
+        &self,
+        scenes: &mut Scenes<'_>,
+        entries: &[Entry],
+        outputs: &[Option<Media>],
+        what: &str,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Vec<Measured>> {
+        let mut rounds = Vec::new();
+        for (i, seed) in self.seeds.iter().enumerate() {
+            let scene = scenes.of(*seed, stop)?;
+            for repetition in 0..self.repeat {
+                let shown = match (i, repetition) {
+                    (0, 0) => Shown::Written(outputs),
+                    (_, 0) => Shown::Compared,
+                    _ => Shown::Timed,
+                };
+                let steps = entries.iter().map(|e| lanes::steps(&scene.with_steps(e.steps)));
+                let steps: usize = steps.sum::<Result<_>>()?;
+                let bar = scenes.out.bar(steps, &self.label(what, *seed, repetition));
+                let lanes = lanes::round(&scene, entries, shown, stop, &mut || bar.inc(1))?;
+                bar.finish_and_clear();
+                rounds.push(Measured { seed: *seed, lanes });
+            }
+        }
+        Ok(rounds)
+    }
+
+    /// What a round is called in progress.
+    fn label(&self, what: &str, seed: u64, repetition: usize) -> String {
+        let mut label = what.to_owned();
+        if self.seeds.len() > 1 {
+            label += &format!(", seed {seed}");
+        }
+        if self.repeat > 1 {
+            label += &format!(", {} of {}", repetition + 1, self.repeat);
+        }
+        label
+    }
+
+    /// Rows of the lanes, the first one as the dense one.
+    fn rows(&self, lanes: &[&Contender], rounds: &[Measured], others: Role) -> Result<Vec<Row>> {
+        let of = |(at, lane): (usize, &&Contender)| {
+            let role = if at == 0 { Role::Dense } else { others };
+            Row::of(&self.plan, lane, role, self.ending(), rounds, at).transpose()
+        };
+        lanes.iter().enumerate().filter_map(of).collect()
+    }
+
+    /// Writes configurations and page, and gives all files their names.
+    fn finish(self, rows: Vec<Row>, staged: StagedFolder) -> Result<Compared> {
+        let run = &self.plan.trajectory;
+        let mut compared = Compared {
+            outputs: rows.iter().map(|row| self.folder.join(&row.file)).collect(),
+            rows,
+            model: self.plan.pipeline.meta().name.to_string(),
+            prompt: self.plan.request.prompt.clone(),
+            rounds: self.seeds.len() * self.repeat,
+            seeds: self.seeds,
+            baselines: self.baselines,
+            peak_memory: memory::peak_resident(),
+            machine: Machine::this(&self.device),
+            ratios: ratios::ratios(&self.plan, &self.contenders),
+            first_step: run.first,
+            boundaries: run.phases.iter().map(|p| p.steps.start).filter(|start| *start > run.first).collect(),
+        };
+        for row in &compared.rows {
+            let file = staged.path().join(&row.file).with_extension("toml");
+            media::write_file(&file, row.config.as_bytes())?;
+        }
+        report::write(staged.path(), &self.plan, &compared)?;
+        staged.merge(report::FILE)?;
+        compared.outputs.push(self.folder.join(report::FILE));
+        Ok(compared)
+    }
+}

@@ -1,0 +1,137 @@
+//! What changes from step to step: ratios, what strategies measure, and how far the latents drift.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+
+use super::html::{colour, escape, name, scrolling};
+use crate::{
+    compare::{
+        Compared,
+        row::{Role, Row},
+    },
+    lanes::Noted,
+    plot::{Chart, Mark, Series, Shade, Style},
+};
+
+/// Units of a chart: letters stay readable on a phone.
+const SIZE: [u32; 2] = [440, 290];
+
+pub(super) fn section(compared: &Compared) -> Result<String> {
+    let mut out = String::new();
+    let configs = || compared.rows.iter().filter(|row| row.role == Role::Config);
+    let drift = configs().filter(|row| !row.divergence.is_empty());
+    let mut chart = Chart::new("", "step", "‖x − dense‖ / ‖dense‖");
+    chart.y.log = true;
+    for row in drift {
+        let points = row.divergence.iter().enumerate().map(|(i, d)| ((compared.first_step + i) as f64, *d));
+        let series = Series::new(&row.name, Style::Line, points.collect());
+        chart = chart.with(Series { colour: Some(colour(&compared.rows, row)), ..series });
+    }
+    let note = "Relative distance of the latents behind each step from the dense run's, in the Euclidean norm, with the first seed. A step at which nothing differs yet has no point.";
+    out += &figure(compared, "Divergence from dense", note, chart)?;
+    if let Some(ratios) = &compared.ratios {
+        let mut chart = Chart::new("", "step", "|residual| / |residual before|");
+        for (i, (branch, points)) in ratios.branches.iter().enumerate() {
+            let style = if i == 0 { Style::Line } else { Style::Dashed };
+            let points = points.iter().map(|(step, ratio)| (*step as f64, *ratio)).collect();
+            chart = chart.with(Series::new(branch.to_string(), style, points));
+        }
+        let note = format!(
+            "Of the profile {}, at the steps of this run: how much what the blocks add changes.",
+            escape(&ratios.profile)
+        );
+        out += &figure(compared, "Magnitude ratio", &note, chart)?;
+    }
+    for row in configs() {
+        out += &noted(compared, row)?;
+    }
+    Ok(if out.is_empty() { out } else { format!("<div class=\"charts\">{out}</div>") })
+}
+
+/// What a strategy measured, and what it compared with its threshold: a chart for each, as their scales differ.
+fn noted(compared: &Compared, row: &Row) -> Result<String> {
+    let points = |notes: &[Noted], of: fn(&Noted) -> Option<f64>| -> Vec<(f64, f64)> {
+        notes.iter().filter_map(|note| Some((note.step as f64, of(note)?))).collect()
+    };
+    let chart = |label: &str, of: fn(&Noted) -> Option<f64>| {
+        let mut chart = Chart::new("", "step", label);
+        for (i, (name, notes)) in row.noted.iter().enumerate() {
+            let style = if i == 0 { Style::Line } else { Style::Dashed };
+            let series = Series::new(name, style, points(notes, of));
+            chart = chart.with(Series { colour: Some(colour(&compared.rows, row)), ..series });
+        }
+        chart.shade = skipped(row, compared.first_step);
+        chart
+    };
+    let (measured, judged) = (chart("measured", |n| n.metric), chart("accumulated", |n| n.accumulated));
+    let name = name(&compared.rows, row);
+    let mut out = String::new();
+    // Where nothing is summed up, the two are one.
+    if measured.series != judged.series {
+        let note = "What it measures at a step.";
+        out += &figure(compared, &format!("{name}: measured"), note, measured)?;
+    }
+    let note = "What it compares with its threshold.";
+    out += &figure(compared, &format!("{name}: judged"), note, judged)?;
+    Ok(out)
+}
+
+/// The steps at which every branch that ran was skipped.
+fn skipped(row: &Row, first: usize) -> Option<Shade> {
+    let strips: Vec<Vec<char>> =
+        row.strips.iter().map(|(_, strip)| strip.chars().filter(|c| *c != '|').collect()).collect();
+    let steps = strips.iter().map(Vec::len).max().unwrap_or(0);
+    let at = |step: usize| {
+        let mut marks =
+            strips.iter().filter_map(|strip| strip.get(step)).filter(|mark| **mark != '-').peekable();
+        marks.peek().is_some() && marks.all(|mark| *mark == '.')
+    };
+    let span = |step: usize| [(first + step) as f64 - 0.5, (first + step) as f64 + 0.5];
+    let spans: Vec<[f64; 2]> = (0..steps).filter(|step| at(*step)).map(span).collect();
+    (!spans.is_empty()).then(|| Shade { label: "skipped".to_owned(), spans })
+}
+
+/// A chart with its heading, its words and its values; nothing for a chart without data. `title` and `note` are HTML.
+fn figure(compared: &Compared, title: &str, note: &str, mut chart: Chart) -> Result<String> {
+    let drawn = |(_, y): &(f64, f64)| y.is_finite() && (!chart.y.log || *y > 0.0);
+    if !chart.series.iter().flat_map(|series| &series.points).any(drawn) {
+        return Ok(String::new());
+    }
+    chart.size = SIZE;
+    let mark = |first: &usize| Mark { x: *first as f64 - 0.5, label: "next expert".to_owned() };
+    chart.marks = compared.boundaries.iter().map(mark).collect();
+    let label = format!("{} by step, as lines; the values follow", chart.y.label);
+    Ok(format!(
+        "<figure class=\"chart\"><figcaption><h3>{title}</h3><p>{note}</p></figcaption>\
+         <div class=\"plot\" role=\"img\" aria-label=\"{}\">{}</div>\
+         <details><summary>Values</summary>{}</details></figure>",
+        escape(&label),
+        chart.svg()?,
+        scrolling("Values by step", &values(&chart))
+    ))
+}
+
+/// The points of a chart as a table.
+fn values(chart: &Chart) -> String {
+    let mut steps: BTreeMap<u64, Vec<Option<f64>>> = BTreeMap::new();
+    for (i, series) in chart.series.iter().enumerate() {
+        for (step, value) in &series.points {
+            let cells = steps.entry(*step as u64).or_insert_with(|| vec![None; chart.series.len()]);
+            if let Some(cell) = cells.get_mut(i) {
+                *cell = Some(*value);
+            }
+        }
+    }
+    let head: String =
+        chart.series.iter().map(|s| format!("<th scope=\"col\">{}</th>", escape(&s.name))).collect();
+    let cell = |value: &Option<f64>| value.map_or("<td>–</td>".to_owned(), |v| format!("<td>{v:.4}</td>"));
+    let body: String = steps
+        .iter()
+        .map(|(step, cells)| {
+            let cells: String = cells.iter().map(cell).collect();
+            format!("<tr><th scope=\"row\">{step}</th>{cells}</tr>")
+        })
+        .collect();
+    format!("<table><thead><tr><th scope=\"col\">Step</th>{head}</tr></thead><tbody>{body}</tbody></table>")
+}
