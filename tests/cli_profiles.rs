@@ -116,10 +116,18 @@ fn a_profile_of_other_weights_is_refused() {
     answer(&[&["calibrate", "--seeds", "1", "--out", "own.toml"][..], &model].concat(), d);
     let run = [&["run", "--cache", "magcache", "--profile", "own.toml", "--dry-run"][..], &model].concat();
     assert_eq!(verdict(&run, d).0, "exact");
+    let planned = [&["run", "--budget", "5", "--profile", "own.toml", "--dry-run"][..], &model].concat();
+    let found = &answer(&planned, d)["profile_verdict"];
+    let caches = json!([{ "profile": "own.toml", "strategy": "the planned schedule", "verdict": "exact", "reasons": [] }]);
+    assert_eq!(found["caches"], caches);
+
     let text = fs::read_to_string(d.join("own.toml")).unwrap();
-    let at = text.find("checkpoint = \"").unwrap() + "checkpoint = \"".len();
-    fs::write(d.join("own.toml"), format!("{}000000{}", &text[..at], &text[at + 6..])).unwrap();
-    refused(&run, d, &["checkpoint 000000", "--force"]);
+    let own = &Profile::find(&d.join("own.toml").display().to_string()).unwrap().curves[0].source.measured["checkpoint"];
+    let hash = own.as_str().unwrap();
+    fs::write(d.join("own.toml"), text.replace(hash, &format!("000000{}", &hash[6..]))).unwrap();
+    for run in [run, planned] {
+        refused(&run, d, &["checkpoint 000000", "--force"]);
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ mod told;
 
 use std::collections::BTreeSet;
 
-use magcache_core::{Curve, Fit, Profile, Sensitivity, resample};
+use magcache_core::{Curve, Fit, PlannedSchedule, Plans, Profile, Sensitivity, resample};
 
 use self::decisions::Decisions;
 pub(crate) use self::told::chart;
@@ -74,6 +74,10 @@ impl Diff {
         let key = |s: &Sensitivity| (s.variant.clone(), s.expert);
         let name = |s: &Sensitivity| named("sensitivity", s.variant.as_ref(), s.expert);
         out.pairs(&a.sensitivities, &b.sensitivities, key, name, Self::sensitivity);
+        // A plan holds for the schedule that it was made for.
+        let key = |p: &Plans| (p.steps, p.flow_shift.map(f64::to_bits), p.boundary_ratio.map(f64::to_bits));
+        let name = |p: &Plans| format!("plans of {} steps", p.steps);
+        out.pairs(&a.plans, &b.plans, key, name, Self::plans);
         out.decisions = Decisions::of(a, b);
         out
     }
@@ -198,6 +202,20 @@ impl Diff {
         let [latent, timestep] = [relative(|of| of.0), relative(|of| of.1)];
         self.values(what.to_owned(), "relative latent sensitivity", "timestep", true, latent.into_iter());
         self.values(what.to_owned(), "relative timestep sensitivity", "timestep", true, timestep.into_iter());
+    }
+
+    fn plans(&mut self, what: &str, a: &Plans, b: &Plans) {
+        let computed: BTreeSet<usize> = a.schedules.iter().chain(&b.schedules).map(|s| s.computed).collect();
+        for computed in computed {
+            let skip = |plans: &Plans| {
+                let own: Option<&PlannedSchedule> = plans.schedules.iter().find(|s| s.computed == computed);
+                own.map(|schedule| format!("{:?} by {:?}", schedule.skip, schedule.continuation))
+            };
+            self.condition(what, &format!("skipped of {computed} computed"), skip(a), skip(b), true);
+        }
+        // A time, which is another one on every machine.
+        self.condition(what, "skipped_cost", Some(a.skipped_cost), Some(b.skipped_cost), false);
+        self.facts(what, &a.source.measured, &b.source.measured);
     }
 
     fn values(

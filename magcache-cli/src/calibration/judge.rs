@@ -9,7 +9,7 @@ use super::{
     Conditions, Facts,
     verdict::{Checkpoint, Judged, Known, Part, Verdict, reasons},
 };
-use crate::{args::Sampling, failure::bad_input_with, output::Output, plan::Plan};
+use crate::{args::Sampling, failure::bad_input_with, output::Output, plan::Plan, target::Chosen};
 
 /// Weights up to this size are hashed before every run that has something to compare them with.
 const SMALL: u64 = 1 << 30;
@@ -29,25 +29,29 @@ pub(crate) fn of_plan(
         Ok(Checkpoint::Of(plan.pipeline.fingerprint()?))
     };
     let meta = plan.pipeline.meta();
-    judge(cache, meta, Some(meta), &plan.trajectory, Conditions::facts(plan, kept)?, &checkpoint)
+    let (run, facts) = (&plan.trajectory, Conditions::facts(plan, kept)?);
+    let known = Known { model: Some(meta), run, facts, checkpoint: Checkpoint::None };
+    judge(cache, plan.chosen.as_ref(), meta, known, &checkpoint)
 }
 
-/// A run that is only known by a profile, whose model is `meta`.
+/// A run that is only known by a profile, whose model is `meta`; `chosen` is what was planned for it.
 pub(crate) fn of_schedule(
     cache: &CachePlan,
+    chosen: Option<&Chosen>,
     meta: &ModelMeta,
     run: &Trajectory,
     facts: Facts,
 ) -> Result<Vec<Judged>> {
-    judge(cache, meta, None, run, facts, &|| Ok(Checkpoint::None))
+    let known = Known { model: None, run, facts, checkpoint: Checkpoint::None };
+    judge(cache, chosen, meta, known, &|| Ok(Checkpoint::None))
 }
 
+/// `known` is without the weights, which are read only where a profile says what it was measured on.
 fn judge(
     cache: &CachePlan,
+    chosen: Option<&Chosen>,
     meta: &ModelMeta,
-    model: Option<&ModelMeta>,
-    run: &Trajectory,
-    facts: Facts,
+    known: Known<'_>,
     checkpoint: &dyn Fn() -> Result<Checkpoint>,
 ) -> Result<Vec<Judged>> {
     let mut used = Vec::new();
@@ -57,9 +61,12 @@ fn judge(
             used.push((name, Profile::find(name)?, strategy, part, entry.words.variant.as_deref()));
         }
     }
+    if let Some(name) = chosen.and_then(|chosen| chosen.planned_by.as_deref()) {
+        used.push((name, Profile::find(name)?, "the planned schedule".to_owned(), Part::Plans, None));
+    }
     let recorded = used.iter().any(|(_, profile, ..)| records_checkpoint(profile));
     let checkpoint = if recorded { checkpoint()? } else { Checkpoint::None };
-    let known = Known { model, run, facts, checkpoint };
+    let known = Known { checkpoint, ..known };
     let one =
         |(name, profile, strategy, part, variant): (&str, Profile, String, Part, Option<&str>)| Judged {
             profile: name.to_owned(),
@@ -73,7 +80,9 @@ fn records_checkpoint(profile: &Profile) -> bool {
     let curves = profile.curves.iter().map(|curve| &curve.source);
     let fits = profile.fits.iter().map(|fit| &fit.source);
     let sensitivities = profile.sensitivities.iter().map(|sensitivity| &sensitivity.source);
-    curves.chain(fits).chain(sensitivities).any(|source| source.measured.contains_key("checkpoint"))
+    let plans = profile.plans.iter().map(|plans| &plans.source);
+    let mut all = curves.chain(fits).chain(sensitivities).chain(plans);
+    all.any(|source| source.measured.contains_key("checkpoint"))
 }
 
 /// What the strategies of a `[[cache]]` table read from its profile: nothing where the table brings its own.

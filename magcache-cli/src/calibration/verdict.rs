@@ -36,6 +36,8 @@ pub(crate) enum Part {
     Curves,
     Fits,
     Sensitivities,
+    /// Schedules that were planned for such a run.
+    Plans,
 }
 
 /// What is known of a run before it starts.
@@ -121,7 +123,7 @@ pub(crate) fn reasons(
 ) -> Vec<Reason> {
     let other = known.model.and_then(|model| other_model(name, profile, model));
     let mut out: Vec<Reason> = other.into_iter().collect();
-    for measured in measured(profile, part, variant) {
+    for measured in measured(profile, part, variant, known.run) {
         for reason in measured.reasons(known) {
             if !out.contains(&reason) {
                 out.push(reason);
@@ -133,7 +135,12 @@ pub(crate) fn reasons(
 }
 
 /// The variants' existence was checked when the plan was built: an unknown one has nothing to compare.
-fn measured<'a>(profile: &'a Profile, part: Part, variant: Option<&str>) -> Vec<Measured<'a>> {
+fn measured<'a>(
+    profile: &'a Profile,
+    part: Part,
+    variant: Option<&str>,
+    run: &Trajectory,
+) -> Vec<Measured<'a>> {
     let plain = |facts: &Facts| Measured { facts: facts.clone(), curve: None };
     match part {
         Part::Curves => {
@@ -146,6 +153,10 @@ fn measured<'a>(profile: &'a Profile, part: Part, variant: Option<&str>) -> Vec<
         Part::Sensitivities => {
             let all = profile.sensitivities_of(variant).unwrap_or_default();
             all.iter().map(|sensitivity| plain(&sensitivity.source.measured)).collect()
+        }
+        Part::Plans => {
+            let fitting = profile.plans.iter().filter(|plans| plans.fit(run));
+            fitting.map(|plans| plain(&plans.source.measured)).collect()
         }
     }
 }

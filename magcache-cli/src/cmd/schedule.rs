@@ -196,7 +196,8 @@ fn of_profile(name: &str, mut config: Config) -> Result<Outlook> {
     if let Some(chosen) = &chosen {
         config.cache.clone_from(&chosen.tables);
     }
-    let judged = judge::of_schedule(&config.caches()?, &meta, &run, facts(&config, &run, kind)?)?;
+    let judged =
+        judge::of_schedule(&config.caches()?, chosen.as_ref(), &meta, &run, facts(&config, &run, kind)?)?;
     Ok(Outlook { profile: Some(name.to_owned()), meta, run, config, judged, tokens: None, chosen })
 }
 

@@ -100,6 +100,22 @@ fn sensitivities_are_compared_by_their_part() {
 }
 
 #[test]
+fn planned_schedules_are_compared() {
+    let of = |skip: &str, cost: &str| {
+        let plan = format!(
+            "[[plan]]\nsteps = 10\nskipped_cost = {cost}\n[[plan.schedule]]\ncomputed = 8\nskip = {skip}\ncontinuation = \"residual\"\nerror = 0.1\n"
+        );
+        profile(&RATIOS, &plan)
+    };
+    let a = of("[3, 5]", "0.1");
+    assert!(Diff::of(&a, &of("[3, 5]", "0.2")).equal(0.0), "a time decides nothing");
+    let diff = Diff::of(&a, &of("[3, 6]", "0.1"));
+    let told = diff.to_string();
+    assert!(!diff.equal(1.0) && told.contains("skipped of 8 computed: [3, 5]"), "{told}");
+    assert_eq!(Diff::of(&a, &profile(&RATIOS, "")).missing[0].what, "plans of 10 steps");
+}
+
+#[test]
 fn decisions_that_change_are_named() {
     let mut other = RATIOS;
     other[3] = 0.8;
