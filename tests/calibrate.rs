@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use candle_core::{Result, Tensor};
 use magcache_core::{
     BlockHook, Branch, Cx, Expert, HookRegistry, Next, Output, Phase, Signal, Streams, Trajectory,
-    calibrate::{Recorder, Recording, RecordingError},
+    calibrate::{Distances, LastPrediction, Recorder, Recording, RecordingError, Response},
     metrics,
     testing::{Toy, run, same_bits, toys},
 };
@@ -46,6 +46,96 @@ fn the_first_step_of_an_expert_has_no_predecessor() {
     let steps: Vec<usize> = recording.distances.iter().map(|row| row.step).collect();
     assert!(!steps.contains(&0) && !steps.contains(&2) && steps.len() == 2 * 2 * 3, "{steps:?}");
     assert!(recording.fit(Signal::ModulatedInput, Some(Expert(7))).is_none());
+}
+
+#[test]
+fn an_expert_s_fit_is_that_of_its_own_rows() {
+    let phases = vec![Phase { expert: Expert(0), steps: 0..8 }, Phase { expert: Expert(1), steps: 8..18 }];
+    let plain = Trajectory::plain(18, &BOTH);
+    let pair = record(&Toy::image(4), &plain.clone().with_phases(phases), [1, 2]);
+    let fits = pair.fits(Signal::ModulatedInput);
+    assert_eq!(fits.iter().map(|fit| fit.expert).collect::<Vec<_>>(), [Some(0), Some(1)]);
+    for fit in &fits {
+        let own = |row: &&Distances| Some(row.expert.0) == fit.expert;
+        let alone =
+            Recording { distances: pair.distances.iter().filter(own).cloned().collect(), ..pair.clone() };
+        let [whole] = &alone.fits(Signal::ModulatedInput)[..] else { panic!("one expert has one fit") };
+        assert_eq!((whole.expert, &whole.coefficients), (None, &fit.coefficients));
+        assert_eq!((whole.fitted_range, whole.residual), (fit.fitted_range, fit.residual));
+    }
+    assert!(fits[0].fitted_range != fits[1].fitted_range && fits[0].coefficients != fits[1].coefficients);
+
+    // Four steps give three distances: no polynomial of degree 4.
+    let phases = vec![Phase { expert: Expert(0), steps: 0..4 }, Phase { expert: Expert(1), steps: 4..18 }];
+    let short = record(&Toy::image(4), &plain.with_phases(phases), [1]);
+    let fits = short.fits(Signal::ModulatedInput);
+    assert_eq!(fits.iter().map(|fit| fit.expert).collect::<Vec<_>>(), [Some(1)]);
+    assert_eq!(short.experts().len(), 2);
+}
+
+/// Responses to made-up changes, one for every step of a run.
+fn responses(seed: u64, steps: &Trajectory) -> Vec<Response> {
+    let value = |step: usize, k: u64| 1.0 + ((seed * 7 + step as u64 * 3 + k) % 11) as f64 / 13.0;
+    let of = |step: magcache_core::Step| Response {
+        expert: step.expert,
+        step: step.index,
+        timestep: step.timestep,
+        latent: value(step.index, 0),
+        per_timestep: value(step.index, 5) / 1000.0,
+    };
+    steps.steps().map(of).collect()
+}
+
+#[test]
+fn responses_join_to_those_of_all_runs_and_are_read_back() {
+    let phases = vec![Phase { expert: Expert(0), steps: 0..3 }, Phase { expert: Expert(1), steps: 3..6 }];
+    let steps = Trajectory::plain(6, &BOTH).with_phases(phases);
+    let toy = Toy::image(3);
+    let of = |seeds: &[u64]| {
+        let recorder = Recorder::new(toy.meta());
+        for seed in seeds {
+            run(&toy, Some(&mut recorder.registry().session()), &steps, *seed).unwrap();
+            responses(*seed, &steps).into_iter().for_each(|response| recorder.add(response));
+        }
+        recorder.recording()
+    };
+    let whole = of(&[1, 2, 3, 4, 5]);
+    let mut joined = of(&[1, 2]);
+    joined.join(of(&[3])).unwrap();
+    joined.join(of(&[4, 5])).unwrap();
+    assert_eq!(joined.responses, whole.responses);
+    assert_eq!(joined.sensitivities(), whole.sensitivities());
+    let both = whole.sensitivities();
+    assert_eq!((both.len(), both[0].expert, both[1].expert), (2, Some(0), Some(1)));
+    let seeds = [1, 2, 3, 4, 5].map(|seed| responses(seed, &steps)[4].latent);
+    assert!((both[1].latent[1] - seeds.iter().sum::<f64>() / 5.0).abs() < 1e-12);
+
+    let mut tensors = whole.to_tensors().unwrap();
+    assert_eq!(Recording::from_tensors(&tensors).unwrap(), whole);
+    let short = tensors["responses.latent"].narrow(0, 0, 7).unwrap();
+    tensors.insert("responses.latent".to_owned(), short);
+    let error = Recording::from_tensors(&tensors).unwrap_err().to_string();
+    assert!(error.contains("\"responses\"") && error.contains("[7]") && error.contains("[30]"), "{error}");
+    tensors.remove("responses.latent");
+    let error = Recording::from_tensors(&tensors).unwrap_err().to_string();
+    assert!(error.contains("responses.latent"), "{error}");
+    // A file of an earlier calibration has none.
+    tensors.retain(|name, _| !name.starts_with("responses."));
+    assert!(Recording::from_tensors(&tensors).unwrap().responses.is_empty());
+}
+
+#[test]
+fn the_last_prediction_is_that_of_the_conditional_branch() {
+    let (toy, steps) = (Toy::image(3), Trajectory::plain(3, &BOTH));
+    let (recorder, kept) = (Recorder::new(toy.meta()), LastPrediction::default());
+    let hooks = HookRegistry::builder(3).ring(0..3, Arc::new(recorder.clone())).unwrap();
+    let hooks = hooks.forward(Arc::new(kept.clone())).build();
+    let ran = run(&toy, Some(&mut hooks.session()), &steps, 1).unwrap();
+    let plain = run(&toy, None, &steps, 1).unwrap();
+    assert!(ran.iter().zip(&plain).all(|(a, b)| same_bits(&a.output, &b.output)));
+    let cond = ran.iter().rfind(|ran| ran.branch == Branch::Cond).expect("it has one");
+    assert!(same_bits(&kept.take().expect("a pass ran"), &cond.output) && kept.take().is_none());
+    assert_eq!(recorder.recording().distances.len(), 2 * 2);
 }
 
 #[test]

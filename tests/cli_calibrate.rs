@@ -6,7 +6,7 @@ mod program;
 
 use std::{fs, path::Path};
 
-use magcache_core::Profile;
+use magcache_core::{Fit, Profile};
 use serde_json::Value;
 
 use program::answer;
@@ -68,6 +68,59 @@ fn merged_profiles_are_those_of_all_runs() {
     refused(&other, d, &["guidance is 3.5 there and 2.0 here", "width is 48 there and 64 here"]);
     fs::remove_file(d.join("a.safetensors")).unwrap();
     refused(&["--merge", "a.toml", "--out", "b.toml"], d, &["a.safetensors"]);
+}
+
+#[test]
+fn a_pair_has_a_fit_for_each_expert() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    let model = ["--model", "wan2.2-t2v-tiny", "--steps", "20", "--frames", "5", "--size", "32x32"];
+    let args = ["calibrate", "--prompt", "a red circle moving right", "--seeds", "0,1", "--out", "pair.toml"];
+    answer(&[&args[..], &model].concat(), d);
+    let pair = profile(d, "pair.toml");
+    let experts = |variant| pair.fits_of(variant).unwrap().iter().map(|fit| fit.expert).collect::<Vec<_>>();
+    assert_eq!(experts(None), [Some(0), Some(1)]);
+    let rows = |fit: &Fit| fit.source.measured["rows"].as_integer().unwrap();
+    let fits = pair.fits_of(None).unwrap();
+    let high =
+        pair.curves[0].ratios["cond"].iter().skip(1).position(|ratio| *ratio == 1.0).unwrap() as i64 + 1;
+    // Two seeds and two branches; the first step of an expert has no predecessor.
+    assert_eq!((rows(fits[0]), rows(fits[1])), (4 * (high - 1), 4 * (20 - high - 1)));
+    let ranges = [0, 1].map(|i: usize| fits[i].fitted_range.unwrap());
+    assert!(
+        fits.iter().all(|fit| fit.residual.is_some_and(|r| r < 0.1)) && ranges[0] != ranges[1],
+        "{fits:?}"
+    );
+    let cached =
+        ["run", "--cache", "teacache", "--set", "threshold=0.3", "--profile", "pair.toml", "--out", "x.gif"];
+    let ran = answer(&[&cached[..], &model].concat(), d);
+    assert!(!ran["skipped"]["cond"].as_array().unwrap().is_empty(), "{ran}");
+}
+
+#[test]
+fn sensitivities_are_measured_and_used() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    let model = ["--model", "wan2.2-t2v-tiny", "--steps", "12", "--frames", "5", "--size", "32x32"];
+    let args = |seeds: &'static str, out: &'static str| {
+        let own =
+            ["calibrate", "--prompt", "a red circle", "--sensitivities", "--seeds", seeds, "--out", out];
+        [&own[..], &model].concat()
+    };
+    answer(&args("1", "one.toml"), d);
+    answer(&[&args("2", "both.toml")[..], &["--merge", "one.toml"]].concat(), d);
+    answer(&args("2,1", "whole.toml"), d);
+    let (both, whole) = (profile(d, "both.toml"), profile(d, "whole.toml"));
+    assert_eq!(both.sensitivities.iter().map(|s| s.expert).collect::<Vec<_>>(), [Some(0), Some(1)]);
+    for (a, b) in both.sensitivities.iter().zip(&whole.sensitivities) {
+        assert_eq!((&a.timesteps, &a.latent, &a.timestep), (&b.timesteps, &b.latent, &b.timestep));
+        assert_eq!(a.source.measured["rows"], b.source.measured["rows"]);
+    }
+    assert_eq!(both.sensitivities.iter().map(|s| s.timesteps.len()).sum::<usize>(), 12);
+    let cached =
+        ["run", "--cache", "sencache", "--set", "threshold=9", "--profile", "both.toml", "--out", "x.gif"];
+    let ran = answer(&[&cached[..], &model].concat(), d);
+    assert!(!ran["skipped"]["cond"].as_array().unwrap().is_empty(), "{ran}");
 }
 
 #[test]

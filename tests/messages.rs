@@ -96,6 +96,9 @@ fn profiles_that_cannot_be_used() {
         "name = \"x\"\n[[sensitivity]]\ntimesteps = []\nlatent = []\ntimestep = []\nthresholds = [0.1, -0.1]",
         "name = \"x\"\n[[sensitivity]]\ntimesteps = [1000, 500]\nlatent = [1.0]\ntimestep = [1.0, nan]",
         "summary = \"nameless\"",
+        "name = \"x\"\n[[fit]]\nsignal = \"modulated-input\"\ncoefficients = [1.0]\nwarmup = 1\nlast_steps = 1\n\
+         [[fit]]\nsignal = \"modulated-input\"\ncoefficients = [2.0]\nwarmup = 1\nlast_steps = 1\n\
+         [[fit]]\nexpert = 1\nsignal = \"timestep-embedding\"\ncoefficients = [2.0]\nwarmup = 1\nlast_steps = 1",
     ];
     insta::assert_snapshot!(transcript(&documents, |text| Profile::parse(text, "x.toml").map(drop)));
 }

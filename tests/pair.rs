@@ -73,6 +73,38 @@ fn a_curve_of_one_expert_runs_over_its_phase() {
     assert_eq!(skipped(&plan(&table).unwrap()), [7]);
 }
 
+/// Decisions of TeaCache over a run of a pair with two fits: a signal that never adds up, and one that always does.
+fn with_fits(experts: [&str; 2], more: &str) -> Result<Vec<usize>, ConfigError> {
+    let fit = |expert: &str, value: f64| {
+        format!(
+            "[[fit]]\n{expert}\nsignal = \"modulated-input\"\ncoefficients = [0.0, {value:?}]\nwarmup = 1\n\
+             last_steps = 0\nthresholds = [0.5]\n"
+        )
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("fits.toml");
+    let profile = format!("name = \"fits\"\n{}{}", fit(experts[0], 0.0), fit(experts[1], 1.0));
+    std::fs::write(&path, profile).unwrap();
+    let text = format!("[[cache]]\nstrategy = \"teacache\"\nprofile = '{}'\n{more}", path.display());
+    let built = CachePlan::parse(&text)?.build(&pair(), Some(&steps()))?;
+    let mut session = built.registry.session();
+    run(&Toy::image(4), Some(&mut session), &steps(), 1).unwrap();
+    Ok(skipped(session.log()))
+}
+
+#[test]
+fn each_expert_has_a_fit_of_its_own() {
+    let (high, low) = (vec![1, 2, 3, 4], vec![6, 7, 8, 9, 10, 11]);
+    let of = |experts: [&str; 2], more: &str| with_fits(experts, more).unwrap();
+    assert_eq!(of(["expert = 0", "expert = 1"], ""), high);
+    assert_eq!(of(["expert = 1", "expert = 0"], ""), low);
+    assert_eq!(of(["", "expert = 0"], ""), low, "a fit without an expert serves the others");
+    assert_eq!(of(["", "expert = 1"], ""), high);
+    let error = with_fits(["expert = 1", "expert = 2"], "").unwrap_err();
+    assert!(error.to_string().contains("no fit for the experts [\"high-noise\"]"), "{error}");
+    assert_eq!(of(["expert = 1", "expert = 2"], "experts = [\"low-noise\"]\n"), low);
+}
+
 #[test]
 fn an_expert_without_guidance_runs_one_branch() {
     let run = Trajectory { unguided: vec![Expert(1)], ..steps() };

@@ -40,6 +40,10 @@ pub(crate) enum Command {
     Inspect(Inspect),
     /// Runs reference cases and compares every output
     Verify(Verify),
+    /// Compares calibration profiles
+    Profile(Profile),
+    /// Compares the recorded decisions of runs
+    Trace(Trace),
     /// Times one forward, or the cost of the cache itself
     Bench(Bench),
 }
@@ -161,6 +165,12 @@ pub(crate) struct Sampling {
     /// Plans the fastest run that is expected to be so near to a dense run, in dB
     #[arg(long, value_name = "DB", group = "target")]
     pub(crate) psnr: Option<f64>,
+    /// Uses a profile that was measured on something else
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Compares the weights with those of the profile whatever their size; up to 1 GiB it is done anyway
+    #[arg(long)]
+    pub(crate) check_checkpoint: bool,
 }
 
 #[allow(clippy::struct_field_names, reason = "a dry run is what it is called")]
@@ -261,6 +271,9 @@ pub(crate) struct Calibrate {
     /// Adds the runs of an earlier calibration under the same settings; several may be given
     #[arg(long, value_name = "FILE.toml")]
     pub(crate) merge: Vec<PathBuf>,
+    /// Measures SenCache's sensitivities too: two more passes at every step
+    #[arg(long)]
+    pub(crate) sensitivities: bool,
     /// How weights are kept in memory; arithmetic on a CPU is f32
     #[arg(long, value_enum, default_value_t)]
     pub(crate) dtype: Dtype,
@@ -352,6 +365,56 @@ pub(crate) struct Verify {
     /// A case that this build cannot run does not fail the command
     #[arg(long)]
     pub(crate) allow_skipped: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Profile {
+    #[command(subcommand)]
+    pub(crate) what: ProfileKind,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ProfileKind {
+    /// What two profiles say differently, and what caches would do differently for it; exit code 1 if they differ
+    Diff(ProfileDiff),
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ProfileDiff {
+    /// A built-in profile, or the path of one
+    #[arg(value_name = "NAME|FILE")]
+    pub(crate) a: String,
+    /// The one that it is compared with
+    #[arg(value_name = "NAME|FILE")]
+    pub(crate) b: String,
+    /// Values that differ by no more than this are equal
+    #[arg(long, default_value_t = 0.0)]
+    pub(crate) tolerance: f64,
+    /// Draws the ratios of both
+    #[arg(long, value_name = "FILE.svg|.png")]
+    pub(crate) plot: Option<PathBuf>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Trace {
+    #[command(subcommand)]
+    pub(crate) what: TraceKind,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TraceKind {
+    /// Decisions that differ between two traces; exit code 1 if some do
+    Diff(TraceDiff),
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct TraceDiff {
+    /// Written by run --trace
+    #[arg(value_name = "FILE.jsonl")]
+    pub(crate) a: PathBuf,
+    /// The one that it is compared with
+    #[arg(value_name = "FILE.jsonl")]
+    pub(crate) b: PathBuf,
 }
 
 #[derive(Debug, ClapArgs)]

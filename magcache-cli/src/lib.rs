@@ -43,6 +43,8 @@ pub fn main() -> ExitCode {
         Command::List(args) => cmd::list::run(&args, &out),
         Command::Inspect(args) => cmd::inspect::run(&args, &out),
         Command::Verify(args) => cmd::verify::run(&args, &out),
+        Command::Profile(args) => cmd::profile::run(&args, &out),
+        Command::Trace(args) => cmd::trace::run(&args, &out),
         Command::Bench(args) => cmd::bench::run(&args, &out),
     };
     match done {

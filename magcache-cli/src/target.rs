@@ -64,6 +64,8 @@ pub(crate) struct Chosen {
     psnr_measured: bool,
     /// Why it is not quite what was asked for.
     pub(crate) short: Option<String>,
+    /// The profile that planned it; `None` for a strategy's threshold.
+    pub(crate) planned_by: Option<String>,
 }
 
 impl Target {
@@ -99,7 +101,10 @@ impl Target {
         let goal = self.goal()?;
         let plans = self.plans(model, run)?;
         match (cache, plans) {
-            ([], Ok(plans)) => scheduled(goal, &plans),
+            ([], Ok(plans)) => {
+                let name = self.profile.as_deref().or(model.profiles.first().copied());
+                Ok(Chosen { planned_by: name.map(str::to_owned), ..scheduled(goal, &plans)? })
+            }
             ([], Err(why)) => Err(why),
             ([table], plans) => tuned(goal, table, residuals, model, run, plans.ok().as_ref()),
             _ => Err(bad_input_with(
@@ -149,6 +154,7 @@ fn scheduled(goal: Goal, plans: &Plans) -> Result<Chosen> {
         psnr: Some(found.expected_psnr()),
         psnr_measured: found.psnr.is_some(),
         short,
+        planned_by: None,
     };
     let (Some(fewest), Some(most)) = (all.first(), all.last()) else {
         return Err(bad_input_with("the profile has an empty list of schedules", "magcache calibrate"));
@@ -284,6 +290,7 @@ fn tuned(
         psnr: None,
         psnr_measured: false,
         short,
+        planned_by: None,
     })
 }
 

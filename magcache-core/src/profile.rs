@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, path::Path};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Branch, ConfigError, Expert, Plans, Problem, Signal, Warmup, error::nearest, meta};
+use crate::{
+    Branch, ConfigError, Expert, Plans, Problem, Signal, Trajectory, Warmup, error::nearest, meta,
+    steps_above,
+};
 
 /// Everything measured or published about one model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -115,7 +118,10 @@ pub struct Fit {
     /// Which of several; the first of a profile is the default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub variant: Option<String>,
-    /// What is compared between steps.
+    /// For the steps of one expert only, with its number; a fit without one serves those that have none of their own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expert: Option<u8>,
+    /// What is compared between steps: the same in all fits of a variant.
     pub signal: Signal,
     /// Five coefficients, highest power first.
     pub coefficients: Vec<f64>,
@@ -195,7 +201,19 @@ impl Profile {
             curve.problems(&format!("profile {:?}, curve[{i}]", self.name), &mut out);
         }
         for (i, fit) in self.fits.iter().enumerate() {
-            fit.problems(&format!("profile {:?}, fit[{i}]", self.name), &mut out);
+            let place = format!("profile {:?}, fit[{i}]", self.name);
+            fit.problems(&place, &mut out);
+            let earlier = || self.fits[..i].iter().filter(|other| other.variant == fit.variant);
+            if earlier().any(|other| other.expert == fit.expert) {
+                let message = "a second fit of the same variant and expert";
+                out.push(Problem::error(&place, message).hint("give it another `variant`, or its `expert`"));
+            } else if let Some(other) = earlier().find(|other| other.signal != fit.signal) {
+                let message = format!(
+                    "`signal` is {:?}, another fit of the variant has {:?}",
+                    fit.signal, other.signal
+                );
+                out.push(Problem::error(&place, message).hint("give it another `variant`"));
+            }
         }
         for (i, sensitivity) in self.sensitivities.iter().enumerate() {
             let place = format!("profile {:?}, sensitivity[{i}]", self.name);
@@ -214,11 +232,11 @@ impl Profile {
         Ok(self.curves.iter().filter(|c| c.variant.as_deref() == variant).collect())
     }
 
-    /// The fit of a variant; without one, the default.
-    pub fn fit_of(&self, variant: Option<&str>) -> Result<Option<&Fit>, ConfigError> {
+    /// The fits of a variant (all experts); without one, those of the default variant.
+    pub fn fits_of(&self, variant: Option<&str>) -> Result<Vec<&Fit>, ConfigError> {
         let names: Vec<_> = self.fits.iter().map(|f| f.variant.as_deref()).collect();
         let variant = self.variant("fit variant", variant, &names)?;
-        Ok(self.fits.iter().find(|f| f.variant.as_deref() == variant))
+        Ok(self.fits.iter().filter(|f| f.variant.as_deref() == variant).collect())
     }
 
     /// The sensitivities of a variant (all experts); without one, those of the default variant.
@@ -252,6 +270,19 @@ impl Curve {
     pub fn of(&self, branch: Branch) -> &[f64] {
         let own = self.ratios.get(&branch.to_string());
         own.or_else(|| self.ratios.get("cond")).or_else(|| self.ratios.values().next()).map_or(&[], |v| v)
+    }
+
+    /// Steps that the first expert runs of `run`: with the schedule that the curve was measured on, and with its own. `None` on
+    /// the same schedule, and without a second expert.
+    pub fn boundaries(&self, run: &Trajectory) -> Option<[usize; 2]> {
+        let differs = |a: Option<f64>, b: Option<f64>| a.zip(b).is_some_and(|(a, b)| (a - b).abs() > 1e-6);
+        let moved =
+            differs(self.flow_shift, run.flow_shift) || differs(self.boundary_ratio, run.boundary_ratio);
+        let (shift, ratio) = (self.flow_shift.or(run.flow_shift)?, self.boundary_ratio?);
+        run.boundary_ratio.filter(|_| moved)?;
+        let steps = run.len();
+        let here = run.phases.iter().find(|p| p.expert.0 > 0).map_or(steps, |p| p.steps.start);
+        Some([steps_above(ratio, shift, steps), here])
     }
 
     /// True when this curve's values run over `expert`'s phase alone.

@@ -7,8 +7,8 @@
 
 use candle_core::Tensor;
 use magcache_core::{
-    Branch, BuildCx, CacheConfig, ConfigError, Fit, Guards, Head, Level, Problem, Signal, SlotState, Step,
-    Strategy, StrategyInfo, Streams, TimestepCache, Verdict, Warmup, Why, inventory, typetag,
+    Branch, BuildCx, CacheConfig, ConfigError, Expert, Fit, Guards, Head, Level, Problem, Signal, SlotState,
+    Step, Strategy, StrategyInfo, Streams, TimestepCache, Verdict, Warmup, Why, inventory, typetag,
 };
 use serde::{Deserialize, Serialize};
 
@@ -50,12 +50,21 @@ pub struct TeaCacheConfig {
 pub struct TeaCache {
     /// Bound of the accumulated distance.
     pub threshold: f64,
-    /// Highest power first; empty for the distance itself.
+    /// What is compared.
+    pub signal: Signal,
+    /// By expert; without one that serves it, the distance itself counts.
+    pub rescalings: Vec<Rescaling>,
+}
+
+/// A polynomial of an expert.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rescaling {
+    /// Whose steps it is for; those that have no other one without.
+    pub expert: Option<Expert>,
+    /// Highest power first.
     pub coefficients: Vec<f64>,
     /// Where distances are clamped to.
     pub fitted_range: Option<[f64; 2]>,
-    /// What is compared.
-    pub signal: Signal,
 }
 
 /// One slot's state.
@@ -71,22 +80,34 @@ impl SlotState for TeaState {
     }
 }
 
-impl TeaCache {
+impl From<&Fit> for Rescaling {
+    fn from(fit: &Fit) -> Self {
+        let expert = fit.expert.map(Expert);
+        Self { expert, coefficients: fit.coefficients.clone(), fitted_range: fit.fitted_range }
+    }
+}
+
+impl Rescaling {
     /// The predicted change of the output. May be negative: the published polynomials are.
-    pub fn rescale(&self, distance: f64) -> f64 {
-        if self.coefficients.is_empty() {
-            return distance;
-        }
+    pub fn at(&self, distance: f64) -> f64 {
         let distance = match self.fitted_range {
             Some([low, high]) => distance.clamp(low, high),
             None => distance,
         };
         self.coefficients.iter().fold(0.0, |y, c| y * distance + c)
     }
+}
 
-    /// The accumulator after a distance, and whether it still allows a skip.
-    pub fn accumulate(&self, accumulated: f64, distance: f64) -> (f64, Verdict) {
-        let accumulated = accumulated + self.rescale(distance);
+impl TeaCache {
+    /// The expert's own polynomial, or the one that serves every expert.
+    fn of(&self, expert: Expert) -> Option<&Rescaling> {
+        let own = self.rescalings.iter().find(|r| r.expert == Some(expert));
+        own.or_else(|| self.rescalings.iter().find(|r| r.expert.is_none()))
+    }
+
+    /// The accumulator after a distance in a step of `expert`, and whether it still allows a skip.
+    pub fn accumulate(&self, expert: Expert, accumulated: f64, distance: f64) -> (f64, Verdict) {
+        let accumulated = accumulated + self.of(expert).map_or(distance, |own| own.at(distance));
         (accumulated, Verdict::below(accumulated, self.threshold).metric(distance))
     }
 }
@@ -94,14 +115,20 @@ impl TeaCache {
 impl TimestepCache for TeaCache {
     type State = TeaState;
 
-    fn head(&self, state: &mut TeaState, _: &Step, _: Branch, x: &Head<'_>) -> candle_core::Result<Verdict> {
+    fn head(
+        &self,
+        state: &mut TeaState,
+        step: &Step,
+        _: Branch,
+        x: &Head<'_>,
+    ) -> candle_core::Result<Verdict> {
         let now = x.signal(self.signal)?;
         let Some(previous) = state.previous.replace(now.clone()) else {
             return Ok(Verdict::compute(Why::NoHistory));
         };
         // The published code has the distance in f32.
         let distance = f64::from(x.relative_l1(&now, &previous)? as f32);
-        let (accumulated, verdict) = self.accumulate(state.accumulated, distance);
+        let (accumulated, verdict) = self.accumulate(step.expert, state.accumulated, distance);
         state.accumulated = accumulated;
         Ok(verdict)
     }
@@ -119,30 +146,31 @@ impl TimestepCache for TeaCache {
     }
 }
 
-/// The profile's fit, if the table has a profile.
-fn fit_of<'a>(cx: &'a BuildCx<'_>) -> Result<Option<&'a Fit>, ConfigError> {
-    Ok(cx.profile.map(|p| p.fit_of(cx.words.variant.as_deref())).transpose()?.flatten())
+/// The profile's fits, if the table has a profile.
+fn fits_of<'a>(cx: &'a BuildCx<'_>) -> Result<Vec<&'a Fit>, ConfigError> {
+    Ok(cx.profile.map(|p| p.fits_of(cx.words.variant.as_deref())).transpose()?.unwrap_or_default())
 }
 
 impl TeaCacheConfig {
     fn strategy(&self, cx: &BuildCx<'_>) -> Result<(TeaCache, Guards), ConfigError> {
-        let fit = fit_of(cx)?;
-        let fitted = self.policy != Some(Policy::Linear);
-        let own = self.coefficients.is_some();
-        let coefficients = match (&self.coefficients, fit) {
-            _ if !fitted => Vec::new(),
-            (Some(own), _) => own.clone(),
-            (None, Some(fit)) => fit.coefficients.clone(),
-            (None, None) => Vec::new(),
+        let fits = fits_of(cx)?;
+        // What fits of several experts have in common is that of the first.
+        let fit = fits.first();
+        let ranged = |r: Rescaling| Rescaling { fitted_range: self.fitted_range.or(r.fitted_range), ..r };
+        let rescalings = match &self.coefficients {
+            _ if self.policy == Some(Policy::Linear) => Vec::new(),
+            Some(own) => {
+                vec![Rescaling { expert: None, coefficients: own.clone(), fitted_range: self.fitted_range }]
+            }
+            None => fits.iter().map(|fit| ranged(Rescaling::from(*fit))).collect(),
         };
         let cache = TeaCache {
             threshold: self
                 .threshold
                 .or(fit.and_then(|f| f.thresholds.first().copied()))
                 .unwrap_or(THRESHOLD),
-            coefficients,
-            fitted_range: self.fitted_range.or(fit.filter(|_| !own).and_then(|f| f.fitted_range)),
             signal: self.signal.or(fit.map(|f| f.signal)).unwrap_or(Signal::ModulatedInput),
+            rescalings,
         };
         let guards = Guards {
             warmup: fit.map_or(Warmup::Steps(1), |f| f.warmup),
@@ -159,8 +187,7 @@ impl TeaCacheConfig {
                 format!("teacache looks at the input of block 0, but its range starts at {}", cx.range.start);
             out.push(Problem::error(place, message).hint("remove `at`, or start it at block 0"));
         }
-        let fit = fit_of(cx)?;
-        if fit.is_none() && self.coefficients.is_none() && self.policy != Some(Policy::Linear) {
+        if fits_of(cx)?.is_empty() && self.coefficients.is_none() && self.policy != Some(Policy::Linear) {
             let hint = "name a profile with a fit, give `coefficients`, or set policy = \"linear\"";
             out.push(Problem::error(place, "teacache needs a fit and there is none").hint(hint));
         }
@@ -171,6 +198,7 @@ impl TeaCacheConfig {
             out.push(Problem::error(place, "`fitted_range` must be [low, high]"));
         }
         let (cache, _) = self.strategy(cx)?;
+        out.extend(without_fit(&cache, cx));
         out.extend(Problem::unless_in(place, "threshold", cache.threshold, 0.0, f64::MAX));
         if !cx.model.signals.contains(&cache.signal) {
             let message = format!("model {:?} does not show the signal {:?}", cx.model.name, cache.signal);
@@ -178,6 +206,18 @@ impl TeaCacheConfig {
         }
         Ok(())
     }
+}
+
+/// Experts that the table acts in and that no fit serves, where others have one.
+fn without_fit(cache: &TeaCache, cx: &BuildCx<'_>) -> Option<Problem> {
+    let all: Vec<Expert> = (0..u8::try_from(cx.model.experts.len()).unwrap_or(u8::MAX)).map(Expert).collect();
+    let wanted = if cx.experts.is_empty() { &all } else { cx.experts };
+    let name = |expert: &Expert| cx.model.experts.get(usize::from(expert.0)).copied().unwrap_or("unknown");
+    let without: Vec<&str> = wanted.iter().filter(|e| cache.of(**e).is_none()).map(name).collect();
+    let message = format!("no fit for the experts {without:?}");
+    let hint = "calibrate with more steps, or name the others: experts = [...]";
+    (!cache.rescalings.is_empty() && !without.is_empty())
+        .then(|| Problem::error(cx.place, message).hint(hint))
 }
 
 #[typetag::serde(name = "teacache")]
@@ -224,14 +264,28 @@ mod tests {
 
     #[test]
     fn the_polynomial_has_its_highest_power_first_and_may_be_negative() {
-        let tea = TeaCache {
-            threshold: 1.0,
-            coefficients: vec![2.0, 0.0, -1.0],
-            fitted_range: Some([0.0, 2.0]),
-            signal: Signal::ModulatedInput,
+        let fit =
+            Rescaling { expert: None, coefficients: vec![2.0, 0.0, -1.0], fitted_range: Some([0.0, 2.0]) };
+        assert_eq!(fit.at(0.5), -0.5);
+        assert_eq!(fit.at(9.0), 7.0, "clamped to 2");
+        assert_eq!(Rescaling { fitted_range: None, ..fit }.at(3.0), 17.0);
+    }
+
+    #[test]
+    fn an_expert_takes_its_own_polynomial_before_the_common_one() {
+        let by = |expert: Option<u8>, factor: f64| Rescaling {
+            expert: expert.map(Expert),
+            coefficients: vec![factor, 0.0],
+            fitted_range: None,
         };
-        assert_eq!(tea.rescale(0.5), -0.5);
-        assert_eq!(tea.rescale(9.0), 7.0, "clamped to 2");
-        assert_eq!(TeaCache { fitted_range: None, ..tea }.rescale(3.0), 17.0);
+        let mut tea = TeaCache {
+            threshold: 1.0,
+            signal: Signal::ModulatedInput,
+            rescalings: vec![by(None, 2.0), by(Some(1), 3.0)],
+        };
+        let moved = |tea: &TeaCache, expert| tea.accumulate(Expert(expert), 0.5, 0.1).0;
+        assert!((moved(&tea, 0) - 0.7).abs() < 1e-12 && (moved(&tea, 1) - 0.8).abs() < 1e-12);
+        tea.rescalings.clear();
+        assert!((moved(&tea, 1) - 0.6).abs() < 1e-12, "the distance itself");
     }
 }

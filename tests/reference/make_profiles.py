@@ -9,7 +9,9 @@
 """
 
 import argparse
+import hashlib
 import json
+import struct
 import sys
 import textwrap
 from pathlib import Path
@@ -166,7 +168,7 @@ def value(v):
         else:
             body = textwrap.fill(", ".join(items), 96, initial_indent="    ", subsequent_indent="    ") + ",\n"
         return f"[\n{body}]"
-    return json.dumps(v, ensure_ascii=False) if isinstance(v, str) else repr(v)
+    return json.dumps(v, ensure_ascii=False) if isinstance(v, (str, bool)) else repr(v)
 
 
 def table(header, entries):
@@ -264,11 +266,40 @@ SIGNALS = {
 SENCACHE_THRESHOLDS = [0.1, 0.35]
 
 
+SAMPLERS = {"UniPCMultistepScheduler": "unipc", "FlowMatchEulerDiscreteScheduler": "euler"}
+
+
+def network_sha256(folder):
+    """What `magcache calibrate` calls a checkpoint: a hash over the tensors of the network, in the order of their names."""
+    [file] = folder.glob("*.safetensors")
+    data = file.read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    header, values, digest = json.loads(data[8 : 8 + length]), data[8 + length :], hashlib.sha256()
+    for name, tensor in sorted(header.items()):
+        if name != "__metadata__":
+            digest.update(f"{name} {tensor['dtype']} {tensor['shape']}\n".encode())
+            digest.update(values[slice(*tensor["data_offsets"])])
+    return digest.hexdigest()
+
+
 def measured(report, script):
-    keys = ("scheduler", "steps", "flow_shift", "guidance_scale", "height", "width", "frames", "prompts", "seeds")
+    """The conditions under the names that `magcache calibrate` writes, so that a run can be compared with them."""
+    folder, boundary = MODELS / "tiny" / report["model"], report.get("boundary_ratio")
+    networks = [folder / part for part in ("transformer", "transformer_2") if (folder / part).exists()]
+    keys = ("steps", "flow_shift", "boundary_ratio", "guidance", "guidance_2", "width", "height", "frames", "image")
+    facts = {
+        **report,
+        "guidance": report["guidance_scale"],
+        "guidance_2": report["guidance_scale"] if boundary else None,
+        "image": "i2v" in report["model"],
+    }
     return {
         "command": f"python tests/reference/{script}",
-        **{key: report[key] for key in keys if report[key] is not None},
+        "checkpoint": " ".join(network_sha256(network) for network in networks),
+        "sampler": SAMPLERS[report["scheduler"]],
+        **{key: facts[key] for key in keys if facts.get(key) is not None},
+        "prompts": report["prompts"],
+        "seeds": report["seeds"],
         **report["versions"],
     }
 

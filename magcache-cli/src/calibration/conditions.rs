@@ -46,11 +46,14 @@ pub(crate) struct Conditions {
     pub(crate) version: String,
 }
 
+/// Conditions by name.
+pub(crate) type Facts = BTreeMap<String, toml::Value>;
+
 /// What differs between the runs of one calibration.
 const OWN: [&str; 5] = ["prompts", "seeds", "runs", "date", "version"];
 
 impl Conditions {
-    /// Of dense runs of a plan over these prompts and seeds.
+    /// Of dense runs of a plan over these prompts and seeds. Reads all weights.
     pub(crate) fn of(
         plan: &Plan,
         dtype: &str,
@@ -58,6 +61,31 @@ impl Conditions {
         prompts: &[String],
         seeds: &[u64],
     ) -> Result<Self> {
+        let whole = Self::without_weights(plan, dtype, device)?;
+        Ok(Self {
+            checkpoint: plan.pipeline.fingerprint()?,
+            prompts: prompts.to_vec(),
+            seeds: seeds.to_vec(),
+            runs: prompts.len() * seeds.len(),
+            ..whole
+        })
+    }
+
+    /// What holds for every run of a plan, to be compared with what a profile was measured under; `kept` is how the weights
+    /// are kept and on which device, where that is known.
+    pub(crate) fn facts(plan: &Plan, kept: Option<(&str, &Device)>) -> Result<Facts> {
+        let (dtype, device) = kept.unwrap_or(("", &Device::Cpu));
+        let mut facts = Self::without_weights(plan, dtype, device)?.table()?;
+        let unknown: &[&str] = if kept.is_some() { &[] } else { &["dtype", "device"] };
+        let other = ["checkpoint", "negative_prompt"];
+        facts.retain(|key, _| {
+            let key = key.as_str();
+            !OWN.contains(&key) && !other.contains(&key) && !unknown.contains(&key)
+        });
+        Ok(facts)
+    }
+
+    fn without_weights(plan: &Plan, dtype: &str, device: &Device) -> Result<Self> {
         let (request, run): (&Request, _) = (&plan.request, &plan.trajectory);
         let device = match device {
             Device::Cpu => format!("cpu {}", std::env::consts::ARCH),
@@ -65,7 +93,7 @@ impl Conditions {
             Device::Metal(_) => "metal".to_owned(),
         };
         Ok(Self {
-            checkpoint: plan.pipeline.fingerprint()?,
+            checkpoint: String::new(),
             dtype: dtype.to_owned(),
             device,
             attention: "exact".to_owned(),
@@ -81,9 +109,9 @@ impl Conditions {
             frames: request.frames,
             image: request.image.is_some(),
             negative_prompt: request.negative_prompt.clone(),
-            prompts: prompts.to_vec(),
-            seeds: seeds.to_vec(),
-            runs: prompts.len() * seeds.len(),
+            prompts: Vec::new(),
+            seeds: Vec::new(),
+            runs: 0,
             date: humantime::format_rfc3339_seconds(std::time::SystemTime::now()).to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         })
@@ -95,9 +123,8 @@ impl Conditions {
     pub(crate) fn join(&mut self, other: Self, place: &str) -> Result<()> {
         let (own, others) = (self.table()?, other.table()?);
         let names: BTreeSet<&String> = own.keys().chain(others.keys()).collect();
-        let value = |of: &BTreeMap<String, toml::Value>, name: &String| {
-            of.get(name).map_or("nothing".to_owned(), ToString::to_string)
-        };
+        let value =
+            |of: &Facts, name: &String| of.get(name).map_or("nothing".to_owned(), ToString::to_string);
         let differ = names
             .into_iter()
             .filter(|name| !OWN.contains(&name.as_str()) && own.get(*name) != others.get(*name));
@@ -123,7 +150,7 @@ impl Conditions {
     }
 
     /// As a profile has it.
-    pub(crate) fn table(&self) -> Result<BTreeMap<String, toml::Value>> {
+    pub(crate) fn table(&self) -> Result<Facts> {
         let table = toml::Table::try_from(self)?;
         Ok(table.into_iter().collect())
     }

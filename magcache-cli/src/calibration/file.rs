@@ -4,7 +4,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use candle_core::Device;
-use magcache_core::{Profile, Signal, Source, Warmup, calibrate::Recording, planner::Objective};
+use magcache_core::{
+    Profile, Signal, Source, Warmup,
+    calibrate::{Distances, Recording, Response},
+    planner::Objective,
+};
 
 use super::{Conditions, plans::plans};
 use crate::{failure::bad_input_with, media};
@@ -67,13 +71,22 @@ impl Measured {
         curve.source = source(None)?;
         let mut fits = Vec::new();
         for signal in self.recording.signals() {
-            let Some(mut fit) = self.recording.fit(signal, None) else { continue };
-            let (first, last) = edges(signal);
-            (fit.warmup, fit.last_steps) = (Warmup::Steps(first), last);
-            fit.thresholds = THRESHOLDS.to_vec();
-            fit.variant = (!fits.is_empty()).then(|| word(signal));
-            fit.source = source(Some(self.recording.distances.len()))?;
-            fits.push(fit);
+            let variant = (!fits.is_empty()).then(|| word(signal));
+            for mut fit in self.recording.fits(signal) {
+                let own = |row: &&Distances| fit.expert.is_none_or(|expert| row.expert.0 == expert);
+                let rows = self.recording.distances.iter().filter(own).count();
+                let (first, last) = edges(signal);
+                (fit.warmup, fit.last_steps) = (Warmup::Steps(first), last);
+                fit.thresholds = THRESHOLDS.to_vec();
+                fit.variant.clone_from(&variant);
+                fit.source = source(Some(rows))?;
+                fits.push(fit);
+            }
+        }
+        let mut sensitivities = self.recording.sensitivities();
+        for one in &mut sensitivities {
+            let own = |row: &&Response| one.expert.is_none_or(|expert| row.expert.0 == expert);
+            one.source = source(Some(self.recording.responses.iter().filter(own).count()))?;
         }
         Ok(Profile {
             name: name.to_owned(),
@@ -81,7 +94,7 @@ impl Measured {
             summary: format!("measured: {} runs of {} steps", self.conditions.runs, self.conditions.steps),
             curves: vec![curve],
             fits,
-            sensitivities: Vec::new(),
+            sensitivities,
             plans: plans(&self.recording, &self.conditions, objective, source(None)?)?.into_iter().collect(),
         })
     }

@@ -1,12 +1,17 @@
-//! Profiles that were measured here: under which conditions, and from which rows.
+//! Profiles that were measured here: under which conditions, and from which rows, and for which runs they hold.
 
 mod conditions;
 mod cost;
+pub(crate) mod diff;
 mod file;
+pub(crate) mod judge;
 mod plans;
 mod rehearse;
+mod sensitivity;
+mod verdict;
 
-pub(crate) use conditions::Conditions;
+pub(crate) use conditions::{Conditions, Facts};
 pub(crate) use cost::skipped_cost;
 pub(crate) use file::{Measured, rows_beside};
 pub(crate) use rehearse::{Extent, Watched};
+pub(crate) use verdict::Judged;

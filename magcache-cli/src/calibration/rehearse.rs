@@ -6,11 +6,12 @@ use anyhow::Result;
 use candle_core::{DType, Tensor};
 use magcache_core::{
     HookId, HookRegistry,
-    calibrate::{Recorder, Rehearsal},
+    calibrate::{LastPrediction, Recorder, Rehearsal},
     planner::{ReuseErrors, StepErrors},
 };
 use magcache_models::pipeline::Generation;
 
+use super::sensitivity::Before;
 use crate::lanes::Scene;
 
 /// How much of a run is rehearsed.
@@ -20,6 +21,8 @@ pub(crate) struct Extent {
     pub(crate) reach: usize,
     /// At so many steps an error is followed to the end of the run.
     pub(crate) growth: usize,
+    /// Whether the network is asked how far its prediction moves, for SenCache.
+    pub(crate) sensitivities: bool,
 }
 
 /// Runs that are watched, and rehearsed as far as `extent` says.
@@ -27,6 +30,8 @@ pub(crate) struct Extent {
 pub(crate) struct Watched {
     hooks: Arc<HookRegistry>,
     rehearsal: Rehearsal,
+    recorder: Recorder,
+    prediction: LastPrediction,
     extent: Extent,
 }
 
@@ -44,11 +49,15 @@ impl Watched {
         let blocks = model.blocks();
         let rehearsal = Rehearsal::new(HookId(1), model, extent.reach);
         let builder = HookRegistry::builder(blocks).ring(0..blocks, Arc::new(recorder.clone()))?;
-        let hooks = match extent.reach {
-            0 => builder.build(),
-            _ => builder.ring(0..blocks, Arc::new(rehearsal.clone()))?.build(),
+        let mut builder = match extent.reach {
+            0 => builder,
+            _ => builder.ring(0..blocks, Arc::new(rehearsal.clone()))?,
         };
-        Ok(Self { hooks, rehearsal, extent })
+        let prediction = LastPrediction::default();
+        if extent.sensitivities {
+            builder = builder.forward(Arc::new(prediction.clone()));
+        }
+        Ok(Self { hooks: builder.build(), rehearsal, recorder: recorder.clone(), prediction, extent })
     }
 
     /// One dense run; `None` where nothing is rehearsed. `stop` is asked before each pass, `progress` follows each step.
@@ -63,7 +72,10 @@ impl Watched {
         let run = pipeline.trajectory(request)?;
         let mut generation = Generation::new(Arc::clone(&scene.denoiser), run, sampler, &noise, &self.hooks)?;
         if self.extent.reach == 0 {
-            generation.run(stop, &mut |_| progress())?;
+            while !generation.is_done() {
+                self.step(scene, &mut generation, stop)?;
+                progress();
+            }
             return Ok(None);
         }
         let followed = self.followed(&generation);
@@ -74,7 +86,7 @@ impl Watched {
         while !generation.is_done() {
             let step = generation.next();
             let (sources, mut forks) = self.rehearse(&generation, stop)?;
-            generation.step(stop)?;
+            self.step(scene, &mut generation, stop)?;
             progress();
             let off = |fork: &Generation| fork.latents() - generation.latents();
             let errors: Vec<Tensor> = forks.iter().map(off).collect::<Result<_, _>>()?;
@@ -86,6 +98,16 @@ impl Watched {
         }
         follow(scene, &generation, wrongs, &mut out, stop)?;
         Ok(Some(out))
+    }
+
+    fn step(&self, scene: &Scene<'_>, run: &mut Generation, stop: &dyn Fn() -> bool) -> Result<()> {
+        if !self.extent.sensitivities {
+            return Ok(run.step(stop)?);
+        }
+        let before = Before::of(run);
+        run.step(stop)?;
+        self.recorder.add(before.response(run, scene.denoiser.as_ref(), &self.prediction, stop)?);
+        Ok(())
     }
 
     /// The next step of `run` once with the residual of each step that is kept, as runs of their own behind it.
@@ -166,7 +188,8 @@ mod tests {
         with_scene(6, |scene, hooks| {
             let go = || false;
             let recorder = Recorder::new(scene.pipeline.meta());
-            let watched = Watched::new(scene, &recorder, Extent { reach: 4, growth: 6 }).unwrap();
+            let watched =
+                Watched::new(scene, &recorder, Extent { reach: 4, growth: 6, sensitivities: false }).unwrap();
             let found = watched.run(scene, &go, &mut || {}).unwrap().expect("it rehearses");
             let dense = end(scene, &Arc::default());
             assert_eq!(found.steps.len(), 6);
@@ -195,7 +218,8 @@ mod tests {
     fn nothing_is_rehearsed_without_reach() {
         with_scene(2, |scene, _| {
             let recorder = Recorder::new(scene.pipeline.meta());
-            let watched = Watched::new(scene, &recorder, Extent { reach: 0, growth: 2 }).unwrap();
+            let watched =
+                Watched::new(scene, &recorder, Extent { reach: 0, growth: 2, sensitivities: false }).unwrap();
             assert!(watched.run(scene, &|| false, &mut || {}).unwrap().is_none());
             assert_eq!(recorder.recording().steps, 2);
         });

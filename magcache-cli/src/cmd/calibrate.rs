@@ -7,6 +7,7 @@ use std::{
 
 use anyhow::Result;
 use magcache_core::{
+    Expert,
     calibrate::{Recorder, Recording},
     planner::{self, ReuseErrors},
 };
@@ -57,7 +58,10 @@ pub(crate) fn run(args: &Calibrate, out: &Output) -> Result<()> {
     for (place, other) in earlier {
         measured.join(other, &place)?;
     }
-    let model = plan.pipeline.meta().name.to_string();
+    let (model, experts) = (plan.pipeline.meta().name.to_string(), &plan.pipeline.meta().experts);
+    for note in undetermined(&measured.recording, experts) {
+        out.note(&note);
+    }
     let mut outputs = measured.write(&args.out, &model, objective(args))?;
     if let Some(target) = plot {
         let starts: Vec<usize> = plan.trajectory.phases.iter().map(|phase| phase.steps.start).collect();
@@ -65,7 +69,7 @@ pub(crate) fn run(args: &Calibrate, out: &Output) -> Result<()> {
             format!("{model}: {} runs of {} steps", measured.conditions.runs, measured.conditions.steps);
         outputs.push(target.write(&Chart::curve(title, &measured.recording.curve(), &starts))?);
     }
-    answer(&measured, args, &outputs, out)
+    answer(&measured, experts, args, &outputs, out)
 }
 
 fn plan(args: &Calibrate, options: LoadOptions) -> Result<Plan> {
@@ -113,7 +117,7 @@ pub(super) fn prompts(given: &[String], file: Option<&Path>, own: &str) -> Resul
 fn record(plan: &Plan, prompts: &[String], args: &Calibrate, out: &Output) -> Result<Recording> {
     let interrupt = Interrupt::listen()?;
     let recorder = Recorder::new(plan.pipeline.meta());
-    let extent = Extent { reach: args.reach, growth: args.growth };
+    let extent = Extent { reach: args.reach, growth: args.growth, sensitivities: args.sensitivities };
     let steps = plan.trajectory.steps().count();
     let bar = out.bar(prompts.len() * args.seeds.len() * steps, "dense runs");
     let mut reuse: Vec<ReuseErrors> = Vec::new();
@@ -142,7 +146,28 @@ fn record(plan: &Plan, prompts: &[String], args: &Calibrate, out: &Output) -> Re
     Ok(Recording { reuse, ..recorder.recording() })
 }
 
-fn answer(measured: &Measured, args: &Calibrate, outputs: &[PathBuf], out: &Output) -> Result<()> {
+/// Experts whose rows are too few or too alike for a fit.
+fn undetermined(recording: &Recording, experts: &[&str]) -> Vec<String> {
+    let mut notes = Vec::new();
+    for signal in recording.signals() {
+        let fits = recording.fits(signal);
+        let has = |expert: &Expert| fits.iter().any(|f| f.expert.is_none_or(|e| e == expert.0));
+        for expert in recording.experts().iter().filter(|e| !has(e)) {
+            let name = experts.get(usize::from(expert.0)).copied().unwrap_or("the model");
+            notes
+                .push(format!("{name} has too few steps for a fit of {signal:?}: TeaCache cannot run there"));
+        }
+    }
+    notes
+}
+
+fn answer(
+    measured: &Measured,
+    experts: &[&str],
+    args: &Calibrate,
+    outputs: &[PathBuf],
+    out: &Output,
+) -> Result<()> {
     let Measured { conditions, recording } = measured;
     let curve = recording.curve();
     let mut text = format!("{} runs of {} steps\n", conditions.runs, conditions.steps);
@@ -154,11 +179,24 @@ fn answer(measured: &Measured, args: &Calibrate, outputs: &[PathBuf], out: &Outp
     let profile = measured.profile("", "", objective(args))?;
     for fit in &profile.fits {
         let [low, high] = fit.fitted_range.unwrap_or_default();
+        let of = fit.expert.and_then(|e| experts.get(usize::from(e)).copied());
         text += &format!(
-            "  fit of {:?} on distances {low:.4} to {high:.4}, off by {:.4} (root mean square of {} rows)\n",
+            "  {}fit of {:?} on distances {low:.4} to {high:.4}, off by {:.4} (root mean square of {} rows)\n",
+            of.map(|name| format!("{name}: ")).unwrap_or_default(),
             fit.signal,
             fit.residual.unwrap_or_default(),
-            recording.distances.len()
+            fit.source.measured.get("rows").map(ToString::to_string).unwrap_or_default(),
+        );
+    }
+    for sensitivity in &profile.sensitivities {
+        let of = sensitivity.expert.and_then(|e| experts.get(usize::from(e)).copied());
+        let range = |values: &[f64]| {
+            values.iter().fold([f64::INFINITY, 0.0], |[low, high]: [f64; 2], v| [low.min(*v), high.max(*v)])
+        };
+        let ([low, high], [slow, fast]) = (range(&sensitivity.latent), range(&sensitivity.timestep));
+        text += &format!(
+            "  {}sensitivities {low:.3} to {high:.3} of the latents, {slow:.2e} to {fast:.2e} of the timestep\n",
+            of.map(|name| format!("{name}: ")).unwrap_or_default()
         );
     }
     for plans in &profile.plans {

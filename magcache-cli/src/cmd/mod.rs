@@ -7,6 +7,8 @@ pub(crate) mod demo;
 pub(crate) mod inspect;
 pub(crate) mod list;
 pub(crate) mod pareto;
+pub(crate) mod profile;
 pub(crate) mod run;
 pub(crate) mod schedule;
+pub(crate) mod trace;
 pub(crate) mod verify;

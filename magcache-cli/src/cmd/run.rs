@@ -13,6 +13,7 @@ use serde_json::json;
 
 use crate::{
     args::{self, Dtype, Run},
+    calibration::{Judged, judge},
     failure::bad_input_with,
     interrupt::Interrupt,
     media::{self, Clip, Frames, Output as Media, ValueRange},
@@ -27,7 +28,8 @@ const FEW_STEPS: usize = 8;
 
 pub(crate) fn run(args: &Run, out: &Output) -> Result<()> {
     let started = Instant::now();
-    let plan = plan(args)?;
+    let device = device(&args.device)?;
+    let plan = plan(args, device.clone())?;
     let built = plan.build()?;
     for warning in &built.warnings {
         out.warn(&warning.to_string(), warning.hint.as_deref());
@@ -38,12 +40,18 @@ pub(crate) fn run(args: &Run, out: &Output) -> Result<()> {
             out.warn(short, None);
         }
     }
+    let dtype = format!("{:?}", args.dtype).to_ascii_lowercase();
+    let judged = judge::of_plan(&plan, &plan.cache, &args.sampling, Some((&dtype, &device)))?;
+    judge::announce(&judged, args.sampling.force, out)?;
     if let Some(note) = few_steps(&plan, &built)? {
         out.note(&note);
     }
     if args.dry_run {
-        let text = plan.to_toml()?;
-        out.answer(&text, &json!({ "config": serde_json::to_value(&plan.config)? }));
+        let document = json!({
+            "config": serde_json::to_value(&plan.config)?,
+            "profile_verdict": judge::json(&judged),
+        });
+        out.answer(&plan.to_toml()?, &document);
         return Ok(());
     }
     let default = if plan.request.frames == 1 { "magcache.png" } else { "magcache.mp4" };
@@ -77,7 +85,7 @@ pub(crate) fn run(args: &Run, out: &Output) -> Result<()> {
         let names = trace::names(&built.registry, &plan.cache.cache);
         outputs.push(file.write(&plan.request, &names, &generation)?);
     }
-    report(&plan, &generation, &outputs, started, out)
+    report(&plan, &generation, &judged, &outputs, started, out)
 }
 
 /// What the caches will do to a run of so few steps that every skip is felt, said before it starts.
@@ -103,7 +111,7 @@ fn few_steps(plan: &Plan, built: &Built) -> Result<Option<String>> {
     )))
 }
 
-fn plan(args: &Run) -> Result<Plan> {
+fn plan(args: &Run, device: Device) -> Result<Plan> {
     let mut config = Config::of(&args.sampling)?;
     let sampling = &mut config.sampling;
     sampling.prompt = args.prompt.clone().or(sampling.prompt.take());
@@ -115,7 +123,6 @@ fn plan(args: &Run) -> Result<Plan> {
         args::Offload::Host => Offload::Host,
         args::Offload::Disk => Offload::Disk,
     };
-    let device = device(&args.device)?;
     Plan::new(config, LoadOptions { device, dtype: weights(args.dtype), offload, tile_vae: args.tile_vae })
 }
 
@@ -202,6 +209,7 @@ fn beside(path: &std::path::Path) -> PathBuf {
 fn report(
     plan: &Plan,
     generation: &Generation,
+    judged: &[Judged],
     outputs: &[PathBuf],
     started: Instant,
     out: &Output,
@@ -213,6 +221,7 @@ fn report(
     let mut text = format!("{steps} steps in {seconds:.2} s, transformer {transformer:.2} s\n");
     let mut document = json!({
         "config": serde_json::to_value(&plan.config)?,
+        "profile_verdict": judge::json(judged),
         "skipped": null,
         "seconds": seconds,
         "transformer_seconds": transformer,

@@ -14,7 +14,8 @@ use magcache_models::{
 use serde_json::{Value, json};
 
 use crate::{
-    args::Schedule,
+    args::{Sampling, Schedule},
+    calibration::{Facts, Judged, judge},
     exchange::Export,
     failure::{bad_input, bad_input_with},
     output::Output,
@@ -34,6 +35,8 @@ struct Outlook {
     meta: ModelMeta,
     run: Trajectory,
     config: Config,
+    /// On the profiles that its caches use.
+    judged: Vec<Judged>,
     /// Tokens of one sample, where the model's patches are known.
     tokens: Option<usize>,
     /// What was chosen for a target.
@@ -54,13 +57,14 @@ pub(crate) fn run(args: &Schedule, out: &Output) -> Result<()> {
     let named = config.model.is_some() || config.weights.is_some() || args.sampling.config.is_some();
     let outlook = match (&args.sampling.profile, named) {
         (Some(profile), false) => of_profile(profile, config)?,
-        _ => of_model(config)?,
+        _ => of_model(config, &args.sampling)?,
     };
     if let Some(chosen) = &outlook.chosen {
         out.note(&chosen.text());
     }
     let plan = outlook.config.caches()?;
     let built = plan.build(&outlook.meta, Some(&outlook.run))?;
+    judge::announce(&outlook.judged, args.sampling.force, out)?;
     let mut warnings = built.warnings.clone();
     let strategy = plan.cache.iter().map(|e| e.name.as_str()).collect::<Vec<_>>().join(" + ");
 
@@ -118,6 +122,7 @@ pub(crate) fn run(args: &Schedule, out: &Output) -> Result<()> {
         "cache_bytes": bytes,
         "warnings": warnings.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "planned": outlook.chosen.as_ref().map(Chosen::json),
+        "profile_verdict": judge::json(&outlook.judged),
         "outputs": drawn.iter().chain(&exported).collect::<Vec<_>>(),
     });
     let mut text = text(&outlook, &strategy, log.as_ref(), summary.as_ref(), bytes);
@@ -138,8 +143,9 @@ fn drawing(outlook: &Outlook, strategy: &str, log: &DecisionLog, summary: &Summa
     Chart::decisions(title, log, &outlook.run, &later)
 }
 
-fn of_model(config: Config) -> Result<Outlook> {
+fn of_model(config: Config, flags: &Sampling) -> Result<Outlook> {
     let plan = Plan::new(config, LoadOptions::default())?;
+    let judged = judge::of_plan(&plan, &plan.cache, flags, None)?;
     let meta = plan.pipeline.meta().clone();
     Ok(Outlook {
         profile: profile_of(&plan.config, &meta),
@@ -147,6 +153,7 @@ fn of_model(config: Config) -> Result<Outlook> {
         run: plan.trajectory,
         config: plan.config,
         chosen: plan.chosen,
+        judged,
         meta,
     })
 }
@@ -189,7 +196,28 @@ fn of_profile(name: &str, mut config: Config) -> Result<Outlook> {
     if let Some(chosen) = &chosen {
         config.cache.clone_from(&chosen.tables);
     }
-    Ok(Outlook { profile: Some(name.to_owned()), meta, run, config, tokens: None, chosen })
+    let judged =
+        judge::of_schedule(&config.caches()?, chosen.as_ref(), &meta, &run, facts(&config, &run, kind)?)?;
+    Ok(Outlook { profile: Some(name.to_owned()), meta, run, config, judged, tokens: None, chosen })
+}
+
+/// What a run without weights has.
+fn facts(config: &Config, run: &Trajectory, kind: SamplerKind) -> Result<Facts> {
+    let sampling = &config.sampling;
+    let mut table = toml::Table::new();
+    table.insert("steps".to_owned(), toml::Value::try_from(run.len())?);
+    table.insert("sampler".to_owned(), kind.name().into());
+    let known = [
+        ("flow_shift", run.flow_shift),
+        ("boundary_ratio", run.boundary_ratio),
+        ("guidance", sampling.guidance),
+    ];
+    table.extend(known.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?.into()))));
+    if let Some([width, height]) = sampling.size {
+        table.insert("width".to_owned(), toml::Value::try_from(width)?);
+        table.insert("height".to_owned(), toml::Value::try_from(height)?);
+    }
+    Ok(table.into_iter().collect())
 }
 
 fn profile_of(config: &Config, meta: &ModelMeta) -> Option<String> {

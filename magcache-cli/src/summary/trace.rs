@@ -1,5 +1,9 @@
 //! Traces: one JSON line for every decision, and back to a schedule.
 
+mod diff;
+
+pub(crate) use diff::Diff;
+
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
@@ -16,27 +20,39 @@ use crate::{
 };
 
 /// One pass of one hook.
-#[derive(Debug, Serialize, Deserialize)]
-struct Line {
-    request: String,
-    step: usize,
-    of: usize,
-    timestep: f64,
-    sigma: f64,
-    expert: u8,
-    branch: String,
-    evaluation: u8,
-    strategy: Option<String>,
-    range: [usize; 2],
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Line {
+    pub(crate) request: String,
+    pub(crate) step: usize,
+    pub(crate) of: usize,
+    pub(crate) timestep: f64,
+    pub(crate) sigma: f64,
+    pub(crate) expert: u8,
+    pub(crate) branch: String,
+    pub(crate) evaluation: u8,
+    pub(crate) strategy: Option<String>,
+    pub(crate) range: [usize; 2],
     /// The module inside the block that was decided about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    module: Option<String>,
-    metric: Option<f64>,
-    accumulated: Option<f64>,
-    decision: String,
-    reason: String,
-    microseconds: Option<u128>,
-    cache_bytes: usize,
+    pub(crate) module: Option<String>,
+    pub(crate) metric: Option<f64>,
+    pub(crate) accumulated: Option<f64>,
+    pub(crate) decision: String,
+    pub(crate) reason: String,
+    pub(crate) microseconds: Option<u128>,
+    pub(crate) cache_bytes: usize,
+}
+
+/// The lines of a trace, in their order.
+pub(crate) fn read(path: &Path) -> Result<Vec<Line>> {
+    let read = std::fs::read_to_string(path);
+    let text = read.map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    let parse = |(i, line): (usize, &str)| {
+        serde_json::from_str(line)
+            .map_err(|e| bad_input(format!("{}:{}: not a line of a trace: {e}", path.display(), i + 1)))
+    };
+    lines.map(parse).collect()
 }
 
 /// A file that is checked before the run and appears when it is complete.
@@ -92,13 +108,9 @@ pub(crate) fn names(registry: &HookRegistry, entries: &[magcache_core::CacheEntr
 
 /// The `[[cache]]` table that skips what a trace skipped.
 pub(crate) fn to_schedule(path: &Path) -> Result<toml::Table> {
-    let read = std::fs::read_to_string(path);
-    let text = read.map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
     let mut skip: BTreeMap<String, Vec<i64>> = BTreeMap::new();
     let mut ranges = Vec::new();
-    for (i, line) in text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty()) {
-        let line: Line = serde_json::from_str(line)
-            .map_err(|e| bad_input(format!("{}:{}: not a line of a trace: {e}", path.display(), i + 1)))?;
+    for line in read(path)? {
         let steps = skip.entry(line.branch).or_default();
         if line.decision == "reuse" {
             let strategy = line.strategy.unwrap_or_default();

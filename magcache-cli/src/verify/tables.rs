@@ -11,7 +11,7 @@ use magcache_core::{Branch, Curve, Expert, Fit, Phase, Profile, Step, Warmup, me
 use magcache_models as _;
 use magcache_strategies::{
     magcache::{Dialect, Rule},
-    teacache::TeaCache,
+    teacache::{Rescaling, TeaCache},
 };
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -134,12 +134,8 @@ impl TableReport {
 
     fn teacache(&mut self, i: usize, row: &TeaCacheRow, known: &Known) -> Result<()> {
         let fit = known.fits.get(&row.model).with_context(|| format!("no built-in fit {:?}", row.model))?;
-        let cache = TeaCache {
-            threshold: row.threshold,
-            coefficients: fit.coefficients.clone(),
-            fitted_range: fit.fitted_range,
-            signal: fit.signal,
-        };
+        let cache =
+            TeaCache { threshold: row.threshold, signal: fit.signal, rescalings: vec![Rescaling::from(fit)] };
         for (name, expected) in &row.decisions {
             let distances = row.distances.get(name).with_context(|| format!("no distances of {name}"))?;
             self.compare(i, format!("{} {name}", row.rule), expected, &digits(skips(&cache, fit, distances)));
@@ -267,7 +263,7 @@ fn skips(cache: &TeaCache, fit: &Fit, distances: &[f64]) -> Vec<bool> {
     let (steps, mut accumulated) = (distances.len(), 0.0);
     let forced = |i| i < fit.warmup.steps(steps) || i + fit.last_steps >= steps;
     let step = |(i, distance): (usize, &f64)| {
-        let (sum, verdict) = cache.accumulate(accumulated, *distance);
+        let (sum, verdict) = cache.accumulate(Expert(0), accumulated, *distance);
         let skip = verdict.reuse && !forced(i);
         accumulated = if skip { sum } else { 0.0 };
         skip

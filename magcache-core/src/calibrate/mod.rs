@@ -1,5 +1,5 @@
-//! From dense runs to a profile: MagCache's curves and TeaCache's fits, with the raw numbers that several calibrations are
-//! joined from.
+//! From dense runs to a profile: MagCache's curves, TeaCache's fits and SenCache's sensitivities, with the raw numbers
+//! that several calibrations are joined from.
 //!
 //! A [`Recorder`] watches any number of dense runs of any model that runs its blocks through a
 //! [`Pass`](crate::Pass); its [`Recording`] holds counts, means and rows, never tensors of the model. Recordings join: the
@@ -13,6 +13,7 @@ mod polynomial;
 mod pooled;
 mod recorder;
 mod rehearsal;
+mod response;
 mod reuse;
 mod table;
 
@@ -20,8 +21,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 pub use polynomial::Polynomial;
 pub use pooled::Pooled;
-pub use recorder::Recorder;
+pub use recorder::{LastPrediction, Recorder};
 pub use rehearsal::Rehearsal;
+pub use response::{Around, Response};
 pub use table::RecordingError;
 
 use crate::{Branch, Curve, Expert, Fit, Signal, Source, Step, Warmup, planner::ReuseErrors};
@@ -66,6 +68,8 @@ pub struct Recording {
     pub distances: Vec<Distances>,
     /// What standing in for blocks would have done, for each run that was rehearsed.
     pub reuse: Vec<ReuseErrors>,
+    /// What predictions answered, where that was measured.
+    pub responses: Vec<Response>,
 }
 
 impl Recording {
@@ -105,6 +109,7 @@ impl Recording {
         }
         self.distances.extend(other.distances);
         self.reuse.extend(other.reuse);
+        self.responses.extend(other.responses);
         Ok(())
     }
 
@@ -141,6 +146,7 @@ impl Recording {
         let Polynomial { coefficients, range, residual } = Polynomial::fit(&points, DEGREE)?;
         Some(Fit {
             variant: None,
+            expert: expert.map(|expert| expert.0),
             signal,
             coefficients,
             warmup: Warmup::Steps(1),
@@ -150,6 +156,21 @@ impl Recording {
             residual: Some(residual),
             source: Source::default(),
         })
+    }
+
+    /// The fits of a model for `signal`: of several experts one for the rows of each, without those whose rows do not
+    /// determine it; of one expert a fit that names none.
+    pub fn fits(&self, signal: Signal) -> Vec<Fit> {
+        let experts = self.experts();
+        if experts.len() < 2 {
+            return self.fit(signal, None).into_iter().collect();
+        }
+        experts.into_iter().filter_map(|expert| self.fit(signal, Some(expert))).collect()
+    }
+
+    /// The experts that were recorded.
+    pub fn experts(&self) -> BTreeSet<Expert> {
+        self.distances.iter().map(|row| row.expert).collect()
     }
 
     /// The signals that were recorded.

@@ -8,9 +8,9 @@ use std::{
 
 use candle_core::{Result, Tensor};
 
-use super::{Distances, Magnitudes, Recording};
+use super::{Distances, Magnitudes, Recording, Response};
 use crate::{
-    BlockHook, Cx, HookId, HookRegistry, ModelMeta, Next, Output, Signal, SlotKey, Streams, metrics,
+    BlockHook, Branch, Cx, HookId, HookRegistry, ModelMeta, Next, Output, Signal, SlotKey, Streams, metrics,
 };
 
 /// Records what a model's profile is made of while it runs without caches.
@@ -25,6 +25,28 @@ struct Watch {
     signals: Vec<Signal>,
     blocks: usize,
     seen: Mutex<Recording>,
+}
+
+/// Keeps what the conditional branch predicted last. Changes nothing.
+#[derive(Clone, Debug, Default)]
+pub struct LastPrediction(Arc<Mutex<Option<Tensor>>>);
+
+impl LastPrediction {
+    /// Takes the prediction; `None` before the first pass.
+    pub fn take(&self) -> Option<Tensor> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl BlockHook for LastPrediction {
+    fn call(&self, cx: &mut Cx<'_>, x: Streams, next: Next<'_>) -> Result<Output> {
+        let branch = cx.branch;
+        let out = next.run(cx, x)?;
+        if branch == Branch::Cond {
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(out.streams.image()?);
+        }
+        Ok(out)
+    }
 }
 
 /// One pass's tensors, kept for the next one.
@@ -53,6 +75,11 @@ impl Recorder {
             // A model without blocks has nothing to record.
             Err(_) => Arc::default(),
         }
+    }
+
+    /// What was measured beside the runs.
+    pub fn add(&self, response: Response) {
+        self.0.seen.lock().unwrap_or_else(PoisonError::into_inner).responses.push(response);
     }
 
     /// What was recorded so far, over all runs.

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use candle_core::{DType, Device, Tensor};
 
-use super::{Distances, Magnitudes, Pooled, Recording, reuse};
+use super::{Distances, Magnitudes, Pooled, Recording, Response, reuse};
 use crate::{Branch, Expert, Signal};
 
 /// Columns of a branch's magnitudes: count, mean and sum of squares of both statistics.
@@ -60,7 +60,9 @@ impl Recording {
     /// `distances.branch`, `distances.step` in u32 and `distances.SIGNAL`, `distances.residual`,
     /// `distances.hidden-states` in f64, `[rows]`; NaN where a row has no such signal. Of rehearsed runs also, in f64 and NaN
     /// where there is none, `reuse.sources` `[runs, steps, reach]`, `reuse.products` `[runs, steps, reach, reach]`,
-    /// `reuse.growth` `[runs, steps]`, `reuse.pixels` and `reuse.cost` `[runs]`.
+    /// `reuse.growth` `[runs, steps]`, `reuse.pixels` and `reuse.cost` `[runs]`. What predictions answered, if that was
+    /// measured, as further columns: `responses.expert` and `responses.step` in u32, `responses.timestep`,
+    /// `responses.latent` and `responses.per-timestep` in f64.
     ///
     /// # Errors
     /// Those of the tensor library.
@@ -91,6 +93,19 @@ impl Recording {
             out.insert(format!("distances.{name}"), column);
         }
         reuse::insert(&self.reuse, &mut out)?;
+        if !self.responses.is_empty() {
+            let whole = |of: fn(&Response) -> u32| {
+                Tensor::from_iter(self.responses.iter().map(of).collect::<Vec<_>>(), &Device::Cpu)
+            };
+            let real = |of: fn(&Response) -> f64| {
+                Tensor::from_iter(self.responses.iter().map(of).collect::<Vec<_>>(), &Device::Cpu)
+            };
+            out.insert("responses.expert".into(), whole(|row| row.expert.0.into())?);
+            out.insert("responses.step".into(), whole(|row| u32::try_from(row.step).unwrap_or(u32::MAX))?);
+            out.insert("responses.timestep".into(), real(|row| row.timestep)?);
+            out.insert("responses.latent".into(), real(|row| row.latent)?);
+            out.insert("responses.per-timestep".into(), real(|row| row.per_timestep)?);
+        }
         Ok(out)
     }
 
@@ -119,14 +134,7 @@ impl Recording {
             });
             out.magnitudes.insert(branch, magnitudes.collect());
         }
-        let column = |name: &str| -> Result<Vec<f64>> {
-            let name = format!("distances.{name}");
-            let Some(tensor) = tensors.get(&name) else { return Err(RecordingError::Missing(name)) };
-            match tensor.dims() {
-                [_] => Ok(tensor.to_dtype(DType::F64)?.to_vec1()?),
-                _ => Err(shape(&name, tensor, "[rows]".into())),
-            }
-        };
+        let column = |name: &str| column(tensors, &format!("distances.{name}"));
         let [experts, branches, steps] = [column("expert")?, column("branch")?, column("step")?];
         let [residuals, outputs] = [column("residual")?, column("hidden-states")?];
         let mut signals = Vec::new();
@@ -138,13 +146,7 @@ impl Recording {
         let rows = experts.len();
         let others =
             [&branches, &steps, &residuals, &outputs].into_iter().chain(signals.iter().map(|(_, c)| c));
-        for column in others {
-            if column.len() != rows {
-                let (got, expected) =
-                    (vec![column.len()], format!("[{rows}], as many rows as distances.expert"));
-                return Err(RecordingError::Shape { name: "distances".into(), got, expected });
-            }
-        }
+        same_rows("distances", rows, others)?;
         out.distances = (0..rows)
             .map(|row| Distances {
                 expert: Expert(experts[row] as u8),
@@ -160,8 +162,46 @@ impl Recording {
             })
             .collect();
         out.reuse = reuse::read(tensors)?;
+        out.responses = responses(tensors)?;
         Ok(out)
     }
+}
+
+fn responses(tensors: &HashMap<String, Tensor>) -> Result<Vec<Response>> {
+    if !tensors.keys().any(|name| name.starts_with("responses.")) {
+        return Ok(Vec::new());
+    }
+    let column = |name: &str| column(tensors, &format!("responses.{name}"));
+    let [experts, steps, timesteps] = [column("expert")?, column("step")?, column("timestep")?];
+    let [latents, per_timestep] = [column("latent")?, column("per-timestep")?];
+    let rows = experts.len();
+    same_rows("responses", rows, [&steps, &timesteps, &latents, &per_timestep].into_iter())?;
+    let row = |row: usize| Response {
+        expert: Expert(experts[row] as u8),
+        step: steps[row] as usize,
+        timestep: timesteps[row],
+        latent: latents[row],
+        per_timestep: per_timestep[row],
+    };
+    Ok((0..rows).map(row).collect())
+}
+
+fn column(tensors: &HashMap<String, Tensor>, name: &str) -> Result<Vec<f64>> {
+    let Some(tensor) = tensors.get(name) else { return Err(RecordingError::Missing(name.to_owned())) };
+    match tensor.dims() {
+        [_] => Ok(tensor.to_dtype(DType::F64)?.to_vec1()?),
+        _ => Err(shape(name, tensor, "[rows]".into())),
+    }
+}
+
+fn same_rows<'a>(name: &str, rows: usize, columns: impl Iterator<Item = &'a Vec<f64>>) -> Result<()> {
+    for column in columns {
+        if column.len() != rows {
+            let (got, expected) = (vec![column.len()], format!("[{rows}], as many rows as {name}.expert"));
+            return Err(RecordingError::Shape { name: name.to_owned(), got, expected });
+        }
+    }
+    Ok(())
 }
 
 pub(super) fn shape(name: &str, tensor: &Tensor, expected: String) -> RecordingError {

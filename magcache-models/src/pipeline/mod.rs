@@ -52,6 +52,9 @@ pub trait Pipeline: Debug + Send + Sync {
     /// several. Reads all of them.
     fn fingerprint(&self) -> Result<String>;
 
+    /// Bytes of the network's tensors, of all where there are several: what [`Pipeline::fingerprint`] reads.
+    fn weight_bytes(&self) -> Result<u64>;
+
     /// The first frame that the checkpoint's folder offers as a default; none without.
     fn default_image(&self) -> Result<Option<Picture>> {
         Ok(None)

@@ -14,7 +14,7 @@ use super::{
     vae::{Tiling, WanVae},
 };
 use crate::{
-    checkpoint::{Folder, WeightDtype},
+    checkpoint::{Folder, WeightDtype, Weights},
     image::{Picture, area_size},
     pipeline::{
         Defaults, Denoiser, LoadOptions, Loader, Offload, Pipeline, PipelineError, Request, Result, Stage,
@@ -51,6 +51,14 @@ impl WanPipeline {
     /// Where its parts are and what they are.
     pub fn source(&self) -> &WanSource {
         &self.source
+    }
+
+    /// The tensors of every expert as they are stored; reads headers only.
+    fn networks(&self) -> Result<Vec<Weights>> {
+        let of = |expert: usize| {
+            Ok(self.source.transformer(Expert(expert as u8), &Device::Cpu, WeightDtype::Keep)?)
+        };
+        (0..self.source.experts()).map(of).collect()
     }
 
     fn device(&self) -> &Device {
@@ -144,11 +152,11 @@ impl Pipeline for WanPipeline {
     }
 
     fn fingerprint(&self) -> Result<String> {
-        let of = |expert: usize| {
-            let weights = self.source.transformer(Expert(expert as u8), &Device::Cpu, WeightDtype::Keep)?;
-            Ok(weights.sha256())
-        };
-        Ok((0..self.source.experts()).map(of).collect::<Result<Vec<_>>>()?.join(" "))
+        Ok(self.networks()?.iter().map(Weights::sha256).collect::<Vec<_>>().join(" "))
+    }
+
+    fn weight_bytes(&self) -> Result<u64> {
+        Ok(self.networks()?.iter().map(Weights::total_bytes).sum())
     }
 
     fn default_image(&self) -> Result<Option<Picture>> {

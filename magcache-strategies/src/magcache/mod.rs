@@ -12,8 +12,7 @@ use std::collections::BTreeMap;
 
 use magcache_core::{
     Branch, BuildCx, CacheConfig, ConfigError, Curve, Guards, Head, Level, Problem, Recommended, Source,
-    Step, Strategy, StrategyInfo, TimestepCache, Trajectory, Verdict, Warmup, Why, inventory, steps_above,
-    typetag,
+    Step, Strategy, StrategyInfo, TimestepCache, Trajectory, Verdict, Warmup, Why, inventory, typetag,
 };
 use serde::{Deserialize, Serialize};
 
@@ -189,14 +188,10 @@ fn moved(cx: &BuildCx<'_>, run: &Trajectory, curve: &Curve) -> Option<Problem> {
         }
     };
     let mut message = format!("the curve was measured {what}");
-    if let (Some(shift), Some(ratio), Some(_)) =
-        (curve.flow_shift.or(run.flow_shift), curve.boundary_ratio, run.boundary_ratio)
-    {
-        let steps = run.len();
-        let here = run.phases.iter().find(|p| p.expert.0 > 0).map_or(steps, |p| p.steps.start);
-        let there = steps_above(ratio, shift, steps);
+    if let Some([there, here]) = curve.boundaries(run) {
         message += &format!(
-            "; of {steps} steps the first expert runs {there} on the curve's schedule, {here} on this one"
+            "; of {} steps the first expert runs {there} on the curve's schedule, {here} on this one",
+            run.len()
         );
     }
     Some(Problem::warning(cx.place, message).hint("calibrate on the run's schedule"))

@@ -24,7 +24,7 @@ use super::{
     vae::{FluxVae, FluxVaeError, LatentScale, packing},
 };
 use crate::{
-    checkpoint::{Folder, WeightDtype},
+    checkpoint::{Folder, WeightDtype, Weights},
     image::Picture,
     pipeline::{Defaults, Denoiser, LoadOptions, Loader, Pipeline, PipelineError, Request, Result, Stage},
     sampler::{Sampler, Schedule, SchedulerConfig, Shift, schedule},
@@ -97,6 +97,12 @@ impl FluxPipeline {
         Ok((config, schedule))
     }
 
+    /// The network's tensors as they are stored; reads headers only.
+    fn stored(&self) -> Result<Weights> {
+        let options = LoadOptions { device: Device::Cpu, dtype: WeightDtype::Keep, ..self.options.clone() };
+        Ok(self.source.transformer(&options)?)
+    }
+
     fn vae(&self) -> Result<FluxVae> {
         Ok(self.source.autoencoder(self.device())?)
     }
@@ -148,8 +154,11 @@ impl Pipeline for FluxPipeline {
     }
 
     fn fingerprint(&self) -> Result<String> {
-        let options = LoadOptions { device: Device::Cpu, dtype: WeightDtype::Keep, ..self.options.clone() };
-        Ok(self.source.transformer(&options)?.sha256())
+        Ok(self.stored()?.sha256())
+    }
+
+    fn weight_bytes(&self) -> Result<u64> {
+        Ok(self.stored()?.total_bytes())
     }
 
     fn size_like(&self, picture: &Picture, area: usize) -> [usize; 2] {

@@ -1,0 +1,131 @@
+//! A comparison of profiles in words, for scripts, and as a chart.
+
+use std::fmt;
+
+use magcache_core::{Profile, resample};
+use serde_json::{Value, json};
+
+use super::{Decisions, Diff, Values};
+use crate::plot::{Chart, Series, Style};
+
+impl Diff {
+    pub(crate) fn json(&self, tolerance: f64) -> Value {
+        let conditions = self
+            .conditions
+            .iter()
+            .map(|c| json!({ "of": c.of, "key": c.key, "a": c.a, "b": c.b, "is_read": c.is_read }));
+        let missing =
+            self.missing.iter().map(|m| json!({ "what": m.what, "only_in": m.only_in.to_string() }));
+        json!({
+            "equal": self.equal(tolerance),
+            "tolerance": tolerance,
+            "conditions": conditions.collect::<Vec<_>>(),
+            "missing": missing.collect::<Vec<_>>(),
+            "values": self.values.iter().map(Values::json).collect::<Vec<_>>(),
+            "decisions": self.decisions.iter().map(Decisions::json).collect::<Vec<_>>(),
+        })
+    }
+}
+
+impl Values {
+    fn json(&self) -> Value {
+        let Self { what, quantity, largest, mean, at, place, range, decides } = self;
+        json!({
+            "of": what, "quantity": quantity, "largest": largest, "mean": mean, "at": { *place: at },
+            "compared_on": range, "decides": decides,
+        })
+    }
+}
+
+impl Decisions {
+    fn json(&self) -> Value {
+        let [a, b] = &self.skipped;
+        json!({
+            "variant": self.variant, "branch": self.branch, "steps": self.steps,
+            "threshold": self.settings.threshold, "max_skips": self.settings.max_skips,
+            "warmup": self.settings.warmup, "skipped_a": a, "skipped_b": b,
+            "only_a": self.only(0), "only_b": self.only(1),
+        })
+    }
+}
+
+impl fmt::Display for Diff {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut of = "";
+        for c in &self.conditions {
+            if c.of != of {
+                writeln!(f, "{}", c.of)?;
+                of = &c.of;
+            }
+            let word = |value: &Option<String>| value.as_deref().map_or_else(|| "none".to_owned(), short);
+            writeln!(f, "  {}: {} in a, {} in b", c.key, word(&c.a), word(&c.b))?;
+        }
+        for m in &self.missing {
+            match m.only_in {
+                '-' => writeln!(f, "there is no {}", m.what)?,
+                which => writeln!(f, "only {which} has the {}", m.what)?,
+            }
+        }
+        for v in self.values.iter().filter(|v| v.largest > 0.0) {
+            let Values { what, quantity, largest, mean, at, place, range: [low, high], .. } = v;
+            let (at, low, high) = (number(*at), number(*low), number(*high));
+            writeln!(
+                f,
+                "{what}: {quantity} differs by at most {largest:.3e} ({place} {at}), {mean:.3e} in the mean of {low} to {high}"
+            )?;
+        }
+        for d in &self.decisions {
+            let settings = &d.settings;
+            let variant = d.variant.as_ref().map(|v| format!(" {v}")).unwrap_or_default();
+            write!(
+                f,
+                "magcache{variant}, {} of {} steps, threshold {}, {} skips at most, warm-up {}: ",
+                d.branch, d.steps, settings.threshold, settings.max_skips, settings.warmup
+            )?;
+            let [a, b] = [d.only(0), d.only(1)];
+            if a.is_empty() && b.is_empty() {
+                writeln!(f, "the same {} steps are skipped", d.skipped[0].len())?;
+            } else {
+                writeln!(f, "only a skips {a:?}, only b {b:?}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A long list is not for reading.
+fn short(value: &str) -> String {
+    const LONG: usize = 60;
+    if value.chars().count() <= LONG {
+        return value.to_owned();
+    }
+    value.chars().take(LONG).chain(['…']).collect()
+}
+
+fn number(value: f64) -> String {
+    let text = format!("{value:.4}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+/// The ratios of the first curves of both, the second resampled to the steps of the first: a colour for each branch, the
+/// second one broken.
+pub(crate) fn chart(a: &Profile, b: &Profile) -> Chart {
+    let mut chart = Chart::new(
+        format!("{} (line) and {} (broken)", a.name, b.name),
+        "step",
+        "mean of |residual| / |residual before|",
+    );
+    let (Some(ours), Some(theirs)) = (a.curves.first(), b.curves.first()) else { return chart };
+    for (colour, (branch, values)) in ours.ratios.iter().enumerate() {
+        let line = values.iter().enumerate().map(|(i, ratio)| (i as f64, *ratio)).collect();
+        let own = Series::new(format!("a, {branch}"), Style::Line, line);
+        chart = chart.with(Series { colour: Some(colour), ..own });
+        if let Some(other) = theirs.ratios.get(branch) {
+            let at = |i: usize| other.get(resample::index(other.len(), values.len(), i)).copied();
+            let points = (0..values.len()).map(|i| (i as f64, at(i).unwrap_or(f64::NAN))).collect();
+            let series = Series::new(format!("b, {branch}"), Style::Dashed, points);
+            chart = chart.with(Series { colour: Some(colour + ours.ratios.len()), ..series });
+        }
+    }
+    chart
+}

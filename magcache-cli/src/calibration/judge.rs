@@ -1,0 +1,131 @@
+//! The verdict on every profile that the caches of a run use.
+
+use anyhow::Result;
+use candle_core::Device;
+use magcache_core::{CachePlan, ModelMeta, Profile, Trajectory};
+use serde_json::{Value, json};
+
+use super::{
+    Conditions, Facts,
+    verdict::{Checkpoint, Judged, Known, Part, Verdict, reasons},
+};
+use crate::{args::Sampling, failure::bad_input_with, output::Output, plan::Plan, target::Chosen};
+
+/// Weights up to this size are hashed before every run that has something to compare them with.
+const SMALL: u64 = 1 << 30;
+
+/// A run with weights: those of `plan` with the caches `cache`. Dtype and device where they are known.
+pub(crate) fn of_plan(
+    plan: &Plan,
+    cache: &CachePlan,
+    flags: &Sampling,
+    kept: Option<(&str, &Device)>,
+) -> Result<Vec<Judged>> {
+    let checkpoint = || -> Result<Checkpoint> {
+        let bytes = plan.pipeline.weight_bytes()?;
+        if bytes > SMALL && !flags.check_checkpoint {
+            return Ok(Checkpoint::Unread(bytes));
+        }
+        Ok(Checkpoint::Of(plan.pipeline.fingerprint()?))
+    };
+    let meta = plan.pipeline.meta();
+    let (run, facts) = (&plan.trajectory, Conditions::facts(plan, kept)?);
+    let known = Known { model: Some(meta), run, facts, checkpoint: Checkpoint::None };
+    judge(cache, plan.chosen.as_ref(), meta, known, &checkpoint)
+}
+
+/// A run that is only known by a profile, whose model is `meta`; `chosen` is what was planned for it.
+pub(crate) fn of_schedule(
+    cache: &CachePlan,
+    chosen: Option<&Chosen>,
+    meta: &ModelMeta,
+    run: &Trajectory,
+    facts: Facts,
+) -> Result<Vec<Judged>> {
+    let known = Known { model: None, run, facts, checkpoint: Checkpoint::None };
+    judge(cache, chosen, meta, known, &|| Ok(Checkpoint::None))
+}
+
+/// `known` is without the weights, which are read only where a profile says what it was measured on.
+fn judge(
+    cache: &CachePlan,
+    chosen: Option<&Chosen>,
+    meta: &ModelMeta,
+    known: Known<'_>,
+    checkpoint: &dyn Fn() -> Result<Checkpoint>,
+) -> Result<Vec<Judged>> {
+    let mut used = Vec::new();
+    for entry in &cache.cache {
+        let Some(name) = entry.words.profile.as_deref().or(meta.profiles.first().copied()) else { continue };
+        for (strategy, part) in parts(&entry.to_table()?) {
+            used.push((name, Profile::find(name)?, strategy, part, entry.words.variant.as_deref()));
+        }
+    }
+    if let Some(name) = chosen.and_then(|chosen| chosen.planned_by.as_deref()) {
+        used.push((name, Profile::find(name)?, "the planned schedule".to_owned(), Part::Plans, None));
+    }
+    let recorded = used.iter().any(|(_, profile, ..)| records_checkpoint(profile));
+    let checkpoint = if recorded { checkpoint()? } else { Checkpoint::None };
+    let known = Known { checkpoint, ..known };
+    let one =
+        |(name, profile, strategy, part, variant): (&str, Profile, String, Part, Option<&str>)| Judged {
+            profile: name.to_owned(),
+            strategy,
+            reasons: reasons((name, &profile), part, variant, &known),
+        };
+    Ok(used.into_iter().map(one).collect())
+}
+
+fn records_checkpoint(profile: &Profile) -> bool {
+    let curves = profile.curves.iter().map(|curve| &curve.source);
+    let fits = profile.fits.iter().map(|fit| &fit.source);
+    let sensitivities = profile.sensitivities.iter().map(|sensitivity| &sensitivity.source);
+    let plans = profile.plans.iter().map(|plans| &plans.source);
+    let mut all = curves.chain(fits).chain(sensitivities).chain(plans);
+    all.any(|source| source.measured.contains_key("checkpoint"))
+}
+
+/// What the strategies of a `[[cache]]` table read from its profile: nothing where the table brings its own.
+fn parts(table: &toml::Table) -> Vec<(String, Part)> {
+    let word = |key: &str| table.get(key).and_then(toml::Value::as_str);
+    let strategy = word("strategy").unwrap_or_default();
+    let own =
+        |part: Part, without: bool| (!without).then(|| (strategy.to_owned(), part)).into_iter().collect();
+    match strategy {
+        "magcache" => own(Part::Curves, table.contains_key("ratios")),
+        "teacache" => own(Part::Fits, table.contains_key("coefficients") || word("policy") == Some("linear")),
+        "sencache" => own(Part::Sensitivities, table.contains_key("sensitivity")),
+        _ => {
+            let members = table.get("members").and_then(toml::Value::as_array);
+            members.into_iter().flatten().filter_map(toml::Value::as_table).flat_map(parts).collect()
+        }
+    }
+}
+
+/// Tells the verdicts; a refused profile ends the command unless `force` says otherwise.
+pub(crate) fn announce(judged: &[Judged], force: bool, out: &Output) -> Result<()> {
+    for one in judged {
+        match one.verdict() {
+            Verdict::Refused if force => out.warn(&format!("{one}; --force uses it all the same"), None),
+            Verdict::Refused => {
+                let hint =
+                    "measure this model with `magcache calibrate`, or use it all the same with --force";
+                return Err(bad_input_with(one.to_string(), hint));
+            }
+            Verdict::Exact | Verdict::Usable => out.note(&one.to_string()),
+        }
+    }
+    Ok(())
+}
+
+/// The worst of them for `--json`, with the reasons of all; null where no cache uses a profile.
+pub(crate) fn json(judged: &[Judged]) -> Value {
+    let Some(worst) = judged.iter().map(Judged::verdict).max() else { return Value::Null };
+    let reasons: Vec<&str> =
+        judged.iter().flat_map(|one| &one.reasons).map(|reason| reason.text.as_str()).collect();
+    json!({
+        "verdict": worst.to_string(),
+        "reasons": reasons,
+        "caches": judged.iter().map(Judged::json).collect::<Vec<_>>(),
+    })
+}

@@ -1,0 +1,302 @@
+//! What two traces decided differently.
+
+use std::{collections::BTreeMap, fmt};
+
+use serde_json::{Value, json};
+
+use super::Line;
+
+/// One pass of one hook in both traces. Strategies are no part of it: a replay decides as a schedule what another strategy
+/// decided before. Of several hooks around the same blocks the first is compared with the first.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Pass {
+    request: String,
+    step: usize,
+    branch: String,
+    evaluation: u8,
+    range: [usize; 2],
+    module: Option<String>,
+    nth: usize,
+}
+
+/// Values of the same pass that differ.
+#[derive(Clone, Debug, PartialEq)]
+struct Pair {
+    pass: Pass,
+    a: String,
+    b: String,
+}
+
+/// The largest difference of a number, and where it is.
+#[derive(Clone, Debug, PartialEq)]
+struct Largest {
+    pass: Pass,
+    by: f64,
+    a: f64,
+    b: f64,
+}
+
+/// Two traces beside each other.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Diff {
+    lines: [usize; 2],
+    decisions: Vec<Pair>,
+    /// Passes of one trace only.
+    missing: [Vec<Pass>; 2],
+    reasons: Vec<Pair>,
+    strategies: Vec<Pair>,
+    metric: Option<Largest>,
+    accumulated: Option<Largest>,
+    /// Steps, timesteps, sigmas and experts.
+    settings: Vec<Pair>,
+}
+
+fn passes(lines: &[Line]) -> BTreeMap<Pass, &Line> {
+    let mut out = BTreeMap::new();
+    for line in lines {
+        let mut pass = Pass {
+            request: line.request.clone(),
+            step: line.step,
+            branch: line.branch.clone(),
+            evaluation: line.evaluation,
+            range: line.range,
+            module: line.module.clone(),
+            nth: 0,
+        };
+        while out.contains_key(&pass) {
+            pass.nth += 1;
+        }
+        out.insert(pass, line);
+    }
+    out
+}
+
+/// How a pass was to be: steps, timestep, noise and expert, for what two traces have in common to mean the same.
+fn setting(line: &Line) -> String {
+    let Line { of, timestep, sigma, expert, .. } = line;
+    format!("step of {of}, timestep {timestep}, sigma {sigma}, expert {expert}")
+}
+
+impl Diff {
+    pub(crate) fn of(a: &[Line], b: &[Line]) -> Self {
+        let (passes_a, passes_b) = (passes(a), passes(b));
+        let only = |these: &BTreeMap<Pass, &Line>, those: &BTreeMap<Pass, &Line>| -> Vec<Pass> {
+            these.keys().filter(|pass| !those.contains_key(*pass)).cloned().collect()
+        };
+        let mut out = Self {
+            lines: [a.len(), b.len()],
+            missing: [only(&passes_b, &passes_a), only(&passes_a, &passes_b)],
+            ..Self::default()
+        };
+        for (pass, a) in &passes_a {
+            let Some(b) = passes_b.get(pass) else { continue };
+            let pair = |a: &str, b: &str| {
+                (a != b).then(|| Pair { pass: pass.clone(), a: a.to_owned(), b: b.to_owned() })
+            };
+            let name = |line: &Line| line.strategy.clone().unwrap_or_default();
+            out.decisions.extend(pair(&a.decision, &b.decision));
+            out.reasons.extend(pair(&a.reason, &b.reason));
+            out.strategies.extend(pair(&name(a), &name(b)));
+            out.settings.extend(pair(&setting(a), &setting(b)));
+            larger(&mut out.metric, pass, a.metric, b.metric);
+            larger(&mut out.accumulated, pass, a.accumulated, b.accumulated);
+        }
+        out
+    }
+
+    /// True when every pass is in both traces and was decided alike.
+    pub(crate) fn same(&self) -> bool {
+        self.decisions.is_empty() && self.missing.iter().all(Vec::is_empty)
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        let pairs = |pairs: &[Pair]| -> Vec<Value> {
+            let one = |p: &Pair| json!({ "pass": p.pass.json(), "a": p.a, "b": p.b });
+            pairs.iter().map(one).collect()
+        };
+        let largest = |largest: &Option<Largest>| {
+            let one = |l: &Largest| json!({ "pass": l.pass.json(), "difference": l.by, "a": l.a, "b": l.b });
+            largest.as_ref().map(one)
+        };
+        let [only_b, only_a] =
+            self.missing.each_ref().map(|all| all.iter().map(Pass::json).collect::<Vec<_>>());
+        json!({
+            "same_decisions": self.same(),
+            "lines": self.lines,
+            "decisions": pairs(&self.decisions),
+            "only_in_a": only_a,
+            "only_in_b": only_b,
+            "reasons": pairs(&self.reasons),
+            "strategies": pairs(&self.strategies),
+            "settings": pairs(&self.settings),
+            "metric": largest(&self.metric),
+            "accumulated": largest(&self.accumulated),
+        })
+    }
+}
+
+/// Keeps the larger difference; a number that only one trace has is no difference.
+fn larger(of: &mut Option<Largest>, pass: &Pass, a: Option<f64>, b: Option<f64>) {
+    let Some((a, b)) = a.zip(b) else { return };
+    let by = (a - b).abs();
+    if by > of.as_ref().map_or(0.0, |largest| largest.by) {
+        *of = Some(Largest { pass: pass.clone(), by, a, b });
+    }
+}
+
+impl Pass {
+    fn json(&self) -> Value {
+        let Self { request, step, branch, evaluation, range, module, .. } = self;
+        json!({
+            "request": request, "step": step, "branch": branch, "evaluation": evaluation, "range": range,
+            "module": module,
+        })
+    }
+}
+
+impl fmt::Display for Pass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { request, step, branch, evaluation, range: [first, end], module, .. } = self;
+        write!(f, "{request} step {step} {branch}")?;
+        if *evaluation > 0 {
+            write!(f, " evaluation {evaluation}")?;
+        }
+        write!(f, " blocks {first}..{end}")?;
+        module.as_ref().map_or(Ok(()), |module| write!(f, " {module}"))
+    }
+}
+
+/// Lines of one kind that are told one by one; of more, the number.
+const TOLD: usize = 10;
+
+impl fmt::Display for Diff {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b] = self.lines;
+        writeln!(f, "{a} lines in a, {b} in b")?;
+        let pairs = |f: &mut fmt::Formatter<'_>, what: &str, pairs: &[Pair]| {
+            told(f, what, pairs.iter().map(|p| format!("{}: {} in a, {} in b", p.pass, p.a, p.b)))
+        };
+        pairs(f, "decided differently", &self.decisions)?;
+        for (what, passes) in ["only in b", "only in a"].iter().zip(&self.missing) {
+            told(f, what, passes.iter().map(ToString::to_string))?;
+        }
+        pairs(f, "under other settings", &self.settings)?;
+        pairs(f, "for another reason", &self.reasons)?;
+        pairs(f, "by another strategy", &self.strategies)?;
+        for (what, largest) in [("metric", &self.metric), ("accumulated value", &self.accumulated)] {
+            if let Some(Largest { pass, by, a, b }) = largest {
+                writeln!(f, "the {what} differs by at most {by:.3e}: {pass}: {a} in a, {b} in b")?;
+            }
+        }
+        if self.same() { f.write_str("the decisions are the same\n") } else { Ok(()) }
+    }
+}
+
+fn told(f: &mut fmt::Formatter<'_>, what: &str, lines: impl ExactSizeIterator<Item = String>) -> fmt::Result {
+    let all = lines.len();
+    if all == 0 {
+        return Ok(());
+    }
+    writeln!(f, "{all} passes {what}")?;
+    for line in lines.take(TOLD) {
+        writeln!(f, "  {line}")?;
+    }
+    if all > TOLD { writeln!(f, "  and {} more (all with --json)", all - TOLD) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(step: usize, branch: &str, decision: &str) -> Line {
+        Line {
+            request: "seed-1".into(),
+            step,
+            of: 4,
+            timestep: 900.0,
+            sigma: 0.9,
+            expert: 0,
+            branch: branch.into(),
+            evaluation: 0,
+            strategy: Some("magcache".into()),
+            range: [0, 4],
+            module: None,
+            metric: Some(0.5),
+            accumulated: None,
+            decision: decision.into(),
+            reason: "warmup".into(),
+            microseconds: Some(1),
+            cache_bytes: 0,
+        }
+    }
+
+    #[test]
+    fn equal_traces_are_the_same_whatever_their_times() {
+        let a = [line(0, "cond", "compute"), line(1, "cond", "reuse")];
+        let mut b = a.clone();
+        b.reverse();
+        (b[0].microseconds, b[1].cache_bytes) = (None, 9);
+        let diff = Diff::of(&a, &b);
+        assert!(diff.same());
+        assert_eq!(diff.to_string(), "2 lines in a, 2 in b\nthe decisions are the same\n");
+    }
+
+    #[test]
+    fn a_replay_by_another_strategy_has_the_same_decisions() {
+        let a = [line(0, "cond", "compute"), line(1, "cond", "reuse")];
+        let replay = |l: &Line| Line {
+            strategy: Some("schedule".into()),
+            reason: "scheduled".into(),
+            metric: None,
+            ..l.clone()
+        };
+        let diff = Diff::of(&a, &a.each_ref().map(replay));
+        assert!(diff.same() && diff.metric.is_none());
+        assert_eq!((diff.strategies.len(), diff.reasons.len()), (2, 2));
+    }
+
+    #[test]
+    fn every_kind_of_difference_is_found() {
+        let a = [line(0, "cond", "compute"), line(1, "cond", "reuse"), line(2, "cond", "reuse")];
+        let mut b = a.clone();
+        b[0].sigma = 0.8;
+        b[0].metric = Some(0.75);
+        b[1].decision = "compute".into();
+        b[1].metric = Some(0.625);
+        b[2].branch = "uncond".into();
+        let diff = Diff::of(&a, &b);
+        assert!(!diff.same());
+        let told = diff.to_string();
+        for part in [
+            "1 passes decided differently\n  seed-1 step 1 cond blocks 0..4: reuse in a, compute in b",
+            "1 passes only in b\n  seed-1 step 2 uncond blocks 0..4",
+            "1 passes only in a\n  seed-1 step 2 cond blocks 0..4",
+            "1 passes under other settings\n  seed-1 step 0 cond blocks 0..4: step of 4, timestep 900, sigma 0.9, expert 0 in a",
+            "the metric differs by at most 2.500e-1: seed-1 step 0 cond blocks 0..4: 0.5 in a, 0.75 in b",
+        ] {
+            assert!(told.contains(part), "no {part:?} in {told}");
+        }
+        assert_eq!(diff.json()["decisions"][0]["pass"]["step"], 1);
+        assert_eq!(diff.json()["only_in_b"][0]["branch"], "uncond");
+    }
+
+    #[test]
+    fn hooks_around_the_same_blocks_are_compared_in_their_order() {
+        let a = [line(0, "cond", "compute"), line(0, "cond", "reuse")];
+        assert!(Diff::of(&a, &a.clone()).same());
+        let mut turned = a.clone();
+        turned.reverse();
+        assert_eq!(Diff::of(&a, &turned).decisions.len(), 2);
+        assert_eq!(Diff::of(&a, &a[..1]).missing[1].len(), 1);
+    }
+
+    #[test]
+    fn many_differences_are_counted() {
+        let a: Vec<Line> = (0..12).map(|step| line(step, "cond", "reuse")).collect();
+        let told = Diff::of(&a, &[]).to_string();
+        assert!(
+            told.contains("12 passes only in a") && told.contains("  and 2 more (all with --json)"),
+            "{told}"
+        );
+    }
+}
