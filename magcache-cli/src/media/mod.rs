@@ -35,4 +35,4 @@ pub use error::MediaError;
 pub use format::Format;
 pub use frames::{Frames, ValueRange};
 pub use output::{Output, VideoWriter};
-pub(crate) use staging::{probe, write_file};
+pub(crate) use staging::{probe, sweep, write_file};
