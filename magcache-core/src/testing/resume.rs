@@ -7,14 +7,14 @@ use candle_core::{Device, Tensor};
 use super::{Bench, Ran, run_pass, same_bits};
 use crate::{Branch, Session, Snapshot, SnapshotError, Step, Trajectory};
 
-/// Rule 9: Stored behind any pass and put back into a fresh session of the same hooks, a run gives the outputs, the decisions
+/// Rule 41: Stored behind any pass and put back into a fresh session of the same hooks, a run gives the outputs, the decisions
 /// and the counts that it would have given; and what was put back is stored as the same again.
 ///
 /// # Panics
 ///
 /// If not, with the pass behind which the run was stored.
 pub fn check_resume(bench: &Bench<'_>) {
-    let place = bench.place("9: a stored run goes on as if nothing had happened");
+    let place = bench.place("41: a stored run goes on as if nothing had happened");
     let new = || bench.session(bench.table(bench.info.example));
     for trajectory in [bench.trajectory.clone(), bench.two_experts()] {
         resumes(&place, &trajectory, new, &|session, step, branch| {
