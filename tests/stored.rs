@@ -30,7 +30,7 @@ const TABLES: [&str; 12] = [
     "[[cache]]\nstrategy = \"schedule\"\nskip = [4, 6, 7, 9, 10]\nforecast = { type = \"taylor\", order = 3 }",
     "[[cache]]\nstrategy = \"schedule\"\nskip = [3, 5, 6, 9]\nforecast = { type = \"taylor\", order = 2, dialect = \"diffusers\", of = \"output\" }",
     "[[cache]]\nstrategy = \"schedule\"\nskip = [3, 5, 6, 9]\nforecast = { type = \"output\" }\n[residuals]\ndtype = \"bf16\"",
-    "[[cache]]\nstrategy = \"schedule\"\nskip = [3, 4, 6, 7, 8]\n[residuals]\nbudget = \"300\"",
+    "[[cache]]\nstrategy = \"schedule\"\nskip = [1, 3, 4, 6, 7]\nforecast = { type = \"taylor\" }\n[residuals]\nbudget = \"600\"",
     "[[cache]]\nstrategy = \"cfg-cache\"\ninterval = 3\nstart = 1\n[[cache]]\nstrategy = \"magcache\"\nthreshold = 0.2\nratios = [1.0, 0.99, 0.98, 0.97]",
     "[[cache]]\nstrategy = \"any-veto\"\nmembers = [{ strategy = \"fbcache\", threshold = 0.4, ema = 0.5 }, { strategy = \"teacache\", threshold = 0.4, policy = \"linear\", signal = \"timestep-projection\" }]",
 ];
@@ -220,7 +220,7 @@ fn image_to_video_whose_first_frame_is_given() {
 fn flux_from_an_image_at_a_late_first_step() {
     fn picture() -> Arc<Picture> {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/images/rgb.png");
-        Arc::new(Picture::read(path.as_ref()).unwrap())
+        Arc::new(Picture::read(std::path::Path::new(path)).unwrap())
     }
     let from_image = |r: Request| Request { steps: 9, strength: Some(0.8), image: Some(picture()), ..r };
     let whole = Whole::new("tiny-flux", Offload::None, from_image, TAYLOR);

@@ -1,9 +1,9 @@
 //! The file that a run's state is stored in: safetensors, everything that is no tensor in its header.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     fs::{self, File},
-    io,
+    io::{self, BufWriter, Write},
     path::{Path, PathBuf},
 };
 
@@ -11,7 +11,8 @@ use anyhow::{Context, Error, Result};
 use candle_core::{Device, Tensor, safetensors::Load};
 use magcache_core::Snapshot;
 use magcache_models::pipeline::Generation;
-use safetensors::SafeTensors;
+use safetensors::{SafeTensors, View, tensor::TensorInfo};
+use serde_json::{Map, json};
 
 use super::Identity;
 use crate::failure::bad_input_with;
@@ -118,7 +119,7 @@ impl Stored {
 
     /// Puts the state in the place of the one before, whole or not at all.
     pub(super) fn write(&self, folder: &Path) -> Result<()> {
-        let mut header = HashMap::from([
+        let mut header = BTreeMap::from([
             (FORMAT.0.to_owned(), FORMAT.1.to_owned()),
             (OUTPUT.to_owned(), self.output.display().to_string()),
             (MADE.to_owned(), self.made.to_string()),
@@ -128,20 +129,44 @@ impl Stored {
         };
         header.extend(own(RUN, &self.run));
         header.extend(own(STATE, self.snapshot.values()));
-        let host = |(path, tensor): (&String, &Tensor)| Ok((path.clone(), tensor.to_device(&Device::Cpu)?));
-        let tensors: candle_core::Result<Vec<(String, Tensor)>> =
-            self.snapshot.tensors().iter().map(host).collect();
-
         let (part, path) = (folder.join(PART), folder.join(NAME));
         let cannot = || format!("cannot write {}", path.display());
-        safetensors::serialize_to_file(tensors?, Some(header), &part).with_context(cannot)?;
+        let file = write_tensors(&part, header, self.snapshot.tensors()).with_context(cannot)?;
         // On the disk before it has its name, and its name on the disk before the run goes on.
-        File::open(&part).and_then(|file| file.sync_all()).with_context(cannot)?;
+        file.sync_all().with_context(cannot)?;
         fs::rename(&part, &path).with_context(cannot)?;
         #[cfg(unix)]
         File::open(folder).and_then(|folder| folder.sync_all()).with_context(cannot)?;
         Ok(())
     }
+}
+
+/// Writes a safetensors file, one tensor in memory at a time: the crate's own writer of files has a temporary name of its own,
+/// which a killed run would leave behind.
+fn write_tensors(
+    path: &Path,
+    header: BTreeMap<String, String>,
+    tensors: &BTreeMap<String, Tensor>,
+) -> Result<File> {
+    let mut index = Map::from_iter([("__metadata__".to_owned(), json!(header))]);
+    let mut end = 0;
+    for (name, tensor) in tensors {
+        let start = end;
+        end += tensor.data_len();
+        let (dtype, shape) = (tensor.dtype().into(), tensor.dims().to_vec());
+        let info = TensorInfo { dtype, shape, data_offsets: (start, end) };
+        index.insert(name.clone(), serde_json::to_value(info)?);
+    }
+    let mut index = serde_json::to_vec(&index)?;
+    index.resize(index.len().next_multiple_of(8), b' ');
+
+    let mut file = BufWriter::new(File::create(path)?);
+    file.write_all(&(index.len() as u64).to_le_bytes())?;
+    file.write_all(&index)?;
+    for tensor in tensors.values() {
+        file.write_all(&View::data(&tensor.to_device(&Device::Cpu)?))?;
+    }
+    Ok(file.into_inner()?)
 }
 
 fn foreign(path: &Path, why: &str) -> Error {
