@@ -32,7 +32,7 @@ const TABLES: [&str; 12] = [
     "[[cache]]\nstrategy = \"schedule\"\nskip = [3, 5, 6, 9]\nforecast = { type = \"output\" }\n[residuals]\ndtype = \"bf16\"",
     "[[cache]]\nstrategy = \"schedule\"\nskip = [1, 3, 4, 6, 7]\nforecast = { type = \"taylor\" }\n[residuals]\nbudget = \"600\"",
     "[[cache]]\nstrategy = \"cfg-cache\"\ninterval = 3\nstart = 1\n[[cache]]\nstrategy = \"magcache\"\nthreshold = 0.2\nratios = [1.0, 0.99, 0.98, 0.97]",
-    "[[cache]]\nstrategy = \"any-veto\"\nmembers = [{ strategy = \"fbcache\", threshold = 0.4, ema = 0.5 }, { strategy = \"teacache\", threshold = 0.4, policy = \"linear\", signal = \"timestep-projection\" }]",
+    "[[cache]]\nstrategy = \"any-veto\"\nmembers = [{ strategy = \"fbcache\", threshold = 0.4, ema = 0.5 }, { strategy = \"teacache\", threshold = 0.4, policy = \"linear\", signal = \"modulated-input\" }]",
 ];
 
 fn phases() -> Vec<Phase> {

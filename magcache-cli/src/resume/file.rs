@@ -26,10 +26,9 @@ const PART: &str = "state.safetensors.part";
 /// What the header says that this is, and the version of the form below.
 const FORMAT: (&str, &str) = ("magcache-state", "1");
 
-/// Keys of the header: which run it is, where its result goes, whether it made the folder, and values of the snapshot.
+/// Keys of the header: which run it is, where its result goes, and values of the snapshot.
 const RUN: &str = "run/";
 const OUTPUT: &str = "output";
-const MADE: &str = "made-folder";
 const STATE: &str = "state/";
 
 /// A state in a folder.
@@ -38,8 +37,6 @@ pub(crate) struct Stored {
     pub(super) run: Identity,
     /// Where the result will be.
     pub(crate) output: PathBuf,
-    /// Whether the run made the folder.
-    pub(super) made: bool,
     pub(crate) snapshot: Snapshot,
 }
 
@@ -70,7 +67,6 @@ pub(super) fn read(folder: &Path) -> Result<Option<Stored>> {
     Ok(Some(Stored {
         run: part(RUN),
         output: header.get(OUTPUT).map(PathBuf::from).unwrap_or_default(),
-        made: header.get(MADE).is_some_and(|made| made == "true"),
         snapshot: Snapshot::from_parts(tensors?, part(STATE)),
     }))
 }
@@ -122,7 +118,6 @@ impl Stored {
         let mut header = BTreeMap::from([
             (FORMAT.0.to_owned(), FORMAT.1.to_owned()),
             (OUTPUT.to_owned(), self.output.display().to_string()),
-            (MADE.to_owned(), self.made.to_string()),
         ]);
         let own = |prefix: &str, values: &BTreeMap<String, String>| -> Vec<(String, String)> {
             values.iter().map(|(key, value)| (format!("{prefix}{key}"), value.clone())).collect()

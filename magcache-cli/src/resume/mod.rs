@@ -27,8 +27,6 @@ pub(crate) struct Checkpoint {
     run: Identity,
     /// Where the result will be.
     output: PathBuf,
-    /// Whether this run made the folder, now or before it was killed.
-    made: bool,
     /// The next step of the run in the last state.
     stored: Option<usize>,
     /// Held for as long as the folder is used.
@@ -50,7 +48,6 @@ impl Checkpoint {
             every,
             run,
             output: output.to_owned(),
-            made: false,
             stored: None,
             lock: None,
         };
@@ -60,7 +57,6 @@ impl Checkpoint {
         let stored = file::read(folder)?;
         if let Some(stored) = &stored {
             stored.check(folder, &new.run)?;
-            new.made = stored.made;
             new.stored = Some(stored.step()?);
         } else {
             crate::media::probe(&folder.join(file::NAME))?;
@@ -81,26 +77,23 @@ impl Checkpoint {
     /// Stores the state of a run that stands between two steps, in place of the one before.
     pub(crate) fn save(&mut self, run: &Generation) -> Result<()> {
         if self.lock.is_none() {
-            self.made = !self.folder.exists();
             let cannot = || format!("cannot create the folder {}", self.folder.display());
             fs::create_dir_all(&self.folder).with_context(cannot)?;
             self.lock()?;
         }
         let mut snapshot = Snapshot::default();
         run.save(&mut snapshot.writer())?;
-        let (identity, output, made) = (self.run.clone(), self.output.clone(), self.made);
-        Stored { run: identity, output, made, snapshot }.write(&self.folder)?;
+        let (identity, output) = (self.run.clone(), self.output.clone());
+        Stored { run: identity, output, snapshot }.write(&self.folder)?;
         self.stored = Some(run.next());
         Ok(())
     }
 
-    /// Removes the state of a run whose outputs are complete, and the folder if the run made it and nothing else is in it.
+    /// Removes the state of a run whose outputs are complete, and the folder if nothing else is in it.
     pub(crate) fn finish(self) -> Result<()> {
         file::remove(&self.folder)?;
-        if self.made {
-            // Fails when something else was put there.
-            let _ = fs::remove_dir(&self.folder);
-        }
+        // Fails when something else lies there.
+        let _ = fs::remove_dir(&self.folder);
         Ok(())
     }
 
