@@ -10,7 +10,10 @@ use std::{
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use crate::{args::Run, plan::Plan};
+use crate::{
+    args::Run,
+    plan::{OutputTable, Plan},
+};
 
 /// The keys of a run, in the words of its configuration.
 pub(crate) type Identity = BTreeMap<String, String>;
@@ -19,7 +22,7 @@ pub(crate) type Identity = BTreeMap<String, String>;
 pub(crate) fn identity(plan: &Plan, args: &Run) -> Result<Identity> {
     let mut config = plan.config.clone();
     // Where a result goes changes nothing about it.
-    config.output = Default::default();
+    config.output = OutputTable::default();
     let mut keys = Identity::new();
     flatten("", &serde_json::to_value(&config)?, &mut keys);
     keys.insert("magcache".to_owned(), env!("CARGO_PKG_VERSION").to_owned());
