@@ -205,6 +205,13 @@ pub(crate) struct Run {
     /// Writes every decision, one JSON line per pass
     #[arg(long, value_name = "FILE.jsonl")]
     pub(crate) trace: Option<PathBuf>,
+    /// Stores the state of the run in this folder: after a kill the same command goes on from there
+    #[arg(long, value_name = "DIR")]
+    pub(crate) checkpoint: Option<PathBuf>,
+    /// Stores it behind every so many steps
+    #[arg(long, value_name = "STEPS", requires = "checkpoint", default_value_t = 1)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) checkpoint_every: u64,
     /// Prints the resolved configuration and runs nothing
     #[arg(long)]
     pub(crate) dry_run: bool,

@@ -16,6 +16,7 @@ mod pareto;
 mod plan;
 mod plot;
 mod report;
+mod resume;
 mod summary;
 mod target;
 pub mod verify;

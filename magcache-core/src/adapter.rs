@@ -5,8 +5,9 @@ use std::{any::Any, ops::Range, sync::Arc};
 use candle_core::Result;
 
 use crate::{
-    AnyCache, Base, BlockHook, Branch, Cx, Forecast, ForecastConfig, Guards, Head, HookId, Next, Output,
-    Record, SlotKey, Streams, Verdict, Why, Window, cache::History, metrics, streams::Kind,
+    AnyCache, AnyState, Base, BlockHook, Branch, Cx, Forecast, ForecastConfig, Guards, Head, HookId, Next,
+    Output, Persist, Reader, Record, SlotKey, SnapshotError, Step, Streams, Verdict, Why, Window, Writer,
+    cache::History, metrics, streams::Kind,
 };
 
 /// A strategy and a forecast as a hook.
@@ -25,11 +26,29 @@ pub struct CacheHook {
 
 #[derive(Default)]
 struct Slot {
-    state: Option<Box<dyn Any + Send>>,
-    forecast: Option<Box<dyn Forecast>>,
+    state: Option<Box<dyn AnyState>>,
+    forecast: Option<Made>,
     history: History,
     kind: Option<Kind>,
     lead: Option<Lead>,
+}
+
+/// A forecast, and the step that it was made at: what it takes to make it again.
+struct Made {
+    at: Step,
+    forecast: Box<dyn Forecast>,
+}
+
+impl Persist for Made {
+    fn save(&self, to: &mut Writer<'_>) {
+        to.field("at", &self.at);
+        to.field("memory", self.forecast.as_ref());
+    }
+
+    fn load(&mut self, from: &Reader<'_>) -> std::result::Result<(), SnapshotError> {
+        self.at = from.field("at")?;
+        self.forecast.load(&from.at("memory"))
+    }
 }
 
 /// What the conditional branch gave at a step.
@@ -37,6 +56,8 @@ struct Lead {
     step: usize,
     out: Output,
 }
+
+crate::fields!(Lead { step, out });
 
 /// What a pass can be rebuilt from.
 enum Basis {
@@ -140,10 +161,7 @@ impl CacheHook {
             slot.reset();
             return Ok(false);
         }
-        let forecast = slot.forecast.get_or_insert_with(|| match &self.forecast {
-            Some(config) => config.build(),
-            None => self.cache.any_forecast(cx.step),
-        });
+        let forecast = &mut slot.forecast.get_or_insert_with(|| self.make_forecast(cx.step)).forecast;
         if self.keep_text {
             forecast.observe(cx.step.index, x, y, cx.storage)?;
         } else {
@@ -156,10 +174,13 @@ impl CacheHook {
         Ok(true)
     }
 
-    fn bytes(&self, slot: &Slot) -> usize {
-        let state = slot.state.as_ref().map_or(0, |state| self.cache.any_bytes(state.as_ref()));
-        let lead = slot.lead.as_ref().map_or(0, |lead| lead.out.streams.bytes());
-        state + lead + slot.forecast.as_ref().map_or(0, |forecast| forecast.bytes())
+    /// A forecast without history, for a run like the one that `step` belongs to.
+    fn make_forecast(&self, step: &Step) -> Made {
+        let forecast = match &self.forecast {
+            Some(config) => config.build(),
+            None => self.cache.any_forecast(step),
+        };
+        Made { at: step.clone(), forecast }
     }
 }
 
@@ -174,6 +195,12 @@ fn is_finite(y: &Streams) -> Result<bool> {
 }
 
 impl Slot {
+    fn bytes(&self) -> usize {
+        let state = self.state.as_ref().map_or(0, |state| state.any_bytes());
+        let lead = self.lead.as_ref().map_or(0, |lead| lead.out.streams.bytes());
+        state + lead + self.forecast.as_ref().map_or(0, |made| made.forecast.bytes())
+    }
+
     /// Keeps the output of a conditional pass for the branches behind it; `false` where it cannot be used.
     fn leads(&mut self, step: usize, out: &Output) -> Result<bool> {
         let usable = is_finite(&out.streams)?;
@@ -210,7 +237,7 @@ impl BlockHook for CacheHook {
         };
         drop(x);
         let guess = match (&slot.forecast, &basis, verdict.reuse) {
-            (Some(forecast), Basis::From(base), true) => forecast.predict(cx.step.index, &base.streams)?,
+            (Some(made), Basis::From(base), true) => made.forecast.predict(cx.step.index, &base.streams)?,
             _ => None,
         };
         if verdict.reuse && guess.is_none() {
@@ -239,7 +266,7 @@ impl BlockHook for CacheHook {
             }
             out
         };
-        let bytes = self.bytes(&slot);
+        let bytes = slot.bytes();
         cx.slots.put(key, slot, bytes);
         let after = back.forced().run(cx, out.streams)?;
         Ok(Output { streams: after.streams, exact: out.exact && after.exact })
@@ -251,5 +278,44 @@ impl BlockHook for CacheHook {
 
     fn is_static(&self) -> bool {
         self.cache.any_static()
+    }
+
+    fn save_slot(
+        &self,
+        key: &SlotKey,
+        slot: &dyn Any,
+        to: &mut Writer<'_>,
+    ) -> std::result::Result<(), SnapshotError> {
+        let Some(Slot { state, forecast, history, kind, lead }) = slot.downcast_ref() else {
+            return Err(SnapshotError::Refused { hook: key.hook, name: "a slot of another hook".to_owned() });
+        };
+        to.optional("state", state.as_deref());
+        to.optional("forecast", forecast.as_ref());
+        to.field("history", history);
+        to.field("kind", kind);
+        to.field("lead", lead);
+        Ok(())
+    }
+
+    fn load_slot(
+        &self,
+        _: &SlotKey,
+        from: &Reader<'_>,
+    ) -> std::result::Result<Box<dyn Any + Send>, SnapshotError> {
+        let state = from.optional("state")?.map(|from| {
+            let mut state = self.cache.any_state();
+            state.load(&from).map(|()| state)
+        });
+        let forecast = from.optional("forecast")?.map(|from| {
+            let mut made = self.make_forecast(&from.field("at")?);
+            made.load(&from).map(|()| made)
+        });
+        Ok(Box::new(Slot {
+            state: state.transpose()?,
+            forecast: forecast.transpose()?,
+            history: from.field("history")?,
+            kind: from.field("kind")?,
+            lead: from.field("lead")?,
+        }))
     }
 }

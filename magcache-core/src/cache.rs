@@ -4,7 +4,9 @@ use std::{any::Any, fmt::Debug};
 
 use candle_core::{Result, Tensor, bail};
 
-use crate::{Branch, Forecast, LastResidual, Probe, Reducer, Signal, Step, Streams, Why, hook, metrics};
+use crate::{
+    Branch, Forecast, LastResidual, Persist, Probe, Reducer, Signal, Step, Streams, Why, hook, metrics,
+};
 
 /// A decision, its cause, and the numbers behind it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -90,6 +92,8 @@ pub struct History {
     pub skipped: usize,
 }
 
+crate::fields!(History { last_computed, consecutive, skipped });
+
 /// What a strategy may look at before it decides.
 #[derive(Clone, Copy)]
 pub struct Head<'a> {
@@ -139,8 +143,8 @@ impl Debug for Head<'_> {
     }
 }
 
-/// State of a strategy in one slot.
-pub trait SlotState: Default + Send + 'static {
+/// State of a strategy in one slot. `magcache_core::fields!(MyState { anchor, pending })` says how it is stored.
+pub trait SlotState: Persist + Default + Send + 'static {
     /// Bytes of tensors held.
     fn bytes(&self) -> usize {
         0
@@ -167,6 +171,11 @@ pub trait TimestepCache: Debug + Send + Sync + 'static {
     /// The blocks that always run.
     fn window(&self) -> Window {
         Window::default()
+    }
+
+    /// The state before the first pass.
+    fn state(&self) -> Self::State {
+        Self::State::default()
     }
 
     /// What a forecast starts from.
@@ -202,11 +211,23 @@ pub trait TimestepCache: Debug + Send + Sync + 'static {
     }
 }
 
+/// A [`SlotState`] with its type erased. Implemented for every one; not for authors.
+pub trait AnyState: Persist + Any + Send {
+    /// [`SlotState::bytes`].
+    fn any_bytes(&self) -> usize;
+}
+
+impl<S: SlotState> AnyState for S {
+    fn any_bytes(&self) -> usize {
+        self.bytes()
+    }
+}
+
 /// [`TimestepCache`] with its state erased, so that one adapter and the combinations can hold any strategy.
 /// Implemented for every strategy; not for authors.
 pub trait AnyCache: Debug + Send + Sync {
-    /// A fresh state.
-    fn any_state(&self) -> Box<dyn Any + Send>;
+    /// [`TimestepCache::state`].
+    fn any_state(&self) -> Box<dyn AnyState>;
     /// [`TimestepCache::window`].
     fn any_window(&self) -> Window;
     /// [`TimestepCache::base`].
@@ -215,14 +236,18 @@ pub trait AnyCache: Debug + Send + Sync {
     fn any_forecast(&self, step: &Step) -> Box<dyn Forecast>;
     /// [`TimestepCache::is_static`].
     fn any_static(&self) -> bool;
-    /// [`SlotState::bytes`].
-    fn any_bytes(&self, state: &dyn Any) -> usize;
     /// [`TimestepCache::head`].
-    fn any_head(&self, state: &mut dyn Any, step: &Step, branch: Branch, x: &Head<'_>) -> Result<Verdict>;
+    fn any_head(
+        &self,
+        state: &mut dyn AnyState,
+        step: &Step,
+        branch: Branch,
+        x: &Head<'_>,
+    ) -> Result<Verdict>;
     /// [`TimestepCache::tail`].
     fn any_tail(
         &self,
-        state: &mut dyn Any,
+        state: &mut dyn AnyState,
         step: &Step,
         branch: Branch,
         x: &Streams,
@@ -231,8 +256,8 @@ pub trait AnyCache: Debug + Send + Sync {
 }
 
 impl<C: TimestepCache> AnyCache for C {
-    fn any_state(&self) -> Box<dyn Any + Send> {
-        Box::new(C::State::default())
+    fn any_state(&self) -> Box<dyn AnyState> {
+        Box::new(self.state())
     }
 
     fn any_window(&self) -> Window {
@@ -251,24 +276,32 @@ impl<C: TimestepCache> AnyCache for C {
         self.is_static()
     }
 
-    fn any_bytes(&self, state: &dyn Any) -> usize {
-        state.downcast_ref::<C::State>().map_or(0, SlotState::bytes)
-    }
-
-    fn any_head(&self, state: &mut dyn Any, step: &Step, branch: Branch, x: &Head<'_>) -> Result<Verdict> {
-        let Some(state) = state.downcast_mut() else { bail!("a slot holds another strategy's state") };
-        self.head(state, step, branch, x)
+    fn any_head(
+        &self,
+        state: &mut dyn AnyState,
+        step: &Step,
+        branch: Branch,
+        x: &Head<'_>,
+    ) -> Result<Verdict> {
+        self.head(own(state)?, step, branch, x)
     }
 
     fn any_tail(
         &self,
-        state: &mut dyn Any,
+        state: &mut dyn AnyState,
         step: &Step,
         branch: Branch,
         x: &Streams,
         y: &Streams,
     ) -> Result<()> {
-        let Some(state) = state.downcast_mut() else { bail!("a slot holds another strategy's state") };
-        self.tail(state, step, branch, x, y)
+        self.tail(own(state)?, step, branch, x, y)
+    }
+}
+
+fn own<S: SlotState>(state: &mut dyn AnyState) -> Result<&mut S> {
+    let state: &mut dyn Any = state;
+    match state.downcast_mut() {
+        Some(state) => Ok(state),
+        None => bail!("a slot holds another strategy's state"),
     }
 }

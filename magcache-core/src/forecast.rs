@@ -5,10 +5,13 @@ use std::fmt::Debug;
 use candle_core::Result;
 use serde::{Deserialize, Serialize};
 
-use crate::{Problem, StoragePolicy, Stored, Streams};
+use crate::{Persist, Problem, StoragePolicy, Stored, Streams};
 
 /// Predicts the output of a range of blocks from its input and from outputs of earlier computed steps.
-pub trait Forecast: Debug + Send + 'static {
+///
+/// Its memory is stored with a run that may have to be continued ([`Persist`]) and put back into a forecast that was built
+/// from the same configuration.
+pub trait Forecast: Persist + Debug + Send + 'static {
     /// Learns from a computed step: `x` entered the blocks and `y` left them.
     fn observe(&mut self, step: usize, x: &Streams, y: &Streams, storage: &StoragePolicy) -> Result<()>;
 
@@ -57,38 +60,46 @@ impl ForecastConfig for OutputConfig {
 
 /// The state of [`OutputConfig`].
 #[derive(Debug, Default)]
-pub struct LastOutput(Option<Stored>);
+pub struct LastOutput {
+    output: Option<Stored>,
+}
+
+crate::fields!(LastOutput { output });
 
 impl Forecast for LastOutput {
     fn observe(&mut self, _: usize, _: &Streams, y: &Streams, storage: &StoragePolicy) -> Result<()> {
-        self.0 = Some(Stored::new(y, storage)?);
+        self.output = Some(Stored::new(y, storage)?);
         Ok(())
     }
 
     fn predict(&self, _: usize, x: &Streams) -> Result<Option<Streams>> {
-        self.0.as_ref().map(|stored| stored.load()?.or_text_of(x)).transpose()
+        self.output.as_ref().map(|stored| stored.load()?.or_text_of(x)).transpose()
     }
 
     fn bytes(&self) -> usize {
-        self.0.as_ref().map_or(0, Stored::bytes)
+        self.output.as_ref().map_or(0, Stored::bytes)
     }
 }
 
 /// The state of [`ResidualConfig`].
 #[derive(Debug, Default)]
-pub struct LastResidual(Option<Stored>);
+pub struct LastResidual {
+    residual: Option<Stored>,
+}
+
+crate::fields!(LastResidual { residual });
 
 impl Forecast for LastResidual {
     fn observe(&mut self, _: usize, x: &Streams, y: &Streams, storage: &StoragePolicy) -> Result<()> {
-        self.0 = Some(Stored::new(&y.sub(x)?, storage)?);
+        self.residual = Some(Stored::new(&y.sub(x)?, storage)?);
         Ok(())
     }
 
     fn predict(&self, _: usize, x: &Streams) -> Result<Option<Streams>> {
-        self.0.as_ref().map(|residual| x.add(&residual.load()?)).transpose()
+        self.residual.as_ref().map(|residual| x.add(&residual.load()?)).transpose()
     }
 
     fn bytes(&self) -> usize {
-        self.0.as_ref().map_or(0, Stored::bytes)
+        self.residual.as_ref().map_or(0, Stored::bytes)
     }
 }

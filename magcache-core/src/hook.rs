@@ -3,11 +3,14 @@
 //! The first ring of a registry is the outermost. A ring that covers a part of the range it is reached with
 //! runs what lies before it, then itself, then what lies after; rings further in see each part on its own.
 
-use std::{fmt, fmt::Debug, ops::Range, sync::Arc};
+use std::{any::Any, fmt, fmt::Debug, ops::Range, sync::Arc};
 
 use candle_core::{Result, Tensor, bail};
 
-use crate::{Branch, DecisionLog, Expert, ModuleRings, Slots, Step, StoragePolicy, Streams, module};
+use crate::{
+    Branch, DecisionLog, Expert, ModuleRings, Reader, SlotKey, Slots, SnapshotError, Step, StoragePolicy,
+    Streams, Writer, module,
+};
 
 /// Names one ring of a registry: its place in the configuration, outermost first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -39,6 +42,8 @@ pub struct Output {
     /// True when every block of the range really ran on exact input.
     pub exact: bool,
 }
+
+crate::fields!(Output { streams, exact });
 
 /// What a hook sees of the pass that it is in.
 pub struct Cx<'a> {
@@ -100,6 +105,32 @@ pub trait BlockHook: Debug + Send + Sync {
     /// True when decisions depend on the step alone, never on a tensor: a schedule can be printed.
     fn is_static(&self) -> bool {
         true
+    }
+
+    /// Writes one of this hook's slots, for a run that may have to be continued. A hook that keeps nothing in slots is never
+    /// asked.
+    ///
+    /// # Errors
+    /// Always, unless a hook says how: what it keeps must not be lost in silence.
+    fn save_slot(
+        &self,
+        key: &SlotKey,
+        _slot: &dyn Any,
+        _to: &mut Writer<'_>,
+    ) -> std::result::Result<(), SnapshotError> {
+        Err(SnapshotError::Refused { hook: key.hook, name: format!("{self:?}") })
+    }
+
+    /// Reads back what [`BlockHook::save_slot`] wrote, as the type that it keeps in its slots.
+    ///
+    /// # Errors
+    /// As [`BlockHook::save_slot`]; a part that is missing or odd.
+    fn load_slot(
+        &self,
+        key: &SlotKey,
+        _from: &Reader<'_>,
+    ) -> std::result::Result<Box<dyn Any + Send>, SnapshotError> {
+        Err(SnapshotError::Refused { hook: key.hook, name: format!("{self:?}") })
     }
 }
 

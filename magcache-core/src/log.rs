@@ -1,6 +1,6 @@
 //! What was decided, and why.
 
-use std::{fmt, ops::Range, sync::Arc};
+use std::{fmt, ops::Range, str::FromStr, sync::Arc};
 
 use crate::{Branch, Expert, HookId, Step};
 
@@ -45,6 +45,27 @@ pub enum Why {
 }
 
 impl Why {
+    /// Every cause.
+    const ALL: [Self; 17] = [
+        Self::NoHistory,
+        Self::Warmup,
+        Self::LastSteps,
+        Self::Over,
+        Self::Under,
+        Self::SkipCap,
+        Self::TotalCap,
+        Self::Scheduled,
+        Self::Gate,
+        Self::Vetoed,
+        Self::Followed,
+        Self::NoLeader,
+        Self::Leads,
+        Self::Forced,
+        Self::OuterCache,
+        Self::FailsafeShape,
+        Self::FailsafeNonFinite,
+    ];
+
     /// The word used in logs, traces and JSON.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -80,6 +101,19 @@ impl fmt::Display for Why {
     }
 }
 
+/// A word that names no cause.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no decision has this cause")]
+pub struct UnknownCause;
+
+impl FromStr for Why {
+    type Err = UnknownCause;
+
+    fn from_str(word: &str) -> Result<Self, UnknownCause> {
+        Self::ALL.into_iter().find(|why| why.as_str() == word).ok_or(UnknownCause)
+    }
+}
+
 /// One decision of one hook.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Record {
@@ -109,6 +143,21 @@ pub struct Record {
     pub bytes: usize,
 }
 
+crate::fields!(Record {
+    step,
+    eval,
+    expert,
+    branch,
+    hook,
+    blocks,
+    module,
+    reused,
+    why,
+    metric,
+    accumulated,
+    bytes,
+});
+
 impl Record {
     /// True when blocks, or the whole forward, were replaced by this hook itself: not a module inside a block, and not by a
     /// ring further out.
@@ -122,6 +171,8 @@ impl Record {
 pub struct DecisionLog {
     records: Vec<Record>,
 }
+
+crate::fields!(DecisionLog { records });
 
 impl DecisionLog {
     /// Appends a record and returns its place.
@@ -166,5 +217,19 @@ impl DecisionLog {
     /// Failsafes counted.
     pub fn failsafes(&self) -> usize {
         self.records.iter().filter(|r| r.why.is_failsafe()).count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_cause_reads_back_from_its_word() {
+        for (i, why) in Why::ALL.into_iter().enumerate() {
+            assert_eq!(why as usize, i, "causes are listed in order, none left out before the last");
+            assert_eq!(why.as_str().parse(), Ok(why));
+        }
+        assert_eq!("because".parse::<Why>(), Err(UnknownCause));
     }
 }

@@ -2,7 +2,9 @@
 
 use std::{ops::Range, sync::Arc};
 
-use crate::{BlockHook, ConfigError, Expert, HookId, ModuleRings, Reducer, Ring, Session, StoragePolicy};
+use crate::{
+    BlockHook, ConfigError, Expert, HookId, ModuleRings, Reducer, Ring, Session, SnapshotError, StoragePolicy,
+};
 
 /// Hooks in order, the first outermost: some around ranges of blocks, some around modules inside the blocks, some around
 /// the whole forward.
@@ -51,6 +53,12 @@ impl HookRegistry {
     pub fn all(&self) -> impl Iterator<Item = &Ring> {
         let modules = self.modules.iter().flat_map(|module| &module.rings);
         self.blocks.iter().chain(modules).chain(&self.forward)
+    }
+
+    /// The hook whose slots have this name.
+    pub(crate) fn hook(&self, id: HookId) -> Result<&dyn BlockHook, SnapshotError> {
+        let ring = self.all().find(|ring| ring.id == id).ok_or(SnapshotError::NoHook { hook: id })?;
+        Ok(ring.hook.as_ref())
     }
 
     /// How residuals are stored.

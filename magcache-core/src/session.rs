@@ -5,8 +5,8 @@ use std::{cell::Cell, fmt, sync::Arc};
 use candle_core::{Result, Tensor, bail};
 
 use crate::{
-    BlockMeta, Branch, Cx, DecisionLog, HookRegistry, ModuleRings, Modules, Next, Output, Probe, Reducer,
-    Signal, Slots, Step, Streams, hook::At,
+    BlockMeta, Branch, Cx, DecisionLog, HookRegistry, ModuleRings, Modules, Next, Output, Probe, Reader,
+    Reducer, Signal, Slots, SnapshotError, Step, Streams, Writer, hook::At,
 };
 
 /// All state of one request. Make a new one for the next request; nothing is ever reset.
@@ -38,6 +38,28 @@ impl Session {
             forced: false,
             state: State::Fresh,
         }))
+    }
+
+    /// Writes everything that a later pass depends on, and every decision so far: behind any pass, whole.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Refused`] where a hook of its own kind does not say how its slots are stored.
+    pub fn save(&self, to: &mut Writer<'_>) -> std::result::Result<(), SnapshotError> {
+        self.slots.save(&self.registry, &mut to.at("slots"))?;
+        to.field("log", &self.log);
+        Ok(())
+    }
+
+    /// Goes on where [`Session::save`] was called, in a session of the same hooks: every later pass gives the bits and the
+    /// decisions that it would have given there.
+    ///
+    /// # Errors
+    /// A part that is missing, odd, or of a hook that is not here; the session is then as it was.
+    pub fn restore(&mut self, from: &Reader<'_>) -> std::result::Result<(), SnapshotError> {
+        let slots = Slots::read(self.registry.storage().budget, &self.registry, &from.at("slots"))?;
+        self.log = from.field("log")?;
+        self.slots = slots;
+        Ok(())
     }
 
     /// The hooks.

@@ -1,8 +1,12 @@
 //! Mutable state of a request, one slot per hook × range × expert × branch × evaluation.
 
-use std::{any::Any, collections::HashMap, ops::Range};
+use std::{
+    any::Any,
+    collections::{BTreeMap, HashMap},
+    ops::Range,
+};
 
-use crate::{Branch, Expert, HookId, Step};
+use crate::{Branch, Expert, HookId, HookRegistry, Reader, SnapshotError, Step, Writer};
 
 /// Whose state a slot is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -19,6 +23,8 @@ pub struct SlotKey {
     pub eval: u8,
 }
 
+crate::fields!(SlotKey { hook, blocks, expert, branch, eval });
+
 #[derive(Debug)]
 struct Slot {
     data: Box<dyn Any + Send>,
@@ -31,7 +37,7 @@ struct Slot {
 pub struct Slots {
     held: HashMap<SlotKey, Slot>,
     /// Behind the last step of each expert seen.
-    phase_ends: HashMap<Expert, usize>,
+    phase_ends: BTreeMap<Expert, usize>,
     budget: Option<usize>,
     bytes: usize,
     peak: usize,
@@ -105,6 +111,53 @@ impl Slots {
         if let Some(slot) = self.held.remove(key) {
             self.bytes -= slot.bytes;
         }
+    }
+
+    /// Writes every slot, through the hook that it belongs to, and every count.
+    pub(crate) fn save(&self, hooks: &HookRegistry, to: &mut Writer<'_>) -> Result<(), SnapshotError> {
+        let mut held: Vec<_> = self.held.iter().collect();
+        held.sort_by_key(|(_, slot)| slot.stamp);
+        to.field("held", &held.len());
+        for (i, (key, slot)) in held.into_iter().enumerate() {
+            let mut list = to.at("held");
+            let mut to = list.at(&i.to_string());
+            to.field("key", key);
+            to.field("bytes", &slot.bytes);
+            to.field("stamp", &slot.stamp);
+            hooks.hook(key.hook)?.save_slot(key, slot.data.as_ref(), &mut to.at("slot"))?;
+        }
+        let (experts, ends): (Vec<Expert>, Vec<usize>) = self.phase_ends.iter().unzip();
+        to.field("experts", &experts);
+        to.field("phase_ends", &ends);
+        to.field("peak", &self.peak);
+        to.field("evicted", &self.evicted);
+        to.field("clock", &self.clock);
+        Ok(())
+    }
+
+    /// Slots of this budget as [`Slots::save`] wrote them.
+    pub(crate) fn read(
+        budget: Option<usize>,
+        hooks: &HookRegistry,
+        from: &Reader<'_>,
+    ) -> Result<Self, SnapshotError> {
+        let mut held = HashMap::new();
+        for i in 0..from.field("held")? {
+            let from = from.at("held").at(&usize::to_string(&i));
+            let key: SlotKey = from.field("key")?;
+            let data = hooks.hook(key.hook)?.load_slot(&key, &from.at("slot"))?;
+            held.insert(key, Slot { data, bytes: from.field("bytes")?, stamp: from.field("stamp")? });
+        }
+        let (experts, ends): (Vec<Expert>, Vec<usize>) = (from.field("experts")?, from.field("phase_ends")?);
+        Ok(Self {
+            bytes: held.values().map(|slot| slot.bytes).sum(),
+            held,
+            phase_ends: experts.into_iter().zip(ends).collect(),
+            budget,
+            peak: from.field("peak")?,
+            evicted: from.field("evicted")?,
+            clock: from.field("clock")?,
+        })
     }
 
     /// The keys of the slots held.

@@ -1,6 +1,6 @@
 //! Where a pass stands in the trajectory. The sampler says so; nothing counts calls.
 
-use std::{fmt, ops::Range};
+use std::{fmt, ops::Range, str::FromStr};
 
 /// One guidance pass of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -22,6 +22,27 @@ impl fmt::Display for Branch {
             Self::Uncond => f.pad("uncond"),
             Self::Batched => f.pad("batched"),
             Self::Other(n) => f.pad(&format!("other{n}")),
+        }
+    }
+}
+
+/// A word that names no branch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a branch is `cond`, `uncond`, `batched` or `otherN`")]
+pub struct UnknownBranch;
+
+impl FromStr for Branch {
+    type Err = UnknownBranch;
+
+    fn from_str(word: &str) -> Result<Self, UnknownBranch> {
+        match word {
+            "cond" => Ok(Self::Cond),
+            "uncond" => Ok(Self::Uncond),
+            "batched" => Ok(Self::Batched),
+            _ => word
+                .strip_prefix("other")
+                .and_then(|n| n.parse().ok())
+                .map_or(Err(UnknownBranch), |n| Ok(Self::Other(n))),
         }
     }
 }
@@ -64,6 +85,8 @@ pub struct Step {
     /// The steps that `expert` owns.
     pub phase: Range<usize>,
 }
+
+crate::fields!(Step { index, total, timestep, sigma, eval, expert, phase });
 
 impl Step {
     /// A step of a trajectory with one expert and one evaluation, timestep and sigma linear in the index.

@@ -23,6 +23,8 @@ pub struct Stored {
     device: Device,
 }
 
+crate::fields!(Stored { streams, dtype, device });
+
 impl Stored {
     /// Converts and moves; copies nothing when the policy changes nothing.
     pub fn new(streams: &Streams, policy: &StoragePolicy) -> Result<Self> {

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use candle_core::{DType, DeviceLocation, Result, Shape, Tensor, bail};
+use candle_core::{DType, DeviceLocation, Result, Tensor, bail};
 
 /// What one element of a block's output tuple is: the "residual tuple indices" of a model's metadata.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -209,13 +209,27 @@ impl Streams {
     }
 
     pub(crate) fn kind(&self) -> Kind {
-        Kind(self.tensors().map(|t| (t.shape().clone(), t.dtype(), t.device().location())).collect())
+        let form =
+            |t: &Tensor| Form { dims: t.dims().to_vec(), dtype: t.dtype(), device: t.device().location() };
+        Kind { tensors: self.tensors().map(form).collect() }
     }
 }
 
 /// Shape, dtype and device of every tensor: what must not change between a stored tensor and its use.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Kind(Vec<(Shape, DType, DeviceLocation)>);
+pub(crate) struct Kind {
+    tensors: Vec<Form>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct Form {
+    dims: Vec<usize>,
+    dtype: DType,
+    device: DeviceLocation,
+}
+
+crate::fields!(Kind { tensors });
+crate::fields!(Form { dims, dtype, device });
 
 fn image_range(tokens: &Tensor, text: &Range<usize>) -> Result<Range<usize>> {
     let len = tokens.dim(1)?;

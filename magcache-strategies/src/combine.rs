@@ -3,11 +3,10 @@
 //! Every member sees every pass, so that each keeps its own history; the forecast and the limits are the
 //! combination's.
 
-use std::any::Any;
-
 use magcache_core::{
-    AnyCache, Branch, BuildCx, CacheConfig, ConfigError, Guards, Head, Level, Problem, SlotState, Step,
-    Strategy, StrategyInfo, Streams, TimestepCache, Verdict, Why, Window, inventory, meta, typetag,
+    AnyCache, AnyState, Branch, BuildCx, CacheConfig, ConfigError, Guards, Head, Level, Persist, Problem,
+    Reader, SlotState, SnapshotError, Step, Strategy, StrategyInfo, Streams, TimestepCache, Verdict, Why,
+    Window, Writer, inventory, meta, typetag,
 };
 use serde::{Deserialize, Serialize};
 
@@ -40,36 +39,35 @@ pub struct Combined {
     members: Vec<(Box<dyn AnyCache>, Guards)>,
 }
 
-/// One slot's state: every member's, and their bytes.
+/// One slot's state: every member's.
 #[derive(Default)]
 pub struct CombinedState {
-    members: Vec<Box<dyn Any + Send>>,
-    bytes: usize,
+    members: Vec<Box<dyn AnyState>>,
 }
 
 impl std::fmt::Debug for CombinedState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("CombinedState").field("bytes", &self.bytes).finish_non_exhaustive()
+        f.debug_struct("CombinedState").field("bytes", &self.bytes()).finish_non_exhaustive()
     }
 }
 
 impl SlotState for CombinedState {
     fn bytes(&self) -> usize {
-        self.bytes
+        self.members.iter().map(|member| member.any_bytes()).sum()
     }
 }
 
-impl Combined {
-    fn states<'a>(&self, state: &'a mut CombinedState) -> &'a mut [Box<dyn Any + Send>] {
-        if state.members.is_empty() {
-            state.members = self.members.iter().map(|(member, _)| member.any_state()).collect();
+impl Persist for CombinedState {
+    fn save(&self, to: &mut Writer<'_>) {
+        for (i, member) in self.members.iter().enumerate() {
+            to.field(&i.to_string(), member.as_ref());
         }
-        &mut state.members
     }
 
-    fn weigh(&self, state: &mut CombinedState) {
-        let both = self.members.iter().zip(&state.members);
-        state.bytes = both.map(|((member, _), state)| member.any_bytes(state.as_ref())).sum();
+    /// Into the states of the same members: which those are is configuration.
+    fn load(&mut self, from: &Reader<'_>) -> Result<(), SnapshotError> {
+        let mut members = self.members.iter_mut().enumerate();
+        members.try_for_each(|(i, member)| member.load(&from.at(&i.to_string())))
     }
 }
 
@@ -84,6 +82,10 @@ impl TimestepCache for Combined {
             .fold(Window::default(), |a, b| Window { front: a.front.max(b.front), back: a.back.max(b.back) })
     }
 
+    fn state(&self) -> CombinedState {
+        CombinedState { members: self.members.iter().map(|(member, _)| member.any_state()).collect() }
+    }
+
     fn is_static(&self) -> bool {
         self.members.iter().all(|(member, _)| member.any_static())
     }
@@ -96,14 +98,13 @@ impl TimestepCache for Combined {
         x: &Head<'_>,
     ) -> candle_core::Result<Verdict> {
         let mut verdicts = Vec::with_capacity(self.members.len());
-        for ((member, guards), state) in self.members.iter().zip(self.states(state)) {
+        for ((member, guards), state) in self.members.iter().zip(&mut state.members) {
             let verdict = member.any_head(state.as_mut(), step, branch, x)?;
             verdicts.push(match guards.verdict(step, &x.history) {
                 Some(why) => verdict.overruled(why),
                 None => verdict,
             });
         }
-        self.weigh(state);
         let mut reusing = verdicts.iter().filter(|v| v.reuse);
         let first = verdicts.first().copied().unwrap_or(Verdict::compute(Why::NoHistory));
         Ok(match self.mode {
@@ -124,10 +125,9 @@ impl TimestepCache for Combined {
         x: &Streams,
         y: &Streams,
     ) -> candle_core::Result<()> {
-        for ((member, _), state) in self.members.iter().zip(self.states(state)) {
+        for ((member, _), state) in self.members.iter().zip(&mut state.members) {
             member.any_tail(state.as_mut(), step, branch, x, y)?;
         }
-        self.weigh(state);
         Ok(())
     }
 }

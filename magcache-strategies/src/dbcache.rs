@@ -49,6 +49,8 @@ pub struct DbState {
     pending: Option<Tensor>,
 }
 
+magcache_core::fields!(DbState { anchor, pending });
+
 impl SlotState for DbState {
     fn bytes(&self) -> usize {
         self.anchor.bytes() + self.pending.bytes()

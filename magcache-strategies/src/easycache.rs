@@ -55,6 +55,9 @@ struct Anchor {
     size: Vec<f64>,
 }
 
+magcache_core::fields!(EasyState { previous, anchor, rate, accumulated });
+magcache_core::fields!(Anchor { input, output, size });
+
 impl SlotState for EasyState {
     fn bytes(&self) -> usize {
         let anchor = self.anchor.iter().flat_map(|a| [&a.input, &a.output]);

@@ -85,6 +85,8 @@ pub struct FbState {
     mean: Option<f64>,
 }
 
+magcache_core::fields!(FbState { anchor, pending, mean });
+
 impl SlotState for FbState {
     fn bytes(&self) -> usize {
         let held = [&self.anchor, &self.pending];

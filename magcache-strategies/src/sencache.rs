@@ -78,7 +78,9 @@ pub struct SenCache {
 
 /// One slot's state: where the last computed step was.
 #[derive(Debug, Default)]
-pub struct SenState(Option<Reference>);
+pub struct SenState {
+    reference: Option<Reference>,
+}
 
 #[derive(Debug)]
 struct Reference {
@@ -86,9 +88,12 @@ struct Reference {
     timestep: f64,
 }
 
+magcache_core::fields!(SenState { reference });
+magcache_core::fields!(Reference { latents, timestep });
+
 impl SlotState for SenState {
     fn bytes(&self) -> usize {
-        self.0.as_ref().map_or(0, |r| r.latents.elem_count() * r.latents.dtype().size_in_bytes())
+        self.reference.as_ref().map_or(0, |r| r.latents.elem_count() * r.latents.dtype().size_in_bytes())
     }
 }
 
@@ -113,7 +118,7 @@ impl TimestepCache for SenCache {
         _: Branch,
         x: &Head<'_>,
     ) -> candle_core::Result<Verdict> {
-        let Some(reference) = &state.0 else { return Ok(Verdict::compute(Why::NoHistory)) };
+        let Some(reference) = &state.reference else { return Ok(Verdict::compute(Why::NoHistory)) };
         let Some((latent, timestep)) = self.of(step.expert).and_then(|s| s.at(reference.timestep)) else {
             return Ok(Verdict::compute(Why::Gate));
         };
@@ -133,7 +138,7 @@ impl TimestepCache for SenCache {
         x: &Streams,
         _: &Streams,
     ) -> candle_core::Result<()> {
-        state.0 = Some(Reference { latents: x.image()?, timestep: step.timestep });
+        state.reference = Some(Reference { latents: x.image()?, timestep: step.timestep });
         Ok(())
     }
 }

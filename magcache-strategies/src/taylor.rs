@@ -85,6 +85,8 @@ pub struct Taylor {
     differences: Vec<Stored>,
 }
 
+magcache_core::fields!(Taylor { steps, differences } given { config });
+
 impl Taylor {
     /// Without history. An order above [`MAX_ORDER`] is taken for it.
     pub fn new(config: TaylorConfig) -> Self {

@@ -74,6 +74,8 @@ pub struct TeaState {
     accumulated: f64,
 }
 
+magcache_core::fields!(TeaState { previous, accumulated });
+
 impl SlotState for TeaState {
     fn bytes(&self) -> usize {
         self.previous.as_ref().map_or(0, |t| t.elem_count() * t.dtype().size_in_bytes())

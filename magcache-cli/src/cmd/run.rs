@@ -1,13 +1,13 @@
 //! `run`: one generation.
 
-use std::{path::PathBuf, time::Instant};
+use std::{path::PathBuf, sync::Arc, time::Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use candle_core::{DType, Device};
 use magcache_core::{Built, schedule::simulate};
 use magcache_models::{
     checkpoint::WeightDtype,
-    pipeline::{Generation, LoadOptions, Offload, PipelineError, Stage},
+    pipeline::{Denoiser, Generation, LoadOptions, Offload, PipelineError, Stage},
 };
 use serde_json::json;
 
@@ -19,6 +19,7 @@ use crate::{
     media::{self, Clip, Frames, Output as Media, ValueRange},
     output::Output,
     plan::{Config, Plan},
+    resume::{Checkpoint, Stored, identity},
     summary::{self, Summary, strip, trace},
     target::Chosen,
 };
@@ -56,28 +57,34 @@ pub(crate) fn run(args: &Run, out: &Output) -> Result<()> {
     }
     let default = if plan.request.frames == 1 { "magcache.png" } else { "magcache.mp4" };
     let path = plan.config.output.path.clone().unwrap_or_else(|| PathBuf::from(default));
-    let target = Media::prepare(&path, clip(&plan))?;
+    let (mut checkpoint, stored) = match &args.checkpoint {
+        None => (None, None),
+        Some(folder) => {
+            let every = usize::try_from(args.checkpoint_every).unwrap_or(usize::MAX);
+            let (checkpoint, stored) = Checkpoint::open(folder, every, identity(&plan, args)?, &path)?;
+            (Some(checkpoint), stored)
+        }
+    };
+    let resumed_at = stored.as_ref().map(Stored::step).transpose()?;
+    // Of a run that was killed behind its outputs, a folder of frames is there already, whole.
+    let done = resumed_at.is_some_and(|step| step >= plan.trajectory.len());
+    let written = done && stored.as_ref().is_some_and(|stored| stored.output == path);
+    let (target, written) = Media::prepare_again(&path, clip(&plan), written)?;
     let trace_file = args.trace.as_deref().map(trace::TraceFile::prepare).transpose()?;
     let interrupt = Interrupt::listen()?;
 
-    let mut notes = Vec::new();
-    let spinner = out.spinner("loading");
-    let denoiser = plan.pipeline.denoiser(&plan.request, &|s| spinner.set_message(stage(s)), &mut notes)?;
-    spinner.finish_and_clear();
-    for note in &notes {
-        out.note(note);
+    let mut generation = begin(&plan, &built, stored, out)?;
+    let ran = denoise(&mut generation, checkpoint.as_mut(), &interrupt, out).and_then(|()| {
+        // The network makes room for the autoencoder.
+        generation.release();
+        if written { Ok(()) } else { decode(&plan, generation.latents(), &target, &interrupt, out) }
+    });
+    if let (Err(_), Some(step)) = (&ran, checkpoint.as_ref().and_then(Checkpoint::stored)) {
+        out.note(&format!("the same command continues at step {step} of {}", plan.trajectory.len()));
     }
-    let (sampler, noise) = (plan.pipeline.sampler(&plan.request)?, plan.pipeline.noise(&plan.request)?);
-    let mut generation =
-        Generation::new(denoiser, plan.trajectory.clone(), sampler, &noise, &built.registry)?;
-    let bar = out.bar(plan.trajectory.steps().count(), "denoising");
-    generation.run(&|| interrupt.is_set(), &mut |_| bar.inc(1))?;
-    bar.finish_and_clear();
-    // The network makes room for the autoencoder.
-    generation.release();
+    ran?;
 
-    let latents = generation.latents().clone();
-    let written = decode(&plan, &latents, &target, &interrupt, out)?;
+    let written = target.path().to_owned();
     let config_path = beside(&written);
     media::write_file(&config_path, plan.to_toml()?.as_bytes())?;
     let mut outputs = vec![written, config_path];
@@ -85,7 +92,68 @@ pub(crate) fn run(args: &Run, out: &Output) -> Result<()> {
         let names = trace::names(&built.registry, &plan.cache.cache);
         outputs.push(file.write(&plan.request, &names, &generation)?);
     }
-    report(&plan, &generation, &judged, &outputs, started, out)
+    if let Some(checkpoint) = checkpoint {
+        outputs.iter().try_for_each(|output| media::sweep(output))?;
+        checkpoint.finish()?;
+    }
+    report(&plan, &generation, &judged, &outputs, (started, resumed_at), out)
+}
+
+/// A run at its start, or where its state was stored.
+fn begin(plan: &Plan, built: &Built, stored: Option<Stored>, out: &Output) -> Result<Generation> {
+    let (sampler, noise) = (plan.pipeline.sampler(&plan.request)?, plan.pipeline.noise(&plan.request)?);
+    let (run, steps) = (plan.trajectory.clone(), plan.trajectory.len());
+    let Some(stored) = stored else {
+        return Ok(Generation::new(load(plan, out)?, run, sampler, &noise, &built.registry)?);
+    };
+    let step = stored.step()?;
+    let denoiser = if step >= steps {
+        out.note("every step is done, continues with decoding");
+        None
+    } else {
+        out.note(&format!("continues at step {step} of {steps}"));
+        Some(load(plan, out)?)
+    };
+    let from = stored.snapshot.reader(noise.device());
+    Generation::resume(denoiser, run, sampler, &built.registry, &from)
+        .context("cannot go on from the stored state")
+}
+
+/// The network with the prompts of a request.
+fn load(plan: &Plan, out: &Output) -> Result<Arc<dyn Denoiser>> {
+    let mut notes = Vec::new();
+    let spinner = out.spinner("loading");
+    let denoiser = plan.pipeline.denoiser(&plan.request, &|s| spinner.set_message(stage(s)), &mut notes)?;
+    spinner.finish_and_clear();
+    notes.iter().for_each(|note| out.note(note));
+    Ok(denoiser)
+}
+
+/// Runs what is left, and stores the state where it is due.
+fn denoise(
+    generation: &mut Generation,
+    mut checkpoint: Option<&mut Checkpoint>,
+    interrupt: &Interrupt,
+    out: &Output,
+) -> Result<()> {
+    let run = generation.trajectory();
+    let bar = out.bar(run.steps().count(), "denoising");
+    bar.inc(generation.next().saturating_sub(run.first) as u64);
+    if let Some(checkpoint) = checkpoint.as_deref_mut().filter(|checkpoint| checkpoint.stored().is_none()) {
+        // A folder that cannot be written to is found now, and not behind an hour of work.
+        checkpoint.save(generation)?;
+    }
+    while !generation.is_done() {
+        generation.step(&|| interrupt.is_set())?;
+        bar.inc(1);
+        if let Some(checkpoint) = checkpoint.as_deref_mut().filter(|c| c.is_due(generation))
+            && let Err(error) = checkpoint.save(generation)
+        {
+            out.warn(&format!("the state is not stored, the run goes on: {error:#}"), None);
+        }
+    }
+    bar.finish_and_clear();
+    Ok(())
 }
 
 /// What the caches will do to a run of so few steps that every skip is felt, said before it starts.
@@ -179,7 +247,7 @@ fn decode(
     media: &Media,
     interrupt: &Interrupt,
     out: &Output,
-) -> Result<PathBuf> {
+) -> Result<()> {
     let bar = out.bar(plan.request.frames, "decoding");
     let mut writer = media.writer()?;
     let mut sink = |pixels: &candle_core::Tensor| {
@@ -198,7 +266,7 @@ fn decode(
     plan.pipeline.decode(&plan.request, latents, &|_| {}, &mut sink)?;
     writer.finish()?;
     bar.finish_and_clear();
-    Ok(media.path().to_owned())
+    Ok(())
 }
 
 /// `cat.mp4` to `cat.toml`, a folder `frames` to `frames.toml`.
@@ -211,14 +279,18 @@ fn report(
     generation: &Generation,
     judged: &[Judged],
     outputs: &[PathBuf],
-    started: Instant,
+    (started, resumed_at): (Instant, Option<usize>),
     out: &Output,
 ) -> Result<()> {
     let seconds = started.elapsed().as_secs_f64();
     let transformer = generation.transformer_time().as_secs_f64();
     let experts = plan.pipeline.meta().experts.clone();
     let steps = plan.trajectory.steps().count();
-    let mut text = format!("{steps} steps in {seconds:.2} s, transformer {transformer:.2} s\n");
+    let here = match resumed_at {
+        Some(step) => format!(", {} of them", plan.trajectory.len().saturating_sub(step)),
+        None => String::new(),
+    };
+    let mut text = format!("{steps} steps{here} in {seconds:.2} s, transformer {transformer:.2} s\n");
     let mut document = json!({
         "config": serde_json::to_value(&plan.config)?,
         "profile_verdict": judge::json(judged),
@@ -227,6 +299,7 @@ fn report(
         "transformer_seconds": transformer,
         "failsafes": 0,
         "planned": plan.chosen.as_ref().map(Chosen::json),
+        "resumed_at": resumed_at,
         "outputs": outputs,
     });
     if let Some(session) = generation.session() {

@@ -35,4 +35,4 @@ pub use error::MediaError;
 pub use format::Format;
 pub use frames::{Frames, ValueRange};
 pub use output::{Output, VideoWriter};
-pub(crate) use staging::{StagedFolder, probe, write_file};
+pub(crate) use staging::{StagedFolder, probe, sweep, write_file};

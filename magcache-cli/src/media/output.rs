@@ -8,7 +8,7 @@ use image::RgbImage;
 
 use super::gif::GifSink;
 use super::mp4::Mp4Sink;
-use super::png::{FolderSink, PngSink};
+use super::png::{self, FolderSink, PngSink};
 use super::staging;
 use super::webp::WebPSink;
 use super::{Clip, Format, Frames, MediaError};
@@ -52,6 +52,18 @@ impl Output {
         }
         staging::probe(&path)?;
         Ok(Self { path, format, clip })
+    }
+
+    /// As [`Output::prepare`] for a run that goes on, whose result may be there already, `maybe`: true for a folder that holds
+    /// exactly the frames of the clip. One that is there appeared whole.
+    pub(crate) fn prepare_again(path: &Path, clip: Clip, maybe: bool) -> Result<(Self, bool), MediaError> {
+        let format = Format::of(path)?;
+        let frames = || (0..clip.frames).all(|i| path.join(png::frame_name(i)).is_file());
+        let count = || fs::read_dir(path).map_or(0, Iterator::count);
+        if maybe && format == Format::Folder && count() == clip.frames && frames() {
+            return Ok((Self { path: path.components().collect(), format, clip }, true));
+        }
+        Ok((Self::prepare(path, clip)?, false))
     }
 
     /// Where the result will be.

@@ -43,6 +43,11 @@ pub(super) struct FolderSink {
     next: usize,
 }
 
+/// The name of a frame in a folder, from 0.
+pub(super) fn frame_name(frame: usize) -> String {
+    format!("{frame:05}.png")
+}
+
 impl FolderSink {
     pub(super) fn create(path: &Path) -> Result<Self, MediaError> {
         Ok(Self { folder: StagedFolder::create(path)?, next: 0 })
@@ -51,7 +56,7 @@ impl FolderSink {
 
 impl FrameSink for FolderSink {
     fn push(&mut self, frame: &RgbImage) -> Result<(), MediaError> {
-        let mut file = self.folder.file(&format!("{:05}.png", self.next))?;
+        let mut file = self.folder.file(&frame_name(self.next))?;
         encode(frame, &mut file, self.folder.target(), self.next)?;
         file.flush().map_err(MediaError::io(self.folder.target(), "write to"))?;
         self.next += 1;

@@ -21,6 +21,25 @@ fn beside(target: &Path) -> String {
     format!(".{}.", target.file_name().unwrap_or_default().to_string_lossy())
 }
 
+/// The end of every temporary name.
+const PART: &str = ".part";
+
+/// Removes what killed processes left beside `target` under a temporary name of it.
+pub(crate) fn sweep(target: &Path) -> Result<(), MediaError> {
+    let (folder, prefix) = (folder_of(target), beside(target));
+    for entry in fs::read_dir(folder).map_err(MediaError::io(folder, "read the folder"))?.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let random = name.strip_prefix(&prefix).and_then(|rest| rest.strip_suffix(PART));
+        if random.is_none_or(|random| random.contains('.')) {
+            continue;
+        }
+        let path = entry.path();
+        let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        removed.map_err(MediaError::io(&path, "remove what a killed run left"))?;
+    }
+    Ok(())
+}
+
 /// Makes sure, without leaving a trace, that `target` can be created: the nearest folder above it that exists takes a
 /// file.
 pub(crate) fn probe(target: &Path) -> Result<(), MediaError> {
@@ -78,7 +97,7 @@ impl StagedFile {
         let folders = MadeFolders::above(target)?;
         let prefix = beside(target);
         let mut builder = Builder::new();
-        builder.prefix(&prefix).suffix(".part");
+        builder.prefix(&prefix).suffix(PART);
         // A temporary file is private by default, the finished one should be as any other the user makes.
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
@@ -144,7 +163,7 @@ impl StagedFolder {
         let prefix = beside(target);
         let folder = Builder::new()
             .prefix(&prefix)
-            .suffix(".part")
+            .suffix(PART)
             .tempdir_in(folder_of(target))
             .map_err(MediaError::io(target, "create a folder beside"))?;
         Ok(Self { target: target.to_owned(), folder, folders })
@@ -279,6 +298,21 @@ mod tests {
         }
         drop(StagedFolder::create(&target).unwrap());
         assert_eq!(names(&root.path().join("new")), ["out"]);
+    }
+
+    #[test]
+    fn what_killed_processes_left_is_swept_and_nothing_else() {
+        let root = tempfile::tempdir().unwrap();
+        let target = root.path().join("a.mp4");
+        let kept = [".a.mp4.b.mp4.x1y2z3.part", ".a.mp4.part", ".aa.mp4.x1y2z3.part", "a.mp4", "b.part"];
+        for name in kept.iter().chain(&[".a.mp4.x1y2z3.part"]) {
+            fs::write(root.path().join(name), b"x").unwrap();
+        }
+        let folder = root.path().join(".a.mp4.abcdef.part");
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.join("0.png"), b"x").unwrap();
+        sweep(&target).unwrap();
+        assert_eq!(names(root.path()), kept);
     }
 
     #[cfg(unix)]

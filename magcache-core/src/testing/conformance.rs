@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Calls, Inexact, Spy, SpyForecast, Toy, rules};
+use super::{Calls, Inexact, Spy, SpyForecast, Toy, resume, rules};
 use crate::{
     Base, Branch, Branches, BuildCx, CacheEntry, CacheHook, CachePlan, ConfigError, ForecastConfig, HookId,
     HookRegistry, Level, Phase, Residuals, Role, Session, Strategy, StrategyInfo, Trajectory, meta,
@@ -27,6 +27,7 @@ pub fn conformance(info: &StrategyInfo) {
         rules::check_error_recovers(&bench);
         rules::check_repeatable(&bench);
         rules::check_learning(&bench);
+        resume::check_resume(&bench);
     }
 }
 

@@ -15,6 +15,7 @@
 mod conformance;
 mod expect;
 mod model;
+mod resume;
 mod rules;
 mod spy;
 mod toy;
@@ -22,6 +23,7 @@ mod toy;
 pub use conformance::{Bench, conformance, conformance_of, toys};
 pub use expect::{Ran, assert_decisions, run, run_pass, same_bits, transcript};
 pub use model::{check_blocks_pure, check_model, check_modules, check_off_is_plain};
+pub use resume::{check_resume, resumes};
 pub use rules::{
     check_config, check_error_recovers, check_guarded_steps, check_isolation, check_learning, check_never,
     check_repeatable, check_reuse,

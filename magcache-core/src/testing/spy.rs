@@ -1,16 +1,13 @@
 //! Hooks, strategies and forecasts that tell what was asked of them.
 
-use std::{
-    any::Any,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::Result;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AnyCache, Base, BlockHook, Branch, Cx, Forecast, ForecastConfig, Head, LastResidual, Next, Output, Step,
-    StoragePolicy, Streams, Verdict, Window,
+    AnyCache, AnyState, Base, BlockHook, Branch, Cx, Forecast, ForecastConfig, Head, LastResidual, Next,
+    Output, Step, StoragePolicy, Streams, Verdict, Window,
 };
 
 /// What was called, in order: `head`, `tail`, `observe`, `predict`, each with its step.
@@ -43,7 +40,7 @@ impl Spy {
 }
 
 impl AnyCache for Spy {
-    fn any_state(&self) -> Box<dyn Any + Send> {
+    fn any_state(&self) -> Box<dyn AnyState> {
         self.inner.any_state()
     }
 
@@ -63,18 +60,20 @@ impl AnyCache for Spy {
         self.inner.any_static()
     }
 
-    fn any_bytes(&self, state: &dyn Any) -> usize {
-        self.inner.any_bytes(state)
-    }
-
-    fn any_head(&self, state: &mut dyn Any, step: &Step, branch: Branch, x: &Head<'_>) -> Result<Verdict> {
+    fn any_head(
+        &self,
+        state: &mut dyn AnyState,
+        step: &Step,
+        branch: Branch,
+        x: &Head<'_>,
+    ) -> Result<Verdict> {
         self.calls.push("head", step.index);
         self.inner.any_head(state, step, branch, x)
     }
 
     fn any_tail(
         &self,
-        state: &mut dyn Any,
+        state: &mut dyn AnyState,
         step: &Step,
         branch: Branch,
         x: &Streams,
@@ -104,6 +103,8 @@ struct Watched {
     inner: LastResidual,
     calls: Calls,
 }
+
+crate::fields!(Watched { inner } given { calls });
 
 #[typetag::serde(name = "magcache-testing-spy")]
 impl ForecastConfig for SpyForecast {

@@ -1,6 +1,6 @@
 //! What can stop a generation.
 
-use magcache_core::ConfigError;
+use magcache_core::{ConfigError, SnapshotError};
 
 use crate::{checkpoint::CheckpointError, sampler::SamplerError};
 
@@ -33,6 +33,9 @@ pub enum PipelineError {
         /// Its error.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// State that cannot be stored, or that is not this run's.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
     /// A tensor operation.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),

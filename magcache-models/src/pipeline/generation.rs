@@ -6,7 +6,7 @@ use std::{
 };
 
 use candle_core::{DType, Tensor};
-use magcache_core::{Branch, HookRegistry, Session, Trajectory};
+use magcache_core::{Branch, HookRegistry, Reader, Session, Trajectory, Writer};
 
 use super::{Denoiser, PipelineError, Result};
 use crate::sampler::Sampler;
@@ -21,6 +21,8 @@ pub struct PassTime {
     /// Wall time, the device's work included on a CPU.
     pub time: Duration,
 }
+
+magcache_core::fields!(PassTime { step, branch, time });
 
 /// One run of the sampler. Owns its solver, its latents and its caches, so several can run in turns.
 pub struct Generation {
@@ -50,6 +52,61 @@ impl Generation {
         let latents = denoiser.begin(noise, &trajectory.step(next))?;
         let denoiser = Some(denoiser);
         Ok(Self { denoiser, trajectory, sampler, session, latents, next, times: Vec::new() })
+    }
+
+    /// A run that goes on where [`Generation::save`] was called: every later step gives the bits that it would have given
+    /// there, and the log, the counts and the times are those of the whole run. Everything else is as for
+    /// [`Generation::new`] and must be what it was. Without a denoiser only a run that is done can be continued, to be decoded.
+    ///
+    /// # Errors
+    /// State that is not of such a run.
+    pub fn resume(
+        denoiser: Option<Arc<dyn Denoiser>>,
+        trajectory: Trajectory,
+        mut sampler: Sampler,
+        registry: &Arc<HookRegistry>,
+        from: &Reader<'_>,
+    ) -> Result<Self> {
+        let next = Self::stored_step(from)?;
+        if !(trajectory.first..=trajectory.len()).contains(&next) {
+            return Err(from.at("next").odd("a step of the run", next).into());
+        }
+        sampler.restore(from.field("sampler")?);
+        let mut session = (!registry.is_empty()).then(|| registry.session());
+        let caches: bool = from.field("caches")?;
+        if caches != session.is_some() {
+            return Err(from.at("caches").odd("whether the run has caches", caches).into());
+        }
+        if let Some(session) = &mut session {
+            session.restore(&from.at("session"))?;
+        }
+        let (latents, times) = (from.field("latents")?, from.field("times")?);
+        Ok(Self { denoiser, trajectory, sampler, session, latents, next, times })
+    }
+
+    /// The next step of a run that was stored.
+    ///
+    /// # Errors
+    /// It is not there.
+    pub fn stored_step(from: &Reader<'_>) -> Result<usize> {
+        Ok(from.field("next")?)
+    }
+
+    /// Writes everything that the rest of the run depends on, and its log and times so far: between two steps, and not behind
+    /// one that was interrupted or failed, whose passes have run in part.
+    ///
+    /// # Errors
+    /// A hook that does not say how its slots are stored.
+    pub fn save(&self, to: &mut Writer<'_>) -> Result<()> {
+        to.field("caches", &self.session.is_some());
+        if let Some(session) = &self.session {
+            session.save(&mut to.at("session"))?;
+        }
+        to.field("next", &self.next);
+        to.field("sampler", self.sampler.history());
+        to.field("latents", &self.latents);
+        to.field("times", &self.times);
+        Ok(())
     }
 
     /// Runs one step: the branches that the trajectory gives it, guidance, the solver. `stop` is asked before each pass of the network.

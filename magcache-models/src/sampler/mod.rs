@@ -62,6 +62,8 @@ pub struct History {
     pub next: Option<usize>,
 }
 
+magcache_core::fields!(History { predictions, last_sample, last_order, next });
+
 impl History {
     /// The prediction `back` steps before the newest, which is 0.
     fn back(&self, back: usize) -> candle_core::Result<&Tensor> {

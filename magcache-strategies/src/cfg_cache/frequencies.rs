@@ -40,6 +40,9 @@ struct Difference {
     high: Stored,
 }
 
+magcache_core::fields!(Frequencies { last } given { low_weight, high_weight, interval });
+magcache_core::fields!(Difference { step, low, high });
+
 impl Frequencies {
     /// `interval` is the longest that a difference is meant to serve: where a full step taught nothing, because a
     /// cache inside guessed, the old difference serves on and its weights stay.

@@ -1,0 +1,81 @@
+//! What makes two runs the same: everything that their latents depend on, key by key.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    time::UNIX_EPOCH,
+};
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use crate::{
+    args::Run,
+    plan::{OutputTable, Plan},
+};
+
+/// The keys of a run, in the words of its configuration.
+pub(crate) type Identity = BTreeMap<String, String>;
+
+/// Which run a plan is. Files are told by size and time, not read: the weights of a large model take minutes.
+pub(crate) fn identity(plan: &Plan, args: &Run) -> Result<Identity> {
+    let mut config = plan.config.clone();
+    // Where a result goes changes nothing about it.
+    config.output = OutputTable::default();
+    let mut keys = Identity::new();
+    flatten("", &serde_json::to_value(&config)?, &mut keys);
+    keys.insert("magcache".to_owned(), env!("CARGO_PKG_VERSION").to_owned());
+    keys.insert("dtype".to_owned(), format!("{:?}", args.dtype).to_lowercase());
+    keys.insert("device".to_owned(), args.device.clone());
+    keys.insert("tile_vae".to_owned(), args.tile_vae.to_string());
+    let profiles = config.cache.iter().filter_map(|table| table.get("profile")?.as_str().map(PathBuf::from));
+    let images = config.sampling.image.into_iter().chain(config.sampling.last_image);
+    for path in profiles.chain(images).chain(config.weights) {
+        files(&path, &mut keys)?;
+    }
+    Ok(keys)
+}
+
+/// `sampling.steps`, `cache[0].threshold`; nothing for what is not set.
+fn flatten(at: &str, value: &Value, out: &mut Identity) {
+    match value {
+        Value::Null => {}
+        Value::Object(map) => {
+            for (key, value) in map {
+                flatten(&if at.is_empty() { key.clone() } else { format!("{at}.{key}") }, value, out);
+            }
+        }
+        Value::Array(list) if list.iter().any(|item| item.is_object() || item.is_array()) => {
+            list.iter().enumerate().for_each(|(i, item)| flatten(&format!("{at}[{i}]"), item, out));
+        }
+        plain => {
+            out.insert(at.to_owned(), plain.to_string());
+        }
+    }
+}
+
+/// Endings of what belongs to a checkpoint: weights, configurations and tokenizers.
+const PARTS: [&str; 7] = ["safetensors", "pth", "pt", "bin", "json", "model", "txt"];
+
+/// Size and time of a file, or of every file of a checkpoint's folder; nothing for what is no path.
+fn files(path: &Path, out: &mut Identity) -> Result<()> {
+    let Ok(about) = fs::metadata(path) else { return Ok(()) };
+    if about.is_file() {
+        let changed = about.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+        let changed =
+            changed.map_or_else(String::new, |time| format!(", changed at {:.6}", time.as_secs_f64()));
+        out.insert(path.display().to_string(), format!("{} bytes{changed}", about.len()));
+        return Ok(());
+    }
+    let entries = fs::read_dir(path).with_context(|| format!("cannot read the folder {}", path.display()))?;
+    for entry in entries {
+        let path = entry?.path();
+        let part = path.extension().is_some_and(|ending| PARTS.iter().any(|part| ending == *part));
+        let state = path.file_name().is_some_and(|name| name == super::file::NAME);
+        if path.is_dir() || (part && !state) {
+            files(&path, out)?;
+        }
+    }
+    Ok(())
+}

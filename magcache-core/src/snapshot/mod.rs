@@ -1,0 +1,327 @@
+//! State of a request as plain parts: named tensors and named values, for storing it and putting it back.
+//!
+//! What a pass leaves for the next one must be in here to the bit, or a continued run is another run. A struct names its
+//! fields once, in [`fields!`](crate::fields), and the same line writes and reads it; a field that is left out does not compile:
+//!
+//! ```
+//! # use candle_core::{Device, Tensor};
+//! # use magcache_core::{Snapshot, SnapshotError};
+//! #[derive(Default)]
+//! struct MyState {
+//!     anchor: Option<Tensor>,
+//!     accumulated: f64,
+//! }
+//! magcache_core::fields!(MyState { anchor, accumulated });
+//!
+//! let mut snapshot = Snapshot::default();
+//! snapshot.writer().field("mine", &MyState { anchor: None, accumulated: 0.25 });
+//! let back: MyState = snapshot.reader(&Device::Cpu).field("mine")?;
+//! assert_eq!(back.accumulated, 0.25);
+//! # Ok::<(), SnapshotError>(())
+//! ```
+//!
+//! ```compile_fail,E0027
+//! # #[derive(Default)]
+//! struct MyState {
+//!     accumulated: f64,
+//!     mean: Option<f64>,
+//! }
+//! magcache_core::fields!(MyState { accumulated });
+//! ```
+
+mod error;
+mod values;
+
+use std::collections::BTreeMap;
+
+use candle_core::{Device, Tensor};
+
+pub use error::SnapshotError;
+
+/// Named tensors and named values. Names are paths, `session/slots/0/history/skipped`.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    tensors: BTreeMap<String, Tensor>,
+    values: BTreeMap<String, String>,
+}
+
+/// Where a part is written to: a place in a [`Snapshot`].
+#[derive(Debug)]
+pub struct Writer<'s> {
+    snapshot: &'s mut Snapshot,
+    path: String,
+}
+
+/// Where a part is read from: a place in a [`Snapshot`].
+#[derive(Clone, Debug)]
+pub struct Reader<'s> {
+    snapshot: &'s Snapshot,
+    device: &'s Device,
+    path: String,
+}
+
+/// What can be stored, and put back into a fresh one that was built from the same configuration.
+///
+/// Everything that is a [`Field`] is. Where configuration and memory share a struct, `fields!(Taylor { steps, differences }
+/// given { config })` implements it for the memory alone.
+pub trait Persist {
+    /// Writes everything that a later pass depends on.
+    fn save(&self, to: &mut Writer<'_>);
+
+    /// Reads back what [`Persist::save`] wrote.
+    ///
+    /// # Errors
+    /// A part that is missing, or that does not read as what it must be.
+    fn load(&mut self, from: &Reader<'_>) -> Result<(), SnapshotError>;
+}
+
+/// A value that is made of what was stored and of nothing else.
+pub trait Field: Sized {
+    /// Writes the value, to the bit.
+    fn write(&self, to: &mut Writer<'_>);
+
+    /// Reads it back.
+    ///
+    /// # Errors
+    /// A part that is missing, or that does not read as this type.
+    fn read(from: &Reader<'_>) -> Result<Self, SnapshotError>;
+}
+
+impl<T: Field> Persist for T {
+    fn save(&self, to: &mut Writer<'_>) {
+        self.write(to);
+    }
+
+    fn load(&mut self, from: &Reader<'_>) -> Result<(), SnapshotError> {
+        *self = T::read(from)?;
+        Ok(())
+    }
+}
+
+impl Snapshot {
+    /// What was stored elsewhere in these two parts.
+    pub fn from_parts(tensors: BTreeMap<String, Tensor>, values: BTreeMap<String, String>) -> Self {
+        Self { tensors, values }
+    }
+
+    /// The tensors by path, where they are.
+    pub fn tensors(&self) -> &BTreeMap<String, Tensor> {
+        &self.tensors
+    }
+
+    /// Everything else by path.
+    pub fn values(&self) -> &BTreeMap<String, String> {
+        &self.values
+    }
+
+    /// Writes at the root.
+    pub fn writer(&mut self) -> Writer<'_> {
+        Writer { snapshot: self, path: String::new() }
+    }
+
+    /// Reads at the root. Tensors that were not on the host come back on `device`, the model's.
+    pub fn reader<'s>(&'s self, device: &'s Device) -> Reader<'s> {
+        Reader { snapshot: self, device, path: String::new() }
+    }
+}
+
+/// `name` inside `path`.
+fn inside(path: &str, name: &str) -> String {
+    if path.is_empty() { name.to_owned() } else { format!("{path}/{name}") }
+}
+
+impl Writer<'_> {
+    /// The place `name` inside this one.
+    pub fn at(&mut self, name: &str) -> Writer<'_> {
+        Writer { path: inside(&self.path, name), snapshot: self.snapshot }
+    }
+
+    /// Writes a part under `name`.
+    pub fn field(&mut self, name: &str, part: &(impl Persist + ?Sized)) {
+        part.save(&mut self.at(name));
+    }
+
+    /// Writes under `name` a part that may not be there.
+    pub fn optional(&mut self, name: &str, part: Option<&(impl Persist + ?Sized)>) {
+        let mut to = self.at(name);
+        to.value(if part.is_some() { SOME } else { NONE });
+        if let Some(part) = part {
+            to.field(SOME, part);
+        }
+    }
+
+    /// This place is this value.
+    pub fn value(&mut self, value: impl ToString) {
+        self.snapshot.values.insert(self.path.clone(), value.to_string());
+    }
+
+    /// This place is this tensor.
+    pub fn tensor(&mut self, tensor: &Tensor) {
+        self.snapshot.tensors.insert(self.path.clone(), tensor.clone());
+    }
+}
+
+/// The value and, further in, the place of a part that is there.
+const SOME: &str = "some";
+
+/// The value of a part that is not.
+const NONE: &str = "none";
+
+impl<'s> Reader<'s> {
+    /// The place `name` inside this one.
+    #[must_use]
+    pub fn at(&self, name: &str) -> Reader<'s> {
+        Reader { path: inside(&self.path, name), ..self.clone() }
+    }
+
+    /// The model's device.
+    pub fn device(&self) -> &'s Device {
+        self.device
+    }
+
+    /// What was written under `name`.
+    ///
+    /// # Errors
+    /// As [`Field::read`].
+    pub fn field<T: Field>(&self, name: &str) -> Result<T, SnapshotError> {
+        T::read(&self.at(name))
+    }
+
+    /// The place of a part that [`Writer::optional`] wrote under `name`; `None` where there was none.
+    ///
+    /// # Errors
+    /// Nothing was written under `name`.
+    pub fn optional(&self, name: &str) -> Result<Option<Reader<'s>>, SnapshotError> {
+        self.at(name).present()
+    }
+
+    /// The part that may be at this place, if it is.
+    fn present(&self) -> Result<Option<Reader<'s>>, SnapshotError> {
+        match self.value()? {
+            SOME => Ok(Some(self.at(SOME))),
+            NONE => Ok(None),
+            other => Err(self.odd("`some` or `none`", other)),
+        }
+    }
+
+    /// The value at this place.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn value(&self) -> Result<&'s str, SnapshotError> {
+        let value = self.snapshot.values.get(&self.path);
+        value.map(String::as_str).ok_or_else(|| SnapshotError::Missing { path: self.path.clone() })
+    }
+
+    /// The tensor at this place, where it was stored.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn tensor(&self) -> Result<&'s Tensor, SnapshotError> {
+        let tensor = self.snapshot.tensors.get(&self.path);
+        tensor.ok_or_else(|| SnapshotError::Missing { path: self.path.clone() })
+    }
+
+    /// The value at this place is not what was expected.
+    pub fn odd(&self, expected: &'static str, got: impl ToString) -> SnapshotError {
+        SnapshotError::Odd { path: self.path.clone(), expected, got: got.to_string() }
+    }
+}
+
+/// Implements [`Field`](crate::Field) for a struct of fields that can be stored: `fields!(MyState { anchor, accumulated })`.
+///
+/// With `given { … }` it implements [`Persist`](crate::Persist) instead, for a struct of which some fields are configuration:
+/// those stay as they were built. Every field must be named.
+#[macro_export]
+macro_rules! fields {
+    ($type:ident { $($field:ident),* $(,)? }) => {
+        impl $crate::Field for $type {
+            fn write(&self, to: &mut $crate::Writer<'_>) {
+                let Self { $($field),* } = self;
+                $(to.field(::std::stringify!($field), $field);)*
+            }
+
+            fn read(from: &$crate::Reader<'_>) -> ::std::result::Result<Self, $crate::SnapshotError> {
+                ::std::result::Result::Ok(Self { $($field: from.field(::std::stringify!($field))?),* })
+            }
+        }
+    };
+    ($type:ident { $($field:ident),* $(,)? } given { $($given:ident),* $(,)? }) => {
+        impl $crate::Persist for $type {
+            fn save(&self, to: &mut $crate::Writer<'_>) {
+                let Self { $($field,)* $($given: _),* } = self;
+                $(to.field(::std::stringify!($field), $field);)*
+            }
+
+            fn load(&mut self, from: &$crate::Reader<'_>) -> ::std::result::Result<(), $crate::SnapshotError> {
+                $(self.$field = from.field(::std::stringify!($field))?;)*
+                ::std::result::Result::Ok(())
+            }
+        }
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Clone, Debug, PartialEq)]
+    struct Inner {
+        list: Vec<f64>,
+        word: Option<String>,
+    }
+    fields!(Inner { list, word });
+
+    #[derive(Debug, PartialEq)]
+    struct Outer {
+        cap: usize,
+        inner: Option<Inner>,
+        flag: bool,
+    }
+    fields!(Outer { inner, flag } given { cap });
+
+    fn outer(inner: Option<Inner>) -> Outer {
+        Outer { cap: 3, inner, flag: true }
+    }
+
+    fn stored(outer: &Outer) -> Snapshot {
+        let mut snapshot = Snapshot::default();
+        snapshot.writer().field("outer", outer);
+        snapshot
+    }
+
+    fn back(snapshot: &Snapshot) -> Result<Outer, SnapshotError> {
+        let mut outer = Outer { cap: 7, inner: None, flag: false };
+        outer.load(&snapshot.reader(&Device::Cpu).at("outer"))?;
+        Ok(outer)
+    }
+
+    #[test]
+    fn what_is_read_is_what_was_written_and_configuration_stays() {
+        let odd = [0.1 + 0.2, -0.0, f64::MIN_POSITIVE / 3.0, f64::INFINITY, 1e300, f64::EPSILON];
+        // A word that is `none` is no absent one.
+        for word in [None, Some("none".to_owned()), Some(String::new())] {
+            let inner = Some(Inner { list: odd.to_vec(), word });
+            let read = back(&stored(&outer(inner.clone()))).unwrap();
+            assert_eq!(read, Outer { cap: 7, inner, flag: true });
+            let bits = |list: &[f64]| list.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+            assert_eq!(bits(&read.inner.unwrap().list), bits(&odd));
+        }
+        assert_eq!(back(&stored(&outer(None))).unwrap().inner, None);
+    }
+
+    #[test]
+    fn a_part_that_is_missing_or_odd_is_named() {
+        let whole = stored(&outer(Some(Inner { list: vec![1.0, 2.0], word: None })));
+        for path in whole.values().keys() {
+            let mut values = whole.values().clone();
+            values.remove(path);
+            let error = back(&Snapshot::from_parts(BTreeMap::new(), values)).unwrap_err();
+            assert!(error.to_string().contains(path.as_str()), "{path}: {error}");
+            let mut values = whole.values().clone();
+            values.insert(path.clone(), "what".to_owned());
+            let error = back(&Snapshot::from_parts(BTreeMap::new(), values)).unwrap_err().to_string();
+            assert!(error.contains(path.as_str()) && error.contains("\"what\""), "{path}: {error}");
+        }
+    }
+}
