@@ -240,9 +240,7 @@ def main():
         },
     }
     # Single precision is all that was measured.
-    text = json.dumps(rounded(report), indent=1)
-    # A row of numbers on a line.
-    text = re.sub(r"\[\s*([^\[\]{}]*?)\s*\]", lambda m: "[" + re.sub(r"\s*\n\s*", " ", m[1]) + "]", text)
+    text = json.dumps(rounded(report), separators=(",", ":"))
     (TINY / f"{args.model}.calibration.json").write_text(text + "\n")
 
 

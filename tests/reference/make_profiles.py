@@ -5,7 +5,7 @@
 
 `constants.json` beside this file holds numbers that were collected from public repositories, each with its source;
 `magcache-models/tiny/*.calibration.json` is what `calibrate_tiny.py` measured, `*.sensitivity.json` what
-`sensitivity_tiny.py` did, `*.plans.toml` the schedules that `magcache calibrate` planned. Only the standard library is needed.
+`sensitivity_tiny.py` did. Planned schedules at the end of a profile stay as they are. Only the standard library is needed.
 """
 
 import argparse
@@ -383,10 +383,11 @@ def documents():
         parts = [head(comment, name, summary), measured_profile(json.loads(calibration.read_text()))]
         if sensitivity.exists():
             parts.append(measured_sensitivity(json.loads(sensitivity.read_text())))
-        # Planned schedules are the program's own: what `calibrate` wrote, with what `pareto --save` measured.
-        plans = MODELS / "tiny" / f"{name}.plans.toml"
-        if plans.exists():
-            parts.append(plans.read_text())
+        # Planned schedules are the program's own, put there by hand: what `calibrate` wrote and `pareto --save` measured.
+        written = MODELS / "data" / f"{name}.toml"
+        _, marker, plans = written.read_text().partition("[[plan]]") if written.exists() else ("", "", "")
+        if marker:
+            parts.append(marker + plans)
         yield name, "\n".join(parts)
 
 

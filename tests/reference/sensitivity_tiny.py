@@ -101,7 +101,7 @@ def main():
         "latent": means[:, 1].tolist(),
         "timestep": means[:, 2].tolist(),
     }
-    args.out.write_text(json.dumps(report, indent=1) + "\n")
+    args.out.write_text(json.dumps(report, separators=(",", ":")) + "\n")
 
 
 if __name__ == "__main__":
