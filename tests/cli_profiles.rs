@@ -7,6 +7,8 @@ mod program;
 use std::{fs, path::Path};
 
 use magcache_core::Profile;
+// Keeps the built-in profiles in this test's program.
+use magcache_models as _;
 use serde_json::{Value, json};
 
 use program::{answer, magcache, refused};
