@@ -29,8 +29,9 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[test]
     fn this_process_has_one() {
-        let before = peak_resident().expect("Linux says so");
-        let held = vec![1u8; 64 << 20];
-        assert!(peak_resident().expect("Linux says so") >= before.max(held.len()));
+        // What nobody looks at is never allocated.
+        let held = std::hint::black_box(vec![1u8; 64 << 20]);
+        let peak = peak_resident().expect("Linux says so");
+        assert!(peak >= held.len() * 9 / 10, "{peak} bytes, {} are held", held.len());
     }
 }
