@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 
 use candle_core::{DType, Device, Tensor};
 use magcache_core::{
-    AuditPolicy, Branch, CachePlan, HookRegistry, ModelMeta, Modules, OnDrift, Record, Role, Session, Step, Streams,
-    Trajectory, Why, no_signals,
+    AuditPolicy, Branch, CachePlan, HookRegistry, ModelMeta, Modules, OnDrift, Record, Role, Session, Step,
+    Streams, Trajectory, Why, no_signals,
     testing::{Fault, Ran, Toy, run, run_pass, same_bits, transcript},
 };
 use support::{Script, Witness, said, session, strategies};
@@ -34,7 +34,8 @@ fn errors(base: &Tensor, guess: &Tensor, truth: &Tensor) -> [f64; 4] {
         let difference = |i: usize| guess[i] - truth[i];
         let all = || 0..base.len();
         let l1 = all().map(|i| difference(i).abs()).sum::<f64>() / all().map(|i| of(i).abs()).sum::<f64>();
-        let l2 = all().map(|i| difference(i).powi(2)).sum::<f64>() / all().map(|i| of(i).powi(2)).sum::<f64>();
+        let l2 =
+            all().map(|i| difference(i).powi(2)).sum::<f64>() / all().map(|i| of(i).powi(2)).sum::<f64>();
         [l1, l2.sqrt()]
     };
     let ([a, b], [c, d]) = (relative(&|i| truth[i]), relative(&|i| truth[i] - base[i]));
@@ -72,7 +73,8 @@ fn the_error_of_blocks_is_the_distance_to_what_they_give() {
 #[test]
 fn the_error_of_a_forward_is_the_distance_to_its_prediction() {
     let toy = Toy::image(4);
-    let registry = HookRegistry::builder(4).forward(Script::at([3, 5, 6]).hook(0)).audit(audited(1.0)).build();
+    let registry =
+        HookRegistry::builder(4).forward(Script::at([3, 5, 6]).hook(0)).audit(audited(1.0)).build();
     let ran = run(&toy, Some(&mut registry.session()), &steps(), 1).unwrap();
     let plain = run(&toy, None, &steps(), 1).unwrap();
     for (ran, plain) in ran.iter().zip(&plain).filter(|(ran, _)| ran.records[0].reused) {
@@ -131,7 +133,8 @@ fn reuse_that_is_exact_has_no_error() {
     // A residual of whole numbers that no step changes, and one of nothing but zeros.
     for added in [3.0, 0.0] {
         let registry = HookRegistry::builder(2);
-        let registry = registry.ring(0..2, Script::at([2, 3, 5]).hook(0)).unwrap().audit(audited(1.0)).build();
+        let registry =
+            registry.ring(0..2, Script::at([2, 3, 5]).hook(0)).unwrap().audit(audited(1.0)).build();
         let mut session = registry.session();
         for index in 0..7 {
             let x = Tensor::full(index as f32, (1, 2, 4), &Device::Cpu).unwrap();
@@ -240,7 +243,11 @@ fn a_budget_tightens_at_the_step_that_passes_it() {
     let records = |s: &Session| s.log().records().iter().map(|r| r.audit.is_some()).collect::<Vec<_>>();
     let mut session = schedule(policy);
     outcome(&mut session, 5);
-    assert_eq!(records(&session), [false, true, true, true, false], "a pass that is forbidden is not audited");
+    assert_eq!(
+        records(&session),
+        [false, true, true, true, false],
+        "a pass that is forbidden is not audited"
+    );
     // A first skip that passes it leaves none.
     let strict = policy.replace("drift_budget = 1.0", "drift_budget = 0.4");
     assert_eq!(outcome(&mut schedule(&strict), 5).1, [first, DRIFT, DRIFT, DRIFT, DRIFT]);
@@ -263,13 +270,20 @@ fn neither_an_error_nor_an_eviction_forgets_a_drift() {
         let mut session = session(&toy, &table, &one);
         for step in one.steps() {
             toy.set_fault((fault && step.index == 5).then_some((1, Fault::Error)));
-            assert_eq!(run_pass(&toy, Some(&mut session), &step, Branch::Cond, 1).is_err(), fault && step.index == 5);
+            assert_eq!(
+                run_pass(&toy, Some(&mut session), &step, Branch::Cond, 1).is_err(),
+                fault && step.index == 5
+            );
         }
         toy.set_fault(None);
         assert_eq!(session.slots().evicted() > 0, !fault);
         let decided = session.log().records();
         assert!(decided.iter().all(|r| !r.reused), "{:#?}", transcript(session.log()));
-        assert!(decided.iter().filter(|r| r.why == Why::DriftBudget).count() > 2, "{:#?}", transcript(session.log()));
+        assert!(
+            decided.iter().filter(|r| r.why == Why::DriftBudget).count() > 2,
+            "{:#?}",
+            transcript(session.log())
+        );
     }
 }
 

@@ -37,7 +37,11 @@ fn an_audit_reports_errors_and_changes_no_byte() {
         let skipped = part["skipped"].as_u64().unwrap();
         let audit = &part["audit"];
         assert!(skipped > 1);
-        assert_eq!(audit["audited"].as_u64().unwrap(), skipped.div_ceil(2), "every second one, the first among them");
+        assert_eq!(
+            audit["audited"].as_u64().unwrap(),
+            skipped.div_ceil(2),
+            "every second one, the first among them"
+        );
         let error = |key: &str, of: &str| audit[key][of].as_f64().unwrap();
         for key in ["output_l1", "output_l2", "residual_l1", "residual_l2"] {
             assert!(0.0 < error(key, "mean") && error(key, "mean") <= error(key, "max"), "{key}: {audit}");
@@ -90,7 +94,11 @@ fn audits_that_make_no_sense_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let d = dir.path();
     refused(&run(&["--audit", "1.5"]), d, &["[audit]: `fraction` is 1.5, it must be between 0 and 1"]);
-    refused(&run(&["--drift-budget", "0.5"]), d, &["`fraction` is 0: nothing is measured", "hint: --audit 0.1"]);
+    refused(
+        &run(&["--drift-budget", "0.5"]),
+        d,
+        &["`fraction` is 0: nothing is measured", "hint: --audit 0.1"],
+    );
     refused(
         &run(&["--audit", "0.1", "--on-drift", "tighten"]),
         d,

@@ -5,9 +5,9 @@ use std::{any::Any, ops::Range, sync::Arc};
 use candle_core::Result;
 
 use crate::{
-    AnyCache, AnyState, Audit, Base, BlockHook, Branch, Cx, Forecast, ForecastConfig, Guards, Head, HookId, Next,
-    Output, Persist, Reader, Record, SlotKey, SnapshotError, Step, Streams, Verdict, Why, Window, Writer,
-    cache::History, metrics, streams::Kind,
+    AnyCache, AnyState, Audit, Base, BlockHook, Branch, Cx, Forecast, ForecastConfig, Guards, Head, HookId,
+    Next, Output, Persist, Reader, Record, SlotKey, SnapshotError, Step, Streams, Verdict, Why, Window,
+    Writer, audit::Drift, cache::History, metrics, streams::Kind,
 };
 
 /// A strategy and a forecast as a hook.
@@ -215,12 +215,21 @@ impl CacheHook {
     }
 
     /// What a pass that was computed leaves behind.
-    fn computed(&self, cx: &mut Cx<'_>, slot: &mut Slot, basis: &Basis, place: usize, out: &Output) -> Result<()> {
+    fn computed(
+        &self,
+        cx: &mut Cx<'_>,
+        slot: &mut Slot,
+        basis: &Basis,
+        place: usize,
+        out: &Output,
+    ) -> Result<()> {
         slot.history.consecutive = 0;
         let sound = match basis {
             Basis::Leads => slot.leads(cx.step.index, out)?,
             // What an inner cache guessed is not a fact to learn from.
-            Basis::From(base) if base.exact && out.exact => self.learn(cx, slot, &base.streams, &out.streams)?,
+            Basis::From(base) if base.exact && out.exact => {
+                self.learn(cx, slot, &base.streams, &out.streams)?
+            }
             _ => true,
         };
         if !sound {

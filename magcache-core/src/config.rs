@@ -9,8 +9,8 @@ use candle_core::{DType, Device};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
-    AnyCache, AuditPolicy, BlockHook, Branches, CacheHook, ConfigError, Expert, ForecastConfig, Guards, HookId,
-    HookRegistry, Level, ModelMeta, Problem, Profile, StoragePolicy, Trajectory, Warmup, Window,
+    AnyCache, AuditPolicy, BlockHook, Branches, CacheHook, ConfigError, Expert, ForecastConfig, Guards,
+    HookId, HookRegistry, Level, ModelMeta, Problem, Profile, StoragePolicy, Trajectory, Warmup, Window,
     error::nearest,
     exclusion,
     exclusion::Placed,

@@ -8,8 +8,8 @@ use std::{any::Any, fmt, fmt::Debug, ops::Range, sync::Arc};
 use candle_core::{Result, Tensor, bail};
 
 use crate::{
-    AuditPolicy, Branch, DecisionLog, Expert, ModuleRings, Reader, SlotKey, Slots, SnapshotError, Step, StoragePolicy,
-    Streams, Writer, module,
+    AuditPolicy, Branch, DecisionLog, Expert, ModuleRings, Reader, SlotKey, Slots, SnapshotError, Step,
+    StoragePolicy, Streams, Writer, module,
 };
 
 /// Names one ring of a registry: its place in the configuration, outermost first.

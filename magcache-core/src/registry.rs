@@ -3,7 +3,8 @@
 use std::{ops::Range, sync::Arc};
 
 use crate::{
-    AuditPolicy, BlockHook, ConfigError, Expert, HookId, ModuleRings, Reducer, Ring, Session, SnapshotError, StoragePolicy,
+    AuditPolicy, BlockHook, ConfigError, Expert, HookId, ModuleRings, Reducer, Ring, Session, SnapshotError,
+    StoragePolicy,
 };
 
 /// Hooks in order, the first outermost: some around ranges of blocks, some around modules inside the blocks, some around

@@ -333,7 +333,9 @@ fn report(
             let audited = |t: &&PassTime| summary.audited.contains(&(t.step, t.branch));
             let took = generation.times().iter().filter(audited).map(|t| t.time.as_secs_f64()).sum::<f64>();
             let passes = summary.audited.len();
-            text += &format!("  {passes} passes audited, which took {took:.2} s and are no part of the ceiling\n");
+            text += &format!(
+                "  {passes} passes audited, which took {took:.2} s and are no part of the ceiling\n"
+            );
             document["audited_passes"] = json!(passes);
             document["audited_seconds"] = json!(took);
         }

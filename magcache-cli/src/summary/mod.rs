@@ -83,7 +83,11 @@ impl Summary {
             }
             if record.audit.is_some() {
                 out.audited.insert((record.step, record.branch));
-                out.parts.entry((record.expert, record.branch)).or_default().audits.count(record, registry.audit());
+                out.parts
+                    .entry((record.expert, record.branch))
+                    .or_default()
+                    .audits
+                    .count(record, registry.audit());
             }
             if let Some(name) = record.module.as_deref() {
                 let module = out.modules.entry(name.to_owned()).or_default();
