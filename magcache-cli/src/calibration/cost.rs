@@ -17,7 +17,7 @@ use crate::{
 const ROUNDS: usize = 3;
 
 /// Runs longer than this are timed once: they are longer than what disturbs a machine.
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_mins(1);
 
 /// Time of a skipped step in times of a computed one, with what computed steps pay for the cache: a run that skips about half of
 /// its steps takes turns with a dense one. `stop` is asked before each pass of the network.
