@@ -8,6 +8,7 @@ use magcache_models::pipeline::{LoadOptions, Offload};
 use super::run::{device, weights};
 use crate::{
     args::{Compare, Sampling},
+    calibration::judge,
     compare::{
         Comparison, answer,
         contender::{self, Contender},
@@ -25,6 +26,12 @@ pub(crate) fn run(args: &Compare, out: &Output) -> Result<()> {
         return Err(bad_input_with("0 repetitions measure nothing", "--repeat 1"));
     }
     let (contenders, faults, notes) = contenders(args, &plan)?;
+    let dtype = format!("{:?}", args.dtype).to_ascii_lowercase();
+    let device = device(&args.device)?;
+    for contender in contenders.iter().filter(|contender| contender.steps == plan.request.steps) {
+        let judged = judge::of_plan(&plan, &contender.cache, &args.sampling, Some((&dtype, &device)))?;
+        judge::announce(&judged, args.sampling.force, out)?;
+    }
     let mut warn = |text: &str, hint: Option<&str>| out.warn(text, hint);
     let entries = contender::build(&contenders, &plan, faults, &mut warn)?;
     notes.iter().for_each(|note| out.note(note));
