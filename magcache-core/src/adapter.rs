@@ -5,9 +5,9 @@ use std::{any::Any, ops::Range, sync::Arc};
 use candle_core::Result;
 
 use crate::{
-    AnyCache, AnyState, Base, BlockHook, Branch, Cx, Forecast, ForecastConfig, Guards, Head, HookId, Next,
-    Output, Persist, Reader, Record, SlotKey, SnapshotError, Step, Streams, Verdict, Why, Window, Writer,
-    cache::History, metrics, streams::Kind,
+    AnyCache, AnyState, Audit, Base, BlockHook, Branch, Cx, Forecast, ForecastConfig, Guards, Head, HookId,
+    Next, Output, Persist, Reader, Record, SlotKey, SnapshotError, Step, Streams, Verdict, Why, Window,
+    Writer, audit::Drift, cache::History, metrics, streams::Kind,
 };
 
 /// A strategy and a forecast as a hook.
@@ -29,6 +29,8 @@ struct Slot {
     state: Option<Box<dyn AnyState>>,
     forecast: Option<Made>,
     history: History,
+    /// Reuses decided so far, by which they are audited.
+    turn: usize,
     kind: Option<Kind>,
     lead: Option<Lead>,
 }
@@ -58,6 +60,25 @@ struct Lead {
 }
 
 crate::fields!(Lead { step, out });
+
+/// A reuse that was decided and logged.
+struct Reuse<'r, 'n> {
+    /// Its place in the log.
+    place: usize,
+    /// The blocks that it stands in for.
+    middle: Next<'n>,
+    /// What entered them.
+    fronted: &'r Streams,
+    /// What the forecast starts from.
+    base: &'r Streams,
+    guess: Streams,
+}
+
+/// What comes out of a reuse.
+enum Reused {
+    Guess(Streams),
+    Truth(Streams),
+}
 
 /// What a pass can be rebuilt from.
 enum Basis {
@@ -100,8 +121,42 @@ impl CacheHook {
             why: verdict.why,
             metric: verdict.metric,
             accumulated: verdict.accumulated,
+            audit: None,
             bytes,
         })
+    }
+
+    /// What the audits of a slot add up to.
+    fn drift(&self, cx: &Cx<'_>, blocks: &Range<usize>) -> Drift {
+        let here = |r: &&Record| {
+            (r.hook, r.branch, r.expert, r.eval) == (self.id, cx.branch, cx.step.expert, cx.step.eval)
+                && r.blocks == *blocks
+                && r.module.as_ref() == cx.module
+        };
+        Drift::of(cx.log.records().iter().filter(here), cx.audit, self.guards.max_skips)
+    }
+
+    /// Runs the blocks beside a reuse that is audited, and puts what they give in its place where that passes the drift budget.
+    fn check(&self, cx: &mut Cx<'_>, turn: usize, reuse: Reuse<'_, '_>) -> Result<Reused> {
+        let Reuse { place, middle, fronted, base, guess } = reuse;
+        let blocks = middle.blocks();
+        let due = if self.guards.follows(cx.branch) {
+            let leader = cx.log.decision(self.id, &blocks, cx.step, Branch::Cond);
+            leader.is_some_and(|leader| leader.audit.is_some())
+        } else {
+            cx.audit.is_due(turn)
+        };
+        if !due {
+            return Ok(Reused::Guess(guess));
+        }
+        let truth = middle.bare().run(cx, fronted.clone())?.streams;
+        let audit = Audit::of(cx, base, &guess, &truth)?;
+        cx.log.audited(place, audit);
+        if !self.drift(cx, &blocks).passed {
+            return Ok(Reused::Guess(guess));
+        }
+        cx.log.overrule(place, Why::DriftBudget);
+        Ok(Reused::Truth(truth))
     }
 
     fn basis(&self, cx: &Cx<'_>, key: &SlotKey, fronted: &Streams) -> Basis {
@@ -152,8 +207,35 @@ impl CacheHook {
         }
         Ok(match self.guards.verdict(cx.step, &slot.history) {
             Some(why) => verdict.overruled(why),
+            None if verdict.reuse && self.drift(cx, blocks).forbids(slot.history.consecutive) => {
+                verdict.overruled(Why::DriftBudget)
+            }
             None => verdict,
         })
+    }
+
+    /// What a pass that was computed leaves behind.
+    fn computed(
+        &self,
+        cx: &mut Cx<'_>,
+        slot: &mut Slot,
+        basis: &Basis,
+        place: usize,
+        out: &Output,
+    ) -> Result<()> {
+        slot.history.consecutive = 0;
+        let sound = match basis {
+            Basis::Leads => slot.leads(cx.step.index, out)?,
+            // What an inner cache guessed is not a fact to learn from.
+            Basis::From(base) if base.exact && out.exact => {
+                self.learn(cx, slot, &base.streams, &out.streams)?
+            }
+            _ => true,
+        };
+        if !sound {
+            cx.log.amend(place, Why::FailsafeNonFinite);
+        }
+        Ok(())
     }
 
     fn learn(&self, cx: &Cx<'_>, slot: &mut Slot, x: &Streams, y: &Streams) -> Result<bool> {
@@ -209,8 +291,8 @@ impl Slot {
     }
 
     fn reset(&mut self) {
-        let skipped = self.history.skipped;
-        *self = Self { history: History { skipped, ..History::default() }, ..Self::default() };
+        let (skipped, turn) = (self.history.skipped, self.turn);
+        *self = Self { history: History { skipped, ..History::default() }, turn, ..Self::default() };
     }
 }
 
@@ -243,27 +325,28 @@ impl BlockHook for CacheHook {
         if verdict.reuse && guess.is_none() {
             verdict = verdict.overruled(Why::NoHistory);
         }
-        let record = self.log(cx, blocks, verdict);
+        let place = self.log(cx, blocks, verdict);
 
-        let out = if let Some(streams) = guess {
-            middle.skip(cx);
-            slot.history.consecutive += 1;
-            slot.history.skipped += 1;
-            Output { streams, exact: false }
+        let out = if let (Some(guess), Basis::From(base)) = (guess, &basis) {
+            middle.clone().skip(cx);
+            let reuse = Reuse { place, middle, fronted: &fronted, base: &base.streams, guess };
+            let reused = self.check(cx, slot.turn, reuse)?;
+            slot.turn += 1;
+            match reused {
+                Reused::Guess(streams) => {
+                    slot.history.consecutive += 1;
+                    slot.history.skipped += 1;
+                    Output { streams, exact: false }
+                }
+                Reused::Truth(streams) => {
+                    let out = Output { streams, exact: true };
+                    self.computed(cx, &mut slot, &basis, place, &out)?;
+                    out
+                }
+            }
         } else {
             let out = middle.run(cx, fronted)?;
-            slot.history.consecutive = 0;
-            let sound = match &basis {
-                Basis::Leads => slot.leads(cx.step.index, &out)?,
-                // What an inner cache guessed is not a fact to learn from.
-                Basis::From(base) if base.exact && out.exact => {
-                    self.learn(cx, &mut slot, &base.streams, &out.streams)?
-                }
-                _ => true,
-            };
-            if !sound {
-                cx.log.amend(record, Why::FailsafeNonFinite);
-            }
+            self.computed(cx, &mut slot, &basis, place, &out)?;
             out
         };
         let bytes = slot.bytes();
@@ -286,12 +369,13 @@ impl BlockHook for CacheHook {
         slot: &dyn Any,
         to: &mut Writer<'_>,
     ) -> std::result::Result<(), SnapshotError> {
-        let Some(Slot { state, forecast, history, kind, lead }) = slot.downcast_ref() else {
+        let Some(Slot { state, forecast, history, turn, kind, lead }) = slot.downcast_ref() else {
             return Err(SnapshotError::Refused { hook: key.hook, name: "a slot of another hook".to_owned() });
         };
         to.optional("state", state.as_deref());
         to.optional("forecast", forecast.as_ref());
         to.field("history", history);
+        to.field("turn", turn);
         to.field("kind", kind);
         to.field("lead", lead);
         Ok(())
@@ -314,6 +398,7 @@ impl BlockHook for CacheHook {
             state: state.transpose()?,
             forecast: forecast.transpose()?,
             history: from.field("history")?,
+            turn: from.field("turn")?,
             kind: from.field("kind")?,
             lead: from.field("lead")?,
         }))

@@ -9,8 +9,8 @@ use candle_core::{DType, Device};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
-    AnyCache, BlockHook, Branches, CacheHook, ConfigError, Expert, ForecastConfig, Guards, HookId,
-    HookRegistry, Level, ModelMeta, Problem, Profile, StoragePolicy, Trajectory, Warmup, Window,
+    AnyCache, AuditPolicy, BlockHook, Branches, CacheHook, ConfigError, Expert, ForecastConfig, Guards,
+    HookId, HookRegistry, Level, ModelMeta, Problem, Profile, StoragePolicy, Trajectory, Warmup, Window,
     error::nearest,
     exclusion,
     exclusion::Placed,
@@ -163,13 +163,15 @@ pub struct Residuals {
     pub device: Option<String>,
 }
 
-/// Which hooks a run has: the `[[cache]]` tables, outermost first, and `[residuals]`.
+/// Which hooks a run has: the `[[cache]]` tables, outermost first, `[residuals]` and `[audit]`.
 #[derive(Debug, Default)]
 pub struct CachePlan {
     /// The tables.
     pub cache: Vec<CacheEntry>,
     /// How residuals are stored.
     pub residuals: Residuals,
+    /// Which reuses are checked against the truth.
+    pub audit: AuditPolicy,
 }
 
 /// A registry, and what to tell the user before the run.
@@ -218,7 +220,7 @@ impl CacheEntry {
 }
 
 impl CachePlan {
-    /// Reads the `cache` array and the `residuals` table of a document that has nothing else.
+    /// Reads the `cache` array and the tables `residuals` and `audit` of a document that has nothing else.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]
@@ -227,24 +229,30 @@ impl CachePlan {
             cache: Vec<toml::Table>,
             #[serde(default)]
             residuals: toml::Table,
+            #[serde(default)]
+            audit: toml::Table,
         }
         let table: toml::Table = toml::from_str(text).map_err(|e| syntax("configuration", &e))?;
         let document: Document = read("configuration", table)?;
-        Self::from_tables(document.cache, read("[residuals]", document.residuals)?)
+        let plan = Self::from_tables(document.cache, read("[residuals]", document.residuals)?)?;
+        Ok(Self { audit: read("[audit]", document.audit)?, ..plan })
     }
 
     /// Reads the tables of a document that was parsed elsewhere.
     pub fn from_tables(cache: Vec<toml::Table>, residuals: Residuals) -> Result<Self, ConfigError> {
         let entry = |(i, table)| CacheEntry::from_table(&format!("cache[{i}]"), table);
-        Ok(Self { cache: cache.into_iter().enumerate().map(entry).collect::<Result<_, _>>()?, residuals })
+        let cache = cache.into_iter().enumerate().map(entry).collect::<Result<_, _>>()?;
+        Ok(Self { cache, residuals, audit: AuditPolicy::default() })
     }
 
     /// Checks everything against the model and the run, and builds the hooks.
     ///
     /// Errors: every fatal problem at once.
     pub fn build(&self, model: &ModelMeta, trajectory: Option<&Trajectory>) -> Result<Built, ConfigError> {
-        let mut builder = HookRegistry::builder(model.blocks()).storage(self.residuals.policy()?);
+        let mut builder =
+            HookRegistry::builder(model.blocks()).storage(self.residuals.policy()?).audit(self.audit);
         let mut problems = model.problems();
+        problems.extend(self.audit.problems());
         let mut placed: Vec<Placed<'_>> = Vec::new();
         for (i, entry) in self.cache.iter().enumerate() {
             let place = format!("cache[{i}] (strategy {:?})", entry.name);

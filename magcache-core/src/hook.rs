@@ -8,8 +8,8 @@ use std::{any::Any, fmt, fmt::Debug, ops::Range, sync::Arc};
 use candle_core::{Result, Tensor, bail};
 
 use crate::{
-    Branch, DecisionLog, Expert, ModuleRings, Reader, SlotKey, Slots, SnapshotError, Step, StoragePolicy,
-    Streams, Writer, module,
+    AuditPolicy, Branch, DecisionLog, Expert, ModuleRings, Reader, SlotKey, Slots, SnapshotError, Step,
+    StoragePolicy, Streams, Writer, module,
 };
 
 /// Names one ring of a registry: its place in the configuration, outermost first.
@@ -61,6 +61,8 @@ pub struct Cx<'a> {
     pub log: &'a mut DecisionLog,
     /// How tensors are stored between passes.
     pub storage: &'a StoragePolicy,
+    /// Which reuses are checked against the truth.
+    pub audit: &'a AuditPolicy,
     /// Combines metrics over ranks.
     pub reducer: Option<&'a Reducer>,
 }
@@ -81,6 +83,7 @@ impl Cx<'_> {
             slots: &mut *self.slots,
             log: &mut *self.log,
             storage: self.storage,
+            audit: self.audit,
             reducer: self.reducer,
         }
     }
@@ -158,6 +161,8 @@ impl Ring {
 pub(crate) struct At {
     pub(crate) block: usize,
     pub(crate) forced: bool,
+    /// Without any hook inside it.
+    pub(crate) bare: bool,
 }
 
 pub(crate) type Block<'n> = &'n dyn Fn(&mut Cx<'_>, At, Streams) -> Result<Output>;
@@ -171,11 +176,12 @@ pub struct Next<'n> {
     blocks: Range<usize>,
     block: Block<'n>,
     forced: bool,
+    bare: bool,
 }
 
 impl<'n> Next<'n> {
     pub(crate) fn new(rings: &'n [Ring], blocks: Range<usize>, block: Block<'n>) -> Self {
-        Self { rings, modules: &[], blocks, block, forced: false }
+        Self { rings, modules: &[], blocks, block, forced: false, bare: false }
     }
 
     /// With rings inside the blocks, which are told when a block is replaced.
@@ -206,6 +212,12 @@ impl<'n> Next<'n> {
         Next { forced: true, ..self }
     }
 
+    /// The blocks without any ring around them, further in or inside them: none is told, none learns.
+    #[must_use]
+    pub(crate) fn bare(self) -> Next<'n> {
+        Next { rings: &[], modules: &[], bare: true, ..self }
+    }
+
     /// Runs the rings and the blocks inside.
     pub fn run(self, cx: &mut Cx<'_>, x: Streams) -> Result<Output> {
         if self.blocks.is_empty() {
@@ -214,7 +226,7 @@ impl<'n> Next<'n> {
         let Some((ring, inner)) = self.rings.split_first() else {
             let mut out = Output { streams: x, exact: true };
             for block in self.blocks {
-                let y = (self.block)(cx, At { block, forced: self.forced }, out.streams)?;
+                let y = (self.block)(cx, At { block, forced: self.forced, bare: self.bare }, out.streams)?;
                 out = Output { streams: y.streams, exact: out.exact && y.exact };
             }
             return Ok(out);

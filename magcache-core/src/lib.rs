@@ -48,6 +48,7 @@
 //! ```
 
 mod adapter;
+mod audit;
 mod cache;
 pub mod calibrate;
 mod config;
@@ -77,6 +78,7 @@ pub mod testing;
 mod trajectory;
 
 pub use adapter::CacheHook;
+pub use audit::{Audit, AuditPolicy, OnDrift};
 pub use cache::{AnyCache, AnyState, Base, Head, History, SlotState, TimestepCache, Verdict, Window};
 pub use config::{BuildCx, Built, CacheConfig, CacheEntry, CachePlan, Residuals, Strategy, Words};
 pub use error::{ConfigError, Problem, nearest};

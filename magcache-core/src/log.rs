@@ -2,7 +2,7 @@
 
 use std::{fmt, ops::Range, str::FromStr, sync::Arc};
 
-use crate::{Branch, Expert, HookId, Step};
+use crate::{Audit, Branch, Expert, HookId, Step};
 
 /// Why a pass computed or reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -38,6 +38,8 @@ pub enum Why {
     Forced,
     /// An outer cache skipped this range.
     OuterCache,
+    /// The audited errors of reuse passed their budget.
+    DriftBudget,
     /// Shape, dtype or device of the streams changed: the slot was reset.
     FailsafeShape,
     /// A metric or an output was NaN or infinite: the slot was reset.
@@ -46,7 +48,7 @@ pub enum Why {
 
 impl Why {
     /// Every cause.
-    const ALL: [Self; 17] = [
+    const ALL: [Self; 18] = [
         Self::NoHistory,
         Self::Warmup,
         Self::LastSteps,
@@ -62,6 +64,7 @@ impl Why {
         Self::Leads,
         Self::Forced,
         Self::OuterCache,
+        Self::DriftBudget,
         Self::FailsafeShape,
         Self::FailsafeNonFinite,
     ];
@@ -84,6 +87,7 @@ impl Why {
             Self::Leads => "leads",
             Self::Forced => "forced",
             Self::OuterCache => "outer-cache",
+            Self::DriftBudget => "drift-budget",
             Self::FailsafeShape => "failsafe-shape",
             Self::FailsafeNonFinite => "failsafe-non-finite",
         }
@@ -139,6 +143,8 @@ pub struct Record {
     pub metric: Option<f64>,
     /// What it compared with its threshold.
     pub accumulated: Option<f64>,
+    /// The true error of the reuse, where it was audited. Of a reuse that was overruled for it ([`Why::DriftBudget`]) too.
+    pub audit: Option<Audit>,
     /// Bytes that the session's slots held when the decision was taken.
     pub bytes: usize,
 }
@@ -155,6 +161,7 @@ crate::fields!(Record {
     why,
     metric,
     accumulated,
+    audit,
     bytes,
 });
 
@@ -184,6 +191,19 @@ impl DecisionLog {
     pub(crate) fn amend(&mut self, place: usize, why: Why) {
         if let Some(record) = self.records.get_mut(place) {
             record.why = why;
+        }
+    }
+
+    pub(crate) fn audited(&mut self, place: usize, audit: Audit) {
+        if let Some(record) = self.records.get_mut(place) {
+            record.audit = Some(audit);
+        }
+    }
+
+    /// A reuse that becomes computed after all.
+    pub(crate) fn overrule(&mut self, place: usize, why: Why) {
+        if let Some(record) = self.records.get_mut(place) {
+            (record.reused, record.why) = (false, why);
         }
     }
 

@@ -49,7 +49,7 @@ impl<'m> Modules<'m> {
     }
 
     pub(crate) fn of(cx: &'m mut Cx<'_>, modules: &'m [ModuleRings], at: At) -> Self {
-        if modules.is_empty() {
+        if modules.is_empty() || at.bare {
             return Self(None);
         }
         Self(Some(Inside { cx: cx.reborrow(None), modules, at, exact: true, ran: Vec::new() }))
@@ -70,7 +70,7 @@ impl<'m> Modules<'m> {
         let Some(inside) = &mut self.0 else { return f(x) };
         let mut known = inside.modules.iter().enumerate();
         let Some((place, module)) = known.find(|(_, m)| m.name() == name) else { return f(x) };
-        let At { block, forced } = inside.at;
+        let At { block, forced, .. } = inside.at;
         if inside.ran.contains(&place) {
             bail!("module {name:?} of block {block} was run twice in one pass");
         }

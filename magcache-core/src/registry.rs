@@ -3,7 +3,8 @@
 use std::{ops::Range, sync::Arc};
 
 use crate::{
-    BlockHook, ConfigError, Expert, HookId, ModuleRings, Reducer, Ring, Session, SnapshotError, StoragePolicy,
+    AuditPolicy, BlockHook, ConfigError, Expert, HookId, ModuleRings, Reducer, Ring, Session, SnapshotError,
+    StoragePolicy,
 };
 
 /// Hooks in order, the first outermost: some around ranges of blocks, some around modules inside the blocks, some around
@@ -16,6 +17,7 @@ pub struct HookRegistry {
     modules: Vec<ModuleRings>,
     forward: Vec<Ring>,
     storage: StoragePolicy,
+    audit: AuditPolicy,
 }
 
 impl HookRegistry {
@@ -46,7 +48,7 @@ impl HookRegistry {
 
     /// True when no decision depends on a tensor.
     pub fn is_static(&self) -> bool {
-        self.all().all(|ring| ring.hook.is_static())
+        !self.audit.acts() && self.all().all(|ring| ring.hook.is_static())
     }
 
     /// The rings of every level.
@@ -64,6 +66,16 @@ impl HookRegistry {
     /// How residuals are stored.
     pub fn storage(&self) -> &StoragePolicy {
         &self.storage
+    }
+
+    /// Which reuses are checked against the truth.
+    pub fn audit(&self) -> &AuditPolicy {
+        &self.audit
+    }
+
+    /// The same hooks, none of whose reuses is checked: for runs without tensors.
+    pub(crate) fn unaudited(&self) -> Arc<Self> {
+        Arc::new(Self { audit: AuditPolicy::default(), ..self.clone() })
     }
 
     /// The state of one new request.
@@ -140,6 +152,13 @@ impl Builder {
     #[must_use]
     pub fn storage(mut self, storage: StoragePolicy) -> Self {
         self.registry.storage = storage;
+        self
+    }
+
+    /// Which reuses are checked against the truth.
+    #[must_use]
+    pub fn audit(mut self, audit: AuditPolicy) -> Self {
+        self.registry.audit = audit;
         self
     }
 

@@ -15,7 +15,7 @@ pub fn simulate(
     model: &ModelMeta,
     trajectory: &Trajectory,
 ) -> Result<DecisionLog> {
-    let mut session = registry.session();
+    let mut session = registry.unaudited().session();
     let one = Tensor::ones((1, 1, 1), candle_core::DType::F32, &Device::Cpu)?;
     let text = model.stacks.iter().any(|s| s.outputs.contains(&Role::Text));
     for step in trajectory.steps() {

@@ -168,6 +168,7 @@ impl Pass<'_> {
             slots,
             log,
             storage: registry.storage(),
+            audit: registry.audit(),
             reducer: *reducer,
         };
         let next = Next::new(registry.rings(), 0..blocks, &block).over(rings);
@@ -213,6 +214,10 @@ impl Pass<'_> {
         let (registry, reducer) = (*registry, *reducer);
         let entered = Cell::new(false);
         let block = |cx: &mut Cx<'_>, at: At, x: Streams| {
+            if at.bare {
+                let y = forward(x.into_image()?, &mut Pass::off())?;
+                return Ok(Output { streams: Streams::Image(y), exact: true });
+            }
             entered.set(true);
             let Cx { step, branch, slots, log, .. } = cx;
             let (step, branch, forced) = (step.clone(), *branch, at.forced);
@@ -229,6 +234,7 @@ impl Pass<'_> {
             slots,
             log,
             storage: registry.storage(),
+            audit: registry.audit(),
             reducer,
         };
         let out = Next::new(registry.forward_rings(), 0..1, &block).run(&mut cx, Streams::Image(x))?;
