@@ -212,9 +212,28 @@ pub(crate) struct Run {
     #[arg(long, value_name = "STEPS", requires = "checkpoint", default_value_t = 1)]
     #[arg(value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) checkpoint_every: u64,
+    /// Computes this part of the skipped passes as well, 0 to 1, and reports the true error of the reuse
+    #[arg(long, value_name = "FRACTION")]
+    pub(crate) audit: Option<f64>,
+    /// Most drift: the audited errors added up, each in place of 1/FRACTION reuses
+    #[arg(long, value_name = "ERROR")]
+    pub(crate) drift_budget: Option<f64>,
+    /// What is done when it is passed
+    #[arg(long, value_enum)]
+    pub(crate) on_drift: Option<OnDrift>,
     /// Prints the resolved configuration and runs nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OnDrift {
+    /// It is reported
+    Report,
+    /// Half as many consecutive skips are allowed from then on
+    Tighten,
+    /// Every later pass is computed
+    Disable,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use magcache_core::{
-    Built, CacheEntry, CachePlan, ConfigError, Problem, Profile, Residuals, Trajectory, nearest,
+    AuditPolicy, Built, CacheEntry, CachePlan, ConfigError, Problem, Profile, Residuals, Trajectory, nearest,
 };
 use magcache_models::{
     checkpoint::Folder,
@@ -37,6 +37,8 @@ pub(crate) struct Config {
     pub(crate) sampling: SamplingTable,
     #[serde(skip_serializing_if = "Residuals::is_default")]
     pub(crate) residuals: Residuals,
+    #[serde(skip_serializing_if = "AuditPolicy::is_default")]
+    pub(crate) audit: AuditPolicy,
     pub(crate) output: OutputTable,
     /// What is asked for in place of a threshold; resolved to `cache` before a run.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -191,7 +193,8 @@ impl Config {
 
     /// The caches.
     pub(crate) fn caches(&self) -> Result<CachePlan> {
-        Ok(CachePlan::from_tables(self.cache.clone(), self.residuals.clone())?)
+        let plan = CachePlan::from_tables(self.cache.clone(), self.residuals.clone())?;
+        Ok(CachePlan { audit: self.audit, ..plan })
     }
 }
 

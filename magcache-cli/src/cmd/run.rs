@@ -4,10 +4,10 @@ use std::{path::PathBuf, sync::Arc, time::Instant};
 
 use anyhow::{Context, Result};
 use candle_core::{DType, Device};
-use magcache_core::{Built, schedule::simulate};
+use magcache_core::{Built, OnDrift, schedule::simulate};
 use magcache_models::{
     checkpoint::WeightDtype,
-    pipeline::{Denoiser, Generation, LoadOptions, Offload, PipelineError, Stage},
+    pipeline::{Denoiser, Generation, LoadOptions, Offload, PassTime, PipelineError, Stage},
 };
 use serde_json::json;
 
@@ -186,6 +186,15 @@ fn plan(args: &Run, device: Device) -> Result<Plan> {
     sampling.negative_prompt = args.negative_prompt.clone().or(sampling.negative_prompt.take());
     sampling.seed = args.seed.or(sampling.seed);
     config.output.path = args.out.clone().or(config.output.path.take());
+    let audit = &mut config.audit;
+    audit.fraction = args.audit.unwrap_or(audit.fraction);
+    audit.drift_budget = args.drift_budget.or(audit.drift_budget);
+    audit.on_drift = match args.on_drift {
+        None => audit.on_drift,
+        Some(args::OnDrift::Report) => OnDrift::Report,
+        Some(args::OnDrift::Tighten) => OnDrift::Tighten,
+        Some(args::OnDrift::Disable) => OnDrift::Disable,
+    };
     let offload = match args.offload {
         args::Offload::None => Offload::None,
         args::Offload::Host => Offload::Host,
@@ -300,6 +309,8 @@ fn report(
         "failsafes": 0,
         "planned": plan.chosen.as_ref().map(Chosen::json),
         "resumed_at": resumed_at,
+        "audited_passes": 0,
+        "audited_seconds": 0.0,
         "outputs": outputs,
     });
     if let Some(session) = generation.session() {
@@ -318,6 +329,16 @@ fn report(
             summary::bytes(session.slots().peak_bytes()),
             session.slots().evicted(),
         );
+        if !summary.audited.is_empty() {
+            let audited = |t: &&PassTime| summary.audited.contains(&(t.step, t.branch));
+            let took = generation.times().iter().filter(audited).map(|t| t.time.as_secs_f64()).sum::<f64>();
+            let passes = summary.audited.len();
+            text += &format!(
+                "  {passes} passes audited, which took {took:.2} s and are no part of the ceiling\n"
+            );
+            document["audited_passes"] = json!(passes);
+            document["audited_seconds"] = json!(took);
+        }
         for (cause, n) in &summary.failsafes {
             text += &format!("  {n} times {cause}\n");
         }

@@ -1,5 +1,6 @@
 //! What a run did: passes computed and skipped, by expert and branch, with reasons.
 
+mod audit;
 pub(crate) mod strip;
 #[cfg(test)]
 mod tests;
@@ -7,6 +8,7 @@ pub(crate) mod trace;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+pub(crate) use self::audit::Audits;
 use magcache_core::{Branch, DecisionLog, Expert, HookRegistry, ModelMeta, Record, Trajectory, schedule};
 use magcache_models::pipeline::Generation;
 use serde_json::{Value, json};
@@ -18,6 +20,8 @@ pub(crate) struct Part {
     pub(crate) skipped: Vec<usize>,
     pub(crate) reasons: BTreeMap<&'static str, usize>,
     pub(crate) metrics: Vec<f64>,
+    /// Reuses that were computed as well.
+    pub(crate) audits: Audits,
 }
 
 /// The decisions about one module of every block that has it.
@@ -38,8 +42,11 @@ pub(crate) struct Summary {
     pub(crate) failsafes: BTreeMap<&'static str, usize>,
     /// Passes of the network.
     pub(crate) passes: usize,
-    /// Passes, in parts of the blocks that a hook replaced: a pass whose every block was replaced counts 1.
+    /// Passes, in parts of the blocks that a hook replaced and that were not run for an audit: a pass whose every block was
+    /// replaced counts 1.
     pub(crate) saved: f64,
+    /// Steps and branches of passes in which something was audited.
+    pub(crate) audited: BTreeSet<(usize, Branch)>,
 }
 
 impl Summary {
@@ -74,6 +81,14 @@ impl Summary {
             if record.why.is_failsafe() {
                 *out.failsafes.entry(record.why.as_str()).or_default() += 1;
             }
+            if record.audit.is_some() {
+                out.audited.insert((record.step, record.branch));
+                out.parts
+                    .entry((record.expert, record.branch))
+                    .or_default()
+                    .audits
+                    .count(record, registry.audit());
+            }
             if let Some(name) = record.module.as_deref() {
                 let module = out.modules.entry(name.to_owned()).or_default();
                 *(if record.reused { &mut module.forecast } else { &mut module.computed }) += 1;
@@ -83,7 +98,8 @@ impl Summary {
             if record.reused {
                 let share =
                     if whole_pass(record) { 1.0 } else { schedule::share(&record.blocks, model.blocks()) };
-                out.saved += share;
+                // What was run for an audit cost what it costs.
+                out.saved += if record.audit.is_none() { share } else { 0.0 };
                 if !part.skipped.contains(&record.step) {
                     part.skipped.push(record.step);
                 }
@@ -198,6 +214,7 @@ impl Summary {
                     "computed_because": p.reasons,
                     "mean_metric": p.mean(),
                     "max_metric": p.max(),
+                    "audit": p.audits.json(),
                 })
             })
             .collect();
@@ -222,6 +239,7 @@ impl Summary {
                 reasons.join(", "),
                 p.skipped.len(),
             );
+            out += &p.audits.text();
         }
         let totals = self.totals();
         for (expert, (passes, skipped)) in totals.iter().filter(|_| totals.len() > 1) {

@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use magcache_core::{ConfigError, HookRegistry, Level, meta};
+use magcache_core::{Audit, ConfigError, HookRegistry, Level, meta};
 use magcache_models::pipeline::{Generation, Request};
 use serde::{Deserialize, Serialize};
 
@@ -37,6 +37,9 @@ pub(crate) struct Line {
     pub(crate) module: Option<String>,
     pub(crate) metric: Option<f64>,
     pub(crate) accumulated: Option<f64>,
+    /// The true error of the reuse, where it was audited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) audit: Option<Errors>,
     pub(crate) decision: String,
     pub(crate) reason: String,
     pub(crate) microseconds: Option<u128>,
@@ -53,6 +56,15 @@ pub(crate) fn read(path: &Path) -> Result<Vec<Line>> {
             .map_err(|e| bad_input(format!("{}:{}: not a line of a trace: {e}", path.display(), i + 1)))
     };
     lines.map(parse).collect()
+}
+
+/// The errors of [`magcache_core::Audit`]; null where one is no number.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Errors {
+    output_l1: Option<f64>,
+    output_l2: Option<f64>,
+    residual_l1: Option<f64>,
+    residual_l2: Option<f64>,
 }
 
 /// A file that is checked before the run and appears when it is complete.
@@ -88,6 +100,7 @@ impl TraceFile {
                 module: record.module.as_deref().map(str::to_owned),
                 metric: record.metric.filter(|m| m.is_finite()),
                 accumulated: record.accumulated.filter(|m| m.is_finite()),
+                audit: record.audit.map(Errors::of),
                 decision: if record.reused { "reuse" } else { "compute" }.to_owned(),
                 reason: record.why.as_str().to_owned(),
                 microseconds: time.map(|t| t.time.as_micros()),
@@ -98,6 +111,19 @@ impl TraceFile {
         }
         media::write_file(&self.path, &text)?;
         Ok(self.path)
+    }
+}
+
+impl Errors {
+    fn of(audit: Audit) -> Self {
+        let finite = |error: f64| Some(error).filter(|e| e.is_finite());
+        let Audit { output_l1, output_l2, residual_l1, residual_l2 } = audit;
+        Self {
+            output_l1: finite(output_l1),
+            output_l2: finite(output_l2),
+            residual_l1: finite(residual_l1),
+            residual_l2: finite(residual_l2),
+        }
     }
 }
 

@@ -223,6 +223,7 @@ mod tests {
             module: None,
             metric: Some(0.5),
             accumulated: None,
+            audit: None,
             decision: decision.into(),
             reason: "warmup".into(),
             microseconds: Some(1),
