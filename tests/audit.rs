@@ -228,6 +228,8 @@ fn a_budget_disables_at_the_step_that_passes_it() {
     // Every second reuse is audited, the first and the third, and counts twice: 1, then 1 + 1.5.
     let half = policy.replace("fraction = 1.0", "fraction = 0.5");
     assert_eq!(outcome(&mut schedule(&half), 5).1, [first, SKIP, SKIP, DRIFT, DRIFT]);
+    let twice = half.replace("drift_budget = 1.0", "drift_budget = 2.4");
+    assert_eq!(outcome(&mut schedule(&twice), 5).1, [first, SKIP, SKIP, DRIFT, DRIFT]);
     let report = policy.replace("disable", "report");
     assert_eq!(outcome(&mut schedule(&report), 5).1, [first, SKIP, SKIP, SKIP, SKIP]);
 }

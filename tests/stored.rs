@@ -7,7 +7,7 @@ use std::sync::Arc;
 use candle_core::Device;
 use magcache_core::{
     BlockHook, Branch, CachePlan, Cx, Expert, HookRegistry, Next, Output, Phase, Role, Session, SlotKey,
-    Snapshot, SnapshotError, Streams, Trajectory,
+    Snapshot, SnapshotError, Streams, Trajectory, Why,
     calibrate::Recorder,
     testing::{Toy, resumes, run, run_pass, same_bits},
 };
@@ -67,6 +67,21 @@ fn the_tables_above_skip_and_evict() {
         assert!(session.log().records().iter().any(|r| r.reused), "{table} skips nothing");
         assert_eq!(session.slots().evicted() > 0, table.contains("\nbudget"), "{table}");
     }
+}
+
+#[test]
+fn a_shape_that_changes_behind_a_break_is_still_seen() {
+    let steps = Trajectory::plain(8, &BOTH);
+    let (toy, wider) = (Toy::image(4), Toy::image(4).with_tokens(9));
+    let mut first = session(&toy, "[[cache]]\nstrategy = \"schedule\"\nskip = [4, 5, 6]", &steps);
+    for index in 0..4 {
+        run_pass(&toy, Some(&mut first), &steps.step(index), Branch::Cond, 1).unwrap();
+    }
+    let mut rest = first.registry().session();
+    rest.restore(&stored(&first).unwrap().reader(&Device::Cpu)).unwrap();
+    let ran = run_pass(&wider, Some(&mut rest), &steps.step(4), Branch::Cond, 1).unwrap();
+    assert_eq!(ran.records[0].why, Why::FailsafeShape);
+    assert_eq!(rest.log().failsafes(), 1);
 }
 
 fn stored(session: &Session) -> Result<Snapshot, SnapshotError> {

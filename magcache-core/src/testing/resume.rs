@@ -59,6 +59,12 @@ pub fn resumes(
             assert!(same_bits(&ran(&mut session, pass).output, output), "{here} differs");
         }
         assert_same(&format!("{at}, then run to its end"), &stored[passes.len()], &snapshot(place, &session));
+        let counts = |session: &Session| {
+            let slots = session.slots();
+            (slots.bytes(), slots.peak_bytes(), slots.evicted())
+        };
+        assert!(counts(&session) == counts(&whole), "{at}: {:?}, not {:?}", counts(&session), counts(&whole));
+        assert!(session.log() == whole.log(), "{at}: the log is another one");
     }
 }
 
