@@ -19,6 +19,13 @@ static MEASURED: LazyLock<TempDir> = LazyLock::new(|| {
     let dir = tempfile::tempdir().unwrap();
     let calibrate = ["calibrate", "--prompt", "a red circle", "--seeds", "1,2", "--out", "p.toml"];
     answer(&[&calibrate[..], &SMALL].concat(), dir.path());
+    // What a skipped step costs is a time, and a test cannot rest on one.
+    let path = dir.path().join("p.toml");
+    let text = fs::read_to_string(&path).unwrap();
+    let timed = |line: &str| line.starts_with("skipped_cost = ");
+    assert_eq!(text.lines().filter(|line| timed(line)).count(), 1);
+    let fixed = text.lines().map(|line| if timed(line) { "skipped_cost = 0.05" } else { line });
+    fs::write(path, fixed.collect::<Vec<_>>().join("\n")).unwrap();
     dir
 });
 
@@ -49,7 +56,6 @@ fn a_calibration_plans_a_schedule_for_every_number_of_steps() {
     let dir = folder();
     let plans = plans(dir.path());
     assert_eq!((plans.steps, plans.flow_shift, plans.boundary_ratio), (9, None, None));
-    assert!(plans.skipped_cost > 0.0 && plans.skipped_cost < 1.0, "{}", plans.skipped_cost);
     let counts: Vec<usize> = plans.schedules.iter().map(|s| s.computed).collect();
     assert_eq!(counts, [1, 2, 3, 4, 5, 6, 7, 8]);
     // One skip less is never predicted to be worse.
