@@ -298,8 +298,10 @@ impl Chosen {
     /// One line for a user.
     pub(crate) fn text(&self) -> String {
         let mut text = format!(
-            "planned: {:.4} of {} steps computed, network {:.2}x as fast",
-            self.computed, self.steps, self.speedup
+            "planned: {} of {} steps computed, network {:.2}x as fast",
+            (self.computed * 10.0).round() / 10.0,
+            self.steps,
+            self.speedup
         );
         if let Some(psnr) = self.psnr {
             let how = if self.psnr_measured { "measured" } else { "predicted" };
