@@ -33,6 +33,9 @@ pub fn main() -> ExitCode {
     magcache_strategies::link();
     magcache_models::link();
     let args = Args::parse();
+    if args.reference_ops {
+        magcache_models::nn::use_reference_ops();
+    }
     let out = Output::new(args.json, args.quiet);
     let done = match args.command {
         Command::Demo(args) => cmd::demo::run(&args, &out),

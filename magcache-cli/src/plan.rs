@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use candle_core::Device;
 use magcache_core::{
     AuditPolicy, Built, CacheEntry, CachePlan, ConfigError, Problem, Profile, Residuals, Trajectory, nearest,
 };
@@ -84,6 +85,8 @@ pub(crate) struct Plan {
     pub(crate) trajectory: Trajectory,
     pub(crate) cache: CachePlan,
     pub(crate) fps: f64,
+    /// Where it is computed.
+    pub(crate) device: Device,
     /// What was chosen for a target.
     pub(crate) chosen: Option<Chosen>,
     /// What reproduces this run.
@@ -201,6 +204,7 @@ impl Config {
 impl Plan {
     /// Opens the model, fills in its defaults and checks the whole request. Loads no weights.
     pub(crate) fn new(mut config: Config, options: LoadOptions) -> Result<Self> {
+        let device = options.device.clone();
         let pipeline = config.open(options)?;
         let defaults = pipeline.defaults();
         let s = &config.sampling;
@@ -272,7 +276,7 @@ impl Plan {
         if config.model.is_none() && config.weights.is_none() {
             config.model = pipeline::default_model().map(|e| e.name.to_owned());
         }
-        Ok(Self { pipeline, request, trajectory, cache, fps, chosen, config })
+        Ok(Self { pipeline, request, trajectory, cache, fps, device, chosen, config })
     }
 
     /// The hooks, and what to tell the user before the run.

@@ -5,7 +5,7 @@
 use std::{hint::black_box, sync::Arc};
 
 use candle_core::{DType, Device, Result, Tensor};
-use criterion::{Criterion, criterion_group, criterion_main};
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use magcache_core::{
     Branch, CacheHook, Guards, Head, HookId, HookRegistry, Pass, Step, Streams, TimestepCache, Verdict, Why,
     metrics, no_signals,
@@ -92,6 +92,23 @@ fn each_metric(c: &mut Criterion) {
     group.bench_function("relative_l1 bf16", |bench| bench.iter(|| metrics::relative_l1(&half.0, &half.1)));
     group.bench_function("relative_l2", |bench| bench.iter(|| metrics::relative_l2(&a, &b)));
     group.bench_function("magnitude_ratio", |bench| bench.iter(|| metrics::magnitude_ratio(&a, &b)));
+    group.bench_function("is_finite_on_host", |bench| bench.iter(|| metrics::is_finite_on_host(&a)));
+    group.finish();
+
+    let large = |scale: f32| {
+        let values: Vec<f32> = (0..4 << 20).map(|i| (i as f32 * 0.01).sin() * scale).collect();
+        Tensor::from_vec(values, (1, 4096, 1024), &Device::Cpu).expect("the shape fits")
+    };
+    let (a, b, c_) = (large(1.0), large(1.1), large(0.9));
+    let mut group = c.benchmark_group("metrics of 16 MB");
+    group.throughput(Throughput::Bytes(32 << 20));
+    group.bench_function("relative_l1", |bench| bench.iter(|| metrics::relative_l1(&a, &b)));
+    group.bench_function("residual, then relative_l1", |bench| {
+        bench.iter(|| metrics::relative_l1(&a.sub(&b)?, &c_));
+    });
+    group.bench_function("residual_and_relative_l1", |bench| {
+        bench.iter(|| metrics::residual_and_relative_l1(&a, &b, &c_));
+    });
     group.bench_function("is_finite_on_host", |bench| bench.iter(|| metrics::is_finite_on_host(&a)));
     group.finish();
 }

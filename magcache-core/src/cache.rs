@@ -121,6 +121,13 @@ impl Head<'_> {
         self.fronted.image()?.sub(&self.input.image()?)
     }
 
+    /// What the front blocks added, and how far that is from `before` by [`metrics::relative_l1`], reduced over ranks: in one pass.
+    pub fn front_residual_and_change(&self, before: &Tensor) -> Result<(Tensor, f64)> {
+        let (fronted, input) = (self.fronted.image()?, self.input.image()?);
+        let (now, change) = metrics::residual_and_relative_l1(&fronted, &input, before)?;
+        Ok((now, self.reduce(change)?))
+    }
+
     /// [`metrics::relative_l1`], reduced over ranks.
     pub fn relative_l1(&self, now: &Tensor, before: &Tensor) -> Result<f64> {
         self.reduce(metrics::relative_l1(now, before)?)

@@ -75,6 +75,7 @@ mod storage;
 mod streams;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod threads;
 mod trajectory;
 
 pub use adapter::CacheHook;

@@ -1,17 +1,59 @@
 //! Scalars about tensors. The only file that reads tensors back from their device.
 //!
-//! Every metric is reduced in `f64` from `f32` values whatever the tensors' dtype. Host tensors are read once,
-//! in one pass, without temporaries. A device tensor is reduced on the device and one scalar comes back.
+//! Every metric is reduced in `f64` from sums of a few hundred `f32` values whatever the tensors' dtype, in an order that does not
+//! depend on the number of threads. Host tensors are read once, in one pass on all cores, without temporaries. A device tensor is reduced on the device and one scalar comes back.
 //! Rows of a batch share one decision, so a metric of a batch is the maximum over its rows.
 #![allow(clippy::disallowed_methods, reason = "this is the file that may read tensors back")]
 
 use candle_core::{CpuStorage, DType, Result, Storage, Tensor, bail};
 
-use crate::calibrate::Pooled;
+use crate::{calibrate::Pooled, threads};
 
 /// `mean|a − b| / mean|b|`, the largest over the rows of dimension 0. NaN where `b` is all zeros.
 pub fn relative_l1(a: &Tensor, b: &Tensor) -> Result<f64> {
-    Ok(by_row(a, b, Tensor::abs, f64::abs)?.iter().map(|r| r.difference / r.of_b).fold(NONE, nan_max))
+    Ok(by_row(a, b, Tensor::abs, f32::abs)?.iter().map(|r| r.difference / r.of_b).fold(NONE, nan_max))
+}
+
+/// `y − x`, and [`relative_l1`] of it against `before`: on the host in one pass over the three.
+pub fn residual_and_relative_l1(y: &Tensor, x: &Tensor, before: &Tensor) -> Result<(Tensor, f64)> {
+    let host = |t: &Tensor| t.device().is_cpu() && t.dtype() == DType::F32 && t.is_contiguous();
+    if y.shape() != x.shape() || y.shape() != before.shape() || ![y, x, before].into_iter().all(host) {
+        let residual = y.sub(x)?;
+        let change = relative_l1(&residual, before)?;
+        return Ok((residual, change));
+    }
+    let rows = y.dims().first().copied().unwrap_or(1).max(1);
+    let n = (y.elem_count() / rows).max(1);
+    let mut residual = vec![0f32; y.elem_count()];
+    let change = with_host(y, |y| {
+        with_host(x, |x| {
+            with_host(before, |before| {
+                let rows = residual.chunks_mut(n).enumerate().map(|(i, out)| {
+                    let own = i * n..i * n + out.len();
+                    residual_row(out, &y[own.clone()], &x[own.clone()], &before[own])
+                });
+                rows.fold(NONE, nan_max)
+            })
+        })
+    })???;
+    Ok((Tensor::from_vec(residual, y.shape(), y.device())?, change))
+}
+
+/// `out = y − x`, and its relative L1 against `before`.
+fn residual_row(out: &mut [f32], y: &[f32], x: &[f32], before: &[f32]) -> f64 {
+    let parts = threads::by_part_of(out, |part, out| {
+        let (y, x, before) = (&y[part.clone()], &x[part.clone()], &before[part]);
+        let mut sums = (0.0, 0.0);
+        let blocks = out.chunks_mut(BLOCK).zip(before.chunks(BLOCK));
+        for ((out, before), (y, x)) in blocks.zip(y.chunks(BLOCK).zip(x.chunks(BLOCK))) {
+            out.iter_mut().zip(y.iter().zip(x)).for_each(|(out, (y, x))| *out = y - x);
+            let (num, den) = block_sums(out, before, f32::abs);
+            sums = (sums.0 + f64::from(num), sums.1 + f64::from(den));
+        }
+        sums
+    });
+    let (num, den) = parts.into_iter().fold((0.0, 0.0), |sums, part| (sums.0 + part.0, sums.1 + part.1));
+    num / den
 }
 
 /// `‖a − b‖₂ / ‖b‖₂`, the largest over the rows of dimension 0.
@@ -22,12 +64,12 @@ pub fn relative_l2(a: &Tensor, b: &Tensor) -> Result<f64> {
 
 /// `mean|t|` of every row of dimension 0.
 pub fn mean_abs(t: &Tensor) -> Result<Vec<f64>> {
-    Ok(by_row(t, t, Tensor::abs, f64::abs)?.iter().map(|r| r.of_b / r.len).collect())
+    Ok(by_row(t, t, Tensor::abs, f32::abs)?.iter().map(|r| r.of_b / r.len).collect())
 }
 
 /// `mean|a − b|` of every row of dimension 0.
 pub fn mean_abs_difference(a: &Tensor, b: &Tensor) -> Result<Vec<f64>> {
-    Ok(by_row(a, b, Tensor::abs, f64::abs)?.iter().map(|r| r.difference / r.len).collect())
+    Ok(by_row(a, b, Tensor::abs, f32::abs)?.iter().map(|r| r.difference / r.len).collect())
 }
 
 /// `√mean (a − b)²` of every row of dimension 0.
@@ -58,7 +100,7 @@ fn by_row(
     a: &Tensor,
     b: &Tensor,
     on_device: impl Fn(&Tensor) -> Result<Tensor>,
-    on_host: impl Fn(f64) -> f64 + Copy,
+    on_host: impl Fn(f32) -> f32 + Copy + Sync,
 ) -> Result<Vec<Row>> {
     if a.shape() != b.shape() {
         bail!("a metric of shapes {:?} and {:?}", a.shape(), b.shape());
@@ -84,21 +126,37 @@ fn by_row(
     })?
 }
 
-/// Sums of `f(a − b)` and `f(b)`: eight lanes at a time, so that the loop vectorises and rounding stays small.
-fn sums(a: &[f32], b: &[f32], f: impl Fn(f64) -> f64) -> (f64, f64) {
-    const LANES: usize = 8;
-    let (mut num, mut den) = ([0f64; LANES], [0f64; LANES]);
+/// Sums of `f(a − b)` and `f(b)`.
+fn sums(a: &[f32], b: &[f32], f: impl Fn(f32) -> f32 + Copy + Sync) -> (f64, f64) {
+    let parts = threads::by_part(a.len(), |part| {
+        let mut sums = (0.0, 0.0);
+        for (a, b) in a[part.clone()].chunks(BLOCK).zip(b[part].chunks(BLOCK)) {
+            let (num, den) = block_sums(a, b, f);
+            sums = (sums.0 + f64::from(num), sums.1 + f64::from(den));
+        }
+        sums
+    });
+    parts.into_iter().fold((0.0, 0.0), |sums, part| (sums.0 + part.0, sums.1 + part.1))
+}
+
+/// Values that are added up in f32: with lanes, a few dozen to each sum.
+const BLOCK: usize = 512;
+
+/// Sums of a block, sixteen lanes at a time, so that the loop vectorises and rounding stays small.
+fn block_sums(a: &[f32], b: &[f32], f: impl Fn(f32) -> f32) -> (f32, f32) {
+    const LANES: usize = 16;
+    let (mut num, mut den) = ([0f32; LANES], [0f32; LANES]);
     let (a_body, a_rest) = a.as_chunks::<LANES>();
     let (b_body, b_rest) = b.as_chunks::<LANES>();
     for (a, b) in a_body.iter().zip(b_body) {
         for i in 0..LANES {
-            num[i] += f(f64::from(a[i] - b[i]));
-            den[i] += f(f64::from(b[i]));
+            num[i] += f(a[i] - b[i]);
+            den[i] += f(b[i]);
         }
     }
     for (a, b) in a_rest.iter().zip(b_rest) {
-        num[0] += f(f64::from(a - b));
-        den[0] += f(f64::from(*b));
+        num[0] += f(a - b);
+        den[0] += f(*b);
     }
     (num.iter().sum(), den.iter().sum())
 }
@@ -156,8 +214,13 @@ pub fn is_finite_on_host(t: &Tensor) -> Result<bool> {
     if !t.device().is_cpu() || t.dtype() != DType::F32 || !t.is_contiguous() {
         return Ok(true);
     }
-    // x·0 is 0 for every finite x and NaN for the others: a sum without branches.
-    with_host(t, |t| t.chunks(4096).all(|c| c.iter().map(|x| x * 0.0).sum::<f32>() == 0.0))
+    // x·0 is 0 for every finite x and NaN for the others: sums without branches.
+    with_host(t, |t| {
+        let parts = threads::by_part(t.len(), |part| {
+            t[part].chunks(BLOCK).all(|block| block_sums(block, block, |x| x * 0.0).1 == 0.0)
+        });
+        parts.into_iter().all(|finite| finite)
+    })
 }
 
 fn with_host<R>(t: &Tensor, f: impl FnOnce(&[f32]) -> R) -> Result<R> {
@@ -199,6 +262,44 @@ mod tests {
         assert_eq!(mean_abs_difference(&a, &b).unwrap(), [1.5, 3.5]);
         assert_eq!(rms_difference(&a, &b).unwrap(), [4.5f64.sqrt(), 12.5f64.sqrt()]);
         assert!(worst([1.0, f64::NAN, 2.0]).is_nan());
+    }
+
+    #[test]
+    fn long_rows_are_summed_in_the_same_order_however_many_threads_there_are() {
+        let n = 3 * threads::PART + 517;
+        let values =
+            |phase: f64| (0..n).map(|i| (i as f64 * 0.37 + phase).sin() as f32).collect::<Vec<f32>>();
+        let (a, b) = (values(0.0), values(0.5));
+        let exact = |f: &dyn Fn(f64) -> f64| {
+            let pairs = a.iter().zip(&b).map(|(a, b)| (f64::from(*a), f64::from(*b)));
+            pairs.fold((0.0, 0.0), |sums, (a, b)| (sums.0 + f(a - b), sums.1 + f(b)))
+        };
+        let (num, den) = exact(&f64::abs);
+        let l1 = relative_l1(&t(&a, 1), &t(&b, 1)).unwrap();
+        assert!((l1 / (num / den) - 1.0).abs() < 1e-7, "{l1} {}", num / den);
+        let (num, den) = exact(&|x| x * x);
+        let l2 = relative_l2(&t(&a, 1), &t(&b, 1)).unwrap();
+        assert!((l2 / (num / den).sqrt() - 1.0).abs() < 1e-7);
+        let mut broken = a.clone();
+        *broken.last_mut().unwrap() = f32::INFINITY;
+        assert!(is_finite_on_host(&t(&a, 1)).unwrap() && !is_finite_on_host(&t(&broken, 1)).unwrap());
+    }
+
+    #[test]
+    fn the_residual_and_its_change_are_those_taken_one_after_the_other() {
+        let n = 2 * (threads::PART * 9 + 31);
+        let values = |scale: f32| (0..n).map(|i| (i as f32 * scale).sin()).collect::<Vec<f32>>();
+        let [y, x, before] = [0.11, 0.13, 0.17].map(|scale| t(&values(scale), 2));
+        let (residual, change) = residual_and_relative_l1(&y, &x, &before).unwrap();
+        let plain = y.sub(&x).unwrap();
+        assert_eq!(residual.to_vec2::<f32>().unwrap(), plain.to_vec2::<f32>().unwrap());
+        assert_eq!(change, relative_l1(&plain, &before).unwrap());
+        // A view takes the long way.
+        let view = |t: &Tensor| t.narrow(1, 3, 100).unwrap();
+        let (residual, change) = residual_and_relative_l1(&view(&y), &view(&x), &view(&before)).unwrap();
+        assert_eq!(residual.dims(), [2, 100]);
+        assert_eq!(change, relative_l1(&view(&plain), &view(&before)).unwrap());
+        assert!(residual_and_relative_l1(&y, &view(&x), &before).is_err());
     }
 
     #[test]

@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Problem, Source, Trajectory, planner::Continuation};
+use crate::{
+    Problem, Source, Trajectory,
+    planner::{Continuation, Planned},
+};
 
 /// Planned schedules for runs of so many steps.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -100,6 +103,12 @@ impl Plans {
 }
 
 impl PlannedSchedule {
+    /// What the planner found for a continuation, not measured yet.
+    pub fn new(planned: Planned, continuation: Continuation) -> Self {
+        let Planned { computed, skip, error, .. } = planned;
+        Self { computed, skip, continuation, error, psnr: None, ssim: None }
+    }
+
     /// PSNR in dB: as it was measured, else as the predicted error gives it.
     pub fn expected_psnr(&self) -> f64 {
         self.psnr.unwrap_or(-20.0 * self.error.log10())

@@ -65,12 +65,11 @@ impl TimestepCache for DbCache {
     }
 
     fn head(&self, state: &mut DbState, _: &Step, _: Branch, x: &Head<'_>) -> Result<Verdict> {
-        let now = x.front_residual()?;
-        let verdict = match &state.anchor {
-            None => Verdict::compute(Why::NoHistory),
+        let (now, verdict) = match &state.anchor {
+            None => (x.front_residual()?, Verdict::compute(Why::NoHistory)),
             Some(anchor) => {
-                let metric = x.relative_l1(&now, anchor)?;
-                Verdict::below(metric, self.threshold).metric(metric)
+                let (now, metric) = x.front_residual_and_change(anchor)?;
+                (now, Verdict::below(metric, self.threshold).metric(metric))
             }
         };
         state.pending = Some(now);

@@ -106,6 +106,19 @@ impl FbCache {
         let every = Tensor::arange_step(0, seen.dim(1)? as u32, self.downsample as u32, seen.device())?;
         seen.index_select(&every, 1)
     }
+
+    /// What is seen, and how far it is from what was seen before.
+    fn compare(&self, x: &Head<'_>, before: &Tensor) -> candle_core::Result<(Tensor, f64)> {
+        if self.metric == Metric::ResidualRelL1 && self.downsample == 1 {
+            return x.front_residual_and_change(before);
+        }
+        let now = self.look(x)?;
+        let metric = match self.metric {
+            Metric::HiddenRelL2 => x.relative_l2(&now, before)?,
+            Metric::ResidualRelL1 | Metric::HiddenRelL1 => x.relative_l1(&now, before)?,
+        };
+        Ok((now, metric))
+    }
 }
 
 impl TimestepCache for FbCache {
@@ -116,19 +129,15 @@ impl TimestepCache for FbCache {
     }
 
     fn head(&self, state: &mut FbState, _: &Step, _: Branch, x: &Head<'_>) -> candle_core::Result<Verdict> {
-        let now = self.look(x)?;
-        let verdict = match &state.anchor {
-            None => Verdict::compute(Why::NoHistory),
+        let (now, verdict) = match &state.anchor {
+            None => (self.look(x)?, Verdict::compute(Why::NoHistory)),
             Some(anchor) => {
-                let metric = match self.metric {
-                    Metric::HiddenRelL2 => x.relative_l2(&now, anchor)?,
-                    _ => x.relative_l1(&now, anchor)?,
-                };
+                let (now, metric) = self.compare(x, anchor)?;
                 let mean = state.mean.map_or(metric, |mean| self.ema * mean + (1.0 - self.ema) * metric);
                 state.mean = Some(mean);
                 let within = if self.inclusive { mean <= self.threshold } else { mean < self.threshold };
                 let verdict = if within { Verdict::reuse(Why::Under) } else { Verdict::compute(Why::Over) };
-                verdict.metric(metric).accumulated(mean)
+                (now, verdict.metric(metric).accumulated(mean))
             }
         };
         state.pending = Some(now);

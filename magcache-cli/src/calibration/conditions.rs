@@ -7,7 +7,7 @@ use candle_core::Device;
 use magcache_models::pipeline::Request;
 use serde::{Deserialize, Serialize};
 
-use crate::{failure::bad_input_with, plan::Plan};
+use crate::{args::Dtype, failure::bad_input_with, plan::Plan};
 
 /// The provenance of a profile, `[curve.source.measured]` and its like.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -54,14 +54,8 @@ const OWN: [&str; 5] = ["prompts", "seeds", "runs", "date", "version"];
 
 impl Conditions {
     /// Of dense runs of a plan over these prompts and seeds. Reads all weights.
-    pub(crate) fn of(
-        plan: &Plan,
-        dtype: &str,
-        device: &Device,
-        prompts: &[String],
-        seeds: &[u64],
-    ) -> Result<Self> {
-        let whole = Self::without_weights(plan, dtype, device)?;
+    pub(crate) fn of(plan: &Plan, dtype: Dtype, prompts: &[String], seeds: &[u64]) -> Result<Self> {
+        let whole = Self::without_weights(plan, dtype)?;
         Ok(Self {
             checkpoint: plan.pipeline.fingerprint()?,
             prompts: prompts.to_vec(),
@@ -72,10 +66,9 @@ impl Conditions {
     }
 
     /// What holds for every run of a plan, to be compared with what a profile was measured under; `kept` is how the weights
-    /// are kept and on which device, where that is known.
-    pub(crate) fn facts(plan: &Plan, kept: Option<(&str, &Device)>) -> Result<Facts> {
-        let (dtype, device) = kept.unwrap_or(("", &Device::Cpu));
-        let mut facts = Self::without_weights(plan, dtype, device)?.table()?;
+    /// are kept, where the run has any; without, nothing is known of the device either.
+    pub(crate) fn facts(plan: &Plan, kept: Option<Dtype>) -> Result<Facts> {
+        let mut facts = Self::without_weights(plan, kept.unwrap_or_default())?.table()?;
         let unknown: &[&str] = if kept.is_some() { &[] } else { &["dtype", "device"] };
         let other = ["checkpoint", "negative_prompt"];
         facts.retain(|key, _| {
@@ -85,16 +78,16 @@ impl Conditions {
         Ok(facts)
     }
 
-    fn without_weights(plan: &Plan, dtype: &str, device: &Device) -> Result<Self> {
+    fn without_weights(plan: &Plan, dtype: Dtype) -> Result<Self> {
         let (request, run): (&Request, _) = (&plan.request, &plan.trajectory);
-        let device = match device {
+        let device = match plan.device {
             Device::Cpu => format!("cpu {}", std::env::consts::ARCH),
             Device::Cuda(_) => "cuda".to_owned(),
             Device::Metal(_) => "metal".to_owned(),
         };
         Ok(Self {
             checkpoint: String::new(),
-            dtype: dtype.to_owned(),
+            dtype: dtype.name().to_owned(),
             device,
             attention: "exact".to_owned(),
             steps: request.steps,

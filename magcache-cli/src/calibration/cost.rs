@@ -1,6 +1,9 @@
 //! What a skipped step costs, from a cached run beside a dense one.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result};
 use magcache_core::{
@@ -13,8 +16,11 @@ use crate::{
     plan::Plan,
 };
 
-/// Rounds of which the median counts.
-const ROUNDS: usize = 3;
+/// Rounds of which the median counts, at least and at most: a single pass of a small network is shorter than what disturbs a machine.
+const ROUNDS: std::ops::Range<usize> = 3..31;
+
+/// Between them, rounds go on until they took this long.
+const ENOUGH: Duration = Duration::from_secs(30);
 
 /// Runs longer than this are timed once: they are longer than what disturbs a machine.
 const LONG: Duration = Duration::from_mins(1);
@@ -32,29 +38,24 @@ pub(crate) fn skipped_cost(
     let half = all.into_iter().filter(|found| !found.skip.is_empty());
     let half = half.min_by_key(|found| found.computed.abs_diff(steps / 2));
     let half = half.context("a run of a single step has nothing to skip")?;
-    let (computed, error) = (half.computed, half.error);
-    let schedule = PlannedSchedule {
-        computed,
-        skip: half.skip,
-        continuation: Continuation::Line,
-        error,
-        psnr: None,
-        ssim: None,
-    };
-    let caches = CachePlan::from_tables(vec![schedule.table()], Residuals::default())?;
+    let half = PlannedSchedule::new(half, Continuation::Line);
+    let computed = half.computed;
+    let caches = CachePlan::from_tables(vec![half.table()], Residuals::default())?;
     let hooks = caches.build(plan.pipeline.meta(), Some(&plan.trajectory))?.registry;
     warm_up(scene, stop)?;
     let mut costs = Vec::new();
-    for _ in 0..ROUNDS {
+    let started = Instant::now();
+    while costs.len() < ROUNDS.start || (costs.len() < ROUNDS.end && started.elapsed() < ENOUGH) {
         let mut lanes = [Lane::new(scene, &Arc::default())?, Lane::new(scene, &hooks)?];
         take_turns(&mut lanes, stop, &mut || {})?;
         let [dense, cached] = lanes.map(|lane| lane.transformer_seconds());
         let skipped = steps.saturating_sub(computed) as f64;
-        costs.push(((cached / dense * steps as f64 - computed as f64) / skipped).clamp(0.0, 1.0));
+        costs.push((cached / dense * steps as f64 - computed as f64) / skipped);
         if dense > LONG.as_secs_f64() {
             break;
         }
     }
     costs.sort_by(f64::total_cmp);
-    Ok(costs.get(costs.len() / 2).copied().unwrap_or_default())
+    // Noise may put it below nothing.
+    Ok(costs.get(costs.len() / 2).copied().unwrap_or_default().clamp(0.0, 1.0))
 }

@@ -1,7 +1,6 @@
 //! The verdict on every profile that the caches of a run use.
 
 use anyhow::Result;
-use candle_core::Device;
 use magcache_core::{CachePlan, ModelMeta, Profile, Trajectory};
 use serde_json::{Value, json};
 
@@ -9,17 +8,23 @@ use super::{
     Conditions, Facts,
     verdict::{Checkpoint, Judged, Known, Part, Verdict, reasons},
 };
-use crate::{args::Sampling, failure::bad_input_with, output::Output, plan::Plan, target::Chosen};
+use crate::{
+    args::{Dtype, Sampling},
+    failure::bad_input_with,
+    output::Output,
+    plan::Plan,
+    target::Chosen,
+};
 
 /// Weights up to this size are hashed before every run that has something to compare them with.
 const SMALL: u64 = 1 << 30;
 
-/// A run with weights: those of `plan` with the caches `cache`. Dtype and device where they are known.
+/// A run with weights: those of `plan` with the caches `cache`. How they are kept, where that is known.
 pub(crate) fn of_plan(
     plan: &Plan,
     cache: &CachePlan,
     flags: &Sampling,
-    kept: Option<(&str, &Device)>,
+    kept: Option<Dtype>,
 ) -> Result<Vec<Judged>> {
     let checkpoint = || -> Result<Checkpoint> {
         let bytes = plan.pipeline.weight_bytes()?;

@@ -4,7 +4,7 @@ use anyhow::Result;
 use magcache_core::{
     PlannedSchedule, Plans, Source,
     calibrate::Recording,
-    planner::{Continuation, Objective, Planned, Planner},
+    planner::{Continuation, Objective, Planner},
 };
 
 use super::Conditions;
@@ -26,8 +26,7 @@ pub(crate) fn plans(
         if plan.skip.is_empty() {
             continue;
         }
-        let Planned { computed, skip, error, .. } = plan;
-        let new = PlannedSchedule { computed, skip, continuation: with, error, psnr: None, ssim: None };
+        let new = PlannedSchedule::new(plan, with);
         match schedules.iter_mut().find(|own| own.computed == new.computed) {
             Some(own) if new.error < own.error => *own = new,
             Some(_) => {}

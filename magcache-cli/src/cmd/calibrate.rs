@@ -1,9 +1,6 @@
 //! `calibrate`: dense runs over prompts and seeds to a profile.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{path::PathBuf, sync::Arc};
 
 use anyhow::Result;
 use magcache_core::{
@@ -11,13 +8,13 @@ use magcache_core::{
     calibrate::{Recorder, Recording},
     planner::{self, ReuseErrors},
 };
-use magcache_models::pipeline::{LoadOptions, Offload, Request};
+use magcache_models::pipeline::Request;
 use serde_json::json;
 
 use crate::{
     args::{Calibrate, Objective},
     calibration::{Conditions, Extent, Measured, Watched, rows_beside, skipped_cost},
-    cmd::run::{device, stage, weights},
+    cmd::run::stage,
     failure::bad_input_with,
     interrupt::Interrupt,
     lanes::Scene,
@@ -28,15 +25,8 @@ use crate::{
 };
 
 pub(crate) fn run(args: &Calibrate, out: &Output) -> Result<()> {
-    let device = device(&args.device)?;
-    let options = LoadOptions {
-        device: device.clone(),
-        dtype: weights(args.dtype),
-        offload: Offload::None,
-        tile_vae: false,
-    };
-    let plan = plan(args, options)?;
-    let prompts = prompts(&args.prompt, args.prompts.as_deref(), &plan.request.prompt)?;
+    let plan = plan(args)?;
+    let prompts = args.runs.prompts(&plan)?;
     let plot = args.plot.as_deref().map(Target::prepare).transpose()?;
     for path in [&args.out, &rows_beside(&args.out)] {
         media::probe(path)?;
@@ -47,8 +37,7 @@ pub(crate) fn run(args: &Calibrate, out: &Output) -> Result<()> {
         .iter()
         .map(|path| Ok((path.display().to_string(), Measured::read(path)?)))
         .collect::<Result<_>>()?;
-    let dtype = format!("{:?}", args.dtype).to_ascii_lowercase();
-    let conditions = Conditions::of(&plan, &dtype, &device, &prompts, &args.seeds)?;
+    let conditions = Conditions::of(&plan, args.runs.placement.dtype, &prompts, &args.runs.seeds)?;
     for (place, other) in &earlier {
         conditions.clone().join(other.conditions.clone(), place)?;
     }
@@ -72,17 +61,13 @@ pub(crate) fn run(args: &Calibrate, out: &Output) -> Result<()> {
     answer(&measured, experts, args, &outputs, out)
 }
 
-fn plan(args: &Calibrate, options: LoadOptions) -> Result<Plan> {
-    let mut config = Config::of(&args.sampling)?;
+fn plan(args: &Calibrate) -> Result<Plan> {
+    let config = Config::of(&args.sampling)?;
     if !config.cache.is_empty() || config.target.is_some() || args.sampling.profile.is_some() {
         let message = "a cache, a profile or a target is given, but calibration measures runs without";
         return Err(bad_input_with(message, "remove --cache, --profile, targets and the [[cache]] tables"));
     }
-    config.sampling.negative_prompt = args.negative_prompt.clone().or(config.sampling.negative_prompt.take());
-    if args.seeds.is_empty() {
-        return Err(bad_input_with("no seeds", "--seeds 0,1"));
-    }
-    Plan::new(config, options)
+    args.runs.plan(config)
 }
 
 fn objective(args: &Calibrate) -> planner::Objective {
@@ -92,34 +77,12 @@ fn objective(args: &Calibrate) -> planner::Objective {
     }
 }
 
-/// The prompts of the flags and of the file, or the model's own.
-pub(super) fn prompts(given: &[String], file: Option<&Path>, own: &str) -> Result<Vec<String>> {
-    let mut prompts = given.to_vec();
-    if let Some(path) = file {
-        let text = std::fs::read_to_string(path).map_err(|error| {
-            bad_input_with(
-                format!("cannot read {}: {error}", path.display()),
-                "a file with a prompt on each line",
-            )
-        })?;
-        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-        prompts.extend(lines.map(str::to_owned));
-        if prompts.is_empty() {
-            return Err(bad_input_with(format!("{} has no prompts", path.display()), "one on each line"));
-        }
-    }
-    if prompts.is_empty() {
-        prompts.push(own.to_owned());
-    }
-    Ok(prompts)
-}
-
 fn record(plan: &Plan, prompts: &[String], args: &Calibrate, out: &Output) -> Result<Recording> {
     let interrupt = Interrupt::listen()?;
     let recorder = Recorder::new(plan.pipeline.meta());
     let extent = Extent { reach: args.reach, growth: args.growth, sensitivities: args.sensitivities };
     let steps = plan.trajectory.steps().count();
-    let bar = out.bar(prompts.len() * args.seeds.len() * steps, "dense runs");
+    let bar = out.bar(prompts.len() * args.runs.seeds.len() * steps, "dense runs");
     let mut reuse: Vec<ReuseErrors> = Vec::new();
     let mut last = None;
     for prompt in prompts {
@@ -129,7 +92,7 @@ fn record(plan: &Plan, prompts: &[String], args: &Calibrate, out: &Output) -> Re
         let denoiser = plan.pipeline.denoiser(&request, &|s| bar.set_message(stage(s)), &mut notes)?;
         bar.set_message("dense runs");
         notes.iter().for_each(|note| out.note(note));
-        for seed in &args.seeds {
+        for seed in &args.runs.seeds {
             let request = Request { seed: *seed, ..request.clone() };
             let scene = Scene { pipeline: plan.pipeline.as_ref(), request, denoiser: Arc::clone(&denoiser) };
             let watched = Watched::new(&scene, &recorder, extent)?;

@@ -3,9 +3,8 @@
 use std::{collections::BTreeSet, path::Path};
 
 use anyhow::Result;
-use magcache_models::pipeline::{LoadOptions, Offload};
+use magcache_models::pipeline::Offload;
 
-use super::run::{device, weights};
 use crate::{
     args::{Compare, Sampling},
     calibration::judge,
@@ -26,10 +25,8 @@ pub(crate) fn run(args: &Compare, out: &Output) -> Result<()> {
         return Err(bad_input_with("0 repetitions measure nothing", "--repeat 1"));
     }
     let (contenders, faults, notes) = contenders(args, &plan)?;
-    let dtype = format!("{:?}", args.dtype).to_ascii_lowercase();
-    let device = device(&args.device)?;
     for contender in contenders.iter().filter(|contender| contender.steps == plan.request.steps) {
-        let judged = judge::of_plan(&plan, &contender.cache, &args.sampling, Some((&dtype, &device)))?;
+        let judged = judge::of_plan(&plan, &contender.cache, &args.sampling, Some(args.placement.dtype))?;
         judge::announce(&judged, args.sampling.force, out)?;
     }
     let mut warn = |text: &str, hint: Option<&str>| out.warn(text, hint);
@@ -42,7 +39,7 @@ pub(crate) fn run(args: &Compare, out: &Output) -> Result<()> {
         seeds,
         repeat: args.repeat,
         baselines: true,
-        device: args.device.clone(),
+        device: args.placement.device.clone(),
         folder: args.out.clone(),
     };
     comparison.check_folder()?;
@@ -56,13 +53,7 @@ fn plan(args: &Compare) -> Result<Plan> {
     sampling.prompt = args.prompt.clone().or(sampling.prompt.take());
     sampling.negative_prompt = args.negative_prompt.clone().or(sampling.negative_prompt.take());
     sampling.seed = args.seeds.first().copied().or(sampling.seed);
-    let options = LoadOptions {
-        device: device(&args.device)?,
-        dtype: weights(args.dtype),
-        offload: Offload::None,
-        tile_vae: args.tile_vae,
-    };
-    Plan::new(config, options)
+    Plan::new(config, args.placement.options(Offload::None, args.tile_vae)?)
 }
 
 fn seeds(args: &Compare, own: u64) -> Result<Vec<u64>> {

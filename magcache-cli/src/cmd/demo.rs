@@ -4,7 +4,8 @@ use anyhow::Result;
 use magcache_models::pipeline::LoadOptions;
 
 use crate::{
-    args::{Demo, Sampling},
+    args::{Demo, Dtype, Sampling},
+    calibration::judge,
     compare::{
         Comparison, answer,
         contender::{self, Contender, DEFAULT},
@@ -18,6 +19,11 @@ pub(crate) fn run(args: &Demo, out: &Output) -> Result<()> {
     let one = |name| Contender::parse(name, None, &plan, &mut Vec::new());
     let contenders: Vec<Contender> = DEFAULT.into_iter().map(one).collect::<Result<_>>()?;
     let mut warn = |text: &str, hint: Option<&str>| out.warn(text, hint);
+    for contender in &contenders {
+        let judged = judge::of_plan(&plan, &contender.cache, &Sampling::default(), Some(Dtype::Auto))?;
+        // A profile of something else is shown with what it does.
+        judge::announce(&judged, true, out)?;
+    }
     let entries = contender::build(&contenders, &plan, Vec::new(), &mut warn)?;
     let comparison = Comparison {
         seeds: vec![plan.request.seed],

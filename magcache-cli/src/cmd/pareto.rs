@@ -4,13 +4,10 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use magcache_core::Profile;
-use magcache_models::pipeline::{LoadOptions, Offload, Request};
+use magcache_models::pipeline::Request;
 use serde_json::{Value, json};
 
-use super::{
-    calibrate::prompts,
-    run::{device, stage, weights},
-};
+use super::run::stage;
 use crate::{
     args::Pareto,
     failure::bad_input_with,
@@ -32,7 +29,7 @@ struct Curve {
 pub(crate) fn run(args: &Pareto, out: &Output) -> Result<()> {
     let plan = plan(args)?;
     let budgets = budgets(args, &plan)?;
-    let prompts = prompts(&args.prompt, args.prompts.as_deref(), &plan.request.prompt)?;
+    let prompts = args.runs.prompts(&plan)?;
     let plot = args.plot.as_deref().map(plot::Target::prepare).transpose()?;
     let saved = args.save.as_deref().map(|path| saved(path, args)).transpose()?;
     let interrupt = Interrupt::listen()?;
@@ -47,7 +44,7 @@ pub(crate) fn run(args: &Pareto, out: &Output) -> Result<()> {
         outputs.push(path.clone());
     }
     if let Some(target) = plot {
-        outputs.push(target.write(&chart(&plan, &curves, prompts.len() * args.seeds.len()))?);
+        outputs.push(target.write(&chart(&plan, &curves, prompts.len() * args.runs.seeds.len()))?);
     }
     answer(&plan, &budgets, &curves, &outputs, out);
     Ok(())
@@ -60,17 +57,7 @@ fn plan(args: &Pareto) -> Result<Plan> {
         return Err(bad_input_with(message, "--strategies magcache,fbcache and --budgets 12,16"));
     }
     config.target = None;
-    config.sampling.negative_prompt = args.negative_prompt.clone().or(config.sampling.negative_prompt.take());
-    if args.seeds.is_empty() {
-        return Err(bad_input_with("no seeds", "--seeds 0,1"));
-    }
-    let options = LoadOptions {
-        device: device(&args.device)?,
-        dtype: weights(args.dtype),
-        offload: Offload::None,
-        tile_vae: false,
-    };
-    Plan::new(config, options)
+    args.runs.plan(config)
 }
 
 /// Those of the flags, or six from a quarter of the steps to three quarters.
@@ -109,7 +96,7 @@ fn settings(
         scenes.extend(self::scenes(
             plan,
             prompt,
-            args.seeds.iter().take(1),
+            args.runs.seeds.iter().take(1),
             &|s| spinner.set_message(s),
             out,
         )?);
@@ -156,9 +143,9 @@ fn measure(
     stop: &dyn Fn() -> bool,
 ) -> Result<()> {
     let runs: usize = curves.iter().map(|c| c.points.iter().flatten().count()).sum();
-    let bar = out.bar(prompts.len() * args.seeds.len() * (runs + 1), "runs");
+    let bar = out.bar(prompts.len() * args.runs.seeds.len() * (runs + 1), "runs");
     for prompt in prompts {
-        for scene in scenes(plan, prompt, args.seeds.iter(), &|_| {}, out)? {
+        for scene in scenes(plan, prompt, args.runs.seeds.iter(), &|_| {}, out)? {
             let dense = run_once(&scene, &Arc::default(), stop)?;
             bar.inc(1);
             for (setting, points) in curves.iter_mut().flat_map(|c| c.points.iter_mut().flatten()) {

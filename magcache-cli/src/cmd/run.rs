@@ -3,18 +3,13 @@
 use std::{path::PathBuf, sync::Arc, time::Instant};
 
 use anyhow::{Context, Result};
-use candle_core::{DType, Device};
 use magcache_core::{Built, OnDrift, schedule::simulate};
-use magcache_models::{
-    checkpoint::WeightDtype,
-    pipeline::{Denoiser, Generation, LoadOptions, Offload, PassTime, PipelineError, Stage},
-};
+use magcache_models::pipeline::{Denoiser, Generation, Offload, PassTime, PipelineError, Stage, TextUses};
 use serde_json::json;
 
 use crate::{
-    args::{self, Dtype, Run},
+    args::{self, Run},
     calibration::{Judged, judge},
-    failure::bad_input_with,
     interrupt::Interrupt,
     media::{self, Clip, Frames, Output as Media, ValueRange},
     output::Output,
@@ -29,8 +24,7 @@ const FEW_STEPS: usize = 8;
 
 pub(crate) fn run(args: &Run, out: &Output) -> Result<()> {
     let started = Instant::now();
-    let device = device(&args.device)?;
-    let plan = plan(args, device.clone())?;
+    let plan = plan(args)?;
     let built = plan.build()?;
     for warning in &built.warnings {
         out.warn(&warning.to_string(), warning.hint.as_deref());
@@ -41,8 +35,7 @@ pub(crate) fn run(args: &Run, out: &Output) -> Result<()> {
             out.warn(short, None);
         }
     }
-    let dtype = format!("{:?}", args.dtype).to_ascii_lowercase();
-    let judged = judge::of_plan(&plan, &plan.cache, &args.sampling, Some((&dtype, &device)))?;
+    let judged = judge::of_plan(&plan, &plan.cache, &args.sampling, Some(args.placement.dtype))?;
     judge::announce(&judged, args.sampling.force, out)?;
     if let Some(note) = few_steps(&plan, &built)? {
         out.note(&note);
@@ -179,7 +172,7 @@ fn few_steps(plan: &Plan, built: &Built) -> Result<Option<String>> {
     )))
 }
 
-fn plan(args: &Run, device: Device) -> Result<Plan> {
+fn plan(args: &Run) -> Result<Plan> {
     let mut config = Config::of(&args.sampling)?;
     let sampling = &mut config.sampling;
     sampling.prompt = args.prompt.clone().or(sampling.prompt.take());
@@ -200,34 +193,7 @@ fn plan(args: &Run, device: Device) -> Result<Plan> {
         args::Offload::Host => Offload::Host,
         args::Offload::Disk => Offload::Disk,
     };
-    Plan::new(config, LoadOptions { device, dtype: weights(args.dtype), offload, tile_vae: args.tile_vae })
-}
-
-/// The device of `--device`.
-pub(crate) fn device(name: &str) -> Result<Device> {
-    let hint = "this build computes on the CPU; GPUs need a build with the feature of their kind";
-    match name.split_once(':').unwrap_or((name, "0")) {
-        ("cpu", _) => Ok(Device::Cpu),
-        ("cuda", n) => match n.parse().map(Device::new_cuda) {
-            Ok(Ok(device)) => Ok(device),
-            Ok(Err(e)) => Err(bad_input_with(format!("cannot use device {name:?}: {e}"), hint)),
-            Err(_) => Err(bad_input_with(format!("device {name:?} has no number"), "--device cuda:0")),
-        },
-        ("metal", _) => {
-            Device::new_metal(0).map_err(|e| bad_input_with(format!("cannot use device {name:?}: {e}"), hint))
-        }
-        _ => Err(bad_input_with(format!("unknown device {name:?}"), "cpu, cuda:N or metal")),
-    }
-}
-
-/// How `--dtype` keeps weights.
-pub(crate) fn weights(dtype: Dtype) -> WeightDtype {
-    match dtype {
-        Dtype::Auto => WeightDtype::Auto,
-        Dtype::F32 => WeightDtype::Cast(DType::F32),
-        Dtype::F16 => WeightDtype::Cast(DType::F16),
-        Dtype::Bf16 => WeightDtype::Cast(DType::BF16),
-    }
+    Plan::new(config, args.placement.options(offload, args.tile_vae)?)
 }
 
 /// What a stage is called in progress.
@@ -349,6 +315,10 @@ fn report(
         document["ceiling"] = json!(summary.ceiling());
         document["failsafes"] = json!(summary.failsafes.values().sum::<usize>());
         document["cache_bytes"] = json!(session.slots().peak_bytes());
+    }
+    if let Some(TextUses { computed, reused }) = generation.text_uses() {
+        text += &format!("  keys and values of the text computed {computed} times, reused {reused} times\n");
+        document["text_keys_values"] = json!({ "computed": computed, "reused": reused });
     }
     for output in outputs {
         text += &format!("wrote {}\n", output.display());

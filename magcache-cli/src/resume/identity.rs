@@ -26,8 +26,8 @@ pub(crate) fn identity(plan: &Plan, args: &Run) -> Result<Identity> {
     let mut keys = Identity::new();
     flatten("", &serde_json::to_value(&config)?, &mut keys);
     keys.insert("magcache".to_owned(), env!("CARGO_PKG_VERSION").to_owned());
-    keys.insert("dtype".to_owned(), format!("{:?}", args.dtype).to_lowercase());
-    keys.insert("device".to_owned(), args.device.clone());
+    keys.insert("dtype".to_owned(), args.placement.dtype.name().to_owned());
+    keys.insert("device".to_owned(), args.placement.device.clone());
     keys.insert("tile_vae".to_owned(), args.tile_vae.to_string());
     let profiles = config.cache.iter().filter_map(|table| table.get("profile")?.as_str().map(PathBuf::from));
     let images = config.sampling.image.into_iter().chain(config.sampling.last_image);

@@ -4,7 +4,7 @@ use candle_core::{Result, Tensor};
 
 use super::{FluxPositions, LoadResult};
 use crate::checkpoint::Weights;
-use crate::nn::{Linear, RmsNorm, RotaryTable, attention, rms_norm_rotary};
+use crate::nn::{Linear, RmsNorm, RotaryTable, attention};
 
 /// What the attention layers of a model have in common.
 #[derive(Clone, Copy, Debug)]
@@ -69,10 +69,9 @@ impl Projections {
 
     /// From hidden states `[batch, tokens, inner]` at the positions of `rope`.
     pub(crate) fn forward(&self, x: &Tensor, rope: &RotaryTable) -> Result<QueriesKeysValues> {
-        let turned = |x: Tensor, norm: &RmsNorm| rms_norm_rotary(&x, norm.weight(), rope, norm.eps());
         Ok(QueriesKeysValues {
-            q: turned(self.to_q.forward(x)?, &self.norm_q)?,
-            k: turned(self.to_k.forward(x)?, &self.norm_k)?,
+            q: self.to_q.forward_rms_norm_rotary(x, &self.norm_q, rope)?,
+            k: self.to_k.forward_rms_norm_rotary(x, &self.norm_k, rope)?,
             v: self.to_v.forward(x)?,
         })
     }

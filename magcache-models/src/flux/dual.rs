@@ -62,9 +62,10 @@ impl DualBlock {
         let [text_out, image_out] = tuple(&attended)?;
         let text = text_attention.add(text, &text_out)?;
         let image = image_attention.add(image, &image_out)?;
-        let text_out = self.ff_context.forward(&text_forward.norm(&text, self.eps)?)?;
-        let image_out = self.ff.forward(&image_forward.norm(&image, self.eps)?)?;
-        Ok([text_forward.add(&text, &text_out)?, image_forward.add(&image, &image_out)?])
+        let forward = |ff: &FeedForward, of: &Modulation, x: &Tensor| {
+            ff.forward_gated_add(&of.norm(x, self.eps)?, x, of.gate())
+        };
+        Ok([forward(&self.ff_context, text_forward, &text)?, forward(&self.ff, image_forward, &image)?])
     }
 
     /// What the attention reads of the image.

@@ -4,7 +4,7 @@ use candle_core::{Result, Tensor};
 
 use super::LoadResult;
 use crate::checkpoint::Weights;
-use crate::nn::{Linear, gelu_tanh, swiglu};
+use crate::nn::{Linear, swiglu};
 
 /// What lies between the layers.
 #[derive(Clone, Copy, Debug)]
@@ -24,10 +24,11 @@ impl Activation {
         }
     }
 
-    pub(crate) fn forward(self, x: &Tensor) -> Result<Tensor> {
+    /// Behind a linear layer.
+    pub(crate) fn behind(self, layer: &Linear, x: &Tensor) -> Result<Tensor> {
         match self {
-            Self::GeluTanh => gelu_tanh(x),
-            Self::SwiGlu => swiglu(x),
+            Self::GeluTanh => layer.forward_gelu_tanh(x),
+            Self::SwiGlu => swiglu(&layer.forward(x)?),
         }
     }
 }
@@ -59,8 +60,8 @@ impl FeedForward {
         })
     }
 
-    /// `[batch, tokens, inner]` to the same shape.
-    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.output.forward(&self.activation.forward(&self.input.forward(x)?)?)
+    /// `residual + gate * f(x)`, all `[batch, tokens, inner]`; the gate broadcasts.
+    pub(crate) fn forward_gated_add(&self, x: &Tensor, residual: &Tensor, gate: &Tensor) -> Result<Tensor> {
+        self.output.forward_gated_add(&self.activation.behind(&self.input, x)?, residual, gate)
     }
 }

@@ -28,6 +28,11 @@ impl Modulation {
         layer_norm_modulate(x, &self.shift, &self.scale, eps)
     }
 
+    /// What the part's result is multiplied with, `[batch, 1, inner]`.
+    pub(crate) fn gate(&self) -> &Tensor {
+        &self.gate
+    }
+
     /// `x + gate * y`, `y` being what the part gave.
     pub(crate) fn add(&self, x: &Tensor, y: &Tensor) -> Result<Tensor> {
         gated_add(x, y, &self.gate)

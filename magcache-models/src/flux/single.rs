@@ -64,7 +64,7 @@ impl SingleBlock {
     }
 
     fn project(&self, attended: Tensor, normed: &Tensor) -> Result<Tensor> {
-        let hidden = self.activation.forward(&self.proj_mlp.forward(normed)?)?;
+        let hidden = self.activation.behind(&self.proj_mlp, normed)?;
         self.proj_out.forward(&Tensor::cat(&[attended, hidden], D::Minus1)?)
     }
 }

@@ -1,9 +1,8 @@
 //! Activations, element by element, any shape.
 
 use candle_core::{CpuStorage, CustomOp1, D, Layout, Result, Shape, Tensor};
-use rayon::prelude::*;
 
-use super::cpu::{self, TASK, contiguous, exp, on_cpu, rows_per_task, vectorized};
+use super::cpu::{self, RowKernel, by_row, by_value, contiguous, exp, on_cpu};
 
 /// GELU with the tanh approximation, `x / 2 * (1 + tanh(sqrt(2 / π) * (x + 0.044715 x³)))`.
 ///
@@ -50,19 +49,18 @@ impl CustomOp1 for SwiGlu {
             *channels /= 2;
             *channels
         });
-        let mut out = vec![0f32; x.len() / 2];
-        let (rows, half) = (rows_per_task(half), half.max(1));
-        out.par_chunks_mut(rows * half).zip(x.par_chunks(rows * 2 * half)).for_each(|(out, x)| {
-            vectorized(|| {
-                for (out, x) in out.chunks_exact_mut(half).zip(x.chunks_exact(2 * half)) {
-                    let (gate, value) = x.split_at(half);
-                    for (out, (gate, value)) in out.iter_mut().zip(gate.iter().zip(value)) {
-                        *out = cpu::silu(*gate) * value;
-                    }
-                }
-            });
-        });
+        let out = by_row(x, 2 * half, half, self);
         Ok((CpuStorage::F32(out), shape.into()))
+    }
+}
+
+impl RowKernel for SwiGlu {
+    #[inline(always)]
+    fn row(&self, _: usize, out: &mut [f32], x: &[f32]) {
+        let (gate, value) = x.split_at(out.len());
+        for (out, (gate, value)) in out.iter_mut().zip(gate.iter().zip(value)) {
+            *out = cpu::silu(*gate) * value;
+        }
     }
 }
 
@@ -81,31 +79,24 @@ impl CustomOp1 for Kind {
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = contiguous(self.name(), x, layout)?;
-        let out = match self {
-            Self::GeluTanh => map(x, gelu_tanh_of),
-            Self::Silu => map(x, cpu::silu),
-        };
-        Ok((CpuStorage::F32(out), layout.shape().clone()))
+        Ok((CpuStorage::F32(by_value(x, self)), layout.shape().clone()))
+    }
+}
+
+impl RowKernel for Kind {
+    #[inline(always)]
+    fn row(&self, _: usize, out: &mut [f32], x: &[f32]) {
+        match self {
+            Self::GeluTanh => out.iter_mut().zip(x).for_each(|(out, x)| *out = gelu_tanh_of(*x)),
+            Self::Silu => out.iter_mut().zip(x).for_each(|(out, x)| *out = cpu::silu(*x)),
+        }
     }
 }
 
 #[inline(always)]
-#[allow(clippy::inline_always, reason = "must vectorise for the caller's instruction set")]
-fn gelu_tanh_of(x: f32) -> f32 {
+pub(super) fn gelu_tanh_of(x: f32) -> f32 {
     let u = 0.797_884_6 * (x + 0.044_715 * x * x * x);
     x / (1.0 + exp(-2.0 * u))
-}
-
-fn map(x: &[f32], f: impl Fn(f32) -> f32 + Sync) -> Vec<f32> {
-    let mut out = vec![0f32; x.len()];
-    out.par_chunks_mut(TASK).zip(x.par_chunks(TASK)).for_each(|(out, x)| {
-        vectorized(|| {
-            for (out, x) in out.iter_mut().zip(x) {
-                *out = f(*x);
-            }
-        });
-    });
-    out
 }
 
 #[cfg(test)]

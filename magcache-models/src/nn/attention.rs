@@ -1,21 +1,23 @@
 //! Scaled dot-product attention with bounded memory.
 //!
-//! On the CPU the score matrix only ever exists in tiles of [`QUERIES`] by [`KEYS`]: the softmax over the keys is carried
+//! On the CPU the score matrix only ever exists in tiles of some queries by [`KEYS`]: the softmax over the keys is carried
 //! from tile to tile (running maximum and sum, as in `FlashAttention`, arXiv 2205.14135). Elsewhere the queries are cut so
 //! that the scores of one cut stay below [`SCORES`] values.
 
-use candle_core::{
-    CpuStorage, CustomOp3, D, Layout, Result, Shape, Storage, Tensor, backend::BackendStorage,
-};
+use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Storage, Tensor};
+use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::cpu::{exp, max_of, on_cpu, sum_of, vectorized};
+use super::{
+    cpu::{exp, exp_and_sum, max_of, on_cpu},
+    matmul::{Panels, Rows, Target, Values, by_rows, product},
+};
 
-/// Queries of a tile.
-const QUERIES: usize = 128;
+/// Keys of a block: one block of the inner values of a product.
+const KEYS: usize = 384;
 
-/// Keys of a tile: with [`QUERIES`] one MiB of scores, which stays in the cache of a core.
-const KEYS: usize = 2048;
+/// Values from one row of scores to the next: not a power of two, so that rows do not push each other out of the cache.
+const SCORES_STRIDE: usize = KEYS + 16;
 
 /// Scores that the fallback keeps at a time, 1 GiB in f32.
 const SCORES: usize = 1 << 28;
@@ -95,15 +97,6 @@ impl Attention {
     }
 }
 
-/// Softmax state of one query between tiles of keys.
-#[derive(Clone, Copy)]
-struct Running {
-    max: f32,
-    sum: f32,
-    /// What the result so far is worth under the new maximum.
-    rescale: f32,
-}
-
 impl CustomOp3 for Attention {
     fn name(&self) -> &'static str {
         "attention"
@@ -119,6 +112,7 @@ impl CustomOp3 for Attention {
         v_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let (batch, tokens, channels) = q_layout.shape().dims3()?;
+        let (keys, head_dim) = (k_layout.shape().dims3()?.1, channels / self.heads);
         let held = self.bias.as_ref().map(Tensor::storage_and_layout);
         let bias = match &held {
             None => None,
@@ -129,62 +123,80 @@ impl CustomOp3 for Attention {
         };
         let mut out = vec![0f32; batch * tokens * channels];
         for (b, out) in out.chunks_exact_mut((tokens * channels).max(1)).enumerate() {
-            out.par_chunks_mut(tile(tokens) * channels).enumerate().try_for_each(|(i, out)| {
-                for head in 0..self.heads {
-                    let tile = Tile {
-                        q: View::new(q, q_layout, b, head * channels / self.heads)?,
-                        k: View::new(k, k_layout, b, head * channels / self.heads)?,
-                        v: View::new(v, v_layout, b, head * channels / self.heads)?,
-                        first: i * tile(tokens),
-                        queries: out.len() / channels,
-                        keys: k_layout.shape().dims3()?.1,
-                        head_dim: channels / self.heads,
-                        scale: self.scale as f32,
-                    };
-                    let result =
-                        tile.run(|query, key| bias.and_then(|bias| bias.row(b, head, query, key)))?;
-                    let columns = head * tile.head_dim..(head + 1) * tile.head_dim;
-                    for (out, row) in out.chunks_exact_mut(channels).zip(result.chunks_exact(tile.head_dim)) {
-                        out[columns.clone()].copy_from_slice(row);
+            let [q, k, v] =
+                [View::new(q, q_layout, b)?, View::new(k, k_layout, b)?, View::new(v, v_layout, b)?];
+            let places: Vec<(usize, usize)> = (0..self.heads)
+                .flat_map(|head| (0..keys).step_by(KEYS).map(move |first| (head * head_dim, first)))
+                .collect();
+            let blocks: Vec<Block> = places
+                .into_par_iter()
+                .map(|(column, first)| {
+                    let count = KEYS.min(keys - first);
+                    Block {
+                        keys: Panels::from_columns(
+                            Values::F32(k.from(first, column)),
+                            k.stride,
+                            head_dim,
+                            count,
+                        ),
+                        values: Panels::from_rows(
+                            Values::F32(v.from(first, column)),
+                            v.stride,
+                            count,
+                            head_dim,
+                        ),
                     }
+                })
+                .collect();
+            let by_head = blocks.len() / self.heads;
+            by_rows(out, channels, |first, out| {
+                let mut scores = vec![0f32; out.len() / channels * SCORES_STRIDE];
+                for (head, blocks) in blocks.chunks_exact(by_head).enumerate() {
+                    let column = head * head_dim;
+                    let tile = Tile {
+                        q: Rows {
+                            values: q.from(first, column),
+                            stride: q.stride,
+                            count: out.len() / channels,
+                        },
+                        blocks,
+                        scale: self.scale as f32,
+                        head_dim,
+                    };
+                    let bias = |query, key| bias.and_then(|bias| bias.row(b, head, first + query, key));
+                    tile.run(&mut out[column..], channels, &mut scores, bias);
                 }
-                Ok::<_, candle_core::Error>(())
-            })?;
+            });
         }
         Ok((CpuStorage::F32(out), q_layout.shape().clone()))
     }
 }
 
-/// Queries of a task: few enough that every core gets some.
-fn tile(tokens: usize) -> usize {
-    tokens.div_ceil(2 * rayon::current_num_threads()).clamp(16, QUERIES)
-}
-
-/// Rows of one head in one batch item.
+/// `[tokens, channels]` of one batch item.
 #[derive(Clone, Copy)]
 struct View<'a> {
-    storage: &'a CpuStorage,
-    start: usize,
+    values: &'a [f32],
     stride: usize,
 }
 
 impl<'a> View<'a> {
-    fn new(storage: &'a CpuStorage, layout: &Layout, batch: usize, column: usize) -> Result<Self> {
+    fn new(storage: &'a CpuStorage, layout: &Layout, batch: usize) -> Result<Self> {
         let &[batch_stride, stride, 1] = layout.stride() else {
             candle_core::bail!(
                 "attention: channels of a token must lie side by side, strides are {:?}",
                 layout.stride()
             )
         };
-        Ok(Self { storage, start: layout.start_offset() + batch * batch_stride + column, stride })
+        let start = layout.start_offset() + batch * batch_stride;
+        match storage.as_slice::<f32>()?.get(start..) {
+            Some(values) => Ok(Self { values, stride }),
+            None => candle_core::bail!("attention: the layout of {:?} exceeds its storage", layout.dims()),
+        }
     }
 
-    fn rows(&self, first: usize, rows: usize, columns: usize) -> Layout {
-        Layout::new((rows, columns).into(), vec![self.stride, 1], self.start + first * self.stride)
-    }
-
-    fn transposed(&self, first: usize, rows: usize, columns: usize) -> Layout {
-        Layout::new((columns, rows).into(), vec![1, self.stride], self.start + first * self.stride)
+    /// The values from a token's channel on.
+    fn from(&self, token: usize, channel: usize) -> &'a [f32] {
+        self.values.get(token * self.stride + channel..).unwrap_or_default()
     }
 }
 
@@ -212,76 +224,98 @@ impl<'a> Bias<'a> {
     }
 }
 
-/// One head of one tile of queries.
+/// Some keys of one head and what belongs to them.
+struct Block {
+    /// `[head_dim, keys]`.
+    keys: Panels,
+    /// `[keys, head_dim]`.
+    values: Panels,
+}
+
+/// Softmax state of one query between blocks of keys.
+#[derive(Clone, Copy)]
+struct Running {
+    max: f32,
+    sum: f32,
+}
+
+/// One head of some queries.
 struct Tile<'a> {
-    q: View<'a>,
-    k: View<'a>,
-    v: View<'a>,
-    first: usize,
-    queries: usize,
-    keys: usize,
-    head_dim: usize,
+    q: Rows<'a>,
+    blocks: &'a [Block],
     scale: f32,
+    head_dim: usize,
 }
 
 impl Tile<'_> {
-    /// Result `[queries, head_dim]`; `bias(query, key)` is the bias row of a query from `key` on.
-    fn run<'b>(&self, bias: impl Fn(usize, usize) -> Option<&'b [f32]>) -> Result<Vec<f32>> {
-        let (n, d) = (self.queries, self.head_dim);
-        let mut state = vec![Running { max: f32::NEG_INFINITY, sum: 0.0, rescale: 0.0 }; n];
-        let mut out = vec![0f32; n * d];
-        for key in (0..self.keys).step_by(KEYS) {
-            let m = KEYS.min(self.keys - key);
-            let (lhs, rhs) = (self.q.rows(self.first, n, d), self.k.transposed(key, m, d));
-            let mut scores = self.q.storage.matmul(self.k.storage, (1, n, m, d), &lhs, &rhs)?;
-            let CpuStorage::F32(values) = &mut scores else { candle_core::bail!("attention: expected f32") };
-            for (i, (row, state)) in values.chunks_exact_mut(m).zip(&mut state).enumerate() {
-                let bias = bias(self.first + i, key);
-                vectorized(|| softmax_step(row, bias, self.scale, state));
-            }
-            let (lhs, rhs) = (Layout::contiguous((n, m)), self.v.rows(key, m, d));
-            let values = scores.matmul(self.v.storage, (1, n, d, m), &lhs, &rhs)?;
-            let values = values.as_slice::<f32>()?;
-            for ((out, values), state) in out.chunks_exact_mut(d).zip(values.chunks_exact(d)).zip(&state) {
-                vectorized(|| {
-                    for (out, value) in out.iter_mut().zip(values) {
-                        *out = *out * state.rescale + value;
-                    }
+    /// Into the rows of `out`, which are `stride` values apart; `bias(query, key)` is the bias row of a query from `key` on.
+    fn run<'b>(
+        &self,
+        out: &mut [f32],
+        stride: usize,
+        scores: &mut [f32],
+        bias: impl Fn(usize, usize) -> Option<&'b [f32]>,
+    ) {
+        let mut state = vec![Running { max: f32::NEG_INFINITY, sum: 0.0 }; self.q.count];
+        let mut first = 0;
+        for block in self.blocks {
+            let keys = block.keys.outputs();
+            let target = Target { values: scores, stride: SCORES_STRIDE, columns: keys, add: false };
+            product(self.q, &block.keys, 0, target, (0, 0), &());
+            let rows = scores.chunks_exact_mut(SCORES_STRIDE).zip(out.chunks_mut(stride)).zip(&mut state);
+            for (query, ((row, out), state)) in rows.enumerate() {
+                Arch::new().dispatch(SoftmaxStep {
+                    row: &mut row[..keys],
+                    bias: bias(query, first),
+                    scale: self.scale,
+                    out: &mut out[..self.head_dim],
+                    state,
                 });
             }
+            let rows = Rows { values: scores, stride: SCORES_STRIDE, count: self.q.count };
+            let target = Target { values: out, stride, columns: self.head_dim, add: first > 0 };
+            product(rows, &block.values, 0, target, (0, 0), &());
+            first += keys;
         }
-        for (out, state) in out.chunks_exact_mut(d).zip(&state) {
+        for (out, state) in out.chunks_mut(stride).zip(&state) {
             let inverse = state.sum.recip();
-            vectorized(|| out.iter_mut().for_each(|x| *x *= inverse));
+            out[..self.head_dim].iter_mut().for_each(|x| *x *= inverse);
         }
-        Ok(out)
     }
 }
 
-/// Turns a row of scores into `exp(score - maximum)` and carries the maximum and the sum on.
-#[inline(always)]
-#[allow(clippy::inline_always, reason = "must vectorise for the caller's instruction set")]
-fn softmax_step(row: &mut [f32], bias: Option<&[f32]>, scale: f32, state: &mut Running) {
-    match bias {
-        None => {
-            for x in row.iter_mut() {
-                *x *= scale;
+/// Turns a row of scores into `exp(score - maximum)`, carries the maximum and the sum on, and scales the result so far to what it
+/// is worth under the new maximum.
+struct SoftmaxStep<'a> {
+    row: &'a mut [f32],
+    bias: Option<&'a [f32]>,
+    scale: f32,
+    out: &'a mut [f32],
+    state: &'a mut Running,
+}
+
+impl WithSimd for SoftmaxStep<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let Self { row, bias, mut scale, out, state } = self;
+        // A negative scale turns the order round.
+        if bias.is_some() || scale < 0.0 {
+            for (i, x) in row.iter_mut().enumerate() {
+                *x = *x * scale + bias.map_or(0.0, |bias| bias[i]);
             }
+            scale = 1.0;
         }
-        Some(bias) => {
-            for (x, bias) in row.iter_mut().zip(bias) {
-                *x = *x * scale + bias;
-            }
+        let max = state.max.max(scale * max_of(row));
+        if state.max > f32::NEG_INFINITY && state.max < max {
+            let rescale = exp(state.max - max);
+            out.iter_mut().for_each(|x| *x *= rescale);
+            state.sum *= rescale;
         }
+        state.sum += exp_and_sum(row, scale, max);
+        state.max = max;
     }
-    let max = state.max.max(max_of(row));
-    // The first tile has nothing to rescale, and infinities would make a NaN of it.
-    state.rescale = if state.max == f32::NEG_INFINITY { 0.0 } else { exp(state.max - max) };
-    for x in row.iter_mut() {
-        *x = exp(*x - max);
-    }
-    state.sum = state.sum * state.rescale + sum_of(row, |x| x);
-    state.max = max;
 }
 
 #[cfg(test)]

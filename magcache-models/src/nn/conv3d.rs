@@ -4,12 +4,15 @@
 //! it consists of. With the channels last, the pixels under one row of the kernel lie side by side in memory, so a
 //! kernel of `[3, 3, 3]` is nine matrix products over overlapping views, accumulated tile by tile in the cache.
 
-use candle_core::{CpuStorage, CustomOp3, Layout, Shape, Tensor, backend::BackendStorage};
+use std::sync::Arc;
+
+use candle_core::{CpuStorage, CustomOp2, Layout, Shape, Storage, Tensor};
 use rayon::prelude::*;
 
 use super::{
-    cpu::{contiguous, on_cpu, per_channel, vectorized},
-    linear::widened,
+    cpu::{contiguous, on_cpu, per_channel},
+    matmul::{Finish, Panels, Rows, Target, Values, product},
+    then::Bias,
 };
 use crate::checkpoint::{CheckpointError, Weights};
 
@@ -48,13 +51,33 @@ impl Conv3dConfig {
     }
 }
 
-/// A convolution with its weight in the type in which it is stored, computed in f32 on the CPU.
+/// A convolution, computed in f32 on the CPU.
+///
+/// There, an f32 weight is kept in the order in which products read it; one of half precision stays as it is and is widened for
+/// the call.
 #[derive(Clone, Debug)]
 pub struct Conv3d {
-    /// `[frames, rows, columns, in, out]` of the kernel.
-    weight: Tensor,
+    weight: Weight,
+    /// `[frames, rows, columns, in, out]` of the weight.
+    shape: [usize; 5],
     bias: Tensor,
     config: Conv3dConfig,
+}
+
+#[derive(Clone, Debug)]
+enum Weight {
+    /// `[frames, rows, columns, in, out]`.
+    Stored(Tensor),
+    Lines(Arc<Lines>),
+}
+
+/// The matrices of the products that a convolution consists of.
+#[derive(Debug)]
+enum Lines {
+    /// One for each line of the kernel, `[columns * in, out]`.
+    Windowed(Vec<Panels>),
+    /// One of the whole kernel.
+    Gathered(Panels),
 }
 
 impl Conv3d {
@@ -83,7 +106,14 @@ impl Conv3d {
     }
 
     fn from_weight(weight: &Tensor, bias: Tensor, config: Conv3dConfig) -> Result<Self, CheckpointError> {
-        Ok(Self { weight: weight.permute((2, 3, 4, 1, 0))?.contiguous()?, bias, config })
+        let weight = weight.permute((2, 3, 4, 1, 0))?.contiguous()?;
+        let (frames, rows, columns, inputs, outputs) = weight.dims5()?;
+        let weight = if on_cpu(&weight) {
+            Weight::Lines(Arc::new(Lines::of(&weight, &config)?))
+        } else {
+            Weight::Stored(weight)
+        };
+        Ok(Self { weight, shape: [frames, rows, columns, inputs, outputs], bias, config })
     }
 
     /// Shape of the convolution.
@@ -105,15 +135,37 @@ impl Conv3d {
 
     fn run(&self, x: &Tensor, config: Conv3dConfig) -> candle_core::Result<Tensor> {
         let (_, frames, height, width, channels) = x.dims5()?;
-        if channels != self.weight.dim(3)? || self.weight.elem_count() == 0 {
-            candle_core::bail!("convolution: {:?} for a weight of {:?}", x.shape(), self.weight.shape());
+        let [.., inputs, outputs] = self.shape;
+        if channels != inputs || inputs * outputs == 0 {
+            candle_core::bail!("convolution: {:?} for a weight of {:?}", x.shape(), self.shape);
         }
         config.output([frames, height, width])?;
-        let weight = widened(&self.weight, x.dtype())?;
-        if on_cpu(x) {
-            return x.contiguous()?.apply_op3_no_bwd(&weight, &self.bias, &Conv3dOp(config));
+        let lines = match &self.weight {
+            Weight::Lines(lines) => Arc::clone(lines),
+            Weight::Stored(weight) if on_cpu(x) => Arc::new(Lines::of(weight, &self.config)?),
+            Weight::Stored(weight) => return plain(x, &weight.to_dtype(x.dtype())?, &self.bias, config),
+        };
+        x.contiguous()?.apply_op2_no_bwd(&self.bias, &Conv3dOp { config, lines, outputs })
+    }
+}
+
+impl Lines {
+    /// Of a weight `[frames, rows, columns, in, out]` on the CPU.
+    fn of(weight: &Tensor, config: &Conv3dConfig) -> candle_core::Result<Self> {
+        let (frames, rows, columns, inputs, outputs) = weight.dims5()?;
+        let (storage, layout) = weight.storage_and_layout();
+        let Storage::Cpu(storage) = &*storage else {
+            candle_core::bail!("convolution: the weight is not on the CPU")
+        };
+        let values = Values::of(storage, layout)?;
+        let depth = columns * inputs;
+        let strided = config.stride[1] != 1 || config.stride[2] != 1;
+        if strided || depth < NARROW {
+            let depth = frames * rows * depth;
+            return Ok(Self::Gathered(Panels::from_rows(values, outputs, depth, outputs)));
         }
-        plain(x, &weight, &self.bias, config)
+        let line = |i: usize| Panels::from_rows(values.from(i * depth * outputs), outputs, depth, outputs);
+        Ok(Self::Windowed((0..frames * rows).map(line).collect()))
     }
 }
 
@@ -151,9 +203,13 @@ fn plain(x: &Tensor, weight: &Tensor, bias: &Tensor, config: Conv3dConfig) -> ca
         .broadcast_add(&bias.to_dtype(x.dtype())?)
 }
 
-struct Conv3dOp(Conv3dConfig);
+struct Conv3dOp {
+    config: Conv3dConfig,
+    lines: Arc<Lines>,
+    outputs: usize,
+}
 
-impl CustomOp3 for Conv3dOp {
+impl CustomOp2 for Conv3dOp {
     fn name(&self) -> &'static str {
         "conv3d"
     }
@@ -162,20 +218,16 @@ impl CustomOp3 for Conv3dOp {
         &self,
         x: &CpuStorage,
         x_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
         bias: &CpuStorage,
         bias_layout: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         let (batch, frames, height, width, inputs) = x_layout.shape().dims5()?;
-        let outputs = weight_layout.shape().dims5()?.4;
-        let out_size = self.0.output([frames, height, width])?;
+        let outputs = self.outputs;
+        let out_size = self.config.output([frames, height, width])?;
         let job = Job {
-            config: self.0,
+            config: self.config,
             x: contiguous(self.name(), x, x_layout)?,
-            weight,
-            weight_start: weight_layout.start_offset(),
-            bias: per_channel(self.name(), bias, bias_layout, outputs)?,
+            bias: Bias(Some(per_channel(self.name(), bias, bias_layout, outputs)?)),
             input: [frames, height, width],
             output: out_size,
             channels: (inputs, outputs),
@@ -183,18 +235,21 @@ impl CustomOp3 for Conv3dOp {
         let [out_frames, out_height, out_width] = out_size;
         let mut out = vec![0f32; batch * out_frames * out_height * out_width * outputs];
         let line = (out_width * outputs).max(1);
-        out.par_chunks_mut((out_height * line).max(1)).enumerate().try_for_each(|(frame, out)| {
+        out.par_chunks_mut((out_height * line).max(1)).enumerate().for_each(|(frame, out)| {
             let lines = job.lines();
-            out.par_chunks_mut(lines * line).enumerate().try_for_each(|(i, out)| {
+            out.par_chunks_mut(lines * line).enumerate().for_each(|(i, out)| {
                 let tile = Tile {
                     batch: frame / out_frames,
                     frame: frame % out_frames,
                     first: i * lines,
                     lines: out.len() / line,
                 };
-                if job.strided() { job.gathered(&tile, out) } else { job.windowed(&tile, out) }
-            })
-        })?;
+                match &*self.lines {
+                    Lines::Gathered(weight) => job.gathered(&tile, weight, out),
+                    Lines::Windowed(weights) => job.windowed(&tile, weights, out),
+                }
+            });
+        });
         Ok((CpuStorage::F32(out), (batch, out_frames, out_height, out_width, outputs).into()))
     }
 }
@@ -203,9 +258,7 @@ struct Job<'a> {
     config: Conv3dConfig,
     /// `[batch, frames, height, width, in]`.
     x: &'a [f32],
-    weight: &'a CpuStorage,
-    weight_start: usize,
-    bias: &'a [f32],
+    bias: Bias<'a>,
     input: [usize; 3],
     output: [usize; 3],
     channels: (usize, usize),
@@ -220,12 +273,6 @@ struct Tile {
 }
 
 impl Job<'_> {
-    fn strided(&self) -> bool {
-        self.config.stride[1] != 1
-            || self.config.stride[2] != 1
-            || self.config.kernel[2] * self.channels.0 < NARROW
-    }
-
     /// Lines of a tile.
     fn lines(&self) -> usize {
         (TILE / self.output[2].max(1)).clamp(1, self.output[1].max(1))
@@ -246,7 +293,7 @@ impl Job<'_> {
 
     /// Stride 1: the padded lines of the tile, then one product for each line of the kernel over a view in which the
     /// pixels overlap. The products also cover the seams between lines, which are dropped.
-    fn windowed(&self, tile: &Tile, out: &mut [f32]) -> candle_core::Result<()> {
+    fn windowed(&self, tile: &Tile, weights: &[Panels], out: &mut [f32]) {
         let [taps, kernel_rows, kernel_columns] = self.config.kernel;
         let (inputs, outputs) = self.channels;
         let padded = self.output[2] + kernel_columns - 1;
@@ -259,29 +306,27 @@ impl Job<'_> {
                 empty[i / rows] = false;
             }
         }
-        let window = CpuStorage::F32(window);
-        let (m, k) = (tile.lines * padded - (kernel_columns - 1), kernel_columns * inputs);
+        let m = tile.lines * padded - (kernel_columns - 1);
         let mut sum = vec![0f32; m * outputs];
         for tap in (0..taps).filter(|tap| !empty[*tap]) {
             for row in 0..kernel_rows {
-                let start = (tap * rows + row) * padded * inputs;
-                let pixels = Layout::new((m, k).into(), vec![inputs, 1], start);
-                let start = self.weight_start + (tap * kernel_rows + row) * k * outputs;
-                let weight = Layout::contiguous_with_offset((k, outputs), start);
-                let part = window.matmul(self.weight, (1, m, outputs, k), &pixels, &weight)?;
-                let part = part.as_slice::<f32>()?;
-                vectorized(|| sum.iter_mut().zip(part).for_each(|(sum, part)| *sum += part));
+                let pixels = &window[(tap * rows + row) * padded * inputs..];
+                let pixels = Rows { values: pixels, stride: inputs, count: m };
+                let target = Target { values: &mut sum, stride: outputs, columns: outputs, add: true };
+                product(pixels, &weights[tap * kernel_rows + row], 0, target, (0, 0), &());
             }
         }
         let line = self.output[2] * outputs;
         for (out, sum) in out.chunks_exact_mut(line).zip(sum.chunks(padded * outputs)) {
-            self.with_bias(out, sum);
+            for (out, sum) in out.chunks_exact_mut(outputs).zip(sum.chunks_exact(outputs)) {
+                out.copy_from_slice(sum);
+                self.bias.piece(0, 0, out);
+            }
         }
-        Ok(())
     }
 
     /// Any stride: all pixels under the kernel are gathered, then there is one product.
-    fn gathered(&self, tile: &Tile, out: &mut [f32]) -> candle_core::Result<()> {
+    fn gathered(&self, tile: &Tile, weight: &Panels, out: &mut [f32]) {
         let [taps, kernel_rows, kernel_columns] = self.config.kernel;
         let (inputs, outputs) = self.channels;
         let (width, stride, left) = (self.output[2], self.config.stride[2], self.config.padding[2].0);
@@ -304,27 +349,9 @@ impl Job<'_> {
                 }
             }
         }
-        let m = tile.lines * width;
-        let weight = Layout::contiguous_with_offset((k, outputs), self.weight_start);
-        let product = CpuStorage::F32(pixels).matmul(
-            self.weight,
-            (1, m, outputs, k),
-            &Layout::contiguous((m, k)),
-            &weight,
-        )?;
-        self.with_bias(out, product.as_slice::<f32>()?);
-        Ok(())
-    }
-
-    fn with_bias(&self, out: &mut [f32], values: &[f32]) {
-        let outputs = self.channels.1;
-        vectorized(|| {
-            for (out, values) in out.chunks_exact_mut(outputs).zip(values.chunks_exact(outputs)) {
-                for ((out, value), bias) in out.iter_mut().zip(values).zip(self.bias) {
-                    *out = value + bias;
-                }
-            }
-        });
+        let pixels = Rows { values: &pixels, stride: k, count: tile.lines * width };
+        let target = Target { values: out, stride: outputs, columns: outputs, add: false };
+        product(pixels, weight, 0, target, (0, 0), &self.bias);
     }
 }
 
@@ -345,7 +372,7 @@ mod tests {
         let conv =
             Conv3d::from_weight(&weight, random(&[outputs])?, config).map_err(candle_core::Error::wrap)?;
         let ours = conv.forward(&x)?;
-        let plain = plain(&x, &conv.weight, &conv.bias, config)?;
+        let plain = plain(&x, &weight.permute((2, 3, 4, 1, 0))?.contiguous()?, &conv.bias, config)?;
         let worst = (&ours - plain)?.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>()?;
         let largest = ours.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>()?;
         assert!(worst < 2e-6 * largest, "{config:?} {worst} of {largest}");

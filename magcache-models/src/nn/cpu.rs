@@ -1,6 +1,9 @@
 //! What the CPU kernels share: slices of tensors, dispatch on the vector width, a vectorisable exponential.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use candle_core::{CpuStorage, DType, Layout, Result, Tensor};
+use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 /// Values that one task of an element-wise kernel handles at least: below this, splitting costs more than it gains.
@@ -9,9 +12,20 @@ pub(crate) const TASK: usize = 16 * 1024;
 /// Independent partial results of a reduction; wide enough for every vector register.
 const LANES: usize = 16;
 
+/// Set once, before any layer is made.
+static REFERENCE: AtomicBool = AtomicBool::new(false);
+
+/// Computes with candle's own operations from now on, in place of the kernels of this crate: to compare the two.
+///
+/// For the whole process and to be called before anything is loaded, as layers keep their weights in the order in which they are
+/// read.
+pub fn use_reference_ops() {
+    REFERENCE.store(true, Ordering::Relaxed);
+}
+
 /// Whether the kernels of this crate apply.
 pub(crate) fn on_cpu(x: &Tensor) -> bool {
-    x.device().is_cpu() && x.dtype() == DType::F32
+    x.device().is_cpu() && x.dtype() == DType::F32 && !REFERENCE.load(Ordering::Relaxed)
 }
 
 /// Rows of `channels` values that one task takes.
@@ -34,23 +48,58 @@ pub(crate) fn contiguous<'a>(op: &str, storage: &'a CpuStorage, layout: &Layout)
     }
 }
 
-/// Calls `kernel(out, x)` for every row, on all cores.
-pub(crate) fn for_each_row(
-    x: &[f32],
-    channels: usize,
-    kernel: impl Fn(&mut [f32], &[f32]) + Sync,
-) -> Vec<f32> {
-    let channels = channels.max(1);
+/// What is done to a row.
+pub(crate) trait RowKernel: Sync {
+    /// `out` from `x`, which is row `index` of all.
+    ///
+    /// Implementations are `#[inline(always)]`, and so is what they call: a function that stays one of its own is compiled
+    /// without the vector instructions of its caller.
+    fn row(&self, index: usize, out: &mut [f32], x: &[f32]);
+}
+
+/// Rows of `out_width` values from rows of `width`, on all cores with the widest vector instructions.
+pub(crate) fn by_row(x: &[f32], width: usize, out_width: usize, kernel: &impl RowKernel) -> Vec<f32> {
+    let (width, out_width) = (width.max(1), out_width.max(1));
+    let mut out = vec![0f32; x.len() / width * out_width];
+    let rows = rows_per_task(width);
+    out.par_chunks_mut(rows * out_width).zip(x.par_chunks(rows * width)).enumerate().for_each(
+        |(task, (out, x))| {
+            pulp::Arch::new().dispatch(Task { kernel, first: task * rows, out, out_width, x, width });
+        },
+    );
+    out
+}
+
+/// One result for each value: `kernel` sees pieces of [`TASK`] values as rows, and what is left as the last.
+pub(crate) fn by_value(x: &[f32], kernel: &impl RowKernel) -> Vec<f32> {
     let mut out = vec![0f32; x.len()];
-    let task = rows_per_task(channels) * channels;
-    out.par_chunks_mut(task).zip(x.par_chunks(task)).for_each(|(out, x)| {
-        vectorized(|| {
-            for (out, x) in out.chunks_exact_mut(channels).zip(x.chunks_exact(channels)) {
-                kernel(out, x);
-            }
-        });
+    out.par_chunks_mut(TASK).zip(x.par_chunks(TASK)).enumerate().for_each(|(task, (out, x))| {
+        let (width, out_width) = (x.len(), out.len());
+        pulp::Arch::new().dispatch(Task { kernel, first: task, out, out_width, x, width });
     });
     out
+}
+
+/// Some rows on one core.
+struct Task<'a, K> {
+    kernel: &'a K,
+    first: usize,
+    out: &'a mut [f32],
+    out_width: usize,
+    x: &'a [f32],
+    width: usize,
+}
+
+impl<K: RowKernel> WithSimd for Task<'_, K> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let rows = self.out.chunks_exact_mut(self.out_width).zip(self.x.chunks_exact(self.width));
+        for (i, (out, x)) in rows.enumerate() {
+            self.kernel.row(self.first + i, out, x);
+        }
+    }
 }
 
 /// Checks the length of a vector that is applied to the channels.
@@ -67,61 +116,34 @@ pub(crate) fn per_channel<'a>(
     Ok(values)
 }
 
-/// Runs a kernel compiled for the widest vector instructions of this CPU.
-///
-/// The kernel and what it calls must be inlined for that: small closures are, functions need `#[inline(always)]`.
-#[inline]
-pub(crate) fn vectorized<R>(kernel: impl FnOnce() -> R) -> R {
-    #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
-    {
-        use pulp::{
-            Simd,
-            x86::{V3, V4},
-        };
-        if V4::try_new().is_none()
-            && let Some(simd) = V3::try_new()
-        {
-            return Simd::vectorize(simd, kernel);
-        }
-    }
-    pulp::Arch::new().dispatch(kernel)
-}
-
 /// `e^x` to 2e-7 relative for `x` in -87..=88, the ends outside of it, NaN for NaN.
 ///
 /// Cody-Waite reduction to `2^n e^r` with `|r| <= ln 2 / 2` and the polynomial of the Cephes library. `n` comes out of
 /// the low bits of a float near `1.5 * 2^23`, because a conversion to integers would not vectorise as well.
 #[inline(always)]
-#[allow(
-    clippy::inline_always,
-    reason = "the loops around it must vectorise for the caller's instruction set"
-)]
 pub(crate) fn exp(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0;
     let x = x.clamp(-87.0, 88.0);
-    let shifted = x * std::f32::consts::LOG2_E + ROUND;
+    let shifted = x.mul_add(std::f32::consts::LOG2_E, ROUND);
     let n = shifted - ROUND;
-    let r = x - n * 0.693_359_4 + n * 2.121_944_4e-4;
-    let p = 1.987_569_1e-4;
-    let p = p * r + 1.398_2e-3;
-    let p = p * r + 8.333_452e-3;
-    let p = p * r + 4.166_579_6e-2;
-    let p = p * r + 1.666_666_6e-1;
-    let p = p * r + 0.5;
-    let y = p * (r * r) + r + 1.0;
+    let r = n.mul_add(2.121_944_4e-4, n.mul_add(-0.693_359_4, x));
+    let p = r.mul_add(1.987_569_1e-4, 1.398_2e-3);
+    let p = p.mul_add(r, 8.333_452e-3);
+    let p = p.mul_add(r, 4.166_579_6e-2);
+    let p = p.mul_add(r, 1.666_666_6e-1);
+    let p = p.mul_add(r, 0.5);
+    let y = p.mul_add(r * r, r) + 1.0;
     f32::from_bits(y.to_bits().wrapping_add(shifted.to_bits() << 23))
 }
 
 /// `x * sigmoid(x)`.
 #[inline(always)]
-#[allow(clippy::inline_always, reason = "see `exp`")]
 pub(crate) fn silu(x: f32) -> f32 {
     x / (1.0 + exp(-x))
 }
 
 /// Σ f(x) over a row.
 #[inline(always)]
-#[allow(clippy::inline_always, reason = "see `exp`")]
 pub(crate) fn sum_of(row: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     let mut lanes = [0f32; LANES];
     let (chunks, rest) = row.as_chunks::<LANES>();
@@ -133,15 +155,34 @@ pub(crate) fn sum_of(row: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     lanes.iter().sum::<f32>() + rest.iter().map(|x| f(*x)).sum::<f32>()
 }
 
+/// Leaves a row with `e^(x * scale - shift)`, and gives its sum.
+#[inline(always)]
+pub(crate) fn exp_and_sum(row: &mut [f32], scale: f32, shift: f32) -> f32 {
+    let mut lanes = [0f32; LANES];
+    let (chunks, rest) = row.as_chunks_mut::<LANES>();
+    for chunk in chunks {
+        for i in 0..LANES {
+            let y = exp(chunk[i] * scale - shift);
+            chunk[i] = y;
+            lanes[i] += y;
+        }
+    }
+    let mut sum = lanes.iter().sum::<f32>();
+    for x in rest {
+        *x = exp(*x * scale - shift);
+        sum += *x;
+    }
+    sum
+}
+
 /// Largest value of a row, minus infinity for an empty one; NaN is passed over.
 #[inline(always)]
-#[allow(clippy::inline_always, reason = "see `exp`")]
 pub(crate) fn max_of(row: &[f32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; LANES];
     let (chunks, rest) = row.as_chunks::<LANES>();
     for chunk in chunks {
-        for (lane, x) in lanes.iter_mut().zip(chunk) {
-            *lane = if *x > *lane { *x } else { *lane };
+        for i in 0..LANES {
+            lanes[i] = if chunk[i] > lanes[i] { chunk[i] } else { lanes[i] };
         }
     }
     lanes.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max)
@@ -168,5 +209,10 @@ mod tests {
         assert!((sum_of(&row, |x| 2.0 * x) - 2.0 * (35.0 * 18.0 + 50.0)).abs() < 1e-3);
         assert!((max_of(&row) - 50.0).abs() < 1e-6);
         assert!((max_of(&row[..17]) - 16.0).abs() < 1e-6);
+        let mut row: Vec<f32> = (0..37).map(|i| i as f32 / 10.0).collect();
+        let expected: Vec<f32> = row.iter().map(|x| (2.0 * x - 1.0).exp()).collect();
+        let sum = exp_and_sum(&mut row, 2.0, 1.0);
+        assert!((sum / expected.iter().sum::<f32>() - 1.0).abs() < 1e-6);
+        assert!(row.iter().zip(expected).all(|(x, y)| (x / y - 1.0).abs() < 1e-6));
     }
 }

@@ -1,20 +1,36 @@
 //! `x W^T + b`.
 
-use candle_core::{CpuStorage, CustomOp1, DType, InplaceOp2, Layout, Shape, Tensor};
-use half::slice::HalfFloatSliceExt;
-use rayon::prelude::*;
+use std::sync::Arc;
 
-use super::cpu::{TASK, contiguous, on_cpu, rows_per_task, vectorized};
+use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Storage, Tensor};
+
+use super::{
+    RmsNorm, RotaryTable,
+    cpu::{contiguous, on_cpu},
+    gated_add, gelu_tanh,
+    matmul::{self, Finish, Panels, Values},
+    modulation,
+    norm::RmsNormRows,
+    rms_norm_rotary,
+    rotary::TurnedRows,
+    then::{self, Behind, Bias},
+};
 use crate::checkpoint::{CheckpointError, Weights};
 
-/// A linear layer with its weight `[out, in]` in the type in which it is stored.
+/// A linear layer with its weight `[out, in]`.
 ///
-/// It computes in the type of its input: a bf16 weight is widened to f32 for the call and dropped again, so that a
-/// model takes the memory of its file.
+/// On the CPU an f32 weight is kept in the order in which products read it; a weight of half precision stays as it is, so that
+/// a model takes the memory of its file, and is widened for the call. Elsewhere it computes in the type of its input.
 #[derive(Clone, Debug)]
 pub struct Linear {
-    weight: Tensor,
+    weight: Weight,
     bias: Option<Tensor>,
+}
+
+#[derive(Clone, Debug)]
+enum Weight {
+    Stored(Tensor),
+    Panels(Arc<Panels>),
 }
 
 impl Linear {
@@ -24,10 +40,10 @@ impl Linear {
         inputs: usize,
         outputs: usize,
         bias: bool,
-    ) -> Result<Self, CheckpointError> {
+    ) -> std::result::Result<Self, CheckpointError> {
         let weight = weights.get("weight", &[outputs, inputs])?;
         let bias = bias.then(|| weights.get_f32("bias", &[outputs])).transpose()?;
-        Ok(Self { weight, bias })
+        Ok(Self::new(weight, bias)?)
     }
 
     /// Reads a convolution whose kernel is one pixel: `weight` `[out, in, 1, ..]` with `axes` axes of length 1, and `bias`
@@ -37,117 +53,189 @@ impl Linear {
         inputs: usize,
         outputs: usize,
         axes: usize,
-    ) -> Result<Self, CheckpointError> {
+    ) -> std::result::Result<Self, CheckpointError> {
         let mut shape = vec![outputs, inputs];
         shape.resize(2 + axes, 1);
         let weight = weights.get("weight", &shape)?.reshape((outputs, inputs))?;
-        Ok(Self { weight, bias: Some(weights.get_f32("bias", &[outputs])?) })
+        Ok(Self::new(weight, Some(weights.get_f32("bias", &[outputs])?))?)
     }
 
     /// From a weight `[out, in]` and a bias `[out]`.
-    pub fn new(weight: Tensor, bias: Option<Tensor>) -> candle_core::Result<Self> {
+    pub fn new(weight: Tensor, bias: Option<Tensor>) -> Result<Self> {
         let (outputs, _) = weight.dims2()?;
         if let Some(bias) = &bias
             && bias.dims() != [outputs]
         {
             candle_core::bail!("linear: bias {:?} for {outputs} outputs", bias.shape());
         }
+        let bias = bias.map(|bias| bias.to_dtype(DType::F32)?.contiguous()).transpose()?;
+        let weight =
+            if on_cpu(&weight) { Weight::Panels(Arc::new(panels(&weight)?)) } else { Weight::Stored(weight) };
         Ok(Self { weight, bias })
     }
 
+    fn dims(&self) -> Result<(usize, usize)> {
+        match &self.weight {
+            Weight::Stored(weight) => weight.dims2(),
+            Weight::Panels(panels) => Ok((panels.outputs(), panels.inputs())),
+        }
+    }
+
     /// `[.., in]` to `[.., out]`.
-    pub fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        let (outputs, inputs) = self.weight.dims2()?;
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        match self.panels(x)? {
+            Some(weight) => self.run(x, &weight, &()),
+            None => self.plain(x),
+        }
+    }
+
+    /// With [`gelu_tanh`] behind it.
+    pub fn forward_gelu_tanh(&self, x: &Tensor) -> Result<Tensor> {
+        match self.panels(x)? {
+            Some(weight) => self.run(x, &weight, &then::GeluTanh),
+            None => gelu_tanh(&self.plain(x)?),
+        }
+    }
+
+    /// Times `other`, of the result's shape.
+    pub fn forward_times(&self, x: &Tensor, other: &Tensor) -> Result<Tensor> {
+        let Some(weight) = self.panels(x)? else { return self.plain(x)? * other };
+        let other = other.contiguous()?;
+        let (storage, layout) = other.storage_and_layout();
+        self.run(x, &weight, &then::Times(values(&storage, layout, &self.shape_for(x)?)?))
+    }
+
+    /// On top of `residual`, of the result's shape.
+    pub fn forward_add(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
+        let Some(weight) = self.panels(x)? else { return residual + self.plain(x)? };
+        let residual = residual.contiguous()?;
+        let (storage, layout) = residual.storage_and_layout();
+        self.run(x, &weight, &then::Add(values(&storage, layout, &self.shape_for(x)?)?))
+    }
+
+    /// On top of `residual`, after the product with a gate: see [`gated_add`].
+    pub fn forward_gated_add(&self, x: &Tensor, residual: &Tensor, gate: &Tensor) -> Result<Tensor> {
+        let Some(weight) = self.panels(x)? else { return gated_add(residual, &self.plain(x)?, gate) };
+        let (batch, tokens, channels) = residual.dims3()?;
+        let residual = residual.contiguous()?;
+        let ((storage, layout), (of_gate, gate)) = (residual.storage_and_layout(), gate.storage_and_layout());
+        let gate = modulation::Rows::new("linear", on_host(&of_gate)?, gate, [batch, tokens, channels])?;
+        let values = values(&storage, layout, &self.shape_for(x)?)?;
+        self.run(x, &weight, &then::GatedAdd { values, gate })
+    }
+
+    /// With a norm of the whole row behind it.
+    pub fn forward_rms_norm(&self, x: &Tensor, norm: &RmsNorm) -> Result<Tensor> {
+        let Some(weight) = self.panels(x)? else { return norm.forward(&self.plain(x)?) };
+        let (storage, layout) = norm.weight().storage_and_layout();
+        let scale = values(&storage, layout, &[weight.outputs()])?;
+        self.run(x, &weight, &then::RmsNorm(RmsNormRows { eps: norm.eps() as f32, weight: scale }))
+    }
+
+    /// With [`rms_norm_rotary`] behind it.
+    pub fn forward_rms_norm_rotary(&self, x: &Tensor, norm: &RmsNorm, table: &RotaryTable) -> Result<Tensor> {
+        let Some(weight) = self.panels(x)? else {
+            return rms_norm_rotary(&self.plain(x)?, norm.weight(), table, norm.eps());
+        };
+        table.check(&self.shape_for(x)?.into(), norm.weight())?;
+        let (of_scale, of_turns) = (norm.weight().storage_and_layout(), table.values().storage_and_layout());
+        let scale = values(&of_scale.0, of_scale.1, norm.weight().dims())?;
+        let turns = values(&of_turns.0, of_turns.1, table.values().dims())?;
+        let rows = TurnedRows::new(scale, turns, table.values().dim(2)?, norm.eps() as f32);
+        self.run(x, &weight, &then::Turned(rows))
+    }
+
+    /// The shape of the result.
+    fn shape_for(&self, x: &Tensor) -> Result<Vec<usize>> {
+        let (outputs, inputs) = self.dims()?;
         let mut shape = x.dims().to_vec();
         match shape.last_mut() {
             Some(last) if *last == inputs => *last = outputs,
             _ => candle_core::bail!("linear: got {:?}, expected {inputs} channels", x.shape()),
         }
-        let rows = x.elem_count() / inputs.max(1);
-        let y = x.reshape((rows, inputs))?.matmul(&widened(&self.weight, x.dtype())?.t()?)?;
+        Ok(shape)
+    }
+
+    /// The weight in the order of products, where they are ours.
+    fn panels(&self, x: &Tensor) -> Result<Option<Arc<Panels>>> {
+        Ok(match &self.weight {
+            Weight::Panels(panels) => Some(Arc::clone(panels)),
+            Weight::Stored(weight) if on_cpu(x) => Some(Arc::new(panels(weight)?)),
+            Weight::Stored(_) => None,
+        })
+    }
+
+    /// candle's product.
+    fn plain(&self, x: &Tensor) -> Result<Tensor> {
+        let shape = self.shape_for(x)?;
+        let Weight::Stored(weight) = &self.weight else {
+            candle_core::bail!(
+                "linear: got {:?} on {:?}, the weight is f32 on the CPU",
+                x.dtype(),
+                x.device()
+            )
+        };
+        let y = x.reshape(((), weight.dim(1)?))?.matmul(&weight.to_dtype(x.dtype())?.t()?)?;
         match &self.bias {
             None => y,
-            Some(bias) if on_cpu(&y) => {
-                y.inplace_op2(&bias.to_dtype(DType::F32)?, &AddBias)?;
-                y
-            }
             Some(bias) => y.broadcast_add(&bias.to_dtype(y.dtype())?)?,
         }
         .reshape(shape)
     }
-}
 
-/// The tensor in the given type; half precision to f32 on the CPU runs on all cores.
-pub(super) fn widened(weight: &Tensor, dtype: DType) -> candle_core::Result<Tensor> {
-    match weight.dtype() {
-        DType::F16 | DType::BF16 if dtype == DType::F32 && weight.device().is_cpu() => {
-            weight.apply_op1_no_bwd(&Widen)
-        }
-        _ => weight.to_dtype(dtype),
-    }
-}
-
-struct Widen;
-
-impl CustomOp1 for Widen {
-    fn name(&self) -> &'static str {
-        "widen"
-    }
-
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
-        let Some((start, end)) = layout.contiguous_offsets() else {
-            candle_core::bail!("widen: expected a contiguous tensor of shape {:?}", layout.dims())
+    fn run(&self, x: &Tensor, weight: &Panels, then: &impl Finish) -> Result<Tensor> {
+        let shape = self.shape_for(x)?;
+        let held = self.bias.as_ref().map(Tensor::storage_and_layout);
+        let bias = match &held {
+            None => None,
+            Some((storage, layout)) => Some(values(storage, layout, &[weight.outputs()])?),
         };
-        let mut out = vec![0f32; end - start];
-        match x {
-            CpuStorage::BF16(x) => widen(x.get(start..end).unwrap_or_default(), &mut out),
-            CpuStorage::F16(x) => widen(x.get(start..end).unwrap_or_default(), &mut out),
-            _ => candle_core::bail!("widen: expected f16 or bf16"),
-        }
-        Ok((CpuStorage::F32(out), layout.shape().clone()))
+        x.contiguous()?.apply_op1_no_bwd(&Product {
+            weight,
+            finish: Behind { bias: Bias(bias), then },
+            shape: &shape,
+        })
     }
 }
 
-fn widen<T: Sync>(x: &[T], out: &mut [f32])
-where
-    [T]: HalfFloatSliceExt,
-{
-    out.par_chunks_mut(TASK).zip(x.par_chunks(TASK)).for_each(|(out, x)| x.convert_to_f32_slice(out));
+fn on_host(storage: &Storage) -> Result<&CpuStorage> {
+    match storage {
+        Storage::Cpu(storage) => Ok(storage),
+        _ => candle_core::bail!("linear: a tensor is not on the CPU"),
+    }
 }
 
-/// Adds `[channels]` to every row of a tensor that nobody else holds.
-struct AddBias;
+/// The values of a contiguous f32 tensor of this shape.
+fn values<'a>(storage: &'a Storage, layout: &Layout, shape: &[usize]) -> Result<&'a [f32]> {
+    if layout.dims() != shape {
+        candle_core::bail!("linear: got {:?}, expected {shape:?}", layout.dims());
+    }
+    contiguous("linear", on_host(storage)?, layout)
+}
 
-impl InplaceOp2 for AddBias {
+fn panels(weight: &Tensor) -> Result<Panels> {
+    let (outputs, inputs) = weight.dims2()?;
+    let weight = weight.contiguous()?;
+    let (storage, layout) = weight.storage_and_layout();
+    Ok(Panels::from_columns(Values::of(on_host(&storage)?, layout)?, inputs, inputs, outputs))
+}
+
+/// Rows of `x` by a weight, and something behind it.
+struct Product<'a, F> {
+    weight: &'a Panels,
+    finish: F,
+    /// Of the result.
+    shape: &'a [usize],
+}
+
+impl<F: Finish + Send> CustomOp1 for Product<'_, F> {
     fn name(&self) -> &'static str {
-        "add-bias"
+        "linear"
     }
 
-    fn cpu_fwd(
-        &self,
-        x: &mut CpuStorage,
-        x_layout: &Layout,
-        bias: &CpuStorage,
-        bias_layout: &Layout,
-    ) -> candle_core::Result<()> {
-        let bias = contiguous(self.name(), bias, bias_layout)?;
-        let (CpuStorage::F32(x), Some((start, end))) = (x, x_layout.contiguous_offsets()) else {
-            candle_core::bail!("add-bias: expected a contiguous f32 tensor")
-        };
-        let channels = bias.len().max(1);
-        x.get_mut(start..end)
-            .unwrap_or_default()
-            .par_chunks_mut(rows_per_task(channels) * channels)
-            .for_each(|x| {
-                vectorized(|| {
-                    for row in x.chunks_exact_mut(channels) {
-                        for (x, bias) in row.iter_mut().zip(bias) {
-                            *x += bias;
-                        }
-                    }
-                });
-            });
-        Ok(())
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let x = contiguous(self.name(), x, layout)?;
+        Ok((CpuStorage::F32(matmul::multiply(x, self.weight, &self.finish)), self.shape.into()))
     }
 }
 
@@ -158,7 +246,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn half_precision_weights_give_what_their_f32_values_give() -> candle_core::Result<()> {
+    fn half_precision_weights_give_what_their_f32_values_give() -> Result<()> {
         let weight = Tensor::randn(0f32, 1.0, (70, 33), &Device::Cpu)?;
         let bias = Tensor::randn(0f32, 1.0, 70, &Device::Cpu)?;
         let x = Tensor::randn(0f32, 1.0, (2, 5, 33), &Device::Cpu)?;
@@ -173,8 +261,70 @@ mod tests {
         Ok(())
     }
 
+    /// A layer, an input for it, and what candle makes of the two.
+    fn layer(dtype: DType) -> Result<(Linear, Tensor, Tensor)> {
+        let random = |shape: &[usize]| Tensor::randn(0f32, 1.0, shape, &Device::Cpu);
+        let (weight, bias) = (random(&[24, 401])?.to_dtype(dtype)?, random(&[24])?);
+        let x = random(&[2, 7, 401])?;
+        let plain = x.broadcast_matmul(&weight.to_dtype(DType::F32)?.t()?)?.broadcast_add(&bias)?;
+        Ok((Linear::new(weight, Some(bias))?, x, plain))
+    }
+
+    fn close(what: &str, ours: &Tensor, plain: &Tensor) -> Result<()> {
+        assert_eq!(ours.dims(), plain.dims(), "{what}");
+        let error = (ours - plain)?.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>()?;
+        let scale = plain.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>()?;
+        assert!(error < 2e-6 * scale, "{what}: {error} of {scale}");
+        Ok(())
+    }
+
     #[test]
-    fn refuses_shapes_that_do_not_fit() -> candle_core::Result<()> {
+    fn what_follows_at_once_is_what_follows_after_candles_product() -> Result<()> {
+        for dtype in [DType::F32, DType::BF16] {
+            let (layer, x, plain) = layer(dtype)?;
+            let random = |shape: &[usize]| Tensor::randn(0f32, 1.0, shape, &Device::Cpu);
+            // Views, as the models pass them.
+            let other = random(&[2, 24, 7])?.transpose(1, 2)?;
+            let gate = random(&[2, 1, 72])?.narrow(2, 24, 24)?;
+            close("product", &layer.forward(&x)?, &plain)?;
+            close("gelu", &layer.forward_gelu_tanh(&x)?, &plain.gelu()?)?;
+            close("times", &layer.forward_times(&x, &other)?, &(&plain * &other)?)?;
+            close("add", &layer.forward_add(&x, &other)?, &(&plain + &other)?)?;
+            let gated = (&other + plain.broadcast_mul(&gate)?)?;
+            close("gated", &layer.forward_gated_add(&x, &other, &gate)?, &gated)?;
+
+            let norm = RmsNorm::new(random(&[24])?, 1e-3);
+            close("norm", &layer.forward_rms_norm(&x, &norm)?, &norm.forward(&plain)?)?;
+            let angles: Vec<f32> = (0..7 * 4).map(|i| i as f32 * 0.37).collect();
+            let (cos, sin): (Vec<f32>, Vec<f32>) = angles.iter().map(|a| (a.cos(), a.sin())).unzip();
+            let table = RotaryTable::new(cos, &sin, 7, &Device::Cpu)?;
+            for width in [24, 8] {
+                let norm = RmsNorm::new(random(&[width])?, 1e-3);
+                let turned = rms_norm_rotary(&plain, norm.weight(), &table, norm.eps())?;
+                close("turned", &layer.forward_rms_norm_rotary(&x, &norm, &table)?, &turned)?;
+            }
+            // One row is split by columns.
+            let (row, plain) = (x.get(0)?.narrow(0, 3, 1)?, plain.get(0)?.narrow(0, 3, 1)?);
+            close("one row", &layer.forward(&row)?, &plain)?;
+            close("one row", &layer.forward_add(&row, &plain)?, &(&plain * 2.0)?)?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn what_follows_must_fit() -> Result<()> {
+        let (layer, x, plain) = layer(DType::F32)?;
+        assert!(layer.forward_add(&x, &x).is_err() && layer.forward_times(&x, &x).is_err());
+        assert!(layer.forward_gated_add(&x, &plain, &x).is_err());
+        let norm = RmsNorm::new(Tensor::ones(23, DType::F32, &Device::Cpu)?, 1e-3);
+        assert!(layer.forward_rms_norm(&x, &norm).is_err());
+        let table = RotaryTable::new(vec![1.0; 6 * 4], &[0.0; 6 * 4], 6, &Device::Cpu)?;
+        assert!(layer.forward_rms_norm_rotary(&x, &norm, &table).is_err());
+        Ok(())
+    }
+
+    #[test]
+    fn refuses_shapes_that_do_not_fit() -> Result<()> {
         let weight = Tensor::zeros((4, 3), DType::F32, &Device::Cpu)?;
         assert!(Linear::new(weight.clone(), Some(Tensor::zeros(3, DType::F32, &Device::Cpu)?)).is_err());
         let x = Tensor::zeros((2, 4), DType::F32, &Device::Cpu)?;

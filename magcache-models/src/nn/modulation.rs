@@ -3,10 +3,12 @@
 //! Hidden states are `[batch, tokens, channels]`; shift, scale and gate `[batch or 1, tokens or 1, channels]`, which may
 //! be chunks of a larger tensor. On the CPU each function is one pass over the hidden states.
 
-use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor};
-use rayon::prelude::*;
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, D, Layout, Result, Shape, Tensor};
 
-use super::cpu::{contiguous, on_cpu, rows_per_task, sum_of, vectorized};
+use super::{
+    cpu::{RowKernel, TASK, by_row, by_value, contiguous, on_cpu},
+    norm::moments,
+};
 
 /// `layer_norm(x) * (1 + scale) + shift`, with a norm that has no weights of its own.
 pub fn layer_norm_modulate(x: &Tensor, shift: &Tensor, scale: &Tensor, eps: f64) -> Result<Tensor> {
@@ -24,6 +26,14 @@ pub fn gated_add(x: &Tensor, y: &Tensor, gate: &Tensor) -> Result<Tensor> {
     x + y.broadcast_mul(gate)?
 }
 
+/// `x + y`, of one shape.
+pub fn add(x: &Tensor, y: &Tensor) -> Result<Tensor> {
+    if on_cpu(x) && x.shape() == y.shape() {
+        return x.contiguous()?.apply_op2_no_bwd(&y.contiguous()?, &Add);
+    }
+    x + y
+}
+
 fn layer_norm_modulate_plain(x: &Tensor, shift: &Tensor, scale: &Tensor, eps: f64) -> Result<Tensor> {
     let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
     let deviation = (centred.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?;
@@ -33,15 +43,16 @@ fn layer_norm_modulate_plain(x: &Tensor, shift: &Tensor, scale: &Tensor, eps: f6
 /// Rows of a `[batch or 1, tokens or 1, channels]` view, repeated along the axes of length 1.
 ///
 /// Any strides do as long as the channels of a row lie side by side, so chunks of a larger tensor need no copy.
-struct Rows<'a> {
+pub(super) struct Rows<'a> {
     values: &'a [f32],
     strides: [usize; 2],
+    tokens: usize,
     channels: usize,
 }
 
 impl<'a> Rows<'a> {
     /// Checks the view against the `[batch, tokens, channels]` of the tensor that it goes with.
-    fn new(op: &str, storage: &'a CpuStorage, layout: &Layout, like: [usize; 3]) -> Result<Self> {
+    pub(super) fn new(op: &str, storage: &'a CpuStorage, layout: &Layout, like: [usize; 3]) -> Result<Self> {
         let strides = match (layout.dims(), layout.stride()) {
             (&[batch, tokens, channels], &[batch_stride, token_stride, 1])
                 if (batch == 1 || batch == like[0])
@@ -54,35 +65,19 @@ impl<'a> Rows<'a> {
         };
         let end = strides[0] * like[0].saturating_sub(1) + strides[1] * like[1].saturating_sub(1) + like[2];
         match storage.as_slice::<f32>()?.get(layout.start_offset()..) {
-            Some(values) if values.len() >= end => Ok(Self { values, strides, channels: like[2] }),
+            Some(values) if values.len() >= end => {
+                Ok(Self { values, strides, tokens: like[1], channels: like[2] })
+            }
             _ => candle_core::bail!("{op}: the layout of shape {:?} exceeds its storage", layout.dims()),
         }
     }
 
-    /// The row of token `token` in batch item `batch`.
-    fn row(&self, batch: usize, token: usize) -> &'a [f32] {
-        let start = batch * self.strides[0] + token * self.strides[1];
+    /// The row for row `index` of the tensor that it goes with, counted over the batch.
+    #[inline(always)]
+    pub(super) fn row(&self, index: usize) -> &'a [f32] {
+        let start = index / self.tokens * self.strides[0] + index % self.tokens * self.strides[1];
         &self.values[start..start + self.channels]
     }
-}
-
-/// Calls `kernel(out, start, batch, token)` for every row of a `[batch, tokens, channels]` result, on all cores; `start` is
-/// the place of the row's first value.
-fn by_token(
-    [batch, tokens, channels]: [usize; 3],
-    kernel: impl Fn(&mut [f32], usize, usize, usize) + Sync,
-) -> Vec<f32> {
-    let mut out = vec![0f32; batch * tokens * channels];
-    let (rows, width) = (rows_per_task(channels), channels.max(1));
-    out.par_chunks_mut(rows * width).enumerate().for_each(|(task, out)| {
-        vectorized(|| {
-            for (i, out) in out.chunks_exact_mut(width).enumerate() {
-                let row = task * rows + i;
-                kernel(out, row * width, row / tokens, row % tokens);
-            }
-        });
-    });
-    out
 }
 
 struct LayerNormModulate {
@@ -108,18 +103,25 @@ impl CustomOp3 for LayerNormModulate {
         let x = contiguous(self.name(), x, x_layout)?;
         let shift = Rows::new(self.name(), shift, shift_layout, shape)?;
         let scale = Rows::new(self.name(), scale, scale_layout, shape)?;
-        let out = by_token(shape, |out, start, batch, token| {
-            let x = &x[start..start + channels];
-            let (shift, scale) = (shift.row(batch, token), scale.row(batch, token));
-            // Two passes, as in `LayerNorm`.
-            let mean = sum_of(x, |x| x) / channels as f32;
-            let variance = sum_of(x, |x| (x - mean) * (x - mean)) / channels as f32;
-            let inverse = (variance + self.eps).sqrt().recip();
-            for (((out, x), shift), scale) in out.iter_mut().zip(x).zip(shift).zip(scale) {
-                *out = (x - mean) * inverse * (1.0 + scale) + shift;
-            }
-        });
+        let out = by_row(x, channels, channels, &ModulateRows { eps: self.eps, shift, scale });
         Ok((CpuStorage::F32(out), x_layout.shape().clone()))
+    }
+}
+
+struct ModulateRows<'a> {
+    eps: f32,
+    shift: Rows<'a>,
+    scale: Rows<'a>,
+}
+
+impl RowKernel for ModulateRows<'_> {
+    #[inline(always)]
+    fn row(&self, index: usize, out: &mut [f32], x: &[f32]) {
+        let (mean, inverse) = moments(x, self.eps);
+        let modulation = self.shift.row(index).iter().zip(self.scale.row(index));
+        for ((out, x), (shift, scale)) in out.iter_mut().zip(x).zip(modulation) {
+            *out = (x - mean) * inverse * (1.0 + scale) + shift;
+        }
     }
 }
 
@@ -146,14 +148,57 @@ impl CustomOp3 for GatedAdd {
         let x = contiguous(self.name(), x, x_layout)?;
         let y = contiguous(self.name(), y, y_layout)?;
         let gate = Rows::new(self.name(), gate, gate_layout, [batch, tokens, channels])?;
-        let out = by_token([batch, tokens, channels], |out, start, batch, token| {
-            let row = start..start + channels;
-            let inputs = x[row.clone()].iter().zip(&y[row]).zip(gate.row(batch, token));
-            for (out, ((x, y), gate)) in out.iter_mut().zip(inputs) {
-                *out = x + y * gate;
-            }
-        });
+        let out = by_row(x, channels, channels, &GatedRows { y, gate });
         Ok((CpuStorage::F32(out), x_layout.shape().clone()))
+    }
+}
+
+struct GatedRows<'a> {
+    y: &'a [f32],
+    gate: Rows<'a>,
+}
+
+impl RowKernel for GatedRows<'_> {
+    #[inline(always)]
+    fn row(&self, index: usize, out: &mut [f32], x: &[f32]) {
+        let y = &self.y[index * x.len()..][..x.len()];
+        for ((out, x), (y, gate)) in out.iter_mut().zip(x).zip(y.iter().zip(self.gate.row(index))) {
+            *out = x + y * gate;
+        }
+    }
+}
+
+struct Add;
+
+impl CustomOp2 for Add {
+    fn name(&self) -> &'static str {
+        "add"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        y: &CpuStorage,
+        y_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let x = contiguous(self.name(), x, x_layout)?;
+        let y = contiguous(self.name(), y, y_layout)?;
+        Ok((CpuStorage::F32(by_value(x, &Summands { y })), x_layout.shape().clone()))
+    }
+}
+
+struct Summands<'a> {
+    y: &'a [f32],
+}
+
+impl RowKernel for Summands<'_> {
+    #[inline(always)]
+    fn row(&self, index: usize, out: &mut [f32], x: &[f32]) {
+        let y = &self.y[index * TASK..][..x.len()];
+        for (out, (x, y)) in out.iter_mut().zip(x.iter().zip(y)) {
+            *out = x + y;
+        }
     }
 }
 

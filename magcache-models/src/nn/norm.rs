@@ -2,7 +2,7 @@
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, DType, Device, Layout, Shape, Tensor};
 
-use super::cpu::{contiguous, for_each_row, on_cpu, per_channel, sum_of};
+use super::cpu::{RowKernel, by_row, contiguous, on_cpu, per_channel, sum_of};
 use crate::checkpoint::{CheckpointError, Weights};
 
 /// `(x - mean) / sqrt(variance + eps) * weight + bias` over the last axis.
@@ -55,6 +55,11 @@ impl RmsNorm {
         Ok(Self { weight: weights.get_f32("weight", &[channels])?, eps })
     }
 
+    /// From a weight `[channels]` in f32.
+    pub fn new(weight: Tensor, eps: f64) -> Self {
+        Self { weight, eps }
+    }
+
     /// The weight, `[channels]` in f32, for kernels that norm and do more.
     pub fn weight(&self) -> &Tensor {
         &self.weight
@@ -100,17 +105,34 @@ impl CustomOp3 for LayerNormOp {
         let channels = x_layout.dims().last().copied().unwrap_or(1);
         let weight = per_channel(self.name(), weight, weight_layout, channels)?;
         let bias = per_channel(self.name(), bias, bias_layout, channels)?;
-        let out = for_each_row(x, channels, |out, x| {
-            // Two passes: the sum of squares minus the squared mean would lose the digits of a large mean.
-            let mean = sum_of(x, |x| x) / channels as f32;
-            let variance = sum_of(x, |x| (x - mean) * (x - mean)) / channels as f32;
-            let inverse = (variance + self.eps).sqrt().recip();
-            for (((out, x), weight), bias) in out.iter_mut().zip(x).zip(weight).zip(bias) {
-                *out = (x - mean) * inverse * weight + bias;
-            }
-        });
+        let out = by_row(x, channels, channels, &LayerNormRows { eps: self.eps, weight, bias });
         Ok((CpuStorage::F32(out), x_layout.shape().clone()))
     }
+}
+
+struct LayerNormRows<'a> {
+    eps: f32,
+    weight: &'a [f32],
+    bias: &'a [f32],
+}
+
+impl RowKernel for LayerNormRows<'_> {
+    #[inline(always)]
+    fn row(&self, _: usize, out: &mut [f32], x: &[f32]) {
+        let (mean, inverse) = moments(x, self.eps);
+        for (((out, x), weight), bias) in out.iter_mut().zip(x).zip(self.weight).zip(self.bias) {
+            *out = (x - mean) * inverse * weight + bias;
+        }
+    }
+}
+
+/// Mean of a row and one over its deviation. Two passes: the sum of squares minus the squared mean would lose the digits of a
+/// large mean.
+#[inline(always)]
+pub(super) fn moments(x: &[f32], eps: f32) -> (f32, f32) {
+    let mean = sum_of(x, |x| x) / x.len() as f32;
+    let variance = sum_of(x, |x| (x - mean) * (x - mean)) / x.len() as f32;
+    (mean, (variance + eps).sqrt().recip())
 }
 
 struct RmsNormOp {
@@ -132,13 +154,33 @@ impl CustomOp2 for RmsNormOp {
         let x = contiguous(self.name(), x, x_layout)?;
         let channels = x_layout.dims().last().copied().unwrap_or(1);
         let weight = per_channel(self.name(), weight, weight_layout, channels)?;
-        let out = for_each_row(x, channels, |out, x| {
-            let inverse = (sum_of(x, |x| x * x) / channels as f32 + self.eps).sqrt().recip();
-            for ((out, x), weight) in out.iter_mut().zip(x).zip(weight) {
-                *out = x * inverse * weight;
-            }
-        });
+        let out = by_row(x, channels, channels, &RmsNormRows { eps: self.eps, weight });
         Ok((CpuStorage::F32(out), x_layout.shape().clone()))
+    }
+}
+
+/// Norms rows.
+pub(super) struct RmsNormRows<'a> {
+    pub(super) eps: f32,
+    pub(super) weight: &'a [f32],
+}
+
+impl RmsNormRows<'_> {
+    /// A row in place.
+    #[inline(always)]
+    pub(super) fn norm(&self, row: &mut [f32]) {
+        let inverse = (sum_of(row, |x| x * x) / row.len() as f32 + self.eps).sqrt().recip();
+        for (x, weight) in row.iter_mut().zip(self.weight) {
+            *x = *x * inverse * weight;
+        }
+    }
+}
+
+impl RowKernel for RmsNormRows<'_> {
+    #[inline(always)]
+    fn row(&self, _: usize, out: &mut [f32], x: &[f32]) {
+        out.copy_from_slice(x);
+        self.norm(out);
     }
 }
 

@@ -4,9 +4,8 @@
 //! `RoFormer` (arXiv 2104.09864); the pairing is that of Wan and Flux, not the half-split of `LLaMA`.
 
 use candle_core::{CpuStorage, CustomOp3, D, Device, Layout, Result, Shape, Tensor};
-use rayon::prelude::*;
 
-use super::cpu::{contiguous, on_cpu, rows_per_task, sum_of, vectorized};
+use super::cpu::{RowKernel, by_row, contiguous, on_cpu, sum_of};
 
 /// Cosines and sines of every token's angles, `[2, tokens, head_dim / 2]` in f32.
 #[derive(Clone, Debug)]
@@ -30,6 +29,25 @@ impl RotaryTable {
         self.0.dim(1)
     }
 
+    /// Whether it can turn queries or keys of this shape behind a norm with this weight.
+    pub(super) fn check(&self, x: &Shape, weight: &Tensor) -> Result<()> {
+        let (_, tokens, channels) = x.dims3()?;
+        let (_, rows, half) = self.0.dims3()?;
+        if rows != tokens || half == 0 || channels % (2 * half) != 0 {
+            candle_core::bail!("rotary table of {rows} tokens and {half} pairs does not fit {x:?}");
+        }
+        let width = weight.dims1()?;
+        if width == 0 || channels % width != 0 || width % (2 * half) != 0 {
+            candle_core::bail!("{width} norm weights for {channels} channels in heads of {}", 2 * half);
+        }
+        Ok(())
+    }
+
+    /// `[2, tokens, head_dim / 2]`, cosines and sines.
+    pub(super) fn values(&self) -> &Tensor {
+        &self.0
+    }
+
     /// Cosines, `[tokens, head_dim / 2]`.
     pub fn cos(&self) -> Result<Tensor> {
         self.0.get(0)
@@ -46,15 +64,7 @@ impl RotaryTable {
 /// The norm runs over as many channels as `weight` has: over all heads together (Wan) or over each head on its own (Flux).
 /// Then the table turns each head by the token's position.
 pub fn rms_norm_rotary(x: &Tensor, weight: &Tensor, table: &RotaryTable, eps: f64) -> Result<Tensor> {
-    let (_, tokens, channels) = x.dims3()?;
-    let (_, rows, half) = table.0.dims3()?;
-    if rows != tokens || half == 0 || channels % (2 * half) != 0 {
-        candle_core::bail!("rotary table of {rows} tokens and {half} pairs does not fit {:?}", x.shape());
-    }
-    let width = weight.dims1()?;
-    if width == 0 || channels % width != 0 || width % (2 * half) != 0 {
-        candle_core::bail!("{width} norm weights for {channels} channels in heads of {}", 2 * half);
-    }
+    table.check(x.shape(), weight)?;
     if on_cpu(x) {
         return x.contiguous()?.apply_op3_no_bwd(weight, &table.0, &RmsNormRotary { eps: eps as f32 });
     }
@@ -94,45 +104,58 @@ impl CustomOp3 for RmsNormRotary {
         table: &CpuStorage,
         table_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let (_, tokens, channels) = x_layout.shape().dims3()?;
+        let (_, _, channels) = x_layout.shape().dims3()?;
         let half = table_layout.shape().dims3()?.2;
         let x = contiguous(self.name(), x, x_layout)?;
         let weight = contiguous(self.name(), weight, weight_layout)?;
-        let width = weight.len();
-        let (cos, sin) = contiguous(self.name(), table, table_layout)?.split_at(tokens * half);
-        let mut out = vec![0f32; x.len()];
-        let (rows, pair) = (rows_per_task(channels), 2 * half);
-        out.par_chunks_mut(rows * channels).zip(x.par_chunks(rows * channels)).enumerate().for_each(
-            |(task, (out, x))| {
-                vectorized(|| {
-                    for (i, (out, x)) in
-                        out.chunks_exact_mut(channels).zip(x.chunks_exact(channels)).enumerate()
-                    {
-                        let token = (task * rows + i) % tokens;
-                        let (cos, sin) = (&cos[token * half..][..half], &sin[token * half..][..half]);
-                        for (out, x) in out.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
-                            let inverse = (sum_of(x, |x| x * x) / width as f32 + self.eps).sqrt().recip();
-                            let heads = x.chunks_exact(pair).zip(weight.chunks_exact(pair));
-                            for (out, (x, weight)) in out.chunks_exact_mut(pair).zip(heads) {
-                                let pairs = x
-                                    .as_chunks::<2>()
-                                    .0
-                                    .iter()
-                                    .zip(weight.as_chunks::<2>().0)
-                                    .zip(cos.iter().zip(sin));
-                                for (out, ((x, weight), (cos, sin))) in
-                                    out.as_chunks_mut::<2>().0.iter_mut().zip(pairs)
-                                {
-                                    let (a, b) = (x[0] * inverse * weight[0], x[1] * inverse * weight[1]);
-                                    *out = [a * cos - b * sin, a * sin + b * cos];
-                                }
-                            }
-                        }
-                    }
-                });
-            },
-        );
+        let table = contiguous(self.name(), table, table_layout)?;
+        let rows = TurnedRows::new(weight, table, half, self.eps);
+        let out = by_row(x, channels, channels, &rows);
         Ok((CpuStorage::F32(out), x_layout.shape().clone()))
+    }
+}
+
+/// Norms and turns rows.
+pub(super) struct TurnedRows<'a> {
+    eps: f32,
+    weight: &'a [f32],
+    cos: &'a [f32],
+    sin: &'a [f32],
+    half: usize,
+}
+
+impl<'a> TurnedRows<'a> {
+    /// `table` is `[2, tokens, head_dim / 2]`, of half as many channels as `half` says.
+    pub(super) fn new(weight: &'a [f32], table: &'a [f32], half: usize, eps: f32) -> Self {
+        let (cos, sin) = table.split_at(table.len() / 2);
+        Self { eps, weight, cos, sin, half }
+    }
+
+    /// Row `index` of all, in place.
+    #[inline(always)]
+    pub(super) fn turn(&self, index: usize, row: &mut [f32]) {
+        let (half, width) = (self.half, self.weight.len());
+        let token = index % (self.cos.len() / half);
+        let (cos, sin) = (&self.cos[token * half..][..half], &self.sin[token * half..][..half]);
+        for x in row.chunks_exact_mut(width) {
+            let inverse = (sum_of(x, |x| x * x) / width as f32 + self.eps).sqrt().recip();
+            let heads = x.chunks_exact_mut(2 * half).zip(self.weight.chunks_exact(2 * half));
+            for (x, weight) in heads {
+                let pairs = x.as_chunks_mut::<2>().0.iter_mut().zip(weight.as_chunks::<2>().0);
+                for ((x, weight), (cos, sin)) in pairs.zip(cos.iter().zip(sin)) {
+                    let (a, b) = (x[0] * inverse * weight[0], x[1] * inverse * weight[1]);
+                    *x = [a * cos - b * sin, a * sin + b * cos];
+                }
+            }
+        }
+    }
+}
+
+impl RowKernel for TurnedRows<'_> {
+    #[inline(always)]
+    fn row(&self, index: usize, out: &mut [f32], x: &[f32]) {
+        out.copy_from_slice(x);
+        self.turn(index, out);
     }
 }
 

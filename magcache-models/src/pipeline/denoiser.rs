@@ -1,7 +1,34 @@
 //! One network with its prompt, as the denoising loop sees it.
 
+use std::{iter::Sum, ops::AddAssign};
+
 use candle_core::{Result, Tensor};
 use magcache_core::{Branch, Pass, Step};
+
+/// How often the keys and values that a block has of the text were used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TextUses {
+    /// Times that they were computed: once for each block and prompt.
+    pub computed: usize,
+    /// Times that they were there already.
+    pub reused: usize,
+}
+
+impl AddAssign for TextUses {
+    fn add_assign(&mut self, other: Self) {
+        self.computed += other.computed;
+        self.reused += other.reused;
+    }
+}
+
+impl Sum for TextUses {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        all.fold(Self::default(), |mut sum, uses| {
+            sum += uses;
+            sum
+        })
+    }
+}
 
 /// A network with the prompts of one request prepared. Shared by generations that run in turns.
 pub trait Denoiser: Send + Sync {
@@ -22,6 +49,12 @@ pub trait Denoiser: Send + Sync {
 
     /// Scale of classifier-free guidance at a step that has both branches.
     fn guidance(&self, step: &Step) -> f64;
+
+    /// How often keys and values of the text were computed, and how often they were there already; `None` where a network has
+    /// none that stay the same from step to step.
+    fn text_uses(&self) -> Option<TextUses> {
+        None
+    }
 
     /// What is done to the latents behind the last step; they stay as they are unless a model says otherwise.
     fn finish(&self, latents: &Tensor) -> Result<Tensor> {

@@ -8,7 +8,7 @@ use std::{
 use candle_core::{DType, Tensor};
 use magcache_core::{Branch, HookRegistry, Reader, Session, Trajectory, Writer};
 
-use super::{Denoiser, PipelineError, Result};
+use super::{Denoiser, PipelineError, Result, TextUses};
 use crate::sampler::Sampler;
 
 /// How long one pass of the network took.
@@ -33,6 +33,8 @@ pub struct Generation {
     latents: Tensor,
     next: usize,
     times: Vec<PassTime>,
+    /// Of the network that was released.
+    text_uses: Option<TextUses>,
 }
 
 impl Generation {
@@ -51,7 +53,7 @@ impl Generation {
         let next = trajectory.first;
         let latents = denoiser.begin(noise, &trajectory.step(next))?;
         let denoiser = Some(denoiser);
-        Ok(Self { denoiser, trajectory, sampler, session, latents, next, times: Vec::new() })
+        Ok(Self { denoiser, trajectory, sampler, session, latents, next, times: Vec::new(), text_uses: None })
     }
 
     /// A run that goes on where [`Generation::save`] was called: every later step gives the bits that it would have given
@@ -81,7 +83,7 @@ impl Generation {
             session.restore(&from.at("session"))?;
         }
         let (latents, times) = (from.field("latents")?, from.field("times")?);
-        Ok(Self { denoiser, trajectory, sampler, session, latents, next, times })
+        Ok(Self { denoiser, trajectory, sampler, session, latents, next, times, text_uses: None })
     }
 
     /// The next step of a run that was stored.
@@ -190,6 +192,7 @@ impl Generation {
             latents: self.latents.clone(),
             next: self.next,
             times: Vec::new(),
+            text_uses: None,
         }
     }
 
@@ -211,7 +214,13 @@ impl Generation {
     /// Lets go of the network, which is freed with its last user: for a run that is done and will be decoded. A step
     /// after this is an error.
     pub fn release(&mut self) {
+        self.text_uses = self.text_uses();
         self.denoiser = None;
+    }
+
+    /// How often the network used keys and values of the text, by all its generations together.
+    pub fn text_uses(&self) -> Option<TextUses> {
+        self.denoiser.as_ref().map_or(self.text_uses, |denoiser| denoiser.text_uses())
     }
 
     /// True behind the last step.

@@ -42,11 +42,10 @@ impl RelativePositions {
         (first + row) as u32
     }
 
-    /// Rows for all pairs of `length` tokens, u32 `[length * length]`, queries outermost.
+    /// Rows for every offset of two of `length` tokens, from `1 - length` to `length - 1`: u32 `[2 * length - 1]`.
     pub(super) fn buckets(&self, length: usize, device: &Device) -> Result<Tensor> {
         let length = length as i64;
-        let rows = (0..length).flat_map(|query| (0..length).map(move |key| self.bucket(key - query)));
-        Tensor::from_iter(rows, device)
+        Tensor::from_iter((1 - length..length).map(|offset| self.bucket(offset)), device)
     }
 }
 
@@ -62,6 +61,9 @@ impl BiasTable {
 
     /// `[1, heads, length, length]` from [`RelativePositions::buckets`].
     pub(super) fn bias(&self, buckets: &Tensor, length: usize) -> Result<Tensor> {
-        self.0.t()?.contiguous()?.index_select(buckets, 1)?.reshape((1, (), length, length))
+        let by_offset = self.0.index_select(buckets, 0)?.t()?.contiguous()?;
+        // A query's row is the one before it, moved by one.
+        let row = |query: usize| by_offset.narrow(1, length - 1 - query, length);
+        Tensor::stack(&(0..length).map(row).collect::<Result<Vec<_>>>()?, 1)?.unsqueeze(0)
     }
 }

@@ -5,7 +5,7 @@ use candle_core::{Result, Tensor};
 use super::{T5Config, bias::BiasTable};
 use crate::{
     checkpoint::{CheckpointError, Weights},
-    nn::{Linear, RmsNorm, attention_with_bias, gelu_tanh},
+    nn::{Linear, RmsNorm, attention_with_bias},
 };
 
 /// Self-attention and a gated feed-forward layer, each behind a norm and with a residual connection.
@@ -62,9 +62,9 @@ impl T5Block {
         let (q, k, v) = (self.q.forward(&x)?, self.k.forward(&x)?, self.v.forward(&x)?);
         // T5 folds 1 / sqrt(d_kv) into the initialisation of its weights: the scores have no scale.
         let attended = attention_with_bias(&q, &k, &v, self.heads, 1.0, bias)?;
-        let hidden_states = (hidden_states + self.o.forward(&attended)?)?;
+        let hidden_states = self.o.forward_add(&attended, hidden_states)?;
         let x = self.feed_forward_norm.forward(&hidden_states)?;
-        let gated = (gelu_tanh(&self.wi_0.forward(&x)?)? * self.wi_1.forward(&x)?)?;
-        hidden_states + self.wo.forward(&gated)?
+        let gated = self.wi_1.forward_times(&x, &self.wi_0.forward_gelu_tanh(&x)?)?;
+        self.wo.forward_add(&gated, &hidden_states)
     }
 }

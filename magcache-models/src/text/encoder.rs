@@ -122,17 +122,17 @@ impl T5Encoder {
     ) -> std::result::Result<Tensor, TextError> {
         let length = check_rows(input_ids, attention_mask, self.config.vocab_size)?;
         let device = self.embed_tokens.device();
-        let mask = match attention_mask {
-            Some(mask) => mask_bias(mask, length, device)?,
-            None => Tensor::zeros((1, 1, 1, 1), DType::F32, device)?,
-        };
+        let mask = attention_mask.map(|mask| mask_bias(mask, length, device)).transpose()?;
         let buckets = RelativePositions::new(&self.config).buckets(length, device)?;
         let mut hidden_states = embed_rows(&self.embed_tokens, input_ids, length)?;
-        let mut bias = mask.clone();
+        let mut bias = Tensor::zeros((1, 1, 1, 1), DType::F32, device)?;
         for block in &self.blocks {
             // T5's later blocks have no table and go on with the first one's.
             if let Some(table) = block.table() {
-                bias = table.bias(&buckets, length)?.broadcast_add(&mask)?;
+                bias = table.bias(&buckets, length)?;
+                if let Some(mask) = &mask {
+                    bias = bias.broadcast_add(mask)?;
+                }
             }
             before(&hidden_states);
             hidden_states = block.forward(&hidden_states, &bias)?;

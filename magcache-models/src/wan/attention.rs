@@ -4,7 +4,7 @@ use candle_core::{Result, Tensor};
 
 use super::{LoadResult, WanConfig};
 use crate::checkpoint::Weights;
-use crate::nn::{Linear, RmsNorm, RotaryTable, attention, rms_norm_rotary};
+use crate::nn::{Linear, RmsNorm, RotaryTable, attention};
 
 /// What both kinds of attention have: four projections and the norms of queries and keys.
 #[derive(Debug)]
@@ -46,8 +46,8 @@ impl SelfAttention {
     /// `[batch, tokens, inner]` to the same shape.
     pub(super) fn forward(&self, x: &Tensor, rope: &RotaryTable) -> Result<Tensor> {
         let p = &self.0;
-        let q = rms_norm_rotary(&p.to_q.forward(x)?, p.norm_q.weight(), rope, p.norm_q.eps())?;
-        let k = rms_norm_rotary(&p.to_k.forward(x)?, p.norm_k.weight(), rope, p.norm_k.eps())?;
+        let q = p.to_q.forward_rms_norm_rotary(x, &p.norm_q, rope)?;
+        let k = p.to_k.forward_rms_norm_rotary(x, &p.norm_k, rope)?;
         p.to_out.forward(&attention(&q, &k, &p.to_v.forward(x)?, p.heads)?)
     }
 }
@@ -98,17 +98,17 @@ impl CrossAttention {
         let p = &self.projections;
         let image = match (&self.image, image) {
             (Some(p), Some(image)) => {
-                Some((p.norm_added_k.forward(&p.add_k_proj.forward(image)?)?, p.add_v_proj.forward(image)?))
+                Some((p.add_k_proj.forward_rms_norm(image, &p.norm_added_k)?, p.add_v_proj.forward(image)?))
             }
             _ => None,
         };
-        Ok(KeysValues { text: (p.norm_k.forward(&p.to_k.forward(text)?)?, p.to_v.forward(text)?), image })
+        Ok(KeysValues { text: (p.to_k.forward_rms_norm(text, &p.norm_k)?, p.to_v.forward(text)?), image })
     }
 
     /// `[batch, tokens, inner]` to the same shape.
     pub(super) fn forward(&self, x: &Tensor, context: &KeysValues) -> Result<Tensor> {
         let p = &self.projections;
-        let q = p.norm_q.forward(&p.to_q.forward(x)?)?;
+        let q = p.to_q.forward_rms_norm(x, &p.norm_q)?;
         let (k, v) = &context.text;
         let text = attention(&q, k, v, p.heads)?;
         let both = match &context.image {

@@ -6,7 +6,7 @@ use magcache_core::{Modules, Streams};
 use super::attention::{CrossAttention, KeysValues, SelfAttention};
 use super::{LoadResult, WanConfig};
 use crate::checkpoint::Weights;
-use crate::nn::{LayerNorm, Linear, RotaryTable, gated_add, gelu_tanh, layer_norm_modulate};
+use crate::nn::{LayerNorm, Linear, RotaryTable, add, gated_add, layer_norm_modulate};
 
 /// The parts of a block that caches can surround, as the checkpoint calls them.
 pub(super) const MODULES: &[&str] = &[SELF_ATTENTION, CROSS_ATTENTION];
@@ -75,19 +75,15 @@ impl WanBlock {
                 x.map_image(|x| self.attn2.forward(x, context))
             })?
             .into_image()?;
-        let x = (x + attended)?;
+        let x = add(&x, &attended)?;
 
-        let hidden = self.feed_forward(&modulation.norm(&x, Part::FeedForward, self.eps)?)?;
-        gated_add(&x, &hidden, modulation.gate(Part::FeedForward))
+        let hidden = self.ffn_in.forward_gelu_tanh(&modulation.norm(&x, Part::FeedForward, self.eps)?)?;
+        self.ffn_out.forward_gated_add(&hidden, &x, modulation.gate(Part::FeedForward))
     }
 
     /// What self-attention reads: the block's input, normalised, scaled and shifted by the timestep.
     pub(super) fn modulated_input(&self, x: &Tensor, timestep_proj: &Tensor) -> Result<Tensor> {
         self.modulated(x, &Modulation::new(&self.scale_shift_table, timestep_proj)?)
-    }
-
-    fn feed_forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.ffn_out.forward(&gelu_tanh(&self.ffn_in.forward(x)?)?)
     }
 
     fn modulated(&self, x: &Tensor, modulation: &Modulation) -> Result<Tensor> {
@@ -147,7 +143,8 @@ mod tests {
         let text = case.tensor("b1_odd.trace.text_embedder.out");
         let context = block.attn2.keys_values(&text, None)?;
         close("attn2", &block.attn2.forward(&part("attn2.in"), &context)?, &part("attn2.out"));
-        close("ffn", &block.feed_forward(&part("ffn.in"))?, &part("ffn.out"));
+        let hidden = block.ffn_in.forward_gelu_tanh(&part("ffn.in"))?;
+        close("ffn", &block.ffn_out.forward(&hidden)?, &part("ffn.out"));
 
         let projected = case.tensor("b1_odd.trace.timestep_proj");
         let x = case.tensor("b1_odd.trace.patch_embedding.out").flatten_from(2)?.transpose(1, 2)?;

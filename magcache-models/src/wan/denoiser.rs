@@ -9,7 +9,7 @@ use super::{
     FrameCondition, LoadResult, WanTransformer,
     experts::{Experts, WanPrompts},
 };
-use crate::pipeline::{self, Denoiser};
+use crate::pipeline::{self, Denoiser, TextUses};
 
 /// One network or two, the conditional and (with guidance) the unconditional text, and what a given image adds.
 #[derive(Debug)]
@@ -79,6 +79,10 @@ impl Denoiser for WanDenoiser {
     fn guidance(&self, step: &Step) -> f64 {
         let of = self.guidance.get(usize::from(step.expert.0)).or(self.guidance.last());
         of.copied().unwrap_or(1.0)
+    }
+
+    fn text_uses(&self) -> Option<TextUses> {
+        Some(self.experts.text_uses())
     }
 
     fn finish(&self, latents: &Tensor) -> Result<Tensor> {

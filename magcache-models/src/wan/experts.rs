@@ -6,6 +6,7 @@ use candle_core::{Result, Tensor};
 use magcache_core::Expert;
 
 use super::{LoadResult, TextContext, WanTransformer};
+use crate::pipeline::TextUses;
 
 type Load = dyn Fn(Expert) -> LoadResult<WanTransformer> + Send + Sync;
 
@@ -36,6 +37,8 @@ pub(super) struct Experts {
     keep: bool,
     /// One place for each expert.
     ready: Mutex<Vec<Option<Arc<Ready>>>>,
+    /// Of the experts that were dropped.
+    before: Mutex<TextUses>,
 }
 
 impl std::fmt::Debug for Experts {
@@ -47,7 +50,7 @@ impl std::fmt::Debug for Experts {
 impl Experts {
     /// `count` experts, none of them loaded yet. `load` is called again for an expert that was dropped in between.
     pub(super) fn new(count: usize, prompts: WanPrompts, keep: bool, load: Box<Load>) -> Self {
-        Self { prompts, load, keep, ready: Mutex::new(vec![None; count]) }
+        Self { prompts, load, keep, ready: Mutex::new(vec![None; count]), before: Mutex::default() }
     }
 
     /// Networks that are in memory already and stay there.
@@ -55,7 +58,7 @@ impl Experts {
         let ready = networks.into_iter().map(|network| Ok(Some(Arc::new(prompts.prepare(network)?))));
         let ready = Mutex::new(ready.collect::<Result<_>>()?);
         let never = |_| Err(candle_core::Error::msg("an expert that stays was dropped").into());
-        Ok(Self { prompts, load: Box::new(never), keep: true, ready })
+        Ok(Self { prompts, load: Box::new(never), keep: true, ready, before: Mutex::default() })
     }
 
     /// The network of `expert`, loaded now if it is not in memory; the others are dropped first unless they stay.
@@ -71,12 +74,29 @@ impl Experts {
             return Ok(Arc::clone(here));
         }
         if !self.keep {
-            ready.fill(None);
+            let dropped: TextUses = ready.iter_mut().filter_map(Option::take).map(|ready| ready.uses()).sum();
+            *self.before.lock().unwrap_or_else(PoisonError::into_inner) += dropped;
         }
         let network = (self.load)(expert)?;
         let new = Arc::new(self.prompts.prepare(Arc::new(network))?);
         ready[index] = Some(Arc::clone(&new));
         Ok(new)
+    }
+}
+
+impl Experts {
+    /// Of all experts together.
+    pub(super) fn text_uses(&self) -> TextUses {
+        let ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut uses = *self.before.lock().unwrap_or_else(PoisonError::into_inner);
+        uses += ready.iter().flatten().map(|ready| ready.uses()).sum();
+        uses
+    }
+}
+
+impl Ready {
+    fn uses(&self) -> TextUses {
+        std::iter::once(&self.cond).chain(&self.uncond).map(TextContext::uses).sum()
     }
 }
 

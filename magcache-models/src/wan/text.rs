@@ -1,11 +1,14 @@
 //! What of the conditioning stays the same over a whole generation.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use candle_core::{Result, Tensor};
 
 use super::attention::{CrossAttention, KeysValues};
-use crate::model_id::ModelId;
+use crate::{model_id::ModelId, pipeline::TextUses};
 
 /// A prompt as the blocks of one model see it: projected embeddings and, block by block, their keys and values.
 ///
@@ -24,13 +27,16 @@ struct Inner {
     text: Tensor,
     image: Option<Tensor>,
     keys_values: Vec<OnceLock<KeysValues>>,
+    /// How often they were there already.
+    reused: AtomicUsize,
 }
 
 impl TextContext {
     /// From embeddings that are already projected, `[batch, tokens, inner]`.
     pub(super) fn new(model: ModelId, text: Tensor, image: Option<Tensor>, blocks: usize) -> Self {
         let keys_values = std::iter::repeat_with(OnceLock::new).take(blocks).collect();
-        Self(Arc::new(Inner { model, text, image, keys_values }))
+        let reused = AtomicUsize::new(0);
+        Self(Arc::new(Inner { model, text, image, keys_values, reused }))
     }
 
     /// Projected text, `[batch, tokens, inner]`.
@@ -49,6 +55,12 @@ impl TextContext {
         let ready = inner.keys_values.iter().filter_map(OnceLock::get).flat_map(KeysValues::tensors);
         let tensors = std::iter::once(&inner.text).chain(&inner.image).chain(ready);
         tensors.map(|tensor| tensor.elem_count() * tensor.dtype().size_in_bytes()).sum()
+    }
+
+    /// How often the keys and values of a block were computed, and how often they were there already.
+    pub fn uses(&self) -> TextUses {
+        let computed = self.0.keys_values.iter().filter(|cell| cell.get().is_some()).count();
+        TextUses { computed, reused: self.0.reused.load(Ordering::Relaxed) }
     }
 
     /// Whether `model` made this context and it holds `batch` prompts.
@@ -71,6 +83,7 @@ impl TextContext {
             candle_core::bail!("block {block} of {} in this text context", self.0.keys_values.len())
         };
         if let Some(ready) = cell.get() {
+            self.0.reused.fetch_add(1, Ordering::Relaxed);
             return Ok(ready);
         }
         // Two threads that arrive together compute the same values; the first to finish is kept.

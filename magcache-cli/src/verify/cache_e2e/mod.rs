@@ -12,7 +12,9 @@ use std::{
 
 use anyhow::{Context, Result};
 use candle_core::{Device, Tensor};
-use magcache_core::{Branch, Expert, HookRegistry, ModelMeta, Record, Trajectory, calibrate::Recorder};
+use magcache_core::{
+    Branch, CachePlan, Expert, HookRegistry, ModelMeta, Record, Trajectory, calibrate::Recorder,
+};
 use magcache_models::{
     pipeline::{Denoiser, Generation},
     sampler::Sampler,
@@ -25,6 +27,10 @@ use crate::failure::bad_input;
 
 /// How far latents and measured ratios may be off.
 const TOLERANCE: f64 = 1e-4;
+
+/// The part of all that half-precision storage does to the latents by which they may be off: which way a value between two of its
+/// numbers is rounded hangs on the last bit of a sum, and so on the order in which a machine adds.
+const ROUNDINGS: f64 = 0.02;
 
 #[derive(Deserialize)]
 struct Recorded {
@@ -93,8 +99,16 @@ impl Setup {
 
     fn check(&self, case: &Case, run: &Run, recipe: Recipe, report: &mut CaseReport) -> Result<()> {
         let recorder = matches!(recipe, Recipe::Measure).then(|| Recorder::new(&self.model));
+        let mut exact = None;
         let registry = match recipe {
-            Recipe::Cache(plan) => plan.build(&self.model, Some(&self.trajectory))?.registry,
+            Recipe::Cache(mut plan) => {
+                let build = |plan: &CachePlan| plan.build(&self.model, Some(&self.trajectory));
+                let registry = build(&plan)?.registry;
+                if plan.residuals.dtype.take().is_some() {
+                    exact = Some(build(&plan)?.registry);
+                }
+                registry
+            }
             Recipe::Dense | Recipe::Measure | Recipe::Unknown(_) => match &recorder {
                 Some(recorder) => recorder.registry(),
                 None => HookRegistry::builder(self.model.blocks()).build(),
@@ -113,7 +127,15 @@ impl Setup {
         if !registry.module_rings().is_empty() {
             self.check_modules(run, &generation, report)?;
         }
-        report.tensors(&run.name, "latents", &latents, case.tensor(&run.latents)?, TOLERANCE)?;
+        let tolerance = match exact {
+            None => TOLERANCE,
+            Some(exact) => {
+                let (_, exact) = self.generate(&exact, &run.latents_step_indices)?;
+                let rounding = (exact - &latents)?.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>()?;
+                TOLERANCE.max(ROUNDINGS * f64::from(rounding))
+            }
+        };
+        report.tensors(&run.name, "latents", &latents, case.tensor(&run.latents)?, tolerance)?;
         let curve = recorder.map(|recorder| recorder.recording().curve());
         for (branch, got) in curve.into_iter().flat_map(|curve| curve.ratios) {
             let output = format!("ratios.{branch}");

@@ -65,8 +65,8 @@ impl Qwen3Block {
         let x = self.input_layernorm.forward(hidden_states)?;
         let hidden_states = (hidden_states + self.attend(&x, rotary, bias)?)?;
         let x = self.post_attention_layernorm.forward(&hidden_states)?;
-        let gated = (silu(&self.gate_proj.forward(&x)?)? * self.up_proj.forward(&x)?)?;
-        hidden_states + self.down_proj.forward(&gated)?
+        let gated = self.up_proj.forward_times(&x, &silu(&self.gate_proj.forward(&x)?)?)?;
+        self.down_proj.forward_add(&gated, &hidden_states)
     }
 
     fn attend(&self, x: &Tensor, rotary: &HalfRotary, bias: &Tensor) -> Result<Tensor> {

@@ -4,7 +4,10 @@ use candle_core::{CpuStorage, CustomOp2, D, Layout, Shape, Tensor};
 
 use crate::{
     checkpoint::{CheckpointError, Weights},
-    nn::{cpu, silu},
+    nn::{
+        cpu::{self, RowKernel},
+        silu,
+    },
 };
 
 /// Smallest length that a vector of channels is divided by.
@@ -69,14 +72,24 @@ impl CustomOp2 for NormOp {
         let x = cpu::contiguous(self.name(), x, x_layout)?;
         let channels = x_layout.dims().last().copied().unwrap_or(1);
         let gamma = cpu::per_channel(self.name(), gamma, gamma_layout, channels)?;
-        let out = cpu::for_each_row(x, channels, |out, x| {
-            let inverse = cpu::sum_of(x, |x| x * x).sqrt().max(FLOOR).recip();
-            for ((out, x), gamma) in out.iter_mut().zip(x).zip(gamma) {
-                let y = x * inverse * gamma;
-                *out = if self.silu { cpu::silu(y) } else { y };
-            }
-        });
+        let out = cpu::by_row(x, channels, channels, &NormRows { gamma, silu: self.silu });
         Ok((CpuStorage::F32(out), x_layout.shape().clone()))
+    }
+}
+
+struct NormRows<'a> {
+    gamma: &'a [f32],
+    silu: bool,
+}
+
+impl RowKernel for NormRows<'_> {
+    #[inline(always)]
+    fn row(&self, _: usize, out: &mut [f32], x: &[f32]) {
+        let inverse = cpu::sum_of(x, |x| x * x).sqrt().max(FLOOR).recip();
+        for ((out, x), gamma) in out.iter_mut().zip(x).zip(self.gamma) {
+            let y = x * inverse * gamma;
+            *out = if self.silu { cpu::silu(y) } else { y };
+        }
     }
 }
 

@@ -1,10 +1,11 @@
 //! The norm on the CPU, in f32 around statistics in f64.
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Shape};
+use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::EPS;
-use crate::nn::cpu;
+use crate::nn::cpu::{self, RowKernel};
 
 /// Pixels of which sums are taken in f32; the sums are added in f64.
 pub(super) const PIXELS: usize = 128;
@@ -64,26 +65,11 @@ impl NormOp {
             sums.chunks_exact(width).map(|group| group.iter().copied().map(f64::from).sum()).collect()
         };
         let (mut sums, mut squares) = (vec![0f32; channels], vec![0f32; channels]);
-        cpu::vectorized(|| {
-            for pixel in pixels.chunks_exact(channels) {
-                for (sum, x) in sums.iter_mut().zip(pixel) {
-                    *sum += x;
-                }
-            }
-        });
+        Arch::new().dispatch(Sums { pixels, sums: &mut sums });
         let means: Vec<f32> = by_group(&sums).into_iter().map(|sum| (sum / count) as f32).collect();
         let centres: Vec<f32> = means.iter().flat_map(|mean| std::iter::repeat_n(*mean, width)).collect();
         sums.fill(0.0);
-        cpu::vectorized(|| {
-            for pixel in pixels.chunks_exact(channels) {
-                for (((sum, square), x), centre) in sums.iter_mut().zip(&mut squares).zip(pixel).zip(&centres)
-                {
-                    let distance = x - centre;
-                    *sum += distance;
-                    *square += distance * distance;
-                }
-            }
-        });
+        Arch::new().dispatch(Distances { pixels, centres: &centres, sums: &mut sums, squares: &mut squares });
         let sums = by_group(&sums).into_iter().zip(by_group(&squares));
         let moments = means.into_iter().zip(sums).map(|(mean, (distances, squares))| Moments {
             count,
@@ -91,6 +77,49 @@ impl NormOp {
             squares: squares - distances * distances / count,
         });
         moments.collect()
+    }
+}
+
+/// Adds up the values of every channel.
+struct Sums<'a> {
+    pixels: &'a [f32],
+    sums: &'a mut [f32],
+}
+
+impl WithSimd for Sums<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        for pixel in self.pixels.chunks_exact(self.sums.len()) {
+            for (sum, x) in self.sums.iter_mut().zip(pixel) {
+                *sum += x;
+            }
+        }
+    }
+}
+
+/// Adds up the distances of every channel from a centre, and their squares.
+struct Distances<'a> {
+    pixels: &'a [f32],
+    centres: &'a [f32],
+    sums: &'a mut [f32],
+    squares: &'a mut [f32],
+}
+
+impl WithSimd for Distances<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        for pixel in self.pixels.chunks_exact(self.centres.len()) {
+            let sums = self.sums.iter_mut().zip(self.squares.iter_mut());
+            for ((sum, square), (x, centre)) in sums.zip(pixel.iter().zip(self.centres)) {
+                let distance = x - centre;
+                *sum += distance;
+                *square += distance * distance;
+            }
+        }
     }
 }
 
@@ -119,21 +148,22 @@ impl Affine {
         }
         affine
     }
+}
 
-    fn apply(&self, out: &mut [f32], x: &[f32], silu: bool) {
-        let channels = self.centres.len();
-        let task = cpu::rows_per_task(channels) * channels;
-        out.par_chunks_mut(task).zip(x.par_chunks(task)).for_each(|(out, x)| {
-            cpu::vectorized(|| {
-                for (out, x) in out.chunks_exact_mut(channels).zip(x.chunks_exact(channels)) {
-                    let affine = self.centres.iter().zip(&self.factors).zip(&self.offsets);
-                    for ((out, x), ((centre, factor), offset)) in out.iter_mut().zip(x).zip(affine) {
-                        let y = (x - centre) * factor + offset;
-                        *out = if silu { cpu::silu(y) } else { y };
-                    }
-                }
-            });
-        });
+struct AffineRows {
+    affine: Affine,
+    silu: bool,
+}
+
+impl RowKernel for AffineRows {
+    #[inline(always)]
+    fn row(&self, _: usize, out: &mut [f32], x: &[f32]) {
+        let Affine { centres, factors, offsets } = &self.affine;
+        let affine = centres.iter().zip(factors).zip(offsets);
+        for ((out, x), ((centre, factor), offset)) in out.iter_mut().zip(x).zip(affine) {
+            let y = (x - centre) * factor + offset;
+            *out = if self.silu { cpu::silu(y) } else { y };
+        }
     }
 }
 
@@ -157,10 +187,10 @@ impl CustomOp3 for NormOp {
         };
         let weight = cpu::per_channel(self.name(), weight, weight_layout, channels)?;
         let bias = cpu::per_channel(self.name(), bias, bias_layout, channels)?;
-        let mut out = vec![0f32; x.len()];
-        let sample = (x.len() / batch.max(1)).max(1);
-        for (out, x) in out.chunks_exact_mut(sample).zip(x.chunks_exact(sample)) {
-            Affine::new(&self.moments(x, channels), weight, bias).apply(out, x, self.silu);
+        let mut out = Vec::with_capacity(x.len());
+        for x in x.chunks_exact((x.len() / batch.max(1)).max(1)) {
+            let affine = Affine::new(&self.moments(x, channels), weight, bias);
+            out.extend(cpu::by_row(x, channels, channels, &AffineRows { affine, silu: self.silu }));
         }
         Ok((CpuStorage::F32(out), x_layout.shape().clone()))
     }

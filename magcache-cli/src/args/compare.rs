@@ -1,0 +1,57 @@
+//! Several configurations side by side.
+
+use std::path::PathBuf;
+
+use clap::Args as ClapArgs;
+
+use super::{Placement, Sampling};
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Demo {
+    /// Folder for the videos or images and report.html
+    #[arg(long, default_value = "magcache-demo")]
+    pub(crate) out: PathBuf,
+    /// A model folder, or the name of an embedded model
+    #[arg(long, value_name = "DIR|NAME")]
+    pub(crate) model: Option<String>,
+    /// Prompt
+    #[arg(long)]
+    pub(crate) prompt: Option<String>,
+    /// Sampling steps
+    #[arg(long)]
+    pub(crate) steps: Option<usize>,
+    /// Seed of the initial noise
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Compare {
+    /// Strategies with their profile's defaults, replay:TRACE, or configuration files; NAME=... names one
+    ///
+    /// Without any, the caches of --config or --cache or a planned target, or else magcache, teacache and fbcache.
+    #[arg(value_name = "STRATEGY|FILE.toml")]
+    pub(crate) configs: Vec<String>,
+    #[command(flatten)]
+    pub(crate) sampling: Sampling,
+    /// What to show
+    #[arg(long)]
+    pub(crate) prompt: Option<String>,
+    /// What not to show
+    #[arg(long)]
+    pub(crate) negative_prompt: Option<String>,
+    /// Seeds of the initial noise: quality is the mean over them, pictures are the first one's
+    #[arg(long, value_name = "N,N", value_delimiter = ',')]
+    pub(crate) seeds: Vec<u64>,
+    /// How often each seed runs: times are medians
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) repeat: usize,
+    #[command(flatten)]
+    pub(crate) placement: Placement,
+    /// Encode and decode in tiles of 256 pixels: bounded memory for large frames
+    #[arg(long)]
+    pub(crate) tile_vae: bool,
+    /// Folder for the videos or images and report.html
+    #[arg(long, default_value = "magcache-compare")]
+    pub(crate) out: PathBuf,
+}

@@ -1,0 +1,45 @@
+//! What is looked at without a run, or before one.
+
+use std::path::PathBuf;
+
+use clap::Args as ClapArgs;
+
+use super::Sampling;
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Schedule {
+    #[command(flatten)]
+    pub(crate) sampling: Sampling,
+    /// Draws the noise levels with the skipped steps
+    #[arg(long, value_name = "FILE.svg|.png")]
+    pub(crate) plot: Option<PathBuf>,
+    /// Writes the schedule: FILE.toml for --cache replay:FILE.toml, FILE.json as a 0/1 compute mask
+    #[arg(long, value_name = "FILE.toml|.json")]
+    pub(crate) export: Option<PathBuf>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct List {
+    /// Prints a configuration of this strategy that parses
+    #[arg(long, value_name = "STRATEGY")]
+    pub(crate) example: Option<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Inspect {
+    /// A model folder, a component folder or a safetensors file; the embedded model without
+    pub(crate) path: Option<PathBuf>,
+    /// Lists every tensor
+    #[arg(long)]
+    pub(crate) tensors: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Verify {
+    /// Case folders, folders of cases, decision tables, or patterns with *
+    #[arg(required = true, value_name = "CASE")]
+    pub(crate) cases: Vec<PathBuf>,
+    /// A case that this build cannot run does not fail the command
+    #[arg(long)]
+    pub(crate) allow_skipped: bool,
+}

@@ -1,0 +1,68 @@
+//! What was typed.
+
+mod bench;
+mod compare;
+mod diff;
+mod inspect;
+mod measure;
+mod placement;
+mod run;
+mod sampling;
+
+use clap::{Parser, Subcommand};
+
+pub(crate) use bench::{Bench, BenchCache, BenchForward, BenchKind, BenchModel, BenchText, BenchVae};
+pub(crate) use compare::{Compare, Demo};
+pub(crate) use diff::{Profile, ProfileKind, Trace, TraceKind};
+pub(crate) use inspect::{Inspect, List, Schedule, Verify};
+pub(crate) use measure::{Calibrate, Objective, Pareto};
+pub(crate) use placement::{Dtype, Placement};
+pub(crate) use run::{Offload, OnDrift, Run};
+pub(crate) use sampling::Sampling;
+
+/// Timestep caching for diffusion transformers: run, plan, verify and compare.
+///
+/// Every command works without arguments on a small model inside the program.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true, max_term_width = 100)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+    /// One machine-readable document on stdout; progress and notes go to stderr
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Computes with candle's own operations in place of this program's kernels, to compare the two; slower
+    #[arg(long, global = true)]
+    pub(crate) reference_ops: bool,
+    /// No progress and no notes
+    #[arg(long, short, global = true)]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// One dense run and one per strategy, side by side: speed, ceiling and picture quality
+    Demo(Demo),
+    /// One generation
+    Run(Run),
+    /// Dense against any number of configurations, and against fewer steps without a cache
+    Compare(Compare),
+    /// Measures a model: dense runs over prompts and seeds to a profile for its caches
+    Calibrate(Calibrate),
+    /// Quality against computed steps: strategies, planned schedules and fewer steps, over prompts and seeds
+    Pareto(Pareto),
+    /// What a strategy will skip, without loading weights
+    Schedule(Schedule),
+    /// Strategies, models, profiles and samplers of this build
+    List(List),
+    /// What a checkpoint is, and what would load it
+    Inspect(Inspect),
+    /// Runs reference cases and compares every output
+    Verify(Verify),
+    /// Compares calibration profiles
+    Profile(Profile),
+    /// Compares the recorded decisions of runs
+    Trace(Trace),
+    /// Times one forward, or the cost of the cache itself
+    Bench(Bench),
+}

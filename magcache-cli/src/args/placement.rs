@@ -1,0 +1,77 @@
+//! Where a network is kept and computed.
+
+use anyhow::Result;
+use candle_core::{DType, Device};
+use clap::{Args as ClapArgs, ValueEnum};
+use magcache_models::{
+    checkpoint::WeightDtype,
+    pipeline::{LoadOptions, Offload},
+};
+
+use crate::failure::bad_input_with;
+
+/// Where a network is kept and computed.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Placement {
+    /// How weights are kept in memory; arithmetic on a CPU is f32
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) dtype: Dtype,
+    /// cpu, cuda:N or metal
+    #[arg(long, default_value = "cpu")]
+    pub(crate) device: String,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Dtype {
+    /// As stored; small models in f32
+    #[default]
+    Auto,
+    F32,
+    F16,
+    Bf16,
+}
+
+impl Placement {
+    /// What a model is opened with.
+    pub(crate) fn options(&self, offload: Offload, tile_vae: bool) -> Result<LoadOptions> {
+        Ok(LoadOptions { device: self.device()?, dtype: self.dtype.weights(), offload, tile_vae })
+    }
+
+    /// The device by its name.
+    pub(crate) fn device(&self) -> Result<Device> {
+        let name = self.device.as_str();
+        let hint = "this build computes on the CPU; GPUs need a build with the feature of their kind";
+        match name.split_once(':').unwrap_or((name, "0")) {
+            ("cpu", _) => Ok(Device::Cpu),
+            ("cuda", n) => match n.parse().map(Device::new_cuda) {
+                Ok(Ok(device)) => Ok(device),
+                Ok(Err(e)) => Err(bad_input_with(format!("cannot use device {name:?}: {e}"), hint)),
+                Err(_) => Err(bad_input_with(format!("device {name:?} has no number"), "--device cuda:0")),
+            },
+            ("metal", _) => Device::new_metal(0)
+                .map_err(|e| bad_input_with(format!("cannot use device {name:?}: {e}"), hint)),
+            _ => Err(bad_input_with(format!("unknown device {name:?}"), "cpu, cuda:N or metal")),
+        }
+    }
+}
+
+impl Dtype {
+    /// As it is typed.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+        }
+    }
+
+    fn weights(self) -> WeightDtype {
+        match self {
+            Self::Auto => WeightDtype::Auto,
+            Self::F32 => WeightDtype::Cast(DType::F32),
+            Self::F16 => WeightDtype::Cast(DType::F16),
+            Self::Bf16 => WeightDtype::Cast(DType::BF16),
+        }
+    }
+}

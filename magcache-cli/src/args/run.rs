@@ -1,0 +1,77 @@
+//! One generation: what it is of, where it runs and what it writes.
+
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, ValueEnum};
+
+use super::{Placement, Sampling};
+
+#[allow(clippy::struct_field_names, reason = "a dry run is what it is called")]
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Run {
+    #[command(flatten)]
+    pub(crate) sampling: Sampling,
+    /// What to show
+    #[arg(long)]
+    pub(crate) prompt: Option<String>,
+    /// What not to show
+    #[arg(long)]
+    pub(crate) negative_prompt: Option<String>,
+    /// Seed of the initial noise
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+    #[command(flatten)]
+    pub(crate) placement: Placement,
+    /// Where the weights of an expert are while the other one runs
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) offload: Offload,
+    /// Encode and decode in tiles of 256 pixels: bounded memory for large frames
+    #[arg(long)]
+    pub(crate) tile_vae: bool,
+    /// FILE.mp4, .gif, .png or .webp, or a folder of PNG frames
+    #[arg(long, value_name = "FILE|DIR")]
+    pub(crate) out: Option<PathBuf>,
+    /// Writes every decision, one JSON line per pass
+    #[arg(long, value_name = "FILE.jsonl")]
+    pub(crate) trace: Option<PathBuf>,
+    /// Stores the state of the run in this folder: after a kill the same command goes on from there
+    #[arg(long, value_name = "DIR")]
+    pub(crate) checkpoint: Option<PathBuf>,
+    /// Stores it behind every so many steps
+    #[arg(long, value_name = "STEPS", requires = "checkpoint", default_value_t = 1)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) checkpoint_every: u64,
+    /// Computes this part of the skipped passes as well, 0 to 1, and reports the true error of the reuse
+    #[arg(long, value_name = "FRACTION")]
+    pub(crate) audit: Option<f64>,
+    /// Most drift: the audited errors added up, each in place of 1/FRACTION reuses
+    #[arg(long, value_name = "ERROR")]
+    pub(crate) drift_budget: Option<f64>,
+    /// What is done when it is passed
+    #[arg(long, value_enum)]
+    pub(crate) on_drift: Option<OnDrift>,
+    /// Prints the resolved configuration and runs nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OnDrift {
+    /// It is reported
+    Report,
+    /// Half as many consecutive skips are allowed from then on
+    Tighten,
+    /// Every later pass is computed
+    Disable,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Offload {
+    /// In the device's memory
+    #[default]
+    None,
+    /// In the machine's memory, if the device has its own
+    Host,
+    /// On disk: one expert in memory at a time
+    Disk,
+}

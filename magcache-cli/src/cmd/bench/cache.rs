@@ -1,0 +1,80 @@
+//! What a cache makes of a run, against its ceiling.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use anyhow::Result;
+use magcache_core::Branch;
+use magcache_models::pipeline::{Generation, LoadOptions};
+use serde_json::json;
+
+use super::Times;
+use crate::{
+    args::{BenchCache, Sampling},
+    failure::bad_input_with,
+    interrupt::Interrupt,
+    lanes::{Lane, Scene, take_turns, warm_up},
+    output::Output,
+    plan::{Config, Plan},
+};
+
+/// Dense and cached runs in turns, step by step.
+pub(super) fn run(args: &BenchCache, out: &Output) -> Result<()> {
+    let model = args.model.model.as_ref().map(|path| path.display().to_string());
+    let flags = Sampling { model, cache: Some(args.cache.clone()), steps: args.steps, ..Sampling::default() };
+    let plan = Plan::new(Config::of(&flags)?, LoadOptions::default())?;
+    let hooks = plan.build()?.registry;
+    let denoiser = plan.pipeline.denoiser(&plan.request, &|_| {}, &mut Vec::new())?;
+    let scene = Scene { pipeline: plan.pipeline.as_ref(), request: plan.request.clone(), denoiser };
+    let interrupt = Interrupt::listen()?;
+    let stop = || interrupt.is_set();
+    warm_up(&scene, &stop)?;
+    let (mut ratios, mut computed, mut skipped) = (Vec::new(), Vec::new(), Vec::new());
+    let mut ceiling = None;
+    for _ in 0..args.repeat.max(1) {
+        let mut lanes = [Lane::new(&scene, &Arc::default())?, Lane::new(&scene, &hooks)?];
+        take_turns(&mut lanes, &stop, &mut || {})?;
+        let [dense, cached] = &lanes;
+        ceiling = cached.summary().ceiling();
+        ratios.push(dense.transformer_seconds() / cached.transformer_seconds());
+        let reused = reused(&cached.generation);
+        for pass in cached.generation.times() {
+            let of = if reused.contains(&(pass.step, pass.branch)) { &mut skipped } else { &mut computed };
+            of.push(pass.time.as_secs_f64() * 1e3);
+        }
+    }
+    let Some(ceiling) = ceiling else {
+        let message =
+            format!("the ceiling of {} is not known: it forecasts modules inside blocks", args.cache);
+        return Err(bad_input_with(message, "--cache magcache"));
+    };
+    let (ratios, computed, skipped) = (Times::of(ratios), Times::of(computed), Times::of(skipped));
+    let text = format!(
+        "{}, {} runs of each: ceiling {ceiling:.3}, transformer {:.3}x ({:.3} to {:.3}), {:.3} of the ceiling\n\
+         a computed pass {:.3} ms, a skipped one {:.3} ms: {:.2} %",
+        args.cache,
+        args.repeat.max(1),
+        ratios.median,
+        ratios.min,
+        ratios.max,
+        ratios.median / ceiling,
+        computed.median,
+        skipped.median,
+        100.0 * skipped.median / computed.median,
+    );
+    let document = json!({
+        "ceiling": ceiling,
+        "speedup": { "min": ratios.min, "median": ratios.median, "max": ratios.max },
+        "of_ceiling": ratios.median / ceiling,
+        "computed_ms": computed.median,
+        "skipped_ms": skipped.median,
+        "skipped_of_computed": skipped.median / computed.median,
+    });
+    out.answer(&text, &document);
+    Ok(())
+}
+
+/// The passes in which something stood in for blocks.
+fn reused(run: &Generation) -> BTreeSet<(usize, Branch)> {
+    let records = run.session().into_iter().flat_map(|session| session.log().records());
+    records.filter(|record| record.reused).map(|record| (record.step, record.branch)).collect()
+}

@@ -1,0 +1,82 @@
+//! One forward of a transformer on random latents.
+
+use anyhow::Result;
+use candle_core::{Device, Tensor};
+use magcache_core::Pass;
+use magcache_models::{
+    checkpoint::{Folder, WeightDtype, Weights},
+    flux::{FluxConfig, FluxTransformer},
+    wan::{WanConfig, WanTransformer},
+};
+
+use serde_json::json;
+
+use super::{Times, component, gaussian};
+use crate::{args::BenchForward, failure::bad_input, output::Output};
+
+pub(super) fn run(args: &BenchForward, out: &Output) -> Result<()> {
+    let folder = component(&args.model, "transformer")?;
+    let text = folder.read_to_string("config.json")?;
+    let weights = Weights::open(&folder, &Device::Cpu, WeightDtype::Auto)?;
+    if text.contains("\"FluxTransformer2DModel\"") {
+        flux(args, &FluxConfig::from_json(&text).map_err(|e| in_file(&folder, &e))?, &weights, out)
+    } else {
+        wan(args, &WanConfig::from_json(&text).map_err(|e| in_file(&folder, &e))?, &weights, out)
+    }
+}
+
+fn in_file(folder: &Folder, error: &dyn std::error::Error) -> anyhow::Error {
+    bad_input(format!("{}: {error}", folder.describe_file("config.json")))
+}
+
+/// Keys and values of the text are computed once in a generation, so they are no part of what is timed.
+fn wan(args: &BenchForward, config: &WanConfig, weights: &Weights, out: &Output) -> Result<()> {
+    let model = WanTransformer::load(weights, config.clone())?;
+    let [frames, height, width] = args.latent;
+    let latents = gaussian(&[1, config.in_channels, frames, height, width])?;
+    let text = model.text_context(&gaussian(&[1, args.text, config.text_dim])?)?;
+    let timestep = Tensor::full(500f32, 1, &Device::Cpu)?;
+    let [pt, ph, pw] = config.patch_size;
+    let tokens = (frames / pt) * (height / ph) * (width / pw);
+    let (n, t) = (tokens as f64, args.text as f64);
+    let (d, ffn) = (config.inner_dim() as f64, config.ffn_dim as f64);
+    let linear = 2.0 * n * d * (6.0 * d + 2.0 * ffn);
+    let gflop = config.num_layers as f64 * (linear + 4.0 * n * (n + t) * d) / 1e9;
+    let times = Times::measure(args.repeat, || {
+        model.forward(&latents, &timestep, &text, &mut Pass::off())?;
+        Ok(())
+    })?;
+    answer(times, tokens, args, gflop, out);
+    Ok(())
+}
+
+fn flux(args: &BenchForward, config: &FluxConfig, weights: &Weights, out: &Output) -> Result<()> {
+    let model = FluxTransformer::load(weights, config.clone())?;
+    let [frames, height, width] = args.latent;
+    let tokens = frames * height * width;
+    let latents = gaussian(&[1, tokens, config.in_channels])?;
+    let text = gaussian(&[1, args.text, config.joint_attention_dim])?;
+    let text = model.text_context(&text, &gaussian(&[1, config.pooled_projection_dim])?)?;
+    let place = |i: usize| [0.0, (i / width) as f32, (i % width) as f32];
+    let places: Vec<[f32; 3]> = (0..tokens).map(place).collect();
+    let positions = model.positions(&vec![[0.0; 3]; args.text], &places)?;
+    let timestep = Tensor::full(0.5f32, 1, &Device::Cpu)?;
+    let guidance = Tensor::full(3.5f32, 1, &Device::Cpu)?;
+    let guidance = config.guidance_embeds.then_some(&guidance);
+    let (n, t, d) = (tokens as f64, args.text as f64, config.inner_dim() as f64);
+    let blocks = (config.num_layers + config.num_single_layers) as f64;
+    // Twelve squares of the width in either kind of block, and attention over all tokens.
+    let gflop = blocks * (2.0 * (n + t) * 12.0 * d * d + 4.0 * (n + t) * (n + t) * d) / 1e9;
+    let times = Times::measure(args.repeat, || {
+        model.forward(&latents, &timestep, guidance, &text, &positions, &mut Pass::off())?;
+        Ok(())
+    })?;
+    answer(times, tokens, args, gflop, out);
+    Ok(())
+}
+
+/// `gflop`: multiplications and additions of the blocks' matrix products.
+fn answer(times: Times, tokens: usize, args: &BenchForward, gflop: f64, out: &Output) {
+    let what = format!("{tokens} tokens, {} text tokens, {gflop:.2} GFLOP", args.text);
+    times.answer(&what, args.repeat, &[("tokens", json!(tokens)), ("gflop", json!(gflop))], out);
+}

@@ -1,0 +1,97 @@
+//! `bench`: what one network takes, what the cache itself costs, what the machine can do.
+
+mod cache;
+mod forward;
+mod machine;
+mod overhead;
+mod parts;
+
+use std::time::Instant;
+
+use anyhow::Result;
+use candle_core::{Device, Tensor};
+use magcache_models::{
+    checkpoint::Folder,
+    pipeline::{self, Embedded},
+};
+use serde_json::{Value, json};
+
+use crate::{
+    args::{Bench, BenchKind, BenchModel},
+    failure::bad_input_with,
+    output::Output,
+};
+
+pub(crate) fn run(args: &Bench, out: &Output) -> Result<()> {
+    match &args.what {
+        BenchKind::Forward(args) => forward::run(args, out),
+        BenchKind::Vae(args) => parts::decode(args, out),
+        BenchKind::Text(args) => parts::encode(args, out),
+        BenchKind::Cache(args) => cache::run(args, out),
+        BenchKind::Overhead { repeat } => overhead::run(*repeat, out),
+        BenchKind::Machine { repeat } => machine::run(*repeat, out),
+    }
+}
+
+/// The component `name` of a model folder, or the folder itself where it is that component's; the embedded model without one.
+fn component(model: &BenchModel, name: &str) -> Result<Folder> {
+    let embedded = |named: &Embedded| model.model.as_ref().is_some_and(|path| path.as_os_str() == named.name);
+    let folder = match (&model.model, pipeline::embedded().iter().find(|e| embedded(e))) {
+        (_, Some(found)) => (found.folder)(),
+        (Some(path), None) => Folder::open(path)?,
+        (None, None) => match pipeline::default_model() {
+            Some(first) => (first.folder)(),
+            None => return Err(bad_input_with("this build has no embedded model", "give --model DIR")),
+        },
+    };
+    let inside = folder.exists(&format!("{name}/config.json"));
+    Ok(if inside { folder.sub(name) } else { folder })
+}
+
+/// Random values.
+fn gaussian(shape: &[usize]) -> Result<Tensor> {
+    Ok(Tensor::randn(0f32, 1f32, shape, &Device::Cpu)?)
+}
+
+/// Smallest, median and largest of wall times in milliseconds.
+#[derive(Clone, Copy, Debug)]
+struct Times {
+    min: f64,
+    median: f64,
+    max: f64,
+}
+
+impl Times {
+    fn of(mut times: Vec<f64>) -> Self {
+        times.sort_by(f64::total_cmp);
+        let at = |i: usize| times.get(i).copied().unwrap_or(f64::NAN);
+        Self { min: at(0), median: at(times.len() / 2), max: at(times.len().saturating_sub(1)) }
+    }
+
+    /// Of `repeat` runs, after one that is not counted.
+    fn measure(repeat: usize, mut run: impl FnMut() -> Result<()>) -> Result<Self> {
+        run()?;
+        let once = |_| {
+            let start = Instant::now();
+            run()?;
+            Ok(start.elapsed().as_secs_f64() * 1e3)
+        };
+        Ok(Self::of((0..repeat.max(1)).map(once).collect::<Result<_>>()?))
+    }
+
+    /// `what` was timed.
+    fn answer(self, what: &str, repeat: usize, more: &[(&str, Value)], out: &Output) {
+        let Self { min, median, max } = self;
+        let mut document =
+            json!({ "median_ms": median, "min_ms": min, "max_ms": max, "repeat": repeat.max(1) });
+        let mut text =
+            format!("{what}: median {median:.2} ms, min {min:.2}, max {max:.2} of {}", repeat.max(1));
+        for (key, value) in more {
+            document[*key] = value.clone();
+        }
+        if let Some(gflop) = document["gflop"].as_f64() {
+            text += &format!(" ({:.0} GFLOP/s)", gflop / median * 1e3);
+        }
+        out.answer(&text, &document);
+    }
+}

@@ -1,0 +1,59 @@
+//! Loops over long slices on all cores.
+
+use std::{
+    ops::Range,
+    panic,
+    sync::{Mutex, OnceLock, PoisonError},
+    thread::{self, available_parallelism},
+};
+
+/// Values of a part: less is not worth a thread.
+pub(crate) const PART: usize = 1 << 16;
+
+/// Parts of one thread at least: starting one takes some ten microseconds.
+const PARTS: usize = 4;
+
+/// `work` on every part of `len` values, in order, whatever thread did it.
+pub(crate) fn by_part<R: Send>(len: usize, work: impl Fn(Range<usize>) -> R + Sync) -> Vec<R> {
+    let parts = len.div_ceil(PART);
+    let threads = count().min(parts / PARTS).max(1);
+    let run = |first: usize, end: usize| -> Vec<R> {
+        (first..end).map(|part| work(part * PART..((part + 1) * PART).min(len))).collect()
+    };
+    if threads == 1 {
+        return run(0, parts);
+    }
+    let run = &run;
+    thread::scope(|scope| {
+        let cut = |i: usize| i * parts / threads;
+        let others: Vec<_> = (1..threads).map(|i| scope.spawn(move || run(cut(i), cut(i + 1)))).collect();
+        let mut all = run(0, cut(1));
+        for other in others {
+            all.extend(other.join().unwrap_or_else(|fault| panic::resume_unwind(fault)));
+        }
+        all
+    })
+}
+
+/// The same for work that writes: `work` gets the part of `out` too.
+pub(crate) fn by_part_of<T: Send, R: Send>(
+    out: &mut [T],
+    work: impl Fn(Range<usize>, &mut [T]) -> R + Sync,
+) -> Vec<R> {
+    let len = out.len();
+    let cells: Vec<Mutex<&mut [T]>> = out.chunks_mut(PART).map(Mutex::new).collect();
+    by_part(len, |part| {
+        // Each part is worked on once.
+        let mut own = cells[part.start / PART].lock().unwrap_or_else(PoisonError::into_inner);
+        work(part, &mut own)
+    })
+}
+
+/// As many as rayon would use: what the user set, else what the process may use.
+fn count() -> usize {
+    static COUNT: OnceLock<usize> = OnceLock::new();
+    *COUNT.get_or_init(|| {
+        let set = std::env::var("RAYON_NUM_THREADS").ok().and_then(|n| n.parse().ok()).filter(|n| *n > 0);
+        set.unwrap_or_else(|| available_parallelism().map_or(1, std::num::NonZero::get))
+    })
+}

@@ -1,0 +1,236 @@
+//! The innermost loops: some rows by one panel in registers.
+
+use std::array;
+
+use pulp::{Arch, Simd, WithSimd};
+
+use super::panels::{DEPTH, Panels};
+
+/// Rows of a tile of the result, with registers of 16 lanes twice as many: enough multiply-adds in flight for two units.
+pub(in crate::nn) const ROWS: usize = 6;
+
+/// Registers across a panel.
+const ACROSS: usize = 2;
+
+/// Inner values of one turn of the loop: what is checked once for all of them.
+const UNROLLED: usize = 8;
+
+/// Columns of a panel on this machine.
+pub(super) fn width() -> usize {
+    struct Width;
+    impl WithSimd for Width {
+        type Output = usize;
+        fn with_simd<S: Simd>(self, _: S) -> usize {
+            ACROSS * S::F32_LANES
+        }
+    }
+    Arch::new().dispatch(Width)
+}
+
+/// `count` rows, each `stride` values behind the one before.
+#[derive(Clone, Copy)]
+pub(in crate::nn) struct Rows<'a> {
+    pub(in crate::nn) values: &'a [f32],
+    pub(in crate::nn) stride: usize,
+    pub(in crate::nn) count: usize,
+}
+
+/// Where a product goes.
+pub(in crate::nn) struct Target<'a> {
+    /// Rows of `columns` values.
+    pub(in crate::nn) values: &'a mut [f32],
+    /// Values from one row to the next.
+    pub(in crate::nn) stride: usize,
+    /// Columns that are computed.
+    pub(in crate::nn) columns: usize,
+    /// Whether it is added to what is there.
+    pub(in crate::nn) add: bool,
+}
+
+/// What is done to a result as soon as it is there.
+///
+/// Implementations are `#[inline(always)]`, see [`RowKernel`](crate::nn::cpu::RowKernel).
+pub(in crate::nn) trait Finish: Sync {
+    /// A piece of row `row` from column `column` on; every value is seen once.
+    fn piece(&self, _row: usize, _column: usize, _values: &mut [f32]) {}
+
+    /// The whole of row `row`, behind its pieces.
+    fn row(&self, _row: usize, _values: &mut [f32]) {}
+}
+
+/// The result stays as it is.
+impl Finish for () {}
+
+/// Rows by the columns of `weight` from `first` on, a multiple of the width, on this thread. `at` is where `finish` takes the first
+/// row and column to be.
+pub(in crate::nn) fn product(
+    lhs: Rows<'_>,
+    weight: &Panels,
+    first: usize,
+    out: Target<'_>,
+    at: (usize, usize),
+    finish: &impl Finish,
+) {
+    Arch::new().dispatch(Product { lhs, weight, first, out, at, finish });
+}
+
+struct Product<'a, F> {
+    lhs: Rows<'a>,
+    weight: &'a Panels,
+    first: usize,
+    out: Target<'a>,
+    at: (usize, usize),
+    finish: &'a F,
+}
+
+impl<F: Finish> WithSimd for Product<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        if S::F32_LANES >= 16 { self.run::<S, { 2 * ROWS }>(simd) } else { self.run::<S, ROWS>(simd) }
+    }
+}
+
+impl<F: Finish> Product<'_, F> {
+    #[inline(always)]
+    fn run<S: Simd, const R: usize>(self, simd: S) {
+        let Self { lhs, weight, first, out, at, finish } = self;
+        let Target { values: out, stride, columns, add } = out;
+        let (inputs, width, block) = (weight.inputs(), weight.width(), weight.depth());
+        let mut near = Near::new(&lhs);
+        for start in (0..inputs).step_by(block) {
+            let (depth, last) = (block.min(inputs - start), start + block >= inputs);
+            let (near, step) = near.block(&lhs, start, depth);
+            for column in (0..columns).step_by(width) {
+                let panel = S::as_simd_f32s(weight.panel(start, first + column)).0;
+                let taken = width.min(columns - column);
+                for row in (0..lhs.count).step_by(R) {
+                    let rows = R.min(lhs.count - row);
+                    // Rows that are not there are computed as the last one and dropped.
+                    let a: [&[f32]; R] = array::from_fn(|r| &near[(row + r.min(rows - 1)) * step..][..depth]);
+                    let mut sums = [[simd.splat_f32s(0.0); ACROSS]; R];
+                    if add || start > 0 {
+                        for (r, sums) in sums.iter_mut().enumerate().take(rows) {
+                            let before = &out[(row + r) * stride + column..][..taken];
+                            load(simd, before, sums);
+                        }
+                    }
+                    accumulate(simd, a, panel, &mut sums);
+                    for (r, sums) in sums.iter().enumerate().take(rows) {
+                        let place = &mut out[(row + r) * stride + column..][..taken];
+                        store(simd, place, sums);
+                        if last {
+                            finish.piece(at.0 + row + r, at.1 + column, place);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The rows of a block, close together.
+///
+/// Rows that are far apart lie on a page each, and where they are a power of two apart they push each other out of the first cache.
+struct Near(Vec<f32>);
+
+impl Near {
+    /// Rows that are at most so many values apart are read in place.
+    const CLOSE: usize = 512;
+    /// Values from one row to the next of a copy.
+    const STRIDE: usize = DEPTH + 18;
+
+    fn new(rows: &Rows<'_>) -> Self {
+        let copied = if rows.stride <= Self::CLOSE { 0 } else { rows.count * Self::STRIDE };
+        Self(vec![0.0; copied])
+    }
+
+    /// `depth` values of each row from `start` on, and how far the rows are apart.
+    fn block<'a>(&'a mut self, rows: &Rows<'a>, start: usize, depth: usize) -> (&'a [f32], usize) {
+        if self.0.is_empty() {
+            return (&rows.values[start..], rows.stride);
+        }
+        for (row, near) in self.0.chunks_exact_mut(Self::STRIDE).enumerate() {
+            near[..depth].copy_from_slice(&rows.values[row * rows.stride + start..][..depth]);
+        }
+        (&self.0, Self::STRIDE)
+    }
+}
+
+#[inline(always)]
+fn load<S: Simd>(simd: S, from: &[f32], to: &mut [S::f32s; ACROSS]) {
+    if let ([a, b], []) = S::as_simd_f32s(from) {
+        *to = [*a, *b];
+        return;
+    }
+    for (piece, to) in from.chunks(S::F32_LANES).zip(to) {
+        *to = simd.partial_load_f32s(piece);
+    }
+}
+
+#[inline(always)]
+fn store<S: Simd>(simd: S, to: &mut [f32], from: &[S::f32s; ACROSS]) {
+    if let ([a, b], []) = S::as_mut_simd_f32s(to) {
+        [*a, *b] = *from;
+        return;
+    }
+    for (piece, from) in to.chunks_mut(S::F32_LANES).zip(from) {
+        simd.partial_store_f32s(piece, *from);
+    }
+}
+
+/// `sums += a * panel`: one value of each row times one row of the panel at a time.
+#[inline(always)]
+fn accumulate<S: Simd, const R: usize>(
+    simd: S,
+    a: [&[f32]; R],
+    panel: &[S::f32s],
+    sums: &mut [[S::f32s; ACROSS]; R],
+) {
+    let (a, rest) = split(a);
+    let (turns, panel_rest) = panel.as_chunks::<{ ACROSS * UNROLLED }>();
+    for (turn, b) in turns.iter().enumerate() {
+        let a: [&[f32; UNROLLED]; R] = array::from_fn(|r| &a[r][turn]);
+        for k in 0..UNROLLED {
+            for r in 0..R {
+                let x = simd.splat_f32s(a[r][k]);
+                sums[r][0] = simd.mul_add_f32s(x, b[ACROSS * k], sums[r][0]);
+                sums[r][1] = simd.mul_add_f32s(x, b[ACROSS * k + 1], sums[r][1]);
+            }
+        }
+    }
+    for (k, b) in panel_rest.as_chunks::<ACROSS>().0.iter().enumerate() {
+        for r in 0..R {
+            let x = simd.splat_f32s(rest[r][k]);
+            sums[r][0] = simd.mul_add_f32s(x, b[0], sums[r][0]);
+            sums[r][1] = simd.mul_add_f32s(x, b[1], sums[r][1]);
+        }
+    }
+}
+
+#[inline(always)]
+fn split<const R: usize>(a: [&[f32]; R]) -> ([&[[f32; UNROLLED]]; R], [&[f32]; R]) {
+    (a.map(|row| row.as_chunks().0), a.map(|row| row.as_chunks::<UNROLLED>().1))
+}
+
+/// Finishes whole rows of `stride` values, the first of which is row `first`.
+pub(super) fn finish_rows(out: &mut [f32], stride: usize, first: usize, finish: &impl Finish) {
+    struct Whole<'a, F> {
+        out: &'a mut [f32],
+        stride: usize,
+        first: usize,
+        finish: &'a F,
+    }
+    impl<F: Finish> WithSimd for Whole<'_, F> {
+        type Output = ();
+
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, _: S) {
+            for (i, row) in self.out.chunks_exact_mut(self.stride).enumerate() {
+                self.finish.row(self.first + i, row);
+            }
+        }
+    }
+    Arch::new().dispatch(Whole { out, stride, first, finish });
+}
