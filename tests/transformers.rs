@@ -5,9 +5,9 @@ mod support;
 
 use std::{collections::HashMap, fs, path::Path, sync::Arc};
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 use magcache_core::{
-    Branch, CachePlan, HookId, HookRegistry, ModelMeta, Pass, Session, Trajectory, meta,
+    Branch, CachePlan, HookId, HookRegistry, ModelMeta, Pass, Session, Trajectory, meta, metrics,
     testing::{self, same_bits},
 };
 use magcache_models::{
@@ -32,13 +32,28 @@ struct Case {
 }
 
 fn open(name: &str) -> Case {
+    open_in(name, DType::F32)
+}
+
+/// With weights and arithmetic in a type.
+fn open_in(name: &str, dtype: DType) -> Case {
+    let Case { model, tensors } = load(name, WeightDtype::Cast(dtype));
+    let model = match model {
+        Model::Wan(model) => Model::Wan(model.computing_in(dtype)),
+        Model::Flux(model) => Model::Flux(model.computing_in(dtype)),
+        Model::Flux2(model) => Model::Flux2(model.computing_in(dtype)),
+    };
+    Case { model, tensors }
+}
+
+fn load(name: &str, dtype: WeightDtype) -> Case {
     if name == WAN {
-        return embedded();
+        return embedded(dtype);
     }
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/golden/transformers").join(name);
     let tensors = candle_core::safetensors::load(folder.join("golden.safetensors"), &Device::Cpu).unwrap();
     let config = fs::read_to_string(folder.join("config.json")).unwrap();
-    let weights = Weights::open(&Folder::open(folder).unwrap(), &Device::Cpu, WeightDtype::Keep).unwrap();
+    let weights = Weights::open(&Folder::open(folder).unwrap(), &Device::Cpu, dtype).unwrap();
     let model = match name {
         FLUX => {
             Model::Flux(FluxTransformer::load(&weights, FluxConfig::from_json(&config).unwrap()).unwrap())
@@ -52,7 +67,7 @@ fn open(name: &str) -> Case {
 }
 
 /// The small Wan model, which has more blocks than the recorded ones, on inputs of its size.
-fn embedded() -> Case {
+fn embedded(dtype: WeightDtype) -> Case {
     let folder = tiny::wan21_t2v().sub("transformer");
     let config = WanConfig::from_json(&folder.read_to_string("config.json").unwrap()).unwrap();
     let waves = |shape: &[usize]| {
@@ -64,7 +79,7 @@ fn embedded() -> Case {
         ("b1.timestep".to_owned(), Tensor::new(&[700f32], &Device::Cpu).unwrap()),
         ("b1.encoder_hidden_states".to_owned(), waves(&[1, 5, config.text_dim])),
     ]);
-    let weights = Weights::open(&folder, &Device::Cpu, WeightDtype::Auto).unwrap();
+    let weights = Weights::open(&folder, &Device::Cpu, dtype).unwrap();
     Case { model: Model::Wan(WanTransformer::load(&weights, config).unwrap()), tensors }
 }
 
@@ -152,6 +167,28 @@ fn a_cache_that_may_skip_nothing_changes_no_bit() {
                     Ok(built) => case.is_unchanged_by(&built.registry, &text),
                     Err(error) => assert!(!at.is_empty(), "{}: {error}", info.name),
                 }
+            }
+        }
+    }
+}
+
+/// As on a GPU, with candle's operations: the same network, rounded, and every strategy runs in it.
+#[test]
+fn half_precision_is_the_same_network_rounded() {
+    for name in [WAN, FLUX, FLUX2] {
+        let exact = open(name);
+        let x = exact.input("hidden_states");
+        let want = exact.plain(x, &mut Pass::off()).unwrap();
+        for (dtype, most) in [(DType::BF16, 2e-2), (DType::F16, 2.5e-3)] {
+            let case = open_in(name, dtype);
+            let got = case.plain(x, &mut Pass::off()).unwrap();
+            assert_eq!(got.dtype(), DType::F32);
+            let error = metrics::relative_l2(&got, &want).unwrap();
+            assert!(error > 1e-5 && error < most, "{name} in {dtype:?}: {error}");
+            for info in strategies() {
+                let text = format!("[[cache]]\n{}", info.never);
+                let plan = CachePlan::parse(&text).unwrap().build(&case.meta(), Some(&trajectory())).unwrap();
+                case.is_unchanged_by(&plan.registry, &text);
             }
         }
     }

@@ -142,23 +142,27 @@ fn sums(a: &[f32], b: &[f32], f: impl Fn(f32) -> f32 + Copy + Sync) -> (f64, f64
 /// Values that are added up in f32: with lanes, a few dozen to each sum.
 const BLOCK: usize = 512;
 
-/// Sums of a block, sixteen lanes at a time, so that the loop vectorises and rounding stays small.
+/// Sums of a block.
 fn block_sums(a: &[f32], b: &[f32], f: impl Fn(f32) -> f32) -> (f32, f32) {
+    let mut differences = [0f32; BLOCK];
+    let differences = &mut differences[..b.len()];
+    for (difference, (a, b)) in differences.iter_mut().zip(a.iter().zip(b)) {
+        *difference = a - b;
+    }
+    (sum(differences, &f), sum(b, &f))
+}
+
+/// Σ f(x), some lanes at a time: so that the loop vectorises and rounding stays small.
+fn sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     const LANES: usize = 16;
-    let (mut num, mut den) = ([0f32; LANES], [0f32; LANES]);
-    let (a_body, a_rest) = a.as_chunks::<LANES>();
-    let (b_body, b_rest) = b.as_chunks::<LANES>();
-    for (a, b) in a_body.iter().zip(b_body) {
-        for i in 0..LANES {
-            num[i] += f(a[i] - b[i]);
-            den[i] += f(b[i]);
+    let mut lanes = [0f32; LANES];
+    let (body, rest) = x.as_chunks::<LANES>();
+    for x in body {
+        for (lane, x) in lanes.iter_mut().zip(x) {
+            *lane += f(*x);
         }
     }
-    for (a, b) in a_rest.iter().zip(b_rest) {
-        num[0] += f(a - b);
-        den[0] += f(*b);
-    }
-    (num.iter().sum(), den.iter().sum())
+    rest.iter().fold(lanes.iter().sum(), |sum, x| sum + f(*x))
 }
 
 /// The larger of two, NaN if one is: `f64::max` would hide a NaN.

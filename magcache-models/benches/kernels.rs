@@ -9,8 +9,8 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use magcache_models::{
     checkpoint::{WeightDtype, Weights},
     nn::{
-        Conv3d, Conv3dConfig, Linear, RmsNorm, RotaryTable, attention, attention_with_bias, gated_add, gelu_tanh,
-        layer_norm_modulate, rms_norm_rotary, silu,
+        Conv3d, Conv3dConfig, Linear, RmsNorm, RotaryTable, attention, attention_with_bias, gated_add,
+        gelu_tanh, layer_norm_modulate, rms_norm_rotary, silu,
     },
 };
 

@@ -277,6 +277,7 @@ fn report(
         "resumed_at": resumed_at,
         "audited_passes": 0,
         "audited_seconds": 0.0,
+        "text_keys_values": null,
         "outputs": outputs,
     });
     if let Some(session) = generation.session() {

@@ -340,6 +340,18 @@ impl Weights {
         &self.set.device
     }
 
+    /// In which type a network of these weights computes: f32 on a CPU, elsewhere that of its largest tensors.
+    pub fn compute_dtype(&self) -> DType {
+        if self.set.device.is_cpu() {
+            return DType::F32;
+        }
+        if let WeightDtype::Cast(dtype) = self.set.dtype {
+            return dtype;
+        }
+        let largest = self.scoped().max_by_key(|(_, located)| located.info.bytes());
+        largest.and_then(|(_, located)| read::supported(located.info.dtype)).unwrap_or(DType::F32)
+    }
+
     /// How the file, or the first of a sharded checkpoint, is written.
     pub fn format(&self) -> Format {
         self.set.files.first().map_or(Format::Safetensors, |file| file.format)

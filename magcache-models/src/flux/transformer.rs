@@ -40,6 +40,8 @@ pub struct FluxTransformer {
     dual_blocks: Vec<FluxDualBlock>,
     single_blocks: Vec<FluxSingleBlock>,
     head: Head,
+    /// Of the hidden states.
+    dtype: DType,
 }
 
 impl FluxTransformer {
@@ -66,8 +68,16 @@ impl FluxTransformer {
             dual_blocks: dual.collect::<LoadResult<_>>()?,
             single_blocks: single.collect::<LoadResult<_>>()?,
             head: Head::load(weights, inner, config.outputs(), EPS, true)?,
+            dtype: weights.compute_dtype(),
             config,
         })
+    }
+
+    /// The same computing in another type: f32 by default on a CPU, elsewhere that of the weights; see
+    /// [`WanTransformer::computing_in`](crate::wan::WanTransformer::computing_in).
+    #[must_use]
+    pub fn computing_in(self, dtype: DType) -> Self {
+        Self { dtype, ..self }
     }
 
     /// The sizes that the model was loaded with.
@@ -99,7 +109,7 @@ impl FluxTransformer {
                 self.config.pooled_projection_dim
             );
         }
-        let text = self.context_embedder.forward(&text.to_dtype(DType::F32)?)?;
+        let text = self.context_embedder.forward(&text.to_dtype(self.dtype)?)?;
         let pooled = self.pooled.forward(&pooled.to_dtype(DType::F32)?)?;
         Ok(FluxContext::new(self.id.clone(), text, Some(pooled)))
     }
@@ -134,7 +144,7 @@ impl FluxTransformer {
             None => self.time.forward(timestep, guidance, batch)?,
         };
         let activated = silu(&temb)?;
-        let image = self.x_embedder.forward(&hidden_states.to_dtype(DType::F32)?)?;
+        let image = self.x_embedder.forward(&hidden_states.to_dtype(self.dtype)?)?;
 
         let probe = |signal: Signal, x: &Streams| match (signal, self.dual_blocks.first()) {
             (Signal::TimestepEmbedding, _) => Ok(temb.clone()),
@@ -155,7 +165,7 @@ impl FluxTransformer {
                 }
             })?
             .into_image()?;
-        self.head.forward(&x, &activated)
+        self.head.forward(&x, &activated)?.to_dtype(DType::F32)
     }
 }
 

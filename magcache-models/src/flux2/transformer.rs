@@ -46,6 +46,8 @@ pub struct Flux2Transformer {
     dual_blocks: Vec<DualBlock>,
     single_blocks: Vec<SingleBlock>,
     head: Head,
+    /// Of the hidden states.
+    dtype: DType,
 }
 
 impl Flux2Transformer {
@@ -85,8 +87,16 @@ impl Flux2Transformer {
             dual_blocks: dual.collect::<LoadResult<_>>()?,
             single_blocks: single.collect::<LoadResult<_>>()?,
             head: Head::load(weights, inner, config.outputs(), eps, false)?,
+            dtype: weights.compute_dtype(),
             config,
         })
+    }
+
+    /// The same computing in another type: f32 by default on a CPU, elsewhere that of the weights; see
+    /// [`WanTransformer::computing_in`](crate::wan::WanTransformer::computing_in).
+    #[must_use]
+    pub fn computing_in(self, dtype: DType) -> Self {
+        Self { dtype, ..self }
     }
 
     /// The sizes that the model was loaded with.
@@ -110,7 +120,7 @@ impl Flux2Transformer {
     /// All tokens take part in attention, so padding has to be what the model was trained with.
     pub fn text_context(&self, text: &Tensor) -> Result<FluxContext> {
         text.dims3()?;
-        let text = self.context_embedder.forward(&text.to_dtype(DType::F32)?)?;
+        let text = self.context_embedder.forward(&text.to_dtype(self.dtype)?)?;
         Ok(FluxContext::new(self.id.clone(), text, None))
     }
 
@@ -141,7 +151,7 @@ impl Flux2Transformer {
         positions.check(text.text().dim(1)?, tokens)?;
         let temb = self.time.forward(timestep, guidance, batch)?;
         let activated = silu(&temb)?;
-        let image = self.x_embedder.forward(&hidden_states.to_dtype(DType::F32)?)?;
+        let image = self.x_embedder.forward(&hidden_states.to_dtype(self.dtype)?)?;
 
         let projected = self.double_stream_modulation_img.forward(&activated)?;
         let of_image = Modulation::split(&projected)?;
@@ -168,7 +178,7 @@ impl Flux2Transformer {
                 }
             })?
             .into_image()?;
-        self.head.forward(&x, &activated)
+        self.head.forward(&x, &activated)?.to_dtype(DType::F32)
     }
 }
 

@@ -4,7 +4,7 @@
 //! from tile to tile (running maximum and sum, as in `FlashAttention`, arXiv 2205.14135). Elsewhere the queries are cut so
 //! that the scores of one cut stay below [`SCORES`] values.
 
-use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Storage, Tensor};
+use candle_core::{CpuStorage, CustomOp3, D, DType, Layout, Result, Shape, Storage, Tensor};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
@@ -78,7 +78,7 @@ struct Attention {
 impl Attention {
     fn plain(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
         let (batch, tokens, channels) = q.dims3()?;
-        let keys = k.dim(1)?;
+        let (keys, dtype) = (k.dim(1)?, q.dtype());
         let split = |x: &Tensor| {
             x.reshape((batch, (), self.heads, channels / self.heads))?.transpose(1, 2)?.contiguous()
         };
@@ -89,9 +89,11 @@ impl Attention {
             let length = cut.min(tokens - start);
             let mut scores = q.narrow(2, start, length)?.matmul(&k)?;
             if let Some(bias) = &self.bias {
-                scores = (scores + bias.narrow(2, start, length)?)?;
+                scores = (scores + bias.narrow(2, start, length)?.to_dtype(dtype)?)?;
             }
-            parts.push(candle_nn::ops::softmax_last_dim(&scores)?.matmul(&v)?);
+            // In half precision, the sum of many weights would lose the small ones.
+            let weights = candle_nn::ops::softmax_last_dim(&scores.to_dtype(DType::F32)?)?;
+            parts.push(weights.to_dtype(dtype)?.matmul(&v)?);
         }
         Tensor::cat(&parts, 2)?.transpose(1, 2)?.reshape((batch, tokens, channels))
     }
@@ -320,7 +322,7 @@ impl WithSimd for SoftmaxStep<'_> {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::{DType, Device};
+    use candle_core::Device;
 
     use super::*;
 

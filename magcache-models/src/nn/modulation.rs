@@ -3,7 +3,7 @@
 //! Hidden states are `[batch, tokens, channels]`; shift, scale and gate `[batch or 1, tokens or 1, channels]`, which may
 //! be chunks of a larger tensor. On the CPU each function is one pass over the hidden states.
 
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, D, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, D, DType, Layout, Result, Shape, Tensor};
 
 use super::{
     cpu::{RowKernel, TASK, by_row, by_value, contiguous, on_cpu},
@@ -23,7 +23,13 @@ pub fn gated_add(x: &Tensor, y: &Tensor, gate: &Tensor) -> Result<Tensor> {
     if on_cpu(x) {
         return x.contiguous()?.apply_op3_no_bwd(&y.contiguous()?, gate, &GatedAdd);
     }
-    x + y.broadcast_mul(gate)?
+    let dtype = x.dtype();
+    (f32(x)? + f32(y)?.broadcast_mul(&f32(gate)?)?)?.to_dtype(dtype)
+}
+
+/// Small sums of half precision are taken in f32.
+fn f32(x: &Tensor) -> Result<Tensor> {
+    x.to_dtype(DType::F32)
 }
 
 /// `x + y`, of one shape.
@@ -35,9 +41,11 @@ pub fn add(x: &Tensor, y: &Tensor) -> Result<Tensor> {
 }
 
 fn layer_norm_modulate_plain(x: &Tensor, shift: &Tensor, scale: &Tensor, eps: f64) -> Result<Tensor> {
+    let (dtype, x) = (x.dtype(), f32(x)?);
     let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
     let deviation = (centred.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?;
-    centred.broadcast_div(&deviation)?.broadcast_mul(&(scale + 1.0)?)?.broadcast_add(shift)
+    let scale = (f32(scale)? + 1.0)?;
+    centred.broadcast_div(&deviation)?.broadcast_mul(&scale)?.broadcast_add(&f32(shift)?)?.to_dtype(dtype)
 }
 
 /// Rows of a `[batch or 1, tokens or 1, channels]` view, repeated along the axes of length 1.
@@ -204,7 +212,7 @@ impl RowKernel for Summands<'_> {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::{DType, Device};
+    use candle_core::Device;
 
     use super::*;
 

@@ -3,7 +3,7 @@
 //! Channels `2i` and `2i + 1` of a head are one complex number, turned by the angle of the token's position. Source:
 //! `RoFormer` (arXiv 2104.09864); the pairing is that of Wan and Flux, not the half-split of `LLaMA`.
 
-use candle_core::{CpuStorage, CustomOp3, D, Device, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp3, D, DType, Device, Layout, Result, Shape, Tensor};
 
 use super::cpu::{RowKernel, by_row, contiguous, on_cpu, sum_of};
 
@@ -74,7 +74,8 @@ pub fn rms_norm_rotary(x: &Tensor, weight: &Tensor, table: &RotaryTable, eps: f6
 fn rms_norm_rotary_plain(x: &Tensor, weight: &Tensor, table: &RotaryTable, eps: f64) -> Result<Tensor> {
     let (batch, tokens, channels) = x.dims3()?;
     let half = table.0.dim(2)?;
-    let x = x.reshape((batch, tokens, (), weight.dims1()?))?;
+    let dtype = x.dtype();
+    let x = x.to_dtype(DType::F32)?.reshape((batch, tokens, (), weight.dims1()?))?;
     let deviation = (x.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?;
     let x = x.broadcast_div(&deviation)?.broadcast_mul(weight)?;
     let pairs = x.reshape((batch, tokens, channels / (2 * half), half, 2))?;
@@ -83,7 +84,7 @@ fn rms_norm_rotary_plain(x: &Tensor, weight: &Tensor, table: &RotaryTable, eps: 
         (table.cos()?.reshape((1, tokens, 1, half, 1))?, table.sin()?.reshape((1, tokens, 1, half, 1))?);
     let real = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
     let imaginary = (a.broadcast_mul(&sin)? + b.broadcast_mul(&cos)?)?;
-    Tensor::cat(&[real, imaginary], 4)?.reshape((batch, tokens, channels))
+    Tensor::cat(&[real, imaginary], 4)?.reshape((batch, tokens, channels))?.to_dtype(dtype)
 }
 
 struct RmsNormRotary {

@@ -35,6 +35,8 @@ pub struct WanTransformer {
     image: Option<ImageEmbedder>,
     blocks: Vec<WanBlock>,
     head: Head,
+    /// Of the hidden states.
+    dtype: DType,
 }
 
 impl WanTransformer {
@@ -58,8 +60,17 @@ impl WanTransformer {
             image,
             blocks: blocks.collect::<LoadResult<_>>()?,
             head: Head::load(weights, &config)?,
+            dtype: weights.compute_dtype(),
             config,
         })
+    }
+
+    /// The same computing in another type: f32 by default on a CPU, elsewhere that of the weights. Sums, norms and what depends
+    /// on the timestep stay in f32. A CPU computes in half precision with candle's operations, many times slower than in f32, and
+    /// only with weights that are stored so.
+    #[must_use]
+    pub fn computing_in(self, dtype: DType) -> Self {
+        Self { dtype, ..self }
     }
 
     /// The sizes that the model was loaded with.
@@ -89,7 +100,7 @@ impl WanTransformer {
         if tokens != TEXT_TOKENS {
             candle_core::bail!("got {tokens} text tokens, a model with image attention takes {TEXT_TOKENS}");
         }
-        let image = embedder.forward(&image.to_dtype(DType::F32)?)?;
+        let image = embedder.forward(&image.to_dtype(self.dtype)?)?;
         let text = self.project_text(text)?;
         if image.dim(0)? != text.dim(0)? {
             candle_core::bail!("image embeddings for {} samples, text for {}", image.dim(0)?, text.dim(0)?);
@@ -105,7 +116,7 @@ impl WanTransformer {
                 self.config.text_dim
             );
         }
-        self.text.forward(&text.to_dtype(DType::F32)?)
+        self.text.forward(&text.to_dtype(self.dtype)?)
     }
 
     /// Predicts the velocity `[batch, out_channels, frames, height, width]` for latents of that size.
@@ -122,7 +133,7 @@ impl WanTransformer {
         let grid = Grid::new(hidden_states, &self.config)?;
         text.check(&self.id, grid.batch)?;
         check_timestep(timestep, grid)?;
-        let x = self.patch_embedding.forward(&hidden_states.to_dtype(DType::F32)?)?;
+        let x = self.patch_embedding.forward(&hidden_states.to_dtype(self.dtype)?)?;
         let temb = self.time.embed(&timestep.to_dtype(DType::F32)?)?;
 
         // A pass that skips every block never needs these two.
@@ -142,7 +153,7 @@ impl WanTransformer {
                 streams.map_image(|x| block.forward(x, timestep_proj()?, rope()?, context, modules))
             })?
             .into_image()?;
-        self.head.forward(&x, &temb, grid)
+        self.head.forward(&x, &temb, grid)?.to_dtype(DType::F32)
     }
 }
 
