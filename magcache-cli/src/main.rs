@@ -10,5 +10,6 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     threads::settle();
+    threads::join_pool();
     magcache_cli::main()
 }

@@ -19,3 +19,10 @@ pub(crate) fn settle() {
     // SAFETY: `main` calls this first, and no other thread exists that could read the environment meanwhile.
     unsafe { std::env::set_var(VARIABLE, threads.to_string()) };
 }
+
+/// Makes the calling thread one of those that compute: as a guest it would sleep and be woken at every operation, which on a small
+/// model takes longer than a skipped step.
+pub(crate) fn join_pool() {
+    // Fails only where there is a pool already, which computes as well.
+    _ = rayon::ThreadPoolBuilder::new().use_current_thread().build_global();
+}

@@ -11,7 +11,7 @@ use super::modulation::Modulation;
 use super::single::{Extent, SingleBlock};
 use super::{FluxConfig, FluxPositions, LoadResult};
 use crate::checkpoint::Weights;
-use crate::nn::Linear;
+use crate::nn::{JoinedLinear, Linear};
 
 /// Hidden channels of the feed-forward layers, as a multiple of the width.
 const MLP_RATIO: usize = 4;
@@ -77,7 +77,7 @@ impl FluxSingleBlock {
                 projections: Projections::load_image(&weights.pp("attn"), heads(config))?,
                 proj_mlp: Linear::load(&weights.pp("proj_mlp"), inner, hidden, true)?,
                 activation: Activation::GeluTanh,
-                proj_out: Linear::load(&weights.pp("proj_out"), inner + hidden, inner, true)?,
+                proj_out: JoinedLinear::load(&weights.pp("proj_out"), [inner, hidden], inner, true)?,
                 heads: config.num_attention_heads,
                 attn: Extent::Attention,
                 eps: EPS,

@@ -1,6 +1,6 @@
 //! A single-stream block: attention and feed-forward side by side on text and image in one sequence.
 
-use candle_core::{D, Result, Tensor};
+use candle_core::{Result, Tensor};
 use magcache_core::{Modules, Streams};
 
 use super::FluxPositions;
@@ -9,7 +9,7 @@ use super::attention::Projections;
 use super::feed_forward::Activation;
 use super::meta::ATTENTION;
 use super::modulation::Modulation;
-use crate::nn::Linear;
+use crate::nn::{JoinedLinear, Linear};
 
 /// How much of a block is its module `attn`.
 #[derive(Clone, Copy, Debug)]
@@ -27,7 +27,7 @@ pub(crate) struct SingleBlock {
     pub(crate) proj_mlp: Linear,
     pub(crate) activation: Activation,
     /// Reads the attention's channels, then those of the feed-forward.
-    pub(crate) proj_out: Linear,
+    pub(crate) proj_out: JoinedLinear,
     pub(crate) heads: usize,
     /// What the checkpoint calls `attn`.
     pub(crate) attn: Extent,
@@ -65,7 +65,7 @@ impl SingleBlock {
 
     fn project(&self, attended: Tensor, normed: &Tensor) -> Result<Tensor> {
         let hidden = self.activation.behind(&self.proj_mlp, normed)?;
-        self.proj_out.forward(&Tensor::cat(&[attended, hidden], D::Minus1)?)
+        self.proj_out.forward(&attended, &hidden)
     }
 }
 

@@ -17,7 +17,7 @@ use crate::flux::{
     single::{Extent, SingleBlock, split_rows},
 };
 use crate::model_id::ModelId;
-use crate::nn::{Linear, silu};
+use crate::nn::{JoinedLinear, Linear, silu};
 
 /// The diffusion transformer of FLUX.2: dev and klein.
 ///
@@ -198,7 +198,7 @@ fn single_block(weights: &Weights, config: &Flux2Config) -> LoadResult<SingleBlo
         projections: Projections::new(&weights, [to_q, to_k, to_v], ["norm_q", "norm_k"], heads(config))?,
         proj_mlp,
         activation,
-        proj_out: Linear::load(&weights.pp("to_out"), inner + hidden, inner, false)?,
+        proj_out: JoinedLinear::load(&weights.pp("to_out"), [inner, hidden], inner, false)?,
         heads: config.num_attention_heads,
         attn: Extent::All,
         eps: config.eps,

@@ -88,7 +88,11 @@ impl<F: Finish> WithSimd for Product<'_, F> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        if S::F32_LANES >= 16 { self.run::<S, { 2 * ROWS }>(simd) } else { self.run::<S, ROWS>(simd) }
+        match (self.lhs.count, S::F32_LANES) {
+            (1, _) => self.run::<S, 1>(simd),
+            (_, 16..) => self.run::<S, { 2 * ROWS }>(simd),
+            _ => self.run::<S, ROWS>(simd),
+        }
     }
 }
 

@@ -45,6 +45,10 @@ pub(super) fn multiply(x: &[f32], weight: &Panels, finish: &impl Finish) -> Vec<
 /// Runs `task(first, rows)` on pieces of the rows of `out`, of `width` values each, that give every core the same work.
 pub(super) fn by_rows(out: &mut [f32], width: usize, task: impl Fn(usize, &mut [f32]) + Sync) {
     let rows = out.len() / width.max(1);
+    if rows <= ROWS {
+        task(0, out);
+        return;
+    }
     let (threads, units) = (rayon::current_num_threads(), rows.div_ceil(ROWS));
     let tasks = threads * rows.div_ceil(TASK_ROWS * threads);
     let mut pieces = Vec::with_capacity(tasks);

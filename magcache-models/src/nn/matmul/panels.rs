@@ -166,9 +166,11 @@ impl Panels {
             [..depth * self.width]
     }
 
-    /// Columns of one task where a single row is multiplied.
+    /// Columns of one task where a single row is multiplied: a core gets enough values of the matrix to be worth waking.
     pub(super) fn columns_per_task(&self) -> usize {
-        let even = self.outputs.div_ceil(4 * rayon::current_num_threads());
-        even.next_multiple_of(self.width).max(4 * self.width)
+        let even = self.outputs.div_ceil(rayon::current_num_threads());
+        even.next_multiple_of(self.width)
+            .max((TASK / self.inputs.max(1)).next_multiple_of(self.width))
+            .max(self.width)
     }
 }
