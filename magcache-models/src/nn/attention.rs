@@ -9,7 +9,7 @@ use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::{
-    cpu::{exp, exp_and_sum, max_of, on_cpu},
+    cpu::{exp, exp_and_sum, max_of, on_cpu, zeros},
     matmul::{Panels, Rows, Target, Values, by_rows, product},
 };
 
@@ -123,7 +123,7 @@ impl CustomOp3 for Attention {
                 _ => candle_core::bail!("attention: the bias is on another device than the queries"),
             },
         };
-        let mut out = vec![0f32; batch * tokens * channels];
+        let mut out = zeros(batch * tokens * channels);
         for (b, out) in out.chunks_exact_mut((tokens * channels).max(1)).enumerate() {
             let [q, k, v] =
                 [View::new(q, q_layout, b)?, View::new(k, k_layout, b)?, View::new(v, v_layout, b)?];

@@ -10,7 +10,7 @@ use candle_core::{CpuStorage, CustomOp2, Layout, Shape, Storage, Tensor};
 use rayon::prelude::*;
 
 use super::{
-    cpu::{contiguous, on_cpu, per_channel},
+    cpu::{contiguous, on_cpu, per_channel, zeros},
     matmul::{Finish, Panels, Rows, Target, Values, product},
     then::Bias,
 };
@@ -233,7 +233,7 @@ impl CustomOp2 for Conv3dOp {
             channels: (inputs, outputs),
         };
         let [out_frames, out_height, out_width] = out_size;
-        let mut out = vec![0f32; batch * out_frames * out_height * out_width * outputs];
+        let mut out = zeros(batch * out_frames * out_height * out_width * outputs);
         let line = (out_width * outputs).max(1);
         out.par_chunks_mut((out_height * line).max(1)).enumerate().for_each(|(frame, out)| {
             let lines = job.lines();

@@ -48,6 +48,19 @@ pub(crate) fn contiguous<'a>(op: &str, storage: &'a CpuStorage, layout: &Layout)
     }
 }
 
+/// As many zeros, written by all cores: one alone takes longer for them than all do for what replaces them.
+pub(crate) fn zeros(len: usize) -> Vec<f32> {
+    const LINE: usize = 16;
+    if len < 16 * TASK {
+        return vec![0.0; len];
+    }
+    let mut lines = Vec::with_capacity(len.div_ceil(LINE));
+    lines.par_extend(rayon::iter::repeat_n([0f32; LINE], len / LINE));
+    let mut values = lines.into_flattened();
+    values.resize(len, 0.0);
+    values
+}
+
 /// What is done to a row.
 pub(crate) trait RowKernel: Sync {
     /// `out` from `x`, which is row `index` of all.
@@ -60,7 +73,7 @@ pub(crate) trait RowKernel: Sync {
 /// Rows of `out_width` values from rows of `width`, on all cores with the widest vector instructions.
 pub(crate) fn by_row(x: &[f32], width: usize, out_width: usize, kernel: &impl RowKernel) -> Vec<f32> {
     let (width, out_width) = (width.max(1), out_width.max(1));
-    let mut out = vec![0f32; x.len() / width * out_width];
+    let mut out = zeros(x.len() / width * out_width);
     let rows = rows_per_task(width);
     out.par_chunks_mut(rows * out_width).zip(x.par_chunks(rows * width)).enumerate().for_each(
         |(task, (out, x))| {
@@ -72,7 +85,7 @@ pub(crate) fn by_row(x: &[f32], width: usize, out_width: usize, kernel: &impl Ro
 
 /// One result for each value: `kernel` sees pieces of [`TASK`] values as rows, and what is left as the last.
 pub(crate) fn by_value(x: &[f32], kernel: &impl RowKernel) -> Vec<f32> {
-    let mut out = vec![0f32; x.len()];
+    let mut out = zeros(x.len());
     out.par_chunks_mut(TASK).zip(x.par_chunks(TASK)).enumerate().for_each(|(task, (out, x))| {
         let (width, out_width) = (x.len(), out.len());
         pulp::Arch::new().dispatch(Task { kernel, first: task, out, out_width, x, width });

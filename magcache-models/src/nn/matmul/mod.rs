@@ -10,6 +10,8 @@ mod panels;
 
 use rayon::prelude::*;
 
+use super::cpu::zeros;
+
 pub(super) use kernel::{Finish, Rows, Target, product};
 use kernel::{ROWS, finish_rows};
 pub(super) use panels::{Panels, Values};
@@ -21,7 +23,7 @@ const TASK_ROWS: usize = 96;
 pub(super) fn multiply(x: &[f32], weight: &Panels, finish: &impl Finish) -> Vec<f32> {
     let (inputs, outputs) = (weight.inputs(), weight.outputs());
     let rows = x.len() / inputs.max(1);
-    let mut out = vec![0f32; rows * outputs];
+    let mut out = zeros(rows * outputs);
     if rows == 1 {
         // One row is split by columns.
         let width = weight.columns_per_task();
