@@ -360,6 +360,49 @@ fn list_inspect_and_bench_answer() {
     assert!(json(&["bench", "overhead", "--repeat", "1"], d)["metrics"]["relative_l1_ms"].is_number());
 }
 
+/// The text does not change over the steps: its keys and values are computed for each block and prompt once.
+#[test]
+fn keys_and_values_of_the_text_are_computed_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let uses = |more: &[&str]| {
+        let all = [&["run", "--steps", "4"], more].concat();
+        let uses = &json(&all, dir.path())["text_keys_values"];
+        (uses["computed"].as_u64(), uses["reused"].as_u64())
+    };
+    // Six blocks and two prompts, at four steps.
+    assert_eq!(uses(&["--frames", "5", "--out", "x.gif"]), (Some(12), Some(36)));
+    assert_eq!(uses(&["--frames", "5", "--out", "x.gif", "--guidance", "1"]), (Some(6), Some(18)));
+    // Steps that are skipped need none.
+    let skipped = ["--frames", "5", "--out", "x.gif", "--cache", "schedule", "--set", "skip=[1, 2]"];
+    assert_eq!(uses(&skipped), (Some(12), Some(12)));
+    assert_eq!(uses(&["--model", "tiny-flux", "--out", "x.png"]), (None, None));
+}
+
+/// Every recorded case is reproduced by candle's operations too, with other last bits than by the kernels.
+#[test]
+fn reference_ops_reproduce_every_case() {
+    let dir = tempfile::tempdir().unwrap();
+    let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/golden");
+    let verify = |more: &[&str]| {
+        let all = [&["verify", cases.to_str().unwrap()], more].concat();
+        let report = json(&all, dir.path());
+        assert_eq!(report["ok"], true, "{report}");
+        report
+    };
+    let errors = |report: &Value, group: &str| -> Vec<f64> {
+        let cases = report["cases"].as_array().unwrap().iter();
+        let own = cases.filter(|case| case["case"].as_str().unwrap().starts_with(group));
+        let calls = own.flat_map(|case| case["calls"].as_array().unwrap());
+        calls.map(|call| call["max_abs"].as_f64().unwrap()).collect()
+    };
+    let (kernels, plain) = (verify(&[]), verify(&["--reference-ops"]));
+    for group in ["transformers/", "text_encoders/", "vaes/", "cache_e2e/"] {
+        let (kernels, plain) = (errors(&kernels, group), errors(&plain, group));
+        assert_eq!(kernels.len(), plain.len());
+        assert!(kernels != plain, "{group} does not depend on --reference-ops");
+    }
+}
+
 /// A miniature checkpoint in the Wan team's layout, with two experts and PyTorch files.
 fn native_folder(root: &Path) {
     fn copy(from: &Path, to: &Path) {

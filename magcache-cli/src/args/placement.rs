@@ -40,7 +40,11 @@ impl Placement {
     /// The device by its name.
     pub(crate) fn device(&self) -> Result<Device> {
         let name = self.device.as_str();
-        let hint = "this build computes on the CPU; GPUs need a build with the feature of their kind";
+        let hint = if cfg!(feature = "cuda") {
+            "is there an NVIDIA GPU, and a driver for it? --device cpu needs neither"
+        } else {
+            "this build computes on the CPU; NVIDIA GPUs need a build with --features cuda"
+        };
         match name.split_once(':').unwrap_or((name, "0")) {
             ("cpu", _) => Ok(Device::Cpu),
             ("cuda", n) => match n.parse().map(Device::new_cuda) {
