@@ -238,3 +238,55 @@ pub(super) fn finish_rows(out: &mut [f32], stride: usize, first: usize, finish: 
     }
     Arch::new().dispatch(Whole { out, stride, first, finish });
 }
+
+#[cfg(test)]
+mod tests {
+    use pulp::{Scalar, Scalar128b, Scalar256b, Scalar512b};
+
+    use super::{super::panels::Values, *};
+
+    /// Twice the result.
+    struct Twice;
+
+    impl Finish for Twice {
+        #[inline(always)]
+        fn piece(&self, _: usize, _: usize, values: &mut [f32]) {
+            values.iter_mut().for_each(|value| *value *= 2.0);
+        }
+    }
+
+    fn wave(n: usize, step: f32) -> Vec<f32> {
+        (0..n).map(|i| (i as f32 * step).sin()).collect()
+    }
+
+    /// Registers of any width give what the sums are, whichever this machine has.
+    fn check<S: Simd>(simd: S) {
+        for (rows, inputs, outputs) in
+            [(1, 5, 3), (1, 900, 70), (5, 8, 64), (13, 401, 33), (25, 800, 100), (7, 1, 1), (30, 384, 96)]
+        {
+            let (x, weight) = (wave(rows * inputs, 0.37), wave(outputs * inputs, 0.23));
+            let panels =
+                Panels::of_width(ACROSS * S::F32_LANES, Values::F32(&weight), inputs, inputs, outputs);
+            let mut out = vec![7.0; rows * outputs];
+            let lhs = Rows { values: &x, stride: inputs, count: rows };
+            let target = Target { values: &mut out, stride: outputs, columns: outputs, add: false };
+            Product { lhs, weight: &panels, first: 0, out: target, at: (0, 0), finish: &Twice }
+                .with_simd(simd);
+            for (i, got) in out.iter().enumerate() {
+                let (x, weight) = (&x[i / outputs * inputs..], &weight[i % outputs * inputs..]);
+                let products = x.iter().zip(weight).take(inputs).map(|(a, b)| f64::from(*a) * f64::from(*b));
+                let want = 2.0 * products.sum::<f64>();
+                let error = (f64::from(*got) - want).abs();
+                assert!(error < 1e-4, "{} lanes, {rows}x{inputs}x{outputs}: {error}", S::F32_LANES);
+            }
+        }
+    }
+
+    #[test]
+    fn every_width_of_registers_gives_the_product() {
+        check(Scalar);
+        check(Scalar128b);
+        check(Scalar256b);
+        check(Scalar512b);
+    }
+}

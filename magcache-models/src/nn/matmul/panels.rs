@@ -83,7 +83,18 @@ impl Panels {
         inputs: usize,
         outputs: usize,
     ) -> Self {
-        Self::filled(inputs, outputs, |start, first, width, panel| {
+        Self::of_width(kernel::width(), columns, stride, inputs, outputs)
+    }
+
+    /// The same in panels of another width than this machine's.
+    pub(super) fn of_width(
+        width: usize,
+        columns: Values<'_>,
+        stride: usize,
+        inputs: usize,
+        outputs: usize,
+    ) -> Self {
+        Self::filled(width, inputs, outputs, |start, first, panel| {
             let depth = panel.len() / width;
             let mut values = [0f32; DEPTH];
             for column in first..outputs.min(first + width) {
@@ -97,7 +108,8 @@ impl Panels {
 
     /// From the rows of the matrix, each of which begins `stride` values behind the one before.
     pub(in crate::nn) fn from_rows(rows: Values<'_>, stride: usize, inputs: usize, outputs: usize) -> Self {
-        Self::filled(inputs, outputs, |start, first, width, panel| {
+        let width = kernel::width();
+        Self::filled(width, inputs, outputs, |start, first, panel| {
             let taken = width.min(outputs - first);
             for (row, panel) in panel.chunks_exact_mut(width).enumerate() {
                 rows.copy((start + row) * stride + first, &mut panel[..taken]);
@@ -105,21 +117,24 @@ impl Panels {
         })
     }
 
-    /// `fill(start, first, width, panel)` fills the panel of the inputs from `start` on and the outputs from `first` on.
-    fn filled(inputs: usize, outputs: usize, fill: impl Fn(usize, usize, usize, &mut [f32]) + Sync) -> Self {
-        let mut panels = Self::zeros(inputs, outputs);
-        let width = panels.width;
+    /// `fill(start, first, panel)` fills the panel of the inputs from `start` on and the outputs from `first` on.
+    fn filled(
+        width: usize,
+        inputs: usize,
+        outputs: usize,
+        fill: impl Fn(usize, usize, &mut [f32]) + Sync,
+    ) -> Self {
+        let mut panels = Self::zeros(width, inputs, outputs);
         if inputs * outputs < TASK {
-            panels.panels_mut().for_each(|(start, first, panel)| fill(start, first, width, panel));
+            panels.panels_mut().for_each(|(start, first, panel)| fill(start, first, panel));
         } else {
             let all: Vec<_> = panels.panels_mut().collect();
-            all.into_par_iter().for_each(|(start, first, panel)| fill(start, first, width, panel));
+            all.into_par_iter().for_each(|(start, first, panel)| fill(start, first, panel));
         }
         panels
     }
 
-    fn zeros(inputs: usize, outputs: usize) -> Self {
-        let width = kernel::width();
+    fn zeros(width: usize, inputs: usize, outputs: usize) -> Self {
         // Blocks of one length, because a short one costs as much around its loop as a long one.
         let depth = inputs.div_ceil(inputs.div_ceil(DEPTH).max(1)).next_multiple_of(8);
         let values = vec![0.0; inputs * outputs.next_multiple_of(width) + LINE];
