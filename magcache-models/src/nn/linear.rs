@@ -62,7 +62,10 @@ impl Linear {
 
     /// From a weight `[out, in]` and a bias `[out]`.
     pub fn new(weight: Tensor, bias: Option<Tensor>) -> Result<Self> {
-        let (outputs, _) = weight.dims2()?;
+        let (outputs, inputs) = weight.dims2()?;
+        if outputs == 0 || inputs == 0 {
+            candle_core::bail!("linear: a weight of {:?} has nothing in it", weight.shape());
+        }
         if let Some(bias) = &bias
             && bias.dims() != [outputs]
         {
@@ -325,6 +328,11 @@ mod tests {
 
     #[test]
     fn refuses_shapes_that_do_not_fit() -> Result<()> {
+        for empty in [(0, 3), (3, 0)] {
+            let weight = Tensor::zeros(empty, DType::F32, &Device::Cpu)?;
+            let message = Linear::new(weight, None).expect_err("nothing to multiply").to_string();
+            assert!(message.contains("nothing in it"), "{message}");
+        }
         let weight = Tensor::zeros((4, 3), DType::F32, &Device::Cpu)?;
         assert!(Linear::new(weight.clone(), Some(Tensor::zeros(3, DType::F32, &Device::Cpu)?)).is_err());
         let x = Tensor::zeros((2, 4), DType::F32, &Device::Cpu)?;
