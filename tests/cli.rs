@@ -358,6 +358,20 @@ fn list_inspect_and_bench_answer() {
     let forward = json(&["bench", "forward", "--repeat", "1"], d);
     assert_eq!(forward["tokens"], 320);
     assert!(json(&["bench", "overhead", "--repeat", "1"], d)["metrics"]["relative_l1_ms"].is_number());
+    assert!(json(&["bench", "machine", "--repeat", "1"], d)["peak_gflops"].as_f64().unwrap() > 0.0);
+    for part in ["vae", "text"] {
+        assert!(json(&["bench", part, "--repeat", "1"], d)["median_ms"].is_number(), "{part}");
+    }
+    let image = json(&["bench", "forward", "--model", "tiny-flux", "--latent", "1x8x8", "--repeat", "1"], d);
+    assert_eq!(image["tokens"], 64);
+    let cached = json(&["bench", "cache", "--repeat", "1", "--steps", "6"], d);
+    assert!(cached["ceiling"].as_f64().unwrap() > 1.0 && cached["skipped_ms"].is_number(), "{cached}");
+    for nothing in [["--latent", "0x0x0"], ["--text", "0"]] {
+        for model in ["wan2.1-t2v-tiny", "tiny-flux"] {
+            let out = magcache(&[&["bench", "forward", "--model", model][..], &nothing].concat(), d);
+            assert!(!text(&out.stderr).contains("panicked"), "{model} {nothing:?}: {}", text(&out.stderr));
+        }
+    }
 }
 
 /// The text does not change over the steps: its keys and values are computed for each block and prompt once.

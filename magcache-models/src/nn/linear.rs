@@ -306,6 +306,10 @@ mod tests {
                 let turned = rms_norm_rotary(&plain, norm.weight(), &table, norm.eps())?;
                 close("turned", &layer.forward_rms_norm_rotary(&x, &norm, &table)?, &turned)?;
             }
+            for inputs in [401, 600] {
+                let layer = Linear::new(random(&[24, inputs])?, None)?;
+                assert_eq!(layer.forward(&random(&[2, 0, inputs])?)?.dims(), [2, 0, 24]);
+            }
             // One row is split by columns.
             let (row, plain) = (x.get(0)?.narrow(0, 3, 1)?, plain.get(0)?.narrow(0, 3, 1)?);
             close("one row", &layer.forward(&row)?, &plain)?;

@@ -24,6 +24,9 @@ pub(super) fn multiply(x: &[f32], weight: &Panels, finish: &impl Finish) -> Vec<
     let (inputs, outputs) = (weight.inputs(), weight.outputs());
     let rows = x.len() / inputs.max(1);
     let mut out = zeros(rows * outputs);
+    if out.is_empty() {
+        return out;
+    }
     if rows == 1 {
         // One row is split by columns.
         let width = weight.columns_per_task();
