@@ -1,6 +1,7 @@
 //! Activations, element by element, any shape.
 
 use candle_core::{CpuStorage, CustomOp1, D, Layout, Result, Shape, Tensor};
+use pulp::Simd;
 
 use super::cpu::{self, RowKernel, by_row, by_value, contiguous, exp, on_cpu};
 
@@ -56,7 +57,7 @@ impl CustomOp1 for SwiGlu {
 
 impl RowKernel for SwiGlu {
     #[inline(always)]
-    fn row(&self, _: usize, out: &mut [f32], x: &[f32]) {
+    fn row<S: Simd>(&self, _: S, _: usize, out: &mut [f32], x: &[f32]) {
         let (gate, value) = x.split_at(out.len());
         for (out, (gate, value)) in out.iter_mut().zip(gate.iter().zip(value)) {
             *out = cpu::silu(*gate) * value;
@@ -85,7 +86,7 @@ impl CustomOp1 for Kind {
 
 impl RowKernel for Kind {
     #[inline(always)]
-    fn row(&self, _: usize, out: &mut [f32], x: &[f32]) {
+    fn row<S: Simd>(&self, _: S, _: usize, out: &mut [f32], x: &[f32]) {
         match self {
             Self::GeluTanh => out.iter_mut().zip(x).for_each(|(out, x)| *out = gelu_tanh_of(*x)),
             Self::Silu => out.iter_mut().zip(x).for_each(|(out, x)| *out = cpu::silu(*x)),

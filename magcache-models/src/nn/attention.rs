@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use super::{
     cpu::{exp, exp_and_sum, max_of, on_cpu, zeros},
-    matmul::{Panels, Rows, Target, Values, by_rows, product},
+    matmul::{Begin, Panels, Rows, Target, Values, by_rows, product},
 };
 
 /// Keys of a block: one block of the inner values of a product.
@@ -262,8 +262,8 @@ impl Tile<'_> {
         let mut first = 0;
         for block in self.blocks {
             let keys = block.keys.outputs();
-            let target = Target { values: scores, stride: SCORES_STRIDE, columns: keys, add: false };
-            product(self.q, &block.keys, 0, target, (0, 0), &());
+            let target = Target { values: scores, stride: SCORES_STRIDE, columns: keys, begin: Begin::Zero };
+            product(self.q, &block.keys, 0, target, &());
             let rows = scores.chunks_exact_mut(SCORES_STRIDE).zip(out.chunks_mut(stride)).zip(&mut state);
             for (query, ((row, out), state)) in rows.enumerate() {
                 Arch::new().dispatch(SoftmaxStep {
@@ -275,8 +275,9 @@ impl Tile<'_> {
                 });
             }
             let rows = Rows { values: scores, stride: SCORES_STRIDE, count: self.q.count };
-            let target = Target { values: out, stride, columns: self.head_dim, add: first > 0 };
-            product(rows, &block.values, 0, target, (0, 0), &());
+            let begin = if first > 0 { Begin::Target } else { Begin::Zero };
+            let target = Target { values: out, stride, columns: self.head_dim, begin };
+            product(rows, &block.values, 0, target, &());
             first += keys;
         }
         for (out, state) in out.chunks_mut(stride).zip(&state) {

@@ -11,8 +11,7 @@ use rayon::prelude::*;
 
 use super::{
     cpu::{contiguous, on_cpu, per_channel, zeros},
-    matmul::{Finish, Panels, Rows, Target, Values, product},
-    then::Bias,
+    matmul::{Begin, Panels, Rows, Target, Values, product},
 };
 use crate::checkpoint::{CheckpointError, Weights};
 
@@ -227,7 +226,7 @@ impl CustomOp2 for Conv3dOp {
         let job = Job {
             config: self.config,
             x: contiguous(self.name(), x, x_layout)?,
-            bias: Bias(Some(per_channel(self.name(), bias, bias_layout, outputs)?)),
+            bias: per_channel(self.name(), bias, bias_layout, outputs)?,
             input: [frames, height, width],
             output: out_size,
             channels: (inputs, outputs),
@@ -258,7 +257,7 @@ struct Job<'a> {
     config: Conv3dConfig,
     /// `[batch, frames, height, width, in]`.
     x: &'a [f32],
-    bias: Bias<'a>,
+    bias: &'a [f32],
     input: [usize; 3],
     output: [usize; 3],
     channels: (usize, usize),
@@ -307,21 +306,19 @@ impl Job<'_> {
             }
         }
         let m = tile.lines * padded - (kernel_columns - 1);
-        let mut sum = vec![0f32; m * outputs];
+        let mut sum = self.bias.repeat(m);
         for tap in (0..taps).filter(|tap| !empty[*tap]) {
             for row in 0..kernel_rows {
                 let pixels = &window[(tap * rows + row) * padded * inputs..];
                 let pixels = Rows { values: pixels, stride: inputs, count: m };
-                let target = Target { values: &mut sum, stride: outputs, columns: outputs, add: true };
-                product(pixels, &weights[tap * kernel_rows + row], 0, target, (0, 0), &());
+                let target =
+                    Target { values: &mut sum, stride: outputs, columns: outputs, begin: Begin::Target };
+                product(pixels, &weights[tap * kernel_rows + row], 0, target, &());
             }
         }
         let line = self.output[2] * outputs;
         for (out, sum) in out.chunks_exact_mut(line).zip(sum.chunks(padded * outputs)) {
-            for (out, sum) in out.chunks_exact_mut(outputs).zip(sum.chunks_exact(outputs)) {
-                out.copy_from_slice(sum);
-                self.bias.piece(0, 0, out);
-            }
+            out.copy_from_slice(&sum[..line]);
         }
     }
 
@@ -350,8 +347,8 @@ impl Job<'_> {
             }
         }
         let pixels = Rows { values: &pixels, stride: k, count: tile.lines * width };
-        let target = Target { values: out, stride: outputs, columns: outputs, add: false };
-        product(pixels, weight, 0, target, (0, 0), &self.bias);
+        let target = Target { values: out, stride: outputs, columns: outputs, begin: Begin::Bias(self.bias) };
+        product(pixels, weight, 0, target, &());
     }
 }
 

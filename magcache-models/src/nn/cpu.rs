@@ -67,7 +67,7 @@ pub(crate) trait RowKernel: Sync {
     ///
     /// Implementations are `#[inline(always)]`, and so is what they call: a function that stays one of its own is compiled
     /// without the vector instructions of its caller.
-    fn row(&self, index: usize, out: &mut [f32], x: &[f32]);
+    fn row<S: Simd>(&self, simd: S, index: usize, out: &mut [f32], x: &[f32]);
 }
 
 /// Rows of `out_width` values from rows of `width`, on all cores with the widest vector instructions.
@@ -107,10 +107,10 @@ impl<K: RowKernel> WithSimd for Task<'_, K> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) {
+    fn with_simd<S: Simd>(self, simd: S) {
         let rows = self.out.chunks_exact_mut(self.out_width).zip(self.x.chunks_exact(self.width));
         for (i, (out, x)) in rows.enumerate() {
-            self.kernel.row(self.first + i, out, x);
+            self.kernel.row(simd, self.first + i, out, x);
         }
     }
 }
@@ -155,17 +155,39 @@ pub(crate) fn silu(x: f32) -> f32 {
     x / (1.0 + exp(-x))
 }
 
-/// Σ f(x) over a row.
+/// Σ x over a row.
 #[inline(always)]
-pub(crate) fn sum_of(row: &[f32], f: impl Fn(f32) -> f32) -> f32 {
-    let mut lanes = [0f32; LANES];
-    let (chunks, rest) = row.as_chunks::<LANES>();
-    for chunk in chunks {
-        for (lane, x) in lanes.iter_mut().zip(chunk) {
-            *lane += f(*x);
+pub(crate) fn sum<S: Simd>(simd: S, row: &[f32]) -> f32 {
+    let total = sum_registers(simd, row, |sum, x| simd.add_f32s(sum, x));
+    total + S::as_simd_f32s(row).1.iter().sum::<f32>()
+}
+
+/// Σ (x - centre)² over a row.
+#[inline(always)]
+pub(crate) fn sum_of_squares<S: Simd>(simd: S, row: &[f32], centre: f32) -> f32 {
+    let around = simd.splat_f32s(centre);
+    let total = sum_registers(simd, row, |sum, x| {
+        let x = simd.sub_f32s(x, around);
+        simd.mul_add_f32s(x, x, sum)
+    });
+    total + S::as_simd_f32s(row).1.iter().map(|x| (x - centre) * (x - centre)).sum::<f32>()
+}
+
+/// Folds the whole registers of a row, four at a time, as a sum has to wait for the one before it.
+#[inline(always)]
+fn sum_registers<S: Simd>(simd: S, row: &[f32], add: impl Fn(S::f32s, S::f32s) -> S::f32s) -> f32 {
+    let (fours, rest) = S::as_simd_f32s(row).0.as_chunks::<4>();
+    let mut sums = [simd.splat_f32s(0.0); 4];
+    for four in fours {
+        for i in 0..4 {
+            sums[i] = add(sums[i], four[i]);
         }
     }
-    lanes.iter().sum::<f32>() + rest.iter().map(|x| f(*x)).sum::<f32>()
+    for x in rest {
+        sums[0] = add(sums[0], *x);
+    }
+    let [a, b, c, d] = sums;
+    simd.reduce_sum_f32s(simd.add_f32s(simd.add_f32s(a, b), simd.add_f32s(c, d)))
 }
 
 /// Leaves a row with `e^(x * scale - shift)`, and gives its sum.
@@ -216,10 +238,35 @@ mod tests {
         assert!(exp(f32::NAN).is_nan() && exp(-f32::NAN).is_nan());
     }
 
+    /// The two sums of a row as they are taken with registers of any width.
+    struct Sums<'a>(&'a [f32]);
+
+    impl WithSimd for Sums<'_> {
+        type Output = (f32, f32);
+
+        fn with_simd<S: Simd>(self, simd: S) -> (f32, f32) {
+            (sum(simd, self.0), sum_of_squares(simd, self.0, 3.0))
+        }
+    }
+
+    #[test]
+    fn sums_look_at_every_value() {
+        for len in [0, 1, 7, 16, 37, 64, 127] {
+            let row: Vec<f32> = (0..len).map(|i| i as f32).collect();
+            let want = (row.iter().sum(), row.iter().map(|x| (x - 3.0) * (x - 3.0)).sum());
+            let simds = [
+                Sums(&row).with_simd(pulp::Scalar),
+                Sums(&row).with_simd(pulp::Scalar512b),
+                pulp::Arch::new().dispatch(Sums(&row)),
+            ];
+            // Whole numbers, so that the order does not matter.
+            assert_eq!(simds, [want; 3], "{len} values");
+        }
+    }
+
     #[test]
     fn reductions_look_at_every_value() {
         let row: Vec<f32> = (0..37).map(|i| if i == 36 { 50.0 } else { i as f32 }).collect();
-        assert!((sum_of(&row, |x| 2.0 * x) - 2.0 * (35.0 * 18.0 + 50.0)).abs() < 1e-3);
         assert!((max_of(&row) - 50.0).abs() < 1e-6);
         assert!((max_of(&row[..17]) - 16.0).abs() < 1e-6);
         let mut row: Vec<f32> = (0..37).map(|i| i as f32 / 10.0).collect();

@@ -13,7 +13,7 @@ use super::{
     norm::RmsNormRows,
     rms_norm_rotary,
     rotary::TurnedRows,
-    then::{self, Behind, Bias},
+    then,
 };
 use crate::checkpoint::{CheckpointError, Weights};
 
@@ -193,11 +193,7 @@ impl Linear {
             None => None,
             Some((storage, layout)) => Some(values(storage, layout, &[weight.outputs()])?),
         };
-        x.contiguous()?.apply_op1_no_bwd(&Product {
-            weight,
-            finish: Behind { bias: Bias(bias), then },
-            shape: &shape,
-        })
+        x.contiguous()?.apply_op1_no_bwd(&Product { weight, bias, then, shape: &shape })
     }
 }
 
@@ -226,19 +222,20 @@ fn panels(weight: &Tensor) -> Result<Panels> {
 /// Rows of `x` by a weight, and something behind it.
 struct Product<'a, F> {
     weight: &'a Panels,
-    finish: F,
+    bias: Option<&'a [f32]>,
+    then: &'a F,
     /// Of the result.
     shape: &'a [usize],
 }
 
-impl<F: Finish + Send> CustomOp1 for Product<'_, F> {
+impl<F: Finish> CustomOp1 for Product<'_, F> {
     fn name(&self) -> &'static str {
         "linear"
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = contiguous(self.name(), x, layout)?;
-        Ok((CpuStorage::F32(matmul::multiply(x, self.weight, &self.finish)), self.shape.into()))
+        Ok((CpuStorage::F32(matmul::multiply(x, self.weight, self.bias, self.then)), self.shape.into()))
     }
 }
 

@@ -4,6 +4,7 @@
 //! be chunks of a larger tensor. On the CPU each function is one pass over the hidden states.
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, D, DType, Layout, Result, Shape, Tensor};
+use pulp::Simd;
 
 use super::{
     cpu::{RowKernel, TASK, by_row, by_value, contiguous, on_cpu},
@@ -83,7 +84,11 @@ impl<'a> Rows<'a> {
     /// The row for row `index` of the tensor that it goes with, counted over the batch.
     #[inline(always)]
     pub(super) fn row(&self, index: usize) -> &'a [f32] {
-        let start = index / self.tokens * self.strides[0] + index % self.tokens * self.strides[1];
+        let start = match self.strides {
+            // Without two divisions for each row.
+            [0, 0] => 0,
+            [batch, token] => index / self.tokens * batch + index % self.tokens * token,
+        };
         &self.values[start..start + self.channels]
     }
 }
@@ -124,8 +129,8 @@ struct ModulateRows<'a> {
 
 impl RowKernel for ModulateRows<'_> {
     #[inline(always)]
-    fn row(&self, index: usize, out: &mut [f32], x: &[f32]) {
-        let (mean, inverse) = moments(x, self.eps);
+    fn row<S: Simd>(&self, simd: S, index: usize, out: &mut [f32], x: &[f32]) {
+        let (mean, inverse) = moments(simd, x, self.eps);
         let modulation = self.shift.row(index).iter().zip(self.scale.row(index));
         for ((out, x), (shift, scale)) in out.iter_mut().zip(x).zip(modulation) {
             *out = (x - mean) * inverse * (1.0 + scale) + shift;
@@ -168,7 +173,7 @@ struct GatedRows<'a> {
 
 impl RowKernel for GatedRows<'_> {
     #[inline(always)]
-    fn row(&self, index: usize, out: &mut [f32], x: &[f32]) {
+    fn row<S: Simd>(&self, _: S, index: usize, out: &mut [f32], x: &[f32]) {
         let y = &self.y[index * x.len()..][..x.len()];
         for ((out, x), (y, gate)) in out.iter_mut().zip(x).zip(y.iter().zip(self.gate.row(index))) {
             *out = x + y * gate;
@@ -202,7 +207,7 @@ struct Summands<'a> {
 
 impl RowKernel for Summands<'_> {
     #[inline(always)]
-    fn row(&self, index: usize, out: &mut [f32], x: &[f32]) {
+    fn row<S: Simd>(&self, _: S, index: usize, out: &mut [f32], x: &[f32]) {
         let y = &self.y[index * TASK..][..x.len()];
         for (out, (x, y)) in out.iter_mut().zip(x.iter().zip(y)) {
             *out = x + y;

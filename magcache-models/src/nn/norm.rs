@@ -1,8 +1,9 @@
 //! Norms over the channels, in f32 whatever the type of the input.
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, DType, Device, Layout, Shape, Tensor};
+use pulp::Simd;
 
-use super::cpu::{RowKernel, by_row, contiguous, on_cpu, per_channel, sum_of};
+use super::cpu::{RowKernel, by_row, contiguous, on_cpu, per_channel, sum, sum_of_squares};
 use crate::checkpoint::{CheckpointError, Weights};
 
 /// `(x - mean) / sqrt(variance + eps) * weight + bias` over the last axis.
@@ -118,8 +119,8 @@ struct LayerNormRows<'a> {
 
 impl RowKernel for LayerNormRows<'_> {
     #[inline(always)]
-    fn row(&self, _: usize, out: &mut [f32], x: &[f32]) {
-        let (mean, inverse) = moments(x, self.eps);
+    fn row<S: Simd>(&self, simd: S, _: usize, out: &mut [f32], x: &[f32]) {
+        let (mean, inverse) = moments(simd, x, self.eps);
         for (((out, x), weight), bias) in out.iter_mut().zip(x).zip(self.weight).zip(self.bias) {
             *out = (x - mean) * inverse * weight + bias;
         }
@@ -129,9 +130,9 @@ impl RowKernel for LayerNormRows<'_> {
 /// Mean of a row and one over its deviation. Two passes: the sum of squares minus the squared mean would lose the digits of a
 /// large mean.
 #[inline(always)]
-pub(super) fn moments(x: &[f32], eps: f32) -> (f32, f32) {
-    let mean = sum_of(x, |x| x) / x.len() as f32;
-    let variance = sum_of(x, |x| (x - mean) * (x - mean)) / x.len() as f32;
+pub(super) fn moments<S: Simd>(simd: S, x: &[f32], eps: f32) -> (f32, f32) {
+    let mean = sum(simd, x) / x.len() as f32;
+    let variance = sum_of_squares(simd, x, mean) / x.len() as f32;
     (mean, (variance + eps).sqrt().recip())
 }
 
@@ -168,8 +169,8 @@ pub(super) struct RmsNormRows<'a> {
 impl RmsNormRows<'_> {
     /// A row in place.
     #[inline(always)]
-    pub(super) fn norm(&self, row: &mut [f32]) {
-        let inverse = (sum_of(row, |x| x * x) / row.len() as f32 + self.eps).sqrt().recip();
+    pub(super) fn norm<S: Simd>(&self, simd: S, row: &mut [f32]) {
+        let inverse = (sum_of_squares(simd, row, 0.0) / row.len() as f32 + self.eps).sqrt().recip();
         for (x, weight) in row.iter_mut().zip(self.weight) {
             *x = *x * inverse * weight;
         }
@@ -178,9 +179,9 @@ impl RmsNormRows<'_> {
 
 impl RowKernel for RmsNormRows<'_> {
     #[inline(always)]
-    fn row(&self, _: usize, out: &mut [f32], x: &[f32]) {
+    fn row<S: Simd>(&self, simd: S, _: usize, out: &mut [f32], x: &[f32]) {
         out.copy_from_slice(x);
-        self.norm(out);
+        self.norm(simd, out);
     }
 }
 

@@ -77,25 +77,28 @@ impl Cut {
         self.channels * self.patch.iter().product::<usize>()
     }
 
-    /// Where the values of line `line` = (sample, channel, frame, row of pixels) are: the first of its tokens, and the
-    /// place inside each token.
-    fn place(&self, line: usize) -> (usize, usize) {
-        let ([f, h, w], [pt, ph, pw]) = (self.grid, self.patch);
-        let (row, rest) = (line % (h * ph), line / (h * ph));
-        let (frame, rest) = (rest % (f * pt), rest / (f * pt));
-        let (channel, sample) = (rest % self.channels, rest / self.channels);
-        let first = ((sample * f + frame / pt) * h + row / ph) * w;
-        (first, ((channel * pt + frame % pt) * ph + row % ph) * pw)
+    /// The pixels of a frame of one channel.
+    fn plane(&self) -> usize {
+        let ([_, h, w], [_, ph, pw]) = (self.grid, self.patch);
+        h * ph * w * pw
     }
 
-    /// The lines of the video that token row `row` = (sample, frame, row of tokens) consists of.
+    /// The lines of the video that token row `row` = (sample, frame, row of tokens) consists of, in the order of a token's values.
     fn lines(&self, row: usize) -> impl Iterator<Item = usize> {
         let (Self { channels, .. }, [f, h, _], [pt, ph, _]) = (*self, self.grid, self.patch);
         let (y, sample, frame) = (row % h, row / h / f, row / h % f);
-        (0..channels * pt * ph).map(move |i| {
-            let (channel, t, r) = (i / (pt * ph), i / ph % pt, i % ph);
-            (((sample * channels + channel) * f + frame) * pt + t) * h * ph + y * ph + r
+        (0..channels).flat_map(move |channel| {
+            let first = ((sample * channels + channel) * f + frame) * pt;
+            (first..first + pt).flat_map(move |frame| (frame * h + y) * ph..(frame * h + y + 1) * ph)
         })
+    }
+
+    /// The first token of plane `plane` = (sample, channel, frame), and where the plane's values begin in a token.
+    fn place(&self, plane: usize) -> (usize, usize) {
+        let ([f, h, w], [pt, ph, pw]) = (self.grid, self.patch);
+        let (frame, rest) = (plane % (f * pt), plane / (f * pt));
+        let (channel, sample) = (rest % self.channels, rest / self.channels);
+        ((sample * f + frame / pt) * h * w, (channel * pt + frame % pt) * ph * pw)
     }
 }
 
@@ -123,13 +126,13 @@ impl CustomOp1 for Patchify {
         let rows = rows_per_task(width);
         out.par_chunks_mut((rows * width).max(1)).enumerate().for_each(|(task, out)| {
             for (i, out) in out.chunks_exact_mut(width).enumerate() {
-                for line in cut.lines(task * rows + i) {
-                    let (_, inside) = cut.place(line);
+                let places = (0..values).step_by(pw);
+                cut.lines(task * rows + i).zip(places).for_each(|(line, place)| {
                     let line = video[line * pixels..][..pixels].chunks_exact(pw);
                     for (token, pixels) in out.chunks_exact_mut(values).zip(line) {
-                        copy(&mut token[inside..inside + pw], pixels);
+                        copy(&mut token[place..place + pw], pixels);
                     }
-                }
+                });
             }
         });
         Ok((CpuStorage::F32(out), cut.tokens().into()))
@@ -146,16 +149,19 @@ impl CustomOp1 for Unpatchify {
     fn cpu_fwd(&self, tokens: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let (cut, tokens) = (self.0, contiguous(self.name(), tokens, layout)?);
         let mut out = vec![0f32; tokens.len()];
-        let (values, pw) = (cut.values(), cut.patch[2]);
-        let pixels = cut.grid[2] * pw;
-        let lines = rows_per_task(pixels);
-        out.par_chunks_mut((lines * pixels).max(1)).enumerate().for_each(|(task, out)| {
-            for (i, out) in out.chunks_exact_mut(pixels).enumerate() {
-                let (first, inside) = cut.place(task * lines + i);
-                for (pixels, token) in
-                    out.chunks_exact_mut(pw).zip(tokens[first * values..].chunks_exact(values))
-                {
-                    copy(pixels, &token[inside..inside + pw]);
+        let (values, plane, [_, _, w], [_, ph, pw]) = (cut.values(), cut.plane(), cut.grid, cut.patch);
+        let planes = rows_per_task(plane);
+        out.par_chunks_mut((planes * plane).max(1)).enumerate().for_each(|(task, out)| {
+            for (i, out) in out.chunks_exact_mut(plane).enumerate() {
+                let (first, place) = cut.place(task * planes + i);
+                let rows = tokens[first * values..].chunks_exact(w * values);
+                for (out, row) in out.chunks_exact_mut(ph * w * pw).zip(rows) {
+                    for (r, line) in out.chunks_exact_mut(w * pw).enumerate() {
+                        let place = place + r * pw;
+                        for (pixels, token) in line.chunks_exact_mut(pw).zip(row.chunks_exact(values)) {
+                            copy(pixels, &token[place..place + pw]);
+                        }
+                    }
                 }
             }
         });

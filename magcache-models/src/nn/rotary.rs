@@ -4,8 +4,9 @@
 //! `RoFormer` (arXiv 2104.09864); the pairing is that of Wan and Flux, not the half-split of `LLaMA`.
 
 use candle_core::{CpuStorage, CustomOp3, D, DType, Device, Layout, Result, Shape, Tensor};
+use pulp::Simd;
 
-use super::cpu::{RowKernel, by_row, contiguous, on_cpu, sum_of};
+use super::cpu::{RowKernel, by_row, contiguous, on_cpu, sum_of_squares};
 
 /// Cosines and sines of every token's angles, `[2, tokens, head_dim / 2]` in f32.
 #[derive(Clone, Debug)]
@@ -134,12 +135,12 @@ impl<'a> TurnedRows<'a> {
 
     /// Row `index` of all, in place.
     #[inline(always)]
-    pub(super) fn turn(&self, index: usize, row: &mut [f32]) {
+    pub(super) fn turn<S: Simd>(&self, simd: S, index: usize, row: &mut [f32]) {
         let (half, width) = (self.half, self.weight.len());
         let token = index % (self.cos.len() / half);
         let (cos, sin) = (&self.cos[token * half..][..half], &self.sin[token * half..][..half]);
         for x in row.chunks_exact_mut(width) {
-            let inverse = (sum_of(x, |x| x * x) / width as f32 + self.eps).sqrt().recip();
+            let inverse = (sum_of_squares(simd, x, 0.0) / width as f32 + self.eps).sqrt().recip();
             let heads = x.chunks_exact_mut(2 * half).zip(self.weight.chunks_exact(2 * half));
             for (x, weight) in heads {
                 let pairs = x.as_chunks_mut::<2>().0.iter_mut().zip(weight.as_chunks::<2>().0);
@@ -154,9 +155,9 @@ impl<'a> TurnedRows<'a> {
 
 impl RowKernel for TurnedRows<'_> {
     #[inline(always)]
-    fn row(&self, index: usize, out: &mut [f32], x: &[f32]) {
+    fn row<S: Simd>(&self, simd: S, index: usize, out: &mut [f32], x: &[f32]) {
         out.copy_from_slice(x);
-        self.turn(index, out);
+        self.turn(simd, index, out);
     }
 }
 

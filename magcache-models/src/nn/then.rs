@@ -1,49 +1,25 @@
 //! What may follow a linear layer while its result is still in the cache.
 
+use pulp::Simd;
+
 use super::{
     activation::gelu_tanh_of, matmul::Finish, modulation::Rows, norm::RmsNormRows, rotary::TurnedRows,
 };
-
-/// A vector on top of every row.
-pub(super) struct Bias<'a>(pub(super) Option<&'a [f32]>);
-
-impl Finish for Bias<'_> {
-    #[inline(always)]
-    fn piece(&self, _: usize, column: usize, values: &mut [f32]) {
-        if let Some(bias) = self.0 {
-            for (value, bias) in values.iter_mut().zip(&bias[column..]) {
-                *value += bias;
-            }
-        }
-    }
-}
-
-/// A bias, and something else behind it.
-pub(super) struct Behind<'a, F> {
-    pub(super) bias: Bias<'a>,
-    pub(super) then: &'a F,
-}
-
-impl<F: Finish> Finish for Behind<'_, F> {
-    #[inline(always)]
-    fn piece(&self, row: usize, column: usize, values: &mut [f32]) {
-        self.bias.piece(row, column, values);
-        self.then.piece(row, column, values);
-    }
-
-    #[inline(always)]
-    fn row(&self, row: usize, values: &mut [f32]) {
-        self.then.row(row, values);
-    }
-}
 
 /// [`gelu_tanh`](super::gelu_tanh).
 pub(super) struct GeluTanh;
 
 impl Finish for GeluTanh {
     #[inline(always)]
-    fn piece(&self, _: usize, _: usize, values: &mut [f32]) {
-        for value in values {
+    fn piece<S: Simd>(&self, _: S, values: &mut [f32]) {
+        // With a number of turns that is known, a piece of two registers is computed as such.
+        let (registers, rest) = values.as_chunks_mut::<8>();
+        for register in registers {
+            for value in register {
+                *value = gelu_tanh_of(*value);
+            }
+        }
+        for value in rest {
             *value = gelu_tanh_of(*value);
         }
     }
@@ -54,7 +30,7 @@ pub(super) struct Times<'a>(pub(super) &'a [f32]);
 
 impl Finish for Times<'_> {
     #[inline(always)]
-    fn row(&self, row: usize, values: &mut [f32]) {
+    fn row<S: Simd>(&self, _: S, row: usize, values: &mut [f32]) {
         let other = &self.0[row * values.len()..][..values.len()];
         for (value, other) in values.iter_mut().zip(other) {
             *value *= other;
@@ -67,7 +43,7 @@ pub(super) struct Add<'a>(pub(super) &'a [f32]);
 
 impl Finish for Add<'_> {
     #[inline(always)]
-    fn row(&self, row: usize, values: &mut [f32]) {
+    fn row<S: Simd>(&self, _: S, row: usize, values: &mut [f32]) {
         let other = &self.0[row * values.len()..][..values.len()];
         for (value, other) in values.iter_mut().zip(other) {
             *value += other;
@@ -83,7 +59,7 @@ pub(super) struct GatedAdd<'a> {
 
 impl Finish for GatedAdd<'_> {
     #[inline(always)]
-    fn row(&self, row: usize, values: &mut [f32]) {
+    fn row<S: Simd>(&self, _: S, row: usize, values: &mut [f32]) {
         let other = &self.values[row * values.len()..][..values.len()];
         for ((value, other), gate) in values.iter_mut().zip(other).zip(self.gate.row(row)) {
             *value = other + *value * gate;
@@ -96,8 +72,8 @@ pub(super) struct RmsNorm<'a>(pub(super) RmsNormRows<'a>);
 
 impl Finish for RmsNorm<'_> {
     #[inline(always)]
-    fn row(&self, _: usize, values: &mut [f32]) {
-        self.0.norm(values);
+    fn row<S: Simd>(&self, simd: S, _: usize, values: &mut [f32]) {
+        self.0.norm(simd, values);
     }
 }
 
@@ -106,7 +82,7 @@ pub(super) struct Turned<'a>(pub(super) TurnedRows<'a>);
 
 impl Finish for Turned<'_> {
     #[inline(always)]
-    fn row(&self, row: usize, values: &mut [f32]) {
-        self.0.turn(row, values);
+    fn row<S: Simd>(&self, simd: S, row: usize, values: &mut [f32]) {
+        self.0.turn(simd, row, values);
     }
 }

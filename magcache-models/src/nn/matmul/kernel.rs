@@ -43,35 +43,50 @@ pub(in crate::nn) struct Target<'a> {
     pub(in crate::nn) stride: usize,
     /// Columns that are computed.
     pub(in crate::nn) columns: usize,
-    /// Whether it is added to what is there.
-    pub(in crate::nn) add: bool,
+    /// What it is added to.
+    pub(in crate::nn) begin: Begin<'a>,
+}
+
+/// What the sums of a product begin with.
+#[derive(Clone, Copy)]
+pub(in crate::nn) enum Begin<'a> {
+    Zero,
+    /// A bias: as many values as there are columns, the same for every row.
+    Bias(&'a [f32]),
+    /// What is in the target.
+    Target,
+}
+
+impl<'a> Begin<'a> {
+    /// A bias, if there is one.
+    pub(in crate::nn) fn with(bias: Option<&'a [f32]>) -> Self {
+        bias.map_or(Self::Zero, Self::Bias)
+    }
 }
 
 /// What is done to a result as soon as it is there.
 ///
 /// Implementations are `#[inline(always)]`, see [`RowKernel`](crate::nn::cpu::RowKernel).
 pub(in crate::nn) trait Finish: Sync {
-    /// A piece of row `row` from column `column` on; every value is seen once.
-    fn piece(&self, _row: usize, _column: usize, _values: &mut [f32]) {}
+    /// Some values of a row side by side; every value is seen once.
+    fn piece<S: Simd>(&self, _: S, _values: &mut [f32]) {}
 
     /// The whole of row `row`, behind its pieces.
-    fn row(&self, _row: usize, _values: &mut [f32]) {}
+    fn row<S: Simd>(&self, _: S, _row: usize, _values: &mut [f32]) {}
 }
 
 /// The result stays as it is.
 impl Finish for () {}
 
-/// Rows by the columns of `weight` from `first` on, a multiple of the width, on this thread. `at` is where `finish` takes the first
-/// row and column to be.
+/// Rows by the columns of `weight` from `first` on, a multiple of the width, on this thread.
 pub(in crate::nn) fn product(
     lhs: Rows<'_>,
     weight: &Panels,
     first: usize,
     out: Target<'_>,
-    at: (usize, usize),
     finish: &impl Finish,
 ) {
-    Arch::new().dispatch(Product { lhs, weight, first, out, at, finish });
+    Arch::new().dispatch(Product { lhs, weight, first, out, finish });
 }
 
 struct Product<'a, F> {
@@ -79,7 +94,6 @@ struct Product<'a, F> {
     weight: &'a Panels,
     first: usize,
     out: Target<'a>,
-    at: (usize, usize),
     finish: &'a F,
 }
 
@@ -99,25 +113,29 @@ impl<F: Finish> WithSimd for Product<'_, F> {
 impl<F: Finish> Product<'_, F> {
     #[inline(always)]
     fn run<S: Simd, const R: usize>(self, simd: S) {
-        let Self { lhs, weight, first, out, at, finish } = self;
-        let Target { values: out, stride, columns, add } = out;
+        let Self { lhs, weight, first, out, finish } = self;
+        let Target { values: out, stride, columns, begin } = out;
         let (inputs, width, block) = (weight.inputs(), weight.width(), weight.depth());
         let mut near = Near::new(&lhs);
         for start in (0..inputs).step_by(block) {
             let (depth, last) = (block.min(inputs - start), start + block >= inputs);
+            let there = start > 0 || matches!(begin, Begin::Target);
             let (near, step) = near.block(&lhs, start, depth);
             for column in (0..columns).step_by(width) {
                 let panel = S::as_simd_f32s(weight.panel(start, first + column)).0;
                 let taken = width.min(columns - column);
+                let mut fresh = [simd.splat_f32s(0.0); ACROSS];
+                if let (0, Begin::Bias(bias)) = (start, begin) {
+                    load(simd, &bias[column..][..taken], &mut fresh);
+                }
                 for row in (0..lhs.count).step_by(R) {
                     let rows = R.min(lhs.count - row);
                     // Rows that are not there are computed as the last one and dropped.
                     let a: [&[f32]; R] = array::from_fn(|r| &near[(row + r.min(rows - 1)) * step..][..depth]);
-                    let mut sums = [[simd.splat_f32s(0.0); ACROSS]; R];
-                    if add || start > 0 {
+                    let mut sums = [fresh; R];
+                    if there {
                         for (r, sums) in sums.iter_mut().enumerate().take(rows) {
-                            let before = &out[(row + r) * stride + column..][..taken];
-                            load(simd, before, sums);
+                            load(simd, &out[(row + r) * stride + column..][..taken], sums);
                         }
                     }
                     accumulate(simd, a, panel, &mut sums);
@@ -125,7 +143,7 @@ impl<F: Finish> Product<'_, F> {
                         let place = &mut out[(row + r) * stride + column..][..taken];
                         store(simd, place, sums);
                         if last {
-                            finish.piece(at.0 + row + r, at.1 + column, place);
+                            finish.piece(simd, place);
                         }
                     }
                 }
@@ -230,9 +248,9 @@ pub(super) fn finish_rows(out: &mut [f32], stride: usize, first: usize, finish: 
         type Output = ();
 
         #[inline(always)]
-        fn with_simd<S: Simd>(self, _: S) {
+        fn with_simd<S: Simd>(self, simd: S) {
             for (i, row) in self.out.chunks_exact_mut(self.stride).enumerate() {
-                self.finish.row(self.first + i, row);
+                self.finish.row(simd, self.first + i, row);
             }
         }
     }
@@ -250,7 +268,7 @@ mod tests {
 
     impl Finish for Twice {
         #[inline(always)]
-        fn piece(&self, _: usize, _: usize, values: &mut [f32]) {
+        fn piece<S: Simd>(&self, _: S, values: &mut [f32]) {
             values.iter_mut().for_each(|value| *value *= 2.0);
         }
     }
@@ -267,15 +285,16 @@ mod tests {
             let (x, weight) = (wave(rows * inputs, 0.37), wave(outputs * inputs, 0.23));
             let panels =
                 Panels::of_width(ACROSS * S::F32_LANES, Values::F32(&weight), inputs, inputs, outputs);
+            let bias = wave(outputs, 0.71);
             let mut out = vec![7.0; rows * outputs];
             let lhs = Rows { values: &x, stride: inputs, count: rows };
-            let target = Target { values: &mut out, stride: outputs, columns: outputs, add: false };
-            Product { lhs, weight: &panels, first: 0, out: target, at: (0, 0), finish: &Twice }
-                .with_simd(simd);
+            let target =
+                Target { values: &mut out, stride: outputs, columns: outputs, begin: Begin::Bias(&bias) };
+            Product { lhs, weight: &panels, first: 0, out: target, finish: &Twice }.with_simd(simd);
             for (i, got) in out.iter().enumerate() {
                 let (x, weight) = (&x[i / outputs * inputs..], &weight[i % outputs * inputs..]);
                 let products = x.iter().zip(weight).take(inputs).map(|(a, b)| f64::from(*a) * f64::from(*b));
-                let want = 2.0 * products.sum::<f64>();
+                let want = 2.0 * (f64::from(bias[i % outputs]) + products.sum::<f64>());
                 let error = (f64::from(*got) - want).abs();
                 assert!(error < 1e-4, "{} lanes, {rows}x{inputs}x{outputs}: {error}", S::F32_LANES);
             }

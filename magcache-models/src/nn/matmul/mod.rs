@@ -12,15 +12,15 @@ use rayon::prelude::*;
 
 use super::cpu::zeros;
 
-pub(super) use kernel::{Finish, Rows, Target, product};
+pub(super) use kernel::{Begin, Finish, Rows, Target, product};
 use kernel::{ROWS, finish_rows};
 pub(super) use panels::{Panels, Values};
 
 /// Rows of a task: with the inner values of a block they fit into the second cache of a core.
 const TASK_ROWS: usize = 96;
 
-/// `x W` for rows of `x`, `[rows, outputs]`.
-pub(super) fn multiply(x: &[f32], weight: &Panels, finish: &impl Finish) -> Vec<f32> {
+/// `x W + bias` for rows of `x`, `[rows, outputs]`.
+pub(super) fn multiply(x: &[f32], weight: &Panels, bias: Option<&[f32]>, finish: &impl Finish) -> Vec<f32> {
     let (inputs, outputs) = (weight.inputs(), weight.outputs());
     let rows = x.len() / inputs.max(1);
     let mut out = zeros(rows * outputs);
@@ -32,16 +32,18 @@ pub(super) fn multiply(x: &[f32], weight: &Panels, finish: &impl Finish) -> Vec<
         let width = weight.columns_per_task();
         out.par_chunks_mut(width).enumerate().for_each(|(task, out)| {
             let (lhs, columns) = (Rows { values: x, stride: inputs, count: 1 }, out.len());
-            let target = Target { values: out, stride: columns, columns, add: false };
-            product(lhs, weight, task * width, target, (0, task * width), finish);
+            let begin = Begin::with(bias.map(|bias| &bias[task * width..]));
+            let target = Target { values: out, stride: columns, columns, begin };
+            product(lhs, weight, task * width, target, finish);
         });
         finish_rows(&mut out, outputs, 0, finish);
         return out;
     }
     by_rows(&mut out, outputs, |first, out| {
         let lhs = Rows { values: &x[first * inputs..], stride: inputs, count: out.len() / outputs };
-        let target = Target { values: &mut *out, stride: outputs, columns: outputs, add: false };
-        product(lhs, weight, 0, target, (first, 0), finish);
+        let target =
+            Target { values: &mut *out, stride: outputs, columns: outputs, begin: Begin::with(bias) };
+        product(lhs, weight, 0, target, finish);
         finish_rows(out, outputs, first, finish);
     });
     out

@@ -1,6 +1,7 @@
 //! The norm of the VAE: `x / max(|x|, 1e-12) * sqrt(channels) * gamma` over the channels, with `SiLU` behind it if wanted.
 
 use candle_core::{CpuStorage, CustomOp2, D, Layout, Shape, Tensor};
+use pulp::Simd;
 
 use crate::{
     checkpoint::{CheckpointError, Weights},
@@ -84,8 +85,8 @@ struct NormRows<'a> {
 
 impl RowKernel for NormRows<'_> {
     #[inline(always)]
-    fn row(&self, _: usize, out: &mut [f32], x: &[f32]) {
-        let inverse = cpu::sum_of(x, |x| x * x).sqrt().max(FLOOR).recip();
+    fn row<S: Simd>(&self, simd: S, _: usize, out: &mut [f32], x: &[f32]) {
+        let inverse = cpu::sum_of_squares(simd, x, 0.0).sqrt().max(FLOOR).recip();
         for ((out, x), gamma) in out.iter_mut().zip(x).zip(self.gamma) {
             let y = x * inverse * gamma;
             *out = if self.silu { cpu::silu(y) } else { y };

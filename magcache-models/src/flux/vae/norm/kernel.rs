@@ -157,7 +157,7 @@ struct AffineRows {
 
 impl RowKernel for AffineRows {
     #[inline(always)]
-    fn row(&self, _: usize, out: &mut [f32], x: &[f32]) {
+    fn row<S: Simd>(&self, _: S, _: usize, out: &mut [f32], x: &[f32]) {
         let Affine { centres, factors, offsets } = &self.affine;
         let affine = centres.iter().zip(factors).zip(offsets);
         for ((out, x), ((centre, factor), offset)) in out.iter_mut().zip(x).zip(affine) {
