@@ -7,8 +7,8 @@ use std::{hint::black_box, sync::Arc};
 use candle_core::{DType, Device, Result, Tensor};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use magcache_core::{
-    Branch, CacheHook, Guards, Head, HookId, HookRegistry, Pass, Step, Streams, TimestepCache, Verdict, Why,
-    metrics, no_signals,
+    Branch, CacheHook, Guards, Head, HookId, HookRegistry, Pass, Step, StoragePolicy, Stored, Streams,
+    TimestepCache, Verdict, Why, metrics, no_signals,
 };
 
 const BLOCKS: usize = 30;
@@ -113,5 +113,28 @@ fn each_metric(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, off_against_a_bare_loop, skip_against_an_addition, each_metric);
+fn residuals_in_half_precision(c: &mut Criterion) {
+    let values: Vec<f32> = (0..4 << 20).map(|i| (i as f32 * 0.01).sin()).collect();
+    let x = Tensor::from_vec(values, (1, 4096, 1024), &Device::Cpu).expect("the shape fits");
+    let streams = Streams::Image(x.clone());
+    let mut group = c.benchmark_group("a residual of 16 MB");
+    group.throughput(Throughput::Bytes(16 << 20));
+    for dtype in [DType::BF16, DType::F16] {
+        let policy = StoragePolicy { dtype: Some(dtype), ..StoragePolicy::default() };
+        let stored = Stored::new(&streams, &policy).expect("a cast");
+        let name = |what: &str| format!("{dtype:?} {what}");
+        group.bench_function(name("stored"), |bench| bench.iter(|| Stored::new(&streams, &policy)));
+        group.bench_function(name("loaded"), |bench| bench.iter(|| stored.load()));
+        group.bench_function(name("by candle"), |bench| bench.iter(|| x.to_dtype(dtype)));
+    }
+    group.finish();
+}
+
+criterion_group!(
+    benches,
+    off_against_a_bare_loop,
+    skip_against_an_addition,
+    each_metric,
+    residuals_in_half_precision
+);
 criterion_main!(benches);

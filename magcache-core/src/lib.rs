@@ -56,6 +56,7 @@ mod error;
 mod exclusion;
 mod forecast;
 mod guards;
+mod half;
 mod hook;
 mod log;
 pub mod meta;

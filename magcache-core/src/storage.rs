@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Result};
 
-use crate::Streams;
+use crate::{Streams, half};
 
 /// Dtype, place and size limit of what a session keeps. Metrics are taken before a tensor is stored.
 #[derive(Clone, Debug, Default)]
@@ -30,7 +30,7 @@ impl Stored {
     pub fn new(streams: &Streams, policy: &StoragePolicy) -> Result<Self> {
         let image = streams.image()?;
         let stored = streams.map(|t| {
-            let t = t.to_dtype(policy.dtype.unwrap_or(t.dtype()))?;
+            let t = half::to_dtype(t, policy.dtype.unwrap_or(t.dtype()))?;
             policy.device.as_ref().map_or(Ok(t.clone()), |device| t.to_device(device))
         })?;
         Ok(Self { streams: stored, dtype: image.dtype(), device: image.device().clone() })
@@ -38,7 +38,7 @@ impl Stored {
 
     /// The streams in their first dtype and place.
     pub fn load(&self) -> Result<Streams> {
-        self.streams.map(|t| t.to_device(&self.device)?.to_dtype(self.dtype))
+        self.streams.map(|t| half::to_dtype(&t.to_device(&self.device)?, self.dtype))
     }
 
     /// Bytes held.

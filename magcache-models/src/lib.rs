@@ -7,6 +7,7 @@ pub mod flux2;
 pub mod image;
 mod model_id;
 pub mod nn;
+mod once;
 pub mod pipeline;
 mod profiles;
 pub mod quality;

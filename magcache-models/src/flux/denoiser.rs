@@ -6,7 +6,10 @@ use candle_core::{Result, Tensor, bail};
 use magcache_core::{Branch, Pass, Step};
 
 use super::{FluxContext, FluxPositions, FluxTransformer};
-use crate::{flux2::Flux2Transformer, pipeline::Denoiser};
+use crate::{
+    flux2::Flux2Transformer,
+    pipeline::{Denoiser, Entered},
+};
 
 /// Timesteps of the training: what a step is told in these, the network is told from 0 to 1.
 const TRAIN_TIMESTEPS: f32 = 1000.0;
@@ -110,26 +113,47 @@ impl Denoiser for FluxDenoiser {
         }
     }
 
-    fn predict(&self, latents: &Tensor, step: &Step, branch: Branch, pass: &mut Pass<'_>) -> Result<Tensor> {
-        let text = match (branch, &self.uncond) {
-            (Branch::Uncond, Some(uncond)) => uncond,
-            (Branch::Uncond, None) => bail!("the unconditional branch has no text features"),
-            _ => &self.cond,
-        };
+    fn enter<'a>(&'a self, latents: &'a Tensor, step: &'a Step) -> Result<Box<dyn Entered + 'a>> {
         let (batch, tokens, _) = latents.dims3()?;
         let full = |value: f32| Tensor::full(value, batch, latents.device());
-        let timestep = full(step.timestep as f32 / TRAIN_TIMESTEPS)?;
-        let guidance = self.guidance.embedded.map(|scale| full(scale as f32)).transpose()?;
         let input = match &self.reference {
             None => latents.clone(),
             Some(reference) => Tensor::cat(&[latents, reference], 1)?,
         };
-        let predicted =
-            self.network.forward(&input, &timestep, guidance.as_ref(), text, &self.positions, pass)?;
-        predicted.narrow(1, 0, tokens)
+        Ok(Box::new(FluxStep {
+            of: self,
+            input,
+            tokens,
+            timestep: full(step.timestep as f32 / TRAIN_TIMESTEPS)?,
+            guidance: self.guidance.embedded.map(|scale| full(scale as f32)).transpose()?,
+        }))
     }
 
     fn guidance(&self, _: &Step) -> f64 {
         self.guidance.scale
+    }
+}
+
+/// What a network is told on every branch of a step.
+struct FluxStep<'a> {
+    of: &'a FluxDenoiser,
+    /// Reference images included.
+    input: Tensor,
+    /// Of the image alone.
+    tokens: usize,
+    timestep: Tensor,
+    guidance: Option<Tensor>,
+}
+
+impl Entered for FluxStep<'_> {
+    fn predict(&self, branch: Branch, pass: &mut Pass<'_>) -> Result<Tensor> {
+        let Self { of, input, tokens, timestep, guidance } = self;
+        let text = match (branch, &of.uncond) {
+            (Branch::Uncond, Some(uncond)) => uncond,
+            (Branch::Uncond, None) => bail!("the unconditional branch has no text features"),
+            _ => &of.cond,
+        };
+        let predicted = of.network.forward(input, timestep, guidance.as_ref(), text, &of.positions, pass)?;
+        predicted.narrow(1, 0, *tokens)
     }
 }

@@ -4,7 +4,7 @@ use candle_core::{D, Result, Tensor};
 
 use super::LoadResult;
 use crate::checkpoint::Weights;
-use crate::nn::{Linear, layer_norm_modulate};
+use crate::nn::Linear;
 
 /// `norm_out` and `proj_out`.
 #[derive(Debug)]
@@ -35,6 +35,6 @@ impl Head {
         let rows = self.linear.forward(activated)?.unsqueeze(1)?;
         let inner = rows.dim(D::Minus1)? / 2;
         let (scale, shift) = (rows.narrow(D::Minus1, 0, inner)?, rows.narrow(D::Minus1, inner, inner)?);
-        self.proj_out.forward(&layer_norm_modulate(x, &shift, &scale, self.eps)?)
+        self.proj_out.forward_modulated(x, &shift, &scale, self.eps)
     }
 }

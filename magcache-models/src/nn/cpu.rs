@@ -6,8 +6,9 @@ use candle_core::{CpuStorage, DType, Layout, Result, Tensor};
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-/// Values that one task of an element-wise kernel handles at least: below this, splitting costs more than it gains.
-pub(crate) const TASK: usize = 16 * 1024;
+/// Values that one task of an element-wise kernel handles at least, ten to fifty microseconds: another core that has to be woken first
+/// takes as long.
+pub(crate) const TASK: usize = 1 << 16;
 
 /// Independent partial results of a reduction; wide enough for every vector register.
 const LANES: usize = 16;
@@ -51,7 +52,7 @@ pub(crate) fn contiguous<'a>(op: &str, storage: &'a CpuStorage, layout: &Layout)
 /// As many zeros, written by all cores: one alone takes longer for them than all do for what replaces them.
 pub(crate) fn zeros(len: usize) -> Vec<f32> {
     const LINE: usize = 16;
-    if len < 16 * TASK {
+    if len < 4 * TASK {
         return vec![0.0; len];
     }
     let mut lines = Vec::with_capacity(len.div_ceil(LINE));
@@ -77,7 +78,7 @@ pub(crate) fn by_row(x: &[f32], width: usize, out_width: usize, kernel: &impl Ro
     let rows = rows_per_task(width);
     out.par_chunks_mut(rows * out_width).zip(x.par_chunks(rows * width)).enumerate().for_each(
         |(task, (out, x))| {
-            pulp::Arch::new().dispatch(Task { kernel, first: task * rows, out, out_width, x, width });
+            rows_here(kernel, task * rows, out, out_width, x, width);
         },
     );
     out
@@ -88,9 +89,21 @@ pub(crate) fn by_value(x: &[f32], kernel: &impl RowKernel) -> Vec<f32> {
     let mut out = zeros(x.len());
     out.par_chunks_mut(TASK).zip(x.par_chunks(TASK)).enumerate().for_each(|(task, (out, x))| {
         let (width, out_width) = (x.len(), out.len());
-        pulp::Arch::new().dispatch(Task { kernel, first: task, out, out_width, x, width });
+        rows_here(kernel, task, out, out_width, x, width);
     });
     out
+}
+
+/// Rows of `width` values into rows of `out_width` on this core; `x` begins with row `first` of all.
+pub(crate) fn rows_here(
+    kernel: &impl RowKernel,
+    first: usize,
+    out: &mut [f32],
+    out_width: usize,
+    x: &[f32],
+    width: usize,
+) {
+    pulp::Arch::new().dispatch(Task { kernel, first, out, out_width, x, width });
 }
 
 /// Some rows on one core.

@@ -7,9 +7,9 @@ use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Storage, 
 use super::{
     RmsNorm, RotaryTable,
     cpu::{contiguous, on_cpu},
-    gated_add, gelu_tanh,
+    gated_add, gelu_tanh, layer_norm_modulate,
     matmul::{self, Finish, Panels, Values},
-    modulation,
+    modulation::{self, ModulateRows},
     norm::RmsNormRows,
     rms_norm_rotary,
     rotary::TurnedRows,
@@ -90,6 +90,23 @@ impl Linear {
             Some(weight) => self.run(x, &weight, &()),
             None => self.plain(x),
         }
+    }
+
+    /// With [`layer_norm_modulate`] in front of it, for the few outputs of a network's last layer.
+    pub fn forward_modulated(&self, x: &Tensor, shift: &Tensor, scale: &Tensor, eps: f64) -> Result<Tensor> {
+        let Some(weight) = self.panels(x)? else {
+            return self.plain(&layer_norm_modulate(x, shift, scale, eps)?);
+        };
+        let (like, shape) = (x.dims3()?.into(), self.shape_for(x)?);
+        let (of_shift, of_scale) = (shift.storage_and_layout(), scale.storage_and_layout());
+        let kernel = ModulateRows {
+            eps: eps as f32,
+            shift: modulation::Rows::new("linear", on_host(&of_shift.0)?, of_shift.1, like)?,
+            scale: modulation::Rows::new("linear", on_host(&of_scale.0)?, of_scale.1, like)?,
+        };
+        self.with_bias(&weight, |bias| {
+            x.contiguous()?.apply_op1_no_bwd(&Modulated { kernel, weight: &weight, bias, shape: &shape })
+        })
     }
 
     /// With [`gelu_tanh`] behind it.
@@ -188,12 +205,15 @@ impl Linear {
 
     fn run(&self, x: &Tensor, weight: &Panels, then: &impl Finish) -> Result<Tensor> {
         let shape = self.shape_for(x)?;
-        let held = self.bias.as_ref().map(Tensor::storage_and_layout);
-        let bias = match &held {
-            None => None,
-            Some((storage, layout)) => Some(values(storage, layout, &[weight.outputs()])?),
-        };
-        x.contiguous()?.apply_op1_no_bwd(&Product { weight, bias, then, shape: &shape })
+        self.with_bias(weight, |bias| {
+            x.contiguous()?.apply_op1_no_bwd(&Product { weight, bias, then, shape: &shape })
+        })
+    }
+
+    fn with_bias<R>(&self, weight: &Panels, with: impl FnOnce(Option<&[f32]>) -> Result<R>) -> Result<R> {
+        let Some(bias) = &self.bias else { return with(None) };
+        let (storage, layout) = bias.storage_and_layout();
+        with(Some(values(&storage, layout, &[weight.outputs()])?))
     }
 }
 
@@ -239,6 +259,27 @@ impl<F: Finish> CustomOp1 for Product<'_, F> {
     }
 }
 
+/// Rows of `x` normed and modulated, by a weight.
+struct Modulated<'a> {
+    kernel: ModulateRows<'a>,
+    weight: &'a Panels,
+    bias: Option<&'a [f32]>,
+    /// Of the result.
+    shape: &'a [usize],
+}
+
+impl CustomOp1 for Modulated<'_> {
+    fn name(&self) -> &'static str {
+        "linear-modulated"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let x = contiguous(self.name(), x, layout)?;
+        let out = matmul::multiply_rows(x, &self.kernel, self.weight, self.bias);
+        Ok((CpuStorage::F32(out), self.shape.into()))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use candle_core::Device;
@@ -264,8 +305,8 @@ mod tests {
     /// A layer, an input for it, and what candle makes of the two.
     fn layer(dtype: DType) -> Result<(Linear, Tensor, Tensor)> {
         let random = |shape: &[usize]| Tensor::randn(0f32, 1.0, shape, &Device::Cpu);
-        let (weight, bias) = (random(&[24, 401])?.to_dtype(dtype)?, random(&[24])?);
-        let x = random(&[2, 7, 401])?;
+        let (weight, bias) = (random(&[24, 801])?.to_dtype(dtype)?, random(&[24])?);
+        let x = random(&[2, 7, 801])?;
         let plain = x.broadcast_matmul(&weight.to_dtype(DType::F32)?.t()?)?.broadcast_add(&bias)?;
         Ok((Linear::new(weight, Some(bias))?, x, plain))
     }
@@ -303,10 +344,19 @@ mod tests {
                 let turned = rms_norm_rotary(&plain, norm.weight(), &table, norm.eps())?;
                 close("turned", &layer.forward_rms_norm_rotary(&x, &norm, &table)?, &turned)?;
             }
-            for inputs in [401, 600] {
+            for inputs in [401, 1600] {
                 let layer = Linear::new(random(&[24, inputs])?, None)?;
                 assert_eq!(layer.forward(&random(&[2, 0, inputs])?)?.dims(), [2, 0, 24]);
             }
+            let (shift, scale) = (random(&[2, 7, 801])?, random(&[1, 1, 801])?);
+            let modulated = layer.forward_modulated(&x, &shift, &scale, 1e-3)?;
+            let normed = layer_norm_modulate(&x, &shift, &scale, 1e-3)?;
+            close("modulated", &modulated, &layer.forward(&normed)?)?;
+            let many = random(&[1, 200, 801])?;
+            let (shift, scale) = (random(&[1, 200, 801])?, random(&[1, 200, 801])?);
+            let modulated = layer.forward_modulated(&many, &shift, &scale, 1e-3)?;
+            let normed = layer_norm_modulate(&many, &shift, &scale, 1e-3)?;
+            close("modulated", &modulated, &layer.forward(&normed)?)?;
             // One row is split by columns.
             let (row, plain) = (x.get(0)?.narrow(0, 3, 1)?, plain.get(0)?.narrow(0, 3, 1)?);
             close("one row", &layer.forward(&row)?, &plain)?;

@@ -121,10 +121,11 @@ impl CustomOp3 for LayerNormModulate {
     }
 }
 
-struct ModulateRows<'a> {
-    eps: f32,
-    shift: Rows<'a>,
-    scale: Rows<'a>,
+/// [`layer_norm_modulate`] of rows.
+pub(super) struct ModulateRows<'a> {
+    pub(super) eps: f32,
+    pub(super) shift: Rows<'a>,
+    pub(super) scale: Rows<'a>,
 }
 
 impl RowKernel for ModulateRows<'_> {

@@ -131,8 +131,9 @@ impl RowKernel for LayerNormRows<'_> {
 /// large mean.
 #[inline(always)]
 pub(super) fn moments<S: Simd>(simd: S, x: &[f32], eps: f32) -> (f32, f32) {
-    let mean = sum(simd, x) / x.len() as f32;
-    let variance = sum_of_squares(simd, x, mean) / x.len() as f32;
+    let share = (x.len() as f32).recip();
+    let mean = sum(simd, x) * share;
+    let variance = sum_of_squares(simd, x, mean) * share;
     (mean, (variance + eps).sqrt().recip())
 }
 

@@ -30,6 +30,12 @@ impl Sum for TextUses {
     }
 }
 
+/// A step of a network at certain latents.
+pub trait Entered {
+    /// The velocity for the latents on one branch, of their shape.
+    fn predict(&self, branch: Branch, pass: &mut Pass<'_>) -> Result<Tensor>;
+}
+
 /// A network with the prompts of one request prepared. Shared by generations that run in turns.
 pub trait Denoiser: Send + Sync {
     /// Loads what a step needs and does not have yet, so that it is no part of the time of a pass.
@@ -43,9 +49,14 @@ pub trait Denoiser: Send + Sync {
         Ok(noise.clone())
     }
 
-    /// The velocity for `latents` of the same shape: `[batch, channels, frames, height, width]`, or tokens `[batch, tokens,
-    /// channels]` in models that keep their latents as such (Flux).
-    fn predict(&self, latents: &Tensor, step: &Step, branch: Branch, pass: &mut Pass<'_>) -> Result<Tensor>;
+    /// Does what all guidance branches of `step` share, for latents `[batch, channels, frames, height, width]`, or tokens
+    /// `[batch, tokens, channels]` in models that keep their latents as such (Flux).
+    fn enter<'a>(&'a self, latents: &'a Tensor, step: &'a Step) -> Result<Box<dyn Entered + 'a>>;
+
+    /// The velocity for `latents` on one branch alone, of their shape.
+    fn predict(&self, latents: &Tensor, step: &Step, branch: Branch, pass: &mut Pass<'_>) -> Result<Tensor> {
+        self.enter(latents, step)?.predict(branch, pass)
+    }
 
     /// Scale of classifier-free guidance at a step that has both branches.
     fn guidance(&self, step: &Step) -> f64;

@@ -1,6 +1,7 @@
 //! The denoising loop.
 
 use std::{
+    cell::OnceCell,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -9,7 +10,7 @@ use candle_core::{DType, Tensor};
 use magcache_core::{Branch, HookRegistry, Reader, Session, Trajectory, Writer};
 
 use super::{Denoiser, PipelineError, Result, TextUses};
-use crate::sampler::Sampler;
+use crate::{once::get_or_try_init, sampler::Sampler};
 
 /// How long one pass of the network took.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -137,6 +138,7 @@ impl Generation {
         let step = self.trajectory.step(self.next);
         denoiser.prepare(&step)?;
         let guidance = denoiser.guidance(&step);
+        let entered = OnceCell::new();
         let mut cond = None;
         let mut velocity = None;
         let mut times = Vec::new();
@@ -150,7 +152,11 @@ impl Generation {
                 None => magcache_core::Pass::off(),
             };
             let predicted = pass.forward(self.latents.clone(), |latents, pass| {
-                denoiser.predict(&latents, &step, *branch, pass)
+                if latents.id() != self.latents.id() {
+                    // A hook around the network has changed them.
+                    return denoiser.predict(&latents, &step, *branch, pass);
+                }
+                get_or_try_init(&entered, || denoiser.enter(&self.latents, &step))?.predict(*branch, pass)
             })?;
             drop(pass);
             times.push(PassTime { step: step.index, branch: *branch, time: start.elapsed() });

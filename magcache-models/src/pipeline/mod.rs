@@ -11,7 +11,7 @@ mod generation;
 mod load;
 mod request;
 
-pub use denoiser::{Denoiser, TextUses};
+pub use denoiser::{Denoiser, Entered, TextUses};
 pub use error::PipelineError;
 pub use generation::{Generation, PassTime};
 pub use load::{Embedded, LoadOptions, Loader, Offload, default_model, embedded, loader_of, loaders, open};

@@ -6,10 +6,10 @@ use candle_core::{Result, Tensor, bail};
 use magcache_core::{Branch, Expert, Pass, Step};
 
 use super::{
-    FrameCondition, LoadResult, WanTransformer,
-    experts::{Experts, WanPrompts},
+    FrameCondition, LoadResult, WanInput, WanTransformer,
+    experts::{Experts, Ready, WanPrompts},
 };
-use crate::pipeline::{self, Denoiser, TextUses};
+use crate::pipeline::{self, Denoiser, Entered, TextUses};
 
 /// One network or two, the conditional and (with guidance) the unconditional text, and what a given image adds.
 #[derive(Debug)]
@@ -58,22 +58,21 @@ impl Denoiser for WanDenoiser {
         Ok(())
     }
 
-    fn predict(&self, latents: &Tensor, step: &Step, branch: Branch, pass: &mut Pass<'_>) -> Result<Tensor> {
+    fn enter<'a>(&'a self, latents: &'a Tensor, step: &'a Step) -> Result<Box<dyn Entered + 'a>> {
         let ready = self.experts.get(step.expert).map_err(candle_core::Error::wrap)?;
-        let text = match (branch, &ready.uncond) {
-            (Branch::Uncond, Some(uncond)) => uncond,
-            (Branch::Uncond, None) => bail!("the unconditional branch has no text features"),
-            _ => &ready.cond,
-        };
         let batch = latents.dim(0)?;
-        let (input, timestep) = match &self.condition {
-            None => (latents.clone(), Tensor::full(step.timestep as f32, batch, latents.device())?),
+        let input = match &self.condition {
+            None => {
+                let timestep = Tensor::full(step.timestep as f32, batch, latents.device())?;
+                ready.network.embed(latents, &timestep)?
+            }
             Some(condition) => {
                 let patch = ready.network.config().patch_size;
-                (condition.model_input(latents)?, condition.timestep(step.timestep, batch, patch)?)
+                let timestep = condition.timestep(step.timestep, batch, patch)?;
+                ready.network.embed(&condition.model_input(latents)?, &timestep)?
             }
         };
-        ready.network.forward(&input, &timestep, text, pass)
+        Ok(Box::new(WanStep { ready, input }))
     }
 
     fn guidance(&self, step: &Step) -> f64 {
@@ -90,5 +89,23 @@ impl Denoiser for WanDenoiser {
             None => Ok(latents.clone()),
             Some(condition) => condition.finish(latents),
         }
+    }
+}
+
+/// A network that has its input.
+struct WanStep {
+    ready: Arc<Ready>,
+    input: WanInput,
+}
+
+impl Entered for WanStep {
+    fn predict(&self, branch: Branch, pass: &mut Pass<'_>) -> Result<Tensor> {
+        let Ready { network, cond, uncond } = &*self.ready;
+        let text = match (branch, uncond) {
+            (Branch::Uncond, Some(uncond)) => uncond,
+            (Branch::Uncond, None) => bail!("the unconditional branch has no text features"),
+            _ => cond,
+        };
+        network.predict(&self.input, text, pass)
     }
 }

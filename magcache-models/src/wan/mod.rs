@@ -31,7 +31,7 @@ pub use pipeline::WanPipeline;
 pub use rope::WanRope;
 pub use source::{Layout, WanSource, WanTask};
 pub use text::TextContext;
-pub use transformer::WanTransformer;
+pub use transformer::{WanInput, WanTransformer};
 
 /// What loading a part of the network gives.
 type LoadResult<T> = std::result::Result<T, crate::checkpoint::CheckpointError>;

@@ -4,7 +4,7 @@ use candle_core::{Result, Tensor};
 
 use super::{LoadResult, WanConfig};
 use crate::checkpoint::Weights;
-use crate::nn::{Linear, layer_norm_modulate, patchify, unpatchify};
+use crate::nn::{Linear, patchify, unpatchify};
 
 /// Frames, rows and columns of tokens in a video, and the batch they come in.
 #[derive(Clone, Copy, Debug)]
@@ -99,7 +99,7 @@ impl Head {
         let per_token = if temb.rank() == 2 { temb.unsqueeze(1)? } else { temb.clone() };
         let shift = per_token.broadcast_add(&self.scale_shift_table.narrow(1, 0, 1)?)?;
         let scale = per_token.broadcast_add(&self.scale_shift_table.narrow(1, 1, 1)?)?;
-        let patches = self.proj_out.forward(&layer_norm_modulate(x, &shift, &scale, self.eps)?)?;
+        let patches = self.proj_out.forward_modulated(x, &shift, &scale, self.eps)?;
         unpatchify(&patches, grid.tokens, self.patch)
     }
 }

@@ -12,6 +12,8 @@ use super::text::TextContext;
 use super::{LoadResult, WanConfig, WanRope};
 use crate::checkpoint::Weights;
 use crate::model_id::ModelId;
+use crate::nn::RotaryTable;
+use crate::once::get_or_try_init;
 
 /// Text tokens that a model with image attention was trained with; the reference splits the context at this length.
 const TEXT_TOKENS: usize = 512;
@@ -130,16 +132,35 @@ impl WanTransformer {
         text: &TextContext,
         pass: &mut Pass<'_>,
     ) -> Result<Tensor> {
-        let grid = Grid::new(hidden_states, &self.config)?;
-        text.check(&self.id, grid.batch)?;
-        check_timestep(timestep, grid)?;
-        let x = self.patch_embedding.forward(&hidden_states.to_dtype(self.dtype)?)?;
-        let temb = self.time.embed(&timestep.to_dtype(DType::F32)?)?;
+        self.predict(&self.embed(hidden_states, timestep)?, text, pass)
+    }
 
+    /// The part of [`Self::forward`] that does not depend on the text: the branches of classifier-free guidance share it.
+    pub fn embed(&self, hidden_states: &Tensor, timestep: &Tensor) -> Result<WanInput> {
+        let grid = Grid::new(hidden_states, &self.config)?;
+        check_timestep(timestep, grid)?;
+        Ok(WanInput {
+            model: self.id.clone(),
+            grid,
+            tokens: self.patch_embedding.forward(&hidden_states.to_dtype(self.dtype)?)?,
+            temb: self.time.embed(&timestep.to_dtype(DType::F32)?)?,
+            timestep_proj: OnceCell::new(),
+            rope: OnceCell::new(),
+        })
+    }
+
+    /// The rest of [`Self::forward`].
+    ///
+    /// Fails with the input or the text of another model, or with text for another number of samples.
+    pub fn predict(&self, input: &WanInput, text: &TextContext, pass: &mut Pass<'_>) -> Result<Tensor> {
+        let WanInput { model, grid, tokens, temb, timestep_proj, rope } = input;
+        if *model != self.id {
+            candle_core::bail!("the latents were embedded by another model");
+        }
+        text.check(&self.id, grid.batch)?;
         // A pass that skips every block never needs these two.
-        let (projected, rotated) = (OnceCell::new(), OnceCell::new());
-        let timestep_proj = || get_or_try_init(&projected, || self.time.project(&temb));
-        let rope = || get_or_try_init(&rotated, || self.rope.table(grid.tokens, hidden_states.device()));
+        let timestep_proj = || get_or_try_init(timestep_proj, || self.time.project(temb));
+        let rope = || get_or_try_init(rope, || self.rope.table(grid.tokens, tokens.device()));
 
         let probe = |signal: Signal, x: &Streams| match signal {
             Signal::TimestepEmbedding => Ok(temb.clone()),
@@ -147,14 +168,26 @@ impl WanTransformer {
             Signal::ModulatedInput => self.blocks[0].modulated_input(&x.image()?, timestep_proj()?),
         };
         let x = pass
-            .run_modules(self.blocks.len(), &probe, Streams::Image(x), |i, streams, modules| {
+            .run_modules(self.blocks.len(), &probe, Streams::Image(tokens.clone()), |i, streams, modules| {
                 let block = &self.blocks[i];
                 let context = text.keys_values(i, block.cross_attention())?;
                 streams.map_image(|x| block.forward(x, timestep_proj()?, rope()?, context, modules))
             })?
             .into_image()?;
-        self.head.forward(&x, &temb, grid)?.to_dtype(DType::F32)
+        self.head.forward(&x, temb, *grid)?.to_dtype(DType::F32)
     }
+}
+
+/// Latents and a timestep as a [`WanTransformer`] begins with them.
+#[derive(Debug)]
+pub struct WanInput {
+    model: ModelId,
+    grid: Grid,
+    /// `[batch, tokens, inner]`.
+    tokens: Tensor,
+    temb: Tensor,
+    timestep_proj: OnceCell<Tensor>,
+    rope: OnceCell<RotaryTable>,
 }
 
 fn check_timestep(timestep: &Tensor, grid: Grid) -> Result<()> {
@@ -163,16 +196,5 @@ fn check_timestep(timestep: &Tensor, grid: Grid) -> Result<()> {
         [n] if *n == batch => Ok(()),
         [n, t] if *n == batch && *t == tokens => Ok(()),
         got => candle_core::bail!("timestep has shape {got:?}, expected [{batch}] or [{batch}, {tokens}]"),
-    }
-}
-
-/// `OnceCell::get_or_try_init`, which is not stable yet.
-fn get_or_try_init<T>(cell: &OnceCell<T>, init: impl FnOnce() -> Result<T>) -> Result<&T> {
-    match cell.get() {
-        Some(value) => Ok(value),
-        None => {
-            let value = init()?;
-            Ok(cell.get_or_init(|| value))
-        }
     }
 }

@@ -1,9 +1,11 @@
 //! What a cache makes of a run, against its ceiling.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use anyhow::Result;
-use magcache_core::Branch;
 use magcache_models::pipeline::{Generation, LoadOptions};
 use serde_json::json;
 
@@ -37,9 +39,16 @@ pub(super) fn run(args: &BenchCache, out: &Output) -> Result<()> {
         ceiling = cached.summary().ceiling();
         ratios.push(dense.transformer_seconds() / cached.transformer_seconds());
         let reused = reused(&cached.generation);
-        for pass in cached.generation.times() {
-            let of = if reused.contains(&(pass.step, pass.branch)) { &mut skipped } else { &mut computed };
-            of.push(pass.time.as_secs_f64() * 1e3);
+        let trajectory = cached.generation.trajectory();
+        for (step, time) in step_times(&cached.generation) {
+            match reused.get(&step) {
+                None => computed.push(time),
+                Some(branches) if *branches == trajectory.branches_at(&trajectory.step(step)).len() => {
+                    skipped.push(time);
+                }
+                // Skipped on some branches only it is neither.
+                Some(_) => {}
+            }
         }
     }
     let Some(ceiling) = ceiling else {
@@ -50,7 +59,7 @@ pub(super) fn run(args: &BenchCache, out: &Output) -> Result<()> {
     let (ratios, computed, skipped) = (Times::of(ratios), Times::of(computed), Times::of(skipped));
     let text = format!(
         "{}, {} runs of each: ceiling {ceiling:.3}, transformer {:.3}x ({:.3} to {:.3}), {:.3} of the ceiling\n\
-         a computed pass {:.3} ms, a skipped one {:.3} ms: {:.2} %",
+         a computed step {:.3} ms, a skipped one {:.3} ms: {:.2} %",
         args.cache,
         args.repeat.max(1),
         ratios.median,
@@ -73,8 +82,23 @@ pub(super) fn run(args: &BenchCache, out: &Output) -> Result<()> {
     Ok(())
 }
 
-/// The passes in which something stood in for blocks.
-fn reused(run: &Generation) -> BTreeSet<(usize, Branch)> {
+/// Milliseconds in the network, by step.
+fn step_times(run: &Generation) -> BTreeMap<usize, f64> {
+    let mut times = BTreeMap::new();
+    for pass in run.times() {
+        *times.entry(pass.step).or_default() += pass.time.as_secs_f64() * 1e3;
+    }
+    times
+}
+
+/// On how many branches something stood in for blocks, by step.
+fn reused(run: &Generation) -> BTreeMap<usize, usize> {
     let records = run.session().into_iter().flat_map(|session| session.log().records());
-    records.filter(|record| record.reused).map(|record| (record.step, record.branch)).collect()
+    let passes: BTreeSet<_> =
+        records.filter(|record| record.reused).map(|record| (record.step, record.branch)).collect();
+    let mut steps = BTreeMap::new();
+    for (step, _) in passes {
+        *steps.entry(step).or_default() += 1;
+    }
+    steps
 }

@@ -10,14 +10,17 @@ mod panels;
 
 use rayon::prelude::*;
 
-use super::cpu::zeros;
+use super::cpu::{RowKernel, rows_here, zeros};
 
 pub(super) use kernel::{Begin, Finish, Rows, Target, product};
 use kernel::{ROWS, finish_rows};
 pub(super) use panels::{Panels, Values};
 
-/// Rows of a task: with the inner values of a block they fit into the second cache of a core.
-const TASK_ROWS: usize = 96;
+/// Rows of a task at most: see [`panels::DEPTH`]. Every task reads the whole weight.
+const TASK_ROWS: usize = 144;
+
+/// Multiply-adds from which on a product is worth waking another core.
+const TASK: usize = 1 << 21;
 
 /// `x W + bias` for rows of `x`, `[rows, outputs]`.
 pub(super) fn multiply(x: &[f32], weight: &Panels, bias: Option<&[f32]>, finish: &impl Finish) -> Vec<f32> {
@@ -39,7 +42,7 @@ pub(super) fn multiply(x: &[f32], weight: &Panels, bias: Option<&[f32]>, finish:
         finish_rows(&mut out, outputs, 0, finish);
         return out;
     }
-    by_rows(&mut out, outputs, |first, out| {
+    split(&mut out, weight, |first, out| {
         let lhs = Rows { values: &x[first * inputs..], stride: inputs, count: out.len() / outputs };
         let target =
             Target { values: &mut *out, stride: outputs, columns: outputs, begin: Begin::with(bias) };
@@ -47,6 +50,40 @@ pub(super) fn multiply(x: &[f32], weight: &Panels, bias: Option<&[f32]>, finish:
         finish_rows(out, outputs, first, finish);
     });
     out
+}
+
+/// The same for what `kernel` makes of the rows of `x`: some at a time, which never leave the first cache. For few outputs, as the whole
+/// weight is read for each such piece.
+pub(super) fn multiply_rows(
+    x: &[f32],
+    kernel: &impl RowKernel,
+    weight: &Panels,
+    bias: Option<&[f32]>,
+) -> Vec<f32> {
+    const PIECE: usize = 8 * ROWS;
+    let (inputs, outputs) = (weight.inputs(), weight.outputs());
+    let mut out = zeros(x.len() / inputs * outputs);
+    split(&mut out, weight, |first, out| {
+        let mut piece = vec![0.0; PIECE * inputs];
+        for (i, out) in out.chunks_mut(PIECE * outputs).enumerate() {
+            let (first, count) = (first + i * PIECE, out.len() / outputs);
+            let piece = &mut piece[..count * inputs];
+            rows_here(kernel, first, piece, inputs, &x[first * inputs..][..count * inputs], inputs);
+            let lhs = Rows { values: piece, stride: inputs, count };
+            let target = Target { values: out, stride: outputs, columns: outputs, begin: Begin::with(bias) };
+            product(lhs, weight, 0, target, &());
+        }
+    });
+    out
+}
+
+/// Runs `task(first, rows)` on the rows of a product, on all cores where there is enough to do.
+fn split(out: &mut [f32], weight: &Panels, task: impl Fn(usize, &mut [f32]) + Sync) {
+    if out.len() * weight.inputs() < TASK {
+        task(0, out);
+    } else {
+        by_rows(out, weight.outputs(), task);
+    }
 }
 
 /// Runs `task(first, rows)` on pieces of the rows of `out`, of `width` values each, that give every core the same work.

@@ -6,8 +6,9 @@ use rayon::prelude::*;
 
 use super::kernel;
 
-/// Inner values of a block at most: a panel of a block fits into the first cache of a core.
-pub(super) const DEPTH: usize = 384;
+/// Inner values of a block at most: a panel of a block and a block of a task's rows fit into the second cache of a core. A longer block
+/// means fewer turns in which the result so far is fetched and put back.
+pub(super) const DEPTH: usize = 768;
 
 /// Values in a line of the cache.
 const LINE: usize = 16;
