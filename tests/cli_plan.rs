@@ -84,7 +84,7 @@ fn a_target_chooses_the_planned_schedule() {
         assert_eq!(found["planned"]["short"].is_null(), off <= 0.05, "{found}");
     }
     let missed = asked(&["--speedup", "80"]);
-    assert!(missed["planned"]["short"].as_str().unwrap().starts_with("80x cannot be had: the nearest are "));
+    assert!(missed["planned"]["short"].as_str().unwrap().starts_with("80x cannot be had: the nearest is "));
 
     let wanted = five.expected_psnr() - 1e-6;
     let found = asked(&["--psnr", &wanted.to_string()]);

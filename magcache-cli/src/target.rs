@@ -208,8 +208,11 @@ fn missed(asked: f64, got: f64, all: impl Iterator<Item = f64>) -> Option<String
             above = above.min(speedup);
         }
     }
-    let above = if above.is_finite() { format!(" and {above:.2}x") } else { String::new() };
-    Some(format!("{asked}x cannot be had: the nearest are {below:.2}x{above}"))
+    let nearest = match above.is_finite() {
+        true => format!("the nearest are {below:.2}x and {above:.2}x"),
+        false => format!("the nearest is {below:.2}x"),
+    };
+    Some(format!("{asked}x cannot be had: {nearest}"))
 }
 
 /// The threshold of a strategy that decides from the step alone.

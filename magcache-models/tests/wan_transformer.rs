@@ -155,6 +155,10 @@ fn misuse_is_refused_with_both_values() {
     }
     let message = other.forward(&inputs.latents, &inputs.timestep, &context, &mut Pass::off()).unwrap_err();
     assert!(message.to_string().contains("another model"), "{message}");
+    let (input, theirs) =
+        (model.embed(&inputs.latents, &inputs.timestep).unwrap(), other.text_context(&inputs.text).unwrap());
+    let message = other.predict(&input, &theirs, &mut Pass::off()).unwrap_err();
+    assert!(message.to_string().contains("embedded by another model"), "{message}");
     assert!(model.text_context(&random(&[1, 7, 23])).unwrap_err().to_string().contains("23 channels"));
     assert!(
         model

@@ -59,8 +59,8 @@ impl Audits {
             (Some(budget), _) => format!(", budget {budget}"),
         };
         format!(
-            "    {} reuses audited: true error mean {:.4} max {:.4}, of the residual mean {:.4} max {:.4}, drift {:.3}{budget}\n",
-            self.len(),
+            "    {} audited: true error mean {:.4} max {:.4}, of the residual mean {:.4} max {:.4}, drift {:.3}{budget}\n",
+            if self.len() == 1 { "1 reuse".to_owned() } else { format!("{} reuses", self.len()) },
             self.mean(|a| a.output_l1),
             self.max(|a| a.output_l1),
             self.mean(|a| a.residual_l1),
