@@ -41,7 +41,14 @@ fn every_lane_is_what_run_makes_and_is_measured_against_dense() {
     let dir = tempfile::tempdir().unwrap();
     let d = dir.path();
     fs::write(d.join("loose.toml"), LOOSE).unwrap();
-    let found = answer(&image(&["loose.toml", "magcache", "--seeds", "3,4", "--out", "out"]), d);
+    let arguments = ["loose.toml", "magcache", "--seeds", "3,4", "--out", "out", "--plot", "drift.svg"];
+    let found = answer(&image(&arguments), d);
+    assert!(found["outputs"].as_array().unwrap().contains(&Value::from("drift.svg")));
+    let drawn = fs::read_to_string(d.join("drift.svg")).unwrap();
+    assert!(drawn.contains("tiny-flux: divergence from dense"), "{drawn}");
+    // A line and its name for each.
+    let lanes = ["loose", "magcache"].map(|name| drawn.matches(&format!("\n{name}\n")).count());
+    assert_eq!((lanes, drawn.matches("<polyline").count() >= 2), ([1, 1], true), "{drawn}");
     let names: Vec<&str> =
         found["rows"].as_array().unwrap().iter().map(|row| row["name"].as_str().unwrap()).collect();
     assert_eq!(names[..3], ["dense", "loose", "magcache"]);
@@ -211,6 +218,7 @@ fn everything_wrong_is_said_before_anything_runs() {
     refused(&["compare", "--steps", "0"], d, &["steps"]);
     refused(&["compare", "--device", "tpu"], d, &["unknown device"]);
     refused(&["compare", "--out", "file"], d, &["file"]);
+    refused(&["compare", "--plot", "drift.pdf"], d, &["drift.pdf", ".svg or .png"]);
 }
 
 #[test]

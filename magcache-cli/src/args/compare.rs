@@ -54,4 +54,7 @@ pub(crate) struct Compare {
     /// Folder for the videos or images and report.html
     #[arg(long, default_value = "magcache-compare")]
     pub(crate) out: PathBuf,
+    /// Draws how far the latents are from the dense run's behind each step
+    #[arg(long, value_name = "FILE.svg|.png")]
+    pub(crate) plot: Option<PathBuf>,
 }

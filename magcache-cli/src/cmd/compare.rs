@@ -9,13 +9,14 @@ use crate::{
     args::{Compare, Sampling},
     calibration::judge,
     compare::{
-        Comparison, answer,
+        Compared, Comparison, answer,
         contender::{self, Contender},
         fault::Fault,
     },
     failure::{bad_input, bad_input_with},
     output::Output,
     plan::{Config, Plan},
+    plot, report,
 };
 
 pub(crate) fn run(args: &Compare, out: &Output) -> Result<()> {
@@ -43,7 +44,24 @@ pub(crate) fn run(args: &Compare, out: &Output) -> Result<()> {
         folder: args.out.clone(),
     };
     comparison.check_folder()?;
-    answer::answer(&comparison.run(out)?, out);
+    let plot = args.plot.as_deref().map(plot::Target::prepare).transpose()?;
+    let mut compared = comparison.run(out)?;
+    if let Some(target) = plot {
+        draw(&mut compared, &target, out)?;
+    }
+    answer::answer(&compared, out);
+    Ok(())
+}
+
+/// Draws the divergence from the dense run, where there is any.
+fn draw(compared: &mut Compared, target: &plot::Target, out: &Output) -> Result<()> {
+    let mut chart = report::divergence(compared);
+    if chart.is_empty() {
+        out.warn("nothing differs from the dense run: there is no divergence to draw", None);
+        return Ok(());
+    }
+    chart.title = format!("{}: divergence from dense", compared.model);
+    compared.outputs.push(target.write(&chart)?);
     Ok(())
 }
 

@@ -99,6 +99,11 @@ impl Chart {
         x.is_finite() && y.is_finite() && (y > 0.0 || !self.y.log)
     }
 
+    /// Whether there is no point to show.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.extent().is_none()
+    }
+
     /// The x and y values that have to be visible; `None` without a point.
     pub(super) fn extent(&self) -> Option<[[f64; 2]; 2]> {
         let (mut x, mut y) = (Vec::new(), Vec::new());

@@ -11,6 +11,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
+pub(crate) use self::plots::divergence;
+
 use self::html::escape;
 use crate::{
     compare::{Compared, answer, row::Role},

@@ -20,16 +20,8 @@ const SIZE: [u32; 2] = [440, 290];
 pub(super) fn section(compared: &Compared) -> Result<String> {
     let mut out = String::new();
     let configs = || compared.rows.iter().filter(|row| row.role == Role::Config);
-    let drift = configs().filter(|row| !row.divergence.is_empty());
-    let mut chart = Chart::new("", "step", "‖x − dense‖ / ‖dense‖");
-    chart.y.log = true;
-    for row in drift {
-        let points = row.divergence.iter().enumerate().map(|(i, d)| ((compared.first_step + i) as f64, *d));
-        let series = Series::new(&row.name, Style::Line, points.collect());
-        chart = chart.with(Series { colour: Some(colour(&compared.rows, row)), ..series });
-    }
     let note = "Relative distance of the latents behind each step from the dense run's, in the Euclidean norm, with the first seed. A step at which nothing differs yet has no point.";
-    out += &figure(compared, "Divergence from dense", note, chart)?;
+    out += &figure(compared, "Divergence from dense", note, divergence(compared))?;
     if let Some(ratios) = &compared.ratios {
         let mut chart = Chart::new("", "step", "|residual| / |residual before|");
         for (i, (branch, points)) in ratios.branches.iter().enumerate() {
@@ -47,6 +39,25 @@ pub(super) fn section(compared: &Compared) -> Result<String> {
         out += &noted(compared, row)?;
     }
     Ok(if out.is_empty() { out } else { format!("<div class=\"charts\">{out}</div>") })
+}
+
+/// How far the latents of the configurations are from the dense run's, by step.
+pub(crate) fn divergence(compared: &Compared) -> Chart {
+    let mut chart = Chart::new("", "step", "‖x − dense‖ / ‖dense‖");
+    chart.y.log = true;
+    chart.marks = marks(compared);
+    for row in compared.rows.iter().filter(|row| row.role == Role::Config) {
+        let points = row.divergence.iter().enumerate().map(|(i, d)| ((compared.first_step + i) as f64, *d));
+        let series = Series::new(&row.name, Style::Line, points.collect());
+        chart = chart.with(Series { colour: Some(colour(&compared.rows, row)), ..series });
+    }
+    chart
+}
+
+/// Where experts begin.
+fn marks(compared: &Compared) -> Vec<Mark> {
+    let mark = |first: &usize| Mark { x: *first as f64 - 0.5, label: "next expert".to_owned() };
+    compared.boundaries.iter().map(mark).collect()
 }
 
 /// What a strategy measured, and what it compared with its threshold: a chart for each, as their scales differ.
@@ -94,13 +105,11 @@ fn skipped(row: &Row, first: usize) -> Option<Shade> {
 
 /// A chart with its heading, its words and its values; nothing for a chart without data. `title` and `note` are HTML.
 fn figure(compared: &Compared, title: &str, note: &str, mut chart: Chart) -> Result<String> {
-    let drawn = |(_, y): &(f64, f64)| y.is_finite() && (!chart.y.log || *y > 0.0);
-    if !chart.series.iter().flat_map(|series| &series.points).any(drawn) {
+    if chart.is_empty() {
         return Ok(String::new());
     }
     chart.size = SIZE;
-    let mark = |first: &usize| Mark { x: *first as f64 - 0.5, label: "next expert".to_owned() };
-    chart.marks = compared.boundaries.iter().map(mark).collect();
+    chart.marks = marks(compared);
     let label = format!("{} by step, as lines; the values follow", chart.y.label);
     Ok(format!(
         "<figure class=\"chart\"><figcaption><h3>{title}</h3><p>{note}</p></figcaption>\
