@@ -208,9 +208,10 @@ fn missed(asked: f64, got: f64, all: impl Iterator<Item = f64>) -> Option<String
             above = above.min(speedup);
         }
     }
-    let nearest = match above.is_finite() {
-        true => format!("the nearest are {below:.2}x and {above:.2}x"),
-        false => format!("the nearest is {below:.2}x"),
+    let nearest = if above.is_finite() {
+        format!("the nearest are {below:.2}x and {above:.2}x")
+    } else {
+        format!("the nearest is {below:.2}x")
     };
     Some(format!("{asked}x cannot be had: {nearest}"))
 }
