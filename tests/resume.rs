@@ -219,15 +219,15 @@ fn a_killed_run_goes_on_to_the_same_bytes() {
     assert!(killed.kills >= 4, "{killed:?}");
 }
 
-/// `cargo test --release --workspace --test resume -- --ignored --nocapture`
+/// `cargo test --release --workspace --test resume -- --nocapture fifty_kills` shows the numbers. Which moments are hit depends on the
+/// machine's speed, so it goes on until each kind was.
 #[test]
-#[ignore = "which moments are hit depends on the machine's speed"]
 #[allow(clippy::print_stderr, reason = "numbers for the record")]
 fn fifty_kills() {
     let mut random = Random(50);
     let mut killed = Killed::default();
     let mut runs = 0;
-    while killed.kills < 50 {
+    while runs < 400 && (killed.kills < 50 || killed.phases[..3].contains(&0)) {
         for case in &CASES {
             kill(case, &mut random, 4, &mut killed);
             runs += 1;
@@ -239,7 +239,7 @@ fn fifty_kills() {
          behind the outputs",
         killed.kills
     );
-    assert!(none > 0 && between > 0 && behind > 0, "{killed:?}");
+    assert!(killed.kills >= 50 && none > 0 && between > 0 && behind > 0, "{killed:?}");
 }
 
 /// A run that was stopped at its fourth step or so.

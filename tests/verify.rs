@@ -142,24 +142,6 @@ fn a_tensor_that_is_off_by_a_thousandth_fails_alone() {
 }
 
 #[test]
-fn storage_in_half_precision_excuses_single_values() {
-    let root = copy("cache_e2e/wan_t2v");
-    let nudge_some = |every: usize, by: f32| {
-        edit_tensors(&root.path().join("wan_t2v"), |tensors| {
-            let latents = &tensors["taylor_lite_bf16.latents"];
-            let values = latents.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-            let nudged = values.into_iter().enumerate().map(|(i, x)| if i % every == 0 { x + by } else { x });
-            let changed = Tensor::from_iter(nudged, &Device::Cpu).unwrap().reshape(latents.shape()).unwrap();
-            tensors.insert("taylor_lite_bf16.latents".to_owned(), changed);
-        });
-        failed(&run(root.path()))
-    };
-    assert_eq!(nudge_some(50, 1e-3), [""; 0]);
-    assert_eq!(nudge_some(7, 1e-3), ["taylor_lite_bf16/latents off by 1e-4"]);
-    assert_eq!(nudge_some(1700, 0.1)[0], "taylor_lite_bf16/latents");
-}
-
-#[test]
 fn a_flipped_decision_fails_with_both_rows() {
     for (run_name, branch) in
         [("mag_wan_e012k2r02", "cond"), ("fbc_high", "uncond"), ("tea_e0_i2v720", "cond")]

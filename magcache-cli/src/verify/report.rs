@@ -132,25 +132,6 @@ impl CaseReport {
         self.push(name, output, [max_abs, max_rel], tolerance, None);
     }
 
-    /// Counts the values of two tensors of one shape that differ by more than `tolerance`; the share `allowed` of all may.
-    pub(super) fn outliers(
-        &mut self,
-        name: &str,
-        output: &str,
-        got: &Tensor,
-        want: &Tensor,
-        tolerance: f64,
-        allowed: f64,
-    ) -> Result<()> {
-        let (got, want) = (values(got)?, values(want)?);
-        // A NaN is within no tolerance.
-        let within = |pair: &(&f64, &f64)| (pair.0 - pair.1).abs() <= tolerance;
-        let differ = got.len().max(want.len()) - got.iter().zip(&want).filter(within).count();
-        let of = want.len() as f64;
-        self.push(name, output, [differ as f64, differ as f64 / of.max(1.0)], allowed * of, None);
-        Ok(())
-    }
-
     /// Compares two rows of decisions, which must be equal.
     pub(super) fn decisions(&mut self, name: &str, output: &str, got: &[bool], want: &[bool]) {
         let differ =

@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use super::{
     cpu::{exp, exp_and_sum, max_of, on_cpu, zeros},
-    matmul::{Begin, Panels, Rows, Target, Values, by_rows, product},
+    matmul::{Onto, Panels, Rows, Target, Values, by_rows, product},
 };
 
 /// Keys of a block: one block of the inner values of a product.
@@ -262,7 +262,7 @@ impl Tile<'_> {
         let mut first = 0;
         for block in self.blocks {
             let keys = block.keys.outputs();
-            let target = Target { values: scores, stride: SCORES_STRIDE, columns: keys, begin: Begin::Zero };
+            let target = Target { values: scores, stride: SCORES_STRIDE, columns: keys, onto: Onto::Nothing };
             product(self.q, &block.keys, 0, target, &());
             let rows = scores.chunks_exact_mut(SCORES_STRIDE).zip(out.chunks_mut(stride)).zip(&mut state);
             for (query, ((row, out), state)) in rows.enumerate() {
@@ -275,8 +275,8 @@ impl Tile<'_> {
                 });
             }
             let rows = Rows { values: scores, stride: SCORES_STRIDE, count: self.q.count };
-            let begin = if first > 0 { Begin::Target } else { Begin::Zero };
-            let target = Target { values: out, stride, columns: self.head_dim, begin };
+            let onto = if first > 0 { Onto::Target } else { Onto::Nothing };
+            let target = Target { values: out, stride, columns: self.head_dim, onto };
             product(rows, &block.values, 0, target, &());
             first += keys;
         }

@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 use super::{
     cpu::{contiguous, on_cpu, per_channel, zeros},
-    matmul::{Begin, Panels, Rows, Target, Values, product},
+    matmul::{Onto, Panels, Rows, Target, Values, product},
 };
 use crate::checkpoint::{CheckpointError, Weights};
 
@@ -312,7 +312,7 @@ impl Job<'_> {
                 let pixels = &window[(tap * rows + row) * padded * inputs..];
                 let pixels = Rows { values: pixels, stride: inputs, count: m };
                 let target =
-                    Target { values: &mut sum, stride: outputs, columns: outputs, begin: Begin::Target };
+                    Target { values: &mut sum, stride: outputs, columns: outputs, onto: Onto::Target };
                 product(pixels, &weights[tap * kernel_rows + row], 0, target, &());
             }
         }
@@ -347,7 +347,7 @@ impl Job<'_> {
             }
         }
         let pixels = Rows { values: &pixels, stride: k, count: tile.lines * width };
-        let target = Target { values: out, stride: outputs, columns: outputs, begin: Begin::Bias(self.bias) };
+        let target = Target { values: out, stride: outputs, columns: outputs, onto: Onto::Bias(self.bias) };
         product(pixels, weight, 0, target, &());
     }
 }

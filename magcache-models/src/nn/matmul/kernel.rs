@@ -44,23 +44,23 @@ pub(in crate::nn) struct Target<'a> {
     /// Columns that are computed.
     pub(in crate::nn) columns: usize,
     /// What it is added to.
-    pub(in crate::nn) begin: Begin<'a>,
+    pub(in crate::nn) onto: Onto<'a>,
 }
 
-/// What the sums of a product begin with.
+/// What a product is added to. A bias comes last, in the order of torch: a sum that begins with it is rounded elsewhere.
 #[derive(Clone, Copy)]
-pub(in crate::nn) enum Begin<'a> {
-    Zero,
+pub(in crate::nn) enum Onto<'a> {
+    Nothing,
     /// A bias: as many values as there are columns, the same for every row.
     Bias(&'a [f32]),
     /// What is in the target.
     Target,
 }
 
-impl<'a> Begin<'a> {
+impl<'a> Onto<'a> {
     /// A bias, if there is one.
     pub(in crate::nn) fn with(bias: Option<&'a [f32]>) -> Self {
-        bias.map_or(Self::Zero, Self::Bias)
+        bias.map_or(Self::Nothing, Self::Bias)
     }
 }
 
@@ -114,25 +114,25 @@ impl<F: Finish> Product<'_, F> {
     #[inline(always)]
     fn run<S: Simd, const R: usize>(self, simd: S) {
         let Self { lhs, weight, first, out, finish } = self;
-        let Target { values: out, stride, columns, begin } = out;
+        let Target { values: out, stride, columns, onto } = out;
         let (inputs, width, block) = (weight.inputs(), weight.width(), weight.depth());
         let mut near = Near::new(&lhs);
         for start in (0..inputs).step_by(block) {
             let (depth, last) = (block.min(inputs - start), start + block >= inputs);
-            let there = start > 0 || matches!(begin, Begin::Target);
+            let there = start > 0 || matches!(onto, Onto::Target);
             let (near, step) = near.block(&lhs, start, depth);
             for column in (0..columns).step_by(width) {
                 let panel = S::as_simd_f32s(weight.panel(start, first + column)).0;
                 let taken = width.min(columns - column);
-                let mut fresh = [simd.splat_f32s(0.0); ACROSS];
-                if let (0, Begin::Bias(bias)) = (start, begin) {
-                    load(simd, &bias[column..][..taken], &mut fresh);
+                let mut of_bias = [simd.splat_f32s(0.0); ACROSS];
+                if let (true, Onto::Bias(bias)) = (last, onto) {
+                    load(simd, &bias[column..][..taken], &mut of_bias);
                 }
                 for row in (0..lhs.count).step_by(R) {
                     let rows = R.min(lhs.count - row);
                     // Rows that are not there are computed as the last one and dropped.
                     let a: [&[f32]; R] = array::from_fn(|r| &near[(row + r.min(rows - 1)) * step..][..depth]);
-                    let mut sums = [fresh; R];
+                    let mut sums = [[simd.splat_f32s(0.0); ACROSS]; R];
                     if there {
                         for (r, sums) in sums.iter_mut().enumerate().take(rows) {
                             load(simd, &out[(row + r) * stride + column..][..taken], sums);
@@ -141,7 +141,8 @@ impl<F: Finish> Product<'_, F> {
                     accumulate(simd, a, panel, &mut sums);
                     for (r, sums) in sums.iter().enumerate().take(rows) {
                         let place = &mut out[(row + r) * stride + column..][..taken];
-                        store(simd, place, sums);
+                        let sums = array::from_fn(|i| simd.add_f32s(sums[i], of_bias[i]));
+                        store(simd, place, &sums);
                         if last {
                             finish.piece(simd, place);
                         }
@@ -289,7 +290,7 @@ mod tests {
             let mut out = vec![7.0; rows * outputs];
             let lhs = Rows { values: &x, stride: inputs, count: rows };
             let target =
-                Target { values: &mut out, stride: outputs, columns: outputs, begin: Begin::Bias(&bias) };
+                Target { values: &mut out, stride: outputs, columns: outputs, onto: Onto::Bias(&bias) };
             Product { lhs, weight: &panels, first: 0, out: target, finish: &Twice }.with_simd(simd);
             for (i, got) in out.iter().enumerate() {
                 let (x, weight) = (&x[i / outputs * inputs..], &weight[i % outputs * inputs..]);

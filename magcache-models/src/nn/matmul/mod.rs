@@ -12,7 +12,7 @@ use rayon::prelude::*;
 
 use super::cpu::{RowKernel, rows_here, zeros};
 
-pub(super) use kernel::{Begin, Finish, Rows, Target, product};
+pub(super) use kernel::{Finish, Onto, Rows, Target, product};
 use kernel::{ROWS, finish_rows};
 pub(super) use panels::{Panels, Values};
 
@@ -35,8 +35,8 @@ pub(super) fn multiply(x: &[f32], weight: &Panels, bias: Option<&[f32]>, finish:
         let width = weight.columns_per_task();
         out.par_chunks_mut(width).enumerate().for_each(|(task, out)| {
             let (lhs, columns) = (Rows { values: x, stride: inputs, count: 1 }, out.len());
-            let begin = Begin::with(bias.map(|bias| &bias[task * width..]));
-            let target = Target { values: out, stride: columns, columns, begin };
+            let onto = Onto::with(bias.map(|bias| &bias[task * width..]));
+            let target = Target { values: out, stride: columns, columns, onto };
             product(lhs, weight, task * width, target, finish);
         });
         finish_rows(&mut out, outputs, 0, finish);
@@ -44,8 +44,7 @@ pub(super) fn multiply(x: &[f32], weight: &Panels, bias: Option<&[f32]>, finish:
     }
     split(&mut out, weight, |first, out| {
         let lhs = Rows { values: &x[first * inputs..], stride: inputs, count: out.len() / outputs };
-        let target =
-            Target { values: &mut *out, stride: outputs, columns: outputs, begin: Begin::with(bias) };
+        let target = Target { values: &mut *out, stride: outputs, columns: outputs, onto: Onto::with(bias) };
         product(lhs, weight, 0, target, finish);
         finish_rows(out, outputs, first, finish);
     });
@@ -70,7 +69,7 @@ pub(super) fn multiply_rows(
             let piece = &mut piece[..count * inputs];
             rows_here(kernel, first, piece, inputs, &x[first * inputs..][..count * inputs], inputs);
             let lhs = Rows { values: piece, stride: inputs, count };
-            let target = Target { values: out, stride: outputs, columns: outputs, begin: Begin::with(bias) };
+            let target = Target { values: out, stride: outputs, columns: outputs, onto: Onto::with(bias) };
             product(lhs, weight, 0, target, &());
         }
     });
