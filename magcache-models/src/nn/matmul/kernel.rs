@@ -212,6 +212,9 @@ fn accumulate<S: Simd, const R: usize>(
     sums: &mut [[S::f32s; ACROSS]; R],
 ) {
     let (a, rest) = split(a);
+    // Copies that no index but a constant one reaches stay in registers.
+    let total = sums;
+    let mut sums = *total;
     let (turns, panel_rest) = panel.as_chunks::<{ ACROSS * UNROLLED }>();
     for (turn, b) in turns.iter().enumerate() {
         let a: [&[f32; UNROLLED]; R] = array::from_fn(|r| &a[r][turn]);
@@ -230,6 +233,7 @@ fn accumulate<S: Simd, const R: usize>(
             sums[r][1] = simd.mul_add_f32s(x, b[1], sums[r][1]);
         }
     }
+    *total = sums;
 }
 
 #[inline(always)]
