@@ -16,6 +16,9 @@ use super::{
 /// Keys of a block: one block of the inner values of a product.
 const KEYS: usize = 384;
 
+/// Queries of a task at most: their scores stay in the second cache of a core.
+const QUERIES: usize = 144;
+
 /// Values from one row of scores to the next: not a power of two, so that rows do not push each other out of the cache.
 const SCORES_STRIDE: usize = KEYS + 16;
 
@@ -151,7 +154,7 @@ impl CustomOp3 for Attention {
                 })
                 .collect();
             let by_head = blocks.len() / self.heads;
-            by_rows(out, channels, |first, out| {
+            by_rows(out, channels, QUERIES, |first, out| {
                 let mut scores = vec![0f32; out.len() / channels * SCORES_STRIDE];
                 for (head, blocks) in blocks.chunks_exact(by_head).enumerate() {
                     let column = head * head_dim;

@@ -12,8 +12,8 @@ pub(super) struct GeluTanh;
 impl Finish for GeluTanh {
     #[inline(always)]
     fn piece<S: Simd>(&self, _: S, values: &mut [f32]) {
-        // With a number of turns that is known, a piece of two registers is computed as such.
-        let (registers, rest) = values.as_chunks_mut::<8>();
+        // With a number of turns that is known, a piece is computed in whole registers.
+        let (registers, rest) = values.as_chunks_mut::<16>();
         for register in registers {
             for value in register {
                 *value = gelu_tanh_of(*value);

@@ -1,16 +1,22 @@
 //! The innermost loops: some rows by one panel in registers.
 
-use std::array;
+use std::{array, ops::Range};
 
 use pulp::{Arch, Simd, WithSimd};
 
-use super::panels::{DEPTH, Panels};
+use super::panels::Panels;
 
-/// Rows of a tile of the result, with registers of 16 lanes twice as many: enough multiply-adds in flight for two units.
+/// Rows of a tile of the result.
 pub(in crate::nn) const ROWS: usize = 6;
 
-/// Registers across a panel.
-const ACROSS: usize = 2;
+/// Registers across a panel. With the rows of a tile, that leaves two or three of the sixteen registers of AVX2, or of the thirty-two that come
+/// with 16 lanes, for what is multiplied; each value of a row is fetched once for all of them.
+const fn across(lanes: usize) -> usize {
+    if lanes >= 16 { WIDE } else { NARROW }
+}
+
+const NARROW: usize = 2;
+const WIDE: usize = 4;
 
 /// Inner values of one turn of the loop: what is checked once for all of them.
 const UNROLLED: usize = 8;
@@ -21,7 +27,7 @@ pub(super) fn width() -> usize {
     impl WithSimd for Width {
         type Output = usize;
         fn with_simd<S: Simd>(self, _: S) -> usize {
-            ACROSS * S::F32_LANES
+            across(S::F32_LANES) * S::F32_LANES
         }
     }
     Arch::new().dispatch(Width)
@@ -102,52 +108,81 @@ impl<F: Finish> WithSimd for Product<'_, F> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        match (self.lhs.count, S::F32_LANES) {
-            (1, _) => self.run::<S, 1>(simd),
-            (_, 16..) => self.run::<S, { 2 * ROWS }>(simd),
-            _ => self.run::<S, ROWS>(simd),
+        match (self.lhs.count, across(S::F32_LANES)) {
+            (1, WIDE) => self.run::<S, 1, 1, WIDE>(simd),
+            (1, _) => self.run::<S, 1, 1, NARROW>(simd),
+            (_, WIDE) => self.run::<S, ROWS, { 2 * ROWS }, WIDE>(simd),
+            _ => self.run::<S, ROWS, ROWS, NARROW>(simd),
         }
     }
 }
 
 impl<F: Finish> Product<'_, F> {
+    /// With panels of `P` registers in tiles of `R` rows; `T` rows where so few columns are left that they fill [`NARROW`] of the
+    /// registers.
     #[inline(always)]
-    fn run<S: Simd, const R: usize>(self, simd: S) {
-        let Self { lhs, weight, first, out, finish } = self;
-        let Target { values: out, stride, columns, onto } = out;
+    fn run<S: Simd, const R: usize, const T: usize, const P: usize>(self, simd: S) {
+        let Self { lhs, weight, first, mut out, finish } = self;
         let (inputs, width, block) = (weight.inputs(), weight.width(), weight.depth());
-        let mut near = Near::new(&lhs);
+        let mut near = Near::new(&lhs, block.min(inputs));
         for start in (0..inputs).step_by(block) {
-            let (depth, last) = (block.min(inputs - start), start + block >= inputs);
-            let there = start > 0 || matches!(onto, Onto::Target);
-            let (near, step) = near.block(&lhs, start, depth);
-            for column in (0..columns).step_by(width) {
-                let panel = S::as_simd_f32s(weight.panel(start, first + column)).0;
-                let taken = width.min(columns - column);
-                let mut of_bias = [simd.splat_f32s(0.0); ACROSS];
-                if let (true, Onto::Bias(bias)) = (last, onto) {
-                    load(simd, &bias[column..][..taken], &mut of_bias);
+            let depth = block.min(inputs - start);
+            let rows = near.block(&lhs, start, depth);
+            for column in (0..out.columns).step_by(width) {
+                let panel = S::as_simd_f32s(weight.panel(start, first + column)).0.as_chunks().0;
+                let columns = column..out.columns.min(column + width);
+                let place = Place { columns, start: start > 0, end: start + block >= inputs };
+                if P > NARROW && place.columns.len() <= NARROW * S::F32_LANES {
+                    tiles::<S, T, NARROW, P>(simd, rows, panel, &mut out, &place, finish);
+                } else {
+                    tiles::<S, R, P, P>(simd, rows, panel, &mut out, &place, finish);
                 }
-                for row in (0..lhs.count).step_by(R) {
-                    let rows = R.min(lhs.count - row);
-                    // Rows that are not there are computed as the last one and dropped.
-                    let a: [&[f32]; R] = array::from_fn(|r| &near[(row + r.min(rows - 1)) * step..][..depth]);
-                    let mut sums = [[simd.splat_f32s(0.0); ACROSS]; R];
-                    if there {
-                        for (r, sums) in sums.iter_mut().enumerate().take(rows) {
-                            load(simd, &out[(row + r) * stride + column..][..taken], sums);
-                        }
-                    }
-                    accumulate(simd, a, panel, &mut sums);
-                    for (r, sums) in sums.iter().enumerate().take(rows) {
-                        let place = &mut out[(row + r) * stride + column..][..taken];
-                        let sums = array::from_fn(|i| simd.add_f32s(sums[i], of_bias[i]));
-                        store(simd, place, &sums);
-                        if last {
-                            finish.piece(simd, place);
-                        }
-                    }
-                }
+            }
+        }
+    }
+}
+
+/// Some columns of a result, and whether inner values come before and behind those of the block.
+struct Place {
+    columns: Range<usize>,
+    start: bool,
+    end: bool,
+}
+
+/// All rows by `A` of the `P` registers of a panel, `R` rows at a time.
+#[inline(always)]
+fn tiles<S: Simd, const R: usize, const A: usize, const P: usize>(
+    simd: S,
+    lhs: Rows<'_>,
+    panel: &[[S::f32s; P]],
+    out: &mut Target<'_>,
+    place: &Place,
+    finish: &impl Finish,
+) {
+    let (column, taken) = (place.columns.start, place.columns.len());
+    let there = place.start || matches!(out.onto, Onto::Target);
+    let mut of_bias = [simd.splat_f32s(0.0); A];
+    if let (true, Onto::Bias(bias)) = (place.end, out.onto) {
+        load(simd, &bias[column..][..taken], &mut of_bias);
+    }
+    for row in (0..lhs.count).step_by(R) {
+        let rows = R.min(lhs.count - row);
+        // Rows that are not there are computed as the last one and dropped.
+        let a: [&[f32]; R] =
+            array::from_fn(|r| &lhs.values[(row + r.min(rows - 1)) * lhs.stride..][..panel.len()]);
+        let mut sums = [[simd.splat_f32s(0.0); A]; R];
+        if there {
+            for (r, sums) in sums.iter_mut().enumerate().take(rows) {
+                load(simd, &out.values[(row + r) * out.stride + column..][..taken], sums);
+            }
+        }
+        accumulate(simd, a, panel, &mut sums);
+        for (r, sums) in sums.iter().enumerate().take(rows) {
+            let place_of_row = &mut out.values[(row + r) * out.stride + column..][..taken];
+            let sums: [S::f32s; A] = array::from_fn(|i| simd.add_f32s(sums[i], of_bias[i]));
+            store(simd, place_of_row, &sums);
+            if place.end {
+                finish.piece(simd, place_of_row);
             }
         }
     }
@@ -156,35 +191,43 @@ impl<F: Finish> Product<'_, F> {
 /// The rows of a block, close together.
 ///
 /// Rows that are far apart lie on a page each, and where they are a power of two apart they push each other out of the first cache.
-struct Near(Vec<f32>);
+struct Near {
+    values: Vec<f32>,
+    /// Values from one row to the next.
+    stride: usize,
+}
 
 impl Near {
     /// Rows that are at most so many values apart are read in place.
     const CLOSE: usize = 512;
-    /// Values from one row to the next of a copy.
-    const STRIDE: usize = DEPTH + 18;
+    /// Values between two rows of a copy.
+    const APART: usize = 18;
 
-    fn new(rows: &Rows<'_>) -> Self {
-        let copied = if rows.stride <= Self::CLOSE { 0 } else { rows.count * Self::STRIDE };
-        Self(vec![0.0; copied])
+    /// For blocks of at most `depth` values of each row.
+    fn new(rows: &Rows<'_>, depth: usize) -> Self {
+        let stride = depth + Self::APART;
+        let copied = if rows.stride <= Self::CLOSE { 0 } else { rows.count * stride };
+        Self { values: vec![0.0; copied], stride }
     }
 
-    /// `depth` values of each row from `start` on, and how far the rows are apart.
-    fn block<'a>(&'a mut self, rows: &Rows<'a>, start: usize, depth: usize) -> (&'a [f32], usize) {
-        if self.0.is_empty() {
-            return (&rows.values[start..], rows.stride);
+    /// `depth` values of each row from `start` on.
+    fn block<'a>(&'a mut self, rows: &Rows<'a>, start: usize, depth: usize) -> Rows<'a> {
+        if self.values.is_empty() {
+            return Rows { values: &rows.values[start..], ..*rows };
         }
-        for (row, near) in self.0.chunks_exact_mut(Self::STRIDE).enumerate() {
+        for (row, near) in self.values.chunks_exact_mut(self.stride).enumerate() {
             near[..depth].copy_from_slice(&rows.values[row * rows.stride + start..][..depth]);
         }
-        (&self.0, Self::STRIDE)
+        Rows { values: &self.values, stride: self.stride, count: rows.count }
     }
 }
 
 #[inline(always)]
-fn load<S: Simd>(simd: S, from: &[f32], to: &mut [S::f32s; ACROSS]) {
-    if let ([a, b], []) = S::as_simd_f32s(from) {
-        *to = [*a, *b];
+fn load<S: Simd, const A: usize>(simd: S, from: &[f32], to: &mut [S::f32s; A]) {
+    if let (from, []) = S::as_simd_f32s(from)
+        && from.len() == A
+    {
+        to.copy_from_slice(from);
         return;
     }
     for (piece, to) in from.chunks(S::F32_LANES).zip(to) {
@@ -193,9 +236,11 @@ fn load<S: Simd>(simd: S, from: &[f32], to: &mut [S::f32s; ACROSS]) {
 }
 
 #[inline(always)]
-fn store<S: Simd>(simd: S, to: &mut [f32], from: &[S::f32s; ACROSS]) {
-    if let ([a, b], []) = S::as_mut_simd_f32s(to) {
-        [*a, *b] = *from;
+fn store<S: Simd, const A: usize>(simd: S, to: &mut [f32], from: &[S::f32s; A]) {
+    if let (to, []) = S::as_mut_simd_f32s(to)
+        && to.len() == A
+    {
+        to.copy_from_slice(from);
         return;
     }
     for (piece, from) in to.chunks_mut(S::F32_LANES).zip(from) {
@@ -203,42 +248,38 @@ fn store<S: Simd>(simd: S, to: &mut [f32], from: &[S::f32s; ACROSS]) {
     }
 }
 
-/// `sums += a * panel`: one value of each row times one row of the panel at a time.
+/// `sums += a * panel`: one value of each row times the first `A` registers of one row of the panel at a time.
 #[inline(always)]
-fn accumulate<S: Simd, const R: usize>(
+fn accumulate<S: Simd, const R: usize, const A: usize, const P: usize>(
     simd: S,
     a: [&[f32]; R],
-    panel: &[S::f32s],
-    sums: &mut [[S::f32s; ACROSS]; R],
+    panel: &[[S::f32s; P]],
+    total: &mut [[S::f32s; A]; R],
 ) {
-    let (a, rest) = split(a);
-    // Copies that no index but a constant one reaches stay in registers.
-    let total = sums;
+    // Sums that no index but a constant one reaches stay in registers.
     let mut sums = *total;
-    let (turns, panel_rest) = panel.as_chunks::<{ ACROSS * UNROLLED }>();
+    let (turns, rest) = panel.as_chunks::<UNROLLED>();
+    let (a, of_rest) = (a.map(|row| row.as_chunks().0), a.map(|row| row.as_chunks::<UNROLLED>().1));
     for (turn, b) in turns.iter().enumerate() {
         let a: [&[f32; UNROLLED]; R] = array::from_fn(|r| &a[r][turn]);
         for k in 0..UNROLLED {
             for r in 0..R {
                 let x = simd.splat_f32s(a[r][k]);
-                sums[r][0] = simd.mul_add_f32s(x, b[ACROSS * k], sums[r][0]);
-                sums[r][1] = simd.mul_add_f32s(x, b[ACROSS * k + 1], sums[r][1]);
+                for i in 0..A {
+                    sums[r][i] = simd.mul_add_f32s(x, b[k][i], sums[r][i]);
+                }
             }
         }
     }
-    for (k, b) in panel_rest.as_chunks::<ACROSS>().0.iter().enumerate() {
+    for (k, b) in rest.iter().enumerate() {
         for r in 0..R {
-            let x = simd.splat_f32s(rest[r][k]);
-            sums[r][0] = simd.mul_add_f32s(x, b[0], sums[r][0]);
-            sums[r][1] = simd.mul_add_f32s(x, b[1], sums[r][1]);
+            let x = simd.splat_f32s(of_rest[r][k]);
+            for i in 0..A {
+                sums[r][i] = simd.mul_add_f32s(x, b[i], sums[r][i]);
+            }
         }
     }
     *total = sums;
-}
-
-#[inline(always)]
-fn split<const R: usize>(a: [&[f32]; R]) -> ([&[[f32; UNROLLED]]; R], [&[f32]; R]) {
-    (a.map(|row| row.as_chunks().0), a.map(|row| row.as_chunks::<UNROLLED>().1))
 }
 
 /// Finishes whole rows of `stride` values, the first of which is row `first`.
@@ -289,7 +330,7 @@ mod tests {
         {
             let (x, weight) = (wave(rows * inputs, 0.37), wave(outputs * inputs, 0.23));
             let panels =
-                Panels::of_width(ACROSS * S::F32_LANES, Values::F32(&weight), inputs, inputs, outputs);
+                Panels::of_width(across(S::F32_LANES) * S::F32_LANES, Values::F32(&weight), inputs, inputs, outputs);
             let bias = wave(outputs, 0.71);
             let mut out = vec![7.0; rows * outputs];
             let lhs = Rows { values: &x, stride: inputs, count: rows };

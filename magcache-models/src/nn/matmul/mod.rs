@@ -16,9 +16,6 @@ pub(super) use kernel::{Finish, Onto, Rows, Target, product};
 use kernel::{ROWS, finish_rows};
 pub(super) use panels::{Panels, Values};
 
-/// Rows of a task at most: see [`panels::DEPTH`]. Every task reads the whole weight.
-const TASK_ROWS: usize = 144;
-
 /// Multiply-adds from which on a product is worth waking another core.
 const TASK: usize = 1 << 21;
 
@@ -81,19 +78,19 @@ fn split(out: &mut [f32], weight: &Panels, task: impl Fn(usize, &mut [f32]) + Sy
     if out.len() * weight.inputs() < TASK {
         task(0, out);
     } else {
-        by_rows(out, weight.outputs(), task);
+        by_rows(out, weight.outputs(), weight.rows_per_task(), task);
     }
 }
 
-/// Runs `task(first, rows)` on pieces of the rows of `out`, of `width` values each, that give every core the same work.
-pub(super) fn by_rows(out: &mut [f32], width: usize, task: impl Fn(usize, &mut [f32]) + Sync) {
+/// Runs `task(first, rows)` on pieces of the rows of `out`, of `width` values each, that give every core the same work: `most` rows at most.
+pub(super) fn by_rows(out: &mut [f32], width: usize, most: usize, task: impl Fn(usize, &mut [f32]) + Sync) {
     let rows = out.len() / width.max(1);
     if rows <= ROWS {
         task(0, out);
         return;
     }
     let (threads, units) = (rayon::current_num_threads(), rows.div_ceil(ROWS));
-    let tasks = threads * rows.div_ceil(TASK_ROWS * threads);
+    let tasks = threads * rows.div_ceil(most * threads);
     let mut pieces = Vec::with_capacity(tasks);
     let (mut rest, mut first) = (out, 0);
     for i in 1..=tasks {

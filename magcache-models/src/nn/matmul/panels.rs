@@ -6,9 +6,20 @@ use rayon::prelude::*;
 
 use super::kernel;
 
-/// Inner values of a block at most: a panel of a block and a block of a task's rows fit into the second cache of a core. A longer block
-/// means fewer turns in which the result so far is fetched and put back.
-pub(super) const DEPTH: usize = 768;
+/// Inner values of a block at most. A panel of a block stays in the second cache of a core; a longer block means fewer turns in which the
+/// result so far is fetched and put back.
+const DEPTH: usize = 768;
+
+/// Rows of a task at most. Every task reads the whole weight, and its rows once for each panel: a block of them should be in the second cache
+/// too.
+const ROWS: usize = 144;
+
+/// Columns of a panel from which on both may be twice as many: its rows are read so much less often that they may come from the third cache.
+const WIDE: usize = 64;
+
+const fn times(width: usize) -> usize {
+    if width < WIDE { 1 } else { 2 }
+}
 
 /// Values in a line of the cache.
 const LINE: usize = 16;
@@ -97,7 +108,7 @@ impl Panels {
     ) -> Self {
         Self::filled(width, inputs, outputs, |start, first, panel| {
             let depth = panel.len() / width;
-            let mut values = [0f32; DEPTH];
+            let mut values = [0f32; 2 * DEPTH];
             for column in first..outputs.min(first + width) {
                 columns.copy(column * stride + start, &mut values[..depth]);
                 for (row, value) in panel.chunks_exact_mut(width).zip(&values) {
@@ -137,7 +148,8 @@ impl Panels {
 
     fn zeros(width: usize, inputs: usize, outputs: usize) -> Self {
         // Blocks of one length, because a short one costs as much around its loop as a long one.
-        let depth = inputs.div_ceil(inputs.div_ceil(DEPTH).max(1)).next_multiple_of(8);
+        let blocks = inputs.div_ceil(times(width) * DEPTH).max(1);
+        let depth = inputs.div_ceil(blocks).next_multiple_of(8);
         let values = vec![0.0; inputs * outputs.next_multiple_of(width) + LINE];
         let begin = values.as_ptr().align_offset(LINE * size_of::<f32>()).min(LINE);
         Self { values, begin, inputs, outputs, depth, width }
@@ -173,6 +185,11 @@ impl Panels {
     /// Inputs of a block.
     pub(super) fn depth(&self) -> usize {
         self.depth
+    }
+
+    /// Rows of a task at most.
+    pub(super) fn rows_per_task(&self) -> usize {
+        times(self.width) * ROWS
     }
 
     /// The panel of the inputs from `start` on, a multiple of the depth, and the outputs from `first` on, a multiple of the width.
