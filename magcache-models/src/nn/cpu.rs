@@ -6,9 +6,10 @@ use candle_core::{CpuStorage, DType, Layout, Result, Tensor};
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-/// Values that one task of an element-wise kernel handles at least, ten to fifty microseconds: another core that has to be woken first
-/// takes as long.
-pub(crate) const TASK: usize = 1 << 16;
+use super::share::share;
+
+/// Values in a piece of an element-wise kernel, one to a few microseconds.
+pub(crate) const PIECE: usize = 1 << 13;
 
 /// Independent partial results of a reduction; wide enough for every vector register.
 const LANES: usize = 16;
@@ -29,9 +30,9 @@ pub(crate) fn on_cpu(x: &Tensor) -> bool {
     x.device().is_cpu() && x.dtype() == DType::F32 && !REFERENCE.load(Ordering::Relaxed)
 }
 
-/// Rows of `channels` values that one task takes.
-pub(crate) fn rows_per_task(channels: usize) -> usize {
-    (TASK / channels.max(1)).max(1)
+/// Rows of `channels` values in a piece.
+pub(crate) fn rows_per_piece(channels: usize) -> usize {
+    (PIECE / channels.max(1)).max(1)
 }
 
 /// The values of a contiguous f32 tensor.
@@ -52,7 +53,8 @@ pub(crate) fn contiguous<'a>(op: &str, storage: &'a CpuStorage, layout: &Layout)
 /// As many zeros, written by all cores: one alone takes longer for them than all do for what replaces them.
 pub(crate) fn zeros(len: usize) -> Vec<f32> {
     const LINE: usize = 16;
-    if len < 4 * TASK {
+    const FEW: usize = 1 << 18;
+    if len < FEW {
         return vec![0.0; len];
     }
     let mut lines = Vec::with_capacity(len.div_ceil(LINE));
@@ -75,21 +77,18 @@ pub(crate) trait RowKernel: Sync {
 pub(crate) fn by_row(x: &[f32], width: usize, out_width: usize, kernel: &impl RowKernel) -> Vec<f32> {
     let (width, out_width) = (width.max(1), out_width.max(1));
     let mut out = zeros(x.len() / width * out_width);
-    let rows = rows_per_task(width);
-    out.par_chunks_mut(rows * out_width).zip(x.par_chunks(rows * width)).enumerate().for_each(
-        |(task, (out, x))| {
-            rows_here(kernel, task * rows, out, out_width, x, width);
-        },
-    );
+    let rows = rows_per_piece(width);
+    let pieces = out.chunks_mut(rows * out_width).zip(x.chunks(rows * width)).enumerate();
+    share(pieces, |(piece, (out, x))| rows_here(kernel, piece * rows, out, out_width, x, width));
     out
 }
 
-/// One result for each value: `kernel` sees pieces of [`TASK`] values as rows, and what is left as the last.
+/// One result for each value: `kernel` sees pieces of [`PIECE`] values as rows, and what is left as the last.
 pub(crate) fn by_value(x: &[f32], kernel: &impl RowKernel) -> Vec<f32> {
     let mut out = zeros(x.len());
-    out.par_chunks_mut(TASK).zip(x.par_chunks(TASK)).enumerate().for_each(|(task, (out, x))| {
+    share(out.chunks_mut(PIECE).zip(x.chunks(PIECE)).enumerate(), |(piece, (out, x))| {
         let (width, out_width) = (x.len(), out.len());
-        rows_here(kernel, task, out, out_width, x, width);
+        rows_here(kernel, piece, out, out_width, x, width);
     });
     out
 }

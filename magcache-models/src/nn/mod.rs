@@ -15,6 +15,7 @@ mod modulation;
 mod norm;
 mod patches;
 mod rotary;
+mod share;
 mod sinusoids;
 mod then;
 mod upsample;

@@ -7,7 +7,7 @@ use candle_core::{CpuStorage, CustomOp2, CustomOp3, D, DType, Layout, Result, Sh
 use pulp::Simd;
 
 use super::{
-    cpu::{RowKernel, TASK, by_row, by_value, contiguous, on_cpu},
+    cpu::{PIECE, RowKernel, by_row, by_value, contiguous, on_cpu},
     norm::moments,
 };
 
@@ -209,7 +209,7 @@ struct Summands<'a> {
 impl RowKernel for Summands<'_> {
     #[inline(always)]
     fn row<S: Simd>(&self, _: S, index: usize, out: &mut [f32], x: &[f32]) {
-        let y = &self.y[index * TASK..][..x.len()];
+        let y = &self.y[index * PIECE..][..x.len()];
         for (out, (x, y)) in out.iter_mut().zip(x.iter().zip(y)) {
             *out = x + y;
         }

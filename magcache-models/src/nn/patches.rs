@@ -4,9 +4,11 @@
 //! that pack squares of pixels (Flux) do the same with one frame.
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
-use rayon::prelude::*;
 
-use super::cpu::{contiguous, on_cpu, rows_per_task};
+use super::{
+    cpu::{contiguous, on_cpu, rows_per_piece},
+    share::share,
+};
 
 /// `[batch, channels, frames, height, width]` to `[batch, tokens, channels * patch values]`.
 ///
@@ -123,11 +125,11 @@ impl CustomOp1 for Patchify {
         let (values, pw) = (cut.values(), cut.patch[2]);
         let (width, pixels) = (cut.grid[2] * values, cut.grid[2] * pw);
         let mut out = vec![0f32; video.len()];
-        let rows = rows_per_task(width);
-        out.par_chunks_mut((rows * width).max(1)).enumerate().for_each(|(task, out)| {
+        let rows = rows_per_piece(width);
+        share(out.chunks_mut((rows * width).max(1)).enumerate(), |(piece, out)| {
             for (i, out) in out.chunks_exact_mut(width).enumerate() {
                 let places = (0..values).step_by(pw);
-                cut.lines(task * rows + i).zip(places).for_each(|(line, place)| {
+                cut.lines(piece * rows + i).zip(places).for_each(|(line, place)| {
                     let line = video[line * pixels..][..pixels].chunks_exact(pw);
                     for (token, pixels) in out.chunks_exact_mut(values).zip(line) {
                         copy(&mut token[place..place + pw], pixels);
@@ -150,10 +152,10 @@ impl CustomOp1 for Unpatchify {
         let (cut, tokens) = (self.0, contiguous(self.name(), tokens, layout)?);
         let mut out = vec![0f32; tokens.len()];
         let (values, plane, [_, _, w], [_, ph, pw]) = (cut.values(), cut.plane(), cut.grid, cut.patch);
-        let planes = rows_per_task(plane);
-        out.par_chunks_mut((planes * plane).max(1)).enumerate().for_each(|(task, out)| {
+        let planes = rows_per_piece(plane);
+        share(out.chunks_mut((planes * plane).max(1)).enumerate(), |(piece, out)| {
             for (i, out) in out.chunks_exact_mut(plane).enumerate() {
-                let (first, place) = cut.place(task * planes + i);
+                let (first, place) = cut.place(piece * planes + i);
                 let rows = tokens[first * values..].chunks_exact(w * values);
                 for (out, row) in out.chunks_exact_mut(ph * w * pw).zip(rows) {
                     for (r, line) in out.chunks_exact_mut(w * pw).enumerate() {

@@ -139,11 +139,15 @@ impl WanTransformer {
     pub fn embed(&self, hidden_states: &Tensor, timestep: &Tensor) -> Result<WanInput> {
         let grid = Grid::new(hidden_states, &self.config)?;
         check_timestep(timestep, grid)?;
+        let (tokens, temb) = rayon::join(
+            || self.patch_embedding.forward(&hidden_states.to_dtype(self.dtype)?),
+            || self.time.embed(&timestep.to_dtype(DType::F32)?),
+        );
         Ok(WanInput {
             model: self.id.clone(),
             grid,
-            tokens: self.patch_embedding.forward(&hidden_states.to_dtype(self.dtype)?)?,
-            temb: self.time.embed(&timestep.to_dtype(DType::F32)?)?,
+            tokens: tokens?,
+            temb: temb?,
             timestep_proj: OnceCell::new(),
             rope: OnceCell::new(),
         })

@@ -259,9 +259,9 @@ fn accumulate<S: Simd, const R: usize, const A: usize, const P: usize>(
     // Sums that no index but a constant one reaches stay in registers.
     let mut sums = *total;
     let (turns, rest) = panel.as_chunks::<UNROLLED>();
-    let (a, of_rest) = (a.map(|row| row.as_chunks().0), a.map(|row| row.as_chunks::<UNROLLED>().1));
+    let whole: [&[[f32; UNROLLED]]; R] = array::from_fn(|r| a[r].as_chunks().0);
     for (turn, b) in turns.iter().enumerate() {
-        let a: [&[f32; UNROLLED]; R] = array::from_fn(|r| &a[r][turn]);
+        let a: [&[f32; UNROLLED]; R] = array::from_fn(|r| &whole[r][turn]);
         for k in 0..UNROLLED {
             for r in 0..R {
                 let x = simd.splat_f32s(a[r][k]);
@@ -271,9 +271,9 @@ fn accumulate<S: Simd, const R: usize, const A: usize, const P: usize>(
             }
         }
     }
-    for (k, b) in rest.iter().enumerate() {
+    for (k, b) in (turns.len() * UNROLLED..).zip(rest) {
         for r in 0..R {
-            let x = simd.splat_f32s(of_rest[r][k]);
+            let x = simd.splat_f32s(a[r][k]);
             for i in 0..A {
                 sums[r][i] = simd.mul_add_f32s(x, b[i], sums[r][i]);
             }
@@ -329,8 +329,13 @@ mod tests {
             [(1, 5, 3), (1, 900, 70), (5, 8, 64), (13, 401, 33), (25, 800, 100), (7, 1, 1), (30, 384, 96)]
         {
             let (x, weight) = (wave(rows * inputs, 0.37), wave(outputs * inputs, 0.23));
-            let panels =
-                Panels::of_width(across(S::F32_LANES) * S::F32_LANES, Values::F32(&weight), inputs, inputs, outputs);
+            let panels = Panels::of_width(
+                across(S::F32_LANES) * S::F32_LANES,
+                Values::F32(&weight),
+                inputs,
+                inputs,
+                outputs,
+            );
             let bias = wave(outputs, 0.71);
             let mut out = vec![7.0; rows * outputs];
             let lhs = Rows { values: &x, stride: inputs, count: rows };

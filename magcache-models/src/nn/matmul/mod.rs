@@ -8,16 +8,17 @@
 mod kernel;
 mod panels;
 
-use rayon::prelude::*;
-
-use super::cpu::{RowKernel, rows_here, zeros};
+use super::{
+    cpu::{RowKernel, rows_here, zeros},
+    share::share,
+};
 
 pub(super) use kernel::{Finish, Onto, Rows, Target, product};
 use kernel::{ROWS, finish_rows};
 pub(super) use panels::{Panels, Values};
 
-/// Multiply-adds from which on a product is worth waking another core.
-const TASK: usize = 1 << 21;
+/// Multiply-adds from which on a product is shared by the cores.
+const SHARED: usize = 1 << 19;
 
 /// `x W + bias` for rows of `x`, `[rows, outputs]`.
 pub(super) fn multiply(x: &[f32], weight: &Panels, bias: Option<&[f32]>, finish: &impl Finish) -> Vec<f32> {
@@ -30,7 +31,7 @@ pub(super) fn multiply(x: &[f32], weight: &Panels, bias: Option<&[f32]>, finish:
     if rows == 1 {
         // One row is split by columns.
         let width = weight.columns_per_task();
-        out.par_chunks_mut(width).enumerate().for_each(|(task, out)| {
+        share(out.chunks_mut(width).enumerate(), |(task, out)| {
             let (lhs, columns) = (Rows { values: x, stride: inputs, count: 1 }, out.len());
             let onto = Onto::with(bias.map(|bias| &bias[task * width..]));
             let target = Target { values: out, stride: columns, columns, onto };
@@ -75,7 +76,7 @@ pub(super) fn multiply_rows(
 
 /// Runs `task(first, rows)` on the rows of a product, on all cores where there is enough to do.
 fn split(out: &mut [f32], weight: &Panels, task: impl Fn(usize, &mut [f32]) + Sync) {
-    if out.len() * weight.inputs() < TASK {
+    if out.len() * weight.inputs() < SHARED {
         task(0, out);
     } else {
         by_rows(out, weight.outputs(), weight.rows_per_task(), task);
@@ -99,8 +100,6 @@ pub(super) fn by_rows(out: &mut [f32], width: usize, most: usize, task: impl Fn(
         pieces.push((first, piece));
         (rest, first) = (behind, end);
     }
-    pieces
-        .into_par_iter()
-        .filter(|(_, piece)| !piece.is_empty())
-        .for_each(|(first, piece)| task(first, piece));
+    pieces.retain(|(_, piece)| !piece.is_empty());
+    share(pieces.into_iter(), |(first, piece)| task(first, piece));
 }

@@ -17,6 +17,9 @@ const ROWS: usize = 144;
 /// Columns of a panel from which on both may be twice as many: its rows are read so much less often that they may come from the third cache.
 const WIDE: usize = 64;
 
+/// The same for a weight that is in the second cache anyway.
+const FEW_ROWS: usize = 48;
+
 const fn times(width: usize) -> usize {
     if width < WIDE { 1 } else { 2 }
 }
@@ -187,9 +190,9 @@ impl Panels {
         self.depth
     }
 
-    /// Rows of a task at most.
+    /// Rows of a task at most. Where reading the whole of a small weight for each costs nothing, they are few.
     pub(super) fn rows_per_task(&self) -> usize {
-        times(self.width) * ROWS
+        if self.inputs * self.outputs <= TASK { FEW_ROWS } else { times(self.width) * ROWS }
     }
 
     /// The panel of the inputs from `start` on, a multiple of the depth, and the outputs from `first` on, a multiple of the width.

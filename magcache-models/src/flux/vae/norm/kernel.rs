@@ -44,7 +44,7 @@ impl Moments {
 impl NormOp {
     /// Moments of every group in one sample.
     fn moments(&self, x: &[f32], channels: usize) -> Vec<Moments> {
-        let part = cpu::rows_per_task(channels).min(PIXELS) * channels;
+        let part = PIXELS * channels.max(1);
         let parts: Vec<Vec<Moments>> =
             x.par_chunks(part).map(|pixels| self.moments_of_few(pixels, channels)).collect();
         let mut groups = vec![Moments::default(); self.groups];

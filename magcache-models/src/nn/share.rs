@@ -1,0 +1,114 @@
+//! Work that all cores share, in pieces of a few microseconds.
+
+use std::{
+    cell::Cell,
+    hint,
+    sync::{Mutex, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+
+/// How long a core looks for more to do before it may sleep. To wake it takes its waker as long as a small operation, and the operations of
+/// a skipped step are small: with this it is woken once in a step. The runtimes of OpenMP wait for the same reason, far longer.
+const LINGER: Duration = Duration::from_micros(200);
+
+/// Does `work` on every piece: each core takes the next one as soon as it is free.
+///
+/// A core that comes late is not waited for: the others have done its pieces by then.
+pub(crate) fn share<T: Send>(pieces: impl ExactSizeIterator<Item = T> + Send, work: impl Fn(T) + Sync) {
+    let others = rayon::current_num_threads().min(pieces.len()).saturating_sub(1);
+    let pieces = Mutex::new(pieces);
+    let run = || {
+        loop {
+            let next = pieces.lock().unwrap_or_else(PoisonError::into_inner).next();
+            let Some(piece) = next else { break };
+            work(piece);
+        }
+    };
+    if others == 0 {
+        return run();
+    }
+    rayon::scope(|scope| {
+        let owner = thread::current().id();
+        for _ in 0..others {
+            scope.spawn(move |_| {
+                run();
+                if thread::current().id() != owner {
+                    linger();
+                }
+            });
+        }
+        run();
+    });
+}
+
+thread_local! {
+    static LINGERS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Keeps this thread of the pool awake for [`LINGER`] from its last work on, behind what it is doing now.
+fn linger() {
+    if LINGERS.get() {
+        return;
+    }
+    let here = thread::current().id();
+    rayon::spawn(move || {
+        // Another thread may have taken this up while it looked for work, and has work of its own to go back to.
+        if thread::current().id() != here {
+            return;
+        }
+        LINGERS.set(true);
+        let mut idle = Instant::now();
+        while idle.elapsed() < LINGER {
+            match rayon::yield_now() {
+                Some(rayon::Yield::Executed) => idle = Instant::now(),
+                _ => hint::spin_loop(),
+            }
+        }
+        LINGERS.set(false);
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        collections::BTreeSet,
+        sync::atomic::{AtomicUsize, Ordering},
+    };
+
+    use super::*;
+
+    #[test]
+    fn every_piece_is_done_once() {
+        for len in [0, 1, 2, 7, 1000] {
+            let done: Vec<_> = (0..len).map(|_| AtomicUsize::new(0)).collect();
+            share(done.iter(), |piece| _ = piece.fetch_add(1, Ordering::Relaxed));
+            assert!(done.iter().all(|count| count.load(Ordering::Relaxed) == 1), "{len} pieces");
+        }
+    }
+
+    #[test]
+    fn a_piece_may_be_shared_itself() {
+        let sum = AtomicUsize::new(0);
+        share(0..20, |i| share(0..20, |k| _ = sum.fetch_add(i * k, Ordering::Relaxed)));
+        assert_eq!(sum.into_inner(), 190 * 190);
+    }
+
+    #[test]
+    fn all_cores_take_part() {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().expect("threads");
+        let threads = Mutex::new(BTreeSet::new());
+        let together = || threads.lock().expect("no panic").len() == 3;
+        pool.install(|| {
+            share(0..3, |_| {
+                threads.lock().expect("no panic").insert(rayon::current_thread_index());
+                // Nobody goes on before all three are there; where they never are, this gives up.
+                let start = Instant::now();
+                while !together() && start.elapsed() < Duration::from_secs(5) {
+                    thread::yield_now();
+                }
+            });
+        });
+        assert!(together());
+    }
+}
