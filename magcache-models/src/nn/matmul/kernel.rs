@@ -191,34 +191,31 @@ fn tiles<S: Simd, const R: usize, const A: usize, const P: usize>(
 /// The rows of a block, close together.
 ///
 /// Rows that are far apart lie on a page each, and where they are a power of two apart they push each other out of the first cache.
-struct Near {
-    values: Vec<f32>,
-    /// Values from one row to the next.
-    stride: usize,
-}
+struct Near(Vec<f32>);
 
 impl Near {
     /// Rows that are at most so many values apart are read in place.
     const CLOSE: usize = 512;
     /// Values between two rows of a copy.
-    const APART: usize = 18;
+    const BETWEEN: [f32; 18] = [0.0; 18];
 
     /// For blocks of at most `depth` values of each row.
     fn new(rows: &Rows<'_>, depth: usize) -> Self {
-        let stride = depth + Self::APART;
-        let copied = if rows.stride <= Self::CLOSE { 0 } else { rows.count * stride };
-        Self { values: vec![0.0; copied], stride }
+        let copied = if rows.stride <= Self::CLOSE { 0 } else { rows.count * (depth + Self::BETWEEN.len()) };
+        Self(Vec::with_capacity(copied))
     }
 
     /// `depth` values of each row from `start` on.
     fn block<'a>(&'a mut self, rows: &Rows<'a>, start: usize, depth: usize) -> Rows<'a> {
-        if self.values.is_empty() {
+        if rows.stride <= Self::CLOSE {
             return Rows { values: &rows.values[start..], ..*rows };
         }
-        for (row, near) in self.values.chunks_exact_mut(self.stride).enumerate() {
-            near[..depth].copy_from_slice(&rows.values[row * rows.stride + start..][..depth]);
+        self.0.clear();
+        for row in 0..rows.count {
+            self.0.extend_from_slice(&rows.values[row * rows.stride + start..][..depth]);
+            self.0.extend_from_slice(&Self::BETWEEN);
         }
-        Rows { values: &self.values, stride: self.stride, count: rows.count }
+        Rows { values: &self.0, stride: depth + Self::BETWEEN.len(), count: rows.count }
     }
 }
 
