@@ -8,6 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use candle_core::Device;
+
 /// How long a core looks for more to do before it may sleep. To wake it takes its waker as long as a small operation, and the operations of
 /// a skipped step are small: with this it is woken once in a step. The runtimes of OpenMP wait for the same reason, far longer.
 const LINGER: Duration = Duration::from_micros(200);
@@ -28,44 +30,63 @@ pub(crate) fn share<T: Send>(pieces: impl ExactSizeIterator<Item = T> + Send, wo
     if others == 0 {
         return run();
     }
-    rayon::scope(|scope| {
-        let owner = thread::current().id();
-        for _ in 0..others {
-            scope.spawn(move |_| {
-                run();
-                if thread::current().id() != owner {
-                    linger();
-                }
-            });
-        }
-        run();
+    let owner = thread::current().id();
+    occupied(|| {
+        rayon::scope(|scope| {
+            for _ in 0..others {
+                scope.spawn(|_| {
+                    run();
+                    if thread::current().id() != owner {
+                        linger();
+                    }
+                });
+            }
+            run();
+        });
     });
 }
 
-thread_local! {
-    static LINGERS: Cell<bool> = const { Cell::new(false) };
+/// Two parts of a step beside each other on a CPU; a device takes one after the other anyway.
+pub(crate) fn beside<A: Send, B: Send>(
+    device: &Device,
+    a: impl FnOnce() -> A + Send,
+    b: impl FnOnce() -> B + Send,
+) -> (A, B) {
+    if device.is_cpu() { rayon::join(a, b) } else { (a(), b()) }
 }
 
-/// Keeps this thread of the pool awake for [`LINGER`] from its last work on, behind what it is doing now.
+thread_local! {
+    /// Whether this thread has something to go back to when there is no more to do: it must not linger then.
+    static OCCUPIED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// `work` on a thread that does not linger before its end. Behind a panic it never does again, which it may.
+fn occupied(work: impl FnOnce()) {
+    let before = OCCUPIED.replace(true);
+    work();
+    OCCUPIED.set(before);
+}
+
+/// Keeps this thread of the pool awake for [`LINGER`] from its last work on, as soon as it is done with what it is doing now.
 fn linger() {
-    if LINGERS.get() {
+    if OCCUPIED.get() {
         return;
     }
     let here = thread::current().id();
     rayon::spawn(move || {
-        // Another thread may have taken this up while it looked for work, and has work of its own to go back to.
-        if thread::current().id() != here {
+        // It may be taken up by another thread, or by this one while it waits for others.
+        if thread::current().id() != here || OCCUPIED.get() {
             return;
         }
-        LINGERS.set(true);
-        let mut idle = Instant::now();
-        while idle.elapsed() < LINGER {
-            match rayon::yield_now() {
-                Some(rayon::Yield::Executed) => idle = Instant::now(),
-                _ => hint::spin_loop(),
+        occupied(|| {
+            let mut idle = Instant::now();
+            while idle.elapsed() < LINGER {
+                match rayon::yield_now() {
+                    Some(rayon::Yield::Executed) => idle = Instant::now(),
+                    _ => hint::spin_loop(),
+                }
             }
-        }
-        LINGERS.set(false);
+        });
     });
 }
 

@@ -12,7 +12,7 @@ use super::text::TextContext;
 use super::{LoadResult, WanConfig, WanRope};
 use crate::checkpoint::Weights;
 use crate::model_id::ModelId;
-use crate::nn::RotaryTable;
+use crate::nn::{RotaryTable, beside};
 use crate::once::get_or_try_init;
 
 /// Text tokens that a model with image attention was trained with; the reference splits the context at this length.
@@ -139,7 +139,8 @@ impl WanTransformer {
     pub fn embed(&self, hidden_states: &Tensor, timestep: &Tensor) -> Result<WanInput> {
         let grid = Grid::new(hidden_states, &self.config)?;
         check_timestep(timestep, grid)?;
-        let (tokens, temb) = rayon::join(
+        let (tokens, temb) = beside(
+            hidden_states.device(),
             || self.patch_embedding.forward(&hidden_states.to_dtype(self.dtype)?),
             || self.time.embed(&timestep.to_dtype(DType::F32)?),
         );
