@@ -32,7 +32,7 @@ pub(crate) fn share<T: Send>(pieces: impl ExactSizeIterator<Item = T> + Send, wo
     }
     let owner = thread::current().id();
     occupied(|| {
-        rayon::scope(|scope| {
+        rayon::in_place_scope(|scope| {
             for _ in 0..others {
                 scope.spawn(|_| {
                     run();

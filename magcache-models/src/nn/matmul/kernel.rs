@@ -131,22 +131,25 @@ impl<F: Finish> Product<'_, F> {
             for column in (0..out.columns).step_by(width) {
                 let panel = S::as_simd_f32s(weight.panel(start, first + column)).0.as_chunks().0;
                 let columns = column..out.columns.min(column + width);
-                let place = Place { columns, start: start > 0, end: start + block >= inputs };
-                if P > NARROW && place.columns.len() <= NARROW * S::F32_LANES {
-                    tiles::<S, T, NARROW, P>(simd, rows, panel, &mut out, &place, finish);
+                let part = Part { columns, begun: start > 0, last: start + block >= inputs };
+                if P > NARROW && part.columns.len() <= NARROW * S::F32_LANES {
+                    tiles::<S, T, NARROW, P>(simd, rows, panel, &mut out, &part, finish);
                 } else {
-                    tiles::<S, R, P, P>(simd, rows, panel, &mut out, &place, finish);
+                    tiles::<S, R, P, P>(simd, rows, panel, &mut out, &part, finish);
                 }
             }
         }
     }
 }
 
-/// Some columns of a result, and whether inner values come before and behind those of the block.
-struct Place {
+/// What a block of inner values adds to.
+struct Part {
+    /// Some columns of the result.
     columns: Range<usize>,
-    start: bool,
-    end: bool,
+    /// Whether an earlier block has been there.
+    begun: bool,
+    /// Whether it is the last block.
+    last: bool,
 }
 
 /// All rows by `A` of the `P` registers of a panel, `R` rows at a time.
@@ -156,13 +159,13 @@ fn tiles<S: Simd, const R: usize, const A: usize, const P: usize>(
     lhs: Rows<'_>,
     panel: &[[S::f32s; P]],
     out: &mut Target<'_>,
-    place: &Place,
+    part: &Part,
     finish: &impl Finish,
 ) {
-    let (column, taken) = (place.columns.start, place.columns.len());
-    let there = place.start || matches!(out.onto, Onto::Target);
+    let (column, taken) = (part.columns.start, part.columns.len());
+    let there = part.begun || matches!(out.onto, Onto::Target);
     let mut of_bias = [simd.splat_f32s(0.0); A];
-    if let (true, Onto::Bias(bias)) = (place.end, out.onto) {
+    if let (true, Onto::Bias(bias)) = (part.last, out.onto) {
         load(simd, &bias[column..][..taken], &mut of_bias);
     }
     for row in (0..lhs.count).step_by(R) {
@@ -178,11 +181,11 @@ fn tiles<S: Simd, const R: usize, const A: usize, const P: usize>(
         }
         accumulate(simd, a, panel, &mut sums);
         for (r, sums) in sums.iter().enumerate().take(rows) {
-            let place_of_row = &mut out.values[(row + r) * out.stride + column..][..taken];
+            let place = &mut out.values[(row + r) * out.stride + column..][..taken];
             let sums: [S::f32s; A] = array::from_fn(|i| simd.add_f32s(sums[i], of_bias[i]));
-            store(simd, place_of_row, &sums);
-            if place.end {
-                finish.piece(simd, place_of_row);
+            store(simd, place, &sums);
+            if part.last {
+                finish.piece(simd, place);
             }
         }
     }
@@ -323,7 +326,16 @@ mod tests {
     /// Registers of any width give what the sums are, whichever this machine has.
     fn check<S: Simd>(simd: S) {
         for (rows, inputs, outputs) in
-            [(1, 5, 3), (1, 900, 70), (5, 8, 64), (13, 401, 33), (25, 800, 100), (7, 1, 1), (30, 384, 96)]
+            // One row and many, one block of inner values and three, panels that are full, half full and less.
+            [
+                (1, 5, 3),
+                (1, 900, 70),
+                (5, 8, 64),
+                (13, 401, 33),
+                (25, 3100, 100),
+                (7, 1, 1),
+                (30, 384, 96),
+            ]
         {
             let (x, weight) = (wave(rows * inputs, 0.37), wave(outputs * inputs, 0.23));
             let panels = Panels::of_width(

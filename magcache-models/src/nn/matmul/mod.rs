@@ -1,7 +1,7 @@
 //! Matrix products with a right side that was packed beforehand, and something done to the result while it is in registers' reach.
 //!
 //! The weight of a layer is the right side of a product at every step, so it is laid out once in the order in which the product
-//! reads it (a panel of [`Panels`] is as wide as two vector registers), and the product needs no packing at all. The order of
+//! reads it (a panel of [`Panels`] is as wide as two or four vector registers), and the product needs no packing at all. The order of
 //! the loops is that of Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication" (2008), without the packing of
 //! the left side, whose few rows are read in place.
 

@@ -12,17 +12,19 @@ const DEPTH: usize = 768;
 
 /// Rows of a task at most. Every task reads the whole weight, and its rows once for each panel: a block of them should be in the second cache
 /// too.
-const ROWS: usize = 144;
+const TASK_ROWS: usize = 144;
 
-/// Columns of a panel from which on both may be twice as many: its rows are read so much less often that they may come from the third cache.
-const WIDE: usize = 64;
-
-/// The same for a weight that is in the second cache anyway.
-const FEW_ROWS: usize = 48;
-
+/// How much longer a block and a task may be with panels of this width: the wider they are, the less often rows are read, which may then come
+/// from the third cache.
 const fn times(width: usize) -> usize {
-    if width < WIDE { 1 } else { 2 }
+    if width < 64 { 1 } else { 2 }
 }
+
+/// Values of a weight that stays in the second cache, whose reading for each task costs nothing.
+const SMALL: usize = 1 << 16;
+
+/// Rows of a task at most with such a weight.
+const FEW_ROWS: usize = 48;
 
 /// Values in a line of the cache.
 const LINE: usize = 16;
@@ -190,9 +192,9 @@ impl Panels {
         self.depth
     }
 
-    /// Rows of a task at most. Where reading the whole of a small weight for each costs nothing, they are few.
+    /// Rows of a task at most.
     pub(super) fn rows_per_task(&self) -> usize {
-        if self.inputs * self.outputs <= TASK { FEW_ROWS } else { times(self.width) * ROWS }
+        if self.inputs * self.outputs <= SMALL { FEW_ROWS } else { times(self.width) * TASK_ROWS }
     }
 
     /// The panel of the inputs from `start` on, a multiple of the depth, and the outputs from `first` on, a multiple of the width.
