@@ -11,7 +11,7 @@ use std::{
 use candle_core::Device;
 
 /// How long a core looks for more to do before it may sleep. To wake it takes its waker as long as a small operation, and the operations of
-/// a skipped step are small: with this it is woken once in a step. The runtimes of OpenMP wait for the same reason, far longer.
+/// a skipped step are small: with this it is woken once in a step. Runtimes of OpenMP wait for the same reason, far longer.
 const LINGER: Duration = Duration::from_micros(200);
 
 /// Does `work` on every piece: each core takes the next one as soon as it is free.
