@@ -325,17 +325,9 @@ mod tests {
 
     /// Registers of any width give what the sums are, whichever this machine has.
     fn check<S: Simd>(simd: S) {
+        // One row and many, one block of inner values and three, panels that are full, half full and less.
         for (rows, inputs, outputs) in
-            // One row and many, one block of inner values and three, panels that are full, half full and less.
-            [
-                (1, 5, 3),
-                (1, 900, 70),
-                (5, 8, 64),
-                (13, 401, 33),
-                (25, 3100, 100),
-                (7, 1, 1),
-                (30, 384, 96),
-            ]
+            [(1, 5, 3), (1, 900, 70), (5, 8, 64), (13, 401, 33), (25, 3100, 100), (7, 1, 1), (30, 384, 96)]
         {
             let (x, weight) = (wave(rows * inputs, 0.37), wave(outputs * inputs, 0.23));
             let panels = Panels::of_width(
