@@ -2,8 +2,8 @@
 
     python bench_torch.py path/to/magcache [--rounds 7] [--only wan] [--json FILE]
 
-For every case a model of random weights is written in the layout of its published checkpoints and timed in both. A round is a
-second of one program and then of the other, each after a warm-up, and gives one ratio of medians; who goes first changes with the
+For every case a model of random weights is written in the layout of its published checkpoints and timed in both. A round is 0.7
+seconds of one program and then of the other, each after a warm-up, and gives one ratio of medians; who goes first changes with the
 rounds. Printed are the smallest, median and largest ratio of all rounds: below 1 magcache is faster. torch runs under
 `inference_mode`, with as many threads as magcache.
 
