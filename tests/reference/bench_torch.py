@@ -7,8 +7,8 @@ seconds of one program and then of the other, each after a warm-up, and gives on
 rounds. Printed are the smallest, median and largest ratio of all rounds: below 1 magcache is faster. torch runs under
 `inference_mode`, with as many threads as magcache.
 
-What is timed is what a denoising step computes. diffusers projects the text at every step, magcache once in a generation; the
-`+ text` rows have that projection on both sides.
+What is timed is what a denoising step computes. diffusers projects the text and makes keys and values of it at every step, magcache
+once in a generation: that is in its times and not in magcache's.
 """
 
 import argparse
