@@ -66,6 +66,10 @@ SENTENCES = [
 ENCODED = [0, 1, 3, 7, 19]
 
 
+def compact(value):
+    return json.dumps(value, separators=(",", ":")) + "\n"
+
+
 def unigram(folder):
     """A trained model in the layout of google/umt5-xxl: <pad> 0, </s> 1, <unk> 2, byte fallback, a compiled normaliser."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -87,7 +91,7 @@ def unigram(folder):
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement="\u2581", prepend_scheme="always")
     tokenizer.add_special_tokens(["<pad>", "</s>", "<unk>"])
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", 1)])
-    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer.json").write_text(compact(json.loads(tokenizer.to_str())))
     config = {
         "eos_token": {"__type": "AddedToken", "content": "</s>", "special": True}, "model_max_length": 10**30,
         "pad_token": {"__type": "AddedToken", "content": "<pad>", "special": True}, "unk_token": "<unk>",
@@ -106,7 +110,7 @@ def record(folder, max_length, out):
         length = sum(padded.attention_mask)
         assert padded.attention_mask == [1] * length + [0] * (max_length - length)
         cases.append({"prompt": prompt, "cleaned": cleaned, "input_ids": padded.input_ids[:length], "truncated": len(full) - length})
-    out.write_text(json.dumps({"max_length": max_length, "pad": tokenizer.pad_token_id, "cases": cases}, indent=1) + "\n")
+    out.write_text(compact({"max_length": max_length, "pad": tokenizer.pad_token_id, "cases": cases}))
     return tokenizer
 
 
@@ -127,7 +131,7 @@ def main():
     distances = torch.arange(-600, 601)
     sizes = [(32, 128), (32, 64), (16, 24), (64, 512)]
     buckets = [{"num_buckets": n, "max_distance": d, "buckets": T5Attention._relative_position_bucket(distances, True, n, d).tolist()} for n, d in sizes]
-    (out / "buckets.json").write_text(json.dumps({"first": -600, "sizes": buckets}) + "\n")
+    (out / "buckets.json").write_text(compact({"first": -600, "sizes": buckets}))
 
 
 if __name__ == "__main__":
