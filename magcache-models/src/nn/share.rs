@@ -16,21 +16,28 @@ const LINGER: Duration = Duration::from_micros(200);
 
 /// Does `work` on every piece: each core takes the next one as soon as it is free.
 ///
-/// A core that comes late is not waited for: the others have done its pieces by then.
-pub(crate) fn share<T: Send>(pieces: impl ExactSizeIterator<Item = T> + Send, work: impl Fn(T) + Sync) {
+/// A core that comes late is not waited for: the others have done its pieces by then. The caller takes pieces from the front and the others
+/// from the back, so that each meets in its cache what it wrote in the operation before.
+pub(crate) fn share<T: Send>(
+    pieces: impl ExactSizeIterator<Item = T> + DoubleEndedIterator + Send,
+    work: impl Fn(T) + Sync,
+) {
     let others = rayon::current_num_threads().min(pieces.len()).saturating_sub(1);
     let pieces = Mutex::new(pieces);
+    let owner = thread::current().id();
     let run = || {
-        loop {
-            let next = pieces.lock().unwrap_or_else(PoisonError::into_inner).next();
-            let Some(piece) = next else { break };
+        let owns = thread::current().id() == owner;
+        let next = || {
+            let mut pieces = pieces.lock().unwrap_or_else(PoisonError::into_inner);
+            if owns { pieces.next() } else { pieces.next_back() }
+        };
+        while let Some(piece) = next() {
             work(piece);
         }
     };
     if others == 0 {
         return run();
     }
-    let owner = thread::current().id();
     occupied(|| {
         rayon::in_place_scope(|scope| {
             for _ in 0..others {
