@@ -2,12 +2,15 @@
 
 mod support;
 
-use std::sync::{Arc, Mutex};
+use std::{
+    ops::Range,
+    sync::{Arc, Mutex},
+};
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor, bail};
 use magcache_core::{
-    Branch, CacheHook, Guards, Head, HookId, HookRegistry, Level, Phase, Role, Session, Step, Streams,
-    TimestepCache, Trajectory, Verdict, Why, Window, metrics,
+    BlockHook, Branch, CacheHook, Cx, Guards, Head, HookId, HookRegistry, Level, Next, Output, Phase, Role,
+    Session, Step, Streams, TimestepCache, Trajectory, Verdict, Why, Window, metrics, no_signals,
     testing::{self, Calls, Inexact, Ran, SpyForecast, Toy, assert_decisions, run, run_pass, same_bits},
 };
 use support::{Script, Witness, hook_of, said, session, strategies};
@@ -78,6 +81,46 @@ fn nested_disjoint_and_partly_overlapping_ranges() {
         let ran = cond(&toy, &mut session, 0);
         assert_eq!(said(&notes), expected);
         assert!(ran.is_whole(6) && same_bits(&ran.output, &plain(&toy, 0).output));
+    }
+}
+
+/// Says where it was given a sum that nobody has added.
+#[derive(Debug, Default)]
+struct Given(Mutex<Vec<(Range<usize>, bool)>>);
+
+impl BlockHook for Given {
+    fn call(&self, cx: &mut Cx<'_>, x: Streams, next: Next<'_>) -> Result<Output> {
+        self.0.lock().unwrap().push((next.blocks(), matches!(x, Streams::Sum { .. })));
+        next.run(cx, x)
+    }
+}
+
+#[test]
+fn a_sum_leaves_the_blocks_and_enters_none() {
+    let add = |_: usize, x: Streams| match x {
+        Streams::Image(x) => Ok(Streams::Image((x + 1.0)?)),
+        other => bail!("a block was given {other:?}"),
+    };
+    let x = Tensor::zeros((1, 2, 3), DType::F32, &Device::Cpu).unwrap();
+    // The last range is skipped too, or computed; behind the first one comes a hook, or a block.
+    for (last, at) in [(1, 2..4), (7, 3..4)] {
+        let given = Arc::new(Given::default());
+        let registry = HookRegistry::builder(6)
+            .ring(0..2, Script::at([1]).hook(0))
+            .and_then(|b| b.ring(at.clone(), Arc::clone(&given) as Arc<dyn BlockHook>))
+            .and_then(|b| b.ring(4..6, Script::at([last]).hook(2)))
+            .unwrap()
+            .build();
+        let mut session = registry.session();
+        let mut step = |index| {
+            let mut pass = session.pass(Step::plain(index, 8), Branch::Cond);
+            pass.run(6, &no_signals, Streams::Image(x.clone()), add).unwrap()
+        };
+        assert!(matches!(step(0), Streams::Image(_)));
+        let out = step(1);
+        assert_eq!(matches!(out, Streams::Sum { .. }), last == 1);
+        assert!(same_bits(&out.into_image().unwrap(), &(&x + 6.0).unwrap()));
+        assert_eq!(*given.0.lock().unwrap(), [(at.clone(), false), (at, false)]);
     }
 }
 

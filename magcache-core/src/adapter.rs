@@ -308,7 +308,7 @@ impl BlockHook for CacheHook {
         let (middle, back) = rest.split_at(kept);
         let blocks = middle.blocks();
 
-        let fronted = front.forced().run(cx, x.clone())?.streams;
+        let fronted = front.forced().run(cx, x.clone())?.streams.added()?;
         let key = self.key(cx, blocks.clone());
         let mut slot: Slot = cx.slots.take(&key);
         let basis = self.basis(cx, &key, &fronted);

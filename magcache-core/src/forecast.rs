@@ -96,7 +96,7 @@ impl Forecast for LastResidual {
     }
 
     fn predict(&self, _: usize, x: &Streams) -> Result<Option<Streams>> {
-        self.residual.as_ref().map(|residual| x.add(&residual.load()?)).transpose()
+        self.residual.as_ref().map(|residual| Ok(x.clone().plus(residual.load()?))).transpose()
     }
 
     fn bytes(&self) -> usize {

@@ -218,7 +218,7 @@ impl<'n> Next<'n> {
         Next { rings: &[], modules: &[], bare: true, ..self }
     }
 
-    /// Runs the rings and the blocks inside.
+    /// Runs the rings and the blocks inside. They are never given a [`Streams::Sum`], and may return one.
     pub fn run(self, cx: &mut Cx<'_>, x: Streams) -> Result<Output> {
         if self.blocks.is_empty() {
             return Ok(Output { streams: x, exact: true });
@@ -226,7 +226,8 @@ impl<'n> Next<'n> {
         let Some((ring, inner)) = self.rings.split_first() else {
             let mut out = Output { streams: x, exact: true };
             for block in self.blocks {
-                let y = (self.block)(cx, At { block, forced: self.forced, bare: self.bare }, out.streams)?;
+                let at = At { block, forced: self.forced, bare: self.bare };
+                let y = (self.block)(cx, at, out.streams.added()?)?;
                 out = Output { streams: y.streams, exact: out.exact && y.exact };
             }
             return Ok(out);
@@ -240,7 +241,7 @@ impl<'n> Next<'n> {
         let b = if inside.blocks.is_empty() {
             Output { streams: a.streams, exact: true }
         } else {
-            ring.hook.call(cx, a.streams, inside)?
+            ring.hook.call(cx, a.streams.added()?, inside)?
         };
         let c = after.run(cx, b.streams)?;
         Ok(Output { streams: c.streams, exact: a.exact && b.exact && c.exact })
