@@ -1,4 +1,4 @@
-//! A file mapped into memory: the one place of the workspace with `unsafe`.
+//! A file mapped into memory: the one place of the libraries with `unsafe`.
 //!
 //! Why it is sound. A mapping is only exposed as `&[u8]`, read-only and private to this process. Two things outside
 //! Rust's control could still change or remove those bytes:

@@ -4,7 +4,7 @@ use candle_core::{Result, Tensor};
 
 use super::LoadResult;
 use crate::checkpoint::Weights;
-use crate::nn::{Linear, swiglu};
+use crate::nn::{Linear, feed_forward, swiglu};
 
 /// What lies between the layers.
 #[derive(Clone, Copy, Debug)]
@@ -62,6 +62,11 @@ impl FeedForward {
 
     /// `residual + gate * f(x)`, all `[batch, tokens, inner]`; the gate broadcasts.
     pub(crate) fn forward_gated_add(&self, x: &Tensor, residual: &Tensor, gate: &Tensor) -> Result<Tensor> {
-        self.output.forward_gated_add(&self.activation.behind(&self.input, x)?, residual, gate)
+        match self.activation {
+            Activation::GeluTanh => feed_forward(x, &self.input, &self.output, residual, gate),
+            Activation::SwiGlu => {
+                self.output.forward_gated_add(&self.activation.behind(&self.input, x)?, residual, gate)
+            }
+        }
     }
 }

@@ -30,11 +30,17 @@ impl Head {
         })
     }
 
-    /// `[batch, tokens, inner]` to `[batch, tokens, outputs]`; `activated` is the embedding behind its `SiLU`.
-    pub(crate) fn forward(&self, x: &Tensor, activated: &Tensor) -> Result<Tensor> {
+    /// `[batch, tokens, inner]`, and what is to be added to it, to `[batch, tokens, outputs]`; `activated` is the embedding behind its
+    /// `SiLU`.
+    pub(crate) fn forward(
+        &self,
+        x: &Tensor,
+        residual: Option<&Tensor>,
+        activated: &Tensor,
+    ) -> Result<Tensor> {
         let rows = self.linear.forward(activated)?.unsqueeze(1)?;
         let inner = rows.dim(D::Minus1)? / 2;
         let (scale, shift) = (rows.narrow(D::Minus1, 0, inner)?, rows.narrow(D::Minus1, inner, inner)?);
-        self.proj_out.forward_modulated(x, &shift, &scale, self.eps)
+        self.proj_out.forward_modulated(x, residual, &shift, &scale, self.eps)
     }
 }

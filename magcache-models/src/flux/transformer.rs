@@ -154,7 +154,7 @@ impl FluxTransformer {
         let roles = meta::dual_outputs(&self.meta);
         let streams = Streams::Dual { image, text: text.text().clone() };
         let blocks = self.dual_blocks.len() + self.single_blocks.len();
-        let x = pass
+        let (x, residual) = pass
             .run_modules(blocks, &probe, streams, |i, x, modules| match self.dual_blocks.get(i) {
                 Some(block) => {
                     by_roles(roles, x, |tuple| block.forward(tuple, &activated, positions, modules))
@@ -164,8 +164,8 @@ impl FluxTransformer {
                     x.map_joint(|x| block.forward(x, &activated, positions, modules))
                 }
             })?
-            .into_image()?;
-        self.head.forward(&x, &activated)?.to_dtype(DType::F32)
+            .into_image_terms()?;
+        self.head.forward(&x, residual.as_ref(), &activated)?.to_dtype(DType::F32)
     }
 }
 

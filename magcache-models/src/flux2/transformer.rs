@@ -167,7 +167,7 @@ impl Flux2Transformer {
         let roles = dual_outputs(&self.meta);
         let streams = Streams::Dual { image, text: text.text().clone() };
         let blocks = self.dual_blocks.len() + self.single_blocks.len();
-        let x = pass
+        let (x, residual) = pass
             .run_modules(blocks, &probe, streams, |i, x, modules| match self.dual_blocks.get(i) {
                 Some(block) => by_roles(roles, x, |tuple| {
                     block.forward(tuple, [&of_text, &of_image], positions, modules)
@@ -177,8 +177,8 @@ impl Flux2Transformer {
                     x.map_joint(|x| block.forward(x, &of_both, positions, modules))
                 }
             })?
-            .into_image()?;
-        self.head.forward(&x, &activated)?.to_dtype(DType::F32)
+            .into_image_terms()?;
+        self.head.forward(&x, residual.as_ref(), &activated)?.to_dtype(DType::F32)
     }
 }
 

@@ -65,12 +65,30 @@ pub(crate) fn zeros(len: usize) -> Vec<f32> {
 }
 
 /// What is done to a row.
+///
+/// Implementations are `#[inline(always)]`, and so is what they call: a function that stays one of its own is compiled without the
+/// vector instructions of its caller.
 pub(crate) trait RowKernel: Sync {
     /// `out` from `x`, which is row `index` of all.
-    ///
-    /// Implementations are `#[inline(always)]`, and so is what they call: a function that stays one of its own is compiled
-    /// without the vector instructions of its caller.
     fn row<S: Simd>(&self, simd: S, index: usize, out: &mut [f32], x: &[f32]);
+
+    /// The same for several rows of `width` values, the first of which is row `first` of all: for a kernel that can work on one while
+    /// another waits.
+    #[inline(always)]
+    fn rows<S: Simd>(
+        &self,
+        simd: S,
+        first: usize,
+        out: &mut [f32],
+        out_width: usize,
+        x: &[f32],
+        width: usize,
+    ) {
+        let rows = out.chunks_exact_mut(out_width).zip(x.chunks_exact(width));
+        for (i, (out, x)) in rows.enumerate() {
+            self.row(simd, first + i, out, x);
+        }
+    }
 }
 
 /// Rows of `out_width` values from rows of `width`, on all cores with the widest vector instructions.
@@ -120,10 +138,8 @@ impl<K: RowKernel> WithSimd for Task<'_, K> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let rows = self.out.chunks_exact_mut(self.out_width).zip(self.x.chunks_exact(self.width));
-        for (i, (out, x)) in rows.enumerate() {
-            self.kernel.row(simd, self.first + i, out, x);
-        }
+        let Self { kernel, first, out, out_width, x, width } = self;
+        kernel.rows(simd, first, out, out_width, x, width);
     }
 }
 

@@ -92,15 +92,29 @@ impl Linear {
         }
     }
 
-    /// With [`layer_norm_modulate`] in front of it, for the few outputs of a network's last layer.
-    pub fn forward_modulated(&self, x: &Tensor, shift: &Tensor, scale: &Tensor, eps: f64) -> Result<Tensor> {
+    /// With [`layer_norm_modulate`] in front of it, for the few outputs of a network's last layer: of `x`, or of `x + residual`.
+    pub fn forward_modulated(
+        &self,
+        x: &Tensor,
+        residual: Option<&Tensor>,
+        shift: &Tensor,
+        scale: &Tensor,
+        eps: f64,
+    ) -> Result<Tensor> {
         let Some(weight) = self.panels(x)? else {
-            return self.plain(&layer_norm_modulate(x, shift, scale, eps)?);
+            let x = residual.map_or(Ok(x.clone()), |residual| x + residual)?;
+            return self.plain(&layer_norm_modulate(&x, shift, scale, eps)?);
         };
         let (like, shape) = (x.dims3()?.into(), self.shape_for(x)?);
+        let residual = residual.map(Tensor::contiguous).transpose()?;
+        let residual = residual.as_ref().map(Tensor::storage_and_layout);
         let (of_shift, of_scale) = (shift.storage_and_layout(), scale.storage_and_layout());
         let kernel = ModulateRows {
             eps: eps as f32,
+            residual: residual
+                .as_ref()
+                .map(|(storage, layout)| values(storage, layout, x.dims()))
+                .transpose()?,
             shift: modulation::Rows::new("linear", on_host(&of_shift.0)?, of_shift.1, like)?,
             scale: modulation::Rows::new("linear", on_host(&of_scale.0)?, of_scale.1, like)?,
         };
@@ -166,14 +180,25 @@ impl Linear {
     }
 
     /// The shape of the result.
-    fn shape_for(&self, x: &Tensor) -> Result<Vec<usize>> {
+    pub(super) fn shape_for(&self, x: &Tensor) -> Result<Vec<usize>> {
+        self.shape_of(x.dims())
+    }
+
+    /// The same for an input of this shape.
+    pub(super) fn shape_of(&self, shape: &[usize]) -> Result<Vec<usize>> {
         let (outputs, inputs) = self.dims()?;
-        let mut shape = x.dims().to_vec();
-        match shape.last_mut() {
-            Some(last) if *last == inputs => *last = outputs,
-            _ => candle_core::bail!("linear: got {:?}, expected {inputs} channels", x.shape()),
+        match shape {
+            [rest @ .., last] if *last == inputs => Ok([rest, &[outputs]].concat()),
+            _ => candle_core::bail!("linear: got {shape:?}, expected {inputs} channels"),
         }
-        Ok(shape)
+    }
+
+    /// The weight in the order of products, where it is kept so.
+    pub(super) fn kept_panels(&self) -> Option<&Panels> {
+        match &self.weight {
+            Weight::Panels(panels) => Some(panels),
+            Weight::Stored(_) => None,
+        }
     }
 
     /// The weight in the order of products, where they are ours.
@@ -210,14 +235,18 @@ impl Linear {
         })
     }
 
-    fn with_bias<R>(&self, weight: &Panels, with: impl FnOnce(Option<&[f32]>) -> Result<R>) -> Result<R> {
+    pub(super) fn with_bias<R>(
+        &self,
+        weight: &Panels,
+        with: impl FnOnce(Option<&[f32]>) -> Result<R>,
+    ) -> Result<R> {
         let Some(bias) = &self.bias else { return with(None) };
         let (storage, layout) = bias.storage_and_layout();
         with(Some(values(&storage, layout, &[weight.outputs()])?))
     }
 }
 
-fn on_host(storage: &Storage) -> Result<&CpuStorage> {
+pub(super) fn on_host(storage: &Storage) -> Result<&CpuStorage> {
     match storage {
         Storage::Cpu(storage) => Ok(storage),
         _ => candle_core::bail!("linear: a tensor is not on the CPU"),
@@ -225,7 +254,7 @@ fn on_host(storage: &Storage) -> Result<&CpuStorage> {
 }
 
 /// The values of a contiguous f32 tensor of this shape.
-fn values<'a>(storage: &'a Storage, layout: &Layout, shape: &[usize]) -> Result<&'a [f32]> {
+pub(super) fn values<'a>(storage: &'a Storage, layout: &Layout, shape: &[usize]) -> Result<&'a [f32]> {
     if layout.dims() != shape {
         candle_core::bail!("linear: got {:?}, expected {shape:?}", layout.dims());
     }
@@ -349,14 +378,18 @@ mod tests {
                 assert_eq!(layer.forward(&random(&[2, 0, inputs])?)?.dims(), [2, 0, 24]);
             }
             let (shift, scale) = (random(&[2, 7, 801])?, random(&[1, 1, 801])?);
-            let modulated = layer.forward_modulated(&x, &shift, &scale, 1e-3)?;
+            let modulated = layer.forward_modulated(&x, None, &shift, &scale, 1e-3)?;
             let normed = layer_norm_modulate(&x, &shift, &scale, 1e-3)?;
             close("modulated", &modulated, &layer.forward(&normed)?)?;
             let many = random(&[1, 200, 801])?;
             let (shift, scale) = (random(&[1, 200, 801])?, random(&[1, 200, 801])?);
-            let modulated = layer.forward_modulated(&many, &shift, &scale, 1e-3)?;
+            let modulated = layer.forward_modulated(&many, None, &shift, &scale, 1e-3)?;
             let normed = layer_norm_modulate(&many, &shift, &scale, 1e-3)?;
             close("modulated", &modulated, &layer.forward(&normed)?)?;
+            let residual = random(&[1, 801, 200])?.transpose(1, 2)?;
+            let modulated = layer.forward_modulated(&many, Some(&residual), &shift, &scale, 1e-3)?;
+            let normed = layer_norm_modulate(&(&many + &residual)?, &shift, &scale, 1e-3)?;
+            close("modulated sum", &modulated, &layer.forward(&normed)?)?;
             // One row is split by columns.
             let (row, plain) = (x.get(0)?.narrow(0, 3, 1)?, plain.get(0)?.narrow(0, 3, 1)?);
             close("one row", &layer.forward(&row)?, &plain)?;
@@ -369,6 +402,8 @@ mod tests {
     fn what_follows_must_fit() -> Result<()> {
         let (layer, x, plain) = layer(DType::F32)?;
         assert!(layer.forward_add(&x, &x).is_err() && layer.forward_times(&x, &x).is_err());
+        let rows = Tensor::zeros((1, 1, 801), DType::F32, &Device::Cpu)?;
+        assert!(layer.forward_modulated(&x, Some(&rows), &rows, &rows, 1e-3).is_err());
         assert!(layer.forward_gated_add(&x, &plain, &x).is_err());
         let norm = RmsNorm::new(Tensor::ones(23, DType::F32, &Device::Cpu)?, 1e-3);
         assert!(layer.forward_rms_norm(&x, &norm).is_err());

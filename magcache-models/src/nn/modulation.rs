@@ -8,7 +8,7 @@ use pulp::Simd;
 
 use super::{
     cpu::{PIECE, RowKernel, by_row, by_value, contiguous, on_cpu},
-    norm::moments,
+    norm::Moments,
 };
 
 /// `layer_norm(x) * (1 + scale) + shift`, with a norm that has no weights of its own.
@@ -116,7 +116,8 @@ impl CustomOp3 for LayerNormModulate {
         let x = contiguous(self.name(), x, x_layout)?;
         let shift = Rows::new(self.name(), shift, shift_layout, shape)?;
         let scale = Rows::new(self.name(), scale, scale_layout, shape)?;
-        let out = by_row(x, channels, channels, &ModulateRows { eps: self.eps, shift, scale });
+        let out =
+            by_row(x, channels, channels, &ModulateRows { eps: self.eps, residual: None, shift, scale });
         Ok((CpuStorage::F32(out), x_layout.shape().clone()))
     }
 }
@@ -124,6 +125,8 @@ impl CustomOp3 for LayerNormModulate {
 /// [`layer_norm_modulate`] of rows.
 pub(super) struct ModulateRows<'a> {
     pub(super) eps: f32,
+    /// Added first.
+    pub(super) residual: Option<&'a [f32]>,
     pub(super) shift: Rows<'a>,
     pub(super) scale: Rows<'a>,
 }
@@ -131,12 +134,54 @@ pub(super) struct ModulateRows<'a> {
 impl RowKernel for ModulateRows<'_> {
     #[inline(always)]
     fn row<S: Simd>(&self, simd: S, index: usize, out: &mut [f32], x: &[f32]) {
-        let (mean, inverse) = moments(simd, x, self.eps);
-        let modulation = self.shift.row(index).iter().zip(self.scale.row(index));
-        for ((out, x), (shift, scale)) in out.iter_mut().zip(x).zip(modulation) {
-            *out = (x - mean) * inverse * (1.0 + scale) + shift;
+        self.rows(simd, index, out, out.len(), x, x.len());
+    }
+
+    #[inline(always)]
+    fn rows<S: Simd>(
+        &self,
+        simd: S,
+        first: usize,
+        out: &mut [f32],
+        out_width: usize,
+        x: &[f32],
+        width: usize,
+    ) {
+        let few = Moments::rows(width);
+        for (i, (out, x)) in out.chunks_mut(few * out_width).zip(x.chunks(few * width)).enumerate() {
+            let first = first + i * few;
+            let moments = match self.residual {
+                None => Moments::of(simd, x, width, self.eps),
+                Some(residual) => {
+                    for (out, (x, residual)) in out.iter_mut().zip(x.iter().zip(&residual[first * width..])) {
+                        *out = x + residual;
+                    }
+                    Moments::of(simd, out, width, self.eps)
+                }
+            };
+            let rows = out.chunks_exact_mut(out_width).zip(x.chunks_exact(width));
+            for (((out, x), moments), index) in rows.zip(moments.each()).zip(first..) {
+                let modulation = self.shift.row(index).iter().zip(self.scale.row(index));
+                match self.residual {
+                    None => {
+                        for ((out, x), modulation) in out.iter_mut().zip(x).zip(modulation) {
+                            *out = modulated(*x, moments, modulation);
+                        }
+                    }
+                    Some(_) => {
+                        for (x, modulation) in out.iter_mut().zip(modulation) {
+                            *x = modulated(*x, moments, modulation);
+                        }
+                    }
+                }
+            }
         }
     }
+}
+
+#[inline(always)]
+fn modulated(x: f32, (mean, inverse): (&f32, &f32), (shift, scale): (&f32, &f32)) -> f32 {
+    (x - mean) * inverse * (1.0 + scale) + shift
 }
 
 struct GatedAdd;

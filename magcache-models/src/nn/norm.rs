@@ -119,22 +119,63 @@ struct LayerNormRows<'a> {
 
 impl RowKernel for LayerNormRows<'_> {
     #[inline(always)]
-    fn row<S: Simd>(&self, simd: S, _: usize, out: &mut [f32], x: &[f32]) {
-        let (mean, inverse) = moments(simd, x, self.eps);
-        for (((out, x), weight), bias) in out.iter_mut().zip(x).zip(self.weight).zip(self.bias) {
-            *out = (x - mean) * inverse * weight + bias;
+    fn row<S: Simd>(&self, simd: S, index: usize, out: &mut [f32], x: &[f32]) {
+        self.rows(simd, index, out, out.len(), x, x.len());
+    }
+
+    #[inline(always)]
+    fn rows<S: Simd>(&self, simd: S, _: usize, out: &mut [f32], out_width: usize, x: &[f32], width: usize) {
+        let few = Moments::rows(width);
+        for (out, x) in out.chunks_mut(few * out_width).zip(x.chunks(few * width)) {
+            let moments = Moments::of(simd, x, width, self.eps);
+            let rows = out.chunks_exact_mut(out_width).zip(x.chunks_exact(width));
+            for ((out, x), (mean, inverse)) in rows.zip(moments.each()) {
+                for (((out, x), weight), bias) in out.iter_mut().zip(x).zip(self.weight).zip(self.bias) {
+                    *out = (x - mean) * inverse * weight + bias;
+                }
+            }
         }
     }
 }
 
-/// Mean of a row and one over its deviation. Two passes: the sum of squares minus the squared mean would lose the digits of a
-/// large mean.
-#[inline(always)]
-pub(super) fn moments<S: Simd>(simd: S, x: &[f32], eps: f32) -> (f32, f32) {
-    let share = (x.len() as f32).recip();
-    let mean = sum(simd, x) * share;
-    let variance = sum_of_squares(simd, x, mean) * share;
-    (mean, (variance + eps).sqrt().recip())
+/// Means of a few rows, and one over their deviations. Of several rows side by side, because for one of them each step waits for the
+/// one before: sums, a mean, sums, a root, a division.
+pub(super) struct Moments {
+    mean: [f32; Self::MOST],
+    inverse: [f32; Self::MOST],
+}
+
+impl Moments {
+    const MOST: usize = 8;
+
+    /// So many rows that they stay in the first cache from one pass to the next.
+    #[inline(always)]
+    pub(super) fn rows(width: usize) -> usize {
+        const CACHE: usize = 1 << 12;
+        (CACHE / width.max(1)).clamp(1, Self::MOST)
+    }
+
+    /// Of [`Moments::rows`] rows at most. Two passes: the sum of squares minus the squared mean would lose the digits of a large mean.
+    #[inline(always)]
+    pub(super) fn of<S: Simd>(simd: S, x: &[f32], width: usize, eps: f32) -> Self {
+        let (share, mut mean, mut inverse) = ((width as f32).recip(), [0.0; Self::MOST], [1.0; Self::MOST]);
+        for (mean, x) in mean.iter_mut().zip(x.chunks_exact(width)) {
+            *mean = sum(simd, x) * share;
+        }
+        for (inverse, (x, mean)) in inverse.iter_mut().zip(x.chunks_exact(width).zip(&mean)) {
+            *inverse = sum_of_squares(simd, x, *mean) * share;
+        }
+        for variance in &mut inverse {
+            *variance = (*variance + eps).sqrt().recip();
+        }
+        Self { mean, inverse }
+    }
+
+    /// Of each row.
+    #[inline(always)]
+    pub(super) fn each(&self) -> impl Iterator<Item = (&f32, &f32)> {
+        self.mean.iter().zip(&self.inverse)
+    }
 }
 
 struct RmsNormOp {

@@ -6,7 +6,7 @@ use magcache_core::{Modules, Streams};
 use super::attention::{CrossAttention, KeysValues, SelfAttention};
 use super::{LoadResult, WanConfig};
 use crate::checkpoint::Weights;
-use crate::nn::{LayerNorm, Linear, RotaryTable, add, gated_add, layer_norm_modulate};
+use crate::nn::{LayerNorm, Linear, RotaryTable, add, feed_forward, gated_add, layer_norm_modulate};
 
 /// The parts of a block that caches can surround, as the checkpoint calls them.
 pub(super) const MODULES: &[&str] = &[SELF_ATTENTION, CROSS_ATTENTION];
@@ -77,8 +77,8 @@ impl WanBlock {
             .into_image()?;
         let x = add(&x, &attended)?;
 
-        let hidden = self.ffn_in.forward_gelu_tanh(&modulation.norm(&x, Part::FeedForward, self.eps)?)?;
-        self.ffn_out.forward_gated_add(&hidden, &x, modulation.gate(Part::FeedForward))
+        let normed = modulation.norm(&x, Part::FeedForward, self.eps)?;
+        feed_forward(&normed, &self.ffn_in, &self.ffn_out, &x, modulation.gate(Part::FeedForward))
     }
 
     /// What self-attention reads: the block's input, normalised, scaled and shifted by the timestep.

@@ -94,12 +94,22 @@ impl Head {
         })
     }
 
-    /// `[batch, tokens, inner]` to `[batch, out_channels, frames, height, width]`.
-    pub(super) fn forward(&self, x: &Tensor, temb: &Tensor, grid: Grid) -> Result<Tensor> {
+    /// Shift and scale from the time embedding, `[batch, inner]` or `[batch, tokens, inner]`.
+    pub(super) fn modulation(&self, temb: &Tensor) -> Result<[Tensor; 2]> {
         let per_token = if temb.rank() == 2 { temb.unsqueeze(1)? } else { temb.clone() };
-        let shift = per_token.broadcast_add(&self.scale_shift_table.narrow(1, 0, 1)?)?;
-        let scale = per_token.broadcast_add(&self.scale_shift_table.narrow(1, 1, 1)?)?;
-        let patches = self.proj_out.forward_modulated(x, &shift, &scale, self.eps)?;
+        let row = |i| per_token.broadcast_add(&self.scale_shift_table.narrow(1, i, 1)?);
+        Ok([row(0)?, row(1)?])
+    }
+
+    /// `[batch, tokens, inner]`, and what is to be added to it, to `[batch, out_channels, frames, height, width]`.
+    pub(super) fn forward(
+        &self,
+        x: &Tensor,
+        residual: Option<&Tensor>,
+        [shift, scale]: &[Tensor; 2],
+        grid: Grid,
+    ) -> Result<Tensor> {
+        let patches = self.proj_out.forward_modulated(x, residual, shift, scale, self.eps)?;
         unpatchify(&patches, grid.tokens, self.patch)
     }
 }
@@ -121,7 +131,8 @@ mod tests {
 
         let head = Head::load(&case.weights, &case.config).expect("loads");
         let last = case.tensor(&format!("b1_odd.trace.blocks.{}.out", case.config.num_layers - 1));
-        let sample = head.forward(&last, &case.tensor("b1_odd.trace.temb"), grid)?;
+        let modulation = head.modulation(&case.tensor("b1_odd.trace.temb"))?;
+        let sample = head.forward(&last, None, &modulation, grid)?;
         close("sample", &sample, &case.tensor("b1_odd.sample"));
         Ok(())
     }

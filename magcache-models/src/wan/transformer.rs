@@ -150,6 +150,7 @@ impl WanTransformer {
             tokens: tokens?,
             temb: temb?,
             timestep_proj: OnceCell::new(),
+            last_modulation: OnceCell::new(),
             rope: OnceCell::new(),
         })
     }
@@ -158,7 +159,7 @@ impl WanTransformer {
     ///
     /// Fails with the input or the text of another model, or with text for another number of samples.
     pub fn predict(&self, input: &WanInput, text: &TextContext, pass: &mut Pass<'_>) -> Result<Tensor> {
-        let WanInput { model, grid, tokens, temb, timestep_proj, rope } = input;
+        let WanInput { model, grid, tokens, temb, timestep_proj, last_modulation, rope } = input;
         if *model != self.id {
             candle_core::bail!("the latents were embedded by another model");
         }
@@ -172,14 +173,15 @@ impl WanTransformer {
             Signal::TimestepProjection => timestep_proj().cloned(),
             Signal::ModulatedInput => self.blocks[0].modulated_input(&x.image()?, timestep_proj()?),
         };
-        let x = pass
+        let (x, residual) = pass
             .run_modules(self.blocks.len(), &probe, Streams::Image(tokens.clone()), |i, streams, modules| {
                 let block = &self.blocks[i];
                 let context = text.keys_values(i, block.cross_attention())?;
                 streams.map_image(|x| block.forward(x, timestep_proj()?, rope()?, context, modules))
             })?
-            .into_image()?;
-        self.head.forward(&x, temb, *grid)?.to_dtype(DType::F32)
+            .into_image_terms()?;
+        let modulation = get_or_try_init(last_modulation, || self.head.modulation(temb))?;
+        self.head.forward(&x, residual.as_ref(), modulation, *grid)?.to_dtype(DType::F32)
     }
 }
 
@@ -192,6 +194,7 @@ pub struct WanInput {
     tokens: Tensor,
     temb: Tensor,
     timestep_proj: OnceCell<Tensor>,
+    last_modulation: OnceCell<[Tensor; 2]>,
     rope: OnceCell<RotaryTable>,
 }
 

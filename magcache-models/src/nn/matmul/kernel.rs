@@ -92,12 +92,26 @@ pub(in crate::nn) fn product(
     out: Target<'_>,
     finish: &impl Finish,
 ) {
-    Arch::new().dispatch(Product { lhs, weight, first, out, finish });
+    Arch::new().dispatch(Product { lhs, weight, inputs: 0..weight.inputs(), first, out, finish });
+}
+
+/// The part of a [`product`] that comes from some inner values, whole blocks of them: added to that of the ones before, and finished
+/// with the last.
+pub(super) fn partial_product(
+    lhs: Rows<'_>,
+    weight: &Panels,
+    inputs: Range<usize>,
+    out: Target<'_>,
+    finish: &impl Finish,
+) {
+    Arch::new().dispatch(Product { lhs, weight, inputs, first: 0, out, finish });
 }
 
 struct Product<'a, F> {
+    /// From the first of `inputs` on.
     lhs: Rows<'a>,
     weight: &'a Panels,
+    inputs: Range<usize>,
     first: usize,
     out: Target<'a>,
     finish: &'a F,
@@ -122,16 +136,16 @@ impl<F: Finish> Product<'_, F> {
     /// registers.
     #[inline(always)]
     fn run<S: Simd, const R: usize, const T: usize, const P: usize>(self, simd: S) {
-        let Self { lhs, weight, first, mut out, finish } = self;
-        let (inputs, width, block) = (weight.inputs(), weight.width(), weight.depth());
-        let mut near = Near::new(&lhs, block.min(inputs));
-        for start in (0..inputs).step_by(block) {
-            let depth = block.min(inputs - start);
-            let rows = near.block(&lhs, start, depth);
+        let Self { lhs, weight, inputs, first, mut out, finish } = self;
+        let (width, block) = (weight.width(), weight.depth());
+        let mut near = Near::new(&lhs, block.min(inputs.len()));
+        for start in inputs.clone().step_by(block) {
+            let depth = block.min(inputs.end - start);
+            let rows = near.block(&lhs, start - inputs.start, depth);
             for column in (0..out.columns).step_by(width) {
                 let panel = S::as_simd_f32s(weight.panel(start, first + column)).0.as_chunks().0;
                 let columns = column..out.columns.min(column + width);
-                let part = Part { columns, begun: start > 0, last: start + block >= inputs };
+                let part = Part { columns, begun: start > 0, last: start + block >= weight.inputs() };
                 if P > NARROW && part.columns.len() <= NARROW * S::F32_LANES {
                     tiles::<S, T, NARROW, P>(simd, rows, panel, &mut out, &part, finish);
                 } else {
@@ -194,7 +208,7 @@ fn tiles<S: Simd, const R: usize, const A: usize, const P: usize>(
 /// The rows of a block, close together.
 ///
 /// Rows that are far apart lie on a page each, and where they are a power of two apart they push each other out of the first cache.
-struct Near(Vec<f32>);
+pub(super) struct Near(Vec<f32>);
 
 impl Near {
     /// Rows that are at most so many values apart are read in place.
@@ -203,14 +217,14 @@ impl Near {
     const BETWEEN: [f32; 18] = [0.0; 18];
 
     /// For blocks of at most `depth` values of each row.
-    fn new(rows: &Rows<'_>, depth: usize) -> Self {
-        let copied = if rows.stride <= Self::CLOSE { 0 } else { rows.count * (depth + Self::BETWEEN.len()) };
+    pub(super) fn new(rows: &Rows<'_>, depth: usize) -> Self {
+        let copied = if Self::are(rows, depth) { 0 } else { rows.count * Self::stride(depth) };
         Self(Vec::with_capacity(copied))
     }
 
     /// `depth` values of each row from `start` on.
-    fn block<'a>(&'a mut self, rows: &Rows<'a>, start: usize, depth: usize) -> Rows<'a> {
-        if rows.stride <= Self::CLOSE {
+    pub(super) fn block<'a>(&'a mut self, rows: &Rows<'a>, start: usize, depth: usize) -> Rows<'a> {
+        if Self::are(rows, depth) {
             return Rows { values: &rows.values[start..], ..*rows };
         }
         self.0.clear();
@@ -218,7 +232,17 @@ impl Near {
             self.0.extend_from_slice(&rows.values[row * rows.stride + start..][..depth]);
             self.0.extend_from_slice(&Self::BETWEEN);
         }
-        Rows { values: &self.0, stride: depth + Self::BETWEEN.len(), count: rows.count }
+        Rows { values: &self.0, stride: Self::stride(depth), count: rows.count }
+    }
+
+    /// Values from one row of a copy to the next.
+    pub(super) const fn stride(depth: usize) -> usize {
+        depth + Self::BETWEEN.len()
+    }
+
+    /// Whether these need no copy.
+    fn are(rows: &Rows<'_>, depth: usize) -> bool {
+        rows.stride <= Self::CLOSE || rows.stride == Self::stride(depth)
     }
 }
 
@@ -342,7 +366,8 @@ mod tests {
             let lhs = Rows { values: &x, stride: inputs, count: rows };
             let target =
                 Target { values: &mut out, stride: outputs, columns: outputs, onto: Onto::Bias(&bias) };
-            Product { lhs, weight: &panels, first: 0, out: target, finish: &Twice }.with_simd(simd);
+            Product { lhs, weight: &panels, inputs: 0..inputs, first: 0, out: target, finish: &Twice }
+                .with_simd(simd);
             for (i, got) in out.iter().enumerate() {
                 let (x, weight) = (&x[i / outputs * inputs..], &weight[i % outputs * inputs..]);
                 let products = x.iter().zip(weight).take(inputs).map(|(a, b)| f64::from(*a) * f64::from(*b));

@@ -14,7 +14,7 @@ use super::{
 };
 
 pub(super) use kernel::{Finish, Onto, Rows, Target, product};
-use kernel::{ROWS, finish_rows};
+use kernel::{Near, ROWS, finish_rows, partial_product};
 pub(super) use panels::{Panels, Values};
 
 /// Multiply-adds from which on a product is shared by the cores.
@@ -70,6 +70,46 @@ pub(super) fn multiply_rows(
             let target = Target { values: out, stride: outputs, columns: outputs, onto: Onto::with(bias) };
             product(lhs, weight, 0, target, &());
         }
+    });
+    out
+}
+
+/// A weight and its bias.
+#[derive(Clone, Copy)]
+pub(super) struct Layer<'a> {
+    pub(super) weight: &'a Panels,
+    pub(super) bias: Option<&'a [f32]>,
+}
+
+/// Two layers: `outer` of `between`, piece by piece, of `inner`. What lies between them never leaves the caches of a core, as it is made for as
+/// many inner values of `outer` as are a block.
+pub(super) fn multiply_twice(
+    x: &[f32],
+    inner: Layer<'_>,
+    between: &impl Finish,
+    outer: Layer<'_>,
+    finish: &impl Finish,
+) -> Vec<f32> {
+    let (inputs, hidden, outputs) = (inner.weight.inputs(), outer.weight.inputs(), outer.weight.outputs());
+    let depth = outer.weight.depth();
+    let mut out = zeros(x.len() / inputs * outputs);
+    by_rows(&mut out, outputs, outer.weight.rows_per_task(), |first, out| {
+        let count = out.len() / outputs;
+        let lhs = Rows { values: &x[first * inputs..], stride: inputs, count };
+        let mut near = Near::new(&lhs, inputs);
+        let lhs = near.block(&lhs, 0, inputs);
+        let mut values = vec![0.0; count * Near::stride(depth)];
+        for start in (0..hidden).step_by(depth) {
+            let columns = depth.min(hidden - start);
+            let (stride, onto) = (Near::stride(columns), Onto::with(inner.bias.map(|bias| &bias[start..])));
+            let target = Target { values: &mut values, stride, columns, onto };
+            product(lhs, inner.weight, start, target, between);
+            let rows = Rows { values: &values, stride, count };
+            let onto = Onto::with(outer.bias);
+            let target = Target { values: &mut *out, stride: outputs, columns: outputs, onto };
+            partial_product(rows, outer.weight, start..start + columns, target, finish);
+        }
+        finish_rows(out, outputs, first, finish);
     });
     out
 }

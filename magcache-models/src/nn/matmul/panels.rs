@@ -154,7 +154,7 @@ impl Panels {
     fn zeros(width: usize, inputs: usize, outputs: usize) -> Self {
         // Blocks of one length, because a short one costs as much around its loop as a long one.
         let blocks = inputs.div_ceil(times(width) * DEPTH).max(1);
-        let depth = inputs.div_ceil(blocks).next_multiple_of(8);
+        let depth = inputs.div_ceil(blocks).next_multiple_of(width);
         let values = vec![0.0; inputs * outputs.next_multiple_of(width) + LINE];
         let begin = values.as_ptr().align_offset(LINE * size_of::<f32>()).min(LINE);
         Self { values, begin, inputs, outputs, depth, width }

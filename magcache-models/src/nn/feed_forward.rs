@@ -1,0 +1,116 @@
+//! Two linear layers with GELU between them.
+
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+
+use super::{
+    Linear,
+    cpu::contiguous,
+    linear::{on_host, values},
+    matmul::{self, Layer},
+    modulation::Rows,
+    then,
+};
+
+/// `residual + gate * outer(gelu_tanh(inner(x)))`, all `[batch, tokens, channels]`; the gate is `[batch or 1, tokens or 1, channels]`.
+///
+/// On the CPU what lies between the layers, the largest tensor of a block, is never written to memory.
+pub fn feed_forward(
+    x: &Tensor,
+    inner: &Linear,
+    outer: &Linear,
+    residual: &Tensor,
+    gate: &Tensor,
+) -> Result<Tensor> {
+    let (shape, hidden) = (residual.dims3()?, inner.shape_for(x)?);
+    // Weights of half precision are widened one after the other: two at a time take twice the memory.
+    let (Some(first), Some(second)) = (inner.kept_panels(), outer.kept_panels()) else {
+        return outer.forward_gated_add(&inner.forward_gelu_tanh(x)?, residual, gate);
+    };
+    if outer.shape_of(&hidden)? != residual.dims() {
+        candle_core::bail!("feed-forward: {:?} onto {:?}", x.shape(), residual.shape());
+    }
+    let residual = residual.contiguous()?;
+    let ((storage, layout), (of_gate, gate)) = (residual.storage_and_layout(), gate.storage_and_layout());
+    let gate = Rows::new("feed-forward", on_host(&of_gate)?, gate, shape.into())?;
+    let then = then::GatedAdd { values: values(&storage, layout, residual.dims())?, gate };
+    inner.with_bias(first, |bias| {
+        let inner = Layer { weight: first, bias };
+        outer.with_bias(second, |bias| {
+            let outer = Layer { weight: second, bias };
+            x.contiguous()?.apply_op1_no_bwd(&FeedForward {
+                inner,
+                outer,
+                then: &then,
+                shape: residual.shape(),
+            })
+        })
+    })
+}
+
+struct FeedForward<'a> {
+    inner: Layer<'a>,
+    outer: Layer<'a>,
+    then: &'a then::GatedAdd<'a>,
+    /// Of the result.
+    shape: &'a Shape,
+}
+
+impl CustomOp1 for FeedForward<'_> {
+    fn name(&self) -> &'static str {
+        "feed-forward"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let x = contiguous(self.name(), x, layout)?;
+        let out = matmul::multiply_twice(x, self.inner, &then::GeluTanh, self.outer, self.then);
+        Ok((CpuStorage::F32(out), self.shape.clone()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Device};
+
+    use super::*;
+
+    fn random(shape: &[usize], dtype: DType) -> Result<Tensor> {
+        Tensor::randn(0f32, 0.3, shape, &Device::Cpu)?.to_dtype(dtype)
+    }
+
+    #[test]
+    fn both_layers_at_once_are_one_after_the_other() -> Result<()> {
+        // One block of hidden channels and several, the last of them short; one row, one task and several.
+        for (batch, tokens, inputs, hidden) in
+            [(1, 1, 24, 40), (2, 5, 40, 100), (2, 350, 24, 1700), (1, 30, 1600, 3300)]
+        {
+            let dtype = if tokens == 5 { DType::BF16 } else { DType::F32 };
+            let inner = Linear::new(random(&[hidden, inputs], dtype)?, Some(random(&[hidden], dtype)?))?;
+            let outer = Linear::new(random(&[inputs, hidden], dtype)?, None)?;
+            let x = random(&[batch, inputs, tokens], DType::F32)?.transpose(1, 2)?;
+            let residual = random(&[batch, tokens, inputs], DType::F32)?;
+            let gate = random(&[batch, 1, 2 * inputs], DType::F32)?.narrow(2, inputs, inputs)?;
+            let apart = outer.forward_gated_add(&inner.forward_gelu_tanh(&x)?, &residual, &gate)?;
+            let ours = feed_forward(&x, &inner, &outer, &residual, &gate)?;
+            assert_eq!(ours.dims(), apart.dims());
+            let worst = |t: Tensor| t.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>();
+            let (error, scale) = (worst((ours - &apart)?)?, worst(apart)?);
+            assert!(error < 2e-6 * scale, "{tokens} tokens, {hidden} hidden: {error} of {scale}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn refuses_what_does_not_fit() -> Result<()> {
+        let layer =
+            |outputs: usize, inputs: usize| Linear::new(random(&[outputs, inputs], DType::F32)?, None);
+        let x = random(&[1, 3, 8], DType::F32)?;
+        let (inner, outer) = (layer(16, 8)?, layer(8, 16)?);
+        assert!(feed_forward(&x, &inner, &outer, &x, &x).is_ok());
+        assert!(feed_forward(&x, &outer, &inner, &x, &x).is_err());
+        assert!(feed_forward(&x, &inner, &inner, &x, &x).is_err());
+        let other = random(&[1, 4, 8], DType::F32)?;
+        assert!(feed_forward(&x, &inner, &outer, &other, &other).is_err());
+        assert!(feed_forward(&x, &inner, &outer, &x, &other).is_err());
+        Ok(())
+    }
+}
