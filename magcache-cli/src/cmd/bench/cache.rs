@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    slice,
     sync::Arc,
 };
 
@@ -19,7 +20,8 @@ use crate::{
     plan::{Config, Plan},
 };
 
-/// Dense and cached runs in turns, step by step.
+/// Whole runs in turns, dense and cached: a step finds in the processor's caches what its own run left there, as it would without
+/// the other.
 pub(super) fn run(args: &BenchCache, out: &Output) -> Result<()> {
     let model = args.model.model.as_ref().map(|path| path.display().to_string());
     let flags = Sampling { model, cache: Some(args.cache.clone()), steps: args.steps, ..Sampling::default() };
@@ -32,9 +34,14 @@ pub(super) fn run(args: &BenchCache, out: &Output) -> Result<()> {
     warm_up(&scene, &stop)?;
     let (mut ratios, mut computed, mut skipped) = (Vec::new(), Vec::new(), Vec::new());
     let mut ceiling = None;
-    for _ in 0..args.repeat.max(1) {
+    for round in 0..args.repeat.max(1) {
         let mut lanes = [Lane::new(&scene, &Arc::default())?, Lane::new(&scene, &hooks)?];
-        take_turns(&mut lanes, &stop, &mut || {})?;
+        // Who goes first changes.
+        lanes.rotate_left(round % 2);
+        for lane in &mut lanes {
+            take_turns(slice::from_mut(lane), &stop, &mut || {})?;
+        }
+        lanes.rotate_right(round % 2);
         let [dense, cached] = &lanes;
         ceiling = cached.summary().ceiling();
         ratios.push(dense.transformer_seconds() / cached.transformer_seconds());
