@@ -13,7 +13,7 @@ use crate::{
 /// A strategy and a forecast as a hook.
 ///
 /// Learns only from passes in which every block of its range really ran: what an inner cache guessed is never
-/// recorded. The residual is applied here and nowhere else. With [`Base::Leader`] a branch learns how it differs from
+/// recorded. Blocks are replaced here and nowhere else. With [`Base::Leader`] a branch learns how it differs from
 /// the conditional one, from steps at which both really ran.
 #[derive(Debug)]
 pub struct CacheHook {

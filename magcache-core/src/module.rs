@@ -80,7 +80,7 @@ impl<'m> Modules<'m> {
         let next = if forced { next.forced() } else { next };
         let out = next.run(&mut inside.cx.reborrow(Some(&module.name)), x)?;
         inside.exact &= out.exact;
-        Ok(out.streams)
+        out.streams.added()
     }
 
     /// False when the output of a module was replaced.

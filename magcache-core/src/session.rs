@@ -124,7 +124,8 @@ impl Pass<'_> {
 
     /// Runs blocks `0..blocks` on `x`, through the hooks.
     ///
-    /// A block must not change in place a tensor that it was given: a hook, or the caller, may still hold it.
+    /// A block must not change in place a tensor that it was given: a hook, or the caller, may still hold it. What comes out may
+    /// be a [`Streams::Sum`], which [`Streams::into_image`] adds.
     ///
     /// Errors: whatever a block, a hook or the probe returns; a second run of the same pass.
     pub fn run(

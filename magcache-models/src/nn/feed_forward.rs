@@ -14,6 +14,8 @@ use super::{
 /// `residual + gate * outer(gelu_tanh(inner(x)))`, all `[batch, tokens, channels]`; the gate is `[batch or 1, tokens or 1, channels]`.
 ///
 /// On the CPU what lies between the layers, the largest tensor of a block, is never written to memory.
+///
+/// Fails where the shapes do not fit each other.
 pub fn feed_forward(
     x: &Tensor,
     inner: &Linear,
