@@ -280,7 +280,7 @@ fn a_verdict_from_a_broken_number_is_not_believed() {
     let toy = Toy::image(3);
     let one = Trajectory::plain(4, &[Branch::Cond]);
     for value in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
-        let hook = CacheHook::new(HookId(0), Box::new(Broken(value)), None, Guards::default(), true);
+        let hook = CacheHook::new(HookId(0), Box::new(Broken(value)), None, Guards::default());
         let mut session = HookRegistry::builder(3).ring(0..3, Arc::new(hook)).unwrap().build().session();
         let ran = run(&toy, Some(&mut session), &one, 1).unwrap();
         let why: Vec<Why> = ran.iter().map(|r| r.records[0].why).collect();
@@ -321,14 +321,31 @@ fn bytes_are_exact_and_a_budget_evicts() {
     assert_eq!((free.slots().bytes(), free.slots().keys().count()), (2 * slot, 2));
     assert_eq!((free.slots().peak_bytes(), free.slots().evicted()), (2 * slot, 0));
     assert_eq!(free.log().reused(HookId(0), Branch::Cond).count(), 11);
-    // Room for one slot: the other branch's is dropped each time, so every pass computes.
+    // Room for one slot: that of the branch that came first stays, the other one is never stored.
     let mut tight = stored(StoragePolicy { budget: Some(slot), ..StoragePolicy::default() }, &reuse);
     let out = run(&toy, Some(&mut tight), &steps(), 1).unwrap();
-    assert!(out.iter().all(|r| r.is_whole(4)));
-    assert!(out.iter().skip(2).all(|r| r.records[0].why == Why::NoHistory));
+    let (cond, uncond): (Vec<Ran>, Vec<Ran>) = out.into_iter().partition(|r| r.branch == Branch::Cond);
+    assert!(cond.iter().skip(1).all(|r| r.blocks.is_empty()));
+    assert!(uncond.iter().skip(1).all(|r| r.records[0].why == Why::NoHistory && r.is_whole(4)));
     assert_eq!((tight.slots().bytes(), tight.slots().keys().count()), (slot, 1));
-    assert_eq!((tight.slots().peak_bytes(), tight.slots().evicted()), (slot, 23));
-    assert_same(&run(&toy, None, &steps(), 1).unwrap(), &out, "evicted");
+    assert_eq!((tight.slots().peak_bytes(), tight.slots().evicted()), (slot, 12));
+    let plain = run(&toy, None, &steps(), 1).unwrap();
+    let plain: Vec<Ran> = plain.into_iter().filter(|r| r.branch == Branch::Uncond).collect();
+    assert_same(&plain, &uncond, "evicted");
+}
+
+#[test]
+fn what_a_step_needs_is_not_dropped_for_another_part_of_it() {
+    // Two ranges with room for one and a half: the second would take the room of the first, which the step has used.
+    let slot = 6 * 8 * 4;
+    let storage = StoragePolicy { budget: Some(slot + slot / 2), ..StoragePolicy::default() };
+    let (first, second) = (Script::at(1..12).hook(0), Script::at(1..12).hook(1));
+    let builder = HookRegistry::builder(4).ring(0..2, first).and_then(|b| b.ring(2..4, second)).unwrap();
+    let mut session = builder.storage(storage).build().session();
+    run(&Toy::image(4), Some(&mut session), &Trajectory::plain(12, &[Branch::Cond]), 1).unwrap();
+    let reused = |hook| session.log().reused(HookId(hook), Branch::Cond).count();
+    assert_eq!([reused(0), reused(1)], [11, 0]);
+    assert!(session.slots().peak_bytes() <= slot + slot / 2);
 }
 
 #[test]

@@ -102,3 +102,34 @@ fn profiles_that_cannot_be_used() {
     ];
     insta::assert_snapshot!(transcript(&documents, |text| Profile::parse(text, "x.toml").map(drop)));
 }
+
+#[test]
+fn a_signal_is_asked_for_at_block_0_alone() {
+    let run = Trajectory::plain(20, &[magcache_core::Branch::Cond]);
+    let build =
+        |text: &str| CachePlan::parse(text)?.build(&ModelMeta::simple("toy", 8), Some(&run)).map(drop);
+    let tea = "[[cache]]\nstrategy = \"teacache\"\npolicy = \"linear\"\n";
+    let hidden = "[[cache]]\nstrategy = \"fbcache\"\nmetric = \"hidden_rel_l1\"\n";
+    let any = "[[cache]]\nstrategy = \"priority\"\nmembers = [{ strategy = \"teacache\", policy = \"linear\" }, { strategy = \"fbcache\" }]\n";
+    let schedule = |at: &str| format!("[[cache]]\nstrategy = \"schedule\"\nskip = [3]\nat = \"{at}\"\n");
+    let front = |front: usize| {
+        format!("[[cache]]\nstrategy = \"dbcache\"\nfront = {front}\nback = 2\nat = \"0..8\"\n")
+    };
+    for inner in [tea, hidden, any] {
+        for outer in [front(2), schedule("3..4"), schedule("0..4"), schedule("1..8")] {
+            let error = build(&format!("{outer}{inner}")).unwrap_err();
+            let told = told(&error);
+            assert!(told.contains("cache[1]") && told.contains("cache[0]"), "{outer}{inner}\n{told}");
+            assert!(told.contains("the input of block 0"), "{told}");
+        }
+        assert!(
+            told(&build(&format!("{inner}at = \"2..8\"\n")).unwrap_err()).contains("its range starts at 2")
+        );
+        // Outside, or beside, nothing is cut.
+        for good in
+            [format!("{inner}{}", schedule("3..4")), format!("{}{inner}at = \"0..4\"\n", schedule("4..8"))]
+        {
+            build(&good).unwrap();
+        }
+    }
+}

@@ -280,7 +280,7 @@ fn a_reuse_without_anything_to_reuse_leaves_the_state_of_a_computed_pass() {
     let steps = Trajectory::plain(8, &[Branch::Cond]);
     let fbcache = strategies().into_iter().find(|s| s.name == "fbcache").unwrap();
     let ours = hook_of(fbcache, "strategy = \"fbcache\"\nthreshold = 0.5\nwarmup = 0", 0, toy.meta(), &steps);
-    let naive = CacheHook::new(HookId(0), Box::new(AnchorInHead(0.5)), None, Guards::default(), true);
+    let naive = CacheHook::new(HookId(0), Box::new(AnchorInHead(0.5)), None, Guards::default());
     // At step 0 an inner cache "guessed": nothing is stored. Step 1 wants to reuse, finds nothing and computes.
     // From step 2 on the distance must be to step 1, whose residual is the one that would be reused.
     let metric = |hook| {

@@ -69,7 +69,7 @@ fn skip_against_an_addition(c: &mut Criterion) {
     let (x, residual) = (latents(1.0), latents(0.1));
     let mut group = c.benchmark_group("a skipped step");
     group.bench_function("one addition", |b| b.iter(|| black_box(&x).add(black_box(&residual))));
-    let hook = CacheHook::new(HookId(0), Box::new(Always), None, Guards::default(), true);
+    let hook = CacheHook::new(HookId(0), Box::new(Always), None, Guards::default());
     let builder = HookRegistry::builder(BLOCKS).ring(0..BLOCKS, Arc::new(hook)).expect("the range fits");
     let registry = builder.build();
     group.bench_function("skip", |b| {

@@ -21,6 +21,8 @@ pub struct Verdict {
     pub accumulated: Option<f64>,
 }
 
+crate::fields!(Verdict { reuse, why, metric, accumulated });
+
 impl Verdict {
     /// Run the blocks.
     pub fn compute(why: Why) -> Self {
@@ -56,7 +58,8 @@ impl Verdict {
         Self { reuse: false, why, ..self }
     }
 
-    pub(crate) fn is_finite(&self) -> bool {
+    /// False where a number behind the verdict is NaN or infinite.
+    pub fn is_finite(&self) -> bool {
         [self.metric, self.accumulated].iter().flatten().all(|v| v.is_finite())
     }
 }
@@ -150,21 +153,10 @@ impl Debug for Head<'_> {
     }
 }
 
-/// State of a strategy in one slot. `magcache_core::fields!(MyState { anchor, pending })` says how it is stored.
-pub trait SlotState: Persist + Default + Send + 'static {
-    /// Bytes of tensors held.
-    fn bytes(&self) -> usize {
-        0
-    }
-}
+/// State of a strategy in one slot: everything that `magcache_core::fields!(MyState { anchor, pending })` can store.
+pub trait SlotState: Persist + Default + Send + 'static {}
 
-impl SlotState for () {}
-
-impl SlotState for Option<Tensor> {
-    fn bytes(&self) -> usize {
-        self.as_ref().map_or(0, |t| t.elem_count() * t.dtype().size_in_bytes())
-    }
-}
+impl<S: Persist + Default + Send + 'static> SlotState for S {}
 
 /// When to skip. `self` is configuration and never changes; `State` is one slot's.
 ///
@@ -201,11 +193,17 @@ pub trait TimestepCache: Debug + Send + Sync + 'static {
         false
     }
 
-    /// Called once per pass, after the front blocks and before any other block, warm-up included; not on a branch
-    /// that leads or follows another one.
+    /// True when `head` asks the model for a [`Signal`]. Signals are about block 0, so a range that begins elsewhere is refused.
+    fn uses_signals(&self) -> bool {
+        false
+    }
+
+    /// Called once per step and branch, after the front blocks and before any other block, warm-up included; not on a branch
+    /// that leads or follows another one. An error must leave `state` as it was: the step may be run again.
     fn head(&self, state: &mut Self::State, step: &Step, branch: Branch, x: &Head<'_>) -> Result<Verdict>;
 
-    /// Called after the middle blocks really ran on `x` and gave `y`; never after a reuse, here or further in.
+    /// Called after the middle blocks really ran on `x` and gave `y`; never after a reuse, here or further in. An error must
+    /// leave `state` as it was.
     fn tail(
         &self,
         _state: &mut Self::State,
@@ -219,16 +217,9 @@ pub trait TimestepCache: Debug + Send + Sync + 'static {
 }
 
 /// A [`SlotState`] with its type erased. Implemented for every one; not for authors.
-pub trait AnyState: Persist + Any + Send {
-    /// [`SlotState::bytes`].
-    fn any_bytes(&self) -> usize;
-}
+pub trait AnyState: Persist + Any + Send {}
 
-impl<S: SlotState> AnyState for S {
-    fn any_bytes(&self) -> usize {
-        self.bytes()
-    }
-}
+impl<S: SlotState> AnyState for S {}
 
 /// [`TimestepCache`] with its state erased, so that one adapter and the combinations can hold any strategy.
 /// Implemented for every strategy; not for authors.
@@ -243,6 +234,8 @@ pub trait AnyCache: Debug + Send + Sync {
     fn any_forecast(&self, step: &Step) -> Box<dyn Forecast>;
     /// [`TimestepCache::is_static`].
     fn any_static(&self) -> bool;
+    /// [`TimestepCache::uses_signals`].
+    fn any_uses_signals(&self) -> bool;
     /// [`TimestepCache::head`].
     fn any_head(
         &self,
@@ -281,6 +274,10 @@ impl<C: TimestepCache> AnyCache for C {
 
     fn any_static(&self) -> bool {
         self.is_static()
+    }
+
+    fn any_uses_signals(&self) -> bool {
+        self.uses_signals()
     }
 
     fn any_head(

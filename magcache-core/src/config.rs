@@ -249,8 +249,9 @@ impl CachePlan {
     ///
     /// Errors: every fatal problem at once.
     pub fn build(&self, model: &ModelMeta, trajectory: Option<&Trajectory>) -> Result<Built, ConfigError> {
-        let mut builder =
-            HookRegistry::builder(model.blocks()).storage(self.residuals.policy()?).audit(self.audit);
+        let builder = HookRegistry::builder(model.blocks());
+        let builder = builder.storage(self.residuals.policy()?).audit(self.audit);
+        let mut builder = if model.text_after { builder } else { builder.text_ends() };
         let mut problems = model.problems();
         problems.extend(self.audit.problems());
         let mut placed: Vec<Placed<'_>> = Vec::new();
@@ -307,7 +308,7 @@ impl CachePlan {
             let Placed { level, range, module, experts, strategy, .. } = here;
             let Some(strategy) = strategy else { continue };
             let id = builder.next_id();
-            let hook = entry.hook(id, model, level, &range, strategy);
+            let hook = entry.hook(id, level, strategy);
             builder = match level {
                 Level::Blocks => builder.ring(range, hook)?,
                 Level::Modules => builder.module(module.unwrap_or_default(), hook),
@@ -320,24 +321,14 @@ impl CachePlan {
 }
 
 impl CacheEntry {
-    fn hook(
-        &self,
-        id: HookId,
-        model: &ModelMeta,
-        level: Level,
-        range: &Range<usize>,
-        strategy: Strategy,
-    ) -> Arc<dyn BlockHook> {
+    fn hook(&self, id: HookId, level: Level, strategy: Strategy) -> Arc<dyn BlockHook> {
         match strategy {
             Strategy::Hook(hook) => hook,
             Strategy::Cache(cache, guards) => {
                 // What a module gives is no continuation of what it reads: unless the table says more, it is repeated.
                 let repeat = || (level == Level::Modules).then(|| Arc::new(OutputConfig {}) as _);
                 let forecast = self.words.forecast.clone().or_else(repeat);
-                // Text that nothing reads behind the range need not be stored.
-                let last = level == Level::Blocks && range.end == model.blocks();
-                let keep_text = !last || model.text_after || cache.any_window().back > 0;
-                Arc::new(CacheHook::new(id, cache, forecast, guards, keep_text))
+                Arc::new(CacheHook::new(id, cache, forecast, guards))
             }
         }
     }

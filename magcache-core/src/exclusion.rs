@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::{Base, Branches, Expert, Level, ModelMeta, Problem, Strategy};
+use crate::{Base, Branches, Expert, Level, ModelMeta, Problem, Strategy, Window};
 
 /// One `[[cache]]` table, read and built.
 #[derive(Debug)]
@@ -30,6 +30,18 @@ impl Placed<'_> {
         everywhere || self.experts.iter().any(|expert| other.experts.contains(expert))
     }
 
+    /// Blocks of its range that always run, at its start and at its end.
+    fn window(&self) -> Window {
+        match &self.strategy {
+            Some(Strategy::Cache(cache, _)) => cache.any_window(),
+            _ => Window::default(),
+        }
+    }
+
+    fn uses_signals(&self) -> bool {
+        matches!(&self.strategy, Some(Strategy::Cache(cache, _)) if cache.any_uses_signals())
+    }
+
     fn base(&self) -> Option<Base> {
         match &self.strategy {
             Some(Strategy::Cache(cache, _)) => Some(cache.any_base()),
@@ -46,6 +58,7 @@ impl Placed<'_> {
 pub(crate) fn problems(placed: &[Placed<'_>], model: &ModelMeta) -> Vec<Problem> {
     let mut out = Vec::new();
     for (i, b) in placed.iter().enumerate() {
+        out.extend(without_signal(b, placed.iter().take(i).filter(|a| a.meets(b))));
         for a in placed.iter().take(i).filter(|a| a.meets(b)) {
             out.extend(same_place(a, b, model));
             out.extend(ages(a, b).or_else(|| ages(b, a)));
@@ -53,6 +66,40 @@ pub(crate) fn problems(placed: &[Placed<'_>], model: &ModelMeta) -> Vec<Problem>
         }
     }
     out
+}
+
+/// A strategy that asks for signals decides only for parts that begin at block 0, which is what signals are about. Each ring
+/// around it cuts its range: what lies before the ring, between the ring's front and back blocks, and behind it.
+fn without_signal<'a>(b: &Placed<'_>, outer: impl Iterator<Item = &'a Placed<'a>>) -> Option<Problem> {
+    if b.level != Level::Blocks || !b.uses_signals() {
+        return None;
+    }
+    if b.range.start != 0 {
+        let message =
+            format!("{:?} looks at the input of block 0, but its range starts at {}", b.name, b.range.start);
+        return Some(Problem::error(&b.place, message).hint("remove `at`, or start it at block 0"));
+    }
+    let mut parts = vec![b.range.clone()];
+    for a in outer.filter(|a| a.level == Level::Blocks) {
+        let (Range { start, end }, Window { front, back }) = (a.range.clone(), a.window());
+        let inside = start.saturating_add(front)..end.saturating_sub(back);
+        // A ring without anything to skip runs its blocks as if it were not there.
+        let inside = if inside.is_empty() { start..end } else { inside };
+        let cut = |part: Range<usize>| {
+            [0..start, inside.clone(), end..usize::MAX]
+                .map(|by| by.start.max(part.start)..by.end.min(part.end))
+        };
+        parts = parts.into_iter().flat_map(cut).filter(|part| !part.is_empty()).collect();
+        if let Some(part) = parts.iter().find(|part| part.start != 0) {
+            let message = format!(
+                "{:?} looks at the input of block 0, but {} leaves it blocks {part:?} to decide about on their own",
+                b.name, a.place
+            );
+            let hint = format!("put {:?} first, or end its range before block {}", b.name, part.start);
+            return Some(Problem::error(&b.place, message).hint(hint));
+        }
+    }
+    None
 }
 
 /// Two caches that surround the same: the outer one has nothing to learn from when the inner one skips.

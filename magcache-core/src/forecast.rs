@@ -9,6 +9,8 @@ use crate::{Persist, Problem, StoragePolicy, Stored, Streams};
 
 /// Predicts the output of a range of blocks from its input and from outputs of earlier computed steps.
 ///
+/// An error must leave the memory as it was: the step may be run again.
+///
 /// Its memory is stored with a run that may have to be continued ([`Persist`]) and put back into a forecast that was built
 /// from the same configuration.
 pub trait Forecast: Persist + Debug + Send + 'static {
@@ -17,9 +19,6 @@ pub trait Forecast: Persist + Debug + Send + 'static {
 
     /// What would leave the blocks at `step` if `x` entered; `None` without enough history.
     fn predict(&self, step: usize, x: &Streams) -> Result<Option<Streams>>;
-
-    /// Bytes held.
-    fn bytes(&self) -> usize;
 }
 
 /// Builds a forecast from its table in a configuration (`forecast = { type = "residual" }`).
@@ -75,10 +74,6 @@ impl Forecast for LastOutput {
     fn predict(&self, _: usize, x: &Streams) -> Result<Option<Streams>> {
         self.output.as_ref().map(|stored| stored.load()?.or_text_of(x)).transpose()
     }
-
-    fn bytes(&self) -> usize {
-        self.output.as_ref().map_or(0, Stored::bytes)
-    }
 }
 
 /// The state of [`ResidualConfig`].
@@ -97,9 +92,5 @@ impl Forecast for LastResidual {
 
     fn predict(&self, _: usize, x: &Streams) -> Result<Option<Streams>> {
         self.residual.as_ref().map(|residual| Ok(x.clone().plus(residual.load()?))).transpose()
-    }
-
-    fn bytes(&self) -> usize {
-        self.residual.as_ref().map_or(0, Stored::bytes)
     }
 }

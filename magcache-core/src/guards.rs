@@ -15,11 +15,17 @@ pub enum Warmup {
 }
 
 impl Warmup {
-    /// Steps of a phase of `steps` steps: a step is in the warm-up while its place is below `fraction · steps`.
+    /// Steps of a phase of `steps` steps: a step is in the warm-up while its place is below `fraction · steps`. A product
+    /// that is a whole number but for the rounding of its factors (`0.14 · 50`) is that number.
     pub fn steps(self, steps: usize) -> usize {
         match self {
             Self::Steps(n) => n,
-            Self::Fraction(f) => (steps as f64 * f).ceil() as usize,
+            Self::Fraction(f) => {
+                let product = steps as f64 * f;
+                let whole = product.round();
+                let rounded = (product - whole).abs() <= 4.0 * f64::EPSILON * whole;
+                (if rounded { whole } else { product.ceil() }) as usize
+            }
         }
     }
 
@@ -115,5 +121,20 @@ mod tests {
         assert_eq!(cap.verdict(&step(7), &seen(2, 5)), Some(Why::SkipCap));
         let total = Guards { max_total_skips: Some(5), ..free };
         assert_eq!(total.verdict(&step(7), &seen(1, 5)), Some(Why::TotalCap));
+    }
+
+    #[test]
+    fn a_fraction_is_a_place_and_no_rounding_noise() {
+        let steps = |fraction, steps| Warmup::Fraction(fraction).steps(steps);
+        assert_eq!([steps(0.14, 50), steps(0.28, 25), steps(0.07, 100)], [7, 7, 7]);
+        assert_eq!([steps(0.2, 50), steps(0.21, 50), steps(0.1, 28), steps(1e-9, 50)], [10, 11, 3, 1]);
+        // Every fraction of two digits of every length: the smallest number that is not below the exact product.
+        for (hundredths, n) in (0..=100usize).flat_map(|h| (1..=120usize).map(move |n| (h, n))) {
+            assert_eq!(
+                steps(hundredths as f64 / 100.0, n),
+                (hundredths * n).div_ceil(100),
+                "{hundredths} % of {n}"
+            );
+        }
     }
 }

@@ -73,6 +73,12 @@ impl Cx<'_> {
         self.reducer.map_or(Ok(metric), |reduce| reduce(metric))
     }
 
+    /// True in a pass that ran to its end before and is run again before the next step: what it left is there already, and what
+    /// it decided is logged. A hook that learns in its own slots must not learn the same pass twice.
+    pub fn is_again(&self) -> bool {
+        self.log.is_again()
+    }
+
     /// The same pass for a shorter while, as `module` of a block sees it.
     pub(crate) fn reborrow<'m>(&'m mut self, module: Option<&'m Arc<str>>) -> Cx<'m> {
         Cx {
@@ -175,13 +181,21 @@ pub struct Next<'n> {
     modules: &'n [ModuleRings],
     blocks: Range<usize>,
     block: Block<'n>,
+    /// Text that leaves a block before this one is read by somebody.
+    text_until: usize,
     forced: bool,
     bare: bool,
 }
 
 impl<'n> Next<'n> {
+    /// Everything that leaves these blocks is read, unless [`Next::text_ends`] says otherwise.
     pub(crate) fn new(rings: &'n [Ring], blocks: Range<usize>, block: Block<'n>) -> Self {
-        Self { rings, modules: &[], blocks, block, forced: false, bare: false }
+        Self { rings, modules: &[], blocks, block, text_until: usize::MAX, forced: false, bare: false }
+    }
+
+    /// Nothing behind the last of these blocks reads the text stream.
+    pub(crate) fn text_ends(self) -> Self {
+        Self { text_until: self.blocks.end, ..self }
     }
 
     /// With rings inside the blocks, which are told when a block is replaced.
@@ -192,6 +206,11 @@ impl<'n> Next<'n> {
     /// The blocks left to run.
     pub fn blocks(&self) -> Range<usize> {
         self.blocks.clone()
+    }
+
+    /// True when a block behind these, or the model behind its last block, reads the text stream that leaves them.
+    pub fn text_is_read(&self) -> bool {
+        self.blocks.end < self.text_until
     }
 
     /// True when a ring further out wants these blocks really computed.
@@ -285,6 +304,8 @@ impl Debug for Next<'_> {
 pub(crate) fn ask(probe: Option<Probe<'_>>, signal: Signal, x: &Streams) -> Result<Tensor> {
     match probe {
         Some(probe) => probe(signal, x),
-        None => bail!("a strategy asked for {signal:?} where the model shows no signals"),
+        None => bail!(
+            "a strategy asked for {signal:?}, which is about block 0: it is shown to hooks around blocks that begin there"
+        ),
     }
 }

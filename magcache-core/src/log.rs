@@ -2,7 +2,7 @@
 
 use std::{fmt, ops::Range, str::FromStr, sync::Arc};
 
-use crate::{Audit, Branch, Expert, HookId, Step};
+use crate::{Audit, Branch, Expert, HookId, SlotKey, Step};
 
 /// Why a pass computed or reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -36,6 +36,8 @@ pub enum Why {
     Leads,
     /// An outer cache keeps these blocks computed.
     Forced,
+    /// All of these blocks lie in the strategy's own window, whose blocks always run.
+    Window,
     /// An outer cache skipped this range.
     OuterCache,
     /// The audited errors of reuse passed their budget.
@@ -48,7 +50,7 @@ pub enum Why {
 
 impl Why {
     /// Every cause.
-    const ALL: [Self; 18] = [
+    const ALL: [Self; 19] = [
         Self::NoHistory,
         Self::Warmup,
         Self::LastSteps,
@@ -63,6 +65,7 @@ impl Why {
         Self::NoLeader,
         Self::Leads,
         Self::Forced,
+        Self::Window,
         Self::OuterCache,
         Self::DriftBudget,
         Self::FailsafeShape,
@@ -86,11 +89,17 @@ impl Why {
             Self::NoLeader => "no-leader",
             Self::Leads => "leads",
             Self::Forced => "forced",
+            Self::Window => "window",
             Self::OuterCache => "outer-cache",
             Self::DriftBudget => "drift-budget",
             Self::FailsafeShape => "failsafe-shape",
             Self::FailsafeNonFinite => "failsafe-non-finite",
         }
+    }
+
+    /// True where nothing was decided: a ring further out, or the strategy's window, left nothing to decide.
+    pub fn is_imposed(self) -> bool {
+        matches!(self, Self::Forced | Self::Window | Self::OuterCache)
     }
 
     /// True for the causes that mean something went wrong and was caught.
@@ -171,21 +180,69 @@ impl Record {
     pub fn is_skip(&self) -> bool {
         self.reused && self.module.is_none() && self.why != Why::OuterCache
     }
+
+    /// True where both are about the same part of the same pass.
+    fn is_of(&self, other: &Self) -> bool {
+        let pass = |r: &Self| (r.step, r.eval, r.expert, r.branch, r.hook);
+        pass(self) == pass(other) && self.blocks == other.blocks && self.module == other.module
+    }
 }
 
 /// Every decision of a session, in order.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct DecisionLog {
     records: Vec<Record>,
+    /// The pass that runs has run before, to its end.
+    again: bool,
 }
 
-crate::fields!(DecisionLog { records });
+crate::fields!(DecisionLog { records } given { again });
 
 impl DecisionLog {
-    /// Appends a record and returns its place.
+    /// Appends a record and returns its place. In a pass that is run again, the decision that is there already stays.
     pub fn push(&mut self, record: Record) -> usize {
+        let step = record.step;
+        let mut known = self.records.iter().enumerate().rev().take_while(|(_, r)| r.step == step);
+        if self.again
+            && let Some((place, _)) = known.find(|(_, r)| r.is_of(&record))
+        {
+            return place;
+        }
         self.records.push(record);
         self.records.len() - 1
+    }
+
+    /// A pass begins, that ran before or did not.
+    pub(crate) fn begin(&mut self, again: bool) {
+        self.again = again;
+    }
+
+    pub(crate) fn is_again(&self) -> bool {
+        self.again
+    }
+
+    /// A pass ended. What was decided in one that failed is forgotten: nothing came of it.
+    pub(crate) fn end(&mut self, step: &Step, branch: Branch, failed: bool) {
+        if failed {
+            let first = self.records.iter().rposition(|r| r.step != step.index).map_or(0, |last| last + 1);
+            let mut place = 0;
+            self.records.retain(|r| {
+                place += 1;
+                place <= first || (r.eval, r.expert, r.branch) != (step.eval, step.expert, branch)
+            });
+        }
+    }
+
+    /// How often a hook replaced `blocks` itself, or set out to and was overruled by an audit: (replaced, both).
+    pub(crate) fn reuses_of(&self, key: &SlotKey) -> (usize, usize) {
+        let own = |r: &&Record| {
+            let pass = (r.hook, r.expert, r.branch, r.eval) == (key.hook, key.expert, key.branch, key.eval);
+            pass && r.blocks == key.blocks && !r.why.is_imposed()
+        };
+        let count = |(reused, turns), r: &Record| {
+            (reused + usize::from(r.reused), turns + usize::from(r.reused || r.audit.is_some()))
+        };
+        self.records.iter().filter(own).fold((0, 0), count)
     }
 
     pub(crate) fn amend(&mut self, place: usize, why: Why) {
@@ -212,8 +269,8 @@ impl DecisionLog {
         &self.records
     }
 
-    /// The latest decision of a hook that holds for all of `blocks`, or for their module, on this step's evaluation for
-    /// `branch`.
+    /// The latest decision of a hook itself that holds for all of `blocks`, or for their module, on this step's evaluation
+    /// for `branch`. Where a ring further out left it nothing to decide, there is none.
     pub fn decision(
         &self,
         hook: HookId,
@@ -222,7 +279,7 @@ impl DecisionLog {
         branch: Branch,
     ) -> Option<&Record> {
         let here = |r: &&Record| {
-            let whole = r.blocks.start <= blocks.start && blocks.end <= r.blocks.end;
+            let whole = r.blocks.start <= blocks.start && blocks.end <= r.blocks.end && !r.why.is_imposed();
             whole && (r.hook, r.branch, r.step, r.eval) == (hook, branch, step.index, step.eval)
         };
         self.records.iter().rev().take_while(|r| r.step == step.index).find(here)

@@ -213,18 +213,34 @@ pub fn magnitudes(now: &Tensor, before: &Tensor) -> Result<(Pooled, Pooled)> {
     })?
 }
 
-/// False when a *host* tensor holds a NaN or an infinity. Device tensors are not read back: `true`.
+/// False when a *host* tensor of any floating dtype and layout holds a NaN or an infinity. Device tensors are not read back:
+/// `true`.
 pub fn is_finite_on_host(t: &Tensor) -> Result<bool> {
-    if !t.device().is_cpu() || t.dtype() != DType::F32 || !t.is_contiguous() {
+    if !t.device().is_cpu() {
         return Ok(true);
     }
-    // x·0 is 0 for every finite x and NaN for the others: sums without branches.
-    with_host(t, |t| {
-        let parts = threads::by_part(t.len(), |part| {
-            t[part].chunks(BLOCK).all(|block| block_sums(block, block, |x| x * 0.0).1 == 0.0)
-        });
-        parts.into_iter().all(|finite| finite)
+    let t = t.contiguous()?;
+    let (storage, layout) = t.storage_and_layout();
+    let (Storage::Cpu(data), Some((start, end))) = (&*storage, layout.contiguous_offsets()) else {
+        bail!("expected a contiguous tensor on the host")
+    };
+    Ok(match data {
+        // x·0 is 0 for every finite x and NaN for the others: sums without branches.
+        CpuStorage::F32(data) => {
+            all_blocks(&data[start..end], |block| block_sums(block, block, |x| x * 0.0).1 == 0.0)
+        }
+        CpuStorage::F64(data) => all_blocks(&data[start..end], |block| block.iter().all(|x| x.is_finite())),
+        CpuStorage::F16(data) => all_blocks(&data[start..end], |block| block.iter().all(|x| x.is_finite())),
+        CpuStorage::BF16(data) => all_blocks(&data[start..end], |block| block.iter().all(|x| x.is_finite())),
+        // Integers, and formats of weights, which nothing computes in.
+        _ => true,
     })
+}
+
+/// Whether `test` holds for all blocks of a slice, on all cores.
+fn all_blocks<T: Sync>(data: &[T], test: impl Fn(&[T]) -> bool + Sync) -> bool {
+    let parts = threads::by_part(data.len(), |part| data[part].chunks(BLOCK).all(&test));
+    parts.into_iter().all(|holds| holds)
 }
 
 fn with_host<R>(t: &Tensor, f: impl FnOnce(&[f32]) -> R) -> Result<R> {
@@ -313,6 +329,26 @@ mod tests {
         assert!(!is_finite_on_host(&a).unwrap() && is_finite_on_host(&b).unwrap());
         let infinite = t(&[f32::NEG_INFINITY, 0.0], 1);
         assert!(!is_finite_on_host(&infinite).unwrap());
+    }
+
+    #[test]
+    fn no_dtype_or_layout_hides_a_value_that_is_no_number() {
+        for dtype in [DType::F32, DType::F64, DType::F16, DType::BF16] {
+            for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                let views = |values: &[f32]| {
+                    let x = t(values, 2).to_dtype(dtype).unwrap();
+                    [x.clone(), x.t().unwrap(), x.narrow(1, 1, 2).unwrap(), x.narrow(0, 1, 1).unwrap()]
+                };
+                let finite = |values: &[f32]| views(values).map(|x| is_finite_on_host(&x).unwrap());
+                assert_eq!(finite(&[1.0, -2.0, 0.0, 3.0, 4.0, 5.0]), [true; 4], "{dtype:?}");
+                assert_eq!(finite(&[1.0, 2.0, 0.0, 3.0, 4.0, bad]), [false; 4], "{dtype:?} {bad}");
+                assert_eq!(
+                    finite(&[bad, 2.0, 0.0, 3.0, 4.0, 5.0]),
+                    [false, false, true, true],
+                    "{dtype:?} {bad}"
+                );
+            }
+        }
     }
 
     #[test]

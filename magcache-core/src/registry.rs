@@ -16,6 +16,7 @@ pub struct HookRegistry {
     blocks: Vec<Ring>,
     modules: Vec<ModuleRings>,
     forward: Vec<Ring>,
+    text_ends: bool,
     storage: StoragePolicy,
     audit: AuditPolicy,
 }
@@ -61,6 +62,11 @@ impl HookRegistry {
     pub(crate) fn hook(&self, id: HookId) -> Result<&dyn BlockHook, SnapshotError> {
         let ring = self.all().find(|ring| ring.id == id).ok_or(SnapshotError::NoHook { hook: id })?;
         Ok(ring.hook.as_ref())
+    }
+
+    /// True when nothing behind the last block reads the text stream.
+    pub(crate) fn text_ends(&self) -> bool {
+        self.text_ends
     }
 
     /// How residuals are stored.
@@ -145,6 +151,13 @@ impl Builder {
         let modules = modules.iter_mut().flat_map(|module| &mut module.rings);
         let rings = blocks.iter_mut().chain(modules).chain(forward);
         rings.filter(|ring| ring.id >= first).for_each(|ring| ring.experts = experts.to_vec());
+        self
+    }
+
+    /// Nothing behind the last block reads the text stream, so what skipped blocks would add to it there is not stored.
+    #[must_use]
+    pub fn text_ends(mut self) -> Self {
+        self.registry.text_ends = true;
         self
     }
 

@@ -5,8 +5,8 @@ use std::{cell::Cell, fmt, sync::Arc};
 use candle_core::{Result, Tensor, bail};
 
 use crate::{
-    BlockMeta, Branch, Cx, DecisionLog, HookRegistry, ModuleRings, Modules, Next, Output, Probe, Reader,
-    Reducer, Signal, Slots, SnapshotError, Step, Streams, Writer, hook::At,
+    BlockMeta, Branch, Cx, DecisionLog, HookRegistry, ModuleRings, Modules, Next, Output, Persist, Probe,
+    Reader, Reducer, Signal, Slots, SnapshotError, Step, Streams, Writer, hook::At,
 };
 
 /// All state of one request. Make a new one for the next request; nothing is ever reset.
@@ -14,24 +14,48 @@ pub struct Session {
     registry: Arc<HookRegistry>,
     slots: Slots,
     log: DecisionLog,
+    done: Done,
     reducer: Option<Reducer>,
 }
+
+/// The passes of a step that ran to their end.
+#[derive(Default)]
+struct Done {
+    step: usize,
+    passes: Vec<Ran>,
+}
+
+#[derive(PartialEq)]
+struct Ran {
+    branch: Branch,
+    eval: u8,
+}
+
+crate::fields!(Done { step, passes });
+crate::fields!(Ran { branch, eval });
 
 impl Session {
     pub(crate) fn new(registry: Arc<HookRegistry>, reducer: Option<Reducer>) -> Self {
         let slots = Slots::new(registry.storage().budget);
-        Self { registry, slots, log: DecisionLog::default(), reducer }
+        Self { registry, slots, log: DecisionLog::default(), done: Done::default(), reducer }
     }
 
     /// One forward of one branch at one step. The slots of an expert whose phase is
     /// over are freed.
+    ///
+    /// Step, evaluation and branch name a pass. One that is run again before the next step, because its step was cancelled or
+    /// something in it failed, is the same pass: it decides, gives and leaves behind what it did, or would have, the first
+    /// time, and is logged once. So a step can be run again from its beginning as if nothing had happened, without a word to
+    /// the session. A solver that looks twice at a step says so in [`Step::eval`].
     pub fn pass(&mut self, step: Step, branch: Branch) -> Pass<'_> {
-        let Self { registry, slots, log, reducer } = self;
-        slots.retire_before(&step);
+        let Self { registry, slots, log, done, reducer } = self;
+        slots.begin(&step);
+        log.begin(done.has(&step, branch));
         Pass(Some(Open {
             registry,
             slots,
             log,
+            done: Some(done),
             reducer: reducer.as_ref(),
             step,
             branch,
@@ -47,6 +71,7 @@ impl Session {
     pub fn save(&self, to: &mut Writer<'_>) -> std::result::Result<(), SnapshotError> {
         self.slots.save(&self.registry, &mut to.at("slots"))?;
         to.field("log", &self.log);
+        to.field("done", &self.done);
         Ok(())
     }
 
@@ -57,8 +82,10 @@ impl Session {
     /// A part that is missing, odd, or of a hook that is not here; the session is then as it was.
     pub fn restore(&mut self, from: &Reader<'_>) -> std::result::Result<(), SnapshotError> {
         let slots = Slots::read(self.registry.storage().budget, &self.registry, &from.at("slots"))?;
-        self.log = from.field("log")?;
-        self.slots = slots;
+        let done = from.field("done")?;
+        let mut log = DecisionLog::default();
+        log.load(&from.at("log"))?;
+        (self.slots, self.log, self.done) = (slots, log, done);
         Ok(())
     }
 
@@ -90,13 +117,15 @@ impl fmt::Debug for Session {
 enum State {
     Fresh,
     Running,
-    Done { exact: bool },
+    Ended { exact: bool },
 }
 
 struct Open<'s> {
     registry: &'s HookRegistry,
     slots: &'s mut Slots,
     log: &'s mut DecisionLog,
+    /// `None` inside another pass, whose end counts.
+    done: Option<&'s mut Done>,
     reducer: Option<&'s Reducer>,
     step: Step,
     branch: Branch,
@@ -107,8 +136,8 @@ struct Open<'s> {
 
 /// One forward of one branch at one step; [`Pass::off`] is the plain loop over the blocks.
 ///
-/// A pass that ends with an error, or is dropped before its run ended, drops the slots that it uses: the next
-/// pass of that branch computes.
+/// A pass that ends with an error, or is dropped before its run ended, has decided nothing and has not run: what it left can be
+/// used by the same pass, when it is run again, and the next step of that branch computes.
 pub struct Pass<'s>(Option<Open<'s>>);
 
 impl Pass<'_> {
@@ -154,7 +183,7 @@ impl Pass<'_> {
             return (0..blocks).try_fold(x, |x, i| block(i, x, &mut off));
         };
         open.start()?;
-        let Open { registry, slots, log, reducer, step, branch, forced, state } = open;
+        let Open { registry, slots, log, reducer, step, branch, forced, state, .. } = open;
         let rings = registry.module_rings();
         let block = |cx: &mut Cx<'_>, at: At, x: Streams| {
             let mut modules = Modules::of(cx, rings, at);
@@ -173,8 +202,9 @@ impl Pass<'_> {
             reducer: *reducer,
         };
         let next = Next::new(registry.rings(), 0..blocks, &block).over(rings);
+        let next = if registry.text_ends() { next.text_ends() } else { next };
         let out = if *forced { next.forced() } else { next }.run(&mut cx, x)?;
-        *state = State::Done { exact: out.exact };
+        *state = State::Ended { exact: out.exact };
         Ok(out.streams)
     }
 
@@ -222,7 +252,8 @@ impl Pass<'_> {
             entered.set(true);
             let Cx { step, branch, slots, log, .. } = cx;
             let (step, branch, forced) = (step.clone(), *branch, at.forced);
-            let inner = Open { registry, slots, log, reducer, step, branch, forced, state: State::Fresh };
+            let (done, state) = (None, State::Fresh);
+            let inner = Open { registry, slots, log, done, reducer, step, branch, forced, state };
             let mut pass = Pass(Some(inner));
             let y = forward(x.into_image()?, &mut pass)?;
             Ok(Output { streams: Streams::Image(y), exact: pass.was_exact() })
@@ -246,12 +277,12 @@ impl Pass<'_> {
             let blocks = inside.map(|ring| ring.at.end).max().unwrap_or(0);
             Next::new(registry.rings(), 0..blocks, &nothing).over(modules).skip(&mut cx);
         }
-        *state = State::Done { exact: out.exact };
+        *state = State::Ended { exact: out.exact };
         out.streams.into_image()
     }
 
     fn was_exact(&self) -> bool {
-        !matches!(self.0, Some(Open { state: State::Done { exact: false }, .. }))
+        !matches!(self.0, Some(Open { state: State::Ended { exact: false }, .. }))
     }
 }
 
@@ -267,8 +298,30 @@ impl Open<'_> {
 
 impl Drop for Open<'_> {
     fn drop(&mut self) {
-        if self.state == State::Running {
-            self.slots.discard(&self.step, self.branch);
+        let Some(done) = &mut self.done else { return };
+        self.log.begin(false);
+        if self.state != State::Fresh {
+            let failed = self.state == State::Running;
+            done.note(&self.step, self.branch, failed);
+            self.slots.end(&self.step, self.branch, failed);
+            self.log.end(&self.step, self.branch, failed);
+        }
+    }
+}
+
+impl Done {
+    fn has(&self, step: &Step, branch: Branch) -> bool {
+        self.step == step.index && self.passes.contains(&Ran { branch, eval: step.eval })
+    }
+
+    fn note(&mut self, step: &Step, branch: Branch, failed: bool) {
+        if self.step != step.index {
+            *self = Self { step: step.index, passes: Vec::new() };
+        }
+        let own = Ran { branch, eval: step.eval };
+        self.passes.retain(|ran| *ran != own);
+        if !failed {
+            self.passes.push(own);
         }
     }
 }

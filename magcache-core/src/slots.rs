@@ -30,6 +30,10 @@ struct Slot {
     data: Box<dyn Any + Send>,
     bytes: usize,
     stamp: u64,
+    /// The step at which it was written.
+    step: usize,
+    /// Its pass failed: good for that pass, when it is run again, and for nothing else.
+    torn: bool,
 }
 
 /// The slots of one session, with a byte total and an optional budget.
@@ -39,69 +43,95 @@ pub struct Slots {
     /// Behind the last step of each expert seen.
     phase_ends: BTreeMap<Expert, usize>,
     budget: Option<usize>,
+    /// The step that runs.
+    step: usize,
     bytes: usize,
     peak: usize,
     evicted: usize,
     clock: u64,
+    /// Whether a slot may be torn: most runs never look.
+    torn: bool,
 }
 
 impl Slots {
-    /// No slots. Above `budget` bytes the slot written longest ago is dropped, and its next pass computes.
+    /// No slots. Above `budget` bytes slots are dropped, and the next pass of each computes: first those that this step has
+    /// not used, the one written longest ago before the others; where there is none, the one that is being written. So no
+    /// pass takes from another of the same step what that will need, and what does not fit is not stored at all.
     pub fn new(budget: Option<usize>) -> Self {
         Self { budget, ..Self::default() }
     }
 
-    /// Moves the slot out, or a fresh one where there is none. A pass that fails never puts it back, so the
-    /// next one starts from nothing and computes.
+    /// Moves the slot out, or a fresh one where there is none.
     pub fn take<T: Any + Send + Default>(&mut self, key: &SlotKey) -> T {
-        let Some(slot) = self.held.remove(key) else { return T::default() };
-        self.bytes -= slot.bytes;
-        slot.data.downcast::<T>().map(|slot| *slot).unwrap_or_default()
+        self.take_if_there(key).unwrap_or_default()
     }
 
-    /// Looks at a slot and leaves it where it is; `None` where there is none of this type.
+    /// Moves the slot out; `None` where there is none of this type.
+    pub(crate) fn take_if_there<T: Any + Send>(&mut self, key: &SlotKey) -> Option<T> {
+        let slot = self.held.remove(key)?;
+        self.bytes -= slot.bytes;
+        slot.data.downcast::<T>().ok().map(|slot| *slot)
+    }
+
+    /// Looks at a slot and leaves it where it is; `None` where there is none of this type, or where its pass failed.
     pub fn peek<T: Any + Send>(&self, key: &SlotKey) -> Option<&T> {
-        self.held.get(key)?.data.downcast_ref()
+        self.held.get(key).filter(|slot| !slot.torn)?.data.downcast_ref()
     }
 
     /// Stores a slot that holds `bytes` of tensors.
     pub fn put<T: Any + Send>(&mut self, key: SlotKey, slot: T, bytes: usize) {
-        self.clock += 1;
-        let slot = Slot { data: Box::new(slot), bytes, stamp: self.clock };
-        if let Some(old) = self.held.insert(key, slot) {
-            self.bytes -= old.bytes;
-        }
-        self.bytes += bytes;
+        self.set_aside(key.clone(), slot, bytes);
         while self.budget.is_some_and(|budget| self.bytes > budget) {
-            let oldest = self.held.iter().filter(|(_, s)| s.bytes > 0).min_by_key(|(_, s)| s.stamp);
-            let Some(key) = oldest.map(|(key, _)| key.clone()) else { break };
-            self.remove(&key);
+            let unused = self.held.iter().filter(|(_, slot)| slot.bytes > 0 && slot.step != self.step);
+            let oldest = unused.min_by_key(|(_, slot)| slot.stamp).map(|(key, _)| key.clone());
+            let stored = self.held.contains_key(&key) && bytes > 0;
+            let Some(victim) = oldest.or_else(|| stored.then(|| key.clone())) else { break };
+            self.remove(&victim);
             self.evicted += 1;
         }
         self.peak = self.peak.max(self.bytes);
     }
 
-    /// Drops every slot that a pass of `branch` at `step` reads or writes.
-    pub fn discard(&mut self, step: &Step, branch: Branch) {
-        self.drop_where(|k| k.expert == step.expert && k.branch == branch && k.eval == step.eval);
+    /// Stores a slot whose pass goes on and will [`Slots::put`] it: the budget waits for that.
+    pub(crate) fn set_aside<T: Any + Send>(&mut self, key: SlotKey, slot: T, bytes: usize) {
+        self.clock += 1;
+        let slot = Slot { data: Box::new(slot), bytes, stamp: self.clock, step: self.step, torn: false };
+        if let Some(old) = self.held.insert(key, slot) {
+            self.bytes -= old.bytes;
+        }
+        self.bytes += bytes;
     }
 
-    /// Drops the slots of every expert whose phase ends at or before `step`: nothing is reused across that boundary.
-    pub fn retire_before(&mut self, step: &Step) {
+    /// A pass at `step` begins. Drops what a failed pass of an earlier step left, and the slots of every expert whose phase
+    /// is over: nothing is reused across that boundary.
+    pub(crate) fn begin(&mut self, step: &Step) {
+        if self.step != step.index {
+            self.step = step.index;
+            if std::mem::take(&mut self.torn) {
+                self.drop_where(|_, slot| slot.torn);
+            }
+        }
         self.phase_ends.insert(step.expert, step.phase.end);
-        let over: Vec<Expert> = self
-            .phase_ends
-            .iter()
-            .filter(|(_, end)| **end <= step.index)
-            .map(|(expert, _)| *expert)
-            .collect();
+        let ends = self.phase_ends.iter().filter(|(_, end)| **end <= step.index);
+        let over: Vec<Expert> = ends.map(|(expert, _)| *expert).collect();
         if !over.is_empty() {
-            self.drop_where(|k| over.contains(&k.expert));
+            self.drop_where(|key, _| over.contains(&key.expert));
         }
     }
 
-    fn drop_where(&mut self, unwanted: impl Fn(&SlotKey) -> bool) {
-        let keys: Vec<_> = self.held.keys().filter(|k| unwanted(k)).cloned().collect();
+    /// The pass of `branch` at `step` ran to its end, or failed: then its slots are kept for the same pass, if that is what
+    /// runs next, and the next step finds none of them.
+    pub(crate) fn end(&mut self, step: &Step, branch: Branch, failed: bool) {
+        if failed || self.torn {
+            self.torn = true;
+            let own = |key: &SlotKey| (key.expert, key.branch, key.eval) == (step.expert, branch, step.eval);
+            self.held.iter_mut().filter(|(key, _)| own(key)).for_each(|(_, slot)| slot.torn = failed);
+        }
+    }
+
+    fn drop_where(&mut self, unwanted: impl Fn(&SlotKey, &Slot) -> bool) {
+        let unwanted = self.held.iter().filter(|(key, slot)| unwanted(key, slot));
+        let keys: Vec<_> = unwanted.map(|(key, _)| key.clone()).collect();
         for key in keys {
             self.remove(&key);
         }
@@ -124,11 +154,14 @@ impl Slots {
             to.field("key", key);
             to.field("bytes", &slot.bytes);
             to.field("stamp", &slot.stamp);
+            to.field("step", &slot.step);
+            to.field("torn", &slot.torn);
             hooks.hook(key.hook)?.save_slot(key, slot.data.as_ref(), &mut to.at("slot"))?;
         }
         let (experts, ends): (Vec<Expert>, Vec<usize>) = self.phase_ends.iter().unzip();
         to.field("experts", &experts);
         to.field("phase_ends", &ends);
+        to.field("step", &self.step);
         to.field("peak", &self.peak);
         to.field("evicted", &self.evicted);
         to.field("clock", &self.clock);
@@ -145,18 +178,27 @@ impl Slots {
         for i in 0..from.field("held")? {
             let from = from.at("held").at(&usize::to_string(&i));
             let key: SlotKey = from.field("key")?;
-            let data = hooks.hook(key.hook)?.load_slot(&key, &from.at("slot"))?;
-            held.insert(key, Slot { data, bytes: from.field("bytes")?, stamp: from.field("stamp")? });
+            let slot = Slot {
+                data: hooks.hook(key.hook)?.load_slot(&key, &from.at("slot"))?,
+                bytes: from.field("bytes")?,
+                stamp: from.field("stamp")?,
+                step: from.field("step")?,
+                torn: from.field("torn")?,
+            };
+            held.insert(key, slot);
         }
+        let torn = held.values().any(|slot| slot.torn);
         let (experts, ends): (Vec<Expert>, Vec<usize>) = (from.field("experts")?, from.field("phase_ends")?);
         Ok(Self {
             bytes: held.values().map(|slot| slot.bytes).sum(),
             held,
             phase_ends: experts.into_iter().zip(ends).collect(),
             budget,
+            step: from.field("step")?,
             peak: from.field("peak")?,
             evicted: from.field("evicted")?,
             clock: from.field("clock")?,
+            torn,
         })
     }
 

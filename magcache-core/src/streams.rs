@@ -4,6 +4,8 @@ use std::ops::Range;
 
 use candle_core::{DType, DeviceLocation, Result, Tensor, bail};
 
+use crate::metrics;
+
 /// What one element of a block's output tuple is: the "residual tuple indices" of a model's metadata.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
@@ -249,22 +251,29 @@ impl Streams {
         }
     }
 
-    /// Bytes of the tensors held.
-    pub fn bytes(&self) -> usize {
-        self.tensors().into_iter().map(|t| t.elem_count() * t.dtype().size_in_bytes()).sum()
+    /// False when a stream on the host holds a NaN or an infinity.
+    pub fn is_finite_on_host(&self) -> Result<bool> {
+        for tensor in self.tensors() {
+            if !metrics::is_finite_on_host(tensor)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
-    pub(crate) fn kind(&self) -> Kind {
+    pub(crate) fn kind(&self) -> Result<Kind> {
         let form =
             |t: &Tensor| Form { dims: t.dims().to_vec(), dtype: t.dtype(), device: t.device().location() };
-        Kind { tensors: self.tensors().into_iter().map(form).collect() }
+        Ok(Kind { image: form(&self.image()?), text: self.text()?.as_ref().map(form) })
     }
 }
 
-/// Shape, dtype and device of every tensor: what must not change between a stored tensor and its use.
+/// Shape, dtype and device of every stream: what must not change between a stored residual and its use. Whether both streams
+/// lie in one sequence does not count: what stands in for blocks that join them has them apart.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Kind {
-    tensors: Vec<Form>,
+    image: Form,
+    text: Option<Form>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -274,7 +283,7 @@ struct Form {
     device: DeviceLocation,
 }
 
-crate::fields!(Kind { tensors });
+crate::fields!(Kind { image, text });
 crate::fields!(Form { dims, dtype, device });
 
 fn image_range(tokens: &Tensor, text: &Range<usize>) -> Result<Range<usize>> {

@@ -4,9 +4,9 @@
 //! combination's.
 
 use magcache_core::{
-    AnyCache, AnyState, Branch, BuildCx, CacheConfig, ConfigError, Guards, Head, Level, Persist, Problem,
-    Reader, SlotState, SnapshotError, Step, Strategy, StrategyInfo, Streams, TimestepCache, Verdict, Why,
-    Window, Writer, inventory, meta, typetag,
+    AnyCache, AnyState, Base, Branch, BuildCx, CacheConfig, ConfigError, Forecast, Guards, Head,
+    LastResidual, Level, Persist, Problem, Reader, SnapshotError, Step, Strategy, StrategyInfo, Streams,
+    TimestepCache, Verdict, Why, Window, Writer, inventory, meta, typetag,
 };
 use serde::{Deserialize, Serialize};
 
@@ -43,17 +43,23 @@ pub struct Combined {
 #[derive(Default)]
 pub struct CombinedState {
     members: Vec<Box<dyn AnyState>>,
+    /// What members said at a step at which a later one failed: they are not asked again.
+    asked: Option<Asked>,
+    /// Members that were told of a computed pass, where a later one failed.
+    told: usize,
 }
+
+#[derive(Debug)]
+struct Asked {
+    step: usize,
+    verdicts: Vec<Verdict>,
+}
+
+magcache_core::fields!(Asked { step, verdicts });
 
 impl std::fmt::Debug for CombinedState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("CombinedState").field("bytes", &self.bytes()).finish_non_exhaustive()
-    }
-}
-
-impl SlotState for CombinedState {
-    fn bytes(&self) -> usize {
-        self.members.iter().map(|member| member.any_bytes()).sum()
     }
 }
 
@@ -62,12 +68,20 @@ impl Persist for CombinedState {
         for (i, member) in self.members.iter().enumerate() {
             to.field(&i.to_string(), member.as_ref());
         }
+        to.field("asked", &self.asked);
+        to.field("told", &self.told);
     }
 
     /// Into the states of the same members: which those are is configuration.
     fn load(&mut self, from: &Reader<'_>) -> Result<(), SnapshotError> {
         let mut members = self.members.iter_mut().enumerate();
-        members.try_for_each(|(i, member)| member.load(&from.at(&i.to_string())))
+        members.try_for_each(|(i, member)| member.load(&from.at(&i.to_string())))?;
+        (self.asked, self.told) = (from.field("asked")?, from.field("told")?);
+        Ok(())
+    }
+
+    fn bytes(&self) -> usize {
+        self.members.iter().map(|member| member.bytes()).sum()
     }
 }
 
@@ -83,7 +97,25 @@ impl TimestepCache for Combined {
     }
 
     fn state(&self) -> CombinedState {
-        CombinedState { members: self.members.iter().map(|(member, _)| member.any_state()).collect() }
+        let members = self.members.iter().map(|(member, _)| member.any_state()).collect();
+        CombinedState { members, ..CombinedState::default() }
+    }
+
+    /// All members': those that differ are refused.
+    fn base(&self) -> Base {
+        self.members.first().map_or(Base::Input, |(member, _)| member.any_base())
+    }
+
+    /// The first member's.
+    fn forecast(&self, step: &Step) -> Box<dyn Forecast> {
+        match self.members.first() {
+            Some((member, _)) => member.any_forecast(step),
+            None => Box::new(LastResidual::default()),
+        }
+    }
+
+    fn uses_signals(&self) -> bool {
+        self.members.iter().any(|(member, _)| member.any_uses_signals())
     }
 
     fn is_static(&self) -> bool {
@@ -97,13 +129,25 @@ impl TimestepCache for Combined {
         branch: Branch,
         x: &Head<'_>,
     ) -> candle_core::Result<Verdict> {
-        let mut verdicts = Vec::with_capacity(self.members.len());
-        for ((member, guards), state) in self.members.iter().zip(&mut state.members) {
-            let verdict = member.any_head(state.as_mut(), step, branch, x)?;
+        let CombinedState { members, asked, .. } = state;
+        let before = asked.take().filter(|asked| asked.step == step.index);
+        let mut verdicts = before.map_or_else(Vec::new, |asked| asked.verdicts);
+        for ((member, guards), state) in self.members.iter().zip(members).skip(verdicts.len()) {
+            let verdict = match member.any_head(state.as_mut(), step, branch, x) {
+                Ok(verdict) => verdict,
+                Err(error) => {
+                    *asked = Some(Asked { step: step.index, verdicts });
+                    return Err(error);
+                }
+            };
             verdicts.push(match guards.verdict(step, &x.history) {
                 Some(why) => verdict.overruled(why),
                 None => verdict,
             });
+        }
+        // A number that is none is not outvoted: the slot of all members is reset.
+        if let Some(broken) = verdicts.iter().find(|verdict| !verdict.is_finite()) {
+            return Ok(*broken);
         }
         let mut reusing = verdicts.iter().filter(|v| v.reuse);
         let first = verdicts.first().copied().unwrap_or(Verdict::compute(Why::NoHistory));
@@ -125,9 +169,12 @@ impl TimestepCache for Combined {
         x: &Streams,
         y: &Streams,
     ) -> candle_core::Result<()> {
-        for ((member, _), state) in self.members.iter().zip(&mut state.members) {
+        let CombinedState { members, told, .. } = state;
+        for ((member, _), state) in self.members.iter().zip(members).skip(*told) {
             member.any_tail(state.as_mut(), step, branch, x, y)?;
+            *told += 1;
         }
+        *told = 0;
         Ok(())
     }
 }
@@ -161,6 +208,14 @@ fn build(mode: Mode, members: &[Box<dyn CacheConfig>], cx: &BuildCx<'_>) -> Resu
                 return Err(ConfigError::Problems(vec![Problem::error(cx.place, message)]));
             }
         }
+    }
+    let base = |(cache, _): &(Box<dyn AnyCache>, Guards)| cache.any_base();
+    if let Some(other) = built.iter().position(|member| Some(base(member)) != built.first().map(base)) {
+        let message = format!(
+            "members[0] and members[{other}] do not go together: one rebuilds a range from its input, the other from \
+             another branch"
+        );
+        return Err(ConfigError::Problems(vec![Problem::error(cx.place, message)]));
     }
     Ok(Strategy::cache(Combined { mode, members: built }, cx.guards(Guards::default())))
 }

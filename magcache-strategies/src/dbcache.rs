@@ -9,8 +9,8 @@
 
 use candle_core::{Result, Tensor};
 use magcache_core::{
-    Branch, BuildCx, CacheConfig, ConfigError, Guards, Head, Level, Problem, SlotState, Step, Strategy,
-    StrategyInfo, Streams, TimestepCache, Verdict, Warmup, Why, Window, inventory, typetag,
+    Branch, BuildCx, CacheConfig, ConfigError, Guards, Head, Level, Problem, Step, Strategy, StrategyInfo,
+    Streams, TimestepCache, Verdict, Warmup, Why, Window, inventory, typetag,
 };
 use serde::{Deserialize, Serialize};
 
@@ -50,12 +50,6 @@ pub struct DbState {
 }
 
 magcache_core::fields!(DbState { anchor, pending });
-
-impl SlotState for DbState {
-    fn bytes(&self) -> usize {
-        self.anchor.bytes() + self.pending.bytes()
-    }
-}
 
 impl TimestepCache for DbCache {
     type State = DbState;

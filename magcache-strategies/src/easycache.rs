@@ -10,8 +10,8 @@
 
 use candle_core::Tensor;
 use magcache_core::{
-    Branch, Branches, BuildCx, CacheConfig, ConfigError, Guards, Head, Level, Problem, SlotState, Step,
-    Strategy, StrategyInfo, Streams, TimestepCache, Verdict, Warmup, Why, inventory, metrics, typetag,
+    Branch, Branches, BuildCx, CacheConfig, ConfigError, Guards, Head, Level, Problem, Step, Strategy,
+    StrategyInfo, Streams, TimestepCache, Verdict, Warmup, Why, inventory, metrics, typetag,
 };
 use serde::{Deserialize, Serialize};
 
@@ -58,26 +58,20 @@ struct Anchor {
 magcache_core::fields!(EasyState { previous, anchor, rate, accumulated });
 magcache_core::fields!(Anchor { input, output, size });
 
-impl SlotState for EasyState {
-    fn bytes(&self) -> usize {
-        let anchor = self.anchor.iter().flat_map(|a| [&a.input, &a.output]);
-        self.previous.iter().chain(anchor).map(|t| t.elem_count() * t.dtype().size_in_bytes()).sum()
-    }
-}
-
 impl TimestepCache for EasyCache {
     type State = EasyState;
 
     fn head(&self, state: &mut EasyState, _: &Step, _: Branch, x: &Head<'_>) -> candle_core::Result<Verdict> {
         let now = x.input.image()?;
-        let previous = state.previous.replace(now.clone());
-        let (Some(previous), Some(anchor), Some(rate)) = (previous, &state.anchor, &state.rate) else {
+        let (Some(previous), Some(anchor), Some(rate)) = (&state.previous, &state.anchor, &state.rate) else {
+            state.previous = Some(now);
             return Ok(Verdict::compute(Why::NoHistory));
         };
-        let moved = metrics::mean_abs_difference(&now, &previous)?;
+        let moved = metrics::mean_abs_difference(&now, previous)?;
         let relative =
             moved.iter().zip(rate).zip(&anchor.size).map(|((moved, rate), size)| rate * moved / size);
         let predicted = x.reduce(metrics::worst(relative))?;
+        state.previous = Some(now);
         state.accumulated += predicted;
         Ok(Verdict::below(state.accumulated, self.threshold).metric(predicted))
     }
@@ -91,6 +85,7 @@ impl TimestepCache for EasyCache {
         y: &Streams,
     ) -> candle_core::Result<()> {
         let (input, output) = (x.image()?, y.image()?);
+        let size = metrics::mean_abs(&output)?;
         if let Some(before) = &state.anchor {
             let moved = metrics::mean_abs_difference(&input, &before.input)?;
             let changed = metrics::mean_abs_difference(&output, &before.output)?;
@@ -99,7 +94,7 @@ impl TimestepCache for EasyCache {
                 state.rate = Some(rate);
             }
         }
-        state.anchor = Some(Anchor { size: metrics::mean_abs(&output)?, input, output });
+        state.anchor = Some(Anchor { input, output, size });
         state.accumulated = 0.0;
         Ok(())
     }

@@ -7,8 +7,8 @@
 
 use candle_core::Tensor;
 use magcache_core::{
-    Branch, BuildCx, CacheConfig, ConfigError, Guards, Head, Level, Problem, Signal, SlotState, Step,
-    Strategy, StrategyInfo, Streams, TimestepCache, Verdict, Warmup, Why, Window, inventory, typetag,
+    Branch, BuildCx, CacheConfig, ConfigError, Guards, Head, Level, Problem, Signal, Step, Strategy,
+    StrategyInfo, Streams, TimestepCache, Verdict, Warmup, Why, Window, inventory, typetag,
 };
 use serde::{Deserialize, Serialize};
 
@@ -87,13 +87,6 @@ pub struct FbState {
 
 magcache_core::fields!(FbState { anchor, pending, mean });
 
-impl SlotState for FbState {
-    fn bytes(&self) -> usize {
-        let held = [&self.anchor, &self.pending];
-        held.into_iter().flatten().map(|t| t.elem_count() * t.dtype().size_in_bytes()).sum()
-    }
-}
-
 impl FbCache {
     fn look(&self, x: &Head<'_>) -> candle_core::Result<Tensor> {
         let seen = match self.metric {
@@ -128,12 +121,18 @@ impl TimestepCache for FbCache {
         Window { front: 1, back: 0 }
     }
 
+    fn uses_signals(&self) -> bool {
+        self.metric != Metric::ResidualRelL1
+    }
+
     fn head(&self, state: &mut FbState, _: &Step, _: Branch, x: &Head<'_>) -> candle_core::Result<Verdict> {
         let (now, verdict) = match &state.anchor {
             None => (self.look(x)?, Verdict::compute(Why::NoHistory)),
             Some(anchor) => {
                 let (now, metric) = self.compare(x, anchor)?;
-                let mean = state.mean.map_or(metric, |mean| self.ema * mean + (1.0 - self.ema) * metric);
+                // Without a weight the last mean has no say, not even one that is no number.
+                let before = state.mean.filter(|_| self.ema > 0.0);
+                let mean = before.map_or(metric, |mean| self.ema * mean + (1.0 - self.ema) * metric);
                 state.mean = Some(mean);
                 let within = if self.inclusive { mean <= self.threshold } else { mean < self.threshold };
                 let verdict = if within { Verdict::reuse(Why::Under) } else { Verdict::compute(Why::Over) };
@@ -174,17 +173,10 @@ impl CacheConfig for FbCacheConfig {
             let message = format!("`downsample` is {}, it must be at least 1", self.downsample);
             out.push(Problem::error(place, message).hint("1 looks at every token"));
         }
-        if self.metric != Metric::ResidualRelL1 {
-            if cx.range.start != 0 {
-                let message = format!("`metric` {:?} needs a range from block 0", self.metric);
-                out.push(
-                    Problem::error(place, message).hint("remove `at`, or use metric = \"residual_rel_l1\""),
-                );
-            }
-            if !cx.model.signals.contains(&Signal::ModulatedInput) {
-                let message = format!("model {:?} does not show its modulated input", cx.model.name);
-                out.push(Problem::error(place, message).hint("use metric = \"residual_rel_l1\""));
-            }
+        let hidden = self.metric != Metric::ResidualRelL1;
+        if hidden && !cx.model.signals.contains(&Signal::ModulatedInput) {
+            let message = format!("model {:?} does not show its modulated input", cx.model.name);
+            out.push(Problem::error(place, message).hint("use metric = \"residual_rel_l1\""));
         }
         if cx.range.len() == 1 {
             let message = "the range is one block, which always runs: correct, but nothing can be saved";

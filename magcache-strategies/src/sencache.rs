@@ -12,8 +12,8 @@
 use candle_core::Tensor;
 use magcache_core::{
     Branch, Branches, BuildCx, CacheConfig, ConfigError, Expert, Forecast, Guards, Head, LastOutput, Level,
-    Problem, Sensitivity, SlotState, Source, Step, Strategy, StrategyInfo, Streams, TimestepCache, Verdict,
-    Warmup, Why, inventory, metrics, typetag,
+    Problem, Sensitivity, Source, Step, Strategy, StrategyInfo, Streams, TimestepCache, Verdict, Warmup, Why,
+    inventory, metrics, typetag,
 };
 use serde::{Deserialize, Serialize};
 
@@ -90,12 +90,6 @@ struct Reference {
 
 magcache_core::fields!(SenState { reference });
 magcache_core::fields!(Reference { latents, timestep });
-
-impl SlotState for SenState {
-    fn bytes(&self) -> usize {
-        self.reference.as_ref().map_or(0, |r| r.latents.elem_count() * r.latents.dtype().size_in_bytes())
-    }
-}
 
 impl SenCache {
     fn of(&self, expert: Expert) -> Option<&Sensitivity> {

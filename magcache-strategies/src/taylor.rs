@@ -10,7 +10,7 @@
 //! Newton's form, which continues every polynomial up to its order exactly on unequal distances as well.
 
 use candle_core::{DType, Result, Tensor};
-use magcache_core::{Forecast, ForecastConfig, Problem, StoragePolicy, Stored, Streams, metrics, typetag};
+use magcache_core::{Forecast, ForecastConfig, Problem, StoragePolicy, Stored, Streams, typetag};
 use serde::{Deserialize, Serialize};
 
 /// The highest order: each more doubles the weight of rounding and of noise.
@@ -135,7 +135,7 @@ impl Taylor {
                 Some(sum) => sum.add(&term)?,
                 None => term,
             };
-            if !is_finite(&next)? {
+            if !next.is_finite_on_host()? {
                 break;
             }
             sum = Some(next);
@@ -147,17 +147,19 @@ impl Taylor {
 impl Forecast for Taylor {
     fn observe(&mut self, step: usize, x: &Streams, y: &Streams, storage: &StoragePolicy) -> Result<()> {
         // A run that started again has another past.
-        if self.steps.first().is_some_and(|newest| *newest >= step) {
-            *self = Self::new(self.config);
-        }
+        let again = self.steps.first().is_some_and(|newest| *newest >= step);
+        let own = if again { &Self::new(self.config) } else { &*self };
         let value = match self.config.of {
             Of::Residual => full(y)?.sub(&full(x)?)?,
             Of::Output => full(y)?,
         };
         let dtype = y.image()?.dtype();
         let store = |d: Streams| Stored::new(&d.map(|t| t.to_dtype(dtype))?, storage);
-        self.differences =
-            self.differences(step, value)?.into_iter().map(store).collect::<Result<Vec<_>>>()?;
+        let differences = own.differences(step, value)?.into_iter().map(store).collect::<Result<Vec<_>>>()?;
+        if again {
+            self.steps.clear();
+        }
+        self.differences = differences;
         self.steps.insert(0, step);
         self.steps.truncate(self.config.order + 1);
         Ok(())
@@ -175,10 +177,6 @@ impl Forecast for Taylor {
         };
         y.map(|t| t.to_dtype(dtype))?.or_text_of(x).map(Some)
     }
-
-    fn bytes(&self) -> usize {
-        self.differences.iter().map(Stored::bytes).sum()
-    }
 }
 
 /// In f32, in which all is computed.
@@ -186,19 +184,10 @@ fn full(streams: &Streams) -> Result<Streams> {
     streams.map(|t: &Tensor| t.to_dtype(DType::F32))
 }
 
-/// False when a stream on the host holds a NaN or an infinity.
-fn is_finite(streams: &Streams) -> Result<bool> {
-    for tensor in streams.tensors() {
-        if !metrics::is_finite_on_host(tensor)? {
-            return Ok(false);
-        }
-    }
-    Ok(true)
-}
-
 #[cfg(test)]
 mod tests {
     use candle_core::Device;
+    use magcache_core::Persist;
 
     use super::*;
 
@@ -290,10 +279,13 @@ mod tests {
         let x = streams(&[0.0]);
         taylor.observe(0, &x, &streams(&[-6e4]), &storage).unwrap();
         taylor.observe(1, &x, &streams(&[6e4]), &storage).unwrap();
-        // The difference does not fit into f16: the last residual stands in.
-        assert!((values(&taylor.predict(2, &x).unwrap().unwrap())[0] - 6e4).abs() < 50.0);
-        taylor.observe(3, &x, &streams(&[1e5]), &storage).unwrap();
-        assert!(taylor.predict(4, &x).unwrap().is_none());
+        // The difference is above the range of f16, and is stored all the same.
+        assert!((values(&taylor.predict(2, &x).unwrap().unwrap())[0] - 1.8e5).abs() < 200.0);
+        // A difference of f32's largest numbers is none in f32 either: the last residual stands in.
+        let mut taylor = Taylor::new(TaylorConfig::default());
+        taylor.observe(0, &x, &streams(&[-3e38]), &StoragePolicy::default()).unwrap();
+        taylor.observe(1, &x, &streams(&[3e38]), &StoragePolicy::default()).unwrap();
+        assert_eq!(values(&taylor.predict(2, &x).unwrap().unwrap())[0], 3e38);
     }
 
     #[test]

@@ -7,8 +7,8 @@
 
 use candle_core::Tensor;
 use magcache_core::{
-    Branch, BuildCx, CacheConfig, ConfigError, Expert, Fit, Guards, Head, Level, Problem, Signal, SlotState,
-    Step, Strategy, StrategyInfo, Streams, TimestepCache, Verdict, Warmup, Why, inventory, typetag,
+    Branch, BuildCx, CacheConfig, ConfigError, Expert, Fit, Guards, Head, Level, Problem, Signal, Step,
+    Strategy, StrategyInfo, Streams, TimestepCache, Verdict, Warmup, Why, inventory, typetag,
 };
 use serde::{Deserialize, Serialize};
 
@@ -76,12 +76,6 @@ pub struct TeaState {
 
 magcache_core::fields!(TeaState { previous, accumulated });
 
-impl SlotState for TeaState {
-    fn bytes(&self) -> usize {
-        self.previous.as_ref().map_or(0, |t| t.elem_count() * t.dtype().size_in_bytes())
-    }
-}
-
 impl From<&Fit> for Rescaling {
     fn from(fit: &Fit) -> Self {
         let expert = fit.expert.map(Expert);
@@ -117,6 +111,10 @@ impl TeaCache {
 impl TimestepCache for TeaCache {
     type State = TeaState;
 
+    fn uses_signals(&self) -> bool {
+        true
+    }
+
     fn head(
         &self,
         state: &mut TeaState,
@@ -125,13 +123,14 @@ impl TimestepCache for TeaCache {
         x: &Head<'_>,
     ) -> candle_core::Result<Verdict> {
         let now = x.signal(self.signal)?;
-        let Some(previous) = state.previous.replace(now.clone()) else {
+        let Some(previous) = &state.previous else {
+            state.previous = Some(now);
             return Ok(Verdict::compute(Why::NoHistory));
         };
         // The published code has the distance in f32.
-        let distance = f64::from(x.relative_l1(&now, &previous)? as f32);
+        let distance = f64::from(x.relative_l1(&now, previous)? as f32);
         let (accumulated, verdict) = self.accumulate(step.expert, state.accumulated, distance);
-        state.accumulated = accumulated;
+        *state = TeaState { previous: Some(now), accumulated };
         Ok(verdict)
     }
 
@@ -184,11 +183,6 @@ impl TeaCacheConfig {
 
     fn check(&self, cx: &BuildCx<'_>, out: &mut Vec<Problem>) -> Result<(), ConfigError> {
         let place = cx.place;
-        if cx.range.start != 0 {
-            let message =
-                format!("teacache looks at the input of block 0, but its range starts at {}", cx.range.start);
-            out.push(Problem::error(place, message).hint("remove `at`, or start it at block 0"));
-        }
         if fits_of(cx)?.is_empty() && self.coefficients.is_none() && self.policy != Some(Policy::Linear) {
             let hint = "name a profile with a fit, give `coefficients`, or set policy = \"linear\"";
             out.push(Problem::error(place, "teacache needs a fit and there is none").hint(hint));

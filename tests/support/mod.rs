@@ -7,7 +7,8 @@ use candle_core::Result;
 use magcache_core::{
     BlockHook, Branch, BuildCx, CacheEntry, CacheHook, Cx, ForecastConfig, Guards, Head, HookId,
     HookRegistry, Level, ModelMeta, Next, Output, ResidualConfig, Session, Step, Strategy, StrategyInfo,
-    Streams, TimestepCache, Trajectory, Verdict, Why, Window, meta, testing::Toy,
+    Streams, TimestepCache, Trajectory, Verdict, Why, Window, meta,
+    testing::{Bench, Toy},
 };
 
 /// Every registered strategy.
@@ -43,7 +44,7 @@ impl Script {
         forecast: Arc<dyn ForecastConfig>,
         guards: Guards,
     ) -> Arc<dyn BlockHook> {
-        Arc::new(CacheHook::new(HookId(id), Box::new(self), Some(forecast), guards, true))
+        Arc::new(CacheHook::new(HookId(id), Box::new(self), Some(forecast), guards))
     }
 }
 
@@ -111,8 +112,17 @@ pub(crate) fn hook_of(
     };
     match entry.config.build(&cx).unwrap() {
         Strategy::Hook(hook) => hook,
-        Strategy::Cache(cache, guards) => Arc::new(CacheHook::new(HookId(id), cache, None, guards, true)),
+        Strategy::Cache(cache, guards) => Arc::new(CacheHook::new(HookId(id), cache, None, guards)),
     }
+}
+
+/// Whether `outer` would leave blocks without block 0 to `inner`, which asks the model for signals: no plan has that.
+pub(crate) fn cuts_off(outer: &StrategyInfo, inner: &StrategyInfo) -> bool {
+    let cache = |info| match Bench::new(info, Toy::image(12)).strategy() {
+        Some(Strategy::Cache(cache, _)) => Some((cache.any_window(), cache.any_uses_signals())),
+        _ => None,
+    };
+    matches!((cache(outer), cache(inner)), (Some((window, _)), Some((_, true))) if window != Window::default())
 }
 
 /// Two strategies that may skip nothing around all blocks of a model, or around its forward where that is their level. No

@@ -97,6 +97,9 @@ impl Seen {
 
 impl BlockHook for Recorder {
     fn call(&self, cx: &mut Cx<'_>, x: Streams, next: Next<'_>) -> Result<Output> {
+        if cx.is_again() {
+            return next.run(cx, x);
+        }
         let mut signals = BTreeMap::new();
         if let Some(probe) = cx.probe {
             for signal in &self.0.signals {

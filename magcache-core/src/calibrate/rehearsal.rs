@@ -6,7 +6,7 @@ use candle_core::{Result, bail};
 
 use crate::{
     BlockHook, Branch, Cx, Expert, Forecast, HookId, HookRegistry, LastResidual, ModelMeta, Next, Output,
-    Session, SlotKey, StoragePolicy, Streams,
+    Persist, Session, SlotKey, StoragePolicy, Streams,
 };
 
 /// Keeps what the blocks added at the last steps of a dense run and changes nothing; makes hooks that put one of them in
@@ -88,6 +88,8 @@ impl BlockHook for Rehearsal {
         let mut residual = LastResidual::default();
         residual.observe(cx.step.index, &entered, &kept(&out.streams)?, &StoragePolicy::default())?;
         let Kept(mut all) = cx.slots.take(&key);
+        // A step that is run again is kept once.
+        all.retain(|(step, _)| *step != cx.step.index);
         all.push_back((cx.step.index, Arc::new(residual)));
         while all.len() > self.reach {
             all.pop_front();

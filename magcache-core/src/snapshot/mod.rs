@@ -1,7 +1,8 @@
 //! State of a request as plain parts: named tensors and named values, for storing it and putting it back.
 //!
 //! What a pass leaves for the next one must be in here to the bit, or a continued run is another run. A struct names its
-//! fields once, in [`fields!`](crate::fields), and the same line writes and reads it; a field that is left out does not compile:
+//! fields once, in [`fields!`](crate::fields), and the same line writes it, reads it and counts the bytes of its tensors; a field
+//! that is left out does not compile:
 //!
 //! ```
 //! # use candle_core::{Device, Tensor};
@@ -73,6 +74,9 @@ pub trait Persist {
     /// # Errors
     /// A part that is missing, or that does not read as what it must be.
     fn load(&mut self, from: &Reader<'_>) -> Result<(), SnapshotError>;
+
+    /// Bytes of the tensors that it stores.
+    fn bytes(&self) -> usize;
 }
 
 /// A value that is made of what was stored and of nothing else.
@@ -85,6 +89,11 @@ pub trait Field: Sized {
     /// # Errors
     /// A part that is missing, or that does not read as this type.
     fn read(from: &Reader<'_>) -> Result<Self, SnapshotError>;
+
+    /// Bytes of the tensors in it.
+    fn tensor_bytes(&self) -> usize {
+        0
+    }
 }
 
 impl<T: Field> Persist for T {
@@ -95,6 +104,10 @@ impl<T: Field> Persist for T {
     fn load(&mut self, from: &Reader<'_>) -> Result<(), SnapshotError> {
         *self = T::read(from)?;
         Ok(())
+    }
+
+    fn bytes(&self) -> usize {
+        self.tensor_bytes()
     }
 }
 
@@ -244,6 +257,11 @@ macro_rules! fields {
             fn read(from: &$crate::Reader<'_>) -> ::std::result::Result<Self, $crate::SnapshotError> {
                 ::std::result::Result::Ok(Self { $($field: from.field(::std::stringify!($field))?),* })
             }
+
+            fn tensor_bytes(&self) -> usize {
+                let Self { $($field),* } = self;
+                0 $(+ $crate::Persist::bytes($field))*
+            }
         }
     };
     ($type:ident { $($field:ident),* $(,)? } given { $($given:ident),* $(,)? }) => {
@@ -256,6 +274,11 @@ macro_rules! fields {
             fn load(&mut self, from: &$crate::Reader<'_>) -> ::std::result::Result<(), $crate::SnapshotError> {
                 $(self.$field = from.field(::std::stringify!($field))?;)*
                 ::std::result::Result::Ok(())
+            }
+
+            fn bytes(&self) -> usize {
+                let Self { $($field,)* $($given: _),* } = self;
+                0 $(+ $crate::Persist::bytes($field))*
             }
         }
     };

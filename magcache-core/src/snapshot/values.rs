@@ -113,6 +113,10 @@ impl<T: Field> Field for Option<T> {
     fn read(from: &Reader<'_>) -> Result<Self, SnapshotError> {
         from.present()?.map(|some| T::read(&some)).transpose()
     }
+
+    fn tensor_bytes(&self) -> usize {
+        self.as_ref().map_or(0, T::tensor_bytes)
+    }
 }
 
 impl<T: Field> Field for Vec<T> {
@@ -125,6 +129,10 @@ impl<T: Field> Field for Vec<T> {
 
     fn read(from: &Reader<'_>) -> Result<Self, SnapshotError> {
         (0..usize::read(from)?).map(|i| from.field(&i.to_string())).collect()
+    }
+
+    fn tensor_bytes(&self) -> usize {
+        self.iter().map(T::tensor_bytes).sum()
     }
 }
 
@@ -200,6 +208,10 @@ impl Field for Tensor {
         let moved = from.tensor()?.to_device(&from.field("on")?);
         moved.map_err(|e| SnapshotError::Tensor { path: from.path.clone(), message: e.to_string() })
     }
+
+    fn tensor_bytes(&self) -> usize {
+        self.elem_count() * self.dtype().size_in_bytes()
+    }
 }
 
 impl Field for Streams {
@@ -235,5 +247,9 @@ impl Field for Streams {
             "sum" => Ok(from.field::<Self>("x")?.plus(from.field("residual")?)),
             other => Err(from.odd("`image`, `dual`, `joint` or `sum`", other)),
         }
+    }
+
+    fn tensor_bytes(&self) -> usize {
+        self.tensors().into_iter().map(Tensor::tensor_bytes).sum()
     }
 }

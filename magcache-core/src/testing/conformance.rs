@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Calls, Inexact, Spy, SpyForecast, Toy, resume, rules};
+use super::{Calls, Inexact, Spy, SpyForecast, Toy, resume, retry, rules, state};
 use crate::{
     Base, Branch, Branches, BuildCx, CacheEntry, CacheHook, CachePlan, ConfigError, ForecastConfig, HookId,
     HookRegistry, Level, Phase, Residuals, Role, Session, Strategy, StrategyInfo, Trajectory, meta,
@@ -28,6 +28,8 @@ pub fn conformance(info: &StrategyInfo) {
         rules::check_repeatable(&bench);
         rules::check_learning(&bench);
         resume::check_resume(&bench);
+        retry::check_retry(&bench);
+        state::check_state(&bench);
     }
 }
 
@@ -118,7 +120,7 @@ impl<'a> Bench<'a> {
         let Some(Strategy::Cache(cache, guards)) = self.strategy() else { return None };
         let spy = Box::new(Spy::new(cache, calls.clone()));
         let forecast: Arc<dyn ForecastConfig> = Arc::new(SpyForecast::new(calls.clone()));
-        let hook = Arc::new(CacheHook::new(HookId(0), spy, Some(forecast), guards, true));
+        let hook = Arc::new(CacheHook::new(HookId(0), spy, Some(forecast), guards));
         let builder = HookRegistry::builder(self.toy.blocks());
         let whole = self.toy.meta().whole();
         let builder = if self.info.level == Level::Forward {

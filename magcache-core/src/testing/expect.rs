@@ -18,7 +18,7 @@ pub struct Ran {
     pub output: Tensor,
     /// The blocks that really ran, in order.
     pub blocks: Vec<BlockRun>,
-    /// What was decided.
+    /// What was decided; the first time, where the pass was run again.
     pub records: Vec<Record>,
 }
 
@@ -47,9 +47,11 @@ pub fn run_pass(
     let input = toy.latents(seed, step)?;
     toy.take_ran();
     let (output, records) = if let Some(session) = session {
-        let before = session.log().records().len();
         let output = toy.forward(&input, step, branch, &mut session.pass(step.clone(), branch))?;
-        (output, session.log().records()[before..].to_vec())
+        let records = session.log().records();
+        let first = records.iter().rposition(|r| r.step != step.index).map_or(0, |last| last + 1);
+        let own = |r: &&Record| (r.branch, r.eval) == (branch, step.eval);
+        (output, records[first..].iter().filter(own).cloned().collect())
     } else {
         (toy.forward(&input, step, branch, &mut Pass::off())?, Vec::new())
     };

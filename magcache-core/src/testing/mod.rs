@@ -16,17 +16,21 @@ mod conformance;
 mod expect;
 mod model;
 mod resume;
+mod retry;
 mod rules;
 mod spy;
+mod state;
 mod toy;
 
 pub use conformance::{Bench, conformance, conformance_of, toys};
 pub use expect::{Ran, assert_decisions, run, run_pass, same_bits, transcript};
 pub use model::{check_blocks_pure, check_model, check_modules, check_off_is_plain};
 pub use resume::{check_resume, resumes};
+pub use retry::{check_retry, retries};
 pub use rules::{
     check_config, check_error_recovers, check_guarded_steps, check_isolation, check_learning, check_never,
     check_repeatable, check_reuse,
 };
 pub use spy::{Calls, Inexact, Spy, SpyForecast};
+pub use state::check_state;
 pub use toy::{BlockRun, Fault, Toy};

@@ -60,6 +60,10 @@ impl AnyCache for Spy {
         self.inner.any_static()
     }
 
+    fn any_uses_signals(&self) -> bool {
+        self.inner.any_uses_signals()
+    }
+
     fn any_head(
         &self,
         state: &mut dyn AnyState,
@@ -122,10 +126,6 @@ impl Forecast for Watched {
     fn predict(&self, step: usize, x: &Streams) -> Result<Option<Streams>> {
         self.calls.push("predict", step);
         self.inner.predict(step, x)
-    }
-
-    fn bytes(&self) -> usize {
-        self.inner.bytes()
     }
 }
 

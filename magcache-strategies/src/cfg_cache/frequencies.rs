@@ -73,10 +73,6 @@ impl Forecast for Frequencies {
         let y = (x.to_dtype(DType::F32)? + (low + high)?)?.to_dtype(x.dtype())?;
         Ok(Some(Streams::Image(y)))
     }
-
-    fn bytes(&self) -> usize {
-        self.last.as_ref().map_or(0, |last| last.low.bytes() + last.high.bytes())
-    }
 }
 
 #[cfg(test)]

@@ -1,13 +1,16 @@
 //! The one adapter between a strategy and the chain: it runs, substitutes and stores.
 
+mod slot;
+
 use std::{any::Any, ops::Range, sync::Arc};
 
 use candle_core::Result;
 
+use self::slot::{Last, Made, Slot};
 use crate::{
-    AnyCache, AnyState, Audit, Base, BlockHook, Branch, Cx, Forecast, ForecastConfig, Guards, Head, HookId,
-    Next, Output, Persist, Reader, Record, SlotKey, SnapshotError, Step, Streams, Verdict, Why, Window,
-    Writer, audit::Drift, cache::History, metrics, streams::Kind,
+    AnyCache, Audit, Base, BlockHook, Branch, Cx, ForecastConfig, Guards, Head, HookId, Next, Output,
+    Persist, Reader, Record, SlotKey, SnapshotError, Step, Streams, Verdict, Why, Window, Writer,
+    audit::Drift,
 };
 
 /// A strategy and a forecast as a hook.
@@ -15,54 +18,21 @@ use crate::{
 /// Learns only from passes in which every block of its range really ran: what an inner cache guessed is never
 /// recorded. Blocks are replaced here and nowhere else. With [`Base::Leader`] a branch learns how it differs from
 /// the conditional one, from steps at which both really ran.
+///
+/// A slot remembers what was decided at its last step and what was learned since, so that a pass that is run again goes on
+/// from there: it repeats the decision and learns what it has not learned.
 #[derive(Debug)]
 pub struct CacheHook {
     id: HookId,
     cache: Box<dyn AnyCache>,
     forecast: Option<Arc<dyn ForecastConfig>>,
     guards: Guards,
-    keep_text: bool,
 }
-
-#[derive(Default)]
-struct Slot {
-    state: Option<Box<dyn AnyState>>,
-    forecast: Option<Made>,
-    history: History,
-    /// Reuses decided so far, by which they are audited.
-    turn: usize,
-    kind: Option<Kind>,
-    lead: Option<Lead>,
-}
-
-/// A forecast, and the step that it was made at: what it takes to make it again.
-struct Made {
-    at: Step,
-    forecast: Box<dyn Forecast>,
-}
-
-impl Persist for Made {
-    fn save(&self, to: &mut Writer<'_>) {
-        to.field("at", &self.at);
-        to.field("memory", self.forecast.as_ref());
-    }
-
-    fn load(&mut self, from: &Reader<'_>) -> std::result::Result<(), SnapshotError> {
-        self.at = from.field("at")?;
-        self.forecast.load(&from.at("memory"))
-    }
-}
-
-/// What the conditional branch gave at a step.
-struct Lead {
-    step: usize,
-    out: Output,
-}
-
-crate::fields!(Lead { step, out });
 
 /// A reuse that was decided and logged.
 struct Reuse<'r, 'n> {
+    key: &'r SlotKey,
+    last: Last,
     /// Its place in the log.
     place: usize,
     /// The blocks that it stands in for.
@@ -74,10 +44,15 @@ struct Reuse<'r, 'n> {
     guess: Streams,
 }
 
-/// What comes out of a reuse.
-enum Reused {
-    Guess(Streams),
-    Truth(Streams),
+/// What a pass that was computed is learned from.
+struct Lesson<'l> {
+    key: SlotKey,
+    last: Last,
+    basis: &'l Basis,
+    /// Its place in the log.
+    place: usize,
+    /// Text is read behind the blocks.
+    text: bool,
 }
 
 /// What a pass can be rebuilt from.
@@ -91,16 +66,14 @@ enum Basis {
 }
 
 impl CacheHook {
-    /// `forecast` is the table's; without one, the strategy's own. `keep_text` false leaves the text stream out of
-    /// what is stored: for a range behind which nothing reads it.
+    /// `forecast` is the table's; without one, the strategy's own.
     pub fn new(
         id: HookId,
         cache: Box<dyn AnyCache>,
         forecast: Option<Arc<dyn ForecastConfig>>,
         guards: Guards,
-        keep_text: bool,
     ) -> Self {
-        Self { id, cache, forecast, guards, keep_text }
+        Self { id, cache, forecast, guards }
     }
 
     fn key(&self, cx: &Cx<'_>, blocks: Range<usize>) -> SlotKey {
@@ -136,27 +109,23 @@ impl CacheHook {
         Drift::of(cx.log.records().iter().filter(here), cx.audit, self.guards.max_skips)
     }
 
-    /// Runs the blocks beside a reuse that is audited, and puts what they give in its place where that passes the drift budget.
-    fn check(&self, cx: &mut Cx<'_>, turn: usize, reuse: Reuse<'_, '_>) -> Result<Reused> {
-        let Reuse { place, middle, fronted, base, guess } = reuse;
+    /// Runs the blocks beside a reuse that is audited. What they give and the error, where that passes the drift budget.
+    fn check(&self, cx: &mut Cx<'_>, reuse: &Reuse<'_, '_>) -> Result<Option<(Streams, Audit)>> {
+        let Reuse { place, middle, fronted, base, guess, last, .. } = reuse;
         let blocks = middle.blocks();
         let due = if self.guards.follows(cx.branch) {
             let leader = cx.log.decision(self.id, &blocks, cx.step, Branch::Cond);
             leader.is_some_and(|leader| leader.audit.is_some())
         } else {
-            cx.audit.is_due(turn)
+            cx.audit.is_due(last.turn)
         };
         if !due {
-            return Ok(Reused::Guess(guess));
+            return Ok(None);
         }
-        let truth = middle.bare().run(cx, fronted.clone())?.streams;
-        let audit = Audit::of(cx, base, &guess, &truth)?;
-        cx.log.audited(place, audit);
-        if !self.drift(cx, &blocks).passed {
-            return Ok(Reused::Guess(guess));
-        }
-        cx.log.overrule(place, Why::DriftBudget);
-        Ok(Reused::Truth(truth))
+        let truth = middle.clone().bare().run(cx, (*fronted).clone())?.streams;
+        let audit = Audit::of(cx, base, guess, &truth)?;
+        cx.log.audited(*place, audit);
+        Ok(self.drift(cx, &blocks).passed.then_some((truth, audit)))
     }
 
     fn basis(&self, cx: &Cx<'_>, key: &SlotKey, fronted: &Streams) -> Basis {
@@ -172,20 +141,49 @@ impl CacheHook {
         }
     }
 
-    /// What to do, before it is known whether the forecast can do it.
+    /// What to do at this step and, where it is to be replaced, with what. Once decided, a step stays decided.
     fn decide(
         &self,
         cx: &Cx<'_>,
         slot: &mut Slot,
+        head: &Head<'_>,
         blocks: &Range<usize>,
-        x: &Streams,
-        fronted: &Streams,
-    ) -> Result<Verdict> {
-        let kind = fronted.kind();
+    ) -> Result<(Last, Option<Streams>)> {
+        let kind = head.fronted.kind()?;
         let changed = slot.kind.replace(kind.clone()).is_some_and(|before| before != kind);
         if changed {
-            *slot = Slot { kind: Some(kind), ..Slot::default() };
+            slot.reset();
+            slot.kind = Some(kind);
         }
+        let predict = |slot: &Slot| match &slot.forecast {
+            Some(made) => made.forecast.predict(cx.step.index, head.fronted),
+            None => Ok(None),
+        };
+        if let Some(last) = slot.last.filter(|last| last.step == cx.step.index) {
+            let guess = if last.verdict.reuse && last.overruled.is_none() { predict(slot)? } else { None };
+            return Ok((last, guess));
+        }
+        let mut verdict = self.verdict(cx, slot, head, blocks, changed)?;
+        let guess = if verdict.reuse { predict(slot)? } else { None };
+        if verdict.reuse && guess.is_none() {
+            verdict = verdict.overruled(Why::NoHistory);
+        }
+        let turn = slot.turn;
+        let (step, overruled, observed, learned) = (cx.step.index, None, false, false);
+        let last = Last { step, verdict, turn, overruled, observed, learned };
+        slot.last = Some(last);
+        Ok((last, guess))
+    }
+
+    /// What to do, before it is known whether the forecast can do it.
+    fn verdict(
+        &self,
+        cx: &Cx<'_>,
+        slot: &mut Slot,
+        head: &Head<'_>,
+        blocks: &Range<usize>,
+        changed: bool,
+    ) -> Result<Verdict> {
         let verdict = if self.guards.follows(cx.branch) {
             match cx.log.decision(self.id, blocks, cx.step, Branch::Cond) {
                 Some(leader) if leader.reused => Verdict::reuse(Why::Followed),
@@ -193,8 +191,7 @@ impl CacheHook {
                 None => Verdict::compute(Why::NoLeader),
             }
         } else {
-            let history = slot.history;
-            let head = Head { input: x, fronted, history, probe: cx.probe, reducer: cx.reducer };
+            let head = Head { history: slot.history, ..*head };
             let state = slot.state.get_or_insert_with(|| self.cache.any_state());
             self.cache.any_head(state.as_mut(), cx.step, cx.branch, &head)?
         };
@@ -214,45 +211,77 @@ impl CacheHook {
         })
     }
 
-    /// What a pass that was computed leaves behind.
-    fn computed(
-        &self,
-        cx: &mut Cx<'_>,
-        slot: &mut Slot,
-        basis: &Basis,
-        place: usize,
-        out: &Output,
-    ) -> Result<()> {
+    /// Lets a guess stand in for blocks, or the truth where an audit says so.
+    fn reuse(&self, cx: &mut Cx<'_>, reuse: Reuse<'_, '_>, basis: &Basis) -> Result<Output> {
+        reuse.middle.clone().skip(cx);
+        let checked = self.check(cx, &reuse)?;
+        let Reuse { key, last, place, middle, guess, .. } = reuse;
+        if let Some((truth, audit)) = checked {
+            cx.log.overrule(place, Why::DriftBudget);
+            let last = Last { overruled: Some(audit), ..last };
+            let out = Output { streams: truth, exact: true };
+            let lesson = Lesson { key: key.clone(), last, basis, place, text: middle.text_is_read() };
+            self.computed(cx, lesson, &out)?;
+            return Ok(out);
+        }
+        if !last.learned {
+            let mut slot = Slot::open(cx, key);
+            slot.last = Some(Last { learned: true, ..last });
+            slot.turn = last.turn + 1;
+            slot.history.consecutive += 1;
+            slot.history.skipped += 1;
+            slot.put(cx, key.clone());
+        }
+        Ok(Output { streams: guess, exact: false })
+    }
+
+    /// Puts what a pass that was computed leaves behind into its slot.
+    fn computed(&self, cx: &mut Cx<'_>, lesson: Lesson<'_>, out: &Output) -> Result<()> {
+        let Lesson { key, last, basis, place, text } = lesson;
+        let mut slot = Slot::open(cx, &key);
         slot.history.consecutive = 0;
+        if last.overruled.is_some() {
+            slot.turn = last.turn + 1;
+            slot.last = slot.last.map(|own| Last { overruled: last.overruled, ..own });
+        }
         let sound = match basis {
-            Basis::Leads => slot.leads(cx.step.index, out)?,
+            Basis::Leads => slot.leads(cx.step.index, out),
             // What an inner cache guessed is not a fact to learn from.
             Basis::From(base) if base.exact && out.exact => {
-                self.learn(cx, slot, &base.streams, &out.streams)?
+                self.learn(cx, &mut slot, &base.streams, &out.streams, text)
             }
-            _ => true,
+            _ => Ok(true),
         };
-        if !sound {
+        slot.put(cx, key);
+        if !sound? {
             cx.log.amend(place, Why::FailsafeNonFinite);
         }
         Ok(())
     }
 
-    fn learn(&self, cx: &Cx<'_>, slot: &mut Slot, x: &Streams, y: &Streams) -> Result<bool> {
-        if !is_finite(y)? {
+    /// What has not been learned yet. An error leaves the rest to a pass that is run again.
+    fn learn(&self, cx: &Cx<'_>, slot: &mut Slot, x: &Streams, y: &Streams, text: bool) -> Result<bool> {
+        let Some(mut last) = slot.last.filter(|last| !last.learned) else { return Ok(true) };
+        if !(y.is_finite_on_host()? && x.is_finite_on_host()?) {
             slot.reset();
+            slot.last = Some(Last { observed: true, learned: true, ..last });
             return Ok(false);
         }
-        let forecast = &mut slot.forecast.get_or_insert_with(|| self.make_forecast(cx.step)).forecast;
-        if self.keep_text {
-            forecast.observe(cx.step.index, x, y, cx.storage)?;
-        } else {
-            forecast.observe(cx.step.index, &x.without_text()?, &y.without_text()?, cx.storage)?;
+        if !last.observed {
+            let forecast = &mut slot.forecast.get_or_insert_with(|| self.make_forecast(cx.step)).forecast;
+            if text {
+                forecast.observe(cx.step.index, x, y, cx.storage)?;
+            } else {
+                forecast.observe(cx.step.index, &x.without_text()?, &y.without_text()?, cx.storage)?;
+            }
+            last.observed = true;
+            slot.last = Some(last);
         }
         if let Some(state) = &mut slot.state {
             self.cache.any_tail(state.as_mut(), cx.step, cx.branch, x, y)?;
         }
         slot.history.last_computed = Some(cx.step.index);
+        slot.last = Some(Last { learned: true, ..last });
         Ok(true)
     }
 
@@ -266,91 +295,60 @@ impl CacheHook {
     }
 }
 
-/// False when a stream holds a NaN or an infinity.
-fn is_finite(y: &Streams) -> Result<bool> {
-    for tensor in y.tensors() {
-        if !metrics::is_finite_on_host(tensor)? {
-            return Ok(false);
-        }
-    }
-    Ok(true)
-}
-
-impl Slot {
-    fn bytes(&self) -> usize {
-        let state = self.state.as_ref().map_or(0, |state| state.any_bytes());
-        let lead = self.lead.as_ref().map_or(0, |lead| lead.out.streams.bytes());
-        state + lead + self.forecast.as_ref().map_or(0, |made| made.forecast.bytes())
-    }
-
-    /// Keeps the output of a conditional pass for the branches behind it; `false` where it cannot be used.
-    fn leads(&mut self, step: usize, out: &Output) -> Result<bool> {
-        let usable = is_finite(&out.streams)?;
-        self.lead = usable.then(|| Lead { step, out: out.clone() });
-        Ok(usable)
-    }
-
-    fn reset(&mut self) {
-        let (skipped, turn) = (self.history.skipped, self.turn);
-        *self = Self { history: History { skipped, ..History::default() }, turn, ..Self::default() };
-    }
-}
-
 impl BlockHook for CacheHook {
     fn call(&self, cx: &mut Cx<'_>, x: Streams, next: Next<'_>) -> Result<Output> {
         let Window { front, back } = self.cache.any_window();
         let kept = next.blocks().len().saturating_sub(front.saturating_add(back));
         if next.is_forced() || kept == 0 {
-            self.log(cx, next.blocks(), Verdict::compute(Why::Forced));
+            let why = if next.is_forced() { Why::Forced } else { Why::Window };
+            self.log(cx, next.blocks(), Verdict::compute(why));
             return next.run(cx, x);
         }
+        // What the model shows is about block 0.
+        let probe = cx.probe.filter(|_| next.blocks().start == 0);
         let (front, rest) = next.split_at(front);
         let (middle, back) = rest.split_at(kept);
         let blocks = middle.blocks();
 
         let fronted = front.forced().run(cx, x.clone())?.streams.added()?;
         let key = self.key(cx, blocks.clone());
-        let mut slot: Slot = cx.slots.take(&key);
         let basis = self.basis(cx, &key, &fronted);
-        let mut verdict = match &basis {
-            Basis::From(base) => self.decide(cx, &mut slot, &blocks, &x, &base.streams)?,
-            Basis::NoLeader => Verdict::compute(Why::NoLeader),
-            Basis::Leads => Verdict::compute(Why::Leads),
-        };
-        drop(x);
-        let guess = match (&slot.forecast, &basis, verdict.reuse) {
-            (Some(made), Basis::From(base), true) => made.forecast.predict(cx.step.index, &base.streams)?,
-            _ => None,
-        };
-        if verdict.reuse && guess.is_none() {
-            verdict = verdict.overruled(Why::NoHistory);
-        }
-        let place = self.log(cx, blocks, verdict);
-
-        let out = if let (Some(guess), Basis::From(base)) = (guess, &basis) {
-            middle.clone().skip(cx);
-            let reuse = Reuse { place, middle, fronted: &fronted, base: &base.streams, guess };
-            let reused = self.check(cx, slot.turn, reuse)?;
-            slot.turn += 1;
-            match reused {
-                Reused::Guess(streams) => {
-                    slot.history.consecutive += 1;
-                    slot.history.skipped += 1;
-                    Output { streams, exact: false }
-                }
-                Reused::Truth(streams) => {
-                    let out = Output { streams, exact: true };
-                    self.computed(cx, &mut slot, &basis, place, &out)?;
-                    out
-                }
+        let mut slot = Slot::open(cx, &key);
+        let decided = match &basis {
+            Basis::From(base) => {
+                let (input, fronted, history) = (&x, &base.streams, slot.history);
+                let head = Head { input, fronted, history, probe, reducer: cx.reducer };
+                self.decide(cx, &mut slot, &head, &blocks)
             }
-        } else {
-            let out = middle.run(cx, fronted)?;
-            self.computed(cx, &mut slot, &basis, place, &out)?;
-            out
+            Basis::NoLeader => Ok((Last::computes(cx.step, Why::NoLeader), None)),
+            Basis::Leads => Ok((Last::computes(cx.step, Why::Leads), None)),
         };
+        let decided = decided.map(|(last, guess)| (last, guess, self.log(cx, blocks, last.shown())));
+        // Whatever happens from here on, what was decided is there when the pass is run again.
         let bytes = slot.bytes();
-        cx.slots.put(key, slot, bytes);
+        cx.slots.set_aside(key.clone(), slot, bytes);
+        let (last, guess, place) = decided?;
+        drop(x);
+
+        let out = match (guess, &basis) {
+            (Some(guess), Basis::From(base)) => {
+                let (fronted, base) = (&fronted, &base.streams);
+                self.reuse(cx, Reuse { key: &key, last, place, middle, fronted, base, guess }, &basis)?
+            }
+            _ => {
+                let text = middle.text_is_read();
+                let out = match last.overruled {
+                    Some(audit) => {
+                        cx.log.audited(place, audit);
+                        middle.clone().skip(cx);
+                        middle.bare().run(cx, fronted)?
+                    }
+                    None => middle.run(cx, fronted)?,
+                };
+                self.computed(cx, Lesson { key, last, basis: &basis, place, text }, &out)?;
+                out
+            }
+        };
         let after = back.forced().run(cx, out.streams)?;
         Ok(Output { streams: after.streams, exact: out.exact && after.exact })
     }
@@ -369,7 +367,7 @@ impl BlockHook for CacheHook {
         slot: &dyn Any,
         to: &mut Writer<'_>,
     ) -> std::result::Result<(), SnapshotError> {
-        let Some(Slot { state, forecast, history, turn, kind, lead }) = slot.downcast_ref() else {
+        let Some(Slot { state, forecast, history, turn, kind, lead, last }) = slot.downcast_ref() else {
             return Err(SnapshotError::Refused { hook: key.hook, name: "a slot of another hook".to_owned() });
         };
         to.optional("state", state.as_deref());
@@ -378,6 +376,7 @@ impl BlockHook for CacheHook {
         to.field("turn", turn);
         to.field("kind", kind);
         to.field("lead", lead);
+        to.field("last", last);
         Ok(())
     }
 
@@ -401,6 +400,7 @@ impl BlockHook for CacheHook {
             turn: from.field("turn")?,
             kind: from.field("kind")?,
             lead: from.field("lead")?,
+            last: from.field("last")?,
         }))
     }
 }

@@ -1,0 +1,135 @@
+//! A step that is run again goes on as if nothing had happened.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use candle_core::bail;
+
+use super::{Bench, Fault, Ran, Toy, expect::transcript, run, run_pass, same_bits};
+use crate::{HookRegistry, Record, Reducer, Session, Step, Trajectory};
+
+/// Rule 48: A step that was cancelled between its branches, or in which a block or a metric failed, gives the outputs and the
+/// decisions of an unbroken run when it is run again from its beginning; and so do all later steps.
+///
+/// # Panics
+///
+/// If not, with the step and what happened in it.
+pub fn check_retry(bench: &Bench<'_>) {
+    let place = bench.place("48: a step that is run again is the same step");
+    let Some(session) = bench.session(bench.table(bench.info.example)) else { return };
+    for trajectory in [bench.trajectory.clone(), bench.two_experts()] {
+        retries(&place, &bench.toy, &trajectory, session.registry());
+    }
+}
+
+/// Runs every step of a trajectory again, after everything that can happen in it, in sessions of `hooks`.
+///
+/// # Panics
+///
+/// As [`check_retry`], with `place` in front.
+pub fn retries(place: &str, toy: &Toy, trajectory: &Trajectory, hooks: &Arc<HookRegistry>) {
+    let mut whole = hooks.session();
+    let expected = run(toy, Some(&mut whole), trajectory, 1);
+    let expected = expected.unwrap_or_else(|e| panic!("{place}: {e}"));
+    for step in trajectory.steps() {
+        for fault in Cut::all(toy, trajectory.branches_at(&step).len()) {
+            let at = format!("{place}: step {}, {fault:?}", step.index);
+            let left = Arc::new(AtomicUsize::new(usize::MAX));
+            let mut session = hooks.session_with_reducer(failing(&left));
+            let mut ran = Vec::new();
+            for now in trajectory.steps() {
+                if now == step {
+                    fault.happens(toy, &mut session, trajectory, &now, &left);
+                }
+                for branch in trajectory.branches_at(&now) {
+                    let pass = run_pass(toy, Some(&mut session), &now, *branch, 1);
+                    ran.push(pass.unwrap_or_else(|e| panic!("{at}: {e}")));
+                }
+            }
+            same_runs(&at, &ran, &expected);
+            let (got, want) = (session.log().records(), whole.log().records());
+            assert!(
+                decisions(got) == decisions(want),
+                "{at}: the log is\n{}\nwithout a break\n{}",
+                transcript(session.log()).join("\n"),
+                transcript(whole.log()).join("\n")
+            );
+        }
+    }
+}
+
+/// What breaks off a step.
+#[derive(Debug)]
+enum Cut {
+    /// Nothing fails: so many branches run, and then the step begins anew.
+    After(usize),
+    /// A block fails on the branch of this number.
+    Block(usize, usize),
+    /// So many metrics of the step are reduced, the next one fails.
+    Metric(usize),
+}
+
+impl Cut {
+    fn all(toy: &Toy, branches: usize) -> Vec<Self> {
+        let blocks = [0, toy.blocks() / 2, toy.blocks().saturating_sub(1)];
+        let faults = (0..branches).flat_map(|b| blocks.map(|block| Self::Block(b, block)));
+        (1..=branches).map(Self::After).chain(faults).chain((0..2 * branches).map(Self::Metric)).collect()
+    }
+
+    fn happens(
+        &self,
+        toy: &Toy,
+        session: &mut Session,
+        trajectory: &Trajectory,
+        step: &Step,
+        left: &AtomicUsize,
+    ) {
+        let run = match self {
+            Self::After(run) => *run,
+            Self::Block(branch, _) => *branch + 1,
+            Self::Metric(metrics) => {
+                left.store(*metrics, Ordering::Relaxed);
+                usize::MAX
+            }
+        };
+        for (i, branch) in trajectory.branches_at(step).iter().enumerate().take(run) {
+            if let Self::Block(at, block) = self {
+                toy.set_fault((*at == i).then_some((*block, Fault::Error)));
+            }
+            let failed = run_pass(toy, Some(&mut *session), step, *branch, 1).is_err();
+            toy.set_fault(None);
+            if failed {
+                break;
+            }
+        }
+        left.store(usize::MAX, Ordering::Relaxed);
+    }
+}
+
+/// Fails once `left` metrics were reduced.
+fn failing(left: &Arc<AtomicUsize>) -> Reducer {
+    let left = Arc::clone(left);
+    Arc::new(move |metric| {
+        let more = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        if more.is_err() {
+            bail!("a metric was told to fail")
+        }
+        Ok(metric)
+    })
+}
+
+fn same_runs(at: &str, got: &[Ran], expected: &[Ran]) {
+    for (a, b) in got.iter().zip(expected) {
+        let here = format!("{at}: step {} {}", a.step.index, a.branch);
+        assert!(same_bits(&a.output, &b.output), "{here} differs from an unbroken run");
+        let same = decisions(&a.records) == decisions(&b.records);
+        assert!(same, "{here} decided {:?}, without a break {:?}", a.records, b.records);
+    }
+}
+
+/// Everything but what was held at the time: slots that a failed pass filled are there when it is run again.
+fn decisions(records: &[Record]) -> Vec<Record> {
+    records.iter().map(|record| Record { bytes: 0, ..record.clone() }).collect()
+}

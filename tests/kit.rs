@@ -1,0 +1,168 @@
+//! The conformance kit finds what an author can get wrong.
+
+use std::panic::catch_unwind;
+
+use candle_core::{Result, Tensor};
+use magcache_core::{
+    Branch, BuildCx, CacheConfig, ConfigError, Guards, Head, Level, Persist, Problem, Reader, SnapshotError,
+    Step, Strategy, StrategyInfo, Streams, TimestepCache, Verdict, Why, Window, Writer, inventory, testing,
+    typetag,
+};
+use serde::{Deserialize, Serialize};
+
+/// What is wrong with the strategy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Fault {
+    Nothing,
+    /// The anchor moves in `head`: it is another step's than the stored residual where the verdict is overruled.
+    AnchorInHead,
+    /// `head` changes the state before the last thing in it that can fail.
+    HeadThatFailsHalfway,
+    /// The state holds two tensors and says that it holds none.
+    NoBytes,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FaultyConfig {
+    threshold: f64,
+    fault: Fault,
+}
+
+/// FBCache's rule, with a fault.
+#[derive(Debug)]
+struct Faulty(FaultyConfig);
+
+#[derive(Debug, Default)]
+struct State {
+    anchor: Option<Tensor>,
+    pending: Option<Tensor>,
+    silent: bool,
+}
+
+impl Persist for State {
+    fn save(&self, to: &mut Writer<'_>) {
+        to.field("anchor", &self.anchor);
+        to.field("pending", &self.pending);
+    }
+
+    fn load(&mut self, from: &Reader<'_>) -> std::result::Result<(), SnapshotError> {
+        (self.anchor, self.pending) = (from.field("anchor")?, from.field("pending")?);
+        Ok(())
+    }
+
+    fn bytes(&self) -> usize {
+        if self.silent { 0 } else { self.anchor.bytes() + self.pending.bytes() }
+    }
+}
+
+impl TimestepCache for Faulty {
+    type State = State;
+
+    fn window(&self) -> Window {
+        Window { front: 1, back: 0 }
+    }
+
+    fn state(&self) -> State {
+        State { silent: self.0.fault == Fault::NoBytes, ..State::default() }
+    }
+
+    fn head(&self, state: &mut State, _: &Step, _: Branch, x: &Head<'_>) -> Result<Verdict> {
+        let now = x.front_residual()?;
+        if self.0.fault == Fault::HeadThatFailsHalfway {
+            state.pending = Some(now.clone());
+            if state.anchor.is_none() {
+                state.anchor = Some(now.clone());
+                x.reduce(0.0)?;
+                return Ok(Verdict::compute(Why::NoHistory));
+            }
+        }
+        let verdict = match &state.anchor {
+            None => Verdict::compute(Why::NoHistory),
+            Some(before) => Verdict::below(x.relative_l1(&now, before)?, self.0.threshold),
+        };
+        if self.0.fault != Fault::AnchorInHead {
+            state.pending = Some(now);
+        } else if !verdict.reuse {
+            state.anchor = Some(now);
+        }
+        Ok(verdict)
+    }
+
+    fn tail(&self, state: &mut State, _: &Step, _: Branch, _: &Streams, _: &Streams) -> Result<()> {
+        if self.0.fault != Fault::AnchorInHead {
+            state.anchor = state.pending.take();
+        }
+        Ok(())
+    }
+}
+
+#[typetag::serde(name = "faulty")]
+impl CacheConfig for FaultyConfig {
+    fn validate(&self, _: &BuildCx<'_>) -> Vec<Problem> {
+        Vec::new()
+    }
+
+    fn build(&self, cx: &BuildCx<'_>) -> std::result::Result<Strategy, ConfigError> {
+        let Self { threshold, fault } = *self;
+        Ok(Strategy::cache(Faulty(Self { threshold, fault }), cx.guards(Guards::default())))
+    }
+}
+
+/// The strategy with this fault, as its author would register it.
+const fn info(example: &'static str, never: &'static str) -> StrategyInfo {
+    StrategyInfo {
+        name: "faulty",
+        summary: "fbcache, with a fault",
+        paper: "-",
+        level: Level::Blocks,
+        example,
+        never,
+        origin: env!("CARGO_PKG_NAME"),
+    }
+}
+
+macro_rules! with {
+    ($fault:literal) => {
+        info(
+            concat!("strategy = \"faulty\"\nthreshold = 0.3\nfault = \"", $fault, "\"\n"),
+            concat!("strategy = \"faulty\"\nthreshold = 0.0\nfault = \"", $fault, "\"\n"),
+        )
+    };
+}
+
+inventory::submit! { with!("nothing") }
+
+/// The rule that the kit finds broken; `None` where it finds none.
+fn broken(info: &'static StrategyInfo) -> Option<String> {
+    let panic = catch_unwind(|| testing::conformance(info)).err()?;
+    Some(panic.downcast_ref::<String>().cloned().unwrap_or_default())
+}
+
+#[test]
+fn a_strategy_without_a_fault_passes() {
+    static INFO: StrategyInfo = with!("nothing");
+    assert_eq!(broken(&INFO), None);
+}
+
+#[test]
+fn an_anchor_that_moves_in_head_is_found() {
+    static INFO: StrategyInfo = with!("anchor-in-head");
+    let told = broken(&INFO).unwrap();
+    assert!(told.contains("49: a pass that had to compute leaves the state of a computed pass"), "{told}");
+}
+
+#[test]
+fn a_head_that_leaves_its_mark_and_fails_is_found() {
+    static INFO: StrategyInfo = with!("head-that-fails-halfway");
+    let told = broken(&INFO).unwrap();
+    assert!(told.contains("48: a step that is run again is the same step"), "{told}");
+}
+
+#[test]
+fn a_state_that_hides_its_tensors_is_found() {
+    static INFO: StrategyInfo = with!("no-bytes");
+    let told = broken(&INFO).unwrap();
+    assert!(told.contains("the slots hold tensors of"), "{told}");
+}
