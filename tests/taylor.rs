@@ -58,7 +58,7 @@ fn forecasts_are_those_of_diffusers_on_the_same_values() {
                 .into_iter()
                 .fold(0.0, f64::max)
         };
-        let (theirs, ours) = (of(Dialect::Diffusers), of(Dialect::Magcache));
+        let (theirs, ours) = (of(Dialect::Diffusers), of(Dialect::Newton));
         assert!(theirs < 2e-6, "{case}: {theirs}");
         // Newton's form is another one from order 2 on.
         assert_eq!(ours > 1e-3, order > 1, "{case}: {ours}");

@@ -15,6 +15,7 @@ mod output;
 mod pareto;
 mod plan;
 mod plot;
+mod reference;
 mod report;
 mod resume;
 mod summary;

@@ -8,7 +8,8 @@ use std::{
 use anyhow::{Context, Result};
 use candle_core::Device;
 use magcache_core::{
-    AuditPolicy, Built, CacheEntry, CachePlan, ConfigError, Problem, Profile, Residuals, Trajectory, nearest,
+    AuditPolicy, Built, CacheEntry, CachePlan, ConfigError, Problem, Profile, Residuals, Trajectory, Words,
+    nearest, schemars,
 };
 use magcache_models::{
     checkpoint::Folder,
@@ -25,55 +26,87 @@ use crate::{
     target::{Chosen, Target},
 };
 
-/// The configuration file.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+/// What a run, a plan or a comparison is asked for. A flag of the same name goes before a key of the file.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Config {
-    /// A registered model.
+    /// The name of a model that is inside the program; the first of `magcache list` without it and without `weights`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) model: Option<String>,
-    /// A checkpoint folder.
+    /// The folder of a checkpoint, in place of `model`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) weights: Option<PathBuf>,
+    /// What is generated, and how. Every key has the model's own default.
     pub(crate) sampling: SamplingTable,
+    /// How residuals are stored.
     #[serde(skip_serializing_if = "Residuals::is_default")]
     pub(crate) residuals: Residuals,
+    /// How many reuses are checked against the truth, and what is done about their error.
     #[serde(skip_serializing_if = "AuditPolicy::is_default")]
     pub(crate) audit: AuditPolicy,
+    /// Where the result goes.
     pub(crate) output: OutputTable,
-    /// What is asked for in place of a threshold; resolved to `cache` before a run.
+    /// What is asked for in place of a threshold: one of `budget`, `speedup` and `psnr`. The planner chooses the `[[cache]]`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) target: Option<Target>,
+    /// The caches, the outermost first: these words, beside `strategy` and the keys of that strategy.
+    #[schemars(with = "Vec<Words>")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) cache: Vec<toml::Table>,
 }
 
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct SamplingTable {
+    /// What is to be seen.
     pub(crate) prompt: Option<String>,
+    /// What is not to be seen, where guidance is classifier-free.
     pub(crate) negative_prompt: Option<String>,
+    /// Sampling steps.
+    #[schemars(range(min = 1))]
     pub(crate) steps: Option<usize>,
+    /// The solver.
+    #[schemars(with = "Option<SamplerKind>")]
     pub(crate) sampler: Option<String>,
+    /// Shift of the noise levels: above 1, more steps at strong noise.
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub(crate) flow_shift: Option<f64>,
+    /// Scale of classifier-free guidance, at most 1 is without; what a guidance-distilled model is told.
+    #[schemars(range(min = 0.0))]
     pub(crate) guidance: Option<f64>,
+    /// Scale of classifier-free guidance in a guidance-distilled model.
+    #[schemars(range(min = 0.0))]
     pub(crate) true_cfg: Option<f64>,
+    /// The same as `guidance` for the second expert of a model that has two.
+    #[schemars(range(min = 0.0))]
     pub(crate) guidance_2: Option<f64>,
+    /// The part of the noise below which the second expert runs.
+    #[schemars(range(min = 0.0, max = 1.0))]
     pub(crate) boundary: Option<f64>,
+    /// Of the initial noise: the same number gives the same result.
     pub(crate) seed: Option<u64>,
+    /// Width and height in pixels; of a given image where there is one.
+    #[schemars(inner(range(min = 1)))]
     pub(crate) size: Option<[usize; 2]>,
+    /// Frames; 1 is an image.
+    #[schemars(range(min = 1))]
     pub(crate) frames: Option<usize>,
-    /// The first frame, or the image to begin from.
+    /// The first frame of a video, or the image to begin from.
     pub(crate) image: Option<PathBuf>,
+    /// Image to image: the part of the steps that runs on `image`.
+    #[schemars(range(max = 1.0), extend("exclusiveMinimum" = 0))]
     pub(crate) strength: Option<f64>,
-    /// The last frame.
+    /// The last frame of a video, for models that take one.
     pub(crate) last_image: Option<PathBuf>,
 }
 
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct OutputTable {
+    /// The file, whose ending is its format, or a folder for single frames.
     pub(crate) path: Option<PathBuf>,
+    /// Frames per second of a video; the model's own without it.
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub(crate) fps: Option<f64>,
 }
 

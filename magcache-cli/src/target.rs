@@ -2,7 +2,8 @@
 
 use anyhow::Result;
 use magcache_core::{
-    CachePlan, ModelMeta, PlannedSchedule, Plans, Profile, Residuals, Trajectory, schedule::simulate,
+    CachePlan, ModelMeta, PlannedSchedule, Plans, Profile, Residuals, Trajectory, count, schedule::simulate,
+    schemars,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -23,16 +24,18 @@ const MAX_SKIPS: [usize; 6] = [1, 2, 3, 4, 6, 8];
 const HALVINGS: usize = 40;
 
 /// The `[target]` table: one of the three, and where planned schedules are.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Target {
-    /// Steps that are computed.
+    /// Steps that are to be computed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) budget: Option<usize>,
     /// How many times faster the network is to be than in a dense run.
+    #[schemars(range(min = 1.0))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) speedup: Option<f64>,
-    /// dB against the dense run.
+    /// Picture quality, in dB against the dense run.
+    #[schemars(extend("exclusiveMinimum" = 0))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) psnr: Option<f64>,
     /// A profile with planned schedules; the model's own without.
@@ -125,7 +128,7 @@ impl Target {
             return Ok(Ok(plans.clone()));
         }
         let kind = |steps: usize, shift: Option<f64>, boundary: Option<f64>| {
-            let mut text = format!("{steps} steps");
+            let mut text = count(steps, "step");
             text += &shift.map_or(String::new(), |shift| format!(" at flow_shift {shift}"));
             text += &boundary.map_or(String::new(), |boundary| format!(" with boundary {boundary}"));
             text

@@ -5,18 +5,21 @@
 //! with what stands in, to the bit as without an audit, unless a drift budget is passed.
 
 use candle_core::{Error, Result, Tensor};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{Cx, Problem, Record, Streams, Why, metrics};
 
 /// The `[audit]` table: how many reuses are checked, and what is done about their error.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AuditPolicy {
     /// The part of the reuses that is checked, 0 to 1, evenly spread over those of each slot: with 0.1 the 5th, the 15th, ...
+    #[schemars(range(min = 0.0, max = 1.0))]
     pub fraction: f64,
     /// Most drift of a slot: the relative L1 errors of its audited outputs added up, each in place of `1 / fraction` reuses.
     /// When it is passed, the sum begins again at 0.
+    #[schemars(range(min = 0.0))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drift_budget: Option<f64>,
     /// What is done when it is passed.
@@ -24,7 +27,7 @@ pub struct AuditPolicy {
 }
 
 /// What passing the drift budget does to a slot.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum OnDrift {
     /// Nothing: it is reported.

@@ -198,6 +198,11 @@ pub trait TimestepCache: Debug + Send + Sync + 'static {
         false
     }
 
+    /// What `head` compares [`Verdict::accumulated`] with at a step, for charts; `None` where it compares with no number.
+    fn threshold(&self, _step: &Step) -> Option<f64> {
+        None
+    }
+
     /// Called once per step and branch, after the front blocks and before any other block, warm-up included; not on a branch
     /// that leads or follows another one. An error must leave `state` as it was: the step may be run again.
     fn head(&self, state: &mut Self::State, step: &Step, branch: Branch, x: &Head<'_>) -> Result<Verdict>;
@@ -236,6 +241,8 @@ pub trait AnyCache: Debug + Send + Sync {
     fn any_static(&self) -> bool;
     /// [`TimestepCache::uses_signals`].
     fn any_uses_signals(&self) -> bool;
+    /// [`TimestepCache::threshold`].
+    fn any_threshold(&self, step: &Step) -> Option<f64>;
     /// [`TimestepCache::head`].
     fn any_head(
         &self,
@@ -278,6 +285,10 @@ impl<C: TimestepCache> AnyCache for C {
 
     fn any_uses_signals(&self) -> bool {
         self.uses_signals()
+    }
+
+    fn any_threshold(&self, step: &Step) -> Option<f64> {
+        self.threshold(step)
     }
 
     fn any_head(

@@ -6,16 +6,19 @@
 use std::{fmt::Debug, ops::Range, sync::Arc};
 
 use candle_core::{DType, Device};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
-    AnyCache, AuditPolicy, BlockHook, Branches, CacheHook, ConfigError, Expert, ForecastConfig, Guards,
-    HookId, HookRegistry, Level, ModelMeta, Problem, Profile, StoragePolicy, Trajectory, Warmup, Window,
+    AnyCache, AuditPolicy, BlockHook, CacheHook, ConfigError, Expert, Given, Guards, HookId, HookRegistry,
+    Level, ModelMeta, Problem, Profile, StoragePolicy, Trajectory, Window, Words,
     error::nearest,
     exclusion,
     exclusion::Placed,
     forecast::OutputConfig,
     meta::{self, FORWARD},
+    syntax::syntax,
+    words::WORDS,
 };
 
 /// What a strategy's keys build.
@@ -56,9 +59,7 @@ pub struct BuildCx<'a> {
     /// The run, where it is known.
     pub trajectory: Option<&'a Trajectory>,
     /// The words of the table.
-    pub words: &'a Words,
-    /// The profile that the table names, else the model's default one.
-    pub profile: Option<&'a Profile>,
+    pub words: &'a Given<'a>,
     /// The experts that it acts in; empty means all of them.
     pub experts: &'a [Expert],
 }
@@ -68,12 +69,20 @@ impl BuildCx<'_> {
     pub fn guards(&self, defaults: Guards) -> Guards {
         let words = self.words;
         Guards {
-            warmup: words.warmup.unwrap_or(defaults.warmup),
-            last_steps: words.last_steps.unwrap_or(defaults.last_steps),
-            max_skips: words.max_skips.or(defaults.max_skips),
-            max_total_skips: words.max_total_skips.or(defaults.max_total_skips),
-            branches: words.branches.unwrap_or(defaults.branches),
+            warmup: words.warmup().unwrap_or(defaults.warmup),
+            last_steps: words.last_steps().unwrap_or(defaults.last_steps),
+            max_skips: words.max_skips().or(defaults.max_skips),
+            max_total_skips: words.max_total_skips().or(defaults.max_total_skips),
+            branches: words.branches().unwrap_or(defaults.branches),
         }
+    }
+
+    /// Everything wrong or doubtful about a strategy's keys: what it says itself, and those that another one silences.
+    pub fn check(&self, config: &dyn CacheConfig) -> Vec<Problem> {
+        let mut out = config.validate(self);
+        let info = meta::strategies().into_iter().find(|s| s.name == config.typetag_name());
+        out.extend(info.iter().flat_map(|info| (info.keys)().idle(self.place, &config)));
+        out
     }
 }
 
@@ -87,55 +96,15 @@ pub trait CacheConfig: Debug + Send + Sync {
     fn build(&self, cx: &BuildCx<'_>) -> Result<Strategy, ConfigError>;
 }
 
-/// The words that every `[[cache]]` table may have.
-#[derive(Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Words {
-    /// The blocks: a stack of the model, `3..9`, or `all` (the default). For a strategy that looks at the step alone also
-    /// `forward`, the whole forward, latents in and prediction out, or a module of the model, inside every block.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub at: Option<String>,
-    /// A built-in profile, or the path of one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub profile: Option<String>,
-    /// Which of the profile's curves or fits.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub variant: Option<String>,
-    /// Steps, or a fraction of the phase, computed first.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub warmup: Option<Warmup>,
-    /// Steps computed last.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub last_steps: Option<usize>,
-    /// Most consecutive skips.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_skips: Option<usize>,
-    /// Most skips of one branch of one expert.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_total_skips: Option<usize>,
-    /// Whose decision a branch takes.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub branches: Option<Branches>,
-    /// The experts that it acts in, by name; all of them without. In the steps of the others it is not there.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub experts: Option<Vec<String>>,
-    /// What stands in for skipped blocks.
-    #[serde(skip_serializing_if = "Option::is_none", with = "shared")]
-    pub forecast: Option<Arc<dyn ForecastConfig>>,
-}
+impl JsonSchema for dyn CacheConfig {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "strategy".into()
+    }
 
-const WORDS: [&str; 10] = [
-    "at",
-    "profile",
-    "variant",
-    "warmup",
-    "last_steps",
-    "max_skips",
-    "max_total_skips",
-    "branches",
-    "experts",
-    "forecast",
-];
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "object", "description": "A strategy, by its name and with its keys." })
+    }
+}
 
 /// One `[[cache]]` table.
 #[derive(Debug)]
@@ -148,17 +117,17 @@ pub struct CacheEntry {
     pub config: Box<dyn CacheConfig>,
 }
 
-/// The `[residuals]` table.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// The `[residuals]` table: how what is stored for reuse is held.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Residuals {
-    /// `f32`, `bf16` or `f16`; storage only.
+    /// `f32`, `bf16` or `f16`, in storage only; without it, as the model computes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dtype: Option<String>,
-    /// Bytes, `2 GiB` or a number.
+    /// Most bytes, `2 GiB` or a number; past them the oldest are dropped and computed again. No limit without it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub budget: Option<String>,
-    /// `same` (as the model) or `cpu`.
+    /// `same` (as the model, what holds without it) or `cpu`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device: Option<String>,
 }
@@ -275,6 +244,7 @@ impl CachePlan {
             let experts = words.experts(model)?;
             let default = || model.profiles.first().map(|name| Profile::find(name));
             let profile = words.profile.as_deref().map(Profile::find).or_else(default).transpose()?;
+            let given = Given::new(words, profile.as_ref());
             let id = HookId(u16::try_from(i).unwrap_or(u16::MAX));
             let cx = BuildCx {
                 place: &place,
@@ -282,14 +252,14 @@ impl CachePlan {
                 model,
                 range: range.clone(),
                 trajectory,
-                words,
-                profile: profile.as_ref(),
+                words: &given,
                 experts: &experts,
             };
-            let found = entry.config.validate(&cx);
+            let found = cx.check(&*entry.config);
             let fatal = found.iter().any(|p| p.fatal);
             problems.extend(found);
             let strategy = if fatal { None } else { Some(entry.config.build(&cx)?) };
+            problems.extend(strategy.iter().flat_map(|s| given.without_effect(&place, &entry.name, s)));
             if own != level && strategy.as_ref().is_some_and(|strategy| !strategy.is_blind()) {
                 let at = module.unwrap_or(FORWARD);
                 let message = format!("`at` is {at:?}, but {:?} looks at what the blocks do", entry.name);
@@ -330,39 +300,6 @@ impl CacheEntry {
                 let forecast = self.words.forecast.clone().or_else(repeat);
                 Arc::new(CacheHook::new(id, cache, forecast, guards))
             }
-        }
-    }
-}
-
-impl Words {
-    /// What the words name.
-    fn experts(&self, model: &ModelMeta) -> Result<Vec<Expert>, ConfigError> {
-        let known = || model.experts.iter().copied();
-        let one = |name: &String| match known().position(|n| n == name.as_str()) {
-            Some(i) => Ok(Expert(u8::try_from(i).unwrap_or(u8::MAX))),
-            None => Err(ConfigError::UnknownName {
-                place: "experts".to_owned(),
-                kind: "expert",
-                name: name.clone(),
-                nearest: nearest(name, known()),
-            }),
-        };
-        self.experts.iter().flatten().map(one).collect()
-    }
-
-    fn problems(&self, place: &str, out: &mut Vec<Problem>) {
-        if let Some(Warmup::Fraction(f)) = self.warmup {
-            out.extend(
-                Problem::unless_in(place, "warmup", f, 0.0, 1.0).map(|p| p.hint("or a number of steps")),
-            );
-        }
-        if self.experts.as_ref().is_some_and(Vec::is_empty) {
-            let problem = Problem::error(place, "`experts` is empty: the cache would act nowhere");
-            out.push(problem.hint("name at least one, or remove the key"));
-        }
-        out.extend(self.forecast.iter().flat_map(|forecast| forecast.validate(place)));
-        if self.max_skips == Some(0) || self.max_total_skips == Some(0) {
-            out.push(Problem::warning(place, "a cap of 0 skips: nothing will be skipped"));
         }
     }
 }
@@ -417,45 +354,7 @@ fn bytes(place: &str, text: &str) -> Result<usize, ConfigError> {
     }
 }
 
-/// serde for a shared plugin: typetag reads a `Box`, a hook keeps an `Arc`.
-mod shared {
-    use std::sync::Arc;
-
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    use crate::ForecastConfig;
-
-    type Shared = Option<Arc<dyn ForecastConfig>>;
-
-    pub(super) fn serialize<S: Serializer>(forecast: &Shared, s: S) -> Result<S::Ok, S::Error> {
-        forecast.as_deref().serialize(s)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Shared, D::Error> {
-        Ok(Option::<Box<dyn ForecastConfig>>::deserialize(d)?.map(Arc::from))
-    }
-}
-
 /// Reads a table strictly; serde's "unknown field" becomes an error that names the nearest known key.
 fn read<T: DeserializeOwned>(place: &str, table: toml::Table) -> Result<T, ConfigError> {
     toml::Value::Table(table).try_into().map_err(|e: toml::de::Error| syntax(place, &e))
-}
-
-/// An error of the TOML reader, its message taken apart where that helps.
-pub(crate) fn syntax(place: &str, error: &impl ToString) -> ConfigError {
-    let text = error.to_string();
-    let text = text.trim_end();
-    let mut quoted = text.split('`').skip(1).step_by(2);
-    if text.contains("unknown field `")
-        && let Some(key) = quoted.next()
-    {
-        // A common word can be unknown too: in a member of a combination, whose words are the combination's.
-        let known: Vec<_> = quoted.chain(WORDS).filter(|word| *word != key).collect();
-        return ConfigError::UnknownKey {
-            place: place.to_owned(),
-            key: key.to_owned(),
-            nearest: nearest(key, known),
-        };
-    }
-    ConfigError::Syntax { place: place.to_owned(), message: text.to_owned() }
 }

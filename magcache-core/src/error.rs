@@ -2,6 +2,8 @@
 
 use std::{fmt, ops::Range, path::PathBuf};
 
+use crate::Branch;
+
 /// A configuration or a profile that cannot be used. Nothing has run when it is returned.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -13,6 +15,8 @@ pub enum ConfigError {
         place: String,
         /// What the parser says.
         message: String,
+        /// What to type in its place.
+        hint: Option<String>,
     },
     /// A key that nothing reads.
     #[error("{place}: unknown key `{key}`")]
@@ -37,7 +41,7 @@ pub enum ConfigError {
         nearest: Option<String>,
     },
     /// A ring around blocks that the model does not have.
-    #[error("a hook around blocks {at:?} of a model with {blocks} blocks")]
+    #[error("a hook around blocks {at:?} of a model with {}", count(*blocks, "block"))]
     Range {
         /// The range asked for.
         at: Range<usize>,
@@ -60,7 +64,7 @@ pub enum ConfigError {
 impl ConfigError {
     /// An error of the TOML reader at `place`: an unknown key is named with the nearest known one.
     pub fn toml(place: &str, error: &toml::de::Error) -> Self {
-        crate::config::syntax(place, error)
+        crate::syntax::syntax(place, error)
     }
 
     /// What to do about it, in words that can be typed where possible.
@@ -71,6 +75,7 @@ impl ConfigError {
             Self::UnknownName { kind: "strategy" | "profile" | "model", .. } => {
                 Some("`magcache list` shows every name".to_owned())
             }
+            Self::Syntax { hint, .. } => hint.clone(),
             Self::Problems(problems) => problems.iter().find_map(|p| p.hint.clone()),
             _ => None,
         }
@@ -107,6 +112,17 @@ impl Problem {
         Self { hint: Some(hint.into()), ..self }
     }
 
+    /// An error unless `name`, which `key` has a list for, is that of a guidance branch.
+    pub fn unless_branch(place: &str, key: &str, name: &str) -> Option<Self> {
+        let unknown = name.parse::<Branch>().err()?;
+        let near = nearest(name, ["cond", "uncond", "batched"]);
+        let hint = near.map_or_else(
+            || format!("{key} = {{ cond = [...], uncond = [...] }}"),
+            |near| format!("did you mean `{near}`?"),
+        );
+        Some(Self::error(place, format!("`{key}` has a list for {name:?}: {unknown}")).hint(hint))
+    }
+
     /// An error unless `value` lies in `low..=high`; NaN never does. `f64::MAX` is no upper bound.
     pub fn unless_in(place: &str, key: &str, value: f64, low: f64, high: f64) -> Option<Self> {
         let range = || match high {
@@ -126,6 +142,15 @@ impl fmt::Display for Problem {
 
 fn join(problems: &[Problem]) -> String {
     problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+/// A number with its noun: `1 step`, `8 steps`, `2 branches`.
+pub fn count(n: usize, noun: &str) -> String {
+    match n {
+        1 => format!("1 {noun}"),
+        _ if noun.ends_with(['s', 'x']) || noun.ends_with("ch") => format!("{n} {noun}es"),
+        _ => format!("{n} {noun}s"),
+    }
 }
 
 /// The candidate most like `word`, if one is near enough to be meant.

@@ -3,9 +3,10 @@
 use std::fmt::Debug;
 
 use candle_core::Result;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-use crate::{Persist, Problem, StoragePolicy, Stored, Streams};
+use crate::{ForecastInfo, Persist, Problem, StoragePolicy, Stored, Streams, keys_of};
 
 /// Predicts the output of a range of blocks from its input and from outputs of earlier computed steps.
 ///
@@ -33,8 +34,18 @@ pub trait ForecastConfig: Debug + Send + Sync {
     fn build(&self) -> Box<dyn Forecast>;
 }
 
+impl JsonSchema for dyn ForecastConfig {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "forecast".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "object", "description": "A forecast, by its `type` and with its keys." })
+    }
+}
+
 /// `x + (y − x)` of the last computed step: what every published method starts from.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ResidualConfig {}
 
@@ -45,8 +56,18 @@ impl ForecastConfig for ResidualConfig {
     }
 }
 
+inventory::submit! {
+    ForecastInfo {
+        name: "residual",
+        summary: "what the blocks added at the last computed step is added again; what holds without the key",
+        paper: "-",
+        keys: keys_of::<ResidualConfig>,
+        origin: env!("CARGO_PKG_NAME"),
+    }
+}
+
 /// `y` of the last computed step as it was: for predictions that do not move with their input.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct OutputConfig {}
 
@@ -54,6 +75,16 @@ pub struct OutputConfig {}
 impl ForecastConfig for OutputConfig {
     fn build(&self) -> Box<dyn Forecast> {
         Box::new(LastOutput::default())
+    }
+}
+
+inventory::submit! {
+    ForecastInfo {
+        name: "output",
+        summary: "the output of the last computed step as it was; what holds without the key for a module",
+        paper: "-",
+        keys: keys_of::<OutputConfig>,
+        origin: env!("CARGO_PKG_NAME"),
     }
 }
 

@@ -1,17 +1,18 @@
 //! The words that every strategy has in common: warm-up, last steps, caps, following another branch.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{Branch, Step, Why, cache::History};
 
 /// Steps at the start of each expert's phase that are always computed.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum Warmup {
     /// So many steps.
     Steps(usize),
     /// This fraction of the phase, in 0..=1.
-    Fraction(f64),
+    Fraction(#[schemars(range(min = 0.0, max = 1.0))] f64),
 }
 
 impl Warmup {
@@ -39,7 +40,7 @@ impl Warmup {
 }
 
 /// Whose decision a branch takes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Branches {
     /// Every branch decides for itself.

@@ -17,7 +17,19 @@ use crate::{
 pub struct HookId(pub u16);
 
 /// A tensor that a model can show to a strategy, computed only when asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    serde::Serialize,
+    serde::Deserialize,
+    schemars::JsonSchema,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum Signal {
     /// Block 0's normalised and modulated input `[batch, tokens, channels]`.
@@ -114,6 +126,11 @@ pub trait BlockHook: Debug + Send + Sync {
     /// True when decisions depend on the step alone, never on a tensor: a schedule can be printed.
     fn is_static(&self) -> bool {
         true
+    }
+
+    /// What the accumulated value of its records is compared with at a step, if it is compared with a number.
+    fn threshold(&self, _step: &Step) -> Option<f64> {
+        None
     }
 
     /// Writes one of this hook's slots, for a run that may have to be continued. A hook that keeps nothing in slots is never

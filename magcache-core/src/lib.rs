@@ -58,6 +58,7 @@ mod forecast;
 mod guards;
 mod half;
 mod hook;
+mod keys;
 mod log;
 pub mod meta;
 pub mod metrics;
@@ -74,21 +75,24 @@ mod snapshot;
 mod step;
 mod storage;
 mod streams;
+mod syntax;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod threads;
 mod trajectory;
+mod words;
 
 pub use adapter::CacheHook;
 pub use audit::{Audit, AuditPolicy, OnDrift};
 pub use cache::{AnyCache, AnyState, Base, Head, History, SlotState, TimestepCache, Verdict, Window};
-pub use config::{BuildCx, Built, CacheConfig, CacheEntry, CachePlan, Residuals, Strategy, Words};
-pub use error::{ConfigError, Problem, nearest};
+pub use config::{BuildCx, Built, CacheConfig, CacheEntry, CachePlan, Residuals, Strategy};
+pub use error::{ConfigError, Problem, count, nearest};
 pub use forecast::{Forecast, ForecastConfig, LastOutput, LastResidual, OutputConfig, ResidualConfig};
 pub use guards::{Branches, Guards, Warmup};
 pub use hook::{BlockHook, Cx, HookId, Next, Output, Probe, Reducer, Ring, Signal};
+pub use keys::{Key, Keys, keys_of};
 pub use log::{DecisionLog, Record, UnknownCause, Why};
-pub use meta::{BlockMeta, Level, ModelMeta, ProfileInfo, StackMeta, StrategyInfo};
+pub use meta::{BlockMeta, ForecastInfo, Level, ModelMeta, ProfileInfo, StackMeta, StrategyInfo};
 pub use module::{ModuleRings, Modules};
 pub use plans::{PlannedSchedule, Plans};
 pub use profile::{Curve, Fit, Profile, Recommended, Sensitivity, Source};
@@ -100,7 +104,9 @@ pub use step::{Branch, Expert, Phase, Step, UnknownBranch};
 pub use storage::{StoragePolicy, Stored};
 pub use streams::{Role, Streams};
 pub use trajectory::{Trajectory, steps_above};
+pub use words::{Given, Words};
 
 // Re-exported so that a plugin crate needs no versions of its own.
 pub use inventory;
+pub use schemars;
 pub use typetag;

@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, ops::Range};
 
-use crate::{ConfigError, Problem, Role, Signal, error::nearest};
+use crate::{ConfigError, Keys, Problem, Role, Signal, error::nearest};
 
 /// What `at` names beside stacks and modules: every block, and the whole forward.
 const ALL: &str = "all";
@@ -182,6 +182,23 @@ pub struct StrategyInfo {
     pub example: &'static str,
     /// A `[[cache]]` table with which the strategy runs and skips nothing.
     pub never: &'static str,
+    /// Its own keys: [`keys_of`](crate::keys_of) of the type that reads them.
+    pub keys: fn() -> Keys,
+    /// The crate that registers it.
+    pub origin: &'static str,
+}
+
+/// What a forecast says about itself. Registered with `inventory::submit!`.
+#[derive(Debug)]
+pub struct ForecastInfo {
+    /// The `type` in a configuration.
+    pub name: &'static str,
+    /// One line.
+    pub summary: &'static str,
+    /// Where it was published.
+    pub paper: &'static str,
+    /// Its own keys: [`keys_of`](crate::keys_of) of the type that reads them.
+    pub keys: fn() -> Keys,
     /// The crate that registers it.
     pub origin: &'static str,
 }
@@ -199,6 +216,7 @@ pub struct ProfileInfo {
 
 inventory::collect!(ModelMeta);
 inventory::collect!(StrategyInfo);
+inventory::collect!(ForecastInfo);
 inventory::collect!(ProfileInfo);
 
 /// Every registered model, by name.
@@ -209,6 +227,11 @@ pub fn models() -> Vec<&'static ModelMeta> {
 /// Every registered strategy, by name.
 pub fn strategies() -> Vec<&'static StrategyInfo> {
     sorted(|s: &StrategyInfo| s.name)
+}
+
+/// Every registered forecast, by name.
+pub fn forecasts() -> Vec<&'static ForecastInfo> {
+    sorted(|f: &ForecastInfo| f.name)
 }
 
 /// Every registered profile, by name.

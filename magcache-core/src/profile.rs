@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, path::Path};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Branch, ConfigError, Expert, Plans, Problem, Signal, Trajectory, Warmup, error::nearest, meta,
+    Branch, ConfigError, Expert, Plans, Problem, Signal, Trajectory, Warmup, count, error::nearest, meta,
     steps_above,
 };
 
@@ -170,7 +170,7 @@ pub struct Sensitivity {
 impl Profile {
     /// Parses and checks a profile; `place` names it in errors.
     pub fn parse(text: &str, place: &str) -> Result<Self, ConfigError> {
-        let profile: Self = toml::from_str(text).map_err(|e| crate::config::syntax(place, &e))?;
+        let profile: Self = toml::from_str(text).map_err(|e| crate::syntax::syntax(place, &e))?;
         let problems = profile.problems();
         if problems.is_empty() { Ok(profile) } else { Err(ConfigError::Problems(problems)) }
     }
@@ -292,15 +292,22 @@ impl Curve {
 
     fn problems(&self, place: &str, out: &mut Vec<Problem>) {
         if self.ratios.is_empty() || self.steps == 0 {
-            out.push(Problem::error(place, format!("a curve of {} steps without ratios", self.steps)));
+            out.push(Problem::error(
+                place,
+                format!("a curve of {} without ratios", count(self.steps, "step")),
+            ));
         }
         for (what, by_branch) in
             [("ratios", &self.ratios), ("std", &self.std), ("cosine_distance", &self.cosine_distance)]
         {
             for (branch, values) in by_branch {
+                out.extend(Problem::unless_branch(place, what, branch));
                 if values.len() != self.steps {
-                    let message =
-                        format!("`{what}.{branch}` has {} values, `steps` is {}", values.len(), self.steps);
+                    let message = format!(
+                        "`{what}.{branch}` has {}, `steps` is {}",
+                        count(values.len(), "value"),
+                        self.steps
+                    );
                     out.push(Problem::error(place, message).hint("one value for every step"));
                 }
                 if let Some(i) = values.iter().position(|v| !v.is_finite()) {
@@ -351,7 +358,7 @@ impl Sensitivity {
         {
             if values.len() != self.timesteps.len() {
                 let (got, expected) = (values.len(), self.timesteps.len());
-                let message = format!("`{what}` has {got} values, `timesteps` has {expected}");
+                let message = format!("`{what}` has {}, `timesteps` has {expected}", count(got, "value"));
                 out.push(Problem::error(place, message).hint("one value for every timestep"));
             }
             if let Some(i) = values.iter().position(|v| !(v.is_finite() && *v >= 0.0)) {

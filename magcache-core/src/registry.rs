@@ -4,7 +4,7 @@ use std::{ops::Range, sync::Arc};
 
 use crate::{
     AuditPolicy, BlockHook, ConfigError, Expert, HookId, ModuleRings, Reducer, Ring, Session, SnapshotError,
-    StoragePolicy,
+    Step, StoragePolicy,
 };
 
 /// Hooks in order, the first outermost: some around ranges of blocks, some around modules inside the blocks, some around
@@ -50,6 +50,11 @@ impl HookRegistry {
     /// True when no decision depends on a tensor.
     pub fn is_static(&self) -> bool {
         !self.audit.acts() && self.all().all(|ring| ring.hook.is_static())
+    }
+
+    /// What a hook's accumulated values are compared with at a step, if it is a number.
+    pub fn threshold(&self, hook: HookId, step: &Step) -> Option<f64> {
+        self.all().find(|ring| ring.id == hook)?.hook.threshold(step)
     }
 
     /// The rings of every level.

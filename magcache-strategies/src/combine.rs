@@ -6,12 +6,12 @@
 use magcache_core::{
     AnyCache, AnyState, Base, Branch, BuildCx, CacheConfig, ConfigError, Forecast, Guards, Head,
     LastResidual, Level, Persist, Problem, Reader, SnapshotError, Step, Strategy, StrategyInfo, Streams,
-    TimestepCache, Verdict, Why, Window, Writer, inventory, meta, typetag,
+    TimestepCache, Verdict, Why, Window, Writer, inventory, keys_of, meta, schemars, typetag,
 };
 use serde::{Deserialize, Serialize};
 
 /// The keys of `strategy = "priority"`: the first member that would skip decides.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PriorityConfig {
     /// Tables of strategies, the first asked first.
@@ -19,7 +19,7 @@ pub struct PriorityConfig {
 }
 
 /// The keys of `strategy = "any-veto"`: skips only what every member would skip.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AnyVetoConfig {
     /// Tables of strategies, a static one first where there is one.
@@ -193,7 +193,7 @@ fn validate(members: &[Box<dyn CacheConfig>], cx: &BuildCx<'_>) -> Vec<Problem> 
             out.push(Problem::error(&place, message).hint("give it a `[[cache]]` table of its own"));
             continue;
         }
-        out.extend(member.validate(&BuildCx { place: &place, range: cx.range.clone(), ..*cx }));
+        out.extend(BuildCx { place: &place, range: cx.range.clone(), ..*cx }.check(&**member));
     }
     out
 }
@@ -262,6 +262,7 @@ inventory::submit! {
                 { strategy = "teacache", threshold = 0.0, policy = "linear", signal = "modulated-input" },
             ]
         "#,
+        keys: keys_of::<PriorityConfig>,
         origin: env!("CARGO_PKG_NAME"),
     }
 }
@@ -286,6 +287,7 @@ inventory::submit! {
                 { strategy = "fbcache", threshold = 0.0 },
             ]
         "#,
+        keys: keys_of::<AnyVetoConfig>,
         origin: env!("CARGO_PKG_NAME"),
     }
 }

@@ -10,26 +10,41 @@
 use candle_core::{Result, Tensor};
 use magcache_core::{
     Branch, BuildCx, CacheConfig, ConfigError, Guards, Head, Level, Problem, Step, Strategy, StrategyInfo,
-    Streams, TimestepCache, Verdict, Warmup, Why, Window, inventory, typetag,
+    Streams, TimestepCache, Verdict, Warmup, Why, Window, count, inventory, keys_of, schemars, typetag,
 };
 use serde::{Deserialize, Serialize};
 
+/// `Fn_compute_blocks` as published.
+const FRONT: usize = 8;
+
 /// The keys of `strategy = "dbcache"`. Caps and warm-up (8 steps without the word) are the common words: `max_skips` is
 /// the published `max_continuous_cached_steps`, `max_total_skips` is `max_cached_steps`.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct DbCacheConfig {
-    /// Blocks at the start that always run (`Fn_compute_blocks`); the metric is taken behind them.
-    pub front: usize,
+    /// Blocks at the start that always run (`Fn_compute_blocks`); the metric is taken behind them. Without it 8, the published
+    /// value; half of the blocks where 8 would leave none to skip.
+    #[schemars(range(min = 1))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub front: Option<usize>,
     /// Blocks at the end that always run (`Bn_compute_blocks`).
     pub back: usize,
-    /// Bound of the relative L1 distance (`residual_diff_threshold`).
+    /// Bound of the relative L1 distance to the last computed step (`residual_diff_threshold`); a larger one skips more.
+    #[schemars(range(min = 0.0))]
     pub threshold: f64,
 }
 
 impl Default for DbCacheConfig {
     fn default() -> Self {
-        Self { front: 8, back: 0, threshold: 0.08 }
+        Self { front: None, back: 0, threshold: 0.08 }
+    }
+}
+
+impl DbCacheConfig {
+    /// The front blocks in a range of so many: a front that nobody asked for leaves something to skip.
+    fn front(&self, blocks: usize) -> usize {
+        let free = blocks.saturating_sub(self.back);
+        self.front.unwrap_or(if FRONT < free { FRONT } else { (free / 2).max(1) })
     }
 }
 
@@ -58,6 +73,10 @@ impl TimestepCache for DbCache {
         self.window
     }
 
+    fn threshold(&self, _: &Step) -> Option<f64> {
+        Some(self.threshold)
+    }
+
     fn head(&self, state: &mut DbState, _: &Step, _: Branch, x: &Head<'_>) -> Result<Verdict> {
         let (now, verdict) = match &state.anchor {
             None => (x.front_residual()?, Verdict::compute(Why::NoHistory)),
@@ -80,7 +99,8 @@ impl TimestepCache for DbCache {
 impl CacheConfig for DbCacheConfig {
     fn validate(&self, cx: &BuildCx<'_>) -> Vec<Problem> {
         let place = cx.place;
-        let (front, back, blocks) = (self.front, self.back, cx.range.len());
+        let blocks = cx.range.len();
+        let (front, back) = (self.front(blocks), self.back);
         let mut out = Vec::new();
         out.extend(Problem::unless_in(place, "threshold", self.threshold, 0.0, f64::MAX));
         if front == 0 {
@@ -92,7 +112,8 @@ impl CacheConfig for DbCacheConfig {
             out.push(Problem::error(place, message).hint("use magcache or teacache on a single block"));
         } else if front.saturating_add(back) >= blocks {
             let message = format!(
-                "`front` is {front} and `back` is {back}, the range has {blocks} blocks: nothing is left to skip"
+                "`front` is {front} and `back` is {back}, the range has {}: nothing is left to skip",
+                count(blocks, "block")
             );
             let hint = format!("their sum must be at most {}", blocks - 1);
             out.push(Problem::error(place, message).hint(hint));
@@ -101,7 +122,7 @@ impl CacheConfig for DbCacheConfig {
     }
 
     fn build(&self, cx: &BuildCx<'_>) -> std::result::Result<Strategy, ConfigError> {
-        let window = Window { front: self.front, back: self.back };
+        let window = Window { front: self.front(cx.range.len()), back: self.back };
         let guards = Guards { warmup: Warmup::Steps(8), ..Guards::default() };
         Ok(Strategy::cache(DbCache { window, threshold: self.threshold }, cx.guards(guards)))
     }
@@ -126,6 +147,7 @@ inventory::submit! {
             back = 1
             threshold = 0.0
         "#,
+        keys: keys_of::<DbCacheConfig>,
         origin: env!("CARGO_PKG_NAME"),
     }
 }

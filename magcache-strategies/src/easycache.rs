@@ -11,15 +11,17 @@
 use candle_core::Tensor;
 use magcache_core::{
     Branch, Branches, BuildCx, CacheConfig, ConfigError, Guards, Head, Level, Problem, Step, Strategy,
-    StrategyInfo, Streams, TimestepCache, Verdict, Warmup, Why, inventory, metrics, typetag,
+    StrategyInfo, Streams, TimestepCache, Verdict, Warmup, Why, inventory, keys_of, metrics, schemars,
+    typetag,
 };
 use serde::{Deserialize, Serialize};
 
 /// The keys of `strategy = "easycache"`.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct EasyCacheConfig {
     /// Bound of the accumulated relative change of the output (`thresh`, the paper's τ).
+    #[schemars(range(min = 0.0))]
     pub threshold: f64,
 }
 
@@ -60,6 +62,10 @@ magcache_core::fields!(Anchor { input, output, size });
 
 impl TimestepCache for EasyCache {
     type State = EasyState;
+
+    fn threshold(&self, _: &Step) -> Option<f64> {
+        Some(self.threshold)
+    }
 
     fn head(&self, state: &mut EasyState, _: &Step, _: Branch, x: &Head<'_>) -> candle_core::Result<Verdict> {
         let now = x.input.image()?;
@@ -132,6 +138,7 @@ inventory::submit! {
             strategy = "easycache"
             threshold = 0.0
         "#,
+        keys: keys_of::<EasyCacheConfig>,
         origin: env!("CARGO_PKG_NAME"),
     }
 }

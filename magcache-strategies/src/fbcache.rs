@@ -8,12 +8,13 @@
 use candle_core::Tensor;
 use magcache_core::{
     Branch, BuildCx, CacheConfig, ConfigError, Guards, Head, Level, Problem, Signal, Step, Strategy,
-    StrategyInfo, Streams, TimestepCache, Verdict, Warmup, Why, Window, inventory, typetag,
+    StrategyInfo, Streams, TimestepCache, Verdict, Warmup, Why, Window, inventory, keys_of, schemars,
+    typetag,
 };
 use serde::{Deserialize, Serialize};
 
 /// What is compared with the last computed step.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Metric {
     /// What the first block added to the denoised stream, relative L1: the rule of the method.
@@ -26,27 +27,31 @@ pub enum Metric {
 }
 
 /// The reading of the threshold.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Dialect {
-    /// Skips below the threshold; warm-up 1, last steps 1.
+    /// Skips below the threshold; `warmup` and `last_steps` are 1 without the words.
     #[default]
-    Magcache,
-    /// Skips on equality too; no warm-up, no last steps, as diffusers.
+    #[serde(alias = "magcache")]
+    Strict,
+    /// Skips on equality too, as diffusers; `warmup` and `last_steps` are 0 without the words.
     Diffusers,
 }
 
 /// The keys of `strategy = "fbcache"`.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct FbCacheConfig {
-    /// Bound of the relative distance.
+    /// Bound of the relative distance to the last computed step; a larger one skips more.
+    #[schemars(range(min = 0.0))]
     pub threshold: f64,
     /// What is compared.
     pub metric: Metric,
-    /// Every how many-th token the metric looks at.
+    /// Every how many-th token the metric looks at; 1 is all of them.
+    #[schemars(range(min = 1, max = u32::MAX))]
     pub downsample: usize,
-    /// Weight of the previous metric in an exponential mean, in 0..1; 0 is none.
+    /// Weight of the previous metric in an exponential mean; 0 is none.
+    #[schemars(range(min = 0.0), extend("exclusiveMaximum" = 1.0))]
     pub ema: f64,
     /// The reading of the threshold.
     pub dialect: Dialect,
@@ -123,6 +128,10 @@ impl TimestepCache for FbCache {
 
     fn uses_signals(&self) -> bool {
         self.metric != Metric::ResidualRelL1
+    }
+
+    fn threshold(&self, _: &Step) -> Option<f64> {
+        Some(self.threshold)
     }
 
     fn head(&self, state: &mut FbState, _: &Step, _: Branch, x: &Head<'_>) -> candle_core::Result<Verdict> {
@@ -214,6 +223,7 @@ inventory::submit! {
             strategy = "fbcache"
             threshold = 0.0
         "#,
+        keys: keys_of::<FbCacheConfig>,
         origin: env!("CARGO_PKG_NAME"),
     }
 }

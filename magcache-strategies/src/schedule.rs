@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use candle_core::Result;
 use magcache_core::{
     Branch, BuildCx, CacheConfig, ConfigError, Guards, Head, Level, Problem, Step, Strategy, StrategyInfo,
-    TimestepCache, Verdict, Why, inventory, typetag,
+    TimestepCache, Verdict, Why, count, inventory, keys_of, schemars, typetag,
 };
 use serde::{Deserialize, Serialize};
 
 /// The keys of `strategy = "schedule"`.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ScheduleConfig {
     /// Steps to skip: one list for every branch, or one by branch.
@@ -18,7 +18,7 @@ pub struct ScheduleConfig {
 }
 
 /// Steps to skip.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(untagged)]
 pub enum Skip {
     /// On every branch.
@@ -36,6 +36,15 @@ impl Skip {
         match self {
             Self::All(steps) => steps.contains(&step),
             Self::ByBranch(map) => map.get(&branch.to_string()).is_some_and(|steps| steps.contains(&step)),
+        }
+    }
+
+    fn problems(&self, place: &str) -> Vec<Problem> {
+        match self {
+            Self::All(_) => Vec::new(),
+            Self::ByBranch(map) => {
+                map.keys().filter_map(|name| Problem::unless_branch(place, "skip", name)).collect()
+            }
         }
     }
 
@@ -63,12 +72,16 @@ impl TimestepCache for FixedSchedule {
 #[typetag::serde(name = "schedule")]
 impl CacheConfig for ScheduleConfig {
     fn validate(&self, cx: &BuildCx<'_>) -> Vec<Problem> {
-        let (Some(last), Some(run)) = (self.skip.last(), cx.trajectory) else { return Vec::new() };
-        if last < run.len() {
-            return Vec::new();
+        let mut out = self.skip.problems(cx.place);
+        if let (Some(last), Some(run)) = (self.skip.last(), cx.trajectory)
+            && last >= run.len()
+        {
+            let message = format!("`skip` names step {last}, the run has {}", count(run.len(), "step"));
+            out.push(
+                Problem::error(cx.place, message).hint(format!("run it with --steps {} or more", last + 1)),
+            );
         }
-        let message = format!("`skip` names step {last}, the run has {} steps", run.len());
-        vec![Problem::error(cx.place, message).hint(format!("run it with --steps {} or more", last + 1))]
+        out
     }
 
     fn build(&self, cx: &BuildCx<'_>) -> std::result::Result<Strategy, ConfigError> {
@@ -90,6 +103,7 @@ inventory::submit! {
             strategy = "schedule"
             skip = []
         "#,
+        keys: keys_of::<ScheduleConfig>,
         origin: env!("CARGO_PKG_NAME"),
     }
 }

@@ -13,7 +13,7 @@ use candle_core::Tensor;
 use magcache_core::{
     Branch, Branches, BuildCx, CacheConfig, ConfigError, Expert, Forecast, Guards, Head, LastOutput, Level,
     Problem, Sensitivity, Source, Step, Strategy, StrategyInfo, Streams, TimestepCache, Verdict, Warmup, Why,
-    inventory, metrics, typetag,
+    inventory, keys_of, metrics, schemars, typetag,
 };
 use serde::{Deserialize, Serialize};
 
@@ -21,35 +21,38 @@ use serde::{Deserialize, Serialize};
 const THRESHOLDS: [f64; 2] = [0.005, 0.07];
 
 /// The keys of `strategy = "sencache"`. What is not given comes from the sensitivities of the table's profile.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SenCacheConfig {
-    /// Bound of the predicted change (the paper's ε), in units of the prediction.
+    /// Bound of the predicted change (the paper's ε), in units of the prediction. Without it that of the sensitivities, else
+    /// 0.07.
+    #[schemars(range(min = 0.0))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threshold: Option<f64>,
-    /// The same in the first part of the run.
+    /// The same in the first part of the run. Without it that of the sensitivities, else 0.005.
+    #[schemars(range(min = 0.0))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub early_threshold: Option<f64>,
-    /// How long that part is: steps, or a fraction of the run.
+    /// How long that part is: steps, or a fraction of the run; 0.2 without it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub early: Option<Warmup>,
-    /// Sensitivities in place: one table, or one for every expert.
+    /// Sensitivities in place of the profile's: one table, or one for every expert.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sensitivity: Vec<Inline>,
 }
 
-/// Sensitivities in a configuration; the fields are those of [`Sensitivity`].
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// Sensitivities in a configuration; the fields are those of a profile.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Inline {
-    /// The expert, for a model with several.
+    /// The number of the expert, from 0, for a model with several.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expert: Option<u8>,
-    /// Where they were measured.
+    /// Where they were measured, 0 to 1000, in the order of a run.
     pub timesteps: Vec<f64>,
-    /// Of the latents.
+    /// How much the prediction changes with the latents.
     pub latent: Vec<f64>,
-    /// Of the timestep.
+    /// How much it changes with the timestep.
     pub timestep: Vec<f64>,
 }
 
@@ -92,6 +95,11 @@ magcache_core::fields!(SenState { reference });
 magcache_core::fields!(Reference { latents, timestep });
 
 impl SenCache {
+    fn threshold_at(&self, step: &Step) -> f64 {
+        let early = step.index < self.early.steps(step.total);
+        if early { self.early_threshold } else { self.threshold }
+    }
+
     fn of(&self, expert: Expert) -> Option<&Sensitivity> {
         let own = self.sensitivities.iter().find(|s| s.expert == Some(expert.0));
         own.or_else(|| self.sensitivities.iter().find(|s| s.expert.is_none()))
@@ -103,6 +111,10 @@ impl TimestepCache for SenCache {
 
     fn forecast(&self, _: &Step) -> Box<dyn Forecast> {
         Box::new(LastOutput::default())
+    }
+
+    fn threshold(&self, step: &Step) -> Option<f64> {
+        Some(self.threshold_at(step))
     }
 
     fn head(
@@ -119,9 +131,7 @@ impl TimestepCache for SenCache {
         let moved =
             x.reduce(metrics::worst(metrics::rms_difference(&x.input.image()?, &reference.latents)?))?;
         let score = latent * moved + timestep * (step.timestep - reference.timestep).abs();
-        let early = step.index < self.early.steps(step.total);
-        let threshold = if early { self.early_threshold } else { self.threshold };
-        Ok(Verdict::below(score, threshold).metric(moved))
+        Ok(Verdict::below(score, self.threshold_at(step)).metric(moved))
     }
 
     fn tail(
@@ -142,7 +152,7 @@ impl SenCacheConfig {
         if !self.sensitivity.is_empty() {
             return Ok(self.sensitivity.iter().map(Inline::sensitivity).collect());
         }
-        let found = cx.profile.map(|p| p.sensitivities_of(cx.words.variant.as_deref())).transpose()?;
+        let found = cx.words.profile().map(|p| p.sensitivities_of(cx.words.variant())).transpose()?;
         Ok(found.unwrap_or_default().into_iter().cloned().collect())
     }
 
@@ -225,6 +235,7 @@ inventory::submit! {
             early_threshold = 0.0
             sensitivity = [{ timesteps = [1000.0, 0.0], latent = [1.0, 1.0], timestep = [0.001, 0.001] }]
         "#,
+        keys: keys_of::<SenCacheConfig>,
         origin: env!("CARGO_PKG_NAME"),
     }
 }

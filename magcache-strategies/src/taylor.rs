@@ -10,14 +10,17 @@
 //! Newton's form, which continues every polynomial up to its order exactly on unequal distances as well.
 
 use candle_core::{DType, Result, Tensor};
-use magcache_core::{Forecast, ForecastConfig, Problem, StoragePolicy, Stored, Streams, typetag};
+use magcache_core::{
+    Forecast, ForecastConfig, ForecastInfo, Problem, StoragePolicy, Stored, Streams, inventory, keys_of,
+    schemars, typetag,
+};
 use serde::{Deserialize, Serialize};
 
 /// The highest order: each more doubles the weight of rounding and of noise.
 pub const MAX_ORDER: usize = 4;
 
 /// What is continued.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Of {
     /// What the blocks added to their input. The input of the skipped step is the real one, so only the smaller part of
@@ -28,26 +31,29 @@ pub enum Of {
     Output,
 }
 
-/// How differences become a continuation; only an order of 2 or more tells.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// How differences become a continuation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Dialect {
-    /// Newton's form.
+    /// Newton's form, exact for polynomials of this degree on any distances.
     #[default]
-    Magcache,
+    #[serde(alias = "magcache")]
+    Newton,
     /// A Taylor series whose derivatives are backward differences, each divided by the newest distance alone.
     Diffusers,
 }
 
 /// The keys of `forecast = { type = "taylor" }`.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TaylorConfig {
-    /// Degree of the polynomial, 1 to [`MAX_ORDER`]; `order + 1` residuals are stored.
+    /// Degree of the polynomial; `order + 1` residuals are stored.
+    #[schemars(range(min = 1, max = MAX_ORDER))]
     pub order: usize,
     /// What is continued.
     pub of: Of,
-    /// How.
+    /// How differences become a continuation.
+    #[schemars(extend("unless" = { "order": 1 }))]
     pub dialect: Dialect,
 }
 
@@ -72,6 +78,16 @@ impl ForecastConfig for TaylorConfig {
 
     fn build(&self) -> Box<dyn Forecast> {
         Box::new(Taylor::new(*self))
+    }
+}
+
+inventory::submit! {
+    ForecastInfo {
+        name: "taylor",
+        summary: "continues what the blocks added at the last computed steps as a polynomial (TaylorSeer)",
+        paper: "https://arxiv.org/abs/2503.06923",
+        keys: keys_of::<TaylorConfig>,
+        origin: env!("CARGO_PKG_NAME"),
     }
 }
 
@@ -100,7 +116,7 @@ impl Taylor {
         let mut all = Vec::with_capacity(self.config.order + 1);
         for (place, before) in self.differences.iter().take(self.config.order).enumerate() {
             let from = match self.config.dialect {
-                Dialect::Magcache => self.steps.get(place),
+                Dialect::Newton => self.steps.get(place),
                 Dialect::Diffusers => self.steps.first(),
             };
             let Some(distance) = from.and_then(|from| step.checked_sub(*from)) else { break };
@@ -116,7 +132,7 @@ impl Taylor {
     fn weights(&self, step: usize) -> impl Iterator<Item = f64> {
         let newest = self.steps.first().copied().unwrap_or(step);
         let factor = move |(place, from): (usize, &usize)| match self.config.dialect {
-            Dialect::Magcache => step as f64 - *from as f64,
+            Dialect::Newton => step as f64 - *from as f64,
             Dialect::Diffusers => (step as f64 - newest as f64) / (place + 1) as f64,
         };
         let factors = self.steps.iter().enumerate().map(factor);

@@ -8,14 +8,15 @@
 use candle_core::Tensor;
 use magcache_core::{
     Branch, BuildCx, CacheConfig, ConfigError, Expert, Fit, Guards, Head, Level, Problem, Signal, Step,
-    Strategy, StrategyInfo, Streams, TimestepCache, Verdict, Warmup, Why, inventory, typetag,
+    Strategy, StrategyInfo, Streams, TimestepCache, Verdict, Warmup, Why, inventory, keys_of, schemars,
+    typetag,
 };
 use serde::{Deserialize, Serialize};
 
 const THRESHOLD: f64 = 0.08;
 
 /// How a distance is rescaled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Policy {
     /// By the fitted polynomial.
@@ -25,22 +26,25 @@ pub enum Policy {
 }
 
 /// The keys of `strategy = "teacache"`. What is not given comes from the fit of the table's profile.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TeaCacheConfig {
-    /// Bound of the accumulated, rescaled distance.
+    /// Bound of the accumulated, rescaled distance; a larger one skips more. Without it that of the fit, else 0.08.
+    #[schemars(range(min = 0.0))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threshold: Option<f64>,
-    /// `polynomial` where there is a fit, else it must be said to be `linear`.
+    /// How a distance is rescaled. Without it by the fit; where there is none, it must be said to be `linear`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<Policy>,
-    /// A polynomial in place, highest power first.
+    /// A polynomial in place of the profile's fit, highest power first.
+    #[schemars(extend("unless" = { "policy": "linear" }))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub coefficients: Option<Vec<f64>>,
-    /// What is compared.
+    /// What is compared. Without it that of the fit, else `modulated-input`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signal: Option<Signal>,
-    /// Distances that the polynomial in place was fitted on.
+    /// Lowest and highest distance that the polynomial was fitted on; others are clamped to them. Without it those of the fit.
+    #[schemars(extend("unless" = { "policy": "linear" }))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fitted_range: Option<[f64; 2]>,
 }
@@ -115,6 +119,10 @@ impl TimestepCache for TeaCache {
         true
     }
 
+    fn threshold(&self, _: &Step) -> Option<f64> {
+        Some(self.threshold)
+    }
+
     fn head(
         &self,
         state: &mut TeaState,
@@ -149,7 +157,7 @@ impl TimestepCache for TeaCache {
 
 /// The profile's fits, if the table has a profile.
 fn fits_of<'a>(cx: &'a BuildCx<'_>) -> Result<Vec<&'a Fit>, ConfigError> {
-    Ok(cx.profile.map(|p| p.fits_of(cx.words.variant.as_deref())).transpose()?.unwrap_or_default())
+    Ok(cx.words.profile().map(|p| p.fits_of(cx.words.variant())).transpose()?.unwrap_or_default())
 }
 
 impl TeaCacheConfig {
@@ -250,6 +258,7 @@ inventory::submit! {
             policy = "linear"
             signal = "modulated-input"
         "#,
+        keys: keys_of::<TeaCacheConfig>,
         origin: env!("CARGO_PKG_NAME"),
     }
 }

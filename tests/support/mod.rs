@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use candle_core::Result;
 use magcache_core::{
-    BlockHook, Branch, BuildCx, CacheEntry, CacheHook, Cx, ForecastConfig, Guards, Head, HookId,
+    BlockHook, Branch, BuildCx, CacheEntry, CacheHook, Cx, ForecastConfig, Given, Guards, Head, HookId,
     HookRegistry, Level, ModelMeta, Next, Output, ResidualConfig, Session, Step, Strategy, StrategyInfo,
     Streams, TimestepCache, Trajectory, Verdict, Why, Window, meta,
     testing::{Bench, Toy},
@@ -106,8 +106,7 @@ pub(crate) fn hook_of(
         model,
         range: if info.level == Level::Forward { 0..1 } else { model.whole() },
         trajectory: Some(run),
-        words: &entry.words,
-        profile: None,
+        words: &Given::new(&entry.words, None),
         experts: &[],
     };
     match entry.config.build(&cx).unwrap() {

@@ -23,6 +23,13 @@ pub(crate) struct List {
     /// Prints a configuration of this strategy that parses
     #[arg(long, value_name = "STRATEGY")]
     pub(crate) example: Option<String>,
+    /// Every key of a strategy, a forecast or a table of the configuration, with type, default, range and meaning; of all of
+    /// them without a name
+    #[arg(long, value_name = "NAME", num_args = 0..=1, default_missing_value = "", conflicts_with = "example")]
+    pub(crate) keys: Option<String>,
+    /// The same for all of them, as the page in the documentation
+    #[arg(long, requires = "keys")]
+    pub(crate) markdown: bool,
 }
 
 #[derive(Debug, ClapArgs)]

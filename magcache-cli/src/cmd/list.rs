@@ -5,16 +5,42 @@ use magcache_core::{ConfigError, meta, nearest};
 use magcache_models::{pipeline, sampler::SamplerKind};
 use serde_json::json;
 
-use crate::{args::List, output::Output};
+use crate::{
+    args::List,
+    output::Output,
+    reference::{self, Section},
+};
 
 pub(crate) fn run(args: &List, out: &Output) -> Result<()> {
-    match &args.example {
-        Some(name) => example(name, out),
-        None => {
+    match (&args.example, &args.keys) {
+        (Some(name), _) => example(name, out),
+        (None, Some(name)) => keys(name, args.markdown, out),
+        (None, None) => {
             everything(out);
             Ok(())
         }
     }
+}
+
+/// The sections of this name, as it is or in the brackets of a file; all of them without a name.
+fn keys(name: &str, markdown: bool, out: &Output) -> Result<()> {
+    let name = name.trim_matches(['[', ']']);
+    let all = reference::sections();
+    let found: Vec<&Section> = all.iter().filter(|s| name.is_empty() || s.name == name).collect();
+    if found.is_empty() {
+        return Err(ConfigError::UnknownName {
+            place: "--keys".to_owned(),
+            kind: "strategy, forecast or table",
+            name: name.to_owned(),
+            nearest: nearest(name, all.iter().map(|s| s.name.as_str())),
+        }
+        .into());
+    }
+    let bold = |text: &str| out.paint(text, 1);
+    let sections: Vec<String> = found.iter().map(|section| section.text(bold)).collect();
+    let text = if markdown { reference::page() } else { sections.join("\n") };
+    out.answer(&text, &json!(found.iter().map(|section| section.json()).collect::<Vec<_>>()));
+    Ok(())
 }
 
 fn example(name: &str, out: &Output) -> Result<()> {
@@ -42,6 +68,10 @@ fn everything(out: &Output) {
     for s in meta::strategies() {
         text += &row(s.name, s.summary, s.origin);
     }
+    text += &(out.paint("forecasts", 1) + "\n");
+    for f in meta::forecasts() {
+        text += &row(f.name, f.summary, f.origin);
+    }
     text += &(out.paint("models", 1) + "\n");
     for m in meta::models() {
         let embedded = pipeline::embedded().iter().any(|e| e.name == m.name);
@@ -67,6 +97,9 @@ fn everything(out: &Output) {
     let document = json!({
         "strategies": meta::strategies().iter().map(|s| json!({
             "name": s.name, "summary": s.summary, "paper": s.paper, "origin": s.origin,
+        })).collect::<Vec<_>>(),
+        "forecasts": meta::forecasts().iter().map(|f| json!({
+            "name": f.name, "summary": f.summary, "paper": f.paper, "origin": f.origin,
         })).collect::<Vec<_>>(),
         "models": meta::models().iter().map(|m| json!({
             "name": m.name, "summary": m.summary, "blocks": m.blocks(), "profiles": m.profiles, "origin": m.origin,

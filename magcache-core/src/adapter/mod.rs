@@ -361,6 +361,10 @@ impl BlockHook for CacheHook {
         self.cache.any_static()
     }
 
+    fn threshold(&self, step: &Step) -> Option<f64> {
+        self.cache.any_threshold(step)
+    }
+
     fn save_slot(
         &self,
         key: &SlotKey,

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::{Calls, Inexact, Spy, SpyForecast, Toy, resume, retry, rules, state};
 use crate::{
-    Base, Branch, Branches, BuildCx, CacheEntry, CacheHook, CachePlan, ConfigError, ForecastConfig, HookId,
-    HookRegistry, Level, Phase, Residuals, Role, Session, Strategy, StrategyInfo, Trajectory, meta,
+    Base, Branch, Branches, BuildCx, CacheEntry, CacheHook, CachePlan, ConfigError, ForecastConfig, Given,
+    HookId, HookRegistry, Level, Phase, Residuals, Role, Session, Strategy, StrategyInfo, Trajectory, meta,
 };
 
 /// From so many blocks on, a strategy's example must be accepted and must skip something.
@@ -146,8 +146,7 @@ impl<'a> Bench<'a> {
             model,
             range: if self.info.level == Level::Forward { 0..1 } else { model.whole() },
             trajectory: Some(&self.trajectory),
-            words: &entry.words,
-            profile: None,
+            words: &Given::new(&entry.words, None),
             experts: &[],
         };
         entry.config.build(&cx).ok()

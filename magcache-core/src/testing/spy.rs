@@ -64,6 +64,10 @@ impl AnyCache for Spy {
         self.inner.any_uses_signals()
     }
 
+    fn any_threshold(&self, step: &Step) -> Option<f64> {
+        self.inner.any_threshold(step)
+    }
+
     fn any_head(
         &self,
         state: &mut dyn AnyState,

@@ -2,12 +2,13 @@
 
 use std::{fmt, str::FromStr};
 
+use magcache_core::schemars;
 use serde::{Deserialize, Serialize};
 
 use super::SamplerError;
 
 /// A solver together with its way to place the sigmas.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
 pub enum SamplerKind {
     /// UniPC as diffusers runs it: Wan's default there.
     #[serde(rename = "unipc")]

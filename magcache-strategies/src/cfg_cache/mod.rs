@@ -15,7 +15,8 @@ mod spectrum;
 use candle_core::Result;
 use magcache_core::{
     Base, Branch, Branches, BuildCx, CacheConfig, ConfigError, Forecast, Guards, Head, Level, Problem, Step,
-    Strategy, StrategyInfo, TimestepCache, Trajectory, Verdict, Warmup, Why, inventory, typetag,
+    Strategy, StrategyInfo, TimestepCache, Trajectory, Verdict, Warmup, Why, inventory, keys_of, schemars,
+    typetag,
 };
 use serde::{Deserialize, Serialize};
 
@@ -23,20 +24,23 @@ use self::frequencies::{Frequencies, Weight};
 pub use self::spectrum::low_pass;
 
 /// The keys of `strategy = "cfg-cache"`. Places are steps, or fractions of the whole run.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct CfgCacheConfig {
     /// The unconditional branch is computed at every so many-th step (`unconditional_batch_skip_range`).
+    #[schemars(range(min = 1))]
     pub interval: usize,
     /// First step at which it may be left out.
     pub start: Warmup,
     /// First step from which on it is always computed again.
     pub end: Warmup,
     /// What the low frequencies of the difference grow by at each step left out (the paper's α₁).
+    #[schemars(range(min = 0.0))]
     pub alpha_low: f64,
     /// First step at which they do not.
     pub low_until: Warmup,
     /// What the high frequencies grow by (α₂).
+    #[schemars(range(min = 0.0))]
     pub alpha_high: f64,
     /// First step at which they do.
     pub high_from: Warmup,
@@ -133,7 +137,7 @@ impl CacheConfig for CfgCacheConfig {
                 );
             }
         }
-        if cx.words.branches == Some(Branches::CondDecides) {
+        if cx.words.branches() == Some(Branches::CondDecides) {
             let message =
                 "`branches` is \"cond-decides\", but cfg-cache leaves out the unconditional branch alone";
             out.push(Problem::error(place, message).hint("remove `branches`"));
@@ -178,6 +182,7 @@ inventory::submit! {
             strategy = "cfg-cache"
             interval = 1
         "#,
+        keys: keys_of::<CfgCacheConfig>,
         origin: env!("CARGO_PKG_NAME"),
     }
 }

@@ -1,10 +1,13 @@
 //! The readings of the MagCache rule that are in use, as a table.
 
-use magcache_core::{ConfigError, Step, Warmup, nearest};
+use magcache_core::{
+    ConfigError, Step, Warmup, nearest,
+    schemars::{self, JsonSchema},
+};
 use serde::{Deserialize, Serialize};
 
 /// A named reading of the rule. Each equals the published code that it is named after, decision by decision.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Dialect {
     /// Warm-up per expert phase, all branches agree (maxdiffusion). The default.

@@ -12,7 +12,8 @@ use std::collections::BTreeMap;
 
 use magcache_core::{
     Branch, BuildCx, CacheConfig, ConfigError, Curve, Guards, Head, Level, Problem, Recommended, Source,
-    Step, Strategy, StrategyInfo, TimestepCache, Trajectory, Verdict, Warmup, Why, inventory, typetag,
+    Step, Strategy, StrategyInfo, TimestepCache, Trajectory, Verdict, Warmup, Why, count, inventory, keys_of,
+    schemars, typetag,
 };
 use serde::{Deserialize, Serialize};
 
@@ -23,26 +24,29 @@ const FEW_STEPS: usize = 8;
 
 /// The keys of `strategy = "magcache"`. Without `ratios` the curve comes from the table's profile; without
 /// `threshold`, `max_skips` or `warmup` so do they.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MagCacheConfig {
-    /// Bound of the accumulated error.
+    /// Bound of the accumulated error; a larger one skips more. Without it the one that the curve's publisher recommends, else
+    /// 0.12.
+    #[schemars(range(min = 0.0))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threshold: Option<f64>,
-    /// Which reading of the rule.
+    /// Which reading of the rule. Without it the one of the curve's publisher.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dialect: Option<Dialect>,
-    /// A curve in place: one list, or one by branch.
+    /// A curve in place of the profile's: one list, or one by branch (`{ cond = [...], uncond = [...] }`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ratios: Option<Ratios>,
     /// `num_inference_steps` of a diffusers configuration that was written for another number of steps than the
     /// run has. Only with `dialect = "diffusers"`, whose state starts again after so many steps.
+    #[schemars(range(min = 1))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub assume_steps: Option<usize>,
 }
 
 /// A curve in a configuration.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(untagged)]
 pub enum Ratios {
     /// One list for every branch.
@@ -93,6 +97,10 @@ impl TimestepCache for MagCache {
         true
     }
 
+    fn threshold(&self, _: &Step) -> Option<f64> {
+        Some(self.rule.threshold)
+    }
+
     fn head(&self, (): &mut (), step: &Step, branch: Branch, x: &Head<'_>) -> candle_core::Result<Verdict> {
         Ok(match x.history.last_computed {
             None => Verdict::compute(Why::NoHistory),
@@ -108,7 +116,7 @@ impl MagCacheConfig {
             let expert = if let [one] = cx.experts { Some(one.0) } else { None };
             return Ok(vec![Curve { expert, ..ratios.curve() }]);
         }
-        let found = cx.profile.map(|p| p.curves_of(cx.words.variant.as_deref())).transpose()?;
+        let found = cx.words.profile().map(|p| p.curves_of(cx.words.variant())).transpose()?;
         Ok(found.unwrap_or_default().into_iter().cloned().collect())
     }
 
@@ -120,8 +128,8 @@ impl MagCacheConfig {
         Ok(Rule {
             dialect: self.dialect.or(named).unwrap_or_default(),
             threshold: self.threshold.unwrap_or(published.threshold),
-            max_skips: cx.words.max_skips.unwrap_or(published.max_skips),
-            retention: cx.words.warmup.unwrap_or(Warmup::Fraction(published.warmup)),
+            max_skips: cx.words.max_skips().unwrap_or(published.max_skips),
+            retention: cx.words.warmup().unwrap_or(Warmup::Fraction(published.warmup)),
             assume_steps: self.assume_steps,
             curves,
         })
@@ -166,7 +174,8 @@ impl MagCacheConfig {
 fn warn_about_run(cx: &BuildCx<'_>, curves: &[Curve], out: &mut Vec<Problem>) {
     let Some(run) = cx.trajectory else { return };
     if run.len() <= FEW_STEPS {
-        let message = format!("{} steps: on a few-step run, caching whole steps is known to hurt", run.len());
+        let message =
+            format!("{}: on a few-step run, caching whole steps is known to hurt", count(run.len(), "step"));
         out.push(Problem::warning(cx.place, message).hint("run it without a cache, or cache single blocks"));
     }
     for curve in curves {
@@ -190,8 +199,8 @@ fn moved(cx: &BuildCx<'_>, run: &Trajectory, curve: &Curve) -> Option<Problem> {
     let mut message = format!("the curve was measured {what}");
     if let Some([there, here]) = curve.boundaries(run) {
         message += &format!(
-            "; of {} steps the first expert runs {there} on the curve's schedule, {here} on this one",
-            run.len()
+            "; of {} the first expert runs {there} on the curve's schedule, {here} on this one",
+            count(run.len(), "step")
         );
     }
     Some(Problem::warning(cx.place, message).hint("calibrate on the run's schedule"))
@@ -236,6 +245,7 @@ inventory::submit! {
             threshold = 0.0
             ratios = [1.0, 0.99, 0.98, 0.97]
         "#,
+        keys: keys_of::<MagCacheConfig>,
         origin: env!("CARGO_PKG_NAME"),
     }
 }

@@ -5,15 +5,16 @@
 use candle_core::Result;
 use magcache_core::{
     Branch, BuildCx, CacheConfig, ConfigError, Guards, Head, Level, Problem, Step, Strategy, StrategyInfo,
-    TimestepCache, Verdict, Why, inventory, typetag,
+    TimestepCache, Verdict, Why, inventory, keys_of, schemars, typetag,
 };
 use serde::{Deserialize, Serialize};
 
 /// The keys of the table.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct IntervalConfig {
     /// Compute the first of so many steps.
+    #[schemars(range(min = 1))]
     pub every: usize,
 }
 
@@ -60,6 +61,7 @@ inventory::submit! {
         level: Level::Blocks,
         example: "strategy = \"interval\"\nevery = 3",
         never: "strategy = \"interval\"\nevery = 1",
+        keys: keys_of::<IntervalConfig>,
         origin: env!("CARGO_PKG_NAME"),
     }
 }

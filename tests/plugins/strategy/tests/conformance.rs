@@ -7,3 +7,16 @@ fn interval_keeps_every_rule() {
     magcache_plugin_interval::link();
     testing::conformance_of("interval");
 }
+
+#[test]
+fn its_keys_are_in_the_reference() {
+    magcache_plugin_interval::link();
+    let known = magcache_core::meta::strategies();
+    let keys = (known.iter().find(|s| s.name == "interval").unwrap().keys)().keys;
+    let [every] = keys.as_slice() else { panic!("{keys:?}") };
+    assert_eq!((every.name.as_str(), every.kind.as_str()), ("every", "whole number"));
+    assert_eq!(
+        (every.range.as_deref(), every.meaning.as_str()),
+        (Some("at least 1"), "Compute the first of so many steps.")
+    );
+}

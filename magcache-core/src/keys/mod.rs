@@ -1,0 +1,202 @@
+//! What a table of a configuration may have in it, read off the type that reads the table.
+//!
+//! A type that derives `JsonSchema` says everything: its doc comments are the meanings, its default is the default, its
+//! attributes are the ranges. So a reference that is printed or written cannot drift from what is accepted.
+
+mod shape;
+
+use schemars::{JsonSchema, generate::SchemaSettings};
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use crate::Problem;
+
+/// The keys of one table.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Keys {
+    /// What the table is: the doc comment of its type.
+    pub about: String,
+    /// Its keys by name; those of a table inside it follow theirs, as `outer.inner`.
+    pub keys: Vec<Key>,
+}
+
+/// One key.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Key {
+    /// As it is typed.
+    pub name: String,
+    /// What it takes: `number`, `list of whole numbers`, ...
+    pub kind: String,
+    /// The default as it would be typed; `None` where the meaning says what holds without the key.
+    pub default: Option<String>,
+    /// The values that are accepted; `None` where every one of its kind is.
+    pub range: Option<String>,
+    /// What it means: its doc comment.
+    pub meaning: String,
+    /// The words that it takes, with their meanings.
+    pub words: Vec<(String, String)>,
+    /// A setting with which it has no effect: another key, and its value as it would be typed.
+    pub unless: Option<(String, String)>,
+}
+
+/// The keys of the table that `T` reads.
+///
+/// ```
+/// use magcache_core::{keys_of, schemars};
+/// use serde::Deserialize;
+///
+/// /// The keys of a strategy.
+/// #[derive(Deserialize, schemars::JsonSchema)]
+/// struct Config {
+///     /// Bound of the error.
+///     #[schemars(range(min = 0.0))]
+///     threshold: f64,
+/// }
+///
+/// let keys = keys_of::<Config>().keys;
+/// assert_eq!((keys[0].name.as_str(), keys[0].kind.as_str()), ("threshold", "number"));
+/// assert_eq!((keys[0].range.as_deref(), keys[0].meaning.as_str()), (Some("at least 0"), "Bound of the error."));
+/// ```
+pub fn keys_of<T: JsonSchema>() -> Keys {
+    let settings = SchemaSettings::draft2020_12().with(|s| s.inline_subschemas = true);
+    let schema = settings.into_generator().into_root_schema_for::<T>().to_value();
+    let empty = Map::new();
+    let schema = schema.as_object().unwrap_or(&empty);
+    let mut keys = Vec::new();
+    shape::flatten("", schema, &mut keys);
+    Keys { about: shape::text(schema), keys }
+}
+
+impl Keys {
+    /// A warning for every key of a configuration that has no effect beside another one; `place` names its table.
+    pub fn idle(&self, place: &str, config: &impl Serialize) -> Vec<Problem> {
+        let Ok(toml::Value::Table(table)) = toml::Value::try_from(config) else { return Vec::new() };
+        let typed = |key: &str| table.get(key).map(ToString::to_string);
+        let told = |key: &Key| {
+            let (other, value) = key.unless.as_ref()?;
+            let said = typed(&key.name).is_some_and(|own| key.default.as_ref() != Some(&own));
+            let message = format!("`{}` has no effect with {other} = {value}", key.name);
+            let problem = || Problem::warning(place, message).hint(format!("remove `{}`", key.name));
+            (said && typed(other).as_ref() == Some(value)).then(problem)
+        };
+        self.keys.iter().filter_map(told).collect()
+    }
+}
+
+/// A value of a schema as TOML has it.
+fn typed(value: &Value) -> Option<String> {
+    toml::Value::try_from(value).ok().map(|value| value.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use serde::{Deserialize, Serialize};
+
+    use super::*;
+    use crate::Warmup;
+
+    #[derive(Default, Serialize, Deserialize, JsonSchema)]
+    #[serde(rename_all = "kebab-case")]
+    enum Way {
+        /// Straight on.
+        #[default]
+        Ahead,
+        /// And back.
+        TurnRound,
+    }
+
+    /// Some table.
+    #[derive(Default, Serialize, Deserialize, JsonSchema)]
+    #[serde(default)]
+    struct Table {
+        /// A weight.
+        #[schemars(range(max = 1.0), extend("exclusiveMinimum" = 0))]
+        weight: f64,
+        /// The way.
+        way: Way,
+        /// Another way, over
+        /// two lines.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        other: Option<Way>,
+        /// Steps.
+        #[schemars(extend("unless" = { "way": "ahead" }))]
+        #[serde(skip_serializing_if = "Option::is_none")]
+        early: Option<Place>,
+        /// Low and high.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pair: Option<[f64; 2]>,
+        /// Values by name.
+        named: BTreeMap<String, Vec<usize>>,
+        /// More.
+        more: Vec<Inner>,
+    }
+
+    #[derive(Serialize, Deserialize, JsonSchema)]
+    #[serde(untagged)]
+    enum Place {
+        /// So many.
+        Steps(usize),
+        /// A part.
+        Part(#[schemars(range(min = 0.0, max = 1.0))] f64),
+    }
+
+    #[derive(Serialize, Deserialize, JsonSchema)]
+    struct Inner {
+        /// Yes or no.
+        on: bool,
+    }
+
+    #[test]
+    fn a_type_says_everything_about_its_keys() {
+        let found = keys_of::<Table>();
+        assert_eq!(found.about, "Some table.");
+        let told: Vec<String> = found
+            .keys
+            .iter()
+            .map(|k| {
+                let or = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+                format!("{} | {} | {} | {} | {}", k.name, k.kind, or(&k.default), or(&k.range), k.meaning)
+            })
+            .collect();
+        let expected = [
+            "early | whole number or number | - | at least 0; 0 to 1 | Steps.",
+            "more | list of tables | [] | - | More.",
+            "more.on | true or false | - | - | Yes or no.",
+            "named | table of names, each with a list of whole numbers | {} | each at least 0 | Values by name.",
+            "other | word | - | - | Another way, over two lines.",
+            "pair | list of 2 numbers | - | - | Low and high.",
+            "way | word | \"ahead\" | - | The way.",
+            "weight | number | 0.0 | above 0, at most 1 | A weight.",
+        ];
+        assert_eq!(told, expected);
+        let words: Vec<&str> = found.keys[4].words.iter().map(|(word, _)| word.as_str()).collect();
+        assert_eq!(words, ["ahead", "turn-round"]);
+        assert_eq!(found.keys[6].words[1].1, "And back.");
+    }
+
+    #[test]
+    fn a_key_beside_one_that_silences_it_is_found() {
+        let told = |text: &str| {
+            let found = keys_of::<Table>().idle("table", &toml::from_str::<Table>(text).unwrap());
+            found.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(told("early = 3"), ["table: `early` has no effect with way = \"ahead\""]);
+        assert!(told("way = \"turn-round\"\nearly = 3").is_empty());
+        assert!(told("way = \"ahead\"").is_empty());
+    }
+
+    #[test]
+    fn steps_or_a_fraction_have_both_ranges() {
+        #[derive(JsonSchema)]
+        #[allow(dead_code, reason = "only its schema is looked at")]
+        struct Words {
+            /// First.
+            warmup: Option<Warmup>,
+        }
+        let key = keys_of::<Words>().keys.remove(0);
+        assert_eq!(key.kind, "whole number or number");
+        assert_eq!(key.range.as_deref(), Some("at least 0; 0 to 1"));
+    }
+}
