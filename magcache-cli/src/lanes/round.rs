@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use anyhow::Result;
 use candle_core::Tensor;
 use image::RgbImage;
-use magcache_core::{Branch, HookId, HookRegistry};
+use magcache_core::{Branch, HookId, HookRegistry, Session, Step, Trajectory};
 
 use super::{Lane, Scene, quality, take_turns};
 use crate::{
@@ -39,12 +39,13 @@ pub(crate) enum Shown<'a> {
     Timed,
 }
 
-/// What a hook noted at a step: what it measured, and what it compared with its threshold.
+/// What a hook noted at a step: what it measured, what it compared with its threshold, and that.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Noted {
     pub(crate) step: usize,
     pub(crate) metric: Option<f64>,
     pub(crate) accumulated: Option<f64>,
+    pub(crate) threshold: Option<f64>,
 }
 
 /// One lane of a round, behind its end.
@@ -127,7 +128,7 @@ impl Finished {
             quality,
             summary: lane.summary(),
             strips: session.map_or_else(Vec::new, |s| strip::strips(s.log(), generation.trajectory())),
-            noted: session.map_or_else(BTreeMap::new, |s| noted(s.log())),
+            noted: session.map_or_else(BTreeMap::new, |s| noted(s, generation.trajectory())),
             divergence: lane.divergence.clone(),
             cache_bytes: session.map_or(0, |s| s.slots().peak_bytes()),
             stills: Vec::new(),
@@ -136,13 +137,16 @@ impl Finished {
 }
 
 /// What hooks around blocks or forwards noted at each step that has a finite number.
-fn noted(log: &magcache_core::DecisionLog) -> BTreeMap<(HookId, Branch), Vec<Noted>> {
+fn noted(session: &Session, run: &Trajectory) -> BTreeMap<(HookId, Branch), Vec<Noted>> {
+    let steps: BTreeMap<usize, Step> = run.steps().map(|step| (step.index, step)).collect();
     let mut out: BTreeMap<_, Vec<Noted>> = BTreeMap::new();
     let finite = |value: Option<f64>| value.filter(|v| v.is_finite());
-    for record in log.records().iter().filter(|r| r.module.is_none()) {
+    for record in session.log().records().iter().filter(|r| r.module.is_none()) {
         let (metric, accumulated) = (finite(record.metric), finite(record.accumulated));
         if metric.is_some() || accumulated.is_some() {
-            let note = Noted { step: record.step, metric, accumulated };
+            let bound = |step: &Step| session.registry().threshold(record.hook, step);
+            let threshold = finite(steps.get(&record.step).and_then(bound));
+            let note = Noted { step: record.step, metric, accumulated, threshold };
             out.entry((record.hook, record.branch)).or_default().push(note);
         }
     }

@@ -19,7 +19,9 @@ pub(crate) struct Chart {
     /// Vertical lines.
     pub(crate) marks: Vec<Mark>,
     /// Stretches of the x axis with a grey ground.
-    pub(crate) shade: Option<Shade>,
+    pub(crate) shades: Vec<Shade>,
+    /// What the bands around points are, in the legend.
+    pub(crate) band: String,
 }
 
 /// One axis; its range is that of the data.
@@ -49,12 +51,16 @@ pub(crate) struct Series {
 pub(crate) enum Style {
     #[default]
     Line,
+    /// A line with a filled circle on every point: what was measured, and what only joins it.
+    Marked,
     /// A broken line: what lies below it shows through.
     Dashed,
     /// Filled circles.
     Points,
     /// Open circles.
     Rings,
+    /// A thin broken line in grey: a bound.
+    Limit,
 }
 
 /// A vertical line with a word above it.
@@ -69,6 +75,8 @@ pub(crate) struct Mark {
 pub(crate) struct Shade {
     /// In the legend.
     pub(crate) label: String,
+    /// A lighter grey: of a part, such as one branch of two.
+    pub(crate) light: bool,
     /// From and to.
     pub(crate) spans: Vec<[f64; 2]>,
 }
@@ -83,7 +91,8 @@ impl Chart {
             y: Axis { label: y.into(), log: false },
             series: Vec::new(),
             marks: Vec::new(),
-            shade: None,
+            shades: Vec::new(),
+            band: String::new(),
         }
     }
 

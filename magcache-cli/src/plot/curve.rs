@@ -14,9 +14,10 @@ impl Chart {
             let points = ratios.iter().enumerate().map(|(step, r)| (step as f64, value(step, *r))).collect();
             let spread = curve.std.get(branch).cloned().unwrap_or_default();
             // Branches are often nearly equal: the first one shows between the dashes of the others.
-            let style = if chart.series.is_empty() { Style::Line } else { Style::Dashed };
+            let style = if chart.series.is_empty() { Style::Marked } else { Style::Dashed };
             chart = chart.with(Series { spread, ..Series::new(branch, style, points) });
         }
+        chart.band = "± one standard deviation over tokens".to_owned();
         let later = starts.iter().filter(|start| **start > 0);
         let mark = |start: &usize| Mark { x: *start as f64 - 0.5, label: "next expert".to_owned() };
         chart.marks = later.map(mark).collect();

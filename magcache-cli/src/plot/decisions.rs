@@ -46,9 +46,10 @@ impl Chart {
         for (i, (name, points)) in skipped.into_iter().enumerate() {
             chart = chart.with(Series { colour: Some(1 + i), ..Series::new(name, Style::Rings, points) });
         }
-        chart.shade = (!shade.is_empty())
-            .then(|| Shade { label: "all branches skipped".to_owned(), spans: shade })
-            .filter(|_| run.branches.len() > 1);
+        if !shade.is_empty() && run.branches.len() > 1 {
+            let label = "all branches skipped".to_owned();
+            chart.shades.push(Shade { label, light: false, spans: shade });
+        }
         let begins = run.phases.iter().skip(1).zip(experts);
         let mark = |label: &String, first: usize| Mark { x: first as f64 - 0.5, label: label.clone() };
         chart.marks = begins.map(|(phase, name)| mark(name, phase.steps.start)).collect();

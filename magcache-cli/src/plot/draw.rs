@@ -18,13 +18,28 @@ use plotters::{
     },
 };
 
-use super::{Chart, PALETTE, PlotError, Series, Style};
+use super::{Chart, PALETTE, PlotError, Series, Shade, Style};
 
 const FAMILY: &str = "sans-serif";
 const INK: RGBColor = RGBColor(40, 40, 40);
 const AXIS: RGBColor = RGBColor(120, 120, 120);
 const GRID: RGBColor = RGBColor(228, 228, 228);
 const GROUND: RGBColor = RGBColor(232, 232, 232);
+const LIGHT: RGBColor = RGBColor(244, 244, 244);
+
+/// The colours of what is no series, as an SVG has them, with the name of what they are.
+pub(super) fn papers() -> [(&'static str, String); 6] {
+    [("ground", WHITE), ("ink", INK), ("axis", AXIS), ("grid", GRID), ("shade", GROUND), ("light", LIGHT)]
+        .map(|(name, RGBColor(r, g, b))| (name, format!("#{r:02X}{g:02X}{b:02X}")))
+}
+
+/// A line of the legend.
+#[derive(Clone, Copy)]
+enum Entry<'a> {
+    Series(usize, &'a Series),
+    Shade(&'a Shade),
+    Band,
+}
 
 /// Heights of the lines above the plot, and the room between entries of the legend.
 const TITLE: u32 = 30;
@@ -81,7 +96,14 @@ fn tick(value: &f64) -> String {
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
+fn ground(shade: &Shade) -> RGBColor {
+    if shade.light { LIGHT } else { GROUND }
+}
+
 fn colour(index: usize, series: &Series) -> RGBColor {
+    if series.style == Style::Limit {
+        return AXIS;
+    }
     let [r, g, b] = PALETTE[series.colour.unwrap_or(index) % PALETTE.len()];
     RGBColor(r, g, b)
 }
@@ -113,10 +135,13 @@ impl Pen<'_> {
             y += TITLE;
         }
         let style = self.text(13, HPos::Left);
-        let shade = self.chart.shade.iter().map(|shade| (shade.label.as_str(), None));
-        let series = self.chart.series.iter().enumerate().map(|(i, s)| (s.name.as_str(), Some((i, s))));
+        let shades = self.chart.shades.iter().map(|shade| (shade.label.as_str(), Entry::Shade(shade)));
+        let series = self.chart.series.iter().enumerate();
+        let series = series.map(|(i, s)| (s.name.as_str(), Entry::Series(i, s)));
+        let has_band = self.chart.series.iter().any(|s| s.spread.iter().any(|spread| *spread > 0.0));
+        let band = has_band.then_some((self.chart.band.as_str(), Entry::Band));
         let (mut x, mut rows) = (left, 0);
-        for (name, entry) in series.chain(shade).filter(|(name, _)| !name.is_empty()) {
+        for (name, entry) in series.chain(band).chain(shades).filter(|(name, _)| !name.is_empty()) {
             let width = root.estimate_text_size(name, &style).map_err(failed)?.0.div_ceil(self.scale);
             let whole = SAMPLE + 6 + width + ENTRY;
             if rows == 0 || x + whole > self.chart.size[0] {
@@ -134,18 +159,29 @@ impl Pen<'_> {
         &self,
         root: &DrawingArea<B, Shift>,
         [x, y]: [u32; 2],
-        entry: Option<(usize, &Series)>,
+        entry: Entry<'_>,
     ) -> Result<(), PlotError> {
         let at = |dx: u32| (self.px(x + dx), self.px(y));
-        let Some((index, series)) = entry else {
-            let (low, high) = ((self.px(x), self.px(y - 6)), (self.px(x + SAMPLE), self.px(y + 6)));
-            return root.draw(&Rectangle::new([low, high], GROUND.filled())).map_err(failed);
+        let (low, high) = ((self.px(x), self.px(y - 6)), (self.px(x + SAMPLE), self.px(y + 6)));
+        let (index, series) = match entry {
+            Entry::Series(index, series) => (index, series),
+            Entry::Shade(shade) => {
+                return root.draw(&Rectangle::new([low, high], ground(shade).filled())).map_err(failed);
+            }
+            // Of every colour: that of the axis stands for them.
+            Entry::Band => {
+                return root.draw(&Rectangle::new([low, high], AXIS.mix(0.25).filled())).map_err(failed);
+            }
         };
         let colour = colour(index, series);
         let stroke = |from, to| PathElement::new([at(from), at(to)], self.line(colour));
         match series.style {
             Style::Line => root.draw(&stroke(0, SAMPLE)).map_err(failed),
-            Style::Dashed => [(0, 7), (10, 17), (20, SAMPLE)]
+            Style::Marked => {
+                root.draw(&stroke(0, SAMPLE)).map_err(failed)?;
+                root.draw(&Circle::new(at(SAMPLE / 2), self.px(RADIUS), colour.filled())).map_err(failed)
+            }
+            Style::Dashed | Style::Limit => [(0, 7), (10, 17), (20, SAMPLE)]
                 .into_iter()
                 .try_for_each(|(from, to)| root.draw(&stroke(from, to)).map_err(failed)),
             Style::Points | Style::Rings => {
@@ -209,10 +245,11 @@ impl Pen<'_> {
         Y: Ranged<ValueType = f64>,
     {
         let (x, y) = (plot.x_range(), plot.y_range());
-        let spans = self.chart.shade.iter().flat_map(|shade| &shade.spans);
-        let boxes = spans.filter(|[from, to]| *to > x.start && *from < x.end).map(|[from, to]| {
+        let spans = self.chart.shades.iter().flat_map(|s| s.spans.iter().map(|span| (ground(s), span)));
+        let boxes = spans.filter(|(_, [from, to])| *to > x.start && *from < x.end);
+        let boxes = boxes.map(|(colour, [from, to])| {
             let corners = [(from.max(x.start), y.start), (to.min(x.end), y.end)];
-            Rectangle::new(corners, GROUND.filled())
+            Rectangle::new(corners, colour.filled())
         });
         plot.draw_series(boxes.collect::<Vec<_>>()).map(drop).map_err(failed)
     }
@@ -263,9 +300,15 @@ impl Pen<'_> {
                 Style::Line if joined.len() > 1 => {
                     plot.draw_series([PathElement::new(joined, self.line(colour))]).map_err(failed)?;
                 }
-                Style::Dashed if joined.len() > 1 => {
+                Style::Marked if joined.len() > 1 => {
+                    let circles = joined.iter().map(|at| Circle::new(*at, self.px(RADIUS), colour.filled()));
+                    plot.draw_series(circles.collect::<Vec<_>>()).map_err(failed)?;
+                    plot.draw_series([PathElement::new(joined, self.line(colour))]).map_err(failed)?;
+                }
+                Style::Dashed | Style::Limit if joined.len() > 1 => {
                     let [dash, gap] = [7, 4].map(|length| self.px(length));
-                    let line = DashedLineSeries::new(joined, dash, gap, self.line(colour));
+                    let width = if series.style == Style::Limit { self.scale } else { 2 * self.scale };
+                    let line = DashedLineSeries::new(joined, dash, gap, colour.stroke_width(width));
                     plot.draw_series(line).map_err(failed)?;
                 }
                 style => {

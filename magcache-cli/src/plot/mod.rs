@@ -35,6 +35,17 @@ pub(crate) enum PlotError {
     Encode(#[from] image::ImageError),
 }
 
+/// The style of charts inside a page: what is no series takes the page's colours, light or dark. `plot` selects the element
+/// around a chart.
+pub(crate) fn style(plot: &str) -> String {
+    let one = |(name, colour): (&str, String)| {
+        format!(
+            "{plot} [fill=\"{colour}\"]{{fill:var(--{name})}}{plot} [stroke=\"{colour}\"]{{stroke:var(--{name})}}"
+        )
+    };
+    draw::papers().map(one).concat()
+}
+
 impl Chart {
     /// As an `<svg>` element that can stand in a page, `size` user units large.
     pub(crate) fn svg(&self) -> Result<String, PlotError> {

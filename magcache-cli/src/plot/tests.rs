@@ -106,7 +106,8 @@ fn marks_and_ground_are_drawn_inside_the_plot_only() {
     let plain = elements(&chart().svg().unwrap());
     let mut chart = chart();
     chart.marks = vec![Mark { x: 2.5, label: "here".into() }, Mark { x: 99.0, label: "outside".into() }];
-    chart.shade = Some(Shade { label: "ground".into(), spans: vec![[1.0, 2.0], [4.0, 90.0], [50.0, 60.0]] });
+    let spans = vec![[1.0, 2.0], [4.0, 90.0], [50.0, 60.0]];
+    chart.shades.push(Shade { label: "ground".into(), light: false, spans });
     let (tags, texts) = elements(&chart.svg().unwrap());
     assert!(texts.contains(&"here".to_owned()) && !texts.contains(&"outside".to_owned()), "{texts:?}");
     assert_eq!(count(&tags, "rect"), count(&plain.0, "rect") + 3, "two spans and the legend");
@@ -126,4 +127,41 @@ fn a_target_is_known_by_its_ending() {
         assert!(error.to_string().ends_with("a chart ends in .svg or .png"), "{error}");
     }
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
+}
+
+#[test]
+fn a_page_has_a_colour_for_everything_that_is_no_series() {
+    let mut chart = chart();
+    chart.series[0].spread = vec![0.5; 5];
+    chart.band = "band".into();
+    chart.marks = vec![Mark { x: 2.5, label: "here".into() }];
+    for light in [false, true] {
+        chart.shades.push(Shade { label: "ground".into(), light, spans: vec![[1.0, 2.0]] });
+    }
+    let chart = chart.with(Series::new("bound", Style::Limit, vec![(0.0, 3.0), (4.0, 3.0)]));
+    let (svg, style) = (chart.svg().unwrap(), super::style(".plot"));
+    let of = |attribute: &str| -> Vec<String> {
+        svg.split(&format!("{attribute}=\""))
+            .skip(1)
+            .filter_map(|rest| Some(rest.split_once('"')?.0.to_owned()))
+            .collect()
+    };
+    for attribute in ["fill", "stroke"] {
+        for colour in of(attribute).iter().filter(|colour| colour.starts_with('#')) {
+            let series = PALETTE.iter().any(|[r, g, b]| *colour == format!("#{r:02X}{g:02X}{b:02X}"));
+            let named = style.contains(&format!("[{attribute}=\"{colour}\"]"));
+            assert!(series || named, "{attribute} {colour} has no colour in a page: {style}");
+        }
+    }
+    let texts = elements(&svg).1;
+    assert!(texts.contains(&"band".to_owned()) && texts.contains(&"bound".to_owned()), "{texts:?}");
+}
+
+#[test]
+fn a_marked_line_shows_what_was_measured() {
+    let points: Vec<(f64, f64)> = (0..5).map(|i| (f64::from(i), f64::from(i))).collect();
+    let marked = Chart::new("", "x", "y").with(Series::new("marked", Style::Marked, points));
+    let (tags, _) = elements(&marked.svg().unwrap());
+    // Five points and one in the legend.
+    assert_eq!(count(&tags, "circle"), 6);
 }

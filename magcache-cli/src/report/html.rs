@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::{
     compare::row::{Role, Row},
-    plot::PALETTE,
+    plot::{self, PALETTE},
 };
 
 /// Text, or the value of an attribute in quotes.
@@ -38,10 +38,10 @@ pub(super) fn scrolling(label: &str, content: &str) -> String {
     )
 }
 
-/// The colours of configurations, in strips, plots and beside their names.
+/// The colours of configurations, in strips, plots and beside their names, and those of what else is in plots.
 pub(super) fn colours() -> String {
     let one = |(i, [r, g, b]): (usize, &[u8; 3])| format!(".c{i}{{--lane:rgb({r} {g} {b})}}");
-    PALETTE.iter().enumerate().map(one).collect()
+    PALETTE.iter().enumerate().map(one).collect::<String>() + &plot::style(".plot")
 }
 
 /// The class of a lane, which gives it its colour: that of its place among the configurations.

@@ -7,9 +7,10 @@ mod pictures;
 mod plots;
 mod strips;
 
-use std::path::Path;
+use std::{path::Path, time::SystemTime};
 
 use anyhow::{Context, Result};
+use magcache_core::count;
 
 pub(crate) use self::plots::divergence;
 
@@ -67,18 +68,18 @@ fn page(folder: &Path, plan: &Plan, compared: &Compared) -> Result<String> {
          <script type=\"application/json\" id=\"comparison\">{data}</script><script>{SCRIPT}</script></body></html>\n",
         names = names.join(", "),
         colours = html::colours(),
-        head = head(plan, compared),
+        head = head(plan, compared)?,
         data = html::json(&answer::document(compared))?,
     ))
 }
 
 /// What was asked for.
-fn head(plan: &Plan, compared: &Compared) -> String {
+fn head(plan: &Plan, compared: &Compared) -> Result<String> {
     let request = &plan.request;
     let size = if request.frames == 1 {
         format!("{}×{}", request.width, request.height)
     } else {
-        format!("{} frames of {}×{}", request.frames, request.width, request.height)
+        format!("{} of {}×{}", count(request.frames, "frame"), request.width, request.height)
     };
     let seeds: Vec<String> = compared.seeds.iter().map(ToString::to_string).collect();
     let facts = [
@@ -86,10 +87,12 @@ fn head(plan: &Plan, compared: &Compared) -> String {
         ("Steps", plan.trajectory.steps().count().to_string()),
         ("Size", size),
         (if seeds.len() == 1 { "Seed" } else { "Seeds" }, seeds.join(", ")),
+        ("Made", humantime::format_rfc3339_seconds(SystemTime::now()).to_string()),
     ];
-    format!(
-        "<h1>Dense against cached</h1><p class=\"prompt\">{}</p>{}",
+    Ok(format!(
+        "<h1>Dense against cached</h1><p class=\"prompt\">{}</p>{}{}",
         escape(&request.prompt),
-        html::facts(facts.iter().map(|(name, value)| (*name, value.clone())))
-    )
+        html::facts(facts.iter().map(|(name, value)| (*name, value.clone()))),
+        pictures::given(plan)?
+    ))
 }

@@ -4,7 +4,9 @@ use std::{fs, io::Cursor, path::Path};
 
 use anyhow::{Context, Result};
 use base64::{Engine, engine::general_purpose::STANDARD};
-use image::{ImageFormat, RgbImage};
+use image::{ImageFormat, RgbImage, imageops};
+use magcache_core::count;
+use magcache_models::image::Picture;
 
 use super::html::{class, escape, name};
 use crate::{
@@ -17,6 +19,9 @@ use crate::{
 
 /// Frames of at most so many pixels a side are enlarged without smoothing.
 const SMALL: usize = 128;
+
+/// Pixels of the longer side of a given image, at most.
+const GIVEN: u32 = 640;
 
 /// How much the difference is amplified at first, and at most.
 const GAIN: u32 = 8;
@@ -32,6 +37,32 @@ pub(super) fn section(folder: &Path, plan: &Plan, compared: &Compared) -> Result
         "{playback}{difference}<div class=\"lanes{}\">{lanes}</div>",
         if small { " small" } else { "" },
         difference = difference(still),
+    ))
+}
+
+/// The images that the run was given.
+pub(super) fn given(plan: &Plan) -> Result<String> {
+    let request = &plan.request;
+    let what = if request.last_image.is_some() { "Given first frame" } else { "Given image" };
+    let all = [(what, &request.image), ("Given last frame", &request.last_image)];
+    let shown = all.into_iter().filter_map(|(what, picture)| Some((what, picture.as_ref()?)));
+    let figures: String = shown.map(|(what, picture)| picture_of(what, picture)).collect::<Result<_>>()?;
+    Ok(if figures.is_empty() { figures } else { format!("<div class=\"given\">{figures}</div>") })
+}
+
+fn picture_of(what: &str, picture: &Picture) -> Result<String> {
+    let [width, height] = [picture.width(), picture.height()];
+    let pixels = RgbImage::from_raw(width as u32, height as u32, picture.rgb8().to_vec());
+    let pixels = pixels.with_context(|| format!("a picture of {width}x{height} has another size"))?;
+    // It is shown small: a photograph need not be in the page as it is.
+    let side = pixels.width().max(pixels.height());
+    let shown = match side > GIVEN {
+        true => imageops::thumbnail(&pixels, pixels.width() * GIVEN / side, pixels.height() * GIVEN / side),
+        false => pixels,
+    };
+    Ok(format!(
+        "<figure><img width=\"{width}\" height=\"{height}\" alt=\"{what}\" src=\"{}\"><figcaption>{what}, {width}×{height}</figcaption></figure>",
+        still(&shown)?
     ))
 }
 
@@ -105,7 +136,7 @@ fn lane(folder: &Path, plan: &Plan, compared: &Compared, row: &Row) -> Result<St
 /// What is most worth knowing about a lane.
 fn caption(row: &Row) -> String {
     match row.role {
-        Role::Dense => format!("{} passes", row.passes()),
+        Role::Dense => count(row.passes(), "pass"),
         Role::Baseline => format!("no cache, {} dB", answer::estimate(row.psnr, 1)),
         Role::Config => {
             let quality = answer::estimate(row.psnr, 1);

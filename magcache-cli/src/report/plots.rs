@@ -25,7 +25,7 @@ pub(super) fn section(compared: &Compared) -> Result<String> {
     if let Some(ratios) = &compared.ratios {
         let mut chart = Chart::new("", "step", "|residual| / |residual before|");
         for (i, (branch, points)) in ratios.branches.iter().enumerate() {
-            let style = if i == 0 { Style::Line } else { Style::Dashed };
+            let style = if i == 0 { Style::Marked } else { Style::Dashed };
             let points = points.iter().map(|(step, ratio)| (*step as f64, *ratio)).collect();
             chart = chart.with(Series::new(branch.to_string(), style, points));
         }
@@ -48,7 +48,7 @@ pub(crate) fn divergence(compared: &Compared) -> Chart {
     chart.marks = marks(compared);
     for row in compared.rows.iter().filter(|row| row.role == Role::Config) {
         let points = row.divergence.iter().enumerate().map(|(i, d)| ((compared.first_step + i) as f64, *d));
-        let series = Series::new(&row.name, Style::Line, points.collect());
+        let series = Series::new(&row.name, Style::Marked, points.collect());
         chart = chart.with(Series { colour: Some(colour(&compared.rows, row)), ..series });
     }
     chart
@@ -68,14 +68,15 @@ fn noted(compared: &Compared, row: &Row) -> Result<String> {
     let chart = |label: &str, of: fn(&Noted) -> Option<f64>| {
         let mut chart = Chart::new("", "step", label);
         for (i, (name, notes)) in row.noted.iter().enumerate() {
-            let style = if i == 0 { Style::Line } else { Style::Dashed };
+            let style = if i == 0 { Style::Marked } else { Style::Dashed };
             let series = Series::new(name, style, points(notes, of));
             chart = chart.with(Series { colour: Some(colour(&compared.rows, row)), ..series });
         }
-        chart.shade = skipped(row, compared.first_step);
+        chart.shades = skipped(row, compared.first_step);
         chart
     };
-    let (measured, judged) = (chart("measured", |n| n.metric), chart("accumulated", |n| n.accumulated));
+    let measured = chart("measured change, relative", |n| n.metric);
+    let mut judged = chart("value against the threshold", |n| n.accumulated);
     let name = name(&compared.rows, row);
     let mut out = String::new();
     // Where nothing is summed up, the two are one.
@@ -83,24 +84,46 @@ fn noted(compared: &Compared, row: &Row) -> Result<String> {
         let note = "What it measures at a step.";
         out += &figure(compared, &format!("{name}: measured"), note, measured)?;
     }
-    let note = "What it compares with its threshold.";
+    // Where nothing is measured, nothing is compared.
+    if !judged.is_empty() {
+        for (i, (name, notes)) in row.noted.iter().enumerate() {
+            let limit = points(notes, |n| n.threshold);
+            // Branches have one threshold; several strategies have each its own.
+            let known = row.noted[..i].iter().any(|(_, other)| points(other, |n| n.threshold) == limit);
+            let label = if row.noted.iter().all(|(name, _)| name.contains(',')) {
+                format!("threshold of {}", name.split(',').next().unwrap_or(name))
+            } else {
+                "threshold".to_owned()
+            };
+            if !known && !limit.is_empty() {
+                judged = judged.with(Series::new(label, Style::Limit, limit));
+            }
+        }
+    }
+    let note =
+        "What it compares with its threshold: below it, the step is skipped unless a limit computes it.";
     out += &figure(compared, &format!("{name}: judged"), note, judged)?;
     Ok(out)
 }
 
-/// The steps at which every branch that ran was skipped.
-fn skipped(row: &Row, first: usize) -> Option<Shade> {
+/// The steps at which every branch that ran was skipped, and those at which some were.
+fn skipped(row: &Row, first: usize) -> Vec<Shade> {
     let strips: Vec<Vec<char>> =
         row.strips.iter().map(|(_, strip)| strip.chars().filter(|c| *c != '|').collect()).collect();
     let steps = strips.iter().map(Vec::len).max().unwrap_or(0);
+    // Branches that ran at a step, and those of them that were skipped.
     let at = |step: usize| {
-        let mut marks =
-            strips.iter().filter_map(|strip| strip.get(step)).filter(|mark| **mark != '-').peekable();
-        marks.peek().is_some() && marks.all(|mark| *mark == '.')
+        let marks = strips.iter().filter_map(|strip| strip.get(step)).filter(|mark| **mark != '-');
+        marks.fold((0, 0), |(ran, skipped), mark| (ran + 1, skipped + usize::from(*mark == '.')))
     };
     let span = |step: usize| [(first + step) as f64 - 0.5, (first + step) as f64 + 0.5];
-    let spans: Vec<[f64; 2]> = (0..steps).filter(|step| at(*step)).map(span).collect();
-    (!spans.is_empty()).then(|| Shade { label: "skipped".to_owned(), spans })
+    let shade = |label: &str, light: bool, of: fn((usize, usize)) -> bool| {
+        let spans: Vec<[f64; 2]> = (0..steps).filter(|step| of(at(*step))).map(span).collect();
+        (!spans.is_empty()).then(|| Shade { label: label.to_owned(), light, spans })
+    };
+    let all = shade("skipped", false, |(ran, skipped)| skipped > 0 && skipped == ran);
+    let some = shade("skipped by one branch", true, |(ran, skipped)| skipped > 0 && skipped < ran);
+    all.into_iter().chain(some).collect()
 }
 
 /// A chart with its heading, its words and its values; nothing for a chart without data. `title` and `note` are HTML.

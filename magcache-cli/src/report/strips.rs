@@ -1,5 +1,7 @@
 //! The skip pattern of every configuration, as bars that differ in shape as well as in colour.
 
+use magcache_core::count;
+
 use super::html::{class, escape, name};
 use crate::compare::{
     Compared,
@@ -44,11 +46,11 @@ fn lane(compared: &Compared, row: &Row) -> String {
         })
         .collect();
     format!(
-        "<div class=\"pattern {}\"><h3>{} <small>{} of {} passes skipped</small></h3>{branches}</div>",
+        "<div class=\"pattern {}\"><h3>{} <small>{} of {} skipped</small></h3>{branches}</div>",
         class(&compared.rows, row),
         name(&compared.rows, row),
         row.skipped,
-        row.passes()
+        count(row.passes(), "pass")
     )
 }
 
@@ -85,7 +87,8 @@ fn bars(label: &str, strip: &str, first: usize) -> String {
         if steps.is_empty() { String::new() } else { format!(", {what} at {}", steps.join(", ")) }
     };
     let words = format!(
-        "{label}: {steps} steps, {} skipped{}{}",
+        "{label}: {}, {} skipped{}{}",
+        count(steps, "step"),
         skipped.len(),
         list("skipped", &skipped),
         list("failsafe", &failed)
