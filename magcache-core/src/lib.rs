@@ -8,6 +8,58 @@
 //! mutable state sits in the slots of a [`Session`] that the request owns, and the sampler states step, branch and
 //! expert. With no session, [`Pass::run`] is the plain loop.
 //!
+//! A model of your own hands its blocks to the pass, a plan in TOML says which caches surround them, and the sampler's loop
+//! says where it stands. That is all there is to it:
+//!
+//! ```
+//! use candle_core::{Device, Result, Tensor};
+//! use magcache_core::{Branch, CachePlan, ModelMeta, Pass, Streams, Trajectory, no_signals};
+//!
+//! struct Model {
+//!     blocks: Vec<f64>,
+//! }
+//!
+//! impl Model {
+//!     /// Latents in, velocity out; both `[batch, tokens, channels]`.
+//!     fn forward(&self, latents: &Tensor, pass: &mut Pass<'_>) -> Result<Tensor> {
+//!         pass.forward(latents.clone(), |latents, pass| {
+//!             let block = |i: usize, x: Streams| {
+//!                 let x = x.into_image()?;
+//!                 Ok(Streams::Image((&x + (x.tanh()? * self.blocks[i])?)?))
+//!             };
+//!             pass.run(self.blocks.len(), &no_signals, Streams::Image(latents), block)?.into_image()
+//!         })
+//!     }
+//! }
+//!
+//! // Strategies register themselves; a program that names nothing else of their crate links it so.
+//! magcache_strategies::link();
+//! let plan = CachePlan::parse(
+//!     r#"
+//!     [[cache]]
+//!     strategy = "fbcache"
+//!     threshold = 0.2
+//!     "#,
+//! )?;
+//! let model = Model { blocks: vec![0.1, 0.2, 0.1] };
+//! let run = Trajectory::plain(20, &[Branch::Cond, Branch::Uncond]);
+//! let built = plan.build(&ModelMeta::simple("mine", model.blocks.len()), Some(&run))?;
+//! built.warnings.iter().for_each(|problem| eprintln!("{problem}"));
+//!
+//! // All state is the request's: a session for each.
+//! let mut session = built.registry.session();
+//! let mut latents = Tensor::ones((1, 16, 8), candle_core::DType::F32, &Device::Cpu)?;
+//! for step in run.steps() {
+//!     let cond = model.forward(&latents, &mut session.pass(step.clone(), Branch::Cond))?;
+//!     let uncond = model.forward(&latents, &mut session.pass(step, Branch::Uncond))?;
+//!     let velocity = (&uncond + ((cond - &uncond)? * 5.0)?)?;
+//!     latents = (latents - (velocity * 0.05)?)?;
+//! }
+//! let skipped = session.log().records().iter().filter(|record| record.reused).count();
+//! assert!(skipped > 0, "the first block ran in every pass, the others did not in {skipped} of 40");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! The order of hooks is the order of nesting, first outermost:
 //!
 //! ```
