@@ -118,7 +118,7 @@ fn a_configuration_file_is_read_strictly() {
     cache(
         "lengths.toml",
         "[[cache]]\nstrategy = \"magcache\"\nratios = { cond = [1.0, 0.9], uncond = [1.0] }",
-        &["`ratios.uncond` has 1 values, `steps` is 2"],
+        &["`ratios.uncond` has 1 value, `steps` is 2"],
     );
     cache("model.toml", "model = \"wan2.1-t2v\"", &["no weights", "hint:"]);
     let profile = "name = \"short\"\n[[curve]]\nsteps = 3\n[curve.ratios]\ncond = [1.0, 0.9]\n";

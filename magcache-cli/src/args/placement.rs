@@ -16,7 +16,7 @@ pub(crate) struct Placement {
     /// How weights are kept in memory; arithmetic on a CPU is f32
     #[arg(long, value_enum, default_value_t)]
     pub(crate) dtype: Dtype,
-    /// cpu, cuda:N or metal
+    /// cpu or cuda:N
     #[arg(long, default_value = "cpu")]
     pub(crate) device: String,
 }
@@ -52,9 +52,12 @@ impl Placement {
                 Ok(Err(e)) => Err(bad_input_with(format!("cannot use device {name:?}: {e}"), hint)),
                 Err(_) => Err(bad_input_with(format!("device {name:?} has no number"), "--device cuda:0")),
             },
-            ("metal", _) => Device::new_metal(0)
-                .map_err(|e| bad_input_with(format!("cannot use device {name:?}: {e}"), hint)),
-            _ => Err(bad_input_with(format!("unknown device {name:?}"), "cpu, cuda:N or metal")),
+            ("metal", _) => {
+                let message =
+                    format!("cannot use device {name:?}: no build of this program computes with Metal");
+                Err(bad_input_with(message, "--device cpu"))
+            }
+            _ => Err(bad_input_with(format!("unknown device {name:?}"), "--device cpu, or cuda:N")),
         }
     }
 }

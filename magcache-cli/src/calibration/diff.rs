@@ -5,7 +5,7 @@ mod told;
 
 use std::collections::BTreeSet;
 
-use magcache_core::{Curve, Fit, PlannedSchedule, Plans, Profile, Sensitivity, resample};
+use magcache_core::{Curve, Fit, PlannedSchedule, Plans, Profile, Sensitivity, count, resample};
 
 use self::decisions::Decisions;
 pub(crate) use self::told::chart;
@@ -76,7 +76,7 @@ impl Diff {
         out.pairs(&a.sensitivities, &b.sensitivities, key, name, Self::sensitivity);
         // A plan holds for the schedule that it was made for.
         let key = |p: &Plans| (p.steps, p.flow_shift.map(f64::to_bits), p.boundary_ratio.map(f64::to_bits));
-        let name = |p: &Plans| format!("plans of {} steps", p.steps);
+        let name = |p: &Plans| format!("plans of {}", count(p.steps, "step"));
         out.pairs(&a.plans, &b.plans, key, name, Self::plans);
         out.decisions = Decisions::of(a, b);
         out
@@ -251,7 +251,12 @@ fn named(kind: &str, variant: Option<&String>, expert: Option<u8>) -> String {
 
 fn recommended(curve: &Curve) -> Option<String> {
     let first = curve.recommended.first()?;
-    Some(format!("threshold {}, {} skips, warm-up {}", first.threshold, first.max_skips, first.warmup))
+    Some(format!(
+        "threshold {}, {}, warm-up {}",
+        first.threshold,
+        count(first.max_skips, "skip"),
+        first.warmup
+    ))
 }
 
 #[cfg(test)]

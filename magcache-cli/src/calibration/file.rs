@@ -7,6 +7,7 @@ use candle_core::Device;
 use magcache_core::{
     Profile, Signal, Source, Warmup,
     calibrate::{Distances, Recording, Response},
+    count,
     planner::Objective,
 };
 
@@ -91,7 +92,11 @@ impl Measured {
         Ok(Profile {
             name: name.to_owned(),
             model: Some(model.to_owned()),
-            summary: format!("measured: {} runs of {} steps", self.conditions.runs, self.conditions.steps),
+            summary: format!(
+                "measured: {} of {}",
+                count(self.conditions.runs, "run"),
+                count(self.conditions.steps, "step")
+            ),
             curves: vec![curve],
             fits,
             sensitivities,

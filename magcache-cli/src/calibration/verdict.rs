@@ -7,7 +7,7 @@
 
 use std::fmt;
 
-use magcache_core::{Branch, Curve, ModelMeta, Profile, Trajectory, meta};
+use magcache_core::{Branch, Curve, ModelMeta, Profile, Trajectory, count, meta};
 use serde_json::{Value, json};
 
 use super::Facts;
@@ -177,7 +177,7 @@ fn other_model(name: &str, profile: &Profile, model: &ModelMeta) -> Option<Reaso
 
 /// A model by name; one that has no profiles of its own is another checkpoint of that family.
 fn described(model: &ModelMeta) -> String {
-    let sizes = format!(" of {} blocks, {} wide", model.blocks(), model.hidden_size);
+    let sizes = format!(" of {}, {} wide", count(model.blocks(), "block"), model.hidden_size);
     format!("{}{}", model.name, if model.profiles.is_empty() { sizes } else { String::new() })
 }
 
@@ -247,7 +247,8 @@ impl<'a> Measured<'a> {
     /// A curve whose boundary between experts is another step than the run's.
     fn boundary(&self, curve: &Curve, run: &Trajectory) -> Option<Reason> {
         let [there, here] = curve.boundaries(run).filter(|[there, here]| there != here)?;
-        let text = format!("its first expert would run {there} of {} steps, the run's {here}", run.len());
+        let text =
+            format!("its first expert would run {there} of {}, the run's {here}", count(run.len(), "step"));
         let verdict = if self.is_recorded() { Verdict::Refused } else { Verdict::Usable };
         Some(Reason { verdict, text })
     }

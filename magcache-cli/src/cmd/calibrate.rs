@@ -6,6 +6,7 @@ use anyhow::Result;
 use magcache_core::{
     Expert,
     calibrate::{Recorder, Recording},
+    count,
     planner::{self, ReuseErrors},
 };
 use magcache_models::pipeline::Request;
@@ -54,8 +55,11 @@ pub(crate) fn run(args: &Calibrate, out: &Output) -> Result<()> {
     let mut outputs = measured.write(&args.out, &model, objective(args))?;
     if let Some(target) = plot {
         let starts: Vec<usize> = plan.trajectory.phases.iter().map(|phase| phase.steps.start).collect();
-        let title =
-            format!("{model}: {} runs of {} steps", measured.conditions.runs, measured.conditions.steps);
+        let title = format!(
+            "{model}: {} of {}",
+            count(measured.conditions.runs, "run"),
+            count(measured.conditions.steps, "step")
+        );
         outputs.push(target.write(&Chart::curve(title, &measured.recording.curve(), &starts))?);
     }
     answer(&measured, experts, args, &outputs, out)
@@ -133,7 +137,7 @@ fn answer(
 ) -> Result<()> {
     let Measured { conditions, recording } = measured;
     let curve = recording.curve();
-    let mut text = format!("{} runs of {} steps\n", conditions.runs, conditions.steps);
+    let mut text = format!("{} of {}\n", count(conditions.runs, "run"), count(conditions.steps, "step"));
     for (branch, ratios) in &curve.ratios {
         let (low, high) =
             ratios.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), r| (l.min(*r), h.max(*r)));

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use candle_core::Device;
-use magcache_core::Expert;
+use magcache_core::{Expert, count};
 use magcache_models::{
     checkpoint::{CheckpointError, Folder, WeightDtype, Weights},
     flux,
@@ -104,7 +104,11 @@ impl Report {
                 Ok(opened) => {
                     let meta = opened.meta();
                     let (blocks, width) = (meta.blocks(), meta.hidden_size);
-                    self.say(format!("loads as {} ({blocks} blocks of width {width}) in {name}", meta.name));
+                    self.say(format!(
+                        "loads as {} ({} of width {width}) in {name}",
+                        meta.name,
+                        count(blocks, "block")
+                    ));
                     model = Some(meta.name.to_string());
                 }
                 Err(error) => {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use magcache_core::Profile;
+use magcache_core::{Profile, count};
 use magcache_models::pipeline::Request;
 use serde_json::{Value, json};
 
@@ -15,9 +15,9 @@ use crate::{
     lanes::{Scene, once::run_once, quality},
     media,
     output::Output,
-    pareto::{Contender, Point, Points, Setting, margin},
+    pareto::{Contender, Point, Points, Setting, margin, with_error},
     plan::{Config, Plan},
-    plot::{self, Chart, Series},
+    plot::{self, Chart, Series, Style},
 };
 
 /// One curve: what was run for each budget and what came of it.
@@ -188,15 +188,21 @@ fn save(path: &std::path::Path, mut profile: Profile, plan: &Plan, curves: &[Cur
 }
 
 fn chart(plan: &Plan, curves: &[Curve], runs: usize) -> Chart {
-    let title =
-        format!("{}: {} steps, {runs} runs", plan.pipeline.meta().name, plan.trajectory.steps().count());
+    let title = format!(
+        "{}: {}, {}",
+        plan.pipeline.meta().name,
+        count(plan.trajectory.steps().count(), "step"),
+        count(runs, "run")
+    );
     let mut chart = Chart::new(title, "computed steps", "PSNR against the dense run, dB");
+    chart.band = "± one standard error".to_owned();
     for curve in curves {
         let own = || curve.points.iter().flatten().map(|(_, points)| points);
         chart = chart.with(Series {
             name: curve.name.clone(),
             points: own().map(|p| (p.computed(), p.psnr().0)).collect(),
-            spread: own().map(|p| p.psnr().1).collect(),
+            spread: own().map(|p| p.psnr().1.unwrap_or_default()).collect(),
+            style: Style::Marked,
             ..Series::default()
         });
     }
@@ -223,14 +229,14 @@ fn answer(plan: &Plan, budgets: &[usize], curves: &[Curve], outputs: &[std::path
                 continue;
             };
             let ((psnr, error), (ssim, _)) = (points.psnr(), points.ssim());
-            text += &format!("{:>22}", format!("{psnr:.2} ± {error:.2} {ssim:.4}"));
+            text += &format!("{:>22}", format!("{} {ssim:.4}", with_error(format!("{psnr:.2}"), error)));
             let against = at(curves, naive.name(), place).map(|other| margin(points, other));
             let mut row = points.json();
             row["name"] = json!(curve.name);
             row["budget"] = json!(budget);
             row["setting"] = setting.json();
             row["above_fewer_steps"] = json!(against.map(|(mean, _)| mean));
-            row["above_fewer_steps_error"] = json!(against.map(|(_, error)| error));
+            row["above_fewer_steps_error"] = json!(against.and_then(|(_, error)| error));
             rows.push(row);
         }
         text.push('\n');
@@ -242,7 +248,7 @@ fn answer(plan: &Plan, budgets: &[usize], curves: &[Curve], outputs: &[std::path
             let both = at(curves, &curve.name, place).zip(at(curves, naive.name(), place));
             let cell = both.map_or("-".to_owned(), |(own, other)| {
                 let (mean, error) = margin(own, other);
-                format!("{mean:+.2} ± {error:.2}")
+                with_error(format!("{mean:+.2}"), error)
             });
             text += &format!("{cell:>22}");
         }
@@ -257,7 +263,8 @@ fn answer(plan: &Plan, budgets: &[usize], curves: &[Curve], outputs: &[std::path
         let best = rivals.max_by(|(_, a), (_, b)| a.psnr().0.total_cmp(&b.psnr().0));
         if let (Some((name, best)), Some(own)) = (best, at(curves, planner.name(), place)) {
             let (mean, error) = margin(own, best);
-            text += &format!("  {budget} computed: {mean:+.2} ± {error:.2} dB over {name}\n");
+            let by = with_error(format!("{mean:+.2}"), error);
+            text += &format!("  {budget} computed: {by} dB over {name}\n");
         }
     }
     for output in outputs {

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, sync::Arc, time::Instant};
 
 use anyhow::{Context, Result};
-use magcache_core::{Built, OnDrift, schedule::simulate};
+use magcache_core::{Built, OnDrift, count, schedule::simulate};
 use magcache_models::pipeline::{Denoiser, Generation, Offload, PassTime, PipelineError, Stage, TextUses};
 use serde_json::json;
 
@@ -157,7 +157,7 @@ fn few_steps(plan: &Plan, built: &Built) -> Result<Option<String>> {
         return Ok(None);
     }
     if !built.registry.is_static() {
-        return Ok(Some(format!("{steps} steps: what is skipped depends on what the cache sees")));
+        return Ok(Some(format!("{}: what is skipped depends on what the cache sees", count(steps, "step"))));
     }
     let meta = plan.pipeline.meta();
     let log = simulate(&built.registry, meta, run)?;
@@ -165,9 +165,10 @@ fn few_steps(plan: &Plan, built: &Built) -> Result<Option<String>> {
     let strips: Vec<String> =
         strip::lines(&log, run).into_iter().map(|(branch, strip)| format!("{branch} {strip}")).collect();
     Ok(Some(format!(
-        "{steps} steps: {} of {} passes will be skipped, {}",
+        "{}: {} of {} will be skipped, {}",
+        count(steps, "step"),
         summary.skipped(),
-        summary.passes,
+        count(summary.passes, "pass"),
         strips.join(", ")
     )))
 }
@@ -265,7 +266,8 @@ fn report(
         Some(step) => format!(", {} of them", plan.trajectory.len().saturating_sub(step)),
         None => String::new(),
     };
-    let mut text = format!("{steps} steps{here} in {seconds:.2} s, transformer {transformer:.2} s\n");
+    let mut text =
+        format!("{}{here} in {seconds:.2} s, transformer {transformer:.2} s\n", count(steps, "step"));
     let mut document = json!({
         "config": serde_json::to_value(&plan.config)?,
         "profile_verdict": judge::json(judged),
@@ -289,9 +291,9 @@ fn report(
         text += &summary.text(&experts);
         text += &summary.modules_text();
         text += &format!(
-            "  skipped {} of {} passes, {}, cache {} at the peak, {} evicted\n",
+            "  skipped {} of {}, {}, cache {} at the peak, {} evicted\n",
             summary.skipped(),
-            summary.passes,
+            count(summary.passes, "pass"),
             summary.ceiling_text(),
             summary::bytes(session.slots().peak_bytes()),
             session.slots().evicted(),
@@ -301,13 +303,14 @@ fn report(
             let took = generation.times().iter().filter(audited).map(|t| t.time.as_secs_f64()).sum::<f64>();
             let passes = summary.audited.len();
             text += &format!(
-                "  {passes} passes audited, which took {took:.2} s and are no part of the ceiling\n"
+                "  {} audited, in {took:.2} s that are no part of the ceiling\n",
+                count(passes, "pass")
             );
             document["audited_passes"] = json!(passes);
             document["audited_seconds"] = json!(took);
         }
         for (cause, n) in &summary.failsafes {
-            text += &format!("  {n} times {cause}\n");
+            text += &format!("  {} {cause}\n", count(*n, "time"));
         }
         document["skipped"] = summary.skipped_by_branch();
         document["parts"] = summary.json(&experts);

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 use magcache_core::{
-    Branch, DecisionLog, HookRegistry, ModelMeta, Phase, Problem, Profile, Record, Step, Trajectory, meta,
-    schedule::simulate,
+    Branch, DecisionLog, HookRegistry, ModelMeta, Phase, Problem, Profile, Record, Step, Trajectory, count,
+    meta, schedule::simulate,
 };
 use magcache_models::{
     pipeline::LoadOptions,
@@ -78,7 +78,7 @@ pub(crate) fn run(args: &Schedule, out: &Output) -> Result<()> {
     };
     let summary = log.as_ref().map(|log| Summary::of(log, &built.registry, &outlook.meta, &outlook.run));
     if summary.as_ref().is_some_and(|s| s.skipped() == 0 && s.modules.is_empty()) {
-        let message = format!("0 of {} steps would be skipped", outlook.run.len());
+        let message = format!("0 of {} would be skipped", count(outlook.run.len(), "step"));
         warnings.push(Problem::warning("schedule", message).hint("raise `threshold` or lower `warmup`"));
     }
     let short = outlook.chosen.as_ref().and_then(|chosen| chosen.short.as_ref());
@@ -135,8 +135,10 @@ pub(crate) fn run(args: &Schedule, out: &Output) -> Result<()> {
 fn drawing(outlook: &Outlook, strategy: &str, log: &DecisionLog, summary: &Summary) -> Chart {
     let (skipped, passes) = (summary.skipped(), summary.passes);
     let title = format!(
-        "{strategy}, {} steps: {skipped} of {passes} passes skipped, {}",
-        outlook.run.len(),
+        "{}, {strategy}, {}: {skipped} of {} skipped, {}",
+        outlook.meta.name,
+        count(outlook.run.len(), "step"),
+        count(passes, "pass"),
         summary.ceiling_text()
     );
     let later: Vec<String> = outlook.run.phases.iter().skip(1).map(|p| expert_name(outlook, p)).collect();
@@ -277,33 +279,33 @@ fn text(
     bytes: Option<usize>,
 ) -> String {
     let run = &outlook.run;
-    let mut out = format!("{strategy}, {} steps", run.len());
+    let mut out = format!("{strategy}, {}", count(run.len(), "step"));
     if let Some(profile) = &outlook.profile {
         out += &format!(", profile {profile}");
     }
     out += "\n\nstep  timestep   sigma  expert        ";
-    out += &run.branches.iter().map(|b| format!("{:<26}", b.to_string())).collect::<String>();
+    let branches = if log.is_some() { run.branches.as_slice() } else { &[] };
+    out += &branches.iter().map(|b| format!("{:<26}", b.to_string())).collect::<String>();
+    out.truncate(out.trim_end().len());
     out.push('\n');
     for step in run.steps() {
         let phase = Phase { expert: step.expert, steps: step.phase.clone() };
         let expert = expert_name(outlook, &phase);
         out += &format!("{:>4} {:>9.2} {:>7.4}  {expert:<12}  ", step.index, step.timestep, step.sigma);
-        for branch in &run.branches {
-            let record = log.and_then(|log| around(log, step.index, *branch));
-            let cell = match record {
+        for branch in branches {
+            let Some(log) = log else { continue };
+            let cell = match around(log, step.index, *branch) {
                 Some(r) => format!("{} ({})", if r.reused { "skip" } else { "compute" }, r.why),
                 None if !run.branches_at(&step).contains(branch) => "-".to_owned(),
-                None => log.map_or_else(
-                    || "depends on content".to_owned(),
-                    |log| format!("compute ({})", summary::uncached(log, step.index, *branch)),
-                ),
+                None => format!("compute ({})", summary::uncached(log, step.index, *branch)),
             };
             out += &format!("{cell:<26}");
         }
-        while out.ends_with(' ') {
-            out.pop();
-        }
+        out.truncate(out.trim_end().len());
         out.push('\n');
+    }
+    if log.is_none() {
+        out += "\nwhat is skipped depends on content: it is known only after a run\n";
     }
     if let (Some(log), Some(summary)) = (log, summary) {
         out.push('\n');
@@ -312,9 +314,9 @@ fn text(
         }
         out += &summary.modules_text();
         out += &format!(
-            "skipped {} of {} passes, {}\n",
+            "skipped {} of {}, {}\n",
             summary.skipped(),
-            summary.passes,
+            count(summary.passes, "pass"),
             summary.ceiling_text()
         );
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use magcache_core::CachePlan;
+use magcache_core::{CachePlan, count};
 use magcache_models::pipeline::Request;
 
 use super::{
@@ -15,11 +15,6 @@ use crate::plan::Plan;
 /// Steps that take about as many passes as `row` computed: passes over passes of a step, rounded to the nearest.
 fn steps_of(row: &Row, steps: usize) -> usize {
     (row.mean_computed() * steps as f64 / row.passes().max(1) as f64).round() as usize
-}
-
-/// The name of the lane without a cache of so many steps.
-fn name(steps: usize) -> String {
-    if steps == 1 { "1 step".to_owned() } else { format!("{steps} steps") }
 }
 
 /// The baselines of these configurations, by the number of their steps, the shortest first. A configuration that computed as
@@ -37,7 +32,7 @@ pub(crate) fn contenders(plan: &Plan, rows: &[Row]) -> Vec<Contender> {
             run.is_ok_and(|run| run.steps().count() == n) && plan.pipeline.check(&request(steps)).is_ok()
         };
         let steps = (n..=plan.request.steps).find(|steps| runs(*steps))?;
-        Some(Contender { name: name(n), cache: CachePlan::default(), steps })
+        Some(Contender { name: count(n, "step"), cache: CachePlan::default(), steps })
     };
     wanted.into_iter().filter_map(one).collect()
 }
@@ -46,7 +41,7 @@ pub(crate) fn contenders(plan: &Plan, rows: &[Row]) -> Vec<Contender> {
 pub(crate) fn relate(plan: &Plan, rows: &mut [Row], baselines: &mut [Row]) {
     let whole = plan.trajectory.steps().count();
     for row in rows.iter_mut().filter(|row| row.role == Role::Config) {
-        let own = name(steps_of(row, whole));
+        let own = count(steps_of(row, whole), "step");
         if let Some(baseline) = baselines.iter_mut().find(|baseline| baseline.name == own) {
             row.against = Some(Against { psnr_gain: gain(row, baseline), name: own });
             baseline.of.push(row.name.clone());

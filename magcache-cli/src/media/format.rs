@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::Path;
 
+use magcache_core::count;
+
 use super::{Clip, MediaError};
 
 /// What is written, chosen by the name of the output.
@@ -66,7 +68,11 @@ impl Format {
         };
         if width == 0 || height == 0 || frames == 0 {
             let hint = "ask for at least one frame of one pixel";
-            return refuse("needs something to show".into(), format!("{frames} frames of {size}"), hint);
+            return refuse(
+                "needs something to show".into(),
+                format!("{} of {size}", count(frames, "frame")),
+                hint,
+            );
         }
         match self {
             Self::Png | Self::WebP if frames > 1 => {

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use image::RgbImage;
+use magcache_core::count;
 
 use super::gif::GifSink;
 use super::mp4::Mp4Sink;
@@ -120,7 +121,7 @@ impl VideoWriter {
             return Err(self.mismatch(format!("frames of {width}x{height}"), format!("one of {w}x{h}")));
         }
         if self.pushed == frames {
-            return Err(self.mismatch(format!("{frames} frames"), "one more".into()));
+            return Err(self.mismatch(count(frames, "frame"), "one more".into()));
         }
         self.sink.push(frame)?;
         self.pushed += 1;
@@ -131,7 +132,7 @@ impl VideoWriter {
     pub fn finish(self) -> Result<(), MediaError> {
         let frames = self.output.clip.frames;
         if self.pushed != frames {
-            return Err(self.mismatch(format!("{frames} frames"), self.pushed.to_string()));
+            return Err(self.mismatch(count(frames, "frame"), self.pushed.to_string()));
         }
         self.sink.finish()
     }
@@ -203,7 +204,7 @@ mod tests {
             dropped.push(frame).unwrap();
             drop(dropped);
             let none = output.writer().unwrap().finish().unwrap_err().to_string();
-            assert!(none.ends_with("was prepared for 1 frames, got 0"), "{none}");
+            assert!(none.ends_with("was prepared for 1 frame, got 0"), "{none}");
             assert!(empty(), "{name}");
 
             let mut whole = output.writer().unwrap();

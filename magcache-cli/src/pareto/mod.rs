@@ -5,4 +5,4 @@ mod points;
 mod threshold;
 
 pub(crate) use contender::{Contender, Setting};
-pub(crate) use points::{Point, Points, margin};
+pub(crate) use points::{Point, Points, margin, with_error};

@@ -17,8 +17,8 @@ pub(crate) struct Point {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Points(Vec<Point>);
 
-/// A mean and its standard error.
-pub(crate) type Estimate = (f64, f64);
+/// A mean and its standard error, which a single run has not.
+pub(crate) type Estimate = (f64, Option<f64>);
 
 impl Points {
     pub(crate) fn push(&mut self, point: Point) {
@@ -57,9 +57,18 @@ pub(crate) fn margin(a: &Points, b: &Points) -> Estimate {
     estimate(both.filter(|difference| difference.is_finite()))
 }
 
+/// A mean as it is shown, with its standard error where there is one.
+pub(crate) fn with_error(mean: String, error: Option<f64>) -> String {
+    match error {
+        Some(error) => format!("{mean} ± {error:.2}"),
+        None => mean,
+    }
+}
+
 fn estimate(values: impl Iterator<Item = f64>) -> Estimate {
     let all: Pooled = values.collect();
-    if all.count == 0 { (f64::NAN, f64::NAN) } else { (all.mean, all.std() / (all.count as f64).sqrt()) }
+    let error = (all.count > 1).then(|| all.std() / (all.count as f64).sqrt());
+    (if all.count == 0 { f64::NAN } else { all.mean }, error)
 }
 
 #[cfg(test)]
@@ -72,11 +81,21 @@ mod tests {
             Points(psnr.iter().map(|psnr| Point { computed: 3.5, psnr: *psnr, ssim: 1.0 }).collect())
         };
         let (a, b) = (points(&[31.0, 41.0, 51.0, f64::INFINITY]), points(&[30.0, 40.0, 50.0, 60.0]));
-        assert_eq!(margin(&a, &b), (1.0, 0.0));
+        assert_eq!(margin(&a, &b), (1.0, Some(0.0)));
         let (mean, error) = a.psnr();
         assert_eq!(mean, 41.0);
-        assert!((error - 10.0 / 3f64.sqrt()).abs() < 1e-12);
+        assert!((error.unwrap() - 10.0 / 3f64.sqrt()).abs() < 1e-12);
         assert_eq!(a.computed(), 3.5);
         assert!(Points::default().psnr().0.is_nan());
+    }
+
+    #[test]
+    fn one_run_has_no_standard_error() {
+        let one = |psnr| Points(vec![Point { computed: 3.0, psnr, ssim: 0.9 }]);
+        assert_eq!(one(31.0).psnr(), (31.0, None));
+        assert_eq!(margin(&one(31.0), &one(30.0)), (1.0, None));
+        assert_eq!(one(31.0).json()["psnr_error"], Value::Null);
+        assert_eq!(with_error("31.00".to_owned(), None), "31.00");
+        assert_eq!(with_error("31.00".to_owned(), Some(0.125)), "31.00 ± 0.12");
     }
 }

@@ -9,7 +9,9 @@ pub(crate) mod trace;
 use std::collections::{BTreeMap, BTreeSet};
 
 pub(crate) use self::audit::Audits;
-use magcache_core::{Branch, DecisionLog, Expert, HookRegistry, ModelMeta, Record, Trajectory, schedule};
+use magcache_core::{
+    Branch, DecisionLog, Expert, HookRegistry, ModelMeta, Record, Trajectory, count, schedule,
+};
 use magcache_models::pipeline::Generation;
 use serde_json::{Value, json};
 
@@ -233,8 +235,8 @@ impl Summary {
                 _ => String::new(),
             };
             out += &format!(
-                "  {name} {branch}: {} steps, {} computed ({}), {} skipped{metric}\n",
-                p.steps,
+                "  {name} {branch}: {}, {} computed ({}), {} skipped{metric}\n",
+                count(p.steps, "step"),
                 p.steps - p.skipped.len(),
                 reasons.join(", "),
                 p.skipped.len(),
@@ -243,7 +245,7 @@ impl Summary {
         }
         let totals = self.totals();
         for (expert, (passes, skipped)) in totals.iter().filter(|_| totals.len() > 1) {
-            out += &format!("  {}: skipped {skipped} of {passes} passes\n", name(*expert));
+            out += &format!("  {}: skipped {skipped} of {}\n", name(*expert), count(*passes, "pass"));
         }
         out
     }

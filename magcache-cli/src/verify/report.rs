@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, fmt};
 
 use anyhow::{Result, ensure};
 use candle_core::{DType, Tensor};
+use magcache_core::count;
 use serde::Serialize;
 
 /// How many of the parts that were left out for one reason are named to people; programs get all.
@@ -70,7 +71,7 @@ impl VerifyReport {
         let skipped = self.cases.iter().filter(|c| c.skipped.is_some()).count();
         let good = self.cases.iter().filter(|c| c.ok).count();
         let failed = self.cases.len() - good - skipped;
-        format!("{} cases: {good} ok, {failed} failed, {skipped} skipped", self.cases.len())
+        format!("{}: {good} ok, {failed} failed, {skipped} skipped", count(self.cases.len(), "case"))
     }
 }
 
@@ -122,7 +123,7 @@ impl CaseReport {
     /// Compares two lists.
     pub(super) fn numbers(&mut self, name: &str, output: &str, got: &[f64], want: &[f64], tolerance: f64) {
         if got.len() != want.len() {
-            let detail = format!("got {} values, expected {}", got.len(), want.len());
+            let detail = format!("got {}, expected {}", count(got.len(), "value"), want.len());
             self.push(name, output, [f64::INFINITY; 2], tolerance, Some(detail));
             return;
         }

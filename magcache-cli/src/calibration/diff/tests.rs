@@ -28,7 +28,7 @@ fn a_profile_equals_itself() {
     let diff = Diff::of(&own, &own);
     assert!(diff.equal(0.0) && diff.conditions.is_empty() && diff.missing.is_empty());
     assert!(diff.values.iter().all(|v| v.largest == 0.0) && diff.values.len() == 2, "{:?}", diff.values);
-    assert!(diff.to_string().contains("the same 5 steps are skipped"), "{diff}");
+    assert!(diff.to_string().contains("the same are skipped: 5 steps"), "{diff}");
 }
 
 #[test]

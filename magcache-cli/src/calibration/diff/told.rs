@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use magcache_core::{Profile, resample};
+use magcache_core::{Profile, count, resample};
 use serde_json::{Value, json};
 
 use super::{Decisions, Diff, Values};
@@ -79,12 +79,16 @@ impl fmt::Display for Diff {
             let variant = d.variant.as_ref().map(|v| format!(" {v}")).unwrap_or_default();
             write!(
                 f,
-                "magcache{variant}, {} of {} steps, threshold {}, {} skips at most, warm-up {}: ",
-                d.branch, d.steps, settings.threshold, settings.max_skips, settings.warmup
+                "magcache{variant}, {} of {}, threshold {}, {} at most, warm-up {}: ",
+                d.branch,
+                count(d.steps, "step"),
+                settings.threshold,
+                count(settings.max_skips, "skip"),
+                settings.warmup
             )?;
             let [a, b] = [d.only(0), d.only(1)];
             if a.is_empty() && b.is_empty() {
-                writeln!(f, "the same {} steps are skipped", d.skipped[0].len())?;
+                writeln!(f, "the same are skipped: {}", count(d.skipped[0].len(), "step"))?;
             } else {
                 writeln!(f, "only a skips {a:?}, only b {b:?}")?;
             }
@@ -118,7 +122,7 @@ pub(crate) fn chart(a: &Profile, b: &Profile) -> Chart {
     let (Some(ours), Some(theirs)) = (a.curves.first(), b.curves.first()) else { return chart };
     for (colour, (branch, values)) in ours.ratios.iter().enumerate() {
         let line = values.iter().enumerate().map(|(i, ratio)| (i as f64, *ratio)).collect();
-        let own = Series::new(format!("a, {branch}"), Style::Line, line);
+        let own = Series::new(format!("a, {branch}"), Style::Marked, line);
         chart = chart.with(Series { colour: Some(colour), ..own });
         if let Some(other) = theirs.ratios.get(branch) {
             let at = |i: usize| other.get(resample::index(other.len(), values.len(), i)).copied();

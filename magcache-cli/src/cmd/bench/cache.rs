@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::Result;
+use magcache_core::count;
 use magcache_models::pipeline::{Generation, LoadOptions};
 use serde_json::json;
 
@@ -65,10 +66,10 @@ pub(super) fn run(args: &BenchCache, out: &Output) -> Result<()> {
     };
     let (ratios, computed, skipped) = (Times::of(ratios), Times::of(computed), Times::of(skipped));
     let text = format!(
-        "{}, {} runs of each: ceiling {ceiling:.3}, transformer {:.3}x ({:.3} to {:.3}), {:.3} of the ceiling\n\
+        "{}, {} of each: ceiling {ceiling:.3}, transformer {:.3}x ({:.3} to {:.3}), {:.3} of the ceiling\n\
          a computed step {:.3} ms, a skipped one {:.3} ms: {:.2} %",
         args.cache,
-        args.repeat.max(1),
+        count(args.repeat.max(1), "run"),
         ratios.median,
         ratios.min,
         ratios.max,

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
+use magcache_core::count;
 use serde_json::{Value, json};
 
 use super::Line;
@@ -197,7 +198,7 @@ fn told(f: &mut fmt::Formatter<'_>, what: &str, lines: impl ExactSizeIterator<It
     if all == 0 {
         return Ok(());
     }
-    writeln!(f, "{all} passes {what}")?;
+    writeln!(f, "{} {what}", count(all, "pass"))?;
     for line in lines.take(TOLD) {
         writeln!(f, "  {line}")?;
     }

@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context, Result};
 use candle_core::{Device, Tensor};
 use magcache_core::{
-    Branch, CachePlan, Expert, HookRegistry, ModelMeta, Record, Trajectory, calibrate::Recorder,
+    Branch, CachePlan, Expert, HookRegistry, ModelMeta, Record, Trajectory, calibrate::Recorder, count,
 };
 use magcache_models::{
     pipeline::{Denoiser, Generation},
@@ -171,7 +171,10 @@ impl Setup {
     fn generate(&self, registry: &Arc<HookRegistry>, at: &[usize]) -> Result<(Generation, Tensor)> {
         let steps = self.trajectory.len();
         if let Some(step) = at.iter().find(|step| **step >= steps) {
-            return Err(bad_input(format!("`latents_step_indices` has {step}, the run has {steps} steps")));
+            return Err(bad_input(format!(
+                "`latents_step_indices` has {step}, the run has {}",
+                count(steps, "step")
+            )));
         }
         let mut generation = self.generation(registry)?;
         let mut behind = BTreeMap::new();
