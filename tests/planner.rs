@@ -94,6 +94,24 @@ proptest! {
 }
 
 #[test]
+fn a_thousand_steps_are_planned() {
+    // Rehearsed eight steps back, as by default; no two schedules cost the same.
+    let error = |step: usize, back: usize| [(0.3 + (step as f64 * 0.7).sin().abs()) * back as f64, 0.1, 0.0];
+    let errors: Vec<Vec<[f64; 3]>> =
+        (0..1000).map(|step| (1..=8).rev().map(|back| error(step, back)).collect()).collect();
+    let planner = Planner::new(&[rehearsed(&errors, 400, 8, vec![(1, 2.0), (999, 1.0)])]).unwrap();
+    for objective in [Objective::Sum, Objective::Minimax] {
+        let found = planner.schedules(Continuation::Line, objective);
+        assert!(found.len() > 700 && found.last().unwrap().computed == 1000, "{}", found.len());
+        for plan in found.iter().step_by(97) {
+            let own = planner.predict(Continuation::Line, &plan.skip).unwrap();
+            assert!((own.error - plan.error).abs() < 1e-9 * plan.error.max(1.0), "{}", plan.computed);
+        }
+        assert!(found.is_sorted_by(|a, b| a.error >= b.error || objective == Objective::Minimax));
+    }
+}
+
+#[test]
 fn a_cost_is_the_error_grown_to_the_end_of_the_run() {
     // At step 2 the residual of step 1 is off by (3, 4, 0) and that of step 0 by (0, 5, 0); the line through both goes one
     // step on, 2·(3, 4, 0) − (0, 5, 0) = (6, 3, 0).

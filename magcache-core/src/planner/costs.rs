@@ -74,6 +74,12 @@ impl<'r> Costs<'r> {
         self.runs.first().and_then(|run| run.steps.get(step)).is_none_or(|s| s.sources.is_empty())
     }
 
+    /// How many steps before `step` the residual of the oldest is measured to stand in; `None` where nothing is.
+    pub(super) fn reach(&self, step: usize) -> Option<usize> {
+        let sources = &self.runs.first()?.steps.get(step)?.sources;
+        sources.iter().min().map(|oldest| step.saturating_sub(*oldest))
+    }
+
     /// The error at the end of the run if `step` is skipped behind the computed steps `last` and `before`; `None` where that
     /// was not measured.
     pub(super) fn skip(&self, before: Option<usize>, last: usize, step: usize) -> Option<f64> {

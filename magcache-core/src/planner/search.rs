@@ -10,36 +10,85 @@ type Pair = (Option<usize>, usize);
 struct Reached {
     sum: f64,
     worst: f64,
-    from: Option<Pair>,
+    /// Place of the pair before.
+    from: Option<u32>,
 }
 
-/// Every way to reach a pair of computed steps, the best one of each number of computed steps.
-struct Table {
-    steps: usize,
-    /// By number of computed steps, then by pair.
-    reached: Vec<Vec<Option<Reached>>>,
+/// The best way to each number of computed steps; the fewest that a way was found for come first.
+#[derive(Clone, Default)]
+struct Counts {
+    fewest: usize,
+    reached: Vec<Option<Reached>>,
 }
 
-impl Table {
-    fn new(steps: usize) -> Self {
-        Self { steps, reached: vec![vec![None; (steps + 1) * steps]; steps + 1] }
+impl Counts {
+    fn at(&self, computed: usize) -> Option<Reached> {
+        self.reached.get(computed.checked_sub(self.fewest)?).copied().flatten()
     }
 
-    fn place(&self, (before, last): Pair) -> usize {
-        before.map_or(0, |b| b + 1) * self.steps + last
-    }
-
-    fn at(&self, computed: usize, pair: Pair) -> Option<Reached> {
-        self.reached.get(computed)?.get(self.place(pair)).copied().flatten()
-    }
-
-    fn offer(&mut self, computed: usize, pair: Pair, offer: Reached, better: fn(&Reached, &Reached) -> bool) {
-        let place = self.place(pair);
-        if let Some(own) = self.reached.get_mut(computed).and_then(|row| row.get_mut(place))
+    fn offer(&mut self, computed: usize, offer: Reached, better: fn(&Reached, &Reached) -> bool) {
+        if self.reached.is_empty() {
+            self.fewest = computed;
+        }
+        let missing = self.fewest.saturating_sub(computed);
+        self.reached.splice(0..0, std::iter::repeat_n(None, missing));
+        self.fewest -= missing;
+        let place = computed - self.fewest;
+        if place >= self.reached.len() {
+            self.reached.resize(place + 1, None);
+        }
+        if let Some(own) = self.reached.get_mut(place)
             && own.as_ref().is_none_or(|own| better(&offer, own))
         {
             *own = Some(offer);
         }
+    }
+}
+
+/// Every pair of computed steps that a schedule can have: steps between them are skipped, and what stands in at a step was
+/// measured for few steps before it.
+struct Pairs {
+    steps: usize,
+    /// The most steps from one computed step to the next, in one expert.
+    gap: usize,
+    /// By pair: the errors of the steps behind it, up to the first that cannot be skipped.
+    errors: Vec<Vec<f64>>,
+}
+
+impl Pairs {
+    fn new(costs: &Costs<'_>) -> Self {
+        let steps = costs.len();
+        let gap = 1 + (0..steps).filter_map(|step| costs.reach(step)).max().unwrap_or(0);
+        let mut pairs = Self { steps, gap, errors: Vec::new() };
+        let errors = |(before, last): Pair| {
+            (last + 1..steps).map_while(|step| costs.skip(before, last, step)).collect::<Vec<f64>>()
+        };
+        pairs.errors =
+            (0..steps * (gap + 1)).map(|place| pairs.pair(place).map_or_else(Vec::new, errors)).collect();
+        pairs
+    }
+
+    fn place(&self, (before, last): Pair) -> usize {
+        last * (self.gap + 1) + before.map_or(0, |before| last - before)
+    }
+
+    fn pair(&self, place: usize) -> Option<Pair> {
+        let (last, distance) = (place / (self.gap + 1), place % (self.gap + 1));
+        if distance == 0 {
+            Some((None, last))
+        } else {
+            last.checked_sub(distance).map(|before| (Some(before), last))
+        }
+    }
+
+    /// In the order in which they are gone on from: by the newest step, then by the one before it, none last.
+    fn of(&self, last: usize) -> impl Iterator<Item = Pair> + use<> {
+        (last.saturating_sub(self.gap)..last).map(Some).chain([None]).map(move |before| (before, last))
+    }
+
+    /// The errors behind a pair that are at most `limit`, up to the first that is not.
+    fn errors(&self, pair: Pair, limit: f64) -> impl Iterator<Item = f64> {
+        self.errors[self.place(pair)].iter().copied().take_while(move |error| *error <= limit)
     }
 }
 
@@ -56,71 +105,129 @@ pub(super) fn best(costs: &Costs<'_>, objective: Objective) -> Vec<Planned> {
     if costs.len() == 0 {
         return Vec::new();
     }
+    let pairs = Pairs::new(costs);
+    let fresh: Vec<bool> = (0..costs.len()).map(|step| costs.must_compute(step)).collect();
+    let search = Search { pairs, fresh };
     match objective {
-        Objective::Sum => walk(costs, f64::INFINITY, smaller_sum),
+        Objective::Sum => search.walk(f64::INFINITY, None, smaller_sum),
         // A prefix with a larger worst error and a smaller sum can be part of the best whole, so the two are not compared
         // at once: first the smallest largest error, then the smallest sum under it.
-        Objective::Minimax => walk(costs, f64::INFINITY, smaller_worst)
+        Objective::Minimax => search
+            .walk(f64::INFINITY, None, smaller_worst)
             .into_iter()
             .filter_map(|bound| {
-                let under = walk(costs, bound.worst, smaller_sum);
+                let under = search.walk(bound.worst, Some(bound.computed), smaller_sum);
                 under.into_iter().find(|plan| plan.computed == bound.computed)
             })
             .collect(),
     }
 }
 
-/// The best schedules of which no skip costs more than `limit`.
-fn walk(costs: &Costs<'_>, limit: f64, better: fn(&Reached, &Reached) -> bool) -> Vec<Planned> {
-    let steps = costs.len();
-    let mut table = Table::new(steps);
-    let mut ends: Vec<Option<(Pair, Reached)>> = vec![None; steps + 1];
-    table.offer(1, (None, 0), Reached { sum: 0.0, worst: 0.0, from: None }, better);
-    for last in 0..steps {
-        for before in (0..last).map(Some).chain([None]) {
-            let pair = (before, last);
-            for (computed, end) in ends.iter_mut().enumerate().skip(1) {
-                let Some(here) = table.at(computed, pair) else { continue };
-                let (mut sum, mut worst) = (here.sum, here.worst);
+/// What every walk goes over.
+struct Search {
+    pairs: Pairs,
+    /// By step: nothing can stand in, the first of an expert.
+    fresh: Vec<bool>,
+}
+
+impl Search {
+    /// The best schedules of which no skip costs more than `limit`; of all numbers of computed steps, or of `wanted` alone.
+    fn walk(
+        &self,
+        limit: f64,
+        wanted: Option<usize>,
+        better: fn(&Reached, &Reached) -> bool,
+    ) -> Vec<Planned> {
+        let Self { pairs, .. } = self;
+        let steps = pairs.steps;
+        let left = wanted.map(|wanted| (wanted, self.fewest_left(limit)));
+        let mut table = vec![Counts::default(); pairs.errors.len()];
+        let mut ends: Vec<Option<(Pair, Reached)>> = vec![None; steps + 1];
+        self.offer(&mut table, 1, (None, 0), Reached { sum: 0.0, worst: 0.0, from: None }, better);
+        for pair in (0..steps).flat_map(|last| pairs.of(last)) {
+            let place = pairs.place(pair);
+            let Some(Counts { fewest, reached }) = table.get(place).cloned() else { continue };
+            // Ways that compute too much already for what is wanted.
+            let most = left.as_ref().map_or(steps, |(wanted, left)| wanted.saturating_sub(left[place]));
+            for (computed, here) in (fewest..=most).zip(reached) {
+                let Some(Reached { mut sum, mut worst, .. }) = here else { continue };
+                let mut errors = pairs.errors(pair, limit);
                 // The next computed step, or the end.
-                for next in last + 1..=steps {
-                    let reached = Reached { sum, worst, from: Some(pair) };
+                for next in pair.1 + 1..=steps {
+                    let reached = Reached { sum, worst, from: u32::try_from(place).ok() };
                     if next == steps {
+                        let end = &mut ends[computed];
                         if end.as_ref().is_none_or(|(_, own)| better(&reached, own)) {
                             *end = Some((pair, reached));
                         }
                         break;
                     }
-                    let fresh = costs.must_compute(next);
-                    table.offer(computed + 1, (Some(last).filter(|_| !fresh), next), reached, better);
+                    self.offer(&mut table, computed + 1, self.behind(pair, next), reached, better);
                     // Go on behind it as a skipped step.
-                    let Some(error) = costs.skip(before, last, next).filter(|error| *error <= limit) else {
-                        break;
-                    };
+                    let Some(error) = errors.next() else { break };
                     (sum, worst) = (sum + error, worst.max(error));
                 }
             }
         }
+        let found = ends.iter().enumerate().filter_map(|(computed, end)| Some((computed, (*end)?)));
+        found.map(|(computed, (pair, end))| self.trace(&table, computed, pair, end)).collect()
     }
-    let found = ends.iter().enumerate().filter_map(|(computed, end)| Some((computed, (*end)?)));
-    found.map(|(computed, (pair, end))| trace(&table, computed, pair, end)).collect()
-}
 
-fn trace(table: &Table, computed: usize, last: Pair, end: Reached) -> Planned {
-    let mut kept = vec![false; table.steps];
-    let mut next = Some(last);
-    let mut left = computed;
-    while let Some(pair) = next {
-        if let Some(own) = kept.get_mut(pair.1) {
-            *own = true;
+    /// The pair when `next` is computed behind `pair`.
+    fn behind(&self, (_, last): Pair, next: usize) -> Pair {
+        let fresh = self.fresh.get(next).copied().unwrap_or(true);
+        (Some(last).filter(|_| !fresh), next)
+    }
+
+    fn offer(
+        &self,
+        table: &mut [Counts],
+        computed: usize,
+        pair: Pair,
+        offer: Reached,
+        better: fn(&Reached, &Reached) -> bool,
+    ) {
+        if let Some(counts) = table.get_mut(self.pairs.place(pair)) {
+            counts.offer(computed, offer, better);
         }
-        next = table.at(left, pair).and_then(|reached| reached.from);
-        left = left.saturating_sub(1);
     }
-    let skip = kept.iter().enumerate().filter(|(_, kept)| !**kept).map(|(step, _)| step).collect();
-    Planned { computed, skip, error: end.sum, worst: end.worst }
-}
 
+    /// By pair, the fewest steps that are computed behind it.
+    fn fewest_left(&self, limit: f64) -> Vec<usize> {
+        let Self { pairs, .. } = self;
+        let steps = pairs.steps;
+        let mut left = vec![usize::MAX; pairs.errors.len()];
+        for last in (0..steps).rev() {
+            for pair in pairs.of(last) {
+                let skipped = pairs.errors(pair, limit).count();
+                // The end, or the next computed step.
+                let next = (last + 1..=(last + 1 + skipped).min(steps)).map(|next| match next {
+                    next if next == steps => 0,
+                    next => left[pairs.place(self.behind(pair, next))].saturating_add(1),
+                });
+                let fewest = next.min().unwrap_or(usize::MAX);
+                left[pairs.place(pair)] = fewest;
+            }
+        }
+        left
+    }
+
+    fn trace(&self, table: &[Counts], computed: usize, last: Pair, end: Reached) -> Planned {
+        let mut kept = vec![false; self.pairs.steps];
+        let mut next = Some(last);
+        let mut left = computed;
+        while let Some(pair) = next {
+            if let Some(own) = kept.get_mut(pair.1) {
+                *own = true;
+            }
+            let reached = table.get(self.pairs.place(pair)).and_then(|counts| counts.at(left));
+            next = reached.and_then(|reached| self.pairs.pair(usize::try_from(reached.from?).ok()?));
+            left = left.saturating_sub(1);
+        }
+        let skip = kept.iter().enumerate().filter(|(_, kept)| !**kept).map(|(step, _)| step).collect();
+        Planned { computed, skip, error: end.sum, worst: end.worst }
+    }
+}
 /// The cost of one schedule.
 pub(super) fn price(costs: &Costs<'_>, skip: &[usize]) -> Option<Planned> {
     let mut plan = Planned { computed: 0, skip: skip.to_vec(), error: 0.0, worst: 0.0 };
