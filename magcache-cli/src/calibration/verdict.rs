@@ -210,7 +210,7 @@ impl<'a> Measured<'a> {
         for key in COMPARED {
             let (there, here) = (self.facts.get(key), known.facts.get(key));
             let differ = match (there, here) {
-                (Some(there), Some(here)) => !same(there, here),
+                (Some(there), Some(here)) => !same(key, there, here),
                 // Where everything was written down, what is absent was not set.
                 (None, Some(_)) | (Some(_), None) => {
                     OPTIONAL.contains(&key) && self.is_recorded() && known.facts.contains_key("guidance")
@@ -272,13 +272,13 @@ fn word(value: Option<&toml::Value>) -> String {
     }
 }
 
-/// Equal as a condition: numbers by value, devices by their kind.
-fn same(a: &toml::Value, b: &toml::Value) -> bool {
+/// Equal as a condition: numbers by value, devices by their kind, their first word.
+fn same(key: &str, a: &toml::Value, b: &toml::Value) -> bool {
     let number = |v: &toml::Value| v.as_float().or(v.as_integer().map(|i| i as f64));
     match (number(a), number(b)) {
         (Some(a), Some(b)) => (a - b).abs() <= 1e-6 * a.abs().max(1.0),
         _ => match (a.as_str(), b.as_str()) {
-            (Some(a), Some(b)) => a.split(' ').next() == b.split(' ').next(),
+            (Some(a), Some(b)) if key == "device" => a.split(' ').next() == b.split(' ').next(),
             _ => a == b,
         },
     }

@@ -97,9 +97,10 @@ fn equal_conditions_are_exact() {
 
 #[test]
 fn every_condition_counts_with_both_values() {
-    let cases: [(&str, toml::Value, &str); 9] = [
+    let cases: [(&str, toml::Value, &str); 10] = [
         ("dtype", "f16".into(), "dtype auto, the run has f16"),
         ("device", "cuda".into(), "device cpu x86_64, the run has cuda"),
+        ("attention", "exact in f16".into(), "attention exact, the run has exact in f16"),
         ("steps", 12.into(), "steps 10, the run has 12"),
         ("sampler", "euler".into(), "sampler unipc, the run has euler"),
         ("guidance", 1.0.into(), "guidance 5.0, the run has 1.0"),
