@@ -4,6 +4,7 @@ mod args;
 mod calibration;
 mod cmd;
 mod compare;
+mod decisions;
 mod exchange;
 mod failure;
 mod interrupt;

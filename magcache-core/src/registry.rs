@@ -84,9 +84,22 @@ impl HookRegistry {
         &self.audit
     }
 
-    /// The same hooks, none of whose reuses is checked: for runs without tensors.
-    pub(crate) fn unaudited(&self) -> Arc<Self> {
-        Arc::new(Self { audit: AuditPolicy::default(), ..self.clone() })
+    /// The same hooks for runs whose tensors are `unit` times smaller and mean nothing: no reuse is checked, and the budget
+    /// holds as much of them.
+    pub(crate) fn unaudited(&self, unit: usize) -> Arc<Self> {
+        let budget = self.storage.budget.map(|bytes| bytes / unit.max(1));
+        let storage = StoragePolicy { budget, ..self.storage.clone() };
+        Arc::new(Self { audit: AuditPolicy::default(), storage, ..self.clone() })
+    }
+
+    /// The same hooks with one more inside all of them, around `blocks` blocks and around every module.
+    pub(crate) fn around_each(&self, blocks: usize, hook: &Arc<dyn BlockHook>) -> Arc<Self> {
+        let ring =
+            || Ring { at: 0..blocks, id: HookId(u16::MAX), experts: Vec::new(), hook: Arc::clone(hook) };
+        let mut registry = self.clone();
+        registry.blocks.push(ring());
+        registry.modules.iter_mut().for_each(|module| module.rings.push(ring()));
+        Arc::new(registry)
     }
 
     /// The state of one new request.

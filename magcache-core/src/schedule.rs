@@ -1,40 +1,244 @@
-//! The decisions of a run without its tensors: the real hooks on a model of one number.
+//! The decisions of a run, and the bytes that it holds, without its weights: the real hooks on blocks that do nothing.
 
 use std::{ops::Range, sync::Arc};
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor, bail};
 
-use crate::{DecisionLog, HookRegistry, ModelMeta, Role, Streams, Trajectory, session::no_signals};
+use crate::{
+    BlockHook, CachePlan, ConfigError, Cx, DecisionLog, HookRegistry, ModelMeta, Next, Output, Phase, Role,
+    Session, Signal, Step, Streams, Trajectory, Warmup, session::no_signals,
+};
+
+/// Widths of the hidden states in a timestep's projection: shift, scale and gate of the two halves of a block.
+const PROJECTED: usize = 6;
+
+/// How large the tensors of a pass are, for one sample: what the bytes that a session holds follow from.
+///
+/// Modules inside blocks give streams of these sizes too.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// Tokens of the denoised stream, those of reference images among them.
+    pub tokens: usize,
+    /// Tokens of the text stream beside it; 0 where the model has none.
+    pub text_tokens: usize,
+    /// Numbers in the latents, which are f32.
+    pub latents: usize,
+    /// Timesteps that a pass is told: 1, or one for each token.
+    pub timesteps: usize,
+    /// Dtype of the streams and of the model's signals.
+    pub dtype: DType,
+}
+
+/// What a run without weights gave.
+#[derive(Clone, Debug)]
+pub struct Simulated {
+    /// Every decision.
+    pub log: DecisionLog,
+    /// The most bytes that the session held at once.
+    pub peak_bytes: usize,
+}
 
 /// Runs every pass of `trajectory` through the hooks on blocks that do nothing, and returns what was decided.
 ///
 /// This is the code that decides in a real run, so a registry whose [`HookRegistry::is_static`] is true decides
-/// the same there. A strategy that needs a tensor's content fails here with its own error.
+/// the same there. A strategy that needs a tensor's content fails here with its own error, and so does a budget of bytes:
+/// what it drops follows from sizes, see [`simulate_sized`].
 pub fn simulate(
     registry: &Arc<HookRegistry>,
     model: &ModelMeta,
     trajectory: &Trajectory,
 ) -> Result<DecisionLog> {
-    let mut session = registry.unaudited().session();
-    let one = Tensor::ones((1, 1, 1), candle_core::DType::F32, &Device::Cpu)?;
-    let text = model.stacks.iter().any(|s| s.outputs.contains(&Role::Text));
+    if let Some(budget) = registry.storage().budget {
+        bail!(
+            "what a budget of {budget} bytes drops follows from sizes of tensors, which are not known here"
+        );
+    }
+    let mut session = registry.unaudited(1).session();
+    let content = Content::still(&Sizes::ONE, &ModelMeta { hidden_size: 1, ..model.clone() }, 1)?;
     for step in trajectory.steps() {
-        for branch in trajectory.branches_at(&step) {
-            let x = if text {
-                Streams::Dual { image: one.clone(), text: one.clone() }
-            } else {
-                Streams::Image(one.clone())
-            };
-            let mut pass = session.pass(step.clone(), *branch);
-            pass.forward(one.clone(), |latents, pass| {
-                pass.run_modules(model.blocks(), &no_signals, x.clone(), |_, x, modules| {
-                    model.modules.iter().try_fold(x, |x, name| modules.module(name, x, Ok))
-                })?;
-                Ok(latents)
-            })?;
-        }
+        content.passes(&mut session, model, trajectory, &step)?;
     }
     Ok(session.log().clone())
+}
+
+/// As [`simulate`], with the bytes that a real run of these sizes holds, and what a budget makes of them.
+///
+/// # Errors
+/// As [`simulate`], but for a budget.
+pub fn simulate_sized(
+    registry: &Arc<HookRegistry>,
+    model: &ModelMeta,
+    trajectory: &Trajectory,
+    sizes: &Sizes,
+) -> Result<Simulated> {
+    let unit = sizes.unit(model, registry);
+    let mut session = registry.unaudited(unit).session();
+    let content = Content::still(sizes, model, unit)?;
+    for step in trajectory.steps() {
+        content.passes(&mut session, model, trajectory, &step)?;
+    }
+    Ok(Simulated::of(&session, unit))
+}
+
+/// The most bytes that a session of these caches can hold in a run of these sizes, whatever they decide. `None` where that
+/// cannot be known: because a hook does not heed `warmup`, or fails on content that means nothing.
+///
+/// A slot holds most where every step was computed and taught, and then one was decided about and taught nothing, so that a
+/// strategy still has what it looked at. This is such a run: each phase is followed by that step.
+///
+/// # Errors
+/// Caches that cannot be built.
+pub fn most_bytes(
+    mut plan: CachePlan,
+    model: &ModelMeta,
+    trajectory: &Trajectory,
+    sizes: &Sizes,
+) -> std::result::Result<Option<usize>, ConfigError> {
+    let longer = longer(trajectory);
+    for entry in &mut plan.cache {
+        entry.words.warmup = Some(Warmup::Steps(longer.len()));
+    }
+    let registry = plan.build(model, Some(trajectory))?.registry;
+    let unit = sizes.unit(model, &registry);
+    let doubt = Doubt(longer.phases.iter().map(|phase| phase.steps.end.saturating_sub(1)).collect());
+    let hooks = registry.unaudited(unit).around_each(model.blocks(), &(Arc::new(doubt) as _));
+    let mut session = hooks.session();
+    let run = |session: &mut Session| {
+        let still = Content::still(sizes, model, unit)?;
+        for step in longer.steps() {
+            still.moved(step.index)?.passes(session, model, &longer, &step)?;
+        }
+        Result::Ok(())
+    };
+    let known = run(&mut session).is_ok()
+        && session.log().records().iter().all(|record| !record.reused && !record.why.is_failsafe());
+    Ok(known.then(|| Simulated::of(&session, unit).peak_bytes))
+}
+
+/// The same run with one more step at the end of each phase.
+fn longer(run: &Trajectory) -> Trajectory {
+    let later = |(i, phase): (usize, &Phase)| {
+        let Range { start, end } = phase.steps;
+        Phase { expert: phase.expert, steps: start + i..end + i + 1 }
+    };
+    let steps = |values: &[f64]| -> Vec<f64> {
+        let of = |phase: &Phase| values.iter().take(phase.steps.end).skip(phase.steps.start);
+        run.phases.iter().flat_map(|phase| of(phase).chain(of(phase).last())).copied().collect()
+    };
+    Trajectory {
+        timesteps: steps(&run.timesteps),
+        sigmas: steps(&run.sigmas).into_iter().chain([0.0]).collect(),
+        phases: run.phases.iter().enumerate().map(later).collect(),
+        ..run.clone()
+    }
+}
+
+/// Says of these steps that nothing is to be learned from them.
+#[derive(Debug)]
+struct Doubt(Vec<usize>);
+
+impl BlockHook for Doubt {
+    fn call(&self, cx: &mut Cx<'_>, x: Streams, next: Next<'_>) -> Result<Output> {
+        let out = next.run(cx, x)?;
+        Ok(Output { exact: out.exact && !self.0.contains(&cx.step.index), ..out })
+    }
+}
+
+impl Sizes {
+    /// Nothing but the decisions is asked for.
+    const ONE: Self = Self { tokens: 1, text_tokens: 1, latents: 1, timesteps: 1, dtype: DType::F32 };
+
+    /// The largest number that every size is a multiple of. Tensors are made so many times smaller, and bytes counted in it:
+    /// real ones can be gigabytes.
+    fn unit(&self, model: &ModelMeta, registry: &HookRegistry) -> usize {
+        let latents = if registry.forward_rings().is_empty() { 0 } else { self.latents };
+        let common = |mut a: usize, mut b: usize| {
+            while b > 0 {
+                (a, b) = (b, a % b);
+            }
+            a
+        };
+        common(model.hidden_size, latents).max(1)
+    }
+}
+
+impl Simulated {
+    fn of(session: &Session, unit: usize) -> Self {
+        Self { log: session.log().in_units(unit), peak_bytes: session.slots().peak_bytes() * unit }
+    }
+}
+
+/// What stands in for the tensors of a pass.
+struct Content {
+    /// What enters block 0.
+    streams: Streams,
+    latents: Tensor,
+    timestep_embedding: Tensor,
+    timestep_projection: Tensor,
+    /// What every block adds to its input, and the forward to the latents.
+    added: f64,
+}
+
+impl Content {
+    /// Tensors of ones that are `unit` times smaller than real ones, in a channel or, latents, in frames.
+    fn still(sizes: &Sizes, model: &ModelMeta, unit: usize) -> Result<Self> {
+        let width = model.hidden_size / unit;
+        let ones = |tokens: usize, width: usize| Tensor::ones((1, tokens, width), sizes.dtype, &Device::Cpu);
+        let image = ones(sizes.tokens, width)?;
+        let streams = if model.stacks.iter().any(|s| s.outputs.contains(&Role::Text)) {
+            Streams::Dual { image, text: ones(sizes.text_tokens, width)? }
+        } else {
+            Streams::Image(image)
+        };
+        let latents = Tensor::ones((1, (sizes.latents / unit).max(1), 1, 1), DType::F32, &Device::Cpu)?;
+        Ok(Self {
+            streams,
+            latents,
+            timestep_embedding: ones(sizes.timesteps, width)?,
+            timestep_projection: ones(sizes.timesteps, PROJECTED * width)?,
+            added: 0.0,
+        })
+    }
+
+    /// The same where everything moves from step to step, so that no metric divides by zero.
+    fn moved(&self, step: usize) -> Result<Self> {
+        let moved = |t: &Tensor| t.affine((step + 1) as f64, 0.0);
+        Ok(Self {
+            streams: self.streams.map(moved)?,
+            latents: moved(&self.latents)?,
+            timestep_embedding: moved(&self.timestep_embedding)?,
+            timestep_projection: moved(&self.timestep_projection)?,
+            added: 1.0,
+        })
+    }
+
+    /// Every pass of a step.
+    fn passes(
+        &self,
+        session: &mut Session,
+        model: &ModelMeta,
+        trajectory: &Trajectory,
+        step: &Step,
+    ) -> Result<()> {
+        let block = |t: &Tensor| if self.added == 0.0 { Ok(t.clone()) } else { t.affine(1.0, self.added) };
+        let signal = |signal: Signal, x: &Streams| match signal {
+            _ if self.added == 0.0 => no_signals(signal, x),
+            Signal::ModulatedInput => x.image(),
+            Signal::TimestepEmbedding => Ok(self.timestep_embedding.clone()),
+            Signal::TimestepProjection => Ok(self.timestep_projection.clone()),
+        };
+        for branch in trajectory.branches_at(step) {
+            let mut pass = session.pass(step.clone(), *branch);
+            pass.forward(self.latents.clone(), |latents, pass| {
+                pass.run_modules(model.blocks(), &signal, self.streams.clone(), |_, x, modules| {
+                    let run = |x: Streams| x.map(block);
+                    model.modules.iter().try_fold(run(x)?, |x, name| modules.module(name, x, run))
+                })?;
+                block(&latents)
+            })?;
+        }
+        Ok(())
+    }
 }
 
 /// The most a run can gain: `N / (N − skipped)`, of passes whose skipped blocks cost nothing.

@@ -147,7 +147,9 @@ fn check(name: &str, first: usize, passes: usize) {
     pipeline.check(&request).unwrap();
     let tokens = pipeline.noise(&request).unwrap().dims().to_vec();
     assert_eq!(tokens, expected["noise"].dims(), "{name}");
-    assert_eq!(pipeline.tokens(&request), tokens[1] + case.rows, "{name}");
+    let sizes = pipeline.sizes(&request).unwrap();
+    assert_eq!(sizes.tokens + sizes.text_tokens, tokens[1] + case.rows, "{name}");
+    assert_eq!(sizes.latents, tokens.iter().product::<usize>(), "{name}");
 
     let trajectory = pipeline.trajectory(&request).unwrap();
     assert_eq!((trajectory.first, trajectory.len()), (first, case.steps), "{name}");

@@ -3,13 +3,14 @@
 use std::{path::PathBuf, sync::Arc, time::Instant};
 
 use anyhow::{Context, Result};
-use magcache_core::{Built, OnDrift, count, schedule::simulate};
+use magcache_core::{Built, OnDrift, count};
 use magcache_models::pipeline::{Denoiser, Generation, Offload, PassTime, PipelineError, Stage, TextUses};
 use serde_json::json;
 
 use crate::{
     args::{self, Run},
     calibration::{Judged, judge},
+    decisions::decisions,
     interrupt::Interrupt,
     media::{self, Clip, Frames, Output as Media, ValueRange},
     output::Output,
@@ -160,7 +161,8 @@ fn few_steps(plan: &Plan, built: &Built) -> Result<Option<String>> {
         return Ok(Some(format!("{}: what is skipped depends on what the cache sees", count(steps, "step"))));
     }
     let meta = plan.pipeline.meta();
-    let log = simulate(&built.registry, meta, run)?;
+    let sizes = plan.pipeline.sizes(&plan.request)?;
+    let log = decisions(&built.registry, meta, run, Some(&sizes))?;
     let summary = Summary::of(&log, &built.registry, meta, run);
     let strips: Vec<String> =
         strip::lines(&log, run).into_iter().map(|(branch, strip)| format!("{branch} {strip}")).collect();

@@ -1,11 +1,11 @@
 //! `schedule`: what a strategy will skip, without loading weights.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use anyhow::Result;
 use magcache_core::{
-    Branch, DecisionLog, HookRegistry, ModelMeta, Phase, Problem, Profile, Record, Step, Trajectory, count,
-    meta, schedule::simulate,
+    Branch, DecisionLog, HookRegistry, ModelMeta, Phase, Problem, Profile, Record, Step, Trajectory, count, meta,
+    schedule::{Sizes, most_bytes, simulate_sized},
 };
 use magcache_models::{
     pipeline::LoadOptions,
@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use crate::{
     args::{Sampling, Schedule},
     calibration::{Facts, Judged, judge},
+    decisions::decisions,
     exchange::Export,
     failure::{bad_input, bad_input_with},
     output::Output,
@@ -37,8 +38,8 @@ struct Outlook {
     config: Config,
     /// On the profiles that its caches use.
     judged: Vec<Judged>,
-    /// Tokens of one sample, where the model's patches are known.
-    tokens: Option<usize>,
+    /// Of its tensors, where the model and what is made are known.
+    sizes: Option<Sizes>,
     /// What was chosen for a target.
     chosen: Option<Chosen>,
 }
@@ -69,7 +70,7 @@ pub(crate) fn run(args: &Schedule, out: &Output) -> Result<()> {
     let strategy = plan.cache.iter().map(|e| e.name.as_str()).collect::<Vec<_>>().join(" + ");
 
     let log = if built.registry.is_static() {
-        Some(simulate(&built.registry, &outlook.meta, &outlook.run)?)
+        Some(decisions(&built.registry, &outlook.meta, &outlook.run, outlook.sizes.as_ref())?)
     } else {
         let message = format!("{strategy} decides from what it sees: its schedule is known only after a run");
         warnings
@@ -83,7 +84,7 @@ pub(crate) fn run(args: &Schedule, out: &Output) -> Result<()> {
     }
     let short = outlook.chosen.as_ref().and_then(|chosen| chosen.short.as_ref());
     warnings.extend(short.map(|short| Problem::warning("target", short)));
-    let bytes = cache_bytes(&outlook, &built.registry);
+    let bytes = cache_bytes(&outlook, &built.registry)?;
     let drawn = match (&plot, &log, &summary) {
         (None, ..) => None,
         (Some(target), Some(log), Some(summary)) => {
@@ -151,7 +152,7 @@ fn of_model(config: Config, flags: &Sampling) -> Result<Outlook> {
     let meta = plan.pipeline.meta().clone();
     Ok(Outlook {
         profile: profile_of(&plan.config, &meta),
-        tokens: Some(plan.pipeline.tokens(&plan.request)),
+        sizes: Some(plan.pipeline.sizes(&plan.request)?),
         run: plan.trajectory,
         config: plan.config,
         chosen: plan.chosen,
@@ -200,7 +201,7 @@ fn of_profile(name: &str, mut config: Config) -> Result<Outlook> {
     }
     let judged =
         judge::of_schedule(&config.caches()?, chosen.as_ref(), &meta, &run, facts(&config, &run, kind)?)?;
-    Ok(Outlook { profile: Some(name.to_owned()), meta, run, config, judged, tokens: None, chosen })
+    Ok(Outlook { profile: Some(name.to_owned()), meta, run, config, judged, sizes: None, chosen })
 }
 
 /// What a run without weights has.
@@ -227,15 +228,14 @@ fn profile_of(config: &Config, meta: &ModelMeta) -> Option<String> {
     named.or(meta.profiles.first().copied()).map(str::to_owned)
 }
 
-/// Residuals of every hook, branch and expert at once, in the dtype that they are stored in. What a cache of whole
-/// forwards keeps has the size of the latents, one of modules that of their outputs; neither is known here.
-fn cache_bytes(outlook: &Outlook, registry: &HookRegistry) -> Option<usize> {
-    if !registry.forward_rings().is_empty() || !registry.module_rings().is_empty() {
-        return None;
+/// The most bytes that the caches hold at once: exactly, where it is known what they will decide.
+fn cache_bytes(outlook: &Outlook, registry: &Arc<HookRegistry>) -> Result<Option<usize>> {
+    let Some(sizes) = &outlook.sizes else { return Ok(None) };
+    // What is audited teaches, too.
+    if registry.is_static() && registry.audit().is_default() {
+        return Ok(Some(simulate_sized(registry, &outlook.meta, &outlook.run, sizes)?.peak_bytes));
     }
-    let size = registry.storage().dtype.unwrap_or(candle_core::DType::F32).size_in_bytes();
-    let one = outlook.tokens? * outlook.meta.hidden_size * size;
-    Some(one * registry.rings().len() * outlook.run.branches.len() * outlook.run.phases.len())
+    Ok(most_bytes(outlook.config.caches()?, &outlook.meta, &outlook.run, sizes)?)
 }
 
 fn expert_name(outlook: &Outlook, phase: &Phase) -> String {

@@ -20,7 +20,7 @@ pub use request::{Defaults, Request};
 use std::{fmt::Debug, sync::Arc};
 
 use candle_core::Tensor;
-use magcache_core::{ModelMeta, Trajectory};
+use magcache_core::{ModelMeta, Trajectory, schedule::Sizes};
 
 use crate::{image::Picture, sampler::Sampler};
 
@@ -78,8 +78,8 @@ pub trait Pipeline: Debug + Send + Sync {
     /// The steps of the run; needs no weights.
     fn trajectory(&self, request: &Request) -> Result<Trajectory>;
 
-    /// Tokens that enter the blocks for one sample: what the size of a residual follows from.
-    fn tokens(&self, request: &Request) -> usize;
+    /// How large the tensors of a pass are: what the bytes that a cache holds follow from. Reads headers of weights at most.
+    fn sizes(&self, request: &Request) -> Result<Sizes>;
 
     /// Encodes prompts and image, drops the encoders, and loads the network or, of several, the one that runs first.
     /// Notes for the user (a truncated prompt) go to `notes`.

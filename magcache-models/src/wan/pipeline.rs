@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
-use magcache_core::{Branch, Expert, ModelMeta, Trajectory, inventory};
+use candle_core::{DType, Device, Tensor};
+use magcache_core::{Branch, Expert, ModelMeta, Trajectory, inventory, schedule::Sizes};
 use rand::SeedableRng;
 use rand_chacha::ChaCha20Rng;
 use rand_distr::{Distribution, StandardNormal};
@@ -204,10 +204,19 @@ impl Pipeline for WanPipeline {
         })
     }
 
-    fn tokens(&self, request: &Request) -> usize {
-        let [_, t, h, w] = self.latent_shape(request);
+    fn sizes(&self, request: &Request) -> Result<Sizes> {
+        let [c, t, h, w] = self.latent_shape(request);
         let [pt, ph, pw] = self.source.transformer_config(Expert(0)).patch_size;
-        (t / pt.max(1)) * (h / ph.max(1)) * (w / pw.max(1))
+        let tokens = (t / pt.max(1)) * (h / ph.max(1)) * (w / pw.max(1));
+        // The tokens of a given first frame are not noisy, which their timestep says.
+        let by_token = self.source.task() == WanTask::TI2V && request.image.is_some();
+        let dtype = if self.device().is_cpu() {
+            DType::F32
+        } else {
+            self.source.transformer(Expert(0), self.device(), self.options.dtype)?.compute_dtype()
+        };
+        let timesteps = if by_token { tokens } else { 1 };
+        Ok(Sizes { tokens, text_tokens: 0, latents: c * t * h * w, timesteps, dtype })
     }
 
     fn denoiser(

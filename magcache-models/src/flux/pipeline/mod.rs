@@ -9,8 +9,8 @@ mod source;
 
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
-use magcache_core::{Branch, ModelMeta, Phase, Trajectory, inventory};
+use candle_core::{DType, Device, Tensor};
+use magcache_core::{Branch, ModelMeta, Phase, Trajectory, inventory, schedule::Sizes};
 use rand::SeedableRng;
 use rand_chacha::ChaCha20Rng;
 use rand_distr::{Distribution, StandardNormal};
@@ -200,9 +200,27 @@ impl Pipeline for FluxPipeline {
         })
     }
 
-    fn tokens(&self, request: &Request) -> usize {
+    fn sizes(&self, request: &Request) -> Result<Sizes> {
         let [rows, columns] = self.grid(request.height, request.width);
-        rows * columns + self.family.text_tokens()
+        let looked_at = match &request.image {
+            Some(picture) if self.family.image_use(request) == ImageUse::Reference => {
+                let picture = self.family.reference(picture, self.patch())?;
+                self.grid(picture.height(), picture.width()).iter().product()
+            }
+            _ => 0,
+        };
+        let dtype = if self.device().is_cpu() {
+            DType::F32
+        } else {
+            self.source.transformer(&self.options)?.compute_dtype()
+        };
+        Ok(Sizes {
+            tokens: rows * columns + looked_at,
+            text_tokens: self.family.text_tokens(),
+            latents: rows * columns * packing::PATCH.pow(2) * self.source.vae.latent_channels,
+            timesteps: 1,
+            dtype,
+        })
     }
 
     fn denoiser(

@@ -1,0 +1,30 @@
+//! What caches that look at the step alone will do, before a run.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use magcache_core::{
+    DecisionLog, HookRegistry, ModelMeta, Trajectory,
+    schedule::{Sizes, simulate, simulate_sized},
+};
+
+use crate::failure::bad_input_with;
+
+/// Every decision of a run; `sizes` are those of its tensors, where they are known.
+pub(crate) fn decisions(
+    registry: &Arc<HookRegistry>,
+    model: &ModelMeta,
+    run: &Trajectory,
+    sizes: Option<&Sizes>,
+) -> Result<DecisionLog> {
+    match (registry.storage().budget, sizes) {
+        (None, _) => Ok(simulate(registry, model, run)?),
+        (Some(_), Some(sizes)) => Ok(simulate_sized(registry, model, run, sizes)?.log),
+        (Some(budget), None) => {
+            let message = format!(
+                "what a budget of {budget} bytes drops follows from the size of what is made, which a profile does not say"
+            );
+            Err(bad_input_with(message, "--model DIR, or remove `budget` from [residuals]"))
+        }
+    }
+}

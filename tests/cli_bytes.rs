@@ -1,0 +1,56 @@
+//! What `schedule` says about bytes is what `run` does.
+
+#[allow(dead_code, reason = "every test target uses its own part")]
+#[path = "support/program.rs"]
+mod program;
+
+use std::fs;
+
+use program::answer;
+
+const VIDEO: [&str; 8] = ["--model", "wan2.1-t2v-tiny", "--steps", "6", "--size", "64x48", "--frames", "5"];
+const IMAGE: [&str; 6] = ["--model", "tiny-flux", "--steps", "6", "--size", "48x40"];
+
+/// Keys of a `[[cache]]` table that several strategies are tried with.
+const TABLES: [&str; 10] = [
+    "strategy = \"schedule\"\nskip = [2, 4]",
+    "strategy = \"schedule\"\nskip = [2, 4]\nforecast = { type = \"taylor\", order = 2 }",
+    "strategy = \"schedule\"\nskip = [2, 4]\nat = \"1..3\"",
+    "strategy = \"schedule\"\nskip = [2, 4]\nat = \"forward\"",
+    "strategy = \"schedule\"\nskip = [2, 4]\nat = \"MODULE\"",
+    "strategy = \"teacache\"\ncoefficients = [1.0, 0.0]",
+    "strategy = \"fbcache\"\ndownsample = 3",
+    "strategy = \"dbcache\"\nfront = 1\nback = 1",
+    "strategy = \"easycache\"",
+    "strategy = \"cfg-cache\"",
+];
+
+#[test]
+fn the_bytes_of_a_schedule_are_those_of_the_run() {
+    for (model, module, out) in [(&VIDEO[..], "attn1", "o.mp4"), (&IMAGE, "attn", "o.png")] {
+        let guided = out == "o.mp4";
+        for table in TABLES.iter().filter(|table| guided || !table.contains("cfg-cache")) {
+            for residuals in ["", "dtype = \"bf16\"", "budget = \"20 KiB\""] {
+                let table = table.replace("MODULE", module);
+                let dir = tempfile::tempdir().unwrap();
+                let d = dir.path();
+                let text = format!("[residuals]\n{residuals}\n[[cache]]\n{table}\n");
+                fs::write(d.join("c.toml"), &text).unwrap();
+                let both = |command: &str, more: &[&str]| {
+                    answer(&[&[command, "--config", "c.toml"], model, more].concat(), d)
+                };
+                let said = both("schedule", &[]);
+                let held = both("run", &["--out", out]);
+                let (said_bytes, held_bytes) = (&said["cache_bytes"], &held["cache_bytes"]);
+                if said["skipped"].is_null() {
+                    assert!(
+                        held_bytes.as_u64() <= said_bytes.as_u64(),
+                        "{held_bytes} of {said_bytes}: {text}"
+                    );
+                } else {
+                    assert_eq!((said_bytes, &said["skipped"]), (held_bytes, &held["skipped"]), "{text}");
+                }
+            }
+        }
+    }
+}
