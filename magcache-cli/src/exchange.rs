@@ -1,17 +1,15 @@
 //! Schedules as files: a configuration for this program, or the 0/1 compute mask that other engines read.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use magcache_core::{CacheEntry, ConfigError, DecisionLog, Trajectory};
+use magcache_core::{CacheEntry, ConfigError, DecisionLog, HookId, HookRegistry, Trajectory, Why};
 use serde::Deserialize;
 
 use crate::{
     failure::{bad_input, bad_input_with},
     media,
+    replay::{self, Around, FORWARD, Replay, Seen},
     summary::trace,
 };
 
@@ -54,6 +52,7 @@ impl Export {
     pub(crate) fn write(
         self,
         entries: &[CacheEntry],
+        registry: &HookRegistry,
         log: &DecisionLog,
         run: &Trajectory,
     ) -> Result<PathBuf> {
@@ -62,60 +61,38 @@ impl Export {
                 format!("{} caches are configured, the schedule of one can be written", entries.len());
             return Err(bad_input_with(message, "leave one [[cache]] table"));
         };
-        let skipped: Vec<(String, Vec<usize>)> = run
-            .branches
-            .iter()
-            .map(|branch| {
-                let own = log.records().iter().filter(|r| r.branch == *branch && r.is_skip());
-                (branch.to_string(), own.map(|r| r.step).collect())
-            })
-            .collect();
-        let shared = match skipped.split_first() {
-            Some(((_, first), others)) if others.iter().all(|(_, other)| other == first) => {
-                Some(first.as_slice())
-            }
-            _ => None,
+        let place = format!("the schedule of {:?}", entry.name);
+        let Some(hook) = replay::hook(registry, HookId(0), &run.step(run.first)) else {
+            return Err(bad_input(format!("{place}: it has no hook")));
         };
-        let text = match (self.form, shared) {
-            (Form::Mask, Some(skip)) => mask(run.len(), skip),
-            (Form::Mask, None) => {
-                let message = "the guidance branches skip different steps, a mask is one for all of them";
-                return Err(bad_input_with(message, "--export FILE.toml has a list for each"));
+        let seen = log.records().iter().filter(|record| record.why != Why::OuterCache).map(|record| Seen {
+            blocks: [record.blocks.start, record.blocks.end],
+            branch: record.branch.to_string(),
+            step: record.step,
+            reused: record.reused,
+        });
+        let replay = Replay {
+            around: hook.around,
+            at: if hook.around == Around::Forward {
+                Some(FORWARD.to_owned())
+            } else {
+                entry.words.at.clone()
+            },
+            forecast: replay::forecast(&place, hook.forecast)?,
+            experts: entry.words.experts.clone(),
+            skip: replay::skipped(&place, hook.around, seen)?.map(|(_, skip)| skip).unwrap_or_default(),
+            steps: run.len(),
+        };
+        let text = match self.form {
+            Form::Mask => replay.mask()?,
+            Form::Toml => {
+                let tables = toml::Value::Array(vec![toml::Value::Table(replay.table())]);
+                toml::to_string(&toml::Table::from_iter([("cache".to_owned(), tables)]))?
             }
-            (Form::Toml, shared) => table(entry, shared, &skipped)?,
         };
         media::write_file(&self.path, text.as_bytes())?;
         Ok(self.path)
     }
-}
-
-fn mask(steps: usize, skip: &[usize]) -> String {
-    let all: Vec<&str> = (0..steps).map(|step| if skip.contains(&step) { "0" } else { "1" }).collect();
-    format!("[{}]\n", all.join(", "))
-}
-
-/// A configuration whose only table is the schedule, around the same blocks and with the same forecast.
-fn table(entry: &CacheEntry, shared: Option<&[usize]>, skipped: &[(String, Vec<usize>)]) -> Result<String> {
-    let list = |steps: &[usize]| -> toml::Value {
-        toml::Value::Array(steps.iter().map(|step| toml::Value::Integer(*step as i64)).collect())
-    };
-    let skip = match shared {
-        Some(skip) => list(skip),
-        None => {
-            toml::Value::Table(skipped.iter().map(|(branch, steps)| (branch.clone(), list(steps))).collect())
-        }
-    };
-    let mut out = toml::Table::from_iter([
-        ("strategy".to_owned(), toml::Value::String("schedule".to_owned())),
-        ("skip".to_owned(), skip),
-    ]);
-    let own = entry.to_table()?;
-    for word in ["at", "forecast"] {
-        out.extend(own.get(word).map(|value| (word.to_owned(), value.clone())));
-    }
-    let document =
-        toml::Table::from_iter([("cache".to_owned(), toml::Value::Array(vec![toml::Value::Table(out)]))]);
-    Ok(toml::to_string(&document)?)
 }
 
 /// The `[[cache]]` table that runs the schedule of a file: a trace, an exported configuration or a compute mask.
@@ -165,9 +142,9 @@ fn from_mask(path: &Path) -> Result<toml::Table> {
     }
     let skip = mask.iter().enumerate().filter(|(_, computed)| **computed == 0);
     let skip = skip.map(|(step, _)| toml::Value::Integer(step as i64)).collect();
-    let table = BTreeMap::from([
-        ("strategy".to_owned(), toml::Value::String("schedule".to_owned())),
+    Ok(toml::Table::from_iter([
+        ("strategy".to_owned(), "schedule".into()),
         ("skip".to_owned(), toml::Value::Array(skip)),
-    ]);
-    Ok(table.into_iter().collect())
+        ("steps".to_owned(), toml::Value::Integer(mask.len() as i64)),
+    ]))
 }

@@ -17,6 +17,7 @@ mod pareto;
 mod plan;
 mod plot;
 mod reference;
+mod replay;
 mod report;
 mod resume;
 mod summary;

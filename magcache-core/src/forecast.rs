@@ -20,7 +20,20 @@ pub trait Forecast: Persist + Debug + Send + 'static {
 
     /// What would leave the blocks at `step` if `x` entered; `None` without enough history.
     fn predict(&self, step: usize, x: &Streams) -> Result<Option<Streams>>;
+
+    /// The table that builds a forecast like this one; `None` where there is none, so that only the strategy itself can.
+    fn table(&self) -> Option<ForecastTable> {
+        None
+    }
 }
+
+/// The `forecast` table of a configuration.
+pub fn forecast_table(config: &dyn ForecastConfig) -> Option<ForecastTable> {
+    toml::Table::try_from(config).ok()
+}
+
+/// A `forecast` table of a configuration.
+pub type ForecastTable = toml::Table;
 
 /// Builds a forecast from its table in a configuration (`forecast = { type = "residual" }`).
 #[typetag::serde(tag = "type")]
@@ -105,6 +118,10 @@ impl Forecast for LastOutput {
     fn predict(&self, _: usize, x: &Streams) -> Result<Option<Streams>> {
         self.output.as_ref().map(|stored| stored.load()?.or_text_of(x)).transpose()
     }
+
+    fn table(&self) -> Option<ForecastTable> {
+        forecast_table(&OutputConfig {})
+    }
 }
 
 /// The state of [`ResidualConfig`].
@@ -123,5 +140,9 @@ impl Forecast for LastResidual {
 
     fn predict(&self, _: usize, x: &Streams) -> Result<Option<Streams>> {
         self.residual.as_ref().map(|residual| Ok(x.clone().plus(residual.load()?))).transpose()
+    }
+
+    fn table(&self) -> Option<ForecastTable> {
+        forecast_table(&ResidualConfig {})
     }
 }

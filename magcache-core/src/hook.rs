@@ -8,8 +8,8 @@ use std::{any::Any, fmt, fmt::Debug, ops::Range, sync::Arc};
 use candle_core::{Result, Tensor, bail};
 
 use crate::{
-    AuditPolicy, Branch, DecisionLog, Expert, ModuleRings, Reader, SlotKey, Slots, SnapshotError, Step,
-    StoragePolicy, Streams, Writer, module,
+    AuditPolicy, Branch, DecisionLog, Expert, ForecastTable, ModuleRings, Reader, SlotKey, Slots,
+    SnapshotError, Step, StoragePolicy, Streams, Writer, module,
 };
 
 /// Names one ring of a registry: its place in the configuration, outermost first.
@@ -130,6 +130,12 @@ pub trait BlockHook: Debug + Send + Sync {
 
     /// What the accumulated value of its records is compared with at a step, if it is compared with a number.
     fn threshold(&self, _step: &Step) -> Option<f64> {
+        None
+    }
+
+    /// The `forecast` table that stands in for skipped blocks as this hook does, in runs like that of `step`: for schedules
+    /// that repeat what it skipped. `None` where no table does.
+    fn stand_in(&self, _step: &Step) -> Option<ForecastTable> {
         None
     }
 

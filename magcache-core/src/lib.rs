@@ -139,7 +139,10 @@ pub use audit::{Audit, AuditPolicy, OnDrift};
 pub use cache::{AnyCache, AnyState, Base, Head, History, SlotState, TimestepCache, Verdict, Window};
 pub use config::{BuildCx, Built, CacheConfig, CacheEntry, CachePlan, Residuals, Strategy};
 pub use error::{ConfigError, Problem, count, nearest};
-pub use forecast::{Forecast, ForecastConfig, LastOutput, LastResidual, OutputConfig, ResidualConfig};
+pub use forecast::{
+    Forecast, ForecastConfig, ForecastTable, LastOutput, LastResidual, OutputConfig, ResidualConfig,
+    forecast_table,
+};
 pub use guards::{Branches, Guards, Warmup};
 pub use hook::{BlockHook, Cx, HookId, Next, Output, Probe, Reducer, Ring, Signal};
 pub use keys::{Key, Keys, keys_of};

@@ -15,6 +15,9 @@ use serde::{Deserialize, Serialize};
 pub struct ScheduleConfig {
     /// Steps to skip: one list for every branch, or one by branch.
     pub skip: Skip,
+    /// Steps of the runs that it is for; any number without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steps: Option<usize>,
 }
 
 /// Steps to skip.
@@ -73,10 +76,13 @@ impl TimestepCache for FixedSchedule {
 impl CacheConfig for ScheduleConfig {
     fn validate(&self, cx: &BuildCx<'_>) -> Vec<Problem> {
         let mut out = self.skip.problems(cx.place);
-        if let (Some(last), Some(run)) = (self.skip.last(), cx.trajectory)
-            && last >= run.len()
-        {
-            let message = format!("`skip` names step {last}, the run has {}", count(run.len(), "step"));
+        let Some(run) = cx.trajectory else { return out };
+        let (last, steps) = (self.skip.last(), count(run.len(), "step"));
+        if let Some(own) = self.steps.filter(|own| *own != run.len()) {
+            let message = format!("the schedule is for runs of {}, the run has {steps}", count(own, "step"));
+            out.push(Problem::error(cx.place, message).hint(format!("--steps {own}")));
+        } else if let Some(last) = last.filter(|last| *last >= run.len()) {
+            let message = format!("`skip` names step {last}, the run has {steps}");
             out.push(
                 Problem::error(cx.place, message).hint(format!("run it with --steps {} or more", last + 1)),
             );

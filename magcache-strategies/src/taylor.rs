@@ -11,8 +11,8 @@
 
 use candle_core::{DType, Result, Tensor};
 use magcache_core::{
-    Forecast, ForecastConfig, ForecastInfo, Problem, StoragePolicy, Stored, Streams, inventory, keys_of,
-    schemars, typetag,
+    Forecast, ForecastConfig, ForecastInfo, ForecastTable, Problem, StoragePolicy, Stored, Streams,
+    forecast_table, inventory, keys_of, schemars, typetag,
 };
 use serde::{Deserialize, Serialize};
 
@@ -192,6 +192,10 @@ impl Forecast for Taylor {
             Of::Output => value,
         };
         y.map(|t| t.to_dtype(dtype))?.or_text_of(x).map(Some)
+    }
+
+    fn table(&self) -> Option<ForecastTable> {
+        forecast_table(&self.config)
     }
 }
 

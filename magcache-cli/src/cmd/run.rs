@@ -83,8 +83,9 @@ pub(crate) fn run(args: &Run, out: &Output) -> Result<()> {
     media::write_file(&config_path, plan.to_toml()?.as_bytes())?;
     let mut outputs = vec![written, config_path];
     if let Some(file) = trace_file {
-        let names = trace::names(&built.registry, &plan.cache.cache);
-        outputs.push(file.write(&plan.request, &names, &generation)?);
+        let run = &plan.trajectory;
+        let hooks = trace::hooks(&built.registry, &plan.cache.cache, &run.step(run.first));
+        outputs.push(file.write(&plan.request, &hooks, &generation)?);
     }
     if let Some(checkpoint) = checkpoint {
         outputs.iter().try_for_each(|output| media::sweep(output))?;

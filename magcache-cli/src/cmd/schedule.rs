@@ -98,7 +98,7 @@ pub(crate) fn run(args: &Schedule, out: &Output) -> Result<()> {
     };
     let exported = match (export, &log) {
         (None, _) => None,
-        (Some(export), Some(log)) => Some(export.write(&plan.cache, log, &outlook.run)?),
+        (Some(export), Some(log)) => Some(export.write(&plan.cache, &built.registry, log, &outlook.run)?),
         (Some(_), None) => {
             let message =
                 format!("{strategy} decides from what it sees: there is no schedule to write before a run");

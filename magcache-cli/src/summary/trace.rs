@@ -4,20 +4,21 @@ mod diff;
 
 pub(crate) use diff::Diff;
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use magcache_core::{Audit, ConfigError, HookRegistry, Level, meta};
+use magcache_core::{Audit, CacheEntry, ConfigError, HookId, HookRegistry, Step};
 use magcache_models::pipeline::{Generation, Request};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     failure::{bad_input, bad_input_with},
     media,
+    replay::{self, Around, FORWARD, Hook, Replay, Seen},
 };
+
+/// The decision that replaces what a hook surrounds.
+const REUSE: &str = "reuse";
 
 /// One pass of one hook.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -31,10 +32,19 @@ pub(crate) struct Line {
     pub(crate) branch: String,
     pub(crate) evaluation: u8,
     pub(crate) strategy: Option<String>,
+    /// What the hook surrounds.
+    #[serde(default)]
+    pub(crate) around: Option<Around>,
     pub(crate) range: [usize; 2],
     /// The module inside the block that was decided about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) module: Option<String>,
+    /// The table of what stands in for what the hook skips, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) forecast: Option<toml::Table>,
+    /// The experts that the cache is kept to, by name; in the steps of others it has no lines.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) experts: Option<Vec<String>>,
     pub(crate) metric: Option<f64>,
     pub(crate) accumulated: Option<f64>,
     /// The true error of the reuse, where it was audited.
@@ -80,12 +90,13 @@ impl TraceFile {
         Ok(Self { path: path.to_owned() })
     }
 
-    /// Writes every decision of a run; `names` are the strategies in the order of their hooks.
-    pub(crate) fn write(self, request: &Request, names: &[String], run: &Generation) -> Result<PathBuf> {
+    /// Writes every decision of a run.
+    pub(crate) fn write(self, request: &Request, hooks: &[Traced], run: &Generation) -> Result<PathBuf> {
         let mut text = Vec::new();
         for record in run.session().map_or(&[][..], |s| s.log().records()) {
             let step = run.trajectory().step(record.step);
             let time = run.times().iter().find(|t| t.step == record.step && t.branch == record.branch);
+            let traced = hooks.get(usize::from(record.hook.0));
             let line = Line {
                 request: format!("seed-{}", request.seed),
                 step: record.step,
@@ -95,13 +106,16 @@ impl TraceFile {
                 expert: record.expert.0,
                 branch: record.branch.to_string(),
                 evaluation: record.eval,
-                strategy: names.get(usize::from(record.hook.0)).cloned(),
+                strategy: traced.map(|traced| traced.strategy.clone()),
+                around: traced.map(|traced| traced.hook.around),
                 range: [record.blocks.start, record.blocks.end],
                 module: record.module.as_deref().map(str::to_owned),
+                forecast: traced.and_then(|traced| traced.hook.forecast.clone()),
+                experts: traced.and_then(|traced| traced.experts.clone()),
                 metric: record.metric.filter(|m| m.is_finite()),
                 accumulated: record.accumulated.filter(|m| m.is_finite()),
                 audit: record.audit.map(Errors::of),
-                decision: if record.reused { "reuse" } else { "compute" }.to_owned(),
+                decision: if record.reused { REUSE } else { "compute" }.to_owned(),
                 reason: record.why.as_str().to_owned(),
                 microseconds: time.map(|t| t.time.as_micros()),
                 cache_bytes: record.bytes,
@@ -127,49 +141,55 @@ impl Errors {
     }
 }
 
-/// The names of a registry's hooks, in their order.
-pub(crate) fn names(registry: &HookRegistry, entries: &[magcache_core::CacheEntry]) -> Vec<String> {
-    entries.iter().take(registry.all().count()).map(|e| e.name.clone()).collect()
+/// What the lines of a trace say about one of a registry's hooks.
+#[derive(Clone, Debug)]
+pub(crate) struct Traced {
+    strategy: String,
+    experts: Option<Vec<String>>,
+    hook: Hook,
+}
+
+/// A registry's hooks, in their order, for the run that `step` belongs to.
+pub(crate) fn hooks(registry: &HookRegistry, entries: &[CacheEntry], step: &Step) -> Vec<Traced> {
+    let of = |(id, entry): (u16, &CacheEntry)| {
+        let hook = replay::hook(registry, HookId(id), step)?;
+        Some(Traced { strategy: entry.name.clone(), experts: entry.words.experts.clone(), hook })
+    };
+    (0..).zip(entries).map_while(of).collect()
 }
 
 /// The `[[cache]]` table that skips what a trace skipped.
 pub(crate) fn to_schedule(path: &Path) -> Result<toml::Table> {
-    let mut skip: BTreeMap<String, Vec<i64>> = BTreeMap::new();
-    let mut ranges = Vec::new();
-    for line in read(path)? {
-        let steps = skip.entry(line.branch).or_default();
-        if line.decision == "reuse" {
-            let strategy = line.strategy.unwrap_or_default();
-            let known = meta::strategies();
-            if known.iter().any(|s| s.name == strategy && s.level == Level::Forward) {
-                let message = format!("{}: {strategy:?} skipped whole forwards", path.display());
-                let hint = "a replay skips blocks; run the strategy itself again";
-                return Err(bad_input_with(message, hint));
-            }
-            if let Some(module) = line.module {
-                let message = format!("{}: the module {module:?} was forecast inside blocks", path.display());
-                let hint = "a replay skips blocks; run the strategy itself again";
-                return Err(bad_input_with(message, hint));
-            }
-            steps.push(i64::try_from(line.step).unwrap_or(i64::MAX));
-            if !ranges.contains(&line.range) {
-                ranges.push(line.range);
-            }
-        }
-    }
-    let [range] = ranges.as_slice() else {
-        let message = format!(
-            "{}: the trace skips {} ranges of blocks, one can be replayed",
-            path.display(),
-            ranges.len()
-        );
-        return Err(bad_input_with(message, "trace a run with a single cache that skips something"));
+    let place = path.display().to_string();
+    let lines = read(path)?;
+    let single = "trace a run with a single cache that skips something";
+    let own = |line: &&Line| line.decision == REUSE;
+    let Some(first) = lines.iter().find(own) else {
+        return Err(bad_input_with(format!("{place}: the trace skips nothing"), single));
     };
-    let list = |steps: Vec<i64>| steps.into_iter().map(toml::Value::Integer).collect();
-    let skip = skip.into_iter().map(|(branch, steps)| (branch, toml::Value::Array(list(steps)))).collect();
-    Ok(toml::Table::from_iter([
-        ("strategy".to_owned(), toml::Value::String("schedule".to_owned())),
-        ("at".to_owned(), toml::Value::String(format!("{}..{}", range[0], range[1]))),
-        ("skip".to_owned(), toml::Value::Table(skip)),
-    ]))
+    let Some(around) = first.around else {
+        let message = format!("{place}: its lines do not say what they are around, `around`");
+        return Err(bad_input_with(message, "trace the run again: the file is of an earlier version"));
+    };
+    let sort = |line: &Line| (line.strategy.clone(), line.around, line.module.clone());
+    if lines.iter().filter(own).any(|line| sort(line) != sort(first)) {
+        return Err(bad_input_with(format!("{place}: several caches skip, one can be replayed"), single));
+    }
+    let seen = lines.iter().filter(|line| sort(line) == sort(first)).map(|line| Seen {
+        blocks: line.range,
+        branch: line.branch.clone(),
+        step: line.step,
+        reused: own(&line),
+    });
+    let Some(([start, end], skip)) = replay::skipped(&place, around, seen)? else {
+        return Err(bad_input_with(format!("{place}: the trace skips nothing"), single));
+    };
+    let at = match around {
+        Around::Forward => FORWARD.to_owned(),
+        Around::Modules => first.module.clone().unwrap_or_default(),
+        Around::Blocks => format!("{start}..{end}"),
+    };
+    let forecast = replay::forecast(&place, first.forecast.clone())?;
+    Ok(Replay { around, at: Some(at), forecast, experts: first.experts.clone(), skip, steps: first.of }
+        .table())
 }

@@ -8,8 +8,8 @@ use candle_core::Result;
 
 use self::slot::{Last, Made, Slot};
 use crate::{
-    AnyCache, Audit, Base, BlockHook, Branch, Cx, ForecastConfig, Guards, Head, HookId, Next, Output,
-    Persist, Reader, Record, SlotKey, SnapshotError, Step, Streams, Verdict, Why, Window, Writer,
+    AnyCache, Audit, Base, BlockHook, Branch, Cx, ForecastConfig, ForecastTable, Guards, Head, HookId, Next,
+    Output, Persist, Reader, Record, SlotKey, SnapshotError, Step, Streams, Verdict, Why, Window, Writer,
     audit::Drift,
 };
 
@@ -363,6 +363,11 @@ impl BlockHook for CacheHook {
 
     fn threshold(&self, step: &Step) -> Option<f64> {
         self.cache.any_threshold(step)
+    }
+
+    fn stand_in(&self, step: &Step) -> Option<ForecastTable> {
+        let from_input = self.cache.any_base() == Base::Input;
+        from_input.then(|| self.make_forecast(step).forecast.table()).flatten()
     }
 
     fn save_slot(

@@ -1,23 +1,35 @@
 //! What two traces decided differently.
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use magcache_core::count;
 use serde_json::{Value, json};
 
-use super::Line;
+use super::{Line, REUSE};
+use crate::replay::Around;
 
-/// One pass of one hook in both traces. Strategies are no part of it: a replay decides as a schedule what another strategy
-/// decided before. Of several hooks around the same blocks the first is compared with the first.
+/// One pass of one hook in both traces, or one pass of the network where their hooks surround other blocks. Strategies are no
+/// part of it: a replay decides as a schedule what another strategy decided before. Of several hooks around the same blocks the
+/// first is compared with the first.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Pass {
     request: String,
     step: usize,
     branch: String,
     evaluation: u8,
+    place: Option<Place>,
+    nth: usize,
+}
+
+/// What a hook surrounds.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    around: Option<Around>,
     range: [usize; 2],
     module: Option<String>,
-    nth: usize,
 }
 
 /// Values of the same pass that differ.
@@ -41,6 +53,8 @@ struct Largest {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Diff {
     lines: [usize; 2],
+    /// Their hooks surround other blocks, modules or the forward, so that passes of the network are compared.
+    elsewhere: bool,
     decisions: Vec<Pair>,
     /// Passes of one trace only.
     missing: [Vec<Pass>; 2],
@@ -52,22 +66,33 @@ pub(crate) struct Diff {
     settings: Vec<Pair>,
 }
 
-fn passes(lines: &[Line]) -> BTreeMap<Pass, &Line> {
+impl Place {
+    fn of(line: &Line) -> Self {
+        Self { around: line.around, range: line.range, module: line.module.clone() }
+    }
+}
+
+/// The lines of every hook, each as a pass of its own.
+fn by_hook(lines: &[Line]) -> BTreeMap<Pass, &Line> {
     let mut out = BTreeMap::new();
     for line in lines {
-        let mut pass = Pass {
-            request: line.request.clone(),
-            step: line.step,
-            branch: line.branch.clone(),
-            evaluation: line.evaluation,
-            range: line.range,
-            module: line.module.clone(),
-            nth: 0,
-        };
+        let mut pass = Pass::of(line, Some(Place::of(line)));
         while out.contains_key(&pass) {
             pass.nth += 1;
         }
         out.insert(pass, line);
+    }
+    out
+}
+
+/// One line for every pass of the network: the outermost hook that skipped something in it, else the outermost.
+fn by_step(lines: &[Line]) -> BTreeMap<Pass, &Line> {
+    let mut out: BTreeMap<Pass, &Line> = BTreeMap::new();
+    for line in lines {
+        let kept = out.entry(Pass::of(line, None)).or_insert(line);
+        if kept.decision != REUSE && line.decision == REUSE {
+            *kept = line;
+        }
     }
     out
 }
@@ -80,12 +105,17 @@ fn setting(line: &Line) -> String {
 
 impl Diff {
     pub(crate) fn of(a: &[Line], b: &[Line]) -> Self {
+        let places = |lines: &[Line]| lines.iter().map(Place::of).collect::<BTreeSet<_>>();
+        // One that is empty has no places of its own.
+        let elsewhere = !a.is_empty() && !b.is_empty() && places(a) != places(b);
+        let passes = if elsewhere { by_step } else { by_hook };
         let (passes_a, passes_b) = (passes(a), passes(b));
         let only = |these: &BTreeMap<Pass, &Line>, those: &BTreeMap<Pass, &Line>| -> Vec<Pass> {
             these.keys().filter(|pass| !those.contains_key(*pass)).cloned().collect()
         };
         let mut out = Self {
             lines: [a.len(), b.len()],
+            elsewhere,
             missing: [only(&passes_b, &passes_a), only(&passes_a, &passes_b)],
             ..Self::default()
         };
@@ -124,6 +154,7 @@ impl Diff {
         json!({
             "same_decisions": self.same(),
             "lines": self.lines,
+            "compared_by": if self.elsewhere { "step" } else { "hook" },
             "decisions": pairs(&self.decisions),
             "only_in_a": only_a,
             "only_in_b": only_b,
@@ -146,23 +177,34 @@ fn larger(of: &mut Option<Largest>, pass: &Pass, a: Option<f64>, b: Option<f64>)
 }
 
 impl Pass {
+    fn of(line: &Line, place: Option<Place>) -> Self {
+        let Line { request, step, branch, evaluation, .. } = line;
+        let (request, branch) = (request.clone(), branch.clone());
+        Self { request, step: *step, branch, evaluation: *evaluation, place, nth: 0 }
+    }
+
     fn json(&self) -> Value {
-        let Self { request, step, branch, evaluation, range, module, .. } = self;
+        let Self { request, step, branch, evaluation, place, .. } = self;
         json!({
-            "request": request, "step": step, "branch": branch, "evaluation": evaluation, "range": range,
-            "module": module,
+            "request": request, "step": step, "branch": branch, "evaluation": evaluation,
+            "range": place.as_ref().map(|place| place.range),
+            "module": place.as_ref().and_then(|place| place.module.as_ref()),
         })
     }
 }
 
 impl fmt::Display for Pass {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { request, step, branch, evaluation, range: [first, end], module, .. } = self;
+        let Self { request, step, branch, evaluation, place, .. } = self;
         write!(f, "{request} step {step} {branch}")?;
         if *evaluation > 0 {
             write!(f, " evaluation {evaluation}")?;
         }
-        write!(f, " blocks {first}..{end}")?;
+        let Some(Place { around, range: [first, end], module }) = place else { return Ok(()) };
+        match around {
+            Some(Around::Forward) => f.write_str(" forward"),
+            _ => write!(f, " blocks {first}..{end}"),
+        }?;
         module.as_ref().map_or(Ok(()), |module| write!(f, " {module}"))
     }
 }
@@ -174,6 +216,9 @@ impl fmt::Display for Diff {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [a, b] = self.lines;
         writeln!(f, "{a} lines in a, {b} in b")?;
+        if self.elsewhere {
+            writeln!(f, "their caches surround other blocks: compared by step and branch")?;
+        }
         let pairs = |f: &mut fmt::Formatter<'_>, what: &str, pairs: &[Pair]| {
             told(f, what, pairs.iter().map(|p| format!("{}: {} in a, {} in b", p.pass, p.a, p.b)))
         };
@@ -220,8 +265,11 @@ mod tests {
             branch: branch.into(),
             evaluation: 0,
             strategy: Some("magcache".into()),
+            around: Some(Around::Blocks),
             range: [0, 4],
             module: None,
+            forecast: None,
+            experts: None,
             metric: Some(0.5),
             accumulated: None,
             audit: None,
@@ -290,6 +338,33 @@ mod tests {
         turned.reverse();
         assert_eq!(Diff::of(&a, &turned).decisions.len(), 2);
         assert_eq!(Diff::of(&a, &a[..1]).missing[1].len(), 1);
+    }
+
+    #[test]
+    fn caches_around_other_blocks_are_compared_by_step_and_branch() {
+        let all = |reused: &[usize]| -> Vec<Line> {
+            let decision = |step: &usize| if reused.contains(step) { "reuse" } else { "compute" };
+            (0..4).map(|step| line(step, "cond", decision(&step))).collect()
+        };
+        let inside = |mut line: Line| {
+            line.range = [1, 4];
+            line
+        };
+        let (a, b): (Vec<Line>, Vec<Line>) = (all(&[1, 2]), all(&[1, 3]).into_iter().map(inside).collect());
+        let diff = Diff::of(&a, &b);
+        assert!(diff.missing.iter().all(Vec::is_empty), "{diff}");
+        let told = diff.to_string();
+        for part in [
+            "4 lines in a, 4 in b\ntheir caches surround other blocks: compared by step and branch\n",
+            "2 passes decided differently\n  seed-1 step 2 cond: reuse in a, compute in b\n",
+        ] {
+            assert!(told.contains(part), "no {part:?} in {told}");
+        }
+        assert_eq!(diff.json()["decisions"][1]["pass"]["range"], Value::Null);
+        // A pass in which the inner one of two skips is one in which something was skipped.
+        let nested: Vec<Line> = all(&[]).into_iter().chain(all(&[1, 2]).into_iter().map(inside)).collect();
+        assert!(Diff::of(&a, &nested).same());
+        assert!(Diff::of(&b, &b.clone()).json()["compared_by"] == "hook");
     }
 
     #[test]
