@@ -86,11 +86,45 @@ fn a_target_chooses_the_planned_schedule() {
     let missed = asked(&["--speedup", "80"]);
     assert!(missed["planned"]["short"].as_str().unwrap().starts_with("80x cannot be had: the nearest is "));
 
-    let wanted = five.expected_psnr() - 1e-6;
+    let wanted = five.predicted_psnr() - 1e-6;
     let found = asked(&["--psnr", &wanted.to_string()]);
-    let first = plans.schedules.iter().find(|s| s.expected_psnr() >= wanted).unwrap();
+    let first = plans.schedules.iter().find(|s| s.predicted_psnr() >= wanted).unwrap();
     assert_eq!(steps(&found["skipped"]["cond"]), first.skip);
-    assert_eq!(found["planned"]["psnr_measured"], false);
+    assert_eq!(found["planned"]["psnr_grounds"], "predicted");
+}
+
+#[test]
+fn targets_agree_where_only_some_schedules_were_measured() {
+    let dir = folder();
+    let d = dir.path();
+    let path = d.join("p.toml");
+    let mut profile = Profile::find(&path.display().to_string()).unwrap();
+    let five = &mut profile.plans[0].schedules[4];
+    // Far above every prediction, as measured values are.
+    (five.psnr, five.psnr_error) = (Some(five.predicted_psnr() + 20.0), Some(0.5));
+    fs::write(&path, toml::to_string(&profile).unwrap()).unwrap();
+    let plans = plans(d);
+    let asked = |flag: &str, value: f64| {
+        let found = answer(&small(&["schedule", "--profile", "p.toml", flag, &value.to_string()]), d);
+        let planned = &found["planned"];
+        (planned["computed"].as_f64().unwrap(), planned["psnr"].as_f64().unwrap(), planned.clone())
+    };
+    let mut before = 0.0;
+    for schedule in &plans.schedules {
+        let computed = schedule.computed as f64;
+        let (_, psnr, planned) = asked("--budget", computed);
+        assert!(
+            psnr >= before,
+            "{computed} computed steps are expected to be worse: {psnr} below {before} dB"
+        );
+        before = psnr;
+        assert_eq!(asked("--speedup", plans.speedup(schedule.computed)).1, psnr, "{computed}");
+        let (fewest, reached, _) = asked("--psnr", psnr);
+        assert!(fewest <= computed && reached >= psnr, "{fewest} of {computed}, {reached} of {psnr} dB");
+        let measured = schedule.computed == 5;
+        assert_eq!(planned["psnr_grounds"], if measured { "measured" } else { "calibrated" });
+        assert_eq!(planned["psnr_within"].as_f64(), measured.then_some(0.5));
+    }
 }
 
 #[test]
@@ -142,7 +176,7 @@ fn targets_that_cannot_be_met_say_what_can() {
     fs::write(d.join("mask.json"), "[1, 2]").unwrap();
     fs::write(d.join("two.toml"), "[[cache]]\nstrategy = \"fbcache\"\n").unwrap();
     fs::write(d.join("both.toml"), "[target]\nbudget = 5\npsnr = 30.0\n").unwrap();
-    let cases: [(&[&str], &[&str]); 12] = [
+    let cases: [(&[&str], &[&str]); 15] = [
         (&["--budget", "9"], &["no schedule computes 9 of 9 steps", "--budget 8"]),
         (&["--psnr", "500"], &["500 dB cannot be had", "hint"]),
         (&["--speedup", "0.5"], &["`speedup` is 0.5"]),
@@ -156,6 +190,18 @@ fn targets_that_cannot_be_met_say_what_can() {
         (
             &["--budget", "5", "--cache", "fbcache"],
             &["\"fbcache\" decides from what it sees", "leave out --cache"],
+        ),
+        (
+            &["--budget", "5", "--cache", "schedule", "--set", "skip=[2]"],
+            &["\"schedule\" has no threshold that a target could set", "leave out --cache"],
+        ),
+        (
+            &["--budget", "5", "--cache", "cfg-cache", "--true-cfg", "3"],
+            &["\"cfg-cache\" has no threshold that a target could set"],
+        ),
+        (
+            &["--budget", "5", "--cache", "magcache", "--set", "threshold=0.2"],
+            &["`threshold` of \"magcache\" is 0.2, and a target would set it", "leave out one of them"],
         ),
         (&["--psnr", "30", "--cache", "magcache"], &["known only after a run", "leave out --cache"]),
         (&["--cache", "replay:mask.json"], &["a compute mask holds 0 and 1, not 2"]),

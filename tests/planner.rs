@@ -204,6 +204,7 @@ fn plans_know_their_runs_and_their_speed() {
         continuation: Continuation::Line,
         error: 0.01,
         psnr: None,
+        psnr_error: None,
         ssim: None,
     };
     let plans = Plans {
@@ -216,8 +217,7 @@ fn plans_know_their_runs_and_their_speed() {
     };
     assert!(plans.problems("here").is_empty());
     assert!((plans.speedup(2) - 4.0 / 2.2).abs() < 1e-12);
-    assert_eq!(schedule.expected_psnr(), 40.0);
-    assert_eq!(PlannedSchedule { psnr: Some(33.0), ..schedule.clone() }.expected_psnr(), 33.0);
+    assert_eq!(schedule.predicted_psnr(), 40.0);
     let table = schedule.table();
     assert_eq!(table["forecast"]["type"].as_str(), Some("taylor"));
 

@@ -279,8 +279,10 @@ impl Plan {
         pipeline.check(&request)?;
         let trajectory = pipeline.trajectory(&request)?;
         let target = config.target.take();
-        let choose =
-            |target: Target| target.choose(&config.cache, &config.residuals, pipeline.meta(), &trajectory);
+        let choose = |target: Target| {
+            let sizes = pipeline.sizes(&request)?;
+            target.choose(&config.cache, &config.residuals, pipeline.meta(), &trajectory, Some(&sizes))
+        };
         let chosen = target.map(choose).transpose()?;
         if let Some(chosen) = &chosen {
             config.cache.clone_from(&chosen.tables);

@@ -1,9 +1,10 @@
 //! What a user asks for in place of a threshold, and what the planner makes of it.
 
+mod tuned;
+
 use anyhow::Result;
 use magcache_core::{
-    CachePlan, ModelMeta, PlannedSchedule, Plans, Profile, Residuals, Trajectory, count, schedule::simulate,
-    schemars,
+    Grounds, ModelMeta, PlannedSchedule, Plans, Profile, Quality, Residuals, Trajectory, schedule::Sizes, schemars,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -11,17 +12,12 @@ use serde_json::{Value, json};
 use crate::{
     args::Sampling,
     failure::{bad_input, bad_input_with},
-    summary::Summary,
 };
+
+use self::tuned::Tuned;
 
 /// A speed-up is met where it is at most this far from what was asked, relatively.
 const NEAR: f64 = 0.05;
-
-/// Most consecutive skips that are tried for a strategy whose table does not name them.
-const MAX_SKIPS: [usize; 6] = [1, 2, 3, 4, 6, 8];
-
-/// Halvings of a threshold's range: more than tell any two schedules apart.
-const HALVINGS: usize = 40;
 
 /// The `[target]` table: one of the three, and where planned schedules are.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -61,10 +57,8 @@ pub(crate) struct Chosen {
     steps: usize,
     /// Of the network, as the profile's times have it, or the ceiling where it has none.
     speedup: f64,
-    /// dB, where the profile knows.
-    psnr: Option<f64>,
-    /// Measured on the calibration's runs, rather than predicted.
-    psnr_measured: bool,
+    /// Against a dense run, where the profile knows.
+    quality: Option<Quality>,
     /// Why it is not quite what was asked for.
     pub(crate) short: Option<String>,
     /// The profile that planned it; `None` for a strategy's threshold.
@@ -100,6 +94,7 @@ impl Target {
         residuals: &Residuals,
         model: &ModelMeta,
         run: &Trajectory,
+        sizes: Option<&Sizes>,
     ) -> Result<Chosen> {
         let goal = self.goal()?;
         let plans = self.plans(model, run)?;
@@ -109,7 +104,9 @@ impl Target {
                 Ok(Chosen { planned_by: name.map(str::to_owned), ..scheduled(goal, &plans)? })
             }
             ([], Err(why)) => Err(why),
-            ([table], plans) => tuned(goal, table, residuals, model, run, plans.ok().as_ref()),
+            ([table], plans) => {
+                Tuned { table, residuals, model, run, sizes }.choose(goal, plans.ok().as_ref())
+            }
             _ => Err(bad_input_with(
                 format!("a target is for one cache, {} are configured", cache.len()),
                 "leave out [[cache]] and --cache: the planner chooses the schedule itself",
@@ -148,51 +145,49 @@ impl Target {
 
 /// A planned schedule.
 fn scheduled(goal: Goal, plans: &Plans) -> Result<Chosen> {
+    let empty = || bad_input_with("the profile has an empty list of schedules", "magcache calibrate");
     let all = &plans.schedules;
-    let of = |short: Option<String>, found: &PlannedSchedule| Chosen {
+    let qualities = plans.qualities();
+    let of = |short: Option<String>, (found, quality): (&PlannedSchedule, &Quality)| Chosen {
         tables: vec![found.table()],
         computed: found.computed as f64,
         steps: plans.steps,
         speedup: plans.speedup(found.computed),
-        psnr: Some(found.expected_psnr()),
-        psnr_measured: found.psnr.is_some(),
+        quality: Some(*quality),
         short,
         planned_by: None,
     };
+    let known = || all.iter().zip(&qualities);
     let (Some(fewest), Some(most)) = (all.first(), all.last()) else {
-        return Err(bad_input_with("the profile has an empty list of schedules", "magcache calibrate"));
+        return Err(empty());
     };
     match goal {
-        Goal::Budget(steps) => match all.iter().find(|plan| plan.computed == steps) {
+        Goal::Budget(steps) => match known().find(|(plan, _)| plan.computed == steps) {
             Some(found) => Ok(of(None, found)),
             None => {
                 let message = format!(
                     "no schedule computes {steps} of {} steps, there are those of {} to {}",
                     plans.steps, fewest.computed, most.computed
                 );
-                Err(bad_input_with(
-                    message,
-                    format!("--budget {}", steps.clamp(fewest.computed, most.computed)),
-                ))
+                let hint = format!("--budget {}", steps.clamp(fewest.computed, most.computed));
+                Err(bad_input_with(message, hint))
             }
         },
         Goal::Speedup(times) => {
-            let off = |plan: &&PlannedSchedule| (plans.speedup(plan.computed) / times).ln().abs();
-            let found = all.iter().min_by(|a, b| off(a).total_cmp(&off(b))).unwrap_or(fewest);
-            Ok(of(
-                missed(times, plans.speedup(found.computed), all.iter().map(|p| plans.speedup(p.computed))),
-                found,
-            ))
+            let speedup = |plan: &PlannedSchedule| plans.speedup(plan.computed);
+            let off = |plan: &PlannedSchedule| (speedup(plan) / times).ln().abs();
+            let Some(found) = known().min_by(|(a, _), (b, _)| off(a).total_cmp(&off(b))) else {
+                return Err(empty());
+            };
+            Ok(of(missed(times, speedup(found.0), all.iter().map(speedup)), found))
         }
-        Goal::Psnr(db) => match all.iter().find(|plan| plan.expected_psnr() >= db) {
+        Goal::Psnr(db) => match known().find(|(_, quality)| quality.psnr >= db) {
             Some(found) => Ok(of(None, found)),
             None => {
-                let best = all.iter().map(PlannedSchedule::expected_psnr).fold(f64::NEG_INFINITY, f64::max);
+                let best = qualities.iter().map(|quality| quality.psnr).fold(f64::NEG_INFINITY, f64::max);
                 let message = format!("{db} dB cannot be had with a skipped step, the best is {best:.1} dB");
-                Err(bad_input_with(
-                    message,
-                    format!("--psnr {:.0}, or a dense run without a target", best.floor()),
-                ))
+                let hint = format!("--psnr {:.0}, or a dense run without a target", best.floor());
+                Err(bad_input_with(message, hint))
             }
         },
     }
@@ -219,88 +214,6 @@ fn missed(asked: f64, got: f64, all: impl Iterator<Item = f64>) -> Option<String
     Some(format!("{asked}x cannot be had: {nearest}"))
 }
 
-/// The threshold of a strategy that decides from the step alone.
-fn tuned(
-    goal: Goal,
-    table: &toml::Table,
-    residuals: &Residuals,
-    model: &ModelMeta,
-    run: &Trajectory,
-    plans: Option<&Plans>,
-) -> Result<Chosen> {
-    let name = table.get("strategy").and_then(toml::Value::as_str).unwrap_or_default().to_owned();
-    let leave = "leave out --cache: the planner chooses a schedule from the profile";
-    let cost = plans.map_or(0.0, |plans| plans.skipped_cost);
-    let steps = run.steps().count();
-    let wanted = match goal {
-        Goal::Budget(budget) if budget <= steps => budget as f64,
-        Goal::Budget(budget) => {
-            return Err(bad_input(format!("a budget of {budget} computed steps, the run has {steps}")));
-        }
-        Goal::Speedup(times) => steps as f64 * ((1.0 / times - cost) / (1.0 - cost)).max(0.0),
-        Goal::Psnr(_) => {
-            return Err(bad_input_with(
-                format!("what {name:?} gives in dB is known only after a run"),
-                leave,
-            ));
-        }
-    };
-    let named = table.contains_key("max_skips");
-    let skips = if named { vec![None] } else { MAX_SKIPS.map(Some).to_vec() };
-    let mut best: Option<(f64, toml::Table)> = None;
-    let mut reachable = Vec::new();
-    for max_skips in skips {
-        let (mut low, mut high) = (0.0, 4.0);
-        for _ in 0..HALVINGS {
-            let threshold = f64::midpoint(low, high);
-            let mut table = table.clone();
-            table.insert("threshold".to_owned(), toml::Value::Float(threshold));
-            table.extend(max_skips.map(|n| ("max_skips".to_owned(), toml::Value::Integer(n as i64))));
-            let built =
-                CachePlan::from_tables(vec![table.clone()], residuals.clone())?.build(model, Some(run))?;
-            if !built.registry.is_static() {
-                let message =
-                    format!("{name:?} decides from what it sees: what it skips is known only after a run");
-                return Err(bad_input_with(message, leave));
-            }
-            let log = simulate(&built.registry, model, run)?;
-            let summary = Summary::of(&log, &built.registry, model, run);
-            let computed = steps as f64 * summary.computed() as f64 / summary.passes.max(1) as f64;
-            reachable.push(computed);
-            let off = (computed - wanted).abs();
-            if best.as_ref().is_none_or(|(own, _)| off < (own - wanted).abs()) {
-                best = Some((computed, table));
-            }
-            if computed > wanted {
-                low = threshold;
-            } else {
-                high = threshold;
-            }
-        }
-    }
-    let Some((computed, table)) = best else {
-        return Err(bad_input(format!("nothing to choose for {name:?}")));
-    };
-    let speedup = |computed: f64| steps as f64 / (computed + (steps as f64 - computed) * cost);
-    let short = match goal {
-        Goal::Speedup(times) => missed(times, speedup(computed), reachable.iter().map(|c| speedup(*c))),
-        _ if (computed - wanted).abs() >= 0.5 => {
-            Some(format!("{wanted} computed steps cannot be had with {name:?}: the nearest is {computed:.1}"))
-        }
-        _ => None,
-    };
-    Ok(Chosen {
-        tables: vec![table],
-        computed,
-        steps,
-        speedup: speedup(computed),
-        psnr: None,
-        psnr_measured: false,
-        short,
-        planned_by: None,
-    })
-}
-
 impl Chosen {
     /// One line for a user.
     pub(crate) fn text(&self) -> String {
@@ -310,9 +223,14 @@ impl Chosen {
             self.steps,
             self.speedup
         );
-        if let Some(psnr) = self.psnr {
-            let how = if self.psnr_measured { "measured" } else { "predicted" };
-            text += &format!(", {psnr:.1} dB against a dense run ({how})");
+        if let Some(Quality { psnr, within, grounds }) = self.quality {
+            let within = within.map_or(String::new(), |within| format!(" ±{within:.1}"));
+            let how = match grounds {
+                Grounds::Measured => "measured",
+                Grounds::Calibrated => "from schedules that were measured",
+                Grounds::Predicted => "predicted, a bound",
+            };
+            text += &format!(", {psnr:.1} dB{within} against a dense run ({how})");
         }
         text
     }
@@ -323,8 +241,9 @@ impl Chosen {
             "computed": self.computed,
             "steps": self.steps,
             "speedup": self.speedup,
-            "psnr": self.psnr,
-            "psnr_measured": self.psnr_measured,
+            "psnr": self.quality.map(|quality| quality.psnr),
+            "psnr_within": self.quality.and_then(|quality| quality.within),
+            "psnr_grounds": self.quality.map(|quality| quality.grounds),
             "short": self.short,
         })
     }

@@ -149,7 +149,7 @@ pub use keys::{Key, Keys, keys_of};
 pub use log::{DecisionLog, Record, UnknownCause, Why};
 pub use meta::{BlockMeta, ForecastInfo, Level, ModelMeta, ProfileInfo, StackMeta, StrategyInfo};
 pub use module::{ModuleRings, Modules};
-pub use plans::{PlannedSchedule, Plans};
+pub use plans::{Grounds, PlannedSchedule, Plans, Quality};
 pub use profile::{Curve, Fit, Profile, Recommended, Sensitivity, Source};
 pub use registry::{Builder, HookRegistry};
 pub use session::{Pass, Session, no_signals};

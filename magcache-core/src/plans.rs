@@ -1,5 +1,9 @@
 //! Schedules that were planned for a model: a part of its profile.
 
+mod quality;
+
+pub use quality::{Grounds, Quality};
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -44,6 +48,9 @@ pub struct PlannedSchedule {
     /// Measured: mean PSNR against dense runs, dB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub psnr: Option<f64>,
+    /// Standard error of that mean, dB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub psnr_error: Option<f64>,
     /// Measured: mean SSIM against dense runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ssim: Option<f64>,
@@ -65,6 +72,11 @@ impl Plans {
     pub fn speedup(&self, computed: usize) -> f64 {
         let skipped = self.steps.saturating_sub(computed) as f64;
         self.steps as f64 / (computed as f64 + skipped * self.skipped_cost)
+    }
+
+    /// What each schedule is expected to give, in their order.
+    pub fn qualities(&self) -> Vec<Quality> {
+        quality::of(&self.schedules)
     }
 
     /// Every value that cannot be right; `place` names them.
@@ -106,12 +118,12 @@ impl PlannedSchedule {
     /// What the planner found for a continuation, not measured yet.
     pub fn new(planned: Planned, continuation: Continuation) -> Self {
         let Planned { computed, skip, error, .. } = planned;
-        Self { computed, skip, continuation, error, psnr: None, ssim: None }
+        Self { computed, skip, continuation, error, psnr: None, psnr_error: None, ssim: None }
     }
 
-    /// PSNR in dB: as it was measured, else as the predicted error gives it.
-    pub fn expected_psnr(&self) -> f64 {
-        self.psnr.unwrap_or(-20.0 * self.error.log10())
+    /// PSNR in dB as the predicted error gives it.
+    pub fn predicted_psnr(&self) -> f64 {
+        -20.0 * self.error.log10()
     }
 
     /// The `[[cache]]` table that runs it.

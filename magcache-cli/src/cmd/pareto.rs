@@ -181,7 +181,10 @@ fn save(path: &std::path::Path, mut profile: Profile, plan: &Plan, curves: &[Cur
         let plans = profile.plans.iter_mut().filter(|plans| plans.fit(&plan.trajectory)).take(1);
         let own = plans.flat_map(|plans| &mut plans.schedules).find(|s| tables.first() == Some(&s.table()));
         if let Some(schedule) = own {
-            (schedule.psnr, schedule.ssim) = (Some(points.psnr().0), Some(points.ssim().0));
+            let ((psnr, error), (ssim, _)) = (points.psnr(), points.ssim());
+            (schedule.psnr, schedule.ssim) = (Some(psnr), Some(ssim));
+            // A single run has no spread.
+            schedule.psnr_error = Some(error).filter(|error| error.is_finite() && *error > 0.0);
         }
     }
     Ok(media::write_file(path, toml::to_string(&profile)?.as_bytes())?)

@@ -195,7 +195,7 @@ fn of_profile(name: &str, mut config: Config) -> Result<Outlook> {
         return Err(bad_input(format!("size {width}x{height}: both must be above 0")));
     }
     let target = config.target.take();
-    let chosen = target.map(|t| t.choose(&config.cache, &config.residuals, &meta, &run)).transpose()?;
+    let chosen = target.map(|t| t.choose(&config.cache, &config.residuals, &meta, &run, None)).transpose()?;
     if let Some(chosen) = &chosen {
         config.cache.clone_from(&chosen.tables);
     }

@@ -48,7 +48,8 @@ impl Contender {
             let mut config = Config::read(path)?;
             if let Some(target) = config.target.take() {
                 let (meta, run) = (plan.pipeline.meta(), &plan.trajectory);
-                let chosen = target.choose(&config.cache, &config.residuals, meta, run)?;
+                let sizes = plan.pipeline.sizes(&plan.request)?;
+                let chosen = target.choose(&config.cache, &config.residuals, meta, run, Some(&sizes))?;
                 notes.push(chosen_note(&named, &chosen));
                 config.cache = chosen.tables;
             }

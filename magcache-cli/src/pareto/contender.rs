@@ -108,7 +108,7 @@ fn chosen(
 ) -> Result<(Vec<toml::Table>, bool)> {
     let profile = profile.map(str::to_owned);
     let target = Target { budget: Some(budget), profile, ..Target::default() };
-    let chosen = target.choose(cache, &Residuals::default(), plan.pipeline.meta(), &plan.trajectory)?;
+    let chosen = target.choose(cache, &Residuals::default(), plan.pipeline.meta(), &plan.trajectory, None)?;
     Ok((chosen.tables, chosen.short.is_none()))
 }
 

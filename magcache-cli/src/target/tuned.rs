@@ -1,0 +1,191 @@
+//! The threshold of a strategy that decides from the step alone.
+
+use anyhow::Result;
+use magcache_core::{
+    CacheEntry, CachePlan, ConfigError, ModelMeta, Plans, Residuals, Trajectory, schedule::Sizes,
+};
+
+use super::{Chosen, Goal, missed};
+use crate::{
+    decisions::decisions,
+    failure::{bad_input, bad_input_with},
+    summary::Summary,
+};
+
+/// The key that is chosen.
+const THRESHOLD: &str = "threshold";
+
+/// Most consecutive skips that are tried for a strategy whose table does not name them.
+const MAX_SKIPS: [usize; 6] = [1, 2, 3, 4, 6, 8];
+
+/// The largest threshold that is tried.
+const LARGEST: f64 = 4.0;
+
+/// Halvings of a threshold's range before every threshold that decides anything else is tried.
+const HALVINGS: usize = 40;
+
+/// Thresholds that are tried one after the other for one cap of consecutive skips: what is compared with a threshold are
+/// sums over a few neighbouring steps, so a run has not many more.
+const MOST: usize = 2000;
+
+const LEAVE: &str = "leave out --cache: the planner chooses a schedule from the profile";
+
+/// A strategy in a run.
+pub(super) struct Tuned<'t> {
+    pub(super) table: &'t toml::Table,
+    pub(super) residuals: &'t Residuals,
+    pub(super) model: &'t ModelMeta,
+    pub(super) run: &'t Trajectory,
+    pub(super) sizes: Option<&'t Sizes>,
+}
+
+/// What a threshold does.
+struct Tried {
+    table: toml::Table,
+    /// Steps computed; a fraction where branches differ.
+    computed: f64,
+    /// The next larger number that was compared with the threshold: up to it nothing changes. `None` where there is none.
+    next: Option<f64>,
+}
+
+impl Tuned<'_> {
+    /// The threshold that comes nearest to a goal.
+    pub(super) fn choose(&self, goal: Goal, plans: Option<&Plans>) -> Result<Chosen> {
+        let name = self.table.get("strategy").and_then(toml::Value::as_str).unwrap_or_default();
+        let cost = plans.map_or(0.0, |plans| plans.skipped_cost);
+        let steps = self.run.steps().count();
+        let wanted = match goal {
+            Goal::Budget(budget) if budget <= steps => budget as f64,
+            Goal::Budget(budget) => {
+                return Err(bad_input(format!("a budget of {budget} computed steps, the run has {steps}")));
+            }
+            Goal::Speedup(times) => steps as f64 * ((1.0 / times - cost) / (1.0 - cost)).max(0.0),
+            Goal::Psnr(_) => {
+                let message = format!("what {name:?} gives in dB is known only after a run");
+                return Err(bad_input_with(message, LEAVE));
+            }
+        };
+        self.has_free_threshold(name)?;
+        let (best, reachable) = self.nearest(name, wanted)?;
+        let Some(Tried { table, computed, .. }) = best else {
+            return Err(bad_input(format!("nothing to choose for {name:?}")));
+        };
+        let speedup = |computed: f64| steps as f64 / (computed + (steps as f64 - computed) * cost);
+        let short = match goal {
+            Goal::Speedup(times) => missed(times, speedup(computed), reachable.iter().map(|c| speedup(*c))),
+            _ if (computed - wanted).abs() >= 0.5 => Some(format!(
+                "{wanted} computed steps cannot be had with {name:?}: the nearest is {computed:.1}"
+            )),
+            _ => None,
+        };
+        Ok(Chosen {
+            tables: vec![table],
+            computed,
+            steps,
+            speedup: speedup(computed),
+            quality: None,
+            short,
+            planned_by: None,
+        })
+    }
+
+    /// A target sets the threshold, so there has to be one, and nobody else may have set it.
+    fn has_free_threshold(&self, name: &str) -> Result<()> {
+        if let Some(typed) = self.table.get(THRESHOLD) {
+            let message = format!("`{THRESHOLD}` of {name:?} is {typed}, and a target would set it");
+            return Err(bad_input_with(message, "leave out one of them"));
+        }
+        match CacheEntry::from_table("cache[0]", self.with(0.0, None)) {
+            Err(ConfigError::UnknownKey { key, .. }) if key == THRESHOLD => {
+                Err(bad_input_with(format!("{name:?} has no threshold that a target could set"), LEAVE))
+            }
+            Err(error) => Err(error.into()),
+            Ok(_) => Ok(()),
+        }
+    }
+
+    /// The threshold that computes nearest to `wanted` steps, and what others compute. Halving finds it where a larger
+    /// threshold always skips more, as a rule; where it finds none, every threshold that makes a difference is tried.
+    fn nearest(&self, name: &str, wanted: f64) -> Result<(Option<Tried>, Vec<f64>)> {
+        let named = self.table.contains_key("max_skips");
+        let caps = if named { vec![None] } else { MAX_SKIPS.map(Some).to_vec() };
+        let mut seen = Seen { wanted, best: None, reachable: Vec::new() };
+        for cap in &caps {
+            let (mut low, mut high) = (0.0, LARGEST);
+            for _ in 0..HALVINGS {
+                let threshold = f64::midpoint(low, high);
+                let more = seen.add(self.at(name, threshold, *cap)?) > wanted;
+                (low, high) = if more { (threshold, high) } else { (low, threshold) };
+            }
+        }
+        for cap in &caps {
+            if seen.is_met() {
+                break;
+            }
+            let mut threshold = 0.0;
+            for _ in 0..MOST {
+                let tried = self.at(name, threshold, *cap)?;
+                let next = tried.next.filter(|next| *next <= LARGEST);
+                seen.add(tried);
+                let Some(next) = next.filter(|_| !seen.is_met()) else { break };
+                // The first that lets it pass, also where thresholds are compared in f32.
+                threshold = f64::from((next as f32).next_up());
+            }
+        }
+        Ok((seen.best, seen.reachable))
+    }
+
+    fn with(&self, threshold: f64, max_skips: Option<usize>) -> toml::Table {
+        let mut table = self.table.clone();
+        table.insert(THRESHOLD.to_owned(), toml::Value::Float(threshold));
+        table.extend(max_skips.map(|n| ("max_skips".to_owned(), toml::Value::Integer(n as i64))));
+        table
+    }
+
+    /// What a threshold does.
+    fn at(&self, name: &str, threshold: f64, max_skips: Option<usize>) -> Result<Tried> {
+        let Self { residuals, model, run, sizes, .. } = self;
+        let table = self.with(threshold, max_skips);
+        let plan = CachePlan::from_tables(vec![table.clone()], (*residuals).clone())?;
+        let built = plan.build(model, Some(run))?;
+        if !built.registry.is_static() {
+            let message =
+                format!("{name:?} decides from what it sees: what it skips is known only after a run");
+            return Err(bad_input_with(message, LEAVE));
+        }
+        let log = decisions(&built.registry, model, run, *sizes)?;
+        let summary = Summary::of(&log, &built.registry, model, run);
+        let steps = run.steps().count() as f64;
+        let above = log.records().iter().filter_map(|record| record.accumulated);
+        Ok(Tried {
+            table,
+            computed: steps * summary.computed() as f64 / summary.passes.max(1) as f64,
+            next: above.filter(|value| *value >= threshold).min_by(f64::total_cmp),
+        })
+    }
+}
+
+/// What was tried.
+struct Seen {
+    wanted: f64,
+    best: Option<Tried>,
+    reachable: Vec<f64>,
+}
+
+impl Seen {
+    /// Keeps what is nearest and says what it computes.
+    fn add(&mut self, tried: Tried) -> f64 {
+        let computed = tried.computed;
+        let off = |computed: f64| (computed - self.wanted).abs();
+        if self.best.as_ref().is_none_or(|best| off(computed) < off(best.computed)) {
+            self.best = Some(tried);
+        }
+        self.reachable.push(computed);
+        computed
+    }
+
+    /// True where no other threshold can be nearer: as many steps as wanted, or the next whole number.
+    fn is_met(&self) -> bool {
+        self.best.as_ref().is_some_and(|best| (best.computed - self.wanted).abs() < 0.5)
+    }
+}
