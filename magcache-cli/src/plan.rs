@@ -345,6 +345,11 @@ impl Plan {
         }))
     }
 
+    /// The names of the strategies, in the order of their hooks.
+    pub(crate) fn strategies(&self) -> Vec<String> {
+        self.cache.cache.iter().map(|entry| entry.name.clone()).collect()
+    }
+
     /// The configuration that reproduces this run.
     pub(crate) fn to_toml(&self) -> Result<String> {
         self.config.to_toml()

@@ -4,7 +4,8 @@ mod tuned;
 
 use anyhow::Result;
 use magcache_core::{
-    Grounds, ModelMeta, PlannedSchedule, Plans, Profile, Quality, Residuals, Trajectory, schedule::Sizes, schemars,
+    Grounds, ModelMeta, PlannedSchedule, Plans, Profile, Quality, Residuals, Trajectory, count,
+    schedule::Sizes, schemars,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};

@@ -291,7 +291,8 @@ fn report(
         for (branch, strip) in strip::lines(session.log(), run) {
             text += &format!("  {branch:>7} {strip}\n");
         }
-        text += &summary.text(&experts);
+        let names = plan.strategies();
+        text += &summary.text(&experts, &names);
         text += &summary.modules_text();
         text += &format!(
             "  skipped {} of {}, {}, cache {} at the peak, {} evicted\n",
@@ -316,7 +317,7 @@ fn report(
             text += &format!("  {} {cause}\n", count(*n, "time"));
         }
         document["skipped"] = summary.skipped_by_branch();
-        document["parts"] = summary.json(&experts);
+        document["parts"] = summary.json(&experts, &names);
         document["modules"] = summary.modules_json();
         document["experts"] = summary.totals_json(&experts);
         document["ceiling"] = json!(summary.ceiling());

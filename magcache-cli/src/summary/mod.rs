@@ -1,6 +1,7 @@
 //! What a run did: passes computed and skipped, by expert and branch, with reasons.
 
 mod audit;
+mod part;
 pub(crate) mod strip;
 #[cfg(test)]
 mod tests;
@@ -8,23 +9,12 @@ pub(crate) mod trace;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-pub(crate) use self::audit::Audits;
+use self::{audit::Audits, part::Part};
 use magcache_core::{
     Branch, DecisionLog, Expert, HookRegistry, ModelMeta, Record, Trajectory, count, schedule,
 };
 use magcache_models::pipeline::Generation;
 use serde_json::{Value, json};
-
-/// The decisions of one expert's passes of one branch.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Part {
-    pub(crate) steps: usize,
-    pub(crate) skipped: Vec<usize>,
-    pub(crate) reasons: BTreeMap<&'static str, usize>,
-    pub(crate) metrics: Vec<f64>,
-    /// Reuses that were computed as well.
-    pub(crate) audits: Audits,
-}
 
 /// The decisions about one module of every block that has it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -85,30 +75,20 @@ impl Summary {
             }
             if record.audit.is_some() {
                 out.audited.insert((record.step, record.branch));
-                out.parts
-                    .entry((record.expert, record.branch))
-                    .or_default()
-                    .audits
-                    .count(record, registry.audit());
+                let part = out.parts.entry((record.expert, record.branch)).or_default();
+                part.audits(record.hook).count(record, registry.audit());
             }
             if let Some(name) = record.module.as_deref() {
                 let module = out.modules.entry(name.to_owned()).or_default();
                 *(if record.reused { &mut module.forecast } else { &mut module.computed }) += 1;
                 continue;
             }
-            let part = out.parts.entry((record.expert, record.branch)).or_default();
-            if record.reused {
-                let share =
-                    if whole_pass(record) { 1.0 } else { schedule::share(&record.blocks, model.blocks()) };
+            if record.reused && record.audit.is_none() {
                 // What was run for an audit cost what it costs.
-                out.saved += if record.audit.is_none() { share } else { 0.0 };
-                if !part.skipped.contains(&record.step) {
-                    part.skipped.push(record.step);
-                }
-            } else {
-                *part.reasons.entry(record.why.as_str()).or_default() += 1;
+                out.saved +=
+                    if whole_pass(record) { 1.0 } else { schedule::share(&record.blocks, model.blocks()) };
             }
-            part.metrics.extend(record.metric.filter(|m| m.is_finite()));
+            out.parts.entry((record.expert, record.branch)).or_default().decided(record);
         }
         out
     }
@@ -121,7 +101,7 @@ impl Summary {
         for step in run.steps() {
             for branch in run.branches_at(&step).iter().filter(|b| !seen.contains(&(step.index, **b))) {
                 let part = self.parts.entry((step.expert, *branch)).or_default();
-                *part.reasons.entry(uncached(log, step.index, *branch)).or_default() += 1;
+                *part.uncached.entry(uncached(log, step.index, *branch)).or_default() += 1;
             }
         }
     }
@@ -201,63 +181,29 @@ impl Summary {
         self.totals().into_iter().map(one).collect()
     }
 
-    /// Every expert's part of every branch, for `--json`.
-    pub(crate) fn json(&self, experts: &[&str]) -> Value {
-        let parts: Vec<Value> = self
-            .parts
-            .iter()
-            .map(|((expert, branch), p)| {
-                json!({
-                    "expert": experts.get(usize::from(expert.0)),
-                    "branch": branch.to_string(),
-                    "steps": p.steps,
-                    "computed": p.steps - p.skipped.len(),
-                    "skipped": p.skipped.len(),
-                    "computed_because": p.reasons,
-                    "mean_metric": p.mean(),
-                    "max_metric": p.max(),
-                    "audit": p.audits.json(),
-                })
-            })
-            .collect();
-        json!(parts)
+    /// Every expert's part of every branch, for `--json`; `names` are the strategies in the order of their hooks.
+    pub(crate) fn json(&self, experts: &[&str], names: &[String]) -> Value {
+        let one = |((expert, branch), part): (&(Expert, Branch), &Part)| {
+            let mut value = part.json(names);
+            value["expert"] = json!(experts.get(usize::from(expert.0)));
+            value["branch"] = json!(branch.to_string());
+            value
+        };
+        self.parts.iter().map(one).collect()
     }
 
     /// The same for a terminal: a line for each expert and branch, then, of several experts, the totals of each.
-    pub(crate) fn text(&self, experts: &[&str]) -> String {
+    pub(crate) fn text(&self, experts: &[&str], names: &[String]) -> String {
         let mut out = String::new();
         let name = |expert: Expert| experts.get(usize::from(expert.0)).copied().unwrap_or("transformer");
-        for ((expert, branch), p) in &self.parts {
-            let name = name(*expert);
-            let reasons: Vec<String> = p.reasons.iter().map(|(why, n)| format!("{n} {why}")).collect();
-            let metric = match (p.mean(), p.max()) {
-                (Some(mean), Some(max)) => format!(", metric mean {mean:.4} max {max:.4}"),
-                _ => String::new(),
-            };
-            out += &format!(
-                "  {name} {branch}: {}, {} computed ({}), {} skipped{metric}\n",
-                count(p.steps, "step"),
-                p.steps - p.skipped.len(),
-                reasons.join(", "),
-                p.skipped.len(),
-            );
-            out += &p.audits.text();
+        for ((expert, branch), part) in &self.parts {
+            out += &format!("  {} {branch}: {}", name(*expert), part.text(names));
         }
         let totals = self.totals();
         for (expert, (passes, skipped)) in totals.iter().filter(|_| totals.len() > 1) {
             out += &format!("  {}: skipped {skipped} of {}\n", name(*expert), count(*passes, "pass"));
         }
         out
-    }
-}
-
-impl Part {
-    fn mean(&self) -> Option<f64> {
-        (!self.metrics.is_empty()).then(|| self.metrics.iter().sum::<f64>() / self.metrics.len() as f64)
-    }
-
-    fn max(&self) -> Option<f64> {
-        self.metrics.iter().copied().reduce(f64::max)
     }
 }
 

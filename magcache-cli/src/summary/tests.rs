@@ -5,6 +5,8 @@ use magcache_core::{
     Branch, CachePlan, Expert, ModelMeta, Modules, Phase, Session, Streams, Trajectory, no_signals,
 };
 
+use serde_json::json;
+
 use super::{Module, Summary, strip};
 
 const BOTH: [Branch; 2] = [Branch::Cond, Branch::Uncond];
@@ -92,7 +94,9 @@ fn a_forecast_module_is_no_skipped_pass_and_has_no_ceiling() {
     // Four blocks, two branches, three of eight steps.
     assert_eq!(summary.modules["mixer"], Module { computed: 4 * 2 * 5, forecast: 4 * 2 * 3 });
     assert_eq!((summary.ceiling(), summary.ceiling_text().as_str()), (None, "ceiling not known"));
-    assert!(summary.text(&["a", "b"]).contains("a cond: 4 steps, 4 computed (4 modules-only), 0 skipped\n"));
+    assert!(
+        summary.text(&["a", "b"], &[]).contains("a cond: 4 steps, 4 computed (4 modules-only), 0 skipped\n")
+    );
     assert_eq!(summary.modules_text(), "  mixer in every block: 40 computed, 24 forecast\n");
     assert!(strips.iter().all(|(_, strip)| !strip.contains('.')));
     let (session, _, run) = run(MODULES);
@@ -109,4 +113,25 @@ fn modules_of_skipped_blocks_are_not_counted() {
     // Two of four blocks are skipped at steps 3 and 5; at step 5 the modules of the others are forecast.
     let module = Module { computed: 2 * (4 * 5 - 2), forecast: 2 * (4 * 3 - 2) };
     assert_eq!((summary.skipped(), summary.modules["mixer"]), (4, module));
+}
+
+#[test]
+fn nested_hooks_have_reasons_of_their_own() {
+    let outer = "[[cache]]\nstrategy = \"schedule\"\nskip = [3]\nlast_steps = 1\n";
+    let inner = "[[cache]]\nstrategy = \"schedule\"\nat = \"0..2\"\nskip = [2, 7]\nmax_skips = 1\n";
+    let (summary, _) = summary(&format!("{outer}{inner}"));
+    let names = ["outer".to_owned(), "inner".to_owned()];
+    let told = summary.text(&["high", "low"], &names);
+    let expected = "  high cond: 4 steps, 2 computed, 2 skipped\n\
+        \x20   outer: computed 3 times (2 scheduled, 1 warmup), skipped 1\n\
+        \x20   inner: computed 2 times (1 scheduled, 1 warmup), skipped 1\n";
+    assert!(told.starts_with(expected), "{told}");
+    let part = &summary.json(&["high", "low"], &names)[0];
+    assert_eq!((&part["steps"], &part["computed"], &part["skipped"]), (&json!(4), &json!(2), &json!(2)));
+    assert!(part["computed_because"].is_null(), "two hooks have no reasons in common: {part}");
+    let inner = json!({
+        "strategy": "inner", "skipped": 1, "computed_because": { "scheduled": 1, "warmup": 1 },
+        "mean_metric": null, "max_metric": null, "audit": null,
+    });
+    assert_eq!(part["hooks"][1], inner);
 }
