@@ -24,16 +24,33 @@ pub(crate) fn estimate(value: Option<Estimate>, digits: usize) -> String {
     }
 }
 
+/// Marks a speed-up that is noise.
+const NOISE: &str = "*";
+
+/// What such a mark means, for a row that has one.
+fn noise(row: &Row, rounds: usize) -> Option<String> {
+    let noisy = [&row.transformer_speedup, &row.speedup].into_iter().find(|speedup| row.is_noise(speedup))?;
+    let (name, ceiling) = (&row.name, row.ceiling?);
+    let spread = match rounds {
+        0 | 1 => "one round has no spread: magcache compare --repeat 5 shows it".to_owned(),
+        _ => format!("{:.3}x to {:.3}x in {rounds} rounds", noisy.min, noisy.max),
+    };
+    Some(format!(
+        "{NOISE} {name}: above the ceiling of {ceiling:.3}x is noise of the measurement, {spread}\n"
+    ))
+}
+
 /// A row of the table, cell by cell.
 pub(crate) fn cells(row: &Row) -> [String; 10] {
     let cache = if row.cache_bytes == 0 { "-".to_owned() } else { summary::bytes(row.cache_bytes) };
+    let times = |s: &Spread| format!("{:.3}x{}", s.median, if row.is_noise(s) { NOISE } else { "" });
     [
         row.name.clone(),
         row.computed.to_string(),
         row.skipped.to_string(),
         row.ceiling.map_or("-".to_owned(), |c| format!("{c:.3}x")),
-        format!("{:.3}x", row.transformer_speedup.median),
-        format!("{:.3}x", row.speedup.median),
+        times(&row.transformer_speedup),
+        times(&row.speedup),
         estimate(row.psnr, 2),
         estimate(row.ssim, 4),
         cache,
@@ -87,6 +104,7 @@ fn text(compared: &Compared) -> String {
         text.push('\n');
     }
     text += "passes of the network; speed-up of the transformer and of the run (without loading), in turns with dense\n";
+    text.extend(rows.iter().filter_map(|row| noise(row, compared.rounds)));
     if compared.seeds.len() > 1 {
         let seeds: Vec<String> = compared.seeds.iter().map(ToString::to_string).collect();
         text += &format!(
@@ -151,6 +169,7 @@ fn row(row: &Row) -> Value {
         "speedup_range": [row.speedup.min, row.speedup.max],
         "transformer_speedup": row.transformer_speedup.median,
         "transformer_speedup_range": [row.transformer_speedup.min, row.transformer_speedup.max],
+        "above_ceiling": row.is_noise(&row.transformer_speedup) || row.is_noise(&row.speedup),
         "psnr": mean(row.psnr),
         "psnr_standard_error": error(row.psnr),
         "ssim": mean(row.ssim),
@@ -167,4 +186,51 @@ fn row(row: &Row) -> Value {
         "divergence": row.divergence,
         "output": row.file,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(transformer: Spread) -> Row {
+        Row {
+            name: "magcache".to_owned(),
+            role: Role::Config,
+            of: Vec::new(),
+            steps: 12,
+            computed: 14,
+            skipped: 10,
+            ceiling: Some(1.714),
+            speedup: Spread { median: 1.6, min: 1.5, max: 1.7 },
+            transformer_speedup: transformer,
+            seconds: Spread { median: 1.0, min: 1.0, max: 1.0 },
+            psnr: None,
+            ssim: None,
+            against: None,
+            by_seed: Vec::new(),
+            cache_bytes: 0,
+            divergence: Vec::new(),
+            strips: Vec::new(),
+            noted: Vec::new(),
+            config: String::new(),
+            file: String::new(),
+            stills: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_speed_up_above_the_ceiling_is_noise_and_has_its_spread() {
+        let above = row(Spread { median: 1.788, min: 1.65, max: 1.81 });
+        assert_eq!(cells(&above)[4..6], ["1.788x*", "1.600x"]);
+        let told = "* magcache: above the ceiling of 1.714x is noise of the measurement, 1.650x to 1.810x in 3 rounds\n";
+        assert_eq!(noise(&above, 3).as_deref(), Some(told));
+        assert!(noise(&above, 1).is_some_and(|told| told.contains("--repeat")));
+        assert_eq!(super::row(&above)["above_ceiling"], true);
+
+        let below = row(Spread { median: 1.7, min: 1.65, max: 1.81 });
+        assert_eq!((cells(&below)[4].as_str(), noise(&below, 3)), ("1.700x", None));
+        // Fewer steps are faster than what their own dense run could gain.
+        let fewer = Row { role: Role::Baseline, ceiling: Some(1.0), ..above };
+        assert_eq!((cells(&fewer)[4].as_str(), noise(&fewer, 3)), ("1.788x", None));
+    }
 }

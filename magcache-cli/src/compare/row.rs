@@ -140,6 +140,11 @@ impl Row {
         }))
     }
 
+    /// True where a measured speed-up is above what skipping can gain: only the noise of the measurement goes there.
+    pub(crate) fn is_noise(&self, speedup: &Spread) -> bool {
+        self.role == Role::Config && self.ceiling.is_some_and(|ceiling| speedup.median > ceiling)
+    }
+
     /// Passes in which every block ran, the mean over the seeds.
     pub(crate) fn mean_computed(&self) -> f64 {
         self.by_seed.iter().map(|s| s.computed as f64).sum::<f64>() / self.by_seed.len() as f64

@@ -103,7 +103,10 @@ fn line(compared: &Compared, row: &Row) -> String {
         _ => dash(),
     };
     let dense = row.role == Role::Dense;
-    let speedup = |spread: &Spread| if dense { "1.00×".to_owned() } else { times(spread, compared.rounds) };
+    let speedup = |spread: &Spread| {
+        let text = if dense { "1.00×".to_owned() } else { times(spread, compared.rounds) };
+        if row.is_noise(spread) { text + "<small>noise: above the ceiling</small>" } else { text }
+    };
     let quality = |text: String| if text == "-" { dash() } else { text };
     let mut cells = vec![
         row.computed.to_string(),

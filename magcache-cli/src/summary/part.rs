@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use magcache_core::{HookId, Record};
+use magcache_core::{HookId, Record, count};
 use serde_json::{Value, json};
 
 use super::Audits;
@@ -61,7 +61,7 @@ impl Part {
             metric = only.metric();
         }
         let mut out =
-            format!("{steps} steps, {computed} computed{}, {skipped} skipped{metric}\n", told(&reasons));
+            format!("{}, {computed} computed{}, {skipped} skipped{metric}\n", count(steps, "step"), told(&reasons));
         for (hook, own) in &self.hooks {
             if several {
                 let (computed, reasons) = (own.reasons.values().sum::<usize>(), told(&own.reasons));

@@ -66,7 +66,7 @@ pub(super) fn run(args: &BenchCache, out: &Output) -> Result<()> {
     };
     let (ratios, computed, skipped) = (Times::of(ratios), Times::of(computed), Times::of(skipped));
     let text = format!(
-        "{}, {} of each: ceiling {ceiling:.3}, transformer {:.3}x ({:.3} to {:.3}), {:.3} of the ceiling\n\
+        "{}, {} of each: ceiling {ceiling:.3}, transformer {:.3}x ({:.3} to {:.3}), {:.3} of the ceiling{}\n\
          a computed step {:.3} ms, a skipped one {:.3} ms: {:.2} %",
         args.cache,
         count(args.repeat.max(1), "run"),
@@ -74,6 +74,7 @@ pub(super) fn run(args: &BenchCache, out: &Output) -> Result<()> {
         ratios.min,
         ratios.max,
         ratios.median / ceiling,
+        if ratios.median > ceiling { ", above it: noise of the measurement" } else { "" },
         computed.median,
         skipped.median,
         100.0 * skipped.median / computed.median,
@@ -82,6 +83,7 @@ pub(super) fn run(args: &BenchCache, out: &Output) -> Result<()> {
         "ceiling": ceiling,
         "speedup": { "min": ratios.min, "median": ratios.median, "max": ratios.max },
         "of_ceiling": ratios.median / ceiling,
+        "above_ceiling": ratios.median > ceiling,
         "computed_ms": computed.median,
         "skipped_ms": skipped.median,
         "skipped_of_computed": skipped.median / computed.median,
