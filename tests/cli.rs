@@ -238,7 +238,7 @@ fn the_stored_configuration_reproduces_the_bytes() {
     let dir = tempfile::tempdir().unwrap();
     let d = dir.path();
     json(&quick(&["--cache", "fbcache", "--seed", "7", "--out", "a.mp4"]), d);
-    let stored = fs::read_to_string(d.join("a.toml")).unwrap();
+    let stored = fs::read_to_string(d.join("a.mp4.toml")).unwrap();
     fs::write(d.join("again.toml"), stored.replace("a.mp4", "b.mp4")).unwrap();
     json(&["run", "--config", "again.toml"], d);
     assert_eq!(fs::read(d.join("a.mp4")).unwrap(), fs::read(d.join("b.mp4")).unwrap());
@@ -273,7 +273,8 @@ fn caches_of_whole_forwards_run_and_say_what_they_skip() {
     let d = dir.path();
     let list = |v: &Value| v.as_array().map_or(0, Vec::len);
     for (strategy, cond_too) in [("easycache", true), ("sencache", true), ("cfg-cache", false)] {
-        let ran = json(&["run", "--frames", "5", "--cache", strategy, "--trace", "t.jsonl"], d);
+        let ran =
+            json(&["run", "--frames", "5", "--cache", strategy, "--trace", "t.jsonl", "--overwrite"], d);
         let (cond, uncond) = (list(&ran["skipped"]["cond"]), list(&ran["skipped"]["uncond"]));
         assert!(uncond >= 5 && cond == if cond_too { uncond } else { 0 }, "{strategy}: {}", ran["skipped"]);
         let ceiling = 60.0 / (60 - cond - uncond) as f64;
@@ -381,7 +382,7 @@ fn list_inspect_and_bench_answer() {
 fn keys_and_values_of_the_text_are_computed_once() {
     let dir = tempfile::tempdir().unwrap();
     let uses = |more: &[&str]| {
-        let all = [&["run", "--steps", "4"], more].concat();
+        let all = [&["run", "--steps", "4", "--overwrite"], more].concat();
         let uses = &json(&all, dir.path())["text_keys_values"];
         (uses["computed"].as_u64(), uses["reused"].as_u64())
     };

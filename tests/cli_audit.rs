@@ -27,7 +27,8 @@ fn an_audit_reports_errors_and_changes_no_byte() {
     let d = dir.path();
     let plain = answer(&run(&["--out", "plain.mp4", "--trace", "trace.jsonl"]), d);
     let before = trace(d);
-    let audited = answer(&run(&["--out", "audited.mp4", "--trace", "trace.jsonl", "--audit", "0.5"]), d);
+    let args = ["--out", "audited.mp4", "--trace", "trace.jsonl", "--audit", "0.5", "--overwrite"];
+    let audited = answer(&run(&args), d);
     assert_eq!(fs::read(d.join("plain.mp4")).unwrap(), fs::read(d.join("audited.mp4")).unwrap());
     assert_eq!(plain["skipped"], audited["skipped"]);
     assert_eq!((&plain["audited_passes"], &plain["audited_seconds"]), (&0.into(), &0.0.into()));
@@ -69,7 +70,7 @@ fn an_audit_reports_errors_and_changes_no_byte() {
     assert_eq!(timeless(before), timeless(after));
 
     // The stored configuration has the audit, and repeats it.
-    let again = answer(&["run", "--config", "audited.toml", "--out", "again.mp4"], d);
+    let again = answer(&["run", "--config", "audited.mp4.toml", "--out", "again.mp4"], d);
     assert_eq!(again["parts"], audited["parts"]);
 }
 

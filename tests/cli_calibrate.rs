@@ -159,7 +159,7 @@ fn a_measured_profile_is_what_the_caches_use() {
     assert!(fs::read_to_string(d.join("own.svg")).unwrap().contains("tiny-flux: 1 runs of 9 steps"));
     let run = |cache: &str, set: &str| {
         let args = ["run", "--model", "tiny-flux", "--steps", "9", "--size", "48x40", "--cache", cache];
-        let more = ["--set", set, "--profile", "own.toml", "--out", "x.png"];
+        let more = ["--set", set, "--profile", "own.toml", "--out", "x.png", "--overwrite"];
         answer(&[&args[..], &more].concat(), d)
     };
     let skipped = |ran: &Value| ran["skipped"]["cond"].as_array().unwrap().len();

@@ -85,8 +85,8 @@ fn every_lane_is_what_run_makes_and_is_measured_against_dense() {
         let error = (psnr[0] - psnr[1]).abs() / 2.0;
         assert!((found["psnr_standard_error"].as_f64().unwrap() - error).abs() < 1e-9);
         // What is stored beside a picture makes it again.
-        let config = format!("out/{name}.toml");
-        answer(&["run", "--config", &config, "--out", "again.png"], d);
+        let config = format!("out/{name}.png.toml");
+        answer(&["run", "--config", &config, "--out", "again.png", "--overwrite"], d);
         assert_eq!(bytes(&d.join("again.png")), bytes(&d.join(format!("out/{name}.png"))), "{name}");
     }
 }
@@ -156,7 +156,7 @@ fn traces_and_the_caches_of_a_configuration_are_lanes_too() {
         "t.jsonl",
     ];
     let ran = answer(&[&run[..], &["--out", "a.png"]].concat(), d);
-    let found = answer(&["compare", "--config", "a.toml", "replay:t.jsonl", "--out", "out"], d);
+    let found = answer(&["compare", "--config", "a.png.toml", "replay:t.jsonl", "--out", "out"], d);
     let names: Vec<&Value> = found["rows"].as_array().unwrap().iter().map(|row| &row["name"]).collect();
     assert_eq!(names[..3], ["dense", "a", "t"]);
     let skipped = ran["skipped"]["cond"].as_array().unwrap().len();
@@ -175,10 +175,10 @@ fn traces_and_the_caches_of_a_configuration_are_lanes_too() {
     );
 
     // Of a file, only its caches are taken, and what is not is said.
-    let args = image(&["a.toml", "--seeds", "1", "--guidance", "2", "--out", "more"]);
+    let args = image(&["a.png.toml", "--seeds", "1", "--guidance", "2", "--out", "more"]);
     let out = program::magcache(&args, d);
     let notes = String::from_utf8_lossy(&out.stderr).into_owned();
-    assert!(out.status.success() && notes.contains("of a.toml only the caches are compared"), "{notes}");
+    assert!(out.status.success() && notes.contains("of a.png.toml only the caches are compared"), "{notes}");
     assert!(
         notes.contains("`guidance`") && notes.contains("`seed`") && !notes.contains("`steps`"),
         "{notes}"

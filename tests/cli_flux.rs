@@ -36,7 +36,7 @@ fn a_run_is_repeated_from_its_configuration() {
     photo(&d.join("in.png"));
     let bytes = |file: &str| fs::read(d.join(file)).unwrap();
     let again = |config: &str, out: &str| {
-        answer(&["run", "--config", config, "--out", out], d);
+        answer(&["run", "--config", config, "--out", out, "--overwrite"], d);
         bytes(out)
     };
     for (name, more) in [
@@ -46,7 +46,8 @@ fn a_run_is_repeated_from_its_configuration() {
         ("both", &["--image", "in.png", "--strength", "0.6", "--true-cfg", "1.5", "--sampler", "euler"]),
         ("default", &["--image", "in.png"]),
     ] {
-        let (png, toml, dry) = (format!("{name}.png"), format!("{name}.toml"), format!("{name}-dry.toml"));
+        let png = format!("{name}.png");
+        let (toml, dry) = (format!("{png}.toml"), format!("{name}-dry.toml"));
         let done = answer(&[&run(more)[..], &["--out", &png]].concat(), d);
         assert_eq!(done["outputs"], json!([png, toml]));
         assert!(again(&toml, "again.png") == bytes(&png), "{name}: another image");
@@ -59,13 +60,13 @@ fn a_run_is_repeated_from_its_configuration() {
         let config: toml::Table = toml::from_str(&fs::read_to_string(d.join(file)).unwrap()).unwrap();
         config["sampling"].get(key).cloned()
     };
-    for file in ["both.toml", "both-dry.toml"] {
+    for file in ["both.png.toml", "both-dry.toml"] {
         assert_eq!(said(file, "strength"), Some(0.6.into()), "{file}");
         assert_eq!(said(file, "true_cfg"), Some(1.5.into()), "{file}");
         assert_eq!(said(file, "image"), Some("in.png".into()), "{file}");
     }
-    assert_eq!(said("default.toml", "strength"), Some(0.6.into()), "what the model filled in");
-    assert_eq!((said("text.toml", "strength"), said("text.toml", "true_cfg")), (None, None));
+    assert_eq!(said("default.png.toml", "strength"), Some(0.6.into()), "what the model filled in");
+    assert_eq!((said("text.png.toml", "strength"), said("text.png.toml", "true_cfg")), (None, None));
     // Each of these settings shows.
     let images = ["text", "negative", "image", "both", "default"].map(|name| bytes(&format!("{name}.png")));
     for (i, image) in images.iter().enumerate() {

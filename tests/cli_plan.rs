@@ -157,7 +157,7 @@ fn an_exported_schedule_replays_to_the_same_bytes() {
     assert!(target["config"].get("target").is_none(), "{}", target["config"]);
     answer(&small(&["run", "--cache", "replay:five.toml", "--out", "b.png"]), d);
     // The file beside the output is all that it takes.
-    answer(&["run", "--config", "a.toml", "--out", "c.png"], d);
+    answer(&["run", "--config", "a.png.toml", "--out", "c.png"], d);
     let masked = answer(&small(&["run", "--cache", "replay:five.json", "--out", "m.png"]), d);
     assert_eq!(masked["skipped"], target["skipped"]);
     let bytes = |file: &str| fs::read(d.join(file)).unwrap();

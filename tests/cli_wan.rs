@@ -52,7 +52,7 @@ fn published_schedules_are_printed_and_obeyed_by_the_embedded_pair() {
         let planned = answer(&[&["schedule"][..], &common].concat(), dir.path());
         let run = ["run", "--model", "wan2.2-t2v-tiny", "--frames", "1", "--size", "32x32", "--out", "a.png"];
         // The curve is another model's.
-        let done = answer(&[&run[..], &common, &["--force"]].concat(), dir.path());
+        let done = answer(&[&run[..], &common, &["--force", "--overwrite"]].concat(), dir.path());
         for found in [&planned, &done] {
             assert_eq!(found["skipped"], json!({ "cond": skipped, "uncond": skipped }), "{profile}");
         }
@@ -176,7 +176,7 @@ fn ordinary_pictures_of_every_kind_are_taken() {
     // Width and height of the video follow the picture's shape at the model's area.
     for (file, size) in [("gray.png", [96, 40]), ("alpha.png", [40, 96]), ("deep.png", [64, 64])] {
         let run = ["run", "--model", "wan2.2-i2v-tiny", "--steps", "2", "--frames", "1", "--out", "a.png"];
-        let done = answer(&[&run[..], &["--image", file]].concat(), d);
+        let done = answer(&[&run[..], &["--image", file, "--overwrite"]].concat(), d);
         assert_eq!(done["config"]["sampling"]["size"], json!(size), "{file}");
     }
     let example =

@@ -23,6 +23,7 @@ mod resume;
 mod summary;
 mod target;
 pub mod verify;
+mod writes;
 
 use std::process::ExitCode;
 

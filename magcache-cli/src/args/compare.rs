@@ -4,13 +4,15 @@ use std::path::PathBuf;
 
 use clap::Args as ClapArgs;
 
-use super::{Placement, Sampling};
+use super::{Placement, Sampling, Writing};
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Demo {
-    /// Folder for the videos or images and report.html
-    #[arg(long, default_value = "magcache-demo")]
-    pub(crate) out: PathBuf,
+    /// Folder for the videos or images and report.html; magcache-demo, or the next free number, without
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) writing: Writing,
     /// A model folder, or the name of an embedded model
     #[arg(long, value_name = "DIR|NAME")]
     pub(crate) model: Option<String>,
@@ -51,9 +53,11 @@ pub(crate) struct Compare {
     /// Encode and decode in tiles of 256 pixels: bounded memory for large frames
     #[arg(long)]
     pub(crate) tile_vae: bool,
-    /// Folder for the videos or images and report.html
-    #[arg(long, default_value = "magcache-compare")]
-    pub(crate) out: PathBuf,
+    /// Folder for the videos or images and report.html; magcache-compare, or the next free number, without
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) writing: Writing,
     /// Draws how far the latents are from the dense run's behind each step
     #[arg(long, value_name = "FILE.svg|.png")]
     pub(crate) plot: Option<PathBuf>,

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Subcommand};
 
+use super::Writing;
+
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Profile {
     #[command(subcommand)]
@@ -30,6 +32,8 @@ pub(crate) struct ProfileDiff {
     /// Draws the ratios of both
     #[arg(long, value_name = "FILE.svg|.png")]
     pub(crate) plot: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) writing: Writing,
 }
 
 #[derive(Debug, ClapArgs)]

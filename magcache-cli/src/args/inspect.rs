@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args as ClapArgs;
 
-use super::Sampling;
+use super::{Sampling, Writing};
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Schedule {
@@ -16,6 +16,8 @@ pub(crate) struct Schedule {
     /// Writes the schedule: FILE.toml for --cache replay:FILE.toml, FILE.json as a 0/1 compute mask
     #[arg(long, value_name = "FILE.toml|.json")]
     pub(crate) export: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) writing: Writing,
 }
 
 #[derive(Debug, ClapArgs)]

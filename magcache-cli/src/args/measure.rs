@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::{Args as ClapArgs, ValueEnum};
 
-use super::{Placement, Sampling};
+use super::{Placement, Sampling, Writing};
 use crate::{
     failure::bad_input_with,
     plan::{Config, Plan},
@@ -86,9 +86,11 @@ pub(crate) struct Calibrate {
     /// Measures SenCache's sensitivities too: two more passes at every step
     #[arg(long)]
     pub(crate) sensitivities: bool,
-    /// The profile; its raw rows go beside it, as FILE.safetensors
-    #[arg(long, value_name = "FILE.toml", default_value = "profile.toml")]
-    pub(crate) out: PathBuf,
+    /// The profile; its raw rows go beside it, as FILE.safetensors. profile.toml, or the next free number, without
+    #[arg(long, value_name = "FILE.toml")]
+    pub(crate) out: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) writing: Writing,
     /// Draws the curve
     #[arg(long, value_name = "FILE.svg|.png")]
     pub(crate) plot: Option<PathBuf>,
@@ -120,6 +122,8 @@ pub(crate) struct Pareto {
     /// Writes --profile with the measured PSNR and SSIM of its schedules
     #[arg(long, value_name = "FILE.toml")]
     pub(crate) save: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) writing: Writing,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]

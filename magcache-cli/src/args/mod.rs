@@ -8,6 +8,7 @@ mod measure;
 mod placement;
 mod run;
 mod sampling;
+mod writing;
 
 use clap::{Parser, Subcommand};
 
@@ -19,6 +20,7 @@ pub(crate) use measure::{Calibrate, Objective, Pareto};
 pub(crate) use placement::{Dtype, Placement};
 pub(crate) use run::{Offload, OnDrift, Run};
 pub(crate) use sampling::Sampling;
+pub(crate) use writing::Writing;
 
 /// Timestep caching for diffusion transformers: run, plan, verify and compare.
 ///

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, ValueEnum};
 
-use super::{Placement, Sampling};
+use super::{Placement, Sampling, Writing};
 
 #[allow(clippy::struct_field_names, reason = "a dry run is what it is called")]
 #[derive(Debug, ClapArgs)]
@@ -28,9 +28,11 @@ pub(crate) struct Run {
     /// Encode and decode in tiles of 256 pixels: bounded memory for large frames
     #[arg(long)]
     pub(crate) tile_vae: bool,
-    /// FILE.mp4, .gif, .png or .webp, or a folder of PNG frames
+    /// FILE.mp4, .gif, .png or .webp, or a folder of PNG frames; a free name without. The configuration is FILE.mp4.toml
     #[arg(long, value_name = "FILE|DIR")]
     pub(crate) out: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) writing: Writing,
     /// Writes every decision, one JSON line per pass
     #[arg(long, value_name = "FILE.jsonl")]
     pub(crate) trace: Option<PathBuf>,

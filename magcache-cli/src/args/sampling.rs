@@ -67,7 +67,7 @@ pub(crate) struct Sampling {
     /// Plans the fastest run that is expected to be so near to a dense run, in dB
     #[arg(long, value_name = "DB", group = "target")]
     pub(crate) psnr: Option<f64>,
-    /// Uses a profile that was measured on something else
+    /// Uses a profile that was measured on something else; files are replaced with --overwrite
     #[arg(long)]
     pub(crate) force: bool,
     /// Compares the weights with those of the profile whatever their size; up to 1 GiB it is done anyway

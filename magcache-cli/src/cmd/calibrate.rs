@@ -23,13 +23,24 @@ use crate::{
     output::Output,
     plan::{Config, Plan},
     plot::{Chart, Target},
+    writes::{Writes, unused},
 };
 
 pub(crate) fn run(args: &Calibrate, out: &Output) -> Result<()> {
     let plan = plan(args)?;
     let prompts = args.runs.prompts(&plan)?;
+    let default = || unused("profile.toml", args.writing, &|profile| vec![rows_beside(profile)]);
+    let profile = args.out.clone().unwrap_or_else(default);
+    let rows = rows_beside(&profile);
+    // A profile that is merged may be the one that is written: its runs are in the new one.
+    Writes::beside_reads(args.writing, &args.sampling, &plan.config)
+        .reads("--prompts", args.runs.prompts.as_deref())
+        .file("--out", Some(&profile))
+        .file("the rows' file", Some(&rows))
+        .file("--plot", args.plot.as_deref())
+        .check()?;
     let plot = args.plot.as_deref().map(Target::prepare).transpose()?;
-    for path in [&args.out, &rows_beside(&args.out)] {
+    for path in [&profile, &rows] {
         media::probe(path)?;
     }
     // What is to be merged is read before anything is measured.
@@ -52,7 +63,7 @@ pub(crate) fn run(args: &Calibrate, out: &Output) -> Result<()> {
     for note in undetermined(&measured.recording, experts) {
         out.note(&note);
     }
-    let mut outputs = measured.write(&args.out, &model, objective(args))?;
+    let mut outputs = measured.write(&profile, &model, objective(args))?;
     if let Some(target) = plot {
         let starts: Vec<usize> = plan.trajectory.phases.iter().map(|phase| phase.steps.start).collect();
         let title = format!(
@@ -181,7 +192,9 @@ fn answer(
     for output in outputs {
         text += &format!("wrote {}\n", output.display());
     }
-    text += &format!("use it with --profile {}\n", args.out.display());
+    if let Some(written) = outputs.first() {
+        text += &format!("use it with --profile {}\n", written.display());
+    }
     let document = json!({ "profile": serde_json::to_value(&profile)?, "outputs": outputs });
     out.answer(&text, &document);
     Ok(())

@@ -17,10 +17,17 @@ use crate::{
     output::Output,
     plan::{Config, Plan},
     plot, report,
+    writes::{Writes, unused},
 };
 
 pub(crate) fn run(args: &Compare, out: &Output) -> Result<()> {
     let plan = plan(args)?;
+    let folder =
+        args.out.clone().unwrap_or_else(|| unused("magcache-compare", args.writing, &|_| Vec::new()));
+    Writes::beside_reads(args.writing, &args.sampling, &plan.config)
+        .folder("--out", Some(&folder))
+        .file("--plot", args.plot.as_deref())
+        .check()?;
     let seeds = seeds(args, plan.request.seed)?;
     if args.repeat == 0 {
         return Err(bad_input_with("0 repetitions measure nothing", "--repeat 1"));
@@ -41,7 +48,7 @@ pub(crate) fn run(args: &Compare, out: &Output) -> Result<()> {
         repeat: args.repeat,
         baselines: true,
         device: args.placement.device.clone(),
-        folder: args.out.clone(),
+        folder,
     };
     comparison.check_folder()?;
     let plot = args.plot.as_deref().map(plot::Target::prepare).transpose()?;
@@ -94,8 +101,8 @@ fn target_name(flags: &Sampling) -> Option<String> {
 fn contenders(args: &Compare, plan: &Plan) -> Result<(Vec<Contender>, Vec<Fault>, Vec<String>)> {
     let (mut contenders, mut faults, mut notes) = (Vec::new(), Vec::new(), Vec::new());
     if !plan.cache.cache.is_empty() {
-        let stem = |path: &Path| path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
-        let file = args.sampling.config.as_deref().and_then(stem);
+        let stem = |path: &Path| contender::default_name(&path.to_string_lossy());
+        let file = args.sampling.config.as_deref().map(stem);
         let name = match (&args.sampling.cache, target_name(&args.sampling)) {
             (Some(cache), _) => contender::default_name(cache),
             (None, Some(target)) => target,

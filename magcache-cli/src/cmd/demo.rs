@@ -12,10 +12,13 @@ use crate::{
     },
     output::Output,
     plan::{Config, Plan},
+    writes::{Writes, unused},
 };
 
 pub(crate) fn run(args: &Demo, out: &Output) -> Result<()> {
     let plan = plan(args)?;
+    let folder = args.out.clone().unwrap_or_else(|| unused("magcache-demo", args.writing, &|_| Vec::new()));
+    Writes::new(args.writing).folder("--out", Some(&folder)).check()?;
     let one = |name| Contender::parse(name, None, &plan, &mut Vec::new());
     let contenders: Vec<Contender> = DEFAULT.into_iter().map(one).collect::<Result<_>>()?;
     let mut warn = |text: &str, hint: Option<&str>| out.warn(text, hint);
@@ -33,7 +36,7 @@ pub(crate) fn run(args: &Demo, out: &Output) -> Result<()> {
         repeat: 1,
         baselines: false,
         device: "cpu".to_owned(),
-        folder: args.out.clone(),
+        folder,
     };
     comparison.check_folder()?;
     answer::answer(&comparison.run(out)?, out);

@@ -18,6 +18,7 @@ use crate::{
     pareto::{Contender, Point, Points, Setting, margin, with_error},
     plan::{Config, Plan},
     plot::{self, Chart, Series, Style},
+    writes::Writes,
 };
 
 /// One curve: what was run for each budget and what came of it.
@@ -30,6 +31,12 @@ pub(crate) fn run(args: &Pareto, out: &Output) -> Result<()> {
     let plan = plan(args)?;
     let budgets = budgets(args, &plan)?;
     let prompts = args.runs.prompts(&plan)?;
+    // The profile that is saved may be the one of --profile: only the measured numbers change.
+    Writes::beside_reads(args.writing, &args.sampling, &plan.config)
+        .reads("--prompts", args.runs.prompts.as_deref())
+        .file("--plot", args.plot.as_deref())
+        .file("--save", args.save.as_deref())
+        .check()?;
     let plot = args.plot.as_deref().map(plot::Target::prepare).transpose()?;
     let saved = args.save.as_deref().map(|path| saved(path, args)).transpose()?;
     let interrupt = Interrupt::listen()?;

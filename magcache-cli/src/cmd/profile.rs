@@ -1,5 +1,7 @@
 //! `profile diff`: what two calibration profiles say differently.
 
+use std::path::{Path, PathBuf};
+
 use anyhow::Result;
 use magcache_core::Profile as Calibration;
 
@@ -9,6 +11,7 @@ use crate::{
     failure::{Failed, bad_input_with},
     output::Output,
     plot::Target,
+    writes::Writes,
 };
 
 pub(crate) fn run(args: &Profile, out: &Output) -> Result<()> {
@@ -17,6 +20,11 @@ pub(crate) fn run(args: &Profile, out: &Output) -> Result<()> {
         let message = format!("--tolerance is {}, it must be at least 0", args.tolerance);
         return Err(bad_input_with(message, "--tolerance 0.001"));
     }
+    let own = |name: &str| Path::new(name).is_file().then(|| PathBuf::from(name));
+    let (a, b) = (own(&args.a), own(&args.b));
+    let writes =
+        Writes::new(args.writing).reads("the profile", a.as_deref()).reads("the profile", b.as_deref());
+    writes.file("--plot", args.plot.as_deref()).check()?;
     let plot = args.plot.as_deref().map(Target::prepare).transpose()?;
     let (a, b) = (Calibration::find(&args.a)?, Calibration::find(&args.b)?);
     let found = Diff::of(&a, &b);

@@ -1,6 +1,11 @@
 //! `run`: one generation.
 
-use std::{path::PathBuf, sync::Arc, time::Instant};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Instant,
+};
 
 use anyhow::{Context, Result};
 use magcache_core::{Built, OnDrift, count};
@@ -12,12 +17,13 @@ use crate::{
     calibration::{Judged, judge},
     decisions::decisions,
     interrupt::Interrupt,
-    media::{self, Clip, Frames, Output as Media, ValueRange},
+    media::{self, Clip, Format, Frames, Output as Media, ValueRange},
     output::Output,
     plan::{Config, Plan},
     resume::{Checkpoint, Stored, identity},
     summary::{self, Summary, strip, trace},
     target::Chosen,
+    writes::{Writes, config_of, unused},
 };
 
 /// Up to so many steps, the schedule is told before the run.
@@ -49,19 +55,25 @@ pub(crate) fn run(args: &Run, out: &Output) -> Result<()> {
         out.answer(&plan.to_toml()?, &document);
         return Ok(());
     }
-    let default = if plan.request.frames == 1 { "magcache.png" } else { "magcache.mp4" };
-    let path = plan.config.output.path.clone().unwrap_or_else(|| PathBuf::from(default));
     let (mut checkpoint, stored) = match &args.checkpoint {
         None => (None, None),
         Some(folder) => {
             let every = usize::try_from(args.checkpoint_every).unwrap_or(usize::MAX);
-            let (checkpoint, stored) = Checkpoint::open(folder, every, identity(&plan, args)?, &path)?;
+            let (checkpoint, stored) = Checkpoint::open(folder, every, identity(&plan, args)?)?;
             (Some(checkpoint), stored)
         }
     };
     let resumed_at = stored.as_ref().map(Stored::step).transpose()?;
-    // Of a run that was killed behind its outputs, a folder of frames is there already, whole.
+    // A run that was killed behind its last step may have been writing.
     let done = resumed_at.is_some_and(|step| step >= plan.trajectory.len());
+    let begun = stored.as_ref().filter(|_| done).map_or(&[][..], |stored| &stored.outputs);
+    let config = plan.to_toml()?;
+    let (path, writes) = writes(args, &plan, &config, stored.as_ref(), begun);
+    writes.check()?;
+    if let Some(checkpoint) = &mut checkpoint {
+        checkpoint.will_write(&path, writes.places());
+    }
+    // Of a run that was killed behind its outputs, a folder of frames is there already, whole.
     let written = done && stored.as_ref().is_some_and(|stored| stored.output == path);
     let (target, written) = Media::prepare_again(&path, clip(&plan), written)?;
     let trace_file = args.trace.as_deref().map(trace::TraceFile::prepare).transpose()?;
@@ -79,8 +91,10 @@ pub(crate) fn run(args: &Run, out: &Output) -> Result<()> {
     ran?;
 
     let written = target.path().to_owned();
-    let config_path = beside(&written);
-    media::write_file(&config_path, plan.to_toml()?.as_bytes())?;
+    let config_path = config_of(&written);
+    if !says(&config_path, &config) {
+        media::write_file(&config_path, config.as_bytes())?;
+    }
     let mut outputs = vec![written, config_path];
     if let Some(file) = trace_file {
         let run = &plan.trajectory;
@@ -92,6 +106,39 @@ pub(crate) fn run(args: &Run, out: &Output) -> Result<()> {
         checkpoint.finish()?;
     }
     report(&plan, &generation, &judged, &outputs, (started, resumed_at), out)
+}
+
+/// Where the result goes, and everything that is written with it; `config` is what will be stored beside it.
+fn writes(
+    args: &Run,
+    plan: &Plan,
+    config: &str,
+    stored: Option<&Stored>,
+    begun: &[PathBuf],
+) -> (PathBuf, Writes) {
+    let default = if plan.request.frames == 1 { "magcache.png" } else { "magcache.mp4" };
+    let named = plan.config.output.path.clone().or(stored.map(|stored| stored.output.clone()));
+    let path = named.unwrap_or_else(|| unused(default, args.writing, &|path| vec![config_of(path)]));
+    let writes = Writes::beside_reads(args.writing, &args.sampling, &plan.config).begun(begun);
+    let writes = match Format::of(&path) {
+        Ok(Format::Folder) => writes.checked_folder("--out", Some(&path)),
+        _ => writes.file("--out", Some(&path)),
+    };
+    let beside = config_of(&path);
+    // A stored configuration that is run again says the same: it stays.
+    let writes = if says(&beside, config) {
+        writes.reads("the configuration", Some(&beside))
+    } else {
+        writes.file("the configuration", Some(&beside))
+    };
+    let state = args.checkpoint.as_deref().map(Checkpoint::files).unwrap_or_default();
+    let writes = state.iter().fold(writes, |writes, file| writes.checked_file("--checkpoint", Some(file)));
+    (path, writes.file("--trace", args.trace.as_deref()))
+}
+
+/// True if a file is there and says just this.
+fn says(path: &Path, text: &str) -> bool {
+    fs::read(path).is_ok_and(|there| there == text.as_bytes())
 }
 
 /// A run at its start, or where its state was stored.
@@ -134,7 +181,7 @@ fn denoise(
     let run = generation.trajectory();
     let bar = out.bar(run.steps().count(), "denoising");
     bar.inc(generation.next().saturating_sub(run.first) as u64);
-    if let Some(checkpoint) = checkpoint.as_deref_mut().filter(|checkpoint| checkpoint.stored().is_none()) {
+    if let Some(checkpoint) = checkpoint.as_deref_mut().filter(|checkpoint| checkpoint.is_news()) {
         // A folder that cannot be written to is found now, and not behind an hour of work.
         checkpoint.save(generation)?;
     }
@@ -246,11 +293,6 @@ fn decode(
     writer.finish()?;
     bar.finish_and_clear();
     Ok(())
-}
-
-/// `cat.mp4` to `cat.toml`, a folder `frames` to `frames.toml`.
-fn beside(path: &std::path::Path) -> PathBuf {
-    path.with_extension("toml")
 }
 
 fn report(

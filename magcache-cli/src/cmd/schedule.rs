@@ -24,6 +24,7 @@ use crate::{
     plot::{self, Chart},
     summary::{self, Summary, strip},
     target::Chosen,
+    writes::Writes,
 };
 
 /// Steps and shift of a run of a model that is only known by its profile.
@@ -45,9 +46,13 @@ struct Outlook {
 }
 
 pub(crate) fn run(args: &Schedule, out: &Output) -> Result<()> {
+    let mut config = Config::of(&args.sampling)?;
+    Writes::beside_reads(args.writing, &args.sampling, &config)
+        .file("--plot", args.plot.as_deref())
+        .file("--export", args.export.as_deref())
+        .check()?;
     let plot = args.plot.as_deref().map(plot::Target::prepare).transpose()?;
     let export = args.export.as_deref().map(Export::prepare).transpose()?;
-    let mut config = Config::of(&args.sampling)?;
     if config.cache.is_empty() && config.target.is_none() {
         let table = [("strategy".to_owned(), toml::Value::String("magcache".to_owned()))];
         config.cache.push(toml::Table::from_iter(table));

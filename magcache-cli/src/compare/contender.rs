@@ -9,6 +9,7 @@ use super::fault::Fault;
 use crate::{
     failure::{bad_input, bad_input_with},
     lanes::Entry,
+    media::Format,
     plan::{Config, Plan, cache_table},
     target::Chosen,
 };
@@ -145,10 +146,14 @@ fn split(text: &str) -> (Option<&str>, &str) {
     }
 }
 
-/// `magcache` of `magcache`, `mine` of `some/mine.toml` and of `replay:some/mine.jsonl`.
+/// `magcache` of `magcache`, `mine` of `some/mine.toml`, of a stored `some/mine.mp4.toml` and of `replay:some/mine.jsonl`.
 pub(crate) fn default_name(source: &str) -> String {
     let path = Path::new(source.strip_prefix("replay:").unwrap_or(source));
-    path.file_stem().map_or_else(|| source.to_owned(), |stem| stem.to_string_lossy().into_owned())
+    let Some(stem) = path.file_stem().map(Path::new) else { return source.to_owned() };
+    let is_result =
+        stem.extension().is_some() && Format::of(stem).is_ok_and(|format| format != Format::Folder);
+    let name = if is_result { stem.file_stem().unwrap_or_default() } else { stem.as_os_str() };
+    name.to_string_lossy().into_owned()
 }
 
 /// A name as a file name that is good everywhere.
@@ -186,6 +191,8 @@ mod tests {
         assert_eq!(split("replay:a=b.jsonl"), (None, "replay:a=b.jsonl"));
         assert_eq!(split("x=replay:a=b.jsonl"), (Some("x"), "replay:a=b.jsonl"));
         assert_eq!(default_name("some/mine.toml"), "mine");
+        assert_eq!(default_name("some/mine.mp4.toml"), "mine");
+        assert_eq!(default_name("some/v1.2.toml"), "v1.2");
         assert_eq!(default_name("replay:t.jsonl"), "t");
         assert_eq!(default_name("fbcache"), "fbcache");
     }

@@ -33,6 +33,7 @@ use crate::{
     output::Output,
     plan::Plan,
     report,
+    writes::config_of,
 };
 
 /// What is to be compared.
@@ -244,7 +245,7 @@ impl Comparison {
             boundaries: run.phases.iter().map(|p| p.steps.start).filter(|start| *start > run.first).collect(),
         };
         for row in &compared.rows {
-            let file = staged.path().join(&row.file).with_extension("toml");
+            let file = config_of(&staged.path().join(&row.file));
             media::write_file(&file, row.config.as_bytes())?;
         }
         report::write(staged.path(), &self.plan, &compared)?;

@@ -23,12 +23,16 @@ pub(super) const NAME: &str = "state.safetensors";
 /// The next state, while it is written. Always the same name, so that a killed run leaves one at the most.
 const PART: &str = "state.safetensors.part";
 
+/// Both of them.
+pub(super) const NAMES: [&str; 2] = [NAME, PART];
+
 /// What the header says that this is, and the version of the form below.
 const FORMAT: (&str, &str) = ("magcache-state", "1");
 
-/// Keys of the header: which run it is, where its result goes, and values of the snapshot.
+/// Keys of the header: which run it is, where its result goes, a list of all that it writes, and values of the snapshot.
 const RUN: &str = "run/";
 const OUTPUT: &str = "output";
+const OUTPUTS: &str = "outputs";
 const STATE: &str = "state/";
 
 /// A state in a folder.
@@ -37,6 +41,8 @@ pub(crate) struct Stored {
     pub(super) run: Identity,
     /// Where the result will be.
     pub(crate) output: PathBuf,
+    /// Everything that is written.
+    pub(crate) outputs: Vec<PathBuf>,
     pub(crate) snapshot: Snapshot,
 }
 
@@ -64,8 +70,11 @@ pub(super) fn read(folder: &Path) -> Result<Option<Stored>> {
     let tensors = SafeTensors::deserialize(&bytes).map_err(|e| foreign(&path, &e.to_string()))?;
     let tensors = tensors.iter().map(|(name, view)| Ok((name.to_owned(), view.load(&Device::Cpu)?)));
     let tensors: candle_core::Result<BTreeMap<String, Tensor>> = tensors.collect();
+    let outputs = header.get(OUTPUTS).map(|list| serde_json::from_str(list)).transpose();
+    let outputs = outputs.map_err(|e| foreign(&path, &e.to_string()))?.unwrap_or_default();
     Ok(Some(Stored {
         run: part(RUN),
+        outputs,
         output: header.get(OUTPUT).map(PathBuf::from).unwrap_or_default(),
         snapshot: Snapshot::from_parts(tensors?, part(STATE)),
     }))
@@ -73,7 +82,7 @@ pub(super) fn read(folder: &Path) -> Result<Option<Stored>> {
 
 /// Removes the state of a folder, and what a killed run left of the next one.
 pub(super) fn remove(folder: &Path) -> Result<()> {
-    for name in [NAME, PART] {
+    for name in NAMES {
         match fs::remove_file(folder.join(name)) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => {
                 return Err(e).with_context(|| format!("cannot remove {}", folder.join(name).display()));
@@ -118,6 +127,7 @@ impl Stored {
         let mut header = BTreeMap::from([
             (FORMAT.0.to_owned(), FORMAT.1.to_owned()),
             (OUTPUT.to_owned(), self.output.display().to_string()),
+            (OUTPUTS.to_owned(), serde_json::to_string(&self.outputs)?),
         ]);
         let own = |prefix: &str, values: &BTreeMap<String, String>| -> Vec<(String, String)> {
             values.iter().map(|(key, value)| (format!("{prefix}{key}"), value.clone())).collect()

@@ -27,6 +27,10 @@ pub(crate) struct Checkpoint {
     run: Identity,
     /// Where the result will be.
     output: PathBuf,
+    /// Everything that the run will write.
+    outputs: Vec<PathBuf>,
+    /// The state in the folder names others.
+    moved: bool,
     /// The next step of the run in the last state.
     stored: Option<usize>,
     /// Held for as long as the folder is used.
@@ -37,17 +41,14 @@ impl Checkpoint {
     /// Looks into the folder, which need not exist: the state of this very run, or none. Writes nothing.
     ///
     /// Errors: the state of another run, a file that is no state, a folder that another process uses.
-    pub(crate) fn open(
-        folder: &Path,
-        every: usize,
-        run: Identity,
-        output: &Path,
-    ) -> Result<(Self, Option<Stored>)> {
+    pub(crate) fn open(folder: &Path, every: usize, run: Identity) -> Result<(Self, Option<Stored>)> {
         let mut new = Self {
             folder: folder.to_owned(),
             every,
             run,
-            output: output.to_owned(),
+            output: PathBuf::new(),
+            outputs: Vec::new(),
+            moved: false,
             stored: None,
             lock: None,
         };
@@ -58,15 +59,32 @@ impl Checkpoint {
         if let Some(stored) = &stored {
             stored.check(folder, &new.run)?;
             new.stored = Some(stored.step()?);
+            new.outputs.clone_from(&stored.outputs);
         } else {
             crate::media::probe(&folder.join(file::NAME))?;
         }
         Ok((new, stored))
     }
 
+    /// The files that it uses in its folder.
+    pub(crate) fn files(folder: &Path) -> Vec<PathBuf> {
+        file::NAMES.iter().map(|name| folder.join(name)).collect()
+    }
+
+    /// Remembers where the result will be and everything that is written, so that a run that goes on knows it for its own.
+    pub(crate) fn will_write(&mut self, output: &Path, outputs: Vec<PathBuf>) {
+        self.moved = outputs != self.outputs;
+        (self.output, self.outputs) = (output.to_owned(), outputs);
+    }
+
     /// The step at which a run would go on from the folder; `None` while there is no state in it.
     pub(crate) fn stored(&self) -> Option<usize> {
         self.stored
+    }
+
+    /// True before anything is written of which the folder does not know.
+    pub(crate) fn is_news(&self) -> bool {
+        self.stored.is_none() || self.moved
     }
 
     /// True behind a step whose state is to be stored: every so many steps of the run, and the last.
@@ -83,9 +101,10 @@ impl Checkpoint {
         }
         let mut snapshot = Snapshot::default();
         run.save(&mut snapshot.writer())?;
-        let (identity, output) = (self.run.clone(), self.output.clone());
-        Stored { run: identity, output, snapshot }.write(&self.folder)?;
-        self.stored = Some(run.next());
+        let Self { run: identity, output, outputs, .. } = &*self;
+        let (output, outputs) = (output.clone(), outputs.clone());
+        Stored { run: identity.clone(), output, outputs, snapshot }.write(&self.folder)?;
+        (self.stored, self.moved) = (Some(run.next()), false);
         Ok(())
     }
 

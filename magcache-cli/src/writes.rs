@@ -1,0 +1,321 @@
+//! What a command writes, checked as a whole before it does anything: nothing that exists is replaced unasked, and nothing is
+//! written over what the same command reads or writes.
+
+use std::{
+    fmt, fs,
+    path::{Component, Path, PathBuf},
+};
+
+use anyhow::Result;
+
+use crate::{
+    args::{Sampling, Writing},
+    failure::{bad_input, bad_input_with},
+    plan::Config,
+};
+
+/// A path with the words that it was given by: `--out clip.mp4`.
+#[derive(Clone, Debug)]
+struct Named {
+    what: String,
+    path: PathBuf,
+}
+
+impl fmt::Display for Named {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.what, self.path.display())
+    }
+}
+
+/// What is written at a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    File,
+    /// With everything in it.
+    Folder,
+}
+
+#[derive(Clone, Debug)]
+struct Target {
+    named: Named,
+    kind: Kind,
+    /// Whoever writes it knows what may lie there.
+    checked: bool,
+}
+
+/// The files and folders of one command.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Writes {
+    overwrite: bool,
+    reads: Vec<Named>,
+    targets: Vec<Target>,
+    begun: Vec<PathBuf>,
+}
+
+impl Writes {
+    /// Nothing yet.
+    pub(crate) fn new(writing: Writing) -> Self {
+        Self { overwrite: writing.overwrite, ..Self::default() }
+    }
+
+    /// What a planned run reads: its configuration, the images and a recorded schedule.
+    pub(crate) fn beside_reads(writing: Writing, flags: &Sampling, config: &Config) -> Self {
+        let replayed = flags.cache.as_deref().and_then(|cache| cache.strip_prefix("replay:"));
+        Self::new(writing)
+            .reads("--config", flags.config.as_deref())
+            .reads("--image", config.sampling.image.as_deref())
+            .reads("--last-image", config.sampling.last_image.as_deref())
+            .reads("--cache replay:", replayed.map(Path::new))
+    }
+
+    /// A file that is read and must be there afterwards as it was.
+    pub(crate) fn reads(mut self, what: &str, path: Option<&Path>) -> Self {
+        self.reads.extend(path.map(|path| Named::new(what, path)));
+        self
+    }
+
+    /// A file that is to be written.
+    pub(crate) fn file(self, what: &str, path: Option<&Path>) -> Self {
+        self.target(what, path, Kind::File, false)
+    }
+
+    /// A file that may be there: whoever writes it knows which ones are its own.
+    pub(crate) fn checked_file(self, what: &str, path: Option<&Path>) -> Self {
+        self.target(what, path, Kind::File, true)
+    }
+
+    /// A folder that several files are put into.
+    pub(crate) fn folder(self, what: &str, path: Option<&Path>) -> Self {
+        self.target(what, path, Kind::Folder, false)
+    }
+
+    /// A folder that may be there: whoever writes it looks into it.
+    pub(crate) fn checked_folder(self, what: &str, path: Option<&Path>) -> Self {
+        self.target(what, path, Kind::Folder, true)
+    }
+
+    /// What an earlier part of this very run was writing, by [`Writes::places`]: it may be there.
+    pub(crate) fn begun(mut self, places: &[PathBuf]) -> Self {
+        self.begun.extend_from_slice(places);
+        self
+    }
+
+    fn target(mut self, what: &str, path: Option<&Path>, kind: Kind, checked: bool) -> Self {
+        self.targets.extend(path.map(|path| Target { named: Named::new(what, path), kind, checked }));
+        self
+    }
+
+    /// Where everything is written, whatever the working folder is later.
+    pub(crate) fn places(&self) -> Vec<PathBuf> {
+        self.targets.iter().map(|target| place(&target.named.path)).collect()
+    }
+
+    /// Errors: two of the paths are one, a path is not UTF-8, something is there already.
+    pub(crate) fn check(&self) -> Result<()> {
+        for (i, target) in self.targets.iter().enumerate() {
+            let Target { named, .. } = target;
+            if named.path.to_str().is_none() {
+                let message =
+                    format!("{named} is not UTF-8: neither the configuration nor --json can name it");
+                return Err(bad_input_with(message, "a name of letters that UTF-8 has"));
+            }
+            if named.path.file_name().is_none() {
+                let message = format!("{named} has no name of its own, so nothing can be put in its place");
+                return Err(bad_input_with(message, "name a file, or a folder that is new"));
+            }
+            let at = place(&named.path);
+            if named.path.is_dir() && target.kind == Kind::File {
+                return Err(bad_input(format!("{named} is a folder, a file is to be written there")));
+            }
+            if let Some(read) =
+                self.reads.iter().find(|read| meet(&at, target.kind, &place(&read.path), Kind::File))
+            {
+                let message = format!("{named} would be written over {read}, which is read");
+                return Err(bad_input_with(message, "give each a name of its own"));
+            }
+            let other = self.targets[..i]
+                .iter()
+                .find(|other| meet(&at, target.kind, &place(&other.named.path), other.kind));
+            if let Some(Target { named: other, .. }) = other {
+                let message = format!("{named} and {other} would be written over each other");
+                return Err(bad_input_with(
+                    message,
+                    "give each a name of its own, outside of the other's folder",
+                ));
+            }
+        }
+        let there: Vec<String> = self
+            .targets
+            .iter()
+            .filter(|target| !self.overwrite && !target.checked && target.is_there())
+            .filter(|target| !self.begun.contains(&place(&target.named.path)))
+            .map(|target| target.named.to_string())
+            .collect();
+        if there.is_empty() {
+            return Ok(());
+        }
+        let message = match there.as_slice() {
+            [one] => format!("{one} exists already"),
+            several => format!("{} exist already", several.join(", ")),
+        };
+        Err(bad_input_with(message, "choose another name, or replace what is there with --overwrite"))
+    }
+}
+
+impl Named {
+    fn new(what: &str, path: &Path) -> Self {
+        Self { what: what.to_owned(), path: path.to_owned() }
+    }
+}
+
+impl Target {
+    /// True if something would be replaced.
+    fn is_there(&self) -> bool {
+        let path = &self.named.path;
+        match self.kind {
+            Kind::File => fs::symlink_metadata(path).is_ok(),
+            Kind::Folder => fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some()),
+        }
+    }
+}
+
+/// A name that nobody typed: `magcache.mp4`, or the first free one of `magcache-2.mp4`, `magcache-3.mp4`. `with` gives what is
+/// written beside it and must be free too.
+pub(crate) fn unused(default: &str, writing: Writing, with: &dyn Fn(&Path) -> Vec<PathBuf>) -> PathBuf {
+    let first = PathBuf::from(default);
+    let taken = |path: &Path| {
+        let there = |path: &Path| fs::symlink_metadata(path).is_ok();
+        there(path) || with(path).iter().any(|other| there(other))
+    };
+    if writing.overwrite || !taken(&first) {
+        return first;
+    }
+    let stem = first.file_stem().unwrap_or_default().to_string_lossy();
+    let ending = first.extension().map_or(String::new(), |ending| format!(".{}", ending.to_string_lossy()));
+    let numbered = (2u64..).map(|n| first.with_file_name(format!("{stem}-{n}{ending}")));
+    numbered.into_iter().find(|path| !taken(path)).unwrap_or_else(|| first.clone())
+}
+
+/// The resolved configuration of a result: `cat.mp4.toml`, beside `cat.mp4`. The whole name, so that results of one stem and
+/// configurations written by hand keep their own.
+pub(crate) fn config_of(result: &Path) -> PathBuf {
+    let mut name = result.components().as_path().as_os_str().to_owned();
+    name.push(".toml");
+    name.into()
+}
+
+/// True if one of the two is the other, or lies in it.
+fn meet(a: &Path, a_is: Kind, b: &Path, b_is: Kind) -> bool {
+    a == b || (a_is == Kind::Folder && b.starts_with(a)) || (b_is == Kind::Folder && a.starts_with(b))
+}
+
+/// The one spelling of a path, links followed as far as there are any.
+fn place(path: &Path) -> PathBuf {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let mut place = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::ParentDir => {
+                place.pop();
+            }
+            Component::CurDir => {}
+            part => {
+                place.push(part);
+                if let Ok(real) = fs::canonicalize(&place) {
+                    place = real;
+                }
+            }
+        }
+    }
+    place
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn writes() -> Writes {
+        Writes::new(Writing::default())
+    }
+
+    fn refused(writes: &Writes, parts: &[&str]) {
+        let text = writes.check().unwrap_err().to_string();
+        for part in parts {
+            assert!(text.contains(part), "no {part:?} in {text}");
+        }
+    }
+
+    #[test]
+    fn paths_that_are_one_are_refused_however_they_are_spelled() {
+        let root = tempfile::tempdir().unwrap();
+        let at = |name: &str| root.path().join(name);
+        fs::write(at("s.png"), "").unwrap();
+        fs::create_dir(at("sub")).unwrap();
+        let over = |a: &str, b: &str| {
+            let writing = Writing { overwrite: true };
+            Writes::new(writing).reads("--image", Some(&at(a))).file("--out", Some(&at(b)))
+        };
+        refused(&over("s.png", "s.png"), &["--out", "written over --image", "which is read"]);
+        refused(&over("s.png", "./sub/../s.png"), &["written over --image"]);
+        refused(&over("new.png", "sub/../new.png"), &["written over --image"]);
+        assert!(over("s.png", "t.png").check().is_ok());
+        #[cfg(unix)]
+        {
+            std::os::unix::fs::symlink(at("s.png"), at("link.png")).unwrap();
+            refused(&over("s.png", "link.png"), &["written over --image"]);
+            std::os::unix::fs::symlink(at("sub"), at("other")).unwrap();
+            let two = writes().file("--out", Some(&at("sub/a"))).file("--trace", Some(&at("other/a")));
+            refused(&two, &["--trace", "and --out", "over each other"]);
+        }
+        let inside = |file: &str| {
+            writes().checked_folder("--out", Some(&at("frames"))).file("--trace", Some(&at(file)))
+        };
+        refused(&inside("frames/t.jsonl"), &["over each other"]);
+        assert!(inside("frames-t.jsonl").check().is_ok());
+    }
+
+    #[test]
+    fn what_is_there_is_named_all_at_once_and_replaced_only_when_asked_for() {
+        let root = tempfile::tempdir().unwrap();
+        let at = |name: &str| root.path().join(name);
+        let both = |writing| {
+            let writes = Writes::new(writing).file("--out", Some(&at("a"))).file("--plot", None);
+            writes.folder("--folder", Some(&at("b")))
+        };
+        let plain = both(Writing::default());
+        assert!(plain.check().is_ok());
+        fs::create_dir(at("b")).unwrap();
+        assert!(plain.check().is_ok(), "an empty folder holds nothing that could be lost");
+        fs::write(at("a"), "").unwrap();
+        refused(&plain, &["--out", "a exists already"]);
+        fs::write(at("b/mine"), "").unwrap();
+        refused(&plain, &["a, --folder", "b exist already"]);
+        assert!(both(Writing { overwrite: true }).check().is_ok());
+        assert!(both(Writing::default()).begun(&plain.places()).check().is_ok());
+        refused(&writes().file("--out", Some(&at("b"))), &["is a folder, a file is to be written there"]);
+        assert!(writes().checked_file("--out", Some(&at("a"))).check().is_ok());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_name_that_no_document_can_hold_is_refused() {
+        use std::{ffi::OsStr, os::unix::ffi::OsStrExt};
+        let name = Path::new(OsStr::from_bytes(b"a\xff.mp4"));
+        refused(&writes().file("--out", Some(name)), &["--out", "is not UTF-8"]);
+    }
+
+    #[test]
+    fn a_default_name_is_the_first_free_one() {
+        let root = tempfile::tempdir().unwrap();
+        let name = |n: &str| root.path().join(n).to_str().unwrap().to_owned();
+        let beside = |path: &Path| vec![path.with_extension("toml")];
+        let found = |writing| unused(&name("m.mp4"), writing, &beside);
+        assert_eq!(found(Writing::default()), PathBuf::from(name("m.mp4")));
+        fs::write(name("m.toml"), "").unwrap();
+        // The numbered name is looked for where the default one is.
+        assert_eq!(found(Writing::default()), PathBuf::from(name("m-2.mp4")));
+        fs::write(name("m-2.mp4"), "").unwrap();
+        assert_eq!(found(Writing::default()), PathBuf::from(name("m-3.mp4")));
+        assert_eq!(found(Writing { overwrite: true }), PathBuf::from(name("m.mp4")));
+    }
+}

@@ -1,0 +1,162 @@
+//! What the program writes, and what it never writes over.
+
+#[allow(dead_code, reason = "every test target uses its own part")]
+#[path = "support/program.rs"]
+mod program;
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use program::{answer, magcache, refused};
+
+/// A run of an image that takes no time.
+const IMAGE: [&str; 5] = ["run", "--model", "tiny-flux", "--steps", "2"];
+
+fn image<'a>(more: &[&'a str]) -> Vec<&'a str> {
+    [&IMAGE[..], more].concat()
+}
+
+/// Every file below a folder with its bytes.
+fn content(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut all = BTreeMap::new();
+    for path in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+        if path.is_dir() {
+            all.extend(content(&path));
+        } else {
+            all.insert(path.clone(), fs::read(&path).unwrap());
+        }
+    }
+    all
+}
+
+/// Refused with these words, and not a byte of the folder changed.
+#[track_caller]
+fn kept(args: &[&str], folder: &Path, expected: &[&str]) {
+    let before = content(folder);
+    refused(args, folder, expected);
+    assert!(before == content(folder), "{args:?} changed a file");
+}
+
+#[test]
+fn the_configuration_of_a_result_has_its_whole_name_and_replaces_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    let written = "# mine\n[sampling]\nseed = 3\n";
+    fs::write(d.join("clip.toml"), written).unwrap();
+    let run = image(&["--config", "clip.toml", "--out", "clip.png"]);
+    assert_eq!(answer(&run, d)["outputs"], serde_json::json!(["clip.png", "clip.png.toml"]));
+    assert_eq!(fs::read_to_string(d.join("clip.toml")).unwrap(), written);
+    answer(&image(&["--out", "clip.webp"]), d);
+    assert_ne!(fs::read(d.join("clip.png.toml")).unwrap(), fs::read(d.join("clip.webp.toml")).unwrap());
+
+    kept(&run, d, &["--out clip.png exists already", "--overwrite"]);
+    kept(
+        &image(&["--out", "clip.png"]),
+        d,
+        &["--out clip.png, the configuration clip.png.toml exist already"],
+    );
+    fs::write(d.join("new.png.toml"), "mine").unwrap();
+    kept(&image(&["--out", "new.png"]), d, &["the configuration new.png.toml exists already"]);
+    fs::write(d.join("t.jsonl"), "mine").unwrap();
+    kept(&image(&["--out", "x.png", "--trace", "t.jsonl"]), d, &["--trace t.jsonl exists already"]);
+
+    let before = fs::read(d.join("clip.png")).unwrap();
+    answer(&image(&["--out", "clip.png", "--seed", "9", "--overwrite"]), d);
+    assert_ne!(fs::read(d.join("clip.png")).unwrap(), before);
+}
+
+#[test]
+fn a_stored_configuration_runs_again_and_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    answer(&image(&["--out", "a.png", "--seed", "5"]), d);
+    let before = content(d);
+    kept(&["run", "--config", "a.png.toml"], d, &["`output.path` a.png exists already"]);
+    answer(&["run", "--config", "a.png.toml", "--overwrite"], d);
+    assert!(before == content(d), "the same bytes, and the configuration that was read");
+    // What it would say now is not what it says.
+    let other = ["run", "--config", "a.png.toml", "--seed", "6", "--overwrite"];
+    kept(&other, d, &["the configuration a.png.toml would be written over --config a.png.toml"]);
+}
+
+#[test]
+fn two_files_of_one_name_are_refused_before_the_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    let photo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/images/rgb.png");
+    fs::copy(photo, d.join("s.png")).unwrap();
+    for more in [&[][..], &["--overwrite"]] {
+        let refuse = |args: &[&str], expected: &[&str]| kept(&image(&[args, more].concat()), d, expected);
+        refuse(
+            &["--image", "s.png", "--out", "./s.png"],
+            &["--out ./s.png would be written over --image s.png"],
+        );
+        refuse(&["--out", "t.png", "--trace", "t.png"], &["--trace t.png and --out t.png"]);
+        refuse(&["--out", "t.png", "--trace", "t.png.toml"], &["--trace t.png.toml and the configuration"]);
+        refuse(&["--out", "f", "--trace", "f/t.jsonl"], &["--trace f/t.jsonl and --out f"]);
+        refuse(&["--out", "f", "--checkpoint", "f"], &["--checkpoint f/state.safetensors and --out f"]);
+        let state = ["--out", "t.png", "--checkpoint", "c", "--trace", "c/state.safetensors"];
+        refuse(&state, &["--trace c/state.safetensors and --checkpoint c/state.safetensors"]);
+        refuse(&["--out", ".."], &["--out .. has no name of its own"]);
+        kept(
+            &[&["schedule", "--plot", "p.svg", "--export", "p.svg"], more].concat(),
+            d,
+            &["--export p.svg and --plot"],
+        );
+        let calibrate = ["calibrate", "--out", "p.svg", "--plot", "p.svg"];
+        kept(&[&calibrate[..], more].concat(), d, &["--plot p.svg and --out p.svg"]);
+        let compare = ["compare", "--out", "o", "--plot", "o/dense.png"];
+        kept(&[&compare[..], more].concat(), d, &["--plot o/dense.png and --out o"]);
+    }
+}
+
+#[test]
+fn no_command_replaces_what_is_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    for name in ["there.svg", "there.toml", "there.json", "rows.safetensors"] {
+        fs::write(d.join(name), "mine").unwrap();
+    }
+    fs::create_dir(d.join("folder")).unwrap();
+    fs::write(d.join("folder/report.html"), "mine").unwrap();
+    for (args, expected) in [
+        (&["schedule", "--plot", "there.svg"][..], "--plot there.svg exists already"),
+        (&["schedule", "--export", "there.json"], "--export there.json exists already"),
+        (&["calibrate", "--out", "there.toml"], "--out there.toml exists already"),
+        (&["calibrate", "--out", "rows.toml"], "the rows' file rows.safetensors exists already"),
+        (&["calibrate", "--plot", "there.svg"], "--plot there.svg exists already"),
+        (&["pareto", "--plot", "there.svg"], "--plot there.svg exists already"),
+        (&["pareto", "--profile", "tiny-flux", "--save", "there.toml"], "--save there.toml exists already"),
+        (&["compare", "--plot", "there.svg"], "--plot there.svg exists already"),
+        (&["compare", "--out", "folder"], "--out folder exists already"),
+        (&["demo", "--out", "folder"], "--out folder exists already"),
+        (
+            &["profile", "diff", "tiny-flux", "tiny-flux", "--plot", "there.svg"],
+            "--plot there.svg exists already",
+        ),
+    ] {
+        kept(args, d, &[expected, "hint:", "--overwrite"]);
+    }
+    answer(&["schedule", "--plot", "there.svg", "--overwrite"], d);
+    assert!(fs::read_to_string(d.join("there.svg")).unwrap().contains("<svg"));
+}
+
+#[test]
+fn names_that_nobody_typed_are_numbered() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    let outputs = |args: &[&str]| answer(args, d)["outputs"].clone();
+    assert_eq!(outputs(&IMAGE), serde_json::json!(["magcache.png", "magcache.png.toml"]));
+    assert_eq!(outputs(&IMAGE), serde_json::json!(["magcache-2.png", "magcache-2.png.toml"]));
+    fs::write(d.join("magcache-3.png.toml"), "mine").unwrap();
+    assert_eq!(outputs(&IMAGE), serde_json::json!(["magcache-4.png", "magcache-4.png.toml"]));
+    assert_eq!(outputs(&image(&["--overwrite"]))[0], "magcache.png");
+    fs::create_dir(d.join("magcache-demo")).unwrap();
+    let demo = ["demo", "--model", "tiny-flux", "--steps", "2"];
+    let html = |answer: &serde_json::Value| answer.as_array().unwrap().last().unwrap().clone();
+    assert_eq!(html(&outputs(&demo)), "magcache-demo-2/report.html");
+    assert!(!magcache(&["demo", "--out", "magcache-demo-2"], d).status.success());
+}
