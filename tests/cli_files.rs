@@ -74,7 +74,7 @@ fn a_stored_configuration_runs_again_and_stays() {
     let d = dir.path();
     answer(&image(&["--out", "a.png", "--seed", "5"]), d);
     let before = content(d);
-    kept(&["run", "--config", "a.png.toml"], d, &["`output.path` a.png exists already"]);
+    kept(&["run", "--config", "a.png.toml"], d, &["--out a.png exists already"]);
     answer(&["run", "--config", "a.png.toml", "--overwrite"], d);
     assert!(before == content(d), "the same bytes, and the configuration that was read");
     // What it would say now is not what it says.
@@ -159,4 +159,68 @@ fn names_that_nobody_typed_are_numbered() {
     let html = |answer: &serde_json::Value| answer.as_array().unwrap().last().unwrap().clone();
     assert_eq!(html(&outputs(&demo)), "magcache-demo-2/report.html");
     assert!(!magcache(&["demo", "--out", "magcache-demo-2"], d).status.success());
+}
+
+#[test]
+fn a_configuration_means_the_same_from_every_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    let (d, sub) = (dir.path(), dir.path().join("sub"));
+    fs::create_dir(&sub).unwrap();
+    let photo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/images/rgb.png");
+    fs::copy(photo, d.join("h.png")).unwrap();
+    answer(&image(&["--image", "h.png", "--out", "a.png"]), d);
+    answer(&image(&["--image", "h.png", "--out", "sub/b.png"]), d);
+    let said = |config: &str| -> toml::Table {
+        let table: toml::Table = toml::from_str(&fs::read_to_string(d.join(config)).unwrap()).unwrap();
+        table["sampling"].as_table().unwrap().clone()
+    };
+    assert_eq!(said("a.png.toml")["image"].as_str(), Some("h.png"), "beside it: the folder may move");
+    assert!(Path::new(said("sub/b.png.toml")["image"].as_str().unwrap()).is_absolute());
+    for config in ["../a.png.toml", "b.png.toml"] {
+        answer(&["run", "--config", config, "--out", "c.png", "--overwrite"], &sub);
+        assert!(fs::read(d.join("a.png")).unwrap() == fs::read(sub.join("c.png")).unwrap(), "{config}");
+    }
+    // Where the result was is where it goes again.
+    kept(&["run", "--config", "../a.png.toml"], &sub, &["--out ../a.png exists already"]);
+}
+
+#[test]
+fn a_demo_from_an_image_has_the_image() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    let demo = ["demo", "--model", "wan2.2-i2v-tiny", "--steps", "3", "--out", "demo"];
+    let outputs = answer(&demo, d)["outputs"].clone();
+    assert!(outputs.as_array().unwrap().contains(&"demo/image.png".into()), "{outputs}");
+    let config: toml::Table =
+        toml::from_str(&fs::read_to_string(d.join("demo/dense.mp4.toml")).unwrap()).unwrap();
+    assert_eq!(config["sampling"]["image"].as_str(), Some("image.png"));
+    answer(&["run", "--config", "demo/dense.mp4.toml", "--out", "again.mp4"], d);
+    assert!(fs::read(d.join("demo/dense.mp4")).unwrap() == fs::read(d.join("again.mp4")).unwrap());
+}
+
+#[cfg(unix)]
+#[test]
+fn a_name_that_is_not_utf8_is_refused_before_the_run() {
+    use std::{ffi::OsStr, os::unix::ffi::OsStrExt, process::Command};
+    let dir = tempfile::tempdir().unwrap();
+    let name = |ending: &str| OsStr::from_bytes(&[b"a\xff", ending.as_bytes()].concat()).to_owned();
+    let cases = [
+        ("run", "--out", name(".png")),
+        ("run", "--trace", name(".jsonl")),
+        ("run", "--checkpoint", name("")),
+        ("run", "--image", name(".png")),
+        ("demo", "--out", name("")),
+        ("compare", "--out", name("")),
+        ("schedule", "--plot", name(".svg")),
+        ("calibrate", "--out", name(".toml")),
+        ("pareto", "--plot", name(".svg")),
+    ];
+    for (command, flag, name) in cases {
+        let mut run = Command::new(env!("CARGO_BIN_EXE_magcache"));
+        let out = run.arg(command).arg(flag).arg(name).current_dir(dir.path()).output().unwrap();
+        let message = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert_eq!(out.status.code(), Some(2), "{command} {flag}: {message}");
+        assert!(message.contains("is not UTF-8") && message.contains(flag), "{command} {flag}: {message}");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "{command} {flag}");
+    }
 }

@@ -1,5 +1,7 @@
 //! What was typed, and what it means: flags over the configuration file over the model's defaults.
 
+mod paths;
+
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
@@ -24,6 +26,7 @@ use crate::{
     exchange,
     failure::{bad_input, bad_input_with},
     target::{Chosen, Target},
+    writes::{folder_of, utf8},
 };
 
 /// What a run, a plan or a comparison is asked for. A flag of the same name goes before a key of the file.
@@ -127,11 +130,13 @@ pub(crate) struct Plan {
 }
 
 impl Config {
-    /// Reads a file.
+    /// Reads a file; its paths are relative to the folder that it lies in.
     pub(crate) fn read(path: &Path) -> Result<Self> {
         let read = std::fs::read_to_string(path);
         let text = read.map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-        Ok(toml::from_str(&text).map_err(|e| ConfigError::toml(&path.display().to_string(), &e))?)
+        let config: Self =
+            toml::from_str(&text).map_err(|e| ConfigError::toml(&path.display().to_string(), &e))?;
+        Ok(config.read_from(path.parent().unwrap_or(Path::new(""))))
     }
 
     /// The file of `--config`, if any, with the flags on top.
@@ -159,6 +164,9 @@ impl Config {
             config.cache = vec![cache_table(name, &flags.set)?];
         }
         if let Some(profile) = &flags.profile {
+        for (what, image) in [("--image", &flags.image), ("--last-image", &flags.last_image)] {
+            image.as_deref().map_or(Ok(()), |path| utf8(what, path))?;
+        }
             for table in &mut config.cache {
                 table.insert("profile".to_owned(), toml::Value::String(profile.clone()));
             }
@@ -350,7 +358,7 @@ impl Plan {
         self.cache.cache.iter().map(|entry| entry.name.clone()).collect()
     }
 
-    /// The configuration that reproduces this run.
+    /// The configuration that reproduces this run, from the working folder.
     pub(crate) fn to_toml(&self) -> Result<String> {
         self.config.to_toml()
     }
@@ -368,6 +376,11 @@ pub(crate) fn cache_table(name: &str, set: &[String]) -> Result<toml::Table> {
         };
         // A word without quotes is meant as a string.
         let parsed: Result<toml::Table, _> = toml::from_str(&format!("value = {value}"));
+
+    /// The same as a file beside `result`.
+    pub(crate) fn to_toml_beside(&self, result: &Path) -> Result<String> {
+        self.config.stored_in(folder_of(result)).to_toml()
+    }
         let value = parsed.ok().and_then(|mut t| t.remove("value"));
         let value = value.unwrap_or_else(|| toml::Value::String(pair[key.len() + 1..].to_owned()));
         table.insert(key.trim().to_owned(), value);

@@ -114,11 +114,7 @@ impl Writes {
     pub(crate) fn check(&self) -> Result<()> {
         for (i, target) in self.targets.iter().enumerate() {
             let Target { named, .. } = target;
-            if named.path.to_str().is_none() {
-                let message =
-                    format!("{named} is not UTF-8: neither the configuration nor --json can name it");
-                return Err(bad_input_with(message, "a name of letters that UTF-8 has"));
-            }
+            utf8(&named.what, &named.path)?;
             if named.path.file_name().is_none() {
                 let message = format!("{named} has no name of its own, so nothing can be put in its place");
                 return Err(bad_input_with(message, "name a file, or a folder that is new"));
@@ -202,6 +198,21 @@ pub(crate) fn config_of(result: &Path) -> PathBuf {
     let mut name = result.components().as_path().as_os_str().to_owned();
     name.push(".toml");
     name.into()
+}
+
+/// The folder that a result lies in.
+pub(crate) fn folder_of(result: &Path) -> &Path {
+    result.parent().unwrap_or(Path::new(""))
+}
+
+/// Errors: a path that no configuration and no answer in JSON can hold.
+pub(crate) fn utf8(what: &str, path: &Path) -> Result<()> {
+    if path.to_str().is_some() {
+        return Ok(());
+    }
+    let message =
+        format!("{what} {} is not UTF-8: neither a configuration nor --json can name it", path.display());
+    Err(bad_input_with(message, "rename it, or write into a folder whose name is UTF-8"))
 }
 
 /// True if one of the two is the other, or lies in it.

@@ -67,8 +67,9 @@ pub(crate) fn run(args: &Run, out: &Output) -> Result<()> {
     // A run that was killed behind its last step may have been writing.
     let done = resumed_at.is_some_and(|step| step >= plan.trajectory.len());
     let begun = stored.as_ref().filter(|_| done).map_or(&[][..], |stored| &stored.outputs);
-    let config = plan.to_toml()?;
-    let (path, writes) = writes(args, &plan, &config, stored.as_ref(), begun);
+    let path = result_path(args, &plan, stored.as_ref());
+    let config = plan.to_toml_beside(&path)?;
+    let writes = writes(args, &plan, &path, &config, begun);
     writes.check()?;
     if let Some(checkpoint) = &mut checkpoint {
         checkpoint.will_write(&path, writes.places());
@@ -108,23 +109,21 @@ pub(crate) fn run(args: &Run, out: &Output) -> Result<()> {
     report(&plan, &generation, &judged, &outputs, (started, resumed_at), out)
 }
 
-/// Where the result goes, and everything that is written with it; `config` is what will be stored beside it.
-fn writes(
-    args: &Run,
-    plan: &Plan,
-    config: &str,
-    stored: Option<&Stored>,
-    begun: &[PathBuf],
-) -> (PathBuf, Writes) {
+/// Where the result goes: as it was said, where the stored run was going, or a free name.
+fn result_path(args: &Run, plan: &Plan, stored: Option<&Stored>) -> PathBuf {
     let default = if plan.request.frames == 1 { "magcache.png" } else { "magcache.mp4" };
     let named = plan.config.output.path.clone().or(stored.map(|stored| stored.output.clone()));
-    let path = named.unwrap_or_else(|| unused(default, args.writing, &|path| vec![config_of(path)]));
+    named.unwrap_or_else(|| unused(default, args.writing, &|path| vec![config_of(path)]))
+}
+
+/// Everything that is written for a result; `config` is what will be stored beside it.
+fn writes(args: &Run, plan: &Plan, path: &Path, config: &str, begun: &[PathBuf]) -> Writes {
     let writes = Writes::beside_reads(args.writing, &args.sampling, &plan.config).begun(begun);
-    let writes = match Format::of(&path) {
-        Ok(Format::Folder) => writes.checked_folder("--out", Some(&path)),
-        _ => writes.file("--out", Some(&path)),
+    let writes = match Format::of(path) {
+        Ok(Format::Folder) => writes.checked_folder("--out", Some(path)),
+        _ => writes.file("--out", Some(path)),
     };
-    let beside = config_of(&path);
+    let beside = config_of(path);
     // A stored configuration that is run again says the same: it stays.
     let writes = if says(&beside, config) {
         writes.reads("the configuration", Some(&beside))
@@ -133,7 +132,7 @@ fn writes(
     };
     let state = args.checkpoint.as_deref().map(Checkpoint::files).unwrap_or_default();
     let writes = state.iter().fold(writes, |writes, file| writes.checked_file("--checkpoint", Some(file)));
-    (path, writes.file("--trace", args.trace.as_deref()))
+    writes.file("--trace", args.trace.as_deref())
 }
 
 /// True if a file is there and says just this.

@@ -12,6 +12,7 @@ use crate::{
     media::Format,
     plan::{Config, Plan, cache_table},
     target::Chosen,
+    writes::folder_of,
 };
 
 /// What is shown beside the dense run where nothing else is asked for.
@@ -19,6 +20,9 @@ pub(crate) const DEFAULT: [&str; 3] = ["magcache", "teacache", "fbcache"];
 
 /// The name of the dense lane.
 pub(crate) const DENSE: &str = "dense";
+
+/// The image that a model begins with where none is given: it lies beside the results, and their configurations name it.
+pub(crate) const IMAGE: &str = "image.png";
 
 /// A configuration with its name.
 #[derive(Debug)]
@@ -85,15 +89,18 @@ impl Contender {
         self.cache.cache.iter().map(|entry| entry.name.clone()).collect()
     }
 
-    /// What reproduces this run, as TOML; `ending` is that of what it shows.
-    pub(crate) fn to_toml(&self, plan: &Plan, ending: &str) -> Result<String> {
+    /// What reproduces this run, as TOML beside `shown`, where its pictures go.
+    pub(crate) fn to_toml(&self, plan: &Plan, shown: &Path) -> Result<String> {
         let mut config = plan.config.clone();
         config.cache =
             self.cache.cache.iter().map(magcache_core::CacheEntry::to_table).collect::<Result<_, _>>()?;
         config.residuals = self.cache.residuals.clone();
         config.sampling.steps = Some(self.steps);
-        config.output.path = Some(self.file(ending).into());
-        config.to_toml()
+        config.output.path = Some(shown.to_owned());
+        if config.sampling.image.is_none() && plan.request.image.is_some() {
+            config.sampling.image = Some(shown.with_file_name(IMAGE));
+        }
+        config.stored_in(folder_of(shown)).to_toml()
     }
 
     /// The file name of what this run shows.
@@ -170,6 +177,12 @@ fn name_error(name: &str, earlier: &[Contender]) -> Option<Error> {
     if own.is_empty() {
         return Some(bad_input(format!("a lane cannot be called {name:?}")));
     }
+    if IMAGE.strip_suffix(".png") == Some(own.as_str()) {
+        return Some(bad_input_with(
+            format!("{name:?} is the name of the given image"),
+            format!("mine={name}"),
+        ));
+    }
     if own == DENSE || number.is_some_and(|n| n.bytes().all(|b| b.is_ascii_digit())) {
         let message = format!("{name:?} is the name of a lane that is always there");
         return Some(bad_input_with(message, format!("another name: mine={name}")));
@@ -212,7 +225,7 @@ mod tests {
         assert_eq!(refused("x steps", &[]), None);
         let text = refused("A b", &[lane("b"), lane("a-B")]).unwrap();
         assert_eq!(text, "two lanes would be called \"a-B\"");
-        for name in ["dense", "16 steps", "", ".."] {
+        for name in ["dense", "16 steps", "image", "", ".."] {
             assert!(refused(name, &[]).is_some(), "{name:?}");
         }
     }

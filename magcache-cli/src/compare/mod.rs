@@ -222,7 +222,8 @@ impl Comparison {
     fn rows(&self, lanes: &[&Contender], rounds: &[Measured], others: Role) -> Result<Vec<Row>> {
         let of = |(at, lane): (usize, &&Contender)| {
             let role = if at == 0 { Role::Dense } else { others };
-            Row::of(&self.plan, lane, role, self.ending(), rounds, at).transpose()
+            let shown = self.folder.join(lane.file(self.ending()));
+            Row::of(&self.plan, lane, role, &shown, rounds, at).transpose()
         };
         lanes.iter().enumerate().filter_map(of).collect()
     }
@@ -247,6 +248,10 @@ impl Comparison {
         for row in &compared.rows {
             let file = config_of(&staged.path().join(&row.file));
             media::write_file(&file, row.config.as_bytes())?;
+        }
+        if let (Some(image), None) = (&self.plan.request.image, &self.plan.config.sampling.image) {
+            media::write_picture(&staged.path().join(contender::IMAGE), image)?;
+            compared.outputs.push(self.folder.join(contender::IMAGE));
         }
         report::write(staged.path(), &self.plan, &compared)?;
         staged.merge(report::FILE)?;

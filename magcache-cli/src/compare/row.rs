@@ -1,6 +1,6 @@
 //! A line of the table, over all seeds and repetitions.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::Path};
 
 use anyhow::Result;
 use image::RgbImage;
@@ -95,12 +95,12 @@ pub(crate) struct Row {
 }
 
 impl Row {
-    /// Lane `at` of the rounds, which is `contender`.
+    /// Lane `at` of the rounds, which is `contender` and whose pictures are `shown`.
     pub(crate) fn of(
         plan: &Plan,
         contender: &Contender,
         role: Role,
-        ending: &str,
+        shown: &Path,
         rounds: &[Measured],
         at: usize,
     ) -> Result<Option<Self>> {
@@ -134,8 +134,8 @@ impl Row {
             divergence: first.divergence.clone(),
             strips: first.strips.clone(),
             noted: named(&first.noted, &contender.strategies()),
-            config: contender.to_toml(plan, ending)?,
-            file: contender.file(ending),
+            config: contender.to_toml(plan, shown)?,
+            file: shown.file_name().unwrap_or_default().to_string_lossy().into_owned(),
             stills: first.stills.clone(),
         }))
     }

@@ -35,4 +35,5 @@ pub use error::MediaError;
 pub use format::Format;
 pub use frames::{Frames, ValueRange};
 pub use output::{Output, VideoWriter};
+pub(crate) use png::write_picture;
 pub(crate) use staging::{StagedFolder, probe, sweep, write_file};

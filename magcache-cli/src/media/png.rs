@@ -3,8 +3,9 @@
 use std::io::Write;
 use std::path::Path;
 
-use image::RgbImage;
 use image::codecs::png::{CompressionType, FilterType, PngEncoder};
+use image::{ExtendedColorType, ImageEncoder, RgbImage};
+use magcache_models::image::Picture;
 
 use super::MediaError;
 use super::output::FrameSink;
@@ -13,6 +14,16 @@ use super::staging::{StagedFile, StagedFolder};
 fn encode(frame: &RgbImage, writer: impl Write, path: &Path, index: usize) -> Result<(), MediaError> {
     let encoder = PngEncoder::new_with_quality(writer, CompressionType::Default, FilterType::Adaptive);
     frame.write_with_encoder(encoder).map_err(|e| MediaError::encode(path, index, e))
+}
+
+/// Writes the pixels of a picture without loss; the file appears when it is complete.
+pub(crate) fn write_picture(target: &Path, picture: &Picture) -> Result<(), MediaError> {
+    let (width, height) = (picture.width() as u32, picture.height() as u32);
+    let mut file = StagedFile::create(target)?;
+    PngEncoder::new_with_quality(&mut file, CompressionType::Default, FilterType::Adaptive)
+        .write_image(picture.rgb8(), width, height, ExtendedColorType::Rgb8)
+        .map_err(|e| MediaError::encode(target, 0, e))?;
+    file.commit()
 }
 
 /// One `.png` file.

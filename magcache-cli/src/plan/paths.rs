@@ -1,0 +1,125 @@
+//! Paths in configuration files: relative to the folder of the file, so that a file is read the same from everywhere.
+
+use std::path::{Path, PathBuf, absolute};
+
+use magcache_core::meta;
+
+use super::Config;
+
+impl Config {
+    /// A file of `folder`, its paths as the working folder sees them.
+    pub(super) fn read_from(mut self, folder: &Path) -> Self {
+        self.paths(&mut |path| *path = folder.join(&*path));
+        // What is no file may be the name of a profile, or one that was mistyped.
+        self.profiles(&mut |profile| {
+            let path = folder.join(&*profile);
+            if let (true, Some(path)) = (path.is_file(), path.to_str()) {
+                path.clone_into(profile);
+            }
+        });
+        self
+    }
+
+    /// What a file in `folder` says: paths in and below the folder are relative, so that it can be moved with what is in it,
+    /// all others absolute.
+    pub(crate) fn stored_in(&self, folder: &Path) -> Self {
+        let mut stored = self.clone();
+        stored.paths(&mut |path| *path = seen_from(folder, path));
+        stored.profiles(&mut |profile| {
+            let path = Path::new(profile.as_str());
+            if let (true, Some(path)) = (path.is_file(), seen_from(folder, path).to_str()) {
+                path.clone_into(profile);
+            }
+        });
+        stored
+    }
+
+    /// Calls `each` with every path.
+    fn paths(&mut self, each: &mut dyn FnMut(&mut PathBuf)) {
+        let Self { weights, sampling, output, .. } = self;
+        [weights, &mut sampling.image, &mut sampling.last_image, &mut output.path]
+            .into_iter()
+            .flatten()
+            .for_each(each);
+    }
+
+    /// Calls `each` with everything that may be the path of a profile.
+    fn profiles(&mut self, each: &mut dyn FnMut(&mut String)) {
+        let built_in = |name: &str| meta::profiles().iter().any(|profile| profile.name == name);
+        let mut each = |name: &mut String| {
+            if !built_in(name) {
+                each(name);
+            }
+        };
+        self.target.iter_mut().filter_map(|target| target.profile.as_mut()).for_each(&mut each);
+        self.cache.iter_mut().for_each(|table| profiles_of(table, &mut each));
+    }
+}
+
+/// The profiles of a `[[cache]]` table and of its members.
+fn profiles_of(table: &mut toml::Table, each: &mut dyn FnMut(&mut String)) {
+    if let Some(toml::Value::String(name)) = table.get_mut("profile") {
+        each(name);
+    }
+    let members = table.get_mut("members").and_then(toml::Value::as_array_mut);
+    for member in members.into_iter().flatten().filter_map(toml::Value::as_table_mut) {
+        profiles_of(member, each);
+    }
+}
+
+/// `path` for a file in `folder`, both as the working folder sees them.
+fn seen_from(folder: &Path, path: &Path) -> PathBuf {
+    let here = |path: &Path| absolute(path).unwrap_or_else(|_| path.to_owned());
+    // An empty path is the working folder itself, which `absolute` refuses.
+    let folder = if folder.as_os_str().is_empty() { here(Path::new(".")) } else { here(folder) };
+    let path = here(path);
+    path.strip_prefix(&folder).map_or_else(|_| path.clone(), Path::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: &str = r#"
+weights = "/models/wan"
+[sampling]
+image = "in/first.png"
+last_image = "last.png"
+[output]
+path = "out.mp4"
+[[cache]]
+strategy = "priority"
+[[cache.members]]
+strategy = "magcache"
+profile = "wan2.1-t2v-1.3b"
+[[cache.members]]
+strategy = "teacache"
+profile = "own.toml"
+"#;
+
+    #[test]
+    fn a_file_says_the_same_from_everywhere() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("project");
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::write(folder.join("own.toml"), "").unwrap();
+        let typed: Config = toml::from_str(FILE).unwrap();
+        let read = typed.clone().read_from(&folder);
+        assert_eq!(read.weights.as_deref(), Some(Path::new("/models/wan")));
+        assert_eq!(read.sampling.image, Some(folder.join("in/first.png")));
+        assert_eq!(read.output.path, Some(folder.join("out.mp4")));
+        let members = |config: &Config| -> Vec<String> {
+            let members = config.cache[0]["members"].as_array().unwrap().iter();
+            members.map(|member| member["profile"].as_str().unwrap().to_owned()).collect()
+        };
+        assert_eq!(members(&read)[0], "wan2.1-t2v-1.3b");
+        assert_eq!(members(&read)[1], folder.join("own.toml").to_str().unwrap());
+        // In its folder it is what was typed; elsewhere its paths are absolute.
+        assert_eq!(read.stored_in(&folder).to_toml().unwrap(), typed.to_toml().unwrap());
+        let elsewhere = read.stored_in(root.path());
+        assert_eq!(elsewhere.sampling.last_image.as_deref(), Some(Path::new("project/last.png")));
+        let below = read.stored_in(&folder.join("in"));
+        assert_eq!(below.sampling.image.as_deref(), Some(Path::new("first.png")));
+        assert_eq!(below.sampling.last_image, Some(folder.join("last.png")));
+    }
+}
