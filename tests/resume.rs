@@ -293,6 +293,10 @@ fn another_run_a_damaged_and_a_foreign_file_are_refused_and_kept() {
     fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join(weights), d.join(STATE)).unwrap();
     refused(&args, d, &["is not the state of a run: its header does not say so"]);
 
+    let plain = [&args[..], &["--reference-ops"]].concat();
+    fs::write(d.join(STATE), &whole).unwrap();
+    refused(&plain, d, &["reference_ops is false there and true here"]);
+
     // None of this harmed the state, and a folder that was there before stays.
     fs::write(d.join(STATE), &whole).unwrap();
     fs::write(d.join("state/mine.txt"), "").unwrap();

@@ -54,15 +54,44 @@ pub(crate) fn exit_code(error: &Error) -> u8 {
     1
 }
 
-/// What to do about it, where somebody knows.
-pub(crate) fn hint(error: &Error) -> Option<String> {
-    error.chain().find_map(|cause| {
-        if let Some(e) = cause.downcast_ref::<BadInput>() {
-            return e.hint.clone();
-        }
-        if let Some(e) = cause.downcast_ref::<PipelineError>() {
-            return e.hint();
-        }
-        cause.downcast_ref::<ConfigError>().and_then(ConfigError::hint)
-    })
+/// What an error says, for people and for scripts.
+#[derive(Debug)]
+pub(crate) struct Told {
+    pub(crate) message: String,
+    pub(crate) causes: Vec<String>,
+    /// What to do about it, where somebody knows.
+    pub(crate) hint: Option<String>,
+}
+
+impl Told {
+    pub(crate) fn of(error: &Error) -> Self {
+        let mut hint = error.chain().find_map(own_hint);
+        // Errors of the libraries end with their hint.
+        let mut chain = error.chain().map(|cause| {
+            let text = cause.to_string();
+            match text.split_once(HINT) {
+                Some((message, rest)) => {
+                    hint.get_or_insert_with(|| rest.to_owned());
+                    message.to_owned()
+                }
+                None => text,
+            }
+        });
+        let message = chain.next().unwrap_or_default();
+        let causes = chain.collect();
+        Self { message, causes, hint }
+    }
+}
+
+/// How the end of a message begins that says what to do.
+const HINT: &str = "\nhint: ";
+
+fn own_hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
+    if let Some(e) = cause.downcast_ref::<BadInput>() {
+        return e.hint.clone();
+    }
+    if let Some(e) = cause.downcast_ref::<PipelineError>() {
+        return e.hint();
+    }
+    cause.downcast_ref::<ConfigError>().and_then(ConfigError::hint)
 }

@@ -27,16 +27,17 @@ mod writes;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
-use args::{Args, Command};
+use args::Command;
 use output::Output;
 
 /// Parses the command line, runs the command, and reports how it ended.
 pub fn main() -> ExitCode {
     magcache_strategies::link();
     magcache_models::link();
-    let args = Args::parse();
+    let args = match args::parse() {
+        Ok(args) => args,
+        Err(refused) => return refused.exit(),
+    };
     if args.reference_ops {
         magcache_models::nn::use_reference_ops();
     }

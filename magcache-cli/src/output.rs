@@ -11,7 +11,7 @@ use anyhow::Error;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 
-use crate::failure::{Failed, exit_code, hint};
+use crate::failure::{Failed, Told, exit_code};
 
 /// Where a command's answer, its notes and its progress go.
 #[derive(Debug)]
@@ -87,17 +87,16 @@ impl Output {
 
     /// How it ended when it did not end well.
     pub(crate) fn failure(&self, error: &Error) -> ExitCode {
-        let causes: Vec<String> = error.chain().skip(1).map(ToString::to_string).collect();
-        let hint = hint(error);
+        let Told { message, causes, hint } = Told::of(error);
         if self.json {
             // One document: that of a failed check is the report.
             if error.is::<Failed>() {
                 return ExitCode::from(exit_code(error));
             }
-            let document = json!({ "error": error.to_string(), "causes": causes, "hint": hint });
+            let document = json!({ "error": message, "causes": causes, "hint": hint });
             let _ = writeln!(std::io::stdout().lock(), "{document}");
         } else {
-            eprintln!("error: {error}");
+            eprintln!("error: {message}");
             for cause in causes {
                 eprintln!("  caused by: {cause}");
             }

@@ -374,15 +374,8 @@ pub(crate) fn cache_table(name: &str, set: &[String]) -> Result<toml::Table> {
         let Some((key, value)) = pair.split_once('=') else {
             return Err(bad_input_with(format!("--set {pair:?} has no `=`"), "--set threshold=0.1"));
         };
-        // A word without quotes is meant as a string.
-        let parsed: Result<toml::Table, _> = toml::from_str(&format!("value = {value}"));
-
-    /// The same as a file beside `result`.
-    pub(crate) fn to_toml_beside(&self, result: &Path) -> Result<String> {
-        self.config.stored_in(folder_of(result)).to_toml()
-    }
-        let value = parsed.ok().and_then(|mut t| t.remove("value"));
-        let value = value.unwrap_or_else(|| toml::Value::String(pair[key.len() + 1..].to_owned()));
+        // A value and not a document: a line behind it would be a key of its own. A word without quotes is meant as a string.
+        let value = value.trim().parse().unwrap_or_else(|_| toml::Value::String(value.to_owned()));
         table.insert(key.trim().to_owned(), value);
     }
     Ok(table)

@@ -5,6 +5,7 @@ mod compare;
 mod diff;
 mod inspect;
 mod measure;
+mod parse;
 mod placement;
 mod run;
 mod sampling;
@@ -20,6 +21,7 @@ pub(crate) use measure::{Calibrate, Objective, Pareto};
 pub(crate) use placement::{Dtype, Placement};
 pub(crate) use run::{Offload, OnDrift, Run};
 pub(crate) use sampling::Sampling;
+pub(crate) use parse::parse;
 pub(crate) use writing::Writing;
 
 /// Timestep caching for diffusion transformers: run, plan, verify and compare.

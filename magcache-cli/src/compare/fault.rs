@@ -2,7 +2,7 @@
 
 use anyhow::{Error, Result};
 
-use crate::failure::{bad_input, hint};
+use crate::failure::{Told, bad_input};
 
 /// What is wrong with one configuration.
 #[derive(Debug)]
@@ -22,9 +22,10 @@ impl Fault {
         let mut lines = String::new();
         let count = faults.len();
         for fault in &faults {
-            let causes: Vec<String> = fault.error.chain().map(ToString::to_string).collect();
-            lines += &format!("\n  {}: {}", fault.name, causes.join(": ").replace('\n', "\n  "));
-            if let Some(hint) = hint(&fault.error) {
+            let Told { message, causes, hint } = Told::of(&fault.error);
+            let all = [&[message][..], &causes].concat();
+            lines += &format!("\n  {}: {}", fault.name, all.join(": ").replace('\n', "\n  "));
+            if let Some(hint) = hint {
                 lines += &format!("\n    {hint}");
             }
         }
@@ -47,7 +48,8 @@ mod tests {
         assert!(Fault::none_of(Vec::new()).is_ok());
         let fault = |name| Fault::new(name, bad_input_with(format!("{name} is bad"), "try good"));
         let one = Fault::none_of(vec![fault("a")]).unwrap_err();
-        assert_eq!((one.to_string().as_str(), hint(&one).as_deref()), ("a is bad", Some("try good")));
+        let told = Told::of(&one);
+        assert_eq!((told.message.as_str(), told.hint.as_deref()), ("a is bad", Some("try good")));
         let two = Fault::none_of(vec![fault("a"), fault("b")]).unwrap_err().to_string();
         let lines = "\n  a: a is bad\n    try good\n  b: b is bad\n    try good";
         assert_eq!(two, format!("2 faults in the configurations{lines}"));

@@ -25,9 +25,14 @@ pub fn use_reference_ops() {
     REFERENCE.store(true, Ordering::Relaxed);
 }
 
+/// True behind [`use_reference_ops`]: last bits are those of candle's own operations.
+pub fn are_reference_ops_used() -> bool {
+    REFERENCE.load(Ordering::Relaxed)
+}
+
 /// Whether the kernels of this crate apply.
 pub(crate) fn on_cpu(x: &Tensor) -> bool {
-    x.device().is_cpu() && x.dtype() == DType::F32 && !REFERENCE.load(Ordering::Relaxed)
+    x.device().is_cpu() && x.dtype() == DType::F32 && !are_reference_ops_used()
 }
 
 /// Rows of `channels` values in a piece.

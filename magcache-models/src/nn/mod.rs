@@ -24,7 +24,7 @@ mod upsample;
 pub use activation::{gelu_erf, gelu_tanh, silu, swiglu};
 pub use attention::{attention, attention_with_bias};
 pub use conv3d::{Conv3d, Conv3dConfig};
-pub use cpu::use_reference_ops;
+pub use cpu::{are_reference_ops_used, use_reference_ops};
 pub use feed_forward::feed_forward;
 pub use joined::JoinedLinear;
 pub use linear::Linear;

@@ -1,0 +1,103 @@
+//! The command line, and what is said about one that cannot be read: in the same style as any other error, also under `--json`.
+
+use std::{env, ffi::OsString, process::ExitCode};
+
+use clap::{CommandFactory, Error, Parser, error::ErrorKind};
+
+use super::Args;
+use crate::{failure::bad_input_with, output::Output};
+
+/// A command line that is not run.
+#[derive(Debug)]
+pub(crate) struct Refused {
+    error: Error,
+    words: Vec<OsString>,
+    json: bool,
+}
+
+/// Reads the command line.
+///
+/// Errors: it cannot be read, or it asks for help.
+pub(crate) fn parse() -> Result<Args, Refused> {
+    let words: Vec<OsString> = env::args_os().collect();
+    let read = Args::try_parse_from(&words);
+    read.map_err(|error| {
+        // What would have said so is not there.
+        let json = words.iter().take_while(|word| *word != "--").any(|word| word == "--json");
+        Refused { error, words, json }
+    })
+}
+
+impl Refused {
+    /// Shows help, or says what is wrong: exit code 2.
+    pub(crate) fn exit(&self) -> ExitCode {
+        let help = match self.error.kind() {
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => true,
+            // A command without a word behind it is answered with its help.
+            ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => !self.json,
+            _ => false,
+        };
+        if help {
+            let _ = self.error.print();
+            return ExitCode::from(u8::try_from(self.error.exit_code()).unwrap_or(2));
+        }
+        let (message, hint) = told(&self.error, &self.words);
+        Output::new(self.json, false).failure(&bad_input_with(message, hint))
+    }
+}
+
+/// What is wrong, and what can be typed.
+fn told(error: &Error, words: &[OsString]) -> (String, String) {
+    let text = error.to_string();
+    let joined = |paragraph: &str| paragraph.lines().map(str::trim).collect::<Vec<_>>().join(" ");
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        return ("no command is given".to_owned(), "magcache --help".to_owned());
+    }
+    let mut paragraphs = text.split("\n\n").map(str::trim);
+    let message = joined(paragraphs.next().unwrap_or_default());
+    let tips = paragraphs.filter_map(|paragraph| paragraph.strip_prefix("tip: ")).map(joined);
+    let hint: Vec<String> = tips.chain([help(words)]).collect();
+    (message.strip_prefix("error: ").unwrap_or(&message).to_owned(), hint.join("; "))
+}
+
+/// What shows the help of the command that was typed.
+fn help(words: &[OsString]) -> String {
+    let mut command = Args::command();
+    let mut help = command.get_name().to_owned();
+    let is_flag = |word: &&str| word.starts_with('-');
+    for word in words.iter().skip(1).map_while(|word| word.to_str()).skip_while(is_flag) {
+        let Some(found) = command.find_subcommand(word).cloned() else { break };
+        help += &format!(" {word}");
+        command = found;
+    }
+    help + " --help"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(words: &[&str]) -> (String, String) {
+        let words: Vec<OsString> = [&["magcache"], words].concat().into_iter().map(OsString::from).collect();
+        told(&Args::try_parse_from(&words).unwrap_err(), &words)
+    }
+
+    #[test]
+    fn the_fault_and_what_can_be_typed_are_told_apart() {
+        let (message, hint) = of(&["run", "--promt", "x"]);
+        assert_eq!(message, "unexpected argument '--promt' found");
+        assert_eq!(hint, "a similar argument exists: '--prompt'; magcache run --help");
+        let (message, hint) = of(&["run", "--on-drift", "panic"]);
+        assert_eq!(
+            message,
+            "invalid value 'panic' for '--on-drift <ON_DRIFT>' [possible values: report, tighten, disable]"
+        );
+        assert_eq!(hint, "magcache run --help");
+        let (message, _) = of(&["verify"]);
+        assert_eq!(message, "the following required arguments were not provided: <CASE>...");
+        let (message, hint) = of(&["rum"]);
+        assert_eq!(message, "unrecognized subcommand 'rum'");
+        assert!(hint.contains("'run'"), "{hint}");
+        assert_eq!(of(&[]), ("no command is given".to_owned(), "magcache --help".to_owned()));
+    }
+}

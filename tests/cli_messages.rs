@@ -1,0 +1,61 @@
+//! What the program says when it cannot do what was asked for, to people and to scripts.
+
+#[allow(dead_code, reason = "every test target uses its own part")]
+#[path = "support/program.rs"]
+mod program;
+
+use std::{fs, path::Path};
+
+use program::{answer, magcache, refused};
+use serde_json::Value;
+
+/// The one document of a command that is refused.
+#[track_caller]
+fn document(args: &[&str], folder: &Path) -> Value {
+    let out = magcache(&[args, &["--json"]].concat(), folder);
+    assert_eq!(out.status.code(), Some(2), "{args:?}");
+    assert!(out.stderr.is_empty(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
+    serde_json::from_slice(&out.stdout).unwrap()
+}
+
+#[test]
+fn every_refusal_has_one_style() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    for (args, error, hint) in [
+        (&["run", "--promt", "x"][..], "unexpected argument '--promt' found", "'--prompt'"),
+        (&["run", "--on-drift", "x"], "invalid value 'x' for '--on-drift <ON_DRIFT>'", "magcache run --help"),
+        (&["verify"], "were not provided: <CASE>...", "magcache verify --help"),
+        (&[], "no command is given", "magcache --help"),
+        (&["run", "--cache", "magcash"], "unknown strategy \"magcash\"", "did you mean \"magcache\"?"),
+        // Errors of the libraries have their hint in their text.
+        (&["run", "--out", "a.avi"], "cannot write files that end in .avi", "name a .mp4 or .gif file"),
+        (&["run", "--size", "70x64"], "multiple of 8", "the nearest is 72"),
+    ] {
+        let said = document(args, d);
+        let text = |key: &str| said[key].as_str().unwrap_or_default().to_owned();
+        assert!(text("error").contains(error) && !text("error").contains("hint:"), "{args:?}: {said}");
+        assert!(text("hint").contains(hint) && !text("hint").contains('\n'), "{args:?}: {said}");
+        assert!(said["causes"].is_array(), "{said}");
+        if args.is_empty() {
+            continue;
+        }
+        let out = magcache(args, d);
+        let plain = String::from_utf8(out.stderr).unwrap();
+        assert!(plain.starts_with(&format!("error: {}\n", text("error"))), "{plain}");
+        assert!(plain.ends_with(&format!("hint: {}\n", text("hint"))), "{plain}");
+    }
+}
+
+#[test]
+fn a_value_of_set_is_a_value() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    let run = |set: &str| answer(&["run", "--dry-run", "--cache", "magcache", "--set", set], d);
+    assert_eq!(run("threshold= 0.3 ")["config"]["cache"][0]["threshold"], 0.3);
+    assert_eq!(run("dialect=diffusers")["config"]["cache"][0]["dialect"], "diffusers");
+    assert_eq!(run("dialect=\"diffusers\"")["config"]["cache"][0]["dialect"], "diffusers");
+    let two = "threshold=0.3\nwarmup = 0.5";
+    refused(&["run", "--dry-run", "--cache", "magcache", "--set", two], d, &["threshold"]);
+    assert_eq!(fs::read_dir(d).unwrap().count(), 0);
+}
