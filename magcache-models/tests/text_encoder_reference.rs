@@ -100,6 +100,18 @@ fn encoders_equal_transformers() {
 }
 
 #[test]
+fn one_token_needs_no_mask() {
+    for case in CASES.map(Case::open) {
+        let alone = case.encoder.forward(&[[1]], None).unwrap();
+        let masked = case.encoder.forward(&[[1]], Some(&[[1]])).unwrap();
+        assert_close(case.name, &alone, &masked, TOLERANCE);
+        // Another way to the same: the first of two tokens, the second of which is hidden.
+        let of_two = case.encoder.forward(&[[1, 2]], Some(&[[1, 0]])).unwrap().narrow(1, 0, 1).unwrap();
+        assert_close(case.name, &alone, &of_two, TOLERANCE);
+    }
+}
+
+#[test]
 fn prompt_embeds_equal_the_pipelines_with_and_without_columns_to_spare() {
     for case in CASES.map(Case::open) {
         let (ids, mask) = (case.rows("masked_b2.input_ids"), case.rows("masked_b2.attention_mask"));

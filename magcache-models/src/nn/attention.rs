@@ -47,7 +47,7 @@ pub fn attention_with_bias(
 ) -> Result<Tensor> {
     let bias = bias.broadcast_as((q.dim(0)?, heads, q.dim(1)?, k.dim(1)?))?;
     // A mask that is one value for all keys has no row to read.
-    let bias = if bias.stride().last() == Some(&1) { bias } else { bias.contiguous()? };
+    let bias = rows(&bias)?;
     run(q, k, v, &Attention { heads, scale, bias: Some(bias) })
 }
 
@@ -68,13 +68,18 @@ fn run(q: &Tensor, k: &Tensor, v: &Tensor, op: &Attention) -> Result<Tensor> {
 
 /// The tensor with the channels of a token side by side.
 fn rows(x: &Tensor) -> Result<Tensor> {
-    if x.stride().last() == Some(&1) { Ok(x.clone()) } else { x.contiguous() }
+    if side_by_side(x.layout()) { Ok(x.clone()) } else { x.contiguous() }
+}
+
+/// True if the values of the last dimension lie side by side. A single one does, whatever its stride is said to be.
+fn side_by_side(layout: &Layout) -> bool {
+    layout.stride().last() == Some(&1) || layout.dims().last() == Some(&1)
 }
 
 struct Attention {
     heads: usize,
     scale: f64,
-    /// `[batch, heads, tokens, keys]` by any strides, the last of them 1.
+    /// `[batch, heads, tokens, keys]` by any strides, keys side by side.
     bias: Option<Tensor>,
 }
 
@@ -186,7 +191,7 @@ struct View<'a> {
 
 impl<'a> View<'a> {
     fn new(storage: &'a CpuStorage, layout: &Layout, batch: usize) -> Result<Self> {
-        let &[batch_stride, stride, 1] = layout.stride() else {
+        let (&[batch_stride, stride, _], true) = (layout.stride(), side_by_side(layout)) else {
             candle_core::bail!(
                 "attention: channels of a token must lie side by side, strides are {:?}",
                 layout.stride()
@@ -213,7 +218,7 @@ struct Bias<'a> {
 
 impl<'a> Bias<'a> {
     fn new(storage: &'a CpuStorage, layout: &Layout) -> Result<Self> {
-        let &[batch, head, query, 1] = layout.stride() else {
+        let (&[batch, head, query, _], true) = (layout.stride(), side_by_side(layout)) else {
             candle_core::bail!(
                 "attention: the bias must have its keys side by side, strides are {:?}",
                 layout.stride()
@@ -314,6 +319,12 @@ impl WithSimd for SoftmaxStep<'_> {
             scale = 1.0;
         }
         let max = state.max.max(scale * max_of(row));
+        if max == f32::NEG_INFINITY {
+            // Every key so far is masked out: no weight yet, and no maximum that could be taken off. NaN is no mask.
+            row.iter_mut().filter(|x| !x.is_nan()).for_each(|x| *x = 0.0);
+            state.sum += row.iter().sum::<f32>();
+            return;
+        }
         if state.max > f32::NEG_INFINITY && state.max < max {
             let rescale = exp(state.max - max);
             out.iter_mut().for_each(|x| *x *= rescale);
@@ -385,6 +396,45 @@ mod tests {
         assert!(worst(&masked, &short)? < 1e-6);
         let bad = Tensor::full(f32::NAN, (1, 3, 8), &Device::Cpu)?;
         assert!(attention(&bad, &k, &v, 2)?.flatten_all()?.to_vec1::<f32>()?.iter().all(|x| x.is_nan()));
+        Ok(())
+    }
+
+    #[test]
+    fn keys_may_be_masked_by_minus_infinity_block_by_block() -> Result<()> {
+        let keys = 2 * KEYS + 30;
+        let (q, k, v) = (random(&[1, 3, 8])?, random(&[1, keys, 8])?, random(&[1, keys, 8])?);
+        for masked in [1, KEYS - 1, KEYS, KEYS + 7, 2 * KEYS, keys - 1] {
+            let mask = (0..keys).map(|key| if key < masked { f32::NEG_INFINITY } else { 0.5 });
+            let mask = Tensor::from_iter(mask, &Device::Cpu)?.reshape((1, 1, 1, keys))?;
+            let left = keys - masked;
+            let short = attention(&q, &k.narrow(1, masked, left)?, &v.narrow(1, masked, left)?, 2)?;
+            let ours = attention_with_bias(&q, &k, &v, 2, 0.5, &mask)?;
+            assert!(worst(&ours, &short)? < 1e-6, "{masked} of {keys}: {ours}");
+        }
+        // Nothing to attend to is no number, as in the reference; and a key that is none shows through the mask.
+        let all = Tensor::full(f32::NEG_INFINITY, (1, 1, 1, keys), &Device::Cpu)?;
+        let bad = k.slice_assign(&[0..1, 5..6, 0..8], &Tensor::full(f32::NAN, (1, 1, 8), &Device::Cpu)?)?;
+        let first = Tensor::from_iter(
+            (0..keys).map(|key| if key < KEYS { f32::NEG_INFINITY } else { 0.0 }),
+            &Device::Cpu,
+        )?;
+        for (k, mask) in [(&k, all), (&bad, first.reshape((1, 1, 1, keys))?)] {
+            let ours = attention_with_bias(&q, k, &v, 2, 0.5, &mask)?;
+            assert!(ours.flatten_all()?.to_vec1::<f32>()?.iter().all(|x| x.is_nan()), "{ours}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_dimension_of_one_has_any_stride() -> Result<()> {
+        let (q, k, v) = (random(&[1, 3, 8])?, random(&[1, 1, 8])?, random(&[1, 1, 8])?);
+        // One key for each of two heads: the last stride is that of the heads.
+        let bias = random(&[1, 2])?.t()?.unsqueeze(0)?.unsqueeze(2)?;
+        let bias = bias.broadcast_as((1, 2, 3, 1))?;
+        assert!(worst(&attention_with_bias(&q, &k, &v, 2, 0.5, &bias)?, &v.broadcast_as((1, 3, 8))?)? < 1e-6);
+        // One channel for each of two tokens.
+        let x = random(&[1, 1, 2])?.transpose(1, 2)?;
+        assert!(worst(&attention(&x, &x, &x, 1)?, &attention(&x.force_contiguous()?, &x, &x, 1)?)? < 1e-6);
         Ok(())
     }
 

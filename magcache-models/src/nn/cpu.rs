@@ -165,10 +165,11 @@ pub(crate) fn per_channel<'a>(
 /// `e^x` to 2e-7 relative for `x` in -87..=88, the ends outside of it, NaN for NaN.
 ///
 /// Cody-Waite reduction to `2^n e^r` with `|r| <= ln 2 / 2` and the polynomial of the Cephes library. `n` comes out of
-/// the low bits of a float near `1.5 * 2^23`, because a conversion to integers would not vectorise as well.
+/// the low bits of a float near `1.5 * 2^23`, because a conversion to integers would not vectorise as well; it lies 127 above, so
+/// that these bits are the exponent of `2^n`.
 #[inline(always)]
 pub(crate) fn exp(x: f32) -> f32 {
-    const ROUND: f32 = 12_582_912.0;
+    const ROUND: f32 = 12_582_912.0 + 127.0;
     let x = x.clamp(-87.0, 88.0);
     let shifted = x.mul_add(std::f32::consts::LOG2_E, ROUND);
     let n = shifted - ROUND;
@@ -179,7 +180,8 @@ pub(crate) fn exp(x: f32) -> f32 {
     let p = p.mul_add(r, 1.666_666_6e-1);
     let p = p.mul_add(r, 0.5);
     let y = p.mul_add(r * r, r) + 1.0;
-    f32::from_bits(y.to_bits().wrapping_add(shifted.to_bits() << 23))
+    // A product and no sum of bits: NaN stays NaN whatever its low bits are.
+    y * f32::from_bits(shifted.to_bits() << 23)
 }
 
 /// `x * sigmoid(x)`.
@@ -268,7 +270,19 @@ mod tests {
             .fold(0.0, f64::max);
         assert!(worst < 2e-7, "{worst}");
         assert!((exp(f32::NEG_INFINITY), exp(f32::INFINITY)) == (exp(-87.0), exp(88.0)));
-        assert!(exp(f32::NAN).is_nan() && exp(-f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn nan_comes_out_of_every_nan() {
+        for low in 0..1 << 10 {
+            for bits in [0x7fc0_0000, 0xffc0_0000, 0x7f80_0001, 0xff80_0001] {
+                let x = f32::from_bits(bits | low);
+                assert!(exp(x).is_nan() && silu(x).is_nan(), "{:x}", x.to_bits());
+                let mut row = [0.0; 2 * LANES + 1];
+                row[low as usize % row.len()] = x;
+                assert!(exp_and_sum(&mut row, 1.0, 0.0).is_nan(), "{:x}", x.to_bits());
+            }
+        }
     }
 
     /// The two sums of a row as they are taken with registers of any width.
