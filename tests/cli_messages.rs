@@ -59,3 +59,29 @@ fn a_value_of_set_is_a_value() {
     refused(&["run", "--dry-run", "--cache", "magcache", "--set", two], d, &["threshold"]);
     assert_eq!(fs::read_dir(d).unwrap().count(), 0);
 }
+
+#[test]
+fn every_command_knows_the_same_models() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    let found = answer(&["inspect", "tiny-flux"], d);
+    assert_eq!(found["model"], "tiny-flux", "{found}");
+    let planned = answer(&["schedule", "--model", "tiny-flux", "--steps", "9"], d);
+    assert_eq!(planned["steps"], 9);
+    // Known, without its weights: a schedule needs none.
+    let by_name = answer(&["schedule", "--model", "wan2.2-t2v-a14b", "--steps", "40"], d);
+    let by_profile = answer(&["schedule", "--profile", "wan2.2-t2v-a14b", "--steps", "40"], d);
+    assert_eq!(by_name["skipped"], by_profile["skipped"]);
+    for command in
+        [&["inspect"][..], &["run", "--model"], &["bench", "forward", "--model"], &["demo", "--model"]]
+    {
+        let of = |name: &'static str, expected: &[&str]| refused(&[command, &[name]].concat(), d, expected);
+        of(
+            "wan2.2-t2v-a14b",
+            &["\"wan2.2-t2v-a14b\" has no weights in this program", "hint: give the folder"],
+        );
+        of("tiny-fluxx", &["tiny-fluxx is neither a folder nor a model", "did you mean \"tiny-flux\"?"]);
+        of("zzz", &["zzz is neither", "magcache list"]);
+    }
+    refused(&["schedule", "--model", "wan2.2-t2v-a14"], d, &["did you mean"]);
+}

@@ -12,6 +12,7 @@ mod lanes;
 mod machine;
 pub mod media;
 mod memory;
+mod model_name;
 mod output;
 mod pareto;
 mod plan;

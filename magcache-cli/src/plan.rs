@@ -14,7 +14,6 @@ use magcache_core::{
     nearest, schemars,
 };
 use magcache_models::{
-    checkpoint::Folder,
     image::Picture,
     pipeline::{self, LoadOptions, Pipeline, Request},
     sampler::SamplerKind,
@@ -25,6 +24,7 @@ use crate::{
     args::Sampling,
     exchange,
     failure::{bad_input, bad_input_with},
+    model_name,
     target::{Chosen, Target},
     writes::{folder_of, utf8},
 };
@@ -143,9 +143,14 @@ impl Config {
     pub(crate) fn of(flags: &Sampling) -> Result<Self> {
         let mut config = flags.config.as_deref().map(Self::read).transpose()?.unwrap_or_default();
         if let Some(model) = &flags.model {
-            let embedded = pipeline::embedded().iter().any(|e| e.name == model);
-            (config.model, config.weights) =
-                if embedded { (Some(model.clone()), None) } else { (None, Some(PathBuf::from(model))) };
+            let path = PathBuf::from(model);
+            // A folder that is called like a model that is only known is meant as a folder.
+            let known = model_name::is_without_weights(model) && !path.exists();
+            (config.model, config.weights) = if known || model_name::embedded(model).is_some() {
+                (Some(model.clone()), None)
+            } else {
+                (None, Some(path))
+            };
         }
         let sampling = &mut config.sampling;
         sampling.steps = flags.steps.or(sampling.steps);
@@ -177,24 +182,16 @@ impl Config {
 
     /// Opens the model that it names; reads configuration files only.
     pub(crate) fn open(&self, options: LoadOptions) -> Result<Box<dyn Pipeline>> {
-        let embedded = pipeline::embedded();
         let folder = match (&self.weights, &self.model) {
             (Some(_), Some(_)) => {
                 return Err(bad_input("both `model` and `weights` are given, one is enough"));
             }
-            (Some(path), None) => Folder::open(path)?,
-            (None, None) => match pipeline::default_model() {
-                Some(first) => (first.folder)(),
-                None => return Err(bad_input_with("this build has no embedded model", "give --model DIR")),
-            },
-            (None, Some(name)) => match embedded.iter().find(|e| e.name == name) {
-                Some(found) => (found.folder)(),
-                None => {
-                    magcache_core::meta::model(name)?;
-                    let message = format!("model {name:?} has no weights in this program");
-                    return Err(bad_input_with(message, "give `weights = \"DIR\"` or --model DIR"));
-                }
-            },
+            (Some(path), None) => model_name::folder(path)?,
+            (None, None) => model_name::default_folder()?,
+            (None, Some(name)) => {
+                magcache_core::meta::model(name)?;
+                model_name::folder(Path::new(name))?
+            }
         };
         Ok(pipeline::open(folder, options)?)
     }

@@ -36,7 +36,8 @@ pub(crate) struct List {
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Inspect {
-    /// A model folder, a component folder or a safetensors file; the embedded model without
+    /// The name of an embedded model, a model folder, a component folder or a safetensors file; the default model without
+    #[arg(value_name = "NAME|DIR|FILE")]
     pub(crate) path: Option<PathBuf>,
     /// Lists every tensor
     #[arg(long)]

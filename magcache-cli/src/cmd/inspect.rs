@@ -13,7 +13,7 @@ use magcache_models::{
 };
 use serde_json::{Value, json};
 
-use crate::{args::Inspect, failure::bad_input_with, output::Output, summary};
+use crate::{args::Inspect, model_name, output::Output, summary};
 
 /// The components of a diffusers folder, in the order in which they are used.
 const PARTS: [&str; 6] =
@@ -30,23 +30,21 @@ struct Report {
 }
 
 pub(crate) fn run(args: &Inspect, out: &Output) -> Result<()> {
-    let path = match &args.path {
-        None => match pipeline::default_model() {
-            Some(first) => (first.folder)().describe(),
-            None => return Err(bad_input_with("this build has no embedded model", "give a path")),
-        },
-        Some(path) => path.display().to_string(),
+    let file = args.path.as_deref().filter(|path| path.is_file());
+    let folder = match &args.path {
+        _ if file.is_some() => None,
+        Some(typed) => Some(model_name::folder(typed)?),
+        None => Some(model_name::default_folder()?),
     };
+    let path = folder.as_ref().map(Folder::describe).or(file.map(|path| path.display().to_string()));
+    let path = path.unwrap_or_default();
     let mut report = Report {
         text: format!("{path}: "),
         document: json!({ "path": path, "components": {} }),
         tensors: args.tensors,
     };
-    match &args.path {
-        None => pipeline::default_model().map(|first| report.folder(&(first.folder)())).transpose()?,
-        Some(path) if path.is_file() => Some(report.file(path)?),
-        Some(path) => Some(report.folder(&Folder::open(path)?)?),
-    };
+    file.map_or(Ok(()), |path| report.file(path))?;
+    folder.map_or(Ok(()), |folder| report.folder(&folder))?;
     out.answer(&report.text, &report.document);
     Ok(())
 }

@@ -19,6 +19,7 @@ use crate::{
     decisions::decisions,
     exchange::Export,
     failure::{bad_input, bad_input_with},
+    model_name,
     output::Output,
     plan::{Config, Plan},
     plot::{self, Chart},
@@ -61,8 +62,13 @@ pub(crate) fn run(args: &Schedule, out: &Output) -> Result<()> {
         }
     }
     let named = config.model.is_some() || config.weights.is_some() || args.sampling.config.is_some();
-    let outlook = match (&args.sampling.profile, named) {
-        (Some(profile), false) => of_profile(profile, config)?,
+    // A model that is only known runs as its profile was measured.
+    let known = config.model.clone().filter(|name| model_name::is_without_weights(name));
+    let outlook = match (&args.sampling.profile, known) {
+        (profile, Some(model)) => {
+            of_profile(&profile_for(&model, profile.as_deref())?, Some(&model), config)?
+        }
+        (Some(profile), None) if !named => of_profile(profile, None, config)?,
         _ => of_model(config, &args.sampling)?,
     };
     if let Some(chosen) = &outlook.chosen {
@@ -166,11 +172,21 @@ fn of_model(config: Config, flags: &Sampling) -> Result<Outlook> {
     })
 }
 
-fn of_profile(name: &str, mut config: Config) -> Result<Outlook> {
+/// The profile that a model's schedule is made of: the one that is named, or the model's own.
+fn profile_for(model: &str, named: Option<&str>) -> Result<String> {
+    let own = meta::model(model)?.profiles.first().copied();
+    named.or(own).map(str::to_owned).ok_or_else(|| {
+        let message = format!("model {model:?} has neither weights nor a profile in this program");
+        bad_input_with(message, "give --profile NAME, or --model DIR with its checkpoint")
+    })
+}
+
+/// A run as a profile was measured, of `model` or of the profile's own.
+fn of_profile(name: &str, model: Option<&str>, mut config: Config) -> Result<Outlook> {
     let profile = Profile::find(name)?;
     let variant = config.cache.first().and_then(|c| c.get("variant")).and_then(toml::Value::as_str);
     let curve = profile.curves_of(variant)?.first().copied().cloned();
-    let meta = match &profile.model {
+    let meta = match model.or(profile.model.as_deref()) {
         Some(model) => meta::model(model)?.clone(),
         None => {
             let guided = curve.as_ref().is_none_or(|c| c.ratios.contains_key("uncond"));

@@ -10,15 +10,12 @@ use std::time::Instant;
 
 use anyhow::Result;
 use candle_core::{Device, Tensor};
-use magcache_models::{
-    checkpoint::Folder,
-    pipeline::{self, Embedded},
-};
+use magcache_models::checkpoint::Folder;
 use serde_json::{Value, json};
 
 use crate::{
     args::{Bench, BenchKind, BenchModel},
-    failure::bad_input_with,
+    model_name,
     output::Output,
 };
 
@@ -35,14 +32,9 @@ pub(crate) fn run(args: &Bench, out: &Output) -> Result<()> {
 
 /// The component `name` of a model folder, or the folder itself where it is that component's; the embedded model without one.
 fn component(model: &BenchModel, name: &str) -> Result<Folder> {
-    let embedded = |named: &Embedded| model.model.as_ref().is_some_and(|path| path.as_os_str() == named.name);
-    let folder = match (&model.model, pipeline::embedded().iter().find(|e| embedded(e))) {
-        (_, Some(found)) => (found.folder)(),
-        (Some(path), None) => Folder::open(path)?,
-        (None, None) => match pipeline::default_model() {
-            Some(first) => (first.folder)(),
-            None => return Err(bad_input_with("this build has no embedded model", "give --model DIR")),
-        },
+    let folder = match &model.model {
+        Some(typed) => model_name::folder(typed)?,
+        None => model_name::default_folder()?,
     };
     let inside = folder.exists(&format!("{name}/config.json"));
     Ok(if inside { folder.sub(name) } else { folder })

@@ -1,0 +1,58 @@
+//! What names a model: one inside the program, one that is known without its weights, or a folder. The same for every command.
+
+use std::path::Path;
+
+use anyhow::{Error, Result};
+use magcache_core::{meta, nearest};
+use magcache_models::{
+    checkpoint::Folder,
+    pipeline::{self, Embedded},
+};
+
+use crate::failure::bad_input_with;
+
+/// The model inside the program that has this name.
+pub(crate) fn embedded(name: &str) -> Option<&'static Embedded> {
+    pipeline::embedded().into_iter().find(|embedded| embedded.name == name)
+}
+
+/// True for a model that is known and whose weights are not in the program.
+pub(crate) fn is_without_weights(name: &str) -> bool {
+    embedded(name).is_none() && meta::models().iter().any(|model| model.name == name)
+}
+
+/// The files of the model that is used where none is named.
+pub(crate) fn default_folder() -> Result<Folder> {
+    match pipeline::default_model() {
+        Some(first) => Ok((first.folder)()),
+        None => Err(bad_input_with("this build has no embedded model", "give --model DIR")),
+    }
+}
+
+/// The files of a model by what was typed: a name, or a folder.
+///
+/// Errors: neither, with the name that is nearest; a folder that cannot be read.
+pub(crate) fn folder(typed: &Path) -> Result<Folder> {
+    match typed.to_str().and_then(embedded) {
+        Some(embedded) => Ok((embedded.folder)()),
+        None if typed.exists() => Ok(Folder::open(typed)?),
+        None => Err(unknown(typed)),
+    }
+}
+
+/// Why a name that is no folder either stands for no weights.
+fn unknown(typed: &Path) -> Error {
+    let name = typed.to_string_lossy();
+    if is_without_weights(&name) {
+        let message = format!("model {name:?} has no weights in this program");
+        return bad_input_with(
+            message,
+            "give the folder of its checkpoint: --model DIR, or `weights = \"DIR\"`",
+        );
+    }
+    let hint = match nearest(&name, meta::models().iter().map(|model| &*model.name)) {
+        Some(near) => format!("did you mean {near:?}?"),
+        None => "magcache list names the models; all others are given by their folder".to_owned(),
+    };
+    bad_input_with(format!("{name} is neither a folder nor a model inside this program"), hint)
+}
