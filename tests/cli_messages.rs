@@ -85,3 +85,27 @@ fn every_command_knows_the_same_models() {
     }
     refused(&["schedule", "--model", "wan2.2-t2v-a14"], d, &["did you mean"]);
 }
+
+#[test]
+fn a_flag_about_a_cache_is_not_ignored_where_there_is_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    let flux = ["run", "--model", "tiny-flux", "--dry-run"];
+    let run = |more: &[&'static str]| [&flux[..], more].concat();
+    refused(&run(&["--profile", "wan2.1-t2v-1.3b"]), d, &["--profile is given and the run has no cache"]);
+    refused(&run(&["--audit", "0.5"]), d, &["--audit is given and the run has no cache", "hint: --cache"]);
+    fs::write(d.join("run.toml"), "[[cache]]\nstrategy = \"fbcache\"\n").unwrap();
+    let caches = |args: &[&str]| answer(args, d)["config"]["cache"].as_array().map_or(0, Vec::len);
+    assert_eq!(caches(&run(&["--config", "run.toml"])), 1);
+    assert_eq!(caches(&run(&["--config", "run.toml", "--cache", "none"])), 0);
+    fs::write(d.join("plan.toml"), "[target]\nbudget = 12\n").unwrap();
+    assert_eq!(caches(&run(&["--config", "plan.toml", "--cache", "none"])), 0);
+    refused(&run(&["--cache", "none", "--budget", "12"]), d, &["--cache none"]);
+    refused(&run(&["--cache", "none", "--set", "threshold=1"]), d, &["--cache none"]);
+
+    let said = |args: &[&str]| String::from_utf8(magcache(args, d).stderr).unwrap();
+    assert!(said(&["schedule"]).contains("note: no cache is given: this is what --cache magcache does"));
+    assert!(!said(&["schedule", "--cache", "magcache"]).contains("no cache is given"));
+    let dense = answer(&["schedule", "--cache", "none"], d);
+    assert_eq!((&dense["strategy"], &dense["ceiling"]), (&"no cache".into(), &1.0.into()));
+}

@@ -113,6 +113,9 @@ pub(crate) struct OutputTable {
     pub(crate) fps: Option<f64>,
 }
 
+/// The name for `--cache` that switches the caches of a file off.
+pub(crate) const NO_CACHE: &str = "none";
+
 /// A model and everything that is asked of it.
 #[derive(Debug)]
 pub(crate) struct Plan {
@@ -161,23 +164,37 @@ impl Config {
         sampling.strength = flags.strength.or(sampling.strength);
         sampling.guidance_2 = flags.guidance_2.or(sampling.guidance_2);
         sampling.boundary = flags.boundary.or(sampling.boundary);
+        for (what, image) in [("--image", &flags.image), ("--last-image", &flags.last_image)] {
+            image.as_deref().map_or(Ok(()), |path| utf8(what, path))?;
+        }
         sampling.image = flags.image.clone().or(sampling.image.take());
         sampling.last_image = flags.last_image.clone().or(sampling.last_image.take());
         sampling.size = flags.size.or(sampling.size);
         sampling.frames = flags.frames.or(sampling.frames);
-        if let Some(name) = &flags.cache {
-            config.cache = vec![cache_table(name, &flags.set)?];
+        match flags.cache.as_deref() {
+            Some(NO_CACHE) => config.without_cache(flags)?,
+            Some(name) => config.cache = vec![cache_table(name, &flags.set)?],
+            None => {}
         }
         if let Some(profile) = &flags.profile {
-        for (what, image) in [("--image", &flags.image), ("--last-image", &flags.last_image)] {
-            image.as_deref().map_or(Ok(()), |path| utf8(what, path))?;
-        }
             for table in &mut config.cache {
                 table.insert("profile".to_owned(), toml::Value::String(profile.clone()));
             }
         }
         config.target = Target::of(flags, config.target.take());
         Ok(config)
+    }
+
+    /// What `--cache none` does to a file: neither its caches nor its target.
+    fn without_cache(&mut self, flags: &Sampling) -> Result<()> {
+        let target = flags.budget.is_some() || flags.speedup.is_some() || flags.psnr.is_some();
+        if target || !flags.set.is_empty() {
+            let message = "--cache none is a run without a cache, a target and --set are about one";
+            return Err(bad_input_with(message, "leave one of them out"));
+        }
+        self.cache.clear();
+        self.target = None;
+        Ok(())
     }
 
     /// Opens the model that it names; reads configuration files only.
@@ -358,6 +375,11 @@ impl Plan {
     /// The configuration that reproduces this run, from the working folder.
     pub(crate) fn to_toml(&self) -> Result<String> {
         self.config.to_toml()
+    }
+
+    /// The same as a file beside `result`.
+    pub(crate) fn to_toml_beside(&self, result: &Path) -> Result<String> {
+        self.config.stored_in(folder_of(result)).to_toml()
     }
 }
 

@@ -16,6 +16,7 @@ use crate::{
     args::{self, Run},
     calibration::{Judged, judge},
     decisions::decisions,
+    failure::bad_input_with,
     interrupt::Interrupt,
     media::{self, Clip, Format, Frames, Output as Media, ValueRange},
     output::Output,
@@ -32,6 +33,7 @@ const FEW_STEPS: usize = 8;
 pub(crate) fn run(args: &Run, out: &Output) -> Result<()> {
     let started = Instant::now();
     let plan = plan(args)?;
+    idle_flags(args, &plan)?;
     let built = plan.build()?;
     for warning in &built.warnings {
         out.warn(&warning.to_string(), warning.hint.as_deref());
@@ -247,6 +249,22 @@ fn plan(args: &Run) -> Result<Plan> {
 }
 
 /// What a stage is called in progress.
+/// Errors: a flag that is about a cache, and there is none.
+fn idle_flags(args: &Run, plan: &Plan) -> Result<()> {
+    if !plan.cache.cache.is_empty() {
+        return Ok(());
+    }
+    let audits = args.audit.is_some() || args.drift_budget.is_some() || args.on_drift.is_some();
+    let flags = [("--profile", args.sampling.profile.is_some()), ("--audit", audits)];
+    match flags.into_iter().find(|(_, given)| *given) {
+        None => Ok(()),
+        Some((flag, _)) => {
+            let message = format!("{flag} is given and the run has no cache: nothing would read it");
+            Err(bad_input_with(message, format!("--cache magcache, or leave {flag} out")))
+        }
+    }
+}
+
 pub(crate) fn stage(stage: Stage) -> &'static str {
     match stage {
         Stage::EncodingPrompt => "encoding the prompt",

@@ -54,7 +54,8 @@ pub(crate) fn run(args: &Schedule, out: &Output) -> Result<()> {
         .check()?;
     let plot = args.plot.as_deref().map(plot::Target::prepare).transpose()?;
     let export = args.export.as_deref().map(Export::prepare).transpose()?;
-    if config.cache.is_empty() && config.target.is_none() {
+    if config.cache.is_empty() && config.target.is_none() && args.sampling.cache.is_none() {
+        out.note("no cache is given: this is what --cache magcache does, a run without --cache is dense");
         let table = [("strategy".to_owned(), toml::Value::String("magcache".to_owned()))];
         config.cache.push(toml::Table::from_iter(table));
         if let (Some(profile), Some(cache)) = (&args.sampling.profile, config.cache.first_mut()) {
@@ -78,7 +79,8 @@ pub(crate) fn run(args: &Schedule, out: &Output) -> Result<()> {
     let built = plan.build(&outlook.meta, Some(&outlook.run))?;
     judge::announce(&outlook.judged, args.sampling.force, out)?;
     let mut warnings = built.warnings.clone();
-    let strategy = plan.cache.iter().map(|e| e.name.as_str()).collect::<Vec<_>>().join(" + ");
+    let names: Vec<&str> = plan.cache.iter().map(|e| e.name.as_str()).collect();
+    let strategy = if names.is_empty() { "no cache".to_owned() } else { names.join(" + ") };
 
     let log = if built.registry.is_static() {
         Some(decisions(&built.registry, &outlook.meta, &outlook.run, outlook.sizes.as_ref())?)
@@ -89,7 +91,7 @@ pub(crate) fn run(args: &Schedule, out: &Output) -> Result<()> {
         None
     };
     let summary = log.as_ref().map(|log| Summary::of(log, &built.registry, &outlook.meta, &outlook.run));
-    if summary.as_ref().is_some_and(|s| s.skipped() == 0 && s.modules.is_empty()) {
+    if !names.is_empty() && summary.as_ref().is_some_and(|s| s.skipped() == 0 && s.modules.is_empty()) {
         let message = format!("0 of {} would be skipped", count(outlook.run.len(), "step"));
         warnings.push(Problem::warning("schedule", message).hint("raise `threshold` or lower `warmup`"));
     }
