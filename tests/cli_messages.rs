@@ -109,3 +109,30 @@ fn a_flag_about_a_cache_is_not_ignored_where_there_is_none() {
     let dense = answer(&["schedule", "--cache", "none"], d);
     assert_eq!((&dense["strategy"], &dense["ceiling"]), (&"no cache".into(), &1.0.into()));
 }
+
+#[test]
+fn the_words_of_the_embedded_models_are_shown_and_others_are_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    let shown = |args: &[&str]| String::from_utf8(magcache(args, d).stdout).unwrap();
+    for args in [&["list"][..], &["demo", "--help"], &["run", "--help"]] {
+        assert!(shown(args).contains("COLOUR: red, green"), "{args:?}");
+    }
+    let models = answer(&["list"], d)["models"].clone();
+    let prompts = |name: &str| {
+        let model = models.as_array().unwrap().iter().find(|model| model["name"] == name).unwrap();
+        model["prompts"].clone()
+    };
+    assert!(prompts("tiny-flux").is_string() && prompts("wan2.1-t2v").is_null());
+    for model in ["tiny-flux", "wan2.1-t2v-tiny"] {
+        let told = |prompt: &str| {
+            let args = ["run", "--model", model, "--steps", "1", "--prompt", prompt, "--frames", "1"];
+            let out = magcache(&[&args[..], &["--out", "a.png", "--overwrite"]].concat(), d);
+            assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+            String::from_utf8(out.stderr).unwrap()
+        };
+        let words = told("a red cat and a cat walks");
+        assert!(words.contains("does not know these words of the prompt: \"cat\", \"walks\""), "{words}");
+        assert!(!told("a red circle").contains("does not know"));
+    }
+}

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args as ClapArgs;
 
-use super::{Placement, Sampling, Writing};
+use super::{Placement, Sampling, Writing, sampling::prompt_help};
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Demo {
@@ -16,8 +16,8 @@ pub(crate) struct Demo {
     /// A model folder, or the name of an embedded model
     #[arg(long, value_name = "DIR|NAME")]
     pub(crate) model: Option<String>,
-    /// Prompt
-    #[arg(long)]
+    /// What to show; the embedded models know few words, see --help
+    #[arg(long, value_name = "TEXT", long_help = prompt_help())]
     pub(crate) prompt: Option<String>,
     /// Sampling steps
     #[arg(long)]
@@ -36,8 +36,8 @@ pub(crate) struct Compare {
     pub(crate) configs: Vec<String>,
     #[command(flatten)]
     pub(crate) sampling: Sampling,
-    /// What to show
-    #[arg(long)]
+    /// What to show; the embedded models know few words, see --help
+    #[arg(long, value_name = "TEXT", long_help = prompt_help())]
     pub(crate) prompt: Option<String>,
     /// What not to show
     #[arg(long)]

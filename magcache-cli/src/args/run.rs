@@ -4,15 +4,15 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, ValueEnum};
 
-use super::{Placement, Sampling, Writing};
+use super::{Placement, Sampling, Writing, sampling::prompt_help};
 
 #[allow(clippy::struct_field_names, reason = "a dry run is what it is called")]
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Run {
     #[command(flatten)]
     pub(crate) sampling: Sampling,
-    /// What to show
-    #[arg(long)]
+    /// What to show; the embedded models know few words, see --help
+    #[arg(long, value_name = "TEXT", long_help = prompt_help())]
     pub(crate) prompt: Option<String>,
     /// What not to show
     #[arg(long)]

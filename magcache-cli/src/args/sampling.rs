@@ -1,17 +1,27 @@
 //! What every command that plans a run understands.
 
-use std::path::PathBuf;
+use std::{io, path::PathBuf};
 
+use anyhow::Result;
 use clap::Args as ClapArgs;
+use magcache_models::pipeline::{self, Embedded};
+
+use crate::failure::bad_input;
+
+/// Headings of the help.
+const MODEL: &str = "Model";
+const IMAGES: &str = "Given images";
+const CACHE: &str = "Cache";
 
 /// What every command that plans a run understands.
 #[derive(Debug, Default, ClapArgs)]
+#[command(next_help_heading = "Sampling")]
 pub(crate) struct Sampling {
-    /// A model folder, or the name of an embedded model
-    #[arg(long, value_name = "DIR|NAME")]
+    /// A model folder, or the name of an embedded model; for a schedule, of any model of `list`
+    #[arg(long, help_heading = MODEL, value_name = "DIR|NAME")]
     pub(crate) model: Option<String>,
     /// Settings as TOML; flags override it
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, help_heading = MODEL, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     /// Sampling steps
     #[arg(long)]
@@ -35,13 +45,13 @@ pub(crate) struct Sampling {
     #[arg(long, value_name = "RATIO")]
     pub(crate) boundary: Option<f64>,
     /// First frame of a video, or the image that an image is made from, for models that take one
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, help_heading = IMAGES, value_name = "FILE")]
     pub(crate) image: Option<PathBuf>,
     /// Image to image: the part of the steps that runs on --image, above 0 and at most 1
-    #[arg(long)]
+    #[arg(long, help_heading = IMAGES)]
     pub(crate) strength: Option<f64>,
     /// Last frame, for models that take one
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, help_heading = IMAGES, value_name = "FILE")]
     pub(crate) last_image: Option<PathBuf>,
     /// Shift of the noise levels
     #[arg(long)]
@@ -49,30 +59,48 @@ pub(crate) struct Sampling {
     /// Solver
     #[arg(long, value_name = "unipc|euler|dpmpp|wan-unipc|wan-dpmpp")]
     pub(crate) sampler: Option<String>,
-    /// A strategy with its profile's defaults, or replay:FILE with a trace, an exported schedule or a compute mask
-    #[arg(long, value_name = "NAME")]
+    /// A strategy with its profile's defaults, replay:FILE with a trace, an exported schedule or a compute mask, or none
+    #[arg(long, help_heading = CACHE, value_name = "NAME")]
     pub(crate) cache: Option<String>,
     /// Overrides a key of --cache, as TOML: threshold=0.1
-    #[arg(long, value_name = "KEY=VALUE", requires = "cache")]
+    #[arg(long, help_heading = CACHE, value_name = "KEY=VALUE", requires = "cache")]
     pub(crate) set: Vec<String>,
     /// A built-in calibration profile, or the path of one
-    #[arg(long, value_name = "NAME|FILE")]
+    #[arg(long, help_heading = CACHE, value_name = "NAME|FILE")]
     pub(crate) profile: Option<String>,
     /// Plans a run that computes so many steps; with --cache, by that strategy's threshold
-    #[arg(long, value_name = "STEPS", group = "target")]
+    #[arg(long, help_heading = CACHE, value_name = "STEPS", group = "target")]
     pub(crate) budget: Option<usize>,
     /// Plans a run whose network is so many times faster than a dense run's
-    #[arg(long, value_name = "TIMES", group = "target")]
+    #[arg(long, help_heading = CACHE, value_name = "TIMES", group = "target")]
     pub(crate) speedup: Option<f64>,
     /// Plans the fastest run that is expected to be so near to a dense run, in dB
-    #[arg(long, value_name = "DB", group = "target")]
+    #[arg(long, help_heading = CACHE, value_name = "DB", group = "target")]
     pub(crate) psnr: Option<f64>,
     /// Uses a profile that was measured on something else; files are replaced with --overwrite
-    #[arg(long)]
+    #[arg(long, help_heading = CACHE)]
     pub(crate) force: bool,
     /// Compares the weights with those of the profile whatever their size; up to 1 GiB it is done anyway
-    #[arg(long)]
+    #[arg(long, help_heading = CACHE)]
     pub(crate) check_checkpoint: bool,
+}
+
+/// A prompt as it was typed, or standard input for `-`.
+pub(crate) fn prompt(typed: Option<&str>) -> Result<Option<String>> {
+    match typed {
+        Some("-") => match io::read_to_string(io::stdin()) {
+            Ok(text) => Ok(Some(text.trim().to_owned())),
+            Err(error) => Err(bad_input(format!("cannot read the prompt from standard input: {error}"))),
+        },
+        typed => Ok(typed.map(str::to_owned)),
+    }
+}
+
+/// What the models inside the program understand.
+pub(super) fn prompt_help() -> String {
+    let of = |model: &Embedded| format!("\n  {}: {}", model.name, model.prompts);
+    let models: String = pipeline::embedded().into_iter().map(of).collect();
+    format!("What to show; - reads it from standard input. The embedded models know these words:{models}")
 }
 
 fn size(text: &str) -> Result<[usize; 2], String> {

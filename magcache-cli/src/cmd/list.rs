@@ -7,6 +7,7 @@ use serde_json::json;
 
 use crate::{
     args::List,
+    model_name,
     output::Output,
     reference::{self, Section},
 };
@@ -74,9 +75,10 @@ fn everything(out: &Output) {
     }
     text += &(out.paint("models", 1) + "\n");
     for m in meta::models() {
-        let embedded = pipeline::embedded().iter().any(|e| e.name == m.name);
-        let here = if embedded { " (in this program)" } else { "" };
+        let embedded = model_name::embedded(&m.name);
+        let here = if embedded.is_some() { " (in this program)" } else { "" };
         text += &row(&m.name, &format!("{}{here}", m.summary), m.origin);
+        text += &embedded.map(|e| format!("  {:<22} prompts: {}\n", "", e.prompts)).unwrap_or_default();
     }
     text += &(out.paint("profiles", 1) + "\n");
     for p in meta::profiles() {
@@ -103,6 +105,7 @@ fn everything(out: &Output) {
         })).collect::<Vec<_>>(),
         "models": meta::models().iter().map(|m| json!({
             "name": m.name, "summary": m.summary, "blocks": m.blocks(), "profiles": m.profiles, "origin": m.origin,
+            "prompts": model_name::embedded(&m.name).map(|e| e.prompts),
         })).collect::<Vec<_>>(),
         "profiles": meta::profiles().iter().map(|p| json!({
             "name": p.name, "origin": p.origin,

@@ -64,6 +64,8 @@ pub struct Embedded {
     pub name: &'static str,
     /// Its files.
     pub folder: fn() -> Folder,
+    /// The prompts that it was trained on, in words for the user: a small model knows no others.
+    pub prompts: &'static str,
     /// Whether it is used where no model is named.
     pub is_default: bool,
 }

@@ -40,6 +40,13 @@ pub enum Stage {
     LoadingVae,
 }
 
+/// The note on words of a prompt that a model does not know; `what` is that prompt.
+pub(crate) fn unknown_words(what: &str, words: &[String]) -> Option<String> {
+    let quoted: Vec<String> = words.iter().map(|word| format!("{word:?}")).collect();
+    (!words.is_empty())
+        .then(|| format!("the model does not know these words of the {what}: {}", quoted.join(", ")))
+}
+
 /// A model's checkpoint folder.
 pub trait Pipeline: Debug + Send + Sync {
     /// The registered model with this checkpoint's sizes.

@@ -107,6 +107,14 @@ impl FluxTextEncoder {
         Ok(FluxPrompt { clip: self.tokenizer.encode(prompt)?, t5 })
     }
 
+    /// What T5's vocabulary lacks, see [`PromptTokenizer::unknown_words`].
+    ///
+    /// # Errors
+    /// A prompt that is too long.
+    pub fn unknown_words(&self, prompt: &str) -> Result<Vec<String>, TokenizerError> {
+        self.tokenizer_2.unknown_words(prompt)
+    }
+
     /// Embeddings of prompts, equal to `FluxPipeline.encode_prompt` of diffusers (0.42.1).
     ///
     /// Neither encoder gets a mask, so that T5's padding takes part. Prompts that are too long are cut silently; use

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use serde::Deserialize;
-use tokenizers::{PostProcessor, Tokenizer, TruncationDirection};
+use tokenizers::{ModelWrapper, PostProcessor, Tokenizer, TruncationDirection};
 
 use super::{
     TokenizerError, clean_prompt,
@@ -191,6 +191,26 @@ impl PromptTokenizer {
         Ok(TokenizedPrompt { input_ids, attention_mask, len, truncated })
     }
 
+    /// Words of a prompt that the vocabulary does not have, each once: all of them are one token to the encoder. A vocabulary of parts
+    /// of words, as published models have it, lacks none.
+    ///
+    /// # Errors
+    /// [`TokenizerError::TooLong`] beyond [`MAX_PROMPT_CHARS`] characters.
+    pub fn unknown_words(&self, prompt: &str) -> Result<Vec<String>, TokenizerError> {
+        self.check_length(prompt)?;
+        let ModelWrapper::WordLevel(model) = self.tokenizer.get_model() else { return Ok(Vec::new()) };
+        let encoding = self.tokenizer.encode(prompt, false);
+        let encoding = encoding.map_err(|error| TokenizerError::Failed { reason: error.to_string() })?;
+        let mut words: Vec<String> = Vec::new();
+        for (token, (start, end)) in encoding.get_tokens().iter().zip(encoding.get_offsets()) {
+            let word = prompt.get(*start..*end).unwrap_or_default();
+            if *token == model.unk_token && words.iter().all(|known| known != word) {
+                words.push(word.to_owned());
+            }
+        }
+        Ok(words)
+    }
+
     fn check_length(&self, prompt: &str) -> Result<(), TokenizerError> {
         match prompt.chars().count() {
             chars if chars > MAX_PROMPT_CHARS => {
@@ -224,5 +244,14 @@ impl WanTokenizer {
     pub fn encode(&self, prompt: &str) -> Result<TokenizedPrompt, TokenizerError> {
         self.0.check_length(prompt)?;
         self.0.encode(&clean_prompt(prompt))
+    }
+
+    /// What the vocabulary lacks, see [`PromptTokenizer::unknown_words`].
+    ///
+    /// # Errors
+    /// [`TokenizerError::TooLong`] beyond [`MAX_PROMPT_CHARS`] characters.
+    pub fn unknown_words(&self, prompt: &str) -> Result<Vec<String>, TokenizerError> {
+        self.0.check_length(prompt)?;
+        self.0.unknown_words(&clean_prompt(prompt))
     }
 }

@@ -5,6 +5,15 @@ use crate::{
     pipeline::Embedded,
 };
 
+/// What the image model was trained on.
+const SHAPES: &str = "a COLOUR SHAPE [and a COLOUR SHAPE], such as \"a red circle and a blue square\"; \
+                      COLOUR: red, green, blue, yellow, white, purple; SHAPE: circle, square, triangle";
+
+/// What the video models were trained on.
+const MOVING_SHAPES: &str = "a COLOUR SHAPE moving DIRECTION [and ...], such as \"a red circle moving right\"; \
+                             COLOUR: red, green, blue, yellow, white, purple; SHAPE: circle, square, triangle; \
+                             DIRECTION: right, left, up, down";
+
 /// A folder's files; paths are the folder's own.
 macro_rules! files {
     ($folder:literal: $($path:literal),+ $(,)?) => {
@@ -84,17 +93,17 @@ pub fn flux() -> Folder {
 }
 
 magcache_core::inventory::submit! {
-    Embedded { name: "tiny-flux", folder: flux, is_default: false }
+    Embedded { name: "tiny-flux", folder: flux, prompts: SHAPES, is_default: false }
 }
 
 magcache_core::inventory::submit! {
-    Embedded { name: "wan2.1-t2v-tiny", folder: wan21_t2v, is_default: true }
+    Embedded { name: "wan2.1-t2v-tiny", folder: wan21_t2v, prompts: MOVING_SHAPES, is_default: true }
 }
 
 magcache_core::inventory::submit! {
-    Embedded { name: "wan2.2-t2v-tiny", folder: wan22_t2v, is_default: false }
+    Embedded { name: "wan2.2-t2v-tiny", folder: wan22_t2v, prompts: MOVING_SHAPES, is_default: false }
 }
 
 magcache_core::inventory::submit! {
-    Embedded { name: "wan2.2-i2v-tiny", folder: wan22_i2v, is_default: false }
+    Embedded { name: "wan2.2-i2v-tiny", folder: wan22_i2v, prompts: MOVING_SHAPES, is_default: false }
 }

@@ -18,6 +18,7 @@ use crate::{
     image::{Picture, area_size},
     pipeline::{
         Defaults, Denoiser, LoadOptions, Loader, Offload, Pipeline, PipelineError, Request, Result, Stage,
+        unknown_words,
     },
     sampler::{Sampler, Schedule, SchedulerConfig, Shift},
 };
@@ -105,6 +106,8 @@ impl WanPipeline {
                 let (kept, cut) = (encoder.max_length(), tokens.truncated);
                 notes.push(format!("the {what} is longer than {kept} tokens: the last {cut} are cut"));
             }
+            let unknown = encoder.tokenizer().unknown_words(text);
+            notes.extend(unknown_words(what, &unknown.map_err(|e| PipelineError::part("prompt", e))?));
             encoder.encode_tokens(&[tokens]).map_err(|e| PipelineError::part("text encoder", e))
         };
         let cond = one(&request.prompt, "prompt")?;

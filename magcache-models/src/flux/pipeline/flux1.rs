@@ -9,7 +9,7 @@ use crate::{
     checkpoint::{Folder, Weights},
     flux::{FluxConfig, FluxGuidance, FluxTransformer, meta, vae::packing},
     image::{Filter, Picture, area_size},
-    pipeline::{Defaults, LoadOptions, PipelineError, Request, Result},
+    pipeline::{Defaults, LoadOptions, PipelineError, Request, Result, unknown_words},
     sampler::{SchedulerConfig, schedule},
     text::{FluxTextEncoder, PromptTokenizer, TokenizerDefaults},
 };
@@ -111,6 +111,8 @@ impl Family for Flux1 {
         let one = |prompt: &Named<'_>| -> Result<Prompt> {
             let tokens = encoder.tokenize(prompt.text, None).map_err(|e| PipelineError::part("prompt", e))?;
             truncated(prompt, self.text_tokens, tokens.t5.truncated, notes);
+            let unknown = encoder.unknown_words(prompt.text).map_err(|e| PipelineError::part("prompt", e))?;
+            notes.extend(unknown_words(prompt.what, &unknown));
             let embeds =
                 encoder.encode_tokens(&[tokens]).map_err(|e| PipelineError::part("text encoder", e))?;
             Ok(Prompt { text: embeds.prompt_embeds, pooled: Some(embeds.pooled_prompt_embeds) })
