@@ -128,7 +128,7 @@ fn the_text_says_where_a_cache_loses() {
     // One step in six, and every later one a copy: worse than two steps.
     let bad = "[[cache]]\nstrategy = \"schedule\"\nskip = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]\n";
     fs::write(d.join("bad.toml"), bad).unwrap();
-    let args = image(&["bad.toml", "good=magcache", "--repeat", "2", "--quiet", "--out", "out"]);
+    let args = image(&["bad.toml", "good=magcache", "--repeat", "2", "--out", "out"]);
     let out = program::magcache(&args, d);
     let text = String::from_utf8(out.stdout).unwrap();
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));

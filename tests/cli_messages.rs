@@ -136,3 +136,60 @@ fn the_words_of_the_embedded_models_are_shown_and_others_are_told() {
         assert!(!told("a red circle").contains("does not know"));
     }
 }
+
+#[test]
+fn help_is_in_parts_and_quiet_is_quiet() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    let shown = |args: &[&str]| String::from_utf8(magcache(args, d).stdout).unwrap();
+    let help = shown(&["run", "--help"]);
+    for heading in
+        ["Model:", "Sampling:", "Given images:", "Cache:", "Audit of the cache:", "Machine:", "Output:"]
+    {
+        assert!(help.contains(&format!("\n{heading}\n")), "no {heading} in {help}");
+    }
+    for args in [&["list", "-q"][..], &["run", "-q", "--model", "tiny-flux", "--steps", "1"]] {
+        let out = magcache(args, d);
+        assert!(out.status.success() && out.stdout.is_empty() && out.stderr.is_empty(), "{args:?}: {out:?}");
+    }
+    assert!(answer(&["list", "-q"], d)["models"].is_array());
+    assert!(!magcache(&["run", "-q", "--steps", "0"], d).stderr.is_empty());
+    let version = shown(&["--version"]);
+    assert!(version.contains("0.1.0 (") && version.contains("computes on CPU"), "{version}");
+    assert_eq!(shown(&["-V"]).trim(), "magcache 0.1.0");
+}
+
+#[test]
+fn shells_and_man_read_the_same_description() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    let shown = |args: &[&str]| String::from_utf8(magcache(args, d).stdout).unwrap();
+    for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
+        let script = shown(&["completions", shell]);
+        assert!(script.contains("checkpoint-every") && script.contains("pareto"), "{shell}");
+    }
+    assert!(shown(&["man"]).contains(".TH magcache") && shown(&["man", "run"]).contains("checkpoint"));
+    refused(&["man", "rum"], d, &["unknown command \"rum\"", "did you mean \"run\"?"]);
+    refused(&["completions", "tcl"], d, &["bash"]);
+}
+
+#[test]
+fn a_prompt_comes_from_standard_input_too() {
+    use std::{
+        io::Write,
+        process::{Command, Stdio},
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    let mut run = Command::new(env!("CARGO_BIN_EXE_magcache"));
+    run.args(["run", "--prompt", "-", "--fps", "4", "--dry-run", "--json"]).current_dir(d);
+    let mut run = run.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    run.stdin.take().unwrap().write_all(b"a blue square\n").unwrap();
+    let said: Value = serde_json::from_slice(&run.wait_with_output().unwrap().stdout).unwrap();
+    let config = &said["config"];
+    assert_eq!(
+        (&config["sampling"]["prompt"], &config["output"]["fps"]),
+        (&"a blue square".into(), &4.0.into())
+    );
+    refused(&["run", "--fps", "0"], d, &["`fps` is 0"]);
+}

@@ -56,6 +56,11 @@ pub fn main() -> ExitCode {
         Command::Profile(args) => cmd::profile::run(&args, &out),
         Command::Trace(args) => cmd::trace::run(&args, &out),
         Command::Bench(args) => cmd::bench::run(&args, &out),
+        Command::Completions(args) => {
+            cmd::shell::completions(&args, &out);
+            Ok(())
+        }
+        Command::Man(args) => cmd::shell::man(&args, &out),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -22,14 +22,17 @@ pub(crate) struct Output {
 }
 
 impl Output {
-    /// `json` keeps stdout for one document; `quiet` drops notes and progress.
+    /// `json` keeps stdout for one document; `quiet` drops everything but that and errors.
     pub(crate) fn new(json: bool, quiet: bool) -> Self {
         let plain = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
         Self { json, quiet, colour: !plain && std::io::stdout().is_terminal() }
     }
 
-    /// The answer: `document` with `--json`, else `text`.
+    /// The answer: `document` with `--json`, else `text` unless it is to be quiet.
     pub(crate) fn answer(&self, text: &str, document: &Value) {
+        if self.quiet && !self.json {
+            return;
+        }
         let mut out = std::io::stdout().lock();
         // A closed pipe is the reader's choice, not an error.
         let _ = if self.json { writeln!(out, "{document}") } else { writeln!(out, "{}", text.trim_end()) };

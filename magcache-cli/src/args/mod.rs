@@ -9,7 +9,10 @@ mod parse;
 mod placement;
 mod run;
 mod sampling;
+mod shell;
 mod writing;
+
+use std::{env, sync::LazyLock};
 
 use clap::{Parser, Subcommand};
 
@@ -18,17 +21,18 @@ pub(crate) use compare::{Compare, Demo};
 pub(crate) use diff::{Profile, ProfileKind, Trace, TraceKind};
 pub(crate) use inspect::{Inspect, List, Schedule, Verify};
 pub(crate) use measure::{Calibrate, Objective, Pareto};
+pub(crate) use parse::parse;
 pub(crate) use placement::{Dtype, Placement};
 pub(crate) use run::{Offload, OnDrift, Run};
-pub(crate) use sampling::Sampling;
-pub(crate) use parse::parse;
+pub(crate) use sampling::{Sampling, prompt};
+pub(crate) use shell::{Completions, Man};
 pub(crate) use writing::Writing;
 
 /// Timestep caching for diffusion transformers: run, plan, verify and compare.
 ///
-/// Every command works without arguments on a small model inside the program.
+/// Every command that runs a model works without arguments, on a small model inside the program.
 #[derive(Debug, Parser)]
-#[command(version, propagate_version = true, max_term_width = 100)]
+#[command(version, long_version = build_information(), propagate_version = true, max_term_width = 100)]
 pub(crate) struct Args {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -38,9 +42,22 @@ pub(crate) struct Args {
     /// Computes with candle's own operations in place of this program's kernels, to compare the two; slower
     #[arg(long, global = true)]
     pub(crate) reference_ops: bool,
-    /// No progress and no notes
+    /// Prints nothing but errors, and with --json the document
     #[arg(long, short, global = true)]
     pub(crate) quiet: bool,
+}
+
+/// The version, and how this program was built.
+fn build_information() -> &'static str {
+    static TEXT: LazyLock<String> = LazyLock::new(|| {
+        let commit =
+            option_env!("MAGCACHE_COMMIT").map(|commit| format!(", commit {commit}")).unwrap_or_default();
+        let built = if cfg!(debug_assertions) { "debug" } else { "release" };
+        let devices = if cfg!(feature = "cuda") { "CPU and CUDA" } else { "CPU" };
+        let (version, arch, os) = (env!("CARGO_PKG_VERSION"), env::consts::ARCH, env::consts::OS);
+        format!("{version}{commit} ({built} build for {arch} {os}, computes on {devices})")
+    });
+    &TEXT
 }
 
 #[derive(Debug, Subcommand)]
@@ -69,4 +86,8 @@ pub(crate) enum Command {
     Trace(Trace),
     /// Times one forward, or the cost of the cache itself
     Bench(Bench),
+    /// Prints completions for a shell
+    Completions(Completions),
+    /// Prints the manual page of the program or of a command
+    Man(Man),
 }

@@ -12,6 +12,7 @@ use crate::failure::bad_input_with;
 
 /// Where a network is kept and computed.
 #[derive(Debug, ClapArgs)]
+#[command(next_help_heading = "Machine")]
 pub(crate) struct Placement {
     /// How weights are kept in memory; arithmetic on a CPU is f32
     #[arg(long, value_enum, default_value_t)]

@@ -23,37 +23,40 @@ pub(crate) struct Run {
     #[command(flatten)]
     pub(crate) placement: Placement,
     /// Where the weights of an expert are while the other one runs
-    #[arg(long, value_enum, default_value_t)]
+    #[arg(long, help_heading = "Machine", value_enum, default_value_t)]
     pub(crate) offload: Offload,
     /// Encode and decode in tiles of 256 pixels: bounded memory for large frames
-    #[arg(long)]
+    #[arg(long, help_heading = "Machine")]
     pub(crate) tile_vae: bool,
     /// FILE.mp4, .gif, .png or .webp, or a folder of PNG frames; a free name without. The configuration is FILE.mp4.toml
-    #[arg(long, value_name = "FILE|DIR")]
+    #[arg(long, help_heading = "Output", value_name = "FILE|DIR")]
     pub(crate) out: Option<PathBuf>,
+    /// Frames per second of a video; the model's own without
+    #[arg(long, help_heading = "Output", value_name = "N")]
+    pub(crate) fps: Option<f64>,
     #[command(flatten)]
     pub(crate) writing: Writing,
     /// Writes every decision, one JSON line per pass
-    #[arg(long, value_name = "FILE.jsonl")]
+    #[arg(long, help_heading = "Output", value_name = "FILE.jsonl")]
     pub(crate) trace: Option<PathBuf>,
     /// Stores the state of the run in this folder: after a kill the same command goes on from there
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, help_heading = "Output", value_name = "DIR")]
     pub(crate) checkpoint: Option<PathBuf>,
     /// Stores it behind every so many steps
-    #[arg(long, value_name = "STEPS", requires = "checkpoint", default_value_t = 1)]
+    #[arg(long, help_heading = "Output", value_name = "STEPS", requires = "checkpoint", default_value_t = 1)]
     #[arg(value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) checkpoint_every: u64,
     /// Computes this part of the skipped passes as well, 0 to 1, and reports the true error of the reuse
-    #[arg(long, value_name = "FRACTION")]
+    #[arg(long, help_heading = "Audit of the cache", value_name = "FRACTION")]
     pub(crate) audit: Option<f64>,
     /// Most drift: the audited errors added up, each in place of 1/FRACTION reuses
-    #[arg(long, value_name = "ERROR")]
+    #[arg(long, help_heading = "Audit of the cache", value_name = "ERROR")]
     pub(crate) drift_budget: Option<f64>,
     /// What is done when it is passed
-    #[arg(long, value_enum)]
+    #[arg(long, help_heading = "Audit of the cache", value_enum)]
     pub(crate) on_drift: Option<OnDrift>,
     /// Prints the resolved configuration and runs nothing
-    #[arg(long)]
+    #[arg(long, help_heading = "Output")]
     pub(crate) dry_run: bool,
 }
 

@@ -6,7 +6,7 @@ use anyhow::Result;
 use magcache_models::pipeline::Offload;
 
 use crate::{
-    args::{Compare, Sampling},
+    args::{Compare, Sampling, prompt},
     calibration::judge,
     compare::{
         Compared, Comparison, answer,
@@ -75,7 +75,7 @@ fn draw(compared: &mut Compared, target: &plot::Target, out: &Output) -> Result<
 fn plan(args: &Compare) -> Result<Plan> {
     let mut config = Config::of(&args.sampling)?;
     let sampling = &mut config.sampling;
-    sampling.prompt = args.prompt.clone().or(sampling.prompt.take());
+    sampling.prompt = prompt(args.prompt.as_deref())?.or(sampling.prompt.take());
     sampling.negative_prompt = args.negative_prompt.clone().or(sampling.negative_prompt.take());
     sampling.seed = args.seeds.first().copied().or(sampling.seed);
     Plan::new(config, args.placement.options(Offload::None, args.tile_vae)?)

@@ -4,7 +4,7 @@ use anyhow::Result;
 use magcache_models::pipeline::LoadOptions;
 
 use crate::{
-    args::{Demo, Dtype, Sampling},
+    args::{Demo, Dtype, Sampling, prompt},
     calibration::judge,
     compare::{
         Comparison, answer,
@@ -46,7 +46,7 @@ pub(crate) fn run(args: &Demo, out: &Output) -> Result<()> {
 fn plan(args: &Demo) -> Result<Plan> {
     let flags = Sampling { model: args.model.clone(), steps: args.steps, ..Sampling::default() };
     let mut config = Config::of(&flags)?;
-    config.sampling.prompt.clone_from(&args.prompt);
+    config.sampling.prompt = prompt(args.prompt.as_deref())?;
     config.sampling.seed = args.seed;
     Plan::new(config, LoadOptions::default())
 }

@@ -10,5 +10,6 @@ pub(crate) mod pareto;
 pub(crate) mod profile;
 pub(crate) mod run;
 pub(crate) mod schedule;
+pub(crate) mod shell;
 pub(crate) mod trace;
 pub(crate) mod verify;

@@ -227,10 +227,11 @@ fn few_steps(plan: &Plan, built: &Built) -> Result<Option<String>> {
 fn plan(args: &Run) -> Result<Plan> {
     let mut config = Config::of(&args.sampling)?;
     let sampling = &mut config.sampling;
-    sampling.prompt = args.prompt.clone().or(sampling.prompt.take());
+    sampling.prompt = args::prompt(args.prompt.as_deref())?.or(sampling.prompt.take());
     sampling.negative_prompt = args.negative_prompt.clone().or(sampling.negative_prompt.take());
     sampling.seed = args.seed.or(sampling.seed);
     config.output.path = args.out.clone().or(config.output.path.take());
+    config.output.fps = args.fps.or(config.output.fps);
     let audit = &mut config.audit;
     audit.fraction = args.audit.unwrap_or(audit.fraction);
     audit.drift_budget = args.drift_budget.or(audit.drift_budget);
@@ -248,7 +249,6 @@ fn plan(args: &Run) -> Result<Plan> {
     Plan::new(config, args.placement.options(offload, args.tile_vae)?)
 }
 
-/// What a stage is called in progress.
 /// Errors: a flag that is about a cache, and there is none.
 fn idle_flags(args: &Run, plan: &Plan) -> Result<()> {
     if !plan.cache.cache.is_empty() {
@@ -265,6 +265,7 @@ fn idle_flags(args: &Run, plan: &Plan) -> Result<()> {
     }
 }
 
+/// What a stage is called in progress.
 pub(crate) fn stage(stage: Stage) -> &'static str {
     match stage {
         Stage::EncodingPrompt => "encoding the prompt",

@@ -1,0 +1,46 @@
+//! `completions` and `man`: the help in the forms that a shell and `man` read.
+
+use anyhow::Result;
+use clap::CommandFactory;
+use magcache_core::nearest;
+use serde_json::json;
+
+use crate::{
+    args::{Args, Completions, Man},
+    failure::bad_input_with,
+    output::Output,
+};
+
+/// The name of the program.
+const NAME: &str = "magcache";
+
+pub(crate) fn completions(args: &Completions, out: &Output) {
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut Args::command(), NAME, &mut script);
+    let script = String::from_utf8_lossy(&script);
+    out.answer(&script, &json!({ "shell": args.shell.to_string(), "script": script }));
+}
+
+pub(crate) fn man(args: &Man, out: &Output) -> Result<()> {
+    let mut program = Args::command();
+    program.build();
+    let of = match &args.command {
+        None => program,
+        Some(name) => match program.find_subcommand(name) {
+            Some(command) => command.clone(),
+            None => {
+                let names = program.get_subcommands().map(clap::Command::get_name);
+                let hint = match nearest(name, names) {
+                    Some(near) => format!("did you mean {near:?}?"),
+                    None => "magcache --help lists the commands".to_owned(),
+                };
+                return Err(bad_input_with(format!("unknown command {name:?}"), hint));
+            }
+        },
+    };
+    let mut page = Vec::new();
+    clap_mangen::Man::new(of).render(&mut page)?;
+    let page = String::from_utf8_lossy(&page);
+    out.answer(&page, &json!({ "command": args.command, "page": page }));
+    Ok(())
+}
