@@ -137,7 +137,10 @@ fn steps_keep_their_numbers_where_a_run_begins_in_the_middle() {
         // A curve of the whole schedule, of which the run visits the end.
         &["--cache", "magcache", "--set", "threshold=0.5", "--set", "warmup=0"],
     ] {
-        let done = answer(&[&start[..], cache, &["--trace", "a.jsonl", "--out", "a.png"]].concat(), d);
+        let done = answer(
+            &[&start[..], cache, &["--trace", "a.jsonl", "--out", "a.png", "--overwrite"]].concat(),
+            d,
+        );
         assert_eq!(done["experts"][0]["passes"], 6, "{cache:?}");
         let trace = lines(&d.join("a.jsonl"));
         let steps: Vec<u64> = trace.iter().map(|line| line["step"].as_u64().unwrap()).collect();
@@ -154,7 +157,7 @@ fn steps_keep_their_numbers_where_a_run_begins_in_the_middle() {
         assert!(!reused.is_empty(), "{cache:?} skips nothing");
         assert_eq!(json!(reused), done["skipped"]["cond"], "{cache:?}");
         // The same steps skipped by their numbers give the same image.
-        answer(&[&start[..], &["--cache", "replay:a.jsonl", "--out", "b.png"]].concat(), d);
+        answer(&[&start[..], &["--cache", "replay:a.jsonl", "--out", "b.png", "--overwrite"]].concat(), d);
         assert!(
             fs::read(d.join("a.png")).unwrap() == fs::read(d.join("b.png")).unwrap(),
             "{cache:?}: another image"

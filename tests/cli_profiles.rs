@@ -194,7 +194,7 @@ fn a_trace_is_replayed_and_compared() {
         let (trace, gif) = (format!("{name}.jsonl"), format!("{name}.gif"));
         let args =
             ["run", "--model", model, "--steps", steps, "--frames", "5", "--out", &gif, "--trace", &trace];
-        answer(&[&args[..], cache].concat(), d)
+        answer(&[&args[..], cache, &["--overwrite"]].concat(), d)
     };
     let two = ["--flow-shift", "12"];
     for (model, steps, cache) in [

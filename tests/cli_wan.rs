@@ -136,7 +136,7 @@ fn a_pair_that_lacks_an_expert_is_refused() {
         ["run", "--model", "pair", "--steps", "2", "--frames", "1", "--size", "32x32", "--out", "a.png"];
     answer(&run, d);
     fs::remove_file(d.join("a.png")).unwrap();
-    fs::remove_file(d.join("a.toml")).unwrap();
+    fs::remove_file(d.join("a.png.toml")).unwrap();
     fs::remove_dir_all(d.join("pair/transformer_2")).unwrap();
     refused(&run, d, &["transformer_2"]);
 }

@@ -24,7 +24,7 @@ use crate::{
     resume::{Checkpoint, Stored, identity},
     summary::{self, Summary, strip, trace},
     target::Chosen,
-    writes::{Writes, config_of, unused},
+    writes::{Writes, config_of, unused, utf8},
 };
 
 /// Up to so many steps, the schedule is told before the run.
@@ -230,6 +230,7 @@ fn plan(args: &Run) -> Result<Plan> {
     sampling.prompt = args::prompt(args.prompt.as_deref())?.or(sampling.prompt.take());
     sampling.negative_prompt = args.negative_prompt.clone().or(sampling.negative_prompt.take());
     sampling.seed = args.seed.or(sampling.seed);
+    args.out.as_deref().map_or(Ok(()), |path| utf8("--out", path))?;
     config.output.path = args.out.clone().or(config.output.path.take());
     config.output.fps = args.fps.or(config.output.fps);
     let audit = &mut config.audit;
