@@ -257,7 +257,7 @@ fn plan(seed: u64) -> Plan {
     let (blocks, steps) = (1 + dice.roll(6), 6 + dice.roll(6));
     let text = dice.roll(3) > 0;
     let mini = Mini { blocks, text, joint: dice.roll(blocks + 1), fault: Cell::new(None) };
-    let rings: Vec<Ring> = (0..1 + dice.roll(4)).map(|_| ring(&mut dice, blocks, steps)).collect();
+    let rings: Vec<Ring> = (0..=dice.roll(4)).map(|_| ring(&mut dice, blocks, steps)).collect();
     let run = Trajectory::plain(steps, &BOTH);
     let run = if dice.one_in(3) {
         let first = 2 + dice.roll(steps - 3);

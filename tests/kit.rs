@@ -5,15 +5,16 @@ use std::panic::catch_unwind;
 use candle_core::{Result, Tensor};
 use magcache_core::{
     Branch, BuildCx, CacheConfig, ConfigError, Guards, Head, Level, Persist, Problem, Reader, SnapshotError,
-    Step, Strategy, StrategyInfo, Streams, TimestepCache, Verdict, Why, Window, Writer, inventory, testing,
-    typetag,
+    Step, Strategy, StrategyInfo, Streams, TimestepCache, Verdict, Why, Window, Writer, inventory, keys_of,
+    schemars, testing, typetag,
 };
 use serde::{Deserialize, Serialize};
 
 /// What is wrong with the strategy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 enum Fault {
+    /// It is as it should be.
     Nothing,
     /// The anchor moves in `head`: it is another step's than the stored residual where the verdict is overruled.
     AnchorInHead,
@@ -23,10 +24,13 @@ enum Fault {
     NoBytes,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+/// Its keys.
+#[derive(Debug, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct FaultyConfig {
+    /// Bound of the distance.
     threshold: f64,
+    /// What is wrong.
     fault: Fault,
 }
 
@@ -119,6 +123,7 @@ const fn info(example: &'static str, never: &'static str) -> StrategyInfo {
         level: Level::Blocks,
         example,
         never,
+        keys: keys_of::<FaultyConfig>,
         origin: env!("CARGO_PKG_NAME"),
     }
 }

@@ -267,7 +267,7 @@ impl DecisionLog {
     /// The same decisions with bytes that are `unit` times as many.
     pub(crate) fn in_units(&self, unit: usize) -> Self {
         let scaled = |record: &Record| Record { bytes: record.bytes * unit, ..record.clone() };
-        Self { records: self.records.iter().map(scaled).collect() }
+        Self { records: self.records.iter().map(scaled).collect(), ..Self::default() }
     }
 
     /// Every record, oldest first.

@@ -250,9 +250,10 @@ impl<'m> Interpreter<'m> {
         };
         let own = self.part(*first, &blocks);
         let (x, a) = self.around(pass, inner, level, blocks.start..own.start, x, forced)?;
-        let (x, b) = match own.is_empty() {
-            true => (x, true),
-            false => self.ring(pass, (*first, inner), level, own.clone(), x, forced)?,
+        let (x, b) = if own.is_empty() {
+            (x, true)
+        } else {
+            self.ring(pass, (*first, inner), level, own.clone(), x, forced)?
         };
         let (x, c) = self.around(pass, inner, level, own.end..blocks.end, x, forced)?;
         Ok((x, a && b && c))

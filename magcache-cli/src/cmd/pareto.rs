@@ -191,7 +191,7 @@ fn save(path: &std::path::Path, mut profile: Profile, plan: &Plan, curves: &[Cur
             let ((psnr, error), (ssim, _)) = (points.psnr(), points.ssim());
             (schedule.psnr, schedule.ssim) = (Some(psnr), Some(ssim));
             // A single run has no spread.
-            schedule.psnr_error = Some(error).filter(|error| error.is_finite() && *error > 0.0);
+            schedule.psnr_error = error.filter(|error| error.is_finite() && *error > 0.0);
         }
     }
     Ok(media::write_file(path, toml::to_string(&profile)?.as_bytes())?)
@@ -205,7 +205,7 @@ fn chart(plan: &Plan, curves: &[Curve], runs: usize) -> Chart {
         count(runs, "run")
     );
     let mut chart = Chart::new(title, "computed steps", "PSNR against the dense run, dB");
-    chart.band = "± one standard error".to_owned();
+    "± one standard error".clone_into(&mut chart.band);
     for curve in curves {
         let own = || curve.points.iter().flatten().map(|(_, points)| points);
         chart = chart.with(Series {

@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use anyhow::Result;
 use magcache_core::{
-    Branch, DecisionLog, HookRegistry, ModelMeta, Phase, Problem, Profile, Record, Step, Trajectory, count, meta,
+    Branch, DecisionLog, HookRegistry, ModelMeta, Phase, Problem, Profile, Record, Step, Trajectory, count,
+    meta,
     schedule::{Sizes, most_bytes, simulate_sized},
 };
 use magcache_models::{

@@ -17,7 +17,7 @@ impl Chart {
             let style = if chart.series.is_empty() { Style::Marked } else { Style::Dashed };
             chart = chart.with(Series { spread, ..Series::new(branch, style, points) });
         }
-        chart.band = "± one standard deviation over tokens".to_owned();
+        "± one standard deviation over tokens".clone_into(&mut chart.band);
         let later = starts.iter().filter(|start| **start > 0);
         let mark = |start: &usize| Mark { x: *start as f64 - 0.5, label: "next expert".to_owned() };
         chart.marks = later.map(mark).collect();

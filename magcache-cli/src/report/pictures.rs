@@ -56,9 +56,10 @@ fn picture_of(what: &str, picture: &Picture) -> Result<String> {
     let pixels = pixels.with_context(|| format!("a picture of {width}x{height} has another size"))?;
     // It is shown small: a photograph need not be in the page as it is.
     let side = pixels.width().max(pixels.height());
-    let shown = match side > GIVEN {
-        true => imageops::thumbnail(&pixels, pixels.width() * GIVEN / side, pixels.height() * GIVEN / side),
-        false => pixels,
+    let shown = if side > GIVEN {
+        imageops::thumbnail(&pixels, pixels.width() * GIVEN / side, pixels.height() * GIVEN / side)
+    } else {
+        pixels
     };
     Ok(format!(
         "<figure><img width=\"{width}\" height=\"{height}\" alt=\"{what}\" src=\"{}\"><figcaption>{what}, {width}×{height}</figcaption></figure>",

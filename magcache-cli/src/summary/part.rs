@@ -60,8 +60,11 @@ impl Part {
             reasons.extend(&only.reasons);
             metric = only.metric();
         }
-        let mut out =
-            format!("{}, {computed} computed{}, {skipped} skipped{metric}\n", count(steps, "step"), told(&reasons));
+        let mut out = format!(
+            "{}, {computed} computed{}, {skipped} skipped{metric}\n",
+            count(steps, "step"),
+            told(&reasons)
+        );
         for (hook, own) in &self.hooks {
             if several {
                 let (computed, reasons) = (own.reasons.values().sum::<usize>(), told(&own.reasons));
