@@ -189,3 +189,47 @@ impl Seen {
         self.best.as_ref().is_some_and(|best| (best.computed - self.wanted).abs() < 0.5)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use magcache_core::Branch;
+
+    use super::*;
+
+    /// A curve far from any real one, on which a larger threshold often skips less.
+    fn table(seed: u32) -> toml::Table {
+        let mut state = seed.wrapping_mul(747_796_405).wrapping_add(2_891_336_453);
+        let mut ratio = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            0.6 + 0.7 * f64::from(state >> 8) / f64::from(1 << 24)
+        };
+        let ratios: Vec<String> = (0..14).map(|_| format!("{:.4}", ratio())).collect();
+        let text =
+            format!("strategy = \"magcache\"\nmax_skips = 3\nwarmup = 1\nratios = [{}]", ratios.join(", "));
+        toml::from_str(&text).unwrap()
+    }
+
+    #[test]
+    fn every_number_of_steps_that_a_threshold_gives_is_found() {
+        magcache_strategies::link();
+        let (model, run) = (ModelMeta::simple("toy", 3), Trajectory::plain(14, &[Branch::Cond]));
+        let residuals = Residuals::default();
+        let mut reached_twice = 0;
+        for seed in 0..40 {
+            let table = table(seed);
+            let tuned = Tuned { table: &table, residuals: &residuals, model: &model, run: &run, sizes: None };
+            let at = |threshold: usize| {
+                tuned.at("magcache", threshold as f64 / 500.0, None).unwrap().computed as usize
+            };
+            let computed: Vec<usize> = (0..1000).map(at).collect();
+            reached_twice += usize::from(computed.windows(2).any(|pair| pair[0] < pair[1]));
+            for budget in computed.into_iter().collect::<BTreeSet<_>>() {
+                let chosen = tuned.choose(Goal::Budget(budget), None).unwrap();
+                assert_eq!((chosen.computed as usize, chosen.short), (budget, None), "curve {seed}");
+            }
+        }
+        assert!(reached_twice > 5, "hardly a curve on which a larger threshold computes more");
+    }
+}
