@@ -48,7 +48,9 @@ fn shape(text: &str) -> Option<(String, Option<String>)> {
         None if expected == "a sequence" => {
             ("a list".to_owned(), key.filter(|_| got == "map").map(|key| format!("[[{key}]]")))
         }
-        None if expected == "a map" => ("a table".to_owned(), None),
+        None if expected == "a map" => {
+            ("a table".to_owned(), key.filter(|_| got == "sequence").map(|key| format!("[{key}]")))
+        }
         None if ["usize", "u8", "u16", "u32", "u64"].contains(&expected) => {
             ("a whole number, at least 0".to_owned(), None)
         }

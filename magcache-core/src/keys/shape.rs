@@ -11,7 +11,8 @@ pub(super) fn flatten(path: &str, schema: &Schema, out: &mut Vec<Key>) {
     for (name, value) in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {
         let Some(property) = value.as_object() else { continue };
         let shape = bare(property);
-        let ranges: Vec<String> = alternatives(shape).into_iter().filter_map(range).collect();
+        let mut ranges: Vec<String> = alternatives(shape).into_iter().filter_map(range).collect();
+        ranges.dedup();
         let unless = property.get("unless").and_then(Value::as_object).and_then(|pair| pair.iter().next());
         let name = format!("{path}{name}");
         out.push(Key {
