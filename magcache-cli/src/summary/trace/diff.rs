@@ -318,10 +318,10 @@ mod tests {
         assert!(!diff.same());
         let told = diff.to_string();
         for part in [
-            "1 passes decided differently\n  seed-1 step 1 cond blocks 0..4: reuse in a, compute in b",
-            "1 passes only in b\n  seed-1 step 2 uncond blocks 0..4",
-            "1 passes only in a\n  seed-1 step 2 cond blocks 0..4",
-            "1 passes under other settings\n  seed-1 step 0 cond blocks 0..4: step of 4, timestep 900, sigma 0.9, expert 0 in a",
+            "1 pass decided differently\n  seed-1 step 1 cond blocks 0..4: reuse in a, compute in b",
+            "1 pass only in b\n  seed-1 step 2 uncond blocks 0..4",
+            "1 pass only in a\n  seed-1 step 2 cond blocks 0..4",
+            "1 pass under other settings\n  seed-1 step 0 cond blocks 0..4: step of 4, timestep 900, sigma 0.9, expert 0 in a",
             "the metric differs by at most 2.500e-1: seed-1 step 0 cond blocks 0..4: 0.5 in a, 0.75 in b",
         ] {
             assert!(told.contains(part), "no {part:?} in {told}");
