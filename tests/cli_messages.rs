@@ -26,7 +26,7 @@ fn every_refusal_has_one_style() {
         (&["run", "--promt", "x"][..], "unexpected argument '--promt' found", "'--prompt'"),
         (&["run", "--on-drift", "x"], "invalid value 'x' for '--on-drift <ON_DRIFT>'", "magcache run --help"),
         (&["verify"], "were not provided: <CASE>...", "magcache verify --help"),
-        (&[], "no command is given", "magcache --help"),
+        (&[], "requires a subcommand but one was not provided", "magcache --help"),
         (&["run", "--cache", "magcash"], "unknown strategy \"magcash\"", "did you mean \"magcache\"?"),
         // Errors of the libraries have their hint in their text.
         (&["run", "--out", "a.avi"], "cannot write files that end in .avi", "name a .mp4 or .gif file"),

@@ -31,12 +31,13 @@ pub(crate) fn parse() -> Result<Args, Refused> {
 impl Refused {
     /// Shows help, or says what is wrong: exit code 2.
     pub(crate) fn exit(&self) -> ExitCode {
-        let help = match self.error.kind() {
-            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => true,
-            // A command without a word behind it is answered with its help.
-            ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => !self.json,
-            _ => false,
-        };
+        let help = matches!(
+            self.error.kind(),
+            ErrorKind::DisplayHelp
+                | ErrorKind::DisplayVersion
+                // Nothing was typed at all.
+                | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+        );
         if help {
             let _ = self.error.print();
             return ExitCode::from(u8::try_from(self.error.exit_code()).unwrap_or(2));
@@ -50,9 +51,6 @@ impl Refused {
 fn told(error: &Error, words: &[OsString]) -> (String, String) {
     let text = error.to_string();
     let joined = |paragraph: &str| paragraph.lines().map(str::trim).collect::<Vec<_>>().join(" ");
-    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        return ("no command is given".to_owned(), "magcache --help".to_owned());
-    }
     let mut paragraphs = text.split("\n\n").map(str::trim);
     let message = joined(paragraphs.next().unwrap_or_default());
     let tips = paragraphs.filter_map(|paragraph| paragraph.strip_prefix("tip: ")).map(joined);
@@ -98,6 +96,8 @@ mod tests {
         let (message, hint) = of(&["rum"]);
         assert_eq!(message, "unrecognized subcommand 'rum'");
         assert!(hint.contains("'run'"), "{hint}");
-        assert_eq!(of(&[]), ("no command is given".to_owned(), "magcache --help".to_owned()));
+        let (message, hint) = of(&["--json"]);
+        assert!(message.contains("requires a subcommand but one was not provided"), "{message}");
+        assert_eq!(hint, "magcache --help");
     }
 }
