@@ -156,7 +156,7 @@ fn a_measured_profile_is_what_the_caches_use() {
     );
     let outputs: Vec<&str> = done["outputs"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
     assert_eq!(outputs, ["own.toml", "own.safetensors", "own.svg"]);
-    assert!(fs::read_to_string(d.join("own.svg")).unwrap().contains("tiny-flux: 1 runs of 9 steps"));
+    assert!(fs::read_to_string(d.join("own.svg")).unwrap().contains("tiny-flux: 1 run of 9 steps"));
     let run = |cache: &str, set: &str| {
         let args = ["run", "--model", "tiny-flux", "--steps", "9", "--size", "48x40", "--cache", cache];
         let more = ["--set", set, "--profile", "own.toml", "--out", "x.png", "--overwrite"];

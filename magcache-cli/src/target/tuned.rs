@@ -198,7 +198,7 @@ mod tests {
 
     use super::*;
 
-    /// A curve far from any real one, on which a larger threshold often skips less.
+    /// A curve far from any real one: on these, a larger threshold computes more steps somewhere.
     fn table(seed: u32) -> toml::Table {
         let mut state = seed.wrapping_mul(747_796_405).wrapping_add(2_891_336_453);
         let mut ratio = || {
@@ -216,20 +216,18 @@ mod tests {
         magcache_strategies::link();
         let (model, run) = (ModelMeta::simple("toy", 3), Trajectory::plain(14, &[Branch::Cond]));
         let residuals = Residuals::default();
-        let mut reached_twice = 0;
-        for seed in 0..40 {
+        for seed in [8, 13, 19, 20, 30, 40, 57, 62] {
             let table = table(seed);
             let tuned = Tuned { table: &table, residuals: &residuals, model: &model, run: &run, sizes: None };
             let at = |threshold: usize| {
                 tuned.at("magcache", threshold as f64 / 500.0, None).unwrap().computed as usize
             };
             let computed: Vec<usize> = (0..1000).map(at).collect();
-            reached_twice += usize::from(computed.windows(2).any(|pair| pair[0] < pair[1]));
+            assert!(computed.windows(2).any(|pair| pair[0] < pair[1]), "curve {seed} is no such curve");
             for budget in computed.into_iter().collect::<BTreeSet<_>>() {
                 let chosen = tuned.choose(Goal::Budget(budget), None).unwrap();
                 assert_eq!((chosen.computed as usize, chosen.short), (budget, None), "curve {seed}");
             }
         }
-        assert!(reached_twice > 5, "hardly a curve on which a larger threshold computes more");
     }
 }
