@@ -95,6 +95,9 @@ pub fn most_bytes(
     sizes: &Sizes,
 ) -> std::result::Result<Option<usize>, ConfigError> {
     let longer = longer(trajectory);
+    // What is dropped follows from what is decided, so it is counted as if there were room.
+    let budget = plan.residuals.policy()?.budget;
+    plan.residuals.budget = None;
     for entry in &mut plan.cache {
         entry.words.warmup = Some(Warmup::Steps(longer.len()));
     }
@@ -112,7 +115,8 @@ pub fn most_bytes(
     };
     let known = run(&mut session).is_ok()
         && session.log().records().iter().all(|record| !record.reused && !record.why.is_failsafe());
-    Ok(known.then(|| Simulated::of(&session, unit).peak_bytes))
+    let most = Simulated::of(&session, unit).peak_bytes;
+    Ok(known.then(|| budget.map_or(most, |budget| most.min(budget))))
 }
 
 /// The same run with one more step at the end of each phase.

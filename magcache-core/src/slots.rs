@@ -89,7 +89,6 @@ impl Slots {
             self.remove(&victim);
             self.evicted += 1;
         }
-        self.peak = self.peak.max(self.bytes);
     }
 
     /// Stores a slot whose pass goes on and will [`Slots::put`] it: the budget waits for that.
@@ -122,6 +121,7 @@ impl Slots {
     /// The pass of `branch` at `step` ran to its end, or failed: then its slots are kept for the same pass, if that is what
     /// runs next, and the next step finds none of them.
     pub(crate) fn end(&mut self, step: &Step, branch: Branch, failed: bool) {
+        self.peak = self.peak.max(self.bytes);
         if failed || self.torn {
             self.torn = true;
             let own = |key: &SlotKey| (key.expert, key.branch, key.eval) == (step.expert, branch, step.eval);
@@ -212,7 +212,7 @@ impl Slots {
         self.bytes
     }
 
-    /// The most bytes held at once.
+    /// The most bytes held between two passes.
     pub fn peak_bytes(&self) -> usize {
         self.peak
     }
