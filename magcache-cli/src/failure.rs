@@ -6,7 +6,7 @@ use magcache_models::{
     checkpoint::CheckpointError, image::PictureError, pipeline::PipelineError, sampler::SamplerError,
 };
 
-use crate::media::MediaError;
+use crate::{interrupt, media::MediaError};
 
 /// Something wrong with what was typed or given, found by this program itself.
 #[derive(Debug, thiserror::Error)]
@@ -31,12 +31,12 @@ pub(crate) fn bad_input_with(message: impl Into<String>, hint: impl Into<String>
     BadInput { message: message.into(), hint: Some(hint.into()) }.into()
 }
 
-/// 130 interrupted, 2 bad input, 1 anything else.
+/// 128 and the signal's number where one stopped it (130 for Ctrl-C), 2 bad input, 1 anything else.
 pub(crate) fn exit_code(error: &Error) -> u8 {
     for cause in error.chain() {
         if let Some(error) = cause.downcast_ref::<PipelineError>() {
             return match error {
-                PipelineError::Interrupted { .. } => 130,
+                PipelineError::Interrupted { .. } => interrupt::exit_code(),
                 error if error.is_bad_input() => 2,
                 _ => 1,
             };

@@ -23,6 +23,7 @@ mod report;
 mod resume;
 mod summary;
 mod target;
+mod verbose;
 pub mod verify;
 mod writes;
 
@@ -42,6 +43,7 @@ pub fn main() -> ExitCode {
     if args.reference_ops {
         magcache_models::nn::use_reference_ops();
     }
+    verbose::listen(args.verbose);
     let out = Output::new(args.json, args.quiet);
     let done = match args.command {
         Command::Demo(args) => cmd::demo::run(&args, &out),

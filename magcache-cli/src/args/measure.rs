@@ -1,6 +1,6 @@
 //! Runs over many prompts and seeds: what is measured of them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::{Args as ClapArgs, ValueEnum};
@@ -46,23 +46,27 @@ impl Runs {
     pub(crate) fn prompts(&self, plan: &Plan) -> Result<Vec<String>> {
         let mut prompts = self.prompt.clone();
         if let Some(path) = &self.prompts {
-            let text = std::fs::read_to_string(path).map_err(|error| {
-                bad_input_with(
-                    format!("cannot read {}: {error}", path.display()),
-                    "a file with a prompt on each line",
-                )
-            })?;
-            let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-            prompts.extend(lines.map(str::to_owned));
-            if prompts.is_empty() {
-                return Err(bad_input_with(format!("{} has no prompts", path.display()), "one on each line"));
-            }
+            prompts.extend(read_prompts(path)?);
         }
         if prompts.is_empty() {
             prompts.push(plan.request.prompt.clone());
         }
         Ok(prompts)
     }
+}
+
+/// The prompts of a file, one on each line; empty lines and those that begin with # are left out.
+pub(crate) fn read_prompts(path: &Path) -> Result<Vec<String>> {
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        let message = format!("cannot read {}: {error}", path.display());
+        bad_input_with(message, "a file with a prompt on each line")
+    })?;
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let prompts: Vec<String> = lines.map(str::to_owned).collect();
+    if prompts.is_empty() {
+        return Err(bad_input_with(format!("{} has no prompts", path.display()), "one on each line"));
+    }
+    Ok(prompts)
 }
 
 #[derive(Debug, ClapArgs)]

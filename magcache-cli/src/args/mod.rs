@@ -14,13 +14,13 @@ mod writing;
 
 use std::{env, sync::LazyLock};
 
-use clap::{Parser, Subcommand};
+use clap::{ArgAction, Parser, Subcommand};
 
 pub(crate) use bench::{Bench, BenchCache, BenchForward, BenchKind, BenchModel, BenchText, BenchVae};
 pub(crate) use compare::{Compare, Demo};
 pub(crate) use diff::{Profile, ProfileKind, Trace, TraceKind};
 pub(crate) use inspect::{Inspect, List, Schedule, Verify};
-pub(crate) use measure::{Calibrate, Objective, Pareto};
+pub(crate) use measure::{Calibrate, Objective, Pareto, read_prompts};
 pub(crate) use parse::parse;
 pub(crate) use placement::{Dtype, Placement};
 pub(crate) use run::{Offload, OnDrift, Run};
@@ -45,6 +45,9 @@ pub(crate) struct Args {
     /// Prints nothing but errors, and with --json the document
     #[arg(long, short, global = true)]
     pub(crate) quiet: bool,
+    /// Tells what is done and how long it takes; twice, every decision too. `RUST_LOG` chooses more finely
+    #[arg(long, short, global = true, action = ArgAction::Count)]
+    pub(crate) verbose: u8,
 }
 
 /// The version, and how this program was built.

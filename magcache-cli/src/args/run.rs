@@ -14,12 +14,18 @@ pub(crate) struct Run {
     /// What to show; the embedded models know few words, see --help
     #[arg(long, value_name = "TEXT", long_help = prompt_help())]
     pub(crate) prompt: Option<String>,
+    /// A file with a prompt on each line: one run for each, with numbered names; empty lines and those with # are left out
+    #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
+    pub(crate) prompts: Option<PathBuf>,
     /// What not to show
     #[arg(long)]
     pub(crate) negative_prompt: Option<String>,
     /// Seed of the initial noise
     #[arg(long)]
     pub(crate) seed: Option<u64>,
+    /// Several seeds, each with every prompt: one run for each, with numbered names
+    #[arg(long, value_name = "N,N", value_delimiter = ',', conflicts_with = "seed")]
+    pub(crate) seeds: Vec<u64>,
     #[command(flatten)]
     pub(crate) placement: Placement,
     /// Where the weights of an expert are while the other one runs

@@ -1,0 +1,183 @@
+//! One generation, from its noise or its stored state to the files that it leaves.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Instant,
+};
+
+use anyhow::{Context, Result};
+use magcache_core::Built;
+use magcache_models::pipeline::{Denoiser, Generation, PipelineError};
+use tracing::{debug, trace};
+
+use super::{clip, says, stage};
+use crate::{
+    interrupt::Interrupt,
+    media::{self, Frames, Output as Media, ValueRange},
+    output::Output,
+    plan::Plan,
+    resume::{Checkpoint, Stored},
+    summary::trace::{TraceFile, hooks},
+    writes::config_of,
+};
+
+/// What one run is made of.
+pub(super) struct Job<'j> {
+    pub(super) plan: &'j Plan,
+    pub(super) built: &'j Built,
+    /// Where the result goes.
+    pub(super) path: &'j Path,
+    /// What is stored beside it.
+    pub(super) config: &'j str,
+    pub(super) trace: Option<&'j Path>,
+    pub(super) interrupt: &'j Interrupt,
+    pub(super) out: &'j Output,
+}
+
+/// What came of it.
+pub(super) struct Done {
+    pub(super) generation: Generation,
+    pub(super) outputs: Vec<PathBuf>,
+    pub(super) started: Instant,
+    pub(super) resumed_at: Option<usize>,
+}
+
+impl Job<'_> {
+    /// Runs it. `stored` is its state where it goes on; `checkpoint` is where that is kept.
+    pub(super) fn run(&self, mut checkpoint: Option<Checkpoint>, stored: Option<Stored>) -> Result<Done> {
+        let started = Instant::now();
+        let Self { plan, built, path, config, interrupt, out, .. } = self;
+        let resumed_at = stored.as_ref().map(Stored::step).transpose()?;
+        // Of a run that was killed behind its outputs, a folder of frames is there already, whole.
+        let done = resumed_at.is_some_and(|step| step >= plan.trajectory.len());
+        let written = done && stored.as_ref().is_some_and(|stored| stored.output == *path);
+        let (target, written) = Media::prepare_again(path, clip(plan), written)?;
+        let trace_file = self.trace.map(TraceFile::prepare).transpose()?;
+
+        let mut generation = begin(plan, built, stored, out)?;
+        let ran = denoise(&mut generation, checkpoint.as_mut(), interrupt, out).and_then(|()| {
+            // The network makes room for the autoencoder.
+            generation.release();
+            if written { Ok(()) } else { decode(plan, generation.latents(), &target, interrupt, out) }
+        });
+        if let (Err(_), Some(step)) = (&ran, checkpoint.as_ref().and_then(Checkpoint::stored)) {
+            out.note(&format!("the same command continues at step {step} of {}", plan.trajectory.len()));
+        }
+        ran?;
+
+        let written = target.path().to_owned();
+        let config_path = config_of(&written);
+        if !says(&config_path, config) {
+            media::write_file(&config_path, config.as_bytes())?;
+        }
+        let mut outputs = vec![written, config_path];
+        if let Some(file) = trace_file {
+            let run = &plan.trajectory;
+            let hooks = hooks(&built.registry, &plan.cache.cache, &run.step(run.first));
+            outputs.push(file.write(&plan.request, &hooks, &generation)?);
+        }
+        if let Some(checkpoint) = checkpoint {
+            outputs.iter().try_for_each(|output| media::sweep(output))?;
+            checkpoint.finish()?;
+        }
+        debug!(?outputs, seconds = started.elapsed().as_secs_f64(), "wrote everything");
+        Ok(Done { generation, outputs, started, resumed_at })
+    }
+}
+
+/// A run at its start, or where its state was stored.
+fn begin(plan: &Plan, built: &Built, stored: Option<Stored>, out: &Output) -> Result<Generation> {
+    let (sampler, noise) = (plan.pipeline.sampler(&plan.request)?, plan.pipeline.noise(&plan.request)?);
+    let (run, steps) = (plan.trajectory.clone(), plan.trajectory.len());
+    let Some(stored) = stored else {
+        return Ok(Generation::new(load(plan, out)?, run, sampler, &noise, &built.registry)?);
+    };
+    let step = stored.step()?;
+    let denoiser = if step >= steps {
+        out.note("every step is done, continues with decoding");
+        None
+    } else {
+        out.note(&format!("continues at step {step} of {steps}"));
+        Some(load(plan, out)?)
+    };
+    let from = stored.snapshot.reader(noise.device());
+    Generation::resume(denoiser, run, sampler, &built.registry, &from)
+        .context("cannot go on from the stored state")
+}
+
+/// The network with the prompts of a request.
+fn load(plan: &Plan, out: &Output) -> Result<Arc<dyn Denoiser>> {
+    let mut notes = Vec::new();
+    let spinner = out.spinner("loading");
+    let now = |s| {
+        debug!("{}", stage(s));
+        spinner.set_message(stage(s));
+    };
+    let denoiser = plan.pipeline.denoiser(&plan.request, &now, &mut notes)?;
+    spinner.finish_and_clear();
+    notes.iter().for_each(|note| out.note(note));
+    Ok(denoiser)
+}
+
+/// Runs what is left, and stores the state where it is due.
+fn denoise(
+    generation: &mut Generation,
+    mut checkpoint: Option<&mut Checkpoint>,
+    interrupt: &Interrupt,
+    out: &Output,
+) -> Result<()> {
+    let run = generation.trajectory();
+    let bar = out.bar(run.steps().count(), "denoising");
+    bar.inc(generation.next().saturating_sub(run.first) as u64);
+    if let Some(checkpoint) = checkpoint.as_deref_mut().filter(|checkpoint| checkpoint.is_news()) {
+        // A folder that cannot be written to is found now, and not behind an hour of work.
+        checkpoint.save(generation)?;
+    }
+    while !generation.is_done() {
+        let (step, begun) = (generation.next(), Instant::now());
+        generation.step(&|| interrupt.is_set())?;
+        debug!(step, seconds = begun.elapsed().as_secs_f64(), "denoised");
+        let records = generation.session().map_or(&[][..], |session| session.log().records());
+        for r in records.iter().rev().take_while(|r| r.step == step) {
+            let (hook, branch, why) = (r.hook.0, r.branch.to_string(), r.why.as_str());
+            trace!(step, branch, hook, blocks = ?r.blocks, reused = r.reused, why, metric = r.metric, bytes = r.bytes);
+        }
+        bar.inc(1);
+        if let Some(checkpoint) = checkpoint.as_deref_mut().filter(|c| c.is_due(generation))
+            && let Err(error) = checkpoint.save(generation)
+        {
+            out.warn(&format!("the state is not stored, the run goes on: {error:#}"), None);
+        }
+    }
+    bar.finish_and_clear();
+    Ok(())
+}
+
+fn decode(
+    plan: &Plan,
+    latents: &candle_core::Tensor,
+    media: &Media,
+    interrupt: &Interrupt,
+    out: &Output,
+) -> Result<()> {
+    let bar = out.bar(plan.request.frames, "decoding");
+    let mut writer = media.writer()?;
+    let mut sink = |pixels: &candle_core::Tensor| {
+        if interrupt.is_set() {
+            let steps = plan.request.steps;
+            return Err(PipelineError::Interrupted { step: steps, steps });
+        }
+        let frames = Frames::new(pixels, ValueRange::Signed).map_err(|e| PipelineError::Sink(Box::new(e)))?;
+        for frame in frames.iter() {
+            let frame = frame.map_err(|e| PipelineError::Sink(Box::new(e)))?;
+            writer.push(&frame).map_err(|e| PipelineError::Sink(Box::new(e)))?;
+            bar.inc(1);
+        }
+        Ok(())
+    };
+    plan.pipeline.decode(&plan.request, latents, &|_| {}, &mut sink)?;
+    writer.finish()?;
+    bar.finish_and_clear();
+    Ok(())
+}

@@ -1,0 +1,94 @@
+//! What differs between the runs of one command: prompts and seeds.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Result;
+use serde_json::{Value, json};
+
+use crate::{
+    args::{self, Run},
+    output::Output,
+    plan::Plan,
+};
+
+/// A prompt and a seed.
+#[derive(Clone, Debug)]
+pub(super) struct Scene {
+    prompt: String,
+    seed: u64,
+}
+
+impl Scene {
+    /// Every prompt with every seed, prompts outermost; those of the plan where none are given.
+    pub(super) fn all(args: &Run, plan: &Plan) -> Result<Vec<Self>> {
+        let prompts = match &args.prompts {
+            Some(file) => args::read_prompts(file)?,
+            None => vec![plan.request.prompt.clone()],
+        };
+        let seeds = if args.seeds.is_empty() { vec![plan.request.seed] } else { args.seeds.clone() };
+        let with = |prompt: String| {
+            seeds.iter().map(move |seed| Self { prompt: prompt.clone(), seed: *seed }).collect::<Vec<_>>()
+        };
+        Ok(prompts.into_iter().flat_map(with).collect())
+    }
+
+    /// Makes the plan that of this scene.
+    pub(super) fn set(&self, plan: &mut Plan) -> Result<()> {
+        let Self { prompt, seed } = self;
+        (plan.request.prompt, plan.request.seed) = (prompt.clone(), *seed);
+        let sampling = &mut plan.config.sampling;
+        (sampling.prompt, sampling.seed) = (Some(prompt.clone()), Some(*seed));
+        Ok(plan.pipeline.check(&plan.request)?)
+    }
+}
+
+impl fmt::Display for Scene {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}, seed {}", self.prompt, self.seed)
+    }
+}
+
+/// `clip.mp4` as the name of the run `i`, from 0, of `n`: `clip-01.mp4` to `clip-12.mp4`.
+pub(super) fn numbered(base: &Path, i: usize, n: usize) -> PathBuf {
+    let digits = n.to_string().len();
+    let stem = base.file_stem().unwrap_or_default().to_string_lossy();
+    let ending = base.extension().map_or(String::new(), |ending| format!(".{}", ending.to_string_lossy()));
+    base.with_file_name(format!("{stem}-{:0digits$}{ending}", i + 1))
+}
+
+/// The answers of all runs, given as one: a document has them under `runs` where there are several.
+#[derive(Debug, Default)]
+pub(super) struct Answers {
+    texts: Vec<String>,
+    documents: Vec<Value>,
+}
+
+impl Answers {
+    pub(super) fn add(&mut self, text: String, document: Value) {
+        self.texts.push(text);
+        self.documents.push(document);
+    }
+
+    pub(super) fn give(self, out: &Output) {
+        let document = match <[Value; 1]>::try_from(self.documents) {
+            Ok([document]) => document,
+            Err(documents) => json!({ "runs": documents }),
+        };
+        out.answer(&self.texts.join("\n"), &document);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_numbered_in_one_width() {
+        let name = |base: &str, i, n| numbered(Path::new(base), i, n).display().to_string();
+        assert_eq!([name("a/clip.mp4", 0, 2), name("a/clip.mp4", 1, 2)], ["a/clip-1.mp4", "a/clip-2.mp4"]);
+        assert_eq!([name("frames", 8, 12), name("x.tar.gz", 11, 12)], ["frames-09", "x.tar-12.gz"]);
+    }
+}

@@ -1,0 +1,26 @@
+//! `--verbose` and `RUST_LOG`: what the program does, for those who want to know.
+
+use std::io::{IsTerminal, stderr};
+
+use tracing_subscriber::EnvFilter;
+
+/// Tells on stderr what `RUST_LOG` asks for, or else as much as `--verbose` was given: once what is done and how long it took,
+/// twice every decision of the caches. Without either, nothing listens.
+pub(crate) fn listen(verbose: u8) {
+    let level = match verbose {
+        0 => "off",
+        1 => "magcache_cli=debug",
+        _ => "magcache_cli=trace",
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    let plain = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
+    let colour = !plain && stderr().is_terminal();
+    // A second listener in one process would be a mistake that costs no more than its lines.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(stderr)
+        .with_ansi(colour)
+        .with_target(false)
+        .without_time()
+        .try_init();
+}
