@@ -99,7 +99,7 @@ fn two_files_of_one_name_are_refused_before_the_run() {
         refuse(&["--out", "f", "--trace", "f/t.jsonl"], &["--trace f/t.jsonl and --out f"]);
         refuse(&["--out", "f", "--checkpoint", "f"], &["--checkpoint f/state.safetensors and --out f"]);
         let state = ["--out", "t.png", "--checkpoint", "c", "--trace", "c/state.safetensors"];
-        refuse(&state, &["--trace c/state.safetensors and --checkpoint c/state.safetensors"]);
+        refuse(&state, &["--checkpoint c/state.safetensors and --trace c/state.safetensors"]);
         refuse(&["--out", ".."], &["--out .. has no name of its own"]);
         kept(
             &[&["schedule", "--plot", "p.svg", "--export", "p.svg"], more].concat(),

@@ -4,7 +4,12 @@
 #[path = "support/program.rs"]
 mod program;
 
-use std::{fs, process::Command, thread, time::Duration};
+use std::{
+    fs,
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
 
 use program::{answer, magcache, refused};
 
@@ -42,7 +47,7 @@ fn every_prompt_with_every_seed_has_a_result_of_its_own() {
     }
     let files = fs::read_dir(d).unwrap().count();
     let again = [&TINY[..], &several].concat();
-    refused(&again, d, &["x-1.png", "exists already", "--overwrite"]);
+    refused(&again, d, &["x-1.png", "exist already", "--overwrite"]);
     let state = [&TINY[..], &["--seeds", "1,2", "--checkpoint", "state"]].concat();
     refused(&state, d, &["--checkpoint keeps the state of one run, and 2 are asked for"]);
     fs::write(d.join("empty.txt"), "# none\n").unwrap();
@@ -66,6 +71,23 @@ fn who_asks_is_told_what_is_done() {
     assert!(all.contains("step=0 branch=\"cond\" hook=0 blocks=0.."), "{all}");
     assert!(all.contains("why=\"warmup\""), "{all}");
     assert!(!all.contains('\u{1b}'), "no colours in a file");
+}
+
+#[test]
+fn ctrl_c_stops_within_a_step_and_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_magcache"))
+        .args(["run", "--steps", "900", "--out", "long.mp4", "--trace", "long.jsonl", "--quiet"])
+        .current_dir(dir.path())
+        .spawn()
+        .unwrap();
+    thread::sleep(Duration::from_secs(2));
+    assert!(child.try_wait().unwrap().is_none(), "900 steps took no time");
+    let asked = Instant::now();
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert!(asked.elapsed() < Duration::from_secs(20));
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
 }
 
 #[cfg(unix)]

@@ -4,11 +4,13 @@
 
 #[path = "support/interpreter.rs"]
 mod interpreter;
+#[path = "support/rings.rs"]
+mod rings;
 
 use std::{cell::Cell, ops::Range, sync::Arc};
 
 use candle_core::{DType, Device, Error, Result, Tensor};
-use interpreter::{Flow, Inner, Interpreter, Line, Model, Place, Ring, Stand, When};
+use interpreter::{Flow, Inner, Interpreter, Line, Model};
 use magcache_core::{
     Base, BlockHook, Branch, Branches, CacheHook, DecisionLog, Expert, ForecastConfig, Guards, Head, HookId,
     HookRegistry, Modules, OutputConfig, Pass, Phase, ResidualConfig, Session, Step, StoragePolicy, Streams,
@@ -16,6 +18,7 @@ use magcache_core::{
 };
 use magcache_strategies::taylor::TaylorConfig;
 use proptest::prelude::*;
+use rings::{Place, Ring, Stand, When};
 
 const BOTH: [Branch; 2] = [Branch::Cond, Branch::Uncond];
 const MODULES: [&str; 2] = ["mix", "ffn"];

@@ -8,6 +8,8 @@ use std::{cell::RefCell, collections::BTreeMap, ops::Range};
 use candle_core::{DType, Error, Result, Tensor};
 use magcache_core::{Branch, Step};
 
+use super::rings::{Place, Ring, Stand, When};
+
 /// The streams between two blocks.
 #[derive(Clone, Debug)]
 pub(crate) struct Flow {
@@ -23,50 +25,6 @@ pub(crate) type Inner<'m> =
 pub(crate) trait Model {
     fn blocks(&self) -> usize;
     fn block(&self, i: usize, x: Flow, step: &Step, branch: Branch, inner: Inner<'_>) -> Result<Flow>;
-}
-
-/// Where a ring sits.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Place {
-    Blocks(Range<usize>),
-    Module(&'static str),
-    Forward,
-}
-
-/// When a ring replaces what is inside.
-#[derive(Clone, Debug)]
-pub(crate) enum When {
-    /// At these steps, by branch: cond, others.
-    Steps(Vec<usize>, Vec<usize>),
-    /// While the residual of its front blocks is nearer to that of the last computed step than this.
-    Near(f64),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Stand {
-    Residual,
-    Output,
-    /// The line through the last two residuals.
-    Line,
-}
-
-#[derive(Clone, Debug)]
-pub(crate) struct Ring {
-    pub(crate) place: Place,
-    pub(crate) when: When,
-    pub(crate) stand: Stand,
-    pub(crate) front: usize,
-    pub(crate) back: usize,
-    pub(crate) warmup: usize,
-    pub(crate) last_steps: usize,
-    pub(crate) max_skips: Option<usize>,
-    pub(crate) max_total: Option<usize>,
-    /// The other branches take the conditional one's decision.
-    pub(crate) follows: bool,
-    /// The other branches are rebuilt from the conditional one.
-    pub(crate) leader: bool,
-    /// Empty: in the steps of every expert.
-    pub(crate) experts: Vec<u8>,
 }
 
 /// A decision.
@@ -305,30 +263,26 @@ impl<'m> Interpreter<'m> {
             }
         };
         self.note(pass, ring, level, &middle, guess.is_some(), why);
-        self.keep(pass, key(pass.branch), slot, false);
-        let replaced = guess.is_some();
-        let (y, exact) = match guess {
-            Some(guess) => {
-                self.tell(pass, inner, level, middle.clone());
-                (guess, false)
+        slot.consecutive = if guess.is_some() { slot.consecutive + 1 } else { slot.consecutive };
+        self.keep(pass, key(pass.branch), slot, guess.is_some());
+        let (y, exact) = if let Some(guess) = guess {
+            self.tell(pass, inner, level, middle.clone());
+            (guess, false)
+        } else {
+            let (y, exact) = self.around(pass, inner, level, middle.clone(), fronted, false)?;
+            let mut slot = self.state.borrow_mut().slots.remove(&key(pass.branch)).unwrap_or_default();
+            slot.consecutive = 0;
+            match basis {
+                Basis::Nobody("leads") => slot.lead = Some((pass.step.index, y.clone(), exact)),
+                Basis::From(base, true) if exact => {
+                    slot.facts.push((pass.step.index, base, y.clone()));
+                    slot.anchor = slot.pending.take();
+                }
+                _ => {}
             }
-            None => self.around(pass, inner, level, middle.clone(), fronted, false)?,
+            self.keep(pass, key(pass.branch), slot, true);
+            (y, exact)
         };
-        let mut slot = self.state.borrow_mut().slots.remove(&key(pass.branch)).unwrap_or_default();
-        match basis {
-            _ if replaced => slot.consecutive += 1,
-            Basis::Nobody("leads") => {
-                slot.consecutive = 0;
-                slot.lead = Some((pass.step.index, y.clone(), exact));
-            }
-            Basis::From(base, true) if exact => {
-                slot.consecutive = 0;
-                slot.facts.push((pass.step.index, base, y.clone()));
-                slot.anchor = slot.pending.take();
-            }
-            _ => slot.consecutive = 0,
-        }
-        self.keep(pass, key(pass.branch), slot, true);
         let (y, behind) = self.around(pass, inner, level, middle.end..own.end, y, true)?;
         Ok((y, exact && behind))
     }

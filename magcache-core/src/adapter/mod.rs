@@ -29,7 +29,7 @@ pub struct CacheHook {
     guards: Guards,
 }
 
-/// A reuse that was decided and logged.
+/// A reuse that was decided and logged, and is audited.
 struct Reuse<'r, 'n> {
     key: &'r SlotKey,
     last: Last,
@@ -109,19 +109,20 @@ impl CacheHook {
         Drift::of(cx.log.records().iter().filter(here), cx.audit, self.guards.max_skips)
     }
 
-    /// Runs the blocks beside a reuse that is audited. What they give and the error, where that passes the drift budget.
-    fn check(&self, cx: &mut Cx<'_>, reuse: &Reuse<'_, '_>) -> Result<Option<(Streams, Audit)>> {
-        let Reuse { place, middle, fronted, base, guess, last, .. } = reuse;
-        let blocks = middle.blocks();
-        let due = if self.guards.follows(cx.branch) {
-            let leader = cx.log.decision(self.id, &blocks, cx.step, Branch::Cond);
+    /// Whether the reuse with this number of its slot is audited.
+    fn is_due(&self, cx: &Cx<'_>, turn: usize, blocks: &Range<usize>) -> bool {
+        if self.guards.follows(cx.branch) {
+            let leader = cx.log.decision(self.id, blocks, cx.step, Branch::Cond);
             leader.is_some_and(|leader| leader.audit.is_some())
         } else {
-            cx.audit.is_due(last.turn)
-        };
-        if !due {
-            return Ok(None);
+            cx.audit.is_due(turn)
         }
+    }
+
+    /// Runs the blocks beside a reuse that is audited. What they give and the error, where that passes the drift budget.
+    fn check(&self, cx: &mut Cx<'_>, reuse: &Reuse<'_, '_>) -> Result<Option<(Streams, Audit)>> {
+        let Reuse { place, middle, fronted, base, guess, .. } = reuse;
+        let blocks = middle.blocks();
         let truth = middle.clone().bare().run(cx, (*fronted).clone())?.streams;
         let audit = Audit::of(cx, base, guess, &truth)?;
         cx.log.audited(*place, audit);
@@ -211,9 +212,8 @@ impl CacheHook {
         })
     }
 
-    /// Lets a guess stand in for blocks, or the truth where an audit says so.
-    fn reuse(&self, cx: &mut Cx<'_>, reuse: Reuse<'_, '_>, basis: &Basis) -> Result<Output> {
-        reuse.middle.clone().skip(cx);
+    /// Audits a reuse: the guess stands in, or the truth where that passes the drift budget.
+    fn audited(&self, cx: &mut Cx<'_>, reuse: Reuse<'_, '_>, basis: &Basis) -> Result<Output> {
         let checked = self.check(cx, &reuse)?;
         let Reuse { key, last, place, middle, guess, .. } = reuse;
         if let Some((truth, audit)) = checked {
@@ -224,14 +224,9 @@ impl CacheHook {
             self.computed(cx, lesson, &out)?;
             return Ok(out);
         }
-        if !last.learned {
-            let mut slot = Slot::open(cx, key);
-            slot.last = Some(Last { learned: true, ..last });
-            slot.turn = last.turn + 1;
-            slot.history.consecutive += 1;
-            slot.history.skipped += 1;
-            slot.put(cx, key.clone());
-        }
+        let mut slot = Slot::open(cx, key);
+        slot.skips(last);
+        slot.put(cx, key.clone());
         Ok(Output { streams: guess, exact: false })
     }
 
@@ -324,16 +319,27 @@ impl BlockHook for CacheHook {
             Basis::Leads => Ok((Last::computes(cx.step, Why::Leads), None)),
         };
         let decided = decided.map(|(last, guess)| (last, guess, self.log(cx, blocks, last.shown())));
-        // Whatever happens from here on, what was decided is there when the pass is run again.
-        let bytes = slot.bytes();
-        cx.slots.set_aside(key.clone(), slot, bytes);
+        let due = matches!(&decided, Ok((last, Some(_), _)) if self.is_due(cx, last.turn, &middle.blocks()));
+        match &decided {
+            Ok((last, Some(_), _)) if !due => {
+                slot.skips(*last);
+                slot.put(cx, key.clone());
+            }
+            // Whatever happens from here on, what was decided is there when the pass is run again.
+            _ => slot.set_aside(cx, key.clone()),
+        }
         let (last, guess, place) = decided?;
         drop(x);
 
         let out = match (guess, &basis) {
+            (Some(guess), _) if !due => {
+                middle.skip(cx);
+                Output { streams: guess, exact: false }
+            }
             (Some(guess), Basis::From(base)) => {
+                middle.clone().skip(cx);
                 let (fronted, base) = (&fronted, &base.streams);
-                self.reuse(cx, Reuse { key: &key, last, place, middle, fronted, base, guess }, &basis)?
+                self.audited(cx, Reuse { key: &key, last, place, middle, fronted, base, guess }, &basis)?
             }
             _ => {
                 let text = middle.text_is_read();

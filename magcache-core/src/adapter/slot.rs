@@ -94,6 +94,22 @@ impl Slot {
         state + self.lead.bytes() + self.forecast.as_ref().map_or(0, Persist::bytes)
     }
 
+    /// Notes that what was decided last was done: blocks were replaced.
+    pub(super) fn skips(&mut self, last: Last) {
+        if !last.learned {
+            self.last = Some(Last { learned: true, ..last });
+            self.turn = last.turn + 1;
+            self.history.consecutive += 1;
+            self.history.skipped += 1;
+        }
+    }
+
+    /// Back to the session while the pass goes on.
+    pub(super) fn set_aside(self, cx: &mut Cx<'_>, key: SlotKey) {
+        let bytes = self.bytes();
+        cx.slots.set_aside(key, self, bytes);
+    }
+
     /// Back to the session, which may not have room for it.
     pub(super) fn put(self, cx: &mut Cx<'_>, key: SlotKey) {
         let bytes = self.bytes();
