@@ -71,6 +71,12 @@ fn who_asks_is_told_what_is_done() {
     assert!(all.contains("step=0 branch=\"cond\" hook=0 blocks=0.."), "{all}");
     assert!(all.contains("why=\"warmup\""), "{all}");
     assert!(!all.contains('\u{1b}'), "no colours in a file");
+    let mut run = Command::new(env!("CARGO_BIN_EXE_magcache"));
+    let out = run.args(["list", "-q"]).env("RUST_LOG", "magcache_cli=loud").output().unwrap();
+    assert!(out.status.success() && out.stderr.is_empty(), "quiet is quiet");
+    let mut run = Command::new(env!("CARGO_BIN_EXE_magcache"));
+    let out = run.arg("list").env("RUST_LOG", "magcache_cli=loud").output().unwrap();
+    assert!(String::from_utf8_lossy(&out.stderr).contains("RUST_LOG is \"magcache_cli=loud\""));
 }
 
 #[test]

@@ -43,8 +43,10 @@ pub fn main() -> ExitCode {
     if args.reference_ops {
         magcache_models::nn::use_reference_ops();
     }
-    verbose::listen(args.verbose);
     let out = Output::new(args.json, args.quiet);
+    if let Some(wrong) = verbose::listen(args.verbose) {
+        out.warn(&wrong, Some("RUST_LOG=magcache_cli=debug"));
+    }
     let done = match args.command {
         Command::Demo(args) => cmd::demo::run(&args, &out),
         Command::Run(args) => cmd::run::run(&args, &out),

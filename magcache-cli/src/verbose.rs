@@ -5,14 +5,21 @@ use std::io::{IsTerminal, stderr};
 use tracing_subscriber::EnvFilter;
 
 /// Tells on stderr what `RUST_LOG` asks for, or else as much as `--verbose` was given: once what is done and how long it took,
-/// twice every decision of the caches. Without either, nothing listens.
-pub(crate) fn listen(verbose: u8) {
+/// twice every decision of the caches. Without either, nothing listens. What is wrong with `RUST_LOG`, if something is.
+pub(crate) fn listen(verbose: u8) -> Option<String> {
     let level = match verbose {
         0 => "off",
         1 => "magcache_cli=debug",
         _ => "magcache_cli=trace",
     };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    let asked = std::env::var(EnvFilter::DEFAULT_ENV).ok().filter(|asked| !asked.is_empty());
+    let (filter, wrong) = match asked.map(|asked| (EnvFilter::try_new(&asked), asked)) {
+        None => (EnvFilter::new(level), None),
+        Some((Ok(filter), _)) => (filter, None),
+        Some((Err(error), asked)) => {
+            (EnvFilter::new(level), Some(format!("RUST_LOG is {asked:?}, which is no filter: {error}")))
+        }
+    };
     let plain = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
     let colour = !plain && stderr().is_terminal();
     // A second listener in one process would be a mistake that costs no more than its lines.
@@ -23,4 +30,5 @@ pub(crate) fn listen(verbose: u8) {
         .with_target(false)
         .without_time()
         .try_init();
+    wrong
 }
