@@ -1,5 +1,5 @@
 //! The only file that prints.
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is the file that may print")]
+#![expect(clippy::print_stderr, reason = "this is the file that may print")]
 
 use std::{
     io::{IsTerminal, Write},

@@ -1,5 +1,5 @@
 //! How many threads compute.
-#![allow(unsafe_code, reason = "setting a variable of the process before it has a second thread")]
+#![expect(unsafe_code, reason = "setting a variable of the process before it has a second thread")]
 
 /// What rayon and candle read.
 const VARIABLE: &str = "RAYON_NUM_THREADS";

@@ -3,7 +3,7 @@
 //! Every metric is reduced in `f64` from sums of a few hundred `f32` values whatever the tensors' dtype, in an order that does not
 //! depend on the number of threads. Host tensors are read once, in one pass on all cores, without temporaries. A device tensor is reduced on the device and one scalar comes back.
 //! Rows of a batch share one decision, so a metric of a batch is the maximum over its rows.
-#![allow(clippy::disallowed_methods, reason = "this is the file that may read tensors back")]
+#![expect(clippy::disallowed_methods, reason = "this is the file that may read tensors back")]
 
 use candle_core::{CpuStorage, DType, Result, Storage, Tensor, bail};
 

@@ -6,7 +6,7 @@ use clap::{Args as ClapArgs, ValueEnum};
 
 use super::{Placement, Sampling, Writing, sampling::prompt_help};
 
-#[allow(clippy::struct_field_names, reason = "a dry run is what it is called")]
+#[expect(clippy::struct_field_names, reason = "a dry run is what it is called")]
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Run {
     #[command(flatten)]

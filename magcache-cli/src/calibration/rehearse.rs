@@ -167,6 +167,7 @@ fn follow(
 
 /// Mean over the elements of the products, in f64.
 fn mean_product(a: &Tensor, b: &Tensor) -> Result<f64> {
+    #[expect(clippy::disallowed_methods, reason = "one number for each rehearsed step")]
     Ok((a * b)?.to_dtype(DType::F64)?.mean_all()?.to_scalar()?)
 }
 

@@ -68,6 +68,7 @@ impl Frames {
     /// Frame `index` from 0. A NaN is an error: it would be written as black and hide that the run went wrong.
     pub fn get(&self, index: usize) -> Result<RgbImage, MediaError> {
         let (_, _, height, width) = self.pixels.dims4()?;
+        #[expect(clippy::disallowed_methods, reason = "a picture leaves the device")]
         let values = self
             .pixels
             .narrow(1, index, 1)?

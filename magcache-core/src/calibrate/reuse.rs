@@ -1,6 +1,6 @@
 //! Rehearsed runs as tensors. All are f64, and NaN where there is nothing.
 
-#![allow(clippy::disallowed_methods, reason = "the tensors are a file's, on the host")]
+#![expect(clippy::disallowed_methods, reason = "the tensors are a file's, on the host")]
 
 use std::collections::HashMap;
 

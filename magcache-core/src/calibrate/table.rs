@@ -1,6 +1,6 @@
 //! A recording as tensors, to be stored beside the profile that was made of it.
 
-#![allow(clippy::disallowed_methods, reason = "the tensors are a file's, on the host")]
+#![expect(clippy::disallowed_methods, reason = "the tensors are a file's, on the host")]
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -113,6 +113,7 @@ impl Recording {
     ///
     /// # Errors
     /// A missing tensor, or one of another shape.
+    #[expect(clippy::iter_over_hash_type, reason = "each goes to a place of its own")]
     pub fn from_tensors(tensors: &HashMap<String, Tensor>) -> Result<Self> {
         let mut out = Self::default();
         for (name, tensor) in tensors {

@@ -10,7 +10,11 @@
 //! ```
 //!
 //! Everything here panics with the name of the rule that was broken, and where.
-#![allow(clippy::disallowed_methods, reason = "bit equality is checked on values")]
+#![expect(
+    clippy::disallowed_methods,
+    clippy::panic,
+    reason = "bit equality is checked on values, and a rule that is broken ends the test"
+)]
 
 mod conformance;
 mod expect;

@@ -9,7 +9,7 @@
 //! * [`MappedFile::release`] tells the system that pages are not needed now. For a private mapping that nobody wrote
 //!   to, `MADV_DONTNEED` drops the resident copy; the next read brings the same file contents back, so slices handed
 //!   out before stay valid.
-#![allow(unsafe_code)]
+#![expect(unsafe_code, reason = "mapping a file, and telling the system which pages are no longer read")]
 
 use std::{fs::File, io, ops::Range, path::Path};
 

@@ -195,6 +195,7 @@ pub fn compare<T: Copy + Into<f64> + Sync>(
 ///
 /// # Errors
 /// As [`compare`], or tensors of another rank.
+#[expect(clippy::disallowed_methods, reason = "pictures are compared on the host")]
 pub fn compare_tensors(a: &Tensor, b: &Tensor, data_range: f64) -> Result<Quality, QualityError> {
     let shape = |tensor: &Tensor| tensor.dims4().map(|(t, h, w, c)| [t, h, w, c]);
     let samples = |tensor: &Tensor| tensor.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>();

@@ -32,7 +32,7 @@ pub enum Dialect {
 }
 
 /// What a dialect means.
-#[allow(clippy::struct_excessive_bools, reason = "a table with a column for each question")]
+#[expect(clippy::struct_excessive_bools, reason = "a table with a column for each question")]
 pub(super) struct Reading {
     pub(super) name: &'static str,
     /// True while forward `c` (see [`Zone`]) must be computed.

@@ -19,6 +19,7 @@ pub(super) fn run(repeat: usize, out: &Output) -> Result<()> {
     let threads = rayon::current_num_threads();
     let random = || Tensor::randn(0f32, 1f32, (1, VALUES / 1024, 1024), &Device::Cpu);
     let (a, b) = (random()?, random()?);
+    #[expect(clippy::disallowed_methods, reason = "plain memory is what is measured")]
     let values: [Vec<f32>; 2] = [a.flatten_all()?.to_vec1()?, b.flatten_all()?.to_vec1()?];
     let (mut peak, mut read, mut metric) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..repeat.max(1) {
