@@ -4,39 +4,30 @@ mod args;
 mod calibration;
 mod cmd;
 mod compare;
-mod decisions;
-mod exchange;
-mod failure;
-mod interrupt;
+mod console;
+mod files;
 mod lanes;
 mod machine;
 pub mod media;
-mod memory;
-mod model_name;
-mod output;
 mod pareto;
 mod plan;
 mod plot;
-mod reference;
 mod replay;
 mod report;
 mod resume;
 mod summary;
-mod target;
-mod verbose;
 pub mod verify;
-mod writes;
 
 use std::process::ExitCode;
 
 use args::Command;
-use output::Output;
+use console::Output;
 
 /// Parses the command line, runs the command, and reports how it ended.
 pub fn main() -> ExitCode {
     magcache_strategies::link();
     magcache_models::link();
-    let args = match args::parse() {
+    let args = match console::parse() {
         Ok(args) => args,
         Err(refused) => return refused.exit(),
     };
@@ -44,7 +35,7 @@ pub fn main() -> ExitCode {
         magcache_models::nn::use_reference_ops();
     }
     let out = Output::new(args.json, args.quiet);
-    if let Some(wrong) = verbose::listen(args.verbose) {
+    if let Some(wrong) = console::verbose::listen(args.verbose) {
         out.warn(&wrong, Some("RUST_LOG=magcache_cli=debug"));
     }
     let done = match args.command {

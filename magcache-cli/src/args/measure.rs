@@ -1,16 +1,10 @@
 //! Runs over many prompts and seeds: what is measured of them.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::Result;
 use clap::{Args as ClapArgs, ValueEnum};
 
 use super::{Placement, Sampling, Writing};
-use crate::{
-    failure::bad_input_with,
-    plan::{Config, Plan},
-};
-use magcache_models::pipeline::Offload;
 
 /// What is run, and where.
 #[derive(Debug, ClapArgs)]
@@ -29,44 +23,6 @@ pub(crate) struct Runs {
     pub(crate) seeds: Vec<u64>,
     #[command(flatten)]
     pub(crate) placement: Placement,
-}
-
-impl Runs {
-    /// The model of `config` and what is the same for all runs.
-    pub(crate) fn plan(&self, mut config: Config) -> Result<Plan> {
-        let negative = &mut config.sampling.negative_prompt;
-        *negative = self.negative_prompt.clone().or(negative.take());
-        if self.seeds.is_empty() {
-            return Err(bad_input_with("no seeds", "--seeds 0,1"));
-        }
-        Plan::new(config, self.placement.options(Offload::None, false)?)
-    }
-
-    /// The prompts of the flags and of the file, or the plan's own.
-    pub(crate) fn prompts(&self, plan: &Plan) -> Result<Vec<String>> {
-        let mut prompts = self.prompt.clone();
-        if let Some(path) = &self.prompts {
-            prompts.extend(read_prompts(path)?);
-        }
-        if prompts.is_empty() {
-            prompts.push(plan.request.prompt.clone());
-        }
-        Ok(prompts)
-    }
-}
-
-/// The prompts of a file, one on each line; empty lines and those that begin with # are left out.
-pub(crate) fn read_prompts(path: &Path) -> Result<Vec<String>> {
-    let text = std::fs::read_to_string(path).map_err(|error| {
-        let message = format!("cannot read {}: {error}", path.display());
-        bad_input_with(message, "a file with a prompt on each line")
-    })?;
-    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-    let prompts: Vec<String> = lines.map(str::to_owned).collect();
-    if prompts.is_empty() {
-        return Err(bad_input_with(format!("{} has no prompts", path.display()), "one on each line"));
-    }
-    Ok(prompts)
 }
 
 #[derive(Debug, ClapArgs)]

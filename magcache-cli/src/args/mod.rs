@@ -5,7 +5,6 @@ mod compare;
 mod diff;
 mod inspect;
 mod measure;
-mod parse;
 mod placement;
 mod run;
 mod sampling;
@@ -20,11 +19,10 @@ pub(crate) use bench::{Bench, BenchCache, BenchForward, BenchKind, BenchModel, B
 pub(crate) use compare::{Compare, Demo};
 pub(crate) use diff::{Profile, ProfileKind, Trace, TraceKind};
 pub(crate) use inspect::{Inspect, List, Schedule, Verify};
-pub(crate) use measure::{Calibrate, Objective, Pareto, read_prompts};
-pub(crate) use parse::parse;
+pub(crate) use measure::{Calibrate, Objective, Pareto, Runs};
 pub(crate) use placement::{Dtype, Placement};
 pub(crate) use run::{Offload, OnDrift, Run};
-pub(crate) use sampling::{Sampling, prompt};
+pub(crate) use sampling::Sampling;
 pub(crate) use shell::{Completions, Man};
 pub(crate) use writing::Writing;
 

@@ -1,12 +1,9 @@
 //! What every command that plans a run understands.
 
-use std::{io, path::PathBuf};
+use std::path::PathBuf;
 
-use anyhow::Result;
 use clap::Args as ClapArgs;
 use magcache_models::pipeline::{self, Embedded};
-
-use crate::failure::bad_input;
 
 /// Headings of the help.
 const MODEL: &str = "Model";
@@ -83,17 +80,6 @@ pub(crate) struct Sampling {
     /// Compares the weights with those of the profile whatever their size; up to 1 GiB it is done anyway
     #[arg(long, help_heading = CACHE)]
     pub(crate) check_checkpoint: bool,
-}
-
-/// A prompt as it was typed, or standard input for `-`.
-pub(crate) fn prompt(typed: Option<&str>) -> Result<Option<String>> {
-    match typed {
-        Some("-") => match io::read_to_string(io::stdin()) {
-            Ok(text) => Ok(Some(text.trim().to_owned())),
-            Err(error) => Err(bad_input(format!("cannot read the prompt from standard input: {error}"))),
-        },
-        typed => Ok(typed.map(str::to_owned)),
-    }
 }
 
 /// What the models inside the program understand.

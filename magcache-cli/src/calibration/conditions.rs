@@ -7,7 +7,7 @@ use candle_core::Device;
 use magcache_models::pipeline::Request;
 use serde::{Deserialize, Serialize};
 
-use crate::{args::Dtype, failure::bad_input_with, plan::Plan};
+use crate::{args::Dtype, console::bad_input_with, plan::Plan};
 
 /// The provenance of a profile, `[curve.source.measured]` and its like.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

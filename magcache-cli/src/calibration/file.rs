@@ -12,7 +12,7 @@ use magcache_core::{
 };
 
 use super::{Conditions, plans::plans};
-use crate::{failure::bad_input_with, media};
+use crate::{console::bad_input_with, media};
 
 /// Steps that TeaCache's published fits compute first and last, by what they compare.
 const fn edges(signal: Signal) -> (usize, usize) {

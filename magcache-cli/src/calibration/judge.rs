@@ -10,10 +10,8 @@ use super::{
 };
 use crate::{
     args::{Dtype, Sampling},
-    failure::bad_input_with,
-    output::Output,
-    plan::Plan,
-    target::Chosen,
+    console::{Output, bad_input_with},
+    plan::{Chosen, Plan},
 };
 
 /// Weights up to this size are hashed before every run that has something to compare them with.

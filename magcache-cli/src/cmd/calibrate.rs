@@ -15,15 +15,12 @@ use serde_json::json;
 use crate::{
     args::{Calibrate, Objective},
     calibration::{Conditions, Extent, Measured, Watched, rows_beside, skipped_cost},
-    cmd::run::stage,
-    failure::bad_input_with,
-    interrupt::Interrupt,
+    console::{Interrupt, Output, bad_input_with},
+    files::{Writes, unused},
     lanes::Scene,
     media,
-    output::Output,
     plan::{Config, Plan},
     plot::{Chart, Target},
-    writes::{Writes, unused},
 };
 
 pub(crate) fn run(args: &Calibrate, out: &Output) -> Result<()> {
@@ -103,8 +100,7 @@ fn record(plan: &Plan, prompts: &[String], args: &Calibrate, out: &Output) -> Re
     for prompt in prompts {
         let request = Request { prompt: prompt.clone(), ..plan.request.clone() };
         plan.pipeline.check(&request)?;
-        let mut notes = Vec::new();
-        let denoiser = plan.pipeline.denoiser(&request, &|s| bar.set_message(stage(s)), &mut notes)?;
+        let (denoiser, notes) = plan.load(&request, &|stage| bar.set_message(stage))?;
         bar.set_message("dense runs");
         notes.iter().for_each(|note| out.note(note));
         for seed in &args.runs.seeds {

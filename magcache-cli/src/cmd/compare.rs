@@ -6,18 +6,17 @@ use anyhow::Result;
 use magcache_models::pipeline::Offload;
 
 use crate::{
-    args::{Compare, Sampling, prompt},
+    args::{Compare, Sampling},
     calibration::judge,
     compare::{
         Compared, Comparison, answer,
         contender::{self, Contender},
         fault::Fault,
     },
-    failure::{bad_input, bad_input_with},
-    output::Output,
-    plan::{Config, Plan},
+    console::{Output, bad_input, bad_input_with},
+    files::{Writes, unused},
+    plan::{Config, Plan, prompt},
     plot, report,
-    writes::{Writes, unused},
 };
 
 pub(crate) fn run(args: &Compare, out: &Output) -> Result<()> {
@@ -52,7 +51,7 @@ pub(crate) fn run(args: &Compare, out: &Output) -> Result<()> {
     };
     comparison.check_folder()?;
     let plot = args.plot.as_deref().map(plot::Target::prepare).transpose()?;
-    let mut compared = comparison.run(out)?;
+    let mut compared = report::run(&comparison, out)?;
     if let Some(target) = plot {
         draw(&mut compared, &target, out)?;
     }

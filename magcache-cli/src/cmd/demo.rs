@@ -4,15 +4,16 @@ use anyhow::Result;
 use magcache_models::pipeline::LoadOptions;
 
 use crate::{
-    args::{Demo, Dtype, Sampling, prompt},
+    args::{Demo, Dtype, Sampling},
     calibration::judge,
     compare::{
         Comparison, answer,
         contender::{self, Contender, DEFAULT},
     },
-    output::Output,
-    plan::{Config, Plan},
-    writes::{Writes, unused},
+    console::Output,
+    files::{Writes, unused},
+    plan::{Config, Plan, prompt},
+    report,
 };
 
 pub(crate) fn run(args: &Demo, out: &Output) -> Result<()> {
@@ -39,7 +40,7 @@ pub(crate) fn run(args: &Demo, out: &Output) -> Result<()> {
         folder,
     };
     comparison.check_folder()?;
-    answer::answer(&comparison.run(out)?, out);
+    answer::answer(&report::run(&comparison, out)?, out);
     Ok(())
 }
 

@@ -13,7 +13,7 @@ use magcache_models::{
 };
 use serde_json::{Value, json};
 
-use crate::{args::Inspect, model_name, output::Output, summary};
+use crate::{args::Inspect, console::Output, plan::model_name, summary};
 
 /// The components of a diffusers folder, in the order in which they are used.
 const PARTS: [&str; 6] =

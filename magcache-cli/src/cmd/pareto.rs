@@ -7,18 +7,15 @@ use magcache_core::{Profile, count};
 use magcache_models::pipeline::Request;
 use serde_json::{Value, json};
 
-use super::run::stage;
 use crate::{
     args::Pareto,
-    failure::bad_input_with,
-    interrupt::Interrupt,
+    console::{Interrupt, Output, bad_input_with},
+    files::Writes,
     lanes::{Scene, once::run_once, quality},
     media,
-    output::Output,
     pareto::{Contender, Point, Points, Setting, margin, with_error},
     plan::{Config, Plan},
     plot::{self, Chart, Series, Style},
-    writes::Writes,
 };
 
 /// One curve: what was run for each budget and what came of it.
@@ -129,8 +126,7 @@ fn scenes<'a>(
 ) -> Result<Vec<Scene<'a>>> {
     let request = Request { prompt: prompt.to_owned(), ..plan.request.clone() };
     plan.pipeline.check(&request)?;
-    let mut notes = Vec::new();
-    let denoiser = plan.pipeline.denoiser(&request, &|s| told(stage(s)), &mut notes)?;
+    let (denoiser, notes) = plan.load(&request, told)?;
     notes.iter().for_each(|note| out.note(note));
     let scene = |seed: &u64| Scene {
         pipeline: plan.pipeline.as_ref(),

@@ -8,10 +8,9 @@ use magcache_core::Profile as Calibration;
 use crate::{
     args::{Profile, ProfileKind},
     calibration::diff::{self, Diff},
-    failure::{Failed, bad_input_with},
-    output::Output,
+    console::{Failed, Output, bad_input_with},
+    files::Writes,
     plot::Target,
-    writes::Writes,
 };
 
 pub(crate) fn run(args: &Profile, out: &Output) -> Result<()> {

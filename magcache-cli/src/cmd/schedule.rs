@@ -17,16 +17,12 @@ use serde_json::{Value, json};
 use crate::{
     args::{Sampling, Schedule},
     calibration::{Facts, Judged, judge},
-    decisions::decisions,
-    exchange::Export,
-    failure::{bad_input, bad_input_with},
-    model_name,
-    output::Output,
-    plan::{Config, Plan},
+    console::{Output, bad_input, bad_input_with},
+    files::Writes,
+    plan::{Chosen, Config, Plan, decisions, model_name},
     plot::{self, Chart},
+    replay::exchange::Export,
     summary::{self, Summary, strip},
-    target::Chosen,
-    writes::Writes,
 };
 
 /// Steps and shift of a run of a model that is only known by its profile.

@@ -7,8 +7,7 @@ use serde_json::json;
 
 use crate::{
     args::{Args, Completions, Man},
-    failure::bad_input_with,
-    output::Output,
+    console::{Output, bad_input_with},
 };
 
 /// The name of the program.

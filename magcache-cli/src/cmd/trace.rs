@@ -4,9 +4,8 @@ use anyhow::Result;
 
 use crate::{
     args::{Trace, TraceKind},
-    failure::Failed,
-    output::Output,
-    summary::trace::{Diff, read},
+    console::{Failed, Output},
+    replay::trace::{Diff, read},
 };
 
 pub(crate) fn run(args: &Trace, out: &Output) -> Result<()> {

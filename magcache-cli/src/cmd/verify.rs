@@ -2,7 +2,11 @@
 
 use anyhow::Result;
 
-use crate::{args::Verify, failure::Failed, output::Output, verify};
+use crate::{
+    args::Verify,
+    console::{Failed, Output},
+    verify,
+};
 
 pub(crate) fn run(args: &Verify, out: &Output) -> Result<()> {
     let spinner = out.spinner("verifying");

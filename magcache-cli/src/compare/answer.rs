@@ -7,7 +7,7 @@ use super::{
     estimate::{Estimate, Spread},
     row::{Role, Row},
 };
-use crate::{output::Output, summary};
+use crate::{console::Output, summary};
 
 /// A finite number, or null.
 fn finite(value: f64) -> Option<f64> {

@@ -7,12 +7,11 @@ use magcache_core::{Built, CachePlan, meta};
 
 use super::fault::Fault;
 use crate::{
-    failure::{bad_input, bad_input_with},
+    console::{bad_input, bad_input_with},
+    files::folder_of,
     lanes::Entry,
     media::Format,
-    plan::{Config, Plan, cache_table},
-    target::Chosen,
-    writes::folder_of,
+    plan::{Chosen, Config, Plan, cache_table},
 };
 
 /// What is shown beside the dense run where nothing else is asked for.

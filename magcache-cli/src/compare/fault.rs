@@ -2,7 +2,7 @@
 
 use anyhow::{Error, Result};
 
-use crate::failure::{Told, bad_input};
+use crate::console::{Told, bad_input};
 
 /// What is wrong with one configuration.
 #[derive(Debug)]
@@ -41,7 +41,7 @@ impl Fault {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::failure::bad_input_with;
+    use crate::console::bad_input_with;
 
     #[test]
     fn one_fault_is_itself_and_several_are_a_list() {

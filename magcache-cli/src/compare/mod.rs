@@ -24,17 +24,16 @@ use self::{
     row::{Measured, Role, Row},
 };
 use crate::{
-    cmd::run::{clip, stage},
-    interrupt::Interrupt,
+    console::{Interrupt, Output},
+    files::config_of,
     lanes::{self, Entry, Scene, Shown},
-    machine::Machine,
+    machine::{Machine, memory},
     media::{self, Output as Media, StagedFolder},
-    memory,
-    output::Output,
     plan::Plan,
-    report,
-    writes::config_of,
 };
+
+/// The page that shows it all, which `report` makes.
+pub(crate) const PAGE: &str = "report.html";
 
 /// What is to be compared.
 #[derive(Debug)]
@@ -52,7 +51,7 @@ pub(crate) struct Comparison {
     pub(crate) baselines: bool,
     /// Where the network runs, as it was asked for.
     pub(crate) device: String,
-    /// Where the pictures and `report.html` go.
+    /// Where the pictures and the page go.
     pub(crate) folder: PathBuf,
 }
 
@@ -106,10 +105,8 @@ impl<'a> Scenes<'a> {
 
     fn load(&mut self, request: &Request) -> Result<Arc<dyn Denoiser>> {
         let first = self.kept.take().is_none();
-        let mut notes = Vec::new();
         let spinner = self.out.spinner("loading");
-        let pipeline = &self.plan.pipeline;
-        let denoiser = pipeline.denoiser(request, &|s| spinner.set_message(stage(s)), &mut notes)?;
+        let (denoiser, notes) = self.plan.load(request, &|stage| spinner.set_message(stage))?;
         spinner.finish_and_clear();
         notes.iter().filter(|_| first).for_each(|note| self.out.note(note));
         self.kept = Some((request.seed, Arc::clone(&denoiser)));
@@ -120,8 +117,8 @@ impl<'a> Scenes<'a> {
 impl Comparison {
     /// Checks that the folder can be written to. To be called before anything runs.
     pub(crate) fn check_folder(&self) -> Result<()> {
-        Media::prepare(self.folder.join(format!("{DENSE}.{}", self.ending())), clip(&self.plan))?;
-        Ok(media::probe(&self.folder.join(report::FILE))?)
+        Media::prepare(self.folder.join(format!("{DENSE}.{}", self.ending())), self.plan.clip())?;
+        Ok(media::probe(&self.folder.join(PAGE))?)
     }
 
     /// `png` for images, `mp4` for videos.
@@ -129,8 +126,9 @@ impl Comparison {
         if self.plan.request.frames == 1 { "png" } else { "mp4" }
     }
 
-    /// Runs everything and writes pictures, configurations and the page; they appear in their folder when all are complete.
-    pub(crate) fn run(self, out: &Output) -> Result<Compared> {
+    /// Runs everything and writes pictures and configurations. They appear in their folder when it is merged, which is for
+    /// whoever adds the page.
+    pub(crate) fn run(&self, out: &Output) -> Result<(Compared, StagedFolder)> {
         let interrupt = Interrupt::listen()?;
         let stop = || interrupt.is_set();
         let staged = StagedFolder::create(&self.folder)?;
@@ -155,7 +153,7 @@ impl Comparison {
             baseline::relate(&self.plan, &mut rows, &mut baselines);
             rows.extend(baselines);
         }
-        self.finish(rows, staged)
+        Ok((self.finish(rows, &staged)?, staged))
     }
 
     fn dense(&self) -> Contender {
@@ -172,7 +170,7 @@ impl Comparison {
     ) -> Result<Vec<Option<Media>>> {
         let of = |(i, lane): (usize, &&Contender)| {
             let path = staged.path().join(lane.file(self.ending()));
-            (dense || i > 0).then(|| Media::prepare(path, clip(&self.plan))).transpose()
+            (dense || i > 0).then(|| Media::prepare(path, self.plan.clip())).transpose()
         };
         Ok(lanes.iter().enumerate().map(of).collect::<Result<_, _>>()?)
     }
@@ -228,8 +226,8 @@ impl Comparison {
         lanes.iter().enumerate().filter_map(of).collect()
     }
 
-    /// Writes configurations and page, and gives all files their names.
-    fn finish(self, rows: Vec<Row>, staged: StagedFolder) -> Result<Compared> {
+    /// Writes the configurations, and names everything.
+    fn finish(&self, rows: Vec<Row>, staged: &StagedFolder) -> Result<Compared> {
         let run = &self.plan.trajectory;
         let mut compared = Compared {
             outputs: rows.iter().map(|row| self.folder.join(&row.file)).collect(),
@@ -237,7 +235,7 @@ impl Comparison {
             model: self.plan.pipeline.meta().name.to_string(),
             prompt: self.plan.request.prompt.clone(),
             rounds: self.seeds.len() * self.repeat,
-            seeds: self.seeds,
+            seeds: self.seeds.clone(),
             baselines: self.baselines,
             peak_memory: memory::peak_resident(),
             machine: Machine::this(&self.device),
@@ -253,9 +251,6 @@ impl Comparison {
             media::write_picture(&staged.path().join(contender::IMAGE), image)?;
             compared.outputs.push(self.folder.join(contender::IMAGE));
         }
-        report::write(staged.path(), &self.plan, &compared)?;
-        staged.merge(report::FILE)?;
-        compared.outputs.push(self.folder.join(report::FILE));
         Ok(compared)
     }
 }

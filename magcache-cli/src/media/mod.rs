@@ -25,6 +25,7 @@ mod gif;
 mod mp4;
 mod output;
 mod png;
+mod sink;
 mod staging;
 #[cfg(test)]
 mod testing;

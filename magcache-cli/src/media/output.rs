@@ -10,17 +10,10 @@ use magcache_core::count;
 use super::gif::GifSink;
 use super::mp4::Mp4Sink;
 use super::png::{self, FolderSink, PngSink};
+use super::sink::FrameSink;
 use super::staging;
 use super::webp::WebPSink;
 use super::{Clip, Format, Frames, MediaError};
-
-/// Takes the frames of one format. Dropped without `finish`, it removes what it wrote.
-pub(super) trait FrameSink {
-    /// Adds the next frame; its size is that of the clip.
-    fn push(&mut self, frame: &RgbImage) -> Result<(), MediaError>;
-    /// Completes the output and gives it its name.
-    fn finish(self: Box<Self>) -> Result<(), MediaError>;
-}
 
 /// A place to write to that was checked before the run.
 #[derive(Clone, Debug)]

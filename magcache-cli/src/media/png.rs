@@ -8,7 +8,7 @@ use image::{ExtendedColorType, ImageEncoder, RgbImage};
 use magcache_models::image::Picture;
 
 use super::MediaError;
-use super::output::FrameSink;
+use super::sink::FrameSink;
 use super::staging::{StagedFile, StagedFolder};
 
 fn encode(frame: &RgbImage, writer: impl Write, path: &Path, index: usize) -> Result<(), MediaError> {

@@ -6,7 +6,7 @@ use image::RgbImage;
 use image::codecs::webp::WebPEncoder;
 
 use super::MediaError;
-use super::output::FrameSink;
+use super::sink::FrameSink;
 use super::staging::StagedFile;
 
 /// One `.webp` file.

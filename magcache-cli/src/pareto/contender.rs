@@ -7,13 +7,12 @@ use magcache_core::{CachePlan, Residuals};
 
 use super::threshold::Search;
 use crate::{
-    failure::bad_input_with,
+    console::bad_input_with,
     lanes::{
         Lane, Scene,
         once::{Outcome, run_once},
     },
-    plan::{Config, Plan},
-    target::Target,
+    plan::{Config, Plan, Target},
 };
 
 /// Budgets are met where runs compute within so many steps of them.

@@ -5,6 +5,10 @@ use std::path::{Path, PathBuf, absolute};
 use magcache_core::meta;
 
 use super::Config;
+use crate::{
+    args::{Sampling, Writing},
+    files::Writes,
+};
 
 impl Config {
     /// A file of `folder`, its paths as the working folder sees them.
@@ -53,6 +57,18 @@ impl Config {
         };
         self.target.iter_mut().filter_map(|target| target.profile.as_mut()).for_each(&mut each);
         self.cache.iter_mut().for_each(|table| profiles_of(table, &mut each));
+    }
+}
+
+impl Writes {
+    /// What a planned run reads: its configuration, the images and a recorded schedule.
+    pub(crate) fn beside_reads(writing: Writing, flags: &Sampling, config: &Config) -> Self {
+        let replayed = flags.cache.as_deref().and_then(|cache| cache.strip_prefix("replay:"));
+        Self::new(writing)
+            .reads("--config", flags.config.as_deref())
+            .reads("--image", config.sampling.image.as_deref())
+            .reads("--last-image", config.sampling.last_image.as_deref())
+            .reads("--cache replay:", replayed.map(Path::new))
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 use super::Chart;
-use crate::{failure::bad_input_with, media};
+use crate::{console::bad_input_with, media};
 
 /// A file that is checked before anything runs and appears when it is complete.
 #[derive(Debug)]

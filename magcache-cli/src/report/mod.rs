@@ -16,13 +16,11 @@ pub(crate) use self::plots::divergence;
 
 use self::html::escape;
 use crate::{
-    compare::{Compared, answer, row::Role},
+    compare::{Compared, Comparison, PAGE, answer, row::Role},
+    console::Output,
     media,
     plan::Plan,
 };
-
-/// What the page is called.
-pub(crate) const FILE: &str = "report.html";
 
 const STYLE: &str = include_str!("style.css");
 const SCRIPT: &str = include_str!("script.js");
@@ -33,10 +31,14 @@ const POLICY: &str = "default-src 'none'; img-src data:; media-src data: blob:; 
 /// Parts of the page: how a link calls them, their ids, and what is in them.
 type Section = (&'static str, &'static str, String);
 
-/// Writes the page of a comparison into `folder`, where what it shows already is.
-pub(crate) fn write(folder: &Path, plan: &Plan, compared: &Compared) -> Result<()> {
-    let page = page(folder, plan, compared).context("cannot make report.html")?;
-    Ok(media::write_file(&folder.join(FILE), page.as_bytes())?)
+/// Runs a comparison and writes its page. All that it made appears in its folder at once.
+pub(crate) fn run(comparison: &Comparison, out: &Output) -> Result<Compared> {
+    let (mut compared, staged) = comparison.run(out)?;
+    let page = page(staged.path(), &comparison.plan, &compared).context("cannot make report.html")?;
+    media::write_file(&staged.path().join(PAGE), page.as_bytes())?;
+    staged.merge(PAGE)?;
+    compared.outputs.push(comparison.folder.join(PAGE));
+    Ok(compared)
 }
 
 fn page(folder: &Path, plan: &Plan, compared: &Compared) -> Result<String> {

@@ -14,8 +14,7 @@ use magcache_models::pipeline::Generation;
 use safetensors::{SafeTensors, View, tensor::TensorInfo};
 use serde_json::{Map, json};
 
-use super::Identity;
-use crate::failure::bad_input_with;
+use crate::console::bad_input_with;
 
 /// The state.
 pub(super) const NAME: &str = "state.safetensors";
@@ -34,6 +33,9 @@ const RUN: &str = "run/";
 const OUTPUT: &str = "output";
 const OUTPUTS: &str = "outputs";
 const STATE: &str = "state/";
+
+/// Which run a state belongs to: key by key, in the words of its configuration.
+pub(crate) type Identity = BTreeMap<String, String>;
 
 /// A state in a folder.
 #[derive(Debug)]

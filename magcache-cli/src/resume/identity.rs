@@ -1,7 +1,6 @@
 //! What makes two runs the same: everything that their latents depend on, key by key.
 
 use std::{
-    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     time::UNIX_EPOCH,
@@ -10,13 +9,11 @@ use std::{
 use anyhow::{Context, Result};
 use serde_json::Value;
 
+use super::file::{Identity, NAME};
 use crate::{
     args::Run,
     plan::{OutputTable, Plan},
 };
-
-/// The keys of a run, in the words of its configuration.
-pub(crate) type Identity = BTreeMap<String, String>;
 
 /// Which run a plan is. Files are told by size and time, not read: the weights of a large model take minutes.
 pub(crate) fn identity(plan: &Plan, args: &Run) -> Result<Identity> {
@@ -73,7 +70,7 @@ fn files(path: &Path, out: &mut Identity) -> Result<()> {
     for entry in entries {
         let path = entry?.path();
         let part = path.extension().is_some_and(|ending| PARTS.iter().any(|part| ending == *part));
-        let state = path.file_name().is_some_and(|name| name == super::file::NAME);
+        let state = path.file_name().is_some_and(|name| name == NAME);
         if path.is_dir() || (part && !state) {
             files(&path, out)?;
         }

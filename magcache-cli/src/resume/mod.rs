@@ -15,9 +15,9 @@ use anyhow::{Context, Result};
 use magcache_core::Snapshot;
 use magcache_models::pipeline::Generation;
 
-pub(crate) use self::file::Stored;
-pub(crate) use self::identity::{Identity, identity};
-use crate::failure::bad_input_with;
+pub(crate) use self::file::{Identity, Stored};
+pub(crate) use self::identity::identity;
+use crate::console::bad_input_with;
 
 /// The folder of `--checkpoint`.
 #[derive(Debug)]

@@ -5,11 +5,10 @@ mod part;
 pub(crate) mod strip;
 #[cfg(test)]
 mod tests;
-pub(crate) mod trace;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use self::{audit::Audits, part::Part};
+use self::part::Part;
 use magcache_core::{
     Branch, DecisionLog, Expert, HookRegistry, ModelMeta, Record, Trajectory, count, schedule,
 };

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use magcache_core::{HookId, Record, count};
 use serde_json::{Value, json};
 
-use super::Audits;
+use super::audit::Audits;
 
 /// The decisions of one expert's passes of one branch.
 #[derive(Clone, Debug, Default)]

@@ -11,7 +11,7 @@ use magcache_models::checkpoint::Folder;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
-use crate::failure::bad_input;
+use crate::console::bad_input;
 
 /// Rounding that two correct ports in f32 may differ by.
 const ROUNDING: f64 = 2e-5;

@@ -9,7 +9,7 @@ use super::{
     case::{Call, Case},
     report::CaseReport,
 };
-use crate::failure::bad_input;
+use crate::console::bad_input;
 
 /// The timestep and the patch that the case's tokens were recorded with; its calls do not say.
 const TIMESTEP: f64 = 700.0;

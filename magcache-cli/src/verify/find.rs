@@ -9,7 +9,7 @@ use std::{
 use anyhow::Result;
 use serde_json::Value;
 
-use crate::failure::{bad_input, bad_input_with};
+use crate::console::{bad_input, bad_input_with};
 
 /// Something that can be verified.
 #[derive(Debug)]

@@ -18,11 +18,10 @@ use magcache_models::{
 
 use super::{
     case::{Call, Case},
-    modules::{ModuleObserver, Place, Seen},
+    modules::{ModuleObserver, Place, Seen, both_of_a_pair},
     report::CaseReport,
-    transformer::both_of_a_pair,
 };
-use crate::failure::bad_input;
+use crate::console::bad_input;
 
 pub(super) const CLASS_1: &str = "FluxTransformer2DModel";
 pub(super) const CLASS_2: &str = "Flux2Transformer2DModel";

@@ -27,7 +27,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use self::{case::Case, find::Source};
-use crate::failure::bad_input;
+use crate::console::bad_input;
 
 pub use self::report::{CallReport, CaseReport, NotCompared, VerifyReport};
 

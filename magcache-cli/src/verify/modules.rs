@@ -44,3 +44,9 @@ impl BlockHook for ModuleObserver {
         Ok(output)
     }
 }
+
+/// The reference repeats a pair's angle for both of its channels: `[tokens, pairs]` to `[tokens, 2 * pairs]`.
+pub(super) fn both_of_a_pair(half: &Tensor) -> Result<Tensor> {
+    let (tokens, pairs) = half.dims2()?;
+    half.unsqueeze(2)?.broadcast_as((tokens, pairs, 2))?.reshape((tokens, 2 * pairs))
+}

@@ -168,7 +168,7 @@ impl CaseReport {
         if self.calls.is_empty() {
             ensure!(
                 !self.not_compared.is_empty(),
-                crate::failure::bad_input("the case has nothing to compare")
+                crate::console::bad_input("the case has nothing to compare")
             );
             let why = self.not_compared[0].why.clone();
             return Ok(self.skip(why));

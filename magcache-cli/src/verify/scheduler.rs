@@ -13,7 +13,7 @@ use super::{
     case::{Call, Case},
     report::CaseReport,
 };
-use crate::failure::bad_input;
+use crate::console::bad_input;
 
 /// How far samples, noise levels and timesteps may be off.
 const TOLERANCE: f64 = 5e-6;

@@ -14,7 +14,7 @@ use super::{
     case::{Call, Case},
     report::CaseReport,
 };
-use crate::failure::bad_input;
+use crate::console::bad_input;
 
 const IDS: &str = "input_ids";
 

@@ -18,10 +18,10 @@ use magcache_models::{
 use super::{
     case::{Call, Case},
     flux,
-    modules::{ModuleObserver, Place, Seen},
+    modules::{ModuleObserver, Place, Seen, both_of_a_pair},
     report::CaseReport,
 };
-use crate::failure::bad_input;
+use crate::console::bad_input;
 
 const CLASS: &str = "WanTransformer3DModel";
 
@@ -130,12 +130,6 @@ fn inside(
 fn attention(at: Place<'_>, x: &Streams, y: &Streams) -> candle_core::Result<Vec<(String, Tensor)>> {
     let name = |end: &str| format!("blocks.{}.{}.{end}", at.block, at.module);
     Ok(vec![(name("in"), x.image()?), (name("out"), y.image()?)])
-}
-
-/// The reference repeats a pair's angle for both of its channels: `[tokens, pairs]` to `[tokens, 2 * pairs]`.
-pub(super) fn both_of_a_pair(half: &Tensor) -> Result<Tensor> {
-    let (tokens, pairs) = half.dims2()?;
-    Ok(half.unsqueeze(2)?.broadcast_as((tokens, pairs, 2))?.reshape((tokens, 2 * pairs))?)
 }
 
 /// Notes what leaves its block and, before the first one, what enters it and what the model shows to strategies.

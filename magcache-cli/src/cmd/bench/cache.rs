@@ -14,10 +14,8 @@ use serde_json::json;
 use super::Times;
 use crate::{
     args::{BenchCache, Sampling},
-    failure::bad_input_with,
-    interrupt::Interrupt,
+    console::{Interrupt, Output, bad_input_with},
     lanes::{Lane, Scene, take_turns, warm_up},
-    output::Output,
     plan::{Config, Plan},
 };
 

@@ -12,7 +12,10 @@ use magcache_models::{
 use serde_json::json;
 
 use super::{Times, component, gaussian};
-use crate::{args::BenchForward, failure::bad_input, output::Output};
+use crate::{
+    args::BenchForward,
+    console::{Output, bad_input},
+};
 
 pub(super) fn run(args: &BenchForward, out: &Output) -> Result<()> {
     let folder = component(&args.model, "transformer")?;

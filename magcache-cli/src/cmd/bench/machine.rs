@@ -9,7 +9,7 @@ use pulp::{Arch, Simd, WithSimd};
 use serde_json::json;
 
 use super::Times;
-use crate::output::Output;
+use crate::console::Output;
 
 /// Values of a tensor of 16 MB.
 const VALUES: usize = 4 << 20;

@@ -15,8 +15,8 @@ use serde_json::{Value, json};
 
 use crate::{
     args::{Bench, BenchKind, BenchModel},
-    model_name,
-    output::Output,
+    console::Output,
+    plan::model_name,
 };
 
 pub(crate) fn run(args: &Bench, out: &Output) -> Result<()> {

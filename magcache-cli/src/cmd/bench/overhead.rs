@@ -8,7 +8,7 @@ use magcache_core::{Branch, CachePlan, HookRegistry, ModelMeta, Pass, Step, Stre
 use serde_json::json;
 
 use super::Times;
-use crate::output::Output;
+use crate::console::Output;
 
 pub(super) fn run(repeat: usize, out: &Output) -> Result<()> {
     const BLOCKS: usize = 30;

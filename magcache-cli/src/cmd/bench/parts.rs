@@ -11,7 +11,7 @@ use magcache_models::{
 use super::{Times, component, gaussian};
 use crate::{
     args::{BenchText, BenchVae},
-    output::Output,
+    console::Output,
 };
 
 /// Latents to frames.

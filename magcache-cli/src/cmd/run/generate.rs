@@ -11,15 +11,13 @@ use magcache_core::Built;
 use magcache_models::pipeline::{Denoiser, Generation, PipelineError};
 use tracing::{debug, trace};
 
-use super::{clip, says, stage};
 use crate::{
-    interrupt::Interrupt,
+    console::{Interrupt, Output},
+    files::{config_of, says},
     media::{self, Frames, Output as Media, ValueRange},
-    output::Output,
     plan::Plan,
+    replay::trace::{TraceFile, hooks},
     resume::{Checkpoint, Stored},
-    summary::trace::{TraceFile, hooks},
-    writes::config_of,
 };
 
 /// What one run is made of.
@@ -52,7 +50,7 @@ impl Job<'_> {
         // Of a run that was killed behind its outputs, a folder of frames is there already, whole.
         let done = resumed_at.is_some_and(|step| step >= plan.trajectory.len());
         let written = done && stored.as_ref().is_some_and(|stored| stored.output == *path);
-        let (target, written) = Media::prepare_again(path, clip(plan), written)?;
+        let (target, written) = Media::prepare_again(path, plan.clip(), written)?;
         let trace_file = self.trace.map(TraceFile::prepare).transpose()?;
 
         let mut generation = begin(plan, built, stored, out)?;
@@ -108,13 +106,12 @@ fn begin(plan: &Plan, built: &Built, stored: Option<Stored>, out: &Output) -> Re
 
 /// The network with the prompts of a request.
 fn load(plan: &Plan, out: &Output) -> Result<Arc<dyn Denoiser>> {
-    let mut notes = Vec::new();
     let spinner = out.spinner("loading");
-    let now = |s| {
-        debug!("{}", stage(s));
-        spinner.set_message(stage(s));
+    let now = |stage| {
+        debug!("{stage}");
+        spinner.set_message(stage);
     };
-    let denoiser = plan.pipeline.denoiser(&plan.request, &now, &mut notes)?;
+    let (denoiser, notes) = plan.load(&plan.request, &now)?;
     spinner.finish_and_clear();
     notes.iter().for_each(|note| out.note(note));
     Ok(denoiser)

@@ -4,14 +4,11 @@ mod generate;
 mod scenes;
 mod told;
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use magcache_core::{Built, OnDrift, count};
-use magcache_models::pipeline::{Offload, Stage};
+use magcache_models::pipeline::Offload;
 use serde_json::json;
 
 use self::{
@@ -22,15 +19,12 @@ use self::{
 use crate::{
     args::{self, Run},
     calibration::{Judged, judge},
-    decisions::decisions,
-    failure::bad_input_with,
-    interrupt::Interrupt,
-    media::{Clip, Format},
-    output::Output,
-    plan::{Config, Plan},
+    console::{Interrupt, Output, bad_input_with},
+    files::{Writes, config_of, says, unused, utf8},
+    media::Format,
+    plan::{Config, Plan, decisions, prompt},
     resume::{Checkpoint, Stored, identity},
     summary::{Summary, strip},
-    writes::{Writes, config_of, unused, utf8},
 };
 
 /// Up to so many steps, the schedule is told before the run.
@@ -181,11 +175,6 @@ fn writes_of(writes: Writes, path: &Path, config: &str, trace: Option<&Path>) ->
     writes.file("--trace", trace)
 }
 
-/// True if a file is there and says just this.
-fn says(path: &Path, text: &str) -> bool {
-    fs::read(path).is_ok_and(|there| there == text.as_bytes())
-}
-
 /// What the caches will do to a run of so few steps that every skip is felt, said before it starts.
 fn few_steps(plan: &Plan, built: &Built) -> Result<Option<String>> {
     let run = &plan.trajectory;
@@ -214,7 +203,7 @@ fn few_steps(plan: &Plan, built: &Built) -> Result<Option<String>> {
 fn plan(args: &Run) -> Result<Plan> {
     let mut config = Config::of(&args.sampling)?;
     let sampling = &mut config.sampling;
-    sampling.prompt = args::prompt(args.prompt.as_deref())?.or(sampling.prompt.take());
+    sampling.prompt = prompt(args.prompt.as_deref())?.or(sampling.prompt.take());
     sampling.negative_prompt = args.negative_prompt.clone().or(sampling.negative_prompt.take());
     sampling.seed = args.seed.or(sampling.seed);
     args.out.as_deref().map_or(Ok(()), |path| utf8("--out", path))?;
@@ -250,25 +239,5 @@ fn idle_flags(args: &Run, plan: &Plan) -> Result<()> {
             let message = format!("{flag} is given and the run has no cache: nothing would read it");
             Err(bad_input_with(message, format!("--cache magcache, or leave {flag} out")))
         }
-    }
-}
-
-/// What a stage is called in progress.
-pub(crate) fn stage(stage: Stage) -> &'static str {
-    match stage {
-        Stage::EncodingPrompt => "encoding the prompt",
-        Stage::EncodingImage => "encoding the image",
-        Stage::LoadingTransformer => "loading the transformer",
-        Stage::LoadingVae => "loading the autoencoder",
-    }
-}
-
-/// Size and speed of what a plan makes.
-pub(crate) fn clip(plan: &Plan) -> Clip {
-    Clip {
-        width: u32::try_from(plan.request.width).unwrap_or(u32::MAX),
-        height: u32::try_from(plan.request.height).unwrap_or(u32::MAX),
-        frames: plan.request.frames,
-        fps: plan.fps,
     }
 }

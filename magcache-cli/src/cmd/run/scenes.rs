@@ -9,9 +9,9 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 use crate::{
-    args::{self, Run},
-    output::Output,
-    plan::Plan,
+    args::Run,
+    console::Output,
+    plan::{Plan, read_prompts},
 };
 
 /// A prompt and a seed.
@@ -25,7 +25,7 @@ impl Scene {
     /// Every prompt with every seed, prompts outermost; those of the plan where none are given.
     pub(super) fn all(args: &Run, plan: &Plan) -> Result<Vec<Self>> {
         let prompts = match &args.prompts {
-            Some(file) => args::read_prompts(file)?,
+            Some(file) => read_prompts(file)?,
             None => vec![plan.request.prompt.clone()],
         };
         let seeds = if args.seeds.is_empty() { vec![plan.request.seed] } else { args.seeds.clone() };

@@ -8,9 +8,8 @@ use serde_json::{Value, json};
 use super::generate::Done;
 use crate::{
     calibration::{Judged, judge},
-    plan::Plan,
+    plan::{Chosen, Plan},
     summary::{self, Summary, strip},
-    target::Chosen,
 };
 
 /// The text for a terminal and the document for a program.

@@ -2,7 +2,7 @@
 
 use openh264::encoder::{ColorPrimaries, TransferCharacteristics};
 
-use super::Clip;
+use super::super::Clip;
 use super::yuv::Matrix;
 
 /// Ticks for each frame; a second has this many times the frame rate, so a rate is kept to a thousandth.

@@ -15,7 +15,7 @@ use magcache_models::{
 
 use super::{Sampling, Setup};
 use crate::{
-    failure::bad_input,
+    console::bad_input,
     verify::{
         case::Case,
         flux::{self, Network},

@@ -1,6 +1,7 @@
 //! Whole cached generations: decisions step by step and branch by branch, and latents along the way.
 
 mod flux;
+mod part;
 mod recipe;
 mod taylor;
 mod wan;
@@ -23,7 +24,7 @@ use serde::Deserialize;
 
 use self::recipe::{Recipe, Run};
 use super::{case::Case, report::CaseReport};
-use crate::failure::bad_input;
+use crate::console::bad_input;
 
 /// How far latents and measured ratios may be off.
 const TOLERANCE: f64 = 1e-4;

@@ -8,8 +8,11 @@ use serde::Deserialize;
 use serde_json::Value;
 use toml::Table;
 
-use super::taylor::TaylorSeer;
-use crate::failure::bad_input;
+use super::{
+    part::{Part, integer},
+    taylor::TaylorSeer,
+};
+use crate::console::bad_input;
 
 /// One recorded run.
 #[derive(Deserialize)]
@@ -118,20 +121,6 @@ impl Run {
     }
 }
 
-/// What one network's configuration says.
-pub(super) enum Part {
-    Dense,
-    Measure,
-    Tables { tables: Vec<Table>, residuals: Residuals },
-    Unknown(String),
-}
-
-impl Part {
-    fn table(entries: impl IntoIterator<Item = (String, toml::Value)>) -> Self {
-        Self::Tables { tables: vec![Table::from_iter(entries)], residuals: Residuals::default() }
-    }
-}
-
 /// `steps`: those of the run that the network has.
 fn part(config: Option<&Value>, steps: Range<usize>, modules: &[&str]) -> Result<Part> {
     let Some(config) = config else { return Ok(Part::Dense) };
@@ -237,8 +226,4 @@ impl TeaCache {
             (other, None) => Err(bad_input(format!("cannot read `forced` = {other:?}"))),
         }
     }
-}
-
-pub(super) fn integer(n: usize) -> toml::Value {
-    toml::Value::Integer(i64::try_from(n).unwrap_or(i64::MAX))
 }

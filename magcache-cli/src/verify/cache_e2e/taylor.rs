@@ -6,7 +6,7 @@ use magcache_core::Residuals;
 use serde::Deserialize;
 use toml::{Table, Value};
 
-use super::recipe::{Part, integer};
+use super::part::{Part, integer};
 
 /// The recorded keys.
 #[derive(Deserialize)]

@@ -8,8 +8,7 @@ use std::{
 use magcache_core::count;
 use serde_json::{Value, json};
 
-use super::{Line, REUSE};
-use crate::replay::Around;
+use super::{super::schedule::Around, Line, REUSE};
 
 /// One pass of one hook in both traces, or one pass of the network where their hooks surround other blocks. Strategies are no
 /// part of it: a replay decides as a schedule what another strategy decided before. Of several hooks around the same blocks the

@@ -8,7 +8,7 @@ use magcache_core::{
     schedule::{Sizes, simulate, simulate_sized},
 };
 
-use crate::failure::bad_input_with;
+use crate::console::bad_input_with;
 
 /// Every decision of a run; `sizes` are those of its tensors, where they are known.
 pub(crate) fn decisions(

@@ -6,7 +6,7 @@ use anyhow::Result;
 use magcache_core::{HookId, HookRegistry, Ring, Step};
 use serde::{Deserialize, Serialize};
 
-use crate::failure::bad_input_with;
+use crate::console::bad_input_with;
 
 /// What `at` calls all blocks, and the whole forward.
 const ALL: &str = "all";

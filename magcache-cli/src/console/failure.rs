@@ -6,7 +6,8 @@ use magcache_models::{
     checkpoint::CheckpointError, image::PictureError, pipeline::PipelineError, sampler::SamplerError,
 };
 
-use crate::{interrupt, media::MediaError};
+use super::interrupt;
+use crate::media::MediaError;
 
 /// Something wrong with what was typed or given, found by this program itself.
 #[derive(Debug, thiserror::Error)]

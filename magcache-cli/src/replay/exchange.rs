@@ -6,11 +6,13 @@ use anyhow::Result;
 use magcache_core::{CacheEntry, ConfigError, DecisionLog, HookId, HookRegistry, Trajectory, Why};
 use serde::Deserialize;
 
+use super::{
+    schedule::{self, Around, FORWARD, Replay, Seen},
+    trace,
+};
 use crate::{
-    failure::{bad_input, bad_input_with},
+    console::{bad_input, bad_input_with},
     media,
-    replay::{self, Around, FORWARD, Replay, Seen},
-    summary::trace,
 };
 
 /// A file that a schedule will be written to.
@@ -62,7 +64,7 @@ impl Export {
             return Err(bad_input_with(message, "leave one [[cache]] table"));
         };
         let place = format!("the schedule of {:?}", entry.name);
-        let Some(hook) = replay::hook(registry, HookId(0), &run.step(run.first)) else {
+        let Some(hook) = schedule::hook(registry, HookId(0), &run.step(run.first)) else {
             return Err(bad_input(format!("{place}: it has no hook")));
         };
         let seen = log.records().iter().filter(|record| record.why != Why::OuterCache).map(|record| Seen {
@@ -78,9 +80,9 @@ impl Export {
             } else {
                 entry.words.at.clone()
             },
-            forecast: replay::forecast(&place, hook.forecast)?,
+            forecast: schedule::forecast(&place, hook.forecast)?,
             experts: entry.words.experts.clone(),
-            skip: replay::skipped(&place, hook.around, seen)?.map(|(_, skip)| skip).unwrap_or_default(),
+            skip: schedule::skipped(&place, hook.around, seen)?.map(|(_, skip)| skip).unwrap_or_default(),
             steps: run.len(),
         };
         let text = match self.form {

@@ -11,10 +11,10 @@ use magcache_core::{Audit, CacheEntry, ConfigError, HookId, HookRegistry, Step};
 use magcache_models::pipeline::{Generation, Request};
 use serde::{Deserialize, Serialize};
 
+use super::schedule::{self, Around, FORWARD, Hook, Replay, Seen};
 use crate::{
-    failure::{bad_input, bad_input_with},
+    console::{bad_input, bad_input_with},
     media,
-    replay::{self, Around, FORWARD, Hook, Replay, Seen},
 };
 
 /// The decision that replaces what a hook surrounds.
@@ -152,7 +152,7 @@ pub(crate) struct Traced {
 /// A registry's hooks, in their order, for the run that `step` belongs to.
 pub(crate) fn hooks(registry: &HookRegistry, entries: &[CacheEntry], step: &Step) -> Vec<Traced> {
     let of = |(id, entry): (u16, &CacheEntry)| {
-        let hook = replay::hook(registry, HookId(id), step)?;
+        let hook = schedule::hook(registry, HookId(id), step)?;
         Some(Traced { strategy: entry.name.clone(), experts: entry.words.experts.clone(), hook })
     };
     (0..).zip(entries).map_while(of).collect()
@@ -181,7 +181,7 @@ pub(crate) fn to_schedule(path: &Path) -> Result<toml::Table> {
         step: line.step,
         reused: own(&line),
     });
-    let Some(([start, end], skip)) = replay::skipped(&place, around, seen)? else {
+    let Some(([start, end], skip)) = schedule::skipped(&place, around, seen)? else {
         return Err(bad_input_with(format!("{place}: the trace skips nothing"), single));
     };
     let at = match around {
@@ -189,7 +189,7 @@ pub(crate) fn to_schedule(path: &Path) -> Result<toml::Table> {
         Around::Modules => first.module.clone().unwrap_or_default(),
         Around::Blocks => format!("{start}..{end}"),
     };
-    let forecast = replay::forecast(&place, first.forecast.clone())?;
+    let forecast = schedule::forecast(&place, first.forecast.clone())?;
     Ok(Replay { around, at: Some(at), forecast, experts: first.experts.clone(), skip, steps: first.of }
         .table())
 }

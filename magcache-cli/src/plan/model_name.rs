@@ -9,7 +9,7 @@ use magcache_models::{
     pipeline::{self, Embedded},
 };
 
-use crate::failure::bad_input_with;
+use crate::console::bad_input_with;
 
 /// The model inside the program that has this name.
 pub(crate) fn embedded(name: &str) -> Option<&'static Embedded> {

@@ -5,10 +5,12 @@ use magcache_core::{
     CacheEntry, CachePlan, ConfigError, ModelMeta, Plans, Residuals, Trajectory, schedule::Sizes,
 };
 
-use super::{Chosen, Goal, missed};
+use super::{
+    ahead::decisions,
+    chosen::{Chosen, Goal, missed},
+};
 use crate::{
-    decisions::decisions,
-    failure::{bad_input, bad_input_with},
+    console::{bad_input, bad_input_with},
     summary::Summary,
 };
 

@@ -8,10 +8,10 @@ use std::{
 
 use anyhow::Result;
 
+use super::names::utf8;
 use crate::{
-    args::{Sampling, Writing},
-    failure::{bad_input, bad_input_with},
-    plan::Config,
+    args::Writing,
+    console::{bad_input, bad_input_with},
 };
 
 /// A path with the words that it was given by: `--out clip.mp4`.
@@ -56,16 +56,6 @@ impl Writes {
     /// Nothing yet.
     pub(crate) fn new(writing: Writing) -> Self {
         Self { overwrite: writing.overwrite, ..Self::default() }
-    }
-
-    /// What a planned run reads: its configuration, the images and a recorded schedule.
-    pub(crate) fn beside_reads(writing: Writing, flags: &Sampling, config: &Config) -> Self {
-        let replayed = flags.cache.as_deref().and_then(|cache| cache.strip_prefix("replay:"));
-        Self::new(writing)
-            .reads("--config", flags.config.as_deref())
-            .reads("--image", config.sampling.image.as_deref())
-            .reads("--last-image", config.sampling.last_image.as_deref())
-            .reads("--cache replay:", replayed.map(Path::new))
     }
 
     /// A file that is read and must be there afterwards as it was.
@@ -175,46 +165,6 @@ impl Target {
     }
 }
 
-/// A name that nobody typed: `magcache.mp4`, or the first free one of `magcache-2.mp4`, `magcache-3.mp4`. `with` gives what is
-/// written beside it and must be free too.
-pub(crate) fn unused(default: &str, writing: Writing, with: &dyn Fn(&Path) -> Vec<PathBuf>) -> PathBuf {
-    let first = PathBuf::from(default);
-    let taken = |path: &Path| {
-        let there = |path: &Path| fs::symlink_metadata(path).is_ok();
-        there(path) || with(path).iter().any(|other| there(other))
-    };
-    if writing.overwrite || !taken(&first) {
-        return first;
-    }
-    let stem = first.file_stem().unwrap_or_default().to_string_lossy();
-    let ending = first.extension().map_or(String::new(), |ending| format!(".{}", ending.to_string_lossy()));
-    let numbered = (2u64..).map(|n| first.with_file_name(format!("{stem}-{n}{ending}")));
-    numbered.into_iter().find(|path| !taken(path)).unwrap_or_else(|| first.clone())
-}
-
-/// The resolved configuration of a result: `cat.mp4.toml`, beside `cat.mp4`. The whole name, so that results of one stem and
-/// configurations written by hand keep their own.
-pub(crate) fn config_of(result: &Path) -> PathBuf {
-    let mut name = result.components().as_path().as_os_str().to_owned();
-    name.push(".toml");
-    name.into()
-}
-
-/// The folder that a result lies in.
-pub(crate) fn folder_of(result: &Path) -> &Path {
-    result.parent().unwrap_or(Path::new(""))
-}
-
-/// Errors: a path that no configuration and no answer in JSON can hold.
-pub(crate) fn utf8(what: &str, path: &Path) -> Result<()> {
-    if path.to_str().is_some() {
-        return Ok(());
-    }
-    let message =
-        format!("{what} {} is not UTF-8: neither a configuration nor --json can name it", path.display());
-    Err(bad_input_with(message, "rename it, or write into a folder whose name is UTF-8"))
-}
-
 /// True if one of the two is the other, or lies in it.
 fn meet(a: &Path, a_is: Kind, b: &Path, b_is: Kind) -> bool {
     a == b || (a_is == Kind::Folder && b.starts_with(a)) || (b_is == Kind::Folder && a.starts_with(b))
@@ -313,20 +263,5 @@ mod tests {
         use std::{ffi::OsStr, os::unix::ffi::OsStrExt};
         let name = Path::new(OsStr::from_bytes(b"a\xff.mp4"));
         refused(&writes().file("--out", Some(name)), &["--out", "is not UTF-8"]);
-    }
-
-    #[test]
-    fn a_default_name_is_the_first_free_one() {
-        let root = tempfile::tempdir().unwrap();
-        let name = |n: &str| root.path().join(n).to_str().unwrap().to_owned();
-        let beside = |path: &Path| vec![path.with_extension("toml")];
-        let found = |writing| unused(&name("m.mp4"), writing, &beside);
-        assert_eq!(found(Writing::default()), PathBuf::from(name("m.mp4")));
-        fs::write(name("m.toml"), "").unwrap();
-        // The numbered name is looked for where the default one is.
-        assert_eq!(found(Writing::default()), PathBuf::from(name("m-2.mp4")));
-        fs::write(name("m-2.mp4"), "").unwrap();
-        assert_eq!(found(Writing::default()), PathBuf::from(name("m-3.mp4")));
-        assert_eq!(found(Writing { overwrite: true }), PathBuf::from(name("m.mp4")));
     }
 }

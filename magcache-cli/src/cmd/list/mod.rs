@@ -1,16 +1,14 @@
 //! `list`: what this build has, from the registries.
 
+mod reference;
+
 use anyhow::Result;
 use magcache_core::{ConfigError, meta, nearest};
 use magcache_models::{pipeline, sampler::SamplerKind};
 use serde_json::json;
 
-use crate::{
-    args::List,
-    model_name,
-    output::Output,
-    reference::{self, Section},
-};
+use self::reference::Section;
+use crate::{args::List, console::Output, plan::model_name};
 
 pub(crate) fn run(args: &List, out: &Output) -> Result<()> {
     match (&args.example, &args.keys) {

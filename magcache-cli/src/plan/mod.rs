@@ -1,6 +1,14 @@
 //! What was typed, and what it means: flags over the configuration file over the model's defaults.
 
+mod ahead;
+mod chosen;
+mod load;
+pub(crate) mod model_name;
 mod paths;
+mod placement;
+mod prompts;
+mod target;
+mod tuned;
 
 use std::{
     path::{Path, PathBuf},
@@ -20,13 +28,19 @@ use magcache_models::{
 };
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::{
+    ahead::decisions,
+    chosen::Chosen,
+    prompts::{prompt, read_prompts},
+    target::Target,
+};
+
 use crate::{
     args::Sampling,
-    exchange,
-    failure::{bad_input, bad_input_with},
-    model_name,
-    target::{Chosen, Target},
-    writes::{folder_of, utf8},
+    console::{bad_input, bad_input_with},
+    files::{folder_of, utf8},
+    media::Clip,
+    replay::exchange,
 };
 
 /// What a run, a plan or a comparison is asked for. A flag of the same name goes before a key of the file.
@@ -370,6 +384,16 @@ impl Plan {
     /// The names of the strategies, in the order of their hooks.
     pub(crate) fn strategies(&self) -> Vec<String> {
         self.cache.cache.iter().map(|entry| entry.name.clone()).collect()
+    }
+
+    /// Size and speed of what it makes.
+    pub(crate) fn clip(&self) -> Clip {
+        Clip {
+            width: u32::try_from(self.request.width).unwrap_or(u32::MAX),
+            height: u32::try_from(self.request.height).unwrap_or(u32::MAX),
+            frames: self.request.frames,
+            fps: self.fps,
+        }
     }
 
     /// The configuration that reproduces this run, from the working folder.

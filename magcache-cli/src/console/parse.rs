@@ -4,8 +4,8 @@ use std::{env, ffi::OsString, process::ExitCode};
 
 use clap::{CommandFactory, Error, Parser, error::ErrorKind};
 
-use super::Args;
-use crate::{failure::bad_input_with, output::Output};
+use super::{failure::bad_input_with, output::Output};
+use crate::args::Args;
 
 /// A command line that is not run.
 #[derive(Debug)]

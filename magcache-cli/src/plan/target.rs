@@ -1,24 +1,20 @@
 //! What a user asks for in place of a threshold, and what the planner makes of it.
 
-mod tuned;
-
 use anyhow::Result;
 use magcache_core::{
-    Grounds, ModelMeta, PlannedSchedule, Plans, Profile, Quality, Residuals, Trajectory, count,
-    schedule::Sizes, schemars,
+    ModelMeta, PlannedSchedule, Plans, Profile, Quality, Residuals, Trajectory, count, schedule::Sizes,
+    schemars,
 };
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 
+use super::{
+    chosen::{Chosen, Goal, missed},
+    tuned::Tuned,
+};
 use crate::{
     args::Sampling,
-    failure::{bad_input, bad_input_with},
+    console::{bad_input, bad_input_with},
 };
-
-use self::tuned::Tuned;
-
-/// A speed-up is met where it is at most this far from what was asked, relatively.
-const NEAR: f64 = 0.05;
 
 /// The `[target]` table: one of the three, and where planned schedules are.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -38,32 +34,6 @@ pub(crate) struct Target {
     /// A profile with planned schedules; the model's own without.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) profile: Option<String>,
-}
-
-/// The one that is given.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Goal {
-    Budget(usize),
-    Speedup(f64),
-    Psnr(f64),
-}
-
-/// What the planner chose.
-#[derive(Clone, Debug)]
-pub(crate) struct Chosen {
-    /// The `[[cache]]` tables that do it.
-    pub(crate) tables: Vec<toml::Table>,
-    /// Steps computed; a fraction where branches differ.
-    computed: f64,
-    steps: usize,
-    /// Of the network, as the profile's times have it, or the ceiling where it has none.
-    speedup: f64,
-    /// Against a dense run, where the profile knows.
-    quality: Option<Quality>,
-    /// Why it is not quite what was asked for.
-    pub(crate) short: Option<String>,
-    /// The profile that planned it; `None` for a strategy's threshold.
-    pub(crate) planned_by: Option<String>,
 }
 
 impl Target {
@@ -191,61 +161,5 @@ fn scheduled(goal: Goal, plans: &Plans) -> Result<Chosen> {
                 Err(bad_input_with(message, hint))
             }
         },
-    }
-}
-
-/// What can be had around a speed-up that cannot.
-fn missed(asked: f64, got: f64, all: impl Iterator<Item = f64>) -> Option<String> {
-    if (got / asked - 1.0).abs() <= NEAR {
-        return None;
-    }
-    let (mut below, mut above) = (1.0_f64, f64::INFINITY);
-    for speedup in all {
-        if speedup <= asked {
-            below = below.max(speedup);
-        } else {
-            above = above.min(speedup);
-        }
-    }
-    let nearest = if above.is_finite() {
-        format!("the nearest are {below:.2}x and {above:.2}x")
-    } else {
-        format!("the nearest is {below:.2}x")
-    };
-    Some(format!("{asked}x cannot be had: {nearest}"))
-}
-
-impl Chosen {
-    /// One line for a user.
-    pub(crate) fn text(&self) -> String {
-        let mut text = format!(
-            "planned: {} of {} steps computed, network {:.2}x as fast",
-            (self.computed * 10.0).round() / 10.0,
-            self.steps,
-            self.speedup
-        );
-        if let Some(Quality { psnr, within, grounds }) = self.quality {
-            let within = within.map_or(String::new(), |within| format!(" ±{within:.1}"));
-            let how = match grounds {
-                Grounds::Measured => "measured",
-                Grounds::Calibrated => "from schedules that were measured",
-                Grounds::Predicted => "predicted, a bound",
-            };
-            text += &format!(", {psnr:.1} dB{within} against a dense run ({how})");
-        }
-        text
-    }
-
-    /// For `--json`.
-    pub(crate) fn json(&self) -> Value {
-        json!({
-            "computed": self.computed,
-            "steps": self.steps,
-            "speedup": self.speedup,
-            "psnr": self.quality.map(|quality| quality.psnr),
-            "psnr_within": self.quality.and_then(|quality| quality.within),
-            "psnr_grounds": self.quality.map(|quality| quality.grounds),
-            "short": self.short,
-        })
     }
 }

@@ -11,7 +11,7 @@ use anyhow::Error;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 
-use crate::failure::{Failed, Told, exit_code};
+use super::failure::{Failed, Told, exit_code};
 
 /// Where a command's answer, its notes and its progress go.
 #[derive(Debug)]

@@ -1,5 +1,7 @@
 //! What a run was measured on.
 
+pub(crate) mod memory;
+
 use serde::Serialize;
 
 /// The machine and this program.

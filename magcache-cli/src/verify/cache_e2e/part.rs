@@ -1,0 +1,22 @@
+//! What the configuration of one network of a recorded run means here.
+
+use magcache_core::Residuals;
+use toml::Table;
+
+/// What one network's configuration says.
+pub(super) enum Part {
+    Dense,
+    Measure,
+    Tables { tables: Vec<Table>, residuals: Residuals },
+    Unknown(String),
+}
+
+impl Part {
+    pub(super) fn table(entries: impl IntoIterator<Item = (String, toml::Value)>) -> Self {
+        Self::Tables { tables: vec![Table::from_iter(entries)], residuals: Residuals::default() }
+    }
+}
+
+pub(super) fn integer(n: usize) -> toml::Value {
+    toml::Value::Integer(i64::try_from(n).unwrap_or(i64::MAX))
+}
