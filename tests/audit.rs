@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex};
 
 use candle_core::{DType, Device, Tensor};
 use magcache_core::{
-    AuditPolicy, Branch, CachePlan, HookRegistry, ModelMeta, Modules, OnDrift, Record, Role, Session, Step,
-    Streams, Trajectory, Why, no_signals,
+    Branch, CachePlan, HookRegistry, ModelMeta, Modules, Role, Session, Step, Streams, Trajectory, Why,
+    log::{AuditPolicy, OnDrift, Record},
+    no_signals,
     testing::{Fault, Ran, Toy, run, run_pass, same_bits, transcript},
 };
 use support::{Script, Witness, said, session, strategies};

@@ -6,7 +6,7 @@ mod program;
 
 use std::{fs, path::Path};
 
-use magcache_core::{Fit, Profile};
+use magcache_core::profile::{Fit, Profile};
 // Keeps the built-in profiles in this test's program.
 use magcache_models as _;
 use serde_json::Value;

@@ -6,7 +6,7 @@ mod program;
 
 use std::{fs, path::Path, sync::LazyLock};
 
-use magcache_core::{PlannedSchedule, Plans, Profile};
+use magcache_core::profile::{PlannedSchedule, Plans, Profile};
 use serde_json::Value;
 use tempfile::TempDir;
 

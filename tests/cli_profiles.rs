@@ -6,7 +6,7 @@ mod program;
 
 use std::{fs, path::Path};
 
-use magcache_core::Profile;
+use magcache_core::profile::Profile;
 // Keeps the built-in profiles in this test's program.
 use magcache_models as _;
 use serde_json::{Value, json};

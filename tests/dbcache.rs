@@ -2,7 +2,8 @@
 
 use candle_core::{DType, Device, Tensor};
 use magcache_core::{
-    Branch, CachePlan, HookId, ModelMeta, Role, Step, Streams, Trajectory, Why, no_signals,
+    Branch, CachePlan, ModelMeta, Role, Step, Streams, Trajectory, Why, no_signals,
+    state::HookId,
     testing::{self, Toy, run_pass, same_bits},
 };
 use proptest::prelude::*;

@@ -6,8 +6,10 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor};
 use magcache_core::{
-    Base, BlockHook, Branch, CacheHook, CachePlan, Guards, Head, HookId, HookRegistry, ModelMeta, Role,
-    Session, Step, StoragePolicy, Streams, TimestepCache, Trajectory, Verdict, Why, no_signals,
+    BlockHook, Branch, CachePlan, Guards, Head, HookRegistry, ModelMeta, Role, Session, Step, Streams,
+    TimestepCache, Trajectory, Verdict, Why, no_signals,
+    state::{HookId, StoragePolicy},
+    strategy::{Base, CacheHook},
     testing::{Toy, run, run_pass, same_bits},
 };
 use support::Script;

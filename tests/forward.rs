@@ -7,7 +7,8 @@ use std::{collections::HashMap, path::PathBuf};
 
 use candle_core::{Device, Tensor};
 use magcache_core::{
-    Branch, CachePlan, ConfigError, HookId, ModelMeta, Session, Step, Trajectory, Why, metrics, no_signals,
+    Branch, CachePlan, ConfigError, ModelMeta, Session, Step, Trajectory, Why, metrics, no_signals,
+    state::HookId,
     testing::{Ran, Toy, run, same_bits},
 };
 use magcache_models as _;

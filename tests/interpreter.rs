@@ -12,9 +12,14 @@ use std::{cell::Cell, ops::Range, sync::Arc};
 use candle_core::{DType, Device, Error, Result, Tensor};
 use interpreter::{Flow, Inner, Interpreter, Line, Model};
 use magcache_core::{
-    Base, BlockHook, Branch, Branches, CacheHook, DecisionLog, Expert, ForecastConfig, Guards, Head, HookId,
-    HookRegistry, Modules, OutputConfig, Pass, Phase, ResidualConfig, Session, Step, StoragePolicy, Streams,
-    TimestepCache, Trajectory, Verdict, Warmup, Why, Window, no_signals, testing::same_bits,
+    BlockHook, Branch, Expert, Guards, Head, HookRegistry, Modules, Pass, Phase, Session, Step, Streams,
+    TimestepCache, Trajectory, Verdict, Warmup, Why, Window,
+    forecast::{ForecastConfig, OutputConfig, ResidualConfig},
+    log::DecisionLog,
+    no_signals,
+    state::{HookId, StoragePolicy},
+    strategy::{Base, Branches, CacheHook},
+    testing::same_bits,
 };
 use magcache_strategies::taylor::TaylorConfig;
 use proptest::prelude::*;
@@ -356,7 +361,7 @@ impl Plan {
 
 /// What a session decided; `held` with the bytes that its slots held before each decision.
 fn lines(log: &DecisionLog, held: bool) -> Vec<Line> {
-    let line = |r: &magcache_core::Record| Line {
+    let line = |r: &magcache_core::log::Record| Line {
         step: r.step,
         expert: r.expert.0,
         branch: r.branch,

@@ -9,8 +9,12 @@ use std::{
 
 use candle_core::{DType, Result, Tensor};
 use magcache_core::{
-    Branch, Branches, CacheHook, Expert, Guards, Head, HookId, HookRegistry, Reducer, ResidualConfig, Role,
-    Session, Step, StoragePolicy, StrategyInfo, TimestepCache, Trajectory, Verdict, Why,
+    Branch, Expert, Guards, Head, HookRegistry, Role, Session, Step, StrategyInfo, TimestepCache, Trajectory,
+    Verdict, Why,
+    forecast::ResidualConfig,
+    metrics::Reducer,
+    state::{HookId, StoragePolicy},
+    strategy::{Branches, CacheHook},
     testing::{Bench, Fault, Ran, Toy, run, run_pass, same_bits},
 };
 use proptest::prelude::*;

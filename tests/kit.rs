@@ -4,9 +4,12 @@ use std::panic::catch_unwind;
 
 use candle_core::{Result, Tensor};
 use magcache_core::{
-    Branch, BuildCx, CacheConfig, ConfigError, Guards, Head, Level, Persist, Problem, Reader, SnapshotError,
-    Step, Strategy, StrategyInfo, Streams, TimestepCache, Verdict, Why, Window, Writer, inventory, keys_of,
-    schemars, testing, typetag,
+    Branch, BuildCx, CacheConfig, ConfigError, Guards, Head, Level, Problem, Step, Strategy, StrategyInfo,
+    Streams, TimestepCache, Verdict, Why, Window, inventory,
+    keys::keys_of,
+    schemars,
+    snapshot::{Persist, Reader, SnapshotError, Writer},
+    testing, typetag,
 };
 use serde::{Deserialize, Serialize};
 

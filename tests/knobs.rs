@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use candle_core::{DType, Device, Result, Tensor};
 use magcache_core::{
-    Branch, CachePlan, Curve, Expert, HookId, ModelMeta, Pass, Phase, Signal, Source, Streams, Trajectory,
-    Warmup,
+    Branch, CachePlan, Expert, ModelMeta, Pass, Phase, Signal, Streams, Trajectory, Warmup,
+    profile::{Curve, Source},
+    state::HookId,
 };
 use magcache_models as _;
 use magcache_strategies::magcache::{Dialect, Rule};

@@ -6,8 +6,9 @@ use std::{cell::Cell, sync::Arc};
 
 use candle_core::{DType, Device, Result, Tensor};
 use magcache_core::{
-    BlockHook, Branch, CachePlan, ConfigError, Cx, Expert, Guards, HookId, HookRegistry, ModelMeta, Modules,
-    Next, Output, Pass, Phase, Session, Step, Streams, Trajectory, no_signals,
+    BlockHook, Branch, CachePlan, ConfigError, Cx, Expert, Guards, HookRegistry, ModelMeta, Modules, Next,
+    Output, Pass, Phase, Session, Step, Streams, Trajectory, no_signals,
+    state::HookId,
     testing::{self, Calls, SpyForecast, assert_decisions, transcript},
 };
 use support::{Script, Witness, said};

@@ -1,7 +1,8 @@
 //! Decisions that any implementation must give on the published curves, from the profiles that ship.
 
 use magcache_core::{
-    Branch, CachePlan, Expert, HookId, ModelMeta, Phase, Profile, Trajectory, Warmup, schedule::simulate,
+    Branch, CachePlan, Expert, ModelMeta, Phase, Trajectory, Warmup, profile::Profile, schedule::simulate,
+    state::HookId,
 };
 use magcache_models as _;
 use magcache_strategies::magcache::{Dialect, Rule};

@@ -9,8 +9,10 @@ use std::{
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 use magcache_core::{
-    BlockHook, Branch, CacheHook, Cx, Guards, Head, HookId, HookRegistry, Level, Next, Output, Phase, Role,
-    Session, Step, Streams, TimestepCache, Trajectory, Verdict, Why, Window, metrics, no_signals,
+    BlockHook, Branch, Cx, Guards, Head, HookRegistry, Level, Next, Output, Phase, Role, Session, Step,
+    Streams, TimestepCache, Trajectory, Verdict, Why, Window, metrics, no_signals,
+    state::HookId,
+    strategy::CacheHook,
     testing::{self, Calls, Inexact, Ran, SpyForecast, Toy, assert_decisions, run, run_pass, same_bits},
 };
 use support::{Script, Witness, hook_of, said, session, strategies};
@@ -232,7 +234,8 @@ fn a_one_block_model_follows_the_rule() {
         let toy = Toy::image(1);
         let mut session = session(&toy, &format!("[[cache]]\n{text}"), &trajectory);
         let ran = run(&toy, Some(&mut session), &trajectory, 1).unwrap();
-        let curves = toml::from_str::<magcache_core::Curve>(&format!("steps = 12\n[ratios]\ncond = {curve}"));
+        let curves =
+            toml::from_str::<magcache_core::profile::Curve>(&format!("steps = 12\n[ratios]\ncond = {curve}"));
         let rule = magcache_strategies::magcache::Rule {
             dialect: magcache_strategies::magcache::Dialect::default(),
             threshold: 0.09,

@@ -5,8 +5,10 @@ mod support;
 use std::sync::Arc;
 
 use magcache_core::{
-    Branch, CachePlan, ConfigError, DecisionLog, Expert, HookId, HookRegistry, ModelMeta, Phase, Trajectory,
+    Branch, CachePlan, ConfigError, Expert, HookRegistry, ModelMeta, Phase, Trajectory,
+    log::DecisionLog,
     schedule::simulate,
+    state::HookId,
     testing::{Toy, run, run_pass},
 };
 use magcache_models as _;

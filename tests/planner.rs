@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use magcache_core::{
-    Branch, Expert, HookId, HookRegistry, Phase, PlannedSchedule, Plans, Source, Trajectory,
+    Branch, Expert, HookRegistry, Phase, Trajectory,
     calibrate::{Recording, Rehearsal},
     planner::{Continuation, Objective, Planned, Planner, PlannerError, ReuseErrors, StepErrors},
+    profile::{PlannedSchedule, Plans, Source},
+    state::HookId,
     testing::{run, same_bits, toys},
 };
 use proptest::prelude::*;

@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 
 use magcache_core::{
-    Branch, CachePlan, Curve, Expert, ModelMeta, Phase, Profile, Source, Trajectory, Warmup, meta,
+    Branch, CachePlan, Expert, ModelMeta, Phase, Trajectory, Warmup, meta,
+    profile::{Curve, Profile, Source},
 };
 use magcache_models as _;
 use magcache_strategies::magcache::{Dialect, Rule};

@@ -5,7 +5,9 @@ mod support;
 use std::sync::Arc;
 
 use magcache_core::{
-    Branch, CachePlan, Guards, HookId, HookRegistry, ResidualConfig, Role, Session, Trajectory, Why,
+    Branch, CachePlan, Guards, HookRegistry, Role, Session, Trajectory, Why,
+    forecast::ResidualConfig,
+    state::HookId,
     testing::{Fault, Toy, retries, run, run_pass},
 };
 use support::{Script, session, strategies};
@@ -79,8 +81,9 @@ fn nobody_follows_a_leader_whom_an_outer_cache_replaced() {
     let (toy, steps, mut session) = guided(4, &format!("{outer}{inner}"));
     run(&toy, Some(&mut session), &steps, 1).unwrap();
     let own = |step| {
-        let record =
-            |r: &&magcache_core::Record| r.hook == HookId(1) && r.branch == Branch::Uncond && r.step == step;
+        let record = |r: &&magcache_core::log::Record| {
+            r.hook == HookId(1) && r.branch == Branch::Uncond && r.step == step
+        };
         session.log().records().iter().find(record).map(|r| (r.reused, r.why)).unwrap()
     };
     assert_eq!([own(4), own(6)], [(false, Why::NoLeader); 2]);
@@ -107,7 +110,7 @@ fn nobody_follows_a_pass_that_failed() {
             _ => assert!(cond.is_ok()),
         }
     }
-    let failed = |r: &&magcache_core::Record| (r.step, r.branch) == (4, Branch::Cond);
+    let failed = |r: &&magcache_core::log::Record| (r.step, r.branch) == (4, Branch::Cond);
     assert_eq!(session.log().records().iter().filter(failed).count(), 0, "nothing came of it");
 }
 

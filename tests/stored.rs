@@ -6,9 +6,11 @@ use std::sync::Arc;
 
 use candle_core::Device;
 use magcache_core::{
-    BlockHook, Branch, CachePlan, Cx, Expert, HookRegistry, Next, Output, Phase, Role, Session, SlotKey,
-    Snapshot, SnapshotError, Streams, Trajectory, Why,
+    BlockHook, Branch, CachePlan, Cx, Expert, HookRegistry, Next, Output, Phase, Role, Session, Streams,
+    Trajectory, Why,
     calibrate::Recorder,
+    snapshot::{Snapshot, SnapshotError},
+    state::SlotKey,
     testing::{Toy, resumes, run, run_pass, same_bits},
 };
 use magcache_models::{
@@ -96,7 +98,8 @@ struct Keeps;
 impl BlockHook for Keeps {
     fn call(&self, cx: &mut Cx<'_>, x: Streams, next: Next<'_>) -> candle_core::Result<Output> {
         let (expert, branch, eval) = (cx.step.expert, cx.branch, cx.step.eval);
-        let key = SlotKey { hook: magcache_core::HookId(0), blocks: next.blocks(), expert, branch, eval };
+        let key =
+            SlotKey { hook: magcache_core::state::HookId(0), blocks: next.blocks(), expert, branch, eval };
         cx.slots.put(key, 1u8, 0);
         next.run(cx, x)
     }

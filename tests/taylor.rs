@@ -6,8 +6,11 @@ use std::{collections::HashMap, path::PathBuf, sync::Arc};
 
 use candle_core::{DType, Device, Tensor};
 use magcache_core::{
-    Branch, CachePlan, ForecastConfig, Guards, HookId, HookRegistry, ModelMeta, Session, Step, StoragePolicy,
-    StrategyInfo, Streams, Trajectory, metrics, no_signals, testing,
+    Branch, CachePlan, Guards, HookRegistry, ModelMeta, Session, Step, StrategyInfo, Streams, Trajectory,
+    forecast::ForecastConfig,
+    metrics, no_signals,
+    state::{HookId, StoragePolicy},
+    testing,
 };
 use magcache_strategies::taylor::{Dialect, Of, Taylor, TaylorConfig};
 use serde_json::Value;
@@ -24,7 +27,7 @@ fn published() -> (HashMap<String, Tensor>, Vec<Value>) {
 
 /// The forecast of every step that was not computed, beside what diffusers gives there: the largest difference.
 fn distance(tensors: &HashMap<String, Tensor>, case: &Value, config: TaylorConfig) -> f64 {
-    use magcache_core::Forecast;
+    use magcache_core::forecast::Forecast;
     let values = &tensors["values"];
     let expected = &tensors[case["name"].as_str().unwrap()];
     let computed: Vec<usize> = serde_json::from_value(case["computed"].clone()).unwrap();
@@ -75,7 +78,7 @@ fn linear(session: &mut Session, index: usize, pace: f64) -> f32 {
 
 #[test]
 fn a_gap_that_an_outer_cache_made_is_continued_at_the_real_pace() {
-    let residual: Arc<dyn ForecastConfig> = Arc::new(magcache_core::ResidualConfig {});
+    let residual: Arc<dyn ForecastConfig> = Arc::new(magcache_core::forecast::ResidualConfig {});
     let taylor: Arc<dyn ForecastConfig> = Arc::new(TaylorConfig::default());
     let mut session = HookRegistry::builder(1)
         .ring(0..1, Script::at([3, 4]).hook_with(0, residual, Guards::default()))

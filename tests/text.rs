@@ -5,7 +5,8 @@ mod support;
 use std::{ops::Range, sync::Arc};
 
 use magcache_core::{
-    Branch, CachePlan, Guards, HookRegistry, ResidualConfig, Role, Trajectory,
+    Branch, CachePlan, Guards, HookRegistry, Role, Trajectory,
+    forecast::ResidualConfig,
     testing::{Ran, Toy, run, same_bits},
 };
 use proptest::{collection::vec, prelude::*};

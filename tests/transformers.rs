@@ -7,7 +7,8 @@ use std::{collections::HashMap, fs, path::Path, sync::Arc};
 
 use candle_core::{DType, Device, Result, Tensor};
 use magcache_core::{
-    Branch, CachePlan, HookId, HookRegistry, ModelMeta, Pass, Session, Trajectory, meta, metrics,
+    Branch, CachePlan, HookRegistry, ModelMeta, Pass, Session, Trajectory, meta, metrics,
+    state::HookId,
     testing::{self, same_bits},
 };
 use magcache_models::{

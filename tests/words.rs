@@ -5,7 +5,8 @@ mod support;
 use std::{fs, path::Path};
 
 use magcache_core::{
-    Branch, CachePlan, ConfigError, Level, ModelMeta, Problem, StrategyInfo, Trajectory, Words, keys_of, meta,
+    Branch, CachePlan, ConfigError, Level, ModelMeta, Problem, StrategyInfo, Trajectory, config::Words,
+    keys::keys_of, meta,
 };
 use magcache_models as _;
 use support::strategies;

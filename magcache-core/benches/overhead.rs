@@ -7,8 +7,10 @@ use std::{hint::black_box, sync::Arc};
 use candle_core::{DType, Device, Result, Tensor};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use magcache_core::{
-    Branch, CacheHook, Guards, Head, HookId, HookRegistry, Pass, Step, StoragePolicy, Stored, Streams,
-    TimestepCache, Verdict, Why, metrics, no_signals,
+    Branch, Guards, Head, HookRegistry, Pass, Step, Streams, TimestepCache, Verdict, Why, metrics,
+    no_signals,
+    state::{HookId, StoragePolicy, Stored},
+    strategy::CacheHook,
 };
 
 const BLOCKS: usize = 30;

@@ -6,7 +6,13 @@ use candle_core::Result;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-use crate::{ForecastInfo, Persist, Problem, StoragePolicy, Stored, Streams, keys_of};
+use crate::{
+    Problem, Streams,
+    keys::keys_of,
+    meta::ForecastInfo,
+    snapshot::Persist,
+    state::{StoragePolicy, Stored},
+};
 
 /// Predicts the output of a range of blocks from its input and from outputs of earlier computed steps.
 ///

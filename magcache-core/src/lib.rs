@@ -4,9 +4,9 @@
 //! their input at an earlier step. A *hook* surrounds a range of blocks, a module inside every block
 //! ([`Pass::run_modules`]) or the whole forward ([`Pass::forward`]); it gets the streams and [`Next`], the rest
 //! of the onion, which it may run whole, in parts, or not at all. A *strategy* ([`TimestepCache`]) says when to
-//! skip; a [`Forecast`] says what stands in; [`CacheHook`] is the one adapter between them and the chain. All
-//! mutable state sits in the slots of a [`Session`] that the request owns, and the sampler states step, branch and
-//! expert. With no session, [`Pass::run`] is the plain loop.
+//! skip; a [`Forecast`](forecast::Forecast) says what stands in; [`CacheHook`](strategy::CacheHook) is the one
+//! adapter between them and the chain. All mutable state sits in the slots of a [`Session`] that the request owns,
+//! and the sampler states step, branch and expert. With no session, [`Pass::run`] is the plain loop.
 //!
 //! A model of your own hands its blocks to the pass, a plan in TOML says which caches surround them, and the sampler's loop
 //! says where it stands. That is all there is to it:
@@ -99,67 +99,57 @@
 //! drop((a, b));
 //! ```
 
-mod adapter;
-mod audit;
-mod cache;
 pub mod calibrate;
-mod config;
-mod error;
-mod exclusion;
-mod forecast;
-mod guards;
-mod half;
-mod hook;
-mod keys;
-mod log;
+pub mod chain;
+pub mod config;
+pub mod error;
+pub mod forecast;
+pub mod keys;
+pub mod log;
 pub mod meta;
 pub mod metrics;
-mod module;
 pub mod planner;
-mod plans;
-mod profile;
-mod registry;
-pub mod resample;
+pub mod profile;
+pub mod run;
 pub mod schedule;
-mod session;
-mod slots;
-mod snapshot;
-mod step;
-mod storage;
+pub mod snapshot;
+pub mod state;
+pub mod strategy;
 mod streams;
-mod syntax;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod threads;
-mod trajectory;
-mod words;
 
-pub use adapter::CacheHook;
-pub use audit::{Audit, AuditPolicy, OnDrift};
-pub use cache::{AnyCache, AnyState, Base, Head, History, SlotState, TimestepCache, Verdict, Window};
-pub use config::{BuildCx, Built, CacheConfig, CacheEntry, CachePlan, Residuals, Strategy};
-pub use error::{ConfigError, Problem, count, nearest};
-pub use forecast::{
-    Forecast, ForecastConfig, ForecastTable, LastOutput, LastResidual, OutputConfig, ResidualConfig,
-    forecast_table,
+// What the author of a model or a strategy needs every day; everything else is in the module that says what it is for.
+pub use chain::{
+    hook::{BlockHook, Cx, Output},
+    module::Modules,
+    next::Next,
+    pass::{Pass, no_signals},
+    registry::HookRegistry,
+    session::Session,
 };
-pub use guards::{Branches, Guards, Warmup};
-pub use hook::{BlockHook, Cx, HookId, Next, Output, Probe, Reducer, Ring, Signal};
-pub use keys::{Key, Keys, keys_of};
-pub use log::{DecisionLog, Record, UnknownCause, Why};
-pub use meta::{BlockMeta, ForecastInfo, Level, ModelMeta, ProfileInfo, StackMeta, StrategyInfo};
-pub use module::{ModuleRings, Modules};
-pub use plans::{Grounds, PlannedSchedule, Plans, Quality};
-pub use profile::{Curve, Fit, Profile, Recommended, Sensitivity, Source};
-pub use registry::{Builder, HookRegistry};
-pub use session::{Pass, Session, no_signals};
-pub use slots::{SlotKey, Slots};
-pub use snapshot::{Field, Persist, Reader, Snapshot, SnapshotError, Writer};
-pub use step::{Branch, Expert, Phase, Step, UnknownBranch};
-pub use storage::{StoragePolicy, Stored};
+pub use config::{
+    plan::CachePlan,
+    strategy::{BuildCx, CacheConfig, Strategy},
+};
+pub use error::{config::ConfigError, problem::Problem};
+pub use log::why::Why;
+pub use meta::{
+    info::{Level, StrategyInfo},
+    model::{ModelMeta, Signal, StackMeta},
+};
+pub use run::{
+    step::{Branch, Expert, Phase, Step},
+    trajectory::Trajectory,
+};
+pub use strategy::{
+    cache::TimestepCache,
+    guards::{Guards, Warmup},
+    head::Head,
+    verdict::{Verdict, Window},
+};
 pub use streams::{Role, Streams};
-pub use trajectory::{Trajectory, steps_above};
-pub use words::{Given, Words};
 
 // Re-exported so that a plugin crate needs no versions of its own.
 pub use inventory;

@@ -5,8 +5,8 @@ use std::{ops::Range, sync::Arc};
 use candle_core::{DType, Device, Result, Tensor, bail};
 
 use crate::{
-    BlockHook, CachePlan, ConfigError, Cx, DecisionLog, HookRegistry, ModelMeta, Next, Output, Phase, Role,
-    Session, Signal, Step, Streams, Trajectory, Warmup, session::no_signals,
+    BlockHook, CachePlan, ConfigError, Cx, HookRegistry, ModelMeta, Next, Output, Phase, Role, Session,
+    Signal, Step, Streams, Trajectory, Warmup, log::DecisionLog, no_signals,
 };
 
 /// Widths of the hidden states in a timestep's projection: shift, scale and gate of the two halves of a block.

@@ -4,7 +4,7 @@
 //! `tests/reference/constants.json`; `python tests/reference/make_profiles.py --check` says whether it is current.
 //! A profile of a model that this project does not have is for people who bring that model in a crate of their own.
 
-use magcache_core::{ProfileInfo, inventory};
+use magcache_core::{inventory, meta::ProfileInfo};
 
 /// Registers `data/<name>.toml` under its name.
 macro_rules! profiles {
@@ -70,7 +70,7 @@ profiles![
 mod tests {
     use std::{collections::BTreeSet, path::Path};
 
-    use magcache_core::{Profile, meta};
+    use magcache_core::{meta, profile::Profile};
 
     use super::*;
 

@@ -4,9 +4,15 @@
 //! combination's.
 
 use magcache_core::{
-    AnyCache, AnyState, Base, Branch, BuildCx, CacheConfig, ConfigError, Forecast, Guards, Head,
-    LastResidual, Level, Persist, Problem, Reader, SnapshotError, Step, Strategy, StrategyInfo, Streams,
-    TimestepCache, Verdict, Why, Window, Writer, inventory, keys_of, meta, schemars, typetag,
+    Branch, BuildCx, CacheConfig, ConfigError, Guards, Head, Level, Problem, Step, Strategy, StrategyInfo,
+    Streams, TimestepCache, Verdict, Why, Window,
+    forecast::{Forecast, LastResidual},
+    inventory,
+    keys::keys_of,
+    meta, schemars,
+    snapshot::{Persist, Reader, SnapshotError, Writer},
+    strategy::{AnyCache, AnyState, Base},
+    typetag,
 };
 use serde::{Deserialize, Serialize};
 

@@ -10,7 +10,8 @@
 use candle_core::{Result, Tensor};
 use magcache_core::{
     Branch, BuildCx, CacheConfig, ConfigError, Guards, Head, Level, Problem, Step, Strategy, StrategyInfo,
-    Streams, TimestepCache, Verdict, Warmup, Why, Window, count, inventory, keys_of, schemars, typetag,
+    Streams, TimestepCache, Verdict, Warmup, Why, Window, error::count, inventory, keys::keys_of, schemars,
+    typetag,
 };
 use serde::{Deserialize, Serialize};
 

@@ -10,9 +10,9 @@
 
 use candle_core::Tensor;
 use magcache_core::{
-    Branch, Branches, BuildCx, CacheConfig, ConfigError, Guards, Head, Level, Problem, Step, Strategy,
-    StrategyInfo, Streams, TimestepCache, Verdict, Warmup, Why, inventory, keys_of, metrics, schemars,
-    typetag,
+    Branch, BuildCx, CacheConfig, ConfigError, Guards, Head, Level, Problem, Step, Strategy, StrategyInfo,
+    Streams, TimestepCache, Verdict, Warmup, Why, inventory, keys::keys_of, metrics, schemars,
+    strategy::Branches, typetag,
 };
 use serde::{Deserialize, Serialize};
 

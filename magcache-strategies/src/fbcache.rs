@@ -8,7 +8,7 @@
 use candle_core::Tensor;
 use magcache_core::{
     Branch, BuildCx, CacheConfig, ConfigError, Guards, Head, Level, Problem, Signal, Step, Strategy,
-    StrategyInfo, Streams, TimestepCache, Verdict, Warmup, Why, Window, inventory, keys_of, schemars,
+    StrategyInfo, Streams, TimestepCache, Verdict, Warmup, Why, Window, inventory, keys::keys_of, schemars,
     typetag,
 };
 use serde::{Deserialize, Serialize};

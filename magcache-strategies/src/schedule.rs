@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use candle_core::Result;
 use magcache_core::{
     Branch, BuildCx, CacheConfig, ConfigError, Guards, Head, Level, Problem, Step, Strategy, StrategyInfo,
-    TimestepCache, Verdict, Why, count, inventory, keys_of, schemars, typetag,
+    TimestepCache, Verdict, Why, error::count, inventory, keys::keys_of, schemars, typetag,
 };
 use serde::{Deserialize, Serialize};
 

@@ -11,9 +11,16 @@
 
 use candle_core::Tensor;
 use magcache_core::{
-    Branch, Branches, BuildCx, CacheConfig, ConfigError, Expert, Forecast, Guards, Head, LastOutput, Level,
-    Problem, Sensitivity, Source, Step, Strategy, StrategyInfo, Streams, TimestepCache, Verdict, Warmup, Why,
-    inventory, keys_of, metrics, schemars, typetag,
+    Branch, BuildCx, CacheConfig, ConfigError, Expert, Guards, Head, Level, Problem, Step, Strategy,
+    StrategyInfo, Streams, TimestepCache, Verdict, Warmup, Why,
+    forecast::{Forecast, LastOutput},
+    inventory,
+    keys::keys_of,
+    metrics,
+    profile::{Sensitivity, Source},
+    schemars,
+    strategy::Branches,
+    typetag,
 };
 use serde::{Deserialize, Serialize};
 

@@ -11,8 +11,14 @@
 
 use candle_core::{DType, Result, Tensor};
 use magcache_core::{
-    Forecast, ForecastConfig, ForecastInfo, ForecastTable, Problem, StoragePolicy, Stored, Streams,
-    forecast_table, inventory, keys_of, schemars, typetag,
+    Problem, Streams,
+    forecast::{Forecast, ForecastConfig, ForecastTable, forecast_table},
+    inventory,
+    keys::keys_of,
+    meta::ForecastInfo,
+    schemars,
+    state::{StoragePolicy, Stored},
+    typetag,
 };
 use serde::{Deserialize, Serialize};
 
@@ -207,7 +213,7 @@ fn full(streams: &Streams) -> Result<Streams> {
 #[cfg(test)]
 mod tests {
     use candle_core::Device;
-    use magcache_core::Persist;
+    use magcache_core::snapshot::Persist;
 
     use super::*;
 

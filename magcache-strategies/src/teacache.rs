@@ -7,9 +7,9 @@
 
 use candle_core::Tensor;
 use magcache_core::{
-    Branch, BuildCx, CacheConfig, ConfigError, Expert, Fit, Guards, Head, Level, Problem, Signal, Step,
-    Strategy, StrategyInfo, Streams, TimestepCache, Verdict, Warmup, Why, inventory, keys_of, schemars,
-    typetag,
+    Branch, BuildCx, CacheConfig, ConfigError, Expert, Guards, Head, Level, Problem, Signal, Step, Strategy,
+    StrategyInfo, Streams, TimestepCache, Verdict, Warmup, Why, inventory, keys::keys_of, profile::Fit,
+    schemars, typetag,
 };
 use serde::{Deserialize, Serialize};
 

@@ -5,9 +5,13 @@ use std::sync::{Arc, Mutex};
 
 use candle_core::Result;
 use magcache_core::{
-    BlockHook, Branch, BuildCx, CacheEntry, CacheHook, Cx, ForecastConfig, Given, Guards, Head, HookId,
-    HookRegistry, Level, ModelMeta, Next, Output, ResidualConfig, Session, Step, Strategy, StrategyInfo,
-    Streams, TimestepCache, Trajectory, Verdict, Why, Window, meta,
+    BlockHook, Branch, BuildCx, Cx, Guards, Head, HookRegistry, Level, ModelMeta, Next, Output, Session,
+    Step, Strategy, StrategyInfo, Streams, TimestepCache, Trajectory, Verdict, Why, Window,
+    config::{CacheEntry, Given},
+    forecast::{ForecastConfig, ResidualConfig},
+    meta,
+    state::HookId,
+    strategy::CacheHook,
     testing::{Bench, Toy},
 };
 

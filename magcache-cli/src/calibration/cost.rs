@@ -7,8 +7,10 @@ use std::{
 
 use anyhow::{Context, Result};
 use magcache_core::{
-    CachePlan, PlannedSchedule, Residuals,
+    CachePlan,
+    config::Residuals,
     planner::{Continuation, Objective, Planner, ReuseErrors},
+    profile::PlannedSchedule,
 };
 
 use crate::{

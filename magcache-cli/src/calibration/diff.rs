@@ -5,7 +5,10 @@ mod told;
 
 use std::collections::BTreeSet;
 
-use magcache_core::{Curve, Fit, PlannedSchedule, Plans, Profile, Sensitivity, count, resample};
+use magcache_core::{
+    error::count,
+    profile::{Curve, Fit, PlannedSchedule, Plans, Profile, Sensitivity, resample},
+};
 
 use self::decisions::Decisions;
 pub(crate) use self::told::chart;

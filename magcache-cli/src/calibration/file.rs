@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use candle_core::Device;
 use magcache_core::{
-    Profile, Signal, Source, Warmup,
+    Signal, Warmup,
     calibrate::{Distances, Recording, Response},
-    count,
+    error::count,
     planner::Objective,
+    profile::{Profile, Source},
 };
 
 use super::{Conditions, plans::plans};

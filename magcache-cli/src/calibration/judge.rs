@@ -1,7 +1,7 @@
 //! The verdict on every profile that the caches of a run use.
 
 use anyhow::Result;
-use magcache_core::{CachePlan, ModelMeta, Profile, Trajectory};
+use magcache_core::{CachePlan, ModelMeta, Trajectory, profile::Profile};
 use serde_json::{Value, json};
 
 use super::{

@@ -2,9 +2,9 @@
 
 use anyhow::Result;
 use magcache_core::{
-    PlannedSchedule, Plans, Source,
     calibrate::Recording,
     planner::{Continuation, Objective, Planner},
+    profile::{PlannedSchedule, Plans, Source},
 };
 
 use super::Conditions;

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use anyhow::Result;
 use candle_core::{DType, Tensor};
 use magcache_core::{
-    HookId, HookRegistry,
+    HookRegistry,
     calibrate::{LastPrediction, Recorder, Rehearsal},
     planner::{ReuseErrors, StepErrors},
+    state::HookId,
 };
 use magcache_models::pipeline::Generation;
 

@@ -7,7 +7,12 @@
 
 use std::fmt;
 
-use magcache_core::{Branch, Curve, ModelMeta, Profile, Trajectory, count, meta};
+use magcache_core::{
+    Branch, ModelMeta, Trajectory,
+    error::count,
+    meta,
+    profile::{Curve, Profile},
+};
 use serde_json::{Value, json};
 
 use super::Facts;

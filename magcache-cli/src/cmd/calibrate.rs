@@ -6,7 +6,7 @@ use anyhow::Result;
 use magcache_core::{
     Expert,
     calibrate::{Recorder, Recording},
-    count,
+    error::count,
     planner::{self, ReuseErrors},
 };
 use magcache_models::pipeline::Request;

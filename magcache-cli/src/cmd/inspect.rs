@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use candle_core::Device;
-use magcache_core::{Expert, count};
+use magcache_core::{Expert, error::count};
 use magcache_models::{
     checkpoint::{CheckpointError, Folder, WeightDtype, Weights},
     flux,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use magcache_core::{Profile, count};
+use magcache_core::{error::count, profile::Profile};
 use magcache_models::pipeline::Request;
 use serde_json::{Value, json};
 

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use magcache_core::Profile as Calibration;
+use magcache_core::profile::Profile as Calibration;
 
 use crate::{
     args::{Profile, ProfileKind},

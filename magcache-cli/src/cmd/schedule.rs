@@ -4,8 +4,11 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use anyhow::Result;
 use magcache_core::{
-    Branch, DecisionLog, HookRegistry, ModelMeta, Phase, Problem, Profile, Record, Step, Trajectory, count,
+    Branch, HookRegistry, ModelMeta, Phase, Problem, Step, Trajectory,
+    error::count,
+    log::{DecisionLog, Record},
     meta,
+    profile::Profile,
     schedule::{Sizes, most_bytes, simulate_sized},
 };
 use magcache_models::{

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use clap::CommandFactory;
-use magcache_core::nearest;
+use magcache_core::error::nearest;
 use serde_json::json;
 
 use crate::{

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use magcache_core::{CachePlan, count};
+use magcache_core::{CachePlan, error::count};
 use magcache_models::pipeline::Request;
 
 use super::{

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Error, Result};
-use magcache_core::{Built, CachePlan, meta};
+use magcache_core::{CachePlan, config::Built, meta};
 
 use super::fault::Fault;
 use crate::{
@@ -91,8 +91,12 @@ impl Contender {
     /// What reproduces this run, as TOML beside `shown`, where its pictures go.
     pub(crate) fn to_toml(&self, plan: &Plan, shown: &Path) -> Result<String> {
         let mut config = plan.config.clone();
-        config.cache =
-            self.cache.cache.iter().map(magcache_core::CacheEntry::to_table).collect::<Result<_, _>>()?;
+        config.cache = self
+            .cache
+            .cache
+            .iter()
+            .map(magcache_core::config::CacheEntry::to_table)
+            .collect::<Result<_, _>>()?;
         config.residuals = self.cache.residuals.clone();
         config.sampling.steps = Some(self.steps);
         config.output.path = Some(shown.to_owned());

@@ -1,6 +1,9 @@
 //! The calibrated curve that a run is planned from.
 
-use magcache_core::{Branch, Curve, Profile, Step, resample};
+use magcache_core::{
+    Branch, Step,
+    profile::{Curve, Profile, resample},
+};
 
 use super::contender::Contender;
 use crate::plan::Plan;

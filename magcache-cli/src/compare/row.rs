@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::Path};
 
 use anyhow::Result;
 use image::RgbImage;
-use magcache_core::{Branch, HookId};
+use magcache_core::{Branch, state::HookId};
 use serde::Serialize;
 
 use super::{

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use anyhow::Result;
 use candle_core::Tensor;
 use image::RgbImage;
-use magcache_core::{Branch, HookId, HookRegistry, Session, Step, Trajectory};
+use magcache_core::{Branch, HookRegistry, Session, Step, Trajectory, state::HookId};
 
 use super::{Lane, Scene, quality, take_turns};
 use crate::{

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::Path;
 
-use magcache_core::count;
+use magcache_core::error::count;
 
 use super::{Clip, MediaError};
 

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use image::RgbImage;
-use magcache_core::count;
+use magcache_core::error::count;
 
 use super::gif::GifSink;
 use super::mp4::Mp4Sink;

@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc};
 
 use anyhow::Result;
-use magcache_core::{CachePlan, Residuals};
+use magcache_core::{CachePlan, config::Residuals};
 
 use super::threshold::Search;
 use crate::{

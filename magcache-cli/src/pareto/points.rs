@@ -1,6 +1,6 @@
 //! What runs gave, and how sure that is.
 
-use magcache_core::calibrate::Pooled;
+use magcache_core::metrics::Pooled;
 use serde_json::{Value, json};
 
 /// One run against its dense one.

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use magcache_core::{
-    DecisionLog, HookRegistry, ModelMeta, Trajectory,
+    HookRegistry, ModelMeta, Trajectory,
+    log::DecisionLog,
     schedule::{Sizes, simulate, simulate_sized},
 };
 

@@ -1,6 +1,6 @@
 //! What the planner chose for a target, and how that is said.
 
-use magcache_core::{Grounds, Quality};
+use magcache_core::profile::{Grounds, Quality};
 use serde_json::{Value, json};
 
 /// A speed-up is met where it is at most this far from what was asked, relatively.

@@ -18,8 +18,12 @@ use std::{
 use anyhow::{Context, Result};
 use candle_core::Device;
 use magcache_core::{
-    AuditPolicy, Built, CacheEntry, CachePlan, ConfigError, Problem, Profile, Residuals, Trajectory, Words,
-    nearest, schemars,
+    CachePlan, ConfigError, Problem, Trajectory,
+    config::{Built, CacheEntry, Residuals, Words},
+    error::nearest,
+    log::AuditPolicy,
+    profile::Profile,
+    schemars,
 };
 use magcache_models::{
     image::Picture,
@@ -325,7 +329,7 @@ impl Plan {
         }
         let cache = config.caches()?;
         config.cache =
-            cache.cache.iter().map(magcache_core::CacheEntry::to_table).collect::<Result<_, _>>()?;
+            cache.cache.iter().map(magcache_core::config::CacheEntry::to_table).collect::<Result<_, _>>()?;
         config.output.fps = Some(fps);
         config.sampling = SamplingTable {
             prompt: Some(request.prompt.clone()),

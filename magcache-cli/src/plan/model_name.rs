@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Error, Result};
-use magcache_core::{meta, nearest};
+use magcache_core::{error::nearest, meta};
 use magcache_models::{
     checkpoint::Folder,
     pipeline::{self, Embedded},

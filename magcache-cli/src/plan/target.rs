@@ -1,10 +1,7 @@
 //! What a user asks for in place of a threshold, and what the planner makes of it.
 
 use anyhow::Result;
-use magcache_core::{
-    ModelMeta, PlannedSchedule, Plans, Profile, Quality, Residuals, Trajectory, count, schedule::Sizes,
-    schemars,
-};
+use magcache_core::{ModelMeta, Trajectory, config::Residuals, error::count, profile::{PlannedSchedule, Plans, Profile, Quality}, schedule::Sizes, schemars};
 use serde::{Deserialize, Serialize};
 
 use super::{

@@ -2,7 +2,10 @@
 
 use anyhow::Result;
 use magcache_core::{
-    CacheEntry, CachePlan, ConfigError, ModelMeta, Plans, Residuals, Trajectory, schedule::Sizes,
+    CachePlan, ConfigError, ModelMeta, Trajectory,
+    config::{CacheEntry, Residuals},
+    profile::Plans,
+    schedule::Sizes,
 };
 
 use super::{

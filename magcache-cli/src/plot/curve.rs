@@ -1,6 +1,6 @@
 //! MagCache's curves.
 
-use magcache_core::Curve;
+use magcache_core::profile::Curve;
 
 use super::{Chart, Mark, Series, Style};
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use magcache_core::{DecisionLog, Trajectory};
+use magcache_core::{Trajectory, log::DecisionLog};
 
 use super::{Chart, Mark, Series, Shade, Style};
 use crate::summary::strip;

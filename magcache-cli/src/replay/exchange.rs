@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use magcache_core::{CacheEntry, ConfigError, DecisionLog, HookId, HookRegistry, Trajectory, Why};
+use magcache_core::{
+    ConfigError, HookRegistry, Trajectory, Why, config::CacheEntry, log::DecisionLog, state::HookId,
+};
 use serde::Deserialize;
 
 use super::{

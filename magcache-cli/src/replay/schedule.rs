@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
-use magcache_core::{HookId, HookRegistry, Ring, Step};
+use magcache_core::{HookRegistry, Step, chain::Ring, state::HookId};
 use serde::{Deserialize, Serialize};
 
 use crate::console::bad_input_with;

@@ -7,7 +7,7 @@ pub(crate) use diff::Diff;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use magcache_core::{Audit, CacheEntry, ConfigError, HookId, HookRegistry, Step};
+use magcache_core::{ConfigError, HookRegistry, Step, config::CacheEntry, log::Audit, state::HookId};
 use magcache_models::pipeline::{Generation, Request};
 use serde::{Deserialize, Serialize};
 
@@ -68,7 +68,7 @@ pub(crate) fn read(path: &Path) -> Result<Vec<Line>> {
     lines.map(parse).collect()
 }
 
-/// The errors of [`magcache_core::Audit`]; null where one is no number.
+/// The errors of [`magcache_core::log::Audit`]; null where one is no number.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Errors {
     output_l1: Option<f64>,

@@ -10,7 +10,7 @@ mod strips;
 use std::{path::Path, time::SystemTime};
 
 use anyhow::{Context, Result};
-use magcache_core::count;
+use magcache_core::error::count;
 
 pub(crate) use self::plots::divergence;
 

@@ -5,7 +5,7 @@ use std::{fs, io::Cursor, path::Path};
 use anyhow::{Context, Result};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use image::{ImageFormat, RgbImage, imageops};
-use magcache_core::count;
+use magcache_core::error::count;
 use magcache_models::image::Picture;
 
 use super::html::{class, escape, name};

@@ -1,6 +1,6 @@
 //! The skip pattern of every configuration, as bars that differ in shape as well as in colour.
 
-use magcache_core::count;
+use magcache_core::error::count;
 
 use super::html::{class, escape, name};
 use crate::compare::{

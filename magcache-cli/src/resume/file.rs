@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Error, Result};
 use candle_core::{Device, Tensor, safetensors::Load};
-use magcache_core::Snapshot;
+use magcache_core::snapshot::Snapshot;
 use magcache_models::pipeline::Generation;
 use safetensors::{SafeTensors, View, tensor::TensorInfo};
 use serde_json::{Map, json};

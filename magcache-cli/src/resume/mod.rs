@@ -12,7 +12,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use magcache_core::Snapshot;
+use magcache_core::snapshot::Snapshot;
 use magcache_models::pipeline::Generation;
 
 pub(crate) use self::file::{Identity, Stored};

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use magcache_core::{Audit, AuditPolicy, OnDrift, Record};
+use magcache_core::log::{Audit, AuditPolicy, OnDrift, Record};
 use serde_json::{Value, json};
 
 /// The audited reuses of one expert's passes of one branch.

@@ -10,7 +10,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use self::part::Part;
 use magcache_core::{
-    Branch, DecisionLog, Expert, HookRegistry, ModelMeta, Record, Trajectory, count, schedule,
+    Branch, Expert, HookRegistry, ModelMeta, Trajectory,
+    error::count,
+    log::{DecisionLog, Record},
+    schedule,
 };
 use magcache_models::pipeline::Generation;
 use serde_json::{Value, json};

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use magcache_core::{HookId, Record, count};
+use magcache_core::{error::count, log::Record, state::HookId};
 use serde_json::{Value, json};
 
 use super::audit::Audits;

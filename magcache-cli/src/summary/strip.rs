@@ -2,7 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use magcache_core::{Branch, DecisionLog, Record, Trajectory, Why};
+use magcache_core::{
+    Branch, Trajectory, Why,
+    log::{DecisionLog, Record},
+};
 
 /// One line for each branch: `#` computed, `.` skipped, `!` a failsafe, `-` a step without this branch; `|` stands
 /// where the second expert begins.

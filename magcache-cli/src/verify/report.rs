@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt};
 
 use anyhow::{Result, ensure};
 use candle_core::{DType, Tensor};
-use magcache_core::count;
+use magcache_core::error::count;
 use serde::Serialize;
 
 /// How many of the parts that were left out for one reason are named to people; programs get all.

@@ -6,7 +6,10 @@
 use std::{collections::BTreeMap, fmt::Debug};
 
 use anyhow::{Context, Result, bail};
-use magcache_core::{Branch, Curve, Expert, Fit, Phase, Profile, Step, Warmup, meta, resample};
+use magcache_core::{
+    Branch, Expert, Phase, Step, Warmup, meta,
+    profile::{Curve, Fit, Profile, resample},
+};
 // Keeps the crate, and so the profiles that it registers, in the program.
 use magcache_models as _;
 use magcache_strategies::{

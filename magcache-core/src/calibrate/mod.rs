@@ -10,7 +10,6 @@
 //! Tokens of all prompts and seeds are pooled.
 
 mod polynomial;
-mod pooled;
 mod recorder;
 mod rehearsal;
 mod response;
@@ -20,13 +19,17 @@ mod table;
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use polynomial::Polynomial;
-pub use pooled::Pooled;
 pub use recorder::{LastPrediction, Recorder};
 pub use rehearsal::Rehearsal;
 pub use response::{Around, Response};
 pub use table::RecordingError;
 
-use crate::{Branch, Curve, Expert, Fit, Signal, Source, Step, Warmup, planner::ReuseErrors};
+use crate::{
+    Branch, Expert, Signal, Step, Warmup,
+    metrics::Pooled,
+    planner::ReuseErrors,
+    profile::{Curve, Fit, Source},
+};
 
 /// Degree of TeaCache's polynomials.
 const DEGREE: usize = 4;

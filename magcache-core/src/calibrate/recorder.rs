@@ -10,7 +10,8 @@ use candle_core::{Result, Tensor};
 
 use super::{Distances, Magnitudes, Recording, Response};
 use crate::{
-    BlockHook, Branch, Cx, HookId, HookRegistry, ModelMeta, Next, Output, Signal, SlotKey, Streams, metrics,
+    BlockHook, Branch, Cx, HookRegistry, ModelMeta, Next, Output, Signal, Streams, metrics,
+    state::{HookId, SlotKey},
 };
 
 /// Records what a model's profile is made of while it runs without caches.

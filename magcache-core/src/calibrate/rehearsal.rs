@@ -5,8 +5,10 @@ use std::{collections::VecDeque, sync::Arc};
 use candle_core::{Result, bail};
 
 use crate::{
-    BlockHook, Branch, Cx, Expert, Forecast, HookId, HookRegistry, LastResidual, ModelMeta, Next, Output,
-    Persist, Session, SlotKey, StoragePolicy, Streams,
+    BlockHook, Branch, Cx, Expert, HookRegistry, ModelMeta, Next, Output, Session, Streams,
+    forecast::{Forecast, LastResidual},
+    snapshot::Persist,
+    state::{HookId, SlotKey, StoragePolicy},
 };
 
 /// Keeps what the blocks added at the last steps of a dense run and changes nothing; makes hooks that put one of them in

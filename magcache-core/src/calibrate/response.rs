@@ -4,8 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use candle_core::{Result, Tensor};
 
-use super::{Pooled, Recording};
-use crate::{Expert, Sensitivity, Source, Step, metrics};
+use super::Recording;
+use crate::{
+    Expert, Step,
+    metrics::{self, Pooled},
+    profile::{Sensitivity, Source},
+};
 
 /// What the prediction of one step of one run answers to a change of its latents and of its timestep.
 ///

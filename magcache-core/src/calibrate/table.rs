@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use candle_core::{DType, Device, Tensor};
 
-use super::{Distances, Magnitudes, Pooled, Recording, Response, reuse};
-use crate::{Branch, Expert, Signal};
+use super::{Distances, Magnitudes, Recording, Response, reuse};
+use crate::{Branch, Expert, Signal, metrics::Pooled};
 
 /// Columns of a branch's magnitudes: count, mean and sum of squares of both statistics.
 const COLUMNS: usize = 6;

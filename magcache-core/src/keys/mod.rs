@@ -42,7 +42,7 @@ pub struct Key {
 /// The keys of the table that `T` reads.
 ///
 /// ```
-/// use magcache_core::{keys_of, schemars};
+/// use magcache_core::{keys::keys_of, schemars};
 /// use serde::Deserialize;
 ///
 /// /// The keys of a strategy.

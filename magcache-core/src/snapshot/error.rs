@@ -1,7 +1,5 @@
 //! Why state cannot be stored or put back.
 
-use crate::HookId;
-
 /// State that cannot be stored, or a snapshot that does not fit what it is put back into.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -23,18 +21,18 @@ pub enum SnapshotError {
         got: String,
     },
     /// A hook of its own kind does not say how its slots are stored.
-    #[error("hook {} ({name}) does not store its slots, so the run cannot be continued", .hook.0)]
+    #[error("hook {hook} ({name}) does not store its slots, so the run cannot be continued")]
     Refused {
-        /// The hook.
-        hook: HookId,
+        /// The number of the hook.
+        hook: u16,
         /// Its debug name.
         name: String,
     },
     /// A slot of a hook that the registry does not have.
-    #[error("a slot of hook {}, which the registry does not have", .hook.0)]
+    #[error("a slot of hook {hook}, which the registry does not have")]
     NoHook {
-        /// The hook.
-        hook: HookId,
+        /// The number of the hook.
+        hook: u16,
     },
     /// A tensor that cannot be moved to its device.
     #[error("`{path}` of the stored state: {message}")]

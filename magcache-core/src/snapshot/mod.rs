@@ -6,7 +6,7 @@
 //!
 //! ```
 //! # use candle_core::{Device, Tensor};
-//! # use magcache_core::{Snapshot, SnapshotError};
+//! # use magcache_core::snapshot::{Snapshot, SnapshotError};
 //! #[derive(Default)]
 //! struct MyState {
 //!     anchor: Option<Tensor>,
@@ -31,6 +31,8 @@
 //! ```
 
 mod error;
+mod fields;
+mod places;
 mod values;
 
 use std::collections::BTreeMap;
@@ -38,27 +40,14 @@ use std::collections::BTreeMap;
 use candle_core::{Device, Tensor};
 
 pub use error::SnapshotError;
+pub use places::{Reader, Writer};
+pub(crate) use values::words;
 
 /// Named tensors and named values. Names are paths, `session/slots/0/history/skipped`.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     tensors: BTreeMap<String, Tensor>,
     values: BTreeMap<String, String>,
-}
-
-/// Where a part is written to: a place in a [`Snapshot`].
-#[derive(Debug)]
-pub struct Writer<'s> {
-    snapshot: &'s mut Snapshot,
-    path: String,
-}
-
-/// Where a part is read from: a place in a [`Snapshot`].
-#[derive(Clone, Debug)]
-pub struct Reader<'s> {
-    snapshot: &'s Snapshot,
-    device: &'s Device,
-    path: String,
 }
 
 /// What can be stored, and put back into a fresh one that was built from the same configuration.
@@ -138,152 +127,6 @@ impl Snapshot {
     }
 }
 
-/// `name` inside `path`.
-fn inside(path: &str, name: &str) -> String {
-    if path.is_empty() { name.to_owned() } else { format!("{path}/{name}") }
-}
-
-impl Writer<'_> {
-    /// The place `name` inside this one.
-    pub fn at(&mut self, name: &str) -> Writer<'_> {
-        Writer { path: inside(&self.path, name), snapshot: self.snapshot }
-    }
-
-    /// Writes a part under `name`.
-    pub fn field(&mut self, name: &str, part: &(impl Persist + ?Sized)) {
-        part.save(&mut self.at(name));
-    }
-
-    /// Writes under `name` a part that may not be there.
-    pub fn optional(&mut self, name: &str, part: Option<&(impl Persist + ?Sized)>) {
-        let mut to = self.at(name);
-        to.value(if part.is_some() { SOME } else { NONE });
-        if let Some(part) = part {
-            to.field(SOME, part);
-        }
-    }
-
-    /// This place is this value.
-    pub fn value(&mut self, value: impl ToString) {
-        self.snapshot.values.insert(self.path.clone(), value.to_string());
-    }
-
-    /// This place is this tensor.
-    pub fn tensor(&mut self, tensor: &Tensor) {
-        self.snapshot.tensors.insert(self.path.clone(), tensor.clone());
-    }
-}
-
-/// The value and, further in, the place of a part that is there.
-const SOME: &str = "some";
-
-/// The value of a part that is not.
-const NONE: &str = "none";
-
-impl<'s> Reader<'s> {
-    /// The place `name` inside this one.
-    #[must_use]
-    pub fn at(&self, name: &str) -> Reader<'s> {
-        Reader { path: inside(&self.path, name), ..self.clone() }
-    }
-
-    /// The model's device.
-    pub fn device(&self) -> &'s Device {
-        self.device
-    }
-
-    /// What was written under `name`.
-    ///
-    /// # Errors
-    /// As [`Field::read`].
-    pub fn field<T: Field>(&self, name: &str) -> Result<T, SnapshotError> {
-        T::read(&self.at(name))
-    }
-
-    /// The place of a part that [`Writer::optional`] wrote under `name`; `None` where there was none.
-    ///
-    /// # Errors
-    /// Nothing was written under `name`.
-    pub fn optional(&self, name: &str) -> Result<Option<Reader<'s>>, SnapshotError> {
-        self.at(name).present()
-    }
-
-    /// The part that may be at this place, if it is.
-    fn present(&self) -> Result<Option<Reader<'s>>, SnapshotError> {
-        match self.value()? {
-            SOME => Ok(Some(self.at(SOME))),
-            NONE => Ok(None),
-            other => Err(self.odd("`some` or `none`", other)),
-        }
-    }
-
-    /// The value at this place.
-    ///
-    /// # Errors
-    /// There is none.
-    pub fn value(&self) -> Result<&'s str, SnapshotError> {
-        let value = self.snapshot.values.get(&self.path);
-        value.map(String::as_str).ok_or_else(|| SnapshotError::Missing { path: self.path.clone() })
-    }
-
-    /// The tensor at this place, where it was stored.
-    ///
-    /// # Errors
-    /// There is none.
-    pub fn tensor(&self) -> Result<&'s Tensor, SnapshotError> {
-        let tensor = self.snapshot.tensors.get(&self.path);
-        tensor.ok_or_else(|| SnapshotError::Missing { path: self.path.clone() })
-    }
-
-    /// The value at this place is not what was expected.
-    pub fn odd(&self, expected: &'static str, got: impl ToString) -> SnapshotError {
-        SnapshotError::Odd { path: self.path.clone(), expected, got: got.to_string() }
-    }
-}
-
-/// Implements [`Field`](crate::Field) for a struct of fields that can be stored: `fields!(MyState { anchor, accumulated })`.
-///
-/// With `given { … }` it implements [`Persist`](crate::Persist) instead, for a struct of which some fields are configuration:
-/// those stay as they were built. Every field must be named.
-#[macro_export]
-macro_rules! fields {
-    ($type:ident { $($field:ident),* $(,)? }) => {
-        impl $crate::Field for $type {
-            fn write(&self, to: &mut $crate::Writer<'_>) {
-                let Self { $($field),* } = self;
-                $(to.field(::std::stringify!($field), $field);)*
-            }
-
-            fn read(from: &$crate::Reader<'_>) -> ::std::result::Result<Self, $crate::SnapshotError> {
-                ::std::result::Result::Ok(Self { $($field: from.field(::std::stringify!($field))?),* })
-            }
-
-            fn tensor_bytes(&self) -> usize {
-                let Self { $($field),* } = self;
-                0 $(+ $crate::Persist::bytes($field))*
-            }
-        }
-    };
-    ($type:ident { $($field:ident),* $(,)? } given { $($given:ident),* $(,)? }) => {
-        impl $crate::Persist for $type {
-            fn save(&self, to: &mut $crate::Writer<'_>) {
-                let Self { $($field,)* $($given: _),* } = self;
-                $(to.field(::std::stringify!($field), $field);)*
-            }
-
-            fn load(&mut self, from: &$crate::Reader<'_>) -> ::std::result::Result<(), $crate::SnapshotError> {
-                $(self.$field = from.field(::std::stringify!($field))?;)*
-                ::std::result::Result::Ok(())
-            }
-
-            fn bytes(&self) -> usize {
-                let Self { $($field,)* $($given: _),* } = self;
-                0 $(+ $crate::Persist::bytes($field))*
-            }
-        }
-    };
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -293,7 +136,7 @@ mod tests {
         list: Vec<f64>,
         word: Option<String>,
     }
-    fields!(Inner { list, word });
+    crate::fields!(Inner { list, word });
 
     #[derive(Debug, PartialEq)]
     struct Outer {
@@ -301,7 +144,7 @@ mod tests {
         inner: Option<Inner>,
         flag: bool,
     }
-    fields!(Outer { inner, flag } given { cap });
+    crate::fields!(Outer { inner, flag } given { cap });
 
     fn outer(inner: Option<Inner>) -> Outer {
         Outer { cap: 3, inner, flag: true }

@@ -1,27 +1,29 @@
 //! What numbers, words, lists, tensors and places are stored as.
 
-use std::{ops::Range, str::FromStr, sync::Arc, time::Duration};
+use std::{ops::Range, sync::Arc, time::Duration};
 
 use candle_core::{DType, Device, DeviceLocation, Tensor};
 
 use super::{Field, Reader, SnapshotError, Writer};
-use crate::{Branch, Expert, HookId, Streams, Why};
 
-/// A value that [`FromStr`] reads back from what [`ToString`] writes.
+/// A value that [`FromStr`](std::str::FromStr) reads back from what [`ToString`] writes.
 macro_rules! words {
     ($($type:ty: $expected:literal),+ $(,)?) => {$(
-        impl Field for $type {
-            fn write(&self, to: &mut Writer<'_>) {
+        impl $crate::snapshot::Field for $type {
+            fn write(&self, to: &mut $crate::snapshot::Writer<'_>) {
                 to.value(self);
             }
 
-            fn read(from: &Reader<'_>) -> Result<Self, SnapshotError> {
+            fn read(
+                from: &$crate::snapshot::Reader<'_>,
+            ) -> ::std::result::Result<Self, $crate::snapshot::SnapshotError> {
                 let value = from.value()?;
-                <$type>::from_str(value).map_err(|_| from.odd($expected, value))
+                value.parse().map_err(|_| from.odd($expected, value))
             }
         }
     )+};
 }
+pub(crate) use words;
 
 words! {
     bool: "`true` or `false`",
@@ -31,8 +33,6 @@ words! {
     u64: "a whole number",
     usize: "a whole number",
     String: "a word",
-    Branch: "a guidance branch",
-    Why: "the cause of a decision",
 }
 
 impl Field for f64 {
@@ -82,31 +82,11 @@ impl Field for () {
     }
 }
 
-impl Field for Expert {
-    fn write(&self, to: &mut Writer<'_>) {
-        self.0.write(to);
-    }
-
-    fn read(from: &Reader<'_>) -> Result<Self, SnapshotError> {
-        u8::read(from).map(Self)
-    }
-}
-
-impl Field for HookId {
-    fn write(&self, to: &mut Writer<'_>) {
-        self.0.write(to);
-    }
-
-    fn read(from: &Reader<'_>) -> Result<Self, SnapshotError> {
-        u16::read(from).map(Self)
-    }
-}
-
 impl<T: Field> Field for Option<T> {
     fn write(&self, to: &mut Writer<'_>) {
-        to.value(if self.is_some() { super::SOME } else { super::NONE });
+        to.value(if self.is_some() { super::places::SOME } else { super::places::NONE });
         if let Some(value) = self {
-            to.field(super::SOME, value);
+            to.field(super::places::SOME, value);
         }
     }
 
@@ -211,45 +191,5 @@ impl Field for Tensor {
 
     fn tensor_bytes(&self) -> usize {
         self.elem_count() * self.dtype().size_in_bytes()
-    }
-}
-
-impl Field for Streams {
-    fn write(&self, to: &mut Writer<'_>) {
-        match self {
-            Self::Image(image) => {
-                to.value("image");
-                to.field("image", image);
-            }
-            Self::Dual { image, text } => {
-                to.value("dual");
-                to.field("image", image);
-                to.field("text", text);
-            }
-            Self::Joint { tokens, text } => {
-                to.value("joint");
-                to.field("tokens", tokens);
-                to.field("text", text);
-            }
-            Self::Sum { x, residual } => {
-                to.value("sum");
-                to.field("x", x.as_ref());
-                to.field("residual", residual.as_ref());
-            }
-        }
-    }
-
-    fn read(from: &Reader<'_>) -> Result<Self, SnapshotError> {
-        match from.value()? {
-            "image" => Ok(Self::Image(from.field("image")?)),
-            "dual" => Ok(Self::Dual { image: from.field("image")?, text: from.field("text")? }),
-            "joint" => Ok(Self::Joint { tokens: from.field("tokens")?, text: from.field("text")? }),
-            "sum" => Ok(from.field::<Self>("x")?.plus(from.field("residual")?)),
-            other => Err(from.odd("`image`, `dual`, `joint` or `sum`", other)),
-        }
-    }
-
-    fn tensor_bytes(&self) -> usize {
-        self.tensors().into_iter().map(Tensor::tensor_bytes).sum()
     }
 }

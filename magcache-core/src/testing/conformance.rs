@@ -4,8 +4,13 @@ use std::sync::Arc;
 
 use super::{Calls, Inexact, Spy, SpyForecast, Toy, resume, retry, rules, state};
 use crate::{
-    Base, Branch, Branches, BuildCx, CacheEntry, CacheHook, CachePlan, ConfigError, ForecastConfig, Given,
-    HookId, HookRegistry, Level, Phase, Residuals, Role, Session, Strategy, StrategyInfo, Trajectory, meta,
+    Branch, BuildCx, CachePlan, ConfigError, HookRegistry, Level, Phase, Role, Session, Strategy,
+    StrategyInfo, Trajectory,
+    config::{CacheEntry, Given, Residuals},
+    forecast::ForecastConfig,
+    meta,
+    state::HookId,
+    strategy::{Base, Branches, CacheHook},
 };
 
 /// From so many blocks on, a strategy's example must be accepted and must skip something.

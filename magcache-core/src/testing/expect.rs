@@ -3,7 +3,10 @@
 use candle_core::{Result, Tensor};
 
 use super::{BlockRun, Toy};
-use crate::{Branch, DecisionLog, Pass, Record, Session, Step, Streams, Trajectory};
+use crate::{
+    Branch, Pass, Session, Step, Streams, Trajectory,
+    log::{DecisionLog, Record},
+};
 
 /// One pass that ran to its end.
 #[derive(Clone, Debug)]

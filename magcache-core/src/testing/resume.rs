@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use candle_core::{Device, Tensor};
 
 use super::{Bench, Ran, run_pass, same_bits};
-use crate::{Branch, Session, Snapshot, SnapshotError, Step, Trajectory};
+use crate::{
+    Branch, Session, Step, Trajectory,
+    snapshot::{Snapshot, SnapshotError},
+};
 
 /// Rule 41: Stored behind any pass and put back into a fresh session of the same hooks, a run gives the outputs, the decisions
 /// and the counts that it would have given; and what was put back is stored as the same again.

@@ -8,7 +8,7 @@ use std::sync::{
 use candle_core::bail;
 
 use super::{Bench, Fault, Ran, Toy, expect::transcript, run, run_pass, same_bits};
-use crate::{HookRegistry, Record, Reducer, Session, Step, Trajectory};
+use crate::{HookRegistry, Session, Step, Trajectory, log::Record, metrics::Reducer};
 
 /// Rule 48: A step that was cancelled between its branches, or in which a block or a metric failed, gives the outputs and the
 /// decisions of an unbroken run when it is run again from its beginning; and so do all later steps.

@@ -11,8 +11,10 @@ use super::{
     toy::Toy,
 };
 use crate::{
-    Base, Branch, CacheEntry, CachePlan, ConfigError, Expert, Level, Record, Residuals, Session,
-    StrategyInfo, Streams, Trajectory,
+    Branch, CachePlan, ConfigError, Expert, Level, Session, StrategyInfo, Streams, Trajectory,
+    config::{CacheEntry, Residuals},
+    log::Record,
+    strategy::Base,
 };
 
 /// Rule 1: With a threshold that nothing is under, every output has the bits of a run without a session.

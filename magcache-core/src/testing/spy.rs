@@ -6,8 +6,10 @@ use candle_core::Result;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AnyCache, AnyState, Base, BlockHook, Branch, Cx, Forecast, ForecastConfig, Head, LastResidual, Next,
-    Output, Step, StoragePolicy, Streams, Verdict, Window,
+    BlockHook, Branch, Cx, Head, Next, Output, Step, Streams, Verdict, Window,
+    forecast::{Forecast, ForecastConfig, LastResidual},
+    state::StoragePolicy,
+    strategy::{AnyCache, AnyState, Base},
 };
 
 /// What was called, in order: `head`, `tail`, `observe`, `predict`, each with its step.

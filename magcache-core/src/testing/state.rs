@@ -3,7 +3,10 @@
 use candle_core::Device;
 
 use super::{Bench, run_pass};
-use crate::{Persist, Session, Snapshot, SnapshotError, Step};
+use crate::{
+    Session, Step,
+    snapshot::{Persist, Snapshot, SnapshotError},
+};
 
 /// Rule 49: A pass that computes leaves the state of a computed pass, whatever `head` had said: where a verdict to reuse was
 /// overruled, the state is that of a table that never reuses, to the bit. And the bytes that a state claims are those of the

@@ -171,7 +171,7 @@ impl FluxTransformer {
 
 #[cfg(test)]
 mod tests {
-    use magcache_core::{BlockMeta, Modules, Role};
+    use magcache_core::{Modules, Role, meta::BlockMeta};
 
     use super::*;
     use crate::testing::Golden;

@@ -1,6 +1,6 @@
 //! What can stop a generation.
 
-use magcache_core::{ConfigError, SnapshotError};
+use magcache_core::{ConfigError, snapshot::SnapshotError};
 
 use crate::{checkpoint::CheckpointError, sampler::SamplerError};
 

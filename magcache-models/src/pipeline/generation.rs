@@ -7,7 +7,10 @@ use std::{
 };
 
 use candle_core::{DType, Tensor};
-use magcache_core::{Branch, HookRegistry, Reader, Session, Trajectory, Writer};
+use magcache_core::{
+    Branch, HookRegistry, Session, Trajectory,
+    snapshot::{Reader, Writer},
+};
 
 use super::{Denoiser, PipelineError, Result, TextUses};
 use crate::{once::get_or_try_init, sampler::Sampler};

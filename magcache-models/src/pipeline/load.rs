@@ -1,7 +1,7 @@
 //! From a folder to the pipeline that opens it.
 
 use candle_core::Device;
-use magcache_core::{inventory, nearest};
+use magcache_core::{error::nearest, inventory};
 use serde::Deserialize;
 
 use super::{Pipeline, PipelineError, Result};

@@ -3,7 +3,11 @@
 use std::ops::Range;
 
 use candle_core::{DType, Result};
-use magcache_core::{Forecast, StoragePolicy, Stored, Streams};
+use magcache_core::{
+    Streams,
+    forecast::Forecast,
+    state::{StoragePolicy, Stored},
+};
 
 use super::spectrum::low_pass;
 

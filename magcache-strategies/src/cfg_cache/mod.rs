@@ -14,8 +14,13 @@ mod spectrum;
 
 use candle_core::Result;
 use magcache_core::{
-    Base, Branch, Branches, BuildCx, CacheConfig, ConfigError, Forecast, Guards, Head, Level, Problem, Step,
-    Strategy, StrategyInfo, TimestepCache, Trajectory, Verdict, Warmup, Why, inventory, keys_of, schemars,
+    Branch, BuildCx, CacheConfig, ConfigError, Guards, Head, Level, Problem, Step, Strategy, StrategyInfo,
+    TimestepCache, Trajectory, Verdict, Warmup, Why,
+    forecast::Forecast,
+    inventory,
+    keys::keys_of,
+    schemars,
+    strategy::{Base, Branches},
     typetag,
 };
 use serde::{Deserialize, Serialize};

@@ -1,7 +1,8 @@
 //! The readings of the MagCache rule that are in use, as a table.
 
 use magcache_core::{
-    ConfigError, Step, Warmup, nearest,
+    ConfigError, Step, Warmup,
+    error::nearest,
     schemars::{self, JsonSchema},
 };
 use serde::{Deserialize, Serialize};

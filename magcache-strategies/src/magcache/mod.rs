@@ -11,8 +11,12 @@ mod rule;
 use std::collections::BTreeMap;
 
 use magcache_core::{
-    Branch, BuildCx, CacheConfig, ConfigError, Curve, Guards, Head, Level, Problem, Recommended, Source,
-    Step, Strategy, StrategyInfo, TimestepCache, Trajectory, Verdict, Warmup, Why, count, inventory, keys_of,
+    Branch, BuildCx, CacheConfig, ConfigError, Guards, Head, Level, Problem, Step, Strategy, StrategyInfo,
+    TimestepCache, Trajectory, Verdict, Warmup, Why,
+    error::count,
+    inventory,
+    keys::keys_of,
+    profile::{Curve, Recommended, Source},
     schemars, typetag,
 };
 use serde::{Deserialize, Serialize};
@@ -144,7 +148,7 @@ impl MagCacheConfig {
             return Ok(());
         }
         if let Some(ratios) = &self.ratios {
-            let inline = magcache_core::Profile {
+            let inline = magcache_core::profile::Profile {
                 name: "ratios".to_owned(),
                 model: None,
                 summary: String::new(),

@@ -1,6 +1,9 @@
 //! The decision itself: a pure function of the curve, the last computed step and this step.
 
-use magcache_core::{Branch, Curve, Phase, Step, Verdict, Warmup, Why, resample};
+use magcache_core::{
+    Branch, Phase, Step, Verdict, Warmup, Why,
+    profile::{Curve, resample},
+};
 
 use super::dialect::{Dialect, Reading};
 

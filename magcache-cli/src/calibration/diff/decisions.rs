@@ -1,6 +1,10 @@
 //! The steps that MagCache skips under one profile and not under the other.
 
-use magcache_core::{Branch, Curve, Expert, Phase, Profile, Recommended, Warmup, steps_above};
+use magcache_core::{
+    Branch, Expert, Phase, Warmup,
+    profile::{Curve, Profile, Recommended},
+    run::steps_above,
+};
 use magcache_strategies::magcache::{Dialect, Rule};
 
 /// One branch of one variant, with the settings, steps and schedule of the first profile.

@@ -1,6 +1,6 @@
 //! Comparisons of profiles that are known to differ in one thing.
 
-use magcache_core::steps_above;
+use magcache_core::run::steps_above;
 
 use super::*;
 

@@ -2,7 +2,10 @@
 
 use std::fmt;
 
-use magcache_core::{Profile, count, resample};
+use magcache_core::{
+    error::count,
+    profile::{Profile, resample},
+};
 use serde_json::{Value, json};
 
 use super::{Decisions, Diff, Values};

@@ -142,7 +142,7 @@ fn a_moved_boundary_is_refused_for_a_measured_curve_and_told_of_a_published_one(
         let run = Trajectory { flow_shift: Some(9.0), ..run() };
         Asked { profile: profile(facts), run, ..Asked::default() }.set("flow_shift", 9.0)
     };
-    let there = magcache_core::steps_above(0.8, 3.0, 10);
+    let there = magcache_core::run::steps_above(0.8, 3.0, 10);
     assert!(there != 4);
     let boundary = format!("its first expert would run {there} of 10 steps, the run's 4");
     moved(FACTS).gives(Curves, Refused, &format!("{boundary}; flow_shift 3.0, the run has 9.0"));

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::Result;
-use magcache_core::count;
+use magcache_core::error::count;
 use magcache_models::pipeline::{Generation, LoadOptions};
 use serde_json::json;
 

@@ -3,7 +3,7 @@
 mod reference;
 
 use anyhow::Result;
-use magcache_core::{ConfigError, meta, nearest};
+use magcache_core::{ConfigError, error::nearest, meta};
 use magcache_models::{pipeline, sampler::SamplerKind};
 use serde_json::json;
 
@@ -80,7 +80,7 @@ fn everything(out: &Output) {
     }
     text += &(out.paint("profiles", 1) + "\n");
     for p in meta::profiles() {
-        let summary = magcache_core::Profile::find(p.name).map(|p| p.summary).unwrap_or_default();
+        let summary = magcache_core::profile::Profile::find(p.name).map(|p| p.summary).unwrap_or_default();
         text += &row(p.name, &summary, p.origin);
     }
     text += &(out.paint("samplers", 1) + "\n");

@@ -1,6 +1,9 @@
 //! The reference of the configuration: every table and key, from the types that read them.
 
-use magcache_core::{Key, Keys, keys_of, meta};
+use magcache_core::{
+    keys::{Key, Keys, keys_of},
+    meta,
+};
 use serde_json::{Value, json};
 
 use crate::plan::Config;

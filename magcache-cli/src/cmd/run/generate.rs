@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use magcache_core::Built;
+use magcache_core::config::Built;
 use magcache_models::pipeline::{Denoiser, Generation, PipelineError};
 use tracing::{debug, trace};
 

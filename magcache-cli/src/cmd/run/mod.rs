@@ -7,7 +7,7 @@ mod told;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use magcache_core::{Built, OnDrift, count};
+use magcache_core::{config::Built, error::count, log::OnDrift};
 use magcache_models::pipeline::Offload;
 use serde_json::json;
 

@@ -1,7 +1,7 @@
 //! What is said of a run that is done.
 
 use anyhow::Result;
-use magcache_core::count;
+use magcache_core::error::count;
 use magcache_models::pipeline::{PassTime, TextUses};
 use serde_json::{Value, json};
 

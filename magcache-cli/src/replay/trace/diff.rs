@@ -5,7 +5,7 @@ use std::{
     fmt,
 };
 
-use magcache_core::count;
+use magcache_core::error::count;
 use serde_json::{Value, json};
 
 use super::{super::schedule::Around, Line, REUSE};

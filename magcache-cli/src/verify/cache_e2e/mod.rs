@@ -14,7 +14,8 @@ use std::{
 use anyhow::{Context, Result};
 use candle_core::{Device, Tensor};
 use magcache_core::{
-    Branch, CachePlan, Expert, HookRegistry, ModelMeta, Record, Trajectory, calibrate::Recorder, count,
+    Branch, CachePlan, Expert, HookRegistry, ModelMeta, Trajectory, calibrate::Recorder, error::count,
+    log::Record,
 };
 use magcache_models::{
     pipeline::{Denoiser, Generation},

@@ -1,6 +1,6 @@
 //! What the configuration of one network of a recorded run means here.
 
-use magcache_core::Residuals;
+use magcache_core::config::Residuals;
 use toml::Table;
 
 /// What one network's configuration says.

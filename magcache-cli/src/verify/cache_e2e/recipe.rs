@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, ops::Range};
 
 use anyhow::Result;
-use magcache_core::{CachePlan, Residuals};
+use magcache_core::{CachePlan, config::Residuals};
 use serde::Deserialize;
 use serde_json::Value;
 use toml::Table;

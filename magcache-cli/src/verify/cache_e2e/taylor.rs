@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use magcache_core::Residuals;
+use magcache_core::config::Residuals;
 use serde::Deserialize;
 use toml::{Table, Value};
 

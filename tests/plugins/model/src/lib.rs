@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 
 use candle_core::{Device, Result, Tensor, bail};
-use magcache_core::{BlockMeta, ModelMeta, Pass, Role, Signal, StackMeta, Streams, inventory};
+use magcache_core::{ModelMeta, Pass, Role, Signal, StackMeta, Streams, inventory, meta::BlockMeta};
 
 /// Blocks of the published size.
 const BLOCKS: usize = 8;

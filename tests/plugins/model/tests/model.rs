@@ -1,7 +1,7 @@
 //! The model keeps the rules of hooks, and a registered strategy runs on it from a few lines of TOML.
 
 use candle_core::{Device, Result, Tensor};
-use magcache_core::{Branch, CachePlan, HookId, Pass, Step, meta, testing};
+use magcache_core::{Branch, CachePlan, Pass, Step, meta, state::HookId, testing};
 use magcache_plugin_mini::{META, Mini};
 
 const CACHE: &str = r#"

@@ -5,7 +5,7 @@
 use candle_core::Result;
 use magcache_core::{
     Branch, BuildCx, CacheConfig, ConfigError, Guards, Head, Level, Problem, Step, Strategy, StrategyInfo,
-    TimestepCache, Verdict, Why, inventory, keys_of, schemars, typetag,
+    TimestepCache, Verdict, Why, inventory, keys::keys_of, schemars, typetag,
 };
 use serde::{Deserialize, Serialize};
 

@@ -1,0 +1,12 @@
+//! The onion: hooks around ranges of blocks, the chain that runs them, and the state of a request that they share.
+
+pub(crate) mod hook;
+pub(crate) mod module;
+pub(crate) mod next;
+pub(crate) mod pass;
+pub(crate) mod registry;
+pub(crate) mod session;
+
+pub use hook::{Probe, Ring};
+pub use module::ModuleRings;
+pub use registry::Builder;

@@ -1,0 +1,103 @@
+//! Inside a block: the modules that hooks can surround one by one, while the rest of the block runs.
+
+use std::{ops::Range, sync::Arc};
+
+use candle_core::{Result, bail};
+
+use crate::{
+    Cx, Next, Output, Streams,
+    chain::{Ring, next::At},
+};
+
+/// The rings around one module of every block that has it, outermost first.
+#[derive(Clone, Debug)]
+pub struct ModuleRings {
+    pub(crate) name: Arc<str>,
+    pub(crate) rings: Vec<Ring>,
+}
+
+impl ModuleRings {
+    /// The module's name, as the model calls it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its rings, outermost first.
+    pub fn rings(&self) -> &[Ring] {
+        &self.rings
+    }
+}
+
+/// What a block runs its modules through; see [`Pass::run_modules`](crate::Pass::run_modules).
+///
+/// A module is a part of a block with a name (the checkpoint's: `attn1`), whose output a hook can replace. Every block has
+/// a slot of its own for each hook around one of its modules.
+#[derive(Debug)]
+pub struct Modules<'m>(Option<Inside<'m>>);
+
+#[derive(Debug)]
+struct Inside<'m> {
+    cx: Cx<'m>,
+    modules: &'m [ModuleRings],
+    at: At,
+    exact: bool,
+    /// Places in `modules` of those that this block has run.
+    ran: Vec<usize>,
+}
+
+impl<'m> Modules<'m> {
+    /// No hooks: every module runs.
+    pub fn off() -> Modules<'static> {
+        Modules(None)
+    }
+
+    pub(crate) fn of(cx: &'m mut Cx<'_>, modules: &'m [ModuleRings], at: At) -> Self {
+        if modules.is_empty() || at.bare {
+            return Self(None);
+        }
+        Self(Some(Inside { cx: cx.reborrow(None), modules, at, exact: true, ran: Vec::new() }))
+    }
+
+    /// Runs the module `name` on `x`, through the hooks around it: `f` is the module itself, and what it returns has the
+    /// streams of `x`. A name that no hook surrounds costs nothing.
+    ///
+    /// A module must not change in place a tensor that it was given: a hook may still hold it.
+    ///
+    /// Errors: whatever the module or a hook returns; a second run of the module in the same block.
+    pub fn module(
+        &mut self,
+        name: &str,
+        x: Streams,
+        f: impl Fn(Streams) -> Result<Streams>,
+    ) -> Result<Streams> {
+        let Some(inside) = &mut self.0 else { return f(x) };
+        let mut known = inside.modules.iter().enumerate();
+        let Some((place, module)) = known.find(|(_, m)| m.name() == name) else { return f(x) };
+        let At { block, forced, .. } = inside.at;
+        if inside.ran.contains(&place) {
+            bail!("module {name:?} of block {block} was run twice in one pass");
+        }
+        inside.ran.push(place);
+        let centre = |_: &mut Cx<'_>, _: At, x: Streams| Ok(Output { streams: f(x)?, exact: true });
+        let next = Next::new(&module.rings, block..block + 1, &centre);
+        let next = if forced { next.forced() } else { next };
+        let out = next.run(&mut inside.cx.reborrow(Some(&module.name)), x)?;
+        inside.exact &= out.exact;
+        out.streams.added()
+    }
+
+    /// False when the output of a module was replaced.
+    pub(crate) fn is_exact(&self) -> bool {
+        self.0.as_ref().is_none_or(|inside| inside.exact)
+    }
+}
+
+/// Tells the rings around the modules of these blocks that a ring further out replaced them.
+pub(crate) fn skip(modules: &[ModuleRings], cx: &mut Cx<'_>, blocks: Range<usize>) {
+    let nothing = |_: &mut Cx<'_>, _: At, x: Streams| Ok(Output { streams: x, exact: false });
+    for block in blocks {
+        for ModuleRings { name, rings } in modules {
+            Next::new(rings, block..block + 1, &nothing).skip(&mut cx.reborrow(Some(name)));
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! The API that a model sees: one forward of one branch at one step.
+
+use std::{cell::Cell, fmt};
+
+use candle_core::{Result, Tensor, bail};
+
+use super::session::Done;
+use crate::{
+    Branch, Cx, HookRegistry, Modules, Next, Output, Signal, Step, Streams,
+    chain::{ModuleRings, Probe, next::At},
+    log::DecisionLog,
+    meta::BlockMeta,
+    metrics::Reducer,
+    state::Slots,
+};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    Fresh,
+    Running,
+    Ended { exact: bool },
+}
+
+pub(super) struct Open<'s> {
+    pub(super) registry: &'s HookRegistry,
+    pub(super) slots: &'s mut Slots,
+    pub(super) log: &'s mut DecisionLog,
+    /// `None` inside another pass, whose end counts.
+    pub(super) done: Option<&'s mut Done>,
+    pub(super) reducer: Option<&'s Reducer>,
+    pub(super) step: Step,
+    pub(super) branch: Branch,
+    /// A ring around the whole forward wants the blocks computed.
+    pub(super) forced: bool,
+    pub(super) state: State,
+}
+
+/// One forward of one branch at one step; [`Pass::off`] is the plain loop over the blocks.
+///
+/// A pass that ends with an error, or is dropped before its run ended, has decided nothing and has not run: what it left can be
+/// used by the same pass, when it is run again, and the next step of that branch computes.
+pub struct Pass<'s>(pub(super) Option<Open<'s>>);
+
+impl Pass<'_> {
+    /// No session and no hooks: [`Pass::run`] is the bare loop and never calls the probe.
+    pub fn off() -> Pass<'static> {
+        Pass(None)
+    }
+
+    /// True when hooks may act.
+    pub fn is_on(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Runs blocks `0..blocks` on `x`, through the hooks.
+    ///
+    /// A block must not change in place a tensor that it was given: a hook, or the caller, may still hold it. What comes out may
+    /// be a [`Streams::Sum`], which [`Streams::into_image`] adds.
+    ///
+    /// Errors: whatever a block, a hook or the probe returns; a second run of the same pass.
+    pub fn run(
+        &mut self,
+        blocks: usize,
+        probe: Probe<'_>,
+        x: Streams,
+        block: impl Fn(usize, Streams) -> Result<Streams>,
+    ) -> Result<Streams> {
+        self.run_modules(blocks, probe, x, |i, x, _| block(i, x))
+    }
+
+    /// As [`Pass::run`], for blocks that run parts of themselves through `modules`, so that hooks can surround those:
+    /// `modules.module("attn1", x, |x| …)`. The names belong into [`ModelMeta::modules`](crate::ModelMeta).
+    ///
+    /// Errors: as [`Pass::run`], and as [`Modules::module`].
+    pub fn run_modules(
+        &mut self,
+        blocks: usize,
+        probe: Probe<'_>,
+        x: Streams,
+        block: impl Fn(usize, Streams, &mut Modules<'_>) -> Result<Streams>,
+    ) -> Result<Streams> {
+        let Some(open) = &mut self.0 else {
+            let mut off = Modules::off();
+            return (0..blocks).try_fold(x, |x, i| block(i, x, &mut off));
+        };
+        open.start()?;
+        let Open { registry, slots, log, reducer, step, branch, forced, state, .. } = open;
+        let rings = registry.module_rings();
+        let block = |cx: &mut Cx<'_>, at: At, x: Streams| {
+            let mut modules = Modules::of(cx, rings, at);
+            let streams = block(at.block, x, &mut modules)?;
+            Ok(Output { streams, exact: modules.is_exact() })
+        };
+        let mut cx = Cx {
+            step,
+            branch: *branch,
+            module: None,
+            probe: Some(probe),
+            slots,
+            log,
+            storage: registry.storage(),
+            audit: registry.audit(),
+            reducer: *reducer,
+        };
+        let next = Next::new(registry.rings(), 0..blocks, &block).over(rings);
+        let next = if registry.text_ends() { next.text_ends() } else { next };
+        let out = if *forced { next.forced() } else { next }.run(&mut cx, x)?;
+        *state = State::Ended { exact: out.exact };
+        Ok(out.streams)
+    }
+
+    /// Runs blocks that take and return tuples, whose places `meta` names: block `i` is `meta[i]`.
+    ///
+    /// Errors: as [`Pass::run`], and tuples that do not fit the metadata.
+    pub fn run_tuples(
+        &mut self,
+        meta: &[BlockMeta],
+        probe: Probe<'_>,
+        x: Vec<Tensor>,
+        block: impl Fn(usize, Vec<Tensor>) -> Result<Vec<Tensor>>,
+    ) -> Result<Vec<Tensor>> {
+        let (Some(first), Some(last)) = (meta.first(), meta.last()) else { return Ok(x) };
+        let x = Streams::from_outputs(&first.outputs, x)?;
+        let y = self.run(meta.len(), probe, x, |i, x| {
+            let roles = &meta[i].outputs;
+            Streams::from_outputs(roles, block(i, x.into_outputs(roles)?)?)
+        })?;
+        y.into_outputs(&last.outputs)
+    }
+
+    /// Runs the whole forward of a model (latents in, prediction out) through the hooks of that level.
+    /// `forward` is given the pass for the blocks inside.
+    ///
+    /// Errors: as [`Pass::run`].
+    pub fn forward(
+        &mut self,
+        x: Tensor,
+        forward: impl Fn(Tensor, &mut Pass<'_>) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let Some(open) = &mut self.0 else { return forward(x, &mut Pass::off()) };
+        if open.registry.forward_rings().is_empty() {
+            return forward(x, self);
+        }
+        open.start()?;
+        let Open { registry, slots, log, reducer, step, branch, state, .. } = open;
+        let (registry, reducer) = (*registry, *reducer);
+        let entered = Cell::new(false);
+        let block = |cx: &mut Cx<'_>, at: At, x: Streams| {
+            if at.bare {
+                let y = forward(x.into_image()?, &mut Pass::off())?;
+                return Ok(Output { streams: Streams::Image(y), exact: true });
+            }
+            entered.set(true);
+            let Cx { step, branch, slots, log, .. } = cx;
+            let (step, branch, forced) = (step.clone(), *branch, at.forced);
+            let (done, state) = (None, State::Fresh);
+            let inner = Open { registry, slots, log, done, reducer, step, branch, forced, state };
+            let mut pass = Pass(Some(inner));
+            let y = forward(x.into_image()?, &mut pass)?;
+            Ok(Output { streams: Streams::Image(y), exact: pass.was_exact() })
+        };
+        let mut cx = Cx {
+            step,
+            branch: *branch,
+            module: None,
+            probe: None,
+            slots,
+            log,
+            storage: registry.storage(),
+            audit: registry.audit(),
+            reducer,
+        };
+        let out = Next::new(registry.forward_rings(), 0..1, &block).run(&mut cx, Streams::Image(x))?;
+        if !entered.get() {
+            let nothing = |_: &mut Cx<'_>, _: At, x: Streams| Ok(Output { streams: x, exact: false });
+            let modules = registry.module_rings();
+            let inside = registry.rings().iter().chain(modules.iter().flat_map(ModuleRings::rings));
+            let blocks = inside.map(|ring| ring.at.end).max().unwrap_or(0);
+            Next::new(registry.rings(), 0..blocks, &nothing).over(modules).skip(&mut cx);
+        }
+        *state = State::Ended { exact: out.exact };
+        out.streams.into_image()
+    }
+
+    fn was_exact(&self) -> bool {
+        !matches!(self.0, Some(Open { state: State::Ended { exact: false }, .. }))
+    }
+}
+
+impl Open<'_> {
+    fn start(&mut self) -> Result<()> {
+        if self.state != State::Fresh {
+            bail!("a pass is one forward: it was run twice");
+        }
+        self.state = State::Running;
+        Ok(())
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        let Some(done) = &mut self.done else { return };
+        self.log.begin(false);
+        if self.state != State::Fresh {
+            let failed = self.state == State::Running;
+            done.note(&self.step, self.branch, failed);
+            self.slots.end(&self.step, self.branch, failed);
+            self.log.end(&self.step, self.branch, failed);
+        }
+    }
+}
+
+impl fmt::Debug for Pass<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            None => f.write_str("Pass::off()"),
+            Some(open) => {
+                let mut out = f.debug_struct("Pass");
+                out.field("step", &open.step).field("branch", &open.branch).finish_non_exhaustive()
+            }
+        }
+    }
+}
+
+/// A probe for models without signals.
+///
+/// Errors: always.
+pub fn no_signals(signal: Signal, _: &Streams) -> Result<Tensor> {
+    bail!("this model does not show {signal:?}")
+}

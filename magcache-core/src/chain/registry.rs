@@ -1,0 +1,210 @@
+//! The ordered, immutable set of hooks that requests share.
+
+use std::{ops::Range, sync::Arc};
+
+use crate::{
+    BlockHook, ConfigError, Expert, Session, Step,
+    chain::{ModuleRings, Ring},
+    log::AuditPolicy,
+    metrics::Reducer,
+    snapshot::SnapshotError,
+    state::{HookId, StoragePolicy},
+};
+
+/// Hooks in order, the first outermost: some around ranges of blocks, some around modules inside the blocks, some around
+/// the whole forward.
+///
+/// Built once, shared in an [`Arc`]; the state of a request is in its [`Session`].
+#[derive(Clone, Debug, Default)]
+pub struct HookRegistry {
+    blocks: Vec<Ring>,
+    modules: Vec<ModuleRings>,
+    forward: Vec<Ring>,
+    text_ends: bool,
+    storage: StoragePolicy,
+    audit: AuditPolicy,
+}
+
+impl HookRegistry {
+    /// A registry for a model of `blocks` blocks.
+    pub fn builder(blocks: usize) -> Builder {
+        Builder { blocks, registry: Self::default(), next: 0 }
+    }
+
+    /// The rings around blocks, outermost first.
+    pub fn rings(&self) -> &[Ring] {
+        &self.blocks
+    }
+
+    /// The rings around modules inside the blocks, by module.
+    pub fn module_rings(&self) -> &[ModuleRings] {
+        &self.modules
+    }
+
+    /// The rings around the whole forward (latents in, prediction out), outermost first.
+    pub fn forward_rings(&self) -> &[Ring] {
+        &self.forward
+    }
+
+    /// True without any hook.
+    pub fn is_empty(&self) -> bool {
+        self.all().next().is_none()
+    }
+
+    /// True when no decision depends on a tensor.
+    pub fn is_static(&self) -> bool {
+        !self.audit.acts() && self.all().all(|ring| ring.hook.is_static())
+    }
+
+    /// What a hook's accumulated values are compared with at a step, if it is a number.
+    pub fn threshold(&self, hook: HookId, step: &Step) -> Option<f64> {
+        self.all().find(|ring| ring.id == hook)?.hook.threshold(step)
+    }
+
+    /// The rings of every level.
+    pub fn all(&self) -> impl Iterator<Item = &Ring> {
+        let modules = self.modules.iter().flat_map(|module| &module.rings);
+        self.blocks.iter().chain(modules).chain(&self.forward)
+    }
+
+    /// The hook whose slots have this name.
+    pub(crate) fn hook(&self, id: HookId) -> Result<&dyn BlockHook, SnapshotError> {
+        let ring = self.all().find(|ring| ring.id == id).ok_or(SnapshotError::NoHook { hook: id.0 })?;
+        Ok(ring.hook.as_ref())
+    }
+
+    /// True when nothing behind the last block reads the text stream.
+    pub(crate) fn text_ends(&self) -> bool {
+        self.text_ends
+    }
+
+    /// How residuals are stored.
+    pub fn storage(&self) -> &StoragePolicy {
+        &self.storage
+    }
+
+    /// Which reuses are checked against the truth.
+    pub fn audit(&self) -> &AuditPolicy {
+        &self.audit
+    }
+
+    /// The same hooks for runs whose tensors are `unit` times smaller and mean nothing: no reuse is checked, and the budget
+    /// holds as much of them.
+    pub(crate) fn unaudited(&self, unit: usize) -> Arc<Self> {
+        let budget = self.storage.budget.map(|bytes| bytes / unit.max(1));
+        let storage = StoragePolicy { budget, ..self.storage.clone() };
+        Arc::new(Self { audit: AuditPolicy::default(), storage, ..self.clone() })
+    }
+
+    /// The same hooks with one more inside all of them, around `blocks` blocks and around every module.
+    pub(crate) fn around_each(&self, blocks: usize, hook: &Arc<dyn BlockHook>) -> Arc<Self> {
+        let ring =
+            || Ring { at: 0..blocks, id: HookId(u16::MAX), experts: Vec::new(), hook: Arc::clone(hook) };
+        let mut registry = self.clone();
+        registry.blocks.push(ring());
+        registry.modules.iter_mut().for_each(|module| module.rings.push(ring()));
+        Arc::new(registry)
+    }
+
+    /// The state of one new request.
+    pub fn session(self: &Arc<Self>) -> Session {
+        Session::new(self.clone(), None)
+    }
+
+    /// The state of one new request on several ranks: every metric goes through `reducer` before a decision.
+    pub fn session_with_reducer(self: &Arc<Self>, reducer: Reducer) -> Session {
+        Session::new(self.clone(), Some(reducer))
+    }
+}
+
+/// Collects rings in nesting order.
+#[derive(Debug)]
+pub struct Builder {
+    blocks: usize,
+    registry: HookRegistry,
+    next: u16,
+}
+
+impl Builder {
+    /// The name that the next ring will have.
+    pub fn next_id(&self) -> HookId {
+        HookId(self.next)
+    }
+
+    /// Adds a ring inside all earlier ones, around `at`.
+    ///
+    /// Errors: an empty range, or one that goes past the last block.
+    pub fn ring(mut self, at: Range<usize>, hook: Arc<dyn BlockHook>) -> Result<Self, ConfigError> {
+        if at.is_empty() || at.end > self.blocks {
+            return Err(ConfigError::Range { at, blocks: self.blocks });
+        }
+        let id = self.take_id();
+        self.registry.blocks.push(Ring { at, id, experts: Vec::new(), hook });
+        Ok(self)
+    }
+
+    /// Adds a ring around the module `name` of every block that has it, inside all earlier ones of that module. Every block
+    /// has a slot of its own.
+    #[must_use]
+    pub fn module(mut self, name: &str, hook: Arc<dyn BlockHook>) -> Self {
+        let id = self.take_id();
+        let ring = Ring { at: 0..self.blocks, id, experts: Vec::new(), hook };
+        let modules = &mut self.registry.modules;
+        match modules.iter_mut().find(|module| module.name() == name) {
+            Some(module) => module.rings.push(ring),
+            None => modules.push(ModuleRings { name: name.into(), rings: vec![ring] }),
+        }
+        self
+    }
+
+    /// Adds a ring around the whole forward, inside all earlier ones of that level.
+    #[must_use]
+    pub fn forward(mut self, hook: Arc<dyn BlockHook>) -> Self {
+        let id = self.take_id();
+        self.registry.forward.push(Ring { at: 0..1, id, experts: Vec::new(), hook });
+        self
+    }
+
+    /// Keeps the rings added since `first` to the steps of these experts; none means all of them. Elsewhere it is as
+    /// if they were not there.
+    #[must_use]
+    pub fn only_experts(mut self, first: HookId, experts: &[Expert]) -> Self {
+        let HookRegistry { blocks, modules, forward, .. } = &mut self.registry;
+        let modules = modules.iter_mut().flat_map(|module| &mut module.rings);
+        let rings = blocks.iter_mut().chain(modules).chain(forward);
+        rings.filter(|ring| ring.id >= first).for_each(|ring| ring.experts = experts.to_vec());
+        self
+    }
+
+    /// Nothing behind the last block reads the text stream, so what skipped blocks would add to it there is not stored.
+    #[must_use]
+    pub fn text_ends(mut self) -> Self {
+        self.registry.text_ends = true;
+        self
+    }
+
+    /// How residuals are stored.
+    #[must_use]
+    pub fn storage(mut self, storage: StoragePolicy) -> Self {
+        self.registry.storage = storage;
+        self
+    }
+
+    /// Which reuses are checked against the truth.
+    #[must_use]
+    pub fn audit(mut self, audit: AuditPolicy) -> Self {
+        self.registry.audit = audit;
+        self
+    }
+
+    /// The registry.
+    pub fn build(self) -> Arc<HookRegistry> {
+        Arc::new(self.registry)
+    }
+
+    fn take_id(&mut self) -> HookId {
+        let id = HookId(self.next);
+        self.next += 1;
+        id
+    }
+}

@@ -1,0 +1,137 @@
+//! The state of one request.
+
+use std::{any::Any, fmt, sync::Arc};
+
+use super::pass::{Open, Pass, State};
+use crate::{
+    Branch, HookRegistry, Step,
+    log::DecisionLog,
+    metrics::Reducer,
+    snapshot::{Persist, Reader, SnapshotError, Writer},
+    state::{SlotKey, Slots},
+};
+
+/// All state of one request. Make a new one for the next request; nothing is ever reset.
+pub struct Session {
+    registry: Arc<HookRegistry>,
+    slots: Slots,
+    log: DecisionLog,
+    done: Done,
+    reducer: Option<Reducer>,
+}
+
+/// The passes of a step that ran to their end.
+#[derive(Default)]
+pub(super) struct Done {
+    step: usize,
+    passes: Vec<Ran>,
+}
+
+#[derive(PartialEq)]
+struct Ran {
+    branch: Branch,
+    eval: u8,
+}
+
+crate::fields!(Done { step, passes });
+crate::fields!(Ran { branch, eval });
+
+impl Session {
+    pub(crate) fn new(registry: Arc<HookRegistry>, reducer: Option<Reducer>) -> Self {
+        let slots = Slots::new(registry.storage().budget);
+        Self { registry, slots, log: DecisionLog::default(), done: Done::default(), reducer }
+    }
+
+    /// One forward of one branch at one step. The slots of an expert whose phase is
+    /// over are freed.
+    ///
+    /// Step, evaluation and branch name a pass. One that is run again before the next step, because its step was cancelled or
+    /// something in it failed, is the same pass: it decides, gives and leaves behind what it did, or would have, the first
+    /// time, and is logged once. So a step can be run again from its beginning as if nothing had happened, without a word to
+    /// the session. A solver that looks twice at a step says so in [`Step::eval`].
+    pub fn pass(&mut self, step: Step, branch: Branch) -> Pass<'_> {
+        let Self { registry, slots, log, done, reducer } = self;
+        slots.begin(&step);
+        log.begin(done.has(&step, branch));
+        Pass(Some(Open {
+            registry,
+            slots,
+            log,
+            done: Some(done),
+            reducer: reducer.as_ref(),
+            step,
+            branch,
+            forced: false,
+            state: State::Fresh,
+        }))
+    }
+
+    /// Writes everything that a later pass depends on, and every decision so far: behind any pass, whole.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Refused`] where a hook of its own kind does not say how its slots are stored.
+    pub fn save(&self, to: &mut Writer<'_>) -> std::result::Result<(), SnapshotError> {
+        let write = |key: &SlotKey, slot: &dyn Any, to: &mut Writer<'_>| {
+            self.registry.hook(key.hook)?.save_slot(key, slot, to)
+        };
+        self.slots.save(write, &mut to.at("slots"))?;
+        to.field("log", &self.log);
+        to.field("done", &self.done);
+        Ok(())
+    }
+
+    /// Goes on where [`Session::save`] was called, in a session of the same hooks: every later pass gives the bits and the
+    /// decisions that it would have given there.
+    ///
+    /// # Errors
+    /// A part that is missing, odd, or of a hook that is not here; the session is then as it was.
+    pub fn restore(&mut self, from: &Reader<'_>) -> std::result::Result<(), SnapshotError> {
+        let read = |key: &SlotKey, from: &Reader<'_>| self.registry.hook(key.hook)?.load_slot(key, from);
+        let slots = Slots::read(self.registry.storage().budget, read, &from.at("slots"))?;
+        let done = from.field("done")?;
+        let mut log = DecisionLog::default();
+        log.load(&from.at("log"))?;
+        (self.slots, self.log, self.done) = (slots, log, done);
+        Ok(())
+    }
+
+    /// The hooks.
+    pub fn registry(&self) -> &Arc<HookRegistry> {
+        &self.registry
+    }
+
+    /// Every decision so far.
+    pub fn log(&self) -> &DecisionLog {
+        &self.log
+    }
+
+    /// The slots: bytes held, peak, evictions.
+    pub fn slots(&self) -> &Slots {
+        &self.slots
+    }
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { registry, slots, log, .. } = self;
+        let mut out = f.debug_struct("Session");
+        out.field("registry", registry).field("slots", slots).field("log", log).finish_non_exhaustive()
+    }
+}
+
+impl Done {
+    pub(super) fn has(&self, step: &Step, branch: Branch) -> bool {
+        self.step == step.index && self.passes.contains(&Ran { branch, eval: step.eval })
+    }
+
+    pub(super) fn note(&mut self, step: &Step, branch: Branch, failed: bool) {
+        if self.step != step.index {
+            *self = Self { step: step.index, passes: Vec::new() };
+        }
+        let own = Ran { branch, eval: step.eval };
+        self.passes.retain(|ran| *ran != own);
+        if !failed {
+            self.passes.push(own);
+        }
+    }
+}

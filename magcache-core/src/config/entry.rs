@@ -1,0 +1,79 @@
+//! One `[[cache]]` table.
+
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+
+use crate::{
+    BlockHook, CacheConfig, ConfigError, Level, Strategy,
+    config::Words,
+    error::{WORDS, nearest, syntax},
+    forecast::OutputConfig,
+    meta,
+    state::HookId,
+    strategy::CacheHook,
+};
+
+/// One `[[cache]]` table.
+#[derive(Debug)]
+pub struct CacheEntry {
+    /// The common words.
+    pub words: Words,
+    /// The strategy's name.
+    pub name: String,
+    /// The strategy's own keys.
+    pub config: Box<dyn CacheConfig>,
+}
+
+impl CacheEntry {
+    /// Reads one table; `place` names it in errors.
+    pub fn from_table(place: &str, mut table: toml::Table) -> Result<Self, ConfigError> {
+        let name = match table.get("strategy") {
+            Some(toml::Value::String(name)) => name.clone(),
+            Some(other) => return Err(syntax(place, &format!("`strategy` is {other}, it must be a name"))),
+            None => return Err(syntax(place, &"a table without `strategy`")),
+        };
+        let place = format!("{place} (strategy {name:?})");
+        let known = meta::strategies();
+        if !known.iter().any(|s| s.name == name) {
+            let nearest = nearest(&name, known.iter().map(|s| s.name));
+            return Err(ConfigError::UnknownName { place, kind: "strategy", name, nearest });
+        }
+        let mut words = toml::Table::new();
+        for word in WORDS {
+            if let Some(value) = table.remove(word) {
+                words.insert(word.to_owned(), value);
+            }
+        }
+        Ok(Self { words: read(&place, words)?, config: read(&place, table)?, name })
+    }
+
+    /// The table that reads back as this entry.
+    pub fn to_table(&self) -> Result<toml::Table, ConfigError> {
+        let place = || format!("strategy {:?}", self.name);
+        let mut table = match toml::Value::try_from(&self.config) {
+            Ok(toml::Value::Table(table)) => table,
+            Ok(other) => return Err(syntax(&place(), &format!("its keys are no table: {other}"))),
+            Err(e) => return Err(syntax(&place(), &e)),
+        };
+        table.extend(toml::Table::try_from(&self.words).map_err(|e| syntax(&place(), &e))?);
+        Ok(table)
+    }
+
+    pub(super) fn hook(&self, id: HookId, level: Level, strategy: Strategy) -> Arc<dyn BlockHook> {
+        match strategy {
+            Strategy::Hook(hook) => hook,
+            Strategy::Cache(cache, guards) => {
+                // What a module gives is no continuation of what it reads: unless the table says more, it is repeated.
+                let repeat = || (level == Level::Modules).then(|| Arc::new(OutputConfig {}) as _);
+                let forecast = self.words.forecast.clone().or_else(repeat);
+                Arc::new(CacheHook::new(id, cache, forecast, guards))
+            }
+        }
+    }
+}
+
+/// Reads a table strictly; serde's "unknown field" becomes an error that names the nearest known key.
+pub(super) fn read<T: DeserializeOwned>(place: &str, table: toml::Table) -> Result<T, ConfigError> {
+    toml::Value::Table(table).try_into().map_err(|e: toml::de::Error| syntax(place, &e))
+}

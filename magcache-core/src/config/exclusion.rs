@@ -1,0 +1,162 @@
+//! Which strategies do not go together, and why.
+
+use std::ops::Range;
+
+use crate::{
+    Expert, Level, ModelMeta, Problem, Strategy, Window,
+    strategy::{Base, Branches},
+};
+
+/// One `[[cache]]` table, read and built.
+#[derive(Debug)]
+pub(crate) struct Placed<'a> {
+    /// The strategy's name.
+    pub(crate) name: &'a str,
+    /// Names the table in problems.
+    pub(crate) place: String,
+    /// Where it acts.
+    pub(crate) level: Level,
+    /// The blocks, those whose module it is, or `0..1` for the whole forward.
+    pub(crate) range: Range<usize>,
+    /// The module, at the level of modules.
+    pub(crate) module: Option<&'a str>,
+    /// The experts that it acts in; empty means all of them.
+    pub(crate) experts: Vec<Expert>,
+    /// `None` where its own values are wrong.
+    pub(crate) strategy: Option<Strategy>,
+}
+
+impl Placed<'_> {
+    /// Whether both act at the same steps.
+    fn meets(&self, other: &Self) -> bool {
+        let everywhere = self.experts.is_empty() || other.experts.is_empty();
+        everywhere || self.experts.iter().any(|expert| other.experts.contains(expert))
+    }
+
+    /// Blocks of its range that always run, at its start and at its end.
+    fn window(&self) -> Window {
+        match &self.strategy {
+            Some(Strategy::Cache(cache, _)) => cache.any_window(),
+            _ => Window::default(),
+        }
+    }
+
+    fn uses_signals(&self) -> bool {
+        matches!(&self.strategy, Some(Strategy::Cache(cache, _)) if cache.any_uses_signals())
+    }
+
+    fn base(&self) -> Option<Base> {
+        match &self.strategy {
+            Some(Strategy::Cache(cache, _)) => Some(cache.any_base()),
+            _ => None,
+        }
+    }
+
+    fn follows(&self) -> bool {
+        matches!(&self.strategy, Some(Strategy::Cache(_, guards)) if guards.branches == Branches::CondDecides)
+    }
+}
+
+/// What is wrong or doubtful about every pair.
+pub(crate) fn problems(placed: &[Placed<'_>], model: &ModelMeta) -> Vec<Problem> {
+    let mut out = Vec::new();
+    for (i, b) in placed.iter().enumerate() {
+        out.extend(without_signal(b, placed.iter().take(i).filter(|a| a.meets(b))));
+        for a in placed.iter().take(i).filter(|a| a.meets(b)) {
+            out.extend(same_place(a, b, model));
+            out.extend(ages(a, b).or_else(|| ages(b, a)));
+            out.extend(starved(a, b, model).or_else(|| starved(b, a, model)));
+        }
+    }
+    out
+}
+
+/// A strategy that asks for signals decides only for parts that begin at block 0, which is what signals are about. Each ring
+/// around it cuts its range: what lies before the ring, between the ring's front and back blocks, and behind it.
+fn without_signal<'a>(b: &Placed<'_>, outer: impl Iterator<Item = &'a Placed<'a>>) -> Option<Problem> {
+    if b.level != Level::Blocks || !b.uses_signals() {
+        return None;
+    }
+    if b.range.start != 0 {
+        let message =
+            format!("{:?} looks at the input of block 0, but its range starts at {}", b.name, b.range.start);
+        return Some(Problem::error(&b.place, message).hint("remove `at`, or start it at block 0"));
+    }
+    let mut parts = vec![b.range.clone()];
+    for a in outer.filter(|a| a.level == Level::Blocks) {
+        let (Range { start, end }, Window { front, back }) = (a.range.clone(), a.window());
+        let inside = start.saturating_add(front)..end.saturating_sub(back);
+        // A ring without anything to skip runs its blocks as if it were not there.
+        let inside = if inside.is_empty() { start..end } else { inside };
+        let cut = |part: Range<usize>| {
+            [0..start, inside.clone(), end..usize::MAX]
+                .map(|by| by.start.max(part.start)..by.end.min(part.end))
+        };
+        parts = parts.into_iter().flat_map(cut).filter(|part| !part.is_empty()).collect();
+        if let Some(part) = parts.iter().find(|part| part.start != 0) {
+            let message = format!(
+                "{:?} looks at the input of block 0, but {} leaves it blocks {part:?} to decide about on their own",
+                b.name, a.place
+            );
+            let hint = format!("put {:?} first, or end its range before block {}", b.name, part.start);
+            return Some(Problem::error(&b.place, message).hint(hint));
+        }
+    }
+    None
+}
+
+/// Two caches that surround the same: the outer one has nothing to learn from when the inner one skips.
+fn same_place(a: &Placed<'_>, b: &Placed<'_>, model: &ModelMeta) -> Option<Problem> {
+    if (a.level, &a.range, a.module) != (b.level, &b.range, b.module) {
+        return None;
+    }
+    let both = |what: &str| format!("{:?} and {:?} both surround {what}", a.name, b.name);
+    match a.level {
+        Level::Forward => {
+            let reason = if a.base() == b.base() {
+                "the outer one would learn nothing from what the inner one skips"
+            } else {
+                "the branches' stored predictions would be of different steps"
+            };
+            let message = format!("{}: {reason}", both("the whole forward"));
+            Some(Problem::error(&b.place, message).hint("keep one of them"))
+        }
+        Level::Blocks if a.range == model.whole() => {
+            let hint =
+                "join them with strategy = \"priority\" or \"any-veto\", or give one an `at` or `experts`";
+            Some(Problem::error(&b.place, both("the whole stack of blocks")).hint(hint))
+        }
+        Level::Modules => {
+            let what = format!("the module {:?} of every block", a.module.unwrap_or_default());
+            let hint =
+                "join them with strategy = \"priority\" or \"any-veto\", or give each `experts` of its own";
+            Some(Problem::error(&b.place, both(&what)).hint(hint))
+        }
+        Level::Blocks => None,
+    }
+}
+
+/// A strategy that lets the conditional branch decide, beside one that leaves the other branch's passes out: what the
+/// second branch has stored is then older than what the first one measured.
+fn ages(leader: &Placed<'_>, other: &Placed<'_>) -> Option<Problem> {
+    if leader.base() != Some(Base::Leader) || !other.follows() || leader.level == other.level {
+        return None;
+    }
+    let message = format!(
+        "`branches` is \"cond-decides\", but {:?} leaves out passes of the unconditional branch: what that branch \
+         has stored would be older than what the conditional one measures",
+        leader.name
+    );
+    Some(Problem::error(&other.place, message).hint("branches = \"own\""))
+}
+
+/// A cache of whole forwards outside one of the whole stack, or of modules, learns only where the inner one computes.
+fn starved(outer: &Placed<'_>, inner: &Placed<'_>, model: &ModelMeta) -> Option<Problem> {
+    let all = inner.level != Level::Forward && inner.range == model.whole();
+    let both = outer.level == Level::Forward && all;
+    if !both || outer.base() != Some(Base::Input) {
+        return None;
+    }
+    let message = format!("{:?} learns only from the steps at which {:?} computes", outer.name, inner.name);
+    Some(Problem::warning(&outer.place, message).hint("one of the two usually skips as much"))
+}

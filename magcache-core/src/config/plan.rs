@@ -1,0 +1,141 @@
+//! `[[cache]]` tables to hooks.
+
+use std::sync::Arc;
+
+use serde::Deserialize;
+
+use crate::{
+    BuildCx, ConfigError, HookRegistry, Level, ModelMeta, Problem, Trajectory,
+    config::{
+        CacheEntry, Given, Residuals,
+        entry::read,
+        exclusion::{self, Placed},
+    },
+    error::syntax,
+    log::AuditPolicy,
+    meta::{self, FORWARD},
+    profile::Profile,
+    state::HookId,
+};
+
+/// Which hooks a run has: the `[[cache]]` tables, outermost first, `[residuals]` and `[audit]`.
+#[derive(Debug, Default)]
+pub struct CachePlan {
+    /// The tables.
+    pub cache: Vec<CacheEntry>,
+    /// How residuals are stored.
+    pub residuals: Residuals,
+    /// Which reuses are checked against the truth.
+    pub audit: AuditPolicy,
+}
+
+/// A registry, and what to tell the user before the run.
+#[derive(Clone, Debug)]
+pub struct Built {
+    /// The hooks.
+    pub registry: Arc<HookRegistry>,
+    /// Problems that are not fatal.
+    pub warnings: Vec<Problem>,
+}
+
+impl CachePlan {
+    /// Reads the `cache` array and the tables `residuals` and `audit` of a document that has nothing else.
+    pub fn parse(text: &str) -> Result<Self, ConfigError> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Document {
+            #[serde(default)]
+            cache: Vec<toml::Table>,
+            #[serde(default)]
+            residuals: toml::Table,
+            #[serde(default)]
+            audit: toml::Table,
+        }
+        let table: toml::Table = toml::from_str(text).map_err(|e| syntax("configuration", &e))?;
+        let document: Document = read("configuration", table)?;
+        let plan = Self::from_tables(document.cache, read("[residuals]", document.residuals)?)?;
+        Ok(Self { audit: read("[audit]", document.audit)?, ..plan })
+    }
+
+    /// Reads the tables of a document that was parsed elsewhere.
+    pub fn from_tables(cache: Vec<toml::Table>, residuals: Residuals) -> Result<Self, ConfigError> {
+        let entry = |(i, table)| CacheEntry::from_table(&format!("cache[{i}]"), table);
+        let cache = cache.into_iter().enumerate().map(entry).collect::<Result<_, _>>()?;
+        Ok(Self { cache, residuals, audit: AuditPolicy::default() })
+    }
+
+    /// Checks everything against the model and the run, and builds the hooks.
+    ///
+    /// Errors: every fatal problem at once.
+    pub fn build(&self, model: &ModelMeta, trajectory: Option<&Trajectory>) -> Result<Built, ConfigError> {
+        let builder = HookRegistry::builder(model.blocks());
+        let builder = builder.storage(self.residuals.policy()?).audit(self.audit);
+        let mut builder = if model.text_after { builder } else { builder.text_ends() };
+        let mut problems = model.problems();
+        problems.extend(self.audit.problems());
+        let mut placed: Vec<Placed<'_>> = Vec::new();
+        for (i, entry) in self.cache.iter().enumerate() {
+            let place = format!("cache[{i}] (strategy {:?})", entry.name);
+            let words = &entry.words;
+            words.problems(&place, &mut problems);
+            let own =
+                meta::strategies().iter().find(|s| s.name == entry.name).map_or(Level::Blocks, |s| s.level);
+            let module = words.at.as_deref().filter(|at| model.modules.contains(at));
+            let (level, range) = match (own, words.at.as_deref()) {
+                (_, Some(FORWARD)) | (Level::Forward, None) => (Level::Forward, 0..1),
+                (Level::Blocks | Level::Modules, _) if module.is_some() => (Level::Modules, model.whole()),
+                (Level::Blocks | Level::Modules, at) => (Level::Blocks, model.range(at.unwrap_or("all"))?),
+                (Level::Forward, Some(at)) => {
+                    let message = format!("`at` is {at:?}, but this strategy acts on the whole forward");
+                    problems.push(Problem::error(&place, message).hint("remove `at`"));
+                    (Level::Forward, 0..1)
+                }
+            };
+            let experts = words.experts(model)?;
+            let default = || model.profiles.first().map(|name| Profile::find(name));
+            let profile = words.profile.as_deref().map(Profile::find).or_else(default).transpose()?;
+            let given = Given::new(words, profile.as_ref());
+            let id = HookId(u16::try_from(i).unwrap_or(u16::MAX));
+            let cx = BuildCx {
+                place: &place,
+                id,
+                model,
+                range: range.clone(),
+                trajectory,
+                words: &given,
+                experts: &experts,
+            };
+            let found = cx.check(&*entry.config);
+            let fatal = found.iter().any(|p| p.fatal);
+            problems.extend(found);
+            let strategy = if fatal { None } else { Some(entry.config.build(&cx)?) };
+            problems.extend(strategy.iter().flat_map(|s| given.without_effect(&place, &entry.name, s)));
+            if own != level && strategy.as_ref().is_some_and(|strategy| !strategy.is_blind()) {
+                let at = module.unwrap_or(FORWARD);
+                let message = format!("`at` is {at:?}, but {:?} looks at what the blocks do", entry.name);
+                let hint = "remove `at`, or use a strategy that looks at the step alone, such as schedule";
+                problems.push(Problem::error(&place, message).hint(hint));
+            }
+            let name = &entry.name;
+            placed.push(Placed { name, place: place.clone(), level, range, module, experts, strategy });
+        }
+        problems.extend(exclusion::problems(&placed, model));
+        if problems.iter().any(|p| p.fatal) {
+            problems.retain(|p| p.fatal);
+            return Err(ConfigError::Problems(problems));
+        }
+        for (entry, here) in self.cache.iter().zip(placed) {
+            let Placed { level, range, module, experts, strategy, .. } = here;
+            let Some(strategy) = strategy else { continue };
+            let id = builder.next_id();
+            let hook = entry.hook(id, level, strategy);
+            builder = match level {
+                Level::Blocks => builder.ring(range, hook)?,
+                Level::Modules => builder.module(module.unwrap_or_default(), hook),
+                Level::Forward => builder.forward(hook),
+            };
+            builder = builder.only_experts(id, &experts);
+        }
+        Ok(Built { registry: builder.build(), warnings: problems })
+    }
+}

@@ -1,0 +1,72 @@
+//! How what is stored for reuse is held.
+
+use candle_core::{DType, Device};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{ConfigError, error::syntax, state::StoragePolicy};
+
+/// The `[residuals]` table: how what is stored for reuse is held.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Residuals {
+    /// `f32`, `bf16` or `f16`, in storage only; without it, as the model computes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dtype: Option<String>,
+    /// Most bytes, `2 GiB` or a number; past them the oldest are dropped and computed again. No limit without it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub budget: Option<String>,
+    /// `same` (as the model, what holds without it) or `cpu`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+}
+
+impl Residuals {
+    /// True when the table says nothing.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// The policy, with `device = "same"` as no device at all.
+    pub fn policy(&self) -> Result<StoragePolicy, ConfigError> {
+        let place = "[residuals]";
+        let dtype = match self.dtype.as_deref() {
+            None => None,
+            Some("f32") => Some(DType::F32),
+            Some("bf16") => Some(DType::BF16),
+            Some("f16") => Some(DType::F16),
+            Some(other) => {
+                return Err(syntax(place, &format!("`dtype` is {other:?}, it must be f32, bf16 or f16")));
+            }
+        };
+        let device = match self.device.as_deref() {
+            None | Some("same") => None,
+            Some("cpu") => Some(Device::Cpu),
+            Some(other) => {
+                return Err(syntax(place, &format!("`device` is {other:?}, it must be same or cpu")));
+            }
+        };
+        let budget = self.budget.as_deref().map(|text| bytes(place, text)).transpose()?;
+        Ok(StoragePolicy { dtype, device, budget })
+    }
+}
+
+/// `2 GiB`, `512 MB`, `1000`.
+fn bytes(place: &str, text: &str) -> Result<usize, ConfigError> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic()).trim();
+    let unit = text.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.').trim();
+    let scale: Option<f64> = match unit.to_ascii_lowercase().as_str() {
+        "" | "b" => Some(1.0),
+        "kb" => Some(1e3),
+        "mb" => Some(1e6),
+        "gb" => Some(1e9),
+        "kib" => Some(1024.0),
+        "mib" => Some(1024f64.powi(2)),
+        "gib" => Some(1024f64.powi(3)),
+        _ => None,
+    };
+    match (digits.parse::<f64>(), scale) {
+        (Ok(n), Some(scale)) if n.is_finite() && n >= 0.0 => Ok((n * scale) as usize),
+        _ => Err(syntax(place, &format!("`budget` is {text:?}, it must be a size such as \"2 GiB\""))),
+    }
+}

@@ -1,0 +1,181 @@
+//! The words that every `[[cache]]` table may have, and which of them were read.
+
+use std::{cell::RefCell, collections::BTreeSet, sync::Arc};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    ConfigError, Expert, ModelMeta, Problem, Strategy, Warmup, error::nearest, forecast::ForecastConfig,
+    meta, profile::Profile, strategy::Branches,
+};
+
+/// The words that every `[[cache]]` table may have, beside `strategy` and the keys of that strategy.
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Words {
+    /// The blocks: a stack of the model, `3..9`, or `all` (the default). For a strategy that looks at the step alone also
+    /// `forward`, the whole forward, latents in and prediction out, or a module of the model, inside every block.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub at: Option<String>,
+    /// A built-in profile, or the path of one; the model's own without it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub profile: Option<String>,
+    /// Which of the profile's curves, fits or sensitivities; the first without it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub variant: Option<String>,
+    /// Steps that are always computed first, or a fraction of the steps of each expert. Without it the strategy says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warmup: Option<Warmup>,
+    /// Steps that are always computed last. Without it the strategy says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_steps: Option<usize>,
+    /// Most consecutive skips. Without it the strategy says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_skips: Option<usize>,
+    /// Most skips of one branch of one expert; no limit without it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_total_skips: Option<usize>,
+    /// Whose decision a branch takes. Without it the strategy says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub branches: Option<Branches>,
+    /// The experts that it acts in, by name; all of them without. In the steps of the others it is not there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub experts: Option<Vec<String>>,
+    /// What stands in for skipped blocks, such as `{ type = "taylor", order = 1 }`; the last residual without it.
+    #[schemars(with = "Option<Box<dyn ForecastConfig>>")]
+    #[serde(skip_serializing_if = "Option::is_none", with = "shared")]
+    pub forecast: Option<Arc<dyn ForecastConfig>>,
+}
+
+impl Words {
+    /// What the words name.
+    pub(crate) fn experts(&self, model: &ModelMeta) -> Result<Vec<Expert>, ConfigError> {
+        let known = || model.experts.iter().copied();
+        let one = |name: &String| match known().position(|n| n == name.as_str()) {
+            Some(i) => Ok(Expert(u8::try_from(i).unwrap_or(u8::MAX))),
+            None => Err(ConfigError::UnknownName {
+                place: "experts".to_owned(),
+                kind: "expert",
+                name: name.clone(),
+                nearest: nearest(name, known()),
+            }),
+        };
+        self.experts.iter().flatten().map(one).collect()
+    }
+
+    pub(crate) fn problems(&self, place: &str, out: &mut Vec<Problem>) {
+        if let Some(Warmup::Fraction(f)) = self.warmup {
+            out.extend(
+                Problem::unless_in(place, "warmup", f, 0.0, 1.0).map(|p| p.hint("or a number of steps")),
+            );
+        }
+        if self.experts.as_ref().is_some_and(Vec::is_empty) {
+            let problem = Problem::error(place, "`experts` is empty: the cache would act nowhere");
+            out.push(problem.hint("name at least one, or remove the key"));
+        }
+        if let Some(forecast) = self.forecast.as_deref() {
+            out.extend(forecast.validate(place));
+            let info = meta::forecasts().into_iter().find(|f| f.name == forecast.typetag_name());
+            let place = format!("{place}, forecast");
+            out.extend(info.iter().flat_map(|info| (info.keys)().idle(&place, &forecast)));
+        }
+        if self.max_skips == Some(0) || self.max_total_skips == Some(0) {
+            out.push(Problem::warning(place, "a cap of 0 skips: nothing will be skipped"));
+        }
+    }
+}
+
+/// The words of a table as its strategy reads them. What is read is noted: a word that is given and that nobody reads has no
+/// effect, and the user is told.
+#[derive(Debug)]
+pub struct Given<'a> {
+    words: &'a Words,
+    profile: Option<&'a Profile>,
+    read: RefCell<BTreeSet<&'static str>>,
+}
+
+impl<'a> Given<'a> {
+    /// The words of a table, and the profile that it names, else the model's default one.
+    pub fn new(words: &'a Words, profile: Option<&'a Profile>) -> Self {
+        Self { words, profile, read: RefCell::default() }
+    }
+
+    fn read<T>(&self, word: &'static str, value: T) -> T {
+        self.read.borrow_mut().insert(word);
+        value
+    }
+
+    /// The profile that the table names, else the model's default one.
+    pub fn profile(&self) -> Option<&'a Profile> {
+        self.read("profile", self.profile)
+    }
+
+    /// Which of the profile's curves or fits.
+    pub fn variant(&self) -> Option<&'a str> {
+        self.read("variant", self.words.variant.as_deref())
+    }
+
+    /// Steps, or a fraction of the phase, computed first.
+    pub fn warmup(&self) -> Option<Warmup> {
+        self.read("warmup", self.words.warmup)
+    }
+
+    /// Steps computed last.
+    pub fn last_steps(&self) -> Option<usize> {
+        self.read("last_steps", self.words.last_steps)
+    }
+
+    /// Most consecutive skips.
+    pub fn max_skips(&self) -> Option<usize> {
+        self.read("max_skips", self.words.max_skips)
+    }
+
+    /// Most skips of one branch of one expert.
+    pub fn max_total_skips(&self) -> Option<usize> {
+        self.read("max_total_skips", self.words.max_total_skips)
+    }
+
+    /// Whose decision a branch takes.
+    pub fn branches(&self) -> Option<Branches> {
+        self.read("branches", self.words.branches)
+    }
+
+    /// A warning for every word that is given and that nobody read while `strategy` was built.
+    pub(crate) fn without_effect(&self, place: &str, name: &str, strategy: &Strategy) -> Vec<Problem> {
+        let read = self.read.borrow();
+        // The plan reads where and in which experts; the adapter, what stands in.
+        let adapter = matches!(strategy, Strategy::Cache(..));
+        let elsewhere = |word: &str| match word {
+            "at" | "experts" => true,
+            "forecast" => adapter,
+            _ => false,
+        };
+        let given = toml::Table::try_from(self.words).unwrap_or_default();
+        let idle = given.keys().filter(|word| !read.contains(word.as_str()) && !elsewhere(word));
+        let told = |word: &String| {
+            let message = format!("`{word}` has no effect here: {name:?} does not read it");
+            Problem::warning(place, message).hint(format!("remove `{word}`"))
+        };
+        idle.map(told).collect()
+    }
+}
+
+/// serde for a shared plugin: typetag reads a `Box`, a hook keeps an `Arc`.
+mod shared {
+    use std::sync::Arc;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use crate::forecast::ForecastConfig;
+
+    type Shared = Option<Arc<dyn ForecastConfig>>;
+
+    pub(super) fn serialize<S: Serializer>(forecast: &Shared, s: S) -> Result<S::Ok, S::Error> {
+        forecast.as_deref().serialize(s)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Shared, D::Error> {
+        Ok(Option::<Box<dyn ForecastConfig>>::deserialize(d)?.map(Arc::from))
+    }
+}

@@ -1,0 +1,88 @@
+//! A configuration or a profile that cannot be used.
+
+use std::{ops::Range, path::PathBuf};
+
+use super::count;
+use crate::Problem;
+
+/// A configuration or a profile that cannot be used. Nothing has run when it is returned.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// Text that is not TOML, or a value of the wrong type.
+    #[error("{place}: {message}")]
+    Syntax {
+        /// File, table or key.
+        place: String,
+        /// What the parser says.
+        message: String,
+        /// What to type in its place.
+        hint: Option<String>,
+    },
+    /// A key that nothing reads.
+    #[error("{place}: unknown key `{key}`")]
+    UnknownKey {
+        /// Table.
+        place: String,
+        /// The key.
+        key: String,
+        /// The nearest known key.
+        nearest: Option<String>,
+    },
+    /// A name that nothing registered.
+    #[error("{place}: unknown {kind} {name:?}")]
+    UnknownName {
+        /// Where it was used.
+        place: String,
+        /// What kind of name.
+        kind: &'static str,
+        /// The name.
+        name: String,
+        /// The nearest registered name.
+        nearest: Option<String>,
+    },
+    /// A ring around blocks that the model does not have.
+    #[error("a hook around blocks {at:?} of a model with {}", count(*blocks, "block"))]
+    Range {
+        /// The range asked for.
+        at: Range<usize>,
+        /// Blocks of the model.
+        blocks: usize,
+    },
+    /// A file that cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Values that cannot work, all of them.
+    #[error("{}", join(.0))]
+    Problems(Vec<Problem>),
+}
+
+impl ConfigError {
+    /// An error of the TOML reader at `place`: an unknown key is named with the nearest known one.
+    pub fn toml(place: &str, error: &toml::de::Error) -> Self {
+        super::syntax(place, error)
+    }
+
+    /// What to do about it, in words that can be typed where possible.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::UnknownKey { nearest: Some(nearest), .. } => Some(format!("did you mean `{nearest}`?")),
+            Self::UnknownName { nearest: Some(nearest), .. } => Some(format!("did you mean {nearest:?}?")),
+            Self::UnknownName { kind: "strategy" | "profile" | "model", .. } => {
+                Some("`magcache list` shows every name".to_owned())
+            }
+            Self::Syntax { hint, .. } => hint.clone(),
+            Self::Problems(problems) => problems.iter().find_map(|p| p.hint.clone()),
+            _ => None,
+        }
+    }
+}
+
+fn join(problems: &[Problem]) -> String {
+    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}

@@ -1,0 +1,23 @@
+//! What can be wrong with a configuration or a profile.
+
+pub(crate) mod config;
+pub(crate) mod problem;
+mod syntax;
+
+pub(crate) use syntax::{WORDS, syntax};
+
+/// A number with its noun: `1 step`, `8 steps`, `2 branches`.
+pub fn count(n: usize, noun: &str) -> String {
+    match n {
+        1 => format!("1 {noun}"),
+        _ if noun.ends_with(['s', 'x']) || noun.ends_with("ch") => format!("{n} {noun}es"),
+        _ => format!("{n} {noun}s"),
+    }
+}
+
+/// The candidate most like `word`, if one is near enough to be meant.
+pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<String> {
+    let score = |c: &str| strsim::jaro_winkler(&word.to_lowercase(), &c.to_lowercase());
+    let (best, near) = candidates.into_iter().map(|c| (c, score(c))).max_by(|a, b| a.1.total_cmp(&b.1))?;
+    (near > 0.75).then(|| best.to_owned())
+}

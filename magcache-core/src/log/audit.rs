@@ -1,0 +1,240 @@
+//! Reuse checked against the truth, on a part of the passes that are skipped.
+//!
+//! Where a reuse is audited, the blocks really run too, outside of every hook inside them, so that nobody there learns or
+//! decides anything: the difference between what stands in and what they give is the true error of that reuse. The run goes on
+//! with what stands in, to the bit as without an audit, unless a drift budget is passed.
+
+use candle_core::{Error, Result, Tensor};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::Record;
+use crate::{Problem, Streams, Why, metrics};
+
+/// The `[audit]` table: how many reuses are checked, and what is done about their error.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct AuditPolicy {
+    /// The part of the reuses that is checked, 0 to 1, evenly spread over those of each slot: with 0.1 the 5th, the 15th, ...
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub fraction: f64,
+    /// Most drift of a slot: the relative L1 errors of its audited outputs added up, each in place of `1 / fraction` reuses.
+    /// When it is passed, the sum begins again at 0.
+    #[schemars(range(min = 0.0))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drift_budget: Option<f64>,
+    /// What is done when it is passed.
+    pub on_drift: OnDrift,
+}
+
+/// What passing the drift budget does to a slot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnDrift {
+    /// Nothing: it is reported.
+    #[default]
+    Report,
+    /// The audited pass gives the truth, and from then on half as many consecutive skips are allowed, rounded down: half of
+    /// `max_skips`, or without it of the longest run of skips so far; 0 is none.
+    Tighten,
+    /// The audited pass gives the truth, and every later pass is computed.
+    Disable,
+}
+
+/// The true error of one reuse, on the denoised stream, the worst row of a batch. 0 where both sides are zero, infinite where
+/// they are no numbers.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Audit {
+    /// `mean|guess − truth| / mean|truth|` of what left the blocks, or of the prediction.
+    pub output_l1: f64,
+    /// `‖guess − truth‖₂ / ‖truth‖₂` of the same.
+    pub output_l2: f64,
+    /// Relative L1 of what was added to where the forecast starts from: the input of the blocks, or the leading branch.
+    pub residual_l1: f64,
+    /// Relative L2 of the same.
+    pub residual_l2: f64,
+}
+
+crate::fields!(Audit { output_l1, output_l2, residual_l1, residual_l2 });
+
+impl AuditPolicy {
+    /// True when the table says nothing.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// True when the errors that are found can change a decision.
+    pub fn acts(&self) -> bool {
+        self.drift_budget.is_some() && self.on_drift != OnDrift::Report
+    }
+
+    /// Everything wrong with the values.
+    pub fn problems(&self) -> Vec<Problem> {
+        let place = "[audit]";
+        let mut out = Vec::new();
+        out.extend(Problem::unless_in(place, "fraction", self.fraction, 0.0, 1.0));
+        if let Some(budget) = self.drift_budget {
+            out.extend(Problem::unless_in(place, "drift_budget", budget, 0.0, f64::MAX));
+            if self.fraction == 0.0 {
+                let message = format!("`drift_budget` is {budget} and `fraction` is 0: nothing is measured");
+                out.push(Problem::error(place, message).hint("--audit 0.1"));
+            }
+        } else if self.on_drift != OnDrift::Report {
+            let message = "`on_drift` acts on a drift budget and there is none";
+            out.push(Problem::error(place, message).hint("--drift-budget 0.5"));
+        }
+        out
+    }
+
+    /// Whether the reuse with this number of a slot, from 0, is audited.
+    pub(crate) fn is_due(&self, turn: usize) -> bool {
+        let before = |turn: usize| (turn as f64 * self.fraction + 0.5).floor();
+        before(turn + 1) > before(turn)
+    }
+}
+
+impl Audit {
+    /// The error of `guess`, both made from `base`, each number through `reduce`: over ranks, so that every rank acts alike.
+    pub(crate) fn of(
+        base: &Streams,
+        guess: &Streams,
+        truth: &Streams,
+        reduce: impl Fn(f64) -> Result<f64>,
+    ) -> Result<Self> {
+        let (base, guess, truth) = (base.image()?, guess.image()?, truth.image()?);
+        let (guessed, added) = (guess.sub(&base)?, truth.sub(&base)?);
+        let error = |metric: Metric, guess: &Tensor, truth: &Tensor| -> Result<f64> {
+            let error = metric(guess, truth)?;
+            let equal = || Ok::<_, Error>(metrics::worst(metrics::mean_abs_difference(guess, truth)?) == 0.0);
+            reduce(match error.is_finite() {
+                true => error,
+                false if equal()? => 0.0,
+                false => f64::INFINITY,
+            })
+        };
+        Ok(Self {
+            output_l1: error(metrics::relative_l1, &guess, &truth)?,
+            output_l2: error(metrics::relative_l2, &guess, &truth)?,
+            residual_l1: error(metrics::relative_l1, &guessed, &added)?,
+            residual_l2: error(metrics::relative_l2, &guessed, &added)?,
+        })
+    }
+}
+
+type Metric = fn(&Tensor, &Tensor) -> Result<f64>;
+
+/// What the audits of one slot add up to. Made from the log alone, so that neither an error nor an eviction, which drop a slot,
+/// lets it begin again.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Drift {
+    /// Since the budget was last passed.
+    since: f64,
+    /// Consecutive skips that are still allowed, once it was passed.
+    cap: Option<usize>,
+    /// Whether the last audit passed it.
+    pub(crate) passed: bool,
+}
+
+impl Drift {
+    /// From the decisions of one slot, in order; `max_skips` is the cap that its table has.
+    pub(crate) fn of<'r>(
+        records: impl Iterator<Item = &'r Record>,
+        policy: &AuditPolicy,
+        max_skips: Option<usize>,
+    ) -> Self {
+        let mut drift = Self::default();
+        let Some(budget) = policy.drift_budget.filter(|_| policy.acts()) else { return drift };
+        let (mut run, mut longest) = (0, 0);
+        for record in records.filter(|r| !matches!(r.why, Why::OuterCache | Why::Forced)) {
+            let skips = record.reused || record.audit.is_some();
+            run = if skips { run + 1 } else { 0 };
+            longest = longest.max(run);
+            if let Some(audit) = record.audit {
+                drift.since += audit.output_l1 / policy.fraction;
+                drift.passed = drift.since > budget;
+                if drift.passed {
+                    drift.since = 0.0;
+                    drift.cap = Some(match policy.on_drift {
+                        OnDrift::Tighten => drift.cap.or(max_skips).unwrap_or(longest) / 2,
+                        _ => 0,
+                    });
+                }
+            }
+            if !record.reused {
+                run = 0;
+            }
+        }
+        drift
+    }
+
+    /// True where a reuse after so many consecutive skips is no longer allowed.
+    pub(crate) fn forbids(&self, consecutive: usize) -> bool {
+        self.cap.is_some_and(|cap| consecutive >= cap)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Branch, Expert, state::HookId};
+
+    fn due(fraction: f64, turns: usize) -> Vec<usize> {
+        let policy = AuditPolicy { fraction, ..AuditPolicy::default() };
+        (0..turns).filter(|turn| policy.is_due(*turn)).collect()
+    }
+
+    #[test]
+    fn a_fraction_of_the_reuses_is_due_evenly_spread() {
+        assert_eq!(due(0.1, 40), [4, 14, 24, 34]);
+        assert_eq!(due(0.5, 6), [0, 2, 4]);
+        assert_eq!(due(1.0, 4), [0, 1, 2, 3]);
+        assert_eq!(due(0.0, 100), [0; 0]);
+        assert_eq!(due(0.3, 1000).len(), 300);
+    }
+
+    /// `c` computed, `s` skipped, a digit an audited skip of so many tenths.
+    fn log(passes: &str) -> Vec<Record> {
+        let record = |(step, what): (usize, char)| {
+            let error = what.to_digit(10).map(|tenths| f64::from(tenths) / 10.0);
+            let audit = error.map(|e| Audit { output_l1: e, output_l2: e, residual_l1: e, residual_l2: e });
+            Record {
+                step,
+                eval: 0,
+                expert: Expert(0),
+                branch: Branch::Cond,
+                hook: HookId(0),
+                blocks: 0..4,
+                module: None,
+                reused: what != 'c',
+                why: if what == 'c' { Why::Over } else { Why::Under },
+                metric: None,
+                accumulated: None,
+                audit,
+                bytes: 0,
+            }
+        };
+        passes.chars().enumerate().map(record).collect()
+    }
+
+    #[test]
+    fn a_budget_is_passed_at_the_audit_that_passes_it() {
+        let policy = |on_drift| AuditPolicy { fraction: 0.5, drift_budget: Some(1.0), on_drift };
+        let drift = |on_drift, max, passes| Drift::of(log(passes).iter(), &policy(on_drift), max);
+        // Each audit counts twice: 0.4 and 0.6 are within, 1.0 is not above.
+        for within in ["cs2c", "cs2c1", "cs2c3", "cs2c3ssss"] {
+            assert_eq!(drift(OnDrift::Disable, None, within).cap, None, "{within}");
+        }
+        let over = drift(OnDrift::Disable, None, "cs2c4");
+        assert!(over.passed && over.forbids(0));
+        assert!(drift(OnDrift::Disable, None, "cs2c4ccc").forbids(0), "for good");
+        assert_eq!(drift(OnDrift::Report, None, "cs9c9").cap, None);
+        // Half of the table's cap, or of the longest run of skips.
+        assert_eq!(drift(OnDrift::Tighten, Some(5), "cs6").cap, Some(2));
+        assert_eq!(drift(OnDrift::Tighten, None, "csssssc6").cap, Some(2));
+        assert_eq!(drift(OnDrift::Tighten, None, "csss6").cap, Some(2));
+        // The sum begins again: the second 0.8 is within, with the third it is 1.6.
+        assert_eq!(drift(OnDrift::Tighten, Some(5), "cs6c4").cap, Some(2));
+        assert_eq!(drift(OnDrift::Tighten, Some(5), "cs6c4c4").cap, Some(1));
+        assert_eq!(drift(OnDrift::Tighten, Some(5), "cs6c4c4c6").cap, Some(0));
+    }
+}

@@ -1,0 +1,190 @@
+//! What was decided, and why.
+
+pub(crate) mod audit;
+pub(crate) mod why;
+
+use std::{ops::Range, sync::Arc};
+
+pub use audit::{Audit, AuditPolicy, OnDrift};
+pub use why::UnknownCause;
+
+use crate::{
+    Branch, Expert, Step, Why,
+    state::{HookId, SlotKey},
+};
+
+/// One decision of one hook.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Record {
+    /// Step of the trajectory.
+    pub step: usize,
+    /// Evaluation within the step.
+    pub eval: u8,
+    /// Network.
+    pub expert: Expert,
+    /// Guidance branch.
+    pub branch: Branch,
+    /// The hook.
+    pub hook: HookId,
+    /// The blocks that were computed or replaced, or the one whose module was.
+    pub blocks: Range<usize>,
+    /// The module inside the block that was computed or replaced; `None` where it was the blocks.
+    pub module: Option<Arc<str>>,
+    /// True when the blocks, or the module, were replaced.
+    pub reused: bool,
+    /// The cause.
+    pub why: Why,
+    /// What the strategy measured at this step, before any accumulation.
+    pub metric: Option<f64>,
+    /// What it compared with its threshold.
+    pub accumulated: Option<f64>,
+    /// The true error of the reuse, where it was audited. Of a reuse that was overruled for it ([`Why::DriftBudget`]) too.
+    pub audit: Option<Audit>,
+    /// Bytes that the session's slots held when the decision was taken.
+    pub bytes: usize,
+}
+
+crate::fields!(Record {
+    step,
+    eval,
+    expert,
+    branch,
+    hook,
+    blocks,
+    module,
+    reused,
+    why,
+    metric,
+    accumulated,
+    audit,
+    bytes,
+});
+
+impl Record {
+    /// True when blocks, or the whole forward, were replaced by this hook itself: not a module inside a block, and not by a
+    /// ring further out.
+    pub fn is_skip(&self) -> bool {
+        self.reused && self.module.is_none() && self.why != Why::OuterCache
+    }
+
+    /// True where both are about the same part of the same pass.
+    fn is_of(&self, other: &Self) -> bool {
+        let pass = |r: &Self| (r.step, r.eval, r.expert, r.branch, r.hook);
+        pass(self) == pass(other) && self.blocks == other.blocks && self.module == other.module
+    }
+}
+
+/// Every decision of a session, in order.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct DecisionLog {
+    records: Vec<Record>,
+    /// The pass that runs has run before, to its end.
+    again: bool,
+}
+
+crate::fields!(DecisionLog { records } given { again });
+
+impl DecisionLog {
+    /// Appends a record and returns its place. In a pass that is run again, the decision that is there already stays.
+    pub fn push(&mut self, record: Record) -> usize {
+        let step = record.step;
+        let mut known = self.records.iter().enumerate().rev().take_while(|(_, r)| r.step == step);
+        if self.again
+            && let Some((place, _)) = known.find(|(_, r)| r.is_of(&record))
+        {
+            return place;
+        }
+        self.records.push(record);
+        self.records.len() - 1
+    }
+
+    /// A pass begins, that ran before or did not.
+    pub(crate) fn begin(&mut self, again: bool) {
+        self.again = again;
+    }
+
+    pub(crate) fn is_again(&self) -> bool {
+        self.again
+    }
+
+    /// A pass ended. What was decided in one that failed is forgotten: nothing came of it.
+    pub(crate) fn end(&mut self, step: &Step, branch: Branch, failed: bool) {
+        if failed {
+            let first = self.records.iter().rposition(|r| r.step != step.index).map_or(0, |last| last + 1);
+            let mut place = 0;
+            self.records.retain(|r| {
+                place += 1;
+                place <= first || (r.eval, r.expert, r.branch) != (step.eval, step.expert, branch)
+            });
+        }
+    }
+
+    /// How often a hook replaced `blocks` itself, or set out to and was overruled by an audit: (replaced, both).
+    pub(crate) fn reuses_of(&self, key: &SlotKey) -> (usize, usize) {
+        let own = |r: &&Record| {
+            let pass = (r.hook, r.expert, r.branch, r.eval) == (key.hook, key.expert, key.branch, key.eval);
+            pass && r.blocks == key.blocks && !r.why.is_imposed()
+        };
+        let count = |(reused, turns), r: &Record| {
+            (reused + usize::from(r.reused), turns + usize::from(r.reused || r.audit.is_some()))
+        };
+        self.records.iter().filter(own).fold((0, 0), count)
+    }
+
+    pub(crate) fn amend(&mut self, place: usize, why: Why) {
+        if let Some(record) = self.records.get_mut(place) {
+            record.why = why;
+        }
+    }
+
+    pub(crate) fn audited(&mut self, place: usize, audit: Audit) {
+        if let Some(record) = self.records.get_mut(place) {
+            record.audit = Some(audit);
+        }
+    }
+
+    /// A reuse that becomes computed after all.
+    pub(crate) fn overrule(&mut self, place: usize, why: Why) {
+        if let Some(record) = self.records.get_mut(place) {
+            (record.reused, record.why) = (false, why);
+        }
+    }
+
+    /// The same decisions with bytes that are `unit` times as many.
+    pub(crate) fn in_units(&self, unit: usize) -> Self {
+        let scaled = |record: &Record| Record { bytes: record.bytes * unit, ..record.clone() };
+        Self { records: self.records.iter().map(scaled).collect(), ..Self::default() }
+    }
+
+    /// Every record, oldest first.
+    pub fn records(&self) -> &[Record] {
+        &self.records
+    }
+
+    /// The latest decision of a hook itself that holds for all of `blocks`, or for their module, on this step's evaluation
+    /// for `branch`. Where a ring further out left it nothing to decide, there is none.
+    pub fn decision(
+        &self,
+        hook: HookId,
+        blocks: &Range<usize>,
+        step: &Step,
+        branch: Branch,
+    ) -> Option<&Record> {
+        let here = |r: &&Record| {
+            let whole = r.blocks.start <= blocks.start && blocks.end <= r.blocks.end && !r.why.is_imposed();
+            whole && (r.hook, r.branch, r.step, r.eval) == (hook, branch, step.index, step.eval)
+        };
+        self.records.iter().rev().take_while(|r| r.step == step.index).find(here)
+    }
+
+    /// The steps at which a hook's range was replaced on `branch`, in order; a step is named once for each part of it that
+    /// was decided on its own, such as a module of every block.
+    pub fn reused(&self, hook: HookId, branch: Branch) -> impl Iterator<Item = usize> {
+        self.records.iter().filter(move |r| r.hook == hook && r.branch == branch && r.reused).map(|r| r.step)
+    }
+
+    /// Failsafes counted.
+    pub fn failsafes(&self) -> usize {
+        self.records.iter().filter(|r| r.why.is_failsafe()).count()
+    }
+}

@@ -1,0 +1,181 @@
+//! What a model says about itself.
+
+use std::{borrow::Cow, ops::Range};
+
+use crate::{ConfigError, Problem, Role, error::nearest};
+
+/// A tensor that a model can show to a strategy, computed only when asked for.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    serde::Serialize,
+    serde::Deserialize,
+    schemars::JsonSchema,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum Signal {
+    /// Block 0's normalised and modulated input `[batch, tokens, channels]`.
+    ModulatedInput,
+    /// The time embedding `[batch, channels]` (Wan: `e`, `temb`).
+    TimestepEmbedding,
+    /// Its projection to the modulation of a block `[batch, n·channels]` (Wan: `e0`, `timestep_proj`).
+    TimestepProjection,
+}
+
+/// What `at` names beside stacks and modules: every block, and the whole forward.
+const ALL: &str = "all";
+pub(crate) const FORWARD: &str = "forward";
+
+/// One stack of like blocks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StackMeta {
+    /// Its name as a range in a configuration (`at = "single"`).
+    pub name: Cow<'static, str>,
+    /// Blocks in it.
+    pub blocks: usize,
+    /// What a block returns, in order: the residual tuple indices.
+    pub outputs: Cow<'static, [Role]>,
+}
+
+/// One block of a model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BlockMeta {
+    /// Stack and place, `single.3`.
+    pub name: String,
+    /// What the block returns, in order.
+    pub outputs: Cow<'static, [Role]>,
+}
+
+/// What a strategy needs to know about a model. Registered with `inventory::submit!`; a loaded checkpoint gives
+/// its own copy with the sizes of its configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelMeta {
+    /// The name in a configuration.
+    pub name: Cow<'static, str>,
+    /// One line.
+    pub summary: Cow<'static, str>,
+    /// The stacks in the order in which they run.
+    pub stacks: Cow<'static, [StackMeta]>,
+    /// Modules inside blocks that caches can surround, as ranges in a configuration (`at = "attn1"`): the names that the
+    /// forward gives to [`Modules::module`](crate::Modules::module). Not every block need have each of them.
+    pub modules: Cow<'static, [&'static str]>,
+    /// Networks, in the order of their phases.
+    pub experts: Cow<'static, [&'static str]>,
+    /// True when a step has a conditional and an unconditional pass.
+    pub guided: bool,
+    /// True when something behind the last block reads the text stream.
+    pub text_after: bool,
+    /// The signals that it shows.
+    pub signals: Cow<'static, [Signal]>,
+    /// Width of the hidden states.
+    pub hidden_size: usize,
+    /// Built-in profiles made for it, the default first.
+    pub profiles: Cow<'static, [&'static str]>,
+    /// The crate that registers it.
+    pub origin: &'static str,
+}
+
+impl ModelMeta {
+    /// A model of one image stream with default everything: for tests and small crates.
+    pub fn simple(name: &'static str, blocks: usize) -> Self {
+        let stack = StackMeta { name: "blocks".into(), blocks, outputs: Cow::Borrowed(&[Role::Image]) };
+        Self {
+            name: name.into(),
+            summary: "".into(),
+            stacks: vec![stack].into(),
+            modules: Cow::Borrowed(&[]),
+            experts: Cow::Borrowed(&["transformer"]),
+            guided: true,
+            text_after: false,
+            signals: Cow::Borrowed(&[Signal::ModulatedInput]),
+            hidden_size: 1,
+            profiles: Cow::Borrowed(&[]),
+            origin: env!("CARGO_PKG_NAME"),
+        }
+    }
+
+    /// The same model with other stack sizes, in order. Stacks without a size keep theirs.
+    #[must_use]
+    pub fn with_blocks(mut self, blocks: &[usize]) -> Self {
+        for (stack, blocks) in self.stacks.to_mut().iter_mut().zip(blocks) {
+            stack.blocks = *blocks;
+        }
+        self
+    }
+
+    /// Blocks of all stacks.
+    pub fn blocks(&self) -> usize {
+        self.stacks.iter().map(|s| s.blocks).sum()
+    }
+
+    /// The whole stack.
+    pub fn whole(&self) -> Range<usize> {
+        0..self.blocks()
+    }
+
+    /// Every block in order.
+    pub fn block_metas(&self) -> Vec<BlockMeta> {
+        let of = |s: &StackMeta| {
+            let (name, outputs) = (s.name.clone(), s.outputs.clone());
+            (0..s.blocks).map(move |i| BlockMeta { name: format!("{name}.{i}"), outputs: outputs.clone() })
+        };
+        self.stacks.iter().flat_map(|s| of(s).collect::<Vec<_>>()).collect()
+    }
+
+    /// What is wrong with the names that a configuration can use: each must mean one thing.
+    pub fn problems(&self) -> Vec<Problem> {
+        let stacks = self.stacks.iter().map(|s| ("stack", &*s.name));
+        let named = stacks.chain(self.modules.iter().map(|name| ("module", *name)));
+        let mut known = vec![("word of every configuration", ALL), ("word of every configuration", FORWARD)];
+        let mut out = Vec::new();
+        for (kind, name) in named {
+            let place = format!("model {:?}", self.name);
+            if let Some((other, _)) = known.iter().find(|(_, other)| *other == name) {
+                out.push(Problem::error(place, format!("its {kind} {name:?} has the name of a {other}")));
+            } else if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) {
+                out.push(Problem::error(place, format!("its {kind} {name:?} reads as a range of blocks")));
+            }
+            known.push((kind, name));
+        }
+        out
+    }
+
+    /// The blocks that `at` names: `all`, a stack's name, a block `7`, or a range `3..9`.
+    pub fn range(&self, at: &str) -> Result<Range<usize>, ConfigError> {
+        if at == ALL {
+            return Ok(self.whole());
+        }
+        let mut first = 0;
+        for stack in self.stacks.iter() {
+            if stack.name == at {
+                return Ok(first..first + stack.blocks);
+            }
+            first += stack.blocks;
+        }
+        let numbers: Option<Vec<usize>> = at.split("..").map(|n| n.trim().parse().ok()).collect();
+        let range = match numbers.as_deref() {
+            Some([block]) => *block..block.saturating_add(1),
+            Some([start, end]) => *start..*end,
+            _ => {
+                let names = self.stacks.iter().map(|s| &*s.name);
+                let names = names.chain(self.modules.iter().copied()).chain([ALL, FORWARD]);
+                return Err(ConfigError::UnknownName {
+                    place: "at".to_owned(),
+                    kind: "range of blocks",
+                    name: at.to_owned(),
+                    nearest: nearest(at, names),
+                });
+            }
+        };
+        if range.is_empty() || range.end > self.blocks() {
+            return Err(ConfigError::Range { at: range, blocks: self.blocks() });
+        }
+        Ok(range)
+    }
+}

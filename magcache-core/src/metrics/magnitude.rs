@@ -1,0 +1,69 @@
+//! How the residual of a step relates to that of the step before it.
+
+use candle_core::{DType, Result, Tensor, bail};
+
+use super::{Pooled, with_host};
+
+/// How a residual relates to the previous one, over tokens (rows of the last dimension).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct MagnitudeRatio {
+    /// Mean of `|now| / |before|`, norms over the last dimension.
+    pub ratio: f64,
+    /// Sample standard deviation of the same.
+    pub std: f64,
+    /// Mean of `1 − cos(now, before)`.
+    pub cosine_distance: f64,
+}
+
+/// The statistics that MagCache is calibrated with (`norm_ratio`, `norm_std`, `cos_dis` of the published
+/// calibration), on a host copy of the tensors.
+pub fn magnitude_ratio(now: &Tensor, before: &Tensor) -> Result<MagnitudeRatio> {
+    let (ratio, cosine_distance) = magnitudes(now, before)?;
+    Ok(MagnitudeRatio { ratio: ratio.mean, std: ratio.std(), cosine_distance: cosine_distance.mean })
+}
+
+/// `|now| / |before|` and `1 − cos(now, before)` of every token, norms over the last dimension, on a host copy of the
+/// tensors.
+pub fn magnitudes(now: &Tensor, before: &Tensor) -> Result<(Pooled, Pooled)> {
+    if now.shape() != before.shape() {
+        bail!("a magnitude ratio of shapes {:?} and {:?}", now.shape(), before.shape());
+    }
+    let channels = now.dims().last().copied().unwrap_or(1).max(1);
+    let host = |t: &Tensor| t.to_device(&candle_core::Device::Cpu)?.to_dtype(DType::F32)?.contiguous();
+    let (now, before) = (host(now)?, host(before)?);
+    with_host(&now, |now| {
+        with_host(&before, |before| {
+            let (mut ratios, mut cosines) = (Pooled::default(), Pooled::default());
+            for (a, b) in now.chunks(channels).zip(before.chunks(channels)) {
+                let dot = |x: &[f32], y: &[f32]| -> f64 {
+                    x.iter().zip(y).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum()
+                };
+                let (norm_a, norm_b) = (dot(a, a).sqrt(), dot(b, b).sqrt());
+                ratios = ratios.and(norm_a / norm_b);
+                cosines = cosines.and(1.0 - dot(a, b) / (norm_a * norm_b));
+            }
+            (ratios, cosines)
+        })
+    })?
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    fn t(values: &[f32], rows: usize) -> Tensor {
+        Tensor::from_slice(values, (rows, values.len() / rows), &Device::Cpu).unwrap()
+    }
+
+    #[test]
+    fn magnitude_ratio_of_a_scaled_residual() {
+        let before = t(&[3.0, 4.0, 1.0, 0.0], 2);
+        let r = magnitude_ratio(&t(&[6.0, 8.0, 2.0, 0.0], 2), &before).unwrap();
+        assert!((r.ratio - 2.0).abs() < 1e-12 && r.std < 1e-6 && r.cosine_distance.abs() < 1e-12);
+        let r = magnitude_ratio(&t(&[3.0, 4.0, 0.0, 3.0], 2), &before).unwrap();
+        assert!((r.ratio - 2.0).abs() < 1e-12 && (r.std - 2f64.sqrt()).abs() < 1e-12);
+        assert!((r.cosine_distance - 0.5).abs() < 1e-12);
+    }
+}

@@ -1,0 +1,319 @@
+//! Scalars about tensors. The only file that reads tensors back from their device.
+//!
+//! Every metric is reduced in `f64` from sums of a few hundred `f32` values whatever the tensors' dtype, in an order that does not
+//! depend on the number of threads. Host tensors are read once, in one pass on all cores, without temporaries. A device tensor is reduced on the device and one scalar comes back.
+//! Rows of a batch share one decision, so a metric of a batch is the maximum over its rows.
+#![expect(clippy::disallowed_methods, reason = "this is the file that may read tensors back")]
+
+use candle_core::{CpuStorage, DType, Result, Storage, Tensor, bail};
+
+mod magnitude;
+mod pooled;
+
+use std::sync::Arc;
+
+pub use magnitude::{MagnitudeRatio, magnitude_ratio, magnitudes};
+pub use pooled::Pooled;
+
+use crate::threads;
+
+/// Combines a metric over ranks before anything is decided from it, so that every rank decides alike.
+pub type Reducer = Arc<dyn Fn(f64) -> Result<f64> + Send + Sync>;
+
+/// `mean|a − b| / mean|b|`, the largest over the rows of dimension 0. NaN where `b` is all zeros.
+pub fn relative_l1(a: &Tensor, b: &Tensor) -> Result<f64> {
+    Ok(by_row(a, b, Tensor::abs, f32::abs)?.iter().map(|r| r.difference / r.of_b).fold(NONE, nan_max))
+}
+
+/// `y − x`, and [`relative_l1`] of it against `before`: on the host in one pass over the three.
+pub fn residual_and_relative_l1(y: &Tensor, x: &Tensor, before: &Tensor) -> Result<(Tensor, f64)> {
+    let host = |t: &Tensor| t.device().is_cpu() && t.dtype() == DType::F32 && t.is_contiguous();
+    if y.shape() != x.shape() || y.shape() != before.shape() || ![y, x, before].into_iter().all(host) {
+        let residual = y.sub(x)?;
+        let change = relative_l1(&residual, before)?;
+        return Ok((residual, change));
+    }
+    let rows = y.dims().first().copied().unwrap_or(1).max(1);
+    let n = (y.elem_count() / rows).max(1);
+    let mut residual = vec![0f32; y.elem_count()];
+    let change = with_host(y, |y| {
+        with_host(x, |x| {
+            with_host(before, |before| {
+                let rows = residual.chunks_mut(n).enumerate().map(|(i, out)| {
+                    let own = i * n..i * n + out.len();
+                    residual_row(out, &y[own.clone()], &x[own.clone()], &before[own])
+                });
+                rows.fold(NONE, nan_max)
+            })
+        })
+    })???;
+    Ok((Tensor::from_vec(residual, y.shape(), y.device())?, change))
+}
+
+/// `out = y − x`, and its relative L1 against `before`.
+fn residual_row(out: &mut [f32], y: &[f32], x: &[f32], before: &[f32]) -> f64 {
+    let parts = threads::by_part_of(out, |part, out| {
+        let (y, x, before) = (&y[part.clone()], &x[part.clone()], &before[part]);
+        let mut sums = (0.0, 0.0);
+        let blocks = out.chunks_mut(BLOCK).zip(before.chunks(BLOCK));
+        for ((out, before), (y, x)) in blocks.zip(y.chunks(BLOCK).zip(x.chunks(BLOCK))) {
+            out.iter_mut().zip(y.iter().zip(x)).for_each(|(out, (y, x))| *out = y - x);
+            let (num, den) = block_sums(out, before, f32::abs);
+            sums = (sums.0 + f64::from(num), sums.1 + f64::from(den));
+        }
+        sums
+    });
+    let (num, den) = parts.into_iter().fold((0.0, 0.0), |sums, part| (sums.0 + part.0, sums.1 + part.1));
+    num / den
+}
+
+/// `‖a − b‖₂ / ‖b‖₂`, the largest over the rows of dimension 0.
+pub fn relative_l2(a: &Tensor, b: &Tensor) -> Result<f64> {
+    let rows = by_row(a, b, Tensor::sqr, |d| d * d)?;
+    Ok(rows.iter().map(|r| (r.difference / r.of_b).sqrt()).fold(NONE, nan_max))
+}
+
+/// `mean|t|` of every row of dimension 0.
+pub fn mean_abs(t: &Tensor) -> Result<Vec<f64>> {
+    Ok(by_row(t, t, Tensor::abs, f32::abs)?.iter().map(|r| r.of_b / r.len).collect())
+}
+
+/// `mean|a − b|` of every row of dimension 0.
+pub fn mean_abs_difference(a: &Tensor, b: &Tensor) -> Result<Vec<f64>> {
+    Ok(by_row(a, b, Tensor::abs, f32::abs)?.iter().map(|r| r.difference / r.len).collect())
+}
+
+/// `√mean (a − b)²` of every row of dimension 0.
+pub fn rms_difference(a: &Tensor, b: &Tensor) -> Result<Vec<f64>> {
+    let rows = by_row(a, b, Tensor::sqr, |d| d * d)?;
+    Ok(rows.iter().map(|r| (r.difference / r.len).sqrt()).collect())
+}
+
+/// The largest of several rows' metrics, NaN if one is: rows of a batch share one decision.
+pub fn worst(rows: impl IntoIterator<Item = f64>) -> f64 {
+    rows.into_iter().fold(NONE, nan_max)
+}
+
+/// What the maximum over no rows is.
+const NONE: f64 = f64::NEG_INFINITY;
+
+/// Sums over one row of dimension 0.
+struct Row {
+    /// Of `f(a − b)`.
+    difference: f64,
+    /// Of `f(b)`.
+    of_b: f64,
+    /// Elements.
+    len: f64,
+}
+
+fn by_row(
+    a: &Tensor,
+    b: &Tensor,
+    on_device: impl Fn(&Tensor) -> Result<Tensor>,
+    on_host: impl Fn(f32) -> f32 + Copy + Sync,
+) -> Result<Vec<Row>> {
+    if a.shape() != b.shape() {
+        bail!("a metric of shapes {:?} and {:?}", a.shape(), b.shape());
+    }
+    let rows = a.dims().first().copied().unwrap_or(1).max(1);
+    let (a, b) = (a.to_dtype(DType::F32)?.contiguous()?, b.to_dtype(DType::F32)?.contiguous()?);
+    let n = (a.elem_count() / rows).max(1);
+    let len = n as f64;
+    if !a.device().is_cpu() {
+        let (a, b) = (a.reshape((rows, ()))?, b.reshape((rows, ()))?);
+        let means = Tensor::stack(&[on_device(&(&a - &b)?)?.mean(1)?, on_device(&b)?.mean(1)?], 1)?;
+        let row = |m: &Vec<f32>| Row { difference: f64::from(m[0]) * len, of_b: f64::from(m[1]) * len, len };
+        return Ok(means.to_vec2::<f32>()?.iter().map(row).collect());
+    }
+    with_host(&a, |a| {
+        with_host(&b, |b| {
+            let row = |(a, b): (&[f32], &[f32])| {
+                let (difference, of_b) = sums(a, b, on_host);
+                Row { difference, of_b, len }
+            };
+            a.chunks(n).zip(b.chunks(n)).map(row).collect()
+        })
+    })?
+}
+
+/// Sums of `f(a − b)` and `f(b)`.
+fn sums(a: &[f32], b: &[f32], f: impl Fn(f32) -> f32 + Copy + Sync) -> (f64, f64) {
+    let parts = threads::by_part(a.len(), |part| {
+        let mut sums = (0.0, 0.0);
+        for (a, b) in a[part.clone()].chunks(BLOCK).zip(b[part].chunks(BLOCK)) {
+            let (num, den) = block_sums(a, b, f);
+            sums = (sums.0 + f64::from(num), sums.1 + f64::from(den));
+        }
+        sums
+    });
+    parts.into_iter().fold((0.0, 0.0), |sums, part| (sums.0 + part.0, sums.1 + part.1))
+}
+
+/// Values that are added up in f32: with lanes, a few dozen to each sum.
+const BLOCK: usize = 512;
+
+/// Sums of a block.
+fn block_sums(a: &[f32], b: &[f32], f: impl Fn(f32) -> f32) -> (f32, f32) {
+    let mut differences = [0f32; BLOCK];
+    let differences = &mut differences[..b.len()];
+    for (difference, (a, b)) in differences.iter_mut().zip(a.iter().zip(b)) {
+        *difference = a - b;
+    }
+    (sum(differences, &f), sum(b, &f))
+}
+
+/// Σ f(x), some lanes at a time: so that the loop vectorises and rounding stays small.
+fn sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+    const LANES: usize = 16;
+    let mut lanes = [0f32; LANES];
+    let (body, rest) = x.as_chunks::<LANES>();
+    for x in body {
+        for (lane, x) in lanes.iter_mut().zip(x) {
+            *lane += f(*x);
+        }
+    }
+    rest.iter().fold(lanes.iter().sum(), |sum, x| sum + f(*x))
+}
+
+/// The larger of two, NaN if one is: `f64::max` would hide a NaN.
+fn nan_max(a: f64, b: f64) -> f64 {
+    if a.is_nan() || b.is_nan() { f64::NAN } else { a.max(b) }
+}
+
+/// False when a *host* tensor of any floating dtype and layout holds a NaN or an infinity. Device tensors are not read back:
+/// `true`.
+pub fn is_finite_on_host(t: &Tensor) -> Result<bool> {
+    if !t.device().is_cpu() {
+        return Ok(true);
+    }
+    let t = t.contiguous()?;
+    let (storage, layout) = t.storage_and_layout();
+    let (Storage::Cpu(data), Some((start, end))) = (&*storage, layout.contiguous_offsets()) else {
+        bail!("expected a contiguous tensor on the host")
+    };
+    Ok(match data {
+        // x·0 is 0 for every finite x and NaN for the others: sums without branches.
+        CpuStorage::F32(data) => all_blocks(&data[start..end], |block| sum(block, |x| x * 0.0) == 0.0),
+        CpuStorage::F64(data) => all_blocks(&data[start..end], |block| block.iter().all(|x| x.is_finite())),
+        CpuStorage::F16(data) => all_blocks(&data[start..end], |block| block.iter().all(|x| x.is_finite())),
+        CpuStorage::BF16(data) => all_blocks(&data[start..end], |block| block.iter().all(|x| x.is_finite())),
+        // Integers, and formats of weights, which nothing computes in.
+        _ => true,
+    })
+}
+
+/// Whether `test` holds for all blocks of a slice, on all cores.
+fn all_blocks<T: Sync>(data: &[T], test: impl Fn(&[T]) -> bool + Sync) -> bool {
+    let parts = threads::by_part(data.len(), |part| data[part].chunks(BLOCK).all(&test));
+    parts.into_iter().all(|holds| holds)
+}
+
+fn with_host<R>(t: &Tensor, f: impl FnOnce(&[f32]) -> R) -> Result<R> {
+    let (storage, layout) = t.storage_and_layout();
+    match (&*storage, layout.contiguous_offsets()) {
+        (Storage::Cpu(CpuStorage::F32(data)), Some((start, end))) => Ok(f(&data[start..end])),
+        _ => bail!("expected a contiguous f32 tensor on the host"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    fn t(values: &[f32], rows: usize) -> Tensor {
+        Tensor::from_slice(values, (rows, values.len() / rows), &Device::Cpu).unwrap()
+    }
+
+    #[test]
+    fn relative_l1_is_the_textbook_value() {
+        let (a, b) = (t(&[1.0, 2.0, -3.0], 1), t(&[1.0, 1.0, -1.0], 1));
+        assert_eq!(relative_l1(&a, &b).unwrap(), 1.0);
+        assert!((relative_l2(&a, &b).unwrap() - (5f64 / 3.0).sqrt()).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_batch_takes_its_worst_row() {
+        let (a, b) = (t(&[1.0, 1.0, 3.0, 1.0], 2), t(&[1.0, 1.0, 1.0, 1.0], 2));
+        assert_eq!(relative_l1(&a, &b).unwrap(), 1.0);
+        assert_eq!(worst(mean_abs_difference(&a, &b).unwrap()), 1.0);
+    }
+
+    #[test]
+    fn absolute_metrics_are_by_row() {
+        let (a, b) = (t(&[1.0, -2.0, 3.0, 5.0], 2), t(&[1.0, 1.0, 0.0, 1.0], 2));
+        assert_eq!(mean_abs(&a).unwrap(), [1.5, 4.0]);
+        assert_eq!(mean_abs_difference(&a, &b).unwrap(), [1.5, 3.5]);
+        assert_eq!(rms_difference(&a, &b).unwrap(), [4.5f64.sqrt(), 12.5f64.sqrt()]);
+        assert!(worst([1.0, f64::NAN, 2.0]).is_nan());
+    }
+
+    #[test]
+    fn long_rows_are_summed_in_the_same_order_however_many_threads_there_are() {
+        let n = 3 * threads::PART + 517;
+        let values =
+            |phase: f64| (0..n).map(|i| (i as f64 * 0.37 + phase).sin() as f32).collect::<Vec<f32>>();
+        let (a, b) = (values(0.0), values(0.5));
+        let exact = |f: &dyn Fn(f64) -> f64| {
+            let pairs = a.iter().zip(&b).map(|(a, b)| (f64::from(*a), f64::from(*b)));
+            pairs.fold((0.0, 0.0), |sums, (a, b)| (sums.0 + f(a - b), sums.1 + f(b)))
+        };
+        let (num, den) = exact(&f64::abs);
+        let l1 = relative_l1(&t(&a, 1), &t(&b, 1)).unwrap();
+        assert!((l1 / (num / den) - 1.0).abs() < 1e-7, "{l1} {}", num / den);
+        let (num, den) = exact(&|x| x * x);
+        let l2 = relative_l2(&t(&a, 1), &t(&b, 1)).unwrap();
+        assert!((l2 / (num / den).sqrt() - 1.0).abs() < 1e-7);
+        let mut broken = a.clone();
+        *broken.last_mut().unwrap() = f32::INFINITY;
+        assert!(is_finite_on_host(&t(&a, 1)).unwrap() && !is_finite_on_host(&t(&broken, 1)).unwrap());
+    }
+
+    #[test]
+    fn the_residual_and_its_change_are_those_taken_one_after_the_other() {
+        let n = 2 * (threads::PART * 9 + 31);
+        let values = |scale: f32| (0..n).map(|i| (i as f32 * scale).sin()).collect::<Vec<f32>>();
+        let [y, x, before] = [0.11, 0.13, 0.17].map(|scale| t(&values(scale), 2));
+        let (residual, change) = residual_and_relative_l1(&y, &x, &before).unwrap();
+        let plain = y.sub(&x).unwrap();
+        assert_eq!(residual.to_vec2::<f32>().unwrap(), plain.to_vec2::<f32>().unwrap());
+        assert_eq!(change, relative_l1(&plain, &before).unwrap());
+        // A view takes the long way.
+        let view = |t: &Tensor| t.narrow(1, 3, 100).unwrap();
+        let (residual, change) = residual_and_relative_l1(&view(&y), &view(&x), &view(&before)).unwrap();
+        assert_eq!(residual.dims(), [2, 100]);
+        assert_eq!(change, relative_l1(&view(&plain), &view(&before)).unwrap());
+        assert!(residual_and_relative_l1(&y, &view(&x), &before).is_err());
+    }
+
+    #[test]
+    fn nan_is_never_hidden() {
+        let (a, b) = (t(&[f32::NAN, 1.0, 1.0, 1.0], 2), t(&[1.0, 1.0, 1.0, 1.0], 2));
+        assert!(relative_l1(&a, &b).unwrap().is_nan());
+        assert!(!is_finite_on_host(&a).unwrap() && is_finite_on_host(&b).unwrap());
+        let infinite = t(&[f32::NEG_INFINITY, 0.0], 1);
+        assert!(!is_finite_on_host(&infinite).unwrap());
+    }
+
+    #[test]
+    fn no_dtype_or_layout_hides_a_value_that_is_no_number() {
+        for dtype in [DType::F32, DType::F64, DType::F16, DType::BF16] {
+            for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                let views = |values: &[f32]| {
+                    let x = t(values, 2).to_dtype(dtype).unwrap();
+                    [x.clone(), x.t().unwrap(), x.narrow(1, 1, 2).unwrap(), x.narrow(0, 1, 1).unwrap()]
+                };
+                let finite = |values: &[f32]| views(values).map(|x| is_finite_on_host(&x).unwrap());
+                assert_eq!(finite(&[1.0, -2.0, 0.0, 3.0, 4.0, 5.0]), [true; 4], "{dtype:?}");
+                assert_eq!(finite(&[1.0, 2.0, 0.0, 3.0, 4.0, bad]), [false; 4], "{dtype:?} {bad}");
+                assert_eq!(
+                    finite(&[bad, 2.0, 0.0, 3.0, 4.0, 5.0]),
+                    [false, false, true, true],
+                    "{dtype:?} {bad}"
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! Calibration data with provenance: MagCache curves, TeaCache fits, SenCache sensitivities and planned schedules of a
+//! model.
+
+mod curve;
+mod fit;
+mod plans;
+mod quality;
+pub mod resample;
+mod sensitivity;
+
+use std::{collections::BTreeMap, path::Path};
+
+use serde::{Deserialize, Serialize};
+
+pub use curve::{Curve, Recommended};
+pub use fit::Fit;
+pub use plans::{PlannedSchedule, Plans};
+pub use quality::{Grounds, Quality};
+pub use sensitivity::Sensitivity;
+
+use crate::{ConfigError, Problem, error::nearest, meta};
+
+/// Everything measured or published about one model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Profile {
+    /// The name in a configuration.
+    pub name: String,
+    /// The registered model that it was made for, if this project has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// One line.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub summary: String,
+    /// MagCache curves, the default variant first.
+    #[serde(default, rename = "curve", skip_serializing_if = "Vec::is_empty")]
+    pub curves: Vec<Curve>,
+    /// TeaCache fits, the default variant first.
+    #[serde(default, rename = "fit", skip_serializing_if = "Vec::is_empty")]
+    pub fits: Vec<Fit>,
+    /// SenCache sensitivities, the default variant first.
+    #[serde(default, rename = "sensitivity", skip_serializing_if = "Vec::is_empty")]
+    pub sensitivities: Vec<Sensitivity>,
+    /// Planned schedules, for each kind of run that was planned for.
+    #[serde(default, rename = "plan", skip_serializing_if = "Vec::is_empty")]
+    pub plans: Vec<Plans>,
+}
+
+/// Where numbers come from.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Source {
+    /// Its name in the collected published constants.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// Repository.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repository: Option<String>,
+    /// Commit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<String>,
+    /// File, with the line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    /// How it was measured: command, model hash, prompts, device, date.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub measured: BTreeMap<String, toml::Value>,
+    /// What a user should know.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
+}
+
+impl Profile {
+    /// Parses and checks a profile; `place` names it in errors.
+    pub fn parse(text: &str, place: &str) -> Result<Self, ConfigError> {
+        let profile: Self = toml::from_str(text).map_err(|e| crate::error::syntax(place, &e))?;
+        let problems = profile.problems();
+        if problems.is_empty() { Ok(profile) } else { Err(ConfigError::Problems(problems)) }
+    }
+
+    /// The built-in profile of this name, or the profile in the file of this path.
+    pub fn find(name: &str) -> Result<Self, ConfigError> {
+        if let Some(info) = meta::profiles().iter().find(|p| p.name == name) {
+            return Self::parse(info.toml, name);
+        }
+        let path = Path::new(name);
+        if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("toml")) || path.is_file() {
+            let read = std::fs::read_to_string(path);
+            let text = read.map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+            return Self::parse(&text, name);
+        }
+        Err(ConfigError::UnknownName {
+            place: "profile".to_owned(),
+            kind: "profile",
+            name: name.to_owned(),
+            nearest: nearest(name, meta::profiles().iter().map(|p| p.name)),
+        })
+    }
+
+    /// Every value that cannot be right.
+    pub fn problems(&self) -> Vec<Problem> {
+        let mut out = Vec::new();
+        for (i, curve) in self.curves.iter().enumerate() {
+            curve.problems(&format!("profile {:?}, curve[{i}]", self.name), &mut out);
+        }
+        for (i, fit) in self.fits.iter().enumerate() {
+            let place = format!("profile {:?}, fit[{i}]", self.name);
+            fit.problems(&place, &mut out);
+            let earlier = || self.fits[..i].iter().filter(|other| other.variant == fit.variant);
+            if earlier().any(|other| other.expert == fit.expert) {
+                let message = "a second fit of the same variant and expert";
+                out.push(Problem::error(&place, message).hint("give it another `variant`, or its `expert`"));
+            } else if let Some(other) = earlier().find(|other| other.signal != fit.signal) {
+                let message = format!(
+                    "`signal` is {:?}, another fit of the variant has {:?}",
+                    fit.signal, other.signal
+                );
+                out.push(Problem::error(&place, message).hint("give it another `variant`"));
+            }
+        }
+        for (i, sensitivity) in self.sensitivities.iter().enumerate() {
+            let place = format!("profile {:?}, sensitivity[{i}]", self.name);
+            out.extend(sensitivity.problems(&place));
+        }
+        for (i, plans) in self.plans.iter().enumerate() {
+            out.extend(plans.problems(&format!("profile {:?}, plan[{i}]", self.name)));
+        }
+        out
+    }
+
+    /// The curves of a variant (all experts); without one, those of the default variant.
+    pub fn curves_of(&self, variant: Option<&str>) -> Result<Vec<&Curve>, ConfigError> {
+        let names: Vec<_> = self.curves.iter().map(|c| c.variant.as_deref()).collect();
+        let variant = self.variant("curve variant", variant, &names)?;
+        Ok(self.curves.iter().filter(|c| c.variant.as_deref() == variant).collect())
+    }
+
+    /// The fits of a variant (all experts); without one, those of the default variant.
+    pub fn fits_of(&self, variant: Option<&str>) -> Result<Vec<&Fit>, ConfigError> {
+        let names: Vec<_> = self.fits.iter().map(|f| f.variant.as_deref()).collect();
+        let variant = self.variant("fit variant", variant, &names)?;
+        Ok(self.fits.iter().filter(|f| f.variant.as_deref() == variant).collect())
+    }
+
+    /// The sensitivities of a variant (all experts); without one, those of the default variant.
+    pub fn sensitivities_of(&self, variant: Option<&str>) -> Result<Vec<&Sensitivity>, ConfigError> {
+        let names: Vec<_> = self.sensitivities.iter().map(|s| s.variant.as_deref()).collect();
+        let variant = self.variant("sensitivity variant", variant, &names)?;
+        Ok(self.sensitivities.iter().filter(|s| s.variant.as_deref() == variant).collect())
+    }
+
+    fn variant<'a>(
+        &'a self,
+        kind: &'static str,
+        asked: Option<&'a str>,
+        known: &[Option<&'a str>],
+    ) -> Result<Option<&'a str>, ConfigError> {
+        match asked {
+            None => Ok(known.first().copied().flatten()),
+            Some(_) if known.contains(&asked) => Ok(asked),
+            Some(name) => Err(ConfigError::UnknownName {
+                place: format!("profile {:?}", self.name),
+                kind,
+                name: name.to_owned(),
+                nearest: nearest(name, known.iter().copied().flatten()),
+            }),
+        }
+    }
+}

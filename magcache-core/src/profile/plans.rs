@@ -1,0 +1,140 @@
+//! Schedules that were planned for a model: a part of its profile.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Problem, Trajectory,
+    planner::{Continuation, Planned},
+    profile::{Quality, Source},
+};
+
+/// Planned schedules for runs of so many steps.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Plans {
+    /// Steps of the runs that they are for.
+    pub steps: usize,
+    /// The schedule's shift of those runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flow_shift: Option<f64>,
+    /// The boundary between experts of those runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boundary_ratio: Option<f64>,
+    /// Time of a skipped step in times of a computed one, with what computed steps pay for the cache.
+    pub skipped_cost: f64,
+    /// One for each number of computed steps, the fewest first.
+    #[serde(rename = "schedule")]
+    pub schedules: Vec<PlannedSchedule>,
+    /// Where they come from.
+    #[serde(default)]
+    pub source: Source,
+}
+
+/// One planned schedule.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlannedSchedule {
+    /// Steps that are computed.
+    pub computed: usize,
+    /// The others, on every branch.
+    pub skip: Vec<usize>,
+    /// What stands in for their blocks.
+    pub continuation: Continuation,
+    /// Predicted root mean square error of the pixels, in 0..=1; the sum over the skipped steps, so a bound rather than a mean.
+    pub error: f64,
+    /// Measured: mean PSNR against dense runs, dB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub psnr: Option<f64>,
+    /// Standard error of that mean, dB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub psnr_error: Option<f64>,
+    /// Measured: mean SSIM against dense runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ssim: Option<f64>,
+}
+
+impl Plans {
+    /// True where they were planned for runs like this one: the same steps, shift and boundary, from the first step.
+    pub fn fit(&self, run: &Trajectory) -> bool {
+        let same = |a: Option<f64>, b: Option<f64>| match (a, b) {
+            (Some(a), Some(b)) => (a - b).abs() < 1e-6,
+            (None, None) => true,
+            _ => false,
+        };
+        let schedule = same(self.flow_shift, run.flow_shift) && same(self.boundary_ratio, run.boundary_ratio);
+        self.steps == run.len() && schedule && run.first == 0
+    }
+
+    /// How many times faster than a dense run the network is in a run that computes so many steps.
+    pub fn speedup(&self, computed: usize) -> f64 {
+        let skipped = self.steps.saturating_sub(computed) as f64;
+        self.steps as f64 / (computed as f64 + skipped * self.skipped_cost)
+    }
+
+    /// What each schedule is expected to give, in their order.
+    pub fn qualities(&self) -> Vec<Quality> {
+        super::quality::of(&self.schedules)
+    }
+
+    /// Every value that cannot be right; `place` names them.
+    pub fn problems(&self, place: &str) -> Vec<Problem> {
+        let mut out = Vec::new();
+        if !(0.0..=1.0).contains(&self.skipped_cost) {
+            let message = format!("`skipped_cost` is {}, it must be between 0 and 1", self.skipped_cost);
+            out.push(Problem::error(place, message));
+        }
+        for (i, schedule) in self.schedules.iter().enumerate() {
+            let place = format!("{place}, schedule[{i}]");
+            let (computed, skipped) = (schedule.computed, schedule.skip.len());
+            if computed + skipped != self.steps {
+                let message = format!(
+                    "{computed} computed and {skipped} skipped steps are not the {} of `steps`",
+                    self.steps
+                );
+                out.push(Problem::error(&place, message));
+            }
+            if !schedule.skip.is_sorted_by(|a, b| a < b) || schedule.skip.first() == Some(&0) {
+                let message =
+                    format!("`skip` is {:?}, it must be in order and without step 0", schedule.skip);
+                out.push(Problem::error(&place, message).hint("the first step has nothing to reuse"));
+            }
+            if let Some(last) = schedule.skip.last().filter(|last| **last >= self.steps) {
+                let message = format!("`skip` names step {last}, `steps` is {}", self.steps);
+                out.push(Problem::error(&place, message));
+            }
+            if !(schedule.error.is_finite() && schedule.error >= 0.0) {
+                let message = format!("`error` is {}, it must be at least 0", schedule.error);
+                out.push(Problem::error(&place, message));
+            }
+        }
+        out
+    }
+}
+
+impl PlannedSchedule {
+    /// What the planner found for a continuation, not measured yet.
+    pub fn new(planned: Planned, continuation: Continuation) -> Self {
+        let Planned { computed, skip, error, .. } = planned;
+        Self { computed, skip, continuation, error, psnr: None, psnr_error: None, ssim: None }
+    }
+
+    /// PSNR in dB as the predicted error gives it.
+    pub fn predicted_psnr(&self) -> f64 {
+        -20.0 * self.error.log10()
+    }
+
+    /// The `[[cache]]` table that runs it.
+    pub fn table(&self) -> toml::Table {
+        let skip = self.skip.iter().map(|step| toml::Value::Integer(*step as i64)).collect();
+        let mut table = toml::Table::from_iter([
+            ("strategy".to_owned(), toml::Value::String("schedule".to_owned())),
+            ("skip".to_owned(), toml::Value::Array(skip)),
+        ]);
+        if self.continuation == Continuation::Line {
+            let line = [("type", "taylor".into()), ("order", toml::Value::Integer(1))];
+            let line = line.map(|(key, value): (&str, toml::Value)| (key.to_owned(), value));
+            table.insert("forecast".to_owned(), toml::Value::Table(toml::Table::from_iter(line)));
+        }
+        table
+    }
+}

@@ -1,0 +1,7 @@
+//! Where a pass stands, and the steps of a run.
+
+pub(crate) mod step;
+pub(crate) mod trajectory;
+
+pub use step::UnknownBranch;
+pub use trajectory::steps_above;

@@ -1,0 +1,123 @@
+//! Places in a snapshot: where parts are written to and read from.
+
+use candle_core::{Device, Tensor};
+
+use super::{Field, Persist, Snapshot, SnapshotError};
+
+/// Where a part is written to: a place in a [`Snapshot`].
+#[derive(Debug)]
+pub struct Writer<'s> {
+    pub(super) snapshot: &'s mut Snapshot,
+    pub(super) path: String,
+}
+
+/// Where a part is read from: a place in a [`Snapshot`].
+#[derive(Clone, Debug)]
+pub struct Reader<'s> {
+    pub(super) snapshot: &'s Snapshot,
+    pub(super) device: &'s Device,
+    pub(super) path: String,
+}
+
+/// `name` inside `path`.
+fn inside(path: &str, name: &str) -> String {
+    if path.is_empty() { name.to_owned() } else { format!("{path}/{name}") }
+}
+
+impl Writer<'_> {
+    /// The place `name` inside this one.
+    pub fn at(&mut self, name: &str) -> Writer<'_> {
+        Writer { path: inside(&self.path, name), snapshot: self.snapshot }
+    }
+
+    /// Writes a part under `name`.
+    pub fn field(&mut self, name: &str, part: &(impl Persist + ?Sized)) {
+        part.save(&mut self.at(name));
+    }
+
+    /// Writes under `name` a part that may not be there.
+    pub fn optional(&mut self, name: &str, part: Option<&(impl Persist + ?Sized)>) {
+        let mut to = self.at(name);
+        to.value(if part.is_some() { SOME } else { NONE });
+        if let Some(part) = part {
+            to.field(SOME, part);
+        }
+    }
+
+    /// This place is this value.
+    pub fn value(&mut self, value: impl ToString) {
+        self.snapshot.values.insert(self.path.clone(), value.to_string());
+    }
+
+    /// This place is this tensor.
+    pub fn tensor(&mut self, tensor: &Tensor) {
+        self.snapshot.tensors.insert(self.path.clone(), tensor.clone());
+    }
+}
+
+/// The value and, further in, the place of a part that is there.
+pub(super) const SOME: &str = "some";
+
+/// The value of a part that is not.
+pub(super) const NONE: &str = "none";
+
+impl<'s> Reader<'s> {
+    /// The place `name` inside this one.
+    #[must_use]
+    pub fn at(&self, name: &str) -> Reader<'s> {
+        Reader { path: inside(&self.path, name), ..self.clone() }
+    }
+
+    /// The model's device.
+    pub fn device(&self) -> &'s Device {
+        self.device
+    }
+
+    /// What was written under `name`.
+    ///
+    /// # Errors
+    /// As [`Field::read`].
+    pub fn field<T: Field>(&self, name: &str) -> Result<T, SnapshotError> {
+        T::read(&self.at(name))
+    }
+
+    /// The place of a part that [`Writer::optional`] wrote under `name`; `None` where there was none.
+    ///
+    /// # Errors
+    /// Nothing was written under `name`.
+    pub fn optional(&self, name: &str) -> Result<Option<Reader<'s>>, SnapshotError> {
+        self.at(name).present()
+    }
+
+    /// The part that may be at this place, if it is.
+    pub(super) fn present(&self) -> Result<Option<Reader<'s>>, SnapshotError> {
+        match self.value()? {
+            SOME => Ok(Some(self.at(SOME))),
+            NONE => Ok(None),
+            other => Err(self.odd("`some` or `none`", other)),
+        }
+    }
+
+    /// The value at this place.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn value(&self) -> Result<&'s str, SnapshotError> {
+        let value = self.snapshot.values.get(&self.path);
+        value.map(String::as_str).ok_or_else(|| SnapshotError::Missing { path: self.path.clone() })
+    }
+
+    /// The tensor at this place, where it was stored.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn tensor(&self) -> Result<&'s Tensor, SnapshotError> {
+        let tensor = self.snapshot.tensors.get(&self.path);
+        tensor.ok_or_else(|| SnapshotError::Missing { path: self.path.clone() })
+    }
+
+    /// The value at this place is not what was expected.
+    pub fn odd(&self, expected: &'static str, got: impl ToString) -> SnapshotError {
+        SnapshotError::Odd { path: self.path.clone(), expected, got: got.to_string() }
+    }
+}

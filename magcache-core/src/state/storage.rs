@@ -1,0 +1,125 @@
+//! How tensors are kept between passes.
+
+use candle_core::{DType, Device, Result, Tensor};
+
+use crate::{Streams, state::half};
+
+/// Dtype, place and size limit of what a session keeps. Metrics are taken before a tensor is stored.
+#[derive(Clone, Debug, Default)]
+pub struct StoragePolicy {
+    /// Dtype of stored residuals; `None` keeps the model's.
+    pub dtype: Option<DType>,
+    /// Device of stored residuals; `None` keeps the model's.
+    pub device: Option<Device>,
+    /// Most bytes of a session; `None` for no limit.
+    pub budget: Option<usize>,
+}
+
+/// Streams as a policy stores them; [`Stored::load`] gives back the dtype and device that they came in.
+///
+/// Values that are too large for a narrower dtype (65504 in f16) are divided by one number, with all others, before they are
+/// stored: what was finite stays finite and loses no more than what fits.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    streams: Streams,
+    /// What all values were divided by, on the model's device; `None` where all of them fit.
+    divisor: Option<Tensor>,
+    dtype: DType,
+    device: Device,
+}
+
+crate::fields!(Stored { streams, divisor, dtype, device });
+
+impl Stored {
+    /// Converts and moves; copies nothing when the policy changes nothing.
+    pub fn new(streams: &Streams, policy: &StoragePolicy) -> Result<Self> {
+        let image = streams.image()?;
+        let convert = |streams: &Streams| {
+            streams.map(|t| {
+                let t = half::to_dtype(t, policy.dtype.unwrap_or(t.dtype()))?;
+                policy.device.as_ref().map_or(Ok(t.clone()), |device| t.to_device(device))
+            })
+        };
+        let (dtype, device) = (image.dtype(), image.device().clone());
+        let plain = || Ok(Self { streams: convert(streams)?, divisor: None, dtype, device: device.clone() });
+        let Some(largest) = policy.dtype.filter(|narrow| *narrow != dtype).and_then(largest) else {
+            return plain();
+        };
+        // On the host it is seen whether all values fit. On a device that would wait for it.
+        if device.is_cpu() {
+            let stored = plain()?;
+            if stored.streams.is_finite_on_host()? || !streams.is_finite_on_host()? {
+                return Ok(stored);
+            }
+        }
+        let mut divisor = Tensor::ones((), dtype, &device)?;
+        for tensor in streams.tensors() {
+            let peak = tensor.abs()?.max_all()?.affine(1.0 / largest, 0.0)?;
+            divisor = divisor.maximum(&peak)?;
+        }
+        let fitting = streams.map(|t| t.broadcast_div(&divisor))?;
+        Ok(Self { streams: convert(&fitting)?, divisor: Some(divisor), dtype, device })
+    }
+
+    /// The streams in their first dtype and place.
+    pub fn load(&self) -> Result<Streams> {
+        let streams = self.streams.map(|t| half::to_dtype(&t.to_device(&self.device)?, self.dtype))?;
+        match &self.divisor {
+            Some(divisor) => streams.map(|t| t.broadcast_mul(divisor)),
+            None => Ok(streams),
+        }
+    }
+}
+
+/// A little below the largest number of a dtype of half precision, so that a quotient that was rounded up still fits.
+fn largest(dtype: DType) -> Option<f64> {
+    match dtype {
+        DType::F16 => Some(65_000.0),
+        DType::BF16 => Some(3.3e38),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn image(values: &[f32], dtype: DType) -> Streams {
+        let t = Tensor::from_slice(values, (1, 1, values.len()), &Device::Cpu).unwrap();
+        Streams::Image(t.to_dtype(dtype).unwrap())
+    }
+
+    fn values(streams: &Streams) -> Vec<f64> {
+        streams.image().unwrap().to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    #[test]
+    fn what_does_not_fit_into_half_precision_stays_finite_and_close() {
+        for (narrow, large) in [(DType::F16, 7e4), (DType::F16, -3e38), (DType::BF16, 3.4e38)] {
+            for dtype in [DType::F32, DType::F64] {
+                let policy = StoragePolicy { dtype: Some(narrow), ..StoragePolicy::default() };
+                let streams = image(&[large, 0.5 * large, 0.0], dtype);
+                let stored = Stored::new(&streams, &policy).unwrap();
+                assert_eq!(stored.streams.image().unwrap().dtype(), narrow);
+                let loaded = stored.load().unwrap();
+                assert_eq!(loaded.image().unwrap().dtype(), dtype);
+                for (got, want) in values(&loaded).into_iter().zip(values(&streams)) {
+                    assert!(
+                        (got - want).abs() <= want.abs() / 200.0,
+                        "{narrow:?} of {dtype:?}: {got}, {want}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_fits_is_converted_and_nothing_else() {
+        let policy = StoragePolicy { dtype: Some(DType::F16), ..StoragePolicy::default() };
+        let streams = image(&[65_504.0, -1.0, 6e-8, 0.1], DType::F32);
+        let stored = Stored::new(&streams, &policy).unwrap();
+        assert!(stored.divisor.is_none());
+        let half = streams.image().unwrap().to_dtype(DType::F16).unwrap().to_dtype(DType::F64).unwrap();
+        assert_eq!(values(&stored.load().unwrap()), half.flatten_all().unwrap().to_vec1::<f64>().unwrap());
+    }
+}

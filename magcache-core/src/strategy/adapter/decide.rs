@@ -1,0 +1,127 @@
+//! What a slot decides: compute, or reuse and with what.
+
+use std::ops::Range;
+
+use candle_core::Result;
+
+use super::{
+    CacheHook,
+    slot::{Last, Slot},
+};
+use crate::log::audit::Drift;
+use crate::{Branch, Cx, Head, Output, Streams, Verdict, Why, log::Record, state::SlotKey, strategy::Base};
+
+/// What a pass can be rebuilt from.
+pub(super) enum Basis {
+    /// The input of the range, or the conditional branch's output.
+    From(Output),
+    /// The conditional branch has not run at this step.
+    NoLeader,
+    /// This is the branch that others are rebuilt from.
+    Leads,
+}
+
+impl CacheHook {
+    /// What the audits of a slot add up to.
+    pub(super) fn drift(&self, cx: &Cx<'_>, blocks: &Range<usize>) -> Drift {
+        let here = |r: &&Record| {
+            (r.hook, r.branch, r.expert, r.eval) == (self.id, cx.branch, cx.step.expert, cx.step.eval)
+                && r.blocks == *blocks
+                && r.module.as_ref() == cx.module
+        };
+        Drift::of(cx.log.records().iter().filter(here), cx.audit, self.guards.max_skips)
+    }
+
+    /// Whether the reuse with this number of its slot is audited.
+    pub(super) fn is_due(&self, cx: &Cx<'_>, turn: usize, blocks: &Range<usize>) -> bool {
+        if self.guards.follows(cx.branch) {
+            let leader = cx.log.decision(self.id, blocks, cx.step, Branch::Cond);
+            leader.is_some_and(|leader| leader.audit.is_some())
+        } else {
+            cx.audit.is_due(turn)
+        }
+    }
+
+    pub(super) fn basis(&self, cx: &Cx<'_>, key: &SlotKey, fronted: &Streams) -> Basis {
+        match (self.cache.any_base(), cx.branch) {
+            (Base::Input, _) => Basis::From(Output { streams: fronted.clone(), exact: true }),
+            (Base::Leader, Branch::Cond) => Basis::Leads,
+            (Base::Leader, _) => {
+                let cond = SlotKey { branch: Branch::Cond, ..key.clone() };
+                let lead = cx.slots.peek::<Slot>(&cond).and_then(|slot| slot.lead.as_ref());
+                let now = lead.filter(|lead| lead.step == cx.step.index);
+                now.map_or(Basis::NoLeader, |lead| Basis::From(lead.out.clone()))
+            }
+        }
+    }
+
+    /// What to do at this step and, where it is to be replaced, with what. Once decided, a step stays decided.
+    pub(super) fn decide(
+        &self,
+        cx: &Cx<'_>,
+        slot: &mut Slot,
+        head: &Head<'_>,
+        blocks: &Range<usize>,
+    ) -> Result<(Last, Option<Streams>)> {
+        let kind = head.fronted.kind()?;
+        let changed = slot.kind.replace(kind.clone()).is_some_and(|before| before != kind);
+        if changed {
+            slot.reset();
+            slot.kind = Some(kind);
+        }
+        let predict = |slot: &Slot| match &slot.forecast {
+            Some(made) => made.forecast.predict(cx.step.index, head.fronted),
+            None => Ok(None),
+        };
+        if let Some(last) = slot.last.filter(|last| last.step == cx.step.index) {
+            let guess = if last.verdict.reuse && last.overruled.is_none() { predict(slot)? } else { None };
+            return Ok((last, guess));
+        }
+        let mut verdict = self.verdict(cx, slot, head, blocks, changed)?;
+        let guess = if verdict.reuse { predict(slot)? } else { None };
+        if verdict.reuse && guess.is_none() {
+            verdict = verdict.overruled(Why::NoHistory);
+        }
+        let turn = slot.turn;
+        let (step, overruled, observed, learned) = (cx.step.index, None, false, false);
+        let last = Last { step, verdict, turn, overruled, observed, learned };
+        slot.last = Some(last);
+        Ok((last, guess))
+    }
+
+    /// What to do, before it is known whether the forecast can do it.
+    fn verdict(
+        &self,
+        cx: &Cx<'_>,
+        slot: &mut Slot,
+        head: &Head<'_>,
+        blocks: &Range<usize>,
+        changed: bool,
+    ) -> Result<Verdict> {
+        let verdict = if self.guards.follows(cx.branch) {
+            match cx.log.decision(self.id, blocks, cx.step, Branch::Cond) {
+                Some(leader) if leader.reused => Verdict::reuse(Why::Followed),
+                Some(_) => Verdict::compute(Why::Followed),
+                None => Verdict::compute(Why::NoLeader),
+            }
+        } else {
+            let head = Head { history: slot.history, ..*head };
+            let state = slot.state.get_or_insert_with(|| self.cache.any_state());
+            self.cache.any_head(state.as_mut(), cx.step, cx.branch, &head)?
+        };
+        if !verdict.is_finite() {
+            slot.reset();
+            return Ok(verdict.overruled(Why::FailsafeNonFinite));
+        }
+        if changed {
+            return Ok(verdict.overruled(Why::FailsafeShape));
+        }
+        Ok(match self.guards.verdict(cx.step, &slot.history) {
+            Some(why) => verdict.overruled(why),
+            None if verdict.reuse && self.drift(cx, blocks).forbids(slot.history.consecutive) => {
+                verdict.overruled(Why::DriftBudget)
+            }
+            None => verdict,
+        })
+    }
+}

@@ -1,0 +1,125 @@
+//! What a slot learns from blocks that ran, and a reuse that is checked against them.
+
+use candle_core::Result;
+
+use super::{
+    CacheHook,
+    decide::Basis,
+    slot::{Last, Made, Slot},
+};
+use crate::{Cx, Next, Output, Step, Streams, Why, log::Audit, state::SlotKey};
+
+/// A reuse that was decided and logged, and is audited.
+pub(super) struct Reuse<'r, 'n> {
+    pub(super) key: &'r SlotKey,
+    pub(super) last: Last,
+    /// Its place in the log.
+    pub(super) place: usize,
+    /// The blocks that it stands in for.
+    pub(super) middle: Next<'n>,
+    /// What entered them.
+    pub(super) fronted: &'r Streams,
+    /// What the forecast starts from.
+    pub(super) base: &'r Streams,
+    pub(super) guess: Streams,
+}
+
+/// What a pass that was computed is learned from.
+pub(super) struct Lesson<'l> {
+    pub(super) key: SlotKey,
+    pub(super) last: Last,
+    pub(super) basis: &'l Basis,
+    /// Its place in the log.
+    pub(super) place: usize,
+    /// Text is read behind the blocks.
+    pub(super) text: bool,
+}
+
+impl CacheHook {
+    /// Runs the blocks beside a reuse that is audited. What they give and the error, where that passes the drift budget.
+    fn check(&self, cx: &mut Cx<'_>, reuse: &Reuse<'_, '_>) -> Result<Option<(Streams, Audit)>> {
+        let Reuse { place, middle, fronted, base, guess, .. } = reuse;
+        let blocks = middle.blocks();
+        let truth = middle.clone().bare().run(cx, (*fronted).clone())?.streams;
+        let audit = Audit::of(base, guess, &truth, |error| cx.reduce(error))?;
+        cx.log.audited(*place, audit);
+        Ok(self.drift(cx, &blocks).passed.then_some((truth, audit)))
+    }
+
+    /// Audits a reuse: the guess stands in, or the truth where that passes the drift budget.
+    pub(super) fn audited(&self, cx: &mut Cx<'_>, reuse: Reuse<'_, '_>, basis: &Basis) -> Result<Output> {
+        let checked = self.check(cx, &reuse)?;
+        let Reuse { key, last, place, middle, guess, .. } = reuse;
+        if let Some((truth, audit)) = checked {
+            cx.log.overrule(place, Why::DriftBudget);
+            let last = Last { overruled: Some(audit), ..last };
+            let out = Output { streams: truth, exact: true };
+            let lesson = Lesson { key: key.clone(), last, basis, place, text: middle.text_is_read() };
+            self.computed(cx, lesson, &out)?;
+            return Ok(out);
+        }
+        let mut slot = Slot::open(cx, key);
+        slot.skips(last);
+        slot.put(cx, key.clone());
+        Ok(Output { streams: guess, exact: false })
+    }
+
+    /// Puts what a pass that was computed leaves behind into its slot.
+    pub(super) fn computed(&self, cx: &mut Cx<'_>, lesson: Lesson<'_>, out: &Output) -> Result<()> {
+        let Lesson { key, last, basis, place, text } = lesson;
+        let mut slot = Slot::open(cx, &key);
+        slot.history.consecutive = 0;
+        if last.overruled.is_some() {
+            slot.turn = last.turn + 1;
+            slot.last = slot.last.map(|own| Last { overruled: last.overruled, ..own });
+        }
+        let sound = match basis {
+            Basis::Leads => slot.leads(cx.step.index, out),
+            // What an inner cache guessed is not a fact to learn from.
+            Basis::From(base) if base.exact && out.exact => {
+                self.learn(cx, &mut slot, &base.streams, &out.streams, text)
+            }
+            _ => Ok(true),
+        };
+        slot.put(cx, key);
+        if !sound? {
+            cx.log.amend(place, Why::FailsafeNonFinite);
+        }
+        Ok(())
+    }
+
+    /// What has not been learned yet. An error leaves the rest to a pass that is run again.
+    fn learn(&self, cx: &Cx<'_>, slot: &mut Slot, x: &Streams, y: &Streams, text: bool) -> Result<bool> {
+        let Some(mut last) = slot.last.filter(|last| !last.learned) else { return Ok(true) };
+        if !(y.is_finite_on_host()? && x.is_finite_on_host()?) {
+            slot.reset();
+            slot.last = Some(Last { observed: true, learned: true, ..last });
+            return Ok(false);
+        }
+        if !last.observed {
+            let forecast = &mut slot.forecast.get_or_insert_with(|| self.make_forecast(cx.step)).forecast;
+            if text {
+                forecast.observe(cx.step.index, x, y, cx.storage)?;
+            } else {
+                forecast.observe(cx.step.index, &x.without_text()?, &y.without_text()?, cx.storage)?;
+            }
+            last.observed = true;
+            slot.last = Some(last);
+        }
+        if let Some(state) = &mut slot.state {
+            self.cache.any_tail(state.as_mut(), cx.step, cx.branch, x, y)?;
+        }
+        slot.history.last_computed = Some(cx.step.index);
+        slot.last = Some(Last { learned: true, ..last });
+        Ok(true)
+    }
+
+    /// A forecast without history, for a run like the one that `step` belongs to.
+    pub(super) fn make_forecast(&self, step: &Step) -> Made {
+        let forecast = match &self.forecast {
+            Some(config) => config.build(),
+            None => self.cache.any_forecast(step),
+        };
+        Made { at: step.clone(), forecast }
+    }
+}

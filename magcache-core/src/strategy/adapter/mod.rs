@@ -1,0 +1,207 @@
+//! The one adapter between a strategy and the chain: it runs, substitutes and stores.
+
+mod decide;
+mod learn;
+mod slot;
+
+use std::{any::Any, ops::Range, sync::Arc};
+
+use candle_core::Result;
+
+use self::{
+    decide::Basis,
+    learn::{Lesson, Reuse},
+    slot::{Last, Slot},
+};
+use crate::{
+    BlockHook, Cx, Guards, Head, Next, Output, Step, Streams, Verdict, Why, Window,
+    forecast::{ForecastConfig, ForecastTable},
+    log::Record,
+    snapshot::{Persist, Reader, SnapshotError, Writer},
+    state::{HookId, SlotKey},
+    strategy::{AnyCache, Base},
+};
+
+/// A strategy and a forecast as a hook.
+///
+/// Learns only from passes in which every block of its range really ran: what an inner cache guessed is never
+/// recorded. Blocks are replaced here and nowhere else. With [`Base::Leader`] a branch learns how it differs from
+/// the conditional one, from steps at which both really ran.
+///
+/// A slot remembers what was decided at its last step and what was learned since, so that a pass that is run again goes on
+/// from there: it repeats the decision and learns what it has not learned.
+#[derive(Debug)]
+pub struct CacheHook {
+    id: HookId,
+    cache: Box<dyn AnyCache>,
+    forecast: Option<Arc<dyn ForecastConfig>>,
+    guards: Guards,
+}
+
+impl CacheHook {
+    /// `forecast` is the table's; without one, the strategy's own.
+    pub fn new(
+        id: HookId,
+        cache: Box<dyn AnyCache>,
+        forecast: Option<Arc<dyn ForecastConfig>>,
+        guards: Guards,
+    ) -> Self {
+        Self { id, cache, forecast, guards }
+    }
+
+    fn key(&self, cx: &Cx<'_>, blocks: Range<usize>) -> SlotKey {
+        SlotKey { hook: self.id, blocks, expert: cx.step.expert, branch: cx.branch, eval: cx.step.eval }
+    }
+
+    fn log(&self, cx: &mut Cx<'_>, blocks: Range<usize>, verdict: Verdict) -> usize {
+        let bytes = cx.slots.bytes();
+        cx.log.push(Record {
+            step: cx.step.index,
+            eval: cx.step.eval,
+            expert: cx.step.expert,
+            branch: cx.branch,
+            hook: self.id,
+            blocks,
+            module: cx.module.cloned(),
+            reused: verdict.reuse,
+            why: verdict.why,
+            metric: verdict.metric,
+            accumulated: verdict.accumulated,
+            audit: None,
+            bytes,
+        })
+    }
+}
+
+impl BlockHook for CacheHook {
+    fn call(&self, cx: &mut Cx<'_>, x: Streams, next: Next<'_>) -> Result<Output> {
+        let Window { front, back } = self.cache.any_window();
+        let kept = next.blocks().len().saturating_sub(front.saturating_add(back));
+        if next.is_forced() || kept == 0 {
+            let why = if next.is_forced() { Why::Forced } else { Why::Window };
+            self.log(cx, next.blocks(), Verdict::compute(why));
+            return next.run(cx, x);
+        }
+        // What the model shows is about block 0.
+        let probe = cx.probe.filter(|_| next.blocks().start == 0);
+        let (front, rest) = next.split_at(front);
+        let (middle, back) = rest.split_at(kept);
+        let blocks = middle.blocks();
+
+        let fronted = front.forced().run(cx, x.clone())?.streams.added()?;
+        let key = self.key(cx, blocks.clone());
+        let basis = self.basis(cx, &key, &fronted);
+        let mut slot = Slot::open(cx, &key);
+        let decided = match &basis {
+            Basis::From(base) => {
+                let (input, fronted, history) = (&x, &base.streams, slot.history);
+                let head = Head { input, fronted, history, probe, reducer: cx.reducer };
+                self.decide(cx, &mut slot, &head, &blocks)
+            }
+            Basis::NoLeader => Ok((Last::computes(cx.step, Why::NoLeader), None)),
+            Basis::Leads => Ok((Last::computes(cx.step, Why::Leads), None)),
+        };
+        let decided = decided.map(|(last, guess)| (last, guess, self.log(cx, blocks, last.shown())));
+        let due = matches!(&decided, Ok((last, Some(_), _)) if self.is_due(cx, last.turn, &middle.blocks()));
+        match &decided {
+            Ok((last, Some(_), _)) if !due => {
+                slot.skips(*last);
+                slot.put(cx, key.clone());
+            }
+            // Whatever happens from here on, what was decided is there when the pass is run again.
+            _ => slot.set_aside(cx, key.clone()),
+        }
+        let (last, guess, place) = decided?;
+        drop(x);
+
+        let out = match (guess, &basis) {
+            (Some(guess), _) if !due => {
+                middle.skip(cx);
+                Output { streams: guess, exact: false }
+            }
+            (Some(guess), Basis::From(base)) => {
+                middle.clone().skip(cx);
+                let (fronted, base) = (&fronted, &base.streams);
+                self.audited(cx, Reuse { key: &key, last, place, middle, fronted, base, guess }, &basis)?
+            }
+            _ => {
+                let text = middle.text_is_read();
+                let out = match last.overruled {
+                    Some(audit) => {
+                        cx.log.audited(place, audit);
+                        middle.clone().skip(cx);
+                        middle.bare().run(cx, fronted)?
+                    }
+                    None => middle.run(cx, fronted)?,
+                };
+                self.computed(cx, Lesson { key, last, basis: &basis, place, text }, &out)?;
+                out
+            }
+        };
+        let after = back.forced().run(cx, out.streams)?;
+        Ok(Output { streams: after.streams, exact: out.exact && after.exact })
+    }
+
+    fn skipped(&self, cx: &mut Cx<'_>, blocks: Range<usize>) {
+        self.log(cx, blocks, Verdict::reuse(Why::OuterCache));
+    }
+
+    fn is_static(&self) -> bool {
+        self.cache.any_static()
+    }
+
+    fn threshold(&self, step: &Step) -> Option<f64> {
+        self.cache.any_threshold(step)
+    }
+
+    fn stand_in(&self, step: &Step) -> Option<ForecastTable> {
+        let from_input = self.cache.any_base() == Base::Input;
+        from_input.then(|| self.make_forecast(step).forecast.table()).flatten()
+    }
+
+    fn save_slot(
+        &self,
+        key: &SlotKey,
+        slot: &dyn Any,
+        to: &mut Writer<'_>,
+    ) -> std::result::Result<(), SnapshotError> {
+        let Some(Slot { state, forecast, history, turn, kind, lead, last }) = slot.downcast_ref() else {
+            return Err(SnapshotError::Refused {
+                hook: key.hook.0,
+                name: "a slot of another hook".to_owned(),
+            });
+        };
+        to.optional("state", state.as_deref());
+        to.optional("forecast", forecast.as_ref());
+        to.field("history", history);
+        to.field("turn", turn);
+        to.field("kind", kind);
+        to.field("lead", lead);
+        to.field("last", last);
+        Ok(())
+    }
+
+    fn load_slot(
+        &self,
+        _: &SlotKey,
+        from: &Reader<'_>,
+    ) -> std::result::Result<Box<dyn Any + Send>, SnapshotError> {
+        let state = from.optional("state")?.map(|from| {
+            let mut state = self.cache.any_state();
+            state.load(&from).map(|()| state)
+        });
+        let forecast = from.optional("forecast")?.map(|from| {
+            let mut made = self.make_forecast(&from.field("at")?);
+            made.load(&from).map(|()| made)
+        });
+        Ok(Box::new(Slot {
+            state: state.transpose()?,
+            forecast: forecast.transpose()?,
+            history: from.field("history")?,
+            turn: from.field("turn")?,
+            kind: from.field("kind")?,
+            lead: from.field("lead")?,
+            last: from.field("last")?,
+        }))
+    }
+}

@@ -1,0 +1,46 @@
+//! What streams are stored as.
+
+use candle_core::Tensor;
+
+use super::Streams;
+use crate::snapshot::{Field, Reader, SnapshotError, Writer};
+
+impl Field for Streams {
+    fn write(&self, to: &mut Writer<'_>) {
+        match self {
+            Self::Image(image) => {
+                to.value("image");
+                to.field("image", image);
+            }
+            Self::Dual { image, text } => {
+                to.value("dual");
+                to.field("image", image);
+                to.field("text", text);
+            }
+            Self::Joint { tokens, text } => {
+                to.value("joint");
+                to.field("tokens", tokens);
+                to.field("text", text);
+            }
+            Self::Sum { x, residual } => {
+                to.value("sum");
+                to.field("x", x.as_ref());
+                to.field("residual", residual.as_ref());
+            }
+        }
+    }
+
+    fn read(from: &Reader<'_>) -> Result<Self, SnapshotError> {
+        match from.value()? {
+            "image" => Ok(Self::Image(from.field("image")?)),
+            "dual" => Ok(Self::Dual { image: from.field("image")?, text: from.field("text")? }),
+            "joint" => Ok(Self::Joint { tokens: from.field("tokens")?, text: from.field("text")? }),
+            "sum" => Ok(from.field::<Self>("x")?.plus(from.field("residual")?)),
+            other => Err(from.odd("`image`, `dual`, `joint` or `sum`", other)),
+        }
+    }
+
+    fn tensor_bytes(&self) -> usize {
+        self.tensors().into_iter().map(Tensor::tensor_bytes).sum()
+    }
+}
