@@ -1,7 +1,14 @@
 //! What a user asks for in place of a threshold, and what the planner makes of it.
 
 use anyhow::Result;
-use magcache_core::{ModelMeta, Trajectory, config::Residuals, error::count, profile::{PlannedSchedule, Plans, Profile, Quality}, schedule::Sizes, schemars};
+use magcache_core::{
+    ModelMeta, Trajectory,
+    config::Residuals,
+    error::count,
+    profile::{PlannedSchedule, Plans, Profile, Quality},
+    schedule::Sizes,
+    schemars,
+};
 use serde::{Deserialize, Serialize};
 
 use super::{
