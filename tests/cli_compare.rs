@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use magcache_models::quality::{Frames, compare};
+use magcache_cli::quality::{Frames, compare};
 use serde_json::{Value, json};
 
 use program::{answer, refused};

@@ -13,10 +13,8 @@ use magcache_core::{
 };
 use magcache_models::{
     checkpoint::{Folder, WeightDtype, Weights},
-    flux::{FluxConfig, FluxTransformer},
-    flux2::{Flux2Config, Flux2Transformer},
-    tiny,
-    wan::{WanConfig, WanTransformer},
+    flux::{Flux2Config, Flux2Transformer, FluxConfig, FluxTransformer},
+    wan::{WanConfig, WanTransformer, tiny},
 };
 use support::{cuts_off, idle_chain, strategies};
 

@@ -12,6 +12,7 @@ pub mod media;
 mod pareto;
 mod plan;
 mod plot;
+pub mod quality;
 mod replay;
 mod report;
 mod resume;

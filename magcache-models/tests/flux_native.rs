@@ -14,10 +14,9 @@ use magcache_core::Pass;
 use magcache_models::{
     checkpoint::{CheckpointError, Folder, WeightDtype, Weights},
     flux::{
-        FluxConfig, FluxTransformer,
+        Flux2Config, Flux2Transformer, FluxConfig, FluxTransformer, flux1, flux2,
         native::{self, Generation},
     },
-    flux2::{self, Flux2Config, Flux2Transformer},
     pipeline::{self, Generation as Run, LoadOptions, Request},
 };
 use serde::Deserialize;
@@ -131,7 +130,7 @@ fn published_files_have_the_configuration_names_and_shapes_of_diffusers() {
         assert_eq!(native::recognise(names()), Some(part));
         let config = published.config.to_string();
         let weights = if native::generation(names()) == Some(Generation::Flux1) {
-            let (found, weights) = native::open(&folder, &file, &DEVICE, KEEP).unwrap();
+            let (found, weights) = flux1::native::open(&folder, &file, &DEVICE, KEEP).unwrap();
             assert_eq!(found, FluxConfig::from_json(&config).unwrap(), "{model}");
             weights
         } else {
@@ -261,7 +260,7 @@ fn both_layouts_of_a_model_are_the_same_in_every_bit() {
             let small = small("flux_dev", model, dtype);
             let ((_a, ours), (_b, native)) = (save(&small.ours), save(&small.native));
             let ours = Weights::open_files(&ours, &["m.safetensors"], &DEVICE, KEEP).unwrap();
-            let (found, native) = native::open(&native, "m.safetensors", &DEVICE, KEEP).unwrap();
+            let (found, native) = flux1::native::open(&native, "m.safetensors", &DEVICE, KEEP).unwrap();
             let config = FluxConfig::from_json(&small.config).unwrap();
             assert_eq!(found, config, "{model}");
             let (ours_out, native_out) = (small.flux1(&ours, config), small.flux1(&native, found));
@@ -305,7 +304,7 @@ fn refusal(case: &str, model: &str, edit: impl FnOnce(&mut HashMap<String, Tenso
     let (_root, folder) = save(&tensors);
     let file = "m.safetensors";
     let error = if case == "flux_dev" {
-        let opened = native::open(&folder, file, &DEVICE, KEEP);
+        let opened = flux1::native::open(&folder, file, &DEVICE, KEEP);
         opened.and_then(|(config, weights)| FluxTransformer::load(&weights, config).map(|_| ()))
     } else {
         let opened = flux2::native::open(&folder, file, &DEVICE, KEEP);
@@ -389,7 +388,7 @@ fn files_of_other_models_are_called_by_their_names() {
         let (_root, folder) = save(tensors);
         let file = "m.safetensors";
         let error = if first {
-            native::open(&folder, file, &DEVICE, KEEP).map(|_| ())
+            flux1::native::open(&folder, file, &DEVICE, KEEP).map(|_| ())
         } else {
             flux2::native::open(&folder, file, &DEVICE, KEEP).map(|_| ())
         };

@@ -16,9 +16,9 @@ use candle_core::{Device, Tensor};
 use magcache_core::HookRegistry;
 use magcache_models::{
     checkpoint::{Folder, WeightDtype},
+    flux::{Flux2TextEncoder, FluxTextEncoder},
     image::Picture,
     pipeline::{self, Generation, LoadOptions, Pipeline, Request},
-    text::{Flux2TextEncoder, FluxTextEncoder},
 };
 use serde::Deserialize;
 use tempfile::TempDir;

@@ -10,9 +10,10 @@ use candle_core::{DType, Device, Tensor};
 use magcache_models::{
     checkpoint::{CheckpointError, Folder, WeightDtype, Weights},
     clip::{ClipTextConfig, ClipTextEncoder},
+    flux::FluxTextEncoder,
     text::{
-        FluxTextEncoder, KLEIN_LAYERS, PromptTokenizer, Qwen3Config, Qwen3Encoder, Qwen3Tokenizer, TextError,
-        TokenizedPrompt, TokenizerDefaults, TokenizerError, qwen3_chat,
+        KLEIN_LAYERS, PromptTokenizer, Qwen3Config, Qwen3Encoder, Qwen3Tokenizer, TextError, TokenizedPrompt,
+        TokenizerDefaults, TokenizerError, qwen3_chat,
     },
 };
 use serde_json::Value;

@@ -11,8 +11,9 @@ use magcache_models::{
     checkpoint::{CheckpointError, Folder, WeightDtype, Weights},
     text::{
         MAX_PROMPT_CHARS, RelativePositions, T5Config, T5Encoder, T5Variant, TextError, TokenizedPrompt,
-        TokenizerError, WanTextEncoder, WanTokenizer, clean_prompt,
+        TokenizerError, WanTokenizer, clean_prompt,
     },
+    wan::WanTextEncoder,
 };
 use serde_json::Value;
 

@@ -1,12 +1,12 @@
-//! Decoding takes the memory that `WanVaeConfig::decode_memory` says, however long the video is.
+//! Decoding takes the memory that `VideoVaeConfig::decode_memory` says, however long the video is.
 #![cfg(target_os = "linux")]
 
 use std::process::Command;
 
 use candle_core::{Device, Tensor};
 use magcache_models::{
+    autoencoder::{Tiling, VideoVae},
     checkpoint::Folder,
-    wan::vae::{Tiling, WanVae},
 };
 
 /// Resident memory of this process in bytes: `VmRSS` is the current one, `VmHWM` the peak.
@@ -57,7 +57,7 @@ fn measure() {
     for name in ["wan21_vae", "wan22_vae"] {
         let case = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/golden/vaes/");
         let folder = Folder::open(format!("{case}{name}")).expect("fixture");
-        let vae = WanVae::open(&folder, &Device::Cpu).expect("loads");
+        let vae = VideoVae::open(&folder, &Device::Cpu).expect("loads");
         let config = vae.config();
         let latents = |frames: usize| {
             let side = SIZE / config.spatial_scale();

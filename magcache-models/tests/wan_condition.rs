@@ -6,15 +6,12 @@ use std::{
 };
 
 use candle_core::{Device, Tensor};
-use magcache_models::{
-    checkpoint::Folder,
-    wan::{FrameCondition, vae::WanVae},
-};
+use magcache_models::{autoencoder::VideoVae, checkpoint::Folder, wan::FrameCondition};
 
 const CASES: [&str; 2] = ["wan_i2v_condition", "wan_i2v_condition_seed7"];
 
 struct Case {
-    vae: WanVae,
+    vae: VideoVae,
     golden: HashMap<String, Tensor>,
     frames: usize,
 }
@@ -23,7 +20,7 @@ impl Case {
     fn open(name: &str) -> Self {
         let path: PathBuf =
             Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/golden/vaes").join(name);
-        let vae = WanVae::open(&Folder::open(&path).unwrap(), &Device::Cpu).unwrap();
+        let vae = VideoVae::open(&Folder::open(&path).unwrap(), &Device::Cpu).unwrap();
         let golden = candle_core::safetensors::load(path.join("golden.safetensors"), &Device::Cpu).unwrap();
         let frames = vae.config().frames(golden["i2v.latents"].dim(2).unwrap());
         Self { vae, golden, frames }

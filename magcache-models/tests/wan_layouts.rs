@@ -15,6 +15,7 @@ use std::{
 use candle_core::{DType, Device, Tensor};
 use magcache_core::{Expert, Pass};
 use magcache_models::{
+    autoencoder::VideoVae,
     checkpoint::{CheckpointError, Folder, WeightDtype, Weights},
     clip::{ClipVisionConfig, ClipVisionEncoder},
     image::Picture,
@@ -24,7 +25,6 @@ use magcache_models::{
     wan::{
         Layout, WanPipeline, WanSource, WanTask, WanTransformer,
         names::{self, VaeNames},
-        vae::WanVae,
     },
 };
 use support::{copy_folder, edit_json, tiny_folder};
@@ -121,7 +121,7 @@ fn encode(source: &WanSource) -> Tensor {
 
 fn decode(source: &WanSource) -> Tensor {
     let weights = source.vae(&Device::Cpu, KEEP).unwrap();
-    let vae = WanVae::load(&weights, source.vae_config()).unwrap();
+    let vae = VideoVae::load(&weights, source.vae_config()).unwrap();
     assert!(weights.unused().is_empty(), "{:?}", weights.unused());
     vae.decode(&waves(&[1, source.vae_config().z_dim, 2, 3, 2], 0.9), None).unwrap()
 }

@@ -8,8 +8,7 @@ use candle_core::Device;
 use magcache_core::Expert;
 use magcache_models::{
     checkpoint::{CheckpointError, Folder, WeightDtype},
-    tiny,
-    wan::{Layout, WanSource, WanTask, WanTransformer},
+    wan::{Layout, WanSource, WanTask, WanTransformer, tiny},
 };
 use serde_json::{Value, json};
 use support::{copy_folder, edit_json, tiny_folder};

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use candle_core::Device;
-use magcache_models::wan::{FrameCondition, vae::WanVae};
+use magcache_models::{autoencoder::VideoVae, wan::FrameCondition};
 use serde::Deserialize;
 
 use super::{
@@ -29,14 +29,14 @@ pub(super) fn is_one(case: &Case) -> bool {
 
 pub(super) fn check(case: &Case) -> Result<CaseReport> {
     let mut report = CaseReport::new(case.label());
-    let vae = WanVae::open(&case.folder, &Device::Cpu)?;
+    let vae = VideoVae::open(&case.folder, &Device::Cpu)?;
     for call in case.calls() {
         one(case, &vae, call, &mut report).with_context(|| format!("call {:?}", call.name))?;
     }
     report.finish()
 }
 
-fn one(case: &Case, vae: &WanVae, call: &Call, report: &mut CaseReport) -> Result<()> {
+fn one(case: &Case, vae: &VideoVae, call: &Call, report: &mut CaseReport) -> Result<()> {
     let args =
         Args::deserialize(&call.args).map_err(|e| bad_input(format!("args of {:?}: {e}", call.name)))?;
     let (first, latents) = (case.required(call, "image")?, case.required(call, "latents")?);

@@ -11,9 +11,8 @@ use magcache_core::{
     BlockHook, Branch, Cx, HookRegistry, ModelMeta, Next, Output, Pass, Signal, Step, Streams,
 };
 use magcache_models::{
-    checkpoint::{Folder, WeightDtype, Weights},
-    flux::{FluxConfig, FluxConfigError, FluxContext, FluxPositions, FluxTransformer},
-    flux2::{Flux2Config, Flux2Transformer},
+    checkpoint::{ConfigError, Folder, WeightDtype, Weights},
+    flux::{Flux2Config, Flux2Transformer, FluxConfig, FluxTransformer, JointPositions, PromptContext},
 };
 
 use super::{
@@ -48,8 +47,8 @@ pub(super) trait Network: Sized {
     fn meta(&self) -> &ModelMeta;
     fn frequencies(&self) -> usize;
     fn round_frequencies_up(&mut self, which: &[usize]) -> candle_core::Result<()>;
-    fn context(&self, case: &Case, call: &Call) -> Result<FluxContext>;
-    fn positions(&self, text: &Tensor, image: &Tensor) -> Result<FluxPositions>;
+    fn context(&self, case: &Case, call: &Call) -> Result<PromptContext>;
+    fn positions(&self, text: &Tensor, image: &Tensor) -> Result<JointPositions>;
     fn forward(&self, inputs: &Inputs<'_>, pass: &mut Pass<'_>) -> candle_core::Result<Tensor>;
     /// What a single-stream block is recorded to give, by the rest of its name.
     fn single(streams: &Streams) -> candle_core::Result<Named>;
@@ -60,8 +59,8 @@ pub(super) struct Inputs<'a> {
     hidden_states: &'a Tensor,
     timestep: &'a Tensor,
     guidance: Option<&'a Tensor>,
-    context: FluxContext,
-    positions: FluxPositions,
+    context: PromptContext,
+    positions: JointPositions,
 }
 
 impl<'a> Inputs<'a> {
@@ -105,12 +104,12 @@ impl Network for FluxTransformer {
         self.round_frequencies_up(which)
     }
 
-    fn context(&self, case: &Case, call: &Call) -> Result<FluxContext> {
+    fn context(&self, case: &Case, call: &Call) -> Result<PromptContext> {
         let pooled = case.required(call, "pooled_projections")?;
         Ok(self.text_context(case.required(call, "encoder_hidden_states")?, pooled)?)
     }
 
-    fn positions(&self, text: &Tensor, image: &Tensor) -> Result<FluxPositions> {
+    fn positions(&self, text: &Tensor, image: &Tensor) -> Result<JointPositions> {
         Ok(self.positions(&ids(text)?, &ids(image)?)?)
     }
 
@@ -146,11 +145,11 @@ impl Network for Flux2Transformer {
         self.round_frequencies_up(which)
     }
 
-    fn context(&self, case: &Case, call: &Call) -> Result<FluxContext> {
+    fn context(&self, case: &Case, call: &Call) -> Result<PromptContext> {
         Ok(self.text_context(case.required(call, "encoder_hidden_states")?)?)
     }
 
-    fn positions(&self, text: &Tensor, image: &Tensor) -> Result<FluxPositions> {
+    fn positions(&self, text: &Tensor, image: &Tensor) -> Result<JointPositions> {
         Ok(self.positions(&ids(text)?, &ids(image)?)?)
     }
 
@@ -167,7 +166,7 @@ impl Network for Flux2Transformer {
     }
 }
 
-fn config<C>(folder: &Folder, parse: impl Fn(&str) -> Result<C, FluxConfigError>) -> Result<C> {
+fn config<C>(folder: &Folder, parse: impl Fn(&str) -> Result<C, ConfigError>) -> Result<C> {
     parse(&folder.read_to_string("config.json")?)
         .map_err(|e| bad_input(format!("{}: {e}", folder.describe())))
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
 use candle_core::{Device, Tensor};
-use magcache_models::flux::vae::{FluxVae, packing};
+use magcache_models::autoencoder::{ImageVae, image::packing};
 
 use super::{
     case::{Call, Case},
@@ -20,14 +20,14 @@ pub(super) fn is_one(case: &Case) -> Result<bool> {
 
 pub(super) fn check(case: &Case) -> Result<CaseReport> {
     let mut report = CaseReport::new(case.label());
-    let vae = FluxVae::open(&case.folder, &Device::Cpu)?;
+    let vae = ImageVae::open(&case.folder, &Device::Cpu)?;
     for call in case.calls() {
         one(case, &vae, call, &mut report).with_context(|| format!("call {:?}", call.name))?;
     }
     report.finish()
 }
 
-fn one(case: &Case, vae: &FluxVae, call: &Call, report: &mut CaseReport) -> Result<()> {
+fn one(case: &Case, vae: &ImageVae, call: &Call, report: &mut CaseReport) -> Result<()> {
     let inputs: Vec<&str> = call.inputs.keys().map(String::as_str).collect();
     let got = match inputs.as_slice() {
         ["x"] => encode(vae, case.required(call, "x")?, call)?,
@@ -50,7 +50,7 @@ fn one(case: &Case, vae: &FluxVae, call: &Call, report: &mut CaseReport) -> Resu
 }
 
 /// Outputs by name.
-fn encode(vae: &FluxVae, x: &Tensor, call: &Call) -> Result<BTreeMap<&'static str, Tensor>> {
+fn encode(vae: &ImageVae, x: &Tensor, call: &Call) -> Result<BTreeMap<&'static str, Tensor>> {
     let distribution = vae.encode(x, None)?;
     let mode = distribution.mean()?;
     let mut outputs = BTreeMap::from([("moments", distribution.moments().clone()), ("mode", mode.clone())]);
@@ -67,7 +67,7 @@ fn encode(vae: &FluxVae, x: &Tensor, call: &Call) -> Result<BTreeMap<&'static st
     Ok(outputs)
 }
 
-fn decode(vae: &FluxVae, latents: &Tensor) -> Result<BTreeMap<&'static str, Tensor>> {
+fn decode(vae: &ImageVae, latents: &Tensor) -> Result<BTreeMap<&'static str, Tensor>> {
     let z = vae.denormalize(latents)?;
     let sample = vae.decode(&z, None)?;
     Ok(BTreeMap::from([("vae_input", z), ("sample", sample)]))

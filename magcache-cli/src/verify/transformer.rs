@@ -10,8 +10,7 @@ use candle_core::{Device, Tensor};
 use magcache_core::{BlockHook, Branch, Cx, HookRegistry, Next, Output, Pass, Signal, Step, Streams};
 use magcache_models::{
     checkpoint::{Folder, WeightDtype, Weights},
-    flux::FluxTransformer,
-    flux2::Flux2Transformer,
+    flux::{Flux2Transformer, FluxTransformer},
     wan::{TextContext, WanConfig, WanRope, WanTransformer},
 };
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
 use candle_core::Tensor;
-use magcache_models::wan::vae::{Observation, Tiling, WanVae};
+use magcache_models::autoencoder::{Tiling, VideoVae, video::Observation};
 use serde::Deserialize;
 
 use super::{
@@ -35,14 +35,14 @@ pub(super) fn check(case: &Case) -> Result<CaseReport> {
     if class != CLASS {
         return Ok(report.skip(format!("this build has no {class}")));
     }
-    let vae = WanVae::open(&case.folder, &candle_core::Device::Cpu)?;
+    let vae = VideoVae::open(&case.folder, &candle_core::Device::Cpu)?;
     for call in case.calls() {
         one(case, &vae, call, &mut report).with_context(|| format!("call {:?}", call.name))?;
     }
     report.finish()
 }
 
-fn one(case: &Case, vae: &WanVae, call: &Call, report: &mut CaseReport) -> Result<()> {
+fn one(case: &Case, vae: &VideoVae, call: &Call, report: &mut CaseReport) -> Result<()> {
     let tiling = tiling(call)?;
     // `untiled_decode` is recorded without inputs: they are those of `tiled_decode`.
     let tiled = call.name.strip_prefix("un").filter(|_| call.inputs.is_empty());
@@ -91,7 +91,7 @@ fn tiling(call: &Call) -> Result<Option<Tiling>> {
 /// The latents to decode; where both kinds are recorded, the way from one to the other is compared.
 fn raw_latents(
     case: &Case,
-    vae: &WanVae,
+    vae: &VideoVae,
     call: &Call,
     given: &Call,
     report: &mut CaseReport,
@@ -109,7 +109,7 @@ fn raw_latents(
 
 /// Outputs by name, and what was seen on the way.
 fn encode(
-    vae: &WanVae,
+    vae: &VideoVae,
     x: &Tensor,
     tiling: Option<Tiling>,
 ) -> Result<(BTreeMap<&'static str, Tensor>, Seen)> {
@@ -126,7 +126,7 @@ fn encode(
 }
 
 fn decode(
-    vae: &WanVae,
+    vae: &VideoVae,
     z: &Tensor,
     tiling: Option<Tiling>,
 ) -> Result<(BTreeMap<&'static str, Tensor>, Seen)> {

@@ -5,9 +5,9 @@ use std::{fmt::Debug, sync::Arc};
 use candle_core::{Result, Tensor, bail};
 use magcache_core::{Branch, Pass, Step};
 
-use super::{FluxContext, FluxPositions, FluxTransformer};
+use super::{Flux2Transformer, FluxTransformer};
 use crate::{
-    flux2::Flux2Transformer,
+    mmdit::{JointPositions, PromptContext},
     pipeline::{Denoiser, Entered},
 };
 
@@ -22,8 +22,8 @@ pub trait FluxNetwork: Debug + Send + Sync {
         hidden_states: &Tensor,
         timestep: &Tensor,
         guidance: Option<&Tensor>,
-        text: &FluxContext,
-        positions: &FluxPositions,
+        text: &PromptContext,
+        positions: &JointPositions,
         pass: &mut Pass<'_>,
     ) -> Result<Tensor>;
 }
@@ -36,8 +36,8 @@ macro_rules! network {
                 hidden_states: &Tensor,
                 timestep: &Tensor,
                 guidance: Option<&Tensor>,
-                text: &FluxContext,
-                positions: &FluxPositions,
+                text: &PromptContext,
+                positions: &JointPositions,
                 pass: &mut Pass<'_>,
             ) -> Result<Tensor> {
                 self.forward(hidden_states, timestep, guidance, text, positions, pass)
@@ -68,9 +68,9 @@ impl FluxGuidance {
 #[derive(Debug)]
 pub struct FluxDenoiser {
     network: Arc<dyn FluxNetwork>,
-    cond: FluxContext,
-    uncond: Option<FluxContext>,
-    positions: FluxPositions,
+    cond: PromptContext,
+    uncond: Option<PromptContext>,
+    positions: JointPositions,
     guidance: FluxGuidance,
     start: Option<Tensor>,
     reference: Option<Tensor>,
@@ -81,9 +81,9 @@ impl FluxDenoiser {
     /// guidance and has as many tokens as `cond`.
     pub fn new(
         network: Arc<dyn FluxNetwork>,
-        cond: FluxContext,
-        uncond: Option<FluxContext>,
-        positions: FluxPositions,
+        cond: PromptContext,
+        uncond: Option<PromptContext>,
+        positions: JointPositions,
         guidance: FluxGuidance,
     ) -> Self {
         Self { network, cond, uncond, positions, guidance, start: None, reference: None }

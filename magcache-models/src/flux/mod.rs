@@ -1,31 +1,17 @@
-//! FLUX.1, and the parts that FLUX.2 ([`flux2`](crate::flux2)) has in common with it.
+//! FLUX.1 and FLUX.2: two generations of networks, and one pipeline for both.
+//!
+//! [`flux1`] and [`flux2`] have what only that generation has and name nothing of each other.
 
-pub(crate) mod attention;
-mod block;
-mod config;
-mod context;
 mod denoiser;
-pub(crate) mod dual;
-pub(crate) mod embed;
-pub(crate) mod feed_forward;
-pub(crate) mod head;
-pub mod meta;
-pub(crate) mod modulation;
+pub mod flux1;
+pub mod flux2;
+mod meta;
 pub mod native;
 mod pipeline;
-mod positions;
-pub(crate) mod read;
-pub(crate) mod single;
-mod transformer;
-pub mod vae;
+pub mod tiny;
 
-pub use config::FluxConfig;
-pub use context::FluxContext;
+pub use crate::mmdit::{AxesRope, JointPositions, PromptContext};
 pub use denoiser::{FluxDenoiser, FluxGuidance, FluxNetwork};
+pub use flux1::{FluxConfig, FluxTextEncoder, FluxTransformer};
+pub use flux2::{Flux2Config, Flux2TextEncoder, Flux2Transformer};
 pub use pipeline::FluxPipeline;
-pub use positions::{FluxPositions, FluxRope};
-pub use read::FluxConfigError;
-pub use transformer::FluxTransformer;
-
-/// What loading a part of the network gives.
-pub(crate) type LoadResult<T> = std::result::Result<T, crate::checkpoint::CheckpointError>;

@@ -2,7 +2,7 @@
 
 use magcache_core::{ConfigError, snapshot::SnapshotError};
 
-use crate::{checkpoint::CheckpointError, sampler::SamplerError};
+use crate::{autoencoder::AutoencoderError, checkpoint::CheckpointError, sampler::SamplerError};
 
 /// A request that cannot be served, or a failure while serving it.
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +74,15 @@ impl PipelineError {
             Self::Request { hint, .. } => hint.clone(),
             Self::Config(error) => error.hint(),
             _ => None,
+        }
+    }
+}
+
+impl From<AutoencoderError> for PipelineError {
+    fn from(error: AutoencoderError) -> Self {
+        match error {
+            AutoencoderError::Tensor(error) => Self::Tensor(error),
+            other => Self::part("autoencoder", other),
         }
     }
 }

@@ -72,6 +72,17 @@ pub struct Embedded {
 
 inventory::collect!(Embedded);
 
+/// The files of a model inside the binary, which lie in a folder of `tiny/`; paths are the folder's own.
+macro_rules! embedded_files {
+    ($folder:literal: $($path:literal),+ $(,)?) => {
+        &[$((
+            $path,
+            include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/tiny/", $folder, "/", $path)).as_slice(),
+        )),+]
+    };
+}
+pub(crate) use embedded_files;
+
 /// The file that names a diffusers pipeline's class.
 const INDEX: &str = "model_index.json";
 
@@ -152,7 +163,7 @@ fn refused(loaders: &[&Loader], folder: &Folder) -> Result<PipelineError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{checkpoint::EmbeddedFile, tiny};
+    use crate::checkpoint::EmbeddedFile;
 
     fn never(_: Folder, _: LoadOptions) -> Result<Box<dyn Pipeline>> {
         Err(PipelineError::request("opened", ""))
@@ -194,7 +205,9 @@ mod tests {
 
     #[test]
     fn the_embedded_model_has_a_loader() {
-        let loader = loader_of(&tiny::wan21_t2v()).expect("readable").expect("is registered");
+        let loader = loader_of(&(default_model().expect("is registered").folder)())
+            .expect("readable")
+            .expect("is registered");
         assert!(loader.class_names.contains(&"WanPipeline"));
     }
 }

@@ -14,6 +14,7 @@ mod request;
 pub use denoiser::{Denoiser, Entered, TextUses};
 pub use error::PipelineError;
 pub use generation::{Generation, PassTime};
+pub(crate) use load::embedded_files;
 pub use load::{Embedded, LoadOptions, Loader, Offload, default_model, embedded, loader_of, loaders, open};
 pub use request::{Defaults, Request};
 

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Error, Result, Tensor, bail};
 
-use super::vae::{Tiling, WanVae};
+use crate::autoencoder::{Tiling, VideoVae};
 
 /// The given first frame, and last one, of a video in the making.
 ///
@@ -37,7 +37,7 @@ impl FrameCondition {
     /// Frames of other shapes, and a number of frames that is not 1 more than a multiple of the autoencoder's temporal
     /// scale, or is 1 where a last frame is given.
     pub fn channels(
-        vae: &WanVae,
+        vae: &VideoVae,
         first: &Tensor,
         last: Option<&Tensor>,
         frames: usize,
@@ -77,7 +77,12 @@ impl FrameCondition {
     /// # Errors
     /// A frame of another shape, and a number of frames that is not 1 more than a multiple of the autoencoder's temporal
     /// scale.
-    pub fn first_frame(vae: &WanVae, first: &Tensor, frames: usize, tiling: Option<Tiling>) -> Result<Self> {
+    pub fn first_frame(
+        vae: &VideoVae,
+        first: &Tensor,
+        frames: usize,
+        tiling: Option<Tiling>,
+    ) -> Result<Self> {
         let scale = vae.config().temporal_scale();
         check_frames(frames, scale)?;
         let latents =

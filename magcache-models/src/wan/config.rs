@@ -1,7 +1,11 @@
 //! `config.json` of a diffusers `WanTransformer3DModel` folder.
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+
+use crate::checkpoint::{
+    ConfigError,
+    config::{self, wrong},
+};
 
 /// The class name that diffusers writes for the models this module implements.
 const CLASS_NAME: &str = "WanTransformer3DModel";
@@ -27,7 +31,7 @@ pub struct WanConfig {
     /// Channels of the model's input: 16 for text to video, 36 with mask and condition latents.
     pub in_channels: usize,
     /// Channels of the prediction; `in_channels` where the file says null.
-    #[serde(deserialize_with = "null_is_zero")]
+    #[serde(deserialize_with = "config::null_is_zero")]
     pub out_channels: usize,
     /// Channels of the text encoder's output.
     pub text_dim: usize,
@@ -76,62 +80,13 @@ impl Default for WanConfig {
     }
 }
 
-/// Why a `config.json` does not describe a model that this module implements.
-#[derive(Debug, thiserror::Error)]
-pub enum WanConfigError {
-    /// Not JSON, or a value of the wrong type.
-    #[error("config.json: {0}")]
-    Json(#[from] serde_json::Error),
-    /// The file belongs to another model class.
-    #[error("config.json: `_class_name` is `{got}`, expected `{CLASS_NAME}`\nhint: {hint}")]
-    Class {
-        /// What the file says.
-        got: String,
-        /// Where such a file usually comes from.
-        hint: &'static str,
-    },
-    /// A key that could change the network and that nothing here would read.
-    #[error(
-        "config.json: unknown key `{key}` = {value}\nhint: this build knows the keys of diffusers 0.42.1"
-    )]
-    UnknownKey {
-        /// The key.
-        key: String,
-        /// Its value as JSON.
-        value: String,
-    },
-    /// A value outside what the network can be built with.
-    #[error("config.json: `{key}` is {value}, {expected}")]
-    Value {
-        /// The key.
-        key: &'static str,
-        /// Its value as written.
-        value: String,
-        /// What it should be.
-        expected: String,
-    },
-}
-
 impl WanConfig {
     /// Reads and checks the text of a `config.json`.
     ///
     /// Keys that start with `_` are ignored, as are a few that published files carry without meaning; any other
     /// unknown key is an error, because it may stand for a part of the network that would be left out silently.
-    pub fn from_json(text: &str) -> Result<Self, WanConfigError> {
-        let map: Map<String, Value> = serde_json::from_str(text)?;
-        if let Some(class) = map.get("_class_name").filter(|class| *class != CLASS_NAME) {
-            let got = class.as_str().map_or_else(|| class.to_string(), str::to_owned);
-            return Err(WanConfigError::Class { hint: class_hint(&got), got });
-        }
-        let map: Map<String, Value> = map
-            .into_iter()
-            .filter(|(key, _)| !key.starts_with('_') && !UNUSED.contains(&key.as_str()))
-            .collect();
-        let known = serde_json::to_value(Self::default())?;
-        if let Some((key, value)) = map.iter().find(|(key, _)| known.get(key.as_str()).is_none()) {
-            return Err(WanConfigError::UnknownKey { key: key.clone(), value: value.to_string() });
-        }
-        let mut config: Self = serde_json::from_value(Value::Object(map))?;
+    pub fn from_json(text: &str) -> Result<Self, ConfigError> {
+        let mut config: Self = config::read(text, CLASS_NAME, "Wan", &UNUSED)?;
         if config.out_channels == 0 {
             config.out_channels = config.in_channels;
         }
@@ -149,7 +104,7 @@ impl WanConfig {
         self.patch_size.iter().product()
     }
 
-    fn validate(&self) -> Result<(), WanConfigError> {
+    fn validate(&self) -> Result<(), ConfigError> {
         let positive = [
             ("num_attention_heads", self.num_attention_heads),
             ("attention_head_dim", self.attention_head_dim),
@@ -191,7 +146,7 @@ impl WanConfig {
     }
 
     /// The three keys of the image branch have to agree with each other.
-    fn validate_image(&self) -> Result<(), WanConfigError> {
+    fn validate_image(&self) -> Result<(), ConfigError> {
         let inner = self.inner_dim();
         match (self.image_dim, self.added_kv_proj_dim) {
             (Some(_), Some(added)) if added != inner => {
@@ -218,27 +173,6 @@ impl WanConfig {
     }
 }
 
-fn wrong(key: &'static str, value: &impl ToString, expected: impl Into<String>) -> WanConfigError {
-    WanConfigError::Value { key, value: value.to_string(), expected: expected.into() }
-}
-
-fn class_hint(class: &str) -> &'static str {
-    match class {
-        "WanVACETransformer3DModel" | "WanAnimateTransformer3DModel" => {
-            "VACE and Animate have blocks of their own, which are not implemented"
-        }
-        "FluxTransformer2DModel" | "Flux2Transformer2DModel" => "this is a Flux model",
-        "AutoencoderKLWan" => {
-            "this is the video autoencoder; the transformer lies in the folder `transformer`"
-        }
-        _ => "give the folder `transformer` of a Wan model in diffusers layout",
-    }
-}
-
-fn null_is_zero<'de, D: serde::Deserializer<'de>>(value: D) -> Result<usize, D::Error> {
-    Ok(Option::deserialize(value)?.unwrap_or_default())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -261,7 +195,10 @@ mod tests {
     #[test]
     fn names_the_key_and_the_value_of_what_is_wrong() {
         for (text, parts) in [
-            (r#"{"_class_name": "FluxTransformer2DModel"}"#, vec!["`FluxTransformer2DModel`", "Flux model"]),
+            (
+                r#"{"_class_name": "FluxTransformer2DModel"}"#,
+                vec!["`FluxTransformer2DModel`", "FLUX.1 model"],
+            ),
             (r#"{"_class_name": 3}"#, vec!["`3`"]),
             (r#"{"vace_layers": [0, 2]}"#, vec!["unknown key `vace_layers` = [0,2]"]),
             (r#"{"qk_norm": "layer_norm"}"#, vec!["`qk_norm` is layer_norm", "rms_norm_across_heads"]),

@@ -19,11 +19,12 @@ mod source;
 #[cfg(test)]
 mod testing;
 mod text;
+mod text_encoder;
+pub mod tiny;
 mod transformer;
-pub mod vae;
 
 pub use condition::FrameCondition;
-pub use config::{WanConfig, WanConfigError};
+pub use config::WanConfig;
 pub use denoiser::WanDenoiser;
 pub use experts::WanPrompts;
 pub use image::WanImageEncoder;
@@ -31,6 +32,7 @@ pub use pipeline::WanPipeline;
 pub use rope::WanRope;
 pub use source::{Layout, WanSource, WanTask};
 pub use text::TextContext;
+pub use text_encoder::WanTextEncoder;
 pub use transformer::{WanInput, WanTransformer};
 
 /// What loading a part of the network gives.

@@ -11,9 +11,9 @@ use rand_distr::{Distribution, StandardNormal};
 use super::{
     FrameCondition, Layout, WanDenoiser, WanPrompts, WanSource, WanTask, WanTransformer, defaults, meta,
     request,
-    vae::{Tiling, WanVae},
 };
 use crate::{
+    autoencoder::{Tiling, VideoVae},
     checkpoint::{Folder, WeightDtype, Weights},
     image::{Picture, area_size},
     pipeline::{
@@ -89,9 +89,9 @@ impl WanPipeline {
         [vae.z_dim, (request.frames.saturating_sub(1)) / t + 1, request.height / s, request.width / s]
     }
 
-    fn vae(&self) -> Result<WanVae> {
+    fn vae(&self) -> Result<VideoVae> {
         let weights = self.source.vae(self.device(), WeightDtype::Auto)?;
-        Ok(WanVae::load(&weights, self.source.vae_config())?)
+        Ok(VideoVae::load(&weights, self.source.vae_config())?)
     }
 
     fn tiling(&self) -> Option<Tiling> {

@@ -3,9 +3,9 @@
 use anyhow::Result;
 use candle_core::Device;
 use magcache_models::{
+    autoencoder::{VideoVae, VideoVaeConfig},
     checkpoint::{WeightDtype, Weights},
     text::{T5Config, T5Encoder},
-    wan::vae::{WanVae, WanVaeConfig},
 };
 
 use super::{Times, component, gaussian};
@@ -17,8 +17,8 @@ use crate::{
 /// Latents to frames.
 pub(super) fn decode(args: &BenchVae, out: &Output) -> Result<()> {
     let folder = component(&args.model, "vae")?;
-    let config = WanVaeConfig::read(&folder)?;
-    let vae = WanVae::load(&Weights::open(&folder, &Device::Cpu, WeightDtype::Auto)?, &config)?;
+    let config = VideoVaeConfig::read(&folder)?;
+    let vae = VideoVae::load(&Weights::open(&folder, &Device::Cpu, WeightDtype::Auto)?, &config)?;
     let [frames, height, width] = args.latent;
     let latents = gaussian(&[1, config.z_dim, frames, height, width])?;
     let times = Times::measure(args.repeat, || {

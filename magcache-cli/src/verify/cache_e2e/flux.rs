@@ -6,10 +6,11 @@ use anyhow::Result;
 use candle_core::{DType, Tensor};
 use magcache_core::{Branch, HookRegistry, ModelMeta, Phase, Trajectory};
 use magcache_models::{
+    autoencoder::image::packing,
     flux::{
-        FluxContext, FluxDenoiser, FluxGuidance, FluxNetwork, FluxPositions, FluxTransformer, vae::packing,
+        Flux2Transformer, FluxDenoiser, FluxGuidance, FluxNetwork, FluxTransformer, JointPositions,
+        PromptContext,
     },
-    flux2::Flux2Transformer,
     sampler::{Request, Sampler, SchedulerConfig},
 };
 
@@ -84,9 +85,9 @@ fn flux2(case: &Case, scale: f64, grid: [usize; 2]) -> Result<Parts> {
 /// What a run needs beside noise.
 struct Parts {
     network: Arc<dyn FluxNetwork>,
-    cond: FluxContext,
-    uncond: Option<FluxContext>,
-    positions: FluxPositions,
+    cond: PromptContext,
+    uncond: Option<PromptContext>,
+    positions: JointPositions,
     guidance: FluxGuidance,
     model: ModelMeta,
 }

@@ -1,17 +1,14 @@
 //! What the native files of both generations have in common.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 
 use candle_core::Device;
 
-use super::recognise;
+use super::{Generation, recognise};
 use crate::checkpoint::{
     CheckpointError, Folder, Mapped, WeightDtype, Weights,
     table::{Rule, look_up},
 };
-
-/// What single files put in front of every name of the transformer.
-const PREFIXES: [&str; 3] = ["", "model.diffusion_model.", "diffusion_model."];
 
 /// End of the names of norms, which have one parameter.
 const NORM: &str = "_norm";
@@ -30,10 +27,8 @@ const GUIDANCE: &str = "guidance_in.";
 
 /// The native files of one generation.
 pub(crate) struct Layout {
-    /// What messages call it.
-    pub(crate) model: &'static str,
-    /// Tensors that every such file has; no file of another model has them all.
-    pub(crate) markers: [&'static str; 4],
+    /// Whose files these are.
+    pub(crate) generation: Generation,
     /// All modules, in terms of those of diffusers.
     pub(crate) table: &'static [Rule],
     /// Parameters of a module that is not a norm.
@@ -41,12 +36,6 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    /// What stands in front of the names if these are such a file's.
-    pub(crate) fn prefix(&self, names: &HashSet<&str>) -> Option<&'static str> {
-        let all = |prefix: &&str| self.markers.iter().all(|name| names.contains(&*format!("{prefix}{name}")));
-        PREFIXES.into_iter().find(all)
-    }
-
     /// The transformer in a file under its native names; other parts in the same file are left out.
     pub(crate) fn open(
         &self,
@@ -56,9 +45,9 @@ impl Layout {
         dtype: WeightDtype,
     ) -> Result<Weights, CheckpointError> {
         let weights = Weights::open_files(folder, &[file], device, dtype)?;
-        let Some(prefix) = self.prefix(&weights.names().collect()) else {
+        let Some(prefix) = self.generation.prefix(&weights.names().collect()) else {
             let found = recognise(weights.names()).unwrap_or("other tensors").to_owned();
-            let expected = format!("{} (native names)", self.model);
+            let expected = format!("{} (native names)", self.generation.model());
             return Err(CheckpointError::WrongArchitecture { file: weights.place(), expected, found });
         };
         weights.mapped(|name| {
@@ -91,7 +80,7 @@ impl Layout {
         }
         if let Some(name) = weights.names().find(|name| !known.contains(*name)) {
             let (name, file) = (name.to_owned(), weights.place());
-            return Err(CheckpointError::SurplusTensor { name, file, model: self.model });
+            return Err(CheckpointError::SurplusTensor { name, file, model: self.generation.model() });
         }
         weights.mapped(|name| match norm(name, SCALE, WEIGHT) {
             Some(name) => look_up(self.table, &name),

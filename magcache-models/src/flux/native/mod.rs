@@ -1,25 +1,17 @@
-//! Single files of the transformers as Black Forest Labs publish them: `flux1-dev.safetensors`, `flux1-schnell.safetensors`
-//! and their siblings; those of FLUX.2 are in [`flux2::native`](crate::flux2::native).
+//! Single files of the transformers as Black Forest Labs publish them: which generation they are of, and how their tensors
+//! become those of diffusers ([`flux1::native`](super::flux1::native), [`flux2::native`](super::flux2::native)).
 //!
 //! The modules have other names than in diffusers, projections that diffusers has one by one are one tensor, and the last
-//! modulation has the shift before the scale. [`open`] gives the tensors of diffusers, which are rows of the file's: nothing
-//! is copied, and every value is the same. The sizes are read off the tensors.
-//!
-//! Source: `convert_flux_transformer_checkpoint_to_diffusers` of diffusers 0.42.1. Differences: any width is taken, not only
-//! 3072; a tensor too many is refused, because it may stand for a part of the network that would be left out silently.
+//! modulation has the shift before the scale. The tensors of diffusers are rows of the file's: nothing is copied, and every
+//! value is the same. The sizes are read off the tensors. Differences from the converters of diffusers: any width is taken,
+//! not only those published; a tensor too many is refused, because it may stand for a part of the network that would be left
+//! out silently.
 
 mod layout;
-mod table;
 
 use std::collections::HashSet;
 
-use candle_core::Device;
-
 pub(crate) use self::layout::{BLOCKS, Layout, guided, heads};
-use self::table::FLUX1;
-use super::FluxConfig;
-use crate::checkpoint::{CheckpointError, Folder, WeightDtype, Weights};
-use crate::flux2::native::FLUX2;
 
 /// Whose layout a native file has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +22,44 @@ pub enum Generation {
     Flux2,
 }
 
+/// What single files put in front of every name of the transformer.
+const PREFIXES: [&str; 3] = ["", "model.diffusion_model.", "diffusion_model."];
+
+impl Generation {
+    /// Tensors that every native file of the generation has; no file of another model has them all.
+    const fn markers(self) -> [&'static str; 4] {
+        match self {
+            Self::Flux1 => [
+                "img_in.weight",
+                "vector_in.in_layer.weight",
+                "double_blocks.0.img_mod.lin.weight",
+                "final_layer.linear.weight",
+            ],
+            Self::Flux2 => [
+                "img_in.weight",
+                "single_stream_modulation.lin.weight",
+                "double_blocks.0.img_attn.qkv.weight",
+                "final_layer.linear.weight",
+            ],
+        }
+    }
+
+    /// What stands in front of the names if these are such a file's.
+    fn prefix(self, names: &HashSet<&str>) -> Option<&'static str> {
+        let all =
+            |prefix: &&str| self.markers().iter().all(|name| names.contains(&*format!("{prefix}{name}")));
+        PREFIXES.into_iter().find(all)
+    }
+
+    /// What messages call its transformers.
+    const fn model(self) -> &'static str {
+        match self {
+            Self::Flux1 => "FLUX.1 transformer",
+            Self::Flux2 => "FLUX.2 transformer",
+        }
+    }
+}
+
 /// The generation of a native transformer with tensors of these names, with or without the prefix that single files have;
 /// `None` for anything else, folders of diffusers included.
 pub fn generation<'a>(names: impl IntoIterator<Item = &'a str>) -> Option<Generation> {
@@ -37,8 +67,7 @@ pub fn generation<'a>(names: impl IntoIterator<Item = &'a str>) -> Option<Genera
 }
 
 fn generation_of(names: &HashSet<&str>) -> Option<Generation> {
-    let layouts = [(&FLUX1, Generation::Flux1), (&FLUX2, Generation::Flux2)];
-    layouts.into_iter().find(|(layout, _)| layout.prefix(names).is_some()).map(|(_, generation)| generation)
+    [Generation::Flux1, Generation::Flux2].into_iter().find(|generation| generation.prefix(names).is_some())
 }
 
 /// Tensors that a transformer of each generation has in diffusers and no other model.
@@ -66,49 +95,4 @@ pub fn recognise<'a>(names: impl IntoIterator<Item = &'a str>) -> Option<&'stati
         (Generation::Flux2, true, false) => "FLUX.2 transformer with guidance",
         (Generation::Flux2, false, false) => "FLUX.2 transformer without guidance",
     })
-}
-
-/// The transformer in `file`, under the names of diffusers, with its sizes.
-///
-/// The channels of a head are shared out to the axes of positions as in the published models, 16, 56 and 56 of 128; with
-/// another number, rows and columns get 7/16 each, rounded down to an even number, and the index the rest.
-///
-/// # Errors
-/// A file that cannot be read or is not of FLUX.1; a tensor that is missing or too many, by its native name; sizes that do
-/// not fit together.
-pub fn open(
-    folder: &Folder,
-    file: &str,
-    device: &Device,
-    dtype: WeightDtype,
-) -> Result<(FluxConfig, Weights), CheckpointError> {
-    let weights = FLUX1.open(folder, file, device, dtype)?;
-    let config = config(&weights)?;
-    let weights = FLUX1.translate(weights, [config.num_layers, config.num_single_layers])?;
-    Ok((config, weights))
-}
-
-fn config(weights: &Weights) -> Result<FluxConfig, CheckpointError> {
-    let [inner, in_channels] = weights.axes("img_in.weight")?;
-    let [_, joint_attention_dim] = weights.axes("txt_in.weight")?;
-    let [_, pooled_projection_dim] = weights.axes("vector_in.in_layer.weight")?;
-    let [out_channels, _] = weights.axes("final_layer.linear.weight")?;
-    let [num_attention_heads, attention_head_dim] = heads(weights, inner)?;
-    let [num_layers, num_single_layers] = BLOCKS.map(|list| weights.count(list));
-    let plane = attention_head_dim * 7 / 16 / 2 * 2;
-    FluxConfig {
-        patch_size: 1,
-        in_channels,
-        out_channels,
-        num_layers,
-        num_single_layers,
-        attention_head_dim,
-        num_attention_heads,
-        joint_attention_dim,
-        pooled_projection_dim,
-        guidance_embeds: guided(weights),
-        axes_dims_rope: [attention_head_dim - 2 * plane, plane, plane],
-    }
-    .validated()
-    .map_err(|error| CheckpointError::BadConfig { file: weights.place(), reason: error.to_string() })
 }

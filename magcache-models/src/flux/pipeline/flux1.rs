@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use magcache_core::ModelMeta;
 
-use super::family::{Family, ImageUse, Loaded, Named, Prompt, needed, truncated};
+use super::generation::{Family, ImageUse, Loaded, Named, Prompt, needed, truncated};
 use crate::{
+    autoencoder::image::packing,
     checkpoint::{Folder, Weights},
-    flux::{FluxConfig, FluxGuidance, FluxTransformer, meta, vae::packing},
+    flux::{FluxConfig, FluxGuidance, FluxTextEncoder, FluxTransformer, flux1::meta},
     image::{Filter, Picture, area_size},
     pipeline::{Defaults, LoadOptions, PipelineError, Request, Result, unknown_words},
     sampler::{SchedulerConfig, schedule},
-    text::{FluxTextEncoder, PromptTokenizer, TokenizerDefaults},
+    text::{PromptTokenizer, TokenizerDefaults},
 };
 
 /// Tokens of T5 that schnell was trained to read.

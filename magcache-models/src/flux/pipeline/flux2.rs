@@ -4,15 +4,15 @@ use std::sync::Arc;
 
 use magcache_core::ModelMeta;
 
-use super::family::{Family, ImageUse, Loaded, Named, Prompt, needed, truncated};
+use super::generation::{Family, ImageUse, Loaded, Named, Prompt, needed, truncated};
 use crate::{
+    autoencoder::image::packing,
     checkpoint::{Folder, Weights},
-    flux::{FluxGuidance, vae::packing},
-    flux2::{Flux2Config, Flux2Transformer, meta},
+    flux::{Flux2Config, Flux2TextEncoder, Flux2Transformer, FluxGuidance, flux2::meta},
     image::{Filter, Picture},
     pipeline::{Defaults, LoadOptions, PipelineError, Request, Result},
     sampler::{SchedulerConfig, schedule},
-    text::{Flux2TextEncoder, TokenizerDefaults},
+    text::TokenizerDefaults,
 };
 
 /// Pixels of a reference picture; a larger one is made smaller.

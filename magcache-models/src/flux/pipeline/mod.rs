@@ -1,9 +1,9 @@
 //! FLUX.1 and FLUX.2 klein from a checkpoint folder, or from single files beside the folders of the text encoders: text,
 //! an image, or both to an image.
 
-mod family;
 mod flux1;
 mod flux2;
+mod generation;
 mod request;
 mod source;
 
@@ -16,19 +16,19 @@ use rand_chacha::ChaCha20Rng;
 use rand_distr::{Distribution, StandardNormal};
 
 use self::{
-    family::{Family, ImageUse, Loaded, Named},
+    generation::{Family, ImageUse, Loaded, Named},
     source::{Network, Source},
 };
-use super::{
-    FluxDenoiser,
-    vae::{FluxVae, FluxVaeError, LatentScale, packing},
-};
+use super::FluxDenoiser;
 use crate::{
+    autoencoder::{
+        ImageVae, Tiling,
+        image::{LatentScale, packing},
+    },
     checkpoint::{Folder, WeightDtype, Weights},
     image::Picture,
     pipeline::{Defaults, Denoiser, LoadOptions, Loader, Pipeline, PipelineError, Request, Result, Stage},
     sampler::{Sampler, Schedule, SchedulerConfig, Shift, schedule},
-    tiling::Tiling,
 };
 
 /// How much of the schedule runs on an image where the request does not say; the default of diffusers 0.42.1.
@@ -103,7 +103,7 @@ impl FluxPipeline {
         Ok(self.source.transformer(&options)?)
     }
 
-    fn vae(&self) -> Result<FluxVae> {
+    fn vae(&self) -> Result<ImageVae> {
         Ok(self.source.autoencoder(self.device())?)
     }
 
@@ -129,7 +129,7 @@ impl FluxPipeline {
         let noise = self.normal(request, IMAGE, shape)?;
         let vae = self.vae()?;
         let tokens = || vae.to_tokens(&vae.encode(&pixels, self.tiling())?.sample(&noise)?);
-        tokens().map_err(autoencoder)
+        Ok(tokens()?)
     }
 
     /// Tokens of the picture that the network looks at, and their rows and columns.
@@ -140,7 +140,7 @@ impl FluxPipeline {
         let pixels = pixels.map_err(|e| PipelineError::part("image", e))?;
         let vae = self.vae()?;
         let tokens = || vae.to_tokens(&vae.encode(&pixels, self.tiling())?.mean()?);
-        Ok((tokens().map_err(autoencoder)?, self.grid(height, width)))
+        Ok((tokens()?, self.grid(height, width)))
     }
 }
 
@@ -278,7 +278,7 @@ impl Pipeline for FluxPipeline {
                 packing::flatten(&self.normal(request, NOISE, [1, side * side * channels, rows, columns])?)
             }
         };
-        tokens.map_err(autoencoder)
+        Ok(tokens?)
     }
 
     fn decode(
@@ -292,12 +292,8 @@ impl Pipeline for FluxPipeline {
         let vae = self.vae()?;
         let grid = self.grid(request.height, request.width);
         let image = vae.from_tokens(latents, grid).and_then(|z| vae.decode(&z, self.tiling()));
-        sink(&image.map_err(autoencoder)?.squeeze(0)?.unsqueeze(1)?)
+        sink(&image?.squeeze(0)?.unsqueeze(1)?)
     }
-}
-
-fn autoencoder(error: FluxVaeError) -> PipelineError {
-    PipelineError::part("autoencoder", error)
 }
 
 /// Defaults of a model of images.

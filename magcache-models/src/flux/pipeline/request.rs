@@ -1,6 +1,6 @@
 //! Whether a request can be served.
 
-use super::family::{Family, ImageUse};
+use super::generation::{Family, ImageUse};
 use crate::{
     pipeline::{PipelineError, Request, Result},
     text::MAX_PROMPT_CHARS,

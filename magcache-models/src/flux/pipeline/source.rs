@@ -4,13 +4,12 @@ use candle_core::Device;
 use serde::Deserialize;
 
 use crate::{
-    checkpoint::{CheckpointError, Folder, WeightDtype, Weights},
+    autoencoder::{ImageVae, ImageVaeConfig, image::names},
+    checkpoint::{CheckpointError, ConfigError, Folder, WeightDtype, Weights},
     flux::{
-        FluxConfig, FluxConfigError,
+        Flux2Config, FluxConfig, flux1, flux2,
         native::{self, Generation},
-        vae::{self, FluxVae, FluxVaeConfig},
     },
-    flux2::{self, Flux2Config},
     pipeline::LoadOptions,
     sampler::{SamplerKind, SchedulerConfig, Shift},
 };
@@ -56,7 +55,7 @@ enum Place {
 pub(super) struct Source {
     pub(super) folder: Folder,
     pub(super) network: Network,
-    pub(super) vae: FluxVaeConfig,
+    pub(super) vae: ImageVaeConfig,
     pub(super) scheduler: SchedulerConfig,
     transformer_at: Place,
     vae_at: Place,
@@ -84,7 +83,9 @@ impl Source {
         let (folder, device, dtype) = (&self.folder, &options.device, options.dtype);
         match (&self.transformer_at, &self.network) {
             (Place::Folder(folder), _) => Weights::open(folder, device, dtype),
-            (Place::File(file), Network::Flux1 { .. }) => Ok(native::open(folder, file, device, dtype)?.1),
+            (Place::File(file), Network::Flux1 { .. }) => {
+                Ok(flux1::native::open(folder, file, device, dtype)?.1)
+            }
             (Place::File(file), Network::Flux2 { .. }) => {
                 Ok(flux2::native::open(folder, file, device, dtype)?.1)
             }
@@ -92,10 +93,10 @@ impl Source {
     }
 
     /// The autoencoder.
-    pub(super) fn autoencoder(&self, device: &Device) -> Result<FluxVae, CheckpointError> {
+    pub(super) fn autoencoder(&self, device: &Device) -> Result<ImageVae, CheckpointError> {
         match &self.vae_at {
-            Place::Folder(folder) => FluxVae::open(folder, device),
-            Place::File(file) => FluxVae::open_file(&self.folder, file, &self.vae, device),
+            Place::Folder(folder) => ImageVae::open(folder, device),
+            Place::File(file) => ImageVae::open_file(&self.folder, file, &self.vae, device),
         }
     }
 
@@ -145,7 +146,7 @@ fn network(folder: &Folder, index: Option<&Index>) -> Result<(Network, Place), C
     let named = |word: &str| file.to_ascii_lowercase().contains(word);
     let network = match generation {
         Generation::Flux1 => {
-            let (config, _) = native::open(folder, &file, &device, dtype)?;
+            let (config, _) = flux1::native::open(folder, &file, &device, dtype)?;
             Network::Flux1 { config, kontext: kontext || named("kontext") }
         }
         Generation::Flux2 => {
@@ -162,18 +163,18 @@ fn transformer_file(folder: &Folder) -> Option<(String, Generation)> {
     find(folder, |weights| native::generation(weights.names()))
 }
 
-fn autoencoder(folder: &Folder, network: &Network) -> Result<(FluxVaeConfig, Place), CheckpointError> {
+fn autoencoder(folder: &Folder, network: &Network) -> Result<(ImageVaeConfig, Place), CheckpointError> {
     let own = folder.sub("vae");
-    let is_vae = |weights: &Weights| vae::names::is_native(weights.names()).then_some(());
+    let is_vae = |weights: &Weights| names::is_native(weights.names()).then_some(());
     match find(folder, is_vae) {
         Some((file, ())) if !own.exists("config.json") => {
             let config = match network {
-                Network::Flux1 { .. } => FluxVaeConfig::flux1(),
-                Network::Flux2 { .. } => FluxVaeConfig::flux2(),
+                Network::Flux1 { .. } => ImageVaeConfig::flux1(),
+                Network::Flux2 { .. } => ImageVaeConfig::flux2(),
             };
             Ok((config, Place::File(file)))
         }
-        _ => Ok((FluxVaeConfig::read(&own)?, Place::Folder(own))),
+        _ => Ok((ImageVaeConfig::read(&own)?, Place::Folder(own))),
     }
 }
 
@@ -186,12 +187,9 @@ fn find<T>(folder: &Folder, of: impl Fn(&Weights) -> Option<T>) -> Option<(Strin
     })
 }
 
-fn config<C>(
-    folder: &Folder,
-    parse: impl Fn(&str) -> Result<C, FluxConfigError>,
-) -> Result<C, CheckpointError> {
+fn config<C>(folder: &Folder, parse: impl Fn(&str) -> Result<C, ConfigError>) -> Result<C, CheckpointError> {
     const FILE: &str = "config.json";
-    let bad = |error: FluxConfigError| CheckpointError::BadConfig {
+    let bad = |error: ConfigError| CheckpointError::BadConfig {
         file: folder.describe_file(FILE),
         reason: error.to_string(),
     };

@@ -11,10 +11,11 @@ use serde_json::Value;
 
 use super::{ImageEncoder, Layout, Part, WanSource, WanTask};
 use crate::{
+    autoencoder::VideoVaeConfig,
     checkpoint::{CheckpointError, Folder},
     sampler::SchedulerConfig,
     text::T5Config,
-    wan::{WanConfig, vae::WanVaeConfig},
+    wan::WanConfig,
 };
 
 const INDEX: &str = "model_index.json";
@@ -97,7 +98,7 @@ pub(super) fn open(folder: Folder) -> Result<WanSource, CheckpointError> {
         boundary_ratio: index.boundary_ratio,
         expand_timesteps: index.expand_timesteps,
         scheduler: scheduler(&folder.sub("scheduler"))?,
-        vae: Part::in_folder(folder.sub("vae"), WanVaeConfig::read)?,
+        vae: Part::in_folder(folder.sub("vae"), VideoVaeConfig::read)?,
         text: Part::in_folder(folder.sub("text_encoder"), T5Config::read)?,
         tokenizer: tokenizer(folder.sub("tokenizer"))?,
         image,

@@ -12,12 +12,13 @@ use magcache_core::Expert;
 use serde_json::Value;
 
 use self::part::Part;
-use super::{WanConfig, WanImageEncoder, vae::WanVaeConfig};
+use super::{WanConfig, WanImageEncoder, WanTextEncoder};
 use crate::{
+    autoencoder::VideoVaeConfig,
     checkpoint::{CheckpointError, Folder, WeightDtype, Weights},
     clip::{ClipImageProcessor, ClipVisionConfig, ClipVisionEncoder},
     sampler::SchedulerConfig,
-    text::{T5Config, WanTextEncoder},
+    text::T5Config,
 };
 
 /// What messages call the configuration of the image processor.
@@ -96,7 +97,7 @@ pub struct WanSource {
     boundary_ratio: Option<f64>,
     expand_timesteps: bool,
     scheduler: SchedulerConfig,
-    vae: Part<WanVaeConfig>,
+    vae: Part<VideoVaeConfig>,
     text: Part<T5Config>,
     tokenizer: Folder,
     image: Option<ImageEncoder>,
@@ -185,7 +186,7 @@ impl WanSource {
     }
 
     /// Sizes of the video autoencoder.
-    pub fn vae_config(&self) -> &WanVaeConfig {
+    pub fn vae_config(&self) -> &VideoVaeConfig {
         &self.vae.config
     }
 

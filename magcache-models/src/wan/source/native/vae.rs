@@ -4,8 +4,9 @@ use serde_json::{Value, json};
 
 use super::{Part, find};
 use crate::{
+    autoencoder::VideoVaeConfig,
     checkpoint::{CheckpointError, Folder, Weights},
-    wan::{names::VaeNames, source::part::Names, vae::WanVaeConfig},
+    wan::{names::VaeNames, source::part::Names},
 };
 
 /// Mean and deviation of the latent channels, which the programs have and the files do not: Wan 2.1 with 16 channels.
@@ -41,10 +42,10 @@ const WAN_22: ([f64; 48], [f64; 48]) = (
 const COLOURS: usize = 3;
 
 /// The autoencoder, by the shapes of its tensors.
-pub(super) fn open(folder: &Folder) -> Result<Part<WanVaeConfig>, CheckpointError> {
+pub(super) fn open(folder: &Folder) -> Result<Part<VideoVaeConfig>, CheckpointError> {
     let file = find(folder, |name| name.starts_with("Wan") && name.ends_with("_VAE"), "Wan2.1_VAE.pth")?;
     Part::in_file(folder, file, |weights| {
-        let config = WanVaeConfig::from_json(&config(weights)?.to_string());
+        let config = VideoVaeConfig::from_json(&config(weights)?.to_string());
         let config = config
             .map_err(|error| CheckpointError::BadConfig { file: weights.place(), reason: error.to_string() });
         Ok((config?, Names::Vae(vae_names(weights))))

@@ -1,0 +1,99 @@
+//! Strict reading of `config.json`: what nothing here would read is refused.
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::{Map, Value};
+
+/// Why a `config.json` does not describe a model that is implemented here.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// Not JSON, or a value of the wrong type.
+    #[error("config.json: {0}")]
+    Json(#[from] serde_json::Error),
+    /// The file belongs to another model class.
+    #[error("config.json: `_class_name` is `{got}`, expected `{expected}`\nhint: {hint}")]
+    Class {
+        /// What the file says.
+        got: String,
+        /// The class that was asked for.
+        expected: &'static str,
+        /// Where such a file usually comes from.
+        hint: String,
+    },
+    /// A key that could change the network and that nothing here would read.
+    #[error(
+        "config.json: unknown key `{key}` = {value}\nhint: this build knows the keys of diffusers 0.42.1"
+    )]
+    UnknownKey {
+        /// The key.
+        key: String,
+        /// Its value as JSON.
+        value: String,
+    },
+    /// A value outside what the network can be built with.
+    #[error("config.json: `{key}` is {value}, {expected}")]
+    Value {
+        /// The key.
+        key: &'static str,
+        /// Its value as written.
+        value: String,
+        /// What it should be.
+        expected: String,
+    },
+}
+
+/// Reads a configuration of the class `expected` of a `family` of models, not yet checked value by value.
+///
+/// Keys that start with `_` are ignored, and so are those of `unused`, which published files have although no network reads
+/// them; any other that `T` does not have is an error, because it may stand for a part of the network that would be left
+/// out silently.
+pub fn read<T>(text: &str, expected: &'static str, family: &str, unused: &[&str]) -> Result<T, ConfigError>
+where
+    T: Default + Serialize + DeserializeOwned,
+{
+    let map: Map<String, Value> = serde_json::from_str(text)?;
+    if let Some(class) = map.get("_class_name").filter(|class| *class != expected) {
+        let got = class.as_str().map_or_else(|| class.to_string(), str::to_owned);
+        return Err(ConfigError::Class { hint: class_hint(&got, family), expected, got });
+    }
+    let read = |key: &str| !key.starts_with('_') && !unused.contains(&key);
+    let map: Map<String, Value> = map.into_iter().filter(|(key, _)| read(key)).collect();
+    let known = serde_json::to_value(T::default())?;
+    if let Some((key, value)) = map.iter().find(|(key, _)| known.get(key.as_str()).is_none()) {
+        return Err(ConfigError::UnknownKey { key: key.clone(), value: value.to_string() });
+    }
+    Ok(serde_json::from_value(Value::Object(map))?)
+}
+
+/// A value that is not what it should be.
+pub fn wrong(key: &'static str, value: &impl ToString, expected: impl Into<String>) -> ConfigError {
+    ConfigError::Value { key, value: value.to_string(), expected: expected.into() }
+}
+
+/// The first value that should be at least 1 and is not.
+pub fn positive(values: &[(&'static str, usize)]) -> Result<(), ConfigError> {
+    match values.iter().find(|(_, value)| *value == 0) {
+        Some((key, value)) => Err(wrong(key, value, "expected at least 1")),
+        None => Ok(()),
+    }
+}
+
+/// For `#[serde(deserialize_with)]`: null where a key says "as another one does".
+pub fn null_is_zero<'de, D: serde::Deserializer<'de>>(value: D) -> Result<usize, D::Error> {
+    Ok(Option::deserialize(value)?.unwrap_or_default())
+}
+
+fn class_hint(class: &str, family: &str) -> String {
+    let hint = match class {
+        "FluxTransformer2DModel" => "this is a FLUX.1 model",
+        "Flux2Transformer2DModel" => "this is a FLUX.2 model",
+        "WanTransformer3DModel" => "this is a Wan model",
+        "WanVACETransformer3DModel" | "WanAnimateTransformer3DModel" => {
+            "VACE and Animate have blocks of their own, which are not implemented"
+        }
+        "AutoencoderKL" | "AutoencoderKLFlux2" | "AutoencoderKLWan" => {
+            "this is the autoencoder; the transformer lies in the folder `transformer`"
+        }
+        _ => return format!("give the folder `transformer` of a {family} model in diffusers layout"),
+    };
+    hint.to_owned()
+}

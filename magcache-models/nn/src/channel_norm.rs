@@ -1,0 +1,116 @@
+//! The norm of the VAE: `x / max(|x|, 1e-12) * sqrt(channels) * gamma` over the channels, with `SiLU` behind it if wanted.
+
+use candle_core::{CpuStorage, CustomOp2, D, Layout, Shape, Tensor};
+use pulp::Simd;
+
+use magcache_checkpoint::{CheckpointError, Weights};
+
+use crate::{
+    cpu::{self, RowKernel},
+    silu,
+};
+
+/// Smallest length that a vector of channels is divided by.
+const FLOOR: f32 = 1e-12;
+
+/// An RMS norm without epsilon, as `WanRMS_norm` of diffusers.
+#[derive(Clone, Debug)]
+pub struct ChannelNorm {
+    /// `[channels]`, with the square root of the channels in it.
+    gamma: Tensor,
+}
+
+impl ChannelNorm {
+    /// Reads `gamma` `[channels, 1, ..]`; `axes` is how many axes of length 1 follow the channels.
+    pub fn load(weights: &Weights, channels: usize, axes: usize) -> Result<Self, CheckpointError> {
+        let mut shape = vec![channels];
+        shape.resize(1 + axes, 1);
+        let gamma = weights.get_f32("gamma", &shape)?.reshape(channels)?;
+        Ok(Self { gamma: (gamma * (channels as f64).sqrt())? })
+    }
+
+    /// `[.., channels]` to the same shape.
+    pub fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        self.run(x, false)
+    }
+
+    /// [`Self::forward`] and `SiLU`.
+    pub fn forward_silu(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        self.run(x, true)
+    }
+
+    fn run(&self, x: &Tensor, silu: bool) -> candle_core::Result<Tensor> {
+        if cpu::on_cpu(x) {
+            return x.contiguous()?.apply_op2_no_bwd(&self.gamma, &NormOp { silu });
+        }
+        self.plain(x, silu)
+    }
+
+    fn plain(&self, x: &Tensor, with_silu: bool) -> candle_core::Result<Tensor> {
+        let length = x.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?.maximum(f64::from(FLOOR))?;
+        let y = x.broadcast_div(&length)?.broadcast_mul(&self.gamma.to_dtype(x.dtype())?)?;
+        if with_silu { silu(&y) } else { Ok(y) }
+    }
+}
+
+struct NormOp {
+    silu: bool,
+}
+
+impl CustomOp2 for NormOp {
+    fn name(&self) -> &'static str {
+        "channel-norm"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        gamma: &CpuStorage,
+        gamma_layout: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let x = cpu::contiguous(self.name(), x, x_layout)?;
+        let channels = x_layout.dims().last().copied().unwrap_or(1);
+        let gamma = cpu::per_channel(self.name(), gamma, gamma_layout, channels)?;
+        let out = cpu::by_row(x, channels, channels, &NormRows { gamma, silu: self.silu });
+        Ok((CpuStorage::F32(out), x_layout.shape().clone()))
+    }
+}
+
+struct NormRows<'a> {
+    gamma: &'a [f32],
+    silu: bool,
+}
+
+impl RowKernel for NormRows<'_> {
+    #[inline(always)]
+    fn row<S: Simd>(&self, simd: S, _: usize, out: &mut [f32], x: &[f32]) {
+        let inverse = cpu::sum_of_squares(simd, x, 0.0).sqrt().max(FLOOR).recip();
+        for ((out, x), gamma) in out.iter_mut().zip(x).zip(self.gamma) {
+            let y = x * inverse * gamma;
+            *out = if self.silu { cpu::silu(y) } else { y };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    #[test]
+    fn kernel_agrees_with_candle() -> candle_core::Result<()> {
+        for channels in [3, 48] {
+            let norm = ChannelNorm { gamma: Tensor::randn(0f32, 2.0, channels, &Device::Cpu)? };
+            let x = Tensor::randn(0f32, 3.0, (2, 3, 4, 5, channels), &Device::Cpu)?;
+            for silu in [false, true] {
+                let error = (norm.run(&x, silu)? - norm.plain(&x, silu)?)?.abs()?.flatten_all()?.max(0)?;
+                assert!(error.to_scalar::<f32>()? < 2e-6, "{channels} {silu}");
+            }
+            let zeros = norm.forward(&x.zeros_like()?)?.flatten_all()?.to_vec1::<f32>()?;
+            assert!(zeros.iter().all(|x| *x == 0.0));
+        }
+        Ok(())
+    }
+}

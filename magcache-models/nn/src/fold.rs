@@ -1,0 +1,251 @@
+//! The way around a level of Wan 2.2, which changes resolution and channels without weights.
+//!
+//! Both directions number the values of a block of `time` frames by `space` rows by `space` columns the same way: by
+//! channel, then frame, row and column. Going down, groups of consecutive values are averaged; going up, every value is
+//! repeated.
+
+use candle_core::{CpuStorage, InplaceOp2, Layout, Result, Tensor};
+use rayon::prelude::*;
+
+use crate::cpu::{contiguous, on_cpu};
+
+/// What a level changes: channels, and how many frames, rows and columns become one or one becomes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fold {
+    /// Channels before.
+    pub inputs: usize,
+    /// Channels after.
+    pub outputs: usize,
+    /// Frames of a block.
+    pub time: usize,
+    /// Rows and columns of a block.
+    pub space: usize,
+}
+
+impl Fold {
+    /// Values of a block in one channel.
+    pub fn volume(&self) -> usize {
+        self.time * self.space * self.space
+    }
+
+    /// Frame, row and column in the block of its `i`th value.
+    fn place(&self, i: usize) -> [usize; 3] {
+        [i / (self.space * self.space), i / self.space % self.space, i % self.space]
+    }
+
+    fn size(&self) -> [usize; 3] {
+        [self.time, self.space, self.space]
+    }
+}
+
+/// `AvgDown3D` of the reference.
+#[derive(Clone, Copy, Debug)]
+pub struct AvgDown(pub Fold);
+
+/// `DupUp3D` of the reference.
+#[derive(Clone, Copy, Debug)]
+pub struct DupUp(pub Fold);
+
+impl AvgDown {
+    /// `y + down(x)`; `y` must be held by nobody else. Zeros stand in before a first chunk of too few frames.
+    pub fn add_to(&self, y: Tensor, x: &Tensor) -> Result<Tensor> {
+        if on_cpu(&y) {
+            y.inplace_op2(&x.contiguous()?, self)?;
+            return Ok(y);
+        }
+        y + self.plain(x)?
+    }
+
+    fn plain(&self, x: &Tensor) -> Result<Tensor> {
+        let Fold { outputs, time, space, .. } = self.0;
+        let x = x.pad_with_zeros(1, missing(x.dim(1)?, time), 0)?;
+        let (batch, frames, height, width, channels) = x.dims5()?;
+        let grid = [frames / time, height / space, width / space];
+        x.reshape(&[batch, grid[0], time, grid[1], space, grid[2], space, channels][..])?
+            .permute([0, 1, 3, 5, 7, 2, 4, 6].as_slice())?
+            .reshape(&[batch, grid[0], grid[1], grid[2], outputs, channels * self.0.volume() / outputs][..])?
+            .mean(5)
+    }
+}
+
+impl DupUp {
+    /// `y + up(x)`; `y` must be held by nobody else. Of a first chunk the frames that causality has no room for are left
+    /// out.
+    pub fn add_to(&self, y: Tensor, x: &Tensor, first_chunk: bool) -> Result<Tensor> {
+        let skipped = if first_chunk { self.0.time - 1 } else { 0 };
+        if on_cpu(&y) {
+            y.inplace_op2(&x.contiguous()?, &DupUpOp { fold: self.0, skipped })?;
+            return Ok(y);
+        }
+        y + self.plain(x, skipped)?
+    }
+
+    fn plain(&self, x: &Tensor, skipped: usize) -> Result<Tensor> {
+        let Fold { outputs, time, space, .. } = self.0;
+        let (batch, frames, height, width, channels) = x.dims5()?;
+        let repeats = outputs * self.0.volume() / channels;
+        x.unsqueeze(5)?
+            .broadcast_as(&[batch, frames, height, width, channels, repeats][..])?
+            .reshape(&[batch, frames, height, width, outputs, time, space, space][..])?
+            .permute([0, 1, 5, 2, 6, 3, 7, 4].as_slice())?
+            .reshape((batch, frames * time, height * space, width * space, outputs))?
+            .narrow(1, skipped, frames * time - skipped)
+    }
+}
+
+/// Frames that are missing to a multiple of `time`.
+fn missing(frames: usize, time: usize) -> usize {
+    (time - frames % time) % time
+}
+
+/// Calls `kernel(pixel of y, [sample, frame, row, column] of y, x)` for every pixel, on all cores.
+fn each_pixel(
+    op: &str,
+    y: (&mut CpuStorage, &Layout),
+    x: (&CpuStorage, &Layout),
+    kernel: impl Fn(&mut [f32], [usize; 4], &[f32]) + Sync,
+) -> Result<()> {
+    let (_, frames, height, width, channels) = y.1.shape().dims5()?;
+    let x = contiguous(op, x.0, x.1)?;
+    let (CpuStorage::F32(values), Some((start, end))) = (y.0, y.1.contiguous_offsets()) else {
+        candle_core::bail!("{op}: expected a contiguous f32 tensor")
+    };
+    let Some(values) = values.get_mut(start..end) else { candle_core::bail!("{op}: layout exceeds storage") };
+    values.par_chunks_mut((width * channels).max(1)).enumerate().for_each(|(line, pixels)| {
+        let (frame, row) = (line / height, line % height);
+        for (column, pixel) in pixels.chunks_exact_mut(channels).enumerate() {
+            kernel(pixel, [frame / frames, frame % frames, row, column], x);
+        }
+    });
+    Ok(())
+}
+
+/// Where the pixel at (sample, frame, row, column) begins in a contiguous tensor of this shape.
+fn offset([frames, height, width, channels]: [usize; 4], [b, t, h, w]: [usize; 4]) -> usize {
+    (((b * frames + t) * height + h) * width + w) * channels
+}
+
+impl InplaceOp2 for AvgDown {
+    fn name(&self) -> &'static str {
+        "average-down"
+    }
+
+    fn cpu_fwd(
+        &self,
+        y: &mut CpuStorage,
+        y_layout: &Layout,
+        x: &CpuStorage,
+        x_layout: &Layout,
+    ) -> Result<()> {
+        let (Self(fold), (batch, frames, height, width, channels)) = (self, x_layout.shape().dims5()?);
+        let pad = missing(frames, fold.time);
+        let [time, rows, columns] = fold.size();
+        let expected = (batch, (frames + pad) / time, height / rows, width / columns, fold.outputs);
+        let group = channels * fold.volume() / fold.outputs;
+        let whole = height % rows == 0 && width % columns == 0 && group > 0;
+        if y_layout.shape().dims5()? != expected || channels != fold.inputs || !whole {
+            candle_core::bail!("{fold:?}: {:?} cannot become {:?}", x_layout.shape(), y_layout.shape());
+        }
+        let (shape, scale) = ([frames, height, width, channels], 1.0 / group as f32);
+        each_pixel(self.name(), (y, y_layout), (x, x_layout), |pixel, [b, t, h, w], x| {
+            let source: Vec<Option<usize>> = (0..fold.volume())
+                .map(|i| {
+                    let [dt, dh, dw] = fold.place(i);
+                    let frame = (t * time + dt).checked_sub(pad)?;
+                    Some(offset(shape, [b, frame, h * rows + dh, w * columns + dw]))
+                })
+                .collect();
+            for (o, y) in pixel.iter_mut().enumerate() {
+                let values = (o * group..(o + 1) * group).filter_map(|i| {
+                    let start = source.get(i % source.len()).copied().flatten()?;
+                    x.get(start + i / source.len())
+                });
+                *y += values.sum::<f32>() * scale;
+            }
+        })
+    }
+}
+
+struct DupUpOp {
+    fold: Fold,
+    /// Frames left out at the start.
+    skipped: usize,
+}
+
+impl InplaceOp2 for DupUpOp {
+    fn name(&self) -> &'static str {
+        "repeat-up"
+    }
+
+    fn cpu_fwd(
+        &self,
+        y: &mut CpuStorage,
+        y_layout: &Layout,
+        x: &CpuStorage,
+        x_layout: &Layout,
+    ) -> Result<()> {
+        let (Self { fold, skipped }, (batch, frames, height, width, channels)) =
+            (self, x_layout.shape().dims5()?);
+        let [time, rows, columns] = fold.size();
+        let expected = (batch, frames * time - skipped, height * rows, width * columns, fold.outputs);
+        let repeats = fold.outputs * fold.volume() / channels.max(1);
+        if y_layout.shape().dims5()? != expected || channels != fold.inputs || repeats == 0 {
+            candle_core::bail!("{fold:?}: {:?} cannot become {:?}", x_layout.shape(), y_layout.shape());
+        }
+        let shape = [frames, height, width, channels];
+        each_pixel(self.name(), (y, y_layout), (x, x_layout), |pixel, [b, t, h, w], x| {
+            let t = t + skipped;
+            let start = offset(shape, [b, t / time, h / rows, w / columns]);
+            let source = x.get(start..start + channels).unwrap_or_default();
+            let place = (t % time * rows + h % rows) * columns + w % columns;
+            for (o, y) in pixel.iter_mut().enumerate() {
+                if let Some(x) = source.get((o * fold.volume() + place) / repeats) {
+                    *y += x;
+                }
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    const FOLDS: [(usize, usize, usize, usize); 6] =
+        [(6, 6, 1, 1), (4, 8, 1, 2), (4, 8, 2, 2), (8, 4, 2, 2), (5, 5, 2, 2), (6, 3, 1, 2)];
+
+    fn worst(a: &Tensor, b: &Tensor) -> Result<f32> {
+        (a - b)?.abs()?.flatten_all()?.max(0)?.to_scalar()
+    }
+
+    #[test]
+    fn kernels_agree_with_candle() -> Result<()> {
+        for ((inputs, outputs, time, space), frames) in FOLDS.iter().flat_map(|f| [(*f, 1), (*f, 4)]) {
+            let fold = Fold { inputs, outputs, time, space };
+            let x = Tensor::randn(0f32, 1.0, (2, frames, 4, 6, inputs), &Device::Cpu)?;
+            let expected = AvgDown(fold).plain(&x)?;
+            let y = Tensor::randn(0f32, 1.0, expected.shape(), &Device::Cpu)?;
+            let (sum, ours) = ((&y + expected)?, AvgDown(fold).add_to(y.copy()?, &x)?);
+            assert!(worst(&ours, &sum)? < 1e-6, "{fold:?} {frames}");
+            for first in [false, true] {
+                let expected = DupUp(fold).plain(&x, if first { time - 1 } else { 0 })?;
+                let y = Tensor::randn(0f32, 1.0, expected.shape(), &Device::Cpu)?;
+                let (sum, ours) = ((&y + expected)?, DupUp(fold).add_to(y.copy()?, &x, first)?);
+                assert!(worst(&ours, &sum)? < 1e-6, "{fold:?} {frames} {first}");
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn shapes_that_do_not_fit_are_refused() -> Result<()> {
+        let fold = Fold { inputs: 4, outputs: 4, time: 2, space: 2 };
+        let zeros = |shape: [usize; 5]| Tensor::zeros(&shape, candle_core::DType::F32, &Device::Cpu);
+        assert!(AvgDown(fold).add_to(zeros([1, 2, 2, 2, 4])?, &zeros([1, 4, 5, 4, 4])?).is_err());
+        assert!(AvgDown(fold).add_to(zeros([1, 2, 2, 2, 4])?, &zeros([1, 4, 4, 4, 3])?).is_err());
+        assert!(DupUp(fold).add_to(zeros([1, 2, 2, 2, 4])?, &zeros([1, 1, 1, 1, 4])?, true).is_err());
+        Ok(())
+    }
+}

@@ -1,0 +1,43 @@
+//! Layers shared by the models.
+//!
+//! Hidden states are `[batch, tokens, channels]` and videos inside a network `[batch, frames, height, width, channels]`.
+//! On the CPU in f32 the slow spots of candle's own operations have kernels here; on other devices, and in other types,
+//! every function falls back to candle's operations, which the tests hold against the kernels.
+
+mod activation;
+mod attention;
+mod channel_norm;
+mod conv3d;
+mod cpu;
+mod feed_forward;
+mod fold;
+mod group_norm;
+mod joined;
+mod linear;
+mod matmul;
+mod modulation;
+mod norm;
+mod patches;
+mod rotary;
+mod share;
+mod sinusoids;
+mod then;
+mod upsample;
+
+pub use activation::{gelu_erf, gelu_tanh, silu, swiglu};
+pub use attention::{attention, attention_with_bias};
+pub use channel_norm::ChannelNorm;
+pub use conv3d::{Conv3d, Conv3dConfig};
+pub use cpu::{are_reference_ops_used, use_reference_ops};
+pub use feed_forward::feed_forward;
+pub use fold::{AvgDown, DupUp, Fold};
+pub use group_norm::GroupNorm;
+pub use joined::JoinedLinear;
+pub use linear::Linear;
+pub use modulation::{add, gated_add, layer_norm_modulate};
+pub use norm::{LayerNorm, RmsNorm};
+pub use patches::{patchify, unpatchify};
+pub use rotary::{RotaryTable, rms_norm_rotary};
+pub use share::beside;
+pub use sinusoids::Sinusoids;
+pub use upsample::nearest;

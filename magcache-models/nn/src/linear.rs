@@ -1,0 +1,429 @@
+//! `x W^T + b`.
+
+use std::sync::Arc;
+
+use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Storage, Tensor};
+
+use super::{
+    RmsNorm, RotaryTable,
+    cpu::{contiguous, on_cpu},
+    gated_add, gelu_tanh, layer_norm_modulate,
+    matmul::{self, Finish, Panels, Values},
+    modulation::{self, ModulateRows},
+    norm::RmsNormRows,
+    rms_norm_rotary,
+    rotary::TurnedRows,
+    then,
+};
+use magcache_checkpoint::{CheckpointError, Weights};
+
+/// A linear layer with its weight `[out, in]`.
+///
+/// On the CPU an f32 weight is kept in the order in which products read it; a weight of half precision stays as it is, so that
+/// a model takes the memory of its file, and is widened for the call. Elsewhere it computes in the type of its input.
+#[derive(Clone, Debug)]
+pub struct Linear {
+    weight: Weight,
+    bias: Option<Tensor>,
+}
+
+#[derive(Clone, Debug)]
+enum Weight {
+    Stored(Tensor),
+    Panels(Arc<Panels>),
+}
+
+impl Linear {
+    /// Reads `weight` `[out, in]` and, with `bias`, `bias` `[out]`.
+    pub fn load(
+        weights: &Weights,
+        inputs: usize,
+        outputs: usize,
+        bias: bool,
+    ) -> std::result::Result<Self, CheckpointError> {
+        let weight = weights.get("weight", &[outputs, inputs])?;
+        let bias = bias.then(|| weights.get_f32("bias", &[outputs])).transpose()?;
+        Ok(Self::new(weight, bias)?)
+    }
+
+    /// Reads a convolution whose kernel is one pixel: `weight` `[out, in, 1, ..]` with `axes` axes of length 1, and `bias`
+    /// `[out]`.
+    pub fn load_pointwise(
+        weights: &Weights,
+        inputs: usize,
+        outputs: usize,
+        axes: usize,
+    ) -> std::result::Result<Self, CheckpointError> {
+        let mut shape = vec![outputs, inputs];
+        shape.resize(2 + axes, 1);
+        let weight = weights.get("weight", &shape)?.reshape((outputs, inputs))?;
+        Ok(Self::new(weight, Some(weights.get_f32("bias", &[outputs])?))?)
+    }
+
+    /// From a weight `[out, in]` and a bias `[out]`.
+    pub fn new(weight: Tensor, bias: Option<Tensor>) -> Result<Self> {
+        let (outputs, inputs) = weight.dims2()?;
+        if outputs == 0 || inputs == 0 {
+            candle_core::bail!("linear: a weight of {:?} has nothing in it", weight.shape());
+        }
+        if let Some(bias) = &bias
+            && bias.dims() != [outputs]
+        {
+            candle_core::bail!("linear: bias {:?} for {outputs} outputs", bias.shape());
+        }
+        let bias = bias.map(|bias| bias.to_dtype(DType::F32)?.contiguous()).transpose()?;
+        let weight =
+            if on_cpu(&weight) { Weight::Panels(Arc::new(panels(&weight)?)) } else { Weight::Stored(weight) };
+        Ok(Self { weight, bias })
+    }
+
+    fn dims(&self) -> Result<(usize, usize)> {
+        match &self.weight {
+            Weight::Stored(weight) => weight.dims2(),
+            Weight::Panels(panels) => Ok((panels.outputs(), panels.inputs())),
+        }
+    }
+
+    /// `[.., in]` to `[.., out]`.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        match self.panels(x)? {
+            Some(weight) => self.run(x, &weight, &()),
+            None => self.plain(x),
+        }
+    }
+
+    /// With [`layer_norm_modulate`] in front of it, for the few outputs of a network's last layer: of `x`, or of `x + residual`.
+    pub fn forward_modulated(
+        &self,
+        x: &Tensor,
+        residual: Option<&Tensor>,
+        shift: &Tensor,
+        scale: &Tensor,
+        eps: f64,
+    ) -> Result<Tensor> {
+        let Some(weight) = self.panels(x)? else {
+            let x = residual.map_or(Ok(x.clone()), |residual| x + residual)?;
+            return self.plain(&layer_norm_modulate(&x, shift, scale, eps)?);
+        };
+        let (like, shape) = (x.dims3()?.into(), self.shape_for(x)?);
+        let residual = residual.map(Tensor::contiguous).transpose()?;
+        let residual = residual.as_ref().map(Tensor::storage_and_layout);
+        let (of_shift, of_scale) = (shift.storage_and_layout(), scale.storage_and_layout());
+        let kernel = ModulateRows {
+            eps: eps as f32,
+            residual: residual
+                .as_ref()
+                .map(|(storage, layout)| values(storage, layout, x.dims()))
+                .transpose()?,
+            shift: modulation::Rows::new("linear", on_host(&of_shift.0)?, of_shift.1, like)?,
+            scale: modulation::Rows::new("linear", on_host(&of_scale.0)?, of_scale.1, like)?,
+        };
+        self.with_bias(&weight, |bias| {
+            x.contiguous()?.apply_op1_no_bwd(&Modulated { kernel, weight: &weight, bias, shape: &shape })
+        })
+    }
+
+    /// With [`gelu_tanh`] behind it.
+    pub fn forward_gelu_tanh(&self, x: &Tensor) -> Result<Tensor> {
+        match self.panels(x)? {
+            Some(weight) => self.run(x, &weight, &then::GeluTanh),
+            None => gelu_tanh(&self.plain(x)?),
+        }
+    }
+
+    /// Times `other`, of the result's shape.
+    pub fn forward_times(&self, x: &Tensor, other: &Tensor) -> Result<Tensor> {
+        let Some(weight) = self.panels(x)? else { return self.plain(x)? * other };
+        let other = other.contiguous()?;
+        let (storage, layout) = other.storage_and_layout();
+        self.run(x, &weight, &then::Times(values(&storage, layout, &self.shape_for(x)?)?))
+    }
+
+    /// On top of `residual`, of the result's shape.
+    pub fn forward_add(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
+        let Some(weight) = self.panels(x)? else { return residual + self.plain(x)? };
+        let residual = residual.contiguous()?;
+        let (storage, layout) = residual.storage_and_layout();
+        self.run(x, &weight, &then::Add(values(&storage, layout, &self.shape_for(x)?)?))
+    }
+
+    /// On top of `residual`, after the product with a gate: see [`gated_add`].
+    pub fn forward_gated_add(&self, x: &Tensor, residual: &Tensor, gate: &Tensor) -> Result<Tensor> {
+        let Some(weight) = self.panels(x)? else { return gated_add(residual, &self.plain(x)?, gate) };
+        let (batch, tokens, channels) = residual.dims3()?;
+        let residual = residual.contiguous()?;
+        let ((storage, layout), (of_gate, gate)) = (residual.storage_and_layout(), gate.storage_and_layout());
+        let gate = modulation::Rows::new("linear", on_host(&of_gate)?, gate, [batch, tokens, channels])?;
+        let values = values(&storage, layout, &self.shape_for(x)?)?;
+        self.run(x, &weight, &then::GatedAdd { values, gate })
+    }
+
+    /// With a norm of the whole row behind it.
+    pub fn forward_rms_norm(&self, x: &Tensor, norm: &RmsNorm) -> Result<Tensor> {
+        let Some(weight) = self.panels(x)? else { return norm.forward(&self.plain(x)?) };
+        let (storage, layout) = norm.weight().storage_and_layout();
+        let scale = values(&storage, layout, &[weight.outputs()])?;
+        self.run(x, &weight, &then::RmsNorm(RmsNormRows { eps: norm.eps() as f32, weight: scale }))
+    }
+
+    /// With [`rms_norm_rotary`] behind it.
+    pub fn forward_rms_norm_rotary(&self, x: &Tensor, norm: &RmsNorm, table: &RotaryTable) -> Result<Tensor> {
+        let Some(weight) = self.panels(x)? else {
+            return rms_norm_rotary(&self.plain(x)?, norm.weight(), table, norm.eps());
+        };
+        table.check(&self.shape_for(x)?.into(), norm.weight())?;
+        let (of_scale, of_turns) = (norm.weight().storage_and_layout(), table.values().storage_and_layout());
+        let scale = values(&of_scale.0, of_scale.1, norm.weight().dims())?;
+        let turns = values(&of_turns.0, of_turns.1, table.values().dims())?;
+        let rows = TurnedRows::new(scale, turns, table.values().dim(2)?, norm.eps() as f32);
+        self.run(x, &weight, &then::Turned(rows))
+    }
+
+    /// The shape of the result.
+    pub(super) fn shape_for(&self, x: &Tensor) -> Result<Vec<usize>> {
+        self.shape_of(x.dims())
+    }
+
+    /// The same for an input of this shape.
+    pub(super) fn shape_of(&self, shape: &[usize]) -> Result<Vec<usize>> {
+        let (outputs, inputs) = self.dims()?;
+        match shape {
+            [rest @ .., last] if *last == inputs => Ok([rest, &[outputs]].concat()),
+            _ => candle_core::bail!("linear: got {shape:?}, expected {inputs} channels"),
+        }
+    }
+
+    /// The weight in the order of products, where it is kept so.
+    pub(super) fn kept_panels(&self) -> Option<&Panels> {
+        match &self.weight {
+            Weight::Panels(panels) => Some(panels),
+            Weight::Stored(_) => None,
+        }
+    }
+
+    /// The weight in the order of products, where they are ours.
+    fn panels(&self, x: &Tensor) -> Result<Option<Arc<Panels>>> {
+        Ok(match &self.weight {
+            Weight::Panels(panels) => Some(Arc::clone(panels)),
+            Weight::Stored(weight) if on_cpu(x) => Some(Arc::new(panels(weight)?)),
+            Weight::Stored(_) => None,
+        })
+    }
+
+    /// candle's product.
+    fn plain(&self, x: &Tensor) -> Result<Tensor> {
+        let shape = self.shape_for(x)?;
+        let Weight::Stored(weight) = &self.weight else {
+            candle_core::bail!(
+                "linear: got {:?} on {:?}, the weight is f32 on the CPU",
+                x.dtype(),
+                x.device()
+            )
+        };
+        let y = x.reshape(((), weight.dim(1)?))?.matmul(&weight.to_dtype(x.dtype())?.t()?)?;
+        match &self.bias {
+            None => y,
+            Some(bias) => y.broadcast_add(&bias.to_dtype(y.dtype())?)?,
+        }
+        .reshape(shape)
+    }
+
+    fn run(&self, x: &Tensor, weight: &Panels, then: &impl Finish) -> Result<Tensor> {
+        let shape = self.shape_for(x)?;
+        self.with_bias(weight, |bias| {
+            x.contiguous()?.apply_op1_no_bwd(&Product { weight, bias, then, shape: &shape })
+        })
+    }
+
+    pub(super) fn with_bias<R>(
+        &self,
+        weight: &Panels,
+        with: impl FnOnce(Option<&[f32]>) -> Result<R>,
+    ) -> Result<R> {
+        let Some(bias) = &self.bias else { return with(None) };
+        let (storage, layout) = bias.storage_and_layout();
+        with(Some(values(&storage, layout, &[weight.outputs()])?))
+    }
+}
+
+pub(super) fn on_host(storage: &Storage) -> Result<&CpuStorage> {
+    match storage {
+        Storage::Cpu(storage) => Ok(storage),
+        _ => candle_core::bail!("linear: a tensor is not on the CPU"),
+    }
+}
+
+/// The values of a contiguous f32 tensor of this shape.
+pub(super) fn values<'a>(storage: &'a Storage, layout: &Layout, shape: &[usize]) -> Result<&'a [f32]> {
+    if layout.dims() != shape {
+        candle_core::bail!("linear: got {:?}, expected {shape:?}", layout.dims());
+    }
+    contiguous("linear", on_host(storage)?, layout)
+}
+
+fn panels(weight: &Tensor) -> Result<Panels> {
+    let (outputs, inputs) = weight.dims2()?;
+    let weight = weight.contiguous()?;
+    let (storage, layout) = weight.storage_and_layout();
+    Ok(Panels::from_columns(Values::of(on_host(&storage)?, layout)?, inputs, inputs, outputs))
+}
+
+/// Rows of `x` by a weight, and something behind it.
+struct Product<'a, F> {
+    weight: &'a Panels,
+    bias: Option<&'a [f32]>,
+    then: &'a F,
+    /// Of the result.
+    shape: &'a [usize],
+}
+
+impl<F: Finish> CustomOp1 for Product<'_, F> {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let x = contiguous(self.name(), x, layout)?;
+        Ok((CpuStorage::F32(matmul::multiply(x, self.weight, self.bias, self.then)), self.shape.into()))
+    }
+}
+
+/// Rows of `x` normed and modulated, by a weight.
+struct Modulated<'a> {
+    kernel: ModulateRows<'a>,
+    weight: &'a Panels,
+    bias: Option<&'a [f32]>,
+    /// Of the result.
+    shape: &'a [usize],
+}
+
+impl CustomOp1 for Modulated<'_> {
+    fn name(&self) -> &'static str {
+        "linear-modulated"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let x = contiguous(self.name(), x, layout)?;
+        let out = matmul::multiply_rows(x, &self.kernel, self.weight, self.bias);
+        Ok((CpuStorage::F32(out), self.shape.into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    #[test]
+    fn half_precision_weights_give_what_their_f32_values_give() -> Result<()> {
+        let weight = Tensor::randn(0f32, 1.0, (70, 33), &Device::Cpu)?;
+        let bias = Tensor::randn(0f32, 1.0, 70, &Device::Cpu)?;
+        let x = Tensor::randn(0f32, 1.0, (2, 5, 33), &Device::Cpu)?;
+        for dtype in [DType::BF16, DType::F16, DType::F32] {
+            let stored = weight.to_dtype(dtype)?;
+            let plain = x.broadcast_matmul(&stored.to_dtype(DType::F32)?.t()?)?.broadcast_add(&bias)?;
+            let ours = Linear::new(stored, Some(bias.clone()))?.forward(&x)?;
+            assert_eq!(ours.dims(), [2, 5, 70]);
+            let error = (ours - plain)?.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>()?;
+            assert!(error < 1e-5, "{dtype:?} {error}");
+        }
+        Ok(())
+    }
+
+    /// A layer, an input for it, and what candle makes of the two.
+    fn layer(dtype: DType) -> Result<(Linear, Tensor, Tensor)> {
+        let random = |shape: &[usize]| Tensor::randn(0f32, 1.0, shape, &Device::Cpu);
+        let (weight, bias) = (random(&[24, 801])?.to_dtype(dtype)?, random(&[24])?);
+        let x = random(&[2, 7, 801])?;
+        let plain = x.broadcast_matmul(&weight.to_dtype(DType::F32)?.t()?)?.broadcast_add(&bias)?;
+        Ok((Linear::new(weight, Some(bias))?, x, plain))
+    }
+
+    fn close(what: &str, ours: &Tensor, plain: &Tensor) -> Result<()> {
+        assert_eq!(ours.dims(), plain.dims(), "{what}");
+        let error = (ours - plain)?.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>()?;
+        let scale = plain.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>()?;
+        assert!(error < 2e-6 * scale, "{what}: {error} of {scale}");
+        Ok(())
+    }
+
+    #[test]
+    fn what_follows_at_once_is_what_follows_after_candles_product() -> Result<()> {
+        for dtype in [DType::F32, DType::BF16] {
+            let (layer, x, plain) = layer(dtype)?;
+            let random = |shape: &[usize]| Tensor::randn(0f32, 1.0, shape, &Device::Cpu);
+            // Views, as the models pass them.
+            let other = random(&[2, 24, 7])?.transpose(1, 2)?;
+            let gate = random(&[2, 1, 72])?.narrow(2, 24, 24)?;
+            close("product", &layer.forward(&x)?, &plain)?;
+            close("gelu", &layer.forward_gelu_tanh(&x)?, &plain.gelu()?)?;
+            close("times", &layer.forward_times(&x, &other)?, &(&plain * &other)?)?;
+            close("add", &layer.forward_add(&x, &other)?, &(&plain + &other)?)?;
+            let gated = (&other + plain.broadcast_mul(&gate)?)?;
+            close("gated", &layer.forward_gated_add(&x, &other, &gate)?, &gated)?;
+
+            let norm = RmsNorm::new(random(&[24])?, 1e-3);
+            close("norm", &layer.forward_rms_norm(&x, &norm)?, &norm.forward(&plain)?)?;
+            let angles: Vec<f32> = (0..7 * 4).map(|i| i as f32 * 0.37).collect();
+            let (cos, sin): (Vec<f32>, Vec<f32>) = angles.iter().map(|a| (a.cos(), a.sin())).unzip();
+            let table = RotaryTable::new(cos, &sin, 7, &Device::Cpu)?;
+            for width in [24, 8] {
+                let norm = RmsNorm::new(random(&[width])?, 1e-3);
+                let turned = rms_norm_rotary(&plain, norm.weight(), &table, norm.eps())?;
+                close("turned", &layer.forward_rms_norm_rotary(&x, &norm, &table)?, &turned)?;
+            }
+            for inputs in [401, 1600] {
+                let layer = Linear::new(random(&[24, inputs])?, None)?;
+                assert_eq!(layer.forward(&random(&[2, 0, inputs])?)?.dims(), [2, 0, 24]);
+            }
+            let (shift, scale) = (random(&[2, 7, 801])?, random(&[1, 1, 801])?);
+            let modulated = layer.forward_modulated(&x, None, &shift, &scale, 1e-3)?;
+            let normed = layer_norm_modulate(&x, &shift, &scale, 1e-3)?;
+            close("modulated", &modulated, &layer.forward(&normed)?)?;
+            let many = random(&[1, 200, 801])?;
+            let (shift, scale) = (random(&[1, 200, 801])?, random(&[1, 200, 801])?);
+            let modulated = layer.forward_modulated(&many, None, &shift, &scale, 1e-3)?;
+            let normed = layer_norm_modulate(&many, &shift, &scale, 1e-3)?;
+            close("modulated", &modulated, &layer.forward(&normed)?)?;
+            let residual = random(&[1, 801, 200])?.transpose(1, 2)?;
+            let modulated = layer.forward_modulated(&many, Some(&residual), &shift, &scale, 1e-3)?;
+            let normed = layer_norm_modulate(&(&many + &residual)?, &shift, &scale, 1e-3)?;
+            close("modulated sum", &modulated, &layer.forward(&normed)?)?;
+            // One row is split by columns.
+            let (row, plain) = (x.get(0)?.narrow(0, 3, 1)?, plain.get(0)?.narrow(0, 3, 1)?);
+            close("one row", &layer.forward(&row)?, &plain)?;
+            close("one row", &layer.forward_add(&row, &plain)?, &(&plain * 2.0)?)?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn what_follows_must_fit() -> Result<()> {
+        let (layer, x, plain) = layer(DType::F32)?;
+        assert!(layer.forward_add(&x, &x).is_err() && layer.forward_times(&x, &x).is_err());
+        let rows = Tensor::zeros((1, 1, 801), DType::F32, &Device::Cpu)?;
+        assert!(layer.forward_modulated(&x, Some(&rows), &rows, &rows, 1e-3).is_err());
+        assert!(layer.forward_gated_add(&x, &plain, &x).is_err());
+        let norm = RmsNorm::new(Tensor::ones(23, DType::F32, &Device::Cpu)?, 1e-3);
+        assert!(layer.forward_rms_norm(&x, &norm).is_err());
+        let table = RotaryTable::new(vec![1.0; 6 * 4], &[0.0; 6 * 4], 6, &Device::Cpu)?;
+        assert!(layer.forward_rms_norm_rotary(&x, &norm, &table).is_err());
+        Ok(())
+    }
+
+    #[test]
+    fn refuses_shapes_that_do_not_fit() -> Result<()> {
+        for empty in [(0, 3), (3, 0)] {
+            let weight = Tensor::zeros(empty, DType::F32, &Device::Cpu)?;
+            let message = Linear::new(weight, None).expect_err("nothing to multiply").to_string();
+            assert!(message.contains("nothing in it"), "{message}");
+        }
+        let weight = Tensor::zeros((4, 3), DType::F32, &Device::Cpu)?;
+        assert!(Linear::new(weight.clone(), Some(Tensor::zeros(3, DType::F32, &Device::Cpu)?)).is_err());
+        let x = Tensor::zeros((2, 4), DType::F32, &Device::Cpu)?;
+        let message = Linear::new(weight, None)?.forward(&x).expect_err("4 channels for 3").to_string();
+        assert!(message.contains("expected 3"), "{message}");
+        Ok(())
+    }
+}

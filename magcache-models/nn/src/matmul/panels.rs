@@ -1,0 +1,209 @@
+//! The right side of a product in the order in which the kernel reads it.
+
+use candle_core::{CpuStorage, Layout, Result, backend::BackendStorage};
+use half::{bf16, f16, slice::HalfFloatSliceExt};
+use rayon::prelude::*;
+
+use super::kernel;
+
+/// Inner values of a block at most. A panel of a block stays in the second cache of a core; a longer block means fewer turns in which the
+/// result so far is fetched and put back.
+const DEPTH: usize = 768;
+
+/// Rows of a task at most. Every task reads the whole weight, and its rows once for each panel: a block of them should be in the second cache
+/// too.
+const TASK_ROWS: usize = 144;
+
+/// How much longer a block and a task may be with panels of this width: the wider they are, the less often rows are read, which may then come
+/// from the third cache.
+const fn times(width: usize) -> usize {
+    if width < 64 { 1 } else { 2 }
+}
+
+/// Values of a weight that stays in the second cache, whose reading for each task costs nothing.
+const SMALL: usize = 1 << 16;
+
+/// Rows of a task at most with such a weight.
+const FEW_ROWS: usize = 48;
+
+/// Values in a line of the cache.
+const LINE: usize = 16;
+
+/// What a matrix is made from.
+#[derive(Clone, Copy)]
+pub(crate) enum Values<'a> {
+    F32(&'a [f32]),
+    F16(&'a [f16]),
+    BF16(&'a [bf16]),
+}
+
+impl<'a> Values<'a> {
+    /// Those of a contiguous tensor of floats on the CPU.
+    pub(crate) fn of(storage: &'a CpuStorage, layout: &Layout) -> Result<Self> {
+        let Some((start, end)) = layout.contiguous_offsets() else {
+            candle_core::bail!(
+                "a weight of shape {:?} by {:?} is not contiguous",
+                layout.dims(),
+                layout.stride()
+            )
+        };
+        match storage {
+            CpuStorage::F32(values) => values.get(start..end).map(Self::F32),
+            CpuStorage::F16(values) => values.get(start..end).map(Self::F16),
+            CpuStorage::BF16(values) => values.get(start..end).map(Self::BF16),
+            _ => candle_core::bail!("a weight of {:?}, expected floats", storage.dtype()),
+        }
+        .ok_or_else(|| candle_core::Error::msg("the layout of a weight exceeds its storage"))
+    }
+
+    /// The values from `start` on.
+    pub(crate) fn from(self, start: usize) -> Self {
+        match self {
+            Self::F32(values) => Self::F32(&values[start..]),
+            Self::F16(values) => Self::F16(&values[start..]),
+            Self::BF16(values) => Self::BF16(&values[start..]),
+        }
+    }
+
+    fn copy(self, start: usize, to: &mut [f32]) {
+        match self {
+            Self::F32(values) => to.copy_from_slice(&values[start..][..to.len()]),
+            Self::F16(values) => values[start..][..to.len()].convert_to_f32_slice(to),
+            Self::BF16(values) => values[start..][..to.len()].convert_to_f32_slice(to),
+        }
+    }
+}
+
+/// Values of a matrix from which on it is worth all cores to fill it.
+const TASK: usize = 1 << 16;
+
+/// A matrix `[inputs, outputs]`, cut along the inputs into blocks and along the outputs into panels; the columns of the last
+/// panel that are not there are zeros.
+#[derive(Debug)]
+pub(crate) struct Panels {
+    /// Blocks of panels, from the first whole line of the cache on: a load that straddles two lines takes twice as long.
+    values: Vec<f32>,
+    begin: usize,
+    inputs: usize,
+    outputs: usize,
+    /// Inputs of a block.
+    depth: usize,
+    /// Columns of a panel.
+    width: usize,
+}
+
+impl Panels {
+    /// From the columns of the matrix, each of which begins `stride` values behind the one before.
+    pub(crate) fn from_columns(columns: Values<'_>, stride: usize, inputs: usize, outputs: usize) -> Self {
+        Self::of_width(kernel::width(), columns, stride, inputs, outputs)
+    }
+
+    /// The same in panels of another width than this machine's.
+    pub(super) fn of_width(
+        width: usize,
+        columns: Values<'_>,
+        stride: usize,
+        inputs: usize,
+        outputs: usize,
+    ) -> Self {
+        Self::filled(width, inputs, outputs, |start, first, panel| {
+            let depth = panel.len() / width;
+            let mut values = [0f32; 2 * DEPTH];
+            for column in first..outputs.min(first + width) {
+                columns.copy(column * stride + start, &mut values[..depth]);
+                for (row, value) in panel.chunks_exact_mut(width).zip(&values) {
+                    row[column - first] = *value;
+                }
+            }
+        })
+    }
+
+    /// From the rows of the matrix, each of which begins `stride` values behind the one before.
+    pub(crate) fn from_rows(rows: Values<'_>, stride: usize, inputs: usize, outputs: usize) -> Self {
+        let width = kernel::width();
+        Self::filled(width, inputs, outputs, |start, first, panel| {
+            let taken = width.min(outputs - first);
+            for (row, panel) in panel.chunks_exact_mut(width).enumerate() {
+                rows.copy((start + row) * stride + first, &mut panel[..taken]);
+            }
+        })
+    }
+
+    /// `fill(start, first, panel)` fills the panel of the inputs from `start` on and the outputs from `first` on.
+    fn filled(
+        width: usize,
+        inputs: usize,
+        outputs: usize,
+        fill: impl Fn(usize, usize, &mut [f32]) + Sync,
+    ) -> Self {
+        let mut panels = Self::zeros(width, inputs, outputs);
+        if inputs * outputs < TASK {
+            panels.panels_mut().for_each(|(start, first, panel)| fill(start, first, panel));
+        } else {
+            let all: Vec<_> = panels.panels_mut().collect();
+            all.into_par_iter().for_each(|(start, first, panel)| fill(start, first, panel));
+        }
+        panels
+    }
+
+    fn zeros(width: usize, inputs: usize, outputs: usize) -> Self {
+        // Blocks of one length, because a short one costs as much around its loop as a long one.
+        let blocks = inputs.div_ceil(times(width) * DEPTH).max(1);
+        let depth = inputs.div_ceil(blocks).next_multiple_of(width);
+        let values = vec![0.0; inputs * outputs.next_multiple_of(width) + LINE];
+        let begin = values.as_ptr().align_offset(LINE * size_of::<f32>()).min(LINE);
+        Self { values, begin, inputs, outputs, depth, width }
+    }
+
+    /// Every panel with the place of its first input and output.
+    fn panels_mut(&mut self) -> impl Iterator<Item = (usize, usize, &mut [f32])> {
+        let Self { inputs, depth, width, begin, .. } = *self;
+        let padded = self.outputs.next_multiple_of(width);
+        let blocks = self.values[begin..][..inputs * padded].chunks_mut((depth * padded).max(1)).enumerate();
+        blocks.flat_map(move |(block, values)| {
+            let start = block * depth;
+            let panels = values.chunks_mut(depth.min(inputs - start) * width).enumerate();
+            panels.map(move |(panel, values)| (start, panel * width, values))
+        })
+    }
+
+    /// Rows of the matrix.
+    pub(crate) fn inputs(&self) -> usize {
+        self.inputs
+    }
+
+    /// Columns of the matrix.
+    pub(crate) fn outputs(&self) -> usize {
+        self.outputs
+    }
+
+    /// Columns of a panel.
+    pub(super) fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Inputs of a block.
+    pub(super) fn depth(&self) -> usize {
+        self.depth
+    }
+
+    /// Rows of a task at most.
+    pub(super) fn rows_per_task(&self) -> usize {
+        if self.inputs * self.outputs <= SMALL { FEW_ROWS } else { times(self.width) * TASK_ROWS }
+    }
+
+    /// The panel of the inputs from `start` on, a multiple of the depth, and the outputs from `first` on, a multiple of the width.
+    pub(super) fn panel(&self, start: usize, first: usize) -> &[f32] {
+        let depth = self.depth.min(self.inputs - start);
+        &self.values[self.begin + start * self.outputs.next_multiple_of(self.width) + first * depth..]
+            [..depth * self.width]
+    }
+
+    /// Columns of one task where a single row is multiplied: a core gets enough values of the matrix to be worth waking.
+    pub(super) fn columns_per_task(&self) -> usize {
+        let even = self.outputs.div_ceil(rayon::current_num_threads());
+        even.next_multiple_of(self.width)
+            .max((TASK / self.inputs.max(1)).next_multiple_of(self.width))
+            .max(self.width)
+    }
+}

@@ -1,0 +1,266 @@
+//! Norms over the channels, in f32 whatever the type of the input.
+
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, DType, Device, Layout, Shape, Tensor};
+use pulp::Simd;
+
+use super::cpu::{RowKernel, by_row, contiguous, on_cpu, per_channel, sum, sum_of_squares};
+use magcache_checkpoint::{CheckpointError, Weights};
+
+/// `(x - mean) / sqrt(variance + eps) * weight + bias` over the last axis.
+#[derive(Clone, Debug)]
+pub struct LayerNorm {
+    weight: Tensor,
+    bias: Tensor,
+    eps: f64,
+}
+
+impl LayerNorm {
+    /// Reads `weight` and `bias`, both `[channels]`.
+    pub fn load(weights: &Weights, channels: usize, eps: f64) -> Result<Self, CheckpointError> {
+        Ok(Self {
+            weight: weights.get_f32("weight", &[channels])?,
+            bias: weights.get_f32("bias", &[channels])?,
+            eps,
+        })
+    }
+
+    /// Without weights of its own.
+    pub fn plain(channels: usize, eps: f64, device: &Device) -> candle_core::Result<Self> {
+        let weight = Tensor::ones(channels, DType::F32, device)?;
+        Ok(Self { bias: weight.zeros_like()?, weight, eps })
+    }
+
+    /// `[.., channels]` to the same shape and type.
+    pub fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        let dtype = x.dtype();
+        let x = x.to_dtype(DType::F32)?.contiguous()?;
+        let y = if on_cpu(&x) {
+            x.apply_op3_no_bwd(&self.weight, &self.bias, &LayerNormOp { eps: self.eps as f32 })?
+        } else {
+            candle_nn::ops::layer_norm(&x, &self.weight, &self.bias, self.eps as f32)?
+        };
+        y.to_dtype(dtype)
+    }
+}
+
+/// `x / sqrt(mean(x²) + eps) * weight` over the last axis.
+#[derive(Clone, Debug)]
+pub struct RmsNorm {
+    weight: Tensor,
+    eps: f64,
+}
+
+impl RmsNorm {
+    /// Reads `weight` `[channels]`.
+    pub fn load(weights: &Weights, channels: usize, eps: f64) -> Result<Self, CheckpointError> {
+        Ok(Self { weight: weights.get_f32("weight", &[channels])?, eps })
+    }
+
+    /// From a weight `[channels]` in f32.
+    pub fn new(weight: Tensor, eps: f64) -> Self {
+        Self { weight, eps }
+    }
+
+    /// The weight, `[channels]` in f32, for kernels that norm and do more.
+    pub fn weight(&self) -> &Tensor {
+        &self.weight
+    }
+
+    /// What is added to the mean square.
+    pub fn eps(&self) -> f64 {
+        self.eps
+    }
+
+    /// `[.., channels]` to the same shape and type.
+    pub fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        let dtype = x.dtype();
+        let x = x.to_dtype(DType::F32)?.contiguous()?;
+        let y = if on_cpu(&x) {
+            x.apply_op2_no_bwd(&self.weight, &RmsNormOp { eps: self.eps as f32 })?
+        } else {
+            candle_nn::ops::rms_norm(&x, &self.weight, self.eps as f32)?
+        };
+        y.to_dtype(dtype)
+    }
+}
+
+struct LayerNormOp {
+    eps: f32,
+}
+
+impl CustomOp3 for LayerNormOp {
+    fn name(&self) -> &'static str {
+        "layer-norm"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
+        bias: &CpuStorage,
+        bias_layout: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let x = contiguous(self.name(), x, x_layout)?;
+        let channels = x_layout.dims().last().copied().unwrap_or(1);
+        let weight = per_channel(self.name(), weight, weight_layout, channels)?;
+        let bias = per_channel(self.name(), bias, bias_layout, channels)?;
+        let out = by_row(x, channels, channels, &LayerNormRows { eps: self.eps, weight, bias });
+        Ok((CpuStorage::F32(out), x_layout.shape().clone()))
+    }
+}
+
+struct LayerNormRows<'a> {
+    eps: f32,
+    weight: &'a [f32],
+    bias: &'a [f32],
+}
+
+impl RowKernel for LayerNormRows<'_> {
+    #[inline(always)]
+    fn row<S: Simd>(&self, simd: S, index: usize, out: &mut [f32], x: &[f32]) {
+        self.rows(simd, index, out, out.len(), x, x.len());
+    }
+
+    #[inline(always)]
+    fn rows<S: Simd>(&self, simd: S, _: usize, out: &mut [f32], out_width: usize, x: &[f32], width: usize) {
+        let few = Moments::rows(width);
+        for (out, x) in out.chunks_mut(few * out_width).zip(x.chunks(few * width)) {
+            let moments = Moments::of(simd, x, width, self.eps);
+            let rows = out.chunks_exact_mut(out_width).zip(x.chunks_exact(width));
+            for ((out, x), (mean, inverse)) in rows.zip(moments.each()) {
+                for (((out, x), weight), bias) in out.iter_mut().zip(x).zip(self.weight).zip(self.bias) {
+                    *out = (x - mean) * inverse * weight + bias;
+                }
+            }
+        }
+    }
+}
+
+/// Means of a few rows, and one over their deviations. Of several rows side by side, because for one of them each step waits for the
+/// one before: sums, a mean, sums, a root, a division.
+pub(super) struct Moments {
+    mean: [f32; Self::MOST],
+    inverse: [f32; Self::MOST],
+}
+
+impl Moments {
+    const MOST: usize = 8;
+
+    /// So many rows that they stay in the first cache from one pass to the next.
+    #[inline(always)]
+    pub(super) fn rows(width: usize) -> usize {
+        const CACHE: usize = 1 << 12;
+        (CACHE / width.max(1)).clamp(1, Self::MOST)
+    }
+
+    /// Of [`Moments::rows`] rows at most. Two passes: the sum of squares minus the squared mean would lose the digits of a large mean.
+    #[inline(always)]
+    pub(super) fn of<S: Simd>(simd: S, x: &[f32], width: usize, eps: f32) -> Self {
+        let (share, mut mean, mut inverse) = ((width as f32).recip(), [0.0; Self::MOST], [1.0; Self::MOST]);
+        for (mean, x) in mean.iter_mut().zip(x.chunks_exact(width)) {
+            *mean = sum(simd, x) * share;
+        }
+        for (inverse, (x, mean)) in inverse.iter_mut().zip(x.chunks_exact(width).zip(&mean)) {
+            *inverse = sum_of_squares(simd, x, *mean) * share;
+        }
+        for variance in &mut inverse {
+            *variance = (*variance + eps).sqrt().recip();
+        }
+        Self { mean, inverse }
+    }
+
+    /// Of each row.
+    #[inline(always)]
+    pub(super) fn each(&self) -> impl Iterator<Item = (&f32, &f32)> {
+        self.mean.iter().zip(&self.inverse)
+    }
+}
+
+struct RmsNormOp {
+    eps: f32,
+}
+
+impl CustomOp2 for RmsNormOp {
+    fn name(&self) -> &'static str {
+        "rms-norm"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let x = contiguous(self.name(), x, x_layout)?;
+        let channels = x_layout.dims().last().copied().unwrap_or(1);
+        let weight = per_channel(self.name(), weight, weight_layout, channels)?;
+        let out = by_row(x, channels, channels, &RmsNormRows { eps: self.eps, weight });
+        Ok((CpuStorage::F32(out), x_layout.shape().clone()))
+    }
+}
+
+/// Norms rows.
+pub(super) struct RmsNormRows<'a> {
+    pub(super) eps: f32,
+    pub(super) weight: &'a [f32],
+}
+
+impl RmsNormRows<'_> {
+    /// A row in place.
+    #[inline(always)]
+    pub(super) fn norm<S: Simd>(&self, simd: S, row: &mut [f32]) {
+        let inverse = (sum_of_squares(simd, row, 0.0) / row.len() as f32 + self.eps).sqrt().recip();
+        for (x, weight) in row.iter_mut().zip(self.weight) {
+            *x = *x * inverse * weight;
+        }
+    }
+}
+
+impl RowKernel for RmsNormRows<'_> {
+    #[inline(always)]
+    fn row<S: Simd>(&self, simd: S, _: usize, out: &mut [f32], x: &[f32]) {
+        out.copy_from_slice(x);
+        self.norm(simd, out);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn worst(a: &Tensor, b: &Tensor) -> candle_core::Result<f32> {
+        (a - b)?.abs()?.flatten_all()?.max(0)?.to_scalar()
+    }
+
+    #[test]
+    fn kernels_agree_with_candle() -> candle_core::Result<()> {
+        for channels in [1, 35, 64] {
+            let x = (Tensor::randn(0f32, 1.0, (2, 50, channels), &Device::Cpu)? + 3.0)?;
+            let weight = Tensor::randn(0f32, 1.0, channels, &Device::Cpu)?;
+            let bias = Tensor::randn(0f32, 1.0, channels, &Device::Cpu)?;
+            let ours = LayerNorm { weight: weight.clone(), bias: bias.clone(), eps: 1e-3 }.forward(&x)?;
+            assert!(worst(&ours, &candle_nn::ops::layer_norm_slow(&x, &weight, &bias, 1e-3)?)? < 2e-5);
+            let ours = RmsNorm { weight: weight.clone(), eps: 1e-3 }.forward(&x)?;
+            assert!(worst(&ours, &candle_nn::ops::rms_norm_slow(&x, &weight, 1e-3)?)? < 1e-5);
+            let ours = LayerNorm::plain(channels, 1e-3, &Device::Cpu)?.forward(&x)?;
+            assert!(
+                worst(&ours, &candle_nn::LayerNorm::new_no_bias(weight.ones_like()?, 1e-3).forward_t(&x)?)?
+                    < 2e-5
+            );
+        }
+        Ok(())
+    }
+
+    trait ForwardT {
+        fn forward_t(&self, x: &Tensor) -> candle_core::Result<Tensor>;
+    }
+
+    impl ForwardT for candle_nn::LayerNorm {
+        fn forward_t(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+            candle_core::Module::forward(self, x)
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! What the autoencoders refuse.
+
+use super::TilingError;
+
+/// Why something cannot be encoded, decoded or packed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AutoencoderError {
+    /// A tensor of another rank, of other channels, or with nothing in it.
+    #[error("the {what} have shape {got:?}, expected {expected}, none of them 0")]
+    Shape {
+        /// Latents, tokens, frames or images.
+        what: &'static str,
+        /// Their shape.
+        got: Vec<usize>,
+        /// The shape in words, with the number of channels.
+        expected: String,
+    },
+    /// Frames or images that have no latent pixel.
+    #[error("{what} of {width}x{height} pixels are too small, expected at least {least}x{least}")]
+    TooSmall {
+        /// Frames or images.
+        what: &'static str,
+        /// Columns of pixels.
+        width: usize,
+        /// Rows of pixels.
+        height: usize,
+        /// Pixels of a latent row or column.
+        least: usize,
+    },
+    /// Frames or images that do not divide into what a latent pixel stands for, where that is needed.
+    #[error(
+        "{what} of {width}x{height} pixels cannot be encoded {how}: both must be multiples of {multiple}\n\
+         hint: the nearest below are {}x{}", width / multiple * multiple, height / multiple * multiple
+    )]
+    NotAMultiple {
+        /// Frames or images.
+        what: &'static str,
+        /// Columns of pixels.
+        width: usize,
+        /// Rows of pixels.
+        height: usize,
+        /// Pixels of a latent row or column.
+        multiple: usize,
+        /// Which way of encoding needs it.
+        how: &'static str,
+    },
+    /// Latents that do not divide into squares of two by two.
+    #[error(
+        "latents of {width}x{height} do not divide into tokens of 2x2\n\
+         hint: use an image whose sides are multiples of twice the spatial scale of the autoencoder"
+    )]
+    Odd {
+        /// Columns of latents.
+        width: usize,
+        /// Rows of latents.
+        height: usize,
+    },
+    /// A chunk of a stream, or a video, of a length that it cannot have.
+    #[error("got {got} {what}, expected {expected}")]
+    FrameCount {
+        /// Latent frames or frames.
+        what: &'static str,
+        /// How many came.
+        got: usize,
+        /// How many there may be.
+        expected: String,
+    },
+    /// A chunk that does not go on where the stream was.
+    #[error("a stream of batch {} and {}x{} cannot go on with batch {} and {}x{} (width x height)\n\
+             hint: start a new stream for another video",
+            expected[0], expected[2], expected[1], got[0], got[2], got[1])]
+    StreamChanged {
+        /// Batch, height and width of the first chunk.
+        expected: [usize; 3],
+        /// Those of this one.
+        got: [usize; 3],
+    },
+    /// Images of one video that differ.
+    #[error("the last image has shape {last:?}, the first has {first:?}")]
+    Images {
+        /// Shape of the first.
+        first: Vec<usize>,
+        /// Shape of the last.
+        last: Vec<usize>,
+    },
+    /// Tiles that this autoencoder cannot make.
+    #[error(transparent)]
+    Tiling(#[from] TilingError),
+    /// The tensor library failed, for instance for want of memory.
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
+}
+
+/// What encoding and decoding give.
+pub(super) type Result<T> = std::result::Result<T, AutoencoderError>;
+
+/// Why a `config.json` is not one of an autoencoder that can be loaded.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AutoencoderConfigError {
+    /// Not JSON, or a key of another type.
+    #[error("{0}")]
+    Json(#[from] serde_json::Error),
+    /// Another class.
+    #[error("_class_name is \"{found}\", expected \"{}\"", expected.join("\" or \""))]
+    Class {
+        /// The classes that are supported.
+        expected: &'static [&'static str],
+        /// The class in the file.
+        found: String,
+    },
+    /// A value that does not fit the others or is not supported.
+    #[error("{key} {reason}")]
+    Value {
+        /// The key.
+        key: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+}

@@ -1,0 +1,299 @@
+//! Against `AutoencoderKLWan` of diffusers 0.42.1: outputs, and every module of every chunk.
+//!
+//! The reference data (`tests/fixtures/golden/vaes`, `tests/fixtures/vae`) come from tiny random models in f32; their own
+//! deviation from a run in f64 is of the order of 1e-5.
+
+use std::{collections::HashMap, path::PathBuf};
+
+use candle_core::{DType, Device, Tensor};
+
+use super::*;
+
+/// Largest error that rounding explains.
+const TOLERANCE: f32 = 2e-5;
+
+/// The same for `untiled_decode`, where the reference's own runs in f32 and in f64 are 1.1e-5 apart.
+const UNTILED: f32 = 4e-5;
+
+fn fixtures(path: &str) -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures")).join(path)
+}
+
+fn case(name: &str) -> PathBuf {
+    fixtures("golden/vaes").join(name)
+}
+
+struct Golden(HashMap<String, Tensor>);
+
+impl Golden {
+    fn load(name: &str) -> Self {
+        Self::open(case(name).join("golden.safetensors"))
+    }
+
+    fn open(path: PathBuf) -> Self {
+        Self(candle_core::safetensors::load(path, &Device::Cpu).expect("fixture"))
+    }
+
+    fn get(&self, key: &str) -> &Tensor {
+        self.0.get(key).unwrap_or_else(|| panic!("no {key}"))
+    }
+
+    fn check(&self, key: &str, ours: &Tensor) -> Result<()> {
+        let expected = self.get(key);
+        assert_eq!(ours.dims(), expected.dims(), "{key}");
+        let error = worst(ours, expected)?;
+        let tolerance = if key.starts_with("untiled_decode") { UNTILED } else { TOLERANCE };
+        assert!(error <= tolerance, "{key}: {error}");
+        Ok(())
+    }
+
+    /// Compares what a module gave in `call`, if the reference recorded it.
+    fn observe(&self, call: &str, seen: &mut usize, x: &Observation<'_>) -> candle_core::Result<()> {
+        let key = format!("{call}.trace.chunk{}.{}", x.chunk, x.module);
+        if self.0.contains_key(&key) {
+            *seen += 1;
+            self.check(&key, &x.output).map_err(candle_core::Error::wrap)?;
+        }
+        Ok(())
+    }
+
+    fn traces(&self, call: &str) -> usize {
+        self.0.keys().filter(|key| key.starts_with(&format!("{call}.trace."))).count()
+    }
+}
+
+fn worst(a: &Tensor, b: &Tensor) -> Result<f32> {
+    Ok((a - b)?.abs()?.flatten_all()?.max(0)?.to_scalar()?)
+}
+
+fn vae(name: &str) -> VideoVae {
+    VideoVae::open(&Folder::open(case(name)).expect("fixture"), &Device::Cpu).expect("loads")
+}
+
+#[test]
+fn decodes_as_the_reference() -> Result<()> {
+    for name in ["wan21_vae", "wan22_vae"] {
+        let (golden, vae) = (Golden::load(name), vae(name));
+        for call in ["decode_t1", "decode_t2", "decode_t3"] {
+            let z = golden.get(&format!("{call}.z"));
+            golden.check(&format!("{call}.z"), &vae.denormalize(golden.get(&format!("{call}.latents")))?)?;
+            golden.check(&format!("{call}.sample"), &vae.decode(z, None)?)?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn every_module_of_the_decoder_agrees() -> Result<()> {
+    for name in ["wan21_vae", "wan22_vae"] {
+        let (golden, vae) = (Golden::load(name), vae(name));
+        for (call, raw) in [("decode_t1", name == "wan22_vae"), ("decode_t3", name == "wan21_vae")] {
+            let z = golden.get(&format!("{call}.z"));
+            let (mut seen, mut last) = (0, Vec::new());
+            let mut observer = |x: &Observation<'_>| {
+                if x.module == "decoder.conv_out" {
+                    last.push(x.output.clone());
+                }
+                golden.observe(call, &mut seen, x)
+            };
+            let mut stream = vae.decode_stream().observe(&mut observer);
+            for chunk in 0..z.dim(2)? {
+                stream.push(&z.narrow(2, chunk, 1)?)?;
+            }
+            drop(stream);
+            assert_eq!(seen, golden.traces(call));
+            if raw {
+                golden.check(&format!("{call}.decoder_raw"), &Tensor::cat(&last, 2)?)?;
+            }
+        }
+        assert!(golden.traces("decode_t3") > 8);
+    }
+    Ok(())
+}
+
+#[test]
+fn encodes_as_the_reference() -> Result<()> {
+    let calls = ["encode_t1", "encode_t5", "encode_t9", "encode_t7_truncated", "encode_odd_hw"];
+    for (name, count) in [("wan21_vae", 5), ("wan22_vae", 3)] {
+        let (golden, vae) = (Golden::load(name), vae(name));
+        for call in calls.into_iter().take(count) {
+            let x = golden.get(&format!("{call}.x"));
+            let mode = vae.encode(x, None)?;
+            golden.check(&format!("{call}.mode"), &mode)?;
+            if golden.0.contains_key(&format!("{call}.moments")) {
+                golden.check(&format!("{call}.moments"), &vae.moments(x, None)?)?;
+                golden.check(&format!("{call}.latents"), &vae.normalize(&mode)?)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn every_module_of_the_encoder_agrees_however_the_video_is_cut() -> Result<()> {
+    for name in ["wan21_vae", "wan22_vae"] {
+        let (golden, vae) = (Golden::load(name), vae(name));
+        let x = golden.get("encode_t9.x");
+        for cuts in [vec![9], vec![1, 4, 4], vec![5, 4], vec![1, 8]] {
+            let (mut seen, mut start, mut moments) = (0, 0, Vec::new());
+            let mut observer = |x: &Observation<'_>| golden.observe("encode_t9", &mut seen, x);
+            let mut stream = vae.encode_stream().observe(&mut observer);
+            for length in cuts {
+                moments.push(stream.push_moments(&x.narrow(2, start, length)?)?);
+                start += length;
+            }
+            drop(stream);
+            assert_eq!(seen, golden.traces("encode_t9"));
+            golden.check("encode_t9.moments", &Tensor::cat(&moments, 2)?)?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn tiles_are_cut_and_blended_as_in_the_reference() -> Result<()> {
+    let (golden, vae21) = (Golden::load("wan21_vae_tiling"), vae("wan21_vae_tiling"));
+    let tiling = Some(Tiling::square(32, 24));
+    let z = golden.get("tiled_decode.z");
+    golden.check("tiled_decode.sample", &vae21.decode(z, tiling)?)?;
+    golden.check("untiled_decode.sample", &vae21.decode(z, None)?)?;
+    golden.check("tiled_encode.moments", &vae21.moments(golden.get("tiled_encode.x"), tiling)?)?;
+
+    let (golden, vae22) = (Golden::open(fixtures("vae/wan22_tiling.safetensors")), vae("wan22_vae"));
+    let tiling = Tiling { tile_height: 32, tile_width: 32, stride_height: 16, stride_width: 32 };
+    golden.check("decode.sample", &vae22.decode(golden.get("decode.z"), Some(tiling))?)?;
+    let x = waves([1, 3, 5, 96, 112])?;
+    golden.check("encode.moments", &vae22.moments(&x, Some(tiling))?)?;
+    assert!(worst(&vae22.moments(&x, None)?, golden.get("encode.moments"))? > 1e-3);
+    Ok(())
+}
+
+/// `sin(0.37 i)` for the `i`th value, as the script that made the fixture has it.
+fn waves(shape: [usize; 5]) -> Result<Tensor> {
+    let values = (0..shape.iter().product::<usize>()).map(|i| (0.37 * i as f64).sin() as f32);
+    Ok(Tensor::from_iter(values, &Device::Cpu)?.reshape(&shape)?)
+}
+
+#[test]
+fn tiles_larger_than_the_picture_change_nothing() -> Result<()> {
+    let (golden, vae) = (Golden::load("wan21_vae"), vae("wan21_vae"));
+    let (z, x) = (golden.get("decode_t2.z"), golden.get("encode_t5.x"));
+    let tiling = Some(Tiling::default());
+    assert_eq!(worst(&vae.decode(z, tiling)?, &vae.decode(z, None)?)?, 0.0);
+    assert_eq!(worst(&vae.moments(x, tiling)?, &vae.moments(x, None)?)?, 0.0);
+    Ok(())
+}
+
+#[test]
+fn a_condition_is_the_video_that_it_stands_for() -> Result<()> {
+    for name in ["wan21_vae", "wan22_vae"] {
+        let vae = vae(name);
+        let images = waves([2, 3, 2, 48, 64])?;
+        let (first, last) = (images.narrow(2, 0, 1)?, images.narrow(2, 1, 1)?);
+        let zeros = |n| Tensor::zeros((2, 3, n, 48, 64), DType::F32, &Device::Cpu);
+        for tiling in [None, Some(Tiling::square(32, 16))] {
+            let video = Tensor::cat(&[&first, &zeros(8)?], 2)?;
+            let ours = vae.encode_condition(&first.squeeze(2)?, None, 9, tiling)?;
+            assert_eq!(worst(&ours, &vae.encode(&video, tiling)?)?, 0.0);
+            let video = Tensor::cat(&[&first, &zeros(7)?, &last], 2)?;
+            let ours = vae.encode_condition(&first.squeeze(2)?, Some(&last.squeeze(2)?), 9, tiling)?;
+            assert_eq!(worst(&ours, &vae.encode(&video, tiling)?)?, 0.0);
+        }
+    }
+    Ok(())
+}
+
+/// Weights stored in half precision must give exactly what their values give when stored in f32.
+#[test]
+fn half_precision_weights_are_computed_with_in_f32() -> Result<()> {
+    let (golden, folder) = (Golden::load("wan21_vae"), Folder::open(case("wan21_vae")).expect("fixture"));
+    let config = VideoVaeConfig::read(&folder).expect("fixture");
+    let z = golden.get("decode_t2.z");
+    for dtype in [DType::F16, DType::BF16] {
+        let file = case("wan21_vae").join("diffusion_pytorch_model.safetensors");
+        let mut rounded = candle_core::safetensors::load(file, &Device::Cpu)?;
+        for (_, tensor) in rounded.iter_mut().filter(|(name, _)| name.ends_with(".weight")) {
+            *tensor = tensor.to_dtype(dtype)?.to_dtype(DType::F32)?;
+        }
+        let rounded = safetensors::serialize(&rounded, None).expect("can be written");
+        let rounded =
+            Weights::from_bytes("rounded", rounded, &Device::Cpu, WeightDtype::Keep).expect("is valid");
+        let stored = Weights::open(&folder, &Device::Cpu, WeightDtype::Cast(dtype)).expect("fixture");
+        let decode = |weights| VideoVae::load(weights, &config).expect("loads").decode(z, None);
+        let (expected, ours) = (decode(&rounded)?, decode(&stored)?);
+        assert_eq!(ours.dtype(), DType::F32);
+        assert!(worst(&ours, &expected)? < 1e-6, "{dtype:?}");
+        assert!(worst(&ours, golden.get("decode_t2.sample"))? > 1e-4, "{dtype:?} was not rounded");
+    }
+    Ok(())
+}
+
+#[test]
+fn every_tensor_is_used_and_a_wrong_shape_is_named() {
+    for name in ["wan21_vae", "wan22_vae"] {
+        let folder = Folder::open(case(name)).expect("fixture");
+        let weights = Weights::open(&folder, &Device::Cpu, WeightDtype::Keep).expect("fixture");
+        let mut config = VideoVaeConfig::read(&folder).expect("fixture");
+        VideoVae::load(&weights, &config).expect("loads");
+        assert_eq!(weights.unused(), Vec::<&str>::new());
+        config.base_dim *= 2;
+        let error = VideoVae::load(&weights, &config).expect_err("other shapes").to_string();
+        assert!(error.contains("has shape") && error.contains("encoder.conv_in.weight"), "{error}");
+    }
+}
+
+#[test]
+fn what_cannot_be_encoded_or_decoded_is_refused_with_both_values() -> Result<()> {
+    let (vae21, vae22) = (vae("wan21_vae"), vae("wan22_vae"));
+    let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu).expect("fits");
+    let refused = |result: Result<Tensor>, parts: &[&str]| {
+        let message = result.expect_err(parts[0]).to_string();
+        assert!(parts.iter().all(|part| message.contains(part)), "{message}");
+    };
+    let latents = ["the latents have shape", "expected [batch, 6, frames, height, width]"];
+    for shape in [&[1, 5, 1, 2, 2][..], &[1, 6, 0, 2, 2], &[1, 6, 1, 2], &[1, 6, 1, 0, 2], &[]] {
+        refused(vae21.decode(&zeros(shape), None), &latents);
+        refused(vae21.normalize(&zeros(shape)), &latents);
+        refused(vae21.denormalize(&zeros(shape)), &latents);
+        refused(vae21.decode_stream().push(&zeros(shape)), &latents);
+    }
+    for shape in [&[1, 3, 0, 16, 16][..], &[1, 4, 1, 16, 16], &[3, 16, 16]] {
+        refused(vae21.encode(&zeros(shape), None), &["the frames have shape", "[batch, 3, frames"]);
+    }
+    refused(vae21.encode(&zeros(&[1, 3, 1, 7, 16]), None), &["16x7", "at least 8x8"]);
+    refused(vae22.encode(&zeros(&[1, 3, 1, 24, 32]), None), &["32x24", "multiples of 16", "32x16"]);
+    let tiles = Some(Tiling::square(8, 8));
+    refused(vae21.encode(&zeros(&[1, 3, 1, 17, 16]), tiles), &["16x17", "in tiles"]);
+    refused(vae22.decode(&zeros(&[1, 6, 1, 3, 3]), tiles), &["tile_height = 8", "multiple of 16"]);
+
+    let mut stream = vae21.decode_stream();
+    refused(stream.push(&zeros(&[1, 6, 2, 2, 3])), &["got 2 latent frames, expected 1"]);
+    stream.push(&zeros(&[1, 6, 1, 2, 3]))?;
+    refused(stream.push(&zeros(&[1, 6, 1, 3, 2])), &["batch 1 and 3x2", "batch 1 and 2x3"]);
+    let mut stream = vae21.encode_stream();
+    refused(stream.push(&zeros(&[1, 3, 4, 16, 16])), &["got 4 frames, expected 1 more than a multiple of 4"]);
+    stream.push(&zeros(&[1, 3, 5, 16, 16]))?;
+    refused(stream.push(&zeros(&[1, 3, 5, 16, 16])), &["got 5 frames, expected a multiple of 4"]);
+    refused(stream.push(&zeros(&[2, 3, 4, 16, 16])), &["batch 1 and 16x16", "batch 2"]);
+
+    let image = zeros(&[1, 3, 16, 16]);
+    let condition = |last: Option<&Tensor>, frames| vae21.encode_condition(&image, last, frames, None);
+    refused(condition(None, 4), &["got 4 frames"]);
+    refused(condition(None, 0), &["got 0 frames"]);
+    refused(condition(Some(&image), 1), &["got 1 frames", "at least 2"]);
+    refused(condition(Some(&zeros(&[1, 3, 8, 16])), 5), &["the last image has shape [1, 3, 1, 8, 16]"]);
+    refused(vae21.encode_condition(&zeros(&[3, 16, 16]), None, 5, None), &["the frames have shape"]);
+    Ok(())
+}
+
+#[test]
+fn an_observer_can_stop_a_stream() {
+    let vae = vae("wan21_vae");
+    let mut observer = |x: &Observation<'_>| match x.module {
+        "decoder.mid_block" => Err(candle_core::Error::msg("enough")),
+        _ => Ok(()),
+    };
+    let z = Tensor::zeros((1, 6, 1, 2, 2), DType::F32, &Device::Cpu).expect("fits");
+    let error = vae.decode_stream().observe(&mut observer).push(&z).expect_err("stopped");
+    assert!(error.to_string().contains("enough"));
+}

@@ -1,0 +1,12 @@
+//! FLUX.1: dev, schnell and Kontext.
+
+mod block;
+mod config;
+pub mod meta;
+pub mod native;
+mod text;
+mod transformer;
+
+pub use config::FluxConfig;
+pub use text::{FluxPrompt, FluxPromptEmbeds, FluxTextEncoder};
+pub use transformer::FluxTransformer;

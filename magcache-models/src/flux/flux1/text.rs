@@ -1,0 +1,143 @@
+//! Prompts in, embeddings for FLUX.1 out.
+
+use candle_core::{Device, Tensor};
+
+use crate::{
+    checkpoint::{CheckpointError, Folder, WeightDtype, Weights},
+    clip::ClipTextEncoder,
+    text::{
+        PromptTokenizer, T5Config, T5Encoder, TextError, TokenizedPrompt, TokenizerDefaults, TokenizerError,
+    },
+};
+
+/// Tokens of T5 that FLUX.1 was trained to read.
+const LONGEST: usize = TokenizerDefaults::T5.max_length;
+
+/// Tokenizers and text encoders of a FLUX.1 model: CLIP for the prompt as a whole, T5 for its words.
+///
+/// T5-XXL is about as large as the transformer. Load it, encode all prompts, drop it, and only then load the transformer.
+#[derive(Clone, Debug)]
+pub struct FluxTextEncoder {
+    tokenizer: PromptTokenizer,
+    text_encoder: ClipTextEncoder,
+    tokenizer_2: PromptTokenizer,
+    text_encoder_2: T5Encoder,
+}
+
+/// A prompt as the tokens of both encoders.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FluxPrompt {
+    /// CLIP's. What it cuts off is still read by T5, which has far more room.
+    pub clip: TokenizedPrompt,
+    /// T5's.
+    pub t5: TokenizedPrompt,
+}
+
+/// What a FLUX.1 transformer reads of prompts.
+#[derive(Clone, Debug)]
+pub struct FluxPromptEmbeds {
+    /// T5's hidden states, f32 `[batch, tokens, d_model]`, padding included: `[1, 512, 4096]` for one prompt and the
+    /// published models.
+    pub prompt_embeds: Tensor,
+    /// CLIP's pooled embedding, f32 `[batch, hidden_size]`: `[1, 768]`.
+    pub pooled_prompt_embeds: Tensor,
+}
+
+impl FluxTextEncoder {
+    /// Reads the folders `tokenizer`, `text_encoder`, `tokenizer_2` and `text_encoder_2` of a model.
+    ///
+    /// [`WeightDtype::Keep`] leaves the weights as they are stored; the arithmetic is f32 in any case.
+    ///
+    /// # Errors
+    /// What is wrong with a folder; a CLIP tokenizer with longer rows than its encoder has positions for.
+    pub fn load(model: &Folder, device: &Device, dtype: WeightDtype) -> Result<Self, CheckpointError> {
+        let folder = model.sub("tokenizer");
+        let tokenizer = PromptTokenizer::open(&folder, TokenizerDefaults::CLIP)?;
+        let text_encoder = ClipTextEncoder::open(&model.sub("text_encoder"), device, dtype)?;
+        let (length, positions) = (tokenizer.max_length(), text_encoder.config().max_position_embeddings);
+        if length > positions {
+            let file = folder.describe_file("tokenizer_config.json");
+            let reason = format!(
+                "model_max_length is {length}, max_position_embeddings of the text encoder is {positions}"
+            );
+            return Err(CheckpointError::BadConfig { file, reason });
+        }
+        let folder = model.sub("text_encoder_2");
+        let config = T5Config::read(&folder)?;
+        Ok(Self {
+            tokenizer,
+            text_encoder,
+            tokenizer_2: PromptTokenizer::open(&model.sub("tokenizer_2"), TokenizerDefaults::T5)?,
+            text_encoder_2: T5Encoder::load(&Weights::open(&folder, device, dtype)?, &config)?,
+        })
+    }
+
+    /// The same with T5 rows of `tokens` tokens (`max_sequence_length` of diffusers), at most 512.
+    ///
+    /// Without this they have `model_max_length` of `tokenizer_2`, which is 512 in the published models; diffusers takes
+    /// 512 whatever that says. FLUX.1-schnell was trained with 256.
+    ///
+    /// # Errors
+    /// [`TokenizerError::Length`].
+    pub fn with_max_sequence_length(self, tokens: usize) -> Result<Self, TokenizerError> {
+        Ok(Self { tokenizer_2: self.tokenizer_2.with_max_length(tokens, LONGEST)?, ..self })
+    }
+
+    /// Rows of [`FluxPromptEmbeds::prompt_embeds`].
+    pub fn max_sequence_length(&self) -> usize {
+        self.tokenizer_2.max_length()
+    }
+
+    /// CLIP.
+    pub fn text_encoder(&self) -> &ClipTextEncoder {
+        &self.text_encoder
+    }
+
+    /// T5.
+    pub fn text_encoder_2(&self) -> &T5Encoder {
+        &self.text_encoder_2
+    }
+
+    /// The tokens of a prompt, to look at before [`Self::encode_tokens`]. T5 reads `prompt_2` where there is one.
+    ///
+    /// # Errors
+    /// A prompt that cannot be turned into tokens.
+    pub fn tokenize(&self, prompt: &str, prompt_2: Option<&str>) -> Result<FluxPrompt, TokenizerError> {
+        let t5 = self.tokenizer_2.encode(prompt_2.unwrap_or(prompt))?;
+        Ok(FluxPrompt { clip: self.tokenizer.encode(prompt)?, t5 })
+    }
+
+    /// What T5's vocabulary lacks, see [`PromptTokenizer::unknown_words`].
+    ///
+    /// # Errors
+    /// A prompt that is too long.
+    pub fn unknown_words(&self, prompt: &str) -> Result<Vec<String>, TokenizerError> {
+        self.tokenizer_2.unknown_words(prompt)
+    }
+
+    /// Embeddings of prompts, equal to `FluxPipeline.encode_prompt` of diffusers (0.42.1).
+    ///
+    /// Neither encoder gets a mask, so that T5's padding takes part. Prompts that are too long are cut silently; use
+    /// [`Self::encode_tokens`] to know.
+    ///
+    /// # Errors
+    /// A prompt that cannot be turned into tokens, or no prompt at all.
+    pub fn encode(&self, prompts: &[&str]) -> Result<FluxPromptEmbeds, TextError> {
+        let tokens: Vec<_> =
+            prompts.iter().map(|prompt| self.tokenize(prompt, None)).collect::<Result<_, _>>()?;
+        self.encode_tokens(&tokens)
+    }
+
+    /// [`Self::encode`] for prompts that are tokens already.
+    ///
+    /// # Errors
+    /// As [`Self::encode`], and for rows of different lengths.
+    pub fn encode_tokens(&self, prompts: &[FluxPrompt]) -> Result<FluxPromptEmbeds, TextError> {
+        let clip: Vec<&[u32]> = prompts.iter().map(|prompt| prompt.clip.input_ids.as_slice()).collect();
+        let t5: Vec<&[u32]> = prompts.iter().map(|prompt| prompt.t5.input_ids.as_slice()).collect();
+        Ok(FluxPromptEmbeds {
+            prompt_embeds: self.text_encoder_2.forward(&t5, None)?,
+            pooled_prompt_embeds: self.text_encoder.forward(&clip)?.pooler_output,
+        })
+    }
+}

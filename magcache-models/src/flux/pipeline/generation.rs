@@ -1,0 +1,123 @@
+//! What the two generations do differently.
+
+use std::{fmt::Debug, sync::Arc};
+
+use candle_core::Tensor;
+use magcache_core::ModelMeta;
+
+use crate::{
+    checkpoint::{CheckpointError, Folder, Weights},
+    flux::{FluxGuidance, FluxNetwork},
+    image::Picture,
+    mmdit::{JointPositions, PromptContext},
+    pipeline::{Defaults, LoadOptions, Request, Result},
+    sampler::{SchedulerConfig, schedule},
+};
+
+/// What a picture of the request is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ImageUse {
+    /// The run begins from it, with noise (`strength`).
+    Start,
+    /// The network looks at it.
+    Reference,
+}
+
+/// A prompt behind the text encoders.
+#[derive(Clone, Debug)]
+pub(super) struct Prompt {
+    /// `[1, tokens, channels]`.
+    pub(super) text: Tensor,
+    /// `[1, channels]`, in FLUX.1.
+    pub(super) pooled: Option<Tensor>,
+}
+
+/// A prompt of the request and what it is called in notes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Named<'a> {
+    pub(super) what: &'static str,
+    pub(super) text: &'a str,
+}
+
+/// A network with its prompts.
+#[derive(Debug)]
+pub(super) struct Loaded {
+    pub(super) network: Arc<dyn FluxNetwork>,
+    /// As many as prompts, in their order.
+    pub(super) contexts: Vec<PromptContext>,
+    pub(super) positions: JointPositions,
+}
+
+/// One generation of Flux, with the configuration of a checkpoint.
+pub(super) trait Family: Debug + Send + Sync {
+    /// The registered model with this checkpoint's sizes.
+    fn meta(&self) -> ModelMeta;
+
+    /// What it was published with.
+    fn defaults(&self) -> Defaults;
+
+    /// Tokens of a prompt.
+    fn text_tokens(&self) -> usize;
+
+    /// How strongly the prompt counts.
+    ///
+    /// # Errors
+    /// A scale that this model does not take.
+    fn guidance(&self, request: &Request) -> Result<FluxGuidance>;
+
+    /// What the picture of a request is for.
+    fn image_use(&self, request: &Request) -> ImageUse;
+
+    /// Width and height of an image made from a picture, in multiples of `multiple` and of about `area` pixels.
+    fn size_like(&self, picture: &Picture, area: usize, multiple: usize) -> [usize; 2];
+
+    /// Whether a picture can be a reference.
+    ///
+    /// # Errors
+    /// A picture that the model was not trained to look at.
+    fn check_reference(&self, _picture: &Picture) -> Result<()> {
+        Ok(())
+    }
+
+    /// A reference picture in the size in which the network is shown it, both sides multiples of `multiple`.
+    fn reference(&self, picture: &Picture, multiple: usize) -> Result<Picture>;
+
+    /// The noise levels of a run over `tokens` tokens.
+    fn schedule(&self, config: &SchedulerConfig, steps: usize, tokens: usize) -> schedule::Request;
+
+    /// Loads the text encoders, encodes the prompts and drops the encoders. Notes for the user go to `notes`.
+    fn encode(
+        &self,
+        options: &LoadOptions,
+        prompts: &[Named<'_>],
+        notes: &mut Vec<String>,
+    ) -> Result<Vec<Prompt>>;
+
+    /// Loads the network; `grid` is the rows and columns of the image's tokens, `references` those of reference images.
+    fn load(
+        &self,
+        weights: &Weights,
+        prompts: &[Prompt],
+        grid: [usize; 2],
+        references: &[[usize; 2]],
+    ) -> Result<Loaded>;
+}
+
+/// The note on a prompt that lost its end.
+pub(super) fn truncated(prompt: &Named<'_>, kept: usize, cut: usize, notes: &mut Vec<String>) {
+    if cut > 0 {
+        notes.push(format!("the {} is longer than {kept} tokens: the last {cut} are cut", prompt.what));
+    }
+}
+
+/// Whether a text encoder is there: single files hold the transformer or the autoencoder alone.
+pub(super) fn needed(folder: &Folder, encoder: &str) -> Result<()> {
+    const FILE: &str = "config.json";
+    let folder = folder.sub(encoder);
+    if folder.exists(FILE) {
+        return Ok(());
+    }
+    let expected =
+        "the text encoders and tokenizers in the folders that diffusers has them in, beside single files too";
+    Err(CheckpointError::MissingFile { file: folder.describe_file(FILE), expected: expected.into() }.into())
+}

@@ -1,0 +1,44 @@
+//! What of the conditioning stays the same over a whole generation.
+
+use candle_core::{Result, Tensor};
+
+use crate::model_id::ModelId;
+
+/// A prompt as one model sees it: text embeddings in the width of the blocks and, in FLUX.1, the embedded pooled text.
+///
+/// Made once per prompt by `text_context` of the model and used at every step. The text stream changes from block to block
+/// and from step to step, so there are no keys and values to keep as in Wan. Cloning copies handles, not data.
+#[derive(Clone, Debug)]
+pub struct PromptContext {
+    model: ModelId,
+    text: Tensor,
+    pooled: Option<Tensor>,
+}
+
+impl PromptContext {
+    pub(crate) fn new(model: ModelId, text: Tensor, pooled: Option<Tensor>) -> Self {
+        Self { model, text, pooled }
+    }
+
+    /// Projected text, `[batch, tokens, inner]`.
+    pub fn text(&self) -> &Tensor {
+        &self.text
+    }
+
+    /// Embedded pooled text, `[batch, inner]`, in FLUX.1.
+    pub fn pooled(&self) -> Option<&Tensor> {
+        self.pooled.as_ref()
+    }
+
+    /// Whether `model` made this context and it holds `batch` prompts.
+    pub(crate) fn check(&self, model: &ModelId, batch: usize) -> Result<()> {
+        if self.model != *model {
+            candle_core::bail!("this text context was made by another model\nhint: each needs its own");
+        }
+        let prompts = self.text.dim(0)?;
+        if prompts != batch {
+            candle_core::bail!("the text context holds {prompts} prompts, the latents a batch of {batch}");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,102 @@
+//! Rotary position embedding by the ids of tokens.
+
+use candle_core::Device;
+
+use crate::{
+    checkpoint::config::{ConfigError, wrong},
+    nn::RotaryTable,
+};
+
+/// Frequencies for each of the `N` axes of a position: three in FLUX.1, four in FLUX.2.
+///
+/// Angles are computed in f64 and their cosines stored as f32, as diffusers does (`FluxPosEmbed`, `Flux2PosEmbed`).
+#[derive(Clone, Debug)]
+pub struct AxesRope<const N: usize> {
+    frequencies: [Vec<f64>; N],
+}
+
+/// Where the tokens of a generation lie: angles of text tokens, of image tokens, and of both in one sequence.
+///
+/// Made once by `positions` of the model and used at every step. Cloning copies handles, not data.
+#[derive(Clone, Debug)]
+pub struct JointPositions {
+    text: RotaryTable,
+    image: RotaryTable,
+    joint: RotaryTable,
+}
+
+impl<const N: usize> AxesRope<N> {
+    /// For heads whose channels are shared out to the axes as `axes_dims_rope` says, an even number to each.
+    pub fn new(axes_dims_rope: [usize; N], theta: f64) -> Self {
+        let frequencies = axes_dims_rope
+            .map(|dim| (0..dim / 2).map(|pair| theta.powf(-((2 * pair) as f64) / dim as f64)).collect());
+        Self { frequencies }
+    }
+
+    /// Angles of text and image tokens from their ids, one for each token in the order of the hidden states.
+    pub fn positions(
+        &self,
+        text: &[[f32; N]],
+        image: &[[f32; N]],
+        device: &Device,
+    ) -> candle_core::Result<JointPositions> {
+        let tokens = text.len() + image.len();
+        let half = self.frequencies.iter().map(Vec::len).sum::<usize>();
+        let (mut cos, mut sin) = (Vec::with_capacity(2 * tokens * half), Vec::with_capacity(tokens * half));
+        for id in text.iter().chain(image) {
+            for (position, frequencies) in id.iter().zip(&self.frequencies) {
+                for frequency in frequencies {
+                    let angle = f64::from(*position) * frequency;
+                    cos.push(angle.cos() as f32);
+                    sin.push(angle.sin() as f32);
+                }
+            }
+        }
+        let joint = RotaryTable::new(cos, &sin, tokens, device)?;
+        Ok(JointPositions {
+            text: joint.narrow(0, text.len())?,
+            image: joint.narrow(text.len(), image.len())?,
+            joint,
+        })
+    }
+}
+
+impl JointPositions {
+    /// Of text tokens.
+    pub fn text(&self) -> &RotaryTable {
+        &self.text
+    }
+
+    /// Of image tokens, those of reference images among them.
+    pub fn image(&self) -> &RotaryTable {
+        &self.image
+    }
+
+    /// Of text tokens and then image tokens.
+    pub fn joint(&self) -> &RotaryTable {
+        &self.joint
+    }
+
+    /// Whether these are positions of so many tokens.
+    pub(crate) fn check(&self, text: usize, image: usize) -> candle_core::Result<()> {
+        let ids = (self.text.tokens()?, self.image.tokens()?);
+        if ids != (text, image) {
+            candle_core::bail!(
+                "got {text} text and {image} image tokens, and ids for {} and {}",
+                ids.0,
+                ids.1
+            );
+        }
+        Ok(())
+    }
+}
+
+/// The axes of the rotary embedding have to share out the channels of a head in pairs.
+pub(crate) fn check_axes(axes: &[usize], head_dim: usize) -> Result<(), ConfigError> {
+    let fits = axes.iter().all(|dim| dim % 2 == 0) && axes.iter().sum::<usize>() == head_dim;
+    if fits {
+        return Ok(());
+    }
+    let expected = format!("expected even numbers that add up to `attention_head_dim` = {head_dim}");
+    Err(wrong("axes_dims_rope", &format!("{axes:?}"), expected))
+}

@@ -1,0 +1,10 @@
+//! The encoder of T5 v1.1 and of UMT5.
+
+mod bias;
+mod block;
+mod config;
+mod encoder;
+
+pub use bias::RelativePositions;
+pub use config::{T5Config, T5Variant};
+pub use encoder::T5Encoder;
