@@ -1,7 +1,7 @@
 //! Text encoders and their tokenizers.
 //!
-//! [`T5Encoder`] is the encoder of T5 v1.1 (Flux) and of UMT5 (Wan), [`Qwen3Encoder`] that of FLUX.2 klein; CLIP's is in
-//! [`crate::clip`]. Every family joins encoders and tokenizers to what its pipeline needs: prompts in,
+//! [`T5Encoder`] is the encoder of T5 v1.1 and of UMT5, [`Qwen3Encoder`] that of Qwen3; CLIP's shares its blocks with the
+//! one for pictures and is with it. Every family joins encoders and tokenizers to what its pipeline needs: prompts in,
 //! embeddings out.
 
 mod clean;
