@@ -99,10 +99,14 @@ fn what_these_models_do_not_take_is_refused() {
     refused(&run(&["--image", "in.png", "--strength=-0.5"]), d, &["strength is -0.5"]);
     refused(&run(&["--image", "in.png", "--strength", "1e-20"]), d, &["leaves none of 10", "at least 0.1"]);
     refused(&run(&["--strength", "0.6"]), d, &["strength is 0.6", "no image", "--image"]);
-    refused(&run(&["--last-image", "in.png"]), d, &["no last frame"]);
+    refused(&run(&["--last-image", "in.png"]), d, &["last_image is given, but tiny-flux does not take it"]);
     refused(&run(&["--frames", "5"]), d, &["5 frames", "one image"]);
-    refused(&run(&["--guidance-2", "2"]), d, &["guidance_2 is 2", "one transformer"]);
-    refused(&run(&["--boundary", "0.5"]), d, &["boundary is 0.5", "one transformer"]);
+    refused(
+        &run(&["--guidance-2", "2"]),
+        d,
+        &["guidance_2 is 2, but tiny-flux does not take it", "two experts"],
+    );
+    refused(&run(&["--boundary", "0.5"]), d, &["boundary is 0.5", "two experts"]);
     let sized = |size: &'static str| ["run", "--model", "tiny-flux", "--size", size];
     refused(&sized("60x64"), d, &["width 60", "multiple of 8", "nearest is 64"]);
     refused(&sized("64x3"), d, &["height 3", "multiple of 8", "nearest is 8"]);
@@ -111,7 +115,7 @@ fn what_these_models_do_not_take_is_refused() {
     refused(&run(&["--guidance", "inf"]), d, &["guidance is inf"]);
 
     let wan = ["run", "--model", "wan2.2-i2v-tiny", "--steps", "2", "--frames", "1"];
-    refused(&[&wan[..], &image, &["0.6"]].concat(), d, &["strength is 0.6", "videos"]);
+    refused(&[&wan[..], &image, &["0.6"]].concat(), d, &["strength is 0.6", "models of images"]);
     refused(&[&wan[..], &["--true-cfg", "2"]].concat(), d, &["true_cfg is 2", "--guidance"]);
 }
 

@@ -160,9 +160,13 @@ fn pictures_that_cannot_be_used_are_refused() {
     fs::write(d.join("cut.png"), &bytes[..40]).unwrap();
     refused(&with("cut.png"), d, &["cut.png"]);
     fs::copy(tiny("wan2.2-i2v-tiny").join("example.png"), d.join("good.png")).unwrap();
-    refused(&["run", "--image", "good.png"], d, &["from text alone", "hint: remove the image"]);
-    refused(&["run", "--guidance-2", "2"], d, &["guidance_2 is 2", "one transformer"]);
-    refused(&["run", "--boundary", "0.5"], d, &["boundary is 0.5", "one transformer"]);
+    refused(
+        &["run", "--image", "good.png"],
+        d,
+        &["image is given, but wan2.1-t2v-tiny does not take it", "hint: remove the image"],
+    );
+    refused(&["run", "--guidance-2", "2"], d, &["guidance_2 is 2", "two experts"]);
+    refused(&["run", "--boundary", "0.5"], d, &["boundary is 0.5", "two experts"]);
 }
 
 #[test]

@@ -154,7 +154,7 @@ impl Whole {
         let options = LoadOptions { offload, ..LoadOptions::default() };
         let pipeline = pipeline::open(folder, options).unwrap();
         let image = pipeline.default_image().unwrap().map(Arc::new);
-        let base = Request { frames: 1, width: 32, height: 32, image, ..pipeline.defaults().request() };
+        let base = Request { frames: 1, size: [32, 32], image, ..pipeline.defaults().request.clone() };
         let request = pipeline.resolved(&change(base));
         Self { pipeline, request, caches }
     }

@@ -436,9 +436,8 @@ fn generate(root: &Path) -> Tensor {
     let request = Request {
         prompt: "a red circle".to_owned(),
         steps: 3,
-        width: 64,
-        height: 48,
-        ..pipeline.defaults().request()
+        size: [64, 48],
+        ..pipeline.defaults().request.clone()
     };
     pipeline.check(&request).unwrap();
     let denoiser = pipeline.denoiser(&request, &|_| {}, &mut Vec::new()).unwrap();

@@ -106,8 +106,7 @@ impl Recorded {
             prompt: case.prompt.clone(),
             negative_prompt: case.negative_prompt.clone(),
             steps: case.steps,
-            width: case.width,
-            height: case.height,
+            size: [case.width, case.height],
             guidance: case.guidance,
             true_cfg: case.true_cfg,
             strength: case.strength,
@@ -119,7 +118,7 @@ impl Recorded {
     fn check_size(&self, pipeline: &dyn Pipeline, request: &Request) {
         if let (true, Some(image)) = (self.case.like, &request.image) {
             let size = pipeline.size_like(image, 1024 * 1024);
-            assert_eq!(size, [request.width, request.height]);
+            assert_eq!(size, request.size);
         }
     }
 
@@ -142,7 +141,7 @@ fn check(name: &str, first: usize, passes: usize) {
     let recorded = recorded(name);
     let (case, expected) = (&recorded.case, &recorded.expected);
     let pipeline = recorded.open();
-    let request = recorded.request(pipeline.defaults().request());
+    let request = recorded.request(pipeline.defaults().request.clone());
     recorded.check_size(pipeline.as_ref(), &request);
     pipeline.check(&request).unwrap();
     let tokens = pipeline.noise(&request).unwrap().dims().to_vec();
@@ -271,7 +270,7 @@ fn references_that_klein_was_not_trained_to_look_at_are_refused() {
     let pipeline = recorded.open();
     let with = |size, strength| {
         let image = Some(Arc::new(picture(size)));
-        let request = recorded.request(pipeline.defaults().request());
+        let request = recorded.request(pipeline.defaults().request.clone());
         pipeline.check(&Request { image, strength, ..request })
     };
     for size in [[63, 64], [64, 63], [64, 513], [600, 70]] {

@@ -123,8 +123,8 @@ fn wide_pair(root: &Path) -> u64 {
 fn run(root: &Path, offload: Offload) {
     let options = LoadOptions { offload, ..LoadOptions::default() };
     let pipeline = WanPipeline::open(Folder::open(root).expect("exists"), options).expect("opens");
-    let mut request = pipeline.defaults().request();
-    (request.width, request.height, request.frames, request.steps) = (32, 32, 1, 4);
+    let mut request = pipeline.defaults().request.clone();
+    (request.size, request.frames, request.steps) = ([32, 32], 1, 4);
     let trajectory = pipeline.trajectory(&request).expect("has steps");
     assert_eq!(trajectory.phases.len(), 2);
     let denoiser = pipeline.denoiser(&request, &|_| {}, &mut Vec::new()).expect("loads");

@@ -304,13 +304,12 @@ fn generate(root: &Path) -> Tensor {
     let request = Request {
         steps: 3,
         frames: 5,
-        width,
-        height,
+        size: [width, height],
         sampler: Some(SamplerKind::UniPc),
         flow_shift: Some(5.0),
         image: first.then(|| Arc::clone(&picture)),
         last_image: takes(WanTask::FLF2V).then_some(picture),
-        ..pipeline.defaults().request()
+        ..pipeline.defaults().request.clone()
     };
     pipeline.check(&request).unwrap();
     let denoiser = pipeline.denoiser(&request, &|_| {}, &mut Vec::new()).unwrap();
@@ -336,7 +335,7 @@ fn the_shift_of_a_native_image_model_goes_by_the_size_of_the_video() {
     let (_root, _, native) = model("i2v");
     let pipeline = WanPipeline::open(Folder::open(&native).unwrap(), LoadOptions::default()).unwrap();
     let shift = |width, height, flow_shift| {
-        let request = Request { width, height, flow_shift, ..pipeline.defaults().request() };
+        let request = Request { size: [width, height], flow_shift, ..pipeline.defaults().request.clone() };
         pipeline.trajectory(&request).unwrap().flow_shift
     };
     assert_eq!(shift(832, 480, None), Some(3.0));

@@ -77,8 +77,7 @@ fn request(case: &Case, root: &Path, defaults: Request) -> Request {
         prompt: case.prompt.clone(),
         negative_prompt: case.negative_prompt.clone(),
         steps: case.steps,
-        width: case.width,
-        height: case.height,
+        size: [case.width, case.height],
         frames: case.frames,
         guidance: case.guidance[0],
         guidance_2: case.guidance.get(1).copied(),
@@ -97,7 +96,7 @@ struct Done {
 fn run(case: &Case, root: &Path, offload: Offload) -> Done {
     let options = LoadOptions { offload, ..LoadOptions::default() };
     let pipeline = WanPipeline::open(Folder::open(root).unwrap(), options).unwrap();
-    let request = request(case, root, pipeline.defaults().request());
+    let request = request(case, root, pipeline.defaults().request.clone());
     pipeline.check(&request).unwrap();
     let expected = candle_core::safetensors::load(root.join("expected.safetensors"), &Device::Cpu).unwrap();
     assert_eq!(pipeline.noise(&request).unwrap().dims(), expected["noise"].dims());

@@ -3,11 +3,10 @@
 use std::path::PathBuf;
 
 use clap::Args as ClapArgs;
-use magcache_models::pipeline::{self, Embedded};
+use magcache_models::pipeline::{self, Embedded, SamplingOptions};
 
 /// Headings of the help.
 const MODEL: &str = "Model";
-const IMAGES: &str = "Given images";
 const CACHE: &str = "Cache";
 
 /// What every command that plans a run understands.
@@ -20,42 +19,8 @@ pub(crate) struct Sampling {
     /// Settings as TOML; flags override it
     #[arg(long, help_heading = MODEL, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// Sampling steps
-    #[arg(long)]
-    pub(crate) steps: Option<usize>,
-    /// Pixels
-    #[arg(long, value_name = "WxH", value_parser = size)]
-    pub(crate) size: Option<[usize; 2]>,
-    /// Frames; 1 for an image
-    #[arg(long)]
-    pub(crate) frames: Option<usize>,
-    /// Scale of classifier-free guidance, at most 1 is without; what a guidance-distilled model is told
-    #[arg(long)]
-    pub(crate) guidance: Option<f64>,
-    /// Scale of classifier-free guidance in a guidance-distilled model
-    #[arg(long, value_name = "GUIDANCE")]
-    pub(crate) true_cfg: Option<f64>,
-    /// The same for the second expert of a model that has two
-    #[arg(long, value_name = "GUIDANCE")]
-    pub(crate) guidance_2: Option<f64>,
-    /// The part of the noise below which the second expert runs, 0 to 1
-    #[arg(long, value_name = "RATIO")]
-    pub(crate) boundary: Option<f64>,
-    /// First frame of a video, or the image that an image is made from, for models that take one
-    #[arg(long, help_heading = IMAGES, value_name = "FILE")]
-    pub(crate) image: Option<PathBuf>,
-    /// Image to image: the part of the steps that runs on --image, above 0 and at most 1
-    #[arg(long, help_heading = IMAGES)]
-    pub(crate) strength: Option<f64>,
-    /// Last frame, for models that take one
-    #[arg(long, help_heading = IMAGES, value_name = "FILE")]
-    pub(crate) last_image: Option<PathBuf>,
-    /// Shift of the noise levels
-    #[arg(long)]
-    pub(crate) flow_shift: Option<f64>,
-    /// Solver
-    #[arg(long, value_name = "unipc|euler|dpmpp|wan-unipc|wan-dpmpp")]
-    pub(crate) sampler: Option<String>,
+    #[command(flatten)]
+    pub(crate) options: SamplingOptions,
     /// A strategy with its profile's defaults, replay:FILE with a trace, an exported schedule or a compute mask, or none
     #[arg(long, help_heading = CACHE, value_name = "NAME")]
     pub(crate) cache: Option<String>,
@@ -87,10 +52,6 @@ pub(super) fn prompt_help() -> String {
     let of = |model: &Embedded| format!("\n  {}: {}", model.name, model.prompts);
     let models: String = pipeline::embedded().into_iter().map(of).collect();
     format!("What to show; - reads it from standard input. The embedded models know these words:{models}")
-}
-
-fn size(text: &str) -> Result<[usize; 2], String> {
-    numbers(text).ok_or_else(|| format!("{text:?} is not WIDTHxHEIGHT, such as 832x480"))
 }
 
 pub(super) fn numbers<const N: usize>(text: &str) -> Option<[usize; N]> {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
 use candle_core::Device;
-use magcache_models::pipeline::Request;
+use magcache_models::pipeline::{Request, SamplingOptions};
 use serde::{Deserialize, Serialize};
 
 use crate::{args::Dtype, console::bad_input_with, plan::Plan};
@@ -19,20 +19,9 @@ pub(crate) struct Conditions {
     pub(crate) device: String,
     /// How attention was computed: everything else is an approximation.
     pub(crate) attention: String,
-    pub(crate) steps: usize,
-    pub(crate) sampler: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) flow_shift: Option<f64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) boundary_ratio: Option<f64>,
-    pub(crate) guidance: f64,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) guidance_2: Option<f64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) true_cfg: Option<f64>,
-    pub(crate) width: usize,
-    pub(crate) height: usize,
-    pub(crate) frames: usize,
+    /// The options of the request, and what the model made of them.
+    #[serde(flatten)]
+    pub(crate) options: Facts,
     /// Whether runs began with an image.
     pub(crate) image: bool,
     pub(crate) negative_prompt: String,
@@ -51,6 +40,12 @@ pub(crate) type Facts = BTreeMap<String, toml::Value>;
 
 /// What differs between the runs of one calibration.
 const OWN: [&str; 5] = ["prompts", "seeds", "runs", "date", "version"];
+
+/// What of these options a calibration holds for.
+pub(crate) fn facts(options: &SamplingOptions) -> Result<Facts> {
+    let value = |(name, value)| Ok((name, toml::Value::try_from(value)?));
+    options.conditions().into_iter().map(value).collect()
+}
 
 impl Conditions {
     /// Of dense runs of a plan over these prompts and seeds. Reads all weights.
@@ -90,16 +85,12 @@ impl Conditions {
             dtype: dtype.name().to_owned(),
             device,
             attention: "exact".to_owned(),
-            steps: request.steps,
-            sampler: plan.pipeline.sampler(request)?.kind().name().to_owned(),
-            flow_shift: run.flow_shift,
-            boundary_ratio: run.boundary_ratio,
-            guidance: request.guidance,
-            guidance_2: request.guidance_2,
-            true_cfg: request.true_cfg,
-            width: request.width,
-            height: request.height,
-            frames: request.frames,
+            options: facts(&SamplingOptions {
+                sampler: Some(plan.pipeline.sampler(request)?.kind()),
+                flow_shift: run.flow_shift,
+                boundary: run.boundary_ratio,
+                ..request.options()
+            })?,
             image: request.image.is_some(),
             negative_prompt: request.negative_prompt.clone(),
             prompts: Vec::new(),
@@ -140,6 +131,11 @@ impl Conditions {
         }
         self.runs += other.runs;
         Ok(())
+    }
+
+    /// A number among the options.
+    pub(crate) fn number(&self, name: &str) -> Option<f64> {
+        self.options.get(name)?.as_float()
     }
 
     /// As a profile has it.

@@ -68,8 +68,8 @@ impl Measured {
             Ok(Source { measured, ..Source::default() })
         };
         let mut curve = self.recording.curve();
-        curve.flow_shift = self.conditions.flow_shift;
-        curve.boundary_ratio = self.conditions.boundary_ratio;
+        curve.flow_shift = self.conditions.number("flow_shift");
+        curve.boundary_ratio = self.conditions.number("boundary_ratio");
         curve.source = source(None)?;
         let mut fits = Vec::new();
         for signal in self.recording.signals() {
@@ -96,7 +96,7 @@ impl Measured {
             summary: format!(
                 "measured: {} of {}",
                 count(self.conditions.runs, "run"),
-                count(self.conditions.steps, "step")
+                count(self.recording.steps, "step")
             ),
             curves: vec![curve],
             fits,

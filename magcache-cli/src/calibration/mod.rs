@@ -10,7 +10,7 @@ mod rehearse;
 mod sensitivity;
 mod verdict;
 
-pub(crate) use conditions::{Conditions, Facts};
+pub(crate) use conditions::{Conditions, Facts, facts};
 pub(crate) use cost::skipped_cost;
 pub(crate) use file::{Measured, rows_beside};
 pub(crate) use rehearse::{Extent, Watched};

@@ -37,8 +37,8 @@ pub(crate) fn plans(
     let costs = recording.reuse.iter().map(|run| run.cost);
     Ok(Some(Plans {
         steps: recording.steps,
-        flow_shift: conditions.flow_shift,
-        boundary_ratio: conditions.boundary_ratio,
+        flow_shift: conditions.number("flow_shift"),
+        boundary_ratio: conditions.number("boundary_ratio"),
         skipped_cost: costs.sum::<f64>() / recording.reuse.len() as f64,
         schedules,
         source,

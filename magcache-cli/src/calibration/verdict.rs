@@ -13,6 +13,7 @@ use magcache_core::{
     meta,
     profile::{Curve, Profile},
 };
+use magcache_models::pipeline::SamplingOption;
 use serde_json::{Value, json};
 
 use super::Facts;
@@ -67,26 +68,8 @@ pub(crate) enum Checkpoint {
     None,
 }
 
-/// Conditions that are compared where both sides have them.
-const COMPARED: [&str; 14] = [
-    "dtype",
-    "device",
-    "attention",
-    "steps",
-    "sampler",
-    "flow_shift",
-    "boundary_ratio",
-    "guidance",
-    "guidance_2",
-    "true_cfg",
-    "width",
-    "height",
-    "frames",
-    "image",
-];
-
-/// Those of them that a run need not have.
-const OPTIONAL: [&str; 4] = ["flow_shift", "boundary_ratio", "guidance_2", "true_cfg"];
+/// Conditions that are compared where both sides have them, beside those of the options.
+const COMPARED: [&str; 4] = ["dtype", "device", "attention", "image"];
 
 /// Conditions without which nobody knows what was measured.
 const NEEDED: [&str; 4] = ["checkpoint", "guidance", "width", "height"];
@@ -212,13 +195,16 @@ impl<'a> Measured<'a> {
             out.extend(self.boundary(curve, known.run));
             out.extend(self.branches(curve, known.run));
         }
-        for key in COMPARED {
+        let options = SamplingOption::ALL
+            .iter()
+            .flat_map(|option| option.conditions().iter().map(|name| (*name, !option.is_always_set())));
+        for (key, is_optional) in COMPARED.map(|key| (key, false)).into_iter().chain(options) {
             let (there, here) = (self.facts.get(key), known.facts.get(key));
             let differ = match (there, here) {
                 (Some(there), Some(here)) => !same(key, there, here),
                 // Where everything was written down, what is absent was not set.
                 (None, Some(_)) | (Some(_), None) => {
-                    OPTIONAL.contains(&key) && self.is_recorded() && known.facts.contains_key("guidance")
+                    is_optional && self.is_recorded() && known.facts.contains_key("guidance")
                 }
                 (None, None) => false,
             };

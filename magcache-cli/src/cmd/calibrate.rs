@@ -66,7 +66,7 @@ pub(crate) fn run(args: &Calibrate, out: &Output) -> Result<()> {
         let title = format!(
             "{model}: {} of {}",
             count(measured.conditions.runs, "run"),
-            count(measured.conditions.steps, "step")
+            count(measured.recording.steps, "step")
         );
         outputs.push(target.write(&Chart::curve(title, &measured.recording.curve(), &starts))?);
     }
@@ -144,7 +144,7 @@ fn answer(
 ) -> Result<()> {
     let Measured { conditions, recording } = measured;
     let curve = recording.curve();
-    let mut text = format!("{} of {}\n", count(conditions.runs, "run"), count(conditions.steps, "step"));
+    let mut text = format!("{} of {}\n", count(conditions.runs, "run"), count(recording.steps, "step"));
     for (branch, ratios) in &curve.ratios {
         let (low, high) =
             ratios.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), r| (l.min(*r), h.max(*r)));

@@ -45,8 +45,9 @@ pub(crate) fn run(args: &Demo, out: &Output) -> Result<()> {
 }
 
 fn plan(args: &Demo) -> Result<Plan> {
-    let flags = Sampling { model: args.model.clone(), steps: args.steps, ..Sampling::default() };
+    let flags = Sampling { model: args.model.clone(), ..Sampling::default() };
     let mut config = Config::of(&flags)?;
+    config.sampling.steps = args.steps;
     config.sampling.prompt = prompt(args.prompt.as_deref())?;
     config.sampling.seed = args.seed;
     Plan::new(config, LoadOptions::default())

@@ -12,14 +12,14 @@ use magcache_core::{
     schedule::{Sizes, most_bytes, simulate_sized},
 };
 use magcache_models::{
-    pipeline::LoadOptions,
+    pipeline::{LoadOptions, SamplingOptions},
     sampler::{SamplerKind, Schedule as Levels, SchedulerConfig},
 };
 use serde_json::{Value, json};
 
 use crate::{
     args::{Sampling, Schedule},
-    calibration::{Facts, Judged, judge},
+    calibration::{Judged, facts, judge},
     console::{Output, bad_input, bad_input_with},
     files::Writes,
     plan::{Chosen, Config, Plan, decisions, model_name},
@@ -199,7 +199,7 @@ fn of_profile(name: &str, model: Option<&str>, mut config: Config) -> Result<Out
         config.sampling.flow_shift.or(curve.as_ref().and_then(|c| c.flow_shift)).unwrap_or(FLOW_SHIFT);
     let boundary = config.sampling.boundary.or(curve.as_ref().and_then(|c| c.boundary_ratio));
     let steps = config.sampling.steps.or(curve.as_ref().map(|c| c.steps)).unwrap_or(STEPS);
-    let kind = config.sampler()?.unwrap_or(SamplerKind::UniPc);
+    let kind = config.sampling.sampler.unwrap_or(SamplerKind::UniPc);
     let levels = Levels::new(&SchedulerConfig::new(kind, shift), steps)?;
     let guided = meta.guided && config.sampling.guidance.is_none_or(|g| g > 1.0);
     let run = Trajectory {
@@ -222,28 +222,15 @@ fn of_profile(name: &str, model: Option<&str>, mut config: Config) -> Result<Out
     if let Some(chosen) = &chosen {
         config.cache.clone_from(&chosen.tables);
     }
-    let judged =
-        judge::of_schedule(&config.caches()?, chosen.as_ref(), &meta, &run, facts(&config, &run, kind)?)?;
+    let known = facts(&SamplingOptions {
+        steps: Some(run.len()),
+        sampler: Some(kind),
+        flow_shift: run.flow_shift,
+        boundary: run.boundary_ratio,
+        ..config.sampling.clone()
+    })?;
+    let judged = judge::of_schedule(&config.caches()?, chosen.as_ref(), &meta, &run, known)?;
     Ok(Outlook { profile: Some(name.to_owned()), meta, run, config, judged, sizes: None, chosen })
-}
-
-/// What a run without weights has.
-fn facts(config: &Config, run: &Trajectory, kind: SamplerKind) -> Result<Facts> {
-    let sampling = &config.sampling;
-    let mut table = toml::Table::new();
-    table.insert("steps".to_owned(), toml::Value::try_from(run.len())?);
-    table.insert("sampler".to_owned(), kind.name().into());
-    let known = [
-        ("flow_shift", run.flow_shift),
-        ("boundary_ratio", run.boundary_ratio),
-        ("guidance", sampling.guidance),
-    ];
-    table.extend(known.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?.into()))));
-    if let Some([width, height]) = sampling.size {
-        table.insert("width".to_owned(), toml::Value::try_from(width)?);
-        table.insert("height".to_owned(), toml::Value::try_from(height)?);
-    }
-    Ok(table.into_iter().collect())
 }
 
 fn profile_of(config: &Config, meta: &ModelMeta) -> Option<String> {

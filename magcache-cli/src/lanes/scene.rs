@@ -52,7 +52,7 @@ pub(crate) mod testing {
         magcache_models::link();
         let model = pipeline::default_model().expect("this build has an embedded model");
         let pipeline = pipeline::open((model.folder)(), LoadOptions::default()).expect("it opens");
-        let request = Request { steps, frames: 5, ..pipeline.defaults().request() };
+        let request = Request { steps, frames: 5, ..pipeline.defaults().request.clone() };
         let denoiser = pipeline.denoiser(&request, &|_| {}, &mut Vec::new()).expect("it loads");
         let run = pipeline.trajectory(&request).expect("the steps are sound");
         let hooks = |tables: &str| {

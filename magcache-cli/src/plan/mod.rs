@@ -20,15 +20,13 @@ use candle_core::Device;
 use magcache_core::{
     CachePlan, ConfigError, Problem, Trajectory,
     config::{Built, CacheEntry, Residuals, Words},
-    error::nearest,
     log::AuditPolicy,
     profile::Profile,
     schemars,
 };
 use magcache_models::{
     image::Picture,
-    pipeline::{self, LoadOptions, Pipeline, Request},
-    sampler::SamplerKind,
+    pipeline::{self, LoadOptions, Pipeline, Request, SamplingOption, SamplingOptions},
 };
 use serde::{Deserialize, Serialize};
 
@@ -58,7 +56,7 @@ pub(crate) struct Config {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) weights: Option<PathBuf>,
     /// What is generated, and how. Every key has the model's own default.
-    pub(crate) sampling: SamplingTable,
+    pub(crate) sampling: SamplingOptions,
     /// How residuals are stored.
     #[serde(skip_serializing_if = "Residuals::is_default")]
     pub(crate) residuals: Residuals,
@@ -74,51 +72,6 @@ pub(crate) struct Config {
     #[schemars(with = "Vec<Words>")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) cache: Vec<toml::Table>,
-}
-
-#[derive(Clone, Debug, Default, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub(crate) struct SamplingTable {
-    /// What is to be seen.
-    pub(crate) prompt: Option<String>,
-    /// What is not to be seen, where guidance is classifier-free.
-    pub(crate) negative_prompt: Option<String>,
-    /// Sampling steps.
-    #[schemars(range(min = 1))]
-    pub(crate) steps: Option<usize>,
-    /// The solver.
-    #[schemars(with = "Option<SamplerKind>")]
-    pub(crate) sampler: Option<String>,
-    /// Shift of the noise levels: above 1, more steps at strong noise.
-    #[schemars(extend("exclusiveMinimum" = 0))]
-    pub(crate) flow_shift: Option<f64>,
-    /// Scale of classifier-free guidance, at most 1 is without; what a guidance-distilled model is told.
-    #[schemars(range(min = 0.0))]
-    pub(crate) guidance: Option<f64>,
-    /// Scale of classifier-free guidance in a guidance-distilled model.
-    #[schemars(range(min = 0.0))]
-    pub(crate) true_cfg: Option<f64>,
-    /// The same as `guidance` for the second expert of a model that has two.
-    #[schemars(range(min = 0.0))]
-    pub(crate) guidance_2: Option<f64>,
-    /// The part of the noise below which the second expert runs.
-    #[schemars(range(min = 0.0, max = 1.0))]
-    pub(crate) boundary: Option<f64>,
-    /// Of the initial noise: the same number gives the same result.
-    pub(crate) seed: Option<u64>,
-    /// Width and height in pixels; of a given image where there is one.
-    #[schemars(inner(range(min = 1)))]
-    pub(crate) size: Option<[usize; 2]>,
-    /// Frames; 1 is an image.
-    #[schemars(range(min = 1))]
-    pub(crate) frames: Option<usize>,
-    /// The first frame of a video, or the image to begin from.
-    pub(crate) image: Option<PathBuf>,
-    /// Image to image: the part of the steps that runs on `image`.
-    #[schemars(range(max = 1.0), extend("exclusiveMinimum" = 0))]
-    pub(crate) strength: Option<f64>,
-    /// The last frame of a video, for models that take one.
-    pub(crate) last_image: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize, schemars::JsonSchema)]
@@ -173,22 +126,10 @@ impl Config {
                 (None, Some(path))
             };
         }
-        let sampling = &mut config.sampling;
-        sampling.steps = flags.steps.or(sampling.steps);
-        sampling.sampler = flags.sampler.clone().or(sampling.sampler.take());
-        sampling.flow_shift = flags.flow_shift.or(sampling.flow_shift);
-        sampling.guidance = flags.guidance.or(sampling.guidance);
-        sampling.true_cfg = flags.true_cfg.or(sampling.true_cfg);
-        sampling.strength = flags.strength.or(sampling.strength);
-        sampling.guidance_2 = flags.guidance_2.or(sampling.guidance_2);
-        sampling.boundary = flags.boundary.or(sampling.boundary);
-        for (what, image) in [("--image", &flags.image), ("--last-image", &flags.last_image)] {
-            image.as_deref().map_or(Ok(()), |path| utf8(what, path))?;
+        for (option, path) in flags.options.pictures() {
+            utf8(&flag(option), path)?;
         }
-        sampling.image = flags.image.clone().or(sampling.image.take());
-        sampling.last_image = flags.last_image.clone().or(sampling.last_image.take());
-        sampling.size = flags.size.or(sampling.size);
-        sampling.frames = flags.frames.or(sampling.frames);
+        config.sampling = flags.options.clone().over(config.sampling);
         match flags.cache.as_deref() {
             Some(NO_CACHE) => config.without_cache(flags)?,
             Some(name) => config.cache = vec![cache_table(name, &flags.set)?],
@@ -231,25 +172,9 @@ impl Config {
         Ok(pipeline::open(folder, options)?)
     }
 
-    /// Solver by name.
-    pub(crate) fn sampler(&self) -> Result<Option<SamplerKind>> {
-        let Some(name) = &self.sampling.sampler else { return Ok(None) };
-        match SamplerKind::ALL.into_iter().find(|k| k.name() == name) {
-            Some(kind) => Ok(Some(kind)),
-            None => {
-                let names = SamplerKind::ALL.map(SamplerKind::name);
-                let hint = match nearest(name, names) {
-                    Some(near) => format!("did you mean {near:?}?"),
-                    None => format!("one of {}", names.join(", ")),
-                };
-                Err(bad_input_with(format!("unknown sampler {name:?}"), hint))
-            }
-        }
-    }
-
     /// What `other` says about model and sampling that is not so here, as a list of keys; none where there is nothing.
     pub(crate) fn others(&self, other: &Self) -> Option<String> {
-        let table = |sampling: &SamplingTable| toml::Table::try_from(sampling).unwrap_or_default();
+        let table = |sampling: &SamplingOptions| toml::Table::try_from(sampling).unwrap_or_default();
         let own = table(&self.sampling);
         let different = table(&other.sampling).into_iter().filter(|(key, value)| own.get(key) != Some(value));
         let mut keys: Vec<String> = different.map(|(key, _)| format!("`{key}`")).collect();
@@ -282,35 +207,16 @@ impl Plan {
         let defaults = pipeline.defaults();
         let s = &config.sampling;
         let read = |path: &PathBuf| -> Result<Arc<Picture>> { Ok(Arc::new(Picture::read(path)?)) };
-        let image = match &s.image {
+        let mut base = defaults.request.clone();
+        base.image = match &s.image {
             Some(path) => Some(read(path)?),
             None => pipeline.default_image()?.map(Arc::new),
         };
-        let last_image = s.last_image.as_ref().map(read).transpose()?;
-        let [width, height] = match (s.size, &image) {
-            (Some(size), _) => size,
-            (None, Some(image)) => pipeline.size_like(image, defaults.width * defaults.height),
-            (None, None) => [defaults.width, defaults.height],
-        };
-        let base = defaults.request();
-        let request = Request {
-            prompt: s.prompt.clone().unwrap_or(base.prompt),
-            negative_prompt: s.negative_prompt.clone().unwrap_or(base.negative_prompt),
-            steps: s.steps.unwrap_or(base.steps),
-            width,
-            height,
-            frames: s.frames.unwrap_or(base.frames),
-            seed: s.seed.unwrap_or(base.seed),
-            guidance: s.guidance.unwrap_or(base.guidance),
-            true_cfg: s.true_cfg,
-            guidance_2: s.guidance_2.or(base.guidance_2),
-            sampler: config.sampler()?,
-            flow_shift: s.flow_shift,
-            boundary_ratio: s.boundary,
-            image,
-            strength: s.strength,
-            last_image,
-        };
+        base.last_image = s.last_image.as_ref().map(read).transpose()?;
+        if let Some(image) = &base.image {
+            base.size = pipeline.size_like(image, base.width() * base.height());
+        }
+        let request = s.clone().request(base);
         let fps = config.output.fps.unwrap_or(defaults.fps);
         if !(fps.is_finite() && fps > 0.0) {
             return Err(bad_input(format!("`fps` is {fps}, it must be above 0")));
@@ -331,22 +237,10 @@ impl Plan {
         config.cache =
             cache.cache.iter().map(magcache_core::config::CacheEntry::to_table).collect::<Result<_, _>>()?;
         config.output.fps = Some(fps);
-        config.sampling = SamplingTable {
-            prompt: Some(request.prompt.clone()),
-            negative_prompt: Some(request.negative_prompt.clone()),
-            steps: Some(request.steps),
-            sampler: config.sampling.sampler.clone(),
+        config.sampling = SamplingOptions {
             flow_shift: trajectory.flow_shift,
-            guidance: Some(request.guidance),
-            true_cfg: request.true_cfg,
-            guidance_2: request.guidance_2,
             boundary: trajectory.boundary_ratio,
-            image: config.sampling.image.take(),
-            strength: request.strength,
-            last_image: config.sampling.last_image.take(),
-            seed: Some(request.seed),
-            size: Some([request.width, request.height]),
-            frames: Some(request.frames),
+            ..request.options().over(config.sampling)
         };
         if config.model.is_none() && config.weights.is_none() {
             config.model = pipeline::default_model().map(|e| e.name.to_owned());
@@ -393,8 +287,8 @@ impl Plan {
     /// Size and speed of what it makes.
     pub(crate) fn clip(&self) -> Clip {
         Clip {
-            width: u32::try_from(self.request.width).unwrap_or(u32::MAX),
-            height: u32::try_from(self.request.height).unwrap_or(u32::MAX),
+            width: u32::try_from(self.request.width()).unwrap_or(u32::MAX),
+            height: u32::try_from(self.request.height()).unwrap_or(u32::MAX),
             frames: self.request.frames,
             fps: self.fps,
         }
@@ -409,6 +303,11 @@ impl Plan {
     pub(crate) fn to_toml_beside(&self, result: &Path) -> Result<String> {
         self.config.stored_in(folder_of(result)).to_toml()
     }
+}
+
+/// How an option is typed.
+pub(crate) fn flag(option: SamplingOption) -> String {
+    format!("--{}", option.key().replace('_', "-"))
 }
 
 /// The `[[cache]]` table of `--cache` and `--set`.
@@ -427,3 +326,6 @@ pub(crate) fn cache_table(name: &str, set: &[String]) -> Result<toml::Table> {
     }
     Ok(table)
 }
+
+#[cfg(test)]
+mod tests;

@@ -41,10 +41,8 @@ impl Config {
     /// Calls `each` with every path.
     fn paths(&mut self, each: &mut dyn FnMut(&mut PathBuf)) {
         let Self { weights, sampling, output, .. } = self;
-        [weights, &mut sampling.image, &mut sampling.last_image, &mut output.path]
-            .into_iter()
-            .flatten()
-            .for_each(each);
+        let own = [weights, &mut output.path].into_iter().flatten();
+        own.chain(sampling.pictures_mut()).for_each(each);
     }
 
     /// Calls `each` with everything that may be the path of a profile.
@@ -64,11 +62,11 @@ impl Writes {
     /// What a planned run reads: its configuration, the images and a recorded schedule.
     pub(crate) fn beside_reads(writing: Writing, flags: &Sampling, config: &Config) -> Self {
         let replayed = flags.cache.as_deref().and_then(|cache| cache.strip_prefix("replay:"));
-        Self::new(writing)
+        let own = Self::new(writing)
             .reads("--config", flags.config.as_deref())
-            .reads("--image", config.sampling.image.as_deref())
-            .reads("--last-image", config.sampling.last_image.as_deref())
-            .reads("--cache replay:", replayed.map(Path::new))
+            .reads("--cache replay:", replayed.map(Path::new));
+        let pictures = config.sampling.pictures().into_iter();
+        pictures.fold(own, |all, (option, path)| all.reads(&flag(option), Some(path)))
     }
 }
 

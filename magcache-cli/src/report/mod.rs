@@ -79,9 +79,9 @@ fn page(folder: &Path, plan: &Plan, compared: &Compared) -> Result<String> {
 fn head(plan: &Plan, compared: &Compared) -> Result<String> {
     let request = &plan.request;
     let size = if request.frames == 1 {
-        format!("{}×{}", request.width, request.height)
+        format!("{}×{}", request.width(), request.height())
     } else {
-        format!("{} of {}×{}", count(request.frames, "frame"), request.width, request.height)
+        format!("{} of {}×{}", count(request.frames, "frame"), request.width(), request.height())
     };
     let seeds: Vec<String> = compared.seeds.iter().map(ToString::to_string).collect();
     let facts = [

@@ -29,7 +29,7 @@ const MOST: u32 = 64;
 
 pub(super) fn section(folder: &Path, plan: &Plan, compared: &Compared) -> Result<String> {
     let still = plan.request.frames == 1;
-    let small = plan.request.width.max(plan.request.height) <= SMALL;
+    let small = plan.request.width().max(plan.request.height()) <= SMALL;
     let lanes: String =
         compared.rows.iter().map(|row| lane(folder, plan, compared, row)).collect::<Result<_>>()?;
     let playback = if still { String::new() } else { playback(plan) };
@@ -102,7 +102,7 @@ fn lane(folder: &Path, plan: &Plan, compared: &Compared, row: &Row) -> Result<St
     let path = folder.join(&row.file);
     let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let (label, data) = (escape(&row.name), STANDARD.encode(bytes));
-    let [width, height] = [plan.request.width, plan.request.height];
+    let [width, height] = plan.request.size;
     let size = format!("width=\"{width}\" height=\"{height}\"");
     let stills: Vec<String> = row.stills.iter().map(still).collect::<Result<_>>()?;
     let (shown, stills) = if plan.request.frames == 1 {

@@ -28,8 +28,8 @@ pub(crate) fn identity(plan: &Plan, args: &Run) -> Result<Identity> {
     keys.insert("tile_vae".to_owned(), args.tile_vae.to_string());
     keys.insert("reference_ops".to_owned(), magcache_models::nn::are_reference_ops_used().to_string());
     let profiles = config.cache.iter().filter_map(|table| table.get("profile")?.as_str().map(PathBuf::from));
-    let images = config.sampling.image.into_iter().chain(config.sampling.last_image);
-    for path in profiles.chain(images).chain(config.weights) {
+    let pictures = config.sampling.pictures().into_iter().map(|(_, path)| path.clone());
+    for path in profiles.chain(pictures).chain(config.weights) {
         files(&path, &mut keys)?;
     }
     Ok(keys)

@@ -5,10 +5,12 @@
 //! with it. Several generations can share one denoiser and run in turns, which is how cached and dense runs are
 //! timed against each other.
 
+mod check;
 mod denoiser;
 mod error;
 mod generation;
 mod load;
+mod options;
 mod request;
 
 pub use denoiser::{Denoiser, Entered, TextUses};
@@ -16,7 +18,8 @@ pub use error::PipelineError;
 pub use generation::{Generation, PassTime};
 pub(crate) use load::embedded_files;
 pub use load::{Embedded, LoadOptions, Loader, Offload, default_model, embedded, loader_of, loaders, open};
-pub use request::{Defaults, Request};
+pub use options::{Request, SamplingOption, SamplingOptions};
+pub use request::Defaults;
 
 use std::{fmt::Debug, sync::Arc};
 
@@ -77,8 +80,18 @@ pub trait Pipeline: Debug + Send + Sync {
         request.clone()
     }
 
-    /// Everything wrong with a request, before anything is loaded.
-    fn check(&self, request: &Request) -> Result<()>;
+    /// The options of a request that this checkpoint takes, beside those that every model has a default for.
+    fn takes(&self) -> Vec<SamplingOption>;
+
+    /// What is wrong with the values of what it takes, before anything is loaded.
+    fn check_values(&self, request: &Request) -> Result<()>;
+
+    /// Everything wrong with a request, before anything is loaded: what is the same for every pipeline, then
+    /// [`Pipeline::check_values`].
+    fn check(&self, request: &Request) -> Result<()> {
+        check::check(request, self)?;
+        self.check_values(request)
+    }
 
     /// The solver at its start.
     fn sampler(&self, request: &Request) -> Result<Sampler>;

@@ -13,34 +13,31 @@ const AREA_480P: usize = 480 * 832;
 /// scheduler.
 pub(super) fn shift_for_size(source: &WanSource, request: &Request) -> Option<f64> {
     let wan21_i2v = source.task() == WanTask::I2V && source.experts() == 1;
-    let small = request.width * request.height <= AREA_480P;
+    let small = request.width() * request.height() <= AREA_480P;
     (source.layout() == Layout::Native && wan21_i2v && small).then_some(3.0)
 }
 
 /// Steps, size, frames and guidance of a checkpoint whose folder does not say.
 pub(super) fn published(source: &WanSource) -> Defaults {
-    let base = Defaults {
-        model: None,
+    let base = Request {
         prompt: "a lighthouse above a stormy sea, evening light".to_owned(),
-        negative_prompt: String::new(),
         steps: 50,
-        width: 832,
-        height: 480,
+        size: [832, 480],
         frames: 81,
-        fps: 16.0,
         guidance: 5.0,
-        guidance_2: None,
-        image: None,
+        ..Request::default()
     };
-    match (source.task(), source.experts()) {
+    let fps = if source.task() == WanTask::TI2V { 24.0 } else { 16.0 };
+    let request = match (source.task(), source.experts()) {
         (WanTask::T2V, 1) => base,
         (WanTask::T2V, _) => {
-            Defaults { steps: 40, width: 1280, height: 720, guidance: 4.0, guidance_2: Some(3.0), ..base }
+            Request { steps: 40, size: [1280, 720], guidance: 4.0, guidance_2: Some(3.0), ..base }
         }
-        (WanTask::I2V | WanTask::FLF2V, 1) => Defaults { steps: 40, ..base },
+        (WanTask::I2V | WanTask::FLF2V, 1) => Request { steps: 40, ..base },
         (WanTask::I2V | WanTask::FLF2V, _) => {
-            Defaults { steps: 40, guidance: 3.5, guidance_2: Some(3.5), ..base }
+            Request { steps: 40, guidance: 3.5, guidance_2: Some(3.5), ..base }
         }
-        (WanTask::TI2V, _) => Defaults { width: 1280, height: 704, frames: 121, fps: 24.0, ..base },
-    }
+        (WanTask::TI2V, _) => Request { size: [1280, 704], frames: 121, ..base },
+    };
+    Defaults { fps, request, ..Defaults::default() }
 }

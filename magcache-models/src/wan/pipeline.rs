@@ -17,8 +17,8 @@ use crate::{
     checkpoint::{Folder, WeightDtype, Weights},
     image::{Picture, area_size},
     pipeline::{
-        Defaults, Denoiser, LoadOptions, Loader, Offload, Pipeline, PipelineError, Request, Result, Stage,
-        unknown_words,
+        Defaults, Denoiser, LoadOptions, Loader, Offload, Pipeline, PipelineError, Request, Result,
+        SamplingOption, Stage, unknown_words,
     },
     sampler::{Sampler, Schedule, SchedulerConfig, Shift},
 };
@@ -73,7 +73,7 @@ impl WanPipeline {
 
     fn boundary(&self, request: &Request) -> Option<f64> {
         let own = self.source.boundary_ratio();
-        own.map(|ratio| request.boundary_ratio.unwrap_or(ratio))
+        own.map(|ratio| request.boundary.unwrap_or(ratio))
     }
 
     /// Scales of guidance, one for each expert.
@@ -86,7 +86,7 @@ impl WanPipeline {
     fn latent_shape(&self, request: &Request) -> [usize; 4] {
         let vae = self.source.vae_config();
         let (t, s) = (vae.temporal_scale(), vae.spatial_scale());
-        [vae.z_dim, (request.frames.saturating_sub(1)) / t + 1, request.height / s, request.width / s]
+        [vae.z_dim, (request.frames.saturating_sub(1)) / t + 1, request.height() / s, request.width() / s]
     }
 
     fn vae(&self) -> Result<VideoVae> {
@@ -118,7 +118,7 @@ impl WanPipeline {
 
     /// Pixels of a given picture as a frame of the request's size, `[1, 3, height, width]` in -1..=1.
     fn frame(&self, picture: &Picture, request: &Request) -> Result<Tensor> {
-        let frame = picture.pixels(request.width, request.height, self.device());
+        let frame = picture.pixels(request.width(), request.height(), self.device());
         frame.map_err(|e| PipelineError::part("image", e))
     }
 
@@ -175,7 +175,11 @@ impl Pipeline for WanPipeline {
         [width, height]
     }
 
-    fn check(&self, request: &Request) -> Result<()> {
+    fn takes(&self) -> Vec<SamplingOption> {
+        request::taken(&self.source)
+    }
+
+    fn check_values(&self, request: &Request) -> Result<()> {
         request::check(request, &self.source)?;
         self.trajectory(request).map(|_| ())
     }

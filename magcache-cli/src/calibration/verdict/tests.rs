@@ -114,6 +114,11 @@ fn every_condition_counts_with_both_values() {
             Asked::default().set(key, value.clone()).gives(part, Usable, text);
         }
     }
+    // Every option that a calibration records, whatever it is called.
+    for name in SamplingOption::ALL.iter().flat_map(|option| option.conditions()) {
+        let (verdict, text) = Asked::default().set(name, "other").of("measured", Curves);
+        assert!(verdict == Usable && text.contains(name), "{name}: {text}");
+    }
 }
 
 #[test]

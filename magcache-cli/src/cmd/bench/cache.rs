@@ -23,8 +23,10 @@ use crate::{
 /// the other.
 pub(super) fn run(args: &BenchCache, out: &Output) -> Result<()> {
     let model = args.model.model.as_ref().map(|path| path.display().to_string());
-    let flags = Sampling { model, cache: Some(args.cache.clone()), steps: args.steps, ..Sampling::default() };
-    let plan = Plan::new(Config::of(&flags)?, LoadOptions::default())?;
+    let flags = Sampling { model, cache: Some(args.cache.clone()), ..Sampling::default() };
+    let mut config = Config::of(&flags)?;
+    config.sampling.steps = args.steps;
+    let plan = Plan::new(config, LoadOptions::default())?;
     let hooks = plan.build()?.registry;
     let denoiser = plan.pipeline.denoiser(&plan.request, &|_| {}, &mut Vec::new())?;
     let scene = Scene { pipeline: plan.pipeline.as_ref(), request: plan.request.clone(), denoiser };

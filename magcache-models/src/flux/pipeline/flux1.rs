@@ -10,7 +10,7 @@ use crate::{
     checkpoint::{Folder, Weights},
     flux::{FluxConfig, FluxGuidance, FluxTextEncoder, FluxTransformer, flux1::meta},
     image::{Filter, Picture, area_size},
-    pipeline::{Defaults, LoadOptions, PipelineError, Request, Result, unknown_words},
+    pipeline::{Defaults, LoadOptions, PipelineError, Request, Result, SamplingOption, unknown_words},
     sampler::{SchedulerConfig, schedule},
     text::{PromptTokenizer, TokenizerDefaults},
 };
@@ -59,6 +59,11 @@ impl Family for Flux1 {
             (true, true) => (28, 2.5),
         };
         super::still("a lighthouse above a stormy sea, evening light", steps, guidance)
+    }
+
+    fn takes(&self) -> Vec<SamplingOption> {
+        use SamplingOption as Takes;
+        vec![Takes::sampler, Takes::flow_shift, Takes::image, Takes::strength, Takes::true_cfg]
     }
 
     fn text_tokens(&self) -> usize {

@@ -10,7 +10,7 @@ use crate::{
     checkpoint::{Folder, Weights},
     flux::{Flux2Config, Flux2TextEncoder, Flux2Transformer, FluxGuidance, flux2::meta},
     image::{Filter, Picture},
-    pipeline::{Defaults, LoadOptions, PipelineError, Request, Result},
+    pipeline::{Defaults, LoadOptions, PipelineError, Request, Result, SamplingOption},
     sampler::{SchedulerConfig, schedule},
     text::TokenizerDefaults,
 };
@@ -57,18 +57,16 @@ impl Family for Flux2 {
         super::still("a lighthouse above a stormy sea, evening light", steps, guidance)
     }
 
+    fn takes(&self) -> Vec<SamplingOption> {
+        use SamplingOption as Takes;
+        vec![Takes::sampler, Takes::flow_shift, Takes::image, Takes::strength]
+    }
+
     fn text_tokens(&self) -> usize {
         TokenizerDefaults::QWEN3.max_length
     }
 
     fn guidance(&self, request: &Request) -> Result<FluxGuidance> {
-        if let Some(scale) = request.true_cfg {
-            let message = format!("true_cfg is {scale}, but this model is told no guidance");
-            return Err(PipelineError::request(
-                message,
-                "--guidance is its scale of classifier-free guidance",
-            ));
-        }
         let scale = request.guidance;
         if self.distilled && scale > 1.0 {
             let message = format!("guidance is {scale}, but this model is distilled to run without");

@@ -10,7 +10,7 @@ use crate::{
     flux::{FluxGuidance, FluxNetwork},
     image::Picture,
     mmdit::{JointPositions, PromptContext},
-    pipeline::{Defaults, LoadOptions, Request, Result},
+    pipeline::{Defaults, LoadOptions, Request, Result, SamplingOption},
     sampler::{SchedulerConfig, schedule},
 };
 
@@ -55,6 +55,9 @@ pub(super) trait Family: Debug + Send + Sync {
 
     /// What it was published with.
     fn defaults(&self) -> Defaults;
+
+    /// The options of a request that it takes.
+    fn takes(&self) -> Vec<SamplingOption>;
 
     /// Tokens of a prompt.
     fn text_tokens(&self) -> usize;

@@ -27,7 +27,10 @@ use crate::{
     },
     checkpoint::{Folder, WeightDtype, Weights},
     image::Picture,
-    pipeline::{Defaults, Denoiser, LoadOptions, Loader, Pipeline, PipelineError, Request, Result, Stage},
+    pipeline::{
+        Defaults, Denoiser, LoadOptions, Loader, Pipeline, PipelineError, Request, Result, SamplingOption,
+        Stage,
+    },
     sampler::{Sampler, Schedule, SchedulerConfig, Shift, schedule},
 };
 
@@ -92,7 +95,7 @@ impl FluxPipeline {
 
     fn schedule(&self, request: &Request) -> Result<(SchedulerConfig, schedule::Request)> {
         let config = self.source.scheduler.clone().with_overrides(request.sampler, request.flow_shift)?;
-        let [rows, columns] = self.grid(request.height, request.width);
+        let [rows, columns] = self.grid(request.height(), request.width());
         let schedule = self.family.schedule(&config, request.steps, rows * columns);
         Ok((config, schedule))
     }
@@ -121,9 +124,9 @@ impl FluxPipeline {
 
     /// Tokens of the picture that a run begins from: a sample of its latents, as in the reference.
     fn start(&self, picture: &Picture, request: &Request) -> Result<Tensor> {
-        let pixels = picture.pixels(request.width, request.height, self.device());
+        let pixels = picture.pixels(request.width(), request.height(), self.device());
         let pixels = pixels.map_err(|e| PipelineError::part("image", e))?;
-        let [rows, columns] = self.grid(request.height, request.width);
+        let [rows, columns] = self.grid(request.height(), request.width());
         let side = packing::PATCH;
         let shape = [1, self.source.vae.latent_channels, side * rows, side * columns];
         let noise = self.normal(request, IMAGE, shape)?;
@@ -171,7 +174,11 @@ impl Pipeline for FluxPipeline {
         Request { strength, ..request.clone() }
     }
 
-    fn check(&self, request: &Request) -> Result<()> {
+    fn takes(&self) -> Vec<SamplingOption> {
+        self.family.takes()
+    }
+
+    fn check_values(&self, request: &Request) -> Result<()> {
         request::check(&self.resolved(request), self.family.as_ref(), self.patch())?;
         self.trajectory(request).map(|_| ())
     }
@@ -201,7 +208,7 @@ impl Pipeline for FluxPipeline {
     }
 
     fn sizes(&self, request: &Request) -> Result<Sizes> {
-        let [rows, columns] = self.grid(request.height, request.width);
+        let [rows, columns] = self.grid(request.height(), request.width());
         let looked_at = match &request.image {
             Some(picture) if self.family.image_use(request) == ImageUse::Reference => {
                 let picture = self.family.reference(picture, self.patch())?;
@@ -247,7 +254,7 @@ impl Pipeline for FluxPipeline {
         }
 
         stage(Stage::LoadingTransformer);
-        let grid = self.grid(request.height, request.width);
+        let grid = self.grid(request.height(), request.width());
         let references: Vec<[usize; 2]> = reference.iter().map(|(_, grid)| *grid).collect();
         let weights = self.source.transformer(&self.options)?;
         let Loaded { network, contexts, positions } =
@@ -267,7 +274,7 @@ impl Pipeline for FluxPipeline {
     }
 
     fn noise(&self, request: &Request) -> Result<Tensor> {
-        let [rows, columns] = self.grid(request.height, request.width);
+        let [rows, columns] = self.grid(request.height(), request.width());
         let (channels, side) = (self.source.vae.latent_channels, packing::PATCH);
         // In the order of the reference, which makes squares of latents channels before it draws (FLUX.2) or after.
         let tokens = match self.source.vae.scale {
@@ -290,7 +297,7 @@ impl Pipeline for FluxPipeline {
     ) -> Result<()> {
         stage(Stage::LoadingVae);
         let vae = self.vae()?;
-        let grid = self.grid(request.height, request.width);
+        let grid = self.grid(request.height(), request.width());
         let image = vae.from_tokens(latents, grid).and_then(|z| vae.decode(&z, self.tiling()));
         sink(&image?.squeeze(0)?.unsqueeze(1)?)
     }
@@ -298,19 +305,9 @@ impl Pipeline for FluxPipeline {
 
 /// Defaults of a model of images.
 fn still(prompt: &str, steps: usize, guidance: f64) -> Defaults {
-    Defaults {
-        model: None,
-        prompt: prompt.to_owned(),
-        negative_prompt: String::new(),
-        steps,
-        width: 1024,
-        height: 1024,
-        frames: 1,
-        fps: 1.0,
-        guidance,
-        guidance_2: None,
-        image: None,
-    }
+    let request =
+        Request { prompt: prompt.to_owned(), steps, size: [1024, 1024], guidance, ..Request::default() };
+    Defaults { fps: 1.0, request, ..Defaults::default() }
 }
 
 fn open(folder: Folder, options: LoadOptions) -> Result<Box<dyn Pipeline>> {

@@ -1,0 +1,78 @@
+//! Every option of a request is everywhere that follows from the list of them.
+
+use std::path::Path;
+
+use clap::Parser;
+use magcache_models::pipeline::{SamplingOption, SamplingOptions};
+use serde_json::Value;
+
+use super::{Config, LoadOptions, Plan, flag};
+use crate::{
+    args::{Args, Command, Run},
+    calibration::Conditions,
+    resume::identity,
+};
+
+/// What options can be, as it is typed. The first that is taken serves.
+const TYPED: [&str; 6] = ["0.5", "3", "1", "32x32", "euler", PICTURE];
+const PICTURE: &str =
+    concat!(env!("CARGO_MANIFEST_DIR"), "/../magcache-models/tiny/wan2.2-i2v-tiny/example.png");
+
+/// Not flags of every command: `run` has them, and other commands have lists of them.
+const OWN_FLAGS: [SamplingOption; 3] =
+    [SamplingOption::prompt, SamplingOption::negative_prompt, SamplingOption::seed];
+
+fn value(options: &SamplingOptions, option: SamplingOption) -> Value {
+    serde_json::to_value(options).unwrap()[option.key()].clone()
+}
+
+/// The command with one option set, and what is planned for it; `None` where this value is not taken.
+fn planned(model: &str, option: SamplingOption, typed: &str, image: bool) -> Option<(Run, Plan)> {
+    let flag = flag(option);
+    let mut words = vec!["magcache", "run", "--model", model, &flag, typed];
+    if image && option != SamplingOption::image {
+        words.extend(["--image", PICTURE]);
+    }
+    let Command::Run(run) = Args::try_parse_from(words).ok()?.command else { return None };
+    let plan = Plan::new(Config::of(&run.sampling).ok()?, LoadOptions::default()).ok()?;
+    Some((run, plan))
+}
+
+#[test]
+fn an_option_is_in_every_place_that_follows_from_it() {
+    let models = magcache_models::pipeline::embedded();
+    for option in SamplingOption::ALL.iter().copied().filter(|option| !OWN_FLAGS.contains(option)) {
+        let key = option.key();
+        let found = models.iter().find_map(|model| {
+            let options = LoadOptions::default();
+            let takes = magcache_models::pipeline::open((model.folder)(), options).unwrap().takes();
+            let image = takes.contains(&SamplingOption::image);
+            TYPED.iter().find_map(|typed| planned(model.name, option, typed, image))
+        });
+        let (run, plan) = found.unwrap_or_else(|| panic!("no model takes {key}, or it is no flag"));
+
+        let set = value(&run.sampling.options, option);
+        assert_eq!(value(&plan.config.sampling, option), set, "{key}: what is written");
+        let is_file = plan.config.sampling.pictures().iter().any(|(picture, _)| *picture == option);
+        if !is_file {
+            assert_eq!(value(&plan.request.options(), option), set, "{key}: what is asked of the model");
+        }
+        assert!(
+            identity(&plan, &run).unwrap().contains_key(&format!("sampling.{key}")),
+            "{key}: the identity"
+        );
+        let facts = Conditions::facts(&plan, None).unwrap();
+        for name in option.conditions() {
+            assert!(facts.contains_key(*name), "{key}: the conditions");
+        }
+
+        // A flag goes before the file, the file before nothing.
+        let file = toml::to_string(&plan.config).unwrap();
+        let read: Config = toml::from_str(&file).unwrap();
+        assert_eq!(value(&read.sampling, option), set, "{key}: what is read");
+        let none = SamplingOptions::default();
+        assert_eq!(value(&none.clone().over(read.sampling.clone()), option), set, "{key}: the file");
+        assert_eq!(value(&read.sampling.over(none), option), set, "{key}: the flag");
+    }
+    assert!(Path::new(PICTURE).exists());
+}

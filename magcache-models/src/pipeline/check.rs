@@ -1,0 +1,61 @@
+//! Whether a request can be served, as far as it is the same for every pipeline.
+
+use super::{Pipeline, PipelineError, Request, Result, SamplingOption};
+use crate::text::MAX_PROMPT_CHARS;
+
+/// Everything that is wrong with a request whatever the model: options that it does not take, scales that are no scales, texts
+/// that are longer than anything reads.
+pub(super) fn check<P: Pipeline + ?Sized>(request: &Request, pipeline: &P) -> Result<()> {
+    not_taken(request, &pipeline.meta().name, &pipeline.takes())?;
+    let scales = [
+        (SamplingOption::guidance, Some(request.guidance)),
+        (SamplingOption::true_cfg, request.true_cfg),
+        (SamplingOption::guidance_2, request.guidance_2),
+    ];
+    for (option, scale) in scales {
+        if let Some(scale) = scale
+            && (!scale.is_finite() || scale < 0.0)
+        {
+            let message = format!("{} is {scale}, it must be a number of at least 0", option.key());
+            return Err(PipelineError::request(message, "at most 1 runs without the negative prompt"));
+        }
+    }
+    for (what, text) in [("prompt", &request.prompt), ("negative prompt", &request.negative_prompt)] {
+        let chars = text.chars().count();
+        if chars > MAX_PROMPT_CHARS {
+            let message = format!("the {what} has {chars} characters, at most {MAX_PROMPT_CHARS} are read");
+            return Err(PipelineError::request(message, "shorten it; the model reads some hundred words"));
+        }
+    }
+    Ok(())
+}
+
+/// An option that is given and that the model does not take.
+fn not_taken(request: &Request, model: &str, takes: &[SamplingOption]) -> Result<()> {
+    match request.given().into_iter().find(|(option, _)| !takes.contains(option)) {
+        None => Ok(()),
+        Some((option, value)) => {
+            let message = format!("{} {value}, but {model} does not take it", option.key());
+            Err(PipelineError::request(message, option.hint()))
+        }
+    }
+}
+
+impl Request {
+    /// Whether width and height can be cut into patches of so many pixels.
+    ///
+    /// # Errors
+    /// A side that is no multiple, with the nearest one.
+    pub fn check_size(&self, multiples: [usize; 2]) -> Result<()> {
+        for (what, got, multiple) in
+            [("width", self.width(), multiples[0]), ("height", self.height(), multiples[1])]
+        {
+            if got == 0 || !got.is_multiple_of(multiple) {
+                let near = (got as f64 / multiple as f64).round().max(1.0) as usize * multiple;
+                let message = format!("{what} {got} is not a multiple of {multiple}, this model's patch");
+                return Err(PipelineError::request(message, format!("the nearest is {near}")));
+            }
+        }
+        Ok(())
+    }
+}

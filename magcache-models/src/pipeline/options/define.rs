@@ -1,0 +1,188 @@
+//! Everything that follows from the list of options: the tables, the names, and the way from one to the other.
+
+/// The type of an option in a [`Request`](crate::pipeline::Request).
+macro_rules! value {
+    (always $type:ty) => { $type };
+    (optional $type:ty) => { Option<$type> };
+    (picture $type:ty) => { Option<std::sync::Arc<crate::image::Picture>> };
+}
+
+/// An option that was set, over that of another request.
+macro_rules! resolved {
+    (always, $own:expr, $base:expr) => {
+        $own.unwrap_or($base)
+    };
+    (optional, $own:expr, $base:expr) => {
+        $own.or($base)
+    };
+    (picture, $own:expr, $base:expr) => {
+        $base
+    };
+}
+
+/// The value of a request as an option that was set.
+macro_rules! set {
+    (always, $value:expr) => {
+        Some($value)
+    };
+    (optional, $value:expr) => {
+        $value
+    };
+    (picture, $value:expr) => {
+        None
+    };
+}
+
+/// The value of an option, in words, where only some pipelines take it.
+macro_rules! given {
+    (always, $value:expr) => {
+        None
+    };
+    (optional, $value:expr) => {
+        $value.as_ref().map(|value| format!("is {value}"))
+    };
+    (picture, $value:expr) => {
+        $value.as_ref().map(|_| "is given".to_owned())
+    };
+}
+
+/// The file of an option.
+macro_rules! file {
+    (picture, $file:expr) => {
+        $file
+    };
+    ($mode:ident, $file:expr) => {
+        None
+    };
+}
+
+/// What was written, or else the other.
+macro_rules! or {
+    ($written:tt, $other:expr) => {
+        $written
+    };
+    (, $other:expr) => {
+        $other
+    };
+}
+
+/// Defines [`SamplingOptions`](super::SamplingOptions), [`SamplingOption`](super::SamplingOption) and
+/// [`Request`](crate::pipeline::Request) from a list. A line is the key, then
+///
+/// - `always` (every model has a default), `optional` (only some pipelines take it) or `picture` (likewise, a file that is
+///   read), and the type;
+/// - the names that a calibration records it under, one for each part of a list; without them it is no condition;
+/// - what to do where the model does not take it.
+///
+/// The text above is its meaning in the reference and, unless `arg` says otherwise, in the help.
+macro_rules! options {
+    ($(
+        $(#[doc = $doc:tt])+
+        $(#[schemars($($schema:tt)*)])?
+        $(#[arg($($arg:tt)*)])+
+        $name:ident: $mode:ident $type:ty $(, conditions $conditions:tt)? $(, otherwise $hint:tt)?;
+    )+) => {
+        /// What a request may say: the table `[sampling]` of a configuration, and flags with the feature `clap`. What is not
+        /// set is up to whoever is asked next: the file, then the model.
+        #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+        #[cfg_attr(feature = "clap", derive(clap::Args))]
+        #[serde(deny_unknown_fields, default)]
+        pub struct SamplingOptions {$(
+            $(#[doc = $doc])+
+            $(#[schemars($($schema)*)])?
+            $(#[cfg_attr(feature = "clap", arg($($arg)*))])+
+            pub $name: Option<$type>,
+        )+}
+
+        /// One generation.
+        #[derive(Clone, Debug, PartialEq)]
+        pub struct Request {$(
+            $(#[doc = $doc])+
+            pub $name: value!($mode $type),
+        )+}
+
+        /// The name of an option.
+        #[expect(non_camel_case_types, reason = "a variant is the key, letter for letter")]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum SamplingOption {$(
+            $(#[doc = $doc])+
+            $name,
+        )+}
+
+        impl SamplingOption {
+            /// Every option.
+            pub const ALL: &'static [Self] = &[$(Self::$name),+];
+
+            /// The key in a file.
+            pub fn key(self) -> &'static str {
+                match self {$( Self::$name => stringify!($name), )+}
+            }
+
+            /// The names that a calibration records it under, one for each part of its value; none for what is no condition.
+            pub fn conditions(self) -> &'static [&'static str] {
+                match self {$( Self::$name => &or!($($conditions)?, []), )+}
+            }
+
+            /// True for what every model has a default for, and so every pipeline takes.
+            pub fn is_always_set(self) -> bool {
+                match self {$( Self::$name => stringify!($mode) == "always", )+}
+            }
+
+            /// What to do where a model does not take it.
+            pub(in crate::pipeline) fn hint(self) -> &'static str {
+                match self {$( Self::$name => or!($($hint)?, "remove it"), )+}
+            }
+        }
+
+        impl SamplingOptions {
+            /// These, and those of `other` where there is none.
+            #[must_use]
+            pub fn over(self, other: Self) -> Self {
+                Self {$( $name: self.$name.or(other.$name), )+}
+            }
+
+            /// `base` with what is set here; the pictures are those of `base`, for these are files.
+            pub fn request(self, base: Request) -> Request {
+                Request {$( $name: resolved!($mode, self.$name, base.$name), )+}
+            }
+
+            /// What is set, where every model needs a value.
+            ///
+            /// # Errors
+            /// The key that is missing.
+            pub(in crate::pipeline) fn complete(&self) -> Result<(), &'static str> {
+                $( if stringify!($mode) == "always" && self.$name.is_none() { return Err(stringify!($name)); } )+
+                Ok(())
+            }
+
+            /// The files of given pictures.
+            pub fn pictures(&self) -> Vec<(SamplingOption, &PathBuf)> {
+                let all = [$( (SamplingOption::$name, file!($mode, self.$name.as_ref())), )+];
+                all.into_iter().filter_map(|(option, file)| Some((option, file?))).collect()
+            }
+
+            /// The same, to be changed.
+            pub fn pictures_mut(&mut self) -> Vec<&mut PathBuf> {
+                [$( file!($mode, self.$name.as_mut()), )+].into_iter().flatten().collect()
+            }
+        }
+
+        impl Request {
+            pub(in crate::pipeline) fn empty() -> Self {
+                Self {$( $name: Default::default(), )+}
+            }
+
+            /// What says the same as this request, but for its pictures.
+            pub fn options(&self) -> SamplingOptions {
+                let request = self.clone();
+                SamplingOptions {$( $name: set!($mode, request.$name), )+}
+            }
+
+            /// Everything that it says and that not every pipeline takes, with the value in words.
+            pub(in crate::pipeline) fn given(&self) -> Vec<(SamplingOption, String)> {
+                let all: [(_, Option<String>); _] = [$( (SamplingOption::$name, given!($mode, self.$name)), )+];
+                all.into_iter().filter_map(|(option, value)| Some((option, value?))).collect()
+            }
+        }
+    };
+}

@@ -1,0 +1,190 @@
+//! The options of a request. This list is all that knows them: the table of a configuration, the flags, which of them goes
+//! first, what makes two runs the same and what a calibration holds for follow from it.
+
+#[macro_use]
+mod define;
+
+use std::path::PathBuf;
+
+use magcache_core::schemars;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::sampler::SamplerKind;
+
+// The numbers are the places in the help, where size and frames come early.
+options! {
+    /// What is to be seen.
+    #[arg(skip)]
+    prompt: always String;
+
+    /// What is not to be seen, where guidance is classifier-free.
+    #[arg(skip)]
+    negative_prompt: always String;
+
+    /// Sampling steps.
+    #[schemars(range(min = 1))]
+    #[arg(long)]
+    steps: always usize, conditions ["steps"];
+
+    /// The solver.
+    #[arg(long, help = "Solver", value_name = "unipc|euler|dpmpp|wan-unipc|wan-dpmpp", value_parser = typed::sampler)]
+    #[arg(display_order = 12)]
+    sampler: optional SamplerKind, conditions ["sampler"], otherwise "remove it: this model has a solver of its own";
+
+    /// Shift of the noise levels: above 1, more steps at strong noise.
+    #[schemars(extend("exclusiveMinimum" = 0))]
+    #[arg(long, help = "Shift of the noise levels", display_order = 11)]
+    flow_shift: optional f64, conditions ["flow_shift"], otherwise "remove it: this model has noise levels of its own";
+
+    /// Scale of classifier-free guidance, at most 1 is without; what a guidance-distilled model is told.
+    #[schemars(range(min = 0.0))]
+    #[arg(long)]
+    guidance: always f64, conditions ["guidance"];
+
+    /// Scale of classifier-free guidance in a guidance-distilled model.
+    #[schemars(range(min = 0.0))]
+    #[arg(long, value_name = "GUIDANCE")]
+    true_cfg: optional f64, conditions ["true_cfg"], otherwise "--guidance is its scale of classifier-free guidance";
+
+    /// The same as `guidance` for the second expert of a model that has two.
+    #[schemars(range(min = 0.0))]
+    #[arg(long, help = "The same for the second expert of a model that has two", value_name = "GUIDANCE")]
+    guidance_2: optional f64, conditions ["guidance_2"], otherwise "it is for models with two experts; remove it";
+
+    /// The part of the noise below which the second expert runs.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    #[arg(long, help = "The part of the noise below which the second expert runs, 0 to 1", value_name = "RATIO")]
+    boundary: optional f64, conditions ["boundary_ratio"], otherwise "it is for models with two experts; remove it";
+
+    /// Of the initial noise: the same number gives the same result.
+    #[arg(skip)]
+    seed: always u64;
+
+    /// Width and height in pixels; of a given image where there is one.
+    #[schemars(inner(range(min = 1)))]
+    #[arg(long, help = "Pixels", value_name = "WxH", value_parser = typed::size, display_order = 3)]
+    size: always [usize; 2], conditions ["width", "height"];
+
+    /// Frames; 1 is an image.
+    #[schemars(range(min = 1))]
+    #[arg(long, help = "Frames; 1 for an image", display_order = 4)]
+    frames: always usize, conditions ["frames"];
+
+    /// The first frame of a video, or the image to begin from.
+    #[arg(long, help_heading = IMAGES, value_name = "FILE")]
+    #[arg(help = "First frame of a video, or the image that an image is made from, for models that take one")]
+    image: picture PathBuf, otherwise "remove the image";
+
+    /// Image to image: the part of the steps that runs on `image`.
+    #[schemars(range(max = 1.0), extend("exclusiveMinimum" = 0))]
+    #[arg(long, help_heading = IMAGES)]
+    #[arg(help = "Image to image: the part of the steps that runs on --image, above 0 and at most 1")]
+    strength: optional f64, otherwise "it is for models of images; remove it";
+
+    /// The last frame of a video, for models that take one.
+    #[arg(long, help = "Last frame, for models that take one", help_heading = IMAGES, value_name = "FILE")]
+    last_image: picture PathBuf, otherwise "remove the last image";
+}
+
+/// A heading of the help.
+#[cfg(feature = "clap")]
+const IMAGES: &str = "Given images";
+
+impl SamplingOptions {
+    /// What of these a calibration holds for, under the names that it is recorded by. Given pictures are none.
+    pub fn conditions(&self) -> Map<String, Value> {
+        let mut out = Map::new();
+        let Ok(Value::Object(set)) = serde_json::to_value(self) else { return out };
+        for option in SamplingOption::ALL {
+            let names = option.conditions().iter().map(|name| (*name).to_owned());
+            match set.get(option.key()) {
+                None | Some(Value::Null) => {}
+                Some(Value::Array(parts)) => out.extend(names.zip(parts.iter().cloned())),
+                Some(whole) => out.extend(names.map(|name| (name, whole.clone()))),
+            }
+        }
+        out
+    }
+}
+
+/// Values as they are typed.
+#[cfg(feature = "clap")]
+mod typed {
+    use magcache_core::error::nearest;
+
+    use crate::sampler::SamplerKind;
+
+    pub(super) fn size(text: &str) -> Result<[usize; 2], String> {
+        let sides = text.split_once(['x', 'X']).and_then(|(w, h)| Some([w.parse().ok()?, h.parse().ok()?]));
+        sides.ok_or_else(|| format!("{text:?} is not WIDTHxHEIGHT, such as 832x480"))
+    }
+
+    pub(super) fn sampler(text: &str) -> Result<SamplerKind, String> {
+        text.parse().map_err(|_| {
+            let names = SamplerKind::ALL.map(SamplerKind::name);
+            let hint = match nearest(text, names) {
+                Some(near) => format!("did you mean {near:?}?"),
+                None => format!("one of {}", names.join(", ")),
+            };
+            format!("unknown sampler {text:?}: {hint}")
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::{self, Defaults, LoadOptions, Pipeline};
+
+    fn embedded() -> Vec<Box<dyn Pipeline>> {
+        let folders = pipeline::embedded().into_iter().map(|model| (model.folder)());
+        folders.map(|folder| pipeline::open(folder, LoadOptions::default()).expect("opens")).collect()
+    }
+
+    #[test]
+    fn every_option_is_taken_by_a_pipeline() {
+        let taken: Vec<SamplingOption> = embedded().iter().flat_map(|pipeline| pipeline.takes()).collect();
+        for option in SamplingOption::ALL {
+            assert!(option.is_always_set() != taken.contains(option), "nothing takes {option:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_pipeline_does_not_take_is_refused_whatever_its_value() {
+        let request = |of: &dyn Pipeline| of.defaults().request.clone();
+        for pipeline in embedded() {
+            let base = Request { true_cfg: Some(f64::NAN), ..request(&*pipeline) };
+            let error = pipeline.check(&base).expect_err("is not a number");
+            let (text, model) = (error.to_string(), &pipeline.meta().name);
+            if pipeline.takes().contains(&SamplingOption::true_cfg) {
+                assert_eq!(text, "true_cfg is NaN, it must be a number of at least 0");
+            } else {
+                assert_eq!(text, format!("true_cfg is NaN, but {model} does not take it"));
+                assert_eq!(
+                    error.hint().as_deref(),
+                    Some("--guidance is its scale of classifier-free guidance")
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_folder_says_what_a_request_does_not() {
+        let text = "{\"steps\": 7, \"width\": 64, \"height\": 32, \"frames\": 5, \"fps\": 8, \"guidance\": 2.5, \
+                    \"true_cfg\": 1.5, \"image\": \"a.png\"}";
+        let Defaults { request, fps, image, model } = serde_json::from_str(text).expect("is complete");
+        let expected = Request {
+            steps: 7,
+            size: [64, 32],
+            frames: 5,
+            guidance: 2.5,
+            true_cfg: Some(1.5),
+            ..Request::default()
+        };
+        assert_eq!((request, fps, image.as_deref(), model), (expected, 8.0, Some("a.png"), None));
+        let error = |text: &str| serde_json::from_str::<Defaults>(text).expect_err(text).to_string();
+        assert!(error(&text.replace("steps", "stps")).contains("unknown field `stps`"));
+        assert!(error(&text.replace("\"steps\": 7,", "")).contains("missing field `steps`"));
+    }
+}
