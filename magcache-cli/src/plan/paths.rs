@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf, absolute};
 
 use magcache_core::meta;
 
-use super::Config;
+use super::{Config, flag};
 use crate::{
     args::{Sampling, Writing},
     files::Writes,

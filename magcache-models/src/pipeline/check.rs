@@ -3,10 +3,11 @@
 use super::{Pipeline, PipelineError, Request, Result, SamplingOption};
 use crate::text::MAX_PROMPT_CHARS;
 
-/// Everything that is wrong with a request whatever the model: options that it does not take, scales that are no scales, texts
-/// that are longer than anything reads.
+/// Everything that is wrong with a request whatever the model: options that it does not take, sides that cannot be cut into
+/// patches, scales that are no scales, texts that are longer than anything reads.
 pub(super) fn check<P: Pipeline + ?Sized>(request: &Request, pipeline: &P) -> Result<()> {
     not_taken(request, &pipeline.meta().name, &pipeline.takes())?;
+    size(request, pipeline.patch())?;
     let scales = [
         (SamplingOption::guidance, Some(request.guidance)),
         (SamplingOption::true_cfg, request.true_cfg),
@@ -41,21 +42,13 @@ fn not_taken(request: &Request, model: &str, takes: &[SamplingOption]) -> Result
     }
 }
 
-impl Request {
-    /// Whether width and height can be cut into patches of so many pixels.
-    ///
-    /// # Errors
-    /// A side that is no multiple, with the nearest one.
-    pub fn check_size(&self, multiples: [usize; 2]) -> Result<()> {
-        for (what, got, multiple) in
-            [("width", self.width(), multiples[0]), ("height", self.height(), multiples[1])]
-        {
-            if got == 0 || !got.is_multiple_of(multiple) {
-                let near = (got as f64 / multiple as f64).round().max(1.0) as usize * multiple;
-                let message = format!("{what} {got} is not a multiple of {multiple}, this model's patch");
-                return Err(PipelineError::request(message, format!("the nearest is {near}")));
-            }
+fn size(request: &Request, multiples: [usize; 2]) -> Result<()> {
+    for ((what, got), multiple) in ["width", "height"].into_iter().zip(request.size).zip(multiples) {
+        if got == 0 || !got.is_multiple_of(multiple) {
+            let near = (got as f64 / multiple as f64).round().max(1.0) as usize * multiple;
+            let message = format!("{what} {got} is not a multiple of {multiple}, this model's patch");
+            return Err(PipelineError::request(message, format!("the nearest is {near}")));
         }
-        Ok(())
     }
+    Ok(())
 }

@@ -10,6 +10,7 @@ mod denoiser;
 mod error;
 mod generation;
 mod load;
+mod noise;
 mod options;
 mod request;
 
@@ -18,6 +19,7 @@ pub use error::PipelineError;
 pub use generation::{Generation, PassTime};
 pub(crate) use load::embedded_files;
 pub use load::{Embedded, LoadOptions, Loader, Offload, default_model, embedded, loader_of, loaders, open};
+pub use noise::{noise, noise_of_stream};
 pub use options::{Request, SamplingOption, SamplingOptions};
 pub use request::Defaults;
 
@@ -26,7 +28,11 @@ use std::{fmt::Debug, sync::Arc};
 use candle_core::Tensor;
 use magcache_core::{ModelMeta, Trajectory, schedule::Sizes};
 
-use crate::{image::Picture, sampler::Sampler};
+use crate::{
+    checkpoint::Weights,
+    image::{Picture, area_size},
+    sampler::Sampler,
+};
 
 /// Result of the pipelines.
 pub type Result<T, E = PipelineError> = std::result::Result<T, E>;
@@ -59,21 +65,34 @@ pub trait Pipeline: Debug + Send + Sync {
     /// What a request does not say.
     fn defaults(&self) -> &Defaults;
 
+    /// The tensors of the network as they are stored, of each expert where there are several; reads headers only.
+    fn networks(&self) -> Result<Vec<Weights>>;
+
     /// What is the same for the same weights and nothing else: SHA-256 of the network's tensors, of each where there are
     /// several. Reads all of them.
-    fn fingerprint(&self) -> Result<String>;
+    fn fingerprint(&self) -> Result<String> {
+        Ok(self.networks()?.iter().map(Weights::sha256).collect::<Vec<_>>().join(" "))
+    }
 
     /// Bytes of the network's tensors, of all where there are several: what [`Pipeline::fingerprint`] reads.
-    fn weight_bytes(&self) -> Result<u64>;
+    fn weight_bytes(&self) -> Result<u64> {
+        Ok(self.networks()?.iter().map(Weights::total_bytes).sum())
+    }
 
     /// The first frame that the checkpoint's folder offers as a default; none without.
     fn default_image(&self) -> Result<Option<Picture>> {
         Ok(None)
     }
 
+    /// Width and height of what it makes are multiples of these, in pixels.
+    fn patch(&self) -> [usize; 2];
+
     /// Width and height for what is made from `picture`, of about `area` pixels a frame, as the reference pipelines choose
     /// them: the picture's shape, cut down to what the model can make.
-    fn size_like(&self, picture: &Picture, area: usize) -> [usize; 2];
+    fn size_like(&self, picture: &Picture, area: usize) -> [usize; 2] {
+        let [width, height] = self.patch();
+        area_size(picture, area, width.max(height)).into()
+    }
 
     /// The request with what the model fills in where it says nothing: the strength of an image that a run begins from.
     fn resolved(&self, request: &Request) -> Request {

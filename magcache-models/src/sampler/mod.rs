@@ -40,6 +40,7 @@ pub mod schedule;
 pub mod unipc;
 
 use candle_core::{DType, Tensor};
+use magcache_core::{Branch, Phase, Trajectory};
 
 pub use config::{FinalSigma, SchedulerConfig, Shift};
 pub use error::SamplerError;
@@ -106,6 +107,24 @@ impl Sampler {
     /// The schedule it walks.
     pub fn schedule(&self) -> &Schedule {
         &self.schedule
+    }
+
+    /// The steps as one network runs them: with both branches where the run is guided.
+    pub fn trajectory(&self, guided: bool) -> Trajectory {
+        let Schedule { sigmas, timesteps, .. } = &self.schedule;
+        Trajectory {
+            phases: vec![Phase::whole(timesteps.len())],
+            sigmas: sigmas.iter().map(|s| f64::from(*s)).collect(),
+            timesteps: timesteps.clone(),
+            branches: if guided { vec![Branch::Cond, Branch::Uncond] } else { vec![Branch::Cond] },
+            unguided: Vec::new(),
+            flow_shift: match self.config.shift {
+                Shift::Static(shift) => Some(shift),
+                Shift::Dynamic { .. } => None,
+            },
+            boundary_ratio: None,
+            first: 0,
+        }
     }
 
     /// Noise levels, `steps + 1` of them, the last is where the trajectory ends.

@@ -4,9 +4,6 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use magcache_core::{Branch, Expert, ModelMeta, Trajectory, inventory, schedule::Sizes};
-use rand::SeedableRng;
-use rand_chacha::ChaCha20Rng;
-use rand_distr::{Distribution, StandardNormal};
 
 use super::{
     FrameCondition, Layout, WanDenoiser, WanPrompts, WanSource, WanTask, WanTransformer, defaults, meta,
@@ -15,9 +12,9 @@ use super::{
 use crate::{
     autoencoder::{Tiling, VideoVae},
     checkpoint::{Folder, WeightDtype, Weights},
-    image::{Picture, area_size},
+    image::Picture,
     pipeline::{
-        Defaults, Denoiser, LoadOptions, Loader, Offload, Pipeline, PipelineError, Request, Result,
+        self, Defaults, Denoiser, LoadOptions, Loader, Offload, Pipeline, PipelineError, Request, Result,
         SamplingOption, Stage, unknown_words,
     },
     sampler::{Sampler, Schedule, SchedulerConfig, Shift},
@@ -52,14 +49,6 @@ impl WanPipeline {
     /// Where its parts are and what they are.
     pub fn source(&self) -> &WanSource {
         &self.source
-    }
-
-    /// The tensors of every expert as they are stored; reads headers only.
-    fn networks(&self) -> Result<Vec<Weights>> {
-        let of = |expert: usize| {
-            Ok(self.source.transformer(Expert(expert as u8), &Device::Cpu, WeightDtype::Keep)?)
-        };
-        (0..self.source.experts()).map(of).collect()
     }
 
     fn device(&self) -> &Device {
@@ -154,12 +143,11 @@ impl Pipeline for WanPipeline {
         &self.defaults
     }
 
-    fn fingerprint(&self) -> Result<String> {
-        Ok(self.networks()?.iter().map(Weights::sha256).collect::<Vec<_>>().join(" "))
-    }
-
-    fn weight_bytes(&self) -> Result<u64> {
-        Ok(self.networks()?.iter().map(Weights::total_bytes).sum())
+    fn networks(&self) -> Result<Vec<Weights>> {
+        let of = |expert: usize| {
+            Ok(self.source.transformer(Expert(expert as u8), &Device::Cpu, WeightDtype::Keep)?)
+        };
+        (0..self.source.experts()).map(of).collect()
     }
 
     fn default_image(&self) -> Result<Option<Picture>> {
@@ -169,10 +157,10 @@ impl Pipeline for WanPipeline {
         picture.map(Some).map_err(|e| PipelineError::part("image", e))
     }
 
-    fn size_like(&self, picture: &Picture, area: usize) -> [usize; 2] {
-        let [width, height] = request::multiples(&self.source);
-        let (width, height) = area_size(picture, area, width.max(height));
-        [width, height]
+    fn patch(&self) -> [usize; 2] {
+        let [_, height, width] = self.source.transformer_config(Expert(0)).patch_size;
+        let scale = self.source.vae_config().spatial_scale();
+        [scale * width, scale * height]
     }
 
     fn takes(&self) -> Vec<SamplingOption> {
@@ -189,25 +177,17 @@ impl Pipeline for WanPipeline {
     }
 
     fn trajectory(&self, request: &Request) -> Result<Trajectory> {
-        let config = self.scheduler(request)?;
-        let schedule = Schedule::new(&config, request.steps)?;
+        let sampler = self.sampler(request)?;
         let boundary_ratio = self.boundary(request);
         let alone = |(i, scale): (usize, &f64)| (*scale <= 1.0).then_some(Expert(i as u8));
         let guidance = self.guidance(request);
         let unguided: Vec<Expert> = guidance.iter().enumerate().filter_map(alone).collect();
         let guided = unguided.len() < guidance.len();
         Ok(Trajectory {
-            phases: schedule.experts(boundary_ratio)?,
-            sigmas: schedule.sigmas.iter().map(|s| f64::from(*s)).collect(),
-            timesteps: schedule.timesteps,
-            branches: if guided { vec![Branch::Cond, Branch::Uncond] } else { vec![Branch::Cond] },
+            phases: sampler.schedule().experts(boundary_ratio)?,
             unguided: if guided { unguided } else { Vec::new() },
-            flow_shift: match config.shift {
-                Shift::Static(shift) => Some(shift),
-                Shift::Dynamic { .. } => None,
-            },
             boundary_ratio,
-            first: 0,
+            ..sampler.trajectory(guided)
         })
     }
 
@@ -262,9 +242,7 @@ impl Pipeline for WanPipeline {
 
     fn noise(&self, request: &Request) -> Result<Tensor> {
         let [c, t, h, w] = self.latent_shape(request);
-        let mut rng = ChaCha20Rng::seed_from_u64(request.seed);
-        let values: Vec<f32> = StandardNormal.sample_iter(&mut rng).take(c * t * h * w).collect();
-        Ok(Tensor::from_vec(values, (1, c, t, h, w), self.device())?)
+        pipeline::noise(request.seed, (1, c, t, h, w), self.device())
     }
 
     fn decode(

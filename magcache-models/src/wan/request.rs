@@ -2,20 +2,11 @@
 
 use std::borrow::Cow;
 
-use magcache_core::Expert;
-
 use super::{WanSource, WanTask};
 use crate::{
     image::Picture,
     pipeline::{PipelineError, Request, Result, SamplingOption},
 };
-
-/// Width and height of a video are multiples of these, in pixels.
-pub(super) fn multiples(source: &WanSource) -> [usize; 2] {
-    let [_, height, width] = source.transformer_config(Expert(0)).patch_size;
-    let scale = source.vae_config().spatial_scale();
-    [scale * width, scale * height]
-}
 
 /// The options that a checkpoint takes.
 pub(super) fn taken(source: &WanSource) -> Vec<SamplingOption> {
@@ -36,7 +27,6 @@ pub(super) fn taken(source: &WanSource) -> Vec<SamplingOption> {
 
 /// Everything that can be wrong with the values of these, without a look at weights.
 pub(super) fn check(request: &Request, source: &WanSource) -> Result<()> {
-    request.check_size(multiples(source))?;
     frames(request, source)?;
     pictures(request, source)
 }

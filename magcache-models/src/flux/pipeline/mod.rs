@@ -10,10 +10,7 @@ mod source;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
-use magcache_core::{Branch, ModelMeta, Phase, Trajectory, inventory, schedule::Sizes};
-use rand::SeedableRng;
-use rand_chacha::ChaCha20Rng;
-use rand_distr::{Distribution, StandardNormal};
+use magcache_core::{ModelMeta, Trajectory, inventory, schedule::Sizes};
 
 use self::{
     generation::{Family, ImageUse, Loaded, Named},
@@ -31,7 +28,7 @@ use crate::{
         Defaults, Denoiser, LoadOptions, Loader, Pipeline, PipelineError, Request, Result, SamplingOption,
         Stage,
     },
-    sampler::{Sampler, Schedule, SchedulerConfig, Shift, schedule},
+    sampler::{Sampler, SchedulerConfig, schedule},
 };
 
 /// How much of the schedule runs on an image where the request does not say; the default of diffusers 0.42.1.
@@ -84,13 +81,13 @@ impl FluxPipeline {
     }
 
     /// Pixels of a token's side.
-    fn patch(&self) -> usize {
+    fn side(&self) -> usize {
         packing::PATCH * self.source.vae.spatial_scale()
     }
 
     /// Rows and columns of an image's tokens.
     fn grid(&self, height: usize, width: usize) -> [usize; 2] {
-        [height / self.patch(), width / self.patch()]
+        [height / self.side(), width / self.side()]
     }
 
     fn schedule(&self, request: &Request) -> Result<(SchedulerConfig, schedule::Request)> {
@@ -98,12 +95,6 @@ impl FluxPipeline {
         let [rows, columns] = self.grid(request.height(), request.width());
         let schedule = self.family.schedule(&config, request.steps, rows * columns);
         Ok((config, schedule))
-    }
-
-    /// The network's tensors as they are stored; reads headers only.
-    fn stored(&self) -> Result<Weights> {
-        let options = LoadOptions { device: Device::Cpu, dtype: WeightDtype::Keep, ..self.options.clone() };
-        Ok(self.source.transformer(&options)?)
     }
 
     fn vae(&self) -> Result<ImageVae> {
@@ -116,10 +107,7 @@ impl FluxPipeline {
 
     /// Numbers of the standard normal distribution that a seed gives.
     fn normal(&self, request: &Request, stream: u64, shape: [usize; 4]) -> Result<Tensor> {
-        let mut rng = ChaCha20Rng::seed_from_u64(request.seed);
-        rng.set_stream(stream);
-        let values: Vec<f32> = StandardNormal.sample_iter(&mut rng).take(shape.iter().product()).collect();
-        Ok(Tensor::from_vec(values, &shape, self.device())?)
+        Ok(noise_of_stream(request.seed, stream, &shape[..], self.device())?)
     }
 
     /// Tokens of the picture that a run begins from: a sample of its latents, as in the reference.
@@ -137,7 +125,7 @@ impl FluxPipeline {
 
     /// Tokens of the picture that the network looks at, and their rows and columns.
     fn reference(&self, picture: &Picture) -> Result<(Tensor, [usize; 2])> {
-        let picture = self.family.reference(picture, self.patch())?;
+        let picture = self.family.reference(picture, self.side())?;
         let (width, height) = (picture.width(), picture.height());
         let pixels = picture.pixels(width, height, self.device());
         let pixels = pixels.map_err(|e| PipelineError::part("image", e))?;
@@ -156,16 +144,17 @@ impl Pipeline for FluxPipeline {
         &self.defaults
     }
 
-    fn fingerprint(&self) -> Result<String> {
-        Ok(self.stored()?.sha256())
+    fn networks(&self) -> Result<Vec<Weights>> {
+        let options = LoadOptions { device: Device::Cpu, dtype: WeightDtype::Keep, ..self.options.clone() };
+        Ok(vec![self.source.transformer(&options)?])
     }
 
-    fn weight_bytes(&self) -> Result<u64> {
-        Ok(self.stored()?.total_bytes())
+    fn patch(&self) -> [usize; 2] {
+        [self.side(); 2]
     }
 
     fn size_like(&self, picture: &Picture, area: usize) -> [usize; 2] {
-        self.family.size_like(picture, area, self.patch())
+        self.family.size_like(picture, area, self.side())
     }
 
     fn resolved(&self, request: &Request) -> Request {
@@ -179,7 +168,7 @@ impl Pipeline for FluxPipeline {
     }
 
     fn check_values(&self, request: &Request) -> Result<()> {
-        request::check(&self.resolved(request), self.family.as_ref(), self.patch())?;
+        request::check(&self.resolved(request), self.family.as_ref())?;
         self.trajectory(request).map(|_| ())
     }
 
@@ -189,29 +178,16 @@ impl Pipeline for FluxPipeline {
     }
 
     fn trajectory(&self, request: &Request) -> Result<Trajectory> {
-        let (config, schedule) = self.schedule(request)?;
-        let schedule = Schedule::new(&config, schedule)?;
         let guided = self.family.guidance(request)?.is_classifier_free();
-        Ok(Trajectory {
-            phases: vec![Phase::whole(request.steps)],
-            sigmas: schedule.sigmas.iter().map(|s| f64::from(*s)).collect(),
-            timesteps: schedule.timesteps,
-            branches: if guided { vec![Branch::Cond, Branch::Uncond] } else { vec![Branch::Cond] },
-            unguided: Vec::new(),
-            flow_shift: match config.shift {
-                Shift::Static(shift) => Some(shift),
-                Shift::Dynamic { .. } => None,
-            },
-            boundary_ratio: None,
-            first: self.resolved(request).first_step(),
-        })
+        let first = self.resolved(request).first_step();
+        Ok(Trajectory { first, ..self.sampler(request)?.trajectory(guided) })
     }
 
     fn sizes(&self, request: &Request) -> Result<Sizes> {
         let [rows, columns] = self.grid(request.height(), request.width());
         let looked_at = match &request.image {
             Some(picture) if self.family.image_use(request) == ImageUse::Reference => {
-                let picture = self.family.reference(picture, self.patch())?;
+                let picture = self.family.reference(picture, self.side())?;
                 self.grid(picture.height(), picture.width()).iter().product()
             }
             _ => 0,

@@ -3,9 +3,8 @@
 use super::generation::{Family, ImageUse};
 use crate::pipeline::{PipelineError, Request, Result};
 
-/// Everything that can be wrong without a look at weights. Sides of an image are multiples of `multiple`.
-pub(super) fn check(request: &Request, family: &dyn Family, multiple: usize) -> Result<()> {
-    request.check_size([multiple; 2])?;
+/// Everything that can be wrong without a look at weights.
+pub(super) fn check(request: &Request, family: &dyn Family) -> Result<()> {
     if request.frames != 1 {
         let message = format!("{} frames: this model makes one image", request.frames);
         return Err(PipelineError::request(message, "--frames 1"));

@@ -1,0 +1,79 @@
+//! The network: a stack of blocks that take and return the tuple `(text, image)`.
+
+use candle_core::{Result, Tensor, bail};
+use magcache_core::{BlockMeta, Pass, Signal, Streams};
+use magcache_models::checkpoint::{CheckpointError, Weights};
+
+use crate::{HIDDEN, meta};
+
+/// The blocks.
+#[derive(Debug)]
+pub struct Mini {
+    blocks: Vec<Block>,
+    metas: Vec<BlockMeta>,
+}
+
+#[derive(Debug)]
+struct Block {
+    weight: Tensor,
+    modulation: f64,
+}
+
+impl Mini {
+    /// Reads as many blocks as there are: `blocks.0.weight`, `blocks.1.weight`, …
+    ///
+    /// # Errors
+    /// A tensor of another shape.
+    pub fn load(weights: &Weights) -> Result<Self, CheckpointError> {
+        let block = |i| Block::load(&weights.pp(format!("blocks.{i}")), i);
+        let blocks: Vec<Block> = (0..weights.count("blocks")).map(block).collect::<Result<_, _>>()?;
+        let metas = meta(blocks.len()).block_metas();
+        Ok(Self { blocks, metas })
+    }
+
+    /// The velocity `[batch, tokens, 16]` for latents of that shape and a text `[batch, text tokens, 16]`.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn forward(
+        &self,
+        latents: &Tensor,
+        timestep: f64,
+        text: &Tensor,
+        pass: &mut Pass<'_>,
+    ) -> Result<Tensor> {
+        let t = timestep / 1000.0;
+        let probe = |signal: Signal, x: &Streams| match (signal, self.blocks.first()) {
+            (Signal::ModulatedInput, Some(block)) => block.modulate(&x.image()?, t),
+            _ => bail!("mini does not show {signal:?}"),
+        };
+        let x = vec![text.clone(), latents.clone()];
+        let y = pass.run_tuples(&self.metas, &probe, x, |i, x| match (self.blocks.get(i), x.as_slice()) {
+            (Some(block), [text, image]) => block.forward(text, image, t),
+            _ => bail!("block {i} was given {} tensors", x.len()),
+        })?;
+        match y.as_slice() {
+            [_, image] => Ok(image.clone()),
+            other => bail!("the last block gave {} tensors", other.len()),
+        }
+    }
+}
+
+impl Block {
+    fn load(weights: &Weights, i: usize) -> Result<Self, CheckpointError> {
+        let weight = weights.get("weight", &[HIDDEN, HIDDEN])?;
+        Ok(Self { weight, modulation: 0.2 + 0.05 * i as f64 })
+    }
+
+    fn modulate(&self, x: &Tensor, t: f64) -> Result<Tensor> {
+        x.affine(1.0 + self.modulation * t, 0.1 * t)
+    }
+
+    fn forward(&self, text: &Tensor, image: &Tensor, t: f64) -> Result<Vec<Tensor>> {
+        let through = |x: &Tensor| self.modulate(x, t)?.broadcast_matmul(&self.weight)?.tanh();
+        let from_text = through(&text.mean_keepdim(1)?)?;
+        let new_image = (image + through(image)?)?.broadcast_add(&from_text)?;
+        let new_text = (text + through(text)?)?;
+        Ok(vec![new_text, new_image])
+    }
+}
