@@ -43,7 +43,7 @@ fn is_allowed(licence: &str) -> bool {
     let expression = Expression::parse_mode(licence, ParseMode::LAX).unwrap();
     expression.evaluate(|asked| {
         let known = asked.license.id().is_some_and(|id| allowed.contains(&id));
-        let exception = asked.addition.as_ref().map(|exception| exception.id());
+        let exception = asked.addition.as_ref().map(spdx::AdditionItem::id);
         known && exception.is_none_or(|exception| exception == exception_id("LLVM-exception"))
     })
 }

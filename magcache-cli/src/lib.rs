@@ -17,6 +17,7 @@ mod replay;
 mod report;
 mod resume;
 mod summary;
+mod threads;
 pub mod verify;
 
 use std::process::ExitCode;
@@ -24,8 +25,11 @@ use std::process::ExitCode;
 use args::Command;
 use console::Output;
 
-/// Parses the command line, runs the command, and reports how it ended.
+/// The whole program: parses the command line, runs the command, and reports how it ended. What other crates have registered
+/// it knows as it knows its own. To be called before anything else, for it settles how many threads compute.
 pub fn main() -> ExitCode {
+    threads::settle();
+    threads::join_pool();
     magcache_strategies::link();
     magcache_models::link();
     let args = match console::parse() {

@@ -1,7 +1,5 @@
 //! The `magcache` program.
 
-mod threads;
-
 use std::process::ExitCode;
 
 /// Big buffers stay with the process: returning each tensor to the system costs a page fault per page of the next.
@@ -9,7 +7,5 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    threads::settle();
-    threads::join_pool();
     magcache_cli::main()
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
-use magcache_core::{Branch, Expert, ModelMeta, Trajectory, inventory, schedule::Sizes};
+use magcache_core::{Expert, ModelMeta, Trajectory, inventory, schedule::Sizes};
 
 use super::{
     FrameCondition, Layout, WanDenoiser, WanPrompts, WanSource, WanTask, WanTransformer, defaults, meta,
@@ -17,7 +17,7 @@ use crate::{
         self, Defaults, Denoiser, LoadOptions, Loader, Offload, Pipeline, PipelineError, Request, Result,
         SamplingOption, Stage, unknown_words,
     },
-    sampler::{Sampler, Schedule, SchedulerConfig, Shift},
+    sampler::{Sampler, SchedulerConfig},
 };
 
 /// A checkpoint in any layout. Opening it reads configurations; weights are loaded when they are needed and dropped

@@ -26,7 +26,7 @@ use crate::{
     image::Picture,
     pipeline::{
         Defaults, Denoiser, LoadOptions, Loader, Pipeline, PipelineError, Request, Result, SamplingOption,
-        Stage,
+        Stage, noise_of_stream,
     },
     sampler::{Sampler, SchedulerConfig, schedule},
 };

@@ -1,7 +1,7 @@
 //! The decoder: each token is a square of pixels.
 
 use candle_core::{Result, Tensor};
-use magcache_models::checkpoint::{CheckpointError, Weights};
+use magcache_models::{checkpoint::Weights, pipeline};
 
 use crate::HIDDEN;
 
@@ -13,7 +13,7 @@ impl Decoder {
     /// Pixels of a token's side.
     pub(crate) const SIDE: usize = 8;
 
-    pub(crate) fn load(weights: &Weights) -> Result<Self, CheckpointError> {
+    pub(crate) fn load(weights: &Weights) -> pipeline::Result<Self> {
         Ok(Self(weights.get("weight", &[HIDDEN, 3 * Self::SIDE * Self::SIDE])?))
     }
 

@@ -1,8 +1,8 @@
 //! The network: a stack of blocks that take and return the tuple `(text, image)`.
 
 use candle_core::{Result, Tensor, bail};
-use magcache_core::{BlockMeta, Pass, Signal, Streams};
-use magcache_models::checkpoint::{CheckpointError, Weights};
+use magcache_core::{Pass, Signal, Streams, meta::BlockMeta};
+use magcache_models::{checkpoint::Weights, pipeline};
 
 use crate::{HIDDEN, meta};
 
@@ -24,9 +24,9 @@ impl Mini {
     ///
     /// # Errors
     /// A tensor of another shape.
-    pub fn load(weights: &Weights) -> Result<Self, CheckpointError> {
+    pub fn load(weights: &Weights) -> pipeline::Result<Self> {
         let block = |i| Block::load(&weights.pp(format!("blocks.{i}")), i);
-        let blocks: Vec<Block> = (0..weights.count("blocks")).map(block).collect::<Result<_, _>>()?;
+        let blocks: Vec<Block> = (0..weights.count("blocks")).map(block).collect::<pipeline::Result<_>>()?;
         let metas = meta(blocks.len()).block_metas();
         Ok(Self { blocks, metas })
     }
@@ -60,7 +60,7 @@ impl Mini {
 }
 
 impl Block {
-    fn load(weights: &Weights, i: usize) -> Result<Self, CheckpointError> {
+    fn load(weights: &Weights, i: usize) -> pipeline::Result<Self> {
         let weight = weights.get("weight", &[HIDDEN, HIDDEN])?;
         Ok(Self { weight, modulation: 0.2 + 0.05 * i as f64 })
     }

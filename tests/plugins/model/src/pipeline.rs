@@ -43,8 +43,7 @@ impl MiniPipeline {
             folder.read_json("magcache.json")?
         } else {
             let prompt = "a lighthouse".to_owned();
-            let request =
-                Request { prompt, steps: 20, size: [64, 64], guidance: 2.0, ..Request::default() };
+            let request = Request { prompt, steps: 20, size: [64, 64], guidance: 2.0, ..Request::default() };
             Defaults { fps: 1.0, request, ..Defaults::default() }
         };
         Ok(Self { folder, options, meta: meta(config.num_layers), defaults })

@@ -1,7 +1,7 @@
 //! The text encoder: each byte of the prompt is a token.
 
 use candle_core::{DType, Device, Result, Tensor};
-use magcache_models::checkpoint::{CheckpointError, Weights};
+use magcache_models::{checkpoint::Weights, pipeline};
 
 use crate::HIDDEN;
 
@@ -13,7 +13,7 @@ impl TextEncoder {
     /// The most tokens that are read.
     pub(crate) const LENGTH: usize = 64;
 
-    pub(crate) fn load(weights: &Weights) -> Result<Self, CheckpointError> {
+    pub(crate) fn load(weights: &Weights) -> pipeline::Result<Self> {
         Ok(Self(weights.get("embedding.weight", &[256, HIDDEN])?))
     }
 
