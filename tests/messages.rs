@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use magcache_core::{CachePlan, ConfigError, ModelMeta, Trajectory, profile::Profile};
+use magcache_core::{CachePlan, ConfigError, ModelMeta, Trajectory, hint::Hint, profile::Profile};
 use magcache_models as _;
 use magcache_strategies as _;
 

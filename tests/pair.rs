@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use magcache_core::{
     Branch, CachePlan, ConfigError, Expert, HookRegistry, ModelMeta, Phase, Trajectory,
+    hint::Hint,
     log::DecisionLog,
     schedule::simulate,
     state::HookId,

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use magcache_core::{ConfigError, config::CacheEntry, meta, profile::Profile};
+use magcache_core::{ConfigError, config::CacheEntry, hint::Hint, meta, profile::Profile};
 
 const CRATES: [&str; 3] = ["magcache-core", "magcache-strategies", "magcache-models"];
 

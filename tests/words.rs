@@ -6,7 +6,7 @@ use std::{fs, path::Path};
 
 use magcache_core::{
     Branch, CachePlan, ConfigError, Level, ModelMeta, Problem, StrategyInfo, Trajectory, config::Words,
-    keys::keys_of, meta,
+    hint::Hint, keys::keys_of, meta,
 };
 use magcache_models as _;
 use support::strategies;

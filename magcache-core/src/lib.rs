@@ -133,7 +133,7 @@ pub use config::{
     plan::CachePlan,
     strategy::{BuildCx, CacheConfig, Strategy},
 };
-pub use error::{config::ConfigError, problem::Problem};
+pub use error::{config::ConfigError, hint, problem::Problem};
 pub use log::why::Why;
 pub use meta::{
     info::{Level, StrategyInfo},

@@ -18,5 +18,16 @@ pub mod wan;
 pub use magcache_checkpoint as checkpoint;
 pub use magcache_nn as nn;
 
+magcache_core::hints!(
+    autoencoder::AutoencoderError,
+    checkpoint::CheckpointError,
+    checkpoint::ConfigError,
+    image::PictureError,
+    pipeline::PipelineError,
+    sampler::SamplerError,
+    text::TextError,
+    text::TokenizerError,
+);
+
 /// Keeps this crate, and so its registrations, in a binary that names nothing else of it.
 pub fn link() {}

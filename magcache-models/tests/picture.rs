@@ -9,6 +9,7 @@ use std::{
 
 use candle_core::{Device, Tensor};
 use image::{DynamicImage, ImageBuffer, ImageFormat};
+use magcache_core::hint::Hint as _;
 use magcache_models::image::{Filter, MAX_SIDE, Picture, PictureError, area_size};
 use proptest::prelude::*;
 
@@ -184,8 +185,8 @@ fn what_is_no_picture_is_refused_by_name() {
         error
     };
     assert!(matches!(error(b""), PictureError::Empty { .. }));
-    let message = error(b"hello, world\n").to_string();
-    assert!(message.contains("it begins with \"hello, w\"") && message.contains("hint: "), "{message}");
+    let text = error(b"hello, world\n");
+    assert!(text.to_string().contains("it begins with \"hello, w\"") && text.hint().is_some(), "{text}");
     assert!(matches!(error(b"\0"), PictureError::NotAPicture { .. }));
     for (start, name) in [
         (&b"\0\0\0\x20ftypavif"[..], "AVIF"),

@@ -1,6 +1,7 @@
 //! Laws of the samplers and what they refuse.
 
 use candle_core::{DType, Device, Tensor};
+use magcache_core::hint::Hint as _;
 use magcache_models::sampler::{
     FinalSigma, Request, Sampler, SamplerError, SamplerKind, Schedule, SchedulerConfig, Shift,
 };
@@ -131,7 +132,8 @@ fn requests_that_do_not_fit_are_refused() {
     let last = SchedulerConfig { final_sigma: FinalSigma::Last, ..euler };
     assert!(message(&last, 2.into()).contains("final_sigmas_type"));
     let steep = SchedulerConfig::new(SamplerKind::UniPc, 1e9);
-    assert!(message(&steep, 4.into()).contains("hint: use fewer steps"));
+    let error = Schedule::new(&steep, 4).unwrap_err();
+    assert!(error.hint().is_some_and(|hint| hint.starts_with("use fewer steps")), "{error}");
 }
 
 #[test]

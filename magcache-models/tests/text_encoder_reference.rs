@@ -7,6 +7,7 @@ use std::{
 };
 
 use candle_core::{DType, Device, Tensor};
+use magcache_core::hint::Hint as _;
 use magcache_models::{
     checkpoint::{CheckpointError, Folder, WeightDtype, Weights},
     text::{
@@ -188,10 +189,8 @@ fn misuse_is_named() {
     let encoder = Case::open("umt5_wan").encoder;
     let message =
         |ids: &[&[u32]], mask: Option<&[&[u32]]>| encoder.forward(ids, mask).unwrap_err().to_string();
-    assert!(
-        message(&[&[5, 97]], None)
-            .starts_with("token 97 is outside the text encoder's vocabulary of 97\nhint")
-    );
+    assert_eq!(message(&[&[5, 97]], None), "token 97 is outside the text encoder's vocabulary of 97");
+    assert!(encoder.forward(&[&[5, 97]], None).unwrap_err().hint().is_some());
     assert_eq!(message(&[&[5, 6], &[7]], None), "row 1 of the token ids has 1 values, expected 2");
     assert_eq!(message(&[&[5, 6]], Some(&[&[1]])), "row 0 of the attention mask has 1 values, expected 2");
     assert_eq!(message(&[&[5]], Some(&[])), "the attention mask has 0 rows, the token ids have 1");
@@ -232,11 +231,8 @@ fn endless_prompts_are_refused_and_long_ones_are_cut_visibly() {
     let tokenizer = WanTokenizer::open(&tiny().sub("tokenizer")).unwrap();
     let error = tokenizer.encode(&"é".repeat(100_000)).unwrap_err();
     assert!(matches!(error, TokenizerError::TooLong { chars: 100_000, .. }));
-    let message = error.to_string();
-    assert!(
-        message.starts_with("the prompt has 100000 characters, at most 20000 are accepted\nhint: "),
-        "{message}"
-    );
+    assert_eq!(error.to_string(), "the prompt has 100000 characters, at most 20000 are accepted");
+    assert!(error.hint().is_some());
     let longest = tokenizer.encode(&"a ".repeat(MAX_PROMPT_CHARS / 2)).unwrap();
     assert_eq!((longest.len, longest.truncated), (16, MAX_PROMPT_CHARS / 2 - 15));
     assert_eq!(longest.input_ids[15], 1, "the end token stays");

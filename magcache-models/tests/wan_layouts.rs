@@ -13,7 +13,7 @@ use std::{
 };
 
 use candle_core::{DType, Device, Tensor};
-use magcache_core::{Expert, Pass};
+use magcache_core::{Expert, Pass, hint};
 use magcache_models::{
     autoencoder::VideoVae,
     checkpoint::{CheckpointError, Folder, WeightDtype, Weights},
@@ -61,7 +61,7 @@ fn open(root: &Path) -> WanSource {
 }
 
 fn refusal(root: &Path) -> String {
-    WanSource::open(Folder::open(root).unwrap()).expect_err("is refused").to_string()
+    hint::told(&WanSource::open(Folder::open(root).unwrap()).expect_err("is refused"))
 }
 
 fn bits(x: &Tensor) -> Vec<u32> {

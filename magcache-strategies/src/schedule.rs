@@ -80,11 +80,11 @@ impl CacheConfig for ScheduleConfig {
         let (last, steps) = (self.skip.last(), count(run.len(), "step"));
         if let Some(own) = self.steps.filter(|own| *own != run.len()) {
             let message = format!("the schedule is for runs of {}, the run has {steps}", count(own, "step"));
-            out.push(Problem::error(cx.place, message).hint(format!("--steps {own}")));
+            out.push(Problem::error(cx.place, message).hint(format!("`steps = {own}`")));
         } else if let Some(last) = last.filter(|last| *last >= run.len()) {
             let message = format!("`skip` names step {last}, the run has {steps}");
             out.push(
-                Problem::error(cx.place, message).hint(format!("run it with --steps {} or more", last + 1)),
+                Problem::error(cx.place, message).hint(format!("run it with `steps = {}` or more", last + 1)),
             );
         }
         out

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use candle_core::Device;
-use magcache_core::{Expert, error::count};
+use magcache_core::{Expert, error::count, hint};
 use magcache_models::{
     checkpoint::{CheckpointError, Folder, WeightDtype, Weights},
     flux,
@@ -110,8 +110,9 @@ impl Report {
                     model = Some(meta.name.to_string());
                 }
                 Err(error) => {
-                    self.say(format!("{name} does not load it: {error}"));
+                    self.say(format!("{name} does not load it: {}", hint::told(&error)));
                     self.set("error", error.to_string());
+                    self.set("hint", hint::of(&error));
                 }
             },
         }
@@ -186,7 +187,7 @@ impl Report {
             }
             match Weights::open(&sub, &Device::Cpu, WeightDtype::Keep) {
                 Ok(weights) => self.component(part, &weights),
-                Err(error) => missing.push(format!("{part}: {error}")),
+                Err(error) => missing.push(format!("{part}: {}", hint::told(&error))),
             }
         }
         missing

@@ -1,12 +1,15 @@
 //! How a command ends when it does not end well: message, hint and exit code.
 
 use anyhow::Error;
-use magcache_core::ConfigError;
+use magcache_core::{
+    ConfigError,
+    hint::{self, Hint},
+};
 use magcache_models::{
     checkpoint::CheckpointError, image::PictureError, pipeline::PipelineError, sampler::SamplerError,
 };
 
-use super::interrupt;
+use super::{flags::flags, interrupt};
 use crate::media::MediaError;
 
 /// Something wrong with what was typed or given, found by this program itself.
@@ -15,6 +18,14 @@ use crate::media::MediaError;
 pub(crate) struct BadInput {
     message: String,
     hint: Option<String>,
+}
+
+magcache_core::hints!(BadInput);
+
+impl Hint for BadInput {
+    fn hint(&self) -> Option<String> {
+        self.hint.clone()
+    }
 }
 
 /// A check whose answer is no: its report is already printed.
@@ -30,6 +41,11 @@ pub(crate) fn bad_input(message: impl Into<String>) -> Error {
 /// An error with exit code 2 and something that can be typed.
 pub(crate) fn bad_input_with(message: impl Into<String>, hint: impl Into<String>) -> Error {
     BadInput { message: message.into(), hint: Some(hint.into()) }.into()
+}
+
+/// An error with exit code 2: that of a library about what is at `place`, with its hint.
+pub(crate) fn bad_input_at(place: &str, error: &(dyn std::error::Error + 'static)) -> Error {
+    BadInput { message: format!("{place}: {error}"), hint: hint::of(error) }.into()
 }
 
 /// 128 and the signal's number where one stopped it (130 for Ctrl-C), 2 bad input, 1 anything else.
@@ -66,33 +82,8 @@ pub(crate) struct Told {
 
 impl Told {
     pub(crate) fn of(error: &Error) -> Self {
-        let mut hint = error.chain().find_map(own_hint);
-        // Errors of the libraries end with their hint.
-        let mut chain = error.chain().map(|cause| {
-            let text = cause.to_string();
-            match text.split_once(HINT) {
-                Some((message, rest)) => {
-                    hint.get_or_insert_with(|| rest.to_owned());
-                    message.to_owned()
-                }
-                None => text,
-            }
-        });
+        let mut chain = error.chain().map(ToString::to_string);
         let message = chain.next().unwrap_or_default();
-        let causes = chain.collect();
-        Self { message, causes, hint }
+        Self { message, causes: chain.collect(), hint: hint::of(error.as_ref()).map(|hint| flags(&hint)) }
     }
-}
-
-/// How the end of a message begins that says what to do.
-const HINT: &str = "\nhint: ";
-
-fn own_hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
-    if let Some(e) = cause.downcast_ref::<BadInput>() {
-        return e.hint.clone();
-    }
-    if let Some(e) = cause.downcast_ref::<PipelineError>() {
-        return e.hint();
-    }
-    cause.downcast_ref::<ConfigError>().and_then(ConfigError::hint)
 }

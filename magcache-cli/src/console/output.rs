@@ -11,7 +11,10 @@ use anyhow::Error;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 
-use super::failure::{Failed, Told, exit_code};
+use super::{
+    failure::{Failed, Told, exit_code},
+    flags::flags,
+};
 
 /// Where a command's answer, its notes and its progress go.
 #[derive(Debug)]
@@ -50,7 +53,7 @@ impl Output {
         if !self.quiet {
             eprintln!("warning: {text}");
             if let Some(hint) = hint {
-                eprintln!("hint: {hint}");
+                eprintln!("hint: {}", flags(hint));
             }
         }
     }

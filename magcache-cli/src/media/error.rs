@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use magcache_core::hint::{self, Hint};
+
 use super::Format;
 
 /// What went wrong, with the path it concerns and, where the user can do something, a hint.
@@ -10,7 +12,7 @@ use super::Format;
 #[non_exhaustive]
 pub enum MediaError {
     /// The name ends in something that no writer exists for.
-    #[error("{path}: cannot write files that end in .{extension}\nhint: {}", Format::NAMES)]
+    #[error("{path}: cannot write files that end in .{extension}")]
     UnknownExtension {
         /// What the user asked for.
         path: PathBuf,
@@ -18,7 +20,7 @@ pub enum MediaError {
         extension: String,
     },
     /// The format cannot hold a clip of this shape.
-    #[error("{path}: {format} {limit}, got {got}\nhint: {hint}")]
+    #[error("{path}: {format} {limit}, got {got}")]
     Unsupported {
         /// What the user asked for.
         path: PathBuf,
@@ -32,13 +34,13 @@ pub enum MediaError {
         hint: &'static str,
     },
     /// A folder of frames would be mixed with what is already there.
-    #[error("{path}: the folder is not empty\nhint: name a new folder, or remove what is in it")]
+    #[error("{path}: the folder is not empty")]
     NotEmpty {
         /// The folder.
         path: PathBuf,
     },
     /// The target exists and is of the other kind.
-    #[error("{path}: is a {is}, a {needed} is to be written there\nhint: choose another name")]
+    #[error("{path}: is a {is}, a {needed} is to be written there")]
     WrongKind {
         /// What the user asked for.
         path: PathBuf,
@@ -94,6 +96,21 @@ pub enum MediaError {
     /// The tensor could not be read.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
+}
+
+magcache_core::hints!(MediaError);
+
+impl Hint for MediaError {
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::UnknownExtension { .. } => Some(Format::NAMES.to_owned()),
+            Self::Unsupported { hint, .. } => Some((*hint).to_owned()),
+            Self::NotEmpty { .. } => Some("name a new folder, or remove what is in it".to_owned()),
+            Self::WrongKind { .. } => Some("choose another name".to_owned()),
+            Self::Tensor(error) => hint::of(error),
+            _ => None,
+        }
+    }
 }
 
 impl MediaError {

@@ -129,6 +129,8 @@ impl fmt::Display for Format {
 
 #[cfg(test)]
 mod tests {
+    use magcache_core::hint;
+
     use super::*;
 
     #[test]
@@ -155,7 +157,7 @@ mod tests {
 
     #[test]
     fn an_unknown_extension_names_the_known_ones() {
-        let text = Format::of(Path::new("cat.webm")).unwrap_err().to_string();
+        let text = hint::told(&Format::of(Path::new("cat.webm")).unwrap_err());
         assert_eq!(
             text,
             "cat.webm: cannot write files that end in .webm\nhint: name a .mp4 or .gif file, a .png or .webp file \
@@ -166,7 +168,7 @@ mod tests {
     #[test]
     fn a_clip_that_does_not_fit_is_refused_with_both_values() {
         let check = |format: Format, width, height, frames, fps| {
-            format.check(Path::new("a"), &Clip { width, height, frames, fps }).map_err(|e| e.to_string())
+            format.check(Path::new("a"), &Clip { width, height, frames, fps }).map_err(|e| hint::told(&e))
         };
         let refused = |format, width, height, frames, fps, part: &str| {
             let text = check(format, width, height, frames, fps).unwrap_err();

@@ -20,7 +20,7 @@ use super::{
     modules::{ModuleObserver, Place, Seen, both_of_a_pair},
     report::CaseReport,
 };
-use crate::console::bad_input;
+use crate::console::{bad_input, bad_input_at};
 
 pub(super) const CLASS_1: &str = "FluxTransformer2DModel";
 pub(super) const CLASS_2: &str = "Flux2Transformer2DModel";
@@ -167,8 +167,7 @@ impl Network for Flux2Transformer {
 }
 
 fn config<C>(folder: &Folder, parse: impl Fn(&str) -> Result<C, ConfigError>) -> Result<C> {
-    parse(&folder.read_to_string("config.json")?)
-        .map_err(|e| bad_input(format!("{}: {e}", folder.describe())))
+    parse(&folder.read_to_string("config.json")?).map_err(|e| bad_input_at(&folder.describe(), &e))
 }
 
 /// Ids `[tokens, axes]`, or `[batch, tokens, axes]` of which the reference reads the first sample's.

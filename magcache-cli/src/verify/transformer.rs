@@ -20,7 +20,7 @@ use super::{
     modules::{ModuleObserver, Place, Seen, both_of_a_pair},
     report::CaseReport,
 };
-use crate::console::bad_input;
+use crate::console::bad_input_at;
 
 const CLASS: &str = "WanTransformer3DModel";
 
@@ -50,7 +50,7 @@ pub(super) fn check(case: &Case) -> Result<CaseReport> {
 /// The network in a folder.
 pub(super) fn load(folder: &Folder) -> Result<WanTransformer> {
     let config = WanConfig::from_json(&folder.read_to_string("config.json")?)
-        .map_err(|e| bad_input(format!("{}: {e}", folder.describe())))?;
+        .map_err(|e| bad_input_at(&folder.describe(), &e))?;
     let weights = Weights::open(folder, &Device::Cpu, WeightDtype::Keep)?;
     Ok(WanTransformer::load(&weights, config)?)
 }

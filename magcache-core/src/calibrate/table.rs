@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use candle_core::{DType, Device, Tensor};
 
 use super::{Distances, Magnitudes, Recording, Response, reuse};
-use crate::{Branch, Expert, Signal, metrics::Pooled};
+use crate::{Branch, Expert, Signal, hint::Hint, metrics::Pooled};
 
 /// Columns of a branch's magnitudes: count, mean and sum of squares of both statistics.
 const COLUMNS: usize = 6;
@@ -27,7 +27,7 @@ const BRANCHES: [Branch; 3] = [Branch::Cond, Branch::Uncond, Branch::Batched];
 #[non_exhaustive]
 pub enum RecordingError {
     /// Runs of different lengths have no steps in common.
-    #[error("a recording of {got} steps, expected {expected}\nhint: calibrate again with --steps {expected}")]
+    #[error("a recording of {got} steps, expected {expected}")]
     Steps {
         /// Of the recording that was to be added.
         got: usize,
@@ -50,6 +50,17 @@ pub enum RecordingError {
     /// A failed tensor operation.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
+}
+
+crate::hints!(RecordingError);
+
+impl Hint for RecordingError {
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Steps { expected, .. } => Some(format!("calibrate again with `steps = {expected}`")),
+            _ => None,
+        }
+    }
 }
 
 pub(super) type Result<T> = std::result::Result<T, RecordingError>;

@@ -2,7 +2,7 @@
 
 use std::{ops::Range, path::PathBuf};
 
-use super::count;
+use super::{count, hint::Hint};
 use crate::Problem;
 
 /// A configuration or a profile that cannot be used. Nothing has run when it is returned.
@@ -67,9 +67,12 @@ impl ConfigError {
     pub fn toml(place: &str, error: &toml::de::Error) -> Self {
         super::syntax(place, error)
     }
+}
 
-    /// What to do about it, in words that can be typed where possible.
-    pub fn hint(&self) -> Option<String> {
+crate::hints!(ConfigError);
+
+impl Hint for ConfigError {
+    fn hint(&self) -> Option<String> {
         match self {
             Self::UnknownKey { nearest: Some(nearest), .. } => Some(format!("did you mean `{nearest}`?")),
             Self::UnknownName { nearest: Some(nearest), .. } => Some(format!("did you mean {nearest:?}?")),

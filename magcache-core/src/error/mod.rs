@@ -1,6 +1,7 @@
 //! What can be wrong with a configuration or a profile.
 
 pub(crate) mod config;
+pub mod hint;
 pub(crate) mod problem;
 mod syntax;
 

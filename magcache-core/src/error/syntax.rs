@@ -101,7 +101,7 @@ fn shown(text: &str) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
-    use crate::CachePlan;
+    use crate::{CachePlan, hint::Hint};
 
     /// What is said about a document, and its hint.
     fn told(text: &str) -> (String, Option<String>) {

@@ -77,11 +77,11 @@ impl AuditPolicy {
             out.extend(Problem::unless_in(place, "drift_budget", budget, 0.0, f64::MAX));
             if self.fraction == 0.0 {
                 let message = format!("`drift_budget` is {budget} and `fraction` is 0: nothing is measured");
-                out.push(Problem::error(place, message).hint("--audit 0.1"));
+                out.push(Problem::error(place, message).hint("`fraction = 0.1`"));
             }
         } else if self.on_drift != OnDrift::Report {
             let message = "`on_drift` acts on a drift budget and there is none";
-            out.push(Problem::error(place, message).hint("--drift-budget 0.5"));
+            out.push(Problem::error(place, message).hint("`drift_budget = 0.5`"));
         }
         out
     }

@@ -10,7 +10,7 @@ pub enum ConfigError {
     #[error("config.json: {0}")]
     Json(#[from] serde_json::Error),
     /// The file belongs to another model class.
-    #[error("config.json: `_class_name` is `{got}`, expected `{expected}`\nhint: {hint}")]
+    #[error("config.json: `_class_name` is `{got}`, expected `{expected}`")]
     Class {
         /// What the file says.
         got: String,
@@ -20,9 +20,7 @@ pub enum ConfigError {
         hint: String,
     },
     /// A key that could change the network and that nothing here would read.
-    #[error(
-        "config.json: unknown key `{key}` = {value}\nhint: this build knows the keys of diffusers 0.42.1"
-    )]
+    #[error("config.json: unknown key `{key}` = {value}")]
     UnknownKey {
         /// The key.
         key: String,
@@ -39,6 +37,17 @@ pub enum ConfigError {
         /// What it should be.
         expected: String,
     },
+}
+
+impl ConfigError {
+    /// What to do about it, where something can be done.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Class { hint, .. } => Some(hint.clone()),
+            Self::UnknownKey { .. } => Some("this build knows the keys of diffusers 0.42.1".to_owned()),
+            _ => None,
+        }
+    }
 }
 
 /// Reads a configuration of the class `expected` of a `family` of models, not yet checked value by value.

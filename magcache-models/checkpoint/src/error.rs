@@ -7,7 +7,7 @@ use std::path::PathBuf;
 #[non_exhaustive]
 pub enum CheckpointError {
     /// A file or folder that the model needs does not exist.
-    #[error("{file} does not exist\nhint: expected {expected}")]
+    #[error("{file} does not exist")]
     MissingFile {
         /// The path that was looked for.
         file: String,
@@ -31,7 +31,7 @@ pub enum CheckpointError {
         path: String,
     },
     /// A file that ends before its header says.
-    #[error("{file} is truncated: got {found} bytes, its header needs {expected}\nhint: download it again")]
+    #[error("{file} is truncated: got {found} bytes, its header needs {expected}")]
     Truncated {
         /// The file.
         file: String,
@@ -55,12 +55,11 @@ pub enum CheckpointError {
         file: String,
         /// What is wrong.
         reason: String,
+        /// What to do about it, where something can be done.
+        hint: Option<&'static str>,
     },
     /// A pickle with more in it than tensors. Loading it elsewhere would run that code.
-    #[error(
-        "{file} asks for \"{name}\", which is not part of a tensor; nothing of it was run\n\
-         hint: save the model's state_dict(), or convert it to safetensors"
-    )]
+    #[error("{file} asks for \"{name}\", which is not part of a tensor; nothing of it was run")]
     CodeInPickle {
         /// The file.
         file: String,
@@ -68,7 +67,7 @@ pub enum CheckpointError {
         name: String,
     },
     /// A folder in no layout that is known.
-    #[error("{folder} is not a model folder that can be read\nhint: looked for {}", looked_for.join("; "))]
+    #[error("{folder} is not a model folder that can be read")]
     UnknownLayout {
         /// The folder.
         folder: String,
@@ -97,6 +96,16 @@ pub enum CheckpointError {
         /// What is wrong, with the key and both values.
         reason: String,
     },
+    /// A configuration that its reader refuses.
+    #[error("{file}: {reason}")]
+    Config {
+        /// The file.
+        file: String,
+        /// What is wrong, with the key and both values.
+        reason: String,
+        /// What to do about it, where something can be done.
+        hint: Option<String>,
+    },
     /// A folder with another kind of model in it.
     #[error("{file} describes \"{found}\", expected \"{expected}\"")]
     WrongArchitecture {
@@ -108,7 +117,7 @@ pub enum CheckpointError {
         found: String,
     },
     /// A tensor that the model needs and the checkpoint lacks.
-    #[error("{file} has no tensor \"{name}\"{}", hint(nearest.as_deref()))]
+    #[error("{file} has no tensor \"{name}\"")]
     MissingTensor {
         /// Name in the checkpoint's layout.
         name: String,
@@ -118,10 +127,7 @@ pub enum CheckpointError {
         nearest: Option<String>,
     },
     /// A tensor that the model has no place for: leaving it out could change what the others mean.
-    #[error(
-        "{file} has a tensor \"{name}\", a {model} has none\nhint: it may belong to a quantised file or to a part \
-         that is not implemented"
-    )]
+    #[error("{file} has a tensor \"{name}\", a {model} has none")]
     SurplusTensor {
         /// Name in the checkpoint's layout.
         name: String,
@@ -185,10 +191,27 @@ pub enum CheckpointError {
     Tensor(#[from] candle_core::Error),
 }
 
-fn stored(stored_as: Option<&str>) -> String {
-    stored_as.map(|name| format!(" (in the file \"{name}\")")).unwrap_or_default()
+impl CheckpointError {
+    /// What to do about it, where something can be done.
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::MissingFile { expected, .. } => format!("expected {expected}"),
+            Self::Truncated { .. } => "download it again".to_owned(),
+            Self::BadTorchFile { hint, .. } => (*hint)?.to_owned(),
+            Self::Config { hint, .. } => hint.clone()?,
+            Self::CodeInPickle { .. } => {
+                "save the model's state_dict(), or convert it to safetensors".to_owned()
+            }
+            Self::UnknownLayout { looked_for, .. } => format!("looked for {}", looked_for.join("; ")),
+            Self::MissingTensor { nearest, .. } => format!("the nearest name is \"{}\"", nearest.as_ref()?),
+            Self::SurplusTensor { .. } => {
+                "it may belong to a quantised file or to a part that is not implemented".to_owned()
+            }
+            _ => return None,
+        })
+    }
 }
 
-fn hint(nearest: Option<&str>) -> String {
-    nearest.map(|name| format!("\nhint: the nearest name is \"{name}\"")).unwrap_or_default()
+fn stored(stored_as: Option<&str>) -> String {
+    stored_as.map(|name| format!(" (in the file \"{name}\")")).unwrap_or_default()
 }

@@ -1,5 +1,7 @@
 //! What the autoencoders refuse.
 
+use magcache_core::hint::{self, Hint};
+
 use super::TilingError;
 
 /// Why something cannot be encoded, decoded or packed.
@@ -30,8 +32,7 @@ pub enum AutoencoderError {
     },
     /// Frames or images that do not divide into what a latent pixel stands for, where that is needed.
     #[error(
-        "{what} of {width}x{height} pixels cannot be encoded {how}: both must be multiples of {multiple}\n\
-         hint: the nearest below are {}x{}", width / multiple * multiple, height / multiple * multiple
+        "{what} of {width}x{height} pixels cannot be encoded {how}: both must be multiples of {multiple}"
     )]
     NotAMultiple {
         /// Frames or images.
@@ -46,10 +47,7 @@ pub enum AutoencoderError {
         how: &'static str,
     },
     /// Latents that do not divide into squares of two by two.
-    #[error(
-        "latents of {width}x{height} do not divide into tokens of 2x2\n\
-         hint: use an image whose sides are multiples of twice the spatial scale of the autoencoder"
-    )]
+    #[error("latents of {width}x{height} do not divide into tokens of 2x2")]
     Odd {
         /// Columns of latents.
         width: usize,
@@ -67,8 +65,7 @@ pub enum AutoencoderError {
         expected: String,
     },
     /// A chunk that does not go on where the stream was.
-    #[error("a stream of batch {} and {}x{} cannot go on with batch {} and {}x{} (width x height)\n\
-             hint: start a new stream for another video",
+    #[error("a stream of batch {} and {}x{} cannot go on with batch {} and {}x{} (width x height)",
             expected[0], expected[2], expected[1], got[0], got[2], got[1])]
     StreamChanged {
         /// Batch, height and width of the first chunk.
@@ -90,6 +87,24 @@ pub enum AutoencoderError {
     /// The tensor library failed, for instance for want of memory.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
+}
+
+impl Hint for AutoencoderError {
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::NotAMultiple { width, height, multiple, .. } => {
+                let [width, height] = [width, height].map(|side| side / multiple * multiple);
+                Some(format!("the nearest below are {width}x{height}"))
+            }
+            Self::Odd { .. } => {
+                let side = "multiples of twice the spatial scale of the autoencoder";
+                Some(format!("use an image whose sides are {side}"))
+            }
+            Self::StreamChanged { .. } => Some("start a new stream for another video".to_owned()),
+            Self::Tensor(error) => hint::of(error),
+            _ => None,
+        }
+    }
 }
 
 /// What encoding and decoding give.

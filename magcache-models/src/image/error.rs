@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use magcache_core::hint::{self, Hint};
+
 use super::{MAX_FILE_BYTES, MAX_PIXELS, MAX_SIDE, picture::MAX_DECODER_BYTES};
 
 /// Why a file could not be turned into a picture, or a picture into another size. `file` is the path as it was given.
@@ -17,7 +19,7 @@ pub enum PictureError {
         reason: std::io::Error,
     },
     /// A file without content.
-    #[error("{file} is empty: got 0 bytes, expected a picture\nhint: save or download it again")]
+    #[error("{file} is empty: got 0 bytes, expected a picture")]
     Empty {
         /// The file.
         file: String,
@@ -29,9 +31,7 @@ pub enum PictureError {
         file: String,
     },
     /// A file that begins like no picture.
-    #[error(
-        "{file} is not a picture: it begins with {start}\nhint: give a PNG, JPEG, WebP, GIF, BMP or TIFF file"
-    )]
+    #[error("{file} is not a picture: it begins with {start}")]
     NotAPicture {
         /// The file.
         file: String,
@@ -39,7 +39,7 @@ pub enum PictureError {
         start: String,
     },
     /// A picture in a format, or a variant of one, that is not read.
-    #[error("{file} is a picture in {format}, which is not supported\nhint: convert it to PNG or JPEG")]
+    #[error("{file} is a picture in {format}, which is not supported")]
     Unsupported {
         /// The file.
         file: String,
@@ -48,8 +48,7 @@ pub enum PictureError {
     },
     /// A picture with more pixels than are accepted; found in the header, before any pixel is decoded.
     #[error(
-        "{file} is {width} x {height} pixels, at most {MAX_SIDE} on a side and {} million in all are accepted\n\
-         hint: scale it down; no model here makes frames of more than 2 million pixels",
+        "{file} is {width} x {height} pixels, at most {MAX_SIDE} on a side and {} million in all are accepted",
         MAX_PIXELS / 1_000_000
     )]
     TooLarge {
@@ -61,18 +60,13 @@ pub enum PictureError {
         height: u64,
     },
     /// A picture that its decoder would need too much memory for.
-    #[error(
-        "{file} takes more than {} MiB to decode\nhint: scale it down or convert it to an ordinary PNG or JPEG",
-        MAX_DECODER_BYTES >> 20
-    )]
+    #[error("{file} takes more than {} MiB to decode", MAX_DECODER_BYTES >> 20)]
     Memory {
         /// The file.
         file: String,
     },
     /// A file that ends in the middle of the picture.
-    #[error(
-        "{file} is cut off: it ends after {bytes} bytes, in the middle of the picture\nhint: save or download it again"
-    )]
+    #[error("{file} is cut off: it ends after {bytes} bytes, in the middle of the picture")]
     Truncated {
         /// The file.
         file: String,
@@ -80,9 +74,7 @@ pub enum PictureError {
         bytes: usize,
     },
     /// A file whose content contradicts its format.
-    #[error(
-        "{file} is damaged, its {format} data cannot be decoded: {reason}\nhint: save or download it again"
-    )]
+    #[error("{file} is damaged, its {format} data cannot be decoded: {reason}")]
     Damaged {
         /// The file.
         file: String,
@@ -112,4 +104,22 @@ pub enum PictureError {
     /// The tensor library failed, for instance for want of memory.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
+}
+
+impl Hint for PictureError {
+    fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::Empty { .. } | Self::Truncated { .. } | Self::Damaged { .. } => {
+                "save or download it again".to_owned()
+            }
+            Self::NotAPicture { .. } => "give a PNG, JPEG, WebP, GIF, BMP or TIFF file".to_owned(),
+            Self::Unsupported { .. } => "convert it to PNG or JPEG".to_owned(),
+            Self::TooLarge { .. } => {
+                "scale it down; no model here makes frames of more than 2 million pixels".to_owned()
+            }
+            Self::Memory { .. } => "scale it down or convert it to an ordinary PNG or JPEG".to_owned(),
+            Self::Tensor(error) => return hint::of(error),
+            _ => return None,
+        })
+    }
 }

@@ -1,6 +1,7 @@
 //! What of the conditioning stays the same over a whole generation.
 
 use candle_core::{Result, Tensor};
+use magcache_core::hint;
 
 use crate::model_id::ModelId;
 
@@ -33,7 +34,10 @@ impl PromptContext {
     /// Whether `model` made this context and it holds `batch` prompts.
     pub(crate) fn check(&self, model: &ModelId, batch: usize) -> Result<()> {
         if self.model != *model {
-            candle_core::bail!("this text context was made by another model\nhint: each needs its own");
+            return Err(hint::tensor_error(
+                "this text context was made by another model",
+                "each needs its own",
+            ));
         }
         let prompts = self.text.dim(0)?;
         if prompts != batch {

@@ -1,6 +1,7 @@
 //! Embeddings of the timestep and of the guidance scale.
 
 use candle_core::{DType, Device, Result, Tensor};
+use magcache_core::hint;
 
 use super::LoadResult;
 use crate::checkpoint::Weights;
@@ -82,12 +83,14 @@ impl TimeEmbedder {
         match (&self.guidance, guidance) {
             (None, None) => Ok(time),
             (Some(mlp), Some(guidance)) => time + embed("guidance", guidance, mlp)?,
-            (Some(_), None) => candle_core::bail!(
-                "this model is guidance-distilled (`guidance_embeds` is true)\nhint: give a guidance scale"
-            ),
-            (None, Some(_)) => candle_core::bail!(
-                "this model has no guidance embedder (`guidance_embeds` is false)\nhint: give no guidance scale"
-            ),
+            (Some(_), None) => Err(hint::tensor_error(
+                "this model is guidance-distilled (`guidance_embeds` is true)",
+                "give a guidance scale",
+            )),
+            (None, Some(_)) => Err(hint::tensor_error(
+                "this model has no guidance embedder (`guidance_embeds` is false)",
+                "give no guidance scale",
+            )),
         }
     }
 }

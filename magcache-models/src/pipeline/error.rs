@@ -1,6 +1,10 @@
 //! What can stop a generation.
 
-use magcache_core::{ConfigError, snapshot::SnapshotError};
+use magcache_core::{
+    ConfigError,
+    hint::{self, Hint},
+    snapshot::SnapshotError,
+};
 
 use crate::{autoencoder::AutoencoderError, checkpoint::CheckpointError, sampler::SamplerError};
 
@@ -67,12 +71,17 @@ impl PipelineError {
     pub fn is_bad_input(&self) -> bool {
         !matches!(self, Self::Tensor(_) | Self::Interrupted { .. } | Self::Sink(_))
     }
+}
 
-    /// What to do about it.
-    pub fn hint(&self) -> Option<String> {
+impl Hint for PipelineError {
+    fn hint(&self) -> Option<String> {
         match self {
             Self::Request { hint, .. } => hint.clone(),
+            Self::Checkpoint(error) => error.hint(),
             Self::Config(error) => error.hint(),
+            Self::Sampler(error) => error.hint(),
+            Self::Tensor(error) => hint::of(error),
+            Self::Sink(error) => hint::of(error.as_ref()),
             _ => None,
         }
     }

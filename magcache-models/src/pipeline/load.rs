@@ -162,6 +162,8 @@ fn refused(loaders: &[&Loader], folder: &Folder) -> Result<PipelineError> {
 
 #[cfg(test)]
 mod tests {
+    use magcache_core::hint::Hint as _;
+
     use super::*;
     use crate::checkpoint::EmbeddedFile;
 

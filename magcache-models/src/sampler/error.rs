@@ -1,5 +1,7 @@
 //! What can be wrong with a scheduler's configuration, a request for a schedule, or a step.
 
+use magcache_core::hint::{self, Hint};
+
 use super::SamplerKind;
 
 /// An error of the samplers. Messages name the key or the step and both values.
@@ -25,10 +27,7 @@ pub enum SamplerError {
         source: Box<SamplerError>,
     },
     /// `_class_name` names a scheduler without a solver here.
-    #[error(
-        "_class_name = {got}, which has no solver here; hint: use one of UniPCMultistepScheduler, \
-         FlowMatchEulerDiscreteScheduler, DPMSolverMultistepScheduler"
-    )]
+    #[error("_class_name = {got}, which has no solver here")]
     UnknownClass {
         /// The class named, as JSON.
         got: String,
@@ -56,30 +55,22 @@ pub enum SamplerError {
         expected: String,
     },
     /// A sampler name that does not exist.
-    #[error("there is no sampler {got:?}; hint: use one of {}", SamplerKind::names())]
+    #[error("there is no sampler {got:?}")]
     UnknownKind {
         /// The name.
         got: String,
     },
     /// The configuration shifts by resolution, and the request does not say by how much.
-    #[error(
-        "use_dynamic_shifting = true needs mu, which follows from the image's token count; hint: request the \
-         schedule for that count, or set a static flow_shift"
-    )]
+    #[error("use_dynamic_shifting = true needs mu, which follows from the image's token count")]
     MissingMu,
     /// The configuration shifts by resolution, and only Euler does.
-    #[error(
-        "use_dynamic_shifting = true is not supported by the {kind} sampler; hint: use the euler sampler or set a \
-         static flow_shift"
-    )]
+    #[error("use_dynamic_shifting = true is not supported by the {kind} sampler")]
     DynamicShift {
         /// The solver.
         kind: SamplerKind,
     },
     /// Sigmas were given to a solver that has its own spacing.
-    #[error(
-        "the {kind} sampler has its own spacing, got {got} explicit sigmas; hint: only euler takes sigmas"
-    )]
+    #[error("the {kind} sampler has its own spacing, got {got} explicit sigmas")]
     ExplicitSigmas {
         /// The solver.
         kind: SamplerKind,
@@ -95,10 +86,7 @@ pub enum SamplerError {
         steps: usize,
     },
     /// Two sigmas of the schedule do not decrease.
-    #[error(
-        "the schedule does not decrease: sigma {from} at step {index} is followed by {to}; hint: use fewer steps \
-         or a flow_shift closer to 1 (got {shift})"
-    )]
+    #[error("the schedule does not decrease: sigma {from} at step {index} is followed by {to}")]
     NotDecreasing {
         /// The step.
         index: usize,
@@ -144,4 +132,26 @@ pub enum SamplerError {
     /// A tensor operation failed.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
+}
+
+impl Hint for SamplerError {
+    fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::UnknownClass { .. } => {
+                "use one of UniPCMultistepScheduler, FlowMatchEulerDiscreteScheduler, DPMSolverMultistepScheduler"
+                    .to_owned()
+            }
+            Self::UnknownKind { .. } => format!("use one of {}", SamplerKind::names()),
+            Self::MissingMu => {
+                "request the schedule for that count, or set a static one: `flow_shift = 3`".to_owned()
+            }
+            Self::DynamicShift { .. } => "`sampler = \"euler\"`, or a static shift: `flow_shift = 3`".to_owned(),
+            Self::ExplicitSigmas { .. } => "only euler takes sigmas".to_owned(),
+            Self::NotDecreasing { shift, .. } => {
+                format!("use fewer steps, or a shift closer to 1 than {shift}: `flow_shift = 1`")
+            }
+            Self::Tensor(error) => return hint::of(error),
+            _ => return None,
+        })
+    }
 }

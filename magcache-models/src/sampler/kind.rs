@@ -65,6 +65,8 @@ impl FromStr for SamplerKind {
 
 #[cfg(test)]
 mod tests {
+    use magcache_core::hint::Hint as _;
+
     use super::*;
 
     #[test]
@@ -74,9 +76,7 @@ mod tests {
             assert_eq!(serde_json::to_value(kind).unwrap(), serde_json::json!(kind.name()));
         }
         let err = "ddim".parse::<SamplerKind>().unwrap_err();
-        assert_eq!(
-            err.to_string(),
-            "there is no sampler \"ddim\"; hint: use one of unipc, euler, dpmpp, wan-unipc, wan-dpmpp"
-        );
+        assert_eq!(err.to_string(), "there is no sampler \"ddim\"");
+        assert_eq!(err.hint().as_deref(), Some("use one of unipc, euler, dpmpp, wan-unipc, wan-dpmpp"));
     }
 }

@@ -1,5 +1,7 @@
 //! What can be wrong with a prompt.
 
+use magcache_core::hint::{self, Hint};
+
 use super::MAX_PROMPT_CHARS;
 
 /// Why a prompt cannot be turned into tokens.
@@ -7,10 +9,7 @@ use super::MAX_PROMPT_CHARS;
 #[non_exhaustive]
 pub enum TokenizerError {
     /// A prompt far longer than any text encoder reads.
-    #[error(
-        "the prompt has {chars} characters, at most {MAX_PROMPT_CHARS} are accepted\n\
-         hint: the text encoder reads {max_length} tokens, about a page; shorten the prompt"
-    )]
+    #[error("the prompt has {chars} characters, at most {MAX_PROMPT_CHARS} are accepted")]
     TooLong {
         /// Characters of the prompt as given.
         chars: usize,
@@ -33,6 +32,13 @@ pub enum TokenizerError {
         /// What its library says.
         reason: String,
     },
+}
+
+impl Hint for TokenizerError {
+    fn hint(&self) -> Option<String> {
+        let Self::TooLong { max_length, .. } = self else { return None };
+        Some(format!("the text encoder reads {max_length} tokens, about a page; shorten the prompt"))
+    }
 }
 
 /// Why prompts could not be encoded.
@@ -69,10 +75,7 @@ pub enum TextError {
         rows: usize,
     },
     /// A token that the encoder has no embedding for: tokenizer and encoder belong to different models.
-    #[error(
-        "token {id} is outside the text encoder's vocabulary of {vocab_size}\n\
-         hint: the folders tokenizer and text_encoder must come from one model"
-    )]
+    #[error("token {id} is outside the text encoder's vocabulary of {vocab_size}")]
     UnknownToken {
         /// The token.
         id: u32,
@@ -90,4 +93,17 @@ pub enum TextError {
     /// The tensor library failed, for instance for want of memory.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
+}
+
+impl Hint for TextError {
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Tokenizer(error) => error.hint(),
+            Self::UnknownToken { .. } => {
+                Some("the folders tokenizer and text_encoder must come from one model".to_owned())
+            }
+            Self::Tensor(error) => hint::of(error),
+            _ => None,
+        }
+    }
 }

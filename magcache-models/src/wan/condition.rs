@@ -1,6 +1,7 @@
 //! Given frames as the transformers take them.
 
-use candle_core::{DType, Error, Result, Tensor, bail};
+use candle_core::{DType, Result, Tensor, bail};
+use magcache_core::hint;
 
 use crate::autoencoder::{Tiling, VideoVae};
 
@@ -59,7 +60,7 @@ impl FrameCondition {
         let latents = vae
             .encode_condition(first, last, frames, tiling)
             .and_then(|z| vae.normalize(&z))
-            .map_err(Error::wrap)?;
+            .map_err(hint::wrap)?;
         let (_, _, latent_frames, height, width) = latents.dims5()?;
         let size = [latent_frames, height, width];
         let mask = mask(scale, size, last.is_some(), &latents)?.expand((
@@ -86,7 +87,7 @@ impl FrameCondition {
         let scale = vae.config().temporal_scale();
         check_frames(frames, scale)?;
         let latents =
-            vae.encode(&first.unsqueeze(2)?, tiling).and_then(|z| vae.normalize(&z)).map_err(Error::wrap)?;
+            vae.encode(&first.unsqueeze(2)?, tiling).and_then(|z| vae.normalize(&z)).map_err(hint::wrap)?;
         let (_, _, _, height, width) = latents.dims5()?;
         Ok(Self { kind: Kind::FirstFrame, tensor: latents, size: [(frames - 1) / scale + 1, height, width] })
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::{Result, Tensor, bail};
-use magcache_core::{Branch, Expert, Pass, Step};
+use magcache_core::{Branch, Expert, Pass, Step, hint};
 
 use super::{
     FrameCondition, LoadResult, WanInput, WanTransformer,
@@ -59,7 +59,7 @@ impl Denoiser for WanDenoiser {
     }
 
     fn enter<'a>(&'a self, latents: &'a Tensor, step: &'a Step) -> Result<Box<dyn Entered + 'a>> {
-        let ready = self.experts.get(step.expert).map_err(candle_core::Error::wrap)?;
+        let ready = self.experts.get(step.expert).map_err(hint::wrap)?;
         let batch = latents.dim(0)?;
         let input = match &self.condition {
             None => {

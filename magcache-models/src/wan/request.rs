@@ -55,11 +55,11 @@ fn pictures(request: &Request, source: &WanSource) -> Result<()> {
     let refuse = |message: &str, hint: &str| Err(PipelineError::request(message, hint));
     match source.task() {
         WanTask::I2V | WanTask::FLF2V if !first => {
-            refuse("this model continues an image, and none is given", "--image FILE")
+            refuse("this model continues an image, and none is given", "`image = FILE`")
         }
         WanTask::FLF2V if !last => refuse(
             "this model goes from a first to a last image, and the last is missing",
-            "--last-image FILE",
+            "`last_image = FILE`",
         ),
         _ if last && request.frames == 1 => {
             refuse("1 frame cannot begin with one image and end with another", "more frames, or one image")

@@ -6,6 +6,7 @@ use std::sync::{
 };
 
 use candle_core::{Result, Tensor};
+use magcache_core::hint;
 
 use super::attention::{CrossAttention, KeysValues};
 use crate::{model_id::ModelId, pipeline::TextUses};
@@ -66,9 +67,10 @@ impl TextContext {
     /// Whether `model` made this context and it holds `batch` prompts.
     pub(super) fn check(&self, model: &ModelId, batch: usize) -> Result<()> {
         if self.0.model != *model {
-            candle_core::bail!(
-                "this text context was made by another model\nhint: each expert needs its own"
-            );
+            return Err(hint::tensor_error(
+                "this text context was made by another model",
+                "each expert needs its own",
+            ));
         }
         let prompts = self.0.text.dim(0)?;
         if prompts != batch {

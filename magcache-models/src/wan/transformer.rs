@@ -3,7 +3,7 @@
 use std::cell::OnceCell;
 
 use candle_core::{DType, Result, Tensor};
-use magcache_core::{Pass, Signal, Streams};
+use magcache_core::{Pass, Signal, Streams, hint};
 
 use super::block::WanBlock;
 use super::embed::{ImageEmbedder, TextEmbedder, TimeEmbedder};
@@ -85,7 +85,10 @@ impl WanTransformer {
     /// All tokens take part in attention, so padding has to be what the model was trained with: zeros up to 512 tokens.
     pub fn text_context(&self, text: &Tensor) -> Result<TextContext> {
         if self.image.is_some() {
-            candle_core::bail!("this model attends to image embeddings too\nhint: call `image_text_context`");
+            return Err(hint::tensor_error(
+                "this model attends to image embeddings too",
+                "call `image_text_context`",
+            ));
         }
         Ok(TextContext::new(self.id.clone(), self.project_text(text)?, None, self.blocks.len()))
     }
@@ -94,9 +97,10 @@ impl WanTransformer {
     /// `[2 * batch, tokens, image_dim]` where `pos_embed_seq_len` is set (first and last frame of each sample).
     pub fn image_text_context(&self, text: &Tensor, image: &Tensor) -> Result<TextContext> {
         let Some(embedder) = &self.image else {
-            candle_core::bail!(
-                "this model has no image embedder (`image_dim` is null)\nhint: call `text_context`"
-            );
+            return Err(hint::tensor_error(
+                "this model has no image embedder (`image_dim` is null)",
+                "call `text_context`",
+            ));
         };
         let tokens = text.dim(1)?;
         if tokens != TEXT_TOKENS {

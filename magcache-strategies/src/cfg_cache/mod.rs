@@ -109,10 +109,9 @@ fn check_branches(cx: &BuildCx<'_>, run: &Trajectory) -> Option<Problem> {
         }
         _ => {
             let message = format!("cfg-cache rebuilds the branch uncond from cond, the run has {has} alone");
-            Some(
-                Problem::error(cx.place, message)
-                    .hint("--guidance above 1 (--true-cfg where guidance is distilled), or another strategy"),
-            )
+            Some(Problem::error(cx.place, message).hint(
+                "a `guidance = N` above 1 (`true_cfg = N` where guidance is distilled), or another strategy",
+            ))
         }
     }
 }

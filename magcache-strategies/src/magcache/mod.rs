@@ -14,6 +14,7 @@ use magcache_core::{
     Branch, BuildCx, CacheConfig, ConfigError, Guards, Head, Level, Problem, Step, Strategy, StrategyInfo,
     TimestepCache, Trajectory, Verdict, Warmup, Why,
     error::count,
+    hint::Hint,
     inventory,
     keys::keys_of,
     profile::{Curve, Recommended, Source},

@@ -14,7 +14,7 @@ use serde_json::json;
 use super::{Times, component, gaussian};
 use crate::{
     args::BenchForward,
-    console::{Output, bad_input},
+    console::{Output, bad_input_at},
 };
 
 pub(super) fn run(args: &BenchForward, out: &Output) -> Result<()> {
@@ -28,8 +28,8 @@ pub(super) fn run(args: &BenchForward, out: &Output) -> Result<()> {
     }
 }
 
-fn in_file(folder: &Folder, error: &dyn std::error::Error) -> anyhow::Error {
-    bad_input(format!("{}: {error}", folder.describe_file("config.json")))
+fn in_file(folder: &Folder, error: &(dyn std::error::Error + 'static)) -> anyhow::Error {
+    bad_input_at(&folder.describe_file("config.json"), error)
 }
 
 /// Keys and values of the text are computed once in a generation, so they are no part of what is timed.

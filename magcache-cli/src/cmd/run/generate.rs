@@ -12,7 +12,7 @@ use magcache_models::pipeline::{Denoiser, Generation, PipelineError};
 use tracing::{debug, trace};
 
 use crate::{
-    console::{Interrupt, Output},
+    console::{Interrupt, Output, Told},
     files::{config_of, says},
     media::{self, Frames, Output as Media, ValueRange},
     plan::Plan,
@@ -144,7 +144,8 @@ fn denoise(
         if let Some(checkpoint) = checkpoint.as_deref_mut().filter(|c| c.is_due(generation))
             && let Err(error) = checkpoint.save(generation)
         {
-            out.warn(&format!("the state is not stored, the run goes on: {error:#}"), None);
+            let hint = Told::of(&error).hint;
+            out.warn(&format!("the state is not stored, the run goes on: {error:#}"), hint.as_deref());
         }
     }
     bar.finish_and_clear();

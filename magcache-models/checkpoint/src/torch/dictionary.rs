@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Parsed, bad,
+    Parsed, bad, bad_with,
     pickle::{Id, Machine, StoredTensor, Value},
 };
 
@@ -54,7 +54,7 @@ pub(super) fn tensors(machine: &Machine, root: Id) -> Parsed<BTreeMap<String, St
             }
         };
     }
-    bad("it has no dictionary of tensors\nhint: save `model.state_dict()`, not the model")
+    bad_with("it has no dictionary of tensors", "save `model.state_dict()`, not the model")
 }
 
 /// The items of a dictionary whose keys are text.

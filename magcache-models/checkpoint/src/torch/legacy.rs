@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    Parsed, bad, dictionary,
+    AGAIN, Parsed, bad, bad_with, dictionary,
     pickle::{Id, Machine, Storage, Value},
     storage,
 };
@@ -82,7 +82,7 @@ fn storages<'m>(
                 (length <= rest.len()).then(|| at + 8..at + 8 + length)
             });
         let Some(range) = range else {
-            return bad(format!("it ends inside storage \"{key}\"\nhint: download it again"));
+            return bad_with(format!("it ends inside storage \"{key}\""), AGAIN);
         };
         at = range.end;
         storages.insert(&**key, range);

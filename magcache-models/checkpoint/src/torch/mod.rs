@@ -35,7 +35,7 @@ pub(super) fn is_torch(bytes: &[u8]) -> bool {
 pub(super) fn parse(file: &str, bytes: &[u8]) -> Result<BTreeMap<String, TensorInfo>, CheckpointError> {
     let parsed = if zip::is_zip(bytes) { archive(bytes) } else { legacy::parse(bytes) };
     parsed.map_err(|fault| match fault {
-        Fault::Bad(reason) => CheckpointError::BadTorchFile { file: file.to_owned(), reason },
+        Fault::Bad(reason, hint) => CheckpointError::BadTorchFile { file: file.to_owned(), reason, hint },
         Fault::Code(name) => CheckpointError::CodeInPickle { file: file.to_owned(), name },
     })
 }
@@ -43,16 +43,23 @@ pub(super) fn parse(file: &str, bytes: &[u8]) -> Result<BTreeMap<String, TensorI
 /// What is wrong with a file, before its name is known.
 #[derive(Debug, PartialEq)]
 enum Fault {
-    /// Anything that damage or another format explains.
-    Bad(String),
+    /// Anything that damage or another format explains, and what can be done.
+    Bad(String, Option<&'static str>),
     /// The pickle wants a class or function that is not a tensor's.
     Code(String),
 }
 
 type Parsed<T> = Result<T, Fault>;
 
+/// What helps a file that did not arrive whole.
+const AGAIN: &str = "download it again";
+
 fn bad<T>(reason: impl Into<String>) -> Parsed<T> {
-    Err(Fault::Bad(reason.into()))
+    Err(Fault::Bad(reason.into(), None))
+}
+
+fn bad_with<T>(reason: impl Into<String>, hint: &'static str) -> Parsed<T> {
+    Err(Fault::Bad(reason.into(), Some(hint)))
 }
 
 /// A zip archive: `NAME/data.pkl`, and a storage in each `NAME/data/KEY`.

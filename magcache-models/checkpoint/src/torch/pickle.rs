@@ -236,7 +236,7 @@ impl Machine {
 
     fn pop(&mut self) -> Parsed<Id> {
         let top = if self.stack.len() > self.floor() { self.stack.pop() } else { None };
-        top.ok_or_else(|| Fault::Bad("its pickle takes a value that is not there".into()))
+        top.ok_or_else(|| Fault::Bad("its pickle takes a value that is not there".into(), None))
     }
 
     fn pop_to_mark(&mut self) -> Parsed<Vec<Id>> {

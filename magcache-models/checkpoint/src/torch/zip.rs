@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, ops::Range};
 
-use super::{Parsed, bad};
+use super::{AGAIN, Parsed, bad, bad_with};
 
 /// Longest comment after the end record, and the record itself.
 const TAIL: usize = 0xffff + END;
@@ -32,11 +32,13 @@ pub(super) fn entries(bytes: &[u8]) -> Parsed<BTreeMap<String, Range<usize>>> {
         }
         if entry.method != 0 {
             let method = entry.method;
-            return bad(format!(
-                "its entry \"{}\" is compressed (method {method}), torch.save stores entries uncompressed\n\
-                 hint: load and save it again with PyTorch",
-                entry.name
-            ));
+            let name = &entry.name;
+            return bad_with(
+                format!(
+                    "its entry \"{name}\" is compressed (method {method}), torch.save stores entries uncompressed"
+                ),
+                "load and save it again with PyTorch",
+            );
         }
         let Some(range) = entry.data(bytes) else {
             return bad(format!("its entry \"{}\" lies outside of it", entry.name));
@@ -53,11 +55,10 @@ fn directory(bytes: &[u8]) -> Parsed<(usize, u64)> {
     let from = bytes.len().saturating_sub(TAIL);
     let tail = bytes.get(from..).unwrap_or_default();
     let Some(found) = tail.windows(4).rposition(|window| window == b"PK\x05\x06") else {
-        return bad("it ends before the table of contents of its zip archive\nhint: download it again");
+        return bad_with("it ends before the table of contents of its zip archive", AGAIN);
     };
     let end = from + found;
-    read_directory(bytes, end)
-        .map_or_else(|| bad("the end of its zip archive is damaged\nhint: download it again"), Ok)
+    read_directory(bytes, end).map_or_else(|| bad_with("the end of its zip archive is damaged", AGAIN), Ok)
 }
 
 fn read_directory(bytes: &[u8], end: usize) -> Option<(usize, u64)> {

@@ -6,6 +6,7 @@
 use std::{collections::HashMap, path::PathBuf};
 
 use candle_core::{DType, Device, Tensor};
+use magcache_core::hint;
 
 use super::*;
 
@@ -249,7 +250,7 @@ fn every_tensor_is_used_and_a_missing_or_wrong_one_is_named() {
 }
 
 fn refused<T: std::fmt::Debug>(result: Result<T>, parts: &[&str]) {
-    let message = result.expect_err(parts[0]).to_string();
+    let message = hint::told(&result.expect_err(parts[0]));
     assert!(parts.iter().all(|part| message.contains(part)), "{message}");
 }
 

@@ -74,7 +74,8 @@ impl Family for Flux1 {
         let (guidance, scale) = (request.guidance, request.true_cfg.unwrap_or(1.0));
         if !self.config.guidance_embeds && guidance > 1.0 {
             let message = format!("guidance is {guidance}, but this model was trained without");
-            let hint = format!("--guidance 1, or --true-cfg {guidance} to run a negative prompt beside it");
+            let hint =
+                format!("`guidance = 1`, or `true_cfg = {guidance}` to run a negative prompt beside it");
             return Err(PipelineError::request(message, hint));
         }
         Ok(FluxGuidance { embedded: self.config.guidance_embeds.then_some(guidance), scale })

@@ -70,7 +70,7 @@ impl Family for Flux2 {
         let scale = request.guidance;
         if self.distilled && scale > 1.0 {
             let message = format!("guidance is {scale}, but this model is distilled to run without");
-            return Err(PipelineError::request(message, "--guidance 1; the base model takes guidance"));
+            return Err(PipelineError::request(message, "`guidance = 1`; the base model takes guidance"));
         }
         Ok(FluxGuidance { embedded: None, scale })
     }
@@ -94,7 +94,7 @@ impl Family for Flux2 {
             );
             return Err(PipelineError::request(
                 message,
-                "enlarge or cut it; with --strength it can have any size",
+                "enlarge or cut it; with `strength = 0.6` it can have any size",
             ));
         }
         Ok(())

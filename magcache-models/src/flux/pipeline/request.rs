@@ -7,7 +7,7 @@ use crate::pipeline::{PipelineError, Request, Result};
 pub(super) fn check(request: &Request, family: &dyn Family) -> Result<()> {
     if request.frames != 1 {
         let message = format!("{} frames: this model makes one image", request.frames);
-        return Err(PipelineError::request(message, "--frames 1"));
+        return Err(PipelineError::request(message, "`frames = 1`"));
     }
     family.guidance(request)?;
     pictures(request, family)
@@ -22,7 +22,7 @@ fn pictures(request: &Request, family: &dyn Family) -> Result<()> {
     let Some(strength) = request.strength else { return Ok(()) };
     if request.image.is_none() {
         let message = format!("strength is {strength}, but there is no image to begin from");
-        return Err(PipelineError::request(message, "--image FILE"));
+        return Err(PipelineError::request(message, "`image = FILE`"));
     }
     if !(strength > 0.0 && strength <= 1.0) {
         let message = format!("strength is {strength}, it must be above 0 and at most 1");

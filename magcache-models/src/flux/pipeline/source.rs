@@ -1,6 +1,7 @@
 //! Where the parts of a checkpoint are.
 
 use candle_core::Device;
+use magcache_core::hint::Hint as _;
 use serde::Deserialize;
 
 use crate::{
@@ -189,9 +190,10 @@ fn find<T>(folder: &Folder, of: impl Fn(&Weights) -> Option<T>) -> Option<(Strin
 
 fn config<C>(folder: &Folder, parse: impl Fn(&str) -> Result<C, ConfigError>) -> Result<C, CheckpointError> {
     const FILE: &str = "config.json";
-    let bad = |error: ConfigError| CheckpointError::BadConfig {
+    let bad = |error: ConfigError| CheckpointError::Config {
         file: folder.describe_file(FILE),
         reason: error.to_string(),
+        hint: error.hint(),
     };
     parse(&folder.read_to_string(FILE)?).map_err(bad)
 }
@@ -205,8 +207,9 @@ fn scheduler(folder: &Folder, network: &Network) -> Result<SchedulerConfig, Chec
         return Ok(SchedulerConfig { shift, ..SchedulerConfig::new(SamplerKind::Euler, 1.0) });
     }
     let text = folder.read_to_string(FILE)?;
-    SchedulerConfig::from_json(&text).map_err(|error| CheckpointError::BadConfig {
+    SchedulerConfig::from_json(&text).map_err(|error| CheckpointError::Config {
         file: folder.describe_file(FILE),
         reason: error.to_string(),
+        hint: error.hint(),
     })
 }

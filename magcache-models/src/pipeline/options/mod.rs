@@ -45,7 +45,7 @@ options! {
     /// Scale of classifier-free guidance in a guidance-distilled model.
     #[schemars(range(min = 0.0))]
     #[arg(long, value_name = "GUIDANCE")]
-    true_cfg: optional f64, conditions ["true_cfg"], otherwise "--guidance is its scale of classifier-free guidance";
+    true_cfg: optional f64, conditions ["true_cfg"], otherwise "`guidance = N` is its scale of classifier-free guidance";
 
     /// The same as `guidance` for the second expert of a model that has two.
     #[schemars(range(min = 0.0))]
@@ -134,6 +134,8 @@ mod typed {
 
 #[cfg(test)]
 mod tests {
+    use magcache_core::hint::Hint as _;
+
     use super::*;
     use crate::pipeline::{self, Defaults, LoadOptions, Pipeline};
 
@@ -163,7 +165,7 @@ mod tests {
                 assert_eq!(text, format!("true_cfg is NaN, but {model} does not take it"));
                 assert_eq!(
                     error.hint().as_deref(),
-                    Some("--guidance is its scale of classifier-free guidance")
+                    Some("`guidance = N` is its scale of classifier-free guidance")
                 );
             }
         }

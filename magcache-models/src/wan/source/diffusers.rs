@@ -4,6 +4,7 @@
 //! classes serve five kinds of model: `expand_timesteps` marks TI2V, a learned position on the image tokens FLF2V. A part
 //! whose entry in `model_index.json` is `[null, null]` is absent on purpose.
 
+use magcache_core::hint::Hint as _;
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
@@ -109,16 +110,20 @@ pub(super) fn open(folder: Folder) -> Result<WanSource, CheckpointError> {
 /// Reads `config.json` of a folder `transformer`.
 fn transformer_config(folder: &Folder) -> Result<WanConfig, CheckpointError> {
     let text = folder.read_to_string("config.json")?;
-    WanConfig::from_json(&text)
-        .map_err(|error| CheckpointError::BadConfig { file: folder.describe(), reason: error.to_string() })
+    WanConfig::from_json(&text).map_err(|e| CheckpointError::Config {
+        file: folder.describe(),
+        reason: e.to_string(),
+        hint: e.hint(),
+    })
 }
 
 fn scheduler(folder: &Folder) -> Result<SchedulerConfig, CheckpointError> {
     const FILE: &str = "scheduler_config.json";
     let text = folder.read_to_string(FILE)?;
-    SchedulerConfig::from_json(&text).map_err(|error| CheckpointError::BadConfig {
+    SchedulerConfig::from_json(&text).map_err(|error| CheckpointError::Config {
         file: folder.describe_file(FILE),
         reason: error.to_string(),
+        hint: error.hint(),
     })
 }
 

@@ -1,0 +1,44 @@
+//! Keys of a configuration as the flags that stand for them: libraries know no flags, who typed one knows no key.
+
+use clap::CommandFactory;
+
+use crate::args::Args;
+
+/// A hint whose keys are flags: `` `flow_shift = 3` `` is `--flow-shift 3`. A key that no flag stands for stays as it is.
+pub(super) fn flags(hint: &str) -> String {
+    let mut text = String::new();
+    // Every other part is between backticks.
+    for (place, part) in hint.split('`').enumerate() {
+        let quoted = place % 2 == 1;
+        let setting = part.split_once(" = ").filter(|_| quoted);
+        match setting.and_then(|(key, value)| Some((flag(key)?, value))) {
+            Some((flag, value)) => text += &format!("--{flag} {}", value.trim_matches('"')),
+            None if quoted => text += &format!("`{part}`"),
+            None => text += part,
+        }
+    }
+    text
+}
+
+/// The flag of a key: of the same name, but for the table `[audit]`.
+fn flag(key: &str) -> Option<String> {
+    let name = if key == "fraction" { "audit".to_owned() } else { key.replace('_', "-") };
+    let commands = Args::command();
+    let mut known = commands.get_subcommands().flat_map(clap::Command::get_arguments);
+    known.any(|argument| argument.get_long() == Some(&name)).then_some(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_that_are_set_are_flags() {
+        let hint = "`sampler = \"euler\"`, or a static shift: `flow_shift = 3`";
+        assert_eq!(flags(hint), "--sampler euler, or a static shift: --flow-shift 3");
+        assert_eq!(flags("`fraction = 0.1`"), "--audit 0.1");
+        for same in ["did you mean `steps`?", "remove `at`", "`warmup = 3` at least", "a b"] {
+            assert_eq!(flags(same), same);
+        }
+    }
+}
