@@ -6,7 +6,7 @@ mod program;
 
 use std::{fs, path::Path};
 
-use program::{answer, magcache, refused};
+use program::{answer, copy, magcache, refused, tiny};
 use serde_json::Value;
 
 /// The one document of a command that is refused.
@@ -28,7 +28,7 @@ fn every_refusal_has_one_style() {
         (&["verify"], "were not provided: <CASE>...", "magcache verify --help"),
         (&[], "requires a subcommand but one was not provided", "magcache --help"),
         (&["run", "--cache", "magcash"], "unknown strategy \"magcash\"", "did you mean \"magcache\"?"),
-        // Errors of the libraries have their hint in their text.
+        // Errors of the libraries.
         (&["run", "--out", "a.avi"], "cannot write files that end in .avi", "name a .mp4 or .gif file"),
         (&["run", "--size", "70x64"], "multiple of 8", "the nearest is 72"),
     ] {
@@ -44,6 +44,48 @@ fn every_refusal_has_one_style() {
         let plain = String::from_utf8(out.stderr).unwrap();
         assert!(plain.starts_with(&format!("error: {}\n", text("error"))), "{plain}");
         assert!(plain.ends_with(&format!("hint: {}\n", text("hint"))), "{plain}");
+    }
+}
+
+#[test]
+fn what_a_library_says_to_do_is_the_hint_of_the_document() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    let edited = |model: &str, file: &str, edit: &dyn Fn(Vec<u8>) -> Vec<u8>| {
+        let to = d.join(format!("{model}-{}", file.replace('/', "-")));
+        copy(&tiny(model), &to);
+        fs::write(to.join(file), edit(fs::read(to.join(file)).unwrap())).unwrap();
+        to.to_str().unwrap().to_owned()
+    };
+    let text = |from: &'static str, to: &'static str| {
+        move |bytes: Vec<u8>| String::from_utf8(bytes).unwrap().replace(from, to).into_bytes()
+    };
+    let wan = "wan2.1-t2v-tiny";
+    let class =
+        edited(wan, "transformer/config.json", &text("WanTransformer3DModel", "FluxTransformer2DModel"));
+    let key = edited(wan, "transformer/config.json", &text("\"eps\"", "\"epsilon\""));
+    let cut = edited(wan, "transformer/diffusion_pytorch_model.safetensors", &|bytes| {
+        bytes[..bytes.len() / 2].to_vec()
+    });
+    let solver =
+        edited(wan, "scheduler/scheduler_config.json", &text("UniPCMultistepScheduler", "DDIMScheduler"));
+    fs::write(d.join("text.png"), "hello, world").unwrap();
+    fs::create_dir(d.join("empty")).unwrap();
+    let run = |more: &[&str]| document(&[&["run", "--steps", "3"][..], more].concat(), d);
+    for (said, hint) in [
+        (run(&["--model", "empty"]), "looked for"),
+        (run(&["--model", &class]), "this is a Flux model"),
+        (run(&["--model", &key]), "diffusers 0.42.1"),
+        (run(&["--model", &cut]), "download it again"),
+        (run(&["--model", &solver]), "use one of UniPCMultistepScheduler"),
+        (run(&["--model", "tiny-flux", "--image", "text.png"]), "give a PNG"),
+        (run(&["--flow-shift", "1e9"]), "--flow-shift 1"),
+        (run(&["--model", "tiny-flux", "--frames", "5"]), "--frames 1"),
+        (run(&["--cache", "magcache", "--on-drift", "tighten"]), "--drift-budget 0.5"),
+        (run(&["--out", "a.avi"]), "name a .mp4"),
+    ] {
+        assert!(said["hint"].as_str().is_some_and(|text| text.contains(hint)), "{hint}: {said}");
+        assert!(!said["error"].as_str().unwrap().contains("hint:"), "{said}");
     }
 }
 

@@ -1,5 +1,6 @@
 //! The reference of the configuration, and what is said where a file or a flag is not as it should be.
 
+#[allow(dead_code, reason = "every test target uses its own part")]
 #[path = "support/program.rs"]
 mod program;
 

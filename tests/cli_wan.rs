@@ -4,30 +4,11 @@
 #[path = "support/program.rs"]
 mod program;
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::fs;
 
 use serde_json::{Value, json};
 
-use program::{answer, magcache, refused};
-
-fn tiny(model: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../magcache-models/tiny").join(model)
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap().flatten() {
-        let path = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy(&entry.path(), &path);
-        } else {
-            fs::copy(entry.path(), path).unwrap();
-        }
-    }
-}
+use program::{answer, copy, magcache, refused, tiny};
 
 const T2V: [u64; 18] = [5, 6, 8, 9, 11, 12, 14, 15, 17, 18, 20, 21, 23, 24, 28, 29, 31, 33];
 const I2V: [u64; 17] = [3, 4, 6, 7, 9, 10, 12, 13, 20, 21, 23, 24, 26, 27, 29, 31, 33];

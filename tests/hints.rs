@@ -19,7 +19,9 @@ use magcache_models::{
 /// Says what an error says, and that its hint is found wherever it is.
 fn told(out: &mut String, make: &dyn Fn() -> Box<dyn Error + Send + Sync>) {
     let error = make();
-    let (message, said) = (error.to_string(), hint::of(&*error));
+    let said = hint::of(&*error);
+    // An error of candle has a backtrace behind its first line, where one is asked for.
+    let message = error.to_string().lines().next().unwrap_or_default().to_owned();
     assert!(!message.contains("hint:"), "{message}");
     assert_eq!(hint::of(&PipelineError::part("part", make())), said, "{message}: in a part");
     assert_eq!(hint::of(&PipelineError::Sink(make())), said, "{message}: in a sink");
@@ -28,7 +30,7 @@ fn told(out: &mut String, make: &dyn Fn() -> Box<dyn Error + Send + Sync>) {
     for outer in [PipelineError::Tensor(inner()), SamplerError::Tensor(inner()).into()] {
         assert_eq!(hint::of(&outer), said, "{message}: inside {outer:?}");
     }
-    writeln!(out, "{}\n", hint::told(&*error)).unwrap();
+    writeln!(out, "{message}\nhint: {}\n", said.as_deref().unwrap_or("none")).unwrap();
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Output},
 };
 
@@ -20,16 +20,37 @@ pub(crate) fn answer(args: &[&str], folder: &Path) -> Value {
     serde_json::from_slice(&out.stdout).unwrap()
 }
 
-/// Bad input: exit code 2, this in the message, no file but those that were there.
+/// The files of a folder and of those in it.
+pub(crate) fn files(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
+}
+
+/// A copy of a folder that may be changed.
+pub(crate) fn copy(from: &Path, to: &Path) {
+    for file in files(from) {
+        let copy = to.join(file.strip_prefix(from).unwrap());
+        fs::create_dir_all(copy.parent().unwrap()).unwrap();
+        fs::copy(file, copy).unwrap();
+    }
+}
+
+/// The folder of an embedded model.
+pub(crate) fn tiny(model: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../magcache-models/tiny").join(model)
+}
+
+/// Bad input: exit code 2, this in the message, nothing written.
 #[track_caller]
 pub(crate) fn refused(args: &[&str], folder: &Path, expected: &[&str]) {
-    let count = || fs::read_dir(folder).unwrap().count();
-    let before = count();
+    let before = files(folder);
     let out = magcache(args, folder);
     let message = String::from_utf8_lossy(&out.stderr).into_owned();
     assert_eq!(out.status.code(), Some(2), "{args:?}: {message}");
+    assert!(message.starts_with("error: ") || message.contains("\nerror: "), "{message}");
+    assert!(!message.contains("panicked"), "{message}");
     for part in expected {
         assert!(message.contains(part), "{args:?}: no {part:?} in {message}");
     }
-    assert_eq!(before, count(), "{args:?} wrote something");
+    assert_eq!(before, files(folder), "{args:?} wrote something");
 }

@@ -1,36 +1,32 @@
 //! What was run, and on what.
 
-use super::html::{class, escape, facts, name, scrolling};
+use maud::{Markup, html};
+
+use super::html::{class, facts, name, scrolling};
 use crate::{
-    compare::{
-        Compared,
-        row::{Role, Row},
-    },
+    compare::{Compared, row::Role},
     summary,
 };
 
 /// What reproduces each lane.
-pub(super) fn configurations(compared: &Compared) -> String {
-    let rows = compared.rows.iter().filter(|row| row.role != Role::Baseline);
-    let one = |row: &Row| {
-        let pre = scrolling(
-            &format!("Configuration of {}", row.name),
-            &format!("<pre>{}</pre>", escape(&row.config)),
-        );
-        format!(
-            "<details class=\"{}\"><summary>{}</summary>{pre}</details>",
-            class(&compared.rows, row),
-            name(&compared.rows, row)
-        )
-    };
-    let list: String = rows.map(one).collect();
-    format!(
-        "<p>Each reproduces its lane: <code>magcache run --config FILE</code>. The same files lie beside this page.</p>{list}"
-    )
+pub(super) fn configurations(compared: &Compared) -> Markup {
+    let all = &compared.rows;
+    html! {
+        p {
+            "Each reproduces its lane: " code { "magcache run --config FILE" }
+            ". The same files lie beside this page."
+        }
+        @for row in all.iter().filter(|row| row.role != Role::Baseline) {
+            details class=(class(all, row)) {
+                summary { (name(all, row)) }
+                (scrolling(&format!("Configuration of {}", row.name), &html! { pre { (row.config) } }))
+            }
+        }
+    }
 }
 
 /// Where it ran.
-pub(super) fn machine(compared: &Compared) -> String {
+pub(super) fn machine(compared: &Compared) -> Markup {
     let machine = &compared.machine;
     let mut list = vec![
         ("Cores", machine.cores.to_string()),

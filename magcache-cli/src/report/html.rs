@@ -1,6 +1,7 @@
-//! Text that is safe in a page.
+//! What the parts of the page share.
 
 use anyhow::{Context, Result};
+use maud::{Markup, PreEscaped, html};
 use serde_json::Value;
 
 use crate::{
@@ -8,34 +9,24 @@ use crate::{
     plot::{self, PALETTE},
 };
 
-/// Text, or the value of an attribute in quotes.
-pub(super) fn escape(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
-        .replace('"', "&quot;")
-        .replace('\'', "&#39;")
-}
-
 /// A document inside a `script` element: no `<` that could end the element or begin a comment.
-pub(super) fn json(document: &Value) -> Result<String> {
+pub(super) fn json(document: &Value) -> Result<Markup> {
     let text = serde_json::to_string(document).context("cannot write the numbers")?;
-    Ok(text.replace('<', "\\u003c"))
+    Ok(PreEscaped(text.replace('<', "\\u003c")))
 }
 
 /// Names with their values.
-pub(super) fn facts(facts: impl IntoIterator<Item = (&'static str, String)>) -> String {
-    let one =
-        |(name, value): (&str, String)| format!("<div><dt>{name}</dt><dd>{}</dd></div>", escape(&value));
-    format!("<dl class=\"facts\">{}</dl>", facts.into_iter().map(one).collect::<String>())
+pub(super) fn facts(facts: impl IntoIterator<Item = (&'static str, String)>) -> Markup {
+    html! {
+        dl class="facts" {
+            @for (name, value) in facts { div { dt { (name) } dd { (value) } } }
+        }
+    }
 }
 
 /// Something wide that scrolls by itself, with the keyboard too.
-pub(super) fn scrolling(label: &str, content: &str) -> String {
-    format!(
-        "<div class=\"scroll\" role=\"region\" aria-label=\"{}\" tabindex=\"0\">{content}</div>",
-        escape(label)
-    )
+pub(super) fn scrolling(label: &str, content: &Markup) -> Markup {
+    html! { div class="scroll" role="region" aria-label=(label) tabindex="0" { (content) } }
 }
 
 /// The colours of configurations, in strips, plots and beside their names, and those of what else is in plots.
@@ -60,8 +51,8 @@ pub(super) fn colour(rows: &[Row], row: &Row) -> usize {
 }
 
 /// A lane's name with its colour.
-pub(super) fn name(rows: &[Row], row: &Row) -> String {
-    format!("<span class=\"name {}\">{}</span>", class(rows, row), escape(&row.name))
+pub(super) fn name(rows: &[Row], row: &Row) -> Markup {
+    html! { span class={ "name " (class(rows, row)) } { (row.name) } }
 }
 
 #[cfg(test)]
@@ -71,8 +62,13 @@ mod tests {
     #[test]
     fn no_text_ends_what_it_stands_in() {
         let evil = "</script><!-- \"a\" & 'b' <b>";
-        assert_eq!(escape(evil), "&lt;/script&gt;&lt;!-- &quot;a&quot; &amp; &#39;b&#39; &lt;b&gt;");
-        let inside = json(&serde_json::json!({ "prompt": evil })).unwrap();
+        let text = scrolling(evil, &html! { (evil) }).into_string();
+        assert!(!text.contains("</script>") && !text.contains("<b>"), "{text}");
+        assert!(
+            text.contains("aria-label=\"&lt;/script&gt;&lt;!-- &quot;a&quot; &amp; 'b' &lt;b&gt;\""),
+            "{text}"
+        );
+        let inside = json(&serde_json::json!({ "prompt": evil })).unwrap().into_string();
         assert!(!inside.contains('<'), "{inside}");
         let back: Value = serde_json::from_str(&inside).unwrap();
         assert_eq!(back["prompt"], evil);

@@ -11,10 +11,10 @@ use std::{path::Path, time::SystemTime};
 
 use anyhow::{Context, Result};
 use magcache_core::error::count;
+use maud::{Markup, PreEscaped, html};
 
 pub(crate) use self::plots::divergence;
 
-use self::html::escape;
 use crate::{
     compare::{Compared, Comparison, PAGE, answer, row::Role},
     console::Output,
@@ -29,7 +29,7 @@ const SCRIPT: &str = include_str!("script.js");
 const POLICY: &str = "default-src 'none'; img-src data:; media-src data: blob:; style-src 'unsafe-inline'; script-src 'unsafe-inline'";
 
 /// Parts of the page: how a link calls them, their ids, and what is in them.
-type Section = (&'static str, &'static str, String);
+type Section = (&'static str, &'static str, Markup);
 
 /// Runs a comparison and writes its page. All that it made appears in its folder at once.
 pub(crate) fn run(comparison: &Comparison, out: &Output) -> Result<Compared> {
@@ -50,33 +50,43 @@ fn page(folder: &Path, plan: &Plan, compared: &Compared) -> Result<String> {
         ("Configurations", "configurations", details::configurations(compared)),
         ("Machine", "machine", details::machine(compared)),
     ];
-    let sections: Vec<Section> = sections.into_iter().filter(|(.., body)| !body.is_empty()).collect();
-    let links: String =
-        sections.iter().map(|(title, id, _)| format!("<li><a href=\"#{id}\">{title}</a></li>")).collect();
-    let body: String = sections
-        .iter()
-        .map(|(title, id, body)| {
-            format!("<section id=\"{id}\" aria-labelledby=\"{id}-title\"><h2 id=\"{id}-title\">{title}</h2>{body}</section>")
-        })
-        .collect();
-    let names: Vec<String> =
-        compared.rows.iter().filter(|r| r.role == Role::Config).map(|r| escape(&r.name)).collect();
-    Ok(format!(
-        "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">\
-         <meta http-equiv=\"Content-Security-Policy\" content=\"{POLICY}\">\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
-         <title>dense against {names} – magcache</title><style>{colours}{STYLE}</style></head>\
-         <body><header>{head}<nav aria-label=\"Sections\"><ul>{links}</ul></nav></header><main>{body}</main>\
-         <script type=\"application/json\" id=\"comparison\">{data}</script><script>{SCRIPT}</script></body></html>\n",
-        names = names.join(", "),
-        colours = html::colours(),
-        head = head(plan, compared)?,
-        data = html::json(&answer::document(compared))?,
-    ))
+    let sections: Vec<Section> = sections.into_iter().filter(|(.., body)| !body.0.is_empty()).collect();
+    let configs = compared.rows.iter().filter(|row| row.role == Role::Config);
+    let names: Vec<&str> = configs.map(|row| row.name.as_str()).collect();
+    let data = html::json(&answer::document(compared))?;
+    let head = head(plan, compared)?;
+    let page = html! {
+        (PreEscaped("<!doctype html>"))
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta http-equiv="Content-Security-Policy" content=(PreEscaped(POLICY));
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                title { "dense against " (names.join(", ")) " – magcache" }
+                style { (PreEscaped(html::colours())) (PreEscaped(STYLE)) }
+            }
+            body {
+                header {
+                    (head)
+                    nav aria-label="Sections" {
+                        ul { @for (title, id, _) in &sections { li { a href={ "#" (id) } { (title) } } } }
+                    }
+                }
+                main {
+                    @for (title, id, body) in &sections {
+                        section id=(id) aria-labelledby={ (id) "-title" } { h2 id={ (id) "-title" } { (title) } (body) }
+                    }
+                }
+                script type="application/json" id="comparison" { (data) }
+                script { (PreEscaped(SCRIPT)) }
+            }
+        }
+    };
+    Ok(page.into_string() + "\n")
 }
 
 /// What was asked for.
-fn head(plan: &Plan, compared: &Compared) -> Result<String> {
+fn head(plan: &Plan, compared: &Compared) -> Result<Markup> {
     let request = &plan.request;
     let size = if request.frames == 1 {
         format!("{}×{}", request.width(), request.height())
@@ -91,10 +101,11 @@ fn head(plan: &Plan, compared: &Compared) -> Result<String> {
         (if seeds.len() == 1 { "Seed" } else { "Seeds" }, seeds.join(", ")),
         ("Made", humantime::format_rfc3339_seconds(SystemTime::now()).to_string()),
     ];
-    Ok(format!(
-        "<h1>Dense against cached</h1><p class=\"prompt\">{}</p>{}{}",
-        escape(&request.prompt),
-        html::facts(facts.iter().map(|(name, value)| (*name, value.clone()))),
-        pictures::given(plan)?
-    ))
+    let given = pictures::given(plan)?;
+    Ok(html! {
+        h1 { "Dense against cached" }
+        p class="prompt" { (request.prompt) }
+        (html::facts(facts))
+        (given)
+    })
 }

@@ -1,6 +1,8 @@
 //! The table.
 
-use super::html::{escape, name, scrolling};
+use maud::{Markup, html};
+
+use super::html::{name, scrolling};
 use crate::{
     compare::{
         Compared, answer,
@@ -30,37 +32,41 @@ const COLUMNS: [(&str, &str); 10] = [
     ("Cache", "Bytes held between steps, at the peak."),
 ];
 
-pub(super) fn section(compared: &Compared) -> String {
-    let columns = &COLUMNS[..];
+pub(super) fn section(compared: &Compared) -> Markup {
     let shown = |title: &str| compared.baselines || !title.starts_with("Against");
-    let head: String = columns
-        .iter()
-        .filter(|(title, _)| shown(title))
-        .map(|(title, _)| format!("<th scope=\"col\">{title}</th>"))
-        .collect();
-    let body: String = compared.rows.iter().map(|row| line(compared, row)).collect();
-    let table = format!(
-        "<table><thead><tr>{head}<th scope=\"col\">Seconds</th></tr></thead><tbody>{body}</tbody></table>"
-    );
-    let verdicts: String = if compared.baselines {
-        let lines = compared.rows.iter().filter_map(answer::verdict);
-        lines.map(|line| format!("<li>{}</li>", escape(&line))).collect()
-    } else {
-        String::new()
+    let columns = || COLUMNS.iter().filter(|(title, _)| shown(title));
+    let table = html! {
+        table {
+            thead {
+                tr {
+                    @for (title, _) in columns() { th scope="col" { (title) } }
+                    th scope="col" { "Seconds" }
+                }
+            }
+            tbody { @for row in &compared.rows { (line(compared, row)) } }
+        }
     };
-    let verdicts =
-        if verdicts.is_empty() { verdicts } else { format!("<ul class=\"verdicts\">{verdicts}</ul>") };
-    let meaning: String = columns
-        .iter()
-        .filter(|(title, meaning)| shown(title) && !meaning.is_empty())
-        .map(|(title, meaning)| format!("<div><dt>{title}</dt><dd>{meaning}</dd></div>"))
-        .collect();
-    format!(
-        "{}{verdicts}<details><summary>What the numbers mean</summary><dl class=\"meaning\">{meaning}\
-         <div><dt>Seconds</dt><dd>Of network and decoding.</dd></div></dl><p>{}</p></details>",
-        scrolling("Numbers", &table),
-        rounds(compared)
-    )
+    let verdicts: Vec<String> = if compared.baselines {
+        compared.rows.iter().filter_map(answer::verdict).collect()
+    } else {
+        Vec::new()
+    };
+    html! {
+        (scrolling("Numbers", &table))
+        @if !verdicts.is_empty() {
+            ul class="verdicts" { @for verdict in &verdicts { li { (verdict) } } }
+        }
+        details {
+            summary { "What the numbers mean" }
+            dl class="meaning" {
+                @for (title, meaning) in columns().filter(|(_, meaning)| !meaning.is_empty()) {
+                    div { dt { (title) } dd { (meaning) } }
+                }
+                div { dt { "Seconds" } dd { "Of network and decoding." } }
+            }
+            p { (rounds(compared)) }
+        }
+    }
 }
 
 /// How often all of it was done.
@@ -85,53 +91,44 @@ fn rounds(compared: &Compared) -> String {
     text
 }
 
-fn line(compared: &Compared, row: &Row) -> String {
+fn line(compared: &Compared, row: &Row) -> Markup {
     let dash = || "–".to_owned();
-    let note = match row.role {
-        Role::Baseline => format!("<small>no cache, as {}</small>", escape(&row.of.join(", "))),
-        _ => String::new(),
-    };
-    let gain = match row.role {
-        Role::Config => match &row.against {
-            Some(against) => against.psnr_gain.map_or_else(dash, |gain| {
-                let sign = if gain.mean >= 0.0 { "+" } else { "" };
-                let text = format!("{sign}{}", answer::estimate(Some(gain), 2));
-                text.replace('-', "−")
-            }),
-            None => dash(),
-        },
+    let gain = match &row.against {
+        Some(against) if row.role == Role::Config => against.psnr_gain.map_or_else(dash, |gain| {
+            let sign = if gain.mean >= 0.0 { "+" } else { "" };
+            format!("{sign}{}", answer::estimate(Some(gain), 2)).replace('-', "−")
+        }),
         _ => dash(),
     };
-    let dense = row.role == Role::Dense;
-    let speedup = |spread: &Spread| {
-        let text = if dense { "1.00×".to_owned() } else { times(spread, compared.rounds) };
-        if row.is_noise(spread) { text + "<small>noise: above the ceiling</small>" } else { text }
-    };
     let quality = |text: String| if text == "-" { dash() } else { text };
-    let mut cells = vec![
-        row.computed.to_string(),
-        row.skipped.to_string(),
-        row.ceiling.map_or_else(dash, |c| format!("{c:.2}×")),
-        speedup(&row.transformer_speedup),
-        speedup(&row.speedup),
-        quality(answer::estimate(row.psnr, 2)),
-        quality(answer::estimate(row.ssim, 4)),
-    ];
-    if compared.baselines {
-        cells.push(gain);
+    html! {
+        tr class=(if row.role == Role::Baseline { "minor" } else { "major" }) {
+            th scope="row" {
+                (name(&compared.rows, row))
+                @if row.role == Role::Baseline { small { "no cache, as " (row.of.join(", ")) } }
+            }
+            td { (row.computed) }
+            td { (row.skipped) }
+            td { (row.ceiling.map_or_else(dash, |c| format!("{c:.2}×"))) }
+            @for spread in [&row.transformer_speedup, &row.speedup] { td { (times(compared, row, spread)) } }
+            td { (quality(answer::estimate(row.psnr, 2))) }
+            td { (quality(answer::estimate(row.ssim, 4))) }
+            @if compared.baselines { td { (gain) } }
+            td { (if row.cache_bytes == 0 { dash() } else { summary::bytes(row.cache_bytes) }) }
+            td { (format!("{:.2}", row.seconds.median)) }
+        }
     }
-    cells.push(if row.cache_bytes == 0 { dash() } else { summary::bytes(row.cache_bytes) });
-    cells.push(format!("{:.2}", row.seconds.median));
-    format!(
-        "<tr class=\"{}\"><th scope=\"row\">{}{note}</th>{}</tr>",
-        if row.role == Role::Baseline { "minor" } else { "major" },
-        name(&compared.rows, row),
-        cells.iter().map(|cell| format!("<td>{cell}</td>")).collect::<String>()
-    )
 }
 
 /// `1.80×`, with several rounds also `1.73–1.84`.
-fn times(spread: &Spread, rounds: usize) -> String {
-    let median = format!("{:.2}×", spread.median);
-    if rounds > 1 { format!("{median}<small>{:.2}–{:.2}</small>", spread.min, spread.max) } else { median }
+fn times(compared: &Compared, row: &Row, spread: &Spread) -> Markup {
+    html! {
+        @if row.role == Role::Dense {
+            "1.00×"
+        } @else {
+            (format!("{:.2}×", spread.median))
+            @if compared.rounds > 1 { small { (format!("{:.2}–{:.2}", spread.min, spread.max)) } }
+        }
+        @if row.is_noise(spread) { small { "noise: above the ceiling" } }
+    }
 }

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
+use maud::{Markup, PreEscaped, html};
 
-use super::html::{colour, escape, name, scrolling};
+use super::html::{colour, name, scrolling};
 use crate::{
     compare::{
         Compared,
@@ -17,11 +18,11 @@ use crate::{
 /// Units of a chart: letters stay readable on a phone.
 const SIZE: [u32; 2] = [440, 290];
 
-pub(super) fn section(compared: &Compared) -> Result<String> {
-    let mut out = String::new();
+pub(super) fn section(compared: &Compared) -> Result<Markup> {
+    let mut out = Vec::new();
     let configs = || compared.rows.iter().filter(|row| row.role == Role::Config);
     let note = "Relative distance of the latents behind each step from the dense run's, in the Euclidean norm, with the first seed. A step at which nothing differs yet has no point.";
-    out += &figure(compared, "Divergence from dense", note, divergence(compared))?;
+    out.extend(figure(compared, &html! { "Divergence from dense" }, note, divergence(compared))?);
     if let Some(ratios) = &compared.ratios {
         let mut chart = Chart::new("", "step", "|residual| / |residual before|");
         for (i, (branch, points)) in ratios.branches.iter().enumerate() {
@@ -31,14 +32,14 @@ pub(super) fn section(compared: &Compared) -> Result<String> {
         }
         let note = format!(
             "Of the profile {}, at the steps of this run: how much what the blocks add changes.",
-            escape(&ratios.profile)
+            ratios.profile
         );
-        out += &figure(compared, "Magnitude ratio", &note, chart)?;
+        out.extend(figure(compared, &html! { "Magnitude ratio" }, &note, chart)?);
     }
     for row in configs() {
-        out += &noted(compared, row)?;
+        out.extend(noted(compared, row)?);
     }
-    Ok(if out.is_empty() { out } else { format!("<div class=\"charts\">{out}</div>") })
+    Ok(html! { @if !out.is_empty() { div class="charts" { @for figure in &out { (figure) } } } })
 }
 
 /// How far the latents of the configurations are from the dense run's, by step.
@@ -61,7 +62,7 @@ fn marks(compared: &Compared) -> Vec<Mark> {
 }
 
 /// What a strategy measured, and what it compared with its threshold: a chart for each, as their scales differ.
-fn noted(compared: &Compared, row: &Row) -> Result<String> {
+fn noted(compared: &Compared, row: &Row) -> Result<Vec<Markup>> {
     let points = |notes: &[Noted], of: fn(&Noted) -> Option<f64>| -> Vec<(f64, f64)> {
         notes.iter().filter_map(|note| Some((note.step as f64, of(note)?))).collect()
     };
@@ -78,11 +79,11 @@ fn noted(compared: &Compared, row: &Row) -> Result<String> {
     let measured = chart("measured change, relative", |n| n.metric);
     let mut judged = chart("value against the threshold", |n| n.accumulated);
     let name = name(&compared.rows, row);
-    let mut out = String::new();
+    let mut out = Vec::new();
     // Where nothing is summed up, the two are one.
     if measured.series != judged.series {
         let note = "What it measures at a step.";
-        out += &figure(compared, &format!("{name}: measured"), note, measured)?;
+        out.extend(figure(compared, &html! { (name) ": measured" }, note, measured)?);
     }
     // Where nothing is measured, nothing is compared.
     if !judged.is_empty() {
@@ -102,7 +103,7 @@ fn noted(compared: &Compared, row: &Row) -> Result<String> {
     }
     let note =
         "What it compares with its threshold: below it, the step is skipped unless a limit computes it.";
-    out += &figure(compared, &format!("{name}: judged"), note, judged)?;
+    out.extend(figure(compared, &html! { (name) ": judged" }, note, judged)?);
     Ok(out)
 }
 
@@ -126,26 +127,26 @@ fn skipped(row: &Row, first: usize) -> Vec<Shade> {
     all.into_iter().chain(some).collect()
 }
 
-/// A chart with its heading, its words and its values; nothing for a chart without data. `title` and `note` are HTML.
-fn figure(compared: &Compared, title: &str, note: &str, mut chart: Chart) -> Result<String> {
+/// A chart with its heading, its words and its values; nothing for a chart without data.
+fn figure(compared: &Compared, title: &Markup, note: &str, mut chart: Chart) -> Result<Option<Markup>> {
     if chart.is_empty() {
-        return Ok(String::new());
+        return Ok(None);
     }
     chart.size = SIZE;
     chart.marks = marks(compared);
     let label = format!("{} by step, as lines; the values follow", chart.y.label);
-    Ok(format!(
-        "<figure class=\"chart\"><figcaption><h3>{title}</h3><p>{note}</p></figcaption>\
-         <div class=\"plot\" role=\"img\" aria-label=\"{}\">{}</div>\
-         <details><summary>Values</summary>{}</details></figure>",
-        escape(&label),
-        chart.svg()?,
-        scrolling("Values by step", &values(&chart))
-    ))
+    let drawing = PreEscaped(chart.svg()?);
+    Ok(Some(html! {
+        figure class="chart" {
+            figcaption { h3 { (title) } p { (note) } }
+            div class="plot" role="img" aria-label=(label) { (drawing) }
+            details { summary { "Values" } (scrolling("Values by step", &values(&chart))) }
+        }
+    }))
 }
 
 /// The points of a chart as a table.
-fn values(chart: &Chart) -> String {
+fn values(chart: &Chart) -> Markup {
     let mut steps: BTreeMap<u64, Vec<Option<f64>>> = BTreeMap::new();
     for (i, series) in chart.series.iter().enumerate() {
         for (step, value) in &series.points {
@@ -155,15 +156,22 @@ fn values(chart: &Chart) -> String {
             }
         }
     }
-    let head: String =
-        chart.series.iter().map(|s| format!("<th scope=\"col\">{}</th>", escape(&s.name))).collect();
-    let cell = |value: &Option<f64>| value.map_or("<td>–</td>".to_owned(), |v| format!("<td>{v:.4}</td>"));
-    let body: String = steps
-        .iter()
-        .map(|(step, cells)| {
-            let cells: String = cells.iter().map(cell).collect();
-            format!("<tr><th scope=\"row\">{step}</th>{cells}</tr>")
-        })
-        .collect();
-    format!("<table><thead><tr><th scope=\"col\">Step</th>{head}</tr></thead><tbody>{body}</tbody></table>")
+    html! {
+        table {
+            thead {
+                tr {
+                    th scope="col" { "Step" }
+                    @for series in &chart.series { th scope="col" { (series.name) } }
+                }
+            }
+            tbody {
+                @for (step, cells) in &steps {
+                    tr {
+                        th scope="row" { (step) }
+                        @for cell in cells { td { (cell.map_or("–".to_owned(), |v| format!("{v:.4}"))) } }
+                    }
+                }
+            }
+        }
+    }
 }

@@ -1,8 +1,9 @@
 //! The skip pattern of every configuration, as bars that differ in shape as well as in colour.
 
 use magcache_core::error::count;
+use maud::{Markup, PreEscaped, html};
 
-use super::html::{class, escape, name};
+use super::html::{class, name, scrolling};
 use crate::compare::{
     Compared,
     row::{Role, Row},
@@ -15,47 +16,48 @@ const GAP: usize = 8;
 /// Units of the height.
 const HEIGHT: usize = 24;
 
-pub(super) fn section(compared: &Compared) -> String {
-    let rows = compared.rows.iter().filter(|row| row.role == Role::Config && !row.strips.is_empty());
-    let strips: String = rows.clone().map(|row| lane(compared, row)).collect();
-    if strips.is_empty() {
-        return String::new();
+pub(super) fn section(compared: &Compared) -> Markup {
+    let rows = || compared.rows.iter().filter(|row| row.role == Role::Config && !row.strips.is_empty());
+    if rows().next().is_none() {
+        return Markup::default();
     }
-    let text: String = rows
-        .flat_map(|row| {
-            row.strips.iter().map(|(branch, strip)| format!("{:<16} {branch:>7} {strip}\n", row.name))
-        })
-        .collect();
-    format!(
-        "<p class=\"legend\">A tall bar is a pass that was computed, a low one was skipped, a broken one is a failsafe; a gap with a line \
-         is where the second expert begins. Steps from left to right.</p>{strips}\
-         <details><summary>As text</summary><p># computed, . skipped, ! failsafe, - no such pass, | second expert</p>{}</details>",
-        super::html::scrolling("Skipped steps as text", &format!("<pre>{}</pre>", escape(&text)))
-    )
+    let line = |row: &Row| {
+        let of = |(branch, strip)| format!("{:<16} {branch:>7} {strip}\n", row.name);
+        row.strips.iter().map(|(branch, strip)| of((branch, strip))).collect::<String>()
+    };
+    html! {
+        p class="legend" {
+            "A tall bar is a pass that was computed, a low one was skipped, a broken one is a failsafe; a gap with a line \
+             is where the second expert begins. Steps from left to right."
+        }
+        @for row in rows() { (lane(compared, row)) }
+        details {
+            summary { "As text" }
+            p { "# computed, . skipped, ! failsafe, - no such pass, | second expert" }
+            (scrolling("Skipped steps as text", &html! { pre { (rows().map(line).collect::<String>()) } }))
+        }
+    }
 }
 
-fn lane(compared: &Compared, row: &Row) -> String {
-    let branches: String = row
-        .strips
-        .iter()
-        .map(|(branch, strip)| {
-            format!(
-                "<div class=\"strip\"><span>{branch}</span>{}</div>",
-                bars(&format!("{} {branch}", row.name), strip, compared.first_step)
-            )
-        })
-        .collect();
-    format!(
-        "<div class=\"pattern {}\"><h3>{} <small>{} of {} skipped</small></h3>{branches}</div>",
-        class(&compared.rows, row),
-        name(&compared.rows, row),
-        row.skipped,
-        count(row.passes(), "pass")
-    )
+fn lane(compared: &Compared, row: &Row) -> Markup {
+    html! {
+        div class={ "pattern " (class(&compared.rows, row)) } {
+            h3 {
+                (name(&compared.rows, row)) " "
+                small { (row.skipped) " of " (count(row.passes(), "pass")) " skipped" }
+            }
+            @for (branch, strip) in &row.strips {
+                div class="strip" {
+                    span { (branch) }
+                    (bars(&format!("{} {branch}", row.name), strip, compared.first_step))
+                }
+            }
+        }
+    }
 }
 
 /// A strip as a drawing, with what it says in words; `first` is the number of its first step.
-fn bars(label: &str, strip: &str, first: usize) -> String {
+fn bars(label: &str, strip: &str, first: usize) -> Markup {
     let (mut steps, mut x) = (0, 0);
     let (mut bars, mut skipped, mut failed) = (String::new(), Vec::new(), Vec::new());
     let rect = |class: &str, x: usize, y: usize, width: usize, height: usize| {
@@ -93,11 +95,11 @@ fn bars(label: &str, strip: &str, first: usize) -> String {
         list("skipped", &skipped),
         list("failsafe", &failed)
     );
-    format!(
-        "<svg role=\"img\" aria-label=\"{}\" viewBox=\"0 0 {} {HEIGHT}\" preserveAspectRatio=\"none\">{bars}</svg>",
-        escape(&words),
-        x
-    )
+    html! {
+        svg role="img" aria-label=(words) viewBox=(format!("0 0 {x} {HEIGHT}")) preserveAspectRatio="none" {
+            (PreEscaped(bars))
+        }
+    }
 }
 
 #[cfg(test)]
@@ -106,7 +108,7 @@ mod tests {
 
     #[test]
     fn a_strip_says_what_it_draws() {
-        let svg = bars("x cond", "#.|.!-", 10);
+        let svg = bars("x cond", "#.|.!-", 10).into_string();
         assert!(
             svg.contains("aria-label=\"x cond: 5 steps, 2 skipped, skipped at 11, 12, failsafe at 13\""),
             "{svg}"
