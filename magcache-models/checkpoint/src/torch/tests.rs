@@ -94,7 +94,7 @@ fn code_is_named_and_not_run() {
 
 #[test]
 fn what_cannot_be_read_says_why() {
-    assert!(refusal("compressed.pth").contains("is compressed (method 8)"));
+    assert!(refusal("compressed.pth").contains("is compressed (Deflate)"));
     assert!(refusal("ambiguous.pth").contains("several dictionaries, of which none is the usual one: a, b"));
     assert!(refusal("list.pth").contains("no dictionary of tensors"));
     assert!(refusal("expanded.pth").contains("does not fit storage"));
