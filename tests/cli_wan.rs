@@ -6,6 +6,7 @@ mod program;
 
 use std::fs;
 
+use candle_core::{DType, Device, Tensor};
 use serde_json::{Value, json};
 
 use program::{answer, copy, magcache, refused, tiny};
@@ -167,4 +168,36 @@ fn ordinary_pictures_of_every_kind_are_taken() {
     let example =
         answer(&["run", "--model", "wan2.2-i2v-tiny", "--steps", "2", "--frames", "5", "--out", "b.gif"], d);
     assert_eq!(example["outputs"][0], "b.gif");
+}
+
+#[test]
+fn tensors_that_nothing_reads_are_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    copy(&tiny("wan2.1-t2v-tiny"), &d.join("model"));
+    let run = |out: &str| {
+        let args = ["run", "--model", "model", "--cache", "none", "--steps", "2", "--frames", "1"];
+        let args = [&args[..], &["--size", "32x32", "--json", "--out", out]].concat();
+        let output = magcache(&args, d);
+        let said = String::from_utf8(output.stderr).unwrap();
+        (serde_json::from_slice::<Value>(&output.stdout).unwrap(), said)
+    };
+    let (document, said) = run("a.gif");
+    assert!(document["notes"].is_null() && !said.contains("nothing here reads"), "{said}");
+
+    for (part, extra) in [("transformer", "blocks.0.adapter.weight"), ("vae", "decoder.head.bias")] {
+        let file = d.join("model").join(part).join("diffusion_pytorch_model.safetensors");
+        let mut tensors = candle_core::safetensors::load(&file, &Device::Cpu).unwrap();
+        tensors.insert(extra.to_owned(), Tensor::zeros(2, DType::F32, &Device::Cpu).unwrap());
+        candle_core::safetensors::save(&tensors, &file).unwrap();
+    }
+    let (document, said) = run("b.gif");
+    let notes: Vec<&str> =
+        document["notes"].as_array().unwrap().iter().map(|n| n.as_str().unwrap()).collect();
+    assert_eq!(notes.len(), 2, "{notes:?}");
+    for (note, name) in notes.iter().zip(["blocks.0.adapter.weight", "decoder.head.bias"]) {
+        assert!(note.ends_with(&format!("1 tensor that nothing here reads is left out: {name}")), "{note}");
+        assert!(said.contains(&format!("note: {note}")), "{said}");
+    }
+    assert_eq!(fs::read(d.join("a.gif")).unwrap(), fs::read(d.join("b.gif")).unwrap());
 }

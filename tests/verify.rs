@@ -11,8 +11,12 @@ use magcache_cli::verify::{self, CaseReport, VerifyReport};
 use serde_json::Value;
 use tempfile::TempDir;
 
+fn fixtures(folder: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures").join(folder)
+}
+
 fn golden() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/golden")
+    fixtures("golden")
 }
 
 fn run(path: &Path) -> VerifyReport {
@@ -78,6 +82,35 @@ fn every_case_of_this_repository_is_reproduced() {
         assert!(report.cases.iter().filter(of).count() > 0, "no case of {group}");
     }
     assert!(report.cases.iter().all(|case| !case.calls.is_empty()));
+}
+
+#[test]
+fn whole_runs_of_every_kind_of_model_are_reproduced() {
+    for (folder, cases) in [("pipelines", 7), ("flux_pipelines", 10)] {
+        let report = run(&fixtures(folder));
+        assert_eq!(failed(&report), [""; 0], "{report}");
+        assert_eq!(report.cases.len(), cases, "{report}");
+        let calls = |output: &str| {
+            report.cases.iter().flat_map(|case| &case.calls).filter(|call| call.output == output).count()
+        };
+        let images = if folder == "pipelines" { 0 } else { cases };
+        assert_eq!([calls("latents"), calls("passes"), calls("image")], [cases, cases, images], "{report}");
+    }
+}
+
+#[test]
+fn noise_levels_and_timesteps_are_equal_to_the_last_bit() {
+    let mut compared = 0;
+    for folder in [fixtures("samplers"), golden().join("schedulers")] {
+        let report = run(&folder);
+        assert_eq!(failed(&report), [""; 0], "{report}");
+        let calls = report.cases.iter().flat_map(|case| &case.calls);
+        for call in calls.filter(|call| ["sigmas", "timesteps"].contains(&call.output.as_str())) {
+            assert_eq!(call.max_abs, 0.0, "{} {}", call.name, call.output);
+            compared += 1;
+        }
+    }
+    assert_eq!(compared, 2 * (66 + 16));
 }
 
 #[test]

@@ -2,8 +2,9 @@
 
 use candle_core::{DType, Device, Tensor};
 use magcache_core::hint::Hint as _;
-use magcache_models::sampler::{
-    FinalSigma, Request, Sampler, SamplerError, SamplerKind, Schedule, SchedulerConfig, Shift,
+use magcache_models::{
+    flux::{flux1, flux2},
+    sampler::{FinalSigma, Request, Sampler, SamplerError, SamplerKind, Schedule, SchedulerConfig, Shift},
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -262,8 +263,8 @@ proptest! {
         for steps in [steps, steps % 1200] {
             for request in [
                 Request { mu, ..steps.into() },
-                Request::flux(&config, steps, tokens),
-                Request::flux2(&config, steps, tokens),
+                flux1::schedule(&config, steps, tokens),
+                flux2::schedule(&config, steps, tokens),
             ] {
                 if let Ok(schedule) = Schedule::new(&config, request) {
                     prop_assert!(schedule.trajectory(None).is_ok());

@@ -1,4 +1,4 @@
-//! Text encoders and tokenizers against recorded runs of transformers and diffusers.
+//! Text encoders on what their recorded calls do not show, and tokenizers against transformers.
 
 use std::{
     collections::HashMap,
@@ -11,8 +11,8 @@ use magcache_core::hint::Hint as _;
 use magcache_models::{
     checkpoint::{CheckpointError, Folder, WeightDtype, Weights},
     text::{
-        MAX_PROMPT_CHARS, RelativePositions, T5Config, T5Encoder, T5Variant, TextError, TokenizedPrompt,
-        TokenizerError, WanTokenizer, clean_prompt,
+        MAX_PROMPT_CHARS, RelativePositions, T5Config, T5Encoder, TextError, TokenizedPrompt, TokenizerError,
+        WanTokenizer, clean_prompt,
     },
     wan::WanTextEncoder,
 };
@@ -77,28 +77,6 @@ impl Case {
         let rows = self.golden[key].to_vec2::<i64>().unwrap();
         rows.into_iter().map(|row| row.into_iter().map(|id| id as u32).collect()).collect()
     }
-
-    fn check(&self, key: &str, ours: &Tensor) {
-        assert_close(&format!("{} {key}", self.name), ours, &self.golden[key], TOLERANCE);
-    }
-}
-
-#[test]
-fn encoders_equal_transformers() {
-    for case in CASES.map(Case::open) {
-        for call in ["masked_b2", "nomask_b1", "short_b1"] {
-            let ids = case.rows(&format!("{call}.input_ids"));
-            let mask = (call != "nomask_b1").then(|| case.rows(&format!("{call}.attention_mask")));
-            let ours = case.encoder.forward(&ids, mask.as_deref()).unwrap();
-            case.check(&format!("{call}.last_hidden_state"), &ours);
-        }
-        let (ids, mask) = (case.rows("masked_b2.input_ids"), case.rows("masked_b2.attention_mask"));
-        let states = case.encoder.hidden_states(&ids, Some(&mask)).unwrap();
-        assert_eq!(states.len(), case.encoder.config().num_layers + 1);
-        for (index, ours) in states.iter().enumerate() {
-            case.check(&format!("masked_b2.hidden_states.{index}"), ours);
-        }
-    }
 }
 
 #[test]
@@ -114,7 +92,7 @@ fn one_token_needs_no_mask() {
 }
 
 #[test]
-fn prompt_embeds_equal_the_pipelines_with_and_without_columns_to_spare() {
+fn a_short_prompt_alone_is_computed_without_its_padding() {
     for case in CASES.map(Case::open) {
         let (ids, mask) = (case.rows("masked_b2.input_ids"), case.rows("masked_b2.attention_mask"));
         let prompt = |(input_ids, attention_mask): (Vec<u32>, Vec<u32>)| {
@@ -122,33 +100,11 @@ fn prompt_embeds_equal_the_pipelines_with_and_without_columns_to_spare() {
             TokenizedPrompt { input_ids, attention_mask, len, truncated: 0 }
         };
         let prompts: Vec<_> = ids.into_iter().zip(mask).map(prompt).collect();
-        case.check("masked_b2.prompt_embeds", &case.encoder.prompt_embeds(&prompts).unwrap());
-        // Alone, the short prompt of the batch is computed without its padding.
+        // As the reference gives it in a batch with a longer one.
         let alone = case.encoder.prompt_embeds(&prompts[..1]).unwrap();
         let theirs = case.golden["masked_b2.prompt_embeds"].narrow(0, 0, 1).unwrap();
         assert!(prompts[0].len < prompts[0].input_ids.len());
         assert_close(case.name, &alone, &theirs, TOLERANCE);
-    }
-}
-
-#[test]
-fn position_biases_equal_transformers() {
-    for case in CASES.map(Case::open) {
-        let config = case.encoder.config();
-        let theirs = case.golden["buckets"].to_vec2::<i64>().unwrap();
-        let positions = RelativePositions::new(config);
-        for (query, row) in theirs.iter().enumerate() {
-            let ours: Vec<_> =
-                (0..row.len()).map(|key| i64::from(positions.bucket(key as i64 - query as i64))).collect();
-            assert_eq!(&ours, row, "{} query {query}", case.name);
-        }
-        let tables = if config.variant == T5Variant::Umt5 { config.num_layers } else { 1 };
-        for layer in 0..config.num_layers {
-            match case.encoder.position_bias(layer, theirs.len()).unwrap() {
-                Some(bias) => assert_close(case.name, &bias, &case.golden[&format!("bias.{layer}")], 0.0),
-                None => assert!(layer >= tables, "{} layer {layer}", case.name),
-            }
-        }
     }
 }
 

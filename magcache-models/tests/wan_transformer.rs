@@ -175,3 +175,21 @@ fn misuse_is_refused_with_both_values() {
     let message = model.image_text_context(&short, &image.text).unwrap_err().to_string();
     assert!(message.contains("500 text tokens") && message.contains("512"), "{message}");
 }
+
+#[test]
+fn two_threads_share_a_model_and_a_context() {
+    let (config, tensors) = case("wan21_t2v");
+    let model = WanTransformer::load(&weights(&tensors), config.clone()).unwrap();
+    let inputs = Inputs::new(&config);
+    let alone = inputs.run(&model);
+    let context = model.text_context(&inputs.text).unwrap();
+    let run = || {
+        let output = model.forward(&inputs.latents, &inputs.timestep, &context, &mut Pass::off()).unwrap();
+        output.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+    };
+    let outputs = std::thread::scope(|scope| {
+        let threads = [scope.spawn(run), scope.spawn(run)];
+        threads.map(|thread| thread.join().unwrap())
+    });
+    assert_eq!(outputs, [alone.clone(), alone]);
+}

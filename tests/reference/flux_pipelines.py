@@ -6,7 +6,7 @@ QWEN3.jinja is the chat template of Qwen3, as published with any of its checkpoi
 transformers (5.23.0). Writes to `tests/fixtures/flux_pipelines`
   flux1/, flux2/  what several runs share: transformer, autoencoder, the text encoder of FLUX.2; stored in f16
   CASE/           `model_index.json`, the scheduler, `case.json` with the request and where the other parts are, and
-                  `expected.safetensors` with the initial noise, the latents behind every step and samples of the image
+                  `golden.safetensors` with the initial noise, the latents behind every step and samples of the image
 Text encoders and tokenizers of FLUX.1 are those of `magcache-models/tiny/tiny-flux`, the tokenizer of FLUX.2 that of
 `flux_text`. Pictures are a formula in their coordinates.
 """
@@ -243,14 +243,25 @@ def make(name, case, family):
             embeds, *pooled = pipeline.encode_prompt(prompt, max_sequence_length=rows)
             expected[f"{what}.embeds"] = samples(embeds)
             expected |= {} if of_klein else {f"{what}.pooled": pooled[0]}
-    save_file({key: tensor.float().contiguous() for key, tensor in expected.items()}, folder / "expected.safetensors")
+    save_file({key: tensor.float().contiguous() for key, tensor in expected.items()}, folder / "golden.safetensors")
     request = {
-        "parts": {part: os.path.relpath(path, OUT) for part, path in sorted(paths.items())},
         "prompt": PROMPT, "negative_prompt": NEGATIVE if "true_cfg" in case else "", "steps": case["steps"], "width": WIDTH,
-        "height": HEIGHT, "guidance": case["guidance"], "true_cfg": case.get("true_cfg"), "strength": case.get("strength"),
-        "picture": case.get("picture"), "like": case.get("like", False), "rows": rows, "timesteps": timesteps,
+        "height": HEIGHT, "guidance": case["guidance"],
     }
-    (folder / "case.json").write_text(json.dumps(request, indent=1) + "\n")
+    request |= {key: case[key] for key in ("true_cfg", "strength", "picture") if case.get(key) is not None}
+    guided = "true_cfg" in case or (of_klein and case["guidance"] > 1)
+    recorded = {
+        "group": "pipelines", "case": name,
+        "parts": {part: os.path.relpath(path, folder) for part, path in sorted(paths.items())},
+        # As in the published models; diffusers reads so many tokens whatever the file says.
+        "max_lengths": {"tokenizer_2": 512} if "tokenizer_2" in paths else {},
+        "request": request, "passes": len(timesteps) * (2 if guided else 1),
+        # Kontext enlarges its picture, which rounds 74 of 3 million bytes to the other neighbour than Pillow.
+        "tolerance": 1e-4 if name == "kontext" else 2e-5,
+        "looked_at": "picture" in case and case.get("strength") is None, "like": case.get("like", False),
+        "text_tokens": rows, "first": case["steps"] - len(timesteps), "timesteps": timesteps,
+    }
+    (folder / "case.json").write_text(json.dumps(recorded, indent=1) + "\n")
     print(f"{name}: latents {tuple(latents.shape)} {latents[-1].std():.3f}, image {image.mean():.3f} {image.std():.3f} cut {cut:.3f}")
 
 

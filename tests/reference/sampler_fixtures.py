@@ -17,6 +17,8 @@ from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteSchedul
 from safetensors.torch import save_file
 
 FLOW = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
+KEYS = {"inputs": ["latents0", "noise"], "outputs": ["sigmas", "timesteps", "trajectory"]}
+
 CASES = {
     "dpmpp_orders": [
         (DPMSolverMultistepScheduler, {**FLOW, "flow_shift": shift, "solver_order": order, "lower_order_final": lower}, n, None)
@@ -55,12 +57,13 @@ def record(name, out):
         tensors |= {f"{key}.{k}": v.contiguous() for k, v in values.items()}
         tensors[f"{key}.trajectory"] = torch.stack(trajectory)
         args = {"num_inference_steps": steps, "config": {"_class_name": cls.__name__, **config}}
-        calls.append({"name": key, "args": args | ({} if mu is None else {"mu": mu})})
+        keys = {kind: {name: f"{key}.{name}" for name in names} for kind, names in KEYS.items()}
+        calls.append({"name": key, "args": args | ({} if mu is None else {"mu": mu}), **keys})
     folder = out / name
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / "golden.safetensors")
     versions = {"torch": torch.__version__, "diffusers": diffusers.__version__}
-    text = json.dumps({"case": name, "generator": Path(__file__).name, "versions": versions, "calls": calls}, indent=1)
+    text = json.dumps({"group": "schedulers", "case": name, "generator": Path(__file__).name, "versions": versions, "calls": calls}, indent=1)
     (folder / "case.json").write_text(text + "\n")
 
 

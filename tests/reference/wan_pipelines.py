@@ -3,7 +3,7 @@
     python tests/reference/wan_pipelines.py
 
 Writes `tests/fixtures/pipelines/CASE`: the transformers, `model_index.json`, the scheduler, pictures, `case.json` with the request,
-and `expected.safetensors` with the initial noise and the latents behind the last step. Text encoder, tokenizer and, where none is
+and `golden.safetensors` with the initial noise and the latents behind the last step. Text encoder, tokenizer and, where none is
 named here, the autoencoder are those of `magcache-models/tiny/wan2.1-t2v-tiny`; CLIP and the residual autoencoder are golden cases.
 """
 
@@ -104,6 +104,10 @@ def make(name, case):
     length = 512 if clip else 16
     guidance = case["guidance"]
     call |= {"guidance_scale_2": guidance[1]} if len(guidance) > 1 else {}
+    passes = [0]
+    for part in ("transformer", "transformer_2"):
+        if part in parts:
+            parts[part].register_forward_hook(lambda *_: passes.__setitem__(0, passes[0] + 1))
     with torch.no_grad():
         latents = pipeline(
             prompt=PROMPT, negative_prompt=NEGATIVE, height=height, width=width, num_frames=frames, num_inference_steps=STEPS,
@@ -123,15 +127,23 @@ def make(name, case):
     names = ["first.png", "last.png"][: len(pictures)]
     for image, file in zip(pictures, names):
         image.save(folder / file, optimize=True)
+    tiny = "../../../../magcache-models/tiny/wan2.1-t2v-tiny/"
+    places = {part: tiny + part for part in ("text_encoder", "tokenizer", "vae")}
+    places |= {"vae": "../../golden/vaes/wan22_vae"} if residual else {}
+    places |= {"image_encoder": "../../golden/text_encoders/clip_vision_wan_i2v"} if clip else {}
+    if "weights" in case:
+        places |= {part: f"../{case['weights']}/{part}" for part in ("transformer", "transformer_2")}
     request = {
-        "weights": case.get("weights"),
-        "width": width, "height": height, "frames": frames, "steps": STEPS, "guidance": guidance, "prompt": PROMPT,
-        "negative_prompt": NEGATIVE, "pictures": names, "max_length": length,
-        "vae": "golden/vaes/wan22_vae" if residual else None,
-        "image_encoder": "golden/text_encoders/clip_vision_wan_i2v" if clip else None,
+        "prompt": PROMPT, "negative_prompt": NEGATIVE, "steps": STEPS, "width": width, "height": height, "frames": frames,
+        "guidance": guidance[0],
     }
-    (folder / "case.json").write_text(json.dumps(request, indent=1) + "\n")
-    save_file({"noise": noise, "latents": latents.contiguous()}, folder / "expected.safetensors")
+    request |= {"guidance_2": guidance[1]} if len(guidance) > 1 else {}
+    recorded = {
+        "group": "pipelines", "case": name, "parts": dict(sorted(places.items())), "max_lengths": {"tokenizer": length},
+        "request": request | {"pictures": names}, "passes": passes[0], "tolerance": 1e-4,
+    }
+    (folder / "case.json").write_text(json.dumps(recorded, indent=1) + "\n")
+    save_file({"noise": noise, "latents": latents.contiguous()}, folder / "golden.safetensors")
     print(name, tuple(latents.shape), f"{latents.std():.3f}")
 
 

@@ -102,7 +102,7 @@ fn record(plan: &Plan, prompts: &[String], args: &Calibrate, out: &Output) -> Re
         plan.pipeline.check(&request)?;
         let (denoiser, notes) = plan.load(&request, &|stage| bar.set_message(stage))?;
         bar.set_message("dense runs");
-        notes.iter().for_each(|note| out.note(note));
+        notes.iter().for_each(|note| out.loaded(note));
         for seed in &args.runs.seeds {
             let request = Request { seed: *seed, ..request.clone() };
             let scene = Scene { pipeline: plan.pipeline.as_ref(), request, denoiser: Arc::clone(&denoiser) };

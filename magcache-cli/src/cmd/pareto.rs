@@ -127,7 +127,7 @@ fn scenes<'a>(
     let request = Request { prompt: prompt.to_owned(), ..plan.request.clone() };
     plan.pipeline.check(&request)?;
     let (denoiser, notes) = plan.load(&request, told)?;
-    notes.iter().for_each(|note| out.note(note));
+    notes.iter().for_each(|note| out.loaded(note));
     let scene = |seed: &u64| Scene {
         pipeline: plan.pipeline.as_ref(),
         request: Request { seed: *seed, ..request.clone() },

@@ -108,7 +108,7 @@ impl<'a> Scenes<'a> {
         let spinner = self.out.spinner("loading");
         let (denoiser, notes) = self.plan.load(request, &|stage| spinner.set_message(stage))?;
         spinner.finish_and_clear();
-        notes.iter().filter(|_| first).for_each(|note| self.out.note(note));
+        notes.iter().filter(|_| first).for_each(|note| self.out.loaded(note));
         self.kept = Some((request.seed, Arc::clone(&denoiser)));
         Ok(denoiser)
     }

@@ -4,6 +4,7 @@
 use std::{
     io::{IsTerminal, Write},
     process::ExitCode,
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
@@ -22,19 +23,28 @@ pub(crate) struct Output {
     json: bool,
     quiet: bool,
     colour: bool,
+    /// For the document: what was said of the files that were loaded.
+    loaded: Mutex<Vec<String>>,
 }
 
 impl Output {
     /// `json` keeps stdout for one document; `quiet` drops everything but that and errors.
     pub(crate) fn new(json: bool, quiet: bool) -> Self {
         let plain = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
-        Self { json, quiet, colour: !plain && std::io::stdout().is_terminal() }
+        Self { json, quiet, colour: !plain && std::io::stdout().is_terminal(), loaded: Mutex::default() }
     }
 
     /// The answer: `document` with `--json`, else `text` unless it is to be quiet.
     pub(crate) fn answer(&self, text: &str, document: &Value) {
         if self.quiet && !self.json {
             return;
+        }
+        let notes = std::mem::take(&mut *self.loaded.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut document = std::borrow::Cow::Borrowed(document);
+        if !notes.is_empty()
+            && let Value::Object(fields) = document.to_mut()
+        {
+            fields.insert("notes".to_owned(), notes.into());
         }
         let mut out = std::io::stdout().lock();
         // A closed pipe is the reader's choice, not an error.
@@ -46,6 +56,12 @@ impl Output {
         if !self.quiet {
             eprintln!("note: {text}");
         }
+    }
+
+    /// A note on the prompt or the files of a model, which scripts find under `notes` of the document.
+    pub(crate) fn loaded(&self, text: &str) {
+        self.note(text);
+        self.loaded.lock().unwrap_or_else(PoisonError::into_inner).push(text.to_owned());
     }
 
     /// Something that may not be as hoped.

@@ -16,6 +16,7 @@ impl Plan {
     ) -> Result<(Arc<dyn Denoiser>, Vec<String>)> {
         let mut notes = Vec::new();
         let denoiser = self.pipeline.denoiser(request, &|stage| now(name(stage)), &mut notes)?;
+        notes.extend(self.pipeline.unread());
         Ok((denoiser, notes))
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use anyhow::Result;
@@ -23,6 +23,7 @@ const NOISE_FACTOR: f64 = 20.0;
 pub(super) struct Case {
     /// The folder, with the model's configuration and weights.
     pub(super) folder: Folder,
+    path: PathBuf,
     /// Its place in messages.
     place: String,
     meta: Value,
@@ -76,12 +77,17 @@ impl Case {
         let Head { group, case: name, calls } = head;
         let own = std::path::absolute(path)?;
         let label = own.file_name().map_or_else(|| name.clone(), |n| n.to_string_lossy().into_owned());
-        Ok(Self { folder, place, meta, label: format!("{group}/{label}"), group, name, calls, tensors })
+        let path = path.to_owned();
+        Ok(Self { folder, path, place, meta, label: format!("{group}/{label}"), group, name, calls, tensors })
     }
 
     /// `transformers`, `vaes`, ...
     pub(super) fn group(&self) -> &str {
         &self.group
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The name that it was recorded under.

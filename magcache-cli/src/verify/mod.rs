@@ -14,6 +14,8 @@ mod flux;
 mod image_encoder;
 mod image_vae;
 mod modules;
+mod pipeline;
+mod replay;
 mod report;
 mod scheduler;
 pub mod tables;
@@ -61,6 +63,7 @@ fn check(source: &Source) -> Result<CaseReport> {
         "vaes" if image_vae::is_one(&case)? => image_vae::check(&case),
         "vaes" => vae::check(&case),
         "schedulers" => scheduler::check(&case),
+        "pipelines" => pipeline::check(&case),
         "cache_e2e" => cache_e2e::check(&case),
         other => Ok(CaseReport::new(case.label()).skip(format!("this build knows no cases of {other:?}"))),
     }

@@ -1,13 +1,14 @@
-//! Runs a solver over a whole trajectory, and reads which solver a reference case means.
-//!
-//! A reference case is one folder of recorded scheduler runs (`case.json`, `golden.safetensors` and, for the classes
-//! of diffusers, `scheduler_config.json`). Each of its calls becomes a configuration and a [`Request`];
-//! [`replay`] then gives the trajectory to compare.
+//! Runs a solver over a whole trajectory, and reads which solver a scheduler case means.
 
+use anyhow::Result;
 use candle_core::Tensor;
+use magcache_models::{
+    flux::{flux1, flux2},
+    sampler::{Request, Sampler, SamplerKind, SchedulerConfig},
+};
 use serde_json::Value;
 
-use super::{Request, Result, Sampler, SamplerError, SamplerKind, SchedulerConfig};
+use crate::console::bad_input;
 
 /// Every sample of a trajectory, from `latents` (before step 0) to the result: one more than steps.
 ///
@@ -15,7 +16,7 @@ use super::{Request, Result, Sampler, SamplerError, SamplerKind, SchedulerConfig
 ///
 /// # Errors
 /// Those of `model` and of [`Sampler::step`].
-pub fn replay(
+pub(super) fn replay(
     sampler: &mut Sampler,
     latents: &Tensor,
     mut model: impl FnMut(usize, f64, &Tensor) -> candle_core::Result<Tensor>,
@@ -39,13 +40,13 @@ pub fn replay(
 /// `scheduler_config` is the text of the case's `scheduler_config.json`, if it has one.
 ///
 /// # Errors
-/// [`SamplerError::Case`] for a case without a configuration or with missing arguments, or the configuration's errors.
-pub fn reference_call(
+/// A case without a configuration or with missing arguments, or the configuration's errors.
+pub(super) fn reference_call(
     case: &str,
     args: &Value,
     scheduler_config: Option<&str>,
 ) -> Result<(SchedulerConfig, Request)> {
-    let missing = |reason: &str| SamplerError::Case { case: case.to_owned(), reason: reason.to_owned() };
+    let missing = |reason: &str| bad_input(format!("scheduler case {case:?} cannot be replayed: {reason}"));
     let count = |key: &str| args.get(key).and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok());
     let steps =
         count("num_inference_steps").ok_or_else(|| missing("num_inference_steps is not in its args"))?;
@@ -57,8 +58,9 @@ pub fn reference_call(
         SchedulerConfig::new(SamplerKind::WanDpmPp, shift()?)
     } else if let Some(settings) = args.get("config").and_then(Value::as_object) {
         // A call of the UniPC variants states no class.
-        let class = settings.get("_class_name").map_or(Ok(SamplerKind::UniPc), SchedulerConfig::kind_of)?;
-        SchedulerConfig::from_settings(class, settings)?
+        let mut settings = settings.clone();
+        settings.entry("_class_name").or_insert("UniPCMultistepScheduler".into());
+        SchedulerConfig::from_json(&Value::Object(settings).to_string())?
     } else {
         SchedulerConfig::from_json(
             scheduler_config.ok_or_else(|| missing("it has no scheduler_config.json"))?,
@@ -66,9 +68,9 @@ pub fn reference_call(
     };
     let tokens = count("image_seq_len").unwrap_or(config.base_image_seq_len);
     let request = if case.starts_with("flow_euler_flux2") {
-        Request::flux2(&config, steps, tokens)
+        flux2::schedule(&config, steps, tokens)
     } else if case.starts_with("flow_euler_flux") {
-        Request::flux(&config, steps, tokens)
+        flux1::schedule(&config, steps, tokens)
     } else {
         Request { mu: args.get("mu").and_then(Value::as_f64), ..steps.into() }
     };

@@ -2,15 +2,13 @@
 
 use anyhow::{Context, Result};
 use candle_core::{DType, Tensor};
-use magcache_models::sampler::{
-    Sampler, SamplerError, SamplerKind, Schedule, SchedulerConfig,
-    replay::{reference_call, replay},
-};
+use magcache_models::sampler::{Sampler, SamplerError, SamplerKind, Schedule, SchedulerConfig};
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
     case::{Call, Case},
+    replay::{reference_call, replay},
     report::CaseReport,
 };
 use crate::console::bad_input;
@@ -29,12 +27,14 @@ pub(super) fn check(case: &Case) -> Result<CaseReport> {
             Ok((sampler, mu)) => {
                 one(case, sampler, mu, call, &mut report).with_context(|| format!("call {:?}", call.name))?;
             }
-            Err(
-                error @ (SamplerError::UnknownClass { .. }
-                | SamplerError::Unsupported { .. }
-                | SamplerError::DynamicShift { .. }),
-            ) => report.leave_out(&call.name, error.to_string()),
-            Err(error) => return Err(error).with_context(|| format!("call {:?}", call.name)),
+            Err(error) => match error.downcast_ref() {
+                Some(
+                    SamplerError::UnknownClass { .. }
+                    | SamplerError::Unsupported { .. }
+                    | SamplerError::DynamicShift { .. },
+                ) => report.leave_out(&call.name, error.to_string()),
+                _ => return Err(error).with_context(|| format!("call {:?}", call.name)),
+            },
         }
     }
     report.finish()

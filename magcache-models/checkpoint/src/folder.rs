@@ -8,7 +8,7 @@ use std::{
 
 use serde::de::DeserializeOwned;
 
-use super::{CheckpointError, blob::Blob};
+use super::{CheckpointError, blob::Blob, unread::Unread};
 
 /// One file inside the binary: its path relative to the folder, with `/` between the parts, and its bytes.
 pub type EmbeddedFile = (&'static str, &'static [u8]);
@@ -17,7 +17,7 @@ pub type EmbeddedFile = (&'static str, &'static [u8]);
 ///
 /// Cheap to clone. Paths are relative to the folder and use `/`.
 #[derive(Clone, Debug)]
-pub struct Folder(Source);
+pub struct Folder(Source, Unread);
 
 #[derive(Clone)]
 enum Source {
@@ -49,12 +49,12 @@ impl Folder {
                 expected: "a model folder".into(),
             });
         }
-        Ok(Self(Source::Disk(path)))
+        Ok(Self(Source::Disk(path), Unread::default()))
     }
 
     /// Files inside the binary; `name` is what messages call the folder.
     pub fn embedded(name: &'static str, files: &'static [EmbeddedFile]) -> Self {
-        Self(Source::Embedded { name, prefix: String::new(), files: vec![files] })
+        Self(Source::Embedded { name, prefix: String::new(), files: vec![files] }, Unread::default())
     }
 
     /// The same folder with the embedded files that it lacks from `files`: models that share parts. A folder on disk
@@ -70,12 +70,24 @@ impl Folder {
     /// The folder `name` inside this one, which need not exist.
     #[must_use]
     pub fn sub(&self, name: &str) -> Self {
-        Self(match &self.0 {
+        let source = match &self.0 {
             Source::Disk(path) => Source::Disk(path.join(name)),
             Source::Embedded { name: folder, prefix, files } => {
                 Source::Embedded { name: folder, prefix: format!("{prefix}{name}/"), files: files.clone() }
             }
-        })
+        };
+        Self(source, self.1.clone())
+    }
+
+    /// What the user should know of components that were loaded from here, or from a folder inside, since the last call:
+    /// tensors that nothing read, as they may be of a part of the model that is missing. Each is told once.
+    pub fn unread(&self) -> Vec<String> {
+        self.1.take()
+    }
+
+    /// Where [`Self::unread`] is noted.
+    pub(super) fn notes(&self) -> Unread {
+        self.1.clone()
     }
 
     /// How a user can find the folder: its path, or its name in the binary.

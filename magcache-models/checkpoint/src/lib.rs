@@ -17,6 +17,7 @@ pub mod table;
 #[cfg(test)]
 mod tests;
 mod torch;
+mod unread;
 mod weights;
 
 pub use config::ConfigError;

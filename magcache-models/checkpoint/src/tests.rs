@@ -77,6 +77,32 @@ fn knows_what_is_there_and_what_was_used() {
 }
 
 #[test]
+fn what_nothing_reads_is_told_once_by_its_folder() {
+    let root = tempfile::tempdir().expect("a temporary directory");
+    let folder = at(root.path(), &[("model.safetensors", &two_blocks())]);
+    let load = |spare: &[&str]| {
+        let weights = open(&folder).expect("is valid");
+        weights.get("patch", &[2]).expect("is there");
+        weights.pp("blocks.0").get("to_q.weight", &[3, 5]).expect("is there");
+        weights.pp("blocks.1").spare(&["to_q."]);
+        weights.spare(spare);
+    };
+    load(&["blocks.0.norm.", "step"]);
+    assert_eq!(folder.unread(), [""; 0], "what nobody needs");
+    drop(open(&folder).expect("is valid"));
+    assert_eq!(folder.unread(), [""; 0], "what was only looked at");
+    load(&[]);
+    let notes = folder.sub("elsewhere").unread();
+    let [note] = notes.as_slice() else { panic!("{notes:?}") };
+    let end = "model.safetensors: 2 tensors that nothing here reads are left out: blocks.0.norm.weight, step";
+    assert!(note.ends_with(end), "{note}");
+    load(&[]);
+    assert_eq!(folder.unread(), [""; 0], "what was told");
+    load(&["blocks."]);
+    assert!(folder.unread()[0].ends_with(": 1 tensor that nothing here reads is left out: step"));
+}
+
+#[test]
 fn faults_of_a_tensor_are_named() {
     let weights = in_memory(WeightDtype::Keep);
     let message =

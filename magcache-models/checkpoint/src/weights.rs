@@ -20,6 +20,7 @@ use super::{
     header::{self, TensorInfo},
     mapped::Mapped,
     read, torch,
+    unread::Unread,
 };
 
 /// How a file of tensors is written.
@@ -72,6 +73,29 @@ struct TensorSet {
     tensors: BTreeMap<String, Located>,
     device: Device,
     dtype: WeightDtype,
+    /// Where it is noted what nobody reads.
+    unread: Option<Unread>,
+}
+
+impl Drop for TensorSet {
+    /// Whoever loads a component reads all of it and lets go of the files: what is unread then is left out for good.
+    fn drop(&mut self) {
+        let Some(notes) = &self.unread else { return };
+        let is_read = |located: &Located| located.used.load(Ordering::Relaxed);
+        if !self.tensors.values().any(is_read) {
+            return;
+        }
+        let too_many = |located: &Located| !is_read(located) && !located.spare.load(Ordering::Relaxed);
+        let left: Vec<&str> = self
+            .tensors
+            .iter()
+            .filter(|(_, tensor)| too_many(tensor))
+            .map(|(name, _)| name.as_str())
+            .collect();
+        if let (false, Some(file)) = (left.is_empty(), self.files.first()) {
+            notes.note(&file.place, &left);
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -87,11 +111,13 @@ struct Located {
     /// Its name in the file, or that of the tensor it is a part of, where that is another one.
     stored_as: Option<Box<str>>,
     used: AtomicBool,
+    /// Nobody needs to read it, see [`Weights::spare`].
+    spare: AtomicBool,
 }
 
 impl Located {
     fn new(file: usize, info: TensorInfo, stored_as: Option<Box<str>>) -> Self {
-        Self { file, info, stored_as, used: AtomicBool::new(false) }
+        Self { file, info, stored_as, used: AtomicBool::new(false), spare: AtomicBool::new(false) }
     }
 }
 
@@ -102,7 +128,7 @@ impl fmt::Debug for TensorSet {
             .field("tensors", &self.tensors.len())
             .field("device", &self.device)
             .field("dtype", &self.dtype)
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 
@@ -137,7 +163,8 @@ impl Weights {
         dtype: WeightDtype,
     ) -> Result<Self, CheckpointError> {
         let open = |name: &S| Ok((folder.describe_file(name.as_ref()), folder.blob(name.as_ref())?));
-        Self::from_blobs(files.iter().map(open).collect::<Result<_, CheckpointError>>()?, device, dtype)
+        let files = files.iter().map(open).collect::<Result<_, CheckpointError>>()?;
+        Self::from_blobs(files, device, dtype, Some(folder.notes()))
     }
 
     /// A safetensors or PyTorch file in memory; `place` is what messages call it.
@@ -147,13 +174,14 @@ impl Weights {
         device: &Device,
         dtype: WeightDtype,
     ) -> Result<Self, CheckpointError> {
-        Self::from_blobs(vec![(place.to_owned(), Blob::Memory(bytes.into()))], device, dtype)
+        Self::from_blobs(vec![(place.to_owned(), Blob::Memory(bytes.into()))], device, dtype, None)
     }
 
     fn from_blobs(
         blobs: Vec<(String, Blob)>,
         device: &Device,
         dtype: WeightDtype,
+        unread: Option<Unread>,
     ) -> Result<Self, CheckpointError> {
         let mut files: Vec<OpenFile> = Vec::with_capacity(blobs.len());
         let mut tensors = BTreeMap::<String, Located>::new();
@@ -182,7 +210,7 @@ impl Weights {
             }
             chosen => chosen,
         };
-        let set = TensorSet { files, tensors, device: device.clone(), dtype };
+        let set = TensorSet { files, tensors, device: device.clone(), dtype, unread };
         Ok(Self { set: Arc::new(set), prefix: String::new() })
     }
 
@@ -210,7 +238,7 @@ impl Weights {
             });
         };
         let mut tensors = BTreeMap::new();
-        for (old, Located { file, info, stored_as, .. }) in set.tensors {
+        for (old, Located { file, info, stored_as, .. }) in std::mem::take(&mut set.tensors) {
             let mapped = map(&old).unwrap_or_else(|| Mapped::Same(old.clone()));
             let shape = info.shape.clone();
             let Some(parts) = mapped.apply(info) else {
@@ -299,6 +327,17 @@ impl Weights {
             .filter(|(_, located)| !located.used.load(Ordering::Relaxed))
             .map(|(name, _)| name.as_str())
             .collect()
+    }
+
+    /// Says that nobody needs to read those of this module's tensors whose names begin with one of `names`: parts of the
+    /// published model that have no use here.
+    pub fn spare(&self, names: &[&str]) {
+        for (name, located) in self.scoped() {
+            let own = name.strip_prefix(&self.prefix).unwrap_or(name);
+            if names.iter().any(|start| own.starts_with(start)) {
+                located.spare.store(true, Ordering::Relaxed);
+            }
+        }
     }
 
     /// SHA-256 over the names, types, shapes and bytes of this module's tensors, by name: says whether two checkpoints of one

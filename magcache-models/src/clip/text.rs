@@ -59,10 +59,12 @@ impl ClipTextEncoder {
     /// A missing tensor or a wrong shape.
     pub fn load(weights: &Weights, config: &ClipTextConfig) -> Result<Self, CheckpointError> {
         const PREFIX: &str = "text_model";
+        weights.spare(&["text_projection."]);
         let bare = weights.contains("embeddings.token_embedding.weight");
         let weights = if bare { weights.clone() } else { weights.pp(PREFIX) };
         let channels = config.hidden_size;
         let embeddings = weights.pp("embeddings");
+        embeddings.spare(&["position_ids"]);
         let sizes = LayerSizes {
             channels,
             hidden: config.intermediate_size,

@@ -45,9 +45,12 @@ impl ClipVisionEncoder {
     /// A missing tensor or a wrong shape.
     pub fn load(weights: &Weights, config: &ClipVisionConfig) -> std::result::Result<Self, CheckpointError> {
         const PREFIX: &str = "vision_model";
+        weights.spare(&["visual_projection.", "text_projection.", "text_model.", "logit_scale"]);
         let bare = weights.contains("embeddings.class_embedding");
         let weights = if bare { weights.clone() } else { weights.pp(PREFIX) };
         let (channels, patch) = (config.hidden_size, config.patch_size);
+        let last = format!("encoder.layers.{}.", config.num_hidden_layers - 1);
+        weights.spare(&[&last, "post_layernorm.", "embeddings.position_ids"]);
         let embeddings = weights.pp("embeddings");
         let kernel = [channels, config.num_channels, patch, patch];
         let kernel = embeddings.pp("patch_embedding").get("weight", &kernel)?.flatten_from(1)?;

@@ -130,6 +130,11 @@ pub trait Pipeline: Debug + Send + Sync {
         notes: &mut Vec<String>,
     ) -> Result<Arc<dyn Denoiser>>;
 
+    /// What the user should know of the files that were loaded since the last call: tensors that nothing read, each told once.
+    fn unread(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Noise of the latents' shape: the same seed gives the same bytes on every machine.
     fn noise(&self, request: &Request) -> Result<Tensor>;
 

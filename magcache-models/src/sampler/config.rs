@@ -108,7 +108,7 @@ impl SchedulerConfig {
     }
 
     /// The solver of a `_class_name`.
-    pub(super) fn kind_of(class: &Value) -> Result<SamplerKind> {
+    fn kind_of(class: &Value) -> Result<SamplerKind> {
         match class.as_str() {
             Some("UniPCMultistepScheduler") => Ok(SamplerKind::UniPc),
             Some("FlowMatchEulerDiscreteScheduler") => Ok(SamplerKind::Euler),
@@ -118,7 +118,7 @@ impl SchedulerConfig {
     }
 
     /// As [`SchedulerConfig::from_json`] for settings whose solver is known.
-    pub(super) fn from_settings(kind: SamplerKind, settings: &Map<String, Value>) -> Result<Self> {
+    fn from_settings(kind: SamplerKind, settings: &Map<String, Value>) -> Result<Self> {
         let read = Settings { kind, map: settings };
         for (key, default, supported) in fixed(kind) {
             read.require(key, &default, &supported)?;

@@ -121,14 +121,6 @@ pub enum SamplerError {
         /// Shape of the sample.
         sample: Vec<usize>,
     },
-    /// A reference case that no sampler answers to.
-    #[error("scheduler case {case:?} cannot be replayed: {reason}")]
-    Case {
-        /// Name of the case.
-        case: String,
-        /// What is missing.
-        reason: String,
-    },
     /// A tensor operation failed.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),

@@ -35,7 +35,6 @@ mod error;
 pub mod euler;
 mod kind;
 mod python_json;
-pub mod replay;
 pub mod schedule;
 pub mod unipc;
 

@@ -22,18 +22,9 @@ impl From<usize> for Request {
 }
 
 impl Request {
-    /// As `FluxPipeline` asks: sigmas on a line from 1 to `1 / steps`, and [`flux_mu`] of the image's token count.
+    /// Sigmas on a line from 1 to `1 / steps`, and `mu` where the shift is by resolution: as pipelines of images ask.
     /// Solvers with a spacing of their own keep it, as in the reference.
-    pub fn flux(config: &SchedulerConfig, steps: usize, image_seq_len: usize) -> Self {
-        Self::linear(config, steps, flux_mu(config, image_seq_len))
-    }
-
-    /// As the FLUX.2 pipelines ask: like [`Request::flux`], with [`flux2_mu`].
-    pub fn flux2(config: &SchedulerConfig, steps: usize, image_seq_len: usize) -> Self {
-        Self::linear(config, steps, flux2_mu(image_seq_len, steps))
-    }
-
-    fn linear(config: &SchedulerConfig, steps: usize, mu: f64) -> Self {
+    pub fn linear(config: &SchedulerConfig, steps: usize, mu: f64) -> Self {
         if config.kind != SamplerKind::Euler || check_steps(config, steps).is_err() {
             return steps.into();
         }
@@ -41,28 +32,6 @@ impl Request {
         let mu = matches!(config.shift, Shift::Dynamic { .. }).then_some(mu);
         Self { steps, sigmas: Some(sigmas), mu }
     }
-}
-
-/// The `mu` of FLUX.1 for an image of `image_seq_len` tokens: linear through the two points of the configuration
-/// (`calculate_shift` of diffusers).
-pub fn flux_mu(config: &SchedulerConfig, image_seq_len: usize) -> f64 {
-    let (base, max) = (config.base_image_seq_len as f64, config.max_image_seq_len as f64);
-    let slope = (config.max_shift - config.base_shift) / (max - base);
-    image_seq_len as f64 * slope + (config.base_shift - slope * base)
-}
-
-/// The `mu` of FLUX.2: fitted lines in the token count for 10 and for 200 steps, interpolated in the number of steps;
-/// above 4300 tokens the line for 200 steps alone (`compute_empirical_mu` of diffusers and of
-/// black-forest-labs/flux2).
-pub fn flux2_mu(image_seq_len: usize, steps: usize) -> f64 {
-    let tokens = image_seq_len as f64;
-    let at_200 = 0.000_169_27 * tokens + 0.456_666_66;
-    if image_seq_len > 4300 {
-        return at_200;
-    }
-    let at_10 = 8.738_095_24e-5 * tokens + 1.898_333_33;
-    let slope = (at_200 - at_10) / 190.0;
-    slope * steps as f64 + (at_200 - 200.0 * slope)
 }
 
 /// Noise levels and timesteps of one trajectory.

@@ -240,6 +240,10 @@ impl Pipeline for WanPipeline {
         Ok(Arc::new(denoiser))
     }
 
+    fn unread(&self) -> Vec<String> {
+        self.source.folder().unread()
+    }
+
     fn noise(&self, request: &Request) -> Result<Tensor> {
         let [c, t, h, w] = self.latent_shape(request);
         pipeline::noise(request.seed, (1, c, t, h, w), self.device())

@@ -113,7 +113,7 @@ fn load(plan: &Plan, out: &Output) -> Result<Arc<dyn Denoiser>> {
     };
     let (denoiser, notes) = plan.load(&plan.request, &now)?;
     spinner.finish_and_clear();
-    notes.iter().for_each(|note| out.note(note));
+    notes.iter().for_each(|note| out.loaded(note));
     Ok(denoiser)
 }
 
@@ -177,5 +177,6 @@ fn decode(
     plan.pipeline.decode(&plan.request, latents, &|_| {}, &mut sink)?;
     writer.finish()?;
     bar.finish_and_clear();
+    plan.pipeline.unread().iter().for_each(|note| out.loaded(note));
     Ok(())
 }

@@ -9,9 +9,9 @@ use magcache_models::{
     autoencoder::image::packing,
     flux::{
         Flux2Transformer, FluxDenoiser, FluxGuidance, FluxNetwork, FluxTransformer, JointPositions,
-        PromptContext,
+        PromptContext, flux1, flux2,
     },
-    sampler::{Request, Sampler, SchedulerConfig},
+    sampler::{Sampler, SchedulerConfig},
 };
 
 use super::{Sampling, Setup};
@@ -39,13 +39,13 @@ pub(super) fn setup(case: &Case, sampling: &Sampling, report: &mut CaseReport) -
     }
     let scale = sampling.guidance_scale;
     if case.class()? == CLASS_2 {
-        let sampler = Sampler::new(&scheduler, Request::flux2(&scheduler, steps, tokens))?;
-        return Ok(flux2(case, scale, grid)?.setup(sampler, latents));
+        let sampler = Sampler::new(&scheduler, flux2::schedule(&scheduler, steps, tokens))?;
+        return Ok(of_flux2(case, scale, grid)?.setup(sampler, latents));
     }
-    let sampler = Sampler::new(&scheduler, Request::flux(&scheduler, steps, tokens))?;
+    let sampler = Sampler::new(&scheduler, flux1::schedule(&scheduler, steps, tokens))?;
     let first = case.tensor("dense.latents")?.get(0)?;
     let run = |which: &[usize]| {
-        let setup = flux1(case, scale, grid, which)?.setup(sampler.clone(), latents.clone());
+        let setup = of_flux1(case, scale, grid, which)?.setup(sampler.clone(), latents.clone());
         let mut dense = setup.generation(&HookRegistry::builder(setup.model.blocks()).build())?;
         dense.step(&|| false)?;
         let behind_first = dense.latents().clone();
@@ -55,7 +55,7 @@ pub(super) fn setup(case: &Case, sampling: &Sampling, report: &mut CaseReport) -
 }
 
 /// With guidance embedded where the network takes it.
-fn flux1(case: &Case, scale: f64, grid: [usize; 2], rounded_up: &[usize]) -> Result<Parts> {
+fn of_flux1(case: &Case, scale: f64, grid: [usize; 2], rounded_up: &[usize]) -> Result<Parts> {
     let mut network: FluxTransformer = Network::load(&case.folder)?;
     network.round_frequencies_up(rounded_up)?;
     let (text, pooled) = (case.tensor("prompt_embeds")?, case.tensor("pooled_prompt_embeds")?);
@@ -69,7 +69,7 @@ fn flux1(case: &Case, scale: f64, grid: [usize; 2], rounded_up: &[usize]) -> Res
 }
 
 /// With classifier-free guidance.
-fn flux2(case: &Case, scale: f64, grid: [usize; 2]) -> Result<Parts> {
+fn of_flux2(case: &Case, scale: f64, grid: [usize; 2]) -> Result<Parts> {
     let network: Flux2Transformer = Network::load(&case.folder)?;
     let guidance = FluxGuidance { embedded: None, scale };
     let cond = network.text_context(case.tensor("prompt_embeds")?)?;

@@ -29,6 +29,7 @@ impl Scale {
             LatentScale::BatchNorm { eps } => eps,
         };
         let (weights, channels) = (weights.pp("bn"), config.normalized_channels());
+        weights.spare(&["num_batches_tracked"]);
         let read = |name| -> std::result::Result<Tensor, CheckpointError> {
             Ok(weights.get_f32(name, &[channels])?.reshape((1, channels, 1, 1))?)
         };

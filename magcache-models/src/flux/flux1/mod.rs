@@ -4,9 +4,11 @@ mod block;
 mod config;
 pub mod meta;
 pub mod native;
+mod schedule;
 mod text;
 mod transformer;
 
 pub use config::FluxConfig;
+pub use schedule::{mu, schedule};
 pub use text::{FluxPrompt, FluxPromptEmbeds, FluxTextEncoder};
 pub use transformer::FluxTransformer;

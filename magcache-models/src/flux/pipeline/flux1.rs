@@ -8,7 +8,10 @@ use super::generation::{Family, ImageUse, Loaded, Named, Prompt, needed, truncat
 use crate::{
     autoencoder::image::packing,
     checkpoint::{Folder, Weights},
-    flux::{FluxConfig, FluxGuidance, FluxTextEncoder, FluxTransformer, flux1::meta},
+    flux::{
+        FluxConfig, FluxGuidance, FluxTextEncoder, FluxTransformer,
+        flux1::{self, meta},
+    },
     image::{Filter, Picture, area_size},
     pipeline::{Defaults, LoadOptions, PipelineError, Request, Result, SamplingOption, unknown_words},
     sampler::{SchedulerConfig, schedule},
@@ -103,7 +106,7 @@ impl Family for Flux1 {
     }
 
     fn schedule(&self, config: &SchedulerConfig, steps: usize, tokens: usize) -> schedule::Request {
-        schedule::Request::flux(config, steps, tokens)
+        flux1::schedule(config, steps, tokens)
     }
 
     fn encode(

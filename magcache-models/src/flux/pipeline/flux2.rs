@@ -8,7 +8,10 @@ use super::generation::{Family, ImageUse, Loaded, Named, Prompt, needed, truncat
 use crate::{
     autoencoder::image::packing,
     checkpoint::{Folder, Weights},
-    flux::{Flux2Config, Flux2TextEncoder, Flux2Transformer, FluxGuidance, flux2::meta},
+    flux::{
+        Flux2Config, Flux2TextEncoder, Flux2Transformer, FluxGuidance,
+        flux2::{self, meta},
+    },
     image::{Filter, Picture},
     pipeline::{Defaults, LoadOptions, PipelineError, Request, Result, SamplingOption},
     sampler::{SchedulerConfig, schedule},
@@ -113,7 +116,7 @@ impl Family for Flux2 {
     }
 
     fn schedule(&self, config: &SchedulerConfig, steps: usize, tokens: usize) -> schedule::Request {
-        schedule::Request::flux2(config, steps, tokens)
+        flux2::schedule(config, steps, tokens)
     }
 
     fn encode(
@@ -160,4 +163,24 @@ fn fitting(picture: &Picture) -> [usize; 2] {
     }
     let scale = (REFERENCE_AREA as f64 / area as f64).sqrt();
     sides.map(|side| ((side as f64 * scale) as usize).max(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn references_that_klein_was_not_trained_to_look_at_are_refused() {
+        let family =
+            Flux2 { folder: Folder::embedded("none", &[]), config: Flux2Config::default(), distilled: true };
+        let check = |[width, height]: [usize; 2]| {
+            let picture = Picture::from_rgb8(width, height, vec![0; 3 * width * height]).expect("its bytes");
+            family.check_reference(&picture)
+        };
+        for size in [[63, 64], [64, 63], [64, 513], [600, 70]] {
+            let message = check(size).expect_err("no such shape").to_string();
+            assert!(message.contains(&format!("{}x{}", size[0], size[1])), "{message}");
+        }
+        check([64, 512]).expect("eight times as long");
+    }
 }

@@ -249,6 +249,10 @@ impl Pipeline for FluxPipeline {
         Ok(Arc::new(denoiser))
     }
 
+    fn unread(&self) -> Vec<String> {
+        self.source.folder.unread()
+    }
+
     fn noise(&self, request: &Request) -> Result<Tensor> {
         let [rows, columns] = self.grid(request.height(), request.width());
         let (channels, side) = (self.source.vae.latent_channels, packing::PATCH);

@@ -62,8 +62,11 @@ impl Qwen3Encoder {
                 return Err(CheckpointError::BadConfig { file: weights.place(), reason });
             }
         };
+        weights.spare(&["lm_head."]);
         let weights =
             if weights.contains("embed_tokens.weight") { weights.clone() } else { weights.pp("model") };
+        weights.spare(&["norm."]);
+        (last..count).for_each(|layer| weights.spare(&[&format!("layers.{layer}.")]));
         let block = |layer: usize| Qwen3Block::load(&weights.pp("layers").pp(layer), config);
         let norm = || RmsNorm::load(&weights.pp("norm"), config.hidden_size, config.rms_norm_eps);
         Ok(Self {

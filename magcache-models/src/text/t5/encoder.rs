@@ -33,6 +33,7 @@ impl T5Encoder {
         const TIED: &str = "encoder.embed_tokens.weight";
         let embedding =
             if weights.contains(TIED) && !weights.contains("shared.weight") { TIED } else { "shared.weight" };
+        weights.spare(&["shared.weight", TIED, "decoder.", "lm_head."]);
         let encoder = weights.pp("encoder");
         let block = |layer: usize| {
             let table = layer == 0 || config.variant == T5Variant::Umt5;

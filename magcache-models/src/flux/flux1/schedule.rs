@@ -1,0 +1,38 @@
+//! How the pipelines of FLUX.1 ask for noise levels.
+
+use crate::sampler::{SchedulerConfig, schedule::Request};
+
+/// Sigmas on a line, and [`mu`] of the image's token count.
+pub fn schedule(config: &SchedulerConfig, steps: usize, image_seq_len: usize) -> Request {
+    Request::linear(config, steps, mu(config, image_seq_len))
+}
+
+/// The `mu` of FLUX.1 for an image of `image_seq_len` tokens: linear through the two points of the configuration
+/// (`calculate_shift` of diffusers).
+pub fn mu(config: &SchedulerConfig, image_seq_len: usize) -> f64 {
+    let (base, max) = (config.base_image_seq_len as f64, config.max_image_seq_len as f64);
+    let slope = (config.max_shift - config.base_shift) / (max - base);
+    image_seq_len as f64 * slope + (config.base_shift - slope * base)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sampler::SamplerKind;
+
+    /// By `calculate_shift` of diffusers 0.42.1.
+    #[test]
+    fn mu_is_that_of_the_pipelines() {
+        let config = SchedulerConfig::new(SamplerKind::Euler, 1.0);
+        for (tokens, want) in [
+            (64, 0.467_499_999_999_999_97),
+            (256, 0.5),
+            (1024, 0.63),
+            (4096, 1.15),
+            (8192, 1.843_333_333_333_333_3),
+        ] {
+            let got = mu(&config, tokens);
+            assert!((got - want).abs() < 1e-15, "{tokens} tokens: {got} instead of {want}");
+        }
+    }
+}
