@@ -78,8 +78,7 @@ impl Wanted {
             prompt: self.prompt.clone(),
             negative_prompt: self.negative_prompt.clone(),
             steps: self.steps,
-            width: self.width,
-            height: self.height,
+            size: [self.width, self.height],
             frames: self.frames.unwrap_or(defaults.frames),
             guidance: self.guidance,
             guidance_2: self.guidance_2,
@@ -106,7 +105,7 @@ pub(super) fn check(case: &Case) -> Result<CaseReport> {
     let folder = Folder::open(whole.path())?;
     prompts(case, &recorded, &folder, &mut report)?;
     let pipeline = pipeline::open(folder, LoadOptions::default())?;
-    let request = recorded.request.request(case, pipeline.defaults().request())?;
+    let request = recorded.request.request(case, pipeline.defaults().request.clone())?;
     pipeline.check(&request)?;
     sizes(case, &recorded, pipeline.as_ref(), &request, &mut report)?;
     run(case, &recorded, pipeline.as_ref(), &request, &mut report)?;
@@ -200,8 +199,7 @@ fn sizes(
     let trajectory = pipeline.trajectory(request)?;
     equal("first step", &[trajectory.first, trajectory.len()], &[recorded.first, recorded.request.steps]);
     if let (true, Some(image)) = (recorded.like, &request.image) {
-        let (width, height) = (request.width, request.height);
-        equal("size", &pipeline.size_like(image, 1024 * 1024), &[width, height]);
+        equal("size", &pipeline.size_like(image, 1024 * 1024), &request.size);
     }
     if let Some(text) = recorded.text_tokens {
         // Pictures that the network looks at lie behind the latents' tokens.
@@ -258,7 +256,7 @@ fn run(
         };
         pipeline.decode(request, generation.latents(), &|_| {}, &mut sink)?;
         let image = Tensor::cat(&frames, 1)?.clamp(-1f32, 1f32)?;
-        let (axes, want) = (image.dims(), [3, 1, request.height, request.width]);
+        let (axes, want) = (image.dims(), [3, 1, request.size[1], request.size[0]]);
         report.count(RUN, "axes of the image", usize::from(axes != want), 1, Some(format!("{axes:?}")));
         report.tensors(RUN, "image", &sampled(&image)?, case.tensor("image")?, recorded.tolerance)?;
     }
