@@ -396,7 +396,7 @@ fn ranks(reducers: [Option<Reducer>; 2]) -> [Vec<usize>; 2] {
             scope.spawn(move || {
                 let registry = Arc::clone(session(toy, text, one).registry());
                 let mut session = match reducer {
-                    Some(reducer) => registry.session_with_reducer(reducer),
+                    Some(reducer) => registry.session().reduced_by(reducer),
                     None => registry.session(),
                 };
                 run(toy, Some(&mut session), one, seed).unwrap();

@@ -27,6 +27,12 @@ pub trait Forecast: Persist + Debug + Send + 'static {
     /// What would leave the blocks at `step` if `x` entered; `None` without enough history.
     fn predict(&self, step: usize, x: &Streams) -> Result<Option<Streams>>;
 
+    /// What [`Forecast::predict`] adds to its input at `step`, where adding is all that it does: it is then asked in its place, and
+    /// the addition is put off until somebody reads. `None` where a prediction is no such sum, and without enough history.
+    fn residual(&self, _step: usize) -> Result<Option<Streams>> {
+        Ok(None)
+    }
+
     /// The table that builds a forecast like this one; `None` where there is none, so that only the strategy itself can.
     fn table(&self) -> Option<ForecastTable> {
         None
@@ -144,8 +150,12 @@ impl Forecast for LastResidual {
         Ok(())
     }
 
-    fn predict(&self, _: usize, x: &Streams) -> Result<Option<Streams>> {
-        self.residual.as_ref().map(|residual| Ok(x.clone().plus(residual.load()?))).transpose()
+    fn predict(&self, step: usize, x: &Streams) -> Result<Option<Streams>> {
+        self.residual(step)?.map(|residual| x.add(&residual)).transpose()
+    }
+
+    fn residual(&self, _: usize) -> Result<Option<Streams>> {
+        self.residual.as_ref().map(Stored::load).transpose()
     }
 
     fn table(&self) -> Option<ForecastTable> {

@@ -4,6 +4,7 @@ use std::{any::Any, fmt, fmt::Debug, ops::Range, sync::Arc};
 
 use candle_core::{Result, Tensor};
 
+use super::LazyOutput;
 use crate::{
     Branch, Expert, Next, Signal, Step, Streams,
     forecast::ForecastTable,
@@ -89,6 +90,14 @@ pub trait BlockHook: Debug + Send + Sync {
     ///
     /// An error abandons the pass: the slots that it touched are dropped.
     fn call(&self, cx: &mut Cx<'_>, x: Streams, next: Next<'_>) -> Result<Output>;
+
+    /// [`BlockHook::call`] where the last addition is put off: for hooks whose stand-in is a residual. What is around the hook
+    /// calls this, and adds before another hook or a block reads.
+    ///
+    /// Errors: as [`BlockHook::call`].
+    fn call_lazy(&self, cx: &mut Cx<'_>, x: Streams, next: Next<'_>) -> Result<LazyOutput> {
+        self.call(cx, x, next).map(LazyOutput::from)
+    }
 
     /// Told instead of [`BlockHook::call`] when a ring further out replaced these blocks.
     fn skipped(&self, _cx: &mut Cx<'_>, _blocks: Range<usize>) {}

@@ -1,6 +1,7 @@
 //! The onion: hooks around ranges of blocks, the chain that runs them, and the state of a request that they share.
 
 pub(crate) mod hook;
+mod lazy;
 pub(crate) mod module;
 pub(crate) mod next;
 pub(crate) mod pass;
@@ -8,5 +9,6 @@ pub(crate) mod registry;
 pub(crate) mod session;
 
 pub use hook::{Probe, Ring};
+pub use lazy::LazyOutput;
 pub use module::ModuleRings;
 pub use registry::Builder;

@@ -83,7 +83,7 @@ impl<'m> Modules<'m> {
         let next = if forced { next.forced() } else { next };
         let out = next.run(&mut inside.cx.reborrow(Some(&module.name)), x)?;
         inside.exact &= out.exact;
-        out.streams.added()
+        Ok(out.streams)
     }
 
     /// False when the output of a module was replaced.

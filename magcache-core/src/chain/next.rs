@@ -7,7 +7,7 @@ use std::{fmt, fmt::Debug, ops::Range};
 
 use candle_core::Result;
 
-use super::{ModuleRings, Ring, module};
+use super::{LazyOutput, ModuleRings, Ring, module};
 use crate::{Cx, Output, Streams};
 
 /// The block that is to run, and whether caches inside it must compute.
@@ -85,33 +85,39 @@ impl<'n> Next<'n> {
         Next { rings: &[], modules: &[], bare: true, ..self }
     }
 
-    /// Runs the rings and the blocks inside. They are never given a [`Streams::Sum`], and may return one.
+    /// Runs the rings and the blocks inside.
     pub fn run(self, cx: &mut Cx<'_>, x: Streams) -> Result<Output> {
+        self.run_lazy(cx, x)?.added()
+    }
+
+    /// [`Next::run`], with the last addition left to the caller. Blocks and hooks are given streams that are added.
+    pub(crate) fn run_lazy(self, cx: &mut Cx<'_>, x: Streams) -> Result<LazyOutput> {
+        let mut out = LazyOutput::from(Output { streams: x, exact: true });
         if self.blocks.is_empty() {
-            return Ok(Output { streams: x, exact: true });
+            return Ok(out);
         }
         let Some((ring, inner)) = self.rings.split_first() else {
-            let mut out = Output { streams: x, exact: true };
             for block in self.blocks {
                 let at = At { block, forced: self.forced, bare: self.bare };
-                let y = (self.block)(cx, at, out.streams.added()?)?;
-                out = Output { streams: y.streams, exact: out.exact && y.exact };
+                out = out.then(|x| (self.block)(cx, at, x))?;
             }
             return Ok(out);
         };
         let inner = Next { rings: inner, ..self };
         if !ring.acts_in(cx.step.expert) {
-            return inner.run(cx, x);
+            return out.then(|x| inner.run_lazy(cx, x));
         }
         let (before, inside, after) = inner.around(&ring.at);
-        let a = before.run(cx, x)?;
-        let b = if inside.blocks.is_empty() {
-            Output { streams: a.streams, exact: true }
-        } else {
-            ring.hook.call(cx, a.streams.added()?, inside)?
-        };
-        let c = after.run(cx, b.streams)?;
-        Ok(Output { streams: c.streams, exact: a.exact && b.exact && c.exact })
+        if !before.blocks.is_empty() {
+            out = out.then(|x| before.run_lazy(cx, x))?;
+        }
+        if !inside.blocks.is_empty() {
+            out = out.then(|x| ring.hook.call_lazy(cx, x, inside))?;
+        }
+        if !after.blocks.is_empty() {
+            out = out.then(|x| after.run_lazy(cx, x))?;
+        }
+        Ok(out)
     }
 
     /// Tells every ring inside that its blocks were replaced from further out.

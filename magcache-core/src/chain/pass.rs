@@ -7,7 +7,7 @@ use candle_core::{Result, Tensor, bail};
 use super::session::Done;
 use crate::{
     Branch, Cx, HookRegistry, Modules, Next, Output, Signal, Step, Streams,
-    chain::{ModuleRings, Probe, next::At},
+    chain::{LazyOutput, ModuleRings, Probe, next::At},
     log::DecisionLog,
     meta::BlockMeta,
     metrics::Reducer,
@@ -47,15 +47,9 @@ impl Pass<'_> {
         Pass(None)
     }
 
-    /// True when hooks may act.
-    pub fn is_on(&self) -> bool {
-        self.0.is_some()
-    }
-
     /// Runs blocks `0..blocks` on `x`, through the hooks.
     ///
-    /// A block must not change in place a tensor that it was given: a hook, or the caller, may still hold it. What comes out may
-    /// be a [`Streams::Sum`], which [`Streams::into_image`] adds.
+    /// A block must not change in place a tensor that it was given: a hook, or the caller, may still hold it.
     ///
     /// Errors: whatever a block, a hook or the probe returns; a second run of the same pass.
     pub fn run(
@@ -79,9 +73,24 @@ impl Pass<'_> {
         x: Streams,
         block: impl Fn(usize, Streams, &mut Modules<'_>) -> Result<Streams>,
     ) -> Result<Streams> {
+        Ok(self.run_lazy(blocks, probe, x, block)?.added()?.streams)
+    }
+
+    /// As [`Pass::run_modules`], for a last layer that adds the residual of skipped blocks on its way
+    /// ([`LazyOutput::into_image_terms`]): the addition would be a pass over memory of its own.
+    ///
+    /// Errors: as [`Pass::run_modules`].
+    pub fn run_lazy(
+        &mut self,
+        blocks: usize,
+        probe: Probe<'_>,
+        x: Streams,
+        block: impl Fn(usize, Streams, &mut Modules<'_>) -> Result<Streams>,
+    ) -> Result<LazyOutput> {
         let Some(open) = &mut self.0 else {
             let mut off = Modules::off();
-            return (0..blocks).try_fold(x, |x, i| block(i, x, &mut off));
+            let streams = (0..blocks).try_fold(x, |x, i| block(i, x, &mut off))?;
+            return Ok(Output { streams, exact: true }.into());
         };
         open.start()?;
         let Open { registry, slots, log, reducer, step, branch, forced, state, .. } = open;
@@ -104,9 +113,9 @@ impl Pass<'_> {
         };
         let next = Next::new(registry.rings(), 0..blocks, &block).over(rings);
         let next = if registry.text_ends() { next.text_ends() } else { next };
-        let out = if *forced { next.forced() } else { next }.run(&mut cx, x)?;
+        let out = if *forced { next.forced() } else { next }.run_lazy(&mut cx, x)?;
         *state = State::Ended { exact: out.exact };
-        Ok(out.streams)
+        Ok(out)
     }
 
     /// Runs blocks that take and return tuples, whose places `meta` names: block `i` is `meta[i]`.

@@ -6,7 +6,6 @@ use crate::{
     BlockHook, ConfigError, Expert, Session, Step,
     chain::{ModuleRings, Ring},
     log::AuditPolicy,
-    metrics::Reducer,
     snapshot::SnapshotError,
     state::{HookId, StoragePolicy},
 };
@@ -108,12 +107,7 @@ impl HookRegistry {
 
     /// The state of one new request.
     pub fn session(self: &Arc<Self>) -> Session {
-        Session::new(self.clone(), None)
-    }
-
-    /// The state of one new request on several ranks: every metric goes through `reducer` before a decision.
-    pub fn session_with_reducer(self: &Arc<Self>, reducer: Reducer) -> Session {
-        Session::new(self.clone(), Some(reducer))
+        Session::new(self.clone())
     }
 }
 

@@ -37,9 +37,16 @@ crate::fields!(Done { step, passes });
 crate::fields!(Ran { branch, eval });
 
 impl Session {
-    pub(crate) fn new(registry: Arc<HookRegistry>, reducer: Option<Reducer>) -> Self {
+    pub(crate) fn new(registry: Arc<HookRegistry>) -> Self {
         let slots = Slots::new(registry.storage().budget);
-        Self { registry, slots, log: DecisionLog::default(), done: Done::default(), reducer }
+        Self { registry, slots, log: DecisionLog::default(), done: Done::default(), reducer: None }
+    }
+
+    /// The same on one of several ranks that share a request: every metric goes through `reducer` before anything is decided
+    /// from it, so that all ranks decide alike.
+    #[must_use]
+    pub fn reduced_by(self, reducer: Reducer) -> Self {
+        Self { reducer: Some(reducer), ..self }
     }
 
     /// One forward of one branch at one step. The slots of an expert whose phase is

@@ -39,15 +39,6 @@ pub enum Streams {
         /// Where text lies on dimension 1: a prefix or a suffix.
         text: Range<usize>,
     },
-    /// What went into skipped blocks, and what they are taken to add. Whoever reads a stream reads the sum, and no block or
-    /// hook is given one; a model whose last layer can add on its way through the tokens takes it apart
-    /// ([`Streams::into_image_terms`]).
-    Sum {
-        /// What went in.
-        x: Box<Streams>,
-        /// What is added; without text it leaves that stream as it is.
-        residual: Box<Streams>,
-    },
 }
 
 impl Streams {
@@ -89,24 +80,9 @@ impl Streams {
             .collect()
     }
 
-    /// `self + residual`, added when a stream is read. A residual without text leaves the text stream as it is.
-    #[must_use]
-    pub fn plus(self, residual: Self) -> Self {
-        Self::Sum { x: Box::new(self), residual: Box::new(residual) }
-    }
-
-    /// The streams themselves: a sum is added now.
-    pub fn added(self) -> Result<Self> {
-        match self {
-            Self::Sum { x, residual } => x.added()?.add(&residual),
-            streams => Ok(streams),
-        }
-    }
-
     /// The denoised stream, a view where it lies in a joint sequence.
     pub fn image(&self) -> Result<Tensor> {
         match self {
-            Self::Sum { x, residual } => x.image()?.add(&residual.image()?),
             Self::Image(image) | Self::Dual { image, .. } => Ok(image.clone()),
             Self::Joint { tokens, text } => {
                 let image = image_range(tokens, text)?;
@@ -121,11 +97,6 @@ impl Streams {
             Self::Image(_) => Ok(None),
             Self::Dual { text, .. } => Ok(Some(text.clone())),
             Self::Joint { tokens, text } => tokens.narrow(1, text.start, text.len()).map(Some),
-            Self::Sum { x, residual } => match (x.text()?, residual.text()?) {
-                (Some(x), Some(residual)) => x.add(&residual).map(Some),
-                (text, None) => Ok(text),
-                (None, Some(_)) => bail!("a residual has text and the stream none"),
-            },
         }
     }
 
@@ -133,15 +104,7 @@ impl Streams {
     pub fn into_image(self) -> Result<Tensor> {
         match self {
             Self::Image(image) | Self::Dual { image, .. } => Ok(image),
-            streams => streams.image(),
-        }
-    }
-
-    /// The denoised stream alone, and what is to be added to it where it is a sum.
-    pub fn into_image_terms(self) -> Result<(Tensor, Option<Tensor>)> {
-        match self {
-            Self::Sum { x, residual } => Ok((x.into_image()?, Some(residual.into_image()?))),
-            streams => Ok((streams.into_image()?, None)),
+            Self::Joint { .. } => self.image(),
         }
     }
 
@@ -151,7 +114,6 @@ impl Streams {
             Self::Image(image) => Ok(Self::Image(f(&image)?)),
             Self::Dual { image, text } => Ok(Self::Dual { image: f(&image)?, text }),
             Self::Joint { .. } => bail!("a block of one stream was given a joint sequence"),
-            sum @ Self::Sum { .. } => sum.added()?.map_image(f),
         }
     }
 
@@ -168,7 +130,6 @@ impl Streams {
             Self::Joint { tokens, text } => (tokens, text),
             Self::Dual { image, text } => (Tensor::cat(&[&text, &image], 1)?, 0..text.dim(1)?),
             Self::Image(_) => bail!("a joint block was given no text stream"),
-            sum @ Self::Sum { .. } => return sum.added()?.map_joint(f),
         };
         Ok(Self::Joint { tokens: f(&tokens)?, text })
     }
@@ -181,9 +142,6 @@ impl Streams {
             (Self::Image(a), Self::Image(b)) => Ok(Self::Image(a.sub(b)?)),
             (Self::Joint { tokens: a, text: at }, Self::Joint { tokens: b, text: bt }) if at == bt => {
                 Ok(Self::Joint { tokens: a.sub(b)?, text: at.clone() })
-            }
-            (Self::Sum { .. }, _) | (_, Self::Sum { .. }) => {
-                self.clone().added()?.sub(&other.clone().added()?)
             }
             _ => match (self.text()?, other.text()?) {
                 (Some(a), Some(b)) => {
@@ -205,9 +163,6 @@ impl Streams {
             (Self::Joint { tokens: x, text: xt }, Self::Joint { tokens: r, text: rt }) if xt == rt => {
                 Ok(Self::Joint { tokens: x.add(r)?, text: xt.clone() })
             }
-            (Self::Sum { .. }, _) | (_, Self::Sum { .. }) => {
-                self.clone().added()?.add(&residual.clone().added()?)
-            }
             _ => {
                 let image = self.image()?.add(&residual.image()?)?;
                 match (self.text()?, residual.text()?) {
@@ -226,7 +181,6 @@ impl Streams {
             Self::Image(image) => Self::Image(f(image)?),
             Self::Dual { image, text } => Self::Dual { image: f(image)?, text: f(text)? },
             Self::Joint { tokens, text } => Self::Joint { tokens: f(tokens)?, text: text.clone() },
-            Self::Sum { .. } => self.clone().added()?.map(f)?,
         })
     }
 
@@ -234,7 +188,7 @@ impl Streams {
     pub fn without_text(&self) -> Result<Self> {
         match self {
             Self::Image(image) | Self::Dual { image, .. } => Ok(Self::Image(image.clone())),
-            Self::Joint { .. } | Self::Sum { .. } => Ok(Self::Image(self.image()?.contiguous()?)),
+            Self::Joint { .. } => Ok(Self::Image(self.image()?.contiguous()?)),
         }
     }
 
@@ -252,7 +206,6 @@ impl Streams {
             Self::Image(image) => vec![image],
             Self::Dual { image, text } => vec![image, text],
             Self::Joint { tokens, .. } => vec![tokens],
-            Self::Sum { x, residual } => [x.tensors(), residual.tensors()].concat(),
         }
     }
 
@@ -273,80 +226,5 @@ fn image_range(tokens: &Tensor, text: &Range<usize>) -> Result<Range<usize>> {
         (0, end) if end <= len => Ok(end..len),
         (start, end) if end == len && start <= end => Ok(0..start),
         _ => bail!("text lies at {text:?} of {len} tokens; it must be a prefix or a suffix"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use candle_core::Device;
-
-    use super::*;
-    use crate::snapshot::Snapshot;
-
-    fn tensor(tokens: usize, from: f32) -> Tensor {
-        let values: Vec<f32> = (0..2 * tokens * 3).map(|i| from + i as f32 / 8.0).collect();
-        Tensor::from_vec(values, (2, tokens, 3), &Device::Cpu).unwrap()
-    }
-
-    fn bits(t: &Tensor) -> Vec<u32> {
-        t.flatten_all().unwrap().to_vec1::<f32>().unwrap().into_iter().map(f32::to_bits).collect()
-    }
-
-    /// Every stream, the image first.
-    fn all(streams: &Streams) -> Vec<Vec<u32>> {
-        let tensors = [Some(streams.image().unwrap()), streams.text().unwrap()];
-        tensors.iter().flatten().map(bits).collect()
-    }
-
-    /// Streams and residuals that go together.
-    fn pairs() -> Vec<(Streams, Streams)> {
-        let image = |from| Streams::Image(tensor(5, from));
-        let dual = |from| Streams::Dual { image: tensor(5, from), text: tensor(2, -from) };
-        let joint = |from| Streams::Joint { tokens: tensor(7, from), text: 5..7 };
-        vec![
-            (image(0.1), image(3.0)),
-            (dual(0.1), image(3.0)),
-            (dual(0.1), dual(3.0)),
-            (joint(0.1), joint(3.0)),
-            (joint(0.1), image(3.0)),
-            (dual(0.1), joint(3.0)),
-        ]
-    }
-
-    #[test]
-    fn a_sum_reads_as_if_it_had_been_added() {
-        for (x, residual) in pairs() {
-            let (sum, eager) = (x.clone().plus(residual.clone()), x.add(&residual).unwrap());
-            let same = |what: &str, a: Result<Streams>, b: Result<Streams>| {
-                assert_eq!(all(&a.unwrap()), all(&b.unwrap()), "{what} of {x:?} and {residual:?}");
-            };
-            same("the sum", Ok(sum.clone()), Ok(eager.clone()));
-            same("added", sum.clone().added(), Ok(eager.clone()));
-            same("sub", sum.sub(&x), eager.sub(&x));
-            same("sub from", x.sub(&sum), x.sub(&eager));
-            same("add", sum.add(&residual), eager.add(&residual));
-            same("add to", x.add(&x.clone().plus(residual.clone())), x.add(&eager));
-            same("twice", Ok(sum.clone().plus(residual.clone())), eager.add(&residual));
-            same("map", sum.map(Tensor::sqr), eager.map(Tensor::sqr));
-            same("without text", sum.without_text(), eager.without_text());
-            same("with text of", sum.clone().or_text_of(&x), eager.clone().or_text_of(&x));
-            assert_eq!(bits(&sum.clone().into_image().unwrap()), bits(&eager.image().unwrap()));
-            let (image, added) = sum.clone().into_image_terms().unwrap();
-            assert_eq!(bits(&(image + added.unwrap()).unwrap()), bits(&eager.image().unwrap()));
-            assert!(eager.clone().into_image_terms().unwrap().1.is_none());
-            let mut snapshot = Snapshot::default();
-            snapshot.writer().field("streams", &sum);
-            let read: Streams = snapshot.reader(&Device::Cpu).field("streams").unwrap();
-            assert!(matches!(read, Streams::Sum { .. }));
-            same("what is read back", Ok(read), Ok(eager.clone()));
-            if eager.text().unwrap().is_some() {
-                let block = |t: &Tensor| t.sqr();
-                same("map_joint", sum.clone().map_joint(block), eager.clone().map_joint(block));
-                let block = |image: &Tensor, text: &Tensor| Ok((image.sqr()?, text.neg()?));
-                same("map_dual", sum.map_dual(block), eager.map_dual(block));
-            } else {
-                same("map_image", sum.map_image(Tensor::sqr), eager.map_image(Tensor::sqr));
-            }
-        }
     }
 }

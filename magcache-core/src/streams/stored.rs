@@ -22,11 +22,6 @@ impl Field for Streams {
                 to.field("tokens", tokens);
                 to.field("text", text);
             }
-            Self::Sum { x, residual } => {
-                to.value("sum");
-                to.field("x", x.as_ref());
-                to.field("residual", residual.as_ref());
-            }
         }
     }
 
@@ -35,8 +30,7 @@ impl Field for Streams {
             "image" => Ok(Self::Image(from.field("image")?)),
             "dual" => Ok(Self::Dual { image: from.field("image")?, text: from.field("text")? }),
             "joint" => Ok(Self::Joint { tokens: from.field("tokens")?, text: from.field("text")? }),
-            "sum" => Ok(from.field::<Self>("x")?.plus(from.field("residual")?)),
-            other => Err(from.odd("`image`, `dual`, `joint` or `sum`", other)),
+            other => Err(from.odd("`image`, `dual` or `joint`", other)),
         }
     }
 

@@ -37,7 +37,7 @@ pub fn retries(place: &str, toy: &Toy, trajectory: &Trajectory, hooks: &Arc<Hook
         for fault in Cut::all(toy, trajectory.branches_at(&step).len()) {
             let at = format!("{place}: step {}, {fault:?}", step.index);
             let left = Arc::new(AtomicUsize::new(usize::MAX));
-            let mut session = hooks.session_with_reducer(failing(&left));
+            let mut session = hooks.session().reduced_by(failing(&left));
             let mut ran = Vec::new();
             for now in trajectory.steps() {
                 if now == step {

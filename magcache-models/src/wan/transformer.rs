@@ -178,7 +178,7 @@ impl WanTransformer {
             Signal::ModulatedInput => self.blocks[0].modulated_input(&x.image()?, timestep_proj()?),
         };
         let (x, residual) = pass
-            .run_modules(self.blocks.len(), &probe, Streams::Image(tokens.clone()), |i, streams, modules| {
+            .run_lazy(self.blocks.len(), &probe, Streams::Image(tokens.clone()), |i, streams, modules| {
                 let block = &self.blocks[i];
                 let context = text.keys_values(i, block.cross_attention())?;
                 streams.map_image(|x| block.forward(x, timestep_proj()?, rope()?, context, modules))

@@ -6,10 +6,15 @@ use candle_core::Result;
 
 use super::{
     CacheHook,
-    slot::{Last, Slot},
+    slot::{Last, Made, Slot},
 };
-use crate::log::audit::Drift;
-use crate::{Branch, Cx, Head, Output, Streams, Verdict, Why, log::Record, state::SlotKey, strategy::Base};
+use crate::{
+    Branch, Cx, Head, Output, Streams, Verdict, Why,
+    chain::LazyOutput,
+    log::{Record, audit::Drift},
+    state::SlotKey,
+    strategy::Base,
+};
 
 /// What a pass can be rebuilt from.
 pub(super) enum Basis {
@@ -62,16 +67,20 @@ impl CacheHook {
         slot: &mut Slot,
         head: &Head<'_>,
         blocks: &Range<usize>,
-    ) -> Result<(Last, Option<Streams>)> {
+    ) -> Result<(Last, Option<LazyOutput>)> {
         let kind = head.fronted.kind()?;
         let changed = slot.kind.replace(kind.clone()).is_some_and(|before| before != kind);
         if changed {
             slot.reset();
             slot.kind = Some(kind);
         }
-        let predict = |slot: &Slot| match &slot.forecast {
-            Some(made) => made.forecast.predict(cx.step.index, head.fronted),
-            None => Ok(None),
+        let predict = |slot: &Slot| -> Result<Option<LazyOutput>> {
+            let Some(Made { forecast, .. }) = &slot.forecast else { return Ok(None) };
+            if let residual @ Some(_) = forecast.residual(cx.step.index)? {
+                return Ok(Some(LazyOutput { streams: head.fronted.clone(), residual, exact: false }));
+            }
+            let predicted = forecast.predict(cx.step.index, head.fronted)?;
+            Ok(predicted.map(|streams| Output { streams, exact: false }.into()))
         };
         if let Some(last) = slot.last.filter(|last| last.step == cx.step.index) {
             let guess = if last.verdict.reuse && last.overruled.is_none() { predict(slot)? } else { None };

@@ -7,7 +7,7 @@ use super::{
     decide::Basis,
     slot::{Last, Made, Slot},
 };
-use crate::{Cx, Next, Output, Step, Streams, Why, log::Audit, state::SlotKey};
+use crate::{Cx, Next, Output, Step, Streams, Why, chain::LazyOutput, log::Audit, state::SlotKey};
 
 /// A reuse that was decided and logged, and is audited.
 pub(super) struct Reuse<'r, 'n> {
@@ -47,13 +47,13 @@ impl CacheHook {
     }
 
     /// Audits a reuse: the guess stands in, or the truth where that passes the drift budget.
-    pub(super) fn audited(&self, cx: &mut Cx<'_>, reuse: Reuse<'_, '_>, basis: &Basis) -> Result<Output> {
+    pub(super) fn audited(&self, cx: &mut Cx<'_>, reuse: Reuse<'_, '_>, basis: &Basis) -> Result<LazyOutput> {
         let checked = self.check(cx, &reuse)?;
         let Reuse { key, last, place, middle, guess, .. } = reuse;
         if let Some((truth, audit)) = checked {
             cx.log.overrule(place, Why::DriftBudget);
             let last = Last { overruled: Some(audit), ..last };
-            let out = Output { streams: truth, exact: true };
+            let out = Output { streams: truth, exact: true }.into();
             let lesson = Lesson { key: key.clone(), last, basis, place, text: middle.text_is_read() };
             self.computed(cx, lesson, &out)?;
             return Ok(out);
@@ -61,11 +61,11 @@ impl CacheHook {
         let mut slot = Slot::open(cx, key);
         slot.skips(last);
         slot.put(cx, key.clone());
-        Ok(Output { streams: guess, exact: false })
+        Ok(Output { streams: guess, exact: false }.into())
     }
 
     /// Puts what a pass that was computed leaves behind into its slot.
-    pub(super) fn computed(&self, cx: &mut Cx<'_>, lesson: Lesson<'_>, out: &Output) -> Result<()> {
+    pub(super) fn computed(&self, cx: &mut Cx<'_>, lesson: Lesson<'_>, out: &LazyOutput) -> Result<()> {
         let Lesson { key, last, basis, place, text } = lesson;
         let mut slot = Slot::open(cx, &key);
         slot.history.consecutive = 0;
@@ -74,7 +74,7 @@ impl CacheHook {
             slot.last = slot.last.map(|own| Last { overruled: last.overruled, ..own });
         }
         let sound = match basis {
-            Basis::Leads => slot.leads(cx.step.index, out),
+            Basis::Leads => out.clone().added().and_then(|out| slot.leads(cx.step.index, out)),
             // What an inner cache guessed is not a fact to learn from.
             Basis::From(base) if base.exact && out.exact => {
                 self.learn(cx, &mut slot, &base.streams, &out.streams, text)

@@ -15,6 +15,7 @@ use self::{
 };
 use crate::{
     BlockHook, Cx, Guards, Head, Next, Output, Step, Streams, Verdict, Why, Window,
+    chain::LazyOutput,
     forecast::{ForecastConfig, ForecastTable},
     log::Record,
     snapshot::{Persist, Reader, SnapshotError, Writer},
@@ -75,12 +76,16 @@ impl CacheHook {
 
 impl BlockHook for CacheHook {
     fn call(&self, cx: &mut Cx<'_>, x: Streams, next: Next<'_>) -> Result<Output> {
+        self.call_lazy(cx, x, next)?.added()
+    }
+
+    fn call_lazy(&self, cx: &mut Cx<'_>, x: Streams, next: Next<'_>) -> Result<LazyOutput> {
         let Window { front, back } = self.cache.any_window();
         let kept = next.blocks().len().saturating_sub(front.saturating_add(back));
         if next.is_forced() || kept == 0 {
             let why = if next.is_forced() { Why::Forced } else { Why::Window };
             self.log(cx, next.blocks(), Verdict::compute(why));
-            return next.run(cx, x);
+            return next.run_lazy(cx, x);
         }
         // What the model shows is about block 0.
         let probe = cx.probe.filter(|_| next.blocks().start == 0);
@@ -88,7 +93,7 @@ impl BlockHook for CacheHook {
         let (middle, back) = rest.split_at(kept);
         let blocks = middle.blocks();
 
-        let fronted = front.forced().run(cx, x.clone())?.streams.added()?;
+        let fronted = front.forced().run(cx, x.clone())?.streams;
         let key = self.key(cx, blocks.clone());
         let basis = self.basis(cx, &key, &fronted);
         let mut slot = Slot::open(cx, &key);
@@ -117,11 +122,11 @@ impl BlockHook for CacheHook {
         let out = match (guess, &basis) {
             (Some(guess), _) if !due => {
                 middle.skip(cx);
-                Output { streams: guess, exact: false }
+                guess
             }
             (Some(guess), Basis::From(base)) => {
                 middle.clone().skip(cx);
-                let (fronted, base) = (&fronted, &base.streams);
+                let (fronted, base, guess) = (&fronted, &base.streams, guess.added()?.streams);
                 self.audited(cx, Reuse { key: &key, last, place, middle, fronted, base, guess }, &basis)?
             }
             _ => {
@@ -130,16 +135,15 @@ impl BlockHook for CacheHook {
                     Some(audit) => {
                         cx.log.audited(place, audit);
                         middle.clone().skip(cx);
-                        middle.bare().run(cx, fronted)?
+                        middle.bare().run_lazy(cx, fronted)?
                     }
-                    None => middle.run(cx, fronted)?,
+                    None => middle.run_lazy(cx, fronted)?,
                 };
                 self.computed(cx, Lesson { key, last, basis: &basis, place, text }, &out)?;
                 out
             }
         };
-        let after = back.forced().run(cx, out.streams)?;
-        Ok(Output { streams: after.streams, exact: out.exact && after.exact })
+        if back.blocks().is_empty() { Ok(out) } else { out.then(|x| back.forced().run_lazy(cx, x)) }
     }
 
     fn skipped(&self, cx: &mut Cx<'_>, blocks: Range<usize>) {

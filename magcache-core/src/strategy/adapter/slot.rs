@@ -122,8 +122,7 @@ impl Slot {
     }
 
     /// Keeps the output of a conditional pass for the branches behind it; `false` where it cannot be used.
-    pub(super) fn leads(&mut self, step: usize, out: &Output) -> Result<bool> {
-        let out = Output { streams: out.streams.clone().added()?, exact: out.exact };
+    pub(super) fn leads(&mut self, step: usize, out: Output) -> Result<bool> {
         let usable = out.streams.is_finite_on_host()?;
         self.lead = usable.then_some(Lead { step, out });
         Ok(usable)

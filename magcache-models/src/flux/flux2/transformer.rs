@@ -169,7 +169,7 @@ impl Flux2Transformer {
         let streams = Streams::Dual { image, text: text.text().clone() };
         let blocks = self.dual_blocks.len() + self.single_blocks.len();
         let (x, residual) = pass
-            .run_modules(blocks, &probe, streams, |i, x, modules| match self.dual_blocks.get(i) {
+            .run_lazy(blocks, &probe, streams, |i, x, modules| match self.dual_blocks.get(i) {
                 Some(block) => by_roles(roles, x, |tuple| {
                     block.forward(tuple, [&of_text, &of_image], positions, modules)
                 }),
