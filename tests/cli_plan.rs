@@ -193,11 +193,11 @@ fn targets_that_cannot_be_met_say_what_can() {
         ),
         (
             &["--budget", "5", "--cache", "schedule", "--set", "skip=[2]"],
-            &["\"schedule\" has no threshold that a target could set", "leave out --cache"],
+            &["\"schedule\" has no key that a target could set", "leave out --cache"],
         ),
         (
             &["--budget", "5", "--cache", "cfg-cache", "--true-cfg", "3"],
-            &["\"cfg-cache\" has no threshold that a target could set"],
+            &["\"cfg-cache\" has no key that a target could set"],
         ),
         (
             &["--budget", "5", "--cache", "magcache", "--set", "threshold=0.2"],

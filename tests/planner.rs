@@ -5,6 +5,7 @@ use std::sync::Arc;
 use magcache_core::{
     Branch, Expert, HookRegistry, Phase, Trajectory,
     calibrate::{Recording, Rehearsal},
+    config::FixedSteps,
     planner::{Continuation, Objective, Planned, Planner, PlannerError, ReuseErrors, StepErrors},
     profile::{PlannedSchedule, Plans, Source},
     state::HookId,
@@ -220,7 +221,7 @@ fn plans_know_their_runs_and_their_speed() {
     assert!(plans.problems("here").is_empty());
     assert!((plans.speedup(2) - 4.0 / 2.2).abs() < 1e-12);
     assert_eq!(schedule.predicted_psnr(), 40.0);
-    let table = schedule.table();
+    let table = FixedSteps::registered().unwrap().planned(&schedule).unwrap();
     assert_eq!(table["forecast"]["type"].as_str(), Some("taylor"));
 
     let run = Trajectory { flow_shift: Some(3.0), ..Trajectory::plain(4, &BOTH) };

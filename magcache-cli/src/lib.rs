@@ -25,6 +25,9 @@ use std::process::ExitCode;
 use args::Command;
 use console::Output;
 
+/// The program's name, which a strategy has too.
+pub(crate) const PROGRAM: &str = "magcache";
+
 /// The whole program: parses the command line, runs the command, and reports how it ended. What other crates have registered
 /// it knows as it knows its own. To be called before anything else, for it settles how many threads compute.
 pub fn main() -> ExitCode {

@@ -87,6 +87,7 @@ inventory::submit! {
         summary: "what the blocks added at the last computed step is added again; what holds without the key",
         paper: "-",
         keys: keys_of::<ResidualConfig>,
+        line: None,
         origin: env!("CARGO_PKG_NAME"),
     }
 }
@@ -109,6 +110,7 @@ inventory::submit! {
         summary: "the output of the last computed step as it was; what holds without the key for a module",
         paper: "-",
         keys: keys_of::<OutputConfig>,
+        line: None,
         origin: env!("CARGO_PKG_NAME"),
     }
 }

@@ -232,6 +232,10 @@ impl CacheConfig for PriorityConfig {
         validate(&self.members, cx)
     }
 
+    fn members(&self) -> &[Box<dyn CacheConfig>] {
+        &self.members
+    }
+
     fn build(&self, cx: &BuildCx<'_>) -> Result<Strategy, ConfigError> {
         build(Mode::Priority, &self.members, cx)
     }
@@ -241,6 +245,10 @@ impl CacheConfig for PriorityConfig {
 impl CacheConfig for AnyVetoConfig {
     fn validate(&self, cx: &BuildCx<'_>) -> Vec<Problem> {
         validate(&self.members, cx)
+    }
+
+    fn members(&self) -> &[Box<dyn CacheConfig>] {
+        &self.members
     }
 
     fn build(&self, cx: &BuildCx<'_>) -> Result<Strategy, ConfigError> {

@@ -31,7 +31,7 @@ pub struct DbCacheConfig {
     /// Blocks at the end that always run (`Bn_compute_blocks`).
     pub back: usize,
     /// Bound of the relative L1 distance to the last computed step (`residual_diff_threshold`); a larger one skips more.
-    #[schemars(range(min = 0.0))]
+    #[schemars(range(min = 0.0), extend("target" = [0, 2]))]
     pub threshold: f64,
 }
 

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 #[serde(deny_unknown_fields, default)]
 pub struct EasyCacheConfig {
     /// Bound of the accumulated relative change of the output (`thresh`, the paper's τ).
-    #[schemars(range(min = 0.0))]
+    #[schemars(range(min = 0.0), extend("target" = [0, 2]))]
     pub threshold: f64,
 }
 

@@ -43,7 +43,7 @@ pub enum Dialect {
 #[serde(deny_unknown_fields, default)]
 pub struct FbCacheConfig {
     /// Bound of the relative distance to the last computed step; a larger one skips more.
-    #[schemars(range(min = 0.0))]
+    #[schemars(range(min = 0.0), extend("target" = [0, 2]))]
     pub threshold: f64,
     /// What is compared.
     pub metric: Metric,

@@ -26,5 +26,8 @@ pub mod sencache;
 pub mod taylor;
 pub mod teacache;
 
+/// The strategies that are shown where none is asked for, the one that is tried first in front.
+pub const SHOWN: [&str; 3] = ["magcache", "teacache", "fbcache"];
+
 /// Keeps this crate, and so its registrations, in a binary that names nothing else of it.
 pub fn link() {}

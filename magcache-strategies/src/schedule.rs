@@ -1,11 +1,14 @@
 //! A fixed schedule: skips the steps that it is told, as a trace recorded them or a planner chose them.
 
-use std::collections::BTreeMap;
-
 use candle_core::Result;
 use magcache_core::{
     Branch, BuildCx, CacheConfig, ConfigError, Guards, Head, Level, Problem, Step, Strategy, StrategyInfo,
-    TimestepCache, Verdict, Why, error::count, inventory, keys::keys_of, schemars, typetag,
+    TimestepCache, Verdict, Why,
+    config::{FixedSteps, Skips},
+    error::count,
+    inventory,
+    keys::keys_of,
+    schemars, typetag,
 };
 use serde::{Deserialize, Serialize};
 
@@ -14,50 +17,15 @@ use serde::{Deserialize, Serialize};
 #[serde(deny_unknown_fields)]
 pub struct ScheduleConfig {
     /// Steps to skip: one list for every branch, or one by branch.
-    pub skip: Skip,
+    pub skip: Skips,
     /// Steps of the runs that it is for; any number without.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub steps: Option<usize>,
 }
 
-/// Steps to skip.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(untagged)]
-pub enum Skip {
-    /// On every branch.
-    All(Vec<usize>),
-    /// By branch; a branch without a list skips nothing.
-    ByBranch(BTreeMap<String, Vec<usize>>),
-}
-
 /// The strategy.
 #[derive(Debug)]
-pub struct FixedSchedule(Skip);
-
-impl Skip {
-    fn has(&self, step: usize, branch: Branch) -> bool {
-        match self {
-            Self::All(steps) => steps.contains(&step),
-            Self::ByBranch(map) => map.get(&branch.to_string()).is_some_and(|steps| steps.contains(&step)),
-        }
-    }
-
-    fn problems(&self, place: &str) -> Vec<Problem> {
-        match self {
-            Self::All(_) => Vec::new(),
-            Self::ByBranch(map) => {
-                map.keys().filter_map(|name| Problem::unless_branch(place, "skip", name)).collect()
-            }
-        }
-    }
-
-    fn last(&self) -> Option<usize> {
-        match self {
-            Self::All(steps) => steps.iter().max().copied(),
-            Self::ByBranch(map) => map.values().flatten().max().copied(),
-        }
-    }
-}
+pub struct FixedSchedule(Skips);
 
 impl TimestepCache for FixedSchedule {
     type State = ();
@@ -112,4 +80,8 @@ inventory::submit! {
         keys: keys_of::<ScheduleConfig>,
         origin: env!("CARGO_PKG_NAME"),
     }
+}
+
+inventory::submit! {
+    FixedSteps { config: |skip, steps| Box::new(ScheduleConfig { skip, steps }) }
 }

@@ -17,7 +17,7 @@ use magcache_core::{
     inventory,
     keys::keys_of,
     metrics,
-    profile::{Sensitivity, Source},
+    profile::{Part, Sensitivity, Source},
     schemars,
     strategy::Branches,
     typetag,
@@ -33,7 +33,7 @@ const THRESHOLDS: [f64; 2] = [0.005, 0.07];
 pub struct SenCacheConfig {
     /// Bound of the predicted change (the paper's ε), in units of the prediction. Without it that of the sensitivities, else
     /// 0.07.
-    #[schemars(range(min = 0.0))]
+    #[schemars(range(min = 0.0), extend("target" = [0, 2]))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threshold: Option<f64>,
     /// The same in the first part of the run. Without it that of the sensitivities, else 0.005.
@@ -208,6 +208,10 @@ impl CacheConfig for SenCacheConfig {
             out.push(Problem::error(cx.place, error.to_string()));
         }
         out
+    }
+
+    fn reads(&self) -> Vec<Part> {
+        if self.sensitivity.is_empty() { vec![Part::Sensitivities] } else { Vec::new() }
     }
 
     fn build(&self, cx: &BuildCx<'_>) -> Result<Strategy, ConfigError> {

@@ -93,6 +93,7 @@ inventory::submit! {
         summary: "continues what the blocks added at the last computed steps as a polynomial (TaylorSeer)",
         paper: "https://arxiv.org/abs/2503.06923",
         keys: keys_of::<TaylorConfig>,
+        line: Some("type = \"taylor\"\norder = 1"),
         origin: env!("CARGO_PKG_NAME"),
     }
 }

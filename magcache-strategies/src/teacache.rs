@@ -8,7 +8,9 @@
 use candle_core::Tensor;
 use magcache_core::{
     Branch, BuildCx, CacheConfig, ConfigError, Expert, Guards, Head, Level, Problem, Signal, Step, Strategy,
-    StrategyInfo, Streams, TimestepCache, Verdict, Warmup, Why, inventory, keys::keys_of, profile::Fit,
+    StrategyInfo, Streams, TimestepCache, Verdict, Warmup, Why, inventory,
+    keys::keys_of,
+    profile::{Fit, Part},
     schemars, typetag,
 };
 use serde::{Deserialize, Serialize};
@@ -30,7 +32,7 @@ pub enum Policy {
 #[serde(deny_unknown_fields)]
 pub struct TeaCacheConfig {
     /// Bound of the accumulated, rescaled distance; a larger one skips more. Without it that of the fit, else 0.08.
-    #[schemars(range(min = 0.0))]
+    #[schemars(range(min = 0.0), extend("target" = [0, 2]))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threshold: Option<f64>,
     /// How a distance is rescaled. Without it by the fit; where there is none, it must be said to be `linear`.
@@ -232,6 +234,14 @@ impl CacheConfig for TeaCacheConfig {
             out.push(Problem::error(cx.place, error.to_string()));
         }
         out
+    }
+
+    fn reads(&self) -> Vec<Part> {
+        if self.coefficients.is_some() || self.policy == Some(Policy::Linear) {
+            Vec::new()
+        } else {
+            vec![Part::Fits]
+        }
     }
 
     fn build(&self, cx: &BuildCx<'_>) -> Result<Strategy, ConfigError> {

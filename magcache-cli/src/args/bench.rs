@@ -87,7 +87,7 @@ pub(crate) struct BenchCache {
     #[command(flatten)]
     pub(crate) model: BenchModel,
     /// A strategy with its profile's defaults
-    #[arg(long, default_value = "magcache")]
+    #[arg(long, default_value = magcache_strategies::SHOWN[0])]
     pub(crate) cache: String,
     /// Sampling steps
     #[arg(long)]

@@ -30,7 +30,7 @@ pub(crate) use writing::Writing;
 ///
 /// Every command that runs a model works without arguments, on a small model inside the program.
 #[derive(Debug, Parser)]
-#[command(name = "magcache", version, long_version = build_information(), propagate_version = true, max_term_width = 100)]
+#[command(name = crate::PROGRAM, version, long_version = build_information(), propagate_version = true, max_term_width = 100)]
 pub(crate) struct Args {
     #[command(subcommand)]
     pub(crate) command: Command,

@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context, Result};
 use magcache_core::{
     CachePlan,
-    config::Residuals,
+    config::{FixedSteps, Residuals},
     planner::{Continuation, Objective, Planner, ReuseErrors},
     profile::PlannedSchedule,
 };
@@ -42,7 +42,8 @@ pub(crate) fn skipped_cost(
     let half = half.context("a run of a single step has nothing to skip")?;
     let half = PlannedSchedule::new(half, Continuation::Line);
     let computed = half.computed;
-    let caches = CachePlan::from_tables(vec![half.table()], Residuals::default())?;
+    let caches =
+        CachePlan::from_tables(vec![FixedSteps::registered()?.planned(&half)?], Residuals::default())?;
     let hooks = caches.build(plan.pipeline.meta(), Some(&plan.trajectory))?.registry;
     warm_up(scene, stop)?;
     let mut costs = Vec::new();

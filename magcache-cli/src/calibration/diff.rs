@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use magcache_core::{
     error::count,
-    profile::{Curve, Fit, PlannedSchedule, Plans, Profile, Sensitivity, resample},
+    profile::{Curve, Fit, OwnPart, PlannedSchedule, Plans, Profile, Sensitivity, resample},
 };
 
 use self::decisions::Decisions;
@@ -81,6 +81,12 @@ impl Diff {
         let key = |p: &Plans| (p.steps, p.flow_shift.map(f64::to_bits), p.boundary_ratio.map(f64::to_bits));
         let name = |p: &Plans| format!("plans of {}", count(p.steps, "step"));
         out.pairs(&a.plans, &b.plans, key, name, Self::plans);
+        let kinds: BTreeSet<&String> = a.parts.keys().chain(b.parts.keys()).collect();
+        for kind in kinds {
+            let of = |profile: &Profile| profile.parts.get(kind).cloned().unwrap_or_default();
+            let name = |part: &OwnPart| named(kind, part.variant.as_ref(), None);
+            out.pairs(&of(a), &of(b), |part| part.variant.clone(), name, Self::own);
+        }
         out.decisions = Decisions::of(a, b);
         out
     }
@@ -205,6 +211,15 @@ impl Diff {
         let [latent, timestep] = [relative(|of| of.0), relative(|of| of.1)];
         self.values(what.to_owned(), "relative latent sensitivity", "timestep", true, latent.into_iter());
         self.values(what.to_owned(), "relative timestep sensitivity", "timestep", true, timestep.into_iter());
+    }
+
+    /// A kind that a strategy brings: what its keys mean is not known here.
+    fn own(&mut self, what: &str, a: &OwnPart, b: &OwnPart) {
+        let keys: BTreeSet<&String> = a.keys.keys().chain(b.keys.keys()).collect();
+        for key in keys {
+            self.condition(what, key, a.keys.get(key), b.keys.get(key), true);
+        }
+        self.facts(what, &a.source.measured, &b.source.measured);
     }
 
     fn plans(&mut self, what: &str, a: &Plans, b: &Plans) {

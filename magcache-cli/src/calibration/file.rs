@@ -102,6 +102,7 @@ impl Measured {
             fits,
             sensitivities,
             plans: plans(&self.recording, &self.conditions, objective, source(None)?)?.into_iter().collect(),
+            ..Profile::default()
         })
     }
 

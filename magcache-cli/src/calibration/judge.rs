@@ -1,12 +1,15 @@
 //! The verdict on every profile that the caches of a run use.
 
 use anyhow::Result;
-use magcache_core::{CachePlan, ModelMeta, Trajectory, profile::Profile};
+use magcache_core::{
+    CachePlan, ModelMeta, Trajectory,
+    profile::{Part, Profile},
+};
 use serde_json::{Value, json};
 
 use super::{
     Conditions, Facts,
-    verdict::{Checkpoint, Judged, Known, Part, Verdict, reasons},
+    verdict::{Checkpoint, Judged, Known, Verdict, reasons},
 };
 use crate::{
     args::{Dtype, Sampling},
@@ -60,49 +63,26 @@ fn judge(
     let mut used = Vec::new();
     for entry in &cache.cache {
         let Some(name) = entry.words.profile.as_deref().or(meta.profiles.first().copied()) else { continue };
-        for (strategy, part) in parts(&entry.to_table()?) {
+        for (strategy, part) in entry.reads() {
             used.push((name, Profile::find(name)?, strategy, part, entry.words.variant.as_deref()));
         }
     }
     if let Some(name) = chosen.and_then(|chosen| chosen.planned_by.as_deref()) {
-        used.push((name, Profile::find(name)?, "the planned schedule".to_owned(), Part::Plans, None));
+        used.push((name, Profile::find(name)?, "the planned schedule", Part::Plans, None));
     }
     let recorded = used.iter().any(|(_, profile, ..)| records_checkpoint(profile));
     let checkpoint = if recorded { checkpoint()? } else { Checkpoint::None };
     let known = Known { checkpoint, ..known };
-    let one =
-        |(name, profile, strategy, part, variant): (&str, Profile, String, Part, Option<&str>)| Judged {
-            profile: name.to_owned(),
-            strategy,
-            reasons: reasons((name, &profile), part, variant, &known),
-        };
+    let one = |(name, profile, strategy, part, variant): (&str, Profile, &str, Part, Option<&str>)| Judged {
+        profile: name.to_owned(),
+        strategy: strategy.to_owned(),
+        reasons: reasons((name, &profile), part, variant, &known),
+    };
     Ok(used.into_iter().map(one).collect())
 }
 
 fn records_checkpoint(profile: &Profile) -> bool {
-    let curves = profile.curves.iter().map(|curve| &curve.source);
-    let fits = profile.fits.iter().map(|fit| &fit.source);
-    let sensitivities = profile.sensitivities.iter().map(|sensitivity| &sensitivity.source);
-    let plans = profile.plans.iter().map(|plans| &plans.source);
-    let mut all = curves.chain(fits).chain(sensitivities).chain(plans);
-    all.any(|source| source.measured.contains_key("checkpoint"))
-}
-
-/// What the strategies of a `[[cache]]` table read from its profile: nothing where the table brings its own.
-fn parts(table: &toml::Table) -> Vec<(String, Part)> {
-    let word = |key: &str| table.get(key).and_then(toml::Value::as_str);
-    let strategy = word("strategy").unwrap_or_default();
-    let own =
-        |part: Part, without: bool| (!without).then(|| (strategy.to_owned(), part)).into_iter().collect();
-    match strategy {
-        "magcache" => own(Part::Curves, table.contains_key("ratios")),
-        "teacache" => own(Part::Fits, table.contains_key("coefficients") || word("policy") == Some("linear")),
-        "sencache" => own(Part::Sensitivities, table.contains_key("sensitivity")),
-        _ => {
-            let members = table.get("members").and_then(toml::Value::as_array);
-            members.into_iter().flatten().filter_map(toml::Value::as_table).flat_map(parts).collect()
-        }
-    }
+    profile.all_sources().any(|source| source.measured.contains_key("checkpoint"))
 }
 
 /// Tells the verdicts; a refused profile ends the command unless `force` says otherwise.

@@ -11,7 +11,7 @@ use magcache_core::{
     Branch, ModelMeta, Trajectory,
     error::count,
     meta,
-    profile::{Curve, Profile},
+    profile::{Curve, Part, Profile},
 };
 use magcache_models::pipeline::SamplingOption;
 use serde_json::{Value, json};
@@ -34,16 +34,6 @@ pub(crate) enum Verdict {
 pub(crate) struct Reason {
     pub(crate) verdict: Verdict,
     pub(crate) text: String,
-}
-
-/// What a strategy takes from a profile.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Part {
-    Curves,
-    Fits,
-    Sensitivities,
-    /// Schedules that were planned for such a run.
-    Plans,
 }
 
 /// What is known of a run before it starts.
@@ -129,24 +119,13 @@ fn measured<'a>(
     variant: Option<&str>,
     run: &Trajectory,
 ) -> Vec<Measured<'a>> {
-    let plain = |facts: &Facts| Measured { facts: facts.clone(), curve: None };
-    match part {
-        Part::Curves => {
-            profile.curves_of(variant).unwrap_or_default().into_iter().map(Measured::of_curve).collect()
-        }
-        Part::Fits => {
-            let fits = profile.fits_of(variant).unwrap_or_default();
-            fits.iter().map(|fit| plain(&fit.source.measured)).collect()
-        }
-        Part::Sensitivities => {
-            let all = profile.sensitivities_of(variant).unwrap_or_default();
-            all.iter().map(|sensitivity| plain(&sensitivity.source.measured)).collect()
-        }
-        Part::Plans => {
-            let fitting = profile.plans.iter().filter(|plans| plans.fit(run));
-            fitting.map(|plans| plain(&plans.source.measured)).collect()
-        }
+    // What a curve is read with stands beside its provenance.
+    if part == Part::Curves {
+        let curves = profile.curves_of(variant).unwrap_or_default();
+        return curves.into_iter().map(Measured::of_curve).collect();
     }
+    let sources = profile.sources(part, variant, run).unwrap_or_default();
+    sources.into_iter().map(|source| Measured { facts: source.measured.clone(), curve: None }).collect()
 }
 
 /// A profile of another model, or of the model in other sizes.
@@ -170,7 +149,6 @@ fn described(model: &ModelMeta) -> String {
 }
 
 impl<'a> Measured<'a> {
-    /// What a curve is read with stands beside its provenance.
     fn of_curve(curve: &'a Curve) -> Self {
         let mut facts = curve.source.measured.clone();
         facts.insert("steps".to_owned(), toml::Value::Integer(curve.steps as i64));

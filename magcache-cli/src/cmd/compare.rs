@@ -110,7 +110,7 @@ fn contenders(args: &Compare, plan: &Plan) -> Result<(Vec<Contender>, Vec<Fault>
         notes.extend(plan.chosen.iter().map(|chosen| contender::chosen_note(&name, chosen)));
         contenders.push(Contender { name, cache: plan.config.caches()?, steps: plan.request.steps });
     }
-    let default = contender::DEFAULT.map(str::to_owned);
+    let default = magcache_strategies::SHOWN.map(str::to_owned);
     let named = if args.configs.is_empty() && contenders.is_empty() { &default[..] } else { &args.configs };
     for text in named {
         match Contender::parse(text, args.sampling.profile.as_deref(), plan, &mut notes) {

@@ -8,7 +8,7 @@ use crate::{
     calibration::judge,
     compare::{
         Comparison, answer,
-        contender::{self, Contender, DEFAULT},
+        contender::{self, Contender},
     },
     console::Output,
     files::{Writes, unused},
@@ -21,7 +21,8 @@ pub(crate) fn run(args: &Demo, out: &Output) -> Result<()> {
     let folder = args.out.clone().unwrap_or_else(|| unused("magcache-demo", args.writing, &|_| Vec::new()));
     Writes::new(args.writing).folder("--out", Some(&folder)).check()?;
     let one = |name| Contender::parse(name, None, &plan, &mut Vec::new());
-    let contenders: Vec<Contender> = DEFAULT.into_iter().map(one).collect::<Result<_>>()?;
+    let contenders: Vec<Contender> =
+        magcache_strategies::SHOWN.into_iter().map(one).collect::<Result<_>>()?;
     let mut warn = |text: &str, hint: Option<&str>| out.warn(text, hint);
     for contender in &contenders {
         let judged = judge::of_plan(&plan, &contender.cache, &Sampling::default(), Some(Dtype::Auto))?;

@@ -3,7 +3,11 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use magcache_core::{error::count, profile::Profile};
+use magcache_core::{
+    config::FixedSteps,
+    error::count,
+    profile::{PlannedSchedule, Profile},
+};
 use magcache_models::pipeline::Request;
 use serde_json::{Value, json};
 
@@ -182,7 +186,9 @@ fn save(path: &std::path::Path, mut profile: Profile, plan: &Plan, curves: &[Cur
     for (setting, points) in planner.iter().flat_map(|curve| curve.points.iter().flatten()) {
         let Setting::Tables(tables) = setting else { continue };
         let plans = profile.plans.iter_mut().filter(|plans| plans.fit(&plan.trajectory)).take(1);
-        let own = plans.flat_map(|plans| &mut plans.schedules).find(|s| tables.first() == Some(&s.table()));
+        let fixed = FixedSteps::registered()?;
+        let is_own = |s: &&mut PlannedSchedule| tables.first() == fixed.planned(s).ok().as_ref();
+        let own = plans.flat_map(|plans| &mut plans.schedules).find(is_own);
         if let Some(schedule) = own {
             let ((psnr, error), (ssim, _)) = (points.psnr(), points.ssim());
             (schedule.psnr, schedule.ssim) = (Some(psnr), Some(ssim));

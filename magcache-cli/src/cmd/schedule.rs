@@ -55,8 +55,11 @@ pub(crate) fn run(args: &Schedule, out: &Output) -> Result<()> {
     let plot = args.plot.as_deref().map(plot::Target::prepare).transpose()?;
     let export = args.export.as_deref().map(Export::prepare).transpose()?;
     if config.cache.is_empty() && config.target.is_none() && args.sampling.cache.is_none() {
-        out.note("no cache is given: this is what --cache magcache does, a run without --cache is dense");
-        let table = [("strategy".to_owned(), toml::Value::String("magcache".to_owned()))];
+        let [first, ..] = magcache_strategies::SHOWN;
+        out.note(&format!(
+            "no cache is given: this is what --cache {first} does, a run without --cache is dense"
+        ));
+        let table = [("strategy".to_owned(), toml::Value::String(first.to_owned()))];
         config.cache.push(toml::Table::from_iter(table));
         if let (Some(profile), Some(cache)) = (&args.sampling.profile, config.cache.first_mut()) {
             cache.insert("profile".to_owned(), toml::Value::String(profile.clone()));

@@ -6,16 +6,14 @@ use magcache_core::error::nearest;
 use serde_json::json;
 
 use crate::{
+    PROGRAM,
     args::{Args, Completions, Man},
     console::{Output, bad_input_with},
 };
 
-/// The name of the program.
-const NAME: &str = "magcache";
-
 pub(crate) fn completions(args: &Completions, out: &Output) {
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Args::command(), NAME, &mut script);
+    clap_complete::generate(args.shell, &mut Args::command(), PROGRAM, &mut script);
     let script = String::from_utf8_lossy(&script);
     out.answer(&script, &json!({ "shell": args.shell.to_string(), "script": script }));
 }

@@ -14,9 +14,6 @@ use crate::{
     plan::{Chosen, Config, Plan, cache_table},
 };
 
-/// What is shown beside the dense run where nothing else is asked for.
-pub(crate) const DEFAULT: [&str; 3] = ["magcache", "teacache", "fbcache"];
-
 /// The name of the dense lane.
 pub(crate) const DENSE: &str = "dense";
 

@@ -12,7 +12,7 @@ use crate::{
         Lane, Scene,
         once::{Outcome, run_once},
     },
-    plan::{Config, Plan, Target},
+    plan::{Config, Knob, Plan, Target},
 };
 
 /// Budgets are met where runs compute within so many steps of them.
@@ -132,11 +132,8 @@ fn strategy(
         let (tables, met) = chosen(plan, profile, &[table], budget)?;
         return Ok(met.then_some(Setting::Tables(tables)));
     }
-    let with = |threshold: f64| {
-        let mut table = table.clone();
-        table.insert("threshold".to_owned(), toml::Value::Float(threshold));
-        table
-    };
+    let knob = Knob::of(&table)?;
+    let with = |value: f64| knob.set(&table, value);
     let mut computed = |threshold: f64| -> Result<f64> {
         let registry = build(&with(threshold))?;
         let mut sum = 0.0;
@@ -147,7 +144,7 @@ fn strategy(
         }
         Ok(sum / scenes.len().max(1) as f64)
     };
-    let (threshold, steps) = search.find(budget as f64, &mut computed)?;
+    let (threshold, steps) = search.find(budget as f64, knob.range, &mut computed)?;
     Ok(((steps - budget as f64).abs() <= NEAR).then(|| Setting::Tables(vec![with(threshold)])))
 }
 

@@ -1,34 +1,40 @@
-//! The threshold at which a strategy computes so many steps.
+//! The value of a key at which a strategy computes so many steps.
 
 use std::collections::BTreeMap;
 
 use anyhow::Result;
 
-/// Evaluations for one budget: they tell thresholds apart by a part in 250 of the range.
+/// Evaluations for one budget: they tell values apart by a part in 250 of the range.
 const HALVINGS: usize = 8;
-
-/// No strategy's threshold is larger: a relative change of 1 is already no likeness.
-const LARGEST: f64 = 2.0;
 
 /// A monotone search that remembers what it has seen, so that neighbouring budgets share evaluations.
 #[derive(Debug, Default)]
 pub(super) struct Search {
-    /// Mean computed steps by threshold, whose bits order like the positive numbers that they are.
+    /// Mean computed steps by value, whose bits order like the positive numbers that they are.
     seen: BTreeMap<u64, f64>,
 }
 
 impl Search {
-    /// The threshold whose runs compute nearest to `budget` steps, and how many they do. `computed` runs with a threshold.
+    /// The value in `range` whose runs compute nearest to `budget` steps, and how many they do. `computed` runs with a value; the
+    /// range goes from one that skips little to one that skips much.
     pub(super) fn find(
         &mut self,
         budget: f64,
+        range: [f64; 2],
         computed: &mut dyn FnMut(f64) -> Result<f64>,
     ) -> Result<(f64, f64)> {
+        let [from, to] = range;
+        // How far along the range; a value further on skips more, as a rule: it is a search, not a proof.
+        let along = |value: f64| (value - from) / (to - from);
         let seen = || self.seen.iter().map(|(bits, steps)| (f64::from_bits(*bits), *steps));
-        // A larger threshold skips more, as a rule: it is a search, not a proof.
-        let mut low = seen().filter(|(_, steps)| *steps > budget).map(|(t, _)| t).fold(0.0, f64::max);
-        let mut high =
-            seen().filter(|(t, steps)| *steps <= budget && *t > low).map(|(t, _)| t).fold(LARGEST, f64::min);
+        let mut low = seen()
+            .filter(|(_, steps)| *steps > budget)
+            .map(|(t, _)| t)
+            .fold(from, |a, b| if along(b) > along(a) { b } else { a });
+        let mut high = seen()
+            .filter(|(t, steps)| *steps <= budget && along(*t) > along(low))
+            .map(|(t, _)| t)
+            .fold(to, |a, b| if along(b) < along(a) { b } else { a });
         for _ in 0..HALVINGS {
             let threshold = f64::midpoint(low, high);
             let steps = match self.seen.get(&threshold.to_bits()) {
@@ -64,11 +70,11 @@ mod tests {
         };
         let mut search = Search::default();
         for budget in [24.0, 20.0, 16.0, 12.0, 10.0] {
-            let (threshold, computed) = search.find(budget, &mut steps).unwrap();
+            let (threshold, computed) = search.find(budget, [0.0, 2.0], &mut steps).unwrap();
             assert_eq!(computed, budget);
             assert_eq!((30.0 - 40.0 * threshold).round(), budget);
         }
-        assert_eq!(search.find(3.0, &mut steps).unwrap().1, 8.0);
+        assert_eq!(search.find(3.0, [0.0, 2.0], &mut steps).unwrap().1, 8.0);
         assert!(runs < 5 * HALVINGS, "{runs} runs");
     }
 }

@@ -2,6 +2,7 @@
 
 mod ahead;
 mod chosen;
+mod knob;
 mod load;
 pub(crate) mod model_name;
 mod paths;
@@ -21,7 +22,7 @@ use magcache_core::{
     CachePlan, ConfigError, Problem, Trajectory,
     config::{Built, CacheEntry, Residuals, Words},
     log::AuditPolicy,
-    profile::Profile,
+    profile::{Part, Profile},
     schemars,
 };
 use magcache_models::{
@@ -33,6 +34,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) use self::{
     ahead::decisions,
     chosen::Chosen,
+    knob::Knob,
     prompts::{prompt, read_prompts},
     target::Target,
 };
@@ -270,6 +272,9 @@ impl Plan {
         let words = &entry.words;
         let name = words.profile.as_deref().or(self.pipeline.meta().profiles.first().copied());
         let (Some(name), None) = (name, &words.variant) else { return Ok(None) };
+        if entry.reads().iter().all(|(_, part)| *part != Part::Curves) {
+            return Ok(None);
+        }
         let curves = Profile::find(name)?.curves;
         let default = curves.first().and_then(|curve| curve.variant.clone());
         let has = curves.iter().any(|curve| curve.variant.as_deref() == Some(IMAGE));

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use magcache_core::{
     ModelMeta, Trajectory,
-    config::Residuals,
+    config::{FixedSteps, Residuals},
     error::count,
     profile::{PlannedSchedule, Plans, Profile, Quality},
     schedule::Sizes,
@@ -123,14 +123,16 @@ fn scheduled(goal: Goal, plans: &Plans) -> Result<Chosen> {
     let empty = || bad_input_with("the profile has an empty list of schedules", "magcache calibrate");
     let all = &plans.schedules;
     let qualities = plans.qualities();
-    let of = |short: Option<String>, (found, quality): (&PlannedSchedule, &Quality)| Chosen {
-        tables: vec![found.table()],
-        computed: found.computed as f64,
-        steps: plans.steps,
-        speedup: plans.speedup(found.computed),
-        quality: Some(*quality),
-        short,
-        planned_by: None,
+    let of = |short: Option<String>, (found, quality): (&PlannedSchedule, &Quality)| -> Result<Chosen> {
+        Ok(Chosen {
+            tables: vec![FixedSteps::registered()?.planned(found)?],
+            computed: found.computed as f64,
+            steps: plans.steps,
+            speedup: plans.speedup(found.computed),
+            quality: Some(*quality),
+            short,
+            planned_by: None,
+        })
     };
     let known = || all.iter().zip(&qualities);
     let (Some(fewest), Some(most)) = (all.first(), all.last()) else {
@@ -138,7 +140,7 @@ fn scheduled(goal: Goal, plans: &Plans) -> Result<Chosen> {
     };
     match goal {
         Goal::Budget(steps) => match known().find(|(plan, _)| plan.computed == steps) {
-            Some(found) => Ok(of(None, found)),
+            Some(found) => of(None, found),
             None => {
                 let message = format!(
                     "no schedule computes {steps} of {} steps, there are those of {} to {}",
@@ -154,10 +156,10 @@ fn scheduled(goal: Goal, plans: &Plans) -> Result<Chosen> {
             let Some(found) = known().min_by(|(a, _), (b, _)| off(a).total_cmp(&off(b))) else {
                 return Err(empty());
             };
-            Ok(of(missed(times, speedup(found.0), all.iter().map(speedup)), found))
+            of(missed(times, speedup(found.0), all.iter().map(speedup)), found)
         }
         Goal::Psnr(db) => match known().find(|(_, quality)| quality.psnr >= db) {
-            Some(found) => Ok(of(None, found)),
+            Some(found) => of(None, found),
             None => {
                 let best = qualities.iter().map(|quality| quality.psnr).fold(f64::NEG_INFINITY, f64::max);
                 let message = format!("{db} dB cannot be had with a skipped step, the best is {best:.1} dB");

@@ -1,8 +1,8 @@
-//! The threshold of a strategy that decides from the step alone.
+//! The key of a strategy that decides from the step alone, set to what a target asks for.
 
 use anyhow::Result;
 use magcache_core::{
-    CachePlan, ConfigError, ModelMeta, Trajectory,
+    CachePlan, ModelMeta, Trajectory,
     config::{CacheEntry, Residuals},
     profile::Plans,
     schedule::Sizes,
@@ -11,29 +11,22 @@ use magcache_core::{
 use super::{
     ahead::decisions,
     chosen::{Chosen, Goal, missed},
+    knob::{Knob, LEAVE},
 };
 use crate::{
     console::{bad_input, bad_input_with},
     summary::Summary,
 };
 
-/// The key that is chosen.
-const THRESHOLD: &str = "threshold";
-
 /// Most consecutive skips that are tried for a strategy whose table does not name them.
 const MAX_SKIPS: [usize; 6] = [1, 2, 3, 4, 6, 8];
 
-/// The largest threshold that is tried.
-const LARGEST: f64 = 4.0;
-
-/// Halvings of a threshold's range before every threshold that decides anything else is tried.
+/// Halvings of a range before every value that decides anything else is tried.
 const HALVINGS: usize = 40;
 
-/// Thresholds that are tried one after the other for one cap of consecutive skips: what is compared with a threshold are
-/// sums over a few neighbouring steps, so a run has not many more.
+/// Values that are tried one after the other for one cap of consecutive skips: what is compared with a threshold are sums over a
+/// few neighbouring steps, so a run has not many more.
 const MOST: usize = 2000;
-
-const LEAVE: &str = "leave out --cache: the planner chooses a schedule from the profile";
 
 /// A strategy in a run.
 pub(super) struct Tuned<'t> {
@@ -44,17 +37,17 @@ pub(super) struct Tuned<'t> {
     pub(super) sizes: Option<&'t Sizes>,
 }
 
-/// What a threshold does.
+/// What a value does.
 struct Tried {
     table: toml::Table,
     /// Steps computed; a fraction where branches differ.
     computed: f64,
-    /// The next larger number that was compared with the threshold: up to it nothing changes. `None` where there is none.
+    /// The next larger number that was compared with the value: up to it nothing changes. `None` where there is none.
     next: Option<f64>,
 }
 
 impl Tuned<'_> {
-    /// The threshold that comes nearest to a goal.
+    /// The value that comes nearest to a goal.
     pub(super) fn choose(&self, goal: Goal, plans: Option<&Plans>) -> Result<Chosen> {
         let name = self.table.get("strategy").and_then(toml::Value::as_str).unwrap_or_default();
         let cost = plans.map_or(0.0, |plans| plans.skipped_cost);
@@ -70,8 +63,8 @@ impl Tuned<'_> {
                 return Err(bad_input_with(message, LEAVE));
             }
         };
-        self.has_free_threshold(name)?;
-        let (best, reachable) = self.nearest(name, wanted)?;
+        let knob = self.free_knob(name)?;
+        let (best, reachable) = self.nearest(name, &knob, wanted)?;
         let Some(Tried { table, computed, .. }) = best else {
             return Err(bad_input(format!("nothing to choose for {name:?}")));
         };
@@ -94,63 +87,61 @@ impl Tuned<'_> {
         })
     }
 
-    /// A target sets the threshold, so there has to be one, and nobody else may have set it.
-    fn has_free_threshold(&self, name: &str) -> Result<()> {
-        if let Some(typed) = self.table.get(THRESHOLD) {
-            let message = format!("`{THRESHOLD}` of {name:?} is {typed}, and a target would set it");
+    /// A target sets a key, so there has to be one, and nobody else may have set it.
+    fn free_knob(&self, name: &str) -> Result<Knob> {
+        let knob = Knob::of(self.table)?;
+        if let Some(typed) = self.table.get(&knob.key) {
+            let message = format!("`{}` of {name:?} is {typed}, and a target would set it", knob.key);
             return Err(bad_input_with(message, "leave out one of them"));
         }
-        match CacheEntry::from_table("cache[0]", self.with(0.0, None)) {
-            Err(ConfigError::UnknownKey { key, .. }) if key == THRESHOLD => {
-                Err(bad_input_with(format!("{name:?} has no threshold that a target could set"), LEAVE))
-            }
-            Err(error) => Err(error.into()),
-            Ok(_) => Ok(()),
-        }
+        CacheEntry::from_table("cache[0]", knob.set(self.table, knob.range[0]))?;
+        Ok(knob)
     }
 
-    /// The threshold that computes nearest to `wanted` steps, and what others compute. Halving finds it where a larger
-    /// threshold always skips more, as a rule; where it finds none, every threshold that makes a difference is tried.
-    fn nearest(&self, name: &str, wanted: f64) -> Result<(Option<Tried>, Vec<f64>)> {
+    /// The value that computes nearest to `wanted` steps, and what others compute. Whole numbers are all tried. Of others, halving
+    /// finds it where one further on always skips more, as a rule; where it finds none, every one that makes a difference is tried.
+    fn nearest(&self, name: &str, knob: &Knob, wanted: f64) -> Result<(Option<Tried>, Vec<f64>)> {
         let named = self.table.contains_key("max_skips");
         let caps = if named { vec![None] } else { MAX_SKIPS.map(Some).to_vec() };
         let mut seen = Seen { wanted, best: None, reachable: Vec::new() };
+        let [from, to] = knob.range;
         for cap in &caps {
-            let (mut low, mut high) = (0.0, LARGEST);
+            if knob.whole {
+                let (first, last) = (from.min(to) as usize, from.max(to) as usize);
+                for value in (first..=last).take(MOST) {
+                    seen.add(self.at(name, knob, value as f64, *cap)?);
+                }
+                continue;
+            }
+            let (mut low, mut high) = (from, to);
             for _ in 0..HALVINGS {
-                let threshold = f64::midpoint(low, high);
-                let more = seen.add(self.at(name, threshold, *cap)?) > wanted;
-                (low, high) = if more { (threshold, high) } else { (low, threshold) };
+                let value = f64::midpoint(low, high);
+                let more = seen.add(self.at(name, knob, value, *cap)?) > wanted;
+                (low, high) = if more { (value, high) } else { (low, value) };
             }
         }
         for cap in &caps {
-            if seen.is_met() {
+            if seen.is_met() || knob.whole || from > to {
                 break;
             }
-            let mut threshold = 0.0;
+            let mut value = from;
             for _ in 0..MOST {
-                let tried = self.at(name, threshold, *cap)?;
-                let next = tried.next.filter(|next| *next <= LARGEST);
+                let tried = self.at(name, knob, value, *cap)?;
+                let next = tried.next.filter(|next| *next <= to);
                 seen.add(tried);
                 let Some(next) = next.filter(|_| !seen.is_met()) else { break };
                 // The first that lets it pass, also where thresholds are compared in f32.
-                threshold = f64::from((next as f32).next_up());
+                value = f64::from((next as f32).next_up());
             }
         }
         Ok((seen.best, seen.reachable))
     }
 
-    fn with(&self, threshold: f64, max_skips: Option<usize>) -> toml::Table {
-        let mut table = self.table.clone();
-        table.insert(THRESHOLD.to_owned(), toml::Value::Float(threshold));
-        table.extend(max_skips.map(|n| ("max_skips".to_owned(), toml::Value::Integer(n as i64))));
-        table
-    }
-
-    /// What a threshold does.
-    fn at(&self, name: &str, threshold: f64, max_skips: Option<usize>) -> Result<Tried> {
+    /// What a value does.
+    fn at(&self, name: &str, knob: &Knob, value: f64, max_skips: Option<usize>) -> Result<Tried> {
         let Self { residuals, model, run, sizes, .. } = self;
-        let table = self.with(threshold, max_skips);
+        let mut table = knob.set(self.table, value);
+        table.extend(max_skips.map(|n| ("max_skips".to_owned(), toml::Value::Integer(n as i64))));
         let plan = CachePlan::from_tables(vec![table.clone()], (*residuals).clone())?;
         let built = plan.build(model, Some(run))?;
         if !built.registry.is_static() {
@@ -165,7 +156,7 @@ impl Tuned<'_> {
         Ok(Tried {
             table,
             computed: steps * summary.computed() as f64 / summary.passes.max(1) as f64,
-            next: above.filter(|value| *value >= threshold).min_by(f64::total_cmp),
+            next: above.filter(|compared| *compared >= value).min_by(f64::total_cmp),
         })
     }
 }
@@ -189,7 +180,7 @@ impl Seen {
         computed
     }
 
-    /// True where no other threshold can be nearer: as many steps as wanted, or the next whole number.
+    /// True where no other value can be nearer: as many steps as wanted, or the next whole number.
     fn is_met(&self) -> bool {
         self.best.as_ref().is_some_and(|best| (best.computed - self.wanted).abs() < 0.5)
     }
@@ -224,8 +215,9 @@ mod tests {
         for seed in [8, 13, 19, 20, 30, 40, 57, 62] {
             let table = table(seed);
             let tuned = Tuned { table: &table, residuals: &residuals, model: &model, run: &run, sizes: None };
+            let knob = Knob { key: "threshold".to_owned(), range: [0.0, 4.0], whole: false };
             let at = |threshold: usize| {
-                tuned.at("magcache", threshold as f64 / 500.0, None).unwrap().computed as usize
+                tuned.at("magcache", &knob, threshold as f64 / 500.0, None).unwrap().computed as usize
             };
             let computed: Vec<usize> = (0..1000).map(at).collect();
             assert!(computed.windows(2).any(|pair| pair[0] < pair[1]), "curve {seed} is no such curve");

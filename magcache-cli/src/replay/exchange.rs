@@ -4,7 +4,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use magcache_core::{
-    ConfigError, HookRegistry, Trajectory, Why, config::CacheEntry, log::DecisionLog, state::HookId,
+    ConfigError, HookRegistry, Trajectory, Why,
+    config::{CacheEntry, FixedSteps, Skips},
+    log::DecisionLog,
+    state::HookId,
 };
 use serde::Deserialize;
 
@@ -90,7 +93,7 @@ impl Export {
         let text = match self.form {
             Form::Mask => replay.mask()?,
             Form::Toml => {
-                let tables = toml::Value::Array(vec![toml::Value::Table(replay.table())]);
+                let tables = toml::Value::Array(vec![toml::Value::Table(replay.table()?)]);
                 toml::to_string(&toml::Table::from_iter([("cache".to_owned(), tables)]))?
             }
         };
@@ -122,12 +125,13 @@ fn from_toml(path: &Path) -> Result<toml::Table> {
     }
     let place = path.display().to_string();
     let document: Document = toml::from_str(&text(path)?).map_err(|e| ConfigError::toml(&place, &e))?;
+    let fixed = FixedSteps::registered()?.name();
     let is_schedule =
-        |table: &toml::Table| table.get("strategy").and_then(toml::Value::as_str) == Some("schedule");
+        |table: &toml::Table| table.get("strategy").and_then(toml::Value::as_str) == Some(fixed);
     match <[toml::Table; 1]>::try_from(document.cache) {
         Ok([table]) if is_schedule(&table) => Ok(table),
         _ => {
-            let message = format!("{place}: not one [[cache]] table with strategy = \"schedule\"");
+            let message = format!("{place}: not one [[cache]] table with strategy = {fixed:?}");
             Err(bad_input_with(
                 message,
                 "magcache schedule --export FILE.toml writes one; others run with --config",
@@ -144,11 +148,7 @@ fn from_mask(path: &Path) -> Result<toml::Table> {
     if let Some(other) = mask.iter().find(|value| **value > 1) {
         return Err(bad_input(format!("{place}: a compute mask holds 0 and 1, not {other}")));
     }
-    let skip = mask.iter().enumerate().filter(|(_, computed)| **computed == 0);
-    let skip = skip.map(|(step, _)| toml::Value::Integer(step as i64)).collect();
-    Ok(toml::Table::from_iter([
-        ("strategy".to_owned(), "schedule".into()),
-        ("skip".to_owned(), toml::Value::Array(skip)),
-        ("steps".to_owned(), toml::Value::Integer(mask.len() as i64)),
-    ]))
+    let skipped = mask.iter().enumerate().filter(|(_, computed)| **computed == 0);
+    let skips = Skips::All(skipped.map(|(step, _)| step).collect());
+    Ok(FixedSteps::registered()?.table(skips, Some(mask.len()))?)
 }

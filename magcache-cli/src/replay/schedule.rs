@@ -3,7 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
-use magcache_core::{HookRegistry, Step, chain::Ring, state::HookId};
+use magcache_core::{
+    HookRegistry, Step,
+    chain::Ring,
+    config::{FixedSteps, Skips},
+    forecast::{ForecastTable, OutputConfig, ResidualConfig, forecast_table},
+    state::HookId,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::console::bad_input_with;
@@ -116,38 +122,30 @@ pub(crate) fn skipped(
 
 impl Around {
     /// What stands in where a table names nothing.
-    fn default_forecast(self) -> &'static str {
+    fn default_forecast(self) -> Option<ForecastTable> {
         match self {
-            Self::Blocks | Self::Forward => "residual",
-            Self::Modules => "output",
+            Self::Blocks | Self::Forward => forecast_table(&ResidualConfig {}),
+            Self::Modules => forecast_table(&OutputConfig {}),
         }
     }
 }
 
 impl Replay {
     /// The `[[cache]]` table.
-    pub(crate) fn table(&self) -> toml::Table {
+    pub(crate) fn table(&self) -> Result<toml::Table> {
         let Self { around, at, forecast, experts, skip, steps } = self;
-        let integer = |n: usize| toml::Value::Integer(n as i64);
-        let list = |steps: &BTreeSet<usize>| toml::Value::Array(steps.iter().copied().map(integer).collect());
-        let skip = match self.shared() {
-            Some(steps) => list(&steps),
-            None => {
-                toml::Value::Table(skip.iter().map(|(branch, steps)| (branch.clone(), list(steps))).collect())
-            }
+        let list = |steps: &BTreeSet<usize>| steps.iter().copied().collect();
+        let skips = match self.shared() {
+            Some(steps) => Skips::All(list(&steps)),
+            None => Skips::ByBranch(skip.iter().map(|(name, steps)| (name.clone(), list(steps))).collect()),
         };
-        let mut table = toml::Table::from_iter([
-            ("strategy".to_owned(), "schedule".into()),
-            ("skip".to_owned(), skip),
-            ("steps".to_owned(), integer(*steps)),
-        ]);
+        let mut table = FixedSteps::registered()?.table(skips, Some(*steps))?;
         table.extend(at.as_ref().map(|at| ("at".to_owned(), at.clone().into())));
         table.extend(experts.as_ref().map(|experts| ("experts".to_owned(), experts.clone().into())));
-        let default = toml::Table::from_iter([("type".to_owned(), around.default_forecast().into())]);
-        if *forecast != default {
+        if around.default_forecast().as_ref() != Some(forecast) {
             table.insert("forecast".to_owned(), toml::Value::Table(forecast.clone()));
         }
-        table
+        Ok(table)
     }
 
     /// A 0 for each skipped step and a 1 for each other one.

@@ -190,6 +190,5 @@ pub(crate) fn to_schedule(path: &Path) -> Result<toml::Table> {
         Around::Blocks => format!("{start}..{end}"),
     };
     let forecast = schedule::forecast(&place, first.forecast.clone())?;
-    Ok(Replay { around, at: Some(at), forecast, experts: first.experts.clone(), skip, steps: first.of }
-        .table())
+    Replay { around, at: Some(at), forecast, experts: first.experts.clone(), skip, steps: first.of }.table()
 }

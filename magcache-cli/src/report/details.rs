@@ -33,7 +33,7 @@ pub(super) fn machine(compared: &Compared) -> Markup {
         ("Threads", machine.threads.to_string()),
         ("Device", machine.device.clone()),
         ("System", machine.system.clone()),
-        ("magcache", machine.version.to_owned()),
+        (crate::PROGRAM, machine.version.to_owned()),
     ];
     list.extend(machine.cpu.clone().map(|cpu| ("Processor", cpu)));
     list.extend(compared.peak_memory.map(|n| ("Memory at the peak, whole process", summary::bytes(n))));

@@ -22,7 +22,7 @@ pub(crate) fn identity(plan: &Plan, args: &Run) -> Result<Identity> {
     config.output = OutputTable::default();
     let mut keys = Identity::new();
     flatten("", &serde_json::to_value(&config)?, &mut keys);
-    keys.insert("magcache".to_owned(), env!("CARGO_PKG_VERSION").to_owned());
+    keys.insert(crate::PROGRAM.to_owned(), env!("CARGO_PKG_VERSION").to_owned());
     keys.insert("dtype".to_owned(), args.placement.dtype.name().to_owned());
     keys.insert("device".to_owned(), args.placement.device.clone());
     keys.insert("tile_vae".to_owned(), args.tile_vae.to_string());

@@ -10,6 +10,7 @@ use crate::{
     error::{WORDS, nearest, syntax},
     forecast::OutputConfig,
     meta,
+    profile::Part,
     state::HookId,
     strategy::CacheHook,
 };
@@ -46,6 +47,15 @@ impl CacheEntry {
             }
         }
         Ok(Self { words: read(&place, words)?, config: read(&place, table)?, name })
+    }
+
+    /// What the strategies of the table read of its profile, each by its name.
+    pub fn reads(&self) -> Vec<(&'static str, Part)> {
+        fn all(config: &dyn CacheConfig) -> Vec<(&'static str, Part)> {
+            let own = config.reads().into_iter().map(|part| (config.typetag_name(), part));
+            own.chain(config.members().iter().flat_map(|member| all(&**member))).collect()
+        }
+        all(&*self.config)
     }
 
     /// The table that reads back as this entry.

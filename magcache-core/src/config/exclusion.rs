@@ -3,9 +3,12 @@
 use std::ops::Range;
 
 use crate::{
-    Expert, Level, ModelMeta, Problem, Strategy, Window,
+    Expert, Level, ModelMeta, Problem, Strategy, StrategyInfo, Window, meta,
     strategy::{Base, Branches},
 };
+
+/// The key that a strategy has the tables of others in.
+const MEMBERS: &str = "members";
 
 /// One `[[cache]]` table, read and built.
 #[derive(Debug)]
@@ -122,17 +125,27 @@ fn same_place(a: &Placed<'_>, b: &Placed<'_>, model: &ModelMeta) -> Option<Probl
             Some(Problem::error(&b.place, message).hint("keep one of them"))
         }
         Level::Blocks if a.range == model.whole() => {
-            let hint =
-                "join them with strategy = \"priority\" or \"any-veto\", or give one an `at` or `experts`";
+            let hint = format!("{}give one an `at` or `experts`", join());
             Some(Problem::error(&b.place, both("the whole stack of blocks")).hint(hint))
         }
         Level::Modules => {
             let what = format!("the module {:?} of every block", a.module.unwrap_or_default());
-            let hint =
-                "join them with strategy = \"priority\" or \"any-veto\", or give each `experts` of its own";
+            let hint = format!("{}give each `experts` of its own", join());
             Some(Problem::error(&b.place, both(&what)).hint(hint))
         }
         Level::Blocks => None,
+    }
+}
+
+/// The strategies that join others, as the beginning of a hint.
+fn join() -> String {
+    let joins = |s: &&&StrategyInfo| (s.keys)().keys.iter().any(|key| key.name == MEMBERS);
+    let names: Vec<String> =
+        meta::strategies().iter().filter(joins).map(|s| format!("{:?}", s.name)).collect();
+    if names.is_empty() {
+        String::new()
+    } else {
+        format!("join them with strategy = {}, or ", names.join(" or "))
     }
 }
 

@@ -5,12 +5,14 @@
 
 mod entry;
 mod exclusion;
+mod fixed;
 pub(crate) mod plan;
 mod residuals;
 pub(crate) mod strategy;
 mod words;
 
 pub use entry::CacheEntry;
+pub use fixed::{FixedSteps, Skips};
 pub use plan::Built;
 pub use residuals::Residuals;
 pub use words::{Given, Words};

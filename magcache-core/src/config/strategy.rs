@@ -6,7 +6,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use crate::{
     BlockHook, ConfigError, Expert, Guards, ModelMeta, Problem, Trajectory, Window, config::Given, meta,
-    state::HookId, strategy::AnyCache,
+    profile::Part, state::HookId, strategy::AnyCache,
 };
 
 /// What a strategy's keys build.
@@ -79,6 +79,16 @@ impl BuildCx<'_> {
 pub trait CacheConfig: Debug + Send + Sync {
     /// Everything wrong or doubtful about the values for this model and run. Changes nothing.
     fn validate(&self, cx: &BuildCx<'_>) -> Vec<Problem>;
+
+    /// What it reads of its profile; nothing where the table brings its own. A run is told what those measurements hold for.
+    fn reads(&self) -> Vec<Part> {
+        Vec::new()
+    }
+
+    /// The tables of the strategies that this one is made of.
+    fn members(&self) -> &[Box<dyn CacheConfig>] {
+        &[]
+    }
 
     /// The strategy. Called only when [`CacheConfig::validate`] found no error.
     fn build(&self, cx: &BuildCx<'_>) -> Result<Strategy, ConfigError>;

@@ -37,6 +37,9 @@ pub struct Key {
     pub words: Vec<(String, String)>,
     /// A setting with which it has no effect: another key, and its value as it would be typed.
     pub unless: Option<(String, String)>,
+    /// Where a target looks for its value: from one that skips little to one that skips much. For one key of a strategy,
+    /// `#[schemars(extend("target" = [0, 4]))]`; of whole numbers where the key takes those.
+    pub target: Option<[f64; 2]>,
 }
 
 /// The keys of the table that `T` reads.
@@ -68,6 +71,11 @@ pub fn keys_of<T: JsonSchema>() -> Keys {
 }
 
 impl Keys {
+    /// The key that a target sets, and where it looks for the value.
+    pub fn target(&self) -> Option<(&Key, [f64; 2])> {
+        self.keys.iter().find_map(|key| Some((key, key.target?)))
+    }
+
     /// A warning for every key of a configuration that has no effect beside another one; `place` names its table.
     pub fn idle(&self, place: &str, config: &impl Serialize) -> Vec<Problem> {
         let Ok(toml::Value::Table(table)) = toml::Value::try_from(config) else { return Vec::new() };

@@ -14,6 +14,7 @@ pub(super) fn flatten(path: &str, schema: &Schema, out: &mut Vec<Key>) {
         let mut ranges: Vec<String> = alternatives(shape).into_iter().filter_map(range).collect();
         ranges.dedup();
         let unless = property.get("unless").and_then(Value::as_object).and_then(|pair| pair.iter().next());
+        let target = property.get("target").and_then(Value::as_array).map(Vec::as_slice);
         let name = format!("{path}{name}");
         out.push(Key {
             kind: kind(shape, false),
@@ -22,6 +23,10 @@ pub(super) fn flatten(path: &str, schema: &Schema, out: &mut Vec<Key>) {
             meaning: text(property),
             words: words(shape),
             unless: unless.and_then(|(key, value)| Some((key.clone(), typed(value)?))),
+            target: match target {
+                Some([from, to]) => from.as_f64().zip(to.as_f64()).map(|(from, to)| [from, to]),
+                _ => None,
+            },
             name: name.clone(),
         });
         for inner in [Some(shape), shape.get("items").and_then(Value::as_object)].into_iter().flatten() {

@@ -45,6 +45,9 @@ pub struct ForecastInfo {
     pub paper: &'static str,
     /// Its own keys: [`keys_of`](crate::keys::keys_of) of the type that reads them.
     pub keys: fn() -> Keys,
+    /// The `forecast` table with which it continues the line through the last two computed steps, if it can: what
+    /// [`Continuation::Line`](crate::planner::Continuation::Line) is planned with.
+    pub line: Option<&'static str>,
     /// The crate that registers it.
     pub origin: &'static str,
 }

@@ -3,6 +3,7 @@
 
 mod curve;
 mod fit;
+mod part;
 mod plans;
 mod quality;
 pub mod resample;
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 pub use curve::{Curve, Recommended};
 pub use fit::Fit;
+pub use part::{OwnPart, Part};
 pub use plans::{PlannedSchedule, Plans};
 pub use quality::{Grounds, Quality};
 pub use sensitivity::Sensitivity;
@@ -21,7 +23,7 @@ pub use sensitivity::Sensitivity;
 use crate::{ConfigError, Problem, error::nearest, meta};
 
 /// Everything measured or published about one model.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Profile {
     /// The name in a configuration.
@@ -44,6 +46,9 @@ pub struct Profile {
     /// Planned schedules, for each kind of run that was planned for.
     #[serde(default, rename = "plan", skip_serializing_if = "Vec::is_empty")]
     pub plans: Vec<Plans>,
+    /// Measurements of the kinds that strategies bring, by kind.
+    #[serde(default, rename = "part", skip_serializing_if = "BTreeMap::is_empty")]
+    pub parts: BTreeMap<String, Vec<OwnPart>>,
 }
 
 /// Where numbers come from.
@@ -130,40 +135,40 @@ impl Profile {
 
     /// The curves of a variant (all experts); without one, those of the default variant.
     pub fn curves_of(&self, variant: Option<&str>) -> Result<Vec<&Curve>, ConfigError> {
-        let names: Vec<_> = self.curves.iter().map(|c| c.variant.as_deref()).collect();
-        let variant = self.variant("curve variant", variant, &names)?;
-        Ok(self.curves.iter().filter(|c| c.variant.as_deref() == variant).collect())
+        self.of_variant("curve variant", variant, &self.curves, |one| one.variant.as_deref())
     }
 
     /// The fits of a variant (all experts); without one, those of the default variant.
     pub fn fits_of(&self, variant: Option<&str>) -> Result<Vec<&Fit>, ConfigError> {
-        let names: Vec<_> = self.fits.iter().map(|f| f.variant.as_deref()).collect();
-        let variant = self.variant("fit variant", variant, &names)?;
-        Ok(self.fits.iter().filter(|f| f.variant.as_deref() == variant).collect())
+        self.of_variant("fit variant", variant, &self.fits, |one| one.variant.as_deref())
     }
 
     /// The sensitivities of a variant (all experts); without one, those of the default variant.
     pub fn sensitivities_of(&self, variant: Option<&str>) -> Result<Vec<&Sensitivity>, ConfigError> {
-        let names: Vec<_> = self.sensitivities.iter().map(|s| s.variant.as_deref()).collect();
-        let variant = self.variant("sensitivity variant", variant, &names)?;
-        Ok(self.sensitivities.iter().filter(|s| s.variant.as_deref() == variant).collect())
+        self.of_variant("sensitivity variant", variant, &self.sensitivities, |one| one.variant.as_deref())
     }
 
-    fn variant<'a>(
-        &'a self,
+    /// Those of a variant; without one, of the first.
+    fn of_variant<'a, T>(
+        &self,
         kind: &'static str,
-        asked: Option<&'a str>,
-        known: &[Option<&'a str>],
-    ) -> Result<Option<&'a str>, ConfigError> {
-        match asked {
-            None => Ok(known.first().copied().flatten()),
-            Some(_) if known.contains(&asked) => Ok(asked),
-            Some(name) => Err(ConfigError::UnknownName {
-                place: format!("profile {:?}", self.name),
-                kind,
-                name: name.to_owned(),
-                nearest: nearest(name, known.iter().copied().flatten()),
-            }),
-        }
+        asked: Option<&str>,
+        all: &'a [T],
+        variant: impl Fn(&T) -> Option<&str>,
+    ) -> Result<Vec<&'a T>, ConfigError> {
+        let known = || all.iter().map(&variant);
+        let wanted = match asked {
+            None => known().next().flatten(),
+            Some(_) if known().any(|name| name == asked) => asked,
+            Some(name) => {
+                return Err(ConfigError::UnknownName {
+                    place: format!("profile {:?}", self.name),
+                    kind,
+                    name: name.to_owned(),
+                    nearest: nearest(name, known().flatten()),
+                });
+            }
+        };
+        Ok(all.iter().filter(|one| variant(one) == wanted).collect())
     }
 }

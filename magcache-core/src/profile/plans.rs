@@ -122,19 +122,4 @@ impl PlannedSchedule {
     pub fn predicted_psnr(&self) -> f64 {
         -20.0 * self.error.log10()
     }
-
-    /// The `[[cache]]` table that runs it.
-    pub fn table(&self) -> toml::Table {
-        let skip = self.skip.iter().map(|step| toml::Value::Integer(*step as i64)).collect();
-        let mut table = toml::Table::from_iter([
-            ("strategy".to_owned(), toml::Value::String("schedule".to_owned())),
-            ("skip".to_owned(), toml::Value::Array(skip)),
-        ]);
-        if self.continuation == Continuation::Line {
-            let line = [("type", "taylor".into()), ("order", toml::Value::Integer(1))];
-            let line = line.map(|(key, value): (&str, toml::Value)| (key.to_owned(), value));
-            table.insert("forecast".to_owned(), toml::Value::Table(toml::Table::from_iter(line)));
-        }
-        table
-    }
 }

@@ -17,7 +17,7 @@ use magcache_core::{
     hint::Hint,
     inventory,
     keys::keys_of,
-    profile::{Curve, Recommended, Source},
+    profile::{Curve, Part, Profile, Recommended, Source},
     schemars, typetag,
 };
 use serde::{Deserialize, Serialize};
@@ -34,7 +34,7 @@ const FEW_STEPS: usize = 8;
 pub struct MagCacheConfig {
     /// Bound of the accumulated error; a larger one skips more. Without it the one that the curve's publisher recommends, else
     /// 0.12.
-    #[schemars(range(min = 0.0))]
+    #[schemars(range(min = 0.0), extend("target" = [0, 4]))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threshold: Option<f64>,
     /// Which reading of the rule. Without it the one of the curve's publisher.
@@ -149,15 +149,8 @@ impl MagCacheConfig {
             return Ok(());
         }
         if let Some(ratios) = &self.ratios {
-            let inline = magcache_core::profile::Profile {
-                name: "ratios".to_owned(),
-                model: None,
-                summary: String::new(),
-                curves: vec![ratios.curve()],
-                fits: Vec::new(),
-                sensitivities: Vec::new(),
-                plans: Vec::new(),
-            };
+            let inline =
+                Profile { name: "ratios".to_owned(), curves: vec![ratios.curve()], ..Profile::default() };
             out.extend(inline.problems().into_iter().map(|p| Problem { place: place.to_owned(), ..p }));
         }
         let rule = self.rule(cx)?;
@@ -223,6 +216,10 @@ impl CacheConfig for MagCacheConfig {
             });
         }
         out
+    }
+
+    fn reads(&self) -> Vec<Part> {
+        if self.ratios.is_some() { Vec::new() } else { vec![Part::Curves] }
     }
 
     fn build(&self, cx: &BuildCx<'_>) -> Result<Strategy, ConfigError> {

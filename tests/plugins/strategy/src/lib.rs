@@ -5,17 +5,28 @@
 use candle_core::Result;
 use magcache_core::{
     Branch, BuildCx, CacheConfig, ConfigError, Guards, Head, Level, Problem, Step, Strategy, StrategyInfo,
-    TimestepCache, Verdict, Why, inventory, keys::keys_of, schemars, typetag,
+    TimestepCache, Verdict, Why, inventory, keys::keys_of, profile::Part, schemars, typetag,
 };
 use serde::{Deserialize, Serialize};
+
+/// The name of the strategy, and of its kind of measurements in a profile: `[[part.interval]]`.
+const NAME: &str = "interval";
 
 /// The keys of the table.
 #[derive(Debug, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct IntervalConfig {
-    /// Compute the first of so many steps.
-    #[schemars(range(min = 1))]
-    pub every: usize,
+    /// Compute the first of so many steps. Without it, as many as the profile says.
+    #[schemars(range(min = 1), extend("target" = [1, 16]))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub every: Option<usize>,
+}
+
+/// What a profile says for it.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Measured {
+    every: usize,
 }
 
 /// The strategy.
@@ -38,24 +49,45 @@ impl TimestepCache for Interval {
     }
 }
 
+impl IntervalConfig {
+    /// The table's own number, else the profile's.
+    fn every(&self, cx: &BuildCx<'_>) -> std::result::Result<Option<usize>, ConfigError> {
+        let (None, Some(profile)) = (self.every, cx.words.profile()) else { return Ok(self.every) };
+        let parts = profile.parts_of(NAME, cx.words.variant())?;
+        let place = format!("profile {:?}, part.{NAME}", profile.name);
+        let measured = parts.first().map(|part| part.read::<Measured>(&place)).transpose()?;
+        Ok(measured.map(|measured| measured.every))
+    }
+}
+
 #[typetag::serde(name = "interval")]
 impl CacheConfig for IntervalConfig {
     fn validate(&self, cx: &BuildCx<'_>) -> Vec<Problem> {
-        match self.every {
-            0 => vec![Problem::error(cx.place, "`every` is 0, it must be at least 1")],
-            1 => vec![Problem::warning(cx.place, "`every` is 1: nothing will be skipped")],
-            _ => Vec::new(),
+        match self.every(cx) {
+            Ok(Some(0)) => vec![Problem::error(cx.place, "`every` is 0, it must be at least 1")],
+            Ok(Some(1)) => vec![Problem::warning(cx.place, "`every` is 1: nothing will be skipped")],
+            Ok(Some(_)) => Vec::new(),
+            Ok(None) => {
+                let problem = Problem::error(cx.place, "interval needs a number of steps and there is none");
+                vec![problem.hint("every = 3, or a profile with a part.interval")]
+            }
+            Err(error) => vec![Problem::error(cx.place, error.to_string())],
         }
     }
 
+    fn reads(&self) -> Vec<Part> {
+        if self.every.is_some() { Vec::new() } else { vec![Part::Own(NAME)] }
+    }
+
     fn build(&self, cx: &BuildCx<'_>) -> std::result::Result<Strategy, ConfigError> {
-        Ok(Strategy::cache(Interval { every: self.every }, cx.guards(Guards::default())))
+        let every = self.every(cx)?.unwrap_or(1);
+        Ok(Strategy::cache(Interval { every }, cx.guards(Guards::default())))
     }
 }
 
 inventory::submit! {
     StrategyInfo {
-        name: "interval",
+        name: NAME,
         summary: "computes every k-th step",
         paper: "-",
         level: Level::Blocks,

@@ -14,9 +14,10 @@ fn its_keys_are_in_the_reference() {
     let known = magcache_core::meta::strategies();
     let keys = (known.iter().find(|s| s.name == "interval").unwrap().keys)().keys;
     let [every] = keys.as_slice() else { panic!("{keys:?}") };
+    assert_eq!(every.target, Some([1.0, 16.0]));
     assert_eq!((every.name.as_str(), every.kind.as_str()), ("every", "whole number"));
     assert_eq!(
         (every.range.as_deref(), every.meaning.as_str()),
-        (Some("at least 1"), "Compute the first of so many steps.")
+        (Some("at least 1"), "Compute the first of so many steps. Without it, as many as the profile says.")
     );
 }

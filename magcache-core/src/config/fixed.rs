@@ -1,0 +1,96 @@
+//! Schedules as tables: what decisions that are known beforehand are written as.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Branch, CacheConfig, ConfigError, Problem, error::syntax, meta, planner::Continuation,
+    profile::PlannedSchedule,
+};
+
+/// Steps to skip.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Skips {
+    /// On every branch.
+    All(Vec<usize>),
+    /// By branch; a branch without a list skips nothing.
+    ByBranch(BTreeMap<String, Vec<usize>>),
+}
+
+impl Skips {
+    /// Whether `branch` skips a step.
+    pub fn has(&self, step: usize, branch: Branch) -> bool {
+        match self {
+            Self::All(steps) => steps.contains(&step),
+            Self::ByBranch(map) => map.get(&branch.to_string()).is_some_and(|steps| steps.contains(&step)),
+        }
+    }
+
+    /// The last step that a branch skips.
+    pub fn last(&self) -> Option<usize> {
+        match self {
+            Self::All(steps) => steps.iter().max().copied(),
+            Self::ByBranch(map) => map.values().flatten().max().copied(),
+        }
+    }
+
+    /// Every name that is no branch's; `place` names the table.
+    pub fn problems(&self, place: &str) -> Vec<Problem> {
+        match self {
+            Self::All(_) => Vec::new(),
+            Self::ByBranch(map) => {
+                map.keys().filter_map(|name| Problem::unless_branch(place, "skip", name)).collect()
+            }
+        }
+    }
+}
+
+/// The strategy that is a fixed list of steps says so, with `inventory::submit!`: planned schedules, exported decisions and traces
+/// that are run again are tables of it.
+#[derive(Debug)]
+pub struct FixedSteps {
+    /// Its keys for these steps, and for runs of so many steps where that is said.
+    pub config: fn(Skips, Option<usize>) -> Box<dyn CacheConfig>,
+}
+
+inventory::collect!(FixedSteps);
+
+impl FixedSteps {
+    /// The one that is registered; of several, any.
+    ///
+    /// Errors: there is none.
+    pub fn registered() -> Result<&'static Self, ConfigError> {
+        let all = || inventory::iter::<Self>.into_iter();
+        let none = "no strategy is registered that skips a fixed list of steps, which this is written as";
+        all().min_by_key(|fixed| fixed.name()).ok_or_else(|| syntax("schedule", &none))
+    }
+
+    /// The `[[cache]]` table that skips these steps.
+    pub fn table(&self, skips: Skips, steps: Option<usize>) -> Result<toml::Table, ConfigError> {
+        toml::Table::try_from((self.config)(skips, steps)).map_err(|e| syntax("schedule", &e))
+    }
+
+    /// The `[[cache]]` table that runs a planned schedule.
+    pub fn planned(&self, schedule: &PlannedSchedule) -> Result<toml::Table, ConfigError> {
+        let mut table = self.table(Skips::All(schedule.skip.clone()), None)?;
+        if schedule.continuation == Continuation::Line {
+            let line = meta::forecasts().into_iter().find_map(|forecast| forecast.line);
+            let none = "no forecast is registered that continues along a line, as this was planned with";
+            let line: toml::Table = line
+                .map(toml::from_str)
+                .transpose()
+                .map_err(|e| syntax("forecast", &e))?
+                .ok_or_else(|| syntax("schedule", &none))?;
+            table.insert("forecast".to_owned(), toml::Value::Table(line));
+        }
+        Ok(table)
+    }
+
+    /// The strategy's name.
+    pub fn name(&self) -> &'static str {
+        (self.config)(Skips::All(Vec::new()), None).typetag_name()
+    }
+}
