@@ -8,6 +8,7 @@ use std::{
 
 use candle_core::{Device, Tensor};
 use magcache_cli::verify::{self, CaseReport, VerifyReport};
+use magcache_models::checkpoint::Ops;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -20,7 +21,7 @@ fn golden() -> PathBuf {
 }
 
 fn run(path: &Path) -> VerifyReport {
-    verify::run(&[path.to_owned()], false).unwrap()
+    verify::run(&[path.to_owned()], false, Ops::Kernels).unwrap()
 }
 
 /// A copy of a case or a table that may be changed.
@@ -231,10 +232,10 @@ fn what_cannot_run_here_is_skipped_by_name_and_allowed_only_on_request() {
     let config = root.path().join("wan21_t2v/config.json");
     edit_json(&config, |json| json["_class_name"] = Value::from("PixArtTransformer2DModel"));
     let paths = [root.path().to_owned()];
-    let strict = verify::run(&paths, false).unwrap();
+    let strict = verify::run(&paths, false, Ops::Kernels).unwrap();
     assert_eq!(strict.cases[0].skipped.as_deref(), Some("this build has no PixArtTransformer2DModel"));
     assert!(!strict.ok && !strict.cases[0].ok);
-    assert!(verify::run(&paths, true).unwrap().ok);
+    assert!(verify::run(&paths, true, Ops::Kernels).unwrap().ok);
 }
 
 #[test]
@@ -249,7 +250,9 @@ fn nothing_of_the_video_autoencoders_is_left_out() {
 
 #[test]
 fn damaged_cases_are_errors_that_name_what_is_wrong() {
-    let error = |root: &TempDir| format!("{:#}", verify::run(&[root.path().to_owned()], false).unwrap_err());
+    let error = |root: &TempDir| {
+        format!("{:#}", verify::run(&[root.path().to_owned()], false, Ops::Kernels).unwrap_err())
+    };
     let case = |root: &TempDir| root.path().join("wan21_t2v");
 
     let root = copy("transformers/wan21_t2v");

@@ -24,6 +24,7 @@ use std::process::ExitCode;
 
 use args::Command;
 use console::Output;
+use magcache_models::checkpoint::Ops;
 
 /// The program's name, which a strategy has too.
 pub(crate) const PROGRAM: &str = "magcache";
@@ -35,12 +36,12 @@ pub fn main() -> ExitCode {
     threads::join_pool();
     magcache_strategies::link();
     magcache_models::link();
-    let args = match console::parse() {
+    let mut args = match console::parse() {
         Ok(args) => args,
         Err(refused) => return refused.exit(),
     };
     if args.reference_ops {
-        magcache_models::nn::use_reference_ops();
+        args.command.compute_with(Ops::Reference);
     }
     let out = Output::new(args.json, args.quiet);
     if let Some(wrong) = console::verbose::listen(args.verbose) {

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Subcommand};
+use magcache_models::checkpoint::Ops;
 
 use super::sampling::numbers;
 
@@ -41,6 +42,9 @@ pub(crate) struct BenchModel {
     /// A model folder, the folder of one component, or the name of an embedded model; the default one without
     #[arg(long, value_name = "DIR|NAME")]
     pub(crate) model: Option<PathBuf>,
+    /// As the whole program is told: see [`Command::compute_with`](super::Command::compute_with).
+    #[arg(skip)]
+    pub(crate) ops: Ops,
 }
 
 #[derive(Debug, ClapArgs)]

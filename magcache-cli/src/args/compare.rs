@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args as ClapArgs;
+use magcache_models::checkpoint::Ops;
 
 use super::{Placement, Sampling, Writing, sampling::prompt_help};
 
@@ -25,6 +26,9 @@ pub(crate) struct Demo {
     /// Seed of the initial noise
     #[arg(long)]
     pub(crate) seed: Option<u64>,
+    /// As the whole program is told: see [`Command::compute_with`](super::Command::compute_with).
+    #[arg(skip)]
+    pub(crate) ops: Ops,
 }
 
 #[derive(Debug, ClapArgs)]

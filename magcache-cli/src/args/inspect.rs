@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args as ClapArgs;
+use magcache_models::checkpoint::Ops;
 
 use super::{Sampling, Writing};
 
@@ -52,4 +53,7 @@ pub(crate) struct Verify {
     /// A case that this build cannot run does not fail the command
     #[arg(long)]
     pub(crate) allow_skipped: bool,
+    /// As the whole program is told: see [`Command::compute_with`](super::Command::compute_with).
+    #[arg(skip)]
+    pub(crate) ops: Ops,
 }

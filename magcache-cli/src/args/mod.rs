@@ -14,6 +14,7 @@ mod writing;
 use std::{env, sync::LazyLock};
 
 use clap::{ArgAction, Parser, Subcommand};
+use magcache_models::checkpoint::Ops;
 
 pub(crate) use bench::{Bench, BenchCache, BenchForward, BenchKind, BenchModel, BenchText, BenchVae};
 pub(crate) use compare::{Compare, Demo};
@@ -46,6 +47,34 @@ pub(crate) struct Args {
     /// Tells what is done and how long it takes; twice, every decision too. `RUST_LOG` chooses more finely
     #[arg(long, short, global = true, action = ArgAction::Count)]
     pub(crate) verbose: u8,
+}
+
+impl Command {
+    /// Hands on what layers compute with to every command that loads some.
+    pub(crate) fn compute_with(&mut self, ops: Ops) {
+        match self {
+            Self::Demo(args) => args.ops = ops,
+            Self::Run(args) => args.placement.ops = ops,
+            Self::Compare(args) => args.placement.ops = ops,
+            Self::Calibrate(args) => args.runs.placement.ops = ops,
+            Self::Pareto(args) => args.runs.placement.ops = ops,
+            Self::Verify(args) => args.ops = ops,
+            Self::Bench(args) => match &mut args.what {
+                BenchKind::Forward(args) => args.model.ops = ops,
+                BenchKind::Vae(args) => args.model.ops = ops,
+                BenchKind::Text(args) => args.model.ops = ops,
+                BenchKind::Cache(args) => args.model.ops = ops,
+                BenchKind::Overhead { .. } | BenchKind::Machine { .. } => {}
+            },
+            Self::Schedule(_)
+            | Self::List(_)
+            | Self::Inspect(_)
+            | Self::Profile(_)
+            | Self::Trace(_)
+            | Self::Completions(_)
+            | Self::Man(_) => {}
+        }
+    }
 }
 
 /// The version, and how this program was built.

@@ -1,6 +1,7 @@
 //! Where a network is kept and computed.
 
 use clap::{Args as ClapArgs, ValueEnum};
+use magcache_models::checkpoint::Ops;
 
 /// Where a network is kept and computed.
 #[derive(Debug, ClapArgs)]
@@ -12,6 +13,9 @@ pub(crate) struct Placement {
     /// cpu or cuda:N
     #[arg(long, default_value = "cpu")]
     pub(crate) device: String,
+    /// As the whole program is told: see [`Command::compute_with`](super::Command::compute_with).
+    #[arg(skip)]
+    pub(crate) ops: Ops,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]

@@ -51,5 +51,5 @@ fn plan(args: &Demo) -> Result<Plan> {
     config.sampling.steps = args.steps;
     config.sampling.prompt = prompt(args.prompt.as_deref())?;
     config.sampling.seed = args.seed;
-    Plan::new(config, LoadOptions::default())
+    Plan::new(config, LoadOptions { ops: args.ops, ..LoadOptions::default() })
 }

@@ -10,7 +10,7 @@ use crate::{
 
 pub(crate) fn run(args: &Verify, out: &Output) -> Result<()> {
     let spinner = out.spinner("verifying");
-    let report = verify::run(&args.cases, args.allow_skipped);
+    let report = verify::run(&args.cases, args.allow_skipped, args.ops);
     spinner.finish_and_clear();
     let report = report?;
     out.answer(&report.to_string(), &serde_json::to_value(&report)?);

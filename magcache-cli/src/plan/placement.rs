@@ -15,7 +15,13 @@ use crate::{
 impl Placement {
     /// What a model is opened with.
     pub(crate) fn options(&self, offload: Offload, tile_vae: bool) -> Result<LoadOptions> {
-        Ok(LoadOptions { device: self.device()?, dtype: self.dtype.weights(), offload, tile_vae })
+        Ok(LoadOptions {
+            device: self.device()?,
+            dtype: self.dtype.weights(),
+            offload,
+            tile_vae,
+            ops: self.ops,
+        })
     }
 
     /// The device by its name.

@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use magcache_models::checkpoint::Ops;
 use serde_json::Value;
 
 use super::file::{Identity, NAME};
@@ -26,7 +27,7 @@ pub(crate) fn identity(plan: &Plan, args: &Run) -> Result<Identity> {
     keys.insert("dtype".to_owned(), args.placement.dtype.name().to_owned());
     keys.insert("device".to_owned(), args.placement.device.clone());
     keys.insert("tile_vae".to_owned(), args.tile_vae.to_string());
-    keys.insert("reference_ops".to_owned(), magcache_models::nn::are_reference_ops_used().to_string());
+    keys.insert("reference_ops".to_owned(), (args.placement.ops == Ops::Reference).to_string());
     let profiles = config.cache.iter().filter_map(|table| table.get("profile")?.as_str().map(PathBuf::from));
     let pictures = config.sampling.pictures().into_iter().map(|(_, path)| path.clone());
     for path in profiles.chain(pictures).chain(config.weights) {

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::Result;
 use candle_core::{DType, Device, Tensor};
-use magcache_models::checkpoint::Folder;
+use magcache_models::checkpoint::{Folder, Ops};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
@@ -66,8 +66,8 @@ struct Class {
 }
 
 impl Case {
-    pub(super) fn open(path: &Path) -> Result<Self> {
-        let folder = Folder::open(path)?;
+    pub(super) fn open(path: &Path, ops: Ops) -> Result<Self> {
+        let folder = Folder::open(path)?.computing_with(ops);
         let meta: Value = folder.read_json("case.json")?;
         let place = folder.describe_file("case.json");
         let head = Head::deserialize(&meta).map_err(|e| bad_input(format!("{place}: {e}")))?;

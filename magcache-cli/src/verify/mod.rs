@@ -26,6 +26,7 @@ mod vae;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use magcache_models::checkpoint::Ops;
 use serde_json::Value;
 
 use self::{case::Case, find::Source};
@@ -35,26 +36,27 @@ pub use self::report::{CallReport, CaseReport, NotCompared, VerifyReport};
 
 /// Runs every case that `paths` mean: case folders, folders of cases, tables, and patterns with `*`.
 ///
+/// `ops` is what models compute with.
 /// `allow_skipped`: a case that this build cannot run does not count against the whole.
 ///
 /// Errors: a path without cases, a case that is damaged, or a computation that fails. A difference is no error: it is
 /// in the report.
-pub fn run(paths: &[PathBuf], allow_skipped: bool) -> Result<VerifyReport> {
+pub fn run(paths: &[PathBuf], allow_skipped: bool, ops: Ops) -> Result<VerifyReport> {
     let mut cases = Vec::new();
     for source in find::find(paths)? {
         let place = || format!("cannot verify {}", source.path().display());
-        cases.push(check(&source).with_context(place)?);
+        cases.push(check(&source, ops).with_context(place)?);
     }
     let ok = cases.iter().all(|case| case.ok || (allow_skipped && case.skipped.is_some()));
     Ok(VerifyReport { ok, cases })
 }
 
-fn check(source: &Source) -> Result<CaseReport> {
+fn check(source: &Source, ops: Ops) -> Result<CaseReport> {
     let path = match source {
         Source::Table(path, json) => return table(path, json),
         Source::Case(path) => path,
     };
-    let case = Case::open(path)?;
+    let case = Case::open(path, ops)?;
     match case.group() {
         "transformers" => transformer::check(&case),
         "text_encoders" if image_encoder::is_one(&case)? => image_encoder::check(&case),

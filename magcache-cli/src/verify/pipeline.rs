@@ -102,9 +102,9 @@ pub(super) fn check(case: &Case) -> Result<CaseReport> {
     let mut report = CaseReport::new(case.label());
     let recorded: Recorded = case.read()?;
     let whole = assembled(case, &recorded)?;
-    let folder = Folder::open(whole.path())?;
+    let folder = Folder::open(whole.path())?.computing_with(case.folder.ops());
     prompts(case, &recorded, &folder, &mut report)?;
-    let pipeline = pipeline::open(folder, LoadOptions::default())?;
+    let pipeline = pipeline::open(folder, LoadOptions { ops: case.folder.ops(), ..LoadOptions::default() })?;
     let request = recorded.request.request(case, pipeline.defaults().request.clone())?;
     pipeline.check(&request)?;
     sizes(case, &recorded, pipeline.as_ref(), &request, &mut report)?;

@@ -8,7 +8,7 @@ use std::{
 
 use serde::de::DeserializeOwned;
 
-use super::{CheckpointError, blob::Blob, unread::Unread};
+use super::{CheckpointError, Ops, blob::Blob, unread::Unread};
 
 /// One file inside the binary: its path relative to the folder, with `/` between the parts, and its bytes.
 pub type EmbeddedFile = (&'static str, &'static [u8]);
@@ -17,7 +17,11 @@ pub type EmbeddedFile = (&'static str, &'static [u8]);
 ///
 /// Cheap to clone. Paths are relative to the folder and use `/`.
 #[derive(Clone, Debug)]
-pub struct Folder(Source, Unread);
+pub struct Folder {
+    source: Source,
+    unread: Unread,
+    ops: Ops,
+}
 
 #[derive(Clone)]
 enum Source {
@@ -37,6 +41,21 @@ impl fmt::Debug for Source {
 }
 
 impl Folder {
+    fn of(source: Source) -> Self {
+        Self { source, unread: Unread::default(), ops: Ops::default() }
+    }
+
+    /// The same folder with other operations for the layers that are loaded from it.
+    #[must_use]
+    pub fn computing_with(self, ops: Ops) -> Self {
+        Self { ops, ..self }
+    }
+
+    /// What the layers that are loaded from here compute with.
+    pub fn ops(&self) -> Ops {
+        self.ops
+    }
+
     /// A directory on disk.
     ///
     /// # Errors
@@ -49,19 +68,19 @@ impl Folder {
                 expected: "a model folder".into(),
             });
         }
-        Ok(Self(Source::Disk(path), Unread::default()))
+        Ok(Self::of(Source::Disk(path)))
     }
 
     /// Files inside the binary; `name` is what messages call the folder.
     pub fn embedded(name: &'static str, files: &'static [EmbeddedFile]) -> Self {
-        Self(Source::Embedded { name, prefix: String::new(), files: vec![files] }, Unread::default())
+        Self::of(Source::Embedded { name, prefix: String::new(), files: vec![files] })
     }
 
     /// The same folder with the embedded files that it lacks from `files`: models that share parts. A folder on disk
     /// stays as it is.
     #[must_use]
     pub fn or_embedded(mut self, more: &'static [EmbeddedFile]) -> Self {
-        if let Source::Embedded { files, .. } = &mut self.0 {
+        if let Source::Embedded { files, .. } = &mut self.source {
             files.push(more);
         }
         self
@@ -70,29 +89,29 @@ impl Folder {
     /// The folder `name` inside this one, which need not exist.
     #[must_use]
     pub fn sub(&self, name: &str) -> Self {
-        let source = match &self.0 {
+        let source = match &self.source {
             Source::Disk(path) => Source::Disk(path.join(name)),
             Source::Embedded { name: folder, prefix, files } => {
                 Source::Embedded { name: folder, prefix: format!("{prefix}{name}/"), files: files.clone() }
             }
         };
-        Self(source, self.1.clone())
+        Self { source, ..self.clone() }
     }
 
     /// What the user should know of components that were loaded from here, or from a folder inside, since the last call:
     /// tensors that nothing read, as they may be of a part of the model that is missing. Each is told once.
     pub fn unread(&self) -> Vec<String> {
-        self.1.take()
+        self.unread.take()
     }
 
     /// Where [`Self::unread`] is noted.
     pub(super) fn notes(&self) -> Unread {
-        self.1.clone()
+        self.unread.clone()
     }
 
     /// How a user can find the folder: its path, or its name in the binary.
     pub fn describe(&self) -> String {
-        match &self.0 {
+        match &self.source {
             Source::Disk(path) => path.display().to_string(),
             Source::Embedded { name, prefix, .. } => {
                 format!("{name}/{prefix}").trim_end_matches('/').to_owned()
@@ -102,7 +121,7 @@ impl Folder {
 
     /// [`Self::describe`] for a file of the folder.
     pub fn describe_file(&self, rel: &str) -> String {
-        match &self.0 {
+        match &self.source {
             Source::Disk(path) => path.join(rel).display().to_string(),
             Source::Embedded { .. } => format!("{}/{rel}", self.describe()),
         }
@@ -110,7 +129,7 @@ impl Folder {
 
     /// Whether the file is there.
     pub fn exists(&self, rel: &str) -> bool {
-        match &self.0 {
+        match &self.source {
             Source::Disk(path) => path.join(rel).is_file(),
             Source::Embedded { .. } => self.find(rel).is_some(),
         }
@@ -118,7 +137,7 @@ impl Folder {
 
     /// Names of the files directly in this folder, sorted; empty when the folder does not exist.
     pub fn files(&self) -> Vec<String> {
-        let mut names: Vec<String> = match &self.0 {
+        let mut names: Vec<String> = match &self.source {
             Source::Disk(path) => path
                 .read_dir()
                 .into_iter()
@@ -143,7 +162,7 @@ impl Folder {
 
     /// The whole file; for configurations, not for tensors.
     pub fn read(&self, rel: &str) -> Result<Cow<'static, [u8]>, CheckpointError> {
-        match &self.0 {
+        match &self.source {
             Source::Disk(path) => {
                 let path = path.join(rel);
                 match std::fs::read(&path) {
@@ -173,7 +192,7 @@ impl Folder {
 
     /// The file without reading it, for tensors.
     pub(super) fn blob(&self, rel: &str) -> Result<Blob, CheckpointError> {
-        match &self.0 {
+        match &self.source {
             Source::Disk(path) if self.exists(rel) => Blob::map(&path.join(rel)),
             Source::Disk(_) => Err(self.missing(rel)),
             Source::Embedded { .. } => Ok(Blob::Memory(self.read(rel)?)),
@@ -193,7 +212,7 @@ impl Folder {
     }
 
     fn find(&self, rel: &str) -> Option<&'static [u8]> {
-        let Source::Embedded { prefix, files, .. } = &self.0 else { return None };
+        let Source::Embedded { prefix, files, .. } = &self.source else { return None };
         files
             .iter()
             .copied()

@@ -12,6 +12,7 @@ mod folder;
 mod header;
 mod mapped;
 mod mmap;
+mod ops;
 mod read;
 pub mod table;
 #[cfg(test)]
@@ -24,4 +25,5 @@ pub use config::ConfigError;
 pub use error::CheckpointError;
 pub use folder::{EmbeddedFile, Folder};
 pub use mapped::Mapped;
+pub use ops::Ops;
 pub use weights::{Format, WIDEN_LIMIT, WeightDtype, Weights};

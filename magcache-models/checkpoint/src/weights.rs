@@ -14,7 +14,7 @@ use candle_core::{DType, Device, Tensor};
 use sha2::{Digest, Sha256};
 
 use super::{
-    CheckpointError, Folder,
+    CheckpointError, Folder, Ops,
     blob::Blob,
     files::{self, Files},
     header::{self, TensorInfo},
@@ -73,6 +73,7 @@ struct TensorSet {
     tensors: BTreeMap<String, Located>,
     device: Device,
     dtype: WeightDtype,
+    ops: Ops,
     /// Where it is noted what nobody reads.
     unread: Option<Unread>,
 }
@@ -164,7 +165,7 @@ impl Weights {
     ) -> Result<Self, CheckpointError> {
         let open = |name: &S| Ok((folder.describe_file(name.as_ref()), folder.blob(name.as_ref())?));
         let files = files.iter().map(open).collect::<Result<_, CheckpointError>>()?;
-        Self::from_blobs(files, device, dtype, Some(folder.notes()))
+        Self::from_blobs(files, device, dtype, (folder.ops(), Some(folder.notes())))
     }
 
     /// A safetensors or PyTorch file in memory; `place` is what messages call it.
@@ -174,14 +175,19 @@ impl Weights {
         device: &Device,
         dtype: WeightDtype,
     ) -> Result<Self, CheckpointError> {
-        Self::from_blobs(vec![(place.to_owned(), Blob::Memory(bytes.into()))], device, dtype, None)
+        Self::from_blobs(
+            vec![(place.to_owned(), Blob::Memory(bytes.into()))],
+            device,
+            dtype,
+            (Ops::default(), None),
+        )
     }
 
     fn from_blobs(
         blobs: Vec<(String, Blob)>,
         device: &Device,
         dtype: WeightDtype,
-        unread: Option<Unread>,
+        (ops, unread): (Ops, Option<Unread>),
     ) -> Result<Self, CheckpointError> {
         let mut files: Vec<OpenFile> = Vec::with_capacity(blobs.len());
         let mut tensors = BTreeMap::<String, Located>::new();
@@ -210,7 +216,7 @@ impl Weights {
             }
             chosen => chosen,
         };
-        let set = TensorSet { files, tensors, device: device.clone(), dtype, unread };
+        let set = TensorSet { files, tensors, device: device.clone(), dtype, ops, unread };
         Ok(Self { set: Arc::new(set), prefix: String::new() })
     }
 
@@ -314,6 +320,11 @@ impl Weights {
         let prefix = self.full(list);
         let number = |name: &str| name.strip_prefix(&prefix)?.split('.').next()?.parse::<usize>().ok();
         self.names().filter_map(number).max().map_or(0, |last| last.saturating_add(1))
+    }
+
+    /// What layers that are loaded from these tensors compute with.
+    pub fn ops(&self) -> Ops {
+        self.set.ops
     }
 
     /// Full names of this module's tensors, sorted.

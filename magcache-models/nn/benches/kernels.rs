@@ -6,7 +6,7 @@ use std::{hint::black_box, time::Duration};
 
 use candle_core::{DType, Device, Result, Tensor};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use magcache_checkpoint::{WeightDtype, Weights};
+use magcache_checkpoint::{Ops, WeightDtype, Weights};
 use magcache_nn::{
     Conv3d, Conv3dConfig, Linear, RmsNorm, RotaryTable, attention, attention_with_bias, gated_add, gelu_tanh,
     layer_norm_modulate, rms_norm_rotary, silu,
@@ -33,7 +33,8 @@ fn linears(c: &mut Criterion) {
         (1024, 1536, 8960),
         (1024, 8960, 1536),
     ] {
-        let layer = Linear::new(random(&[outputs, inputs]), Some(random(&[outputs]))).expect("it fits");
+        let layer =
+            Linear::new(Ops::Kernels, random(&[outputs, inputs]), Some(random(&[outputs]))).expect("it fits");
         let x = random(&[1, rows, inputs]);
         group.throughput(Throughput::Elements((2 * rows * inputs * outputs) as u64));
         group.bench_function(BenchmarkId::from_parameter(format!("{rows}x{inputs}x{outputs}")), |b| {
@@ -43,12 +44,13 @@ fn linears(c: &mut Criterion) {
     // What may follow, against the product alone.
     let (tokens, width, hidden) = (1024, 512, 2048);
     let (wide, square) = (
-        Linear::new(random(&[hidden, width]), Some(random(&[hidden]))).expect("it fits"),
-        Linear::new(random(&[width, width]), Some(random(&[width]))).expect("it fits"),
+        Linear::new(Ops::Kernels, random(&[hidden, width]), Some(random(&[hidden]))).expect("it fits"),
+        Linear::new(Ops::Kernels, random(&[width, width]), Some(random(&[width]))).expect("it fits"),
     );
     let (x, residual, gate) =
         (random(&[1, tokens, width]), random(&[1, tokens, width]), random(&[1, 1, width]));
-    let norm = RmsNorm::new(Tensor::ones(width, DType::F32, &Device::Cpu).expect("it fits"), 1e-6);
+    let norm =
+        RmsNorm::new(Ops::Kernels, Tensor::ones(width, DType::F32, &Device::Cpu).expect("it fits"), 1e-6);
     let angles = vec![0.5f32; tokens * 64];
     let table = RotaryTable::new(angles.clone(), &angles, tokens, &Device::Cpu).expect("it fits");
     let mut one = |name: &str, outputs: usize, op: &dyn Fn() -> Result<Tensor>| {
@@ -75,14 +77,14 @@ fn attentions(c: &mut Criterion) {
         group.throughput(Throughput::Elements((4 * tokens * keys * heads * head_dim) as u64));
         let name = format!("{tokens} x {keys}, {heads} heads of {head_dim}");
         group.bench_function(BenchmarkId::from_parameter(name), |b| {
-            b.iter(|| attention(black_box(&q), black_box(&k), black_box(&v), heads));
+            b.iter(|| attention(Ops::Kernels, black_box(&q), black_box(&k), black_box(&v), heads));
         });
     }
     // UMT5: a bias for every pair of tokens.
     let (x, bias) = (random(&[1, 128, 512]), random(&[1, 8, 128, 128]));
     group.throughput(Throughput::Elements(4 * 128 * 128 * 512));
     group.bench_function("128 x 128, 8 heads of 64, with a bias", |b| {
-        b.iter(|| attention_with_bias(black_box(&x), &x, &x, 8, 1.0, black_box(&bias)));
+        b.iter(|| attention_with_bias(Ops::Kernels, black_box(&x), &x, &x, 8, 1.0, black_box(&bias)));
     });
     group.finish();
 }
@@ -118,11 +120,11 @@ fn rows(c: &mut Criterion) {
             group.throughput(Throughput::Bytes(4 * (tokens * values) as u64));
             group.bench_function(BenchmarkId::new(name, format!("{tokens}x{values}")), |b| b.iter(op));
         };
-        one("layer_norm_modulate", channels, &|| layer_norm_modulate(&x, &shift, &scale, 1e-6));
-        one("rms_norm_rotary", channels, &|| rms_norm_rotary(&x, &weight, &table, 1e-6));
-        one("gated_add", channels, &|| gated_add(&x, &y, &gate));
-        one("gelu_tanh", hidden, &|| gelu_tanh(&wide));
-        one("silu", hidden, &|| silu(&wide));
+        one("layer_norm_modulate", channels, &|| layer_norm_modulate(Ops::Kernels, &x, &shift, &scale, 1e-6));
+        one("rms_norm_rotary", channels, &|| rms_norm_rotary(Ops::Kernels, &x, &weight, &table, 1e-6));
+        one("gated_add", channels, &|| gated_add(Ops::Kernels, &x, &y, &gate));
+        one("gelu_tanh", hidden, &|| gelu_tanh(Ops::Kernels, &wide));
+        one("silu", hidden, &|| silu(Ops::Kernels, &wide));
     }
     group.finish();
 }

@@ -1,6 +1,7 @@
 //! Activations, element by element, any shape.
 
 use candle_core::{CpuStorage, CustomOp1, D, Layout, Result, Shape, Tensor};
+use magcache_checkpoint::Ops;
 use pulp::Simd;
 
 use super::cpu::{self, RowKernel, by_row, by_value, contiguous, exp, on_cpu};
@@ -8,8 +9,8 @@ use super::cpu::{self, RowKernel, by_row, by_value, contiguous, exp, on_cpu};
 /// GELU with the tanh approximation, `x / 2 * (1 + tanh(sqrt(2 / π) * (x + 0.044715 x³)))`.
 ///
 /// Computed as `x * sigmoid(2u)`, which is the same and keeps its digits for negative `x`.
-pub fn gelu_tanh(x: &Tensor) -> Result<Tensor> {
-    if on_cpu(x) { x.contiguous()?.apply_op1_no_bwd(&Kind::GeluTanh) } else { x.gelu() }
+pub fn gelu_tanh(ops: Ops, x: &Tensor) -> Result<Tensor> {
+    if on_cpu(ops, x) { x.contiguous()?.apply_op1_no_bwd(&Kind::GeluTanh) } else { x.gelu() }
 }
 
 /// Exact GELU, `x / 2 * (1 + erf(x / sqrt(2)))`. No model here runs it at every step, so it has no kernel.
@@ -18,17 +19,17 @@ pub fn gelu_erf(x: &Tensor) -> Result<Tensor> {
 }
 
 /// `SiLU` (swish), `x * sigmoid(x)`.
-pub fn silu(x: &Tensor) -> Result<Tensor> {
-    if on_cpu(x) { x.contiguous()?.apply_op1_no_bwd(&Kind::Silu) } else { x.silu() }
+pub fn silu(ops: Ops, x: &Tensor) -> Result<Tensor> {
+    if on_cpu(ops, x) { x.contiguous()?.apply_op1_no_bwd(&Kind::Silu) } else { x.silu() }
 }
 
 /// `silu(a) * b` of the two halves of the channels: `[.., 2 * channels]` to `[.., channels]` (FLUX.2).
-pub fn swiglu(x: &Tensor) -> Result<Tensor> {
+pub fn swiglu(ops: Ops, x: &Tensor) -> Result<Tensor> {
     let channels = x.dim(D::Minus1)?;
     if channels % 2 != 0 {
         candle_core::bail!("swiglu: got {channels} channels, expected an even number");
     }
-    if on_cpu(x) { x.contiguous()?.apply_op1_no_bwd(&SwiGlu) } else { swiglu_plain(x) }
+    if on_cpu(ops, x) { x.contiguous()?.apply_op1_no_bwd(&SwiGlu) } else { swiglu_plain(x) }
 }
 
 fn swiglu_plain(x: &Tensor) -> Result<Tensor> {
@@ -126,9 +127,9 @@ mod tests {
         let u = |x: f64| (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x * x * x);
         // Near -10 the exponent is about -100 and rounding of `u` alone moves the result by 1e-5 of its 1e-42.
         let shown = |x: f64| if x < -5.0 { f64::NAN } else { x * sigmoid(2.0 * u(x)) };
-        let gelu = worst(&gelu_tanh(&inputs())?, shown)?;
+        let gelu = worst(&gelu_tanh(Ops::Kernels, &inputs())?, shown)?;
         assert!(gelu < 5e-6, "{gelu}");
-        let silu = worst(&silu(&inputs())?, |x| x * sigmoid(x))?;
+        let silu = worst(&silu(Ops::Kernels, &inputs())?, |x| x * sigmoid(x))?;
         assert!(silu < 1e-6, "{silu}");
         Ok(())
     }
@@ -136,7 +137,9 @@ mod tests {
     #[test]
     fn kernels_agree_with_candle() -> Result<()> {
         let x = inputs();
-        for (ours, candle) in [(gelu_tanh(&x)?, x.gelu()?), (silu(&x)?, x.silu()?)] {
+        for (ours, candle) in
+            [(gelu_tanh(Ops::Kernels, &x)?, x.gelu()?), (silu(Ops::Kernels, &x)?, x.silu()?)]
+        {
             let scale = (candle.abs()? + 1.0)?;
             let error = (ours - candle)?.abs()?.div(&scale)?.max(0)?.to_scalar::<f32>()?;
             assert!(error < 1e-6, "{error}");
@@ -148,19 +151,21 @@ mod tests {
     fn the_first_half_gates_the_second() -> Result<()> {
         for channels in [2, 70, 40_000] {
             let x = Tensor::randn(0f32, 2.0, (2, 3, channels), &Device::Cpu)?;
-            let (ours, plain) = (swiglu(&x)?, swiglu_plain(&x)?);
+            let (ours, plain) = (swiglu(Ops::Kernels, &x)?, swiglu_plain(&x)?);
             assert_eq!(ours.dims(), [2, 3, channels / 2]);
             let error = (ours - plain)?.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>()?;
             assert!(error < 5e-6, "{channels}: {error}");
         }
-        assert!(swiglu(&Tensor::zeros((1, 3), candle_core::DType::F32, &Device::Cpu)?).is_err());
+        assert!(
+            swiglu(Ops::Kernels, &Tensor::zeros((1, 3), candle_core::DType::F32, &Device::Cpu)?).is_err()
+        );
         Ok(())
     }
 
     #[test]
     fn views_and_nan_pass_through() -> Result<()> {
         let x = Tensor::new(&[[1f32, f32::NAN], [-2.0, 3.0]], &Device::Cpu)?;
-        let y = silu(&x.t()?)?.to_vec2::<f32>()?;
+        let y = silu(Ops::Kernels, &x.t()?)?.to_vec2::<f32>()?;
         assert!(y[1][0].is_nan() && (y[0][1] + 2.0 / (1.0 + 2f32.exp())).abs() < 1e-6);
         Ok(())
     }

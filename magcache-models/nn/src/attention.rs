@@ -5,6 +5,7 @@
 //! that the scores of one cut stay below [`SCORES`] values.
 
 use candle_core::{CpuStorage, CustomOp3, D, DType, Layout, Result, Shape, Storage, Tensor};
+use magcache_checkpoint::Ops;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
@@ -29,15 +30,16 @@ const SCORES: usize = 1 << 28;
 ///
 /// Queries `[batch, tokens, heads * head_dim]`, keys and values `[batch, keys, heads * head_dim]`, result like the
 /// queries. All three may be views as long as the channels of a token lie side by side.
-pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<Tensor> {
+pub fn attention(ops: Ops, q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<Tensor> {
     let head_dim = q.dim(D::Minus1)? / heads.max(1);
-    run(q, k, v, &Attention { heads, scale: (head_dim as f64).powf(-0.5), bias: None })
+    run(ops, q, k, v, &Attention { heads, scale: (head_dim as f64).powf(-0.5), bias: None })
 }
 
 /// [`attention`] with another scale and a bias that is added to the scaled scores.
 ///
 /// `bias` broadcasts to `[batch, heads, tokens, keys]`; minus a large number masks a key out.
 pub fn attention_with_bias(
+    ops: Ops,
     q: &Tensor,
     k: &Tensor,
     v: &Tensor,
@@ -48,10 +50,10 @@ pub fn attention_with_bias(
     let bias = bias.broadcast_as((q.dim(0)?, heads, q.dim(1)?, k.dim(1)?))?;
     // A mask that is one value for all keys has no row to read.
     let bias = rows(&bias)?;
-    run(q, k, v, &Attention { heads, scale, bias: Some(bias) })
+    run(ops, q, k, v, &Attention { heads, scale, bias: Some(bias) })
 }
 
-fn run(q: &Tensor, k: &Tensor, v: &Tensor, op: &Attention) -> Result<Tensor> {
+fn run(ops: Ops, q: &Tensor, k: &Tensor, v: &Tensor, op: &Attention) -> Result<Tensor> {
     let (batch, _, channels) = q.dims3()?;
     let fits = k.shape() == v.shape() && k.dim(0)? == batch && k.dim(2)? == channels && k.elem_count() > 0;
     if !fits || op.heads == 0 || channels % op.heads != 0 {
@@ -63,7 +65,7 @@ fn run(q: &Tensor, k: &Tensor, v: &Tensor, op: &Attention) -> Result<Tensor> {
             v.shape()
         );
     }
-    if on_cpu(q) { rows(q)?.apply_op3_no_bwd(&rows(k)?, &rows(v)?, op) } else { op.plain(q, k, v) }
+    if on_cpu(ops, q) { rows(q)?.apply_op3_no_bwd(&rows(k)?, &rows(v)?, op) } else { op.plain(q, k, v) }
 }
 
 /// The tensor with the channels of a token side by side.
@@ -358,7 +360,7 @@ mod tests {
             let (k, v) =
                 (random(&[batch, keys, heads * head_dim])?, random(&[batch, keys, heads * head_dim])?);
             let op = Attention { heads, scale: (head_dim as f64).powf(-0.5), bias: None };
-            let (ours, plain) = (attention(&q, &k, &v, heads)?, op.plain(&q, &k, &v)?);
+            let (ours, plain) = (attention(Ops::Kernels, &q, &k, &v, heads)?, op.plain(&q, &k, &v)?);
             assert!(worst(&ours, &plain)? < 1e-5, "{tokens} {keys}");
             for shape in [
                 [batch, heads, tokens, keys],
@@ -369,7 +371,8 @@ mod tests {
                 let bias = (random(&shape)? * 4.0)?;
                 let full = bias.broadcast_as((batch, heads, tokens, keys))?.contiguous()?;
                 let plain = Attention { heads, scale: 0.7, bias: Some(full) }.plain(&q, &k, &v)?;
-                let error = worst(&attention_with_bias(&q, &k, &v, heads, 0.7, &bias)?, &plain)?;
+                let error =
+                    worst(&attention_with_bias(Ops::Kernels, &q, &k, &v, heads, 0.7, &bias)?, &plain)?;
                 // Scores of 50 and more: their own rounding moves the result by some 1e-6 of its value.
                 assert!(error < 4e-5, "{shape:?} {error}");
             }
@@ -382,8 +385,8 @@ mod tests {
         let fused = random(&[2, 9, 3 * 12])?;
         let parts = fused.chunk(3, 2)?;
         let whole: Vec<Tensor> = parts.iter().map(Tensor::contiguous).collect::<Result<_>>()?;
-        let ours = attention(&parts[0], &parts[1], &parts[2], 2)?;
-        assert!(worst(&ours, &attention(&whole[0], &whole[1], &whole[2], 2)?)? < 1e-6);
+        let ours = attention(Ops::Kernels, &parts[0], &parts[1], &parts[2], 2)?;
+        assert!(worst(&ours, &attention(Ops::Kernels, &whole[0], &whole[1], &whole[2], 2)?)? < 1e-6);
         Ok(())
     }
 
@@ -391,11 +394,17 @@ mod tests {
     fn masked_keys_do_not_matter_and_nan_is_not_hidden() -> Result<()> {
         let (q, k, v) = (random(&[1, 3, 8])?, random(&[1, 4, 8])?, random(&[1, 4, 8])?);
         let mask = Tensor::new(&[0f32, 0.0, 0.0, f32::MIN], &Device::Cpu)?.reshape((1, 1, 1, 4))?;
-        let masked = attention_with_bias(&q, &k, &v, 2, 0.5, &mask)?;
-        let short = attention(&q, &k.narrow(1, 0, 3)?, &v.narrow(1, 0, 3)?, 2)?;
+        let masked = attention_with_bias(Ops::Kernels, &q, &k, &v, 2, 0.5, &mask)?;
+        let short = attention(Ops::Kernels, &q, &k.narrow(1, 0, 3)?, &v.narrow(1, 0, 3)?, 2)?;
         assert!(worst(&masked, &short)? < 1e-6);
         let bad = Tensor::full(f32::NAN, (1, 3, 8), &Device::Cpu)?;
-        assert!(attention(&bad, &k, &v, 2)?.flatten_all()?.to_vec1::<f32>()?.iter().all(|x| x.is_nan()));
+        assert!(
+            attention(Ops::Kernels, &bad, &k, &v, 2)?
+                .flatten_all()?
+                .to_vec1::<f32>()?
+                .iter()
+                .all(|x| x.is_nan())
+        );
         Ok(())
     }
 
@@ -407,8 +416,9 @@ mod tests {
             let mask = (0..keys).map(|key| if key < masked { f32::NEG_INFINITY } else { 0.5 });
             let mask = Tensor::from_iter(mask, &Device::Cpu)?.reshape((1, 1, 1, keys))?;
             let left = keys - masked;
-            let short = attention(&q, &k.narrow(1, masked, left)?, &v.narrow(1, masked, left)?, 2)?;
-            let ours = attention_with_bias(&q, &k, &v, 2, 0.5, &mask)?;
+            let short =
+                attention(Ops::Kernels, &q, &k.narrow(1, masked, left)?, &v.narrow(1, masked, left)?, 2)?;
+            let ours = attention_with_bias(Ops::Kernels, &q, &k, &v, 2, 0.5, &mask)?;
             assert!(worst(&ours, &short)? < 1e-6, "{masked} of {keys}: {ours}");
         }
         // Nothing to attend to is no number, as in the reference; and a key that is none shows through the mask.
@@ -419,7 +429,7 @@ mod tests {
             &Device::Cpu,
         )?;
         for (k, mask) in [(&k, all), (&bad, first.reshape((1, 1, 1, keys))?)] {
-            let ours = attention_with_bias(&q, k, &v, 2, 0.5, &mask)?;
+            let ours = attention_with_bias(Ops::Kernels, &q, k, &v, 2, 0.5, &mask)?;
             assert!(ours.flatten_all()?.to_vec1::<f32>()?.iter().all(|x| x.is_nan()), "{ours}");
         }
         Ok(())
@@ -431,10 +441,20 @@ mod tests {
         // One key for each of two heads: the last stride is that of the heads.
         let bias = random(&[1, 2])?.t()?.unsqueeze(0)?.unsqueeze(2)?;
         let bias = bias.broadcast_as((1, 2, 3, 1))?;
-        assert!(worst(&attention_with_bias(&q, &k, &v, 2, 0.5, &bias)?, &v.broadcast_as((1, 3, 8))?)? < 1e-6);
+        assert!(
+            worst(
+                &attention_with_bias(Ops::Kernels, &q, &k, &v, 2, 0.5, &bias)?,
+                &v.broadcast_as((1, 3, 8))?
+            )? < 1e-6
+        );
         // One channel for each of two tokens.
         let x = random(&[1, 1, 2])?.transpose(1, 2)?;
-        assert!(worst(&attention(&x, &x, &x, 1)?, &attention(&x.force_contiguous()?, &x, &x, 1)?)? < 1e-6);
+        assert!(
+            worst(
+                &attention(Ops::Kernels, &x, &x, &x, 1)?,
+                &attention(Ops::Kernels, &x.force_contiguous()?, &x, &x, 1)?
+            )? < 1e-6
+        );
         Ok(())
     }
 
@@ -442,9 +462,9 @@ mod tests {
     fn refuses_shapes_that_do_not_fit() -> Result<()> {
         let q = Tensor::zeros((1, 3, 8), DType::F32, &Device::Cpu)?;
         let k = Tensor::zeros((1, 3, 6), DType::F32, &Device::Cpu)?;
-        assert!(attention(&q, &k, &k, 2).is_err());
-        assert!(attention(&q, &q, &q, 3).is_err());
-        assert!(attention(&q, &q, &q, 0).is_err());
+        assert!(attention(Ops::Kernels, &q, &k, &k, 2).is_err());
+        assert!(attention(Ops::Kernels, &q, &q, &q, 3).is_err());
+        assert!(attention(Ops::Kernels, &q, &q, &q, 0).is_err());
         Ok(())
     }
 }

@@ -3,7 +3,7 @@
 use candle_core::{CpuStorage, CustomOp2, D, Layout, Shape, Tensor};
 use pulp::Simd;
 
-use magcache_checkpoint::{CheckpointError, Weights};
+use magcache_checkpoint::{CheckpointError, Ops, Weights};
 
 use crate::{
     cpu::{self, RowKernel},
@@ -18,6 +18,7 @@ const FLOOR: f32 = 1e-12;
 pub struct ChannelNorm {
     /// `[channels]`, with the square root of the channels in it.
     gamma: Tensor,
+    ops: Ops,
 }
 
 impl ChannelNorm {
@@ -26,7 +27,7 @@ impl ChannelNorm {
         let mut shape = vec![channels];
         shape.resize(1 + axes, 1);
         let gamma = weights.get_f32("gamma", &shape)?.reshape(channels)?;
-        Ok(Self { gamma: (gamma * (channels as f64).sqrt())? })
+        Ok(Self { gamma: (gamma * (channels as f64).sqrt())?, ops: weights.ops() })
     }
 
     /// `[.., channels]` to the same shape.
@@ -40,7 +41,7 @@ impl ChannelNorm {
     }
 
     fn run(&self, x: &Tensor, silu: bool) -> candle_core::Result<Tensor> {
-        if cpu::on_cpu(x) {
+        if cpu::on_cpu(self.ops, x) {
             return x.contiguous()?.apply_op2_no_bwd(&self.gamma, &NormOp { silu });
         }
         self.plain(x, silu)
@@ -49,7 +50,7 @@ impl ChannelNorm {
     fn plain(&self, x: &Tensor, with_silu: bool) -> candle_core::Result<Tensor> {
         let length = x.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?.maximum(f64::from(FLOOR))?;
         let y = x.broadcast_div(&length)?.broadcast_mul(&self.gamma.to_dtype(x.dtype())?)?;
-        if with_silu { silu(&y) } else { Ok(y) }
+        if with_silu { silu(self.ops, &y) } else { Ok(y) }
     }
 }
 
@@ -102,7 +103,8 @@ mod tests {
     #[test]
     fn kernel_agrees_with_candle() -> candle_core::Result<()> {
         for channels in [3, 48] {
-            let norm = ChannelNorm { gamma: Tensor::randn(0f32, 2.0, channels, &Device::Cpu)? };
+            let norm =
+                ChannelNorm { ops: Ops::Kernels, gamma: Tensor::randn(0f32, 2.0, channels, &Device::Cpu)? };
             let x = Tensor::randn(0f32, 3.0, (2, 3, 4, 5, channels), &Device::Cpu)?;
             for silu in [false, true] {
                 let error = (norm.run(&x, silu)? - norm.plain(&x, silu)?)?.abs()?.flatten_all()?.max(0)?;

@@ -13,7 +13,7 @@ use super::{
     cpu::{contiguous, on_cpu, per_channel, zeros},
     matmul::{Onto, Panels, Rows, Target, Values, product},
 };
-use magcache_checkpoint::{CheckpointError, Weights};
+use magcache_checkpoint::{CheckpointError, Ops, Weights};
 
 /// Output pixels of a tile: enough rows for the matrix product, few enough for the cache.
 const TILE: usize = 512;
@@ -61,6 +61,7 @@ pub struct Conv3d {
     shape: [usize; 5],
     bias: Tensor,
     config: Conv3dConfig,
+    ops: Ops,
 }
 
 #[derive(Clone, Debug)]
@@ -89,7 +90,7 @@ impl Conv3d {
     ) -> Result<Self, CheckpointError> {
         let [frames, rows, columns] = config.kernel;
         let weight = weights.get("weight", &[outputs, inputs, frames, rows, columns])?;
-        Self::from_weight(&weight, weights.get_f32("bias", &[outputs])?, config)
+        Self::from_weight(weights.ops(), &weight, weights.get_f32("bias", &[outputs])?, config)
     }
 
     /// Reads `weight` `[out, in, rows, columns]` and `bias` `[out]` of a kernel of one frame.
@@ -101,18 +102,23 @@ impl Conv3d {
     ) -> Result<Self, CheckpointError> {
         let [_, rows, columns] = config.kernel;
         let weight = weights.get("weight", &[outputs, inputs, rows, columns])?.unsqueeze(2)?;
-        Self::from_weight(&weight, weights.get_f32("bias", &[outputs])?, config)
+        Self::from_weight(weights.ops(), &weight, weights.get_f32("bias", &[outputs])?, config)
     }
 
-    fn from_weight(weight: &Tensor, bias: Tensor, config: Conv3dConfig) -> Result<Self, CheckpointError> {
+    fn from_weight(
+        ops: Ops,
+        weight: &Tensor,
+        bias: Tensor,
+        config: Conv3dConfig,
+    ) -> Result<Self, CheckpointError> {
         let weight = weight.permute((2, 3, 4, 1, 0))?.contiguous()?;
         let (frames, rows, columns, inputs, outputs) = weight.dims5()?;
-        let weight = if on_cpu(&weight) {
+        let weight = if on_cpu(ops, &weight) {
             Weight::Lines(Arc::new(Lines::of(&weight, &config)?))
         } else {
             Weight::Stored(weight)
         };
-        Ok(Self { weight, shape: [frames, rows, columns, inputs, outputs], bias, config })
+        Ok(Self { weight, shape: [frames, rows, columns, inputs, outputs], bias, config, ops })
     }
 
     /// Shape of the convolution.
@@ -141,7 +147,7 @@ impl Conv3d {
         config.output([frames, height, width])?;
         let lines = match &self.weight {
             Weight::Lines(lines) => Arc::clone(lines),
-            Weight::Stored(weight) if on_cpu(x) => Arc::new(Lines::of(weight, &self.config)?),
+            Weight::Stored(weight) if on_cpu(self.ops, x) => Arc::new(Lines::of(weight, &self.config)?),
             Weight::Stored(weight) => return plain(x, &weight.to_dtype(x.dtype())?, &self.bias, config),
         };
         x.contiguous()?.apply_op2_no_bwd(&self.bias, &Conv3dOp { config, lines, outputs })
@@ -366,8 +372,8 @@ mod tests {
         let x = random(&input)?;
         let [frames, rows, columns] = config.kernel;
         let weight = random(&[outputs, input[4], frames, rows, columns])?;
-        let conv =
-            Conv3d::from_weight(&weight, random(&[outputs])?, config).map_err(candle_core::Error::wrap)?;
+        let conv = Conv3d::from_weight(Ops::Kernels, &weight, random(&[outputs])?, config)
+            .map_err(candle_core::Error::wrap)?;
         let ours = conv.forward(&x)?;
         let plain = plain(&x, &weight.permute((2, 3, 4, 1, 0))?.contiguous()?, &conv.bias, config)?;
         let worst = (&ours - plain)?.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>()?;
@@ -401,7 +407,7 @@ mod tests {
     #[test]
     fn frames_before_replace_padding() -> candle_core::Result<()> {
         let config = Conv3dConfig { kernel: [3; 3], stride: [1; 3], padding: [(2, 0), (1, 1), (1, 1)] };
-        let conv = Conv3d::from_weight(&random(&[4, 50, 3, 3, 3])?, random(&[4])?, config)
+        let conv = Conv3d::from_weight(Ops::Kernels, &random(&[4, 50, 3, 3, 3])?, random(&[4])?, config)
             .map_err(candle_core::Error::wrap)?;
         let x = random(&[1, 5, 4, 4, 50])?;
         let whole = conv.forward(&x)?;
@@ -417,7 +423,7 @@ mod tests {
     #[test]
     fn refuses_inputs_that_do_not_fit() -> candle_core::Result<()> {
         let config = Conv3dConfig { kernel: [3; 3], stride: [1; 3], padding: [(0, 0); 3] };
-        let conv = Conv3d::from_weight(&random(&[4, 5, 3, 3, 3])?, random(&[4])?, config)
+        let conv = Conv3d::from_weight(Ops::Kernels, &random(&[4, 5, 3, 3, 3])?, random(&[4])?, config)
             .map_err(candle_core::Error::wrap)?;
         assert!(conv.forward(&random(&[1, 2, 4, 4, 5])?).is_err());
         assert!(conv.forward(&random(&[1, 3, 4, 4, 6])?).is_err());

@@ -1,8 +1,7 @@
 //! What the CPU kernels share: slices of tensors, dispatch on the vector width, a vectorisable exponential.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use candle_core::{CpuStorage, DType, Layout, Result, Tensor};
+use magcache_checkpoint::Ops;
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
@@ -14,25 +13,9 @@ pub(crate) const PIECE: usize = 1 << 13;
 /// Independent partial results of a reduction; wide enough for every vector register.
 const LANES: usize = 16;
 
-/// Set once, before any layer is made.
-static REFERENCE: AtomicBool = AtomicBool::new(false);
-
-/// Computes with candle's own operations from now on, in place of the kernels of this crate: to compare the two.
-///
-/// For the whole process and to be called before anything is loaded, as layers keep their weights in the order in which they are
-/// read.
-pub fn use_reference_ops() {
-    REFERENCE.store(true, Ordering::Relaxed);
-}
-
-/// True behind [`use_reference_ops`]: last bits are those of candle's own operations.
-pub fn are_reference_ops_used() -> bool {
-    REFERENCE.load(Ordering::Relaxed)
-}
-
 /// Whether the kernels of this crate apply.
-pub(crate) fn on_cpu(x: &Tensor) -> bool {
-    x.device().is_cpu() && x.dtype() == DType::F32 && !are_reference_ops_used()
+pub(crate) fn on_cpu(ops: Ops, x: &Tensor) -> bool {
+    ops == Ops::Kernels && x.device().is_cpu() && x.dtype() == DType::F32
 }
 
 /// Rows of `channels` values in a piece.

@@ -73,6 +73,8 @@ impl CustomOp1 for FeedForward<'_> {
 mod tests {
     use candle_core::{DType, Device};
 
+    use magcache_checkpoint::Ops;
+
     use super::*;
 
     fn random(shape: &[usize], dtype: DType) -> Result<Tensor> {
@@ -86,8 +88,12 @@ mod tests {
             [(1, 1, 24, 40), (2, 5, 40, 100), (2, 350, 24, 1700), (1, 30, 1600, 3300)]
         {
             let dtype = if tokens == 5 { DType::BF16 } else { DType::F32 };
-            let inner = Linear::new(random(&[hidden, inputs], dtype)?, Some(random(&[hidden], dtype)?))?;
-            let outer = Linear::new(random(&[inputs, hidden], dtype)?, None)?;
+            let inner = Linear::new(
+                Ops::Kernels,
+                random(&[hidden, inputs], dtype)?,
+                Some(random(&[hidden], dtype)?),
+            )?;
+            let outer = Linear::new(Ops::Kernels, random(&[inputs, hidden], dtype)?, None)?;
             let x = random(&[batch, inputs, tokens], DType::F32)?.transpose(1, 2)?;
             let residual = random(&[batch, tokens, inputs], DType::F32)?;
             let gate = random(&[batch, 1, 2 * inputs], DType::F32)?.narrow(2, inputs, inputs)?;
@@ -103,8 +109,9 @@ mod tests {
 
     #[test]
     fn refuses_what_does_not_fit() -> Result<()> {
-        let layer =
-            |outputs: usize, inputs: usize| Linear::new(random(&[outputs, inputs], DType::F32)?, None);
+        let layer = |outputs: usize, inputs: usize| {
+            Linear::new(Ops::Kernels, random(&[outputs, inputs], DType::F32)?, None)
+        };
         let x = random(&[1, 3, 8], DType::F32)?;
         let (inner, outer) = (layer(16, 8)?, layer(8, 16)?);
         assert!(feed_forward(&x, &inner, &outer, &x, &x).is_ok());

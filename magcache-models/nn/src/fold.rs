@@ -5,6 +5,7 @@
 //! repeated.
 
 use candle_core::{CpuStorage, InplaceOp2, Layout, Result, Tensor};
+use magcache_checkpoint::Ops;
 use rayon::prelude::*;
 
 use crate::cpu::{contiguous, on_cpu};
@@ -40,16 +41,16 @@ impl Fold {
 
 /// `AvgDown3D` of the reference.
 #[derive(Clone, Copy, Debug)]
-pub struct AvgDown(pub Fold);
+pub struct AvgDown(pub Fold, pub Ops);
 
 /// `DupUp3D` of the reference.
 #[derive(Clone, Copy, Debug)]
-pub struct DupUp(pub Fold);
+pub struct DupUp(pub Fold, pub Ops);
 
 impl AvgDown {
     /// `y + down(x)`; `y` must be held by nobody else. Zeros stand in before a first chunk of too few frames.
     pub fn add_to(&self, y: Tensor, x: &Tensor) -> Result<Tensor> {
-        if on_cpu(&y) {
+        if on_cpu(self.1, &y) {
             y.inplace_op2(&x.contiguous()?, self)?;
             return Ok(y);
         }
@@ -73,7 +74,7 @@ impl DupUp {
     /// out.
     pub fn add_to(&self, y: Tensor, x: &Tensor, first_chunk: bool) -> Result<Tensor> {
         let skipped = if first_chunk { self.0.time - 1 } else { 0 };
-        if on_cpu(&y) {
+        if on_cpu(self.1, &y) {
             y.inplace_op2(&x.contiguous()?, &DupUpOp { fold: self.0, skipped })?;
             return Ok(y);
         }
@@ -137,7 +138,7 @@ impl InplaceOp2 for AvgDown {
         x: &CpuStorage,
         x_layout: &Layout,
     ) -> Result<()> {
-        let (Self(fold), (batch, frames, height, width, channels)) = (self, x_layout.shape().dims5()?);
+        let (Self(fold, _), (batch, frames, height, width, channels)) = (self, x_layout.shape().dims5()?);
         let pad = missing(frames, fold.time);
         let [time, rows, columns] = fold.size();
         let expected = (batch, (frames + pad) / time, height / rows, width / columns, fold.outputs);
@@ -225,14 +226,14 @@ mod tests {
         for ((inputs, outputs, time, space), frames) in FOLDS.iter().flat_map(|f| [(*f, 1), (*f, 4)]) {
             let fold = Fold { inputs, outputs, time, space };
             let x = Tensor::randn(0f32, 1.0, (2, frames, 4, 6, inputs), &Device::Cpu)?;
-            let expected = AvgDown(fold).plain(&x)?;
+            let expected = AvgDown(fold, Ops::Kernels).plain(&x)?;
             let y = Tensor::randn(0f32, 1.0, expected.shape(), &Device::Cpu)?;
-            let (sum, ours) = ((&y + expected)?, AvgDown(fold).add_to(y.copy()?, &x)?);
+            let (sum, ours) = ((&y + expected)?, AvgDown(fold, Ops::Kernels).add_to(y.copy()?, &x)?);
             assert!(worst(&ours, &sum)? < 1e-6, "{fold:?} {frames}");
             for first in [false, true] {
-                let expected = DupUp(fold).plain(&x, if first { time - 1 } else { 0 })?;
+                let expected = DupUp(fold, Ops::Kernels).plain(&x, if first { time - 1 } else { 0 })?;
                 let y = Tensor::randn(0f32, 1.0, expected.shape(), &Device::Cpu)?;
-                let (sum, ours) = ((&y + expected)?, DupUp(fold).add_to(y.copy()?, &x, first)?);
+                let (sum, ours) = ((&y + expected)?, DupUp(fold, Ops::Kernels).add_to(y.copy()?, &x, first)?);
                 assert!(worst(&ours, &sum)? < 1e-6, "{fold:?} {frames} {first}");
             }
         }
@@ -243,9 +244,17 @@ mod tests {
     fn shapes_that_do_not_fit_are_refused() -> Result<()> {
         let fold = Fold { inputs: 4, outputs: 4, time: 2, space: 2 };
         let zeros = |shape: [usize; 5]| Tensor::zeros(&shape, candle_core::DType::F32, &Device::Cpu);
-        assert!(AvgDown(fold).add_to(zeros([1, 2, 2, 2, 4])?, &zeros([1, 4, 5, 4, 4])?).is_err());
-        assert!(AvgDown(fold).add_to(zeros([1, 2, 2, 2, 4])?, &zeros([1, 4, 4, 4, 3])?).is_err());
-        assert!(DupUp(fold).add_to(zeros([1, 2, 2, 2, 4])?, &zeros([1, 1, 1, 1, 4])?, true).is_err());
+        assert!(
+            AvgDown(fold, Ops::Kernels).add_to(zeros([1, 2, 2, 2, 4])?, &zeros([1, 4, 5, 4, 4])?).is_err()
+        );
+        assert!(
+            AvgDown(fold, Ops::Kernels).add_to(zeros([1, 2, 2, 2, 4])?, &zeros([1, 4, 4, 4, 3])?).is_err()
+        );
+        assert!(
+            DupUp(fold, Ops::Kernels)
+                .add_to(zeros([1, 2, 2, 2, 4])?, &zeros([1, 1, 1, 1, 4])?, true)
+                .is_err()
+        );
         Ok(())
     }
 }

@@ -24,8 +24,8 @@ impl JoinedLinear {
         let weight = weights.get("weight", &[outputs, first + second])?;
         let bias = bias.then(|| weights.get_f32("bias", &[outputs])).transpose()?;
         Ok(Self {
-            first: Linear::new(weight.narrow(1, 0, first)?.contiguous()?, bias)?,
-            second: Linear::new(weight.narrow(1, first, second)?.contiguous()?, None)?,
+            first: Linear::new(weights.ops(), weight.narrow(1, 0, first)?.contiguous()?, bias)?,
+            second: Linear::new(weights.ops(), weight.narrow(1, first, second)?.contiguous()?, None)?,
         })
     }
 
@@ -39,6 +39,8 @@ impl JoinedLinear {
 mod tests {
     use candle_core::{D, DType, Device};
 
+    use magcache_checkpoint::Ops;
+
     use super::*;
     use magcache_checkpoint::WeightDtype;
 
@@ -49,7 +51,8 @@ mod tests {
         let file =
             safetensors::serialize([("weight", weight.clone()), ("bias", bias.clone())], None).expect("fits");
         let (a, b) = (random(&[2, 5, 12])?, random(&[2, 5, 28])?);
-        let whole = Linear::new(weight, Some(bias))?.forward(&Tensor::cat(&[&a, &b], D::Minus1)?)?;
+        let whole =
+            Linear::new(Ops::Kernels, weight, Some(bias))?.forward(&Tensor::cat(&[&a, &b], D::Minus1)?)?;
         for dtype in [DType::F32, DType::BF16] {
             let weights = Weights::from_bytes("test", file.clone(), &Device::Cpu, WeightDtype::Cast(dtype))
                 .expect("reads");

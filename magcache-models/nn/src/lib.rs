@@ -28,7 +28,6 @@ pub use activation::{gelu_erf, gelu_tanh, silu, swiglu};
 pub use attention::{attention, attention_with_bias};
 pub use channel_norm::ChannelNorm;
 pub use conv3d::{Conv3d, Conv3dConfig};
-pub use cpu::{are_reference_ops_used, use_reference_ops};
 pub use feed_forward::feed_forward;
 pub use fold::{AvgDown, DupUp, Fold};
 pub use group_norm::GroupNorm;

@@ -15,7 +15,7 @@ use super::{
     rotary::TurnedRows,
     then,
 };
-use magcache_checkpoint::{CheckpointError, Weights};
+use magcache_checkpoint::{CheckpointError, Ops, Weights};
 
 /// A linear layer with its weight `[out, in]`.
 ///
@@ -25,6 +25,7 @@ use magcache_checkpoint::{CheckpointError, Weights};
 pub struct Linear {
     weight: Weight,
     bias: Option<Tensor>,
+    ops: Ops,
 }
 
 #[derive(Clone, Debug)]
@@ -43,7 +44,7 @@ impl Linear {
     ) -> std::result::Result<Self, CheckpointError> {
         let weight = weights.get("weight", &[outputs, inputs])?;
         let bias = bias.then(|| weights.get_f32("bias", &[outputs])).transpose()?;
-        Ok(Self::new(weight, bias)?)
+        Ok(Self::new(weights.ops(), weight, bias)?)
     }
 
     /// Reads a convolution whose kernel is one pixel: `weight` `[out, in, 1, ..]` with `axes` axes of length 1, and `bias`
@@ -57,11 +58,11 @@ impl Linear {
         let mut shape = vec![outputs, inputs];
         shape.resize(2 + axes, 1);
         let weight = weights.get("weight", &shape)?.reshape((outputs, inputs))?;
-        Ok(Self::new(weight, Some(weights.get_f32("bias", &[outputs])?))?)
+        Ok(Self::new(weights.ops(), weight, Some(weights.get_f32("bias", &[outputs])?))?)
     }
 
     /// From a weight `[out, in]` and a bias `[out]`.
-    pub fn new(weight: Tensor, bias: Option<Tensor>) -> Result<Self> {
+    pub fn new(ops: Ops, weight: Tensor, bias: Option<Tensor>) -> Result<Self> {
         let (outputs, inputs) = weight.dims2()?;
         if outputs == 0 || inputs == 0 {
             candle_core::bail!("linear: a weight of {:?} has nothing in it", weight.shape());
@@ -72,9 +73,17 @@ impl Linear {
             candle_core::bail!("linear: bias {:?} for {outputs} outputs", bias.shape());
         }
         let bias = bias.map(|bias| bias.to_dtype(DType::F32)?.contiguous()).transpose()?;
-        let weight =
-            if on_cpu(&weight) { Weight::Panels(Arc::new(panels(&weight)?)) } else { Weight::Stored(weight) };
-        Ok(Self { weight, bias })
+        let weight = if on_cpu(ops, &weight) {
+            Weight::Panels(Arc::new(panels(&weight)?))
+        } else {
+            Weight::Stored(weight)
+        };
+        Ok(Self { weight, bias, ops })
+    }
+
+    /// What it computes with, for what stands between layers.
+    pub fn ops(&self) -> Ops {
+        self.ops
     }
 
     fn dims(&self) -> Result<(usize, usize)> {
@@ -103,7 +112,7 @@ impl Linear {
     ) -> Result<Tensor> {
         let Some(weight) = self.panels(x)? else {
             let x = residual.map_or(Ok(x.clone()), |residual| x + residual)?;
-            return self.plain(&layer_norm_modulate(&x, shift, scale, eps)?);
+            return self.plain(&layer_norm_modulate(self.ops, &x, shift, scale, eps)?);
         };
         let (like, shape) = (x.dims3()?.into(), self.shape_for(x)?);
         let residual = residual.map(Tensor::contiguous).transpose()?;
@@ -127,7 +136,7 @@ impl Linear {
     pub fn forward_gelu_tanh(&self, x: &Tensor) -> Result<Tensor> {
         match self.panels(x)? {
             Some(weight) => self.run(x, &weight, &then::GeluTanh),
-            None => gelu_tanh(&self.plain(x)?),
+            None => gelu_tanh(self.ops, &self.plain(x)?),
         }
     }
 
@@ -149,7 +158,9 @@ impl Linear {
 
     /// On top of `residual`, after the product with a gate: see [`gated_add`].
     pub fn forward_gated_add(&self, x: &Tensor, residual: &Tensor, gate: &Tensor) -> Result<Tensor> {
-        let Some(weight) = self.panels(x)? else { return gated_add(residual, &self.plain(x)?, gate) };
+        let Some(weight) = self.panels(x)? else {
+            return gated_add(self.ops, residual, &self.plain(x)?, gate);
+        };
         let (batch, tokens, channels) = residual.dims3()?;
         let residual = residual.contiguous()?;
         let ((storage, layout), (of_gate, gate)) = (residual.storage_and_layout(), gate.storage_and_layout());
@@ -169,7 +180,7 @@ impl Linear {
     /// With [`rms_norm_rotary`] behind it.
     pub fn forward_rms_norm_rotary(&self, x: &Tensor, norm: &RmsNorm, table: &RotaryTable) -> Result<Tensor> {
         let Some(weight) = self.panels(x)? else {
-            return rms_norm_rotary(&self.plain(x)?, norm.weight(), table, norm.eps());
+            return rms_norm_rotary(self.ops, &self.plain(x)?, norm.weight(), table, norm.eps());
         };
         table.check(&self.shape_for(x)?.into(), norm.weight())?;
         let (of_scale, of_turns) = (norm.weight().storage_and_layout(), table.values().storage_and_layout());
@@ -205,7 +216,7 @@ impl Linear {
     fn panels(&self, x: &Tensor) -> Result<Option<Arc<Panels>>> {
         Ok(match &self.weight {
             Weight::Panels(panels) => Some(Arc::clone(panels)),
-            Weight::Stored(weight) if on_cpu(x) => Some(Arc::new(panels(weight)?)),
+            Weight::Stored(weight) if on_cpu(self.ops, x) => Some(Arc::new(panels(weight)?)),
             Weight::Stored(_) => None,
         })
     }
@@ -323,7 +334,7 @@ mod tests {
         for dtype in [DType::BF16, DType::F16, DType::F32] {
             let stored = weight.to_dtype(dtype)?;
             let plain = x.broadcast_matmul(&stored.to_dtype(DType::F32)?.t()?)?.broadcast_add(&bias)?;
-            let ours = Linear::new(stored, Some(bias.clone()))?.forward(&x)?;
+            let ours = Linear::new(Ops::Kernels, stored, Some(bias.clone()))?.forward(&x)?;
             assert_eq!(ours.dims(), [2, 5, 70]);
             let error = (ours - plain)?.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>()?;
             assert!(error < 1e-5, "{dtype:?} {error}");
@@ -337,7 +348,7 @@ mod tests {
         let (weight, bias) = (random(&[24, 801])?.to_dtype(dtype)?, random(&[24])?);
         let x = random(&[2, 7, 801])?;
         let plain = x.broadcast_matmul(&weight.to_dtype(DType::F32)?.t()?)?.broadcast_add(&bias)?;
-        Ok((Linear::new(weight, Some(bias))?, x, plain))
+        Ok((Linear::new(Ops::Kernels, weight, Some(bias))?, x, plain))
     }
 
     fn close(what: &str, ours: &Tensor, plain: &Tensor) -> Result<()> {
@@ -363,32 +374,32 @@ mod tests {
             let gated = (&other + plain.broadcast_mul(&gate)?)?;
             close("gated", &layer.forward_gated_add(&x, &other, &gate)?, &gated)?;
 
-            let norm = RmsNorm::new(random(&[24])?, 1e-3);
+            let norm = RmsNorm::new(Ops::Kernels, random(&[24])?, 1e-3);
             close("norm", &layer.forward_rms_norm(&x, &norm)?, &norm.forward(&plain)?)?;
             let angles: Vec<f32> = (0..7 * 4).map(|i| i as f32 * 0.37).collect();
             let (cos, sin): (Vec<f32>, Vec<f32>) = angles.iter().map(|a| (a.cos(), a.sin())).unzip();
             let table = RotaryTable::new(cos, &sin, 7, &Device::Cpu)?;
             for width in [24, 8] {
-                let norm = RmsNorm::new(random(&[width])?, 1e-3);
-                let turned = rms_norm_rotary(&plain, norm.weight(), &table, norm.eps())?;
+                let norm = RmsNorm::new(Ops::Kernels, random(&[width])?, 1e-3);
+                let turned = rms_norm_rotary(Ops::Kernels, &plain, norm.weight(), &table, norm.eps())?;
                 close("turned", &layer.forward_rms_norm_rotary(&x, &norm, &table)?, &turned)?;
             }
             for inputs in [401, 1600] {
-                let layer = Linear::new(random(&[24, inputs])?, None)?;
+                let layer = Linear::new(Ops::Kernels, random(&[24, inputs])?, None)?;
                 assert_eq!(layer.forward(&random(&[2, 0, inputs])?)?.dims(), [2, 0, 24]);
             }
             let (shift, scale) = (random(&[2, 7, 801])?, random(&[1, 1, 801])?);
             let modulated = layer.forward_modulated(&x, None, &shift, &scale, 1e-3)?;
-            let normed = layer_norm_modulate(&x, &shift, &scale, 1e-3)?;
+            let normed = layer_norm_modulate(Ops::Kernels, &x, &shift, &scale, 1e-3)?;
             close("modulated", &modulated, &layer.forward(&normed)?)?;
             let many = random(&[1, 200, 801])?;
             let (shift, scale) = (random(&[1, 200, 801])?, random(&[1, 200, 801])?);
             let modulated = layer.forward_modulated(&many, None, &shift, &scale, 1e-3)?;
-            let normed = layer_norm_modulate(&many, &shift, &scale, 1e-3)?;
+            let normed = layer_norm_modulate(Ops::Kernels, &many, &shift, &scale, 1e-3)?;
             close("modulated", &modulated, &layer.forward(&normed)?)?;
             let residual = random(&[1, 801, 200])?.transpose(1, 2)?;
             let modulated = layer.forward_modulated(&many, Some(&residual), &shift, &scale, 1e-3)?;
-            let normed = layer_norm_modulate(&(&many + &residual)?, &shift, &scale, 1e-3)?;
+            let normed = layer_norm_modulate(Ops::Kernels, &(&many + &residual)?, &shift, &scale, 1e-3)?;
             close("modulated sum", &modulated, &layer.forward(&normed)?)?;
             // One row is split by columns.
             let (row, plain) = (x.get(0)?.narrow(0, 3, 1)?, plain.get(0)?.narrow(0, 3, 1)?);
@@ -405,7 +416,7 @@ mod tests {
         let rows = Tensor::zeros((1, 1, 801), DType::F32, &Device::Cpu)?;
         assert!(layer.forward_modulated(&x, Some(&rows), &rows, &rows, 1e-3).is_err());
         assert!(layer.forward_gated_add(&x, &plain, &x).is_err());
-        let norm = RmsNorm::new(Tensor::ones(23, DType::F32, &Device::Cpu)?, 1e-3);
+        let norm = RmsNorm::new(Ops::Kernels, Tensor::ones(23, DType::F32, &Device::Cpu)?, 1e-3);
         assert!(layer.forward_rms_norm(&x, &norm).is_err());
         let table = RotaryTable::new(vec![1.0; 6 * 4], &[0.0; 6 * 4], 6, &Device::Cpu)?;
         assert!(layer.forward_rms_norm_rotary(&x, &norm, &table).is_err());
@@ -416,13 +427,18 @@ mod tests {
     fn refuses_shapes_that_do_not_fit() -> Result<()> {
         for empty in [(0, 3), (3, 0)] {
             let weight = Tensor::zeros(empty, DType::F32, &Device::Cpu)?;
-            let message = Linear::new(weight, None).expect_err("nothing to multiply").to_string();
+            let message =
+                Linear::new(Ops::Kernels, weight, None).expect_err("nothing to multiply").to_string();
             assert!(message.contains("nothing in it"), "{message}");
         }
         let weight = Tensor::zeros((4, 3), DType::F32, &Device::Cpu)?;
-        assert!(Linear::new(weight.clone(), Some(Tensor::zeros(3, DType::F32, &Device::Cpu)?)).is_err());
+        assert!(
+            Linear::new(Ops::Kernels, weight.clone(), Some(Tensor::zeros(3, DType::F32, &Device::Cpu)?))
+                .is_err()
+        );
         let x = Tensor::zeros((2, 4), DType::F32, &Device::Cpu)?;
-        let message = Linear::new(weight, None)?.forward(&x).expect_err("4 channels for 3").to_string();
+        let message =
+            Linear::new(Ops::Kernels, weight, None)?.forward(&x).expect_err("4 channels for 3").to_string();
         assert!(message.contains("expected 3"), "{message}");
         Ok(())
     }

@@ -4,6 +4,7 @@
 //! be chunks of a larger tensor. On the CPU each function is one pass over the hidden states.
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, D, DType, Layout, Result, Shape, Tensor};
+use magcache_checkpoint::Ops;
 use pulp::Simd;
 
 use super::{
@@ -12,16 +13,16 @@ use super::{
 };
 
 /// `layer_norm(x) * (1 + scale) + shift`, with a norm that has no weights of its own.
-pub fn layer_norm_modulate(x: &Tensor, shift: &Tensor, scale: &Tensor, eps: f64) -> Result<Tensor> {
-    if on_cpu(x) {
+pub fn layer_norm_modulate(ops: Ops, x: &Tensor, shift: &Tensor, scale: &Tensor, eps: f64) -> Result<Tensor> {
+    if on_cpu(ops, x) {
         return x.contiguous()?.apply_op3_no_bwd(shift, scale, &LayerNormModulate { eps: eps as f32 });
     }
     layer_norm_modulate_plain(x, shift, scale, eps)
 }
 
 /// `x + y * gate`.
-pub fn gated_add(x: &Tensor, y: &Tensor, gate: &Tensor) -> Result<Tensor> {
-    if on_cpu(x) {
+pub fn gated_add(ops: Ops, x: &Tensor, y: &Tensor, gate: &Tensor) -> Result<Tensor> {
+    if on_cpu(ops, x) {
         return x.contiguous()?.apply_op3_no_bwd(&y.contiguous()?, gate, &GatedAdd);
     }
     let dtype = x.dtype();
@@ -34,8 +35,8 @@ fn f32(x: &Tensor) -> Result<Tensor> {
 }
 
 /// `x + y`, of one shape.
-pub fn add(x: &Tensor, y: &Tensor) -> Result<Tensor> {
-    if on_cpu(x) && x.shape() == y.shape() {
+pub fn add(ops: Ops, x: &Tensor, y: &Tensor) -> Result<Tensor> {
+    if on_cpu(ops, x) && x.shape() == y.shape() {
         return x.contiguous()?.apply_op2_no_bwd(&y.contiguous()?, &Add);
     }
     x + y
@@ -281,12 +282,15 @@ mod tests {
             let x = (random(&[2, 600, channels])? + 3.0)?;
             for (batch, tokens) in [(1, 1), (2, 1), (1, 600), (2, 600)] {
                 let rows = random(&[batch, tokens, 3 * channels])?.chunk(3, 2)?;
-                let fused = layer_norm_modulate(&x, &rows[0], &rows[1], 1e-3)?;
+                let fused = layer_norm_modulate(Ops::Kernels, &x, &rows[0], &rows[1], 1e-3)?;
                 let plain = layer_norm_modulate_plain(&x, &rows[0], &rows[1], 1e-3)?;
                 assert!(worst(&fused, &plain)? < 2e-5, "{batch} {tokens} {channels}");
                 let y = random(&[2, 600, channels])?;
                 let plain = (&x + y.broadcast_mul(&rows[2])?)?;
-                assert!(worst(&gated_add(&x, &y, &rows[2])?, &plain)? < 2e-6, "{batch} {tokens} {channels}");
+                assert!(
+                    worst(&gated_add(Ops::Kernels, &x, &y, &rows[2])?, &plain)? < 2e-6,
+                    "{batch} {tokens} {channels}"
+                );
             }
         }
         Ok(())
@@ -296,10 +300,14 @@ mod tests {
     fn refuses_rows_that_do_not_fit() -> Result<()> {
         let x = Tensor::zeros((2, 5, 35), DType::F32, &Device::Cpu)?;
         let wrong = Tensor::zeros((3, 1, 35), DType::F32, &Device::Cpu)?;
-        let message =
-            layer_norm_modulate(&x, &wrong, &wrong, 1e-6).expect_err("three rows for two").to_string();
+        let message = layer_norm_modulate(Ops::Kernels, &x, &wrong, &wrong, 1e-6)
+            .expect_err("three rows for two")
+            .to_string();
         assert!(message.contains("[3, 1, 35]") && message.contains("[2, 5, 35]"), "{message}");
-        assert!(gated_add(&x, &wrong, &x).is_err() && gated_add(&x, &x, &wrong).is_err());
+        assert!(
+            gated_add(Ops::Kernels, &x, &wrong, &x).is_err()
+                && gated_add(Ops::Kernels, &x, &x, &wrong).is_err()
+        );
         Ok(())
     }
 }

@@ -1,10 +1,10 @@
 //! Norms over the channels, in f32 whatever the type of the input.
 
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, DType, Device, Layout, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, DType, Layout, Shape, Tensor};
 use pulp::Simd;
 
 use super::cpu::{RowKernel, by_row, contiguous, on_cpu, per_channel, sum, sum_of_squares};
-use magcache_checkpoint::{CheckpointError, Weights};
+use magcache_checkpoint::{CheckpointError, Ops, Weights};
 
 /// `(x - mean) / sqrt(variance + eps) * weight + bias` over the last axis.
 #[derive(Clone, Debug)]
@@ -12,6 +12,7 @@ pub struct LayerNorm {
     weight: Tensor,
     bias: Tensor,
     eps: f64,
+    ops: Ops,
 }
 
 impl LayerNorm {
@@ -21,20 +22,15 @@ impl LayerNorm {
             weight: weights.get_f32("weight", &[channels])?,
             bias: weights.get_f32("bias", &[channels])?,
             eps,
+            ops: weights.ops(),
         })
-    }
-
-    /// Without weights of its own.
-    pub fn plain(channels: usize, eps: f64, device: &Device) -> candle_core::Result<Self> {
-        let weight = Tensor::ones(channels, DType::F32, device)?;
-        Ok(Self { bias: weight.zeros_like()?, weight, eps })
     }
 
     /// `[.., channels]` to the same shape and type.
     pub fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
         let dtype = x.dtype();
         let x = x.to_dtype(DType::F32)?.contiguous()?;
-        let y = if on_cpu(&x) {
+        let y = if on_cpu(self.ops, &x) {
             x.apply_op3_no_bwd(&self.weight, &self.bias, &LayerNormOp { eps: self.eps as f32 })?
         } else {
             candle_nn::ops::layer_norm(&x, &self.weight, &self.bias, self.eps as f32)?
@@ -48,17 +44,18 @@ impl LayerNorm {
 pub struct RmsNorm {
     weight: Tensor,
     eps: f64,
+    ops: Ops,
 }
 
 impl RmsNorm {
     /// Reads `weight` `[channels]`.
     pub fn load(weights: &Weights, channels: usize, eps: f64) -> Result<Self, CheckpointError> {
-        Ok(Self { weight: weights.get_f32("weight", &[channels])?, eps })
+        Ok(Self { weight: weights.get_f32("weight", &[channels])?, eps, ops: weights.ops() })
     }
 
     /// From a weight `[channels]` in f32.
-    pub fn new(weight: Tensor, eps: f64) -> Self {
-        Self { weight, eps }
+    pub fn new(ops: Ops, weight: Tensor, eps: f64) -> Self {
+        Self { weight, eps, ops }
     }
 
     /// The weight, `[channels]` in f32, for kernels that norm and do more.
@@ -75,7 +72,7 @@ impl RmsNorm {
     pub fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
         let dtype = x.dtype();
         let x = x.to_dtype(DType::F32)?.contiguous()?;
-        let y = if on_cpu(&x) {
+        let y = if on_cpu(self.ops, &x) {
             x.apply_op2_no_bwd(&self.weight, &RmsNormOp { eps: self.eps as f32 })?
         } else {
             candle_nn::ops::rms_norm(&x, &self.weight, self.eps as f32)?
@@ -229,10 +226,18 @@ impl RowKernel for RmsNormRows<'_> {
 
 #[cfg(test)]
 mod tests {
+    use candle_core::Device;
+
     use super::*;
 
     fn worst(a: &Tensor, b: &Tensor) -> candle_core::Result<f32> {
         (a - b)?.abs()?.flatten_all()?.max(0)?.to_scalar()
+    }
+
+    /// Without weights of its own.
+    fn plain(channels: usize, eps: f64) -> candle_core::Result<LayerNorm> {
+        let weight = Tensor::ones(channels, DType::F32, &Device::Cpu)?;
+        Ok(LayerNorm { bias: weight.zeros_like()?, weight, eps, ops: Ops::Kernels })
     }
 
     #[test]
@@ -241,11 +246,12 @@ mod tests {
             let x = (Tensor::randn(0f32, 1.0, (2, 50, channels), &Device::Cpu)? + 3.0)?;
             let weight = Tensor::randn(0f32, 1.0, channels, &Device::Cpu)?;
             let bias = Tensor::randn(0f32, 1.0, channels, &Device::Cpu)?;
-            let ours = LayerNorm { weight: weight.clone(), bias: bias.clone(), eps: 1e-3 }.forward(&x)?;
+            let ours = LayerNorm { ops: Ops::Kernels, weight: weight.clone(), bias: bias.clone(), eps: 1e-3 }
+                .forward(&x)?;
             assert!(worst(&ours, &candle_nn::ops::layer_norm_slow(&x, &weight, &bias, 1e-3)?)? < 2e-5);
-            let ours = RmsNorm { weight: weight.clone(), eps: 1e-3 }.forward(&x)?;
+            let ours = RmsNorm { ops: Ops::Kernels, weight: weight.clone(), eps: 1e-3 }.forward(&x)?;
             assert!(worst(&ours, &candle_nn::ops::rms_norm_slow(&x, &weight, 1e-3)?)? < 1e-5);
-            let ours = LayerNorm::plain(channels, 1e-3, &Device::Cpu)?.forward(&x)?;
+            let ours = plain(channels, 1e-3)?.forward(&x)?;
             assert!(
                 worst(&ours, &candle_nn::LayerNorm::new_no_bias(weight.ones_like()?, 1e-3).forward_t(&x)?)?
                     < 2e-5

@@ -5,6 +5,8 @@
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
+use magcache_checkpoint::Ops;
+
 use super::{
     cpu::{contiguous, on_cpu, rows_per_piece},
     share::share,
@@ -21,7 +23,11 @@ pub fn patchify(video: &Tensor, patch: [usize; 3]) -> Result<Tensor> {
     }
     let grid = std::array::from_fn(|axis| size[axis] / patch[axis]);
     let cut = Cut { batch, channels, grid, patch };
-    if on_cpu(video) { video.contiguous()?.apply_op1_no_bwd(&Patchify(cut)) } else { cut.patchify(video) }
+    if on_cpu(Ops::Kernels, video) {
+        video.contiguous()?.apply_op1_no_bwd(&Patchify(cut))
+    } else {
+        cut.patchify(video)
+    }
 }
 
 /// The inverse of [`patchify`]: `[batch, tokens, channels * patch values]` of a `grid` of tokens, in frames, rows and
@@ -33,7 +39,7 @@ pub fn unpatchify(tokens: &Tensor, grid: [usize; 3], patch: [usize; 3]) -> Resul
         candle_core::bail!("tokens {:?} are no grid of {grid:?} patches of {patch:?}", tokens.shape());
     }
     let cut = Cut { batch, channels: values / volume, grid, patch };
-    if on_cpu(tokens) {
+    if on_cpu(Ops::Kernels, tokens) {
         tokens.contiguous()?.apply_op1_no_bwd(&Unpatchify(cut))
     } else {
         cut.unpatchify(tokens)

@@ -4,6 +4,7 @@
 //! `RoFormer` (arXiv 2104.09864); the pairing is that of Wan and Flux, not the half-split of `LLaMA`.
 
 use candle_core::{CpuStorage, CustomOp3, D, DType, Device, Layout, Result, Shape, Tensor};
+use magcache_checkpoint::Ops;
 use pulp::Simd;
 
 use super::cpu::{RowKernel, by_row, contiguous, on_cpu, sum_of_squares};
@@ -64,9 +65,15 @@ impl RotaryTable {
 ///
 /// The norm runs over as many channels as `weight` has: over all heads together (Wan) or over each head on its own (Flux).
 /// Then the table turns each head by the token's position.
-pub fn rms_norm_rotary(x: &Tensor, weight: &Tensor, table: &RotaryTable, eps: f64) -> Result<Tensor> {
+pub fn rms_norm_rotary(
+    ops: Ops,
+    x: &Tensor,
+    weight: &Tensor,
+    table: &RotaryTable,
+    eps: f64,
+) -> Result<Tensor> {
     table.check(x.shape(), weight)?;
-    if on_cpu(x) {
+    if on_cpu(ops, x) {
         return x.contiguous()?.apply_op3_no_bwd(weight, &table.0, &RmsNormRotary { eps: eps as f32 });
     }
     rms_norm_rotary_plain(x, weight, table, eps)
@@ -175,7 +182,7 @@ mod tests {
         // One norm over all heads, and one for each.
         for width in [heads * 2 * half, 2 * half] {
             let weight = Tensor::randn(1f32, 0.2, width, &Device::Cpu)?;
-            let fused = rms_norm_rotary(&x, &weight, &table, 1e-3)?;
+            let fused = rms_norm_rotary(Ops::Kernels, &x, &weight, &table, 1e-3)?;
             let plain = rms_norm_rotary_plain(&x, &weight, &table, 1e-3)?;
             let worst = (fused - plain)?.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>()?;
             assert!(worst < 5e-6, "{width}: {worst}");
@@ -190,8 +197,8 @@ mod tests {
         let table = RotaryTable::new(cos, &sin, 5, &Device::Cpu)?;
         let x = Tensor::randn(0f32, 1.0, (2, 5, 8), &Device::Cpu)?;
         let weight = Tensor::ones(4, candle_core::DType::F32, &Device::Cpu)?;
-        let whole = rms_norm_rotary(&x, &weight, &table, 1e-6)?.narrow(1, 2, 3)?;
-        let part = rms_norm_rotary(&x.narrow(1, 2, 3)?, &weight, &table.narrow(2, 3)?, 1e-6)?;
+        let whole = rms_norm_rotary(Ops::Kernels, &x, &weight, &table, 1e-6)?.narrow(1, 2, 3)?;
+        let part = rms_norm_rotary(Ops::Kernels, &x.narrow(1, 2, 3)?, &weight, &table.narrow(2, 3)?, 1e-6)?;
         assert_eq!(whole.flatten_all()?.to_vec1::<f32>()?, part.flatten_all()?.to_vec1::<f32>()?);
         Ok(())
     }
@@ -201,12 +208,16 @@ mod tests {
         let table = RotaryTable::new(vec![1.0; 15], &[0.0; 15], 5, &Device::Cpu)?;
         let (x, weight) = (Tensor::zeros((1, 4, 24), candle_core::DType::F32, &Device::Cpu)?, [1f32; 24]);
         let weight = Tensor::new(&weight, &Device::Cpu)?;
-        let message = rms_norm_rotary(&x, &weight, &table, 1e-6).expect_err("4 tokens, 5 rows").to_string();
+        let message = rms_norm_rotary(Ops::Kernels, &x, &weight, &table, 1e-6)
+            .expect_err("4 tokens, 5 rows")
+            .to_string();
         assert!(message.contains("5 tokens") && message.contains("[1, 4, 24]"), "{message}");
         let x = Tensor::zeros((1, 5, 24), candle_core::DType::F32, &Device::Cpu)?;
         for wrong in [4, 18] {
             let weight = Tensor::ones(wrong, candle_core::DType::F32, &Device::Cpu)?;
-            let message = rms_norm_rotary(&x, &weight, &table, 1e-6).expect_err("no whole head").to_string();
+            let message = rms_norm_rotary(Ops::Kernels, &x, &weight, &table, 1e-6)
+                .expect_err("no whole head")
+                .to_string();
             assert!(message.contains(&format!("{wrong} norm weights for 24")), "{message}");
         }
         Ok(())

@@ -4,7 +4,7 @@ use candle_core::{Result, Tensor};
 
 use super::Activation;
 use crate::{
-    checkpoint::{CheckpointError, Weights},
+    checkpoint::{CheckpointError, Ops, Weights},
     nn::{LayerNorm, Linear, attention, attention_with_bias, gelu_erf, silu},
 };
 
@@ -61,21 +61,21 @@ impl ClipLayer {
         let x = self.layer_norm1.forward(hidden_states)?;
         let (q, k, v) = (self.q_proj.forward(&x)?, self.k_proj.forward(&x)?, self.v_proj.forward(&x)?);
         let attended = match bias {
-            None => attention(&q, &k, &v, self.heads)?,
-            Some(bias) => attention_with_bias(&q, &k, &v, self.heads, self.scale, bias)?,
+            None => attention(self.fc1.ops(), &q, &k, &v, self.heads)?,
+            Some(bias) => attention_with_bias(self.fc1.ops(), &q, &k, &v, self.heads, self.scale, bias)?,
         };
         let hidden_states = (hidden_states + self.out_proj.forward(&attended)?)?;
         let x = self.fc1.forward(&self.layer_norm2.forward(&hidden_states)?)?;
-        &hidden_states + self.fc2.forward(&self.activation.forward(&x)?)?
+        &hidden_states + self.fc2.forward(&self.activation.forward(self.fc1.ops(), &x)?)?
     }
 }
 
 impl Activation {
     /// Value by value, any shape.
-    fn forward(self, x: &Tensor) -> Result<Tensor> {
+    fn forward(self, ops: Ops, x: &Tensor) -> Result<Tensor> {
         match self {
             Self::Gelu => gelu_erf(x),
-            Self::QuickGelu => silu(&(x * 1.702)?)? / 1.702,
+            Self::QuickGelu => silu(ops, &(x * 1.702)?)? / 1.702,
         }
     }
 }
@@ -89,7 +89,8 @@ mod tests {
     #[test]
     fn quick_gelu_is_x_times_a_steep_sigmoid() -> Result<()> {
         let x = [-30f32, -2.0, -0.5, 0.0, 0.7, 3.0, 30.0];
-        let ours = Activation::QuickGelu.forward(&Tensor::new(&x, &Device::Cpu)?)?.to_vec1::<f32>()?;
+        let ours =
+            Activation::QuickGelu.forward(Ops::Kernels, &Tensor::new(&x, &Device::Cpu)?)?.to_vec1::<f32>()?;
         for (x, ours) in x.into_iter().zip(ours) {
             let exact = f64::from(x) / (1.0 + (-1.702 * f64::from(x)).exp());
             assert!((f64::from(ours) - exact).abs() < 1e-6 * exact.abs().max(1.0), "{x}: {ours} {exact}");

@@ -64,7 +64,7 @@ impl ClipVisionEncoder {
         let layer = |i: usize| ClipLayer::load(&weights.pp(format_args!("encoder.layers.{i}")), &sizes);
         Ok(Self {
             class_embedding: embeddings.get_f32("class_embedding", &[channels])?,
-            patch_embedding: Linear::new(kernel, None)?,
+            patch_embedding: Linear::new(weights.ops(), kernel, None)?,
             position_embedding: embeddings
                 .pp("position_embedding")
                 .get_f32("weight", &[config.tokens(), channels])?,

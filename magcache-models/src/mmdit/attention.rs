@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor};
 
 use super::{JointPositions, LoadResult};
-use crate::checkpoint::Weights;
+use crate::checkpoint::{Ops, Weights};
 use crate::nn::{Linear, RmsNorm, RotaryTable, attention};
 
 /// What the attention layers of a model have in common.
@@ -85,8 +85,8 @@ impl QueriesKeysValues {
     }
 
     /// Every token attends to every token: `[batch, tokens, inner]`.
-    pub(crate) fn attend(&self, heads: usize) -> Result<Tensor> {
-        attention(&self.q, &self.k, &self.v, heads)
+    pub(crate) fn attend(&self, ops: Ops, heads: usize) -> Result<Tensor> {
+        attention(ops, &self.q, &self.k, &self.v, heads)
     }
 }
 
@@ -122,7 +122,7 @@ impl JointAttention {
     ) -> Result<(Tensor, Tensor)> {
         let of_text = self.text.forward(text, positions.text())?;
         let of_image = self.image.forward(image, positions.image())?;
-        let attended = of_text.join(&of_image)?.attend(self.heads)?;
+        let attended = of_text.join(&of_image)?.attend(self.to_out.ops(), self.heads)?;
         let (text_tokens, image_tokens) = (text.dim(1)?, image.dim(1)?);
         Ok((
             self.to_add_out.forward(&attended.narrow(1, 0, text_tokens)?)?,

@@ -27,7 +27,7 @@ impl Mlp {
 
     /// `[batch, inputs]` to `[batch, inner]`.
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.linear_2.forward(&silu(&self.linear_1.forward(x)?)?)
+        self.linear_2.forward(&silu(self.linear_1.ops(), &self.linear_1.forward(x)?)?)
     }
 }
 

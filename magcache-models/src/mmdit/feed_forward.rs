@@ -28,7 +28,7 @@ impl Activation {
     pub(crate) fn behind(self, layer: &Linear, x: &Tensor) -> Result<Tensor> {
         match self {
             Self::GeluTanh => layer.forward_gelu_tanh(x),
-            Self::SwiGlu => swiglu(&layer.forward(x)?),
+            Self::SwiGlu => swiglu(layer.ops(), &layer.forward(x)?),
         }
     }
 }

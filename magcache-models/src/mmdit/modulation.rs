@@ -2,7 +2,10 @@
 
 use candle_core::{D, Result, Tensor};
 
-use crate::nn::{gated_add, layer_norm_modulate};
+use crate::{
+    checkpoint::Ops,
+    nn::{gated_add, layer_norm_modulate},
+};
 
 /// The three of one part of a block, `[batch, 1, inner]` each.
 #[derive(Debug)]
@@ -10,22 +13,24 @@ pub(crate) struct Modulation {
     shift: Tensor,
     scale: Tensor,
     gate: Tensor,
+    ops: Ops,
 }
 
 impl Modulation {
     /// Those of `N` parts, one after the other: from `[batch, 3 * N * inner]`.
-    pub(crate) fn split<const N: usize>(projected: &Tensor) -> Result<[Self; N]> {
+    pub(crate) fn split<const N: usize>(ops: Ops, projected: &Tensor) -> Result<[Self; N]> {
         let inner = projected.dim(D::Minus1)? / (3 * N);
         let rows = projected.unsqueeze(1)?;
         let row = |i: usize| rows.narrow(D::Minus1, i * inner, inner);
-        let part = |i: usize| Ok(Self { shift: row(3 * i)?, scale: row(3 * i + 1)?, gate: row(3 * i + 2)? });
+        let part =
+            |i: usize| Ok(Self { shift: row(3 * i)?, scale: row(3 * i + 1)?, gate: row(3 * i + 2)?, ops });
         let parts = (0..N).map(part).collect::<Result<Vec<_>>>()?;
         parts.try_into().map_err(|_| candle_core::Error::msg("a split in another number of parts"))
     }
 
     /// What the part reads: `[batch, tokens, inner]`, normed without weights, scaled and shifted.
     pub(crate) fn norm(&self, x: &Tensor, eps: f64) -> Result<Tensor> {
-        layer_norm_modulate(x, &self.shift, &self.scale, eps)
+        layer_norm_modulate(self.ops, x, &self.shift, &self.scale, eps)
     }
 
     /// What the part's result is multiplied with, `[batch, 1, inner]`.
@@ -35,6 +40,6 @@ impl Modulation {
 
     /// `x + gate * y`, `y` being what the part gave.
     pub(crate) fn add(&self, x: &Tensor, y: &Tensor) -> Result<Tensor> {
-        gated_add(x, y, &self.gate)
+        gated_add(self.ops, x, y, &self.gate)
     }
 }

@@ -9,7 +9,10 @@ use super::LoadResult;
 use super::attention::Projections;
 use super::feed_forward::Activation;
 use super::modulation::Modulation;
-use crate::nn::{JoinedLinear, Linear};
+use crate::{
+    checkpoint::Ops,
+    nn::{JoinedLinear, Linear},
+};
 
 /// How much of a block is its module `attn`.
 #[derive(Clone, Copy, Debug)]
@@ -60,7 +63,7 @@ impl SingleBlock {
     }
 
     fn attend(&self, normed: &Tensor, positions: &JointPositions) -> Result<Tensor> {
-        self.projections.forward(normed, positions.joint())?.attend(self.heads)
+        self.projections.forward(normed, positions.joint())?.attend(self.proj_mlp.ops(), self.heads)
     }
 
     fn project(&self, attended: Tensor, normed: &Tensor) -> Result<Tensor> {
@@ -78,11 +81,15 @@ fn tokens(streams: Streams) -> Result<Tensor> {
 }
 
 /// Consecutive rows of a fused projection, each a layer of its own: handles to one tensor, not copies.
-pub(crate) fn split_rows<const N: usize>(fused: &Tensor, rows: [usize; N]) -> LoadResult<[Linear; N]> {
+pub(crate) fn split_rows<const N: usize>(
+    ops: Ops,
+    fused: &Tensor,
+    rows: [usize; N],
+) -> LoadResult<[Linear; N]> {
     let mut start = 0;
     let mut parts = Vec::with_capacity(N);
     for length in rows {
-        parts.push(Linear::new(fused.narrow(0, start, length)?, None)?);
+        parts.push(Linear::new(ops, fused.narrow(0, start, length)?, None)?);
         start += length;
     }
     parts.try_into().map_err(|_| candle_core::Error::msg("rows for another number of layers").into())

@@ -5,7 +5,7 @@ use magcache_core::{error::nearest, inventory};
 use serde::Deserialize;
 
 use super::{Pipeline, PipelineError, Result};
-use crate::checkpoint::{Folder, WeightDtype};
+use crate::checkpoint::{Folder, Ops, WeightDtype};
 
 /// Where the weights of an expert are while another one runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,11 +30,19 @@ pub struct LoadOptions {
     pub offload: Offload,
     /// Whether an autoencoder works tile by tile: less memory, more work, seams blended.
     pub tile_vae: bool,
+    /// What layers compute with.
+    pub ops: Ops,
 }
 
 impl Default for LoadOptions {
     fn default() -> Self {
-        Self { device: Device::Cpu, dtype: WeightDtype::Auto, offload: Offload::None, tile_vae: false }
+        Self {
+            device: Device::Cpu,
+            dtype: WeightDtype::Auto,
+            offload: Offload::None,
+            tile_vae: false,
+            ops: Ops::default(),
+        }
     }
 }
 
@@ -115,6 +123,7 @@ pub fn embedded() -> Vec<&'static Embedded> {
 ///
 /// Errors: a folder that nothing registered opens, or a configuration that the pipeline refuses.
 pub fn open(folder: Folder, options: LoadOptions) -> Result<Box<dyn Pipeline>> {
+    let folder = folder.computing_with(options.ops);
     let loaders = loaders();
     if let Some(loader) = chosen(&loaders, &folder)? {
         return (loader.open)(folder, options);

@@ -48,7 +48,7 @@ impl SelfAttention {
         let p = &self.0;
         let q = p.to_q.forward_rms_norm_rotary(x, &p.norm_q, rope)?;
         let k = p.to_k.forward_rms_norm_rotary(x, &p.norm_k, rope)?;
-        p.to_out.forward(&attention(&q, &k, &p.to_v.forward(x)?, p.heads)?)
+        p.to_out.forward(&attention(p.to_out.ops(), &q, &k, &p.to_v.forward(x)?, p.heads)?)
     }
 }
 
@@ -110,9 +110,9 @@ impl CrossAttention {
         let p = &self.projections;
         let q = p.to_q.forward_rms_norm(x, &p.norm_q)?;
         let (k, v) = &context.text;
-        let text = attention(&q, k, v, p.heads)?;
+        let text = attention(p.to_out.ops(), &q, k, v, p.heads)?;
         let both = match &context.image {
-            Some((k, v)) => (text + attention(&q, k, v, p.heads)?)?,
+            Some((k, v)) => (text + attention(p.to_out.ops(), &q, k, v, p.heads)?)?,
             None => text,
         };
         p.to_out.forward(&both)

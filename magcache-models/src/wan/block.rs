@@ -5,7 +5,7 @@ use magcache_core::{Modules, Streams};
 
 use super::attention::{CrossAttention, KeysValues, SelfAttention};
 use super::{LoadResult, WanConfig};
-use crate::checkpoint::Weights;
+use crate::checkpoint::{Ops, Weights};
 use crate::nn::{LayerNorm, Linear, RotaryTable, add, feed_forward, gated_add, layer_norm_modulate};
 
 /// The parts of a block that caches can surround, as the checkpoint calls them.
@@ -64,7 +64,7 @@ impl WanBlock {
                 x.map_image(|x| self.attn1.forward(x, rope))
             })?
             .into_image()?;
-        let x = gated_add(x, &attended, modulation.gate(Part::Attention))?;
+        let x = gated_add(self.ffn_in.ops(), x, &attended, modulation.gate(Part::Attention))?;
 
         let normed = match &self.norm2 {
             Some(norm) => norm.forward(&x)?,
@@ -75,9 +75,9 @@ impl WanBlock {
                 x.map_image(|x| self.attn2.forward(x, context))
             })?
             .into_image()?;
-        let x = add(&x, &attended)?;
+        let x = add(self.ffn_in.ops(), &x, &attended)?;
 
-        let normed = modulation.norm(&x, Part::FeedForward, self.eps)?;
+        let normed = modulation.norm(self.ffn_in.ops(), &x, Part::FeedForward, self.eps)?;
         feed_forward(&normed, &self.ffn_in, &self.ffn_out, &x, modulation.gate(Part::FeedForward))
     }
 
@@ -87,7 +87,7 @@ impl WanBlock {
     }
 
     fn modulated(&self, x: &Tensor, modulation: &Modulation) -> Result<Tensor> {
-        modulation.norm(x, Part::Attention, self.eps)
+        modulation.norm(self.ffn_in.ops(), x, Part::Attention, self.eps)
     }
 }
 
@@ -114,9 +114,9 @@ impl Modulation {
         Ok(Self([row(0)?, row(1)?, row(2)?, row(3)?, row(4)?, row(5)?]))
     }
 
-    fn norm(&self, x: &Tensor, part: Part, eps: f64) -> Result<Tensor> {
+    fn norm(&self, ops: Ops, x: &Tensor, part: Part, eps: f64) -> Result<Tensor> {
         let [shift, scale] = [&self.0[part as usize], &self.0[part as usize + 1]];
-        layer_norm_modulate(x, shift, scale, eps)
+        layer_norm_modulate(ops, x, shift, scale, eps)
     }
 
     fn gate(&self, part: Part) -> &Tensor {

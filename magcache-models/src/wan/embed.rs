@@ -31,12 +31,13 @@ impl TimeEmbedder {
 
     /// `temb`: `[batch, inner]` for timesteps `[batch]`, `[batch, tokens, inner]` for `[batch, tokens]`.
     pub(super) fn embed(&self, timestep: &Tensor) -> Result<Tensor> {
-        self.linear_2.forward(&silu(&self.linear_1.forward(&self.sinusoids.forward(timestep)?)?)?)
+        self.linear_2
+            .forward(&silu(self.linear_1.ops(), &self.linear_1.forward(&self.sinusoids.forward(timestep)?)?)?)
     }
 
     /// `timestep_proj`: `[batch, 6 * inner]` or `[batch, tokens, 6 * inner]` from what [`Self::embed`] gave.
     pub(super) fn project(&self, temb: &Tensor) -> Result<Tensor> {
-        self.time_proj.forward(&silu(temb)?)
+        self.time_proj.forward(&silu(self.time_proj.ops(), temb)?)
     }
 }
 
@@ -58,7 +59,7 @@ impl TextEmbedder {
 
     /// `[batch, tokens, text_dim]` to `[batch, tokens, inner]`.
     pub(super) fn forward(&self, text: &Tensor) -> Result<Tensor> {
-        self.linear_2.forward(&gelu_tanh(&self.linear_1.forward(text)?)?)
+        self.linear_2.forward(&gelu_tanh(self.linear_1.ops(), &self.linear_1.forward(text)?)?)
     }
 }
 

@@ -54,7 +54,7 @@ impl PatchEmbedding {
         let [pt, ph, pw] = config.patch_size;
         let weight = weights.get("weight", &[inner, config.in_channels, pt, ph, pw])?.flatten_from(1)?;
         Ok(Self {
-            linear: Linear::new(weight, Some(weights.get_f32("bias", &[inner])?))?,
+            linear: Linear::new(weights.ops(), weight, Some(weights.get_f32("bias", &[inner])?))?,
             patch: config.patch_size,
         })
     }
@@ -88,7 +88,7 @@ impl Head {
         let bias = bias.reshape((volume, channels))?.t()?.flatten_all()?;
         Ok(Self {
             scale_shift_table: weights.get_f32("scale_shift_table", &[1, 2, inner])?,
-            proj_out: Linear::new(weight, Some(bias))?,
+            proj_out: Linear::new(weights.ops(), weight, Some(bias))?,
             patch: config.patch_size,
             eps: config.eps,
         })

@@ -35,7 +35,7 @@ impl WanPipeline {
     ///
     /// Errors: those of [`WanSource::open`].
     pub fn open(folder: Folder, options: LoadOptions) -> Result<Self> {
-        let source = WanSource::open(folder)?;
+        let source = WanSource::open(folder.computing_with(options.ops))?;
         let folder = source.folder();
         let defaults = if folder.exists("magcache.json") {
             folder.read_json("magcache.json")?

@@ -26,7 +26,7 @@ pub(super) fn run(args: &BenchCache, out: &Output) -> Result<()> {
     let flags = Sampling { model, cache: Some(args.cache.clone()), ..Sampling::default() };
     let mut config = Config::of(&flags)?;
     config.sampling.steps = args.steps;
-    let plan = Plan::new(config, LoadOptions::default())?;
+    let plan = Plan::new(config, LoadOptions { ops: args.model.ops, ..LoadOptions::default() })?;
     let hooks = plan.build()?.registry;
     let denoiser = plan.pipeline.denoiser(&plan.request, &|_| {}, &mut Vec::new())?;
     let scene = Scene { pipeline: plan.pipeline.as_ref(), request: plan.request.clone(), denoiser };

@@ -35,7 +35,8 @@ fn component(model: &BenchModel, name: &str) -> Result<Folder> {
     let folder = match &model.model {
         Some(typed) => model_name::folder(typed)?,
         None => model_name::default_folder()?,
-    };
+    }
+    .computing_with(model.ops);
     let inside = folder.exists(&format!("{name}/config.json"));
     Ok(if inside { folder.sub(name) } else { folder })
 }

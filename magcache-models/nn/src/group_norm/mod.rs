@@ -6,7 +6,7 @@ mod kernel;
 use candle_core::Tensor;
 
 use self::kernel::NormOp;
-use magcache_checkpoint::{CheckpointError, Weights};
+use magcache_checkpoint::{CheckpointError, Ops, Weights};
 
 use crate::{cpu, silu};
 
@@ -19,6 +19,7 @@ pub struct GroupNorm {
     weight: Tensor,
     bias: Tensor,
     groups: usize,
+    ops: Ops,
 }
 
 impl GroupNorm {
@@ -28,6 +29,7 @@ impl GroupNorm {
             weight: weights.get_f32("weight", &[channels])?,
             bias: weights.get_f32("bias", &[channels])?,
             groups,
+            ops: weights.ops(),
         })
     }
 
@@ -46,7 +48,7 @@ impl GroupNorm {
         if self.groups == 0 || !channels.is_multiple_of(self.groups) || x.elem_count() == 0 {
             candle_core::bail!("group norm: {:?} does not divide into {} groups", x.shape(), self.groups);
         }
-        if cpu::on_cpu(x) {
+        if cpu::on_cpu(self.ops, x) {
             let op = NormOp { groups: self.groups, silu };
             return x.contiguous()?.apply_op3_no_bwd(&self.weight, &self.bias, &op);
         }
@@ -65,7 +67,7 @@ impl GroupNorm {
             .reshape(x.shape())?
             .broadcast_mul(&self.weight.to_dtype(x.dtype())?)?
             .broadcast_add(&self.bias.to_dtype(x.dtype())?)?;
-        if with_silu { silu(&y) } else { Ok(y) }
+        if with_silu { silu(self.ops, &y) } else { Ok(y) }
     }
 }
 
@@ -123,6 +125,7 @@ mod tests {
     fn kernel_and_fallback_agree_with_the_formula() -> candle_core::Result<()> {
         for (channels, groups, size) in [(6, 3, 7), (48, 8, 40), (32, 32, 30), (5, 1, 3), (2, 1, 60)] {
             let norm = GroupNorm {
+                ops: Ops::Kernels,
                 weight: Tensor::randn(0f32, 2.0, channels, &Device::Cpu)?,
                 bias: Tensor::randn(0f32, 2.0, channels, &Device::Cpu)?,
                 groups,
@@ -151,7 +154,7 @@ mod tests {
     #[test]
     fn samples_are_apart_and_groups_must_divide() -> candle_core::Result<()> {
         let vector = |value: f32| Tensor::full(value, 4, &Device::Cpu);
-        let norm = GroupNorm { weight: vector(1.0)?, bias: vector(0.5)?, groups: 2 };
+        let norm = GroupNorm { ops: Ops::Kernels, weight: vector(1.0)?, bias: vector(0.5)?, groups: 2 };
         let x = Tensor::randn(0f32, 1.0, (1, 1, 3, 3, 4), &Device::Cpu)?;
         let far = ((&x * 9.0)? + 5.0)?;
         let both = norm.forward(&Tensor::cat(&[&x, &far], 0)?)?;

@@ -95,7 +95,7 @@ impl AttentionBlock {
         let tokens = self.group_norm.forward(x)?.reshape((batch, height * width, channels))?;
         let (q, k, v) =
             (self.to_q.forward(&tokens)?, self.to_k.forward(&tokens)?, self.to_v.forward(&tokens)?);
-        let attended = self.to_out.forward(&attention(&q, &k, &v, 1)?)?;
+        let attended = self.to_out.forward(&attention(self.to_out.ops(), &q, &k, &v, 1)?)?;
         x + attended.reshape(x.shape())?
     }
 }

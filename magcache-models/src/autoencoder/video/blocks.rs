@@ -69,7 +69,7 @@ impl AttentionBlock {
         let tokens = self.norm.forward(x)?.reshape((batch * frames, height * width, channels))?;
         let qkv = self.to_qkv.forward(&tokens)?;
         let part = |i: usize| qkv.narrow(2, i * channels, channels);
-        let attended = self.proj.forward(&attention(&part(0)?, &part(1)?, &part(2)?, 1)?)?;
+        let attended = self.proj.forward(&attention(self.proj.ops(), &part(0)?, &part(1)?, &part(2)?, 1)?)?;
         x + attended.reshape(x.shape())?
     }
 }

@@ -101,7 +101,7 @@ impl UpBlock {
             .step
             .map(|step| Upsample::load(&weights.pp(name), level.outputs, step.outputs, step.time, slots))
             .transpose()?;
-        Ok(Self { resnets, upsampler, shortcut: level.shortcut.map(DupUp) })
+        Ok(Self { resnets, upsampler, shortcut: level.shortcut.map(|fold| DupUp(fold, weights.ops())) })
     }
 
     fn forward(&self, input: Tensor, cache: &mut FeatureCache) -> candle_core::Result<Tensor> {

@@ -59,7 +59,9 @@ impl Encoder {
                 })
                 .collect::<Result<Vec<_>, _>>()?;
             match level.shortcut {
-                Some(fold) => down_blocks.push(DownBlock { stages, shortcut: Some(AvgDown(fold)) }),
+                Some(fold) => {
+                    down_blocks.push(DownBlock { stages, shortcut: Some(AvgDown(fold, weights.ops())) });
+                }
                 None => down_blocks.extend(stages.into_iter().map(DownBlock::alone)),
             }
         }

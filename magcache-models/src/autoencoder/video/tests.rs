@@ -1,4 +1,4 @@
-//! Against `AutoencoderKLWan` of diffusers 0.42.1: outputs, and every module of every chunk.
+//! Against `AutoencoderKLWan` of diffusers 0.42.1: what the calls of the recorded cases do not show.
 //!
 //! The reference data (`tests/fixtures/golden/vaes`, `tests/fixtures/vae`) come from tiny random models in f32; their own
 //! deviation from a run in f64 is of the order of 1e-5.
@@ -68,65 +68,6 @@ fn worst(a: &Tensor, b: &Tensor) -> Result<f32> {
 
 fn vae(name: &str) -> VideoVae {
     VideoVae::open(&Folder::open(case(name)).expect("fixture"), &Device::Cpu).expect("loads")
-}
-
-#[test]
-fn decodes_as_the_reference() -> Result<()> {
-    for name in ["wan21_vae", "wan22_vae"] {
-        let (golden, vae) = (Golden::load(name), vae(name));
-        for call in ["decode_t1", "decode_t2", "decode_t3"] {
-            let z = golden.get(&format!("{call}.z"));
-            golden.check(&format!("{call}.z"), &vae.denormalize(golden.get(&format!("{call}.latents")))?)?;
-            golden.check(&format!("{call}.sample"), &vae.decode(z, None)?)?;
-        }
-    }
-    Ok(())
-}
-
-#[test]
-fn every_module_of_the_decoder_agrees() -> Result<()> {
-    for name in ["wan21_vae", "wan22_vae"] {
-        let (golden, vae) = (Golden::load(name), vae(name));
-        for (call, raw) in [("decode_t1", name == "wan22_vae"), ("decode_t3", name == "wan21_vae")] {
-            let z = golden.get(&format!("{call}.z"));
-            let (mut seen, mut last) = (0, Vec::new());
-            let mut observer = |x: &Observation<'_>| {
-                if x.module == "decoder.conv_out" {
-                    last.push(x.output.clone());
-                }
-                golden.observe(call, &mut seen, x)
-            };
-            let mut stream = vae.decode_stream().observe(&mut observer);
-            for chunk in 0..z.dim(2)? {
-                stream.push(&z.narrow(2, chunk, 1)?)?;
-            }
-            drop(stream);
-            assert_eq!(seen, golden.traces(call));
-            if raw {
-                golden.check(&format!("{call}.decoder_raw"), &Tensor::cat(&last, 2)?)?;
-            }
-        }
-        assert!(golden.traces("decode_t3") > 8);
-    }
-    Ok(())
-}
-
-#[test]
-fn encodes_as_the_reference() -> Result<()> {
-    let calls = ["encode_t1", "encode_t5", "encode_t9", "encode_t7_truncated", "encode_odd_hw"];
-    for (name, count) in [("wan21_vae", 5), ("wan22_vae", 3)] {
-        let (golden, vae) = (Golden::load(name), vae(name));
-        for call in calls.into_iter().take(count) {
-            let x = golden.get(&format!("{call}.x"));
-            let mode = vae.encode(x, None)?;
-            golden.check(&format!("{call}.mode"), &mode)?;
-            if golden.0.contains_key(&format!("{call}.moments")) {
-                golden.check(&format!("{call}.moments"), &vae.moments(x, None)?)?;
-                golden.check(&format!("{call}.latents"), &vae.normalize(&mode)?)?;
-            }
-        }
-    }
-    Ok(())
 }
 
 #[test]

@@ -53,14 +53,15 @@ impl FluxDualBlock {
         positions: &JointPositions,
         modules: &mut Modules<'_>,
     ) -> Result<[Tensor; 2]> {
-        let of_text = Modulation::split(&self.norm1_context.forward(activated)?)?;
-        let of_image = Modulation::split(&self.norm1.forward(activated)?)?;
+        let of_text = Modulation::split(self.norm1.ops(), &self.norm1_context.forward(activated)?)?;
+        let of_image = Modulation::split(self.norm1.ops(), &self.norm1.forward(activated)?)?;
         self.block.forward(tuple, [&of_text, &of_image], positions, modules)
     }
 
     /// What the attention reads of the image.
     pub(super) fn modulated_input(&self, image: &Tensor, activated: &Tensor) -> Result<Tensor> {
-        self.block.modulated_input(image, &Modulation::split(&self.norm1.forward(activated)?)?)
+        self.block
+            .modulated_input(image, &Modulation::split(self.norm1.ops(), &self.norm1.forward(activated)?)?)
     }
 }
 
@@ -97,7 +98,7 @@ impl FluxSingleBlock {
         positions: &JointPositions,
         modules: &mut Modules<'_>,
     ) -> Result<Tensor> {
-        let [modulation] = Modulation::split(&self.norm.forward(activated)?)?;
+        let [modulation] = Modulation::split(self.norm.ops(), &self.norm.forward(activated)?)?;
         self.block.forward(x, &modulation, positions, modules)
     }
 }

@@ -151,7 +151,7 @@ impl FluxTransformer {
             Some(pooled) => (self.time.forward(timestep, guidance, batch)? + pooled)?,
             None => self.time.forward(timestep, guidance, batch)?,
         };
-        let activated = silu(&temb)?;
+        let activated = silu(self.x_embedder.ops(), &temb)?;
         let image = self.x_embedder.forward(&hidden_states.to_dtype(self.dtype)?)?;
 
         let probe = |signal: Signal, x: &Streams| match (signal, self.dual_blocks.first()) {
@@ -182,7 +182,7 @@ mod tests {
     use magcache_core::{Modules, Role, meta::BlockMeta};
 
     use super::*;
-    use crate::testing::Golden;
+    use crate::{checkpoint::Ops, testing::Golden};
 
     struct Case {
         golden: Golden<FluxConfig>,
@@ -223,7 +223,7 @@ mod tests {
         /// Every block by itself on what the reference gave in front of it, as the tuples that the metadata names.
         fn blocks(&self) -> Result<f32> {
             let trace = |name: &str| self.input(&format!("trace.{name}"));
-            let (activated, positions) = (silu(&trace("temb"))?, self.positions());
+            let (activated, positions) = (silu(Ops::default(), &trace("temb"))?, self.positions());
             let mut x = vec![trace("context_embedder.out"), trace("x_embedder.out")];
             let text_tokens = x[0].dim(1)?;
             let (mut worst, mut off) = (0f32, Modules::off());

@@ -151,13 +151,14 @@ impl Flux2Transformer {
         text.check(&self.id, batch)?;
         positions.check(text.text().dim(1)?, tokens)?;
         let temb = self.time.forward(timestep, guidance, batch)?;
-        let activated = silu(&temb)?;
+        let activated = silu(self.x_embedder.ops(), &temb)?;
         let image = self.x_embedder.forward(&hidden_states.to_dtype(self.dtype)?)?;
 
+        let ops = self.x_embedder.ops();
         let projected = self.double_stream_modulation_img.forward(&activated)?;
-        let of_image = Modulation::split(&projected)?;
-        let of_text = Modulation::split(&self.double_stream_modulation_txt.forward(&activated)?)?;
-        let [of_both] = Modulation::split(&self.single_stream_modulation.forward(&activated)?)?;
+        let of_image = Modulation::split(ops, &projected)?;
+        let of_text = Modulation::split(ops, &self.double_stream_modulation_txt.forward(&activated)?)?;
+        let [of_both] = Modulation::split(ops, &self.single_stream_modulation.forward(&activated)?)?;
 
         let probe = |signal: Signal, x: &Streams| match (signal, self.dual_blocks.first()) {
             (Signal::TimestepEmbedding, _) => Ok(temb.clone()),
@@ -194,7 +195,7 @@ fn single_block(weights: &Weights, config: &Flux2Config) -> LoadResult<SingleBlo
     let activation = Activation::SwiGlu;
     let rows = [inner, inner, inner, activation.inputs(hidden)];
     let fused = weights.get("to_qkv_mlp_proj.weight", &[rows.iter().sum(), inner])?;
-    let [to_q, to_k, to_v, proj_mlp] = split_rows(&fused, rows)?;
+    let [to_q, to_k, to_v, proj_mlp] = split_rows(weights.ops(), &fused, rows)?;
     Ok(SingleBlock {
         projections: Projections::new(&weights, [to_q, to_k, to_v], ["norm_q", "norm_k"], heads(config))?,
         proj_mlp,

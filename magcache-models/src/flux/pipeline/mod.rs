@@ -61,7 +61,7 @@ impl FluxPipeline {
     /// A missing or unusable configuration, or a model that this crate has no text encoder for (FLUX.2 dev).
     pub fn open(folder: Folder, options: LoadOptions) -> Result<Self> {
         const DEFAULTS: &str = "magcache.json";
-        let source = Source::open(folder)?;
+        let source = Source::open(folder.computing_with(options.ops))?;
         let folder = source.folder.clone();
         let own = folder.exists(DEFAULTS).then(|| folder.read_json::<Defaults>(DEFAULTS)).transpose()?;
         let family: Box<dyn Family> = match source.network.clone() {

@@ -65,7 +65,8 @@ impl Qwen3Block {
         let x = self.input_layernorm.forward(hidden_states)?;
         let hidden_states = (hidden_states + self.attend(&x, rotary, bias)?)?;
         let x = self.post_attention_layernorm.forward(&hidden_states)?;
-        let gated = self.up_proj.forward_times(&x, &silu(&self.gate_proj.forward(&x)?)?)?;
+        let gated =
+            self.up_proj.forward_times(&x, &silu(self.gate_proj.ops(), &self.gate_proj.forward(&x)?)?)?;
         self.down_proj.forward_add(&gated, &hidden_states)
     }
 
@@ -78,7 +79,15 @@ impl Qwen3Block {
         let q = rotary.apply(&self.q_norm.forward(&q)?)?.flatten_from(2)?;
         let k = self.repeat(&rotary.apply(&self.k_norm.forward(&k)?)?)?;
         let scale = (self.head_dim as f64).powf(-0.5);
-        self.o_proj.forward(&attention_with_bias(&q, &k, &self.repeat(&v)?, self.heads, scale, bias)?)
+        self.o_proj.forward(&attention_with_bias(
+            self.o_proj.ops(),
+            &q,
+            &k,
+            &self.repeat(&v)?,
+            self.heads,
+            scale,
+            bias,
+        )?)
     }
 
     /// Keys or values `[batch, tokens, key_value_heads, head_dim]` to `[batch, tokens, heads * head_dim]`: each head

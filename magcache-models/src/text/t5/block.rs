@@ -61,7 +61,7 @@ impl T5Block {
         let x = self.attention_norm.forward(hidden_states)?;
         let (q, k, v) = (self.q.forward(&x)?, self.k.forward(&x)?, self.v.forward(&x)?);
         // T5 folds 1 / sqrt(d_kv) into the initialisation of its weights: the scores have no scale.
-        let attended = attention_with_bias(&q, &k, &v, self.heads, 1.0, bias)?;
+        let attended = attention_with_bias(self.o.ops(), &q, &k, &v, self.heads, 1.0, bias)?;
         let hidden_states = self.o.forward_add(&attended, hidden_states)?;
         let x = self.feed_forward_norm.forward(&hidden_states)?;
         let gated = self.wi_1.forward_times(&x, &self.wi_0.forward_gelu_tanh(&x)?)?;
