@@ -64,7 +64,11 @@ fn judge(
     for entry in &cache.cache {
         let Some(name) = entry.words.profile.as_deref().or(meta.profiles.first().copied()) else { continue };
         for (strategy, part) in entry.reads() {
-            used.push((name, Profile::find(name)?, strategy, part, entry.words.variant.as_deref()));
+            let (profile, variant) = (Profile::find(name)?, entry.words.variant.as_deref());
+            // A strategy may do without.
+            if profile.sources(part, variant, known.run).is_ok_and(|sources| !sources.is_empty()) {
+                used.push((name, profile, strategy, part, variant));
+            }
         }
     }
     if let Some(name) = chosen.and_then(|chosen| chosen.planned_by.as_deref()) {

@@ -65,12 +65,12 @@ impl FixedSteps {
     pub fn registered() -> Result<&'static Self, ConfigError> {
         let all = || inventory::iter::<Self>.into_iter();
         let none = "no strategy is registered that skips a fixed list of steps, which this is written as";
-        all().min_by_key(|fixed| fixed.name()).ok_or_else(|| syntax("schedule", &none))
+        all().min_by_key(|fixed| fixed.name()).ok_or_else(|| syntax("a schedule", &none))
     }
 
     /// The `[[cache]]` table that skips these steps.
     pub fn table(&self, skips: Skips, steps: Option<usize>) -> Result<toml::Table, ConfigError> {
-        toml::Table::try_from((self.config)(skips, steps)).map_err(|e| syntax("schedule", &e))
+        toml::Table::try_from((self.config)(skips, steps)).map_err(|e| syntax("a schedule", &e))
     }
 
     /// The `[[cache]]` table that runs a planned schedule.
@@ -83,7 +83,7 @@ impl FixedSteps {
                 .map(toml::from_str)
                 .transpose()
                 .map_err(|e| syntax("forecast", &e))?
-                .ok_or_else(|| syntax("schedule", &none))?;
+                .ok_or_else(|| syntax("a schedule", &none))?;
             table.insert("forecast".to_owned(), toml::Value::Table(line));
         }
         Ok(table)

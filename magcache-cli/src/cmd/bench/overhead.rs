@@ -4,7 +4,11 @@ use std::{cell::RefCell, sync::Arc, time::Instant};
 
 use anyhow::Result;
 use candle_core::{Device, Tensor};
-use magcache_core::{Branch, CachePlan, HookRegistry, ModelMeta, Pass, Step, Streams, metrics, no_signals};
+use magcache_core::{
+    Branch, CachePlan, HookRegistry, ModelMeta, Pass, Step, Streams,
+    config::{FixedSteps, Residuals, Skips},
+    metrics, no_signals,
+};
 use serde_json::json;
 
 use super::Times;
@@ -17,8 +21,8 @@ pub(super) fn run(repeat: usize, out: &Output) -> Result<()> {
     let b = Tensor::randn(0f32, 1f32, (1, 1024, 1536), device)?;
     let block = |_: usize, s: Streams| s.map_image(|x| x + &b);
     let model = ModelMeta::simple("bench", BLOCKS);
-    let table = "[[cache]]\nstrategy = \"schedule\"\nskip = [1]\n";
-    let hooks = CachePlan::parse(table)?.build(&model, None)?.registry;
+    let table = FixedSteps::registered()?.table(Skips::All(vec![1]), None)?;
+    let hooks = CachePlan::from_tables(vec![table], Residuals::default())?.build(&model, None)?.registry;
     let none: Arc<HookRegistry> = Arc::default();
 
     let plain = || Streams::Image(x.clone());

@@ -12,11 +12,14 @@ use serde::{Deserialize, Serialize};
 /// The name of the strategy, and of its kind of measurements in a profile: `[[part.interval]]`.
 const NAME: &str = "interval";
 
+/// What holds where neither the table nor the profile says anything.
+const EVERY: usize = 3;
+
 /// The keys of the table.
 #[derive(Debug, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct IntervalConfig {
-    /// Compute the first of so many steps. Without it, as many as the profile says.
+    /// Compute the first of so many steps. Without it, as many as the profile says, else 3.
     #[schemars(range(min = 1), extend("target" = [1, 16]))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub every: Option<usize>,
@@ -51,12 +54,14 @@ impl TimestepCache for Interval {
 
 impl IntervalConfig {
     /// The table's own number, else the profile's.
-    fn every(&self, cx: &BuildCx<'_>) -> std::result::Result<Option<usize>, ConfigError> {
-        let (None, Some(profile)) = (self.every, cx.words.profile()) else { return Ok(self.every) };
+    fn every(&self, cx: &BuildCx<'_>) -> std::result::Result<usize, ConfigError> {
+        let (None, Some(profile)) = (self.every, cx.words.profile()) else {
+            return Ok(self.every.unwrap_or(EVERY));
+        };
         let parts = profile.parts_of(NAME, cx.words.variant())?;
         let place = format!("profile {:?}, part.{NAME}", profile.name);
         let measured = parts.first().map(|part| part.read::<Measured>(&place)).transpose()?;
-        Ok(measured.map(|measured| measured.every))
+        Ok(measured.map_or(EVERY, |measured| measured.every))
     }
 }
 
@@ -64,13 +69,9 @@ impl IntervalConfig {
 impl CacheConfig for IntervalConfig {
     fn validate(&self, cx: &BuildCx<'_>) -> Vec<Problem> {
         match self.every(cx) {
-            Ok(Some(0)) => vec![Problem::error(cx.place, "`every` is 0, it must be at least 1")],
-            Ok(Some(1)) => vec![Problem::warning(cx.place, "`every` is 1: nothing will be skipped")],
-            Ok(Some(_)) => Vec::new(),
-            Ok(None) => {
-                let problem = Problem::error(cx.place, "interval needs a number of steps and there is none");
-                vec![problem.hint("every = 3, or a profile with a part.interval")]
-            }
+            Ok(0) => vec![Problem::error(cx.place, "`every` is 0, it must be at least 1")],
+            Ok(1) => vec![Problem::warning(cx.place, "`every` is 1: nothing will be skipped")],
+            Ok(_) => Vec::new(),
             Err(error) => vec![Problem::error(cx.place, error.to_string())],
         }
     }
@@ -80,8 +81,7 @@ impl CacheConfig for IntervalConfig {
     }
 
     fn build(&self, cx: &BuildCx<'_>) -> std::result::Result<Strategy, ConfigError> {
-        let every = self.every(cx)?.unwrap_or(1);
-        Ok(Strategy::cache(Interval { every }, cx.guards(Guards::default())))
+        Ok(Strategy::cache(Interval { every: self.every(cx)? }, cx.guards(Guards::default())))
     }
 }
 

@@ -18,6 +18,9 @@ fn its_keys_are_in_the_reference() {
     assert_eq!((every.name.as_str(), every.kind.as_str()), ("every", "whole number"));
     assert_eq!(
         (every.range.as_deref(), every.meaning.as_str()),
-        (Some("at least 1"), "Compute the first of so many steps. Without it, as many as the profile says.")
+        (
+            Some("at least 1"),
+            "Compute the first of so many steps. Without it, as many as the profile says, else 3."
+        )
     );
 }

@@ -1,16 +1,13 @@
-//! The whole program with this strategy in it: its profile is judged, its key is tuned, its schedule is exported and run again.
-//!
-//! Without its variable this binary runs the tests; with it, it is the program.
+//! A strategy of another crate: its profile is judged, its key is tuned, its schedule is exported and run again.
 
 use std::{
-    env, fs,
+    fs,
     path::Path,
-    process::{Command, ExitCode, Output},
+    process::{Command, Output},
 };
 
 use serde_json::Value;
-
-const AS_PROGRAM: &str = "MAGCACHE_INTERVAL_PROGRAM";
+use tempfile::TempDir;
 
 /// A profile whose measurements are of runs of 12 steps; the model is named behind it.
 const PROFILE: &str = r#"
@@ -24,21 +21,13 @@ variant = "fast"
 every = 6
 "#;
 
-fn main() -> ExitCode {
-    if env::var_os(AS_PROGRAM).is_some() {
-        magcache_plugin_interval::link();
-        return magcache_cli::main();
-    }
+/// A folder with the profile, of the right model and of another.
+fn profiles() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
-    let at = folder.path();
     for (name, model) in [("own.toml", "wan2.1-t2v-tiny"), ("other.toml", "tiny-flux")] {
-        fs::write(at.join(name), format!("model = {model:?}\n{PROFILE}")).unwrap();
+        fs::write(folder.path().join(name), format!("model = {model:?}\n{PROFILE}")).unwrap();
     }
-    its_profile_is_judged(at);
-    a_target_sets_its_key(at);
-    its_schedule_is_exported_and_run_again(at);
-    println!("profile judged, key tuned, schedule exported: ok");
-    ExitCode::SUCCESS
+    folder
 }
 
 /// What `schedule` gives for 12 steps of the small video model.
@@ -52,8 +41,7 @@ fn schedule_of(steps: &str, at: &Path, more: &[&str]) -> Output {
 }
 
 fn program(at: &Path, words: &[&str]) -> Output {
-    let own = env::current_exe().unwrap();
-    Command::new(own).env(AS_PROGRAM, "1").current_dir(at).args(words).output().unwrap()
+    Command::new(env!("CARGO_BIN_EXE_magcache-own")).args(words).current_dir(at).output().unwrap()
 }
 
 #[track_caller]
@@ -73,7 +61,10 @@ fn skipped(answer: &Value) -> Vec<u64> {
     answer["skipped"]["cond"].as_array().unwrap().iter().map(|step| step.as_u64().unwrap()).collect()
 }
 
-fn its_profile_is_judged(at: &Path) {
+#[test]
+fn its_profile_is_judged() {
+    let folder = profiles();
+    let at = folder.path();
     let own = ["--cache", "interval", "--profile", "own.toml"];
     let verdict = |output: &Output| answer(output)["profile_verdict"]["caches"][0].clone();
     let right = verdict(&schedule(at, &own));
@@ -90,13 +81,20 @@ fn its_profile_is_judged(at: &Path) {
     let set = answer(&schedule(at, &[&own[..], &["--set", "every=2"]].concat()));
     assert!(set["profile_verdict"].is_null(), "{set}");
 
+    // Nor does one whose profile has nothing for it.
+    let plain = answer(&schedule(at, &["--cache", "interval"]));
+    assert!(plain["profile_verdict"].is_null(), "{plain}");
+
     let fast = answer(&schedule(at, &[&own[..], &["--set", "variant=fast"]].concat()));
     assert_eq!(skipped(&fast), [1, 2, 3, 4, 5, 7, 8, 9, 10, 11]);
     let unknown = error(&schedule(at, &[&own[..], &["--set", "variant=fest"]].concat()));
     assert!(unknown.contains("unknown part variant") && unknown.contains("fest"), "{unknown}");
 }
 
-fn a_target_sets_its_key(at: &Path) {
+#[test]
+fn a_target_sets_its_key() {
+    let folder = profiles();
+    let at = folder.path();
     for (target, computed) in [(["--budget", "4"], 4.0), (["--budget", "2"], 2.0), (["--speedup", "3"], 4.0)]
     {
         let planned = answer(&schedule(at, &[&["--cache", "interval"], &target[..]].concat()));
@@ -108,7 +106,10 @@ fn a_target_sets_its_key(at: &Path) {
     assert!(typed.contains("`every` of") && typed.contains("a target would set it"), "{typed}");
 }
 
-fn its_schedule_is_exported_and_run_again(at: &Path) {
+#[test]
+fn its_schedule_is_exported_and_run_again() {
+    let folder = profiles();
+    let at = folder.path();
     let own = ["--cache", "interval", "--profile", "own.toml"];
     let expected = [1, 2, 4, 5, 7, 8, 10, 11];
     for file in ["out.toml", "out.json"] {
