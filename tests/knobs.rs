@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use candle_core::{DType, Device, Result, Tensor};
 use magcache_core::{
     Branch, CachePlan, Expert, ModelMeta, Pass, Phase, Signal, Streams, Trajectory, Warmup,
-    profile::{Curve, Source},
+    profile::{Curve, Provenance},
     state::HookId,
 };
 use magcache_models as _;
@@ -339,7 +339,7 @@ fn decisions(dialect: Dialect) -> String {
         std: BTreeMap::new(),
         cosine_distance: BTreeMap::new(),
         recommended: Vec::new(),
-        source: Source::default(),
+        source: Provenance::default(),
     };
     let mut out = String::new();
     for (threshold, max_skips, retention, steps) in

@@ -7,7 +7,7 @@ use magcache_core::{
     calibrate::{Recording, Rehearsal},
     config::FixedSteps,
     planner::{Continuation, Objective, Planned, Planner, PlannerError, ReuseErrors, StepErrors},
-    profile::{PlannedSchedule, Plans, Source},
+    profile::{PlannedSchedule, Plans, Provenance},
     state::HookId,
     testing::{run, same_bits, toys},
 };
@@ -216,7 +216,7 @@ fn plans_know_their_runs_and_their_speed() {
         boundary_ratio: None,
         skipped_cost: 0.1,
         schedules: vec![schedule.clone()],
-        source: Source::default(),
+        source: Provenance::default(),
     };
     assert!(plans.problems("here").is_empty());
     assert!((plans.speedup(2) - 4.0 / 2.2).abs() < 1e-12);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use magcache_core::{
     Branch, CachePlan, Expert, ModelMeta, Phase, Trajectory, Warmup, meta,
-    profile::{Curve, Profile, Source},
+    profile::{Curve, Profile, Provenance},
 };
 use magcache_models as _;
 use magcache_strategies::magcache::{Dialect, Rule};
@@ -36,7 +36,7 @@ impl Case {
             std: BTreeMap::new(),
             cosine_distance: BTreeMap::new(),
             recommended: Vec::new(),
-            source: Source::default(),
+            source: Provenance::default(),
         };
         Rule {
             dialect,

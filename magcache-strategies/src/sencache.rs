@@ -17,7 +17,7 @@ use magcache_core::{
     inventory,
     keys::keys_of,
     metrics,
-    profile::{Part, Sensitivity, Source},
+    profile::{Part, Provenance, Sensitivity},
     schemars,
     strategy::Branches,
     typetag,
@@ -72,7 +72,7 @@ impl Inline {
             latent: self.latent.clone(),
             timestep: self.timestep.clone(),
             thresholds: None,
-            source: Source::default(),
+            source: Provenance::default(),
         }
     }
 }

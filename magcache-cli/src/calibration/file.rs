@@ -9,7 +9,7 @@ use magcache_core::{
     calibrate::{Distances, Recording, Response},
     error::count,
     planner::Objective,
-    profile::{Profile, Source},
+    profile::{Profile, Provenance},
 };
 
 use super::{Conditions, plans::plans};
@@ -62,10 +62,10 @@ impl Measured {
 
     /// The profile of a model.
     pub(crate) fn profile(&self, name: &str, model: &str, objective: Objective) -> Result<Profile> {
-        let source = |rows: Option<usize>| -> Result<Source> {
+        let source = |rows: Option<usize>| -> Result<Provenance> {
             let mut measured = self.conditions.table()?;
             measured.extend(rows.map(|rows| ("rows".to_owned(), toml::Value::Integer(rows as i64))));
-            Ok(Source { measured, ..Source::default() })
+            Ok(Provenance { measured, ..Provenance::default() })
         };
         let mut curve = self.recording.curve();
         curve.flow_shift = self.conditions.number("flow_shift");

@@ -4,7 +4,7 @@ use anyhow::Result;
 use magcache_core::{
     calibrate::Recording,
     planner::{Continuation, Objective, Planner},
-    profile::{PlannedSchedule, Plans, Source},
+    profile::{PlannedSchedule, Plans, Provenance},
 };
 
 use super::Conditions;
@@ -14,7 +14,7 @@ pub(crate) fn plans(
     recording: &Recording,
     conditions: &Conditions,
     objective: Objective,
-    source: Source,
+    source: Provenance,
 ) -> Result<Option<Plans>> {
     if recording.reuse.is_empty() {
         return Ok(None);

@@ -28,7 +28,7 @@ use crate::{
     Branch, Expert, Signal, Step, Warmup,
     metrics::Pooled,
     planner::ReuseErrors,
-    profile::{Curve, Fit, Source},
+    profile::{Curve, Fit, Provenance},
 };
 
 /// Degree of TeaCache's polynomials.
@@ -136,7 +136,7 @@ impl Recording {
             std: by_branch(|m| m.ratio.std()),
             cosine_distance: by_branch(|m| m.cosine_distance.mean),
             recommended: Vec::new(),
-            source: Source::default(),
+            source: Provenance::default(),
         }
     }
 
@@ -157,7 +157,7 @@ impl Recording {
             thresholds: Vec::new(),
             fitted_range: Some(range),
             residual: Some(residual),
-            source: Source::default(),
+            source: Provenance::default(),
         })
     }
 

@@ -8,7 +8,7 @@ use super::Recording;
 use crate::{
     Expert, Step,
     metrics::{self, Pooled},
-    profile::{Sensitivity, Source},
+    profile::{Provenance, Sensitivity},
 };
 
 /// What the prediction of one step of one run answers to a change of its latents and of its timestep.
@@ -84,7 +84,7 @@ impl Recording {
                 latent: steps.values().map(|(_, latent, _)| latent.mean).collect(),
                 timestep: steps.values().map(|(.., per_timestep)| per_timestep.mean).collect(),
                 thresholds: None,
-                source: Source::default(),
+                source: Provenance::default(),
             }
         };
         experts.into_iter().map(of).collect()

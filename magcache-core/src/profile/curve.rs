@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::Source;
+use super::Provenance;
 use crate::{Branch, Expert, Problem, Trajectory, error::count, run::steps_above};
 
 /// Magnitude ratios of residuals over the steps of a run.
@@ -41,7 +41,7 @@ pub struct Curve {
     pub recommended: Vec<Recommended>,
     /// Where it comes from.
     #[serde(default)]
-    pub source: Source,
+    pub source: Provenance,
 }
 
 /// A published setting.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Source;
+use super::Provenance;
 use crate::{Problem, Signal, Warmup};
 
 /// A polynomial from the distance of a signal to the distance of the output.
@@ -34,7 +34,7 @@ pub struct Fit {
     pub residual: Option<f64>,
     /// Where it comes from.
     #[serde(default)]
-    pub source: Source,
+    pub source: Provenance,
 }
 
 impl Fit {

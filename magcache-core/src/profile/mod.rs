@@ -54,7 +54,7 @@ pub struct Profile {
 /// Where numbers come from.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Source {
+pub struct Provenance {
     /// Its name in the collected published constants.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{Profile, Source};
+use super::{Profile, Provenance};
 use crate::{ConfigError, Trajectory, error::syntax};
 
 /// A kind of measurements in a profile.
@@ -31,7 +31,7 @@ pub struct OwnPart {
     pub keys: toml::Table,
     /// Where it comes from: what it holds for is judged by this.
     #[serde(default)]
-    pub source: Source,
+    pub source: Provenance,
 }
 
 impl OwnPart {
@@ -56,7 +56,7 @@ impl Profile {
         part: Part,
         variant: Option<&str>,
         run: &Trajectory,
-    ) -> Result<Vec<&Source>, ConfigError> {
+    ) -> Result<Vec<&Provenance>, ConfigError> {
         Ok(match part {
             Part::Curves => self.curves_of(variant)?.into_iter().map(|curve| &curve.source).collect(),
             Part::Fits => self.fits_of(variant)?.into_iter().map(|fit| &fit.source).collect(),
@@ -69,7 +69,7 @@ impl Profile {
     }
 
     /// Where everything in it comes from.
-    pub fn all_sources(&self) -> impl Iterator<Item = &Source> {
+    pub fn all_sources(&self) -> impl Iterator<Item = &Provenance> {
         let curves = self.curves.iter().map(|curve| &curve.source);
         let fits = self.fits.iter().map(|fit| &fit.source);
         let sensitivities = self.sensitivities.iter().map(|sensitivity| &sensitivity.source);

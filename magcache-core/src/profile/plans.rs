@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Problem, Trajectory,
     planner::{Continuation, Planned},
-    profile::{Quality, Source},
+    profile::{Provenance, Quality},
 };
 
 /// Planned schedules for runs of so many steps.
@@ -27,7 +27,7 @@ pub struct Plans {
     pub schedules: Vec<PlannedSchedule>,
     /// Where they come from.
     #[serde(default)]
-    pub source: Source,
+    pub source: Provenance,
 }
 
 /// One planned schedule.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Source;
+use super::Provenance;
 use crate::{Problem, error::count};
 
 /// How much the prediction changes with the latents and with the timestep, at the timesteps of a run.
@@ -26,7 +26,7 @@ pub struct Sensitivity {
     pub thresholds: Option<[f64; 2]>,
     /// Where it comes from.
     #[serde(default)]
-    pub source: Source,
+    pub source: Provenance,
 }
 
 impl Sensitivity {

@@ -18,18 +18,18 @@ pub type EmbeddedFile = (&'static str, &'static [u8]);
 /// Cheap to clone. Paths are relative to the folder and use `/`.
 #[derive(Clone, Debug)]
 pub struct Folder {
-    source: Source,
+    backing: Backing,
     unread: Unread,
     ops: Ops,
 }
 
 #[derive(Clone)]
-enum Source {
+enum Backing {
     Disk(PathBuf),
     Embedded { name: &'static str, prefix: String, files: Vec<&'static [EmbeddedFile]> },
 }
 
-impl fmt::Debug for Source {
+impl fmt::Debug for Backing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Disk(path) => f.debug_tuple("Disk").field(path).finish(),
@@ -41,8 +41,8 @@ impl fmt::Debug for Source {
 }
 
 impl Folder {
-    fn of(source: Source) -> Self {
-        Self { source, unread: Unread::default(), ops: Ops::default() }
+    fn of(backing: Backing) -> Self {
+        Self { backing, unread: Unread::default(), ops: Ops::default() }
     }
 
     /// The same folder with other operations for the layers that are loaded from it.
@@ -68,19 +68,19 @@ impl Folder {
                 expected: "a model folder".into(),
             });
         }
-        Ok(Self::of(Source::Disk(path)))
+        Ok(Self::of(Backing::Disk(path)))
     }
 
     /// Files inside the binary; `name` is what messages call the folder.
     pub fn embedded(name: &'static str, files: &'static [EmbeddedFile]) -> Self {
-        Self::of(Source::Embedded { name, prefix: String::new(), files: vec![files] })
+        Self::of(Backing::Embedded { name, prefix: String::new(), files: vec![files] })
     }
 
     /// The same folder with the embedded files that it lacks from `files`: models that share parts. A folder on disk
     /// stays as it is.
     #[must_use]
     pub fn or_embedded(mut self, more: &'static [EmbeddedFile]) -> Self {
-        if let Source::Embedded { files, .. } = &mut self.source {
+        if let Backing::Embedded { files, .. } = &mut self.backing {
             files.push(more);
         }
         self
@@ -89,13 +89,13 @@ impl Folder {
     /// The folder `name` inside this one, which need not exist.
     #[must_use]
     pub fn sub(&self, name: &str) -> Self {
-        let source = match &self.source {
-            Source::Disk(path) => Source::Disk(path.join(name)),
-            Source::Embedded { name: folder, prefix, files } => {
-                Source::Embedded { name: folder, prefix: format!("{prefix}{name}/"), files: files.clone() }
+        let backing = match &self.backing {
+            Backing::Disk(path) => Backing::Disk(path.join(name)),
+            Backing::Embedded { name: folder, prefix, files } => {
+                Backing::Embedded { name: folder, prefix: format!("{prefix}{name}/"), files: files.clone() }
             }
         };
-        Self { source, ..self.clone() }
+        Self { backing, ..self.clone() }
     }
 
     /// What the user should know of components that were loaded from here, or from a folder inside, since the last call:
@@ -111,9 +111,9 @@ impl Folder {
 
     /// How a user can find the folder: its path, or its name in the binary.
     pub fn describe(&self) -> String {
-        match &self.source {
-            Source::Disk(path) => path.display().to_string(),
-            Source::Embedded { name, prefix, .. } => {
+        match &self.backing {
+            Backing::Disk(path) => path.display().to_string(),
+            Backing::Embedded { name, prefix, .. } => {
                 format!("{name}/{prefix}").trim_end_matches('/').to_owned()
             }
         }
@@ -121,24 +121,24 @@ impl Folder {
 
     /// [`Self::describe`] for a file of the folder.
     pub fn describe_file(&self, rel: &str) -> String {
-        match &self.source {
-            Source::Disk(path) => path.join(rel).display().to_string(),
-            Source::Embedded { .. } => format!("{}/{rel}", self.describe()),
+        match &self.backing {
+            Backing::Disk(path) => path.join(rel).display().to_string(),
+            Backing::Embedded { .. } => format!("{}/{rel}", self.describe()),
         }
     }
 
     /// Whether the file is there.
     pub fn exists(&self, rel: &str) -> bool {
-        match &self.source {
-            Source::Disk(path) => path.join(rel).is_file(),
-            Source::Embedded { .. } => self.find(rel).is_some(),
+        match &self.backing {
+            Backing::Disk(path) => path.join(rel).is_file(),
+            Backing::Embedded { .. } => self.find(rel).is_some(),
         }
     }
 
     /// Names of the files directly in this folder, sorted; empty when the folder does not exist.
     pub fn files(&self) -> Vec<String> {
-        let mut names: Vec<String> = match &self.source {
-            Source::Disk(path) => path
+        let mut names: Vec<String> = match &self.backing {
+            Backing::Disk(path) => path
                 .read_dir()
                 .into_iter()
                 .flatten()
@@ -146,7 +146,7 @@ impl Folder {
                 .filter(|entry| entry.path().is_file())
                 .filter_map(|entry| entry.file_name().into_string().ok())
                 .collect(),
-            Source::Embedded { prefix, files, .. } => files
+            Backing::Embedded { prefix, files, .. } => files
                 .iter()
                 .copied()
                 .flatten()
@@ -162,8 +162,8 @@ impl Folder {
 
     /// The whole file; for configurations, not for tensors.
     pub fn read(&self, rel: &str) -> Result<Cow<'static, [u8]>, CheckpointError> {
-        match &self.source {
-            Source::Disk(path) => {
+        match &self.backing {
+            Backing::Disk(path) => {
                 let path = path.join(rel);
                 match std::fs::read(&path) {
                     Ok(bytes) => Ok(bytes.into()),
@@ -171,7 +171,7 @@ impl Folder {
                     Err(source) => Err(CheckpointError::Io { path, source }),
                 }
             }
-            Source::Embedded { .. } => self.find(rel).map(Cow::Borrowed).ok_or_else(|| self.missing(rel)),
+            Backing::Embedded { .. } => self.find(rel).map(Cow::Borrowed).ok_or_else(|| self.missing(rel)),
         }
     }
 
@@ -192,10 +192,10 @@ impl Folder {
 
     /// The file without reading it, for tensors.
     pub(super) fn blob(&self, rel: &str) -> Result<Blob, CheckpointError> {
-        match &self.source {
-            Source::Disk(path) if self.exists(rel) => Blob::map(&path.join(rel)),
-            Source::Disk(_) => Err(self.missing(rel)),
-            Source::Embedded { .. } => Ok(Blob::Memory(self.read(rel)?)),
+        match &self.backing {
+            Backing::Disk(path) if self.exists(rel) => Blob::map(&path.join(rel)),
+            Backing::Disk(_) => Err(self.missing(rel)),
+            Backing::Embedded { .. } => Ok(Blob::Memory(self.read(rel)?)),
         }
     }
 
@@ -212,7 +212,7 @@ impl Folder {
     }
 
     fn find(&self, rel: &str) -> Option<&'static [u8]> {
-        let Source::Embedded { prefix, files, .. } = &self.source else { return None };
+        let Backing::Embedded { prefix, files, .. } = &self.backing else { return None };
         files
             .iter()
             .copied()

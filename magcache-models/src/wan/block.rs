@@ -64,7 +64,7 @@ impl WanBlock {
                 x.map_image(|x| self.attn1.forward(x, rope))
             })?
             .into_image()?;
-        let x = gated_add(self.ffn_in.ops(), x, &attended, modulation.gate(Part::Attention))?;
+        let x = gated_add(self.ffn_in.ops(), x, &attended, modulation.gate(Half::Attention))?;
 
         let normed = match &self.norm2 {
             Some(norm) => norm.forward(&x)?,
@@ -77,8 +77,8 @@ impl WanBlock {
             .into_image()?;
         let x = add(self.ffn_in.ops(), &x, &attended)?;
 
-        let normed = modulation.norm(self.ffn_in.ops(), &x, Part::FeedForward, self.eps)?;
-        feed_forward(&normed, &self.ffn_in, &self.ffn_out, &x, modulation.gate(Part::FeedForward))
+        let normed = modulation.norm(self.ffn_in.ops(), &x, Half::FeedForward, self.eps)?;
+        feed_forward(&normed, &self.ffn_in, &self.ffn_out, &x, modulation.gate(Half::FeedForward))
     }
 
     /// What self-attention reads: the block's input, normalised, scaled and shifted by the timestep.
@@ -87,13 +87,13 @@ impl WanBlock {
     }
 
     fn modulated(&self, x: &Tensor, modulation: &Modulation) -> Result<Tensor> {
-        modulation.norm(self.ffn_in.ops(), x, Part::Attention, self.eps)
+        modulation.norm(self.ffn_in.ops(), x, Half::Attention, self.eps)
     }
 }
 
 /// The half of a block that a shift, scale and gate belong to; the value is the place of its shift.
 #[derive(Clone, Copy)]
-enum Part {
+enum Half {
     Attention = 0,
     FeedForward = 3,
 }
@@ -114,13 +114,13 @@ impl Modulation {
         Ok(Self([row(0)?, row(1)?, row(2)?, row(3)?, row(4)?, row(5)?]))
     }
 
-    fn norm(&self, ops: Ops, x: &Tensor, part: Part, eps: f64) -> Result<Tensor> {
-        let [shift, scale] = [&self.0[part as usize], &self.0[part as usize + 1]];
+    fn norm(&self, ops: Ops, x: &Tensor, half: Half, eps: f64) -> Result<Tensor> {
+        let [shift, scale] = [&self.0[half as usize], &self.0[half as usize + 1]];
         layer_norm_modulate(ops, x, shift, scale, eps)
     }
 
-    fn gate(&self, part: Part) -> &Tensor {
-        &self.0[part as usize + 2]
+    fn gate(&self, half: Half) -> &Tensor {
+        &self.0[half as usize + 2]
     }
 }
 

@@ -17,7 +17,7 @@ use magcache_core::{
     hint::Hint,
     inventory,
     keys::keys_of,
-    profile::{Curve, Part, Profile, Recommended, Source},
+    profile::{Curve, Part, Profile, Provenance, Recommended},
     schemars, typetag,
 };
 use serde::{Deserialize, Serialize};
@@ -77,7 +77,7 @@ impl Ratios {
             std: BTreeMap::new(),
             cosine_distance: BTreeMap::new(),
             recommended: Vec::new(),
-            source: Source::default(),
+            source: Provenance::default(),
         }
     }
 }

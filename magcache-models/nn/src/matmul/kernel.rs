@@ -139,11 +139,11 @@ impl<F: Finish> Product<'_, F> {
             for column in (0..out.columns).step_by(width) {
                 let panel = S::as_simd_f32s(weight.panel(start, first + column)).0.as_chunks().0;
                 let columns = column..out.columns.min(column + width);
-                let part = Part { columns, begun: start > 0, last: start + block >= weight.inputs() };
-                if P > NARROW && part.columns.len() <= NARROW * S::F32_LANES {
-                    tiles::<S, T, NARROW, P>(simd, rows, panel, &mut out, &part, finish);
+                let slab = Slab { columns, begun: start > 0, last: start + block >= weight.inputs() };
+                if P > NARROW && slab.columns.len() <= NARROW * S::F32_LANES {
+                    tiles::<S, T, NARROW, P>(simd, rows, panel, &mut out, &slab, finish);
                 } else {
-                    tiles::<S, R, P, P>(simd, rows, panel, &mut out, &part, finish);
+                    tiles::<S, R, P, P>(simd, rows, panel, &mut out, &slab, finish);
                 }
             }
         }
@@ -151,7 +151,7 @@ impl<F: Finish> Product<'_, F> {
 }
 
 /// What a block of inner values adds to.
-struct Part {
+struct Slab {
     /// Some columns of the result.
     columns: Range<usize>,
     /// Whether an earlier block has been there.
@@ -167,13 +167,13 @@ fn tiles<S: Simd, const R: usize, const A: usize, const P: usize>(
     lhs: Rows<'_>,
     panel: &[[S::f32s; P]],
     out: &mut Target<'_>,
-    part: &Part,
+    slab: &Slab,
     finish: &impl Finish,
 ) {
-    let (column, taken) = (part.columns.start, part.columns.len());
-    let there = part.begun || matches!(out.onto, Onto::Target);
+    let (column, taken) = (slab.columns.start, slab.columns.len());
+    let there = slab.begun || matches!(out.onto, Onto::Target);
     let mut of_bias = [simd.splat_f32s(0.0); A];
-    if let (true, Onto::Bias(bias)) = (part.last, out.onto) {
+    if let (true, Onto::Bias(bias)) = (slab.last, out.onto) {
         load(simd, &bias[column..][..taken], &mut of_bias);
     }
     for row in (0..lhs.count).step_by(R) {
@@ -192,7 +192,7 @@ fn tiles<S: Simd, const R: usize, const A: usize, const P: usize>(
             let place = &mut out.values[(row + r) * out.stride + column..][..taken];
             let sums: [S::f32s; A] = array::from_fn(|i| simd.add_f32s(sums[i], of_bias[i]));
             store(simd, place, &sums);
-            if part.last {
+            if slab.last {
                 finish.piece(simd, place);
             }
         }

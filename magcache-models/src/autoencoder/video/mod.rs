@@ -38,12 +38,12 @@ mod cache;
 mod config;
 mod decoder;
 mod encoder;
+mod footage;
 mod layout;
 mod levels;
 mod memory;
 mod observe;
 mod resample;
-mod source;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -59,9 +59,9 @@ use self::{
     config::CHUNK,
     decoder::Decoder,
     encoder::Encoder,
+    footage::Footage,
     layout::{channels_first, to_video},
     observe::Trace,
-    source::Source,
 };
 use super::{
     AutoencoderError,
@@ -201,7 +201,7 @@ impl VideoVae {
     /// [`Self::encode`] with the logarithm of the variance behind the mean, `[batch, 2 * z_dim, n, h, w]`.
     pub fn moments(&self, video: &Tensor, tiling: Option<Tiling>) -> Result<Tensor> {
         let [_, _, height, width] = self.video_shape(video)?;
-        self.moments_of(&Source::Video(video), [height, width], tiling)
+        self.moments_of(&Footage::Video(video), [height, width], tiling)
     }
 
     /// Raw latents of a video that begins with the image `first`, `[batch, channels, height, width]` in -1..=1, perhaps
@@ -235,17 +235,17 @@ impl VideoVae {
             let expected = format!("1 more than a multiple of {CHUNK}, and at least {images}");
             return Err(AutoencoderError::FrameCount { what: "frames", got: frames, expected });
         }
-        let source = Source::Images { first: &first, last: last.as_ref(), frames };
-        Ok(self.moments_of(&source, [height, width], tiling)?.narrow(1, 0, self.config.z_dim)?)
+        let footage = Footage::Images { first: &first, last: last.as_ref(), frames };
+        Ok(self.moments_of(&footage, [height, width], tiling)?.narrow(1, 0, self.config.z_dim)?)
     }
 
     fn moments_of(
         &self,
-        source: &Source<'_>,
+        footage: &Footage<'_>,
         [height, width]: [usize; 2],
         tiling: Option<Tiling>,
     ) -> Result<Tensor> {
-        let (scale, chunks) = (self.config.spatial_scale(), 1 + (source.frames()? - 1) / CHUNK);
+        let (scale, chunks) = (self.config.spatial_scale(), 1 + (footage.frames()? - 1) / CHUNK);
         let latents = [height / scale, width / scale];
         // As in the reference, the pixels of a tile are counted in patches here.
         let grid = tiling.map(|tiling| tiling.grid(scale, self.config.network_scale(), latents));
@@ -255,7 +255,7 @@ impl VideoVae {
             let mut cache = self.encoder.cache();
             for chunk in 0..chunks {
                 let frames = if chunk == 0 { 0..1 } else { CHUNK * chunk - CHUNK + 1..CHUNK * chunk + 1 };
-                let part = source.part(frames, rows.clone(), columns.clone())?;
+                let part = footage.part(frames, rows.clone(), columns.clone())?;
                 next(self.encode_chunk(&part, &mut cache, &mut Trace::off())?)?;
             }
             Ok(())

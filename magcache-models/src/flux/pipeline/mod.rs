@@ -1,11 +1,11 @@
 //! FLUX.1 and FLUX.2 klein from a checkpoint folder, or from single files beside the folders of the text encoders: text,
 //! an image, or both to an image.
 
+mod components;
 mod flux1;
 mod flux2;
 mod generation;
 mod request;
-mod source;
 
 use std::sync::Arc;
 
@@ -13,8 +13,8 @@ use candle_core::{DType, Device, Tensor};
 use magcache_core::{ModelMeta, Trajectory, inventory, schedule::Sizes};
 
 use self::{
+    components::{Components, Network},
     generation::{Family, ImageUse, Loaded, Named},
-    source::{Network, Source},
 };
 use super::FluxDenoiser;
 use crate::{
@@ -47,7 +47,7 @@ const IMAGE: u64 = 1;
 /// the patch are refused instead of rounded; image to image works with FLUX.2 too.
 #[derive(Debug)]
 pub struct FluxPipeline {
-    source: Source,
+    components: Components,
     family: Box<dyn Family>,
     options: LoadOptions,
     meta: ModelMeta,
@@ -61,10 +61,10 @@ impl FluxPipeline {
     /// A missing or unusable configuration, or a model that this crate has no text encoder for (FLUX.2 dev).
     pub fn open(folder: Folder, options: LoadOptions) -> Result<Self> {
         const DEFAULTS: &str = "magcache.json";
-        let source = Source::open(folder.computing_with(options.ops))?;
-        let folder = source.folder.clone();
+        let components = Components::open(folder.computing_with(options.ops))?;
+        let folder = components.folder.clone();
         let own = folder.exists(DEFAULTS).then(|| folder.read_json::<Defaults>(DEFAULTS)).transpose()?;
-        let family: Box<dyn Family> = match source.network.clone() {
+        let family: Box<dyn Family> = match components.network.clone() {
             Network::Flux1 { config, kontext } => Box::new(flux1::Flux1::open(folder, config, kontext)?),
             Network::Flux2 { config, distilled } => Box::new(flux2::Flux2::open(folder, config, distilled)?),
         };
@@ -73,7 +73,7 @@ impl FluxPipeline {
             Some(name) => magcache_core::meta::model(name)?.clone(),
             None => family.meta(),
         };
-        Ok(Self { source, family, options, meta, defaults })
+        Ok(Self { components, family, options, meta, defaults })
     }
 
     fn device(&self) -> &Device {
@@ -82,7 +82,7 @@ impl FluxPipeline {
 
     /// Pixels of a token's side.
     fn side(&self) -> usize {
-        packing::PATCH * self.source.vae.spatial_scale()
+        packing::PATCH * self.components.vae.spatial_scale()
     }
 
     /// Rows and columns of an image's tokens.
@@ -91,14 +91,14 @@ impl FluxPipeline {
     }
 
     fn schedule(&self, request: &Request) -> Result<(SchedulerConfig, schedule::Request)> {
-        let config = self.source.scheduler.clone().with_overrides(request.sampler, request.flow_shift)?;
+        let config = self.components.scheduler.clone().with_overrides(request.sampler, request.flow_shift)?;
         let [rows, columns] = self.grid(request.height(), request.width());
         let schedule = self.family.schedule(&config, request.steps, rows * columns);
         Ok((config, schedule))
     }
 
     fn vae(&self) -> Result<ImageVae> {
-        Ok(self.source.autoencoder(self.device())?)
+        Ok(self.components.autoencoder(self.device())?)
     }
 
     fn tiling(&self) -> Option<Tiling> {
@@ -116,7 +116,7 @@ impl FluxPipeline {
         let pixels = pixels.map_err(|e| PipelineError::part("image", e))?;
         let [rows, columns] = self.grid(request.height(), request.width());
         let side = packing::PATCH;
-        let shape = [1, self.source.vae.latent_channels, side * rows, side * columns];
+        let shape = [1, self.components.vae.latent_channels, side * rows, side * columns];
         let noise = self.normal(request, IMAGE, shape)?;
         let vae = self.vae()?;
         let tokens = || vae.to_tokens(&vae.encode(&pixels, self.tiling())?.sample(&noise)?);
@@ -146,7 +146,7 @@ impl Pipeline for FluxPipeline {
 
     fn networks(&self) -> Result<Vec<Weights>> {
         let options = LoadOptions { device: Device::Cpu, dtype: WeightDtype::Keep, ..self.options.clone() };
-        Ok(vec![self.source.transformer(&options)?])
+        Ok(vec![self.components.transformer(&options)?])
     }
 
     fn patch(&self) -> [usize; 2] {
@@ -195,12 +195,12 @@ impl Pipeline for FluxPipeline {
         let dtype = if self.device().is_cpu() {
             DType::F32
         } else {
-            self.source.transformer(&self.options)?.compute_dtype()
+            self.components.transformer(&self.options)?.compute_dtype()
         };
         Ok(Sizes {
             tokens: rows * columns + looked_at,
             text_tokens: self.family.text_tokens(),
-            latents: rows * columns * packing::PATCH.pow(2) * self.source.vae.latent_channels,
+            latents: rows * columns * packing::PATCH.pow(2) * self.components.vae.latent_channels,
             timesteps: 1,
             dtype,
         })
@@ -232,7 +232,7 @@ impl Pipeline for FluxPipeline {
         stage(Stage::LoadingTransformer);
         let grid = self.grid(request.height(), request.width());
         let references: Vec<[usize; 2]> = reference.iter().map(|(_, grid)| *grid).collect();
-        let weights = self.source.transformer(&self.options)?;
+        let weights = self.components.transformer(&self.options)?;
         let Loaded { network, contexts, positions } =
             self.family.load(&weights, &prompts, grid, &references)?;
         let mut contexts = contexts.into_iter();
@@ -250,14 +250,14 @@ impl Pipeline for FluxPipeline {
     }
 
     fn unread(&self) -> Vec<String> {
-        self.source.folder.unread()
+        self.components.folder.unread()
     }
 
     fn noise(&self, request: &Request) -> Result<Tensor> {
         let [rows, columns] = self.grid(request.height(), request.width());
-        let (channels, side) = (self.source.vae.latent_channels, packing::PATCH);
+        let (channels, side) = (self.components.vae.latent_channels, packing::PATCH);
         // In the order of the reference, which makes squares of latents channels before it draws (FLUX.2) or after.
-        let tokens = match self.source.vae.scale {
+        let tokens = match self.components.vae.scale {
             LatentScale::Factor { .. } => {
                 packing::pack(&self.normal(request, NOISE, [1, channels, side * rows, side * columns])?)
             }
@@ -296,9 +296,9 @@ fn open(folder: Folder, options: LoadOptions) -> Result<Box<dyn Pipeline>> {
 
 inventory::submit! {
     Loader {
-        class_names: source::CLASSES,
-        detects: source::detects,
-        looks_for: source::LOOKED_FOR,
+        class_names: components::CLASSES,
+        detects: components::detects,
+        looks_for: components::LOOKED_FOR,
         open,
         origin: env!("CARGO_PKG_NAME"),
     }

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{ImageEncoder, Layout, Part, WanSource, WanTask};
+use super::{Component, ImageEncoder, Layout, WanSource, WanTask};
 use crate::{
     autoencoder::VideoVaeConfig,
     checkpoint::{CheckpointError, Folder},
@@ -65,10 +65,10 @@ pub(super) fn open(folder: Folder) -> Result<WanSource, CheckpointError> {
             found: index.class_name,
         });
     }
-    let first = Part::in_folder(folder.sub("transformer"), transformer_config)?;
+    let first = Component::in_folder(folder.sub("transformer"), transformer_config)?;
     let second = index
         .names("transformer_2")
-        .then(|| Part::in_folder(folder.sub("transformer_2"), transformer_config))
+        .then(|| Component::in_folder(folder.sub("transformer_2"), transformer_config))
         .transpose()?;
     match (index.boundary_ratio, &second) {
         (Some(ratio), Some(_)) if !(ratio > 0.0 && ratio < 1.0) => {
@@ -99,8 +99,8 @@ pub(super) fn open(folder: Folder) -> Result<WanSource, CheckpointError> {
         boundary_ratio: index.boundary_ratio,
         expand_timesteps: index.expand_timesteps,
         scheduler: scheduler(&folder.sub("scheduler"))?,
-        vae: Part::in_folder(folder.sub("vae"), VideoVaeConfig::read)?,
-        text: Part::in_folder(folder.sub("text_encoder"), T5Config::read)?,
+        vae: Component::in_folder(folder.sub("vae"), VideoVaeConfig::read)?,
+        text: Component::in_folder(folder.sub("text_encoder"), T5Config::read)?,
         tokenizer: tokenizer(folder.sub("tokenizer"))?,
         image,
         folder,
@@ -143,7 +143,7 @@ fn image_encoder(folder: &Folder) -> Result<ImageEncoder, CheckpointError> {
     const PROCESSOR: &str = "preprocessor_config.json";
     let processor = folder.sub("image_processor");
     Ok(ImageEncoder {
-        part: Part::in_folder(folder.sub("image_encoder"), |part| part.read_json("config.json"))?,
+        part: Component::in_folder(folder.sub("image_encoder"), |part| part.read_json("config.json"))?,
         processor: processor.exists(PROCESSOR).then(|| processor.read_json(PROCESSOR)).transpose()?,
     })
 }

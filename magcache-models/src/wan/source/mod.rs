@@ -3,15 +3,15 @@
 //! [`WanSource::open`] recognises the folder by what is in it and reads configurations only; weights are opened part by
 //! part, under the names that this crate's models read. The sources of each layout are named in its own module.
 
+mod component;
 mod diffusers;
 mod native;
-mod part;
 
 use candle_core::Device;
 use magcache_core::Expert;
 use serde_json::Value;
 
-use self::part::Part;
+use self::component::Component;
 use super::{WanConfig, WanImageEncoder, WanTextEncoder};
 use crate::{
     autoencoder::VideoVaeConfig,
@@ -79,7 +79,7 @@ impl WanTask {
 /// The vision tower that sees the given images, in models that attend to them.
 #[derive(Clone, Debug)]
 struct ImageEncoder {
-    part: Part<Value>,
+    part: Component<Value>,
     processor: Option<Value>,
 }
 
@@ -92,13 +92,13 @@ pub struct WanSource {
     folder: Folder,
     layout: Layout,
     task: WanTask,
-    first: Part<WanConfig>,
-    second: Option<Part<WanConfig>>,
+    first: Component<WanConfig>,
+    second: Option<Component<WanConfig>>,
     boundary_ratio: Option<f64>,
     expand_timesteps: bool,
     scheduler: SchedulerConfig,
-    vae: Part<VideoVaeConfig>,
-    text: Part<T5Config>,
+    vae: Component<VideoVaeConfig>,
+    text: Component<T5Config>,
     tokenizer: Folder,
     image: Option<ImageEncoder>,
 }
@@ -254,7 +254,7 @@ impl WanSource {
         WanImageEncoder::new(processor, encoder, PROCESSOR, device).map(Some)
     }
 
-    fn expert(&self, expert: Expert) -> &Part<WanConfig> {
+    fn expert(&self, expert: Expert) -> &Component<WanConfig> {
         match &self.second {
             Some(second) if expert != Expert(0) => second,
             _ => &self.first,

@@ -2,20 +2,20 @@
 
 use serde_json::{Value, json};
 
-use super::{ImageEncoder, Part, find};
+use super::{Component, ImageEncoder, find};
 use crate::{
     checkpoint::{CheckpointError, Folder, Weights},
     text::T5Config,
-    wan::source::part::Names,
+    wan::source::component::Names,
 };
 
 /// Attention heads of the one vision tower that was published; no tensor shows them.
 const VISION_HEADS: usize = 16;
 
 /// UMT5's encoder, by the shapes of its tensors.
-pub(super) fn text(folder: &Folder) -> Result<Part<T5Config>, CheckpointError> {
+pub(super) fn text(folder: &Folder) -> Result<Component<T5Config>, CheckpointError> {
     let file = find(folder, |name| name.starts_with("models_t5"), "models_t5_umt5-xxl-enc-bf16.pth")?;
-    Part::in_file(folder, file, |weights| {
+    Component::in_file(folder, file, |weights| {
         let [vocab_size, d_model] = weights.axes("token_embedding.weight")?;
         let [inner, _] = weights.axes::<2>("blocks.0.attn.q.weight")?;
         let [buckets, heads] = weights.axes("blocks.0.pos_embedding.embedding.weight")?;
@@ -33,7 +33,7 @@ pub(super) fn text(folder: &Folder) -> Result<Part<T5Config>, CheckpointError> {
 pub(super) fn image(folder: &Folder) -> Result<ImageEncoder, CheckpointError> {
     let expected = "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth";
     let file = find(folder, |name| name.starts_with("models_clip"), expected)?;
-    let part = Part::in_file(folder, file, |weights| Ok((vision_config(weights)?, Names::ClipVision)))?;
+    let part = Component::in_file(folder, file, |weights| Ok((vision_config(weights)?, Names::ClipVision)))?;
     Ok(ImageEncoder { part, processor: None })
 }
 

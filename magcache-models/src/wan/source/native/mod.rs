@@ -8,7 +8,7 @@ mod encoders;
 mod transformer;
 mod vae;
 
-use super::{ImageEncoder, Layout, WanSource, WanTask, diffusers, part::Part};
+use super::{ImageEncoder, Layout, WanSource, WanTask, component::Component, diffusers};
 use crate::{
     checkpoint::{CheckpointError, Folder},
     sampler::{SamplerKind, SchedulerConfig},

@@ -4,10 +4,10 @@ use candle_core::Device;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Part, WanTask};
+use super::{Component, WanTask};
 use crate::{
     checkpoint::{CheckpointError, Folder, WeightDtype, Weights},
-    wan::{WanConfig, names, source::part::Names},
+    wan::{WanConfig, names, source::component::Names},
 };
 
 pub(super) const CONFIG: &str = "config.json";
@@ -47,7 +47,7 @@ pub(super) fn detects(folder: &Folder) -> bool {
 }
 
 /// The transformer in `folder`, and what it is for.
-pub(super) fn open(folder: Folder) -> Result<(WanTask, Part<WanConfig>), CheckpointError> {
+pub(super) fn open(folder: Folder) -> Result<(WanTask, Component<WanConfig>), CheckpointError> {
     let json: Value = folder.read_json(CONFIG)?;
     let native: Native = folder.read_json(CONFIG)?;
     let refused = |reason: String| CheckpointError::BadConfig { file: folder.describe_file(CONFIG), reason };
@@ -85,7 +85,7 @@ pub(super) fn open(folder: Folder) -> Result<(WanTask, Part<WanConfig>), Checkpo
         }
     };
     let place = folder.describe_file(CONFIG);
-    Ok((task, Part { config, place, folder, files, names: Names::Transformer }))
+    Ok((task, Component { config, place, folder, files, names: Names::Transformer }))
 }
 
 /// The configuration in diffusers' words, from tensors that have diffusers' names already; and the inner dimension.

@@ -2,11 +2,11 @@
 
 use serde_json::{Value, json};
 
-use super::{Part, find};
+use super::{Component, find};
 use crate::{
     autoencoder::VideoVaeConfig,
     checkpoint::{CheckpointError, Folder, Weights},
-    wan::{names::VaeNames, source::part::Names},
+    wan::{names::VaeNames, source::component::Names},
 };
 
 /// Mean and deviation of the latent channels, which the programs have and the files do not: Wan 2.1 with 16 channels.
@@ -42,9 +42,9 @@ const WAN_22: ([f64; 48], [f64; 48]) = (
 const COLOURS: usize = 3;
 
 /// The autoencoder, by the shapes of its tensors.
-pub(super) fn open(folder: &Folder) -> Result<Part<VideoVaeConfig>, CheckpointError> {
+pub(super) fn open(folder: &Folder) -> Result<Component<VideoVaeConfig>, CheckpointError> {
     let file = find(folder, |name| name.starts_with("Wan") && name.ends_with("_VAE"), "Wan2.1_VAE.pth")?;
-    Part::in_file(folder, file, |weights| {
+    Component::in_file(folder, file, |weights| {
         let config = VideoVaeConfig::from_json(&config(weights)?.to_string());
         let config = config
             .map_err(|error| CheckpointError::BadConfig { file: weights.place(), reason: error.to_string() });

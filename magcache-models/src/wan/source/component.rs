@@ -20,7 +20,7 @@ pub(super) enum Names {
 
 /// A configuration and the files with the tensors that belong to it.
 #[derive(Clone, Debug)]
-pub(super) struct Part<C> {
+pub(super) struct Component<C> {
     pub(super) config: C,
     /// Where the configuration was read, for messages.
     pub(super) place: String,
@@ -30,7 +30,7 @@ pub(super) struct Part<C> {
     pub(super) names: Names,
 }
 
-impl<C> Part<C> {
+impl<C> Component<C> {
     /// The part in a folder of its own, with `config.json` and the usual names of weight files.
     pub(super) fn in_folder(
         folder: Folder,

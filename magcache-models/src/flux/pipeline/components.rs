@@ -53,7 +53,7 @@ enum Place {
 /// A checkpoint folder in diffusers' layout, with transformer or autoencoder as a native single file where their folders
 /// are not there.
 #[derive(Clone, Debug)]
-pub(super) struct Source {
+pub(super) struct Components {
     pub(super) folder: Folder,
     pub(super) network: Network,
     pub(super) vae: ImageVaeConfig,
@@ -67,7 +67,7 @@ pub(super) fn detects(folder: &Folder) -> bool {
     transformer_file(folder).is_some()
 }
 
-impl Source {
+impl Components {
     /// Reads the configurations of a folder, or the sizes off the tensors of a single file.
     pub(super) fn open(folder: Folder) -> Result<Self, CheckpointError> {
         let index: Option<Index> = folder.exists(INDEX).then(|| folder.read_json(INDEX)).transpose()?;

@@ -5,14 +5,14 @@ use std::ops::Range;
 use candle_core::{DType, Result, Tensor};
 
 /// Frames `[batch, channels, frames, height, width]`, read part by part.
-pub(super) enum Source<'a> {
+pub(super) enum Footage<'a> {
     /// Frames that are there.
     Video(&'a Tensor),
     /// An image, zeros, and perhaps another image; both images are `[batch, channels, 1, height, width]`.
     Images { first: &'a Tensor, last: Option<&'a Tensor>, frames: usize },
 }
 
-impl Source<'_> {
+impl Footage<'_> {
     pub(super) fn frames(&self) -> Result<usize> {
         match self {
             Self::Video(video) => video.dim(2),
