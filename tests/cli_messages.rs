@@ -52,7 +52,7 @@ fn what_a_library_says_to_do_is_the_hint_of_the_document() {
     let dir = tempfile::tempdir().unwrap();
     let d = dir.path();
     let edited = |model: &str, file: &str, edit: &dyn Fn(Vec<u8>) -> Vec<u8>| {
-        let to = d.join(format!("{model}-{}", file.replace('/', "-")));
+        let to = d.join(fs::read_dir(d).unwrap().count().to_string());
         copy(&tiny(model), &to);
         fs::write(to.join(file), edit(fs::read(to.join(file)).unwrap())).unwrap();
         to.to_str().unwrap().to_owned()

@@ -2,6 +2,7 @@
 
 mod ahead;
 mod chosen;
+mod config;
 mod knob;
 mod load;
 pub(crate) mod model_name;
@@ -16,78 +17,28 @@ use std::{
     sync::Arc,
 };
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use candle_core::Device;
 use magcache_core::{
-    CachePlan, ConfigError, Problem, Trajectory,
-    config::{Built, CacheEntry, Residuals, Words},
-    log::AuditPolicy,
+    CachePlan, Problem, Trajectory,
+    config::{Built, CacheEntry},
     profile::{Part, Profile},
-    schemars,
 };
 use magcache_models::{
     image::Picture,
-    pipeline::{self, LoadOptions, Pipeline, Request, SamplingOption, SamplingOptions},
+    pipeline::{self, LoadOptions, Pipeline, Request, SamplingOptions},
 };
-use serde::{Deserialize, Serialize};
 
 pub(crate) use self::{
     ahead::decisions,
     chosen::Chosen,
+    config::{Config, OutputTable, cache_table, flag},
     knob::Knob,
     prompts::{prompt, read_prompts},
     target::Target,
 };
 
-use crate::{
-    args::Sampling,
-    console::{bad_input, bad_input_with},
-    files::{folder_of, utf8},
-    media::Clip,
-    replay::exchange,
-};
-
-/// What a run, a plan or a comparison is asked for. A flag of the same name goes before a key of the file.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub(crate) struct Config {
-    /// The name of a model that is inside the program; the first of `magcache list` without it and without `weights`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) model: Option<String>,
-    /// The folder of a checkpoint, in place of `model`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) weights: Option<PathBuf>,
-    /// What is generated, and how. Every key has the model's own default.
-    pub(crate) sampling: SamplingOptions,
-    /// How residuals are stored.
-    #[serde(skip_serializing_if = "Residuals::is_default")]
-    pub(crate) residuals: Residuals,
-    /// How many reuses are checked against the truth, and what is done about their error.
-    #[serde(skip_serializing_if = "AuditPolicy::is_default")]
-    pub(crate) audit: AuditPolicy,
-    /// Where the result goes.
-    pub(crate) output: OutputTable,
-    /// What is asked for in place of a threshold: one of `budget`, `speedup` and `psnr`. The planner chooses the `[[cache]]`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) target: Option<Target>,
-    /// The caches, the outermost first: these words, beside `strategy` and the keys of that strategy.
-    #[schemars(with = "Vec<Words>")]
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(crate) cache: Vec<toml::Table>,
-}
-
-#[derive(Clone, Debug, Default, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub(crate) struct OutputTable {
-    /// The file, whose ending is its format, or a folder for single frames.
-    pub(crate) path: Option<PathBuf>,
-    /// Frames per second of a video; the model's own without it.
-    #[schemars(extend("exclusiveMinimum" = 0))]
-    pub(crate) fps: Option<f64>,
-}
-
-/// The name for `--cache` that switches the caches of a file off.
-pub(crate) const NO_CACHE: &str = "none";
+use crate::{console::bad_input, files::folder_of, media::Clip};
 
 /// A model and everything that is asked of it.
 #[derive(Debug)]
@@ -103,102 +54,6 @@ pub(crate) struct Plan {
     pub(crate) chosen: Option<Chosen>,
     /// What reproduces this run.
     pub(crate) config: Config,
-}
-
-impl Config {
-    /// Reads a file; its paths are relative to the folder that it lies in.
-    pub(crate) fn read(path: &Path) -> Result<Self> {
-        let read = std::fs::read_to_string(path);
-        let text = read.map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-        let config: Self =
-            toml::from_str(&text).map_err(|e| ConfigError::toml(&path.display().to_string(), &e))?;
-        Ok(config.read_from(path.parent().unwrap_or(Path::new(""))))
-    }
-
-    /// The file of `--config`, if any, with the flags on top.
-    pub(crate) fn of(flags: &Sampling) -> Result<Self> {
-        let mut config = flags.config.as_deref().map(Self::read).transpose()?.unwrap_or_default();
-        if let Some(model) = &flags.model {
-            let path = PathBuf::from(model);
-            // A folder that is called like a model that is only known is meant as a folder.
-            let known = model_name::is_without_weights(model) && !path.exists();
-            (config.model, config.weights) = if known || model_name::embedded(model).is_some() {
-                (Some(model.clone()), None)
-            } else {
-                (None, Some(path))
-            };
-        }
-        for (option, path) in flags.options.pictures() {
-            utf8(&flag(option), path)?;
-        }
-        config.sampling = flags.options.clone().over(config.sampling);
-        match flags.cache.as_deref() {
-            Some(NO_CACHE) => config.without_cache(flags)?,
-            Some(name) => config.cache = vec![cache_table(name, &flags.set)?],
-            None => {}
-        }
-        if let Some(profile) = &flags.profile {
-            for table in &mut config.cache {
-                table.insert("profile".to_owned(), toml::Value::String(profile.clone()));
-            }
-        }
-        config.target = Target::of(flags, config.target.take());
-        Ok(config)
-    }
-
-    /// What `--cache none` does to a file: neither its caches nor its target.
-    fn without_cache(&mut self, flags: &Sampling) -> Result<()> {
-        let target = flags.budget.is_some() || flags.speedup.is_some() || flags.psnr.is_some();
-        if target || !flags.set.is_empty() {
-            let message = "--cache none is a run without a cache, a target and --set are about one";
-            return Err(bad_input_with(message, "leave one of them out"));
-        }
-        self.cache.clear();
-        self.target = None;
-        Ok(())
-    }
-
-    /// Opens the model that it names; reads configuration files only.
-    pub(crate) fn open(&self, options: LoadOptions) -> Result<Box<dyn Pipeline>> {
-        let folder = match (&self.weights, &self.model) {
-            (Some(_), Some(_)) => {
-                return Err(bad_input("both `model` and `weights` are given, one is enough"));
-            }
-            (Some(path), None) => model_name::folder(path)?,
-            (None, None) => model_name::default_folder()?,
-            (None, Some(name)) => {
-                magcache_core::meta::model(name)?;
-                model_name::folder(Path::new(name))?
-            }
-        };
-        Ok(pipeline::open(folder, options)?)
-    }
-
-    /// What `other` says about model and sampling that is not so here, as a list of keys; none where there is nothing.
-    pub(crate) fn others(&self, other: &Self) -> Option<String> {
-        let table = |sampling: &SamplingOptions| toml::Table::try_from(sampling).unwrap_or_default();
-        let own = table(&self.sampling);
-        let different = table(&other.sampling).into_iter().filter(|(key, value)| own.get(key) != Some(value));
-        let mut keys: Vec<String> = different.map(|(key, _)| format!("`{key}`")).collect();
-        if other.model.is_some() && other.model != self.model {
-            keys.push("`model`".to_owned());
-        }
-        if other.weights.is_some() && other.weights != self.weights {
-            keys.push("`weights`".to_owned());
-        }
-        (!keys.is_empty()).then(|| keys.join(", "))
-    }
-
-    /// As a file.
-    pub(crate) fn to_toml(&self) -> Result<String> {
-        toml::to_string(self).context("cannot write the configuration as TOML")
-    }
-
-    /// The caches.
-    pub(crate) fn caches(&self) -> Result<CachePlan> {
-        let plan = CachePlan::from_tables(self.cache.clone(), self.residuals.clone())?;
-        Ok(CachePlan { audit: self.audit, ..plan })
-    }
 }
 
 impl Plan {
@@ -308,28 +163,6 @@ impl Plan {
     pub(crate) fn to_toml_beside(&self, result: &Path) -> Result<String> {
         self.config.stored_in(folder_of(result)).to_toml()
     }
-}
-
-/// How an option is typed.
-pub(crate) fn flag(option: SamplingOption) -> String {
-    format!("--{}", option.key().replace('_', "-"))
-}
-
-/// The `[[cache]]` table of `--cache` and `--set`.
-pub(crate) fn cache_table(name: &str, set: &[String]) -> Result<toml::Table> {
-    let mut table = match name.strip_prefix("replay:") {
-        Some(path) => exchange::read(Path::new(path))?,
-        None => toml::Table::from_iter([("strategy".to_owned(), toml::Value::String(name.to_owned()))]),
-    };
-    for pair in set {
-        let Some((key, value)) = pair.split_once('=') else {
-            return Err(bad_input_with(format!("--set {pair:?} has no `=`"), "--set threshold=0.1"));
-        };
-        // A value and not a document: a line behind it would be a key of its own. A word without quotes is meant as a string.
-        let value = value.trim().parse().unwrap_or_else(|_| toml::Value::String(value.to_owned()));
-        table.insert(key.trim().to_owned(), value);
-    }
-    Ok(table)
 }
 
 #[cfg(test)]

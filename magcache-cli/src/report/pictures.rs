@@ -7,7 +7,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use image::{ImageFormat, RgbImage, imageops};
 use magcache_core::error::count;
 use magcache_models::image::Picture;
-use maud::{Markup, html};
+use maud::{Markup, PreEscaped, html};
 
 use super::html::{class, name};
 use crate::{
@@ -77,7 +77,7 @@ fn playback(plan: &Plan) -> Markup {
     html! {
         div class="bar" id="playback" role="group" aria-label="Playback" data-frames=(frames) data-fps=(fps) hidden {
             button type="button" id="play" { "Play" }
-            button type="button" id="back" aria-label="One frame back" { "−1" }
+            button type="button" id="back" aria-label="One frame back" { (PreEscaped("&#8722;1")) }
             button type="button" id="on" aria-label="One frame on" { "+1" }
             label {
                 "Speed "

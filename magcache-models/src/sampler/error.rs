@@ -142,6 +142,7 @@ impl Hint for SamplerError {
             Self::NotDecreasing { shift, .. } => {
                 format!("use fewer steps, or a shift closer to 1 than {shift}: `flow_shift = 1`")
             }
+            Self::InFile { source, .. } => return source.hint(),
             Self::Tensor(error) => return hint::of(error),
             _ => return None,
         })

@@ -1,50 +1,28 @@
 //! `schedule`: what a strategy will skip, without loading weights.
 
-use std::{collections::BTreeMap, sync::Arc};
+mod outlook;
+
+use std::collections::BTreeMap;
 
 use anyhow::Result;
 use magcache_core::{
-    Branch, HookRegistry, ModelMeta, Phase, Problem, Step, Trajectory,
+    Branch, Phase, Problem, Step, Trajectory,
     error::count,
     log::{DecisionLog, Record},
-    meta,
-    profile::Profile,
-    schedule::{Sizes, most_bytes, simulate_sized},
-};
-use magcache_models::{
-    pipeline::{LoadOptions, SamplingOptions},
-    sampler::{SamplerKind, Schedule as Levels, SchedulerConfig},
 };
 use serde_json::{Value, json};
 
+use self::outlook::{Outlook, cache_bytes, of_model, of_profile, profile_for};
 use crate::{
-    args::{Sampling, Schedule},
-    calibration::{Judged, facts, judge},
-    console::{Output, bad_input, bad_input_with},
+    args::Schedule,
+    calibration::judge,
+    console::{Output, bad_input_with},
     files::Writes,
-    plan::{Chosen, Config, Plan, decisions, model_name},
+    plan::{Chosen, Config, decisions, model_name},
     plot::{self, Chart},
     replay::exchange::Export,
     summary::{self, Summary, strip},
 };
-
-/// Steps and shift of a run of a model that is only known by its profile.
-const STEPS: usize = 50;
-const FLOW_SHIFT: f64 = 5.0;
-
-/// A run as far as it is known without weights.
-struct Outlook {
-    profile: Option<String>,
-    meta: ModelMeta,
-    run: Trajectory,
-    config: Config,
-    /// On the profiles that its caches use.
-    judged: Vec<Judged>,
-    /// Of its tensors, where the model and what is made are known.
-    sizes: Option<Sizes>,
-    /// What was chosen for a target.
-    chosen: Option<Chosen>,
-}
 
 pub(crate) fn run(args: &Schedule, out: &Output) -> Result<()> {
     let mut config = Config::of(&args.sampling)?;
@@ -160,95 +138,6 @@ fn drawing(outlook: &Outlook, strategy: &str, log: &DecisionLog, summary: &Summa
     );
     let later: Vec<String> = outlook.run.phases.iter().skip(1).map(|p| expert_name(outlook, p)).collect();
     Chart::decisions(title, log, &outlook.run, &later)
-}
-
-fn of_model(config: Config, flags: &Sampling) -> Result<Outlook> {
-    let plan = Plan::new(config, LoadOptions::default())?;
-    let judged = judge::of_plan(&plan, &plan.cache, flags, None)?;
-    let meta = plan.pipeline.meta().clone();
-    Ok(Outlook {
-        profile: profile_of(&plan.config, &meta),
-        sizes: Some(plan.pipeline.sizes(&plan.request)?),
-        run: plan.trajectory,
-        config: plan.config,
-        chosen: plan.chosen,
-        judged,
-        meta,
-    })
-}
-
-/// The profile that a model's schedule is made of: the one that is named, or the model's own.
-fn profile_for(model: &str, named: Option<&str>) -> Result<String> {
-    let own = meta::model(model)?.profiles.first().copied();
-    named.or(own).map(str::to_owned).ok_or_else(|| {
-        let message = format!("model {model:?} has neither weights nor a profile in this program");
-        bad_input_with(message, "give --profile NAME, or --model DIR with its checkpoint")
-    })
-}
-
-/// A run as a profile was measured, of `model` or of the profile's own.
-fn of_profile(name: &str, model: Option<&str>, mut config: Config) -> Result<Outlook> {
-    let profile = Profile::find(name)?;
-    let variant = config.cache.first().and_then(|c| c.get("variant")).and_then(toml::Value::as_str);
-    let curve = profile.curves_of(variant)?.first().copied().cloned();
-    let meta = match model.or(profile.model.as_deref()) {
-        Some(model) => meta::model(model)?.clone(),
-        None => {
-            let guided = curve.as_ref().is_none_or(|c| c.ratios.contains_key("uncond"));
-            ModelMeta { guided, ..ModelMeta::simple("model", 1) }
-        }
-    };
-    let shift =
-        config.sampling.flow_shift.or(curve.as_ref().and_then(|c| c.flow_shift)).unwrap_or(FLOW_SHIFT);
-    let boundary = config.sampling.boundary.or(curve.as_ref().and_then(|c| c.boundary_ratio));
-    let steps = config.sampling.steps.or(curve.as_ref().map(|c| c.steps)).unwrap_or(STEPS);
-    let kind = config.sampling.sampler.unwrap_or(SamplerKind::UniPc);
-    let levels = Levels::new(&SchedulerConfig::new(kind, shift), steps)?;
-    let guided = meta.guided && config.sampling.guidance.is_none_or(|g| g > 1.0);
-    let run = Trajectory {
-        phases: levels.experts(boundary)?,
-        sigmas: levels.sigmas.iter().map(|s| f64::from(*s)).collect(),
-        timesteps: levels.timesteps,
-        branches: if guided { vec![Branch::Cond, Branch::Uncond] } else { vec![Branch::Cond] },
-        unguided: Vec::new(),
-        flow_shift: Some(shift),
-        boundary_ratio: boundary,
-        first: 0,
-    };
-    if let Some([width, height]) = config.sampling.size
-        && (width == 0 || height == 0)
-    {
-        return Err(bad_input(format!("size {width}x{height}: both must be above 0")));
-    }
-    let target = config.target.take();
-    let chosen = target.map(|t| t.choose(&config.cache, &config.residuals, &meta, &run, None)).transpose()?;
-    if let Some(chosen) = &chosen {
-        config.cache.clone_from(&chosen.tables);
-    }
-    let known = facts(&SamplingOptions {
-        steps: Some(run.len()),
-        sampler: Some(kind),
-        flow_shift: run.flow_shift,
-        boundary: run.boundary_ratio,
-        ..config.sampling.clone()
-    })?;
-    let judged = judge::of_schedule(&config.caches()?, chosen.as_ref(), &meta, &run, known)?;
-    Ok(Outlook { profile: Some(name.to_owned()), meta, run, config, judged, sizes: None, chosen })
-}
-
-fn profile_of(config: &Config, meta: &ModelMeta) -> Option<String> {
-    let named = config.cache.first().and_then(|c| c.get("profile")).and_then(toml::Value::as_str);
-    named.or(meta.profiles.first().copied()).map(str::to_owned)
-}
-
-/// The most bytes that the caches hold at once: exactly, where it is known what they will decide.
-fn cache_bytes(outlook: &Outlook, registry: &Arc<HookRegistry>) -> Result<Option<usize>> {
-    let Some(sizes) = &outlook.sizes else { return Ok(None) };
-    // What is audited teaches, too.
-    if registry.is_static() && registry.audit().is_default() {
-        return Ok(Some(simulate_sized(registry, &outlook.meta, &outlook.run, sizes)?.peak_bytes));
-    }
-    Ok(most_bytes(outlook.config.caches()?, &outlook.meta, &outlook.run, sizes)?)
 }
 
 fn expert_name(outlook: &Outlook, phase: &Phase) -> String {

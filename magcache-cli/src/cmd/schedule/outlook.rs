@@ -1,0 +1,128 @@
+//! A run as far as it is known without weights: of a model, or of a profile.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use magcache_core::{
+    Branch, HookRegistry, ModelMeta, Trajectory, meta,
+    profile::Profile,
+    schedule::{Sizes, most_bytes, simulate_sized},
+};
+use magcache_models::{
+    pipeline::{LoadOptions, SamplingOptions},
+    sampler::{SamplerKind, Schedule as Levels, SchedulerConfig},
+};
+
+use crate::{
+    args::Sampling,
+    calibration::{Judged, facts, judge},
+    console::{bad_input, bad_input_with},
+    plan::{Chosen, Config, Plan},
+};
+
+/// Steps and shift of a run of a model that is only known by its profile.
+const STEPS: usize = 50;
+const FLOW_SHIFT: f64 = 5.0;
+
+/// A run as far as it is known without weights.
+pub(super) struct Outlook {
+    pub(super) profile: Option<String>,
+    pub(super) meta: ModelMeta,
+    pub(super) run: Trajectory,
+    pub(super) config: Config,
+    /// On the profiles that its caches use.
+    pub(super) judged: Vec<Judged>,
+    /// Of its tensors, where the model and what is made are known.
+    pub(super) sizes: Option<Sizes>,
+    /// What was chosen for a target.
+    pub(super) chosen: Option<Chosen>,
+}
+
+pub(super) fn of_model(config: Config, flags: &Sampling) -> Result<Outlook> {
+    let plan = Plan::new(config, LoadOptions::default())?;
+    let judged = judge::of_plan(&plan, &plan.cache, flags, None)?;
+    let meta = plan.pipeline.meta().clone();
+    Ok(Outlook {
+        profile: profile_of(&plan.config, &meta),
+        sizes: Some(plan.pipeline.sizes(&plan.request)?),
+        run: plan.trajectory,
+        config: plan.config,
+        chosen: plan.chosen,
+        judged,
+        meta,
+    })
+}
+
+/// The profile that a model's schedule is made of: the one that is named, or the model's own.
+pub(super) fn profile_for(model: &str, named: Option<&str>) -> Result<String> {
+    let own = meta::model(model)?.profiles.first().copied();
+    named.or(own).map(str::to_owned).ok_or_else(|| {
+        let message = format!("model {model:?} has neither weights nor a profile in this program");
+        bad_input_with(message, "give --profile NAME, or --model DIR with its checkpoint")
+    })
+}
+
+/// A run as a profile was measured, of `model` or of the profile's own.
+pub(super) fn of_profile(name: &str, model: Option<&str>, mut config: Config) -> Result<Outlook> {
+    let profile = Profile::find(name)?;
+    let variant = config.cache.first().and_then(|c| c.get("variant")).and_then(toml::Value::as_str);
+    let curve = profile.curves_of(variant)?.first().copied().cloned();
+    let meta = match model.or(profile.model.as_deref()) {
+        Some(model) => meta::model(model)?.clone(),
+        None => {
+            let guided = curve.as_ref().is_none_or(|c| c.ratios.contains_key("uncond"));
+            ModelMeta { guided, ..ModelMeta::simple("model", 1) }
+        }
+    };
+    let shift =
+        config.sampling.flow_shift.or(curve.as_ref().and_then(|c| c.flow_shift)).unwrap_or(FLOW_SHIFT);
+    let boundary = config.sampling.boundary.or(curve.as_ref().and_then(|c| c.boundary_ratio));
+    let steps = config.sampling.steps.or(curve.as_ref().map(|c| c.steps)).unwrap_or(STEPS);
+    let kind = config.sampling.sampler.unwrap_or(SamplerKind::UniPc);
+    let levels = Levels::new(&SchedulerConfig::new(kind, shift), steps)?;
+    let guided = meta.guided && config.sampling.guidance.is_none_or(|g| g > 1.0);
+    let run = Trajectory {
+        phases: levels.experts(boundary)?,
+        sigmas: levels.sigmas.iter().map(|s| f64::from(*s)).collect(),
+        timesteps: levels.timesteps,
+        branches: if guided { vec![Branch::Cond, Branch::Uncond] } else { vec![Branch::Cond] },
+        unguided: Vec::new(),
+        flow_shift: Some(shift),
+        boundary_ratio: boundary,
+        first: 0,
+    };
+    if let Some([width, height]) = config.sampling.size
+        && (width == 0 || height == 0)
+    {
+        return Err(bad_input(format!("size {width}x{height}: both must be above 0")));
+    }
+    let target = config.target.take();
+    let chosen = target.map(|t| t.choose(&config.cache, &config.residuals, &meta, &run, None)).transpose()?;
+    if let Some(chosen) = &chosen {
+        config.cache.clone_from(&chosen.tables);
+    }
+    let known = facts(&SamplingOptions {
+        steps: Some(run.len()),
+        sampler: Some(kind),
+        flow_shift: run.flow_shift,
+        boundary: run.boundary_ratio,
+        ..config.sampling.clone()
+    })?;
+    let judged = judge::of_schedule(&config.caches()?, chosen.as_ref(), &meta, &run, known)?;
+    Ok(Outlook { profile: Some(name.to_owned()), meta, run, config, judged, sizes: None, chosen })
+}
+
+fn profile_of(config: &Config, meta: &ModelMeta) -> Option<String> {
+    let named = config.cache.first().and_then(|c| c.get("profile")).and_then(toml::Value::as_str);
+    named.or(meta.profiles.first().copied()).map(str::to_owned)
+}
+
+/// The most bytes that the caches hold at once: exactly, where it is known what they will decide.
+pub(super) fn cache_bytes(outlook: &Outlook, registry: &Arc<HookRegistry>) -> Result<Option<usize>> {
+    let Some(sizes) = &outlook.sizes else { return Ok(None) };
+    // What is audited teaches, too.
+    if registry.is_static() && registry.audit().is_default() {
+        return Ok(Some(simulate_sized(registry, &outlook.meta, &outlook.run, sizes)?.peak_bytes));
+    }
+    Ok(most_bytes(outlook.config.caches()?, &outlook.meta, &outlook.run, sizes)?)
+}
