@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, fs, path::Path};
 
+use magcache_core::Why;
+
 /// The functions of every Rust file below `folder`, by the file's name.
 fn functions(folder: &Path, out: &mut BTreeMap<String, Vec<String>>) {
     for entry in fs::read_dir(folder).unwrap() {
@@ -39,4 +41,67 @@ fn every_test_that_the_rules_name_exists() {
         }
     }
     assert!(named > 40, "only {named} tests are named");
+}
+
+/// The blocks of a document that are Rust, with the file that they name.
+fn blocks(text: &str) -> Vec<(&str, &str)> {
+    let after = text.split("\n```rust").skip(1).filter_map(|after| after.split_once('\n'));
+    after.map(|(file, rest)| (file.trim(), rest.split("\n```").next().unwrap_or_default())).collect()
+}
+
+/// The text without what its lines are indented by.
+fn dedented(text: &str) -> String {
+    text.lines().map(str::trim_start).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn every_block_of_the_model_guide_is_the_plugin() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let plugin = root.join("tests/plugins/model");
+    let guide = fs::read_to_string(root.join("docs/guide/add-a-model.md")).unwrap();
+    let blocks = blocks(&guide);
+    for (file, block) in &blocks {
+        assert!(!file.is_empty(), "a block of the guide names no file: {block}");
+        let own = fs::read_to_string(plugin.join(file)).unwrap_or_default();
+        let text =
+            dedented(&own) + "\n" + &dedented(&fs::read_to_string(root.join(file)).unwrap_or_default());
+        assert!(text.contains(&dedented(block)), "{file} is not what the guide says it is: {block}");
+    }
+    // The files that a reader types are there as a whole.
+    let whole = ["examples/checkpoint.rs", "tests/support/mod.rs"].map(str::to_owned);
+    let sources = fs::read_dir(plugin.join("src")).unwrap();
+    let sources = sources.map(|file| format!("src/{}", file.unwrap().file_name().to_string_lossy()));
+    for file in sources.chain(whole) {
+        let text = fs::read_to_string(plugin.join(&file)).unwrap();
+        assert!(blocks.contains(&(&*file, text.trim_end())), "the guide does not have {file} as a whole");
+    }
+    // And so are the crates that they need.
+    let manifest: toml::Table =
+        toml::from_str(&fs::read_to_string(plugin.join("Cargo.toml")).unwrap()).unwrap();
+    let typed = guide.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    let typed: toml::Table = toml::from_str(typed).unwrap();
+    for table in ["dependencies", "dev-dependencies"] {
+        let names = |of: &toml::Table| of[table].as_table().unwrap().keys().cloned().collect::<Vec<_>>();
+        assert_eq!(names(&typed), names(&manifest), "{table}");
+    }
+}
+
+#[test]
+fn every_reason_and_field_of_a_trace_is_explained() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let page = fs::read_to_string(root.join("docs/guide/why-was-this-step-skipped.md")).unwrap();
+    let row = |word: &str| page.contains(&format!("\n| `{word}` | "));
+    for why in Why::ALL {
+        assert!(row(why.as_str()), "the page has no row for {:?}", why.as_str());
+    }
+    let source = fs::read_to_string(root.join("magcache-cli/src/replay/trace.rs")).unwrap();
+    let line = source.split("struct Line {").nth(1).and_then(|rest| rest.split("\n}").next()).unwrap();
+    let fields: Vec<&str> = line.split("pub(crate) ").skip(1).filter_map(|f| f.split(':').next()).collect();
+    assert!(fields.len() > 15, "{fields:?}");
+    for field in fields {
+        assert!(
+            page.contains(&format!("| `{field}`")) || page.contains(&format!(", `{field}` | ")),
+            "{field}"
+        );
+    }
 }

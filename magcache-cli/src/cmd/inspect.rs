@@ -137,6 +137,11 @@ impl Report {
                 let missing = self.listed(folder, &index);
                 if missing.is_empty() { Ok(()) } else { Err(missing) }
             }
+            // Files that another pipeline knows.
+            Err(_) if class.is_none() && WanSource::detect(folder).is_none() => {
+                let unreadable = self.loose(folder);
+                if unreadable.is_empty() { Ok(()) } else { Err(unreadable) }
+            }
             Err(error) => {
                 let layout = WanSource::detect(folder).map_or("unknown", Layout::name);
                 self.say(format!(

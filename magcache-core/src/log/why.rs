@@ -50,7 +50,7 @@ pub enum Why {
 
 impl Why {
     /// Every cause.
-    const ALL: [Self; 19] = [
+    pub const ALL: [Self; 19] = [
         Self::NoHistory,
         Self::Warmup,
         Self::LastSteps,
