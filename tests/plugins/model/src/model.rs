@@ -20,13 +20,13 @@ struct Block {
 }
 
 impl Mini {
-    /// Reads as many blocks as there are: `blocks.0.weight`, `blocks.1.weight`, …
+    /// Reads the blocks: `blocks.0.weight`, `blocks.1.weight`, …
     ///
     /// # Errors
-    /// A tensor of another shape.
-    pub fn load(weights: &Weights) -> pipeline::Result<Self> {
+    /// A tensor that is missing, or has another shape.
+    pub fn load(weights: &Weights, blocks: usize) -> pipeline::Result<Self> {
         let block = |i| Block::load(&weights.pp(format!("blocks.{i}")), i);
-        let blocks: Vec<Block> = (0..weights.count("blocks")).map(block).collect::<pipeline::Result<_>>()?;
+        let blocks: Vec<Block> = (0..blocks).map(block).collect::<pipeline::Result<_>>()?;
         let metas = meta(blocks.len()).block_metas();
         Ok(Self { blocks, metas })
     }

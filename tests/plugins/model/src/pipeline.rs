@@ -121,7 +121,7 @@ impl Pipeline for MiniPipeline {
         let guided = request.guidance > 1.0;
         let uncond = guided.then(|| encoder.encode(&request.negative_prompt)).transpose()?;
         stage(Stage::LoadingTransformer);
-        let network = Mini::load(&self.weights("transformer")?)?;
+        let network = Mini::load(&self.weights("transformer")?, self.meta.blocks())?;
         let uncond = uncond.map(|(text, _)| text);
         Ok(Arc::new(MiniDenoiser { network, cond, uncond, guidance: request.guidance }))
     }

@@ -12,7 +12,7 @@ fn own(args: &[&str], folder: &Path) -> Result<String, String> {
     let out =
         Command::new(env!("CARGO_BIN_EXE_magcache-own")).args(args).current_dir(folder).output().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    if out.status.success() { Ok(text(out.stdout)) } else { Err(text(out.stderr)) }
+    if out.status.success() { Ok(text(out.stdout)) } else { Err(text(out.stderr) + &text(out.stdout)) }
 }
 
 #[track_caller]
@@ -30,8 +30,11 @@ fn a_model_and_a_strategy_of_other_crates_run() {
         answer(&[&run[..], &["--cache", "fbcache", "--set", "threshold=0.1", "--out", "x.png"]].concat(), d);
     assert_eq!(image::image_dimensions(d.join("x.png")).unwrap(), (64, 64));
     assert!(!done["skipped"]["cond"].as_array().unwrap().is_empty(), "{done}");
-    let done =
-        answer(&[&run[..], &["--cache", "interval", "--trace", "y.jsonl", "--out", "y.png"]].concat(), d);
+    let done = answer(
+        &[&run[..], &["--cache", "interval", "--set", "every=2", "--trace", "y.jsonl", "--out", "y.png"]]
+            .concat(),
+        d,
+    );
     assert!(!done["skipped"]["cond"].as_array().unwrap().is_empty(), "{done}");
     // The configuration beside the picture makes it again.
     own(&["run", "--config", "y.png.toml", "--out", "z.png"], d).unwrap();
@@ -53,7 +56,7 @@ fn they_are_listed_inspected_and_planned() {
     assert!(names("pipelines").contains(&"MiniPipeline".to_owned()));
     assert!(names("strategies").contains(&"interval".to_owned()));
     assert_eq!(answer(&["inspect", "DIR"], d)["model"], "mini");
-    let planned = answer(&["schedule", "--model", "DIR", "--cache", "interval"], d);
+    let planned = answer(&["schedule", "--model", "DIR", "--cache", "interval", "--set", "every=2"], d);
     assert_eq!(planned["steps"], 20);
     let profile = answer(&["calibrate", "--model", "DIR", "--seeds", "0", "--out", "mini.toml"], d);
     assert!(!profile.is_null());
