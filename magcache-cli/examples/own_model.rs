@@ -59,9 +59,9 @@ fn sample(model: &Model, mut session: Option<&mut Session>) -> Result<Tensor> {
 fn compared() -> anyhow::Result<(usize, f64)> {
     magcache_strategies::link();
     let model = Model::new()?;
-    let plan = CachePlan::parse("[[cache]]\nstrategy = \"fbcache\"\nthreshold = 0.1")?;
+    let job = CachePlan::parse("[[cache]]\nstrategy = \"fbcache\"\nthreshold = 0.1")?;
     let meta = ModelMeta { hidden_size: WIDTH, ..ModelMeta::simple("own", BLOCKS) };
-    let mut session = plan.build(&meta, None)?.registry.session();
+    let mut session = job.build(&meta, None)?.registry.session();
     let (dense, cached) = (sample(&model, None)?, sample(&model, Some(&mut session))?);
     let skipped = session.log().reused(HookId(0), Branch::Cond).count();
     Ok((skipped, metrics::relative_l1(&cached, &dense)?))

@@ -15,8 +15,8 @@ fn skipped(threshold: f64) -> Result<Vec<usize>> {
     magcache_models::link();
     let model = meta::model("wan2.1-t2v-14b")?;
     let run = Sampler::new(&SchedulerConfig::new(SamplerKind::UniPc, 5.0), STEPS)?.trajectory(true);
-    let plan = CachePlan::parse(&format!("[[cache]]\nstrategy = \"magcache\"\nthreshold = {threshold}"))?;
-    let hooks = plan.build(model, Some(&run))?.registry;
+    let job = CachePlan::parse(&format!("[[cache]]\nstrategy = \"magcache\"\nthreshold = {threshold}"))?;
+    let hooks = job.build(model, Some(&run))?.registry;
     let log = simulate(&hooks, model, &run)?;
     Ok(log.reused(HookId(0), Branch::Cond).collect())
 }

@@ -6,11 +6,11 @@ mod cmd;
 mod compare;
 mod console;
 mod files;
+mod job;
 mod lanes;
 mod machine;
 pub mod media;
 mod pareto;
-mod plan;
 mod plot;
 pub mod quality;
 mod replay;
@@ -23,7 +23,7 @@ pub mod verify;
 use std::process::ExitCode;
 
 use args::Command;
-use console::Output;
+use console::Console;
 use magcache_models::checkpoint::Ops;
 
 /// The program's name, which a strategy has too.
@@ -43,7 +43,7 @@ pub fn main() -> ExitCode {
     if args.reference_ops {
         args.command.compute_with(Ops::Reference);
     }
-    let out = Output::new(args.json, args.quiet);
+    let out = Console::new(args.json, args.quiet);
     if let Some(wrong) = console::verbose::listen(args.verbose) {
         out.warn(&wrong, Some("RUST_LOG=magcache_cli=debug"));
     }

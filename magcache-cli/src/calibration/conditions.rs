@@ -7,7 +7,7 @@ use candle_core::Device;
 use magcache_models::pipeline::{Request, SamplingOptions};
 use serde::{Deserialize, Serialize};
 
-use crate::{args::Dtype, console::bad_input_with, plan::Plan};
+use crate::{args::Dtype, console::bad_input_with, job::Job};
 
 /// The provenance of a profile, `[curve.source.measured]` and its like.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -48,11 +48,11 @@ pub(crate) fn facts(options: &SamplingOptions) -> Result<Facts> {
 }
 
 impl Conditions {
-    /// Of dense runs of a plan over these prompts and seeds. Reads all weights.
-    pub(crate) fn of(plan: &Plan, dtype: Dtype, prompts: &[String], seeds: &[u64]) -> Result<Self> {
-        let whole = Self::without_weights(plan, dtype)?;
+    /// Of dense runs of a job over these prompts and seeds. Reads all weights.
+    pub(crate) fn of(job: &Job, dtype: Dtype, prompts: &[String], seeds: &[u64]) -> Result<Self> {
+        let whole = Self::without_weights(job, dtype)?;
         Ok(Self {
-            checkpoint: plan.pipeline.fingerprint()?,
+            checkpoint: job.pipeline.fingerprint()?,
             prompts: prompts.to_vec(),
             seeds: seeds.to_vec(),
             runs: prompts.len() * seeds.len(),
@@ -60,10 +60,10 @@ impl Conditions {
         })
     }
 
-    /// What holds for every run of a plan, to be compared with what a profile was measured under; `kept` is how the weights
+    /// What holds for every run of a job, to be compared with what a profile was measured under; `kept` is how the weights
     /// are kept, where the run has any; without, nothing is known of the device either.
-    pub(crate) fn facts(plan: &Plan, kept: Option<Dtype>) -> Result<Facts> {
-        let mut facts = Self::without_weights(plan, kept.unwrap_or_default())?.table()?;
+    pub(crate) fn facts(job: &Job, kept: Option<Dtype>) -> Result<Facts> {
+        let mut facts = Self::without_weights(job, kept.unwrap_or_default())?.table()?;
         let unknown: &[&str] = if kept.is_some() { &[] } else { &["dtype", "device"] };
         let other = ["checkpoint", "negative_prompt"];
         facts.retain(|key, _| {
@@ -73,9 +73,9 @@ impl Conditions {
         Ok(facts)
     }
 
-    fn without_weights(plan: &Plan, dtype: Dtype) -> Result<Self> {
-        let (request, run): (&Request, _) = (&plan.request, &plan.trajectory);
-        let device = match plan.device {
+    fn without_weights(job: &Job, dtype: Dtype) -> Result<Self> {
+        let (request, run): (&Request, _) = (&job.request, &job.trajectory);
+        let device = match job.device {
             Device::Cpu => format!("cpu {}", std::env::consts::ARCH),
             Device::Cuda(_) => "cuda".to_owned(),
             Device::Metal(_) => "metal".to_owned(),
@@ -86,7 +86,7 @@ impl Conditions {
             device,
             attention: "exact".to_owned(),
             options: facts(&SamplingOptions {
-                sampler: Some(plan.pipeline.sampler(request)?.kind()),
+                sampler: Some(job.pipeline.sampler(request)?.kind()),
                 flow_shift: run.flow_shift,
                 boundary: run.boundary_ratio,
                 ..request.options()

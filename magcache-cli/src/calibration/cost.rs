@@ -14,8 +14,8 @@ use magcache_core::{
 };
 
 use crate::{
+    job::Job,
     lanes::{Lane, Scene, take_turns, warm_up},
-    plan::Plan,
 };
 
 /// Rounds of which the median counts, at least and at most: a single pass of a small network is shorter than what disturbs a machine.
@@ -30,12 +30,12 @@ const LONG: Duration = Duration::from_mins(1);
 /// Time of a skipped step in times of a computed one, with what computed steps pay for the cache: a run that skips about half of
 /// its steps takes turns with a dense one. `stop` is asked before each pass of the network.
 pub(crate) fn skipped_cost(
-    plan: &Plan,
+    job: &Job,
     scene: &Scene<'_>,
     runs: &[ReuseErrors],
     stop: &dyn Fn() -> bool,
 ) -> Result<f64> {
-    let steps = plan.trajectory.steps().count();
+    let steps = job.trajectory.steps().count();
     let all = Planner::new(runs)?.schedules(Continuation::Line, Objective::Sum);
     let half = all.into_iter().filter(|found| !found.skip.is_empty());
     let half = half.min_by_key(|found| found.computed.abs_diff(steps / 2));
@@ -44,7 +44,7 @@ pub(crate) fn skipped_cost(
     let computed = half.computed;
     let caches =
         CachePlan::from_tables(vec![FixedSteps::registered()?.planned(&half)?], Residuals::default())?;
-    let hooks = caches.build(plan.pipeline.meta(), Some(&plan.trajectory))?.registry;
+    let hooks = caches.build(job.pipeline.meta(), Some(&job.trajectory))?.registry;
     warm_up(scene, stop)?;
     let mut costs = Vec::new();
     let started = Instant::now();

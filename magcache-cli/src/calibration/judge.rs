@@ -9,35 +9,35 @@ use serde_json::{Value, json};
 
 use super::{
     Conditions, Facts,
-    verdict::{Checkpoint, Judged, Known, Verdict, reasons},
+    verdict::{Judged, Known, Verdict, WeightsHash, reasons},
 };
 use crate::{
     args::{Dtype, Sampling},
-    console::{Output, bad_input_with},
-    plan::{Chosen, Plan},
+    console::{Console, bad_input_with},
+    job::{Chosen, Job},
 };
 
 /// Weights up to this size are hashed before every run that has something to compare them with.
 const SMALL: u64 = 1 << 30;
 
-/// A run with weights: those of `plan` with the caches `cache`. How they are kept, where that is known.
+/// A run with weights: those of `job` with the caches `cache`. How they are kept, where that is known.
 pub(crate) fn of_plan(
-    plan: &Plan,
+    job: &Job,
     cache: &CachePlan,
     flags: &Sampling,
     kept: Option<Dtype>,
 ) -> Result<Vec<Judged>> {
-    let checkpoint = || -> Result<Checkpoint> {
-        let bytes = plan.pipeline.weight_bytes()?;
+    let checkpoint = || -> Result<WeightsHash> {
+        let bytes = job.pipeline.weight_bytes()?;
         if bytes > SMALL && !flags.check_checkpoint {
-            return Ok(Checkpoint::Unread(bytes));
+            return Ok(WeightsHash::Unread(bytes));
         }
-        Ok(Checkpoint::Of(plan.pipeline.fingerprint()?))
+        Ok(WeightsHash::Of(job.pipeline.fingerprint()?))
     };
-    let meta = plan.pipeline.meta();
-    let (run, facts) = (&plan.trajectory, Conditions::facts(plan, kept)?);
-    let known = Known { model: Some(meta), run, facts, checkpoint: Checkpoint::None };
-    judge(cache, plan.chosen.as_ref(), meta, known, &checkpoint)
+    let meta = job.pipeline.meta();
+    let (run, facts) = (&job.trajectory, Conditions::facts(job, kept)?);
+    let known = Known { model: Some(meta), run, facts, checkpoint: WeightsHash::None };
+    judge(cache, job.chosen.as_ref(), meta, known, &checkpoint)
 }
 
 /// A run that is only known by a profile, whose model is `meta`; `chosen` is what was planned for it.
@@ -48,8 +48,8 @@ pub(crate) fn of_schedule(
     run: &Trajectory,
     facts: Facts,
 ) -> Result<Vec<Judged>> {
-    let known = Known { model: None, run, facts, checkpoint: Checkpoint::None };
-    judge(cache, chosen, meta, known, &|| Ok(Checkpoint::None))
+    let known = Known { model: None, run, facts, checkpoint: WeightsHash::None };
+    judge(cache, chosen, meta, known, &|| Ok(WeightsHash::None))
 }
 
 /// `known` is without the weights, which are read only where a profile says what it was measured on.
@@ -58,7 +58,7 @@ fn judge(
     chosen: Option<&Chosen>,
     meta: &ModelMeta,
     known: Known<'_>,
-    checkpoint: &dyn Fn() -> Result<Checkpoint>,
+    checkpoint: &dyn Fn() -> Result<WeightsHash>,
 ) -> Result<Vec<Judged>> {
     let mut used = Vec::new();
     for entry in &cache.cache {
@@ -75,7 +75,7 @@ fn judge(
         used.push((name, Profile::find(name)?, "the planned schedule", Part::Plans, None));
     }
     let recorded = used.iter().any(|(_, profile, ..)| records_checkpoint(profile));
-    let checkpoint = if recorded { checkpoint()? } else { Checkpoint::None };
+    let checkpoint = if recorded { checkpoint()? } else { WeightsHash::None };
     let known = Known { checkpoint, ..known };
     let one = |(name, profile, strategy, part, variant): (&str, Profile, &str, Part, Option<&str>)| Judged {
         profile: name.to_owned(),
@@ -90,7 +90,7 @@ fn records_checkpoint(profile: &Profile) -> bool {
 }
 
 /// Tells the verdicts; a refused profile ends the command unless `force` says otherwise.
-pub(crate) fn announce(judged: &[Judged], force: bool, out: &Output) -> Result<()> {
+pub(crate) fn announce(judged: &[Judged], force: bool, out: &Console) -> Result<()> {
     for one in judged {
         match one.verdict() {
             Verdict::Refused if force => out.warn(&format!("{one}; --force uses it all the same"), None),

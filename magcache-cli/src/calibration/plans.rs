@@ -20,13 +20,13 @@ pub(crate) fn plans(
         return Ok(None);
     }
     let planner = Planner::new(&recording.reuse)?;
-    let of = |with| planner.schedules(with, objective).into_iter().map(move |plan| (with, plan));
+    let of = |with| planner.schedules(with, objective).into_iter().map(move |job| (with, job));
     let mut schedules: Vec<PlannedSchedule> = Vec::new();
-    for (with, plan) in of(Continuation::Residual).chain(of(Continuation::Line)) {
-        if plan.skip.is_empty() {
+    for (with, job) in of(Continuation::Residual).chain(of(Continuation::Line)) {
+        if job.skip.is_empty() {
             continue;
         }
-        let new = PlannedSchedule::new(plan, with);
+        let new = PlannedSchedule::new(job, with);
         match schedules.iter_mut().find(|own| own.computed == new.computed) {
             Some(own) if new.error < own.error => *own = new,
             Some(_) => {}

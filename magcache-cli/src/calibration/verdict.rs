@@ -44,12 +44,12 @@ pub(crate) struct Known<'a> {
     pub(crate) run: &'a Trajectory,
     /// Its conditions, by the names that `calibrate` writes them under.
     pub(crate) facts: Facts,
-    pub(crate) checkpoint: Checkpoint,
+    pub(crate) checkpoint: WeightsHash,
 }
 
 /// The weights of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Checkpoint {
+pub(crate) enum WeightsHash {
     /// SHA-256 of the network's tensors.
     Of(String),
     /// Not read, for their size in bytes.
@@ -112,7 +112,7 @@ pub(crate) fn reasons(
     out
 }
 
-/// The variants' existence was checked when the plan was built: an unknown one has nothing to compare.
+/// The variants' existence was checked when the caches were built: an unknown one has nothing to compare.
 fn measured<'a>(
     profile: &'a Profile,
     part: Part,
@@ -200,12 +200,12 @@ impl<'a> Measured<'a> {
     fn checkpoint(&self, known: &Known<'_>) -> Option<Reason> {
         let there = self.facts.get("checkpoint")?.as_str()?;
         match &known.checkpoint {
-            Checkpoint::None => None,
-            Checkpoint::Of(here) if here == there => None,
-            Checkpoint::Of(here) => {
+            WeightsHash::None => None,
+            WeightsHash::Of(here) if here == there => None,
+            WeightsHash::Of(here) => {
                 Some(Reason::refused(format!("checkpoint {}, the run has {}", short(there), short(here))))
             }
-            Checkpoint::Unread(bytes) => {
+            WeightsHash::Unread(bytes) => {
                 let size = crate::summary::bytes(*bytes as usize);
                 let text = format!("checkpoint not compared, it has {size}: --check-checkpoint reads it");
                 Some(Reason::usable(text))

@@ -15,22 +15,22 @@ use serde_json::json;
 use crate::{
     args::{Calibrate, Objective},
     calibration::{Conditions, Extent, Measured, Watched, rows_beside, skipped_cost},
-    console::{Interrupt, Output, bad_input_with},
+    console::{Console, Interrupt, bad_input_with},
     files::{Writes, unused},
+    job::{Config, Job},
     lanes::Scene,
     media,
-    plan::{Config, Plan},
     plot::{Chart, Target},
 };
 
-pub(crate) fn run(args: &Calibrate, out: &Output) -> Result<()> {
-    let plan = plan(args)?;
-    let prompts = args.runs.prompts(&plan)?;
+pub(crate) fn run(args: &Calibrate, out: &Console) -> Result<()> {
+    let job = job(args)?;
+    let prompts = args.runs.prompts(&job)?;
     let default = || unused("profile.toml", args.writing, &|profile| vec![rows_beside(profile)]);
     let profile = args.out.clone().unwrap_or_else(default);
     let rows = rows_beside(&profile);
     // A profile that is merged may be the one that is written: its runs are in the new one.
-    Writes::beside_reads(args.writing, &args.sampling, &plan.config)
+    Writes::beside_reads(args.writing, &args.sampling, &job.config)
         .reads("--prompts", args.runs.prompts.as_deref())
         .file("--out", Some(&profile))
         .file("the rows' file", Some(&rows))
@@ -46,23 +46,23 @@ pub(crate) fn run(args: &Calibrate, out: &Output) -> Result<()> {
         .iter()
         .map(|path| Ok((path.display().to_string(), Measured::read(path)?)))
         .collect::<Result<_>>()?;
-    let conditions = Conditions::of(&plan, args.runs.placement.dtype, &prompts, &args.runs.seeds)?;
+    let conditions = Conditions::of(&job, args.runs.placement.dtype, &prompts, &args.runs.seeds)?;
     for (place, other) in &earlier {
         conditions.clone().join(other.conditions.clone(), place)?;
     }
 
-    let recording = record(&plan, &prompts, args, out)?;
+    let recording = record(&job, &prompts, args, out)?;
     let mut measured = Measured { conditions, recording };
     for (place, other) in earlier {
         measured.join(other, &place)?;
     }
-    let (model, experts) = (plan.pipeline.meta().name.to_string(), &plan.pipeline.meta().experts);
+    let (model, experts) = (job.pipeline.meta().name.to_string(), &job.pipeline.meta().experts);
     for note in undetermined(&measured.recording, experts) {
         out.note(&note);
     }
     let mut outputs = measured.write(&profile, &model, objective(args))?;
     if let Some(target) = plot {
-        let starts: Vec<usize> = plan.trajectory.phases.iter().map(|phase| phase.steps.start).collect();
+        let starts: Vec<usize> = job.trajectory.phases.iter().map(|phase| phase.steps.start).collect();
         let title = format!(
             "{model}: {} of {}",
             count(measured.conditions.runs, "run"),
@@ -73,13 +73,13 @@ pub(crate) fn run(args: &Calibrate, out: &Output) -> Result<()> {
     answer(&measured, experts, args, &outputs, out)
 }
 
-fn plan(args: &Calibrate) -> Result<Plan> {
+fn job(args: &Calibrate) -> Result<Job> {
     let config = Config::of(&args.sampling)?;
     if !config.cache.is_empty() || config.target.is_some() || args.sampling.profile.is_some() {
         let message = "a cache, a profile or a target is given, but calibration measures runs without";
         return Err(bad_input_with(message, "remove --cache, --profile, targets and the [[cache]] tables"));
     }
-    args.runs.plan(config)
+    args.runs.job(config)
 }
 
 fn objective(args: &Calibrate) -> planner::Objective {
@@ -89,23 +89,23 @@ fn objective(args: &Calibrate) -> planner::Objective {
     }
 }
 
-fn record(plan: &Plan, prompts: &[String], args: &Calibrate, out: &Output) -> Result<Recording> {
+fn record(job: &Job, prompts: &[String], args: &Calibrate, out: &Console) -> Result<Recording> {
     let interrupt = Interrupt::listen()?;
-    let recorder = Recorder::new(plan.pipeline.meta());
+    let recorder = Recorder::new(job.pipeline.meta());
     let extent = Extent { reach: args.reach, growth: args.growth, sensitivities: args.sensitivities };
-    let steps = plan.trajectory.steps().count();
+    let steps = job.trajectory.steps().count();
     let bar = out.bar(prompts.len() * args.runs.seeds.len() * steps, "dense runs");
     let mut reuse: Vec<ReuseErrors> = Vec::new();
     let mut last = None;
     for prompt in prompts {
-        let request = Request { prompt: prompt.clone(), ..plan.request.clone() };
-        plan.pipeline.check(&request)?;
-        let (denoiser, notes) = plan.load(&request, &|stage| bar.set_message(stage))?;
+        let request = Request { prompt: prompt.clone(), ..job.request.clone() };
+        job.pipeline.check(&request)?;
+        let (denoiser, notes) = job.load(&request, &|stage| bar.set_message(stage))?;
         bar.set_message("dense runs");
         notes.iter().for_each(|note| out.loaded(note));
         for seed in &args.runs.seeds {
             let request = Request { seed: *seed, ..request.clone() };
-            let scene = Scene { pipeline: plan.pipeline.as_ref(), request, denoiser: Arc::clone(&denoiser) };
+            let scene = Scene { pipeline: job.pipeline.as_ref(), request, denoiser: Arc::clone(&denoiser) };
             let watched = Watched::new(&scene, &recorder, extent)?;
             reuse.extend(watched.run(&scene, &|| interrupt.is_set(), &mut || bar.inc(1))?);
             last = Some(scene);
@@ -113,7 +113,7 @@ fn record(plan: &Plan, prompts: &[String], args: &Calibrate, out: &Output) -> Re
     }
     if let Some(scene) = last.filter(|_| !reuse.is_empty() && steps > 1) {
         bar.set_message("timing a skipped step");
-        let cost = skipped_cost(plan, &scene, &reuse, &|| interrupt.is_set())?;
+        let cost = skipped_cost(job, &scene, &reuse, &|| interrupt.is_set())?;
         reuse.iter_mut().for_each(|run| run.cost = cost);
     }
     bar.finish_and_clear();
@@ -140,7 +140,7 @@ fn answer(
     experts: &[&str],
     args: &Calibrate,
     outputs: &[PathBuf],
-    out: &Output,
+    out: &Console,
 ) -> Result<()> {
     let Measured { conditions, recording } = measured;
     let curve = recording.curve();

@@ -13,34 +13,34 @@ use crate::{
         contender::{self, Contender},
         fault::Fault,
     },
-    console::{Output, bad_input, bad_input_with},
+    console::{Console, bad_input, bad_input_with},
     files::{Writes, unused},
-    plan::{Config, Plan, prompt},
+    job::{Config, Job, prompt},
     plot, report,
 };
 
-pub(crate) fn run(args: &Compare, out: &Output) -> Result<()> {
-    let plan = plan(args)?;
+pub(crate) fn run(args: &Compare, out: &Console) -> Result<()> {
+    let job = job(args)?;
     let folder =
         args.out.clone().unwrap_or_else(|| unused("magcache-compare", args.writing, &|_| Vec::new()));
-    Writes::beside_reads(args.writing, &args.sampling, &plan.config)
+    Writes::beside_reads(args.writing, &args.sampling, &job.config)
         .folder("--out", Some(&folder))
         .file("--plot", args.plot.as_deref())
         .check()?;
-    let seeds = seeds(args, plan.request.seed)?;
+    let seeds = seeds(args, job.request.seed)?;
     if args.repeat == 0 {
         return Err(bad_input_with("0 repetitions measure nothing", "--repeat 1"));
     }
-    let (contenders, faults, notes) = contenders(args, &plan)?;
-    for contender in contenders.iter().filter(|contender| contender.steps == plan.request.steps) {
-        let judged = judge::of_plan(&plan, &contender.cache, &args.sampling, Some(args.placement.dtype))?;
+    let (contenders, faults, notes) = contenders(args, &job)?;
+    for contender in contenders.iter().filter(|contender| contender.steps == job.request.steps) {
+        let judged = judge::of_plan(&job, &contender.cache, &args.sampling, Some(args.placement.dtype))?;
         judge::announce(&judged, args.sampling.force, out)?;
     }
     let mut warn = |text: &str, hint: Option<&str>| out.warn(text, hint);
-    let entries = contender::build(&contenders, &plan, faults, &mut warn)?;
+    let entries = contender::build(&contenders, &job, faults, &mut warn)?;
     notes.iter().for_each(|note| out.note(note));
     let comparison = Comparison {
-        plan,
+        job,
         contenders,
         entries,
         seeds,
@@ -60,7 +60,7 @@ pub(crate) fn run(args: &Compare, out: &Output) -> Result<()> {
 }
 
 /// Draws the divergence from the dense run, where there is any.
-fn draw(compared: &mut Compared, target: &plot::Target, out: &Output) -> Result<()> {
+fn draw(compared: &mut Compared, target: &plot::Target, out: &Console) -> Result<()> {
     let mut chart = report::divergence(compared);
     if chart.is_empty() {
         out.warn("nothing differs from the dense run: there is no divergence to draw", None);
@@ -71,13 +71,13 @@ fn draw(compared: &mut Compared, target: &plot::Target, out: &Output) -> Result<
     Ok(())
 }
 
-fn plan(args: &Compare) -> Result<Plan> {
+fn job(args: &Compare) -> Result<Job> {
     let mut config = Config::of(&args.sampling)?;
     let sampling = &mut config.sampling;
     sampling.prompt = prompt(args.prompt.as_deref())?.or(sampling.prompt.take());
     sampling.negative_prompt = args.negative_prompt.clone().or(sampling.negative_prompt.take());
     sampling.seed = args.seeds.first().copied().or(sampling.seed);
-    Plan::new(config, args.placement.options(Offload::None, args.tile_vae)?)
+    Job::new(config, args.placement.options(Offload::None, args.tile_vae)?)
 }
 
 fn seeds(args: &Compare, own: u64) -> Result<Vec<u64>> {
@@ -97,9 +97,9 @@ fn target_name(flags: &Sampling) -> Option<String> {
 }
 
 /// What is compared: the caches of `--cache`, `--config` or a target, then what was named; the usual ones without either.
-fn contenders(args: &Compare, plan: &Plan) -> Result<(Vec<Contender>, Vec<Fault>, Vec<String>)> {
+fn contenders(args: &Compare, job: &Job) -> Result<(Vec<Contender>, Vec<Fault>, Vec<String>)> {
     let (mut contenders, mut faults, mut notes) = (Vec::new(), Vec::new(), Vec::new());
-    if !plan.cache.cache.is_empty() {
+    if !job.cache.cache.is_empty() {
         let stem = |path: &Path| contender::default_name(&path.to_string_lossy());
         let file = args.sampling.config.as_deref().map(stem);
         let name = match (&args.sampling.cache, target_name(&args.sampling)) {
@@ -107,13 +107,13 @@ fn contenders(args: &Compare, plan: &Plan) -> Result<(Vec<Contender>, Vec<Fault>
             (None, Some(target)) => target,
             (None, None) => file.unwrap_or_else(|| "config".to_owned()),
         };
-        notes.extend(plan.chosen.iter().map(|chosen| contender::chosen_note(&name, chosen)));
-        contenders.push(Contender { name, cache: plan.config.caches()?, steps: plan.request.steps });
+        notes.extend(job.chosen.iter().map(|chosen| contender::chosen_note(&name, chosen)));
+        contenders.push(Contender { name, cache: job.config.caches()?, steps: job.request.steps });
     }
     let default = magcache_strategies::SHOWN.map(str::to_owned);
     let named = if args.configs.is_empty() && contenders.is_empty() { &default[..] } else { &args.configs };
     for text in named {
-        match Contender::parse(text, args.sampling.profile.as_deref(), plan, &mut notes) {
+        match Contender::parse(text, args.sampling.profile.as_deref(), job, &mut notes) {
             Ok(contender) => contenders.push(contender),
             Err(error) => faults.push(Fault::new(text, error)),
         }

@@ -10,29 +10,29 @@ use crate::{
         Comparison, answer,
         contender::{self, Contender},
     },
-    console::Output,
+    console::Console,
     files::{Writes, unused},
-    plan::{Config, Plan, prompt},
+    job::{Config, Job, prompt},
     report,
 };
 
-pub(crate) fn run(args: &Demo, out: &Output) -> Result<()> {
-    let plan = plan(args)?;
+pub(crate) fn run(args: &Demo, out: &Console) -> Result<()> {
+    let job = job(args)?;
     let folder = args.out.clone().unwrap_or_else(|| unused("magcache-demo", args.writing, &|_| Vec::new()));
     Writes::new(args.writing).folder("--out", Some(&folder)).check()?;
-    let one = |name| Contender::parse(name, None, &plan, &mut Vec::new());
+    let one = |name| Contender::parse(name, None, &job, &mut Vec::new());
     let contenders: Vec<Contender> =
         magcache_strategies::SHOWN.into_iter().map(one).collect::<Result<_>>()?;
     let mut warn = |text: &str, hint: Option<&str>| out.warn(text, hint);
     for contender in &contenders {
-        let judged = judge::of_plan(&plan, &contender.cache, &Sampling::default(), Some(Dtype::Auto))?;
+        let judged = judge::of_plan(&job, &contender.cache, &Sampling::default(), Some(Dtype::Auto))?;
         // A profile of something else is shown with what it does.
         judge::announce(&judged, true, out)?;
     }
-    let entries = contender::build(&contenders, &plan, Vec::new(), &mut warn)?;
+    let entries = contender::build(&contenders, &job, Vec::new(), &mut warn)?;
     let comparison = Comparison {
-        seeds: vec![plan.request.seed],
-        plan,
+        seeds: vec![job.request.seed],
+        job,
         contenders,
         entries,
         repeat: 1,
@@ -45,11 +45,11 @@ pub(crate) fn run(args: &Demo, out: &Output) -> Result<()> {
     Ok(())
 }
 
-fn plan(args: &Demo) -> Result<Plan> {
+fn job(args: &Demo) -> Result<Job> {
     let flags = Sampling { model: args.model.clone(), ..Sampling::default() };
     let mut config = Config::of(&flags)?;
     config.sampling.steps = args.steps;
     config.sampling.prompt = prompt(args.prompt.as_deref())?;
     config.sampling.seed = args.seed;
-    Plan::new(config, LoadOptions { ops: args.ops, ..LoadOptions::default() })
+    Job::new(config, LoadOptions { ops: args.ops, ..LoadOptions::default() })
 }

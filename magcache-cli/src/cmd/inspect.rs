@@ -13,7 +13,7 @@ use magcache_models::{
 };
 use serde_json::{Value, json};
 
-use crate::{args::Inspect, console::Output, plan::model_name, summary};
+use crate::{args::Inspect, console::Console, job::model_name, summary};
 
 /// The components of a diffusers folder, in the order in which they are used.
 const PARTS: [&str; 6] =
@@ -29,7 +29,7 @@ struct Report {
     tensors: bool,
 }
 
-pub(crate) fn run(args: &Inspect, out: &Output) -> Result<()> {
+pub(crate) fn run(args: &Inspect, out: &Console) -> Result<()> {
     let file = args.path.as_deref().filter(|path| path.is_file());
     let folder = match &args.path {
         _ if file.is_some() => None,

@@ -13,12 +13,12 @@ use serde_json::{Value, json};
 
 use crate::{
     args::Pareto,
-    console::{Interrupt, Output, bad_input_with},
+    console::{Console, Interrupt, bad_input_with},
     files::Writes,
+    job::{Config, Job},
     lanes::{Scene, once::run_once, quality},
     media,
     pareto::{Contender, Point, Points, Setting, margin, with_error},
-    plan::{Config, Plan},
     plot::{self, Chart, Series, Style},
 };
 
@@ -28,12 +28,12 @@ struct Curve {
     points: Vec<Option<(Setting, Points)>>,
 }
 
-pub(crate) fn run(args: &Pareto, out: &Output) -> Result<()> {
-    let plan = plan(args)?;
-    let budgets = budgets(args, &plan)?;
-    let prompts = args.runs.prompts(&plan)?;
+pub(crate) fn run(args: &Pareto, out: &Console) -> Result<()> {
+    let job = job(args)?;
+    let budgets = budgets(args, &job)?;
+    let prompts = args.runs.prompts(&job)?;
     // The profile that is saved may be the one of --profile: only the measured numbers change.
-    Writes::beside_reads(args.writing, &args.sampling, &plan.config)
+    Writes::beside_reads(args.writing, &args.sampling, &job.config)
         .reads("--prompts", args.runs.prompts.as_deref())
         .file("--plot", args.plot.as_deref())
         .file("--save", args.save.as_deref())
@@ -43,34 +43,34 @@ pub(crate) fn run(args: &Pareto, out: &Output) -> Result<()> {
     let interrupt = Interrupt::listen()?;
     let stop = || interrupt.is_set();
 
-    let mut curves = settings(args, &plan, &prompts, &budgets, out, &stop)?;
-    measure(args, &plan, &prompts, &mut curves, out, &stop)?;
+    let mut curves = settings(args, &job, &prompts, &budgets, out, &stop)?;
+    measure(args, &job, &prompts, &mut curves, out, &stop)?;
 
     let mut outputs = Vec::new();
     if let (Some(path), Some(profile)) = (&args.save, saved) {
-        save(path, profile, &plan, &curves)?;
+        save(path, profile, &job, &curves)?;
         outputs.push(path.clone());
     }
     if let Some(target) = plot {
-        outputs.push(target.write(&chart(&plan, &curves, prompts.len() * args.runs.seeds.len()))?);
+        outputs.push(target.write(&chart(&job, &curves, prompts.len() * args.runs.seeds.len()))?);
     }
-    answer(&plan, &budgets, &curves, &outputs, out);
+    answer(&job, &budgets, &curves, &outputs, out);
     Ok(())
 }
 
-fn plan(args: &Pareto) -> Result<Plan> {
+fn job(args: &Pareto) -> Result<Job> {
     let mut config = Config::of(&args.sampling)?;
     if !config.cache.is_empty() || config.target.as_ref().is_some_and(|t| t.goal().is_ok()) {
         let message = "a cache or a target is given, but every contender has its own";
         return Err(bad_input_with(message, "--strategies magcache,fbcache and --budgets 12,16"));
     }
     config.target = None;
-    args.runs.plan(config)
+    args.runs.job(config)
 }
 
 /// Those of the flags, or six from a quarter of the steps to three quarters.
-fn budgets(args: &Pareto, plan: &Plan) -> Result<Vec<usize>> {
-    let steps = plan.trajectory.steps().count();
+fn budgets(args: &Pareto, job: &Job) -> Result<Vec<usize>> {
+    let steps = job.trajectory.steps().count();
     if let Some(budget) = args.budgets.iter().find(|budget| **budget == 0 || **budget >= steps) {
         let message = format!("a budget of {budget} computed steps, the run has {steps}");
         return Err(bad_input_with(message, format!("1 to {}", steps.saturating_sub(1))));
@@ -87,10 +87,10 @@ fn budgets(args: &Pareto, plan: &Plan) -> Result<Vec<usize>> {
 /// What every contender does with every budget.
 fn settings(
     args: &Pareto,
-    plan: &Plan,
+    job: &Job,
     prompts: &[String],
     budgets: &[usize],
-    out: &Output,
+    out: &Console,
     stop: &dyn Fn() -> bool,
 ) -> Result<Vec<Curve>> {
     let mut all = vec![Contender::Planner, Contender::PlannerReuse];
@@ -102,7 +102,7 @@ fn settings(
     let mut scenes = Vec::new();
     for prompt in prompts.iter().take(args.search) {
         scenes.extend(self::scenes(
-            plan,
+            job,
             prompt,
             args.runs.seeds.iter().take(1),
             &|s| spinner.set_message(s),
@@ -111,7 +111,7 @@ fn settings(
     }
     let profile = args.sampling.profile.as_deref();
     let curve = |contender: Contender| -> Result<Curve> {
-        let settings = contender.settings(plan, profile, budgets, &scenes, stop)?;
+        let settings = contender.settings(job, profile, budgets, &scenes, stop)?;
         let points = settings.into_iter().map(|setting| Some((setting?, Points::default()))).collect();
         Ok(Curve { name: contender.name().to_owned(), points })
     };
@@ -122,18 +122,18 @@ fn settings(
 
 /// One prompt with some seeds; the network is loaded once.
 fn scenes<'a>(
-    plan: &'a Plan,
+    job: &'a Job,
     prompt: &str,
     seeds: impl Iterator<Item = &'a u64>,
     told: &dyn Fn(&'static str),
-    out: &Output,
+    out: &Console,
 ) -> Result<Vec<Scene<'a>>> {
-    let request = Request { prompt: prompt.to_owned(), ..plan.request.clone() };
-    plan.pipeline.check(&request)?;
-    let (denoiser, notes) = plan.load(&request, told)?;
+    let request = Request { prompt: prompt.to_owned(), ..job.request.clone() };
+    job.pipeline.check(&request)?;
+    let (denoiser, notes) = job.load(&request, told)?;
     notes.iter().for_each(|note| out.loaded(note));
     let scene = |seed: &u64| Scene {
-        pipeline: plan.pipeline.as_ref(),
+        pipeline: job.pipeline.as_ref(),
         request: Request { seed: *seed, ..request.clone() },
         denoiser: Arc::clone(&denoiser),
     };
@@ -143,22 +143,22 @@ fn scenes<'a>(
 /// Runs everything over every prompt and seed.
 fn measure(
     args: &Pareto,
-    plan: &Plan,
+    job: &Job,
     prompts: &[String],
     curves: &mut [Curve],
-    out: &Output,
+    out: &Console,
     stop: &dyn Fn() -> bool,
 ) -> Result<()> {
     let runs: usize = curves.iter().map(|c| c.points.iter().flatten().count()).sum();
     let bar = out.bar(prompts.len() * args.runs.seeds.len() * (runs + 1), "runs");
     for prompt in prompts {
-        for scene in scenes(plan, prompt, args.runs.seeds.iter(), &|_| {}, out)? {
+        for scene in scenes(job, prompt, args.runs.seeds.iter(), &|_| {}, out)? {
             let dense = run_once(&scene, &Arc::default(), stop)?;
             bar.inc(1);
             for (setting, points) in curves.iter_mut().flat_map(|c| c.points.iter_mut().flatten()) {
-                let run = setting.run(plan, &scene, stop)?;
+                let run = setting.run(job, &scene, stop)?;
                 let found = quality(&run.frames, &dense.frames)?;
-                let computed = setting.computed(plan, &run);
+                let computed = setting.computed(job, &run);
                 points.push(Point { computed, psnr: found.psnr(), ssim: found.ssim() });
                 bar.inc(1);
             }
@@ -181,11 +181,11 @@ fn saved(path: &std::path::Path, args: &Pareto) -> Result<Profile> {
 }
 
 /// The planner's points, into the schedules that they belong to.
-fn save(path: &std::path::Path, mut profile: Profile, plan: &Plan, curves: &[Curve]) -> Result<()> {
+fn save(path: &std::path::Path, mut profile: Profile, job: &Job, curves: &[Curve]) -> Result<()> {
     let planner = curves.iter().find(|curve| curve.name == Contender::Planner.name());
     for (setting, points) in planner.iter().flat_map(|curve| curve.points.iter().flatten()) {
         let Setting::Tables(tables) = setting else { continue };
-        let plans = profile.plans.iter_mut().filter(|plans| plans.fit(&plan.trajectory)).take(1);
+        let plans = profile.plans.iter_mut().filter(|plans| plans.fit(&job.trajectory)).take(1);
         let fixed = FixedSteps::registered()?;
         let is_own = |s: &&mut PlannedSchedule| tables.first() == fixed.planned(s).ok().as_ref();
         let own = plans.flat_map(|plans| &mut plans.schedules).find(is_own);
@@ -199,11 +199,11 @@ fn save(path: &std::path::Path, mut profile: Profile, plan: &Plan, curves: &[Cur
     Ok(media::write_file(path, toml::to_string(&profile)?.as_bytes())?)
 }
 
-fn chart(plan: &Plan, curves: &[Curve], runs: usize) -> Chart {
+fn chart(job: &Job, curves: &[Curve], runs: usize) -> Chart {
     let title = format!(
         "{}: {}, {}",
-        plan.pipeline.meta().name,
-        count(plan.trajectory.steps().count(), "step"),
+        job.pipeline.meta().name,
+        count(job.trajectory.steps().count(), "step"),
         count(runs, "run")
     );
     let mut chart = Chart::new(title, "computed steps", "PSNR against the dense run, dB");
@@ -227,7 +227,7 @@ fn at<'c>(curves: &'c [Curve], name: &str, place: usize) -> Option<&'c Points> {
     curve.points.get(place)?.as_ref().map(|(_, points)| points)
 }
 
-fn answer(plan: &Plan, budgets: &[usize], curves: &[Curve], outputs: &[std::path::PathBuf], out: &Output) {
+fn answer(job: &Job, budgets: &[usize], curves: &[Curve], outputs: &[std::path::PathBuf], out: &Console) {
     let (naive, planner) = (Contender::FewerSteps, Contender::Planner);
     let mut text = format!("{:<16}", "computed steps");
     text += &budgets.iter().map(|budget| format!("{budget:>22}")).collect::<String>();
@@ -283,8 +283,8 @@ fn answer(plan: &Plan, budgets: &[usize], curves: &[Curve], outputs: &[std::path
         text += &format!("wrote {}\n", output.display());
     }
     let document = json!({
-        "model": plan.pipeline.meta().name,
-        "steps": plan.trajectory.steps().count(),
+        "model": job.pipeline.meta().name,
+        "steps": job.trajectory.steps().count(),
         "rows": rows,
         "outputs": outputs,
     });

@@ -8,12 +8,12 @@ use magcache_core::profile::Profile as Calibration;
 use crate::{
     args::{Profile, ProfileKind},
     calibration::diff::{self, Diff},
-    console::{Failed, Output, bad_input_with},
+    console::{Console, Failed, bad_input_with},
     files::Writes,
     plot::Target,
 };
 
-pub(crate) fn run(args: &Profile, out: &Output) -> Result<()> {
+pub(crate) fn run(args: &Profile, out: &Console) -> Result<()> {
     let ProfileKind::Diff(args) = &args.what;
     if args.tolerance.is_nan() || args.tolerance < 0.0 {
         let message = format!("--tolerance is {}, it must be at least 0", args.tolerance);

@@ -8,17 +8,17 @@ use serde_json::json;
 use crate::{
     PROGRAM,
     args::{Args, Completions, Man},
-    console::{Output, bad_input_with},
+    console::{Console, bad_input_with},
 };
 
-pub(crate) fn completions(args: &Completions, out: &Output) {
+pub(crate) fn completions(args: &Completions, out: &Console) {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Args::command(), PROGRAM, &mut script);
     let script = String::from_utf8_lossy(&script);
     out.answer(&script, &json!({ "shell": args.shell.to_string(), "script": script }));
 }
 
-pub(crate) fn man(args: &Man, out: &Output) -> Result<()> {
+pub(crate) fn man(args: &Man, out: &Console) -> Result<()> {
     let mut program = Args::command();
     program.build();
     let of = match &args.command {

@@ -4,11 +4,11 @@ use anyhow::Result;
 
 use crate::{
     args::{Trace, TraceKind},
-    console::{Failed, Output},
+    console::{Console, Failed},
     replay::trace::{Diff, read},
 };
 
-pub(crate) fn run(args: &Trace, out: &Output) -> Result<()> {
+pub(crate) fn run(args: &Trace, out: &Console) -> Result<()> {
     let TraceKind::Diff(files) = &args.what;
     let diff = Diff::of(&read(&files.a)?, &read(&files.b)?);
     out.answer(&diff.to_string(), &diff.json());

@@ -4,11 +4,11 @@ use anyhow::Result;
 
 use crate::{
     args::Verify,
-    console::{Failed, Output},
+    console::{Console, Failed},
     verify,
 };
 
-pub(crate) fn run(args: &Verify, out: &Output) -> Result<()> {
+pub(crate) fn run(args: &Verify, out: &Console) -> Result<()> {
     let spinner = out.spinner("verifying");
     let report = verify::run(&args.cases, args.allow_skipped, args.ops);
     spinner.finish_and_clear();

@@ -7,7 +7,7 @@ use super::{
     estimate::{Estimate, Spread},
     row::{Role, Row},
 };
-use crate::{console::Output, summary};
+use crate::{console::Console, summary};
 
 /// A finite number, or null.
 fn finite(value: f64) -> Option<f64> {
@@ -86,7 +86,7 @@ pub(crate) fn verdict(row: &Row) -> Option<String> {
 }
 
 /// Answers with the table and what was written, or with the document.
-pub(crate) fn answer(compared: &Compared, out: &Output) {
+pub(crate) fn answer(compared: &Compared, out: &Console) {
     out.answer(&text(compared), &document(compared));
 }
 

@@ -10,7 +10,7 @@ use super::{
     estimate::Estimate,
     row::{Against, Role, Row},
 };
-use crate::plan::Plan;
+use crate::job::Job;
 
 /// Steps that take about as many passes as `row` computed: passes over passes of a step, rounded to the nearest.
 fn steps_of(row: &Row, steps: usize) -> usize {
@@ -19,27 +19,27 @@ fn steps_of(row: &Row, steps: usize) -> usize {
 
 /// The baselines of these configurations, by the number of their steps, the shortest first. A configuration that computed as
 /// much as the dense run has none: the dense run is its baseline.
-pub(crate) fn contenders(plan: &Plan, rows: &[Row]) -> Vec<Contender> {
-    let whole = plan.trajectory.steps().count();
+pub(crate) fn contenders(job: &Job, rows: &[Row]) -> Vec<Contender> {
+    let whole = job.trajectory.steps().count();
     let configs = rows.iter().filter(|row| row.role == Role::Config);
     let wanted: BTreeSet<usize> =
         configs.map(|row| steps_of(row, whole)).filter(|n| (1..whole).contains(n)).collect();
     let one = |n: usize| {
-        let request = |steps: usize| Request { steps, ..plan.request.clone() };
+        let request = |steps: usize| Request { steps, ..job.request.clone() };
         // A run that begins with an image leaves some of its steps out.
         let runs = |steps: usize| {
-            let run = plan.pipeline.trajectory(&request(steps));
-            run.is_ok_and(|run| run.steps().count() == n) && plan.pipeline.check(&request(steps)).is_ok()
+            let run = job.pipeline.trajectory(&request(steps));
+            run.is_ok_and(|run| run.steps().count() == n) && job.pipeline.check(&request(steps)).is_ok()
         };
-        let steps = (n..=plan.request.steps).find(|steps| runs(*steps))?;
+        let steps = (n..=job.request.steps).find(|steps| runs(*steps))?;
         Some(Contender { name: count(n, "step"), cache: CachePlan::default(), steps })
     };
     wanted.into_iter().filter_map(one).collect()
 }
 
 /// Says of every configuration how far it is from its baseline, and of every baseline whose it is.
-pub(crate) fn relate(plan: &Plan, rows: &mut [Row], baselines: &mut [Row]) {
-    let whole = plan.trajectory.steps().count();
+pub(crate) fn relate(job: &Job, rows: &mut [Row], baselines: &mut [Row]) {
+    let whole = job.trajectory.steps().count();
     for row in rows.iter_mut().filter(|row| row.role == Role::Config) {
         let own = count(steps_of(row, whole), "step");
         if let Some(baseline) = baselines.iter_mut().find(|baseline| baseline.name == own) {

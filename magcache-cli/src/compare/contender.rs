@@ -9,9 +9,9 @@ use super::fault::Fault;
 use crate::{
     console::{bad_input, bad_input_with},
     files::folder_of,
+    job::{Chosen, Config, Job, cache_table},
     lanes::Entry,
     media::Format,
-    plan::{Chosen, Config, Plan, cache_table},
 };
 
 /// The name of the dense lane.
@@ -36,7 +36,7 @@ impl Contender {
     pub(crate) fn parse(
         text: &str,
         profile: Option<&str>,
-        plan: &Plan,
+        job: &Job,
         notes: &mut Vec<String>,
     ) -> Result<Self> {
         let (name, source) = split(text);
@@ -48,8 +48,8 @@ impl Contender {
         let cache = if is_file && !source.starts_with("replay:") {
             let mut config = Config::read(path)?;
             if let Some(target) = config.target.take() {
-                let (meta, run) = (plan.pipeline.meta(), &plan.trajectory);
-                let sizes = plan.pipeline.sizes(&plan.request)?;
+                let (meta, run) = (job.pipeline.meta(), &job.trajectory);
+                let sizes = job.pipeline.sizes(&job.request)?;
                 let chosen = target.choose(&config.cache, &config.residuals, meta, run, Some(&sizes))?;
                 notes.push(chosen_note(&named, &chosen));
                 config.cache = chosen.tables;
@@ -61,7 +61,7 @@ impl Contender {
                     hint,
                 ));
             }
-            notes.extend(plan.config.others(&config).into_iter().map(|keys| {
+            notes.extend(job.config.others(&config).into_iter().map(|keys| {
                 format!("of {source} only the caches are compared, this comparison has its own {keys}")
             }));
             config.caches()?
@@ -70,14 +70,14 @@ impl Contender {
             if let Some(profile) = profile {
                 table.insert("profile".to_owned(), toml::Value::String(profile.to_owned()));
             }
-            CachePlan::from_tables(vec![table], plan.config.residuals.clone())?
+            CachePlan::from_tables(vec![table], job.config.residuals.clone())?
         };
-        Ok(Self { name: named, cache, steps: plan.request.steps })
+        Ok(Self { name: named, cache, steps: job.request.steps })
     }
 
     /// The hooks, checked against the model and the run.
-    fn build(&self, plan: &Plan) -> Result<Built> {
-        plan.build_hooks(&self.cache)
+    fn build(&self, job: &Job) -> Result<Built> {
+        job.build_hooks(&self.cache)
     }
 
     /// The names of its strategies, outermost first.
@@ -86,8 +86,8 @@ impl Contender {
     }
 
     /// What reproduces this run, as TOML beside `shown`, where its pictures go.
-    pub(crate) fn to_toml(&self, plan: &Plan, shown: &Path) -> Result<String> {
-        let mut config = plan.config.clone();
+    pub(crate) fn to_toml(&self, job: &Job, shown: &Path) -> Result<String> {
+        let mut config = job.config.clone();
         config.cache = self
             .cache
             .cache
@@ -97,7 +97,7 @@ impl Contender {
         config.residuals = self.cache.residuals.clone();
         config.sampling.steps = Some(self.steps);
         config.output.path = Some(shown.to_owned());
-        if config.sampling.image.is_none() && plan.request.image.is_some() {
+        if config.sampling.image.is_none() && job.request.image.is_some() {
             config.sampling.image = Some(shown.with_file_name(IMAGE));
         }
         config.stored_in(folder_of(shown)).to_toml()
@@ -114,7 +114,7 @@ impl Contender {
 /// Errors: everything that is wrong with any of them.
 pub(crate) fn build(
     contenders: &[Contender],
-    plan: &Plan,
+    job: &Job,
     mut faults: Vec<Fault>,
     warn: &mut dyn FnMut(&str, Option<&str>),
 ) -> Result<Vec<Entry>> {
@@ -123,7 +123,7 @@ pub(crate) fn build(
         if let Some(error) = name_error(&contender.name, &contenders[..i]) {
             faults.push(Fault::new(&contender.name, error));
         }
-        match contender.build(plan) {
+        match contender.build(job) {
             Ok(built) => {
                 for warning in &built.warnings {
                     warn(&format!("{}: {warning}", contender.name), warning.hint.as_deref());

@@ -24,12 +24,12 @@ use self::{
     row::{Measured, Role, Row},
 };
 use crate::{
-    console::{Interrupt, Output},
+    console::{Console, Interrupt},
     files::config_of,
+    job::Job,
     lanes::{self, Entry, Scene, Shown},
     machine::{Machine, memory},
-    media::{self, Output as Media, StagedFolder},
-    plan::Plan,
+    media::{self, Destination, StagedFolder},
 };
 
 /// The page that shows it all, which `report` makes.
@@ -38,7 +38,7 @@ pub(crate) const PAGE: &str = "report.html";
 /// What is to be compared.
 #[derive(Debug)]
 pub(crate) struct Comparison {
-    pub(crate) plan: Plan,
+    pub(crate) job: Job,
     /// Without the dense lane.
     pub(crate) contenders: Vec<Contender>,
     /// Their hooks.
@@ -80,8 +80,8 @@ pub(crate) struct Compared {
 
 /// The denoisers of the seeds.
 struct Scenes<'a> {
-    plan: &'a Plan,
-    out: &'a Output,
+    job: &'a Job,
+    out: &'a Console,
     kept: Option<(u64, Arc<dyn Denoiser>)>,
     warm: bool,
 }
@@ -89,14 +89,14 @@ struct Scenes<'a> {
 impl<'a> Scenes<'a> {
     /// A seed's request and its denoiser; the first one is warmed up.
     fn of(&mut self, seed: u64, stop: &dyn Fn() -> bool) -> Result<Scene<'a>> {
-        let request = Request { seed, ..self.plan.request.clone() };
+        let request = Request { seed, ..self.job.request.clone() };
         // The latents of the image that a run begins with are a sample of the seed's own; all else is the same for every seed.
         let sampled = request.strength.is_some();
         let denoiser = match &self.kept {
             Some((of, denoiser)) if !sampled || *of == seed => Arc::clone(denoiser),
             _ => self.load(&request)?,
         };
-        let scene = Scene { pipeline: self.plan.pipeline.as_ref(), request, denoiser };
+        let scene = Scene { pipeline: self.job.pipeline.as_ref(), request, denoiser };
         if !std::mem::replace(&mut self.warm, true) {
             lanes::warm_up(&scene, stop)?;
         }
@@ -106,7 +106,7 @@ impl<'a> Scenes<'a> {
     fn load(&mut self, request: &Request) -> Result<Arc<dyn Denoiser>> {
         let first = self.kept.take().is_none();
         let spinner = self.out.spinner("loading");
-        let (denoiser, notes) = self.plan.load(request, &|stage| spinner.set_message(stage))?;
+        let (denoiser, notes) = self.job.load(request, &|stage| spinner.set_message(stage))?;
         spinner.finish_and_clear();
         notes.iter().filter(|_| first).for_each(|note| self.out.loaded(note));
         self.kept = Some((request.seed, Arc::clone(&denoiser)));
@@ -117,22 +117,22 @@ impl<'a> Scenes<'a> {
 impl Comparison {
     /// Checks that the folder can be written to. To be called before anything runs.
     pub(crate) fn check_folder(&self) -> Result<()> {
-        Media::prepare(self.folder.join(format!("{DENSE}.{}", self.ending())), self.plan.clip())?;
+        Destination::prepare(self.folder.join(format!("{DENSE}.{}", self.ending())), self.job.clip())?;
         Ok(media::probe(&self.folder.join(PAGE))?)
     }
 
     /// `png` for images, `mp4` for videos.
     fn ending(&self) -> &'static str {
-        if self.plan.request.frames == 1 { "png" } else { "mp4" }
+        if self.job.request.frames == 1 { "png" } else { "mp4" }
     }
 
     /// Runs everything and writes pictures and configurations. They appear in their folder when it is merged, which is for
     /// whoever adds the page.
-    pub(crate) fn run(&self, out: &Output) -> Result<(Compared, StagedFolder)> {
+    pub(crate) fn run(&self, out: &Console) -> Result<(Compared, StagedFolder)> {
         let interrupt = Interrupt::listen()?;
         let stop = || interrupt.is_set();
         let staged = StagedFolder::create(&self.folder)?;
-        let mut scenes = Scenes { plan: &self.plan, out, kept: None, warm: false };
+        let mut scenes = Scenes { job: &self.job, out, kept: None, warm: false };
 
         let dense = self.dense();
         let lanes: Vec<&Contender> = std::iter::once(&dense).chain(&self.contenders).collect();
@@ -142,7 +142,7 @@ impl Comparison {
         let rounds = self.rounds(&mut scenes, &entries, &outputs, "dense and cached", &stop)?;
         let mut rows = self.rows(&lanes, &rounds, Role::Config)?;
 
-        let contenders = if self.baselines { baseline::contenders(&self.plan, &rows) } else { Vec::new() };
+        let contenders = if self.baselines { baseline::contenders(&self.job, &rows) } else { Vec::new() };
         if !contenders.is_empty() {
             let lanes: Vec<&Contender> = std::iter::once(&dense).chain(&contenders).collect();
             let outputs = self.outputs(&staged, &lanes, false)?;
@@ -150,14 +150,14 @@ impl Comparison {
             let rounds = self.rounds(&mut scenes, &entries, &outputs, "dense and fewer steps", &stop)?;
             // The dense lane of these rounds is the same again, there for its times.
             let mut baselines = self.rows(&lanes, &rounds, Role::Baseline)?.split_off(1);
-            baseline::relate(&self.plan, &mut rows, &mut baselines);
+            baseline::relate(&self.job, &mut rows, &mut baselines);
             rows.extend(baselines);
         }
         Ok((self.finish(rows, &staged)?, staged))
     }
 
     fn dense(&self) -> Contender {
-        let steps = self.plan.request.steps;
+        let steps = self.job.request.steps;
         Contender { name: DENSE.to_owned(), cache: CachePlan::default(), steps }
     }
 
@@ -167,10 +167,10 @@ impl Comparison {
         staged: &StagedFolder,
         lanes: &[&Contender],
         dense: bool,
-    ) -> Result<Vec<Option<Media>>> {
+    ) -> Result<Vec<Option<Destination>>> {
         let of = |(i, lane): (usize, &&Contender)| {
             let path = staged.path().join(lane.file(self.ending()));
-            (dense || i > 0).then(|| Media::prepare(path, self.plan.clip())).transpose()
+            (dense || i > 0).then(|| Destination::prepare(path, self.job.clip())).transpose()
         };
         Ok(lanes.iter().enumerate().map(of).collect::<Result<_, _>>()?)
     }
@@ -180,7 +180,7 @@ impl Comparison {
         &self,
         scenes: &mut Scenes<'_>,
         entries: &[Entry],
-        outputs: &[Option<Media>],
+        outputs: &[Option<Destination>],
         what: &str,
         stop: &dyn Fn() -> bool,
     ) -> Result<Vec<Measured>> {
@@ -221,25 +221,25 @@ impl Comparison {
         let of = |(at, lane): (usize, &&Contender)| {
             let role = if at == 0 { Role::Dense } else { others };
             let shown = self.folder.join(lane.file(self.ending()));
-            Row::of(&self.plan, lane, role, &shown, rounds, at).transpose()
+            Row::of(&self.job, lane, role, &shown, rounds, at).transpose()
         };
         lanes.iter().enumerate().filter_map(of).collect()
     }
 
     /// Writes the configurations, and names everything.
     fn finish(&self, rows: Vec<Row>, staged: &StagedFolder) -> Result<Compared> {
-        let run = &self.plan.trajectory;
+        let run = &self.job.trajectory;
         let mut compared = Compared {
             outputs: rows.iter().map(|row| self.folder.join(&row.file)).collect(),
             rows,
-            model: self.plan.pipeline.meta().name.to_string(),
-            prompt: self.plan.request.prompt.clone(),
+            model: self.job.pipeline.meta().name.to_string(),
+            prompt: self.job.request.prompt.clone(),
             rounds: self.seeds.len() * self.repeat,
             seeds: self.seeds.clone(),
             baselines: self.baselines,
             peak_memory: memory::peak_resident(),
             machine: Machine::this(&self.device),
-            ratios: ratios::ratios(&self.plan, &self.contenders),
+            ratios: ratios::ratios(&self.job, &self.contenders),
             first_step: run.first,
             boundaries: run.phases.iter().map(|p| p.steps.start).filter(|start| *start > run.first).collect(),
         };
@@ -247,7 +247,7 @@ impl Comparison {
             let file = config_of(&staged.path().join(&row.file));
             media::write_file(&file, row.config.as_bytes())?;
         }
-        if let (Some(image), None) = (&self.plan.request.image, &self.plan.config.sampling.image) {
+        if let (Some(image), None) = (&self.job.request.image, &self.job.config.sampling.image) {
             media::write_picture(&staged.path().join(contender::IMAGE), image)?;
             compared.outputs.push(self.folder.join(contender::IMAGE));
         }

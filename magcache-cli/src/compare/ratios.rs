@@ -6,7 +6,7 @@ use magcache_core::{
 };
 
 use super::contender::Contender;
-use crate::plan::Plan;
+use crate::job::Job;
 
 /// Magnitude ratios of a profile at the steps of a run.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,22 +17,22 @@ pub(crate) struct Ratios {
 }
 
 /// Of the first profile with a curve that a contender names, else of the model's own.
-pub(crate) fn ratios(plan: &Plan, contenders: &[Contender]) -> Option<Ratios> {
+pub(crate) fn ratios(job: &Job, contenders: &[Contender]) -> Option<Ratios> {
     let words = contenders.iter().flat_map(|contender| &contender.cache.cache).map(|entry| &entry.words);
     let named = words.filter_map(|words| Some((words.profile.as_deref()?, words.variant.as_deref())));
-    let own = plan.pipeline.meta().profiles.first().map(|name| (*name, None));
+    let own = job.pipeline.meta().profiles.first().map(|name| (*name, None));
     named.chain(own).find_map(|(name, variant)| {
         let profile = Profile::find(name).ok()?;
         let curves = profile.curves_of(variant).ok()?;
         let branches: Vec<_> =
-            plan.trajectory.branches.iter().map(|branch| (*branch, of(plan, &curves, *branch))).collect();
+            job.trajectory.branches.iter().map(|branch| (*branch, of(job, &curves, *branch))).collect();
         let shown = branches.iter().any(|(_, points)| !points.is_empty());
         shown.then(|| Ratios { profile: profile.name.clone(), branches })
     })
 }
 
-fn of(plan: &Plan, curves: &[&Curve], branch: Branch) -> Vec<(usize, f64)> {
-    let run = &plan.trajectory;
+fn of(job: &Job, curves: &[&Curve], branch: Branch) -> Vec<(usize, f64)> {
+    let run = &job.trajectory;
     let steps = run.steps().filter(|step| step.index != step.phase.start);
     steps
         .filter(|step| run.branches_at(step).contains(&branch))

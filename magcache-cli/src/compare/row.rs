@@ -12,8 +12,8 @@ use super::{
     estimate::{Estimate, Spread},
 };
 use crate::{
+    job::Job,
     lanes::{Finished, Noted},
-    plan::Plan,
 };
 
 /// What a lane is there for.
@@ -97,7 +97,7 @@ pub(crate) struct Row {
 impl Row {
     /// Lane `at` of the rounds, which is `contender` and whose pictures are `shown`.
     pub(crate) fn of(
-        plan: &Plan,
+        job: &Job,
         contender: &Contender,
         role: Role,
         shown: &Path,
@@ -134,7 +134,7 @@ impl Row {
             divergence: first.divergence.clone(),
             strips: first.strips.clone(),
             noted: named(&first.noted, &contender.strategies()),
-            config: contender.to_toml(plan, shown)?,
+            config: contender.to_toml(job, shown)?,
             file: shown.file_name().unwrap_or_default().to_string_lossy().into_owned(),
             stills: first.stills.clone(),
         }))

@@ -4,7 +4,7 @@ use std::{env, ffi::OsString, process::ExitCode};
 
 use clap::{CommandFactory, Error, Parser, error::ErrorKind};
 
-use super::{failure::bad_input_with, output::Output};
+use super::{answers::Console, failure::bad_input_with};
 use crate::args::Args;
 
 /// A command line that is not run.
@@ -43,7 +43,7 @@ impl Refused {
             return ExitCode::from(u8::try_from(self.error.exit_code()).unwrap_or(2));
         }
         let (message, hint) = told(&self.error, &self.words);
-        Output::new(self.json, false).failure(&bad_input_with(message, hint))
+        Console::new(self.json, false).failure(&bad_input_with(message, hint))
     }
 }
 

@@ -9,7 +9,7 @@ use magcache_core::{Branch, HookRegistry, Session, Step, Trajectory, state::Hook
 
 use super::{Lane, Scene, quality, take_turns};
 use crate::{
-    media::{Frames, Output as Media, ValueRange},
+    media::{Destination, Frames, ValueRange},
     summary::{Summary, strip},
 };
 
@@ -32,7 +32,7 @@ impl Entry {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Shown<'a> {
     /// It is written, to the lanes' files where they have one, and compared with what the first lane shows.
-    Written(&'a [Option<Media>]),
+    Written(&'a [Option<Destination>]),
     /// It is compared.
     Compared,
     /// It was compared before: only times count.

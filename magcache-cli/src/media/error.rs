@@ -88,7 +88,7 @@ pub enum MediaError {
     Mismatch {
         /// The file being written.
         path: PathBuf,
-        /// What [`Output::prepare`](super::Output::prepare) was told.
+        /// What [`Destination::prepare`](super::Destination::prepare) was told.
         expected: String,
         /// What came.
         got: String,

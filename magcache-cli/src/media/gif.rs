@@ -66,7 +66,7 @@ mod tests {
 
     use gif::{ColorOutput, DecodeOptions};
 
-    use super::super::Output;
+    use super::super::Destination;
     use super::super::testing::{few_colours, psnr, test_frames, write};
     use super::*;
 
@@ -90,7 +90,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let clip = Clip { width: 48, height: 31, frames: 17, fps: 16.0 };
         let frames = test_frames(&clip);
-        let path = write(&Output::prepare(root.path().join("a.gif"), clip).unwrap(), &frames);
+        let path = write(&Destination::prepare(root.path().join("a.gif"), clip).unwrap(), &frames);
         let (decoded, delays) = decode(&path);
         assert_eq!(decoded.len(), 17);
         for (a, b) in frames.iter().zip(&decoded) {
@@ -106,7 +106,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let clip = Clip { width: 64, height: 64, frames: 2, fps: 10.0 };
         let frames: Vec<_> = test_frames(&clip).iter().map(few_colours).collect();
-        let path = write(&Output::prepare(root.path().join("a.gif"), clip).unwrap(), &frames);
+        let path = write(&Destination::prepare(root.path().join("a.gif"), clip).unwrap(), &frames);
         assert_eq!(decode(&path), (frames, vec![10, 10]));
     }
 

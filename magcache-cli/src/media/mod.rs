@@ -1,15 +1,15 @@
 //! Writing what a model generated: H.264 video, animated GIF, PNG and WebP images.
 //!
-//! The name given by the user chooses the [`Format`]. [`Output::prepare`] checks everything that can be known before the
+//! The name given by the user chooses the [`Format`]. [`Destination::prepare`] checks everything that can be known before the
 //! run (format, size, folder, permissions), so that no compute is lost to a typing error. Frames are then encoded one by
 //! one and appear under their final name only when the last one is complete: a failed or interrupted run leaves
 //! nothing behind and an existing file untouched.
 //!
 //! ```no_run
-//! use magcache_cli::media::{Clip, Frames, Output, ValueRange};
+//! use magcache_cli::media::{Clip, Frames, Destination, ValueRange};
 //! # fn main() -> Result<(), magcache_cli::media::MediaError> {
 //! let clip = Clip { width: 832, height: 480, frames: 81, fps: 16.0 };
-//! let output = Output::prepare("cat.mp4", clip)?;
+//! let output = Destination::prepare("cat.mp4", clip)?;
 //! # let decode = || candle_core::Tensor::zeros((3, 81, 480, 832), candle_core::DType::F32, &candle_core::Device::Cpu);
 //! let video = decode()?; // a minute of compute
 //! output.write(&Frames::new(&video, ValueRange::Signed)?)?;
@@ -18,12 +18,12 @@
 //! ```
 
 mod clip;
+mod destination;
 mod error;
 mod format;
 mod frames;
 mod gif;
 mod mp4;
-mod output;
 mod png;
 mod sink;
 mod staging;
@@ -32,9 +32,9 @@ mod testing;
 mod webp;
 
 pub use clip::Clip;
+pub use destination::{Destination, VideoWriter};
 pub use error::MediaError;
 pub use format::Format;
 pub use frames::{Frames, ValueRange};
-pub use output::{Output, VideoWriter};
 pub(crate) use png::write_picture;
 pub(crate) use staging::{StagedFolder, probe, sweep, write_file};

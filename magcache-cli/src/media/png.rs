@@ -82,7 +82,7 @@ impl FrameSink for FolderSink {
 #[cfg(test)]
 mod tests {
     use super::super::testing::{test_frames, write};
-    use super::super::{Clip, Output};
+    use super::super::{Clip, Destination};
 
     #[test]
     fn images_come_back_bit_for_bit() {
@@ -90,13 +90,13 @@ mod tests {
         let clip = Clip { width: 33, height: 17, frames: 12, fps: 16.0 };
         let frames = test_frames(&clip);
 
-        let folder = write(&Output::prepare(root.path().join("frames"), clip).unwrap(), &frames);
+        let folder = write(&Destination::prepare(root.path().join("frames"), clip).unwrap(), &frames);
         assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 12);
         for (i, frame) in frames.iter().enumerate() {
             assert_eq!(&image::open(folder.join(format!("{i:05}.png"))).unwrap().into_rgb8(), frame);
         }
 
-        let single = Output::prepare(root.path().join("a.png"), Clip { frames: 1, ..clip }).unwrap();
+        let single = Destination::prepare(root.path().join("a.png"), Clip { frames: 1, ..clip }).unwrap();
         let file = write(&single, &frames[3..4]);
         assert_eq!(image::open(file).unwrap().into_rgb8(), frames[3]);
     }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use image::{Rgb, RgbImage};
 
-use super::{Clip, Output};
+use super::{Clip, Destination};
 
 /// A bright disc with a hard edge crosses a colour gradient: smooth areas, edges, saturated colours and motion.
 pub(super) fn test_frames(clip: &Clip) -> Vec<RgbImage> {
@@ -39,7 +39,7 @@ pub(super) fn psnr(a: &RgbImage, b: &RgbImage) -> f64 {
 }
 
 /// Writes `frames` and gives the path of the result.
-pub(super) fn write(output: &Output, frames: &[RgbImage]) -> PathBuf {
+pub(super) fn write(output: &Destination, frames: &[RgbImage]) -> PathBuf {
     let mut writer = output.writer().unwrap();
     frames.iter().for_each(|frame| writer.push(frame).unwrap());
     writer.finish().unwrap();

@@ -37,7 +37,7 @@ mod tests {
     use image::ImageFormat;
 
     use super::super::testing::{test_frames, write};
-    use super::super::{Clip, Output};
+    use super::super::{Clip, Destination};
 
     /// Sides that the encoder's blocks do not divide, a single pixel, and the longest side.
     #[test]
@@ -46,7 +46,7 @@ mod tests {
         for (width, height) in [(64, 48), (33, 17), (1, 1), (16383, 1)] {
             let clip = Clip { width, height, frames: 1, fps: 16.0 };
             let frames = test_frames(&clip);
-            let file = |name| write(&Output::prepare(root.path().join(name), clip).unwrap(), &frames);
+            let file = |name| write(&Destination::prepare(root.path().join(name), clip).unwrap(), &frames);
             let (webp, png) = (file("a.webp"), file("a.png"));
             assert_eq!(image::guess_format(&std::fs::read(&webp).unwrap()).unwrap(), ImageFormat::WebP);
             let decoded = image::open(webp).unwrap().into_rgb8();

@@ -8,11 +8,11 @@ use magcache_core::{CachePlan, config::Residuals};
 use super::threshold::Search;
 use crate::{
     console::bad_input_with,
+    job::{Config, Job, Knob, Target},
     lanes::{
         Lane, Scene,
         once::{Outcome, run_once},
     },
-    plan::{Config, Knob, Plan, Target},
 };
 
 /// Budgets are met where runs compute within so many steps of them.
@@ -72,7 +72,7 @@ impl Contender {
     /// What each budget means; `None` where it cannot be met. Strategies that decide from content are tried on `scenes`.
     pub(crate) fn settings(
         &self,
-        plan: &Plan,
+        job: &Job,
         profile: Option<&str>,
         budgets: &[usize],
         scenes: &[Scene<'_>],
@@ -83,14 +83,14 @@ impl Contender {
         for budget in budgets {
             all.push(match self {
                 Self::FewerSteps => Some(Setting::Steps(*budget)),
-                Self::Planner => Some(Setting::Tables(chosen(plan, profile, &[], *budget)?.0)),
+                Self::Planner => Some(Setting::Tables(chosen(job, profile, &[], *budget)?.0)),
                 Self::PlannerReuse => {
-                    let (mut tables, _) = chosen(plan, profile, &[], *budget)?;
+                    let (mut tables, _) = chosen(job, profile, &[], *budget)?;
                     tables.iter_mut().for_each(|table| _ = table.remove("forecast"));
                     Some(Setting::Tables(tables))
                 }
                 Self::Strategy(_, table) => {
-                    strategy(plan, profile, table, *budget, scenes, &mut search, stop)?
+                    strategy(job, profile, table, *budget, scenes, &mut search, stop)?
                 }
             });
         }
@@ -100,19 +100,19 @@ impl Contender {
 
 /// What the planner chooses for a budget, and whether that is what was asked for.
 fn chosen(
-    plan: &Plan,
+    job: &Job,
     profile: Option<&str>,
     cache: &[toml::Table],
     budget: usize,
 ) -> Result<(Vec<toml::Table>, bool)> {
     let profile = profile.map(str::to_owned);
     let target = Target { budget: Some(budget), profile, ..Target::default() };
-    let chosen = target.choose(cache, &Residuals::default(), plan.pipeline.meta(), &plan.trajectory, None)?;
+    let chosen = target.choose(cache, &Residuals::default(), job.pipeline.meta(), &job.trajectory, None)?;
     Ok((chosen.tables, chosen.short.is_none()))
 }
 
 fn strategy(
-    plan: &Plan,
+    job: &Job,
     profile: Option<&str>,
     table: &toml::Table,
     budget: usize,
@@ -126,10 +126,10 @@ fn strategy(
     }
     let build = |table: &toml::Table| -> Result<_> {
         let caches = CachePlan::from_tables(vec![table.clone()], Residuals::default())?;
-        Ok(caches.build(plan.pipeline.meta(), Some(&plan.trajectory))?.registry)
+        Ok(caches.build(job.pipeline.meta(), Some(&job.trajectory))?.registry)
     };
     if build(&table)?.is_static() {
-        let (tables, met) = chosen(plan, profile, &[table], budget)?;
+        let (tables, met) = chosen(job, profile, &[table], budget)?;
         return Ok(met.then_some(Setting::Tables(tables)));
     }
     let knob = Knob::of(&table)?;
@@ -157,23 +157,23 @@ fn computed_steps(lane: &Lane<'_>) -> f64 {
 
 impl Setting {
     /// The run that it means, to its end.
-    pub(crate) fn run(&self, plan: &Plan, scene: &Scene<'_>, stop: &dyn Fn() -> bool) -> Result<Outcome> {
+    pub(crate) fn run(&self, job: &Job, scene: &Scene<'_>, stop: &dyn Fn() -> bool) -> Result<Outcome> {
         match self {
             Self::Steps(steps) => run_once(&scene.with_steps(*steps), &Arc::default(), stop),
             Self::Tables(tables) => {
                 let caches = CachePlan::from_tables(tables.clone(), Residuals::default())?;
-                let built = caches.build(plan.pipeline.meta(), Some(&plan.trajectory))?;
+                let built = caches.build(job.pipeline.meta(), Some(&job.trajectory))?;
                 run_once(scene, &built.registry, stop)
             }
         }
     }
 
     /// The steps of it that are computed, of the passes of a run; a fraction where branches differ.
-    pub(crate) fn computed(&self, plan: &Plan, run: &Outcome) -> f64 {
+    pub(crate) fn computed(&self, job: &Job, run: &Outcome) -> f64 {
         match self {
             Self::Steps(steps) => *steps as f64,
             Self::Tables(_) => {
-                let steps = plan.trajectory.steps().count();
+                let steps = job.trajectory.steps().count();
                 steps as f64 * run.computed as f64 / (run.computed + run.skipped).max(1) as f64
             }
         }

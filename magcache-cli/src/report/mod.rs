@@ -17,9 +17,9 @@ pub(crate) use self::plots::divergence;
 
 use crate::{
     compare::{Compared, Comparison, PAGE, answer, row::Role},
-    console::Output,
+    console::Console,
+    job::Job,
     media,
-    plan::Plan,
 };
 
 const STYLE: &str = include_str!("style.css");
@@ -32,18 +32,18 @@ const POLICY: &str = "default-src 'none'; img-src data:; media-src data: blob:; 
 type Section = (&'static str, &'static str, Markup);
 
 /// Runs a comparison and writes its page. All that it made appears in its folder at once.
-pub(crate) fn run(comparison: &Comparison, out: &Output) -> Result<Compared> {
+pub(crate) fn run(comparison: &Comparison, out: &Console) -> Result<Compared> {
     let (mut compared, staged) = comparison.run(out)?;
-    let page = page(staged.path(), &comparison.plan, &compared).context("cannot make report.html")?;
+    let page = page(staged.path(), &comparison.job, &compared).context("cannot make report.html")?;
     media::write_file(&staged.path().join(PAGE), page.as_bytes())?;
     staged.merge(PAGE)?;
     compared.outputs.push(comparison.folder.join(PAGE));
     Ok(compared)
 }
 
-fn page(folder: &Path, plan: &Plan, compared: &Compared) -> Result<String> {
+fn page(folder: &Path, job: &Job, compared: &Compared) -> Result<String> {
     let sections: Vec<Section> = vec![
-        ("Pictures", "pictures", pictures::section(folder, plan, compared)?),
+        ("Pictures", "pictures", pictures::section(folder, job, compared)?),
         ("Numbers", "numbers", numbers::section(compared)),
         ("Skipped steps", "skips", strips::section(compared)),
         ("By step", "plots", plots::section(compared)?),
@@ -54,7 +54,7 @@ fn page(folder: &Path, plan: &Plan, compared: &Compared) -> Result<String> {
     let configs = compared.rows.iter().filter(|row| row.role == Role::Config);
     let names: Vec<&str> = configs.map(|row| row.name.as_str()).collect();
     let data = html::json(&answer::document(compared))?;
-    let head = head(plan, compared)?;
+    let head = head(job, compared)?;
     let page = html! {
         (PreEscaped("<!doctype html>"))
         html lang="en" {
@@ -86,8 +86,8 @@ fn page(folder: &Path, plan: &Plan, compared: &Compared) -> Result<String> {
 }
 
 /// What was asked for.
-fn head(plan: &Plan, compared: &Compared) -> Result<Markup> {
-    let request = &plan.request;
+fn head(job: &Job, compared: &Compared) -> Result<Markup> {
+    let request = &job.request;
     let size = if request.frames == 1 {
         format!("{}×{}", request.width(), request.height())
     } else {
@@ -95,13 +95,13 @@ fn head(plan: &Plan, compared: &Compared) -> Result<Markup> {
     };
     let seeds: Vec<String> = compared.seeds.iter().map(ToString::to_string).collect();
     let facts = [
-        ("Model", plan.pipeline.meta().name.to_string()),
-        ("Steps", plan.trajectory.steps().count().to_string()),
+        ("Model", job.pipeline.meta().name.to_string()),
+        ("Steps", job.trajectory.steps().count().to_string()),
         ("Size", size),
         (if seeds.len() == 1 { "Seed" } else { "Seeds" }, seeds.join(", ")),
         ("Made", humantime::format_rfc3339_seconds(SystemTime::now()).to_string()),
     ];
-    let given = pictures::given(plan)?;
+    let given = pictures::given(job)?;
     Ok(html! {
         h1 { "Dense against cached" }
         p class="prompt" { (request.prompt) }

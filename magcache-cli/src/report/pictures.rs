@@ -15,7 +15,7 @@ use crate::{
         Compared, answer,
         row::{Role, Row},
     },
-    plan::Plan,
+    job::Job,
 };
 
 /// Frames of at most so many pixels a side are enlarged without smoothing.
@@ -28,21 +28,21 @@ const GIVEN: u32 = 640;
 const GAIN: u32 = 8;
 const MOST: u32 = 64;
 
-pub(super) fn section(folder: &Path, plan: &Plan, compared: &Compared) -> Result<Markup> {
-    let still = plan.request.frames == 1;
-    let small = plan.request.width().max(plan.request.height()) <= SMALL;
+pub(super) fn section(folder: &Path, job: &Job, compared: &Compared) -> Result<Markup> {
+    let still = job.request.frames == 1;
+    let small = job.request.width().max(job.request.height()) <= SMALL;
     let lanes: Vec<Markup> =
-        compared.rows.iter().map(|row| lane(folder, plan, compared, row)).collect::<Result<_>>()?;
+        compared.rows.iter().map(|row| lane(folder, job, compared, row)).collect::<Result<_>>()?;
     Ok(html! {
-        @if !still { (playback(plan)) }
+        @if !still { (playback(job)) }
         (difference(still))
         div class=(if small { "lanes small" } else { "lanes" }) { @for lane in &lanes { (lane) } }
     })
 }
 
 /// The images that the run was given.
-pub(super) fn given(plan: &Plan) -> Result<Markup> {
-    let request = &plan.request;
+pub(super) fn given(job: &Job) -> Result<Markup> {
+    let request = &job.request;
     let what = if request.last_image.is_some() { "Given first frame" } else { "Given image" };
     let all = [(what, &request.image), ("Given last frame", &request.last_image)];
     let shown = all.into_iter().filter_map(|(what, picture)| Some((what, picture.as_ref()?)));
@@ -72,8 +72,8 @@ fn picture_of(what: &str, picture: &Picture) -> Result<Markup> {
 }
 
 /// The controls of a video; without a script the videos have their own.
-fn playback(plan: &Plan) -> Markup {
-    let (frames, fps) = (plan.request.frames, plan.fps);
+fn playback(job: &Job) -> Markup {
+    let (frames, fps) = (job.request.frames, job.fps);
     html! {
         div class="bar" id="playback" role="group" aria-label="Playback" data-frames=(frames) data-fps=(fps) hidden {
             button type="button" id="play" { "Play" }
@@ -116,14 +116,14 @@ fn difference(still: bool) -> Markup {
     }
 }
 
-fn lane(folder: &Path, plan: &Plan, compared: &Compared, row: &Row) -> Result<Markup> {
+fn lane(folder: &Path, job: &Job, compared: &Compared, row: &Row) -> Result<Markup> {
     let rows = &compared.rows;
     let path = folder.join(&row.file);
     let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let (label, data) = (&row.name, STANDARD.encode(bytes));
-    let [width, height] = plan.request.size;
+    let [width, height] = job.request.size;
     let stills: Vec<String> = row.stills.iter().map(still).collect::<Result<_>>()?;
-    let image = plan.request.frames == 1;
+    let image = job.request.frames == 1;
     let shown = html! {
         @if image {
             img class="shown" width=(width) height=(height) alt=(label) src={ "data:image/png;base64," (data) };

@@ -13,12 +13,12 @@ use serde_json::Value;
 use super::file::{Identity, NAME};
 use crate::{
     args::Run,
-    plan::{OutputTable, Plan},
+    job::{Job, OutputTable},
 };
 
-/// Which run a plan is. Files are told by size and time, not read: the weights of a large model take minutes.
-pub(crate) fn identity(plan: &Plan, args: &Run) -> Result<Identity> {
-    let mut config = plan.config.clone();
+/// Which run a job is. Files are told by size and time, not read: the weights of a large model take minutes.
+pub(crate) fn identity(job: &Job, args: &Run) -> Result<Identity> {
+    let mut config = job.config.clone();
     // Where a result goes changes nothing about it.
     config.output = OutputTable::default();
     let mut keys = Identity::new();

@@ -21,7 +21,7 @@ use crate::console::bad_input_with;
 
 /// The folder of `--checkpoint`.
 #[derive(Debug)]
-pub(crate) struct Checkpoint {
+pub(crate) struct StateFolder {
     folder: PathBuf,
     every: usize,
     run: Identity,
@@ -37,7 +37,7 @@ pub(crate) struct Checkpoint {
     lock: Option<File>,
 }
 
-impl Checkpoint {
+impl StateFolder {
     /// Looks into the folder, which need not exist: the state of this very run, or none. Writes nothing.
     ///
     /// Errors: the state of another run, a file that is no state, a folder that another process uses.

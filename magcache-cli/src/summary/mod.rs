@@ -1,14 +1,14 @@
 //! What a run did: passes computed and skipped, by expert and branch, with reasons.
 
 mod audit;
-mod part;
+mod passes;
 pub(crate) mod strip;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use self::part::Part;
+use self::passes::Passes;
 use magcache_core::{
     Branch, Expert, HookRegistry, ModelMeta, Trajectory,
     error::count,
@@ -30,7 +30,7 @@ pub(crate) struct Module {
 /// What a run's caches did.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Summary {
-    pub(crate) parts: BTreeMap<(Expert, Branch), Part>,
+    pub(crate) parts: BTreeMap<(Expert, Branch), Passes>,
     /// Modules inside blocks, by name: what is forecast there is no skipped pass.
     pub(crate) modules: BTreeMap<String, Module>,
     pub(crate) failsafes: BTreeMap<&'static str, usize>,
@@ -185,7 +185,7 @@ impl Summary {
 
     /// Every expert's part of every branch, for `--json`; `names` are the strategies in the order of their hooks.
     pub(crate) fn json(&self, experts: &[&str], names: &[String]) -> Value {
-        let one = |((expert, branch), part): (&(Expert, Branch), &Part)| {
+        let one = |((expert, branch), part): (&(Expert, Branch), &Passes)| {
             let mut value = part.json(names);
             value["expert"] = json!(experts.get(usize::from(expert.0)));
             value["branch"] = json!(branch.to_string());

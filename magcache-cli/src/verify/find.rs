@@ -13,14 +13,14 @@ use crate::console::{bad_input, bad_input_with};
 
 /// Something that can be verified.
 #[derive(Debug)]
-pub(super) enum Source {
+pub(super) enum Found {
     /// A folder with `case.json`.
     Case(PathBuf),
     /// A JSON file with rows of decisions or of counts.
     Table(PathBuf, Value),
 }
 
-impl Source {
+impl Found {
     pub(super) fn path(&self) -> &Path {
         match self {
             Self::Case(path) | Self::Table(path, _) => path,
@@ -31,7 +31,7 @@ impl Source {
 /// Every case that the arguments mean, each once, in order.
 ///
 /// Errors: an argument that means none.
-pub(super) fn find(arguments: &[PathBuf]) -> Result<Vec<Source>> {
+pub(super) fn find(arguments: &[PathBuf]) -> Result<Vec<Found>> {
     let mut found = Vec::new();
     for argument in arguments {
         let before = found.len();
@@ -51,14 +51,14 @@ pub(super) fn find(arguments: &[PathBuf]) -> Result<Vec<Source>> {
         }
     }
     let mut seen = HashSet::new();
-    found.retain(|source: &Source| seen.insert(source.path().canonicalize().unwrap_or_default()));
+    found.retain(|source: &Found| seen.insert(source.path().canonicalize().unwrap_or_default()));
     Ok(found)
 }
 
-fn collect(path: &Path, named: bool, found: &mut Vec<Source>) -> Result<()> {
+fn collect(path: &Path, named: bool, found: &mut Vec<Found>) -> Result<()> {
     if path.is_dir() {
         if path.join("case.json").exists() {
-            found.push(Source::Case(path.to_owned()));
+            found.push(Found::Case(path.to_owned()));
             return Ok(());
         }
         for entry in entries(path)? {
@@ -68,14 +68,14 @@ fn collect(path: &Path, named: bool, found: &mut Vec<Source>) -> Result<()> {
             }
         }
     } else if path.file_name().is_some_and(|name| name == "case.json") {
-        found.push(Source::Case(path.parent().unwrap_or(Path::new(".")).to_owned()));
+        found.push(Found::Case(path.parent().unwrap_or(Path::new(".")).to_owned()));
     } else if named || path.extension().is_some_and(|ext| ext == "json") {
         let text = fs::read_to_string(path)
             .map_err(|e| bad_input(format!("cannot read {}: {e}", path.display())))?;
         let json: Value = serde_json::from_str(&text)
             .map_err(|e| bad_input(format!("{} is not JSON: {e}", path.display())))?;
         if json.get("rows").is_some_and(Value::is_array) {
-            found.push(Source::Table(path.to_owned(), json));
+            found.push(Found::Table(path.to_owned(), json));
         }
     }
     Ok(())

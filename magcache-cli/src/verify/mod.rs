@@ -29,7 +29,7 @@ use anyhow::{Context, Result};
 use magcache_models::checkpoint::Ops;
 use serde_json::Value;
 
-use self::{case::Case, find::Source};
+use self::{case::Case, find::Found};
 use crate::console::bad_input;
 
 pub use self::report::{CallReport, CaseReport, NotCompared, VerifyReport};
@@ -51,10 +51,10 @@ pub fn run(paths: &[PathBuf], allow_skipped: bool, ops: Ops) -> Result<VerifyRep
     Ok(VerifyReport { ok, cases })
 }
 
-fn check(source: &Source, ops: Ops) -> Result<CaseReport> {
+fn check(source: &Found, ops: Ops) -> Result<CaseReport> {
     let path = match source {
-        Source::Table(path, json) => return table(path, json),
-        Source::Case(path) => path,
+        Found::Table(path, json) => return table(path, json),
+        Found::Case(path) => path,
     };
     let case = Case::open(path, ops)?;
     match case.group() {

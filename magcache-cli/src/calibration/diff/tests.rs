@@ -102,10 +102,10 @@ fn sensitivities_are_compared_by_their_part() {
 #[test]
 fn planned_schedules_are_compared() {
     let of = |skip: &str, cost: &str| {
-        let plan = format!(
+        let job = format!(
             "[[plan]]\nsteps = 10\nskipped_cost = {cost}\n[[plan.schedule]]\ncomputed = 8\nskip = {skip}\ncontinuation = \"residual\"\nerror = 0.1\n"
         );
-        profile(&RATIOS, &plan)
+        profile(&RATIOS, &job)
     };
     let a = of("[3, 5]", "0.1");
     assert!(Diff::of(&a, &of("[3, 5]", "0.2")).equal(0.0), "a time decides nothing");

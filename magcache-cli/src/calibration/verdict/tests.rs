@@ -48,12 +48,12 @@ struct Asked {
     model: ModelMeta,
     run: Trajectory,
     facts: Facts,
-    checkpoint: Checkpoint,
+    checkpoint: WeightsHash,
 }
 
 impl Default for Asked {
     fn default() -> Self {
-        let checkpoint = Checkpoint::Of("abc".to_owned());
+        let checkpoint = WeightsHash::Of("abc".to_owned());
         Self {
             profile: profile(FACTS),
             model: ModelMeta::simple("toy", 4),
@@ -123,11 +123,11 @@ fn every_condition_counts_with_both_values() {
 
 #[test]
 fn other_weights_are_refused_and_unread_ones_are_named() {
-    let other = Asked { checkpoint: Checkpoint::Of("abd".to_owned()), ..Asked::default() };
+    let other = Asked { checkpoint: WeightsHash::Of("abd".to_owned()), ..Asked::default() };
     other.gives(Fits, Refused, "checkpoint abc, the run has abd");
-    let unread = Asked { checkpoint: Checkpoint::Unread(3 << 30), ..Asked::default() };
+    let unread = Asked { checkpoint: WeightsHash::Unread(3 << 30), ..Asked::default() };
     unread.gives(Curves, Usable, "checkpoint not compared, it has 3.00 GiB: --check-checkpoint reads it");
-    Asked { checkpoint: Checkpoint::None, ..Asked::default() }.gives(Curves, Exact, "");
+    Asked { checkpoint: WeightsHash::None, ..Asked::default() }.gives(Curves, Exact, "");
 }
 
 #[test]

@@ -14,22 +14,22 @@ use serde_json::json;
 use super::Times;
 use crate::{
     args::{BenchCache, Sampling},
-    console::{Interrupt, Output, bad_input_with},
+    console::{Console, Interrupt, bad_input_with},
+    job::{Config, Job},
     lanes::{Lane, Scene, take_turns, warm_up},
-    plan::{Config, Plan},
 };
 
 /// Whole runs in turns, dense and cached: a step finds in the processor's caches what its own run left there, as it would without
 /// the other.
-pub(super) fn run(args: &BenchCache, out: &Output) -> Result<()> {
+pub(super) fn run(args: &BenchCache, out: &Console) -> Result<()> {
     let model = args.model.model.as_ref().map(|path| path.display().to_string());
     let flags = Sampling { model, cache: Some(args.cache.clone()), ..Sampling::default() };
     let mut config = Config::of(&flags)?;
     config.sampling.steps = args.steps;
-    let plan = Plan::new(config, LoadOptions { ops: args.model.ops, ..LoadOptions::default() })?;
-    let hooks = plan.build()?.registry;
-    let denoiser = plan.pipeline.denoiser(&plan.request, &|_| {}, &mut Vec::new())?;
-    let scene = Scene { pipeline: plan.pipeline.as_ref(), request: plan.request.clone(), denoiser };
+    let job = Job::new(config, LoadOptions { ops: args.model.ops, ..LoadOptions::default() })?;
+    let hooks = job.build()?.registry;
+    let denoiser = job.pipeline.denoiser(&job.request, &|_| {}, &mut Vec::new())?;
+    let scene = Scene { pipeline: job.pipeline.as_ref(), request: job.request.clone(), denoiser };
     let interrupt = Interrupt::listen()?;
     let stop = || interrupt.is_set();
     warm_up(&scene, &stop)?;

@@ -14,10 +14,10 @@ use serde_json::json;
 use super::{Times, component, gaussian};
 use crate::{
     args::BenchForward,
-    console::{Output, bad_input_at},
+    console::{Console, bad_input_at},
 };
 
-pub(super) fn run(args: &BenchForward, out: &Output) -> Result<()> {
+pub(super) fn run(args: &BenchForward, out: &Console) -> Result<()> {
     let folder = component(&args.model, "transformer")?;
     let text = folder.read_to_string("config.json")?;
     let weights = Weights::open(&folder, &Device::Cpu, WeightDtype::Auto)?;
@@ -33,7 +33,7 @@ fn in_file(folder: &Folder, error: &(dyn std::error::Error + 'static)) -> anyhow
 }
 
 /// Keys and values of the text are computed once in a generation, so they are no part of what is timed.
-fn wan(args: &BenchForward, config: &WanConfig, weights: &Weights, out: &Output) -> Result<()> {
+fn wan(args: &BenchForward, config: &WanConfig, weights: &Weights, out: &Console) -> Result<()> {
     let model = WanTransformer::load(weights, config.clone())?;
     let [frames, height, width] = args.latent;
     let latents = gaussian(&[1, config.in_channels, frames, height, width])?;
@@ -53,7 +53,7 @@ fn wan(args: &BenchForward, config: &WanConfig, weights: &Weights, out: &Output)
     Ok(())
 }
 
-fn flux(args: &BenchForward, config: &FluxConfig, weights: &Weights, out: &Output) -> Result<()> {
+fn flux(args: &BenchForward, config: &FluxConfig, weights: &Weights, out: &Console) -> Result<()> {
     let model = FluxTransformer::load(weights, config.clone())?;
     let [frames, height, width] = args.latent;
     let tokens = frames * height * width;
@@ -79,7 +79,7 @@ fn flux(args: &BenchForward, config: &FluxConfig, weights: &Weights, out: &Outpu
 }
 
 /// `gflop`: multiplications and additions of the blocks' matrix products.
-fn answer(times: Times, tokens: usize, args: &BenchForward, gflop: f64, out: &Output) {
+fn answer(times: Times, tokens: usize, args: &BenchForward, gflop: f64, out: &Console) {
     let what = format!("{tokens} tokens, {} text tokens, {gflop:.2} GFLOP", args.text);
     times.answer(&what, args.repeat, &[("tokens", json!(tokens)), ("gflop", json!(gflop))], out);
 }

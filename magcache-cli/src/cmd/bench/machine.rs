@@ -9,13 +9,13 @@ use pulp::{Arch, Simd, WithSimd};
 use serde_json::json;
 
 use super::Times;
-use crate::console::Output;
+use crate::console::Console;
 
 /// Values of a tensor of 16 MB.
 const VALUES: usize = 4 << 20;
 
 /// Peak of multiplications and additions, rate of reading memory, and the metric of caches beside it, in turns.
-pub(super) fn run(repeat: usize, out: &Output) -> Result<()> {
+pub(super) fn run(repeat: usize, out: &Console) -> Result<()> {
     let threads = rayon::current_num_threads();
     let random = || Tensor::randn(0f32, 1f32, (1, VALUES / 1024, 1024), &Device::Cpu);
     let (a, b) = (random()?, random()?);

@@ -15,11 +15,11 @@ use serde_json::{Value, json};
 
 use crate::{
     args::{Bench, BenchKind, BenchModel},
-    console::Output,
-    plan::model_name,
+    console::Console,
+    job::model_name,
 };
 
-pub(crate) fn run(args: &Bench, out: &Output) -> Result<()> {
+pub(crate) fn run(args: &Bench, out: &Console) -> Result<()> {
     match &args.what {
         BenchKind::Forward(args) => forward::run(args, out),
         BenchKind::Vae(args) => parts::decode(args, out),
@@ -73,7 +73,7 @@ impl Times {
     }
 
     /// `what` was timed.
-    fn answer(self, what: &str, repeat: usize, more: &[(&str, Value)], out: &Output) {
+    fn answer(self, what: &str, repeat: usize, more: &[(&str, Value)], out: &Console) {
         let Self { min, median, max } = self;
         let mut document =
             json!({ "median_ms": median, "min_ms": min, "max_ms": max, "repeat": repeat.max(1) });

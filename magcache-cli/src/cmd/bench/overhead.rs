@@ -12,9 +12,9 @@ use magcache_core::{
 use serde_json::json;
 
 use super::Times;
-use crate::console::Output;
+use crate::console::Console;
 
-pub(super) fn run(repeat: usize, out: &Output) -> Result<()> {
+pub(super) fn run(repeat: usize, out: &Console) -> Result<()> {
     const BLOCKS: usize = 30;
     let device = &Device::Cpu;
     let x = Tensor::randn(0f32, 1f32, (1, 1024, 1536), device)?;

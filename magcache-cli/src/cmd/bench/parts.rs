@@ -11,11 +11,11 @@ use magcache_models::{
 use super::{Times, component, gaussian};
 use crate::{
     args::{BenchText, BenchVae},
-    console::Output,
+    console::Console,
 };
 
 /// Latents to frames.
-pub(super) fn decode(args: &BenchVae, out: &Output) -> Result<()> {
+pub(super) fn decode(args: &BenchVae, out: &Console) -> Result<()> {
     let folder = component(&args.model, "vae")?;
     let config = VideoVaeConfig::read(&folder)?;
     let vae = VideoVae::load(&Weights::open(&folder, &Device::Cpu, WeightDtype::Auto)?, &config)?;
@@ -30,7 +30,7 @@ pub(super) fn decode(args: &BenchVae, out: &Output) -> Result<()> {
 }
 
 /// Tokens to hidden states.
-pub(super) fn encode(args: &BenchText, out: &Output) -> Result<()> {
+pub(super) fn encode(args: &BenchText, out: &Console) -> Result<()> {
     let folder = component(&args.model, "text_encoder")?;
     let config = T5Config::read(&folder)?;
     let encoder = T5Encoder::load(&Weights::open(&folder, &Device::Cpu, WeightDtype::Auto)?, &config)?;

@@ -8,9 +8,9 @@ use magcache_models::{pipeline, sampler::SamplerKind};
 use serde_json::json;
 
 use self::reference::Section;
-use crate::{args::List, console::Output, plan::model_name};
+use crate::{args::List, console::Console, job::model_name};
 
-pub(crate) fn run(args: &List, out: &Output) -> Result<()> {
+pub(crate) fn run(args: &List, out: &Console) -> Result<()> {
     match (&args.example, &args.keys) {
         (Some(name), _) => example(name, out),
         (None, Some(name)) => keys(name, args.markdown, out),
@@ -22,7 +22,7 @@ pub(crate) fn run(args: &List, out: &Output) -> Result<()> {
 }
 
 /// The sections of this name, as it is or in the brackets of a file; all of them without a name.
-fn keys(name: &str, markdown: bool, out: &Output) -> Result<()> {
+fn keys(name: &str, markdown: bool, out: &Console) -> Result<()> {
     let name = name.trim_matches(['[', ']']);
     let all = reference::sections();
     let found: Vec<&Section> = all.iter().filter(|s| name.is_empty() || s.name == name).collect();
@@ -42,7 +42,7 @@ fn keys(name: &str, markdown: bool, out: &Output) -> Result<()> {
     Ok(())
 }
 
-fn example(name: &str, out: &Output) -> Result<()> {
+fn example(name: &str, out: &Console) -> Result<()> {
     let known = meta::strategies();
     let Some(info) = known.iter().find(|s| s.name == name) else {
         return Err(ConfigError::UnknownName {
@@ -61,7 +61,7 @@ fn example(name: &str, out: &Output) -> Result<()> {
     Ok(())
 }
 
-fn everything(out: &Output) {
+fn everything(out: &Console) {
     let row = |name: &str, what: &str, origin: &str| format!("  {name:<22} {what}  [{origin}]\n");
     let mut text = out.paint("strategies", 1) + "\n";
     for s in meta::strategies() {

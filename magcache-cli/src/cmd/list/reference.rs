@@ -6,7 +6,7 @@ use magcache_core::{
 };
 use serde_json::{Value, json};
 
-use crate::plan::Config;
+use crate::job::Config;
 
 /// The keys of one table.
 #[derive(Debug)]

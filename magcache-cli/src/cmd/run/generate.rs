@@ -12,17 +12,17 @@ use magcache_models::pipeline::{Denoiser, Generation, PipelineError};
 use tracing::{debug, trace};
 
 use crate::{
-    console::{Interrupt, Output, Told},
+    console::{Console, Interrupt, Told},
     files::{config_of, says},
-    media::{self, Frames, Output as Media, ValueRange},
-    plan::Plan,
+    job::Job,
+    media::{self, Destination, Frames, ValueRange},
     replay::trace::{TraceFile, hooks},
-    resume::{Checkpoint, Stored},
+    resume::{StateFolder, Stored},
 };
 
 /// What one run is made of.
-pub(super) struct Job<'j> {
-    pub(super) plan: &'j Plan,
+pub(super) struct Attempt<'j> {
+    pub(super) job: &'j Job,
     pub(super) built: &'j Built,
     /// Where the result goes.
     pub(super) path: &'j Path,
@@ -30,7 +30,7 @@ pub(super) struct Job<'j> {
     pub(super) config: &'j str,
     pub(super) trace: Option<&'j Path>,
     pub(super) interrupt: &'j Interrupt,
-    pub(super) out: &'j Output,
+    pub(super) out: &'j Console,
 }
 
 /// What came of it.
@@ -41,26 +41,26 @@ pub(super) struct Done {
     pub(super) resumed_at: Option<usize>,
 }
 
-impl Job<'_> {
+impl Attempt<'_> {
     /// Runs it. `stored` is its state where it goes on; `checkpoint` is where that is kept.
-    pub(super) fn run(&self, mut checkpoint: Option<Checkpoint>, stored: Option<Stored>) -> Result<Done> {
+    pub(super) fn run(&self, mut checkpoint: Option<StateFolder>, stored: Option<Stored>) -> Result<Done> {
         let started = Instant::now();
-        let Self { plan, built, path, config, interrupt, out, .. } = self;
+        let Self { job, built, path, config, interrupt, out, .. } = self;
         let resumed_at = stored.as_ref().map(Stored::step).transpose()?;
         // Of a run that was killed behind its outputs, a folder of frames is there already, whole.
-        let done = resumed_at.is_some_and(|step| step >= plan.trajectory.len());
+        let done = resumed_at.is_some_and(|step| step >= job.trajectory.len());
         let written = done && stored.as_ref().is_some_and(|stored| stored.output == *path);
-        let (target, written) = Media::prepare_again(path, plan.clip(), written)?;
+        let (target, written) = Destination::prepare_again(path, job.clip(), written)?;
         let trace_file = self.trace.map(TraceFile::prepare).transpose()?;
 
-        let mut generation = begin(plan, built, stored, out)?;
+        let mut generation = begin(job, built, stored, out)?;
         let ran = denoise(&mut generation, checkpoint.as_mut(), interrupt, out).and_then(|()| {
             // The network makes room for the autoencoder.
             generation.release();
-            if written { Ok(()) } else { decode(plan, generation.latents(), &target, interrupt, out) }
+            if written { Ok(()) } else { decode(job, generation.latents(), &target, interrupt, out) }
         });
-        if let (Err(_), Some(step)) = (&ran, checkpoint.as_ref().and_then(Checkpoint::stored)) {
-            out.note(&format!("the same command continues at step {step} of {}", plan.trajectory.len()));
+        if let (Err(_), Some(step)) = (&ran, checkpoint.as_ref().and_then(StateFolder::stored)) {
+            out.note(&format!("the same command continues at step {step} of {}", job.trajectory.len()));
         }
         ran?;
 
@@ -71,9 +71,9 @@ impl Job<'_> {
         }
         let mut outputs = vec![written, config_path];
         if let Some(file) = trace_file {
-            let run = &plan.trajectory;
-            let hooks = hooks(&built.registry, &plan.cache.cache, &run.step(run.first));
-            outputs.push(file.write(&plan.request, &hooks, &generation)?);
+            let run = &job.trajectory;
+            let hooks = hooks(&built.registry, &job.cache.cache, &run.step(run.first));
+            outputs.push(file.write(&job.request, &hooks, &generation)?);
         }
         if let Some(checkpoint) = checkpoint {
             outputs.iter().try_for_each(|output| media::sweep(output))?;
@@ -85,11 +85,11 @@ impl Job<'_> {
 }
 
 /// A run at its start, or where its state was stored.
-fn begin(plan: &Plan, built: &Built, stored: Option<Stored>, out: &Output) -> Result<Generation> {
-    let (sampler, noise) = (plan.pipeline.sampler(&plan.request)?, plan.pipeline.noise(&plan.request)?);
-    let (run, steps) = (plan.trajectory.clone(), plan.trajectory.len());
+fn begin(job: &Job, built: &Built, stored: Option<Stored>, out: &Console) -> Result<Generation> {
+    let (sampler, noise) = (job.pipeline.sampler(&job.request)?, job.pipeline.noise(&job.request)?);
+    let (run, steps) = (job.trajectory.clone(), job.trajectory.len());
     let Some(stored) = stored else {
-        return Ok(Generation::new(load(plan, out)?, run, sampler, &noise, &built.registry)?);
+        return Ok(Generation::new(load(job, out)?, run, sampler, &noise, &built.registry)?);
     };
     let step = stored.step()?;
     let denoiser = if step >= steps {
@@ -97,7 +97,7 @@ fn begin(plan: &Plan, built: &Built, stored: Option<Stored>, out: &Output) -> Re
         None
     } else {
         out.note(&format!("continues at step {step} of {steps}"));
-        Some(load(plan, out)?)
+        Some(load(job, out)?)
     };
     let from = stored.snapshot.reader(noise.device());
     Generation::resume(denoiser, run, sampler, &built.registry, &from)
@@ -105,13 +105,13 @@ fn begin(plan: &Plan, built: &Built, stored: Option<Stored>, out: &Output) -> Re
 }
 
 /// The network with the prompts of a request.
-fn load(plan: &Plan, out: &Output) -> Result<Arc<dyn Denoiser>> {
+fn load(job: &Job, out: &Console) -> Result<Arc<dyn Denoiser>> {
     let spinner = out.spinner("loading");
     let now = |stage| {
         debug!("{stage}");
         spinner.set_message(stage);
     };
-    let (denoiser, notes) = plan.load(&plan.request, &now)?;
+    let (denoiser, notes) = job.load(&job.request, &now)?;
     spinner.finish_and_clear();
     notes.iter().for_each(|note| out.loaded(note));
     Ok(denoiser)
@@ -120,9 +120,9 @@ fn load(plan: &Plan, out: &Output) -> Result<Arc<dyn Denoiser>> {
 /// Runs what is left, and stores the state where it is due.
 fn denoise(
     generation: &mut Generation,
-    mut checkpoint: Option<&mut Checkpoint>,
+    mut checkpoint: Option<&mut StateFolder>,
     interrupt: &Interrupt,
-    out: &Output,
+    out: &Console,
 ) -> Result<()> {
     let run = generation.trajectory();
     let bar = out.bar(run.steps().count(), "denoising");
@@ -153,17 +153,17 @@ fn denoise(
 }
 
 fn decode(
-    plan: &Plan,
+    job: &Job,
     latents: &candle_core::Tensor,
-    media: &Media,
+    media: &Destination,
     interrupt: &Interrupt,
-    out: &Output,
+    out: &Console,
 ) -> Result<()> {
-    let bar = out.bar(plan.request.frames, "decoding");
+    let bar = out.bar(job.request.frames, "decoding");
     let mut writer = media.writer()?;
     let mut sink = |pixels: &candle_core::Tensor| {
         if interrupt.is_set() {
-            let steps = plan.request.steps;
+            let steps = job.request.steps;
             return Err(PipelineError::Interrupted { step: steps, steps });
         }
         let frames = Frames::new(pixels, ValueRange::Signed).map_err(|e| PipelineError::Sink(Box::new(e)))?;
@@ -174,9 +174,9 @@ fn decode(
         }
         Ok(())
     };
-    plan.pipeline.decode(&plan.request, latents, &|_| {}, &mut sink)?;
+    job.pipeline.decode(&job.request, latents, &|_| {}, &mut sink)?;
     writer.finish()?;
     bar.finish_and_clear();
-    plan.pipeline.unread().iter().for_each(|note| out.loaded(note));
+    job.pipeline.unread().iter().for_each(|note| out.loaded(note));
     Ok(())
 }

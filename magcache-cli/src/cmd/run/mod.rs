@@ -12,92 +12,92 @@ use magcache_models::pipeline::Offload;
 use serde_json::json;
 
 use self::{
-    generate::Job,
+    generate::Attempt,
     scenes::{Answers, Scene, numbered},
     told::told,
 };
 use crate::{
     args::{self, Run},
     calibration::{Judged, judge},
-    console::{Interrupt, Output, bad_input_with},
+    console::{Console, Interrupt, bad_input_with},
     files::{Writes, config_of, says, unused, utf8},
+    job::{Config, Job, decisions, prompt},
     media::Format,
-    plan::{Config, Plan, decisions, prompt},
-    resume::{Checkpoint, Stored, identity},
+    resume::{StateFolder, Stored, identity},
     summary::{Summary, strip},
 };
 
 /// Up to so many steps, the schedule is told before the run.
 const FEW_STEPS: usize = 8;
 
-pub(crate) fn run(args: &Run, out: &Output) -> Result<()> {
-    let mut plan = plan(args)?;
-    let scenes = Scene::all(args, &plan)?;
-    idle_flags(args, &plan)?;
-    let built = plan.build()?;
+pub(crate) fn run(args: &Run, out: &Console) -> Result<()> {
+    let mut job = job(args)?;
+    let scenes = Scene::all(args, &job)?;
+    idle_flags(args, &job)?;
+    let built = job.build()?;
     for warning in &built.warnings {
         out.warn(&warning.to_string(), warning.hint.as_deref());
     }
-    if let Some(chosen) = &plan.chosen {
+    if let Some(chosen) = &job.chosen {
         out.note(&chosen.text());
         if let Some(short) = &chosen.short {
             out.warn(short, None);
         }
     }
-    let judged = judge::of_plan(&plan, &plan.cache, &args.sampling, Some(args.placement.dtype))?;
+    let judged = judge::of_plan(&job, &job.cache, &args.sampling, Some(args.placement.dtype))?;
     judge::announce(&judged, args.sampling.force, out)?;
-    if let Some(note) = few_steps(&plan, &built)? {
+    if let Some(note) = few_steps(&job, &built)? {
         out.note(&note);
     }
     if args.dry_run {
         let mut answers = Answers::default();
         for scene in &scenes {
-            scene.set(&mut plan)?;
+            scene.set(&mut job)?;
             let document = json!({
-                "config": serde_json::to_value(&plan.config)?,
+                "config": serde_json::to_value(&job.config)?,
                 "profile_verdict": judge::json(&judged),
             });
-            answers.add(plan.to_toml()?, document);
+            answers.add(job.to_toml()?, document);
         }
         answers.give(out);
         return Ok(());
     }
     match scenes.as_slice() {
         [scene] => {
-            scene.set(&mut plan)?;
-            single(args, &plan, &built, &judged, out)
+            scene.set(&mut job)?;
+            single(args, &job, &built, &judged, out)
         }
-        scenes => several(args, &mut plan, scenes, &built, &judged, out),
+        scenes => several(args, &mut job, scenes, &built, &judged, out),
     }
 }
 
 /// One run, which may go on where its state was stored.
-fn single(args: &Run, plan: &Plan, built: &Built, judged: &[Judged], out: &Output) -> Result<()> {
+fn single(args: &Run, job: &Job, built: &Built, judged: &[Judged], out: &Console) -> Result<()> {
     let (mut checkpoint, stored) = match &args.checkpoint {
         None => (None, None),
         Some(folder) => {
             let every = usize::try_from(args.checkpoint_every).unwrap_or(usize::MAX);
-            let (checkpoint, stored) = Checkpoint::open(folder, every, identity(plan, args)?)?;
+            let (checkpoint, stored) = StateFolder::open(folder, every, identity(job, args)?)?;
             (Some(checkpoint), stored)
         }
     };
     let resumed_at = stored.as_ref().map(Stored::step).transpose()?;
     // A run that was killed behind its last step may have been writing.
-    let done = resumed_at.is_some_and(|step| step >= plan.trajectory.len());
+    let done = resumed_at.is_some_and(|step| step >= job.trajectory.len());
     let begun = stored.as_ref().filter(|_| done).map_or(&[][..], |stored| &stored.outputs);
-    let path = result_path(args, plan, stored.as_ref());
-    let config = plan.to_toml_beside(&path)?;
-    let writes = Writes::beside_reads(args.writing, &args.sampling, &plan.config).begun(begun);
+    let path = result_path(args, job, stored.as_ref());
+    let config = job.to_toml_beside(&path)?;
+    let writes = Writes::beside_reads(args.writing, &args.sampling, &job.config).begun(begun);
     let writes = writes_of(writes, &path, &config, args.trace.as_deref());
-    let state = args.checkpoint.as_deref().map(Checkpoint::files).unwrap_or_default();
+    let state = args.checkpoint.as_deref().map(StateFolder::files).unwrap_or_default();
     let writes = state.iter().fold(writes, |writes, file| writes.checked_file("--checkpoint", Some(file)));
     writes.check()?;
     if let Some(checkpoint) = &mut checkpoint {
         checkpoint.will_write(&path, writes.places());
     }
     let (interrupt, trace) = (Interrupt::listen()?, args.trace.as_deref());
-    let job = Job { plan, built, path: &path, config: &config, trace, interrupt: &interrupt, out };
-    let (text, document) = told(plan, judged, &job.run(checkpoint, stored)?)?;
+    let attempt = Attempt { job, built, path: &path, config: &config, trace, interrupt: &interrupt, out };
+    let (text, document) = told(job, judged, &attempt.run(checkpoint, stored)?)?;
     out.answer(&text, &document);
     Ok(())
 }
@@ -105,44 +105,44 @@ fn single(args: &Run, plan: &Plan, built: &Built, judged: &[Judged], out: &Outpu
 /// A run for each scene, one after the other, with numbered names.
 fn several(
     args: &Run,
-    plan: &mut Plan,
+    job: &mut Job,
     scenes: &[Scene],
     built: &Built,
     judged: &[Judged],
-    out: &Output,
+    out: &Console,
 ) -> Result<()> {
     if args.checkpoint.is_some() {
         let message = format!("--checkpoint keeps the state of one run, and {} are asked for", scenes.len());
         return Err(bad_input_with(message, "one prompt and one seed"));
     }
     let name = |base: &Path, i: usize| numbered(base, i, scenes.len());
-    let base = match &plan.config.output.path {
+    let base = match &job.config.output.path {
         Some(named) => named.clone(),
-        None => unused(default_name(plan), args.writing, &|base| {
+        None => unused(default_name(job), args.writing, &|base| {
             let all = (0..scenes.len()).map(|i| name(base, i));
             all.flat_map(|path| [config_of(&path), path]).collect()
         }),
     };
-    let mut writes = Writes::beside_reads(args.writing, &args.sampling, &plan.config);
-    let mut jobs = Vec::new();
+    let mut writes = Writes::beside_reads(args.writing, &args.sampling, &job.config);
+    let mut attempts = Vec::new();
     for (i, scene) in scenes.iter().enumerate() {
-        scene.set(plan)?;
+        scene.set(job)?;
         let (path, trace) = (name(&base, i), args.trace.as_deref().map(|base| name(base, i)));
-        plan.config.output.path = Some(path.clone());
-        let config = plan.to_toml_beside(&path)?;
+        job.config.output.path = Some(path.clone());
+        let config = job.to_toml_beside(&path)?;
         writes = writes_of(writes, &path, &config, trace.as_deref());
-        jobs.push((scene, path, config, trace));
+        attempts.push((scene, path, config, trace));
     }
     writes.check()?;
     let interrupt = Interrupt::listen()?;
     let mut answers = Answers::default();
-    for (i, (scene, path, config, trace)) in jobs.iter().enumerate() {
-        scene.set(plan)?;
-        plan.config.output.path = Some(path.clone());
-        out.note(&format!("run {} of {}: {scene}", i + 1, jobs.len()));
+    for (i, (scene, path, config, trace)) in attempts.iter().enumerate() {
+        scene.set(job)?;
+        job.config.output.path = Some(path.clone());
+        out.note(&format!("run {} of {}: {scene}", i + 1, attempts.len()));
         let trace = trace.as_deref();
-        let job = Job { plan, built, path, config, trace, interrupt: &interrupt, out };
-        let (text, document) = told(plan, judged, &job.run(None, None)?)?;
+        let attempt = Attempt { job, built, path, config, trace, interrupt: &interrupt, out };
+        let (text, document) = told(job, judged, &attempt.run(None, None)?)?;
         answers.add(text, document);
     }
     answers.give(out);
@@ -150,13 +150,13 @@ fn several(
 }
 
 /// Where the result goes: as it was said, where the stored run was going, or a free name.
-fn result_path(args: &Run, plan: &Plan, stored: Option<&Stored>) -> PathBuf {
-    let named = plan.config.output.path.clone().or(stored.map(|stored| stored.output.clone()));
-    named.unwrap_or_else(|| unused(default_name(plan), args.writing, &|path| vec![config_of(path)]))
+fn result_path(args: &Run, job: &Job, stored: Option<&Stored>) -> PathBuf {
+    let named = job.config.output.path.clone().or(stored.map(|stored| stored.output.clone()));
+    named.unwrap_or_else(|| unused(default_name(job), args.writing, &|path| vec![config_of(path)]))
 }
 
-fn default_name(plan: &Plan) -> &'static str {
-    if plan.request.frames == 1 { "magcache.png" } else { "magcache.mp4" }
+fn default_name(job: &Job) -> &'static str {
+    if job.request.frames == 1 { "magcache.png" } else { "magcache.mp4" }
 }
 
 /// Everything that is written for a result; `config` is what will be stored beside it.
@@ -176,8 +176,8 @@ fn writes_of(writes: Writes, path: &Path, config: &str, trace: Option<&Path>) ->
 }
 
 /// What the caches will do to a run of so few steps that every skip is felt, said before it starts.
-fn few_steps(plan: &Plan, built: &Built) -> Result<Option<String>> {
-    let run = &plan.trajectory;
+fn few_steps(job: &Job, built: &Built) -> Result<Option<String>> {
+    let run = &job.trajectory;
     let steps = run.steps().count();
     if steps > FEW_STEPS || built.registry.is_empty() {
         return Ok(None);
@@ -185,8 +185,8 @@ fn few_steps(plan: &Plan, built: &Built) -> Result<Option<String>> {
     if !built.registry.is_static() {
         return Ok(Some(format!("{}: what is skipped depends on what the cache sees", count(steps, "step"))));
     }
-    let meta = plan.pipeline.meta();
-    let sizes = plan.pipeline.sizes(&plan.request)?;
+    let meta = job.pipeline.meta();
+    let sizes = job.pipeline.sizes(&job.request)?;
     let log = decisions(&built.registry, meta, run, Some(&sizes))?;
     let summary = Summary::of(&log, &built.registry, meta, run);
     let strips: Vec<String> =
@@ -200,7 +200,7 @@ fn few_steps(plan: &Plan, built: &Built) -> Result<Option<String>> {
     )))
 }
 
-fn plan(args: &Run) -> Result<Plan> {
+fn job(args: &Run) -> Result<Job> {
     let mut config = Config::of(&args.sampling)?;
     let sampling = &mut config.sampling;
     sampling.prompt = prompt(args.prompt.as_deref())?.or(sampling.prompt.take());
@@ -223,12 +223,12 @@ fn plan(args: &Run) -> Result<Plan> {
         args::Offload::Host => Offload::Host,
         args::Offload::Disk => Offload::Disk,
     };
-    Plan::new(config, args.placement.options(offload, args.tile_vae)?)
+    Job::new(config, args.placement.options(offload, args.tile_vae)?)
 }
 
 /// Errors: a flag that is about a cache, and there is none.
-fn idle_flags(args: &Run, plan: &Plan) -> Result<()> {
-    if !plan.cache.cache.is_empty() {
+fn idle_flags(args: &Run, job: &Job) -> Result<()> {
+    if !job.cache.cache.is_empty() {
         return Ok(());
     }
     let audits = args.audit.is_some() || args.drift_budget.is_some() || args.on_drift.is_some();

@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 
 use crate::{
     args::Run,
-    console::Output,
-    plan::{Plan, read_prompts},
+    console::Console,
+    job::{Job, read_prompts},
 };
 
 /// A prompt and a seed.
@@ -22,26 +22,26 @@ pub(super) struct Scene {
 }
 
 impl Scene {
-    /// Every prompt with every seed, prompts outermost; those of the plan where none are given.
-    pub(super) fn all(args: &Run, plan: &Plan) -> Result<Vec<Self>> {
+    /// Every prompt with every seed, prompts outermost; those of the job where none are given.
+    pub(super) fn all(args: &Run, job: &Job) -> Result<Vec<Self>> {
         let prompts = match &args.prompts {
             Some(file) => read_prompts(file)?,
-            None => vec![plan.request.prompt.clone()],
+            None => vec![job.request.prompt.clone()],
         };
-        let seeds = if args.seeds.is_empty() { vec![plan.request.seed] } else { args.seeds.clone() };
+        let seeds = if args.seeds.is_empty() { vec![job.request.seed] } else { args.seeds.clone() };
         let with = |prompt: String| {
             seeds.iter().map(move |seed| Self { prompt: prompt.clone(), seed: *seed }).collect::<Vec<_>>()
         };
         Ok(prompts.into_iter().flat_map(with).collect())
     }
 
-    /// Makes the plan that of this scene.
-    pub(super) fn set(&self, plan: &mut Plan) -> Result<()> {
+    /// Makes the job that of this scene.
+    pub(super) fn set(&self, job: &mut Job) -> Result<()> {
         let Self { prompt, seed } = self;
-        (plan.request.prompt, plan.request.seed) = (prompt.clone(), *seed);
-        let sampling = &mut plan.config.sampling;
+        (job.request.prompt, job.request.seed) = (prompt.clone(), *seed);
+        let sampling = &mut job.config.sampling;
         (sampling.prompt, sampling.seed) = (Some(prompt.clone()), Some(*seed));
-        Ok(plan.pipeline.check(&plan.request)?)
+        Ok(job.pipeline.check(&job.request)?)
     }
 }
 
@@ -72,7 +72,7 @@ impl Answers {
         self.documents.push(document);
     }
 
-    pub(super) fn give(self, out: &Output) {
+    pub(super) fn give(self, out: &Console) {
         let document = match <[Value; 1]>::try_from(self.documents) {
             Ok([document]) => document,
             Err(documents) => json!({ "runs": documents }),

@@ -8,31 +8,31 @@ use serde_json::{Value, json};
 use super::generate::Done;
 use crate::{
     calibration::{Judged, judge},
-    plan::{Chosen, Plan},
+    job::{Chosen, Job},
     summary::{self, Summary, strip},
 };
 
 /// The text for a terminal and the document for a program.
-pub(super) fn told(plan: &Plan, judged: &[Judged], done: &Done) -> Result<(String, Value)> {
+pub(super) fn told(job: &Job, judged: &[Judged], done: &Done) -> Result<(String, Value)> {
     let Done { generation, outputs, started, resumed_at } = done;
     let seconds = started.elapsed().as_secs_f64();
     let transformer = generation.transformer_time().as_secs_f64();
-    let experts = plan.pipeline.meta().experts.clone();
-    let steps = plan.trajectory.steps().count();
+    let experts = job.pipeline.meta().experts.clone();
+    let steps = job.trajectory.steps().count();
     let here = match resumed_at {
-        Some(step) => format!(", {} of them", plan.trajectory.len().saturating_sub(*step)),
+        Some(step) => format!(", {} of them", job.trajectory.len().saturating_sub(*step)),
         None => String::new(),
     };
     let mut text =
         format!("{}{here} in {seconds:.2} s, transformer {transformer:.2} s\n", count(steps, "step"));
     let mut document = json!({
-        "config": serde_json::to_value(&plan.config)?,
+        "config": serde_json::to_value(&job.config)?,
         "profile_verdict": judge::json(judged),
         "skipped": null,
         "seconds": seconds,
         "transformer_seconds": transformer,
         "failsafes": 0,
-        "planned": plan.chosen.as_ref().map(Chosen::json),
+        "planned": job.chosen.as_ref().map(Chosen::json),
         "resumed_at": resumed_at,
         "audited_passes": 0,
         "audited_seconds": 0.0,
@@ -40,12 +40,12 @@ pub(super) fn told(plan: &Plan, judged: &[Judged], done: &Done) -> Result<(Strin
         "outputs": outputs,
     });
     if let Some(session) = generation.session() {
-        let run = &plan.trajectory;
-        let summary = Summary::of(session.log(), session.registry(), plan.pipeline.meta(), run);
+        let run = &job.trajectory;
+        let summary = Summary::of(session.log(), session.registry(), job.pipeline.meta(), run);
         for (branch, strip) in strip::lines(session.log(), run) {
             text += &format!("  {branch:>7} {strip}\n");
         }
-        let names = plan.strategies();
+        let names = job.strategies();
         text += &summary.text(&experts, &names);
         text += &summary.modules_text();
         text += &format!(

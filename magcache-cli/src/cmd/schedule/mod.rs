@@ -16,15 +16,15 @@ use self::outlook::{Outlook, cache_bytes, of_model, of_profile, profile_for};
 use crate::{
     args::Schedule,
     calibration::judge,
-    console::{Output, bad_input_with},
+    console::{Console, bad_input_with},
     files::Writes,
-    plan::{Chosen, Config, decisions, model_name},
+    job::{Chosen, Config, decisions, model_name},
     plot::{self, Chart},
     replay::exchange::Export,
     summary::{self, Summary, strip},
 };
 
-pub(crate) fn run(args: &Schedule, out: &Output) -> Result<()> {
+pub(crate) fn run(args: &Schedule, out: &Console) -> Result<()> {
     let mut config = Config::of(&args.sampling)?;
     Writes::beside_reads(args.writing, &args.sampling, &config)
         .file("--plot", args.plot.as_deref())
@@ -56,11 +56,11 @@ pub(crate) fn run(args: &Schedule, out: &Output) -> Result<()> {
     if let Some(chosen) = &outlook.chosen {
         out.note(&chosen.text());
     }
-    let plan = outlook.config.caches()?;
-    let built = plan.build(&outlook.meta, Some(&outlook.run))?;
+    let job = outlook.config.caches()?;
+    let built = job.build(&outlook.meta, Some(&outlook.run))?;
     judge::announce(&outlook.judged, args.sampling.force, out)?;
     let mut warnings = built.warnings.clone();
-    let names: Vec<&str> = plan.cache.iter().map(|e| e.name.as_str()).collect();
+    let names: Vec<&str> = job.cache.iter().map(|e| e.name.as_str()).collect();
     let strategy = if names.is_empty() { "no cache".to_owned() } else { names.join(" + ") };
 
     let log = if built.registry.is_static() {
@@ -92,7 +92,7 @@ pub(crate) fn run(args: &Schedule, out: &Output) -> Result<()> {
     };
     let exported = match (export, &log) {
         (None, _) => None,
-        (Some(export), Some(log)) => Some(export.write(&plan.cache, &built.registry, log, &outlook.run)?),
+        (Some(export), Some(log)) => Some(export.write(&job.cache, &built.registry, log, &outlook.run)?),
         (Some(_), None) => {
             let message =
                 format!("{strategy} decides from what it sees: there is no schedule to write before a run");

@@ -17,7 +17,7 @@ use crate::{
     args::Sampling,
     calibration::{Judged, facts, judge},
     console::{bad_input, bad_input_with},
-    plan::{Chosen, Config, Plan},
+    job::{Chosen, Config, Job},
 };
 
 /// Steps and shift of a run of a model that is only known by its profile.
@@ -39,15 +39,15 @@ pub(super) struct Outlook {
 }
 
 pub(super) fn of_model(config: Config, flags: &Sampling) -> Result<Outlook> {
-    let plan = Plan::new(config, LoadOptions::default())?;
-    let judged = judge::of_plan(&plan, &plan.cache, flags, None)?;
-    let meta = plan.pipeline.meta().clone();
+    let job = Job::new(config, LoadOptions::default())?;
+    let judged = judge::of_plan(&job, &job.cache, flags, None)?;
+    let meta = job.pipeline.meta().clone();
     Ok(Outlook {
-        profile: profile_of(&plan.config, &meta),
-        sizes: Some(plan.pipeline.sizes(&plan.request)?),
-        run: plan.trajectory,
-        config: plan.config,
-        chosen: plan.chosen,
+        profile: profile_of(&job.config, &meta),
+        sizes: Some(job.pipeline.sizes(&job.request)?),
+        run: job.trajectory,
+        config: job.config,
+        chosen: job.chosen,
         judged,
         meta,
     })

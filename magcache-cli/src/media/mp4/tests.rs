@@ -9,13 +9,13 @@ use openh264::decoder::Decoder;
 use openh264::formats::YUVSource;
 
 use super::super::testing::{psnr, test_frames, write};
-use super::super::{Clip, Output};
+use super::super::{Clip, Destination};
 use super::*;
 
 fn file(clip: Clip) -> (Vec<RgbImage>, Vec<u8>) {
     let root = tempfile::tempdir().unwrap();
     let frames = test_frames(&clip);
-    let path = write(&Output::prepare(root.path().join("a.mp4"), clip).unwrap(), &frames);
+    let path = write(&Destination::prepare(root.path().join("a.mp4"), clip).unwrap(), &frames);
     (frames, fs::read(path).unwrap())
 }
 

@@ -1,7 +1,7 @@
 //! Whole cached generations: decisions step by step and branch by branch, and latents along the way.
 
 mod flux;
-mod part;
+mod network;
 mod recipe;
 mod taylor;
 mod wan;

@@ -9,7 +9,7 @@ use serde_json::Value;
 use toml::Table;
 
 use super::{
-    part::{Part, integer},
+    network::{Network, integer},
     taylor::TaylorSeer,
 };
 use crate::console::bad_input;
@@ -116,34 +116,34 @@ impl Run {
             first = steps.end;
             part(config.as_ref(), steps, modules)
         });
-        let parts: Vec<Part> = parts.collect::<Result<_>>().map_err(|e| wrong(e.to_string()))?;
+        let parts: Vec<Network> = parts.collect::<Result<_>>().map_err(|e| wrong(e.to_string()))?;
         join(parts, networks).map_err(|e| wrong(e.to_string()))
     }
 }
 
 /// `steps`: those of the run that the network has.
-fn part(config: Option<&Value>, steps: Range<usize>, modules: &[&str]) -> Result<Part> {
-    let Some(config) = config else { return Ok(Part::Dense) };
+fn part(config: Option<&Value>, steps: Range<usize>, modules: &[&str]) -> Result<Network> {
+    let Some(config) = config else { return Ok(Network::Dense) };
     match config.get("type").and_then(Value::as_str) {
         Some("MagCacheConfig") => MagCache::deserialize(config)?.part(steps.len()),
         Some("FirstBlockCacheConfig") => Ok(FirstBlockCache::deserialize(config)?.part()),
         Some("TaylorSeerCacheConfig") => Ok(TaylorSeer::deserialize(config)?.part(steps, modules)),
-        Some(other) => Ok(Part::Unknown(format!("this build has no strategy for {other}"))),
+        Some(other) => Ok(Network::Unknown(format!("this build has no strategy for {other}"))),
         None => Err(bad_input("its cache configuration has no `type`")),
     }
 }
 
 /// The networks' parts as one plan, the same path as a user's configuration file.
-fn join(parts: Vec<Part>, networks: &[(&str, usize)]) -> Result<Recipe> {
+fn join(parts: Vec<Network>, networks: &[(&str, usize)]) -> Result<Recipe> {
     let mut all = Vec::new();
     let mut stored: Option<Residuals> = None;
     let mut measure = false;
     for (part, (name, _)) in parts.into_iter().zip(networks) {
         match part {
-            Part::Unknown(why) => return Ok(Recipe::Unknown(why)),
-            Part::Dense => {}
-            Part::Measure => measure = true,
-            Part::Tables { mut tables, residuals } => {
+            Network::Unknown(why) => return Ok(Recipe::Unknown(why)),
+            Network::Dense => {}
+            Network::Measure => measure = true,
+            Network::Tables { mut tables, residuals } => {
                 if stored.as_ref().is_some_and(|stored| *stored != residuals) {
                     return Ok(Recipe::Unknown("its networks store in different dtypes".to_owned()));
                 }
@@ -166,9 +166,9 @@ fn join(parts: Vec<Part>, networks: &[(&str, usize)]) -> Result<Recipe> {
 }
 
 impl MagCache {
-    fn part(self, steps: usize) -> Result<Part> {
+    fn part(self, steps: usize) -> Result<Network> {
         if self.calibrate {
-            return Ok(Part::Measure);
+            return Ok(Network::Measure);
         }
         let Some(ratios) = self.mag_ratios else {
             return Err(bad_input("a MagCacheConfig without `mag_ratios` that does not calibrate"));
@@ -184,13 +184,13 @@ impl MagCache {
         if self.num_inference_steps != steps {
             table.insert("assume_steps".to_owned(), integer(self.num_inference_steps));
         }
-        Ok(Part::Tables { tables: vec![table], residuals: Residuals::default() })
+        Ok(Network::Tables { tables: vec![table], residuals: Residuals::default() })
     }
 }
 
 impl FirstBlockCache {
-    fn part(self) -> Part {
-        Part::table([
+    fn part(self) -> Network {
+        Network::table([
             ("strategy".to_owned(), "fbcache".into()),
             ("dialect".to_owned(), "diffusers".into()),
             ("threshold".to_owned(), self.threshold.into()),
@@ -199,15 +199,15 @@ impl FirstBlockCache {
 }
 
 impl TeaCache {
-    fn part(&self) -> Result<Part> {
+    fn part(&self) -> Result<Network> {
         let signal = match self.kind.as_str() {
             "wan_e" => "timestep-embedding",
             "wan_e0" => "timestep-projection",
             "flux" => "modulated-input",
-            other => return Ok(Part::Unknown(format!("no signal is called {other:?}"))),
+            other => return Ok(Network::Unknown(format!("no signal is called {other:?}"))),
         };
         let (warmup, last_steps) = self.forced()?;
-        Ok(Part::table([
+        Ok(Network::table([
             ("strategy".to_owned(), "teacache".into()),
             ("threshold".to_owned(), self.threshold.into()),
             ("coefficients".to_owned(), self.coefficients.clone().into()),

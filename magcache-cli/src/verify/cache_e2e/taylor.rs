@@ -6,7 +6,7 @@ use magcache_core::config::Residuals;
 use serde::Deserialize;
 use toml::{Table, Value};
 
-use super::part::{Part, integer};
+use super::network::{Network, integer};
 
 /// The recorded keys.
 #[derive(Deserialize)]
@@ -29,21 +29,21 @@ const DEFAULT: &str = "attn";
 
 impl TaylorSeer {
     /// For a network that has these steps of the run, and these modules in its blocks.
-    pub(super) fn part(&self, steps: Range<usize>, modules: &[&str]) -> Part {
+    pub(super) fn part(&self, steps: Range<usize>, modules: &[&str]) -> Network {
         let residuals = match self.taylor_factors_dtype.as_deref() {
             None | Some("torch.float32") => Residuals::default(),
             Some("torch.bfloat16") => Residuals { dtype: Some("bf16".to_owned()), ..Residuals::default() },
             Some(other) => {
-                return Part::Unknown(format!("TaylorSeer stores {other}, which `[residuals]` has not"));
+                return Network::Unknown(format!("TaylorSeer stores {other}, which `[residuals]` has not"));
             }
         };
         let places = match self.places(modules) {
-            Ok(places) if places.is_empty() => return Part::Dense,
+            Ok(places) if places.is_empty() => return Network::Dense,
             Ok(places) => places,
-            Err(why) => return Part::Unknown(why),
+            Err(why) => return Network::Unknown(why),
         };
         let tables = places.into_iter().map(|at| self.table(at, &steps)).collect();
-        Part::Tables { tables, residuals }
+        Network::Tables { tables, residuals }
     }
 
     /// What is continued.

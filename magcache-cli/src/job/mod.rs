@@ -42,7 +42,7 @@ use crate::{console::bad_input, files::folder_of, media::Clip};
 
 /// A model and everything that is asked of it.
 #[derive(Debug)]
-pub(crate) struct Plan {
+pub(crate) struct Job {
     pub(crate) pipeline: Box<dyn Pipeline>,
     pub(crate) request: Request,
     pub(crate) trajectory: Trajectory,
@@ -56,7 +56,7 @@ pub(crate) struct Plan {
     pub(crate) config: Config,
 }
 
-impl Plan {
+impl Job {
     /// Opens the model, fills in its defaults and checks the whole request. Loads no weights.
     pub(crate) fn new(mut config: Config, options: LoadOptions) -> Result<Self> {
         let device = options.device.clone();
@@ -110,7 +110,7 @@ impl Plan {
         self.build_hooks(&self.cache)
     }
 
-    /// The same for other caches than the plan's own.
+    /// The same for other caches than the job's own.
     pub(crate) fn build_hooks(&self, cache: &CachePlan) -> Result<Built> {
         let mut built = cache.build(self.pipeline.meta(), Some(&self.trajectory))?;
         if self.request.image.is_some() {

@@ -17,13 +17,13 @@ use super::{Clip, Format, Frames, MediaError};
 
 /// A place to write to that was checked before the run.
 #[derive(Clone, Debug)]
-pub struct Output {
+pub struct Destination {
     path: PathBuf,
     format: Format,
     clip: Clip,
 }
 
-impl Output {
+impl Destination {
     /// Checks that `clip` can be written to `path`: a known format that can hold it, a folder that exists or can be
     /// created and can be written to. Leaves no trace. An existing file is replaced at the end of the run, a folder that
     /// is not empty is refused.
@@ -48,7 +48,7 @@ impl Output {
         Ok(Self { path, format, clip })
     }
 
-    /// As [`Output::prepare`] for a run that goes on, whose result may be there already, `maybe`: true for a folder that holds
+    /// As [`Destination::prepare`] for a run that goes on, whose result may be there already, `maybe`: true for a folder that holds
     /// exactly the frames of the clip. One that is there appeared whole.
     pub(crate) fn prepare_again(path: &Path, clip: Clip, maybe: bool) -> Result<(Self, bool), MediaError> {
         let format = Format::of(path)?;
@@ -100,7 +100,7 @@ impl Output {
 /// Writes a clip frame by frame; its memory does not grow with the length, but for a few bytes a frame. Dropped before
 /// [`VideoWriter::finish`], it removes what it wrote.
 pub struct VideoWriter {
-    output: Output,
+    output: Destination,
     sink: Box<dyn FrameSink>,
     pushed: usize,
 }
@@ -156,7 +156,7 @@ mod tests {
         for name in ["a.mp4", "a.gif", "a", "new/folder/a.mp4", "new/a.gif", "new/a"] {
             let root = tempfile::tempdir().unwrap();
             let empty = || fs::read_dir(root.path()).unwrap().next().is_none();
-            let output = Output::prepare(root.path().join(name), CLIP).unwrap();
+            let output = Destination::prepare(root.path().join(name), CLIP).unwrap();
             assert!(empty(), "{name}: prepare leaves nothing");
             let frames = test_frames(&CLIP);
 
@@ -192,7 +192,7 @@ mod tests {
         for name in ["a.png", "a.webp", "new/a.png", "new/a.webp"] {
             let root = tempfile::tempdir().unwrap();
             let empty = || fs::read_dir(root.path()).unwrap().next().is_none();
-            let output = Output::prepare(root.path().join(name), clip).unwrap();
+            let output = Destination::prepare(root.path().join(name), clip).unwrap();
             let mut dropped = output.writer().unwrap();
             dropped.push(frame).unwrap();
             drop(dropped);
@@ -217,7 +217,7 @@ mod tests {
         fs::create_dir(at("full")).unwrap();
         fs::write(at("full/x"), b"mine").unwrap();
         let refused = |name: &str, part: &str| {
-            let text = Output::prepare(at(name), CLIP).unwrap_err().to_string();
+            let text = Destination::prepare(at(name), CLIP).unwrap_err().to_string();
             assert!(text.contains(part), "{text}");
         };
         refused("a.avi", "cannot write files that end in .avi");
@@ -234,7 +234,7 @@ mod tests {
     fn prepare_refuses_a_folder_that_takes_no_files() {
         // `/proc` takes no file from anybody, the administrator included.
         if Path::new("/proc/self").is_dir() {
-            let error = Output::prepare("/proc/a.mp4", CLIP).unwrap_err();
+            let error = Destination::prepare("/proc/a.mp4", CLIP).unwrap_err();
             assert_eq!(error.to_string(), "/proc: cannot write to this folder");
             assert!(std::error::Error::source(&error).is_some());
         }
@@ -243,7 +243,7 @@ mod tests {
     #[test]
     fn a_slash_at_the_end_asks_for_a_folder() {
         let root = tempfile::tempdir().unwrap();
-        let output = Output::prepare(format!("{}/v1.2/", root.path().display()), CLIP).unwrap();
+        let output = Destination::prepare(format!("{}/v1.2/", root.path().display()), CLIP).unwrap();
         assert_eq!((output.format(), output.path()), (Format::Folder, root.path().join("v1.2").as_path()));
         let mut writer = output.writer().unwrap();
         test_frames(&CLIP).iter().for_each(|f| writer.push(f).unwrap());

@@ -9,7 +9,7 @@ use super::audit::Audits;
 
 /// The decisions of one expert's passes of one branch.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Part {
+pub(crate) struct Passes {
     pub(crate) steps: usize,
     /// Steps at which a hook skipped something.
     pub(crate) skipped: Vec<usize>,
@@ -29,7 +29,7 @@ struct Decided {
     audits: Audits,
 }
 
-impl Part {
+impl Passes {
     /// Counts a decision about blocks or the forward.
     pub(super) fn decided(&mut self, record: &Record) {
         let own = self.hooks.entry(record.hook).or_default();

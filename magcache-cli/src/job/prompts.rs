@@ -5,7 +5,7 @@ use std::{io, path::Path};
 use anyhow::Result;
 use magcache_models::pipeline::Offload;
 
-use super::{Config, Plan};
+use super::{Config, Job};
 use crate::{
     args::Runs,
     console::{bad_input, bad_input_with},
@@ -24,23 +24,23 @@ pub(crate) fn prompt(typed: Option<&str>) -> Result<Option<String>> {
 
 impl Runs {
     /// The model of `config` and what is the same for all runs.
-    pub(crate) fn plan(&self, mut config: Config) -> Result<Plan> {
+    pub(crate) fn job(&self, mut config: Config) -> Result<Job> {
         let negative = &mut config.sampling.negative_prompt;
         *negative = self.negative_prompt.clone().or(negative.take());
         if self.seeds.is_empty() {
             return Err(bad_input_with("no seeds", "--seeds 0,1"));
         }
-        Plan::new(config, self.placement.options(Offload::None, false)?)
+        Job::new(config, self.placement.options(Offload::None, false)?)
     }
 
-    /// The prompts of the flags and of the file, or the plan's own.
-    pub(crate) fn prompts(&self, plan: &Plan) -> Result<Vec<String>> {
+    /// The prompts of the flags and of the file, or the job's own.
+    pub(crate) fn prompts(&self, job: &Job) -> Result<Vec<String>> {
         let mut prompts = self.prompt.clone();
         if let Some(path) = &self.prompts {
             prompts.extend(read_prompts(path)?);
         }
         if prompts.is_empty() {
-            prompts.push(plan.request.prompt.clone());
+            prompts.push(job.request.prompt.clone());
         }
         Ok(prompts)
     }

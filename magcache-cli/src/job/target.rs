@@ -139,7 +139,7 @@ fn scheduled(goal: Goal, plans: &Plans) -> Result<Chosen> {
         return Err(empty());
     };
     match goal {
-        Goal::Budget(steps) => match known().find(|(plan, _)| plan.computed == steps) {
+        Goal::Budget(steps) => match known().find(|(job, _)| job.computed == steps) {
             Some(found) => of(None, found),
             None => {
                 let message = format!(
@@ -151,8 +151,8 @@ fn scheduled(goal: Goal, plans: &Plans) -> Result<Chosen> {
             }
         },
         Goal::Speedup(times) => {
-            let speedup = |plan: &PlannedSchedule| plans.speedup(plan.computed);
-            let off = |plan: &PlannedSchedule| (speedup(plan) / times).ln().abs();
+            let speedup = |job: &PlannedSchedule| plans.speedup(job.computed);
+            let off = |job: &PlannedSchedule| (speedup(job) / times).ln().abs();
             let Some(found) = known().min_by(|(a, _), (b, _)| off(a).total_cmp(&off(b))) else {
                 return Err(empty());
             };

@@ -20,7 +20,7 @@ use crate::{
     replay::exchange,
 };
 
-/// What a run, a plan or a comparison is asked for. A flag of the same name goes before a key of the file.
+/// What a run, a schedule or a comparison is asked for. A flag of the same name goes before a key of the file.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Config {

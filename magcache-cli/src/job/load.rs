@@ -5,9 +5,9 @@ use std::sync::Arc;
 use anyhow::Result;
 use magcache_models::pipeline::{Denoiser, Request, Stage};
 
-use super::Plan;
+use super::Job;
 
-impl Plan {
+impl Job {
     /// The network with the prompts of `request`, and what the user should know of it. `now` is told what is being done.
     pub(crate) fn load(
         &self,

@@ -6,7 +6,7 @@ use clap::Parser;
 use magcache_models::pipeline::{SamplingOption, SamplingOptions};
 use serde_json::Value;
 
-use super::{Config, LoadOptions, Plan, flag};
+use super::{Config, Job, LoadOptions, flag};
 use crate::{
     args::{Args, Command, Run},
     calibration::Conditions,
@@ -27,15 +27,15 @@ fn value(options: &SamplingOptions, option: SamplingOption) -> Value {
 }
 
 /// The command with one option set, and what is planned for it; `None` where this value is not taken.
-fn planned(model: &str, option: SamplingOption, typed: &str, image: bool) -> Option<(Run, Plan)> {
+fn planned(model: &str, option: SamplingOption, typed: &str, image: bool) -> Option<(Run, Job)> {
     let flag = flag(option);
     let mut words = vec!["magcache", "run", "--model", model, &flag, typed];
     if image && option != SamplingOption::image {
         words.extend(["--image", PICTURE]);
     }
     let Command::Run(run) = Args::try_parse_from(words).ok()?.command else { return None };
-    let plan = Plan::new(Config::of(&run.sampling).ok()?, LoadOptions::default()).ok()?;
-    Some((run, plan))
+    let job = Job::new(Config::of(&run.sampling).ok()?, LoadOptions::default()).ok()?;
+    Some((run, job))
 }
 
 #[test]
@@ -49,25 +49,25 @@ fn an_option_is_in_every_place_that_follows_from_it() {
             let image = takes.contains(&SamplingOption::image);
             TYPED.iter().find_map(|typed| planned(model.name, option, typed, image))
         });
-        let (run, plan) = found.unwrap_or_else(|| panic!("no model takes {key}, or it is no flag"));
+        let (run, job) = found.unwrap_or_else(|| panic!("no model takes {key}, or it is no flag"));
 
         let set = value(&run.sampling.options, option);
-        assert_eq!(value(&plan.config.sampling, option), set, "{key}: what is written");
-        let is_file = plan.config.sampling.pictures().iter().any(|(picture, _)| *picture == option);
+        assert_eq!(value(&job.config.sampling, option), set, "{key}: what is written");
+        let is_file = job.config.sampling.pictures().iter().any(|(picture, _)| *picture == option);
         if !is_file {
-            assert_eq!(value(&plan.request.options(), option), set, "{key}: what is asked of the model");
+            assert_eq!(value(&job.request.options(), option), set, "{key}: what is asked of the model");
         }
         assert!(
-            identity(&plan, &run).unwrap().contains_key(&format!("sampling.{key}")),
+            identity(&job, &run).unwrap().contains_key(&format!("sampling.{key}")),
             "{key}: the identity"
         );
-        let facts = Conditions::facts(&plan, None).unwrap();
+        let facts = Conditions::facts(&job, None).unwrap();
         for name in option.conditions() {
             assert!(facts.contains_key(*name), "{key}: the conditions");
         }
 
         // A flag goes before the file, the file before nothing.
-        let file = toml::to_string(&plan.config).unwrap();
+        let file = toml::to_string(&job.config).unwrap();
         let read: Config = toml::from_str(&file).unwrap();
         assert_eq!(value(&read.sampling, option), set, "{key}: what is read");
         let none = SamplingOptions::default();

@@ -4,14 +4,14 @@ use magcache_core::config::Residuals;
 use toml::Table;
 
 /// What one network's configuration says.
-pub(super) enum Part {
+pub(super) enum Network {
     Dense,
     Measure,
     Tables { tables: Vec<Table>, residuals: Residuals },
     Unknown(String),
 }
 
-impl Part {
+impl Network {
     pub(super) fn table(entries: impl IntoIterator<Item = (String, toml::Value)>) -> Self {
         Self::Tables { tables: vec![Table::from_iter(entries)], residuals: Residuals::default() }
     }

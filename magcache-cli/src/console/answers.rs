@@ -19,7 +19,7 @@ use super::{
 
 /// Where a command's answer, its notes and its progress go.
 #[derive(Debug)]
-pub(crate) struct Output {
+pub(crate) struct Console {
     json: bool,
     quiet: bool,
     colour: bool,
@@ -27,7 +27,7 @@ pub(crate) struct Output {
     loaded: Mutex<Vec<String>>,
 }
 
-impl Output {
+impl Console {
     /// `json` keeps stdout for one document; `quiet` drops everything but that and errors.
     pub(crate) fn new(json: bool, quiet: bool) -> Self {
         let plain = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
