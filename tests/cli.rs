@@ -107,7 +107,7 @@ fn a_damaged_checkpoint_is_refused_and_the_fault_is_named() {
     fs::remove_file(&weights).unwrap();
     refused(&run, d, &["transformer"]);
 
-    // The header is JSON behind its length: change it in place, byte for byte.
+    // The header is JSON after its length: change it in place, byte for byte.
     let rewritten = |from: &str, to: &str| {
         assert_eq!(from.len(), to.len());
         let at = whole.windows(from.len()).position(|w| w == from.as_bytes()).unwrap();

@@ -105,7 +105,7 @@ fn a_signal_is_told_by_the_exit_code() {
         let mut run = Command::new(env!("CARGO_BIN_EXE_magcache"));
         let args = ["run", "--steps", "900", "--checkpoint", "state", "-q"];
         let mut run = run.args(args).current_dir(d).spawn().unwrap();
-        // The first state is stored behind the listening.
+        // Signals are listened for before the first state is stored.
         while !d.join("state/state.safetensors").exists() {
             assert!(run.try_wait().unwrap().is_none(), "the run ended before it was stopped");
             thread::sleep(Duration::from_millis(5));

@@ -141,7 +141,7 @@ fn the_published_count_of_consecutive_skips_is_not_their_number() {
     };
     // Early: two skips, a step that the metric computes, and three more skips that a cap of 3 allows.
     assert_eq!(both(&[4.0, 4.0, 4.0, 8.0, 8.0, 8.0, 8.0, 8.0], 3), ["01101101", "01101110"]);
-    // Late: a skip behind a computed step is not counted.
+    // Late: a skip after a computed step is not counted.
     assert_eq!(both(&[4.0; 8], 1), ["01011011", "01010101"]);
 }
 

@@ -20,7 +20,7 @@ use magcache_models::{
 fn told(out: &mut String, make: &dyn Fn() -> Box<dyn Error + Send + Sync>) {
     let error = make();
     let said = hint::of(&*error);
-    // An error of candle has a backtrace behind its first line, where one is asked for.
+    // An error of candle has a backtrace after its first line, where one is asked for.
     let message = error.to_string().lines().next().unwrap_or_default().to_owned();
     assert!(!message.contains("hint:"), "{message}");
     assert_eq!(hint::of(&PipelineError::part("part", make())), said, "{message}: in a part");

@@ -200,7 +200,7 @@ enum Trouble {
     Lost(usize, usize),
     /// A block fails on the branch of this number, and the step is run again.
     Failed(usize, usize),
-    /// The step is cancelled behind so many branches, and run again.
+    /// The step is cancelled after so many branches, and run again.
     Cancelled(usize),
 }
 

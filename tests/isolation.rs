@@ -121,7 +121,7 @@ fn recovers(name: &str, new: impl Fn(&Toy) -> Session, disturb: impl Fn(&Toy, &m
     assert_same(&clean, &rest, name);
 }
 
-/// Two caches behind one another, of which the first has already stored its slot when block 4 goes wrong.
+/// Two caches, one after the other, of which the first has already stored its slot when block 4 goes wrong.
 fn two_ranges(toy: &Toy) -> Session {
     HookRegistry::builder(toy.blocks())
         .ring(0..3, Script::at([3, 5, 6, 8]).hook(0))

@@ -255,7 +255,7 @@ fn branches_and_experts_have_slots_of_their_own() {
         }
         keys.push(session.slots().keys().map(|key| key.expert.0).collect::<Vec<_>>());
     }
-    // Two blocks, two branches; those of the first expert are freed behind its phase.
+    // Two blocks, two branches; those of the first expert are freed after its phase.
     assert_eq!((keys[2].as_slice(), keys[3].as_slice()), (&[0; 4][..], &[1; 4][..]));
     let mut session = toy.plan(&table("skip = [5]\nexperts = [\"low\"]"), &run);
     run.steps().for_each(|step| {

@@ -58,7 +58,7 @@ fn nested_disjoint_and_partly_overlapping_ranges() {
     let cases: [(Rings<'_>, &[&str]); 4] = [
         (&[("a", 0..6), ("b", 2..4)], &["a in 0..6", "b in 2..4", "b out 2..4", "a out 0..6"]),
         (&[("a", 0..2), ("b", 4..6)], &["a in 0..2", "a out 0..2", "b in 4..6", "b out 4..6"]),
-        // The outer ring stays whole; the inner one is reached once inside it and once behind it.
+        // The outer ring stays whole; the inner one is reached once inside it and once after it.
         (
             &[("a", 0..4), ("b", 2..6)],
             &["a in 0..4", "b in 2..4", "b out 2..4", "a out 0..4", "b in 4..6", "b out 4..6"],
@@ -102,7 +102,7 @@ impl BlockHook for Given {
 fn an_addition_is_put_off_behind_the_last_block_and_nowhere_else() {
     let add = |_: usize, x: Streams, _: &mut Modules<'_>| x.map_image(|x| x + 1.0);
     let x = Tensor::zeros((1, 2, 3), DType::F32, &Device::Cpu).unwrap();
-    // The last range is skipped too, or computed; behind the first one comes a hook, or a block.
+    // The last range is skipped too, or computed; after the first one comes a hook, or a block.
     for (last, at) in [(1, 2..4), (7, 3..4)] {
         let given = Arc::new(Given::default());
         let registry = HookRegistry::builder(6)

@@ -125,7 +125,7 @@ fn a_cost_is_the_error_grown_to_the_end_of_the_run() {
     let pixels = 0.5;
     assert!((cost(Continuation::Residual, &[2]) - 5.0 * 8.0 * pixels).abs() < 1e-12);
     assert!((cost(Continuation::Line, &[2]) - 45f64.sqrt() * 8.0 * pixels).abs() < 1e-12);
-    // Behind a single computed step the line is its residual.
+    // After a single computed step the line is its residual.
     for with in [Continuation::Residual, Continuation::Line] {
         assert!((cost(with, &[1, 2]) - (1.0 * 2.0 + 5.0 * 8.0) * pixels).abs() < 1e-12);
         assert_eq!(planner.predict(with, &[0]), None);

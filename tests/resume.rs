@@ -149,7 +149,7 @@ fn stored_step(folder: &Path) -> Option<usize> {
 #[derive(Debug, Default)]
 struct Killed {
     kills: usize,
-    /// Kills behind which there was no state yet, a state between two steps, one behind the last step, and none any more.
+    /// Kills after which there was no state yet, a state between two steps, one after the last step, and none any more.
     phases: [usize; 4],
 }
 
@@ -188,7 +188,7 @@ fn kill(case: &Case, random: &mut Random, at_most: usize, total: &mut Killed) {
             let _ = fs::remove_dir(folder.path().join("state"));
             break;
         }
-        assert!(step >= last, "{}: step {step:?} behind {last:?}: a state was lost", case.name);
+        assert!(step >= last, "{}: step {step:?} after {last:?}: a state was lost", case.name);
         last = step;
         let steps: usize =
             case.args[case.args.iter().position(|a| *a == "--steps").unwrap() + 1].parse().unwrap();
@@ -199,13 +199,13 @@ fn kill(case: &Case, random: &mut Random, at_most: usize, total: &mut Killed) {
     if !ended {
         let done = answer(&case.checkpointed(), folder.path());
         assert_eq!(done["resumed_at"].as_u64().map(|n| n as usize), last, "{}", case.name);
-        assert_eq!(timeless(done), expected.0, "{} behind {kills} kills", case.name);
+        assert_eq!(timeless(done), expected.0, "{} after {kills} kills", case.name);
     }
     let got = left(folder.path());
     let names = |files: &BTreeMap<PathBuf, Vec<u8>>| files.keys().cloned().collect::<Vec<_>>();
-    assert_eq!(names(&got), names(&expected.1), "{} behind {kills} kills", case.name);
+    assert_eq!(names(&got), names(&expected.1), "{} after {kills} kills", case.name);
     for (name, bytes) in &got {
-        assert!(bytes == &expected.1[name], "{} behind {kills} kills: {} differs", case.name, name.display());
+        assert!(bytes == &expected.1[name], "{} after {kills} kills: {} differs", case.name, name.display());
     }
 }
 
@@ -233,13 +233,13 @@ fn fifty_kills() {
             runs += 1;
         }
     }
-    let [none, between, behind, done] = killed.phases;
+    let [none, between, after, done] = killed.phases;
     eprintln!(
-        "{} kills of {runs} runs: {none} before the first state, {between} between steps, {behind} behind the last, {done} \
-         behind the outputs",
+        "{} kills of {runs} runs: {none} before the first state, {between} between steps, {after} after the last, {done} \
+         after the outputs",
         killed.kills
     );
-    assert!(killed.kills >= 50 && none > 0 && between > 0 && behind > 0, "{killed:?}");
+    assert!(killed.kills >= 50 && none > 0 && between > 0 && after > 0, "{killed:?}");
 }
 
 /// A run that was stopped at its fourth step or so.
@@ -346,7 +346,7 @@ fn a_run_killed_behind_its_outputs_finds_them() {
     let case = &CASES[1];
     let folder = stopped(case);
     let d = folder.path();
-    // The state behind the last step, and the finished folder beside it, as a kill between the two leaves them.
+    // The state after the last step, and the finished folder beside it, as a kill between the two leaves them.
     let mut run = Command::new(env!("CARGO_BIN_EXE_magcache"));
     run.args(case.checkpointed()).current_dir(d).stdout(Stdio::null()).stderr(Stdio::null());
     let mut run = run.spawn().unwrap();

@@ -95,7 +95,7 @@ fn nobody_follows_a_pass_that_failed() {
     let keys = "strategy = \"dbcache\"\nfront = 1\nback = 1\nthreshold = 0.5\nwarmup = 1\nbranches = \"cond-decides\"\n";
     let (toy, steps, mut session) = guided(5, &format!("[[cache]]\n{keys}"));
     for step in steps.steps() {
-        // Behind the middle, whose reuse was decided by then.
+        // After the middle, whose reuse was decided by then.
         toy.set_fault((step.index == 4).then_some((4, Fault::Error)));
         let cond = run_pass(&toy, Some(&mut session), &step, Branch::Cond, 1);
         toy.set_fault(None);

@@ -165,7 +165,7 @@ impl Whole {
         plan.build(self.pipeline.meta(), Some(&run)).unwrap().registry
     }
 
-    /// Stores behind every step and goes on from there: latents and decisions are those of the run without a break.
+    /// Stores after every step and goes on from there: latents and decisions are those of the run without a break.
     fn check(&self) {
         let name = format!("{}: {}", self.pipeline.meta().name, self.caches);
         let denoiser = self.pipeline.denoiser(&self.request, &|_| {}, &mut Vec::new()).unwrap();

@@ -1,4 +1,4 @@
-//! Whether the text that skipped blocks would have changed is kept follows from what is really behind them.
+//! Whether the text that skipped blocks would have changed is kept follows from what is really after them.
 
 mod support;
 
@@ -12,7 +12,7 @@ use magcache_core::{
 use proptest::{collection::vec, prelude::*};
 use support::Script;
 
-/// A ring: where, blocks that always run in front and behind, steps that it replaces.
+/// A ring: where, blocks that always run in front and after, steps that it replaces.
 type Nested = (Range<usize>, (usize, usize), Vec<usize>);
 
 /// Runs `toy` with rings, the first outermost; whether what nobody reads is left out.

@@ -102,7 +102,7 @@ fn transform(source: &WanSource, expert: Expert) -> Tensor {
     let weights = source.transformer(expert, &Device::Cpu, KEEP).unwrap();
     let model = WanTransformer::load(&weights, config).unwrap();
     assert!(weights.unused().is_empty(), "{:?}", weights.unused());
-    // Behind so many text tokens the published models have their image tokens.
+    // After so many text tokens the published models have their image tokens.
     let text = waves(&[1, if image.is_some() { 512 } else { 6 }, text_dim], 0.3);
     let text = match &image {
         Some(image) => model.image_text_context(&text, image),

@@ -23,7 +23,7 @@ const FRONT: usize = 8;
 #[derive(Debug, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct DbCacheConfig {
-    /// Blocks at the start that always run (`Fn_compute_blocks`); the metric is taken behind them. Without it 8, the published
+    /// Blocks at the start that always run (`Fn_compute_blocks`); the metric is taken after them. Without it 8, the published
     /// value; half of the blocks where 8 would leave none to skip.
     #[schemars(range(min = 1))]
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -6,7 +6,7 @@ QWEN3.jinja is the chat template of Qwen3, as published with any of its checkpoi
 transformers (5.23.0). Writes to `tests/fixtures/flux_pipelines`
   flux1/, flux2/  what several runs share: transformer, autoencoder, the text encoder of FLUX.2; stored in f16
   CASE/           `model_index.json`, the scheduler, `case.json` with the request and where the other parts are, and
-                  `golden.safetensors` with the initial noise, the latents behind every step and samples of the image
+                  `golden.safetensors` with the initial noise, the latents after every step and samples of the image
 Text encoders and tokenizers of FLUX.1 are those of `magcache-models/tiny/tiny-flux`, the tokenizer of FLUX.2 that of
 `flux_text`. Pictures are a formula in their coordinates.
 """
@@ -221,13 +221,13 @@ def make(name, case, family):
 
     latents, timesteps = [], []
 
-    def behind(_, step, timestep, tensors):
+    def after(_, step, timestep, tensors):
         assert step == len(latents)
         latents.append(tensors["latents"].clone())
         timesteps.append(float(timestep))
         return {}
 
-    image = pipeline(**call, max_sequence_length=rows, output_type="pt", callback_on_step_end=behind).images
+    image = pipeline(**call, max_sequence_length=rows, output_type="pt", callback_on_step_end=after).images
     image = image[0] * 2 - 1
     assert image.shape == (3, HEIGHT, WIDTH), image.shape
     latents = torch.cat(latents)

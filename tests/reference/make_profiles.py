@@ -305,7 +305,7 @@ def measured(report, script):
 
 
 def measured_profile(report):
-    """The curve, and for each signal the fit to the hidden states behind the blocks, as TeaCache fits it."""
+    """The curve, and for each signal the fit to the hidden states after the blocks, as TeaCache fits it."""
     branches, provenance = report["magcache"], measured(report, f"calibrate_tiny.py {report['model']}")
     boundary = {"boundary_ratio": report["boundary_ratio"]} if report.get("boundary_ratio") else {}
     shift = {"flow_shift": report["flow_shift"]} if report["flow_shift"] else {}

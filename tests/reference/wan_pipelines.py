@@ -3,7 +3,7 @@
     python tests/reference/wan_pipelines.py
 
 Writes `tests/fixtures/pipelines/CASE`: the transformers, `model_index.json`, the scheduler, pictures, `case.json` with the request,
-and `golden.safetensors` with the initial noise and the latents behind the last step. Text encoder, tokenizer and, where none is
+and `golden.safetensors` with the initial noise and the latents after the last step. Text encoder, tokenizer and, where none is
 named here, the autoencoder are those of `magcache-models/tiny/wan2.1-t2v-tiny`; CLIP and the residual autoencoder are golden cases.
 """
 

@@ -70,7 +70,7 @@ struct State {
     slots: BTreeMap<Key, Slot>,
     log: Vec<Line>,
     step: usize,
-    /// Behind the last step of each expert that was seen.
+    /// After the last step of each expert that was seen.
     ends: BTreeMap<u8, usize>,
     clock: usize,
     evicted: usize,
@@ -83,7 +83,7 @@ pub(crate) struct Interpreter<'m> {
     pub(crate) rings: Vec<Ring>,
     pub(crate) storage: Option<DType>,
     pub(crate) budget: Option<usize>,
-    /// Nothing behind the last block reads text.
+    /// Nothing after the last block reads text.
     pub(crate) text_ends: bool,
     state: RefCell<State>,
 }
@@ -186,7 +186,7 @@ impl<'m> Interpreter<'m> {
         start..at.end.clamp(start, blocks.end)
     }
 
-    /// What lies before the first ring's part, the ring, what lies behind it; without a ring the thing itself.
+    /// What lies before the first ring's part, the ring, what lies after it; without a ring the thing itself.
     fn around(
         &self,
         pass: &Pass<'_>,
@@ -283,8 +283,8 @@ impl<'m> Interpreter<'m> {
             self.keep(pass, key(pass.branch), slot, true);
             (y, exact)
         };
-        let (y, behind) = self.around(pass, inner, level, middle.end..own.end, y, true)?;
-        Ok((y, exact && behind))
+        let (y, after) = self.around(pass, inner, level, middle.end..own.end, y, true)?;
+        Ok((y, exact && after))
     }
 
     fn basis(&self, pass: &Pass<'_>, ring: usize, cond: &Key, fronted: &Flow) -> Basis {

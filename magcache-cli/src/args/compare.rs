@@ -62,7 +62,7 @@ pub(crate) struct Compare {
     pub(crate) out: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) writing: Writing,
-    /// Draws how far the latents are from the dense run's behind each step
+    /// Draws how far the latents are from the dense run's after each step
     #[arg(long, value_name = "FILE.svg|.png")]
     pub(crate) plot: Option<PathBuf>,
 }

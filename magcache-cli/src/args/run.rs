@@ -48,7 +48,7 @@ pub(crate) struct Run {
     /// Stores the state of the run in this folder: after a kill the same command goes on from there
     #[arg(long, help_heading = "Console", value_name = "DIR")]
     pub(crate) checkpoint: Option<PathBuf>,
-    /// Stores it behind every so many steps
+    /// Stores it after every so many steps
     #[arg(
         long,
         help_heading = "Console",

@@ -40,7 +40,7 @@ pub(crate) struct Watched {
 struct Wrong {
     step: usize,
     run: Generation,
-    /// Root mean square of what the latents behind that step were off by.
+    /// Root mean square of what the latents after that step were off by.
     error: f64,
 }
 
@@ -111,7 +111,7 @@ impl Watched {
         Ok(())
     }
 
-    /// The next step of `run` once with the residual of each step that is kept, as runs of their own behind it.
+    /// The next step of `run` once with the residual of each step that is kept, as runs of their own after it.
     fn rehearse(&self, run: &Generation, stop: &dyn Fn() -> bool) -> Result<(Vec<usize>, Vec<Generation>)> {
         let Some(session) = run.session() else { return Ok(Default::default()) };
         let step = run.trajectory().step(run.next());
@@ -177,7 +177,7 @@ mod tests {
     use super::*;
     use crate::lanes::{Lane, testing::with_scene};
 
-    /// The latents behind the last step.
+    /// The latents after the last step.
     fn end(scene: &Scene<'_>, hooks: &Arc<HookRegistry>) -> Tensor {
         let mut lane = Lane::new(scene, hooks).unwrap();
         lane.generation.run(&|| false, &mut |_| {}).unwrap();

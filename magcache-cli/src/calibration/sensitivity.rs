@@ -12,7 +12,7 @@ use magcache_models::pipeline::{Denoiser, Generation, PipelineError};
 #[derive(Debug)]
 pub(super) struct Before {
     step: Step,
-    /// The same step as the network of the next one would be told about it: at timestep 0 behind the last.
+    /// The same step as the network of the next one would be told about it: at timestep 0 after the last.
     later: Step,
     latents: Tensor,
 }
@@ -26,7 +26,7 @@ impl Before {
         Self { later: Step { timestep, sigma, ..step.clone() }, step, latents: run.latents().clone() }
     }
 
-    /// What the step answers, from two more conditional passes: at the latents that `run` has reached behind it, and at the
+    /// What the step answers, from two more conditional passes: at the latents that `run` has reached after it, and at the
     /// next timestep. `kept` belongs to the hooks of the run.
     pub(super) fn response(
         self,

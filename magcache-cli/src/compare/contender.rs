@@ -143,7 +143,7 @@ pub(crate) fn chosen_note(name: &str, chosen: &Chosen) -> String {
     format!("{name}: {}{short}", chosen.text())
 }
 
-/// A name and what has it. A path may hold a `=` behind its first separator.
+/// A name and what has it. A path may hold a `=` after its first separator.
 fn split(text: &str) -> (Option<&str>, &str) {
     match text.split_once('=') {
         Some((name, source)) if !name.is_empty() && !name.contains(['/', '\\', ':']) => {

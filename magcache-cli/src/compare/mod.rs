@@ -73,7 +73,7 @@ pub(crate) struct Compared {
     pub(crate) ratios: Option<Ratios>,
     /// The first step that runs: above 0 for image to image.
     pub(crate) first_step: usize,
-    /// The first steps of the experts behind the first one.
+    /// The first steps of the experts after the first one.
     pub(crate) boundaries: Vec<usize>,
     pub(crate) outputs: Vec<PathBuf>,
 }

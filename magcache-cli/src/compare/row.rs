@@ -80,7 +80,7 @@ pub(crate) struct Row {
     pub(crate) against: Option<Against>,
     pub(crate) by_seed: Vec<BySeed>,
     pub(crate) cache_bytes: usize,
-    /// `‖x − dense‖₂ / ‖dense‖₂` of the latents behind each step, with the first seed.
+    /// `‖x − dense‖₂ / ‖dense‖₂` of the latents after each step, with the first seed.
     pub(crate) divergence: Vec<f64>,
     /// The skip pattern by branch, with the first seed.
     pub(crate) strips: Vec<(Branch, String)>,

@@ -173,7 +173,7 @@ pub(crate) fn cache_table(name: &str, set: &[String]) -> Result<toml::Table> {
         let Some((key, value)) = pair.split_once('=') else {
             return Err(bad_input_with(format!("--set {pair:?} has no `=`"), "--set threshold=0.1"));
         };
-        // A value and not a document: a line behind it would be a key of its own. A word without quotes is meant as a string.
+        // A value and not a document: a line after it would be a key of its own. A word without quotes is meant as a string.
         let value = value.trim().parse().unwrap_or_else(|_| toml::Value::String(value.to_owned()));
         table.insert(key.trim().to_owned(), value);
     }

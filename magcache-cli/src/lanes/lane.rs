@@ -19,7 +19,7 @@ pub(crate) struct Lane<'a> {
     pub(crate) generation: Generation,
     /// How long decoding took.
     pub(crate) decode: Duration,
-    /// How far the latents behind each step are from the first lane's behind the same step: `‖x − dense‖₂ / ‖dense‖₂`. Empty
+    /// How far the latents after each step are from the first lane's after the same step: `‖x − dense‖₂ / ‖dense‖₂`. Empty
     /// in a lane that has another number of steps.
     pub(crate) divergence: Vec<f64>,
 }

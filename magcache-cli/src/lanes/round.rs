@@ -48,7 +48,7 @@ pub(crate) struct Noted {
     pub(crate) threshold: Option<f64>,
 }
 
-/// One lane of a round, behind its end.
+/// One lane of a round, after its end.
 #[derive(Clone, Debug)]
 pub(crate) struct Finished {
     /// Seconds in the network.

@@ -20,7 +20,7 @@ impl Scene<'_> {
     }
 
     /// Decodes the latents of a run to what is shown, `[frames, height, width, channels]` in 0..=1, f32. `stop` is asked
-    /// behind each piece.
+    /// after each piece.
     pub(crate) fn decode(&self, latents: &Tensor, stop: &dyn Fn() -> bool) -> Result<Tensor> {
         let mut parts = Vec::new();
         self.pipeline.decode(&self.request, latents, &|_| {}, &mut |frames| {

@@ -54,7 +54,7 @@ fn next(lanes: &[(usize, usize)]) -> Option<usize> {
         .map(|(i, _)| i)
 }
 
-/// Once the lanes with as many steps as the first one are level with it, their distance from it: in turns, they are behind
+/// Once the lanes with as many steps as the first one are level with it, their distance from it: in turns, they are after
 /// every step, so no latents need to be kept.
 fn compare_with_first(lanes: &mut [Lane<'_>]) -> Result<()> {
     let Some((first, others)) = lanes.split_first_mut() else { return Ok(()) };
@@ -124,8 +124,8 @@ mod tests {
             take_turns(&mut lanes, &|| false, &mut || turns += 1).unwrap();
             assert_eq!(turns, 3 + 3 + 3 + 2);
             assert_eq!(lanes[1].divergence, [0.0; 3]);
-            let [before, at, behind] = lanes[2].divergence[..] else { panic!("a value for each step") };
-            assert!(before == 0.0 && at > 0.0 && behind > 0.0, "{:?}", lanes[2].divergence);
+            let [before, at, after] = lanes[2].divergence[..] else { panic!("a value for each step") };
+            assert!(before == 0.0 && at > 0.0 && after > 0.0, "{:?}", lanes[2].divergence);
             assert!(lanes[0].divergence.is_empty() && lanes[3].divergence.is_empty());
         });
     }

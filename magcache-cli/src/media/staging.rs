@@ -185,7 +185,7 @@ impl StagedFolder {
         self.folder.path()
     }
 
-    /// Puts the files into the target folder beside what is there, over former files of these names; `last` behind all others,
+    /// Puts the files into the target folder beside what is there, over former files of these names; `last` after all others,
     /// so that it names nothing that is not there yet.
     pub(crate) fn merge(self, last: &str) -> Result<(), MediaError> {
         let Self { target, folder, folders } = self;

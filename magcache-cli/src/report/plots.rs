@@ -21,7 +21,7 @@ const SIZE: [u32; 2] = [440, 290];
 pub(super) fn section(compared: &Compared) -> Result<Markup> {
     let mut out = Vec::new();
     let configs = || compared.rows.iter().filter(|row| row.role == Role::Config);
-    let note = "Relative distance of the latents behind each step from the dense run's, in the Euclidean norm, with the first seed. A step at which nothing differs yet has no point.";
+    let note = "Relative distance of the latents after each step from the dense run's, in the Euclidean norm, with the first seed. A step at which nothing differs yet has no point.";
     out.extend(figure(compared, &html! { "Divergence from dense" }, note, divergence(compared))?);
     if let Some(ratios) = &compared.ratios {
         let mut chart = Chart::new("", "step", "|residual| / |residual before|");

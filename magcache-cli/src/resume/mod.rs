@@ -87,7 +87,7 @@ impl StateFolder {
         self.stored.is_none() || self.moved
     }
 
-    /// True behind a step whose state is to be stored: every so many steps of the run, and the last.
+    /// True after a step whose state is to be stored: every so many steps of the run, and the last.
     pub(crate) fn is_due(&self, run: &Generation) -> bool {
         run.is_done() || (run.next() - run.trajectory().first).is_multiple_of(self.every)
     }

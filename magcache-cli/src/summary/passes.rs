@@ -49,7 +49,7 @@ impl Passes {
         &mut self.hooks.entry(hook).or_default().audits
     }
 
-    /// One line; of several hooks a line for each behind it. `names` are the strategies in the order of their hooks.
+    /// One line; of several hooks, a line for each below it. `names` are the strategies in the order of their hooks.
     pub(super) fn text(&self, names: &[String]) -> String {
         let (steps, skipped) = (self.steps, self.skipped.len());
         let computed = steps - skipped;

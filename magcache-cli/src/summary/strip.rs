@@ -14,7 +14,7 @@ pub(crate) fn strips(log: &DecisionLog, run: &Trajectory) -> Vec<(Branch, String
     run.branches.iter().map(of).collect()
 }
 
-/// The same, then one line for each module inside the blocks and each branch, with the module's name behind it: `.` where
+/// The same, then one line for each module inside the blocks and each branch, with the module's name after it: `.` where
 /// its output was forecast in any block.
 pub(crate) fn lines(log: &DecisionLog, run: &Trajectory) -> Vec<(Branch, String)> {
     let modules: BTreeSet<&str> = log.records().iter().filter_map(|r| r.module.as_deref()).collect();

@@ -202,7 +202,7 @@ fn sizes(
         equal("size", &pipeline.size_like(image, 1024 * 1024), &request.size);
     }
     if let Some(text) = recorded.text_tokens {
-        // Pictures that the network looks at lie behind the latents' tokens.
+        // Pictures that the network looks at lie after the latents' tokens.
         let alone = pipeline.sizes(&Request { image: None, ..request.clone() })?;
         equal("tokens", &[alone.tokens + alone.text_tokens], &[noise.dim(1)? + text]);
         if let Some(looked_at) = recorded.looked_at {
@@ -234,18 +234,18 @@ fn run(
     let (trajectory, sampler) = (pipeline.trajectory(request)?, pipeline.sampler(request)?);
     let registry = Arc::<HookRegistry>::default();
     let mut generation = Generation::new(denoiser, trajectory, sampler, case.tensor("noise")?, &registry)?;
-    let mut behind = Vec::new();
+    let mut after = Vec::new();
     while !generation.is_done() {
         generation.step(&|| false)?;
-        behind.push(generation.latents().clone());
+        after.push(generation.latents().clone());
     }
     let passes = generation.times().len() as f64;
     report.numbers(RUN, "passes", &[passes], &[recorded.passes as f64], 0.0);
-    // Those behind the last step, or behind every one.
+    // Those after the last step, or after every one.
     let want = case.tensor("latents")?;
     let got = match generation.latents() {
         last if last.dims() == want.dims() => last.clone(),
-        _ => Tensor::cat(&behind, 0)?,
+        _ => Tensor::cat(&after, 0)?,
     };
     report.tensors(RUN, "latents", &got, want, recorded.tolerance)?;
     if case.has("image") {

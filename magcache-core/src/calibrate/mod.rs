@@ -56,7 +56,7 @@ pub struct Distances {
     pub signals: BTreeMap<Signal, f64>,
     /// Of what the blocks added.
     pub residual: f64,
-    /// Of the hidden states behind the blocks.
+    /// Of the hidden states after the blocks.
     pub hidden_states: f64,
 }
 
@@ -140,7 +140,7 @@ impl Recording {
         }
     }
 
-    /// TeaCache's fit from the distance of `signal` to that of the hidden states behind the blocks, over all branches of
+    /// TeaCache's fit from the distance of `signal` to that of the hidden states after the blocks, over all branches of
     /// one expert or of all; `None` where the rows do not determine it.
     pub fn fit(&self, signal: Signal, expert: Option<Expert>) -> Option<Fit> {
         let own = self.distances.iter().filter(|row| expert.is_none_or(|expert| row.expert == expert));

@@ -20,7 +20,7 @@ pub type Probe<'a> = &'a dyn Fn(Signal, &Streams) -> Result<Tensor>;
 /// What a range of blocks gave.
 #[derive(Clone, Debug)]
 pub struct Output {
-    /// The streams behind the range.
+    /// The streams after the range.
     pub streams: Streams,
     /// True when every block of the range really ran on exact input.
     pub exact: bool,
@@ -86,7 +86,7 @@ impl Debug for Cx<'_> {
 
 /// One ring of the onion, around one range of blocks. `self` is configuration and never changes.
 pub trait BlockHook: Debug + Send + Sync {
-    /// Runs `next` whole, in parts, or not at all, and returns the streams behind it.
+    /// Runs `next` whole, in parts, or not at all, and returns the streams after it.
     ///
     /// An error abandons the pass: the slots that it touched are dropped.
     fn call(&self, cx: &mut Cx<'_>, x: Streams, next: Next<'_>) -> Result<Output>;

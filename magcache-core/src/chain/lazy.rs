@@ -33,7 +33,7 @@ impl LazyOutput {
         Ok((self.streams.into_image()?, self.residual.map(Streams::into_image).transpose()?))
     }
 
-    /// What comes of this when `next` is run behind it.
+    /// What comes of this when `next` is run after it.
     pub(crate) fn then<O: Into<Self>>(self, next: impl FnOnce(Streams) -> Result<O>) -> Result<Self> {
         let Output { streams, exact } = self.added()?;
         let out = next(streams)?.into();

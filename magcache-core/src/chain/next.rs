@@ -41,7 +41,7 @@ impl<'n> Next<'n> {
         Self { rings, modules: &[], blocks, block, text_until: usize::MAX, forced: false, bare: false }
     }
 
-    /// Nothing behind the last of these blocks reads the text stream.
+    /// Nothing after the last of these blocks reads the text stream.
     pub(crate) fn text_ends(self) -> Self {
         Self { text_until: self.blocks.end, ..self }
     }
@@ -56,7 +56,7 @@ impl<'n> Next<'n> {
         self.blocks.clone()
     }
 
-    /// True when a block behind these, or the model behind its last block, reads the text stream that leaves them.
+    /// True when a block after these, or the model after its last block, reads the text stream that leaves them.
     pub fn text_is_read(&self) -> bool {
         self.blocks.end < self.text_until
     }

@@ -72,7 +72,7 @@ impl HookRegistry {
         Ok(ring.hook.as_ref())
     }
 
-    /// True when nothing behind the last block reads the text stream.
+    /// True when nothing after the last block reads the text stream.
     pub(crate) fn text_ends(&self) -> bool {
         self.text_ends
     }
@@ -170,7 +170,7 @@ impl Builder {
         self
     }
 
-    /// Nothing behind the last block reads the text stream, so what skipped blocks would add to it there is not stored.
+    /// Nothing after the last block reads the text stream, so what skipped blocks would add to it there is not stored.
     #[must_use]
     pub fn text_ends(mut self) -> Self {
         self.registry.text_ends = true;

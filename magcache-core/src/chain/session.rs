@@ -73,7 +73,7 @@ impl Session {
         }))
     }
 
-    /// Writes everything that a later pass depends on, and every decision so far: behind any pass, whole.
+    /// Writes everything that a later pass depends on, and every decision so far: after any pass, whole.
     ///
     /// # Errors
     /// [`SnapshotError::Refused`] where a hook of its own kind does not say how its slots are stored.

@@ -75,7 +75,7 @@ pub(crate) fn problems(placed: &[Placed<'_>], model: &ModelMeta) -> Vec<Problem>
 }
 
 /// A strategy that asks for signals decides only for parts that begin at block 0, which is what signals are about. Each ring
-/// around it cuts its range: what lies before the ring, between the ring's front and back blocks, and behind it.
+/// around it cuts its range: what lies before the ring, between the ring's front and back blocks, and after it.
 fn without_signal<'a>(b: &Placed<'_>, outer: impl Iterator<Item = &'a Placed<'a>>) -> Option<Problem> {
     if b.level != Level::Blocks || !b.uses_signals() {
         return None;

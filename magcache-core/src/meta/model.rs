@@ -69,7 +69,7 @@ pub struct ModelMeta {
     pub experts: Cow<'static, [&'static str]>,
     /// True when a step has a conditional and an unconditional pass.
     pub guided: bool,
-    /// True when something behind the last block reads the text stream.
+    /// True when something after the last block reads the text stream.
     pub text_after: bool,
     /// The signals that it shows.
     pub signals: Cow<'static, [Signal]>,

@@ -8,7 +8,7 @@ pub struct StepErrors {
     /// The steps whose residuals were tried, oldest first; none where the step has to be computed, the first of an expert.
     pub sources: Vec<usize>,
     /// For each pair of sources, row by row: the mean over the latents of the product of their errors. An error is what the
-    /// latents behind the step are off by, so the diagonal holds mean squares.
+    /// latents after the step are off by, so the diagonal holds mean squares.
     pub products: Vec<f64>,
 }
 
@@ -17,9 +17,9 @@ pub struct StepErrors {
 pub struct ReuseErrors {
     /// One for each step.
     pub steps: Vec<StepErrors>,
-    /// How many times larger an error behind a step is behind the last one, for the steps where it was measured, in order.
+    /// How many times larger an error after a step is after the last one, for the steps where it was measured, in order.
     pub growth: Vec<(usize, f64)>,
-    /// Root mean square error of the pixels, in 0..=1, over that of the latents behind the last step; 1 where it was not measured.
+    /// Root mean square error of the pixels, in 0..=1, over that of the latents after the last step; 1 where it was not measured.
     pub pixels: f64,
     /// Time of a skipped step in times of a computed one, with what computed steps pay for the cache.
     pub cost: f64,
@@ -32,12 +32,12 @@ impl Default for ReuseErrors {
 }
 
 impl ReuseErrors {
-    /// How many times larger an error behind `step` is behind the last one: exponential in the step between two measured
+    /// How many times larger an error after `step` is after the last one: exponential in the step between two measured
     /// ones, constant outside them, 1 where none was measured.
     pub fn growth_at(&self, step: usize) -> f64 {
         let before = self.growth.iter().rev().find(|(at, _)| *at <= step);
-        let behind = self.growth.iter().find(|(at, _)| *at >= step);
-        match (before, behind) {
+        let after = self.growth.iter().find(|(at, _)| *at >= step);
+        match (before, after) {
             (Some((a, low)), Some((b, high))) if a < b => {
                 let part = (step - a) as f64 / (b - a) as f64;
                 (low.ln() * (1.0 - part) + high.ln() * part).exp()
@@ -53,7 +53,7 @@ impl ReuseErrors {
 pub(super) struct Costs<'r> {
     with: Continuation,
     runs: &'r [ReuseErrors],
-    /// What an error of the latents behind a step is in the pixels, by run, then by step.
+    /// What an error of the latents after a step is in the pixels, by run, then by step.
     growth: Vec<Vec<f64>>,
 }
 
@@ -80,7 +80,7 @@ impl<'r> Costs<'r> {
         sources.iter().min().map(|oldest| step.saturating_sub(*oldest))
     }
 
-    /// The error at the end of the run if `step` is skipped behind the computed steps `last` and `before`; `None` where that
+    /// The error at the end of the run if `step` is skipped after the computed steps `last` and `before`; `None` where that
     /// was not measured.
     pub(super) fn skip(&self, before: Option<usize>, last: usize, step: usize) -> Option<f64> {
         let mut logs = 0.0;
@@ -93,7 +93,7 @@ impl<'r> Costs<'r> {
 }
 
 impl StepErrors {
-    /// The mean square of the error of what stands in at `step` behind the computed steps `last` and `before`.
+    /// The mean square of the error of what stands in at `step` after the computed steps `last` and `before`.
     fn square(&self, with: Continuation, before: Option<usize>, last: usize, step: usize) -> Option<f64> {
         let place = |source: usize| self.sources.iter().position(|s| *s == source);
         let product = |a: usize, b: usize| self.products.get(a * self.sources.len() + b).copied();

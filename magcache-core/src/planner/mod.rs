@@ -27,7 +27,7 @@ pub enum Continuation {
     /// The residual of the last computed step.
     #[default]
     Residual,
-    /// The line through the residuals of the last two computed steps, TaylorSeer of order 1; behind a single one, that one.
+    /// The line through the residuals of the last two computed steps, TaylorSeer of order 1; after a single one, that one.
     Line,
 }
 

@@ -51,7 +51,7 @@ struct Pairs {
     steps: usize,
     /// The most steps from one computed step to the next, in one expert.
     gap: usize,
-    /// By pair: the errors of the steps behind it, up to the first that cannot be skipped.
+    /// By pair: the errors of the steps after it, up to the first that cannot be skipped.
     errors: Vec<Vec<f64>>,
 }
 
@@ -86,7 +86,7 @@ impl Pairs {
         (last.saturating_sub(self.gap)..last).map(Some).chain([None]).map(move |before| (before, last))
     }
 
-    /// The errors behind a pair that are at most `limit`, up to the first that is not.
+    /// The errors after a pair that are at most `limit`, up to the first that is not.
     fn errors(&self, pair: Pair, limit: f64) -> impl Iterator<Item = f64> {
         self.errors[self.place(pair)].iter().copied().take_while(move |error| *error <= limit)
     }
@@ -162,8 +162,8 @@ impl Search {
                         }
                         break;
                     }
-                    self.offer(&mut table, computed + 1, self.behind(pair, next), reached, better);
-                    // Go on behind it as a skipped step.
+                    self.offer(&mut table, computed + 1, self.after(pair, next), reached, better);
+                    // Go on after it as a skipped step.
                     let Some(error) = errors.next() else { break };
                     (sum, worst) = (sum + error, worst.max(error));
                 }
@@ -173,8 +173,8 @@ impl Search {
         found.map(|(computed, (pair, end))| self.trace(&table, computed, pair, end)).collect()
     }
 
-    /// The pair when `next` is computed behind `pair`.
-    fn behind(&self, (_, last): Pair, next: usize) -> Pair {
+    /// The pair when `next` is computed after `pair`.
+    fn after(&self, (_, last): Pair, next: usize) -> Pair {
         let fresh = self.fresh.get(next).copied().unwrap_or(true);
         (Some(last).filter(|_| !fresh), next)
     }
@@ -192,7 +192,7 @@ impl Search {
         }
     }
 
-    /// By pair, the fewest steps that are computed behind it.
+    /// By pair, the fewest steps that are computed after it.
     fn fewest_left(&self, limit: f64) -> Vec<usize> {
         let Self { pairs, .. } = self;
         let steps = pairs.steps;
@@ -203,7 +203,7 @@ impl Search {
                 // The end, or the next computed step.
                 let next = (last + 1..=(last + 1 + skipped).min(steps)).map(|next| match next {
                     next if next == steps => 0,
-                    next => left[pairs.place(self.behind(pair, next))].saturating_add(1),
+                    next => left[pairs.place(self.after(pair, next))].saturating_add(1),
                 });
                 let fewest = next.min().unwrap_or(usize::MAX);
                 left[pairs.place(pair)] = fewest;

@@ -53,9 +53,9 @@ pub(super) fn of(schedules: &[PlannedSchedule]) -> Vec<Quality> {
             let within = Some(own.error + (own.measured - own.psnr).abs());
             return Quality { psnr: own.psnr, within, grounds: Grounds::Measured };
         }
-        let behind = known.iter().position(|known| known.place > place).unwrap_or(known.len());
-        let before = behind.checked_sub(1).and_then(|at| known.get(at));
-        let (psnr, within) = match (before, known.get(behind)) {
+        let after = known.iter().position(|known| known.place > place).unwrap_or(known.len());
+        let before = after.checked_sub(1).and_then(|at| known.get(at));
+        let (psnr, within) = match (before, known.get(after)) {
             (None, None) => return Quality { psnr: *predicted, within: None, grounds: Grounds::Predicted },
             (Some(a), Some(b)) => between(a, b, *predicted),
             (Some(one), None) | (None, Some(one)) => {

@@ -7,7 +7,7 @@ use crate::{Branch, Expert, Phase, Step};
 pub struct Trajectory {
     /// What the model is told at each step (0 to 1000).
     pub timesteps: Vec<f64>,
-    /// Noise level at each step, and the last one behind it.
+    /// Noise level at each step, and the last one after it.
     pub sigmas: Vec<f64>,
     /// Who owns which steps.
     pub phases: Vec<Phase>,

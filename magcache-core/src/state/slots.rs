@@ -57,7 +57,7 @@ struct Slot {
 #[derive(Debug, Default)]
 pub struct Slots {
     held: HashMap<SlotKey, Slot>,
-    /// Behind the last step of each expert seen.
+    /// After the last step of each expert seen.
     phase_ends: BTreeMap<Expert, usize>,
     budget: Option<usize>,
     /// The step that runs.

@@ -10,12 +10,12 @@ use crate::{
     snapshot::{Snapshot, SnapshotError},
 };
 
-/// Rule 41: Stored behind any pass and put back into a fresh session of the same hooks, a run gives the outputs, the decisions
+/// Rule 41: Stored after any pass and put back into a fresh session of the same hooks, a run gives the outputs, the decisions
 /// and the counts that it would have given; and what was put back is stored as the same again.
 ///
 /// # Panics
 ///
-/// If not, with the pass behind which the run was stored.
+/// If not, with the pass after which the run was stored.
 pub fn check_resume(bench: &Bench<'_>) {
     let place = bench.place("41: a stored run goes on as if nothing had happened");
     let new = || bench.session(bench.table(bench.info.example));
@@ -26,7 +26,7 @@ pub fn check_resume(bench: &Bench<'_>) {
     }
 }
 
-/// Stores and puts back behind every pass of a run, in sessions that `new` gives; `None` where there is nothing to check.
+/// Stores and puts back after every pass of a run, in sessions that `new` gives; `None` where there is nothing to check.
 ///
 /// # Panics
 ///
@@ -52,7 +52,7 @@ pub fn resumes(
     }
     stored.push(snapshot(place, &whole));
     for (k, snapshot_at_k) in stored.iter().enumerate() {
-        let at = format!("{place}: stored behind {k} of {} passes", passes.len());
+        let at = format!("{place}: stored after {k} of {} passes", passes.len());
         let Some(mut session) = new() else { return };
         let restored = session.restore(&snapshot_at_k.reader(&Device::Cpu));
         restored.unwrap_or_else(|e| panic!("{at}: {e}"));

@@ -127,7 +127,7 @@ fn blocks_were_replaced(bench: &Bench<'_>, record: &Record, before: &Ran, ran: &
     let expected = entered(ran)?.add(&left.sub(&entered(before)?)?)?;
     match of(ran, end) {
         Some(next) => same_streams(&next.input, &expected, true),
-        // Behind the last block nothing reads the text, so it need not be there.
+        // After the last block nothing reads the text, so it need not be there.
         None => Ok(same_bits(&ran.output, &Toy::readout(&expected)?)),
     }
 }

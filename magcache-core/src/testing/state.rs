@@ -76,7 +76,7 @@ fn counted(place: &str, session: &Session, step: &Step) {
     let stored = stored(place, session);
     let bytes: usize = stored.tensors().values().map(Persist::bytes).sum();
     let got = session.slots().bytes();
-    let at = format!("{place}: behind step {}", step.index);
+    let at = format!("{place}: after step {}", step.index);
     assert!(got == bytes, "{at}: the slots hold tensors of {bytes} bytes, the state says {got}");
 }
 

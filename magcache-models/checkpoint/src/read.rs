@@ -59,7 +59,7 @@ fn in_line<T: Copy>(stored: Vec<T>, info: &TensorInfo) -> Vec<T> {
     offsets.into_iter().filter_map(|offset| stored.get(offset).copied()).collect()
 }
 
-/// Values of `N` bytes each; the file's pages are released behind the copy.
+/// Values of `N` bytes each; the file's pages are released after the copy.
 fn copied<const N: usize, T>(blob: &Blob, range: Range<usize>, value: impl Fn([u8; N]) -> T) -> Vec<T> {
     let mut values = Vec::with_capacity(range.len() / N);
     let bytes = blob.bytes().get(range.clone()).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! The norm of the VAE: `x / max(|x|, 1e-12) * sqrt(channels) * gamma` over the channels, with `SiLU` behind it if wanted.
+//! The norm of the VAE: `x / max(|x|, 1e-12) * sqrt(channels) * gamma` over the channels, with `SiLU` after it if wanted.
 
 use candle_core::{CpuStorage, CustomOp2, D, Layout, Shape, Tensor};
 use pulp::Simd;

@@ -132,7 +132,7 @@ impl Linear {
         })
     }
 
-    /// With [`gelu_tanh`] behind it.
+    /// Followed by [`gelu_tanh`].
     pub fn forward_gelu_tanh(&self, x: &Tensor) -> Result<Tensor> {
         match self.panels(x)? {
             Some(weight) => self.run(x, &weight, &then::GeluTanh),
@@ -169,7 +169,7 @@ impl Linear {
         self.run(x, &weight, &then::GatedAdd { values, gate })
     }
 
-    /// With a norm of the whole row behind it.
+    /// Followed by a norm of the whole row.
     pub fn forward_rms_norm(&self, x: &Tensor, norm: &RmsNorm) -> Result<Tensor> {
         let Some(weight) = self.panels(x)? else { return norm.forward(&self.plain(x)?) };
         let (storage, layout) = norm.weight().storage_and_layout();
@@ -177,7 +177,7 @@ impl Linear {
         self.run(x, &weight, &then::RmsNorm(RmsNormRows { eps: norm.eps() as f32, weight: scale }))
     }
 
-    /// With [`rms_norm_rotary`] behind it.
+    /// Followed by [`rms_norm_rotary`].
     pub fn forward_rms_norm_rotary(&self, x: &Tensor, norm: &RmsNorm, table: &RotaryTable) -> Result<Tensor> {
         let Some(weight) = self.panels(x)? else {
             return rms_norm_rotary(self.ops, &self.plain(x)?, norm.weight(), table, norm.eps());
@@ -279,7 +279,7 @@ fn panels(weight: &Tensor) -> Result<Panels> {
     Ok(Panels::from_columns(Values::of(on_host(&storage)?, layout)?, inputs, inputs, outputs))
 }
 
-/// Rows of `x` by a weight, and something behind it.
+/// Rows of `x` by a weight, and something after it.
 struct Product<'a, F> {
     weight: &'a Panels,
     bias: Option<&'a [f32]>,

@@ -31,7 +31,7 @@ impl RotaryTable {
         self.0.dim(1)
     }
 
-    /// Whether it can turn queries or keys of this shape behind a norm with this weight.
+    /// Whether it can turn queries or keys of this shape after a norm with this weight.
     pub(super) fn check(&self, x: &Shape, weight: &Tensor) -> Result<()> {
         let (_, tokens, channels) = x.dims3()?;
         let (_, rows, half) = self.0.dims3()?;

@@ -18,7 +18,7 @@ pub(super) struct LayerSizes {
     pub(super) activation: Activation,
 }
 
-/// Self-attention and a feed-forward layer, each behind a norm and with a residual connection.
+/// Self-attention and a feed-forward layer, each after a norm and with a residual connection.
 #[derive(Clone, Debug)]
 pub(super) struct ClipLayer {
     layer_norm1: LayerNorm,

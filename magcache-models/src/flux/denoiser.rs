@@ -77,7 +77,7 @@ pub struct FluxDenoiser {
 }
 
 impl FluxDenoiser {
-    /// `positions` are those of the text, the image and, behind it, the reference images. `uncond` is for classifier-free
+    /// `positions` are those of the text, the image and, after it, the reference images. `uncond` is for classifier-free
     /// guidance and has as many tokens as `cond`.
     pub fn new(
         network: Arc<dyn FluxNetwork>,

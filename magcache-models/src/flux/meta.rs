@@ -26,7 +26,7 @@ pub(crate) fn dual_outputs(meta: &ModelMeta) -> &[Role] {
     meta.stacks.first().map_or(&[], |stack| &stack.outputs)
 }
 
-/// A model of either generation: no branch of guidance, and text that nothing reads behind the last block.
+/// A model of either generation: no branch of guidance, and text that nothing reads after the last block.
 pub(crate) const fn model(
     name: &'static str,
     summary: &'static str,

@@ -24,8 +24,8 @@ impl Activation {
         }
     }
 
-    /// Behind a linear layer.
-    pub(crate) fn behind(self, layer: &Linear, x: &Tensor) -> Result<Tensor> {
+    /// After a linear layer.
+    pub(crate) fn after(self, layer: &Linear, x: &Tensor) -> Result<Tensor> {
         match self {
             Self::GeluTanh => layer.forward_gelu_tanh(x),
             Self::SwiGlu => swiglu(layer.ops(), &layer.forward(x)?),
@@ -42,7 +42,7 @@ pub(crate) struct FeedForward {
 }
 
 impl FeedForward {
-    /// `hidden` channels behind the activation; FLUX.2 has no biases.
+    /// `hidden` channels after the activation; FLUX.2 has no biases.
     pub(crate) fn load(
         weights: &Weights,
         inner: usize,
@@ -65,7 +65,7 @@ impl FeedForward {
         match self.activation {
             Activation::GeluTanh => feed_forward(x, &self.input, &self.output, residual, gate),
             Activation::SwiGlu => {
-                self.output.forward_gated_add(&self.activation.behind(&self.input, x)?, residual, gate)
+                self.output.forward_gated_add(&self.activation.after(&self.input, x)?, residual, gate)
             }
         }
     }

@@ -30,7 +30,7 @@ impl Head {
         })
     }
 
-    /// `[batch, tokens, inner]`, and what is to be added to it, to `[batch, tokens, outputs]`; `activated` is the embedding behind its
+    /// `[batch, tokens, inner]`, and what is to be added to it, to `[batch, tokens, outputs]`; `activated` is the embedding after its
     /// `SiLU`.
     pub(crate) fn forward(
         &self,

@@ -67,7 +67,7 @@ impl SingleBlock {
     }
 
     fn project(&self, attended: Tensor, normed: &Tensor) -> Result<Tensor> {
-        let hidden = self.activation.behind(&self.proj_mlp, normed)?;
+        let hidden = self.activation.after(&self.proj_mlp, normed)?;
         self.proj_out.forward(&attended, &hidden)
     }
 }

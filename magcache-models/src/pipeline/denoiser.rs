@@ -67,7 +67,7 @@ pub trait Denoiser: Send + Sync {
         None
     }
 
-    /// What is done to the latents behind the last step; they stay as they are unless a model says otherwise.
+    /// What is done to the latents after the last step; they stay as they are unless a model says otherwise.
     fn finish(&self, latents: &Tensor) -> Result<Tensor> {
         Ok(latents.clone())
     }

@@ -98,7 +98,7 @@ impl Generation {
         Ok(from.field("next")?)
     }
 
-    /// Writes everything that the rest of the run depends on, and its log and times so far: between two steps, and not behind
+    /// Writes everything that the rest of the run depends on, and its log and times so far: between two steps, and not after
     /// one that was interrupted or failed, whose passes have run in part.
     ///
     /// # Errors
@@ -232,7 +232,7 @@ impl Generation {
         self.denoiser.as_ref().map_or(self.text_uses, |denoiser| denoiser.text_uses())
     }
 
-    /// True behind the last step.
+    /// True after the last step.
     pub fn is_done(&self) -> bool {
         self.next >= self.trajectory.len()
     }
@@ -242,7 +242,7 @@ impl Generation {
         self.next
     }
 
-    /// The latents behind the last step run, f32, in the shape that the model's [`Denoiser`] takes.
+    /// The latents after the last step run, f32, in the shape that the model's [`Denoiser`] takes.
     pub fn latents(&self) -> &Tensor {
         &self.latents
     }

@@ -103,7 +103,7 @@ pub enum SamplerError {
         /// The ratio given.
         got: f64,
     },
-    /// A step was taken twice, skipped, or lies behind the end.
+    /// A step was taken twice, skipped, or lies after the end.
     #[error("the sampler expects step {expected} of {steps}, got step {got}")]
     OutOfOrder {
         /// The step asked for.

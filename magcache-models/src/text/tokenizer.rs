@@ -58,7 +58,7 @@ impl fmt::Debug for PromptTokenizer {
     }
 }
 
-/// The tokenizer of a Wan text encoder: [`PromptTokenizer`] behind [`clean_prompt`].
+/// The tokenizer of a Wan text encoder: [`PromptTokenizer`] after [`clean_prompt`].
 #[derive(Clone, Debug)]
 pub struct WanTokenizer(PromptTokenizer);
 

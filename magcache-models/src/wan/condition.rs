@@ -8,7 +8,7 @@ use crate::autoencoder::{Tiling, VideoVae};
 /// The given first frame, and last one, of a video in the making.
 ///
 /// The two families take it in different ways. [`FrameCondition::channels`] is for Wan 2.1 image-to-video and
-/// first-and-last-frame models and for Wan 2.2 I2V-A14B: a mask and the latents of the given frames lie behind the noise as
+/// first-and-last-frame models and for Wan 2.2 I2V-A14B: a mask and the latents of the given frames lie after the noise as
 /// further channels. [`FrameCondition::first_frame`] is for Wan 2.2 TI2V-5B: the first latent frame is the given one and
 /// never noise, which its tokens' timestep 0 says. The frames' latents are the mean of their distribution, normalised;
 /// nothing is sampled.
@@ -32,7 +32,7 @@ enum Kind {
 impl FrameCondition {
     /// Of a video of `frames` frames that begins with `first` and ends with `last`, `[batch, 3, height, width]` in -1..=1.
     ///
-    /// The autoencoder sees the given frames with zeros, which is gray, between and behind them.
+    /// The autoencoder sees the given frames with zeros, which is gray, between and after them.
     ///
     /// # Errors
     /// Frames of other shapes, and a number of frames that is not 1 more than a multiple of the autoencoder's temporal
@@ -113,7 +113,7 @@ impl FrameCondition {
 
     /// What the transformer gets for `latents` `[batch, z_dim, latent frames, height, width]`, in their type.
     ///
-    /// [`Self::channels`] puts its channels behind those of the latents, [`Self::first_frame`] its latent frame in the
+    /// [`Self::channels`] puts its channels after those of the latents, [`Self::first_frame`] its latent frame in the
     /// place of the first. A condition of one video serves a batch.
     ///
     /// # Errors

@@ -19,7 +19,7 @@ pub(super) struct Weight {
 }
 
 impl Weight {
-    /// After the steps behind `last` up to and with `step`, of which at most `most` count.
+    /// From the step after `last` up to and including `step`, of which at most `most` count.
     fn at(&self, last: usize, step: usize, most: usize) -> f64 {
         let first = self.steps.start.max(last.saturating_add(1));
         let end = self.steps.end.min(step.saturating_add(1));

@@ -47,7 +47,7 @@ impl Attempt<'_> {
         let started = Instant::now();
         let Self { job, built, path, config, interrupt, out, .. } = self;
         let resumed_at = stored.as_ref().map(Stored::step).transpose()?;
-        // Of a run that was killed behind its outputs, a folder of frames is there already, whole.
+        // Of a run that was killed after its outputs, a folder of frames is there already, whole.
         let done = resumed_at.is_some_and(|step| step >= job.trajectory.len());
         let written = done && stored.as_ref().is_some_and(|stored| stored.output == *path);
         let (target, written) = Destination::prepare_again(path, job.clip(), written)?;
@@ -128,7 +128,7 @@ fn denoise(
     let bar = out.bar(run.steps().count(), "denoising");
     bar.inc(generation.next().saturating_sub(run.first) as u64);
     if let Some(checkpoint) = checkpoint.as_deref_mut().filter(|checkpoint| checkpoint.is_news()) {
-        // A folder that cannot be written to is found now, and not behind an hour of work.
+        // A folder that cannot be written to is found now, and not after an hour of work.
         checkpoint.save(generation)?;
     }
     while !generation.is_done() {

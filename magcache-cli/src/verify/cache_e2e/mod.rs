@@ -79,7 +79,7 @@ pub(super) fn check(case: &Case) -> Result<CaseReport> {
             Recipe::Unknown(why) => report.leave_out(format!("run {}", run.name), why),
             Recipe::Cache(_) if setup.model.blocks() == 1 => report.leave_out(
                 format!("run {}", run.name),
-                "with one block diffusers counts the computed steps alone and reads the wrong ratio behind a skip",
+                "with one block diffusers counts the computed steps alone and reads the wrong ratio after a skip",
             ),
             recipe => {
                 setup.check(case, run, recipe, &mut report).with_context(|| format!("run {:?}", run.name))?;
@@ -169,7 +169,7 @@ impl Setup {
         Ok(Generation::new(denoiser, trajectory, self.sampler.clone(), &self.latents, registry)?)
     }
 
-    /// A whole run, and the latents behind the steps `at`, stacked.
+    /// A whole run, and the latents after the steps `at`, stacked.
     fn generate(&self, registry: &Arc<HookRegistry>, at: &[usize]) -> Result<(Generation, Tensor)> {
         let steps = self.trajectory.len();
         if let Some(step) = at.iter().find(|step| **step >= steps) {
@@ -179,11 +179,11 @@ impl Setup {
             )));
         }
         let mut generation = self.generation(registry)?;
-        let mut behind = BTreeMap::new();
+        let mut after = BTreeMap::new();
         generation.run(&|| false, &mut |g| {
-            behind.insert(g.next() - 1, g.latents().clone());
+            after.insert(g.next() - 1, g.latents().clone());
         })?;
-        let kept: Vec<_> = at.iter().filter_map(|step| behind.get(step)).collect();
+        let kept: Vec<_> = at.iter().filter_map(|step| after.get(step)).collect();
         Ok((generation, Tensor::stack(&kept, 0)?))
     }
 }

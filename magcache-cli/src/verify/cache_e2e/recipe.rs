@@ -19,7 +19,7 @@ use crate::console::bad_input;
 pub(super) struct Run {
     pub(super) name: String,
     decisions: PerNetwork<ByBranch>,
-    /// The steps behind which `latents` were recorded.
+    /// The steps after which `latents` were recorded.
     pub(super) latents_step_indices: Vec<usize>,
     /// The tensor that holds them.
     pub(super) latents: String,

@@ -81,7 +81,7 @@ impl TaylorSeer {
         ])
     }
 
-    /// Whether the module runs at its own `step`. The first step behind the warm-up is continued and the next one
+    /// Whether the module runs at its own `step`. The first step after the warm-up is continued and the next one
     /// computed: the interval is counted from there.
     fn computes(&self, step: usize) -> bool {
         let first = self.disable_cache_before_step + 1;

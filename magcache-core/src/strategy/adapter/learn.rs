@@ -31,7 +31,7 @@ pub(super) struct Lesson<'l> {
     pub(super) basis: &'l Basis,
     /// Its place in the log.
     pub(super) place: usize,
-    /// Text is read behind the blocks.
+    /// Text is read after the blocks.
     pub(super) text: bool,
 }
 

@@ -121,7 +121,7 @@ impl Slot {
         cx.slots.put(key, self, bytes);
     }
 
-    /// Keeps the output of a conditional pass for the branches behind it; `false` where it cannot be used.
+    /// Keeps the output of a conditional pass for the branches after it; `false` where it cannot be used.
     pub(super) fn leads(&mut self, step: usize, out: Output) -> Result<bool> {
         let usable = out.streams.is_finite_on_host()?;
         self.lead = usable.then_some(Lead { step, out });

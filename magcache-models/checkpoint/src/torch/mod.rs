@@ -1,7 +1,7 @@
 //! Checkpoints written by `torch.save`: `.pth`, `.pt`, `.bin`.
 //!
 //! Such a file is a zip archive of raw storages and a pickle that says which tensor is which part of which storage;
-//! before PyTorch 1.6 it was a row of pickles with the storages behind. A pickle is a program. The one here is not run:
+//! before PyTorch 1.6 it was a row of pickles followed by the storages. A pickle is a program. The one here is not run:
 //! [`pickle`] follows the few instructions that state dictionaries are made of and refuses a file that names anything
 //! beside tensors. What comes out are byte ranges, as from a safetensors header, so tensors are read from the mapped
 //! file when they are asked for.

@@ -132,7 +132,7 @@ struct Affine {
 }
 
 impl Affine {
-    /// The norm with the weight and bias behind it.
+    /// The norm with the weight and bias after it.
     fn new(groups: &[Moments], weight: &[f32], bias: &[f32]) -> Self {
         let mut affine = Self { centres: Vec::new(), factors: Vec::new(), offsets: Vec::new() };
         let width = weight.len() / groups.len();

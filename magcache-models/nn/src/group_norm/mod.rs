@@ -1,5 +1,5 @@
 //! The norm of the autoencoder: mean 0 and deviation 1 over the pixels and channels of a group, then a factor and a bias
-//! for every channel, with `SiLU` behind it if wanted.
+//! for every channel, with `SiLU` after it if wanted.
 
 mod kernel;
 

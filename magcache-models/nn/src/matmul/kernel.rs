@@ -33,7 +33,7 @@ pub(super) fn width() -> usize {
     Arch::new().dispatch(Width)
 }
 
-/// `count` rows, each `stride` values behind the one before.
+/// `count` rows, each `stride` values after the one before.
 #[derive(Clone, Copy)]
 pub(crate) struct Rows<'a> {
     pub(crate) values: &'a [f32],
@@ -77,7 +77,7 @@ pub(crate) trait Finish: Sync {
     /// Some values of a row side by side; every value is seen once.
     fn piece<S: Simd>(&self, _: S, _values: &mut [f32]) {}
 
-    /// The whole of row `row`, behind its pieces.
+    /// The whole of row `row`, after its pieces.
     fn row<S: Simd>(&self, _: S, _row: usize, _values: &mut [f32]) {}
 }
 

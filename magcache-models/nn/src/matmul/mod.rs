@@ -136,9 +136,9 @@ pub(super) fn by_rows(out: &mut [f32], width: usize, most: usize, task: impl Fn(
     let (mut rest, mut first) = (out, 0);
     for i in 1..=tasks {
         let end = (i * units / tasks * ROWS).min(rows);
-        let (piece, behind) = rest.split_at_mut((end - first) * width);
+        let (piece, after) = rest.split_at_mut((end - first) * width);
         pieces.push((first, piece));
-        (rest, first) = (behind, end);
+        (rest, first) = (after, end);
     }
     pieces.retain(|(_, piece)| !piece.is_empty());
     share(pieces.into_iter(), |(first, piece)| task(first, piece));

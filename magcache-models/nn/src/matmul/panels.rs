@@ -93,7 +93,7 @@ pub(crate) struct Panels {
 }
 
 impl Panels {
-    /// From the columns of the matrix, each of which begins `stride` values behind the one before.
+    /// From the columns of the matrix, each of which begins `stride` values after the one before.
     pub(crate) fn from_columns(columns: Values<'_>, stride: usize, inputs: usize, outputs: usize) -> Self {
         Self::of_width(kernel::width(), columns, stride, inputs, outputs)
     }
@@ -118,7 +118,7 @@ impl Panels {
         })
     }
 
-    /// From the rows of the matrix, each of which begins `stride` values behind the one before.
+    /// From the rows of the matrix, each of which begins `stride` values after the one before.
     pub(crate) fn from_rows(rows: Values<'_>, stride: usize, inputs: usize, outputs: usize) -> Self {
         let width = kernel::width();
         Self::filled(width, inputs, outputs, |start, first, panel| {

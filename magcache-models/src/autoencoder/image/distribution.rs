@@ -26,7 +26,7 @@ impl LatentDistribution {
         Self { moments, channels }
     }
 
-    /// Mean and, behind it, logarithm of the variance as the encoder gave them, `[batch, 2 * latent_channels, h, w]`.
+    /// Mean and, after it, logarithm of the variance as the encoder gave them, `[batch, 2 * latent_channels, h, w]`.
     pub fn moments(&self) -> &Tensor {
         &self.moments
     }

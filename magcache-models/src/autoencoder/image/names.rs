@@ -33,7 +33,7 @@ const TABLE: [Rule; 10] = [
     rename("encoder.down.*.downsample.conv", "encoder.down_blocks.*.downsamplers.0.conv"),
 ];
 
-/// Modules of the decoder's resolutions, behind their number.
+/// Modules of the decoder's resolutions, after their number.
 const LEVEL: [Rule; 6] = [
     rename("block.*.nin_shortcut", "resnets.*.conv_shortcut"),
     rename("block.*.norm1", "resnets.*.norm1"),
@@ -43,7 +43,7 @@ const LEVEL: [Rule; 6] = [
     rename("upsample.conv", "upsamplers.0.conv"),
 ];
 
-/// Modules of the lowest resolution, behind `encoder.mid.` and `decoder.mid.`.
+/// Modules of the lowest resolution, after `encoder.mid.` and `decoder.mid.`.
 const MIDDLE: [Rule; 13] = [
     rename("block_1.norm1", "resnets.0.norm1"),
     rename("block_1.conv1", "resnets.0.conv1"),
@@ -73,7 +73,7 @@ pub fn is_native<'a>(names: impl IntoIterator<Item = &'a str>) -> bool {
 /// or that it does not have.
 pub fn to_diffusers(native: &str, levels: usize) -> Option<Mapped> {
     let name = bare(native);
-    let behind = |prefix: String, table: &[Rule], name: &str| {
+    let after = |prefix: String, table: &[Rule], name: &str| {
         Some(match look_up(table, name)? {
             Mapped::Same(name) => Mapped::Same(prefix + &name),
             Mapped::Matrix(name) => Mapped::Matrix(prefix + &name),
@@ -82,12 +82,12 @@ pub fn to_diffusers(native: &str, levels: usize) -> Option<Mapped> {
     };
     for part in ["encoder", "decoder"] {
         if let Some(inner) = name.strip_prefix(part).and_then(|name| name.strip_prefix(".mid.")) {
-            return behind(format!("{part}.mid_block."), &MIDDLE, inner);
+            return after(format!("{part}.mid_block."), &MIDDLE, inner);
         }
     }
     if let Some((level, inner)) = name.strip_prefix(UP).and_then(|name| name.split_once('.')) {
         let from_lowest = levels.checked_sub(1)?.checked_sub(level.parse().ok()?)?;
-        return behind(format!("decoder.up_blocks.{from_lowest}."), &LEVEL, inner);
+        return after(format!("decoder.up_blocks.{from_lowest}."), &LEVEL, inner);
     }
     look_up(&TABLE, name).or_else(|| (name != native).then(|| Mapped::Same(name.to_owned())))
 }

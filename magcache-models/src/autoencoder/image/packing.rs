@@ -108,7 +108,7 @@ pub fn latent_ids(grid: [usize; 2]) -> Vec<[f32; 4]> {
     ids(grid, |row, column| [0, row, column, 0])
 }
 
-/// Positions of the tokens of reference images in FLUX.2, one image behind the other:
+/// Positions of the tokens of reference images in FLUX.2, one image after the other:
 /// (10 for the first image, 20 for the second, .., row, column, 0).
 pub fn reference_ids(grids: &[[usize; 2]]) -> Vec<[f32; 4]> {
     let times = (1..).map(|number| number * REFERENCE_STEP);

@@ -29,7 +29,7 @@ pub(super) struct UpLevel {
 pub(super) struct UpStep {
     /// Whether it doubles the frames too.
     pub(super) time: bool,
-    /// Channels behind it.
+    /// Channels after it.
     pub(super) outputs: usize,
 }
 

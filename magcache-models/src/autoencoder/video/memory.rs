@@ -140,7 +140,7 @@ impl Walk {
         walk
     }
 
-    /// A level of the decoder and the step after it; gives the resolution behind it.
+    /// A level of the decoder and the step after it; gives the resolution after it.
     fn level(&mut self, config: &VideoVaeConfig, level: &UpLevel, grain: Grain) -> Grain {
         let around = if level.shortcut.is_some() { grain.of(level.inputs) } else { 0.0 };
         for i in 0..=config.num_res_blocks {

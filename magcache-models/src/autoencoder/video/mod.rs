@@ -198,7 +198,7 @@ impl VideoVae {
         Ok(self.moments(video, tiling)?.narrow(1, 0, self.config.z_dim)?)
     }
 
-    /// [`Self::encode`] with the logarithm of the variance behind the mean, `[batch, 2 * z_dim, n, h, w]`.
+    /// [`Self::encode`] with the logarithm of the variance after the mean, `[batch, 2 * z_dim, n, h, w]`.
     pub fn moments(&self, video: &Tensor, tiling: Option<Tiling>) -> Result<Tensor> {
         let [_, _, height, width] = self.video_shape(video)?;
         self.moments_of(&Footage::Video(video), [height, width], tiling)

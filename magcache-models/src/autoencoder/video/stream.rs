@@ -80,7 +80,7 @@ impl<'a> EncodeStream<'a> {
         Ok(self.push_moments(frames)?.narrow(1, 0, self.vae.config().z_dim)?)
     }
 
-    /// [`Self::push`] with the logarithm of the variance behind the mean, `[batch, 2 * z_dim, n, h, w]`.
+    /// [`Self::push`] with the logarithm of the variance after the mean, `[batch, 2 * z_dim, n, h, w]`.
     pub fn push_moments(&mut self, frames: &Tensor) -> Result<Tensor> {
         let [batch, count, height, width] = self.vae.video_shape(frames)?;
         let alone = usize::from(self.cache.first_chunk());

@@ -45,7 +45,7 @@ impl FluxDualBlock {
 
     /// The output tuple in diffusers' order, text and image, from the same of inputs: `[batch, tokens, inner]` each.
     ///
-    /// `activated` is the embedding `[batch, inner]` behind its `SiLU`.
+    /// `activated` is the embedding `[batch, inner]` after its `SiLU`.
     pub(super) fn forward(
         &self,
         tuple: [&Tensor; 2],

@@ -28,7 +28,7 @@ pub struct Flux2Config {
     pub out_channels: usize,
     /// Dual-stream blocks.
     pub num_layers: usize,
-    /// Single-stream blocks behind them.
+    /// Single-stream blocks after them.
     pub num_single_layers: usize,
     /// Channels of one head.
     pub attention_head_dim: usize,

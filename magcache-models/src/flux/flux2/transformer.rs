@@ -135,7 +135,7 @@ impl Flux2Transformer {
 
     /// Predicts the velocity `[batch, tokens, out_channels]` for packed latents `[batch, tokens, in_channels]`.
     ///
-    /// Tokens of reference images lie behind those of the image and are part of the prediction too; its first tokens are
+    /// Tokens of reference images lie after those of the image and are part of the prediction too; its first tokens are
     /// the image's. `timestep` counts from 0 to 1, `[batch]`; `guidance` is the guidance scale (3.5, say), `[batch]`, of a
     /// guidance-distilled model. `pass` decides which blocks run; [`Pass::off`] runs all of them.
     pub fn forward(

@@ -23,7 +23,7 @@ pub(super) enum ImageUse {
     Reference,
 }
 
-/// A prompt behind the text encoders.
+/// A prompt after the text encoders.
 #[derive(Clone, Debug)]
 pub(super) struct Prompt {
     /// `[1, tokens, channels]`.

@@ -8,7 +8,7 @@ use crate::{
     nn::{Linear, RmsNorm, attention_with_bias, silu},
 };
 
-/// Self-attention and a gated feed-forward layer, each behind a norm and with a residual connection.
+/// Self-attention and a gated feed-forward layer, each after a norm and with a residual connection.
 #[derive(Clone, Debug)]
 pub(super) struct Qwen3Block {
     input_layernorm: RmsNorm,

@@ -9,7 +9,7 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// A profile whose measurements are of runs of 12 steps; the model is named behind it.
+/// A profile whose measurements are of runs of 12 steps; the model is named after it.
 const PROFILE: &str = r#"
 name = "own"
 [[part.interval]]
