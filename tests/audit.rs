@@ -1,4 +1,5 @@
-//! Audited reuse: the reported error is the true one, nothing else changes, and a budget acts where it is passed.
+//! Audited reuse: the reported error is the true one, nothing else changes, and a drift budget acts at the
+//! step where it is exceeded.
 
 mod support;
 
@@ -28,7 +29,7 @@ fn values(t: &Tensor) -> Vec<f64> {
     flat.to_vec1().unwrap()
 }
 
-/// `[output L1, output L2, residual L1, residual L2]`, by sums over the numbers themselves.
+/// `[output L1, output L2, residual L1, residual L2]`, summed directly over the values.
 fn errors(base: &Tensor, guess: &Tensor, truth: &Tensor) -> [f64; 4] {
     let (base, guess, truth) = (values(base), values(guess), values(truth));
     let relative = |of: &dyn Fn(usize) -> f64| {
@@ -98,7 +99,7 @@ fn the_error_of_a_branch_is_the_distance_to_its_own_prediction() {
     assert_eq!(checked, 8);
 }
 
-/// One block that multiplies by the step's number and one, through its module or itself, on a stream of ones.
+/// One block that multiplies a stream of ones by the step number plus one, inside a module.
 fn times(session: &mut Session, index: usize, branch: Branch) -> f64 {
     let ones = Tensor::ones((1, 2, 4), DType::F32, &Device::Cpu).unwrap();
     let by = 1.0 + index as f64;
@@ -123,7 +124,7 @@ fn the_error_of_a_module_is_the_distance_to_its_output() {
     for step in 0..3 {
         times(&mut session, step, Branch::Cond);
     }
-    // The output of step 1, which is 2, stands in for 3; what was added to the input, 1, for 2.
+    // The output of step 1 (2) replaces the true 3, so the residual is 1 instead of 2.
     let audit = session.log().records()[2].audit.unwrap();
     assert!((audit.output_l1 - 1.0 / 3.0).abs() < 1e-12 && (audit.output_l2 - 1.0 / 3.0).abs() < 1e-12);
     assert!((audit.residual_l1 - 0.5).abs() < 1e-12 && (audit.residual_l2 - 0.5).abs() < 1e-12);
@@ -131,7 +132,7 @@ fn the_error_of_a_module_is_the_distance_to_its_output() {
 
 #[test]
 fn reuse_that_is_exact_has_no_error() {
-    // A residual of whole numbers that no step changes, and one of nothing but zeros.
+    // An integer residual that is the same at every step, and an all-zero one.
     for added in [3.0, 0.0] {
         let registry = HookRegistry::builder(2);
         let registry =
@@ -148,7 +149,7 @@ fn reuse_that_is_exact_has_no_error() {
     }
 }
 
-/// Tables that skip, one around the other, at every level.
+/// Nested tables that skip, at every level.
 const NESTED: [&str; 4] = [
     "[[cache]]\nstrategy = \"cfg-cache\"\ninterval = 3\nstart = 1\n[[cache]]\nstrategy = \"fbcache\"\nthreshold = 0.4\nema = 0.5",
     "[[cache]]\nstrategy = \"easycache\"\nthreshold = 0.3\n[[cache]]\nstrategy = \"dbcache\"\nfront = 1\nthreshold = 0.5\nwarmup = 2",
@@ -204,7 +205,7 @@ fn schedule(audit: &str) -> Session {
     times_session(&format!("[[cache]]\nstrategy = \"schedule\"\nskip = {skip:?}\n[audit]\n{audit}"))
 }
 
-/// What the first passes gave, and what was decided.
+/// The outputs of the first passes and the decisions.
 fn outcome(session: &mut Session, passes: usize) -> (Vec<f64>, Vec<(bool, Why)>) {
     let outputs = (0..passes).map(|index| times(session, index, Branch::Cond)).collect();
     (outputs, session.log().records().iter().map(|r| (r.reused, r.why)).collect())
@@ -215,18 +216,18 @@ const DRIFT: (bool, Why) = (false, Why::DriftBudget);
 
 #[test]
 fn a_budget_disables_at_the_step_that_passes_it() {
-    // The output of step 0 stands in: errors 1/2 at step 1, 2/3 at step 2, together above 1.
+    // The output of step 0 is reused: errors of 1/2 at step 1 and 2/3 at step 2 add up to more than 1.
     let first = (false, Why::Warmup);
     let policy = "fraction = 1.0\ndrift_budget = 1.0\non_drift = \"disable\"";
     let (outputs, decided) = outcome(&mut schedule(policy), 6);
     assert_eq!(outputs, [1.0, 1.0, 3.0, 4.0, 5.0, 6.0]);
     assert_eq!(decided, [first, SKIP, DRIFT, DRIFT, DRIFT, DRIFT]);
-    // With 3/4 at step 3 they are 1.92.
+    // With 3/4 at step 3 the sum is 1.92.
     let within = policy.replace("1.0\non", "1.16\non");
     assert_eq!(outcome(&mut schedule(&within), 4).1, [first, SKIP, DRIFT, DRIFT]);
     let within = policy.replace("1.0\non", "1.17\non");
     assert_eq!(outcome(&mut schedule(&within), 4).1, [first, SKIP, SKIP, DRIFT]);
-    // Every second reuse is audited, the first and the third, and counts twice: 1, then 1 + 1.5.
+    // Every second reuse is audited (the first and the third) and counts twice: 1, then 1 + 1.5.
     let half = policy.replace("fraction = 1.0", "fraction = 0.5");
     assert_eq!(outcome(&mut schedule(&half), 5).1, [first, SKIP, SKIP, DRIFT, DRIFT]);
     let twice = half.replace("drift_budget = 1.0", "drift_budget = 2.4");
@@ -240,7 +241,7 @@ fn a_budget_tightens_at_the_step_that_passes_it() {
     let first = (false, Why::Warmup);
     let policy = "fraction = 1.0\ndrift_budget = 1.0\non_drift = \"tighten\"";
     let (outputs, decided) = outcome(&mut schedule(policy), 8);
-    // Two in a row until then: one in a row from there, on what step 2 gave, and so on.
+    // Two skips in a row so far; from here on only one, which reuses the output of step 2, and so on.
     assert_eq!(outputs, [1.0, 1.0, 3.0, 3.0, 5.0, 5.0, 7.0, 7.0]);
     assert_eq!(decided, [first, SKIP, DRIFT, SKIP, DRIFT, SKIP, DRIFT, SKIP]);
     let records = |s: &Session| s.log().records().iter().map(|r| r.audit.is_some()).collect::<Vec<_>>();
@@ -251,10 +252,10 @@ fn a_budget_tightens_at_the_step_that_passes_it() {
         [false, true, true, true, false],
         "a pass that is forbidden is not audited"
     );
-    // A first skip that passes it leaves none.
+    // If the first skip already exceeds the budget, there are no more skips.
     let strict = policy.replace("drift_budget = 1.0", "drift_budget = 0.4");
     assert_eq!(outcome(&mut schedule(&strict), 5).1, [first, DRIFT, DRIFT, DRIFT, DRIFT]);
-    // `max_skips` is what is halved where the table has it.
+    // If the table sets `max_skips`, that is what is halved.
     let skip: Vec<usize> = (1..20).collect();
     let capped =
         format!("[[cache]]\nstrategy = \"schedule\"\nskip = {skip:?}\nmax_skips = 5\n[audit]\n{strict}");

@@ -1,5 +1,5 @@
-//! What is said before a run about the bytes that a cache holds is so in the run, and a budget drops there what it was said
-//! to drop.
+//! The cache bytes predicted before a run are those of the run, and a byte budget drops exactly what was
+//! predicted.
 
 mod support;
 
@@ -12,7 +12,7 @@ use magcache_core::{
 use proptest::prelude::*;
 use support::strategies;
 
-/// As the toys have them.
+/// The sizes of the toy models.
 const SIZES: Sizes = Sizes { tokens: 6, text_tokens: 3, latents: 48, timesteps: 1, dtype: DType::F32 };
 
 fn toy(dual: bool) -> (Toy, ModelMeta) {
@@ -29,7 +29,7 @@ fn trajectory(steps: usize, guided: bool, experts: bool) -> Trajectory {
     if experts { run.with_phases(vec![phase(0, 0..middle), phase(1, middle..steps)]) } else { run }
 }
 
-/// One `[[cache]]` table, or a table and one inside it.
+/// One `[[cache]]` table, or two nested ones.
 fn tables() -> impl Strategy<Value = String> {
     let known = strategies();
     let table = move |at: &'static [&'static str]| {
@@ -58,7 +58,7 @@ fn ran(toy: &Toy, plan: &CachePlan, meta: &ModelMeta, steps: &Trajectory) -> Ses
     session
 }
 
-/// Compares what is said with what a run holds; `None` where the tables cannot be together.
+/// Compares the prediction with what a run holds; `None` if the tables cannot be combined.
 fn check(text: &str, dual: bool, steps: &Trajectory) -> Option<()> {
     let (toy, meta) = toy(dual);
     let plan = || CachePlan::parse(text);

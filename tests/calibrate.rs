@@ -1,4 +1,4 @@
-//! Recordings of dense runs: what they hold, that they join, that they can be stored, and that watching changes nothing.
+//! Recordings of dense runs: their content, merging and storing them, and that recording changes nothing.
 
 use std::sync::{Arc, Mutex};
 
@@ -65,7 +65,7 @@ fn an_expert_s_fit_is_that_of_its_own_rows() {
     }
     assert!(fits[0].fitted_range != fits[1].fitted_range && fits[0].coefficients != fits[1].coefficients);
 
-    // Four steps give three distances: no polynomial of degree 4.
+    // Four steps give three distances, too few for a polynomial of degree 4.
     let phases = vec![Phase { expert: Expert(0), steps: 0..4 }, Phase { expert: Expert(1), steps: 4..18 }];
     let short = record(&Toy::image(4), &plain.with_phases(phases), [1]);
     let fits = short.fits(Signal::ModulatedInput);
@@ -73,7 +73,7 @@ fn an_expert_s_fit_is_that_of_its_own_rows() {
     assert_eq!(short.experts().len(), 2);
 }
 
-/// Responses to made-up changes, one for every step of a run.
+/// Made-up responses to perturbations, one for every step of a run.
 fn responses(seed: u64, steps: &Trajectory) -> Vec<Response> {
     let value = |step: usize, k: u64| 1.0 + ((seed * 7 + step as u64 * 3 + k) % 11) as f64 / 13.0;
     let of = |step: magcache_core::Step| Response {
@@ -119,7 +119,7 @@ fn responses_join_to_those_of_all_runs_and_are_read_back() {
     tensors.remove("responses.latent");
     let error = Recording::from_tensors(&tensors).unwrap_err().to_string();
     assert!(error.contains("responses.latent"), "{error}");
-    // A file of an earlier calibration has none.
+    // Files of earlier calibrations have no responses.
     tensors.retain(|name, _| !name.starts_with("responses."));
     assert!(Recording::from_tensors(&tensors).unwrap().responses.is_empty());
 }
@@ -184,7 +184,7 @@ fn a_recording_is_read_back_as_it_was() -> Result<()> {
     Ok(())
 }
 
-/// Keeps what enters the blocks and what leaves them.
+/// Keeps the input and the output of the blocks.
 #[derive(Clone, Debug, Default)]
 struct Keep(Arc<Mutex<Vec<[Tensor; 2]>>>);
 

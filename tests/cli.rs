@@ -1,4 +1,4 @@
-//! The program as a user meets it: exit codes, messages, files, and what is promised to scripts.
+//! The program as a user meets it: exit codes, messages, files, and what scripts may rely on.
 
 #[allow(dead_code, reason = "every test target uses its own part")]
 #[path = "support/program.rs"]
@@ -107,7 +107,7 @@ fn a_damaged_checkpoint_is_refused_and_the_fault_is_named() {
     fs::remove_file(&weights).unwrap();
     refused(&run, d, &["transformer"]);
 
-    // The header is JSON after its length: change it in place, byte for byte.
+    // The header is JSON, preceded by its length: edit it in place without changing that length.
     let rewritten = |from: &str, to: &str| {
         assert_eq!(from.len(), to.len());
         let at = whole.windows(from.len()).position(|w| w == from.as_bytes()).unwrap();
@@ -312,7 +312,7 @@ fn list_inspect_and_bench_answer() {
     }
 }
 
-/// The text does not change over the steps: its keys and values are computed for each block and prompt once.
+/// The text is the same at every step: its keys and values are computed once per block and prompt.
 #[test]
 fn keys_and_values_of_the_text_are_computed_once() {
     let dir = tempfile::tempdir().unwrap();
@@ -321,16 +321,16 @@ fn keys_and_values_of_the_text_are_computed_once() {
         let uses = &json(&all, dir.path())["text_keys_values"];
         (uses["computed"].as_u64(), uses["reused"].as_u64())
     };
-    // Six blocks and two prompts, at four steps.
+    // Six blocks, two prompts, four steps.
     assert_eq!(uses(&["--frames", "5", "--out", "x.gif"]), (Some(12), Some(36)));
     assert_eq!(uses(&["--frames", "5", "--out", "x.gif", "--guidance", "1"]), (Some(6), Some(18)));
-    // Steps that are skipped need none.
+    // Skipped steps do not read them.
     let skipped = ["--frames", "5", "--out", "x.gif", "--cache", "schedule", "--set", "skip=[1, 2]"];
     assert_eq!(uses(&skipped), (Some(12), Some(12)));
     assert_eq!(uses(&["--model", "tiny-flux", "--out", "x.png"]), (None, None));
 }
 
-/// Every recorded case is reproduced by candle's operations too, with other last bits than by the kernels.
+/// candle's operations reproduce every recorded case too, differing from our kernels only in the last bits.
 #[test]
 fn reference_ops_reproduce_every_case() {
     let dir = tempfile::tempdir().unwrap();
@@ -355,7 +355,7 @@ fn reference_ops_reproduce_every_case() {
     }
 }
 
-/// A miniature checkpoint in the Wan team's layout, with two experts and PyTorch files.
+/// A miniature checkpoint in the Wan team's layout, with two experts, in PyTorch files.
 fn native_folder(root: &Path) {
     copy(&fixture("native/t2v-a14b/native"), root);
     copy(&tiny("wan2.1-t2v-tiny/tokenizer"), &root.join("google/umt5-xxl"));

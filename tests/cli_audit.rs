@@ -69,7 +69,7 @@ fn an_audit_reports_errors_and_changes_no_byte() {
     assert_eq!(after.iter().filter(|line| line["audit"]["output_l1"].is_number()).count() as u64, passes);
     assert_eq!(timeless(before), timeless(after));
 
-    // The stored configuration has the audit, and repeats it.
+    // The stored configuration includes the audit, so a rerun repeats it.
     let again = answer(&["run", "--config", "audited.mp4.toml", "--out", "again.mp4"], d);
     assert_eq!(again["parts"], audited["parts"]);
 }

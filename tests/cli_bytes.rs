@@ -1,4 +1,4 @@
-//! What `schedule` says about bytes is what `run` does.
+//! The bytes that `schedule` predicts are those of `run`.
 
 #[allow(dead_code, reason = "every test target uses its own part")]
 #[path = "support/program.rs"]
@@ -11,7 +11,7 @@ use program::answer;
 const VIDEO: [&str; 8] = ["--model", "wan2.1-t2v-tiny", "--steps", "6", "--size", "64x48", "--frames", "5"];
 const IMAGE: [&str; 6] = ["--model", "tiny-flux", "--steps", "6", "--size", "48x40"];
 
-/// Keys of a `[[cache]]` table that several strategies are tried with.
+/// `[[cache]]` tables of several strategies.
 const TABLES: [&str; 10] = [
     "strategy = \"schedule\"\nskip = [2, 4]",
     "strategy = \"schedule\"\nskip = [2, 4]\nforecast = { type = \"taylor\", order = 2 }",

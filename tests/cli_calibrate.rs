@@ -7,19 +7,19 @@ mod program;
 use std::{fs, path::Path};
 
 use magcache_core::profile::{Fit, Profile};
-// Keeps the built-in profiles in this test's program.
+// Links the built-in profiles into this test binary.
 use magcache_models as _;
 use serde_json::Value;
 
 use program::answer;
 
-/// With a hint.
+/// Refused, with a hint.
 #[track_caller]
 fn refused(more: &[&str], folder: &Path, expected: &[&str]) {
     program::refused(&calibrate(more), folder, &[expected, &["\nhint: "]].concat());
 }
 
-/// With nine steps and a small size, where `more` does not say.
+/// Uses nine steps and a small size unless `more` says otherwise.
 fn calibrate<'a>(more: &[&'a str]) -> Vec<&'a str> {
     let mut args = vec!["calibrate", "--model", "tiny-flux"];
     for [flag, value] in [["--steps", "9"], ["--size", "48x40"]] {
@@ -86,7 +86,7 @@ fn a_pair_has_a_fit_for_each_expert() {
     let fits = pair.fits_of(None).unwrap();
     let high =
         pair.curves[0].ratios["cond"].iter().skip(1).position(|ratio| *ratio == 1.0).unwrap() as i64 + 1;
-    // Two seeds and two branches; the first step of an expert has no predecessor.
+    // Two seeds and two branches; the first step of each expert has no predecessor.
     assert_eq!((rows(fits[0]), rows(fits[1])), (4 * (high - 1), 4 * (20 - high - 1)));
     let ranges = [0, 1].map(|i: usize| fits[i].fitted_range.unwrap());
     assert!(
@@ -125,8 +125,8 @@ fn sensitivities_are_measured_and_used() {
     assert!(!ran["skipped"]["cond"].as_array().unwrap().is_empty(), "{ran}");
 }
 
-/// The built-in ones are those of diffusers, on other noise: the means of six runs differ by less than 3 % over all steps, and
-/// by up to 20 % at a step, which is what runs with other seeds differ by.
+/// The built-in curves were measured with diffusers on other noise: the means over six runs differ by less
+/// than 3 % over all steps and by up to 20 % at a single step, as much as runs with other seeds differ.
 #[test]
 fn sensitivities_are_those_of_diffusers() {
     let dir = tempfile::tempdir().unwrap();

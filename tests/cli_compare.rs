@@ -1,4 +1,5 @@
-//! `compare` as a user meets it: its numbers, what they are checked against, its files, and what it refuses.
+//! `compare` as a user meets it: its numbers and what they are checked against, its files, and what it
+//! refuses.
 
 #[allow(dead_code, reason = "every test target uses its own part")]
 #[path = "support/program.rs"]
@@ -33,7 +34,7 @@ fn bytes(path: &Path) -> Vec<u8> {
     fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
-/// A strategy that decides from what it sees, and skips in a run of so few steps.
+/// A strategy that decides from the states and skips even in so short a run.
 const LOOSE: &str = "[[cache]]\nstrategy = \"fbcache\"\nthreshold = 0.3\n";
 
 #[test]
@@ -46,7 +47,7 @@ fn every_lane_is_what_run_makes_and_is_measured_against_dense() {
     assert!(found["outputs"].as_array().unwrap().contains(&Value::from("drift.svg")));
     let drawn = fs::read_to_string(d.join("drift.svg")).unwrap();
     assert!(drawn.contains("tiny-flux: divergence from dense"), "{drawn}");
-    // A line and its name for each.
+    // One line with its label per lane.
     let lanes = ["loose", "magcache"].map(|name| drawn.matches(&format!("\n{name}\n")).count());
     assert_eq!((lanes, drawn.matches("<polyline").count() >= 2), ([1, 1], true), "{drawn}");
     let names: Vec<&str> =
@@ -70,7 +71,8 @@ fn every_lane_is_what_run_makes_and_is_measured_against_dense() {
         assert_eq!(found["divergence"].as_array().unwrap().len(), 12);
         assert_eq!(found["divergence"][0], 0.0, "the first step is computed");
         assert!(found["divergence"][11].as_f64() > Some(0.0));
-        // The pictures are those of the first seed; 8 bits move a PSNR of about 35 dB by less than a tenth.
+        // The images are those of the first seed; rounding to 8 bits moves a PSNR of about 35 dB by less than
+        // 0.1 dB.
         let pixels = |lane: &str| image::open(d.join(format!("out/{lane}.png"))).unwrap().into_rgb8();
         let (a, b) = (pixels(name), pixels("dense"));
         let shape = [1, a.height() as usize, a.width() as usize, 3];
@@ -84,7 +86,7 @@ fn every_lane_is_what_run_makes_and_is_measured_against_dense() {
         assert!((found["psnr"].as_f64().unwrap() - f64::midpoint(psnr[0], psnr[1])).abs() < 1e-9);
         let error = (psnr[0] - psnr[1]).abs() / 2.0;
         assert!((found["psnr_standard_error"].as_f64().unwrap() - error).abs() < 1e-9);
-        // What is stored beside a picture makes it again.
+        // The configuration stored with an image reproduces it.
         let config = format!("out/{name}.png.toml");
         answer(&["run", "--config", &config, "--out", "again.png", "--overwrite"], d);
         assert_eq!(bytes(&d.join("again.png")), bytes(&d.join(format!("out/{name}.png"))), "{name}");
@@ -112,10 +114,10 @@ fn every_configuration_has_the_baseline_of_as_many_computed_steps() {
     let gain = half["psnr"].as_f64().unwrap() - baseline["psnr"].as_f64().unwrap();
     assert!((half["baseline"]["psnr_gain"].as_f64().unwrap() - gain).abs() < 1e-9);
     assert_eq!(half["psnr"], row(&found, "twin")["psnr"]);
-    // It is the run of so many steps, and no other.
+    // The baseline is exactly a plain run of that many steps.
     answer(&["run", "--model", "tiny-flux", "--steps", "7", "--out", "seven.png"], d);
     assert_eq!(bytes(&d.join("seven.png")), bytes(&d.join("out/7-steps.png")));
-    // Nothing was skipped: the same bytes as dense, whose PSNR no number is.
+    // Nothing was skipped: the bytes are those of the dense run, and there is no finite PSNR.
     let none = row(&found, "none");
     assert_eq!((&none["psnr"], &none["ssim"], &none["baseline"]), (&Value::Null, &json!(1.0), &Value::Null));
     assert_eq!(bytes(&d.join("out/none.png")), bytes(&d.join("out/dense.png")));
@@ -125,7 +127,7 @@ fn every_configuration_has_the_baseline_of_as_many_computed_steps() {
 fn the_text_says_where_a_cache_loses() {
     let dir = tempfile::tempdir().unwrap();
     let d = dir.path();
-    // One step in six, and every later one a copy: worse than two steps.
+    // Only the first step is computed and then repeated, which is worse than running two steps.
     let bad = "[[cache]]\nstrategy = \"schedule\"\nskip = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]\n";
     fs::write(d.join("bad.toml"), bad).unwrap();
     let args = image(&["bad.toml", "good=magcache", "--repeat", "2", "--out", "out"]);
@@ -163,7 +165,7 @@ fn traces_and_the_caches_of_a_configuration_are_lanes_too() {
     for lane in ["a", "t"] {
         assert_eq!(row(&found, lane)["skipped"], skipped, "{lane}");
     }
-    // Targets are planned, in a file too.
+    // Targets are planned, also those in a file.
     fs::write(d.join("half.toml"), "[[cache]]\nstrategy = \"magcache\"\n[target]\nbudget = 18\n").unwrap();
     let planned = ["compare", "--model", "tiny-flux", "--cache", "magcache", "--budget", "20", "half.toml"];
     let found = answer(&[&planned[..], &["--out", "planned"]].concat(), d);
@@ -174,7 +176,7 @@ fn traces_and_the_caches_of_a_configuration_are_lanes_too() {
         (&json!(20), &json!(18))
     );
 
-    // Of a file, only its caches are taken, and what is not is said.
+    // Only the caches of a file are used, and the ignored parts are reported.
     let args = image(&["a.png.toml", "--seeds", "1", "--guidance", "2", "--out", "more"]);
     let out = program::magcache(&args, d);
     let notes = String::from_utf8_lossy(&out.stderr).into_owned();
@@ -229,7 +231,7 @@ fn ctrl_c_leaves_nothing() {
         .current_dir(dir.path())
         .spawn()
         .unwrap();
-    // The run has begun once its folder in the making is there.
+    // The run has started once its temporary output folder exists.
     let begun = Instant::now();
     while !dir.path().join("new").exists() && begun.elapsed() < Duration::from_mins(1) {
         thread::sleep(Duration::from_millis(20));

@@ -1,4 +1,4 @@
-//! What the program writes, and what it never writes over.
+//! What the program writes, and what it never overwrites.
 
 #[allow(dead_code, reason = "every test target uses its own part")]
 #[path = "support/program.rs"]
@@ -12,14 +12,14 @@ use std::{
 
 use program::{answer, magcache, refused};
 
-/// A run of an image that takes no time.
+/// An image run that takes almost no time.
 const IMAGE: [&str; 5] = ["run", "--model", "tiny-flux", "--steps", "2"];
 
 fn image<'a>(more: &[&'a str]) -> Vec<&'a str> {
     [&IMAGE[..], more].concat()
 }
 
-/// Every file below a folder with its bytes.
+/// Every file below a folder, with its bytes.
 fn content(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut all = BTreeMap::new();
     for path in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
@@ -32,7 +32,7 @@ fn content(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     all
 }
 
-/// Refused with these words, and not a byte of the folder changed.
+/// Asserts that the command is refused with these words and that the folder is unchanged.
 #[track_caller]
 fn kept(args: &[&str], folder: &Path, expected: &[&str]) {
     let before = content(folder);
@@ -77,7 +77,7 @@ fn a_stored_configuration_runs_again_and_stays() {
     kept(&["run", "--config", "a.png.toml"], d, &["--out a.png exists already"]);
     answer(&["run", "--config", "a.png.toml", "--overwrite"], d);
     assert!(before == content(d), "the same bytes, and the configuration that was read");
-    // What it would say now is not what it says.
+    // The configuration of this run differs from the one in the file.
     let other = ["run", "--config", "a.png.toml", "--seed", "6", "--overwrite"];
     kept(&other, d, &["the configuration a.png.toml would be written over --config a.png.toml"]);
 }
@@ -180,7 +180,7 @@ fn a_configuration_means_the_same_from_every_folder() {
         answer(&["run", "--config", config, "--out", "c.png", "--overwrite"], &sub);
         assert!(fs::read(d.join("a.png")).unwrap() == fs::read(sub.join("c.png")).unwrap(), "{config}");
     }
-    // Where the result was is where it goes again.
+    // A rerun writes to where the original result was.
     kept(&["run", "--config", "../a.png.toml"], &sub, &["--out ../a.png exists already"]);
 }
 

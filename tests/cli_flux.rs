@@ -1,4 +1,4 @@
-//! Images from text and from images, as a user meets them.
+//! Text to image and image to image, as a user meets them.
 
 #[allow(dead_code, reason = "every test target uses its own part")]
 #[path = "support/program.rs"]
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use program::{answer, magcache};
 
-/// With a hint.
+/// Refused, with a hint.
 #[track_caller]
 fn refused(args: &[&str], folder: &Path, expected: &[&str]) {
     program::refused(args, folder, &[expected, &["\nhint: "]].concat());
@@ -22,7 +22,7 @@ fn run<'a>(more: &[&'a str]) -> Vec<&'a str> {
     [&RUN[..], more].concat()
 }
 
-/// Red at the left, blue at the bottom.
+/// Red increases to the left, blue to the bottom.
 fn photo(path: &Path) {
     image::RgbImage::from_fn(80, 50, |x, y| image::Rgb([255 - 3 * x as u8, 40, 5 * y as u8]))
         .save(path)
@@ -67,7 +67,7 @@ fn a_run_is_repeated_from_its_configuration() {
     }
     assert_eq!(said("default.png.toml", "strength"), Some(0.6.into()), "what the model filled in");
     assert_eq!((said("text.png.toml", "strength"), said("text.png.toml", "true_cfg")), (None, None));
-    // Each of these settings shows.
+    // Each of these settings changes the image.
     let images = ["text", "negative", "image", "both", "default"].map(|name| bytes(&format!("{name}.png")));
     for (i, image) in images.iter().enumerate() {
         assert!(!images[i + 1..].contains(image), "image {i} is there twice");
@@ -81,7 +81,7 @@ fn a_size_follows_the_picture() {
     photo(&d.join("in.png"));
     let args = ["run", "--model", "tiny-flux", "--steps", "2", "--image", "in.png", "--out", "out.png"];
     let done = answer(&args, d);
-    // The picture's shape at the model's 64 x 64 pixels, in whole tokens of 8 x 8.
+    // The aspect ratio of the image at the area of the model's 64 x 64 pixels, in whole tokens of 8 x 8.
     assert_eq!(done["config"]["sampling"]["size"], json!([80, 48]));
     assert_eq!(image::image_dimensions(d.join("out.png")).unwrap(), (80, 48));
 }
@@ -138,7 +138,7 @@ fn steps_keep_their_numbers_where_a_run_begins_in_the_middle() {
     let whole: Vec<Value> = lines(&d.join("text.jsonl"));
     for cache in [
         &["--cache", "fbcache", "--set", "threshold=0.3"][..],
-        // A curve of the whole schedule, of which the run visits the end.
+        // A curve over the whole schedule, of which the run covers only the end.
         &["--cache", "magcache", "--set", "threshold=0.5", "--set", "warmup=0"],
     ] {
         let done = answer(
@@ -160,7 +160,7 @@ fn steps_keep_their_numbers_where_a_run_begins_in_the_middle() {
             trace.iter().filter(|line| line["decision"] == "reuse").map(|line| &line["step"]).collect();
         assert!(!reused.is_empty(), "{cache:?} skips nothing");
         assert_eq!(json!(reused), done["skipped"]["cond"], "{cache:?}");
-        // The same steps skipped by their numbers give the same image.
+        // Replaying the same steps by number gives the same image.
         answer(&[&start[..], &["--cache", "replay:a.jsonl", "--out", "b.png", "--overwrite"]].concat(), d);
         assert!(
             fs::read(d.join("a.png")).unwrap() == fs::read(d.join("b.png")).unwrap(),

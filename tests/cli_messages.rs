@@ -1,4 +1,4 @@
-//! What the program says when it cannot do what was asked for, to people and to scripts.
+//! What the program tells people and scripts when it cannot do what they want.
 
 #[allow(dead_code, reason = "every test target uses its own part")]
 #[path = "support/program.rs"]
@@ -9,7 +9,7 @@ use std::{fs, path::Path};
 use program::{answer, copy, magcache, refused, tiny};
 use serde_json::Value;
 
-/// The one document of a command that is refused.
+/// The JSON document of a refused command.
 #[track_caller]
 fn document(args: &[&str], folder: &Path) -> Value {
     let out = magcache(&[args, &["--json"]].concat(), folder);
@@ -28,7 +28,7 @@ fn every_refusal_has_one_style() {
         (&["verify"], "were not provided: <CASE>...", "magcache verify --help"),
         (&[], "requires a subcommand but one was not provided", "magcache --help"),
         (&["run", "--cache", "magcash"], "unknown strategy \"magcash\"", "did you mean \"magcache\"?"),
-        // Errors of the libraries.
+        // Errors from the libraries.
         (&["run", "--out", "a.avi"], "cannot write files that end in .avi", "name a .mp4 or .gif file"),
         (&["run", "--size", "70x64"], "multiple of 8", "the nearest is 72"),
     ] {
@@ -74,7 +74,7 @@ fn what_a_library_says_to_do_is_the_hint_of_the_document() {
     let run = |more: &[&str]| document(&[&["run", "--steps", "3"][..], more].concat(), d);
     for (said, hint) in [
         (run(&["--model", "empty"]), "looked for"),
-        (run(&["--model", &class]), "this is a Flux model"),
+        (run(&["--model", &class]), "this is a FLUX.1 model"),
         (run(&["--model", &key]), "diffusers 0.42.1"),
         (run(&["--model", &cut]), "download it again"),
         (run(&["--model", &solver]), "use one of UniPCMultistepScheduler"),
@@ -110,7 +110,7 @@ fn every_command_knows_the_same_models() {
     assert_eq!(found["model"], "tiny-flux", "{found}");
     let planned = answer(&["schedule", "--model", "tiny-flux", "--steps", "9"], d);
     assert_eq!(planned["steps"], 9);
-    // Known, without its weights: a schedule needs none.
+    // A known model without its weights: a schedule does not need them.
     let by_name = answer(&["schedule", "--model", "wan2.2-t2v-a14b", "--steps", "40"], d);
     let by_profile = answer(&["schedule", "--profile", "wan2.2-t2v-a14b", "--steps", "40"], d);
     assert_eq!(by_name["skipped"], by_profile["skipped"]);

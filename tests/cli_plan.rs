@@ -1,4 +1,4 @@
-//! Targets, planned schedules and the curves of `pareto`, as a user meets them.
+//! Targets, planned schedules and the output of `pareto`, as a user meets them.
 
 #[allow(dead_code, reason = "every test target uses its own part")]
 #[path = "support/program.rs"]
@@ -14,12 +14,12 @@ use program::{answer, magcache, refused};
 
 const SMALL: [&str; 6] = ["--model", "tiny-flux", "--steps", "9", "--size", "48x40"];
 
-/// A folder with `p.toml`, measured once for all tests.
+/// A folder with `p.toml`, calibrated once for all tests.
 static MEASURED: LazyLock<TempDir> = LazyLock::new(|| {
     let dir = tempfile::tempdir().unwrap();
     let calibrate = ["calibrate", "--prompt", "a red circle", "--seeds", "1,2", "--out", "p.toml"];
     answer(&[&calibrate[..], &SMALL].concat(), dir.path());
-    // What a skipped step costs is a time, and a test cannot rest on one.
+    // The cost of a skipped step is measured time, which a test cannot depend on.
     let path = dir.path().join("p.toml");
     let text = fs::read_to_string(&path).unwrap();
     let timed = |line: &str| line.starts_with("skipped_cost = ");
@@ -29,7 +29,7 @@ static MEASURED: LazyLock<TempDir> = LazyLock::new(|| {
     dir
 });
 
-/// A folder of a test's own, with a copy of the profile.
+/// A separate folder for one test, with a copy of the profile.
 fn folder() -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     for file in ["p.toml", "p.safetensors"] {
@@ -58,7 +58,7 @@ fn a_calibration_plans_a_schedule_for_every_number_of_steps() {
     assert_eq!((plans.steps, plans.flow_shift, plans.boundary_ratio), (9, None, None));
     let counts: Vec<usize> = plans.schedules.iter().map(|s| s.computed).collect();
     assert_eq!(counts, [1, 2, 3, 4, 5, 6, 7, 8]);
-    // One skip less is never predicted to be worse.
+    // One skip fewer is never predicted to be worse.
     assert!(plans.schedules.is_sorted_by(|a, b| a.error > b.error), "{:?}", plans.schedules);
 }
 
@@ -100,7 +100,7 @@ fn targets_agree_where_only_some_schedules_were_measured() {
     let path = d.join("p.toml");
     let mut profile = Profile::find(&path.display().to_string()).unwrap();
     let five = &mut profile.plans[0].schedules[4];
-    // Far above every prediction, as measured values are.
+    // Far above every prediction, as measured values usually are.
     (five.psnr, five.psnr_error) = (Some(five.predicted_psnr() + 20.0), Some(0.5));
     fs::write(&path, toml::to_string(&profile).unwrap()).unwrap();
     let plans = plans(d);
@@ -156,7 +156,7 @@ fn an_exported_schedule_replays_to_the_same_bytes() {
     assert_eq!(steps(&target["skipped"]["cond"]), skip);
     assert!(target["config"].get("target").is_none(), "{}", target["config"]);
     answer(&small(&["run", "--cache", "replay:five.toml", "--out", "b.png"]), d);
-    // The file beside the output is all that it takes.
+    // The file next to the output is all that a rerun needs.
     answer(&["run", "--config", "a.png.toml", "--out", "c.png"], d);
     let masked = answer(&small(&["run", "--cache", "replay:five.json", "--out", "m.png"]), d);
     assert_eq!(masked["skipped"], target["skipped"]);
@@ -250,7 +250,7 @@ fn a_pareto_table_has_everyone_on_the_same_axes() {
         assert!((row("planner", budget)["above_fewer_steps"].as_f64().unwrap() - above).abs() < 1e-9);
         assert_eq!(row("fewer steps", budget)["above_fewer_steps"], 0.0);
     }
-    // Fewer computed steps are farther from the dense run.
+    // Fewer computed steps end farther from the dense run.
     assert!(row("planner", 5)["psnr"].as_f64() < row("planner", 7)["psnr"].as_f64());
     let text = fs::read_to_string(d.join("curves.svg")).unwrap();
     assert!(text.contains("fewer steps") && text.contains("planner, reuse"));
@@ -260,7 +260,7 @@ fn a_pareto_table_has_everyone_on_the_same_axes() {
     assert!((five.psnr.unwrap() - row("planner", 5)["psnr"].as_f64().unwrap()).abs() < 1e-9);
     assert!(saved.plans[0].schedules[3].psnr.is_none());
 
-    // One run gives what the run itself gives.
+    // A measured PSNR can be the target of a run.
     let run = |more: &[&str], out: &str| {
         let args = ["run", "--prompt", "a blue square", "--seed", "3", "--out", out];
         let done = magcache(&small(&[&args, more].concat()), d);

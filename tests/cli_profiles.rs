@@ -1,4 +1,4 @@
-//! Looking at schedules, profiles and traces, as a user does.
+//! Inspecting schedules, profiles and traces, as a user does.
 
 #[allow(dead_code, reason = "every test target uses its own part")]
 #[path = "support/program.rs"]
@@ -7,7 +7,7 @@ mod program;
 use std::{fs, path::Path};
 
 use magcache_core::profile::Profile;
-// Keeps the built-in profiles in this test's program.
+// Links the built-in profiles into this test binary.
 use magcache_models as _;
 use serde_json::{Value, json};
 
@@ -33,7 +33,7 @@ fn a_schedule_is_drawn() {
     let plan = answer(&[&args[..], &set, &["--plot", "plan.svg"]].concat(), d);
     let svg = fs::read_to_string(d.join(plan["outputs"][0].as_str().unwrap())).unwrap();
     assert_eq!(svg.matches("<circle").count(), 40 + 2, "a point for every step and two in the legend");
-    // The computed ones are filled: 18 of 40 steps are skipped.
+    // Computed steps are filled: 18 of 40 are skipped.
     assert_eq!(svg.matches("fill=\"#0072B2\"").count(), 40 - 18 + 1);
     assert!(svg.contains("magcache, 40 steps: 36 of 80 passes skipped") && svg.contains("low-noise"));
 
@@ -48,7 +48,7 @@ fn a_schedule_is_drawn() {
     refused(&dynamic, d, &["no schedule to draw before a run", "hint: magcache run --trace"]);
 }
 
-/// The verdict on the profile of a plan, with its reasons.
+/// The verdict on the profile of a plan, and its reasons.
 fn verdict(args: &[&str], folder: &Path) -> (String, Vec<String>) {
     let found = &answer(args, folder)["profile_verdict"];
     let reasons = found["reasons"].as_array().unwrap().iter().map(|r| r.as_str().unwrap().to_owned());
@@ -79,7 +79,7 @@ fn a_profile_says_what_it_was_measured_on_or_is_refused() {
     let expected = ["steps 30, the run has 20", "guidance 3.0, the run has 2.0", "frames 17, the run has 9"];
     assert_eq!((kind.as_str(), reasons), ("usable", expected.map(str::to_owned).to_vec()));
 
-    // Of two members each reads its own part.
+    // Each member reads only its own part of a profile.
     fs::write(
         d.join("two.toml"),
         "[[cache]]\nstrategy = \"priority\"\nmembers = [{ strategy = \"fbcache\" }, { strategy = \"teacache\" }]\n",
@@ -97,7 +97,7 @@ fn a_profile_says_what_it_was_measured_on_or_is_refused() {
     let moved = ["schedule", "--model", "wan2.2-t2v-tiny", "--flow-shift", "5"];
     refused(&moved, d, &["its first expert would run 26 of 40 steps", "flow_shift 12.0, the run has 5.0"]);
     assert_eq!(answer(&[&moved[..], &["--force"]].concat(), d)["profile_verdict"]["verdict"], "refused");
-    // A published curve says little about itself: what is known is told and nothing is refused.
+    // A published curve says little about its origin: known differences are reported and nothing is refused.
     let published = ["schedule", "--profile", "wan2.2-t2v-a14b", "--steps", "40", "--flow-shift", "5"];
     let (kind, reasons) = verdict(&published, d);
     assert_eq!(kind, "usable");
@@ -145,7 +145,7 @@ fn profiles_are_compared_and_what_differs_is_named() {
         let same = diff(&[name, name], 0);
         assert_eq!((&same["equal"], &same["conditions"]), (&true.into(), &json!([])), "{name}");
     }
-    // Values of two published curves, differences worked out by hand from the files.
+    // Values of two published curves; the differences were worked out by hand.
     let (a, b) = ("wan2.1-t2v-1.3b", "wan2.1-t2v-14b");
     let found = diff(&[a, b, "--plot", "both.svg"], 1);
     let [a, b] =
@@ -158,7 +158,7 @@ fn profiles_are_compared_and_what_differs_is_named() {
     let svg = fs::read_to_string(d.join("both.svg")).unwrap();
     assert!(svg.contains("wan2.1-t2v-1.3b (line) and wan2.1-t2v-14b (broken)"));
 
-    // One value of a profile, moved by a thousandth: the decisions follow the file.
+    // Moving one value of a profile by a thousandth changes the decisions.
     let plan = |profile: &str| {
         let args =
             ["schedule", "--cache", "magcache", "--steps", "30", "--flow-shift", "3", "--profile", profile];

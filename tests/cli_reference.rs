@@ -1,4 +1,4 @@
-//! The reference of the configuration, and what is said where a file or a flag is not as it should be.
+//! The configuration reference, and the messages for an invalid file or flag.
 
 #[allow(dead_code, reason = "every test target uses its own part")]
 #[path = "support/program.rs"]
@@ -8,7 +8,7 @@ use std::fs;
 
 use program::{answer, magcache, refused};
 
-/// What is printed.
+/// The standard output.
 fn printed(args: &[&str]) -> String {
     let dir = tempfile::tempdir().unwrap();
     let out = magcache(args, dir.path());
@@ -24,7 +24,7 @@ fn the_keys_of_a_strategy_a_forecast_and_a_table_are_listed() {
     assert!(text.contains("\"residual_rel_l1\": What the first block added"), "{text}");
     assert!(printed(&["list", "--keys", "taylor"]).contains("  order  whole number, 1 to 4, default 1\n"));
     assert!(printed(&["list", "--keys", "[sampling]"]).contains("  guidance_2  number, at least 0\n"));
-    // A forecast and a table have this name.
+    // Both a forecast and a table have this name.
     let both = answer(&["list", "--keys", "output"], dir.path());
     let kinds: Vec<&str> = both.as_array().unwrap().iter().map(|s| s["kind"].as_str().unwrap()).collect();
     assert_eq!(kinds, ["table", "forecast"]);

@@ -1,4 +1,5 @@
-//! Schedules that were written before a run or traced in it replay where they were taken, or are refused.
+//! Schedules exported before a run or traced during it replay at the place where they were recorded, or are
+//! refused.
 
 #[allow(dead_code, reason = "every test target uses its own part")]
 #[path = "support/program.rs"]
@@ -14,7 +15,7 @@ const VIDEO: [&str; 8] = ["--model", "wan2.1-t2v-tiny", "--steps", "8", "--size"
 const PAIR: [&str; 10] =
     ["--model", "wan2.2-t2v-tiny", "--steps", "8", "--size", "64x48", "--frames", "5", "--flow-shift", "12"];
 
-/// Caches, each a table, and whether what they skip is known before a run.
+/// `[[cache]]` tables, and whether their skips are known before a run.
 const CACHES: [(&str, bool); 7] = [
     ("strategy = \"schedule\"\nskip = [2, 5]\nat = \"forward\"", true),
     ("strategy = \"schedule\"\nskip = [2, 5]\nat = \"attn1\"", true),
@@ -29,7 +30,7 @@ fn parts(found: &Value) -> [&Value; 3] {
     [&found["skipped"], &found["modules"], &found["ceiling"]]
 }
 
-/// What is skipped with the cache of `c.toml`, replayed from what was exported and from what was traced.
+/// Checks that the cache of `c.toml` skips the same when replayed from the export and from the trace.
 fn check(model: &[&str], table: &str, known: bool) {
     let dir = tempfile::tempdir().unwrap();
     let d = dir.path();

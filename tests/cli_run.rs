@@ -1,4 +1,4 @@
-//! `run` with several prompts and seeds, what it tells those who ask, and how it ends when it is stopped.
+//! `run` with several prompts and seeds, its progress output, and how it ends when it is stopped.
 
 #[allow(dead_code, reason = "every test target uses its own part")]
 #[path = "support/program.rs"]
@@ -35,7 +35,7 @@ fn every_prompt_with_every_seed_has_a_result_of_its_own() {
     for (i, (prompt, seed)) in scenes.iter().enumerate() {
         let name = |ending: &str| format!("x-{}.{ending}", i + 1);
         assert_eq!(runs[i]["outputs"], serde_json::json!([name("png"), name("png.toml"), name("jsonl")]));
-        // Each is what a run of its own gives, and what its configuration gives again.
+        // Each result is that of a single run, and its configuration reproduces it.
         let seed = seed.to_string();
         let alone = [&TINY[..], &["--prompt", prompt, "--seed", &seed, "--out", "alone.png", "--overwrite"]];
         answer(&alone.concat(), d);
@@ -105,7 +105,7 @@ fn a_signal_is_told_by_the_exit_code() {
         let mut run = Command::new(env!("CARGO_BIN_EXE_magcache"));
         let args = ["run", "--steps", "900", "--checkpoint", "state", "-q"];
         let mut run = run.args(args).current_dir(d).spawn().unwrap();
-        // Signals are listened for before the first state is stored.
+        // Signal handlers are installed before the first state is stored.
         while !d.join("state/state.safetensors").exists() {
             assert!(run.try_wait().unwrap().is_none(), "the run ended before it was stopped");
             thread::sleep(Duration::from_millis(5));

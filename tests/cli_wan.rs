@@ -1,4 +1,4 @@
-//! Two experts and given images, as a user meets them.
+//! Two experts and input images, as a user meets them.
 
 #[allow(dead_code, reason = "every test target uses its own part")]
 #[path = "support/program.rs"]
@@ -14,7 +14,8 @@ use program::{answer, copy, magcache, refused, tiny};
 const T2V: [u64; 18] = [5, 6, 8, 9, 11, 12, 14, 15, 17, 18, 20, 21, 23, 24, 28, 29, 31, 33];
 const I2V: [u64; 17] = [3, 4, 6, 7, 9, 10, 12, 13, 20, 21, 23, 24, 26, 27, 29, 31, 33];
 
-/// Profile, flow shift, boundary and threshold of a published schedule, its steps, and those of the first expert.
+/// Profile; flow shift, boundary and threshold of a published schedule; skipped steps; steps of the first
+/// expert.
 type Published = (&'static str, [&'static str; 3], &'static [u64], u64);
 
 const PUBLISHED: [Published; 2] = [
@@ -33,7 +34,7 @@ fn published_schedules_are_printed_and_obeyed_by_the_embedded_pair() {
         .concat();
         let planned = answer(&[&["schedule"][..], &common].concat(), dir.path());
         let run = ["run", "--model", "wan2.2-t2v-tiny", "--frames", "1", "--size", "32x32", "--out", "a.png"];
-        // The curve is another model's.
+        // The curve was measured on another model.
         let done = answer(&[&run[..], &common, &["--force", "--overwrite"]].concat(), dir.path());
         for found in [&planned, &done] {
             assert_eq!(found["skipped"], json!({ "cond": skipped, "uncond": skipped }), "{profile}");
@@ -159,7 +160,7 @@ fn ordinary_pictures_of_every_kind_are_taken() {
     image::RgbaImage::from_pixel(20, 50, image::Rgba([9, 200, 9, 100])).save(d.join("alpha.png")).unwrap();
     let deep = image::ImageBuffer::<image::Rgb<u16>, _>::from_pixel(30, 30, image::Rgb([40_000u16, 9, 9]));
     deep.save(d.join("deep.png")).unwrap();
-    // Width and height of the video follow the picture's shape at the model's area.
+    // The video has the aspect ratio of the image at the model's area.
     for (file, size) in [("gray.png", [96, 40]), ("alpha.png", [40, 96]), ("deep.png", [64, 64])] {
         let run = ["run", "--model", "wan2.2-i2v-tiny", "--steps", "2", "--frames", "1", "--out", "a.png"];
         let done = answer(&[&run[..], &["--image", file, "--overwrite"]].concat(), d);

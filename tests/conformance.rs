@@ -1,5 +1,5 @@
-//! Every registered strategy keeps every rule of the kit, every pair of them changes nothing where nothing may be
-//! skipped, and the decisions on a fixed trajectory stay what they are.
+//! Every registered strategy obeys every rule of the kit, two of them together change nothing where nothing
+//! may be skipped, and the decisions on a fixed trajectory stay the same.
 
 mod support;
 
@@ -34,7 +34,7 @@ fn every_pair_that_may_skip_nothing_changes_no_bit() {
 
 #[test]
 fn every_pair_of_examples_never_learns_a_guess() {
-    // Whatever two caches do together, a pass that ran every block gives the bits of a run without caches.
+    // Whatever two caches do together, a pass that ran every block has the bits of a run without caches.
     let steps = Trajectory::plain(12, &[Branch::Cond, Branch::Uncond]);
     let toy = Toy::image(6);
     let plain = run(&toy, None, &steps, 1).unwrap();

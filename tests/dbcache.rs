@@ -1,4 +1,4 @@
-//! DBCache beside the published rule (vipshop/cache-dit, commit f86744a), told again in a few lines.
+//! DBCache against the published rule (vipshop/cache-dit, commit f86744a), reimplemented in a few lines.
 
 use candle_core::{DType, Device, Tensor};
 use magcache_core::{
@@ -10,7 +10,7 @@ use proptest::prelude::*;
 
 const STEPS: usize = 30;
 
-/// What the published code is told; `None` where it has -1.
+/// Settings of the published code; `None` where it uses -1.
 #[derive(Clone, Copy, Debug)]
 struct Settings {
     threshold: f64,
@@ -22,13 +22,14 @@ struct Settings {
 /// How consecutive skips are counted.
 #[derive(Clone, Copy, PartialEq)]
 enum Count {
-    /// As published: the count grows when a skip follows a skip, and starts again only when it reached the cap.
+    /// As published: the count grows when a skip follows a skip, and restarts only after it has reached the
+    /// cap.
     Published,
-    /// A computed step starts it again.
+    /// A computed step resets it.
     Real,
 }
 
-/// Which steps skip, when the front blocks add `residuals[step]`: the published decision, one step after another.
+/// Which steps are skipped if the front blocks add `residuals[step]`: the published decision, step by step.
 fn published(residuals: &[f32], settings: Settings, count: Count) -> Vec<bool> {
     let mut kept: Option<f32> = None;
     let mut skipped: Vec<usize> = Vec::new();
@@ -69,7 +70,8 @@ fn published(residuals: &[f32], settings: Settings, count: Count) -> Vec<bool> {
     out
 }
 
-/// Which steps our hooks skip on a model of six blocks, the first two of which add up to `residuals[step]`.
+/// Which steps our hooks skip on a model of six blocks, the first two of which together add
+/// `residuals[step]`.
 fn ours(residuals: &[f32], settings: Settings) -> Vec<bool> {
     magcache_strategies::link();
     let Settings { threshold, warmup, total, consecutive } = settings;
@@ -101,7 +103,8 @@ fn settings() -> impl Strategy<Value = Settings> {
     )
 }
 
-/// Residuals that move by a few percent a step and jump now and then; quarters, so that halves of them add up exactly.
+/// Residuals that move by a few percent per step and jump now and then; quarters, so that halves add up
+/// exactly.
 fn residuals() -> impl Strategy<Value = Vec<f32>> {
     let step = prop_oneof![4 => -8i32..9, 1 => -120i32..121];
     prop::collection::vec(step, STEPS).prop_map(|moves| {
@@ -139,9 +142,10 @@ fn the_published_count_of_consecutive_skips_is_not_their_number() {
             |skips: Vec<bool>| skips.iter().map(|skip| if *skip { '1' } else { '0' }).collect::<String>();
         [digits(published(residuals, settings, Count::Published)), digits(ours(residuals, settings))]
     };
-    // Early: two skips, a step that the metric computes, and three more skips that a cap of 3 allows.
+    // Too early: two skips, a step that the metric computes, and three more skips that a cap of 3 would
+    // allow.
     assert_eq!(both(&[4.0, 4.0, 4.0, 8.0, 8.0, 8.0, 8.0, 8.0], 3), ["01101101", "01101110"]);
-    // Late: a skip after a computed step is not counted.
+    // Too late: a skip after a computed step is not counted.
     assert_eq!(both(&[4.0; 8], 1), ["01011011", "01010101"]);
 }
 
@@ -181,7 +185,7 @@ fn without_words_it_has_the_published_settings() {
     let mut session = plan.build(&ModelMeta::simple("toy", 9), Some(&run)).unwrap().registry.session();
     for step in run.steps() {
         let x = Streams::Image(Tensor::ones((1, 1, 1), DType::F32, &Device::Cpu).unwrap());
-        // 0.08 is passed at step 10: 7 percent, then 9.
+        // 0.08 is exceeded at step 10: 7 percent, then 9.
         let by = [1.0, 1.07, 1.09][step.index.saturating_sub(8).min(2)];
         let block = |_, x: Streams| x.map_image(|x| x.affine(1.0, by));
         session.pass(step, Branch::Cond).run(9, &no_signals, x, block).unwrap();

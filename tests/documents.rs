@@ -1,10 +1,10 @@
-//! What the documents say is there, is there.
+//! What the documents refer to exists.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
 use magcache_core::Why;
 
-/// The functions of every Rust file below `folder`, by the file's name.
+/// The functions of every Rust file below `folder`, by file name.
 fn functions(folder: &Path, out: &mut BTreeMap<String, Vec<String>>) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -43,13 +43,13 @@ fn every_test_that_the_rules_name_exists() {
     assert!(named > 40, "only {named} tests are named");
 }
 
-/// The blocks of a document that are Rust, with the file that they name.
+/// The Rust blocks of a document, with the files that they name.
 fn blocks(text: &str) -> Vec<(&str, &str)> {
     let after = text.split("\n```rust").skip(1).filter_map(|after| after.split_once('\n'));
     after.map(|(file, rest)| (file.trim(), rest.split("\n```").next().unwrap_or_default())).collect()
 }
 
-/// The text without what its lines are indented by.
+/// The text without the indentation of its lines.
 fn dedented(text: &str) -> String {
     text.lines().map(str::trim_start).collect::<Vec<_>>().join("\n")
 }
@@ -67,7 +67,7 @@ fn every_block_of_the_model_guide_is_the_plugin() {
             dedented(&own) + "\n" + &dedented(&fs::read_to_string(root.join(file)).unwrap_or_default());
         assert!(text.contains(&dedented(block)), "{file} is not what the guide says it is: {block}");
     }
-    // The files that a reader types are there as a whole.
+    // The files that a reader has to type are quoted completely.
     let whole = ["examples/checkpoint.rs", "tests/support/mod.rs"].map(str::to_owned);
     let sources = fs::read_dir(plugin.join("src")).unwrap();
     let sources = sources.map(|file| format!("src/{}", file.unwrap().file_name().to_string_lossy()));
@@ -75,7 +75,7 @@ fn every_block_of_the_model_guide_is_the_plugin() {
         let text = fs::read_to_string(plugin.join(&file)).unwrap();
         assert!(blocks.contains(&(&*file, text.trim_end())), "the guide does not have {file} as a whole");
     }
-    // And so are the crates that they need.
+    // And so are the crates that they depend on.
     let manifest: toml::Table =
         toml::from_str(&fs::read_to_string(plugin.join("Cargo.toml")).unwrap()).unwrap();
     let typed = guide.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();

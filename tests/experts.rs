@@ -1,5 +1,5 @@
-//! Two networks in one run: whatever the schedule, no strategy reads the other expert's slots or skips the first step
-//! of a phase.
+//! Two networks in one run: whatever the schedule, no strategy reads the other expert's slots or skips the
+//! first step of a phase.
 
 mod support;
 
@@ -28,8 +28,8 @@ fn passes(toy: &Toy, session: &mut Session, run: &Trajectory, only: Option<Exper
     all.map(|(step, branch)| run_pass(toy, Some(session), &step, branch, 1).unwrap()).collect()
 }
 
-/// Every expert's passes are those of a session in which the other expert never ran, and begin with a computed step.
-/// Returns how many passes skipped something.
+/// Checks that every expert's passes are those of a session in which the other expert never ran, and begin
+/// with a computed step. Returns how many passes skipped something.
 fn check(info: &StrategyInfo, toy: &Toy, run: &Trajectory) -> usize {
     let together = passes(toy, &mut session(info, toy), run, None);
     for phase in &run.phases {
@@ -65,7 +65,7 @@ fn phases(lengths: &[usize]) -> Vec<Phase> {
 struct Recorded {
     flow_shift: f64,
     boundary: f64,
-    /// Steps of the run, and how many of them lie above the boundary.
+    /// Numbers of steps, each with how many of them lie above the boundary.
     high: Vec<(usize, usize)>,
 }
 
@@ -89,7 +89,7 @@ fn recorded() -> Vec<Recorded> {
 
 #[test]
 fn no_expert_meets_the_other_at_any_recorded_shift_and_boundary() {
-    // What decides is where the phases lie: several shifts put them at the same step.
+    // Only the position of the phases matters, and several shifts share one.
     let mut splits = BTreeSet::new();
     for Recorded { flow_shift: shift, boundary, high: table } in recorded() {
         for steps in 2..=60 {

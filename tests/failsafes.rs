@@ -1,4 +1,5 @@
-//! What is no number, does not fit, or changes its shape is found out whatever its dtype, layout and company.
+//! Non-finite values, mismatches and changes of shape are detected whatever the dtype, the layout and the
+//! other streams.
 
 mod support;
 
@@ -16,7 +17,8 @@ use support::Script;
 
 const BOTH: [Branch; 2] = [Branch::Cond, Branch::Uncond];
 
-/// One pass over `blocks` blocks of ones `[1, 2, 3]`; the first value that comes out, and the last decision.
+/// One pass over `blocks` blocks with an input of ones `[1, 2, 3]`; the first output value, and the last
+/// decision.
 fn pass(
     session: &mut Session,
     blocks: usize,
@@ -76,7 +78,7 @@ fn a_broken_output_of_any_dtype_and_layout_is_never_stored() {
 #[test]
 fn a_residual_is_not_made_of_an_input_that_is_no_number() {
     let mut session = HookRegistry::builder(2).ring(1..2, Script::at([2]).hook(0)).unwrap().build().session();
-    // At step 1 block 0 gives an infinity, of which block 1 makes a number.
+    // At step 1 block 0 gives infinity, which block 1 clamps to a finite value.
     for (index, why) in [(0, Why::Warmup), (1, Why::FailsafeNonFinite), (2, Why::NoHistory)] {
         let (y, got) = pass(&mut session, 2, index, DType::F32, |i, x| match i {
             0 if index == 1 => x * f64::INFINITY,
@@ -87,7 +89,8 @@ fn a_residual_is_not_made_of_an_input_that_is_no_number() {
     }
 }
 
-/// A session of `toml` on a model of three blocks, of which block 0 breaks at step 3 alone; the causes of all decisions.
+/// Runs `toml` on a model of three blocks in which block 0 fails at step 3 only; returns every decision with
+/// its reason.
 fn broken_at_3(toml: &str) -> Vec<(bool, Why)> {
     magcache_strategies::link();
     let steps = Trajectory::plain(8, &[Branch::Cond]);
@@ -135,7 +138,7 @@ fn text_that_gets_longer_in_a_sequence_of_the_same_length_is_another_shape() {
 
 #[test]
 fn streams_that_are_joined_or_apart_are_of_one_shape() {
-    // What stands in for 0..3 has its streams apart; blocks 2 and 3, when they run, have joined them.
+    // The replacement for 0..3 has separate streams; blocks 2 and 3 join them when they run.
     let toy = Toy::dual_joint(2, 3, [Role::Text, Role::Image]);
     let registry = HookRegistry::builder(5)
         .ring(0..3, Script::at([2, 4]).hook(0))

@@ -1,5 +1,5 @@
-//! Caches of whole forwards: equal to what their publishers decide and rebuild, together with caches of blocks, and
-//! refused where they make no sense.
+//! Caches of whole forwards: they decide and rebuild as their publishers' code does, work together with
+//! caches of blocks, and are refused where they make no sense.
 
 mod support;
 
@@ -18,7 +18,7 @@ use support::{Witness, said, session};
 
 const BOTH: [Branch; 2] = [Branch::Cond, Branch::Uncond];
 
-/// What `tests/reference/forward_caches.py` wrote.
+/// The output of `tests/reference/forward_caches.py`.
 struct Published {
     timesteps: Vec<f64>,
     cases: Vec<Value>,
@@ -38,7 +38,7 @@ impl Published {
         }
     }
 
-    /// Latents or a prediction of one step, `[1, channels, frames, height, width]`.
+    /// Latents or a prediction at one step, `[1, channels, frames, height, width]`.
     fn at(&self, name: &str, step: usize) -> Tensor {
         self.tensors[name].narrow(0, step, 1).unwrap()
     }
@@ -48,7 +48,7 @@ impl Published {
         Trajectory { timesteps: self.timesteps.clone(), ..plain }
     }
 
-    /// The same states through our hooks: what came out at each step, and the session.
+    /// Runs the same states through our hooks: the output of each step, and the session.
     fn replay(&self, table: &str) -> (HashMap<(usize, Branch), Tensor>, Session) {
         magcache_strategies::link();
         let (model, run) = (ModelMeta::simple("toy", 1), self.trajectory());
@@ -74,7 +74,7 @@ fn table(case: &Value) -> String {
     let strategy = case["strategy"].as_str().unwrap();
     table.insert("strategy".to_owned(), strategy.into());
     if strategy == "sencache" {
-        // The published script for Wan2.1 guards no step but the first.
+        // The published script for Wan2.1 protects only the first step.
         table.insert("last_steps".to_owned(), 0.into());
     }
     toml::Table::from_iter([("cache".to_owned(), toml::Value::Array(vec![table.into()]))]).to_string()
@@ -92,7 +92,7 @@ fn decisions_and_outputs_are_those_of_the_published_code() {
             assert_eq!(serde_json::json!(skipped), case["skipped"][branch.to_string()], "{name} {branch}");
             let Some(expected) = published.tensors.get(&format!("{name}.{branch}")) else { continue };
             for step in 0..published.timesteps.len() {
-                // Where the network ran, its prediction came out.
+                // Where the network ran, the output is its prediction.
                 let expected = match skipped.iter().position(|s| *s == step) {
                     Some(row) => expected.narrow(0, row, 1).unwrap(),
                     None => published.at(&branch.to_string(), step),
@@ -103,7 +103,7 @@ fn decisions_and_outputs_are_those_of_the_published_code() {
             }
         }
     }
-    // Three cases of EasyCache skip on both branches, three of CFG cache on one.
+    // Three cases of EasyCache skip both branches, three of CFG cache skip one.
     assert_eq!(compared, (3 * 2 + 3) * 30);
 }
 
@@ -133,7 +133,7 @@ fn low_and_high_frequencies_of_a_difference_add_up_to_it() {
     let difference = (published.at("uncond", 4) - published.at("cond", 4)).unwrap();
     let low = low_pass(&difference).unwrap();
     let high = (&difference - &low).unwrap();
-    // A projection: what passed once passes again, and nothing of the rest does.
+    // The low pass is a projection: it keeps what it has already passed and removes all of the rest.
     let zero = low.zeros_like().unwrap();
     for (what, a, b) in [("low", &low_pass(&low).unwrap(), &low), ("high", &low_pass(&high).unwrap(), &zero)]
     {
@@ -143,7 +143,7 @@ fn low_and_high_frequencies_of_a_difference_add_up_to_it() {
     assert!(metrics::rms_difference(&high, &zero).unwrap()[0] > 1e-3, "there is something high");
 }
 
-/// Skips 4 of 5 unconditional passes outside, most blocks inside.
+/// Skips 4 of 5 unconditional passes outside, and most blocks inside.
 const GUIDANCE_AND_BLOCKS: &str = "
     [[cache]]
     strategy = \"cfg-cache\"
@@ -170,7 +170,7 @@ fn a_cfg_cache_around_magcache_on_blocks() {
         let (outer, inner) = (of(0), of(1));
         let at = format!("step {} {}: {:?}", a.step.index, a.branch, a.records);
         assert_eq!(a.records.len(), 2, "{at}");
-        // A pass that was left out tells the hooks inside; they decide nothing.
+        // A skipped pass is reported to the hooks inside; they decide nothing.
         assert_eq!(outer.reused, inner.why == Why::OuterCache, "{at}");
         assert!(!outer.reused || (a.blocks.is_empty() && a.branch == Branch::Uncond), "{at}");
         assert_eq!(a.is_whole(4), !outer.reused && !inner.reused, "{at}");
@@ -180,7 +180,8 @@ fn a_cfg_cache_around_magcache_on_blocks() {
         both += usize::from(a.is_whole(4));
     }
     assert!(rebuilt > 3 && skipped > 3 && both > 3, "{rebuilt} rebuilt, {skipped} skipped, {both} whole");
-    // What MagCache knows of the unconditional branch is from passes that ran: its age, not the step before.
+    // MagCache's history of the unconditional branch consists of passes that ran: it counts their age, not
+    // the step before.
     let uncond = |r: &&Ran| r.branch == Branch::Uncond && !r.records[0].reused;
     let first = ran.iter().filter(uncond).find(|r| r.step.index > 4).unwrap();
     assert_ne!(first.records[1].why, Why::OuterCache);
@@ -188,7 +189,7 @@ fn a_cfg_cache_around_magcache_on_blocks() {
 
 #[test]
 fn nothing_is_rebuilt_from_a_difference_of_guesses() {
-    // Blocks are skipped at the full steps 4 and 8: only steps 0 to 3 can teach a difference.
+    // Blocks are skipped at the full steps 4 and 8, so only steps 0 to 3 can teach a difference.
     let text = "
         [[cache]]
         strategy = \"cfg-cache\"
@@ -258,7 +259,7 @@ fn combinations_that_make_no_sense_are_refused_with_the_reason() {
         assert!(refused(&text, &guided).contains("older than what the conditional one measures"), "{text}");
     }
     assert!(refused(&format!("{cfg}branches = \"cond-decides\""), &guided).contains("cond-decides"));
-    // Without guidance there is no branch to leave out.
+    // Without guidance there is no branch to skip.
     let alone = refused(&cfg, &Trajectory::plain(20, &[Branch::Cond]));
     assert!(alone.contains("rebuilds the branch uncond from cond, the run has cond alone"), "{alone}");
     let batched = refused(&cfg, &Trajectory::plain(20, &[Branch::Batched]));

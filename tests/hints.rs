@@ -1,4 +1,4 @@
-//! Errors of every kind with what they say to do: apart from the message, and wherever the error is.
+//! The hint of every kind of error: separate from the message, and found wherever the error is wrapped.
 
 use std::{error::Error, fmt::Write, io, path::PathBuf};
 
@@ -16,11 +16,11 @@ use magcache_models::{
     text::{TextError, TokenizerError},
 };
 
-/// Says what an error says, and that its hint is found wherever it is.
+/// Writes an error's message and hint, and checks that the hint is found wherever the error is wrapped.
 fn told(out: &mut String, make: &dyn Fn() -> Box<dyn Error + Send + Sync>) {
     let error = make();
     let said = hint::of(&*error);
-    // An error of candle has a backtrace after its first line, where one is asked for.
+    // If backtraces are enabled, a candle error has one after its first line.
     let message = error.to_string().lines().next().unwrap_or_default().to_owned();
     assert!(!message.contains("hint:"), "{message}");
     assert_eq!(hint::of(&PipelineError::part("part", make())), said, "{message}: in a part");

@@ -1,4 +1,5 @@
-//! The chain against a second reading of its rules, on random plans: outputs to the bit, and every decision.
+//! The chain against a second implementation of its rules, on random plans: outputs to the bit, and every
+//! decision.
 //!
 //! `PROPTEST_CASES=10000 cargo test --release --workspace --test interpreter` tries more.
 
@@ -30,7 +31,7 @@ const MODULES: [&str; 2] = ["mix", "ffn"];
 const TOKENS: usize = 3;
 const TEXT: usize = 2;
 
-/// Numbers from a seed.
+/// Random numbers from a seed.
 struct Dice(u64);
 
 impl Dice {
@@ -57,7 +58,7 @@ impl Dice {
     }
 }
 
-/// Blocks on one stream, on two, or on both in one sequence from block `joint` on.
+/// Blocks with one stream, with two, or with two that are joined into one sequence from block `joint` on.
 #[derive(Debug)]
 struct Mini {
     blocks: usize,
@@ -145,7 +146,7 @@ impl Model for Mini {
     }
 }
 
-/// The strategy of a ring, for the chain.
+/// The strategy of a ring, implemented for the chain.
 #[derive(Debug)]
 struct Scripted(Ring);
 
@@ -196,11 +197,11 @@ magcache_core::fields!(Near { anchor, pending });
 /// What goes wrong at a step.
 #[derive(Clone, Copy, Debug)]
 enum Trouble {
-    /// A block fails on the branch of this number, and the run goes on.
+    /// A block fails on the branch with this index, and the run continues.
     Lost(usize, usize),
-    /// A block fails on the branch of this number, and the step is run again.
+    /// A block fails on the branch with this index, and the step is run again.
     Failed(usize, usize),
-    /// The step is cancelled after so many branches, and run again.
+    /// The step is cancelled after this many branches, and run again.
     Cancelled(usize),
 }
 
@@ -274,7 +275,7 @@ fn plan(seed: u64) -> Plan {
     } else {
         run
     };
-    // What a budget dropped in the middle of a step is not there when that step is run again.
+    // A slot that a budget dropped in the middle of a step is missing when that step is run again.
     let budget = dice.one_in(3).then(|| 24 * (1 + dice.roll(30)));
     let trouble =
         if dice.one_in(2) { trouble(&mut dice, steps, blocks, budget.is_none()) } else { Vec::new() };
@@ -316,7 +317,8 @@ impl Plan {
         builder.storage(storage).build().session()
     }
 
-    /// Every pass that is not lost, by `pass`; `undone` runs what is taken back.
+    /// The outputs of all passes that are not lost, computed by `pass`; `undone` runs attempts that are
+    /// rolled back.
     fn outputs(
         &self,
         pass: &mut dyn FnMut(&Step, Branch) -> Result<Tensor>,
@@ -359,7 +361,7 @@ impl Plan {
     }
 }
 
-/// What a session decided; `held` with the bytes that its slots held before each decision.
+/// The decisions of a session; with `held`, also the bytes that its slots held before each decision.
 fn lines(log: &DecisionLog, held: bool) -> Vec<Line> {
     let line = |r: &magcache_core::log::Record| Line {
         step: r.step,
@@ -392,7 +394,7 @@ fn check(seed: u64) -> std::result::Result<(), TestCaseError> {
         reader.forward(step, branch, &latents(step), &|x| plan.mini.embed(x, branch))
     };
     let wanted = plan.outputs(&mut read, |pass, attempt| reader.undone(|| attempt(pass)));
-    // A slot that a failed pass filled is there already when the pass is run again.
+    // When a failed pass is run again, the slot that it filled already exists, so the bytes differ.
     let held = plan.trouble.is_empty();
     let (a, mut b) = (lines(session.log(), held), reader.log());
     b.iter_mut().filter(|_| !held).for_each(|line| line.bytes = 0);

@@ -1,4 +1,5 @@
-//! What happens to one session, pass, branch or expert changes nothing elsewhere; what goes wrong computes.
+//! What happens to one session, pass, branch or expert affects no other; after a fault the blocks are
+//! computed.
 
 mod support;
 
@@ -70,7 +71,7 @@ fn two_sessions_on_two_threads_share_a_model_and_nothing_else() {
     }
 }
 
-/// True when what a branch does depends on what another one did at the same step.
+/// Whether a branch depends on what another one did at the same step.
 fn branches_meet(info: &'static StrategyInfo) -> bool {
     Bench::new(info, flux()).branches_meet()
 }
@@ -94,7 +95,7 @@ fn a_branch_that_runs_before_the_one_that_it_needs_is_computed() {
     for info in needy {
         let toy = flux();
         let other = Trajectory { branches: vec![Branch::Uncond, Branch::Cond], ..steps() };
-        // The program warns about this order, which only a program of one's own can make.
+        // The program warns about this order, which only custom code can produce.
         let ran = run(&toy, Some(&mut example(info, &toy, &other)), &other, 1).unwrap();
         let plain = run(&toy, None, &other, 1).unwrap();
         for (a, b) in ran.iter().zip(&plain).filter(|(a, _)| a.branch == Branch::Uncond) {
@@ -104,7 +105,8 @@ fn a_branch_that_runs_before_the_one_that_it_needs_is_computed() {
     }
 }
 
-/// Steps 0 to 3, a disturbance at step 4, then the rest; equal to a request that starts at step 5 with nothing.
+/// Steps 0 to 3, a disturbance at step 4, then the rest, which must equal a request that starts empty at step
+/// 5.
 fn recovers(name: &str, new: impl Fn(&Toy) -> Session, disturb: impl Fn(&Toy, &mut Session, &Step)) {
     let toy = flux();
     let one = Trajectory::plain(12, &[Branch::Cond]);
@@ -121,7 +123,7 @@ fn recovers(name: &str, new: impl Fn(&Toy) -> Session, disturb: impl Fn(&Toy, &m
     assert_same(&clean, &rest, name);
 }
 
-/// Two caches, one after the other, of which the first has already stored its slot when block 4 goes wrong.
+/// Two adjacent caches; the first has already stored its slot when block 4 fails.
 fn two_ranges(toy: &Toy) -> Session {
     HookRegistry::builder(toy.blocks())
         .ring(0..3, Script::at([3, 5, 6, 8]).hook(0))
@@ -262,7 +264,7 @@ fn a_metric_that_is_nan_computes() {
     }
 }
 
-/// Wants to reuse at steps 2 and 3, at step 2 from a number that is none.
+/// Wants to reuse at steps 2 and 3, at step 2 with a non-finite metric.
 #[derive(Debug)]
 struct Broken(f64);
 
@@ -325,7 +327,7 @@ fn bytes_are_exact_and_a_budget_evicts() {
     assert_eq!((free.slots().bytes(), free.slots().keys().count()), (2 * slot, 2));
     assert_eq!((free.slots().peak_bytes(), free.slots().evicted()), (2 * slot, 0));
     assert_eq!(free.log().reused(HookId(0), Branch::Cond).count(), 11);
-    // Room for one slot: that of the branch that came first stays, the other one is never stored.
+    // Room for one slot: the first branch's stays, and the other branch's is never stored.
     let mut tight = stored(StoragePolicy { budget: Some(slot), ..StoragePolicy::default() }, &reuse);
     let out = run(&toy, Some(&mut tight), &steps(), 1).unwrap();
     let (cond, uncond): (Vec<Ran>, Vec<Ran>) = out.into_iter().partition(|r| r.branch == Branch::Cond);
@@ -340,7 +342,8 @@ fn bytes_are_exact_and_a_budget_evicts() {
 
 #[test]
 fn what_a_step_needs_is_not_dropped_for_another_part_of_it() {
-    // Two ranges with room for one and a half: the second would take the room of the first, which the step has used.
+    // Two ranges with room for one and a half: storing the second would evict the first, which this step has
+    // used.
     let slot = 6 * 8 * 4;
     let storage = StoragePolicy { budget: Some(slot + slot / 2), ..StoragePolicy::default() };
     let (first, second) = (Script::at(1..12).hook(0), Script::at(1..12).hook(1));
@@ -361,7 +364,7 @@ fn bytes_are_exact_for_every_strategy() {
             let bytes = ran.records[0].bytes;
             assert_eq!(bytes % (6 * 8 * 4), 0, "{}: whole tensors of 6 tokens and 8 channels", info.name);
         }
-        // The residual, and what the strategy itself keeps: one tensor at most of each kind.
+        // The residual, and the strategy's own state: at most one tensor of each kind.
         let tensors = session.slots().bytes() / (6 * 8 * 4);
         let most = session.slots().keys().count() * 4;
         assert!((2..=most).contains(&tensors), "{}: {tensors} tensors", info.name);
@@ -385,7 +388,7 @@ fn half_precision_storage_halves_the_bytes_and_rounds_only_the_residual() {
     assert!(!same_bits(&ran[1].output, &expected(&residual)));
 }
 
-/// The steps that a rank of two skips, given its threshold and the seed of its part of the picture.
+/// The steps that each of two ranks skips, with their reducers.
 fn ranks(reducers: [Option<Reducer>; 2]) -> [Vec<usize>; 2] {
     let toys = [Toy::image(4), Toy::image(4)];
     let text = "[[cache]]\nstrategy = \"fbcache\"\nthreshold = 0.02\nlast_steps = 0";
@@ -457,7 +460,8 @@ fn uncond_follows_cond_and_computes_where_cond_has_not_run() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// However two experts take turns, each runs as if the other did not exist, and begins with a computed step.
+    /// However two experts alternate, each runs as if the other did not exist, and begins with a computed
+    /// step.
     #[test]
     fn experts_never_read_each_others_slots(
         owners in prop::collection::vec(0u8..2, 12),

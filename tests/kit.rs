@@ -1,4 +1,4 @@
-//! The conformance kit finds what an author can get wrong.
+//! The conformance kit finds the mistakes that an author can make.
 
 use std::panic::catch_unwind;
 
@@ -19,7 +19,8 @@ use serde::{Deserialize, Serialize};
 enum Fault {
     /// It is as it should be.
     Nothing,
-    /// The anchor moves in `head`: it is another step's than the stored residual where the verdict is overruled.
+    /// The anchor moves in `head`: it is another step's than the stored residual where the verdict is
+    /// overruled.
     AnchorInHead,
     /// `head` changes the state before the last thing in it that can fail.
     HeadThatFailsHalfway,
@@ -37,7 +38,7 @@ struct FaultyConfig {
     fault: Fault,
 }
 
-/// FBCache's rule, with a fault.
+/// FBCache's rule with a fault.
 #[derive(Debug)]
 struct Faulty(FaultyConfig);
 
@@ -117,7 +118,7 @@ impl CacheConfig for FaultyConfig {
     }
 }
 
-/// The strategy with this fault, as its author would register it.
+/// The strategy as its author would register it.
 const fn info(example: &'static str, never: &'static str) -> StrategyInfo {
     StrategyInfo {
         name: "faulty",
@@ -142,7 +143,7 @@ macro_rules! with {
 
 inventory::submit! { with!("nothing") }
 
-/// The rule that the kit finds broken; `None` where it finds none.
+/// The rule that the kit finds broken; `None` if there is none.
 fn broken(info: &'static StrategyInfo) -> Option<String> {
     let panic = catch_unwind(|| testing::conformance(info)).err()?;
     Some(panic.downcast_ref::<String>().cloned().unwrap_or_default())

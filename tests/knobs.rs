@@ -1,4 +1,4 @@
-//! Every knob of every strategy changes a schedule: what parses and does nothing is a defect.
+//! Every knob of every strategy changes a schedule: a key that is accepted and has no effect is a defect.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,7 +14,7 @@ use magcache_strategies::magcache::{Dialect, Rule};
 const STEPS: usize = 24;
 const BRANCHES: [Branch; 2] = [Branch::Cond, Branch::Uncond];
 
-/// `[1, 8, 2]`: values that differ between tokens and branches and move at a pace that changes over the run.
+/// `[1, 8, 2]`: values that differ between tokens and branches and change at a varying pace during the run.
 fn wave(step: usize, branch: Branch, pace: f64) -> Result<Tensor> {
     let phase = if branch == Branch::Cond { 0.0 } else { 0.7 };
     let at = step as f64 * pace + 0.3 * (step as f64 * 0.9 + phase).sin();
@@ -27,7 +27,7 @@ fn schedule(table: &str) -> Vec<String> {
     ran(table, BRANCHES).0
 }
 
-/// The skipped steps, and every prediction, with the branches in this order.
+/// The skipped steps and every prediction, with the branches in this order.
 fn ran(table: &str, branches: [Branch; 2]) -> (Vec<String>, Vec<Tensor>) {
     let model = ModelMeta {
         signals: vec![Signal::ModulatedInput, Signal::TimestepEmbedding, Signal::TimestepProjection].into(),
@@ -49,7 +49,8 @@ fn ran(table: &str, branches: [Branch; 2]) -> (Vec<String>, Vec<Tensor>) {
                 let x = x.into_image()?;
                 Ok(Streams::Image((x + wave(index, branch, 0.3 + 0.1 * i as f64)?)?))
             };
-            // The blocks see a still picture; a hook around the forward sees latents and predictions that move.
+            // The blocks see a constant input; a hook around the forward sees latents and predictions that
+            // move.
             let forward = |_: Tensor, pass: &mut Pass<'_>| {
                 let x = Streams::Image(Tensor::ones((1, 8, 2), DType::F32, &Device::Cpu)?);
                 pass.run(3, &probe, x, block)?;
@@ -66,7 +67,7 @@ fn ran(table: &str, branches: [Branch; 2]) -> (Vec<String>, Vec<Tensor>) {
     (BRANCHES.map(digits).to_vec(), outputs)
 }
 
-/// `base` with each change in turn must give a schedule of its own.
+/// Checks that each change to `base` gives a schedule of its own.
 fn each_changes(base: &str, changes: &[&str]) {
     let mut seen = BTreeMap::from([(schedule(base), "nothing")]);
     for change in changes {
@@ -169,7 +170,7 @@ fn dbcache() {
         "branches = \"cond-decides\"",
     ];
     each_changes(base, &changes);
-    // Back blocks change no decision, but which blocks are left out.
+    // Back blocks change which blocks are skipped, but no decision.
     let left_out = |back: usize| {
         let table = format!("[[cache]]\n{base}back = {back}\n");
         let built = CachePlan::parse(&table).unwrap().build(&ModelMeta::simple("toy", 3), None).unwrap();
@@ -185,7 +186,7 @@ fn dbcache() {
 
 #[test]
 fn fbcache_on_equality() {
-    // Nothing moves below a threshold of 0: only the reading that skips on equality skips.
+    // Nothing moves and the threshold is 0: only the dialect that skips on equality skips.
     let still = |dialect: &str| {
         let table = format!("[[cache]]\nstrategy = \"fbcache\"\nthreshold = 0.0\ndialect = \"{dialect}\"\n");
         let model = ModelMeta::simple("toy", 3);
@@ -239,7 +240,7 @@ fn sencache() {
         ],
     );
     each_changes(&base, &[&changes[..], &[other.as_str()]].concat());
-    // Both branches see the same latents, so they agree; only an unconditional branch that runs first tells.
+    // Both branches see the same latents and agree; only an unconditional branch that runs first differs.
     let first = |more: &str| ran(&format!("{base}{more}\n"), [Branch::Uncond, Branch::Cond]).0;
     assert_ne!(first(""), first("branches = \"own\""));
 }
@@ -299,7 +300,7 @@ fn schedule_of_listed_steps() {
         "max_total_skips = 2",
         "branches = \"cond-decides\"",
     ];
-    // A list for every branch is what following the conditional branch comes to.
+    // Letting the conditional branch decide is the same as giving its list to every branch.
     assert_eq!(
         schedule(&format!("{base}{}\n", changes[6])),
         schedule(&format!("strategy = \"schedule\"\n{}\n", changes[0]))
@@ -323,7 +324,7 @@ fn combinations() {
     assert_ne!(members("priority"), members("any-veto"));
 }
 
-/// A text of the decisions of a dialect over many settings.
+/// The decisions of a dialect over many settings, as text.
 fn decisions(dialect: Dialect) -> String {
     let curve = Curve {
         variant: None,

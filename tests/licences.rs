@@ -1,4 +1,4 @@
-//! Every crate of the workspace's tree comes from crates.io under a licence that can be passed on.
+//! Every crate in the dependency tree comes from crates.io under a licence that permits redistribution.
 
 use std::{path::Path, process::Command};
 
@@ -18,7 +18,7 @@ const ALLOWED: [&str; 10] = [
     "Zlib",
 ];
 
-/// The packages of the lock file that this machine builds.
+/// The packages of the lock file that are built on this machine.
 fn packages() -> Vec<Value> {
     let output = |command: &mut Command| {
         let done = command.output().unwrap();

@@ -6,13 +6,13 @@ use magcache_core::{CachePlan, ConfigError, ModelMeta, Trajectory, hint::Hint, p
 use magcache_models as _;
 use magcache_strategies as _;
 
-/// The error and its hint as the command line prints them.
+/// An error and its hint, as the command line prints them.
 fn told(error: &ConfigError) -> String {
     let hint = error.hint().map(|h| format!("\nhint: {h}")).unwrap_or_default();
     format!("error: {error}{hint}\n")
 }
 
-/// Every document with what is said about it.
+/// Every document, followed by the message about it.
 fn transcript(documents: &[&str], read: impl Fn(&str) -> Result<(), ConfigError>) -> String {
     let mut out = String::new();
     for text in documents {
@@ -130,7 +130,7 @@ fn a_signal_is_asked_for_at_block_0_alone() {
         assert!(
             told(&build(&format!("{inner}at = \"2..8\"\n")).unwrap_err()).contains("its range starts at 2")
         );
-        // Outside, or beside, nothing is cut.
+        // With the other table outside the range, or next to it, nothing is cut.
         for good in
             [format!("{inner}{}", schedule("3..4")), format!("{}{inner}at = \"0..4\"\n", schedule("4..8"))]
         {

@@ -1,4 +1,5 @@
-//! Hooks around modules inside blocks: what is replaced, by whose slot, and what caches around the blocks know of it.
+//! Hooks around modules inside blocks: what is replaced, from whose slot, and what caches around the blocks
+//! learn of it.
 
 mod support;
 
@@ -15,8 +16,8 @@ use support::{Script, Witness, said};
 
 const BOTH: [Branch; 2] = [Branch::Cond, Branch::Uncond];
 
-/// Blocks of one number: `x + mixer(x) + 100·step`, where `mixer(x)` is `2x + step·(i + 1)` in block `i`, and 1000 more on the
-/// unconditional branch.
+/// Blocks on a single number: `x + mixer(x) + 100·step`, where `mixer(x)` is `2x + step·(i + 1)` in block
+/// `i`, plus 1000 on the unconditional branch.
 struct Numbers {
     blocks: usize,
     mixed: Cell<usize>,
@@ -56,7 +57,7 @@ impl Numbers {
         })
     }
 
-    /// What 1 becomes.
+    /// The output for an input of 1.
     fn run(&self, session: Option<&mut Session>, step: &Step, branch: Branch) -> f32 {
         let one = Tensor::ones((1, 1, 1), DType::F32, &Device::Cpu).unwrap();
         let mut pass = session.map_or(Pass::off(), |session| session.pass(step.clone(), branch));
@@ -83,7 +84,8 @@ fn the_output_of_a_module_is_repeated_and_the_rest_of_the_block_runs() {
     let toy = Numbers::new(2);
     let mut session = toy.plan(&table("skip = [2]"), &Trajectory::plain(6, &[Branch::Cond]));
     let got: Vec<f32> = (0..4).map(|i| toy.run(Some(&mut session), &step(i), Branch::Cond)).collect();
-    // Step 1: 1 + 3 + 100 = 104, then 104 + 210 + 100. Step 2 repeats the 3 and the 210: 1 + 3 + 200, 204 + 210 + 200.
+    // Step 1: 1 + 3 + 100 = 104, then 104 + 210 + 100. Step 2 repeats the 3 and the 210: 1 + 3 + 200, 204 +
+    // 210 + 200.
     assert_eq!(got, [9.0, 414.0, 614.0, 1224.0]);
     assert_eq!((toy.run(None, &step(2), Branch::Cond), toy.mixed.get()), (819.0, 6 + 2));
     assert_decisions(
@@ -110,7 +112,7 @@ fn a_forecast_that_the_table_names_stands_in() {
         let mut session = toy.plan(&table(&format!("skip = [3]\n{keys}")), &run);
         (0..4).map(|i| toy.run(Some(&mut session), &step(i), Branch::Cond)).collect::<Vec<_>>()[3]
     };
-    // The module gave 2, 3 and 4 at the steps before, from an input of 1.
+    // At the earlier steps the module returned 2, 3 and 4 for an input of 1.
     assert_eq!(at_step_3(""), 1.0 + 4.0 + 300.0);
     assert_eq!(at_step_3("forecast = { type = \"residual\" }"), 1.0 + 4.0 + 300.0);
     assert_eq!(at_step_3("forecast = { type = \"taylor\", of = \"output\" }"), 1.0 + 5.0 + 300.0);
@@ -140,7 +142,7 @@ fn a_cache_around_the_blocks_never_learns_what_a_module_guessed() {
     let toy = Numbers::new(2);
     let calls = Calls::default();
     let forecast = Arc::new(SpyForecast::new(calls.clone()));
-    // One around the blocks, one around the forward: both hear of it.
+    // One hook around the blocks, one around the forward: both are notified.
     for forward in [false, true] {
         let outer = Script::at([3]).hook_with(0, forecast.clone(), Guards::default());
         let builder = HookRegistry::builder(2);
@@ -189,7 +191,7 @@ fn what_an_outer_cache_keeps_computed_is_computed_inside_and_what_it_skips_is_to
     assert_eq!((of("w in 0..1 forced"), of("w in 1..2"), of("w skipped 1..2")), (3, 1, 2));
 }
 
-/// Keeps everything inside computed.
+/// Forces everything inside to be computed.
 #[derive(Debug)]
 struct Force;
 
@@ -247,7 +249,7 @@ fn branches_and_experts_have_slots_of_their_own() {
             let mixer = |i: usize, x: f32| {
                 2.0 * x + (before * (i + 1)) as f32 + if branch == Branch::Uncond { 1000.0 } else { 0.0 }
             };
-            // What the modules read at the step whose outputs are used.
+            // The input of the second module at the step whose outputs are reused.
             let inner = 1.0 + mixer(0, 1.0) + 100.0 * before as f32;
             let rest = 100.0 * step.index as f32;
             let want = 1.0 + mixer(0, 1.0) + rest + mixer(1, inner) + rest;
@@ -255,7 +257,7 @@ fn branches_and_experts_have_slots_of_their_own() {
         }
         keys.push(session.slots().keys().map(|key| key.expert.0).collect::<Vec<_>>());
     }
-    // Two blocks, two branches; those of the first expert are freed after its phase.
+    // Two blocks and two branches; the slots of the first expert are freed after its phase.
     assert_eq!((keys[2].as_slice(), keys[3].as_slice()), (&[0; 4][..], &[1; 4][..]));
     let mut session = toy.plan(&table("skip = [5]\nexperts = [\"low\"]"), &run);
     run.steps().for_each(|step| {

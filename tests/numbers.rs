@@ -1,4 +1,4 @@
-//! Decisions that any implementation must give on the published curves, from the profiles that ship.
+//! Decisions that any implementation must make on the published curves, with the profiles that ship.
 
 use magcache_core::{
     Branch, CachePlan, Expert, ModelMeta, Phase, Trajectory, Warmup, profile::Profile, schedule::simulate,
@@ -10,7 +10,7 @@ use magcache_strategies::magcache::{Dialect, Rule};
 /// Threshold, cap and retention.
 type Setting = (f64, usize, f64);
 
-/// The three settings that the Wan2.1 numbers are given for.
+/// The three settings for which the Wan2.1 numbers are recorded.
 const WAN: [Setting; 3] = [(0.12, 2, 0.2), (0.12, 4, 0.2), (0.24, 6, 0.2)];
 
 fn rule(profile: &str, (threshold, max_skips, retention): Setting, dialect: Option<Dialect>) -> Rule {
@@ -59,7 +59,7 @@ fn wan21_image_to_video_at_its_native_40_steps() {
     assert_eq!(WAN.map(|s| count(&rule("wan2.1-i2v-720p", s, None), 40)), [20, 23, 26]);
 }
 
-/// Profile, setting, high-noise steps of 40, and the steps that are skipped.
+/// Profile, setting, high-noise steps of 40, and the skipped steps.
 const WAN22: [(&str, Setting, usize, &[usize]); 2] = [
     (
         "wan2.2-t2v-a14b",

@@ -1,4 +1,4 @@
-//! Several hooks on one block, on ranges, on a one-block model, nested and overlapping.
+//! Several hooks: on one block, on ranges, on a one-block model, nested and overlapping.
 
 mod support;
 
@@ -17,10 +17,10 @@ use magcache_core::{
 };
 use support::{Script, Witness, hook_of, said, session, strategies};
 
-/// Witnesses and their ranges, first outermost.
+/// Witnesses with their ranges, outermost first.
 type Rings<'a> = &'a [(&'static str, std::ops::Range<usize>)];
 
-/// A session of `toy` with witnesses around ranges, first outermost.
+/// A session of `toy` with witnesses around ranges, outermost first.
 fn watched(toy: &Toy, rings: Rings<'_>) -> (Session, Arc<Mutex<Vec<String>>>) {
     let notes: Arc<Mutex<Vec<String>>> = Arc::default();
     let mut builder = HookRegistry::builder(toy.blocks());
@@ -58,12 +58,12 @@ fn nested_disjoint_and_partly_overlapping_ranges() {
     let cases: [(Rings<'_>, &[&str]); 4] = [
         (&[("a", 0..6), ("b", 2..4)], &["a in 0..6", "b in 2..4", "b out 2..4", "a out 0..6"]),
         (&[("a", 0..2), ("b", 4..6)], &["a in 0..2", "a out 0..2", "b in 4..6", "b out 4..6"]),
-        // The outer ring stays whole; the inner one is reached once inside it and once after it.
+        // The outer ring stays whole; the inner one is entered once inside it and once after it.
         (
             &[("a", 0..4), ("b", 2..6)],
             &["a in 0..4", "b in 2..4", "b out 2..4", "a out 0..4", "b in 4..6", "b out 4..6"],
         ),
-        // The inner ring is wider: it surrounds the parts, never the outer ring.
+        // The inner ring is wider: it is split into parts and never surrounds the outer ring.
         (
             &[("a", 2..4), ("b", 0..6)],
             &[
@@ -86,7 +86,7 @@ fn nested_disjoint_and_partly_overlapping_ranges() {
     }
 }
 
-/// Notes the blocks that it was called for, and says whether what it was given had been added.
+/// Records the blocks that it was called for, and whether its input had already been added up.
 #[derive(Debug, Default)]
 struct Given(Mutex<Vec<(Range<usize>, bool)>>);
 
@@ -99,10 +99,10 @@ impl BlockHook for Given {
 }
 
 #[test]
-fn an_addition_is_put_off_behind_the_last_block_and_nowhere_else() {
+fn an_addition_is_put_off_after_the_last_block_and_nowhere_else() {
     let add = |_: usize, x: Streams, _: &mut Modules<'_>| x.map_image(|x| x + 1.0);
     let x = Tensor::zeros((1, 2, 3), DType::F32, &Device::Cpu).unwrap();
-    // The last range is skipped too, or computed; after the first one comes a hook, or a block.
+    // The last range is skipped too, or computed; the first one is followed by a hook, or by a block.
     for (last, at) in [(1, 2..4), (7, 3..4)] {
         let given = Arc::new(Given::default());
         let registry = HookRegistry::builder(6)
@@ -165,7 +165,7 @@ fn front_and_back_are_forced_through_inner_caches() {
             "2 cond #1 3..5 compute forced",
         ],
     );
-    // Observers see every pass, forced and skipped ones among them.
+    // Observers see every pass, including forced and skipped ones.
     let first = ["first in 0..1 forced", "first out 0..1"];
     let expected: Vec<&str> = [&first[..], &["third in 2..3", "third out 2..3"]]
         .concat()
@@ -192,7 +192,7 @@ fn the_outer_cache_never_learns_what_the_inner_one_guessed() {
         let (first, last) = (ran.blocks.first().unwrap(), ran.blocks.last().unwrap());
         last.output.sub(&first.input).unwrap()
     };
-    // The embedding of the toy is what block 0 is given in a run without hooks.
+    // The embedding of the toy is the input of block 0 in a run without hooks.
     let input = plain(&toy, 3).blocks[0].input.clone();
     let expected =
         |from: &Ran| input.add(&residual(from)).unwrap().image().unwrap().affine(0.8, 0.01).unwrap();
@@ -231,7 +231,7 @@ fn two_caches_on_one_block_keep_a_slot_each() {
 
 #[test]
 fn a_one_block_model_follows_the_rule() {
-    // diffusers does not advance its step on a skipped pass of a one-block model; the rule does.
+    // diffusers does not advance its step on a skipped pass of a one-block model; our rule does.
     let curve = "[1.0, 0.99, 0.985, 0.98, 0.99, 0.97, 0.96, 0.99, 0.98, 0.95, 0.97, 0.98]";
     let text =
         format!("strategy = \"magcache\"\nthreshold = 0.09\nmax_skips = 3\nwarmup = 0.2\nratios = {curve}");
@@ -256,7 +256,7 @@ fn a_one_block_model_follows_the_rule() {
     }
 }
 
-/// FBCache as its published form is often written: the anchor moves in `head`.
+/// FBCache as it is often implemented: the anchor moves in `head`.
 #[derive(Debug)]
 struct AnchorInHead(f64);
 
@@ -290,8 +290,9 @@ fn a_reuse_without_anything_to_reuse_leaves_the_state_of_a_computed_pass() {
     let fbcache = strategies().into_iter().find(|s| s.name == "fbcache").unwrap();
     let ours = hook_of(fbcache, "strategy = \"fbcache\"\nthreshold = 0.5\nwarmup = 0", 0, toy.meta(), &steps);
     let naive = CacheHook::new(HookId(0), Box::new(AnchorInHead(0.5)), None, Guards::default());
-    // At step 0 an inner cache "guessed": nothing is stored. Step 1 wants to reuse, finds nothing and computes.
-    // From step 2 on the distance must be to step 1, whose residual is the one that would be reused.
+    // At step 0 an inner cache replaced blocks, so nothing is stored. Step 1 wants to reuse, finds nothing
+    // and computes. From step 2 on the distance must be to step 1, whose residual is the one that would be
+    // reused.
     let metric = |hook| {
         let builder = HookRegistry::builder(3).ring(0..3, hook).unwrap();
         let mut session = builder.ring(0..3, Arc::new(Inexact { at: vec![0] })).unwrap().build().session();
@@ -304,7 +305,7 @@ fn a_reuse_without_anything_to_reuse_leaves_the_state_of_a_computed_pass() {
         block.output.sub(&block.input).unwrap().image().unwrap()
     };
     let from = |anchor| metrics::relative_l1(&front(2), &front(anchor)).unwrap();
-    // The same numbers in the same order: equal to the bit.
+    // The same values in the same order: equal to the bit.
     assert_eq!(metric(ours).to_bits(), from(1).to_bits());
     assert_eq!(
         metric(Arc::new(naive)).to_bits(),
@@ -329,7 +330,7 @@ fn a_blocks_tuple_is_read_by_its_metadata() {
             let plain = tuples(&mut magcache_core::Pass::off()).unwrap();
             assert!(same_bits(&plain, &expected.output), "tuples, {order:?}");
         }
-        // The same through a cache: what is stored and applied follows the metadata too.
+        // The same through a cache: storing and applying a residual follows the metadata too.
         let outputs = |toy: &Toy| {
             let registry = HookRegistry::builder(4).ring(0..4, Script::at([1, 3]).hook(0)).unwrap().build();
             let mut session = registry.session();
@@ -344,7 +345,7 @@ fn a_blocks_tuple_is_read_by_its_metadata() {
         for (a, b) in cached.iter().zip(&reference) {
             assert!(same_bits(a.as_ref().unwrap(), b.as_ref().unwrap()), "cached tuples, {order:?}");
         }
-        // A model that says the wrong order is found out.
+        // A model that declares the wrong order is detected.
         let wrong = if order == text_first { image_first } else { text_first };
         let liar = Toy::dual_joint(2, 2, order).claiming(wrong);
         for (a, b) in outputs(&liar).iter().zip(&reference) {
@@ -372,7 +373,7 @@ fn a_hook_around_the_forward_knows_what_block_caches_guessed() {
     assert_eq!(ran.iter().map(|r| r.blocks.len()).collect::<Vec<_>>(), [3, 0, 3, 0]);
     let expected = (&ran[3].input + (&ran[2].output - &ran[2].input).unwrap()).unwrap();
     assert!(same_bits(&ran[3].output, &expected));
-    // Rings around blocks are told that the whole forward was replaced.
+    // Rings around blocks are notified that the whole forward was replaced.
     assert_decisions(
         session.log(),
         &[
@@ -403,7 +404,7 @@ fn a_pass_is_one_forward() {
     assert!(again.to_string().contains("run twice"), "{again}");
 }
 
-/// A kernel that writes into what it is given.
+/// A kernel that writes into its input.
 struct Negate;
 impl candle_core::InplaceOp1 for Negate {
     fn name(&self) -> &'static str {

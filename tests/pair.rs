@@ -1,4 +1,4 @@
-//! Two experts: what is kept apart, what is freed, and caches that act in one of them only.
+//! Two experts: what is kept apart, what is freed, and caches that act in only one of them.
 
 mod support;
 
@@ -18,7 +18,7 @@ use support::Script;
 
 const BOTH: [Branch; 2] = [Branch::Cond, Branch::Uncond];
 
-/// Twelve steps, the first five of the high-noise expert.
+/// Twelve steps, the first five of them by the high-noise expert.
 fn steps() -> Trajectory {
     let phases = vec![Phase { expert: Expert(0), steps: 0..5 }, Phase { expert: Expert(1), steps: 5..12 }];
     Trajectory { boundary_ratio: Some(0.6), ..Trajectory::plain(12, &BOTH).with_phases(phases) }
@@ -69,14 +69,16 @@ fn each_expert_may_have_a_cache_of_its_own_on_the_same_blocks() {
 
 #[test]
 fn a_curve_of_one_expert_runs_over_its_phase() {
-    // Past the first value nothing is under the threshold but at the seventh place, local step 2 of 7 values for 7 steps.
+    // After the first value only the third is within the threshold: step 2 of the phase, because there are 7
+    // values for 7 steps. That is step 7 of the run.
     let ratios =
         "ratios = [1.0, 0.5, 1.0, 0.5, 0.5, 0.5, 0.5]\nthreshold = 0.01\nmax_skips = 1\nwarmup = 1\n";
     let table = format!("[[cache]]\nstrategy = \"magcache\"\n{ratios}experts = [\"low-noise\"]\n");
     assert_eq!(skipped(&plan(&table).unwrap()), [7]);
 }
 
-/// Decisions of TeaCache over a run of a pair with two fits: a signal that never adds up, and one that always does.
+/// Decisions of TeaCache over a run of a pair with two fits: one whose signal never accumulates, and one
+/// whose signal always does.
 fn with_fits(experts: [&str; 2], more: &str) -> Result<Vec<usize>, ConfigError> {
     let fit = |expert: &str, value: f64| {
         format!(

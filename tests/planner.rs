@@ -1,4 +1,4 @@
-//! The planner against every schedule there is, and a rehearsal against what the cache does.
+//! The planner against all possible schedules, and a rehearsal against what the cache does.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use proptest::prelude::*;
 
 const BOTH: [Branch; 2] = [Branch::Cond, Branch::Uncond];
 
-/// Products of error vectors `[source][axis]`.
+/// Inner products of error vectors `[source][axis]`.
 fn step(sources: std::ops::Range<usize>, errors: &[[f64; 3]]) -> StepErrors {
     let own = || errors.iter().take(sources.len());
     let dot = |a: &[f64; 3], b: &[f64; 3]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
@@ -23,7 +23,8 @@ fn step(sources: std::ops::Range<usize>, errors: &[[f64; 3]]) -> StepErrors {
     StepErrors { sources: sources.collect(), products }
 }
 
-/// A run of `errors.len()` steps whose experts begin at 0 and at `second`, rehearsed `reach` steps back.
+/// A run of `errors.len()` steps whose experts begin at 0 and at `second`, rehearsed up to `reach` steps
+/// back.
 fn rehearsed(
     errors: &[Vec<[f64; 3]>],
     second: usize,
@@ -38,7 +39,7 @@ fn rehearsed(
     ReuseErrors { steps, growth, pixels: 0.5, cost: 0.1 }
 }
 
-/// Every schedule that can be priced, by the definition rather than by the search.
+/// Every schedule that has a predicted error, computed from the definition and not by the search.
 fn all(planner: &Planner, with: Continuation, steps: usize) -> Vec<Planned> {
     let chosen = |mask: u32| (0..steps).filter(|step| mask >> step & 1 == 1).collect::<Vec<_>>();
     (0..1u32 << steps).filter_map(|mask| planner.predict(with, &chosen(mask))).collect()
@@ -75,7 +76,7 @@ proptest! {
                 possible.dedup();
                 prop_assert_eq!(&counts, &possible);
                 for plan in found {
-                    // What it says about itself is what the schedule costs.
+                    // The error stored with a schedule is the predicted one.
                     let own = planner.predict(with, &plan.skip).expect("a schedule that was found");
                     prop_assert_eq!(own.computed, plan.computed);
                     prop_assert!((own.error - plan.error).abs() < 1e-12 && (own.worst - plan.worst).abs() < 1e-12);
@@ -98,7 +99,7 @@ proptest! {
 
 #[test]
 fn a_thousand_steps_are_planned() {
-    // Rehearsed eight steps back, as by default; no two schedules cost the same.
+    // Rehearsed eight steps back, the default; no two schedules have the same error.
     let error = |step: usize, back: usize| [(0.3 + (step as f64 * 0.7).sin().abs()) * back as f64, 0.1, 0.0];
     let errors: Vec<Vec<[f64; 3]>> =
         (0..1000).map(|step| (1..=8).rev().map(|back| error(step, back)).collect()).collect();
@@ -116,8 +117,8 @@ fn a_thousand_steps_are_planned() {
 
 #[test]
 fn a_cost_is_the_error_grown_to_the_end_of_the_run() {
-    // At step 2 the residual of step 1 is off by (3, 4, 0) and that of step 0 by (0, 5, 0); the line through both goes one
-    // step on, 2·(3, 4, 0) − (0, 5, 0) = (6, 3, 0).
+    // At step 2 the residual of step 1 is off by (3, 4, 0) and that of step 0 by (0, 5, 0); the line through
+    // both, continued by one step, is off by 2·(3, 4, 0) − (0, 5, 0) = (6, 3, 0).
     let errors = vec![vec![], vec![[1.0, 0.0, 0.0]], vec![[0.0, 5.0, 0.0], [3.0, 4.0, 0.0]]];
     let run = rehearsed(&errors, 0, 8, vec![(1, 2.0), (2, 8.0)]);
     let planner = Planner::new(std::slice::from_ref(&run)).unwrap();
@@ -125,12 +126,12 @@ fn a_cost_is_the_error_grown_to_the_end_of_the_run() {
     let pixels = 0.5;
     assert!((cost(Continuation::Residual, &[2]) - 5.0 * 8.0 * pixels).abs() < 1e-12);
     assert!((cost(Continuation::Line, &[2]) - 45f64.sqrt() * 8.0 * pixels).abs() < 1e-12);
-    // After a single computed step the line is its residual.
+    // After a single computed step the line is just its residual.
     for with in [Continuation::Residual, Continuation::Line] {
         assert!((cost(with, &[1, 2]) - (1.0 * 2.0 + 5.0 * 8.0) * pixels).abs() < 1e-12);
         assert_eq!(planner.predict(with, &[0]), None);
     }
-    // Between two measured steps growth is exponential.
+    // Between two measured steps growth is interpolated exponentially.
     let long = ReuseErrors { growth: vec![(2, 4.0), (6, 64.0)], ..run };
     assert_eq!([0, 2, 4, 6, 9].map(|step| long.growth_at(step).round()), [4.0, 4.0, 16.0, 64.0, 64.0]);
 }
@@ -164,7 +165,8 @@ fn a_rehearsal_changes_nothing_and_stands_in_as_a_reuse_does() {
         assert_eq!(rehearsal.sources(&session, Expert(1), &BOTH), [4, 5]);
         assert!(rehearsal.sources(&session, Expert(1), &[Branch::Other(3)]).is_empty());
 
-        // A cache that computes step 4 and skips step 5 gives what the residual of step 4 gives at step 5.
+        // A cache that computes step 4 and skips step 5 gives exactly the rehearsed output of step 4's
+        // residual at step 5.
         let stand_in = rehearsal.stand_in(&session, Expert(1), &BOTH, 4).unwrap();
         let plan =
             magcache_core::CachePlan::parse("[[cache]]\nstrategy = \"schedule\"\nskip = [5]\n").unwrap();

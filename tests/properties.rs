@@ -1,5 +1,5 @@
-//! Laws on random input: the pure MagCache decision equals the accumulator form of the papers' scripts, and no text
-//! makes the readers of plans and profiles panic.
+//! Laws on random input: the pure MagCache decision equals the accumulator form of the published scripts, and
+//! no text makes the readers of plans and profiles panic.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use magcache_models as _;
 use magcache_strategies::magcache::{Dialect, Rule};
 use proptest::{collection::vec, prelude::*};
 
-/// Parameters of a run; the curve has cond's and uncond's values.
+/// Parameters of a run; the curve has values for cond and uncond.
 #[derive(Clone, Debug)]
 struct Case {
     ratios: [Vec<f64>; 2],
@@ -58,7 +58,7 @@ impl Case {
         ]
     }
 
-    /// The nearest value of a branch's curve, ties to the even index; one step takes the last.
+    /// The nearest value of a branch's curve, ties to the even index; a single step takes the last value.
     fn ratio(&self, branch: usize, step: usize) -> f64 {
         let values = &self.ratios[branch];
         let last = values.len() - 1;
@@ -96,7 +96,7 @@ impl Case {
         out
     }
 
-    /// Each branch for itself, the first `floor(2N · R)` forwards of both computed.
+    /// Each branch decides for itself; the first `floor(2N · R)` forwards of both are computed.
     fn alone(&self, branch: usize) -> Vec<bool> {
         let (mut ratio, mut error, mut skips) = (1.0, 0.0, 0);
         let kept = (2.0 * self.steps as f64 * self.retention).floor() as usize;
@@ -121,7 +121,7 @@ impl Case {
 
 fn cases() -> impl Strategy<Value = Case> {
     let curves = (2usize..60).prop_flat_map(|n| [vec(0.6..1.3f64, n), vec(0.6..1.3f64, n)]);
-    // Published values lie close to 1; wide ones alone would hardly ever be skipped.
+    // Published values lie close to 1; with a wide range alone hardly any step would be skipped.
     let narrow = (2usize..60).prop_flat_map(|n| [vec(0.97..1.02f64, n), vec(0.97..1.02f64, n)]);
     (prop_oneof![curves, narrow], 1usize..70, 0usize..70, 0.0..0.5f64, 0usize..8, 0.0..1.0f64).prop_map(
         |(ratios, steps, high, threshold, max_skips, retention)| Case {
@@ -166,7 +166,7 @@ proptest! {
     }
 }
 
-/// What the readers take: every example, and the shortest profile of each kind.
+/// Valid input of the readers: every example, and the shortest profile of each kind.
 fn documents() -> Vec<String> {
     let examples = meta::strategies().iter().map(|s| format!("[[cache]]\n{}", s.example)).collect::<Vec<_>>();
     let words =
@@ -180,7 +180,7 @@ fn documents() -> Vec<String> {
     examples.into_iter().chain(own).chain(profiles).collect()
 }
 
-/// Reads a text as everything that it could be, and builds what could be read.
+/// Reads a text as every kind of document, and builds whatever could be read.
 fn read(text: &str) {
     let _ = Profile::parse(text, "file.toml");
     if let Ok(plan) = CachePlan::parse(text) {
@@ -193,7 +193,7 @@ fn read(text: &str) {
     }
 }
 
-/// Pieces that mean something to the readers.
+/// Fragments that mean something to the readers.
 const PIECES: [&str; 16] = [
     "-1",
     "1e400",

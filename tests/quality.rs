@@ -1,4 +1,4 @@
-//! PSNR and SSIM against scikit-image, and what cannot be compared.
+//! PSNR and SSIM against scikit-image, and input that cannot be compared.
 
 use std::{fs, path::Path};
 

@@ -1,4 +1,4 @@
-//! What is registered: names, origins, and that every piece of text in it can be used.
+//! What is registered: names, origins, and that every example text is valid.
 
 use std::collections::HashSet;
 

@@ -1,4 +1,4 @@
-//! `report.html` in a real browser: videos in step, the keyboard, the difference view, a phone, paper.
+//! `report.html` in a real browser: synchronised videos, keyboard, difference view, phone layout, print.
 
 #[path = "support/browser.rs"]
 mod browser;
@@ -13,24 +13,24 @@ use serde_json::{Value, json};
 
 use browser::{Browser, chromium};
 
-/// A prompt that would end a page that did not look.
+/// A prompt that would break a page that does not escape it.
 const PROMPT: &str = "</script><script>throw 1</script> a 'red' \"circle\" <b>& moving</b> right";
 
-/// The brightest of the canvas's colours, by lane: 0 where nothing differs.
+/// The brightest colour value of each lane's canvas: 0 where nothing differs.
 const BRIGHTEST: &str = "(() => { const out = {}; \
     for (const lane of document.querySelectorAll('.lane')) { const canvas = lane.querySelector('canvas'); \
     const copy = new OffscreenCanvas(canvas.width, canvas.height).getContext('2d', { willReadFrequently: true }); \
     copy.drawImage(canvas, 0, 0); const { data } = copy.getImageData(0, 0, canvas.width, canvas.height); \
     out[lane.dataset.lane] = Math.max(...data.filter((_, i) => i % 4 < 3)); } return out; })()";
 
-/// The frame that each video shows.
+/// The frame that each video currently shows.
 const FRAMES: &str = "[...document.querySelectorAll('video')].map(v => \
     Math.floor(v.currentTime * Number(document.getElementById('playback').dataset.fps)))";
 
-/// Nothing failed, nothing was written to the console, nothing was loaded but the page itself.
+/// Asserts that nothing failed, nothing was written to the console and nothing but the page was loaded.
 #[track_caller]
 fn quiet(browser: &mut Browser) {
-    // What is still on its way.
+    // Let pending events arrive.
     browser.value("new Promise(done => setTimeout(done, 100))");
     for method in ["Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded"] {
         assert_eq!(browser.events_of(method), Vec::<&Value>::new(), "{method}");
@@ -44,7 +44,7 @@ fn quiet(browser: &mut Browser) {
     }
 }
 
-/// Waits until every video shows this frame, and the page says so.
+/// Waits until every video shows this frame and the page displays its number.
 #[track_caller]
 fn shows(browser: &mut Browser, frame: usize) {
     browser.until(&format!("{FRAMES}.every(shown => shown === {frame})"));
@@ -127,7 +127,7 @@ fn the_difference_is_seen(browser: &mut Browser, found: &Value) {
     shows(browser, 16);
     let bright = browser.value(BRIGHTEST);
     for row in found["rows"].as_array().unwrap() {
-        // Without a PSNR: dense, and what skipped nothing.
+        // Rows without a PSNR are the dense run and lanes that skipped nothing.
         let lane = row["name"].as_str().unwrap();
         assert_eq!(bright[lane].as_u64().unwrap() > 0, row["psnr"].is_number(), "{lane}: {bright}");
     }
@@ -135,7 +135,7 @@ fn the_difference_is_seen(browser: &mut Browser, found: &Value) {
     browser.value("(() => { const gain = document.getElementById('gain'); gain.value = 1; gain.dispatchEvent(new Event('input')); })()");
     let faint = browser.value(BRIGHTEST);
     assert!(faint["magcache"].as_u64() < bright["magcache"].as_u64(), "{faint} is not fainter than {bright}");
-    // It goes on frame by frame.
+    // Playback advances frame by frame.
     browser.press("Home");
     shows(browser, 0);
     browser.press(" ");

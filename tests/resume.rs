@@ -1,4 +1,5 @@
-//! Runs that are killed at random times: the same command goes on, and what it writes is what an unbroken run writes.
+//! Runs that are killed at random times: the same command resumes, and its output is that of an uninterrupted
+//! run.
 
 #[allow(dead_code, reason = "every test target uses its own part")]
 #[path = "support/program.rs"]
@@ -19,7 +20,7 @@ use serde_json::Value;
 
 const STATE: &str = "state/state.safetensors";
 
-/// A run and what it writes.
+/// A run and the files that it writes.
 struct Case {
     name: &'static str,
     args: &'static [&'static str],
@@ -65,7 +66,7 @@ const CASES: [Case; 4] = [
     },
 ];
 
-/// `xorshift64*`: the same kills every time.
+/// `xorshift64*`: the same sequence of kill times every time.
 struct Random(u64);
 
 impl Random {
@@ -79,7 +80,7 @@ impl Random {
 }
 
 impl Case {
-    /// A folder with what the run reads.
+    /// A folder with the run's input files.
     fn folder(&self) -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("run.toml"), self.config).unwrap();
@@ -98,7 +99,7 @@ impl Case {
     }
 }
 
-/// Everything that a run left in a folder, by name; of a trace everything but the times.
+/// Every file that a run left in a folder, by name; traces without their times.
 fn left(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut all = BTreeMap::new();
     let mut folders = vec![folder.to_owned()];
@@ -125,7 +126,7 @@ fn left(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     all
 }
 
-/// What `--json` says but for times.
+/// The `--json` output without times.
 fn timeless(mut answer: Value) -> Value {
     for key in ["seconds", "transformer_seconds", "resumed_at", "text_keys_values"] {
         assert!(answer.as_object_mut().unwrap().remove(key).is_some(), "{key}");
@@ -133,7 +134,7 @@ fn timeless(mut answer: Value) -> Value {
     answer
 }
 
-/// The state in a folder is whole, if there is one: the step that a run goes on at.
+/// Checks that the state in a folder, if any, is complete; returns the step at which the run would resume.
 fn stored_step(folder: &Path) -> Option<usize> {
     let state = folder.join("state");
     let names: Vec<_> = fs::read_dir(&state).into_iter().flatten().map(|e| e.unwrap().file_name()).collect();
@@ -145,15 +146,16 @@ fn stored_step(folder: &Path) -> Option<usize> {
     Some(header.metadata().as_ref().unwrap()["state/next"].parse().unwrap())
 }
 
-/// How a run is killed again and again until it is done.
+/// Counts how often runs were killed, and when.
 #[derive(Debug, Default)]
 struct Killed {
     kills: usize,
-    /// Kills after which there was no state yet, a state between two steps, one after the last step, and none any more.
+    /// Kills before the first state, with a state between two steps, with one after the last step, and after
+    /// its removal.
     phases: [usize; 4],
 }
 
-/// Kills a run at random times, up to `at_most` times in a row, then lets it end and compares.
+/// Kills a run at random times, up to `at_most` times in a row, then lets it finish and compares the output.
 fn kill(case: &Case, random: &mut Random, at_most: usize, total: &mut Killed) {
     let unbroken = case.folder();
     let started = Instant::now();
@@ -183,7 +185,7 @@ fn kill(case: &Case, random: &mut Random, at_most: usize, total: &mut Killed) {
         kills += 1;
         let step = stored_step(folder.path());
         if step.is_none() && folder.path().join("trace.jsonl").exists() {
-            // The outputs are there and the state is gone: the run was done but for its report.
+            // The outputs exist and the state is gone: only the run's report was missing.
             total.phases[3] += 1;
             let _ = fs::remove_dir(folder.path().join("state"));
             break;
@@ -219,8 +221,8 @@ fn a_killed_run_goes_on_to_the_same_bytes() {
     assert!(killed.kills >= 4, "{killed:?}");
 }
 
-/// `cargo test --release --workspace --test resume -- --nocapture fifty_kills` shows the numbers. Which moments are hit depends on the
-/// machine's speed, so it goes on until each kind was.
+/// `cargo test --release --workspace --test resume -- --nocapture fifty_kills` prints the numbers. Which
+/// moments are hit depends on the speed of the machine, so the test continues until each kind was hit.
 #[test]
 #[allow(clippy::print_stderr, reason = "numbers for the record")]
 fn fifty_kills() {
@@ -242,7 +244,7 @@ fn fifty_kills() {
     assert!(killed.kills >= 50 && none > 0 && between > 0 && after > 0, "{killed:?}");
 }
 
-/// A run that was stopped at its fourth step or so.
+/// A run that was stopped at about its fourth step.
 fn stopped(case: &Case) -> tempfile::TempDir {
     let folder = case.folder();
     let mut run = Command::new(env!("CARGO_BIN_EXE_magcache"));
@@ -297,7 +299,7 @@ fn another_run_a_damaged_and_a_foreign_file_are_refused_and_kept() {
     fs::write(d.join(STATE), &whole).unwrap();
     refused(&plain, d, &["reference_ops is false there and true here"]);
 
-    // None of this harmed the state, and a folder that was there before stays.
+    // None of this damaged the state, and a folder that already existed is kept.
     fs::write(d.join(STATE), &whole).unwrap();
     fs::write(d.join("state/mine.txt"), "").unwrap();
     assert_eq!(answer(&case.checkpointed(), d)["resumed_at"], step);
@@ -342,11 +344,11 @@ fn a_folder_serves_one_run_at_a_time_and_an_interrupted_run_goes_on() {
 }
 
 #[test]
-fn a_run_killed_behind_its_outputs_finds_them() {
+fn a_run_killed_after_its_outputs_finds_them() {
     let case = &CASES[1];
     let folder = stopped(case);
     let d = folder.path();
-    // The state after the last step, and the finished folder beside it, as a kill between the two leaves them.
+    // The state after the last step next to the finished folder, as a kill between the two leaves them.
     let mut run = Command::new(env!("CARGO_BIN_EXE_magcache"));
     run.args(case.checkpointed()).current_dir(d).stdout(Stdio::null()).stderr(Stdio::null());
     let mut run = run.spawn().unwrap();
@@ -364,7 +366,7 @@ fn a_run_killed_behind_its_outputs_finds_them() {
     fs::write(d.join(".frames.abcdef.part"), "").unwrap();
     assert_eq!(answer(&case.checkpointed(), d)["resumed_at"], 20);
     assert!(left(d) == before);
-    // A folder that is not what the run wrote is not touched.
+    // A folder with anything that the run did not write is left alone.
     fs::write(d.join("frames/mine.txt"), "").unwrap();
     refused(&case.checkpointed(), d, &[]);
 }

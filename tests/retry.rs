@@ -1,4 +1,4 @@
-//! Caps, leaders and steps that are run again: what an error or an interruption must not change.
+//! Caps, leaders and steps that are run again: an error or an interruption must not change them.
 
 mod support;
 
@@ -14,7 +14,7 @@ use support::{Script, session, strategies};
 
 const BOTH: [Branch; 2] = [Branch::Cond, Branch::Uncond];
 
-/// Every step but the first, at most three of them.
+/// Skips every step but the first, at most three in total.
 fn capped() -> Arc<dyn magcache_core::BlockHook> {
     let guards = Guards { max_total_skips: Some(3), ..Guards::default() };
     Script::at(1..24).hook_with(0, Arc::new(ResidualConfig {}), guards)
@@ -50,7 +50,7 @@ fn another_shape_lifts_no_cap() {
 #[test]
 fn an_eviction_lifts_no_cap() {
     let toy = Toy::image(4);
-    // Two slots, of which the second, with a line or a parabola, takes the room of the first now and then.
+    // Two slots; the second, which holds a line or a parabola, now and then evicts the first.
     let rows =
         |skip: &[usize], keys: &str| format!("[[cache]]\nstrategy = \"schedule\"\nskip = {skip:?}\n{keys}\n");
     let all: Vec<usize> = (1..24).collect();
@@ -66,7 +66,7 @@ fn an_eviction_lifts_no_cap() {
     assert!(session.slots().evicted() > 0 && skips(&session) <= 3, "{} skips", skips(&session));
 }
 
-/// The tables in `text` on a toy of `blocks` blocks, run over ten steps of two branches.
+/// Runs the tables in `text` on a toy of `blocks` blocks over ten steps and two branches.
 fn guided(blocks: usize, text: &str) -> (Toy, Trajectory, Session) {
     let (toy, run) = (Toy::image(blocks), Trajectory::plain(10, &BOTH));
     let session = session(&toy, text, &run);
@@ -95,7 +95,7 @@ fn nobody_follows_a_pass_that_failed() {
     let keys = "strategy = \"dbcache\"\nfront = 1\nback = 1\nthreshold = 0.5\nwarmup = 1\nbranches = \"cond-decides\"\n";
     let (toy, steps, mut session) = guided(5, &format!("[[cache]]\n{keys}"));
     for step in steps.steps() {
-        // After the middle, whose reuse was decided by then.
+        // The fault comes after the middle, whose reuse has been decided by then.
         toy.set_fault((step.index == 4).then_some((4, Fault::Error)));
         let cond = run_pass(&toy, Some(&mut session), &step, Branch::Cond, 1);
         toy.set_fault(None);
@@ -139,12 +139,12 @@ fn every_strategy_with_every_forecast_runs_a_step_again() {
 fn combinations_run_a_step_again() {
     let schedule = "[[cache]]\nstrategy = \"schedule\"\n";
     let plans = [
-        // Nested, and inside a cache of the whole forward.
+        // Nested tables, and tables inside a cache of the whole forward.
         format!("{schedule}at = \"0..3\"\nskip = [3, 6]\n{schedule}at = \"1..5\"\nskip = [4, 5, 7]\nforecast = {{ type = \"taylor\" }}\n"),
         "[[cache]]\nstrategy = \"easycache\"\nthreshold = 0.2\n[[cache]]\nstrategy = \"fbcache\"\nthreshold = 0.1\n".to_owned(),
         format!("[[cache]]\nstrategy = \"cfg-cache\"\ninterval = 3\nstart = 1\n{schedule}skip = [3, 5, 6]\n"),
         "[[cache]]\nstrategy = \"dbcache\"\nfront = 1\nback = 1\nthreshold = 0.1\nwarmup = 2\n[[cache]]\nstrategy = \"schedule\"\nat = \"2..4\"\nskip = [2, 5]\n[residuals]\ndtype = \"f16\"\n".to_owned(),
-        // Audited, one of them until the budget is passed.
+        // Audited tables, one of them until its budget is exceeded.
         format!("{schedule}skip = [2, 4, 5, 7]\n[audit]\nfraction = 0.5\n"),
         format!("{schedule}skip = [2, 3, 5, 6, 7]\nforecast = {{ type = \"taylor\" }}\n[audit]\nfraction = 1.0\ndrift_budget = 0.001\non_drift = \"tighten\"\n"),
     ];

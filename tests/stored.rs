@@ -1,4 +1,5 @@
-//! A run that is stored and put back goes on to the bit: caches whose state has many parts, and whole generations.
+//! A run that is stored and restored continues to the bit: caches whose state has many parts, and whole
+//! generations.
 
 mod support;
 
@@ -21,7 +22,7 @@ use support::{session, strategies};
 
 const BOTH: [Branch; 2] = [Branch::Cond, Branch::Uncond];
 
-/// Tables in which every part of a state and of a forecast counts, with what they are about.
+/// Tables that together use every part of a state and of a forecast, each with its topic.
 const TABLES: [&str; 14] = [
     "[[cache]]\nstrategy = \"fbcache\"\nthreshold = 0.3\nema = 0.6\ndownsample = 2",
     "[[cache]]\nstrategy = \"fbcache\"\nthreshold = 0.3\nmetric = \"hidden_rel_l2\"\nbranches = \"cond-decides\"",
@@ -72,7 +73,7 @@ fn the_tables_above_skip_and_evict() {
 }
 
 #[test]
-fn a_shape_that_changes_behind_a_break_is_still_seen() {
+fn a_shape_that_changes_after_a_break_is_still_seen() {
     let steps = Trajectory::plain(8, &BOTH);
     let (toy, wider) = (Toy::image(4), Toy::image(4).with_tokens(9));
     let mut first = session(&toy, "[[cache]]\nstrategy = \"schedule\"\nskip = [4, 5, 6]", &steps);
@@ -91,7 +92,7 @@ fn stored(session: &Session) -> Result<Snapshot, SnapshotError> {
     session.save(&mut snapshot.writer()).map(|()| snapshot)
 }
 
-/// A hook that keeps something in a slot and does not say how it is stored.
+/// A hook that keeps something in a slot and does not say how to store it.
 #[derive(Debug)]
 struct Keeps;
 
@@ -138,7 +139,7 @@ fn the_state_of_other_hooks_is_refused_and_changes_nothing() {
     assert!(matches!(error, SnapshotError::NoHook { .. }), "{error}");
 }
 
-/// An embedded model, what is asked of it, and its caches.
+/// An embedded model, a request and its caches.
 struct Whole {
     pipeline: Box<dyn Pipeline>,
     request: Request,
@@ -165,7 +166,7 @@ impl Whole {
         plan.build(self.pipeline.meta(), Some(&run)).unwrap().registry
     }
 
-    /// Stores after every step and goes on from there: latents and decisions are those of the run without a break.
+    /// Stores and restores after every step: latents and decisions are those of the uninterrupted run.
     fn check(&self) {
         let name = format!("{}: {}", self.pipeline.meta().name, self.caches);
         let denoiser = self.pipeline.denoiser(&self.request, &|_| {}, &mut Vec::new()).unwrap();

@@ -1,4 +1,5 @@
-//! TaylorSeer as a forecast: equal to diffusers', at the real distances of steps, beside any strategy.
+//! TaylorSeer as a forecast: equal to that of diffusers, at the true distances between steps, with any
+//! strategy.
 
 mod support;
 
@@ -16,7 +17,7 @@ use magcache_strategies::taylor::{Dialect, Of, Taylor, TaylorConfig};
 use serde_json::Value;
 use support::{Script, strategies};
 
-/// What `tests/reference/taylor.py` wrote: what the module gives at each step, and the cases.
+/// The output of `tests/reference/taylor.py`: the module's output at each step, and the cases.
 fn published() -> (HashMap<String, Tensor>, Vec<Value>) {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures/taylor");
     let report = std::fs::read_to_string(folder.join("cases.json")).unwrap();
@@ -25,7 +26,7 @@ fn published() -> (HashMap<String, Tensor>, Vec<Value>) {
     (tensors, report["cases"].as_array().unwrap().clone())
 }
 
-/// The forecast of every step that was not computed, beside what diffusers gives there: the largest difference.
+/// The largest difference between our forecasts of the steps that were not computed and those of diffusers.
 fn distance(tensors: &HashMap<String, Tensor>, case: &Value, config: TaylorConfig) -> f64 {
     use magcache_core::forecast::Forecast;
     let values = &tensors["values"];
@@ -63,7 +64,7 @@ fn forecasts_are_those_of_diffusers_on_the_same_values() {
         };
         let (theirs, ours) = (of(Dialect::Diffusers), of(Dialect::Newton));
         assert!(theirs < 2e-6, "{case}: {theirs}");
-        // Newton's form is another one from order 2 on.
+        // Newton's form differs from order 2 on.
         assert_eq!(ours > 1e-3, order > 1, "{case}: {ours}");
     }
 }
@@ -87,11 +88,12 @@ fn a_gap_that_an_outer_cache_made_is_continued_at_the_real_pace() {
         .build()
         .session();
     let got: Vec<f32> = (0..9).map(|index| linear(&mut session, index, 0.5)).collect();
-    // The outer cache repeats step 2 at 3 and 4; the inner one continues steps 2 and 5, three apart.
+    // The outer cache repeats step 2 at steps 3 and 4; the inner one extrapolates from steps 2 and 5, three
+    // apart.
     assert_eq!(got, [1.0, 1.5, 2.0, 2.0, 2.0, 3.5, 4.0, 4.5, 5.0]);
 }
 
-/// A strategy whose example names the forecast.
+/// A copy of a strategy whose example names the forecast.
 fn with_taylor(info: &StrategyInfo) -> StrategyInfo {
     let table = |text: &str| {
         let text = format!("forecast = {{ type = \"taylor\", order = 2 }}\n{text}");
@@ -109,7 +111,7 @@ fn every_strategy_keeps_every_rule_with_this_forecast() {
 
 #[test]
 fn a_schedule_with_this_forecast_follows_an_even_run() {
-    // Order 1 is exact where the model moves evenly; repeating falls behind.
+    // Order 1 is exact where the model's output moves evenly; repeating the last output lags behind.
     let run = Trajectory::plain(12, &[Branch::Cond]);
     let off = |forecast: &str| {
         let table = format!("[[cache]]\nstrategy = \"schedule\"\nskip = [3, 5, 6, 7, 9, 10]\n{forecast}");
@@ -127,7 +129,7 @@ fn a_schedule_with_this_forecast_follows_an_even_run() {
 
 #[test]
 fn every_knob_of_the_forecast_changes_the_outputs() {
-    // Latents that move, so that a residual and an output differ, and predictions that are no polynomial.
+    // Latents that move, so that residual and output differ, and predictions that are not polynomial.
     let run = Trajectory::plain(16, &[Branch::Cond]);
     let wave = |index: usize, pace: f64| {
         let at = |i: usize| (pace * index as f64 + 0.4 * i as f64).sin() as f32;

@@ -1,4 +1,4 @@
-//! Whether the text that skipped blocks would have changed is kept follows from what is really after them.
+//! The text that skipped blocks would have changed is stored only if something after them reads it.
 
 mod support;
 
@@ -12,10 +12,10 @@ use magcache_core::{
 use proptest::{collection::vec, prelude::*};
 use support::Script;
 
-/// A ring: where, blocks that always run in front and after, steps that it replaces.
+/// A ring: its range, the numbers of front and back blocks that always run, and the steps that it replaces.
 type Nested = (Range<usize>, (usize, usize), Vec<usize>);
 
-/// Runs `toy` with rings, the first outermost; whether what nobody reads is left out.
+/// Runs `toy` with rings, outermost first; `lean` leaves out the text that nothing reads.
 fn outputs(toy: &Toy, rings: &[Nested], lean: bool) -> Vec<Ran> {
     let mut builder = HookRegistry::builder(toy.blocks());
     for (id, (at, (front, back), skip)) in (0..).zip(rings) {
@@ -47,7 +47,7 @@ fn a_ring_that_an_outer_one_cuts_keeps_the_text_that_its_blocks_read() {
 }
 
 #[test]
-fn plans_leave_out_the_text_behind_the_last_block_alone() {
+fn plans_leave_out_the_text_after_the_last_block_alone() {
     magcache_strategies::link();
     let toy = Toy::dual_joint(2, 4, [Role::Text, Role::Image]);
     let steps = Trajectory::plain(6, &[Branch::Cond]);
@@ -58,7 +58,7 @@ fn plans_leave_out_the_text_behind_the_last_block_alone() {
         run(&toy, Some(&mut session), &steps, 1).unwrap();
         session.slots().bytes()
     };
-    // Six tokens of the image and three of the text, of eight channels.
+    // Six image tokens and three text tokens, of eight channels.
     assert_eq!([bytes("2..6"), bytes("joint"), bytes("2..5")], [6 * 8 * 4, 6 * 8 * 4, 9 * 8 * 4]);
 }
 

@@ -1,5 +1,5 @@
-//! The transformers of Wan and Flux under caches that may skip nothing, and misuse of Flux. That they equal diffusers is
-//! shown by the recorded cases in `verify`.
+//! The transformers of Wan and Flux under caches that may skip nothing, and misuse of Flux. The recorded
+//! cases in `verify` show that they equal diffusers.
 
 mod support;
 
@@ -34,7 +34,7 @@ fn open(name: &str) -> Case {
     open_in(name, DType::F32)
 }
 
-/// With weights and arithmetic in a type.
+/// Opens a case with weights and arithmetic in `dtype`.
 fn open_in(name: &str, dtype: DType) -> Case {
     let Case { model, tensors } = load(name, WeightDtype::Cast(dtype));
     let model = match model {
@@ -65,7 +65,7 @@ fn load(name: &str, dtype: WeightDtype) -> Case {
     Case { model, tensors }
 }
 
-/// The small Wan model, which has more blocks than the recorded ones, on inputs of its size.
+/// The small Wan model, which has more blocks than the recorded ones, with inputs of its size.
 fn embedded(dtype: WeightDtype) -> Case {
     let folder = tiny::wan21_t2v().sub("transformer");
     let config = WanConfig::from_json(&folder.read_to_string("config.json").unwrap()).unwrap();
@@ -89,7 +89,7 @@ fn rows<const N: usize>(tensor: &Tensor) -> Vec<[f32; N]> {
 }
 
 impl Case {
-    /// Of the case's first call.
+    /// An input of the case's first call.
     fn input(&self, name: &str) -> &Tensor {
         &self.tensors[&format!("b1.{name}")]
     }
@@ -105,7 +105,7 @@ impl Case {
         }
     }
 
-    /// The first call with another input, and with guidance where `guided`.
+    /// The case's first call with another input, and with embedded guidance if `guided`.
     fn forward(&self, x: &Tensor, guided: bool, pass: &mut Pass<'_>) -> Result<Tensor> {
         let (timestep, text) = (self.input("timestep"), self.input("encoder_hidden_states"));
         let guidance = Tensor::full(3.5f32, 1, &Device::Cpu)?;
@@ -146,7 +146,7 @@ impl Case {
     }
 }
 
-/// With both branches: the networks know nothing of guidance, and some strategies are for two.
+/// With both branches: the networks know nothing about guidance, and some strategies need two branches.
 fn trajectory() -> Trajectory {
     Trajectory::plain(4, &[Branch::Cond, Branch::Uncond])
 }
@@ -171,7 +171,7 @@ fn a_cache_that_may_skip_nothing_changes_no_bit() {
     }
 }
 
-/// As on a GPU, with candle's operations: the same network, rounded, and every strategy runs in it.
+/// As on a GPU, with candle's operations: the same network up to rounding, and every strategy runs in it.
 #[test]
 fn half_precision_is_the_same_network_rounded() {
     for name in [WAN, FLUX, FLUX2] {
@@ -217,7 +217,8 @@ fn nor_does_one_around_a_module_of_every_block() {
 
 #[test]
 fn a_module_that_is_repeated_is_repeated_in_every_block_and_the_rest_runs() {
-    // The same latents at both steps: a module whose input moves with them is found by another timestep's modulation.
+    // The latents are the same at both steps, but the modulation of the timestep differs, which shows whether
+    // a module's input depends on it.
     for (name, blocks) in [(WAN, 6), (FLUX, 5), (FLUX2, 5)] {
         let case = open(name);
         let (meta, x) = (case.meta(), case.input("hidden_states"));
@@ -232,7 +233,8 @@ fn a_module_that_is_repeated_is_repeated_in_every_block_and_the_rest_runs() {
             };
             let dense = |x: &Tensor| case.plain(x, &mut Pass::off()).unwrap();
             let moved = (x * 0.5).unwrap();
-            // The first step is computed; on the same input repeating changes nothing, on another one it does.
+            // The first step is computed; repeating it changes nothing on the same input, and does on another
+            // one.
             assert!(same_bits(&run(0, x), &dense(x)), "{name} {module}");
             assert!(same_bits(&run(1, x), &dense(x)), "{name} {module}");
             run(0, x);
@@ -278,7 +280,7 @@ fn one_cache_has_the_dual_blocks_and_another_the_single_ones() {
         for step in trajectory().steps() {
             let mut pass = session.pass(step.clone(), Branch::Cond);
             let y = pass.forward(x.clone(), |x, pass| case.plain(&x, pass)).unwrap();
-            // The same input at every step: what is reused is what would be computed, of text and image.
+            // The input is the same at every step, so reusing gives what computing would, for text and image.
             let error = (y - &want).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
             assert!(error < 2e-5, "{name} step {}: {error}", step.index);
         }

@@ -1,4 +1,4 @@
-//! `magcache verify` on every reference case of this repository, and on damaged ones.
+//! `magcache verify` on every reference case of this repository, and on damaged copies.
 
 use std::{
     collections::HashMap,
@@ -24,7 +24,7 @@ fn run(path: &Path) -> VerifyReport {
     verify::run(&[path.to_owned()], false, Ops::Kernels).unwrap()
 }
 
-/// A copy of a case or a table that may be changed.
+/// A copy of a case or a table for a test to change.
 fn copy(case: &str) -> TempDir {
     fn all(from: &Path, to: &Path) {
         if from.is_dir() {
@@ -65,7 +65,7 @@ fn nudge(tensors: &mut HashMap<String, Tensor>, key: &str, by: f32) {
     tensors.insert(key.to_owned(), changed);
 }
 
-/// The comparisons that failed, as `name/output`.
+/// The failed comparisons, as `name/output`.
 fn failed(report: &VerifyReport) -> Vec<String> {
     assert_eq!(report.ok, report.cases.iter().all(|case| case.ok));
     let calls = report.cases.iter().flat_map(|case| &case.calls);

@@ -1,4 +1,4 @@
-//! What is given and has no effect is told: the words of every table, and the keys of every strategy.
+//! Settings without effect are reported: the common keys of every table, and the keys of every strategy.
 
 mod support;
 
@@ -11,7 +11,7 @@ use magcache_core::{
 use magcache_models as _;
 use support::strategies;
 
-/// For each word that a strategy may leave unread, a value that is nobody's default.
+/// For each common key that a strategy may leave unread, a value that is never a default.
 const WORDS: [&str; 9] = [
     "profile = \"odd\"",
     "variant = \"b\"",
@@ -24,7 +24,7 @@ const WORDS: [&str; 9] = [
     "forecast = { type = \"taylor\", order = 3 }",
 ];
 
-/// A profile in which nothing is anybody's default, with two variants of everything.
+/// A profile without any default value, with two variants of everything.
 fn odd(folder: &Path) -> String {
     let variant = |variant: &str, n: usize| {
         format!(
@@ -39,7 +39,7 @@ fn odd(folder: &Path) -> String {
     path.to_string_lossy().into_owned()
 }
 
-/// What a table builds, in words, and what is said about it.
+/// The debug text of what a table builds, and the warnings.
 fn built(table: &str) -> Result<(String, Vec<Problem>), ConfigError> {
     let model = ModelMeta::simple("toy", 6);
     let run = Trajectory::plain(12, &[Branch::Cond, Branch::Uncond]);
@@ -47,7 +47,7 @@ fn built(table: &str) -> Result<(String, Vec<Problem>), ConfigError> {
     Ok((format!("{:?}", built.registry), built.warnings))
 }
 
-/// The words that a table is told to have no effect.
+/// The keys that are reported to have no effect.
 fn told(problems: &[Problem]) -> Vec<&str> {
     let named = |p: &'_ Problem| p.message.contains("has no effect");
     problems.iter().filter(|p| named(p)).filter_map(|p| p.message.split('`').nth(1)).collect()
@@ -69,7 +69,7 @@ fn a_word_that_changes_nothing_of_a_strategy_is_told_and_no_other() {
             let base = format!("{}\n{own}", without(example, key));
             let Ok((plain, _)) = built(&base) else { continue };
             let table = format!("{base}\n{word}");
-            // Words that are wrong here are told in any case.
+            // Keys that are wrong here are reported in any case.
             let Ok((text, warnings)) = built(&table) else { continue };
             let mut same = text == plain;
             if key == "branches" {
@@ -87,7 +87,7 @@ fn a_word_that_changes_nothing_of_a_strategy_is_told_and_no_other() {
     assert!(idle > 8, "only {idle} words of all strategies were found to be without effect");
 }
 
-/// An example without the lines of a key.
+/// An example without the lines that set a key.
 fn without(table: &str, key: &str) -> String {
     let other = |line: &&str| !line.trim().starts_with(&format!("{key} ="));
     table.lines().filter(other).map(|line| format!("{line}\n")).collect()
@@ -116,7 +116,7 @@ fn keys_that_another_one_silences_are_told() {
         assert_eq!(told, expected, "{table}: {warnings:?}");
         assert!(warnings.iter().filter(|p| p.message.contains("no effect")).all(|p| p.hint.is_some()));
     }
-    // In a member of a combination too.
+    // Also in a member of a combination.
     let member = "{ strategy = \"teacache\", policy = \"linear\", coefficients = [2.0, 0.0] }";
     let (_, warnings) =
         built(&format!("strategy = \"priority\"\nmembers = [{{ strategy = \"fbcache\" }}, {member}]"))
@@ -157,7 +157,8 @@ fn every_range_that_a_key_states_is_kept() {
                 let table = format!("{}\n{} = {outside}", without(info.example, &key.name), key.name);
                 let place = format!("{}: {} = {outside}, said to be {:?}", info.name, key.name, key.range);
                 let error = built(&table).err().unwrap_or_else(|| panic!("{place}")).to_string();
-                // A negative number where only whole ones can be is refused by the reader, which knows no key.
+                // A negative number where only whole numbers are allowed is refused by the reader, which does
+                // not name the key.
                 let told = error.contains(&key.name) || error.contains("a whole number, at least 0");
                 assert!(told, "{place}: {error}");
                 tried += 1;
@@ -167,7 +168,7 @@ fn every_range_that_a_key_states_is_kept() {
     assert!(tried > 12, "only {tried}");
 }
 
-/// Values just outside of a range as it is stated.
+/// Values just outside a stated range.
 fn outside(range: &str, fraction: bool) -> Vec<String> {
     let value = |number: f64| if fraction { format!("{number:?}") } else { format!("{number:.0}") };
     let step = if fraction { 0.25 } else { 1.0 };

@@ -1,4 +1,4 @@
-//! Caches a model of one's own: a stack of blocks that nothing here knows, in a sampling loop of one's own.
+//! Caches your own model: a stack of blocks that this workspace does not know, in your own sampling loop.
 //!
 //! `cargo run --release --example own_model`
 #![expect(clippy::print_stdout, reason = "it shows what it did")]
@@ -26,7 +26,7 @@ impl Model {
         Ok(Self { blocks: (0..BLOCKS).map(block).collect::<Result<_>>()? })
     }
 
-    /// The only change to a model: its blocks are run by the pass.
+    /// The only change to the model: the pass runs its blocks.
     fn forward(&self, latents: &Tensor, pass: &mut Pass<'_>) -> Result<Tensor> {
         let probe = |signal: Signal, _: &Streams| bail!("this model does not show {signal:?}");
         let x = Streams::Image(latents.clone());
@@ -40,7 +40,7 @@ impl Model {
     }
 }
 
-/// Euler steps; without a session the blocks run in the bare loop.
+/// Euler steps; without a session the blocks run in a plain loop.
 fn sample(model: &Model, mut session: Option<&mut Session>) -> Result<Tensor> {
     let noise = (0..6 * WIDTH).map(|i| (i as f32 * 0.3).sin()).collect();
     let mut latents = Tensor::from_vec(noise, (1, 6, WIDTH), &Device::Cpu)?;
@@ -55,7 +55,7 @@ fn sample(model: &Model, mut session: Option<&mut Session>) -> Result<Tensor> {
     Ok(latents)
 }
 
-/// Steps that were skipped, and how far the result is from a dense run.
+/// The number of skipped steps, and how far the result is from a dense run.
 fn compared() -> anyhow::Result<(usize, f64)> {
     magcache_strategies::link();
     let model = Model::new()?;

@@ -1,4 +1,5 @@
-//! What a cache will skip of a run of Wan2.1 14B, without its weights: MagCache looks at the step and its calibrated curve alone.
+//! Which steps of Wan2.1 14B a cache will skip, without the weights: MagCache needs only the step and its
+//! calibrated curve.
 //!
 //! `cargo run --release --example plan_ahead`
 #![expect(clippy::print_stdout, reason = "it shows what it did")]

@@ -1,6 +1,6 @@
-//! Reads what `magcache run --trace run.jsonl` wrote: how often each cache computed and reused, and why.
+//! Reads a trace from `magcache run --trace run.jsonl`: how often each cache computed and reused, and why.
 //!
-//! `cargo run --release --example read_trace -- run.jsonl`; without a file it reads the lines below.
+//! `cargo run --release --example read_trace -- run.jsonl`; defaults to the lines below.
 #![expect(clippy::print_stdout, reason = "it shows what it did")]
 
 use std::{collections::BTreeMap, env, fs};
@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, env, fs};
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
-/// The fields that this program looks at, of many: see `docs/guide/why-was-this-step-skipped.md`.
+/// The fields that this program reads; for all of them see `docs/guide/why-was-this-step-skipped.md`.
 #[derive(Deserialize)]
 struct Line {
     branch: String,

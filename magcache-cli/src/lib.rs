@@ -1,4 +1,4 @@
-//! The parts of the `magcache` program.
+//! The library of the `magcache` program.
 
 mod args;
 mod calibration;
@@ -26,11 +26,12 @@ use args::Command;
 use console::Console;
 use magcache_models::checkpoint::Ops;
 
-/// The program's name, which a strategy has too.
+/// The program's name, also that of a strategy.
 pub(crate) const PROGRAM: &str = "magcache";
 
-/// The whole program: parses the command line, runs the command, and reports how it ended. What other crates have registered
-/// it knows as it knows its own. To be called before anything else, for it settles how many threads compute.
+/// The whole program: parses the command line, runs the command, and reports how it ended. Models and
+/// strategies registered by other crates work like its own. Call it before anything else, because it sets the
+/// number of compute threads.
 pub fn main() -> ExitCode {
     threads::settle();
     threads::join_pool();

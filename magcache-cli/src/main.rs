@@ -2,7 +2,8 @@
 
 use std::process::ExitCode;
 
-/// Big buffers stay with the process: returning each tensor to the system costs a page fault per page of the next.
+/// mimalloc keeps large buffers: returning each tensor to the system would cost a page fault per page of the
+/// next one.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

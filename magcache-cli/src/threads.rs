@@ -1,28 +1,30 @@
-//! How many threads compute.
+//! The number of compute threads.
 #![expect(unsafe_code, reason = "setting a variable of the process before it has a second thread")]
 
-/// What rayon and candle read.
+/// The variable that rayon and candle read.
 const VARIABLE: &str = "RAYON_NUM_THREADS";
 
-/// Settles the number of threads for the whole process: what the user set, else the physical cores.
+/// Sets the number of threads for the whole process: what the user set, else the number of physical cores.
 ///
-/// candle asks for the number at every matrix product, and without the variable it counts the cores anew each time by
-/// reading `/proc/cpuinfo`. On the embedded model that was two fifths of a forward (`docs/adr/0004-threads.md`).
+/// candle asks for the number at every matrix product, and without the variable it counts the cores each time
+/// by reading `/proc/cpuinfo`. On the embedded model that was two fifths of a forward
+/// (`docs/adr/0004-threads.md`).
 ///
-/// To be called before anything else.
+/// Call it before anything else.
 pub(crate) fn settle() {
     if std::env::var_os(VARIABLE).is_some() {
         return;
     }
     let allowed = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let threads = num_cpus::get_physical().clamp(1, allowed);
-    // SAFETY: `main` calls this first, and no other thread exists that could read the environment meanwhile.
+    // SAFETY: `main` calls this first, so no other thread exists that could read the environment at the same
+    // time.
     unsafe { std::env::set_var(VARIABLE, threads.to_string()) };
 }
 
-/// Makes the calling thread one of those that compute: as a guest it would sleep and be woken at every operation, which on a small
-/// model takes longer than a skipped step.
+/// Makes the calling thread part of the pool: otherwise it would sleep and be woken at every operation, which
+/// on a small model takes longer than a skipped step.
 pub(crate) fn join_pool() {
-    // Fails only where there is a pool already, which computes as well.
+    // Fails only if a pool already exists, which works as well.
     _ = rayon::ThreadPoolBuilder::new().use_current_thread().build_global();
 }

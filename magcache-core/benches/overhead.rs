@@ -1,4 +1,4 @@
-//! What the hook chain costs: nothing when off, one residual addition on a skipped step, one read per metric.
+//! Overhead of the hook chain: none when off, one residual addition on a skipped step, one read per metric.
 //!
 //! `cargo bench -p magcache-core --bench overhead`
 
@@ -33,7 +33,7 @@ fn latents(scale: f32) -> Tensor {
     Tensor::from_vec(values, (1, TOKENS, CHANNELS), &Device::Cpu).expect("the shape fits")
 }
 
-/// A block cheap enough that the chain would show.
+/// A block so cheap that the overhead of the chain would show.
 fn block(_: usize, x: Streams) -> Result<Streams> {
     x.map_image(|x| x.narrow(1, 0, TOKENS))
 }
@@ -78,7 +78,7 @@ fn skip_against_an_addition(c: &mut Criterion) {
         let mut session = registry.session();
         let mut pass = |index| {
             let mut pass = session.pass(Step::plain(index, 50), Branch::Cond);
-            // What stands in for the blocks is added when it is read.
+            // The deferred residual is added when the output is read.
             pass.run(BLOCKS, &no_signals, Streams::Image(x.clone()), |i, x| block(i, black_box(x)))?
                 .into_image()
         };

@@ -1,4 +1,4 @@
-//! What stands in for skipped blocks.
+//! Forecasts: replacements for the output of skipped blocks.
 
 use std::fmt::Debug;
 
@@ -14,48 +14,49 @@ use crate::{
     state::{StoragePolicy, Stored},
 };
 
-/// Predicts the output of a range of blocks from its input and from outputs of earlier computed steps.
+/// Predicts the output of a range of blocks from its input and from the outputs of earlier computed steps.
 ///
-/// An error must leave the memory as it was: the step may be run again.
+/// An error must leave the memory unchanged, because the step may be run again.
 ///
-/// Its memory is stored with a run that may have to be continued ([`Persist`]) and put back into a forecast that was built
-/// from the same configuration.
+/// The memory is part of a snapshot of the run ([`Persist`]) and is restored into a forecast built from the
+/// same configuration.
 pub trait Forecast: Persist + Debug + Send + 'static {
     /// Learns from a computed step: `x` entered the blocks and `y` left them.
     fn observe(&mut self, step: usize, x: &Streams, y: &Streams, storage: &StoragePolicy) -> Result<()>;
 
-    /// What would leave the blocks at `step` if `x` entered; `None` without enough history.
+    /// Predicts the output of the blocks at `step` for the input `x`. Returns `None` without enough history.
     fn predict(&self, step: usize, x: &Streams) -> Result<Option<Streams>>;
 
-    /// What [`Forecast::predict`] adds to its input at `step`, where adding is all that it does: it is then asked in its place, and
-    /// the addition is put off until somebody reads. `None` where a prediction is no such sum, and without enough history.
+    /// The residual that [`Forecast::predict`] adds to its input at `step`, if that is all it does. It is
+    /// then called instead, and the addition is deferred until the streams are read. Returns `None` if the
+    /// prediction is not such a sum, or without enough history.
     fn residual(&self, _step: usize) -> Result<Option<Streams>> {
         Ok(None)
     }
 
-    /// The table that builds a forecast like this one; `None` where there is none, so that only the strategy itself can.
+    /// The table that builds a forecast like this one; `None` if only the strategy itself can build it.
     fn table(&self) -> Option<ForecastTable> {
         None
     }
 }
 
-/// The `forecast` table of a configuration.
+/// Serialises a forecast configuration to its table.
 pub fn forecast_table(config: &dyn ForecastConfig) -> Option<ForecastTable> {
     toml::Table::try_from(config).ok()
 }
 
-/// A `forecast` table of a configuration.
+/// The `forecast` table of a configuration.
 pub type ForecastTable = toml::Table;
 
 /// Builds a forecast from its table in a configuration (`forecast = { type = "residual" }`).
 #[typetag::serde(tag = "type")]
 pub trait ForecastConfig: Debug + Send + Sync {
-    /// Everything wrong with the values; `place` names the table.
+    /// All problems of the values; `place` names the table.
     fn validate(&self, _place: &str) -> Vec<Problem> {
         Vec::new()
     }
 
-    /// A forecast without history. Called only when [`ForecastConfig::validate`] found no error.
+    /// Builds a forecast without history. Called only if [`ForecastConfig::validate`] found no error.
     fn build(&self) -> Box<dyn Forecast>;
 }
 

@@ -1,15 +1,16 @@
-//! Timestep caching for diffusion transformers: the parts that strategies and models meet at.
+//! Timestep caching for diffusion transformers: the interface between strategies and models.
 //!
-//! Neighbouring denoising steps change little, so a step can often reuse what the transformer's blocks added to
-//! their input at an earlier step. A *hook* surrounds a range of blocks, a module inside every block
-//! ([`Pass::run_modules`]) or the whole forward ([`Pass::forward`]); it gets the streams and [`Next`], the rest
-//! of the onion, which it may run whole, in parts, or not at all. A *strategy* ([`TimestepCache`]) says when to
-//! skip; a [`Forecast`](forecast::Forecast) says what stands in; [`CacheHook`](strategy::CacheHook) is the one
-//! adapter between them and the chain. All mutable state sits in the slots of a [`Session`] that the request owns,
-//! and the sampler states step, branch and expert. With no session, [`Pass::run`] is the plain loop.
+//! Neighbouring denoising steps change little, so a step can often reuse what the transformer's blocks added
+//! to their input at an earlier step. A *hook* surrounds a range of blocks, a module inside every block
+//! ([`Pass::run_modules`]) or the whole forward ([`Pass::forward`]); it gets the streams and [`Next`], the
+//! rest of the onion, which it may run whole, in parts, or not at all. A *strategy* ([`TimestepCache`])
+//! decides when to skip; a [`Forecast`](forecast::Forecast) provides the replacement;
+//! [`CacheHook`](strategy::CacheHook) is the only adapter between them and the chain. All mutable state lives
+//! in the slots of a [`Session`] owned by the request, and the sampler supplies step, branch and expert.
+//! Without a session, [`Pass::run`] is the plain loop.
 //!
-//! A model of your own hands its blocks to the pass, a plan in TOML says which caches surround them, and the sampler's loop
-//! says where it stands. That is all there is to it:
+//! Your model hands its blocks to the pass, a cache plan in TOML names the caches around them, and the
+//! sampling loop tells each pass its step and branch:
 //!
 //! ```
 //! use candle_core::{Device, Result, Tensor};
@@ -60,7 +61,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! The order of hooks is the order of nesting, first outermost:
+//! The order of hooks is their nesting order, the first outermost:
 //!
 //! ```
 //! use std::sync::{Arc, Mutex};
@@ -120,7 +121,7 @@ mod streams;
 pub mod testing;
 mod threads;
 
-// What the author of a model or a strategy needs every day; everything else is in the module that says what it is for.
+// Everyday items for authors of models and strategies; everything else is in its module.
 pub use chain::{
     hook::{BlockHook, Cx, Output},
     module::Modules,
@@ -151,7 +152,7 @@ pub use strategy::{
 };
 pub use streams::{Role, Streams};
 
-// Re-exported so that a plugin crate needs no versions of its own.
+// Re-exported so that a plugin crate need not match the versions itself.
 pub use inventory;
 pub use schemars;
 pub use typetag;

@@ -1,4 +1,4 @@
-//! The decisions of a run, and the bytes that it holds, without its weights: the real hooks on blocks that do nothing.
+//! The decisions and memory use of a run without its weights: the real hooks on blocks that do nothing.
 
 use std::{ops::Range, sync::Arc};
 
@@ -9,27 +9,28 @@ use crate::{
     Signal, Step, Streams, Trajectory, Warmup, log::DecisionLog, no_signals,
 };
 
-/// Widths of the hidden states in a timestep's projection: shift, scale and gate of the two halves of a block.
+/// Width of a timestep's projection in units of the hidden size: shift, scale and gate of the two halves of a
+/// block.
 const PROJECTED: usize = 6;
 
-/// How large the tensors of a pass are, for one sample: what the bytes that a session holds follow from.
+/// Sizes of the tensors of a pass for one sample, which determine the bytes that a session holds.
 ///
-/// Modules inside blocks give streams of these sizes too.
+/// Modules inside blocks are assumed to return streams of these sizes too.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sizes {
-    /// Tokens of the denoised stream, those of reference images among them.
+    /// Tokens of the denoised stream, including those of reference images.
     pub tokens: usize,
-    /// Tokens of the text stream beside it; 0 where the model has none.
+    /// Tokens of the text stream; 0 if the model has none.
     pub text_tokens: usize,
-    /// Numbers in the latents, which are f32.
+    /// Number of elements of the latents, which are f32.
     pub latents: usize,
-    /// Timesteps that a pass is told: 1, or one for each token.
+    /// Number of timesteps given to a pass: 1, or one per token.
     pub timesteps: usize,
     /// Dtype of the streams and of the model's signals.
     pub dtype: DType,
 }
 
-/// What a run without weights gave.
+/// The result of a run without weights.
 #[derive(Clone, Debug)]
 pub struct Simulated {
     /// Every decision.
@@ -38,11 +39,11 @@ pub struct Simulated {
     pub peak_bytes: usize,
 }
 
-/// Runs every pass of `trajectory` through the hooks on blocks that do nothing, and returns what was decided.
+/// Runs every pass of `trajectory` through the hooks on blocks that do nothing, and returns the decisions.
 ///
-/// This is the code that decides in a real run, so a registry whose [`HookRegistry::is_static`] is true decides
-/// the same there. A strategy that needs a tensor's content fails here with its own error, and so does a budget of bytes:
-/// what it drops follows from sizes, see [`simulate_sized`].
+/// The same code decides in a real run, so a registry whose [`HookRegistry::is_static`] is true decides the
+/// same there. A strategy that needs the content of a tensor fails here with its own error. A byte budget
+/// fails too, because evictions depend on sizes; see [`simulate_sized`].
 pub fn simulate(
     registry: &Arc<HookRegistry>,
     model: &ModelMeta,
@@ -61,10 +62,10 @@ pub fn simulate(
     Ok(session.log().clone())
 }
 
-/// As [`simulate`], with the bytes that a real run of these sizes holds, and what a budget makes of them.
+/// As [`simulate`], with the bytes that a real run of these sizes holds, and the evictions of a budget.
 ///
 /// # Errors
-/// As [`simulate`], but for a budget.
+/// As [`simulate`], except that a budget is allowed.
 pub fn simulate_sized(
     registry: &Arc<HookRegistry>,
     model: &ModelMeta,
@@ -80,11 +81,12 @@ pub fn simulate_sized(
     Ok(Simulated::of(&session, unit))
 }
 
-/// The most bytes that a session of these caches can hold in a run of these sizes, whatever they decide. `None` where that
-/// cannot be known: because a hook does not heed `warmup`, or fails on content that means nothing.
+/// The most bytes that a session of these caches can hold in a run of these sizes, whatever they decide.
+/// `None` if that cannot be known because a hook ignores `warmup` or fails on tensors without content.
 ///
-/// A slot holds most where every step was computed and taught, and then one was decided about and taught nothing, so that a
-/// strategy still has what it looked at. This is such a run: each phase is followed by that step.
+/// A slot holds the most when every step was computed and learned from, and then one more step calls `head`
+/// but learns nothing, so that the strategy's pending tensors are still held. This runs exactly that: each
+/// phase is followed by such a step.
 ///
 /// # Errors
 /// Caches that cannot be built.
@@ -95,7 +97,7 @@ pub fn most_bytes(
     sizes: &Sizes,
 ) -> std::result::Result<Option<usize>, ConfigError> {
     let longer = longer(trajectory);
-    // What is dropped follows from what is decided, so it is counted as if there were room.
+    // What a budget evicts depends on the decisions, so peak bytes are counted without a budget.
     let budget = plan.residuals.policy()?.budget;
     plan.residuals.budget = None;
     for entry in &mut plan.cache {
@@ -137,7 +139,7 @@ fn longer(run: &Trajectory) -> Trajectory {
     }
 }
 
-/// Says of these steps that nothing is to be learned from them.
+/// Marks the output of these steps as inexact, so that nothing is learned from them.
 #[derive(Debug)]
 struct Doubt(Vec<usize>);
 
@@ -149,11 +151,11 @@ impl BlockHook for Doubt {
 }
 
 impl Sizes {
-    /// Nothing but the decisions is asked for.
+    /// The smallest sizes, if only the decisions matter.
     const ONE: Self = Self { tokens: 1, text_tokens: 1, latents: 1, timesteps: 1, dtype: DType::F32 };
 
-    /// The largest number that every size is a multiple of. Tensors are made so many times smaller, and bytes counted in it:
-    /// real ones can be gigabytes.
+    /// The greatest common divisor of all sizes. Tensors are made smaller by this factor and bytes are
+    /// counted in this unit, because real tensors can be gigabytes.
     fn unit(&self, model: &ModelMeta, registry: &HookRegistry) -> usize {
         let latents = if registry.forward_rings().is_empty() { 0 } else { self.latents };
         let common = |mut a: usize, mut b: usize| {
@@ -172,19 +174,19 @@ impl Simulated {
     }
 }
 
-/// What stands in for the tensors of a pass.
+/// Placeholders for the tensors of a pass.
 struct Content {
-    /// What enters block 0.
+    /// The input of block 0.
     streams: Streams,
     latents: Tensor,
     timestep_embedding: Tensor,
     timestep_projection: Tensor,
-    /// What every block adds to its input, and the forward to the latents.
+    /// The amount that every block adds to its input, and the forward to the latents.
     added: f64,
 }
 
 impl Content {
-    /// Tensors of ones that are `unit` times smaller than real ones, in a channel or, latents, in frames.
+    /// Tensors of ones, `unit` times smaller than real ones: in channels, or in frames for latents.
     fn still(sizes: &Sizes, model: &ModelMeta, unit: usize) -> Result<Self> {
         let width = model.hidden_size / unit;
         let ones = |tokens: usize, width: usize| Tensor::ones((1, tokens, width), sizes.dtype, &Device::Cpu);
@@ -204,7 +206,7 @@ impl Content {
         })
     }
 
-    /// The same where everything moves from step to step, so that no metric divides by zero.
+    /// The same with values that change from step to step, so that no metric divides by zero.
     fn moved(&self, step: usize) -> Result<Self> {
         let moved = |t: &Tensor| t.affine((step + 1) as f64, 0.0);
         Ok(Self {
@@ -216,7 +218,7 @@ impl Content {
         })
     }
 
-    /// Every pass of a step.
+    /// Runs every pass of a step.
     fn passes(
         &self,
         session: &mut Session,
@@ -245,12 +247,12 @@ impl Content {
     }
 }
 
-/// The most a run can gain: `N / (N − skipped)`, of passes whose skipped blocks cost nothing.
+/// The ceiling of the speed-up: `N / (N − skipped)`, as if skipped passes cost nothing.
 pub fn ceiling(passes: usize, skipped: usize) -> f64 {
     passes as f64 / passes.saturating_sub(skipped).max(1) as f64
 }
 
-/// The part of `range`'s decisions in blocks of the whole model: what a skip of it saves at most.
+/// The fraction of the model's blocks that lie in `range`: the most that skipping it can save.
 pub fn share(range: &Range<usize>, blocks: usize) -> f64 {
     range.len() as f64 / blocks.max(1) as f64
 }

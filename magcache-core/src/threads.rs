@@ -7,13 +7,13 @@ use std::{
     thread::{self, available_parallelism},
 };
 
-/// Values of a part: less is not worth a thread.
+/// Values per part: fewer are not worth a thread.
 pub(crate) const PART: usize = 1 << 16;
 
-/// Parts of one thread at least: starting one takes some ten microseconds.
+/// Minimum number of parts per thread: starting one takes some ten microseconds.
 const PARTS: usize = 4;
 
-/// `work` on every part of `len` values, in order, whatever thread did it.
+/// Runs `work` on every part of `len` values; the results are in order, whichever thread produced them.
 pub(crate) fn by_part<R: Send>(len: usize, work: impl Fn(Range<usize>) -> R + Sync) -> Vec<R> {
     let parts = len.div_ceil(PART);
     let threads = count().min(parts / PARTS).max(1);
@@ -35,7 +35,7 @@ pub(crate) fn by_part<R: Send>(len: usize, work: impl Fn(Range<usize>) -> R + Sy
     })
 }
 
-/// The same for work that writes: `work` gets the part of `out` too.
+/// The same for work that writes: `work` also gets the corresponding part of `out`.
 pub(crate) fn by_part_of<T: Send, R: Send>(
     out: &mut [T],
     work: impl Fn(Range<usize>, &mut [T]) -> R + Sync,
@@ -43,13 +43,13 @@ pub(crate) fn by_part_of<T: Send, R: Send>(
     let len = out.len();
     let cells: Vec<Mutex<&mut [T]>> = out.chunks_mut(PART).map(Mutex::new).collect();
     by_part(len, |part| {
-        // Each part is worked on once.
+        // Each part is processed once, so the lock is never contended.
         let mut own = cells[part.start / PART].lock().unwrap_or_else(PoisonError::into_inner);
         work(part, &mut own)
     })
 }
 
-/// As many as rayon would use: what the user set, else what the process may use.
+/// The number of threads that rayon would use: what the user set, or else what is available to the process.
 fn count() -> usize {
     static COUNT: OnceLock<usize> = OnceLock::new();
     *COUNT.get_or_init(|| {

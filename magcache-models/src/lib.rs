@@ -29,5 +29,5 @@ magcache_core::hints!(
     text::TokenizerError,
 );
 
-/// Keeps this crate, and so its registrations, in a binary that names nothing else of it.
+/// Keeps this crate, and so its registrations, in a binary that does not otherwise refer to it.
 pub fn link() {}

@@ -1,8 +1,8 @@
-//! Which loaded model something was prepared by.
+//! Identity of the loaded model that prepared something.
 
 use std::sync::Arc;
 
-/// Tells what one loaded model prepared from what another did, such as the second expert of Wan 2.2.
+/// Distinguishes what one loaded model prepared from what another did, such as the second expert of Wan 2.2.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ModelId(Arc<()>);
 

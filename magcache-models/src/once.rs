@@ -1,4 +1,4 @@
-//! Values that are computed when they are first needed.
+//! Values that are computed on first use.
 
 use std::cell::OnceCell;
 

@@ -1,8 +1,10 @@
-//! The calibration profiles that ship with this crate: published curves and fits, and those of the embedded models.
+//! The calibration profiles that ship with this crate: published curves and fits, and those of the embedded
+//! models.
 //!
 //! `data/*.toml` is written by `tests/reference/make_profiles.py`, which takes the published numbers from
-//! `tests/reference/constants.json`; `python tests/reference/make_profiles.py --check` says whether it is current.
-//! A profile of a model that this project does not have is for people who bring that model in a crate of their own.
+//! `tests/reference/constants.json`; `python tests/reference/make_profiles.py --check` tells whether it is
+//! current. Profiles of models that this project does not include are for users who add such a model in a
+//! crate of their own.
 
 use magcache_core::{inventory, meta::ProfileInfo};
 

@@ -1,4 +1,4 @@
-//! Reference tensors for the unit tests of the networks' parts.
+//! Reference tensors for the unit tests of the networks' modules.
 
 use std::{collections::HashMap, path::Path};
 
@@ -6,7 +6,7 @@ use candle_core::{Device, Tensor};
 
 use crate::checkpoint::{Folder, WeightDtype, Weights};
 
-/// One case made with diffusers: a model and tensors from inside its forward.
+/// One case recorded with diffusers: a model, and tensors from inside its forward.
 pub(crate) struct Golden<C> {
     pub(crate) config: C,
     pub(crate) weights: Weights,
@@ -14,7 +14,7 @@ pub(crate) struct Golden<C> {
 }
 
 impl<C> Golden<C> {
-    /// Reads a case of `tests/fixtures/golden/transformers`; `parse` makes a configuration of the text of `config.json`.
+    /// Reads a case of `tests/fixtures/golden/transformers`; `parse` parses the text of `config.json`.
     pub(crate) fn open<E: std::fmt::Debug>(case: &str, parse: impl Fn(&str) -> Result<C, E>) -> Self {
         let folder =
             Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/golden/transformers").join(case);
@@ -34,7 +34,7 @@ impl<C> Golden<C> {
     }
 }
 
-/// Fails unless no value differs by more than 2e-5.
+/// Fails if any value differs by more than 2e-5.
 pub(crate) fn close(what: &str, got: &Tensor, want: &Tensor) {
     assert_eq!(got.dims(), want.dims(), "{what}");
     let difference = (got - want).and_then(|d| d.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>());

@@ -1,4 +1,4 @@
-//! What the guidance branches of a step share is done once.
+//! Work that the guidance branches of a step share is done once.
 
 use std::sync::{
     Arc,
@@ -14,7 +14,7 @@ use magcache_models::{
 
 const STEPS: usize = 4;
 
-/// Predicts its latents, and counts how often it is entered.
+/// Predicts its own latents, and counts how often it is entered.
 #[derive(Default)]
 struct Counting {
     entered: AtomicUsize,
@@ -44,7 +44,7 @@ impl Entered for At<'_> {
     }
 }
 
-/// Runs the network on something else than the latents.
+/// Runs the network on something other than the latents.
 #[derive(Debug)]
 struct Doubled;
 
@@ -55,7 +55,7 @@ impl BlockHook for Doubled {
     }
 }
 
-/// Does not run it at all.
+/// Does not run the network at all.
 #[derive(Debug)]
 struct Never;
 

@@ -1,5 +1,5 @@
-//! Native single files of the Flux transformers against diffusers' converters, whose work on the published files is recorded
-//! in `tests/fixtures/flux_native_names.json`, row by row.
+//! Native single files of the Flux transformers against diffusers' converters, whose results on the published
+//! files are recorded in `tests/fixtures/flux_native_names.json`, row by row.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -22,7 +22,7 @@ use magcache_models::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-/// A published file: blocks are written once, with `*` for their number.
+/// A published file: blocks are listed once, with `*` for their number.
 #[derive(Deserialize)]
 struct Published {
     config: Value,
@@ -33,7 +33,7 @@ struct Published {
 #[derive(Clone, Deserialize)]
 struct Native {
     shape: Vec<usize>,
-    /// Tensor of diffusers, its first row here, number of rows.
+    /// Name of a diffusers tensor, its first row here, number of rows.
     holds: Vec<(String, usize, usize)>,
 }
 
@@ -47,7 +47,7 @@ fn published(model: &str) -> Published {
 }
 
 impl Published {
-    /// Every tensor of a file with as many blocks of each list as `blocks` says.
+    /// Every tensor of a file with `blocks(list)` blocks in each list.
     fn tensors(&self, blocks: impl Fn(&str) -> usize) -> Vec<(String, Native)> {
         let mut tensors = Vec::new();
         for (name, native) in &self.tensors {
@@ -66,7 +66,7 @@ impl Published {
     }
 }
 
-/// Tensors of diffusers.
+/// Names and shapes of diffusers tensors.
 type Shapes = BTreeMap<String, Vec<usize>>;
 
 fn of_diffusers(tensors: &[(String, Native)]) -> Shapes {
@@ -80,7 +80,7 @@ fn of_diffusers(tensors: &[(String, Native)]) -> Shapes {
     shapes
 }
 
-/// A file with the header of a published one in bf16 and a hole for its data.
+/// A file with the header of a published one in bf16, and a hole instead of its data.
 fn hollow(path: &Path, tensors: &[(String, Vec<usize>)]) {
     let (mut header, mut end) = (serde_json::Map::new(), 0);
     for (name, shape) in tensors {
@@ -95,7 +95,7 @@ fn hollow(path: &Path, tensors: &[(String, Vec<usize>)]) {
     file.set_len((8 + header.len() + end) as u64).unwrap();
 }
 
-/// These tensors and no others.
+/// Asserts that these tensors exist and no others.
 fn assert_shapes(weights: &Weights, expected: &Shapes) {
     for (name, shape) in expected {
         assert_eq!(weights.shape(name), Some(shape.as_slice()), "{name}");
@@ -150,7 +150,7 @@ struct Small {
     inputs: HashMap<String, Tensor>,
 }
 
-/// The case `name`, with the modules and in the native form of a published model.
+/// The case `name`, with the modules of a published model and in its native form.
 fn small(name: &str, model: &str, dtype: DType) -> Small {
     let case = fixtures().join("golden/transformers").join(name);
     let inputs = candle_core::safetensors::load(case.join("golden.safetensors"), &DEVICE).unwrap();
@@ -160,7 +160,8 @@ fn small(name: &str, model: &str, dtype: DType) -> Small {
 
 type Tensors = HashMap<String, Tensor>;
 
-/// A transformer folder with the modules of a published model, as tensors of both layouts, and its configuration.
+/// A transformer folder with the modules of a published model, as tensors of both layouts, and its
+/// configuration.
 fn both_layouts(folder: &Path, model: &str, dtype: DType) -> (Tensors, Tensors, String) {
     let stored =
         candle_core::safetensors::load(folder.join("diffusion_pytorch_model.safetensors"), &DEVICE).unwrap();
@@ -173,7 +174,7 @@ fn both_layouts(folder: &Path, model: &str, dtype: DType) -> (Tensors, Tensors, 
     });
     config["guidance_embeds"] = published.config["guidance_embeds"].clone();
     let shapes = of_diffusers(&tensors);
-    // Embedders of the guidance scale, where the folder has none, of those of the timestep.
+    // Embedders of the guidance scale that the folder lacks are derived from those of the timestep.
     let tensor = |name: &String| match stored.get(name) {
         Some(tensor) => tensor.clone(),
         None => (&stored[&name.replace("guidance_embedder", "timestep_embedder")] * 0.7).unwrap(),
@@ -207,7 +208,7 @@ fn bits(x: &Tensor) -> Vec<u32> {
     x.to_vec1::<f32>().unwrap().into_iter().map(f32::to_bits).collect()
 }
 
-/// The same tensors in the same type.
+/// Asserts that both have the same tensors with the same types.
 fn assert_same(ours: &Weights, native: &Weights) {
     let shapes: Shapes =
         ours.names().map(|name| (name.to_owned(), ours.shape(name).unwrap().to_vec())).collect();
@@ -297,7 +298,7 @@ fn norms_may_be_called_as_in_diffusers() {
     assert_same(&Weights::open_files(&ours, &["m.safetensors"], &DEVICE, KEEP).unwrap(), &other);
 }
 
-/// What is said of the file that `edit` makes of the native form of a case.
+/// The error for the file that results from applying `edit` to the native form of a case.
 fn refusal(case: &str, model: &str, edit: impl FnOnce(&mut HashMap<String, Tensor>)) -> CheckpointError {
     let mut tensors = small(case, model, DType::F32).native;
     edit(&mut tensors);
@@ -329,7 +330,7 @@ fn a_missing_tensor_is_named_as_in_the_file() {
         let error = refusal(case, model, |tensors| drop(tensors.remove(name).unwrap()));
         assert!(error.to_string().contains(&format!("m.safetensors has no tensor \"{name}\"")), "{error}");
     }
-    // Without all of a block in the middle of the list, and with one that is numbered beyond all memory.
+    // Without a whole block in the middle of the list, and with a block number beyond any memory.
     let error = refusal("flux_dev", "flux1-dev", |tensors| {
         tensors.retain(|name, _| !name.starts_with("double_blocks.0.txt"));
         tensors.insert(format!("double_blocks.{}.x", usize::MAX), zeros(&[1]));
@@ -375,7 +376,7 @@ fn tensors_that_do_not_fit_are_named_as_in_the_file() {
     assert!(said.contains("has 0 values"), "{said}");
     let said = put("txt_in.weight", zeros(&[16]));
     assert!(said.contains("\"txt_in.weight\" has shape [16], expected 2 axes"), "{said}");
-    // Heads whose channels cannot be turned in pairs.
+    // Heads whose channels cannot be rotated in pairs.
     let said = put("double_blocks.0.img_attn.norm.query_norm.scale", zeros(&[1]));
     assert!(said.contains("axes_dims_rope"), "{said}");
 }
@@ -413,13 +414,13 @@ fn files_of_other_models_are_called_by_their_names() {
     assert_eq!((generation(&one.ours), generation(&two.ours)), (None, None));
     assert_eq!(generation(&one.native), Some(Generation::Flux1));
     assert_eq!(generation(&two.native), Some(Generation::Flux2));
-    // Chroma, which has FLUX.1's blocks and makes their modulation otherwise.
+    // Chroma, which has FLUX.1's blocks but computes their modulation differently.
     let mut chroma = one.native.clone();
     chroma.retain(|name, _| !name.contains("_mod.lin") && !name.contains("vector_in"));
     assert_eq!((part(&chroma), generation(&chroma)), (None, None));
 }
 
-/// Copies the folders `parts` of the small trained model into `to`.
+/// Copies the folders `parts` of the small trained model to `to`.
 fn copy(parts: &[&str], to: &Path) {
     let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("tiny/tiny-flux");
     for part in parts {
@@ -430,7 +431,7 @@ fn copy(parts: &[&str], to: &Path) {
     }
 }
 
-/// The latents of a run of three steps.
+/// The latents of a three-step run.
 fn generate(root: &Path) -> Tensor {
     let pipeline = pipeline::open(Folder::open(root).unwrap(), LoadOptions::default()).unwrap();
     let request = Request {
@@ -457,7 +458,7 @@ fn whole_runs_are_the_same_in_every_bit() {
     copy(&["scheduler", "transformer"], &ours);
     copy(&TEXT, &native);
     let config = ours.join("transformer/config.json");
-    // A single file does not say how the channels of a head are shared out.
+    // A single file does not contain how the channels of a head are divided.
     let text = fs::read_to_string(&config).unwrap();
     let mut changed: Value = serde_json::from_str(&text).unwrap();
     changed["axes_dims_rope"] = json!([4, 14, 14]);
@@ -472,6 +473,6 @@ fn whole_runs_are_the_same_in_every_bit() {
 
     fs::remove_dir_all(native.join("text_encoder_2")).unwrap();
     let opened = pipeline::open(Folder::open(&native).unwrap(), LoadOptions::default());
-    let message = opened.unwrap_err().to_string();
+    let message = magcache_core::hint::told(&opened.unwrap_err());
     assert!(message.contains("text_encoder_2/config.json") && message.contains("single files"), "{message}");
 }

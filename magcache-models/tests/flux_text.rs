@@ -175,7 +175,7 @@ fn qwen3_equals_transformers_and_loads_only_what_is_chosen() {
     assert_eq!(weights.unused(), Vec::<&str>::new());
     drop(weights);
 
-    // Tokens do not see what follows them, and nobody sees padding.
+    // Tokens do not see later tokens, and no token sees padding.
     let other =
         |from: usize| ids.iter().map(|row| [&row[..from], &vec![7; 12 - from]].concat()).collect::<Vec<_>>();
     let head = |rows: &[Vec<u32>], mask: &[Vec<u32>]| {

@@ -126,7 +126,7 @@ fn pixels_are_those_of_the_image_processor() {
         seen += 1;
         let source = picture(&expected[&format!("clip.{size}.source")]);
         let ours = processor.pixel_values(&source, &Device::Cpu).unwrap();
-        // One step of 255 in the scaled picture; nothing where it is not scaled.
+        // One step of 255 in the scaled picture; no error if it is not scaled.
         let allowed = if size.ends_with("x16") { 1e-6 } else { 1.001 / 255.0 / 0.261 };
         let error = worst(&ours, theirs);
         assert!(error <= allowed, "{size}: {error}");

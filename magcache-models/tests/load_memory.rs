@@ -1,4 +1,4 @@
-//! Loading takes the memory of the tensors, not of the tensors and their file.
+//! Loading takes the memory of the tensors alone, not of the tensors plus their file.
 #![cfg(target_os = "linux")]
 
 use std::{fs::File, io::Write};
@@ -18,7 +18,7 @@ fn resident(key: &str) -> u64 {
     kib * 1024
 }
 
-/// Written piece by piece, so that the peak is not this test's own.
+/// Written piece by piece, so that this test itself does not determine the peak.
 fn write(path: &std::path::Path) -> u64 {
     let bytes = SHAPE.iter().product::<usize>() * 2;
     let entries: Vec<String> = (0..TENSORS)

@@ -1,4 +1,4 @@
-//! A run of two experts takes the memory of one, where the idle one waits on disk.
+//! A run of two experts takes the memory of one if the idle one waits on disk.
 #![cfg(target_os = "linux")]
 
 use std::{
@@ -66,7 +66,7 @@ fn tensors(config: &Value) -> Vec<(String, Vec<usize>)> {
     all
 }
 
-/// A bf16 file of zeros; a hole in the file system takes no disk.
+/// A bf16 file of zeros; a hole in the file system takes no disk space.
 fn write_zeros(path: &Path, tensors: &[(String, Vec<usize>)]) -> u64 {
     let mut header = serde_json::Map::new();
     let mut end = 0;
@@ -119,7 +119,7 @@ fn wide_pair(root: &Path) -> u64 {
     bytes[0]
 }
 
-/// A run of four steps, two of each expert.
+/// A run of four steps, two per expert.
 fn run(root: &Path, offload: Offload) {
     let options = LoadOptions { offload, ..LoadOptions::default() };
     let pipeline = WanPipeline::open(Folder::open(root).expect("exists"), options).expect("opens");

@@ -1,4 +1,4 @@
-//! Pictures against Pillow's reading and scaling of the same files, and files that are no pictures.
+//! Pictures against Pillow's reading and scaling of the same files, and files that are not pictures.
 
 use std::{
     collections::HashMap,
@@ -27,7 +27,7 @@ fn picture(tensor: &Tensor) -> Picture {
     Picture::from_rgb8(width, height, tensor.flatten_all().unwrap().to_vec1().unwrap()).unwrap()
 }
 
-/// The largest difference of two pictures of one size, and the mean.
+/// The largest and the mean difference between two pictures of the same size.
 fn difference(a: &Picture, b: &Picture) -> (u8, f64) {
     assert_eq!((a.width(), a.height()), (b.width(), b.height()));
     let differences: Vec<u8> = a.rgb8().iter().zip(b.rgb8()).map(|(a, b)| a.abs_diff(*b)).collect();
@@ -41,7 +41,7 @@ fn encoded(image: &DynamicImage, format: ImageFormat) -> Vec<u8> {
     bytes.into_inner()
 }
 
-/// One valid file of every format.
+/// One valid file per format.
 fn samples() -> Vec<Vec<u8>> {
     ["rgb.png", "palette_transparent.png", "rgb.jpg", "progressive.jpg", "turned6.jpg", "palette.gif"]
         .iter()
@@ -58,7 +58,8 @@ fn files_read_as_pillow_reads_them() {
         let Some(name) = key.strip_prefix("file.") else { continue };
         seen += 1;
         let (largest, mean) = difference(&Picture::read(folder().join(name)).unwrap(), &picture(tensor));
-        // Two correct JPEG decoders round differently; half the colour resolution is brought back by other filters.
+        // Two correct JPEG decoders round differently, and upsample colours of half resolution with different
+        // filters.
         let allowed = match name {
             "subsampled.jpg" => (14, 2.0),
             name if name.contains(".jpg") => (3, 1.0),
@@ -114,7 +115,7 @@ fn scaling_is_pillows() {
         };
         seen += 1;
         let (largest, mean) = difference(&want.0, &want.1);
-        // Halves are rounded either way; one pixel has too few values for a mean.
+        // Halves may be rounded either way; one pixel has too few values for a mean.
         assert!(largest <= 1 && (mean < 0.02 || want.0.rgb8().len() == 3), "{key}: {largest} {mean}");
     }
     assert_eq!(seen, 3 * 6 + 3);
@@ -131,7 +132,7 @@ fn frames_are_those_of_the_video_processor() {
         assert_eq!(ours.dims(), theirs.dims());
         let error = (ours - theirs).unwrap().abs().unwrap().flatten_all().unwrap();
         let values = error.to_vec1::<f32>().unwrap();
-        // Either the same, or one of 255 steps apart.
+        // Either equal, or one step of 255 apart.
         assert!(values.iter().all(|e| *e < 1e-6 || (*e - 2.0 / 255.0).abs() < 1e-6));
         assert!(values.iter().filter(|e| **e > 1e-6).count() * 10 < values.len());
     }
@@ -210,7 +211,7 @@ fn what_is_cut_off_is_refused() {
             let error = Picture::decode("part", &file[..kept]);
             let start = file[..4].escape_ascii().to_string();
             let refused = matches!(error, Err(PictureError::Truncated { .. } | PictureError::Damaged { .. }));
-            // The end of a file may be bookkeeping; the picture must be whole then.
+            // The end of a file may be metadata; the picture must then be complete.
             assert!(refused || error.as_ref().is_ok_and(|p| *p == whole), "{start} {kept}: {error:?}");
         }
     }
@@ -222,7 +223,7 @@ fn what_is_cut_off_is_refused() {
 
 #[test]
 fn the_header_alone_tells_that_a_picture_is_too_large() {
-    // A PNG header with a right checksum, of which no pixel follows.
+    // A PNG header with a correct checksum, not followed by any pixel.
     let png = |width: u32, height: u32| {
         let mut head = b"IHDR".to_vec();
         head.extend(width.to_be_bytes());
@@ -249,7 +250,7 @@ fn the_header_alone_tells_that_a_picture_is_too_large() {
     }
     let error = Picture::decode("endless.png", &png(u32::MAX >> 1, u32::MAX >> 1)).unwrap_err();
     assert!(matches!(error, PictureError::Memory { .. } | PictureError::TooLarge { .. }), "{error}");
-    // A photo of 50 megapixels is not refused for its size: it is found to be cut off.
+    // A photo of 50 megapixels is not refused for its size: it is reported as cut off.
     let error = Picture::decode("photo.png", &png(8688, 5792)).unwrap_err();
     assert!(matches!(error, PictureError::Truncated { .. } | PictureError::Damaged { .. }), "{error}");
 }

@@ -1,16 +1,17 @@
-//! Imports go one way: from the families of models to what they share, and never between families.
+//! Imports go one way: from model families to what they share, and never between families.
 
 use std::{fs, path::Path};
 
-/// The rooms in `src`, from the ground up: each may name those before it, and families nothing of each other.
+/// The modules ("rooms") in `src`, from the ground up: each may refer to those before it; families may not
+/// refer to each other.
 const SHARED: [&str; 9] =
     ["checkpoint", "nn", "image", "sampler", "text", "clip", "autoencoder", "mmdit", "pipeline"];
 const FAMILIES: [&str; 2] = ["wan", "flux"];
 
-/// Small things that every room may use.
+/// Small modules that every room may use.
 const TOOLS: [&str; 3] = ["model_id", "once", "testing"];
 
-/// Every `crate::room` below `folder`, with the file that names it.
+/// Collects every `crate::room` below `folder`, with the file that refers to it.
 fn named(folder: &Path, found: &mut Vec<(String, String)>) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -22,7 +23,7 @@ fn named(folder: &Path, found: &mut Vec<(String, String)>) {
         let mut rooms = Vec::new();
         for rest in text.split("crate::").skip(1) {
             match rest.strip_prefix('{') {
-                // The first word of every entry of the group.
+                // The first word of every entry in the group.
                 Some(group) => {
                     let mut depth = 0;
                     let mut entry = true;

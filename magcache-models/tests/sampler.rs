@@ -1,4 +1,4 @@
-//! Laws of the samplers and what they refuse.
+//! Invariants of the samplers, and what they refuse.
 
 use candle_core::{DType, Device, Tensor};
 use magcache_core::hint::Hint as _;
@@ -156,7 +156,7 @@ fn vector(values: &[f32]) -> Tensor {
     Tensor::new(values, &Device::Cpu).unwrap()
 }
 
-/// The velocity of a toy model that is not linear in time.
+/// The velocity of a toy model that is nonlinear in time.
 fn velocity(t: f64, x: &Tensor) -> Tensor {
     ((x * 0.3).unwrap() + (t / 100.0).sin()).unwrap()
 }
@@ -235,7 +235,7 @@ proptest! {
         shift in 0.5_f64..12.0,
         v in -2.0_f32..2.0,
     ) {
-        // On a straight path every prediction of the clean sample is the same, so every order is exact.
+        // On a straight path every prediction of the clean sample is equal, so every order is exact.
         let mut sampler = Sampler::new(&SchedulerConfig::new(kind, shift), steps).unwrap();
         let start = f64::from(sampler.sigmas()[0]);
         let mut x = vector(&[1.0]);

@@ -1,4 +1,4 @@
-//! Text encoders on what their recorded calls do not show, and tokenizers against transformers.
+//! Text encoders where recorded calls do not cover them, and tokenizers against transformers.
 
 use std::{
     collections::HashMap,
@@ -85,7 +85,7 @@ fn one_token_needs_no_mask() {
         let alone = case.encoder.forward(&[[1]], None).unwrap();
         let masked = case.encoder.forward(&[[1]], Some(&[[1]])).unwrap();
         assert_close(case.name, &alone, &masked, TOLERANCE);
-        // Another way to the same: the first of two tokens, the second of which is hidden.
+        // Another way to the same result: the first of two tokens, the second of which is masked.
         let of_two = case.encoder.forward(&[[1, 2]], Some(&[[1, 0]])).unwrap().narrow(1, 0, 1).unwrap();
         assert_close(case.name, &alone, &of_two, TOLERANCE);
     }
@@ -100,7 +100,7 @@ fn a_short_prompt_alone_is_computed_without_its_padding() {
             TokenizedPrompt { input_ids, attention_mask, len, truncated: 0 }
         };
         let prompts: Vec<_> = ids.into_iter().zip(mask).map(prompt).collect();
-        // As the reference gives it in a batch with a longer one.
+        // As the reference computes it in a batch with a longer one.
         let alone = case.encoder.prompt_embeds(&prompts[..1]).unwrap();
         let theirs = case.golden["masked_b2.prompt_embeds"].narrow(0, 0, 1).unwrap();
         assert!(prompts[0].len < prompts[0].input_ids.len());
@@ -136,7 +136,7 @@ fn half_precision_weights_stay_as_they_are_stored_and_compute_in_f32() {
     let exact = load(DType::F32);
     let error = (&half - &exact).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap();
     let error = error.to_scalar::<f32>().unwrap();
-    // Weights carry 8 bits, so results differ, by some percent of values around 1.
+    // Weights carry 8 bits, so results differ by some percent of values around 1.
     assert!(error > 1e-4 && error < 0.2, "{error}");
 }
 

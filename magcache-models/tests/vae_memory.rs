@@ -1,4 +1,4 @@
-//! Decoding takes the memory that `VideoVaeConfig::decode_memory` says, however long the video is.
+//! Decoding takes the memory that `VideoVaeConfig::decode_memory` predicts, whatever the length of the video.
 #![cfg(target_os = "linux")]
 
 use std::process::Command;
@@ -17,10 +17,10 @@ fn resident(key: &str) -> u64 {
     kib * 1024
 }
 
-/// Peak above what was resident before, while `work` runs.
+/// The increase of peak memory while `work` runs.
 fn peak_of(work: impl FnOnce()) -> u64 {
     let before = resident("VmRSS");
-    // Sets the peak back to what is resident now.
+    // Resets the peak to the current resident memory.
     std::fs::write("/proc/self/clear_refs", "5").expect("Linux allows it");
     work();
     resident("VmHWM").saturating_sub(before)
@@ -29,14 +29,14 @@ fn peak_of(work: impl FnOnce()) -> u64 {
 /// Rows and columns of pixels.
 const SIZE: usize = 256;
 
-/// Threads of the child, so that every machine measures the same.
+/// Threads of the child process, so that every machine measures the same.
 const THREADS: usize = 2;
 
-/// What glibc is told so that it gives every tensor back as soon as it is dropped: above this many bytes an allocation is
-/// a mapping of its own.
+/// The setting that makes glibc return every tensor's memory as soon as it is dropped: larger allocations are
+/// mapped separately.
 const MAPPED: (&str, &str) = ("MALLOC_MMAP_THRESHOLD_", "65536");
 
-/// The test is alone in this file, because it watches the memory of its process, a child that is told [`MAPPED`].
+/// The only test in this file, because it watches the memory of its process, a child with [`MAPPED`] set.
 #[test]
 fn decoding_stays_within_the_bound() {
     if std::env::var_os(MAPPED.0).is_some() {
@@ -86,7 +86,7 @@ fn measure() {
         let later = push(3);
         println!("{name}: {start} of {bound}, {later} later");
         within(start, bound);
-        // What the stream remembers is resident already: the rest must be what it was.
+        // What the stream remembers is already resident: the rest must be as before.
         assert!(later + whole.feature_cache <= bound * 11 / 10, "{name}: {later} more in later frames");
     }
 }

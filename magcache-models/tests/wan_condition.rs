@@ -55,7 +55,7 @@ fn first_and_last_frames_become_channels() {
             case.check(&format!("{call}.condition"), condition.tensor());
             let latents = case.tensor(&format!("{call}.latents"));
             case.check(&format!("{call}.model_input"), &condition.model_input(latents).unwrap());
-            // Every frame is denoised, at one timestep.
+            // Every frame is denoised, all at the same timestep.
             assert_eq!(values(&condition.finish(latents).unwrap()), values(latents));
             assert!(values(&condition.noise_mask().unwrap()).iter().all(|x| *x == 1.0));
             assert_eq!(values(&condition.timestep(700.0, 2, [1, 2, 2]).unwrap()), [700.0; 2]);

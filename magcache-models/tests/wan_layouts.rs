@@ -1,7 +1,7 @@
-//! One random model in the layout of diffusers and in that of the Wan team: the same in every bit.
+//! One random model in the layouts of diffusers and of the Wan team: identical bit for bit.
 //!
-//! `tests/reference/native_fixtures.py` made both, and proved each pair by running the Wan team's modules beside the
-//! libraries.
+//! `tests/reference/native_fixtures.py` made both, and verified each pair by running the Wan team's modules
+//! against the libraries.
 
 mod support;
 
@@ -35,8 +35,8 @@ fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/native")
 }
 
-/// Both layouts of a model, with the tokenizer that any of them may have. The autoencoder of Wan2.1 and its image encoder
-/// are stored with one model.
+/// Both layouts of a model, with the tokenizer that works for all of them. The autoencoder of Wan2.1 and its
+/// image encoder are stored with one model only.
 fn model(name: &str) -> (tempfile::TempDir, PathBuf, PathBuf) {
     let root = tempfile::tempdir().unwrap();
     copy_folder(&fixtures().join(name), root.path());
@@ -69,7 +69,7 @@ fn bits(x: &Tensor) -> Vec<u32> {
     x.to_vec1::<f32>().unwrap().into_iter().map(f32::to_bits).collect()
 }
 
-/// The same tensors in the same types.
+/// Asserts that both have the same tensors with the same types.
 fn assert_same(what: &str, ours: &Weights, native: &Weights) {
     let names: Vec<&str> = ours.names().collect();
     assert_eq!(native.names().collect::<Vec<_>>(), names, "{what}");
@@ -81,7 +81,7 @@ fn assert_same(what: &str, ours: &Weights, native: &Weights) {
     }
 }
 
-/// The name of a vision tower's tensor without the prefix that files of transformers have.
+/// The name of a vision tower's tensor without the prefix of transformers' files.
 fn bare(name: &str) -> Option<String> {
     name.strip_prefix("vision_model.").map(str::to_owned)
 }
@@ -102,7 +102,7 @@ fn transform(source: &WanSource, expert: Expert) -> Tensor {
     let weights = source.transformer(expert, &Device::Cpu, KEEP).unwrap();
     let model = WanTransformer::load(&weights, config).unwrap();
     assert!(weights.unused().is_empty(), "{:?}", weights.unused());
-    // After so many text tokens the published models have their image tokens.
+    // The published models have their image tokens after this many text tokens.
     let text = waves(&[1, if image.is_some() { 512 } else { 6 }, text_dim], 0.3);
     let text = match &image {
         Some(image) => model.image_text_context(&text, image),
@@ -133,7 +133,7 @@ fn see(source: &WanSource, weights: &Weights) -> Tensor {
     encoder.forward(&waves(&[1, 3, config.image_size, config.image_size], 0.2)).unwrap()
 }
 
-/// Everything that a pipeline reads is the same in both.
+/// Asserts that everything a pipeline reads is the same in both.
 fn assert_one_model(name: &str, ours: &WanSource, native: &WanSource) {
     assert_eq!((ours.layout(), native.layout()), (Layout::Diffusers, Layout::Native));
     assert_eq!(native.task(), ours.task(), "{name}");
@@ -185,7 +185,7 @@ fn both_layouts_of_a_model_are_the_same_in_every_bit() {
     }
 }
 
-/// The tensors of a file under other endings: PyTorch's as safetensors, and the reverse is what the fixtures have.
+/// Stores a PyTorch file's tensors as safetensors; the fixtures contain the reverse.
 fn as_safetensors(path: &Path) {
     let (folder, file) = (Folder::open(path.parent().unwrap()).unwrap(), path.file_name().unwrap());
     let weights = Weights::open_files(&folder, &[file.to_str().unwrap()], &Device::Cpu, KEEP).unwrap();
@@ -207,7 +207,7 @@ fn files_of_a_native_checkpoint_may_have_either_format() {
     }
     assert_one_model("i2v", &open(&ours), &open(&native));
 
-    // A transformer in PyTorch's format under the name that it has with the other.
+    // A transformer in PyTorch's format under the name of the other.
     let (_root, ours, native) = model("t2v-a14b");
     for expert in ["high_noise_model", "low_noise_model"] {
         let file = native.join(expert).join("diffusion_pytorch_model.safetensors");
@@ -253,7 +253,7 @@ fn an_incomplete_native_checkpoint_names_what_it_lacks() {
     let empty = tempfile::tempdir().unwrap();
     let error = WanSource::open(Folder::open(empty.path()).unwrap()).expect_err("is empty");
     assert!(matches!(error, CheckpointError::UnknownLayout { .. }));
-    let message = error.to_string();
+    let message = hint::told(&error);
     assert!(message.contains("model_index.json") && message.contains("high_noise_model"), "{message}");
 }
 
@@ -292,7 +292,7 @@ fn the_vision_tower_is_split_and_squeezed() {
     assert_same("clip", &ours.renamed(bare).unwrap(), &native);
 }
 
-/// The latents of a run of three steps, with the same solver and schedule whatever the layout.
+/// The latents of a three-step run, with the same solver and schedule for either layout.
 fn generate(root: &Path) -> Tensor {
     let options = LoadOptions { offload: Offload::Disk, ..LoadOptions::default() };
     let pipeline = WanPipeline::open(Folder::open(root).unwrap(), options).unwrap();

@@ -1,4 +1,4 @@
-//! Checkpoints in the diffusers layout, and what is said about incomplete ones.
+//! Checkpoints in the diffusers layout, and the errors for incomplete ones.
 
 mod support;
 
@@ -35,7 +35,7 @@ fn the_embedded_model_is_text_to_video() {
     source.load_text_encoder(&Device::Cpu, WeightDtype::Keep).unwrap();
 }
 
-/// Two experts: one transformer in two folders, the second with its own values.
+/// Two experts: one transformer in two folders, the second with values of its own.
 fn two_experts(root: &std::path::Path) {
     copy_folder(&tiny_folder(), root);
     copy_folder(&root.join("transformer"), &root.join("transformer_2"));
@@ -84,7 +84,7 @@ fn the_task_comes_from_the_class_and_the_configurations() {
     edit_json(&transformer, |config| config["in_channels"] = json!(20));
     assert_eq!(opened(root.path()).unwrap().task(), WanTask::I2V);
 
-    // Wan 2.1's image models attend to CLIP embeddings; both frames of FLF2V have a learned position.
+    // Wan 2.1's image models attend to CLIP embeddings; FLF2V has a learned position for both frames.
     edit_json(&transformer, |config| {
         config["image_dim"] = json!(48);
         config["added_kv_proj_dim"] = json!(128);

@@ -105,7 +105,7 @@ fn a_file_that_does_not_fit_names_the_tensor() {
     assert!(message.contains(name) && message.contains("[41]") && message.contains("[40]"), "{message}");
 }
 
-/// Stands for a strategy that reuses everything.
+/// Stands in for a strategy that reuses everything.
 #[derive(Debug)]
 struct Skip;
 
@@ -170,7 +170,8 @@ fn misuse_is_refused_with_both_values() {
     let (config, tensors) = case("wan21_i2v");
     let image = Inputs::new(&config);
     let model = WanTransformer::load(&weights(&tensors), config).unwrap();
-    assert!(model.text_context(&image.text).unwrap_err().to_string().contains("image_text_context"));
+    let message = magcache_core::hint::told(&model.text_context(&image.text).unwrap_err());
+    assert!(message.contains("image_text_context"), "{message}");
     let short = image.text.narrow(1, 0, 500).unwrap();
     let message = model.image_text_context(&short, &image.text).unwrap_err().to_string();
     assert!(message.contains("500 text tokens") && message.contains("512"), "{message}");

@@ -1,7 +1,7 @@
-//! Strategies made of strategies that share one range and one stored residual.
+//! Combinations of strategies that share one range and one stored residual.
 //!
-//! Every member sees every pass, so that each keeps its own history; the forecast and the limits are the
-//! combination's.
+//! Every member sees every pass, so that each keeps its own state; the forecast and the limits belong to the
+//! combination.
 
 use magcache_core::{
     Branch, BuildCx, CacheConfig, ConfigError, Guards, Head, Level, Problem, Step, Strategy, StrategyInfo,
@@ -45,13 +45,13 @@ pub struct Combined {
     members: Vec<(Box<dyn AnyCache>, Guards)>,
 }
 
-/// One slot's state: every member's.
+/// The state of one slot: that of every member.
 #[derive(Default)]
 pub struct CombinedState {
     members: Vec<Box<dyn AnyState>>,
-    /// What members said at a step at which a later one failed: they are not asked again.
+    /// The verdicts of members before one that failed at this step; they are not asked again in a retry.
     asked: Option<Asked>,
-    /// Members that were told of a computed pass, where a later one failed.
+    /// Number of members whose `tail` ran before one that failed.
     told: usize,
 }
 
@@ -78,7 +78,7 @@ impl Persist for CombinedState {
         to.field("told", &self.told);
     }
 
-    /// Into the states of the same members: which those are is configuration.
+    /// Restores into the states of the same members, which are configuration.
     fn load(&mut self, from: &Reader<'_>) -> Result<(), SnapshotError> {
         let mut members = self.members.iter_mut().enumerate();
         members.try_for_each(|(i, member)| member.load(&from.at(&i.to_string())))?;
@@ -94,7 +94,7 @@ impl Persist for CombinedState {
 impl TimestepCache for Combined {
     type State = CombinedState;
 
-    /// The largest of the members': a member that decides earlier is asked later.
+    /// The largest window of all members: a member that could decide after fewer blocks is asked later.
     fn window(&self) -> Window {
         self.members
             .iter()
@@ -107,12 +107,12 @@ impl TimestepCache for Combined {
         CombinedState { members, ..CombinedState::default() }
     }
 
-    /// All members': those that differ are refused.
+    /// The base of all members; combinations of different ones are refused.
     fn base(&self) -> Base {
         self.members.first().map_or(Base::Input, |(member, _)| member.any_base())
     }
 
-    /// The first member's.
+    /// The forecast of the first member.
     fn forecast(&self, step: &Step) -> Box<dyn Forecast> {
         match self.members.first() {
             Some((member, _)) => member.any_forecast(step),
@@ -151,7 +151,7 @@ impl TimestepCache for Combined {
                 None => verdict,
             });
         }
-        // A number that is none is not outvoted: the slot of all members is reset.
+        // A metric that is not finite is not outvoted: the slot, with the state of all members, is reset.
         if let Some(broken) = verdicts.iter().find(|verdict| !verdict.is_finite()) {
             return Ok(*broken);
         }

@@ -1,11 +1,12 @@
-//! `DBCache`: run the first blocks; if what they added is close to that of the last computed step, replace the blocks in
-//! the middle and run the last ones on the result (vipshop/cache-dit, commit f86744a).
+//! `DBCache`: run the first blocks; if their residual is close to that of the last computed step, replace the
+//! middle blocks and run the last ones on the result (vipshop/cache-dit, commit f86744a).
 //!
-//! With one front block and no back block it is FBCache's rule with other limits. Front blocks steady the measurement,
-//! back blocks correct what was reused; a step costs them in any case. Decides as the published code except in three
-//! points: consecutive skips are counted as such (there a step that the metric computes does not start the count
-//! again, so that the cap comes early, and a cap of 1 late), a threshold of 1 or more is a threshold like any other
-//! (there everything is skipped), and a guidance branch is a slot and not the parity of a counter.
+//! With one front block and no back block it is FBCache's rule with different limits. Front blocks stabilise
+//! the measurement and back blocks correct the reused output; both run in every step. Decides as the
+//! published code, with three exceptions. Consecutive skips are really consecutive: there, a step computed
+//! because of the metric does not reset the count, so that the cap is reached early, and a cap of 1 late. A
+//! threshold of 1 or more is not special: there, everything is skipped. A guidance branch is a slot, not the
+//! parity of a counter.
 
 use candle_core::{Result, Tensor};
 use magcache_core::{
@@ -18,19 +19,20 @@ use serde::{Deserialize, Serialize};
 /// `Fn_compute_blocks` as published.
 const FRONT: usize = 8;
 
-/// The keys of `strategy = "dbcache"`. Caps and warm-up (8 steps without the word) are the common words: `max_skips` is
-/// the published `max_continuous_cached_steps`, `max_total_skips` is `max_cached_steps`.
+/// The keys of `strategy = "dbcache"`. Caps and warm-up (8 steps without the word) are the common words:
+/// `max_skips` is the published `max_continuous_cached_steps`, `max_total_skips` is `max_cached_steps`.
 #[derive(Debug, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct DbCacheConfig {
-    /// Blocks at the start that always run (`Fn_compute_blocks`); the metric is taken after them. Without it 8, the published
-    /// value; half of the blocks where 8 would leave none to skip.
+    /// Blocks at the start that always run (`Fn_compute_blocks`); the metric is taken after them. Without it
+    /// 8, the published value; half of the blocks where 8 would leave none to skip.
     #[schemars(range(min = 1))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub front: Option<usize>,
     /// Blocks at the end that always run (`Bn_compute_blocks`).
     pub back: usize,
-    /// Bound of the relative L1 distance to the last computed step (`residual_diff_threshold`); a larger one skips more.
+    /// Bound of the relative L1 distance to the last computed step (`residual_diff_threshold`); a larger one
+    /// skips more.
     #[schemars(range(min = 0.0), extend("target" = [0, 2]))]
     pub threshold: f64,
 }
@@ -42,7 +44,7 @@ impl Default for DbCacheConfig {
 }
 
 impl DbCacheConfig {
-    /// The front blocks in a range of so many: a front that nobody asked for leaves something to skip.
+    /// The number of front blocks in a range of `blocks`: the default leaves at least one block to skip.
     fn front(&self, blocks: usize) -> usize {
         let free = blocks.saturating_sub(self.back);
         self.front.unwrap_or(if FRONT < free { FRONT } else { (free / 2).max(1) })
@@ -56,12 +58,12 @@ pub struct DbCache {
     threshold: f64,
 }
 
-/// One slot's state: what the front blocks added.
+/// The state of one slot: residuals of the front blocks.
 #[derive(Debug, Default)]
 pub struct DbState {
-    /// At the last computed step.
+    /// Residual at the last computed step.
     anchor: Option<Tensor>,
-    /// At this step, until it is known whether it was computed.
+    /// Residual at this step, until it is known whether the step is computed.
     pending: Option<Tensor>,
 }
 

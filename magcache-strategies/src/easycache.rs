@@ -1,12 +1,14 @@
-//! EasyCache: how much the output moves with the input hardly changes over a run, so the change of the output that a
-//! step would bring can be predicted from the change of its input (Zhou et al., "Less is Enough", arXiv 2507.02860).
+//! EasyCache: the rate at which the output changes with the input is nearly constant over a run, so the
+//! change of the output can be predicted from the change of the input (Zhou et al., "Less is Enough", arXiv
+//! 2507.02860).
 //!
-//! The rule of H-EmbodVis/EasyCache (`EasyCache4Wan2.1/easycache_generate.py`, commit 5127804): at every computed step
-//! `rate = mean|output − output'| / mean|input − input'|`, primes being the last computed step before it; at every step
-//! `mean|input − previous input| · rate / mean|output'|` is added up, and while the sum is below the threshold the whole
-//! forward is `input + (output' − input')`. The conditional branch decides for the others. We differ where the
-//! published script is silent: rows of a batch take the worst row, and a rate that is no number leaves the last one.
-//! stable-diffusion.cpp measures from the last *computed* input and still adds up, which counts a distance twice.
+//! The rule of H-EmbodVis/EasyCache (`EasyCache4Wan2.1/easycache_generate.py`, commit 5127804): at every
+//! computed step `rate = mean|output − output'| / mean|input − input'|`, primes being the last computed step
+//! before it; at every step `mean|input − previous input| · rate / mean|output'|` is added up, and while the
+//! sum is below the threshold the whole forward is `input + (output' − input')`. The conditional branch
+//! decides for the others. Cases that the published script does not cover: a batch uses its worst row, and a
+//! rate that is not finite keeps the previous one. stable-diffusion.cpp measures from the last *computed*
+//! input and still sums, which counts distances twice.
 
 use candle_core::Tensor;
 use magcache_core::{
@@ -37,14 +39,14 @@ pub struct EasyCache {
     threshold: f64,
 }
 
-/// One slot's state.
+/// The state of one slot.
 #[derive(Debug, Default)]
 pub struct EasyState {
-    /// Input of the pass before, computed or not.
+    /// Input of the previous pass, computed or not.
     previous: Option<Tensor>,
-    /// Of the last computed pass.
+    /// Measurements of the last computed pass.
     anchor: Option<Anchor>,
-    /// Change of the output for a change of the input, by row: the transformation rate, `k`.
+    /// Change of the output per change of the input, by row: the transformation rate `k`.
     rate: Option<Vec<f64>>,
     accumulated: f64,
 }

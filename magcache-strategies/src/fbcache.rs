@@ -1,9 +1,9 @@
-//! First Block Cache: run the first block; if its residual is close to that of the last computed step, replace the
-//! other blocks (`ParaAttention`; diffusers' `FirstBlockCacheConfig`).
+//! First Block Cache: run the first block; if its residual is close to that of the last computed step,
+//! replace the other blocks (`ParaAttention`; diffusers' `FirstBlockCacheConfig`).
 //!
-//! Distances are to the last *computed* step, so drift is bounded. The anchor moves in `tail`: a pass that meant
-//! to reuse and had to compute leaves the state of a computed pass. A metric that is NaN computes; diffusers
-//! skips there.
+//! Distances are to the last *computed* step, so drift is bounded. The anchor moves in `tail`, so that a pass
+//! whose reuse was overruled leaves the state of a computed pass. A NaN metric computes; in diffusers it
+//! skips.
 
 use candle_core::Tensor;
 use magcache_core::{
@@ -79,12 +79,12 @@ pub struct FbCache {
     ema: f64,
 }
 
-/// One slot's state.
+/// The state of one slot.
 #[derive(Debug, Default)]
 pub struct FbState {
-    /// Of the last computed step.
+    /// The compared tensor of the last computed step.
     anchor: Option<Tensor>,
-    /// Of this step, until it is known whether it was computed.
+    /// The compared tensor of this step, until it is known whether the step is computed.
     pending: Option<Tensor>,
     /// The exponential mean.
     mean: Option<f64>,
@@ -105,7 +105,7 @@ impl FbCache {
         seen.index_select(&every, 1)
     }
 
-    /// What is seen, and how far it is from what was seen before.
+    /// The compared tensor of this step, and its distance from `before`.
     fn compare(&self, x: &Head<'_>, before: &Tensor) -> candle_core::Result<(Tensor, f64)> {
         if self.metric == Metric::ResidualRelL1 && self.downsample == 1 {
             return x.front_residual_and_change(before);
@@ -139,7 +139,7 @@ impl TimestepCache for FbCache {
             None => (self.look(x)?, Verdict::compute(Why::NoHistory)),
             Some(anchor) => {
                 let (now, metric) = self.compare(x, anchor)?;
-                // Without a weight the last mean has no say, not even one that is no number.
+                // With zero weight the last mean must not count, even if it is NaN.
                 let before = state.mean.filter(|_| self.ema > 0.0);
                 let mean = before.map_or(metric, |mean| self.ema * mean + (1.0 - self.ema) * metric);
                 state.mean = Some(mean);

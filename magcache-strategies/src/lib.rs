@@ -1,4 +1,4 @@
-//! Caching strategies: one file each, with its configuration, its rule and its state.
+//! Caching strategies: one file each, with configuration, rule and state.
 //!
 //! | strategy | decides from | paper |
 //! |---|---|---|
@@ -6,14 +6,15 @@
 //! | [`teacache`] | how far a signal of the model moved | arXiv 2411.19108 |
 //! | [`fbcache`] | how far the first block's residual moved | `ParaAttention` |
 //! | [`dbcache`] | how far the residual of the first blocks moved | cache-dit |
-//! | [`easycache`] | how far the latents moved, times how much outputs follow inputs | arXiv 2507.02860 |
+//! | [`easycache`] | how far the latents moved, times the output's rate of change | arXiv 2507.02860 |
 //! | [`sencache`] | how far latents and timestep moved, times calibrated sensitivities | arXiv 2602.24208 |
 //! | [`cfg_cache`] | a fixed schedule for the unconditional branch | arXiv 2410.19355 |
 //! | [`schedule`] | a list of steps | |
 //! | [`combine`] | other strategies | |
 //!
-//! `MagCache`, `TeaCache`, `FBCache`, `DBCache` and a schedule act on blocks; `EasyCache`, `SenCache` and the CFG cache
-//! on whole forwards. What stands in for skipped blocks is the other axis: [`taylor`] goes with any of them.
+//! `MagCache`, `TeaCache`, `FBCache`, `DBCache` and a schedule act on blocks; `EasyCache`, `SenCache` and the
+//! CFG cache on whole forwards. The forecast for skipped blocks is chosen independently: [`taylor`] works
+//! with any of them.
 
 pub mod cfg_cache;
 pub mod combine;
@@ -26,7 +27,7 @@ pub mod sencache;
 pub mod taylor;
 pub mod teacache;
 
-/// The strategies that are shown where none is asked for, the one that is tried first in front.
+/// The strategies shown when none is named, the one to try first in front.
 pub const SHOWN: [&str; 3] = ["magcache", "teacache", "fbcache"];
 
 /// Keeps this crate, and so its registrations, in a binary that names nothing else of it.

@@ -1,4 +1,4 @@
-//! A fixed schedule: skips the steps that it is told, as a trace recorded them or a planner chose them.
+//! A fixed schedule: skips a given list of steps, recorded in a trace or chosen by a planner.
 
 use candle_core::Result;
 use magcache_core::{

@@ -1,13 +1,14 @@
-//! SenCache: a first-order bound on how far the prediction has moved since it was last computed, from sensitivities
-//! that are calibrated once (Haghighi and Alahi, "Accelerating Diffusion Model Inference via Sensitivity-Aware
-//! Caching", arXiv 2602.24208).
+//! SenCache: a first-order bound on how far the prediction has moved since it was last computed, from
+//! sensitivities calibrated once (Haghighi and Alahi, "Accelerating Diffusion Model Inference via
+//! Sensitivity-Aware Caching", arXiv 2602.24208).
 //!
-//! `latent(t')·rms(x − x') + timestep(t')·|t − t'| < ε` reuses, primes being the last computed step, whose
-//! sensitivities hold until the next one; the first part of a run has a smaller ε; at most `max_skips` in a row; the
-//! conditional branch decides for the others. The decisions are those of vita-epfl/SenCache (`Wan2.1/sencache.py`,
-//! commit 4bf419b), which has norms on both sides where we have root mean squares: ours is independent of the size of
-//! the latents, theirs has a factor `√elements` in the threshold. What stands in is the paper's: the last computed
-//! prediction. The published script keeps the residual of the blocks instead, and runs embedding and head.
+//! Reuses while `latent(t')·rms(x − x') + timestep(t')·|t − t'| < ε`, with primes for the last computed step,
+//! whose sensitivities apply until the next one. ε is smaller in the first part of a run, at most `max_skips`
+//! steps are skipped in a row, and the conditional branch decides for the others. The decisions equal those
+//! of vita-epfl/SenCache (`Wan2.1/sencache.py`, commit 4bf419b), which uses norms instead of root mean
+//! squares: our ε is independent of the size of the latents, theirs contains a factor `√elements`. A skipped
+//! step repeats the last computed prediction, as in the paper; the published script reuses the residual of
+//! the blocks instead, and runs embedding and head.
 
 use candle_core::Tensor;
 use magcache_core::{
@@ -24,15 +25,16 @@ use magcache_core::{
 };
 use serde::{Deserialize, Serialize};
 
-/// The paper's choice for Wan2.1: ε of the first part of a run, and of the rest.
+/// The paper's choice for Wan2.1: ε for the first part of a run, and for the rest.
 const THRESHOLDS: [f64; 2] = [0.005, 0.07];
 
-/// The keys of `strategy = "sencache"`. What is not given comes from the sensitivities of the table's profile.
+/// The keys of `strategy = "sencache"`. What is not given comes from the sensitivities of the table's
+/// profile.
 #[derive(Debug, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SenCacheConfig {
-    /// Bound of the predicted change (the paper's ε), in units of the prediction. Without it that of the sensitivities, else
-    /// 0.07.
+    /// Bound of the predicted change (the paper's ε), in units of the prediction. Without it that of the
+    /// sensitivities, else 0.07.
     #[schemars(range(min = 0.0), extend("target" = [0, 2]))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threshold: Option<f64>,
@@ -86,7 +88,7 @@ pub struct SenCache {
     sensitivities: Vec<Sensitivity>,
 }
 
-/// One slot's state: where the last computed step was.
+/// The state of one slot: latents and timestep of the last computed step.
 #[derive(Debug, Default)]
 pub struct SenState {
     reference: Option<Reference>,

@@ -1,13 +1,15 @@
-//! `TaylorSeer` as a forecast: what the blocks added is continued as a polynomial through the last computed steps
-//! (Liu et al., "From Reusing to Forecasting: Accelerating Diffusion Models with `TaylorSeers`", arXiv 2503.06923).
+//! `TaylorSeer` as a forecast: the residual is extrapolated by a polynomial through the last computed steps
+//! (Liu et al., "From Reusing to Forecasting: Accelerating Diffusion Models with `TaylorSeers`", arXiv
+//! 2503.06923).
 //!
-//! `order + 1` differences are kept, divided by the numbers of steps that really lie between the computed ones, so
-//! that gaps of any length are continued at the right pace, whoever made them. Until there are as many computed steps
-//! as an order needs, a lower one is used; the first is the last residual itself.
+//! `order + 1` differences are kept, divided by the actual distances between the computed steps, so that gaps
+//! of any length are extrapolated at the right rate, whichever cache caused them. Until enough steps are
+//! computed for an order, a lower one is used; order 0 is the last residual itself.
 //!
-//! For `order` 1 all readings are one. Above it the paper, diffusers 0.42.1 (`hooks/taylorseer_cache.py`) and cache-dit
-//! take backward differences for derivatives at the newest step: `t²` is continued as `t² − k`, `k` steps on. Ours is
-//! Newton's form, which continues every polynomial up to its order exactly on unequal distances as well.
+//! For `order` 1 all dialects agree. For higher orders the paper, diffusers 0.42.1
+//! (`hooks/taylorseer_cache.py`) and cache-dit use backward differences as derivatives at the newest step:
+//! `t²` extrapolates to `t² − k` after `k` steps. Ours is Newton's form, which is exact for every polynomial
+//! up to its order, also at unequal distances.
 
 use candle_core::{DType, Result, Tensor};
 use magcache_core::{
@@ -22,15 +24,16 @@ use magcache_core::{
 };
 use serde::{Deserialize, Serialize};
 
-/// The highest order: each more doubles the weight of rounding and of noise.
+/// The highest order: each additional one doubles the weight of rounding errors and noise.
 pub const MAX_ORDER: usize = 4;
 
 /// What is continued.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Of {
-    /// What the blocks added to their input. The input of the skipped step is the real one, so only the smaller part of
-    /// the output is guessed, and blocks in front, an outer cache or another guidance branch still have their effect.
+    /// What the blocks added to their input. The input of the skipped step is the real one, so only the
+    /// smaller part of the output is guessed, and blocks in front, an outer cache or another guidance branch
+    /// still have their effect.
     #[default]
     Residual,
     /// Their output, whatever enters: diffusers' way.
@@ -98,26 +101,26 @@ inventory::submit! {
     }
 }
 
-/// The state of [`TaylorConfig`], of one slot.
+/// The forecast of [`TaylorConfig`] in one slot.
 #[derive(Debug)]
 pub struct Taylor {
     config: TaylorConfig,
-    /// The computed steps that the differences are made of, newest first.
+    /// The computed steps from which the differences are made, newest first.
     steps: Vec<usize>,
-    /// At the newest step: the values, their first differences, and so on.
+    /// At the newest step: the value, its first difference, and so on.
     differences: Vec<Stored>,
 }
 
 magcache_core::fields!(Taylor { steps, differences } given { config });
 
 impl Taylor {
-    /// Without history. An order above [`MAX_ORDER`] is taken for it.
+    /// A forecast without history. An order above [`MAX_ORDER`] is clamped to it.
     pub fn new(config: TaylorConfig) -> Self {
         let order = config.order.min(MAX_ORDER);
         Self { config: TaylorConfig { order, ..config }, steps: Vec::new(), differences: Vec::new() }
     }
 
-    /// The differences at `step`, at which the blocks gave `value` in f32.
+    /// The differences at `step` with the value `value`, in f32.
     fn differences(&self, step: usize, value: Streams) -> Result<Vec<Streams>> {
         let mut newest = value;
         let mut all = Vec::with_capacity(self.config.order + 1);
@@ -135,7 +138,7 @@ impl Taylor {
         Ok(all)
     }
 
-    /// What the difference of each order is multiplied by at `step`, lowest first.
+    /// The weight of the difference of each order at `step`, lowest first.
     fn weights(&self, step: usize) -> impl Iterator<Item = f64> {
         let newest = self.steps.first().copied().unwrap_or(step);
         let factor = move |(place, from): (usize, &usize)| match self.config.dialect {
@@ -149,7 +152,7 @@ impl Taylor {
         }))
     }
 
-    /// The continued value in f32, of the highest order that gives numbers.
+    /// The extrapolated value in f32, of the highest order whose result is finite.
     fn at(&self, step: usize) -> Result<Option<Streams>> {
         let mut sum: Option<Streams> = None;
         for (difference, weight) in self.differences.iter().zip(self.weights(step)) {
@@ -169,7 +172,7 @@ impl Taylor {
 
 impl Forecast for Taylor {
     fn observe(&mut self, step: usize, x: &Streams, y: &Streams, storage: &StoragePolicy) -> Result<()> {
-        // A run that started again has another past.
+        // A run that started over begins without history.
         let again = self.steps.first().is_some_and(|newest| *newest >= step);
         let own = if again { &Self::new(self.config) } else { &*self };
         let value = match self.config.of {
@@ -206,7 +209,7 @@ impl Forecast for Taylor {
     }
 }
 
-/// In f32, in which all is computed.
+/// The streams in f32, the dtype of all arithmetic here.
 fn full(streams: &Streams) -> Result<Streams> {
     streams.map(|t: &Tensor| t.to_dtype(DType::F32))
 }
@@ -218,7 +221,7 @@ mod tests {
 
     use super::*;
 
-    /// Unequal distances, as caches around and thresholds make them.
+    /// Unequal distances, as outer caches and thresholds produce them.
     const COMPUTED: [usize; 7] = [0, 1, 2, 5, 6, 9, 14];
 
     fn streams(values: &[f32]) -> Streams {
@@ -229,7 +232,8 @@ mod tests {
         streams.image().unwrap().flatten_all().unwrap().to_vec1().unwrap()
     }
 
-    /// After `steps` with residual `f` on an input that moves too; what is forecast `k` steps on, without the input.
+    /// The forecast `k` steps after `steps`, without the input, for a residual `f` on an input that changes
+    /// too.
     fn continued(config: TaylorConfig, f: impl Fn(f32) -> f32, steps: &[usize], k: usize) -> f32 {
         let input = |step: usize| 3.0 - 0.25 * step as f32;
         let mut taylor = Taylor::new(config);
@@ -306,9 +310,9 @@ mod tests {
         let x = streams(&[0.0]);
         taylor.observe(0, &x, &streams(&[-6e4]), &storage).unwrap();
         taylor.observe(1, &x, &streams(&[6e4]), &storage).unwrap();
-        // The difference is above the range of f16, and is stored all the same.
+        // The difference exceeds the range of f16 and is stored nevertheless.
         assert!((values(&taylor.predict(2, &x).unwrap().unwrap())[0] - 1.8e5).abs() < 200.0);
-        // A difference of f32's largest numbers is none in f32 either: the last residual stands in.
+        // A difference of f32's largest numbers is not finite in f32 either: the last residual is used.
         let mut taylor = Taylor::new(TaylorConfig::default());
         taylor.observe(0, &x, &streams(&[-3e38]), &StoragePolicy::default()).unwrap();
         taylor.observe(1, &x, &streams(&[3e38]), &StoragePolicy::default()).unwrap();

@@ -1,9 +1,10 @@
-//! TeaCache: how far a cheap signal moved since the previous step predicts how far the output would move
+//! TeaCache: the change of a cheap signal since the previous step predicts the change of the output
 //! (Liu et al., "Timestep Embedding Tells: It's Time to Cache", arXiv 2411.19108).
 //!
-//! Distances are between consecutive steps, skipped ones included; the accumulator starts again at every computed
-//! step. Equals ali-vilab/TeaCache (commit 7c10efc), with one difference: a distance outside the range that a
-//! fit was made on is clamped to it. Published fits come without a range and are used as they are.
+//! Distances are between consecutive steps, including skipped ones; the accumulator is reset at every
+//! computed step. Equals ali-vilab/TeaCache (commit 7c10efc), with one difference: a distance outside the
+//! range that the fit was made on is clamped to it. Published fits come without a range and are used as they
+//! are.
 
 use candle_core::Tensor;
 use magcache_core::{
@@ -31,11 +32,13 @@ pub enum Policy {
 #[derive(Debug, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TeaCacheConfig {
-    /// Bound of the accumulated, rescaled distance; a larger one skips more. Without it that of the fit, else 0.08.
+    /// Bound of the accumulated, rescaled distance; a larger one skips more. Without it that of the fit, else
+    /// 0.08.
     #[schemars(range(min = 0.0), extend("target" = [0, 2]))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threshold: Option<f64>,
-    /// How a distance is rescaled. Without it by the fit; where there is none, it must be said to be `linear`.
+    /// How a distance is rescaled. Without it by the fit; where there is none, it must be said to be
+    /// `linear`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<Policy>,
     /// A polynomial in place of the profile's fit, highest power first.
@@ -45,7 +48,8 @@ pub struct TeaCacheConfig {
     /// What is compared. Without it that of the fit, else `modulated-input`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signal: Option<Signal>,
-    /// Lowest and highest distance that the polynomial was fitted on; others are clamped to them. Without it those of the fit.
+    /// Lowest and highest distance that the polynomial was fitted on; others are clamped to them. Without it
+    /// those of the fit.
     #[schemars(extend("unless" = { "policy": "linear" }))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fitted_range: Option<[f64; 2]>,
@@ -56,24 +60,24 @@ pub struct TeaCacheConfig {
 pub struct TeaCache {
     /// Bound of the accumulated distance.
     pub threshold: f64,
-    /// What is compared.
+    /// The signal that is compared.
     pub signal: Signal,
-    /// By expert; without one that serves it, the distance itself counts.
+    /// Polynomials by expert; an expert without one uses the distance itself.
     pub rescalings: Vec<Rescaling>,
 }
 
-/// A polynomial of an expert.
+/// The polynomial of an expert.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rescaling {
-    /// Whose steps it is for; those that have no other one without.
+    /// The expert; `None` for all experts without their own polynomial.
     pub expert: Option<Expert>,
-    /// Highest power first.
+    /// Coefficients, highest power first.
     pub coefficients: Vec<f64>,
-    /// Where distances are clamped to.
+    /// The range that distances are clamped to.
     pub fitted_range: Option<[f64; 2]>,
 }
 
-/// One slot's state.
+/// The state of one slot.
 #[derive(Debug, Default)]
 pub struct TeaState {
     previous: Option<Tensor>,
@@ -90,7 +94,7 @@ impl From<&Fit> for Rescaling {
 }
 
 impl Rescaling {
-    /// The predicted change of the output. May be negative: the published polynomials are.
+    /// The predicted change of the output. It can be negative, as with the published polynomials.
     pub fn at(&self, distance: f64) -> f64 {
         let distance = match self.fitted_range {
             Some([low, high]) => distance.clamp(low, high),
@@ -101,13 +105,13 @@ impl Rescaling {
 }
 
 impl TeaCache {
-    /// The expert's own polynomial, or the one that serves every expert.
+    /// The expert's own polynomial, or the one for all experts.
     fn of(&self, expert: Expert) -> Option<&Rescaling> {
         let own = self.rescalings.iter().find(|r| r.expert == Some(expert));
         own.or_else(|| self.rescalings.iter().find(|r| r.expert.is_none()))
     }
 
-    /// The accumulator after a distance in a step of `expert`, and whether it still allows a skip.
+    /// The accumulator after a step of `expert` with this distance, and the verdict.
     pub fn accumulate(&self, expert: Expert, accumulated: f64, distance: f64) -> (f64, Verdict) {
         let accumulated = accumulated + self.of(expert).map_or(distance, |own| own.at(distance));
         (accumulated, Verdict::below(accumulated, self.threshold).metric(distance))
@@ -137,7 +141,7 @@ impl TimestepCache for TeaCache {
             state.previous = Some(now);
             return Ok(Verdict::compute(Why::NoHistory));
         };
-        // The published code has the distance in f32.
+        // The published code computes the distance in f32.
         let distance = f64::from(x.relative_l1(&now, previous)? as f32);
         let (accumulated, verdict) = self.accumulate(step.expert, state.accumulated, distance);
         *state = TeaState { previous: Some(now), accumulated };
@@ -165,7 +169,7 @@ fn fits_of<'a>(cx: &'a BuildCx<'_>) -> Result<Vec<&'a Fit>, ConfigError> {
 impl TeaCacheConfig {
     fn strategy(&self, cx: &BuildCx<'_>) -> Result<(TeaCache, Guards), ConfigError> {
         let fits = fits_of(cx)?;
-        // What fits of several experts have in common is that of the first.
+        // Settings common to the fits of several experts are taken from the first.
         let fit = fits.first();
         let ranged = |r: Rescaling| Rescaling { fitted_range: self.fitted_range.or(r.fitted_range), ..r };
         let rescalings = match &self.coefficients {
@@ -214,7 +218,7 @@ impl TeaCacheConfig {
     }
 }
 
-/// Experts that the table acts in and that no fit serves, where others have one.
+/// An error for experts without a fit, if other experts of the table have one.
 fn without_fit(cache: &TeaCache, cx: &BuildCx<'_>) -> Option<Problem> {
     let all: Vec<Expert> = (0..u8::try_from(cx.model.experts.len()).unwrap_or(u8::MAX)).map(Expert).collect();
     let wanted = if cx.experts.is_empty() { &all } else { cx.experts };

@@ -1,14 +1,14 @@
-"""Times magcache beside diffusers and transformers: the same weights, the same shapes, in turns on the same cores.
+"""Times magcache against diffusers and transformers: the same weights and shapes, in turns on the same cores.
 
     python bench_torch.py path/to/magcache [--rounds 7] [--only wan] [--json FILE]
 
-For every case a model of random weights is written in the layout of its published checkpoints and timed in both. A round is 0.7
-seconds of one program and then of the other, each after a warm-up, and gives one ratio of medians; who goes first changes with the
-rounds. Printed are the smallest, median and largest ratio of all rounds: below 1 magcache is faster. torch runs under
-`inference_mode`, with as many threads as magcache.
+For every case a model with random weights is written in the layout of its published checkpoints and timed in both.
+A round is 0.7 seconds of one program and then of the other, each after a warm-up, and gives one ratio of medians;
+the order alternates between rounds. Printed are the smallest, median and largest ratio of all rounds: below 1
+magcache is faster. torch runs under `inference_mode`, with as many threads as magcache.
 
-What is timed is what a denoising step computes. diffusers projects the text and makes keys and values of it at every step, magcache
-once in a generation: that is in its times and not in magcache's.
+The timed work is that of a denoising step. diffusers projects the text and computes its keys and values at every
+step, magcache once per generation: this is part of diffusers' times and not of magcache's.
 """
 
 import argparse
@@ -130,7 +130,7 @@ CASES = {
 
 
 def timed(run, seconds):
-    """Median of the repetitions that fit into so many seconds, in milliseconds."""
+    """Median time of the repetitions that fit into the given seconds, in milliseconds."""
     run()
     times = []
     end = time.perf_counter() + seconds

@@ -5,15 +5,16 @@
 Dense sampling (the folder's solver and shift; guidance 3 for videos, 3.5 embedded for images) of several prompts and seeds.
 Per branch and step:
 
-* residual = output of the block stack - its input, [tokens, channels], of the image tokens where there are others;
+* residual = output of the block stack - its input, [tokens, channels], only of the image tokens if there are others;
 * ``norm_ratio`` = mean over tokens of |residual_t|_2 / |residual_{t-1}|_2, ``norm_std`` its sample deviation and
-  ``cos_dis`` = mean of 1 - cos(residual_t, residual_{t-1}); the first step, which has no predecessor, has 1, 0, 0;
+  ``cos_dis`` = mean of 1 - cos(residual_t, residual_{t-1}); 1, 0, 0 at the first step, which has no predecessor;
 * distances between consecutive steps, mean|x_t - x_{t-1}| / mean|x_{t-1}|, of the time embedding (``e``), its
-  projection (``e0``), in images of block 0's modulated input (``modulated``) instead, the residual and the hidden states after the blocks; least squares of degree 4 from each signal
-  to each output, coefficients with the highest power first.
+  projection (``e0``) or, for images, block 0's modulated input (``modulated``) instead of both, and of the residual
+  and the hidden states after the blocks; least squares of degree 4 from each signal to each output, coefficients
+  with the highest power first.
 
-Tokens of all prompts and seeds are pooled. Of two experts one curve goes over the whole run; the first step of each has no
-predecessor, and pairs of steps across the boundary are left out of the fits.
+Tokens of all prompts and seeds are pooled. With two experts one curve spans the whole run; the first step of each
+has no predecessor, and pairs of steps across the boundary are excluded from the fits.
 """
 
 import argparse
@@ -43,7 +44,7 @@ PROMPTS = [
     "a purple circle moving down and a white triangle moving right",
 ]
 SEEDS = [0, 1]
-# Prompts of pictures have no motion.
+# Prompts for images have no motion.
 STILL = {"moving", "right", "left", "up", "down"}
 GUIDANCE, EMBEDDED_GUIDANCE = 3.0, 3.5
 STEPS = {"wan2.1-t2v-tiny": 30, "wan2.2-t2v-tiny": 40, "wan2.2-i2v-tiny": 30, "tiny-flux": 28}
@@ -53,7 +54,7 @@ DEGREE = 4
 
 
 class Recorder:
-    """Per branch, what the time embedder and the block stack gave at each step of the current run, and which expert ran."""
+    """Per branch, the outputs of the time embedder and the block stack at each step of the current run, and its expert."""
 
     def __init__(self, transformers):
         self.steps = {}
@@ -164,7 +165,7 @@ def polynomial(rows, signal, output):
 
 
 def rounded(value):
-    """Nine digits of every number in a nest of lists and dictionaries; fits keep all of theirs."""
+    """Rounds every number in nested lists and dictionaries to nine digits; fits keep all digits."""
     if isinstance(value, dict):
         return {key: part if key == "fits" else rounded(part) for key, part in value.items()}
     if isinstance(value, list):
@@ -239,7 +240,7 @@ def main():
             "rows": [list(row.values()) for row in rows],
         },
     }
-    # Single precision is all that was measured.
+    # The measurements have only single precision.
     text = json.dumps(rounded(report), separators=(",", ":"))
     (TINY / f"{args.model}.calibration.json").write_text(text + "\n")
 

@@ -1,16 +1,15 @@
-"""What diffusers' converters make of the tensors of the published Flux transformers, row by row.
+"""How diffusers' converters map the tensors of the published Flux transformers, row by row.
 
     python tests/reference/flux_native_names.py tests/fixtures/flux_native_names.json
 
 Needs torch and diffusers (0.42.1 made the file in the repository). The native names are those of `Flux` in the `model.py`
 that Black Forest Labs publish with FLUX.1 and FLUX.2. The converters are those of `diffusers.loaders.single_file_utils`.
-Every native tensor has as many rows as the published one, and every row its own number, so that the rows of what the
-converters give are found by value. Fails unless all native tensors are used, the converted names and rows are exactly
-those of the diffusers class, and all blocks of a list are treated alike; so the blocks are written once, with `*` for
-their number.
+Every native tensor has as many rows as the published one, and every row its own number, so that the rows of the
+converted tensors are found by value. Fails unless all native tensors are used, the converted names and rows are exactly
+those of the diffusers class, and all blocks of a list are treated alike; therefore blocks are written once, with `*` for their number.
 
-For every native tensor: its shape, and the rows that it holds one after the other: tensor of the diffusers layout, first
-row of it, number of rows.
+For every native tensor: its shape, and where its rows come from, in order: tensor of the diffusers layout, first row
+in it, number of rows.
 """
 
 import json
@@ -25,7 +24,7 @@ from diffusers.loaders.single_file_utils import (
     convert_flux_transformer_checkpoint_to_diffusers,
 )
 
-# What of the published configurations differs from the defaults of the classes.
+# The settings of the published configurations that differ from the defaults of the classes.
 FLUX1 = {"flux1-dev": {"guidance_embeds": True}, "flux1-schnell": {"guidance_embeds": False}}
 KLEIN = {"guidance_embeds": False, "num_layers": 5, "num_single_layers": 20, "num_attention_heads": 24,
          "joint_attention_dim": 7680}
@@ -138,7 +137,7 @@ def main():
         models[name] = recorded(
             Flux2Transformer2DModel, convert_flux2_transformer_checkpoint_to_diffusers, flux2, overrides)
     text = json.dumps(models, separators=(",", ":"), sort_keys=True)
-    # One tensor on each line.
+    # One tensor per line.
     text = re.sub(r'(?<=[{,])("[^"]*":\{"holds")', r"\n\1", text)
     Path(sys.argv[1]).write_text(text + "\n")
 

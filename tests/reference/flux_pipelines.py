@@ -4,11 +4,10 @@
 
 QWEN3.jinja is the chat template of Qwen3, as published with any of its checkpoints. Needs torch, diffusers (0.42.1) and
 transformers (5.23.0). Writes to `tests/fixtures/flux_pipelines`
-  flux1/, flux2/  what several runs share: transformer, autoencoder, the text encoder of FLUX.2; stored in f16
+  flux1/, flux2/  shared by several runs: transformer, autoencoder, the text encoder of FLUX.2; stored in f16
   CASE/           `model_index.json`, the scheduler, `case.json` with the request and where the other parts are, and
                   `golden.safetensors` with the initial noise, the latents after every step and samples of the image
-Text encoders and tokenizers of FLUX.1 are those of `magcache-models/tiny/tiny-flux`, the tokenizer of FLUX.2 that of
-`flux_text`. Pictures are a formula in their coordinates.
+Text encoders and tokenizers of FLUX.1 are those of `magcache-models/tiny/tiny-flux`, the tokenizer of FLUX.2 that of `flux_text`. Images are a formula of their coordinates.
 """
 
 import json
@@ -47,7 +46,7 @@ TINY = FIXTURES.parents[1] / "magcache-models" / "tiny" / "tiny-flux"
 TINY_TEXT = {part: TINY / part for part in ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2")}
 PROMPT, NEGATIVE = "a red circle and a blue square", "a green triangle moving left"
 WIDTH, HEIGHT = 128, 96
-# Of what is large, one value in so many is stored: coprime to every size, so that no row, column or channel is left out.
+# The stride at which large tensors are sampled: coprime to every size, so that every row, column and channel occurs.
 STRIDE = 29
 DYNAMIC = {"shift": 3.0, "use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15}
 ODD, LARGE = (150, 101), (1300, 900)
@@ -77,13 +76,13 @@ def shaken(model, seed):
 
 
 def stored(model, folder):
-    """What the files hold: `half` also rounds what is in none of them, such as the frequencies of rotary embeddings."""
+    """The model as read back from its files: `half` also rounds values that are in no file, such as rotary frequencies."""
     model.half().save_pretrained(folder)
     return type(model).from_pretrained(folder, torch_dtype=torch.float32).eval()
 
 
 def autoencoder(kind, seed, **more):
-    """Five levels, so that even the large pictures of Kontext are few tokens. Latents hardly vary: a sample is the mean."""
+    """Five levels, so that even Kontext's large images are few tokens. Latents hardly vary: a sample is the mean."""
     down, up = ("DownEncoderBlock2D",) * 5, ("UpDecoderBlock2D",) * 5
     torch.manual_seed(seed)
     model = kind(
@@ -94,7 +93,7 @@ def autoencoder(kind, seed, **more):
     last = model.quant_conv if model.quant_conv is not None else model.encoder.conv_out
     last.weight[4:] = 0
     last.bias[4:] = -30
-    # Pixels beyond black and white would be cut and tell nothing.
+    # Pixels beyond black and white would be clipped and show nothing.
     model.decoder.conv_out.weight *= 0.6
     return model
 
@@ -123,8 +122,8 @@ def flux1():
 
 
 def unguided(transformer, folder):
-    """The same network without what embeds the guidance scale: it shares the other one's file."""
-    # Where the other one was read from is no part of it.
+    """The same network without the guidance embedding; it shares the other network's file."""
+    # The path that the other network was read from is not part of the configuration.
     config = {key: value for key, value in transformer.config.items() if key != "_name_or_path"} | {"guidance_embeds": False}
     model = FluxTransformer2DModel.from_config(config).eval()
     _, unused = model.load_state_dict(transformer.state_dict(), strict=False)
@@ -149,7 +148,7 @@ def klein(template):
         tokenizer_file=str(files / "tokenizer.json"), pad_token=end, eos_token="<|im_end|>", model_max_length=131072
     )
     tokenizer.chat_template = template.read_text()
-    # One layer more than the last hidden state that is read, which is not the normed one then.
+    # One layer more than the last hidden state that is read, so that state is not the normalised one.
     config = Qwen3Config(
         vocab_size=len(tokenizer), hidden_size=8, intermediate_size=12, num_hidden_layers=28, num_attention_heads=2,
         num_key_value_heads=1, head_dim=4, max_position_embeddings=1024, tie_word_embeddings=True, rope_theta=1000000.0,
@@ -203,7 +202,7 @@ def make(name, case, family):
     if "true_cfg" in case:
         call |= {"true_cfg_scale": case["true_cfg"], "negative_prompt": NEGATIVE}
     if start:
-        # This pipeline draws the noise itself; as latents it would take what already has the image in it.
+        # This pipeline draws the noise itself; `latents` would have to contain the image already.
         call |= {"strength": case["strength"], "generator": generator}
         noise, scale_noise = None, scheduler.scale_noise
 
@@ -253,10 +252,10 @@ def make(name, case, family):
     recorded = {
         "group": "pipelines", "case": name,
         "parts": {part: os.path.relpath(path, folder) for part, path in sorted(paths.items())},
-        # As in the published models; diffusers reads so many tokens whatever the file says.
+        # As in the published models; diffusers reads that many tokens whatever the file says.
         "max_lengths": {"tokenizer_2": 512} if "tokenizer_2" in paths else {},
         "request": request, "passes": len(timesteps) * (2 if guided else 1),
-        # Kontext enlarges its picture, which rounds 74 of 3 million bytes to the other neighbour than Pillow.
+        # Kontext enlarges its image, which rounds 74 of 3 million bytes differently than Pillow.
         "tolerance": 1e-4 if name == "kontext" else 2e-5,
         "looked_at": "picture" in case and case.get("strength") is None, "like": case.get("like", False),
         "text_tokens": rows, "first": case["steps"] - len(timesteps), "timesteps": timesteps,

@@ -1,12 +1,12 @@
-"""Records what transformers and diffusers make of prompts for Flux: token ids, the chat of FLUX.2 klein, embeddings.
+"""Records how transformers and diffusers process prompts for Flux: token ids, the chat of FLUX.2 klein, embeddings.
 
     python tests/reference/flux_text_fixture.py magcache-models/tiny/tiny-flux QWEN3.jinja tests/fixtures/flux_text
 
 QWEN3.jinja is the chat template of Qwen3, as published with any of its checkpoints or with llama.cpp
 (models/templates/Qwen-Qwen3-0.6B.jinja). Needs torch, diffusers (0.42.1), transformers (5.23.0) and tokenizers. Writes
   clip/            vocab.json, merges.txt and tokenizer_config.json laid out as those of FLUX.1, learned from WORDS
-  qwen3/           a tokenizer with the special tokens of Qwen3 and one token for a byte
-  tokens.json      what CLIPTokenizer, and the template with that tokenizer, make of PROMPTS
+  qwen3/           a tokenizer with the special tokens of Qwen3 and one token per byte
+  tokens.json      the output of CLIPTokenizer, and of the template with that tokenizer, for PROMPTS
   embeds.safetensors  FluxPipeline.encode_prompt of the small model
 """
 
@@ -32,7 +32,7 @@ PROMPTS = [
     "red <|endoftext|> circle <|im_end|> <think>",
     "the red photograph " * 26,
 ]
-# Prompts for the small model: known words, one unknown, too long for its rows.
+# Prompts for the small model: known words, an unknown word, and one that is too long for it.
 FLUX_PROMPTS = ["a red circle", "a cat and a blue square moving left", "a red circle " * 9]
 FLUX_LENGTHS = [8, 17]
 PAIR_LENGTH = 4
@@ -53,7 +53,7 @@ def byte_level(word):
 
 
 def clip_files(folder):
-    """A byte pair encoding of WORDS; bytes that they do not have are unknown."""
+    """A byte pair encoding learned from WORDS; bytes that do not occur in them are unknown."""
     folder.mkdir(parents=True, exist_ok=True)
     split = [tuple(byte_level(word)[:-1]) + (byte_level(word)[-1] + "</w>",) for word in WORDS]
     letters = sorted({piece.removesuffix("</w>") for word in split for piece in word} | set("!()23"))
@@ -84,7 +84,7 @@ def clip_files(folder):
 
 
 def qwen3_files(folder, template):
-    """One token for a byte of ASCII and the special tokens: enough to see where the conversation's parts end."""
+    """One token per ASCII byte and the special tokens: enough to see where the parts of the conversation end."""
     vocab = sorted({byte_level(chr(code)) for code in range(128)})
     tokenizer = Tokenizer(models.BPE({token: i for i, token in enumerate(vocab)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -109,7 +109,7 @@ def clip_rows(tokenizer):
 
 
 def qwen3_rows(tokenizer):
-    """As Flux2KleinPipeline._get_qwen3_prompt_embeds calls the tokenizer."""
+    """Calls the tokenizer as Flux2KleinPipeline._get_qwen3_prompt_embeds does."""
     for prompt in PROMPTS:
         messages = [{"role": "user", "content": prompt}]
         chat = tokenizer.apply_chat_template(

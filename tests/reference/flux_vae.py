@@ -2,7 +2,7 @@
 
     python tests/reference/flux_vae.py magcache-models/tiny/tiny-flux/vae tests/fixtures/vae
 
-Needs torch and diffusers 0.42.1. Inputs are `sin(0.37 i)` for the `i`th value and not stored.
+Needs torch and diffusers 0.42.1. Inputs are `sin(0.37 i)` for the `i`th value and are not stored.
 """
 
 import sys
@@ -22,7 +22,7 @@ def waves(*shape):
 
 
 def both_ways(vae, latents, scale):
-    """Whole, odd and tiled; tiles are four latents every three."""
+    """Whole, odd-sized and tiled; tiles are four latents wide, every three."""
     channels = vae.config.latent_channels
     small = waves(2, 3, 6 * scale, 4 * scale)
     large = waves(1, 3, 7 * scale, 9 * scale)

@@ -1,4 +1,4 @@
-"""Runs of EasyCache, SenCache and FasterCache's CFG-Cache as their publishers decide and rebuild, on a small network.
+"""Runs of the published code of EasyCache, SenCache and FasterCache's CFG-Cache on a small network.
 
     python tests/reference/forward_caches.py EASYCACHE SENCACHE tests/fixtures/forward_caches
 
@@ -7,8 +7,7 @@ EASYCACHE is `EasyCache4Wan2.1/easycache_generate.py` of H-EmbodVis/EasyCache (c
 taken out of each and run, with a network of a few hundred numbers in place of Wan's parts. CFG-Cache is diffusers'
 `FasterCacheDenoiserHook` (0.42.1 made the files in the repository).
 
-Writes runs.safetensors and cases.json. `latents`, `cond`, `uncond`: [steps, channels, frames, height, width], what enters
-each step and what the network gives if it runs. A case has the steps at which the network did not run, by branch, and
+Writes runs.safetensors and cases.json. `latents`, `cond`, `uncond`: [steps, channels, frames, height, width], the input of each step and the network's output if it runs. A case has the steps at which the network did not run, by branch, and
 `<case>.cond`, `<case>.uncond`: what came out at those steps, in order (none for SenCache, whose script keeps another part of the
 network than we do). At the other steps it is the network's prediction, which is checked.
 """
@@ -33,7 +32,7 @@ TEXT = {"cond": 0.8, "uncond": -0.3}
 
 
 def function(path, name):
-    """One function of a script, without the rest of the script."""
+    """One function of a script, without running the rest of it."""
     tree = ast.parse(Path(path).read_text())
     [found] = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name]
     scope = {
@@ -74,7 +73,7 @@ def dense():
 
 
 class Wan:
-    """Wan's parts, such that the blocks together are `network`."""
+    """Replaces Wan's parts so that the blocks together are `network`."""
 
     model_type, freq_dim, dim, text_len, cnt = "t2v", 1, 1, 1, 0
 
@@ -114,7 +113,7 @@ class Wan:
 
 
 def wan_run(forward, run, **state):
-    """The steps at which the network did not run, and what came out."""
+    """The steps at which the network did not run, and the outputs."""
     model = Wan(**state)
     tokens = SHAPE[1] * SHAPE[2] * SHAPE[3]
     skipped, out = {b: [] for b in TEXT}, {b: [] for b in TEXT}
@@ -151,7 +150,7 @@ def sencache(forward, run, table, threshold, early_threshold, max_skips):
 
 
 def cfg_cache(run, interval, start, low_until, high_from, alpha_low, alpha_high):
-    """diffusers' hook, told the step as if it were a timestep that falls from 1000."""
+    """diffusers' hook, given the step as if it were a timestep that falls from 1000."""
     step = [0]
     now = lambda: 1000 - step[0]
     hook = FasterCacheDenoiserHook(

@@ -1,9 +1,9 @@
-"""Small pictures, and what Pillow, diffusers and transformers make of them.
+"""Small images, and how Pillow, diffusers and transformers read and preprocess them.
 
     python tests/reference/image_fixtures.py
 
-Writes `tests/fixtures/images`: files in every format that is read, and `expected.safetensors` with their pixels, scaled
-pictures, frames for a video autoencoder and inputs of the CLIP encoder.
+Writes `tests/fixtures/images`: files in every supported format, and `expected.safetensors` with their pixels, scaled
+images, frames for a video autoencoder and inputs of the CLIP encoder.
 """
 
 import io

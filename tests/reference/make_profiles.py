@@ -3,9 +3,8 @@
     python tests/reference/make_profiles.py            write them
     python tests/reference/make_profiles.py --check    exit 1 if what is committed differs
 
-`constants.json` beside this file holds numbers that were collected from public repositories, each with its source;
-`magcache-models/tiny/*.calibration.json` is what `calibrate_tiny.py` measured, `*.sensitivity.json` what
-`sensitivity_tiny.py` did. Planned schedules at the end of a profile stay as they are. Only the standard library is needed.
+`constants.json` beside this file holds numbers collected from public repositories, each with its source;
+`magcache-models/tiny/*.calibration.json` was measured by `calibrate_tiny.py`, `*.sensitivity.json` by `sensitivity_tiny.py`. Planned schedules at the end of a profile stay as they are. Only the standard library is needed.
 """
 
 import argparse
@@ -28,17 +27,17 @@ WAN_STEPS = {"plain": (1, 1), "ret-steps": (5, 0)}
 
 
 def curve(*ids, variant=None, dialect=None, branches=("cond",), **conditions):
-    """A MagCache curve: one list of constants.json, or one for each of `branches`."""
+    """A MagCache curve: one list from constants.json, or one for each of `branches`."""
     return {"ids": ids, "variant": variant, "dialect": dialect, "branches": branches, **conditions}
 
 
 def fit(id, variant=None, signal="modulated-input", edge=(1, 1), key="coefficients"):
-    """A TeaCache fit: `edge` is the steps that are always computed first and last."""
+    """A TeaCache fit; `edge` is how many first and last steps are always computed."""
     return {"id": id, "variant": variant, "signal": signal, "edge": edge, "key": key}
 
 
 def wan_fits(id):
-    """The plain variant and the one that keeps the first steps and looks at the projected time embedding."""
+    """The plain variant, and the one that computes the first steps and compares the projected time embedding."""
     return [
         fit(id, signal="timestep-embedding", edge=WAN_STEPS["plain"]),
         fit(f"{id}_ret_steps", "ret-steps", signal="timestep-projection", edge=WAN_STEPS["ret-steps"]),
@@ -172,7 +171,7 @@ def value(v):
 
 
 def table(header, entries):
-    """A table without the keys that have nothing to say."""
+    """A table without its empty keys."""
     lines = [f"{key} = {value(v)}" for key, v in entries.items() if v is not None and v != []]
     return "\n".join([header, *lines]) + "\n"
 
@@ -191,7 +190,7 @@ def source(id, facts, notes=()):
 
 
 def recommended(facts):
-    """Settings, the mildest first, which is the default; one that belongs to another project's rule comes last."""
+    """Settings: the mildest first, which is the default; a setting for another project's rule comes last."""
 
     def order(p):
         return "diffusers" in p["label"], p["threshold"], p["K"], -p["retention_ratio"]
@@ -262,7 +261,7 @@ SIGNALS = {
 }
 
 
-# Tolerances of SenCache for the small model, of the first part of a run and of the rest.
+# Tolerances of SenCache for the small model, for the first part of a run and for the rest.
 SENCACHE_THRESHOLDS = [0.1, 0.35]
 
 
@@ -270,7 +269,7 @@ SAMPLERS = {"UniPCMultistepScheduler": "unipc", "FlowMatchEulerDiscreteScheduler
 
 
 def network_sha256(folder):
-    """What `magcache calibrate` calls a checkpoint: a hash over the tensors of the network, in the order of their names."""
+    """How `magcache calibrate` identifies a checkpoint: a hash over the tensors of the network, in order of their names."""
     [file] = folder.glob("*.safetensors")
     data = file.read_bytes()
     (length,) = struct.unpack("<Q", data[:8])
@@ -383,7 +382,7 @@ def documents():
         parts = [head(comment, name, summary), measured_profile(json.loads(calibration.read_text()))]
         if sensitivity.exists():
             parts.append(measured_sensitivity(json.loads(sensitivity.read_text())))
-        # Planned schedules are the program's own, put there by hand: what `calibrate` wrote and `pareto --save` measured.
+        # Planned schedules come from the program (`calibrate` and `pareto --save`) and were inserted by hand.
         written = MODELS / "data" / f"{name}.toml"
         _, marker, plans = written.read_text().partition("[[plan]]") if written.exists() else ("", "", "")
         if marker:

@@ -1,12 +1,11 @@
-"""Miniature Wan checkpoints in the Wan team's layout and the same ones as diffusers and transformers write them.
+"""Miniature Wan checkpoints in the Wan team's layout, and the same ones as written by diffusers and transformers.
 
     python tests/reference/native_fixtures.py WAN21 WAN22 tests/fixtures/native
 
 WAN21 and WAN22 are checkouts of github.com/Wan-Video/Wan2.1 (9737cba) and Wan2.2 (42bf4cf). Needs torch, diffusers and
-transformers (0.42.1 and 5.23.0 made the files in the repository) and einops. Every part is made by the library, its
-tensors get their native names here, and then the Wan team's own module loads those strictly and has to give the library's
-output: names, order and operations are proven by running both. Where diffusers has a converter, it has to give the
-library's names back.
+transformers (0.42.1 and 5.23.0 made the files in the repository) and einops. Every component is created by the library, its tensors get
+their native names here, and then the Wan team's own module loads those strictly and must give the library's output:
+running both verifies names, order and operations. Where diffusers has a converter, it must restore the library's names.
 """
 
 import contextlib
@@ -28,7 +27,7 @@ HEADS, TEXT, IMAGE = 2, 16, 32
 
 
 def attention(q, k, v, q_lens=None, k_lens=None, **_):
-    """Stands for flash attention, `[batch, tokens, heads, channels]`."""
+    """Replaces flash attention, `[batch, tokens, heads, channels]`."""
     if k_lens is not None:
         assert all(n == k.shape[1] for n in k_lens)
     out = F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v)))
@@ -36,7 +35,7 @@ def attention(q, k, v, q_lens=None, k_lens=None, **_):
 
 
 def official(checkout, *names):
-    """Modules of `wan/modules`, without the package's own imports."""
+    """Modules of `wan/modules`, without running the package's imports."""
     for name in [n for n in sys.modules if n == "wan" or n.startswith("wan.")]:
         del sys.modules[name]
     for name in ("wan", "wan.modules"):
@@ -51,7 +50,7 @@ def official(checkout, *names):
     sys.modules["wan.modules.attention"] = flash
     for name in ("torchvision", "torchvision.transforms"):
         sys.modules.setdefault(name, types.ModuleType(name))
-    # Defaults of their functions ask for a GPU.
+    # The defaults of their functions need a GPU.
     torch.cuda.current_device = lambda: "cpu"
     return [importlib.import_module(f"wan.modules.{name}") for name in names]
 
@@ -63,7 +62,7 @@ def shaken(model):
             p.copy_(torch.randn_like(p) * (0.4 if p.dim() > 1 else 0.2) + (1.0 if "norm" in name and p.dim() == 1 else 0.0))
             if p.dim() > 1:
                 p.mul_(min(1.0, 2 / p[0].numel() ** 0.5))
-            # Values that 16 bits hold, so that files are small and both layouts equal.
+            # Values that 16 bits can hold, so that files are small and both layouts are equal.
             p.copy_(p.bfloat16().float())
     return model.eval()
 
@@ -75,7 +74,7 @@ def agree(what, ours, theirs):
 
 
 def renamed(state, table):
-    """The state with the first pattern of the table that matches each name replaced."""
+    """The state, with each name rewritten by the first pattern of the table that matches it."""
     out = {}
     for name, tensor in state.items():
         for pattern, native in table:
@@ -158,7 +157,7 @@ def transformer(out, native_out, checkout, seed, model_type, in_dim, out_dim, im
         arguments["y"] = [y[0]]
     tokens = 2 * 2 * 2
     with torch.no_grad():
-        # Their code casts to bf16 where it says so; here everything stays f32.
+        # Their code casts to bf16 explicitly; here everything stays f32.
         with disabled_autocast():
             t = torch.tensor([500.0])
             got = theirs([latents[0]], t=t, context=[text[0]], seq_len=tokens, **arguments)[0]
@@ -301,7 +300,7 @@ CLIP = [(r"patch_embedding\.weight", "patch_embedding.weight"), (r"pre_layrnorm\
 
 
 def image_encoder(out, native_file, checkout, seed):
-    """A vision tower with as many heads as the published one, which its file does not state."""
+    """A vision tower with as many heads as the published one: its file does not state the number."""
     torch.manual_seed(seed)
     (clip,) = official(checkout, "clip")
     clip.flash_attention = attention
@@ -337,7 +336,7 @@ def image_encoder(out, native_file, checkout, seed):
     pixels = torch.randn(1, 3, 12, 12)
     with torch.no_grad():
         agree("clip", theirs(pixels, use_31_block=True), ours(pixels, output_hidden_states=True).hidden_states[-2])
-    # The published file has the text tower and the temperature too.
+    # The published file also contains the text tower and the temperature.
     native["textual.token_embedding.weight"] = torch.randn(3, 2)
     native["log_scale"] = torch.tensor(2.6593)
     native_file.parent.mkdir(parents=True, exist_ok=True)
@@ -361,7 +360,7 @@ def main():
     wan21, wan22, out = sys.argv[1], sys.argv[2], Path(sys.argv[3])
     network = ["diffusers", "WanTransformer3DModel"]
 
-    # The models of Wan2.1 and the A14B share one autoencoder, those that see an image one image encoder.
+    # The models of Wan2.1 and the A14B share one autoencoder, those with image input share one image encoder.
     def common(name, seed, shift=5.0):
         ours, native = out / name / "diffusers", out / name / "native"
         scheduler(ours / "scheduler", shift)

@@ -1,11 +1,11 @@
-"""Miniature image autoencoders in the layout of Black Forest Labs and the same ones as diffusers writes them.
+"""Miniature image autoencoders in the layout of Black Forest Labs, and the same ones as written by diffusers.
 
     python tests/reference/native_flux_vae.py FLUX1 FLUX2 tests/fixtures/native
 
 FLUX1 and FLUX2 are `src/flux/modules/autoencoder.py` of github.com/black-forest-labs/flux (802fb47) and
 `src/flux2/autoencoder.py` of github.com/black-forest-labs/flux2 (ab7cca6). Needs torch, diffusers (0.42.1 made the files in
-the repository) and einops. diffusers makes the model, its tensors get their native names here, and then the team's own
-module loads those strictly and has to give diffusers' latents and images; diffusers' converter has to give its names back.
+the repository) and einops. diffusers creates the model, its tensors get their native names here, and then the team's own
+module loads those strictly and must give diffusers' latents and images; diffusers' converter must restore its names.
 """
 
 import importlib.util
@@ -22,7 +22,7 @@ GROUPS = 2
 
 
 def official(file, name):
-    """A team's module, with as many groups in its norms as the miniatures have: there are 32 in its source."""
+    """A team's module, with the miniatures' number of groups in its norms instead of the 32 in its source."""
     spec = importlib.util.spec_from_file_location(name, file)
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -33,7 +33,7 @@ def official(file, name):
 
 
 def names(levels):
-    """Patterns of diffusers' names, and the native names."""
+    """Patterns for diffusers' names, with the native names."""
     end = r"(weight|bias)"
     table = [(r"bn\.(\w+)", r"bn.\1"), (rf"(en|de)coder\.conv_(in|out)\.{end}", r"\1coder.conv_\2.\3"),
              (rf"(en|de)coder\.conv_norm_out\.{end}", r"\1coder.norm_out.\2"),
@@ -90,7 +90,7 @@ def write(out, ours, tensors):
 
 
 def half(tensors):
-    """In 16 bits, which hold the values; the statistics of the latents stay as they are."""
+    """Converts to 16 bits, which hold the values exactly; the statistics of the latents stay as they are."""
     return {n: t.contiguous().clone() if n.startswith("bn.") else t.bfloat16().contiguous() for n, t in tensors.items()}
 
 

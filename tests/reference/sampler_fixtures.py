@@ -3,7 +3,7 @@ schedules, UniPC of order 3 on few steps, Euler with shifts by resolution on its
 
     python tests/reference/sampler_fixtures.py tests/fixtures/samplers
 
-Needs torch and diffusers (0.42.1 recorded the files in the repository). One folder per case: case.json says the calls,
+Needs torch and diffusers (0.42.1 recorded the files in the repository). One folder per case: case.json has the calls,
 golden.safetensors holds latents0, noise, sigmas, timesteps and trajectory of each.
 """
 

@@ -5,8 +5,8 @@
 At the states (x_i, t_i) of dense runs (the prompts, seeds and settings of `calibrate_tiny.py`), for the conditional
 branch f, with the next state of the same run:
 
-* ``latent`` = |f(x_{i+1}, t_i) - f(x_i, t_i)| / |x_{i+1} - x_i|, L2 norms over all elements: no unit;
-* ``timestep`` = rms(f(x_i, t_{i+1}) - f(x_i, t_i)) / |t_{i+1} - t_i|: per training step, after the last one t = 0.
+* ``latent`` = |f(x_{i+1}, t_i) - f(x_i, t_i)| / |x_{i+1} - x_i|, L2 norms over all elements: dimensionless;
+* ``timestep`` = rms(f(x_i, t_{i+1}) - f(x_i, t_i)) / |t_{i+1} - t_i|: per training step, with t = 0 after the last one.
 
 These are the finite differences of vita-epfl/SenCache (Wan2.1/sensitivity_calculation.py, commit 4bf419b) with two
 differences: the states are those of a sampled run instead of noised videos, so no data set is needed, and the second
@@ -25,7 +25,7 @@ from diffusers import WanPipeline
 
 
 def conditional_calls(pipeline, prompt, seed):
-    """The keyword arguments of every conditional forward of a dense run, and the latents after the last step."""
+    """The keyword arguments of every conditional forward in a dense run, and the latents after the last step."""
     calls, branch = [], [None]
     enter = pipeline.transformer.cache_context
 

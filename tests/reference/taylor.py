@@ -3,8 +3,8 @@
     python tests/reference/taylor.py tests/fixtures/taylor
 
 Runs `TaylorSeerState` of diffusers 0.42.1 (`hooks/taylorseer_cache.py`) as its hook does: the step is counted at every call,
-computed steps update it, the others predict. Writes runs.safetensors: `values` [steps, tokens, channels], what the module
-gives at each step if it runs, and for each case what comes out; and cases.json: order, stored dtype and computed steps.
+computed steps update it, the others predict. Writes runs.safetensors: `values` [steps, tokens, channels], the module's
+output at each step if it runs, and the output of each case; and cases.json: order, stored dtype and computed steps.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Records what transformers and diffusers make of prompts: cleaned text, token ids, embeddings and distance buckets.
+"""Records how transformers and diffusers process prompts: cleaned text, token ids, embeddings and distance buckets.
 
     python tests/reference/tokenizer_fixture.py magcache-models/tiny/wan2.1-t2v-tiny tests/fixtures/tokenizer
 
@@ -6,7 +6,7 @@ Needs torch, diffusers (0.42.1), transformers (5.23.0), ftfy, sentencepiece and 
   wan_tiny.json              the tokenizer of the small model
   wan_tiny.safetensors       embeddings of its text encoder, as the Wan pipeline feeds them to the transformer
   unigram/tokenizer*.json    a SentencePiece unigram tokenizer laid out like UMT5's, trained on the sentences below
-  unigram.json               and what it makes of the prompts
+  unigram.json               its output for the prompts
   buckets.json               relative position buckets for the sizes of the published models
 """
 

@@ -1,4 +1,4 @@
-"""Small files of `torch.save` in every form that the reader knows, and in some that it has to refuse.
+"""Small files written by `torch.save` in every form that the reader supports, and in some that it must refuse.
 
     python tests/reference/torch_fixtures.py tests/fixtures/torch
 
@@ -63,7 +63,7 @@ def main():
     with zipfile.ZipFile(out / "state_dict.pth") as whole, zipfile.ZipFile(out / "compressed.pth", "w") as packed:
         for entry in whole.infolist():
             packed.writestr(entry.filename, whole.read(entry.filename), zipfile.ZIP_DEFLATED)
-    # What a file above 4 GiB has: sizes and offsets in their 64-bit form.
+    # Files above 4 GiB have sizes and offsets in their 64-bit form.
     with zipfile.ZipFile(out / "state_dict.pth") as whole, zipfile.ZipFile(out / "zip64.pth", "w") as large:
         for entry in whole.infolist():
             with large.open(zipfile.ZipInfo(entry.filename), "w", force_zip64=True) as target:

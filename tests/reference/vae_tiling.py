@@ -3,7 +3,7 @@
     python tests/reference/vae_tiling.py tests/fixtures/golden/vaes/wan22_vae tests/fixtures/vae/wan22_tiling.safetensors
 
 Needs torch, diffusers (0.42.1 made the file in the repository) and safetensors. Writes `decode.z`, `decode.sample` and
-`encode.moments`; the video that is encoded is `sin(0.37 i)` for its `i`th value, shape [1, 3, 5, 96, 112].
+`encode.moments`; the encoded video is `sin(0.37 i)` for its `i`th value, shape [1, 3, 5, 96, 112].
 """
 
 import sys

@@ -2,7 +2,7 @@
 
     python tests/reference/wan_pipelines.py
 
-Writes `tests/fixtures/pipelines/CASE`: the transformers, `model_index.json`, the scheduler, pictures, `case.json` with the request,
+Writes `tests/fixtures/pipelines/CASE`: the transformers, `model_index.json`, the scheduler, images, `case.json` with the request,
 and `golden.safetensors` with the initial noise and the latents after the last step. Text encoder, tokenizer and, where none is
 named here, the autoencoder are those of `magcache-models/tiny/wan2.1-t2v-tiny`; CLIP and the residual autoencoder are golden cases.
 """
@@ -93,7 +93,7 @@ def make(name, case):
         processor = CLIPImageProcessor(size={"shortest_edge": size}, crop_size=crop)
         parts |= {"image_encoder": encoder, "image_processor": processor}
     pictures = [picture(seed + i, width, height) for i in range(case.get("pictures", 0))]
-    # A class for pictures wants one: text alone runs through the other class, as its users do it.
+    # The image-to-video class requires an image: text alone runs through the other class, as users do.
     pipeline = (WanImageToVideoPipeline if pictures else WanPipeline)(**parts)
     pipeline.set_progress_bar_config(disable=True)
 

@@ -1,4 +1,4 @@
-//! A real Chromium without a window, driven over two pipes with the `DevTools` protocol.
+//! A headless Chromium, driven over two pipes with the `DevTools` protocol.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -22,13 +22,13 @@ pub(crate) struct Browser {
     to: File,
     from: Receiver<Value>,
     next: u64,
-    /// What came beside answers.
+    /// Events that arrived between answers.
     pub(crate) events: Vec<Value>,
     session: Option<String>,
     _profile: TempDir,
 }
 
-/// Where a Chromium is; none, with a notice, on machines without one and in CI.
+/// The path of a Chromium; `None`, with a notice, if there is none or in CI.
 pub(crate) fn chromium() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
@@ -45,12 +45,12 @@ pub(crate) fn chromium() -> Option<PathBuf> {
 }
 
 impl Browser {
-    /// Starts one with a page that is empty yet.
+    /// Starts a browser with an empty page.
     pub(crate) fn start(program: &Path) -> Self {
         let profile = tempfile::tempdir().unwrap();
         let [to, from] = ["to", "from"].map(|name| profile.path().join(name));
         assert!(Command::new("mkfifo").args([&to, &from]).status().unwrap().success());
-        // The protocol's pipes are the descriptors 3 and 4, which a shell can open without unsafe code.
+        // The protocol uses file descriptors 3 and 4, which a shell can open without unsafe code.
         let child = Command::new("sh")
             .args(["-c", "exec \"$0\" \"$@\" 3<to 4>from"])
             .arg(program)
@@ -67,7 +67,7 @@ impl Browser {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        // In the shell's order, as each open waits for the other side.
+        // Open in the shell's order, because each open waits for the other end.
         let to = OpenOptions::new().write(true).open(to).unwrap();
         let from = BufReader::new(File::open(from).unwrap());
         let (sender, receiver) = mpsc::channel();
@@ -92,7 +92,7 @@ impl Browser {
         browser
     }
 
-    /// Opens a file and waits until all of it is there.
+    /// Opens a file and waits until it has loaded completely.
     pub(crate) fn open(&mut self, page: &Path) {
         let url = format!("file://{}", fs::canonicalize(page).unwrap().display());
         self.events.clear();
@@ -119,7 +119,7 @@ impl Browser {
         }
     }
 
-    /// The value of an expression, a promise's when it is kept.
+    /// The value of an expression; a promise is awaited.
     #[track_caller]
     pub(crate) fn value(&mut self, expression: &str) -> Value {
         let params = json!({ "expression": expression, "awaitPromise": true, "returnByValue": true });
@@ -162,7 +162,7 @@ impl Browser {
         }
     }
 
-    /// Gives the window a size, a phone's below 600 pixels.
+    /// Sets the size of the window; below 600 pixels it acts as a phone.
     pub(crate) fn resize(&mut self, width: u32, height: u32) {
         let phone = width < 600;
         let params = json!({ "width": width, "height": height, "deviceScaleFactor": 2, "mobile": phone });

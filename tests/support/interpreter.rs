@@ -1,7 +1,7 @@
-//! The rules of hooks, decisions, storage and failures, read off the documents and written down a second time: slow, whole
-//! states copied wherever something may have to be undone, and no line shared with the chain.
+//! The rules of hooks, decisions, storage and failures, implemented a second time from the documents: slow,
+//! copying whole states wherever something may have to be undone, and sharing no code with the chain.
 //!
-//! Streams are always apart here: an image and, on models that have it, a text.
+//! The streams are always separate here: an image and, on models that have one, a text.
 
 use std::{cell::RefCell, collections::BTreeMap, ops::Range};
 
@@ -17,7 +17,7 @@ pub(crate) struct Flow {
     pub(crate) text: Option<Tensor>,
 }
 
-/// What a module makes of its input, given its name.
+/// The output of a module for its input, given its name.
 pub(crate) type Inner<'m> =
     &'m mut dyn FnMut(&str, Tensor, &dyn Fn(&Tensor) -> Result<Tensor>) -> Result<Tensor>;
 
@@ -27,7 +27,7 @@ pub(crate) trait Model {
     fn block(&self, i: usize, x: Flow, step: &Step, branch: Branch, inner: Inner<'_>) -> Result<Flow>;
 }
 
-/// A decision.
+/// One decision.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Line {
     pub(crate) step: usize,
@@ -38,26 +38,26 @@ pub(crate) struct Line {
     pub(crate) module: Option<String>,
     pub(crate) replaced: bool,
     pub(crate) why: &'static str,
-    /// Held by all other slots.
+    /// Bytes held by all other slots.
     pub(crate) bytes: usize,
 }
 
-/// Causes that no ring decided for itself.
+/// Reasons that a ring did not decide itself.
 const IMPOSED: [&str; 3] = ["forced", "window", "outer-cache"];
 
-/// Whose state it is: ring, first and last block, expert, branch.
+/// The owner of a slot: ring, first and last block, expert, branch.
 type Key = (usize, usize, usize, u8, String);
 
-/// What is known in one slot.
+/// The content of one slot.
 #[derive(Clone, Default)]
 struct Slot {
-    /// Computed steps that were learned from: what went in and what came out.
+    /// Computed steps that were learned from: step, input and output.
     facts: Vec<(usize, Flow, Flow)>,
-    /// Residual of the front blocks at the last fact, and at the last look.
+    /// Residual of the front blocks at the last fact; `pending` is the one most recently seen.
     anchor: Option<Tensor>,
     pending: Option<Tensor>,
     consecutive: usize,
-    /// What the conditional branch gave at a step, and whether all of it really ran.
+    /// The output of the conditional branch at a step, and whether all of it was computed.
     lead: Option<(usize, Flow, bool)>,
     written: usize,
     step: usize,
@@ -70,7 +70,7 @@ struct State {
     slots: BTreeMap<Key, Slot>,
     log: Vec<Line>,
     step: usize,
-    /// After the last step of each expert that was seen.
+    /// One past the last step of each expert seen so far.
     ends: BTreeMap<u8, usize>,
     clock: usize,
     evicted: usize,
@@ -79,7 +79,7 @@ struct State {
 /// A model and the rings around it.
 pub(crate) struct Interpreter<'m> {
     pub(crate) model: &'m dyn Model,
-    /// The first is the outermost at its level.
+    /// Outermost first at each level.
     pub(crate) rings: Vec<Ring>,
     pub(crate) storage: Option<DType>,
     pub(crate) budget: Option<usize>,
@@ -94,14 +94,14 @@ struct Pass<'p> {
     branch: Branch,
 }
 
-/// What rings surround, and how it runs.
+/// What rings surround, and how to run it.
 enum Level<'l> {
     Forward(&'l dyn Fn(Flow, bool) -> Result<(Flow, bool)>),
     Blocks,
     Module(&'l str, &'l dyn Fn(&Tensor) -> Result<Tensor>),
 }
 
-/// What stands in starts from this.
+/// What the replacement is computed from.
 enum Basis {
     From(Flow, bool),
     Nobody(&'static str),
@@ -120,7 +120,7 @@ impl<'m> Interpreter<'m> {
         self.state.borrow().evicted
     }
 
-    /// Lets `attempt` run and takes back everything that it changed.
+    /// Runs `attempt` and rolls back everything that it changed.
     pub(crate) fn undone<R>(&self, attempt: impl FnOnce() -> R) -> R {
         let before = self.state.borrow().clone();
         let out = attempt();
@@ -128,7 +128,8 @@ impl<'m> Interpreter<'m> {
         out
     }
 
-    /// A whole forward. One that fails has decided nothing, and the next step of its branch finds nothing to reuse.
+    /// A whole forward. If it fails, nothing is decided, and the next step of its branch finds nothing to
+    /// reuse.
     pub(crate) fn forward(
         &self,
         step: &Step,
@@ -179,14 +180,15 @@ impl<'m> Interpreter<'m> {
         all.filter(|(_, ring)| level(&ring.place) && acts(ring)).map(|(i, _)| i).collect()
     }
 
-    /// The part of `blocks` that a ring surrounds; empty, at its start or end, where there is none.
+    /// The part of `blocks` that a ring surrounds; an empty range at the start or end if there is none.
     fn part(&self, ring: usize, blocks: &Range<usize>) -> Range<usize> {
         let Place::Blocks(at) = &self.rings[ring].place else { return blocks.clone() };
         let start = at.start.clamp(blocks.start, blocks.end);
         start..at.end.clamp(start, blocks.end)
     }
 
-    /// What lies before the first ring's part, the ring, what lies after it; without a ring the thing itself.
+    /// Runs what lies before the first ring's part, the ring, and what lies after it; without a ring, the
+    /// blocks.
     fn around(
         &self,
         pass: &Pass<'_>,
@@ -232,7 +234,7 @@ impl<'m> Interpreter<'m> {
         Ok((x, exact))
     }
 
-    /// One ring: decides, and runs or replaces what lies between its front and its back.
+    /// One ring: decides, and runs or replaces what lies between its front and back.
     fn ring(
         &self,
         pass: &Pass<'_>,
@@ -302,7 +304,7 @@ impl<'m> Interpreter<'m> {
         }
     }
 
-    /// Whether to replace, and why.
+    /// Whether to replace, and the reason.
     fn verdict(
         &self,
         pass: &Pass<'_>,
@@ -357,7 +359,7 @@ impl<'m> Interpreter<'m> {
         })
     }
 
-    /// What stands in, of what the facts say.
+    /// The replacement that follows from the facts.
     fn guess(
         &self,
         pass: &Pass<'_>,
@@ -392,12 +394,12 @@ impl<'m> Interpreter<'m> {
         Ok(Some(Flow { image, text }))
     }
 
-    /// As it comes back from where it is kept.
+    /// A tensor after a round trip through the storage dtype.
     fn stored(&self, t: &Tensor) -> Result<Tensor> {
         self.storage.map_or_else(|| Ok(t.clone()), |dtype| t.to_dtype(dtype)?.to_dtype(DType::F32))
     }
 
-    /// Puts a slot back; at the end of its pass, what is over the budget goes.
+    /// Puts a slot back; at the end of its pass, slots are evicted until the budget is met.
     fn keep(&self, pass: &Pass<'_>, key: Key, slot: Slot, end: bool) {
         let mut state = self.state.borrow_mut();
         state.clock += 1;
@@ -434,7 +436,7 @@ impl<'m> Interpreter<'m> {
         facts + state + slot.lead.as_ref().map_or(0, |(_, y, _)| flow(y, 4, true))
     }
 
-    /// Tells every ring inside that what it surrounds was replaced.
+    /// Notifies every ring inside that what it surrounds was replaced.
     fn tell(&self, pass: &Pass<'_>, rings: &[usize], level: &Level<'_>, blocks: Range<usize>) {
         let Some((first, inner)) = rings.split_first() else {
             if let Level::Blocks = level {

@@ -21,7 +21,7 @@ pub(crate) fn strategies() -> Vec<&'static StrategyInfo> {
     meta::strategies()
 }
 
-/// Reuses at the steps that it was told, wherever there is something to reuse.
+/// Reuses at the given steps, wherever there is something to reuse.
 #[derive(Clone, Debug)]
 pub(crate) struct Script {
     pub(crate) reuse: Vec<usize>,
@@ -37,7 +37,7 @@ impl Script {
         Self { window: Window { front, back }, ..self }
     }
 
-    /// As a hook that keeps the text stream.
+    /// Returns a hook that keeps the text stream.
     pub(crate) fn hook(self, id: u16) -> Arc<dyn BlockHook> {
         self.hook_with(id, Arc::new(ResidualConfig {}), Guards::default())
     }
@@ -65,7 +65,7 @@ impl TimestepCache for Script {
     }
 }
 
-/// An observer: writes down what it sees and changes nothing.
+/// An observer that records what it sees and changes nothing.
 #[derive(Clone, Debug)]
 pub(crate) struct Witness(pub(crate) &'static str, pub(crate) Arc<Mutex<Vec<String>>>);
 
@@ -90,12 +90,12 @@ impl BlockHook for Witness {
     }
 }
 
-/// What witnesses wrote since the last time.
+/// What witnesses recorded since the last call.
 pub(crate) fn said(notes: &Mutex<Vec<String>>) -> Vec<String> {
     std::mem::take(&mut *notes.lock().unwrap())
 }
 
-/// A strategy's table as a hook around the whole of a toy.
+/// A hook for a strategy's table around all of a toy.
 pub(crate) fn hook_of(
     info: &StrategyInfo,
     text: &str,
@@ -119,7 +119,8 @@ pub(crate) fn hook_of(
     }
 }
 
-/// Whether `outer` would leave blocks without block 0 to `inner`, which asks the model for signals: no plan has that.
+/// Whether `outer` would leave blocks without block 0 to `inner`, which needs signals of the model: plans
+/// refuse that.
 pub(crate) fn cuts_off(outer: &StrategyInfo, inner: &StrategyInfo) -> bool {
     let cache = |info| match Bench::new(info, Toy::image(12)).strategy() {
         Some(Strategy::Cache(cache, _)) => Some((cache.any_window(), cache.any_uses_signals())),
@@ -128,8 +129,8 @@ pub(crate) fn cuts_off(outer: &StrategyInfo, inner: &StrategyInfo) -> bool {
     matches!((cache(outer), cache(inner)), (Some((window, _)), Some((_, true))) if window != Window::default())
 }
 
-/// Two strategies that may skip nothing around all blocks of a model, or around its forward where that is their level. No
-/// plan has two around the same blocks; a chain built by hand can.
+/// Two strategies that may skip nothing, around all blocks of a model or around its forward, whichever is
+/// their level. No plan has two around the same blocks; a chain built by hand can.
 pub(crate) fn idle_chain(
     [outer, inner]: [&StrategyInfo; 2],
     model: &ModelMeta,

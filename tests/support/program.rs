@@ -1,4 +1,4 @@
-//! The program, as its tests start it.
+//! Helpers to run the program in tests.
 
 use std::{
     fs,
@@ -12,7 +12,7 @@ pub(crate) fn magcache(args: &[&str], folder: &Path) -> Output {
     Command::new(env!("CARGO_BIN_EXE_magcache")).args(args).current_dir(folder).output().unwrap()
 }
 
-/// What a run that succeeds says with `--json`.
+/// The `--json` document of a successful run.
 #[track_caller]
 pub(crate) fn answer(args: &[&str], folder: &Path) -> Value {
     let out = magcache(&[args, &["--json"]].concat(), folder);
@@ -20,13 +20,13 @@ pub(crate) fn answer(args: &[&str], folder: &Path) -> Value {
     serde_json::from_slice(&out.stdout).unwrap()
 }
 
-/// The files of a folder and of those in it.
+/// All files below a folder.
 pub(crate) fn files(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
 }
 
-/// A copy of a folder that may be changed.
+/// Copies a folder, so that a test may change it.
 pub(crate) fn copy(from: &Path, to: &Path) {
     for file in files(from) {
         let copy = to.join(file.strip_prefix(from).unwrap());
@@ -40,7 +40,7 @@ pub(crate) fn tiny(model: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../magcache-models/tiny").join(model)
 }
 
-/// Bad input: exit code 2, this in the message, nothing written.
+/// Asserts that the input is refused: exit code 2, these words in the message, nothing written.
 #[track_caller]
 pub(crate) fn refused(args: &[&str], folder: &Path, expected: &[&str]) {
     let before = files(folder);

@@ -1,4 +1,4 @@
-//! What a random plan is made of, for the chain and for the interpreter alike.
+//! The parts of a random plan, for the chain and the interpreter alike.
 
 use std::ops::Range;
 
@@ -10,12 +10,12 @@ pub(crate) enum Place {
     Forward,
 }
 
-/// When a ring replaces what is inside.
+/// When a ring replaces its content.
 #[derive(Clone, Debug)]
 pub(crate) enum When {
-    /// At these steps, by branch: cond, others.
+    /// At these steps: those of cond, and those of the other branches.
     Steps(Vec<usize>, Vec<usize>),
-    /// While the residual of its front blocks is nearer to that of the last computed step than this.
+    /// While the residual of its front blocks is closer than this to that of the last computed step.
     Near(f64),
 }
 
@@ -38,10 +38,10 @@ pub(crate) struct Ring {
     pub(crate) last_steps: usize,
     pub(crate) max_skips: Option<usize>,
     pub(crate) max_total: Option<usize>,
-    /// The other branches take the conditional one's decision.
+    /// The other branches follow the conditional one's decision.
     pub(crate) follows: bool,
     /// The other branches are rebuilt from the conditional one.
     pub(crate) leader: bool,
-    /// Empty: in the steps of every expert.
+    /// Empty means all experts.
     pub(crate) experts: Vec<u8>,
 }

@@ -35,7 +35,8 @@ pub(crate) struct Demo {
 pub(crate) struct Compare {
     /// Strategies with their profile's defaults, replay:TRACE, or configuration files; NAME=... names one
     ///
-    /// Without any, the caches of --config or --cache or a planned target, or else magcache, teacache and fbcache.
+    /// Without any, the caches of --config or --cache or a planned target, or else magcache, teacache and
+    /// fbcache.
     #[arg(value_name = "STRATEGY|FILE.toml")]
     pub(crate) configs: Vec<String>,
     #[command(flatten)]

@@ -14,7 +14,8 @@ pub(crate) struct Profile {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ProfileKind {
-    /// What two profiles say differently, and what caches would do differently for it; exit code 1 if they differ
+    /// What two profiles say differently, and what caches would do differently for it; exit code 1 if they
+    /// differ
     Diff(ProfileDiff),
 }
 

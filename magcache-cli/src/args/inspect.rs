@@ -26,8 +26,8 @@ pub(crate) struct List {
     /// Prints a configuration of this strategy that parses
     #[arg(long, value_name = "STRATEGY")]
     pub(crate) example: Option<String>,
-    /// Every key of a strategy, a forecast or a table of the configuration, with type, default, range and meaning; of all of
-    /// them without a name
+    /// Every key of a strategy, a forecast or a table of the configuration, with type, default, range and
+    /// meaning; of all of them without a name
     #[arg(long, value_name = "NAME", num_args = 0..=1, default_missing_value = "", conflicts_with = "example")]
     pub(crate) keys: Option<String>,
     /// The same for all of them, as the page in the documentation
@@ -37,7 +37,8 @@ pub(crate) struct List {
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Inspect {
-    /// The name of an embedded model, a model folder, a component folder or a safetensors file; the default model without
+    /// The name of an embedded model, a model folder, a component folder or a safetensors file; the default
+    /// model without
     #[arg(value_name = "NAME|DIR|FILE")]
     pub(crate) path: Option<PathBuf>,
     /// Lists every tensor

@@ -31,7 +31,8 @@ pub(crate) struct Calibrate {
     pub(crate) sampling: Sampling,
     #[command(flatten)]
     pub(crate) runs: Runs,
-    /// Rehearses each step with the residuals of so many steps before it, for planned schedules; 0 plans none. Each costs as much as a skipped step
+    /// Rehearses each step with the residuals of so many steps before it, for planned schedules; 0 plans
+    /// none. Each costs as much as a skipped step
     #[arg(long, value_name = "STEPS", default_value_t = 8)]
     pub(crate) reach: usize,
     /// Follows an error to the end of the run from so many steps; each costs half a run on average
@@ -46,7 +47,8 @@ pub(crate) struct Calibrate {
     /// Measures SenCache's sensitivities too: two more passes at every step
     #[arg(long)]
     pub(crate) sensitivities: bool,
-    /// The profile; its raw rows go beside it, as FILE.safetensors. profile.toml, or the next free number, without
+    /// The profile; its raw rows go beside it, as FILE.safetensors. profile.toml, or the next free number,
+    /// without
     #[arg(long, value_name = "FILE.toml")]
     pub(crate) out: Option<PathBuf>,
     #[command(flatten)]
@@ -73,7 +75,8 @@ pub(crate) struct Pareto {
         default_value = "magcache,teacache,fbcache"
     )]
     pub(crate) strategies: Vec<String>,
-    /// So many of the prompts, each with the first seed, are tried to find the thresholds; each holds a network
+    /// So many of the prompts, each with the first seed, are tried to find the thresholds; each holds a
+    /// network
     #[arg(long, value_name = "N", default_value_t = 2)]
     pub(crate) search: usize,
     /// Draws the curves

@@ -14,7 +14,8 @@ pub(crate) struct Run {
     /// What to show; the embedded models know few words, see --help
     #[arg(long, value_name = "TEXT", long_help = prompt_help())]
     pub(crate) prompt: Option<String>,
-    /// A file with a prompt on each line: one run for each, with numbered names; empty lines and those with # are left out
+    /// A file with a prompt on each line: one run for each, with numbered names; empty lines and those with #
+    /// are left out
     #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
     pub(crate) prompts: Option<PathBuf>,
     /// What not to show
@@ -34,7 +35,8 @@ pub(crate) struct Run {
     /// Encode and decode in tiles of 256 pixels: bounded memory for large frames
     #[arg(long, help_heading = "Machine")]
     pub(crate) tile_vae: bool,
-    /// FILE.mp4, .gif, .png or .webp, or a folder of PNG frames; a free name without. The configuration is FILE.mp4.toml
+    /// FILE.mp4, .gif, .png or .webp, or a folder of PNG frames; a free name without. The configuration is
+    /// FILE.mp4.toml
     #[arg(long, help_heading = "Console", value_name = "FILE|DIR")]
     pub(crate) out: Option<PathBuf>,
     /// Frames per second of a video; the model's own without

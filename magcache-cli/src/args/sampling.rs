@@ -21,7 +21,8 @@ pub(crate) struct Sampling {
     pub(crate) config: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) options: SamplingOptions,
-    /// A strategy with its profile's defaults, replay:FILE with a trace, an exported schedule or a compute mask, or none
+    /// A strategy with its profile's defaults, replay:FILE with a trace, an exported schedule or a compute
+    /// mask, or none
     #[arg(long, help_heading = CACHE, value_name = "NAME")]
     pub(crate) cache: Option<String>,
     /// Overrides a key of --cache, as TOML: threshold=0.1

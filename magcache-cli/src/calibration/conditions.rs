@@ -1,4 +1,4 @@
-//! What a calibration holds for, and what it is made of.
+//! The conditions under which a calibration holds, and what it was measured from.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,46 +9,46 @@ use serde::{Deserialize, Serialize};
 
 use crate::{args::Dtype, console::bad_input_with, job::Job};
 
-/// The provenance of a profile, `[curve.source.measured]` and its like.
+/// The provenance of a profile: the table `[curve.source.measured]` and its counterparts.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Conditions {
     /// SHA-256 of the network's tensors.
     pub(crate) checkpoint: String,
-    /// How weights were kept.
+    /// The dtype that weights were stored in.
     pub(crate) dtype: String,
     pub(crate) device: String,
-    /// How attention was computed: everything else is an approximation.
+    /// How attention was computed: everything but exact attention is an approximation.
     pub(crate) attention: String,
-    /// The options of the request, and what the model made of them.
+    /// The options of the request, and values that the model derived from them.
     #[serde(flatten)]
     pub(crate) options: Facts,
-    /// Whether runs began with an image.
+    /// Whether the runs started from an image.
     pub(crate) image: bool,
     pub(crate) negative_prompt: String,
     pub(crate) prompts: Vec<String>,
     pub(crate) seeds: Vec<u64>,
-    /// Dense runs.
+    /// Number of dense runs.
     pub(crate) runs: usize,
     /// In UTC.
     pub(crate) date: String,
-    /// Of this program.
+    /// Version of this program.
     pub(crate) version: String,
 }
 
 /// Conditions by name.
 pub(crate) type Facts = BTreeMap<String, toml::Value>;
 
-/// What differs between the runs of one calibration.
+/// Keys that differ between the runs of one calibration.
 const OWN: [&str; 5] = ["prompts", "seeds", "runs", "date", "version"];
 
-/// What of these options a calibration holds for.
+/// The facts about these options that a calibration depends on.
 pub(crate) fn facts(options: &SamplingOptions) -> Result<Facts> {
     let value = |(name, value)| Ok((name, toml::Value::try_from(value)?));
     options.conditions().into_iter().map(value).collect()
 }
 
 impl Conditions {
-    /// Of dense runs of a job over these prompts and seeds. Reads all weights.
+    /// Conditions of dense runs of a job over these prompts and seeds. Reads all weights.
     pub(crate) fn of(job: &Job, dtype: Dtype, prompts: &[String], seeds: &[u64]) -> Result<Self> {
         let whole = Self::without_weights(job, dtype)?;
         Ok(Self {
@@ -60,8 +60,8 @@ impl Conditions {
         })
     }
 
-    /// What holds for every run of a job, to be compared with what a profile was measured under; `kept` is how the weights
-    /// are kept, where the run has any; without, nothing is known of the device either.
+    /// Facts that hold for every run of a job, to compare with those that a profile was measured under.
+    /// `kept` is the dtype of the weights; `None` for a run without weights, whose device is unknown too.
     pub(crate) fn facts(job: &Job, kept: Option<Dtype>) -> Result<Facts> {
         let mut facts = Self::without_weights(job, kept.unwrap_or_default())?.table()?;
         let unknown: &[&str] = if kept.is_some() { &[] } else { &["dtype", "device"] };
@@ -101,9 +101,9 @@ impl Conditions {
         })
     }
 
-    /// Adds the prompts, seeds and runs of a calibration under the same conditions; `place` names it.
+    /// Adds the prompts, seeds and runs of another calibration under the same conditions; `place` names it.
     ///
-    /// Errors: other conditions, all of them with both values.
+    /// Errors: the conditions differ; lists every difference with both values.
     pub(crate) fn join(&mut self, other: Self, place: &str) -> Result<()> {
         let (own, others) = (self.table()?, other.table()?);
         let names: BTreeSet<&String> = own.keys().chain(others.keys()).collect();
@@ -133,12 +133,12 @@ impl Conditions {
         Ok(())
     }
 
-    /// A number among the options.
+    /// A numeric option.
     pub(crate) fn number(&self, name: &str) -> Option<f64> {
         self.options.get(name)?.as_float()
     }
 
-    /// As a profile has it.
+    /// The table that is written into a profile.
     pub(crate) fn table(&self) -> Result<Facts> {
         let table = toml::Table::try_from(self)?;
         Ok(table.into_iter().collect())

@@ -1,4 +1,4 @@
-//! What a skipped step costs, from a cached run beside a dense one.
+//! The cost of a skipped step, measured on a cached and a dense run in turns.
 
 use std::{
     sync::Arc,
@@ -18,17 +18,19 @@ use crate::{
     lanes::{Lane, Scene, take_turns, warm_up},
 };
 
-/// Rounds of which the median counts, at least and at most: a single pass of a small network is shorter than what disturbs a machine.
+/// Minimum and maximum number of rounds for the median: one pass of a small network is shorter than typical
+/// disturbances.
 const ROUNDS: std::ops::Range<usize> = 3..31;
 
-/// Between them, rounds go on until they took this long.
+/// Between those limits, rounds are added until this much time has passed.
 const ENOUGH: Duration = Duration::from_secs(30);
 
-/// Runs longer than this are timed once: they are longer than what disturbs a machine.
+/// Runs longer than this are timed once: they outlast typical disturbances.
 const LONG: Duration = Duration::from_mins(1);
 
-/// Time of a skipped step in times of a computed one, with what computed steps pay for the cache: a run that skips about half of
-/// its steps takes turns with a dense one. `stop` is asked before each pass of the network.
+/// Cost of a skipped step relative to a computed one, including what computed steps pay for the cache.
+/// Measured with a run that skips about half of its steps, in turns with a dense one. `stop` is checked
+/// before each pass.
 pub(crate) fn skipped_cost(
     job: &Job,
     scene: &Scene<'_>,
@@ -59,6 +61,6 @@ pub(crate) fn skipped_cost(
         }
     }
     costs.sort_by(f64::total_cmp);
-    // Noise may put it below nothing.
+    // Noise can make it negative.
     Ok(costs.get(costs.len() / 2).copied().unwrap_or_default().clamp(0.0, 1.0))
 }

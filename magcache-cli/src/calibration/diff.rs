@@ -1,4 +1,4 @@
-//! What two profiles say differently: values, conditions, and the decisions that follow from them.
+//! How two profiles differ: values, conditions, and the decisions that follow from them.
 
 mod decisions;
 mod told;
@@ -14,40 +14,40 @@ use self::decisions::Decisions;
 pub(crate) use self::told::chart;
 use super::Facts;
 
-/// Distances in the common range of two fits at which they are compared.
+/// Number of distances in the common range of two fits at which they are compared.
 const SAMPLES: usize = 257;
 
-/// Two profiles beside each other.
+/// A comparison of two profiles.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Diff {
-    /// Of the measurements; they decide nothing.
+    /// Conditions of the measurements; they affect no decision.
     pub(crate) conditions: Vec<Condition>,
-    /// What only one of them has.
+    /// Parts that only one of them has.
     pub(crate) missing: Vec<Missing>,
     pub(crate) values: Vec<Values>,
     pub(crate) decisions: Vec<Decisions>,
 }
 
-/// Something that was noted about a measurement.
+/// A recorded fact about a measurement.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Condition {
-    /// Of which part of the profile.
+    /// The part of the profile that it belongs to.
     pub(crate) of: String,
     pub(crate) key: String,
     pub(crate) a: Option<String>,
     pub(crate) b: Option<String>,
-    /// True for what a cache reads: the curve's steps, schedule and dialect, a fit's signal and steps at the edges.
+    /// Whether a cache reads it: a curve's steps, schedule and dialect, a fit's signal and edge steps.
     pub(crate) is_read: bool,
 }
 
-/// A part of one profile only.
+/// A part that only one profile has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Missing {
     pub(crate) what: String,
     pub(crate) only_in: char,
 }
 
-/// How far apart the numbers of a part are.
+/// How far apart the values of a part are.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Values {
     /// `curve cond of expert 1`.
@@ -55,12 +55,12 @@ pub(crate) struct Values {
     pub(crate) quantity: &'static str,
     pub(crate) largest: f64,
     pub(crate) mean: f64,
-    /// Where it is largest: a step, a distance or a timestep.
+    /// Where the difference is largest: a step, a distance or a timestep.
     pub(crate) at: f64,
     pub(crate) place: &'static str,
-    /// Where it was compared.
+    /// The range that was compared.
     pub(crate) range: [f64; 2],
-    /// True for what decides; deviations and cosine distances are for people.
+    /// Whether the values affect decisions; deviations and cosine distances are informative only.
     pub(crate) decides: bool,
 }
 
@@ -77,7 +77,7 @@ impl Diff {
         let key = |s: &Sensitivity| (s.variant.clone(), s.expert);
         let name = |s: &Sensitivity| named("sensitivity", s.variant.as_ref(), s.expert);
         out.pairs(&a.sensitivities, &b.sensitivities, key, name, Self::sensitivity);
-        // A plan holds for the schedule that it was made for.
+        // A planned schedule is only valid for the sampler's schedule that it was made for.
         let key = |p: &Plans| (p.steps, p.flow_shift.map(f64::to_bits), p.boundary_ratio.map(f64::to_bits));
         let name = |p: &Plans| format!("plans of {}", count(p.steps, "step"));
         out.pairs(&a.plans, &b.plans, key, name, Self::plans);
@@ -91,7 +91,7 @@ impl Diff {
         out
     }
 
-    /// True when caches read the same from both, to `tolerance`.
+    /// True if caches read the same values from both, within `tolerance`.
     pub(crate) fn equal(&self, tolerance: f64) -> bool {
         let within = |v: &Values| !v.decides || v.largest <= tolerance;
         self.missing.is_empty()
@@ -103,7 +103,7 @@ impl Diff {
         self.condition("profile", "model", a.model.clone(), b.model.clone(), false);
     }
 
-    /// Compares the parts of one kind that both have, in the order of the first profile.
+    /// Compares the parts of one kind that both profiles have, in the order of the first profile.
     fn pairs<T, K: PartialEq>(
         &mut self,
         a: &[T],
@@ -159,7 +159,7 @@ impl Diff {
                     let of =
                         if phases.len() > 1 { format!(", expert {}", phase.expert.0) } else { String::new() };
                     let steps = phase.steps.clone();
-                    // The other curve as a run of this one's steps reads it.
+                    // Resamples the other curve to the number of steps of this one.
                     let value = |i| theirs.get(resample::index(theirs.len(), ours.len(), i));
                     let apart = |i: usize| Some((i as f64, (ours.get(i)? - value(i)?).abs()));
                     let what = format!("{what}, {branch}{of}");
@@ -200,7 +200,7 @@ impl Diff {
         let thresholds = |s: &Sensitivity| s.thresholds.map(|[early, late]| format!("{early} and {late}"));
         self.condition(what, "thresholds", thresholds(a), thresholds(b), true);
         self.facts(what, &a.source.measured, &b.source.measured);
-        // The second is per training step, of the order of a thousandth: both are compared by their part.
+        // The timestep sensitivity is per training step, about a thousandth: both are compared relatively.
         let relative = |of: fn((f64, f64)) -> f64| {
             let at = |t: &f64| {
                 let (ours, theirs) = (of(a.at(*t)?), of(b.at(*t)?));
@@ -213,7 +213,7 @@ impl Diff {
         self.values(what.to_owned(), "relative timestep sensitivity", "timestep", true, timestep.into_iter());
     }
 
-    /// A kind that a strategy brings: what its keys mean is not known here.
+    /// A part defined by a strategy, whose keys are not known here.
     fn own(&mut self, what: &str, a: &OwnPart, b: &OwnPart) {
         let keys: BTreeSet<&String> = a.keys.keys().chain(b.keys.keys()).collect();
         for key in keys {
@@ -231,7 +231,7 @@ impl Diff {
             };
             self.condition(what, &format!("skipped of {computed} computed"), skip(a), skip(b), true);
         }
-        // A time, which is another one on every machine.
+        // A time, which differs between machines.
         self.condition(what, "skipped_cost", Some(a.skipped_cost), Some(b.skipped_cost), false);
         self.facts(what, &a.source.measured, &b.source.measured);
     }
@@ -253,7 +253,7 @@ impl Diff {
     }
 }
 
-/// The distances that both fits were made on. Published ones have no range: then the other's, or 0 to 1.
+/// The range of distances that both fits cover. Published fits have none: the other's is used, or 0 to 1.
 fn common(a: Option<[f64; 2]>, b: Option<[f64; 2]>) -> [f64; 2] {
     match (a, b) {
         (Some([a, b]), Some([c, d])) => [a.max(c), b.min(d)],

@@ -1,4 +1,4 @@
-//! A measured profile and the rows beside it.
+//! A measured profile and the rows stored next to it.
 
 use std::path::{Path, PathBuf};
 
@@ -15,7 +15,7 @@ use magcache_core::{
 use super::{Conditions, plans::plans};
 use crate::{console::bad_input_with, media};
 
-/// Steps that TeaCache's published fits compute first and last, by what they compare.
+/// How many first and last steps TeaCache's published fits always compute, by signal.
 const fn edges(signal: Signal) -> (usize, usize) {
     match signal {
         Signal::TimestepProjection => (5, 0),
@@ -23,10 +23,10 @@ const fn edges(signal: Signal) -> (usize, usize) {
     }
 }
 
-/// Thresholds of a fit that suit it, the default first: those of the published TeaCache fits.
+/// Suitable thresholds for a fit, the default first: those of the published TeaCache fits.
 const THRESHOLDS: [f64; 3] = [0.08, 0.1, 0.15];
 
-/// A recording and the conditions that it was made under.
+/// A recording and the conditions it was made under.
 #[derive(Clone, Debug)]
 pub(crate) struct Measured {
     pub(crate) conditions: Conditions,
@@ -34,7 +34,7 @@ pub(crate) struct Measured {
 }
 
 impl Measured {
-    /// A profile that `calibrate` wrote, with its rows.
+    /// Reads a profile written by `calibrate`, with its rows.
     pub(crate) fn read(path: &Path) -> Result<Self> {
         let profile = Profile::find(&path.display().to_string())?;
         let measured = profile.curves.first().map(|curve| curve.source.measured.clone()).unwrap_or_default();
@@ -54,13 +54,13 @@ impl Measured {
         Ok(Self { conditions, recording })
     }
 
-    /// Adds another calibration under the same conditions.
+    /// Merges another calibration made under the same conditions.
     pub(crate) fn join(&mut self, other: Self, place: &str) -> Result<()> {
         self.conditions.join(other.conditions, place)?;
         Ok(self.recording.join(other.recording)?)
     }
 
-    /// The profile of a model.
+    /// Builds the profile of a model.
     pub(crate) fn profile(&self, name: &str, model: &str, objective: Objective) -> Result<Profile> {
         let source = |rows: Option<usize>| -> Result<Provenance> {
             let mut measured = self.conditions.table()?;
@@ -106,7 +106,7 @@ impl Measured {
         })
     }
 
-    /// Writes the rows, then the profile that needs them; each is whole or not there.
+    /// Writes the rows, then the profile that needs them; each file is written atomically.
     pub(crate) fn write(&self, path: &Path, model: &str, objective: Objective) -> Result<Vec<PathBuf>> {
         let stem = path.file_stem().map_or_else(|| "profile".into(), |stem| stem.to_string_lossy());
         let (profile, rows) = (self.profile(&stem, model, objective)?, rows_beside(path));
@@ -117,7 +117,7 @@ impl Measured {
     }
 }
 
-/// Where the rows of a profile are.
+/// The path of the rows of a profile.
 pub(crate) fn rows_beside(profile: &Path) -> PathBuf {
     profile.with_extension("safetensors")
 }

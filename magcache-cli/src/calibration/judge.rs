@@ -17,10 +17,11 @@ use crate::{
     job::{Chosen, Job},
 };
 
-/// Weights up to this size are hashed before every run that has something to compare them with.
+/// Weights up to this size are hashed before every run that has a recorded hash to compare.
 const SMALL: u64 = 1 << 30;
 
-/// A run with weights: those of `job` with the caches `cache`. How they are kept, where that is known.
+/// Judges the profiles of a run with weights: the run of `job` with the caches `cache`. `kept` is the dtype
+/// of the weights, if known.
 pub(crate) fn of_plan(
     job: &Job,
     cache: &CachePlan,
@@ -40,7 +41,8 @@ pub(crate) fn of_plan(
     judge(cache, job.chosen.as_ref(), meta, known, &checkpoint)
 }
 
-/// A run that is only known by a profile, whose model is `meta`; `chosen` is what was planned for it.
+/// Judges the profiles of a run that is known only from a profile; `meta` is its model, `chosen` what was
+/// planned for it.
 pub(crate) fn of_schedule(
     cache: &CachePlan,
     chosen: Option<&Chosen>,
@@ -52,7 +54,7 @@ pub(crate) fn of_schedule(
     judge(cache, chosen, meta, known, &|| Ok(WeightsHash::None))
 }
 
-/// `known` is without the weights, which are read only where a profile says what it was measured on.
+/// `known` lacks the weights: they are hashed only if a profile records its own.
 fn judge(
     cache: &CachePlan,
     chosen: Option<&Chosen>,
@@ -65,7 +67,7 @@ fn judge(
         let Some(name) = entry.words.profile.as_deref().or(meta.profiles.first().copied()) else { continue };
         for (strategy, part) in entry.reads() {
             let (profile, variant) = (Profile::find(name)?, entry.words.variant.as_deref());
-            // A strategy may do without.
+            // Some strategies work without the data.
             if profile.sources(part, variant, known.run).is_ok_and(|sources| !sources.is_empty()) {
                 used.push((name, profile, strategy, part, variant));
             }
@@ -89,7 +91,7 @@ fn records_checkpoint(profile: &Profile) -> bool {
     profile.all_sources().any(|source| source.measured.contains_key("checkpoint"))
 }
 
-/// Tells the verdicts; a refused profile ends the command unless `force` says otherwise.
+/// Reports the verdicts; a refused profile is an error unless `force` is set.
 pub(crate) fn announce(judged: &[Judged], force: bool, out: &Console) -> Result<()> {
     for one in judged {
         match one.verdict() {
@@ -105,7 +107,7 @@ pub(crate) fn announce(judged: &[Judged], force: bool, out: &Console) -> Result<
     Ok(())
 }
 
-/// The worst of them for `--json`, with the reasons of all; null where no cache uses a profile.
+/// The worst verdict for `--json`, with all reasons; null if no cache uses a profile.
 pub(crate) fn json(judged: &[Judged]) -> Value {
     let Some(worst) = judged.iter().map(Judged::verdict).max() else { return Value::Null };
     let reasons: Vec<&str> =

@@ -1,4 +1,4 @@
-//! Profiles that were measured here: under which conditions, and from which rows, and for which runs they hold.
+//! Profiles measured here: their conditions, their rows, and the runs they are valid for.
 
 mod conditions;
 mod cost;

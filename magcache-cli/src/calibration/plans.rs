@@ -1,4 +1,4 @@
-//! From rehearsed runs to the schedules of a profile.
+//! Builds the schedules of a profile from rehearsed runs.
 
 use anyhow::Result;
 use magcache_core::{
@@ -9,7 +9,7 @@ use magcache_core::{
 
 use super::Conditions;
 
-/// The best schedule for each number of computed steps below all of them; none where no run was rehearsed.
+/// The best schedule for each number of computed steps below the total; empty if no run was rehearsed.
 pub(crate) fn plans(
     recording: &Recording,
     conditions: &Conditions,

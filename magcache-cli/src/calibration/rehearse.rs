@@ -1,4 +1,4 @@
-//! A dense run with every step rehearsed: what planning starts from.
+//! A dense run with every step rehearsed: the input of the planner.
 
 use std::sync::Arc;
 
@@ -18,15 +18,15 @@ use crate::lanes::Scene;
 /// How much of a run is rehearsed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Extent {
-    /// Residuals of so many steps before it are tried at each step; 0 rehearses nothing.
+    /// At each step, the residuals of this many earlier steps are tried; 0 disables rehearsal.
     pub(crate) reach: usize,
-    /// At so many steps an error is followed to the end of the run.
+    /// Number of steps whose error is followed to the end of the run.
     pub(crate) growth: usize,
-    /// Whether the network is asked how far its prediction moves, for SenCache.
+    /// Whether to measure how sensitive the network's prediction is, for SenCache.
     pub(crate) sensitivities: bool,
 }
 
-/// Runs that are watched, and rehearsed as far as `extent` says.
+/// Dense runs that are recorded, and rehearsed as far as `extent` says.
 #[derive(Debug)]
 pub(crate) struct Watched {
     hooks: Arc<HookRegistry>,
@@ -36,11 +36,11 @@ pub(crate) struct Watched {
     extent: Extent,
 }
 
-/// A run that went wrong at one step and then on without caches.
+/// A run with an error introduced at one step, continued without caches.
 struct Wrong {
     step: usize,
     run: Generation,
-    /// Root mean square of what the latents after that step were off by.
+    /// Root mean square error of the latents after that step.
     error: f64,
 }
 
@@ -61,7 +61,8 @@ impl Watched {
         Ok(Self { hooks: builder.build(), rehearsal, recorder: recorder.clone(), prediction, extent })
     }
 
-    /// One dense run; `None` where nothing is rehearsed. `stop` is asked before each pass, `progress` follows each step.
+    /// Runs densely; returns `None` if nothing is rehearsed. `stop` is checked before each pass, `progress`
+    /// is called after each step.
     pub(crate) fn run(
         &self,
         scene: &Scene<'_>,
@@ -81,7 +82,7 @@ impl Watched {
         }
         let followed = self.followed(&generation);
         let mut out = ReuseErrors::default();
-        // Steps before the first one that runs.
+        // Steps before the first one that runs have no errors.
         out.steps.resize(generation.next(), StepErrors::default());
         let mut wrongs = Vec::new();
         while !generation.is_done() {
@@ -111,7 +112,8 @@ impl Watched {
         Ok(())
     }
 
-    /// The next step of `run` once with the residual of each step that is kept, as runs of their own after it.
+    /// Runs the next step of `run` once with each stored step's residual; each result is a run of its own
+    /// from there on.
     fn rehearse(&self, run: &Generation, stop: &dyn Fn() -> bool) -> Result<(Vec<usize>, Vec<Generation>)> {
         let Some(session) = run.session() else { return Ok(Default::default()) };
         let step = run.trajectory().step(run.next());
@@ -128,7 +130,7 @@ impl Watched {
         Ok((sources, forks))
     }
 
-    /// Steps from the second to the last, evenly spaced.
+    /// Evenly spaced steps from the second to the last.
     fn followed(&self, run: &Generation) -> Vec<usize> {
         let (first, last) = (run.next() + 1, run.trajectory().len().saturating_sub(1));
         let gaps = self.extent.growth.saturating_sub(1).max(1);
@@ -137,7 +139,7 @@ impl Watched {
     }
 }
 
-/// Runs what went wrong to its end, and notes how far it ends from the dense run.
+/// Continues each run that has an error to its end, and records how far it ends from the dense run.
 fn follow(
     scene: &Scene<'_>,
     dense: &Generation,
@@ -166,7 +168,7 @@ fn follow(
     Ok(())
 }
 
-/// Mean over the elements of the products, in f64.
+/// Mean of the elementwise products, in f64.
 fn mean_product(a: &Tensor, b: &Tensor) -> Result<f64> {
     #[expect(clippy::disallowed_methods, reason = "one number for each rehearsed step")]
     Ok((a * b)?.to_dtype(DType::F64)?.mean_all()?.to_scalar()?)
@@ -184,7 +186,7 @@ mod tests {
         lane.generation.latents().clone()
     }
 
-    /// What a rehearsal says of a skip is what happens when a cache skips that step.
+    /// The error predicted for a skip is the error that occurs when a cache skips that step.
     #[test]
     fn a_predicted_error_is_that_of_the_run_with_the_skip() {
         with_scene(6, |scene, hooks| {
@@ -205,7 +207,8 @@ mod tests {
                 let predicted = local * found.growth_at(step);
                 assert!((predicted - real).abs() <= 1e-4 * real, "step {step}: {predicted} {real}");
             }
-            // What a line gives is put together from what its two residuals give: exact but for the output head's norm.
+            // The error of a line is predicted from those of its two residuals: exact except for the output
+            // head's norm.
             let table = "[[cache]]\nstrategy = \"schedule\"\nskip = [5]\nforecast = { type = \"taylor\", order = 1 }\n";
             let off = (end(scene, &hooks(table)) - &dense).unwrap();
             let real = mean_product(&off, &off).unwrap().sqrt();

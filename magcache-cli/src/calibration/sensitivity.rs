@@ -1,4 +1,4 @@
-//! SenCache's sensitivities, measured beside the steps of a dense run.
+//! SenCache's sensitivities, measured during a dense run.
 
 use anyhow::Result;
 use candle_core::Tensor;
@@ -8,11 +8,11 @@ use magcache_core::{
 };
 use magcache_models::pipeline::{Denoiser, Generation, PipelineError};
 
-/// Where a run stands before a step.
+/// The state of a run before a step.
 #[derive(Debug)]
 pub(super) struct Before {
     step: Step,
-    /// The same step as the network of the next one would be told about it: at timestep 0 after the last.
+    /// The same step with the timestep of the next one: 0 after the last step.
     later: Step,
     latents: Tensor,
 }
@@ -26,8 +26,8 @@ impl Before {
         Self { later: Step { timestep, sigma, ..step.clone() }, step, latents: run.latents().clone() }
     }
 
-    /// What the step answers, from two more conditional passes: at the latents that `run` has reached after it, and at the
-    /// next timestep. `kept` belongs to the hooks of the run.
+    /// Measures how the prediction responds, with two more conditional passes: at the latents that `run`
+    /// reached after the step, and at the next timestep. `kept` belongs to the hooks of the run.
     pub(super) fn response(
         self,
         run: &Generation,

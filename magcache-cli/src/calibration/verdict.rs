@@ -1,9 +1,10 @@
-//! Whether what a profile holds is that of a run: exact, usable, or not.
+//! Whether a profile's data is valid for a run: exact, usable or refused.
 //!
-//! What a strategy depends on decides how much a difference weighs. A curve is read by step and a change of the schedule that
-//! moves the boundary between experts puts its dip into the wrong phase; a fit is read by distance and sensitivities by
-//! timestep, which other schedules share. Whatever was measured on other weights holds for none. A published profile says
-//! little about how it was measured: it is usable at best, with what it does not say.
+//! How much a difference weighs depends on what a strategy reads. A curve is read by step, so a change of the
+//! schedule that moves the boundary between experts puts the curve's dip into the wrong phase; fits are read
+//! by distance and sensitivities by timestep, which other schedules share. Nothing measured on other weights
+//! is valid. A published profile records little about its measurement: it is usable at best, with a note of
+//! what it does not record.
 
 use std::fmt;
 
@@ -18,31 +19,31 @@ use serde_json::{Value, json};
 
 use super::Facts;
 
-/// From best to worst.
+/// Ordered from best to worst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Verdict {
-    /// Measured under the run's conditions, as far as it says.
+    /// Measured under the run's conditions, as far as the profile records them.
     Exact,
-    /// Measured under others that change it little, or resampled.
+    /// Resampled, or measured under conditions whose difference matters little.
     Usable,
-    /// Of something else.
+    /// Measured on something else.
     Refused,
 }
 
-/// A condition that differs, with both values.
+/// A condition that differs, with both values, and the resulting verdict.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Reason {
     pub(crate) verdict: Verdict,
     pub(crate) text: String,
 }
 
-/// What is known of a run before it starts.
+/// Facts about a run that are known before it starts.
 #[derive(Debug)]
 pub(crate) struct Known<'a> {
-    /// The model; `None` where it is the profile's own.
+    /// The model; `None` if it is the profile's own.
     pub(crate) model: Option<&'a ModelMeta>,
     pub(crate) run: &'a Trajectory,
-    /// Its conditions, by the names that `calibrate` writes them under.
+    /// Its conditions, keyed by the names that `calibrate` writes.
     pub(crate) facts: Facts,
     pub(crate) checkpoint: WeightsHash,
 }
@@ -52,22 +53,22 @@ pub(crate) struct Known<'a> {
 pub(crate) enum WeightsHash {
     /// SHA-256 of the network's tensors.
     Of(String),
-    /// Not read, for their size in bytes.
+    /// Not hashed because of their size, given in bytes.
     Unread(u64),
-    /// The run has none yet.
+    /// The run has no weights yet.
     None,
 }
 
-/// Conditions that are compared where both sides have them, beside those of the options.
+/// Conditions that are compared if both sides have them, in addition to those of the options.
 const COMPARED: [&str; 4] = ["dtype", "device", "attention", "image"];
 
-/// Conditions without which nobody knows what was measured.
+/// Conditions without which it is unclear what was measured.
 const NEEDED: [&str; 4] = ["checkpoint", "guidance", "width", "height"];
 
 /// One measurement of a profile.
 struct Measured<'a> {
     facts: Facts,
-    /// For a curve.
+    /// Only for a curve.
     curve: Option<&'a Curve>,
 }
 
@@ -91,8 +92,8 @@ impl Reason {
     }
 }
 
-/// Everything that speaks against using `part` of a variant of `profile`, which a configuration calls `name`, for a run; the
-/// worst first. Nothing means that it is exact.
+/// All reasons against using `part` of a variant of `profile`, which the configuration calls `name`, for a
+/// run; the worst first. Empty means exact.
 pub(crate) fn reasons(
     (name, profile): (&str, &Profile),
     part: Part,
@@ -112,14 +113,14 @@ pub(crate) fn reasons(
     out
 }
 
-/// The variants' existence was checked when the caches were built: an unknown one has nothing to compare.
+/// Unknown variants were rejected when the caches were built, so here they have nothing to compare.
 fn measured<'a>(
     profile: &'a Profile,
     part: Part,
     variant: Option<&str>,
     run: &Trajectory,
 ) -> Vec<Measured<'a>> {
-    // What a curve is read with stands beside its provenance.
+    // The settings that a curve is read with are stored next to its provenance.
     if part == Part::Curves {
         let curves = profile.curves_of(variant).unwrap_or_default();
         return curves.into_iter().map(Measured::of_curve).collect();
@@ -128,21 +129,21 @@ fn measured<'a>(
     sources.into_iter().map(|source| Measured { facts: source.measured.clone(), curve: None }).collect()
 }
 
-/// A profile of another model, or of the model in other sizes.
+/// The reason against a profile of another model, or of the same model in another size.
 fn other_model(name: &str, profile: &Profile, model: &ModelMeta) -> Option<Reason> {
     let built_in = meta::profiles().iter().any(|p| p.name == name);
     match &profile.model {
         Some(of) if *of != model.name => Some(of.as_str()),
         Some(_) if built_in && !model.profiles.contains(&name) => Some(name),
         Some(_) => None,
-        // A published profile without a model is of one that this program does not have.
+        // A built-in profile without a model belongs to one that this program does not have.
         None if built_in => Some(name),
         None => return Some(Reason::usable("it does not say which model it is of".to_owned())),
     }
     .map(|of| Reason::refused(format!("it is of {of}, the run's model is {}", described(model))))
 }
 
-/// A model by name; one that has no profiles of its own is another checkpoint of that family.
+/// A model by name; one without profiles of its own is another checkpoint of that family.
 fn described(model: &ModelMeta) -> String {
     let sizes = format!(" of {}, {} wide", count(model.blocks(), "block"), model.hidden_size);
     format!("{}{}", model.name, if model.profiles.is_empty() { sizes } else { String::new() })
@@ -161,7 +162,7 @@ impl<'a> Measured<'a> {
         Self { facts, curve: Some(curve) }
     }
 
-    /// True when it was measured by somebody who wrote down how.
+    /// True if whoever measured it recorded the conditions.
     fn is_recorded(&self) -> bool {
         self.facts.contains_key("checkpoint")
     }
@@ -180,7 +181,7 @@ impl<'a> Measured<'a> {
             let (there, here) = (self.facts.get(key), known.facts.get(key));
             let differ = match (there, here) {
                 (Some(there), Some(here)) => !same(key, there, here),
-                // Where everything was written down, what is absent was not set.
+                // In a complete record, a missing condition was not set.
                 (None, Some(_)) | (Some(_), None) => {
                     is_optional && self.is_recorded() && known.facts.contains_key("guidance")
                 }
@@ -213,7 +214,7 @@ impl<'a> Measured<'a> {
         }
     }
 
-    /// A curve whose boundary between experts is another step than the run's.
+    /// A reason if the curve's boundary between experts is at another step than the run's.
     fn boundary(&self, curve: &Curve, run: &Trajectory) -> Option<Reason> {
         let [there, here] = curve.boundaries(run).filter(|[there, here]| there != here)?;
         let text =
@@ -222,7 +223,7 @@ impl<'a> Measured<'a> {
         Some(Reason { verdict, text })
     }
 
-    /// Branches of the run that the curve says nothing about.
+    /// A reason if the run has branches that the curve does not cover.
     fn branches(&self, curve: &Curve, run: &Trajectory) -> Option<Reason> {
         let missing = run.branches.iter().filter(|b| **b != Branch::Batched).map(ToString::to_string);
         let missing: Vec<String> = missing.filter(|name| !curve.ratios.contains_key(name)).collect();
@@ -241,7 +242,7 @@ fn word(value: Option<&toml::Value>) -> String {
     }
 }
 
-/// Equal as a condition: numbers by value, devices by their kind, their first word.
+/// Whether two conditions are equal: numbers by value, devices by kind (their first word).
 fn same(key: &str, a: &toml::Value, b: &toml::Value) -> bool {
     let number = |v: &toml::Value| v.as_float().or(v.as_integer().map(|i| i as f64));
     match (number(a), number(b)) {
@@ -253,7 +254,7 @@ fn same(key: &str, a: &toml::Value, b: &toml::Value) -> bool {
     }
 }
 
-/// Enough of a hash to tell two apart, of each expert.
+/// A prefix of each expert's hash, long enough to tell two apart.
 fn short(hash: &str) -> String {
     hash.split(' ').map(|one| one.get(..12).unwrap_or(one)).collect::<Vec<_>>().join(" ")
 }
@@ -261,7 +262,7 @@ fn short(hash: &str) -> String {
 /// One cache's use of a profile.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Judged {
-    /// As the configuration names it.
+    /// The profile's name in the configuration.
     pub(crate) profile: String,
     pub(crate) strategy: String,
     pub(crate) reasons: Vec<Reason>,

@@ -1,4 +1,4 @@
-//! `calibrate`: dense runs over prompts and seeds to a profile.
+//! `calibrate`: builds a profile from dense runs over prompts and seeds.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -29,7 +29,7 @@ pub(crate) fn run(args: &Calibrate, out: &Console) -> Result<()> {
     let default = || unused("profile.toml", args.writing, &|profile| vec![rows_beside(profile)]);
     let profile = args.out.clone().unwrap_or_else(default);
     let rows = rows_beside(&profile);
-    // A profile that is merged may be the one that is written: its runs are in the new one.
+    // A merged profile may also be the output: the new profile contains its runs.
     Writes::beside_reads(args.writing, &args.sampling, &job.config)
         .reads("--prompts", args.runs.prompts.as_deref())
         .file("--out", Some(&profile))
@@ -40,7 +40,7 @@ pub(crate) fn run(args: &Calibrate, out: &Console) -> Result<()> {
     for path in [&profile, &rows] {
         media::probe(path)?;
     }
-    // What is to be merged is read before anything is measured.
+    // Profiles to merge are read before anything is measured.
     let earlier: Vec<(String, Measured)> = args
         .merge
         .iter()
@@ -120,7 +120,7 @@ fn record(job: &Job, prompts: &[String], args: &Calibrate, out: &Console) -> Res
     Ok(Recording { reuse, ..recorder.recording() })
 }
 
-/// Experts whose rows are too few or too alike for a fit.
+/// Experts with too few rows, or too similar ones, for a fit.
 fn undetermined(recording: &Recording, experts: &[&str]) -> Vec<String> {
     let mut notes = Vec::new();
     for signal in recording.signals() {

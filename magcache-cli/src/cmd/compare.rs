@@ -1,4 +1,5 @@
-//! `compare`: dense against any number of configurations, and against the same number of computed steps without a cache.
+//! `compare`: dense against any number of configurations, each also against an uncached run of as many steps
+//! as it computed.
 
 use std::{collections::BTreeSet, path::Path};
 
@@ -59,7 +60,7 @@ pub(crate) fn run(args: &Compare, out: &Console) -> Result<()> {
     Ok(())
 }
 
-/// Draws the divergence from the dense run, where there is any.
+/// Draws the divergence from the dense run, if there is any.
 fn draw(compared: &mut Compared, target: &plot::Target, out: &Console) -> Result<()> {
     let mut chart = report::divergence(compared);
     if chart.is_empty() {
@@ -89,14 +90,15 @@ fn seeds(args: &Compare, own: u64) -> Result<Vec<u64>> {
     }
 }
 
-/// What a lane that is planned for a target of the flags is called.
+/// The name of the lane that is planned for a target of the flags.
 fn target_name(flags: &Sampling) -> Option<String> {
     let budget = flags.budget.map(|steps| format!("budget {steps}"));
     let speedup = flags.speedup.map(|times| format!("speedup {times}"));
     budget.or(speedup).or(flags.psnr.map(|db| format!("psnr {db}")))
 }
 
-/// What is compared: the caches of `--cache`, `--config` or a target, then what was named; the usual ones without either.
+/// The contenders: the caches of `--cache`, `--config` or a target, then the named ones; the default
+/// strategies if there are neither.
 fn contenders(args: &Compare, job: &Job) -> Result<(Vec<Contender>, Vec<Fault>, Vec<String>)> {
     let (mut contenders, mut faults, mut notes) = (Vec::new(), Vec::new(), Vec::new());
     if !job.cache.cache.is_empty() {

@@ -1,4 +1,4 @@
-//! `demo`: a dense run and one per strategy, a comparison of one seed without baselines.
+//! `demo`: a dense run and one per strategy; a comparison with one seed and without baselines.
 
 use anyhow::Result;
 use magcache_models::pipeline::LoadOptions;
@@ -26,7 +26,7 @@ pub(crate) fn run(args: &Demo, out: &Console) -> Result<()> {
     let mut warn = |text: &str, hint: Option<&str>| out.warn(text, hint);
     for contender in &contenders {
         let judged = judge::of_plan(&job, &contender.cache, &Sampling::default(), Some(Dtype::Auto))?;
-        // A profile of something else is shown with what it does.
+        // A profile of something else is used anyway, to show its effect.
         judge::announce(&judged, true, out)?;
     }
     let entries = contender::build(&contenders, &job, Vec::new(), &mut warn)?;

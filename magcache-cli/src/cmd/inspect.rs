@@ -1,4 +1,4 @@
-//! `inspect`: what a checkpoint is, and what would load it.
+//! `inspect`: what a checkpoint contains, and which model would load it.
 
 use std::path::Path;
 
@@ -15,14 +15,14 @@ use serde_json::{Value, json};
 
 use crate::{args::Inspect, console::Console, job::model_name, summary};
 
-/// The components of a diffusers folder, in the order in which they are used.
+/// The components of a diffusers folder, in the order of their use.
 const PARTS: [&str; 6] =
     ["text_encoder", "text_encoder_2", "image_encoder", "transformer", "transformer_2", "vae"];
 
-/// Endings of files with weights in them.
+/// Extensions of weight files.
 const WEIGHTS: [&str; 4] = [".safetensors", ".pth", ".pt", ".bin"];
 
-/// What is found, as text and as JSON.
+/// The findings, as text and as JSON.
 struct Report {
     text: String,
     document: Value,
@@ -59,7 +59,7 @@ impl Report {
         self.document[key] = value.into();
     }
 
-    /// One file of weights.
+    /// Reports one weight file.
     fn file(&mut self, path: &Path) -> Result<()> {
         let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
@@ -79,7 +79,7 @@ impl Report {
         }
         let loader = pipeline::loader_of(folder)?;
         if loader.is_none() && !folder.exists("model_index.json") {
-            // Its message says what was looked for.
+            // The error lists what was looked for.
             pipeline::open(folder.clone(), pipeline::LoadOptions::default())?;
         }
         let missing = match self.parts(folder) {
@@ -124,7 +124,7 @@ impl Report {
         Ok(())
     }
 
-    /// What is in a model's folder; what is missing otherwise.
+    /// Reports the contents of a model folder; the error lists what is missing.
     fn parts(&mut self, folder: &Folder) -> Result<(), Vec<String>> {
         let index: Value = folder.read_json("model_index.json").unwrap_or_default();
         let class = index["_class_name"].as_str();
@@ -137,7 +137,7 @@ impl Report {
                 let missing = self.listed(folder, &index);
                 if missing.is_empty() { Ok(()) } else { Err(missing) }
             }
-            // Files that another pipeline knows.
+            // Files of another pipeline.
             Err(_) if class.is_none() && WanSource::detect(folder).is_none() => {
                 let unreadable = self.loose(folder);
                 if unreadable.is_empty() { Ok(()) } else { Err(unreadable) }
@@ -154,7 +154,7 @@ impl Report {
         }
     }
 
-    /// A complete Wan model in either layout.
+    /// Reports a complete Wan model in either layout.
     fn wan(&mut self, source: &WanSource) -> Result<(), CheckpointError> {
         let (layout, task, experts) = (source.layout().name(), source.task().name(), source.experts());
         let boundary = source.boundary_ratio();
@@ -178,7 +178,7 @@ impl Report {
         Ok(())
     }
 
-    /// The components that a diffusers folder has; gives those that its index names and it lacks.
+    /// Reports the components of a diffusers folder; returns those that its index names but the folder lacks.
     fn listed(&mut self, folder: &Folder, index: &Value) -> Vec<String> {
         let mut missing = Vec::new();
         for part in PARTS {
@@ -198,7 +198,7 @@ impl Report {
         missing
     }
 
-    /// The files of weights that lie in a folder; gives those that cannot be read.
+    /// Reports the weight files in a folder; returns those that cannot be read.
     fn loose(&mut self, folder: &Folder) -> Vec<String> {
         let mut unreadable = Vec::new();
         let files = folder.files();
@@ -211,7 +211,7 @@ impl Report {
         unreadable
     }
 
-    /// A folder with one network of a diffusers or transformers model.
+    /// Reports a folder with one network of a diffusers or transformers model.
     fn one_component(&mut self, folder: &Folder) -> Result<()> {
         let config: Value = folder.read_json("config.json")?;
         let class =

@@ -22,7 +22,7 @@ use crate::{
     plot::{self, Chart, Series, Style},
 };
 
-/// One curve: what was run for each budget and what came of it.
+/// One curve: the setting for each budget and its results.
 struct Curve {
     name: String,
     points: Vec<Option<(Setting, Points)>>,
@@ -32,7 +32,7 @@ pub(crate) fn run(args: &Pareto, out: &Console) -> Result<()> {
     let job = job(args)?;
     let budgets = budgets(args, &job)?;
     let prompts = args.runs.prompts(&job)?;
-    // The profile that is saved may be the one of --profile: only the measured numbers change.
+    // The profile to save into may be the one of `--profile`: only its measured numbers change.
     Writes::beside_reads(args.writing, &args.sampling, &job.config)
         .reads("--prompts", args.runs.prompts.as_deref())
         .file("--plot", args.plot.as_deref())
@@ -68,7 +68,7 @@ fn job(args: &Pareto) -> Result<Job> {
     args.runs.job(config)
 }
 
-/// Those of the flags, or six from a quarter of the steps to three quarters.
+/// The budgets of the flags, or six from a quarter to three quarters of the steps.
 fn budgets(args: &Pareto, job: &Job) -> Result<Vec<usize>> {
     let steps = job.trajectory.steps().count();
     if let Some(budget) = args.budgets.iter().find(|budget| **budget == 0 || **budget >= steps) {
@@ -84,7 +84,7 @@ fn budgets(args: &Pareto, job: &Job) -> Result<Vec<usize>> {
     Ok(budgets)
 }
 
-/// What every contender does with every budget.
+/// The setting of every contender for every budget.
 fn settings(
     args: &Pareto,
     job: &Job,
@@ -120,7 +120,7 @@ fn settings(
     curves
 }
 
-/// One prompt with some seeds; the network is loaded once.
+/// Scenes of one prompt with several seeds; the network is loaded once.
 fn scenes<'a>(
     job: &'a Job,
     prompt: &str,
@@ -140,7 +140,7 @@ fn scenes<'a>(
     Ok(seeds.map(scene).collect())
 }
 
-/// Runs everything over every prompt and seed.
+/// Runs everything on every prompt and seed.
 fn measure(
     args: &Pareto,
     job: &Job,
@@ -168,7 +168,7 @@ fn measure(
     Ok(())
 }
 
-/// The profile that measured numbers will be written into.
+/// The profile that the measured numbers are written into.
 fn saved(path: &std::path::Path, args: &Pareto) -> Result<Profile> {
     let Some(name) = &args.sampling.profile else {
         return Err(bad_input_with(
@@ -180,7 +180,7 @@ fn saved(path: &std::path::Path, args: &Pareto) -> Result<Profile> {
     Ok(Profile::find(name)?)
 }
 
-/// The planner's points, into the schedules that they belong to.
+/// Writes the planner's points into the schedules they belong to.
 fn save(path: &std::path::Path, mut profile: Profile, job: &Job, curves: &[Curve]) -> Result<()> {
     let planner = curves.iter().find(|curve| curve.name == Contender::Planner.name());
     for (setting, points) in planner.iter().flat_map(|curve| curve.points.iter().flatten()) {
@@ -192,7 +192,7 @@ fn save(path: &std::path::Path, mut profile: Profile, job: &Job, curves: &[Curve
         if let Some(schedule) = own {
             let ((psnr, error), (ssim, _)) = (points.psnr(), points.ssim());
             (schedule.psnr, schedule.ssim) = (Some(psnr), Some(ssim));
-            // A single run has no spread.
+            // A single run has no standard error.
             schedule.psnr_error = error.filter(|error| error.is_finite() && *error > 0.0);
         }
     }
@@ -221,7 +221,7 @@ fn chart(job: &Job, curves: &[Curve], runs: usize) -> Chart {
     chart
 }
 
-/// The points of a curve at a budget.
+/// The points of the curve `name` at a budget.
 fn at<'c>(curves: &'c [Curve], name: &str, place: usize) -> Option<&'c Points> {
     let curve = curves.iter().find(|curve| curve.name == name)?;
     curve.points.get(place)?.as_ref().map(|(_, points)| points)

@@ -1,4 +1,4 @@
-//! `profile diff`: what two calibration profiles say differently.
+//! `profile diff`: how two calibration profiles differ.
 
 use std::path::{Path, PathBuf};
 

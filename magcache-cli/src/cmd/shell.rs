@@ -1,4 +1,4 @@
-//! `completions` and `man`: the help in the forms that a shell and `man` read.
+//! `completions` and `man`: the help as shell completions and as man pages.
 
 use anyhow::Result;
 use clap::CommandFactory;

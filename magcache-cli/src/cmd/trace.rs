@@ -1,4 +1,4 @@
-//! `trace diff`: what two runs decided differently.
+//! `trace diff`: where two runs decided differently.
 
 use anyhow::Result;
 

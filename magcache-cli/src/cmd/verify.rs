@@ -1,4 +1,4 @@
-//! `verify`: reference cases against what this build computes.
+//! `verify`: compares reference cases with what this build computes.
 
 use anyhow::Result;
 

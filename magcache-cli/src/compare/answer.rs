@@ -1,4 +1,4 @@
-//! What `compare` and `demo` say.
+//! The output of `compare` and `demo`.
 
 use serde_json::{Value, json};
 
@@ -14,7 +14,7 @@ fn finite(value: f64) -> Option<f64> {
     Some(value).filter(|v| v.is_finite())
 }
 
-/// `44.26`, with a standard error `44.26 ±0.31`; `same` where nothing differs.
+/// `44.26`, with a standard error `44.26 ±0.31`; `same` if nothing differs.
 pub(crate) fn estimate(value: Option<Estimate>, digits: usize) -> String {
     match value {
         None => "-".to_owned(),
@@ -27,7 +27,7 @@ pub(crate) fn estimate(value: Option<Estimate>, digits: usize) -> String {
 /// Marks a speed-up that is noise.
 const NOISE: &str = "*";
 
-/// What such a mark means, for a row that has one.
+/// An explanation of that mark, for a row that has it.
 fn noise(row: &Row, rounds: usize) -> Option<String> {
     let noisy = [&row.transformer_speedup, &row.speedup].into_iter().find(|speedup| row.is_noise(speedup))?;
     let (name, ceiling) = (&row.name, row.ceiling?);
@@ -58,11 +58,11 @@ pub(crate) fn cells(row: &Row) -> [String; 10] {
     ]
 }
 
-/// What the columns are called.
+/// The column headings.
 pub(crate) const COLUMNS: [&str; 10] =
     ["lane", "computed", "skipped", "ceiling", "transformer", "speed-up", "PSNR", "SSIM", "cache", "seconds"];
 
-/// How a configuration does against its baseline, as a sentence; none for other lanes.
+/// A sentence that compares a configuration with its baseline; `None` for other lanes.
 pub(crate) fn verdict(row: &Row) -> Option<String> {
     if row.role != Role::Config {
         return None;
@@ -85,7 +85,7 @@ pub(crate) fn verdict(row: &Row) -> Option<String> {
     })
 }
 
-/// Answers with the table and what was written, or with the document.
+/// Prints the table and what was written, or the JSON document.
 pub(crate) fn answer(compared: &Compared, out: &Console) {
     out.answer(&text(compared), &document(compared));
 }
@@ -229,7 +229,7 @@ mod tests {
 
         let below = row(Spread { median: 1.7, min: 1.65, max: 1.81 });
         assert_eq!((cells(&below)[4].as_str(), noise(&below, 3)), ("1.700x", None));
-        // Fewer steps are faster than what their own dense run could gain.
+        // Fewer steps can be faster than the ceiling of their own dense run.
         let fewer = Row { role: Role::Baseline, ceiling: Some(1.0), ..above };
         assert_eq!((cells(&fewer)[4].as_str(), noise(&fewer, 3)), ("1.788x", None));
     }

@@ -1,4 +1,4 @@
-//! The naive baseline: no cache, and as many steps as a configuration computed.
+//! The naive baseline: no cache, but only as many steps as a configuration computed.
 
 use std::collections::BTreeSet;
 
@@ -12,13 +12,14 @@ use super::{
 };
 use crate::job::Job;
 
-/// Steps that take about as many passes as `row` computed: passes over passes of a step, rounded to the nearest.
+/// The number of steps that take about as many passes as `row` computed: its passes divided by the passes per
+/// step, rounded to the nearest.
 fn steps_of(row: &Row, steps: usize) -> usize {
     (row.mean_computed() * steps as f64 / row.passes().max(1) as f64).round() as usize
 }
 
-/// The baselines of these configurations, by the number of their steps, the shortest first. A configuration that computed as
-/// much as the dense run has none: the dense run is its baseline.
+/// The baselines of these configurations, by number of steps, the shortest first. A configuration that
+/// computed as much as the dense run has none: the dense run is its baseline.
 pub(crate) fn contenders(job: &Job, rows: &[Row]) -> Vec<Contender> {
     let whole = job.trajectory.steps().count();
     let configs = rows.iter().filter(|row| row.role == Role::Config);
@@ -26,7 +27,7 @@ pub(crate) fn contenders(job: &Job, rows: &[Row]) -> Vec<Contender> {
         configs.map(|row| steps_of(row, whole)).filter(|n| (1..whole).contains(n)).collect();
     let one = |n: usize| {
         let request = |steps: usize| Request { steps, ..job.request.clone() };
-        // A run that begins with an image leaves some of its steps out.
+        // A run that starts from an image leaves out some of its steps.
         let runs = |steps: usize| {
             let run = job.pipeline.trajectory(&request(steps));
             run.is_ok_and(|run| run.steps().count() == n) && job.pipeline.check(&request(steps)).is_ok()
@@ -37,7 +38,8 @@ pub(crate) fn contenders(job: &Job, rows: &[Row]) -> Vec<Contender> {
     wanted.into_iter().filter_map(one).collect()
 }
 
-/// Says of every configuration how far it is from its baseline, and of every baseline whose it is.
+/// Records for every configuration how far it is from its baseline, and for every baseline which
+/// configurations it belongs to.
 pub(crate) fn relate(job: &Job, rows: &mut [Row], baselines: &mut [Row]) {
     let whole = job.trajectory.steps().count();
     for row in rows.iter_mut().filter(|row| row.role == Role::Config) {
@@ -49,7 +51,8 @@ pub(crate) fn relate(job: &Job, rows: &mut [Row], baselines: &mut [Row]) {
     }
 }
 
-/// PSNR of `row` less that of `baseline`, seed by seed. A seed at which both equal the dense run says nothing.
+/// PSNR of `row` minus that of `baseline`, seed by seed. Seeds at which both equal the dense run are left
+/// out.
 fn gain(row: &Row, baseline: &Row) -> Option<Estimate> {
     let of = |row: &Row, seed: u64| row.by_seed.iter().find(|s| s.seed == seed).and_then(|s| s.psnr);
     let differences = row

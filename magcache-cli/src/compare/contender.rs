@@ -1,4 +1,4 @@
-//! What is compared: configurations, by name.
+//! The configurations that are compared, by name.
 
 use std::path::Path;
 
@@ -17,10 +17,11 @@ use crate::{
 /// The name of the dense lane.
 pub(crate) const DENSE: &str = "dense";
 
-/// The image that a model begins with where none is given: it lies beside the results, and their configurations name it.
+/// The default image of a model that starts from one: it is stored with the results, and their configurations
+/// name it.
 pub(crate) const IMAGE: &str = "image.png";
 
-/// A configuration with its name.
+/// A named configuration.
 #[derive(Debug)]
 pub(crate) struct Contender {
     pub(crate) name: String,
@@ -30,9 +31,9 @@ pub(crate) struct Contender {
 }
 
 impl Contender {
-    /// What was typed: `[NAME=]STRATEGY`, `[NAME=]replay:TRACE` or `[NAME=]FILE.toml`.
+    /// Parses `[NAME=]STRATEGY`, `[NAME=]replay:TRACE` or `[NAME=]FILE.toml`.
     ///
-    /// Of a file, the caches count; what else it says and the run does not follow is named in `notes`.
+    /// Only the caches of a file are used; `notes` lists its other keys that differ from the run.
     pub(crate) fn parse(
         text: &str,
         profile: Option<&str>,
@@ -75,7 +76,7 @@ impl Contender {
         Ok(Self { name: named, cache, steps: job.request.steps })
     }
 
-    /// The hooks, checked against the model and the run.
+    /// Builds the hooks, checked against the model and the run.
     fn build(&self, job: &Job) -> Result<Built> {
         job.build_hooks(&self.cache)
     }
@@ -85,7 +86,7 @@ impl Contender {
         self.cache.cache.iter().map(|entry| entry.name.clone()).collect()
     }
 
-    /// What reproduces this run, as TOML beside `shown`, where its pictures go.
+    /// The configuration that reproduces this run, as TOML next to `shown`, where its pictures go.
     pub(crate) fn to_toml(&self, job: &Job, shown: &Path) -> Result<String> {
         let mut config = job.config.clone();
         config.cache = self
@@ -103,13 +104,14 @@ impl Contender {
         config.stored_in(folder_of(shown)).to_toml()
     }
 
-    /// The file name of what this run shows.
+    /// The file name of this run's pictures.
     pub(crate) fn file(&self, ending: &str) -> String {
         format!("{}.{ending}", file_stem(&self.name))
     }
 }
 
-/// Checks every contender against the model, the run and each other, and builds their hooks. Warnings go to `warn`.
+/// Checks all contenders against the model, the run and each other, and builds their hooks. Warnings go to
+/// `warn`.
 ///
 /// Errors: everything that is wrong with any of them.
 pub(crate) fn build(
@@ -137,13 +139,13 @@ pub(crate) fn build(
     Ok(entries)
 }
 
-/// What was chosen for a lane's target, and what it falls short of.
+/// The choice made for a lane's target, and how far it misses it.
 pub(crate) fn chosen_note(name: &str, chosen: &Chosen) -> String {
     let short = chosen.short.as_ref().map_or(String::new(), |short| format!("; {short}"));
     format!("{name}: {}{short}", chosen.text())
 }
 
-/// A name and what has it. A path may hold a `=` after its first separator.
+/// Splits a name from its source. A `=` after the first path separator belongs to the path.
 fn split(text: &str) -> (Option<&str>, &str) {
     match text.split_once('=') {
         Some((name, source)) if !name.is_empty() && !name.contains(['/', '\\', ':']) => {
@@ -153,7 +155,8 @@ fn split(text: &str) -> (Option<&str>, &str) {
     }
 }
 
-/// `magcache` of `magcache`, `mine` of `some/mine.toml`, of a stored `some/mine.mp4.toml` and of `replay:some/mine.jsonl`.
+/// The name derived from a source: `magcache` of `magcache`, `mine` of `some/mine.toml`, of a stored
+/// `some/mine.mp4.toml` and of `replay:some/mine.jsonl`.
 pub(crate) fn default_name(source: &str) -> String {
     let path = Path::new(source.strip_prefix("replay:").unwrap_or(source));
     let Some(stem) = path.file_stem().map(Path::new) else { return source.to_owned() };
@@ -163,13 +166,13 @@ pub(crate) fn default_name(source: &str) -> String {
     name.to_string_lossy().into_owned()
 }
 
-/// A name as a file name that is good everywhere.
+/// The name as a file name that is valid on every system.
 pub(crate) fn file_stem(name: &str) -> String {
     let keep = |c: char| if c.is_alphanumeric() || "-_.+".contains(c) { c } else { '-' };
     name.trim_start_matches('.').chars().map(keep).collect()
 }
 
-/// Why a lane cannot have this name beside the `earlier` ones.
+/// Why a lane cannot have this name, given the `earlier` ones.
 fn name_error(name: &str, earlier: &[Contender]) -> Option<Error> {
     let file = |name: &str| file_stem(name).to_lowercase();
     let own = file(name);

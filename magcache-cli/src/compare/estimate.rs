@@ -1,4 +1,4 @@
-//! Numbers over several runs.
+//! Statistics over several runs.
 
 use serde::Serialize;
 
@@ -6,7 +6,7 @@ use serde::Serialize;
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(crate) struct Estimate {
     pub(crate) mean: f64,
-    /// `s / √n` with the sample standard deviation `s`; none of a single value.
+    /// `s / √n` with the sample standard deviation `s`; `None` for a single value.
     pub(crate) standard_error: Option<f64>,
 }
 
@@ -19,8 +19,8 @@ pub(crate) struct Spread {
 }
 
 impl Estimate {
-    /// Of finite values; infinite ones (the PSNR of equal frames) are left out, as one of them would hide all others, unless
-    /// there is nothing else. None of no values.
+    /// Over the finite values; infinite ones (the PSNR of equal frames) are left out because one of them
+    /// would hide the rest, unless all are infinite. `None` without values.
     pub(crate) fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
         let values: Vec<f64> = values.into_iter().collect();
         let finite: Vec<f64> = values.iter().copied().filter(|v| v.is_finite()).collect();
@@ -36,7 +36,7 @@ impl Estimate {
 }
 
 impl Spread {
-    /// The median of an even number of values is the mean of the middle two. NaN of none.
+    /// The median of an even number of values is the mean of the middle two. NaN without values.
     pub(crate) fn of(values: impl IntoIterator<Item = f64>) -> Self {
         let mut values: Vec<f64> = values.into_iter().collect();
         values.sort_by(f64::total_cmp);

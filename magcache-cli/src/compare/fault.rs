@@ -1,10 +1,10 @@
-//! Everything that is wrong with several configurations, said at once.
+//! All errors of several configurations, reported together.
 
 use anyhow::{Error, Result};
 
 use crate::console::{Told, bad_input};
 
-/// What is wrong with one configuration.
+/// An error in one configuration.
 #[derive(Debug)]
 pub(crate) struct Fault {
     name: String,
@@ -12,7 +12,7 @@ pub(crate) struct Fault {
 }
 
 impl Fault {
-    /// An error of the configuration that was given as `name`.
+    /// An error in the configuration given as `name`.
     pub(crate) fn new(name: &str, error: Error) -> Self {
         Self { name: name.to_owned(), error }
     }
@@ -31,7 +31,7 @@ impl Fault {
         }
         match (faults.into_iter().next(), count) {
             (None, _) => Ok(()),
-            // Alone it keeps its kind, its causes and its hint.
+            // A single error keeps its kind, causes and hint.
             (Some(fault), 1) => Err(fault.error),
             _ => Err(bad_input(format!("{count} faults in the configurations{lines}"))),
         }

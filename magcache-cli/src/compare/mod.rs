@@ -1,8 +1,10 @@
-//! Dense against any number of configurations: the same seeds, in turns, and against the naive baseline.
+//! Dense against any number of configurations, with the same seeds and in turns, and against the naive
+//! baseline.
 //!
-//! A *round* is one seed once: the dense lane and the configurations run in turns, and every ratio of times is taken within
-//! it. How many steps the naive baselines have is known when all configurations have run; they follow in rounds of their own,
-//! each with a dense lane to be timed against.
+//! A *round* runs one seed once: the dense lane and the configurations take turns, and every ratio of times
+//! is taken within the round. The number of steps of the naive baselines is known only after all
+//! configurations have run, so they follow in rounds of their own, each with a dense lane to be timed
+//! against.
 
 pub(crate) mod answer;
 mod baseline;
@@ -32,44 +34,44 @@ use crate::{
     media::{self, Destination, StagedFolder},
 };
 
-/// The page that shows it all, which `report` makes.
+/// The page with all results, written by `report`.
 pub(crate) const PAGE: &str = "report.html";
 
-/// What is to be compared.
+/// The comparison to run.
 #[derive(Debug)]
 pub(crate) struct Comparison {
     pub(crate) job: Job,
-    /// Without the dense lane.
+    /// The configurations, without the dense lane.
     pub(crate) contenders: Vec<Contender>,
     /// Their hooks.
     pub(crate) entries: Vec<Entry>,
-    /// Of the initial noise; the first one's pictures are shown.
+    /// Seeds of the initial noise; pictures are shown of the first one.
     pub(crate) seeds: Vec<u64>,
     /// How often each seed runs.
     pub(crate) repeat: usize,
     /// Whether the naive baselines run too.
     pub(crate) baselines: bool,
-    /// Where the network runs, as it was asked for.
+    /// The device that was requested for the network.
     pub(crate) device: String,
     /// Where the pictures and the page go.
     pub(crate) folder: PathBuf,
 }
 
-/// What was found.
+/// The results.
 #[derive(Debug)]
 pub(crate) struct Compared {
-    /// Dense, configurations, baselines.
+    /// The dense row, then configurations, then baselines.
     pub(crate) rows: Vec<Row>,
     pub(crate) model: String,
     pub(crate) prompt: String,
     pub(crate) seeds: Vec<u64>,
-    /// Rounds of a lane: seeds times repetitions.
+    /// Number of rounds of each lane: seeds times repetitions.
     pub(crate) rounds: usize,
     pub(crate) baselines: bool,
-    /// Of the whole process, see [`memory::peak_resident`].
+    /// Of the whole process; see [`memory::peak_resident`].
     pub(crate) peak_memory: Option<usize>,
     pub(crate) machine: Machine,
-    /// The calibrated curve of a profile that is in play.
+    /// The calibrated curve of a profile in use.
     pub(crate) ratios: Option<Ratios>,
     /// The first step that runs: above 0 for image to image.
     pub(crate) first_step: usize,
@@ -87,10 +89,11 @@ struct Scenes<'a> {
 }
 
 impl<'a> Scenes<'a> {
-    /// A seed's request and its denoiser; the first one is warmed up.
+    /// The request of a seed and its denoiser; warms up the first one.
     fn of(&mut self, seed: u64, stop: &dyn Fn() -> bool) -> Result<Scene<'a>> {
         let request = Request { seed, ..self.job.request.clone() };
-        // The latents of the image that a run begins with are a sample of the seed's own; all else is the same for every seed.
+        // The latents of the image that a run starts from are sampled with the seed; all else is the same for
+        // every seed.
         let sampled = request.strength.is_some();
         let denoiser = match &self.kept {
             Some((of, denoiser)) if !sampled || *of == seed => Arc::clone(denoiser),
@@ -115,7 +118,7 @@ impl<'a> Scenes<'a> {
 }
 
 impl Comparison {
-    /// Checks that the folder can be written to. To be called before anything runs.
+    /// Checks that the folder can be written to. Call before anything runs.
     pub(crate) fn check_folder(&self) -> Result<()> {
         Destination::prepare(self.folder.join(format!("{DENSE}.{}", self.ending())), self.job.clip())?;
         Ok(media::probe(&self.folder.join(PAGE))?)
@@ -126,8 +129,8 @@ impl Comparison {
         if self.job.request.frames == 1 { "png" } else { "mp4" }
     }
 
-    /// Runs everything and writes pictures and configurations. They appear in their folder when it is merged, which is for
-    /// whoever adds the page.
+    /// Runs everything and writes pictures and configurations. They appear in their folder only once the
+    /// caller, who adds the page, merges it.
     pub(crate) fn run(&self, out: &Console) -> Result<(Compared, StagedFolder)> {
         let interrupt = Interrupt::listen()?;
         let stop = || interrupt.is_set();
@@ -148,7 +151,7 @@ impl Comparison {
             let outputs = self.outputs(&staged, &lanes, false)?;
             let entries: Vec<Entry> = lanes.iter().map(|lane| Entry::dense(lane.steps)).collect();
             let rounds = self.rounds(&mut scenes, &entries, &outputs, "dense and fewer steps", &stop)?;
-            // The dense lane of these rounds is the same again, there for its times.
+            // The dense lane of these rounds repeats the first one; only its times are used.
             let mut baselines = self.rows(&lanes, &rounds, Role::Baseline)?.split_off(1);
             baseline::relate(&self.job, &mut rows, &mut baselines);
             rows.extend(baselines);
@@ -161,7 +164,7 @@ impl Comparison {
         Contender { name: DENSE.to_owned(), cache: CachePlan::default(), steps }
     }
 
-    /// Files for what the lanes show; the dense one is written once.
+    /// Output files of the lanes; the dense one is written only once.
     fn outputs(
         &self,
         staged: &StagedFolder,
@@ -175,7 +178,7 @@ impl Comparison {
         Ok(lanes.iter().enumerate().map(of).collect::<Result<_, _>>()?)
     }
 
-    /// Every seed as often as asked for. Pictures of the first round are written.
+    /// Runs every seed the requested number of times. Writes the pictures of the first round.
     fn rounds(
         &self,
         scenes: &mut Scenes<'_>,
@@ -204,7 +207,7 @@ impl Comparison {
         Ok(rounds)
     }
 
-    /// What a round is called in progress.
+    /// The label of a round in the progress display.
     fn label(&self, what: &str, seed: u64, repetition: usize) -> String {
         let mut label = what.to_owned();
         if self.seeds.len() > 1 {
@@ -216,7 +219,7 @@ impl Comparison {
         label
     }
 
-    /// Rows of the lanes, the first one as the dense one.
+    /// The rows of the lanes; the first one is the dense one.
     fn rows(&self, lanes: &[&Contender], rounds: &[Measured], others: Role) -> Result<Vec<Row>> {
         let of = |(at, lane): (usize, &&Contender)| {
             let role = if at == 0 { Role::Dense } else { others };
@@ -226,7 +229,7 @@ impl Comparison {
         lanes.iter().enumerate().filter_map(of).collect()
     }
 
-    /// Writes the configurations, and names everything.
+    /// Writes the configurations and sets the file names.
     fn finish(&self, rows: Vec<Row>, staged: &StagedFolder) -> Result<Compared> {
         let run = &self.job.trajectory;
         let mut compared = Compared {

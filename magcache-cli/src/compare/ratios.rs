@@ -1,4 +1,4 @@
-//! The calibrated curve that a run is planned from.
+//! The calibrated curve that a run's caches read.
 
 use magcache_core::{
     Branch, Step,
@@ -16,7 +16,7 @@ pub(crate) struct Ratios {
     pub(crate) branches: Vec<(Branch, Vec<(usize, f64)>)>,
 }
 
-/// Of the first profile with a curve that a contender names, else of the model's own.
+/// The ratios of the first profile with a curve that a contender names, or else of the model's own.
 pub(crate) fn ratios(job: &Job, contenders: &[Contender]) -> Option<Ratios> {
     let words = contenders.iter().flat_map(|contender| &contender.cache.cache).map(|entry| &entry.words);
     let named = words.filter_map(|words| Some((words.profile.as_deref()?, words.variant.as_deref())));
@@ -40,7 +40,8 @@ fn of(job: &Job, curves: &[&Curve], branch: Branch) -> Vec<(usize, f64)> {
         .collect()
 }
 
-/// The curve's value for a step: over the expert's phase if the curve is that expert's, else over the whole run.
+/// The curve's value for a step: resampled to the expert's phase if it is that expert's curve, else to the
+/// whole run.
 fn at(curves: &[&Curve], branch: Branch, step: &Step) -> Option<f64> {
     let of_expert = curves.iter().find(|curve| curve.is_of(step.expert));
     let values = of_expert.or(curves.iter().find(|curve| curve.expert.is_none()))?.of(branch);
@@ -69,7 +70,7 @@ mod tests {
             magcache_core::Phase { expert: magcache_core::Expert(1), steps: 4..6 },
         ];
         let value = |index| at(&curves, Branch::Cond, &Step::in_phases(index, 6, &phases)).unwrap();
-        // Six steps of three values: 0, 0.4, 0.8, 1.2 rounded.
+        // Six steps from three values: indices 0, 0.4, 0.8, 1.2, rounded.
         assert_eq!([0, 1, 2, 3].map(value), [1.0, 1.0, 0.9, 0.9]);
         assert_eq!([4, 5].map(value), [1.0, 0.5]);
         assert_eq!(at(&[&second], Branch::Cond, &Step::in_phases(0, 6, &phases)), None);

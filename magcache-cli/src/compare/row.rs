@@ -1,4 +1,4 @@
-//! A line of the table, over all seeds and repetitions.
+//! A row of the table, over all seeds and repetitions.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -16,15 +16,15 @@ use crate::{
     lanes::{Finished, Noted},
 };
 
-/// What a lane is there for.
+/// The purpose of a lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Role {
-    /// What all others are measured against.
+    /// The reference for all other lanes.
     Dense,
     /// A configuration.
     Config,
-    /// No cache and fewer steps: what a configuration that computes as much has to beat.
+    /// No cache but fewer steps: what a configuration with the same amount of compute has to beat.
     Baseline,
 }
 
@@ -35,32 +35,32 @@ pub(crate) struct Measured {
     pub(crate) lanes: Vec<Finished>,
 }
 
-/// What a lane did with one seed.
+/// The result of a lane for one seed.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(crate) struct BySeed {
     pub(crate) seed: u64,
     pub(crate) computed: usize,
     pub(crate) skipped: usize,
-    /// In dB, infinite where nothing differs.
+    /// In dB; infinite if nothing differs.
     pub(crate) psnr: Option<f64>,
     pub(crate) ssim: Option<f64>,
 }
 
-/// How a configuration does against the dense run of as many steps as it computed.
+/// A configuration compared with the uncached run of as many steps as it computed.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Against {
     /// Name of the baseline.
     pub(crate) name: String,
-    /// PSNR of the configuration less that of the baseline, in dB, seed by seed.
+    /// PSNR of the configuration minus that of the baseline, in dB, seed by seed.
     pub(crate) psnr_gain: Option<Estimate>,
 }
 
-/// What was found out about a lane.
+/// The results of a lane.
 #[derive(Clone, Debug)]
 pub(crate) struct Row {
     pub(crate) name: String,
     pub(crate) role: Role,
-    /// The configurations that a baseline stands against.
+    /// For a baseline: the configurations it belongs to.
     pub(crate) of: Vec<String>,
     /// Sampling steps.
     pub(crate) steps: usize,
@@ -69,7 +69,7 @@ pub(crate) struct Row {
     /// Passes in which something was skipped, with the first seed.
     pub(crate) skipped: usize,
     pub(crate) ceiling: Option<f64>,
-    /// Of network and autoencoder, round by round against the dense lane of the round.
+    /// Of network and autoencoder, in each round relative to the dense lane of the round.
     pub(crate) speedup: Spread,
     /// Of the network alone.
     pub(crate) transformer_speedup: Spread,
@@ -84,18 +84,18 @@ pub(crate) struct Row {
     pub(crate) divergence: Vec<f64>,
     /// The skip pattern by branch, with the first seed.
     pub(crate) strips: Vec<(Branch, String)>,
-    /// What each strategy noted, with the first seed; a strategy has its name where there are several.
+    /// What each strategy noted, with the first seed; labelled by strategy if there are several.
     pub(crate) noted: Vec<(String, Vec<Noted>)>,
-    /// What reproduces the lane, as TOML.
+    /// The configuration that reproduces the lane, as TOML.
     pub(crate) config: String,
-    /// Name of the file that shows it.
+    /// Name of the picture or video file.
     pub(crate) file: String,
-    /// The first and the last frame that it shows.
+    /// The first and the last frame of that file.
     pub(crate) stills: Vec<RgbImage>,
 }
 
 impl Row {
-    /// Lane `at` of the rounds, which is `contender` and whose pictures are `shown`.
+    /// The row of lane `at` of the rounds, which is `contender` and whose pictures are `shown`.
     pub(crate) fn of(
         job: &Job,
         contender: &Contender,
@@ -109,7 +109,7 @@ impl Row {
         let Some((_, first)) = lanes.first().copied() else { return Ok(None) };
         let mut by_seed: Vec<BySeed> = Vec::new();
         for (seed, lane) in &lanes {
-            // A repetition does the same again.
+            // Repetitions give the same result.
             if by_seed.iter().all(|known| known.seed != *seed) {
                 by_seed.push(BySeed::of(*seed, lane));
             }
@@ -140,12 +140,12 @@ impl Row {
         }))
     }
 
-    /// True where a measured speed-up is above what skipping can gain: only the noise of the measurement goes there.
+    /// True if the measured speed-up exceeds what skipping can gain: the excess can only be noise.
     pub(crate) fn is_noise(&self, speedup: &Spread) -> bool {
         self.role == Role::Config && self.ceiling.is_some_and(|ceiling| speedup.median > ceiling)
     }
 
-    /// Passes in which every block ran, the mean over the seeds.
+    /// Passes in which every block ran, averaged over the seeds.
     pub(crate) fn mean_computed(&self) -> f64 {
         self.by_seed.iter().map(|s| s.computed as f64).sum::<f64>() / self.by_seed.len() as f64
     }
@@ -168,7 +168,7 @@ impl BySeed {
     }
 }
 
-/// Notes by branch; with several strategies also by the strategy's name.
+/// Notes by branch, and by strategy if there are several.
 fn named(noted: &BTreeMap<(HookId, Branch), Vec<Noted>>, names: &[String]) -> Vec<(String, Vec<Noted>)> {
     let one = |((hook, branch), notes): (&(HookId, Branch), &Vec<Noted>)| {
         let name = match names.get(usize::from(hook.0)).filter(|_| names.len() > 1) {

@@ -17,24 +17,24 @@ use super::{
     flags::flags,
 };
 
-/// Where a command's answer, its notes and its progress go.
+/// Prints a command's answer, notes and progress.
 #[derive(Debug)]
 pub(crate) struct Console {
     json: bool,
     quiet: bool,
     colour: bool,
-    /// For the document: what was said of the files that were loaded.
+    /// Notes on the loaded files, for the JSON document.
     loaded: Mutex<Vec<String>>,
 }
 
 impl Console {
-    /// `json` keeps stdout for one document; `quiet` drops everything but that and errors.
+    /// With `json`, stdout holds just one document; `quiet` drops everything but that and errors.
     pub(crate) fn new(json: bool, quiet: bool) -> Self {
         let plain = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
         Self { json, quiet, colour: !plain && std::io::stdout().is_terminal(), loaded: Mutex::default() }
     }
 
-    /// The answer: `document` with `--json`, else `text` unless it is to be quiet.
+    /// Prints the answer: `document` with `--json`, else `text` unless `--quiet`.
     pub(crate) fn answer(&self, text: &str, document: &Value) {
         if self.quiet && !self.json {
             return;
@@ -51,20 +51,20 @@ impl Console {
         let _ = if self.json { writeln!(out, "{document}") } else { writeln!(out, "{}", text.trim_end()) };
     }
 
-    /// Something that the user should know and scripts need not.
+    /// Prints something for the user that scripts do not need.
     pub(crate) fn note(&self, text: &str) {
         if !self.quiet {
             eprintln!("note: {text}");
         }
     }
 
-    /// A note on the prompt or the files of a model, which scripts find under `notes` of the document.
+    /// Prints a note on the prompt or the model's files, which the JSON document lists under `notes`.
     pub(crate) fn loaded(&self, text: &str) {
         self.note(text);
         self.loaded.lock().unwrap_or_else(PoisonError::into_inner).push(text.to_owned());
     }
 
-    /// Something that may not be as hoped.
+    /// Prints a warning.
     pub(crate) fn warn(&self, text: &str, hint: Option<&str>) {
         if !self.quiet {
             eprintln!("warning: {text}");
@@ -74,18 +74,18 @@ impl Console {
         }
     }
 
-    /// `text` in a colour of the terminal, where there is one.
+    /// `text` in a terminal colour, if stdout is a terminal.
     pub(crate) fn paint(&self, text: &str, code: u8) -> String {
         if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
 
-    /// A bar over `steps` steps.
+    /// A progress bar over `steps` steps.
     pub(crate) fn bar(&self, steps: usize, what: &str) -> ProgressBar {
         let style = ProgressStyle::with_template("{msg:24} {bar:32} {pos}/{len} {elapsed} (eta {eta})");
         self.shown(ProgressBar::new(steps as u64), style.ok(), what)
     }
 
-    /// A spinner for work without a known length.
+    /// A spinner for work of unknown length.
     pub(crate) fn spinner(&self, what: &str) -> ProgressBar {
         let bar = self.shown(
             ProgressBar::new_spinner(),
@@ -107,11 +107,11 @@ impl Console {
         bar
     }
 
-    /// How it ended when it did not end well.
+    /// Reports a failed command and returns its exit code.
     pub(crate) fn failure(&self, error: &Error) -> ExitCode {
         let Told { message, causes, hint } = Told::of(error);
         if self.json {
-            // One document: that of a failed check is the report.
+            // The report of a failed check is already the one document.
             if error.is::<Failed>() {
                 return ExitCode::from(exit_code(error));
             }

@@ -1,4 +1,4 @@
-//! How a command ends when it does not end well: message, hint and exit code.
+//! How a failed command ends: message, hint and exit code.
 
 use anyhow::Error;
 use magcache_core::{
@@ -12,7 +12,7 @@ use magcache_models::{
 use super::{flags::flags, interrupt};
 use crate::media::MediaError;
 
-/// Something wrong with what was typed or given, found by this program itself.
+/// Invalid input that this program itself found.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
 pub(crate) struct BadInput {
@@ -28,7 +28,7 @@ impl Hint for BadInput {
     }
 }
 
-/// A check whose answer is no: its report is already printed.
+/// A check that did not pass; its report is already printed.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct Failed(pub(crate) String);
@@ -38,17 +38,18 @@ pub(crate) fn bad_input(message: impl Into<String>) -> Error {
     BadInput { message: message.into(), hint: None }.into()
 }
 
-/// An error with exit code 2 and something that can be typed.
+/// An error with exit code 2 and a hint that can be typed.
 pub(crate) fn bad_input_with(message: impl Into<String>, hint: impl Into<String>) -> Error {
     BadInput { message: message.into(), hint: Some(hint.into()) }.into()
 }
 
-/// An error with exit code 2: that of a library about what is at `place`, with its hint.
+/// An error with exit code 2: a library's error about the input at `place`, with its hint.
 pub(crate) fn bad_input_at(place: &str, error: &(dyn std::error::Error + 'static)) -> Error {
     BadInput { message: format!("{place}: {error}"), hint: hint::of(error) }.into()
 }
 
-/// 128 and the signal's number where one stopped it (130 for Ctrl-C), 2 bad input, 1 anything else.
+/// 128 plus the signal's number if a signal stopped the run (130 for Ctrl-C), 2 for bad input, 1 for anything
+/// else.
 pub(crate) fn exit_code(error: &Error) -> u8 {
     for cause in error.chain() {
         if let Some(error) = cause.downcast_ref::<PipelineError>() {
@@ -71,12 +72,12 @@ pub(crate) fn exit_code(error: &Error) -> u8 {
     1
 }
 
-/// What an error says, for people and for scripts.
+/// An error as reported to people and to scripts.
 #[derive(Debug)]
 pub(crate) struct Told {
     pub(crate) message: String,
     pub(crate) causes: Vec<String>,
-    /// What to do about it, where somebody knows.
+    /// What to do about it, if known.
     pub(crate) hint: Option<String>,
 }
 

@@ -1,13 +1,15 @@
-//! Keys of a configuration as the flags that stand for them: libraries know no flags, who typed one knows no key.
+//! Rewrites keys of a configuration as the flags that set them: libraries name keys, but the user typed
+//! flags.
 
 use clap::CommandFactory;
 
 use crate::args::Args;
 
-/// A hint whose keys are flags: `` `flow_shift = 3` `` is `--flow-shift 3`. A key that no flag stands for stays as it is.
+/// Rewrites the keys in a hint as flags: `` `flow_shift = 3` `` becomes `--flow-shift 3`. Keys without a flag
+/// stay as they are.
 pub(super) fn flags(hint: &str) -> String {
     let mut text = String::new();
-    // Every other part is between backticks.
+    // Every second part is between backticks.
     for (place, part) in hint.split('`').enumerate() {
         let quoted = place % 2 == 1;
         let setting = part.split_once(" = ").filter(|_| quoted);
@@ -20,7 +22,7 @@ pub(super) fn flags(hint: &str) -> String {
     text
 }
 
-/// The flag of a key: of the same name, but for the table `[audit]`.
+/// The flag of a key: it has the same name, except for the table `[audit]`.
 fn flag(key: &str) -> Option<String> {
     let name = if key == "fraction" { "audit".to_owned() } else { key.replace('_', "-") };
     let commands = Args::command();

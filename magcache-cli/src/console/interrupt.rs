@@ -1,4 +1,4 @@
-//! Signals that end a run: the first one asks it to stop before its next pass, the second one ends the process.
+//! Signals that end a run: the first one asks it to stop before its next pass, the second ends the process.
 
 use std::sync::{
     Arc, OnceLock,
@@ -13,7 +13,7 @@ use signal_hook::{
     flag,
 };
 
-/// Ctrl-C, what `kill` sends, and a terminal that is closed.
+/// Ctrl-C, the default signal of `kill`, and a closed terminal.
 const SIGNALS: &[i32] = &[
     SIGINT,
     SIGTERM,
@@ -26,13 +26,13 @@ const SIGNALS: &[i32] = &[
 pub(crate) struct Interrupt(Arc<AtomicBool>);
 
 impl Interrupt {
-    /// Listens from now on; once in a process.
+    /// Starts to listen; call it once per process.
     pub(crate) fn listen() -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         for signal in SIGNALS {
             let code = 128 + signal;
             let listening = || -> std::io::Result<()> {
-                // In this order: only the second signal finds the flag set.
+                // The order matters: only the second signal finds the flag set.
                 flag::register_conditional_shutdown(*signal, code, Arc::clone(&stop))?;
                 flag::register(*signal, Arc::clone(&stop))?;
                 flag::register_usize(*signal, Arc::clone(caught()), code as usize)?;
@@ -43,13 +43,14 @@ impl Interrupt {
         Ok(Self(stop))
     }
 
-    /// True once one came.
+    /// True once a signal has arrived.
     pub(crate) fn is_set(&self) -> bool {
         self.0.load(Ordering::SeqCst)
     }
 }
 
-/// The exit code of a run that was stopped: 128 and the number of the signal, as a shell has it; 130 for Ctrl-C, 143 for SIGTERM.
+/// The exit code of a stopped run: 128 plus the signal's number, as in a shell; 130 for Ctrl-C, 143 for
+/// SIGTERM.
 pub(crate) fn exit_code() -> u8 {
     match u8::try_from(caught().load(Ordering::SeqCst)) {
         Ok(code) if code > 128 => code,
@@ -57,7 +58,7 @@ pub(crate) fn exit_code() -> u8 {
     }
 }
 
-/// A process has its signals once, and so this.
+/// Signal handlers are global to the process, and so is this.
 fn caught() -> &'static Arc<AtomicUsize> {
     static CAUGHT: OnceLock<Arc<AtomicUsize>> = OnceLock::new();
     CAUGHT.get_or_init(Arc::default)

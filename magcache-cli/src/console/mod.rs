@@ -1,4 +1,4 @@
-//! Between the program and who started it: the command line, answers, progress, errors, the log and signals.
+//! The user interface: the command line, answers, progress, errors, the log and signals.
 
 mod answers;
 mod failure;

@@ -1,4 +1,4 @@
-//! The command line, and what is said about one that cannot be read: in the same style as any other error, also under `--json`.
+//! Parses the command line and reports parse errors in the style of any other error, also with `--json`.
 
 use std::{env, ffi::OsString, process::ExitCode};
 
@@ -7,7 +7,7 @@ use clap::{CommandFactory, Error, Parser, error::ErrorKind};
 use super::{answers::Console, failure::bad_input_with};
 use crate::args::Args;
 
-/// A command line that is not run.
+/// A command line that cannot be run.
 #[derive(Debug)]
 pub(crate) struct Refused {
     error: Error,
@@ -15,27 +15,27 @@ pub(crate) struct Refused {
     json: bool,
 }
 
-/// Reads the command line.
+/// Parses the command line.
 ///
-/// Errors: it cannot be read, or it asks for help.
+/// Errors: it cannot be parsed, or it asks for help.
 pub(crate) fn parse() -> Result<Args, Refused> {
     let words: Vec<OsString> = env::args_os().collect();
     let read = Args::try_parse_from(&words);
     read.map_err(|error| {
-        // What would have said so is not there.
+        // The parsed `--json` flag is not available here.
         let json = words.iter().take_while(|word| *word != "--").any(|word| word == "--json");
         Refused { error, words, json }
     })
 }
 
 impl Refused {
-    /// Shows help, or says what is wrong: exit code 2.
+    /// Prints help, or the error with exit code 2.
     pub(crate) fn exit(&self) -> ExitCode {
         let help = matches!(
             self.error.kind(),
             ErrorKind::DisplayHelp
                 | ErrorKind::DisplayVersion
-                // Nothing was typed at all.
+                // No arguments at all.
                 | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
         );
         if help {
@@ -47,7 +47,7 @@ impl Refused {
     }
 }
 
-/// What is wrong, and what can be typed.
+/// The error and a hint that can be typed.
 fn told(error: &Error, words: &[OsString]) -> (String, String) {
     let text = error.to_string();
     let joined = |paragraph: &str| paragraph.lines().map(str::trim).collect::<Vec<_>>().join(" ");
@@ -58,7 +58,7 @@ fn told(error: &Error, words: &[OsString]) -> (String, String) {
     (message.strip_prefix("error: ").unwrap_or(&message).to_owned(), hint.join("; "))
 }
 
-/// What shows the help of the command that was typed.
+/// The command that shows the help of what was typed.
 fn help(words: &[OsString]) -> String {
     let mut command = Args::command();
     let mut help = command.get_name().to_owned();

@@ -1,11 +1,12 @@
-//! `--verbose` and `RUST_LOG`: what the program does, for those who want to know.
+//! `--verbose` and `RUST_LOG`: the log on stderr.
 
 use std::io::{IsTerminal, stderr};
 
 use tracing_subscriber::EnvFilter;
 
-/// Tells on stderr what `RUST_LOG` asks for, or else as much as `--verbose` was given: once what is done and how long it took,
-/// twice every decision of the caches. Without either, nothing listens. What is wrong with `RUST_LOG`, if something is.
+/// Logs to stderr what `RUST_LOG` selects, or else what `--verbose` does: given once, what is done and how
+/// long it took; given twice, every decision of the caches. Without either, nothing is logged. Returns what
+/// is wrong with `RUST_LOG`, if anything.
 pub(crate) fn listen(verbose: u8) -> Option<String> {
     let level = match verbose {
         0 => "off",
@@ -22,7 +23,7 @@ pub(crate) fn listen(verbose: u8) -> Option<String> {
     };
     let plain = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
     let colour = !plain && stderr().is_terminal();
-    // A second listener in one process would be a mistake that costs no more than its lines.
+    // A second subscriber in one process would be a bug, but only its lines would be lost.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(stderr)

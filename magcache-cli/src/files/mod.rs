@@ -1,4 +1,4 @@
-//! The files of a command: what they are called, what they say, and whether they may be written.
+//! The files of a command: their names, their content, and whether they may be written.
 
 mod names;
 mod writes;

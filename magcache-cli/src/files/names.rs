@@ -1,4 +1,4 @@
-//! What the files of a command are called.
+//! Names of the files that a command writes.
 
 use std::{
     fs,
@@ -9,8 +9,8 @@ use anyhow::Result;
 
 use crate::{args::Writing, console::bad_input_with};
 
-/// A name that nobody typed: `magcache.mp4`, or the first free one of `magcache-2.mp4`, `magcache-3.mp4`. `with` gives what is
-/// written beside it and must be free too.
+/// A default name: `magcache.mp4`, or the first unused one of `magcache-2.mp4`, `magcache-3.mp4`. `with`
+/// returns the files written along with it, which must be unused too.
 pub(crate) fn unused(default: &str, writing: Writing, with: &dyn Fn(&Path) -> Vec<PathBuf>) -> PathBuf {
     let first = PathBuf::from(default);
     let taken = |path: &Path| {
@@ -26,25 +26,25 @@ pub(crate) fn unused(default: &str, writing: Writing, with: &dyn Fn(&Path) -> Ve
     numbered.into_iter().find(|path| !taken(path)).unwrap_or_else(|| first.clone())
 }
 
-/// The resolved configuration of a result: `cat.mp4.toml`, beside `cat.mp4`. The whole name, so that results of one stem and
-/// configurations written by hand keep their own.
+/// The resolved configuration of a result: `cat.mp4.toml` next to `cat.mp4`. It keeps the whole name, so that
+/// it collides neither with results of the same stem nor with configurations written by hand.
 pub(crate) fn config_of(result: &Path) -> PathBuf {
     let mut name = result.components().as_path().as_os_str().to_owned();
     name.push(".toml");
     name.into()
 }
 
-/// The folder that a result lies in.
+/// The folder of a result.
 pub(crate) fn folder_of(result: &Path) -> &Path {
     result.parent().unwrap_or(Path::new(""))
 }
 
-/// True if a file is there and says just this.
+/// True if the file exists and has exactly this content.
 pub(crate) fn says(path: &Path, text: &str) -> bool {
     fs::read(path).is_ok_and(|there| there == text.as_bytes())
 }
 
-/// Errors: a path that no configuration and no answer in JSON can hold.
+/// Errors: the path is not UTF-8, so neither a configuration nor JSON could hold it.
 pub(crate) fn utf8(what: &str, path: &Path) -> Result<()> {
     if path.to_str().is_some() {
         return Ok(());
@@ -66,7 +66,7 @@ mod tests {
         let found = |writing| unused(&name("m.mp4"), writing, &beside);
         assert_eq!(found(Writing::default()), PathBuf::from(name("m.mp4")));
         fs::write(name("m.toml"), "").unwrap();
-        // The numbered name is looked for where the default one is.
+        // The numbered name is in the folder of the default one.
         assert_eq!(found(Writing::default()), PathBuf::from(name("m-2.mp4")));
         fs::write(name("m-2.mp4"), "").unwrap();
         assert_eq!(found(Writing::default()), PathBuf::from(name("m-3.mp4")));

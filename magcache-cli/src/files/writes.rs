@@ -1,5 +1,5 @@
-//! What a command writes, checked as a whole before it does anything: nothing that exists is replaced unasked, and nothing is
-//! written over what the same command reads or writes.
+//! Everything that a command writes, checked as a whole before the command does anything: no existing file is
+//! replaced without permission, and nothing is written over what the same command reads or writes.
 
 use std::{
     fmt, fs,
@@ -14,7 +14,7 @@ use crate::{
     console::{bad_input, bad_input_with},
 };
 
-/// A path with the words that it was given by: `--out clip.mp4`.
+/// A path and the argument it came from: `--out clip.mp4`.
 #[derive(Clone, Debug)]
 struct Named {
     what: String,
@@ -27,11 +27,11 @@ impl fmt::Display for Named {
     }
 }
 
-/// What is written at a path.
+/// The kind of thing written at a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     File,
-    /// With everything in it.
+    /// A folder with everything in it.
     Folder,
 }
 
@@ -39,7 +39,7 @@ enum Kind {
 struct Target {
     named: Named,
     kind: Kind,
-    /// Whoever writes it knows what may lie there.
+    /// The writer itself checks what may already exist there.
     checked: bool,
 }
 
@@ -53,38 +53,39 @@ pub(crate) struct Writes {
 }
 
 impl Writes {
-    /// Nothing yet.
+    /// Nothing to write yet.
     pub(crate) fn new(writing: Writing) -> Self {
         Self { overwrite: writing.overwrite, ..Self::default() }
     }
 
-    /// A file that is read and must be there afterwards as it was.
+    /// Adds a file that is read and must stay unchanged.
     pub(crate) fn reads(mut self, what: &str, path: Option<&Path>) -> Self {
         self.reads.extend(path.map(|path| Named::new(what, path)));
         self
     }
 
-    /// A file that is to be written.
+    /// Adds a file to be written.
     pub(crate) fn file(self, what: &str, path: Option<&Path>) -> Self {
         self.target(what, path, Kind::File, false)
     }
 
-    /// A file that may be there: whoever writes it knows which ones are its own.
+    /// Adds a file that may exist: its writer recognises its own.
     pub(crate) fn checked_file(self, what: &str, path: Option<&Path>) -> Self {
         self.target(what, path, Kind::File, true)
     }
 
-    /// A folder that several files are put into.
+    /// Adds a folder that receives several files.
     pub(crate) fn folder(self, what: &str, path: Option<&Path>) -> Self {
         self.target(what, path, Kind::Folder, false)
     }
 
-    /// A folder that may be there: whoever writes it looks into it.
+    /// Adds a folder that may exist: its writer checks its contents.
     pub(crate) fn checked_folder(self, what: &str, path: Option<&Path>) -> Self {
         self.target(what, path, Kind::Folder, true)
     }
 
-    /// What an earlier part of this very run was writing, by [`Writes::places`]: it may be there.
+    /// Adds the paths that an earlier part of this same run was writing, as [`Writes::places`] gave them:
+    /// they may exist.
     pub(crate) fn begun(mut self, places: &[PathBuf]) -> Self {
         self.begun.extend_from_slice(places);
         self
@@ -95,12 +96,12 @@ impl Writes {
         self
     }
 
-    /// Where everything is written, whatever the working folder is later.
+    /// The absolute paths of everything written, independent of the working folder.
     pub(crate) fn places(&self) -> Vec<PathBuf> {
         self.targets.iter().map(|target| place(&target.named.path)).collect()
     }
 
-    /// Errors: two of the paths are one, a path is not UTF-8, something is there already.
+    /// Errors: two of the paths are the same, a path is not UTF-8, something already exists.
     pub(crate) fn check(&self) -> Result<()> {
         for (i, target) in self.targets.iter().enumerate() {
             let Target { named, .. } = target;
@@ -155,7 +156,7 @@ impl Named {
 }
 
 impl Target {
-    /// True if something would be replaced.
+    /// True if it would replace something.
     fn is_there(&self) -> bool {
         let path = &self.named.path;
         match self.kind {
@@ -165,12 +166,12 @@ impl Target {
     }
 }
 
-/// True if one of the two is the other, or lies in it.
+/// True if the paths are equal or one lies inside the other.
 fn meet(a: &Path, a_is: Kind, b: &Path, b_is: Kind) -> bool {
     a == b || (a_is == Kind::Folder && b.starts_with(a)) || (b_is == Kind::Folder && a.starts_with(b))
 }
 
-/// The one spelling of a path, links followed as far as there are any.
+/// The canonical spelling of a path; links are followed as far as the path exists.
 fn place(path: &Path) -> PathBuf {
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let mut place = PathBuf::new();

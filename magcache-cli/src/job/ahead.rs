@@ -1,4 +1,4 @@
-//! What caches that look at the step alone will do, before a run.
+//! The decisions of caches that look only at the step, computed before a run.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use magcache_core::{
 
 use crate::console::bad_input_with;
 
-/// Every decision of a run; `sizes` are those of its tensors, where they are known.
+/// Every decision of a run; `sizes` are the sizes of its tensors, if known.
 pub(crate) fn decisions(
     registry: &Arc<HookRegistry>,
     model: &ModelMeta,

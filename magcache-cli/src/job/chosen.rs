@@ -1,12 +1,12 @@
-//! What the planner chose for a target, and how that is said.
+//! What the planner chose for a target, and how it is reported.
 
 use magcache_core::profile::{Grounds, Quality};
 use serde_json::{Value, json};
 
-/// A speed-up is met where it is at most this far from what was asked, relatively.
+/// A speed-up counts as met if it is within this relative distance of the requested one.
 const NEAR: f64 = 0.05;
 
-/// The one that is given.
+/// The one target that was given.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Goal {
     Budget(usize),
@@ -17,23 +17,23 @@ pub(crate) enum Goal {
 /// What the planner chose.
 #[derive(Clone, Debug)]
 pub(crate) struct Chosen {
-    /// The `[[cache]]` tables that do it.
+    /// The `[[cache]]` tables that achieve it.
     pub(crate) tables: Vec<toml::Table>,
     /// Steps computed; a fraction where branches differ.
     pub(super) computed: f64,
     pub(super) steps: usize,
-    /// Of the network, as the profile's times have it, or the ceiling where it has none.
+    /// Speed-up of the network from the profile's times, or the ceiling if it has none.
     pub(super) speedup: f64,
-    /// Against a dense run, where the profile knows.
+    /// Quality against a dense run, if the profile records it.
     pub(super) quality: Option<Quality>,
-    /// Why it is not quite what was asked for.
+    /// Why the target is not met exactly.
     pub(crate) short: Option<String>,
     /// The profile that planned it; `None` for a strategy's threshold.
     pub(crate) planned_by: Option<String>,
 }
 
 impl Chosen {
-    /// One line for a user.
+    /// The choice in one line.
     pub(crate) fn text(&self) -> String {
         let mut text = format!(
             "planned: {} of {} steps computed, network {:.2}x as fast",
@@ -53,7 +53,7 @@ impl Chosen {
         text
     }
 
-    /// For `--json`.
+    /// The choice for `--json`.
     pub(crate) fn json(&self) -> Value {
         json!({
             "computed": self.computed,
@@ -67,7 +67,7 @@ impl Chosen {
     }
 }
 
-/// What can be had around a speed-up that cannot.
+/// The nearest reachable speed-ups around one that cannot be reached.
 pub(super) fn missed(asked: f64, got: f64, all: impl Iterator<Item = f64>) -> Option<String> {
     if (got / asked - 1.0).abs() <= NEAR {
         return None;

@@ -20,11 +20,13 @@ use crate::{
     replay::exchange,
 };
 
-/// What a run, a schedule or a comparison is asked for. A flag of the same name goes before a key of the file.
+/// What a run, a schedule or a comparison is asked for. A flag of the same name goes before a key of the
+/// file.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Config {
-    /// The name of a model that is inside the program; the first of `magcache list` without it and without `weights`.
+    /// The name of a model that is inside the program; the first of `magcache list` without it and without
+    /// `weights`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) model: Option<String>,
     /// The folder of a checkpoint, in place of `model`.
@@ -40,7 +42,8 @@ pub(crate) struct Config {
     pub(crate) audit: AuditPolicy,
     /// Where the result goes.
     pub(crate) output: OutputTable,
-    /// What is asked for in place of a threshold: one of `budget`, `speedup` and `psnr`. The planner chooses the `[[cache]]`.
+    /// What is asked for in place of a threshold: one of `budget`, `speedup` and `psnr`. The planner chooses
+    /// the `[[cache]]`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) target: Option<Target>,
     /// The caches, the outermost first: these words, beside `strategy` and the keys of that strategy.
@@ -59,11 +62,11 @@ pub(crate) struct OutputTable {
     pub(crate) fps: Option<f64>,
 }
 
-/// The name for `--cache` that switches the caches of a file off.
+/// The name for `--cache` that disables the caches of a file.
 const NO_CACHE: &str = "none";
 
 impl Config {
-    /// Reads a file; its paths are relative to the folder that it lies in.
+    /// Reads a file; its paths are relative to its folder.
     pub(crate) fn read(path: &Path) -> Result<Self> {
         let read = std::fs::read_to_string(path);
         let text = read.map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
@@ -72,12 +75,12 @@ impl Config {
         Ok(config.read_from(path.parent().unwrap_or(Path::new(""))))
     }
 
-    /// The file of `--config`, if any, with the flags on top.
+    /// The file of `--config`, if any, overridden by the flags.
     pub(crate) fn of(flags: &Sampling) -> Result<Self> {
         let mut config = flags.config.as_deref().map(Self::read).transpose()?.unwrap_or_default();
         if let Some(model) = &flags.model {
             let path = PathBuf::from(model);
-            // A folder that is called like a model that is only known is meant as a folder.
+            // A folder with the name of a model without weights is meant as a folder.
             let known = model_name::is_without_weights(model) && !path.exists();
             (config.model, config.weights) = if known || model_name::embedded(model).is_some() {
                 (Some(model.clone()), None)
@@ -103,7 +106,7 @@ impl Config {
         Ok(config)
     }
 
-    /// What `--cache none` does to a file: neither its caches nor its target.
+    /// Applies `--cache none`: removes the file's caches and its target.
     fn without_cache(&mut self, flags: &Sampling) -> Result<()> {
         let target = flags.budget.is_some() || flags.speedup.is_some() || flags.psnr.is_some();
         if target || !flags.set.is_empty() {
@@ -115,7 +118,7 @@ impl Config {
         Ok(())
     }
 
-    /// Opens the model that it names; reads configuration files only.
+    /// Opens the model it names; reads only configuration files.
     pub(crate) fn open(&self, options: LoadOptions) -> Result<Box<dyn Pipeline>> {
         let folder = match (&self.weights, &self.model) {
             (Some(_), Some(_)) => {
@@ -131,7 +134,8 @@ impl Config {
         Ok(pipeline::open(folder, options)?)
     }
 
-    /// What `other` says about model and sampling that is not so here, as a list of keys; none where there is nothing.
+    /// The model and sampling keys in which `other` differs from this configuration, as a list; `None` if
+    /// there are none.
     pub(crate) fn others(&self, other: &Self) -> Option<String> {
         let table = |sampling: &SamplingOptions| toml::Table::try_from(sampling).unwrap_or_default();
         let own = table(&self.sampling);
@@ -146,24 +150,24 @@ impl Config {
         (!keys.is_empty()).then(|| keys.join(", "))
     }
 
-    /// As a file.
+    /// The configuration as a file.
     pub(crate) fn to_toml(&self) -> Result<String> {
         toml::to_string(self).context("cannot write the configuration as TOML")
     }
 
-    /// The caches.
+    /// The cache plan.
     pub(crate) fn caches(&self) -> Result<CachePlan> {
         let plan = CachePlan::from_tables(self.cache.clone(), self.residuals.clone())?;
         Ok(CachePlan { audit: self.audit, ..plan })
     }
 }
 
-/// How an option is typed.
+/// The flag of an option.
 pub(crate) fn flag(option: SamplingOption) -> String {
     format!("--{}", option.key().replace('_', "-"))
 }
 
-/// The `[[cache]]` table of `--cache` and `--set`.
+/// The `[[cache]]` table that `--cache` and `--set` describe.
 pub(crate) fn cache_table(name: &str, set: &[String]) -> Result<toml::Table> {
     let mut table = match name.strip_prefix("replay:") {
         Some(path) => exchange::read(Path::new(path))?,
@@ -173,7 +177,8 @@ pub(crate) fn cache_table(name: &str, set: &[String]) -> Result<toml::Table> {
         let Some((key, value)) = pair.split_once('=') else {
             return Err(bad_input_with(format!("--set {pair:?} has no `=`"), "--set threshold=0.1"));
         };
-        // A value and not a document: a line after it would be a key of its own. A word without quotes is meant as a string.
+        // Parses a value, not a document, in which a second line would be another key. An unquoted word is
+        // taken as a string.
         let value = value.trim().parse().unwrap_or_else(|_| toml::Value::String(value.to_owned()));
         table.insert(key.trim().to_owned(), value);
     }

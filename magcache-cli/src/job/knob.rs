@@ -7,20 +7,20 @@ use crate::console::bad_input_with;
 
 pub(super) const LEAVE: &str = "leave out --cache: the planner chooses a schedule from the profile";
 
-/// The key, and where its value is looked for.
+/// The key and the range to search.
 #[derive(Clone, Debug)]
 pub(crate) struct Knob {
     pub(crate) key: String,
     /// From a value that skips little to one that skips much.
     pub(crate) range: [f64; 2],
-    /// It takes whole numbers.
+    /// True if the key takes whole numbers.
     pub(crate) whole: bool,
 }
 
 impl Knob {
-    /// Of the strategy of a `[[cache]]` table.
+    /// The key of the strategy of a `[[cache]]` table.
     ///
-    /// Errors: an unknown strategy, or one without such a key.
+    /// Errors: the strategy is unknown or has no such key.
     pub(crate) fn of(table: &toml::Table) -> Result<Self> {
         let name = table.get("strategy").and_then(toml::Value::as_str).unwrap_or_default();
         let known = meta::strategies();
@@ -37,7 +37,7 @@ impl Knob {
         Ok(Self { key: key.name.clone(), range, whole: key.kind == "whole number" })
     }
 
-    /// `table` with this value, the nearest whole one where it takes those.
+    /// `table` with the key set to `value`, rounded if the key takes whole numbers.
     pub(crate) fn set(&self, table: &toml::Table, value: f64) -> toml::Table {
         let mut table = table.clone();
         let value =

@@ -1,4 +1,4 @@
-//! The network of a request, and what is said while it is made ready.
+//! Loads the network of a request and reports its progress.
 
 use std::sync::Arc;
 
@@ -8,7 +8,8 @@ use magcache_models::pipeline::{Denoiser, Request, Stage};
 use super::Job;
 
 impl Job {
-    /// The network with the prompts of `request`, and what the user should know of it. `now` is told what is being done.
+    /// Loads the network with the prompts of `request`; returns it with notes for the user. `now` is called
+    /// with each stage.
     pub(crate) fn load(
         &self,
         request: &Request,
@@ -21,7 +22,7 @@ impl Job {
     }
 }
 
-/// What a stage is called in progress.
+/// The progress label of a stage.
 fn name(stage: Stage) -> &'static str {
     match stage {
         Stage::EncodingPrompt => "encoding the prompt",

@@ -1,4 +1,4 @@
-//! What was typed, and what it means: flags over the configuration file over the model's defaults.
+//! From arguments to a job: flags over the configuration file over the model's defaults.
 
 mod ahead;
 mod chosen;
@@ -40,7 +40,7 @@ pub(crate) use self::{
 
 use crate::{console::bad_input, files::folder_of, media::Clip};
 
-/// A model and everything that is asked of it.
+/// A run that is ready to start: a model and a checked request.
 #[derive(Debug)]
 pub(crate) struct Job {
     pub(crate) pipeline: Box<dyn Pipeline>,
@@ -48,11 +48,11 @@ pub(crate) struct Job {
     pub(crate) trajectory: Trajectory,
     pub(crate) cache: CachePlan,
     pub(crate) fps: f64,
-    /// Where it is computed.
+    /// The device that it is computed on.
     pub(crate) device: Device,
-    /// What was chosen for a target.
+    /// The choice made for a target.
     pub(crate) chosen: Option<Chosen>,
-    /// What reproduces this run.
+    /// The configuration that reproduces this run.
     pub(crate) config: Config,
 }
 
@@ -105,12 +105,12 @@ impl Job {
         Ok(Self { pipeline, request, trajectory, cache, fps, device, chosen, config })
     }
 
-    /// The hooks, and what to tell the user before the run.
+    /// Builds the hooks, with notes for the user before the run.
     pub(crate) fn build(&self) -> Result<Built> {
         self.build_hooks(&self.cache)
     }
 
-    /// The same for other caches than the job's own.
+    /// Builds hooks for other caches than the job's own.
     pub(crate) fn build_hooks(&self, cache: &CachePlan) -> Result<Built> {
         let mut built = cache.build(self.pipeline.meta(), Some(&self.trajectory))?;
         if self.request.image.is_some() {
@@ -121,7 +121,7 @@ impl Job {
         Ok(built)
     }
 
-    /// A run with an image whose profile has a curve for images that is not its default one.
+    /// Warns if a run with an image uses a profile whose default curve is not its curve for images.
     fn other_curve(&self, entry: &CacheEntry) -> Result<Option<Problem>> {
         const IMAGE: &str = "i2v";
         let words = &entry.words;
@@ -139,12 +139,12 @@ impl Job {
         }))
     }
 
-    /// The names of the strategies, in the order of their hooks.
+    /// The strategies' names, in the order of their hooks.
     pub(crate) fn strategies(&self) -> Vec<String> {
         self.cache.cache.iter().map(|entry| entry.name.clone()).collect()
     }
 
-    /// Size and speed of what it makes.
+    /// Size and frame rate of the output.
     pub(crate) fn clip(&self) -> Clip {
         Clip {
             width: u32::try_from(self.request.width()).unwrap_or(u32::MAX),
@@ -154,12 +154,12 @@ impl Job {
         }
     }
 
-    /// The configuration that reproduces this run, from the working folder.
+    /// The configuration that reproduces this run from the working folder.
     pub(crate) fn to_toml(&self) -> Result<String> {
         self.config.to_toml()
     }
 
-    /// The same as a file beside `result`.
+    /// The same, as a file next to `result`.
     pub(crate) fn to_toml_beside(&self, result: &Path) -> Result<String> {
         self.config.stored_in(folder_of(result)).to_toml()
     }

@@ -1,4 +1,5 @@
-//! What names a model: one inside the program, one that is known without its weights, or a folder. The same for every command.
+//! Model names: a model embedded in the program, one that is known without weights, or a folder. The same for
+//! every command.
 
 use std::path::Path;
 
@@ -11,17 +12,17 @@ use magcache_models::{
 
 use crate::console::bad_input_with;
 
-/// The model inside the program that has this name.
+/// The embedded model with this name.
 pub(crate) fn embedded(name: &str) -> Option<&'static Embedded> {
     pipeline::embedded().into_iter().find(|embedded| embedded.name == name)
 }
 
-/// True for a model that is known and whose weights are not in the program.
+/// True for a known model whose weights are not embedded.
 pub(crate) fn is_without_weights(name: &str) -> bool {
     embedded(name).is_none() && meta::models().iter().any(|model| model.name == name)
 }
 
-/// The files of the model that is used where none is named.
+/// The files of the default model.
 pub(crate) fn default_folder() -> Result<Folder> {
     match pipeline::default_model() {
         Some(first) => Ok((first.folder)()),
@@ -29,9 +30,9 @@ pub(crate) fn default_folder() -> Result<Folder> {
     }
 }
 
-/// The files of a model by what was typed: a name, or a folder.
+/// The files of a model given by name or folder.
 ///
-/// Errors: neither, with the name that is nearest; a folder that cannot be read.
+/// Errors: it is neither, with the nearest name; the folder cannot be read.
 pub(crate) fn folder(typed: &Path) -> Result<Folder> {
     match typed.to_str().and_then(embedded) {
         Some(embedded) => Ok((embedded.folder)()),
@@ -40,7 +41,7 @@ pub(crate) fn folder(typed: &Path) -> Result<Folder> {
     }
 }
 
-/// Why a name that is no folder either stands for no weights.
+/// The error for something that is neither a folder nor the name of a model with weights.
 fn unknown(typed: &Path) -> Error {
     let name = typed.to_string_lossy();
     if is_without_weights(&name) {

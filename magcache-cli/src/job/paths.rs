@@ -1,4 +1,5 @@
-//! Paths in configuration files: relative to the folder of the file, so that a file is read the same from everywhere.
+//! Paths in configuration files: relative to the file's folder, so that a file means the same from
+//! everywhere.
 
 use std::path::{Path, PathBuf, absolute};
 
@@ -11,10 +12,10 @@ use crate::{
 };
 
 impl Config {
-    /// A file of `folder`, its paths as the working folder sees them.
+    /// Converts the paths of a file in `folder` to paths relative to the working folder.
     pub(super) fn read_from(mut self, folder: &Path) -> Self {
         self.paths(&mut |path| *path = folder.join(&*path));
-        // What is no file may be the name of a profile, or one that was mistyped.
+        // What is not a file may be the name of a profile, or a mistyped one.
         self.profiles(&mut |profile| {
             let path = folder.join(&*profile);
             if let (true, Some(path)) = (path.is_file(), path.to_str()) {
@@ -24,8 +25,8 @@ impl Config {
         self
     }
 
-    /// What a file in `folder` says: paths in and below the folder are relative, so that it can be moved with what is in it,
-    /// all others absolute.
+    /// The configuration as a file in `folder`: paths in and below the folder become relative, so that it can
+    /// be moved with its contents; all others become absolute.
     pub(crate) fn stored_in(&self, folder: &Path) -> Self {
         let mut stored = self.clone();
         stored.paths(&mut |path| *path = seen_from(folder, path));
@@ -59,7 +60,7 @@ impl Config {
 }
 
 impl Writes {
-    /// What a planned run reads: its configuration, the images and a recorded schedule.
+    /// The files that a planned run reads: its configuration, the images and a recorded schedule.
     pub(crate) fn beside_reads(writing: Writing, flags: &Sampling, config: &Config) -> Self {
         let replayed = flags.cache.as_deref().and_then(|cache| cache.strip_prefix("replay:"));
         let own = Self::new(writing)
@@ -81,7 +82,7 @@ fn profiles_of(table: &mut toml::Table, each: &mut dyn FnMut(&mut String)) {
     }
 }
 
-/// `path` for a file in `folder`, both as the working folder sees them.
+/// `path` as stored in a file in `folder`; both are given relative to the working folder.
 fn seen_from(folder: &Path, path: &Path) -> PathBuf {
     let here = |path: &Path| absolute(path).unwrap_or_else(|_| path.to_owned());
     // An empty path is the working folder itself, which `absolute` refuses.
@@ -128,7 +129,7 @@ profile = "own.toml"
         };
         assert_eq!(members(&read)[0], "wan2.1-t2v-1.3b");
         assert_eq!(members(&read)[1], folder.join("own.toml").to_str().unwrap());
-        // In its folder it is what was typed; elsewhere its paths are absolute.
+        // In its own folder it equals what was typed; elsewhere its paths are absolute.
         assert_eq!(read.stored_in(&folder).to_toml().unwrap(), typed.to_toml().unwrap());
         let elsewhere = read.stored_in(root.path());
         assert_eq!(elsewhere.sampling.last_image.as_deref(), Some(Path::new("project/last.png")));

@@ -1,4 +1,4 @@
-//! The devices and dtypes that were typed, as what a model is opened with.
+//! Turns typed devices and dtypes into the options for opening a model.
 
 use anyhow::Result;
 use candle_core::{DType, Device};
@@ -13,7 +13,7 @@ use crate::{
 };
 
 impl Placement {
-    /// What a model is opened with.
+    /// The options for opening the model.
     pub(crate) fn options(&self, offload: Offload, tile_vae: bool) -> Result<LoadOptions> {
         Ok(LoadOptions {
             device: self.device()?,

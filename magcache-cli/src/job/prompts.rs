@@ -1,4 +1,4 @@
-//! Prompts that are read: from standard input and from files.
+//! Reads prompts from standard input and from files.
 
 use std::{io, path::Path};
 
@@ -11,7 +11,7 @@ use crate::{
     console::{bad_input, bad_input_with},
 };
 
-/// A prompt as it was typed, or standard input for `-`.
+/// The prompt as typed, or standard input for `-`.
 pub(crate) fn prompt(typed: Option<&str>) -> Result<Option<String>> {
     match typed {
         Some("-") => match io::read_to_string(io::stdin()) {
@@ -23,7 +23,7 @@ pub(crate) fn prompt(typed: Option<&str>) -> Result<Option<String>> {
 }
 
 impl Runs {
-    /// The model of `config` and what is the same for all runs.
+    /// The job for `config`, with everything that all runs share.
     pub(crate) fn job(&self, mut config: Config) -> Result<Job> {
         let negative = &mut config.sampling.negative_prompt;
         *negative = self.negative_prompt.clone().or(negative.take());
@@ -46,7 +46,7 @@ impl Runs {
     }
 }
 
-/// The prompts of a file, one on each line; empty lines and those that begin with # are left out.
+/// The prompts in a file, one per line; empty lines and lines that begin with # are skipped.
 pub(crate) fn read_prompts(path: &Path) -> Result<Vec<String>> {
     let text = std::fs::read_to_string(path).map_err(|error| {
         let message = format!("cannot read {}: {error}", path.display());

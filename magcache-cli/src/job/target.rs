@@ -1,4 +1,4 @@
-//! What a user asks for in place of a threshold, and what the planner makes of it.
+//! The target that a user sets in place of a threshold, and the planner's choice for it.
 
 use anyhow::Result;
 use magcache_core::{
@@ -41,7 +41,7 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    /// What the flags ask for, over the file's table.
+    /// The target of the flags, which override the file's table.
     pub(crate) fn of(flags: &Sampling, file: Option<Self>) -> Option<Self> {
         let asked = Self { budget: flags.budget, speedup: flags.speedup, psnr: flags.psnr, profile: None };
         let mut target = if asked == Self::default() { file? } else { asked };
@@ -62,7 +62,7 @@ impl Target {
         }
     }
 
-    /// Chooses a planned schedule, or, where `cache` names a strategy, its threshold.
+    /// Chooses a planned schedule or, if `cache` names a strategy, its threshold.
     pub(crate) fn choose(
         &self,
         cache: &[toml::Table],
@@ -89,7 +89,7 @@ impl Target {
         }
     }
 
-    /// The schedules that were planned for such a run; the outer error is that of a profile that cannot be read.
+    /// The schedules planned for such a run; the outer error is for a profile that cannot be read.
     fn plans(&self, model: &ModelMeta, run: &Trajectory) -> Result<Result<Plans>> {
         let hint = "magcache calibrate with these settings, then --profile FILE; or name a strategy: --cache magcache";
         let Some(name) = self.profile.as_deref().or(model.profiles.first().copied()) else {
@@ -118,7 +118,7 @@ impl Target {
     }
 }
 
-/// A planned schedule.
+/// Chooses a planned schedule.
 fn scheduled(goal: Goal, plans: &Plans) -> Result<Chosen> {
     let empty = || bad_input_with("the profile has an empty list of schedules", "magcache calibrate");
     let all = &plans.schedules;

@@ -1,4 +1,4 @@
-//! Every option of a request is everywhere that follows from the list of them.
+//! Every option of a request is present everywhere that is derived from the list of options.
 
 use std::path::Path;
 
@@ -13,12 +13,12 @@ use crate::{
     resume::identity,
 };
 
-/// What options can be, as it is typed. The first that is taken serves.
+/// Values to try for an option, as typed. The first accepted one is used.
 const TYPED: [&str; 6] = ["0.5", "3", "1", "32x32", "euler", PICTURE];
 const PICTURE: &str =
     concat!(env!("CARGO_MANIFEST_DIR"), "/../magcache-models/tiny/wan2.2-i2v-tiny/example.png");
 
-/// Not flags of every command: `run` has them, and other commands have lists of them.
+/// Options that are not flags of every command: `run` has them, other commands take lists.
 const OWN_FLAGS: [SamplingOption; 3] =
     [SamplingOption::prompt, SamplingOption::negative_prompt, SamplingOption::seed];
 
@@ -26,7 +26,7 @@ fn value(options: &SamplingOptions, option: SamplingOption) -> Value {
     serde_json::to_value(options).unwrap()[option.key()].clone()
 }
 
-/// The command with one option set, and what is planned for it; `None` where this value is not taken.
+/// The command with one option set, and its job; `None` if the value is not accepted.
 fn planned(model: &str, option: SamplingOption, typed: &str, image: bool) -> Option<(Run, Job)> {
     let flag = flag(option);
     let mut words = vec!["magcache", "run", "--model", model, &flag, typed];
@@ -66,7 +66,7 @@ fn an_option_is_in_every_place_that_follows_from_it() {
             assert!(facts.contains_key(*name), "{key}: the conditions");
         }
 
-        // A flag goes before the file, the file before nothing.
+        // Flags override the file; without a flag the file decides.
         let file = toml::to_string(&job.config).unwrap();
         let read: Config = toml::from_str(&file).unwrap();
         assert_eq!(value(&read.sampling, option), set, "{key}: what is read");

@@ -1,4 +1,4 @@
-//! The key of a strategy that decides from the step alone, set to what a target asks for.
+//! Tunes the key of a strategy that decides from the step alone, to meet a target.
 
 use anyhow::Result;
 use magcache_core::{
@@ -18,17 +18,17 @@ use crate::{
     summary::Summary,
 };
 
-/// Most consecutive skips that are tried for a strategy whose table does not name them.
+/// Limits on consecutive skips to try if the strategy's table does not set one.
 const MAX_SKIPS: [usize; 6] = [1, 2, 3, 4, 6, 8];
 
-/// Halvings of a range before every value that decides anything else is tried.
+/// Number of bisection steps before every value that changes a decision is tried.
 const HALVINGS: usize = 40;
 
-/// Values that are tried one after the other for one cap of consecutive skips: what is compared with a threshold are sums over a
-/// few neighbouring steps, so a run has not many more.
+/// Most values to try in sequence for one limit on consecutive skips: thresholds are compared with sums over
+/// a few neighbouring steps, so a run has hardly more.
 const MOST: usize = 2000;
 
-/// A strategy in a run.
+/// A strategy to tune, in a run.
 pub(super) struct Tuned<'t> {
     pub(super) table: &'t toml::Table,
     pub(super) residuals: &'t Residuals,
@@ -37,17 +37,18 @@ pub(super) struct Tuned<'t> {
     pub(super) sizes: Option<&'t Sizes>,
 }
 
-/// What a value does.
+/// The result of a value.
 struct Tried {
     table: toml::Table,
     /// Steps computed; a fraction where branches differ.
     computed: f64,
-    /// The next larger number that was compared with the value: up to it nothing changes. `None` where there is none.
+    /// The next larger number that the value was compared with: below it, no decision changes. `None` if
+    /// there is none.
     next: Option<f64>,
 }
 
 impl Tuned<'_> {
-    /// The value that comes nearest to a goal.
+    /// Chooses the value that comes nearest to a goal.
     pub(super) fn choose(&self, goal: Goal, plans: Option<&Plans>) -> Result<Chosen> {
         let name = self.table.get("strategy").and_then(toml::Value::as_str).unwrap_or_default();
         let cost = plans.map_or(0.0, |plans| plans.skipped_cost);
@@ -87,7 +88,7 @@ impl Tuned<'_> {
         })
     }
 
-    /// A target sets a key, so there has to be one, and nobody else may have set it.
+    /// The key that the target sets. Errors: the strategy has none, or it is already set.
     fn free_knob(&self, name: &str) -> Result<Knob> {
         let knob = Knob::of(self.table)?;
         if let Some(typed) = self.table.get(&knob.key) {
@@ -98,8 +99,9 @@ impl Tuned<'_> {
         Ok(knob)
     }
 
-    /// The value that computes nearest to `wanted` steps, and what others compute. Whole numbers are all tried. Of others, halving
-    /// finds it where one further on always skips more, as a rule; where it finds none, every one that makes a difference is tried.
+    /// The value that computes nearest to `wanted` steps, and the steps that other values compute. All whole
+    /// numbers are tried. Otherwise bisection finds the value, as larger values usually skip more; if it
+    /// finds none, every value that makes a difference is tried.
     fn nearest(&self, name: &str, knob: &Knob, wanted: f64) -> Result<(Option<Tried>, Vec<f64>)> {
         let named = self.table.contains_key("max_skips");
         let caps = if named { vec![None] } else { MAX_SKIPS.map(Some).to_vec() };
@@ -130,14 +132,14 @@ impl Tuned<'_> {
                 let next = tried.next.filter(|next| *next <= to);
                 seen.add(tried);
                 let Some(next) = next.filter(|_| !seen.is_met()) else { break };
-                // The first that lets it pass, also where thresholds are compared in f32.
+                // The first value that lets it pass, even if thresholds are compared in f32.
                 value = f64::from((next as f32).next_up());
             }
         }
         Ok((seen.best, seen.reachable))
     }
 
-    /// What a value does.
+    /// Tries a value.
     fn at(&self, name: &str, knob: &Knob, value: f64, max_skips: Option<usize>) -> Result<Tried> {
         let Self { residuals, model, run, sizes, .. } = self;
         let mut table = knob.set(self.table, value);
@@ -161,7 +163,7 @@ impl Tuned<'_> {
     }
 }
 
-/// What was tried.
+/// The values tried so far.
 struct Seen {
     wanted: f64,
     best: Option<Tried>,
@@ -169,7 +171,7 @@ struct Seen {
 }
 
 impl Seen {
-    /// Keeps what is nearest and says what it computes.
+    /// Keeps the nearest value; returns the steps it computes.
     fn add(&mut self, tried: Tried) -> f64 {
         let computed = tried.computed;
         let off = |computed: f64| (computed - self.wanted).abs();
@@ -180,7 +182,7 @@ impl Seen {
         computed
     }
 
-    /// True where no other value can be nearer: as many steps as wanted, or the next whole number.
+    /// True if no other value can be nearer: it computes the wanted number of steps, or the next whole one.
     fn is_met(&self) -> bool {
         self.best.as_ref().is_some_and(|best| (best.computed - self.wanted).abs() < 0.5)
     }
@@ -194,7 +196,7 @@ mod tests {
 
     use super::*;
 
-    /// A curve far from any real one: on these, a larger threshold computes more steps somewhere.
+    /// A curve unlike any real one: on these, a larger threshold sometimes computes more steps.
     fn table(seed: u32) -> toml::Table {
         let mut state = seed.wrapping_mul(747_796_405).wrapping_add(2_891_336_453);
         let mut ratio = || {

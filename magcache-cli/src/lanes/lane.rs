@@ -1,4 +1,4 @@
-//! One of the runs.
+//! One of several runs of a request.
 
 use std::{
     sync::Arc,
@@ -13,19 +13,19 @@ use magcache_models::pipeline::Generation;
 use super::Scene;
 use crate::summary::Summary;
 
-/// A run, what it made and how long that took.
+/// A run, its result and its times.
 pub(crate) struct Lane<'a> {
     pub(crate) scene: Scene<'a>,
     pub(crate) generation: Generation,
     /// How long decoding took.
     pub(crate) decode: Duration,
-    /// How far the latents after each step are from the first lane's after the same step: `‖x − dense‖₂ / ‖dense‖₂`. Empty
-    /// in a lane that has another number of steps.
+    /// Distance of the latents after each step from the first lane's after the same step:
+    /// `‖x − dense‖₂ / ‖dense‖₂`. Empty in a lane with a different number of steps.
     pub(crate) divergence: Vec<f64>,
 }
 
 impl<'a> Lane<'a> {
-    /// A run at its start; without hooks in `registry` it is a dense one.
+    /// A run at its start; it is dense if `registry` has no hooks.
     pub(crate) fn new(scene: &Scene<'a>, registry: &Arc<HookRegistry>) -> Result<Self> {
         let (pipeline, request) = (scene.pipeline, &scene.request);
         let (sampler, noise) = (pipeline.sampler(request)?, pipeline.noise(request)?);
@@ -40,7 +40,7 @@ impl<'a> Lane<'a> {
         (self.generation.next() - run.first, run.len() - run.first)
     }
 
-    /// Decodes what the run made to what is shown, see [`Scene::decode`].
+    /// Decodes the result, see [`Scene::decode`].
     pub(crate) fn decode(&mut self, stop: &dyn Fn() -> bool) -> Result<Tensor> {
         let start = Instant::now();
         let frames = self.scene.decode(self.generation.latents(), stop)?;

@@ -1,7 +1,9 @@
-//! Runs of one request beside each other: dense and cached, in turns, so that a noisy machine treats them alike.
+//! Several runs of one request, dense and cached, in turns, so that disturbances of the machine affect all
+//! alike.
 //!
-//! A [`Scene`] is what they share, a [`Lane`] is one of them. [`take_turns`] runs several to their end and notes how far
-//! each is from the first one, [`round`] says what came of each; [`once::run_once`] runs one without asking how long it takes.
+//! A [`Scene`] is what they share, a [`Lane`] is one of them. [`take_turns`] runs several to their end and
+//! records how far each is from the first one; [`round`] evaluates each; [`once::run_once`] runs just one,
+//! without timing it.
 
 mod lane;
 pub(crate) mod once;

@@ -1,4 +1,4 @@
-//! One run whose time does not matter.
+//! One run that is not timed.
 
 use std::sync::Arc;
 
@@ -8,10 +8,10 @@ use magcache_core::HookRegistry;
 
 use super::{Lane, Scene};
 
-/// What a run gave.
+/// The result of a run.
 #[derive(Clone, Debug)]
 pub(crate) struct Outcome {
-    /// What is shown, `[frames, height, width, channels]` in 0..=1, f32.
+    /// The frames, `[frames, height, width, channels]` in 0..=1, f32.
     pub(crate) frames: Tensor,
     /// Passes of the network in which every block ran.
     pub(crate) computed: usize,
@@ -19,7 +19,7 @@ pub(crate) struct Outcome {
     pub(crate) skipped: usize,
 }
 
-/// Runs a request to its end with the hooks of `registry`. `stop` is asked before each pass of the network.
+/// Runs a request to its end with the hooks of `registry`. `stop` is checked before each pass.
 pub(crate) fn run_once(
     scene: &Scene<'_>,
     registry: &Arc<HookRegistry>,

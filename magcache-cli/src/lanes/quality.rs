@@ -1,4 +1,4 @@
-//! How far what a lane shows is from what the dense one shows.
+//! How far the frames of a lane are from those of the dense one.
 
 use crate::quality::{Quality, QualityError, compare_tensors};
 use candle_core::Tensor;

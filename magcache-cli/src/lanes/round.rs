@@ -1,4 +1,4 @@
-//! A dense run and others in turns, and what is worth knowing of each.
+//! A dense run and others in turns, and the results of each.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -13,7 +13,7 @@ use crate::{
     summary::{Summary, strip},
 };
 
-/// A lane that is to be run.
+/// A lane to run.
 #[derive(Clone, Debug)]
 pub(crate) struct Entry {
     pub(crate) registry: Arc<HookRegistry>,
@@ -22,24 +22,25 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    /// One without a cache.
+    /// A lane without a cache.
     pub(crate) fn dense(steps: usize) -> Self {
         Self { registry: Arc::default(), steps }
     }
 }
 
-/// What is done with what a round shows.
+/// What happens to the decoded frames of a round.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Shown<'a> {
-    /// It is written, to the lanes' files where they have one, and compared with what the first lane shows.
+    /// They are written to the lanes' files, for lanes that have one, and compared with the first lane's.
     Written(&'a [Option<Destination>]),
-    /// It is compared.
+    /// They are compared.
     Compared,
-    /// It was compared before: only times count.
+    /// They were compared before: only times are measured.
     Timed,
 }
 
-/// What a hook noted at a step: what it measured, what it compared with its threshold, and that.
+/// What a hook noted at a step: the value it measured, the value it compared with its threshold, and the
+/// threshold.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Noted {
     pub(crate) step: usize,
@@ -48,18 +49,19 @@ pub(crate) struct Noted {
     pub(crate) threshold: Option<f64>,
 }
 
-/// One lane of a round, after its end.
+/// The results of one lane of a round.
 #[derive(Clone, Debug)]
 pub(crate) struct Finished {
     /// Seconds in the network.
     pub(crate) transformer_seconds: f64,
     /// Seconds in the network and in the autoencoder.
     pub(crate) seconds: f64,
-    /// How much faster than the first lane of the round, the network alone.
+    /// Speed-up over the first lane of the round, for the network alone.
     pub(crate) transformer_speedup: f64,
-    /// How much faster than the first lane of the round.
+    /// Speed-up over the first lane of the round.
     pub(crate) speedup: f64,
-    /// PSNR in dB, infinite where nothing differs, and SSIM against the first lane; none for that one itself.
+    /// PSNR in dB, infinite if nothing differs, and SSIM against the first lane; `None` for the first lane
+    /// itself.
     pub(crate) quality: Option<(f64, f64)>,
     pub(crate) summary: Summary,
     /// The skip pattern by branch.
@@ -68,14 +70,14 @@ pub(crate) struct Finished {
     pub(crate) noted: BTreeMap<(HookId, Branch), Vec<Noted>>,
     /// See [`Lane::divergence`].
     pub(crate) divergence: Vec<f64>,
-    /// Bytes that its caches held at the peak.
+    /// Peak bytes held by its caches.
     pub(crate) cache_bytes: usize,
-    /// The first and the last frame of what was written.
+    /// The first and the last written frame.
     pub(crate) stills: Vec<RgbImage>,
 }
 
-/// Runs `entries`, the dense one first, and decodes them in this order. `stop` is asked before each pass of the network and
-/// each piece that is decoded; `progress` follows each step of a lane.
+/// Runs `entries`, the dense one first, and decodes them in this order. `stop` is checked before each pass
+/// and each decoded chunk; `progress` is called after each step of a lane.
 pub(crate) fn round(
     scene: &Scene<'_>,
     entries: &[Entry],
@@ -88,7 +90,7 @@ pub(crate) fn round(
     take_turns(&mut lanes, stop, progress)?;
     let mut finished: Vec<Finished> = Vec::with_capacity(lanes.len());
     let mut dense: Option<Tensor> = None;
-    // One by one, so that frames are held of two lanes at most.
+    // One by one, so that the frames of at most two lanes are in memory.
     for (i, mut lane) in lanes.into_iter().enumerate() {
         let frames = lane.decode(stop)?;
         let mut stills = Vec::new();
@@ -136,7 +138,7 @@ impl Finished {
     }
 }
 
-/// What hooks around blocks or forwards noted at each step that has a finite number.
+/// What hooks around blocks or forwards noted, at each step with a finite number.
 fn noted(session: &Session, run: &Trajectory) -> BTreeMap<(HookId, Branch), Vec<Noted>> {
     let steps: BTreeMap<usize, Step> = run.steps().map(|step| (step.index, step)).collect();
     let mut out: BTreeMap<_, Vec<Noted>> = BTreeMap::new();

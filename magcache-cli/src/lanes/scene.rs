@@ -1,11 +1,11 @@
-//! What runs beside each other have in common.
+//! What the runs of one request share.
 
 use std::sync::Arc;
 
 use candle_core::Tensor;
 use magcache_models::pipeline::{Denoiser, Pipeline, PipelineError, Request, Result};
 
-/// A request and the network that was prepared for it.
+/// A request and the network prepared for it.
 #[derive(Clone)]
 pub(crate) struct Scene<'a> {
     pub(crate) pipeline: &'a dyn Pipeline,
@@ -14,13 +14,13 @@ pub(crate) struct Scene<'a> {
 }
 
 impl Scene<'_> {
-    /// The same in another number of steps: neither prompts nor weights depend on it.
+    /// The same request with another number of steps: neither prompts nor weights depend on it.
     pub(crate) fn with_steps(&self, steps: usize) -> Self {
         Self { request: Request { steps, ..self.request.clone() }, ..self.clone() }
     }
 
-    /// Decodes the latents of a run to what is shown, `[frames, height, width, channels]` in 0..=1, f32. `stop` is asked
-    /// after each piece.
+    /// Decodes the latents of a run to frames `[frames, height, width, channels]` in 0..=1, f32. `stop` is
+    /// checked after each chunk.
     pub(crate) fn decode(&self, latents: &Tensor, stop: &dyn Fn() -> bool) -> Result<Tensor> {
         let mut parts = Vec::new();
         self.pipeline.decode(&self.request, latents, &|_| {}, &mut |frames| {
@@ -43,7 +43,8 @@ pub(crate) mod testing {
 
     use super::*;
 
-    /// Five frames of the embedded model in so many steps, and hooks for them from `[[cache]]` tables.
+    /// Calls a function with a scene of five frames of the embedded model, and a builder of hooks from
+    /// `[[cache]]` tables.
     pub(crate) fn with_scene(
         steps: usize,
         test: impl FnOnce(&Scene<'_>, &dyn Fn(&str) -> Arc<HookRegistry>),

@@ -1,4 +1,4 @@
-//! Who runs its next step.
+//! Which lane runs its next step.
 
 use std::sync::Arc;
 
@@ -7,7 +7,8 @@ use magcache_core::metrics;
 
 use super::{Lane, Scene};
 
-/// Runs one step of a run that is thrown away, and decodes it: first use of memory and threads is nobody's cost.
+/// Runs and decodes one step that is thrown away, so that no lane pays for the first use of memory and
+/// threads.
 pub(crate) fn warm_up(scene: &Scene<'_>, stop: &dyn Fn() -> bool) -> Result<()> {
     let mut lane = Lane::new(scene, &Arc::default())?;
     lane.generation.step(stop)?;
@@ -15,14 +16,14 @@ pub(crate) fn warm_up(scene: &Scene<'_>, stop: &dyn Fn() -> bool) -> Result<()> 
     Ok(())
 }
 
-/// The steps that a run of `scene` takes.
+/// Number of steps that a run of `scene` takes.
 pub(crate) fn steps(scene: &Scene<'_>) -> Result<usize> {
     Ok(scene.pipeline.trajectory(&scene.request)?.steps().count())
 }
 
-/// Runs all lanes to their end, step by step. The lane that has finished the smallest part of its run goes next, and who goes
-/// first of several changes with every step. `progress` follows each step of a lane; `stop` is asked before each pass of the
-/// network.
+/// Runs all lanes to their end, step by step. The lane that has finished the smallest part of its run goes
+/// next; among equals, the first to go rotates with every step. `progress` is called after each step of a
+/// lane; `stop` is checked before each pass.
 ///
 /// Lanes with as many steps as the first one get their [`Lane::divergence`] from it.
 pub(crate) fn take_turns(
@@ -39,13 +40,13 @@ pub(crate) fn take_turns(
     }
 }
 
-/// Of the lanes that have finished the smallest part of `(done, all)` steps, the first one from a place that moves on with
-/// every step; none when all are done.
+/// The lane that has finished the smallest part of its `(done, all)` steps; among equals, the first one from
+/// a position that advances with every step. `None` when all are done.
 fn next(lanes: &[(usize, usize)]) -> Option<usize> {
     let from = lanes.iter().map(|(done, _)| *done).max()?;
     let circle = (0..lanes.len()).map(|i| (i + from) % lanes.len());
     let waiting = circle.filter_map(|i| lanes.get(i).map(|p| (i, *p))).filter(|(_, (done, all))| done < all);
-    // Exact: parts of a run as products, a / b < c / d where a · d < c · b. The first of equals is kept.
+    // Fractions compared exactly, as products: a / b < c / d if a · d < c · b. The first of equals is kept.
     waiting
         .reduce(|best, new| {
             let ((done, all), (new_done, new_all)) = (best.1, new.1);
@@ -54,8 +55,8 @@ fn next(lanes: &[(usize, usize)]) -> Option<usize> {
         .map(|(i, _)| i)
 }
 
-/// Once the lanes with as many steps as the first one are level with it, their distance from it: in turns, they are after
-/// every step, so no latents need to be kept.
+/// Records the distance from the first lane of all lanes with as many steps, once they are level with it: in
+/// turns, they are after every step, so no latents need to be kept.
 fn compare_with_first(lanes: &mut [Lane<'_>]) -> Result<()> {
     let Some((first, others)) = lanes.split_first_mut() else { return Ok(()) };
     let (done, all) = first.progress();
@@ -77,7 +78,7 @@ mod tests {
     use super::*;
     use crate::lanes::scene::testing::with_scene;
 
-    /// The order in which lanes of so many steps go.
+    /// The order in which lanes with these numbers of steps run.
     fn order(steps: &[usize]) -> Vec<usize> {
         let mut lanes: Vec<(usize, usize)> = steps.iter().map(|all| (0, *all)).collect();
         let mut order = Vec::new();
@@ -113,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn divergence_is_from_the_first_lane_behind_the_same_step() {
+    fn divergence_is_from_the_first_lane_after_the_same_step() {
         with_scene(3, |scene, hooks| {
             let dense = Lane::new(scene, &Arc::default()).unwrap();
             let same = Lane::new(scene, &Arc::default()).unwrap();

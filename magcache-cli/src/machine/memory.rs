@@ -1,13 +1,13 @@
-//! How much memory the process took.
+//! Memory use of the process.
 
-/// The most bytes of memory that the process held at once so far (`VmHWM` of Linux): of everything it did, weights and all
-/// lanes included. Unknown on other systems.
+/// The peak memory of the process so far, in bytes (`VmHWM` on Linux): of everything it did, including
+/// weights and all lanes. `None` on other systems.
 pub(crate) fn peak_resident() -> Option<usize> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     parse(&status)
 }
 
-/// The line `VmHWM:   123456 kB`, in bytes.
+/// Parses the line `VmHWM:   123456 kB` into bytes.
 fn parse(status: &str) -> Option<usize> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     let kibibytes: usize = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
@@ -29,7 +29,7 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[test]
     fn this_process_has_one() {
-        // What nobody looks at is never allocated.
+        // Memory that is never accessed is never allocated.
         let held = std::hint::black_box(vec![1u8; 64 << 20]);
         let peak = peak_resident().expect("Linux says so");
         assert!(peak >= held.len() * 9 / 10, "{peak} bytes, {} are held", held.len());

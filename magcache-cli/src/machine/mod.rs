@@ -1,4 +1,4 @@
-//! What a run was measured on.
+//! The machine that a run was measured on.
 
 pub(crate) mod memory;
 
@@ -7,10 +7,10 @@ use serde::Serialize;
 /// The machine and this program.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Machine {
-    /// The processor's name, where the system tells (Linux).
+    /// The processor's name, if the system reports it (Linux).
     pub(crate) cpu: Option<String>,
     pub(crate) cores: usize,
-    /// Threads that compute.
+    /// Number of compute threads.
     pub(crate) threads: usize,
     /// `linux x86_64`.
     pub(crate) system: String,
@@ -20,7 +20,7 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    /// This one; `device` is the one that was asked for.
+    /// This machine; `device` is the one that was requested.
     pub(crate) fn this(device: &str) -> Self {
         let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         Self {

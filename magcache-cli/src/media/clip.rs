@@ -1,4 +1,4 @@
-//! What a run is going to produce, known before it starts.
+//! What a run will produce, known before it starts.
 
 /// Size, length and speed of a video. An image is a clip of one frame.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -9,12 +9,12 @@ pub struct Clip {
     pub height: u32,
     /// Number of frames; all of them are written.
     pub frames: usize,
-    /// Frames per second, kept to a thousandth by MP4 and to a hundredth of a second in total by GIF.
+    /// Frames per second; MP4 is exact to a thousandth, GIF to a hundredth of a second over the whole clip.
     pub fps: f64,
 }
 
 impl Clip {
-    /// The moment at which frame `index` is shown, in seconds.
+    /// The time at which frame `index` is shown, in seconds.
     pub fn time_of(&self, index: usize) -> f64 {
         index as f64 / self.fps
     }

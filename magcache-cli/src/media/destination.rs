@@ -1,4 +1,4 @@
-//! The way from frames to a finished file.
+//! From frames to a finished file.
 
 use std::fmt;
 use std::fs;
@@ -15,7 +15,7 @@ use super::staging;
 use super::webp::WebPSink;
 use super::{Clip, Format, Frames, MediaError};
 
-/// A place to write to that was checked before the run.
+/// A path to write to, checked before the run.
 #[derive(Clone, Debug)]
 pub struct Destination {
     path: PathBuf,
@@ -24,14 +24,14 @@ pub struct Destination {
 }
 
 impl Destination {
-    /// Checks that `clip` can be written to `path`: a known format that can hold it, a folder that exists or can be
-    /// created and can be written to. Leaves no trace. An existing file is replaced at the end of the run, a folder that
-    /// is not empty is refused.
+    /// Checks that `clip` can be written to `path`: the format is known and can hold it, the folder exists or
+    /// can be created, and it is writable. Leaves no trace. An existing file is replaced at the end of the
+    /// run; a folder that is not empty is refused.
     pub fn prepare(path: impl AsRef<Path>, clip: Clip) -> Result<Self, MediaError> {
         let typed = path.as_ref();
         let format = Format::of(typed)?;
         format.check(typed, &clip)?;
-        // Without a closing slash, so that a name can be put beside it.
+        // Without a trailing slash, so that a name can be put next to it.
         let path: PathBuf = typed.components().collect();
         if format == Format::Folder {
             if path.is_file() {
@@ -48,8 +48,9 @@ impl Destination {
         Ok(Self { path, format, clip })
     }
 
-    /// As [`Destination::prepare`] for a run that goes on, whose result may be there already, `maybe`: true for a folder that holds
-    /// exactly the frames of the clip. One that is there appeared whole.
+    /// Like [`Destination::prepare`], for a resumed run. If `maybe` is set, the result may already exist:
+    /// returns true for a folder that holds exactly the frames of the clip. Such a folder is complete,
+    /// because it appeared as a whole.
     pub(crate) fn prepare_again(path: &Path, clip: Clip, maybe: bool) -> Result<(Self, bool), MediaError> {
         let format = Format::of(path)?;
         let frames = || (0..clip.frames).all(|i| path.join(png::frame_name(i)).is_file());
@@ -60,17 +61,17 @@ impl Destination {
         Ok((Self::prepare(path, clip)?, false))
     }
 
-    /// Where the result will be.
+    /// The path of the result.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// What will be written.
+    /// The format of the result.
     pub fn format(&self) -> Format {
         self.format
     }
 
-    /// The clip this was prepared for.
+    /// The clip that this was prepared for.
     pub fn clip(&self) -> &Clip {
         &self.clip
     }
@@ -87,7 +88,7 @@ impl Destination {
         Ok(VideoWriter { output: self.clone(), sink, pushed: 0 })
     }
 
-    /// Writes all `frames`, one in memory at a time.
+    /// Writes all `frames`, holding one at a time in memory.
     pub fn write(&self, frames: &Frames) -> Result<(), MediaError> {
         let mut writer = self.writer()?;
         for frame in frames.iter() {
@@ -97,8 +98,8 @@ impl Destination {
     }
 }
 
-/// Writes a clip frame by frame; its memory does not grow with the length, but for a few bytes a frame. Dropped before
-/// [`VideoWriter::finish`], it removes what it wrote.
+/// Writes a clip frame by frame; memory does not grow with the length, except by a few bytes per frame. If
+/// dropped before [`VideoWriter::finish`], it removes what it wrote.
 pub struct VideoWriter {
     output: Destination,
     sink: Box<dyn FrameSink>,
@@ -106,7 +107,7 @@ pub struct VideoWriter {
 }
 
 impl VideoWriter {
-    /// Adds the next frame, which must have the size the output was prepared for.
+    /// Adds the next frame, which must have the size that the output was prepared for.
     pub fn push(&mut self, frame: &RgbImage) -> Result<(), MediaError> {
         let Clip { width, height, frames, .. } = self.output.clip;
         if frame.dimensions() != (width, height) {
@@ -121,7 +122,7 @@ impl VideoWriter {
         Ok(())
     }
 
-    /// Completes the output; only now it appears under its name.
+    /// Completes the output; only then does it appear under its name.
     pub fn finish(self) -> Result<(), MediaError> {
         let frames = self.output.clip.frames;
         if self.pushed != frames {
@@ -232,7 +233,7 @@ mod tests {
     #[cfg(unix)]
     #[test]
     fn prepare_refuses_a_folder_that_takes_no_files() {
-        // `/proc` takes no file from anybody, the administrator included.
+        // Nobody can create files in `/proc`, not even root.
         if Path::new("/proc/self").is_dir() {
             let error = Destination::prepare("/proc/a.mp4", CLIP).unwrap_err();
             assert_eq!(error.to_string(), "/proc: cannot write to this folder");

@@ -7,49 +7,49 @@ use magcache_core::hint::{self, Hint};
 
 use super::Format;
 
-/// What went wrong, with the path it concerns and, where the user can do something, a hint.
+/// What went wrong, with the path and, if the user can do something about it, a hint.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MediaError {
-    /// The name ends in something that no writer exists for.
+    /// The extension of the name belongs to no known format.
     #[error("{path}: cannot write files that end in .{extension}")]
     UnknownExtension {
-        /// What the user asked for.
+        /// The requested path.
         path: PathBuf,
-        /// The ending, as typed.
+        /// The extension, as typed.
         extension: String,
     },
     /// The format cannot hold a clip of this shape.
     #[error("{path}: {format} {limit}, got {got}")]
     Unsupported {
-        /// What the user asked for.
+        /// The requested path.
         path: PathBuf,
-        /// The format that its name chose.
+        /// The format chosen by the name.
         format: Format,
-        /// What the format needs, as the end of a sentence that starts with its name.
+        /// What the format needs; completes a sentence that starts with its name.
         limit: String,
         /// What the clip has instead.
         got: String,
-        /// What can be typed to get there.
+        /// What to type to get there.
         hint: &'static str,
     },
-    /// A folder of frames would be mixed with what is already there.
+    /// The folder is not empty, so new frames would be mixed with what is there.
     #[error("{path}: the folder is not empty")]
     NotEmpty {
         /// The folder.
         path: PathBuf,
     },
-    /// The target exists and is of the other kind.
+    /// The path exists and is of the other kind.
     #[error("{path}: is a {is}, a {needed} is to be written there")]
     WrongKind {
-        /// What the user asked for.
+        /// The requested path.
         path: PathBuf,
-        /// What lies there.
+        /// What exists there.
         is: &'static str,
         /// What was to be written.
         needed: &'static str,
     },
-    /// The operating system refused.
+    /// The operating system reported an error.
     #[error("{path}: cannot {action}")]
     Io {
         /// The file or folder.
@@ -59,38 +59,38 @@ pub enum MediaError {
         /// Why it failed.
         source: io::Error,
     },
-    /// The encoder refused a frame.
+    /// The encoder rejected a frame.
     #[error("{path}: cannot encode frame {frame}: {reason}")]
     Encode {
         /// The file being written.
         path: PathBuf,
-        /// The frame, from 0.
+        /// Index of the frame, from 0.
         frame: usize,
         /// What the encoder said.
         reason: String,
     },
-    /// The tensor is not a clip or an image.
+    /// The tensor is neither a clip nor an image.
     #[error("expected frames as [3, t, h, w] or an image as [3, h, w], got {got:?}")]
     Shape {
-        /// The shape that came.
+        /// The tensor's shape.
         got: Vec<usize>,
     },
-    /// A frame holds values that are not numbers: the run went wrong before the writer.
+    /// A frame contains NaN: the run itself went wrong.
     #[error("frame {frame} holds {count} values that are not numbers")]
     NotANumber {
-        /// The frame, from 0.
+        /// Index of the frame, from 0.
         frame: usize,
-        /// How many of its values are NaN.
+        /// Number of its values that are NaN.
         count: usize,
     },
-    /// The frames are not those that the output was prepared for.
+    /// The frames do not match what the output was prepared for.
     #[error("{path}: was prepared for {expected}, got {got}")]
     Mismatch {
         /// The file being written.
         path: PathBuf,
-        /// What [`Destination::prepare`](super::Destination::prepare) was told.
+        /// What [`Destination::prepare`](super::Destination::prepare) was given.
         expected: String,
-        /// What came.
+        /// The actual frames.
         got: String,
     },
     /// The tensor could not be read.
@@ -114,13 +114,13 @@ impl Hint for MediaError {
 }
 
 impl MediaError {
-    /// Wraps a refusal of the operating system: `result.map_err(MediaError::io(path, "create the folder"))`.
+    /// Wraps an error of the operating system: `result.map_err(MediaError::io(path, "create the folder"))`.
     pub(super) fn io(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io { path, action, source }
     }
 
-    /// Wraps a refusal of an encoder.
+    /// Wraps an error of an encoder.
     pub(super) fn encode(path: &Path, frame: usize, reason: impl ToString) -> Self {
         Self::Encode { path: path.to_owned(), frame, reason: reason.to_string() }
     }

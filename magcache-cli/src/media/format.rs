@@ -1,4 +1,4 @@
-//! Which format a name asks for, and what each format can hold.
+//! Which format a name selects, and what each format can hold.
 
 use std::fmt;
 use std::path::Path;
@@ -7,40 +7,40 @@ use magcache_core::error::count;
 
 use super::{Clip, MediaError};
 
-/// What is written, chosen by the name of the output.
+/// The format of the output, selected by its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Format {
-    /// H.264 video, `.mp4`: 4:2:0, a constant and high quality, the index before the data.
+    /// H.264 video, `.mp4`: 4:2:0, constant high quality, the index before the data.
     Mp4,
-    /// Animated image that repeats, `.gif`: up to 256 colours for each frame.
+    /// Looping animated image, `.gif`: up to 256 colours per frame.
     Gif,
-    /// One image without loss, `.png`.
+    /// One lossless image, `.png`.
     Png,
-    /// One image without loss, `.webp`: smaller than the PNG.
+    /// One lossless image, `.webp`: smaller than the PNG.
     WebP,
-    /// A folder with one PNG for each frame, `00000.png` onwards: without loss.
+    /// A folder with one lossless PNG per frame, from `00000.png`.
     Folder,
 }
 
 impl Format {
-    /// The names that are understood, as a hint.
+    /// The accepted names, as a hint.
     pub(super) const NAMES: &'static str =
         "name a .mp4 or .gif file, a .png or .webp file for one frame, or a folder for numbered .png files";
 
     /// Smallest and largest width or height, in pixels, that the H.264 encoder takes.
     const MP4_SIDE: (u32, u32) = (16, 3840);
-    /// Largest of the smaller of width and height: level 5.2 ends at 3840x2160, in either direction.
+    /// Maximum of the smaller of width and height: level 5.2 ends at 3840x2160, in either orientation.
     const MP4_SHORT_SIDE: u32 = 2160;
-    /// Longest side, in pixels, that libwebp reads; one less than the lossless bit stream could say.
+    /// Longest side, in pixels, that libwebp reads; one less than the lossless bitstream allows.
     const WEBP_SIDE: u32 = 16383;
-    /// Browsers show a GIF frame of less than two hundredths of a second as one of ten.
+    /// Browsers show GIF frames shorter than two hundredths of a second for ten.
     const GIF_FPS: f64 = 50.0;
 
-    /// Chooses by extension, in any case. A folder is a name without extension, one that ends in a slash, or one that
-    /// exists as a folder.
+    /// Selects by extension, ignoring case. A folder is a name without an extension, one that ends in a
+    /// slash, or an existing folder.
     pub fn of(path: &Path) -> Result<Self, MediaError> {
-        // `Path` drops a closing slash, so it is looked for in the text.
+        // `Path` drops a trailing slash, so look for it in the text.
         let slash =
             path.as_os_str().as_encoded_bytes().last().is_some_and(|&b| std::path::is_separator(b.into()));
         if slash || path.is_dir() {
@@ -59,7 +59,8 @@ impl Format {
         }
     }
 
-    /// Refuses a clip that the format cannot hold as it is; nothing is cropped, padded or dropped to make it fit.
+    /// Rejects a clip that the format cannot hold unchanged; nothing is cropped, padded or dropped to make it
+    /// fit.
     pub(super) fn check(self, path: &Path, clip: &Clip) -> Result<(), MediaError> {
         let Clip { width, height, frames, fps } = *clip;
         let size = format!("{width}x{height}");
@@ -97,7 +98,7 @@ impl Format {
                 "name a .mp4 file",
             ),
             Self::Gif => Ok(()),
-            // 4:2:0 stores colour for 2x2 pixels, and its cropping counts in twos.
+            // 4:2:0 stores colour for 2x2 pixels, and cropping is in units of two.
             Self::Mp4 if width % 2 != 0 || height % 2 != 0 => {
                 refuse("needs an even width and height".into(), size, "name a .gif file or a folder")
             }

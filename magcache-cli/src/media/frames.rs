@@ -5,21 +5,21 @@ use image::RgbImage;
 
 use super::{Clip, MediaError};
 
-/// Which values stand for black and for white.
+/// Which values mean black and white.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ValueRange {
-    /// -1 is black, 1 is white: what the VAEs of Wan and Flux give.
+    /// -1 is black, 1 is white: the output range of the VAEs of Wan and FLUX.
     Signed,
     /// 0 is black, 1 is white.
     Unit,
 }
 
 impl ValueRange {
-    /// The nearest of the 256 levels; what lies outside the range is clamped.
+    /// The nearest of the 256 levels; values outside the range are clamped.
     ///
-    /// Equals `VaeImageProcessor` of diffusers 0.42.1 followed by `numpy_to_pil`: the same operations in f32, and ties
-    /// go to the even level as in `NumPy`. (`export_to_video` of diffusers truncates arrays instead, which darkens a
-    /// video by half a level.)
+    /// Equals `VaeImageProcessor` of diffusers 0.42.1 followed by `numpy_to_pil`: the same operations in f32,
+    /// with ties to even as in `NumPy`. (`export_to_video` of diffusers truncates arrays instead, which
+    /// darkens a video by half a level.)
     fn to_level(self, value: f32) -> u8 {
         let unit = match self {
             Self::Signed => value * 0.5 + 0.5,
@@ -29,8 +29,8 @@ impl ValueRange {
     }
 }
 
-/// Frames of one video (or one image) as the model left them; each is converted when it is asked for, so that a long
-/// video is held in memory once.
+/// Frames of one video (or one image) as the model produced them; each is converted only on request, so that
+/// a long video is in memory only once.
 #[derive(Clone, Debug)]
 pub struct Frames {
     /// `[3, t, h, w]`, any float dtype.
@@ -54,7 +54,7 @@ impl Frames {
         self.pixels.dims().get(1).copied().unwrap_or(0)
     }
 
-    /// Whether there is no frame at all.
+    /// Whether there are no frames.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -65,7 +65,7 @@ impl Frames {
         Ok(Clip { width: width as u32, height: height as u32, frames, fps })
     }
 
-    /// Frame `index` from 0. A NaN is an error: it would be written as black and hide that the run went wrong.
+    /// Frame `index`, from 0. NaN is an error: it would be written as black and hide that the run went wrong.
     pub fn get(&self, index: usize) -> Result<RgbImage, MediaError> {
         let (_, _, height, width) = self.pixels.dims4()?;
         #[expect(clippy::disallowed_methods, reason = "a picture leaves the device")]
@@ -97,8 +97,8 @@ impl Frames {
 mod tests {
     use super::*;
 
-    /// Levels printed by `((torch.tensor(v) * 0.5 + 0.5).clamp(0, 1).numpy() * 255).round().astype("uint8")`, the
-    /// expressions of `VaeImageProcessor`, in torch 2.11 and `NumPy` 2.
+    /// Levels printed by `((torch.tensor(v) * 0.5 + 0.5).clamp(0, 1).numpy() * 255).round().astype("uint8")`,
+    /// the expressions of `VaeImageProcessor`, in torch 2.11 and `NumPy` 2.
     #[test]
     fn levels_are_those_of_diffusers() {
         let signed = [
@@ -120,7 +120,8 @@ mod tests {
         for (value, level) in signed {
             assert_eq!(ValueRange::Signed.to_level(value), level, "{value}");
         }
-        // 0.1, 0.3, 0.5 and 0.7 fall on 25.5, 76.5, 127.5 and 178.5 in f32: ties go up and down to the even level.
+        // 0.1, 0.3, 0.5 and 0.7 map to 25.5, 76.5, 127.5 and 178.5 in f32: ties go up or down to the even
+        // level.
         for (value, level) in [(0.0, 0), (0.1, 26), (0.5, 128), (0.3, 76), (0.7, 178), (1.0, 255), (-3.0, 0)]
         {
             assert_eq!(ValueRange::Unit.to_level(value), level, "{value}");
@@ -129,7 +130,7 @@ mod tests {
 
     #[test]
     fn channels_and_frames_keep_their_places() {
-        // Value = level / 255 with level = 100 c + 10 t + 4 y + x: every place has its own.
+        // Value = level / 255 with level = 100 c + 10 t + 4 y + x, different at every position.
         let (frames, height, width) = (3, 2, 4);
         let level = |c: usize, t: usize, y: usize, x: usize| 100 * c + 10 * t + 4 * y + x;
         let mut values = Vec::new();

@@ -9,14 +9,14 @@ use super::sink::FrameSink;
 use super::staging::StagedFile;
 use super::{Clip, MediaError};
 
-/// Every how many pixels the search for a palette looks, for a frame of this size. Small frames have none to spare: on a
-/// colour gradient of 64x64, 1 gives 35 dB and 5 gives 32 dB. On one of 832x480, 5 is four times quicker and no worse. Up
-/// to 256 colours are kept exactly either way.
+/// Sampling interval, in pixels, of the palette search for a frame of this size. Small frames have none to
+/// spare: on a colour gradient of 64x64, 1 gives 35 dB and 5 gives 32 dB. On one of 832x480, 5 is four times
+/// faster and no worse. Up to 256 colours are kept exactly either way.
 fn sampling(width: u32, height: u32) -> i32 {
     if width * height <= 320 * 320 { 1 } else { 5 }
 }
 
-/// One `.gif` file that repeats for ever.
+/// One `.gif` file that loops forever.
 pub(super) struct GifSink {
     encoder: Encoder<StagedFile>,
     path: PathBuf,
@@ -36,8 +36,9 @@ impl GifSink {
     }
 }
 
-/// How long frame `index` is shown, in hundredths of a second: from the rounded moment it starts to that of the next, so
-/// that the rounding does not add up. 16 frames at 16 per second take one second, as 6, 7, 6, 6, ... hundredths.
+/// Duration of frame `index` in hundredths of a second: from its rounded start to the next one's, so that
+/// rounding errors do not accumulate. 16 frames at 16 per second take one second, as 6, 7, 6, 6, ...
+/// hundredths.
 fn delay(clip: &Clip, index: usize) -> u16 {
     let start = |i| (clip.time_of(i) * 100.0).round();
     (start(index + 1) - start(index)) as u16

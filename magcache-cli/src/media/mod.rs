@@ -1,16 +1,17 @@
-//! Writing what a model generated: H.264 video, animated GIF, PNG and WebP images.
+//! Writes what a model generated: H.264 video, animated GIF, PNG and WebP images.
 //!
-//! The name given by the user chooses the [`Format`]. [`Destination::prepare`] checks everything that can be known before the
-//! run (format, size, folder, permissions), so that no compute is lost to a typing error. Frames are then encoded one by
-//! one and appear under their final name only when the last one is complete: a failed or interrupted run leaves
-//! nothing behind and an existing file untouched.
+//! The name given by the user selects the [`Format`]. [`Destination::prepare`] checks everything that can be
+//! known before the run (format, size, folder, permissions), so that no compute is lost to a typo. Frames are
+//! then encoded one by one, and the output appears under its final name only when the last one is complete: a
+//! failed or interrupted run leaves nothing behind and an existing file untouched.
 //!
 //! ```no_run
 //! use magcache_cli::media::{Clip, Frames, Destination, ValueRange};
 //! # fn main() -> Result<(), magcache_cli::media::MediaError> {
 //! let clip = Clip { width: 832, height: 480, frames: 81, fps: 16.0 };
 //! let output = Destination::prepare("cat.mp4", clip)?;
-//! # let decode = || candle_core::Tensor::zeros((3, 81, 480, 832), candle_core::DType::F32, &candle_core::Device::Cpu);
+//! # use candle_core::{DType, Device, Tensor};
+//! # let decode = || Tensor::zeros((3, 81, 480, 832), DType::F32, &Device::Cpu);
 //! let video = decode()?; // a minute of compute
 //! output.write(&Frames::new(&video, ValueRange::Signed)?)?;
 //! # Ok(())

@@ -1,7 +1,7 @@
 //! H.264 in MP4.
 //!
-//! Frames are encoded as they come and kept in a nameless scratch file; when the last one is in, the index is written first
-//! and the data after it, so that a browser can start before it has the whole file.
+//! Frames are encoded as they arrive and kept in an anonymous scratch file; after the last one, the index is
+//! written first and the data after it, so that a browser can start playing before it has the whole file.
 
 mod boxes;
 mod yuv;
@@ -23,14 +23,14 @@ use super::sink::FrameSink;
 use super::staging::StagedFile;
 use super::{Clip, MediaError};
 
-/// Quantiser of videos of up to [`SMALL`] pixels: the finest that the encoder's rate control takes. They cost a few kB a
-/// frame, and each of their pixels is seen.
+/// Quantiser for frames of up to [`SMALL`] pixels: the finest that the encoder's rate control accepts. They
+/// cost a few kB each, and every pixel is visible.
 const QP_SMALL: u8 = 12;
-/// Quantiser of larger videos, where single levels of difference cannot be seen.
+/// Quantiser for larger frames, where differences of a single level are invisible.
 const QP_LARGE: u8 = 18;
-/// Pixels of a frame.
+/// Largest number of pixels of a small frame.
 const SMALL: u32 = 320 * 320;
-/// Seconds between frames that a player can seek to.
+/// Seconds between key frames, which players can seek to.
 const SEEK_SECONDS: f64 = 2.0;
 
 const NAL_SPS: u8 = 7;
@@ -59,18 +59,19 @@ impl Mp4Sink {
     }
 }
 
-/// A constant quantiser (the encoder adds one or two at a change of scene) and no shortcuts: every frame is coded, and no
-/// part is treated as background.
+/// A constant quantiser (the encoder adds one or two at a scene change) and no shortcuts: every frame is
+/// coded, and no part is treated as background.
 fn config(clip: &Clip, matrix: Matrix) -> EncoderConfig {
     let pixels = clip.width * clip.height;
     let qp = if pixels <= SMALL { QP_SMALL } else { QP_LARGE };
-    // The encoder's own range. It sets the speed of nothing: the container says when a frame is shown.
+    // The range that the encoder accepts. It does not affect the speed: the container sets when each frame is
+    // shown.
     let rate = clip.fps.clamp(1.0, 60.0);
-    // With the quantiser fixed this only chooses the level that the stream declares to need.
+    // With a fixed quantiser, this only selects the level that the stream declares.
     let bits_per_second = f64::from(pixels) * rate;
     EncoderConfig::new()
         .complexity(Complexity::High)
-        // The mode that takes the quantiser from `qp` alone: it neither counts bits nor drops frames.
+        // The mode in which only `qp` sets the quantiser: it neither counts bits nor drops frames.
         .rate_control_mode(RateControlMode::Bufferbased)
         .qp(QpRange::new(qp, qp))
         .bitrate(BitRate::from_bps(bits_per_second as u32))
@@ -79,7 +80,7 @@ fn config(clip: &Clip, matrix: Matrix) -> EncoderConfig {
         .skip_frames(false)
         .adaptive_quantization(false)
         .background_detection(false)
-        // The same bytes whatever the machine.
+        // The same bytes on every machine.
         .num_threads(1)
         .vui(
             VuiConfig::new()
@@ -90,7 +91,7 @@ fn config(clip: &Clip, matrix: Matrix) -> EncoderConfig {
         )
 }
 
-/// The payload of a NAL unit, without the start code before it.
+/// The payload of a NAL unit, without the leading start code.
 fn payload(nal: &[u8]) -> &[u8] {
     let zeros = nal.iter().take_while(|&&b| b == 0).count();
     match nal.get(zeros) {
@@ -115,7 +116,7 @@ impl FrameSink for Mp4Sink {
         for layer in (0..coded.num_layers()).filter_map(|l| coded.layer(l)) {
             for nal in (0..layer.nal_count()).filter_map(|n| layer.nal_unit(n)).map(payload) {
                 match nal.first().map(|header| header & 0x1f) {
-                    // Said once, in the index.
+                    // Stored once, in the index.
                     Some(NAL_SPS) => self.track.sps = nal.to_vec(),
                     Some(NAL_PPS) => self.track.pps = nal.to_vec(),
                     _ => {

@@ -1,4 +1,4 @@
-//! PNG: one image, or one for each frame.
+//! PNG: one image, or one per frame.
 
 use std::io::Write;
 use std::path::Path;
@@ -16,7 +16,7 @@ fn encode(frame: &RgbImage, writer: impl Write, path: &Path, index: usize) -> Re
     frame.write_with_encoder(encoder).map_err(|e| MediaError::encode(path, index, e))
 }
 
-/// Writes the pixels of a picture without loss; the file appears when it is complete.
+/// Writes the pixels of a picture losslessly; the file appears when it is complete.
 pub(crate) fn write_picture(target: &Path, picture: &Picture) -> Result<(), MediaError> {
     let (width, height) = (picture.width() as u32, picture.height() as u32);
     let mut file = StagedFile::create(target)?;
@@ -48,13 +48,13 @@ impl FrameSink for PngSink {
     }
 }
 
-/// A folder of `00000.png` onwards, which sort by name and which `ffmpeg -i %05d.png` reads.
+/// A folder of frames from `00000.png`: the names sort in order, and `ffmpeg -i %05d.png` reads them.
 pub(super) struct FolderSink {
     folder: StagedFolder,
     next: usize,
 }
 
-/// The name of a frame in a folder, from 0.
+/// The name of a frame in a folder, counted from 0.
 pub(super) fn frame_name(frame: usize) -> String {
     format!("{frame:05}.png")
 }

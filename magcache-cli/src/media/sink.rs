@@ -1,13 +1,13 @@
-//! What every format has in common.
+//! The interface of all formats.
 
 use image::RgbImage;
 
 use super::MediaError;
 
-/// Takes the frames of one format. Dropped without `finish`, it removes what it wrote.
+/// Writes frames in one format. If dropped without `finish`, it removes what it wrote.
 pub(super) trait FrameSink {
-    /// Adds the next frame; its size is that of the clip.
+    /// Adds the next frame, which has the clip's size.
     fn push(&mut self, frame: &RgbImage) -> Result<(), MediaError>;
-    /// Completes the output and gives it its name.
+    /// Completes the output and renames it to its final name.
     fn finish(self: Box<Self>) -> Result<(), MediaError>;
 }

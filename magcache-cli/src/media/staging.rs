@@ -1,4 +1,4 @@
-//! Files and folders that appear under their name only when they are complete.
+//! Files and folders that appear under their name only when complete.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
@@ -8,7 +8,7 @@ use tempfile::{Builder, NamedTempFile, TempDir};
 
 use super::MediaError;
 
-/// The folder that `target` lies in; `.` for a bare name.
+/// The folder of `target`; `.` for a bare name.
 fn folder_of(target: &Path) -> &Path {
     match target.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
@@ -16,15 +16,15 @@ fn folder_of(target: &Path) -> &Path {
     }
 }
 
-/// The temporary name: beside the target, so that the final rename stays on one disk, and hidden.
+/// The temporary name: hidden, and next to the target, so that the final rename stays on one disk.
 fn beside(target: &Path) -> String {
     format!(".{}.", target.file_name().unwrap_or_default().to_string_lossy())
 }
 
-/// The end of every temporary name.
+/// The suffix of every temporary name.
 const PART: &str = ".part";
 
-/// Removes what killed processes left beside `target` under a temporary name of it.
+/// Removes temporary files of `target` that killed processes left next to it.
 pub(crate) fn sweep(target: &Path) -> Result<(), MediaError> {
     let (folder, prefix) = (folder_of(target), beside(target));
     for entry in fs::read_dir(folder).map_err(MediaError::io(folder, "read the folder"))?.flatten() {
@@ -40,8 +40,8 @@ pub(crate) fn sweep(target: &Path) -> Result<(), MediaError> {
     Ok(())
 }
 
-/// Makes sure, without leaving a trace, that `target` can be created: the nearest folder above it that exists takes a
-/// file.
+/// Checks, without leaving a trace, that `target` can be created: its nearest existing parent folder accepts
+/// a file.
 pub(crate) fn probe(target: &Path) -> Result<(), MediaError> {
     let mut folder = folder_of(target);
     while !folder.exists() {
@@ -53,7 +53,7 @@ pub(crate) fn probe(target: &Path) -> Result<(), MediaError> {
     tempfile::tempfile_in(folder).map(drop).map_err(MediaError::io(folder, "write to this folder"))
 }
 
-/// Folders made for a target; those that are still empty are removed again when this is dropped.
+/// Folders created for a target; those that are still empty are removed when this is dropped.
 #[derive(Debug)]
 struct MadeFolders(Vec<PathBuf>);
 
@@ -75,7 +75,7 @@ impl MadeFolders {
 impl Drop for MadeFolders {
     fn drop(&mut self) {
         for folder in &self.0 {
-            // Fails when something lies in it, which is what should happen after a success.
+            // Fails if the folder is not empty, as intended after a success.
             if fs::remove_dir(folder).is_err() {
                 break;
             }
@@ -83,11 +83,11 @@ impl Drop for MadeFolders {
     }
 }
 
-/// A file in the making. Dropping it removes it; [`StagedFile::commit`] gives it its name.
+/// An unfinished file. Dropping it removes it; [`StagedFile::commit`] gives it its name.
 #[derive(Debug)]
 pub(super) struct StagedFile {
     target: PathBuf,
-    // Dropped before the folders: these are removed only when empty.
+    // Must be dropped before the folders, which are removed only if empty.
     file: BufWriter<NamedTempFile>,
     folders: MadeFolders,
 }
@@ -98,7 +98,7 @@ impl StagedFile {
         let prefix = beside(target);
         let mut builder = Builder::new();
         builder.prefix(&prefix).suffix(PART);
-        // A temporary file is private by default, the finished one should be as any other the user makes.
+        // A temporary file is private by default; the finished one should have normal permissions.
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
         let file =
@@ -106,23 +106,23 @@ impl StagedFile {
         Ok(Self { target: target.to_owned(), file: BufWriter::new(file), folders })
     }
 
-    /// The name the file will have.
+    /// The final name of the file.
     pub(super) fn target(&self) -> &Path {
         &self.target
     }
 
-    /// A nameless scratch file on the same disk, which the operating system removes when it is closed.
+    /// An anonymous scratch file on the same disk, which the operating system removes when it is closed.
     pub(super) fn scratch(&self) -> Result<File, MediaError> {
         tempfile::tempfile_in(folder_of(&self.target))
             .map_err(MediaError::io(&self.target, "create a file beside"))
     }
 
-    /// Completes the file and puts it in its place, over a former file of that name.
+    /// Completes the file and moves it into place, replacing any earlier file of that name.
     pub(super) fn commit(self) -> Result<(), MediaError> {
         let Self { target, file, folders } = self;
         let wrote = |source| MediaError::io(&target, "write")(source);
         let file = file.into_inner().map_err(|e| wrote(e.into_error()))?;
-        // A crash after the rename must not show a name with half the data.
+        // After a crash, the final name must not refer to partial data.
         file.as_file().sync_all().map_err(wrote)?;
         file.persist(&target)
             .map_err(|e| MediaError::io(&target, "put the finished file in place")(e.error))?;
@@ -141,14 +141,14 @@ impl Write for StagedFile {
     }
 }
 
-/// Writes a whole file; it appears under its name when it is complete.
+/// Writes a whole file; it appears under its name only when complete.
 pub(crate) fn write_file(target: &Path, content: &[u8]) -> Result<(), MediaError> {
     let mut file = StagedFile::create(target)?;
     file.write_all(content).map_err(MediaError::io(target, "write"))?;
     file.commit()
 }
 
-/// A folder in the making. Dropping it removes it and its files; [`StagedFolder::commit`] gives it its name.
+/// An unfinished folder. Dropping it removes it and its files; [`StagedFolder::commit`] gives it its name.
 #[derive(Debug)]
 pub(crate) struct StagedFolder {
     target: PathBuf,
@@ -157,7 +157,7 @@ pub(crate) struct StagedFolder {
 }
 
 impl StagedFolder {
-    /// An empty one beside `target`.
+    /// Creates an empty one next to `target`.
     pub(crate) fn create(target: &Path) -> Result<Self, MediaError> {
         let folders = MadeFolders::above(target)?;
         let prefix = beside(target);
@@ -169,24 +169,24 @@ impl StagedFolder {
         Ok(Self { target: target.to_owned(), folder, folders })
     }
 
-    /// The name the folder will have.
+    /// The final name of the folder.
     pub(super) fn target(&self) -> &Path {
         &self.target
     }
 
-    /// A new file in the folder.
+    /// Creates a new file in the folder.
     pub(super) fn file(&self, name: &str) -> Result<BufWriter<File>, MediaError> {
         let path = self.folder.path().join(name);
         File::create(path).map(BufWriter::new).map_err(MediaError::io(&self.target, "create a file in"))
     }
 
-    /// Where its files are until then.
+    /// The temporary path of the folder.
     pub(crate) fn path(&self) -> &Path {
         self.folder.path()
     }
 
-    /// Puts the files into the target folder beside what is there, over former files of these names; `last` after all others,
-    /// so that it names nothing that is not there yet.
+    /// Moves the files into the target folder, replacing files of the same names; `last` goes after all
+    /// others, so that it refers to nothing that is not there yet.
     pub(crate) fn merge(self, last: &str) -> Result<(), MediaError> {
         let Self { target, folder, folders } = self;
         fs::create_dir_all(&target).map_err(MediaError::io(&target, "create the folder"))?;
@@ -203,7 +203,7 @@ impl StagedFolder {
         Ok(())
     }
 
-    /// Puts the folder in its place, where nothing or an empty folder may be.
+    /// Moves the folder into place; the target must not exist or be an empty folder.
     pub(super) fn commit(self) -> Result<(), MediaError> {
         let Self { target, mut folder, folders } = self;
         if target.is_dir() {

@@ -1,4 +1,4 @@
-//! What the tests of the writers share: frames to write, and a measure of what came back.
+//! Shared by the tests of the writers: test frames, and a measure of the decoded result.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,8 @@ use image::{Rgb, RgbImage};
 
 use super::{Clip, Destination};
 
-/// A bright disc with a hard edge crosses a colour gradient: smooth areas, edges, saturated colours and motion.
+/// A bright disc with a hard edge crossing a colour gradient: smooth areas, edges, saturated colours and
+/// motion.
 pub(super) fn test_frames(clip: &Clip) -> Vec<RgbImage> {
     let (w, h) = (clip.width as f32, clip.height as f32);
     (0..clip.frames)
@@ -30,7 +31,7 @@ pub(super) fn few_colours(frame: &RgbImage) -> RgbImage {
     frame
 }
 
-/// Peak signal to noise ratio over all channels, in decibels; infinite when equal.
+/// Peak signal-to-noise ratio over all channels, in dB; infinite if equal.
 pub(super) fn psnr(a: &RgbImage, b: &RgbImage) -> f64 {
     assert_eq!(a.dimensions(), b.dimensions());
     let square = |(a, b): (&u8, &u8)| f64::from(a.abs_diff(*b)).powi(2);
@@ -38,7 +39,7 @@ pub(super) fn psnr(a: &RgbImage, b: &RgbImage) -> f64 {
     10.0 * (255.0 * 255.0 / mean).log10()
 }
 
-/// Writes `frames` and gives the path of the result.
+/// Writes `frames` and returns the path of the result.
 pub(super) fn write(output: &Destination, frames: &[RgbImage]) -> PathBuf {
     let mut writer = output.writer().unwrap();
     frames.iter().for_each(|frame| writer.push(frame).unwrap());

@@ -1,4 +1,4 @@
-//! WebP: one image without loss, smaller than a PNG and shown by every browser.
+//! WebP: one lossless image, smaller than a PNG and supported by every browser.
 
 use std::path::Path;
 
@@ -39,7 +39,7 @@ mod tests {
     use super::super::testing::{test_frames, write};
     use super::super::{Clip, Destination};
 
-    /// Sides that the encoder's blocks do not divide, a single pixel, and the longest side.
+    /// Sides that are not multiples of the encoder's blocks, a single pixel, and the longest side.
     #[test]
     fn an_image_comes_back_bit_for_bit_and_as_its_png_does() {
         let root = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! Who is on the axes, and what each does with a budget.
+//! The contenders, and the setting of each for a budget.
 
 use std::{path::Path, sync::Arc};
 
@@ -15,15 +15,15 @@ use crate::{
     },
 };
 
-/// Budgets are met where runs compute within so many steps of them.
+/// A budget counts as met if runs compute within this many steps of it.
 const NEAR: f64 = 0.75;
 
-/// One curve.
+/// The source of one curve.
 #[derive(Debug)]
 pub(crate) enum Contender {
     /// The profile's schedules.
     Planner,
-    /// The same without their continuation: the last residual stands in.
+    /// The same schedules without a continuation: the last residual is reused.
     PlannerReuse,
     /// A dense run of fewer steps.
     FewerSteps,
@@ -31,17 +31,17 @@ pub(crate) enum Contender {
     Strategy(String, toml::Table),
 }
 
-/// What a contender does with a budget.
+/// What a contender runs for a budget.
 #[derive(Clone, Debug)]
 pub(crate) enum Setting {
-    /// These `[[cache]]` tables.
+    /// A run with these `[[cache]]` tables.
     Tables(Vec<toml::Table>),
-    /// So many steps, no cache.
+    /// A run without a cache and with this many steps.
     Steps(usize),
 }
 
 impl Contender {
-    /// A strategy by its name, or the one `[[cache]]` table of a configuration by the name of its file.
+    /// A strategy by name, or the only `[[cache]]` table of a configuration file, named after the file.
     pub(crate) fn strategy(word: &str) -> Result<Self> {
         let path = Path::new(word);
         if !path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("toml")) {
@@ -69,7 +69,8 @@ impl Contender {
         }
     }
 
-    /// What each budget means; `None` where it cannot be met. Strategies that decide from content are tried on `scenes`.
+    /// The setting for each budget; `None` if the budget cannot be met. Strategies that decide from content
+    /// are tried on `scenes`.
     pub(crate) fn settings(
         &self,
         job: &Job,
@@ -98,7 +99,7 @@ impl Contender {
     }
 }
 
-/// What the planner chooses for a budget, and whether that is what was asked for.
+/// The planner's choice for a budget, and whether it meets it.
 fn chosen(
     job: &Job,
     profile: Option<&str>,
@@ -148,7 +149,7 @@ fn strategy(
     Ok(((steps - budget as f64).abs() <= NEAR).then(|| Setting::Tables(vec![with(threshold)])))
 }
 
-/// Steps computed, where branches differ a fraction.
+/// Steps computed; a fraction if branches differ.
 fn computed_steps(lane: &Lane<'_>) -> f64 {
     let summary = lane.summary();
     let steps = lane.generation.trajectory().steps().count();
@@ -156,7 +157,7 @@ fn computed_steps(lane: &Lane<'_>) -> f64 {
 }
 
 impl Setting {
-    /// The run that it means, to its end.
+    /// Runs the setting to its end.
     pub(crate) fn run(&self, job: &Job, scene: &Scene<'_>, stop: &dyn Fn() -> bool) -> Result<Outcome> {
         match self {
             Self::Steps(steps) => run_once(&scene.with_steps(*steps), &Arc::default(), stop),
@@ -168,7 +169,7 @@ impl Setting {
         }
     }
 
-    /// The steps of it that are computed, of the passes of a run; a fraction where branches differ.
+    /// Steps of the run that were computed, from its passes; a fraction if branches differ.
     pub(crate) fn computed(&self, job: &Job, run: &Outcome) -> f64 {
         match self {
             Self::Steps(steps) => *steps as f64,
@@ -179,7 +180,7 @@ impl Setting {
         }
     }
 
-    /// For `--json`.
+    /// The setting for `--json`.
     pub(crate) fn json(&self) -> serde_json::Value {
         match self {
             Self::Steps(steps) => serde_json::json!({ "steps": steps }),

@@ -1,14 +1,14 @@
-//! What runs gave, and how sure that is.
+//! The results of runs, with their standard errors.
 
 use magcache_core::metrics::Pooled;
 use serde_json::{Value, json};
 
-/// One run against its dense one.
+/// One run compared with its dense run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Point {
-    /// Steps computed; a fraction where branches differ.
+    /// Steps computed; a fraction if branches differ.
     pub(crate) computed: f64,
-    /// dB; infinite where nothing differs.
+    /// In dB; infinite if nothing differs.
     pub(crate) psnr: f64,
     pub(crate) ssim: f64,
 }
@@ -17,7 +17,7 @@ pub(crate) struct Point {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Points(Vec<Point>);
 
-/// A mean and its standard error, which a single run has not.
+/// A mean and its standard error, which a single run does not have.
 pub(crate) type Estimate = (f64, Option<f64>);
 
 impl Points {
@@ -29,7 +29,7 @@ impl Points {
         estimate(self.0.iter().map(|p| p.computed)).0
     }
 
-    /// Over the runs that differ from their dense ones.
+    /// Mean PSNR over the runs that differ from their dense runs.
     pub(crate) fn psnr(&self) -> Estimate {
         estimate(self.0.iter().map(|p| p.psnr).filter(|psnr| psnr.is_finite()))
     }
@@ -51,13 +51,13 @@ impl Points {
     }
 }
 
-/// How many dB `a` is above `b`, run by run, over the runs in which both differ from their dense ones.
+/// How many dB `a` is above `b`, run by run, over the runs in which both differ from their dense runs.
 pub(crate) fn margin(a: &Points, b: &Points) -> Estimate {
     let both = a.0.iter().zip(&b.0).map(|(a, b)| a.psnr - b.psnr);
     estimate(both.filter(|difference| difference.is_finite()))
 }
 
-/// A mean as it is shown, with its standard error where there is one.
+/// A mean for display, with its standard error if there is one.
 pub(crate) fn with_error(mean: String, error: Option<f64>) -> String {
     match error {
         Some(error) => format!("{mean} ± {error:.2}"),

@@ -1,22 +1,22 @@
-//! The value of a key at which a strategy computes so many steps.
+//! The value of a key at which a strategy computes a given number of steps.
 
 use std::collections::BTreeMap;
 
 use anyhow::Result;
 
-/// Evaluations for one budget: they tell values apart by a part in 250 of the range.
+/// Evaluations per budget: they resolve values to 1/250 of the range.
 const HALVINGS: usize = 8;
 
-/// A monotone search that remembers what it has seen, so that neighbouring budgets share evaluations.
+/// A bisection that remembers its evaluations, so that neighbouring budgets share them.
 #[derive(Debug, Default)]
 pub(super) struct Search {
-    /// Mean computed steps by value, whose bits order like the positive numbers that they are.
+    /// Mean computed steps by value, keyed by its bits, which sort like the value since it is positive.
     seen: BTreeMap<u64, f64>,
 }
 
 impl Search {
-    /// The value in `range` whose runs compute nearest to `budget` steps, and how many they do. `computed` runs with a value; the
-    /// range goes from one that skips little to one that skips much.
+    /// The value in `range` whose runs compute nearest to `budget` steps, and how many they compute.
+    /// `computed` runs with a value; the range goes from skipping little to skipping much.
     pub(super) fn find(
         &mut self,
         budget: f64,
@@ -24,7 +24,7 @@ impl Search {
         computed: &mut dyn FnMut(f64) -> Result<f64>,
     ) -> Result<(f64, f64)> {
         let [from, to] = range;
-        // How far along the range; a value further on skips more, as a rule: it is a search, not a proof.
+        // Position in the range. A later value usually skips more, but this is not guaranteed.
         let along = |value: f64| (value - from) / (to - from);
         let seen = || self.seen.iter().map(|(bits, steps)| (f64::from_bits(*bits), *steps));
         let mut low = seen()

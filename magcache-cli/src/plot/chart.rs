@@ -1,16 +1,17 @@
-//! What a chart shows.
+//! The data of a chart.
 
-/// Colours that people with the common kinds of colour blindness tell apart (Okabe and Ito, "Color Universal Design",
-/// 2008, without the yellow that white swallows), as `[red, green, blue]`. Series take them in this order.
+/// Colours that people with the common kinds of colour blindness can tell apart (Okabe and Ito, "Color
+/// Universal Design", 2008, without the yellow, which is hard to see on white), as `[red, green, blue]`.
+/// Series use them in this order.
 pub(crate) const PALETTE: [[u8; 3]; 6] =
     [[0, 114, 178], [213, 94, 0], [0, 158, 115], [204, 121, 167], [230, 159, 0], [86, 180, 233]];
 
 /// Lines, steps and points over two axes.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Chart {
-    /// One line above it; may be empty.
+    /// One line above the chart; may be empty.
     pub(crate) title: String,
-    /// Width and height in units of an SVG.
+    /// Width and height in SVG units.
     pub(crate) size: [u32; 2],
     pub(crate) x: Axis,
     pub(crate) y: Axis,
@@ -18,9 +19,9 @@ pub(crate) struct Chart {
     pub(crate) series: Vec<Series>,
     /// Vertical lines.
     pub(crate) marks: Vec<Mark>,
-    /// Stretches of the x axis with a grey ground.
+    /// Spans of the x axis with a grey background.
     pub(crate) shades: Vec<Shade>,
-    /// What the bands around points are, in the legend.
+    /// Legend text for the bands around points.
     pub(crate) band: String,
 }
 
@@ -28,61 +29,61 @@ pub(crate) struct Chart {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Axis {
     pub(crate) label: String,
-    /// Logarithmic: of the y axis only. Values that are not positive are gaps.
+    /// Logarithmic; only for the y axis. Values that are not positive become gaps.
     pub(crate) log: bool,
 }
 
-/// One line of the legend.
+/// A series with its own line in the legend.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Series {
-    /// Empty ones are left out of the legend.
+    /// Left out of the legend if empty.
     pub(crate) name: String,
-    /// What is not finite is a gap.
+    /// Points that are not finite become gaps.
     pub(crate) points: Vec<(f64, f64)>,
-    /// Half the height of a band around each point; none if empty.
+    /// Half the height of a band around each point; no band if empty.
     pub(crate) spread: Vec<f64>,
     pub(crate) style: Style,
-    /// Of [`PALETTE`], by index; its place in the chart's list without.
+    /// Index into [`PALETTE`]; defaults to the position in the chart's list.
     pub(crate) colour: Option<usize>,
 }
 
-/// How the points of a series are joined.
+/// How a series is drawn.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Style {
     #[default]
     Line,
-    /// A line with a filled circle on every point: what was measured, and what only joins it.
+    /// A line with a filled circle at every point: the circles are measurements, the line only connects them.
     Marked,
-    /// A broken line: what lies below it shows through.
+    /// A dashed line, which lets what is below show through.
     Dashed,
     /// Filled circles.
     Points,
     /// Open circles.
     Rings,
-    /// A thin broken line in grey: a bound.
+    /// A thin dashed grey line: a limit.
     Limit,
 }
 
-/// A vertical line with a word above it.
+/// A vertical line with a label above it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Mark {
     pub(crate) x: f64,
     pub(crate) label: String,
 }
 
-/// A grey ground, such as that of skipped steps.
+/// Spans with a grey background, such as skipped steps.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Shade {
-    /// In the legend.
+    /// Legend text.
     pub(crate) label: String,
-    /// A lighter grey: of a part, such as one branch of two.
+    /// A lighter grey, for a partial match such as one branch of two.
     pub(crate) light: bool,
-    /// From and to.
+    /// Start and end of each span.
     pub(crate) spans: Vec<[f64; 2]>,
 }
 
 impl Chart {
-    /// Without data yet.
+    /// A chart without data.
     pub(crate) fn new(title: impl Into<String>, x: impl Into<String>, y: impl Into<String>) -> Self {
         Self {
             title: title.into(),
@@ -96,7 +97,7 @@ impl Chart {
         }
     }
 
-    /// With one more series.
+    /// Adds a series.
     #[must_use]
     pub(crate) fn with(mut self, series: Series) -> Self {
         self.series.push(series);
@@ -113,7 +114,7 @@ impl Chart {
         self.extent().is_none()
     }
 
-    /// The x and y values that have to be visible; `None` without a point.
+    /// The range of x and y values that must be visible; `None` without a point.
     pub(super) fn extent(&self) -> Option<[[f64; 2]; 2]> {
         let (mut x, mut y) = (Vec::new(), Vec::new());
         for series in &self.series {

@@ -1,12 +1,12 @@
-//! MagCache's curves.
+//! Charts of MagCache's curves.
 
 use magcache_core::profile::Curve;
 
 use super::{Chart, Mark, Series, Style};
 
 impl Chart {
-    /// Ratios by step, a line for each branch with a band of one standard deviation. `starts` are the first steps of the
-    /// experts, which have no predecessor: gaps, with a mark for each one but the first.
+    /// Ratios by step, a line for each branch with a band of one standard deviation. `starts` are the first
+    /// steps of the experts, which have no predecessor: they are gaps, and each but the first has a mark.
     pub(crate) fn curve(title: impl Into<String>, curve: &Curve, starts: &[usize]) -> Self {
         let mut chart = Self::new(title, "step", "mean of |residual| / |residual before|");
         for (branch, ratios) in &curve.ratios {

@@ -8,8 +8,9 @@ use super::{Chart, Mark, Series, Shade, Style};
 use crate::summary::strip;
 
 impl Chart {
-    /// Sigma by step, with a ring where branches are skipped: one colour for each set of branches that are skipped together,
-    /// a grey ground where all of them are. `experts` names those after the first, for the marks where they begin.
+    /// Sigma by step, with a ring where branches are skipped: one colour for each set of branches that are
+    /// skipped together, and a grey background where all are. `experts` names the experts after the first,
+    /// for the marks where they begin.
     pub(crate) fn decisions(
         title: impl Into<String>,
         log: &DecisionLog,

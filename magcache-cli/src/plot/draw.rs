@@ -1,4 +1,4 @@
-//! One drawing for every backend. Lengths are in units of the chart, times `scale` on the backend.
+//! One drawing routine for every backend. Lengths are in chart units, multiplied by `scale` on the backend.
 
 use plotters::{
     chart::{ChartBuilder, ChartContext},
@@ -27,7 +27,7 @@ const GRID: RGBColor = RGBColor(228, 228, 228);
 const GROUND: RGBColor = RGBColor(232, 232, 232);
 const LIGHT: RGBColor = RGBColor(244, 244, 244);
 
-/// The colours of what is no series, as an SVG has them, with the name of what they are.
+/// Colours of everything but the series, as written in SVG, each with a name.
 pub(super) fn papers() -> [(&'static str, String); 6] {
     [("ground", WHITE), ("ink", INK), ("axis", AXIS), ("grid", GRID), ("shade", GROUND), ("light", LIGHT)]
         .map(|(name, RGBColor(r, g, b))| (name, format!("#{r:02X}{g:02X}{b:02X}")))
@@ -41,11 +41,11 @@ enum Entry<'a> {
     Band,
 }
 
-/// Heights of the lines above the plot, and the room between entries of the legend.
+/// Heights of the lines above the plot, and the space between legend entries.
 const TITLE: u32 = 30;
 const ROW: u32 = 20;
 const ENTRY: u32 = 18;
-/// The sample of a series in the legend.
+/// Width of a series' sample in the legend.
 const SAMPLE: u32 = 26;
 /// Radius of a point.
 const RADIUS: u32 = 3;
@@ -79,14 +79,14 @@ pub(super) fn draw<B: DrawingBackend>(
     root.present().map_err(failed)
 }
 
-/// With a margin of a part of its length, and some where it has none.
+/// Extends a range by a fraction of its length; an empty one by a fraction of its value, at least 0.5.
 fn padded([low, high]: [f64; 2], part: f64) -> [f64; 2] {
     let length = high - low;
     let margin = if length > 0.0 { length * part } else { (low.abs() * part).max(0.5) };
     [low - margin, high + margin]
 }
 
-/// A value without the digits that say nothing.
+/// Formats a value without trailing zeros.
 fn tick(value: &f64) -> String {
     let value = if value.abs() < 1e-12 { 0.0 } else { *value };
     if value != 0.0 && !(1e-4..1e6).contains(&value.abs()) {
@@ -126,7 +126,7 @@ impl Pen<'_> {
         colour.stroke_width(2 * self.scale)
     }
 
-    /// The title and the legend, outside the plot so that they cover nothing; how high they are.
+    /// Draws the title and the legend, above the plot so that they cover nothing; returns their height.
     fn head<B: DrawingBackend>(&self, root: &DrawingArea<B, Shift>) -> Result<u32, PlotError> {
         let (left, mut y) = (12u32, 8u32);
         if !self.chart.title.is_empty() {
@@ -168,7 +168,7 @@ impl Pen<'_> {
             Entry::Shade(shade) => {
                 return root.draw(&Rectangle::new([low, high], ground(shade).filled())).map_err(failed);
             }
-            // Of every colour: that of the axis stands for them.
+            // Bands have the colours of their series; the axis colour represents them all.
             Entry::Band => {
                 return root.draw(&Rectangle::new([low, high], AXIS.mix(0.25).filled())).map_err(failed);
             }
@@ -321,7 +321,7 @@ impl Pen<'_> {
         Ok(())
     }
 
-    /// The stretches of a series between gaps.
+    /// The unbroken runs of points in a series.
     fn runs(&self, series: &Series) -> Vec<std::ops::Range<usize>> {
         let mut runs: Vec<std::ops::Range<usize>> = Vec::new();
         for (i, _) in series.points.iter().enumerate().filter(|(_, point)| self.chart.shows(**point)) {

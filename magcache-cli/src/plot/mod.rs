@@ -1,7 +1,7 @@
-//! Charts of steps: SVG for pages and files, PNG where an image is wanted.
+//! Charts over steps: SVG for pages and files, PNG for images.
 //!
-//! A [`Chart`] is data; one drawing serves both formats. Text is measured with a font inside the program, so that the
-//! result is the same on every machine; an SVG names the reader's `sans-serif`.
+//! A [`Chart`] is data; both formats share one drawing routine. Text is measured with an embedded font, so
+//! that the result is the same on every machine; an SVG refers to the reader's `sans-serif`.
 
 mod chart;
 mod curve;
@@ -17,9 +17,9 @@ use plotters::{
 pub(crate) use chart::{Chart, Mark, PALETTE, Series, Shade, Style};
 pub(crate) use target::Target;
 
-/// Pixels of a PNG for one of the chart: sharp on dense displays.
+/// Pixels of a PNG per chart unit: sharp on high-density displays.
 const DENSITY: u32 = 2;
-/// Samples of a PNG's pixel in each direction: the bitmap backend smooths no thick line by itself.
+/// Samples per PNG pixel in each direction: the bitmap backend does not antialias thick lines.
 const SAMPLES: u32 = 2;
 
 /// Why a chart cannot be drawn.
@@ -28,15 +28,15 @@ pub(crate) enum PlotError {
     /// No series has a point with finite coordinates.
     #[error("the chart {0:?} has nothing to draw")]
     Empty(String),
-    /// Of the drawing library.
+    /// An error of the drawing library.
     #[error("cannot draw the chart: {0}")]
     Draw(String),
     #[error("cannot encode the chart: {0}")]
     Encode(#[from] image::ImageError),
 }
 
-/// The style of charts inside a page: what is no series takes the page's colours, light or dark. `plot` selects the element
-/// around a chart.
+/// CSS for charts inside a page: everything but the series takes the page's colours, light or dark. `plot`
+/// selects the element around a chart.
 pub(crate) fn style(plot: &str) -> String {
     let one = |(name, colour): (&str, String)| {
         format!(
@@ -47,7 +47,7 @@ pub(crate) fn style(plot: &str) -> String {
 }
 
 impl Chart {
-    /// As an `<svg>` element that can stand in a page, `size` user units large.
+    /// Renders an `<svg>` element for a page, `size` user units large.
     pub(crate) fn svg(&self) -> Result<String, PlotError> {
         let mut text = String::new();
         {
@@ -57,7 +57,7 @@ impl Chart {
         Ok(text)
     }
 
-    /// As a PNG file of twice `size`.
+    /// Renders a PNG file of twice `size`.
     pub(crate) fn png(&self) -> Result<Vec<u8>, PlotError> {
         let scale = DENSITY * SAMPLES;
         let [width, height] = self.size.map(|pixels| pixels * scale);

@@ -1,4 +1,4 @@
-//! The file of `--plot`.
+//! The output file of `--plot`.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,7 @@ use anyhow::Result;
 use super::Chart;
 use crate::{console::bad_input_with, media};
 
-/// A file that is checked before anything runs and appears when it is complete.
+/// A file that is checked before the run and appears when it is complete.
 #[derive(Debug)]
 pub(crate) struct Target {
     path: PathBuf,
@@ -15,7 +15,7 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    /// Checks the ending, and that `path` can be written.
+    /// Checks the extension and that `path` can be written.
     pub(crate) fn prepare(path: &Path) -> Result<Self> {
         let ending = path.extension().map(|e| e.to_string_lossy().to_ascii_lowercase());
         let png = match ending.as_deref() {
@@ -33,7 +33,7 @@ impl Target {
         Ok(Self { path: path.to_owned(), png })
     }
 
-    /// Writes a chart in the format of the ending.
+    /// Writes a chart in the format of the extension.
     pub(crate) fn write(&self, chart: &Chart) -> Result<PathBuf> {
         let bytes = if self.png { chart.png()? } else { chart.svg()?.into_bytes() };
         media::write_file(&self.path, &bytes)?;

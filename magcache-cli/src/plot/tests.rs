@@ -1,4 +1,4 @@
-//! Charts are counted, parsed and decoded, not compared with pictures.
+//! Charts are parsed, decoded and their elements counted; they are not compared with reference images.
 
 use super::*;
 
@@ -11,7 +11,7 @@ fn chart() -> Chart {
         .with(line("dots", Style::Points))
 }
 
-/// Tags by name, with the text of `text` elements; fails on tags that do not match.
+/// The tags by name, and the content of `text` elements; fails on unbalanced tags.
 fn elements(svg: &str) -> (Vec<String>, Vec<String>) {
     let (mut tags, mut texts, mut open) = (Vec::new(), Vec::new(), Vec::new());
     for part in svg.split('<').skip(1) {
@@ -43,7 +43,7 @@ fn an_svg_has_every_point_and_names_every_series() {
     let svg = chart().svg().unwrap();
     let (tags, texts) = elements(&svg);
     assert!(svg.starts_with("<svg width=\"840\" height=\"440\""), "{svg}");
-    // Five points and one in the legend.
+    // Five points and one sample in the legend.
     assert_eq!(count(&tags, "circle"), 6);
     for text in ["A &lt;title&gt; &amp; more", "line", "dots", "step", "value"] {
         assert!(texts.iter().any(|t| t == text), "{text}: {texts:?}");
@@ -162,6 +162,6 @@ fn a_marked_line_shows_what_was_measured() {
     let points: Vec<(f64, f64)> = (0..5).map(|i| (f64::from(i), f64::from(i))).collect();
     let marked = Chart::new("", "x", "y").with(Series::new("marked", Style::Marked, points));
     let (tags, _) = elements(&marked.svg().unwrap());
-    // Five points and one in the legend.
+    // Five points and one sample in the legend.
     assert_eq!(count(&tags, "circle"), 6);
 }

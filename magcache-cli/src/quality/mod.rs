@@ -1,8 +1,8 @@
-//! How far a video is from another: PSNR and SSIM, frame by frame.
+//! How different two videos are: PSNR and SSIM, frame by frame.
 //!
-//! Equal to scikit-image 0.26 (`peak_signal_noise_ratio`, and `structural_similarity` with `channel_axis=-1` and its
-//! defaults: uniform window of 7, sample covariance, K1 = 0.01, K2 = 0.03), except that the arithmetic is f64
-//! throughout where scikit-image keeps f32 inputs in f32.
+//! Equal to scikit-image 0.26 (`peak_signal_noise_ratio`, and `structural_similarity` with `channel_axis=-1`
+//! and its defaults: uniform window of 7, sample covariance, K1 = 0.01, K2 = 0.03), except that all
+//! arithmetic is f64, where scikit-image keeps f32 inputs in f32.
 //!
 //! ```
 //! use magcache_cli::quality::{Frames, compare};
@@ -30,10 +30,10 @@ use serde::Serialize;
 /// Side of SSIM's window, in pixels.
 pub const WINDOW: usize = 7;
 
-/// What cannot be compared.
+/// Why two videos cannot be compared.
 #[derive(Debug, thiserror::Error)]
 pub enum QualityError {
-    /// The buffer does not hold the shape.
+    /// The buffer's length does not match the shape.
     #[error("got {len} samples for frames of shape {shape:?}")]
     Length {
         /// Samples in the buffer.
@@ -60,7 +60,7 @@ pub enum QualityError {
         /// `[frames, height, width, channels]`.
         shape: [usize; 4],
     },
-    /// The distance between the lowest and the highest value is not positive.
+    /// The data range is not positive.
     #[error("data_range = {got} is not valid: expected a number above 0, such as 255 for u8 frames")]
     DataRange {
         /// The range given.
@@ -126,8 +126,8 @@ pub struct Quality {
 }
 
 impl Quality {
-    /// Mean PSNR over the frames that differ, in dB; `f64::INFINITY` (`null` in JSON) if none does. Equal frames are left
-    /// out because one of them would make the mean infinite and hide the rest.
+    /// Mean PSNR over the frames that differ, in dB; `f64::INFINITY` (`null` in JSON) if none does. Equal
+    /// frames are left out because one of them would make the mean infinite and hide the rest.
     pub fn psnr(&self) -> f64 {
         let differing: Vec<f64> = self.frames.iter().filter(|f| !f.identical()).map(|f| f.psnr).collect();
         if differing.is_empty() {
@@ -157,12 +157,12 @@ impl Quality {
     }
 }
 
-/// Compares two videos of one shape. `data_range` is the distance between the lowest and the highest possible value:
-/// 255 for u8, 1 for values in 0..=1, 2 for -1..=1.
+/// Compares two videos of the same shape. `data_range` is the distance between the lowest and the highest
+/// possible value: 255 for u8, 1 for values in 0..=1, 2 for -1..=1.
 ///
 /// # Errors
-/// Shapes that differ, frames smaller than SSIM's window of 7 x 7, a range that is not above 0, values that are not
-/// finite.
+/// Shapes that differ, frames smaller than SSIM's window of 7 x 7, a range that is not positive, or values
+/// that are not finite.
 pub fn compare<T: Copy + Into<f64> + Sync>(
     a: Frames<'_, T>,
     b: Frames<'_, T>,

@@ -1,7 +1,8 @@
-//! Structural similarity: Wang et al., *Image Quality Assessment: From Error Visibility to Structural Similarity* (2004).
+//! Structural similarity: Wang et al., *Image Quality Assessment: From Error Visibility to Structural
+//! Similarity* (2004).
 //!
-//! The window is a box of 7 x 7, so its sums are sums of 7 row sums. Only
-//! windows that lie inside the frame count.
+//! The window is a box of 7 x 7, so its sums are sums of 7 row sums. Only windows entirely inside the frame
+//! count.
 
 use std::array::from_fn;
 
@@ -28,8 +29,8 @@ pub(super) fn ssim(a: &[f64], b: &[f64], [height, width, channels]: [usize; 3], 
     (0..channels).map(channel).sum::<f64>() / channels as f64
 }
 
-/// The sums over every run of [`WINDOW`] neighbours. Each is added up afresh: a sum that slides would carry the
-/// rounding of one bright region into the flat one beside it.
+/// The sums over every run of [`WINDOW`] neighbours. Each sum is computed afresh: a sliding sum would carry
+/// rounding errors of a bright region into a flat one next to it.
 fn windows(values: impl Iterator<Item = Moments>) -> Vec<Moments> {
     let values: Vec<Moments> = values.collect();
     let sum = |run: &[Moments]| from_fn(|k| run.iter().map(|moments| moments[k]).sum());

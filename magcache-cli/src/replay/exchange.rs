@@ -20,24 +20,24 @@ use crate::{
     media,
 };
 
-/// A file that a schedule will be written to.
+/// An output file for a schedule.
 #[derive(Debug)]
 pub(crate) struct Export {
     path: PathBuf,
     form: Form,
 }
 
-/// How a schedule is written.
+/// The format of a schedule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Form {
     /// A `[[cache]]` table.
     Toml,
-    /// A list of a 1 for each computed and a 0 for each skipped step.
+    /// A list with 1 for each computed and 0 for each skipped step.
     Mask,
 }
 
 impl Export {
-    /// Checks the ending and that the file can be written.
+    /// Checks the extension and that the file can be written.
     pub(crate) fn prepare(path: &Path) -> Result<Self> {
         let ending = path.extension().unwrap_or_default().to_ascii_lowercase();
         let form = match ending.to_str() {
@@ -55,7 +55,7 @@ impl Export {
         Ok(Self { path: path.to_owned(), form })
     }
 
-    /// Writes what `log` skipped with the one cache of a configuration.
+    /// Writes what `log` records as skipped by the only cache of a configuration.
     pub(crate) fn write(
         self,
         entries: &[CacheEntry],
@@ -102,7 +102,8 @@ impl Export {
     }
 }
 
-/// The `[[cache]]` table that runs the schedule of a file: a trace, an exported configuration or a compute mask.
+/// The `[[cache]]` table that runs the schedule in a file: a trace, an exported configuration or a compute
+/// mask.
 pub(crate) fn read(path: &Path) -> Result<toml::Table> {
     let ending = path.extension().unwrap_or_default().to_ascii_lowercase();
     match ending.to_str() {

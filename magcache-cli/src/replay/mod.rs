@@ -1,4 +1,4 @@
-//! Decisions as files, and the way back: traces, exported schedules and compute masks.
+//! Writes decisions to files and reads them back: traces, exported schedules and compute masks.
 
 pub(crate) mod exchange;
 mod schedule;

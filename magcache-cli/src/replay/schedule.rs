@@ -1,4 +1,4 @@
-//! What it takes to run decisions again as a schedule: where they were taken, what stood in, and for which steps.
+//! The data needed to replay decisions as a schedule: which blocks, which forecast, and which steps.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::console::bad_input_with;
 
-/// What `at` calls all blocks, and the whole forward.
+/// The value of `at` for all blocks, and also for the whole forward.
 const ALL: &str = "all";
 pub(crate) const FORWARD: &str = "forward";
 
@@ -30,11 +30,11 @@ pub(crate) enum Around {
     Forward,
 }
 
-/// A hook of a registry, as far as its decisions can be replayed.
+/// A hook of a registry, with what is needed to replay its decisions.
 #[derive(Clone, Debug)]
 pub(crate) struct Hook {
     pub(crate) around: Around,
-    /// The `forecast` table that stands in as the hook does; `None` where none does.
+    /// The `forecast` table that matches the hook's forecast; `None` if none does.
     pub(crate) forecast: Option<toml::Table>,
 }
 
@@ -50,20 +50,20 @@ pub(crate) struct Seen {
 /// Skipped steps by branch; a branch that skips none has an empty list.
 pub(crate) type Skipped = BTreeMap<String, BTreeSet<usize>>;
 
-/// A schedule and where it belongs.
+/// A schedule and the blocks it applies to.
 #[derive(Clone, Debug)]
 pub(crate) struct Replay {
     pub(crate) around: Around,
-    /// As `at` says it; `None` is all blocks.
+    /// The value of `at`; `None` means all blocks.
     pub(crate) at: Option<String>,
     pub(crate) forecast: toml::Table,
     pub(crate) experts: Option<Vec<String>>,
     pub(crate) skip: Skipped,
-    /// Of the run that it is for.
+    /// Number of steps of the run it is for.
     pub(crate) steps: usize,
 }
 
-/// The hook of a registry with this name, for a run that `step` belongs to.
+/// The hook with this id in a registry, for a run that `step` belongs to.
 pub(crate) fn hook(registry: &HookRegistry, id: HookId, step: &Step) -> Option<Hook> {
     let ring = registry.all().find(|ring| ring.id == id)?;
     let among = |rings: &[Ring]| rings.iter().any(|ring| ring.id == id);
@@ -77,7 +77,7 @@ pub(crate) fn hook(registry: &HookRegistry, id: HookId, step: &Step) -> Option<H
     Some(Hook { around, forecast: ring.hook.stand_in(step) })
 }
 
-/// What stands in for what `strategy` skips, for a replay.
+/// The forecast for replaying what `strategy` skipped.
 pub(crate) fn forecast(place: &str, forecast: Option<toml::Table>) -> Result<toml::Table> {
     forecast.ok_or_else(|| {
         let message =
@@ -86,8 +86,8 @@ pub(crate) fn forecast(place: &str, forecast: Option<toml::Table>) -> Result<tom
     })
 }
 
-/// The blocks around which something was skipped, and what; none where nothing was. A schedule knows steps and branches, so
-/// it has to be one range, or the same for the module of every block.
+/// The range of blocks that was skipped, with the skipped steps; `None` if nothing was skipped. A schedule
+/// names only steps and branches, so it must be one range, or the same steps for the module of every block.
 pub(crate) fn skipped(
     place: &str,
     around: Around,
@@ -121,7 +121,7 @@ pub(crate) fn skipped(
 }
 
 impl Around {
-    /// What stands in where a table names nothing.
+    /// The default forecast of a table.
     fn default_forecast(self) -> Option<ForecastTable> {
         match self {
             Self::Blocks | Self::Forward => forecast_table(&ResidualConfig {}),
@@ -148,7 +148,7 @@ impl Replay {
         Ok(table)
     }
 
-    /// A 0 for each skipped step and a 1 for each other one.
+    /// A mask with 0 for each skipped step and 1 for each other one.
     pub(crate) fn mask(&self) -> Result<String> {
         let hint = "--export FILE.toml says all of it";
         if let Some(at) = self.at.as_deref().filter(|at| *at != ALL) {
@@ -164,7 +164,7 @@ impl Replay {
         Ok(format!("[{}]\n", all.join(", ")))
     }
 
-    /// What every branch skips, if it is the same.
+    /// The steps that every branch skips, if they are the same for all.
     fn shared(&self) -> Option<BTreeSet<usize>> {
         let mut branches = self.skip.values();
         let first = branches.next().cloned().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Traces: one JSON line for every decision, and back to a schedule.
+//! Traces: one JSON line per decision, and the way back to a schedule.
 
 mod diff;
 
@@ -17,10 +17,10 @@ use crate::{
     media,
 };
 
-/// The decision that replaces what a hook surrounds.
+/// The decision that replaces the output of what a hook surrounds.
 const REUSE: &str = "reuse";
 
-/// One pass of one hook.
+/// One decision of one hook in one pass.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Line {
     pub(crate) request: String,
@@ -36,18 +36,18 @@ pub(crate) struct Line {
     #[serde(default)]
     pub(crate) around: Option<Around>,
     pub(crate) range: [usize; 2],
-    /// The module inside the block that was decided about.
+    /// The module that the decision is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) module: Option<String>,
-    /// The table of what stands in for what the hook skips, where there is one.
+    /// The table of the hook's forecast, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) forecast: Option<toml::Table>,
-    /// The experts that the cache is kept to, by name; in the steps of others it has no lines.
+    /// Names of the experts that the cache is limited to; it has no lines in the steps of others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) experts: Option<Vec<String>>,
     pub(crate) metric: Option<f64>,
     pub(crate) accumulated: Option<f64>,
-    /// The true error of the reuse, where it was audited.
+    /// The true error of the reuse, if it was audited.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) audit: Option<Errors>,
     pub(crate) decision: String,
@@ -56,7 +56,7 @@ pub(crate) struct Line {
     pub(crate) cache_bytes: usize,
 }
 
-/// The lines of a trace, in their order.
+/// Reads the lines of a trace, in order.
 pub(crate) fn read(path: &Path) -> Result<Vec<Line>> {
     let read = std::fs::read_to_string(path);
     let text = read.map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
@@ -68,7 +68,7 @@ pub(crate) fn read(path: &Path) -> Result<Vec<Line>> {
     lines.map(parse).collect()
 }
 
-/// The errors of [`magcache_core::log::Audit`]; null where one is no number.
+/// The errors of [`magcache_core::log::Audit`]; null if not a number.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Errors {
     output_l1: Option<f64>,
@@ -141,7 +141,7 @@ impl Errors {
     }
 }
 
-/// What the lines of a trace say about one of a registry's hooks.
+/// What the lines of a trace record about a hook.
 #[derive(Clone, Debug)]
 pub(crate) struct Traced {
     strategy: String,
@@ -149,7 +149,7 @@ pub(crate) struct Traced {
     hook: Hook,
 }
 
-/// A registry's hooks, in their order, for the run that `step` belongs to.
+/// The hooks of a registry, in order, for the run that `step` belongs to.
 pub(crate) fn hooks(registry: &HookRegistry, entries: &[CacheEntry], step: &Step) -> Vec<Traced> {
     let of = |(id, entry): (u16, &CacheEntry)| {
         let hook = schedule::hook(registry, HookId(id), step)?;

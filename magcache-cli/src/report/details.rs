@@ -1,4 +1,4 @@
-//! What was run, and on what.
+//! The configurations that were run, and the machine.
 
 use maud::{Markup, html};
 
@@ -8,7 +8,7 @@ use crate::{
     summary,
 };
 
-/// What reproduces each lane.
+/// The configuration that reproduces each lane.
 pub(super) fn configurations(compared: &Compared) -> Markup {
     let all = &compared.rows;
     html! {
@@ -25,7 +25,7 @@ pub(super) fn configurations(compared: &Compared) -> Markup {
     }
 }
 
-/// Where it ran.
+/// The machine that it ran on.
 pub(super) fn machine(compared: &Compared) -> Markup {
     let machine = &compared.machine;
     let mut list = vec![

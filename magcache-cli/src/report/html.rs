@@ -1,4 +1,4 @@
-//! What the parts of the page share.
+//! Helpers shared by the parts of the page.
 
 use anyhow::{Context, Result};
 use maud::{Markup, PreEscaped, html};
@@ -9,13 +9,13 @@ use crate::{
     plot::{self, PALETTE},
 };
 
-/// A document inside a `script` element: no `<` that could end the element or begin a comment.
+/// JSON inside a `script` element: without a `<`, which could end the element or begin a comment.
 pub(super) fn json(document: &Value) -> Result<Markup> {
     let text = serde_json::to_string(document).context("cannot write the numbers")?;
     Ok(PreEscaped(text.replace('<', "\\u003c")))
 }
 
-/// Names with their values.
+/// A list of names and values.
 pub(super) fn facts(facts: impl IntoIterator<Item = (&'static str, String)>) -> Markup {
     html! {
         dl class="facts" {
@@ -24,18 +24,18 @@ pub(super) fn facts(facts: impl IntoIterator<Item = (&'static str, String)>) -> 
     }
 }
 
-/// Something wide that scrolls by itself, with the keyboard too.
+/// Wide content that scrolls on its own, also with the keyboard.
 pub(super) fn scrolling(label: &str, content: &Markup) -> Markup {
     html! { div class="scroll" role="region" aria-label=(label) tabindex="0" { (content) } }
 }
 
-/// The colours of configurations, in strips, plots and beside their names, and those of what else is in plots.
+/// CSS colours of configurations, in strips, plots and next to their names, and of the other parts of plots.
 pub(super) fn colours() -> String {
     let one = |(i, [r, g, b]): (usize, &[u8; 3])| format!(".c{i}{{--lane:rgb({r} {g} {b})}}");
     PALETTE.iter().enumerate().map(one).collect::<String>() + &plot::style(".plot")
 }
 
-/// The class of a lane, which gives it its colour: that of its place among the configurations.
+/// The CSS class of a lane, which gives it the colour of its position among the configurations.
 pub(super) fn class(rows: &[Row], row: &Row) -> String {
     match row.role {
         Role::Dense => "dense".to_owned(),
@@ -44,7 +44,7 @@ pub(super) fn class(rows: &[Row], row: &Row) -> String {
     }
 }
 
-/// The place of a configuration's colour in [`PALETTE`].
+/// The index of a configuration's colour in [`PALETTE`].
 pub(super) fn colour(rows: &[Row], row: &Row) -> usize {
     let configs = rows.iter().filter(|r| r.role == Role::Config);
     configs.take_while(|other| other.name != row.name).count() % PALETTE.len()

@@ -1,4 +1,4 @@
-//! `report.html`: one page that needs nothing else, neither files nor a network.
+//! `report.html`: a single self-contained page, without other files or network access.
 
 mod details;
 mod html;
@@ -25,13 +25,13 @@ use crate::{
 const STYLE: &str = include_str!("style.css");
 const SCRIPT: &str = include_str!("script.js");
 
-/// What the browser may load: what is written in the page, and nothing else.
+/// What the browser may load: only what is inside the page.
 const POLICY: &str = "default-src 'none'; img-src data:; media-src data: blob:; style-src 'unsafe-inline'; script-src 'unsafe-inline'";
 
-/// Parts of the page: how a link calls them, their ids, and what is in them.
+/// A section of the page: its title in links, its id and its content.
 type Section = (&'static str, &'static str, Markup);
 
-/// Runs a comparison and writes its page. All that it made appears in its folder at once.
+/// Runs a comparison and writes its page. All of its files appear in the folder at once.
 pub(crate) fn run(comparison: &Comparison, out: &Console) -> Result<Compared> {
     let (mut compared, staged) = comparison.run(out)?;
     let page = page(staged.path(), &comparison.job, &compared).context("cannot make report.html")?;
@@ -85,7 +85,7 @@ fn page(folder: &Path, job: &Job, compared: &Compared) -> Result<String> {
     Ok(page.into_string() + "\n")
 }
 
-/// What was asked for.
+/// The request.
 fn head(job: &Job, compared: &Compared) -> Result<Markup> {
     let request = &job.request;
     let size = if request.frames == 1 {

@@ -1,4 +1,4 @@
-//! The table.
+//! The table of results.
 
 use maud::{Markup, html};
 
@@ -12,7 +12,7 @@ use crate::{
     summary,
 };
 
-/// What a column is called, and what it says.
+/// Title and explanation of each column.
 const COLUMNS: [(&str, &str); 10] = [
     ("Lane", ""),
     (
@@ -69,7 +69,7 @@ pub(super) fn section(compared: &Compared) -> Markup {
     }
 }
 
-/// How often all of it was done.
+/// How often everything was run.
 fn rounds(compared: &Compared) -> String {
     let mut text =
         "Lanes of a round take turns step by step, so that a noisy machine treats them alike.".to_owned();
@@ -120,7 +120,7 @@ fn line(compared: &Compared, row: &Row) -> Markup {
     }
 }
 
-/// `1.80×`, with several rounds also `1.73–1.84`.
+/// `1.80×`, with several rounds also the range `1.73–1.84`.
 fn times(compared: &Compared, row: &Row, spread: &Spread) -> Markup {
     html! {
         @if row.role == Role::Dense {

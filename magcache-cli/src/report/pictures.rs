@@ -1,4 +1,4 @@
-//! What the lanes show, side by side.
+//! The pictures of the lanes, side by side.
 
 use std::{fs, io::Cursor, path::Path};
 
@@ -18,13 +18,13 @@ use crate::{
     job::Job,
 };
 
-/// Frames of at most so many pixels a side are enlarged without smoothing.
+/// Frames with sides of at most this many pixels are enlarged without smoothing.
 const SMALL: usize = 128;
 
-/// Pixels of the longer side of a given image, at most.
+/// Maximum longer side, in pixels, of a given image.
 const GIVEN: u32 = 640;
 
-/// How much the difference is amplified at first, and at most.
+/// Default and maximum amplification of the difference.
 const GAIN: u32 = 8;
 const MOST: u32 = 64;
 
@@ -40,7 +40,7 @@ pub(super) fn section(folder: &Path, job: &Job, compared: &Compared) -> Result<M
     })
 }
 
-/// The images that the run was given.
+/// The input images of the run.
 pub(super) fn given(job: &Job) -> Result<Markup> {
     let request = &job.request;
     let what = if request.last_image.is_some() { "Given first frame" } else { "Given image" };
@@ -55,7 +55,7 @@ fn picture_of(what: &str, picture: &Picture) -> Result<Markup> {
     let [width, height] = [picture.width(), picture.height()];
     let pixels = RgbImage::from_raw(width as u32, height as u32, picture.rgb8().to_vec());
     let pixels = pixels.with_context(|| format!("a picture of {width}x{height} has another size"))?;
-    // It is shown small: a photograph need not be in the page as it is.
+    // It is shown small, so the page need not contain a photograph at full size.
     let side = pixels.width().max(pixels.height());
     let shown = if side > GIVEN {
         imageops::thumbnail(&pixels, pixels.width() * GIVEN / side, pixels.height() * GIVEN / side)
@@ -71,7 +71,7 @@ fn picture_of(what: &str, picture: &Picture) -> Result<Markup> {
     })
 }
 
-/// The controls of a video; without a script the videos have their own.
+/// The controls of a video; without scripts, videos have their native controls.
 fn playback(job: &Job) -> Markup {
     let (frames, fps) = (job.request.frames, job.fps);
     html! {
@@ -150,7 +150,7 @@ fn lane(folder: &Path, job: &Job, compared: &Compared, row: &Row) -> Result<Mark
     })
 }
 
-/// What is most worth knowing about a lane.
+/// The most important facts about a lane.
 fn caption(row: &Row) -> String {
     match row.role {
         Role::Dense => count(row.passes(), "pass"),
@@ -164,10 +164,10 @@ fn caption(row: &Row) -> String {
     }
 }
 
-/// A frame inside the page.
+/// A frame embedded in the page.
 fn still(frame: &RgbImage) -> Result<String> {
     let mut bytes = Cursor::new(Vec::new());
-    // Small frames as they are; large ones are there to be seen and printed, not measured.
+    // Small frames are stored unchanged; large ones are for viewing and printing, not for measuring.
     let large = frame.width().max(frame.height()) as usize > SMALL;
     let (format, kind) = if large { (ImageFormat::Jpeg, "jpeg") } else { (ImageFormat::Png, "png") };
     frame.write_to(&mut bytes, format).context("cannot encode a frame")?;

@@ -1,4 +1,4 @@
-//! What changes from step to step: ratios, what strategies measure, and how far the latents drift.
+//! What changes from step to step: ratios, the strategies' measurements, and the drift of the latents.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ use crate::{
     plot::{Chart, Mark, Series, Shade, Style},
 };
 
-/// Units of a chart: letters stay readable on a phone.
+/// Size of a chart in units: letters stay readable on a phone.
 const SIZE: [u32; 2] = [440, 290];
 
 pub(super) fn section(compared: &Compared) -> Result<Markup> {
@@ -42,7 +42,7 @@ pub(super) fn section(compared: &Compared) -> Result<Markup> {
     Ok(html! { @if !out.is_empty() { div class="charts" { @for figure in &out { (figure) } } } })
 }
 
-/// How far the latents of the configurations are from the dense run's, by step.
+/// Distance of the configurations' latents from the dense run's, by step.
 pub(crate) fn divergence(compared: &Compared) -> Chart {
     let mut chart = Chart::new("", "step", "‖x − dense‖ / ‖dense‖");
     chart.y.log = true;
@@ -55,13 +55,14 @@ pub(crate) fn divergence(compared: &Compared) -> Chart {
     chart
 }
 
-/// Where experts begin.
+/// Marks where experts begin.
 fn marks(compared: &Compared) -> Vec<Mark> {
     let mark = |first: &usize| Mark { x: *first as f64 - 0.5, label: "next expert".to_owned() };
     compared.boundaries.iter().map(mark).collect()
 }
 
-/// What a strategy measured, and what it compared with its threshold: a chart for each, as their scales differ.
+/// What a strategy measured and what it compared with its threshold, each in a chart of its own because their
+/// scales differ.
 fn noted(compared: &Compared, row: &Row) -> Result<Vec<Markup>> {
     let points = |notes: &[Noted], of: fn(&Noted) -> Option<f64>| -> Vec<(f64, f64)> {
         notes.iter().filter_map(|note| Some((note.step as f64, of(note)?))).collect()
@@ -80,16 +81,16 @@ fn noted(compared: &Compared, row: &Row) -> Result<Vec<Markup>> {
     let mut judged = chart("value against the threshold", |n| n.accumulated);
     let name = name(&compared.rows, row);
     let mut out = Vec::new();
-    // Where nothing is summed up, the two are one.
+    // If nothing is accumulated, the two are the same.
     if measured.series != judged.series {
         let note = "What it measures at a step.";
         out.extend(figure(compared, &html! { (name) ": measured" }, note, measured)?);
     }
-    // Where nothing is measured, nothing is compared.
+    // If nothing is measured, nothing is compared.
     if !judged.is_empty() {
         for (i, (name, notes)) in row.noted.iter().enumerate() {
             let limit = points(notes, |n| n.threshold);
-            // Branches have one threshold; several strategies have each its own.
+            // Branches share a threshold; each of several strategies has its own.
             let known = row.noted[..i].iter().any(|(_, other)| points(other, |n| n.threshold) == limit);
             let label = if row.noted.iter().all(|(name, _)| name.contains(',')) {
                 format!("threshold of {}", name.split(',').next().unwrap_or(name))
@@ -107,12 +108,12 @@ fn noted(compared: &Compared, row: &Row) -> Result<Vec<Markup>> {
     Ok(out)
 }
 
-/// The steps at which every branch that ran was skipped, and those at which some were.
+/// The steps at which every branch that ran was skipped, and those at which only some were.
 fn skipped(row: &Row, first: usize) -> Vec<Shade> {
     let strips: Vec<Vec<char>> =
         row.strips.iter().map(|(_, strip)| strip.chars().filter(|c| *c != '|').collect()).collect();
     let steps = strips.iter().map(Vec::len).max().unwrap_or(0);
-    // Branches that ran at a step, and those of them that were skipped.
+    // Number of branches that ran at a step, and of those that were skipped.
     let at = |step: usize| {
         let marks = strips.iter().filter_map(|strip| strip.get(step)).filter(|mark| **mark != '-');
         marks.fold((0, 0), |(ran, skipped), mark| (ran + 1, skipped + usize::from(*mark == '.')))
@@ -127,7 +128,7 @@ fn skipped(row: &Row, first: usize) -> Vec<Shade> {
     all.into_iter().chain(some).collect()
 }
 
-/// A chart with its heading, its words and its values; nothing for a chart without data.
+/// A chart with its heading, note and values; `None` for a chart without data.
 fn figure(compared: &Compared, title: &Markup, note: &str, mut chart: Chart) -> Result<Option<Markup>> {
     if chart.is_empty() {
         return Ok(None);

@@ -9,11 +9,11 @@ use crate::compare::{
     row::{Role, Row},
 };
 
-/// Units of a step.
+/// Width of a step, in units.
 const STEP: usize = 10;
-/// Units of the gap where another expert begins.
+/// Width of the gap where another expert begins, in units.
 const GAP: usize = 8;
-/// Units of the height.
+/// Height, in units.
 const HEIGHT: usize = 24;
 
 pub(super) fn section(compared: &Compared) -> Markup {
@@ -56,7 +56,7 @@ fn lane(compared: &Compared, row: &Row) -> Markup {
     }
 }
 
-/// A strip as a drawing, with what it says in words; `first` is the number of its first step.
+/// A strip as a drawing with a text alternative; `first` is the number of its first step.
 fn bars(label: &str, strip: &str, first: usize) -> Markup {
     let (mut steps, mut x) = (0, 0);
     let (mut bars, mut skipped, mut failed) = (String::new(), Vec::new(), Vec::new());
@@ -116,7 +116,7 @@ mod tests {
         let count = |class: &str| svg.matches(&format!("class=\"{class}\"")).count();
         assert_eq!(["computed", "skipped", "failed", "edge"].map(count), [1, 2, 2, 1]);
         assert!(svg.contains("viewBox=\"0 0 58 24\""));
-        // The edge stands in the gap between the steps.
+        // The edge is drawn in the gap between the steps.
         assert!(svg.contains("class=\"edge\" x=\"23\""), "{svg}");
     }
 }

@@ -1,4 +1,4 @@
-//! The file that a run's state is stored in: safetensors, everything that is no tensor in its header.
+//! The file that stores a run's state: safetensors, with everything that is not a tensor in its header.
 
 use std::{
     collections::BTreeMap,
@@ -16,39 +16,40 @@ use serde_json::{Map, json};
 
 use crate::console::bad_input_with;
 
-/// The state.
+/// The file with the state.
 pub(super) const NAME: &str = "state.safetensors";
 
-/// The next state, while it is written. Always the same name, so that a killed run leaves one at the most.
+/// The next state while it is written. The name is fixed, so that killed runs leave at most one.
 const PART: &str = "state.safetensors.part";
 
 /// Both of them.
 pub(super) const NAMES: [&str; 2] = [NAME, PART];
 
-/// What the header says that this is, and the version of the form below.
+/// The format's name and version in the header.
 const FORMAT: (&str, &str) = ("magcache-state", "1");
 
-/// Keys of the header: which run it is, where its result goes, a list of all that it writes, and values of the snapshot.
+/// Keys of the header: the identity of the run, the path of its result, all of its output paths, and values
+/// of the snapshot.
 const RUN: &str = "run/";
 const OUTPUT: &str = "output";
 const OUTPUTS: &str = "outputs";
 const STATE: &str = "state/";
 
-/// Which run a state belongs to: key by key, in the words of its configuration.
+/// Identifies the run that a state belongs to: key by key, as in its configuration.
 pub(crate) type Identity = BTreeMap<String, String>;
 
-/// A state in a folder.
+/// The state stored in a folder.
 #[derive(Debug)]
 pub(crate) struct Stored {
     pub(super) run: Identity,
-    /// Where the result will be.
+    /// The path of the result.
     pub(crate) output: PathBuf,
-    /// Everything that is written.
+    /// All output paths.
     pub(crate) outputs: Vec<PathBuf>,
     pub(crate) snapshot: Snapshot,
 }
 
-/// The state in a folder; `None` without one.
+/// Reads the state in a folder; `None` if there is none.
 pub(super) fn read(folder: &Path) -> Result<Option<Stored>> {
     let path = folder.join(NAME);
     let bytes = match fs::read(&path) {
@@ -82,7 +83,7 @@ pub(super) fn read(folder: &Path) -> Result<Option<Stored>> {
     }))
 }
 
-/// Removes the state of a folder, and what a killed run left of the next one.
+/// Removes the state of a folder, and an unfinished next one left by a killed run.
 pub(super) fn remove(folder: &Path) -> Result<()> {
     for name in NAMES {
         match fs::remove_file(folder.join(name)) {
@@ -101,7 +102,7 @@ impl Stored {
         Ok(Generation::stored_step(&self.snapshot.reader(&Device::Cpu))?)
     }
 
-    /// Errors: this is the state of another run than `run`, with every difference.
+    /// Errors: the state belongs to another run than `run`; lists every difference.
     pub(super) fn check(&self, folder: &Path, run: &Identity) -> Result<()> {
         let none = || "nothing".to_owned();
         let keys = self.run.keys().chain(run.keys().filter(|key| !self.run.contains_key(*key)));
@@ -124,7 +125,7 @@ impl Stored {
         Err(bad_input_with(message, format!("name another --checkpoint DIR, or delete {NAME} in {folder}")))
     }
 
-    /// Puts the state in the place of the one before, whole or not at all.
+    /// Replaces the previous state atomically.
     pub(super) fn write(&self, folder: &Path) -> Result<()> {
         let mut header = BTreeMap::from([
             (FORMAT.0.to_owned(), FORMAT.1.to_owned()),
@@ -139,7 +140,7 @@ impl Stored {
         let (part, path) = (folder.join(PART), folder.join(NAME));
         let cannot = || format!("cannot write {}", path.display());
         let file = write_tensors(&part, header, self.snapshot.tensors()).with_context(cannot)?;
-        // On the disk before it has its name, and its name on the disk before the run goes on.
+        // The data is on disk before it gets its name, and the name before the run continues.
         file.sync_all().with_context(cannot)?;
         fs::rename(&part, &path).with_context(cannot)?;
         #[cfg(unix)]
@@ -148,8 +149,8 @@ impl Stored {
     }
 }
 
-/// Writes a safetensors file, one tensor in memory at a time: the crate's own writer of files has a temporary name of its own,
-/// which a killed run would leave behind.
+/// Writes a safetensors file, one tensor in memory at a time: the crate's own file writer uses a temporary
+/// name of its own, which a killed run would leave behind.
 fn write_tensors(
     path: &Path,
     header: BTreeMap<String, String>,

@@ -1,4 +1,4 @@
-//! What makes two runs the same: everything that their latents depend on, key by key.
+//! What identifies a run: everything that its latents depend on, key by key.
 
 use std::{
     fs,
@@ -16,10 +16,11 @@ use crate::{
     job::{Job, OutputTable},
 };
 
-/// Which run a job is. Files are told by size and time, not read: the weights of a large model take minutes.
+/// The identity of a job. Files are identified by size and time, not read: hashing the weights of a large
+/// model takes minutes.
 pub(crate) fn identity(job: &Job, args: &Run) -> Result<Identity> {
     let mut config = job.config.clone();
-    // Where a result goes changes nothing about it.
+    // The path of the result does not affect it.
     config.output = OutputTable::default();
     let mut keys = Identity::new();
     flatten("", &serde_json::to_value(&config)?, &mut keys);
@@ -36,7 +37,7 @@ pub(crate) fn identity(job: &Job, args: &Run) -> Result<Identity> {
     Ok(keys)
 }
 
-/// `sampling.steps`, `cache[0].threshold`; nothing for what is not set.
+/// Flattens keys to `sampling.steps`, `cache[0].threshold`; unset keys are left out.
 fn flatten(at: &str, value: &Value, out: &mut Identity) {
     match value {
         Value::Null => {}
@@ -54,10 +55,11 @@ fn flatten(at: &str, value: &Value, out: &mut Identity) {
     }
 }
 
-/// Endings of what belongs to a checkpoint: weights, configurations and tokenizers.
+/// Extensions of files that belong to a checkpoint: weights, configurations and tokenizers.
 const PARTS: [&str; 7] = ["safetensors", "pth", "pt", "bin", "json", "model", "txt"];
 
-/// Size and time of a file, or of every file of a checkpoint's folder; nothing for what is no path.
+/// Adds size and time of a file, or of every file in a checkpoint's folder; adds nothing if `path` does not
+/// exist.
 fn files(path: &Path, out: &mut Identity) -> Result<()> {
     let Ok(about) = fs::metadata(path) else { return Ok(()) };
     if about.is_file() {

@@ -1,7 +1,8 @@
-//! A run that survives being killed: its state in a folder, and the way back from there.
+//! Runs that survive being killed: stores the state in a folder and resumes from it.
 //!
-//! The state is one file, which is replaced as a whole: under its name there is always one that is complete. A process that
-//! uses the folder holds a lock on it, which the system lets go of when the process ends, however it ends.
+//! The state is one file that is replaced atomically: under its name there is always a complete one. A
+//! process that uses the folder holds a lock on it, which the system releases when the process ends, however
+//! it ends.
 
 mod file;
 mod identity;
@@ -25,22 +26,23 @@ pub(crate) struct StateFolder {
     folder: PathBuf,
     every: usize,
     run: Identity,
-    /// Where the result will be.
+    /// The path of the result.
     output: PathBuf,
     /// Everything that the run will write.
     outputs: Vec<PathBuf>,
-    /// The state in the folder names others.
+    /// True if the state in the folder has other output paths.
     moved: bool,
-    /// The next step of the run in the last state.
+    /// The next step of the run in the last stored state.
     stored: Option<usize>,
-    /// Held for as long as the folder is used.
+    /// Held as long as the folder is in use.
     lock: Option<File>,
 }
 
 impl StateFolder {
-    /// Looks into the folder, which need not exist: the state of this very run, or none. Writes nothing.
+    /// Opens the folder, which need not exist, and returns the state of this same run, if any. Writes
+    /// nothing.
     ///
-    /// Errors: the state of another run, a file that is no state, a folder that another process uses.
+    /// Errors: the state of another run, a file that is not a state, a folder in use by another process.
     pub(crate) fn open(folder: &Path, every: usize, run: Identity) -> Result<(Self, Option<Stored>)> {
         let mut new = Self {
             folder: folder.to_owned(),
@@ -71,28 +73,28 @@ impl StateFolder {
         file::NAMES.iter().map(|name| folder.join(name)).collect()
     }
 
-    /// Remembers where the result will be and everything that is written, so that a run that goes on knows it for its own.
+    /// Records the result's path and all output paths, so that a resumed run recognises them as its own.
     pub(crate) fn will_write(&mut self, output: &Path, outputs: Vec<PathBuf>) {
         self.moved = outputs != self.outputs;
         (self.output, self.outputs) = (output.to_owned(), outputs);
     }
 
-    /// The step at which a run would go on from the folder; `None` while there is no state in it.
+    /// The step at which a run would resume from the folder; `None` if it holds no state.
     pub(crate) fn stored(&self) -> Option<usize> {
         self.stored
     }
 
-    /// True before anything is written of which the folder does not know.
+    /// True if the run's output paths are not yet stored in the folder.
     pub(crate) fn is_news(&self) -> bool {
         self.stored.is_none() || self.moved
     }
 
-    /// True after a step whose state is to be stored: every so many steps of the run, and the last.
+    /// True after a step whose state is to be stored: every `every` steps of the run, and after the last one.
     pub(crate) fn is_due(&self, run: &Generation) -> bool {
         run.is_done() || (run.next() - run.trajectory().first).is_multiple_of(self.every)
     }
 
-    /// Stores the state of a run that stands between two steps, in place of the one before.
+    /// Stores the state of a run between two steps, replacing the previous one.
     pub(crate) fn save(&mut self, run: &Generation) -> Result<()> {
         if self.lock.is_none() {
             let cannot = || format!("cannot create the folder {}", self.folder.display());
@@ -111,13 +113,13 @@ impl StateFolder {
     /// Removes the state of a run whose outputs are complete, and the folder if nothing else is in it.
     pub(crate) fn finish(self) -> Result<()> {
         file::remove(&self.folder)?;
-        // Fails when something else lies there.
+        // Fails if the folder is not empty.
         let _ = fs::remove_dir(&self.folder);
         Ok(())
     }
 
     fn lock(&mut self) -> Result<()> {
-        // Where a folder cannot be opened or locked, runs are trusted to keep apart.
+        // If a folder cannot be opened or locked, runs are trusted not to share it.
         let Ok(folder) = File::open(&self.folder) else { return Ok(()) };
         if let Err(TryLockError::WouldBlock) = folder.try_lock() {
             let message = format!("another run is using the folder {}", self.folder.display());

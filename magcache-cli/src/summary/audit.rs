@@ -1,4 +1,4 @@
-//! What audits found: the true errors of reuse.
+//! The results of audits: the true errors of reuse.
 
 use std::collections::BTreeMap;
 
@@ -10,11 +10,11 @@ use serde_json::{Value, json};
 pub(crate) struct Audits {
     policy: AuditPolicy,
     found: Vec<Audit>,
-    /// Of each slot, its errors added up.
+    /// Sum of the errors of each slot.
     sums: BTreeMap<(u16, usize, usize, u8, Option<String>), f64>,
 }
 
-/// Takes one of an audit's errors.
+/// Selects one of an audit's errors.
 type Error = fn(&Audit) -> f64;
 
 impl Audits {
@@ -41,12 +41,12 @@ impl Audits {
         self.found.iter().map(error).fold(0.0, f64::max)
     }
 
-    /// What all reuses of the slot that drifted most add up to, as far as the audited ones tell.
+    /// The summed error of the slot that drifted most, extrapolated from the audited reuses to all.
     fn drift(&self) -> f64 {
         self.sums.values().copied().fold(0.0, f64::max) / self.policy.fraction
     }
 
-    /// For a terminal, in one line; nothing without an audit.
+    /// One line for a terminal; empty without an audit.
     pub(crate) fn text(&self) -> String {
         if self.found.is_empty() {
             return String::new();
@@ -69,7 +69,7 @@ impl Audits {
         )
     }
 
-    /// For `--json`; null without an audit.
+    /// The audits for `--json`; null if there are none.
     pub(crate) fn json(&self) -> Value {
         if self.found.is_empty() {
             return Value::Null;

@@ -1,4 +1,4 @@
-//! What a run did: passes computed and skipped, by expert and branch, with reasons.
+//! A summary of a run: passes computed and skipped, by expert and branch, with reasons.
 
 mod audit;
 mod passes;
@@ -18,7 +18,7 @@ use magcache_core::{
 use magcache_models::pipeline::Generation;
 use serde_json::{Value, json};
 
-/// The decisions about one module of every block that has it.
+/// Decisions about one module, over all blocks that have it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Module {
     /// How often it ran.
@@ -31,20 +31,20 @@ pub(crate) struct Module {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Summary {
     pub(crate) parts: BTreeMap<(Expert, Branch), Passes>,
-    /// Modules inside blocks, by name: what is forecast there is no skipped pass.
+    /// Modules inside blocks, by name: a forecast there is not a skipped pass.
     pub(crate) modules: BTreeMap<String, Module>,
     pub(crate) failsafes: BTreeMap<&'static str, usize>,
     /// Passes of the network.
     pub(crate) passes: usize,
-    /// Passes, in parts of the blocks that a hook replaced and that were not run for an audit: a pass whose every block was
-    /// replaced counts 1.
+    /// Passes saved, as fractions of their blocks that a hook replaced and that no audit ran: a pass whose
+    /// every block was replaced counts 1.
     pub(crate) saved: f64,
-    /// Steps and branches of passes in which something was audited.
+    /// Step and branch of passes in which something was audited.
     pub(crate) audited: BTreeSet<(usize, Branch)>,
 }
 
 impl Summary {
-    /// From a run, dense or cached.
+    /// The summary of a run, dense or cached.
     pub(crate) fn of_generation(generation: &Generation, model: &ModelMeta) -> Self {
         let run = generation.trajectory();
         match generation.session() {
@@ -53,7 +53,7 @@ impl Summary {
         }
     }
 
-    /// From the decisions of a run. Only decisions that were not forced from further out count.
+    /// The summary of a run's decisions. Decisions forced by an outer hook do not count.
     pub(crate) fn of(
         log: &DecisionLog,
         registry: &HookRegistry,
@@ -86,7 +86,7 @@ impl Summary {
                 continue;
             }
             if record.reused && record.audit.is_none() {
-                // What was run for an audit cost what it costs.
+                // What an audit ran was not saved.
                 out.saved +=
                     if whole_pass(record) { 1.0 } else { schedule::share(&record.blocks, model.blocks()) };
             }
@@ -95,8 +95,8 @@ impl Summary {
         out
     }
 
-    /// Passes that no hook around blocks or the forward took part in: those of an expert without a cache, or with caches of
-    /// modules alone.
+    /// Counts passes in which no hook around blocks or the forward took part: those of an expert without a
+    /// cache, or with caches of modules only.
     fn count_uncached(&mut self, log: &DecisionLog, run: &Trajectory) {
         let around = log.records().iter().filter(|r| r.module.is_none());
         let seen: BTreeSet<(usize, Branch)> = around.map(|r| (r.step, r.branch)).collect();
@@ -118,8 +118,9 @@ impl Summary {
         self.passes - self.skipped()
     }
 
-    /// The most that the network's time can gain: `N / (N − skips)`, a skip in parts of the blocks it replaced. Not known
-    /// where outputs of modules were forecast: how much of a block a module costs is not.
+    /// The largest possible speed-up of the network: `N / (N − skips)`, where a skip counts by the fraction
+    /// of blocks that it replaced. `None` if outputs of modules were forecast, because a module's share of
+    /// its block's cost is unknown.
     pub(crate) fn ceiling(&self) -> Option<f64> {
         let passes = self.passes as f64;
         let known = self.modules.values().all(|module| module.forecast == 0);
@@ -132,13 +133,13 @@ impl Summary {
             .map_or_else(|| "ceiling not known".to_owned(), |ceiling| format!("ceiling {ceiling:.3}x"))
     }
 
-    /// What was computed and forecast inside blocks, for `--json`.
+    /// Modules computed and forecast, for `--json`.
     pub(crate) fn modules_json(&self) -> Value {
         let one = |(name, m): (&String, &Module)| json!({ "module": name, "computed": m.computed, "forecast": m.forecast });
         self.modules.iter().map(one).collect()
     }
 
-    /// The same for a terminal, a line for each module.
+    /// The same for a terminal, one line per module.
     pub(crate) fn modules_text(&self) -> String {
         let one = |(name, m): (&String, &Module)| {
             let Module { computed, forecast } = m;
@@ -183,7 +184,8 @@ impl Summary {
         self.totals().into_iter().map(one).collect()
     }
 
-    /// Every expert's part of every branch, for `--json`; `names` are the strategies in the order of their hooks.
+    /// The passes of each expert and branch, for `--json`; `names` are the strategies in the order of their
+    /// hooks.
     pub(crate) fn json(&self, experts: &[&str], names: &[String]) -> Value {
         let one = |((expert, branch), part): (&(Expert, Branch), &Passes)| {
             let mut value = part.json(names);
@@ -194,7 +196,8 @@ impl Summary {
         self.parts.iter().map(one).collect()
     }
 
-    /// The same for a terminal: a line for each expert and branch, then, of several experts, the totals of each.
+    /// The same for a terminal: one line per expert and branch, then, if there are several experts, the
+    /// totals of each.
     pub(crate) fn text(&self, experts: &[&str], names: &[String]) -> String {
         let mut out = String::new();
         let name = |expert: Expert| experts.get(usize::from(expert.0)).copied().unwrap_or("transformer");
@@ -209,7 +212,7 @@ impl Summary {
     }
 }
 
-/// Why a pass was computed that no cache surrounds, of blocks or of the forward.
+/// Why a pass was computed that no cache of blocks or of the forward surrounds.
 pub(crate) fn uncached(log: &DecisionLog, step: usize, branch: Branch) -> &'static str {
     let inside = log.records().iter().any(|r| r.step == step && r.branch == branch);
     if inside { "modules-only" } else { "no-cache" }

@@ -1,4 +1,4 @@
-//! The passes of one expert and branch, and what each hook decided about them.
+//! The passes of one expert and branch, and the decisions of each hook about them.
 
 use std::collections::BTreeMap;
 
@@ -7,25 +7,25 @@ use serde_json::{Value, json};
 
 use super::audit::Audits;
 
-/// The decisions of one expert's passes of one branch.
+/// The decisions about one expert's passes of one branch.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Passes {
     pub(crate) steps: usize,
     /// Steps at which a hook skipped something.
     pub(crate) skipped: Vec<usize>,
-    /// Why passes were computed that no hook took part in.
+    /// Why passes were computed in which no hook took part.
     pub(crate) uncached: BTreeMap<&'static str, usize>,
     hooks: BTreeMap<HookId, Decided>,
 }
 
-/// What one hook decided: each has reasons and a metric of its own.
+/// The decisions of one hook, with its own reasons and metric.
 #[derive(Clone, Debug, Default)]
 struct Decided {
     reused: usize,
-    /// Why it computed.
+    /// Why it computed, with counts.
     reasons: BTreeMap<&'static str, usize>,
     metrics: Vec<f64>,
-    /// Reuses that were computed as well.
+    /// Reuses that were also computed.
     audits: Audits,
 }
 
@@ -49,7 +49,8 @@ impl Passes {
         &mut self.hooks.entry(hook).or_default().audits
     }
 
-    /// One line; of several hooks, a line for each below it. `names` are the strategies in the order of their hooks.
+    /// One line; if there are several hooks, followed by a line for each. `names` are the strategies in the
+    /// order of their hooks.
     pub(super) fn text(&self, names: &[String]) -> String {
         let (steps, skipped) = (self.steps, self.skipped.len());
         let computed = steps - skipped;
@@ -79,7 +80,7 @@ impl Passes {
         out
     }
 
-    /// For `--json`; the reasons and the metric of several hooks are with each of them alone.
+    /// The passes for `--json`; with several hooks, reasons and metric are listed only per hook.
     pub(super) fn json(&self, names: &[String]) -> Value {
         let of = |own: &Decided| {
             json!({
@@ -129,12 +130,12 @@ impl Decided {
     }
 }
 
-/// What the configuration calls a hook.
+/// The name of a hook in the configuration.
 fn name(hook: HookId, names: &[String]) -> String {
     names.get(usize::from(hook.0)).cloned().unwrap_or_else(|| format!("hook {}", hook.0))
 }
 
-/// ` (8 warmup, 2 over)`; nothing without a reason.
+/// ` (8 warmup, 2 over)`; empty without a reason.
 fn told(reasons: &BTreeMap<&'static str, usize>) -> String {
     let all: Vec<String> = reasons.iter().map(|(why, n)| format!("{n} {why}")).collect();
     if all.is_empty() { String::new() } else { format!(" ({})", all.join(", ")) }

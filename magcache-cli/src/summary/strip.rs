@@ -7,14 +7,14 @@ use magcache_core::{
     log::{DecisionLog, Record},
 };
 
-/// One line for each branch: `#` computed, `.` skipped, `!` a failsafe, `-` a step without this branch; `|` stands
+/// One line per branch: `#` computed, `.` skipped, `!` a failsafe, `-` a step without this branch; `|` marks
 /// where the second expert begins.
 pub(crate) fn strips(log: &DecisionLog, run: &Trajectory) -> Vec<(Branch, String)> {
     let of = |branch: &Branch| (*branch, strip(log, run, *branch, &|r| r.module.is_none()));
     run.branches.iter().map(of).collect()
 }
 
-/// The same, then one line for each module inside the blocks and each branch, with the module's name after it: `.` where
+/// The same, then one line per module inside the blocks and branch, followed by the module's name: `.` where
 /// its output was forecast in any block.
 pub(crate) fn lines(log: &DecisionLog, run: &Trajectory) -> Vec<(Branch, String)> {
     let modules: BTreeSet<&str> = log.records().iter().filter_map(|r| r.module.as_deref()).collect();
@@ -28,7 +28,7 @@ pub(crate) fn lines(log: &DecisionLog, run: &Trajectory) -> Vec<(Branch, String)
     lines
 }
 
-/// True where something around blocks or the forward was skipped.
+/// True if something around blocks or the forward was skipped.
 pub(crate) fn skips(log: &DecisionLog, step: usize, branch: Branch) -> bool {
     let here = |r: &&Record| r.step == step && r.branch == branch && r.module.is_none();
     log.records().iter().filter(here).any(reuses)

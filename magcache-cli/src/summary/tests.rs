@@ -1,4 +1,4 @@
-//! A skipped whole forward is counted once, on its own branch, whatever the hooks inside it would have done.
+//! A skipped whole forward counts once, on its own branch, whatever the hooks inside it would have done.
 
 use candle_core::{DType, Device, Tensor};
 use magcache_core::{
@@ -11,7 +11,8 @@ use super::{Module, Summary, strip};
 
 const BOTH: [Branch; 2] = [Branch::Cond, Branch::Uncond];
 
-/// Eight steps of two experts of a model of four blocks, each with a module that multiplies by the step's number.
+/// Eight steps of two experts; the model has four blocks, each with a module that multiplies by the step's
+/// number.
 fn run(tables: &str) -> (Session, ModelMeta, Trajectory) {
     magcache_strategies::link();
     let model = ModelMeta { modules: (&["mixer"]).into(), ..ModelMeta::simple("toy", 4) };
@@ -52,7 +53,7 @@ const CFG: &str = "[[cache]]\nstrategy = \"cfg-cache\"\ninterval = 3\nstart = 1\
 #[test]
 fn a_skipped_forward_is_one_pass_of_its_branch() {
     let (summary, _) = summary(CFG);
-    // Steps 0, 3 and 6 are full, 4 begins the second phase.
+    // Steps 0, 3 and 6 are full; 4 begins the second phase.
     let expected = vec![
         ((0, Branch::Cond), vec![]),
         ((0, Branch::Uncond), vec![1, 2]),
@@ -75,7 +76,7 @@ fn blocks_inside_a_skipped_forward_are_not_counted_again() {
         ((1, Branch::Uncond), vec![5, 7]),
     ];
     assert_eq!(skipped(&summary), expected);
-    // Four whole forwards, and half of the blocks at three conditional passes and one unconditional one.
+    // Four whole forwards, and half of the blocks in three conditional passes and one unconditional one.
     assert_eq!((summary.skipped(), summary.saved), (8, 4.0 + 4.0 * 0.5));
     assert!((summary.ceiling().expect("known") - 16.0 / 10.0).abs() < 1e-12);
     let marks = |branch| {
@@ -110,7 +111,7 @@ fn a_forecast_module_is_no_skipped_pass_and_has_no_ceiling() {
 fn modules_of_skipped_blocks_are_not_counted() {
     let blocks = "[[cache]]\nstrategy = \"schedule\"\nat = \"0..2\"\nskip = [3, 5]\n";
     let (summary, _) = summary(&format!("{blocks}{MODULES}"));
-    // Two of four blocks are skipped at steps 3 and 5; at step 5 the modules of the others are forecast.
+    // Two of four blocks are skipped at steps 3 and 5; at step 5 the modules of the other two are forecast.
     let module = Module { computed: 2 * (4 * 5 - 2), forecast: 2 * (4 * 3 - 2) };
     assert_eq!((summary.skipped(), summary.modules["mixer"]), (4, module));
 }

@@ -1,4 +1,4 @@
-//! A case folder: `case.json`, `golden.safetensors` and, where there is one, the model.
+//! A case folder: `case.json`, `golden.safetensors` and, for some cases, the model.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -13,10 +13,10 @@ use serde_json::Value;
 
 use crate::console::bad_input;
 
-/// Rounding that two correct ports in f32 may differ by.
+/// How much two correct ports in f32 may differ by rounding.
 const ROUNDING: f64 = 2e-5;
 
-/// How often the reference's own rounding noise a port may be off, where that is more.
+/// A port may be off by this multiple of the reference's own rounding noise, if that is more.
 const NOISE_FACTOR: f64 = 20.0;
 
 /// A folder of recorded calls.
@@ -24,7 +24,7 @@ pub(super) struct Case {
     /// The folder, with the model's configuration and weights.
     pub(super) folder: Folder,
     path: PathBuf,
-    /// Its place in messages.
+    /// Its path in messages.
     place: String,
     meta: Value,
     label: String,
@@ -34,7 +34,7 @@ pub(super) struct Case {
     tensors: HashMap<String, Tensor>,
 }
 
-/// One recorded call: names of arguments and results, and the tensors that they are.
+/// One recorded call: names of its arguments and results, and of their tensors.
 #[derive(Debug, Deserialize)]
 pub(super) struct Call {
     pub(super) name: String,
@@ -56,7 +56,7 @@ struct Head {
     calls: Vec<Call>,
 }
 
-/// Which class a configuration names, as diffusers or as transformers writes it.
+/// The class that a configuration names, as written by diffusers or transformers.
 #[derive(Deserialize)]
 struct Class {
     #[serde(rename = "_class_name")]
@@ -104,12 +104,12 @@ impl Case {
         &self.calls
     }
 
-    /// More of `case.json`.
+    /// Reads further fields of `case.json`.
     pub(super) fn read<T: DeserializeOwned>(&self) -> Result<T> {
         T::deserialize(&self.meta).map_err(|e| bad_input(format!("{}: {e}", self.place)))
     }
 
-    /// The class of the model in the folder or, of several models, of the one in `transformer`.
+    /// The class of the model in the folder or, if there are several models, of the one in `transformer`.
     pub(super) fn class(&self) -> Result<String> {
         const FILES: [&str; 2] = ["config.json", "transformer/config.json"];
         let file = FILES.into_iter().find(|file| self.folder.exists(file)).unwrap_or(FILES[0]);
@@ -118,7 +118,7 @@ impl Case {
         named.ok_or_else(|| bad_input(format!("{} names no class", self.folder.describe_file(file))))
     }
 
-    /// True when the recordings have a tensor of this name.
+    /// True if the recording has a tensor of this name.
     pub(super) fn has(&self, key: &str) -> bool {
         self.tensors.contains_key(key)
     }
@@ -132,12 +132,12 @@ impl Case {
         })
     }
 
-    /// An argument of a call, if the call has it.
+    /// An optional argument of a call.
     pub(super) fn input(&self, call: &Call, name: &str) -> Result<Option<&Tensor>> {
         call.inputs.get(name).map(|key| self.tensor(key)).transpose()
     }
 
-    /// An argument that a call must have.
+    /// A required argument of a call.
     pub(super) fn required(&self, call: &Call, name: &str) -> Result<&Tensor> {
         let missing = || bad_input(format!("{}: call {:?} has no input `{name}`", self.place, call.name));
         self.input(call, name)?.ok_or_else(missing)
@@ -155,7 +155,7 @@ impl Case {
         rows.into_iter().map(|row| row.into_iter().map(id).collect()).collect()
     }
 
-    /// What was recorded inside a call: the module's name and the tensor's.
+    /// The tensors recorded inside a call: the module's name and the tensor's.
     pub(super) fn traces(&self, call: &Call) -> Vec<(String, String)> {
         let prefix = format!("{}.trace.", call.name);
         let module = |key: &String| Some((key.strip_prefix(&prefix)?.to_owned(), key.clone()));
@@ -166,7 +166,7 @@ impl Case {
 }
 
 impl Call {
-    /// How far a model's outputs may be off.
+    /// The tolerance for a model's outputs.
     pub(super) fn tolerance(&self) -> f64 {
         self.fp32_vs_fp64_max_abs.map_or(ROUNDING, |noise| (NOISE_FACTOR * noise).max(ROUNDING))
     }

@@ -1,4 +1,4 @@
-//! Given frames as the transformers of Wan take them.
+//! Given frames, in the form that Wan's transformers take.
 
 use anyhow::{Context, Result};
 use candle_core::Device;
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::console::bad_input;
 
-/// The timestep and the patch that the case's tokens were recorded with; its calls do not say.
+/// The timestep and patch that the case's tokens were recorded with; its calls do not record them.
 const TIMESTEP: f64 = 700.0;
 const PATCH: [usize; 3] = [1, 2, 2];
 
@@ -22,7 +22,7 @@ struct Args {
     expand_timesteps: bool,
 }
 
-/// Whether the case is of given frames rather than of the autoencoder itself.
+/// Whether the case is about given frames rather than the autoencoder itself.
 pub(super) fn is_one(case: &Case) -> bool {
     case.calls().iter().any(|call| call.inputs.contains_key("image"))
 }

@@ -1,4 +1,4 @@
-//! From what was typed to the cases that it means.
+//! Finds the cases that the arguments name.
 
 use std::{
     collections::HashSet,
@@ -14,9 +14,9 @@ use crate::console::{bad_input, bad_input_with};
 /// Something that can be verified.
 #[derive(Debug)]
 pub(super) enum Found {
-    /// A folder with `case.json`.
+    /// A folder with a `case.json`.
     Case(PathBuf),
-    /// A JSON file with rows of decisions or of counts.
+    /// A JSON file with rows of decisions or counts.
     Table(PathBuf, Value),
 }
 
@@ -28,9 +28,9 @@ impl Found {
     }
 }
 
-/// Every case that the arguments mean, each once, in order.
+/// Every case that the arguments name, each once, in order.
 ///
-/// Errors: an argument that means none.
+/// Errors: an argument that matches no case.
 pub(super) fn find(arguments: &[PathBuf]) -> Result<Vec<Found>> {
     let mut found = Vec::new();
     for argument in arguments {
@@ -62,7 +62,7 @@ fn collect(path: &Path, named: bool, found: &mut Vec<Found>) -> Result<()> {
             return Ok(());
         }
         for entry in entries(path)? {
-            // A link may lead back here.
+            // A link could lead back here.
             if !entry.is_symlink() {
                 collect(&entry, false, found)?;
             }
@@ -90,11 +90,11 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// The existing paths that a pattern matches, in order: `*` stands for any part of one name.
+/// The existing paths that match a pattern, in order: `*` matches any part of a single name.
 fn expand(pattern: &Path) -> Result<Vec<PathBuf>> {
     let paths = glob::glob(&pattern.to_string_lossy());
     let paths = paths.map_err(|e| bad_input(format!("{} is not a pattern: {e}", pattern.display())))?;
-    // A folder that cannot be read has nothing that matches.
+    // A folder that cannot be read matches nothing.
     Ok(paths.filter_map(Result::ok).collect())
 }
 

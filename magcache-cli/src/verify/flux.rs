@@ -1,4 +1,4 @@
-//! Flux transformers of both generations: every call, and what flows between the blocks.
+//! FLUX transformers of both generations: every call, and what flows between the blocks.
 
 use std::{
     collections::BTreeMap,
@@ -25,22 +25,23 @@ use crate::console::{bad_input, bad_input_at};
 pub(super) const CLASS_1: &str = "FluxTransformer2DModel";
 pub(super) const CLASS_2: &str = "Flux2Transformer2DModel";
 
-/// Which of [`FREQUENCIES`] frequencies of the timestep embedding torch rounds up, on the kinds of CPU that recordings are
-/// known from.
+/// Which of the [`FREQUENCIES`] frequencies of the timestep embedding torch rounds up, for each kind of CPU
+/// that recordings come from.
 ///
-/// Which ones a recording has is found by its first call; all of the case then has to agree within its tolerance.
+/// The first call determines which ones apply to a recording; the whole case must then agree within its
+/// tolerance.
 const ROUNDED_UP: [&[usize]; 3] = [&[], &[12, 106], &[13, 44]];
 
-/// Frequencies of the published models.
+/// Number of frequencies in the published models.
 const FREQUENCIES: usize = 128;
 
-/// Tensors by the rest of their names.
+/// Tensors, keyed by the suffix of their name.
 type Named = Vec<(&'static str, Tensor)>;
 
-/// What the two generations do not have in common.
+/// Where the two generations differ.
 pub(super) trait Network: Sized {
     const CLASS: &'static str;
-    /// Arguments of the network.
+    /// Names of the network's arguments.
     const INPUTS: &'static [&'static str];
 
     fn load(folder: &Folder) -> Result<Self>;
@@ -50,7 +51,7 @@ pub(super) trait Network: Sized {
     fn context(&self, case: &Case, call: &Call) -> Result<PromptContext>;
     fn positions(&self, text: &Tensor, image: &Tensor) -> Result<JointPositions>;
     fn forward(&self, inputs: &Inputs<'_>, pass: &mut Pass<'_>) -> candle_core::Result<Tensor>;
-    /// What a single-stream block is recorded to give, by the rest of its name.
+    /// The recorded outputs of a single-stream block, by suffix.
     fn single(streams: &Streams) -> candle_core::Result<Named>;
 }
 
@@ -170,7 +171,7 @@ fn config<C>(folder: &Folder, parse: impl Fn(&str) -> Result<C, ConfigError>) ->
     parse(&folder.read_to_string("config.json")?).map_err(|e| bad_input_at(&folder.describe(), &e))
 }
 
-/// Ids `[tokens, axes]`, or `[batch, tokens, axes]` of which the reference reads the first sample's.
+/// Ids `[tokens, axes]`, or `[batch, tokens, axes]`, of which the reference reads only the first sample.
 fn ids<const N: usize>(tensor: &Tensor) -> Result<Vec<[f32; N]>> {
     let tensor = if tensor.rank() == 3 { tensor.get(0)? } else { tensor.clone() };
     let rows: Vec<Vec<f32>> = tensor.to_dtype(DType::F32)?.to_vec2()?;
@@ -193,7 +194,7 @@ pub(super) fn check<N: Network>(case: &Case, mut report: CaseReport) -> Result<C
     report.finish()
 }
 
-/// The network, its frequencies rounded as in the first call.
+/// The network, with its frequencies rounded as in the first call.
 fn network<N: Network>(case: &Case, report: &mut CaseReport) -> Result<N> {
     let model = N::load(&case.folder)?;
     let first = case.calls().iter().find_map(|call| Some((call, call.outputs.get("sample")?)));
@@ -207,7 +208,8 @@ fn network<N: Network>(case: &Case, report: &mut CaseReport) -> Result<N> {
     like_recorded(report, run, case.tensor(key)?)
 }
 
-/// What `run` gives with the frequencies rounded as on the CPU that a recording comes from: the nearest to `want`.
+/// The result of `run` with the frequencies rounded as on the CPU that recorded the case: the one nearest to
+/// `want`.
 pub(super) fn like_recorded<T>(
     report: &mut CaseReport,
     run: impl Fn(&[usize]) -> Result<(T, Tensor)>,
@@ -216,7 +218,7 @@ pub(super) fn like_recorded<T>(
     let [nearest, others @ ..] = ROUNDED_UP;
     let (mut best, got) = run(nearest)?;
     if got.dims() != want.dims() {
-        // For the comparison itself to report.
+        // The comparison itself will report it.
         return Ok(best);
     }
     let error =
@@ -261,7 +263,7 @@ fn one<N: Network>(case: &Case, model: &N, call: &Call, report: &mut CaseReport)
     Ok(())
 }
 
-/// Everything inside a forward that hooks and the public parts of the network show, by the reference's names.
+/// Everything inside a forward that hooks and the network's public parts expose, by the reference's names.
 fn inside<N: Network>(model: &N, inputs: &Inputs<'_>) -> Result<BTreeMap<String, Tensor>> {
     let meta = model.meta();
     let dual = meta.stacks.first().map_or(0, |stack| stack.blocks);
@@ -290,7 +292,7 @@ fn inside<N: Network>(model: &N, inputs: &Inputs<'_>) -> Result<BTreeMap<String,
     Ok(seen)
 }
 
-/// The attention of a dual-stream block, and that of a single-stream block, which reads what the norm gave.
+/// The attention of a dual-stream block, or of a single-stream block, which reads the norm's output.
 fn attention(at: Place<'_>, x: &Streams, y: &Streams) -> candle_core::Result<Vec<(String, Tensor)>> {
     let Place { block, first_stack, module } = at;
     let Some(single) = block.checked_sub(first_stack) else {
@@ -308,18 +310,19 @@ fn attention(at: Place<'_>, x: &Streams, y: &Streams) -> candle_core::Result<Vec
     }
 }
 
-/// Image and text, by the rest of their names.
+/// Image and text, by suffix.
 fn both(streams: &Streams) -> candle_core::Result<Named> {
     let text = streams.text()?.map(|text| ("context_out", text));
     Ok(text.into_iter().chain([("out", streams.image()?)]).collect())
 }
 
-/// Notes what leaves its block and, before the first one, what enters it and what the model shows to strategies.
+/// Records the output of each block and, before the first one, its input and the signals that the model
+/// offers to strategies.
 #[derive(Debug)]
 struct Observer {
     name: String,
     outputs: fn(&Streams) -> candle_core::Result<Named>,
-    /// Asked for in front of this block.
+    /// The signals to request before this block.
     signals: Vec<Signal>,
     seen: Arc<Mutex<BTreeMap<String, Tensor>>>,
 }

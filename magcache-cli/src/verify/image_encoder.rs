@@ -1,4 +1,4 @@
-//! CLIP vision encoders: the hidden states that Wan 2.1 reads of them.
+//! CLIP vision encoders: the hidden states that Wan 2.1 reads from them.
 
 use anyhow::{Context, Result};
 use candle_core::Device;
@@ -11,7 +11,7 @@ use super::{
 
 const CLASSES: [&str; 2] = ["CLIPVisionModel", "CLIPVisionModelWithProjection"];
 
-/// Whether the case is of such an encoder.
+/// Whether the case is about such an encoder.
 pub(super) fn is_one(case: &Case) -> Result<bool> {
     Ok(CLASSES.contains(&case.class()?.as_str()))
 }

@@ -13,7 +13,7 @@ use super::{
 
 const CLASSES: [&str; 2] = ["AutoencoderKL", "AutoencoderKLFlux2"];
 
-/// Whether the case is of such an autoencoder.
+/// Whether the case is about such an autoencoder.
 pub(super) fn is_one(case: &Case) -> Result<bool> {
     Ok(CLASSES.contains(&case.class()?.as_str()))
 }
@@ -54,7 +54,7 @@ fn encode(vae: &ImageVae, x: &Tensor, call: &Call) -> Result<BTreeMap<&'static s
     let distribution = vae.encode(x, None)?;
     let mode = distribution.mean()?;
     let mut outputs = BTreeMap::from([("moments", distribution.moments().clone()), ("mode", mode.clone())]);
-    // Latents of an odd size cannot become tokens, and no call asks that of them.
+    // Latents of an odd size cannot become tokens, and no call requires it.
     if call.outputs.contains_key("latents") {
         outputs.insert("latents", vae.normalize(&mode)?);
     }

@@ -1,8 +1,8 @@
-//! Reference cases: what they hold is computed again and compared.
+//! Reference cases: recomputes what they hold and compares it.
 //!
-//! A case is a folder of recorded calls (`case.json`, `golden.safetensors` and, where a model is called, its
-//! configuration and weights), or a JSON table of decisions or counts. What this build cannot run is said so and
-//! why, case by case and tensor by tensor; nothing is left out silently.
+//! A case is a folder of recorded calls (`case.json`, `golden.safetensors` and, for calls of a model, its
+//! configuration and weights), or a JSON table of decisions or counts. What this build cannot run is reported
+//! with the reason, case by case and tensor by tensor; nothing is left out silently.
 
 #![expect(clippy::disallowed_methods, reason = "results are compared on the host")]
 
@@ -34,12 +34,12 @@ use crate::console::bad_input;
 
 pub use self::report::{CallReport, CaseReport, NotCompared, VerifyReport};
 
-/// Runs every case that `paths` mean: case folders, folders of cases, tables, and patterns with `*`.
+/// Runs every case that `paths` name: case folders, folders of cases, tables, and patterns with `*`.
 ///
-/// `ops` is what models compute with.
-/// `allow_skipped`: a case that this build cannot run does not count against the whole.
+/// `ops` are the operations that models compute with. `allow_skipped`: a case that this build cannot run is
+/// not a failure.
 ///
-/// Errors: a path without cases, a case that is damaged, or a computation that fails. A difference is no error: it is
+/// Errors: a path without cases, a damaged case, or a failed computation. A difference is not an error; it is
 /// in the report.
 pub fn run(paths: &[PathBuf], allow_skipped: bool, ops: Ops) -> Result<VerifyReport> {
     let mut cases = Vec::new();
@@ -71,8 +71,8 @@ fn check(source: &Found, ops: Ops) -> Result<CaseReport> {
     }
 }
 
-/// `cache_tables/teacache.json` is `cache_tables/teacache`; `schedulers/wan22_boundary/boundary.json`, a file that
-/// stands for its folder, is `schedulers/wan22_boundary`.
+/// `cache_tables/teacache.json` is `cache_tables/teacache`; `schedulers/wan22_boundary/boundary.json`, a file
+/// that represents its folder, is `schedulers/wan22_boundary`.
 fn table(path: &Path, json: &Value) -> Result<CaseReport> {
     let path = &std::path::absolute(path)?;
     let parent = path.parent().unwrap_or(Path::new(""));

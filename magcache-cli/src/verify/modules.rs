@@ -1,4 +1,4 @@
-//! What flows through modules inside blocks, by the reference's names.
+//! Inputs and outputs of modules inside blocks, by the reference's names.
 
 use std::{
     collections::BTreeMap,
@@ -11,19 +11,19 @@ use magcache_core::{BlockHook, Cx, Next, Output, Streams};
 /// Tensors by the reference's names.
 pub(super) type Seen = Arc<Mutex<BTreeMap<String, Tensor>>>;
 
-/// Names what a module of a block was given and what it gave.
+/// Names the input and output of a module of a block.
 pub(super) type Names = fn(Place<'_>, &Streams, &Streams) -> Result<Vec<(String, Tensor)>>;
 
-/// Which module.
+/// Identifies a module.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Place<'a> {
     pub(super) block: usize,
-    /// Blocks in the model's first stack.
+    /// Number of blocks in the model's first stack.
     pub(super) first_stack: usize,
     pub(super) module: &'a str,
 }
 
-/// Notes what enters and leaves modules; changes nothing.
+/// Records the inputs and outputs of modules; changes nothing.
 #[derive(Debug)]
 pub(super) struct ModuleObserver {
     pub(super) first_stack: usize,
@@ -45,7 +45,8 @@ impl BlockHook for ModuleObserver {
     }
 }
 
-/// The reference repeats a pair's angle for both of its channels: `[tokens, pairs]` to `[tokens, 2 * pairs]`.
+/// The reference repeats a pair's angle for both of its channels: `[tokens, pairs]` becomes
+/// `[tokens, 2 * pairs]`.
 pub(super) fn both_of_a_pair(half: &Tensor) -> Result<Tensor> {
     let (tokens, pairs) = half.dims2()?;
     half.unsqueeze(2)?.broadcast_as((tokens, pairs, 2))?.reshape((tokens, 2 * pairs))

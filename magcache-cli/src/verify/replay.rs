@@ -1,4 +1,4 @@
-//! Runs a solver over a whole trajectory, and reads which solver a scheduler case means.
+//! Runs a solver over a whole trajectory, and determines which solver a scheduler case uses.
 
 use anyhow::Result;
 use candle_core::Tensor;
@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::console::bad_input;
 
-/// Every sample of a trajectory, from `latents` (before step 0) to the result: one more than steps.
+/// Every sample of a trajectory, from `latents` (before step 0) to the result: one more than there are steps.
 ///
 /// `model(i, timestep, sample)` gives the velocity at step `i`.
 ///
@@ -34,13 +34,13 @@ pub(super) fn replay(
 
 /// The configuration and the request of one call of a scheduler case.
 ///
-/// `case` is the case's name, which says how its recording asked for the schedule (`flow_euler_flux_dev` as FLUX.1's
-/// pipeline does, `wan_official_unipc_shift5` as the Wan repository does); `args` are the call's arguments, whose
-/// `config`, if there is one, replaces the file;
-/// `scheduler_config` is the text of the case's `scheduler_config.json`, if it has one.
+/// `case` is the case's name, which tells how its recording set up the schedule (`flow_euler_flux_dev` as
+/// FLUX.1's pipeline does, `wan_official_unipc_shift5` as the Wan repository does); `args` are the call's
+/// arguments, whose `config`, if present, replaces the file; `scheduler_config` is the text of the case's
+/// `scheduler_config.json`, if it has one.
 ///
 /// # Errors
-/// A case without a configuration or with missing arguments, or the configuration's errors.
+/// A case without a configuration or with missing arguments, or an error in the configuration.
 pub(super) fn reference_call(
     case: &str,
     args: &Value,
@@ -57,7 +57,7 @@ pub(super) fn reference_call(
     } else if case.starts_with("wan_official_dpmpp") {
         SchedulerConfig::new(SamplerKind::WanDpmPp, shift()?)
     } else if let Some(settings) = args.get("config").and_then(Value::as_object) {
-        // A call of the UniPC variants states no class.
+        // Calls of the UniPC variants do not name a class.
         let mut settings = settings.clone();
         settings.entry("_class_name").or_insert("UniPCMultistepScheduler".into());
         SchedulerConfig::from_json(&Value::Object(settings).to_string())?

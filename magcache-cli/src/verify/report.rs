@@ -1,4 +1,4 @@
-//! What came out, for people and for programs.
+//! The results, for people and for programs.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -7,15 +7,15 @@ use candle_core::{DType, Tensor};
 use magcache_core::error::count;
 use serde::Serialize;
 
-/// How many of the parts that were left out for one reason are named to people; programs get all.
+/// How many of the parts left out for the same reason are named to people; programs get all.
 const SHOWN: usize = 5;
 
 /// Every case that was run.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct VerifyReport {
-    /// True when every case is, apart from skipped ones where those are allowed.
+    /// True if every case is ok, not counting skipped ones if those are allowed.
     pub ok: bool,
-    /// In the order in which they were named.
+    /// In the order of the arguments.
     pub cases: Vec<CaseReport>,
 }
 
@@ -24,15 +24,15 @@ pub struct VerifyReport {
 pub struct CaseReport {
     /// Group and name, `transformers/wan21_t2v`.
     pub case: String,
-    /// True when something was compared and all of it is within its tolerance.
+    /// True if something was compared and all of it is within its tolerance.
     pub ok: bool,
     /// Every comparison.
     pub calls: Vec<CallReport>,
-    /// Why nothing of the case could be run.
+    /// Why none of the case could be run.
     pub skipped: Option<String>,
-    /// What the reference has and this build cannot show or run; does not count against the case.
+    /// Parts of the reference that this build cannot show or run; they do not count against the case.
     pub not_compared: Vec<NotCompared>,
-    /// What was found out about the recording.
+    /// Findings about the recording.
     pub notes: Vec<String>,
 }
 
@@ -43,16 +43,16 @@ pub struct CallReport {
     pub name: String,
     /// What was compared.
     pub output: String,
-    /// Largest error; how many decisions differ where decisions are compared. Not finite, null in JSON, where values
-    /// or shapes make a comparison impossible.
+    /// Largest error, or the number of decisions that differ. Not finite (null in JSON) if values or shapes
+    /// make a comparison impossible.
     pub max_abs: f64,
-    /// The same as a share of the largest magnitude of the reference, or of the decisions.
+    /// The same relative to the largest magnitude of the reference, or to the number of decisions.
     pub max_rel: f64,
-    /// What `max_abs` may be.
+    /// The maximum for `max_abs`.
     pub tolerance: f64,
-    /// Whether it is.
+    /// Whether `max_abs` is within it.
     pub ok: bool,
-    /// Both sides of what differs, where they are short.
+    /// Both sides of a difference, if they are short.
     pub detail: Option<String>,
 }
 
@@ -66,7 +66,7 @@ pub struct NotCompared {
 }
 
 impl VerifyReport {
-    /// One line: how many cases, and how they ended.
+    /// One line: the number of cases, and their results.
     pub fn verdict(&self) -> String {
         let skipped = self.cases.iter().filter(|c| c.skipped.is_some()).count();
         let good = self.cases.iter().filter(|c| c.ok).count();
@@ -87,17 +87,17 @@ impl CaseReport {
         }
     }
 
-    /// Ends a case of which nothing can be run.
+    /// Ends a case that cannot be run at all.
     pub(super) fn skip(self, why: impl Into<String>) -> Self {
         Self { ok: false, skipped: Some(why.into()), ..self }
     }
 
-    /// Notes what is not compared.
+    /// Records a part that is not compared.
     pub(super) fn leave_out(&mut self, what: impl Into<String>, why: impl Into<String>) {
         self.not_compared.push(NotCompared { what: what.into(), why: why.into() });
     }
 
-    /// Says something about the recording.
+    /// Records a finding about the recording.
     pub(super) fn note(&mut self, note: String) {
         self.notes.push(note);
     }
@@ -142,7 +142,7 @@ impl CaseReport {
         self.count(name, output, differ, want.len(), detail);
     }
 
-    /// Notes how many of `of` things differ; none may.
+    /// Records how many of `of` things differ; none may.
     pub(super) fn count(
         &mut self,
         name: &str,
@@ -157,13 +157,13 @@ impl CaseReport {
 
     fn push(&mut self, name: &str, output: &str, errors: [f64; 2], tolerance: f64, detail: Option<String>) {
         let [max_abs, max_rel] = errors;
-        // A NaN is within no tolerance.
+        // NaN is never within a tolerance.
         let ok = max_abs <= tolerance;
         let (name, output) = (name.to_owned(), output.to_owned());
         self.calls.push(CallReport { name, output, max_abs, max_rel, tolerance, ok, detail });
     }
 
-    /// The verdict. A case of which every part had to be left out is a skipped one.
+    /// Sets the verdict. A case whose every part was left out is skipped.
     pub(super) fn finish(mut self) -> Result<Self> {
         if self.calls.is_empty() {
             ensure!(
@@ -178,7 +178,7 @@ impl CaseReport {
     }
 }
 
-/// The largest magnitude, NaN if one is: `f64::max` would hide it.
+/// The largest magnitude, or NaN if any value is NaN: `f64::max` would hide it.
 fn largest(values: impl Iterator<Item = f64>) -> f64 {
     values.map(f64::abs).fold(0.0, |a, b| if a.is_nan() || b.is_nan() { f64::NAN } else { a.max(b) })
 }

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::console::bad_input;
 
-/// How far samples, noise levels and timesteps may be off.
+/// Tolerance of samples, noise levels and timesteps.
 const TOLERANCE: f64 = 5e-6;
 
 pub(super) fn check(case: &Case) -> Result<CaseReport> {
@@ -54,7 +54,8 @@ fn one(
         let got = noise.dim(0)?;
         return Err(bad_input(format!("`noise` is for {got} steps, the call has {steps}")));
     }
-    // What the recordings stand in for a network with: a bit of the sample, a term of the timestep, and noise.
+    // The recordings use this in place of a network: a fraction of the sample, a term of the timestep, and
+    // noise.
     let term = |timestep: f64| (timestep / 100.0).sin();
     let model = |i: usize, timestep: f64, x: &Tensor| ((x * 0.3)? + term(timestep))? + (noise.get(i)? * 0.1)?;
     let sigmas: Vec<f64> = sampler.sigmas().iter().map(|sigma| f64::from(*sigma)).collect();
@@ -80,7 +81,7 @@ fn one(
     Ok(())
 }
 
-/// One shift and boundary: high-noise steps by solver, for each number of steps.
+/// One shift and boundary: the number of high-noise steps by solver, for each number of steps.
 #[derive(Deserialize)]
 struct BoundaryRow {
     flow_shift: f64,
@@ -94,7 +95,7 @@ pub(super) fn is_boundary(table: &Value) -> bool {
     table.pointer("/rows/0/high_noise_steps").is_some_and(Value::is_object)
 }
 
-/// Counts the steps of the high-noise expert again.
+/// Recounts the steps of the high-noise expert.
 pub(super) fn boundary(table: &Value, mut report: CaseReport) -> Result<CaseReport> {
     let rows = table.get("rows").unwrap_or(&Value::Null);
     let rows = Vec::<BoundaryRow>::deserialize(rows).map_err(|e| bad_input(format!("`rows`: {e}")))?;
@@ -119,7 +120,7 @@ pub(super) fn boundary(table: &Value, mut report: CaseReport) -> Result<CaseRepo
     report.finish()
 }
 
-/// The solver that the table calls by the code that it was made with.
+/// The solver that a table names after the code that produced it.
 fn solver_of(name: &str) -> Option<SamplerKind> {
     match name {
         "diffusers_unipc" => Some(SamplerKind::UniPc),

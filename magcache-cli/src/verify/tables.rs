@@ -1,7 +1,7 @@
 //! Tables of published decisions: parameters in, skipped steps out. No model runs.
 //!
-//! A table is a JSON file with `rows`. Every row is decided again by the rules of `magcache-strategies` on the
-//! built-in profiles, and must be equal step by step.
+//! A table is a JSON file with `rows`. Every row is decided again by the rules of `magcache-strategies` on
+//! the built-in profiles, and must match step by step.
 
 use std::{collections::BTreeMap, fmt::Debug};
 
@@ -10,7 +10,7 @@ use magcache_core::{
     Branch, Expert, Phase, Step, Warmup, meta,
     profile::{Curve, Fit, Profile, resample},
 };
-// Keeps the crate, and so the profiles that it registers, in the program.
+// Links the crate, and so the profiles that it registers, into the program.
 use magcache_models as _;
 use magcache_strategies::{
     magcache::{Dialect, Rule},
@@ -19,25 +19,25 @@ use magcache_strategies::{
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
-/// What came out of a table.
+/// The result for a table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TableReport {
-    /// Rows that were decided again.
+    /// Number of rows that were decided again.
     pub rows: usize,
-    /// Where the decision is another one.
+    /// Rows whose decision differs.
     pub mismatches: Vec<Mismatch>,
 }
 
-/// A row that came out differently.
+/// A row whose decision differs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mismatch {
-    /// Its place in the table, from 0.
+    /// Its index in the table, from 0.
     pub row: usize,
-    /// The rule that it is of, and the branch.
+    /// Its rule and branch.
     pub rule: String,
-    /// What the table has.
+    /// The decision in the table.
     pub expected: String,
-    /// What the rule gives.
+    /// The decision of the rule.
     pub got: String,
 }
 
@@ -55,7 +55,7 @@ struct MagCacheRow {
     decisions: BTreeMap<String, String>,
 }
 
-/// The parameters of a TeaCache row, and the distances that the signal moved by.
+/// The parameters of a TeaCache row, and how far its signal moved at each step.
 #[derive(Debug, Deserialize)]
 struct TeaCacheRow {
     model: String,
@@ -65,7 +65,7 @@ struct TeaCacheRow {
     decisions: BTreeMap<String, String>,
 }
 
-/// The values that stand for `n` steps of a curve of `source_len`.
+/// The values that represent `n` steps of a curve of `source_len`.
 #[derive(Debug, Deserialize)]
 struct ResamplingRow {
     source_len: usize,
@@ -75,7 +75,7 @@ struct ResamplingRow {
     index_diffusers: Vec<usize>,
 }
 
-/// Where the implementations pick different values for `n` steps.
+/// Where implementations pick different values for `n` steps.
 #[derive(Debug, Deserialize)]
 struct DisagreementRow {
     source_len: usize,
@@ -86,7 +86,7 @@ struct DisagreementRow {
 
 /// Decides every row of a table again.
 ///
-/// Errors: the document is no table, or a row names a rule, a curve or a fit that is not known here.
+/// Errors: the document is not a table, or a row names an unknown rule, curve or fit.
 pub fn check(json: &Value) -> Result<TableReport> {
     let rows = json.get("rows").and_then(Value::as_array).context("the document has no `rows`")?;
     let known = Known::load()?;
@@ -174,7 +174,7 @@ impl TableReport {
     }
 }
 
-/// The built-in curves and fits by the name that the published constants have.
+/// The built-in curves and fits, by the names of the published constants.
 struct Known {
     curves: BTreeMap<String, Curve>,
     fits: BTreeMap<String, Fit>,
@@ -199,7 +199,7 @@ impl Known {
         Ok(known)
     }
 
-    /// `wan21_t2v_1_3b`, or `wan21_t2v_1_3b[1::2]` for the second of its interleaved halves alone.
+    /// The curve `wan21_t2v_1_3b`, or `wan21_t2v_1_3b[1::2]` for only the second of its interleaved halves.
     fn curve(&self, name: &str) -> Result<Curve> {
         let halves = [("[0::2]", Branch::Cond), ("[1::2]", Branch::Uncond)];
         let half = halves.iter().find_map(|(suffix, branch)| Some((name.strip_suffix(suffix)?, *branch)));
@@ -215,7 +215,7 @@ impl Known {
     }
 }
 
-/// The reading that a table calls by the name of the code that it was made with.
+/// The dialect that a table names after the code that produced it.
 fn dialect(rule: &str) -> Result<Dialect> {
     Ok(match rule {
         "maxdiffusion_wan21" | "maxdiffusion_wan22" => Dialect::Magcache,
@@ -231,7 +231,7 @@ fn dialect(rule: &str) -> Result<Dialect> {
     })
 }
 
-/// One decision for both branches is the conditional branch's; so is the only branch's.
+/// Joint decisions for both branches, and those of an only branch, count as the conditional branch's.
 fn branch(name: &str) -> Result<Branch> {
     match name {
         "cond" | "joint" | "single" => Ok(Branch::Cond),
@@ -249,8 +249,8 @@ fn phases(steps: usize, high: Option<usize>) -> Vec<Phase> {
     }
 }
 
-/// [`Rule::schedule`] as maxdiffusion's Wan2.1 loop has it, which does not ask whether there is anything to reuse:
-/// with no step retained, it skips the first one. Its Wan2.2 loop and our adapter never do.
+/// [`Rule::schedule`] as in maxdiffusion's Wan2.1 loop, which does not check whether there is anything to
+/// reuse: with no step retained, it skips the first one. Its Wan2.2 loop and our adapter never do.
 fn unguarded(rule: &Rule, phases: &[Phase], branch: Branch) -> Vec<bool> {
     let (total, mut computed) = (phases.last().map_or(0, |p| p.steps.end), None);
     let decide = |index| {
@@ -261,7 +261,7 @@ fn unguarded(rule: &Rule, phases: &[Phase], branch: Branch) -> Vec<bool> {
     (0..total).map(decide).collect()
 }
 
-/// Which steps are skipped when the signal moves by these distances; the first one has no predecessor.
+/// Which steps are skipped if the signal moves by these distances; the first step has no predecessor.
 fn skips(cache: &TeaCache, fit: &Fit, distances: &[f64]) -> Vec<bool> {
     let (steps, mut accumulated) = (distances.len(), 0.0);
     let forced = |i| i < fit.warmup.steps(steps) || i + fit.last_steps >= steps;

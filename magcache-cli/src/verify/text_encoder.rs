@@ -1,5 +1,5 @@
-//! T5 and UMT5 encoders: hidden states, what a Wan pipeline reads of them, and relative positions. CLIP and Qwen3: what
-//! Flux pipelines read of them.
+//! T5 and UMT5 encoders: hidden states, what a Wan pipeline reads from them, and relative positions. CLIP and
+//! Qwen3: what FLUX pipelines read from them.
 
 use anyhow::{Context, Result};
 use candle_core::{Device, Tensor};
@@ -93,7 +93,7 @@ fn ids(case: &Case, call: &Call) -> Result<Vec<Vec<u32>>> {
     Ok(call.inputs.get(IDS).map(|key| case.rows(key)).transpose()?.unwrap_or_default())
 }
 
-/// `k` of `hidden_states.k`.
+/// The `k` in `hidden_states.k`.
 fn state(output: &str) -> Option<usize> {
     output.strip_prefix("hidden_states.")?.parse().ok()
 }
@@ -140,7 +140,7 @@ fn prompt_embeds(encoder: &T5Encoder, ids: &[Vec<u32>], mask: &[Vec<u32>]) -> Re
     encoder.prompt_embeds(&prompts).map_err(refused)
 }
 
-/// The recorded ids or masks do not fit the encoder.
+/// Wraps an error about recorded ids or masks that do not fit the encoder.
 fn refused(error: TextError) -> anyhow::Error {
     bad_input(error.to_string())
 }

@@ -1,4 +1,4 @@
-//! Transformers: every call, and what flows between the blocks; those of Wan here, of Flux in their own module.
+//! Transformers: every call, and what flows between the blocks; Wan's here, FLUX's in a module of its own.
 
 use std::{
     collections::BTreeMap,
@@ -24,7 +24,7 @@ use crate::console::bad_input_at;
 
 const CLASS: &str = "WanTransformer3DModel";
 
-/// Arguments that the network has.
+/// Names of the network's arguments.
 const INPUTS: [&str; 4] =
     ["hidden_states", "timestep", "encoder_hidden_states", "encoder_hidden_states_image"];
 
@@ -47,7 +47,7 @@ pub(super) fn check(case: &Case) -> Result<CaseReport> {
     report.finish()
 }
 
-/// The network in a folder.
+/// Loads the network in a folder.
 pub(super) fn load(folder: &Folder) -> Result<WanTransformer> {
     let config = WanConfig::from_json(&folder.read_to_string("config.json")?)
         .map_err(|e| bad_input_at(&folder.describe(), &e))?;
@@ -77,7 +77,7 @@ fn one(case: &Case, model: &WanTransformer, call: &Call, report: &mut CaseReport
     let shown = inside(model, latents, timestep, &context)?;
     for (module, key) in traces {
         match shown.get(&module) {
-            // The reference has tokens where they came from: `[batch, channels, frames, rows, columns]`.
+            // The reference keeps tokens in their spatial layout: `[batch, channels, frames, rows, columns]`.
             Some(got) if module == "patch_embedding.out" => {
                 let want = case.tensor(&key)?.flatten_from(2)?.transpose(1, 2)?;
                 report.tensors(&call.name, &module, got, &want, tolerance)?;
@@ -89,7 +89,7 @@ fn one(case: &Case, model: &WanTransformer, call: &Call, report: &mut CaseReport
     Ok(())
 }
 
-/// Everything inside a forward that hooks and the public parts of the network show, by the reference's names.
+/// Everything inside a forward that hooks and the network's public parts expose, by the reference's names.
 fn inside(
     model: &WanTransformer,
     latents: &Tensor,
@@ -131,7 +131,8 @@ fn attention(at: Place<'_>, x: &Streams, y: &Streams) -> candle_core::Result<Vec
     Ok(vec![(name("in"), x.image()?), (name("out"), y.image()?)])
 }
 
-/// Notes what leaves its block and, before the first one, what enters it and what the model shows to strategies.
+/// Records the output of each block and, before the first one, its input and the signals that the model
+/// offers to strategies.
 #[derive(Debug)]
 struct Observer(Arc<Mutex<BTreeMap<String, Tensor>>>);
 

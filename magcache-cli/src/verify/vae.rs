@@ -15,14 +15,14 @@ use crate::console::bad_input;
 
 const CLASS: &str = "AutoencoderKLWan";
 
-/// What two correct ports may differ by in `untiled_decode`, whose noise is not recorded: the reference's own runs in f32 and
-/// in f64 are 1.1e-5 apart there, more than in any other call.
+/// How much two correct ports may differ in `untiled_decode`, whose noise is not recorded: the reference's
+/// own runs in f32 and in f64 are 1.1e-5 apart there, more than in any other call.
 const UNTILED: f64 = 4e-5;
 
-/// What modules gave, by chunk and module.
+/// Outputs of modules, by chunk and module.
 type Seen = BTreeMap<String, Tensor>;
 
-/// Tiles that a call was recorded with.
+/// The tiling that a call was recorded with.
 #[derive(Deserialize)]
 struct TilingArgs {
     tile_sample_min: usize,
@@ -88,7 +88,7 @@ fn tiling(call: &Call) -> Result<Option<Tiling>> {
     Ok(Some(Tiling::square(args.tile_sample_min, args.tile_sample_stride)))
 }
 
-/// The latents to decode; where both kinds are recorded, the way from one to the other is compared.
+/// The latents to decode; if both kinds are recorded, also compares the conversion from one to the other.
 fn raw_latents(
     case: &Case,
     vae: &VideoVae,
@@ -107,7 +107,7 @@ fn raw_latents(
     }
 }
 
-/// Outputs by name, and what was seen on the way.
+/// Outputs by name, and intermediate results.
 fn encode(
     vae: &VideoVae,
     x: &Tensor,
@@ -148,7 +148,7 @@ fn decode(
     Ok((outputs, seen))
 }
 
-/// Writes down every module's output under the name that the reference records it by.
+/// Records every module's output under the reference's name.
 fn note(seen: &mut Seen) -> impl FnMut(&Observation<'_>) -> candle_core::Result<()> {
     |x| {
         seen.insert(format!("chunk{}.{}", x.chunk, x.module), x.output.clone());

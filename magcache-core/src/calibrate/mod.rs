@@ -1,13 +1,13 @@
-//! From dense runs to a profile: MagCache's curves, TeaCache's fits and SenCache's sensitivities, with the raw numbers
-//! that several calibrations are joined from.
+//! From dense runs to a profile: MagCache's curves, TeaCache's fits and SenCache's sensitivities, with the
+//! raw numbers needed to merge several calibrations.
 //!
 //! A [`Recorder`] watches any number of dense runs of any model that runs its blocks through a
-//! [`Pass`](crate::Pass); its [`Recording`] holds counts, means and rows, never tensors of the model. Recordings join: the
-//! statistics of two are those of one recording over all runs, to rounding.
+//! [`Pass`](crate::Pass); its [`Recording`] holds counts, means and rows, never the model's tensors.
+//! Recordings can be joined: the result equals one recording over all runs, up to rounding.
 //!
-//! Source: the calibration of MagCache (Zehong-Ma/MagCache, commit df81cb1: `norm_ratio`, `norm_std`, `cos_dis` over
-//! tokens) and of TeaCache (ali-vilab/TeaCache, commit 7c10efc: distances of the output over those of the signal, degree 4).
-//! Tokens of all prompts and seeds are pooled.
+//! Source: the calibration of MagCache (Zehong-Ma/MagCache, commit df81cb1: `norm_ratio`, `norm_std`,
+//! `cos_dis` over tokens) and of TeaCache (ali-vilab/TeaCache, commit 7c10efc: distances of the output as a
+//! function of those of the signal, degree 4). Tokens of all prompts and seeds are pooled.
 
 mod polynomial;
 mod recorder;
@@ -34,16 +34,16 @@ use crate::{
 /// Degree of TeaCache's polynomials.
 const DEGREE: usize = 4;
 
-/// How the residual of a step relates to that of the step before it, over the tokens of all runs.
+/// How the residual of a step compares with that of the previous step, over the tokens of all runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Magnitudes {
-    /// `|now| / |before|` of each token; no values for a step that has no predecessor.
+    /// `|now| / |before|` per token; empty for a step without a predecessor.
     pub ratio: Pooled,
-    /// `1 − cos(now, before)` of each token.
+    /// `1 − cos(now, before)` per token.
     pub cosine_distance: Pooled,
 }
 
-/// Relative L1 distances between a step and the one before it in one run.
+/// Relative L1 distances between a step and the previous one of the same run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Distances {
     /// The network.
@@ -52,31 +52,31 @@ pub struct Distances {
     pub branch: Branch,
     /// The later of the two steps.
     pub step: usize,
-    /// Of each signal that the model shows.
+    /// Distance of each signal that the model exposes.
     pub signals: BTreeMap<Signal, f64>,
-    /// Of what the blocks added.
+    /// Distance of the residual of the blocks.
     pub residual: f64,
-    /// Of the hidden states after the blocks.
+    /// Distance of the hidden states after the blocks.
     pub hidden_states: f64,
 }
 
-/// What dense runs showed.
+/// Measurements of dense runs.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Recording {
     /// Steps of each run.
     pub steps: usize,
-    /// By branch, one for every step.
+    /// By branch, one entry per step.
     pub magnitudes: BTreeMap<Branch, Vec<Magnitudes>>,
-    /// In the order in which they were seen.
+    /// In the order in which they were recorded.
     pub distances: Vec<Distances>,
-    /// What standing in for blocks would have done, for each run that was rehearsed.
+    /// Errors that reuse would have caused, for each rehearsed run.
     pub reuse: Vec<ReuseErrors>,
-    /// What predictions answered, where that was measured.
+    /// Responses of the predictions, if they were measured.
     pub responses: Vec<Response>,
 }
 
 impl Recording {
-    /// One pass.
+    /// Adds one pass.
     pub(crate) fn add(
         &mut self,
         step: &Step,
@@ -96,7 +96,7 @@ impl Recording {
     /// Adds the runs of another recording.
     ///
     /// # Errors
-    /// [`RecordingError::Steps`] for runs of another number of steps.
+    /// [`RecordingError::Steps`] for runs with a different number of steps.
     pub fn join(&mut self, other: Self) -> Result<(), RecordingError> {
         if self.steps == 0 {
             *self = other;
@@ -116,8 +116,8 @@ impl Recording {
         Ok(())
     }
 
-    /// MagCache's curve over the whole run; the first step of every expert, which has no predecessor, has ratio 1,
-    /// deviation 0 and distance 0.
+    /// MagCache's curve over the whole run. The first step of each expert has no predecessor: ratio 1,
+    /// deviation 0, distance 0.
     pub fn curve(&self) -> Curve {
         let by_branch = |of: fn(&Magnitudes) -> f64| -> BTreeMap<String, Vec<f64>> {
             let values = |(branch, all): (&Branch, &Vec<Magnitudes>)| {
@@ -140,8 +140,8 @@ impl Recording {
         }
     }
 
-    /// TeaCache's fit from the distance of `signal` to that of the hidden states after the blocks, over all branches of
-    /// one expert or of all; `None` where the rows do not determine it.
+    /// TeaCache's fit from the distance of `signal` to that of the hidden states after the blocks, over all
+    /// branches of one expert or of all; `None` if the rows do not determine it.
     pub fn fit(&self, signal: Signal, expert: Option<Expert>) -> Option<Fit> {
         let own = self.distances.iter().filter(|row| expert.is_none_or(|expert| row.expert == expert));
         let points: Vec<(f64, f64)> =
@@ -161,8 +161,8 @@ impl Recording {
         })
     }
 
-    /// The fits of a model for `signal`: of several experts one for the rows of each, without those whose rows do not
-    /// determine it; of one expert a fit that names none.
+    /// The fits of a model for `signal`. With several experts, one per expert whose rows determine it; with a
+    /// single expert, one fit that names no expert.
     pub fn fits(&self, signal: Signal) -> Vec<Fit> {
         let experts = self.experts();
         if experts.len() < 2 {

@@ -3,17 +3,17 @@
 /// A fitted polynomial.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Polynomial {
-    /// Highest power first, as `numpy.polyfit` and the published fits have them.
+    /// Highest power first, as in `numpy.polyfit` and the published fits.
     pub coefficients: Vec<f64>,
-    /// The smallest and the largest value that it was fitted on.
+    /// The smallest and the largest `x` that it was fitted on.
     pub range: [f64; 2],
-    /// Root mean square of what it misses.
+    /// Root mean square of the residuals of the fit.
     pub residual: f64,
 }
 
 impl Polynomial {
-    /// The polynomial of `degree` with the least sum of squares over `(x, y)`; `None` for values that are no numbers and for
-    /// fewer different `x` than coefficients, which leave it undetermined.
+    /// The least-squares polynomial of `degree` through `(x, y)`. `None` if a value is not finite, or if
+    /// there are fewer distinct `x` than coefficients, which leaves it undetermined.
     ///
     /// Householder reflections on the powers of `x`, each column scaled to length 1, in f64.
     pub fn fit(points: &[(f64, f64)], degree: usize) -> Option<Self> {
@@ -43,13 +43,13 @@ impl Polynomial {
             .filter(|fit| fit.coefficients.iter().all(|c| c.is_finite()))
     }
 
-    /// Its value.
+    /// The value at `x`.
     pub fn at(&self, x: f64) -> f64 {
         self.coefficients.iter().fold(0.0, |y, c| y * x + c)
     }
 }
 
-/// Makes what lies below the diagonal of a column zero, by a reflection that is applied to all columns and to `right`.
+/// Zeroes a column below the diagonal by a reflection, applied to all columns and to `right`.
 fn reflect(matrix: &mut [Vec<f64>], right: &mut [f64], column: usize) {
     let norm = length(matrix[column..].iter().map(|row| row[column]));
     if norm == 0.0 {
@@ -89,7 +89,8 @@ fn range(points: &[(f64, f64)]) -> [f64; 2] {
 mod tests {
     use super::*;
 
-    /// `numpy.polyfit(x, y, 4)` of numpy 2.4.6 on `x = [0.01, 0.02, 0.035, 0.05, 0.08, 0.13, 0.2]`, `y = x**0.5 + 0.01 * (-1)**i`.
+    /// `numpy.polyfit(x, y, 4)` of numpy 2.4.6 on `x = [0.01, 0.02, 0.035, 0.05, 0.08, 0.13, 0.2]`, `y =
+    /// x**0.5 + 0.01 * (-1)**i`.
     #[test]
     fn equals_numpy() {
         let x: [f64; 7] = [0.01, 0.02, 0.035, 0.05, 0.08, 0.13, 0.2];

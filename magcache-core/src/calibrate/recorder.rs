@@ -14,11 +14,11 @@ use crate::{
     state::{HookId, SlotKey},
 };
 
-/// Records what a model's profile is made of while it runs without caches.
+/// Records the measurements for a profile while the model runs without caches.
 ///
-/// Its registry has one hook around all blocks that changes nothing. One session is one run: what a pass is compared with
-/// is the pass of the same expert and branch before it, in the slots of the session. Holds the image stream's residual,
-/// the blocks' output and every signal of one step at a time.
+/// Its registry has one hook around all blocks that changes nothing. One session is one run: each pass is
+/// compared with the previous pass of the same expert and branch, kept in the slots of the session. Holds the
+/// image stream's residual, the blocks' output and every signal of one step at a time.
 #[derive(Clone)]
 pub struct Recorder(Arc<Watch>);
 
@@ -28,7 +28,7 @@ struct Watch {
     seen: Mutex<Recording>,
 }
 
-/// Keeps what the conditional branch predicted last. Changes nothing.
+/// Keeps the last prediction of the conditional branch. Changes nothing.
 #[derive(Clone, Debug, Default)]
 pub struct LastPrediction(Arc<Mutex<Option<Tensor>>>);
 
@@ -61,7 +61,7 @@ struct Seen {
 }
 
 impl Recorder {
-    /// For a model; records every signal that it shows.
+    /// A recorder for a model; records every signal that the model exposes.
     pub fn new(model: &ModelMeta) -> Self {
         let (signals, blocks) = (model.signals.to_vec(), model.blocks());
         Self(Arc::new(Watch { signals, blocks, seen: Mutex::default() }))
@@ -78,12 +78,12 @@ impl Recorder {
         }
     }
 
-    /// What was measured beside the runs.
+    /// Adds a response, which is measured outside the runs.
     pub fn add(&self, response: Response) {
         self.0.seen.lock().unwrap_or_else(PoisonError::into_inner).responses.push(response);
     }
 
-    /// What was recorded so far, over all runs.
+    /// The recording so far, over all runs.
     pub fn recording(&self) -> Recording {
         self.0.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

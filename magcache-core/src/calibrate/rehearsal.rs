@@ -1,4 +1,4 @@
-//! What the model would give if a step's blocks were replaced.
+//! What the model would predict if the blocks of a step were replaced.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -11,11 +11,11 @@ use crate::{
     state::{HookId, SlotKey, StoragePolicy},
 };
 
-/// Keeps what the blocks added at the last steps of a dense run and changes nothing; makes hooks that put one of them in
-/// the blocks' place.
+/// Keeps the residuals of the last steps of a dense run and changes nothing; makes hooks that replace the
+/// blocks by one of them.
 ///
-/// A step can so be rehearsed with the residual of every step before it, each for the cost of a skipped pass. Holds
-/// `reach` residuals for each branch.
+/// A step can thus be rehearsed with the residual of each of the preceding steps, at the cost of a skipped
+/// pass each. Holds `reach` residuals per branch.
 #[derive(Clone, Debug)]
 pub struct Rehearsal {
     id: HookId,
@@ -28,17 +28,17 @@ pub struct Rehearsal {
 #[derive(Default)]
 struct Kept(VecDeque<(usize, Arc<LastResidual>)>);
 
-/// Adds one residual to whatever enters, for each branch its own.
+/// Adds a residual to its input: for each branch its own.
 #[derive(Debug)]
 struct StandIn(Vec<(Branch, Arc<LastResidual>)>);
 
 impl Rehearsal {
-    /// For a ring around all blocks of `model` that is named `id`; keeps `reach` residuals.
+    /// For the ring `id` around all blocks of `model`; keeps `reach` residuals.
     pub fn new(id: HookId, model: &ModelMeta, reach: usize) -> Self {
         Self { id, blocks: model.blocks(), reach, keep_text: model.text_after }
     }
 
-    /// The steps of this expert whose residuals are kept for all of `branches`, oldest first.
+    /// The steps of `expert` whose residuals are held for all of `branches`, oldest first.
     pub fn sources(&self, session: &Session, expert: Expert, branches: &[Branch]) -> Vec<usize> {
         let Some((first, others)) = branches.split_first() else { return Vec::new() };
         let of = |branch| self.kept(session, expert, branch).map(|(step, _)| *step);
@@ -46,7 +46,8 @@ impl Rehearsal {
         of(*first).filter(shared).collect()
     }
 
-    /// Hooks that replace the blocks by the residual of step `source`; a branch without one is an error of its pass.
+    /// Hooks that replace the blocks by the residual of step `source`; the pass of a branch without one
+    /// fails.
     ///
     /// # Errors
     /// A model without blocks.
@@ -90,7 +91,7 @@ impl BlockHook for Rehearsal {
         let mut residual = LastResidual::default();
         residual.observe(cx.step.index, &entered, &kept(&out.streams)?, &StoragePolicy::default())?;
         let Kept(mut all) = cx.slots.take(&key);
-        // A step that is run again is kept once.
+        // A step that is run again is kept only once.
         all.retain(|(step, _)| *step != cx.step.index);
         all.push_back((cx.step.index, Arc::new(residual)));
         while all.len() > self.reach {

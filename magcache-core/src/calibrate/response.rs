@@ -1,4 +1,4 @@
-//! How far a prediction moves: what SenCache's sensitivities are made of.
+//! How far a prediction moves: the raw data of SenCache's sensitivities.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,18 +11,18 @@ use crate::{
     profile::{Provenance, Sensitivity},
 };
 
-/// What the prediction of one step of one run answers to a change of its latents and of its timestep.
+/// Response of the prediction at one step of a run to a change of its latents and of its timestep.
 ///
-/// Source: the finite differences of vita-epfl/SenCache (`Wan2.1/sensitivity_calculation.py`, commit 4bf419b). Differences:
-/// the states are those of a sampled run, not noised videos, so that no data set is needed; the answer to the timestep is
-/// a root mean square, which does not depend on the size of the latents.
+/// Source: the finite differences of vita-epfl/SenCache (`Wan2.1/sensitivity_calculation.py`, commit
+/// 4bf419b). Differences: the states are those of a sampled run, not noised videos, so no data set is needed;
+/// the response to the timestep is a root mean square, which does not depend on the size of the latents.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Response {
     /// The network.
     pub expert: Expert,
     /// The step of the run.
     pub step: usize,
-    /// What the model was told, 0 to 1000.
+    /// The timestep given to the model, 0 to 1000.
     pub timestep: f64,
     /// `‖f(x′, t) − f(x, t)‖ / ‖x′ − x‖`.
     pub latent: f64,
@@ -46,7 +46,7 @@ pub struct Around<'a> {
 }
 
 impl Response {
-    /// That of `step`, whose timestep is `t`. Of a batch the row that answers most.
+    /// The response at `step`, whose timestep is `t`. For a batch, that of the row with the largest response.
     ///
     /// # Errors
     /// Tensors of different shapes.
@@ -65,7 +65,7 @@ impl Response {
 }
 
 impl Recording {
-    /// SenCache's sensitivities, the means over all runs at every step: of several experts a table for each.
+    /// SenCache's sensitivities: the means over all runs at every step, one table per expert.
     pub fn sensitivities(&self) -> Vec<Sensitivity> {
         let experts: BTreeSet<Expert> = self.responses.iter().map(|row| row.expert).collect();
         let several = experts.len() > 1;

@@ -1,4 +1,4 @@
-//! Rehearsed runs as tensors. All are f64, and NaN where there is nothing.
+//! Rehearsed runs as tensors. All are f64, with NaN for missing values.
 
 #![expect(clippy::disallowed_methods, reason = "the tensors are a file's, on the host")]
 
@@ -53,7 +53,7 @@ pub(super) fn insert(runs: &[ReuseErrors], out: &mut HashMap<String, Tensor>) ->
     Ok(())
 }
 
-/// What [`insert`] added; no runs where it added nothing.
+/// Reads the runs that [`insert`] added; empty if it added nothing.
 pub(super) fn read(tensors: &HashMap<String, Tensor>) -> Result<Vec<ReuseErrors>> {
     let Some(sources) = tensors.get(SOURCES) else { return Ok(Vec::new()) };
     let [runs, steps, reach] = *sources.dims() else {

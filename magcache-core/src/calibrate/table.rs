@@ -1,4 +1,4 @@
-//! A recording as tensors, to be stored beside the profile that was made of it.
+//! A recording as tensors, stored next to the profile that was made from it.
 
 #![expect(clippy::disallowed_methods, reason = "the tensors are a file's, on the host")]
 
@@ -12,39 +12,39 @@ use crate::{Branch, Expert, Signal, hint::Hint, metrics::Pooled};
 /// Columns of a branch's magnitudes: count, mean and sum of squares of both statistics.
 const COLUMNS: usize = 6;
 
-/// The names of signals, as configurations have them.
+/// The names of signals, as in configurations.
 const SIGNALS: [(Signal, &str); 3] = [
     (Signal::ModulatedInput, "modulated-input"),
     (Signal::TimestepEmbedding, "timestep-embedding"),
     (Signal::TimestepProjection, "timestep-projection"),
 ];
 
-/// Branches by number; other ones follow.
+/// Branches by number; [`Branch::Other`] ones follow.
 const BRANCHES: [Branch; 3] = [Branch::Cond, Branch::Uncond, Branch::Batched];
 
-/// Why two recordings cannot be joined, or tensors are none.
+/// Why two recordings cannot be joined, or tensors cannot be read as a recording.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RecordingError {
     /// Runs of different lengths have no steps in common.
     #[error("a recording of {got} steps, expected {expected}")]
     Steps {
-        /// Of the recording that was to be added.
+        /// Steps of the recording to be added.
         got: usize,
-        /// Of the one that it was to be added to.
+        /// Steps of the recording that it was to be added to.
         expected: usize,
     },
-    /// A tensor that is needed.
+    /// A required tensor is missing.
     #[error("the recording has no tensor {0:?}")]
     Missing(String),
-    /// A tensor of another shape.
+    /// A tensor has the wrong shape.
     #[error("the recording's tensor {name:?} has shape {got:?}, expected {expected}")]
     Shape {
         /// Its name.
         name: String,
         /// Its shape.
         got: Vec<usize>,
-        /// What it should be.
+        /// The expected shape.
         expected: String,
     },
     /// A failed tensor operation.
@@ -66,17 +66,17 @@ impl Hint for RecordingError {
 pub(super) type Result<T> = std::result::Result<T, RecordingError>;
 
 impl Recording {
-    /// Everything as tensors: `magnitudes.BRANCH` `[steps, 6]` in f64 (count, mean and sum of squared deviations of the
-    /// ratios, the same of the cosine distances) and the rows of distances as columns, `distances.expert`,
-    /// `distances.branch`, `distances.step` in u32 and `distances.SIGNAL`, `distances.residual`,
-    /// `distances.hidden-states` in f64, `[rows]`; NaN where a row has no such signal. Of rehearsed runs also, in f64 and NaN
-    /// where there is none, `reuse.sources` `[runs, steps, reach]`, `reuse.products` `[runs, steps, reach, reach]`,
-    /// `reuse.growth` `[runs, steps]`, `reuse.pixels` and `reuse.cost` `[runs]`. What predictions answered, if that was
-    /// measured, as further columns: `responses.expert` and `responses.step` in u32, `responses.timestep`,
-    /// `responses.latent` and `responses.per-timestep` in f64.
+    /// Everything as tensors: `magnitudes.BRANCH` `[steps, 6]` in f64 (count, mean and sum of squared
+    /// deviations of the ratios, the same of the cosine distances) and the rows of distances as columns,
+    /// `distances.expert`, `distances.branch`, `distances.step` in u32 and `distances.SIGNAL`,
+    /// `distances.residual`, `distances.hidden-states` in f64, `[rows]`; NaN where a row has no such signal.
+    /// For rehearsed runs also, in f64 with NaN for missing values, `reuse.sources` `[runs, steps, reach]`,
+    /// `reuse.products` `[runs, steps, reach, reach]`, `reuse.growth` `[runs, steps]`, `reuse.pixels` and
+    /// `reuse.cost` `[runs]`. Responses, if they were measured, as further columns: `responses.expert` and
+    /// `responses.step` in u32, `responses.timestep`, `responses.latent` and `responses.per-timestep` in f64.
     ///
     /// # Errors
-    /// Those of the tensor library.
+    /// Errors of the tensor library.
     pub fn to_tensors(&self) -> Result<HashMap<String, Tensor>> {
         let mut out = HashMap::new();
         for (branch, magnitudes) in &self.magnitudes {
@@ -120,10 +120,10 @@ impl Recording {
         Ok(out)
     }
 
-    /// What [`Recording::to_tensors`] gave.
+    /// Reads what [`Recording::to_tensors`] wrote.
     ///
     /// # Errors
-    /// A missing tensor, or one of another shape.
+    /// A tensor that is missing or has the wrong shape.
     #[expect(clippy::iter_over_hash_type, reason = "each goes to a place of its own")]
     pub fn from_tensors(tensors: &HashMap<String, Tensor>) -> Result<Self> {
         let mut out = Self::default();

@@ -1,4 +1,4 @@
-//! What a hook is, what it sees, and where it sits.
+//! Hooks: the trait, what a hook sees of a pass, and the ring that places it.
 
 use std::{any::Any, fmt, fmt::Debug, ops::Range, sync::Arc};
 
@@ -14,21 +14,22 @@ use crate::{
     state::{HookId, SlotKey, Slots, StoragePolicy},
 };
 
-/// The model's answer to a [`Signal`], given the input of block 0. A model without that signal returns an error.
+/// Computes a [`Signal`] of the model from the input of block 0. Returns an error if the model does not
+/// expose it.
 pub type Probe<'a> = &'a dyn Fn(Signal, &Streams) -> Result<Tensor>;
 
-/// What a range of blocks gave.
+/// The output of a range of blocks.
 #[derive(Clone, Debug)]
 pub struct Output {
     /// The streams after the range.
     pub streams: Streams,
-    /// True when every block of the range really ran on exact input.
+    /// Whether every block of the range really ran on exact input.
     pub exact: bool,
 }
 
 crate::fields!(Output { streams, exact });
 
-/// What a hook sees of the pass that it is in.
+/// What a hook sees of the current pass.
 pub struct Cx<'a> {
     /// Where the pass stands.
     pub step: &'a Step,
@@ -36,11 +37,11 @@ pub struct Cx<'a> {
     pub branch: Branch,
     /// The module that the hook surrounds, inside a block; `None` around blocks and around the whole forward.
     pub module: Option<&'a Arc<str>>,
-    /// The model's signals, which are about block 0; `None` at the level of the whole forward and of modules.
+    /// The model's signals, which describe block 0; `None` at the level of the whole forward and of modules.
     pub probe: Option<Probe<'a>>,
     /// The session's state.
     pub slots: &'a mut Slots,
-    /// The session's decisions, those that other branches took at this step among them.
+    /// The session's decisions, including those of other branches at this step.
     pub log: &'a mut DecisionLog,
     /// How tensors are stored between passes.
     pub storage: &'a StoragePolicy,
@@ -51,18 +52,19 @@ pub struct Cx<'a> {
 }
 
 impl Cx<'_> {
-    /// A metric, reduced over ranks.
+    /// Reduces a metric over ranks.
     pub fn reduce(&self, metric: f64) -> Result<f64> {
         self.reducer.map_or(Ok(metric), |reduce| reduce(metric))
     }
 
-    /// True in a pass that ran to its end before and is run again before the next step: what it left is there already, and what
-    /// it decided is logged. A hook that learns in its own slots must not learn the same pass twice.
+    /// Whether this pass already ran to its end and is now run again before the next step: its state is
+    /// stored and its decision is logged. A hook that learns in its own slots must not learn from the same
+    /// pass twice.
     pub fn is_again(&self) -> bool {
         self.log.is_again()
     }
 
-    /// The same pass for a shorter while, as `module` of a block sees it.
+    /// Reborrows the context for `module` of a block.
     pub(crate) fn reborrow<'m>(&'m mut self, module: Option<&'m Arc<str>>) -> Cx<'m> {
         Cx {
             step: self.step,
@@ -88,41 +90,42 @@ impl Debug for Cx<'_> {
 pub trait BlockHook: Debug + Send + Sync {
     /// Runs `next` whole, in parts, or not at all, and returns the streams after it.
     ///
-    /// An error abandons the pass: the slots that it touched are dropped.
+    /// An error abandons the pass: the slots it touched serve only a retry of the same pass.
     fn call(&self, cx: &mut Cx<'_>, x: Streams, next: Next<'_>) -> Result<Output>;
 
-    /// [`BlockHook::call`] where the last addition is put off: for hooks whose stand-in is a residual. What is around the hook
-    /// calls this, and adds before another hook or a block reads.
+    /// [`BlockHook::call`] with the last addition deferred, for hooks that substitute a residual. The chain
+    /// calls this, and adds the residual before another hook or a block reads the streams.
     ///
     /// Errors: as [`BlockHook::call`].
     fn call_lazy(&self, cx: &mut Cx<'_>, x: Streams, next: Next<'_>) -> Result<LazyOutput> {
         self.call(cx, x, next).map(LazyOutput::from)
     }
 
-    /// Told instead of [`BlockHook::call`] when a ring further out replaced these blocks.
+    /// Called instead of [`BlockHook::call`] when an outer ring replaced these blocks.
     fn skipped(&self, _cx: &mut Cx<'_>, _blocks: Range<usize>) {}
 
-    /// True when decisions depend on the step alone, never on a tensor: a schedule can be printed.
+    /// Whether decisions depend on the step alone, never on a tensor, so that the schedule is known before
+    /// the run.
     fn is_static(&self) -> bool {
         true
     }
 
-    /// What the accumulated value of its records is compared with at a step, if it is compared with a number.
+    /// The threshold that the accumulated value is compared with at a step, if it is a number.
     fn threshold(&self, _step: &Step) -> Option<f64> {
         None
     }
 
-    /// The `forecast` table that stands in for skipped blocks as this hook does, in runs like that of `step`: for schedules
-    /// that repeat what it skipped. `None` where no table does.
+    /// The `forecast` table that replaces skipped blocks as this hook does, in runs like that of `step`; used
+    /// by schedules that replay its skips. `None` if no table does.
     fn stand_in(&self, _step: &Step) -> Option<ForecastTable> {
         None
     }
 
-    /// Writes one of this hook's slots, for a run that may have to be continued. A hook that keeps nothing in slots is never
-    /// asked.
+    /// Writes one of this hook's slots into a snapshot of the run. Never called for a hook that keeps nothing
+    /// in slots.
     ///
     /// # Errors
-    /// Always, unless a hook says how: what it keeps must not be lost in silence.
+    /// Always, unless the hook overrides this: state must not be lost silently.
     fn save_slot(
         &self,
         key: &SlotKey,
@@ -132,10 +135,10 @@ pub trait BlockHook: Debug + Send + Sync {
         Err(SnapshotError::Refused { hook: key.hook.0, name: format!("{self:?}") })
     }
 
-    /// Reads back what [`BlockHook::save_slot`] wrote, as the type that it keeps in its slots.
+    /// Reads back what [`BlockHook::save_slot`] wrote, as the type that the hook keeps in its slots.
     ///
     /// # Errors
-    /// As [`BlockHook::save_slot`]; a part that is missing or odd.
+    /// As [`BlockHook::save_slot`]; also a part that is missing or malformed.
     fn load_slot(
         &self,
         key: &SlotKey,
@@ -145,14 +148,14 @@ pub trait BlockHook: Debug + Send + Sync {
     }
 }
 
-/// A hook and where it sits.
+/// A hook and its place.
 #[derive(Clone, Debug)]
 pub struct Ring {
-    /// The blocks that it surrounds, or whose module it surrounds.
+    /// The blocks that it surrounds, or whose modules it surrounds.
     pub at: Range<usize>,
     /// Its name.
     pub id: HookId,
-    /// The experts in whose steps it acts; empty means all of them.
+    /// The experts whose steps it acts in; empty means all.
     pub experts: Vec<Expert>,
     /// The hook.
     pub hook: Arc<dyn BlockHook>,

@@ -1,24 +1,24 @@
-//! Additions that are put off until somebody reads the streams.
+//! Additions that are deferred until the streams are read.
 
 use candle_core::{Result, Tensor};
 
 use crate::{Output, Streams};
 
-/// What a range of blocks gave, where the residual that stands in for them may still have to be added.
+/// The output of a range of blocks, to which the residual that replaces them may still have to be added.
 ///
-/// The addition would be a pass over memory of its own; a last layer that reads every token anyway can do it on its way
-/// ([`LazyOutput::into_image_terms`]).
+/// The addition would take a separate sweep over memory; a last layer that reads every token anyway can fuse
+/// it ([`LazyOutput::into_image_terms`]).
 #[derive(Clone, Debug)]
 pub struct LazyOutput {
     /// Without the residual.
     pub(crate) streams: Streams,
-    /// What is to be added; without text it leaves that stream as it is. `None` where every block really ran.
+    /// The residual to add; one without text leaves the text stream as it is. `None` if nothing is deferred.
     pub(crate) residual: Option<Streams>,
     pub(crate) exact: bool,
 }
 
 impl LazyOutput {
-    /// The output, added now.
+    /// Adds the residual now.
     pub fn added(self) -> Result<Output> {
         let Self { streams, residual, exact } = self;
         let streams = match residual {
@@ -28,12 +28,12 @@ impl LazyOutput {
         Ok(Output { streams, exact })
     }
 
-    /// The denoised stream alone, and what is to be added to it where that was put off.
+    /// The denoised stream alone, and the residual to add to it if the addition was deferred.
     pub fn into_image_terms(self) -> Result<(Tensor, Option<Tensor>)> {
         Ok((self.streams.into_image()?, self.residual.map(Streams::into_image).transpose()?))
     }
 
-    /// What comes of this when `next` is run after it.
+    /// Runs `next` on this output.
     pub(crate) fn then<O: Into<Self>>(self, next: impl FnOnce(Streams) -> Result<O>) -> Result<Self> {
         let Output { streams, exact } = self.added()?;
         let out = next(streams)?.into();

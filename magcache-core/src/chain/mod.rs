@@ -1,4 +1,4 @@
-//! The onion: hooks around ranges of blocks, the chain that runs them, and the state of a request that they share.
+//! The onion: hooks around ranges of blocks, the chain that runs them, and the request state that they share.
 
 pub(crate) mod hook;
 mod lazy;

@@ -1,4 +1,4 @@
-//! Inside a block: the modules that hooks can surround one by one, while the rest of the block runs.
+//! Modules inside a block, which hooks can surround one by one while the rest of the block runs.
 
 use std::{ops::Range, sync::Arc};
 
@@ -17,7 +17,7 @@ pub struct ModuleRings {
 }
 
 impl ModuleRings {
-    /// The module's name, as the model calls it.
+    /// The module's name in the model.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -28,10 +28,10 @@ impl ModuleRings {
     }
 }
 
-/// What a block runs its modules through; see [`Pass::run_modules`](crate::Pass::run_modules).
+/// Runs the modules of a block; see [`Pass::run_modules`](crate::Pass::run_modules).
 ///
-/// A module is a part of a block with a name (the checkpoint's: `attn1`), whose output a hook can replace. Every block has
-/// a slot of its own for each hook around one of its modules.
+/// A module is a named part of a block (by its name in the checkpoint: `attn1`) whose output a hook can
+/// replace. Every block has its own slot for each hook around one of its modules.
 #[derive(Debug)]
 pub struct Modules<'m>(Option<Inside<'m>>);
 
@@ -41,7 +41,7 @@ struct Inside<'m> {
     modules: &'m [ModuleRings],
     at: At,
     exact: bool,
-    /// Places in `modules` of those that this block has run.
+    /// Indices in `modules` of those that this block has run.
     ran: Vec<usize>,
 }
 
@@ -58,12 +58,12 @@ impl<'m> Modules<'m> {
         Self(Some(Inside { cx: cx.reborrow(None), modules, at, exact: true, ran: Vec::new() }))
     }
 
-    /// Runs the module `name` on `x`, through the hooks around it: `f` is the module itself, and what it returns has the
-    /// streams of `x`. A name that no hook surrounds costs nothing.
+    /// Runs the module `name` on `x` through the hooks around it. `f` is the module itself and must return
+    /// the same streams as `x`. A module without hooks costs nothing.
     ///
-    /// A module must not change in place a tensor that it was given: a hook may still hold it.
+    /// A module must not modify its input tensors in place: a hook may still hold them.
     ///
-    /// Errors: whatever the module or a hook returns; a second run of the module in the same block.
+    /// Errors: any error of the module or of a hook; a second run of the module in the same block.
     pub fn module(
         &mut self,
         name: &str,
@@ -86,13 +86,13 @@ impl<'m> Modules<'m> {
         Ok(out.streams)
     }
 
-    /// False when the output of a module was replaced.
+    /// Whether no module's output was replaced.
     pub(crate) fn is_exact(&self) -> bool {
         self.0.as_ref().is_none_or(|inside| inside.exact)
     }
 }
 
-/// Tells the rings around the modules of these blocks that a ring further out replaced them.
+/// Tells the rings around the modules of these blocks that an outer ring replaced the blocks.
 pub(crate) fn skip(modules: &[ModuleRings], cx: &mut Cx<'_>, blocks: Range<usize>) {
     let nothing = |_: &mut Cx<'_>, _: At, x: Streams| Ok(Output { streams: x, exact: false });
     for block in blocks {

@@ -1,7 +1,7 @@
-//! The chain: what runs the rings of the onion and, at the centre, the blocks.
+//! The chain: runs the rings of the onion and, at its centre, the blocks.
 //!
-//! The first ring of a registry is the outermost. A ring that covers a part of the range it is reached with
-//! runs what lies before it, then itself, then what lies after; rings further in see each part on its own.
+//! The first ring of a registry is the outermost. Where a ring covers only a part of the current range, the
+//! blocks before it run first, then the ring, then the blocks after it; inner rings see each part separately.
 
 use std::{fmt, fmt::Debug, ops::Range};
 
@@ -10,18 +10,18 @@ use candle_core::Result;
 use super::{LazyOutput, ModuleRings, Ring, module};
 use crate::{Cx, Output, Streams};
 
-/// The block that is to run, and whether caches inside it must compute.
+/// The block to run, and whether caches inside it must compute.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct At {
     pub(crate) block: usize,
     pub(crate) forced: bool,
-    /// Without any hook inside it.
+    /// Whether it runs without any hook inside it.
     pub(crate) bare: bool,
 }
 
 pub(crate) type Block<'n> = &'n dyn Fn(&mut Cx<'_>, At, Streams) -> Result<Output>;
 
-/// The rings further in and, at the centre, the blocks. Run all of it, a part, or none.
+/// The inner rings and, at the centre, the blocks. A hook runs all of it, a part, or none.
 #[derive(Clone)]
 pub struct Next<'n> {
     rings: &'n [Ring],
@@ -29,14 +29,14 @@ pub struct Next<'n> {
     modules: &'n [ModuleRings],
     blocks: Range<usize>,
     block: Block<'n>,
-    /// Text that leaves a block before this one is read by somebody.
+    /// The text stream is read after every block before this one.
     text_until: usize,
     forced: bool,
     bare: bool,
 }
 
 impl<'n> Next<'n> {
-    /// Everything that leaves these blocks is read, unless [`Next::text_ends`] says otherwise.
+    /// A chain whose output streams are all read, unless [`Next::text_ends`] says otherwise.
     pub(crate) fn new(rings: &'n [Ring], blocks: Range<usize>, block: Block<'n>) -> Self {
         Self { rings, modules: &[], blocks, block, text_until: usize::MAX, forced: false, bare: false }
     }
@@ -46,7 +46,7 @@ impl<'n> Next<'n> {
         Self { text_until: self.blocks.end, ..self }
     }
 
-    /// With rings inside the blocks, which are told when a block is replaced.
+    /// Adds rings inside the blocks, which are told when a block is replaced.
     pub(crate) fn over(self, modules: &'n [ModuleRings]) -> Self {
         Self { modules, ..self }
     }
@@ -56,12 +56,13 @@ impl<'n> Next<'n> {
         self.blocks.clone()
     }
 
-    /// True when a block after these, or the model after its last block, reads the text stream that leaves them.
+    /// Whether a later block, or the model after its last block, reads the text stream that leaves these
+    /// blocks.
     pub fn text_is_read(&self) -> bool {
         self.blocks.end < self.text_until
     }
 
-    /// True when a ring further out wants these blocks really computed.
+    /// Whether an outer ring requires these blocks to be computed.
     pub fn is_forced(&self) -> bool {
         self.forced
     }
@@ -79,18 +80,19 @@ impl<'n> Next<'n> {
         Next { forced: true, ..self }
     }
 
-    /// The blocks without any ring around them, further in or inside them: none is told, none learns.
+    /// The blocks without the inner rings and the rings around their modules: none is called, told or taught.
     #[must_use]
     pub(crate) fn bare(self) -> Next<'n> {
         Next { rings: &[], modules: &[], bare: true, ..self }
     }
 
-    /// Runs the rings and the blocks inside.
+    /// Runs the inner rings and the blocks.
     pub fn run(self, cx: &mut Cx<'_>, x: Streams) -> Result<Output> {
         self.run_lazy(cx, x)?.added()
     }
 
-    /// [`Next::run`], with the last addition left to the caller. Blocks and hooks are given streams that are added.
+    /// [`Next::run`] with the last addition left to the caller. Blocks and hooks never see a deferred
+    /// addition.
     pub(crate) fn run_lazy(self, cx: &mut Cx<'_>, x: Streams) -> Result<LazyOutput> {
         let mut out = LazyOutput::from(Output { streams: x, exact: true });
         if self.blocks.is_empty() {
@@ -120,7 +122,7 @@ impl<'n> Next<'n> {
         Ok(out)
     }
 
-    /// Tells every ring inside that its blocks were replaced from further out.
+    /// Tells every inner ring that an outer ring replaced its blocks.
     pub fn skip(self, cx: &mut Cx<'_>) {
         let Some((ring, inner)) = self.rings.split_first() else {
             return module::skip(self.modules, cx, self.blocks);

@@ -25,33 +25,33 @@ pub(super) struct Open<'s> {
     pub(super) registry: &'s HookRegistry,
     pub(super) slots: &'s mut Slots,
     pub(super) log: &'s mut DecisionLog,
-    /// `None` inside another pass, whose end counts.
+    /// `None` for a pass inside another one: only the end of the outer pass is recorded.
     pub(super) done: Option<&'s mut Done>,
     pub(super) reducer: Option<&'s Reducer>,
     pub(super) step: Step,
     pub(super) branch: Branch,
-    /// A ring around the whole forward wants the blocks computed.
+    /// Whether a ring around the whole forward requires the blocks to be computed.
     pub(super) forced: bool,
     pub(super) state: State,
 }
 
 /// One forward of one branch at one step; [`Pass::off`] is the plain loop over the blocks.
 ///
-/// A pass that ends with an error, or is dropped before its run ended, has decided nothing and has not run: what it left can be
-/// used by the same pass, when it is run again, and the next step of that branch computes.
+/// A pass that fails, or is dropped before its run ended, counts as neither decided nor run: only a retry of
+/// the same pass can use the state it left, and otherwise the next step of that branch computes.
 pub struct Pass<'s>(pub(super) Option<Open<'s>>);
 
 impl Pass<'_> {
-    /// No session and no hooks: [`Pass::run`] is the bare loop and never calls the probe.
+    /// A pass without session and hooks: [`Pass::run`] is the plain loop and never calls the probe.
     pub fn off() -> Pass<'static> {
         Pass(None)
     }
 
-    /// Runs blocks `0..blocks` on `x`, through the hooks.
+    /// Runs blocks `0..blocks` on `x` through the hooks.
     ///
-    /// A block must not change in place a tensor that it was given: a hook, or the caller, may still hold it.
+    /// A block must not modify its input tensors in place: a hook, or the caller, may still hold them.
     ///
-    /// Errors: whatever a block, a hook or the probe returns; a second run of the same pass.
+    /// Errors: any error of a block, a hook or the probe; a second run of the same pass.
     pub fn run(
         &mut self,
         blocks: usize,
@@ -62,8 +62,9 @@ impl Pass<'_> {
         self.run_modules(blocks, probe, x, |i, x, _| block(i, x))
     }
 
-    /// As [`Pass::run`], for blocks that run parts of themselves through `modules`, so that hooks can surround those:
-    /// `modules.module("attn1", x, |x| …)`. The names belong into [`ModelMeta::modules`](crate::ModelMeta).
+    /// As [`Pass::run`], for blocks that run parts of themselves through `modules` so that hooks can surround
+    /// those parts: `modules.module("attn1", x, |x| …)`. The names belong in
+    /// [`ModelMeta::modules`](crate::ModelMeta).
     ///
     /// Errors: as [`Pass::run`], and as [`Modules::module`].
     pub fn run_modules(
@@ -76,8 +77,8 @@ impl Pass<'_> {
         Ok(self.run_lazy(blocks, probe, x, block)?.added()?.streams)
     }
 
-    /// As [`Pass::run_modules`], for a last layer that adds the residual of skipped blocks on its way
-    /// ([`LazyOutput::into_image_terms`]): the addition would be a pass over memory of its own.
+    /// As [`Pass::run_modules`], for a last layer that fuses the addition of the residual of skipped blocks
+    /// ([`LazyOutput::into_image_terms`]), which would otherwise take a separate sweep over memory.
     ///
     /// Errors: as [`Pass::run_modules`].
     pub fn run_lazy(
@@ -118,7 +119,7 @@ impl Pass<'_> {
         Ok(out)
     }
 
-    /// Runs blocks that take and return tuples, whose places `meta` names: block `i` is `meta[i]`.
+    /// Runs blocks that take and return tuples; `meta[i]` names the roles of the tuple of block `i`.
     ///
     /// Errors: as [`Pass::run`], and tuples that do not fit the metadata.
     pub fn run_tuples(
@@ -138,7 +139,7 @@ impl Pass<'_> {
     }
 
     /// Runs the whole forward of a model (latents in, prediction out) through the hooks of that level.
-    /// `forward` is given the pass for the blocks inside.
+    /// `forward` receives the pass for its blocks.
     ///
     /// Errors: as [`Pass::run`].
     pub fn forward(

@@ -1,4 +1,4 @@
-//! The ordered, immutable set of hooks that requests share.
+//! The ordered, immutable set of hooks shared by requests.
 
 use std::{ops::Range, sync::Arc};
 
@@ -10,10 +10,10 @@ use crate::{
     state::{HookId, StoragePolicy},
 };
 
-/// Hooks in order, the first outermost: some around ranges of blocks, some around modules inside the blocks, some around
-/// the whole forward.
+/// Hooks in order, the first outermost: some around ranges of blocks, some around modules inside the blocks,
+/// some around the whole forward.
 ///
-/// Built once, shared in an [`Arc`]; the state of a request is in its [`Session`].
+/// Built once and shared in an [`Arc`]; the state of a request lives in its [`Session`].
 #[derive(Clone, Debug, Default)]
 pub struct HookRegistry {
     blocks: Vec<Ring>,
@@ -45,17 +45,17 @@ impl HookRegistry {
         &self.forward
     }
 
-    /// True without any hook.
+    /// Whether there is no hook.
     pub fn is_empty(&self) -> bool {
         self.all().next().is_none()
     }
 
-    /// True when no decision depends on a tensor.
+    /// Whether no decision depends on a tensor.
     pub fn is_static(&self) -> bool {
         !self.audit.acts() && self.all().all(|ring| ring.hook.is_static())
     }
 
-    /// What a hook's accumulated values are compared with at a step, if it is a number.
+    /// The threshold that a hook's accumulated values are compared with at a step, if it is a number.
     pub fn threshold(&self, hook: HookId, step: &Step) -> Option<f64> {
         self.all().find(|ring| ring.id == hook)?.hook.threshold(step)
     }
@@ -66,13 +66,13 @@ impl HookRegistry {
         self.blocks.iter().chain(modules).chain(&self.forward)
     }
 
-    /// The hook whose slots have this name.
+    /// The hook with this name.
     pub(crate) fn hook(&self, id: HookId) -> Result<&dyn BlockHook, SnapshotError> {
         let ring = self.all().find(|ring| ring.id == id).ok_or(SnapshotError::NoHook { hook: id.0 })?;
         Ok(ring.hook.as_ref())
     }
 
-    /// True when nothing after the last block reads the text stream.
+    /// Whether nothing after the last block reads the text stream.
     pub(crate) fn text_ends(&self) -> bool {
         self.text_ends
     }
@@ -82,20 +82,20 @@ impl HookRegistry {
         &self.storage
     }
 
-    /// Which reuses are checked against the truth.
+    /// Which reuses are audited.
     pub fn audit(&self) -> &AuditPolicy {
         &self.audit
     }
 
-    /// The same hooks for runs whose tensors are `unit` times smaller and mean nothing: no reuse is checked, and the budget
-    /// holds as much of them.
+    /// The same hooks for simulated runs, whose tensors are `unit` times smaller and carry no content:
+    /// nothing is audited, and the budget shrinks with the tensors.
     pub(crate) fn unaudited(&self, unit: usize) -> Arc<Self> {
         let budget = self.storage.budget.map(|bytes| bytes / unit.max(1));
         let storage = StoragePolicy { budget, ..self.storage.clone() };
         Arc::new(Self { audit: AuditPolicy::default(), storage, ..self.clone() })
     }
 
-    /// The same hooks with one more inside all of them, around `blocks` blocks and around every module.
+    /// The same hooks with one more innermost ring, around `blocks` blocks and around every module.
     pub(crate) fn around_each(&self, blocks: usize, hook: &Arc<dyn BlockHook>) -> Arc<Self> {
         let ring =
             || Ring { at: 0..blocks, id: HookId(u16::MAX), experts: Vec::new(), hook: Arc::clone(hook) };
@@ -125,9 +125,9 @@ impl Builder {
         HookId(self.next)
     }
 
-    /// Adds a ring inside all earlier ones, around `at`.
+    /// Adds a ring around `at`, inside all earlier ones.
     ///
-    /// Errors: an empty range, or one that goes past the last block.
+    /// Errors: an empty range, or one that extends past the last block.
     pub fn ring(mut self, at: Range<usize>, hook: Arc<dyn BlockHook>) -> Result<Self, ConfigError> {
         if at.is_empty() || at.end > self.blocks {
             return Err(ConfigError::Range { at, blocks: self.blocks });
@@ -137,8 +137,8 @@ impl Builder {
         Ok(self)
     }
 
-    /// Adds a ring around the module `name` of every block that has it, inside all earlier ones of that module. Every block
-    /// has a slot of its own.
+    /// Adds a ring around the module `name` of every block that has it, inside all earlier ones of that
+    /// module. Every block has its own slot.
     #[must_use]
     pub fn module(mut self, name: &str, hook: Arc<dyn BlockHook>) -> Self {
         let id = self.take_id();
@@ -159,8 +159,8 @@ impl Builder {
         self
     }
 
-    /// Keeps the rings added since `first` to the steps of these experts; none means all of them. Elsewhere it is as
-    /// if they were not there.
+    /// Restricts the rings added since `first` to the steps of these experts; an empty list means all. In
+    /// other steps they are absent.
     #[must_use]
     pub fn only_experts(mut self, first: HookId, experts: &[Expert]) -> Self {
         let HookRegistry { blocks, modules, forward, .. } = &mut self.registry;
@@ -170,7 +170,7 @@ impl Builder {
         self
     }
 
-    /// Nothing after the last block reads the text stream, so what skipped blocks would add to it there is not stored.
+    /// Declares that nothing after the last block reads the text stream, so its residual is not stored there.
     #[must_use]
     pub fn text_ends(mut self) -> Self {
         self.registry.text_ends = true;
@@ -184,7 +184,7 @@ impl Builder {
         self
     }
 
-    /// Which reuses are checked against the truth.
+    /// Which reuses are audited.
     #[must_use]
     pub fn audit(mut self, audit: AuditPolicy) -> Self {
         self.registry.audit = audit;

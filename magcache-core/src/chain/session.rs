@@ -11,7 +11,7 @@ use crate::{
     state::{SlotKey, Slots},
 };
 
-/// All state of one request. Make a new one for the next request; nothing is ever reset.
+/// All state of one request. Create a new one for each request; nothing is ever reset.
 pub struct Session {
     registry: Arc<HookRegistry>,
     slots: Slots,
@@ -42,20 +42,20 @@ impl Session {
         Self { registry, slots, log: DecisionLog::default(), done: Done::default(), reducer: None }
     }
 
-    /// The same on one of several ranks that share a request: every metric goes through `reducer` before anything is decided
-    /// from it, so that all ranks decide alike.
+    /// The same session on one of several ranks that share a request: every metric goes through `reducer`
+    /// before any decision uses it, so that all ranks decide alike.
     #[must_use]
     pub fn reduced_by(self, reducer: Reducer) -> Self {
         Self { reducer: Some(reducer), ..self }
     }
 
-    /// One forward of one branch at one step. The slots of an expert whose phase is
-    /// over are freed.
+    /// Begins one forward of one branch at one step. Frees the slots of experts whose phase is over.
     ///
-    /// Step, evaluation and branch name a pass. One that is run again before the next step, because its step was cancelled or
-    /// something in it failed, is the same pass: it decides, gives and leaves behind what it did, or would have, the first
-    /// time, and is logged once. So a step can be run again from its beginning as if nothing had happened, without a word to
-    /// the session. A solver that looks twice at a step says so in [`Step::eval`].
+    /// Step, evaluation and branch identify a pass. Running one again before the next step, because its step
+    /// was cancelled or something in it failed, is a retry of the same pass: it makes the same decision,
+    /// returns the same output and leaves the same state as the first time, or as if the first time had not
+    /// failed, and is logged once. So a step can simply be run again from its beginning; the session need not
+    /// be told. A solver that evaluates a step twice says so in [`Step::eval`].
     pub fn pass(&mut self, step: Step, branch: Branch) -> Pass<'_> {
         let Self { registry, slots, log, done, reducer } = self;
         slots.begin(&step);
@@ -73,10 +73,11 @@ impl Session {
         }))
     }
 
-    /// Writes everything that a later pass depends on, and every decision so far: after any pass, whole.
+    /// Writes everything that a later pass depends on, and every decision so far. Can be called after any
+    /// pass.
     ///
     /// # Errors
-    /// [`SnapshotError::Refused`] where a hook of its own kind does not say how its slots are stored.
+    /// [`SnapshotError::Refused`] if a custom hook does not store its slots.
     pub fn save(&self, to: &mut Writer<'_>) -> std::result::Result<(), SnapshotError> {
         let write = |key: &SlotKey, slot: &dyn Any, to: &mut Writer<'_>| {
             self.registry.hook(key.hook)?.save_slot(key, slot, to)
@@ -87,11 +88,11 @@ impl Session {
         Ok(())
     }
 
-    /// Goes on where [`Session::save`] was called, in a session of the same hooks: every later pass gives the bits and the
-    /// decisions that it would have given there.
+    /// Restores the state written by [`Session::save`] into a session of the same hooks: every later pass
+    /// gives the same bits and decisions as in the original session.
     ///
     /// # Errors
-    /// A part that is missing, odd, or of a hook that is not here; the session is then as it was.
+    /// A part that is missing, malformed, or of an unknown hook; the session is then unchanged.
     pub fn restore(&mut self, from: &Reader<'_>) -> std::result::Result<(), SnapshotError> {
         let read = |key: &SlotKey, from: &Reader<'_>| self.registry.hook(key.hook)?.load_slot(key, from);
         let slots = Slots::read(self.registry.storage().budget, read, &from.at("slots"))?;
@@ -112,7 +113,7 @@ impl Session {
         &self.log
     }
 
-    /// The slots: bytes held, peak, evictions.
+    /// The slots, with bytes held, peak and evictions.
     pub fn slots(&self) -> &Slots {
         &self.slots
     }

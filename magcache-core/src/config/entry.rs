@@ -18,7 +18,7 @@ use crate::{
 /// One `[[cache]]` table.
 #[derive(Debug)]
 pub struct CacheEntry {
-    /// The common words.
+    /// The common keys.
     pub words: Words,
     /// The strategy's name.
     pub name: String,
@@ -49,7 +49,7 @@ impl CacheEntry {
         Ok(Self { words: read(&place, words)?, config: read(&place, table)?, name })
     }
 
-    /// What the strategies of the table read of its profile, each by its name.
+    /// What the strategies of the table read from its profile, with their names.
     pub fn reads(&self) -> Vec<(&'static str, Part)> {
         fn all(config: &dyn CacheConfig) -> Vec<(&'static str, Part)> {
             let own = config.reads().into_iter().map(|part| (config.typetag_name(), part));
@@ -58,7 +58,7 @@ impl CacheEntry {
         all(&*self.config)
     }
 
-    /// The table that reads back as this entry.
+    /// Serialises the entry to a table that reads back as the same entry.
     pub fn to_table(&self) -> Result<toml::Table, ConfigError> {
         let place = || format!("strategy {:?}", self.name);
         let mut table = match toml::Value::try_from(&self.config) {
@@ -74,7 +74,8 @@ impl CacheEntry {
         match strategy {
             Strategy::Hook(hook) => hook,
             Strategy::Cache(cache, guards) => {
-                // What a module gives is no continuation of what it reads: unless the table says more, it is repeated.
+                // A module's output is not its input plus a residual, so by default the last output is
+                // repeated.
                 let repeat = || (level == Level::Modules).then(|| Arc::new(OutputConfig {}) as _);
                 let forecast = self.words.forecast.clone().or_else(repeat);
                 Arc::new(CacheHook::new(id, cache, forecast, guards))
@@ -83,7 +84,7 @@ impl CacheEntry {
     }
 }
 
-/// Reads a table strictly; serde's "unknown field" becomes an error that names the nearest known key.
+/// Reads a table strictly; serde's "unknown field" becomes an error with the nearest known key.
 pub(super) fn read<T: DeserializeOwned>(place: &str, table: toml::Table) -> Result<T, ConfigError> {
     toml::Value::Table(table).try_into().map_err(|e: toml::de::Error| syntax(place, &e))
 }

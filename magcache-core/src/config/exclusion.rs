@@ -1,4 +1,4 @@
-//! Which strategies do not go together, and why.
+//! Which strategies cannot be combined, and why.
 
 use std::ops::Range;
 
@@ -7,7 +7,7 @@ use crate::{
     strategy::{Base, Branches},
 };
 
-/// The key that a strategy has the tables of others in.
+/// The key under which a combination holds the tables of its members.
 const MEMBERS: &str = "members";
 
 /// One `[[cache]]` table, read and built.
@@ -15,28 +15,28 @@ const MEMBERS: &str = "members";
 pub(crate) struct Placed<'a> {
     /// The strategy's name.
     pub(crate) name: &'a str,
-    /// Names the table in problems.
+    /// Name of the table in problems.
     pub(crate) place: String,
     /// Where it acts.
     pub(crate) level: Level,
-    /// The blocks, those whose module it is, or `0..1` for the whole forward.
+    /// The blocks it surrounds, or whose modules it surrounds; `0..1` for the whole forward.
     pub(crate) range: Range<usize>,
-    /// The module, at the level of modules.
+    /// The module, if it acts on modules.
     pub(crate) module: Option<&'a str>,
-    /// The experts that it acts in; empty means all of them.
+    /// The experts it acts in; empty means all.
     pub(crate) experts: Vec<Expert>,
-    /// `None` where its own values are wrong.
+    /// `None` if its own values are invalid.
     pub(crate) strategy: Option<Strategy>,
 }
 
 impl Placed<'_> {
-    /// Whether both act at the same steps.
+    /// Whether both act in some step together.
     fn meets(&self, other: &Self) -> bool {
         let everywhere = self.experts.is_empty() || other.experts.is_empty();
         everywhere || self.experts.iter().any(|expert| other.experts.contains(expert))
     }
 
-    /// Blocks of its range that always run, at its start and at its end.
+    /// The blocks at the start and the end of its range that always run.
     fn window(&self) -> Window {
         match &self.strategy {
             Some(Strategy::Cache(cache, _)) => cache.any_window(),
@@ -60,7 +60,7 @@ impl Placed<'_> {
     }
 }
 
-/// What is wrong or doubtful about every pair.
+/// Errors and warnings about pairs of tables.
 pub(crate) fn problems(placed: &[Placed<'_>], model: &ModelMeta) -> Vec<Problem> {
     let mut out = Vec::new();
     for (i, b) in placed.iter().enumerate() {
@@ -74,8 +74,9 @@ pub(crate) fn problems(placed: &[Placed<'_>], model: &ModelMeta) -> Vec<Problem>
     out
 }
 
-/// A strategy that asks for signals decides only for parts that begin at block 0, which is what signals are about. Each ring
-/// around it cuts its range: what lies before the ring, between the ring's front and back blocks, and after it.
+/// A strategy that uses signals can decide only for parts that begin at block 0, because signals describe
+/// block 0. Each ring around it cuts its range into the parts before the ring, between the ring's front and
+/// back blocks, and after it.
 fn without_signal<'a>(b: &Placed<'_>, outer: impl Iterator<Item = &'a Placed<'a>>) -> Option<Problem> {
     if b.level != Level::Blocks || !b.uses_signals() {
         return None;
@@ -89,7 +90,7 @@ fn without_signal<'a>(b: &Placed<'_>, outer: impl Iterator<Item = &'a Placed<'a>
     for a in outer.filter(|a| a.level == Level::Blocks) {
         let (Range { start, end }, Window { front, back }) = (a.range.clone(), a.window());
         let inside = start.saturating_add(front)..end.saturating_sub(back);
-        // A ring without anything to skip runs its blocks as if it were not there.
+        // A ring with nothing to skip runs its blocks as if it were absent.
         let inside = if inside.is_empty() { start..end } else { inside };
         let cut = |part: Range<usize>| {
             [0..start, inside.clone(), end..usize::MAX]
@@ -108,7 +109,7 @@ fn without_signal<'a>(b: &Placed<'_>, outer: impl Iterator<Item = &'a Placed<'a>
     None
 }
 
-/// Two caches that surround the same: the outer one has nothing to learn from when the inner one skips.
+/// Two caches in the same place: when the inner one skips, the outer one has nothing to learn from.
 fn same_place(a: &Placed<'_>, b: &Placed<'_>, model: &ModelMeta) -> Option<Problem> {
     if (a.level, &a.range, a.module) != (b.level, &b.range, b.module) {
         return None;
@@ -137,7 +138,7 @@ fn same_place(a: &Placed<'_>, b: &Placed<'_>, model: &ModelMeta) -> Option<Probl
     }
 }
 
-/// The strategies that join others, as the beginning of a hint.
+/// The strategies that combine others, as the beginning of a hint.
 fn join() -> String {
     let joins = |s: &&&StrategyInfo| (s.keys)().keys.iter().any(|key| key.name == MEMBERS);
     let names: Vec<String> =
@@ -149,8 +150,8 @@ fn join() -> String {
     }
 }
 
-/// A strategy that lets the conditional branch decide, beside one that leaves the other branch's passes out: what the
-/// second branch has stored is then older than what the first one measured.
+/// A strategy whose conditional branch decides, combined with one that skips passes of the other branch: the
+/// residual stored for that other branch is then older than the one that the decision was measured against.
 fn ages(leader: &Placed<'_>, other: &Placed<'_>) -> Option<Problem> {
     if leader.base() != Some(Base::Leader) || !other.follows() || leader.level == other.level {
         return None;
@@ -163,7 +164,8 @@ fn ages(leader: &Placed<'_>, other: &Placed<'_>) -> Option<Problem> {
     Some(Problem::error(&other.place, message).hint("branches = \"own\""))
 }
 
-/// A cache of whole forwards outside one of the whole stack, or of modules, learns only where the inner one computes.
+/// A cache of whole forwards around a cache of the whole stack, or of modules, learns only where the inner
+/// one computes.
 fn starved(outer: &Placed<'_>, inner: &Placed<'_>, model: &ModelMeta) -> Option<Problem> {
     let all = inner.level != Level::Forward && inner.range == model.whole();
     let both = outer.level == Level::Forward && all;

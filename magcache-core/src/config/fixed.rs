@@ -1,4 +1,4 @@
-//! Schedules as tables: what decisions that are known beforehand are written as.
+//! Schedules as tables: how decisions that are known in advance are written.
 
 use std::collections::BTreeMap;
 
@@ -21,7 +21,7 @@ pub enum Skips {
 }
 
 impl Skips {
-    /// Whether `branch` skips a step.
+    /// Whether `branch` skips the step.
     pub fn has(&self, step: usize, branch: Branch) -> bool {
         match self {
             Self::All(steps) => steps.contains(&step),
@@ -37,7 +37,7 @@ impl Skips {
         }
     }
 
-    /// Every name that is no branch's; `place` names the table.
+    /// An error for every key that names no branch; `place` names the table.
     pub fn problems(&self, place: &str) -> Vec<Problem> {
         match self {
             Self::All(_) => Vec::new(),
@@ -48,20 +48,20 @@ impl Skips {
     }
 }
 
-/// The strategy that is a fixed list of steps says so, with `inventory::submit!`: planned schedules, exported decisions and traces
-/// that are run again are tables of it.
+/// The strategy that skips a fixed list of steps, registered with `inventory::submit!`. Planned schedules,
+/// exported decisions and replayed traces are tables of this strategy.
 #[derive(Debug)]
 pub struct FixedSteps {
-    /// Its keys for these steps, and for runs of so many steps where that is said.
+    /// Makes its configuration from the steps to skip and, if given, the number of steps of the run.
     pub config: fn(Skips, Option<usize>) -> Box<dyn CacheConfig>,
 }
 
 inventory::collect!(FixedSteps);
 
 impl FixedSteps {
-    /// The one that is registered; of several, any.
+    /// The registered one; any of them if there are several.
     ///
-    /// Errors: there is none.
+    /// Errors: none is registered.
     pub fn registered() -> Result<&'static Self, ConfigError> {
         let all = || inventory::iter::<Self>.into_iter();
         let none = "no strategy is registered that skips a fixed list of steps, which this is written as";

@@ -1,7 +1,7 @@
-//! Configuration: `[[cache]]` tables to hooks.
+//! Configuration: from `[[cache]]` tables to hooks.
 //!
-//! A table names a strategy and holds its keys beside the words that every strategy has in common. Every key is
-//! read by somebody or refused; every problem of a configuration is reported at once.
+//! A table names a strategy and holds its keys along with the keys common to all strategies. A key that
+//! nothing reads is refused, and all problems of a configuration are reported at once.
 
 mod entry;
 mod exclusion;

@@ -1,4 +1,4 @@
-//! `[[cache]]` tables to hooks.
+//! From `[[cache]]` tables to hooks.
 
 use std::sync::Arc;
 
@@ -18,28 +18,28 @@ use crate::{
     state::HookId,
 };
 
-/// Which hooks a run has: the `[[cache]]` tables, outermost first, `[residuals]` and `[audit]`.
+/// The hooks of a run: the `[[cache]]` tables, outermost first, `[residuals]` and `[audit]`.
 #[derive(Debug, Default)]
 pub struct CachePlan {
     /// The tables.
     pub cache: Vec<CacheEntry>,
     /// How residuals are stored.
     pub residuals: Residuals,
-    /// Which reuses are checked against the truth.
+    /// Which reuses are audited.
     pub audit: AuditPolicy,
 }
 
-/// A registry, and what to tell the user before the run.
+/// A registry, and the warnings to show before the run.
 #[derive(Clone, Debug)]
 pub struct Built {
     /// The hooks.
     pub registry: Arc<HookRegistry>,
-    /// Problems that are not fatal.
+    /// The non-fatal problems.
     pub warnings: Vec<Problem>,
 }
 
 impl CachePlan {
-    /// Reads the `cache` array and the tables `residuals` and `audit` of a document that has nothing else.
+    /// Parses a document that holds the `cache` array, the tables `residuals` and `audit`, and nothing else.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]
@@ -57,16 +57,16 @@ impl CachePlan {
         Ok(Self { audit: read("[audit]", document.audit)?, ..plan })
     }
 
-    /// Reads the tables of a document that was parsed elsewhere.
+    /// Reads tables that were parsed elsewhere.
     pub fn from_tables(cache: Vec<toml::Table>, residuals: Residuals) -> Result<Self, ConfigError> {
         let entry = |(i, table)| CacheEntry::from_table(&format!("cache[{i}]"), table);
         let cache = cache.into_iter().enumerate().map(entry).collect::<Result<_, _>>()?;
         Ok(Self { cache, residuals, audit: AuditPolicy::default() })
     }
 
-    /// Checks everything against the model and the run, and builds the hooks.
+    /// Validates everything against the model and the run, and builds the hooks.
     ///
-    /// Errors: every fatal problem at once.
+    /// Errors: all fatal problems at once.
     pub fn build(&self, model: &ModelMeta, trajectory: Option<&Trajectory>) -> Result<Built, ConfigError> {
         let builder = HookRegistry::builder(model.blocks());
         let builder = builder.storage(self.residuals.policy()?).audit(self.audit);

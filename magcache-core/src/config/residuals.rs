@@ -1,4 +1,4 @@
-//! How what is stored for reuse is held.
+//! The `[residuals]` table: how stored residuals are held.
 
 use candle_core::{DType, Device};
 use schemars::JsonSchema;
@@ -13,7 +13,8 @@ pub struct Residuals {
     /// `f32`, `bf16` or `f16`, in storage only; without it, as the model computes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dtype: Option<String>,
-    /// Most bytes, `2 GiB` or a number; past them the oldest are dropped and computed again. No limit without it.
+    /// Most bytes, `2 GiB` or a number; past them the oldest are dropped and computed again. No limit without
+    /// it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub budget: Option<String>,
     /// `same` (as the model, what holds without it) or `cpu`.
@@ -22,12 +23,12 @@ pub struct Residuals {
 }
 
 impl Residuals {
-    /// True when the table says nothing.
+    /// Whether the table is empty.
     pub fn is_default(&self) -> bool {
         *self == Self::default()
     }
 
-    /// The policy, with `device = "same"` as no device at all.
+    /// The storage policy; `device = "same"` becomes `None`.
     pub fn policy(&self) -> Result<StoragePolicy, ConfigError> {
         let place = "[residuals]";
         let dtype = match self.dtype.as_deref() {
@@ -51,7 +52,7 @@ impl Residuals {
     }
 }
 
-/// `2 GiB`, `512 MB`, `1000`.
+/// Parses `2 GiB`, `512 MB` or `1000`.
 fn bytes(place: &str, text: &str) -> Result<usize, ConfigError> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic()).trim();
     let unit = text.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.').trim();

@@ -1,4 +1,4 @@
-//! What an author of a strategy writes: the keys of its table, and what they build.
+//! What a strategy author implements: the keys of its table, and how to build the strategy from them.
 
 use std::{fmt::Debug, ops::Range, sync::Arc};
 
@@ -9,22 +9,22 @@ use crate::{
     profile::Part, state::HookId, strategy::AnyCache,
 };
 
-/// What a strategy's keys build.
+/// The strategy built from the keys of a table.
 #[derive(Debug)]
 pub enum Strategy {
-    /// A strategy in the one adapter, with its limits.
+    /// A strategy that runs in the adapter, with its limits.
     Cache(Box<dyn AnyCache>, Guards),
-    /// A hook of its own.
+    /// A custom hook.
     Hook(Arc<dyn BlockHook>),
 }
 
 impl Strategy {
-    /// A strategy in the one adapter.
+    /// A strategy that runs in the adapter.
     pub fn cache(cache: impl AnyCache + 'static, guards: Guards) -> Self {
         Self::Cache(Box::new(cache), guards)
     }
 
-    /// True when it decides from the step alone and wants no block to run: it can surround anything.
+    /// Whether it decides from the step alone and needs no block to run, so that it can surround anything.
     pub(super) fn is_blind(&self) -> bool {
         match self {
             Self::Cache(cache, _) => cache.any_static() && cache.any_window() == Window::default(),
@@ -33,10 +33,10 @@ impl Strategy {
     }
 }
 
-/// What a strategy can look at when it is built.
+/// Context available to a strategy when it is built.
 #[derive(Debug)]
 pub struct BuildCx<'a> {
-    /// Names this table in problems.
+    /// Name of this table in problems.
     pub place: &'a str,
     /// The ring's name.
     pub id: HookId,
@@ -44,16 +44,16 @@ pub struct BuildCx<'a> {
     pub model: &'a ModelMeta,
     /// The blocks that the hook will surround.
     pub range: Range<usize>,
-    /// The run, where it is known.
+    /// The run, if known.
     pub trajectory: Option<&'a Trajectory>,
-    /// The words of the table.
+    /// The common keys of the table.
     pub words: &'a Given<'a>,
-    /// The experts that it acts in; empty means all of them.
+    /// The experts it acts in; empty means all.
     pub experts: &'a [Expert],
 }
 
 impl BuildCx<'_> {
-    /// The limits of the table, with the strategy's own defaults for words that it does not have.
+    /// The limits from the table, with the strategy's defaults for keys that are not given.
     pub fn guards(&self, defaults: Guards) -> Guards {
         let words = self.words;
         Guards {
@@ -65,7 +65,8 @@ impl BuildCx<'_> {
         }
     }
 
-    /// Everything wrong or doubtful about a strategy's keys: what it says itself, and those that another one silences.
+    /// All errors and warnings about a strategy's keys: its own, and a warning for each key that another key
+    /// disables.
     pub fn check(&self, config: &dyn CacheConfig) -> Vec<Problem> {
         let mut out = config.validate(self);
         let info = meta::strategies().into_iter().find(|s| s.name == config.typetag_name());
@@ -77,20 +78,21 @@ impl BuildCx<'_> {
 /// The keys of one strategy, read strictly.
 #[typetag::serde(tag = "strategy")]
 pub trait CacheConfig: Debug + Send + Sync {
-    /// Everything wrong or doubtful about the values for this model and run. Changes nothing.
+    /// All errors and warnings about the values for this model and run. Has no side effects.
     fn validate(&self, cx: &BuildCx<'_>) -> Vec<Problem>;
 
-    /// What it reads of its profile; nothing where the table brings its own. A run is told what those measurements hold for.
+    /// The parts of the profile that it reads; empty if the table brings its own values. A run is judged
+    /// against the conditions under which those parts were measured.
     fn reads(&self) -> Vec<Part> {
         Vec::new()
     }
 
-    /// The tables of the strategies that this one is made of.
+    /// The tables of the strategies that this one combines.
     fn members(&self) -> &[Box<dyn CacheConfig>] {
         &[]
     }
 
-    /// The strategy. Called only when [`CacheConfig::validate`] found no error.
+    /// Builds the strategy. Called only if [`CacheConfig::validate`] found no error.
     fn build(&self, cx: &BuildCx<'_>) -> Result<Strategy, ConfigError>;
 }
 

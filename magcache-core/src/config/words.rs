@@ -1,4 +1,4 @@
-//! The words that every `[[cache]]` table may have, and which of them were read.
+//! The keys common to all `[[cache]]` tables, and which of them were read.
 
 use std::{cell::RefCell, collections::BTreeSet, sync::Arc};
 
@@ -14,8 +14,9 @@ use crate::{
 #[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Words {
-    /// The blocks: a stack of the model, `3..9`, or `all` (the default). For a strategy that looks at the step alone also
-    /// `forward`, the whole forward, latents in and prediction out, or a module of the model, inside every block.
+    /// The blocks: a stack of the model, `3..9`, or `all` (the default). For a strategy that looks at the
+    /// step alone also `forward`, the whole forward, latents in and prediction out, or a module of the model,
+    /// inside every block.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub at: Option<String>,
     /// A built-in profile, or the path of one; the model's own without it.
@@ -24,7 +25,8 @@ pub struct Words {
     /// Which of the profile's curves, fits or sensitivities; the first without it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub variant: Option<String>,
-    /// Steps that are always computed first, or a fraction of the steps of each expert. Without it the strategy says.
+    /// Steps that are always computed first, or a fraction of the steps of each expert. Without it the
+    /// strategy says.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub warmup: Option<Warmup>,
     /// Steps that are always computed last. Without it the strategy says.
@@ -42,14 +44,15 @@ pub struct Words {
     /// The experts that it acts in, by name; all of them without. In the steps of the others it is not there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub experts: Option<Vec<String>>,
-    /// What stands in for skipped blocks, such as `{ type = "taylor", order = 1 }`; the last residual without it.
+    /// What stands in for skipped blocks, such as `{ type = "taylor", order = 1 }`; the last residual without
+    /// it.
     #[schemars(with = "Option<Box<dyn ForecastConfig>>")]
     #[serde(skip_serializing_if = "Option::is_none", with = "shared")]
     pub forecast: Option<Arc<dyn ForecastConfig>>,
 }
 
 impl Words {
-    /// What the words name.
+    /// The experts that the table names.
     pub(crate) fn experts(&self, model: &ModelMeta) -> Result<Vec<Expert>, ConfigError> {
         let known = || model.experts.iter().copied();
         let one = |name: &String| match known().position(|n| n == name.as_str()) {
@@ -86,8 +89,8 @@ impl Words {
     }
 }
 
-/// The words of a table as its strategy reads them. What is read is noted: a word that is given and that nobody reads has no
-/// effect, and the user is told.
+/// The common keys of a table as its strategy reads them. Reads are tracked: the user is warned about a key
+/// that is given but never read, because it has no effect.
 #[derive(Debug)]
 pub struct Given<'a> {
     words: &'a Words,
@@ -96,7 +99,7 @@ pub struct Given<'a> {
 }
 
 impl<'a> Given<'a> {
-    /// The words of a table, and the profile that it names, else the model's default one.
+    /// The common keys of a table, and the profile that it names or else the model's default one.
     pub fn new(words: &'a Words, profile: Option<&'a Profile>) -> Self {
         Self { words, profile, read: RefCell::default() }
     }
@@ -106,7 +109,7 @@ impl<'a> Given<'a> {
         value
     }
 
-    /// The profile that the table names, else the model's default one.
+    /// The profile that the table names, or else the model's default one.
     pub fn profile(&self) -> Option<&'a Profile> {
         self.read("profile", self.profile)
     }
@@ -116,12 +119,12 @@ impl<'a> Given<'a> {
         self.read("variant", self.words.variant.as_deref())
     }
 
-    /// Steps, or a fraction of the phase, computed first.
+    /// Steps, or the fraction of the phase, that are always computed first.
     pub fn warmup(&self) -> Option<Warmup> {
         self.read("warmup", self.words.warmup)
     }
 
-    /// Steps computed last.
+    /// Steps that are always computed last.
     pub fn last_steps(&self) -> Option<usize> {
         self.read("last_steps", self.words.last_steps)
     }
@@ -136,15 +139,15 @@ impl<'a> Given<'a> {
         self.read("max_total_skips", self.words.max_total_skips)
     }
 
-    /// Whose decision a branch takes.
+    /// Whose decision a branch follows.
     pub fn branches(&self) -> Option<Branches> {
         self.read("branches", self.words.branches)
     }
 
-    /// A warning for every word that is given and that nobody read while `strategy` was built.
+    /// A warning for every key that is given but was not read while `strategy` was built.
     pub(crate) fn without_effect(&self, place: &str, name: &str, strategy: &Strategy) -> Vec<Problem> {
         let read = self.read.borrow();
-        // The plan reads where and in which experts; the adapter, what stands in.
+        // `at` and `experts` are read by the plan, `forecast` by the adapter.
         let adapter = matches!(strategy, Strategy::Cache(..));
         let elsewhere = |word: &str| match word {
             "at" | "experts" => true,
@@ -161,7 +164,7 @@ impl<'a> Given<'a> {
     }
 }
 
-/// serde for a shared plugin: typetag reads a `Box`, a hook keeps an `Arc`.
+/// serde for a shared plugin: typetag reads a `Box`, but a hook keeps an `Arc`.
 mod shared {
     use std::sync::Arc;
 

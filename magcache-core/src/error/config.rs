@@ -5,7 +5,7 @@ use std::{ops::Range, path::PathBuf};
 use super::{count, hint::Hint};
 use crate::Problem;
 
-/// A configuration or a profile that cannot be used. Nothing has run when it is returned.
+/// A configuration or a profile that cannot be used. Returned before anything runs.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
@@ -14,27 +14,27 @@ pub enum ConfigError {
     Syntax {
         /// File, table or key.
         place: String,
-        /// What the parser says.
+        /// The parser's message.
         message: String,
-        /// What to type in its place.
+        /// What to write instead.
         hint: Option<String>,
     },
     /// A key that nothing reads.
     #[error("{place}: unknown key `{key}`")]
     UnknownKey {
-        /// Table.
+        /// The table.
         place: String,
         /// The key.
         key: String,
         /// The nearest known key.
         nearest: Option<String>,
     },
-    /// A name that nothing registered.
+    /// A name that is not registered.
     #[error("{place}: unknown {kind} {name:?}")]
     UnknownName {
         /// Where it was used.
         place: String,
-        /// What kind of name.
+        /// The kind of name.
         kind: &'static str,
         /// The name.
         name: String,
@@ -44,9 +44,9 @@ pub enum ConfigError {
     /// A ring around blocks that the model does not have.
     #[error("a hook around blocks {at:?} of a model with {}", count(*blocks, "block"))]
     Range {
-        /// The range asked for.
+        /// The requested range.
         at: Range<usize>,
-        /// Blocks of the model.
+        /// Number of blocks of the model.
         blocks: usize,
     },
     /// A file that cannot be read.
@@ -54,7 +54,7 @@ pub enum ConfigError {
     Read {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: std::io::Error,
     },
     /// Values that cannot work, all of them.
@@ -63,7 +63,7 @@ pub enum ConfigError {
 }
 
 impl ConfigError {
-    /// An error of the TOML reader at `place`: an unknown key is named with the nearest known one.
+    /// An error of the TOML reader at `place`; an unknown key is reported with the nearest known one.
     pub fn toml(place: &str, error: &toml::de::Error) -> Self {
         super::syntax(place, error)
     }

@@ -1,24 +1,24 @@
-//! What to do about an error, apart from what is wrong.
+//! Hints: what to do about an error, kept apart from its message.
 
 use std::{error::Error, fmt};
 
-/// An error that knows what to do about it, in words that can be typed where possible. A key of a configuration is named as
-/// it stands there, as in `` `flow_shift = 3` ``: a program may have a flag for it.
+/// An error that can suggest a remedy, if possible as text that can be typed. A configuration key is written
+/// as in the file, `` `flow_shift = 3` ``; a program may translate it into a flag.
 ///
-/// [`hints!`](crate::hints) makes it known, so that [`of`] finds it in every chain of errors.
+/// Register the type with [`hints!`](crate::hints), so that [`of`] finds it in any chain of errors.
 pub trait Hint: Error {
-    /// What to do about it, where it knows.
+    /// What to do about the error, if known.
     fn hint(&self) -> Option<String>;
 }
 
-/// How errors of one type are asked.
+/// How to get the hint from errors of one type.
 #[derive(Debug)]
 pub struct Known(#[doc(hidden)] pub fn(&(dyn Error + 'static)) -> Option<String>);
 
 inventory::collect!(Known);
 
-/// Makes errors of these types known to [`hint::of`](crate::hint::of): each is [`Hint`](crate::hint::Hint), or has a method
-/// of that name and form because its crate stands below this one.
+/// Registers error types with [`hint::of`](crate::hint::of). Each implements [`Hint`](crate::hint::Hint), or,
+/// if its crate cannot depend on this one, has a method of the same name and signature.
 #[macro_export]
 macro_rules! hints {
     ($($error:ty),+ $(,)?) => {
@@ -32,14 +32,14 @@ macro_rules! hints {
     };
 }
 
-/// The first hint of an error and its sources, those inside errors of candle among them.
+/// The first hint of an error and its sources, including errors wrapped in candle errors.
 pub fn of(error: &(dyn Error + 'static)) -> Option<String> {
     let known = inventory::iter::<Known>.into_iter().find_map(|known| known.0(error));
     let found = known.or_else(|| inside(error.downcast_ref()?));
     found.or_else(|| of(error.source()?))
 }
 
-/// The same for what candle wraps, which are no sources of its errors.
+/// The hint of an error wrapped by candle, which does not expose it as a source.
 fn inside(error: &candle_core::Error) -> Option<String> {
     use candle_core::Error as E;
     match error {
@@ -52,10 +52,11 @@ fn inside(error: &candle_core::Error) -> Option<String> {
     }
 }
 
-/// What stands between a message and its hint.
+/// Separates a message from its hint.
 const MARK: &str = "\nhint: ";
 
-/// What candle holds: it keeps nothing but the text of what it wraps, so the hint is in the alternate form of that.
+/// An error as candle holds it. Candle keeps only the text of what it wraps, so the alternate form carries
+/// the hint.
 struct Wrapped {
     message: String,
     hint: Option<String>,
@@ -71,18 +72,18 @@ impl fmt::Display for Wrapped {
     }
 }
 
-/// An error and, on a line of its own, its hint.
+/// The text of an error and, on a line of its own, its hint.
 pub fn told(error: &(dyn Error + 'static)) -> String {
     let hint = of(error).map(|hint| format!("{MARK}{hint}")).unwrap_or_default();
     format!("{error}{hint}")
 }
 
-/// An error as one of candle that keeps its hint.
+/// Wraps an error in a candle error that keeps the hint.
 pub fn wrap(error: impl Error + 'static) -> candle_core::Error {
     candle_core::Error::wrap(Wrapped { message: error.to_string(), hint: of(&error) })
 }
 
-/// An error of candle with a hint.
+/// A candle error with a hint.
 pub fn tensor_error(message: impl Into<String>, hint: impl Into<String>) -> candle_core::Error {
     candle_core::Error::wrap(Wrapped { message: message.into(), hint: Some(hint.into()) })
 }
@@ -110,7 +111,7 @@ mod tests {
         assert_eq!(of(&context).as_deref(), found);
         assert_eq!(of(&tensor_error("m", "do it")).as_deref(), Some("do it"));
         assert_eq!(of(&candle_core::Error::Msg("m".to_owned())), None);
-        // Of a source, and of an error whose own hint is none.
+        // The hint of a source, and an error type whose hint is `None`.
         let missing = crate::calibrate::RecordingError::Missing("x".to_owned());
         assert_eq!(of(&missing), None);
     }

@@ -1,4 +1,4 @@
-//! What can be wrong with a configuration or a profile.
+//! Errors in configurations and profiles.
 
 pub(crate) mod config;
 pub mod hint;
@@ -16,7 +16,7 @@ pub fn count(n: usize, noun: &str) -> String {
     }
 }
 
-/// The candidate most like `word`, if one is near enough to be meant.
+/// The candidate most similar to `word`, if one is similar enough to be a likely misspelling.
 pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<String> {
     let score = |c: &str| strsim::jaro_winkler(&word.to_lowercase(), &c.to_lowercase());
     let (best, near) = candidates.into_iter().map(|c| (c, score(c))).max_by(|a, b| a.1.total_cmp(&b.1))?;

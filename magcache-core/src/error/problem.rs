@@ -10,11 +10,11 @@ use crate::Branch;
 pub struct Problem {
     /// Table and key.
     pub place: String,
-    /// What is wrong, with both values.
+    /// What is wrong, with the given and the expected value.
     pub message: String,
     /// What to do about it.
     pub hint: Option<String>,
-    /// False for a warning: the configuration works, but perhaps not as hoped.
+    /// False for a warning: the configuration works, but perhaps not as intended.
     pub fatal: bool,
 }
 
@@ -24,18 +24,18 @@ impl Problem {
         Self { place: place.into(), message: message.into(), hint: None, fatal: true }
     }
 
-    /// Something to tell before compute is spent.
+    /// Something to point out before compute is spent.
     pub fn warning(place: impl Into<String>, message: impl Into<String>) -> Self {
         Self { fatal: false, ..Self::error(place, message) }
     }
 
-    /// Adds what to do about it.
+    /// Adds a hint.
     #[must_use]
     pub fn hint(self, hint: impl Into<String>) -> Self {
         Self { hint: Some(hint.into()), ..self }
     }
 
-    /// An error unless `name`, which `key` has a list for, is that of a guidance branch.
+    /// An error unless `name`, a list under `key`, is the name of a guidance branch.
     pub fn unless_branch(place: &str, key: &str, name: &str) -> Option<Self> {
         let unknown = name.parse::<Branch>().err()?;
         let near = nearest(name, ["cond", "uncond", "batched"]);
@@ -46,7 +46,7 @@ impl Problem {
         Some(Self::error(place, format!("`{key}` has a list for {name:?}: {unknown}")).hint(hint))
     }
 
-    /// An error unless `value` lies in `low..=high`; NaN never does. `f64::MAX` is no upper bound.
+    /// An error unless `value` lies in `low..=high`; NaN never does. `high = f64::MAX` means no upper bound.
     pub fn unless_in(place: &str, key: &str, value: f64, low: f64, high: f64) -> Option<Self> {
         let range = || match high {
             f64::MAX => format!("at least {low}"),

@@ -1,9 +1,9 @@
-//! What the TOML reader says, in the words of a configuration.
+//! Errors of the TOML reader, rephrased in terms of the configuration.
 
 use super::nearest;
 use crate::ConfigError;
 
-/// The words that every `[[cache]]` table has in common.
+/// The keys common to all `[[cache]]` tables.
 pub(crate) const WORDS: [&str; 10] = [
     "at",
     "profile",
@@ -17,10 +17,11 @@ pub(crate) const WORDS: [&str; 10] = [
     "forecast",
 ];
 
-/// Tables that name what reads them: the type that the reader expects, and the key with that name.
+/// Tables that name the plugin that reads them: the type that the reader expects, and the key that holds the
+/// name.
 const NAMED: [(&str, &str); 2] = [("dyn ForecastConfig", "type"), ("dyn CacheConfig", "strategy")];
 
-/// An error of the TOML reader, its message taken apart where that helps.
+/// Converts an error of the TOML reader, taking its message apart where that helps.
 pub(crate) fn syntax(place: &str, error: &impl ToString) -> ConfigError {
     let text = error.to_string();
     let text = text.trim_end();
@@ -28,7 +29,7 @@ pub(crate) fn syntax(place: &str, error: &impl ToString) -> ConfigError {
     if text.contains("unknown field `")
         && let Some(key) = quoted.next()
     {
-        // A common word can be unknown too: in a member of a combination, whose words are the combination's.
+        // A common key can be unknown too: in a member of a combination, where the combination holds them.
         let known: Vec<_> = quoted.chain(WORDS).filter(|word| *word != key).collect();
         return ConfigError::UnknownKey {
             place: place.to_owned(),
@@ -40,14 +41,15 @@ pub(crate) fn syntax(place: &str, error: &impl ToString) -> ConfigError {
     ConfigError::Syntax { place: place.to_owned(), message, hint }
 }
 
-/// A value of another shape than the type that reads it: that type is nothing that a user knows.
+/// A value of the wrong shape, reported without the Rust type that reads it, which means nothing to a user.
 fn shape(text: &str) -> Option<(String, Option<String>)> {
     let (_, after) = text.split_once("invalid type: ").or_else(|| text.split_once("invalid value: "))?;
     let (got, rest) = after.split_once(", expected ")?;
     let expected = rest.lines().next()?;
     let (key, word) = (key(text), got.split('"').nth(1));
     if got == "map" && shown(text).is_some_and(|line| line.starts_with("[[")) {
-        // A list can be read into a table too, by position: the reader says something about the first field.
+        // A list can also be read into a table by position, and the reader then complains about the first
+        // field.
         let message = format!("`{}` is a list, it must be a table", key.unwrap_or_default());
         return Some((message, key.map(|key| format!("[{key}]"))));
     }
@@ -75,7 +77,7 @@ fn shape(text: &str) -> Option<(String, Option<String>)> {
     let got = match got {
         "map" => "a table",
         "sequence" => "a list",
-        // `string "x"`, `integer `3``: the value says what it is.
+        // `string "x"`, `integer `3``: keep the value alone, which shows its type.
         other => other.find(['"', '`']).map_or(other, |at| other[at..].trim_matches('`')),
     };
     let message = match key {
@@ -85,7 +87,7 @@ fn shape(text: &str) -> Option<(String, Option<String>)> {
     Some((message, hint))
 }
 
-/// The key that an error is about: the innermost that it names, else that of the line that it shows.
+/// The key that an error is about: the innermost one it names, or else the key on the line it shows.
 fn key(text: &str) -> Option<&str> {
     let named = text.rsplit_once("in `").and_then(|(_, rest)| rest.split('`').next());
     let typed = || shown(text)?.split('=').next().map(|key| key.trim().trim_matches(['[', ']']));
@@ -103,7 +105,7 @@ fn shown(text: &str) -> Option<&str> {
 mod tests {
     use crate::{CachePlan, hint::Hint};
 
-    /// What is said about a document, and its hint.
+    /// The message for a document, and its hint.
     fn told(text: &str) -> (String, Option<String>) {
         let error = CachePlan::parse(text).expect_err(text);
         (error.to_string(), error.hint())

@@ -1,7 +1,7 @@
-//! What a table of a configuration may have in it, read off the type that reads the table.
+//! The keys of a configuration table, derived from the type that reads the table.
 //!
-//! A type that derives `JsonSchema` says everything: its doc comments are the meanings, its default is the default, its
-//! attributes are the ranges. So a reference that is printed or written cannot drift from what is accepted.
+//! A type that derives `JsonSchema` provides everything: meanings from its doc comments, defaults from its
+//! `Default`, ranges from its attributes. So the generated reference cannot drift from what is accepted.
 
 mod shape;
 
@@ -14,31 +14,32 @@ use crate::Problem;
 /// The keys of one table.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Keys {
-    /// What the table is: the doc comment of its type.
+    /// The doc comment of its type.
     pub about: String,
-    /// Its keys by name; those of a table inside it follow theirs, as `outer.inner`.
+    /// Its keys by name; the keys of a nested table follow its own, as `outer.inner`.
     pub keys: Vec<Key>,
 }
 
 /// One key.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Key {
-    /// As it is typed.
+    /// The name as it is typed.
     pub name: String,
-    /// What it takes: `number`, `list of whole numbers`, ...
+    /// The kind of value: `number`, `list of whole numbers`, ...
     pub kind: String,
-    /// The default as it would be typed; `None` where the meaning says what holds without the key.
+    /// The default as it would be typed; `None` if the meaning describes what applies without the key.
     pub default: Option<String>,
-    /// The values that are accepted; `None` where every one of its kind is.
+    /// The accepted values; `None` if every value of its kind is accepted.
     pub range: Option<String>,
-    /// What it means: its doc comment.
+    /// Its meaning: the doc comment.
     pub meaning: String,
-    /// The words that it takes, with their meanings.
+    /// The words that it accepts, with their meanings.
     pub words: Vec<(String, String)>,
-    /// A setting with which it has no effect: another key, and its value as it would be typed.
+    /// A setting that disables it: another key, and its value as it would be typed.
     pub unless: Option<(String, String)>,
-    /// Where a target looks for its value: from one that skips little to one that skips much. For one key of a strategy,
-    /// `#[schemars(extend("target" = [0, 4]))]`; of whole numbers where the key takes those.
+    /// The range in which a target searches for its value, from a value that skips little to one that skips
+    /// much. Marks one key of a strategy: `#[schemars(extend("target" = [0, 4]))]`. Searched in whole numbers
+    /// if the key takes those.
     pub target: Option<[f64; 2]>,
 }
 
@@ -58,7 +59,8 @@ pub struct Key {
 ///
 /// let keys = keys_of::<Config>().keys;
 /// assert_eq!((keys[0].name.as_str(), keys[0].kind.as_str()), ("threshold", "number"));
-/// assert_eq!((keys[0].range.as_deref(), keys[0].meaning.as_str()), (Some("at least 0"), "Bound of the error."));
+/// assert_eq!(keys[0].range.as_deref(), Some("at least 0"));
+/// assert_eq!(keys[0].meaning, "Bound of the error.");
 /// ```
 pub fn keys_of<T: JsonSchema>() -> Keys {
     let settings = SchemaSettings::draft2020_12().with(|s| s.inline_subschemas = true);
@@ -71,12 +73,12 @@ pub fn keys_of<T: JsonSchema>() -> Keys {
 }
 
 impl Keys {
-    /// The key that a target sets, and where it looks for the value.
+    /// The key that a target sets, and the range in which it searches.
     pub fn target(&self) -> Option<(&Key, [f64; 2])> {
         self.keys.iter().find_map(|key| Some((key, key.target?)))
     }
 
-    /// A warning for every key of a configuration that has no effect beside another one; `place` names its table.
+    /// A warning for every key of a configuration that another key disables; `place` names its table.
     pub fn idle(&self, place: &str, config: &impl Serialize) -> Vec<Problem> {
         let Ok(toml::Value::Table(table)) = toml::Value::try_from(config) else { return Vec::new() };
         let typed = |key: &str| table.get(key).map(ToString::to_string);
@@ -91,7 +93,7 @@ impl Keys {
     }
 }
 
-/// A value of a schema as TOML has it.
+/// A value of a schema in TOML syntax.
 fn typed(value: &Value) -> Option<String> {
     toml::Value::try_from(value).ok().map(|value| value.to_string())
 }

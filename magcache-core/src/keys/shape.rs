@@ -6,7 +6,7 @@ use super::{Key, typed};
 
 type Schema = Map<String, Value>;
 
-/// Every key below `schema`, those of tables inside it with their path.
+/// Every key below `schema`; keys of nested tables with their path.
 pub(super) fn flatten(path: &str, schema: &Schema, out: &mut Vec<Key>) {
     for (name, value) in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {
         let Some(property) = value.as_object() else { continue };
@@ -41,7 +41,7 @@ pub(super) fn text(schema: &Schema) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// What is inside of an `Option`.
+/// The schema inside an `Option`.
 fn bare(schema: &Schema) -> &Schema {
     let some = alternatives(schema);
     match (some.as_slice(), schema.contains_key("anyOf")) {
@@ -50,7 +50,7 @@ fn bare(schema: &Schema) -> &Schema {
     }
 }
 
-/// The shapes that a value may have; itself where there is one.
+/// The alternative schemas of a value; the schema itself if there is only one.
 fn alternatives(schema: &Schema) -> Vec<&Schema> {
     let Some(list) = schema.get("anyOf").and_then(Value::as_array) else { return vec![schema] };
     let some = list.iter().filter_map(Value::as_object);
@@ -59,7 +59,7 @@ fn alternatives(schema: &Schema) -> Vec<&Schema> {
         .collect()
 }
 
-/// The words of a value that is one of several.
+/// The words of an enumerated value, with their meanings.
 fn words(schema: &Schema) -> Vec<(String, String)> {
     let mut out = Vec::new();
     for one in schema.get("oneOf").and_then(Value::as_array).into_iter().flatten() {
@@ -70,7 +70,7 @@ fn words(schema: &Schema) -> Vec<(String, String)> {
     out
 }
 
-/// What it takes, of one value or of several.
+/// The kind of value, in singular or plural.
 fn kind(schema: &Schema, many: bool) -> String {
     let of = |key: &str| schema.get(key).and_then(Value::as_object);
     let plural = |one: &str, all: &str| if many { all } else { one }.to_owned();
@@ -107,7 +107,7 @@ fn kind(schema: &Schema, many: bool) -> String {
     }
 }
 
-/// The bounds of a number, or of each in a list.
+/// The bounds of a number, or of each number in a list.
 fn range(schema: &Schema) -> Option<String> {
     let of = |key: &str| schema.get(key).and_then(Value::as_f64);
     let (low, above) = (of("minimum"), of("exclusiveMinimum"));

@@ -1,8 +1,9 @@
-//! Reuse checked against the truth, on a part of the passes that are skipped.
+//! Audits: a sample of the skipped passes is also computed to measure the true error of reuse.
 //!
-//! Where a reuse is audited, the blocks really run too, outside of every hook inside them, so that nobody there learns or
-//! decides anything: the difference between what stands in and what they give is the true error of that reuse. The run goes on
-//! with what stands in, to the bit as without an audit, unless a drift budget is passed.
+//! For an audited reuse the blocks run as well, without any inner hooks, so that none of them learns or
+//! decides anything. The difference between the forecast and the output of the blocks is the true error of
+//! that reuse. The run continues with the forecast, bit for bit as without an audit, unless a drift budget is
+//! exceeded.
 
 use candle_core::{Error, Result, Tensor};
 use schemars::JsonSchema;
@@ -15,11 +16,12 @@ use crate::{Problem, Streams, Why, metrics};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AuditPolicy {
-    /// The part of the reuses that is checked, 0 to 1, evenly spread over those of each slot: with 0.1 the 5th, the 15th, ...
+    /// The part of the reuses that is checked, 0 to 1, evenly spread over those of each slot: with 0.1 the
+    /// 5th, the 15th, ...
     #[schemars(range(min = 0.0, max = 1.0))]
     pub fraction: f64,
-    /// Most drift of a slot: the relative L1 errors of its audited outputs added up, each in place of `1 / fraction` reuses.
-    /// When it is passed, the sum begins again at 0.
+    /// Most drift of a slot: the relative L1 errors of its audited outputs added up, each in place of `1 /
+    /// fraction` reuses. When it is passed, the sum begins again at 0.
     #[schemars(range(min = 0.0))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drift_budget: Option<f64>,
@@ -34,22 +36,23 @@ pub enum OnDrift {
     /// Nothing: it is reported.
     #[default]
     Report,
-    /// The audited pass gives the truth, and from then on half as many consecutive skips are allowed, rounded down: half of
-    /// `max_skips`, or without it of the longest run of skips so far; 0 is none.
+    /// The audited pass gives the truth, and from then on half as many consecutive skips are allowed, rounded
+    /// down: half of `max_skips`, or without it of the longest run of skips so far; 0 is none.
     Tighten,
     /// The audited pass gives the truth, and every later pass is computed.
     Disable,
 }
 
-/// The true error of one reuse, on the denoised stream, the worst row of a batch. 0 where both sides are zero, infinite where
-/// they are no numbers.
+/// The true error of one reuse on the denoised stream, for the worst row of a batch. 0 if both sides are
+/// zero, infinite if the error is not a number.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Audit {
-    /// `mean|guess − truth| / mean|truth|` of what left the blocks, or of the prediction.
+    /// `mean|guess − truth| / mean|truth|` of the output of the blocks, or of the prediction.
     pub output_l1: f64,
     /// `‖guess − truth‖₂ / ‖truth‖₂` of the same.
     pub output_l2: f64,
-    /// Relative L1 of what was added to where the forecast starts from: the input of the blocks, or the leading branch.
+    /// Relative L1 of the residual over the base of the forecast: the input of the blocks, or the leading
+    /// branch.
     pub residual_l1: f64,
     /// Relative L2 of the same.
     pub residual_l2: f64,
@@ -58,17 +61,17 @@ pub struct Audit {
 crate::fields!(Audit { output_l1, output_l2, residual_l1, residual_l2 });
 
 impl AuditPolicy {
-    /// True when the table says nothing.
+    /// Whether the table is empty.
     pub fn is_default(&self) -> bool {
         *self == Self::default()
     }
 
-    /// True when the errors that are found can change a decision.
+    /// Whether measured errors can change a decision.
     pub fn acts(&self) -> bool {
         self.drift_budget.is_some() && self.on_drift != OnDrift::Report
     }
 
-    /// Everything wrong with the values.
+    /// All problems of the values.
     pub fn problems(&self) -> Vec<Problem> {
         let place = "[audit]";
         let mut out = Vec::new();
@@ -86,7 +89,7 @@ impl AuditPolicy {
         out
     }
 
-    /// Whether the reuse with this number of a slot, from 0, is audited.
+    /// Whether the reuse with this number in its slot, from 0, is audited.
     pub(crate) fn is_due(&self, turn: usize) -> bool {
         let before = |turn: usize| (turn as f64 * self.fraction + 0.5).floor();
         before(turn + 1) > before(turn)
@@ -94,7 +97,8 @@ impl AuditPolicy {
 }
 
 impl Audit {
-    /// The error of `guess`, both made from `base`, each number through `reduce`: over ranks, so that every rank acts alike.
+    /// The error of `guess` against `truth`, both made from `base`. Each number passes through `reduce` so
+    /// that all ranks act alike.
     pub(crate) fn of(
         base: &Streams,
         guess: &Streams,
@@ -123,20 +127,20 @@ impl Audit {
 
 type Metric = fn(&Tensor, &Tensor) -> Result<f64>;
 
-/// What the audits of one slot add up to. Made from the log alone, so that neither an error nor an eviction, which drop a slot,
-/// lets it begin again.
+/// The accumulated audits of one slot. Derived from the log alone, so that an error or an eviction, which
+/// drops the slot, does not reset it.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Drift {
-    /// Since the budget was last passed.
+    /// The accumulated error since the budget was last exceeded.
     since: f64,
-    /// Consecutive skips that are still allowed, once it was passed.
+    /// Consecutive skips that are still allowed, once it was exceeded.
     cap: Option<usize>,
-    /// Whether the last audit passed it.
+    /// Whether the last audit exceeded it.
     pub(crate) passed: bool,
 }
 
 impl Drift {
-    /// From the decisions of one slot, in order; `max_skips` is the cap that its table has.
+    /// From the decisions of one slot, in order; `max_skips` is the cap of its table.
     pub(crate) fn of<'r>(
         records: impl Iterator<Item = &'r Record>,
         policy: &AuditPolicy,
@@ -167,7 +171,7 @@ impl Drift {
         drift
     }
 
-    /// True where a reuse after so many consecutive skips is no longer allowed.
+    /// Whether a reuse after `consecutive` skips in a row is no longer allowed.
     pub(crate) fn forbids(&self, consecutive: usize) -> bool {
         self.cap.is_some_and(|cap| consecutive >= cap)
     }
@@ -192,7 +196,7 @@ mod tests {
         assert_eq!(due(0.3, 1000).len(), 300);
     }
 
-    /// `c` computed, `s` skipped, a digit an audited skip of so many tenths.
+    /// `c` is a computed pass, `s` a skipped one, a digit an audited skip with that error in tenths.
     fn log(passes: &str) -> Vec<Record> {
         let record = |(step, what): (usize, char)| {
             let error = what.to_digit(10).map(|tenths| f64::from(tenths) / 10.0);
@@ -220,7 +224,7 @@ mod tests {
     fn a_budget_is_passed_at_the_audit_that_passes_it() {
         let policy = |on_drift| AuditPolicy { fraction: 0.5, drift_budget: Some(1.0), on_drift };
         let drift = |on_drift, max, passes| Drift::of(log(passes).iter(), &policy(on_drift), max);
-        // Each audit counts twice: 0.4 and 0.6 are within, 1.0 is not above.
+        // Each audit counts twice: 0.4 and 0.6 are within the budget, and 1.0 does not exceed it.
         for within in ["cs2c", "cs2c1", "cs2c3", "cs2c3ssss"] {
             assert_eq!(drift(OnDrift::Disable, None, within).cap, None, "{within}");
         }
@@ -228,11 +232,11 @@ mod tests {
         assert!(over.passed && over.forbids(0));
         assert!(drift(OnDrift::Disable, None, "cs2c4ccc").forbids(0), "for good");
         assert_eq!(drift(OnDrift::Report, None, "cs9c9").cap, None);
-        // Half of the table's cap, or of the longest run of skips.
+        // Half the table's cap, or half the longest run of skips.
         assert_eq!(drift(OnDrift::Tighten, Some(5), "cs6").cap, Some(2));
         assert_eq!(drift(OnDrift::Tighten, None, "csssssc6").cap, Some(2));
         assert_eq!(drift(OnDrift::Tighten, None, "csss6").cap, Some(2));
-        // The sum begins again: the second 0.8 is within, with the third it is 1.6.
+        // The sum restarts: the second 0.8 is within the budget, and the third makes it 1.6.
         assert_eq!(drift(OnDrift::Tighten, Some(5), "cs6c4").cap, Some(2));
         assert_eq!(drift(OnDrift::Tighten, Some(5), "cs6c4c4").cap, Some(1));
         assert_eq!(drift(OnDrift::Tighten, Some(5), "cs6c4c4c6").cap, Some(0));

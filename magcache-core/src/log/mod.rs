@@ -1,4 +1,4 @@
-//! What was decided, and why.
+//! The log of decisions and their reasons.
 
 pub(crate) mod audit;
 pub(crate) mod why;
@@ -26,21 +26,22 @@ pub struct Record {
     pub branch: Branch,
     /// The hook.
     pub hook: HookId,
-    /// The blocks that were computed or replaced, or the one whose module was.
+    /// The blocks that were computed or replaced, or the block whose module was.
     pub blocks: Range<usize>,
-    /// The module inside the block that was computed or replaced; `None` where it was the blocks.
+    /// The module inside the block that was computed or replaced; `None` for whole blocks.
     pub module: Option<Arc<str>>,
-    /// True when the blocks, or the module, were replaced.
+    /// Whether the blocks, or the module, were replaced.
     pub reused: bool,
-    /// The cause.
+    /// The reason.
     pub why: Why,
-    /// What the strategy measured at this step, before any accumulation.
+    /// The strategy's metric at this step, before any accumulation.
     pub metric: Option<f64>,
-    /// What it compared with its threshold.
+    /// The value compared with the threshold.
     pub accumulated: Option<f64>,
-    /// The true error of the reuse, where it was audited. Of a reuse that was overruled for it ([`Why::DriftBudget`]) too.
+    /// The true error of the reuse, if it was audited; also present if the audit overruled it
+    /// ([`Why::DriftBudget`]).
     pub audit: Option<Audit>,
-    /// Bytes that the session's slots held when the decision was taken.
+    /// Bytes held by the session's slots when the decision was made.
     pub bytes: usize,
 }
 
@@ -61,13 +62,13 @@ crate::fields!(Record {
 });
 
 impl Record {
-    /// True when blocks, or the whole forward, were replaced by this hook itself: not a module inside a block, and not by a
-    /// ring further out.
+    /// Whether this hook itself replaced blocks or the whole forward: not a module inside a block, and not by
+    /// an outer ring.
     pub fn is_skip(&self) -> bool {
         self.reused && self.module.is_none() && self.why != Why::OuterCache
     }
 
-    /// True where both are about the same part of the same pass.
+    /// Whether both are about the same part of the same pass.
     fn is_of(&self, other: &Self) -> bool {
         let pass = |r: &Self| (r.step, r.eval, r.expert, r.branch, r.hook);
         pass(self) == pass(other) && self.blocks == other.blocks && self.module == other.module
@@ -78,14 +79,14 @@ impl Record {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct DecisionLog {
     records: Vec<Record>,
-    /// The pass that runs has run before, to its end.
+    /// Whether the current pass already ran to its end before.
     again: bool,
 }
 
 crate::fields!(DecisionLog { records } given { again });
 
 impl DecisionLog {
-    /// Appends a record and returns its place. In a pass that is run again, the decision that is there already stays.
+    /// Appends a record and returns its index. In a pass that is run again, the existing record is kept.
     pub fn push(&mut self, record: Record) -> usize {
         let step = record.step;
         let mut known = self.records.iter().enumerate().rev().take_while(|(_, r)| r.step == step);
@@ -98,7 +99,7 @@ impl DecisionLog {
         self.records.len() - 1
     }
 
-    /// A pass begins, that ran before or did not.
+    /// Begins a pass; `again` if it already ran to its end.
     pub(crate) fn begin(&mut self, again: bool) {
         self.again = again;
     }
@@ -107,7 +108,7 @@ impl DecisionLog {
         self.again
     }
 
-    /// A pass ended. What was decided in one that failed is forgotten: nothing came of it.
+    /// Ends a pass. The decisions of a failed pass are discarded.
     pub(crate) fn end(&mut self, step: &Step, branch: Branch, failed: bool) {
         if failed {
             let first = self.records.iter().rposition(|r| r.step != step.index).map_or(0, |last| last + 1);
@@ -119,7 +120,7 @@ impl DecisionLog {
         }
     }
 
-    /// How often a hook replaced `blocks` itself, or set out to and was overruled by an audit: (replaced, both).
+    /// How often a hook itself replaced `blocks`, and the same including reuses that an audit overruled.
     pub(crate) fn reuses_of(&self, key: &SlotKey) -> (usize, usize) {
         let own = |r: &&Record| {
             let pass = (r.hook, r.expert, r.branch, r.eval) == (key.hook, key.expert, key.branch, key.eval);
@@ -143,14 +144,14 @@ impl DecisionLog {
         }
     }
 
-    /// A reuse that becomes computed after all.
+    /// Turns a logged reuse into a computed pass.
     pub(crate) fn overrule(&mut self, place: usize, why: Why) {
         if let Some(record) = self.records.get_mut(place) {
             (record.reused, record.why) = (false, why);
         }
     }
 
-    /// The same decisions with bytes that are `unit` times as many.
+    /// The same decisions with byte counts multiplied by `unit`.
     pub(crate) fn in_units(&self, unit: usize) -> Self {
         let scaled = |record: &Record| Record { bytes: record.bytes * unit, ..record.clone() };
         Self { records: self.records.iter().map(scaled).collect(), ..Self::default() }
@@ -161,8 +162,8 @@ impl DecisionLog {
         &self.records
     }
 
-    /// The latest decision of a hook itself that holds for all of `blocks`, or for their module, on this step's evaluation
-    /// for `branch`. Where a ring further out left it nothing to decide, there is none.
+    /// The latest decision of a hook that covers all of `blocks`, or their module, at this evaluation of the
+    /// step for `branch`. `None` if an outer ring left it nothing to decide.
     pub fn decision(
         &self,
         hook: HookId,
@@ -177,13 +178,13 @@ impl DecisionLog {
         self.records.iter().rev().take_while(|r| r.step == step.index).find(here)
     }
 
-    /// The steps at which a hook's range was replaced on `branch`, in order; a step is named once for each part of it that
-    /// was decided on its own, such as a module of every block.
+    /// The steps at which a hook's range was replaced on `branch`, in order. A step appears once for each
+    /// part that was decided separately, such as a module of every block.
     pub fn reused(&self, hook: HookId, branch: Branch) -> impl Iterator<Item = usize> {
         self.records.iter().filter(move |r| r.hook == hook && r.branch == branch && r.reused).map(|r| r.step)
     }
 
-    /// Failsafes counted.
+    /// Number of failsafes.
     pub fn failsafes(&self) -> usize {
         self.records.iter().filter(|r| r.why.is_failsafe()).count()
     }

@@ -8,39 +8,39 @@ use crate::snapshot;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Why {
-    /// There is nothing to reuse yet, or it was evicted.
+    /// Nothing is stored to reuse yet, or it was evicted.
     NoHistory,
-    /// Within the first steps of the phase that are always computed.
+    /// One of the first steps of the phase, which are always computed.
     Warmup,
-    /// Within the last steps that are always computed.
+    /// One of the last steps, which are always computed.
     LastSteps,
-    /// The metric is over the threshold.
+    /// The accumulated value is over the threshold.
     Over,
-    /// The metric is under the threshold.
+    /// The accumulated value is under the threshold.
     Under,
-    /// As many consecutive steps as allowed were skipped.
+    /// The cap on consecutive skips was reached.
     SkipCap,
-    /// As many steps as allowed were skipped in all.
+    /// The cap on total skips was reached.
     TotalCap,
     /// A fixed schedule says so.
     Scheduled,
-    /// The strategy's own rule for this step (a forced recompute of a dialect).
+    /// A special rule of the strategy for this step (a forced recompute of a dialect).
     Gate,
-    /// Another member of a combination objected.
+    /// Another member of a combination vetoed the skip.
     Vetoed,
-    /// This branch follows another one's decision.
+    /// This branch follows the decision of another one.
     Followed,
     /// The branch to follow, or to be rebuilt from, has not run at this step.
     NoLeader,
     /// Other branches are rebuilt from this one.
     Leads,
-    /// An outer cache keeps these blocks computed.
+    /// An outer cache requires these blocks to be computed.
     Forced,
-    /// All of these blocks lie in the strategy's own window, whose blocks always run.
+    /// All of these blocks lie in the strategy's own window and therefore always run.
     Window,
     /// An outer cache skipped this range.
     OuterCache,
-    /// The audited errors of reuse passed their budget.
+    /// The audited errors exceeded the drift budget.
     DriftBudget,
     /// Shape, dtype or device of the streams changed: the slot was reset.
     FailsafeShape,
@@ -49,7 +49,7 @@ pub enum Why {
 }
 
 impl Why {
-    /// Every cause.
+    /// Every reason.
     pub const ALL: [Self; 19] = [
         Self::NoHistory,
         Self::Warmup,
@@ -72,7 +72,7 @@ impl Why {
         Self::FailsafeNonFinite,
     ];
 
-    /// The word used in logs, traces and JSON.
+    /// The word for it in logs, traces and JSON.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::NoHistory => "no-history",
@@ -97,12 +97,12 @@ impl Why {
         }
     }
 
-    /// True where nothing was decided: a ring further out, or the strategy's window, left nothing to decide.
+    /// Whether the hook had nothing to decide, because of an outer ring or the strategy's own window.
     pub fn is_imposed(self) -> bool {
         matches!(self, Self::Forced | Self::Window | Self::OuterCache)
     }
 
-    /// True for the causes that mean something went wrong and was caught.
+    /// Whether something went wrong and was caught.
     pub fn is_failsafe(self) -> bool {
         matches!(self, Self::FailsafeShape | Self::FailsafeNonFinite)
     }
@@ -116,7 +116,7 @@ impl fmt::Display for Why {
 
 snapshot::words! { Why: "the cause of a decision" }
 
-/// A word that names no cause.
+/// A word that names no reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("no decision has this cause")]
 pub struct UnknownCause;

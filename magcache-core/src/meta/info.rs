@@ -1,4 +1,4 @@
-//! What strategies, forecasts and profiles say about themselves.
+//! Metadata of strategies, forecasts and profiles.
 
 use crate::keys::Keys;
 
@@ -7,13 +7,13 @@ use crate::keys::Keys;
 pub enum Level {
     /// Around a range of blocks.
     Blocks,
-    /// Around a module inside every block that has it. No strategy is at home there; `at` places it.
+    /// Around a module inside every block that has it. Never a strategy's own level, only chosen with `at`.
     Modules,
     /// Around the whole forward.
     Forward,
 }
 
-/// What a strategy says about itself. Registered with `inventory::submit!`.
+/// Metadata of a strategy. Registered with `inventory::submit!`.
 #[derive(Debug)]
 pub struct StrategyInfo {
     /// The name in a configuration.
@@ -24,7 +24,7 @@ pub struct StrategyInfo {
     pub paper: &'static str,
     /// Where it acts.
     pub level: Level,
-    /// A `[[cache]]` table that parses and skips something on a guided model; with `never` set, nothing.
+    /// A `[[cache]]` table that parses and skips something on a guided model.
     pub example: &'static str,
     /// A `[[cache]]` table with which the strategy runs and skips nothing.
     pub never: &'static str,
@@ -34,7 +34,7 @@ pub struct StrategyInfo {
     pub origin: &'static str,
 }
 
-/// What a forecast says about itself. Registered with `inventory::submit!`.
+/// Metadata of a forecast. Registered with `inventory::submit!`.
 #[derive(Debug)]
 pub struct ForecastInfo {
     /// The `type` in a configuration.
@@ -45,8 +45,8 @@ pub struct ForecastInfo {
     pub paper: &'static str,
     /// Its own keys: [`keys_of`](crate::keys::keys_of) of the type that reads them.
     pub keys: fn() -> Keys,
-    /// The `forecast` table with which it continues the line through the last two computed steps, if it can: what
-    /// [`Continuation::Line`](crate::planner::Continuation::Line) is planned with.
+    /// The `forecast` table with which it extrapolates linearly through the last two computed steps, if it
+    /// can. Used for schedules planned with [`Continuation::Line`](crate::planner::Continuation::Line).
     pub line: Option<&'static str>,
     /// The crate that registers it.
     pub origin: &'static str,
@@ -55,9 +55,9 @@ pub struct ForecastInfo {
 /// A calibration profile that ships in a crate. Registered with `inventory::submit!`.
 #[derive(Debug)]
 pub struct ProfileInfo {
-    /// The name in a configuration; equals the profile's own.
+    /// The name in a configuration; equals the `name` in the profile.
     pub name: &'static str,
-    /// The profile.
+    /// The profile as TOML.
     pub toml: &'static str,
     /// The crate that registers it.
     pub origin: &'static str,

@@ -1,4 +1,4 @@
-//! What models and strategies say about themselves, and the lists that they register in.
+//! Metadata of models and strategies, and the registries that hold it.
 
 pub(crate) mod info;
 pub(crate) mod model;

@@ -1,4 +1,4 @@
-//! What a model says about itself.
+//! Metadata of a model.
 
 use std::{borrow::Cow, ops::Range};
 
@@ -28,32 +28,32 @@ pub enum Signal {
     TimestepProjection,
 }
 
-/// What `at` names beside stacks and modules: every block, and the whole forward.
+/// Values of `at` besides stacks and modules: every block, and the whole forward.
 const ALL: &str = "all";
 pub(crate) const FORWARD: &str = "forward";
 
-/// One stack of like blocks.
+/// One stack of identical blocks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StackMeta {
     /// Its name as a range in a configuration (`at = "single"`).
     pub name: Cow<'static, str>,
-    /// Blocks in it.
+    /// Number of blocks.
     pub blocks: usize,
-    /// What a block returns, in order: the residual tuple indices.
+    /// The roles of the tensors that a block returns, in order (the residual tuple indices).
     pub outputs: Cow<'static, [Role]>,
 }
 
 /// One block of a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BlockMeta {
-    /// Stack and place, `single.3`.
+    /// Stack and index in it, `single.3`.
     pub name: String,
-    /// What the block returns, in order.
+    /// The roles of the tensors that the block returns, in order.
     pub outputs: Cow<'static, [Role]>,
 }
 
-/// What a strategy needs to know about a model. Registered with `inventory::submit!`; a loaded checkpoint gives
-/// its own copy with the sizes of its configuration.
+/// What a strategy needs to know about a model. Registered with `inventory::submit!`; a loaded checkpoint
+/// provides its own copy with the sizes from its configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelMeta {
     /// The name in a configuration.
@@ -62,16 +62,16 @@ pub struct ModelMeta {
     pub summary: Cow<'static, str>,
     /// The stacks in the order in which they run.
     pub stacks: Cow<'static, [StackMeta]>,
-    /// Modules inside blocks that caches can surround, as ranges in a configuration (`at = "attn1"`): the names that the
-    /// forward gives to [`Modules::module`](crate::Modules::module). Not every block need have each of them.
+    /// Modules inside blocks that caches can surround (`at = "attn1"`): the names that the forward passes to
+    /// [`Modules::module`](crate::Modules::module). Not every block needs to have each of them.
     pub modules: Cow<'static, [&'static str]>,
-    /// Networks, in the order of their phases.
+    /// The networks, in the order of their phases.
     pub experts: Cow<'static, [&'static str]>,
-    /// True when a step has a conditional and an unconditional pass.
+    /// Whether a step has a conditional and an unconditional pass.
     pub guided: bool,
-    /// True when something after the last block reads the text stream.
+    /// Whether something after the last block reads the text stream.
     pub text_after: bool,
-    /// The signals that it shows.
+    /// The signals that it exposes.
     pub signals: Cow<'static, [Signal]>,
     /// Width of the hidden states.
     pub hidden_size: usize,
@@ -82,7 +82,7 @@ pub struct ModelMeta {
 }
 
 impl ModelMeta {
-    /// A model of one image stream with default everything: for tests and small crates.
+    /// A model of one image stream with defaults for everything else, for tests and small crates.
     pub fn simple(name: &'static str, blocks: usize) -> Self {
         let stack = StackMeta { name: "blocks".into(), blocks, outputs: Cow::Borrowed(&[Role::Image]) };
         Self {
@@ -109,7 +109,7 @@ impl ModelMeta {
         self
     }
 
-    /// Blocks of all stacks.
+    /// Number of blocks in all stacks.
     pub fn blocks(&self) -> usize {
         self.stacks.iter().map(|s| s.blocks).sum()
     }
@@ -128,7 +128,7 @@ impl ModelMeta {
         self.stacks.iter().flat_map(|s| of(s).collect::<Vec<_>>()).collect()
     }
 
-    /// What is wrong with the names that a configuration can use: each must mean one thing.
+    /// Problems of the names that a configuration can use: each name must be unambiguous.
     pub fn problems(&self) -> Vec<Problem> {
         let stacks = self.stacks.iter().map(|s| ("stack", &*s.name));
         let named = stacks.chain(self.modules.iter().map(|name| ("module", *name)));

@@ -1,10 +1,10 @@
-//! How the residual of a step relates to that of the step before it.
+//! How the residual of a step compares with that of the previous step.
 
 use candle_core::{DType, Result, Tensor, bail};
 
 use super::{Pooled, with_host};
 
-/// How a residual relates to the previous one, over tokens (rows of the last dimension).
+/// How a residual compares with the previous one, over tokens (rows of the last dimension).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct MagnitudeRatio {
     /// Mean of `|now| / |before|`, norms over the last dimension.
@@ -15,15 +15,15 @@ pub struct MagnitudeRatio {
     pub cosine_distance: f64,
 }
 
-/// The statistics that MagCache is calibrated with (`norm_ratio`, `norm_std`, `cos_dis` of the published
-/// calibration), on a host copy of the tensors.
+/// The statistics that MagCache's calibration uses (`norm_ratio`, `norm_std`, `cos_dis` of the published
+/// code), on a host copy of the tensors.
 pub fn magnitude_ratio(now: &Tensor, before: &Tensor) -> Result<MagnitudeRatio> {
     let (ratio, cosine_distance) = magnitudes(now, before)?;
     Ok(MagnitudeRatio { ratio: ratio.mean, std: ratio.std(), cosine_distance: cosine_distance.mean })
 }
 
-/// `|now| / |before|` and `1 − cos(now, before)` of every token, norms over the last dimension, on a host copy of the
-/// tensors.
+/// `|now| / |before|` and `1 − cos(now, before)` per token, norms over the last dimension, on a host copy of
+/// the tensors.
 pub fn magnitudes(now: &Tensor, before: &Tensor) -> Result<(Pooled, Pooled)> {
     if now.shape() != before.shape() {
         bail!("a magnitude ratio of shapes {:?} and {:?}", now.shape(), before.shape());

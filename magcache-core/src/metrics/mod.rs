@@ -1,8 +1,9 @@
-//! Scalars about tensors. The only file that reads tensors back from their device.
+//! Scalar metrics of tensors. The only file that reads tensors back from their device.
 //!
-//! Every metric is reduced in `f64` from sums of a few hundred `f32` values whatever the tensors' dtype, in an order that does not
-//! depend on the number of threads. Host tensors are read once, in one pass on all cores, without temporaries. A device tensor is reduced on the device and one scalar comes back.
-//! Rows of a batch share one decision, so a metric of a batch is the maximum over its rows.
+//! Whatever the tensors' dtype, every metric is reduced in `f64` from sums of a few hundred `f32` values, in
+//! an order that does not depend on the number of threads. Host tensors are read once, in a single sweep on
+//! all cores, without temporaries. A device tensor is reduced on the device, and only one scalar is read
+//! back. The rows of a batch share one decision, so the metric of a batch is the maximum over its rows.
 #![expect(clippy::disallowed_methods, reason = "this is the file that may read tensors back")]
 
 use candle_core::{CpuStorage, DType, Result, Storage, Tensor, bail};
@@ -17,7 +18,7 @@ pub use pooled::Pooled;
 
 use crate::threads;
 
-/// Combines a metric over ranks before anything is decided from it, so that every rank decides alike.
+/// Combines a metric over ranks before any decision uses it, so that all ranks decide alike.
 pub type Reducer = Arc<dyn Fn(f64) -> Result<f64> + Send + Sync>;
 
 /// `mean|a − b| / mean|b|`, the largest over the rows of dimension 0. NaN where `b` is all zeros.
@@ -25,7 +26,7 @@ pub fn relative_l1(a: &Tensor, b: &Tensor) -> Result<f64> {
     Ok(by_row(a, b, Tensor::abs, f32::abs)?.iter().map(|r| r.difference / r.of_b).fold(NONE, nan_max))
 }
 
-/// `y − x`, and [`relative_l1`] of it against `before`: on the host in one pass over the three.
+/// `y − x`, and its [`relative_l1`] against `before`; on the host in one sweep over all three.
 pub fn residual_and_relative_l1(y: &Tensor, x: &Tensor, before: &Tensor) -> Result<(Tensor, f64)> {
     let host = |t: &Tensor| t.device().is_cpu() && t.dtype() == DType::F32 && t.is_contiguous();
     if y.shape() != x.shape() || y.shape() != before.shape() || ![y, x, before].into_iter().all(host) {
@@ -89,21 +90,21 @@ pub fn rms_difference(a: &Tensor, b: &Tensor) -> Result<Vec<f64>> {
     Ok(rows.iter().map(|r| (r.difference / r.len).sqrt()).collect())
 }
 
-/// The largest of several rows' metrics, NaN if one is: rows of a batch share one decision.
+/// The largest of several rows' metrics, or NaN if one is NaN: the rows of a batch share one decision.
 pub fn worst(rows: impl IntoIterator<Item = f64>) -> f64 {
     rows.into_iter().fold(NONE, nan_max)
 }
 
-/// What the maximum over no rows is.
+/// The maximum over no rows.
 const NONE: f64 = f64::NEG_INFINITY;
 
 /// Sums over one row of dimension 0.
 struct Row {
-    /// Of `f(a − b)`.
+    /// Sum of `f(a − b)`.
     difference: f64,
-    /// Of `f(b)`.
+    /// Sum of `f(b)`.
     of_b: f64,
-    /// Elements.
+    /// Number of elements.
     len: f64,
 }
 
@@ -150,7 +151,7 @@ fn sums(a: &[f32], b: &[f32], f: impl Fn(f32) -> f32 + Copy + Sync) -> (f64, f64
     parts.into_iter().fold((0.0, 0.0), |sums, part| (sums.0 + part.0, sums.1 + part.1))
 }
 
-/// Values that are added up in f32: with lanes, a few dozen to each sum.
+/// Number of values summed in f32: a few dozen per lane.
 const BLOCK: usize = 512;
 
 /// Sums of a block.
@@ -163,7 +164,7 @@ fn block_sums(a: &[f32], b: &[f32], f: impl Fn(f32) -> f32) -> (f32, f32) {
     (sum(differences, &f), sum(b, &f))
 }
 
-/// Σ f(x), some lanes at a time: so that the loop vectorises and rounding stays small.
+/// Σ f(x) in several lanes, so that the loop vectorises and rounding errors stay small.
 fn sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     const LANES: usize = 16;
     let mut lanes = [0f32; LANES];
@@ -176,13 +177,13 @@ fn sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     rest.iter().fold(lanes.iter().sum(), |sum, x| sum + f(*x))
 }
 
-/// The larger of two, NaN if one is: `f64::max` would hide a NaN.
+/// The larger of two, or NaN if one is NaN, which `f64::max` would hide.
 fn nan_max(a: f64, b: f64) -> f64 {
     if a.is_nan() || b.is_nan() { f64::NAN } else { a.max(b) }
 }
 
-/// False when a *host* tensor of any floating dtype and layout holds a NaN or an infinity. Device tensors are not read back:
-/// `true`.
+/// False if a *host* tensor of any floating dtype and layout holds a NaN or an infinity. Always true for
+/// device tensors, which are not read back.
 pub fn is_finite_on_host(t: &Tensor) -> Result<bool> {
     if !t.device().is_cpu() {
         return Ok(true);
@@ -193,12 +194,12 @@ pub fn is_finite_on_host(t: &Tensor) -> Result<bool> {
         bail!("expected a contiguous tensor on the host")
     };
     Ok(match data {
-        // x·0 is 0 for every finite x and NaN for the others: sums without branches.
+        // x·0 is 0 for finite x and NaN otherwise, so the sum needs no branches.
         CpuStorage::F32(data) => all_blocks(&data[start..end], |block| sum(block, |x| x * 0.0) == 0.0),
         CpuStorage::F64(data) => all_blocks(&data[start..end], |block| block.iter().all(|x| x.is_finite())),
         CpuStorage::F16(data) => all_blocks(&data[start..end], |block| block.iter().all(|x| x.is_finite())),
         CpuStorage::BF16(data) => all_blocks(&data[start..end], |block| block.iter().all(|x| x.is_finite())),
-        // Integers, and formats of weights, which nothing computes in.
+        // Integers, and weight formats that are never computed in.
         _ => true,
     })
 }
@@ -280,7 +281,7 @@ mod tests {
         let plain = y.sub(&x).unwrap();
         assert_eq!(residual.to_vec2::<f32>().unwrap(), plain.to_vec2::<f32>().unwrap());
         assert_eq!(change, relative_l1(&plain, &before).unwrap());
-        // A view takes the long way.
+        // A view takes the slow path.
         let view = |t: &Tensor| t.narrow(1, 3, 100).unwrap();
         let (residual, change) = residual_and_relative_l1(&view(&y), &view(&x), &view(&before)).unwrap();
         assert_eq!(residual.dims(), [2, 100]);

@@ -1,25 +1,26 @@
-//! Mean and deviation of a sample that is seen in pieces.
+//! Mean and deviation of a sample that arrives in pieces.
 
-/// Count, mean and sum of squared deviations. Two of them join to that of both samples together, to rounding (Chan, Golub and
-/// `LeVeque`, "Updating Formulae and a Pairwise Algorithm for Computing Sample Variances", 1979).
+/// Count, mean and sum of squared deviations. Two can be joined into that of the pooled sample, up to
+/// rounding (Chan, Golub and `LeVeque`, "Updating Formulae and a Pairwise Algorithm for Computing Sample
+/// Variances", 1979).
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Pooled {
-    /// Values.
+    /// Number of values.
     pub count: u64,
-    /// Their mean, 0 of none.
+    /// Their mean; 0 if there are none.
     pub mean: f64,
-    /// Sum of the squares of their distances from the mean.
+    /// Sum of squared deviations from the mean.
     pub squares: f64,
 }
 
 impl Pooled {
-    /// With one more value.
+    /// Adds one value.
     #[must_use]
     pub fn and(self, value: f64) -> Self {
         self.join(Self { count: 1, mean: value, squares: 0.0 })
     }
 
-    /// Of both samples.
+    /// Pools both samples.
     #[must_use]
     pub fn join(self, other: Self) -> Self {
         let count = self.count + other.count;
@@ -35,7 +36,7 @@ impl Pooled {
         }
     }
 
-    /// Sample standard deviation, 0 of fewer than two values.
+    /// Sample standard deviation; 0 for fewer than two values.
     pub fn std(&self) -> f64 {
         (self.squares / self.count.saturating_sub(1).max(1) as f64).sqrt()
     }

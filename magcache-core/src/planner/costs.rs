@@ -2,26 +2,30 @@
 
 use super::Continuation;
 
-/// What standing in for the blocks would have done at one step of a dense run.
+/// The errors that reuse would have caused at one step of a dense run.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct StepErrors {
-    /// The steps whose residuals were tried, oldest first; none where the step has to be computed, the first of an expert.
+    /// The steps whose residuals were tried, oldest first; empty if the step must be computed (the first of
+    /// an expert).
     pub sources: Vec<usize>,
-    /// For each pair of sources, row by row: the mean over the latents of the product of their errors. An error is what the
-    /// latents after the step are off by, so the diagonal holds mean squares.
+    /// For each pair of sources, row by row: the mean over the latents of the product of their errors. An
+    /// error is the deviation of the latents after the step, so the diagonal holds mean squares.
     pub products: Vec<f64>,
 }
 
-/// What standing in for the blocks would have done to one dense run.
+/// The errors that reuse would have caused in one dense run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ReuseErrors {
     /// One for each step.
     pub steps: Vec<StepErrors>,
-    /// How many times larger an error after a step is after the last one, for the steps where it was measured, in order.
+    /// The factor by which an error after a step grows until the end of the run, for the steps where it was
+    /// measured, in order.
     pub growth: Vec<(usize, f64)>,
-    /// Root mean square error of the pixels, in 0..=1, over that of the latents after the last step; 1 where it was not measured.
+    /// Root mean square error of the pixels, in 0..=1, over that of the latents after the last step; 1 if not
+    /// measured.
     pub pixels: f64,
-    /// Time of a skipped step in times of a computed one, with what computed steps pay for the cache.
+    /// Time of a skipped step relative to a computed one, including the overhead of the cache in computed
+    /// steps.
     pub cost: f64,
 }
 
@@ -32,8 +36,8 @@ impl Default for ReuseErrors {
 }
 
 impl ReuseErrors {
-    /// How many times larger an error after `step` is after the last one: exponential in the step between two measured
-    /// ones, constant outside them, 1 where none was measured.
+    /// The factor by which an error after `step` grows until the end of the run: exponential in the step
+    /// between measured steps, constant outside them, 1 if none was measured.
     pub fn growth_at(&self, step: usize) -> f64 {
         let before = self.growth.iter().rev().find(|(at, _)| *at <= step);
         let after = self.growth.iter().find(|(at, _)| *at >= step);
@@ -48,17 +52,17 @@ impl ReuseErrors {
     }
 }
 
-/// The cost of skipping each step: the geometric mean over the runs, because what is asked for is a mean of decibels.
+/// The cost of skipping each step: the geometric mean over the runs, because quality is a mean of decibels.
 #[derive(Debug)]
 pub(super) struct Costs<'r> {
     with: Continuation,
     runs: &'r [ReuseErrors],
-    /// What an error of the latents after a step is in the pixels, by run, then by step.
+    /// Pixel error per error of the latents after a step, by run, then by step.
     growth: Vec<Vec<f64>>,
 }
 
 impl<'r> Costs<'r> {
-    /// Of runs that agree in steps and sources.
+    /// From runs that agree in steps and sources.
     pub(super) fn new(runs: &'r [ReuseErrors], with: Continuation) -> Self {
         let of = |run: &ReuseErrors| (0..run.steps.len()).map(|i| run.growth_at(i) * run.pixels).collect();
         let growth = runs.iter().map(of).collect();
@@ -69,19 +73,20 @@ impl<'r> Costs<'r> {
         self.runs.first().map_or(0, |run| run.steps.len())
     }
 
-    /// True where nothing can stand in.
+    /// Whether no residual can replace the blocks at `step`.
     pub(super) fn must_compute(&self, step: usize) -> bool {
         self.runs.first().and_then(|run| run.steps.get(step)).is_none_or(|s| s.sources.is_empty())
     }
 
-    /// How many steps before `step` the residual of the oldest is measured to stand in; `None` where nothing is.
+    /// The distance in steps from `step` to the oldest source measured for it; `None` if there are no
+    /// sources.
     pub(super) fn reach(&self, step: usize) -> Option<usize> {
         let sources = &self.runs.first()?.steps.get(step)?.sources;
         sources.iter().min().map(|oldest| step.saturating_sub(*oldest))
     }
 
-    /// The error at the end of the run if `step` is skipped after the computed steps `last` and `before`; `None` where that
-    /// was not measured.
+    /// The error at the end of the run if `step` is skipped after the computed steps `last` and `before`;
+    /// `None` if that was not measured.
     pub(super) fn skip(&self, before: Option<usize>, last: usize, step: usize) -> Option<f64> {
         let mut logs = 0.0;
         for (run, growth) in self.runs.iter().zip(&self.growth) {
@@ -93,7 +98,7 @@ impl<'r> Costs<'r> {
 }
 
 impl StepErrors {
-    /// The mean square of the error of what stands in at `step` after the computed steps `last` and `before`.
+    /// The mean square error of the replacement at `step` after the computed steps `last` and `before`.
     fn square(&self, with: Continuation, before: Option<usize>, last: usize, step: usize) -> Option<f64> {
         let place = |source: usize| self.sources.iter().position(|s| *s == source);
         let product = |a: usize, b: usize| self.products.get(a * self.sources.len() + b).copied();

@@ -1,13 +1,14 @@
-//! Which steps to compute: an offline search over what dense runs showed.
+//! Which steps to compute: an offline search based on measurements of dense runs.
 //!
-//! A dense run is rehearsed step by step with the residuals of earlier steps in the blocks' place
-//! ([`Rehearsal`](crate::calibrate::Rehearsal)); what that does to the latents is a [`ReuseErrors`]. A [`Planner`] adds up these errors
-//! over a schedule, each grown to the end of the run, and finds for every number of computed steps the schedule with the
-//! least. Predicted errors are root mean squares over the pixels in 0..=1; a sum of them bounds that of a schedule, because
-//! errors of several steps partly cancel.
+//! Each step of a dense run is rehearsed with the blocks replaced by the residuals of earlier steps
+//! ([`Rehearsal`](crate::calibrate::Rehearsal)); the resulting errors of the latents are a [`ReuseErrors`]. A
+//! [`Planner`] adds up these errors over a schedule, each grown to the end of the run, and finds for every
+//! number of computed steps the schedule with the smallest sum. Predicted errors are root mean squares over
+//! the pixels in 0..=1; their sum is an upper bound for the error of a schedule, because errors of several
+//! steps partly cancel.
 //!
-//! The search is exact for its costs: dynamic programming over pairs of computed steps, the newest and the one before it, which
-//! is all that the residual of one step or the line through two depends on.
+//! The search is exact for these costs: dynamic programming over pairs of computed steps, the newest and the
+//! one before it. The residual of one step, or the line through two, depends on nothing else.
 
 mod costs;
 mod search;
@@ -20,48 +21,49 @@ pub use costs::{ReuseErrors, StepErrors};
 
 use costs::Costs;
 
-/// What stands in for the blocks of a skipped step.
+/// The replacement for the blocks of a skipped step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Continuation {
     /// The residual of the last computed step.
     #[default]
     Residual,
-    /// The line through the residuals of the last two computed steps, TaylorSeer of order 1; after a single one, that one.
+    /// The line through the residuals of the last two computed steps (TaylorSeer of order 1); after only one
+    /// computed step, its residual.
     Line,
 }
 
-/// Which of two schedules of as many computed steps is better.
+/// Which of two schedules with the same number of computed steps is better.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Objective {
     /// The smaller sum of predicted errors.
     #[default]
     Sum,
-    /// The smaller largest predicted error; of those, the smaller sum.
+    /// The smaller maximum of the predicted errors; then the smaller sum.
     Minimax,
 }
 
-/// A schedule and what it is predicted to cost.
+/// A schedule and its predicted error.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Planned {
-    /// Steps of the run that are computed.
+    /// Number of computed steps.
     pub computed: usize,
-    /// The others, in order.
+    /// The skipped steps, in order.
     pub skip: Vec<usize>,
     /// Sum of the predicted errors.
     pub error: f64,
-    /// The largest of them.
+    /// The largest predicted error.
     pub worst: f64,
 }
 
-/// Finds schedules for runs like those that were measured.
+/// Finds schedules for runs like the measured ones.
 #[derive(Clone, Debug)]
 pub struct Planner {
     runs: Vec<ReuseErrors>,
 }
 
-/// Why there is nothing to plan from.
+/// Why nothing can be planned.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PlannerError {
@@ -71,21 +73,21 @@ pub enum PlannerError {
     /// Runs of different lengths.
     #[error("rehearsed runs of {got} and of {expected} steps cannot be planned for together")]
     Steps {
-        /// Of one run.
+        /// Steps of one run.
         got: usize,
-        /// Of the first.
+        /// Steps of the first run.
         expected: usize,
     },
-    /// Runs that could replace other steps.
+    /// Runs whose sources for a step differ.
     #[error("rehearsed runs differ in the steps that could stand in at step {step}")]
     Sources {
-        /// Where.
+        /// The step.
         step: usize,
     },
 }
 
 impl Planner {
-    /// From rehearsed runs of the same steps.
+    /// A planner from rehearsed runs of the same steps.
     ///
     /// # Errors
     /// No runs, or runs of different steps.
@@ -104,14 +106,14 @@ impl Planner {
         Ok(Self { runs: runs.to_vec() })
     }
 
-    /// The best schedule for each number of computed steps that a schedule can have, the fewest first. The last computes
+    /// The best schedule for each feasible number of computed steps, the fewest first. The last one computes
     /// every step.
     pub fn schedules(&self, with: Continuation, objective: Objective) -> Vec<Planned> {
         search::best(&Costs::new(&self.runs, with), objective)
     }
 
-    /// What a given schedule is predicted to cost; `None` where one of its steps cannot be skipped, or too long after the
-    /// last computed one to have been measured.
+    /// The predicted error of a given schedule. `None` if one of its steps cannot be skipped, or lies too far
+    /// after the last computed step to have been measured.
     pub fn predict(&self, with: Continuation, skip: &[usize]) -> Option<Planned> {
         search::price(&Costs::new(&self.runs, with), skip)
     }

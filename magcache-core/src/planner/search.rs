@@ -2,19 +2,19 @@
 
 use super::{Objective, Planned, costs::Costs};
 
-/// The newest computed step and the one before it in the same expert.
+/// The computed step before the newest one, if it is of the same expert, and the newest one.
 type Pair = (Option<usize>, usize);
 
-/// How a state is best reached.
+/// The best way to reach a state.
 #[derive(Clone, Copy)]
 struct Reached {
     sum: f64,
     worst: f64,
-    /// Place of the pair before.
+    /// Index of the previous pair.
     from: Option<u32>,
 }
 
-/// The best way to each number of computed steps; the fewest that a way was found for come first.
+/// The best way to each number of computed steps, beginning with the fewest for which there is one.
 #[derive(Clone, Default)]
 struct Counts {
     fewest: usize,
@@ -45,13 +45,13 @@ impl Counts {
     }
 }
 
-/// Every pair of computed steps that a schedule can have: steps between them are skipped, and what stands in at a step was
-/// measured for few steps before it.
+/// Every pair of consecutive computed steps that a schedule can have. The steps between them are skipped, and
+/// replacements were measured only for a few steps back.
 struct Pairs {
     steps: usize,
-    /// The most steps from one computed step to the next, in one expert.
+    /// The largest distance from one computed step to the next within an expert.
     gap: usize,
-    /// By pair: the errors of the steps after it, up to the first that cannot be skipped.
+    /// By pair: the errors of skipping the steps after it, up to the first that cannot be skipped.
     errors: Vec<Vec<f64>>,
 }
 
@@ -81,12 +81,12 @@ impl Pairs {
         }
     }
 
-    /// In the order in which they are gone on from: by the newest step, then by the one before it, none last.
+    /// The pairs whose newest step is `last`, in the order of expansion: by the step before it, `None` last.
     fn of(&self, last: usize) -> impl Iterator<Item = Pair> + use<> {
         (last.saturating_sub(self.gap)..last).map(Some).chain([None]).map(move |before| (before, last))
     }
 
-    /// The errors after a pair that are at most `limit`, up to the first that is not.
+    /// The errors after a pair, up to the first above `limit`.
     fn errors(&self, pair: Pair, limit: f64) -> impl Iterator<Item = f64> {
         self.errors[self.place(pair)].iter().copied().take_while(move |error| *error <= limit)
     }
@@ -110,8 +110,8 @@ pub(super) fn best(costs: &Costs<'_>, objective: Objective) -> Vec<Planned> {
     let search = Search { pairs, fresh };
     match objective {
         Objective::Sum => search.walk(f64::INFINITY, None, smaller_sum),
-        // A prefix with a larger worst error and a smaller sum can be part of the best whole, so the two are not compared
-        // at once: first the smallest largest error, then the smallest sum under it.
+        // A prefix with a larger worst error and a smaller sum can be part of the best schedule, so the two
+        // criteria are minimised separately: first the largest error, then the sum under that bound.
         Objective::Minimax => search
             .walk(f64::INFINITY, None, smaller_worst)
             .into_iter()
@@ -123,15 +123,16 @@ pub(super) fn best(costs: &Costs<'_>, objective: Objective) -> Vec<Planned> {
     }
 }
 
-/// What every walk goes over.
+/// The state graph that every walk traverses.
 struct Search {
     pairs: Pairs,
-    /// By step: nothing can stand in, the first of an expert.
+    /// By step: whether nothing can replace it (the first of an expert).
     fresh: Vec<bool>,
 }
 
 impl Search {
-    /// The best schedules of which no skip costs more than `limit`; of all numbers of computed steps, or of `wanted` alone.
+    /// The best schedules in which no skip costs more than `limit`, for all numbers of computed steps or for
+    /// `wanted` only.
     fn walk(
         &self,
         limit: f64,
@@ -147,12 +148,12 @@ impl Search {
         for pair in (0..steps).flat_map(|last| pairs.of(last)) {
             let place = pairs.place(pair);
             let Some(Counts { fewest, reached }) = table.get(place).cloned() else { continue };
-            // Ways that compute too much already for what is wanted.
+            // Prune ways that can no longer end with as few computed steps as wanted.
             let most = left.as_ref().map_or(steps, |(wanted, left)| wanted.saturating_sub(left[place]));
             for (computed, here) in (fewest..=most).zip(reached) {
                 let Some(Reached { mut sum, mut worst, .. }) = here else { continue };
                 let mut errors = pairs.errors(pair, limit);
-                // The next computed step, or the end.
+                // `next` is the next computed step, or the end.
                 for next in pair.1 + 1..=steps {
                     let reached = Reached { sum, worst, from: u32::try_from(place).ok() };
                     if next == steps {
@@ -163,7 +164,7 @@ impl Search {
                         break;
                     }
                     self.offer(&mut table, computed + 1, self.after(pair, next), reached, better);
-                    // Go on after it as a skipped step.
+                    // Otherwise skip it.
                     let Some(error) = errors.next() else { break };
                     (sum, worst) = (sum + error, worst.max(error));
                 }
@@ -192,7 +193,7 @@ impl Search {
         }
     }
 
-    /// By pair, the fewest steps that are computed after it.
+    /// By pair, the fewest steps that must be computed after it.
     fn fewest_left(&self, limit: f64) -> Vec<usize> {
         let Self { pairs, .. } = self;
         let steps = pairs.steps;
@@ -200,7 +201,7 @@ impl Search {
         for last in (0..steps).rev() {
             for pair in pairs.of(last) {
                 let skipped = pairs.errors(pair, limit).count();
-                // The end, or the next computed step.
+                // `next` is the end or the next computed step.
                 let next = (last + 1..=(last + 1 + skipped).min(steps)).map(|next| match next {
                     next if next == steps => 0,
                     next => left[pairs.place(self.after(pair, next))].saturating_add(1),
@@ -228,7 +229,7 @@ impl Search {
         Planned { computed, skip, error: end.sum, worst: end.worst }
     }
 }
-/// The cost of one schedule.
+/// The predicted error of one schedule.
 pub(super) fn price(costs: &Costs<'_>, skip: &[usize]) -> Option<Planned> {
     let mut plan = Planned { computed: 0, skip: skip.to_vec(), error: 0.0, worst: 0.0 };
     let mut pair: Option<Pair> = None;

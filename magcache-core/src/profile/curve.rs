@@ -11,21 +11,21 @@ use crate::{Branch, Expert, Problem, Trajectory, error::count, run::steps_above}
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Curve {
-    /// Which of several (`t2v`, `i2v`); the first of a profile is the default.
+    /// The variant, if there are several (`t2v`, `i2v`); the first of a profile is the default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub variant: Option<String>,
-    /// For a curve of one expert only: its values run over that expert's phase, not over the whole run.
+    /// The expert, for a curve of one expert only: its values cover that expert's phase, not the whole run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expert: Option<u8>,
-    /// Steps that it was measured at.
+    /// Number of steps at which it was measured.
     pub steps: usize,
-    /// The rule that its publisher applies to it, if not the default.
+    /// The dialect that its publisher uses, if not the default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dialect: Option<String>,
-    /// The schedule's shift that it was measured at.
+    /// The shift of the schedule at which it was measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub flow_shift: Option<f64>,
-    /// The boundary between experts that it was measured at.
+    /// The boundary between experts at which it was measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boundary_ratio: Option<f64>,
     /// `mean(|residual_t| / |residual_{t−1}|)` by branch, `steps` values each, the first 1.
@@ -36,10 +36,10 @@ pub struct Curve {
     /// `mean(1 − cos(residual_t, residual_{t−1}))`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub cosine_distance: BTreeMap<String, Vec<f64>>,
-    /// Settings that its publisher recommends, the default first.
+    /// Settings recommended by its publisher, the default first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub recommended: Vec<Recommended>,
-    /// Where it comes from.
+    /// Its provenance.
     #[serde(default)]
     pub source: Provenance,
 }
@@ -48,7 +48,7 @@ pub struct Curve {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Recommended {
-    /// What its publisher calls it.
+    /// The publisher's name for it.
     pub label: String,
     /// Threshold of the accumulated error.
     pub threshold: f64,
@@ -65,8 +65,8 @@ impl Curve {
         own.or_else(|| self.ratios.get("cond")).or_else(|| self.ratios.values().next()).map_or(&[], |v| v)
     }
 
-    /// Steps that the first expert runs of `run`: with the schedule that the curve was measured on, and with its own. `None` on
-    /// the same schedule, and without a second expert.
+    /// The number of steps of `run` in the first expert: with the schedule that the curve was measured on,
+    /// and with its own. `None` if the two agree, or without a second expert.
     pub fn boundaries(&self, run: &Trajectory) -> Option<[usize; 2]> {
         let differs = |a: Option<f64>, b: Option<f64>| a.zip(b).is_some_and(|(a, b)| (a - b).abs() > 1e-6);
         let moved =
@@ -78,7 +78,7 @@ impl Curve {
         Some([steps_above(ratio, shift, steps), here])
     }
 
-    /// True when this curve's values run over `expert`'s phase alone.
+    /// Whether this curve covers only `expert`'s phase.
     pub fn is_of(&self, expert: Expert) -> bool {
         self.expert == Some(expert.0)
     }

@@ -9,13 +9,14 @@ use crate::{Problem, Signal, Warmup};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Fit {
-    /// Which of several; the first of a profile is the default.
+    /// The variant, if there are several; the first of a profile is the default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub variant: Option<String>,
-    /// For the steps of one expert only, with its number; a fit without one serves those that have none of their own.
+    /// The number of the expert that it is for; a fit without one serves the experts that have no fit of
+    /// their own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expert: Option<u8>,
-    /// What is compared between steps: the same in all fits of a variant.
+    /// The signal compared between steps; the same in all fits of a variant.
     pub signal: Signal,
     /// Five coefficients, highest power first.
     pub coefficients: Vec<f64>,
@@ -26,13 +27,14 @@ pub struct Fit {
     /// Published thresholds, the default first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub thresholds: Vec<f64>,
-    /// Distances that it was fitted on; outside them they are clamped. A published fit without one is not.
+    /// Range of distances that it was fitted on; distances outside are clamped to it, or used as they are if
+    /// it is missing, as in published fits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fitted_range: Option<[f64; 2]>,
     /// Root mean square residual of the fit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub residual: Option<f64>,
-    /// Where it comes from.
+    /// Its provenance.
     #[serde(default)]
     pub source: Provenance,
 }

@@ -1,5 +1,5 @@
-//! Calibration data with provenance: MagCache curves, TeaCache fits, SenCache sensitivities and planned schedules of a
-//! model.
+//! Calibration data with provenance: MagCache curves, TeaCache fits, SenCache sensitivities and planned
+//! schedules of a model.
 
 mod curve;
 mod fit;
@@ -28,7 +28,7 @@ use crate::{ConfigError, Problem, error::nearest, meta};
 pub struct Profile {
     /// The name in a configuration.
     pub name: String,
-    /// The registered model that it was made for, if this project has it.
+    /// The registered model that it was made for, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
     /// One line.
@@ -43,19 +43,19 @@ pub struct Profile {
     /// SenCache sensitivities, the default variant first.
     #[serde(default, rename = "sensitivity", skip_serializing_if = "Vec::is_empty")]
     pub sensitivities: Vec<Sensitivity>,
-    /// Planned schedules, for each kind of run that was planned for.
+    /// Planned schedules, one entry per kind of run.
     #[serde(default, rename = "plan", skip_serializing_if = "Vec::is_empty")]
     pub plans: Vec<Plans>,
-    /// Measurements of the kinds that strategies bring, by kind.
+    /// Measurements of kinds defined by strategies, by kind.
     #[serde(default, rename = "part", skip_serializing_if = "BTreeMap::is_empty")]
     pub parts: BTreeMap<String, Vec<OwnPart>>,
 }
 
-/// Where numbers come from.
+/// Provenance of numbers.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Provenance {
-    /// Its name in the collected published constants.
+    /// Their name in the collection of published constants.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
     /// Repository.
@@ -67,10 +67,10 @@ pub struct Provenance {
     /// File, with the line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
-    /// How it was measured: command, model hash, prompts, device, date.
+    /// The conditions of the measurement: command, model hash, prompts, device, date.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub measured: BTreeMap<String, toml::Value>,
-    /// What a user should know.
+    /// Notes for users.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
 }
@@ -83,7 +83,7 @@ impl Profile {
         if problems.is_empty() { Ok(profile) } else { Err(ConfigError::Problems(problems)) }
     }
 
-    /// The built-in profile of this name, or the profile in the file of this path.
+    /// The built-in profile of this name, or the profile in the file at this path.
     pub fn find(name: &str) -> Result<Self, ConfigError> {
         if let Some(info) = meta::profiles().iter().find(|p| p.name == name) {
             return Self::parse(info.toml, name);
@@ -102,7 +102,7 @@ impl Profile {
         })
     }
 
-    /// Every value that cannot be right.
+    /// Problems with every invalid value.
     pub fn problems(&self) -> Vec<Problem> {
         let mut out = Vec::new();
         for (i, curve) in self.curves.iter().enumerate() {
@@ -148,7 +148,7 @@ impl Profile {
         self.of_variant("sensitivity variant", variant, &self.sensitivities, |one| one.variant.as_deref())
     }
 
-    /// Those of a variant; without one, of the first.
+    /// The items of a variant; without one, those of the first.
     fn of_variant<'a, T>(
         &self,
         kind: &'static str,

@@ -1,54 +1,55 @@
-//! What a profile is made of, as strategies ask for it.
+//! The parts of a profile, as strategies read them.
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{Profile, Provenance};
 use crate::{ConfigError, Trajectory, error::syntax};
 
-/// A kind of measurements in a profile.
+/// A kind of measurement in a profile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
     /// Magnitude ratios over the steps of a run: `[[curve]]`.
     Curves,
-    /// Polynomials from the distance of a signal: `[[fit]]`.
+    /// Polynomials of the distance of a signal: `[[fit]]`.
     Fits,
     /// How much the prediction changes: `[[sensitivity]]`.
     Sensitivities,
-    /// Planned schedules: `[[plan]]`, which a target reads and no strategy.
+    /// Planned schedules: `[[plan]]`, read by targets and not by strategies.
     Plans,
-    /// A kind that a strategy brings, by its name: `[[part.NAME]]`.
+    /// A kind defined by a strategy, by its name: `[[part.NAME]]`.
     Own(&'static str),
 }
 
-/// A measurement of a kind that this crate does not know. Which keys it has is up to the strategy that reads it.
+/// A measurement of a kind unknown to this crate. Its keys are defined by the strategy that reads it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct OwnPart {
-    /// Which of several; the first of a profile is the default.
+    /// The variant, if there are several; the first of a profile is the default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub variant: Option<String>,
     /// The keys of the strategy.
     #[serde(flatten)]
     pub keys: toml::Table,
-    /// Where it comes from: what it holds for is judged by this.
+    /// Its provenance, from which it is judged whether it applies to a run.
     #[serde(default)]
     pub source: Provenance,
 }
 
 impl OwnPart {
-    /// Its keys as the type that the strategy has for them, strictly; `place` names it in errors.
+    /// Reads its keys strictly as the strategy's type; `place` names it in errors.
     pub fn read<T: DeserializeOwned>(&self, place: &str) -> Result<T, ConfigError> {
         self.keys.clone().try_into().map_err(|e: toml::de::Error| syntax(place, &e))
     }
 }
 
 impl Profile {
-    /// The measurements of a kind that a strategy brings, of a variant; without one, those of the default variant.
+    /// The measurements of a kind defined by a strategy, for a variant; without one, those of the default
+    /// variant.
     pub fn parts_of(&self, kind: &str, variant: Option<&str>) -> Result<Vec<&OwnPart>, ConfigError> {
         let all = self.parts.get(kind).map_or(&[][..], Vec::as_slice);
         self.of_variant("part variant", variant, all, |part| part.variant.as_deref())
     }
 
-    /// Where what a run reads of a part comes from: of a variant, or of the default one.
+    /// The provenance of everything that a run reads of a part, for a variant or the default one.
     ///
     /// Errors: an unknown variant.
     pub fn sources(
@@ -68,7 +69,7 @@ impl Profile {
         })
     }
 
-    /// Where everything in it comes from.
+    /// The provenance of everything in the profile.
     pub fn all_sources(&self) -> impl Iterator<Item = &Provenance> {
         let curves = self.curves.iter().map(|curve| &curve.source);
         let fits = self.fits.iter().map(|fit| &fit.source);

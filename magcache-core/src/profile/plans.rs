@@ -1,4 +1,4 @@
-//! Schedules that were planned for a model: a part of its profile.
+//! Planned schedules of a model: a part of its profile.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,24 +8,25 @@ use crate::{
     profile::{Provenance, Quality},
 };
 
-/// Planned schedules for runs of so many steps.
+/// Planned schedules for one kind of run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Plans {
-    /// Steps of the runs that they are for.
+    /// Number of steps of those runs.
     pub steps: usize,
-    /// The schedule's shift of those runs.
+    /// Shift of the schedule of those runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub flow_shift: Option<f64>,
-    /// The boundary between experts of those runs.
+    /// Boundary between experts of those runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boundary_ratio: Option<f64>,
-    /// Time of a skipped step in times of a computed one, with what computed steps pay for the cache.
+    /// Time of a skipped step relative to a computed one, including the overhead of the cache in computed
+    /// steps.
     pub skipped_cost: f64,
     /// One for each number of computed steps, the fewest first.
     #[serde(rename = "schedule")]
     pub schedules: Vec<PlannedSchedule>,
-    /// Where they come from.
+    /// Their provenance.
     #[serde(default)]
     pub source: Provenance,
 }
@@ -34,13 +35,14 @@ pub struct Plans {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PlannedSchedule {
-    /// Steps that are computed.
+    /// Number of computed steps.
     pub computed: usize,
-    /// The others, on every branch.
+    /// The skipped steps, on every branch.
     pub skip: Vec<usize>,
-    /// What stands in for their blocks.
+    /// The replacement for their blocks.
     pub continuation: Continuation,
-    /// Predicted root mean square error of the pixels, in 0..=1; the sum over the skipped steps, so a bound rather than a mean.
+    /// Predicted root mean square error of the pixels, in 0..=1: the sum over the skipped steps, so an upper
+    /// bound.
     pub error: f64,
     /// Measured: mean PSNR against dense runs, dB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -54,7 +56,8 @@ pub struct PlannedSchedule {
 }
 
 impl Plans {
-    /// True where they were planned for runs like this one: the same steps, shift and boundary, from the first step.
+    /// Whether they were planned for runs like this one: the same steps, shift and boundary, from the first
+    /// step.
     pub fn fit(&self, run: &Trajectory) -> bool {
         let same = |a: Option<f64>, b: Option<f64>| match (a, b) {
             (Some(a), Some(b)) => (a - b).abs() < 1e-6,
@@ -65,18 +68,18 @@ impl Plans {
         self.steps == run.len() && schedule && run.first == 0
     }
 
-    /// How many times faster than a dense run the network is in a run that computes so many steps.
+    /// Speed-up of the network over a dense run if `computed` steps are computed.
     pub fn speedup(&self, computed: usize) -> f64 {
         let skipped = self.steps.saturating_sub(computed) as f64;
         self.steps as f64 / (computed as f64 + skipped * self.skipped_cost)
     }
 
-    /// What each schedule is expected to give, in their order.
+    /// The expected quality of each schedule, in their order.
     pub fn qualities(&self) -> Vec<Quality> {
         super::quality::of(&self.schedules)
     }
 
-    /// Every value that cannot be right; `place` names them.
+    /// Problems with every invalid value; `place` names them.
     pub fn problems(&self, place: &str) -> Vec<Problem> {
         let mut out = Vec::new();
         if !(0.0..=1.0).contains(&self.skipped_cost) {
@@ -112,13 +115,13 @@ impl Plans {
 }
 
 impl PlannedSchedule {
-    /// What the planner found for a continuation, not measured yet.
+    /// A schedule that the planner found for a continuation, not measured yet.
     pub fn new(planned: Planned, continuation: Continuation) -> Self {
         let Planned { computed, skip, error, .. } = planned;
         Self { computed, skip, continuation, error, psnr: None, psnr_error: None, ssim: None }
     }
 
-    /// PSNR in dB as the predicted error gives it.
+    /// PSNR in dB that follows from the predicted error.
     pub fn predicted_psnr(&self) -> f64 {
         -20.0 * self.error.log10()
     }

@@ -1,35 +1,36 @@
 //! One scale of quality for all schedules of a plan.
 //!
-//! Predicted errors are bounds: a sum over skipped steps whose errors partly cancel, so predicted PSNR is too low, by much the
-//! same for neighbouring schedules. Measured values are true but noisy, and there are few of them. So the measured ones
-//! calibrate the predicted ones: measured PSNR is made monotone in predicted PSNR (isotonic regression, which pools
-//! neighbours that noise has put in the wrong order), and what was not measured lies on the line between its measured
-//! neighbours. More computed steps are then never expected to be worse.
+//! Predicted errors are upper bounds: they sum over skipped steps whose errors partly cancel, so predicted
+//! PSNR is too low, by about the same amount for neighbouring schedules. Measured values are true but noisy
+//! and few. So the measured ones calibrate the predicted ones: measured PSNR is made monotone in predicted
+//! PSNR (isotonic regression, which pools neighbours that noise put in the wrong order), and schedules that
+//! were not measured are interpolated linearly between their measured neighbours. More computed steps are
+//! then never expected to be worse.
 
 use serde::Serialize;
 
 use super::PlannedSchedule;
 
-/// What an expected quality rests on.
+/// The basis of an expected quality.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Grounds {
     /// This schedule was run.
     Measured,
-    /// Others were, and its predicted error lies among theirs or beside them.
+    /// Others were run, and its quality is interpolated or extrapolated from them.
     Calibrated,
-    /// Predicted from rehearsed steps alone: a bound, what comes out is better.
+    /// Predicted from rehearsed steps alone: a lower bound of the quality.
     Predicted,
 }
 
-/// What a schedule is expected to give.
+/// The expected quality of a schedule.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Quality {
     /// Mean PSNR against dense runs, dB.
     pub psnr: f64,
-    /// How far from it the truth may be, dB; `None` where nothing says it.
+    /// Uncertainty, dB; `None` if unknown.
     pub within: Option<f64>,
-    /// What it rests on.
+    /// The basis.
     pub grounds: Grounds,
 }
 
@@ -37,14 +38,14 @@ pub struct Quality {
 struct Known {
     place: usize,
     predicted: f64,
-    /// As it was measured, and its standard error.
+    /// The measured PSNR, with its standard error below.
     measured: f64,
     error: f64,
-    /// Monotone in `predicted`.
+    /// The PSNR made monotone in `predicted`.
     psnr: f64,
 }
 
-/// Of schedules with more and more computed steps.
+/// Expected qualities of schedules, sorted by increasing number of computed steps.
 pub(super) fn of(schedules: &[PlannedSchedule]) -> Vec<Quality> {
     let predicted = predictions(schedules);
     let known = known(schedules, &predicted);
@@ -67,7 +68,7 @@ pub(super) fn of(schedules: &[PlannedSchedule]) -> Vec<Quality> {
     predicted.iter().enumerate().map(quality).collect()
 }
 
-/// Predicted PSNR of each schedule, no larger than that of a later one.
+/// Predicted PSNR of each schedule, capped by that of later ones.
 fn predictions(schedules: &[PlannedSchedule]) -> Vec<f64> {
     let mut least = f64::INFINITY;
     let mut all: Vec<f64> = schedules
@@ -82,7 +83,7 @@ fn predictions(schedules: &[PlannedSchedule]) -> Vec<f64> {
     all
 }
 
-/// The measured schedules by isotonic regression: a mean that is larger than the next is pooled with it.
+/// The measured schedules after isotonic regression: a mean larger than the next one is pooled with it.
 fn known(schedules: &[PlannedSchedule], predicted: &[f64]) -> Vec<Known> {
     let mut pools: Vec<(f64, usize)> = Vec::new();
     let measured: Vec<Known> = schedules
@@ -106,7 +107,7 @@ fn known(schedules: &[PlannedSchedule], predicted: &[f64]) -> Vec<Known> {
     measured.into_iter().zip(pooled).map(|(one, psnr)| Known { psnr, ..one }).collect()
 }
 
-/// On the line between two measured schedules; the truth lies between the two.
+/// Linear interpolation between two measured schedules, between which the truth lies, with the uncertainty.
 fn between(a: &Known, b: &Known, predicted: f64) -> (f64, Option<f64>) {
     let range = b.predicted - a.predicted;
     let part = if range > 0.0 { ((predicted - a.predicted) / range).clamp(0.0, 1.0) } else { 0.0 };
@@ -114,7 +115,7 @@ fn between(a: &Known, b: &Known, predicted: f64) -> (f64, Option<f64>) {
     (psnr, Some((psnr - a.psnr + a.error).max(b.psnr - psnr + b.error)))
 }
 
-/// By how much what predictions are off by differs from one measured schedule to another; `None` of a single one.
+/// Spread of the prediction errors over the measured schedules; `None` if there are fewer than two.
 fn spread(known: &[Known]) -> Option<f64> {
     let off = || known.iter().map(|one| one.psnr - one.predicted);
     let (least, most) = (off().fold(f64::INFINITY, f64::min), off().fold(f64::NEG_INFINITY, f64::max));
@@ -126,7 +127,7 @@ mod tests {
     use super::*;
     use crate::planner::Continuation;
 
-    /// Schedules of these predicted and measured PSNR.
+    /// Schedules with these predicted and measured PSNRs.
     fn schedules(all: &[(f64, Option<f64>)]) -> Vec<PlannedSchedule> {
         let one = |(computed, (predicted, psnr)): (usize, &(f64, Option<f64>))| PlannedSchedule {
             computed,

@@ -1,15 +1,16 @@
-//! Curves for another number of steps than they were measured at.
+//! Resampling of curves to a different number of steps.
 
-/// The value of a curve of `len` values that stands for value `i` of `n`:
-/// `round_ties_even(i · (len−1)/(n−1))`, in `f64`; a single value is the last.
+/// The index into a curve of `len` values that corresponds to value `i` of `n`:
+/// `round_ties_even(i · (len−1)/(n−1))`, in `f64`; for `n` = 1 the last value.
 ///
-/// Ties go to even as in the published code: half away from zero picks another index for about half of all `n`.
+/// Ties go to even as in the published code: rounding half away from zero picks another index for about half
+/// of all `n`.
 pub fn index(len: usize, n: usize, i: usize) -> usize {
     pick(len, n, i, |scale| (i as f64 * scale).round_ties_even())
 }
 
-/// [`index`] with the factor and the product rounded to `f32` first, as diffusers computes it: for 12 pairs of
-/// lengths the result differs.
+/// [`index`] with the factor and the product rounded to `f32` first, as in diffusers; the result differs for
+/// 12 pairs of lengths.
 pub fn index_f32(len: usize, n: usize, i: usize) -> usize {
     pick(len, n, i, |scale| f64::from((i as f32 * scale as f32).round_ties_even()))
 }

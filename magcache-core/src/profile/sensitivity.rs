@@ -9,28 +9,30 @@ use crate::{Problem, error::count};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Sensitivity {
-    /// Which of several; the first of a profile is the default.
+    /// The variant, if there are several; the first of a profile is the default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub variant: Option<String>,
-    /// The expert that it was measured on, for a model with several.
+    /// The expert on which it was measured, for a model with several.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expert: Option<u8>,
-    /// Where it was measured: what the model is told, 0 to 1000, in the order of a run.
+    /// The timesteps at which it was measured, 0 to 1000, in the order of a run.
     pub timesteps: Vec<f64>,
-    /// `‖Δprediction‖ / ‖Δlatents‖` at a fixed timestep: no unit.
+    /// `‖Δprediction‖ / ‖Δlatents‖` at a fixed timestep; dimensionless.
     pub latent: Vec<f64>,
-    /// `rms(Δprediction) / |Δtimestep|` at fixed latents: per training step, the same for every size of latents.
+    /// `rms(Δprediction) / |Δtimestep|` at fixed latents: per training step, independent of the size of the
+    /// latents.
     pub timestep: Vec<f64>,
-    /// Tolerances that suit it, of the first part of a run and of the rest.
+    /// Recommended tolerances for the first part of a run and for the rest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub thresholds: Option<[f64; 2]>,
-    /// Where it comes from.
+    /// Its provenance.
     #[serde(default)]
     pub source: Provenance,
 }
 
 impl Sensitivity {
-    /// What was measured nearest to `timestep`: of the latents, and of the timestep. The first of two as near.
+    /// The sensitivities to latents and to the timestep, measured nearest to `timestep`; the first of two
+    /// equally near.
     pub fn at(&self, timestep: f64) -> Option<(f64, f64)> {
         let near = |t: &f64| (t - timestep).abs();
         let (i, _) =
@@ -38,7 +40,7 @@ impl Sensitivity {
         Some((*self.latent.get(i)?, *self.timestep.get(i)?))
     }
 
-    /// Every value that cannot be right; `place` names it.
+    /// Problems with every invalid value; `place` names it.
     pub fn problems(&self, place: &str) -> Vec<Problem> {
         let mut out = Vec::new();
         if self.timesteps.is_empty() {

@@ -1,4 +1,4 @@
-//! Where a pass stands, and the steps of a run.
+//! The position of a pass in a run, and the steps of a run.
 
 pub(crate) mod step;
 pub(crate) mod trajectory;

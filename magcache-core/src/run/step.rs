@@ -1,4 +1,4 @@
-//! Where a pass stands in the trajectory. The sampler says so; nothing counts calls.
+//! The position of a pass in the trajectory. The sampler supplies it; nothing counts calls.
 
 use std::{fmt, ops::Range, str::FromStr};
 
@@ -84,15 +84,15 @@ impl Phase {
 /// One step of the trajectory.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Step {
-    /// Position in the whole trajectory, from 0. Image-to-image runs that start late keep their true index.
+    /// Index in the whole trajectory, from 0. Image-to-image runs that start late keep their true index.
     pub index: usize,
-    /// Steps of the whole trajectory.
+    /// Number of steps of the whole trajectory.
     pub total: usize,
-    /// What the model is told, in training steps (0 to 1000).
+    /// The timestep given to the model, in training steps (0 to 1000).
     pub timestep: f64,
     /// Noise level in 0..=1.
     pub sigma: f64,
-    /// 1 for the second evaluation of a two-stage solver (Heun), else 0.
+    /// 1 for the second evaluation of a two-stage solver (Heun), otherwise 0.
     pub eval: u8,
     /// The network that runs.
     pub expert: Expert,
@@ -103,13 +103,13 @@ pub struct Step {
 crate::fields!(Step { index, total, timestep, sigma, eval, expert, phase });
 
 impl Step {
-    /// A step of a trajectory with one expert and one evaluation, timestep and sigma linear in the index.
+    /// A step of a trajectory with one expert and one evaluation; timestep and sigma are linear in the index.
     pub fn plain(index: usize, total: usize) -> Self {
         let sigma = 1.0 - index as f64 / total.max(1) as f64;
         Self { index, total, timestep: 1000.0 * sigma, sigma, eval: 0, expert: Expert(0), phase: 0..total }
     }
 
-    /// A step of a trajectory with several phases, as [`Step::plain`] otherwise.
+    /// A step of a trajectory with several phases, otherwise as [`Step::plain`].
     pub fn in_phases(index: usize, total: usize, phases: &[Phase]) -> Self {
         let plain = Self::plain(index, total);
         match phases.iter().find(|p| p.steps.contains(&index)) {

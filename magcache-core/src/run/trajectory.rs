@@ -1,31 +1,32 @@
-//! The steps of one run, as the sampler gives them.
+//! The steps of one run, as supplied by the sampler.
 
 use crate::{Branch, Expert, Phase, Step};
 
-/// Timesteps, noise levels, experts and branches of a run: what decisions that need no tensor depend on.
+/// Timesteps, noise levels, experts and branches of a run: everything that decisions without tensors depend
+/// on.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Trajectory {
-    /// What the model is told at each step (0 to 1000).
+    /// The timestep given to the model at each step (0 to 1000).
     pub timesteps: Vec<f64>,
-    /// Noise level at each step, and the last one after it.
+    /// Noise level at each step, and the one after the last step.
     pub sigmas: Vec<f64>,
-    /// Who owns which steps.
+    /// Which expert owns which steps.
     pub phases: Vec<Phase>,
     /// The guidance branches of a step, in the order in which they run.
     pub branches: Vec<Branch>,
-    /// Experts that run without guidance: their steps have the first branch alone.
+    /// Experts that run without guidance: their steps have only the first branch.
     pub unguided: Vec<Expert>,
-    /// The schedule's shift, where it has one.
+    /// The shift of the schedule, if it has one.
     pub flow_shift: Option<f64>,
-    /// The part of the schedule below which the second expert runs, where there is one.
+    /// The fraction of the schedule below which the second expert runs, if there is one.
     pub boundary_ratio: Option<f64>,
     /// The first step that runs: above 0 for image to image.
     pub first: usize,
 }
 
-/// How many of `steps` steps a shifted linear schedule spends above `boundary_ratio`, that is in the first expert:
-/// `sigma = shift·u / (1 + (shift − 1)·u)` with `u` from 1 down in equal steps. A solver that cuts or moves its
-/// timesteps can differ by one step; the phases of a [`Trajectory`] are exact.
+/// How many of `steps` steps a shifted linear schedule spends above `boundary_ratio`, that is, in the first
+/// expert: `sigma = shift·u / (1 + (shift − 1)·u)` with `u` from 1 down in equal steps. A solver that
+/// truncates or shifts its timesteps can differ by one step; the phases of a [`Trajectory`] are exact.
 pub fn steps_above(boundary_ratio: f64, flow_shift: f64, steps: usize) -> usize {
     let sigma = |i: usize| {
         let u = 1.0 - i as f64 / steps.max(1) as f64;
@@ -35,7 +36,7 @@ pub fn steps_above(boundary_ratio: f64, flow_shift: f64, steps: usize) -> usize 
 }
 
 impl Trajectory {
-    /// Steps linear in the index, one expert: for tests and for models without a schedule.
+    /// Steps linear in the index and one expert, for tests and for models without a schedule.
     pub fn plain(steps: usize, branches: &[Branch]) -> Self {
         let steps_of = || (0..steps).map(|i| Step::plain(i, steps));
         Self {
@@ -56,17 +57,17 @@ impl Trajectory {
         Self { phases, ..self }
     }
 
-    /// Steps of the whole schedule.
+    /// Number of steps of the whole schedule.
     pub fn len(&self) -> usize {
         self.timesteps.len()
     }
 
-    /// True without steps.
+    /// Whether there are no steps.
     pub fn is_empty(&self) -> bool {
         self.timesteps.is_empty()
     }
 
-    /// The `index`-th step, first evaluation.
+    /// The first evaluation of step `index`.
     pub fn step(&self, index: usize) -> Step {
         let plain = Step::in_phases(index, self.len(), &self.phases);
         let at = |v: &[f64], or: f64| v.get(index).copied().unwrap_or(or);
@@ -79,7 +80,7 @@ impl Trajectory {
         if alone { &self.branches[..1] } else { &self.branches }
     }
 
-    /// Passes of the network in the whole run.
+    /// Number of passes of the network in the whole run.
     pub fn passes(&self) -> usize {
         self.steps().map(|step| self.branches_at(&step).len()).sum()
     }

@@ -1,26 +1,26 @@
-//! Why state cannot be stored or put back.
+//! Why state cannot be stored or restored.
 
-/// State that cannot be stored, or a snapshot that does not fit what it is put back into.
+/// State that cannot be stored, or a snapshot that does not fit the object it is restored into.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SnapshotError {
-    /// A part is not there.
+    /// A part is missing.
     #[error("the stored state has no `{path}`")]
     Missing {
         /// Where it should be.
         path: String,
     },
-    /// A part does not read as what it must be.
+    /// A part does not have the expected form.
     #[error("`{path}` of the stored state is {got:?}, expected {expected}")]
     Odd {
         /// Where it is.
         path: String,
-        /// What it must be.
+        /// The expected form.
         expected: &'static str,
-        /// What it is.
+        /// The stored value.
         got: String,
     },
-    /// A hook of its own kind does not say how its slots are stored.
+    /// A custom hook does not store its slots.
     #[error("hook {hook} ({name}) does not store its slots, so the run cannot be continued")]
     Refused {
         /// The number of the hook.
@@ -28,7 +28,7 @@ pub enum SnapshotError {
         /// Its debug name.
         name: String,
     },
-    /// A slot of a hook that the registry does not have.
+    /// A slot of a hook that is not in the registry.
     #[error("a slot of hook {hook}, which the registry does not have")]
     NoHook {
         /// The number of the hook.

@@ -1,9 +1,10 @@
-//! A struct names its fields once, and can be stored.
+//! Makes a struct storable from a single list of its fields.
 
-/// Implements [`Field`](crate::snapshot::Field) for a struct of fields that can be stored: `fields!(MyState { anchor, accumulated })`.
+/// Implements [`Field`](crate::snapshot::Field) for a struct of storable fields:
+/// `fields!(MyState { anchor, accumulated })`.
 ///
-/// With `given { … }` it implements [`Persist`](crate::snapshot::Persist) instead, for a struct of which some fields are configuration:
-/// those stay as they were built. Every field must be named.
+/// With `given { … }` it implements [`Persist`](crate::snapshot::Persist) instead, for a struct some of whose
+/// fields are configuration and stay unchanged. Every field must be named.
 #[macro_export]
 macro_rules! fields {
     ($type:ident { $($field:ident),* $(,)? }) => {

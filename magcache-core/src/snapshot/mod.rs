@@ -1,8 +1,8 @@
-//! State of a request as plain parts: named tensors and named values, for storing it and putting it back.
+//! Snapshots: the state of a request as named tensors and named values, for storing and restoring it.
 //!
-//! What a pass leaves for the next one must be in here to the bit, or a continued run is another run. A struct names its
-//! fields once, in [`fields!`](crate::fields), and the same line writes it, reads it and counts the bytes of its tensors; a field
-//! that is left out does not compile:
+//! Everything that a pass leaves for the next one must be stored exactly, or the continued run differs. A
+//! struct lists its fields once, in [`fields!`](crate::fields), and that line writes it, reads it and counts
+//! the bytes of its tensors; leaving out a field does not compile:
 //!
 //! ```
 //! # use candle_core::{Device, Tensor};
@@ -43,17 +43,17 @@ pub use error::SnapshotError;
 pub use places::{Reader, Writer};
 pub(crate) use values::words;
 
-/// Named tensors and named values. Names are paths, `session/slots/0/history/skipped`.
+/// Named tensors and named values. Names are paths such as `session/slots/0/history/skipped`.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     tensors: BTreeMap<String, Tensor>,
     values: BTreeMap<String, String>,
 }
 
-/// What can be stored, and put back into a fresh one that was built from the same configuration.
+/// State that can be stored, and restored into a fresh object built from the same configuration.
 ///
-/// Everything that is a [`Field`] is. Where configuration and memory share a struct, `fields!(Taylor { steps, differences }
-/// given { config })` implements it for the memory alone.
+/// Implemented for every [`Field`]. If configuration and memory share a struct, `fields!(Taylor { steps,
+/// differences } given { config })` implements it for the memory alone.
 pub trait Persist {
     /// Writes everything that a later pass depends on.
     fn save(&self, to: &mut Writer<'_>);
@@ -61,19 +61,19 @@ pub trait Persist {
     /// Reads back what [`Persist::save`] wrote.
     ///
     /// # Errors
-    /// A part that is missing, or that does not read as what it must be.
+    /// A part that is missing or malformed.
     fn load(&mut self, from: &Reader<'_>) -> Result<(), SnapshotError>;
 
-    /// Bytes of the tensors that it stores.
+    /// Bytes of the stored tensors.
     fn bytes(&self) -> usize;
 }
 
-/// A value that is made of what was stored and of nothing else.
+/// A value that can be rebuilt from its stored form alone.
 pub trait Field: Sized {
-    /// Writes the value, to the bit.
+    /// Writes the value exactly.
     fn write(&self, to: &mut Writer<'_>);
 
-    /// Reads it back.
+    /// Reads the value back.
     ///
     /// # Errors
     /// A part that is missing, or that does not read as this type.
@@ -101,27 +101,27 @@ impl<T: Field> Persist for T {
 }
 
 impl Snapshot {
-    /// What was stored elsewhere in these two parts.
+    /// A snapshot from its tensors and values, stored elsewhere.
     pub fn from_parts(tensors: BTreeMap<String, Tensor>, values: BTreeMap<String, String>) -> Self {
         Self { tensors, values }
     }
 
-    /// The tensors by path, where they are.
+    /// The tensors by path, each on its own device.
     pub fn tensors(&self) -> &BTreeMap<String, Tensor> {
         &self.tensors
     }
 
-    /// Everything else by path.
+    /// All other values by path.
     pub fn values(&self) -> &BTreeMap<String, String> {
         &self.values
     }
 
-    /// Writes at the root.
+    /// A writer at the root.
     pub fn writer(&mut self) -> Writer<'_> {
         Writer { snapshot: self, path: String::new() }
     }
 
-    /// Reads at the root. Tensors that were not on the host come back on `device`, the model's.
+    /// A reader at the root. Tensors that were not on the host are restored to `device`, the model's.
     pub fn reader<'s>(&'s self, device: &'s Device) -> Reader<'s> {
         Reader { snapshot: self, device, path: String::new() }
     }
@@ -165,7 +165,7 @@ mod tests {
     #[test]
     fn what_is_read_is_what_was_written_and_configuration_stays() {
         let odd = [0.1 + 0.2, -0.0, f64::MIN_POSITIVE / 3.0, f64::INFINITY, 1e300, f64::EPSILON];
-        // A word that is `none` is no absent one.
+        // The word `none` is not the same as an absent one.
         for word in [None, Some("none".to_owned()), Some(String::new())] {
             let inner = Some(Inner { list: odd.to_vec(), word });
             let read = back(&stored(&outer(inner.clone()))).unwrap();

@@ -1,17 +1,17 @@
-//! Places in a snapshot: where parts are written to and read from.
+//! Places in a snapshot, from which parts are written and read.
 
 use candle_core::{Device, Tensor};
 
 use super::{Field, Persist, Snapshot, SnapshotError};
 
-/// Where a part is written to: a place in a [`Snapshot`].
+/// A place in a [`Snapshot`] to write a part to.
 #[derive(Debug)]
 pub struct Writer<'s> {
     pub(super) snapshot: &'s mut Snapshot,
     pub(super) path: String,
 }
 
-/// Where a part is read from: a place in a [`Snapshot`].
+/// A place in a [`Snapshot`] to read a part from.
 #[derive(Clone, Debug)]
 pub struct Reader<'s> {
     pub(super) snapshot: &'s Snapshot,
@@ -35,7 +35,7 @@ impl Writer<'_> {
         part.save(&mut self.at(name));
     }
 
-    /// Writes under `name` a part that may not be there.
+    /// Writes an optional part under `name`.
     pub fn optional(&mut self, name: &str, part: Option<&(impl Persist + ?Sized)>) {
         let mut to = self.at(name);
         to.value(if part.is_some() { SOME } else { NONE });
@@ -44,21 +44,21 @@ impl Writer<'_> {
         }
     }
 
-    /// This place is this value.
+    /// Writes a value at this place.
     pub fn value(&mut self, value: impl ToString) {
         self.snapshot.values.insert(self.path.clone(), value.to_string());
     }
 
-    /// This place is this tensor.
+    /// Writes a tensor at this place.
     pub fn tensor(&mut self, tensor: &Tensor) {
         self.snapshot.tensors.insert(self.path.clone(), tensor.clone());
     }
 }
 
-/// The value and, further in, the place of a part that is there.
+/// The value that marks a present part, and the name of the place inside that holds it.
 pub(super) const SOME: &str = "some";
 
-/// The value of a part that is not.
+/// The value that marks an absent part.
 pub(super) const NONE: &str = "none";
 
 impl<'s> Reader<'s> {
@@ -73,7 +73,7 @@ impl<'s> Reader<'s> {
         self.device
     }
 
-    /// What was written under `name`.
+    /// Reads what was written under `name`.
     ///
     /// # Errors
     /// As [`Field::read`].
@@ -81,7 +81,7 @@ impl<'s> Reader<'s> {
         T::read(&self.at(name))
     }
 
-    /// The place of a part that [`Writer::optional`] wrote under `name`; `None` where there was none.
+    /// The place of a part that [`Writer::optional`] wrote under `name`; `None` if the part was absent.
     ///
     /// # Errors
     /// Nothing was written under `name`.
@@ -89,7 +89,7 @@ impl<'s> Reader<'s> {
         self.at(name).present()
     }
 
-    /// The part that may be at this place, if it is.
+    /// The place of the optional part here, if it is present.
     pub(super) fn present(&self) -> Result<Option<Reader<'s>>, SnapshotError> {
         match self.value()? {
             SOME => Ok(Some(self.at(SOME))),
@@ -101,22 +101,22 @@ impl<'s> Reader<'s> {
     /// The value at this place.
     ///
     /// # Errors
-    /// There is none.
+    /// No value is stored here.
     pub fn value(&self) -> Result<&'s str, SnapshotError> {
         let value = self.snapshot.values.get(&self.path);
         value.map(String::as_str).ok_or_else(|| SnapshotError::Missing { path: self.path.clone() })
     }
 
-    /// The tensor at this place, where it was stored.
+    /// The tensor at this place, on the device where it was stored.
     ///
     /// # Errors
-    /// There is none.
+    /// No tensor is stored here.
     pub fn tensor(&self) -> Result<&'s Tensor, SnapshotError> {
         let tensor = self.snapshot.tensors.get(&self.path);
         tensor.ok_or_else(|| SnapshotError::Missing { path: self.path.clone() })
     }
 
-    /// The value at this place is not what was expected.
+    /// The error for a value at this place that is not as expected.
     pub fn odd(&self, expected: &'static str, got: impl ToString) -> SnapshotError {
         SnapshotError::Odd { path: self.path.clone(), expected, got: got.to_string() }
     }

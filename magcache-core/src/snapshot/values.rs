@@ -1,4 +1,4 @@
-//! What numbers, words, lists, tensors and places are stored as.
+//! The stored form of numbers, words, lists, tensors and devices.
 
 use std::{ops::Range, sync::Arc, time::Duration};
 
@@ -6,7 +6,7 @@ use candle_core::{DType, Device, DeviceLocation, Tensor};
 
 use super::{Field, Reader, SnapshotError, Writer};
 
-/// A value that [`FromStr`](std::str::FromStr) reads back from what [`ToString`] writes.
+/// Implements [`Field`] for types whose [`ToString`] output [`FromStr`](std::str::FromStr) reads back.
 macro_rules! words {
     ($($type:ty: $expected:literal),+ $(,)?) => {$(
         impl $crate::snapshot::Field for $type {
@@ -36,7 +36,7 @@ words! {
 }
 
 impl Field for f64 {
-    /// The shortest decimal that reads back as the same bits; every NaN as one.
+    /// The shortest decimal that reads back as the same bits; all NaNs are written alike.
     fn write(&self, to: &mut Writer<'_>) {
         to.value(format!("{self:?}"));
     }

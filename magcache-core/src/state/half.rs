@@ -1,13 +1,13 @@
-//! Between f32 and half precision at the speed of memory.
+//! Conversion between f32 and half precision at memory speed.
 //!
-//! candle converts a tensor on one core, and f16 value by value, which takes ten times as long as reading it. The conversions of whole
-//! slices that it has for its quantized formats use what the processor has for them.
+//! candle converts a tensor on one core, and f16 value by value, which takes ten times as long as reading it.
+//! Its slice conversions for quantized formats use the processor's instructions instead.
 
 use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor, bail, quantized::GgmlType};
 
 use crate::threads;
 
-/// As [`Tensor::to_dtype`], and to the bit.
+/// As [`Tensor::to_dtype`], bit for bit.
 pub(crate) fn to_dtype(x: &Tensor, dtype: DType) -> Result<Tensor> {
     let half = |dtype| matches!(dtype, DType::F16 | DType::BF16);
     let ours = (x.dtype() == DType::F32 && half(dtype)) || (half(x.dtype()) && dtype == DType::F32);
@@ -64,7 +64,8 @@ mod tests {
 
     #[test]
     fn every_bit_is_candles() -> Result<()> {
-        // Every exponent with mantissas on, beside and between the values of both formats; infinities and NaN are among them.
+        // Every exponent, with mantissas at, next to and between the values of both formats, including
+        // infinities and NaN.
         let some = (0..=u32::from(u16::MAX))
             .flat_map(|high| [0, 1, 0x7fff, 0x8000, 0x8001, 0xffff].map(|low| high << 16 | low));
         let values: Vec<f32> = some.map(f32::from_bits).collect();

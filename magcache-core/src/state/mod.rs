@@ -1,4 +1,4 @@
-//! What a session keeps between passes: slots, and how tensors are stored in them.
+//! The state that a session keeps between passes: slots, and the storage of tensors in them.
 
 mod half;
 mod slots;

@@ -11,16 +11,16 @@ use crate::{
     snapshot::{Field, Reader, SnapshotError, Writer},
 };
 
-/// Names one ring of a registry: its place in the configuration, outermost first.
+/// Identifies one ring of a registry by its place in the configuration, outermost first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct HookId(pub u16);
 
-/// Whose state a slot is.
+/// Identifies a slot.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct SlotKey {
     /// The hook.
     pub hook: HookId,
-    /// The blocks that it stands in for.
+    /// The blocks that the slot can replace.
     pub blocks: Range<usize>,
     /// The network.
     pub expert: Expert,
@@ -49,7 +49,7 @@ struct Slot {
     stamp: u64,
     /// The step at which it was written.
     step: usize,
-    /// Its pass failed: good for that pass, when it is run again, and for nothing else.
+    /// Whether its pass failed: then it serves only a retry of that pass.
     torn: bool,
 }
 
@@ -57,40 +57,40 @@ struct Slot {
 #[derive(Debug, Default)]
 pub struct Slots {
     held: HashMap<SlotKey, Slot>,
-    /// After the last step of each expert seen.
+    /// The end of the phase of each expert seen so far.
     phase_ends: BTreeMap<Expert, usize>,
     budget: Option<usize>,
-    /// The step that runs.
+    /// The current step.
     step: usize,
     bytes: usize,
     peak: usize,
     evicted: usize,
     clock: u64,
-    /// Whether a slot may be torn: most runs never look.
+    /// Whether any slot may be torn, so that most runs need not search for one.
     torn: bool,
 }
 
 impl Slots {
-    /// No slots. Above `budget` bytes slots are dropped, and the next pass of each computes: first those that this step has
-    /// not used, the one written longest ago before the others; where there is none, the one that is being written. So no
-    /// pass takes from another of the same step what that will need, and what does not fit is not stored at all.
+    /// Empty slots. Above `budget` bytes slots are evicted and their next pass computes: first slots that
+    /// this step has not used, least recently written first, then the slot being written. So no pass evicts
+    /// what another pass of the same step will need; a slot that does not fit is not stored at all.
     pub fn new(budget: Option<usize>) -> Self {
         Self { budget, ..Self::default() }
     }
 
-    /// Moves the slot out, or a fresh one where there is none.
+    /// Moves the slot out; a fresh one if there is none.
     pub fn take<T: Any + Send + Default>(&mut self, key: &SlotKey) -> T {
         self.take_if_there(key).unwrap_or_default()
     }
 
-    /// Moves the slot out; `None` where there is none of this type.
+    /// Moves the slot out; `None` if there is none of this type.
     pub(crate) fn take_if_there<T: Any + Send>(&mut self, key: &SlotKey) -> Option<T> {
         let slot = self.held.remove(key)?;
         self.bytes -= slot.bytes;
         slot.data.downcast::<T>().ok().map(|slot| *slot)
     }
 
-    /// Looks at a slot and leaves it where it is; `None` where there is none of this type, or where its pass failed.
+    /// Borrows a slot without removing it; `None` if there is none of this type, or if its pass failed.
     pub fn peek<T: Any + Send>(&self, key: &SlotKey) -> Option<&T> {
         self.held.get(key).filter(|slot| !slot.torn)?.data.downcast_ref()
     }
@@ -108,7 +108,7 @@ impl Slots {
         }
     }
 
-    /// Stores a slot whose pass goes on and will [`Slots::put`] it: the budget waits for that.
+    /// Stores a slot whose pass still runs and will [`Slots::put`] it again; the budget is applied only then.
     pub(crate) fn set_aside<T: Any + Send>(&mut self, key: SlotKey, slot: T, bytes: usize) {
         self.clock += 1;
         let slot = Slot { data: Box::new(slot), bytes, stamp: self.clock, step: self.step, torn: false };
@@ -118,8 +118,8 @@ impl Slots {
         self.bytes += bytes;
     }
 
-    /// A pass at `step` begins. Drops what a failed pass of an earlier step left, and the slots of every expert whose phase
-    /// is over: nothing is reused across that boundary.
+    /// Begins a pass at `step`. Drops the slots left by failed passes of earlier steps, and those of every
+    /// expert whose phase is over: nothing is reused across that boundary.
     pub(crate) fn begin(&mut self, step: &Step) {
         if self.step != step.index {
             self.step = step.index;
@@ -135,8 +135,8 @@ impl Slots {
         }
     }
 
-    /// The pass of `branch` at `step` ran to its end, or failed: then its slots are kept for the same pass, if that is what
-    /// runs next, and the next step finds none of them.
+    /// Ends the pass of `branch` at `step`. If it failed, its slots are kept only for a retry within this
+    /// step; the next step drops them.
     pub(crate) fn end(&mut self, step: &Step, branch: Branch, failed: bool) {
         self.peak = self.peak.max(self.bytes);
         if failed || self.torn {
@@ -160,7 +160,7 @@ impl Slots {
         }
     }
 
-    /// Writes every slot, as `write` does what is in one, and every count.
+    /// Writes every slot, its contents with `write`, and every counter.
     pub(crate) fn save(
         &self,
         write: impl Fn(&SlotKey, &dyn Any, &mut Writer<'_>) -> Result<(), SnapshotError>,
@@ -189,7 +189,7 @@ impl Slots {
         Ok(())
     }
 
-    /// Slots of this budget as [`Slots::save`] wrote them; `read` reads what is in one.
+    /// Reads the slots that [`Slots::save`] wrote, the contents of each with `read`, under this budget.
     pub(crate) fn read(
         budget: Option<usize>,
         read: impl Fn(&SlotKey, &Reader<'_>) -> Result<Box<dyn Any + Send>, SnapshotError>,
@@ -228,7 +228,7 @@ impl Slots {
         self.held.keys()
     }
 
-    /// Bytes of tensors held now.
+    /// Bytes of tensors currently held.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
@@ -238,7 +238,7 @@ impl Slots {
         self.peak
     }
 
-    /// Slots dropped because of the budget.
+    /// Number of slots evicted because of the budget.
     pub fn evicted(&self) -> usize {
         self.evicted
     }

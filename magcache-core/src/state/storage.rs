@@ -4,25 +4,25 @@ use candle_core::{DType, Device, Result, Tensor};
 
 use crate::{Streams, state::half};
 
-/// Dtype, place and size limit of what a session keeps. Metrics are taken before a tensor is stored.
+/// Dtype, device and size limit for what a session stores. Metrics are computed before a tensor is stored.
 #[derive(Clone, Debug, Default)]
 pub struct StoragePolicy {
     /// Dtype of stored residuals; `None` keeps the model's.
     pub dtype: Option<DType>,
     /// Device of stored residuals; `None` keeps the model's.
     pub device: Option<Device>,
-    /// Most bytes of a session; `None` for no limit.
+    /// Maximum number of bytes per session; `None` for no limit.
     pub budget: Option<usize>,
 }
 
-/// Streams as a policy stores them; [`Stored::load`] gives back the dtype and device that they came in.
+/// Streams stored under a policy; [`Stored::load`] restores their original dtype and device.
 ///
-/// Values that are too large for a narrower dtype (65504 in f16) are divided by one number, with all others, before they are
-/// stored: what was finite stays finite and loses no more than what fits.
+/// If a value is too large for the storage dtype (65504 in f16), all values are divided by a common divisor
+/// first, so that finite values stay finite and no precision is lost beyond that of the dtype.
 #[derive(Clone, Debug)]
 pub struct Stored {
     streams: Streams,
-    /// What all values were divided by, on the model's device; `None` where all of them fit.
+    /// The common divisor, on the model's device; `None` if all values are known to fit.
     divisor: Option<Tensor>,
     dtype: DType,
     device: Device,
@@ -31,7 +31,7 @@ pub struct Stored {
 crate::fields!(Stored { streams, divisor, dtype, device });
 
 impl Stored {
-    /// Converts and moves; copies nothing when the policy changes nothing.
+    /// Converts and moves; does not copy if the policy changes nothing.
     pub fn new(streams: &Streams, policy: &StoragePolicy) -> Result<Self> {
         let image = streams.image()?;
         let convert = |streams: &Streams| {
@@ -45,7 +45,8 @@ impl Stored {
         let Some(largest) = policy.dtype.filter(|narrow| *narrow != dtype).and_then(largest) else {
             return plain();
         };
-        // On the host it is seen whether all values fit. On a device that would wait for it.
+        // On the host, skip the divisor if all values fit. On a device this check would force a
+        // synchronisation.
         if device.is_cpu() {
             let stored = plain()?;
             if stored.streams.is_finite_on_host()? || !streams.is_finite_on_host()? {
@@ -61,7 +62,7 @@ impl Stored {
         Ok(Self { streams: convert(&fitting)?, divisor: Some(divisor), dtype, device })
     }
 
-    /// The streams in their first dtype and place.
+    /// The streams in their original dtype and on their original device.
     pub fn load(&self) -> Result<Streams> {
         let streams = self.streams.map(|t| half::to_dtype(&t.to_device(&self.device)?, self.dtype))?;
         match &self.divisor {
@@ -71,7 +72,8 @@ impl Stored {
     }
 }
 
-/// A little below the largest number of a dtype of half precision, so that a quotient that was rounded up still fits.
+/// Slightly below the largest number of a half-precision dtype, so that a quotient that was rounded up still
+/// fits.
 fn largest(dtype: DType) -> Option<f64> {
     match dtype {
         DType::F16 => Some(65_000.0),

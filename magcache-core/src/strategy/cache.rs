@@ -1,4 +1,4 @@
-//! What an author of a strategy writes: when to skip.
+//! The trait that a strategy author implements: when to skip.
 
 use std::fmt::Debug;
 
@@ -11,18 +11,19 @@ use crate::{
     strategy::Base,
 };
 
-/// State of a strategy in one slot: everything that `magcache_core::fields!(MyState { anchor, pending })` can store.
+/// State of a strategy in one slot: any type that `magcache_core::fields!(MyState { anchor, pending })` can
+/// store.
 pub trait SlotState: Persist + Default + Send + 'static {}
 
 impl<S: Persist + Default + Send + 'static> SlotState for S {}
 
-/// When to skip. `self` is configuration and never changes; `State` is one slot's.
+/// Decides when to skip. `self` is configuration and never changes; `State` belongs to one slot.
 ///
-/// Whether there is anything to reuse, the warm-up and the caps that every strategy has in common, and the
-/// failsafes are the adapter's business ([`CacheHook`](crate::strategy::CacheHook)): a strategy's verdict can be overruled
-/// to compute, never to reuse. What must be true after a step that computed belongs in `tail`.
+/// The adapter ([`CacheHook`](crate::strategy::CacheHook)) handles missing history, the common warm-up and
+/// caps, and the failsafes: it can overrule a verdict to compute, but never to reuse. Anything that must hold
+/// after a computed step belongs in `tail`.
 pub trait TimestepCache: Debug + Send + Sync + 'static {
-    /// One slot's state.
+    /// The state of one slot.
     type State: SlotState;
 
     /// The blocks that always run.
@@ -35,38 +36,40 @@ pub trait TimestepCache: Debug + Send + Sync + 'static {
         Self::State::default()
     }
 
-    /// What a forecast starts from.
+    /// The base of the forecast.
     fn base(&self) -> Base {
         Base::Input
     }
 
-    /// What stands in for what is skipped where the table names no `forecast`, without history, for a run like the one
-    /// that `step` belongs to.
+    /// The forecast if the table names none: without history, for a run like that of `step`.
     fn forecast(&self, _step: &Step) -> Box<dyn Forecast> {
         Box::new(LastResidual::default())
     }
 
-    /// True when `head` looks at the step and the history alone.
+    /// Whether `head` looks only at the step and the history.
     fn is_static(&self) -> bool {
         false
     }
 
-    /// True when `head` asks the model for a [`Signal`](crate::Signal). Signals are about block 0, so a range that begins elsewhere is refused.
+    /// Whether `head` uses a [`Signal`](crate::Signal) of the model. Signals describe block 0, so ranges that
+    /// begin elsewhere are refused.
     fn uses_signals(&self) -> bool {
         false
     }
 
-    /// What `head` compares [`Verdict::accumulated`] with at a step, for charts; `None` where it compares with no number.
+    /// The threshold that `head` compares [`Verdict::accumulated`] with at a step, for charts; `None` if
+    /// there is none.
     fn threshold(&self, _step: &Step) -> Option<f64> {
         None
     }
 
-    /// Called once per step and branch, after the front blocks and before any other block, warm-up included; not on a branch
-    /// that leads or follows another one. An error must leave `state` as it was: the step may be run again.
+    /// Called once per step and branch, after the front blocks and before any other block, also during
+    /// warm-up; not on a branch that leads or follows another one. An error must leave `state` unchanged,
+    /// because the step may be run again.
     fn head(&self, state: &mut Self::State, step: &Step, branch: Branch, x: &Head<'_>) -> Result<Verdict>;
 
-    /// Called after the middle blocks really ran on `x` and gave `y`; never after a reuse, here or further in. An error must
-    /// leave `state` as it was.
+    /// Called after the middle blocks really ran on `x` and returned `y`; never after a reuse by this cache
+    /// or an inner one. An error must leave `state` unchanged.
     fn tail(
         &self,
         _state: &mut Self::State,

@@ -9,13 +9,13 @@ use crate::{
     Branch, Head, Step, Streams, TimestepCache, Verdict, Window, forecast::Forecast, snapshot::Persist,
 };
 
-/// A [`SlotState`] with its type erased. Implemented for every one; not for authors.
+/// A [`SlotState`] with its type erased. Implemented for every state; not for strategy authors.
 pub trait AnyState: Persist + Any + Send {}
 
 impl<S: SlotState> AnyState for S {}
 
 /// [`TimestepCache`] with its state erased, so that one adapter and the combinations can hold any strategy.
-/// Implemented for every strategy; not for authors.
+/// Implemented for every strategy; not for strategy authors.
 pub trait AnyCache: Debug + Send + Sync {
     /// [`TimestepCache::state`].
     fn any_state(&self) -> Box<dyn AnyState>;

@@ -1,4 +1,4 @@
-//! The words that every strategy has in common: warm-up, last steps, caps, following another branch.
+//! The limits common to all strategies: warm-up, last steps, caps, following another branch.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -16,8 +16,9 @@ pub enum Warmup {
 }
 
 impl Warmup {
-    /// Steps of a phase of `steps` steps: a step is in the warm-up while its place is below `fraction · steps`. A product
-    /// that is a whole number but for the rounding of its factors (`0.14 · 50`) is that number.
+    /// Number of warm-up steps in a phase of `steps` steps: those whose index is below `fraction · steps`. A
+    /// product that misses a whole number only by floating-point rounding (`0.14 · 50`) counts as that
+    /// number.
     pub fn steps(self, steps: usize) -> usize {
         match self {
             Self::Steps(n) => n,
@@ -50,18 +51,18 @@ pub enum Branches {
     CondDecides,
 }
 
-/// Limits that the adapter keeps for every strategy.
+/// Limits that the adapter enforces for every strategy.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Guards {
-    /// Computed at the start of each phase. The first step of a phase is computed in any case.
+    /// Steps computed at the start of each phase. The first step of a phase is always computed.
     pub warmup: Warmup,
-    /// Computed at the end of the run.
+    /// Steps computed at the end of the run.
     pub last_steps: usize,
-    /// Most consecutive skips.
+    /// Maximum number of consecutive skips.
     pub max_skips: Option<usize>,
-    /// Most skips of one branch of one expert.
+    /// Maximum number of skips per branch and expert.
     pub max_total_skips: Option<usize>,
-    /// Whose decision a branch takes.
+    /// Whose decision a branch follows.
     pub branches: Branches,
 }
 
@@ -78,7 +79,7 @@ impl Default for Guards {
 }
 
 impl Guards {
-    /// Why this step must be computed whatever the strategy says, if it must.
+    /// The reason why this step must be computed whatever the strategy says, if there is one.
     pub fn verdict(&self, step: &Step, history: &History) -> Option<Why> {
         let local = step.index.saturating_sub(step.phase.start);
         if local < self.warmup.steps(step.phase.len()).max(1) {
@@ -94,7 +95,7 @@ impl Guards {
         }
     }
 
-    /// True when `branch` takes the conditional branch's decision.
+    /// Whether `branch` follows the decision of the conditional branch.
     pub fn follows(&self, branch: Branch) -> bool {
         self.branches == Branches::CondDecides && !matches!(branch, Branch::Cond | Branch::Batched)
     }
@@ -129,7 +130,8 @@ mod tests {
         let steps = |fraction, steps| Warmup::Fraction(fraction).steps(steps);
         assert_eq!([steps(0.14, 50), steps(0.28, 25), steps(0.07, 100)], [7, 7, 7]);
         assert_eq!([steps(0.2, 50), steps(0.21, 50), steps(0.1, 28), steps(1e-9, 50)], [10, 11, 3, 1]);
-        // Every fraction of two digits of every length: the smallest number that is not below the exact product.
+        // For every two-digit fraction and every length: the smallest whole number not below the exact
+        // product.
         for (hundredths, n) in (0..=100usize).flat_map(|h| (1..=120usize).map(move |n| (h, n))) {
             assert_eq!(
                 steps(hundredths as f64 / 100.0, n),

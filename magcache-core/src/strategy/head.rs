@@ -1,4 +1,4 @@
-//! What a strategy may look at before it decides.
+//! The inputs of a decision.
 
 use std::fmt::Debug;
 
@@ -14,31 +14,32 @@ use crate::{
 /// What a strategy may look at before it decides.
 #[derive(Clone, Copy)]
 pub struct Head<'a> {
-    /// What entered the range.
+    /// The input of the range.
     pub input: &'a Streams,
-    /// What the forecast starts from: what left the front blocks (the input where the window has no front), or with
-    /// [`Base::Leader`](super::Base::Leader) the conditional branch's output.
+    /// The base of the forecast: the output of the front blocks (the input if the window has no front), or
+    /// with [`Base::Leader`](super::Base::Leader) the conditional branch's output.
     pub fronted: &'a Streams,
-    /// What the slot has seen.
+    /// The history of the slot.
     pub history: History,
     pub(crate) probe: Option<Probe<'a>>,
     pub(crate) reducer: Option<&'a Reducer>,
 }
 
 impl Head<'_> {
-    /// A signal of the model, computed now.
+    /// Computes a signal of the model.
     ///
-    /// Errors: the model does not show it.
+    /// Errors: the model does not expose it.
     pub fn signal(&self, signal: Signal) -> Result<Tensor> {
         ask(self.probe, signal, self.input)
     }
 
-    /// What the front blocks added to the denoised stream, `[batch, tokens, channels]`.
+    /// The residual of the front blocks on the denoised stream, `[batch, tokens, channels]`.
     pub fn front_residual(&self) -> Result<Tensor> {
         self.fronted.image()?.sub(&self.input.image()?)
     }
 
-    /// What the front blocks added, and how far that is from `before` by [`metrics::relative_l1`], reduced over ranks: in one pass.
+    /// The residual of the front blocks and its [`metrics::relative_l1`] to `before`, reduced over ranks, in
+    /// one sweep.
     pub fn front_residual_and_change(&self, before: &Tensor) -> Result<(Tensor, f64)> {
         let (fronted, input) = (self.fronted.image()?, self.input.image()?);
         let (now, change) = metrics::residual_and_relative_l1(&fronted, &input, before)?;
@@ -55,7 +56,7 @@ impl Head<'_> {
         self.reduce(metrics::relative_l2(now, before)?)
     }
 
-    /// A metric of the strategy's own, reduced over ranks.
+    /// Reduces a metric of the strategy's own over ranks.
     pub fn reduce(&self, metric: f64) -> Result<f64> {
         self.reducer.map_or(Ok(metric), |reduce| reduce(metric))
     }
@@ -67,7 +68,7 @@ impl Debug for Head<'_> {
     }
 }
 
-/// Asks a probe that may be missing.
+/// Calls a probe that may be missing.
 fn ask(probe: Option<Probe<'_>>, signal: Signal, x: &Streams) -> Result<Tensor> {
     match probe {
         Some(probe) => probe(signal, x),

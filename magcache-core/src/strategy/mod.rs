@@ -1,4 +1,4 @@
-//! When to skip: what an author of a strategy writes, and the one adapter between it and the chain.
+//! When to skip: the trait that a strategy author implements, and the adapter between it and the chain.
 
 mod adapter;
 pub(crate) mod cache;

@@ -1,17 +1,17 @@
-//! What a strategy answers, and what it can ask for: verdict, window, base, history.
+//! The outputs and inputs of a strategy: verdict, window, base, history.
 
 use crate::Why;
 
-/// A decision, its cause, and the numbers behind it.
+/// A decision, its reason, and the numbers it is based on.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Verdict {
-    /// Replace the blocks instead of running them.
+    /// Whether to replace the blocks instead of running them.
     pub reuse: bool,
-    /// The cause.
+    /// The reason.
     pub why: Why,
-    /// What was measured at this step. NaN or infinite: the adapter computes and resets the slot.
+    /// The metric at this step. If it is NaN or infinite, the adapter computes and resets the slot.
     pub metric: Option<f64>,
-    /// What was compared with the threshold.
+    /// The value compared with the threshold.
     pub accumulated: Option<f64>,
 }
 
@@ -34,58 +34,58 @@ impl Verdict {
         Self { accumulated: Some(value), ..verdict }
     }
 
-    /// Adds what was measured.
+    /// Adds the metric.
     #[must_use]
     pub fn metric(self, metric: f64) -> Self {
         Self { metric: Some(metric), ..self }
     }
 
-    /// Adds what was compared with the threshold.
+    /// Adds the value compared with the threshold.
     #[must_use]
     pub fn accumulated(self, value: f64) -> Self {
         Self { accumulated: Some(value), ..self }
     }
 
-    /// The same numbers with another decision to compute.
+    /// The same numbers with the decision to compute.
     #[must_use]
     pub fn overruled(self, why: Why) -> Self {
         Self { reuse: false, why, ..self }
     }
 
-    /// False where a number behind the verdict is NaN or infinite.
+    /// Whether no number of the verdict is NaN or infinite.
     pub fn is_finite(&self) -> bool {
         [self.metric, self.accumulated].iter().flatten().all(|v| v.is_finite())
     }
 }
 
-/// Blocks of a range that always run for real, whatever caches inside them would do (DBCache's Fn and Bn).
+/// Blocks of a range that always really run, whatever inner caches would do (DBCache's Fn and Bn).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Window {
-    /// Blocks at the start.
+    /// Number of blocks at the start.
     pub front: usize,
-    /// Blocks at the end.
+    /// Number of blocks at the end.
     pub back: usize,
 }
 
-/// What a forecast starts from.
+/// The base of a forecast.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Base {
-    /// What entered the range: a skipped range is rebuilt from its input.
+    /// The input of the range: a skipped range is rebuilt from its input.
     #[default]
     Input,
-    /// What the conditional branch gave at this step: a skipped branch is rebuilt from another one. The conditional
-    /// branch itself is always computed; a branch that runs before it is computed too.
+    /// The output of the conditional branch at this step: a skipped branch is rebuilt from it. The
+    /// conditional branch itself is always computed, and so is a branch that runs before it.
     Leader,
 }
 
-/// What the slot of a strategy has seen.
+/// The history of a slot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct History {
-    /// The last step at which every block of the range really ran; what a forecast builds on.
+    /// The last step at which every block of the range really ran, on which a forecast builds.
     pub last_computed: Option<usize>,
-    /// Steps skipped since the last one that was run.
+    /// Steps skipped since the last one that ran.
     pub consecutive: usize,
-    /// Steps skipped in all.
+    /// Total number of skipped steps.
     pub skipped: usize,
 }
 

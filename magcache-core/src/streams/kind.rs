@@ -1,11 +1,12 @@
-//! What must not change between a stored residual and its use.
+//! The properties of streams that must not change between storing a residual and using it.
 
 use candle_core::{DType, DeviceLocation, Result, Tensor};
 
 use super::Streams;
 
-/// Shape, dtype and device of every stream: what must not change between a stored residual and its use. Whether both streams
-/// lie in one sequence does not count: what stands in for blocks that join them has them apart.
+/// Shape, dtype and device of every stream, which must not change between storing a residual and using it.
+/// Whether both streams share one sequence does not matter: the replacement for blocks that join them holds
+/// them separately.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Kind {
     image: Form,

@@ -1,4 +1,4 @@
-//! What flows between two blocks, and how it is read from and written to a block's output tuple.
+//! The tensors that flow between blocks, and their conversion from and to a block's output tuple.
 
 mod kind;
 mod stored;
@@ -11,12 +11,12 @@ pub(crate) use kind::Kind;
 
 use crate::metrics;
 
-/// What one element of a block's output tuple is: the "residual tuple indices" of a model's metadata.
+/// The role of one element of a block's output tuple: the "residual tuple indices" of a model's metadata.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
     /// The hidden states that are denoised.
     Image,
-    /// The text stream beside them.
+    /// The text stream.
     Text,
 }
 
@@ -36,7 +36,7 @@ pub enum Streams {
     Joint {
         /// The whole sequence.
         tokens: Tensor,
-        /// Where text lies on dimension 1: a prefix or a suffix.
+        /// The place of the text on dimension 1: a prefix or a suffix.
         text: Range<usize>,
     },
 }
@@ -44,7 +44,7 @@ pub enum Streams {
 impl Streams {
     /// Reads a block's output tuple by the roles of its elements.
     ///
-    /// Errors: another number of tensors than roles, a role twice, or no image.
+    /// Errors: numbers of tensors and roles that differ, a repeated role, or no image.
     pub fn from_outputs(roles: &[Role], tensors: Vec<Tensor>) -> Result<Self> {
         if roles.len() != tensors.len() {
             bail!("a block returned {} tensors, its metadata names {}", tensors.len(), roles.len());
@@ -80,7 +80,7 @@ impl Streams {
             .collect()
     }
 
-    /// The denoised stream, a view where it lies in a joint sequence.
+    /// The denoised stream; a view if it is part of a joint sequence.
     pub fn image(&self) -> Result<Tensor> {
         match self {
             Self::Image(image) | Self::Dual { image, .. } => Ok(image.clone()),
@@ -124,7 +124,7 @@ impl Streams {
         Ok(Self::Dual { image, text })
     }
 
-    /// Applies a block that works on `[text, image]` in one sequence; dual streams are joined on entry.
+    /// Applies a block that works on one sequence `[text, image]`; dual streams are joined first.
     pub fn map_joint(self, f: impl FnOnce(&Tensor) -> Result<Tensor>) -> Result<Self> {
         let (tokens, text) = match self {
             Self::Joint { tokens, text } => (tokens, text),
@@ -136,7 +136,7 @@ impl Streams {
 
     /// `self − other`, stream by stream.
     ///
-    /// Errors: a stream that only one of them has, or shapes that differ.
+    /// Errors: a stream that only one side has, or shapes that differ.
     pub fn sub(&self, other: &Self) -> Result<Self> {
         match (self, other) {
             (Self::Image(a), Self::Image(b)) => Ok(Self::Image(a.sub(b)?)),
@@ -184,7 +184,7 @@ impl Streams {
         })
     }
 
-    /// Only the denoised stream, copied out of a joint sequence so that the rest can be freed.
+    /// The denoised stream alone, copied out of a joint sequence so that the rest can be freed.
     pub fn without_text(&self) -> Result<Self> {
         match self {
             Self::Image(image) | Self::Dual { image, .. } => Ok(Self::Image(image.clone())),
@@ -192,7 +192,7 @@ impl Streams {
         }
     }
 
-    /// The same streams; text that was not worth storing is that of `x`.
+    /// The same streams, with the text of `x` if none was stored.
     pub fn or_text_of(self, x: &Self) -> Result<Self> {
         Ok(match (self.text()?, x.text()?) {
             (None, Some(text)) => Self::Dual { image: self.into_image()?, text },
@@ -209,7 +209,7 @@ impl Streams {
         }
     }
 
-    /// False when a stream on the host holds a NaN or an infinity.
+    /// Whether no stream on the host holds a NaN or an infinity.
     pub fn is_finite_on_host(&self) -> Result<bool> {
         for tensor in self.tensors() {
             if !metrics::is_finite_on_host(tensor)? {

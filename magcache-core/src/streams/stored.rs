@@ -1,4 +1,4 @@
-//! What streams are stored as.
+//! The stored form of streams.
 
 use candle_core::Tensor;
 

@@ -1,4 +1,4 @@
-//! Every rule on every toy, in one call.
+//! Runs every rule on every toy in one call.
 
 use std::sync::Arc;
 
@@ -13,14 +13,14 @@ use crate::{
     strategy::{Base, Branches, CacheHook},
 };
 
-/// From so many blocks on, a strategy's example must be accepted and must skip something.
+/// From this number of blocks on, a strategy's example must be accepted and must skip something.
 const REAL: usize = 12;
 
-/// Runs every rule that a strategy must keep, on toys of 1, 2 and 12 blocks, of one stream and of two.
+/// Runs every rule that a strategy must keep, on toys of 1, 2 and 12 blocks, with one stream and with two.
 ///
 /// # Panics
 ///
-/// With the rule, the strategy and the toy, where a rule is broken.
+/// If a rule is broken, with the rule, the strategy and the toy.
 pub fn conformance(info: &StrategyInfo) {
     rules::check_config(info);
     for toy in toys() {
@@ -42,7 +42,7 @@ pub fn conformance(info: &StrategyInfo) {
 ///
 /// # Panics
 ///
-/// Where a rule is broken, or if nothing registered that name.
+/// If a rule is broken, or if the name is not registered.
 pub fn conformance_of(name: &str) {
     let known = meta::strategies();
     let Some(info) = known.iter().find(|s| s.name == name) else {
@@ -94,16 +94,16 @@ impl<'a> Bench<'a> {
     ///
     /// # Panics
     ///
-    /// If it is no TOML table.
+    /// If it is not a TOML table.
     pub fn table(&self, text: &str) -> toml::Table {
         toml::from_str(text).unwrap_or_else(|e| panic!("{}: no table: {e}", self.place("example is TOML")))
     }
 
-    /// A session with this table; `None` where a toy smaller than real models is refused by `validate`.
+    /// A session with this table; `None` if `validate` refuses a toy for being smaller than real models.
     ///
     /// # Panics
     ///
-    /// Where the table is refused for another reason, or on a toy of full size.
+    /// If the table is refused for another reason, or on a full-size toy.
     pub fn session(&self, table: toml::Table) -> Option<Session> {
         let built = CachePlan::from_tables(vec![table], Residuals::default())
             .and_then(|plan| plan.build(self.toy.meta(), Some(&self.trajectory)));
@@ -114,8 +114,8 @@ impl<'a> Bench<'a> {
         }
     }
 
-    /// A session whose strategy and forecast tell `calls`, with `inner` inside them; `None` where the strategy is
-    /// a hook of its own or is refused.
+    /// A session whose strategy and forecast report to `calls`, with `inner` inside them; `None` if the
+    /// strategy is a custom hook or is refused.
     ///
     /// # Panics
     ///
@@ -136,11 +136,11 @@ impl<'a> Bench<'a> {
         Some(builder.ok()?.build().session())
     }
 
-    /// What the example builds on this toy; `None` where it does not.
+    /// The strategy built from the example on this toy; `None` if it is refused.
     ///
     /// # Panics
     ///
-    /// If the example is no table of this strategy.
+    /// If the example is not a table of this strategy.
     pub fn strategy(&self) -> Option<Strategy> {
         let model = self.toy.meta();
         let entry = CacheEntry::from_table("example", self.table(self.info.example));
@@ -157,7 +157,7 @@ impl<'a> Bench<'a> {
         entry.config.build(&cx).ok()
     }
 
-    /// What the example's forecast starts from.
+    /// The base of the example's forecast.
     pub fn base(&self) -> Base {
         match self.strategy() {
             Some(Strategy::Cache(cache, _)) => cache.any_base(),
@@ -165,7 +165,7 @@ impl<'a> Bench<'a> {
         }
     }
 
-    /// True when what a branch does depends on what another one did at the same step.
+    /// Whether the behaviour of one branch depends on another one at the same step.
     pub fn branches_meet(&self) -> bool {
         match self.strategy() {
             Some(Strategy::Cache(cache, guards)) => {
@@ -175,7 +175,7 @@ impl<'a> Bench<'a> {
         }
     }
 
-    /// The branch that the strategy decides for: the conditional one, or the one that is rebuilt from it.
+    /// The branch that the strategy decides for: the conditional one, or the one rebuilt from it.
     pub fn decided(&self) -> Branch {
         match self.base() {
             Base::Input => Branch::Cond,
@@ -183,7 +183,7 @@ impl<'a> Bench<'a> {
         }
     }
 
-    /// The branches that a step needs until the decided one: it, and the one that it is rebuilt from.
+    /// The branches that must run up to the decided one: the branch it is rebuilt from, if any, and itself.
     pub fn until_decided(&self) -> Vec<Branch> {
         match self.base() {
             Base::Input => vec![Branch::Cond],
@@ -191,7 +191,7 @@ impl<'a> Bench<'a> {
         }
     }
 
-    /// True on a toy of full size, where something must be skipped.
+    /// Whether the toy has full size, so that something must be skipped.
     pub fn is_real(&self) -> bool {
         self.toy.blocks() >= REAL
     }

@@ -1,4 +1,4 @@
-//! Runs a trajectory and compares what happened with what was expected, as a whole.
+//! Runs a trajectory and compares the results with expectations as a whole.
 
 use candle_core::{Result, Tensor};
 
@@ -11,7 +11,7 @@ use crate::{
 /// One pass that ran to its end.
 #[derive(Clone, Debug)]
 pub struct Ran {
-    /// Where it stood.
+    /// Its step.
     pub step: Step,
     /// Its branch.
     pub branch: Branch,
@@ -21,7 +21,7 @@ pub struct Ran {
     pub output: Tensor,
     /// The blocks that really ran, in order.
     pub blocks: Vec<BlockRun>,
-    /// What was decided; the first time, where the pass was run again.
+    /// Its decisions; those of the first time if the pass was run again.
     pub records: Vec<Record>,
 }
 
@@ -31,15 +31,15 @@ impl Ran {
         self.blocks.iter().filter(|b| b.block == block).count()
     }
 
-    /// True when every one of `blocks` blocks ran once, in order.
+    /// Whether each of `blocks` blocks ran once, in order.
     pub fn is_whole(&self, blocks: usize) -> bool {
         self.blocks.iter().map(|b| b.block).eq(0..blocks)
     }
 }
 
-/// One pass of the request `seed`; without a session, the plain loop.
+/// Runs one pass of the request `seed`; without a session, the plain loop.
 ///
-/// Errors: whatever the pass returns.
+/// Errors: any error of the pass.
 pub fn run_pass(
     toy: &Toy,
     session: Option<&mut Session>,
@@ -61,9 +61,9 @@ pub fn run_pass(
     Ok(Ran { step: step.clone(), branch, input, output, blocks: toy.take_ran(), records })
 }
 
-/// Every pass of a trajectory; without a session, the plain loop.
+/// Runs every pass of a trajectory; without a session, the plain loop.
 ///
-/// Errors: of the first pass that fails.
+/// Errors: that of the first pass that fails.
 pub fn run(
     toy: &Toy,
     mut session: Option<&mut Session>,
@@ -79,8 +79,8 @@ pub fn run(
     Ok(out)
 }
 
-/// One line for each decision: `step branch hook blocks compute|reuse why`, the blocks followed by the module where it was
-/// about one.
+/// One line per decision: `step branch hook blocks compute|reuse why`, with the module after the blocks if it
+/// is about one.
 pub fn transcript(log: &DecisionLog) -> Vec<String> {
     let line = |r: &Record| {
         let done = if r.reused { "reuse" } else { "compute" };
@@ -105,17 +105,17 @@ pub fn assert_decisions(log: &DecisionLog, expected: &[&str]) {
     }
 }
 
-/// True when two tensors have the same shape, dtype and bits. NaN equals the same NaN.
+/// Whether two tensors have the same shape, dtype and bits. NaNs with the same bits are equal.
 pub fn same_bits(a: &Tensor, b: &Tensor) -> bool {
     let bits = |t: &Tensor| -> Result<Vec<u64>> {
-        // f64 holds every value of the narrower floating dtypes exactly.
+        // f64 represents every value of the narrower floating dtypes exactly.
         let values = t.to_dtype(candle_core::DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
         Ok(values.into_iter().map(f64::to_bits).collect())
     };
     a.dtype() == b.dtype() && a.shape() == b.shape() && matches!((bits(a), bits(b)), (Ok(a), Ok(b)) if a == b)
 }
 
-/// [`same_bits`] of every stream that both have; a residual without text says nothing about text.
+/// [`same_bits`] of every stream that both have; a residual without text makes no claim about text.
 pub(super) fn same_streams(a: &Streams, b: &Streams, text: bool) -> Result<bool> {
     let image = same_bits(&a.image()?, &b.image()?);
     Ok(image

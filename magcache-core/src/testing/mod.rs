@@ -1,15 +1,16 @@
-//! Toy transformers and the conformance kit, for the tests of strategies and models in any crate.
+//! Toy transformers and the conformance kit, for testing strategies and models in any crate.
 //!
-//! A crate with a strategy runs every rule in one line; a crate with a model checks that its blocks suit hooks:
+//! A strategy crate runs every rule in one line; a model crate checks that its blocks work with hooks:
 //!
 //! ```no_run
 //! # use magcache_core::{Pass, testing};
-//! # fn forward(_: &mut Pass<'_>) -> candle_core::Result<candle_core::Tensor> { candle_core::bail!("your model") }
+//! # use candle_core::{Result, Tensor, bail};
+//! # fn forward(_: &mut Pass<'_>) -> Result<Tensor> { bail!("your model") }
 //! testing::conformance_of("interval");
 //! testing::check_model(12, forward);
 //! ```
 //!
-//! Everything here panics with the name of the rule that was broken, and where.
+//! Everything here panics with the name of the broken rule and the place where it was broken.
 #![expect(
     clippy::disallowed_methods,
     clippy::panic,

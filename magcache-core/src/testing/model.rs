@@ -1,4 +1,4 @@
-//! Checks for the crates of models.
+//! Checks for model crates.
 
 use std::sync::{
     Arc,
@@ -10,17 +10,18 @@ use candle_core::{Result, Tensor};
 use super::expect::{same_bits, same_streams};
 use crate::{BlockHook, Branch, Cx, HookRegistry, ModelMeta, Next, Output, Pass, Step, Streams};
 
-/// [`check_off_is_plain`] and [`check_blocks_pure`]; `forward` is one forward of the model on fixed inputs.
+/// Runs [`check_off_is_plain`] and [`check_blocks_pure`]; `forward` is one forward of the model on fixed
+/// inputs.
 ///
 /// # Panics
 ///
-/// With the name of the rule that was broken.
+/// If a rule is broken, with its name.
 pub fn check_model(blocks: usize, forward: impl Fn(&mut Pass<'_>) -> Result<Tensor>) {
     check_off_is_plain(blocks, &forward);
     check_blocks_pure(blocks, &forward);
 }
 
-/// A session without hooks gives the same bits as no session.
+/// Checks that a session without hooks gives the same bits as no session.
 ///
 /// # Panics
 ///
@@ -33,12 +34,12 @@ pub fn check_off_is_plain(blocks: usize, forward: impl Fn(&mut Pass<'_>) -> Resu
     assert!(same_bits(&off, &empty), "{rule}: a session without hooks gives another output than no session");
 }
 
-/// No block changes in place a tensor that it was given, and the model runs each of its `blocks` blocks once
-/// through the pass.
+/// Checks that no block modifies its input tensors in place, and that the model runs each of its `blocks`
+/// blocks once through the pass.
 ///
 /// # Panics
 ///
-/// With the number of the block, or if the forward fails.
+/// If not, with the index of the block, or if the forward fails.
 pub fn check_blocks_pure(blocks: usize, forward: impl Fn(&mut Pass<'_>) -> Result<Tensor>) {
     let rule = "rule `blocks are pure`";
     let ran: Arc<Vec<AtomicUsize>> = Arc::new((0..blocks).map(|_| AtomicUsize::new(0)).collect());
@@ -57,12 +58,12 @@ pub fn check_blocks_pure(blocks: usize, forward: impl Fn(&mut Pass<'_>) -> Resul
     }
 }
 
-/// Every module that the metadata names runs in some block, none changes in place what it was given, and a hook around each
-/// that replaces nothing changes no bit of the output.
+/// Checks that every module named in the metadata runs in some block, that none modifies its input in place,
+/// and that a hook around each that replaces nothing changes no bit of the output.
 ///
 /// # Panics
 ///
-/// With the module, or if the forward fails.
+/// If not, with the module, or if the forward fails.
 pub fn check_modules(meta: &ModelMeta, forward: impl Fn(&mut Pass<'_>) -> Result<Tensor>) {
     let rule = "rule `modules are where the metadata says`";
     let ran: Arc<Vec<AtomicUsize>> = Arc::new(meta.modules.iter().map(|_| AtomicUsize::new(0)).collect());
@@ -83,7 +84,7 @@ fn ok<T>(rule: &str, result: Result<T>) -> T {
     result.unwrap_or_else(|e| panic!("{rule}: the forward failed: {e}"))
 }
 
-/// Compares what a block, or a module of every block, was given before and after it ran.
+/// Compares the input of a block, or of a module of every block, before and after it ran.
 #[derive(Debug)]
 struct Watch {
     what: &'static str,

@@ -1,4 +1,4 @@
-//! A run that is stored and put back goes on as if nothing had happened.
+//! Checks that a stored and restored run continues as if uninterrupted.
 
 use std::collections::BTreeMap;
 
@@ -10,8 +10,9 @@ use crate::{
     snapshot::{Snapshot, SnapshotError},
 };
 
-/// Rule 41: Stored after any pass and put back into a fresh session of the same hooks, a run gives the outputs, the decisions
-/// and the counts that it would have given; and what was put back is stored as the same again.
+/// Rule 41: A run that is stored after any pass and restored into a fresh session of the same hooks gives the
+/// same outputs, decisions and counts as an uninterrupted run; and storing the restored state again gives the
+/// same snapshot.
 ///
 /// # Panics
 ///
@@ -26,11 +27,12 @@ pub fn check_resume(bench: &Bench<'_>) {
     }
 }
 
-/// Stores and puts back after every pass of a run, in sessions that `new` gives; `None` where there is nothing to check.
+/// Stores and restores after every pass of a run, in sessions made by `new`; `None` means there is nothing to
+/// check.
 ///
 /// # Panics
 ///
-/// As [`check_resume`], with `place` in front.
+/// As [`check_resume`], with `place` prepended.
 pub fn resumes(
     place: &str,
     trajectory: &Trajectory,
@@ -71,7 +73,8 @@ pub fn resumes(
     }
 }
 
-/// A session as it would be read from a file: its tensors share nothing with those that it holds, and lie as if copied.
+/// The snapshot of a session as if read from a file: its tensors are contiguous copies that share no memory
+/// with it.
 fn snapshot(place: &str, session: &Session) -> Snapshot {
     let stored = || -> Result<Snapshot, SnapshotError> {
         let mut snapshot = Snapshot::default();
@@ -85,7 +88,7 @@ fn snapshot(place: &str, session: &Session) -> Snapshot {
     Snapshot::from_parts(tensors, stored.values().clone())
 }
 
-/// Both hold the same values under the same names, and the same bits.
+/// Asserts that both hold the same values under the same names, bit for bit.
 fn assert_same(at: &str, expected: &Snapshot, got: &Snapshot) {
     let differs = expected.values().iter().find(|(path, value)| got.values().get(*path) != Some(value));
     if let Some((path, value)) = differs {

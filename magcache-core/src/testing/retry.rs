@@ -1,4 +1,4 @@
-//! A step that is run again goes on as if nothing had happened.
+//! Checks that a step can be run again as if nothing had happened.
 
 use std::sync::{
     Arc,
@@ -10,12 +10,13 @@ use candle_core::bail;
 use super::{Bench, Fault, Ran, Toy, expect::transcript, run, run_pass, same_bits};
 use crate::{HookRegistry, Session, Step, Trajectory, log::Record, metrics::Reducer};
 
-/// Rule 48: A step that was cancelled between its branches, or in which a block or a metric failed, gives the outputs and the
-/// decisions of an unbroken run when it is run again from its beginning; and so do all later steps.
+/// Rule 48: A step that was cancelled between its branches, or in which a block or a metric failed, gives the
+/// outputs and decisions of an uninterrupted run when it is run again from its beginning; and so do all later
+/// steps.
 ///
 /// # Panics
 ///
-/// If not, with the step and what happened in it.
+/// If not, with the step and what was cut in it.
 pub fn check_retry(bench: &Bench<'_>) {
     let place = bench.place("48: a step that is run again is the same step");
     let Some(session) = bench.session(bench.table(bench.info.example)) else { return };
@@ -24,11 +25,11 @@ pub fn check_retry(bench: &Bench<'_>) {
     }
 }
 
-/// Runs every step of a trajectory again, after everything that can happen in it, in sessions of `hooks`.
+/// Runs every step of a trajectory again after each possible cut, in sessions of `hooks`.
 ///
 /// # Panics
 ///
-/// As [`check_retry`], with `place` in front.
+/// As [`check_retry`], with `place` prepended.
 pub fn retries(place: &str, toy: &Toy, trajectory: &Trajectory, hooks: &Arc<HookRegistry>) {
     let mut whole = hooks.session();
     let expected = run(toy, Some(&mut whole), trajectory, 1);
@@ -60,14 +61,14 @@ pub fn retries(place: &str, toy: &Toy, trajectory: &Trajectory, hooks: &Arc<Hook
     }
 }
 
-/// What breaks off a step.
+/// How a step is cut short.
 #[derive(Debug)]
 enum Cut {
-    /// Nothing fails: so many branches run, and then the step begins anew.
+    /// Nothing fails: this many branches run, and then the step begins again.
     After(usize),
-    /// A block fails on the branch of this number.
+    /// A block fails on a branch, both given by index.
     Block(usize, usize),
-    /// So many metrics of the step are reduced, the next one fails.
+    /// This many metrics of the step are reduced, then the next one fails.
     Metric(usize),
 }
 
@@ -108,7 +109,7 @@ impl Cut {
     }
 }
 
-/// Fails once `left` metrics were reduced.
+/// A reducer that fails once `left` metrics have been reduced.
 fn failing(left: &Arc<AtomicUsize>) -> Reducer {
     let left = Arc::clone(left);
     Arc::new(move |metric| {
@@ -129,7 +130,7 @@ fn same_runs(at: &str, got: &[Ran], expected: &[Ran]) {
     }
 }
 
-/// Everything but what was held at the time: slots that a failed pass filled are there when it is run again.
+/// The records without the bytes held: slots filled by a failed pass are still held when it is run again.
 fn decisions(records: &[Record]) -> Vec<Record> {
     records.iter().map(|record| Record { bytes: 0, ..record.clone() }).collect()
 }

@@ -17,11 +17,11 @@ use crate::{
     strategy::Base,
 };
 
-/// Rule 1: With a threshold that nothing is under, every output has the bits of a run without a session.
+/// Rule 1: With a threshold that nothing is below, every output is bit-identical to a run without a session.
 ///
 /// # Panics
 ///
-/// If one has not.
+/// If one is not.
 pub fn check_never(bench: &Bench<'_>) {
     let place = bench.place("1: nothing skipped, nothing changed");
     let Some(mut session) = bench.session(bench.table(bench.info.never)) else { return };
@@ -32,7 +32,7 @@ pub fn check_never(bench: &Bench<'_>) {
     }
 }
 
-/// Rule 2: The first step of each expert's phase, and the warm-up where one is set, are computed.
+/// Rule 2: The first step of each expert's phase and, if set, the warm-up are computed.
 ///
 /// # Panics
 ///
@@ -55,8 +55,8 @@ pub fn check_guarded_steps(bench: &Bench<'_>) {
 }
 
 /// Rule 3: On reuse the replaced blocks run zero times, every other block once, and the residual of the last
-/// computed step is added exactly once, to the input or to the leading branch's output. On a toy of full size the
-/// example skips something.
+/// computed step is added exactly once, to the input or to the leading branch's output. On a full-size toy
+/// the example skips something.
 ///
 /// # Panics
 ///
@@ -127,17 +127,17 @@ fn blocks_were_replaced(bench: &Bench<'_>, record: &Record, before: &Ran, ran: &
     let expected = entered(ran)?.add(&left.sub(&entered(before)?)?)?;
     match of(ran, end) {
         Some(next) => same_streams(&next.input, &expected, true),
-        // After the last block nothing reads the text, so it need not be there.
+        // Nothing reads the text after the last block, so it may be missing.
         None => Ok(same_bits(&ran.output, &Toy::readout(&expected)?)),
     }
 }
 
-/// Rule 4: Swapping the order of the branches, or running another session in between, changes no output. A branch
-/// that runs before the one that it follows, or is rebuilt from, is computed.
+/// Rule 4: Swapping the order of the branches, or running another session in between, changes no output. A
+/// branch that runs before the one that it follows, or is rebuilt from, is computed.
 ///
 /// # Panics
 ///
-/// If it does, or is not.
+/// If an output changes, or if such a branch is not computed.
 pub fn check_isolation(bench: &Bench<'_>) {
     let place = bench.place("4: branches and sessions are apart");
     let new = || bench.session(bench.table(bench.info.example));
@@ -218,7 +218,8 @@ pub fn check_repeatable(bench: &Bench<'_>) {
     }
 }
 
-/// Rule 7: A skipped pass calls neither `tail` nor `observe`; nor does a pass in which an inner cache guessed.
+/// Rule 7: A skipped pass calls neither `tail` nor `observe`; nor does a pass in which an inner cache
+/// guessed.
 ///
 /// # Panics
 ///
@@ -256,8 +257,8 @@ pub fn check_learning(bench: &Bench<'_>) {
     }
 }
 
-/// Rule 8: The example and `never` parse, validate, and are written as tables that read back equal; a key that the
-/// strategy does not have is an error naming it.
+/// Rule 8: The example and `never` parse, validate, and are written as tables that read back equal; an
+/// unknown key is an error that names it.
 ///
 /// # Panics
 ///
@@ -290,7 +291,7 @@ pub fn check_config(info: &StrategyInfo) {
     }
 }
 
-/// True when `written` has every value of `read`; keys that had their default may have been added.
+/// Whether `written` has every value of `read`; keys with their default may have been added.
 fn keeps(written: &toml::Value, read: &toml::Value) -> bool {
     match (written, read) {
         (toml::Value::Table(written), toml::Value::Table(read)) => {

@@ -1,4 +1,4 @@
-//! Hooks, strategies and forecasts that tell what was asked of them.
+//! Hooks, strategies and forecasts that record how they are called.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -12,7 +12,7 @@ use crate::{
     strategy::{AnyCache, AnyState, Base},
 };
 
-/// What was called, in order: `head`, `tail`, `observe`, `predict`, each with its step.
+/// The calls in order: `head`, `tail`, `observe`, `predict`, each with its step.
 #[derive(Clone, Debug, Default)]
 pub struct Calls(Arc<Mutex<Vec<(&'static str, usize)>>>);
 
@@ -21,13 +21,13 @@ impl Calls {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push((what, step));
     }
 
-    /// The calls since the last time.
+    /// Takes the calls since the last `take`.
     pub fn take(&self) -> Vec<(&'static str, usize)> {
         std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-/// A strategy that tells what it was asked.
+/// A strategy that records how it is called.
 #[derive(Debug)]
 pub struct Spy {
     inner: Box<dyn AnyCache>,
@@ -35,7 +35,7 @@ pub struct Spy {
 }
 
 impl Spy {
-    /// Around a strategy.
+    /// Wraps a strategy.
     pub fn new(inner: Box<dyn AnyCache>, calls: Calls) -> Self {
         Self { inner, calls }
     }
@@ -94,7 +94,7 @@ impl AnyCache for Spy {
     }
 }
 
-/// The residual forecast, telling what it was asked.
+/// The residual forecast, recording how it is called.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct SpyForecast {
     #[serde(skip)]
@@ -102,7 +102,7 @@ pub struct SpyForecast {
 }
 
 impl SpyForecast {
-    /// Tells `calls`.
+    /// Records into `calls`.
     pub fn new(calls: Calls) -> Self {
         Self { calls }
     }
@@ -135,10 +135,10 @@ impl Forecast for Watched {
     }
 }
 
-/// A hook that runs its blocks and says, at some steps, that it did not: as an inner cache that guessed.
+/// A hook that runs its blocks but claims at some steps that it did not, like an inner cache that guessed.
 #[derive(Clone, Debug, Default)]
 pub struct Inexact {
-    /// Those steps.
+    /// The steps at which it does.
     pub at: Vec<usize>,
 }
 

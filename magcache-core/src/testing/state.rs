@@ -1,4 +1,4 @@
-//! What a strategy leaves in its slots.
+//! Checks the state that a strategy leaves in its slots.
 
 use candle_core::Device;
 
@@ -8,9 +8,9 @@ use crate::{
     snapshot::{Persist, Snapshot, SnapshotError},
 };
 
-/// Rule 49: A pass that computes leaves the state of a computed pass, whatever `head` had said: where a verdict to reuse was
-/// overruled, the state is that of a table that never reuses, to the bit. And the bytes that a state claims are those of the
-/// tensors that it stores.
+/// Rule 49: A computed pass leaves the state of a computed pass, whatever `head` returned: if a verdict to
+/// reuse was overruled, the state is bit-identical to that of a table that never reuses. And the bytes that a
+/// state reports are those of the tensors that it stores.
 ///
 /// # Panics
 ///
@@ -46,7 +46,7 @@ pub fn check_state(bench: &Bench<'_>) {
     }
 }
 
-/// What strategies hold, and nothing of the adapter's: the part `state` of every slot.
+/// The state of strategies without that of the adapter: the part `state` of every slot.
 fn states(snapshot: &Snapshot) -> Snapshot {
     let own = |path: &str| path.split('/').any(|part| part == "state");
     let tensors = snapshot.tensors().iter().filter(|(path, _)| own(path));
@@ -71,7 +71,7 @@ fn same_states(place: &str, step: &Step, overruled: &Snapshot, never: &Snapshot)
     }
 }
 
-/// The bytes that the session counts are those of the tensors in its slots.
+/// Asserts that the bytes counted by the session are those of the tensors in its slots.
 fn counted(place: &str, session: &Session, step: &Step) {
     let stored = stored(place, session);
     let bytes: usize = stored.tensors().values().map(Persist::bytes).sum();

@@ -1,4 +1,4 @@
-//! Transformers of a few hundred numbers whose outputs depend on the step, on the content and on every block.
+//! Tiny transformers whose outputs depend on the step, on the content and on every block.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -10,7 +10,7 @@ const TOKENS: usize = 6;
 const TEXT_TOKENS: usize = 3;
 const CHANNELS: usize = 8;
 
-/// What a block is told to do wrong.
+/// A fault to inject into a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// Return an error.
@@ -26,13 +26,13 @@ pub enum Fault {
 pub struct BlockRun {
     /// The block.
     pub block: usize,
-    /// What it was given.
+    /// Its input.
     pub input: Streams,
-    /// What it gave.
+    /// Its output.
     pub output: Streams,
 }
 
-/// A toy transformer. It is shared like a real one: `forward` takes `&self`.
+/// A toy transformer. Shared like a real one: `forward` takes `&self`.
 #[derive(Debug)]
 pub struct Toy {
     meta: ModelMeta,
@@ -61,7 +61,8 @@ impl Toy {
         }
     }
 
-    /// `dual` blocks that take and return a tuple in `order`, then `joint` blocks on one sequence, as Flux.
+    /// `dual` blocks that take and return a tuple in `order`, then `joint` blocks on one sequence, as in
+    /// Flux.
     pub fn dual_joint(dual: usize, joint: usize, order: [Role; 2]) -> Self {
         let toy = Self::image(0);
         let stack = |name: &'static str, blocks| StackMeta {
@@ -87,19 +88,19 @@ impl Toy {
         self
     }
 
-    /// The same model on latents of another dtype.
+    /// The same model on latents of the given dtype.
     #[must_use]
     pub fn with_dtype(self, dtype: DType) -> Self {
         Self { dtype, ..self }
     }
 
-    /// The same model on latents of another number of tokens.
+    /// The same model on latents with the given number of tokens.
     #[must_use]
     pub fn with_tokens(self, tokens: usize) -> Self {
         Self { tokens, ..self }
     }
 
-    /// What it says about itself.
+    /// Its metadata.
     pub fn meta(&self) -> &ModelMeta {
         &self.meta
     }
@@ -109,23 +110,23 @@ impl Toy {
         self.meta.blocks()
     }
 
-    /// Makes a block fail from now on; `None` heals all.
+    /// Makes a block fail from now on; `None` removes the fault.
     pub fn set_fault(&self, fault: Option<(usize, Fault)>) {
         *lock(&self.fault) = fault;
     }
 
-    /// The executions since the last call, in order.
+    /// Takes the executions since the last call, in order.
     pub fn take_ran(&self) -> Vec<BlockRun> {
         std::mem::take(&mut *lock(&self.ran))
     }
 
-    /// Latents `[1, tokens, channels]` of the request `seed` at `step`; they move slowly from step to step.
+    /// Latents `[1, tokens, channels]` of the request `seed` at `step`; they change slowly from step to step.
     pub fn latents(&self, seed: u64, step: &Step) -> Result<Tensor> {
         let phase = seed as f64 * 0.37 + step.sigma * 0.5;
         waves(self.tokens, phase, 1.0)?.to_dtype(self.dtype)
     }
 
-    /// One forward: the prediction, of the latents' shape.
+    /// One forward; returns the prediction in the shape of the latents.
     pub fn forward(
         &self,
         latents: &Tensor,
@@ -159,7 +160,7 @@ impl Toy {
         Self::readout(&Streams::from_outputs(roles, y)?)
     }
 
-    /// What enters block 0.
+    /// The input of block 0.
     pub(super) fn embed(&self, latents: &Tensor, branch: Branch) -> Result<Streams> {
         let image = latents.affine(0.9, 0.05)?;
         if !self.is_dual() {
@@ -169,7 +170,7 @@ impl Toy {
         Ok(Streams::Dual { image, text })
     }
 
-    /// The prediction from what left the last block.
+    /// The prediction from the output of the last block.
     pub(super) fn readout(y: &Streams) -> Result<Tensor> {
         y.image()?.affine(0.8, 0.01)
     }
@@ -201,7 +202,7 @@ impl Toy {
         Ok(y)
     }
 
-    /// A block as somebody else would write it: a tuple in, a tuple out, in its own order.
+    /// A block as a third party would write it: a tuple in, a tuple out, in its own order.
     fn block_tuple(
         &self,
         i: usize,
@@ -236,7 +237,7 @@ fn gain_of(i: usize, step: &Step) -> f64 {
     0.6 + 0.07 * i as f64 + 0.2 * f64::from(step.expert.0)
 }
 
-/// `x + 0.1·tanh(gain·x + shift + 0.5·other)`: neither linear nor the same for two blocks.
+/// `x + 0.1·tanh(gain·x + shift + 0.5·other)`: nonlinear, and different for every block.
 fn mix(x: &Tensor, other: &Tensor, gain: f64, shift: f64) -> Result<Tensor> {
     let h = x.affine(gain, shift)?.broadcast_add(&(other * 0.5)?)?.tanh()?;
     x + (h * 0.1)?
@@ -254,7 +255,7 @@ fn signal_of(signal: Signal, x: &Streams, step: &Step) -> Result<Tensor> {
     }
 }
 
-/// What the prompt of a branch adds.
+/// The contribution of a branch's prompt.
 fn context(branch: Branch) -> f64 {
     match branch {
         Branch::Cond | Branch::Batched => 0.3,
@@ -268,7 +269,7 @@ fn waves(tokens: usize, phase: f64, scale: f64) -> Result<Tensor> {
     Tensor::from_vec((0..tokens * CHANNELS).map(at).collect(), (1, tokens, CHANNELS), &Device::Cpu)
 }
 
-/// A block that panics holds no lock; a poisoned one is still sound.
+/// A block that panics holds no lock, so the data behind a poisoned lock is still consistent.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -25,7 +25,7 @@ impl Blob {
         }
     }
 
-    /// Says that a range will not be read again soon.
+    /// Tells the system that a range will not be read again soon.
     pub(super) fn release(&self, range: Range<usize>) {
         if let Self::Mapped(file) = self {
             file.release(range);

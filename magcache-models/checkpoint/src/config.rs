@@ -1,4 +1,4 @@
-//! Strict reading of `config.json`: what nothing here would read is refused.
+//! Strict reading of `config.json`: a key that nothing here reads is an error.
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
@@ -14,12 +14,12 @@ pub enum ConfigError {
     Class {
         /// What the file says.
         got: String,
-        /// The class that was asked for.
+        /// The expected class.
         expected: &'static str,
         /// Where such a file usually comes from.
         hint: String,
     },
-    /// A key that could change the network and that nothing here would read.
+    /// A key that could change the network and that nothing here reads.
     #[error("config.json: unknown key `{key}` = {value}")]
     UnknownKey {
         /// The key.
@@ -27,7 +27,7 @@ pub enum ConfigError {
         /// Its value as JSON.
         value: String,
     },
-    /// A value outside what the network can be built with.
+    /// A value that the network cannot be built with.
     #[error("config.json: `{key}` is {value}, {expected}")]
     Value {
         /// The key.
@@ -40,7 +40,7 @@ pub enum ConfigError {
 }
 
 impl ConfigError {
-    /// What to do about it, where something can be done.
+    /// What the user can do about it, if anything.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Class { hint, .. } => Some(hint.clone()),
@@ -50,11 +50,11 @@ impl ConfigError {
     }
 }
 
-/// Reads a configuration of the class `expected` of a `family` of models, not yet checked value by value.
+/// Reads a configuration of the class `expected` of a `family` of models, without checking its values.
 ///
-/// Keys that start with `_` are ignored, and so are those of `unused`, which published files have although no network reads
-/// them; any other that `T` does not have is an error, because it may stand for a part of the network that would be left
-/// out silently.
+/// Keys that start with `_` are ignored, and so are those in `unused`, which published files contain although
+/// no network reads them. Any other key that `T` does not have is an error, because it may stand for a part
+/// of the network that would be left out silently.
 pub fn read<T>(text: &str, expected: &'static str, family: &str, unused: &[&str]) -> Result<T, ConfigError>
 where
     T: Default + Serialize + DeserializeOwned,
@@ -78,7 +78,7 @@ pub fn wrong(key: &'static str, value: &impl ToString, expected: impl Into<Strin
     ConfigError::Value { key, value: value.to_string(), expected: expected.into() }
 }
 
-/// The first value that should be at least 1 and is not.
+/// Checks that every value is at least 1; the error names the first that is not.
 pub fn positive(values: &[(&'static str, usize)]) -> Result<(), ConfigError> {
     match values.iter().find(|(_, value)| *value == 0) {
         Some((key, value)) => Err(wrong(key, value, "expected at least 1")),
@@ -86,7 +86,7 @@ pub fn positive(values: &[(&'static str, usize)]) -> Result<(), ConfigError> {
     }
 }
 
-/// For `#[serde(deserialize_with)]`: null where a key says "as another one does".
+/// For `#[serde(deserialize_with)]`: reads null as 0, for keys whose null means "the same as another key".
 pub fn null_is_zero<'de, D: serde::Deserializer<'de>>(value: D) -> Result<usize, D::Error> {
     Ok(Option::deserialize(value)?.unwrap_or_default())
 }

@@ -19,7 +19,7 @@ pub enum CheckpointError {
     Io {
         /// The file.
         path: PathBuf,
-        /// The system's answer.
+        /// The operating system's error.
         source: std::io::Error,
     },
     /// A path inside a checkpoint that leaves its folder.
@@ -30,14 +30,14 @@ pub enum CheckpointError {
         /// The path as written.
         path: String,
     },
-    /// A file that ends before its header says.
+    /// A file shorter than its header says.
     #[error("{file} is truncated: got {found} bytes, its header needs {expected}")]
     Truncated {
         /// The file.
         file: String,
-        /// Bytes that the header announces, itself included.
+        /// Bytes that the header announces, including itself.
         expected: u64,
-        /// Bytes that are there.
+        /// Bytes in the file.
         found: u64,
     },
     /// A file whose first bytes are not a safetensors header.
@@ -55,10 +55,10 @@ pub enum CheckpointError {
         file: String,
         /// What is wrong.
         reason: String,
-        /// What to do about it, where something can be done.
+        /// What the user can do about it, if anything.
         hint: Option<&'static str>,
     },
-    /// A pickle with more in it than tensors. Loading it elsewhere would run that code.
+    /// A pickle that contains more than tensors. Loading it elsewhere would run that code.
     #[error("{file} asks for \"{name}\", which is not part of a tensor; nothing of it was run")]
     CodeInPickle {
         /// The file.
@@ -66,15 +66,15 @@ pub enum CheckpointError {
         /// Module and name of the class or function.
         name: String,
     },
-    /// A folder in no layout that is known.
+    /// A folder in no known layout.
     #[error("{folder} is not a model folder that can be read")]
     UnknownLayout {
         /// The folder.
         folder: String,
-        /// What each layout would have in it.
+        /// What each layout would contain.
         looked_for: Vec<String>,
     },
-    /// A JSON file that cannot be parsed as what it should hold.
+    /// A JSON file that cannot be parsed as what it should contain.
     #[error("cannot parse {file}")]
     Json {
         /// The file.
@@ -91,27 +91,27 @@ pub enum CheckpointError {
     /// A configuration whose values cannot be used together or are not supported.
     #[error("{file}: {reason}")]
     BadConfig {
-        /// The file, or the component when there is none.
+        /// The file, or the component if there is no file.
         file: String,
         /// What is wrong, with the key and both values.
         reason: String,
     },
-    /// A configuration that its reader refuses.
+    /// A configuration that its reader rejects.
     #[error("{file}: {reason}")]
     Config {
         /// The file.
         file: String,
         /// What is wrong, with the key and both values.
         reason: String,
-        /// What to do about it, where something can be done.
+        /// What the user can do about it, if anything.
         hint: Option<String>,
     },
-    /// A folder with another kind of model in it.
+    /// A folder that contains another kind of model.
     #[error("{file} describes \"{found}\", expected \"{expected}\"")]
     WrongArchitecture {
         /// The configuration.
         file: String,
-        /// The class that was asked for.
+        /// The expected class.
         expected: String,
         /// The class that the configuration names.
         found: String,
@@ -126,17 +126,17 @@ pub enum CheckpointError {
         /// The most similar name that exists.
         nearest: Option<String>,
     },
-    /// A tensor that the model has no place for: leaving it out could change what the others mean.
+    /// A tensor that the model has no place for: ignoring it could change the meaning of the others.
     #[error("{file} has a tensor \"{name}\", a {model} has none")]
     SurplusTensor {
         /// Name in the checkpoint's layout.
         name: String,
         /// The file.
         file: String,
-        /// What the other tensors are.
+        /// The kind of model that the other tensors form.
         model: &'static str,
     },
-    /// Two tensors of one name.
+    /// Two tensors with the same name.
     #[error("tensor \"{name}\" is in {first} and again in {second}")]
     DuplicateTensor {
         /// The name.
@@ -152,9 +152,9 @@ pub enum CheckpointError {
         stored(stored_as.as_deref())
     )]
     WrongShape {
-        /// The name by which the model asked for it.
+        /// The name under which the model requested it.
         name: String,
-        /// The tensor of the file that it is or is a part of, where that has another name.
+        /// The tensor in the file that contains it, if that has another name.
         stored_as: Option<Box<str>>,
         /// The file.
         file: String,
@@ -169,9 +169,9 @@ pub enum CheckpointError {
         stored(stored_as.as_deref())
     )]
     UnsupportedDtype {
-        /// The name by which the model asked for it.
+        /// The name under which the model requested it.
         name: String,
-        /// The tensor of the file that it is or is a part of, where that has another name.
+        /// The tensor in the file that contains it, if that has another name.
         stored_as: Option<Box<str>>,
         /// The file.
         file: String,
@@ -183,16 +183,16 @@ pub enum CheckpointError {
     Tokenizer {
         /// The file.
         file: String,
-        /// What its library says.
+        /// The tokenizer library's error.
         reason: String,
     },
-    /// The tensor library failed, for instance for want of device memory.
+    /// The tensor library failed, for instance because device memory ran out.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
 }
 
 impl CheckpointError {
-    /// What to do about it, where something can be done.
+    /// What the user can do about it, if anything.
     pub fn hint(&self) -> Option<String> {
         Some(match self {
             Self::MissingFile { expected, .. } => format!("expected {expected}"),

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::{CheckpointError, Folder};
 
-/// File names of a component, in the order of preference.
+/// File names of a component, in order of preference.
 const NAMES: [&str; 6] = [
     "diffusion_pytorch_model.safetensors",
     "model.safetensors",
@@ -22,7 +22,7 @@ struct Index {
     weight_map: BTreeMap<String, String>,
 }
 
-/// The files of a component and, where an index lists them, the tensors that should be in them.
+/// The files of a component and, if an index lists them, the tensors they should contain.
 pub(super) struct Files {
     pub(super) names: Vec<String>,
     pub(super) tensors: Vec<String>,

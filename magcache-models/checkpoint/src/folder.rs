@@ -45,13 +45,13 @@ impl Folder {
         Self { backing, unread: Unread::default(), ops: Ops::default() }
     }
 
-    /// The same folder with other operations for the layers that are loaded from it.
+    /// The same folder, with other operations for the layers loaded from it.
     #[must_use]
     pub fn computing_with(self, ops: Ops) -> Self {
         Self { ops, ..self }
     }
 
-    /// What the layers that are loaded from here compute with.
+    /// The operations of layers loaded from this folder.
     pub fn ops(&self) -> Ops {
         self.ops
     }
@@ -71,13 +71,13 @@ impl Folder {
         Ok(Self::of(Backing::Disk(path)))
     }
 
-    /// Files inside the binary; `name` is what messages call the folder.
+    /// Files inside the binary; messages call the folder `name`.
     pub fn embedded(name: &'static str, files: &'static [EmbeddedFile]) -> Self {
         Self::of(Backing::Embedded { name, prefix: String::new(), files: vec![files] })
     }
 
-    /// The same folder with the embedded files that it lacks from `files`: models that share parts. A folder on disk
-    /// stays as it is.
+    /// The same folder plus the embedded files of `files` that it lacks, for models that share parts. A
+    /// folder on disk is unchanged.
     #[must_use]
     pub fn or_embedded(mut self, more: &'static [EmbeddedFile]) -> Self {
         if let Backing::Embedded { files, .. } = &mut self.backing {
@@ -86,7 +86,7 @@ impl Folder {
         self
     }
 
-    /// The folder `name` inside this one, which need not exist.
+    /// The folder `name` inside this one; it need not exist.
     #[must_use]
     pub fn sub(&self, name: &str) -> Self {
         let backing = match &self.backing {
@@ -98,18 +98,19 @@ impl Folder {
         Self { backing, ..self.clone() }
     }
 
-    /// What the user should know of components that were loaded from here, or from a folder inside, since the last call:
-    /// tensors that nothing read, as they may be of a part of the model that is missing. Each is told once.
+    /// Warnings for the user, since the last call, about components loaded from this folder or a folder
+    /// inside it: tensors that nothing read, which may belong to a missing part of the model. Each is
+    /// reported once.
     pub fn unread(&self) -> Vec<String> {
         self.unread.take()
     }
 
-    /// Where [`Self::unread`] is noted.
+    /// The collection that [`Self::unread`] empties.
     pub(super) fn notes(&self) -> Unread {
         self.unread.clone()
     }
 
-    /// How a user can find the folder: its path, or its name in the binary.
+    /// How users find the folder: its path, or its name in the binary.
     pub fn describe(&self) -> String {
         match &self.backing {
             Backing::Disk(path) => path.display().to_string(),
@@ -127,7 +128,7 @@ impl Folder {
         }
     }
 
-    /// Whether the file is there.
+    /// Whether the file exists.
     pub fn exists(&self, rel: &str) -> bool {
         match &self.backing {
             Backing::Disk(path) => path.join(rel).is_file(),
@@ -190,7 +191,7 @@ impl Folder {
             .map_err(|source| CheckpointError::Json { file: self.describe_file(rel), source })
     }
 
-    /// The file without reading it, for tensors.
+    /// The file for reading tensors from, not loaded as a whole.
     pub(super) fn blob(&self, rel: &str) -> Result<Blob, CheckpointError> {
         match &self.backing {
             Backing::Disk(path) if self.exists(rel) => Blob::map(&path.join(rel)),

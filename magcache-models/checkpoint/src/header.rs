@@ -1,8 +1,8 @@
 //! The header of a safetensors file, checked strictly.
 //!
-//! Format: 8 bytes length `n` (little endian), `n` bytes JSON, data. The JSON maps names to `dtype`, `shape` and
-//! `data_offsets` (begin and end, relative to the data), which must cover the data without holes or overlaps. The
-//! `safetensors` crate checks the same but cannot say by how many bytes a file is short.
+//! Format: 8 bytes length `n` (little endian), `n` bytes JSON, data. The JSON maps names to `dtype`, `shape`
+//! and `data_offsets` (begin and end, relative to the data), which must cover the data without holes or
+//! overlaps. The `safetensors` crate checks the same but cannot say by how many bytes a file is short.
 
 use std::{collections::BTreeMap, fmt, ops::Range};
 
@@ -19,21 +19,22 @@ const MAX_HEADER: u64 = 100_000_000;
 
 const PREFIX: u64 = 8;
 
-/// Where and what a tensor of a file is.
+/// Type, shape and position of a tensor in a file.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct TensorInfo {
     pub(super) dtype: Dtype,
     pub(super) shape: Vec<usize>,
-    /// Elements between neighbours on each axis, where the tensor's elements do not lie one after the other.
+    /// Elements between neighbours on each axis, if the elements are not contiguous.
     pub(super) strides: Option<Vec<usize>>,
-    /// Bytes of the file; inside it and `elements * width` long, or, with strides, from the first to the last element.
+    /// Bytes in the file: within its bounds, and `elements * width` long or, with strides, from the first to
+    /// the last element.
     pub(super) range: Range<usize>,
     /// Whether the second half of the first axis comes before the first; the axis is even then.
     pub(super) swapped: bool,
 }
 
 impl TensorInfo {
-    /// Bytes that the tensor's elements take.
+    /// Bytes that the tensor's elements take up.
     pub(super) fn bytes(&self) -> usize {
         self.shape.iter().product::<usize>() * self.dtype.bitsize() / 8
     }
@@ -84,7 +85,7 @@ pub(super) fn parse(file: &str, bytes: &[u8]) -> Result<BTreeMap<String, TensorI
     }
 }
 
-/// Checks that the tensors follow each other without holes or overlaps; gives the end of the last.
+/// Checks that the tensors follow each other without holes or overlaps; returns the end of the last.
 fn covered(data: usize, tensors: &BTreeMap<String, TensorInfo>) -> Result<usize, String> {
     let mut ranges: Vec<_> =
         tensors.iter().map(|(name, info)| (info.range.start, info.range.end, name)).collect();
@@ -105,7 +106,7 @@ struct Entry {
     data_offsets: [usize; 2],
 }
 
-/// The entries in the order of the file; unlike a map it notices a name that comes twice.
+/// The entries in file order; unlike a map, it notices duplicate names.
 struct Header(Vec<(String, Entry)>);
 
 impl<'de> Deserialize<'de> for Header {

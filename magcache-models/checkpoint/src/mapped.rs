@@ -1,18 +1,18 @@
-//! What the tensors of one layout are in another.
+//! How tensors of one layout become tensors of another.
 
 use super::header::TensorInfo;
 
-/// What becomes of a tensor. No value changes and nothing is copied; what changes is where and in which order the values
-/// are read.
+/// What becomes of a tensor. Values are neither changed nor copied; only where and in which order they are
+/// read changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Mapped {
     /// The tensor under this name.
     Same(String),
     /// The tensor without its leading axes of length 1, under this name.
     Squeezed(String),
-    /// The kernel of one pixel, `[out, in, 1, ..]`, as the matrix `[out, in]`; other tensors as they are.
+    /// The kernel of one pixel, `[out, in, 1, ..]`, as the matrix `[out, in]`; other tensors unchanged.
     Matrix(String),
-    /// Consecutive shares of the first axis, under these names and of these sizes in relation to each other.
+    /// Consecutive parts of the first axis, under these names and with these relative sizes.
     Split(Vec<(String, usize)>),
     /// The tensor with the second half of its first axis in front of the first, under this name.
     Swapped(String),
@@ -21,7 +21,7 @@ pub enum Mapped {
 }
 
 impl Mapped {
-    /// Names and places of what the tensor becomes; `None` when its shape does not allow it.
+    /// Names and positions of the resulting tensors; `None` if the shape does not allow it.
     pub(super) fn apply(self, info: TensorInfo) -> Option<Vec<(String, TensorInfo)>> {
         match self {
             Self::Same(name) => Some(vec![(name, info)]),
@@ -65,7 +65,7 @@ fn split(info: &TensorInfo, shares: Vec<(String, usize)>) -> Option<Vec<(String,
     shares.into_iter().map(part).collect()
 }
 
-/// `count` rows from row `start` on; `None` for a tensor whose rows have another order than in the file.
+/// `count` rows starting at row `start`; `None` if the tensor's halves are swapped.
 fn consecutive(info: &TensorInfo, start: usize, count: usize) -> Option<TensorInfo> {
     let mut rows = info.clone();
     *rows.shape.first_mut().filter(|_| !info.swapped)? = count;
@@ -76,7 +76,7 @@ fn consecutive(info: &TensorInfo, start: usize, count: usize) -> Option<TensorIn
             let start = range.start + before.bytes();
             start..start + rows.bytes()
         }
-        // A view reaches from its first row to the end of the whole.
+        // A view extends from its first row to the end of the whole tensor.
         Some(strides) => {
             let width = info.dtype.bitsize() / 8;
             (range.start + start * strides.first()? * width).min(range.end)..range.end

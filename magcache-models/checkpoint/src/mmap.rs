@@ -1,14 +1,15 @@
-//! A file mapped into memory: the one place of the libraries with `unsafe`.
+//! A file mapped into memory: the only `unsafe` code in the libraries.
 //!
-//! Why it is sound. A mapping is only exposed as `&[u8]`, read-only and private to this process. Two things outside
-//! Rust's control could still change or remove those bytes:
+//! Why it is sound. A mapping is only exposed as `&[u8]`, read-only and private to this process. Two things
+//! outside Rust's control could still change or remove those bytes:
 //!
-//! * another process writes to or truncates the file while it is mapped. The bytes may then change between two reads,
-//!   or a read may fault (SIGBUS). Every mapping of a file has this hazard; checkpoints are not edited while they load,
-//!   readers copy values out before interpreting them, and no reader relies on two reads being equal;
-//! * [`MappedFile::release`] tells the system that pages are not needed now. For a private mapping that nobody wrote
-//!   to, `MADV_DONTNEED` drops the resident copy; the next read brings the same file contents back, so slices handed
-//!   out before stay valid.
+//! * another process writes to or truncates the file while it is mapped. The bytes may then change between
+//!   two reads, or a read may fault (SIGBUS). Every mapping of a file has this hazard; checkpoints are not
+//!   edited while they load, readers copy values out before interpreting them, and no reader relies on two
+//!   reads being equal;
+//! * [`MappedFile::release`] tells the system that pages are not needed now. For a private mapping that
+//!   nobody wrote to, `MADV_DONTNEED` drops the resident copy; the next read brings the same file contents
+//!   back, so slices handed out before stay valid.
 #![expect(unsafe_code, reason = "mapping a file, and telling the system which pages are no longer read")]
 
 use std::{fs::File, io, ops::Range, path::Path};
@@ -22,8 +23,8 @@ pub(super) struct MappedFile(Mmap);
 impl MappedFile {
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         let file = File::open(path)?;
-        // SAFETY: the mapping is read-only and lives as long as the slices taken from it; see the module's comment for
-        // changes from outside.
+        // SAFETY: the mapping is read-only and lives as long as the slices taken from it; see the module's
+        // comment for changes from outside.
         unsafe { memmap2::MmapOptions::new().map_copy_read_only(&file) }.map(Self)
     }
 
@@ -31,15 +32,15 @@ impl MappedFile {
         &self.0
     }
 
-    /// Gives the resident pages of a range that has been copied out back to the system.
+    /// Returns the resident pages of a range that has been copied out to the system.
     ///
-    /// Without it the file stays resident next to the copies of its tensors, twice the memory. A system that refuses
-    /// costs memory, not correctness, so its answer is not looked at.
+    /// Otherwise the file would stay resident next to the copies of its tensors, which takes twice the
+    /// memory. If the system refuses, that costs memory, not correctness, so its answer is ignored.
     pub(super) fn release(&self, range: Range<usize>) {
         #[cfg(unix)]
         if range.start < range.end && range.end <= self.0.len() {
-            // SAFETY: the range is inside the mapping, and the mapping is private and never written: see the module's
-            // comment.
+            // SAFETY: the range is inside the mapping, and the mapping is private and never written: see the
+            // module's comment.
             let _refused = unsafe {
                 self.0.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len())
             };

@@ -8,10 +8,10 @@ use safetensors::Dtype;
 
 use super::{blob::Blob, header::TensorInfo};
 
-/// Bytes that are copied before their pages go back to the system: a few milliseconds of work.
+/// Bytes copied before their pages are returned to the system: a few milliseconds of work.
 const CHUNK: usize = 16 << 20;
 
-/// The candle type of a stored type that we compute with.
+/// The candle type of a stored type, if we compute with it.
 pub(super) fn supported(dtype: Dtype) -> Option<DType> {
     match dtype {
         Dtype::F32 => Some(DType::F32),
@@ -21,7 +21,7 @@ pub(super) fn supported(dtype: Dtype) -> Option<DType> {
     }
 }
 
-/// Copies a tensor of a [`supported`] type out of its file, as `wanted`. Widening to f32 happens on the way.
+/// Copies a tensor of a [`supported`] type out of its file as type `wanted`, widening to f32 while copying.
 pub(super) fn tensor(blob: &Blob, info: &TensorInfo, wanted: DType, device: &Device) -> Result<Tensor> {
     let shape = info.shape.as_slice();
     let tensor = match (info.dtype, wanted) {
@@ -49,7 +49,7 @@ fn elements<const N: usize, T: Copy>(blob: &Blob, info: &TensorInfo, value: impl
     values
 }
 
-/// The values of a view, one after the other.
+/// The values of a view in row-major order.
 fn in_line<T: Copy>(stored: Vec<T>, info: &TensorInfo) -> Vec<T> {
     let Some(strides) = &info.strides else { return stored };
     let mut offsets = vec![0];

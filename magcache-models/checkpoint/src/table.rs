@@ -1,10 +1,10 @@
-//! Tables of module names, and how a tensor's name is looked up in them.
+//! Tables of module names, and the lookup of tensor names in them.
 
 use super::Mapped;
 
-/// One line of a table: a module of the native layout and what it is in ours.
+/// One line of a table: a module of the native layout and its counterpart in ours.
 ///
-/// A segment `*` of the native name stands for a number, which takes the place of the next `*` in ours.
+/// A segment `*` of the native name stands for a number, which replaces the next `*` in ours.
 #[derive(Clone, Copy, Debug)]
 pub struct Rule {
     /// Name in the native layout.
@@ -15,20 +15,20 @@ pub struct Rule {
     pub operation: Operation,
 }
 
-/// What happens to the tensors of a module beside getting its name.
+/// What happens to the tensors of a module besides renaming.
 #[derive(Clone, Copy, Debug)]
 pub enum Operation {
     /// Nothing.
     Rename,
-    /// Leading axes of length 1 go.
+    /// Drops leading axes of length 1.
     Squeeze,
     /// A kernel of one pixel becomes a matrix.
     Matrix,
-    /// Shares of the first axis: names that take the place of `{}`, and sizes in relation to each other.
+    /// Splits the first axis into parts: names that replace `{}`, and relative sizes.
     Split(&'static [(&'static str, usize)]),
-    /// The halves of the first axis change places.
+    /// Swaps the halves of the first axis.
     Swap,
-    /// No such tensor here.
+    /// The model has no such tensor.
     Omit,
 }
 
@@ -37,7 +37,7 @@ pub const fn rename(native: &'static str, ours: &'static str) -> Rule {
     Rule { native, ours, operation: Operation::Rename }
 }
 
-/// Shares of the first axis: what takes the place of `{}`, and sizes in relation to each other.
+/// Parts of the first axis: names that replace `{}`, and relative sizes.
 pub const fn split(
     native: &'static str,
     ours: &'static str,
@@ -46,15 +46,15 @@ pub const fn split(
     Rule { native, ours, operation: Operation::Split(shares) }
 }
 
-/// The halves of the first axis change places.
+/// Swaps the halves of the first axis.
 pub const fn swap(native: &'static str, ours: &'static str) -> Rule {
     Rule { native, ours, operation: Operation::Swap }
 }
 
-/// Names of the parameters of a module; a tensor may also be named as a module, without one.
+/// Parameter names of a module; a tensor may also have the module's name alone.
 const PARAMETERS: [&str; 3] = ["weight", "bias", "gamma"];
 
-/// What the table makes of a tensor; `None` for one that is not in it.
+/// The tensor's mapping according to the table; `None` if it is not listed.
 pub fn look_up(table: &[Rule], name: &str) -> Option<Mapped> {
     table.iter().find_map(|rule| rule.apply(name))
 }
@@ -84,7 +84,7 @@ impl Rule {
     }
 }
 
-/// The numbers where the pattern has `*`, and what follows the module with its dot.
+/// The numbers matched by `*`, and the rest of the name after the module, including the dot.
 fn matched<'n>(pattern: &str, name: &'n str) -> Option<(Vec<&'n str>, &'n str)> {
     let (mut rest, mut numbers) = (name, Vec::new());
     for segment in pattern.split('.') {

@@ -1,4 +1,4 @@
-//! Whole files: one, shards, bytes in memory, and what each fault is called.
+//! Whole files: one, shards, bytes in memory, and the error for each fault.
 
 use std::{collections::HashMap, fs, path::Path};
 

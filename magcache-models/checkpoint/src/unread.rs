@@ -1,26 +1,27 @@
-//! What loaded components left unread.
+//! Tensors that loaded components left unread.
 
 use std::{
     collections::BTreeSet,
     sync::{Arc, Mutex, PoisonError},
 };
 
-/// Names of tensors that are shown; the rest is counted.
+/// Names of tensors that are shown; the rest are counted.
 const SHOWN: usize = 3;
 
-/// Notes on tensors that nothing has read, for the user: one handle for all components of a folder.
+/// Notes for the user on tensors that nothing has read; one handle is shared by all components of a folder.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Unread(Arc<Mutex<Notes>>);
 
 #[derive(Debug, Default)]
 struct Notes {
-    /// A component may be loaded again, an expert that waits on disk for instance.
+    /// What has been noted before: a component may be loaded again, for instance an expert that waits on
+    /// disk.
     told: BTreeSet<String>,
     new: Vec<String>,
 }
 
 impl Unread {
-    /// Notes what a component in `place` has too many.
+    /// Notes the unread tensors of the component in `place`.
     pub(crate) fn note(&self, place: &str, names: &[&str]) {
         let (shown, rest) = names.split_at(names.len().min(SHOWN));
         let (what, verb) = if names.len() == 1 { ("tensor", "is") } else { ("tensors", "are") };

@@ -33,7 +33,7 @@ pub enum Format {
 }
 
 impl Format {
-    /// The word for messages and reports.
+    /// The format's name in messages and reports.
     pub fn name(self) -> &'static str {
         match self {
             Self::Safetensors => "safetensors",
@@ -42,26 +42,26 @@ impl Format {
     }
 }
 
-/// Bytes in f32 up to which a component is small: see [`WeightDtype::Auto`].
+/// Largest size in f32, in bytes, of a component that counts as small: see [`WeightDtype::Auto`].
 pub const WIDEN_LIMIT: usize = 256 << 20;
 
-/// In which type [`Weights::get`] gives tensors.
+/// The type in which [`Weights::get`] returns tensors.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum WeightDtype {
-    /// On a CPU, f32 for a component that takes at most [`WIDEN_LIMIT`] bytes so, because widening a weight for every
-    /// product costs more than that memory; otherwise as [`Self::Keep`].
+    /// On a CPU, f32 for a component that takes at most [`WIDEN_LIMIT`] bytes in f32, because widening a
+    /// weight for every product costs more than that memory; otherwise like [`Self::Keep`].
     #[default]
     Auto,
-    /// As they are stored, so that a bf16 checkpoint takes two bytes for each value.
+    /// As stored, so that a bf16 checkpoint takes two bytes per value.
     Keep,
-    /// Converted while they are read.
+    /// Converted while reading.
     Cast(DType),
 }
 
-/// Tensors of one component by name, read when they are asked for.
+/// Tensors of one component by name, read on demand.
 ///
-/// Like a candle `VarBuilder`: [`pp`](Self::pp) goes into a module, clones share the files. Names, shapes and types are
-/// checked, and which tensors were never asked for is known at the end ([`unused`](Self::unused)).
+/// Like a candle `VarBuilder`: [`pp`](Self::pp) enters a module, clones share the files. Names, shapes and
+/// types are checked, and [`unused`](Self::unused) lists the tensors that were never requested.
 #[derive(Clone, Debug)]
 pub struct Weights {
     set: Arc<TensorSet>,
@@ -74,12 +74,12 @@ struct TensorSet {
     device: Device,
     dtype: WeightDtype,
     ops: Ops,
-    /// Where it is noted what nobody reads.
+    /// Where unread tensors are noted.
     unread: Option<Unread>,
 }
 
 impl Drop for TensorSet {
-    /// Whoever loads a component reads all of it and lets go of the files: what is unread then is left out for good.
+    /// Components are read completely before the files are released: what is unread by now is never read.
     fn drop(&mut self) {
         let Some(notes) = &self.unread else { return };
         let is_read = |located: &Located| located.used.load(Ordering::Relaxed);
@@ -109,10 +109,10 @@ struct OpenFile {
 struct Located {
     file: usize,
     info: TensorInfo,
-    /// Its name in the file, or that of the tensor it is a part of, where that is another one.
+    /// Its name in the file, or that of the tensor that contains it, if different.
     stored_as: Option<Box<str>>,
     used: AtomicBool,
-    /// Nobody needs to read it, see [`Weights::spare`].
+    /// Whether it may stay unread, see [`Weights::spare`].
     spare: AtomicBool,
 }
 
@@ -134,8 +134,8 @@ impl fmt::Debug for TensorSet {
 }
 
 impl Weights {
-    /// Opens a component's folder: one `diffusion_pytorch_model.safetensors` or `model.safetensors`, the same of PyTorch
-    /// (`.bin`, `.pth`), or the shards that `*.index.json` lists.
+    /// Opens a component's folder: one `diffusion_pytorch_model.safetensors` or `model.safetensors`, their
+    /// PyTorch counterparts (`.bin`, `.pth`), or the shards that `*.index.json` lists.
     ///
     /// # Errors
     /// A missing file, or any fault of a file's header; a tensor that the index lists and its shard lacks.
@@ -151,7 +151,7 @@ impl Weights {
     /// Names of the files that [`Self::open`] opens, without opening them.
     ///
     /// # Errors
-    /// [`CheckpointError::MissingFile`] when one of them is not there.
+    /// [`CheckpointError::MissingFile`] if one of them is missing.
     pub fn locate(folder: &Folder) -> Result<Vec<String>, CheckpointError> {
         files::locate(folder).map(|files| files.names)
     }
@@ -168,7 +168,7 @@ impl Weights {
         Self::from_blobs(files, device, dtype, (folder.ops(), Some(folder.notes())))
     }
 
-    /// A safetensors or PyTorch file in memory; `place` is what messages call it.
+    /// A safetensors or PyTorch file in memory; messages call it `place`.
     pub fn from_bytes(
         place: &str,
         bytes: impl Into<Cow<'static, [u8]>>,
@@ -220,7 +220,7 @@ impl Weights {
         Ok(Self { set: Arc::new(set), prefix: String::new() })
     }
 
-    /// The same tensors under other names; those for which `rename` has none keep theirs.
+    /// The same tensors under other names; those for which `rename` returns `None` keep theirs.
     ///
     /// # Errors
     /// As [`Self::mapped`].
@@ -228,13 +228,13 @@ impl Weights {
         self.mapped(|name| rename(name).map(Mapped::Same))
     }
 
-    /// The same values as the tensors of another layout; those for which `map` has none stay as they are.
+    /// The same values as the tensors of another layout; those for which `map` returns `None` stay unchanged.
     ///
-    /// To be called before any tensor is read or any clone is made.
+    /// Must be called before any tensor is read or any clone is made.
     ///
     /// # Errors
-    /// [`CheckpointError::DuplicateTensor`] when two tensors get one name, [`CheckpointError::BadConfig`] when a tensor's
-    /// shape does not allow what `map` says or when clones share the tensors already.
+    /// [`CheckpointError::DuplicateTensor`] if two tensors get the same name, [`CheckpointError::BadConfig`]
+    /// if a tensor's shape does not allow its mapping or clones already share the tensors.
     pub fn mapped(self, map: impl Fn(&str) -> Option<Mapped>) -> Result<Self, CheckpointError> {
         let place = self.place();
         let Some(mut set) = Arc::into_inner(self.set) else {
@@ -267,16 +267,17 @@ impl Weights {
         Ok(Self { set: Arc::new(set), prefix: self.prefix })
     }
 
-    /// Goes into the module `name`.
+    /// Enters the module `name`.
     #[must_use]
     pub fn pp(&self, name: impl fmt::Display) -> Self {
         Self { set: Arc::clone(&self.set), prefix: format!("{}{name}.", self.prefix) }
     }
 
-    /// A tensor of exactly this shape, in the storage type of the [`WeightDtype`] policy.
+    /// A tensor of exactly this shape, in the type that the [`WeightDtype`] policy gives.
     ///
     /// # Errors
-    /// [`CheckpointError::MissingTensor`], [`CheckpointError::WrongShape`], [`CheckpointError::UnsupportedDtype`].
+    /// [`CheckpointError::MissingTensor`], [`CheckpointError::WrongShape`],
+    /// [`CheckpointError::UnsupportedDtype`].
     pub fn get(&self, name: &str, shape: &[usize]) -> Result<Tensor, CheckpointError> {
         self.read(
             name,
@@ -288,7 +289,7 @@ impl Weights {
         )
     }
 
-    /// [`Self::get`] in f32 whatever the policy: for norms, biases and other small tensors.
+    /// [`Self::get`] in f32 regardless of the policy: for norms, biases and other small tensors.
     pub fn get_f32(&self, name: &str, shape: &[usize]) -> Result<Tensor, CheckpointError> {
         self.read(name, shape, Some(DType::F32))
     }
@@ -298,15 +299,15 @@ impl Weights {
         self.set.tensors.contains_key(&self.full(name))
     }
 
-    /// Shape of a tensor in the file, for models whose configuration is read off their tensors.
+    /// Shape of a tensor in the file, for models whose configuration is inferred from their tensors.
     pub fn shape(&self, name: &str) -> Option<&[usize]> {
         self.set.tensors.get(&self.full(name)).map(|located| located.info.shape.as_slice())
     }
 
-    /// Sizes of a tensor's axes, for configurations that are read off the tensors.
+    /// Lengths of a tensor's axes, for configurations that are inferred from the tensors.
     ///
     /// # Errors
-    /// A tensor that is not there or has another number of axes.
+    /// A tensor that is missing or has another number of axes.
     pub fn axes<const N: usize>(&self, name: &str) -> Result<[usize; N], CheckpointError> {
         let shape = self.shape(name).ok_or_else(|| self.missing(&self.full(name)))?;
         shape.try_into().map_err(|_| CheckpointError::BadConfig {
@@ -322,7 +323,7 @@ impl Weights {
         self.names().filter_map(number).max().map_or(0, |last| last.saturating_add(1))
     }
 
-    /// What layers that are loaded from these tensors compute with.
+    /// The operations of layers loaded from these tensors.
     pub fn ops(&self) -> Ops {
         self.set.ops
     }
@@ -332,7 +333,7 @@ impl Weights {
         self.scoped().map(|(name, _)| name.as_str())
     }
 
-    /// Full names of this module's tensors that were never asked for, sorted.
+    /// Full names of this module's tensors that were never requested, sorted.
     pub fn unused(&self) -> Vec<&str> {
         self.scoped()
             .filter(|(_, located)| !located.used.load(Ordering::Relaxed))
@@ -340,8 +341,8 @@ impl Weights {
             .collect()
     }
 
-    /// Says that nobody needs to read those of this module's tensors whose names begin with one of `names`: parts of the
-    /// published model that have no use here.
+    /// Marks those of this module's tensors whose names begin with one of `names` as not needed: parts of the
+    /// published model that are unused here.
     pub fn spare(&self, names: &[&str]) {
         for (name, located) in self.scoped() {
             let own = name.strip_prefix(&self.prefix).unwrap_or(name);
@@ -351,8 +352,8 @@ impl Weights {
         }
     }
 
-    /// SHA-256 over the names, types, shapes and bytes of this module's tensors, by name: says whether two checkpoints of one
-    /// layout are the same. Reads every byte once.
+    /// SHA-256 over the names, types, shapes and bytes of this module's tensors, by name: tells whether two
+    /// checkpoints of one layout are identical. Reads every byte once.
     pub fn sha256(&self) -> String {
         let mut hash = Sha256::new();
         for (name, located) in self.scoped() {
@@ -385,12 +386,13 @@ impl Weights {
         bytes
     }
 
-    /// Where the tensors go.
+    /// The device that tensors are loaded to.
     pub fn device(&self) -> &Device {
         &self.set.device
     }
 
-    /// In which type a network of these weights computes: f32 on a CPU, elsewhere that of its largest tensors.
+    /// The type in which a network of these weights computes: f32 on a CPU, elsewhere that of its largest
+    /// tensors.
     pub fn compute_dtype(&self) -> DType {
         if self.set.device.is_cpu() {
             return DType::F32;
@@ -402,12 +404,12 @@ impl Weights {
         largest.and_then(|(_, located)| read::supported(located.info.dtype)).unwrap_or(DType::F32)
     }
 
-    /// How the file, or the first of a sharded checkpoint, is written.
+    /// The format of the file, or of the first shard.
     pub fn format(&self) -> Format {
         self.set.files.first().map_or(Format::Safetensors, |file| file.format)
     }
 
-    /// The file, or the first of a sharded checkpoint, as messages name it.
+    /// The file, or the first shard, as messages name it.
     pub fn place(&self) -> String {
         match self.set.files.as_slice() {
             [] => "a checkpoint without files".into(),
@@ -447,7 +449,7 @@ impl Weights {
         self.set.tensors.iter().filter(|(name, _)| name.starts_with(&self.prefix))
     }
 
-    /// The error for a tensor that is not there, with the most similar name that is.
+    /// The error for a missing tensor, with the most similar existing name.
     pub fn missing(&self, name: &str) -> CheckpointError {
         let distance = |other: &&String| strsim::levenshtein(name, other);
         let nearest = self.set.tensors.keys().min_by_key(distance).cloned();

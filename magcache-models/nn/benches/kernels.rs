@@ -41,7 +41,7 @@ fn linears(c: &mut Criterion) {
             b.iter(|| layer.forward(black_box(&x)));
         });
     }
-    // What may follow, against the product alone.
+    // Fused follow-ups against the product alone.
     let (tokens, width, hidden) = (1024, 512, 2048);
     let (wide, square) = (
         Linear::new(Ops::Kernels, random(&[hidden, width]), Some(random(&[hidden]))).expect("it fits"),
@@ -106,7 +106,7 @@ fn convolutions(c: &mut Criterion) {
     group.finish();
 }
 
-/// One pass over the hidden states each: `Throughput` is that of reading them.
+/// Each is one pass over the hidden states: `Throughput` is that of reading them.
 fn rows(c: &mut Criterion) {
     let mut group = c.benchmark_group("rows");
     for (tokens, channels, hidden, head_dim) in [(512, 256, 1024, 32), (1024, 1536, 8960, 128)] {

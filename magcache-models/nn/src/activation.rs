@@ -8,7 +8,7 @@ use super::cpu::{self, RowKernel, by_row, by_value, contiguous, exp, on_cpu};
 
 /// GELU with the tanh approximation, `x / 2 * (1 + tanh(sqrt(2 / π) * (x + 0.044715 x³)))`.
 ///
-/// Computed as `x * sigmoid(2u)`, which is the same and keeps its digits for negative `x`.
+/// Computed as `x * sigmoid(2u)`, which is equal and keeps its precision for negative `x`.
 pub fn gelu_tanh(ops: Ops, x: &Tensor) -> Result<Tensor> {
     if on_cpu(ops, x) { x.contiguous()?.apply_op1_no_bwd(&Kind::GeluTanh) } else { x.gelu() }
 }
@@ -125,7 +125,8 @@ mod tests {
     fn kernels_are_exact_in_relative_terms() -> Result<()> {
         let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
         let u = |x: f64| (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x * x * x);
-        // Near -10 the exponent is about -100 and rounding of `u` alone moves the result by 1e-5 of its 1e-42.
+        // Near -10 the exponent is about -100, so rounding of `u` alone changes the result of 1e-42 by a
+        // relative 1e-5.
         let shown = |x: f64| if x < -5.0 { f64::NAN } else { x * sigmoid(2.0 * u(x)) };
         let gelu = worst(&gelu_tanh(Ops::Kernels, &inputs())?, shown)?;
         assert!(gelu < 5e-6, "{gelu}");

@@ -1,8 +1,8 @@
 //! Scaled dot-product attention with bounded memory.
 //!
-//! On the CPU the score matrix only ever exists in tiles of some queries by [`KEYS`]: the softmax over the keys is carried
-//! from tile to tile (running maximum and sum, as in `FlashAttention`, arXiv 2205.14135). Elsewhere the queries are cut so
-//! that the scores of one cut stay below [`SCORES`] values.
+//! On the CPU the score matrix only ever exists in tiles of some queries by [`KEYS`]: the softmax over the
+//! keys is carried from tile to tile (running maximum and sum, as in `FlashAttention`, arXiv 2205.14135).
+//! Elsewhere the queries are split so that the scores of one part stay below [`SCORES`] values.
 
 use candle_core::{CpuStorage, CustomOp3, D, DType, Layout, Result, Shape, Storage, Tensor};
 use magcache_checkpoint::Ops;
@@ -14,30 +14,31 @@ use super::{
     matmul::{Onto, Panels, Rows, Target, Values, by_rows, product},
 };
 
-/// Keys of a block: one block of the inner values of a product.
+/// Keys per block: one block of the inner values of a product.
 const KEYS: usize = 384;
 
-/// Queries of a task at most: their scores stay in the second cache of a core.
+/// Maximum queries per task: their scores stay in a core's L2 cache.
 const QUERIES: usize = 144;
 
-/// Values from one row of scores to the next: not a power of two, so that rows do not push each other out of the cache.
+/// Values from one row of scores to the next: not a power of two, so that rows do not evict each other from
+/// the cache.
 const SCORES_STRIDE: usize = KEYS + 16;
 
-/// Scores that the fallback keeps at a time, 1 GiB in f32.
+/// Maximum scores that the fallback holds at a time, 1 GiB in f32.
 const SCORES: usize = 1 << 28;
 
 /// Attention with the scale `1 / sqrt(head_dim)`.
 ///
-/// Queries `[batch, tokens, heads * head_dim]`, keys and values `[batch, keys, heads * head_dim]`, result like the
-/// queries. All three may be views as long as the channels of a token lie side by side.
+/// Queries `[batch, tokens, heads * head_dim]`, keys and values `[batch, keys, heads * head_dim]`, result
+/// shaped like the queries. All three may be views as long as the channels of a token are contiguous.
 pub fn attention(ops: Ops, q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<Tensor> {
     let head_dim = q.dim(D::Minus1)? / heads.max(1);
     run(ops, q, k, v, &Attention { heads, scale: (head_dim as f64).powf(-0.5), bias: None })
 }
 
-/// [`attention`] with another scale and a bias that is added to the scaled scores.
+/// [`attention`] with another scale and a bias added to the scaled scores.
 ///
-/// `bias` broadcasts to `[batch, heads, tokens, keys]`; minus a large number masks a key out.
+/// `bias` broadcasts to `[batch, heads, tokens, keys]`; a large negative number masks a key out.
 pub fn attention_with_bias(
     ops: Ops,
     q: &Tensor,
@@ -48,7 +49,7 @@ pub fn attention_with_bias(
     bias: &Tensor,
 ) -> Result<Tensor> {
     let bias = bias.broadcast_as((q.dim(0)?, heads, q.dim(1)?, k.dim(1)?))?;
-    // A mask that is one value for all keys has no row to read.
+    // A mask with a single value for all keys has no row to read.
     let bias = rows(&bias)?;
     run(ops, q, k, v, &Attention { heads, scale, bias: Some(bias) })
 }
@@ -68,12 +69,12 @@ fn run(ops: Ops, q: &Tensor, k: &Tensor, v: &Tensor, op: &Attention) -> Result<T
     if on_cpu(ops, q) { rows(q)?.apply_op3_no_bwd(&rows(k)?, &rows(v)?, op) } else { op.plain(q, k, v) }
 }
 
-/// The tensor with the channels of a token side by side.
+/// The tensor with the channels of each token contiguous.
 fn rows(x: &Tensor) -> Result<Tensor> {
     if side_by_side(x.layout()) { Ok(x.clone()) } else { x.contiguous() }
 }
 
-/// True if the values of the last dimension lie side by side. A single one does, whatever its stride is said to be.
+/// Whether the values of the last dimension are contiguous. A single one is, whatever its nominal stride.
 fn side_by_side(layout: &Layout) -> bool {
     layout.stride().last() == Some(&1) || layout.dims().last() == Some(&1)
 }
@@ -81,7 +82,7 @@ fn side_by_side(layout: &Layout) -> bool {
 struct Attention {
     heads: usize,
     scale: f64,
-    /// `[batch, heads, tokens, keys]` by any strides, keys side by side.
+    /// `[batch, heads, tokens, keys]` with any strides, keys contiguous.
     bias: Option<Tensor>,
 }
 
@@ -101,7 +102,7 @@ impl Attention {
             if let Some(bias) = &self.bias {
                 scores = (scores + bias.narrow(2, start, length)?.to_dtype(dtype)?)?;
             }
-            // In half precision, the sum of many weights would lose the small ones.
+            // In half precision, a sum of many weights would lose the small ones.
             let weights = candle_nn::ops::softmax_last_dim(&scores.to_dtype(DType::F32)?)?;
             parts.push(weights.to_dtype(dtype)?.matmul(&v)?);
         }
@@ -206,7 +207,7 @@ impl<'a> View<'a> {
         }
     }
 
-    /// The values from a token's channel on.
+    /// The values starting at a token's channel.
     fn from(&self, token: usize, channel: usize) -> &'a [f32] {
         self.values.get(token * self.stride + channel..).unwrap_or_default()
     }
@@ -236,7 +237,7 @@ impl<'a> Bias<'a> {
     }
 }
 
-/// Some keys of one head and what belongs to them.
+/// Some keys of one head, with their values.
 struct Block {
     /// `[head_dim, keys]`.
     keys: Panels,
@@ -251,7 +252,7 @@ struct Running {
     sum: f32,
 }
 
-/// One head of some queries.
+/// Some queries of one head.
 struct Tile<'a> {
     q: Rows<'a>,
     blocks: &'a [Block],
@@ -260,7 +261,8 @@ struct Tile<'a> {
 }
 
 impl Tile<'_> {
-    /// Into the rows of `out`, which are `stride` values apart; `bias(query, key)` is the bias row of a query from `key` on.
+    /// Writes the rows of `out`, which are `stride` values apart; `bias(query, key)` is a query's bias row
+    /// starting at `key`.
     fn run<'b>(
         &self,
         out: &mut [f32],
@@ -297,8 +299,8 @@ impl Tile<'_> {
     }
 }
 
-/// Turns a row of scores into `exp(score - maximum)`, carries the maximum and the sum on, and scales the result so far to what it
-/// is worth under the new maximum.
+/// Turns a row of scores into `exp(score - maximum)`, updates the maximum and the sum, and rescales the
+/// result so far to the new maximum.
 struct SoftmaxStep<'a> {
     row: &'a mut [f32],
     bias: Option<&'a [f32]>,
@@ -313,7 +315,7 @@ impl WithSimd for SoftmaxStep<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) {
         let Self { row, bias, mut scale, out, state } = self;
-        // A negative scale turns the order round.
+        // A negative scale reverses the order.
         if bias.is_some() || scale < 0.0 {
             for (i, x) in row.iter_mut().enumerate() {
                 *x = *x * scale + bias.map_or(0.0, |bias| bias[i]);
@@ -322,7 +324,8 @@ impl WithSimd for SoftmaxStep<'_> {
         }
         let max = state.max.max(scale * max_of(row));
         if max == f32::NEG_INFINITY {
-            // Every key so far is masked out: no weight yet, and no maximum that could be taken off. NaN is no mask.
+            // Every key so far is masked out: there is no weight yet, and no maximum to subtract. NaN is not
+            // a mask.
             row.iter_mut().filter(|x| !x.is_nan()).for_each(|x| *x = 0.0);
             state.sum += row.iter().sum::<f32>();
             return;
@@ -373,7 +376,7 @@ mod tests {
                 let plain = Attention { heads, scale: 0.7, bias: Some(full) }.plain(&q, &k, &v)?;
                 let error =
                     worst(&attention_with_bias(Ops::Kernels, &q, &k, &v, heads, 0.7, &bias)?, &plain)?;
-                // Scores of 50 and more: their own rounding moves the result by some 1e-6 of its value.
+                // Scores of 50 and more: their own rounding changes the result by a relative 1e-6.
                 assert!(error < 4e-5, "{shape:?} {error}");
             }
         }
@@ -421,7 +424,8 @@ mod tests {
             let ours = attention_with_bias(Ops::Kernels, &q, &k, &v, 2, 0.5, &mask)?;
             assert!(worst(&ours, &short)? < 1e-6, "{masked} of {keys}: {ours}");
         }
-        // Nothing to attend to is no number, as in the reference; and a key that is none shows through the mask.
+        // With nothing to attend to, the result is NaN, as in the reference; and a NaN key shows through the
+        // mask.
         let all = Tensor::full(f32::NEG_INFINITY, (1, 1, 1, keys), &Device::Cpu)?;
         let bad = k.slice_assign(&[0..1, 5..6, 0..8], &Tensor::full(f32::NAN, (1, 1, 8), &Device::Cpu)?)?;
         let first = Tensor::from_iter(

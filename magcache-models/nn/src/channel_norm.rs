@@ -1,4 +1,5 @@
-//! The norm of the VAE: `x / max(|x|, 1e-12) * sqrt(channels) * gamma` over the channels, with `SiLU` after it if wanted.
+//! The norm of the VAE: `x / max(|x|, 1e-12) * sqrt(channels) * gamma` over the channels, optionally followed
+//! by `SiLU`.
 
 use candle_core::{CpuStorage, CustomOp2, D, Layout, Shape, Tensor};
 use pulp::Simd;
@@ -10,13 +11,13 @@ use crate::{
     silu,
 };
 
-/// Smallest length that a vector of channels is divided by.
+/// Smallest norm that a vector is divided by.
 const FLOOR: f32 = 1e-12;
 
 /// An RMS norm without epsilon, as `WanRMS_norm` of diffusers.
 #[derive(Clone, Debug)]
 pub struct ChannelNorm {
-    /// `[channels]`, with the square root of the channels in it.
+    /// `[channels]`, already multiplied by the square root of the number of channels.
     gamma: Tensor,
     ops: Ops,
 }

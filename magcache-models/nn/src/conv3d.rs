@@ -1,8 +1,9 @@
 //! Convolution over frames, rows and columns, with the channels last.
 //!
-//! candle has no 3-D convolution, and one made of its 2-D convolutions is several times slower than the products that
-//! it consists of. With the channels last, the pixels under one row of the kernel lie side by side in memory, so a
-//! kernel of `[3, 3, 3]` is nine matrix products over overlapping views, accumulated tile by tile in the cache.
+//! candle has no 3-D convolution, and one made of its 2-D convolutions is several times slower than the
+//! products that it consists of. With the channels last, the pixels under one row of the kernel are
+//! contiguous in memory, so a kernel of `[3, 3, 3]` is nine matrix products over overlapping views,
+//! accumulated tile by tile in the cache.
 
 use std::sync::Arc;
 
@@ -15,10 +16,10 @@ use super::{
 };
 use magcache_checkpoint::{CheckpointError, Ops, Weights};
 
-/// Output pixels of a tile: enough rows for the matrix product, few enough for the cache.
+/// Output pixels per tile: enough rows for the matrix product, few enough for the cache.
 const TILE: usize = 512;
 
-/// Values under one row of the kernel below which one product over all taps beats one product for each row.
+/// Below this many values under one row of the kernel, one product over all taps beats one product per row.
 const NARROW: usize = 128;
 
 /// Shape of a convolution; every array is frames, rows, columns.
@@ -52,8 +53,8 @@ impl Conv3dConfig {
 
 /// A convolution, computed in f32 on the CPU.
 ///
-/// There, an f32 weight is kept in the order in which products read it; one of half precision stays as it is and is widened for
-/// the call.
+/// There, an f32 weight is stored in the order in which products read it; a half-precision weight stays as it
+/// is and is widened for each call.
 #[derive(Clone, Debug)]
 pub struct Conv3d {
     weight: Weight,
@@ -74,9 +75,9 @@ enum Weight {
 /// The matrices of the products that a convolution consists of.
 #[derive(Debug)]
 enum Lines {
-    /// One for each line of the kernel, `[columns * in, out]`.
+    /// One per line of the kernel, `[columns * in, out]`.
     Windowed(Vec<Panels>),
-    /// One of the whole kernel.
+    /// One for the whole kernel.
     Gathered(Panels),
 }
 
@@ -131,7 +132,7 @@ impl Conv3d {
         self.run(x, self.config)
     }
 
-    /// The same after `before`, frames that stand in for as many zeros of the padding; for streams.
+    /// The same, preceded by the frames `before`, which replace as many zeros of the padding; for streams.
     pub fn forward_after(&self, before: &Tensor, x: &Tensor) -> candle_core::Result<Tensor> {
         let mut config = self.config;
         config.padding[0].0 = config.padding[0].0.saturating_sub(before.dim(1)?);
@@ -155,7 +156,7 @@ impl Conv3d {
 }
 
 impl Lines {
-    /// Of a weight `[frames, rows, columns, in, out]` on the CPU.
+    /// From a weight `[frames, rows, columns, in, out]` on the CPU.
     fn of(weight: &Tensor, config: &Conv3dConfig) -> candle_core::Result<Self> {
         let (frames, rows, columns, inputs, outputs) = weight.dims5()?;
         let (storage, layout) = weight.storage_and_layout();
@@ -174,7 +175,7 @@ impl Lines {
     }
 }
 
-/// Sum of one 2-D convolution for each frame of the kernel.
+/// Sum of one 2-D convolution per frame of the kernel.
 fn plain(x: &Tensor, weight: &Tensor, bias: &Tensor, config: Conv3dConfig) -> candle_core::Result<Tensor> {
     let Conv3dConfig { kernel, stride, padding } = config;
     if stride[1] != stride[2] {
@@ -278,7 +279,7 @@ struct Tile {
 }
 
 impl Job<'_> {
-    /// Lines of a tile.
+    /// Lines in the tile.
     fn lines(&self) -> usize {
         (TILE / self.output[2].max(1)).clamp(1, self.output[1].max(1))
     }
@@ -296,8 +297,9 @@ impl Job<'_> {
         self.x.get(start..start + length)
     }
 
-    /// Stride 1: the padded lines of the tile, then one product for each line of the kernel over a view in which the
-    /// pixels overlap. The products also cover the seams between lines, which are dropped.
+    /// Stride 1: copies the padded lines of the tile, then does one product per line of the kernel over a
+    /// view in which the pixels overlap. The products also cover the seams between lines; those results are
+    /// dropped.
     fn windowed(&self, tile: &Tile, weights: &[Panels], out: &mut [f32]) {
         let [taps, kernel_rows, kernel_columns] = self.config.kernel;
         let (inputs, outputs) = self.channels;
@@ -328,7 +330,7 @@ impl Job<'_> {
         }
     }
 
-    /// Any stride: all pixels under the kernel are gathered, then there is one product.
+    /// Any stride: gathers all pixels under the kernel, then does one product.
     fn gathered(&self, tile: &Tile, weight: &Panels, out: &mut [f32]) {
         let [taps, kernel_rows, kernel_columns] = self.config.kernel;
         let (inputs, outputs) = self.channels;
@@ -341,7 +343,7 @@ impl Job<'_> {
                 let Some(line) = self.line(tile, i, tap / kernel_rows, tap % kernel_rows) else { continue };
                 for (x, pixel) in pixels.chunks_exact_mut(k).enumerate() {
                     let target = &mut pixel[tap * part..(tap + 1) * part];
-                    // Columns of the input under this output, without those in the padding.
+                    // Columns of the input under this output, without the padding.
                     let first = x * stride;
                     let skipped = left.saturating_sub(first).min(kernel_columns);
                     let from = (first + skipped).saturating_sub(left) * inputs;

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::share::share;
 
-/// Values in a piece of an element-wise kernel, one to a few microseconds.
+/// Values per piece of an element-wise kernel, one to a few microseconds.
 pub(crate) const PIECE: usize = 1 << 13;
 
 /// Independent partial results of a reduction; wide enough for every vector register.
@@ -18,7 +18,7 @@ pub(crate) fn on_cpu(ops: Ops, x: &Tensor) -> bool {
     ops == Ops::Kernels && x.device().is_cpu() && x.dtype() == DType::F32
 }
 
-/// Rows of `channels` values in a piece.
+/// Rows of `channels` values per piece.
 pub(crate) fn rows_per_piece(channels: usize) -> usize {
     (PIECE / channels.max(1)).max(1)
 }
@@ -38,7 +38,8 @@ pub(crate) fn contiguous<'a>(op: &str, storage: &'a CpuStorage, layout: &Layout)
     }
 }
 
-/// As many zeros, written by all cores: one alone takes longer for them than all do for what replaces them.
+/// `len` zeros, written by all cores: one core alone would take longer than all of them take to overwrite the
+/// zeros.
 pub(crate) fn zeros(len: usize) -> Vec<f32> {
     const LINE: usize = 16;
     const FEW: usize = 1 << 18;
@@ -52,16 +53,16 @@ pub(crate) fn zeros(len: usize) -> Vec<f32> {
     values
 }
 
-/// What is done to a row.
+/// The work on one row.
 ///
-/// Implementations are `#[inline(always)]`, and so is what they call: a function that stays one of its own is compiled without the
-/// vector instructions of its caller.
+/// Implementations are `#[inline(always)]`, and so is everything they call: a function that is not inlined is
+/// compiled without the vector instructions of its caller.
 pub(crate) trait RowKernel: Sync {
-    /// `out` from `x`, which is row `index` of all.
+    /// Computes `out` from `x`, which is row `index`.
     fn row<S: Simd>(&self, simd: S, index: usize, out: &mut [f32], x: &[f32]);
 
-    /// The same for several rows of `width` values, the first of which is row `first` of all: for a kernel that can work on one while
-    /// another waits.
+    /// The same for several rows of `width` values, starting with row `first`: for kernels that can work on
+    /// one row while another waits.
     #[inline(always)]
     fn rows<S: Simd>(
         &self,
@@ -89,7 +90,7 @@ pub(crate) fn by_row(x: &[f32], width: usize, out_width: usize, kernel: &impl Ro
     out
 }
 
-/// One result for each value: `kernel` sees pieces of [`PIECE`] values as rows, and what is left as the last.
+/// One result per value: `kernel` sees pieces of [`PIECE`] values as rows, and the remainder as the last row.
 pub(crate) fn by_value(x: &[f32], kernel: &impl RowKernel) -> Vec<f32> {
     let mut out = zeros(x.len());
     share(out.chunks_mut(PIECE).zip(x.chunks(PIECE)).enumerate(), |(piece, (out, x))| {
@@ -99,7 +100,7 @@ pub(crate) fn by_value(x: &[f32], kernel: &impl RowKernel) -> Vec<f32> {
     out
 }
 
-/// Rows of `width` values into rows of `out_width` on this core; `x` begins with row `first` of all.
+/// Rows of `width` values to rows of `out_width` on this core; `x` begins with row `first`.
 pub(crate) fn rows_here(
     kernel: &impl RowKernel,
     first: usize,
@@ -131,7 +132,7 @@ impl<K: RowKernel> WithSimd for Task<'_, K> {
     }
 }
 
-/// Checks the length of a vector that is applied to the channels.
+/// Checks the length of a per-channel vector.
 pub(crate) fn per_channel<'a>(
     op: &str,
     storage: &'a CpuStorage,
@@ -145,11 +146,11 @@ pub(crate) fn per_channel<'a>(
     Ok(values)
 }
 
-/// `e^x` to 2e-7 relative for `x` in -87..=88, the ends outside of it, NaN for NaN.
+/// `e^x` to 2e-7 relative for `x` in -87..=88, clamped to the ends outside of it, NaN for NaN.
 ///
-/// Cody-Waite reduction to `2^n e^r` with `|r| <= ln 2 / 2` and the polynomial of the Cephes library. `n` comes out of
-/// the low bits of a float near `1.5 * 2^23`, because a conversion to integers would not vectorise as well; it lies 127 above, so
-/// that these bits are the exponent of `2^n`.
+/// Cody-Waite reduction to `2^n e^r` with `|r| <= ln 2 / 2` and the polynomial of the Cephes library. `n` is
+/// read from the low bits of a float near `1.5 * 2^23`, because a conversion to integers would not vectorise
+/// as well; it is biased by 127, so that these bits are the exponent of `2^n`.
 #[inline(always)]
 pub(crate) fn exp(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0 + 127.0;
@@ -163,7 +164,7 @@ pub(crate) fn exp(x: f32) -> f32 {
     let p = p.mul_add(r, 1.666_666_6e-1);
     let p = p.mul_add(r, 0.5);
     let y = p.mul_add(r * r, r) + 1.0;
-    // A product and no sum of bits: NaN stays NaN whatever its low bits are.
+    // A product, not a sum of bits: NaN stays NaN whatever its low bits are.
     y * f32::from_bits(shifted.to_bits() << 23)
 }
 
@@ -191,7 +192,7 @@ pub(crate) fn sum_of_squares<S: Simd>(simd: S, row: &[f32], centre: f32) -> f32 
     total + S::as_simd_f32s(row).1.iter().map(|x| (x - centre) * (x - centre)).sum::<f32>()
 }
 
-/// Folds the whole registers of a row, four at a time, as a sum has to wait for the one before it.
+/// Folds the whole registers of a row, four at a time, because each sum has to wait for the one before it.
 #[inline(always)]
 fn sum_registers<S: Simd>(simd: S, row: &[f32], add: impl Fn(S::f32s, S::f32s) -> S::f32s) -> f32 {
     let (fours, rest) = S::as_simd_f32s(row).0.as_chunks::<4>();
@@ -208,7 +209,7 @@ fn sum_registers<S: Simd>(simd: S, row: &[f32], add: impl Fn(S::f32s, S::f32s) -
     simd.reduce_sum_f32s(simd.add_f32s(simd.add_f32s(a, b), simd.add_f32s(c, d)))
 }
 
-/// Leaves a row with `e^(x * scale - shift)`, and gives its sum.
+/// Replaces a row by `e^(x * scale - shift)` and returns its sum.
 #[inline(always)]
 pub(crate) fn exp_and_sum(row: &mut [f32], scale: f32, shift: f32) -> f32 {
     let mut lanes = [0f32; LANES];
@@ -228,7 +229,7 @@ pub(crate) fn exp_and_sum(row: &mut [f32], scale: f32, shift: f32) -> f32 {
     sum
 }
 
-/// Largest value of a row, minus infinity for an empty one; NaN is passed over.
+/// Largest value of a row, minus infinity for an empty one; ignores NaN.
 #[inline(always)]
 pub(crate) fn max_of(row: &[f32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; LANES];
@@ -268,7 +269,7 @@ mod tests {
         }
     }
 
-    /// The two sums of a row as they are taken with registers of any width.
+    /// The two sums of a row, computed with registers of any width.
     struct Sums<'a>(&'a [f32]);
 
     impl WithSimd for Sums<'_> {
@@ -289,7 +290,7 @@ mod tests {
                 Sums(&row).with_simd(pulp::Scalar512b),
                 pulp::Arch::new().dispatch(Sums(&row)),
             ];
-            // Whole numbers, so that the order does not matter.
+            // Integers, so that the order does not matter.
             assert_eq!(simds, [want; 3], "{len} values");
         }
     }

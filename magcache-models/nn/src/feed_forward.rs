@@ -11,11 +11,12 @@ use super::{
     then,
 };
 
-/// `residual + gate * outer(gelu_tanh(inner(x)))`, all `[batch, tokens, channels]`; the gate is `[batch or 1, tokens or 1, channels]`.
+/// `residual + gate * outer(gelu_tanh(inner(x)))`, all `[batch, tokens, channels]`; the gate is
+/// `[batch or 1, tokens or 1, channels]`.
 ///
-/// On the CPU what lies between the layers, the largest tensor of a block, is never written to memory.
+/// On the CPU the tensor between the layers, the largest of a block, is never written to memory.
 ///
-/// Fails where the shapes do not fit each other.
+/// Fails if the shapes do not fit each other.
 pub fn feed_forward(
     x: &Tensor,
     inner: &Linear,
@@ -24,7 +25,7 @@ pub fn feed_forward(
     gate: &Tensor,
 ) -> Result<Tensor> {
     let (shape, hidden) = (residual.dims3()?, inner.shape_for(x)?);
-    // Weights of half precision are widened one after the other: two at a time take twice the memory.
+    // Half-precision weights are widened one after the other: two at a time would take twice the memory.
     let (Some(first), Some(second)) = (inner.kept_panels(), outer.kept_panels()) else {
         return outer.forward_gated_add(&inner.forward_gelu_tanh(x)?, residual, gate);
     };
@@ -53,7 +54,7 @@ struct FeedForward<'a> {
     inner: Layer<'a>,
     outer: Layer<'a>,
     then: &'a then::GatedAdd<'a>,
-    /// Of the result.
+    /// Shape of the result.
     shape: &'a Shape,
 }
 
@@ -83,7 +84,7 @@ mod tests {
 
     #[test]
     fn both_layers_at_once_are_one_after_the_other() -> Result<()> {
-        // One block of hidden channels and several, the last of them short; one row, one task and several.
+        // One block of hidden channels and several, the last one short; one row, one task and several tasks.
         for (batch, tokens, inputs, hidden) in
             [(1, 1, 24, 40), (2, 5, 40, 100), (2, 350, 24, 1700), (1, 30, 1600, 3300)]
         {

@@ -1,8 +1,8 @@
-//! The way around a level of Wan 2.2, which changes resolution and channels without weights.
+//! The shortcut around a level of Wan 2.2, which changes resolution and channels without weights.
 //!
-//! Both directions number the values of a block of `time` frames by `space` rows by `space` columns the same way: by
-//! channel, then frame, row and column. Going down, groups of consecutive values are averaged; going up, every value is
-//! repeated.
+//! Both directions number the values of a block of `time` frames by `space` rows by `space` columns the same
+//! way: by channel, then frame, row and column. Going down, groups of consecutive values are averaged; going
+//! up, every value is repeated.
 
 use candle_core::{CpuStorage, InplaceOp2, Layout, Result, Tensor};
 use magcache_checkpoint::Ops;
@@ -10,7 +10,8 @@ use rayon::prelude::*;
 
 use crate::cpu::{contiguous, on_cpu};
 
-/// What a level changes: channels, and how many frames, rows and columns become one or one becomes.
+/// What a level changes: the channels, and how many frames, rows and columns are merged into one or split
+/// from one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fold {
     /// Channels before.
@@ -24,12 +25,12 @@ pub struct Fold {
 }
 
 impl Fold {
-    /// Values of a block in one channel.
+    /// Values per block in one channel.
     pub fn volume(&self) -> usize {
         self.time * self.space * self.space
     }
 
-    /// Frame, row and column in the block of its `i`th value.
+    /// Frame, row and column of the `i`th value within the block.
     fn place(&self, i: usize) -> [usize; 3] {
         [i / (self.space * self.space), i / self.space % self.space, i % self.space]
     }
@@ -48,7 +49,7 @@ pub struct AvgDown(pub Fold, pub Ops);
 pub struct DupUp(pub Fold, pub Ops);
 
 impl AvgDown {
-    /// `y + down(x)`; `y` must be held by nobody else. Zeros stand in before a first chunk of too few frames.
+    /// `y + down(x)`; `y` must not be shared. Zeros are prepended to a first chunk of too few frames.
     pub fn add_to(&self, y: Tensor, x: &Tensor) -> Result<Tensor> {
         if on_cpu(self.1, &y) {
             y.inplace_op2(&x.contiguous()?, self)?;
@@ -70,8 +71,8 @@ impl AvgDown {
 }
 
 impl DupUp {
-    /// `y + up(x)`; `y` must be held by nobody else. Of a first chunk the frames that causality has no room for are left
-    /// out.
+    /// `y + up(x)`; `y` must not be shared. From a first chunk, the leading frames that causality has no room
+    /// for are dropped.
     pub fn add_to(&self, y: Tensor, x: &Tensor, first_chunk: bool) -> Result<Tensor> {
         let skipped = if first_chunk { self.0.time - 1 } else { 0 };
         if on_cpu(self.1, &y) {
@@ -94,7 +95,7 @@ impl DupUp {
     }
 }
 
-/// Frames that are missing to a multiple of `time`.
+/// Frames missing to a multiple of `time`.
 fn missing(frames: usize, time: usize) -> usize {
     (time - frames % time) % time
 }

@@ -5,7 +5,8 @@ use candle_core::{Result, Tensor};
 use super::Linear;
 use magcache_checkpoint::{CheckpointError, Weights};
 
-/// A linear layer whose input is two tensors, channels of the first before those of the second, that need not be joined for it.
+/// A linear layer whose input is the channels of two tensors, the first before the second, without
+/// concatenating them.
 #[derive(Clone, Debug)]
 pub struct JoinedLinear {
     first: Linear,

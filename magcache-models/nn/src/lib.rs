@@ -1,8 +1,9 @@
 //! Layers shared by the models.
 //!
-//! Hidden states are `[batch, tokens, channels]` and videos inside a network `[batch, frames, height, width, channels]`.
-//! On the CPU in f32 the slow spots of candle's own operations have kernels here; on other devices, and in other types,
-//! every function falls back to candle's operations, which the tests hold against the kernels.
+//! Hidden states are `[batch, tokens, channels]` and videos inside a network
+//! `[batch, frames, height, width, channels]`. On the CPU in f32, kernels replace the slow spots of candle's
+//! own operations; on other devices, and in other types, every function falls back to candle's operations,
+//! against which the tests check the kernels.
 
 mod activation;
 mod attention;

@@ -19,8 +19,9 @@ use magcache_checkpoint::{CheckpointError, Ops, Weights};
 
 /// A linear layer with its weight `[out, in]`.
 ///
-/// On the CPU an f32 weight is kept in the order in which products read it; a weight of half precision stays as it is, so that
-/// a model takes the memory of its file, and is widened for the call. Elsewhere it computes in the type of its input.
+/// On the CPU an f32 weight is stored in the order in which products read it; a half-precision weight stays
+/// as it is, so that a model takes no more memory than its file, and is widened for each call. Elsewhere the
+/// layer computes in the type of its input.
 #[derive(Clone, Debug)]
 pub struct Linear {
     weight: Weight,
@@ -47,8 +48,8 @@ impl Linear {
         Ok(Self::new(weights.ops(), weight, bias)?)
     }
 
-    /// Reads a convolution whose kernel is one pixel: `weight` `[out, in, 1, ..]` with `axes` axes of length 1, and `bias`
-    /// `[out]`.
+    /// Reads a convolution whose kernel is one pixel: `weight` `[out, in, 1, ..]` with `axes` axes of length
+    /// 1, and `bias` `[out]`.
     pub fn load_pointwise(
         weights: &Weights,
         inputs: usize,
@@ -81,7 +82,7 @@ impl Linear {
         Ok(Self { weight, bias, ops })
     }
 
-    /// What it computes with, for what stands between layers.
+    /// The operations it uses, for the code between layers.
     pub fn ops(&self) -> Ops {
         self.ops
     }
@@ -101,7 +102,8 @@ impl Linear {
         }
     }
 
-    /// With [`layer_norm_modulate`] in front of it, for the few outputs of a network's last layer: of `x`, or of `x + residual`.
+    /// Preceded by [`layer_norm_modulate`] of `x`, or of `x + residual`; for the few outputs of a network's
+    /// last layer.
     pub fn forward_modulated(
         &self,
         x: &Tensor,
@@ -140,7 +142,7 @@ impl Linear {
         }
     }
 
-    /// Times `other`, of the result's shape.
+    /// Multiplied by `other`, of the result's shape.
     pub fn forward_times(&self, x: &Tensor, other: &Tensor) -> Result<Tensor> {
         let Some(weight) = self.panels(x)? else { return self.plain(x)? * other };
         let other = other.contiguous()?;
@@ -148,7 +150,7 @@ impl Linear {
         self.run(x, &weight, &then::Times(values(&storage, layout, &self.shape_for(x)?)?))
     }
 
-    /// On top of `residual`, of the result's shape.
+    /// Added to `residual`, of the result's shape.
     pub fn forward_add(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
         let Some(weight) = self.panels(x)? else { return residual + self.plain(x)? };
         let residual = residual.contiguous()?;
@@ -156,7 +158,7 @@ impl Linear {
         self.run(x, &weight, &then::Add(values(&storage, layout, &self.shape_for(x)?)?))
     }
 
-    /// On top of `residual`, after the product with a gate: see [`gated_add`].
+    /// Multiplied by a gate and added to `residual`: see [`gated_add`].
     pub fn forward_gated_add(&self, x: &Tensor, residual: &Tensor, gate: &Tensor) -> Result<Tensor> {
         let Some(weight) = self.panels(x)? else {
             return gated_add(self.ops, residual, &self.plain(x)?, gate);
@@ -169,7 +171,7 @@ impl Linear {
         self.run(x, &weight, &then::GatedAdd { values, gate })
     }
 
-    /// Followed by a norm of the whole row.
+    /// Followed by a norm over the whole row.
     pub fn forward_rms_norm(&self, x: &Tensor, norm: &RmsNorm) -> Result<Tensor> {
         let Some(weight) = self.panels(x)? else { return norm.forward(&self.plain(x)?) };
         let (storage, layout) = norm.weight().storage_and_layout();
@@ -204,7 +206,7 @@ impl Linear {
         }
     }
 
-    /// The weight in the order of products, where it is kept so.
+    /// The weight in the order of products, if it is stored that way.
     pub(super) fn kept_panels(&self) -> Option<&Panels> {
         match &self.weight {
             Weight::Panels(panels) => Some(panels),
@@ -212,7 +214,7 @@ impl Linear {
         }
     }
 
-    /// The weight in the order of products, where they are ours.
+    /// The weight in the order of products, if our kernels apply.
     fn panels(&self, x: &Tensor) -> Result<Option<Arc<Panels>>> {
         Ok(match &self.weight {
             Weight::Panels(panels) => Some(Arc::clone(panels)),
@@ -279,12 +281,12 @@ fn panels(weight: &Tensor) -> Result<Panels> {
     Ok(Panels::from_columns(Values::of(on_host(&storage)?, layout)?, inputs, inputs, outputs))
 }
 
-/// Rows of `x` by a weight, and something after it.
+/// Rows of `x` times a weight, and what follows.
 struct Product<'a, F> {
     weight: &'a Panels,
     bias: Option<&'a [f32]>,
     then: &'a F,
-    /// Of the result.
+    /// Shape of the result.
     shape: &'a [usize],
 }
 
@@ -299,12 +301,12 @@ impl<F: Finish> CustomOp1 for Product<'_, F> {
     }
 }
 
-/// Rows of `x` normed and modulated, by a weight.
+/// Rows of `x`, normed and modulated, times a weight.
 struct Modulated<'a> {
     kernel: ModulateRows<'a>,
     weight: &'a Panels,
     bias: Option<&'a [f32]>,
-    /// Of the result.
+    /// Shape of the result.
     shape: &'a [usize],
 }
 
@@ -342,7 +344,7 @@ mod tests {
         Ok(())
     }
 
-    /// A layer, an input for it, and what candle makes of the two.
+    /// A layer, an input for it, and candle's result.
     fn layer(dtype: DType) -> Result<(Linear, Tensor, Tensor)> {
         let random = |shape: &[usize]| Tensor::randn(0f32, 1.0, shape, &Device::Cpu);
         let (weight, bias) = (random(&[24, 801])?.to_dtype(dtype)?, random(&[24])?);

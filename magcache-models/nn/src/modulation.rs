@@ -1,7 +1,8 @@
 //! Adaptive layer norm: the row-wise operations around the attention and the feed-forward of a `DiT` block.
 //!
-//! Hidden states are `[batch, tokens, channels]`; shift, scale and gate `[batch or 1, tokens or 1, channels]`, which may
-//! be chunks of a larger tensor. On the CPU each function is one pass over the hidden states.
+//! Hidden states are `[batch, tokens, channels]`; shift, scale and gate
+//! `[batch or 1, tokens or 1, channels]`, which may be chunks of a larger tensor. On the CPU each function is
+//! one pass over the hidden states.
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, D, DType, Layout, Result, Shape, Tensor};
 use magcache_checkpoint::Ops;
@@ -29,12 +30,12 @@ pub fn gated_add(ops: Ops, x: &Tensor, y: &Tensor, gate: &Tensor) -> Result<Tens
     (f32(x)? + f32(y)?.broadcast_mul(&f32(gate)?)?)?.to_dtype(dtype)
 }
 
-/// Small sums of half precision are taken in f32.
+/// Small sums are computed in f32 if the input has half precision.
 fn f32(x: &Tensor) -> Result<Tensor> {
     x.to_dtype(DType::F32)
 }
 
-/// `x + y`, of one shape.
+/// `x + y`, of the same shape.
 pub fn add(ops: Ops, x: &Tensor, y: &Tensor) -> Result<Tensor> {
     if on_cpu(ops, x) && x.shape() == y.shape() {
         return x.contiguous()?.apply_op2_no_bwd(&y.contiguous()?, &Add);
@@ -52,7 +53,7 @@ fn layer_norm_modulate_plain(x: &Tensor, shift: &Tensor, scale: &Tensor, eps: f6
 
 /// Rows of a `[batch or 1, tokens or 1, channels]` view, repeated along the axes of length 1.
 ///
-/// Any strides do as long as the channels of a row lie side by side, so chunks of a larger tensor need no copy.
+/// Any strides do as long as the channels of a row are contiguous, so chunks of a larger tensor need no copy.
 pub(super) struct Rows<'a> {
     values: &'a [f32],
     strides: [usize; 2],
@@ -61,7 +62,7 @@ pub(super) struct Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
-    /// Checks the view against the `[batch, tokens, channels]` of the tensor that it goes with.
+    /// Checks the view against the shape `[batch, tokens, channels]` of the tensor it is applied to.
     pub(super) fn new(op: &str, storage: &'a CpuStorage, layout: &Layout, like: [usize; 3]) -> Result<Self> {
         let strides = match (layout.dims(), layout.stride()) {
             (&[batch, tokens, channels], &[batch_stride, token_stride, 1])
@@ -82,11 +83,11 @@ impl<'a> Rows<'a> {
         }
     }
 
-    /// The row for row `index` of the tensor that it goes with, counted over the batch.
+    /// The row to apply to row `index` of that tensor, counted over the batch.
     #[inline(always)]
     pub(super) fn row(&self, index: usize) -> &'a [f32] {
         let start = match self.strides {
-            // Without two divisions for each row.
+            // Avoids two divisions per row.
             [0, 0] => 0,
             [batch, token] => index / self.tokens * batch + index % self.tokens * token,
         };
@@ -123,7 +124,7 @@ impl CustomOp3 for LayerNormModulate {
     }
 }
 
-/// [`layer_norm_modulate`] of rows.
+/// [`layer_norm_modulate`], row by row.
 pub(super) struct ModulateRows<'a> {
     pub(super) eps: f32,
     /// Added first.

@@ -135,8 +135,8 @@ impl RowKernel for LayerNormRows<'_> {
     }
 }
 
-/// Means of a few rows, and one over their deviations. Of several rows side by side, because for one of them each step waits for the
-/// one before: sums, a mean, sums, a root, a division.
+/// Means of a few rows and the reciprocals of their deviations. Several rows at a time, because within one
+/// row each step waits for the one before: sums, a mean, sums, a root, a division.
 pub(super) struct Moments {
     mean: [f32; Self::MOST],
     inverse: [f32; Self::MOST],
@@ -145,14 +145,15 @@ pub(super) struct Moments {
 impl Moments {
     const MOST: usize = 8;
 
-    /// So many rows that they stay in the first cache from one pass to the next.
+    /// How many rows stay in the L1 cache from one pass to the next.
     #[inline(always)]
     pub(super) fn rows(width: usize) -> usize {
         const CACHE: usize = 1 << 12;
         (CACHE / width.max(1)).clamp(1, Self::MOST)
     }
 
-    /// Of [`Moments::rows`] rows at most. Two passes: the sum of squares minus the squared mean would lose the digits of a large mean.
+    /// For at most [`Moments::rows`] rows. Two passes, because the sum of squares minus the squared mean
+    /// loses precision if the mean is large.
     #[inline(always)]
     pub(super) fn of<S: Simd>(simd: S, x: &[f32], width: usize, eps: f32) -> Self {
         let (share, mut mean, mut inverse) = ((width as f32).recip(), [0.0; Self::MOST], [1.0; Self::MOST]);
@@ -206,7 +207,7 @@ pub(super) struct RmsNormRows<'a> {
 }
 
 impl RmsNormRows<'_> {
-    /// A row in place.
+    /// Norms a row in place.
     #[inline(always)]
     pub(super) fn norm<S: Simd>(&self, simd: S, row: &mut [f32]) {
         let inverse = (sum_of_squares(simd, row, 0.0) / row.len() as f32 + self.eps).sqrt().recip();
@@ -234,7 +235,7 @@ mod tests {
         (a - b)?.abs()?.flatten_all()?.max(0)?.to_scalar()
     }
 
-    /// Without weights of its own.
+    /// A norm without weights.
     fn plain(channels: usize, eps: f64) -> candle_core::Result<LayerNorm> {
         let weight = Tensor::ones(channels, DType::F32, &Device::Cpu)?;
         Ok(LayerNorm { bias: weight.zeros_like()?, weight, eps, ops: Ops::Kernels })

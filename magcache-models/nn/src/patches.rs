@@ -1,7 +1,7 @@
 //! Videos cut into patches and put together again.
 //!
-//! A patch is one token; its values are ordered channel, frame, row, column, and tokens frame, row, column. Image models
-//! that pack squares of pixels (Flux) do the same with one frame.
+//! A patch is one token; its values are ordered channel, frame, row, column, and tokens frame, row, column.
+//! Image models that pack squares of pixels (Flux) do the same with one frame.
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
@@ -14,7 +14,7 @@ use super::{
 
 /// `[batch, channels, frames, height, width]` to `[batch, tokens, channels * patch values]`.
 ///
-/// Fails where a patch of `patch` = frames, rows and columns does not divide the video.
+/// Fails if `patch` (frames, rows, columns) does not divide the video.
 pub fn patchify(video: &Tensor, patch: [usize; 3]) -> Result<Tensor> {
     let (batch, channels, frames, height, width) = video.dims5()?;
     let size = [frames, height, width];
@@ -30,8 +30,8 @@ pub fn patchify(video: &Tensor, patch: [usize; 3]) -> Result<Tensor> {
     }
 }
 
-/// The inverse of [`patchify`]: `[batch, tokens, channels * patch values]` of a `grid` of tokens, in frames, rows and
-/// columns, to `[batch, channels, frames, height, width]`.
+/// The inverse of [`patchify`]: `[batch, tokens, channels * patch values]` of a `grid` of tokens, in frames,
+/// rows and columns, to `[batch, channels, frames, height, width]`.
 pub fn unpatchify(tokens: &Tensor, grid: [usize; 3], patch: [usize; 3]) -> Result<Tensor> {
     let (batch, count, values) = tokens.dims3()?;
     let volume = patch.iter().product::<usize>();
@@ -91,7 +91,8 @@ impl Cut {
         h * ph * w * pw
     }
 
-    /// The lines of the video that token row `row` = (sample, frame, row of tokens) consists of, in the order of a token's values.
+    /// The lines of the video that token row `row` = (sample, frame, row of tokens) consists of, in the order
+    /// of a token's values.
     fn lines(&self, row: usize) -> impl Iterator<Item = usize> {
         let (Self { channels, .. }, [f, h, _], [pt, ph, _]) = (*self, self.grid, self.patch);
         let (y, sample, frame) = (row % h, row / h / f, row / h % f);
@@ -101,7 +102,8 @@ impl Cut {
         })
     }
 
-    /// The first token of plane `plane` = (sample, channel, frame), and where the plane's values begin in a token.
+    /// The first token of plane `plane` = (sample, channel, frame), and where the plane's values begin in a
+    /// token.
     fn place(&self, plane: usize) -> (usize, usize) {
         let ([f, h, w], [pt, ph, pw]) = (self.grid, self.patch);
         let (frame, rest) = (plane % (f * pt), plane / (f * pt));
@@ -110,7 +112,8 @@ impl Cut {
     }
 }
 
-/// Copies the pixels of one row of a patch; a call to the system's copy would take longer than the usual two values.
+/// Copies the pixels of one row of a patch; calling the system's copy would take longer for the usual two
+/// values.
 #[inline]
 fn copy(to: &mut [f32], from: &[f32]) {
     match (<&mut [f32; 2]>::try_from(&mut *to), <&[f32; 2]>::try_from(from)) {

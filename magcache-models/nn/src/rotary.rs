@@ -1,7 +1,8 @@
-//! Rotary position embeddings on interleaved pairs, fused with the RMS norm that precedes them in Wan and Flux.
+//! Rotary position embeddings on interleaved pairs, fused with the RMS norm that precedes them in Wan and
+//! Flux.
 //!
-//! Channels `2i` and `2i + 1` of a head are one complex number, turned by the angle of the token's position. Source:
-//! `RoFormer` (arXiv 2104.09864); the pairing is that of Wan and Flux, not the half-split of `LLaMA`.
+//! Channels `2i` and `2i + 1` of a head are one complex number, rotated by the angle of the token's position.
+//! Source: `RoFormer` (arXiv 2104.09864); the pairing is that of Wan and Flux, not the half-split of `LLaMA`.
 
 use candle_core::{CpuStorage, CustomOp3, D, DType, Device, Layout, Result, Shape, Tensor};
 use magcache_checkpoint::Ops;
@@ -14,24 +15,24 @@ use super::cpu::{RowKernel, by_row, contiguous, on_cpu, sum_of_squares};
 pub struct RotaryTable(Tensor);
 
 impl RotaryTable {
-    /// From angles' cosines and sines, each `tokens * half` values, token by token.
+    /// From the cosines and sines of the angles, each `tokens * half` values, token by token.
     pub fn new(mut cos: Vec<f32>, sin: &[f32], tokens: usize, device: &Device) -> Result<Self> {
         let half = cos.len() / tokens.max(1);
         cos.extend_from_slice(sin);
         Ok(Self(Tensor::from_vec(cos, (2, tokens, half), device)?))
     }
 
-    /// The table of the tokens from `start` on, `length` of them.
+    /// The table of `length` tokens starting at `start`.
     pub fn narrow(&self, start: usize, length: usize) -> Result<Self> {
         Ok(Self(self.0.narrow(1, start, length)?.contiguous()?))
     }
 
-    /// How many tokens it is for.
+    /// Number of tokens.
     pub fn tokens(&self) -> Result<usize> {
         self.0.dim(1)
     }
 
-    /// Whether it can turn queries or keys of this shape after a norm with this weight.
+    /// Whether it can rotate queries or keys of this shape after a norm with this weight.
     pub(super) fn check(&self, x: &Shape, weight: &Tensor) -> Result<()> {
         let (_, tokens, channels) = x.dims3()?;
         let (_, rows, half) = self.0.dims3()?;
@@ -63,8 +64,8 @@ impl RotaryTable {
 
 /// `rope(rms_norm(x) * weight)` for queries or keys `[batch, tokens, heads * head_dim]`.
 ///
-/// The norm runs over as many channels as `weight` has: over all heads together (Wan) or over each head on its own (Flux).
-/// Then the table turns each head by the token's position.
+/// The norm runs over as many channels as `weight` has: over all heads together (Wan) or over each head on
+/// its own (Flux). Then the table rotates each head by the token's position.
 pub fn rms_norm_rotary(
     ops: Ops,
     x: &Tensor,
@@ -124,7 +125,7 @@ impl CustomOp3 for RmsNormRotary {
     }
 }
 
-/// Norms and turns rows.
+/// Norms and rotates rows.
 pub(super) struct TurnedRows<'a> {
     eps: f32,
     weight: &'a [f32],
@@ -134,13 +135,13 @@ pub(super) struct TurnedRows<'a> {
 }
 
 impl<'a> TurnedRows<'a> {
-    /// `table` is `[2, tokens, head_dim / 2]`, of half as many channels as `half` says.
+    /// `table` is `[2, tokens, head_dim / 2]`; `half` is `head_dim / 2`.
     pub(super) fn new(weight: &'a [f32], table: &'a [f32], half: usize, eps: f32) -> Self {
         let (cos, sin) = table.split_at(table.len() / 2);
         Self { eps, weight, cos, sin, half }
     }
 
-    /// Row `index` of all, in place.
+    /// Row `index`, in place.
     #[inline(always)]
     pub(super) fn turn<S: Simd>(&self, simd: S, index: usize, row: &mut [f32]) {
         let (half, width) = (self.half, self.weight.len());

@@ -10,14 +10,16 @@ use std::{
 
 use candle_core::Device;
 
-/// How long a core looks for more to do before it may sleep. To wake it takes its waker as long as a small operation, and the operations of
-/// a skipped step are small: with this it is woken once in a step. Runtimes of OpenMP wait for the same reason, far longer.
+/// How long a core looks for more work before it may sleep. Waking it costs the waker as much time as a small
+/// operation, and the operations of a skipped step are small: this way it is woken once per step. OpenMP
+/// runtimes wait for the same reason, far longer.
 const LINGER: Duration = Duration::from_micros(200);
 
-/// Does `work` on every piece: each core takes the next one as soon as it is free.
+/// Calls `work` on every piece: each core takes the next one as soon as it is free.
 ///
-/// A core that comes late is not waited for: the others have done its pieces by then. The caller takes pieces from the front and the others
-/// from the back, so that each meets in its cache what it wrote in the operation before.
+/// A core that arrives late is not waited for: the others have done its pieces by then. The caller takes
+/// pieces from the front and the others from the back, so that each finds in its cache what it wrote in the
+/// operation before.
 pub(crate) fn share<T: Send>(
     pieces: impl ExactSizeIterator<Item = T> + DoubleEndedIterator + Send,
     work: impl Fn(T) + Sync,
@@ -53,7 +55,7 @@ pub(crate) fn share<T: Send>(
     });
 }
 
-/// Two parts of a step beside each other on a CPU; a device takes one after the other anyway.
+/// Runs two parts of a step in parallel on a CPU; a device runs one after the other anyway.
 pub fn beside<A: Send, B: Send>(
     device: &Device,
     a: impl FnOnce() -> A + Send,
@@ -63,25 +65,27 @@ pub fn beside<A: Send, B: Send>(
 }
 
 thread_local! {
-    /// Whether this thread has something to go back to when there is no more to do: it must not linger then.
+    /// Whether this thread has unfinished work to return to: it must not linger then.
     static OCCUPIED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// `work` on a thread that does not linger before its end. A thread that has panicked never lingers again, which costs time and nothing else.
+/// Runs `work` on a thread that does not linger until it ends. After a panic the thread never lingers again,
+/// which costs time and nothing else.
 fn occupied(work: impl FnOnce()) {
     let before = OCCUPIED.replace(true);
     work();
     OCCUPIED.set(before);
 }
 
-/// Keeps this thread of the pool awake for [`LINGER`] from its last work on, as soon as it is done with what it is doing now.
+/// Keeps this thread of the pool awake until [`LINGER`] after its last work, starting once its current work
+/// is done.
 fn linger() {
     if OCCUPIED.get() {
         return;
     }
     let here = thread::current().id();
     rayon::spawn(move || {
-        // It may be taken up by another thread, or by this one while it waits for others.
+        // Another thread may pick this up, or this one while it waits for others.
         if thread::current().id() != here || OCCUPIED.get() {
             return;
         }
@@ -130,7 +134,7 @@ mod tests {
         pool.install(|| {
             share(0..3, |_| {
                 threads.lock().expect("no panic").insert(rayon::current_thread_index());
-                // Nobody goes on before all three are there; where they never are, this gives up.
+                // None continues until all three have arrived; if they never do, this gives up.
                 let start = Instant::now();
                 while !together() && start.elapsed() < Duration::from_secs(5) {
                     thread::yield_now();

@@ -20,11 +20,12 @@ impl Sinusoids {
         Self::rounded_up(channels, &[], device)
     }
 
-    /// The same with the f32 above the nearest one for the frequencies `which`, counted from 0.
+    /// The same, with the frequencies `which`, counted from 0, one f32 above the nearest.
     ///
-    /// torch's `exp` does so for two of the 128 frequencies of Flux, and which two depends on the CPU. Angles of 3500
-    /// radians (1000 times the guidance scale) make that bit visible: it moves the outputs of a small FLUX.1 by up to 1e-4,
-    /// ten times as much as everything else in which this crate differs from diffusers. For comparisons with recorded runs.
+    /// torch's `exp` does so for two of the 128 frequencies of Flux, and which two depends on the CPU. Angles
+    /// of 3500 radians (1000 times the guidance scale) make that bit visible: it moves the outputs of a small
+    /// FLUX.1 by up to 1e-4, ten times as much as all other differences from diffusers. For comparisons with
+    /// recorded runs.
     pub fn rounded_up(channels: usize, which: &[usize], device: &Device) -> Result<Self> {
         let half = channels / 2;
         let values = (0..half).map(|k| {
@@ -48,8 +49,8 @@ impl Sinusoids {
 mod tests {
     use super::*;
 
-    /// `torch.exp(-math.log(10000) * torch.arange(0, 128, dtype=torch.float32) / 128)` of torch 2.11 on an AMD EPYC: some
-    /// elements' bits, and the sum of all.
+    /// `torch.exp(-math.log(10000) * torch.arange(0, 128, dtype=torch.float32) / 128)` of torch 2.11 on an
+    /// AMD EPYC: some elements' bits, and the sum of all.
     #[test]
     fn frequencies_are_those_of_torch_where_two_are_rounded_up() -> Result<()> {
         let frequencies = Sinusoids::rounded_up(256, &[12, 106], &Device::Cpu)?.frequencies;

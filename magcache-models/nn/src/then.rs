@@ -1,4 +1,4 @@
-//! What may follow a linear layer while its result is still in the cache.
+//! Operations that may follow a linear layer while its result is still in the cache.
 
 use pulp::Simd;
 
@@ -12,7 +12,7 @@ pub(super) struct GeluTanh;
 impl Finish for GeluTanh {
     #[inline(always)]
     fn piece<S: Simd>(&self, _: S, values: &mut [f32]) {
-        // With a number of turns that is known, a piece is computed in whole registers.
+        // With a constant number of turns, a piece is computed in whole registers.
         let (registers, rest) = values.as_chunks_mut::<16>();
         for register in registers {
             for value in register {
@@ -67,7 +67,7 @@ impl Finish for GatedAdd<'_> {
     }
 }
 
-/// A norm of the whole row.
+/// A norm over the whole row.
 pub(super) struct RmsNorm<'a>(pub(super) RmsNormRows<'a>);
 
 impl Finish for RmsNorm<'_> {
@@ -77,7 +77,7 @@ impl Finish for RmsNorm<'_> {
     }
 }
 
-/// A norm, and the turn of each head by the token's position.
+/// A norm, then the rotation of each head by the token's position.
 pub(super) struct Turned<'a>(pub(super) TurnedRows<'a>);
 
 impl Finish for Turned<'_> {

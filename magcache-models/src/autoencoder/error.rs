@@ -1,4 +1,4 @@
-//! What the autoencoders refuse.
+//! Errors of the autoencoders.
 
 use magcache_core::hint::{self, Hint};
 
@@ -8,7 +8,7 @@ use super::TilingError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AutoencoderError {
-    /// A tensor of another rank, of other channels, or with nothing in it.
+    /// A tensor of another rank or number of channels, or with an axis of length 0.
     #[error("the {what} have shape {got:?}, expected {expected}, none of them 0")]
     Shape {
         /// Latents, tokens, frames or images.
@@ -30,7 +30,7 @@ pub enum AutoencoderError {
         /// Pixels of a latent row or column.
         least: usize,
     },
-    /// Frames or images that do not divide into what a latent pixel stands for, where that is needed.
+    /// Frames or images whose size is not a multiple of a latent pixel, if that is required.
     #[error(
         "{what} of {width}x{height} pixels cannot be encoded {how}: both must be multiples of {multiple}"
     )]
@@ -43,7 +43,7 @@ pub enum AutoencoderError {
         height: usize,
         /// Pixels of a latent row or column.
         multiple: usize,
-        /// Which way of encoding needs it.
+        /// Which way of encoding requires it.
         how: &'static str,
     },
     /// Latents that do not divide into squares of two by two.
@@ -54,17 +54,17 @@ pub enum AutoencoderError {
         /// Rows of latents.
         height: usize,
     },
-    /// A chunk of a stream, or a video, of a length that it cannot have.
+    /// A chunk of a stream, or a video, of an invalid length.
     #[error("got {got} {what}, expected {expected}")]
     FrameCount {
         /// Latent frames or frames.
         what: &'static str,
-        /// How many came.
+        /// How many were given.
         got: usize,
-        /// How many there may be.
+        /// How many are allowed.
         expected: String,
     },
-    /// A chunk that does not go on where the stream was.
+    /// A chunk that does not continue its stream.
     #[error("a stream of batch {} and {}x{} cannot go on with batch {} and {}x{} (width x height)",
             expected[0], expected[2], expected[1], got[0], got[2], got[1])]
     StreamChanged {
@@ -81,10 +81,10 @@ pub enum AutoencoderError {
         /// Shape of the last.
         last: Vec<usize>,
     },
-    /// Tiles that this autoencoder cannot make.
+    /// Tiles that this autoencoder does not support.
     #[error(transparent)]
     Tiling(#[from] TilingError),
-    /// The tensor library failed, for instance for want of memory.
+    /// The tensor library failed, for instance because memory ran out.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
 }
@@ -107,10 +107,10 @@ impl Hint for AutoencoderError {
     }
 }
 
-/// What encoding and decoding give.
+/// Result of encoding and decoding.
 pub(super) type Result<T> = std::result::Result<T, AutoencoderError>;
 
-/// Why a `config.json` is not one of an autoencoder that can be loaded.
+/// Why a `config.json` does not describe an autoencoder that can be loaded.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AutoencoderConfigError {

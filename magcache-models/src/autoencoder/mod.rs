@@ -1,7 +1,7 @@
-//! Autoencoders: between pixels and the latents that the networks work on.
+//! Autoencoders: from pixels to the latents that the networks work on, and back.
 //!
-//! [`VideoVae`] is causal in time and works on a stream of frames, [`ImageVae`] on whole images. Both can work tile by
-//! tile, see [`Tiling`].
+//! [`VideoVae`] is causal in time and works on a stream of frames, [`ImageVae`] on whole images. Both can
+//! work tile by tile, see [`Tiling`].
 
 mod error;
 pub mod image;

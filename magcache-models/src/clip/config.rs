@@ -37,7 +37,7 @@ pub struct ClipVisionConfig {
     pub hidden_size: usize,
     /// Hidden channels of the feed-forward layers.
     pub intermediate_size: usize,
-    /// Blocks of the whole encoder; the hidden states read here leave out the last.
+    /// Blocks of the whole encoder; the hidden states used here leave out the last.
     pub num_hidden_layers: usize,
     /// Attention heads of every block.
     pub num_attention_heads: usize,
@@ -45,7 +45,7 @@ pub struct ClipVisionConfig {
     pub num_channels: usize,
     /// Columns and rows of the picture.
     pub image_size: usize,
-    /// Columns and rows of a patch; what does not fill one at the right and the bottom is not seen.
+    /// Columns and rows of a patch; pixels at the right and the bottom that do not fill one are not seen.
     pub patch_size: usize,
     /// Function between the feed-forward layers.
     pub hidden_act: Activation,
@@ -69,7 +69,7 @@ impl Default for ClipVisionConfig {
     }
 }
 
-/// The part that every transformers configuration has.
+/// The key that every transformers configuration has.
 #[derive(Deserialize)]
 struct Kind {
     model_type: Option<String>,
@@ -80,7 +80,7 @@ const MODEL_TYPE: &str = "clip_vision_model";
 /// Far above any model, low enough that no product of two sizes overflows.
 pub(super) const LARGEST: usize = 1 << 20;
 
-/// The values of a `config.json` whose `model_type` is the expected one; `place` names them in messages.
+/// Parses a `config.json` with the expected `model_type`; messages call it `place`.
 pub(super) fn parse<T: DeserializeOwned>(
     value: &Value,
     model_type: &str,
@@ -95,7 +95,7 @@ pub(super) fn parse<T: DeserializeOwned>(
     T::deserialize(value).map_err(json)
 }
 
-/// What is wrong with sizes that every encoder has, if anything is.
+/// The first fault in the sizes that every encoder has, if any.
 pub(super) fn size_fault(sizes: &[(&str, usize)], hidden_size: usize, heads: usize) -> Option<String> {
     if let Some((key, size)) = sizes.iter().find(|(_, size)| !(1..=LARGEST).contains(size)) {
         Some(format!("{key} is {size}, expected 1 to {LARGEST}"))
@@ -106,7 +106,7 @@ pub(super) fn size_fault(sizes: &[(&str, usize)], hidden_size: usize, heads: usi
     }
 }
 
-/// What is wrong with the number added to the variance in every norm, if anything is.
+/// The fault in the number added to the variance in every norm, if any.
 pub(super) fn eps_fault(eps: f64) -> Option<String> {
     let fits = eps.is_finite() && eps > 0.0;
     (!fits).then(|| format!("layer_norm_eps is {eps}, expected a small positive number"))
@@ -116,15 +116,15 @@ impl ClipVisionConfig {
     /// Reads and checks `config.json` of an `image_encoder` folder.
     ///
     /// # Errors
-    /// [`CheckpointError::WrongArchitecture`] when `model_type` is not `clip_vision_model`, [`CheckpointError::Json`] for a
-    /// value of another type or an unknown activation, [`CheckpointError::BadConfig`] for values that no encoder can be
-    /// built with.
+    /// [`CheckpointError::WrongArchitecture`] when `model_type` is not `clip_vision_model`,
+    /// [`CheckpointError::Json`] for a value of another type or an unknown activation,
+    /// [`CheckpointError::BadConfig`] for values that no encoder can be built with.
     pub fn read(folder: &Folder) -> Result<Self, CheckpointError> {
         const FILE: &str = "config.json";
         Self::from_value(&folder.read_json(FILE)?, &folder.describe_file(FILE))
     }
 
-    /// From the values of a `config.json`, wherever they come from; `place` names them in messages.
+    /// From the values of a `config.json`, whatever their source; messages call them `place`.
     ///
     /// # Errors
     /// As [`Self::read`].
@@ -136,12 +136,12 @@ impl ClipVisionConfig {
         }
     }
 
-    /// Patches of a row or a column.
+    /// Patches per row or column.
     pub fn grid(&self) -> usize {
         self.image_size / self.patch_size.max(1)
     }
 
-    /// Tokens of a picture: one for the whole, then one for each patch.
+    /// Tokens of a picture: one for the whole, then one per patch.
     pub fn tokens(&self) -> usize {
         self.grid() * self.grid() + 1
     }

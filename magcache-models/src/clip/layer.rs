@@ -46,7 +46,7 @@ impl ClipLayer {
             v_proj: projection("v_proj")?,
             out_proj: projection("out_proj")?,
             heads: sizes.heads,
-            // What `attention` takes by itself.
+            // The default scale of `attention`.
             scale: ((channels / sizes.heads.max(1)) as f64).powf(-0.5),
             layer_norm2: LayerNorm::load(&weights.pp("layer_norm2"), channels, sizes.eps)?,
             fc1: Linear::load(&weights.pp("mlp.fc1"), channels, hidden, true)?,
@@ -55,7 +55,7 @@ impl ClipLayer {
         })
     }
 
-    /// `[batch, tokens, channels]` to the same; `bias` is added to the scores and broadcasts to
+    /// `[batch, tokens, channels]` to the same shape; `bias` is added to the scores and broadcasts to
     /// `[batch, heads, tokens, tokens]`.
     pub(super) fn forward(&self, hidden_states: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
         let x = self.layer_norm1.forward(hidden_states)?;
@@ -71,7 +71,7 @@ impl ClipLayer {
 }
 
 impl Activation {
-    /// Value by value, any shape.
+    /// Element by element, any shape.
     fn forward(self, ops: Ops, x: &Tensor) -> Result<Tensor> {
         match self {
             Self::Gelu => gelu_erf(x),

@@ -1,8 +1,8 @@
 //! CLIP encoders.
 //!
-//! [`ClipVisionEncoder`] is what the image-to-video models of Wan 2.1 see their first frame with, and
-//! [`ClipImageProcessor`] makes its input of a [`Picture`](crate::image::Picture). [`ClipTextEncoder`] gives Flux the pooled
-//! embedding of a prompt.
+//! [`ClipVisionEncoder`] encodes the first frame for the image-to-video models of Wan 2.1, and
+//! [`ClipImageProcessor`] turns a [`Picture`](crate::image::Picture) into its input. [`ClipTextEncoder`]
+//! computes the pooled embedding of a prompt for Flux.
 
 mod config;
 mod layer;

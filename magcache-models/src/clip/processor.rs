@@ -1,4 +1,4 @@
-//! `preprocessor_config.json`: pictures to what the encoder sees.
+//! `preprocessor_config.json`: pictures to the input of the encoder.
 
 use candle_core::{Device, Tensor};
 use serde::Deserialize;
@@ -9,10 +9,10 @@ use crate::{
     image::{Filter, MAX_SIDE, Picture, PictureError},
 };
 
-/// `CLIPImageProcessor` of transformers (5.23.0, its Pillow backend): the shorter edge brought to a length, the middle
-/// cut out, channels normalised.
+/// `CLIPImageProcessor` of transformers (5.23.0, its Pillow backend): scales the shorter edge to a given
+/// length, crops the centre and normalises the channels.
 ///
-/// The torchvision backend rounds the scaled picture differently; both keep within 1 of 255 of this.
+/// The torchvision backend rounds the scaled picture differently; both stay within 1 of 255 of this.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ClipImageProcessor {
     shortest_edge: usize,
@@ -25,7 +25,7 @@ pub struct ClipImageProcessor {
 }
 
 impl Default for ClipImageProcessor {
-    /// What the folders of Wan 2.1 hold, which are the values of `OpenAI`'s CLIP.
+    /// The values of the Wan 2.1 folders, which are those of `OpenAI`'s CLIP.
     fn default() -> Self {
         Self {
             shortest_edge: 224,
@@ -41,7 +41,7 @@ impl Default for ClipImageProcessor {
 
 const FILE: &str = "preprocessor_config.json";
 
-/// The file as transformers writes it; older ones have single numbers for the sizes.
+/// The file as transformers writes it; older files have single numbers for the sizes.
 #[derive(Deserialize)]
 struct File {
     image_processor_type: Option<String>,
@@ -67,16 +67,17 @@ enum Size {
 }
 
 impl ClipImageProcessor {
-    /// Reads `preprocessor_config.json` of an `image_processor` folder. Missing keys have the defaults of transformers.
+    /// Reads `preprocessor_config.json` of an `image_processor` folder. Missing keys have the defaults of
+    /// transformers.
     ///
     /// # Errors
-    /// [`CheckpointError::WrongArchitecture`] for another processor, [`CheckpointError::BadConfig`] for steps that are
-    /// switched off or values that are not supported.
+    /// [`CheckpointError::WrongArchitecture`] for another processor, [`CheckpointError::BadConfig`] for steps
+    /// that are switched off or values that are not supported.
     pub fn read(folder: &Folder) -> Result<Self, CheckpointError> {
         Self::from_value(&folder.read_json(FILE)?, &folder.describe_file(FILE))
     }
 
-    /// From the values of a `preprocessor_config.json`, wherever they come from; `place` names them in messages.
+    /// From the values of a `preprocessor_config.json`, whatever their source; messages call them `place`.
     ///
     /// # Errors
     /// As [`Self::read`].
@@ -98,7 +99,7 @@ impl ClipImageProcessor {
         file.checked().map_err(|reason| CheckpointError::BadConfig { file: place, reason })
     }
 
-    /// Columns and rows of what the encoder sees.
+    /// Columns and rows of the encoder's input.
     pub fn crop(&self) -> (usize, usize) {
         (self.crop_width, self.crop_height)
     }
@@ -106,10 +107,10 @@ impl ClipImageProcessor {
     /// A picture to `pixel_values`, f32 `[1, 3, crop height, crop width]`.
     ///
     /// # Errors
-    /// [`PictureError::Target`] for a picture so narrow that its longer edge would pass the largest side.
+    /// [`PictureError::Target`] for a picture so narrow that its longer edge would exceed the largest side.
     pub fn pixel_values(&self, picture: &Picture, device: &Device) -> Result<Tensor, PictureError> {
         let (width, height) = (picture.width(), picture.height());
-        // Rounded down, as the reference has it.
+        // Rounded down, as in the reference.
         let scaled = |side: usize| side * self.shortest_edge / width.min(height).max(1);
         let picture = picture
             .resize(scaled(width), scaled(height), self.filter)?
@@ -119,7 +120,7 @@ impl ClipImageProcessor {
         Ok(picture.channels_first(value, device)?)
     }
 
-    /// In f32 where the reference rounds to it.
+    /// Rounds to f32 where the reference does.
     fn normalize(&self, channel: usize, value: usize) -> f32 {
         let rescaled = (value as f64 * self.rescale_factor) as f32;
         let (mean, std) = (self.image_mean[channel] as f32, self.image_std[channel] as f32);

@@ -1,4 +1,4 @@
-//! Prompts' tokens to hidden states and one embedding each.
+//! From the tokens of prompts to hidden states and one embedding each.
 
 use candle_core::{Device, Tensor};
 
@@ -15,14 +15,15 @@ use crate::{
     },
 };
 
-/// The `eos_token_id` of configurations that were written before transformers knew the right one (its pull request
-/// 24773), those of `OpenAI` and of FLUX.1 among them.
+/// The `eos_token_id` of configurations written before transformers used the right one (its pull request
+/// 24773), including those of `OpenAI` and of FLUX.1.
 const LEGACY_EOS: u32 = 2;
 
 /// `CLIPTextModel` of transformers (5.23.0): causal attention, no projection.
 ///
-/// The pooled embedding is the hidden state of the first end token. Where `eos_token_id` is 2 the configuration is an old
-/// one, whose id is wrong, and the largest id of the row is taken, which in CLIP's vocabulary is the end token.
+/// The pooled embedding is the hidden state of the first end token. If `eos_token_id` is 2, the configuration
+/// is an old one with a wrong id, and the largest id of the row is used instead, which in CLIP's vocabulary
+/// is the end token.
 ///
 /// Weights keep their storage type and results are f32.
 #[derive(Clone, Debug)]
@@ -36,12 +37,12 @@ pub struct ClipTextEncoder {
     final_layer_norm: LayerNorm,
 }
 
-/// What the encoder makes of rows of tokens.
+/// The encoder's output for rows of tokens.
 #[derive(Clone, Debug)]
 pub struct ClipTextOutput {
     /// Hidden states after the last norm, f32 `[batch, tokens, hidden_size]`.
     pub last_hidden_state: Tensor,
-    /// The end token's row of it, f32 `[batch, hidden_size]`: `pooled_projections` of Flux.
+    /// The row of the end token, f32 `[batch, hidden_size]`: `pooled_projections` of Flux.
     pub pooler_output: Tensor,
 }
 
@@ -52,7 +53,7 @@ impl ClipTextEncoder {
         Self::load(&Weights::open(folder, device, dtype)?, &config)
     }
 
-    /// Takes the tensors out of `weights`, by their names on the hub (`text_model.encoder.layers.0...`) or as
+    /// Loads the tensors from `weights`, by their names on the hub (`text_model.encoder.layers.0...`) or as
     /// transformers 5 writes them, without `text_model.`.
     ///
     /// # Errors
@@ -90,12 +91,12 @@ impl ClipTextEncoder {
         })
     }
 
-    /// What the encoder was built from.
+    /// The configuration that the encoder was built from.
     pub fn config(&self) -> &ClipTextConfig {
         &self.config
     }
 
-    /// Encodes rows of one length. There is no mask: what follows the end token cannot be seen from it.
+    /// Encodes rows of equal length. There is no mask: the end token does not see what follows it.
     ///
     /// A row without an end token is pooled at its first token, as transformers does.
     ///
@@ -112,7 +113,8 @@ impl ClipTextEncoder {
         Ok(ClipTextOutput { last_hidden_state, pooler_output })
     }
 
-    /// The embeddings, then what each block gives: `hidden_states` of transformers, the last of them without the norm.
+    /// The embeddings, then the output of each block: `hidden_states` of transformers, the last of them
+    /// without the norm.
     ///
     /// # Errors
     /// As [`Self::forward`].
@@ -123,7 +125,7 @@ impl ClipTextEncoder {
         Ok(all)
     }
 
-    /// Where the token stands whose hidden state is the pooled embedding.
+    /// Position of the token whose hidden state is the pooled embedding.
     fn end(&self, ids: &[u32]) -> usize {
         let end = match self.config.eos_token_id {
             LEGACY_EOS => ids.iter().copied().max(),
@@ -132,7 +134,7 @@ impl ClipTextEncoder {
         ids.iter().position(|id| Some(*id) == end).unwrap_or(0)
     }
 
-    /// Calls `before` with what goes into each block.
+    /// Calls `before` with the input of each block.
     fn run<R: AsRef<[u32]>>(
         &self,
         input_ids: &[R],

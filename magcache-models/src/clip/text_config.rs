@@ -27,13 +27,13 @@ pub struct ClipTextConfig {
     pub num_hidden_layers: usize,
     /// Attention heads of every block.
     pub num_attention_heads: usize,
-    /// Tokens that the encoder has positions for.
+    /// Number of positions.
     pub max_position_embeddings: usize,
     /// Function between the feed-forward layers.
     pub hidden_act: Activation,
     /// Added to the variance in every norm.
     pub layer_norm_eps: f64,
-    /// The token whose hidden state stands for the prompt. 2 means the largest id of the prompt instead, see
+    /// The token whose hidden state represents the prompt. 2 means the largest id of the prompt instead, see
     /// [`ClipTextEncoder`](super::ClipTextEncoder).
     pub eos_token_id: u32,
 }
@@ -58,15 +58,15 @@ impl ClipTextConfig {
     /// Reads and checks `config.json` of a `text_encoder` folder.
     ///
     /// # Errors
-    /// [`CheckpointError::WrongArchitecture`] when `model_type` is not `clip_text_model`, [`CheckpointError::Json`] for a
-    /// value of another type or an unknown activation, [`CheckpointError::BadConfig`] for values that no encoder can be
-    /// built with.
+    /// [`CheckpointError::WrongArchitecture`] when `model_type` is not `clip_text_model`,
+    /// [`CheckpointError::Json`] for a value of another type or an unknown activation,
+    /// [`CheckpointError::BadConfig`] for values that no encoder can be built with.
     pub fn read(folder: &Folder) -> Result<Self, CheckpointError> {
         const FILE: &str = "config.json";
         Self::from_value(&folder.read_json(FILE)?, &folder.describe_file(FILE))
     }
 
-    /// From the values of a `config.json`, wherever they come from; `place` names them in messages.
+    /// From the values of a `config.json`, whatever their source; messages call them `place`.
     ///
     /// # Errors
     /// As [`Self::read`].

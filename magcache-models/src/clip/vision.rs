@@ -11,10 +11,11 @@ use crate::{
     nn::{LayerNorm, Linear, patchify},
 };
 
-/// `CLIPVisionModel` of transformers (5.23.0) up to the block before the last, which is all that Wan 2.1 uses of it.
+/// `CLIPVisionModel` of transformers (5.23.0) up to the block before the last, which is all that Wan 2.1 uses
+/// of it.
 ///
-/// The last block, the norm after it and the projections are not loaded. Weights keep their storage type and results are
-/// f32.
+/// The last block, the norm after it and the projections are not loaded. Weights keep their storage type and
+/// results are f32.
 #[derive(Clone, Debug)]
 pub struct ClipVisionEncoder {
     config: ClipVisionConfig,
@@ -38,7 +39,7 @@ impl ClipVisionEncoder {
         Self::load(&Weights::open(folder, device, dtype)?, &config)
     }
 
-    /// Takes the tensors out of `weights`, by their names on the hub (`vision_model.encoder.layers.0...`) or as
+    /// Loads the tensors from `weights`, by their names on the hub (`vision_model.encoder.layers.0...`) or as
     /// transformers 5 writes them, without `vision_model.`.
     ///
     /// # Errors
@@ -68,21 +69,21 @@ impl ClipVisionEncoder {
             position_embedding: embeddings
                 .pp("position_embedding")
                 .get_f32("weight", &[config.tokens(), channels])?,
-            // The name has this spelling in every checkpoint.
+            // Spelled like this in every checkpoint.
             pre_layrnorm: LayerNorm::load(&weights.pp("pre_layrnorm"), channels, config.layer_norm_eps)?,
             layers: (0..config.num_hidden_layers - 1).map(layer).collect::<std::result::Result<_, _>>()?,
             config: config.clone(),
         })
     }
 
-    /// What the encoder was built from.
+    /// The configuration that the encoder was built from.
     pub fn config(&self) -> &ClipVisionConfig {
         &self.config
     }
 
     /// Normalised pixels `[batch, 3, image_size, image_size]` to the hidden states before the last block
-    /// (`hidden_states[-2]` in transformers), f32 `[batch, tokens, hidden_size]`: the whole picture's token, then the
-    /// patches row by row.
+    /// (`hidden_states[-2]` in transformers), f32 `[batch, tokens, hidden_size]`: the whole picture's token,
+    /// then the patches row by row.
     ///
     /// # Errors
     /// Pixels of another shape.
@@ -90,8 +91,8 @@ impl ClipVisionEncoder {
         self.run(pixel_values, |_| ())
     }
 
-    /// What goes into the first block, then what each loaded block gives: `hidden_states` of transformers without its
-    /// last entry.
+    /// The input of the first block, then the output of each loaded block: `hidden_states` of transformers
+    /// without its last entry.
     pub fn hidden_states(&self, pixel_values: &Tensor) -> Result<Vec<Tensor>> {
         let mut all = Vec::with_capacity(self.layers.len() + 1);
         let last = self.run(pixel_values, |hidden_states| all.push(hidden_states.clone()))?;
@@ -99,7 +100,7 @@ impl ClipVisionEncoder {
         Ok(all)
     }
 
-    /// Calls `before` with what goes into each block.
+    /// Calls `before` with the input of each block.
     fn run(&self, pixel_values: &Tensor, mut before: impl FnMut(&Tensor)) -> Result<Tensor> {
         let mut hidden_states = self.pre_layrnorm.forward(&self.embed(pixel_values)?)?;
         for layer in &self.layers {
@@ -118,7 +119,7 @@ impl ClipVisionEncoder {
                 pixel_values.shape()
             );
         }
-        // A convolution whose stride is its kernel leaves out what fills no patch.
+        // A convolution whose stride is its kernel leaves out pixels that do not fill a patch.
         let seen = grid * patch;
         let pixels = pixel_values.to_dtype(DType::F32)?.narrow(2, 0, seen)?.narrow(3, 0, seen)?;
         let patches = patchify(&pixels.unsqueeze(2)?, [1, patch, patch])?;

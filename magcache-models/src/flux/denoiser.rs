@@ -11,12 +11,13 @@ use crate::{
     pipeline::{Denoiser, Entered},
 };
 
-/// Timesteps of the training: what a step is told in these, the network is told from 0 to 1.
+/// Timesteps of the training: steps count in these, the network from 0 to 1.
 const TRAIN_TIMESTEPS: f32 = 1000.0;
 
 /// A Flux transformer of either generation.
 pub trait FluxNetwork: Debug + Send + Sync {
-    /// The velocity `[batch, tokens, channels]` for packed latents of this shape, see [`FluxTransformer::forward`].
+    /// The velocity `[batch, tokens, channels]` for packed latents of this shape, see
+    /// [`FluxTransformer::forward`].
     fn forward(
         &self,
         hidden_states: &Tensor,
@@ -48,12 +49,12 @@ macro_rules! network {
 
 network!(FluxTransformer, Flux2Transformer);
 
-/// How strongly the prompt counts.
+/// How strongly the prompt is followed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct FluxGuidance {
-    /// What a guidance-distilled network is told.
+    /// The guidance scale that a guidance-distilled network takes as input.
     pub embedded: Option<f64>,
-    /// Scale of classifier-free guidance; at most 1 is without.
+    /// Scale of classifier-free guidance; at most 1 means none.
     pub scale: f64,
 }
 
@@ -64,7 +65,8 @@ impl FluxGuidance {
     }
 }
 
-/// A network, its prompts and where their tokens are; with an image, what the run begins from or what the network looks at.
+/// A network, its prompts and the positions of their tokens; with an image, the one that the run begins from
+/// or that the network looks at.
 #[derive(Debug)]
 pub struct FluxDenoiser {
     network: Arc<dyn FluxNetwork>,
@@ -77,8 +79,8 @@ pub struct FluxDenoiser {
 }
 
 impl FluxDenoiser {
-    /// `positions` are those of the text, the image and, after it, the reference images. `uncond` is for classifier-free
-    /// guidance and has as many tokens as `cond`.
+    /// `positions` are those of the text, the image and then the reference images. `uncond` is for
+    /// classifier-free guidance and has as many tokens as `cond`.
     pub fn new(
         network: Arc<dyn FluxNetwork>,
         cond: PromptContext,
@@ -89,7 +91,8 @@ impl FluxDenoiser {
         Self { network, cond, uncond, positions, guidance, start: None, reference: None }
     }
 
-    /// Begins from an image, `[batch, tokens, channels]`, with as much noise as the first step has (image to image).
+    /// Begins from an image, `[batch, tokens, channels]`, with as much noise as the first step has (image to
+    /// image).
     #[must_use]
     pub fn starting_from(self, image: Tensor) -> Self {
         Self { start: Some(image), ..self }
@@ -134,12 +137,12 @@ impl Denoiser for FluxDenoiser {
     }
 }
 
-/// What a network is told on every branch of a step.
+/// The inputs that a network shares between the branches of a step.
 struct FluxStep<'a> {
     of: &'a FluxDenoiser,
-    /// Reference images included.
+    /// Including reference images.
     input: Tensor,
-    /// Of the image alone.
+    /// Tokens of the image alone.
     tokens: usize,
     timestep: Tensor,
     guidance: Option<Tensor>,

@@ -1,4 +1,4 @@
-//! What strategies need to know about the models of both generations.
+//! Metadata common to the models of both generations, for strategies.
 
 use std::borrow::Cow;
 
@@ -6,8 +6,8 @@ use magcache_core::{ModelMeta, Role, Signal, StackMeta};
 
 use crate::mmdit::ATTENTION;
 
-/// What a block of either stack returns, in diffusers' order: `(encoder_hidden_states, hidden_states)`. Single-stream
-/// blocks keep both in one sequence of the same order.
+/// The outputs of a block of either stack, in diffusers' order: `(encoder_hidden_states, hidden_states)`.
+/// Single-stream blocks keep both in one sequence of the same order.
 const OUTPUTS: &[Role] = &[Role::Text, Role::Image];
 
 const MODULES: &[&str] = &[ATTENTION];
@@ -21,12 +21,13 @@ const fn stack(name: &'static str, blocks: usize) -> StackMeta {
     StackMeta { name: Cow::Borrowed(name), blocks, outputs: Cow::Borrowed(OUTPUTS) }
 }
 
-/// The places of text and image in what a dual-stream block of `meta` takes and returns.
+/// The positions of text and image in the inputs and outputs of a dual-stream block of `meta`.
 pub(crate) fn dual_outputs(meta: &ModelMeta) -> &[Role] {
     meta.stacks.first().map_or(&[], |stack| &stack.outputs)
 }
 
-/// A model of either generation: no branch of guidance, and text that nothing reads after the last block.
+/// A model of either generation: without a guidance branch, and with text that nothing reads after the last
+/// block.
 pub(crate) const fn model(
     name: &'static str,
     summary: &'static str,

@@ -1,6 +1,6 @@
 //! FLUX.1 and FLUX.2: two generations of networks, and one pipeline for both.
 //!
-//! [`flux1`] and [`flux2`] have what only that generation has and name nothing of each other.
+//! [`flux1`] and [`flux2`] contain what is specific to a generation and do not refer to each other.
 
 mod denoiser;
 pub mod flux1;

@@ -1,4 +1,4 @@
-//! The small trained image model inside the program, in the folder layout of a published checkpoint.
+//! The small trained image model inside the binary, in the folder layout of a published checkpoint.
 
 use crate::{
     checkpoint::{EmbeddedFile, Folder},

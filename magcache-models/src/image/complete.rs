@@ -1,10 +1,10 @@
-//! Whether a file is all there, in formats whose decoders do not always notice.
+//! Whether a file is complete, for formats whose decoders do not always notice.
 //!
-//! A JPEG decoder fills what is missing with gray, which would then be animated; a WebP decoder does not miss what a camera
-//! noted after the pixels. The reference's loader refuses such files.
+//! A JPEG decoder fills missing parts with gray, which would then be animated; a WebP decoder does not notice
+//! missing metadata after the pixels. The reference's loader refuses such files.
 
-/// True when the segments and the entropy-coded data of a JPEG file lead to the end-of-image marker; what follows it does
-/// not matter.
+/// True when the segments and the entropy-coded data of a JPEG file lead to the end-of-image marker; what
+/// follows it does not matter.
 pub(super) fn jpeg(bytes: &[u8]) -> bool {
     const SCAN: u8 = 0xda;
     const END: u8 = 0xd9;
@@ -33,7 +33,8 @@ pub(super) fn webp(bytes: &[u8]) -> bool {
     bytes.len() as u64 >= u64::from(u32::from_le_bytes([a, b, c, d])) + 8
 }
 
-/// The marker at or after `at`, and where its segment begins. Bytes between segments are skipped, as decoders do.
+/// The marker at or after `at`, and where its segment begins. Bytes between segments are skipped, as decoders
+/// do.
 fn next_marker(bytes: &[u8], mut at: usize) -> Option<(u8, usize)> {
     loop {
         at += bytes.get(at..)?.iter().position(|byte| *byte == 0xff)?;

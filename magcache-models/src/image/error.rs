@@ -6,7 +6,8 @@ use magcache_core::hint::{self, Hint};
 
 use super::{MAX_FILE_BYTES, MAX_PIXELS, MAX_SIDE, picture::MAX_DECODER_BYTES};
 
-/// Why a file could not be turned into a picture, or a picture into another size. `file` is the path as it was given.
+/// Why a file could not be turned into a picture, or a picture into another size. `file` is the path as it
+/// was given.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PictureError {
@@ -15,7 +16,7 @@ pub enum PictureError {
     Io {
         /// The file.
         path: PathBuf,
-        /// The system's answer.
+        /// The operating system's error.
         reason: std::io::Error,
     },
     /// A file without content.
@@ -30,15 +31,15 @@ pub enum PictureError {
         /// The file.
         file: String,
     },
-    /// A file that begins like no picture.
+    /// A file whose first bytes are not those of a picture.
     #[error("{file} is not a picture: it begins with {start}")]
     NotAPicture {
         /// The file.
         file: String,
-        /// Its first bytes, as text where they are text.
+        /// Its first bytes, as text if they are text.
         start: String,
     },
-    /// A picture in a format, or a variant of one, that is not read.
+    /// A picture in an unsupported format, or variant of a format.
     #[error("{file} is a picture in {format}, which is not supported")]
     Unsupported {
         /// The file.
@@ -59,7 +60,7 @@ pub enum PictureError {
         /// Rows.
         height: u64,
     },
-    /// A picture that its decoder would need too much memory for.
+    /// A picture that would take too much memory to decode.
     #[error("{file} takes more than {} MiB to decode", MAX_DECODER_BYTES >> 20)]
     Memory {
         /// The file.
@@ -70,7 +71,7 @@ pub enum PictureError {
     Truncated {
         /// The file.
         file: String,
-        /// Bytes that are there.
+        /// Bytes in the file.
         bytes: usize,
     },
     /// A file whose content contradicts its format.
@@ -78,9 +79,9 @@ pub enum PictureError {
     Damaged {
         /// The file.
         file: String,
-        /// The format that it begins like.
+        /// The format that its first bytes indicate.
         format: &'static str,
-        /// What the decoder says.
+        /// The decoder's error.
         reason: String,
     },
     /// Pixels that do not fill a picture of the given size.
@@ -93,7 +94,7 @@ pub enum PictureError {
         /// Bytes given.
         bytes: usize,
     },
-    /// A size that no picture can be brought to.
+    /// A size that no picture can be scaled to.
     #[error("cannot scale a picture to {width} x {height} pixels, each side must be 1 to {MAX_SIDE}")]
     Target {
         /// Columns.
@@ -101,7 +102,7 @@ pub enum PictureError {
         /// Rows.
         height: usize,
     },
-    /// The tensor library failed, for instance for want of memory.
+    /// The tensor library failed, for instance because memory ran out.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
 }

@@ -1,8 +1,9 @@
-//! Pictures from files, and the sizes that models want them in.
+//! Pictures from files, and the sizes that models need.
 //!
-//! A [`Picture`] is what a user's file shows: read with every limit checked before memory is spent, turned as its camera
-//! says, in 8-bit RGB. [`Picture::pixels`] makes of it what an autoencoder takes, [`area_size`] the size of a
-//! video that keeps its shape, and [`Picture::cover`] cuts a last frame to the size of a first one.
+//! A [`Picture`] is a user's file, decoded: all limits are checked before memory is spent, and the result is
+//! oriented by its EXIF data, in 8-bit RGB. [`Picture::pixels`] turns it into the input of an autoencoder,
+//! [`area_size`] returns the size of a video with its shape, and [`Picture::cover`] crops a last frame to the
+//! size of a first one.
 
 mod complete;
 mod error;

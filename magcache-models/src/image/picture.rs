@@ -13,13 +13,13 @@ use image::{
 
 use super::{PictureError, complete};
 
-/// Columns or rows of a picture, at most.
+/// Maximum columns or rows of a picture.
 pub const MAX_SIDE: usize = 16_384;
 
-/// Pixels of a picture, at most: 2.7 times a photo of 50 megapixels.
+/// Maximum pixels of a picture: 2.7 times a photo of 50 megapixels.
 pub const MAX_PIXELS: usize = 1 << 27;
 
-/// Bytes of an image file, at most.
+/// Maximum bytes of an image file.
 pub const MAX_FILE_BYTES: u64 = 1 << 30;
 
 /// Bytes that a decoder may take: [`MAX_PIXELS`] with four 16-bit channels, and room to work in.
@@ -43,28 +43,30 @@ impl std::fmt::Debug for Picture {
 }
 
 impl Picture {
-    /// Reads a PNG, JPEG, WebP, GIF, BMP or TIFF file; the content says which, not the name.
+    /// Reads a PNG, JPEG, WebP, GIF, BMP or TIFF file; the content decides, not the name.
     ///
-    /// As `load_image` of diffusers 0.42.1 reads it: turned and mirrored as its EXIF orientation says, then in RGB. Gray
-    /// becomes three equal channels, a palette its colours, CMYK its RGB equivalent; transparency is dropped, so that what
-    /// lies under transparent pixels shows; of an animation or a file with several pages the first is taken. Colour
-    /// profiles are not applied. Where we differ: 16-bit gray is scaled to 8 bits (Pillow cuts at 255, which turns most
-    /// such pictures white), and a JPEG file may differ from libjpeg's decoding by rounding.
+    /// As `load_image` of diffusers 0.42.1 reads it: turned and mirrored as its EXIF orientation says, then
+    /// in RGB. Gray becomes three equal channels, a palette its colours, CMYK its RGB equivalent;
+    /// transparency is dropped, so that what lies under transparent pixels shows; of an animation or a file
+    /// with several pages the first is taken. Colour profiles are not applied. Differences: 16-bit gray is
+    /// scaled to 8 bits (Pillow clips at 255, which turns most such pictures white), and a JPEG file may
+    /// differ from libjpeg's decoding by rounding.
     ///
     /// # Errors
-    /// A file that is no picture, empty, cut off, damaged, of another format, or beyond [`MAX_FILE_BYTES`], [`MAX_SIDE`] or
-    /// [`MAX_PIXELS`]. The size is read from the header: a picture that is too large is refused before it is decoded.
+    /// A file that is not a picture, or is empty, cut off, damaged, of another format, or beyond
+    /// [`MAX_FILE_BYTES`], [`MAX_SIDE`] or [`MAX_PIXELS`]. The size is read from the header: a picture that
+    /// is too large is refused before it is decoded.
     pub fn read(path: impl AsRef<Path>) -> Result<Self, PictureError> {
         let path = path.as_ref();
         let mut bytes = Vec::new();
-        // Bounded also where the length is not known beforehand, as with a device or a pipe.
+        // Also limits input of unknown length, such as a device or a pipe.
         File::open(path)
             .and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes))
             .map_err(|reason| PictureError::Io { path: path.to_owned(), reason })?;
         Self::decode(&path.display().to_string(), &bytes)
     }
 
-    /// [`Self::read`] for the content of a file; `place` is what messages call it.
+    /// [`Self::read`] for the content of a file; messages call it `place`.
     pub fn decode(place: &str, bytes: &[u8]) -> Result<Self, PictureError> {
         let file = || place.to_owned();
         if bytes.is_empty() {
@@ -97,7 +99,7 @@ impl Picture {
         if !complete {
             return Err(PictureError::Truncated { file: file(), bytes: bytes.len() });
         }
-        // Damage in what a camera noted about a picture is no reason to refuse the picture.
+        // Damaged metadata is no reason to refuse a picture.
         let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
         let mut image = DynamicImage::from_decoder(decoder).map_err(failed)?;
         image.apply_orientation(orientation);
@@ -113,7 +115,8 @@ impl Picture {
     /// From pixels, three bytes each, row by row.
     ///
     /// # Errors
-    /// [`PictureError::Target`] for an empty or too large size, [`PictureError::Pixels`] when `rgb` does not fill it.
+    /// [`PictureError::Target`] for an empty or too large size, [`PictureError::Pixels`] when `rgb` does not
+    /// fill it.
     pub fn from_rgb8(width: usize, height: usize, rgb: Vec<u8>) -> Result<Self, PictureError> {
         if !(1..=MAX_SIDE).contains(&width) || !(1..=MAX_SIDE).contains(&height) {
             return Err(PictureError::Target { width, height });
@@ -140,7 +143,7 @@ impl Picture {
     }
 }
 
-/// The format that the content begins like, if it is one that is read.
+/// The format that the first bytes indicate, if it is supported.
 fn format_of(place: &str, bytes: &[u8]) -> Result<(ImageFormat, &'static str), PictureError> {
     let unsupported =
         |format: &str| Err(PictureError::Unsupported { file: place.to_owned(), format: format.to_owned() });
@@ -153,7 +156,7 @@ fn format_of(place: &str, bytes: &[u8]) -> Result<(ImageFormat, &'static str), P
         Ok(format @ ImageFormat::Tiff) => Ok((format, "TIFF")),
         Ok(ImageFormat::Avif) => unsupported("AVIF"),
         Ok(other) => unsupported(&other.extensions_str().first().unwrap_or(&"another format").to_uppercase()),
-        // What phones write; the library knows AVIF only.
+        // The format of phones; the library only knows AVIF.
         Err(_) if matches!(bytes.get(4..12), Some(b"ftypheic" | b"ftypheix" | b"ftypmif1")) => {
             unsupported("HEIC")
         }
@@ -179,7 +182,7 @@ fn failure(place: &str, format: &'static str, bytes: &[u8], error: ImageError) -
     }
 }
 
-/// Whether a decoder wanted to read on after the last byte.
+/// Whether a decoder tried to read past the last byte.
 fn ends_early(error: &ImageError) -> bool {
     let mut cause: Option<&(dyn Error + 'static)> = Some(error);
     while let Some(error) = cause {

@@ -1,4 +1,4 @@
-//! Pictures in other sizes, as Pillow scales them.
+//! Resizing of pictures, as in Pillow.
 
 use candle_core::{Device, Tensor};
 use fast_image_resize::{
@@ -9,8 +9,8 @@ use fast_image_resize::{
 
 use super::{MAX_SIDE, Picture, PictureError};
 
-/// How a pixel of the new picture is weighed together from those of the old one. Each is the filter of that name in Pillow,
-/// widened when a picture is made smaller; results differ from Pillow's by at most 1 of 255.
+/// How the pixels of the old picture are weighted into one of the new. Each is the filter of that name in
+/// Pillow, widened when a picture is scaled down; results differ from Pillow's by at most 1 of 255.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Filter {
     /// A triangle.
@@ -30,12 +30,12 @@ impl Picture {
         self.scaled(width, height, filter, [0.0, 0.0, self.width() as f64, self.height() as f64])
     }
 
-    /// Scaled by one factor until it covers `width` x `height`, cut to it around the centre. Lanczos filter; equal to
-    /// Pillow's `ImageOps.fit`.
+    /// Scaled by one factor until it covers `width` x `height`, then cropped around the centre. Lanczos
+    /// filter; equal to Pillow's `ImageOps.fit`.
     ///
-    /// For a last frame of another shape than the first. The published first-and-last-frame examples of Wan 2.1 (and
-    /// `WanImageCropResizeStep` of diffusers 0.42.1) set out to do this, but crop without having scaled, with width and
-    /// height exchanged.
+    /// For a last frame of another shape than the first. The published first-and-last-frame examples of Wan
+    /// 2.1 (and `WanImageCropResizeStep` of diffusers 0.42.1) mean to do this, but crop without scaling and
+    /// with width and height swapped.
     pub fn cover(&self, width: usize, height: usize) -> Result<Self, PictureError> {
         let (own_width, own_height) = (self.width() as f64, self.height() as f64);
         let aspect_ratio = width as f64 / height.max(1) as f64;
@@ -45,7 +45,8 @@ impl Picture {
         self.scaled(width, height, Filter::Lanczos, [left, top, part_width, part_height])
     }
 
-    /// The `width` x `height` pixels around the centre, which lies half a pixel up and left where the margins are odd.
+    /// The `width` x `height` pixels around the centre, which lies half a pixel up and left if the margins
+    /// are odd.
     ///
     /// # Errors
     /// [`PictureError::Target`] when the picture is smaller or a side is 0.
@@ -60,8 +61,8 @@ impl Picture {
         Self::from_rgb8(width, height, rgb)
     }
 
-    /// What an autoencoder takes: [resized](Self::resize) with the Lanczos filter, f32 `[1, 3, height, width]` in
-    /// -1..=1. Equal to the `preprocess` of diffusers' `VideoProcessor` and
+    /// The input of an autoencoder: [resized](Self::resize) with the Lanczos filter, f32
+    /// `[1, 3, height, width]` in -1..=1. Equal to the `preprocess` of diffusers' `VideoProcessor` and
     /// `VaeImageProcessor` (0.42.1).
     pub fn pixels(&self, width: usize, height: usize, device: &Device) -> Result<Tensor, PictureError> {
         let picture = self.resize(width, height, Filter::Lanczos)?;
@@ -81,9 +82,9 @@ impl Picture {
 
     /// The part `[left, top, width, height]` of the picture at another size.
     ///
-    /// Columns first, as in Pillow: between the passes values are rounded and cut to 0..=255, and the overshoot of the
-    /// sharper filters that is cut there differs with the order, by 20 of 255 around hard edges.
-    /// Pillow 13 takes the rows first where they are thinned out much more than the columns; this does not.
+    /// Columns first, as in Pillow: between the passes values are rounded and clipped to 0..=255, and how
+    /// much overshoot of the sharper filters is clipped there depends on the order, by 20 of 255 around hard
+    /// edges. Pillow 13 starts with the rows if they shrink much more than the columns; this does not.
     fn scaled(
         &self,
         width: usize,
@@ -106,11 +107,11 @@ impl Picture {
     }
 }
 
-/// Rows that are brought to another width at a time: what the f32 values of a large photo may take.
+/// Rows resized in width at a time, which limits the memory for the f32 values of a large photo.
 const STRIP: usize = 64;
 
-/// The part `[left, top, width, height]` of RGB bytes to another size, in f32 between. The library's own arithmetic on
-/// bytes is 1 of 255 off here and there, which the second pass would magnify.
+/// Scales the part `[left, top, width, height]` of RGB bytes to another size, in f32 in between. The
+/// library's own arithmetic on bytes is 1 of 255 off in places, which the second pass would magnify.
 fn convolve(
     rgb: &[u8],
     (from_width, from_height): (usize, usize),
@@ -137,13 +138,13 @@ fn convolve(
     if !scaled {
         return Err(PictureError::Target { width, height });
     }
-    // The conversion to bytes cuts what overshoots.
+    // The conversion to bytes clips the overshoot.
     Ok(to.pixels().iter().flat_map(|pixel| pixel.0.map(|x| (x + 0.5).floor() as u8)).collect())
 }
 
-/// Width and height of a video in the shape of a picture: about `max_area` pixels, each side rounded down to a multiple
-/// of `multiple`, the product of the autoencoder's spatial scale and the transformer's patch (16 for Wan 2.1), and at
-/// least one such multiple.
+/// Width and height of a video with the shape of a picture: about `max_area` pixels, each side rounded down
+/// to a multiple of `multiple`, the product of the autoencoder's spatial scale and the transformer's patch
+/// (16 for Wan 2.1), and at least one such multiple.
 ///
 /// The rule of the published Wan examples, of 480 x 832 or 720 x 1280 pixels.
 pub fn area_size(picture: &Picture, max_area: usize, multiple: usize) -> (usize, usize) {

@@ -6,7 +6,7 @@ use super::{JointPositions, LoadResult};
 use crate::checkpoint::{Ops, Weights};
 use crate::nn::{Linear, RmsNorm, RotaryTable, attention};
 
-/// What the attention layers of a model have in common.
+/// Sizes that the attention layers of a model share.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Heads {
     pub(crate) count: usize,
@@ -35,7 +35,7 @@ pub(crate) struct Projections {
     norm_k: RmsNorm,
 }
 
-/// Queries, keys and values, `[batch, tokens, inner]` each; queries and keys are normed and turned.
+/// Queries, keys and values, `[batch, tokens, inner]` each; queries and keys are normed and rotated.
 pub(crate) struct QueriesKeysValues {
     q: Tensor,
     k: Tensor,
@@ -55,7 +55,7 @@ impl Projections {
         Self::load(weights, ["to_q", "to_k", "to_v", "norm_q", "norm_k"], heads)
     }
 
-    /// From projections that are not tensors of their own in the checkpoint.
+    /// From projections that are not separate tensors in the checkpoint.
     pub(crate) fn new(
         weights: &Weights,
         [to_q, to_k, to_v]: [Linear; 3],
@@ -90,7 +90,8 @@ impl QueriesKeysValues {
     }
 }
 
-/// `attn` of a dual-stream block: each stream has projections of its own, and every token attends to all of both.
+/// `attn` of a dual-stream block: each stream has projections of its own, and every token attends to all of
+/// both.
 #[derive(Debug)]
 pub(crate) struct JointAttention {
     image: Projections,
@@ -113,7 +114,7 @@ impl JointAttention {
         })
     }
 
-    /// Text and image, `[batch, tokens, inner]` each, to the same.
+    /// Text and image, `[batch, tokens, inner]` each, to the same shapes.
     pub(crate) fn forward(
         &self,
         text: &Tensor,

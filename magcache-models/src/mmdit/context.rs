@@ -1,14 +1,16 @@
-//! What of the conditioning stays the same over a whole generation.
+//! The part of the conditioning that stays the same over a whole generation.
 
 use candle_core::{Result, Tensor};
 use magcache_core::hint;
 
 use crate::model_id::ModelId;
 
-/// A prompt as one model sees it: text embeddings in the width of the blocks and, in FLUX.1, the embedded pooled text.
+/// A prompt as one model sees it: text embeddings in the width of the blocks and, in FLUX.1, the embedded
+/// pooled text.
 ///
-/// Made once per prompt by `text_context` of the model and used at every step. The text stream changes from block to block
-/// and from step to step, so there are no keys and values to keep as in Wan. Cloning copies handles, not data.
+/// Created once per prompt by the model's `text_context` and used at every step. The text stream changes from
+/// block to block and from step to step, so unlike in Wan there are no keys and values to keep. Cloning
+/// copies handles, not data.
 #[derive(Clone, Debug)]
 pub struct PromptContext {
     model: ModelId,
@@ -31,7 +33,7 @@ impl PromptContext {
         self.pooled.as_ref()
     }
 
-    /// Whether `model` made this context and it holds `batch` prompts.
+    /// Checks that `model` created this context and that it holds `batch` prompts.
     pub(crate) fn check(&self, model: &ModelId, batch: usize) -> Result<()> {
         if self.model != *model {
             return Err(hint::tensor_error(

@@ -11,7 +11,7 @@ use super::feed_forward::{Activation, FeedForward};
 use super::modulation::Modulation;
 use crate::checkpoint::Weights;
 
-/// `transformer_blocks.N` without what makes its modulation.
+/// `transformer_blocks.N` without the layers that compute its modulation.
 #[derive(Debug)]
 pub(crate) struct DualBlock {
     attn: JointAttention,
@@ -38,7 +38,8 @@ impl DualBlock {
         })
     }
 
-    /// The output tuple in diffusers' order, text and image, from the same of inputs: `[batch, tokens, inner]` each.
+    /// The output tuple in diffusers' order, text and image, from the same inputs: `[batch, tokens, inner]`
+    /// each.
     ///
     /// The modulations are those of the attention and of the feed-forward.
     pub(crate) fn forward(
@@ -68,7 +69,7 @@ impl DualBlock {
         Ok([forward(&self.ff_context, text_forward, &text)?, forward(&self.ff, image_forward, &image)?])
     }
 
-    /// What the attention reads of the image.
+    /// The attention's input from the image.
     pub(crate) fn modulated_input(&self, image: &Tensor, modulation: &[Modulation; 2]) -> Result<Tensor> {
         modulation[0].norm(image, self.eps)
     }
@@ -82,7 +83,7 @@ fn tuple(streams: &Streams) -> Result<[Tensor; 2]> {
     }
 }
 
-/// Runs a dual-stream block on the tuple that it takes and returns, whose places `roles` name.
+/// Runs a dual-stream block on its input and output tuple, whose positions `roles` names.
 pub(crate) fn by_roles(
     roles: &[Role],
     x: Streams,

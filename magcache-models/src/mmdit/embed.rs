@@ -66,7 +66,8 @@ impl TimeEmbedder {
         Ok(())
     }
 
-    /// `[batch, inner]` from timesteps and guidance scales of `batch` samples, `[batch]` each; timesteps count from 0 to 1.
+    /// `[batch, inner]` from timesteps and guidance scales of `batch` samples, `[batch]` each; timesteps
+    /// count from 0 to 1.
     pub(crate) fn forward(
         &self,
         timestep: &Tensor,

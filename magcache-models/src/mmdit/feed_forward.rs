@@ -6,7 +6,7 @@ use super::LoadResult;
 use crate::checkpoint::Weights;
 use crate::nn::{Linear, feed_forward, swiglu};
 
-/// What lies between the layers.
+/// The activation between the layers.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Activation {
     /// FLUX.1.
@@ -16,7 +16,7 @@ pub(crate) enum Activation {
 }
 
 impl Activation {
-    /// Channels that it reads to give `hidden`.
+    /// Channels of its input for `hidden` channels of output.
     pub(crate) fn inputs(self, hidden: usize) -> usize {
         match self {
             Self::GeluTanh => hidden,
@@ -24,7 +24,7 @@ impl Activation {
         }
     }
 
-    /// After a linear layer.
+    /// Applies the activation after a linear layer.
     pub(crate) fn after(self, layer: &Linear, x: &Tensor) -> Result<Tensor> {
         match self {
             Self::GeluTanh => layer.forward_gelu_tanh(x),

@@ -9,7 +9,7 @@ use crate::nn::Linear;
 /// `norm_out` and `proj_out`.
 #[derive(Debug)]
 pub(crate) struct Head {
-    /// Scale, then shift: the other way round than in the blocks.
+    /// Scale, then shift: the reverse of the blocks.
     linear: Linear,
     proj_out: Linear,
     eps: f64,
@@ -30,8 +30,8 @@ impl Head {
         })
     }
 
-    /// `[batch, tokens, inner]`, and what is to be added to it, to `[batch, tokens, outputs]`; `activated` is the embedding after its
-    /// `SiLU`.
+    /// `[batch, tokens, inner]`, plus a tensor to add to it, to `[batch, tokens, outputs]`; `activated` is
+    /// the embedding after its `SiLU`.
     pub(crate) fn forward(
         &self,
         x: &Tensor,

@@ -1,8 +1,8 @@
-//! Blocks of multimodal diffusion transformers: text and image in two streams that attend to each other, then in one.
+//! Blocks of multimodal diffusion transformers: text and image in two streams that attend to each other, then
+//! in one.
 //!
-//! [`dual::DualBlock`] has weights for each stream, [`single::SingleBlock`] works on one sequence of both; what a model of
-//! this kind reads of its prompts and of the places of tokens is prepared once, in [`PromptContext`] and
-//! [`JointPositions`].
+//! [`dual::DualBlock`] has weights for each stream, [`single::SingleBlock`] works on one sequence of both;
+//! prompts and the positions of tokens are prepared once, in [`PromptContext`] and [`JointPositions`].
 
 pub(crate) mod attention;
 mod context;
@@ -18,9 +18,9 @@ pub use context::PromptContext;
 pub(crate) use positions::check_axes;
 pub use positions::{AxesRope, JointPositions};
 
-/// What loading a part of a network gives.
+/// Result of loading a part of a network.
 pub(crate) type LoadResult<T> = std::result::Result<T, crate::checkpoint::CheckpointError>;
 
-/// The part of a block that caches can surround, as the checkpoints call it: it gives both streams, in one sequence in
-/// single-stream blocks.
+/// The part of a block that caches can surround, as the checkpoints call it: it returns both streams, in one
+/// sequence in single-stream blocks.
 pub(crate) const ATTENTION: &str = "attn";

@@ -7,7 +7,7 @@ use crate::{
     nn::{gated_add, layer_norm_modulate},
 };
 
-/// The three of one part of a block, `[batch, 1, inner]` each.
+/// Shift, scale and gate of one part of a block, `[batch, 1, inner]` each.
 #[derive(Debug)]
 pub(crate) struct Modulation {
     shift: Tensor,
@@ -17,7 +17,7 @@ pub(crate) struct Modulation {
 }
 
 impl Modulation {
-    /// Those of `N` parts, one after the other: from `[batch, 3 * N * inner]`.
+    /// The modulations of `N` parts, one after the other: from `[batch, 3 * N * inner]`.
     pub(crate) fn split<const N: usize>(ops: Ops, projected: &Tensor) -> Result<[Self; N]> {
         let inner = projected.dim(D::Minus1)? / (3 * N);
         let rows = projected.unsqueeze(1)?;
@@ -28,17 +28,17 @@ impl Modulation {
         parts.try_into().map_err(|_| candle_core::Error::msg("a split in another number of parts"))
     }
 
-    /// What the part reads: `[batch, tokens, inner]`, normed without weights, scaled and shifted.
+    /// The part's input: `[batch, tokens, inner]`, normed without weights, scaled and shifted.
     pub(crate) fn norm(&self, x: &Tensor, eps: f64) -> Result<Tensor> {
         layer_norm_modulate(self.ops, x, &self.shift, &self.scale, eps)
     }
 
-    /// What the part's result is multiplied with, `[batch, 1, inner]`.
+    /// The factor of the part's result, `[batch, 1, inner]`.
     pub(crate) fn gate(&self) -> &Tensor {
         &self.gate
     }
 
-    /// `x + gate * y`, `y` being what the part gave.
+    /// `x + gate * y`, where `y` is the part's result.
     pub(crate) fn add(&self, x: &Tensor, y: &Tensor) -> Result<Tensor> {
         gated_add(self.ops, x, y, &self.gate)
     }

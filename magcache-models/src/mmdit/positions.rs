@@ -9,15 +9,16 @@ use crate::{
 
 /// Frequencies for each of the `N` axes of a position: three in FLUX.1, four in FLUX.2.
 ///
-/// Angles are computed in f64 and their cosines stored as f32, as diffusers does (`FluxPosEmbed`, `Flux2PosEmbed`).
+/// Angles are computed in f64 and their cosines stored as f32, as in diffusers (`FluxPosEmbed`,
+/// `Flux2PosEmbed`).
 #[derive(Clone, Debug)]
 pub struct AxesRope<const N: usize> {
     frequencies: [Vec<f64>; N],
 }
 
-/// Where the tokens of a generation lie: angles of text tokens, of image tokens, and of both in one sequence.
+/// Positions of a generation's tokens: angles of text tokens, of image tokens, and of both in one sequence.
 ///
-/// Made once by `positions` of the model and used at every step. Cloning copies handles, not data.
+/// Created once by the model's `positions` and used at every step. Cloning copies handles, not data.
 #[derive(Clone, Debug)]
 pub struct JointPositions {
     text: RotaryTable,
@@ -26,14 +27,14 @@ pub struct JointPositions {
 }
 
 impl<const N: usize> AxesRope<N> {
-    /// For heads whose channels are shared out to the axes as `axes_dims_rope` says, an even number to each.
+    /// For heads whose channels are divided among the axes as in `axes_dims_rope`, an even number for each.
     pub fn new(axes_dims_rope: [usize; N], theta: f64) -> Self {
         let frequencies = axes_dims_rope
             .map(|dim| (0..dim / 2).map(|pair| theta.powf(-((2 * pair) as f64) / dim as f64)).collect());
         Self { frequencies }
     }
 
-    /// Angles of text and image tokens from their ids, one for each token in the order of the hidden states.
+    /// Angles of text and image tokens from their ids, one per token in the order of the hidden states.
     pub fn positions(
         &self,
         text: &[[f32; N]],
@@ -62,22 +63,22 @@ impl<const N: usize> AxesRope<N> {
 }
 
 impl JointPositions {
-    /// Of text tokens.
+    /// Angles of text tokens.
     pub fn text(&self) -> &RotaryTable {
         &self.text
     }
 
-    /// Of image tokens, those of reference images among them.
+    /// Angles of image tokens, including those of reference images.
     pub fn image(&self) -> &RotaryTable {
         &self.image
     }
 
-    /// Of text tokens and then image tokens.
+    /// Angles of text tokens and then image tokens.
     pub fn joint(&self) -> &RotaryTable {
         &self.joint
     }
 
-    /// Whether these are positions of so many tokens.
+    /// Checks that these are positions of this many tokens.
     pub(crate) fn check(&self, text: usize, image: usize) -> candle_core::Result<()> {
         let ids = (self.text.tokens()?, self.image.tokens()?);
         if ids != (text, image) {
@@ -91,7 +92,7 @@ impl JointPositions {
     }
 }
 
-/// The axes of the rotary embedding have to share out the channels of a head in pairs.
+/// Checks that the axes of the rotary embedding divide the channels of a head in pairs.
 pub(crate) fn check_axes(axes: &[usize], head_dim: usize) -> Result<(), ConfigError> {
     let fits = axes.iter().all(|dim| dim % 2 == 0) && axes.iter().sum::<usize>() == head_dim;
     if fits {

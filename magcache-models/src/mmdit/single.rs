@@ -1,4 +1,4 @@
-//! A single-stream block: attention and feed-forward side by side on text and image in one sequence.
+//! A single-stream block: attention and feed-forward in parallel on text and image in one sequence.
 
 use candle_core::{Result, Tensor};
 use magcache_core::{Modules, Streams};
@@ -19,11 +19,11 @@ use crate::{
 pub(crate) enum Extent {
     /// The attention alone, before the projection that it shares with the feed-forward (FLUX.1).
     Attention,
-    /// The feed-forward and that projection too (FLUX.2).
+    /// The feed-forward and the shared projection too (FLUX.2).
     All,
 }
 
-/// `single_transformer_blocks.N` without what makes its modulation.
+/// `single_transformer_blocks.N` without the layers that compute its modulation.
 #[derive(Debug)]
 pub(crate) struct SingleBlock {
     pub(crate) projections: Projections,
@@ -32,7 +32,7 @@ pub(crate) struct SingleBlock {
     /// Reads the attention's channels, then those of the feed-forward.
     pub(crate) proj_out: JoinedLinear,
     pub(crate) heads: usize,
-    /// What the checkpoint calls `attn`.
+    /// The extent of the checkpoint's `attn`.
     pub(crate) attn: Extent,
     /// Epsilon of the layer norm.
     pub(crate) eps: f64,

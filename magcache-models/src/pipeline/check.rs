@@ -1,10 +1,10 @@
-//! Whether a request can be served, as far as it is the same for every pipeline.
+//! The checks of a request that are the same for every pipeline.
 
 use super::{Pipeline, PipelineError, Request, Result, SamplingOption};
 use crate::text::MAX_PROMPT_CHARS;
 
-/// Everything that is wrong with a request whatever the model: options that it does not take, sides that cannot be cut into
-/// patches, scales that are no scales, texts that are longer than anything reads.
+/// Everything wrong with a request whatever the model: options that it does not take, sides that do not
+/// divide into patches, invalid scales, texts longer than any encoder reads.
 pub(super) fn check<P: Pipeline + ?Sized>(request: &Request, pipeline: &P) -> Result<()> {
     not_taken(request, &pipeline.meta().name, &pipeline.takes())?;
     size(request, pipeline.patch())?;
@@ -31,7 +31,7 @@ pub(super) fn check<P: Pipeline + ?Sized>(request: &Request, pipeline: &P) -> Re
     Ok(())
 }
 
-/// An option that is given and that the model does not take.
+/// Refuses an option that is set and that the model does not take.
 fn not_taken(request: &Request, model: &str, takes: &[SamplingOption]) -> Result<()> {
     match request.given().into_iter().find(|(option, _)| !takes.contains(option)) {
         None => Ok(()),

@@ -5,12 +5,12 @@ use std::{iter::Sum, ops::AddAssign};
 use candle_core::{Result, Tensor};
 use magcache_core::{Branch, Pass, Step};
 
-/// How often the keys and values that a block has of the text were used.
+/// How often the blocks' keys and values of the text were used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TextUses {
-    /// Times that they were computed: once for each block and prompt.
+    /// Times they were computed: once per block and prompt.
     pub computed: usize,
-    /// Times that they were there already.
+    /// Times they were reused.
     pub reused: usize,
 }
 
@@ -30,30 +30,31 @@ impl Sum for TextUses {
     }
 }
 
-/// A step of a network at certain latents.
+/// A step of a network, entered with its latents.
 pub trait Entered {
-    /// The velocity for the latents on one branch, of their shape.
+    /// The velocity on one branch, in the shape of the latents.
     fn predict(&self, branch: Branch, pass: &mut Pass<'_>) -> Result<Tensor>;
 }
 
 /// A network with the prompts of one request prepared. Shared by generations that run in turns.
 pub trait Denoiser: Send + Sync {
-    /// Loads what a step needs and does not have yet, so that it is no part of the time of a pass.
+    /// Loads what a step needs and does not have yet, so that it does not count towards the time of a pass.
     fn prepare(&self, _step: &Step) -> super::Result<()> {
         Ok(())
     }
 
-    /// The latents of `step`, the first that runs, from noise of their shape; the noise itself unless a run begins with
-    /// something else in it (image to image).
+    /// The latents of `step`, the first that runs, from noise of their shape. The noise itself, unless the
+    /// run begins from something else as well (image to image).
     fn begin(&self, noise: &Tensor, _step: &Step) -> Result<Tensor> {
         Ok(noise.clone())
     }
 
-    /// Does what all guidance branches of `step` share, for latents `[batch, channels, frames, height, width]`, or tokens
-    /// `[batch, tokens, channels]` in models that keep their latents as such (Flux).
+    /// Does the work that all guidance branches of `step` share, for latents
+    /// `[batch, channels, frames, height, width]`, or tokens `[batch, tokens, channels]` in models that keep
+    /// their latents as tokens (Flux).
     fn enter<'a>(&'a self, latents: &'a Tensor, step: &'a Step) -> Result<Box<dyn Entered + 'a>>;
 
-    /// The velocity for `latents` on one branch alone, of their shape.
+    /// The velocity for `latents` on one branch alone, in their shape.
     fn predict(&self, latents: &Tensor, step: &Step, branch: Branch, pass: &mut Pass<'_>) -> Result<Tensor> {
         self.enter(latents, step)?.predict(branch, pass)
     }
@@ -61,13 +62,13 @@ pub trait Denoiser: Send + Sync {
     /// Scale of classifier-free guidance at a step that has both branches.
     fn guidance(&self, step: &Step) -> f64;
 
-    /// How often keys and values of the text were computed, and how often they were there already; `None` where a network has
-    /// none that stay the same from step to step.
+    /// How often keys and values of the text were computed and reused; `None` if a network has none that stay
+    /// the same from step to step.
     fn text_uses(&self) -> Option<TextUses> {
         None
     }
 
-    /// What is done to the latents after the last step; they stay as they are unless a model says otherwise.
+    /// Processes the latents after the last step. Leaves them unchanged by default.
     fn finish(&self, latents: &Tensor) -> Result<Tensor> {
         Ok(latents.clone())
     }

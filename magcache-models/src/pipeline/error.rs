@@ -1,4 +1,4 @@
-//! What can stop a generation.
+//! Errors of a generation.
 
 use magcache_core::{
     ConfigError,
@@ -12,7 +12,7 @@ use crate::{autoencoder::AutoencoderError, checkpoint::CheckpointError, sampler:
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PipelineError {
-    /// A value of the request.
+    /// An invalid value of the request.
     #[error("{message}")]
     Request {
         /// What is wrong, with both values.
@@ -20,16 +20,16 @@ pub enum PipelineError {
         /// What to do about it.
         hint: Option<String>,
     },
-    /// A checkpoint's files.
+    /// An error in a checkpoint's files.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// A cache configuration.
+    /// An error in a cache configuration.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// A sampler's settings.
+    /// An error in a sampler's settings.
     #[error(transparent)]
     Sampler(#[from] SamplerError),
-    /// A part of the model that has an error of its own.
+    /// An error of a part of the model that has its own error type.
     #[error("{part}: {source}")]
     Part {
         /// Which part.
@@ -37,10 +37,10 @@ pub enum PipelineError {
         /// Its error.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// State that cannot be stored, or that is not this run's.
+    /// State that cannot be stored, or that belongs to another run.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
-    /// A tensor operation.
+    /// A tensor operation failed.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
     /// The caller asked to stop.
@@ -51,7 +51,7 @@ pub enum PipelineError {
         /// Steps of the run.
         steps: usize,
     },
-    /// Whoever takes the frames failed.
+    /// The consumer of the frames failed.
     #[error("cannot write the frames: {0}")]
     Sink(Box<dyn std::error::Error + Send + Sync>),
 }
@@ -62,12 +62,12 @@ impl PipelineError {
         Self::Request { message: message.into(), hint: Some(hint.into()) }
     }
 
-    /// An error of a part.
+    /// The error of a part.
     pub fn part(part: &'static str, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self::Part { part, source: source.into() }
     }
 
-    /// True where the input was wrong rather than the run.
+    /// Whether the input was wrong rather than the run.
     pub fn is_bad_input(&self) -> bool {
         !matches!(self, Self::Tensor(_) | Self::Interrupted { .. } | Self::Sink(_))
     }

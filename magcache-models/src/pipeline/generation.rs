@@ -22,7 +22,7 @@ pub struct PassTime {
     pub step: usize,
     /// Guidance branch.
     pub branch: Branch,
-    /// Wall time, the device's work included on a CPU.
+    /// Wall time; on a CPU this includes the device's work.
     pub time: Duration,
 }
 
@@ -37,15 +37,15 @@ pub struct Generation {
     latents: Tensor,
     next: usize,
     times: Vec<PassTime>,
-    /// Of the network that was released.
+    /// Counts of the network that was released.
     text_uses: Option<TextUses>,
 }
 
 impl Generation {
-    /// A run from `noise` of the latents' shape. With no hooks in `registry` the blocks run in the bare loop.
+    /// A run from `noise` of the latents' shape. Without hooks in `registry` the blocks run in the bare loop.
     ///
     /// # Errors
-    /// Noise of another shape than the image that the run begins with.
+    /// Noise of another shape than the image that the run begins from.
     pub fn new(
         denoiser: Arc<dyn Denoiser>,
         trajectory: Trajectory,
@@ -60,12 +60,13 @@ impl Generation {
         Ok(Self { denoiser, trajectory, sampler, session, latents, next, times: Vec::new(), text_uses: None })
     }
 
-    /// A run that goes on where [`Generation::save`] was called: every later step gives the bits that it would have given
-    /// there, and the log, the counts and the times are those of the whole run. Everything else is as for
-    /// [`Generation::new`] and must be what it was. Without a denoiser only a run that is done can be continued, to be decoded.
+    /// A run that continues where [`Generation::save`] was called: every later step is bit-identical to that
+    /// of the uninterrupted run, and the log, the counts and the times are those of the whole run. The other
+    /// arguments are those of [`Generation::new`] and must be the same as then. Without a denoiser, only a
+    /// finished run can be resumed, to be decoded.
     ///
     /// # Errors
-    /// State that is not of such a run.
+    /// State of another run.
     pub fn resume(
         denoiser: Option<Arc<dyn Denoiser>>,
         trajectory: Trajectory,
@@ -93,16 +94,16 @@ impl Generation {
     /// The next step of a run that was stored.
     ///
     /// # Errors
-    /// It is not there.
+    /// The state does not contain it.
     pub fn stored_step(from: &Reader<'_>) -> Result<usize> {
         Ok(from.field("next")?)
     }
 
-    /// Writes everything that the rest of the run depends on, and its log and times so far: between two steps, and not after
-    /// one that was interrupted or failed, whose passes have run in part.
+    /// Writes everything that the rest of the run depends on, and its log and times so far. Call it between
+    /// two steps, but not after one that was interrupted or failed: some of its passes have run.
     ///
     /// # Errors
-    /// A hook that does not say how its slots are stored.
+    /// A hook that does not define how its slots are stored.
     pub fn save(&self, to: &mut Writer<'_>) -> Result<()> {
         to.field("caches", &self.session.is_some());
         if let Some(session) = &self.session {
@@ -115,9 +116,11 @@ impl Generation {
         Ok(())
     }
 
-    /// Runs one step: the branches that the trajectory gives it, guidance, the solver. `stop` is asked before each pass of the network.
+    /// Runs one step: the branches that the trajectory assigns to it, guidance, the solver. `stop` is called
+    /// before each pass of the network.
     ///
-    /// Errors: [`PipelineError::Interrupted`] when `stop` says so; latents and solver are then as before the step.
+    /// Errors: [`PipelineError::Interrupted`] if `stop` returns true; latents and solver are then as before
+    /// the step.
     pub fn step(&mut self, stop: &dyn Fn() -> bool) -> Result<()> {
         let mut session = self.session.take();
         let predicted = self.predict(session.as_mut(), stop);
@@ -127,8 +130,8 @@ impl Generation {
         self.step_with(&velocity)
     }
 
-    /// The velocity at the next step, guidance included, as the hooks of `session` give it, or the bare loop; and the time of
-    /// each pass. Latents, solver and the run's own session stay as they are.
+    /// The velocity at the next step, guidance included, computed with the hooks of `session` or in the bare
+    /// loop, and the time of each pass. Latents, solver and the run's own session do not change.
     ///
     /// # Errors
     /// As [`Generation::step`].
@@ -156,7 +159,7 @@ impl Generation {
             };
             let predicted = pass.forward(self.latents.clone(), |latents, pass| {
                 if latents.id() != self.latents.id() {
-                    // A hook around the network has changed them.
+                    // A hook around the network has changed the latents.
                     return denoiser.predict(&latents, &step, *branch, pass);
                 }
                 get_or_try_init(&entered, || denoiser.enter(&self.latents, &step))?.predict(*branch, pass)
@@ -177,8 +180,8 @@ impl Generation {
         Ok((velocity.to_dtype(DType::F32)?, times))
     }
 
-    /// Ends the next step with this velocity, f32, in the shape of the latents: what [`Generation::predict`] gave, or something
-    /// that stands in for it.
+    /// Completes the next step with this velocity, f32, in the shape of the latents: the result of
+    /// [`Generation::predict`], or a replacement.
     ///
     /// # Errors
     /// A velocity of another shape; latents and solver are then as before the step.
@@ -190,7 +193,7 @@ impl Generation {
         Ok(())
     }
 
-    /// A run that goes on from here on its own, with hooks and caches of its own that have seen nothing yet.
+    /// A copy of the run that continues independently from here, with new hooks and empty caches.
     #[must_use]
     pub fn fork(&self, registry: &Arc<HookRegistry>) -> Self {
         Self {
@@ -211,7 +214,7 @@ impl Generation {
         })
     }
 
-    /// Runs what is left, with `progress` after each step.
+    /// Runs the remaining steps, calling `progress` after each.
     pub fn run(&mut self, stop: &dyn Fn() -> bool, progress: &mut dyn FnMut(&Self)) -> Result<()> {
         while !self.is_done() {
             self.step(stop)?;
@@ -220,19 +223,19 @@ impl Generation {
         Ok(())
     }
 
-    /// Lets go of the network, which is freed with its last user: for a run that is done and will be decoded. A step
-    /// after this is an error.
+    /// Releases the network, which is freed with its last user: for a finished run that will be decoded. A
+    /// step after this is an error.
     pub fn release(&mut self) {
         self.text_uses = self.text_uses();
         self.denoiser = None;
     }
 
-    /// How often the network used keys and values of the text, by all its generations together.
+    /// How often the network reused keys and values of the text, over all its generations together.
     pub fn text_uses(&self) -> Option<TextUses> {
         self.denoiser.as_ref().map_or(self.text_uses, |denoiser| denoiser.text_uses())
     }
 
-    /// True after the last step.
+    /// Whether the last step has run.
     pub fn is_done(&self) -> bool {
         self.next >= self.trajectory.len()
     }

@@ -1,4 +1,4 @@
-//! From a folder to the pipeline that opens it.
+//! Opening a folder with the pipeline that supports it.
 
 use candle_core::Device;
 use magcache_core::{error::nearest, inventory};
@@ -7,30 +7,30 @@ use serde::Deserialize;
 use super::{Pipeline, PipelineError, Result};
 use crate::checkpoint::{Folder, Ops, WeightDtype};
 
-/// Where the weights of an expert are while another one runs.
+/// Where the weights of an expert stay while another one runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Offload {
-    /// On the device, once they were needed there.
+    /// On the device, after their first use.
     #[default]
     None,
     /// In the machine's memory; on a CPU that is the device itself.
     Host,
-    /// On disk, from where the memory map reads them again.
+    /// On disk, from which the memory map reads them again.
     Disk,
 }
 
 /// How a checkpoint is loaded.
 #[derive(Clone, Debug)]
 pub struct LoadOptions {
-    /// Where it computes.
+    /// The device that computes.
     pub device: Device,
     /// How weights are kept in memory. On a CPU arithmetic is f32 in any case.
     pub dtype: WeightDtype,
-    /// Where an expert waits.
+    /// Where an idle expert waits.
     pub offload: Offload,
-    /// Whether an autoencoder works tile by tile: less memory, more work, seams blended.
+    /// Whether an autoencoder works tile by tile: less memory, more work, blended seams.
     pub tile_vae: bool,
-    /// What layers compute with.
+    /// The operations of the layers.
     pub ops: Ops,
 }
 
@@ -46,16 +46,16 @@ impl Default for LoadOptions {
     }
 }
 
-/// A kind of pipeline. Registered with `inventory::submit!`; the class name in `model_index.json` selects it, or, in a
-/// folder without that file, what it recognises.
+/// A kind of pipeline. Registered with `inventory::submit!`; selected by the class name in `model_index.json`
+/// or, in a folder without that file, by `detects`.
 #[derive(Debug)]
 pub struct Loader {
-    /// Every `_class_name` that it opens, as diffusers writes it.
+    /// Every `_class_name` that it opens, as written by diffusers.
     pub class_names: &'static [&'static str],
-    /// Whether a folder without `model_index.json` is one that it opens. Looks at file names and configurations only;
-    /// true for an incomplete checkpoint too, so that `open` can say what it lacks.
+    /// Whether it opens a given folder without `model_index.json`. Looks at file names and configurations
+    /// only; true for an incomplete checkpoint too, so that `open` can report what is missing.
     pub detects: fn(&Folder) -> bool,
-    /// What `detects` looks for, in words; empty where it never answers yes.
+    /// What `detects` looks for, in words; empty if it never returns true.
     pub looks_for: &'static str,
     /// Opens such a folder; reads configuration files only.
     pub open: fn(Folder, LoadOptions) -> Result<Box<dyn Pipeline>>,
@@ -72,15 +72,15 @@ pub struct Embedded {
     pub name: &'static str,
     /// Its files.
     pub folder: fn() -> Folder,
-    /// The prompts that it was trained on, in words for the user: a small model knows no others.
+    /// The prompts that it was trained on, in words for the user: a small model understands no others.
     pub prompts: &'static str,
-    /// Whether it is used where no model is named.
+    /// Whether it is used if no model is named.
     pub is_default: bool,
 }
 
 inventory::collect!(Embedded);
 
-/// The files of a model inside the binary, which lie in a folder of `tiny/`; paths are the folder's own.
+/// The files of a model inside the binary, from a folder of `tiny/`; paths are relative to it.
 macro_rules! embedded_files {
     ($folder:literal: $($path:literal),+ $(,)?) => {
         &[$((
@@ -107,7 +107,7 @@ pub fn loaders() -> Vec<&'static Loader> {
     all
 }
 
-/// The model that is used where none is named.
+/// The model that is used if none is named.
 pub fn default_model() -> Option<&'static Embedded> {
     embedded().into_iter().find(|e| e.is_default)
 }
@@ -121,7 +121,7 @@ pub fn embedded() -> Vec<&'static Embedded> {
 
 /// Opens a model folder.
 ///
-/// Errors: a folder that nothing registered opens, or a configuration that the pipeline refuses.
+/// Errors: a folder that no registered pipeline opens, or a configuration that the pipeline refuses.
 pub fn open(folder: Folder, options: LoadOptions) -> Result<Box<dyn Pipeline>> {
     let folder = folder.computing_with(options.ops);
     let loaders = loaders();
@@ -131,8 +131,8 @@ pub fn open(folder: Folder, options: LoadOptions) -> Result<Box<dyn Pipeline>> {
     Err(refused(&loaders, &folder)?)
 }
 
-/// The kind of pipeline that opens a folder: by the class in its `model_index.json`, or, without that file, the first
-/// that recognises it. `None` where none does.
+/// The kind of pipeline that opens a folder: by the class in its `model_index.json`, or, without that file,
+/// the first that recognises it. `None` if none does.
 ///
 /// # Errors
 /// A `model_index.json` that cannot be read.

@@ -1,16 +1,16 @@
-//! The noise that a run begins with.
+//! The initial noise of a run.
 
 use candle_core::{Device, Result, Shape, Tensor};
 use rand::SeedableRng;
 use rand_chacha::ChaCha20Rng;
 use rand_distr::{Distribution, StandardNormal};
 
-/// Numbers of the standard normal distribution, f32: the same seed gives the same bytes on every machine.
+/// Numbers from the standard normal distribution, f32: the same seed gives the same bytes on every machine.
 pub fn noise(seed: u64, shape: impl Into<Shape>, device: &Device) -> super::Result<Tensor> {
     Ok(noise_of_stream(seed, 0, shape, device)?)
 }
 
-/// The same from another stream of the seed's generator, for what is drawn beside the noise.
+/// The same from another stream of the seed's generator, for random numbers other than the noise.
 pub fn noise_of_stream(seed: u64, stream: u64, shape: impl Into<Shape>, device: &Device) -> Result<Tensor> {
     let shape = shape.into();
     let mut rng = ChaCha20Rng::seed_from_u64(seed);

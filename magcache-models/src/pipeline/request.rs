@@ -1,14 +1,14 @@
-//! What is asked for, and what a checkpoint says where nothing is.
+//! A complete request, and the defaults of a checkpoint.
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::{Request, SamplingOptions};
 
-/// Of a request that says none.
+/// The default seed.
 const SEED: u64 = 42;
 
-/// One image of no size; what defaults are written over.
+/// One image without a size, which defaults are written over.
 impl Default for Request {
     fn default() -> Self {
         Self { seed: SEED, frames: 1, ..Self::empty() }
@@ -26,26 +26,26 @@ impl Request {
         self.size[1]
     }
 
-    /// The first step that runs: 0, or where `strength` starts. Source: `get_timesteps` of diffusers' `FluxImg2ImgPipeline`
-    /// (0.42.1).
+    /// The first step that runs: 0, or where `strength` starts. Source: `get_timesteps` of diffusers'
+    /// `FluxImg2ImgPipeline` (0.42.1).
     pub fn first_step(&self) -> usize {
         let (steps, strength) = (self.steps as f64, self.strength.unwrap_or(1.0));
         (steps - (steps * strength).min(steps)).max(0.0) as usize
     }
 }
 
-/// What a checkpoint's folder says about how it wants to be used (`magcache.json`), or what its family is published
+/// The defaults that a checkpoint's folder contains (`magcache.json`), or those that its family is published
 /// with.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(try_from = "File")]
 pub struct Defaults {
-    /// The registered model, where the folder knows it.
+    /// The registered model, if the folder names it.
     pub model: Option<String>,
     /// Frames per second.
     pub fps: f64,
-    /// A file of the folder: a first frame that the model can continue.
+    /// A file in the folder: a first frame that the model can continue.
     pub image: Option<String>,
-    /// A request that the model can serve, but for the image.
+    /// A request that the model can serve, except for the image.
     pub request: Request,
 }
 

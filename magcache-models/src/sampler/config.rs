@@ -6,20 +6,20 @@ use serde_json::{Map, Value, json};
 
 use super::{Result, SamplerError, SamplerKind, python_json};
 
-/// How noise levels are moved towards 1, because large images need more noise to hide their structure.
+/// How noise levels are shifted towards 1, because large images need more noise to hide their structure.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Shift {
     /// `flow_shift`: one number above 0; 1 leaves the levels as they are.
     Static(f64),
-    /// By resolution: the request brings `mu` (euler only).
+    /// By resolution: the request contains `mu` (euler only).
     Dynamic {
-        /// `time_shift_type`: the levels are shifted by `exp(mu)`, else by `mu` itself.
+        /// `time_shift_type`: the levels are shifted by `exp(mu)` if true, else by `mu` itself.
         exponential: bool,
     },
 }
 
 impl Shift {
-    /// The factor in force, 1 where it is not known.
+    /// The effective factor, 1 if unknown.
     pub(super) fn value(self, mu: Option<f64>) -> f64 {
         match self {
             Self::Static(shift) => shift,
@@ -38,12 +38,12 @@ pub enum FinalSigma {
     Last,
 }
 
-/// Settings of one solver; those that a solver does not read are at their defaults.
+/// Settings of one solver; those that it does not read have their defaults.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SchedulerConfig {
     /// The solver.
     pub kind: SamplerKind,
-    /// Timesteps of the training, 1000 in every released model: the unit of timesteps.
+    /// Timesteps of the training, 1000 in every released model: timesteps are counted in these.
     pub num_train_timesteps: usize,
     /// The shift of the noise levels.
     pub shift: Shift,
@@ -94,13 +94,13 @@ impl SchedulerConfig {
             .map_err(|source| SamplerError::InFile { path: path.to_owned(), source: Box::new(source) })
     }
 
-    /// Parses the text of a `scheduler_config.json`. `_class_name` decides the solver; absent keys have diffusers'
-    /// defaults; keys that no flow-matching solver reads (betas, timestep spacing, thresholding ratios, ...) are
-    /// ignored, as diffusers ignores them.
+    /// Parses the text of a `scheduler_config.json`. `_class_name` decides the solver; absent keys have
+    /// diffusers' defaults; keys that no flow-matching solver reads (betas, timestep spacing, thresholding
+    /// ratios, ...) are ignored, as in diffusers.
     ///
     /// # Errors
-    /// Text that is not JSON, an unknown class, a value of the wrong type or out of range, or a setting that would
-    /// change the result and is not implemented: the message names the key and the value.
+    /// Text that is not JSON, an unknown class, a value of the wrong type or out of range, or a setting that
+    /// would change the result and is not implemented: the message names the key and the value.
     pub fn from_json(text: &str) -> Result<Self> {
         let settings: Map<String, Value> = serde_json::from_str(&python_json::to_json(text))?;
         let kind = Self::kind_of(settings.get("_class_name").unwrap_or(&Value::Null))?;
@@ -117,7 +117,7 @@ impl SchedulerConfig {
         }
     }
 
-    /// As [`SchedulerConfig::from_json`] for settings whose solver is known.
+    /// Like [`SchedulerConfig::from_json`], for settings whose solver is known.
     fn from_settings(kind: SamplerKind, settings: &Map<String, Value>) -> Result<Self> {
         let read = Settings { kind, map: settings };
         for (key, default, supported) in fixed(kind) {
@@ -157,8 +157,9 @@ impl SchedulerConfig {
         Ok(config)
     }
 
-    /// What a user sets over a model's own configuration. Another solver keeps the shift and the training length and
-    /// takes its own defaults otherwise; a `flow_shift` replaces a shift by resolution too.
+    /// Applies what a user sets over a model's own configuration. Another solver keeps the shift and the
+    /// training length and otherwise has its own defaults; a `flow_shift` also replaces a shift by
+    /// resolution.
     ///
     /// # Errors
     /// A shift that is not a number above 0, or a solver that cannot shift by resolution.
@@ -177,7 +178,7 @@ impl SchedulerConfig {
         Ok(self)
     }
 
-    /// Ranges of all settings.
+    /// Checks the ranges of all settings.
     pub(super) fn validate(&self) -> Result<()> {
         let invalid = |key, got: String, expected: &str| {
             Err(SamplerError::Invalid { key, got, expected: expected.to_owned() })
@@ -210,7 +211,7 @@ impl SchedulerConfig {
     }
 }
 
-/// Settings with one supported value: key, diffusers' default, the supported values.
+/// Settings with a fixed set of supported values: key, diffusers' default, the supported values.
 fn fixed(kind: SamplerKind) -> Vec<(&'static str, Value, Vec<Value>)> {
     let off = |key| (key, json!(false), vec![json!(false)]);
     let mut fixed = vec![off("use_karras_sigmas"), off("use_exponential_sigmas"), off("use_beta_sigmas")];

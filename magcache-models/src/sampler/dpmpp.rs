@@ -1,11 +1,11 @@
 //! DPM-Solver++, multistep, midpoint.
 //!
-//! Lu et al., *DPM-Solver++: Fast Solver for Guided Sampling of Diffusion Probabilistic Models* (2022), on the
-//! prediction of the clean sample `x0 = x - sigma * velocity`. Equals `DPMSolverMultistepScheduler` of diffusers
-//! 0.42.1 with `algorithm_type = "dpmsolver++"`, `solver_type = "midpoint"` and `use_flow_sigmas`, orders 1 to 3; the
-//! stochastic and the noise-predicting variants are refused. `wan-dpmpp` is the same solver on the sigmas of the Wan
-//! repository (`wan/utils/fm_solvers.py` of Wan2.2, `get_sampling_sigmas`), which start at exactly 1: there
-//! `lambda = -inf`, and the second step's correction is 0.
+//! Lu et al., *DPM-Solver++: Fast Solver for Guided Sampling of Diffusion Probabilistic Models* (2022), on
+//! the prediction of the clean sample `x0 = x - sigma * velocity`. Equals `DPMSolverMultistepScheduler` of
+//! diffusers 0.42.1 with `algorithm_type = "dpmsolver++"`, `solver_type = "midpoint"` and `use_flow_sigmas`,
+//! orders 1 to 3; the stochastic and the noise-predicting variants are refused. `wan-dpmpp` is the same
+//! solver on the sigmas of the Wan repository (`wan/utils/fm_solvers.py` of Wan2.2, `get_sampling_sigmas`),
+//! which start at exactly 1: there `lambda = -inf`, and the second step's correction is 0.
 //!
 //! The coefficients are formed in f32 from the f32 sigmas, as the reference does.
 
@@ -30,10 +30,11 @@ pub(super) fn wan_schedule(config: &SchedulerConfig, request: &Request, shift: f
     truncated(line.map(|sigma| shifted(sigma, shift)), config.num_train_timesteps as f64)
 }
 
-/// The order of step `i`: it rises with the predictions at hand, and falls at the end.
+/// The order of step `i`: it rises with the number of available predictions, and falls at the end.
 fn order(config: &SchedulerConfig, steps: usize, i: usize, predictions: usize) -> usize {
     let left = steps - i;
-    // The last step ends at sigma 0, where only order 1 is finite; the one before it falls back on short schedules.
+    // The last step ends at sigma 0, where only order 1 is finite; the one before it falls back on short
+    // schedules.
     let limit =
         if left == 1 || (config.lower_order_final && steps < 15) { left } else { config.solver_order };
     config.solver_order.min(predictions).min(limit)

@@ -1,4 +1,4 @@
-//! What can be wrong with a scheduler's configuration, a request for a schedule, or a step.
+//! Errors of a scheduler's configuration, a request for a schedule, or a step.
 
 use magcache_core::hint::{self, Hint};
 
@@ -15,7 +15,7 @@ pub enum SamplerError {
     Read {
         /// The file.
         path: std::path::PathBuf,
-        /// Why.
+        /// The reason.
         source: std::io::Error,
     },
     /// A file's configuration was refused.
@@ -26,13 +26,13 @@ pub enum SamplerError {
         /// What is wrong in it.
         source: Box<SamplerError>,
     },
-    /// `_class_name` names a scheduler without a solver here.
+    /// `_class_name` names a scheduler that has no solver here.
     #[error("_class_name = {got}, which has no solver here")]
     UnknownClass {
         /// The class named, as JSON.
         got: String,
     },
-    /// A setting has the right type and a value that the solver does not implement.
+    /// A setting has the right type but a value that the solver does not implement.
     #[error("{key} = {got} is not supported by the {kind} sampler, which needs {supported}")]
     Unsupported {
         /// The solver.
@@ -60,10 +60,10 @@ pub enum SamplerError {
         /// The name.
         got: String,
     },
-    /// The configuration shifts by resolution, and the request does not say by how much.
+    /// The configuration shifts by resolution, but the request does not say by how much.
     #[error("use_dynamic_shifting = true needs mu, which follows from the image's token count")]
     MissingMu,
-    /// The configuration shifts by resolution, and only Euler does.
+    /// The configuration shifts by resolution, which only Euler supports.
     #[error("use_dynamic_shifting = true is not supported by the {kind} sampler")]
     DynamicShift {
         /// The solver.
@@ -82,10 +82,10 @@ pub enum SamplerError {
     SigmaCount {
         /// Sigmas given.
         got: usize,
-        /// Steps asked for.
+        /// Steps requested.
         steps: usize,
     },
-    /// Two sigmas of the schedule do not decrease.
+    /// Two consecutive sigmas of the schedule do not decrease.
     #[error("the schedule does not decrease: sigma {from} at step {index} is followed by {to}")]
     NotDecreasing {
         /// The step.
@@ -94,7 +94,7 @@ pub enum SamplerError {
         from: f32,
         /// The next sigma.
         to: f32,
-        /// The shift in force.
+        /// The effective shift.
         shift: f64,
     },
     /// The boundary between two experts is outside the open interval from 0 to 1.
@@ -106,7 +106,7 @@ pub enum SamplerError {
     /// A step was taken twice, skipped, or lies after the end.
     #[error("the sampler expects step {expected} of {steps}, got step {got}")]
     OutOfOrder {
-        /// The step asked for.
+        /// The step requested.
         got: usize,
         /// The step that is next, or the number of steps when all are done.
         expected: usize,

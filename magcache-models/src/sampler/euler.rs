@@ -2,12 +2,12 @@
 //!
 //! Lipman et al., *Flow Matching for Generative Modeling* (2023), and Esser et al., *Scaling Rectified Flow
 //! Transformers* (2024) for the shifts. Equals `FlowMatchEulerDiscreteScheduler` of diffusers 0.42.1, without
-//! stochastic sampling, per-token timesteps, inverted sigmas, a terminal shift and the Karras, exponential and beta
-//! spacings, which are refused.
+//! stochastic sampling, per-token timesteps, inverted sigmas, a terminal shift and the Karras, exponential
+//! and beta spacings, which are refused.
 //!
-//! The reference applies a static shift twice when it chooses the sigmas itself: once to the training sigmas, which
-//! fixes the two ends, and once more to the line between those ends. Sigmas that a pipeline passes in (FLUX) are
-//! rounded to f32 first and shifted once, in f32.
+//! The reference applies a static shift twice when it chooses the sigmas itself: once to the training sigmas,
+//! which fixes the two ends, and once more to the line between those ends. Sigmas that a pipeline passes in
+//! (FLUX) are rounded to f32 first and shifted once, in f32.
 
 use candle_core::Tensor;
 
@@ -32,7 +32,7 @@ pub(super) fn schedule(config: &SchedulerConfig, request: &Request) -> Result<(V
     Ok((sigmas, timesteps))
 }
 
-/// The largest and the smallest training sigma; a static shift has moved them, in f32.
+/// The largest and the smallest training sigma, after a static shift in f32.
 fn ends(config: &SchedulerConfig) -> (f64, f64) {
     let min = 1.0 / config.num_train_timesteps as f32;
     match config.shift {

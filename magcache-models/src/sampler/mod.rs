@@ -1,4 +1,4 @@
-//! Flow-matching solvers: one file per method, all of one signature.
+//! Flow-matching solvers: one file per method, all with the same signature.
 //!
 //! | name | diffusers class or Wan module | file |
 //! |---|---|---|
@@ -8,9 +8,9 @@
 //! | `wan-unipc` | Wan's `FlowUniPCMultistepScheduler` | [`unipc`] with Wan's sigmas |
 //! | `wan-dpmpp` | Wan's `FlowDPMSolverMultistepScheduler` | [`dpmpp`] with Wan's sigmas |
 //!
-//! A [`Schedule`] is pure arithmetic (no tensors, no weights); a [`Sampler`] adds the solver's [`History`], which it
-//! owns, so several generations can run interleaved. `SamplerKind`, [`SchedulerConfig`] and a number of steps are all
-//! that either needs:
+//! A [`Schedule`] is pure arithmetic (no tensors, no weights); a [`Sampler`] adds the solver's [`History`],
+//! which it owns, so several generations can run interleaved. Both only need a [`SchedulerConfig`] and a
+//! number of steps:
 //!
 //! ```
 //! use candle_core::{DType, Device, Tensor};
@@ -49,7 +49,7 @@ pub use schedule::{Request, Schedule};
 /// Result of the samplers.
 pub type Result<T> = std::result::Result<T, SamplerError>;
 
-/// What a multistep solver remembers between steps: plain data, so that it can be stored and put back.
+/// The state of a multistep solver between steps: plain data, so that it can be stored and restored.
 #[derive(Clone, Debug, Default)]
 pub struct History {
     /// The last predictions of the clean sample (`x0`), newest last, at most `solver_order` of them, f32.
@@ -58,14 +58,14 @@ pub struct History {
     pub last_sample: Option<Tensor>,
     /// UniPC: order of the last predictor, which is the order of the next corrector.
     pub last_order: usize,
-    /// The next step; `None` before the first, which may be any (image-to-image starts late).
+    /// The next step; `None` before the first, which may be any (image to image starts late).
     pub next: Option<usize>,
 }
 
 magcache_core::fields!(History { predictions, last_sample, last_order, next });
 
 impl History {
-    /// The prediction `back` steps before the newest, which is 0.
+    /// The prediction `back` steps before the newest; 0 is the newest.
     fn back(&self, back: usize) -> candle_core::Result<&Tensor> {
         let len = self.predictions.len();
         len.checked_sub(back + 1).and_then(|i| self.predictions.get(i)).ok_or_else(|| {
@@ -80,7 +80,7 @@ impl History {
     }
 }
 
-/// A schedule and the solver that walks it.
+/// A schedule and the solver that runs it.
 #[derive(Clone, Debug)]
 pub struct Sampler {
     config: SchedulerConfig,
@@ -89,7 +89,8 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    /// A sampler at its start. `request` is a number of steps, or a [`Request`] where a pipeline wants more.
+    /// A sampler in its initial state. `request` is a number of steps, or a [`Request`] if a pipeline needs
+    /// more.
     ///
     /// # Errors
     /// As [`Schedule::new`].
@@ -103,12 +104,12 @@ impl Sampler {
         self.config.kind
     }
 
-    /// The schedule it walks.
+    /// The schedule of this sampler.
     pub fn schedule(&self) -> &Schedule {
         &self.schedule
     }
 
-    /// The steps as one network runs them: with both branches where the run is guided.
+    /// The steps for one network, with both branches if the run is guided.
     pub fn trajectory(&self, guided: bool) -> Trajectory {
         let Schedule { sigmas, timesteps, .. } = &self.schedule;
         Trajectory {
@@ -126,31 +127,31 @@ impl Sampler {
         }
     }
 
-    /// Noise levels, `steps + 1` of them, the last is where the trajectory ends.
+    /// Noise levels, `steps + 1` of them; the last is where the trajectory ends.
     pub fn sigmas(&self) -> &[f32] {
         &self.schedule.sigmas
     }
 
-    /// What the model is told at each step, in training steps.
+    /// The model's timestep at each step, in training steps.
     pub fn timesteps(&self) -> &[f64] {
         &self.schedule.timesteps
     }
 
-    /// The solver's memory, for storing it.
+    /// The solver's state, for storing it.
     pub fn history(&self) -> &History {
         &self.history
     }
 
-    /// Puts a stored memory back, of a sampler of the same configuration and request.
+    /// Restores the stored state of a sampler with the same configuration and request.
     pub fn restore(&mut self, history: History) {
         self.history = history;
     }
 
     /// The sample after step `i`.
     ///
-    /// `model_output` is the model's velocity for `sample` at `timesteps()[i]`; both have one shape, any rank. The
-    /// arithmetic is f32 whatever the dtype, and the result has the dtype of `sample`. The first step may be any;
-    /// from then on steps come in order. A step that fails leaves the history as it was.
+    /// `model_output` is the model's velocity for `sample` at `timesteps()[i]`; both have the same shape, of
+    /// any rank. The arithmetic is f32 whatever the dtype, and the result has the dtype of `sample`. The
+    /// first step may be any; after it, steps come in order. A step that fails leaves the history unchanged.
     ///
     /// # Errors
     /// [`SamplerError::OutOfOrder`], [`SamplerError::Shape`], or a failed tensor operation.

@@ -1,7 +1,8 @@
-//! Python writes infinities and NaN into JSON as bare words, which JSON does not know.
+//! Python writes infinities and NaN into JSON as bare words, which are not valid JSON.
 //!
-//! diffusers stores `"lambda_min_clipped": -Infinity` in every `scheduler_config.json` of a DPM-Solver. The words
-//! become `null` here: no setting that a solver reads is ever infinite, and one that were is then refused by its type.
+//! diffusers stores `"lambda_min_clipped": -Infinity` in every `scheduler_config.json` of a DPM-Solver. The
+//! words become `null` here: no setting that a solver reads may be infinite, and `null` is then refused for
+//! its type.
 
 /// `text` with `NaN`, `Infinity` and `-Infinity` outside of strings replaced by `null`.
 pub(super) fn to_json(text: &str) -> String {

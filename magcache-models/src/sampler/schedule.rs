@@ -1,10 +1,10 @@
-//! Which noise levels a trajectory visits, and which network runs where: arithmetic without tensors.
+//! Noise levels of a trajectory, and which network runs where: arithmetic without tensors.
 
 use magcache_core::{Expert, Phase, Step};
 
 use super::{FinalSigma, Result, SamplerError, SamplerKind, SchedulerConfig, Shift, dpmpp, euler, unipc};
 
-/// How a pipeline asks for a schedule. A plain number of steps converts into one.
+/// A pipeline's request for a schedule. A plain number of steps converts into one.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Request {
     /// Sampling steps, 1 to `num_train_timesteps`.
@@ -22,8 +22,8 @@ impl From<usize> for Request {
 }
 
 impl Request {
-    /// Sigmas on a line from 1 to `1 / steps`, and `mu` where the shift is by resolution: as pipelines of images ask.
-    /// Solvers with a spacing of their own keep it, as in the reference.
+    /// Evenly spaced sigmas from 1 to `1 / steps`, and `mu` if the shift is by resolution, as used by image
+    /// pipelines. Solvers with a spacing of their own keep it, as in the reference.
     pub fn linear(config: &SchedulerConfig, steps: usize, mu: f64) -> Self {
         if config.kind != SamplerKind::Euler || check_steps(config, steps).is_err() {
             return steps.into();
@@ -37,11 +37,11 @@ impl Request {
 /// Noise levels and timesteps of one trajectory.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Schedule {
-    /// Noise levels, strictly decreasing (the last two are equal with [`FinalSigma::Last`]), one more than steps; f32
-    /// because the reference rounds them, and `1 - sigma` near 1 depends on it.
+    /// Noise levels, strictly decreasing (the last two are equal with [`FinalSigma::Last`]), one more than
+    /// steps; f32 because the reference rounds them, and `1 - sigma` near 1 depends on it.
     pub sigmas: Vec<f32>,
-    /// What the model is told, one per step, in training steps: integers for UniPC and DPM-Solver++ (truncated),
-    /// fractions for Euler.
+    /// The model's timesteps, one per step, in training steps: integers for UniPC and DPM-Solver++
+    /// (truncated), fractions for Euler.
     pub timesteps: Vec<f64>,
     num_train_timesteps: usize,
 }
@@ -50,8 +50,8 @@ impl Schedule {
     /// The schedule of a solver; `request` is a number of steps or a [`Request`].
     ///
     /// # Errors
-    /// A setting out of range, a missing `mu`, sigmas that do not fit, or steps and shift so extreme that two sigmas
-    /// round to the same f32.
+    /// A setting out of range, a missing `mu`, sigmas that do not fit, or steps and shift so extreme that two
+    /// sigmas round to the same f32.
     pub fn new(config: &SchedulerConfig, request: impl Into<Request>) -> Result<Self> {
         let request = request.into();
         config.validate()?;
@@ -84,12 +84,13 @@ impl Schedule {
         self.timesteps.len()
     }
 
-    /// The steps of each network. Without a `boundary_ratio` one network runs them all. With one, as in Wan2.2,
-    /// expert 0 (`transformer`, high noise) owns the steps whose timestep is at least `boundary_ratio *
-    /// num_train_timesteps` and expert 1 (`transformer_2`, low noise) the others; a network without steps is left out.
+    /// The steps of each network. Without a `boundary_ratio` one network runs them all. With one, as in
+    /// Wan2.2, expert 0 (`transformer`, high noise) owns the steps whose timestep is at least
+    /// `boundary_ratio * num_train_timesteps` and expert 1 (`transformer_2`, low noise) the others; a network
+    /// without steps is omitted.
     ///
-    /// The test is on the timesteps that the model is told, so the truncation of UniPC counts, and the same ratio gives
-    /// other phases in other solvers.
+    /// The comparison uses the model's timesteps, so the truncation of UniPC matters, and the same ratio
+    /// gives different phases with different solvers.
     ///
     /// # Errors
     /// [`SamplerError::Boundary`] if the ratio is not between 0 and 1.
@@ -106,7 +107,7 @@ impl Schedule {
         Ok(phases.into_iter().filter(|phase| !phase.steps.is_empty()).collect())
     }
 
-    /// Every step as the caches are told it, with its expert.
+    /// Every step, with its expert, as passed to the caches.
     ///
     /// # Errors
     /// As [`Schedule::experts`].
@@ -121,7 +122,7 @@ impl Schedule {
         Ok(levels.map(step).collect())
     }
 
-    /// The noise level before step `i`; a solver asks for none that does not exist.
+    /// The noise level before step `i`; solvers only request existing ones.
     pub(super) fn sigma(&self, i: usize) -> candle_core::Result<f32> {
         let missing = || {
             candle_core::Error::Msg(format!("the schedule has {} sigmas, not {}", self.sigmas.len(), i + 1))
@@ -178,12 +179,13 @@ pub(super) fn shifted(sigma: f64, shift: f64) -> f64 {
     shift * sigma / (1.0 + (shift - 1.0) * sigma)
 }
 
-/// f32 sigmas and timesteps cut to integers; the cut is made before the rounding.
+/// f32 sigmas, and timesteps truncated to integers; the truncation comes before the rounding.
 pub(super) fn truncated(sigmas: impl Iterator<Item = f64>, train: f64) -> (Vec<f32>, Vec<f64>) {
     sigmas.map(|sigma| (sigma as f32, (sigma * train).trunc())).unzip()
 }
 
-/// Half the log signal-to-noise ratio of a flow-matching level, `ln(1 - sigma) - ln(sigma)`; `+inf` at 0, `-inf` at 1.
+/// Half the log signal-to-noise ratio of a flow-matching level, `ln(1 - sigma) - ln(sigma)`; `+inf` at 0,
+/// `-inf` at 1.
 pub(super) fn lambda(sigma: f32) -> f32 {
     (1.0 - sigma).ln() - sigma.ln()
 }

@@ -1,12 +1,14 @@
 //! UniPC: a predictor and a corrector of the same order, without a further evaluation of the model.
 //!
-//! Zhao et al., *UniPC: A Unified Predictor-Corrector Framework for Fast Sampling of Diffusion Models* (2023), with
-//! `B(h) = exp(-h) - 1` (bh2), on the prediction of the clean sample `x0 = x - sigma * velocity`. Equals
-//! `UniPCMultistepScheduler` of diffusers 0.42.1 with flow prediction and flow sigmas, orders 1 to 3. `wan-unipc` is
-//! the same solver on the sigmas of the Wan repository (`wan/utils/fm_solvers_unipc.py` of Wan2.2).
+//! Zhao et al., *UniPC: A Unified Predictor-Corrector Framework for Fast Sampling of Diffusion Models*
+//! (2023), with `B(h) = exp(-h) - 1` (bh2), on the prediction of the clean sample
+//! `x0 = x - sigma * velocity`. Equals `UniPCMultistepScheduler` of diffusers 0.42.1 with flow prediction and
+//! flow sigmas, orders 1 to 3. `wan-unipc` is the same solver on the sigmas of the Wan repository
+//! (`wan/utils/fm_solvers_unipc.py` of Wan2.2).
 //!
-//! Refused, because the reference itself is not finite there: `bh1` (its last step multiplies infinity by 0) and
-//! `lower_order_final = false`. The coefficients are formed in f32 from the f32 sigmas, as the reference does.
+//! Refused, because the reference itself is not finite there: `bh1` (its last step multiplies infinity by 0)
+//! and `lower_order_final = false`. The coefficients are formed in f32 from the f32 sigmas, as the reference
+//! does.
 
 use candle_core::{Result, Tensor};
 
@@ -15,7 +17,7 @@ use super::{
     schedule::{Schedule, lambda, linspace, shifted, truncated},
 };
 
-/// The first sigma where the shifted line starts at 1, whose logarithm of the signal is infinite.
+/// Subtracted from a first sigma of 1, where the logarithm of the signal would be infinite.
 const BELOW_ONE: f64 = 1e-6;
 
 /// diffusers: a line from 1 to `1/T` without its end, shifted; the first becomes `1 - 1e-6`.
@@ -37,7 +39,7 @@ pub(super) fn wan_schedule(config: &SchedulerConfig, request: &Request, shift: f
     truncated(line.map(|sigma| shifted(sigma, shift)), train)
 }
 
-/// One step: predict `x0`, correct the sample that the model saw, predict the next.
+/// One step: predict `x0`, correct the sample that the model was given, predict the next.
 pub(super) fn step(
     config: &SchedulerConfig,
     schedule: &Schedule,
@@ -81,7 +83,7 @@ fn predict(
     x - (b.differences(&rhos, m0, history)? * f64::from(b.scale()))?
 }
 
-/// The corrector: the sample before step `i` again, now that the model has been evaluated there.
+/// The corrector: recomputes the sample before step `i`, now that the model has been evaluated there.
 fn correct(schedule: &Schedule, i: usize, x0: &Tensor, last: &Tensor, history: &History) -> Result<Tensor> {
     let order = history.last_order;
     let b = Bh::new(schedule, i - 1, order)?;
@@ -101,7 +103,7 @@ struct Bh {
     h: f32,
     sigma_s: f32,
     sigma_t: f32,
-    /// Earlier points, relative to the start and in units of `h`, then 1 for the end.
+    /// Earlier points, relative to the start and in units of `h`, followed by 1 for the end.
     rks: Vec<f32>,
 }
 
@@ -129,7 +131,7 @@ impl Bh {
         (sample * f64::from(self.sigma_t / self.sigma_s))? - (m0 * f64::from(self.scale()))?
     }
 
-    /// The weights that make the update exact for polynomials: row `k` asks for `sum(rho * rk^k) = b_k`.
+    /// The weights that make the update exact for polynomials: row `k` requires `sum(rho * rk^k) = b_k`.
     fn solve(&self, order: usize) -> Vec<f32> {
         let hh = -self.h;
         let mut phi = hh.exp_m1() / hh - 1.0;
@@ -145,7 +147,7 @@ impl Bh {
         eliminate(rows)
     }
 
-    /// Sum of the earlier predictions' differences from the newest, each over its `rk`.
+    /// Sum of the differences of earlier predictions from the newest, each divided by its `rk`.
     fn differences(&self, rhos: &[f32], m0: &Tensor, history: &History) -> Result<Tensor> {
         let mut sum: Option<Tensor> = None;
         for (k, (rho, rk)) in rhos.iter().zip(&self.rks).enumerate() {

@@ -1,13 +1,13 @@
-//! Prompts as the reference pipelines clean them.
+//! Cleaning of prompts, as in the reference pipelines.
 
 use super::entities::unescape;
 
-/// A prompt the way diffusers' Wan pipeline hands it to the tokenizer.
+/// Cleans a prompt the way diffusers' Wan pipeline does before the tokenizer.
 ///
-/// HTML character references are replaced twice over, curly quotes and full-width letters become plain ones, control
-/// characters go, and every run of white space becomes one space. The reference calls the library ftfy for the middle
-/// part, which also repairs text that was decoded as the wrong encoding, composes accents (NFC) and splits ligatures; we
-/// do not. Rare named references stay as they are written.
+/// HTML character references are replaced twice, curly quotes and full-width letters become plain ones,
+/// control characters are removed, and every run of white space becomes one space. The reference calls the
+/// library ftfy for the middle part, which also repairs text that was decoded as the wrong encoding, composes
+/// accents (NFC) and splits ligatures; we do not. Rare named references are left unchanged.
 pub fn clean_prompt(prompt: &str) -> String {
     let text: String = unescape(&unescape(prompt)).chars().filter_map(plain).collect();
     text.split_whitespace().collect::<Vec<_>>().join(" ")

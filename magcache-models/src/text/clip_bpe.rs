@@ -1,4 +1,4 @@
-//! CLIP's tokenizer from the files that came before `tokenizer.json`.
+//! CLIP's tokenizer from the files that predate `tokenizer.json`.
 
 use std::collections::BTreeMap;
 
@@ -9,17 +9,18 @@ use crate::checkpoint::{CheckpointError, Folder};
 pub(super) const VOCAB: &str = "vocab.json";
 pub(super) const MERGES: &str = "merges.txt";
 
-/// Opens every row.
+/// The first token of every row.
 const START: &str = "<|startoftext|>";
 
-/// Closes every row, and stands for what the vocabulary does not have.
+/// The last token of every row, which also replaces what the vocabulary lacks.
 pub(super) const END: &str = "<|endoftext|>";
 
-/// Words, single digits and runs of other signs, after `SimpleTokenizer` of CLIP.
+/// Words, single digits and runs of other characters, as in `SimpleTokenizer` of CLIP.
 const WORDS: &str = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
 
-/// `vocab.json` and `merges.txt` as a `tokenizer.json`, by the rules of `CLIPTokenizer` in transformers (5.23.0): NFC,
-/// lower case, one space for white space, a byte-level BPE whose words end in `</w>`.
+/// `vocab.json` and `merges.txt` as a `tokenizer.json`, by the rules of `CLIPTokenizer` in transformers
+/// (5.23.0): NFC, lower case, white space reduced to single spaces, a byte-level BPE whose words end in
+/// `</w>`.
 ///
 /// # Errors
 /// Missing or unreadable files, a vocabulary without the tokens around a prompt.

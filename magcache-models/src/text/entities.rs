@@ -1,6 +1,6 @@
 //! HTML character references.
 
-/// Names of U+00A0 to U+00FF in order. Like [`ASCII`] they count without a semicolon too.
+/// Names of U+00A0 to U+00FF in order. Like [`ASCII`], they are also recognised without a semicolon.
 const LATIN_1: [&str; 96] = [
     "nbsp", "iexcl", "cent", "pound", "curren", "yen", "brvbar", "sect", "uml", "copy", "ordf", "laquo",
     "not", "shy", "reg", "macr", "deg", "plusmn", "sup2", "sup3", "acute", "micro", "para", "middot",
@@ -26,7 +26,7 @@ const ASCII: [(&str, char); 10] = [
     ("REG", '®'),
 ];
 
-/// Names that need their semicolon: punctuation, arrows and signs that occur in running text.
+/// Names that require a semicolon: punctuation, arrows and signs that occur in running text.
 const OTHERS: [(&str, char); 42] = [
     ("apos", '\''),
     ("hellip", '…'),
@@ -72,10 +72,10 @@ const OTHERS: [(&str, char); 42] = [
     ("ge", '≥'),
 ];
 
-/// Bytes of the longest name in the tables. All of them are ASCII letters and digits.
+/// Bytes of the longest name in the tables. All names consist of ASCII letters and digits.
 const LONGEST: usize = 6;
 
-/// What browsers read for U+0080 to U+009F: Windows-1252.
+/// How browsers interpret U+0080 to U+009F: as Windows-1252.
 const WINDOWS_1252: [char; 32] = [
     '€', '\u{81}', '‚', 'ƒ', '„', '…', '†', '‡', 'ˆ', '‰', 'Š', '‹', 'Œ', '\u{8d}', 'Ž', '\u{8f}', '\u{90}',
     '‘', '’', '“', '”', '•', '–', '—', '˜', '™', 'š', '›', 'œ', '\u{9d}', 'ž', 'Ÿ',
@@ -102,7 +102,7 @@ pub(super) fn unescape(text: &str) -> String {
     out
 }
 
-/// The character, if the reference stands for one, and the text after it.
+/// The character, if the reference denotes one, and the text after the reference.
 type Reference<'a> = Option<(Option<char>, &'a str)>;
 
 fn numeric(text: &str) -> Reference<'_> {
@@ -153,7 +153,7 @@ mod tests {
 
     #[test]
     fn references_become_characters_as_in_python() {
-        // Right-hand sides from html.unescape of Python 3.12.
+        // Expected values from html.unescape of Python 3.12.
         for (text, expected) in [
             ("plain", "plain"),
             ("&amp;lt;", "&lt;"),

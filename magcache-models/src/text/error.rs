@@ -1,4 +1,4 @@
-//! What can be wrong with a prompt.
+//! Errors of prompts.
 
 use magcache_core::hint::{self, Hint};
 
@@ -21,15 +21,15 @@ pub enum TokenizerError {
     Length {
         /// Tokens of a row.
         got: usize,
-        /// One more than the tokenizer adds by itself.
+        /// One more than the tokenizer itself adds.
         least: usize,
-        /// What the model reads.
+        /// As many as the model reads.
         most: usize,
     },
-    /// The tokenizer's own rules fail on the prompt.
+    /// The tokenizer library failed on the prompt.
     #[error("cannot tokenize the prompt: {reason}")]
     Failed {
-        /// What its library says.
+        /// The library's error.
         reason: String,
     },
 }
@@ -48,7 +48,7 @@ pub enum TextError {
     /// A prompt that cannot be turned into tokens.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
-    /// Rows of token ids or masks that do not make a batch.
+    /// Rows of token ids or masks that do not form a batch.
     #[error("row {row} of the {what} has {got} values, expected {expected}")]
     Ragged {
         /// Token ids or attention mask.
@@ -74,7 +74,7 @@ pub enum TextError {
         /// Rows of the batch.
         rows: usize,
     },
-    /// A token that the encoder has no embedding for: tokenizer and encoder belong to different models.
+    /// A token that the encoder has no embedding for: tokenizer and encoder come from different models.
     #[error("token {id} is outside the text encoder's vocabulary of {vocab_size}")]
     UnknownToken {
         /// The token.
@@ -87,10 +87,10 @@ pub enum TextError {
     TooManyTokens {
         /// Tokens of a row.
         got: usize,
-        /// Positions that the encoder knows, `max_position_embeddings`.
+        /// The encoder's number of positions, `max_position_embeddings`.
         max: usize,
     },
-    /// The tensor library failed, for instance for want of memory.
+    /// The tensor library failed, for instance because memory ran out.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
 }

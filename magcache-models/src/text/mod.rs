@@ -1,8 +1,8 @@
 //! Text encoders and their tokenizers.
 //!
-//! [`T5Encoder`] is the encoder of T5 v1.1 and of UMT5, [`Qwen3Encoder`] that of Qwen3; CLIP's shares its blocks with the
-//! one for pictures and is with it. Every family joins encoders and tokenizers to what its pipeline needs: prompts in,
-//! embeddings out.
+//! [`T5Encoder`] is the encoder of T5 v1.1 and of UMT5, [`Qwen3Encoder`] that of Qwen3; CLIP's shares its
+//! blocks with the vision encoder and lives in the same module. Every family combines encoders and tokenizers
+//! into what its pipeline needs: prompts in, embeddings out.
 
 mod clean;
 mod clip_bpe;

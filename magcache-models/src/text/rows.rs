@@ -1,13 +1,14 @@
-//! Rows of token ids and masks: what every text encoder starts with.
+//! Rows of token ids and masks, the input of every text encoder.
 
 use candle_core::{DType, Device, Result, Tensor};
 
 use super::TextError;
 
-/// Length of the rows.
+/// Returns the length of the rows.
 ///
 /// # Errors
-/// Rows of different lengths, an empty batch, a mask for another number of prompts, a token outside the vocabulary.
+/// Rows of different lengths, an empty batch, a mask for another number of prompts, a token outside the
+/// vocabulary.
 pub(crate) fn check_rows<R: AsRef<[u32]>>(
     input_ids: &[R],
     attention_mask: Option<&[R]>,
@@ -58,8 +59,8 @@ pub(crate) fn mask_bias<R: AsRef<[u32]>>(mask: &[R], length: usize, device: &Dev
     Tensor::from_iter(values, device)?.to_dtype(DType::F32)?.reshape((mask.len(), 1, 1, length))
 }
 
-/// `[batch, 1, length, length]`, or one row without a mask: 0 where the query sees the key, the most negative f32 for
-/// keys after the query and for padding.
+/// `[batch, 1, length, length]`, or one row without a mask: 0 where the query sees the key, the most negative
+/// f32 for keys after the query and for padding.
 pub(crate) fn causal_bias<R: AsRef<[u32]>>(
     mask: Option<&[R]>,
     length: usize,

@@ -11,13 +11,13 @@ use super::{
 };
 use crate::checkpoint::{CheckpointError, Folder};
 
-/// Characters that a prompt may have, some thirty times what 512 tokens hold in English.
+/// Maximum characters of a prompt, about thirty times what 512 tokens hold in English.
 pub const MAX_PROMPT_CHARS: usize = 20_000;
 
-/// transformers writes 1e30 for a tokenizer that knows no limit; no text encoder reads as many tokens as this.
+/// transformers writes 1e30 for a tokenizer without a limit; no text encoder reads as many tokens as this.
 const NO_LIMIT: f64 = 65_536.0;
 
-/// What counts where `tokenizer_config.json` is silent.
+/// Values used if `tokenizer_config.json` does not contain them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TokenizerDefaults {
     /// Tokens of a row.
@@ -35,10 +35,10 @@ impl TokenizerDefaults {
     pub const QWEN3: Self = Self { max_length: 512, pad: END };
 }
 
-/// A tokenizer whose rows have one length.
+/// A tokenizer whose rows all have the same length.
 ///
-/// It applies `tokenizer.json` as it stands, so tokens around the prompt come from that file's post-processor. Prompts are
-/// not cleaned.
+/// It applies `tokenizer.json` unchanged, so tokens around the prompt come from that file's post-processor.
+/// Prompts are not cleaned.
 #[derive(Clone)]
 pub struct PromptTokenizer {
     tokenizer: Tokenizer,
@@ -58,7 +58,7 @@ impl fmt::Debug for PromptTokenizer {
     }
 }
 
-/// The tokenizer of a Wan text encoder: [`PromptTokenizer`] after [`clean_prompt`].
+/// The tokenizer of a Wan text encoder: [`clean_prompt`], then [`PromptTokenizer`].
 #[derive(Clone, Debug)]
 pub struct WanTokenizer(PromptTokenizer);
 
@@ -69,23 +69,23 @@ pub struct TokenizedPrompt {
     pub input_ids: Vec<u32>,
     /// 1 for a token, 0 for padding.
     pub attention_mask: Vec<u32>,
-    /// Tokens before the padding, the end token included.
+    /// Number of tokens before the padding, including the end token.
     pub len: usize,
-    /// Tokens of the prompt that were cut off because it is too long.
+    /// Number of tokens of the prompt that were truncated because it is too long.
     pub truncated: usize,
 }
 
-/// The file that says how long rows are.
+/// The file that contains the length of rows.
 const CONFIG: &str = "tokenizer_config.json";
 
-/// The keys of `tokenizer_config.json` that count here.
+/// The keys of `tokenizer_config.json` that are used here.
 #[derive(Default, Deserialize)]
 struct TokenizerConfig {
     model_max_length: Option<f64>,
     pad_token: Option<SpecialToken>,
 }
 
-/// A token, with or without the flags that transformers may write beside it.
+/// A token, with or without the flags that transformers may add.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum SpecialToken {
@@ -115,14 +115,16 @@ impl PromptTokenizer {
         Ok(TokenizerConfig::read(folder)?.max_length(defaults))
     }
 
-    /// Reads `tokenizer.json` and, where there is one, `tokenizer_config.json` of a `tokenizer` folder. Where the first
-    /// is missing, as for the CLIP of FLUX.1, a byte-level BPE is made of `vocab.json` and `merges.txt` by CLIP's rules.
+    /// Reads `tokenizer.json` and, if it exists, `tokenizer_config.json` of a `tokenizer` folder. If the
+    /// first is missing, as for the CLIP of FLUX.1, builds a byte-level BPE from `vocab.json` and
+    /// `merges.txt` by CLIP's rules.
     ///
-    /// `model_max_length` is the length of the rows; where it is missing or says that there is no limit, that of the
-    /// `defaults`.
+    /// The length of the rows is `model_max_length`, or that of the `defaults` if it is missing or means that
+    /// there is no limit.
     ///
     /// # Errors
-    /// Missing or unreadable files, a padding token outside the vocabulary, a length without room for a prompt.
+    /// Missing or unreadable files, a padding token outside the vocabulary, a length without room for a
+    /// prompt.
     pub fn open(folder: &Folder, defaults: TokenizerDefaults) -> Result<Self, CheckpointError> {
         const FILE: &str = "tokenizer.json";
         let config = TokenizerConfig::read(folder)?;
@@ -145,7 +147,7 @@ impl PromptTokenizer {
         let Some(pad) = tokenizer.token_to_id(&pad) else {
             return Err(refused(format!("the padding token \"{pad}\" is not in its vocabulary")));
         };
-        // Cutting and padding are done in `encode`, which counts, whatever the file asks for.
+        // Truncation and padding are done in `encode`, which counts tokens, whatever the file specifies.
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(|error| refused(error.to_string()))?;
         Ok(Self { tokenizer, max_length, added, pad })
@@ -159,7 +161,7 @@ impl PromptTokenizer {
     /// The same with rows of `max_length` tokens, at most `most`.
     ///
     /// # Errors
-    /// [`TokenizerError::Length`] for more, and for so few that no prompt fits beside the tokens around it.
+    /// [`TokenizerError::Length`] for more, and for too few to fit a prompt between the tokens around it.
     pub fn with_max_length(self, max_length: usize, most: usize) -> Result<Self, TokenizerError> {
         let least = self.added + 1;
         if (least..=most).contains(&max_length) {
@@ -171,7 +173,8 @@ impl PromptTokenizer {
 
     /// Turns a prompt into token ids.
     ///
-    /// Tokens beyond the maximum length are cut off before the end token, and counted so that the caller can say so.
+    /// Tokens beyond the maximum length are cut off before the end token, and counted so that the caller can
+    /// report it.
     ///
     /// # Errors
     /// [`TokenizerError::TooLong`] beyond [`MAX_PROMPT_CHARS`] characters.
@@ -191,8 +194,8 @@ impl PromptTokenizer {
         Ok(TokenizedPrompt { input_ids, attention_mask, len, truncated })
     }
 
-    /// Words of a prompt that the vocabulary does not have, each once: all of them are one token to the encoder. A vocabulary of parts
-    /// of words, as published models have it, lacks none.
+    /// Words of a prompt that are not in the vocabulary, each once: the encoder sees the same token for all
+    /// of them. The subword vocabularies of published models lack none.
     ///
     /// # Errors
     /// [`TokenizerError::TooLong`] beyond [`MAX_PROMPT_CHARS`] characters.
@@ -224,7 +227,7 @@ impl PromptTokenizer {
 impl WanTokenizer {
     /// Reads a `tokenizer` folder, see [`PromptTokenizer::open`].
     ///
-    /// `model_max_length` is the length of the rows; where it is missing or says that there is no limit, 512.
+    /// The length of the rows is `model_max_length`, or 512 if it is missing or means that there is no limit.
     ///
     /// # Errors
     /// As [`PromptTokenizer::open`].
@@ -246,7 +249,7 @@ impl WanTokenizer {
         self.0.encode(&clean_prompt(prompt))
     }
 
-    /// What the vocabulary lacks, see [`PromptTokenizer::unknown_words`].
+    /// Words that the vocabulary lacks, see [`PromptTokenizer::unknown_words`].
     ///
     /// # Errors
     /// [`TokenizerError::TooLong`] beyond [`MAX_PROMPT_CHARS`] characters.

@@ -6,7 +6,7 @@ use super::{LoadResult, WanConfig};
 use crate::checkpoint::Weights;
 use crate::nn::{Linear, RmsNorm, RotaryTable, attention};
 
-/// What both kinds of attention have: four projections and the norms of queries and keys.
+/// What both kinds of attention share: four projections and the norms of queries and keys.
 #[derive(Debug)]
 struct Projections {
     to_q: Linear,
@@ -52,7 +52,7 @@ impl SelfAttention {
     }
 }
 
-/// `attn2`: tokens attend to the text and, in some models, apart from it to an image.
+/// `attn2`: tokens attend to the text and, in some models, separately to an image.
 #[derive(Debug)]
 pub(super) struct CrossAttention {
     projections: Projections,
@@ -93,7 +93,7 @@ impl CrossAttention {
         Ok(Self { projections: Projections::load(weights, config)?, image })
     }
 
-    /// Keys and values of `text` and `image`, `[batch, tokens, inner]`: constant while the prompt is.
+    /// Keys and values of `text` and `image`, `[batch, tokens, inner]`: constant as long as the prompt is.
     pub(super) fn keys_values(&self, text: &Tensor, image: Option<&Tensor>) -> Result<KeysValues> {
         let p = &self.projections;
         let image = match (&self.image, image) {

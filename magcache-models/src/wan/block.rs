@@ -44,12 +44,13 @@ impl WanBlock {
         })
     }
 
-    /// The layer whose keys and values are constant while the prompt is.
+    /// The layer whose keys and values are constant as long as the prompt is.
     pub(super) fn cross_attention(&self) -> &CrossAttention {
         &self.attn2
     }
 
-    /// Hidden states `[batch, tokens, inner]` to the same shape; `timestep_proj` as the time embedder gives it.
+    /// Hidden states `[batch, tokens, inner]` to the same shape; `timestep_proj` comes from the time
+    /// embedder.
     pub(super) fn forward(
         &self,
         x: &Tensor,
@@ -81,7 +82,7 @@ impl WanBlock {
         feed_forward(&normed, &self.ffn_in, &self.ffn_out, &x, modulation.gate(Half::FeedForward))
     }
 
-    /// What self-attention reads: the block's input, normalised, scaled and shifted by the timestep.
+    /// Input of the self-attention: the block's input, normalised, scaled and shifted by the timestep.
     pub(super) fn modulated_input(&self, x: &Tensor, timestep_proj: &Tensor) -> Result<Tensor> {
         self.modulated(x, &Modulation::new(&self.scale_shift_table, timestep_proj)?)
     }
@@ -91,7 +92,7 @@ impl WanBlock {
     }
 }
 
-/// The half of a block that a shift, scale and gate belong to; the value is the place of its shift.
+/// The half of a block that a shift, scale and gate belong to; the value is the index of its shift.
 #[derive(Clone, Copy)]
 enum Half {
     Attention = 0,
@@ -102,7 +103,7 @@ enum Half {
 struct Modulation([Tensor; 6]);
 
 impl Modulation {
-    /// `timestep_proj` is `[batch, 6 * inner]`, or `[batch, tokens, 6 * inner]` with a timestep for every token.
+    /// `timestep_proj` is `[batch, 6 * inner]`, or `[batch, tokens, 6 * inner]` with one timestep per token.
     fn new(table: &Tensor, timestep_proj: &Tensor) -> Result<Self> {
         let inner = table.dim(D::Minus1)?;
         let per_token = match timestep_proj.dims() {

@@ -1,20 +1,20 @@
-//! Given frames as the transformers take them.
+//! Given frames as input of the transformers.
 
 use candle_core::{DType, Result, Tensor, bail};
 use magcache_core::hint;
 
 use crate::autoencoder::{Tiling, VideoVae};
 
-/// The given first frame, and last one, of a video in the making.
+/// The given first and optional last frame of a video to be generated.
 ///
-/// The two families take it in different ways. [`FrameCondition::channels`] is for Wan 2.1 image-to-video and
-/// first-and-last-frame models and for Wan 2.2 I2V-A14B: a mask and the latents of the given frames lie after the noise as
-/// further channels. [`FrameCondition::first_frame`] is for Wan 2.2 TI2V-5B: the first latent frame is the given one and
-/// never noise, which its tokens' timestep 0 says. The frames' latents are the mean of their distribution, normalised;
-/// nothing is sampled.
+/// The models take it in two different ways. [`FrameCondition::channels`] is for Wan 2.1 image-to-video and
+/// first-and-last-frame models and for Wan 2.2 I2V-A14B: a mask and the latents of the given frames are
+/// appended to the noise as further channels. [`FrameCondition::first_frame`] is for Wan 2.2 TI2V-5B: the
+/// first latent frame is the given one and never noise, which its tokens' timestep of 0 indicates. The
+/// frames' latents are the mean of their distribution, normalised; nothing is sampled.
 ///
-/// Made once per video, in f32; used at every step ([`Self::model_input`], [`Self::timestep`]) and after the last
-/// ([`Self::finish`]). Source: `WanImageToVideoPipeline` of diffusers 0.42.1.
+/// Created once per video, in f32; used at every step ([`Self::model_input`], [`Self::timestep`]) and after
+/// the last ([`Self::finish`]). Source: `WanImageToVideoPipeline` of diffusers 0.42.1.
 #[derive(Clone, Debug)]
 pub struct FrameCondition {
     kind: Kind,
@@ -30,13 +30,14 @@ enum Kind {
 }
 
 impl FrameCondition {
-    /// Of a video of `frames` frames that begins with `first` and ends with `last`, `[batch, 3, height, width]` in -1..=1.
+    /// For a video of `frames` frames that begins with `first` and ends with `last`,
+    /// `[batch, 3, height, width]` in -1..=1.
     ///
-    /// The autoencoder sees the given frames with zeros, which is gray, between and after them.
+    /// The autoencoder sees the given frames with zeros (gray) between and after them.
     ///
     /// # Errors
-    /// Frames of other shapes, and a number of frames that is not 1 more than a multiple of the autoencoder's temporal
-    /// scale, or is 1 where a last frame is given.
+    /// Frames of other shapes, and a number of frames that is not 1 more than a multiple of the autoencoder's
+    /// temporal scale, or is 1 although a last frame is given.
     pub fn channels(
         vae: &VideoVae,
         first: &Tensor,
@@ -73,11 +74,11 @@ impl FrameCondition {
         Ok(Self { kind: Kind::Channels, tensor: Tensor::cat(&[&mask.contiguous()?, &latents], 1)?, size })
     }
 
-    /// Of a video of `frames` frames that begins with `first`, `[batch, 3, height, width]` in -1..=1.
+    /// For a video of `frames` frames that begins with `first`, `[batch, 3, height, width]` in -1..=1.
     ///
     /// # Errors
-    /// A frame of another shape, and a number of frames that is not 1 more than a multiple of the autoencoder's temporal
-    /// scale.
+    /// A frame of another shape, and a number of frames that is not 1 more than a multiple of the
+    /// autoencoder's temporal scale.
     pub fn first_frame(
         vae: &VideoVae,
         first: &Tensor,
@@ -92,17 +93,17 @@ impl FrameCondition {
         Ok(Self { kind: Kind::FirstFrame, tensor: latents, size: [(frames - 1) / scale + 1, height, width] })
     }
 
-    /// What is made of the given frames.
+    /// The encoded condition.
     ///
-    /// With [`Self::channels`] `[batch, 4 + z_dim, latent frames, height, width]`: the mask, 1 where a frame is given, one
-    /// channel for each frame of a latent frame, then the latents. With [`Self::first_frame`] the latents of the one frame,
-    /// `[batch, z_dim, 1, height, width]`.
+    /// With [`Self::channels`] `[batch, 4 + z_dim, latent frames, height, width]`: the mask, 1 where a frame
+    /// is given, with one channel per frame of a latent frame, then the latents. With [`Self::first_frame`]
+    /// the latents of the one frame, `[batch, z_dim, 1, height, width]`.
     pub fn tensor(&self) -> &Tensor {
         &self.tensor
     }
 
-    /// `[1, 1, latent frames, height, width]`: 0 where the latents are given, 1 where they are noise at the start. All 1
-    /// with [`Self::channels`], where the given frames are noised and denoised with the others.
+    /// `[1, 1, latent frames, height, width]`: 0 where the latents are given, 1 where they start as noise.
+    /// All 1 with [`Self::channels`], whose given frames are noised and denoised with the others.
     pub fn noise_mask(&self) -> Result<Tensor> {
         let [frames, height, width] = self.size;
         let device = self.tensor.device();
@@ -111,10 +112,10 @@ impl FrameCondition {
         Tensor::cat(&[part(given, 0.0)?, part(frames - given, 1.0)?], 2)
     }
 
-    /// What the transformer gets for `latents` `[batch, z_dim, latent frames, height, width]`, in their type.
+    /// The transformer's input for `latents` `[batch, z_dim, latent frames, height, width]`, in their type.
     ///
-    /// [`Self::channels`] puts its channels after those of the latents, [`Self::first_frame`] its latent frame in the
-    /// place of the first. A condition of one video serves a batch.
+    /// [`Self::channels`] appends its channels to those of the latents, [`Self::first_frame`] replaces the
+    /// first latent frame. The condition of one video works for a batch.
     ///
     /// # Errors
     /// Latents of another size.
@@ -138,13 +139,13 @@ impl FrameCondition {
         }
     }
 
-    /// The timestep as the transformer gets it, f32: `[batch]`, or with [`Self::first_frame`] one for each token, `[batch,
-    /// tokens]`, 0 for those of the given frame.
+    /// The transformer's timestep, f32: `[batch]`, or with [`Self::first_frame`] one per token,
+    /// `[batch, tokens]`, 0 for those of the given frame.
     ///
     /// `patch` is the transformer's, in frames, rows and columns.
     ///
     /// # Errors
-    /// A patch that holds frames of both kinds.
+    /// A patch that contains both given and noisy frames.
     pub fn timestep(&self, timestep: f64, batch: usize, patch: [usize; 3]) -> Result<Tensor> {
         let (value, device) = (timestep as f32, self.tensor.device());
         if self.kind == Kind::Channels {
@@ -161,7 +162,8 @@ impl FrameCondition {
         Tensor::cat(&[given, Tensor::full(value, (batch, (frames - 1) * tokens), device)?], 1)
     }
 
-    /// The latents to decode. [`Self::first_frame`] puts its frame back: the sampler has moved it with the others.
+    /// The latents to decode. [`Self::first_frame`] restores its frame, which the sampler has changed along
+    /// with the others.
     pub fn finish(&self, latents: &Tensor) -> Result<Tensor> {
         match self.kind {
             Kind::Channels => Ok(latents.clone()),
@@ -177,8 +179,8 @@ fn check_frames(frames: usize, scale: usize) -> Result<()> {
     Ok(())
 }
 
-/// `[1, scale, latent frames, height, width]`, one channel for each frame of a latent frame; the first latent frame is one
-/// frame in all of them.
+/// `[1, scale, latent frames, height, width]`, one channel per frame of a latent frame; the first latent
+/// frame stands for a single frame in all channels.
 fn mask(scale: usize, size: [usize; 3], last: bool, like: &Tensor) -> Result<Tensor> {
     let [frames, height, width] = size;
     let given =

@@ -26,11 +26,11 @@ pub struct WanConfig {
     pub patch_size: [usize; 3],
     /// Attention heads of every block.
     pub num_attention_heads: usize,
-    /// Channels of one head; even, as rotary embeddings turn pairs.
+    /// Channels of one head; even, because rotary embeddings rotate pairs.
     pub attention_head_dim: usize,
     /// Channels of the model's input: 16 for text to video, 36 with mask and condition latents.
     pub in_channels: usize,
-    /// Channels of the prediction; `in_channels` where the file says null.
+    /// Channels of the prediction; `in_channels` if the file says null.
     #[serde(deserialize_with = "config::null_is_zero")]
     pub out_channels: usize,
     /// Channels of the text encoder's output.
@@ -49,7 +49,7 @@ pub struct WanConfig {
     pub eps: f64,
     /// Channels of the image encoder's output, for models that attend to image embeddings.
     pub image_dim: Option<usize>,
-    /// Input channels of `add_k_proj` and `add_v_proj`; present exactly where `image_dim` is.
+    /// Input channels of `add_k_proj` and `add_v_proj`; present if and only if `image_dim` is.
     pub added_kv_proj_dim: Option<usize>,
     /// Positions that the rotary tables cover on each axis.
     pub rope_max_seq_len: usize,
@@ -83,8 +83,9 @@ impl Default for WanConfig {
 impl WanConfig {
     /// Reads and checks the text of a `config.json`.
     ///
-    /// Keys that start with `_` are ignored, as are a few that published files carry without meaning; any other
-    /// unknown key is an error, because it may stand for a part of the network that would be left out silently.
+    /// Keys that start with `_` are ignored, as are a few meaningless ones in published files; any other
+    /// unknown key is an error, because it may stand for a part of the network that would be left out
+    /// silently.
     pub fn from_json(text: &str) -> Result<Self, ConfigError> {
         let mut config: Self = config::read(text, CLASS_NAME, "Wan", &UNUSED)?;
         if config.out_channels == 0 {
@@ -145,7 +146,7 @@ impl WanConfig {
         self.validate_image()
     }
 
-    /// The three keys of the image branch have to agree with each other.
+    /// Checks that the three keys of the image branch agree with each other.
     fn validate_image(&self) -> Result<(), ConfigError> {
         let inner = self.inner_dim();
         match (self.image_dim, self.added_kv_proj_dim) {
@@ -178,7 +179,7 @@ mod tests {
     use super::*;
 
     fn error(text: &str) -> String {
-        WanConfig::from_json(text).expect_err(text).to_string()
+        magcache_core::hint::told(&WanConfig::from_json(text).expect_err(text))
     }
 
     #[test]

@@ -1,23 +1,24 @@
-//! What the Wan models are published with.
+//! Published defaults of the Wan models.
 //!
-//! Source: the example configurations of the Wan repositories and the pipelines' documentation in diffusers 0.42.1.
+//! Source: the example configurations of the Wan repositories and the pipelines' documentation in diffusers
+//! 0.42.1.
 
 use super::{Layout, WanSource, WanTask};
 use crate::pipeline::{Defaults, Request};
 
-/// Frames of so many pixels and fewer are 480p to the Wan team's programs.
+/// Pixels per frame up to which a video is 480p for the Wan team's programs.
 const AREA_480P: usize = 480 * 832;
 
-/// The shift that depends on the size of the video. The native folders of Wan2.1 image to video do not say for which
-/// resolution they were trained, and the Wan team's program goes by the size; diffusers' folders have it in their
-/// scheduler.
+/// The shift that depends on the size of the video. The native folders of Wan2.1 image to video do not
+/// contain the resolution that they were trained for, so the Wan team's program decides by the size;
+/// diffusers' folders have the shift in their scheduler.
 pub(super) fn shift_for_size(source: &WanSource, request: &Request) -> Option<f64> {
     let wan21_i2v = source.task() == WanTask::I2V && source.experts() == 1;
     let small = request.width() * request.height() <= AREA_480P;
     (source.layout() == Layout::Native && wan21_i2v && small).then_some(3.0)
 }
 
-/// Steps, size, frames and guidance of a checkpoint whose folder does not say.
+/// Steps, size, frames and guidance of a checkpoint whose folder does not contain them.
 pub(super) fn published(source: &WanSource) -> Defaults {
     let base = Request {
         prompt: "a lighthouse above a stormy sea, evening light".to_owned(),

@@ -11,11 +11,12 @@ use super::{
 };
 use crate::pipeline::{self, Denoiser, Entered, TextUses};
 
-/// One network or two, the conditional and (with guidance) the unconditional text, and what a given image adds.
+/// One network or two, the conditional and (with guidance) the unconditional text, and the condition from a
+/// given image.
 #[derive(Debug)]
 pub struct WanDenoiser {
     experts: Experts,
-    /// By expert.
+    /// Scale of guidance per expert.
     guidance: Vec<f64>,
     condition: Option<FrameCondition>,
 }
@@ -23,7 +24,7 @@ pub struct WanDenoiser {
 impl WanDenoiser {
     /// From networks in memory, in the order of their phases, each with its scale of guidance.
     ///
-    /// Errors: features of another width than a network takes.
+    /// Errors: features of a width that a network does not accept.
     pub fn new(
         transformers: Vec<Arc<WanTransformer>>,
         prompts: WanPrompts,
@@ -33,8 +34,8 @@ impl WanDenoiser {
         Ok(Self { experts, guidance, condition: None })
     }
 
-    /// As [`WanDenoiser::new`] from networks that `load` gives when their phases begin; with `keep` each then stays,
-    /// else it is dropped before the next one is loaded.
+    /// Like [`WanDenoiser::new`], with networks that `load` returns when their phases begin; with `keep` each
+    /// then stays in memory, otherwise it is dropped before the next one is loaded.
     pub fn loading(
         load: impl Fn(Expert) -> LoadResult<WanTransformer> + Send + Sync + 'static,
         keep: bool,
@@ -45,7 +46,7 @@ impl WanDenoiser {
         Self { experts, guidance, condition: None }
     }
 
-    /// The same for a video of which an image is given.
+    /// The same for a video with a given image.
     #[must_use]
     pub fn with_condition(self, condition: FrameCondition) -> Self {
         Self { condition: Some(condition), ..self }
@@ -92,7 +93,7 @@ impl Denoiser for WanDenoiser {
     }
 }
 
-/// A network that has its input.
+/// A network with its input.
 struct WanStep {
     ready: Arc<Ready>,
     input: WanInput,

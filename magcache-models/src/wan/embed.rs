@@ -6,7 +6,7 @@ use super::{LoadResult, WanConfig};
 use crate::checkpoint::Weights;
 use crate::nn::{LayerNorm, Linear, Sinusoids, gelu_erf, gelu_tanh, silu};
 
-/// Epsilon of the image embedder's layer norms, which is not the `eps` of the config.
+/// Epsilon of the image embedder's layer norms, which differs from the configuration's `eps`.
 const IMAGE_EPS: f64 = 1e-5;
 
 /// Timesteps (0 to 1000) to the embedding of the head and the modulation of the blocks.
@@ -35,7 +35,8 @@ impl TimeEmbedder {
             .forward(&silu(self.linear_1.ops(), &self.linear_1.forward(&self.sinusoids.forward(timestep)?)?)?)
     }
 
-    /// `timestep_proj`: `[batch, 6 * inner]` or `[batch, tokens, 6 * inner]` from what [`Self::embed`] gave.
+    /// `timestep_proj`: `[batch, 6 * inner]` or `[batch, tokens, 6 * inner]` from the result of
+    /// [`Self::embed`].
     pub(super) fn project(&self, temb: &Tensor) -> Result<Tensor> {
         self.time_proj.forward(&silu(self.time_proj.ops(), temb)?)
     }
@@ -66,7 +67,7 @@ impl TextEmbedder {
 /// Image encoder output to the width of the blocks (Wan 2.1 image to video).
 #[derive(Debug)]
 pub(super) struct ImageEmbedder {
-    /// `[1, tokens of both frames, image_dim]`, where first and last frame are given.
+    /// `[1, tokens of both frames, image_dim]`, in models with a first and a last frame.
     pos_embed: Option<Tensor>,
     norm1: LayerNorm,
     proj: Linear,
@@ -92,7 +93,8 @@ impl ImageEmbedder {
 
     /// `[batch, tokens, image_dim]` to `[batch, tokens, inner]`.
     ///
-    /// With a learned position the input is `[2 * batch, tokens, image_dim]`: first and last frame of each sample.
+    /// With a learned position the input is `[2 * batch, tokens, image_dim]`: first and last frame of each
+    /// sample.
     pub(super) fn forward(&self, image: &Tensor) -> Result<Tensor> {
         let image = match &self.pos_embed {
             Some(position) => {

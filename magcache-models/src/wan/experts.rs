@@ -1,4 +1,4 @@
-//! The networks of one model, in memory when they are needed.
+//! The networks of one model, loaded when they are needed.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,14 +10,15 @@ use crate::pipeline::TextUses;
 
 type Load = dyn Fn(Expert) -> LoadResult<WanTransformer> + Send + Sync;
 
-/// What the encoders gave for one request; every expert is told the same.
+/// The encoders' outputs for one request, the same for every expert.
 #[derive(Clone, Debug)]
 pub struct WanPrompts {
     /// Text features `[batch, tokens, text_dim]`, padding rows zero.
     pub cond: Tensor,
-    /// Those of the negative prompt, where any expert is guided.
+    /// Features of the negative prompt, if any expert is guided.
     pub uncond: Option<Tensor>,
-    /// Image features `[batch, tokens, image_dim]`, `2 * batch` for first and last frame, in models that attend to them.
+    /// Image features `[batch, tokens, image_dim]`, `2 * batch` for first and last frame, in models that
+    /// attend to them.
     pub image: Option<Tensor>,
 }
 
@@ -33,11 +34,11 @@ pub(super) struct Ready {
 pub(super) struct Experts {
     prompts: WanPrompts,
     load: Box<Load>,
-    /// Whether an expert stays when another one is needed.
+    /// Whether an expert stays in memory when another one is needed.
     keep: bool,
-    /// One place for each expert.
+    /// One entry per expert.
     ready: Mutex<Vec<Option<Arc<Ready>>>>,
-    /// Of the experts that were dropped.
+    /// Counts of the experts that were dropped.
     before: Mutex<TextUses>,
 }
 
@@ -48,12 +49,13 @@ impl std::fmt::Debug for Experts {
 }
 
 impl Experts {
-    /// `count` experts, none of them loaded yet. `load` is called again for an expert that was dropped in between.
+    /// `count` experts, none of them loaded yet. `load` is called again for an expert that was dropped in the
+    /// meantime.
     pub(super) fn new(count: usize, prompts: WanPrompts, keep: bool, load: Box<Load>) -> Self {
         Self { prompts, load, keep, ready: Mutex::new(vec![None; count]), before: Mutex::default() }
     }
 
-    /// Networks that are in memory already and stay there.
+    /// Networks that are already in memory and stay there.
     pub(super) fn loaded(networks: Vec<Arc<WanTransformer>>, prompts: WanPrompts) -> Result<Self> {
         let ready = networks.into_iter().map(|network| Ok(Some(Arc::new(prompts.prepare(network)?))));
         let ready = Mutex::new(ready.collect::<Result<_>>()?);
@@ -61,7 +63,8 @@ impl Experts {
         Ok(Self { prompts, load: Box::new(never), keep: true, ready, before: Mutex::default() })
     }
 
-    /// The network of `expert`, loaded now if it is not in memory; the others are dropped first unless they stay.
+    /// The network of `expert`, loaded now if it is not in memory; the others are dropped first unless they
+    /// are kept.
     pub(super) fn get(&self, expert: Expert) -> LoadResult<Arc<Ready>> {
         let index = usize::from(expert.0);
         let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
@@ -85,7 +88,7 @@ impl Experts {
 }
 
 impl Experts {
-    /// Of all experts together.
+    /// Counts of all experts together.
     pub(super) fn text_uses(&self) -> TextUses {
         let ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
         let mut uses = *self.before.lock().unwrap_or_else(PoisonError::into_inner);

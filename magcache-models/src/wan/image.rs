@@ -1,4 +1,4 @@
-//! Pictures in, image embeddings out.
+//! From pictures to image embeddings.
 
 use candle_core::{Device, Tensor};
 
@@ -17,10 +17,11 @@ pub struct WanImageEncoder {
 }
 
 impl WanImageEncoder {
-    /// Reads the folders `image_processor` and `image_encoder` of a model; without the first, the published processor.
+    /// Reads the folders `image_processor` and `image_encoder` of a model; without the first, uses the
+    /// published processor.
     ///
     /// # Errors
-    /// Anything wrong with the files; a processor that makes pictures of another size than the encoder takes.
+    /// Any fault in the files; a processor whose output size differs from the encoder's input size.
     pub fn load(model: &Folder, device: &Device, dtype: WeightDtype) -> Result<Self, CheckpointError> {
         const PROCESSOR: &str = "preprocessor_config.json";
         let folder = model.sub("image_processor");
@@ -33,10 +34,10 @@ impl WanImageEncoder {
         Self::new(processor, encoder, &folder.describe_file(PROCESSOR), device)
     }
 
-    /// From its parts; `place` is what messages call the processor's file.
+    /// From its parts; messages call the processor's file `place`.
     ///
     /// # Errors
-    /// A processor that makes pictures of another size than the encoder takes.
+    /// A processor whose output size differs from the encoder's input size.
     pub fn new(
         processor: ClipImageProcessor,
         encoder: ClipVisionEncoder,
@@ -59,7 +60,8 @@ impl WanImageEncoder {
         &self.encoder
     }
 
-    /// Embeddings of pictures, f32 `[pictures, tokens, image_dim]`: the first frame, or first and last frame in this order.
+    /// Embeddings of pictures, f32 `[pictures, tokens, image_dim]`: the first frame, or the first and last
+    /// frame in this order.
     ///
     /// Equal to `WanImageToVideoPipeline.encode_image` of diffusers 0.42.1.
     pub fn encode(&self, pictures: &[&Picture]) -> Result<Tensor, PictureError> {

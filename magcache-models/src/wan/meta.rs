@@ -1,4 +1,4 @@
-//! What strategies need to know about the Wan models.
+//! Metadata of the Wan models, for strategies.
 
 use std::borrow::Cow;
 
@@ -6,11 +6,11 @@ use magcache_core::{ModelMeta, Role, Signal, StackMeta, inventory};
 
 use super::{WanSource, WanTask, block::MODULES};
 
-/// Networks of the models that have two, in the order of their phases.
+/// Names of the two networks, in the order of their phases, of the models that have two.
 const TWO: &[&str] = &["high-noise", "low-noise"];
 const ONE: &[&str] = &["transformer"];
 
-/// Wan's blocks take and return the denoised stream; text enters by cross-attention.
+/// Wan's blocks take and return the stream that is denoised; text enters by cross-attention.
 const fn wan(
     name: &'static str,
     summary: &'static str,
@@ -66,7 +66,7 @@ pub const T2V_14B: ModelMeta = wan(
     &["wan2.1-t2v-14b"],
 );
 
-/// Wan2.1 image to video, 14B: the checkpoints for 480p and 720p are one architecture.
+/// Wan2.1 image to video, 14B: the checkpoints for 480p and 720p have the same architecture.
 pub const I2V_14B: ModelMeta = wan(
     "wan2.1-i2v-14b",
     "Wan2.1 image to video, 14B: 40 blocks of width 5120, image by latents and CLIP",
@@ -157,8 +157,8 @@ inventory::submit! { T2V_TINY }
 inventory::submit! { T2V_PAIR_TINY }
 inventory::submit! { I2V_TINY }
 
-/// The registered model that a checkpoint is: the one that its folder names, else the one of the same task, experts,
-/// width and depth. A checkpoint of other sizes is its family's model with its own sizes and no profile.
+/// The registered model of a checkpoint: the one that its folder names, else the one with the same task,
+/// experts, width and depth. For other sizes, its family's model with those sizes and no profile.
 pub(super) fn of(source: &WanSource, named: Option<&str>) -> ModelMeta {
     let config = source.transformer_config(magcache_core::Expert(0));
     let (layers, width) = (config.num_layers, config.inner_dim());

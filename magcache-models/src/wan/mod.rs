@@ -35,5 +35,5 @@ pub use text::TextContext;
 pub use text_encoder::WanTextEncoder;
 pub use transformer::{WanInput, WanTransformer};
 
-/// What loading a part of the network gives.
+/// Result of loading a part of the network.
 type LoadResult<T> = std::result::Result<T, crate::checkpoint::CheckpointError>;

@@ -6,7 +6,7 @@ use super::{LoadResult, WanConfig};
 use crate::checkpoint::Weights;
 use crate::nn::{Linear, patchify, unpatchify};
 
-/// Frames, rows and columns of tokens in a video, and the batch they come in.
+/// Frames, rows and columns of tokens in a video, and its batch size.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Grid {
     pub(super) batch: usize,
@@ -14,7 +14,7 @@ pub(super) struct Grid {
 }
 
 impl Grid {
-    /// Of latents `[batch, in_channels, frames, height, width]`.
+    /// The grid of latents `[batch, in_channels, frames, height, width]`.
     ///
     /// The reference drops rows and columns that do not fill a patch; here that is an error.
     pub(super) fn new(latents: &Tensor, config: &WanConfig) -> Result<Self> {
@@ -65,7 +65,7 @@ impl PatchEmbedding {
     }
 }
 
-/// `norm_out` and `proj_out`: the last norm, modulated by the timestep, and the way back to latents.
+/// `norm_out` and `proj_out`: the last norm, modulated by the timestep, and the projection back to latents.
 #[derive(Debug)]
 pub(super) struct Head {
     /// `[1, 2, inner]` in f32: shift, scale.
@@ -79,8 +79,8 @@ impl Head {
     pub(super) fn load(weights: &Weights, config: &WanConfig) -> LoadResult<Self> {
         let inner = config.inner_dim();
         let (channels, volume) = (config.out_channels, config.patch_volume());
-        // The checkpoint's rows are ordered (patch, channel); in the order (channel, patch) that `PatchEmbedding` reads,
-        // the values of a patch's row stay together on the way back.
+        // The checkpoint's rows are ordered (patch, channel); in the order (channel, patch) of
+        // `PatchEmbedding`, the values of a patch's row stay together on the way back.
         let weight = weights.get("proj_out.weight", &[volume * channels, inner])?;
         let weight =
             weight.reshape((volume, channels, inner))?.transpose(0, 1)?.flatten_to(1)?.contiguous()?;
@@ -101,7 +101,8 @@ impl Head {
         Ok([row(0)?, row(1)?])
     }
 
-    /// `[batch, tokens, inner]`, and what is to be added to it, to `[batch, out_channels, frames, height, width]`.
+    /// `[batch, tokens, inner]`, plus a tensor to add to it, to
+    /// `[batch, out_channels, frames, height, width]`.
     pub(super) fn forward(
         &self,
         x: &Tensor,

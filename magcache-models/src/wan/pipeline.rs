@@ -1,4 +1,4 @@
-//! Wan2.1 and Wan2.2 from a checkpoint folder: text, an image, or both to video.
+//! Wan2.1 and Wan2.2 from a checkpoint folder: video from text, an image, or both.
 
 use std::sync::Arc;
 
@@ -20,8 +20,8 @@ use crate::{
     sampler::{Sampler, SchedulerConfig},
 };
 
-/// A checkpoint in any layout. Opening it reads configurations; weights are loaded when they are needed and dropped
-/// when they are not.
+/// A checkpoint in any layout. Opening it reads configurations; weights are loaded when they are needed and
+/// dropped when they are not.
 #[derive(Debug)]
 pub struct WanPipeline {
     source: WanSource,
@@ -33,7 +33,7 @@ pub struct WanPipeline {
 impl WanPipeline {
     /// Opens a folder.
     ///
-    /// Errors: those of [`WanSource::open`].
+    /// Errors: as [`WanSource::open`].
     pub fn open(folder: Folder, options: LoadOptions) -> Result<Self> {
         let source = WanSource::open(folder.computing_with(options.ops))?;
         let folder = source.folder();
@@ -46,7 +46,7 @@ impl WanPipeline {
         Ok(Self { source, options, meta, defaults })
     }
 
-    /// Where its parts are and what they are.
+    /// The locations and configurations of its parts.
     pub fn source(&self) -> &WanSource {
         &self.source
     }
@@ -65,13 +65,13 @@ impl WanPipeline {
         own.map(|ratio| request.boundary.unwrap_or(ratio))
     }
 
-    /// Scales of guidance, one for each expert.
+    /// Scales of guidance, one per expert.
     fn guidance(&self, request: &Request) -> Vec<f64> {
         let second = request.guidance_2.unwrap_or(request.guidance);
         [request.guidance, second].into_iter().take(self.source.experts()).collect()
     }
 
-    /// Latents of a request, `[channels, frames, height, width]`.
+    /// Shape of the latents of a request, `[channels, frames, height, width]`.
     fn latent_shape(&self, request: &Request) -> [usize; 4] {
         let vae = self.source.vae_config();
         let (t, s) = (vae.temporal_scale(), vae.spatial_scale());
@@ -111,14 +111,14 @@ impl WanPipeline {
         frame.map_err(|e| PipelineError::part("image", e))
     }
 
-    /// What the image encoder sees in the given pictures, in models that have one.
+    /// The image encoder's features of the given pictures, in models that have one.
     fn image_features(&self, pictures: &[&Picture]) -> Result<Option<Tensor>> {
         let encoder = self.source.load_image_encoder(self.device(), self.options.dtype)?;
         let features = encoder.map(|encoder| encoder.encode(pictures)).transpose();
         features.map_err(|e| PipelineError::part("image encoder", e))
     }
 
-    /// What the given pictures add to the input of the network.
+    /// The condition that the given pictures add to the network's input.
     fn condition(&self, request: &Request) -> Result<Option<FrameCondition>> {
         let Some(first) = &request.image else { return Ok(None) };
         let vae = self.vae()?;
@@ -195,7 +195,7 @@ impl Pipeline for WanPipeline {
         let [c, t, h, w] = self.latent_shape(request);
         let [pt, ph, pw] = self.source.transformer_config(Expert(0)).patch_size;
         let tokens = (t / pt.max(1)) * (h / ph.max(1)) * (w / pw.max(1));
-        // The tokens of a given first frame are not noisy, which their timestep says.
+        // The tokens of a given first frame are not noisy, which their timestep indicates.
         let by_token = self.source.task() == WanTask::TI2V && request.image.is_some();
         let dtype = if self.device().is_cpu() {
             DType::F32
@@ -261,7 +261,7 @@ impl Pipeline for WanPipeline {
         let vae = self.vae()?;
         let latents = vae.denormalize(latents).map_err(failed)?;
         if let Some(tiling) = self.tiling() {
-            // Tiles are worked on one after the other, each over all frames.
+            // Tiles are processed one after the other, each over all frames.
             let video = vae.decode(&latents, Some(tiling)).map_err(failed)?;
             return sink(&video.squeeze(0)?);
         }

@@ -14,7 +14,7 @@ pub(super) fn taken(source: &WanSource) -> Vec<SamplingOption> {
     if source.experts() > 1 {
         taken.extend([SamplingOption::guidance_2, SamplingOption::boundary]);
     }
-    // A CLIP embedding of one image is what a network was trained with that has an image encoder.
+    // Networks with an image encoder were trained with the CLIP embedding of one image.
     let one_embedding = source.image_encoder_config().is_some();
     match source.task() {
         WanTask::T2V => {}
@@ -25,13 +25,13 @@ pub(super) fn taken(source: &WanSource) -> Vec<SamplingOption> {
     taken
 }
 
-/// Everything that can be wrong with the values of these, without a look at weights.
+/// Checks everything about these values that does not need weights.
 pub(super) fn check(request: &Request, source: &WanSource) -> Result<()> {
     frames(request, source)?;
     pictures(request, source)
 }
 
-/// The last picture in the shape of the first, so that both fill the frame alike.
+/// The last picture cropped to the shape of the first, so that both fill the frame alike.
 pub(super) fn fitted<'a>(last: &'a Picture, first: &Picture) -> Result<Cow<'a, Picture>> {
     if (last.width(), last.height()) == (first.width(), first.height()) {
         return Ok(Cow::Borrowed(last));

@@ -10,8 +10,9 @@ const THETA: f64 = 10_000.0;
 
 /// Angles per position for each of the three axes of a video.
 ///
-/// A head of `d` channels gives `2 * (d / 6)` channels to rows, as many to columns and the rest to frames: 44, 42 and 42
-/// of 128. Angles are computed in f64 and their cosines stored as f32, as diffusers does (`WanRotaryPosEmbed`).
+/// Of a head's `d` channels, rows get `2 * (d / 6)`, columns as many and frames the rest: for 128, frames get
+/// 44, rows and columns 42 each. Angles are computed in f64 and their cosines stored as f32, as in diffusers
+/// (`WanRotaryPosEmbed`).
 #[derive(Clone, Debug)]
 pub struct WanRope {
     /// Frequencies of the pairs of channels of each axis: frames, rows, columns.
@@ -20,7 +21,7 @@ pub struct WanRope {
 }
 
 impl WanRope {
-    /// The tables' frequencies for the head size of `config`.
+    /// The frequencies for the head size of `config`.
     pub fn new(config: &WanConfig) -> Self {
         let side = 2 * (config.attention_head_dim / 6);
         let dims = [config.attention_head_dim - 2 * side, side, side];
@@ -32,7 +33,7 @@ impl WanRope {
 
     /// The table for `grid` = frames, rows and columns after patching; tokens in that order, columns fastest.
     ///
-    /// Fails where an axis is longer than `rope_max_seq_len`.
+    /// Fails if an axis is longer than `rope_max_seq_len`.
     pub fn table(&self, grid: [usize; 3], device: &Device) -> Result<RotaryTable> {
         let max = self.max_positions;
         if let Some(length) = grid.iter().find(|length| **length > max) {
@@ -85,7 +86,7 @@ mod tests {
         assert_eq!(rope.frequencies.each_ref().map(Vec::len), [22, 21, 21]);
         let cos = rope.table([2, 3, 5], &Device::Cpu)?.cos()?;
         assert_eq!(cos.dims(), [30, 64]);
-        // The first pair of each axis turns by one radian per position.
+        // The first pair of each axis rotates by one radian per position.
         let token = 15 + 2 * 5 + 4;
         for (pair, position) in [(0, 1f32), (22, 2.0), (43, 4.0)] {
             let value = cos.get(token)?.get(pair)?.to_scalar::<f32>()?;
@@ -98,7 +99,7 @@ mod tests {
     fn tables_equal_the_reference() -> Result<()> {
         let case = golden("wan21_t2v");
         let table = WanRope::new(&case.config).table([3, 2, 3], &Device::Cpu)?;
-        // The reference stores every value twice, once for each channel of a pair.
+        // The reference stores every value twice, once per channel of a pair.
         let half = |name: &str| case.tensor(name).reshape((18, 10, 2))?.narrow(2, 0, 1)?.reshape((18, 10));
         close("cos", &table.cos()?, &half("b1_odd.trace.rope.cos")?);
         close("sin", &table.sin()?, &half("b1_odd.trace.rope.sin")?);

@@ -1,4 +1,4 @@
-//! Reference tensors for the unit tests of the network's parts.
+//! Reference tensors for the unit tests of the network's modules.
 
 use super::WanConfig;
 use crate::testing::Golden;

@@ -1,4 +1,4 @@
-//! What of the conditioning stays the same over a whole generation.
+//! The part of the conditioning that stays the same over a whole generation.
 
 use std::sync::{
     Arc, OnceLock,
@@ -11,12 +11,14 @@ use magcache_core::hint;
 use super::attention::{CrossAttention, KeysValues};
 use crate::{model_id::ModelId, pipeline::TextUses};
 
-/// A prompt as the blocks of one model see it: projected embeddings and, block by block, their keys and values.
+/// A prompt as the blocks of one model see it: projected embeddings and, block by block, their keys and
+/// values.
 ///
-/// Made once per prompt by [`WanTransformer::text_context`](super::WanTransformer::text_context) and used at every step;
-/// the keys and values of a block are computed when the block first runs, so a block that is always skipped costs
-/// nothing. In full they take `2 * blocks * batch * tokens * inner` floats: 180 MiB for 512 tokens in Wan 2.1 1.3B, and
-/// 800 MiB in a 14B expert. diffusers computes them again at every step; the values are the same.
+/// Created once per prompt by [`WanTransformer::text_context`](super::WanTransformer::text_context) and used
+/// at every step; the keys and values of a block are computed when the block first runs, so a block that is
+/// always skipped costs nothing. All of them take `2 * blocks * batch * tokens * inner` floats: 180 MiB for
+/// 512 tokens in Wan 2.1 1.3B, and 800 MiB in a 14B expert. diffusers recomputes them at every step; the
+/// values are the same.
 ///
 /// It can be shared between threads. Cloning copies handles, not data.
 #[derive(Clone, Debug)]
@@ -28,7 +30,7 @@ struct Inner {
     text: Tensor,
     image: Option<Tensor>,
     keys_values: Vec<OnceLock<KeysValues>>,
-    /// How often they were there already.
+    /// How often they were reused.
     reused: AtomicUsize,
 }
 
@@ -58,13 +60,13 @@ impl TextContext {
         tensors.map(|tensor| tensor.elem_count() * tensor.dtype().size_in_bytes()).sum()
     }
 
-    /// How often the keys and values of a block were computed, and how often they were there already.
+    /// How often the keys and values of a block were computed, and how often they were reused.
     pub fn uses(&self) -> TextUses {
         let computed = self.0.keys_values.iter().filter(|cell| cell.get().is_some()).count();
         TextUses { computed, reused: self.0.reused.load(Ordering::Relaxed) }
     }
 
-    /// Whether `model` made this context and it holds `batch` prompts.
+    /// Checks that `model` created this context and that it holds `batch` prompts.
     pub(super) fn check(&self, model: &ModelId, batch: usize) -> Result<()> {
         if self.0.model != *model {
             return Err(hint::tensor_error(

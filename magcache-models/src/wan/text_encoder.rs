@@ -1,4 +1,4 @@
-//! Prompts in, embeddings out.
+//! From prompts to embeddings.
 
 use candle_core::{Device, Tensor};
 
@@ -9,7 +9,8 @@ use crate::{
 
 /// Tokenizer and text encoder of a Wan model.
 ///
-/// UMT5-XXL is as large as a transformer. Load it, encode all prompts, drop it, and only then load the transformer.
+/// UMT5-XXL is as large as a transformer. Load it, encode all prompts, drop it, and only then load the
+/// transformer.
 #[derive(Clone, Debug)]
 pub struct WanTextEncoder {
     tokenizer: WanTokenizer,
@@ -26,7 +27,7 @@ impl WanTextEncoder {
         Self::from_parts(&model.sub("tokenizer"), &Weights::open(&folder, device, dtype)?, &config)
     }
 
-    /// From parts that lie elsewhere: the folder with `tokenizer.json`, and the encoder's tensors under the names of
+    /// From separate parts: the folder with `tokenizer.json`, and the encoder's tensors under the names of
     /// transformers.
     pub fn from_parts(
         tokenizer: &Folder,
@@ -36,7 +37,7 @@ impl WanTextEncoder {
         Ok(Self { tokenizer: WanTokenizer::open(tokenizer)?, encoder: T5Encoder::load(weights, config)? })
     }
 
-    /// The tokenizer, to look at a prompt's tokens before [`Self::encode_tokens`].
+    /// The tokenizer, to inspect a prompt's tokens before [`Self::encode_tokens`].
     pub fn tokenizer(&self) -> &WanTokenizer {
         &self.tokenizer
     }
@@ -51,18 +52,19 @@ impl WanTextEncoder {
         &self.encoder
     }
 
-    /// Embeddings of prompts, f32 `[batch, max_length, d_model]`, rows past a prompt's tokens zero.
+    /// Embeddings of prompts, f32 `[batch, max_length, d_model]`, with zeros in the rows after a prompt's
+    /// tokens.
     ///
-    /// Equal to `WanPipeline.encode_prompt` of diffusers (0.42.1) up to the cleaning of unusual text, see
-    /// [`clean_prompt`](crate::text::clean_prompt). Prompts that are too long are cut silently; use [`Self::encode_tokens`] to
-    /// know.
+    /// Equal to `WanPipeline.encode_prompt` of diffusers (0.42.1) except for the cleaning of unusual text,
+    /// see [`clean_prompt`](crate::text::clean_prompt). Prompts that are too long are truncated silently; use
+    /// [`Self::tokenizer`] and [`Self::encode_tokens`] to detect that.
     pub fn encode(&self, prompts: &[&str]) -> Result<Tensor, TextError> {
         let tokens: Vec<_> =
             prompts.iter().map(|prompt| self.tokenizer.encode(prompt)).collect::<Result<_, _>>()?;
         self.encode_tokens(&tokens)
     }
 
-    /// [`Self::encode`] for prompts that are tokens already.
+    /// [`Self::encode`] for prompts that are already tokenized.
     pub fn encode_tokens(&self, prompts: &[TokenizedPrompt]) -> Result<Tensor, TextError> {
         self.encoder.prompt_embeds(prompts)
     }

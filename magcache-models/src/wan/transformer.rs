@@ -15,15 +15,17 @@ use crate::model_id::ModelId;
 use crate::nn::{RotaryTable, beside};
 use crate::once::get_or_try_init;
 
-/// Text tokens that a model with image attention was trained with; the reference splits the context at this length.
+/// Text tokens that a model with image attention was trained with; the reference splits the context at this
+/// length.
 const TEXT_TOKENS: usize = 512;
 
 /// The diffusion transformer of Wan 2.1 and Wan 2.2.
 ///
-/// Text to video, image to video with image embeddings (2.1) or concatenated latents (2.2), first and last frame to video,
-/// and per-token timesteps (2.2 TI2V) are the same network with other sizes. Source: `WanTransformer3DModel` of diffusers
-/// 0.42.1; differences: keys and values of the conditioning are kept in [`TextContext`], latents that do not divide into
-/// patches are refused, and all arithmetic is in f32 whatever the weights are stored in.
+/// Text to video, image to video with image embeddings (2.1) or concatenated latents (2.2), first and last
+/// frame to video, and per-token timesteps (2.2 TI2V) are the same network with other sizes. Source:
+/// `WanTransformer3DModel` of diffusers 0.42.1; differences: keys and values of the conditioning are kept in
+/// [`TextContext`], latents that do not divide into patches are refused, and all arithmetic is in f32
+/// whatever the stored type of the weights.
 ///
 /// The model holds weights only: it can serve several generations at once.
 #[derive(Debug)]
@@ -37,14 +39,14 @@ pub struct WanTransformer {
     image: Option<ImageEmbedder>,
     blocks: Vec<WanBlock>,
     head: Head,
-    /// Of the hidden states.
+    /// Type of the hidden states.
     dtype: DType,
 }
 
 impl WanTransformer {
     /// Loads the tensors of the diffusers layout; see [`names`](super::names) for the native one.
     ///
-    /// Fails where a tensor is missing or has another shape than `config` implies.
+    /// Fails if a tensor is missing or has another shape than `config` implies.
     pub fn load(weights: &Weights, config: WanConfig) -> LoadResult<Self> {
         let embedder = weights.pp("condition_embedder");
         let image = config
@@ -67,9 +69,9 @@ impl WanTransformer {
         })
     }
 
-    /// The same computing in another type: f32 by default on a CPU, elsewhere that of the weights. Sums, norms and what depends
-    /// on the timestep stay in f32. A CPU computes in half precision with candle's operations, many times slower than in f32, and
-    /// only with weights that are stored so.
+    /// The same, computing in another type. Defaults to f32 on a CPU, elsewhere to the type of the weights.
+    /// Sums, norms and whatever depends on the timestep stay in f32. A CPU computes in half precision with
+    /// candle's operations, many times slower than in f32, and only with weights stored in that type.
     #[must_use]
     pub fn computing_in(self, dtype: DType) -> Self {
         Self { dtype, ..self }
@@ -82,7 +84,7 @@ impl WanTransformer {
 
     /// Prepares text embeddings `[batch, tokens, text_dim]` for use at every step.
     ///
-    /// All tokens take part in attention, so padding has to be what the model was trained with: zeros up to 512 tokens.
+    /// All tokens take part in attention, so padding must be as in training: zeros up to 512 tokens.
     pub fn text_context(&self, text: &Tensor) -> Result<TextContext> {
         if self.image.is_some() {
             return Err(hint::tensor_error(
@@ -93,8 +95,9 @@ impl WanTransformer {
         Ok(TextContext::new(self.id.clone(), self.project_text(text)?, None, self.blocks.len()))
     }
 
-    /// As [`Self::text_context`], for models that also attend to image embeddings `[batch, tokens, image_dim]`, or
-    /// `[2 * batch, tokens, image_dim]` where `pos_embed_seq_len` is set (first and last frame of each sample).
+    /// Like [`Self::text_context`], for models that also attend to image embeddings
+    /// `[batch, tokens, image_dim]`, or `[2 * batch, tokens, image_dim]` if `pos_embed_seq_len` is set (first
+    /// and last frame of each sample).
     pub fn image_text_context(&self, text: &Tensor, image: &Tensor) -> Result<TextContext> {
         let Some(embedder) = &self.image else {
             return Err(hint::tensor_error(
@@ -127,8 +130,8 @@ impl WanTransformer {
 
     /// Predicts the velocity `[batch, out_channels, frames, height, width]` for latents of that size.
     ///
-    /// `timestep` counts from 0 to 1000: one per sample, `[batch]`, or one per token, `[batch, tokens]` (TI2V). `pass`
-    /// decides which blocks run; [`Pass::off`] runs all of them.
+    /// `timestep` counts from 0 to 1000: one per sample, `[batch]`, or one per token, `[batch, tokens]`
+    /// (TI2V). `pass` decides which blocks run; [`Pass::off`] runs all of them.
     pub fn forward(
         &self,
         hidden_states: &Tensor,
@@ -139,7 +142,8 @@ impl WanTransformer {
         self.predict(&self.embed(hidden_states, timestep)?, text, pass)
     }
 
-    /// The part of [`Self::forward`] that does not depend on the text: the branches of classifier-free guidance share it.
+    /// The part of [`Self::forward`] that does not depend on the text: the branches of classifier-free
+    /// guidance share it.
     pub fn embed(&self, hidden_states: &Tensor, timestep: &Tensor) -> Result<WanInput> {
         let grid = Grid::new(hidden_states, &self.config)?;
         check_timestep(timestep, grid)?;
@@ -161,7 +165,8 @@ impl WanTransformer {
 
     /// The rest of [`Self::forward`].
     ///
-    /// Fails with the input or the text of another model, or with text for another number of samples.
+    /// Fails if the input or the text comes from another model, or if the text is for another number of
+    /// samples.
     pub fn predict(&self, input: &WanInput, text: &TextContext, pass: &mut Pass<'_>) -> Result<Tensor> {
         let WanInput { model, grid, tokens, temb, timestep_proj, last_modulation, rope } = input;
         if *model != self.id {
@@ -189,7 +194,7 @@ impl WanTransformer {
     }
 }
 
-/// Latents and a timestep as a [`WanTransformer`] begins with them.
+/// The initial state of a [`WanTransformer`] for given latents and timestep.
 #[derive(Debug)]
 pub struct WanInput {
     model: ModelId,

@@ -12,7 +12,7 @@ pub(crate) fn tiny_folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tiny/wan2.1-t2v-tiny")
 }
 
-/// Copies a folder with everything in it over another.
+/// Copies a folder with all its contents over another.
 pub(crate) fn copy_folder(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {

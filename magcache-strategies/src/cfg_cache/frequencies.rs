@@ -1,4 +1,5 @@
-//! The forecast of CFG cache: the last difference between two branches, low and high frequencies weighted apart.
+//! The forecast of CFG cache: the last difference between two branches, low and high frequencies weighted
+//! apart.
 
 use std::ops::Range;
 
@@ -11,7 +12,7 @@ use magcache_core::{
 
 use super::spectrum::low_pass;
 
-/// A factor for every step of a part of the run that was left out.
+/// A factor applied once per skipped step within a range of steps.
 #[derive(Clone, Debug)]
 pub(super) struct Weight {
     pub(super) alpha: f64,
@@ -19,7 +20,7 @@ pub(super) struct Weight {
 }
 
 impl Weight {
-    /// From the step after `last` up to and including `step`, of which at most `most` count.
+    /// The weight for the steps after `last` up to and including `step`, of which at most `most` count.
     fn at(&self, last: usize, step: usize, most: usize) -> f64 {
         let first = self.steps.start.max(last.saturating_add(1));
         let end = self.steps.end.min(step.saturating_add(1));
@@ -48,8 +49,8 @@ magcache_core::fields!(Frequencies { last } given { low_weight, high_weight, int
 magcache_core::fields!(Difference { step, low, high });
 
 impl Frequencies {
-    /// `interval` is the longest that a difference is meant to serve: where a full step taught nothing, because a
-    /// cache inside guessed, the old difference serves on and its weights stay.
+    /// `interval` caps the growth of the weights: if a full step taught nothing because an inner cache
+    /// guessed, the old difference stays in use and its weights stop growing.
     pub(super) fn new(low_weight: Weight, high_weight: Weight, interval: usize) -> Self {
         Self { low_weight, high_weight, interval, last: None }
     }

@@ -1,13 +1,15 @@
-//! CFG cache: with classifier-free guidance the two branches of a step give nearly the same prediction, and how they
-//! differ changes slowly. Between full steps the unconditional pass is left out and rebuilt from the conditional one
-//! (Lv et al., "`FasterCache`", arXiv 2410.19355, "CFG-Cache"; the cache of attention outputs in that paper is not here).
+//! CFG cache: with classifier-free guidance the two branches of a step give nearly the same prediction, and
+//! their difference changes slowly. Between full steps the unconditional pass is skipped and rebuilt from the
+//! conditional one (Lv et al., "`FasterCache`", arXiv 2410.19355, "CFG-Cache"; the paper's cache of attention
+//! outputs is not implemented).
 //!
-//! At a full step the difference `uncond − cond` is split into low and high spatial frequencies; at the steps after
-//! it, `uncond = cond + low·alpha_low^i + high·alpha_high^j`, where `i` and `j` count the steps since then in the part of
-//! the run where that weight acts: low frequencies until `low_until`, high ones from `high_from` on. Equals diffusers
-//! 0.42.1 (`hooks/faster_cache.py`) in its rebuilt outputs; it counts steps of the run where diffusers has timesteps, so
-//! that a shift does not move the windows. Vchitect/FasterCache (commit 02d05ef, 50 steps of `CogVideoX`) gave the
-//! defaults; its counter starts at 1, so its full steps are 4, 9, 14 where ours are 5, 10, 15.
+//! At a full step the difference `uncond − cond` is split into low and high spatial frequencies; at the steps
+//! after it, `uncond = cond + low·alpha_low^i + high·alpha_high^j`, where `i` and `j` count the steps since
+//! then in the part of the run where that weight acts: low frequencies until `low_until`, high ones from
+//! `high_from` on. The rebuilt outputs equal those of diffusers 0.42.1 (`hooks/faster_cache.py`); the windows
+//! are in steps of the run instead of timesteps, so that a shift does not move them. The defaults are those
+//! of Vchitect/FasterCache (commit 02d05ef, 50 steps of `CogVideoX`); its counter starts at 1, so its full
+//! steps are 4, 9, 14 where ours are 5, 10, 15.
 
 mod frequencies;
 mod spectrum;
@@ -96,7 +98,7 @@ impl TimestepCache for CfgCache {
     }
 }
 
-/// What stands in the way of rebuilding one branch from the other.
+/// The problem that prevents rebuilding one branch from the other, if there is one.
 fn check_branches(cx: &BuildCx<'_>, run: &Trajectory) -> Option<Problem> {
     let at = |branch| run.branches.iter().position(|b| *b == branch);
     let names: Vec<String> = run.branches.iter().map(ToString::to_string).collect();
@@ -146,7 +148,7 @@ impl CacheConfig for CfgCacheConfig {
                 "`branches` is \"cond-decides\", but cfg-cache leaves out the unconditional branch alone";
             out.push(Problem::error(place, message).hint("remove `branches`"));
         }
-        // A guidance-distilled model has both branches where a run asks for them.
+        // A guidance-distilled model has both branches if the run enables them.
         match cx.trajectory {
             Some(run) => out.extend(check_branches(cx, run)),
             None if !cx.model.guided => {

@@ -1,15 +1,16 @@
-//! Low spatial frequencies of latents, by a discrete Fourier transform of the few that are kept.
+//! Low spatial frequencies of latents, by a discrete Fourier transform restricted to the frequencies that are
+//! kept.
 
 use std::f64::consts::TAU;
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 
-/// The part of `x` `[.., height, width]` whose spatial frequencies lie in a disc of radius `min(height, width) / 5`
-/// (rounded down) around zero, each plane on its own, in f32.
+/// The part of `x` `[.., height, width]` whose spatial frequencies lie in a disc of radius `min(height,
+/// width) / 5` (rounded down) around zero, for each plane separately, in f32.
 ///
-/// The mask is that of Vchitect/FasterCache: there a disc around the middle of the shifted spectrum. It is symmetric, so
-/// the low part of a real plane is real, and only the `2·radius + 1` frequencies of each axis that it can contain are
-/// transformed: four small products of matrices instead of a transform of the whole plane.
+/// The mask is that of Vchitect/FasterCache, a disc around the centre of the shifted spectrum. It is
+/// symmetric, so the low part of a real plane is real, and only the `2·radius + 1` frequencies of each axis
+/// that it can contain are transformed: four small matrix products instead of a transform of the whole plane.
 ///
 /// Errors: fewer than two dimensions.
 pub fn low_pass(x: &Tensor) -> Result<Tensor> {
@@ -65,7 +66,7 @@ impl Axis {
     }
 }
 
-/// `[planes, n, k] × [k, m]`, as one product.
+/// `[planes, n, k] × [k, m]` as a single product.
 fn times(x: &Tensor, matrix: &Tensor) -> Result<Tensor> {
     let (planes, n, k) = x.dims3()?;
     x.reshape((planes * n, k))?.matmul(matrix)?.reshape((planes, n, matrix.dim(1)?))

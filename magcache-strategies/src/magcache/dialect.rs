@@ -1,4 +1,4 @@
-//! The readings of the MagCache rule that are in use, as a table.
+//! The dialects of the MagCache rule as a table.
 
 use magcache_core::{
     ConfigError, Step, Warmup,
@@ -32,31 +32,32 @@ pub enum Dialect {
     Diffusers,
 }
 
-/// What a dialect means.
+/// The properties of a dialect.
 #[expect(clippy::struct_excessive_bools, reason = "a table with a column for each question")]
 pub(super) struct Reading {
     pub(super) name: &'static str,
-    /// True while forward `c` (see [`Zone`]) must be computed.
+    /// Whether a pass in the given [`Zone`] must be computed.
     pub(super) retained: fn(&Zone) -> bool,
     /// `err < threshold` rather than `<=`.
     pub(super) strict: bool,
-    /// True when a step must be computed although the bound allows a skip.
+    /// Whether a step must be computed although the bound allows a skip.
     pub(super) gate: fn(step: usize, total: usize, ratio: f64) -> bool,
-    /// One decision for all branches.
+    /// Whether all branches share one decision.
     pub(super) joint: bool,
-    /// Accumulators go on across the boundary between experts.
+    /// Whether accumulators carry over the boundary between experts.
     pub(super) carry: bool,
-    /// Needs something to reuse before it may skip; the others were published without that test.
+    /// Whether it checks for something to reuse before it skips; the others were published without this
+    /// check.
     pub(super) needs_residual: bool,
-    /// Skips counted before the first one.
+    /// Initial value of the skip counter.
     pub(super) first_skips: usize,
-    /// Arithmetic in `f32`.
+    /// Whether arithmetic is in `f32`.
     pub(super) single: bool,
 }
 
-/// What a retention rule looks at.
+/// The inputs of a retention rule.
 pub(super) struct Zone {
-    /// Forward counted over both branches: `2·step`, 1 more for the unconditional one.
+    /// Index of the forward, counted over both branches: `2·step`, plus 1 for the unconditional one.
     pub(super) forward: f64,
     /// Step of the run.
     pub(super) step: f64,
@@ -76,7 +77,7 @@ fn no_gate(_: usize, _: usize, _: f64) -> bool {
     false
 }
 
-/// The defaults of a dialect with branches on their own.
+/// The defaults of a dialect in which each branch decides for itself.
 const OWN: Reading = Reading {
     name: "",
     retained: |z| z.forward < (2.0 * z.total * z.ratio).floor(),
@@ -188,7 +189,7 @@ impl Dialect {
 }
 
 impl Reading {
-    /// True when `step` is computed whatever the curve says.
+    /// Whether `step` is computed whatever the curve says.
     pub(super) fn retains(&self, step: &Step, second: bool, retention: Warmup) -> bool {
         let local = step.index.saturating_sub(step.phase.start);
         let ratio = match retention {

@@ -1,9 +1,9 @@
-//! MagCache: the magnitude of residuals changes by a nearly prompt-independent law, so the error of reuse can be
-//! bounded from a curve that was measured once (Ma et al., "MagCache", arXiv 2506.09045).
+//! MagCache: the magnitude of residuals follows a nearly prompt-independent law, so the error of reuse can be
+//! bounded from a curve that is measured once (Ma et al., "MagCache", arXiv 2506.09045).
 //!
-//! The decision needs the curve, the last computed step and this step: no tensor, no accumulator. It equals the
-//! published accumulator form (property test in `tests/properties.rs`). Public implementations disagree in
-//! details; each reading is a [`Dialect`].
+//! The decision depends on the curve, the last computed step and this step: no tensor, no accumulator. It
+//! equals the published form with accumulators (property test in `tests/properties.rs`). Published
+//! implementations differ in details; each variant is a [`Dialect`].
 
 mod dialect;
 mod rule;
@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{dialect::Dialect, rule::Rule};
 
-/// Runs of at most so many steps are few-step runs: there, skipping whole steps is known to hurt.
+/// Runs of at most this many steps count as few-step runs, in which skipping whole steps is known to hurt.
 const FEW_STEPS: usize = 8;
 
 /// The keys of `strategy = "magcache"`. Without `ratios` the curve comes from the table's profile; without
@@ -32,8 +32,8 @@ const FEW_STEPS: usize = 8;
 #[derive(Debug, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MagCacheConfig {
-    /// Bound of the accumulated error; a larger one skips more. Without it the one that the curve's publisher recommends, else
-    /// 0.12.
+    /// Bound of the accumulated error; a larger one skips more. Without it the one that the curve's publisher
+    /// recommends, else 0.12.
     #[schemars(range(min = 0.0), extend("target" = [0, 4]))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threshold: Option<f64>,
@@ -43,8 +43,8 @@ pub struct MagCacheConfig {
     /// A curve in place of the profile's: one list, or one by branch (`{ cond = [...], uncond = [...] }`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ratios: Option<Ratios>,
-    /// `num_inference_steps` of a diffusers configuration that was written for another number of steps than the
-    /// run has. Only with `dialect = "diffusers"`, whose state starts again after so many steps.
+    /// `num_inference_steps` of a diffusers configuration that was written for another number of steps than
+    /// the run has. Only with `dialect = "diffusers"`, whose state starts again after so many steps.
     #[schemars(range(min = 1))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub assume_steps: Option<usize>,
@@ -117,7 +117,7 @@ impl TimestepCache for MagCache {
 impl MagCacheConfig {
     fn curves(&self, cx: &BuildCx<'_>) -> Result<Vec<Curve>, ConfigError> {
         if let Some(ratios) = &self.ratios {
-            // A list for a table of one expert runs over that expert's phase.
+            // In a table for a single expert, the list covers that expert's phase.
             let expert = if let [one] = cx.experts { Some(one.0) } else { None };
             return Ok(vec![Curve { expert, ..ratios.curve() }]);
         }
@@ -168,7 +168,7 @@ impl MagCacheConfig {
     }
 }
 
-/// What the run should be told before it starts.
+/// Adds warnings about the run.
 fn warn_about_run(cx: &BuildCx<'_>, curves: &[Curve], out: &mut Vec<Problem>) {
     let Some(run) = cx.trajectory else { return };
     if run.len() <= FEW_STEPS {
@@ -181,7 +181,8 @@ fn warn_about_run(cx: &BuildCx<'_>, curves: &[Curve], out: &mut Vec<Problem>) {
     }
 }
 
-/// A curve that was measured on another schedule, with what that does to the boundary between two experts.
+/// The problem with a curve that was measured on another schedule, with the effect on the boundary between
+/// two experts.
 fn moved(cx: &BuildCx<'_>, run: &Trajectory, curve: &Curve) -> Option<Problem> {
     let differs = |a: Option<f64>, b: Option<f64>| a.zip(b).filter(|(a, b)| (a - b).abs() > 1e-6);
     let shift = differs(curve.flow_shift, run.flow_shift);
@@ -223,7 +224,7 @@ impl CacheConfig for MagCacheConfig {
     }
 
     fn build(&self, cx: &BuildCx<'_>) -> Result<Strategy, ConfigError> {
-        // The rule has its own reading of warm-up and cap; the adapter keeps the other words.
+        // The rule interprets warm-up and cap itself; the adapter enforces the other limits.
         let guards = Guards { warmup: Warmup::Steps(0), max_skips: None, ..cx.guards(Guards::default()) };
         Ok(Strategy::cache(MagCache::new(self.rule(cx)?), guards))
     }

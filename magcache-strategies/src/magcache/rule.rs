@@ -7,10 +7,10 @@ use magcache_core::{
 
 use super::dialect::{Dialect, Reading};
 
-/// Everything that decides.
+/// Everything a decision depends on.
 #[derive(Clone, Debug)]
 pub struct Rule {
-    /// The reading.
+    /// The dialect.
     pub dialect: Dialect,
     /// Bound of the accumulated error (E).
     pub threshold: f64,
@@ -18,9 +18,9 @@ pub struct Rule {
     pub max_skips: usize,
     /// Steps that are always computed (R, a fraction whose rounding is the dialect's, or a number of steps).
     pub retention: Warmup,
-    /// The curves: one over the whole run, or one for each expert's phase.
+    /// The curves: one over the whole run, or one per expert's phase.
     pub curves: Vec<Curve>,
-    /// The diffusers dialect's number of steps, where it is not the run's.
+    /// The number of steps assumed by the diffusers dialect, if it differs from the run's.
     pub assume_steps: Option<usize>,
 }
 
@@ -34,7 +34,7 @@ struct Accumulated {
 
 impl Accumulated {
     fn add(self, ratio: f64, single: bool) -> Self {
-        // One rounding of an exact f64 result is what an f32 operation gives.
+        // Rounding the f64 result once gives the result of the f32 operation.
         let round = |x: f64| if single { f64::from(x as f32) } else { x };
         let ratio = round(self.ratio * ratio);
         let error = round(self.error + round((1.0 - ratio).abs()));
@@ -43,12 +43,12 @@ impl Accumulated {
 }
 
 impl Rule {
-    /// Compute or reuse, given the last step that was computed in this phase.
+    /// Decides between compute and reuse, given the last computed step of this phase.
     pub fn decide(&self, step: &Step, branch: Branch, last_computed: Option<usize>) -> Verdict {
         let reading = self.dialect.reading();
         let step = &self.window(step);
         let (last, first) = (last_computed.filter(|l| step.phase.contains(l)), step.phase.start);
-        // Steps of the retention zone leave the accumulators alone, so they are no point to count from.
+        // Steps of the retention zone do not touch the accumulators, so counting cannot start from them.
         let since = last.filter(|l| !self.retained(&reading, &Step { index: *l, ..step.clone() }, branch));
         if self.retained(&reading, step, branch) {
             return Verdict::compute(Why::Warmup);
@@ -73,8 +73,8 @@ impl Rule {
         worst.unwrap_or_else(|| Verdict::compute(Why::NoHistory))
     }
 
-    /// The decisions of a whole run from this rule alone, as the published scripts would take them: true where
-    /// the step is skipped. An adapter is stricter: it never skips without a residual.
+    /// The decisions of a whole run from this rule alone, as in the published scripts: true if the step is
+    /// skipped. The adapter is stricter: it never skips without a residual.
     pub fn schedule(&self, phases: &[Phase], branch: Branch) -> Vec<bool> {
         let total = phases.last().map_or(0, |p| p.steps.end);
         let reading = self.dialect.reading();
@@ -136,7 +136,7 @@ impl Rule {
         reading.retains(step, branch == Branch::Uncond, self.retention)
     }
 
-    /// The step as the dialect counts it: diffusers starts again after its configured number of steps.
+    /// The step as the dialect counts it: diffusers restarts after its configured number of steps.
     fn window(&self, step: &Step) -> Step {
         match self.assume_steps {
             Some(n) if n > 0 => {
@@ -153,7 +153,7 @@ impl Rule {
         if named("uncond") { vec![Branch::Cond, Branch::Uncond] } else { vec![Branch::Cond] }
     }
 
-    /// The curve's value at a step, the curve resampled to the steps that it runs over.
+    /// The value at a step of the curve, resampled to the steps that it covers.
     fn ratio(&self, step: &Step, branch: Branch) -> f64 {
         let own = self.curves.iter().find(|c| c.is_of(step.expert));
         let Some(curve) = own.or_else(|| self.curves.iter().find(|c| c.expert.is_none())) else { return 1.0 };

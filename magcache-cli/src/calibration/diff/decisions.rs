@@ -1,4 +1,4 @@
-//! The steps that MagCache skips under one profile and not under the other.
+//! The steps that MagCache skips under one profile but not under the other.
 
 use magcache_core::{
     Branch, Expert, Phase, Warmup,
@@ -14,12 +14,12 @@ pub(crate) struct Decisions {
     pub(crate) branch: String,
     pub(crate) steps: usize,
     pub(crate) settings: Recommended,
-    /// Skipped under each.
+    /// Steps skipped under each profile.
     pub(crate) skipped: [Vec<usize>; 2],
 }
 
 impl Decisions {
-    /// Of every variant that both have.
+    /// Decisions for every variant that both profiles have.
     pub(super) fn of(a: &Profile, b: &Profile) -> Vec<Self> {
         let mut variants: Vec<Option<&str>> = a.curves.iter().map(|curve| curve.variant.as_deref()).collect();
         variants.dedup();
@@ -36,7 +36,7 @@ impl Decisions {
         out
     }
 
-    /// Steps that only the first or only the second skips.
+    /// Steps that only the first or only the second profile skips.
     pub(crate) fn only(&self, which: usize) -> Vec<usize> {
         let [one, other] = if which == 0 { [0, 1] } else { [1, 0] };
         self.skipped[one].iter().filter(|step| !self.skipped[other].contains(step)).copied().collect()
@@ -78,7 +78,7 @@ fn between(variant: Option<&str>, ours: &[Curve], theirs: Vec<Curve>) -> Vec<Dec
     known.into_iter().filter(named).map(one).collect()
 }
 
-/// The run that curves were measured on: a curve of one expert is as long as its phase.
+/// The phases of the run that the curves were measured on: a curve of one expert is as long as its phase.
 pub(super) fn phases(curves: &[Curve]) -> Vec<Phase> {
     let mut own: Vec<&Curve> = curves.iter().filter(|curve| curve.expert.is_some()).collect();
     own.sort_by_key(|curve| curve.expert);

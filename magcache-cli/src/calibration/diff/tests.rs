@@ -1,4 +1,4 @@
-//! Comparisons of profiles that are known to differ in one thing.
+//! Compares profiles that differ in exactly one thing.
 
 use magcache_core::run::steps_above;
 
@@ -49,7 +49,7 @@ fn another_number_of_steps_is_read_as_a_run_reads_it() {
     let diff = Diff::of(&profile(&RATIOS, ""), &profile(&twice, ""));
     assert_eq!(diff.conditions[0].key, "steps");
     assert!(diff.conditions[0].is_read && !diff.equal(1.0));
-    // round(i * 19 / 9) of the doubled list is value i but where it falls onto a neighbour.
+    // round(i * 19 / 9) of the doubled list is value i unless it rounds to a neighbour.
     let expected = (0..10).map(|i| (RATIOS[i] - twice[resample::index(20, 10, i)]).abs());
     assert_eq!(diff.values[0].largest, expected.fold(0.0, f64::max));
 }

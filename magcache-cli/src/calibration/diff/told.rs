@@ -1,4 +1,4 @@
-//! A comparison of profiles in words, for scripts, and as a chart.
+//! A comparison of profiles as text, as JSON and as a chart.
 
 use std::fmt;
 
@@ -100,7 +100,7 @@ impl fmt::Display for Diff {
     }
 }
 
-/// A long list is not for reading.
+/// Shortens a long list for display.
 fn short(value: &str) -> String {
     const LONG: usize = 60;
     if value.chars().count() <= LONG {
@@ -114,8 +114,8 @@ fn number(value: f64) -> String {
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
-/// The ratios of the first curves of both, the second resampled to the steps of the first: a colour for each branch, the
-/// second one broken.
+/// The ratios of the first curves of both profiles, the second resampled to the steps of the first: a colour
+/// for each branch, with the second profile dashed.
 pub(crate) fn chart(a: &Profile, b: &Profile) -> Chart {
     let mut chart = Chart::new(
         format!("{} (line) and {} (broken)", a.name, b.name),

@@ -1,4 +1,4 @@
-//! Every way in which a profile can be another one than the run's.
+//! Every way in which a profile can fail to match the run.
 
 use magcache_core::{Expert, Phase};
 
@@ -6,7 +6,7 @@ use super::*;
 
 const BOTH: [Branch; 2] = [Branch::Cond, Branch::Uncond];
 
-/// Ten steps, the first four of the first expert, on the schedule of [`profile`].
+/// Ten steps, the first four run by the first expert, on the schedule of [`profile`].
 fn run() -> Trajectory {
     let phases = vec![Phase { expert: Expert(0), steps: 0..4 }, Phase { expert: Expert(1), steps: 4..10 }];
     Trajectory {
@@ -114,7 +114,7 @@ fn every_condition_counts_with_both_values() {
             Asked::default().set(key, value.clone()).gives(part, Usable, text);
         }
     }
-    // Every option that a calibration records, whatever it is called.
+    // Every option that a calibration records.
     for name in SamplingOption::ALL.iter().flat_map(|option| option.conditions()) {
         let (verdict, text) = Asked::default().set(name, "other").of("measured", Curves);
         assert!(verdict == Usable && text.contains(name), "{name}: {text}");
@@ -137,7 +137,7 @@ fn another_model_is_refused() {
     let mut silent = Asked::default();
     silent.profile.model = None;
     silent.gives(Curves, Usable, "it does not say which model it is of");
-    // A built-in one of a model that this program does not have.
+    // A built-in profile of a model that this program does not have.
     assert_eq!(silent.of("framepack", Curves).0, Refused);
 }
 

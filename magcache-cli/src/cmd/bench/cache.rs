@@ -1,4 +1,4 @@
-//! What a cache makes of a run, against its ceiling.
+//! The speed-up of a cache, and its ceiling.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,8 +19,8 @@ use crate::{
     lanes::{Lane, Scene, take_turns, warm_up},
 };
 
-/// Whole runs in turns, dense and cached: a step finds in the processor's caches what its own run left there, as it would without
-/// the other.
+/// Dense and cached runs alternate as whole runs, so that each step finds the processor's caches as its own
+/// run left them.
 pub(super) fn run(args: &BenchCache, out: &Console) -> Result<()> {
     let model = args.model.model.as_ref().map(|path| path.display().to_string());
     let flags = Sampling { model, cache: Some(args.cache.clone()), ..Sampling::default() };
@@ -37,7 +37,7 @@ pub(super) fn run(args: &BenchCache, out: &Console) -> Result<()> {
     let mut ceiling = None;
     for round in 0..args.repeat.max(1) {
         let mut lanes = [Lane::new(&scene, &Arc::default())?, Lane::new(&scene, &hooks)?];
-        // Who goes first changes.
+        // Alternates which one goes first.
         lanes.rotate_left(round % 2);
         for lane in &mut lanes {
             take_turns(slice::from_mut(lane), &stop, &mut || {})?;
@@ -54,7 +54,7 @@ pub(super) fn run(args: &BenchCache, out: &Console) -> Result<()> {
                 Some(branches) if *branches == trajectory.branches_at(&trajectory.step(step)).len() => {
                     skipped.push(time);
                 }
-                // Skipped on some branches only it is neither.
+                // Steps skipped on only some branches count as neither.
                 Some(_) => {}
             }
         }
@@ -101,7 +101,7 @@ fn step_times(run: &Generation) -> BTreeMap<usize, f64> {
     times
 }
 
-/// On how many branches something stood in for blocks, by step.
+/// Number of branches on which blocks were replaced, by step.
 fn reused(run: &Generation) -> BTreeMap<usize, usize> {
     let records = run.session().into_iter().flat_map(|session| session.log().records());
     let passes: BTreeSet<_> =

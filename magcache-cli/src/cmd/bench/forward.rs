@@ -32,7 +32,7 @@ fn in_file(folder: &Folder, error: &(dyn std::error::Error + 'static)) -> anyhow
     bad_input_at(&folder.describe_file("config.json"), error)
 }
 
-/// Keys and values of the text are computed once in a generation, so they are no part of what is timed.
+/// Keys and values of the text are computed once per generation, so they are not timed.
 fn wan(args: &BenchForward, config: &WanConfig, weights: &Weights, out: &Console) -> Result<()> {
     let model = WanTransformer::load(weights, config.clone())?;
     let [frames, height, width] = args.latent;
@@ -68,7 +68,7 @@ fn flux(args: &BenchForward, config: &FluxConfig, weights: &Weights, out: &Conso
     let guidance = config.guidance_embeds.then_some(&guidance);
     let (n, t, d) = (tokens as f64, args.text as f64, config.inner_dim() as f64);
     let blocks = (config.num_layers + config.num_single_layers) as f64;
-    // Twelve squares of the width in either kind of block, and attention over all tokens.
+    // Either kind of block costs twelve times the width squared per token, plus attention over all tokens.
     let gflop = blocks * (2.0 * (n + t) * 12.0 * d * d + 4.0 * (n + t) * (n + t) * d) / 1e9;
     let times = Times::measure(args.repeat, || {
         model.forward(&latents, &timestep, guidance, &text, &positions, &mut Pass::off())?;
@@ -78,7 +78,7 @@ fn flux(args: &BenchForward, config: &FluxConfig, weights: &Weights, out: &Conso
     Ok(())
 }
 
-/// `gflop`: multiplications and additions of the blocks' matrix products.
+/// `gflop` counts multiplications and additions of the blocks' matrix products.
 fn answer(times: Times, tokens: usize, args: &BenchForward, gflop: f64, out: &Console) {
     let what = format!("{tokens} tokens, {} text tokens, {gflop:.2} GFLOP", args.text);
     times.answer(&what, args.repeat, &[("tokens", json!(tokens)), ("gflop", json!(gflop))], out);

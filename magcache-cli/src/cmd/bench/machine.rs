@@ -1,4 +1,4 @@
-//! What the machine can do at most: the yardstick for kernels.
+//! The peak performance of the machine: the yardstick for kernels.
 
 use std::{hint::black_box, time::Instant};
 
@@ -11,10 +11,10 @@ use serde_json::json;
 use super::Times;
 use crate::console::Console;
 
-/// Values of a tensor of 16 MB.
+/// Number of values in a tensor of 16 MB.
 const VALUES: usize = 4 << 20;
 
-/// Peak of multiplications and additions, rate of reading memory, and the metric of caches beside it, in turns.
+/// Measures peak FLOP/s, memory bandwidth and the caches' metric, in turns.
 pub(super) fn run(repeat: usize, out: &Console) -> Result<()> {
     let threads = rayon::current_num_threads();
     let random = || Tensor::randn(0f32, 1f32, (1, VALUES / 1024, 1024), &Device::Cpu);
@@ -46,7 +46,7 @@ pub(super) fn run(repeat: usize, out: &Console) -> Result<()> {
             .median,
         );
     }
-    // The peak is what is seen when nothing disturbs.
+    // The peak is the fastest round, the one with the least disturbance.
     let gflops = Times::of(peak).max;
     let (read, metric) = (Times::of(read).median, Times::of(metric).median);
     let rate = 8e-6 * VALUES as f64 / read;
@@ -65,17 +65,17 @@ pub(super) fn run(repeat: usize, out: &Console) -> Result<()> {
     Ok(())
 }
 
-/// Multiplications and additions on registers alone.
+/// Multiplications and additions on registers only.
 struct Fma;
 
 impl Fma {
-    /// Enough chains for two units with a latency of four to five cycles.
+    /// Enough chains to keep two units with a latency of four to five cycles busy.
     const CHAINS: usize = 12;
     const ROUNDS: usize = 1 << 20;
 }
 
 impl WithSimd for Fma {
-    /// Floating-point operations that were done.
+    /// Floating-point operations performed.
     type Output = f64;
 
     #[inline(always)]

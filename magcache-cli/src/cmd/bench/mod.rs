@@ -1,4 +1,4 @@
-//! `bench`: what one network takes, what the cache itself costs, what the machine can do.
+//! `bench`: the time of one network, the overhead of the cache, the peak of the machine.
 
 mod cache;
 mod forward;
@@ -30,7 +30,8 @@ pub(crate) fn run(args: &Bench, out: &Console) -> Result<()> {
     }
 }
 
-/// The component `name` of a model folder, or the folder itself where it is that component's; the embedded model without one.
+/// The component `name` of a model folder, or the folder itself if it holds just that component; the embedded
+/// model by default.
 fn component(model: &BenchModel, name: &str) -> Result<Folder> {
     let folder = match &model.model {
         Some(typed) => model_name::folder(typed)?,
@@ -41,12 +42,12 @@ fn component(model: &BenchModel, name: &str) -> Result<Folder> {
     Ok(if inside { folder.sub(name) } else { folder })
 }
 
-/// Random values.
+/// Random normal values.
 fn gaussian(shape: &[usize]) -> Result<Tensor> {
     Ok(Tensor::randn(0f32, 1f32, shape, &Device::Cpu)?)
 }
 
-/// Smallest, median and largest of wall times in milliseconds.
+/// Minimum, median and maximum wall time in milliseconds.
 #[derive(Clone, Copy, Debug)]
 struct Times {
     min: f64,
@@ -61,7 +62,7 @@ impl Times {
         Self { min: at(0), median: at(times.len() / 2), max: at(times.len().saturating_sub(1)) }
     }
 
-    /// Of `repeat` runs, after one that is not counted.
+    /// Times `repeat` runs after one warm-up run.
     fn measure(repeat: usize, mut run: impl FnMut() -> Result<()>) -> Result<Self> {
         run()?;
         let once = |_| {
@@ -72,7 +73,7 @@ impl Times {
         Ok(Self::of((0..repeat.max(1)).map(once).collect::<Result<_>>()?))
     }
 
-    /// `what` was timed.
+    /// Prints the times of `what`.
     fn answer(self, what: &str, repeat: usize, more: &[(&str, Value)], out: &Console) {
         let Self { min, median, max } = self;
         let mut document =

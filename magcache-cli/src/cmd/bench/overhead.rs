@@ -1,4 +1,4 @@
-//! What the cache itself costs.
+//! The overhead of the cache itself.
 
 use std::{cell::RefCell, sync::Arc, time::Instant};
 
@@ -26,7 +26,7 @@ pub(super) fn run(repeat: usize, out: &Console) -> Result<()> {
     let none: Arc<HookRegistry> = Arc::default();
 
     let plain = || Streams::Image(x.clone());
-    // What stands in for skipped blocks is added when it is read.
+    // The replacement for skipped blocks is added when it is read.
     let blocks = |mut pass: Pass<'_>| pass.run(BLOCKS, &no_signals, plain(), block)?.into_image().map(drop);
     // Step 1 reuses what step 0 stored, in this order in every round.
     let session = RefCell::new(hooks.session());
@@ -72,5 +72,5 @@ pub(super) fn run(repeat: usize, out: &Console) -> Result<()> {
     Ok(())
 }
 
-/// One thing that is timed, in turns with the others.
+/// A function that is timed in turns with the others.
 type Lane<'a> = &'a dyn Fn() -> candle_core::Result<()>;

@@ -1,4 +1,4 @@
-//! What runs once in a generation: the text encoder and the autoencoder.
+//! Components that run once per generation: the text encoder and the autoencoder.
 
 use anyhow::Result;
 use candle_core::Device;
@@ -14,7 +14,7 @@ use crate::{
     console::Console,
 };
 
-/// Latents to frames.
+/// Times decoding latents to frames.
 pub(super) fn decode(args: &BenchVae, out: &Console) -> Result<()> {
     let folder = component(&args.model, "vae")?;
     let config = VideoVaeConfig::read(&folder)?;
@@ -29,7 +29,7 @@ pub(super) fn decode(args: &BenchVae, out: &Console) -> Result<()> {
     Ok(())
 }
 
-/// Tokens to hidden states.
+/// Times encoding tokens to hidden states.
 pub(super) fn encode(args: &BenchText, out: &Console) -> Result<()> {
     let folder = component(&args.model, "text_encoder")?;
     let config = T5Config::read(&folder)?;

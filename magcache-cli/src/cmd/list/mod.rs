@@ -1,4 +1,4 @@
-//! `list`: what this build has, from the registries.
+//! `list`: what this build contains, from the registries.
 
 mod reference;
 
@@ -21,7 +21,8 @@ pub(crate) fn run(args: &List, out: &Console) -> Result<()> {
     }
 }
 
-/// The sections of this name, as it is or in the brackets of a file; all of them without a name.
+/// Prints the sections with this name, written plainly or in brackets as in a file; all sections if the name
+/// is empty.
 fn keys(name: &str, markdown: bool, out: &Console) -> Result<()> {
     let name = name.trim_matches(['[', ']']);
     let all = reference::sections();

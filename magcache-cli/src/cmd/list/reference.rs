@@ -1,4 +1,4 @@
-//! The reference of the configuration: every table and key, from the types that read them.
+//! The configuration reference: every table and key, derived from the types that read them.
 
 use magcache_core::{
     keys::{Key, Keys, keys_of},
@@ -11,11 +11,11 @@ use crate::job::Config;
 /// The keys of one table.
 #[derive(Debug)]
 pub(crate) struct Section {
-    /// What reads it: `table`, `strategy` or `forecast`.
+    /// The kind of its reader: `table`, `strategy` or `forecast`.
     pub(crate) kind: &'static str,
     /// Its name, as `list --keys` takes it.
     pub(crate) name: String,
-    /// How it is written in a file.
+    /// Its heading as written in a file.
     heading: String,
     summary: String,
     keys: Keys,
@@ -41,7 +41,7 @@ pub(crate) fn sections() -> Vec<Section> {
     out
 }
 
-/// The file itself and its tables: keys that hold tables are sections of their own.
+/// The file itself and its tables; keys that hold tables become sections of their own.
 fn tables() -> Vec<Section> {
     let file = keys_of::<Config>();
     let is_table = |key: &Key| !key.name.contains('.') && key.kind.contains("table");
@@ -73,7 +73,7 @@ fn tables() -> Vec<Section> {
 }
 
 impl Section {
-    /// For a terminal.
+    /// The section for a terminal.
     pub(crate) fn text(&self, bold: impl Fn(&str) -> String) -> String {
         let mut out = format!("{}\n  {}\n", bold(&self.heading), self.summary);
         for key in &self.keys.keys {
@@ -89,7 +89,7 @@ impl Section {
         out
     }
 
-    /// For `--json`.
+    /// The section for `--json`.
     pub(crate) fn json(&self) -> Value {
         let key = |key: &Key| {
             let words: Vec<Value> =
@@ -130,7 +130,7 @@ impl Section {
     }
 }
 
-/// The page `docs/reference/configuration.md`.
+/// Renders the page `docs/reference/configuration.md`.
 pub(crate) fn page() -> String {
     let mut out = "# Configuration\n\n\
         Every table and key of a configuration file (`--config`), of `--set` and of the tables that `magcache-core` reads. \
@@ -157,7 +157,7 @@ fn meaning(key: &Key) -> String {
     }
 }
 
-/// A summary as a sentence.
+/// Turns a summary into a sentence.
 fn sentence(text: &str) -> String {
     let mut letters = text.chars();
     let first: String = letters.next().into_iter().flat_map(char::to_uppercase).collect();

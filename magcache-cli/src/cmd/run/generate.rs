@@ -1,4 +1,4 @@
-//! One generation, from its noise or its stored state to the files that it leaves.
+//! One generation, from its noise or stored state to its output files.
 
 use std::{
     path::{Path, PathBuf},
@@ -20,20 +20,20 @@ use crate::{
     resume::{StateFolder, Stored},
 };
 
-/// What one run is made of.
+/// Everything that one run needs.
 pub(super) struct Attempt<'j> {
     pub(super) job: &'j Job,
     pub(super) built: &'j Built,
     /// Where the result goes.
     pub(super) path: &'j Path,
-    /// What is stored beside it.
+    /// The configuration stored next to it.
     pub(super) config: &'j str,
     pub(super) trace: Option<&'j Path>,
     pub(super) interrupt: &'j Interrupt,
     pub(super) out: &'j Console,
 }
 
-/// What came of it.
+/// The result of a run.
 pub(super) struct Done {
     pub(super) generation: Generation,
     pub(super) outputs: Vec<PathBuf>,
@@ -42,12 +42,12 @@ pub(super) struct Done {
 }
 
 impl Attempt<'_> {
-    /// Runs it. `stored` is its state where it goes on; `checkpoint` is where that is kept.
+    /// Runs it. `stored` is the state to resume from; `checkpoint` is the folder that stores it.
     pub(super) fn run(&self, mut checkpoint: Option<StateFolder>, stored: Option<Stored>) -> Result<Done> {
         let started = Instant::now();
         let Self { job, built, path, config, interrupt, out, .. } = self;
         let resumed_at = stored.as_ref().map(Stored::step).transpose()?;
-        // Of a run that was killed after its outputs, a folder of frames is there already, whole.
+        // If a run was killed after it wrote its outputs, a folder of frames may already be there, complete.
         let done = resumed_at.is_some_and(|step| step >= job.trajectory.len());
         let written = done && stored.as_ref().is_some_and(|stored| stored.output == *path);
         let (target, written) = Destination::prepare_again(path, job.clip(), written)?;
@@ -55,7 +55,7 @@ impl Attempt<'_> {
 
         let mut generation = begin(job, built, stored, out)?;
         let ran = denoise(&mut generation, checkpoint.as_mut(), interrupt, out).and_then(|()| {
-            // The network makes room for the autoencoder.
+            // Frees the network's memory for the autoencoder.
             generation.release();
             if written { Ok(()) } else { decode(job, generation.latents(), &target, interrupt, out) }
         });
@@ -84,7 +84,7 @@ impl Attempt<'_> {
     }
 }
 
-/// A run at its start, or where its state was stored.
+/// A generation at its start, or resumed from the stored state.
 fn begin(job: &Job, built: &Built, stored: Option<Stored>, out: &Console) -> Result<Generation> {
     let (sampler, noise) = (job.pipeline.sampler(&job.request)?, job.pipeline.noise(&job.request)?);
     let (run, steps) = (job.trajectory.clone(), job.trajectory.len());
@@ -104,7 +104,7 @@ fn begin(job: &Job, built: &Built, stored: Option<Stored>, out: &Console) -> Res
         .context("cannot go on from the stored state")
 }
 
-/// The network with the prompts of a request.
+/// Loads the network with the prompts of the request.
 fn load(job: &Job, out: &Console) -> Result<Arc<dyn Denoiser>> {
     let spinner = out.spinner("loading");
     let now = |stage| {
@@ -117,7 +117,7 @@ fn load(job: &Job, out: &Console) -> Result<Arc<dyn Denoiser>> {
     Ok(denoiser)
 }
 
-/// Runs what is left, and stores the state where it is due.
+/// Runs the remaining steps and stores the state when it is due.
 fn denoise(
     generation: &mut Generation,
     mut checkpoint: Option<&mut StateFolder>,
@@ -128,7 +128,7 @@ fn denoise(
     let bar = out.bar(run.steps().count(), "denoising");
     bar.inc(generation.next().saturating_sub(run.first) as u64);
     if let Some(checkpoint) = checkpoint.as_deref_mut().filter(|checkpoint| checkpoint.is_news()) {
-        // A folder that cannot be written to is found now, and not after an hour of work.
+        // Finds out now, not after an hour of work, if the folder cannot be written to.
         checkpoint.save(generation)?;
     }
     while !generation.is_done() {

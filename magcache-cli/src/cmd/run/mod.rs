@@ -27,7 +27,7 @@ use crate::{
     summary::{Summary, strip},
 };
 
-/// Up to so many steps, the schedule is told before the run.
+/// For at most this many steps, the schedule is announced before the run.
 const FEW_STEPS: usize = 8;
 
 pub(crate) fn run(args: &Run, out: &Console) -> Result<()> {
@@ -71,7 +71,7 @@ pub(crate) fn run(args: &Run, out: &Console) -> Result<()> {
     }
 }
 
-/// One run, which may go on where its state was stored.
+/// One run, which may resume from its stored state.
 fn single(args: &Run, job: &Job, built: &Built, judged: &[Judged], out: &Console) -> Result<()> {
     let (mut checkpoint, stored) = match &args.checkpoint {
         None => (None, None),
@@ -82,7 +82,7 @@ fn single(args: &Run, job: &Job, built: &Built, judged: &[Judged], out: &Console
         }
     };
     let resumed_at = stored.as_ref().map(Stored::step).transpose()?;
-    // A run that was killed after its last step may have been writing.
+    // A run that was killed after its last step may already have been writing.
     let done = resumed_at.is_some_and(|step| step >= job.trajectory.len());
     let begun = stored.as_ref().filter(|_| done).map_or(&[][..], |stored| &stored.outputs);
     let path = result_path(args, job, stored.as_ref());
@@ -102,7 +102,7 @@ fn single(args: &Run, job: &Job, built: &Built, judged: &[Judged], out: &Console
     Ok(())
 }
 
-/// A run for each scene, one after the other, with numbered names.
+/// One run per scene, one after the other, with numbered names.
 fn several(
     args: &Run,
     job: &mut Job,
@@ -149,7 +149,7 @@ fn several(
     Ok(())
 }
 
-/// Where the result goes: as it was said, where the stored run was going, or a free name.
+/// The path of the result: the given one, that of the stored run, or an unused name.
 fn result_path(args: &Run, job: &Job, stored: Option<&Stored>) -> PathBuf {
     let named = job.config.output.path.clone().or(stored.map(|stored| stored.output.clone()));
     named.unwrap_or_else(|| unused(default_name(job), args.writing, &|path| vec![config_of(path)]))
@@ -159,14 +159,14 @@ fn default_name(job: &Job) -> &'static str {
     if job.request.frames == 1 { "magcache.png" } else { "magcache.mp4" }
 }
 
-/// Everything that is written for a result; `config` is what will be stored beside it.
+/// All files written for a result; `config` is the configuration to be stored next to it.
 fn writes_of(writes: Writes, path: &Path, config: &str, trace: Option<&Path>) -> Writes {
     let writes = match Format::of(path) {
         Ok(Format::Folder) => writes.checked_folder("--out", Some(path)),
         _ => writes.file("--out", Some(path)),
     };
     let beside = config_of(path);
-    // A stored configuration that is run again says the same: it stays.
+    // If the stored configuration already has the same content, it is kept.
     let writes = if says(&beside, config) {
         writes.reads("the configuration", Some(&beside))
     } else {
@@ -175,7 +175,7 @@ fn writes_of(writes: Writes, path: &Path, config: &str, trace: Option<&Path>) ->
     writes.file("--trace", trace)
 }
 
-/// What the caches will do to a run of so few steps that every skip is felt, said before it starts.
+/// What the caches will do, announced for a run so short that every skip shows.
 fn few_steps(job: &Job, built: &Built) -> Result<Option<String>> {
     let run = &job.trajectory;
     let steps = run.steps().count();
@@ -226,7 +226,7 @@ fn job(args: &Run) -> Result<Job> {
     Job::new(config, args.placement.options(offload, args.tile_vae)?)
 }
 
-/// Errors: a flag that is about a cache, and there is none.
+/// Errors: a flag that configures a cache, but the run has none.
 fn idle_flags(args: &Run, job: &Job) -> Result<()> {
     if !job.cache.cache.is_empty() {
         return Ok(());

@@ -22,7 +22,7 @@ pub(super) struct Scene {
 }
 
 impl Scene {
-    /// Every prompt with every seed, prompts outermost; those of the job where none are given.
+    /// Every prompt with every seed, prompts outermost; those of the job if none are given.
     pub(super) fn all(args: &Run, job: &Job) -> Result<Vec<Self>> {
         let prompts = match &args.prompts {
             Some(file) => read_prompts(file)?,
@@ -35,7 +35,7 @@ impl Scene {
         Ok(prompts.into_iter().flat_map(with).collect())
     }
 
-    /// Makes the job that of this scene.
+    /// Sets the job's prompt and seed to those of this scene.
     pub(super) fn set(&self, job: &mut Job) -> Result<()> {
         let Self { prompt, seed } = self;
         (job.request.prompt, job.request.seed) = (prompt.clone(), *seed);
@@ -51,7 +51,7 @@ impl fmt::Display for Scene {
     }
 }
 
-/// `clip.mp4` as the name of the run `i`, from 0, of `n`: `clip-01.mp4` to `clip-12.mp4`.
+/// The name of run `i` of `n`, counted from 0: `clip.mp4` becomes `clip-01.mp4` to `clip-12.mp4`.
 pub(super) fn numbered(base: &Path, i: usize, n: usize) -> PathBuf {
     let digits = n.to_string().len();
     let stem = base.file_stem().unwrap_or_default().to_string_lossy();
@@ -59,7 +59,7 @@ pub(super) fn numbered(base: &Path, i: usize, n: usize) -> PathBuf {
     base.with_file_name(format!("{stem}-{:0digits$}{ending}", i + 1))
 }
 
-/// The answers of all runs, given as one: a document has them under `runs` where there are several.
+/// The answers of all runs, printed as one: several become a list under `runs`.
 #[derive(Debug, Default)]
 pub(super) struct Answers {
     texts: Vec<String>,

@@ -1,4 +1,4 @@
-//! What is said of a run that is done.
+//! The report of a finished run.
 
 use anyhow::Result;
 use magcache_core::error::count;
@@ -12,7 +12,7 @@ use crate::{
     summary::{self, Summary, strip},
 };
 
-/// The text for a terminal and the document for a program.
+/// The report as text for a terminal and as a JSON document.
 pub(super) fn told(job: &Job, judged: &[Judged], done: &Done) -> Result<(String, Value)> {
     let Done { generation, outputs, started, resumed_at } = done;
     let seconds = started.elapsed().as_secs_f64();

@@ -44,7 +44,7 @@ pub(crate) fn run(args: &Schedule, out: &Console) -> Result<()> {
         }
     }
     let named = config.model.is_some() || config.weights.is_some() || args.sampling.config.is_some();
-    // A model that is only known runs as its profile was measured.
+    // A model without weights runs with the options its profile was measured with.
     let known = config.model.clone().filter(|name| model_name::is_without_weights(name));
     let outlook = match (&args.sampling.profile, known) {
         (profile, Some(model)) => {

@@ -1,4 +1,4 @@
-//! A run as far as it is known without weights: of a model, or of a profile.
+//! What is known about a run without weights: from a model, or from a profile.
 
 use std::sync::Arc;
 
@@ -20,21 +20,21 @@ use crate::{
     job::{Chosen, Config, Job},
 };
 
-/// Steps and shift of a run of a model that is only known by its profile.
+/// Default steps and shift for a model that is known only from its profile.
 const STEPS: usize = 50;
 const FLOW_SHIFT: f64 = 5.0;
 
-/// A run as far as it is known without weights.
+/// What is known about a run without weights.
 pub(super) struct Outlook {
     pub(super) profile: Option<String>,
     pub(super) meta: ModelMeta,
     pub(super) run: Trajectory,
     pub(super) config: Config,
-    /// On the profiles that its caches use.
+    /// Verdicts on the profiles that its caches use.
     pub(super) judged: Vec<Judged>,
-    /// Of its tensors, where the model and what is made are known.
+    /// Sizes of its tensors, if the model and the output are known.
     pub(super) sizes: Option<Sizes>,
-    /// What was chosen for a target.
+    /// The choice made for a target.
     pub(super) chosen: Option<Chosen>,
 }
 
@@ -53,7 +53,7 @@ pub(super) fn of_model(config: Config, flags: &Sampling) -> Result<Outlook> {
     })
 }
 
-/// The profile that a model's schedule is made of: the one that is named, or the model's own.
+/// The profile for a model's schedule: the named one, or the model's own.
 pub(super) fn profile_for(model: &str, named: Option<&str>) -> Result<String> {
     let own = meta::model(model)?.profiles.first().copied();
     named.or(own).map(str::to_owned).ok_or_else(|| {
@@ -62,7 +62,7 @@ pub(super) fn profile_for(model: &str, named: Option<&str>) -> Result<String> {
     })
 }
 
-/// A run as a profile was measured, of `model` or of the profile's own.
+/// A run with the options a profile was measured with, of `model` or of the profile's own model.
 pub(super) fn of_profile(name: &str, model: Option<&str>, mut config: Config) -> Result<Outlook> {
     let profile = Profile::find(name)?;
     let variant = config.cache.first().and_then(|c| c.get("variant")).and_then(toml::Value::as_str);
@@ -117,10 +117,10 @@ fn profile_of(config: &Config, meta: &ModelMeta) -> Option<String> {
     named.or(meta.profiles.first().copied()).map(str::to_owned)
 }
 
-/// The most bytes that the caches hold at once: exactly, where it is known what they will decide.
+/// The most bytes that the caches hold at once; exact if their decisions are known ahead.
 pub(super) fn cache_bytes(outlook: &Outlook, registry: &Arc<HookRegistry>) -> Result<Option<usize>> {
     let Some(sizes) = &outlook.sizes else { return Ok(None) };
-    // What is audited teaches, too.
+    // An audited reuse also updates what a cache knows.
     if registry.is_static() && registry.audit().is_default() {
         return Ok(Some(simulate_sized(registry, &outlook.meta, &outlook.run, sizes)?.peak_bytes));
     }

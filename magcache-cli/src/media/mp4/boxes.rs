@@ -5,29 +5,29 @@ use openh264::encoder::{ColorPrimaries, TransferCharacteristics};
 use super::super::Clip;
 use super::yuv::Matrix;
 
-/// Ticks for each frame; a second has this many times the frame rate, so a rate is kept to a thousandth.
+/// Ticks per frame; the timescale is this times the frame rate, so a rate is exact to a thousandth.
 const TICKS: u32 = 1000;
-/// Neither rotated nor scaled, as nine numbers in 16.16 and 2.30.
+/// The identity transformation, as nine numbers in 16.16 and 2.30.
 const UNITY: [u32; 9] = [0x0001_0000, 0, 0, 0, 0x0001_0000, 0, 0, 0, 0x4000_0000];
 /// 1.0 in 16.16.
 const ONE: u32 = 0x0001_0000;
-/// 72 dots per inch in 16.16, which the standard prescribes.
+/// 72 dots per inch in 16.16, as the standard prescribes.
 const DPI: u32 = 0x0048_0000;
-/// `und`, three letters of five bits each: no language.
+/// `und` (undetermined language), three letters of five bits each.
 const UNDETERMINED: u16 = 0x55c4;
-/// Enabled, part of the movie and of its preview.
+/// Enabled, in the movie and in its preview.
 const TRACK_SHOWN: u32 = 7;
 /// The data is in this file.
 const SELF_CONTAINED: u32 = 1;
 
-/// What the index says about the coded frames: a few bytes for each.
+/// What the index records about the coded frames: a few bytes for each.
 #[derive(Debug)]
 pub(super) struct Track {
     pub(super) sps: Vec<u8>,
     pub(super) pps: Vec<u8>,
     /// Bytes of each frame.
     sizes: Vec<u32>,
-    /// Frames that need no other, from 1.
+    /// Key frames, counted from 1.
     keys: Vec<u32>,
     width: u32,
     height: u32,
@@ -60,11 +60,12 @@ impl Track {
         }
     }
 
-    /// All bytes before the first frame: the file type, the index and the header of the data.
+    /// All bytes before the first frame: the file type, the index and the header of the data box.
     pub(super) fn head(&self) -> Vec<u8> {
         let ftyp = boxed(b"ftyp", &[b"isom", &[0, 0, 2, 0], b"isom", b"iso2", b"avc1", b"mp41"]);
         let mdat = mdat_header(self.sizes.iter().copied().map(u64::from).sum());
-        // The index holds the place of the data, which depends on its own length; its length does not depend on the place.
+        // The index holds the offset of the data, which depends on the index's length; its length does not
+        // depend on the offset.
         let data_at = ftyp.len() + self.moov(0).len() + mdat.len();
         [ftyp, self.moov(data_at as u32), mdat].concat()
     }
@@ -73,7 +74,7 @@ impl Track {
         (self.sizes.len() as u64 * u64::from(TICKS)).to_be_bytes()
     }
 
-    /// Creation and modification times stay 0, so that the same frames make the same file.
+    /// Creation and modification times stay 0, so that the same frames give the same file.
     fn moov(&self, data_at: u32) -> Vec<u8> {
         let unity = be(&UNITY);
         let timescale = self.timescale.to_be_bytes();
@@ -105,7 +106,7 @@ impl Track {
         boxed(b"moov", &[&mvhd, &boxed(b"trak", &[&tkhd, &mdia])])
     }
 
-    /// The sample table: all frames lie in one chunk, in order and without gaps, and last equally long.
+    /// The sample table: all frames are in one chunk, in order, without gaps and of equal duration.
     fn stbl(&self, data_at: u32) -> Vec<u8> {
         let frames = self.sizes.len() as u32;
         let stsd = full(b"stsd", 0, 0, &[&[0, 0, 0, 1], &self.avc1()]);
@@ -119,8 +120,8 @@ impl Track {
 
     fn avc1(&self) -> Vec<u8> {
         let short = |n: usize| (n as u16).to_be_bytes();
-        // Profile, constraints and level are the three bytes after the header of the parameter set; frames have 4-byte
-        // lengths (0xff), and one set of each kind follows.
+        // Profile, constraints and level are the three bytes after the header of the SPS; frame lengths take
+        // 4 bytes (0xff); one set of each kind follows.
         let profile = self.sps.get(1..4).unwrap_or(&[0; 3]);
         let (sps, pps) = (short(self.sps.len()), short(self.pps.len()));
         let avcc = boxed(b"avcC", &[&[1], profile, &[0xff, 0xe1], &sps, &self.sps, &[1], &pps, &self.pps]);
@@ -137,12 +138,12 @@ impl Track {
     }
 }
 
-/// Numbers one after another, highest byte first.
+/// Numbers in sequence, big-endian.
 fn be(numbers: &[u32]) -> Vec<u8> {
     numbers.iter().flat_map(|n| n.to_be_bytes()).collect()
 }
 
-/// A box: its length, its kind and what is in it.
+/// A box: its length, its type and its content.
 fn boxed(kind: &[u8; 4], content: &[&[u8]]) -> Vec<u8> {
     let content = content.concat();
     [&(content.len() as u32 + 8).to_be_bytes(), kind.as_slice(), &content].concat()
@@ -154,7 +155,7 @@ fn full(kind: &[u8; 4], version: u8, flags: u32, content: &[&[u8]]) -> Vec<u8> {
     boxed(kind, &[&version_and_flags, &content.concat()])
 }
 
-/// The header of a `mdat` box with `length` bytes of data; from 4 GiB on the length takes 64 bits.
+/// The header of an `mdat` box with `length` bytes of data; from 4 GiB on the length takes 64 bits.
 fn mdat_header(length: u64) -> Vec<u8> {
     match u32::try_from(length + 8) {
         Ok(size) => [&size.to_be_bytes(), b"mdat".as_slice()].concat(),

@@ -1,4 +1,4 @@
-//! Reads what was written with a reader and a decoder that are not ours: the `mp4` crate and `OpenH264`'s decoder.
+//! Reads the output with an independent reader and decoder: the `mp4` crate and `OpenH264`'s decoder.
 
 use std::fs;
 use std::io::Cursor;
@@ -23,7 +23,7 @@ fn reader(bytes: &[u8]) -> Mp4Reader<Cursor<&[u8]>> {
     Mp4Reader::read_header(Cursor::new(bytes), bytes.len() as u64).unwrap()
 }
 
-/// A plane of a picture as a grey image, without the padding of its rows.
+/// A plane of a picture as a grey image, without row padding.
 fn plane(samples: &[u8], stride: usize, width: u32, height: u32) -> RgbImage {
     RgbImage::from_fn(width, height, |x, y| Rgb([samples[y as usize * stride + x as usize]; 3]))
 }
@@ -63,7 +63,7 @@ fn decode(bytes: &[u8]) -> Vec<[RgbImage; 3]> {
 
 #[test]
 fn every_frame_comes_back_nearly_as_it_was() {
-    // The demo's size, the smallest, one that is no multiple of a macroblock, and one of the larger kind.
+    // The demo's size, the smallest, one that is not a multiple of a macroblock, and a large one.
     for (width, height, frames, least) in
         [(64, 64, 40, 45.0), (16, 16, 3, 45.0), (50, 34, 5, 45.0), (400, 336, 5, 42.0)]
     {

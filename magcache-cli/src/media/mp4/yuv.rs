@@ -4,8 +4,9 @@ use image::RgbImage;
 use openh264::encoder::MatrixCoefficients;
 use openh264::formats::YUVSource;
 
-/// How brightness and colour are taken apart. The stream names it; the choice follows the custom of players that do not
-/// look (BT.601 below 720 rows, BT.709 from there), so that these show the right colours too.
+/// The matrix that separates brightness and colour. The stream names it; the choice follows players that
+/// ignore the name and assume BT.601 below 720 rows and BT.709 from there, so that they show the right
+/// colours too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Matrix {
     Bt601,
@@ -17,7 +18,7 @@ impl Matrix {
         if height < 720 { Self::Bt601 } else { Self::Bt709 }
     }
 
-    /// The value of H.264 table E-5 and of the `colr` box.
+    /// The value in H.264 table E-5 and in the `colr` box.
     pub(super) fn code(self) -> MatrixCoefficients {
         match self {
             Self::Bt601 => MatrixCoefficients::Smpte170M,
@@ -25,7 +26,8 @@ impl Matrix {
         }
     }
 
-    /// Weights of red and blue in the brightness (ITU-R BT.601-7 and BT.709-6, section 3); green has the rest.
+    /// Weights of red and blue in the brightness (ITU-R BT.601-7 and BT.709-6, section 3); green has the
+    /// rest.
     fn weights(self) -> (f32, f32) {
         match self {
             Self::Bt601 => (0.299, 0.114),
@@ -53,7 +55,8 @@ impl I420 {
         Self { width, height, matrix, y: plane(y), u: plane(quarter), v: plane(quarter) }
     }
 
-    /// Converts `frame`, which has this picture's size. Colour is the mean of 2x2 pixels; sums are rounded once.
+    /// Converts `frame`, which has this picture's size. Colour is the mean of 2x2 pixels; each sum is rounded
+    /// once.
     pub(super) fn fill(&mut self, frame: &RgbImage) {
         let (red, blue) = self.matrix.weights();
         let green = 1.0 - red - blue;
@@ -116,7 +119,7 @@ mod tests {
 
     use super::*;
 
-    /// The colour bars at 100 % of ITU-R BT.801 (601) and BT.709 in 8 bits, as published.
+    /// The 100 % colour bars of ITU-R BT.801 (601) and BT.709 in 8 bits, as published.
     #[test]
     fn colour_bars_have_their_published_values() {
         let bars: [([u8; 3], [u8; 3], [u8; 3]); 8] = [
@@ -141,7 +144,7 @@ mod tests {
     #[test]
     fn pixels_keep_their_places_and_blocks_share_their_colour() {
         let mut picture = I420::new(4, 4, Matrix::Bt601);
-        // Grey levels by place, and one block of red and cyan, whose mean is grey.
+        // Grey levels by position, and one block of red and cyan, whose mean is grey.
         picture.fill(&RgbImage::from_fn(4, 4, |x, y| match (x, y) {
             (2, 2) | (3, 3) => Rgb([255, 0, 0]),
             (3, 2) | (2, 3) => Rgb([0, 255, 255]),

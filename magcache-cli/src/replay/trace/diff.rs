@@ -1,4 +1,4 @@
-//! What two traces decided differently.
+//! Where two traces decided differently.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,9 +10,9 @@ use serde_json::{Value, json};
 
 use super::{super::schedule::Around, Line, REUSE};
 
-/// One pass of one hook in both traces, or one pass of the network where their hooks surround other blocks. Strategies are no
-/// part of it: a replay decides as a schedule what another strategy decided before. Of several hooks around the same blocks the
-/// first is compared with the first.
+/// Identifies one pass of one hook in both traces, or one pass of the network if their hooks surround
+/// different blocks. Strategies are not part of it: a replay repeats with a schedule what another strategy
+/// decided. If several hooks surround the same blocks, they are matched in order.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Pass {
     request: String,
@@ -31,7 +31,7 @@ struct Place {
     module: Option<String>,
 }
 
-/// Values of the same pass that differ.
+/// Different values for the same pass.
 #[derive(Clone, Debug, PartialEq)]
 struct Pair {
     pass: Pass,
@@ -39,7 +39,7 @@ struct Pair {
     b: String,
 }
 
-/// The largest difference of a number, and where it is.
+/// The largest difference of a number, and its pass.
 #[derive(Clone, Debug, PartialEq)]
 struct Largest {
     pass: Pass,
@@ -48,20 +48,21 @@ struct Largest {
     b: f64,
 }
 
-/// Two traces beside each other.
+/// A comparison of two traces.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Diff {
     lines: [usize; 2],
-    /// Their hooks surround other blocks, modules or the forward, so that passes of the network are compared.
+    /// True if their hooks surround different blocks, modules or the forward, so that passes of the network
+    /// are compared.
     elsewhere: bool,
     decisions: Vec<Pair>,
-    /// Passes of one trace only.
+    /// Passes that only one trace has.
     missing: [Vec<Pass>; 2],
     reasons: Vec<Pair>,
     strategies: Vec<Pair>,
     metric: Option<Largest>,
     accumulated: Option<Largest>,
-    /// Steps, timesteps, sigmas and experts.
+    /// Different steps, timesteps, sigmas or experts.
     settings: Vec<Pair>,
 }
 
@@ -71,7 +72,7 @@ impl Place {
     }
 }
 
-/// The lines of every hook, each as a pass of its own.
+/// The lines of every hook, keyed by pass.
 fn by_hook(lines: &[Line]) -> BTreeMap<Pass, &Line> {
     let mut out = BTreeMap::new();
     for line in lines {
@@ -84,7 +85,8 @@ fn by_hook(lines: &[Line]) -> BTreeMap<Pass, &Line> {
     out
 }
 
-/// One line for every pass of the network: the outermost hook that skipped something in it, else the outermost.
+/// One line for every pass of the network: that of the outermost hook that skipped something, or else of the
+/// outermost hook.
 fn by_step(lines: &[Line]) -> BTreeMap<Pass, &Line> {
     let mut out: BTreeMap<Pass, &Line> = BTreeMap::new();
     for line in lines {
@@ -96,7 +98,7 @@ fn by_step(lines: &[Line]) -> BTreeMap<Pass, &Line> {
     out
 }
 
-/// How a pass was to be: steps, timestep, noise and expert, for what two traces have in common to mean the same.
+/// The settings of a pass, which must be equal for two traces to be comparable.
 fn setting(line: &Line) -> String {
     let Line { of, timestep, sigma, expert, .. } = line;
     format!("step of {of}, timestep {timestep}, sigma {sigma}, expert {expert}")
@@ -105,7 +107,7 @@ fn setting(line: &Line) -> String {
 impl Diff {
     pub(crate) fn of(a: &[Line], b: &[Line]) -> Self {
         let places = |lines: &[Line]| lines.iter().map(Place::of).collect::<BTreeSet<_>>();
-        // One that is empty has no places of its own.
+        // An empty trace has no places to compare.
         let elsewhere = !a.is_empty() && !b.is_empty() && places(a) != places(b);
         let passes = if elsewhere { by_step } else { by_hook };
         let (passes_a, passes_b) = (passes(a), passes(b));
@@ -134,7 +136,7 @@ impl Diff {
         out
     }
 
-    /// True when every pass is in both traces and was decided alike.
+    /// True if every pass is in both traces and was decided alike.
     pub(crate) fn same(&self) -> bool {
         self.decisions.is_empty() && self.missing.iter().all(Vec::is_empty)
     }
@@ -166,7 +168,7 @@ impl Diff {
     }
 }
 
-/// Keeps the larger difference; a number that only one trace has is no difference.
+/// Keeps the larger difference; a number that only one trace has does not count.
 fn larger(of: &mut Option<Largest>, pass: &Pass, a: Option<f64>, b: Option<f64>) {
     let Some((a, b)) = a.zip(b) else { return };
     let by = (a - b).abs();
@@ -208,7 +210,7 @@ impl fmt::Display for Pass {
     }
 }
 
-/// Lines of one kind that are told one by one; of more, the number.
+/// Lines of one kind are listed up to this number; the rest are counted.
 const TOLD: usize = 10;
 
 impl fmt::Display for Diff {

@@ -1,4 +1,4 @@
-//! The network of a Flux case, of either generation.
+//! The network of a FLUX case, of either generation.
 
 use std::sync::Arc;
 
@@ -54,7 +54,7 @@ pub(super) fn setup(case: &Case, sampling: &Sampling, report: &mut CaseReport) -
     flux::like_recorded(report, run, &first)
 }
 
-/// With guidance embedded where the network takes it.
+/// With embedded guidance if the network takes it.
 fn of_flux1(case: &Case, scale: f64, grid: [usize; 2], rounded_up: &[usize]) -> Result<Parts> {
     let mut network: FluxTransformer = Network::load(&case.folder)?;
     network.round_frequencies_up(rounded_up)?;
@@ -82,7 +82,7 @@ fn of_flux2(case: &Case, scale: f64, grid: [usize; 2]) -> Result<Parts> {
     Ok(Parts { network: Arc::new(network), cond, uncond, positions, guidance, model })
 }
 
-/// What a run needs beside noise.
+/// What a run needs in addition to noise.
 struct Parts {
     network: Arc<dyn FluxNetwork>,
     cond: PromptContext,

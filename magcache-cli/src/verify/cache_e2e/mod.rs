@@ -1,4 +1,4 @@
-//! Whole cached generations: decisions step by step and branch by branch, and latents along the way.
+//! Whole cached generations: decisions by step and branch, and latents along the way.
 
 mod flux;
 mod network;
@@ -27,11 +27,12 @@ use self::recipe::{Recipe, Run};
 use super::{case::Case, report::CaseReport};
 use crate::console::bad_input;
 
-/// How far latents and measured ratios may be off.
+/// Tolerance of latents and measured ratios.
 const TOLERANCE: f64 = 1e-4;
 
-/// The part of all that half-precision storage does to the latents by which they may be off: which way a value between two of its
-/// numbers is rounded hangs on the last bit of a sum, and so on the order in which a machine adds.
+/// Tolerance as a fraction of the total effect of half-precision storage on the latents: the rounding of a
+/// value between two representable ones depends on the last bit of a sum, and so on the machine's order of
+/// addition.
 const ROUNDINGS: f64 = 0.02;
 
 #[derive(Deserialize)]
@@ -46,14 +47,14 @@ struct Sampling {
     guidance_scale: f64,
     guidance_scale_2: Option<f64>,
     boundary_ratio: Option<f64>,
-    /// Rows and columns of an image's tokens.
+    /// Rows and columns of the image's tokens.
     grid: Option<[usize; 2]>,
 }
 
-/// What all runs of a case have in common.
+/// What all runs of a case share.
 struct Setup {
     denoiser: Arc<dyn Denoiser>,
-    /// At its start.
+    /// The sampler at its start.
     sampler: Sampler,
     trajectory: Trajectory,
     latents: Tensor,
@@ -90,7 +91,7 @@ pub(super) fn check(case: &Case) -> Result<CaseReport> {
 }
 
 impl Setup {
-    /// Names and numbers of steps of the networks, in the order of their phases.
+    /// Names of the networks and their numbers of steps, in the order of their phases.
     fn networks(&self) -> Vec<(&'static str, usize)> {
         let steps = |i: usize| {
             let own = self.trajectory.phases.iter().filter(|p| usize::from(p.expert.0) == i);
@@ -148,7 +149,7 @@ impl Setup {
         Ok(())
     }
 
-    /// At which steps the attention of the last block was forecast.
+    /// Checks the steps at which the attention of the last block was forecast.
     fn check_modules(&self, run: &Run, generation: &Generation, report: &mut CaseReport) -> Result<()> {
         let last = self.model.blocks().saturating_sub(1);
         let inside = |r: &Record| r.reused && r.module.is_some() && r.blocks.contains(&last);
@@ -188,7 +189,8 @@ impl Setup {
     }
 }
 
-/// In which passes of a branch in an expert's phase something was decided, in order; a run without hooks decides nothing.
+/// Whether something was decided in each pass of a branch in an expert's phase, in order; a run without hooks
+/// decides nothing.
 fn steps(
     generation: &Generation,
     expert: Expert,

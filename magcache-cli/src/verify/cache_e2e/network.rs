@@ -1,9 +1,9 @@
-//! What the configuration of one network of a recorded run means here.
+//! The meaning of one network's recorded configuration here.
 
 use magcache_core::config::Residuals;
 use toml::Table;
 
-/// What one network's configuration says.
+/// The configuration of one network.
 pub(super) enum Network {
     Dense,
     Measure,

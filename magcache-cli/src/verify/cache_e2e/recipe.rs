@@ -1,4 +1,4 @@
-//! From the configuration of a recorded run to the `[[cache]]` table that means the same here.
+//! Converts the configuration of a recorded run to the equivalent `[[cache]]` table.
 
 use std::{collections::BTreeMap, ops::Range};
 
@@ -21,16 +21,16 @@ pub(super) struct Run {
     decisions: PerNetwork<ByBranch>,
     /// The steps after which `latents` were recorded.
     pub(super) latents_step_indices: Vec<usize>,
-    /// The tensor that holds them.
+    /// The name of the tensor that holds them.
     pub(super) latents: String,
-    /// diffusers' configuration, one for each network.
+    /// The configuration of diffusers, one for each network.
     cache_config: Option<Vec<Option<Value>>>,
     teacache: Option<TeaCache>,
 }
 
 type ByBranch = BTreeMap<String, Decisions>;
 
-/// A value for the only network, or a list with one for each.
+/// One value for the only network, or a list with one per network.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum PerNetwork<T> {
@@ -38,25 +38,25 @@ enum PerNetwork<T> {
     Each(Vec<T>),
 }
 
-/// Of every step.
+/// The decisions about every step.
 #[derive(Deserialize)]
 pub(super) struct Decisions {
-    /// 1 where blocks were skipped.
+    /// 1 if blocks were skipped.
     pub(super) skip: Vec<u8>,
     /// How often the last block's attention ran.
     pub(super) inner_executed: Option<Vec<usize>>,
 }
 
-/// How a run is repeated.
+/// How to repeat a run.
 #[derive(Debug)]
 pub(super) enum Recipe {
     /// Without a cache.
     Dense,
-    /// Without a cache, and the magnitudes of residuals are measured.
+    /// Without a cache, measuring the magnitudes of residuals.
     Measure,
     /// With this cache.
     Cache(CachePlan),
-    /// This build has nothing that answers to it, for this reason.
+    /// This build has no equivalent, for this reason.
     Unknown(String),
 }
 
@@ -78,7 +78,7 @@ struct FirstBlockCache {
     threshold: f64,
 }
 
-/// The settings of a recorded TeaCache run, which has no diffusers class.
+/// The settings of a recorded TeaCache run, for which diffusers has no class.
 #[derive(Deserialize)]
 struct TeaCache {
     kind: String,
@@ -96,7 +96,8 @@ impl Run {
         }
     }
 
-    /// How to repeat it with these networks, each with its name and its number of steps, whose blocks have these modules.
+    /// How to repeat the run with these networks, each with its name and number of steps, whose blocks have
+    /// these modules.
     pub(super) fn recipe(&self, networks: &[(&str, usize)], modules: &[&str]) -> Result<Recipe> {
         let wrong = |e: String| bad_input(format!("run {:?}: {e}", self.name));
         if let Some(teacache) = &self.teacache {
@@ -121,7 +122,7 @@ impl Run {
     }
 }
 
-/// `steps`: those of the run that the network has.
+/// One network's part; `steps` are the run's steps that belong to it.
 fn part(config: Option<&Value>, steps: Range<usize>, modules: &[&str]) -> Result<Network> {
     let Some(config) = config else { return Ok(Network::Dense) };
     match config.get("type").and_then(Value::as_str) {
@@ -133,7 +134,7 @@ fn part(config: Option<&Value>, steps: Range<usize>, modules: &[&str]) -> Result
     }
 }
 
-/// The networks' parts as one plan, the same path as a user's configuration file.
+/// Joins the networks' parts into one plan, by the same path as a user's configuration file.
 fn join(parts: Vec<Network>, networks: &[(&str, usize)]) -> Result<Recipe> {
     let mut all = Vec::new();
     let mut stored: Option<Residuals> = None;
@@ -217,7 +218,7 @@ impl TeaCache {
         ]))
     }
 
-    /// Steps computed first and last: `first and last step`, or `steps 0-4`.
+    /// Number of first and last steps that are always computed: `first and last step`, or `steps 0-4`.
     fn forced(&self) -> Result<(usize, usize)> {
         let last = self.forced.strip_prefix("steps 0-").and_then(|last| last.parse::<usize>().ok());
         match (self.forced.as_str(), last) {

@@ -1,4 +1,4 @@
-//! diffusers' `TaylorSeerCacheConfig` as the tables that mean the same here, where there are such.
+//! diffusers' `TaylorSeerCacheConfig` as equivalent tables, if there are any.
 
 use std::ops::Range;
 
@@ -21,14 +21,14 @@ pub(super) struct TaylorSeer {
     use_lite_mode: bool,
 }
 
-/// Every block of a network with one stack, as recorded patterns write it.
+/// Every block of a single-stack network, as in recorded patterns.
 const BLOCKS: &str = r"blocks\.\d+\.";
 
-/// What the names of modules end with that are continued where nothing else is said.
+/// Suffix of the modules that are forecast by default.
 const DEFAULT: &str = "attn";
 
 impl TaylorSeer {
-    /// For a network that has these steps of the run, and these modules in its blocks.
+    /// The part of a network that has these steps of the run, and these modules in its blocks.
     pub(super) fn part(&self, steps: Range<usize>, modules: &[&str]) -> Network {
         let residuals = match self.taylor_factors_dtype.as_deref() {
             None | Some("torch.float32") => Residuals::default(),
@@ -46,10 +46,11 @@ impl TaylorSeer {
         Network::Tables { tables, residuals }
     }
 
-    /// What is continued.
+    /// Where outputs are forecast.
     ///
-    /// In lite mode, which replaces every pattern by its own, blocks give zeros and `proj_out` is continued: what enters it
-    /// has no effect, and unpatching its output is linear, so that is the output of the whole forward.
+    /// In lite mode, which replaces every pattern by its own, blocks return zeros and `proj_out` is forecast:
+    /// its input has no effect, and unpatching its output is linear, so this equals forecasting the whole
+    /// forward.
     fn places<'a>(&self, modules: &[&'a str]) -> Result<Vec<&'a str>, String> {
         if self.use_lite_mode {
             return Ok(vec!["forward"]);
@@ -81,8 +82,8 @@ impl TaylorSeer {
         ])
     }
 
-    /// Whether the module runs at its own `step`. The first step after the warm-up is continued and the next one
-    /// computed: the interval is counted from there.
+    /// Whether the module runs at its own `step`. The first step after the warm-up is forecast and the next
+    /// one computed; the interval is counted from there.
     fn computes(&self, step: usize) -> bool {
         let first = self.disable_cache_before_step + 1;
         let interval = self.cache_interval.max(1);
@@ -92,7 +93,7 @@ impl TaylorSeer {
     }
 }
 
-/// The module that a pattern means in every block.
+/// The module that a pattern selects in every block.
 fn module<'a>(pattern: &str, modules: &[&'a str]) -> Result<&'a str, String> {
     let name = pattern.strip_prefix(BLOCKS);
     let known = modules.iter().find(|known| Some(**known) == name).copied();
@@ -140,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_step_behind_the_warm_up_is_continued_and_the_next_computed() {
+    fn the_first_step_after_the_warm_up_is_continued_and_the_next_computed() {
         let taylor = |after| TaylorSeer { disable_cache_after_step: after, ..taylor() };
         let computed = |after| (0..14).filter(|step| taylor(after).computes(*step)).collect::<Vec<_>>();
         assert_eq!(computed(None), [0, 1, 2, 4, 8, 12]);

@@ -24,7 +24,7 @@ pub(super) fn setup(case: &Case, sampling: &Sampling) -> Result<Setup> {
     let config = networks[0].config();
     let base = meta::model(if two { "wan2.2-t2v-a14b" } else { "wan2.1-t2v" })?.clone();
     let base = base.with_blocks(&[config.num_layers]);
-    // The curves of the published model say nothing about this one.
+    // The curves of the published model do not apply to this one.
     let model = ModelMeta { hidden_size: config.inner_dim(), profiles: (&[]).into(), ..base };
 
     let first = sampling.guidance_scale;

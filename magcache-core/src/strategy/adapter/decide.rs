@@ -1,4 +1,4 @@
-//! What a slot decides: compute, or reuse and with what.
+//! The decision of a slot: compute, or reuse and with which replacement.
 
 use std::ops::Range;
 
@@ -16,7 +16,7 @@ use crate::{
     strategy::Base,
 };
 
-/// What a pass can be rebuilt from.
+/// The base that a pass can be rebuilt from.
 pub(super) enum Basis {
     /// The input of the range, or the conditional branch's output.
     From(Output),
@@ -27,7 +27,7 @@ pub(super) enum Basis {
 }
 
 impl CacheHook {
-    /// What the audits of a slot add up to.
+    /// The accumulated audits of a slot.
     pub(super) fn drift(&self, cx: &Cx<'_>, blocks: &Range<usize>) -> Drift {
         let here = |r: &&Record| {
             (r.hook, r.branch, r.expert, r.eval) == (self.id, cx.branch, cx.step.expert, cx.step.eval)
@@ -37,7 +37,7 @@ impl CacheHook {
         Drift::of(cx.log.records().iter().filter(here), cx.audit, self.guards.max_skips)
     }
 
-    /// Whether the reuse with this number of its slot is audited.
+    /// Whether the reuse with this number in its slot is audited.
     pub(super) fn is_due(&self, cx: &Cx<'_>, turn: usize, blocks: &Range<usize>) -> bool {
         if self.guards.follows(cx.branch) {
             let leader = cx.log.decision(self.id, blocks, cx.step, Branch::Cond);
@@ -60,7 +60,7 @@ impl CacheHook {
         }
     }
 
-    /// What to do at this step and, where it is to be replaced, with what. Once decided, a step stays decided.
+    /// The decision for this step and, for a reuse, the replacement. A decision is final for its step.
     pub(super) fn decide(
         &self,
         cx: &Cx<'_>,
@@ -98,7 +98,7 @@ impl CacheHook {
         Ok((last, guess))
     }
 
-    /// What to do, before it is known whether the forecast can do it.
+    /// The verdict, before it is known whether the forecast can provide a replacement.
     fn verdict(
         &self,
         cx: &Cx<'_>,

@@ -1,4 +1,4 @@
-//! What a slot learns from blocks that ran, and a reuse that is checked against them.
+//! Learning from computed blocks, and auditing a reuse against them.
 
 use candle_core::Result;
 
@@ -9,34 +9,35 @@ use super::{
 };
 use crate::{Cx, Next, Output, Step, Streams, Why, chain::LazyOutput, log::Audit, state::SlotKey};
 
-/// A reuse that was decided and logged, and is audited.
+/// A reuse that was decided and logged, and is to be audited.
 pub(super) struct Reuse<'r, 'n> {
     pub(super) key: &'r SlotKey,
     pub(super) last: Last,
-    /// Its place in the log.
+    /// Its index in the log.
     pub(super) place: usize,
-    /// The blocks that it stands in for.
+    /// The blocks that it replaces.
     pub(super) middle: Next<'n>,
-    /// What entered them.
+    /// Their input.
     pub(super) fronted: &'r Streams,
-    /// What the forecast starts from.
+    /// The base of the forecast.
     pub(super) base: &'r Streams,
     pub(super) guess: Streams,
 }
 
-/// What a pass that was computed is learned from.
+/// What a slot needs to learn from a computed pass.
 pub(super) struct Lesson<'l> {
     pub(super) key: SlotKey,
     pub(super) last: Last,
     pub(super) basis: &'l Basis,
-    /// Its place in the log.
+    /// Its index in the log.
     pub(super) place: usize,
-    /// Text is read after the blocks.
+    /// Whether the text stream is read after the blocks.
     pub(super) text: bool,
 }
 
 impl CacheHook {
-    /// Runs the blocks beside a reuse that is audited. What they give and the error, where that passes the drift budget.
+    /// Runs the blocks of an audited reuse. Returns their output and the error if the drift budget is now
+    /// exceeded.
     fn check(&self, cx: &mut Cx<'_>, reuse: &Reuse<'_, '_>) -> Result<Option<(Streams, Audit)>> {
         let Reuse { place, middle, fronted, base, guess, .. } = reuse;
         let blocks = middle.blocks();
@@ -46,7 +47,7 @@ impl CacheHook {
         Ok(self.drift(cx, &blocks).passed.then_some((truth, audit)))
     }
 
-    /// Audits a reuse: the guess stands in, or the truth where that passes the drift budget.
+    /// Audits a reuse. Returns the forecast, or the true output if the drift budget is now exceeded.
     pub(super) fn audited(&self, cx: &mut Cx<'_>, reuse: Reuse<'_, '_>, basis: &Basis) -> Result<LazyOutput> {
         let checked = self.check(cx, &reuse)?;
         let Reuse { key, last, place, middle, guess, .. } = reuse;
@@ -64,7 +65,7 @@ impl CacheHook {
         Ok(Output { streams: guess, exact: false }.into())
     }
 
-    /// Puts what a pass that was computed leaves behind into its slot.
+    /// Stores what a computed pass leaves behind in its slot.
     pub(super) fn computed(&self, cx: &mut Cx<'_>, lesson: Lesson<'_>, out: &LazyOutput) -> Result<()> {
         let Lesson { key, last, basis, place, text } = lesson;
         let mut slot = Slot::open(cx, &key);
@@ -75,7 +76,7 @@ impl CacheHook {
         }
         let sound = match basis {
             Basis::Leads => out.clone().added().and_then(|out| slot.leads(cx.step.index, out)),
-            // What an inner cache guessed is not a fact to learn from.
+            // Never learn from the guess of an inner cache.
             Basis::From(base) if base.exact && out.exact => {
                 self.learn(cx, &mut slot, &base.streams, &out.streams, text)
             }
@@ -88,7 +89,8 @@ impl CacheHook {
         Ok(())
     }
 
-    /// What has not been learned yet. An error leaves the rest to a pass that is run again.
+    /// Learns what has not been learned yet; after an error, a retry of the pass learns the rest. Returns
+    /// `false` if a stream was not finite.
     fn learn(&self, cx: &Cx<'_>, slot: &mut Slot, x: &Streams, y: &Streams, text: bool) -> Result<bool> {
         let Some(mut last) = slot.last.filter(|last| !last.learned) else { return Ok(true) };
         if !(y.is_finite_on_host()? && x.is_finite_on_host()?) {

@@ -1,4 +1,4 @@
-//! The one adapter between a strategy and the chain: it runs, substitutes and stores.
+//! The only adapter between a strategy and the chain: it runs, replaces and stores.
 
 mod decide;
 mod learn;
@@ -25,12 +25,12 @@ use crate::{
 
 /// A strategy and a forecast as a hook.
 ///
-/// Learns only from passes in which every block of its range really ran: what an inner cache guessed is never
-/// recorded. Blocks are replaced here and nowhere else. With [`Base::Leader`] a branch learns how it differs from
-/// the conditional one, from steps at which both really ran.
+/// Learns only from passes in which every block of its range really ran: the guesses of inner caches are
+/// never recorded. Only this hook replaces blocks on behalf of strategies. With [`Base::Leader`] a branch
+/// learns its difference from the conditional branch, from steps at which both really ran.
 ///
-/// A slot remembers what was decided at its last step and what was learned since, so that a pass that is run again goes on
-/// from there: it repeats the decision and learns what it has not learned.
+/// A slot remembers the decision of its last step and what was learned since, so that a retry of the pass
+/// repeats the decision and learns only what is missing.
 #[derive(Debug)]
 pub struct CacheHook {
     id: HookId,
@@ -40,7 +40,7 @@ pub struct CacheHook {
 }
 
 impl CacheHook {
-    /// `forecast` is the table's; without one, the strategy's own.
+    /// `forecast` is that of the table; `None` means the strategy's own.
     pub fn new(
         id: HookId,
         cache: Box<dyn AnyCache>,
@@ -87,7 +87,7 @@ impl BlockHook for CacheHook {
             self.log(cx, next.blocks(), Verdict::compute(why));
             return next.run_lazy(cx, x);
         }
-        // What the model shows is about block 0.
+        // The model's signals describe block 0.
         let probe = cx.probe.filter(|_| next.blocks().start == 0);
         let (front, rest) = next.split_at(front);
         let (middle, back) = rest.split_at(kept);
@@ -113,7 +113,7 @@ impl BlockHook for CacheHook {
                 slot.skips(*last);
                 slot.put(cx, key.clone());
             }
-            // Whatever happens from here on, what was decided is there when the pass is run again.
+            // Keep the decision for a retry, whatever happens from here on.
             _ => slot.set_aside(cx, key.clone()),
         }
         let (last, guess, place) = decided?;

@@ -1,4 +1,4 @@
-//! What one slot of a cache holds.
+//! The contents of one slot of a cache.
 
 use candle_core::Result;
 
@@ -18,14 +18,14 @@ pub(super) struct Slot {
     pub(super) state: Option<Box<dyn AnyState>>,
     pub(super) forecast: Option<Made>,
     pub(super) history: History,
-    /// Reuses decided so far, by which they are audited.
+    /// Number of reuses decided so far, which selects those to audit.
     pub(super) turn: usize,
     pub(super) kind: Option<Kind>,
     pub(super) lead: Option<Lead>,
     pub(super) last: Option<Last>,
 }
 
-/// A forecast, and the step that it was made at: what it takes to make it again.
+/// A forecast, and the step at which it was made, from which it can be made again.
 pub(super) struct Made {
     pub(super) at: Step,
     pub(super) forecast: Box<dyn Forecast>,
@@ -47,7 +47,7 @@ impl Persist for Made {
     }
 }
 
-/// What the conditional branch gave at a step.
+/// The output of the conditional branch at a step.
 pub(super) struct Lead {
     pub(super) step: usize,
     pub(super) out: Output,
@@ -55,38 +55,39 @@ pub(super) struct Lead {
 
 crate::fields!(Lead { step, out });
 
-/// What a slot decided last.
+/// The last decision of a slot.
 #[derive(Clone, Copy)]
 pub(super) struct Last {
     pub(super) step: usize,
     pub(super) verdict: Verdict,
-    /// The number of the reuse in its slot, by which it is audited.
+    /// The number of the reuse in its slot, which selects it for an audit.
     pub(super) turn: usize,
-    /// Of a reuse that passed the drift budget: the truth stood in.
+    /// The audit of a reuse that exceeded the drift budget, so that the true output was used.
     pub(super) overruled: Option<Audit>,
-    /// The forecast has seen what the blocks gave, or needs not.
+    /// Whether the forecast has observed the output of the blocks, or need not.
     pub(super) observed: bool,
-    /// So has the strategy: nothing is left to learn.
+    /// Whether the strategy has too, so that nothing is left to learn.
     pub(super) learned: bool,
 }
 
 crate::fields!(Last { step, verdict, turn, overruled, observed, learned });
 
 impl Last {
-    /// A decision that nothing but the order of the branches made.
+    /// A decision to compute that follows from the order of the branches alone.
     pub(super) fn computes(step: &Step, why: Why) -> Self {
         let verdict = Verdict::compute(why);
         Self { step: step.index, verdict, turn: 0, overruled: None, observed: false, learned: false }
     }
 
-    /// As it is logged.
+    /// The verdict to log.
     pub(super) fn shown(&self) -> Verdict {
         if self.overruled.is_some() { self.verdict.overruled(Why::DriftBudget) } else { self.verdict }
     }
 }
 
 impl Slot {
-    /// Out of the session. A new one counts on from the log, because an error, an eviction or another shape must not lift a cap.
+    /// Takes the slot out of the session. A new slot takes its counts from the log, because an error, an
+    /// eviction or a change of shape must not lift a cap.
     pub(super) fn open(cx: &mut Cx<'_>, key: &SlotKey) -> Self {
         cx.slots.take_if_there(key).unwrap_or_else(|| {
             let (skipped, turn) = cx.log.reuses_of(key);
@@ -99,7 +100,7 @@ impl Slot {
         state + self.lead.bytes() + self.forecast.as_ref().map_or(0, Persist::bytes)
     }
 
-    /// Notes that what was decided last was done: blocks were replaced.
+    /// Records that the last decision was carried out: blocks were replaced.
     pub(super) fn skips(&mut self, last: Last) {
         if !last.learned {
             self.last = Some(Last { learned: true, ..last });
@@ -109,26 +110,26 @@ impl Slot {
         }
     }
 
-    /// Back to the session while the pass goes on.
+    /// Returns the slot to the session while the pass continues.
     pub(super) fn set_aside(self, cx: &mut Cx<'_>, key: SlotKey) {
         let bytes = self.bytes();
         cx.slots.set_aside(key, self, bytes);
     }
 
-    /// Back to the session, which may not have room for it.
+    /// Returns the slot to the session, which may have no room for it.
     pub(super) fn put(self, cx: &mut Cx<'_>, key: SlotKey) {
         let bytes = self.bytes();
         cx.slots.put(key, self, bytes);
     }
 
-    /// Keeps the output of a conditional pass for the branches after it; `false` where it cannot be used.
+    /// Keeps the output of a conditional pass for the later branches. Returns `false` if it cannot be used.
     pub(super) fn leads(&mut self, step: usize, out: Output) -> Result<bool> {
         let usable = out.streams.is_finite_on_host()?;
         self.lead = usable.then_some(Lead { step, out });
         Ok(usable)
     }
 
-    /// Forgets everything but what caps count.
+    /// Forgets everything except the counts for caps.
     pub(super) fn reset(&mut self) {
         let (skipped, turn) = (self.history.skipped, self.turn);
         *self = Self { history: History { skipped, ..History::default() }, turn, ..Self::default() };

@@ -7,19 +7,19 @@ use super::{
     pickle::{Id, Machine, StoredTensor, Value},
 };
 
-/// What training programs call the state dictionary among the other things they save, in the order of preference.
+/// Keys under which training programs save the state dictionary, in order of preference.
 const WRAPPERS: [&str; 7] =
     ["state_dict", "model_state", "model_state_dict", "model", "module", "params", "ema"];
 
-/// Dictionaries inside dictionaries that are looked into.
+/// Levels of nested dictionaries that are searched.
 const DEEPEST: usize = 4;
 
-/// Names in a message.
+/// Most names listed in a message.
 const MOST_NAMED: usize = 8;
 
 /// The tensors of the state dictionary, which may lie inside other dictionaries.
 ///
-/// The outermost dictionary with tensors is taken. Other values beside them are left alone.
+/// The outermost dictionary that contains tensors is used; its other values are ignored.
 pub(super) fn tensors(machine: &Machine, root: Id) -> Parsed<BTreeMap<String, StoredTensor>> {
     let holds_tensors: Vec<bool> =
         machine.values().iter().map(|value| named_tensors(machine, value).next().is_some()).collect();

@@ -4,7 +4,7 @@ use safetensors::Dtype;
 
 use super::Fault;
 
-/// What a pickle may ask for. Everything else is refused by name.
+/// What a pickle may name. Everything else is refused, and the error names it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Global {
     OrderedDict,
@@ -14,7 +14,8 @@ pub(super) enum Global {
     TensorType,
     /// `_rebuild_tensor(storage, offset, size, stride, ...)`, and its second version.
     RebuildTensor,
-    /// `_rebuild_tensor_v3`: for types without a storage class of their own, with the type as seventh argument.
+    /// `_rebuild_tensor_v3`: for types without a storage class of their own, with the type as seventh
+    /// argument.
     RebuildTensorV3,
     /// `_rebuild_parameter(tensor, requires_grad, hooks)`.
     RebuildParameter,

@@ -1,7 +1,8 @@
 //! Files as `torch.save` wrote them before PyTorch 1.6.
 //!
-//! Five pickles in a row: a magic number, the protocol, facts about the system, the object, the keys of its storages.
-//! Then the storages in the order of those keys, each a number of elements (8 bytes) and the elements.
+//! Five pickles in a row: a magic number, the protocol, facts about the system, the object, the keys of its
+//! storages. Then the storages in the order of those keys, each an element count (8 bytes) followed by the
+//! elements.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -18,7 +19,7 @@ use crate::header::TensorInfo;
 /// The first pickle: the number `0x1950a86a20f9469cfc6c`.
 const MAGIC: &[u8] = b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.";
 
-/// Whether the file begins as a pickle of one of the protocols that state it.
+/// Whether the file starts with a pickle that declares its protocol (2 or later).
 pub(super) fn is_pickle(bytes: &[u8]) -> bool {
     matches!(bytes, [0x80, 2..=5, ..])
 }

@@ -1,14 +1,15 @@
 //! Checkpoints written by `torch.save`: `.pth`, `.pt`, `.bin`.
 //!
-//! Such a file is a zip archive of raw storages and a pickle that says which tensor is which part of which storage;
-//! before PyTorch 1.6 it was a row of pickles followed by the storages. A pickle is a program. The one here is not run:
-//! [`pickle`] follows the few instructions that state dictionaries are made of and refuses a file that names anything
-//! beside tensors. What comes out are byte ranges, as from a safetensors header, so tensors are read from the mapped
-//! file when they are asked for.
+//! Such a file is a zip archive of raw storages and a pickle that says which tensor is which part of which
+//! storage; before PyTorch 1.6 it was a row of pickles followed by the storages. A pickle is a program. The
+//! one here is not run: [`pickle`] follows the few instructions that state dictionaries are made of and
+//! refuses a file that names anything other than tensors. The result is byte ranges, as from a safetensors
+//! header, so tensors are read from the mapped file on demand.
 //!
-//! Sources: `torch/serialization.py` and `torch/_weights_only_unpickler.py` of PyTorch 2.11 and the description of the
-//! opcodes in Python's `pickletools`. candle's reader (`candle_core::pickle`) is not used: its values own each other, so
-//! that a damaged file overflows the stack, it skips what it does not understand, and it needs a path, not a mapping.
+//! Sources: `torch/serialization.py` and `torch/_weights_only_unpickler.py` of PyTorch 2.11 and the
+//! description of the opcodes in Python's `pickletools`. candle's reader (`candle_core::pickle`) is not used:
+//! its values are nested, so a damaged file can overflow the stack; it skips what it does not understand; and
+//! it needs a path, not a mapping.
 
 mod dictionary;
 mod globals;
@@ -23,10 +24,10 @@ use std::collections::BTreeMap;
 
 use super::{CheckpointError, header::TensorInfo};
 
-/// What a safetensors file has at its ninth byte, where its header begins; no torch file has it there.
+/// The ninth byte of a safetensors file, where its header begins; no torch file has it there.
 const JSON: u8 = b'{';
 
-/// Whether the file is one of PyTorch's rather than safetensors.
+/// Whether the file is in PyTorch's format rather than safetensors.
 pub(super) fn is_torch(bytes: &[u8]) -> bool {
     bytes.get(8) != Some(&JSON) && (zip::is_zip(bytes) || legacy::is_pickle(bytes))
 }
@@ -40,18 +41,18 @@ pub(super) fn parse(file: &str, bytes: &[u8]) -> Result<BTreeMap<String, TensorI
     })
 }
 
-/// What is wrong with a file, before its name is known.
+/// An error that does not know the file's name yet.
 #[derive(Debug, PartialEq)]
 enum Fault {
-    /// Anything that damage or another format explains, and what can be done.
+    /// A fault that damage or another format explains, and what the user can do about it.
     Bad(String, Option<&'static str>),
-    /// The pickle wants a class or function that is not a tensor's.
+    /// The pickle names a class or function that does not belong to a tensor.
     Code(String),
 }
 
 type Parsed<T> = Result<T, Fault>;
 
-/// What helps a file that did not arrive whole.
+/// Hint for an incomplete file.
 const AGAIN: &str = "download it again";
 
 fn bad<T>(reason: impl Into<String>) -> Parsed<T> {

@@ -1,7 +1,8 @@
 //! The instructions of a pickle, as far as state dictionaries use them.
 //!
-//! Values lie in one list and refer to each other by index, so nesting costs no stack and what is remembered twice is
-//! there once. Every instruction makes at most one small value: time and memory are bounded by the pickle's length.
+//! Values are kept in one list and refer to each other by index, so nesting uses no stack and a value that is
+//! memoised twice exists once. Every instruction creates at most one small value: time and memory are bounded
+//! by the pickle's length.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -9,7 +10,7 @@ use safetensors::Dtype;
 
 use super::{Fault, Parsed, bad, globals::Global};
 
-/// Longest pickle that is followed; that of UMT5-XXL's encoder has 40 kB.
+/// Longest pickle that is accepted; that of UMT5-XXL's encoder has 40 kB.
 const LONGEST: usize = 16 << 20;
 
 /// Most axes of a tensor, as in PyTorch.
@@ -29,7 +30,7 @@ pub(super) enum Value {
     Global(Global),
     Storage(Storage),
     Tensor(StoredTensor),
-    /// What no tensor depends on: none, floats, bytes.
+    /// Values that no tensor depends on: `None`, floats, bytes.
     Other,
 }
 
@@ -37,7 +38,7 @@ pub(super) enum Value {
 #[derive(Clone, Debug)]
 pub(super) struct Storage {
     pub(super) key: Arc<str>,
-    /// Type of its elements; `None` where it is bytes.
+    /// Type of its elements; `None` for untyped bytes.
     pub(super) dtype: Option<Dtype>,
     /// Number of elements.
     pub(super) length: usize,
@@ -53,7 +54,7 @@ pub(super) struct StoredTensor {
     pub(super) strides: Vec<usize>,
 }
 
-/// What a call gives.
+/// The result of a call.
 enum Made {
     New(Value),
     /// One of its arguments.
@@ -64,12 +65,12 @@ enum Made {
 pub(super) struct Machine {
     values: Vec<Value>,
     stack: Vec<Id>,
-    /// Heights of the stack that were marked.
+    /// Marked heights of the stack.
     marks: Vec<usize>,
     memo: HashMap<u32, Id>,
 }
 
-/// The bytes of a pickle that have not been followed yet.
+/// The bytes of a pickle that have not been processed yet.
 struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
@@ -110,7 +111,7 @@ impl Machine {
         Ok(self.run_prefix(bytes)?.0)
     }
 
-    /// Follows the pickle at the start of `bytes`; gives its value and its length.
+    /// Follows the pickle at the start of `bytes`; returns its value and its length.
     pub(super) fn run_prefix(&mut self, bytes: &[u8]) -> Parsed<(Id, usize)> {
         let mut reader = Reader { bytes: bytes.get(..LONGEST).unwrap_or(bytes), at: 0 };
         (self.stack, self.marks, self.memo) = (Vec::new(), Vec::new(), HashMap::new());
@@ -150,7 +151,7 @@ impl Machine {
             0x94 => return self.remember(self.memo.len() as u64),
             b'h' => return reader.number(1).and_then(|key| self.recall(key)),
             b'j' => return reader.number(4).and_then(|key| self.recall(key)),
-            // Growing a list or a dictionary that is on the stack.
+            // Appends to a list or dictionary on the stack.
             b'a' => {
                 let item = self.pop()?;
                 return self.extend(vec![item]);
@@ -167,7 +168,7 @@ impl Machine {
                 let items = self.pop_to_mark()?;
                 return self.insert(items);
             }
-            // State of an object: of a dictionary its metadata, of a tensor its attributes.
+            // State of an object: a dictionary's metadata, a tensor's attributes.
             b'b' => return self.pop().map(|_| ()),
             b'N' => Value::Other,
             0x88 => Value::Bool(true),
@@ -229,7 +230,7 @@ impl Machine {
         Ok(())
     }
 
-    /// The height of the stack below which nothing may be taken.
+    /// The stack height below which nothing may be popped.
     fn floor(&self) -> usize {
         self.marks.last().copied().unwrap_or_default()
     }
@@ -283,7 +284,8 @@ impl Machine {
         self.stack.last().and_then(|id| self.values.get_mut(*id))
     }
 
-    /// A persistent id: `("storage", class, key, device, length)`, in old files with a view on it, which is none.
+    /// A persistent id: `("storage", class, key, device, length)`, in old files followed by a view, which
+    /// must be `None`.
     fn storage(&self, id: Id) -> Parsed<Storage> {
         let parts = self.tuple(id)?;
         let part = |i: usize| parts.get(i).map(|id| self.value(*id));
@@ -368,7 +370,7 @@ fn size(value: i64) -> Parsed<usize> {
     usize::try_from(value).or_else(|_| bad(format!("a size in its pickle is {value}")))
 }
 
-/// A long integer; the first pickle of old files has one that is longer than anything counted.
+/// A long integer; the first pickle of old files contains one that is too long to be a count.
 fn long(reader: &mut Reader<'_>) -> Parsed<Value> {
     let length = reader.number(1)? as usize;
     let bytes = reader.take(length)?;

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, ops::Range};
 use super::{Parsed, bad, pickle::StoredTensor};
 use crate::header::TensorInfo;
 
-/// Where each tensor lies in the file; `storage` gives the bytes of one of its storages.
+/// Where each tensor lies in the file; `storage` returns the bytes of a storage.
 pub(super) fn locate(
     tensors: BTreeMap<String, StoredTensor>,
     storage: impl Fn(&str) -> Parsed<Range<usize>>,
@@ -27,7 +27,8 @@ pub(super) fn locate(
     Ok(located)
 }
 
-/// `None` when the tensor reaches beyond its storage, or has more elements than it (repeated by a stride of 0).
+/// `None` if the tensor reaches beyond its storage or has more elements than the storage (repeated by a
+/// stride of 0).
 fn view(tensor: &StoredTensor, bytes: Range<usize>) -> Option<TensorInfo> {
     let bits = tensor.dtype.bitsize();
     let width = bits.is_multiple_of(8).then_some(bits / 8)?;
@@ -59,7 +60,7 @@ fn view(tensor: &StoredTensor, bytes: Range<usize>) -> Option<TensorInfo> {
     })
 }
 
-/// Whether the elements lie one after the other; the stride of an axis of one element does not matter.
+/// Whether the elements are contiguous; the stride of an axis of length 1 does not matter.
 fn contiguous(shape: &[usize], strides: &[usize]) -> bool {
     let mut expected = 1usize;
     shape.contains(&0)

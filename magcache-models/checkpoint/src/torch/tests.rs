@@ -94,7 +94,7 @@ fn code_is_named_and_not_run() {
 
 #[test]
 fn what_cannot_be_read_says_why() {
-    assert!(refusal("compressed.pth").contains("is compressed (Deflate)"));
+    assert!(refusal("compressed.pth").contains("is compressed (Deflated)"));
     assert!(refusal("ambiguous.pth").contains("several dictionaries, of which none is the usual one: a, b"));
     assert!(refusal("list.pth").contains("no dictionary of tensors"));
     assert!(refusal("expanded.pth").contains("does not fit storage"));
@@ -120,7 +120,7 @@ fn what_cannot_be_read_says_why() {
 
 #[test]
 fn nesting_and_repetition_cost_no_stack_and_no_memory() {
-    // A million tuples in each other, and a tuple doubled thirty times.
+    // A million nested tuples, and a tuple doubled thirty times.
     let mut nested = b"\x80\x02)".to_vec();
     nested.extend(std::iter::repeat_n(0x85, 1_000_000));
     let mut doubled = b"\x80\x02)".to_vec();
@@ -157,7 +157,7 @@ proptest! {
         read_all(file);
     }
 
-    /// Bytes of the pickle itself, where every one is an instruction or a number.
+    /// Damages the pickle itself, where every byte is an instruction or a number.
     #[test]
     fn no_damaged_pickle_panics(at in 0usize..1800, bytes in proptest::collection::vec(any::<u8>(), 1..4)) {
         let mut file = self::bytes("legacy.pth");

@@ -1,4 +1,4 @@
-//! The norm on the CPU, in f32 around statistics in f64.
+//! The norm on the CPU, in f32 with statistics in f64.
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Shape};
 use pulp::{Arch, Simd, WithSimd};
@@ -7,10 +7,10 @@ use rayon::prelude::*;
 use super::EPS;
 use crate::cpu::{self, RowKernel};
 
-/// Pixels of which sums are taken in f32; the sums are added in f64.
+/// Pixels whose sums are computed in f32; those sums are added in f64.
 pub(super) const PIXELS: usize = 128;
 
-/// The norm in one pass over the values beside those for its statistics.
+/// The norm: one pass over the values, besides those for the statistics.
 pub(super) struct NormOp {
     pub(super) groups: usize,
     pub(super) silu: bool,
@@ -25,7 +25,7 @@ struct Moments {
 }
 
 impl Moments {
-    /// Those of both sets of values together (Chan, Golub and `LeVeque`, 1979).
+    /// The moments of both sets together (Chan, Golub and `LeVeque`, 1979).
     fn with(self, other: Self) -> Self {
         let count = self.count + other.count;
         let (distance, share) = (other.mean - self.mean, other.count / count);
@@ -56,8 +56,8 @@ impl NormOp {
         groups
     }
 
-    /// Moments of every group in at most [`PIXELS`] pixels, around a first mean that may be inexact: the sum of the
-    /// distances from it says by how much.
+    /// Moments of every group in at most [`PIXELS`] pixels, around a first mean that may be inexact: the sum
+    /// of the distances from it gives the correction.
     fn moments_of_few(&self, pixels: &[f32], channels: usize) -> Vec<Moments> {
         let width = channels / self.groups;
         let count = (pixels.len() / self.groups) as f64;
@@ -123,8 +123,8 @@ impl WithSimd for Distances<'_> {
     }
 }
 
-/// `(x - centre) * factor + offset` for every channel. The centre is taken off first, because products of values far from
-/// 0 would lose the digits that are wanted.
+/// `(x - centre) * factor + offset` for every channel. The centre is subtracted first, because products of
+/// values far from 0 would lose precision.
 struct Affine {
     centres: Vec<f32>,
     factors: Vec<f32>,
@@ -132,7 +132,7 @@ struct Affine {
 }
 
 impl Affine {
-    /// The norm with the weight and bias after it.
+    /// The norm followed by weight and bias.
     fn new(groups: &[Moments], weight: &[f32], bias: &[f32]) -> Self {
         let mut affine = Self { centres: Vec::new(), factors: Vec::new(), offsets: Vec::new() };
         let width = weight.len() / groups.len();

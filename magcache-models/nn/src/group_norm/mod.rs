@@ -1,5 +1,5 @@
-//! The norm of the autoencoder: mean 0 and deviation 1 over the pixels and channels of a group, then a factor and a bias
-//! for every channel, with `SiLU` after it if wanted.
+//! The norm of the autoencoder: mean 0 and deviation 1 over the pixels and channels of a group, then a factor
+//! and a bias for every channel, optionally followed by `SiLU`.
 
 mod kernel;
 
@@ -10,7 +10,7 @@ use magcache_checkpoint::{CheckpointError, Ops, Weights};
 
 use crate::{cpu, silu};
 
-/// What is added to the variance, in every block of the reference.
+/// Added to the variance, in every block of the reference.
 const EPS: f64 = 1e-6;
 
 /// A group norm over channels that come last, as `torch.nn.GroupNorm` over channels that come second.
@@ -59,7 +59,7 @@ impl GroupNorm {
         let (batch, frames, height, width, channels) = x.dims5()?;
         let grouped = x.reshape((batch, frames * height, width, self.groups, channels / self.groups))?;
         let centred = grouped.broadcast_sub(&mean(&grouped)?)?;
-        // Far from 0 the first mean lacks digits, and what is left has its own.
+        // Far from 0 the first mean lacks precision; the mean of the remainder corrects it.
         let centred = centred.broadcast_sub(&mean(&centred)?)?;
         let deviation = (mean(&centred.sqr()?)? + EPS)?.sqrt()?;
         let y = centred
@@ -71,8 +71,8 @@ impl GroupNorm {
     }
 }
 
-/// `[batch, rows, width, groups, channels]` to one value for every group, as a mean of means, because a sum of all pixels
-/// loses digits in f32.
+/// `[batch, rows, width, groups, channels]` to one value per group, as a mean of means, because one sum over
+/// all pixels loses precision in f32.
 fn mean(x: &Tensor) -> candle_core::Result<Tensor> {
     x.mean_keepdim(4)?.mean_keepdim(2)?.mean_keepdim(1)
 }
@@ -83,11 +83,11 @@ mod tests {
 
     use super::{kernel::PIXELS, *};
 
-    /// What the norm gives in f64 for one value after the other, and by how much f32 may miss it.
+    /// The norm of every value in f64, and how far f32 may be from it.
     ///
-    /// With `u` half a unit in the last place, a sum of `n` values around their mean misses it by at most `n u` deviations,
-    /// a sum of `n` squares by `n u` of itself, the deviation by half of that. Around them are fewer than eight roundings.
-    /// Nothing of this grows with the distance of the values from 0.
+    /// With `u` half a unit in the last place, a sum of `n` values around their mean is off by at most `n u`
+    /// deviations, a sum of `n` squares by `n u` of itself, the deviation by half of that. Fewer than eight
+    /// other roundings are added. None of this grows with the distance of the values from 0.
     fn expected(norm: &GroupNorm, x: &Tensor, silu: bool) -> candle_core::Result<Vec<(f64, f64)>> {
         const U: f64 = f32::EPSILON as f64 / 2.0;
         let (batch, channels) = (x.dim(0)?, x.dim(D::Minus1)?);
@@ -113,7 +113,7 @@ mod tests {
                 let scaled = (f64::from(*x) - mean) / deviation * weight;
                 let (y, n) = (scaled + bias, PIXELS as f64);
                 let limit = U * (n * (weight.abs() + scaled.abs() / 2.0) + 8.0 * (scaled.abs() + bias.abs()));
-                // The slope of SiLU is below 1.1, and its kernel good to 2e-7.
+                // The slope of SiLU is below 1.1, and its kernel is accurate to 2e-7.
                 let with_silu = y / (1.0 + (-y).exp());
                 expected.push(if silu { (with_silu, 1.1 * limit + 8.0 * U * y.abs()) } else { (y, limit) });
             }

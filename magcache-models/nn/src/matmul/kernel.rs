@@ -1,4 +1,4 @@
-//! The innermost loops: some rows by one panel in registers.
+//! The innermost loops: some rows times one panel in registers.
 
 use std::{array, ops::Range};
 
@@ -6,11 +6,12 @@ use pulp::{Arch, Simd, WithSimd};
 
 use super::panels::Panels;
 
-/// Rows of a tile of the result.
+/// Rows per tile of the result.
 pub(crate) const ROWS: usize = 6;
 
-/// Registers across a panel. With the rows of a tile, that leaves two or three of the sixteen registers of AVX2, or of the thirty-two that come
-/// with 16 lanes, for what is multiplied; each value of a row is fetched once for all of them.
+/// Registers across a panel. With the rows of a tile, that leaves two or three of the sixteen registers of
+/// AVX2, or of the thirty-two that come with 16 lanes, for the factors; each value of a row is loaded once
+/// for all of them.
 const fn across(lanes: usize) -> usize {
     if lanes >= 16 { WIDE } else { NARROW }
 }
@@ -18,7 +19,7 @@ const fn across(lanes: usize) -> usize {
 const NARROW: usize = 2;
 const WIDE: usize = 4;
 
-/// Inner values of one turn of the loop: what is checked once for all of them.
+/// Inner values per turn of the loop, whose bounds are checked together.
 const UNROLLED: usize = 8;
 
 /// Columns of a panel on this machine.
@@ -41,19 +42,19 @@ pub(crate) struct Rows<'a> {
     pub(crate) count: usize,
 }
 
-/// Where a product goes.
+/// The destination of a product.
 pub(crate) struct Target<'a> {
     /// Rows of `columns` values.
     pub(crate) values: &'a mut [f32],
     /// Values from one row to the next.
     pub(crate) stride: usize,
-    /// Columns that are computed.
+    /// Columns to compute.
     pub(crate) columns: usize,
-    /// What it is added to.
+    /// What the product is added to.
     pub(crate) onto: Onto<'a>,
 }
 
-/// What a product is added to. A bias comes last, in the order of torch: a sum that begins with it is rounded elsewhere.
+/// What a product is added to. A bias comes last, as in torch: a sum that begins with it rounds differently.
 #[derive(Clone, Copy)]
 pub(crate) enum Onto<'a> {
     Nothing,
@@ -70,27 +71,27 @@ impl<'a> Onto<'a> {
     }
 }
 
-/// What is done to a result as soon as it is there.
+/// What is done to a result as soon as it is computed.
 ///
 /// Implementations are `#[inline(always)]`, see [`RowKernel`](crate::cpu::RowKernel).
 pub(crate) trait Finish: Sync {
-    /// Some values of a row side by side; every value is seen once.
+    /// Adjacent values of a row; every value is seen once.
     fn piece<S: Simd>(&self, _: S, _values: &mut [f32]) {}
 
-    /// The whole of row `row`, after its pieces.
+    /// Row `row` as a whole, after its pieces.
     fn row<S: Simd>(&self, _: S, _row: usize, _values: &mut [f32]) {}
 }
 
 /// The result stays as it is.
 impl Finish for () {}
 
-/// Rows by the columns of `weight` from `first` on, a multiple of the width, on this thread.
+/// Rows times the columns of `weight` from `first` on, a multiple of the width, on this thread.
 pub(crate) fn product(lhs: Rows<'_>, weight: &Panels, first: usize, out: Target<'_>, finish: &impl Finish) {
     Arch::new().dispatch(Product { lhs, weight, inputs: 0..weight.inputs(), first, out, finish });
 }
 
-/// The part of a [`product`] that comes from some inner values, whole blocks of them: added to that of the ones before, and finished
-/// with the last.
+/// The part of a [`product`] that comes from some inner values, in whole blocks: added to the parts before
+/// it, and finished with the last.
 pub(super) fn partial_product(
     lhs: Rows<'_>,
     weight: &Panels,
@@ -102,7 +103,7 @@ pub(super) fn partial_product(
 }
 
 struct Product<'a, F> {
-    /// From the first of `inputs` on.
+    /// Starting at the first of `inputs`.
     lhs: Rows<'a>,
     weight: &'a Panels,
     inputs: Range<usize>,
@@ -126,8 +127,8 @@ impl<F: Finish> WithSimd for Product<'_, F> {
 }
 
 impl<F: Finish> Product<'_, F> {
-    /// With panels of `P` registers in tiles of `R` rows; `T` rows where so few columns are left that they fill [`NARROW`] of the
-    /// registers.
+    /// With panels of `P` registers in tiles of `R` rows; in tiles of `T` rows if the remaining columns fill
+    /// only [`NARROW`] of the registers.
     #[inline(always)]
     fn run<S: Simd, const R: usize, const T: usize, const P: usize>(self, simd: S) {
         let Self { lhs, weight, inputs, first, mut out, finish } = self;
@@ -154,13 +155,13 @@ impl<F: Finish> Product<'_, F> {
 struct Slab {
     /// Some columns of the result.
     columns: Range<usize>,
-    /// Whether an earlier block has been there.
+    /// Whether an earlier block has been added.
     begun: bool,
     /// Whether it is the last block.
     last: bool,
 }
 
-/// All rows by `A` of the `P` registers of a panel, `R` rows at a time.
+/// All rows times `A` of the `P` registers of a panel, `R` rows at a time.
 #[inline(always)]
 fn tiles<S: Simd, const R: usize, const A: usize, const P: usize>(
     simd: S,
@@ -178,7 +179,7 @@ fn tiles<S: Simd, const R: usize, const A: usize, const P: usize>(
     }
     for row in (0..lhs.count).step_by(R) {
         let rows = R.min(lhs.count - row);
-        // Rows that are not there are computed as the last one and dropped.
+        // Missing rows are computed as copies of the last one and dropped.
         let a: [&[f32]; R] =
             array::from_fn(|r| &lhs.values[(row + r.min(rows - 1)) * lhs.stride..][..panel.len()]);
         let mut sums = [[simd.splat_f32s(0.0); A]; R];
@@ -201,11 +202,12 @@ fn tiles<S: Simd, const R: usize, const A: usize, const P: usize>(
 
 /// The rows of a block, close together.
 ///
-/// Rows that are far apart lie on a page each, and where they are a power of two apart they push each other out of the first cache.
+/// Rows that are far apart each lie on another page, and if their distance is a power of two they evict each
+/// other from the L1 cache.
 pub(super) struct Near(Vec<f32>);
 
 impl Near {
-    /// Rows that are at most so many values apart are read in place.
+    /// Rows at most this many values apart are read in place.
     const CLOSE: usize = 512;
     /// Values between two rows of a copy.
     const BETWEEN: [f32; 18] = [0.0; 18];
@@ -234,7 +236,7 @@ impl Near {
         depth + Self::BETWEEN.len()
     }
 
-    /// Whether these need no copy.
+    /// Whether these rows need no copy.
     fn are(rows: &Rows<'_>, depth: usize) -> bool {
         rows.stride <= Self::CLOSE || rows.stride == Self::stride(depth)
     }
@@ -266,7 +268,8 @@ fn store<S: Simd, const A: usize>(simd: S, to: &mut [f32], from: &[S::f32s; A]) 
     }
 }
 
-/// `sums += a * panel`: one value of each row times the first `A` registers of one row of the panel at a time.
+/// `sums += a * panel`: one value of each row times the first `A` registers of one row of the panel at a
+/// time.
 #[inline(always)]
 fn accumulate<S: Simd, const R: usize, const A: usize, const P: usize>(
     simd: S,
@@ -274,7 +277,7 @@ fn accumulate<S: Simd, const R: usize, const A: usize, const P: usize>(
     panel: &[[S::f32s; P]],
     total: &mut [[S::f32s; A]; R],
 ) {
-    // Sums that no index but a constant one reaches stay in registers.
+    // Sums that are indexed by constants only stay in registers.
     let mut sums = *total;
     let (turns, rest) = panel.as_chunks::<UNROLLED>();
     let whole: [&[[f32; UNROLLED]]; R] = array::from_fn(|r| a[r].as_chunks().0);
@@ -300,7 +303,7 @@ fn accumulate<S: Simd, const R: usize, const A: usize, const P: usize>(
     *total = sums;
 }
 
-/// Finishes whole rows of `stride` values, the first of which is row `first`.
+/// Finishes whole rows of `stride` values, starting with row `first`.
 pub(super) fn finish_rows(out: &mut [f32], stride: usize, first: usize, finish: &impl Finish) {
     struct Whole<'a, F> {
         out: &'a mut [f32],
@@ -341,7 +344,7 @@ mod tests {
         (0..n).map(|i| (i as f32 * step).sin()).collect()
     }
 
-    /// Registers of any width give what the sums are, whichever this machine has.
+    /// Registers of any width give the same sums, whichever this machine has.
     fn check<S: Simd>(simd: S) {
         // One row and many, one block of inner values and three, panels that are full, half full and less.
         for (rows, inputs, outputs) in

@@ -1,9 +1,11 @@
-//! Matrix products with a right side that was packed beforehand, and something done to the result while it is in registers' reach.
+//! Matrix products with a right side packed in advance, and work on the result while it is still in the
+//! cache.
 //!
-//! The weight of a layer is the right side of a product at every step, so it is laid out once in the order in which the product
-//! reads it (a panel of [`Panels`] is as wide as two or four vector registers), and the product needs no packing at all. The order of
-//! the loops is that of Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication" (2008), without the packing of
-//! the left side, whose few rows are read in place.
+//! The weight of a layer is the right side of a product at every step, so it is laid out once in the order in
+//! which the product reads it (a panel of [`Panels`] is as wide as two or four vector registers), and the
+//! product itself packs nothing. The order of the loops is that of Goto and van de Geijn, "Anatomy of
+//! High-Performance Matrix Multiplication" (2008), without the packing of the left side, whose few rows are
+//! read in place.
 
 mod kernel;
 mod panels;
@@ -17,7 +19,7 @@ pub(super) use kernel::{Finish, Onto, Rows, Target, product};
 use kernel::{Near, ROWS, finish_rows, partial_product};
 pub(super) use panels::{Panels, Values};
 
-/// Multiply-adds from which on a product is shared by the cores.
+/// Products of at least this many multiply-adds are shared by the cores.
 const SHARED: usize = 1 << 19;
 
 /// `x W + bias` for rows of `x`, `[rows, outputs]`.
@@ -49,8 +51,8 @@ pub(super) fn multiply(x: &[f32], weight: &Panels, bias: Option<&[f32]>, finish:
     out
 }
 
-/// The same for what `kernel` makes of the rows of `x`: some at a time, which never leave the first cache. For few outputs, as the whole
-/// weight is read for each such piece.
+/// The same for rows that `kernel` computes from `x`, some at a time so that they never leave the L1 cache.
+/// For few outputs, because the whole weight is read for each piece.
 pub(super) fn multiply_rows(
     x: &[f32],
     kernel: &impl RowKernel,
@@ -81,8 +83,8 @@ pub(super) struct Layer<'a> {
     pub(super) bias: Option<&'a [f32]>,
 }
 
-/// Two layers: `outer` of `between`, piece by piece, of `inner`. What lies between them never leaves the caches of a core, as it is made for as
-/// many inner values of `outer` as are a block.
+/// Two layers, `outer` of `between` of `inner`, piece by piece. The values between them never leave a core's
+/// caches, because only one block of `outer`'s inner values is computed at a time.
 pub(super) fn multiply_twice(
     x: &[f32],
     inner: Layer<'_>,
@@ -114,7 +116,7 @@ pub(super) fn multiply_twice(
     out
 }
 
-/// Runs `task(first, rows)` on the rows of a product, on all cores where there is enough to do.
+/// Runs `task(first, rows)` on the rows of a product, on all cores if there is enough to do.
 fn split(out: &mut [f32], weight: &Panels, task: impl Fn(usize, &mut [f32]) + Sync) {
     if out.len() * weight.inputs() < SHARED {
         task(0, out);
@@ -123,7 +125,8 @@ fn split(out: &mut [f32], weight: &Panels, task: impl Fn(usize, &mut [f32]) + Sy
     }
 }
 
-/// Runs `task(first, rows)` on pieces of the rows of `out`, of `width` values each, that give every core the same work: `most` rows at most.
+/// Runs `task(first, rows)` on pieces of at most `most` rows of `out`, of `width` values each, that give
+/// every core the same work.
 pub(super) fn by_rows(out: &mut [f32], width: usize, most: usize, task: impl Fn(usize, &mut [f32]) + Sync) {
     let rows = out.len() / width.max(1);
     if rows <= ROWS {

@@ -6,30 +6,30 @@ use rayon::prelude::*;
 
 use super::kernel;
 
-/// Inner values of a block at most. A panel of a block stays in the second cache of a core; a longer block means fewer turns in which the
-/// result so far is fetched and put back.
+/// Maximum inner values per block. A panel of a block stays in a core's L2 cache; with longer blocks the
+/// result so far is loaded and stored less often.
 const DEPTH: usize = 768;
 
-/// Rows of a task at most. Every task reads the whole weight, and its rows once for each panel: a block of them should be in the second cache
-/// too.
+/// Maximum rows per task. Every task reads the whole weight, and its rows once per panel: a block of them
+/// should fit in the L2 cache too.
 const TASK_ROWS: usize = 144;
 
-/// How much longer a block and a task may be with panels of this width: the wider they are, the less often rows are read, which may then come
-/// from the third cache.
+/// How much longer a block and a task may be with panels of this width: the wider they are, the less often
+/// rows are read, which may then come from the L3 cache.
 const fn times(width: usize) -> usize {
     if width < 64 { 1 } else { 2 }
 }
 
-/// Values of a weight that stays in the second cache, whose reading for each task costs nothing.
+/// Values of a weight that stays in the L2 cache, so that reading it for each task is free.
 const SMALL: usize = 1 << 16;
 
-/// Rows of a task at most with such a weight.
+/// Maximum rows per task with such a weight.
 const FEW_ROWS: usize = 48;
 
-/// Values in a line of the cache.
+/// Values in a cache line.
 const LINE: usize = 16;
 
-/// What a matrix is made from.
+/// The source of a matrix.
 #[derive(Clone, Copy)]
 pub(crate) enum Values<'a> {
     F32(&'a [f32]),
@@ -38,7 +38,7 @@ pub(crate) enum Values<'a> {
 }
 
 impl<'a> Values<'a> {
-    /// Those of a contiguous tensor of floats on the CPU.
+    /// The values of a contiguous tensor of floats on the CPU.
     pub(crate) fn of(storage: &'a CpuStorage, layout: &Layout) -> Result<Self> {
         let Some((start, end)) = layout.contiguous_offsets() else {
             candle_core::bail!(
@@ -74,26 +74,27 @@ impl<'a> Values<'a> {
     }
 }
 
-/// Values of a matrix from which on it is worth all cores to fill it.
+/// Matrices of at least this many values are filled by all cores.
 const TASK: usize = 1 << 16;
 
-/// A matrix `[inputs, outputs]`, cut along the inputs into blocks and along the outputs into panels; the columns of the last
-/// panel that are not there are zeros.
+/// A matrix `[inputs, outputs]`, cut along the inputs into blocks and along the outputs into panels; the last
+/// panel is padded with columns of zeros.
 #[derive(Debug)]
 pub(crate) struct Panels {
-    /// Blocks of panels, from the first whole line of the cache on: a load that straddles two lines takes twice as long.
+    /// Blocks of panels, starting at the first whole cache line: a load that straddles two lines takes twice
+    /// as long.
     values: Vec<f32>,
     begin: usize,
     inputs: usize,
     outputs: usize,
-    /// Inputs of a block.
+    /// Inputs per block.
     depth: usize,
-    /// Columns of a panel.
+    /// Columns per panel.
     width: usize,
 }
 
 impl Panels {
-    /// From the columns of the matrix, each of which begins `stride` values after the one before.
+    /// From the columns of the matrix, each starting `stride` values after the one before.
     pub(crate) fn from_columns(columns: Values<'_>, stride: usize, inputs: usize, outputs: usize) -> Self {
         Self::of_width(kernel::width(), columns, stride, inputs, outputs)
     }
@@ -118,7 +119,7 @@ impl Panels {
         })
     }
 
-    /// From the rows of the matrix, each of which begins `stride` values after the one before.
+    /// From the rows of the matrix, each starting `stride` values after the one before.
     pub(crate) fn from_rows(rows: Values<'_>, stride: usize, inputs: usize, outputs: usize) -> Self {
         let width = kernel::width();
         Self::filled(width, inputs, outputs, |start, first, panel| {
@@ -129,7 +130,8 @@ impl Panels {
         })
     }
 
-    /// `fill(start, first, panel)` fills the panel of the inputs from `start` on and the outputs from `first` on.
+    /// `fill(start, first, panel)` fills the panel of the inputs from `start` on and the outputs from `first`
+    /// on.
     fn filled(
         width: usize,
         inputs: usize,
@@ -147,7 +149,7 @@ impl Panels {
     }
 
     fn zeros(width: usize, inputs: usize, outputs: usize) -> Self {
-        // Blocks of one length, because a short one costs as much around its loop as a long one.
+        // Blocks of equal length, because the loop overhead of a short one is that of a long one.
         let blocks = inputs.div_ceil(times(width) * DEPTH).max(1);
         let depth = inputs.div_ceil(blocks).next_multiple_of(width);
         let values = vec![0.0; inputs * outputs.next_multiple_of(width) + LINE];
@@ -155,7 +157,7 @@ impl Panels {
         Self { values, begin, inputs, outputs, depth, width }
     }
 
-    /// Every panel with the place of its first input and output.
+    /// Every panel with the index of its first input and output.
     fn panels_mut(&mut self) -> impl Iterator<Item = (usize, usize, &mut [f32])> {
         let Self { inputs, depth, width, begin, .. } = *self;
         let padded = self.outputs.next_multiple_of(width);
@@ -177,29 +179,31 @@ impl Panels {
         self.outputs
     }
 
-    /// Columns of a panel.
+    /// Columns per panel.
     pub(super) fn width(&self) -> usize {
         self.width
     }
 
-    /// Inputs of a block.
+    /// Inputs per block.
     pub(super) fn depth(&self) -> usize {
         self.depth
     }
 
-    /// Rows of a task at most.
+    /// Maximum rows per task.
     pub(super) fn rows_per_task(&self) -> usize {
         if self.inputs * self.outputs <= SMALL { FEW_ROWS } else { times(self.width) * TASK_ROWS }
     }
 
-    /// The panel of the inputs from `start` on, a multiple of the depth, and the outputs from `first` on, a multiple of the width.
+    /// The panel of the inputs from `start` on, a multiple of the depth, and the outputs from `first` on, a
+    /// multiple of the width.
     pub(super) fn panel(&self, start: usize, first: usize) -> &[f32] {
         let depth = self.depth.min(self.inputs - start);
         &self.values[self.begin + start * self.outputs.next_multiple_of(self.width) + first * depth..]
             [..depth * self.width]
     }
 
-    /// Columns of one task where a single row is multiplied: a core gets enough values of the matrix to be worth waking.
+    /// Columns per task when a single row is multiplied: enough values of the matrix to make waking a core
+    /// worthwhile.
     pub(super) fn columns_per_task(&self) -> usize {
         let even = self.outputs.div_ceil(rayon::current_num_threads());
         even.next_multiple_of(self.width)

@@ -134,7 +134,8 @@ impl MidBlock {
     }
 }
 
-/// Halves height and width. Zeros stand in for one row below and one column to the right, none above and to the left.
+/// Halves height and width. Pads with zeros one row below and one column to the right, none above or to the
+/// left.
 #[derive(Debug)]
 pub(super) struct Downsample(Conv3d);
 

@@ -1,17 +1,18 @@
-//! What the encoder says about the latents of an image.
+//! The encoder's distribution of an image's latents.
 
 use candle_core::Tensor;
 
 use crate::autoencoder::error::{AutoencoderError, Result};
 
-/// Logarithms of a variance below and above these are taken for them.
+/// Logarithms of a variance are clamped to this range.
 const LOG_VARIANCE: (f32, f32) = (-30.0, 20.0);
 
 /// A normal distribution for every raw latent.
 ///
-/// Which of its values a pipeline goes on with is the pipeline's choice. Those of diffusers take the [mean](Self::mean) of
-/// reference images (FLUX.2, FLUX.1 Kontext) and a [sample](Self::sample) of images to be changed (`FluxImg2ImgPipeline`,
-/// `FluxInpaintPipeline`, `FluxFillPipeline`) or to be followed (`FluxControlPipeline`). Both are raw latents.
+/// Which of its values to use is the pipeline's choice. Those of diffusers take the [mean](Self::mean) of
+/// reference images (FLUX.2, FLUX.1 Kontext) and a [sample](Self::sample) of images to edit
+/// (`FluxImg2ImgPipeline`, `FluxInpaintPipeline`, `FluxFillPipeline`) or to follow (`FluxControlPipeline`).
+/// Both are raw latents.
 ///
 /// Source: `DiagonalGaussianDistribution` of diffusers 0.42.1.
 #[derive(Clone, Debug)]
@@ -26,7 +27,8 @@ impl LatentDistribution {
         Self { moments, channels }
     }
 
-    /// Mean and, after it, logarithm of the variance as the encoder gave them, `[batch, 2 * latent_channels, h, w]`.
+    /// Mean and then logarithm of the variance, as the encoder returned them,
+    /// `[batch, 2 * latent_channels, h, w]`.
     pub fn moments(&self) -> &Tensor {
         &self.moments
     }
@@ -39,7 +41,7 @@ impl LatentDistribution {
         Ok(self.moments.narrow(1, 0, self.channels)?)
     }
 
-    /// Logarithm of the variance in -30..=20, `[batch, latent_channels, h, w]`.
+    /// Logarithm of the variance, clamped to -30..=20, `[batch, latent_channels, h, w]`.
     ///
     /// # Errors
     /// Those of the tensor library.
@@ -56,7 +58,8 @@ impl LatentDistribution {
         Ok((self.log_variance()? * 0.5)?.exp()?)
     }
 
-    /// `mean + std * noise`, with `noise` of the standard normal distribution, `[batch, latent_channels, h, w]`.
+    /// `mean + std * noise`, with `noise` from the standard normal distribution,
+    /// `[batch, latent_channels, h, w]`.
     ///
     /// # Errors
     /// [`AutoencoderError::Shape`] for noise of another shape than the mean.

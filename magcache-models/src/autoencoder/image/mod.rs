@@ -1,25 +1,26 @@
 //! The image autoencoders of FLUX.1 and FLUX.2.
 //!
-//! Images are `[batch, channels, height, width]` in -1..=1, not clamped; *raw* latents, those of the autoencoder,
-//! `[batch, latent_channels, height / 8, width / 8]`. The transformers take *tokens*
-//! `[batch, height / 16 * width / 16, 4 * latent_channels]`: raw latents in squares of two by two, ordered channel, row,
-//! column, and scaled to mean 0 and deviation 1. [`ImageVae::to_tokens`] and [`ImageVae::from_tokens`] go between them for
-//! both models; the steps on the way are [`ImageVae::normalize`], [`ImageVae::denormalize`] and the functions of
-//! [`packing`]. What differs between the models is in [`LatentScale`]. Always f32, with the weights in the type in which
-//! they are stored.
+//! Images are `[batch, channels, height, width]` in -1..=1, not clamped; *raw* latents, those of the
+//! autoencoder, `[batch, latent_channels, height / 8, width / 8]`. The transformers take *tokens*
+//! `[batch, height / 16 * width / 16, 4 * latent_channels]`: raw latents in squares of two by two, ordered
+//! channel, row, column, and scaled to mean 0 and deviation 1. [`ImageVae::to_tokens`] and
+//! [`ImageVae::from_tokens`] convert between them for both models; the individual steps are
+//! [`ImageVae::normalize`], [`ImageVae::denormalize`] and the functions of [`packing`]. What differs between
+//! the models is in [`LatentScale`]. Always f32, with the weights in the type in which they are stored.
 //!
 //! # Memory
 //!
-//! The largest tensors are those of the decoder at full resolution, some of `4 c W H` bytes with `c` channels (256 in the
-//! published models, before the last blocks halve them). [`Tiling`] bounds `W` and `H` to those of a tile; beside it stays
-//! the image. With tiles of `s` pixels, `s` / 4 of them blended, the result is that of the reference's `enable_tiling`
-//! for a `sample_size` of `s`: not exactly the whole image's, because no tile sees past its edges, not even for the mean and
-//! deviation in its norms. A picture that is not larger than a tile is worked on whole.
+//! The largest tensors are those of the decoder at full resolution: several of `4 c W H` bytes with `c`
+//! channels (256 in the published models, before the last blocks halve them). [`Tiling`] limits `W` and `H`
+//! to those of a tile; the image comes on top. With tiles of `s` pixels, `s` / 4 of them blended, the result
+//! is that of the reference's `enable_tiling` for a `sample_size` of `s`: not exactly that of the whole
+//! image, because no tile sees past its edges, not even for the mean and deviation in its norms. A picture no
+//! larger than a tile is processed whole.
 //!
 //! # Source
 //!
-//! `AutoencoderKL` and `AutoencoderKLFlux2` of diffusers 0.42.1, `FluxPipeline` and `Flux2Pipeline` for the latents. They
-//! differ from these in that a wrong shape is an error before anything is computed, and that tiles which would cut a
+//! `AutoencoderKL` and `AutoencoderKLFlux2` of diffusers 0.42.1, `FluxPipeline` and `Flux2Pipeline` for the
+//! latents. Differences: a wrong shape is an error before anything is computed, and tiles that would cut a
 //! latent are refused.
 
 mod blocks;
@@ -61,7 +62,7 @@ pub struct ImageVae {
 }
 
 impl ImageVae {
-    /// Reads the folder `vae` in the layout of diffusers, weights in the type in which they are stored.
+    /// Reads the folder `vae` in the layout of diffusers, with weights in their stored type.
     ///
     /// # Errors
     /// As [`ImageVaeConfig::read`] and [`Self::load`].
@@ -70,10 +71,10 @@ impl ImageVae {
         Self::load(&Weights::open(folder, device, WeightDtype::Keep)?, &config)
     }
 
-    /// Reads a single file with native names (`ae.safetensors`), which has no configuration beside it:
-    /// [`ImageVaeConfig::flux1`] and [`ImageVaeConfig::flux2`] are those of the published ones.
+    /// Reads a single file with native names (`ae.safetensors`), which has no configuration: use
+    /// [`ImageVaeConfig::flux1`] or [`ImageVaeConfig::flux2`] for the published ones.
     ///
-    /// A file with the names of diffusers is read too.
+    /// Files with the names of diffusers are read too.
     ///
     /// # Errors
     /// As [`Self::load`].
@@ -89,7 +90,7 @@ impl ImageVae {
         )
     }
 
-    /// Takes the tensors out of `weights`, named as in diffusers.
+    /// Loads the tensors from `weights`, named as in diffusers.
     ///
     /// # Errors
     /// A configuration that does not fit together, a missing tensor or a wrong shape.
@@ -121,11 +122,11 @@ impl ImageVae {
 
     /// Images `[batch, in_channels, height, width]` in -1..=1 to the distribution of their raw latents.
     ///
-    /// Without tiles, heights and widths that are not multiples of the spatial scale lose their last rows and columns, as
-    /// in the reference.
+    /// Without tiles, heights and widths that are not multiples of the spatial scale lose their last rows and
+    /// columns, as in the reference.
     ///
     /// # Errors
-    /// Images of another shape or size, or tiles that this autoencoder cannot make.
+    /// Images of another shape or size, or tiles that this autoencoder does not support.
     pub fn encode(&self, images: &Tensor, tiling: Option<Tiling>) -> Result<LatentDistribution> {
         let [height, width] = shape(images, "images", self.config.in_channels)?;
         let scale = self.config.spatial_scale();
@@ -152,10 +153,11 @@ impl ImageVae {
         Ok(LatentDistribution::new(moments, self.config.latent_channels))
     }
 
-    /// Raw latents `[batch, latent_channels, h, w]` to images `[batch, out_channels, height, width]`, not clamped.
+    /// Raw latents `[batch, latent_channels, h, w]` to images `[batch, out_channels, height, width]`, not
+    /// clamped.
     ///
     /// # Errors
-    /// Latents of another shape, or tiles that this autoencoder cannot make.
+    /// Latents of another shape, or tiles that this autoencoder does not support.
     pub fn decode(&self, z: &Tensor, tiling: Option<Tiling>) -> Result<Tensor> {
         let latents = shape(z, "latents", self.config.latent_channels)?;
         let scale = self.config.spatial_scale();
@@ -167,10 +169,10 @@ impl ImageVae {
         })
     }
 
-    /// Raw latents to what the reference's pipelines call latents, with mean 0 and deviation 1.
+    /// Raw latents to the latents of the reference's pipelines, with mean 0 and deviation 1.
     ///
-    /// FLUX.1: `(z - shift) * scale`, the same shape. FLUX.2: squares of two by two become channels first, then
-    /// `(z - mean) / std` for every one of them, `[batch, 4 * latent_channels, h / 2, w / 2]`.
+    /// FLUX.1: `(z - shift) * scale`, the same shape. FLUX.2: squares of two by two are first turned into
+    /// channels, then `(z - mean) / std` per channel, `[batch, 4 * latent_channels, h / 2, w / 2]`.
     ///
     /// # Errors
     /// Latents of another shape; with FLUX.2 an odd height or width.
@@ -192,7 +194,7 @@ impl ImageVae {
     /// `[batch, h / 2 * w / 2, 4 * latent_channels]`.
     ///
     /// # Errors
-    /// Latents of another shape or of an odd height or width.
+    /// Latents of another shape, or with an odd height or width.
     pub fn to_tokens(&self, z: &Tensor) -> Result<Tensor> {
         let latents = self.normalize(z)?;
         match self.config.scale {
@@ -204,7 +206,7 @@ impl ImageVae {
     /// The inverse of [`Self::to_tokens`]; `grid` is the rows and columns of tokens.
     ///
     /// # Errors
-    /// Tokens of another number or size.
+    /// Another number or size of tokens.
     pub fn from_tokens(&self, tokens: &Tensor, grid: [usize; 2]) -> Result<Tensor> {
         let latents = match self.config.scale {
             LatentScale::Factor { .. } => packing::unpack(tokens, grid)?,
@@ -232,7 +234,7 @@ impl ImageVae {
     }
 }
 
-/// Pictures `[batch, channels, height, width]` out of tiles `[batch, channels, 1, height, width]`.
+/// Assembles pictures `[batch, channels, height, width]` from tiles `[batch, channels, 1, height, width]`.
 fn assemble(
     grid: &Grid,
     unit: usize,
@@ -253,7 +255,7 @@ fn channels_first(x: &Tensor) -> candle_core::Result<Tensor> {
     x.permute((0, 4, 1, 2, 3))?.contiguous()
 }
 
-/// Without the axis of frames.
+/// Removes the axis of frames.
 fn image(x: &Tensor) -> candle_core::Result<Tensor> {
     x.squeeze(2)
 }

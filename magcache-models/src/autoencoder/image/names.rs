@@ -1,19 +1,19 @@
-//! Tensor names of the native files (`ae.safetensors`), in terms of those of diffusers.
+//! Tensor names of the native files (`ae.safetensors`), mapped to those of diffusers.
 //!
-//! Source: `modules/autoencoder.py` of the FLUX.1 release and `convert_ldm_vae_checkpoint` of diffusers 0.42.1; for FLUX.2
-//! the converter in the scripts of diffusers. Both number the resolutions of the decoder from the highest, diffusers from
-//! the lowest, and both have the attention's matrices as kernels of one pixel. In FLUX.2 the quantisation convolutions are
-//! inside of encoder and decoder.
+//! Source: `modules/autoencoder.py` of the FLUX.1 release and `convert_ldm_vae_checkpoint` of diffusers
+//! 0.42.1; for FLUX.2 the converter in the scripts of diffusers. Both number the resolutions of the decoder
+//! from the highest, diffusers from the lowest, and both store the attention's matrices as kernels of one
+//! pixel. In FLUX.2 the quantisation convolutions are inside the encoder and decoder.
 
 use crate::checkpoint::{
     CheckpointError, Mapped, Weights,
     table::{Operation, Rule, look_up, rename},
 };
 
-/// Prefixes of the autoencoder in files with more than it.
+/// Prefixes of the autoencoder in files that contain more.
 const PREFIXES: [&str; 2] = ["first_stage_model.", "vae."];
 
-/// A module that every native file has and that is called otherwise in diffusers.
+/// A module that every native file has, with a name that diffusers does not use.
 const MARKER: &str = "decoder.mid.block_1.norm1.weight";
 
 /// The list of the decoder's resolutions.
@@ -64,13 +64,13 @@ const fn matrix(native: &'static str, ours: &'static str) -> Rule {
     Rule { native, ours, operation: Operation::Matrix }
 }
 
-/// Whether tensors of these names are those of a native file.
+/// Whether these tensor names are those of a native file.
 pub fn is_native<'a>(names: impl IntoIterator<Item = &'a str>) -> bool {
     names.into_iter().any(|name| bare(name) == MARKER)
 }
 
-/// What a tensor of a native file with `levels` resolutions is in diffusers; `None` for one that has the same name there
-/// or that it does not have.
+/// The mapping of a native tensor, in a file with `levels` resolutions, to diffusers; `None` if it has the
+/// same name there or is unknown.
 pub fn to_diffusers(native: &str, levels: usize) -> Option<Mapped> {
     let name = bare(native);
     let after = |prefix: String, table: &[Rule], name: &str| {
@@ -92,7 +92,7 @@ pub fn to_diffusers(native: &str, levels: usize) -> Option<Mapped> {
     look_up(&TABLE, name).or_else(|| (name != native).then(|| Mapped::Same(name.to_owned())))
 }
 
-/// The tensors under the names of diffusers, whichever they have.
+/// The tensors under the names of diffusers, whichever they have now.
 pub(super) fn translated(weights: Weights) -> Result<Weights, CheckpointError> {
     if !is_native(weights.names()) {
         return Ok(weights);

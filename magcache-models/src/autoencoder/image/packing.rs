@@ -1,11 +1,11 @@
-//! Latents as tokens of the transformers, and where the tokens are.
+//! Latents as tokens of the transformers, and the positions of the tokens.
 //!
-//! A token is a square of two by two latents; its values are ordered channel, row, column. FLUX.1 makes tokens of latents
-//! that have their scale already ([`pack`]). FLUX.2 makes the squares channels first ([`patchify`]), scales those, and
-//! then only puts the channels last ([`flatten`]).
+//! A token is a square of two by two latents; its values are ordered channel, row, column. FLUX.1 packs
+//! latents that are already scaled ([`pack`]). FLUX.2 first turns the squares into channels ([`patchify`]),
+//! scales those, and then only moves the channels last ([`flatten`]).
 //!
-//! Positions are whole numbers in f32: of FLUX.1 (image, row, column), of FLUX.2 (time, row, column, place in the text).
-//! Text tokens of FLUX.1 are all at 0.
+//! Positions are whole numbers in f32: (image, row, column) in FLUX.1, (time, row, column, position in the
+//! text) in FLUX.2. Text tokens of FLUX.1 are all at 0.
 //!
 //! Source: `FluxPipeline`, `FluxKontextPipeline` and `Flux2Pipeline` of diffusers 0.42.1.
 
@@ -17,7 +17,8 @@ use crate::nn;
 /// Side of the squares of latents that become tokens.
 pub const PATCH: usize = 2;
 
-/// Distance in time between the image that is made and each reference image of FLUX.2, and from one of them to the next.
+/// Distance in time between the generated image and the first reference image of FLUX.2, and from each to the
+/// next.
 const REFERENCE_STEP: usize = 10;
 
 /// `[batch, channels, h, w]` to `[batch, h / 2 * w / 2, 4 * channels]`.
@@ -32,7 +33,7 @@ pub fn pack(latents: &Tensor) -> Result<Tensor> {
 /// The inverse of [`pack`]; `grid` is the rows and columns of tokens.
 ///
 /// # Errors
-/// [`AutoencoderError::Shape`] for another number of tokens, or channels that are no squares.
+/// [`AutoencoderError::Shape`] for another number of tokens, or channels that do not divide into squares.
 pub fn unpack(tokens: &Tensor, grid: [usize; 2]) -> Result<Tensor> {
     let [_, channels] = tokens_of(tokens, grid)?;
     if !channels.is_multiple_of(PATCH * PATCH) {
@@ -54,7 +55,7 @@ pub fn patchify(latents: &Tensor) -> Result<Tensor> {
 /// The inverse of [`patchify`].
 ///
 /// # Errors
-/// [`AutoencoderError::Shape`] for another rank, or channels that are no squares.
+/// [`AutoencoderError::Shape`] for another rank, or channels that do not divide into squares.
 pub fn unpatchify(patches: &Tensor) -> Result<Tensor> {
     let (_, _, rows, columns) = patches
         .dims4()
@@ -98,7 +99,7 @@ pub fn token_grid(latents: &Tensor) -> Result<[usize; 2]> {
 
 /// Positions of the tokens of an image in FLUX.1, row by row: (`image`, row, column).
 ///
-/// `image` is 0 for the image that is made and 1 for the one that Kontext is given.
+/// `image` is 0 for the generated image and 1 for the one given to Kontext.
 pub fn image_ids(grid: [usize; 2], image: usize) -> Vec<[f32; 3]> {
     ids(grid, |row, column| [image, row, column])
 }
@@ -116,7 +117,7 @@ pub fn reference_ids(grids: &[[usize; 2]]) -> Vec<[f32; 4]> {
     images.flat_map(|(time, grid)| ids(*grid, |row, column| [time, row, column, 0])).collect()
 }
 
-/// Positions of the text in FLUX.2: (0, 0, 0, place).
+/// Positions of the text in FLUX.2: (0, 0, 0, position in the text).
 pub fn text_ids(tokens: usize) -> Vec<[f32; 4]> {
     ids([1, tokens], |_, place| [0, 0, 0, place])
 }

@@ -1,4 +1,4 @@
-//! Between raw latents and those that the transformer was trained with.
+//! Conversion between raw latents and those that the transformer was trained with.
 
 use candle_core::Tensor;
 
@@ -8,18 +8,18 @@ use crate::{
     checkpoint::{CheckpointError, Weights},
 };
 
-/// A [`LatentScale`] with the statistics that belong to it.
+/// A [`LatentScale`] with its statistics.
 #[derive(Debug)]
 pub(super) enum Scale {
-    /// Of all latents alike.
+    /// The same for all latents.
     Factor { scale: f64, shift: f64 },
-    /// Of every channel of patches, both `[1, 4 * latent_channels, 1, 1]`.
+    /// Per channel of patches, both `[1, 4 * latent_channels, 1, 1]`.
     BatchNorm { mean: Tensor, std: Tensor },
 }
 
 impl Scale {
-    /// Reads `bn.running_mean` and `bn.running_var` where there are any. The count of training batches beside them is not
-    /// used.
+    /// Reads `bn.running_mean` and `bn.running_var` if the model has them. The count of training batches
+    /// stored with them is not used.
     pub(super) fn load(
         weights: &Weights,
         config: &ImageVaeConfig,

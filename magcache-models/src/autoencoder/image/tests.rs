@@ -1,7 +1,8 @@
-//! Against `AutoencoderKL` and `AutoencoderKLFlux2` of diffusers 0.42.1 and the pipelines' functions for latents.
+//! Against `AutoencoderKL` and `AutoencoderKLFlux2` of diffusers 0.42.1 and the pipelines' functions for
+//! latents.
 //!
-//! `tests/reference/flux_vae.py` made the reference data: of the trained FLUX.1 model of this crate, whose weights are in
-//! half precision, and of a small random FLUX.2 model.
+//! `tests/reference/flux_vae.py` made the reference data from the trained FLUX.1 model of this crate, whose
+//! weights are in half precision, and from a small random FLUX.2 model.
 
 use std::{collections::HashMap, path::PathBuf};
 
@@ -69,7 +70,7 @@ fn worst(a: &Tensor, b: &Tensor) -> Result<f32> {
     Ok((a - b)?.abs()?.flatten_all()?.max(0)?.to_scalar()?)
 }
 
-/// `sin(0.37 i)` for the `i`th value, as the script that made the fixtures has it.
+/// `sin(0.37 i)` for the `i`th value, as in the script that made the fixtures.
 fn waves(shape: [usize; 4]) -> Result<Tensor> {
     let values = (0..shape.iter().product::<usize>()).map(|i| (0.37 * i as f64).sin() as f32);
     Ok(Tensor::from_iter(values, &Device::Cpu)?.reshape(&shape)?)
@@ -131,7 +132,7 @@ fn distributions_are_clamped_and_sampled_as_in_the_reference() -> Result<()> {
     for (key, ours) in [("std", latents.std()?), ("sample", latents.sample(golden.get("noise"))?)] {
         let (ours, expected) = (values(&ours)?, values(golden.get(key))?);
         assert_eq!(ours.len(), expected.len());
-        // From 3e-7 to 22026, so relative.
+        // From 3e-7 to 22026, so the tolerance is relative.
         let close = |(a, b): (&f32, &f32)| (a - b).abs() <= 4.0 * f32::EPSILON * b.abs();
         assert!(ours.iter().zip(&expected).all(close), "{key}: {ours:?} {expected:?}");
     }
@@ -162,8 +163,8 @@ fn packing_and_positions_are_those_of_the_pipelines() -> Result<()> {
     Ok(())
 }
 
-/// Both layouts of the same random weights; `tests/reference/native_flux_vae.py` made them and ran the teams' own modules
-/// on the native ones.
+/// Both layouts of the same random weights; `tests/reference/native_flux_vae.py` made them and ran the teams'
+/// own modules on the native ones.
 fn layouts() -> [(PathBuf, PathBuf); 2] {
     let native = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/native"));
     ["flux1-vae", "flux2-vae"]

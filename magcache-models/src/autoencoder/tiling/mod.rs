@@ -1,5 +1,5 @@
-//! Tiles of frames and images that are too large to be encoded or decoded in one piece: where they lie, and how they are
-//! blended.
+//! Tiles of frames and images that are too large to encode or decode in one piece: where they lie, and how
+//! they are blended.
 
 mod mosaic;
 
@@ -7,7 +7,7 @@ use candle_core::Tensor;
 
 pub(crate) use self::mosaic::assemble;
 
-/// A tile or stride that an autoencoder cannot make.
+/// A tile or stride that an autoencoder does not support.
 #[derive(Debug, thiserror::Error)]
 #[error("{key} = {got} is not valid: expected {expected}")]
 pub struct TilingError {
@@ -15,12 +15,12 @@ pub struct TilingError {
     pub key: &'static str,
     /// Its value.
     pub got: usize,
-    /// What it may be.
+    /// The accepted values.
     pub expected: String,
 }
 
-/// Cuts frames into overlapping tiles, each a stream of its own, and blends them: less memory for more work, and not
-/// exactly what the whole frame would give, because no tile sees past its edges.
+/// Cuts frames into overlapping tiles, each a stream of its own, and blends them: less memory for more work,
+/// and not exactly what the whole frame would give, because no tile sees past its edges.
 ///
 /// Sizes are pixels of the decoded video or image and multiples of the spatial scale of the autoencoder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,9 +48,10 @@ impl Tiling {
         Self { tile_height: tile, tile_width: tile, stride_height: stride, stride_width: stride }
     }
 
-    /// The tiles of a picture of `height` by `width` latents; none when it is not larger than one.
+    /// The tiles of a picture of `height` by `width` latents; `None` if it is no larger than one.
     ///
-    /// `scale`: pixels to a latent. `unit`: pixels of a tile to a latent, where those of the picture are not meant.
+    /// `scale`: pixels per latent. `unit`: pixels per latent within a tile, where that differs from the
+    /// picture's.
     pub(crate) fn grid(
         &self,
         scale: usize,
@@ -119,8 +120,8 @@ impl Axis {
     }
 }
 
-/// What the previous tile saved of a chunk and this tile's chunk, mixed over the overlap along `axis`: at its start all
-/// of the previous one.
+/// Blends what the previous tile saved of a chunk with this tile's chunk over the overlap along `axis`, which
+/// begins with the previous tile alone.
 pub(crate) fn blend(
     before: &Tensor,
     tile: &Tensor,

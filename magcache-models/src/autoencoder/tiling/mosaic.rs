@@ -1,7 +1,8 @@
-//! Tile after tile, each over all frames, to the whole video; an image is a video of one frame.
+//! Assembles a whole video tile after tile, each over all frames; an image is a video of one frame.
 //!
-//! This order keeps one tile's stream at a time. Kept between tiles are the finished bands and, of the unfinished
-//! neighbours, only what is blended: the lowest rows of every tile above and the last columns of the tile to the left.
+//! In this order only one tile's stream is kept at a time. Kept between tiles are the finished bands and, of
+//! the unfinished neighbours, only the parts to be blended: the lowest rows of every tile above and the last
+//! columns of the tile to the left.
 
 use candle_core::Tensor;
 
@@ -12,13 +13,14 @@ const TIME: usize = 2;
 const ROWS: usize = 3;
 const COLUMNS: usize = 4;
 
-/// Chunk by chunk, what a tile left for a neighbour.
+/// What a tile left for a neighbour, chunk by chunk.
 type Edge = Vec<Tensor>;
 
-/// Assembles a video out of tiles.
+/// Assembles a video from tiles.
 ///
-/// `tile` gives the chunks of the tile at some rows and columns one by one, `[batch, channels, frames, height, width]`
-/// with `unit` pixels to a latent; `finish` is applied to every finished band of rows.
+/// `tile` yields the chunks of the tile at the given rows and columns one by one,
+/// `[batch, channels, frames, height, width]` with `unit` pixels per latent; `finish` is applied to every
+/// finished band of rows.
 pub(crate) fn assemble<E: From<candle_core::Error>>(
     grid: &Grid,
     unit: usize,
@@ -61,7 +63,7 @@ pub(crate) fn assemble<E: From<candle_core::Error>>(
     whole.0.ok_or_else(|| candle_core::Error::msg(format!("no tiles in {grid:?}")).into())
 }
 
-/// A tensor that is filled part by part along one axis.
+/// A tensor that is filled piece by piece along one axis.
 #[derive(Default)]
 struct Whole(Option<Tensor>);
 
@@ -87,7 +89,7 @@ fn first(x: &Tensor, axis: usize, count: usize) -> candle_core::Result<Tensor> {
     x.narrow(axis, 0, count.min(x.dim(axis)?))
 }
 
-/// A copy of the end, because a view would keep all of it in memory.
+/// Copies the end, because a view would keep the whole tensor in memory.
 fn last(x: &Tensor, axis: usize, count: usize) -> candle_core::Result<Tensor> {
     let count = count.min(x.dim(axis)?);
     x.narrow(axis, x.dim(axis)? - count, count)?.force_contiguous()

@@ -1,7 +1,7 @@
 //! What a stream remembers between chunks of frames.
 //!
-//! A causal convolution looks back two frames. Chunk by chunk it sees what it would have seen in the whole video, if
-//! the last frames of its input are kept; zeros stand in at the start.
+//! A causal convolution looks back two frames. If the last frames of its input are kept, it sees chunk by
+//! chunk what it would have seen in the whole video; zeros replace them at the start.
 
 use candle_core::Tensor;
 
@@ -28,7 +28,7 @@ impl Slots {
     }
 }
 
-/// Last input frames of every causal layer, in the course of one stream.
+/// The last input frames of every causal layer during one stream.
 #[derive(Clone, Debug)]
 pub(super) struct FeatureCache {
     frames: Vec<Option<Tensor>>,
@@ -40,17 +40,17 @@ impl FeatureCache {
         Self { frames: vec![None; slots.0], chunk: 0 }
     }
 
-    /// Whether the first chunk is being worked on, a single frame that resampling in time leaves alone.
+    /// Whether the first chunk is being processed, a single frame that resampling in time leaves unchanged.
     pub(super) fn first_chunk(&self) -> bool {
         self.chunk == 0
     }
 
-    /// Number of the chunk that is being worked on.
+    /// Number of the chunk being processed.
     pub(super) fn chunk(&self) -> usize {
         self.chunk
     }
 
-    /// To be called when a chunk is through.
+    /// Must be called after each chunk.
     pub(super) fn end_chunk(&mut self) {
         self.chunk += 1;
     }
@@ -59,7 +59,8 @@ impl FeatureCache {
         self.frames.get(slot.0).and_then(Option::as_ref)
     }
 
-    /// Keeps the last `count` frames of what the layer has seen, `x` `[batch, frames, height, width, channels]` last.
+    /// Keeps the last `count` frames that the layer has seen, the latest of which are in `x`
+    /// `[batch, frames, height, width, channels]`.
     pub(super) fn remember(&mut self, slot: Slot, x: &Tensor, count: usize) -> candle_core::Result<()> {
         let new = x.dim(1)?;
         let kept = match self.before(slot) {
@@ -78,7 +79,7 @@ impl FeatureCache {
     }
 }
 
-/// A convolution that looks back in time only.
+/// A convolution that only looks back in time.
 #[derive(Clone, Debug)]
 pub(super) struct CausalConv {
     conv: Conv3d,
@@ -87,7 +88,7 @@ pub(super) struct CausalConv {
 }
 
 impl CausalConv {
-    /// Kernel 3 in every direction, the size of the input.
+    /// Kernel 3 in every direction; keeps the size of the input.
     pub(super) fn load(
         weights: &Weights,
         inputs: usize,
@@ -99,7 +100,8 @@ impl CausalConv {
         Self::new(weights, inputs, outputs, config, slots)
     }
 
-    /// Kernel 3 over frames only, with every `stride`th frame as output. It looks back as far as that leaves room.
+    /// Kernel 3 over frames only, with every `stride`th frame as output. It looks back as far as the stride
+    /// leaves room.
     pub(super) fn load_over_frames(
         weights: &Weights,
         inputs: usize,

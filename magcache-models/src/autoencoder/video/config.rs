@@ -12,28 +12,29 @@ use crate::{
 /// Class that diffusers names in the configuration.
 const CLASS: &str = "AutoencoderKLWan";
 
-/// Keys without meaning here: for training, and one of the published files that the reference does not know either.
+/// Keys that do not matter here: for training, and one in published files that the reference does not know
+/// either.
 const IGNORED: [&str; 2] = ["dropout", "clip_output"];
 
-/// Frames of every chunk of the encoder but the first, in every published model and in the reference's code.
+/// Frames of every encoder chunk but the first, in every published model and in the reference's code.
 pub(super) const CHUNK: usize = 4;
 
-/// Channels of a layer above which a configuration is taken for damaged.
+/// Channels of a layer above which a configuration is considered damaged.
 const MAX_CHANNELS: usize = 1 << 16;
 
-/// Side of a patch above which a configuration is taken for damaged.
+/// Side of a patch above which a configuration is considered damaged.
 const MAX_PATCH: usize = 16;
 
 /// Shape of the video autoencoder of Wan 2.1 or, with `is_residual`, of Wan 2.2 (`AutoencoderKLWan`).
 ///
-/// Missing keys have diffusers' defaults. Keys that start with `_` are for other programs; any other unknown key is
-/// refused, because it would change the model.
+/// Missing keys have diffusers' defaults. Keys that start with `_` are for other programs; any other unknown
+/// key is refused, because it would change the model.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default)]
 pub struct VideoVaeConfig {
     /// Channels of the encoder at full resolution.
     pub base_dim: usize,
-    /// Channels of the decoder at full resolution, if not the encoder's.
+    /// Channels of the decoder at full resolution, if different from the encoder's.
     pub decoder_base_dim: Option<usize>,
     /// Channels of the latents.
     pub z_dim: usize,
@@ -41,21 +42,22 @@ pub struct VideoVaeConfig {
     pub dim_mult: Vec<usize>,
     /// Residual blocks at every resolution; the decoder has one more.
     pub num_res_blocks: usize,
-    /// Resolutions with attention in the encoder; none in any published model.
+    /// Scales at which the encoder has attention; none in any published model.
     pub attn_scales: Vec<f64>,
-    /// Whether the step after each resolution but the last also halves the frame rate. Spelled as in the file.
+    /// Whether the step after each resolution but the last also halves the frame rate. Spelled as in the
+    /// file.
     pub temperal_downsample: Vec<bool>,
     /// Mean of every latent channel.
     pub latents_mean: Vec<f32>,
     /// Standard deviation of every latent channel.
     pub latents_std: Vec<f32>,
-    /// The blocks of Wan 2.2, with a way around every level.
+    /// Whether it has the blocks of Wan 2.2, with a shortcut around every level.
     pub is_residual: bool,
-    /// Channels of what is encoded: of the video, times the pixels of a patch.
+    /// Channels of the encoder's input: those of the video times the pixels of a patch.
     pub in_channels: usize,
-    /// Channels of what the decoder gives, likewise.
+    /// Channels of the decoder's output, likewise.
     pub out_channels: usize,
-    /// Side of the squares of pixels that become channels at both ends, in Wan 2.2; none is 1.
+    /// Side of the squares of pixels that become channels at both ends, in Wan 2.2; `None` means 1.
     pub patch_size: Option<usize>,
     /// Frames per latent frame.
     pub scale_factor_temporal: Option<usize>,
@@ -130,7 +132,7 @@ impl VideoVaeConfig {
         self.network_scale() * self.patch()
     }
 
-    /// Channels of the video that is encoded.
+    /// Channels of the video to encode.
     pub fn video_channels(&self) -> usize {
         self.in_channels / self.patch().pow(2)
     }
@@ -218,7 +220,7 @@ impl VideoVaeConfig {
         Ok(())
     }
 
-    /// The ways around the levels have no weights, so channels must divide.
+    /// The shortcuts around the levels have no weights, so channels must divide.
     fn check_shortcuts(&self) -> Result<(), AutoencoderConfigError> {
         let refuse = |inputs: usize, outputs: usize| {
             let reason = format!("leads from {inputs} channels to {outputs}, which do not divide");

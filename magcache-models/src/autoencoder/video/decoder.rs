@@ -25,7 +25,7 @@ pub(super) struct Decoder {
     slots: Slots,
 }
 
-/// The residual blocks of one resolution and the step to the next, with a way around in Wan 2.2.
+/// The residual blocks of one resolution and the step to the next, with a shortcut in Wan 2.2.
 #[derive(Debug)]
 struct UpBlock {
     resnets: Vec<ResidualBlock>,

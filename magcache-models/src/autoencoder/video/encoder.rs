@@ -18,7 +18,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Encoder {
     conv_in: CausalConv,
-    /// As the checkpoint numbers them.
+    /// Numbered as in the checkpoint.
     down_blocks: Vec<DownBlock>,
     mid_block: MidBlock,
     norm_out: ChannelNorm,
@@ -26,7 +26,7 @@ pub(super) struct Encoder {
     slots: Slots,
 }
 
-/// In Wan 2.1 a single stage, in Wan 2.2 those of one resolution with a way around them.
+/// In Wan 2.1 a single stage, in Wan 2.2 the stages of one resolution with a shortcut around them.
 #[derive(Debug)]
 struct DownBlock {
     stages: Vec<Stage>,
@@ -126,7 +126,7 @@ impl DownBlock {
 }
 
 impl Stage {
-    /// Stage `i` of a level: its residual blocks, then the step.
+    /// Stage `i` of a level: the residual blocks come first, then the step.
     fn load(
         weights: &Weights,
         level: &DownLevel,

@@ -1,12 +1,12 @@
-//! Videos that are encoded without being held in one piece.
+//! Videos that are encoded without being held in memory as a whole.
 
 use std::ops::Range;
 
 use candle_core::{DType, Result, Tensor};
 
-/// Frames `[batch, channels, frames, height, width]`, read part by part.
+/// Frames `[batch, channels, frames, height, width]`, read piece by piece.
 pub(super) enum Footage<'a> {
-    /// Frames that are there.
+    /// Frames in memory.
     Video(&'a Tensor),
     /// An image, zeros, and perhaps another image; both images are `[batch, channels, 1, height, width]`.
     Images { first: &'a Tensor, last: Option<&'a Tensor>, frames: usize },

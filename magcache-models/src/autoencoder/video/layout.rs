@@ -1,10 +1,11 @@
-//! Between videos, which have their channels first, and the network, which has them last and, in Wan 2.2, works on
-//! patches of pixels.
+//! Conversion between videos, whose channels come first, and the network, whose channels come last and which,
+//! in Wan 2.2, works on patches of pixels.
 
 use candle_core::{DType, Result, Tensor};
 
-/// `[batch, channels, frames, height, width]` to `[batch, frames, height / patch, width / patch, channels * patch^2]` in
-/// f32. The values of a patch are ordered channel, column, row, as in the reference.
+/// `[batch, channels, frames, height, width]` to
+/// `[batch, frames, height / patch, width / patch, channels * patch^2]` in f32. The values of a patch are
+/// ordered channel, column, row, as in the reference.
 pub(super) fn to_network(video: &Tensor, patch: usize) -> Result<Tensor> {
     let video = video.to_dtype(DType::F32)?;
     if patch == 1 {

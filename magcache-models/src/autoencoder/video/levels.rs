@@ -1,4 +1,4 @@
-//! The levels of encoder and decoder, as they follow from the configuration.
+//! The levels of encoder and decoder, derived from the configuration.
 
 use super::config::VideoVaeConfig;
 use crate::nn::Fold;
@@ -10,7 +10,7 @@ pub(super) struct DownLevel {
     pub(super) outputs: usize,
     /// Whether the step halves the frames too.
     pub(super) step: Option<bool>,
-    /// The way around, in Wan 2.2.
+    /// The shortcut, in Wan 2.2.
     pub(super) shortcut: Option<Fold>,
 }
 
@@ -20,7 +20,7 @@ pub(super) struct UpLevel {
     pub(super) inputs: usize,
     pub(super) outputs: usize,
     pub(super) step: Option<UpStep>,
-    /// The way around, in Wan 2.2, where there is a step.
+    /// The shortcut, in Wan 2.2, if there is a step.
     pub(super) shortcut: Option<Fold>,
 }
 
@@ -54,7 +54,8 @@ impl VideoVaeConfig {
         let mut inputs = base * self.dim_mult.last().copied().unwrap_or(1);
         let mut level = |(i, multiple): (usize, &usize)| {
             let outputs = base * multiple;
-            // The steps up run against the order in which the configuration lists those down; the last level has none.
+            // The steps up are in the reverse order of the configuration's steps down; the last level has
+            // none.
             let time = self.temperal_downsample.iter().rev().nth(i).copied();
             let step = time
                 .map(|time| UpStep { time, outputs: if self.is_residual { outputs } else { outputs / 2 } });

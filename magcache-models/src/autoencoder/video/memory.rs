@@ -1,6 +1,6 @@
 //! How much memory decoding takes.
 //!
-//! The network is walked as it runs, with the sizes of the tensors that are alive at each step; see the module
+//! Follows the network as it runs and adds up the tensors that are alive at each step; see the module
 //! documentation of [`vae`](super) for the result in a formula.
 
 use super::{VideoVaeConfig, levels::UpLevel};
@@ -18,28 +18,28 @@ const LOOK_BACK: f64 = 2.0;
 /// Taps of a kernel along an axis.
 const KERNEL: usize = 3;
 
-/// How [`Conv3d`](crate::nn::Conv3d) cuts its work: pixels of a task, and values under a row of the kernel from which on
-/// pixels are not gathered.
+/// How [`Conv3d`](crate::nn::Conv3d) divides its work: pixels per task, and values under a row of the kernel
+/// from which on pixels are not gathered.
 const TASK_PIXELS: usize = 512;
 const NARROW: usize = 128;
 
-/// A bound of the memory that decoding a video of batch 1 takes above the weights, in bytes. What the allocator holds back
-/// of freed memory comes on top; with glibc's defaults that can be a tenth.
+/// An upper bound of the memory, in bytes, that decoding a video of batch 1 takes in addition to the weights.
+/// Freed memory that the allocator holds back comes on top; with glibc's defaults that can be a tenth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DecodeMemory {
-    /// What the stream remembers between latent frames; the same however long the video is.
+    /// What the stream remembers between latent frames; independent of the length of the video.
     pub feature_cache: u64,
-    /// The largest set of tensors that are alive at once while one latent frame is decoded, the largest weight widened to
-    /// f32 included.
+    /// The largest set of tensors alive at once while one latent frame is decoded, including the largest
+    /// weight widened to f32.
     pub activations: u64,
-    /// Finished frames and edges of tiles. Without tiles, frames are handed out as they are made: none.
+    /// Finished frames and edges of tiles. 0 without tiles, where frames are returned as they are decoded.
     pub frames: u64,
-    /// Windows of the convolutions, for every thread.
+    /// Windows of the convolutions, per thread.
     pub per_thread: u64,
 }
 
 impl DecodeMemory {
-    /// All of it with this many threads.
+    /// The total with this many threads.
     pub fn total(&self, threads: usize) -> u64 {
         let scratch = self.per_thread.saturating_mul(threads as u64);
         [self.activations, self.frames, scratch].into_iter().fold(self.feature_cache, u64::saturating_add)
@@ -49,11 +49,12 @@ impl DecodeMemory {
 impl VideoVaeConfig {
     /// Bounds the memory of decoding a video of `width` by `height` pixels and `frames` frames.
     ///
-    /// Without tiles it is that of [`VideoVae::decode_stream`](super::VideoVae::decode_stream), in which `frames` has no part;
-    /// with tiles that of [`VideoVae::decode`](super::VideoVae::decode), the video included.
+    /// Without tiles it is that of [`VideoVae::decode_stream`](super::VideoVae::decode_stream), which does
+    /// not depend on `frames`; with tiles that of [`VideoVae::decode`](super::VideoVae::decode), the video
+    /// included.
     ///
     /// # Errors
-    /// Tiles that this autoencoder cannot make.
+    /// Tiles that this autoencoder does not support.
     pub fn decode_memory(
         &self,
         width: usize,
@@ -70,7 +71,8 @@ impl VideoVaeConfig {
         Ok(Walk::decoder(self, tile).memory(kept, finishing))
     }
 
-    /// Values that tiles leave behind at most, and those that finishing a band takes while no tile is worked on.
+    /// Upper bounds, in values, of what tiles leave behind and of what finishing a band takes while no tile
+    /// is processed.
     fn kept_with_tiles(&self, grid: &Grid, frames: usize) -> (f64, f64) {
         let unit = self.network_scale() as f64;
         let pixels = |axis: &Axis, latents: usize| unit * latents.min(axis.length) as f64;
@@ -83,13 +85,13 @@ impl VideoVaeConfig {
         let above = depth * pixels(rows, rows.overlap()) * tiles * pixels(columns, columns.tile);
         // Last columns of the tile to the left and of this one.
         let left = 2.0 * depth * pixels(rows, rows.tile) * pixels(columns, columns.overlap());
-        // The chunks of this tile, then the tile in one piece.
+        // The chunks of this tile, then the whole tile.
         let tile = 2.0 * depth * pixels(rows, rows.stride) * pixels(columns, columns.stride);
         (video + band + above + left + tile, 3.0 * band)
     }
 }
 
-/// Sums and maxima in the course of a walk, in values.
+/// Sums and maxima while following the network, in values.
 #[derive(Default)]
 struct Walk {
     cache: f64,
@@ -98,7 +100,7 @@ struct Walk {
     per_thread: f64,
 }
 
-/// A resolution: frames of a chunk, rows, columns.
+/// A resolution: frames per chunk, rows, columns.
 #[derive(Clone, Copy)]
 struct Grain {
     frames: f64,
@@ -112,7 +114,7 @@ impl Grain {
         self.frames * self.frame(channels)
     }
 
-    /// Values of one of its frames.
+    /// Values of one of the tensor's frames.
     fn frame(&self, channels: usize) -> f64 {
         self.height as f64 * self.width as f64 * channels as f64
     }
@@ -126,7 +128,8 @@ impl Walk {
         let levels = config.up_levels();
         let lowest = levels.first().map_or(config.decoder_dim(), |level| level.inputs);
         walk.convolution(grain, config.z_dim, lowest, grain.of(config.z_dim));
-        // The middle: two residual blocks around attention, whose projections are five tensors of its size.
+        // The middle: two residual blocks around attention, whose projections are five tensors of the input's
+        // size.
         let x = grain.of(lowest);
         walk.residual(grain, lowest, lowest, x);
         walk.alive(9.0 * x);
@@ -140,7 +143,7 @@ impl Walk {
         walk
     }
 
-    /// A level of the decoder and the step after it; gives the resolution after it.
+    /// A level of the decoder and the step after it; returns the resolution after the step.
     fn level(&mut self, config: &VideoVaeConfig, level: &UpLevel, grain: Grain) -> Grain {
         let around = if level.shortcut.is_some() { grain.of(level.inputs) } else { 0.0 };
         for i in 0..=config.num_res_blocks {
@@ -174,7 +177,7 @@ impl Walk {
         self.alive(held + copies * grain.of(outputs));
     }
 
-    /// A causal convolution of a tensor made for it, while `held` values are alive besides.
+    /// A causal convolution of a tensor created for it, while `held` other values are alive.
     fn convolution(&mut self, grain: Grain, inputs: usize, outputs: usize, held: f64) {
         let before = LOOK_BACK * grain.frame(inputs);
         self.cache += before;
@@ -183,12 +186,12 @@ impl Walk {
         self.scratch(grain, KERNEL, inputs, outputs);
     }
 
-    /// What one task of a convolution with a kernel of `taps` frames keeps to itself.
+    /// The private memory of one task of a convolution with a kernel of `taps` frames.
     fn scratch(&mut self, grain: Grain, taps: usize, inputs: usize, outputs: usize) {
         let lines = (TASK_PIXELS / grain.width.max(1)).clamp(1, grain.height.max(1));
         let values = |rows: usize, channels: usize| (rows * channels) as f64 * (grain.width as f64 + 2.0);
         let window = values(taps * (lines + KERNEL - 1), inputs);
-        // Where the window is narrow, all pixels under the kernel are gathered instead.
+        // If the window is narrow, all pixels under the kernel are gathered instead.
         let narrow = KERNEL * inputs < NARROW;
         let gathered = if narrow { values(taps * KERNEL * KERNEL * lines, inputs) } else { 0.0 };
         self.per_thread = self.per_thread.max(window.max(gathered) + values(2 * lines, outputs));
@@ -198,7 +201,7 @@ impl Walk {
         self.peak = self.peak.max(values);
     }
 
-    /// `kept`: values of finished frames; `finishing`: values that are alive while no chunk is worked on.
+    /// `kept`: values of finished frames; `finishing`: values alive while no chunk is processed.
     fn memory(&self, kept: f64, finishing: f64) -> DecodeMemory {
         let bytes = |values: f64| (F32 * values) as u64;
         DecodeMemory {

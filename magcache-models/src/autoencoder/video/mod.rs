@@ -1,37 +1,39 @@
 //! The video autoencoder of Wan 2.1 and Wan 2.2.
 //!
 //! Outside, videos are `[batch, channels, frames, height, width]` in -1..=1 and latents
-//! `[batch, z_dim, latent frames, height / 8, width / 8]` (16 in Wan 2.2, whose network works on patches of two by two
-//! pixels); inside, the channels come last. Both directions work on a stream of chunks and remember the last frames of
-//! every layer: the first chunk is one frame, every other one latent frame or four frames. Always f32.
+//! `[batch, z_dim, latent frames, height / 8, width / 8]` (16 in Wan 2.2, whose network works on patches of
+//! two by two pixels); inside, the channels come last. Both directions work on a stream of chunks and
+//! remember the last frames of every layer: the first chunk is one frame, every other one latent frame or
+//! four frames. Always f32.
 //!
-//! Latents come in two scales. *Raw* latents are those of the autoencoder; *normalised* ones, with mean 0 and deviation
-//! 1 in every channel, are those of the transformer and the sampler. [`VideoVae::normalize`] and
-//! [`VideoVae::denormalize`] go between them, every other function here takes or gives raw ones.
+//! Latents come in two scales. *Raw* latents are those of the autoencoder; *normalised* ones, with mean 0 and
+//! deviation 1 in every channel, are those of the transformer and the sampler. [`VideoVae::normalize`] and
+//! [`VideoVae::denormalize`] convert between them; every other function here takes or returns raw ones.
 //!
 //! # Memory
 //!
-//! Decoding as a stream ([`VideoVae::decode_stream`]) takes the same memory however long the video is: what the layers
-//! remember and what is alive in the largest of them. With `b` channels of the decoder at full resolution, that is at
-//! most about `(98 + 72) b W H` bytes for `W` by `H` pixels with the levels of Wan 2.1, and `(28 + 33) b W H` with those
-//! of Wan 2.2, whose network sees a quarter of the pixels. [`Tiling`] bounds `W` and `H` in this to those of a tile:
-//! tiles are worked on one after the other, each over all frames, so that one stream is alive. Beside it stay the video
-//! itself, `12 W H` bytes a frame, and the rows and columns that are still to be blended, about half as much again.
-//! [`VideoVaeConfig::decode_memory`] gives the bound in bytes. With the published configurations (`b` = 96 and 256), 121
-//! frames of 1280x720, above the weights and some MB for every thread:
+//! Decoding as a stream ([`VideoVae::decode_stream`]) takes the same memory whatever the length of the video:
+//! what the layers remember, and what is alive in the largest of them. With `b` channels of the decoder at
+//! full resolution, that is at most about `(98 + 72) b W H` bytes for `W` by `H` pixels with the levels of
+//! Wan 2.1, and `(28 + 33) b W H` with those of Wan 2.2, whose network sees a quarter of the pixels.
+//! [`Tiling`] limits `W` and `H` in this formula to those of a tile: tiles are processed one after the other,
+//! each over all frames, so only one stream is alive. On top come the video itself, `12 W H` bytes a frame,
+//! and the rows and columns still to be blended, about half as much again. [`VideoVaeConfig::decode_memory`]
+//! gives the bound in bytes. With the published configurations (`b` = 96 and 256), 121 frames of 1280x720, in
+//! addition to the weights and some MB per thread:
 //!
 //! | | whole frames | tiles of 256 every 192 |
 //! |---|---|---|
 //! | Wan 2.1 | 8.7 + 6.4 GB | 0.6 + 1.1 GB, frames 2.0 GB |
 //! | Wan 2.2 | 6.6 + 7.7 GB | 0.5 + 1.1 GB, frames 2.0 GB |
 //!
-//! Encoding works the same way. The video that is encoded is read chunk by chunk, tile by tile. As in the reference, its
+//! Encoding works the same way. The video is read chunk by chunk, tile by tile. As in the reference, its
 //! tiles are counted in patches: with the patch size 2 of Wan 2.2 a tile of 256 covers 512 pixels of it.
 //!
 //! # Source
 //!
-//! `AutoencoderKLWan` of diffusers 0.42.1, with these differences: tiles must be multiples of a latent pixel and
-//! leave no gap between them, and a wrong shape is an error where the reference fails somewhere inside.
+//! `AutoencoderKLWan` of diffusers 0.42.1, with these differences: tiles must be multiples of a latent pixel
+//! and leave no gap between them, and a wrong shape is an error where the reference fails somewhere inside.
 
 mod blocks;
 mod cache;
@@ -83,18 +85,18 @@ pub struct VideoVae {
     decoder: Decoder,
     /// `[1, z_dim, 1, 1, 1]`.
     mean: Tensor,
-    /// One over the deviation, in f32 as the reference has it, `[1, z_dim, 1, 1, 1]`.
+    /// Reciprocal of the deviation, in f32 as in the reference, `[1, z_dim, 1, 1, 1]`.
     inverse_std: Tensor,
 }
 
 impl VideoVae {
-    /// Reads the folder `vae`, weights in the type in which they are stored.
+    /// Reads the folder `vae`, with weights in their stored type.
     pub fn open(folder: &Folder, device: &candle_core::Device) -> std::result::Result<Self, CheckpointError> {
         let config = VideoVaeConfig::read(folder)?;
         Self::load(&Weights::open(folder, device, WeightDtype::Keep)?, &config)
     }
 
-    /// Takes the tensors out of `weights`.
+    /// Loads the tensors from `weights`.
     ///
     /// # Errors
     /// A configuration that does not fit together, a missing tensor or a wrong shape.
@@ -130,25 +132,26 @@ impl VideoVae {
         &self.config
     }
 
-    /// Raw latents to normalised ones, `(z - mean) / std` for every channel.
+    /// Raw latents to normalised ones, `(z - mean) / std` per channel.
     pub fn normalize(&self, z: &Tensor) -> Result<Tensor> {
         self.latent_shape(z)?;
         Ok(z.broadcast_sub(&self.mean)?.broadcast_mul(&self.inverse_std)?)
     }
 
-    /// Normalised latents to raw ones, `z * std + mean` for every channel.
+    /// Normalised latents to raw ones, `z * std + mean` per channel.
     pub fn denormalize(&self, latents: &Tensor) -> Result<Tensor> {
         self.latent_shape(latents)?;
         Ok(latents.broadcast_div(&self.inverse_std)?.broadcast_add(&self.mean)?)
     }
 
-    /// Raw latents `[batch, z_dim, n, h, w]` to frames `[batch, channels, frames, height, width]` in -1..=1; `n` latent
-    /// frames make `1 + 4 (n - 1)` frames.
+    /// Raw latents `[batch, z_dim, n, h, w]` to frames `[batch, channels, frames, height, width]` in -1..=1;
+    /// `n` latent frames make `1 + 4 (n - 1)` frames.
     ///
-    /// The whole video comes back in one piece. Without tiles, [`Self::decode_stream`] gives it frame by frame.
+    /// The whole video is returned in one piece. Without tiles, [`Self::decode_stream`] returns it frame by
+    /// frame.
     ///
     /// # Errors
-    /// Latents of another shape, or tiles that this autoencoder cannot make.
+    /// Latents of another shape, or tiles that this autoencoder does not support.
     pub fn decode(&self, z: &Tensor, tiling: Option<Tiling>) -> Result<Tensor> {
         let [_, frames, height, width] = self.latent_shape(z)?;
         let scale = self.config.spatial_scale();
@@ -177,23 +180,25 @@ impl VideoVae {
         )
     }
 
-    /// Decodes a video latent frame by latent frame, for bounded memory and a sign of progress.
+    /// Decodes a video one latent frame at a time, with bounded memory and visible progress.
     pub fn decode_stream(&self) -> DecodeStream<'_> {
         DecodeStream::new(self)
     }
 
-    /// Encodes a video chunk by chunk, for bounded memory and a sign of progress.
+    /// Encodes a video chunk by chunk, with bounded memory and visible progress.
     pub fn encode_stream(&self) -> EncodeStream<'_> {
         EncodeStream::new(self)
     }
 
-    /// Frames `[batch, channels, frames, height, width]` in -1..=1 to raw latents, the mean of their distribution.
+    /// Frames `[batch, channels, frames, height, width]` in -1..=1 to raw latents, the mean of their
+    /// distribution.
     ///
-    /// Frames past the last full chunk (`1 + 4 k`) are dropped, as the reference does. In Wan 2.1 without tiles, heights
-    /// and widths that are not multiples of the spatial scale lose their last rows and columns.
+    /// Frames past the last full chunk (`1 + 4 k`) are dropped, as in the reference. In Wan 2.1 without
+    /// tiles, heights and widths that are not multiples of the spatial scale lose their last rows and
+    /// columns.
     ///
     /// # Errors
-    /// Frames of another shape or size, or tiles that this autoencoder cannot make.
+    /// Frames of another shape or size, or tiles that this autoencoder does not support.
     pub fn encode(&self, video: &Tensor, tiling: Option<Tiling>) -> Result<Tensor> {
         Ok(self.moments(video, tiling)?.narrow(1, 0, self.config.z_dim)?)
     }
@@ -204,10 +209,10 @@ impl VideoVae {
         self.moments_of(&Footage::Video(video), [height, width], tiling)
     }
 
-    /// Raw latents of a video that begins with the image `first`, `[batch, channels, height, width]` in -1..=1, perhaps
-    /// ends with `last`, and is zero between: what image-to-video models are conditioned on.
+    /// Raw latents of a video that begins with the image `first`, `[batch, channels, height, width]` in
+    /// -1..=1, optionally ends with `last`, and is zero in between: the condition of image-to-video models.
     ///
-    /// The video of `frames` frames is made chunk by chunk and never exists in one piece.
+    /// The video of `frames` frames is built chunk by chunk and never held as a whole.
     ///
     /// # Errors
     /// Images of another shape or of two shapes; fewer frames than images; as [`Self::encode`].
@@ -286,14 +291,14 @@ impl VideoVae {
         shape(z, "latents", self.config.z_dim)
     }
 
-    /// Batch, frames, height and width of a video that can be encoded.
+    /// Batch, frames, height and width of a video, checked for encoding.
     fn video_shape(&self, video: &Tensor) -> Result<[usize; 4]> {
         let [batch, frames, height, width] = shape(video, "frames", self.config.video_channels())?;
         let least = self.config.spatial_scale();
         if height < least || width < least {
             return Err(AutoencoderError::TooSmall { what: "frames", width, height, least });
         }
-        // Patches and the ways around need whole blocks at every level.
+        // Patches and shortcuts need whole blocks at every level.
         let whole = self.config.is_residual || self.config.patch() > 1;
         if whole && (height % least != 0 || width % least != 0) {
             return Err(AutoencoderError::NotAMultiple {

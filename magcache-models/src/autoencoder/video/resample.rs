@@ -66,7 +66,8 @@ impl Upsample {
         Ok(Self { conv, time })
     }
 
-    /// The first chunk passes the convolution in time by, and leaves no trace in it: the second chunk sees zeros.
+    /// The first chunk bypasses the convolution in time and leaves no trace in it: the second chunk sees
+    /// zeros.
     pub(super) fn forward(&self, x: &Tensor, cache: &mut FeatureCache) -> candle_core::Result<Tensor> {
         match &self.time {
             Some(time) if !cache.first_chunk() => {
@@ -80,7 +81,8 @@ impl Upsample {
     }
 }
 
-/// `[.., frames, .., 2 * channels]` to `[.., 2 * frames, .., channels]`: the halves become consecutive frames.
+/// `[.., frames, .., 2 * channels]` to `[.., 2 * frames, .., channels]`: the halves become consecutive
+/// frames.
 fn interleaved(x: &Tensor) -> candle_core::Result<Tensor> {
     let (batch, frames, height, width, channels) = x.dims5()?;
     x.reshape(&[batch, frames, height, width, 2, channels / 2])?

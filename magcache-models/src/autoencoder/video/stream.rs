@@ -13,7 +13,7 @@ use super::{
 };
 use crate::autoencoder::error::{AutoencoderError, Result};
 
-/// A video in the course of being decoded.
+/// A video being decoded.
 pub struct DecodeStream<'a> {
     vae: &'a VideoVae,
     cache: FeatureCache,
@@ -21,7 +21,7 @@ pub struct DecodeStream<'a> {
     observer: Option<&'a mut Observer<'a>>,
 }
 
-/// A video in the course of being encoded.
+/// A video being encoded.
 pub struct EncodeStream<'a> {
     vae: &'a VideoVae,
     cache: FeatureCache,
@@ -34,14 +34,15 @@ impl<'a> DecodeStream<'a> {
         Self { vae, cache: vae.decoder.cache(), size: None, observer: None }
     }
 
-    /// Shows what every module gives, for comparisons.
+    /// Reports the output of every module, for comparisons.
     #[must_use]
     pub fn observe(self, observer: &'a mut Observer<'a>) -> Self {
         Self { observer: Some(observer), ..self }
     }
 
-    /// The next raw latent frame, `[batch, z_dim, 1, h, w]`, to its frames `[batch, channels, frames, height, width]` in
-    /// -1..=1: one for the first latent frame, [`temporal_scale`](super::VideoVaeConfig::temporal_scale) for any other.
+    /// The next raw latent frame, `[batch, z_dim, 1, h, w]`, to its frames
+    /// `[batch, channels, frames, height, width]` in -1..=1: one for the first latent frame,
+    /// [`temporal_scale`](super::VideoVaeConfig::temporal_scale) for any other.
     ///
     /// # Errors
     /// Another shape, or another batch or size than before.
@@ -63,7 +64,7 @@ impl<'a> EncodeStream<'a> {
         Self { vae, cache: vae.encoder.cache(), size: None, observer: None }
     }
 
-    /// Shows what every module gives, for comparisons.
+    /// Reports the output of every module, for comparisons.
     #[must_use]
     pub fn observe(self, observer: &'a mut Observer<'a>) -> Self {
         Self { observer: Some(observer), ..self }
@@ -72,7 +73,8 @@ impl<'a> EncodeStream<'a> {
     /// The next frames, `[batch, channels, frames, height, width]` in -1..=1, to their raw latents
     /// `[batch, z_dim, n, h, w]`, the mean of their distribution.
     ///
-    /// The first call takes `1 + 4 k` frames, any other `4 k`; they go through the network one or four at a time.
+    /// The first call takes `1 + 4 k` frames, any other `4 k`; they go through the network one or four at a
+    /// time.
     ///
     /// # Errors
     /// Another number of frames, another shape, or another batch or size than before.
@@ -104,7 +106,7 @@ impl<'a> EncodeStream<'a> {
 }
 
 impl VideoVae {
-    /// A raw latent frame `[batch, z_dim, 1, h, w]` to what the decoder gives, channels last.
+    /// A raw latent frame `[batch, z_dim, 1, h, w]` to the decoder's output, channels last.
     pub(super) fn decode_chunk(
         &self,
         z: &Tensor,
@@ -127,7 +129,7 @@ impl VideoVae {
     }
 }
 
-/// Notes batch, height and width, or compares them with those before.
+/// Records batch, height and width, or compares them with the previous ones.
 fn go_on(size: &mut Option<[usize; 3]>, got: [usize; 3]) -> Result<()> {
     let expected = *size.get_or_insert(got);
     if expected == got { Ok(()) } else { Err(AutoencoderError::StreamChanged { expected, got }) }

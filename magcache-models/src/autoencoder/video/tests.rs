@@ -1,7 +1,7 @@
-//! Against `AutoencoderKLWan` of diffusers 0.42.1: what the calls of the recorded cases do not show.
+//! Against `AutoencoderKLWan` of diffusers 0.42.1: what the recorded cases do not cover.
 //!
-//! The reference data (`tests/fixtures/golden/vaes`, `tests/fixtures/vae`) come from tiny random models in f32; their own
-//! deviation from a run in f64 is of the order of 1e-5.
+//! The reference data (`tests/fixtures/golden/vaes`, `tests/fixtures/vae`) come from tiny random models in
+//! f32; their own deviation from a run in f64 is of the order of 1e-5.
 
 use std::{collections::HashMap, path::PathBuf};
 
@@ -109,7 +109,7 @@ fn tiles_are_cut_and_blended_as_in_the_reference() -> Result<()> {
     Ok(())
 }
 
-/// `sin(0.37 i)` for the `i`th value, as the script that made the fixture has it.
+/// `sin(0.37 i)` for the `i`th value, as in the script that made the fixture.
 fn waves(shape: [usize; 5]) -> Result<Tensor> {
     let values = (0..shape.iter().product::<usize>()).map(|i| (0.37 * i as f64).sin() as f32);
     Ok(Tensor::from_iter(values, &Device::Cpu)?.reshape(&shape)?)
@@ -144,7 +144,7 @@ fn a_condition_is_the_video_that_it_stands_for() -> Result<()> {
     Ok(())
 }
 
-/// Weights stored in half precision must give exactly what their values give when stored in f32.
+/// Weights stored in half precision must give exactly the results of the same values stored in f32.
 #[test]
 fn half_precision_weights_are_computed_with_in_f32() -> Result<()> {
     let (golden, folder) = (Golden::load("wan21_vae"), Folder::open(case("wan21_vae")).expect("fixture"));
@@ -188,7 +188,7 @@ fn what_cannot_be_encoded_or_decoded_is_refused_with_both_values() -> Result<()>
     let (vae21, vae22) = (vae("wan21_vae"), vae("wan22_vae"));
     let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu).expect("fits");
     let refused = |result: Result<Tensor>, parts: &[&str]| {
-        let message = result.expect_err(parts[0]).to_string();
+        let message = magcache_core::hint::told(&result.expect_err(parts[0]));
         assert!(parts.iter().all(|part| message.contains(part)), "{message}");
     };
     let latents = ["the latents have shape", "expected [batch, 6, frames, height, width]"];

@@ -43,7 +43,8 @@ impl FluxDualBlock {
         })
     }
 
-    /// The output tuple in diffusers' order, text and image, from the same of inputs: `[batch, tokens, inner]` each.
+    /// The output tuple in diffusers' order, text and image, from the same inputs: `[batch, tokens, inner]`
+    /// each.
     ///
     /// `activated` is the embedding `[batch, inner]` after its `SiLU`.
     pub(super) fn forward(
@@ -58,7 +59,7 @@ impl FluxDualBlock {
         self.block.forward(tuple, [&of_text, &of_image], positions, modules)
     }
 
-    /// What the attention reads of the image.
+    /// The attention's input from the image.
     pub(super) fn modulated_input(&self, image: &Tensor, activated: &Tensor) -> Result<Tensor> {
         self.block
             .modulated_input(image, &Modulation::split(self.norm1.ops(), &self.norm1.forward(activated)?)?)

@@ -21,9 +21,9 @@ pub(super) const EPS: f64 = 1e-6;
 pub struct FluxConfig {
     /// Side of the square of tokens that one predicted token stands for: 1 in everything published.
     pub patch_size: usize,
-    /// Channels of a token of the packed latents: 64, more where an image or a mask is concatenated.
+    /// Channels of a token of the packed latents: 64, more if an image or a mask is concatenated.
     pub in_channels: usize,
-    /// Channels of the prediction; `in_channels` where the file says null.
+    /// Channels of the prediction; `in_channels` if the file says null.
     #[serde(deserialize_with = "config::null_is_zero")]
     pub out_channels: usize,
     /// Dual-stream blocks.
@@ -40,7 +40,7 @@ pub struct FluxConfig {
     pub pooled_projection_dim: usize,
     /// Whether the model is guidance-distilled and takes a guidance scale.
     pub guidance_embeds: bool,
-    /// Channels of a head that each axis of a position turns: index of the image, row, column.
+    /// Channels of a head that each axis of a position rotates: index of the image, row, column.
     pub axes_dims_rope: [usize; 3],
 }
 
@@ -65,8 +65,8 @@ impl Default for FluxConfig {
 impl FluxConfig {
     /// Reads and checks the text of a `config.json`.
     ///
-    /// Keys that start with `_` are ignored; any other unknown key is an error, because it may stand for a part of the
-    /// network that would be left out silently.
+    /// Keys that start with `_` are ignored; any other unknown key is an error, because it may stand for a
+    /// part of the network that would be left out silently.
     pub fn from_json(text: &str) -> Result<Self, ConfigError> {
         let given: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text)?;
         let mut config: Self = config::read(text, CLASS_NAME, "Flux", &[])?;
@@ -86,7 +86,7 @@ impl FluxConfig {
         self.patch_size * self.patch_size * self.out_channels
     }
 
-    /// The configuration if its values can be used together.
+    /// Returns the configuration if its values can be used together.
     pub(super) fn validated(self) -> Result<Self, ConfigError> {
         config::positive(&[
             ("patch_size", self.patch_size),
@@ -133,7 +133,7 @@ mod tests {
             (r#"{"num_layers": "many"}"#, vec!["many"]),
             ("[]", vec!["config.json"]),
         ] {
-            let message = FluxConfig::from_json(text).expect_err(text).to_string();
+            let message = magcache_core::hint::told(&FluxConfig::from_json(text).expect_err(text));
             for part in parts {
                 assert!(message.contains(part), "`{message}` lacks `{part}`");
             }

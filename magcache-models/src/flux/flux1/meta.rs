@@ -1,4 +1,4 @@
-//! What strategies need to know about the FLUX.1 models.
+//! Metadata of the FLUX.1 models, for strategies.
 
 use magcache_core::{ModelMeta, Signal, StackMeta, inventory};
 
@@ -11,7 +11,7 @@ static TINY_STACKS: [StackMeta; 2] = stacks(2, 4);
 
 const SIGNALS: &[Signal] = &[Signal::ModulatedInput, Signal::TimestepEmbedding];
 
-/// FLUX.1 dev and what has its architecture, Kontext among them: guidance is distilled.
+/// FLUX.1 dev and models of the same architecture, including Kontext: guidance is distilled.
 pub const DEV: ModelMeta = model(
     "flux.1-dev",
     "FLUX.1 dev and Kontext dev: 19 dual-stream and 38 single-stream blocks of width 3072",
@@ -31,7 +31,7 @@ pub const SCHNELL: ModelMeta = model(
     &[],
 );
 
-/// The small trained model inside the program.
+/// The small trained model inside the binary.
 pub const TINY: ModelMeta = model(
     "tiny-flux",
     "the FLUX.1 model inside the program: 2 dual-stream and 4 single-stream blocks of width 96",
@@ -45,7 +45,8 @@ inventory::submit! { TINY }
 inventory::submit! { DEV }
 inventory::submit! { SCHNELL }
 
-/// The registered model of a configuration; one of other sizes is its family's model with its own sizes and no profile.
+/// The registered model of a configuration; for other sizes, the family's model with those sizes and no
+/// profile.
 pub(crate) fn of(config: &FluxConfig) -> ModelMeta {
     let family = if config.guidance_embeds { DEV } else { SCHNELL };
     sized(family, [config.num_layers, config.num_single_layers], config.inner_dim())

@@ -1,5 +1,5 @@
-//! Single files of the transformers as Black Forest Labs publish them: `flux1-dev.safetensors`, `flux1-schnell.safetensors`
-//! and their siblings.
+//! Single files of the transformers as Black Forest Labs publish them: `flux1-dev.safetensors`,
+//! `flux1-schnell.safetensors` and their siblings.
 //!
 //! Source: `convert_flux_transformer_checkpoint_to_diffusers` of diffusers 0.42.1.
 
@@ -55,18 +55,19 @@ const TABLE: [Rule; 29] = [
     rename("single_blocks.*.norm.query_norm", "single_transformer_blocks.*.attn.norm_q"),
     rename("single_blocks.*.norm.key_norm", "single_transformer_blocks.*.attn.norm_k"),
     rename("final_layer.linear", "proj_out"),
-    // Shift, then scale: the other way round than in diffusers.
+    // Shift, then scale: the reverse of diffusers.
     swap("final_layer.adaLN_modulation.1", "norm_out.linear"),
 ];
 
 /// The transformer in `file`, under the names of diffusers, with its sizes.
 ///
-/// The channels of a head are shared out to the axes of positions as in the published models, 16, 56 and 56 of 128; with
-/// another number, rows and columns get 7/16 each, rounded down to an even number, and the index the rest.
+/// The channels of a head are divided among the axes of positions as in the published models, 16, 56 and 56
+/// of 128; with another number, rows and columns get 7/16 each, rounded down to an even number, and the index
+/// the rest.
 ///
 /// # Errors
-/// A file that cannot be read or is not of FLUX.1; a tensor that is missing or too many, by its native name; sizes that do
-/// not fit together.
+/// A file that cannot be read or is not of FLUX.1; a tensor that is missing or unexpected, by its native
+/// name; sizes that do not fit together.
 pub fn open(
     folder: &Folder,
     file: &str,

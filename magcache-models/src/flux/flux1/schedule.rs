@@ -1,14 +1,14 @@
-//! How the pipelines of FLUX.1 ask for noise levels.
+//! Noise levels of the FLUX.1 pipelines.
 
 use crate::sampler::{SchedulerConfig, schedule::Request};
 
-/// Sigmas on a line, and [`mu`] of the image's token count.
+/// Evenly spaced sigmas, and [`mu`] for the image's token count.
 pub fn schedule(config: &SchedulerConfig, steps: usize, image_seq_len: usize) -> Request {
     Request::linear(config, steps, mu(config, image_seq_len))
 }
 
-/// The `mu` of FLUX.1 for an image of `image_seq_len` tokens: linear through the two points of the configuration
-/// (`calculate_shift` of diffusers).
+/// The `mu` of FLUX.1 for an image of `image_seq_len` tokens: linear through the two points of the
+/// configuration (`calculate_shift` of diffusers).
 pub fn mu(config: &SchedulerConfig, image_seq_len: usize) -> f64 {
     let (base, max) = (config.base_image_seq_len as f64, config.max_image_seq_len as f64);
     let slope = (config.max_shift - config.base_shift) / (max - base);
@@ -20,7 +20,7 @@ mod tests {
     use super::*;
     use crate::sampler::SamplerKind;
 
-    /// By `calculate_shift` of diffusers 0.42.1.
+    /// From `calculate_shift` of diffusers 0.42.1.
     #[test]
     fn mu_is_that_of_the_pipelines() {
         let config = SchedulerConfig::new(SamplerKind::Euler, 1.0);

@@ -1,4 +1,4 @@
-//! Prompts in, embeddings for FLUX.1 out.
+//! From prompts to embeddings for FLUX.1.
 
 use candle_core::{Device, Tensor};
 
@@ -15,7 +15,8 @@ const LONGEST: usize = TokenizerDefaults::T5.max_length;
 
 /// Tokenizers and text encoders of a FLUX.1 model: CLIP for the prompt as a whole, T5 for its words.
 ///
-/// T5-XXL is about as large as the transformer. Load it, encode all prompts, drop it, and only then load the transformer.
+/// T5-XXL is about as large as the transformer. Load it, encode all prompts, drop it, and only then load the
+/// transformer.
 #[derive(Clone, Debug)]
 pub struct FluxTextEncoder {
     tokenizer: PromptTokenizer,
@@ -27,17 +28,17 @@ pub struct FluxTextEncoder {
 /// A prompt as the tokens of both encoders.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FluxPrompt {
-    /// CLIP's. What it cuts off is still read by T5, which has far more room.
+    /// CLIP's. T5, which reads far more tokens, still sees what is truncated here.
     pub clip: TokenizedPrompt,
     /// T5's.
     pub t5: TokenizedPrompt,
 }
 
-/// What a FLUX.1 transformer reads of prompts.
+/// The embeddings of prompts for a FLUX.1 transformer.
 #[derive(Clone, Debug)]
 pub struct FluxPromptEmbeds {
-    /// T5's hidden states, f32 `[batch, tokens, d_model]`, padding included: `[1, 512, 4096]` for one prompt and the
-    /// published models.
+    /// T5's hidden states, f32 `[batch, tokens, d_model]`, padding included: `[1, 512, 4096]` for one prompt
+    /// and the published models.
     pub prompt_embeds: Tensor,
     /// CLIP's pooled embedding, f32 `[batch, hidden_size]`: `[1, 768]`.
     pub pooled_prompt_embeds: Tensor,
@@ -49,7 +50,7 @@ impl FluxTextEncoder {
     /// [`WeightDtype::Keep`] leaves the weights as they are stored; the arithmetic is f32 in any case.
     ///
     /// # Errors
-    /// What is wrong with a folder; a CLIP tokenizer with longer rows than its encoder has positions for.
+    /// A fault in a folder; a CLIP tokenizer with longer rows than its encoder has positions for.
     pub fn load(model: &Folder, device: &Device, dtype: WeightDtype) -> Result<Self, CheckpointError> {
         let folder = model.sub("tokenizer");
         let tokenizer = PromptTokenizer::open(&folder, TokenizerDefaults::CLIP)?;
@@ -74,8 +75,8 @@ impl FluxTextEncoder {
 
     /// The same with T5 rows of `tokens` tokens (`max_sequence_length` of diffusers), at most 512.
     ///
-    /// Without this they have `model_max_length` of `tokenizer_2`, which is 512 in the published models; diffusers takes
-    /// 512 whatever that says. FLUX.1-schnell was trained with 256.
+    /// Defaults to `model_max_length` of `tokenizer_2`, which is 512 in the published models; diffusers
+    /// always uses 512. FLUX.1-schnell was trained with 256.
     ///
     /// # Errors
     /// [`TokenizerError::Length`].
@@ -98,7 +99,7 @@ impl FluxTextEncoder {
         &self.text_encoder_2
     }
 
-    /// The tokens of a prompt, to look at before [`Self::encode_tokens`]. T5 reads `prompt_2` where there is one.
+    /// The tokens of a prompt, for inspection before [`Self::encode_tokens`]. T5 reads `prompt_2` if given.
     ///
     /// # Errors
     /// A prompt that cannot be turned into tokens.
@@ -107,7 +108,7 @@ impl FluxTextEncoder {
         Ok(FluxPrompt { clip: self.tokenizer.encode(prompt)?, t5 })
     }
 
-    /// What T5's vocabulary lacks, see [`PromptTokenizer::unknown_words`].
+    /// Words that T5's vocabulary lacks, see [`PromptTokenizer::unknown_words`].
     ///
     /// # Errors
     /// A prompt that is too long.
@@ -117,8 +118,8 @@ impl FluxTextEncoder {
 
     /// Embeddings of prompts, equal to `FluxPipeline.encode_prompt` of diffusers (0.42.1).
     ///
-    /// Neither encoder gets a mask, so that T5's padding takes part. Prompts that are too long are cut silently; use
-    /// [`Self::encode_tokens`] to know.
+    /// Neither encoder gets a mask, so T5's padding takes part. Prompts that are too long are truncated
+    /// silently; use [`Self::tokenize`] and [`Self::encode_tokens`] to detect that.
     ///
     /// # Errors
     /// A prompt that cannot be turned into tokens, or no prompt at all.
@@ -128,10 +129,10 @@ impl FluxTextEncoder {
         self.encode_tokens(&tokens)
     }
 
-    /// [`Self::encode`] for prompts that are tokens already.
+    /// [`Self::encode`] for prompts that are already tokenized.
     ///
     /// # Errors
-    /// As [`Self::encode`], and for rows of different lengths.
+    /// As [`Self::encode`]; rows of different lengths.
     pub fn encode_tokens(&self, prompts: &[FluxPrompt]) -> Result<FluxPromptEmbeds, TextError> {
         let clip: Vec<&[u32]> = prompts.iter().map(|prompt| prompt.clip.input_ids.as_slice()).collect();
         let t5: Vec<&[u32]> = prompts.iter().map(|prompt| prompt.t5.input_ids.as_slice()).collect();

@@ -30,9 +30,9 @@ const THETA: f64 = 10_000.0;
 
 /// The diffusion transformer of FLUX.1: dev, schnell, Kontext, and others of the same blocks.
 ///
-/// Source: `FluxTransformer2DModel` of diffusers 0.42.1, without its `ControlNet` and IP adapter inputs. Differences: what
-/// depends on the prompt or the ids alone is prepared once ([`PromptContext`], [`JointPositions`]), and all arithmetic is in
-/// f32 whatever the weights are stored in.
+/// Source: `FluxTransformer2DModel` of diffusers 0.42.1, without its `ControlNet` and IP adapter inputs.
+/// Differences: whatever depends only on the prompt or the ids is prepared once ([`PromptContext`],
+/// [`JointPositions`]), and all arithmetic is in f32 whatever the stored type of the weights.
 ///
 /// The model holds weights only: it can serve several generations at once.
 #[derive(Debug)]
@@ -49,14 +49,14 @@ pub struct FluxTransformer {
     dual_blocks: Vec<FluxDualBlock>,
     single_blocks: Vec<FluxSingleBlock>,
     head: Head,
-    /// Of the hidden states.
+    /// Type of the hidden states.
     dtype: DType,
 }
 
 impl FluxTransformer {
     /// Loads the tensors of the diffusers layout.
     ///
-    /// Fails where a tensor is missing or has another shape than `config` implies.
+    /// Fails if a tensor is missing or has another shape than `config` implies.
     pub fn load(weights: &Weights, config: FluxConfig) -> LoadResult<Self> {
         let inner = config.inner_dim();
         let embedder = weights.pp("time_text_embed");
@@ -82,7 +82,8 @@ impl FluxTransformer {
         })
     }
 
-    /// The same with hidden states of another type: f32 by default on a CPU, elsewhere that of the weights.
+    /// The same with hidden states of another type. Defaults to f32 on a CPU, elsewhere to the type of the
+    /// weights.
     #[must_use]
     pub fn computing_in(self, dtype: DType) -> Self {
         Self { dtype, ..self }
@@ -93,21 +94,22 @@ impl FluxTransformer {
         &self.config
     }
 
-    /// What strategies need to know: the registered model of these sizes, or one like it without profiles.
+    /// Metadata for strategies: the registered model of these sizes, or one like it without profiles.
     pub fn meta(&self) -> &ModelMeta {
         &self.meta
     }
 
-    /// Takes the f32 above the nearest one for the frequencies `which` of the timestep embedding, counted from 0, as torch
-    /// does on some CPUs: for comparisons with recorded runs. See [`Sinusoids::rounded_up`](crate::nn::Sinusoids::rounded_up).
+    /// Rounds the frequencies `which` of the timestep embedding, counted from 0, to the f32 above the
+    /// nearest, as torch does on some CPUs; for comparisons with recorded runs. See
+    /// [`Sinusoids::rounded_up`](crate::nn::Sinusoids::rounded_up).
     pub fn round_frequencies_up(&mut self, which: &[usize]) -> Result<()> {
         self.time.round_up(which)
     }
 
-    /// Prepares text embeddings `[batch, tokens, joint_attention_dim]` (T5) and pooled ones `[batch,
-    /// pooled_projection_dim]` (CLIP) for use at every step.
+    /// Prepares text embeddings `[batch, tokens, joint_attention_dim]` (T5) and pooled ones
+    /// `[batch, pooled_projection_dim]` (CLIP) for use at every step.
     ///
-    /// All tokens take part in attention, so padding has to be what the model was trained with.
+    /// All tokens take part in attention, so padding must be as in training.
     pub fn text_context(&self, text: &Tensor, pooled: &Tensor) -> Result<PromptContext> {
         let (batch, _, _) = text.dims3()?;
         if pooled.dims() != [batch, self.config.pooled_projection_dim] {
@@ -124,17 +126,19 @@ impl FluxTransformer {
 
     /// Prepares the ids of tokens for use at every step.
     ///
-    /// Text tokens have zeros, image tokens (0, row, column) of the packed latents; tokens of a reference image (Kontext)
-    /// follow with 1 in the first place.
+    /// Text tokens have zeros, image tokens (0, row, column) of the packed latents; tokens of a reference
+    /// image (Kontext) follow, with 1 as the first number.
     pub fn positions(&self, text: &[[f32; 3]], image: &[[f32; 3]]) -> Result<JointPositions> {
         self.rope.positions(text, image, &self.device)
     }
 
-    /// Predicts the velocity `[batch, tokens, out_channels]` for packed latents `[batch, tokens, in_channels]`.
+    /// Predicts the velocity `[batch, tokens, out_channels]` for packed latents
+    /// `[batch, tokens, in_channels]`.
     ///
-    /// Tokens of a reference image lie after those of the image and are part of the prediction too; its first tokens are
-    /// the image's. `timestep` counts from 0 to 1, `[batch]`; `guidance` is the guidance scale (3.5, say), `[batch]`, of a
-    /// guidance-distilled model. `pass` decides which blocks run; [`Pass::off`] runs all of them.
+    /// Tokens of a reference image follow those of the image and are part of the prediction too, whose first
+    /// tokens are the image's. `timestep` counts from 0 to 1, `[batch]`; `guidance` is the guidance scale
+    /// (3.5, say), `[batch]`, for guidance-distilled models. `pass` decides which blocks run; [`Pass::off`]
+    /// runs all of them.
     pub fn forward(
         &self,
         hidden_states: &Tensor,
@@ -220,7 +224,7 @@ mod tests {
             self.model.forward(&x, &t, Some(&guidance), &context, &positions, &mut Pass::off())
         }
 
-        /// Every block by itself on what the reference gave in front of it, as the tuples that the metadata names.
+        /// Every block on its recorded input, as the tuples that the metadata names.
         fn blocks(&self) -> Result<f32> {
             let trace = |name: &str| self.input(&format!("trace.{name}"));
             let (activated, positions) = (silu(Ops::default(), &trace("temb"))?, self.positions());

@@ -23,7 +23,7 @@ pub struct Flux2Config {
     pub patch_size: usize,
     /// Channels of a token of the packed latents.
     pub in_channels: usize,
-    /// Channels of the prediction; `in_channels` where the file says null.
+    /// Channels of the prediction; `in_channels` if the file says null.
     #[serde(deserialize_with = "config::null_is_zero")]
     pub out_channels: usize,
     /// Dual-stream blocks.
@@ -34,13 +34,13 @@ pub struct Flux2Config {
     pub attention_head_dim: usize,
     /// Attention heads of every block.
     pub num_attention_heads: usize,
-    /// Channels of the text embeddings: of several layers of the text encoder, one after the other.
+    /// Channels of the text embeddings: several layers of the text encoder, concatenated.
     pub joint_attention_dim: usize,
     /// Length of the sinusoidal embedding of timestep and guidance; even.
     pub timestep_guidance_channels: usize,
     /// Hidden channels of the feed-forward layers, as a multiple of the width.
     pub mlp_ratio: f64,
-    /// Channels of a head that each axis of a position turns: image (by time), row, column, text token.
+    /// Channels of a head that each axis of a position rotates: image (by time), row, column, text token.
     pub axes_dims_rope: [usize; 4],
     /// Base of the geometric progression of rotary frequencies.
     pub rope_theta: f64,
@@ -74,8 +74,8 @@ impl Default for Flux2Config {
 impl Flux2Config {
     /// Reads and checks the text of a `config.json`.
     ///
-    /// Keys that start with `_` are ignored; any other unknown key is an error, because it may stand for a part of the
-    /// network that would be left out silently.
+    /// Keys that start with `_` are ignored; any other unknown key is an error, because it may stand for a
+    /// part of the network that would be left out silently.
     pub fn from_json(text: &str) -> Result<Self, ConfigError> {
         let given: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text)?;
         let mut config: Self = config::read(text, CLASS_NAME, "Flux", &[])?;
@@ -100,7 +100,7 @@ impl Flux2Config {
         self.patch_size * self.patch_size * self.out_channels
     }
 
-    /// The configuration if its values can be used together.
+    /// Returns the configuration if its values can be used together.
     pub(super) fn validated(self) -> Result<Self, ConfigError> {
         config::positive(&[
             ("patch_size", self.patch_size),
@@ -156,7 +156,7 @@ mod tests {
             (r#"{"rope_theta": 0}"#, vec!["`rope_theta` is 0"]),
             (r#"{"eps": 0.0}"#, vec!["`eps` is 0"]),
         ] {
-            let message = Flux2Config::from_json(text).expect_err(text).to_string();
+            let message = magcache_core::hint::told(&Flux2Config::from_json(text).expect_err(text));
             for part in parts {
                 assert!(message.contains(part), "`{message}` lacks `{part}`");
             }

@@ -1,7 +1,7 @@
-//! What strategies need to know about the FLUX.2 models.
+//! Metadata of the FLUX.2 models, for strategies.
 //!
-//! Sizes: dev from the defaults of diffusers 0.42.1, klein from the parameters that Black Forest Labs publish with their
-//! reference code.
+//! Sizes: dev from the defaults of diffusers 0.42.1, klein from the parameters that Black Forest Labs publish
+//! with their reference code.
 
 use magcache_core::{ModelMeta, Signal, StackMeta, inventory};
 
@@ -48,7 +48,8 @@ inventory::submit! { DEV }
 inventory::submit! { KLEIN_4B }
 inventory::submit! { KLEIN_9B }
 
-/// The registered model of a configuration; one of other sizes is its family's model with its own sizes and no profile.
+/// The registered model of a configuration; for other sizes, the family's model with those sizes and no
+/// profile.
 pub(crate) fn of(config: &Flux2Config) -> ModelMeta {
     let width = config.inner_dim();
     let family = match config.guidance_embeds {

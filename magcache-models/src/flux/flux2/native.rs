@@ -47,19 +47,19 @@ const TABLE: [Rule; 27] = [
     rename("single_blocks.*.norm.query_norm", "single_transformer_blocks.*.attn.norm_q"),
     rename("single_blocks.*.norm.key_norm", "single_transformer_blocks.*.attn.norm_k"),
     rename("final_layer.linear", "proj_out"),
-    // Shift, then scale: the other way round than in diffusers.
+    // Shift, then scale: the reverse of diffusers.
     swap("final_layer.adaLN_modulation.1", "norm_out.linear"),
 ];
 
 /// The transformer in `file`, under the names of diffusers, with its sizes.
 ///
-/// What no tensor shows is as in all published models: the base of the rotary frequencies and the epsilon of the norms. The
-/// channels of a head are shared out equally to the axes of positions; if the quarters are not even numbers, they are
-/// rounded down to one and the first axis gets the rest.
+/// What cannot be inferred from a tensor is as in all published models: the base of the rotary frequencies
+/// and the epsilon of the norms. The channels of a head are divided equally among the axes of positions; if
+/// the quarters are not even numbers, they are rounded down to even and the first axis gets the rest.
 ///
 /// # Errors
-/// A file that cannot be read or is not of FLUX.2; a tensor that is missing or too many, by its native name; sizes that do
-/// not fit together.
+/// A file that cannot be read or is not of FLUX.2; a tensor that is missing or unexpected, by its native
+/// name; sizes that do not fit together.
 pub fn open(
     folder: &Folder,
     file: &str,
@@ -100,7 +100,7 @@ fn config(weights: &Weights) -> Result<Flux2Config, CheckpointError> {
     .map_err(|error| CheckpointError::BadConfig { file: weights.place(), reason: error.to_string() })
 }
 
-/// `hidden / inner`, of which the product with `inner` gives `hidden` again when it is rounded down.
+/// `hidden / inner`, such that its product with `inner`, rounded down, is `hidden` again.
 fn ratio(hidden: usize, inner: usize) -> f64 {
     let ratio = hidden as f64 / inner as f64;
     if (ratio * inner as f64) < hidden as f64 { ratio.next_up() } else { ratio }

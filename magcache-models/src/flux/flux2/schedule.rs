@@ -1,14 +1,14 @@
-//! How the pipelines of FLUX.2 ask for noise levels.
+//! Noise levels of the FLUX.2 pipelines.
 
 use crate::sampler::{SchedulerConfig, schedule::Request};
 
-/// Sigmas on a line, and [`mu`] of the image's token count and the steps.
+/// Evenly spaced sigmas, and [`mu`] for the image's token count and the steps.
 pub fn schedule(config: &SchedulerConfig, steps: usize, image_seq_len: usize) -> Request {
     Request::linear(config, steps, mu(image_seq_len, steps))
 }
 
-/// The `mu` of FLUX.2: fitted lines in the token count for 10 and for 200 steps, interpolated in the number of steps;
-/// above 4300 tokens the line for 200 steps alone (`compute_empirical_mu` of diffusers and of
+/// The `mu` of FLUX.2: fitted lines in the token count for 10 and for 200 steps, interpolated in the number
+/// of steps; above 4300 tokens the line for 200 steps alone (`compute_empirical_mu` of diffusers and of
 /// black-forest-labs/flux2).
 pub fn mu(image_seq_len: usize, steps: usize) -> f64 {
     let tokens = image_seq_len as f64;
@@ -25,7 +25,7 @@ pub fn mu(image_seq_len: usize, steps: usize) -> f64 {
 mod tests {
     use super::*;
 
-    /// By `compute_empirical_mu` of diffusers 0.42.1.
+    /// From `compute_empirical_mu` of diffusers 0.42.1.
     #[test]
     fn mu_is_that_of_the_pipelines() {
         for (tokens, steps, want) in [

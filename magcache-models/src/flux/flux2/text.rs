@@ -1,4 +1,4 @@
-//! Prompts in, embeddings for FLUX.2 klein out.
+//! From prompts to embeddings for FLUX.2 klein.
 
 use candle_core::{Device, Tensor};
 
@@ -9,8 +9,8 @@ use crate::{
 
 /// Tokenizer and text encoder of a FLUX.2 klein model.
 ///
-/// The encoder is about as large as the transformer. Load it, encode all prompts, drop it, and only then load the
-/// transformer.
+/// The encoder is about as large as the transformer. Load it, encode all prompts, drop it, and only then load
+/// the transformer.
 #[derive(Clone, Debug)]
 pub struct Flux2TextEncoder {
     tokenizer: Qwen3Tokenizer,
@@ -23,7 +23,7 @@ impl Flux2TextEncoder {
     /// [`WeightDtype::Keep`] leaves the weights as they are stored; the arithmetic is f32 in any case.
     ///
     /// # Errors
-    /// What is wrong with a folder.
+    /// A fault in a folder.
     pub fn load(model: &Folder, device: &Device, dtype: WeightDtype) -> Result<Self, CheckpointError> {
         Ok(Self {
             tokenizer: Qwen3Tokenizer::open(&model.sub("tokenizer"))?,
@@ -36,7 +36,7 @@ impl Flux2TextEncoder {
         self.tokenizer.max_length()
     }
 
-    /// The tokens of a prompt in its conversation, to look at before [`Self::encode_tokens`].
+    /// The tokens of a prompt in its conversation, for inspection before [`Self::encode_tokens`].
     ///
     /// # Errors
     /// A prompt that cannot be turned into tokens.
@@ -45,7 +45,8 @@ impl Flux2TextEncoder {
     }
 
     /// Embeddings of prompts, f32 `[batch, tokens, 3 * hidden_size]` with the padding included, equal to
-    /// `Flux2KleinPipeline.encode_prompt` of diffusers (0.42.1): `[1, 512, 7680]` for one prompt and klein 4B.
+    /// `Flux2KleinPipeline.encode_prompt` of diffusers (0.42.1): `[1, 512, 7680]` for one prompt and klein
+    /// 4B.
     ///
     /// # Errors
     /// Rows of different lengths, or no prompt at all.

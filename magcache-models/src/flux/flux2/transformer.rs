@@ -23,13 +23,14 @@ use crate::{
 
 /// The diffusion transformer of FLUX.2: dev and klein.
 ///
-/// Against FLUX.1: no biases, one modulation shared by all blocks of a stack, `SwiGLU` feed-forwards, one input projection
-/// for attention and feed-forward in single-stream blocks, positions of four axes, and no pooled text.
+/// Compared with FLUX.1: no biases, one modulation shared by all blocks of a stack, `SwiGLU` feed-forwards,
+/// one input projection for attention and feed-forward in single-stream blocks, positions of four axes, and
+/// no pooled text.
 ///
-/// Source: `Flux2Transformer2DModel` of diffusers 0.42.1, without its cache of the keys and values of reference images.
-/// Differences: what depends on the prompt or the ids alone is prepared once ([`PromptContext`], [`JointPositions`]), a
-/// missing guidance scale is refused where the model has an embedder for it, and all arithmetic is in f32 whatever the
-/// weights are stored in.
+/// Source: `Flux2Transformer2DModel` of diffusers 0.42.1, without its cache of the keys and values of
+/// reference images. Differences: whatever depends only on the prompt or the ids is prepared once
+/// ([`PromptContext`], [`JointPositions`]), a missing guidance scale is an error if the model has an embedder
+/// for it, and all arithmetic is in f32 whatever the stored type of the weights.
 ///
 /// The model holds weights only: it can serve several generations at once.
 #[derive(Debug)]
@@ -48,14 +49,14 @@ pub struct Flux2Transformer {
     dual_blocks: Vec<DualBlock>,
     single_blocks: Vec<SingleBlock>,
     head: Head,
-    /// Of the hidden states.
+    /// Type of the hidden states.
     dtype: DType,
 }
 
 impl Flux2Transformer {
     /// Loads the tensors of the diffusers layout.
     ///
-    /// Fails where a tensor is missing or has another shape than `config` implies.
+    /// Fails if a tensor is missing or has another shape than `config` implies.
     pub fn load(weights: &Weights, config: Flux2Config) -> LoadResult<Self> {
         let (inner, eps) = (config.inner_dim(), config.eps);
         let linear = |name: &str, inputs: usize, outputs: usize| {
@@ -94,7 +95,8 @@ impl Flux2Transformer {
         })
     }
 
-    /// The same with hidden states of another type: f32 by default on a CPU, elsewhere that of the weights.
+    /// The same with hidden states of another type. Defaults to f32 on a CPU, elsewhere to the type of the
+    /// weights.
     #[must_use]
     pub fn computing_in(self, dtype: DType) -> Self {
         Self { dtype, ..self }
@@ -105,20 +107,21 @@ impl Flux2Transformer {
         &self.config
     }
 
-    /// What strategies need to know: the registered model of these sizes, or one like it without profiles.
+    /// Metadata for strategies: the registered model of these sizes, or one like it without profiles.
     pub fn meta(&self) -> &ModelMeta {
         &self.meta
     }
 
-    /// Takes the f32 above the nearest one for the frequencies `which` of the timestep embedding, counted from 0, as torch
-    /// does on some CPUs: for comparisons with recorded runs. See [`Sinusoids::rounded_up`](crate::nn::Sinusoids::rounded_up).
+    /// Rounds the frequencies `which` of the timestep embedding, counted from 0, to the f32 above the
+    /// nearest, as torch does on some CPUs; for comparisons with recorded runs. See
+    /// [`Sinusoids::rounded_up`](crate::nn::Sinusoids::rounded_up).
     pub fn round_frequencies_up(&mut self, which: &[usize]) -> Result<()> {
         self.time.round_up(which)
     }
 
     /// Prepares text embeddings `[batch, tokens, joint_attention_dim]` for use at every step.
     ///
-    /// All tokens take part in attention, so padding has to be what the model was trained with.
+    /// All tokens take part in attention, so padding must be as in training.
     pub fn text_context(&self, text: &Tensor) -> Result<PromptContext> {
         text.dims3()?;
         let text = self.context_embedder.forward(&text.to_dtype(self.dtype)?)?;
@@ -127,17 +130,19 @@ impl Flux2Transformer {
 
     /// Prepares the ids of tokens for use at every step.
     ///
-    /// Text tokens have (0, 0, 0, index), image tokens (0, row, column, 0) of the packed latents; tokens of reference images
-    /// follow with 10, 20 and so on in the first place.
+    /// Text tokens have (0, 0, 0, index), image tokens (0, row, column, 0) of the packed latents; tokens of
+    /// reference images follow, with 10, 20 and so on as the first number.
     pub fn positions(&self, text: &[[f32; 4]], image: &[[f32; 4]]) -> Result<JointPositions> {
         self.rope.positions(text, image, &self.device)
     }
 
-    /// Predicts the velocity `[batch, tokens, out_channels]` for packed latents `[batch, tokens, in_channels]`.
+    /// Predicts the velocity `[batch, tokens, out_channels]` for packed latents
+    /// `[batch, tokens, in_channels]`.
     ///
-    /// Tokens of reference images lie after those of the image and are part of the prediction too; its first tokens are
-    /// the image's. `timestep` counts from 0 to 1, `[batch]`; `guidance` is the guidance scale (3.5, say), `[batch]`, of a
-    /// guidance-distilled model. `pass` decides which blocks run; [`Pass::off`] runs all of them.
+    /// Tokens of reference images follow those of the image and are part of the prediction too, whose first
+    /// tokens are the image's. `timestep` counts from 0 to 1, `[batch]`; `guidance` is the guidance scale
+    /// (3.5, say), `[batch]`, for guidance-distilled models. `pass` decides which blocks run; [`Pass::off`]
+    /// runs all of them.
     pub fn forward(
         &self,
         hidden_states: &Tensor,
@@ -188,7 +193,8 @@ fn heads(config: &Flux2Config) -> Heads {
     Heads { count: config.num_attention_heads, dim: config.attention_head_dim, eps: config.eps, bias: false }
 }
 
-/// `single_transformer_blocks.N`, whose first layer is that of the attention and of the feed-forward in one tensor.
+/// `single_transformer_blocks.N`, whose first layer holds the projections of attention and feed-forward in
+/// one tensor.
 fn single_block(weights: &Weights, config: &Flux2Config) -> LoadResult<SingleBlock> {
     let weights = weights.pp("attn");
     let (inner, hidden) = (config.inner_dim(), config.mlp_hidden_dim());

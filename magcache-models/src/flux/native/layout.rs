@@ -10,13 +10,13 @@ use crate::checkpoint::{
     table::{Rule, look_up},
 };
 
-/// End of the names of norms, which have one parameter.
+/// Suffix of the names of norms, which have one parameter.
 const NORM: &str = "_norm";
 
-/// What that parameter is called in the published files.
+/// The name of that parameter in the published files.
 const SCALE: &str = "_norm.scale";
 
-/// What it is called in diffusers and in some files that others made of the published ones.
+/// Its name in diffusers, and in some files that others derived from the published ones.
 const WEIGHT: &str = "_norm.weight";
 
 /// Lists of blocks, dual-stream and single-stream.
@@ -27,9 +27,9 @@ const GUIDANCE: &str = "guidance_in.";
 
 /// The native files of one generation.
 pub(crate) struct Layout {
-    /// Whose files these are.
+    /// The generation of these files.
     pub(crate) generation: Generation,
-    /// All modules, in terms of those of diffusers.
+    /// All modules, mapped to those of diffusers.
     pub(crate) table: &'static [Rule],
     /// Parameters of a module that is not a norm.
     pub(crate) parameters: &'static [&'static str],
@@ -58,9 +58,9 @@ impl Layout {
         })
     }
 
-    /// The tensors of diffusers in the native ones of a model with this many blocks of each kind.
+    /// The tensors of diffusers from the native ones of a model with this many blocks of each kind.
     ///
-    /// Every tensor has to be there and no other.
+    /// Every tensor must be present, and no other.
     pub(crate) fn translate(&self, weights: Weights, blocks: [usize; 2]) -> Result<Weights, CheckpointError> {
         let guided = guided(&weights);
         let modules = self.table.iter().map(|rule| rule.native);
@@ -89,17 +89,17 @@ impl Layout {
     }
 }
 
-/// The name of a norm's parameter with the end `to` if it has the end `from`.
+/// The name of a norm's parameter with the suffix `to` if it has the suffix `from`.
 fn norm(name: &str, from: &str, to: &str) -> Option<String> {
     name.strip_suffix(from).map(|norm| format!("{norm}{to}"))
 }
 
-/// Whether there is an embedder of the guidance scale, or a part of one.
+/// Whether there is an embedder of the guidance scale, even in part.
 pub(crate) fn guided(weights: &Weights) -> bool {
     weights.names().any(|name| name.starts_with(GUIDANCE))
 }
 
-/// Heads of a model of this width, and channels of each.
+/// Number of heads of a model of this width, and channels of each.
 pub(crate) fn heads(weights: &Weights, width: usize) -> Result<[usize; 2], CheckpointError> {
     let norm = "double_blocks.0.img_attn.norm.query_norm.scale";
     let [dim] = weights.axes(norm)?;

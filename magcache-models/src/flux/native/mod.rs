@@ -1,11 +1,12 @@
-//! Single files of the transformers as Black Forest Labs publish them: which generation they are of, and how their tensors
-//! become those of diffusers ([`flux1::native`](super::flux1::native), [`flux2::native`](super::flux2::native)).
+//! Single files of the transformers as Black Forest Labs publish them: their generation, and how their
+//! tensors become those of diffusers ([`flux1::native`](super::flux1::native),
+//! [`flux2::native`](super::flux2::native)).
 //!
-//! The modules have other names than in diffusers, projections that diffusers has one by one are one tensor, and the last
-//! modulation has the shift before the scale. The tensors of diffusers are rows of the file's: nothing is copied, and every
-//! value is the same. The sizes are read off the tensors. Differences from the converters of diffusers: any width is taken,
-//! not only those published; a tensor too many is refused, because it may stand for a part of the network that would be left
-//! out silently.
+//! The modules have other names than in diffusers, projections that are separate in diffusers are one tensor,
+//! and the last modulation has the shift before the scale. The tensors of diffusers are rows of the file's:
+//! nothing is copied, and every value is the same. The sizes are inferred from the tensors. Differences from
+//! the converters of diffusers: any width is accepted, not only those published; an unexpected tensor is an
+//! error, because it may stand for a part of the network that would be left out silently.
 
 mod layout;
 
@@ -13,7 +14,7 @@ use std::collections::HashSet;
 
 pub(crate) use self::layout::{BLOCKS, Layout, guided, heads};
 
-/// Whose layout a native file has.
+/// The generation whose layout a native file has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Generation {
     /// FLUX.1: dev, schnell, Kontext, Fill and others with the same blocks.
@@ -22,7 +23,7 @@ pub enum Generation {
     Flux2,
 }
 
-/// What single files put in front of every name of the transformer.
+/// Prefixes that single files add to every name of the transformer.
 const PREFIXES: [&str; 3] = ["", "model.diffusion_model.", "diffusion_model."];
 
 impl Generation {
@@ -44,14 +45,14 @@ impl Generation {
         }
     }
 
-    /// What stands in front of the names if these are such a file's.
+    /// The prefix of the names, if they are those of such a file.
     fn prefix(self, names: &HashSet<&str>) -> Option<&'static str> {
         let all =
             |prefix: &&str| self.markers().iter().all(|name| names.contains(&*format!("{prefix}{name}")));
         PREFIXES.into_iter().find(all)
     }
 
-    /// What messages call its transformers.
+    /// The name of its transformers in messages.
     const fn model(self) -> &'static str {
         match self {
             Self::Flux1 => "FLUX.1 transformer",
@@ -60,8 +61,8 @@ impl Generation {
     }
 }
 
-/// The generation of a native transformer with tensors of these names, with or without the prefix that single files have;
-/// `None` for anything else, folders of diffusers included.
+/// The generation of a native transformer with tensors of these names, with or without the prefix of single
+/// files; `None` for anything else, including folders of diffusers.
 pub fn generation<'a>(names: impl IntoIterator<Item = &'a str>) -> Option<Generation> {
     generation_of(&names.into_iter().collect())
 }
@@ -70,13 +71,13 @@ fn generation_of(names: &HashSet<&str>) -> Option<Generation> {
     [Generation::Flux1, Generation::Flux2].into_iter().find(|generation| generation.prefix(names).is_some())
 }
 
-/// Tensors that a transformer of each generation has in diffusers and no other model.
+/// Tensors that a transformer of each generation has in diffusers, and no other model has.
 const DIFFUSERS: [(&str, Generation); 2] = [
     ("single_transformer_blocks.0.proj_mlp.weight", Generation::Flux1),
     ("double_stream_modulation_img.linear.weight", Generation::Flux2),
 ];
 
-/// What a file with tensors of these names is called, in either layout; `None` for other models.
+/// The name of a file with these tensors, in either layout; `None` for other models.
 pub fn recognise<'a>(names: impl IntoIterator<Item = &'a str>) -> Option<&'static str> {
     let names: HashSet<&str> = names.into_iter().collect();
     let guided =

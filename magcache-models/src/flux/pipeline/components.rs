@@ -18,12 +18,12 @@ use crate::{
 /// The file that names a diffusers pipeline's class.
 const INDEX: &str = "model_index.json";
 
-/// Every class that is opened here, or refused with the reason.
+/// Every class that can be opened here, or is refused with a reason.
 pub(super) const CLASSES: &[&str] =
     &["Flux2KleinPipeline", "Flux2Pipeline", "FluxImg2ImgPipeline", KONTEXT, "FluxPipeline"];
 const KONTEXT: &str = "FluxKontextPipeline";
 
-/// What a folder without an index is known by, for messages.
+/// How a folder without an index is recognised, for messages.
 pub(super) const LOOKED_FOR: &str =
     "a single file of a Flux transformer (flux1-dev.safetensors) beside the folders of its text encoders";
 
@@ -31,7 +31,7 @@ pub(super) const LOOKED_FOR: &str =
 struct Index {
     #[serde(rename = "_class_name")]
     class_name: String,
-    /// Of FLUX.2 klein.
+    /// Whether it is a distilled model; for FLUX.2 klein.
     #[serde(default)]
     is_distilled: bool,
 }
@@ -43,15 +43,15 @@ pub(super) enum Network {
     Flux2 { config: Flux2Config, distilled: bool },
 }
 
-/// The tensors of a part: a folder of diffusers, or a native single file in the folder of the model.
+/// The tensors of a part: a diffusers folder, or a native single file in the model's folder.
 #[derive(Clone, Debug)]
 enum Place {
     Folder(Folder),
     File(String),
 }
 
-/// A checkpoint folder in diffusers' layout, with transformer or autoencoder as a native single file where their folders
-/// are not there.
+/// A checkpoint folder in diffusers' layout; transformer or autoencoder may be native single files instead of
+/// folders.
 #[derive(Clone, Debug)]
 pub(super) struct Components {
     pub(super) folder: Folder,
@@ -62,13 +62,13 @@ pub(super) struct Components {
     vae_at: Place,
 }
 
-/// Whether a folder without an index has the single file of a Flux transformer.
+/// Whether a folder without an index contains the single file of a Flux transformer.
 pub(super) fn detects(folder: &Folder) -> bool {
     transformer_file(folder).is_some()
 }
 
 impl Components {
-    /// Reads the configurations of a folder, or the sizes off the tensors of a single file.
+    /// Reads the configurations of a folder, or infers the sizes from the tensors of a single file.
     pub(super) fn open(folder: Folder) -> Result<Self, CheckpointError> {
         let index: Option<Index> = folder.exists(INDEX).then(|| folder.read_json(INDEX)).transpose()?;
         let (network, transformer_at) = network(&folder, index.as_ref())?;
@@ -101,7 +101,7 @@ impl Components {
         }
     }
 
-    /// Whether network and autoencoder belong together.
+    /// Checks that network and autoencoder belong together.
     fn check(&self) -> Result<(), CheckpointError> {
         let in_channels = match &self.network {
             Network::Flux1 { config, .. } => config.in_channels,
@@ -179,7 +179,7 @@ fn autoencoder(folder: &Folder, network: &Network) -> Result<(ImageVaeConfig, Pl
     }
 }
 
-/// The first single file in `folder` itself that `of` knows. A file that cannot be read is none.
+/// The first single file in `folder` itself that `of` recognises. Unreadable files are skipped.
 fn find<T>(folder: &Folder, of: impl Fn(&Weights) -> Option<T>) -> Option<(String, T)> {
     let files = folder.files().into_iter().filter(|file| file.ends_with(".safetensors"));
     files.into_iter().find_map(|file| {
@@ -198,7 +198,7 @@ fn config<C>(folder: &Folder, parse: impl Fn(&str) -> Result<C, ConfigError>) ->
     parse(&folder.read_to_string(FILE)?).map_err(bad)
 }
 
-/// The folder's settings, or those that a model of single files is published with.
+/// The scheduler settings of the folder, or those that a model of single files is published with.
 fn scheduler(folder: &Folder, network: &Network) -> Result<SchedulerConfig, CheckpointError> {
     const FILE: &str = "scheduler_config.json";
     if !folder.exists(FILE) {

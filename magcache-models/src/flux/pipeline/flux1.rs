@@ -21,7 +21,7 @@ use crate::{
 /// Tokens of T5 that schnell was trained to read.
 const SCHNELL_TOKENS: usize = 256;
 
-/// Widths in which Kontext was trained to see a picture; the heights are the same backwards.
+/// Widths of the pictures that Kontext was trained on; the heights are the same in reverse.
 const KONTEXT_SIDES: [usize; 17] =
     [672, 688, 720, 752, 800, 832, 880, 944, 1024, 1104, 1184, 1248, 1328, 1392, 1456, 1504, 1568];
 
@@ -34,7 +34,7 @@ pub(super) struct Flux1 {
 }
 
 impl Flux1 {
-    /// `folder` has the text encoders and their tokenizers.
+    /// `folder` contains the text encoders and their tokenizers.
     pub(super) fn open(folder: Folder, config: FluxConfig, kontext: bool) -> Result<Self> {
         needed(&folder, "text_encoder")?;
         needed(&folder, "text_encoder_2")?;
@@ -50,7 +50,7 @@ impl Family for Flux1 {
         if !self.kontext {
             return meta;
         }
-        // Kontext has curves of its own, which come second for the architecture.
+        // Kontext has its own curves, which come second for the architecture.
         let own = meta.profiles.iter().filter(|name| name.contains("kontext")).copied().collect::<Vec<_>>();
         ModelMeta { profiles: own.into(), ..meta }
     }
@@ -94,7 +94,7 @@ impl Family for Flux1 {
 
     fn reference(&self, picture: &Picture, multiple: usize) -> Result<Picture> {
         let whole = |side: usize| (side / multiple).max(1) * multiple;
-        // The reference compares the shape of whole tokens, which for a small picture can be another one.
+        // The reference compares the aspect ratio in whole tokens, which can differ for a small picture.
         let ratio = whole(picture.width()) as f64 / whole(picture.height()) as f64;
         let distance = |[w, h]: &[usize; 2]| (ratio - *w as f64 / *h as f64).abs();
         let sizes = KONTEXT_SIDES.into_iter().zip(KONTEXT_SIDES.into_iter().rev()).map(|(w, h)| [w, h]);

@@ -18,10 +18,10 @@ use crate::{
     text::TokenizerDefaults,
 };
 
-/// Pixels of a reference picture; a larger one is made smaller.
+/// Pixels of a reference picture; larger ones are scaled down.
 const REFERENCE_AREA: usize = 1024 * 1024;
 
-/// The shortest side of a reference picture, in pixels, and how many times as long the other may be. Source:
+/// The shortest side of a reference picture, in pixels, and the largest ratio of its sides. Source:
 /// `Flux2ImageProcessor` of diffusers 0.42.1.
 const REFERENCE_SIDE: usize = 64;
 const REFERENCE_SHAPE: usize = 8;
@@ -34,7 +34,7 @@ pub(super) struct Flux2 {
 }
 
 impl Flux2 {
-    /// `folder` has the text encoder and its tokenizer.
+    /// `folder` contains the text encoder and its tokenizer.
     ///
     /// # Errors
     /// FLUX.2 dev, whose text encoder this crate does not have.
@@ -153,8 +153,8 @@ impl Family for Flux2 {
     }
 }
 
-/// Width and height of a picture that is not larger than a reference may be. Source: `Flux2ImageProcessor` of diffusers
-/// 0.42.1.
+/// Width and height of a picture, scaled down to the largest area of a reference. Source:
+/// `Flux2ImageProcessor` of diffusers 0.42.1.
 fn fitting(picture: &Picture) -> [usize; 2] {
     let sides = [picture.width(), picture.height()];
     let area = sides[0] * sides[1];

@@ -1,4 +1,4 @@
-//! What the two generations do differently.
+//! Where the two generations differ.
 
 use std::{fmt::Debug, sync::Arc};
 
@@ -14,7 +14,7 @@ use crate::{
     sampler::{SchedulerConfig, schedule},
 };
 
-/// What a picture of the request is for.
+/// How a picture of the request is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ImageUse {
     /// The run begins from it, with noise (`strength`).
@@ -23,16 +23,16 @@ pub(super) enum ImageUse {
     Reference,
 }
 
-/// A prompt after the text encoders.
+/// An encoded prompt.
 #[derive(Clone, Debug)]
 pub(super) struct Prompt {
     /// `[1, tokens, channels]`.
     pub(super) text: Tensor,
-    /// `[1, channels]`, in FLUX.1.
+    /// `[1, channels]`, only in FLUX.1.
     pub(super) pooled: Option<Tensor>,
 }
 
-/// A prompt of the request and what it is called in notes.
+/// A prompt of the request and its name in notes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Named<'a> {
     pub(super) what: &'static str,
@@ -43,7 +43,7 @@ pub(super) struct Named<'a> {
 #[derive(Debug)]
 pub(super) struct Loaded {
     pub(super) network: Arc<dyn FluxNetwork>,
-    /// As many as prompts, in their order.
+    /// One per prompt, in the same order.
     pub(super) contexts: Vec<PromptContext>,
     pub(super) positions: JointPositions,
 }
@@ -53,36 +53,37 @@ pub(super) trait Family: Debug + Send + Sync {
     /// The registered model with this checkpoint's sizes.
     fn meta(&self) -> ModelMeta;
 
-    /// What it was published with.
+    /// The defaults that it was published with.
     fn defaults(&self) -> Defaults;
 
     /// The options of a request that it takes.
     fn takes(&self) -> Vec<SamplingOption>;
 
-    /// Tokens of a prompt.
+    /// Most tokens of a prompt.
     fn text_tokens(&self) -> usize;
 
-    /// How strongly the prompt counts.
+    /// How strongly the prompt is followed.
     ///
     /// # Errors
-    /// A scale that this model does not take.
+    /// A scale that this model does not accept.
     fn guidance(&self, request: &Request) -> Result<FluxGuidance>;
 
-    /// What the picture of a request is for.
+    /// How the picture of a request is used.
     fn image_use(&self, request: &Request) -> ImageUse;
 
-    /// Width and height of an image made from a picture, in multiples of `multiple` and of about `area` pixels.
+    /// Width and height, multiples of `multiple` with about `area` pixels, of an image generated from a
+    /// picture.
     fn size_like(&self, picture: &Picture, area: usize, multiple: usize) -> [usize; 2];
 
-    /// Whether a picture can be a reference.
+    /// Checks that a picture can be a reference.
     ///
     /// # Errors
-    /// A picture that the model was not trained to look at.
+    /// A picture of a shape that the model was not trained on.
     fn check_reference(&self, _picture: &Picture) -> Result<()> {
         Ok(())
     }
 
-    /// A reference picture in the size in which the network is shown it, both sides multiples of `multiple`.
+    /// A reference picture in the size that the network sees, both sides multiples of `multiple`.
     fn reference(&self, picture: &Picture, multiple: usize) -> Result<Picture>;
 
     /// The noise levels of a run over `tokens` tokens.
@@ -96,7 +97,8 @@ pub(super) trait Family: Debug + Send + Sync {
         notes: &mut Vec<String>,
     ) -> Result<Vec<Prompt>>;
 
-    /// Loads the network; `grid` is the rows and columns of the image's tokens, `references` those of reference images.
+    /// Loads the network; `grid` is the rows and columns of the image's tokens, `references` those of
+    /// reference images.
     fn load(
         &self,
         weights: &Weights,
@@ -106,14 +108,14 @@ pub(super) trait Family: Debug + Send + Sync {
     ) -> Result<Loaded>;
 }
 
-/// The note on a prompt that lost its end.
+/// Adds a note on a truncated prompt.
 pub(super) fn truncated(prompt: &Named<'_>, kept: usize, cut: usize, notes: &mut Vec<String>) {
     if cut > 0 {
         notes.push(format!("the {} is longer than {kept} tokens: the last {cut} are cut", prompt.what));
     }
 }
 
-/// Whether a text encoder is there: single files hold the transformer or the autoencoder alone.
+/// Checks that a text encoder exists: single files contain the transformer or the autoencoder alone.
 pub(super) fn needed(folder: &Folder, encoder: &str) -> Result<()> {
     const FILE: &str = "config.json";
     let folder = folder.sub(encoder);

@@ -1,5 +1,5 @@
-//! FLUX.1 and FLUX.2 klein from a checkpoint folder, or from single files beside the folders of the text encoders: text,
-//! an image, or both to an image.
+//! FLUX.1 and FLUX.2 klein from a checkpoint folder, or from single files next to the folders of the text
+//! encoders: image from text, an image, or both.
 
 mod components;
 mod flux1;
@@ -31,20 +31,22 @@ use crate::{
     sampler::{Sampler, SchedulerConfig, schedule},
 };
 
-/// How much of the schedule runs on an image where the request does not say; the default of diffusers 0.42.1.
+/// The part of the schedule that runs on an image if the request does not say; the default of diffusers
+/// 0.42.1.
 const STRENGTH: f64 = 0.6;
 
-/// Streams of the generator of one seed: what the run begins with, and the sample of the image's latents.
+/// Random streams of one seed: the initial noise, and the sample of the image's latents.
 const NOISE: u64 = 0;
 const IMAGE: u64 = 1;
 
-/// A checkpoint. Opening it reads configurations; weights are loaded when they are needed and dropped when they are not.
+/// A checkpoint. Opening it reads configurations; weights are loaded when they are needed and dropped when
+/// they are not.
 ///
 /// Latents are tokens, `[1, rows * columns, channels]`.
 ///
-/// Source: `FluxPipeline`, `FluxImg2ImgPipeline`, `FluxKontextPipeline` and `Flux2KleinPipeline` of diffusers 0.42.1.
-/// Differences: initial noise is drawn by `ChaCha20`, so that it is the same on every machine; sizes that are no multiples of
-/// the patch are refused instead of rounded; image to image works with FLUX.2 too.
+/// Source: `FluxPipeline`, `FluxImg2ImgPipeline`, `FluxKontextPipeline` and `Flux2KleinPipeline` of diffusers
+/// 0.42.1. Differences: initial noise is drawn by `ChaCha20`, so that it is the same on every machine; sizes
+/// that are not multiples of the patch are refused instead of rounded; image to image works with FLUX.2 too.
 #[derive(Debug)]
 pub struct FluxPipeline {
     components: Components,
@@ -80,7 +82,7 @@ impl FluxPipeline {
         &self.options.device
     }
 
-    /// Pixels of a token's side.
+    /// Side of a token in pixels.
     fn side(&self) -> usize {
         packing::PATCH * self.components.vae.spatial_scale()
     }
@@ -105,7 +107,7 @@ impl FluxPipeline {
         self.options.tile_vae.then(Tiling::default)
     }
 
-    /// Numbers of the standard normal distribution that a seed gives.
+    /// Numbers from the standard normal distribution for a seed.
     fn normal(&self, request: &Request, stream: u64, shape: [usize; 4]) -> Result<Tensor> {
         Ok(noise_of_stream(request.seed, stream, &shape[..], self.device())?)
     }
@@ -123,7 +125,7 @@ impl FluxPipeline {
         Ok(tokens()?)
     }
 
-    /// Tokens of the picture that the network looks at, and their rows and columns.
+    /// Tokens of the picture that the network looks at, and its rows and columns of tokens.
     fn reference(&self, picture: &Picture) -> Result<(Tensor, [usize; 2])> {
         let picture = self.family.reference(picture, self.side())?;
         let (width, height) = (picture.width(), picture.height());
@@ -256,7 +258,8 @@ impl Pipeline for FluxPipeline {
     fn noise(&self, request: &Request) -> Result<Tensor> {
         let [rows, columns] = self.grid(request.height(), request.width());
         let (channels, side) = (self.components.vae.latent_channels, packing::PATCH);
-        // In the order of the reference, which makes squares of latents channels before it draws (FLUX.2) or after.
+        // In the order of the reference, which turns squares of latents into channels before drawing (FLUX.2)
+        // or after.
         let tokens = match self.components.vae.scale {
             LatentScale::Factor { .. } => {
                 packing::pack(&self.normal(request, NOISE, [1, channels, side * rows, side * columns])?)
@@ -283,7 +286,7 @@ impl Pipeline for FluxPipeline {
     }
 }
 
-/// Defaults of a model of images.
+/// Defaults of an image model.
 fn still(prompt: &str, steps: usize, guidance: f64) -> Defaults {
     let request =
         Request { prompt: prompt.to_owned(), steps, size: [1024, 1024], guidance, ..Request::default() };

@@ -3,7 +3,7 @@
 use super::generation::{Family, ImageUse};
 use crate::pipeline::{PipelineError, Request, Result};
 
-/// Everything that can be wrong without a look at weights.
+/// Checks everything about a request that does not need weights.
 pub(super) fn check(request: &Request, family: &dyn Family) -> Result<()> {
     if request.frames != 1 {
         let message = format!("{} frames: this model makes one image", request.frames);

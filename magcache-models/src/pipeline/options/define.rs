@@ -1,4 +1,4 @@
-//! Everything that follows from the list of options: the tables, the names, and the way from one to the other.
+//! Everything derived from the list of options: the tables, the names, and the conversions between them.
 
 /// The type of an option in a [`Request`](crate::pipeline::Request).
 macro_rules! value {
@@ -7,7 +7,7 @@ macro_rules! value {
     (picture $type:ty) => { Option<std::sync::Arc<crate::image::Picture>> };
 }
 
-/// An option that was set, over that of another request.
+/// An option if it was set, else that of another request.
 macro_rules! resolved {
     (always, $own:expr, $base:expr) => {
         $own.unwrap_or($base)
@@ -46,7 +46,7 @@ macro_rules! given {
     };
 }
 
-/// The file of an option.
+/// The file of an option, if it is a picture.
 macro_rules! file {
     (picture, $file:expr) => {
         $file
@@ -56,7 +56,7 @@ macro_rules! file {
     };
 }
 
-/// What was written, or else the other.
+/// The given expression, or else the default.
 macro_rules! or {
     ($written:tt, $other:expr) => {
         $written
@@ -69,12 +69,13 @@ macro_rules! or {
 /// Defines [`SamplingOptions`](super::SamplingOptions), [`SamplingOption`](super::SamplingOption) and
 /// [`Request`](crate::pipeline::Request) from a list. A line is the key, then
 ///
-/// - `always` (every model has a default), `optional` (only some pipelines take it) or `picture` (likewise, a file that is
-///   read), and the type;
-/// - the names that a calibration records it under, one for each part of a list; without them it is no condition;
-/// - what to do where the model does not take it.
+/// - `always` (every model has a default), `optional` (only some pipelines take it) or `picture` (likewise,
+///   but a file that is read), and the type;
+/// - the names under which a calibration records it, one per part of a list; if empty, it is no condition;
+/// - the hint for a model that does not take it.
 ///
-/// The text above is its meaning in the reference and, unless `arg` says otherwise, in the help.
+/// The doc comment above a line describes the option in the reference and, unless `arg` overrides it, in the
+/// help.
 macro_rules! options {
     ($(
         $(#[doc = $doc:tt])+
@@ -82,8 +83,8 @@ macro_rules! options {
         $(#[arg($($arg:tt)*)])+
         $name:ident: $mode:ident $type:ty $(, conditions $conditions:tt)? $(, otherwise $hint:tt)?;
     )+) => {
-        /// What a request may say: the table `[sampling]` of a configuration, and flags with the feature `clap`. What is not
-        /// set is up to whoever is asked next: the file, then the model.
+        /// What a request may say: the table `[sampling]` of a configuration, and flags with the feature
+        /// `clap`. What is not set is up to whoever is asked next: the file, then the model.
         #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
         #[cfg_attr(feature = "clap", derive(clap::Args))]
         #[serde(deny_unknown_fields, default)]
@@ -118,35 +119,36 @@ macro_rules! options {
                 match self {$( Self::$name => stringify!($name), )+}
             }
 
-            /// The names that a calibration records it under, one for each part of its value; none for what is no condition.
+            /// The names under which a calibration records it, one per part of its value; empty if it is no
+            /// condition.
             pub fn conditions(self) -> &'static [&'static str] {
                 match self {$( Self::$name => &or!($($conditions)?, []), )+}
             }
 
-            /// True for what every model has a default for, and so every pipeline takes.
+            /// Whether every model has a default for it, so that every pipeline takes it.
             pub fn is_always_set(self) -> bool {
                 match self {$( Self::$name => stringify!($mode) == "always", )+}
             }
 
-            /// What to do where a model does not take it.
+            /// The hint for a model that does not take it.
             pub(in crate::pipeline) fn hint(self) -> &'static str {
                 match self {$( Self::$name => or!($($hint)?, "remove it"), )+}
             }
         }
 
         impl SamplingOptions {
-            /// These, and those of `other` where there is none.
+            /// These options, with those of `other` where unset.
             #[must_use]
             pub fn over(self, other: Self) -> Self {
                 Self {$( $name: self.$name.or(other.$name), )+}
             }
 
-            /// `base` with what is set here; the pictures are those of `base`, for these are files.
+            /// `base` with the options set here; its pictures stay, because options only name files.
             pub fn request(self, base: Request) -> Request {
                 Request {$( $name: resolved!($mode, self.$name, base.$name), )+}
             }
 
-            /// What is set, where every model needs a value.
+            /// Checks that every option that all models need is set.
             ///
             /// # Errors
             /// The key that is missing.
@@ -161,7 +163,7 @@ macro_rules! options {
                 all.into_iter().filter_map(|(option, file)| Some((option, file?))).collect()
             }
 
-            /// The same, to be changed.
+            /// The same, mutable.
             pub fn pictures_mut(&mut self) -> Vec<&mut PathBuf> {
                 [$( file!($mode, self.$name.as_mut()), )+].into_iter().flatten().collect()
             }
@@ -172,13 +174,13 @@ macro_rules! options {
                 Self {$( $name: Default::default(), )+}
             }
 
-            /// What says the same as this request, but for its pictures.
+            /// Options equivalent to this request, without its pictures.
             pub fn options(&self) -> SamplingOptions {
                 let request = self.clone();
                 SamplingOptions {$( $name: set!($mode, request.$name), )+}
             }
 
-            /// Everything that it says and that not every pipeline takes, with the value in words.
+            /// The options set here that not every pipeline takes, with their values in words.
             pub(in crate::pipeline) fn given(&self) -> Vec<(SamplingOption, String)> {
                 let all: [(_, Option<String>); _] = [$( (SamplingOption::$name, given!($mode, self.$name)), )+];
                 all.into_iter().filter_map(|(option, value)| Some((option, value?))).collect()

@@ -1,5 +1,6 @@
-//! The options of a request. This list is all that knows them: the table of a configuration, the flags, which of them goes
-//! first, what makes two runs the same and what a calibration holds for follow from it.
+//! The options of a request. This list is the only place that knows them; the table of a configuration, the
+//! flags, their precedence, what makes two runs the same and what a calibration is valid for are derived from
+//! it.
 
 #[macro_use]
 mod define;
@@ -12,7 +13,7 @@ use serde_json::{Map, Value};
 
 use crate::sampler::SamplerKind;
 
-// The numbers are the places in the help, where size and frames come early.
+// The numbers are the positions in the help, where size and frames come early.
 options! {
     /// What is to be seen.
     #[arg(skip)]
@@ -92,7 +93,7 @@ options! {
 const IMAGES: &str = "Given images";
 
 impl SamplingOptions {
-    /// What of these a calibration holds for, under the names that it is recorded by. Given pictures are none.
+    /// The options that a calibration depends on, under the names that it records. Pictures are not included.
     pub fn conditions(&self) -> Map<String, Value> {
         let mut out = Map::new();
         let Ok(Value::Object(set)) = serde_json::to_value(self) else { return out };
@@ -108,7 +109,7 @@ impl SamplingOptions {
     }
 }
 
-/// Values as they are typed.
+/// Parsing of values as typed.
 #[cfg(feature = "clap")]
 mod typed {
     use magcache_core::error::nearest;

@@ -55,7 +55,8 @@ impl Qwen3Block {
         })
     }
 
-    /// `[batch, tokens, hidden_size]` to the same; `bias` broadcasts to `[batch, heads, tokens, tokens]`.
+    /// `[batch, tokens, hidden_size]` to the same shape; `bias` broadcasts to
+    /// `[batch, heads, tokens, tokens]`.
     pub(super) fn forward(
         &self,
         hidden_states: &Tensor,
@@ -90,8 +91,8 @@ impl Qwen3Block {
         )?)
     }
 
-    /// Keys or values `[batch, tokens, key_value_heads, head_dim]` to `[batch, tokens, heads * head_dim]`: each head
-    /// once for every head of the queries that it serves, which are neighbours.
+    /// Keys or values `[batch, tokens, key_value_heads, head_dim]` to `[batch, tokens, heads * head_dim]`:
+    /// each head is repeated for every query head that it serves; these are adjacent.
     fn repeat(&self, x: &Tensor) -> Result<Tensor> {
         let (batch, tokens, shared, head_dim) = x.dims4()?;
         let served = self.heads / shared.max(1);

@@ -5,7 +5,7 @@ use crate::{
     text::{PromptTokenizer, TokenizedPrompt, TokenizerDefaults, TokenizerError},
 };
 
-/// What Qwen3's chat template makes of one message of the user, with an answer begun and thinking switched off
+/// Qwen3's chat template for one user message, with an answer begun and thinking switched off
 /// (`add_generation_prompt=True, enable_thinking=False`).
 pub fn qwen3_chat(prompt: &str) -> String {
     format!("<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n")
@@ -13,12 +13,14 @@ pub fn qwen3_chat(prompt: &str) -> String {
 
 /// The tokenizer of FLUX.2 klein: [`qwen3_chat`], then rows of 512 tokens, padded on the right.
 ///
-/// A prompt that is too long loses the end of the conversation with it, as in `Flux2KleinPipeline` of diffusers (0.42.1).
+/// If a prompt is too long, the end of the conversation is truncated with it, as in `Flux2KleinPipeline` of
+/// diffusers (0.42.1).
 #[derive(Clone, Debug)]
 pub struct Qwen3Tokenizer(PromptTokenizer);
 
 impl Qwen3Tokenizer {
-    /// Reads a `tokenizer` folder. Its `model_max_length` is what the language model can read and does not count here.
+    /// Reads a `tokenizer` folder. Its `model_max_length` is the limit of the language model and is ignored
+    /// here.
     ///
     /// # Errors
     /// As [`PromptTokenizer::open`].
@@ -50,8 +52,8 @@ impl Qwen3Tokenizer {
     /// Turns a prompt into the token ids of its conversation.
     ///
     /// # Errors
-    /// [`TokenizerError::TooLong`] beyond [`MAX_PROMPT_CHARS`](crate::text::MAX_PROMPT_CHARS) characters, the template's
-    /// included.
+    /// [`TokenizerError::TooLong`] beyond [`MAX_PROMPT_CHARS`](crate::text::MAX_PROMPT_CHARS) characters, the
+    /// template's included.
     pub fn encode(&self, prompt: &str) -> Result<TokenizedPrompt, TokenizerError> {
         self.0.encode(&qwen3_chat(prompt))
     }

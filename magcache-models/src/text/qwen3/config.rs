@@ -15,11 +15,11 @@ pub struct Qwen3Config {
     pub hidden_size: usize,
     /// Hidden channels of the feed-forward layers.
     pub intermediate_size: usize,
-    /// Blocks of the whole model, of which the encoder loads those that it needs.
+    /// Blocks of the whole model; the encoder loads only those that it needs.
     pub num_hidden_layers: usize,
     /// Heads of the queries.
     pub num_attention_heads: usize,
-    /// Heads of the keys and the values, each of which serves as many queries' heads.
+    /// Heads of the keys and the values, each of which serves the same number of query heads.
     pub num_key_value_heads: usize,
     /// Channels of a head. `num_attention_heads * head_dim` need not be `hidden_size`.
     pub head_dim: usize,
@@ -31,7 +31,8 @@ pub struct Qwen3Config {
     pub attention_bias: bool,
 }
 
-/// The file as it is written; `rope_parameters` is transformers 5, `rope_theta` and `rope_scaling` are earlier.
+/// The file as written; `rope_parameters` is written by transformers 5, `rope_theta` and `rope_scaling` by
+/// earlier versions.
 #[derive(Deserialize)]
 struct File {
     model_type: Option<String>,
@@ -65,7 +66,7 @@ const MODEL_TYPE: &str = "qwen3";
 /// Far above any model, low enough that no product of two sizes overflows.
 const LARGEST: usize = 1 << 24;
 
-/// What transformers takes where the file has none.
+/// The default of transformers.
 const DEFAULT_HEAD_DIM: usize = 128;
 const DEFAULT_EPS: f64 = 1e-6;
 const DEFAULT_THETA: f64 = 10_000.0;
@@ -74,9 +75,10 @@ impl Qwen3Config {
     /// Reads and checks `config.json` of a `text_encoder` folder.
     ///
     /// # Errors
-    /// [`CheckpointError::WrongArchitecture`] when `model_type` is not `qwen3`, [`CheckpointError::Json`] for a value of
-    /// another type, [`CheckpointError::BadConfig`] when a size is missing, and for values that no encoder can be built
-    /// with: other rotary embeddings than the plain ones, a sliding window, another activation than `silu`.
+    /// [`CheckpointError::WrongArchitecture`] when `model_type` is not `qwen3`, [`CheckpointError::Json`] for
+    /// a value of another type, [`CheckpointError::BadConfig`] when a size is missing or a value is not
+    /// supported: other rotary embeddings than the plain ones, a sliding window, another activation than
+    /// `silu`.
     pub fn read(folder: &Folder) -> Result<Self, CheckpointError> {
         const FILE: &str = "config.json";
         let file: File = folder.read_json(FILE)?;
@@ -134,7 +136,7 @@ impl Qwen3Config {
             )?,
             head_dim: size("head_dim", file.head_dim.or(Some(DEFAULT_HEAD_DIM)))?,
             rms_norm_eps: file.rms_norm_eps.unwrap_or(DEFAULT_EPS),
-            // transformers 5 lets `rope_parameters` win where a file has both.
+            // transformers 5 prefers `rope_parameters` if a file has both.
             rope_theta: rope.rope_theta.or(file.rope_theta).unwrap_or(DEFAULT_THETA),
             attention_bias: file.attention_bias,
         };

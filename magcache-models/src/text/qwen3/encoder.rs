@@ -1,4 +1,4 @@
-//! Rows of tokens to hidden states of chosen layers.
+//! From rows of tokens to hidden states of selected layers.
 
 use std::collections::BTreeMap;
 
@@ -14,14 +14,15 @@ use crate::{
     },
 };
 
-/// The hidden states that FLUX.2 klein reads: `hidden_states_layers` of `Flux2KleinPipeline` in diffusers (0.42.1).
+/// The hidden states that FLUX.2 klein reads: `hidden_states_layers` of `Flux2KleinPipeline` in diffusers
+/// (0.42.1).
 pub const KLEIN_LAYERS: [usize; 3] = [9, 18, 27];
 
-/// `Qwen3Model` of transformers (5.23.0) as far as a diffusion model reads it.
+/// The part of `Qwen3Model` of transformers (5.23.0) that a diffusion model reads.
 ///
-/// Layers are counted as in its `hidden_states`: 0 is the embedding, `k` the residual stream after `k` blocks. It is not
-/// normed, but for `num_hidden_layers`, which transformers gives after the final norm. Blocks beyond the last of the
-/// chosen layers are not loaded, nor is the head.
+/// Layers are counted as in its `hidden_states`: 0 is the embedding, `k` the residual stream after `k`
+/// blocks. It is not normed, except for `num_hidden_layers`, which transformers returns after the final norm.
+/// Neither the blocks after the last selected layer nor the head are loaded.
 ///
 /// Weights keep their storage type and results are f32.
 #[derive(Clone, Debug)]
@@ -30,7 +31,7 @@ pub struct Qwen3Encoder {
     layers: Vec<usize>,
     embed_tokens: Tensor,
     blocks: Vec<Qwen3Block>,
-    /// Where the last layer of all is chosen.
+    /// Loaded if the model's last layer is selected.
     norm: Option<RmsNorm>,
 }
 
@@ -46,12 +47,12 @@ impl Qwen3Encoder {
         Self::load(&Weights::open(folder, device, dtype)?, &config, layers)
     }
 
-    /// Takes the tensors out of `weights`, by the names of `Qwen3ForCausalLM` (`model.layers.0...`) or of `Qwen3Model`,
-    /// without `model.`.
+    /// Loads the tensors from `weights`, by the names of `Qwen3ForCausalLM` (`model.layers.0...`) or of
+    /// `Qwen3Model`, without `model.`.
     ///
     /// # Errors
-    /// [`CheckpointError::BadConfig`] for a layer that the model does not have and for no layer at all; a missing tensor
-    /// or a wrong shape.
+    /// [`CheckpointError::BadConfig`] for a layer that the model does not have or an empty selection; a
+    /// missing tensor or a wrong shape.
     pub fn load(weights: &Weights, config: &Qwen3Config, layers: &[usize]) -> Result<Self, CheckpointError> {
         let count = config.num_hidden_layers;
         let last = match layers.iter().max() {
@@ -78,21 +79,21 @@ impl Qwen3Encoder {
         })
     }
 
-    /// What the encoder was built from.
+    /// The configuration that the encoder was built from.
     pub fn config(&self) -> &Qwen3Config {
         &self.config
     }
 
-    /// The chosen layers, in the order of the channels of [`Self::forward`].
+    /// The selected layers, in the order of the channels of [`Self::forward`].
     pub fn layers(&self) -> &[usize] {
         &self.layers
     }
 
-    /// The chosen hidden states side by side, f32 `[batch, tokens, layers * hidden_size]`: `prompt_embeds` of FLUX.2
-    /// klein.
+    /// The selected hidden states, concatenated, f32 `[batch, tokens, layers * hidden_size]`: `prompt_embeds`
+    /// of FLUX.2 klein.
     ///
-    /// `input_ids` are rows of one length, padded on the right. Attention is causal, and tokens whose `attention_mask`
-    /// is 0 are not attended to. Their own rows are computed and kept, as the pipeline does.
+    /// `input_ids` are rows of equal length, padded on the right. Attention is causal, and tokens whose
+    /// `attention_mask` is 0 are not attended to. Their own rows are computed and kept, as in the pipeline.
     ///
     /// # Errors
     /// Rows of different lengths, an empty batch, a token outside the vocabulary.
@@ -104,7 +105,7 @@ impl Qwen3Encoder {
         Ok(Tensor::cat(&self.hidden_states(input_ids, attention_mask)?, 2)?)
     }
 
-    /// [`Self::forward`] without joining: f32 `[batch, tokens, hidden_size]` for each of the chosen layers.
+    /// [`Self::forward`] without concatenation: f32 `[batch, tokens, hidden_size]` for each selected layer.
     ///
     /// # Errors
     /// As [`Self::forward`].

@@ -1,7 +1,7 @@
 //! Rotary position embeddings on the two halves of a head.
 //!
-//! Channels `i` and `i + head_dim / 2` are one complex number, turned by the angle of the token's position: the pairing
-//! of `LLaMA` (`rotate_half` in transformers), not the neighbours of [`crate::nn::RotaryTable`].
+//! Channels `i` and `i + head_dim / 2` are one complex number, rotated by the angle of the token's position:
+//! the pairing of `LLaMA` (`rotate_half` in transformers), not the neighbours of [`crate::nn::RotaryTable`].
 
 use candle_core::{Device, Result, Tensor};
 use candle_nn::rotary_emb::rope_thd;
@@ -14,7 +14,8 @@ pub(super) struct HalfRotary {
 }
 
 impl HalfRotary {
-    /// Frequencies and angles are rounded to f32, as in transformers: after some hundred tokens it shows.
+    /// Frequencies and angles are rounded to f32, as in transformers: the difference shows after some hundred
+    /// tokens.
     pub(super) fn new(head_dim: usize, theta: f64, tokens: usize, device: &Device) -> Result<Self> {
         let half = head_dim / 2;
         let frequency = |i: usize| 1.0 / (theta as f32).powf((2 * i) as f32 / head_dim as f32);
@@ -26,7 +27,7 @@ impl HalfRotary {
         })
     }
 
-    /// `[batch, tokens, heads, head_dim]` to the same.
+    /// `[batch, tokens, heads, head_dim]` to the same shape.
     pub(super) fn apply(&self, x: &Tensor) -> Result<Tensor> {
         rope_thd(&x.contiguous()?, &self.cos, &self.sin)
     }

@@ -1,14 +1,15 @@
-//! Relative positions as T5 sees them.
+//! Relative positions of T5.
 
 use candle_core::{Device, Result, Tensor};
 
 use super::T5Config;
 use crate::checkpoint::{CheckpointError, Weights};
 
-/// How the distance between two tokens picks a row of a relative position table.
+/// Maps the distance between two tokens to a row of a relative position table.
 ///
-/// Half of the rows are for keys after the query. Of each half the first half are single distances, the others grow
-/// with the logarithm, up to `max_distance` and beyond (T5, arXiv 1910.10683, section 2.1).
+/// Half of the rows are for keys after the query. In each half, the first half of the rows stand for single
+/// distances, the others for ranges that grow logarithmically, up to `max_distance` and beyond (T5, arXiv
+/// 1910.10683, section 2.1).
 #[derive(Clone, Copy, Debug)]
 pub struct RelativePositions {
     buckets: usize,
@@ -24,9 +25,10 @@ impl RelativePositions {
         }
     }
 
-    /// The table's row for a key that is `offset` tokens after the query, or before it where negative.
+    /// The table's row for a key that is `offset` tokens after the query, or before it if negative.
     ///
-    /// The logarithm is taken in f32 and truncated, as transformers does: in f64 other distances would start a row.
+    /// The logarithm is taken in f32 and truncated, as in transformers: in f64 some rows would start at other
+    /// distances.
     pub fn bucket(&self, offset: i64) -> u32 {
         let side = self.buckets / 2;
         let single = side / 2;
@@ -42,7 +44,8 @@ impl RelativePositions {
         (first + row) as u32
     }
 
-    /// Rows for every offset of two of `length` tokens, from `1 - length` to `length - 1`: u32 `[2 * length - 1]`.
+    /// Rows for every offset between two of `length` tokens, from `1 - length` to `length - 1`: u32
+    /// `[2 * length - 1]`.
     pub(super) fn buckets(&self, length: usize, device: &Device) -> Result<Tensor> {
         let length = length as i64;
         Tensor::from_iter((1 - length..length).map(|offset| self.bucket(offset)), device)
@@ -62,7 +65,7 @@ impl BiasTable {
     /// `[1, heads, length, length]` from [`RelativePositions::buckets`].
     pub(super) fn bias(&self, buckets: &Tensor, length: usize) -> Result<Tensor> {
         let by_offset = self.0.index_select(buckets, 0)?.t()?.contiguous()?;
-        // A query's row is the one before it, moved by one.
+        // Each query's row is the previous one, shifted by one.
         let row = |query: usize| by_offset.narrow(1, length - 1 - query, length);
         Tensor::stack(&(0..length).map(row).collect::<Result<Vec<_>>>()?, 1)?.unsqueeze(0)
     }

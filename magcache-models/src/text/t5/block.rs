@@ -25,7 +25,7 @@ pub(super) struct T5Block {
 }
 
 impl T5Block {
-    /// Reads a block; `table` says whether it has relative positions of its own.
+    /// Reads a block; `table` tells whether it has relative positions of its own.
     pub(super) fn load(
         weights: &Weights,
         config: &T5Config,
@@ -56,11 +56,11 @@ impl T5Block {
         self.table.as_ref()
     }
 
-    /// `[batch, tokens, d_model]` to the same; `bias` broadcasts to `[batch, heads, tokens, tokens]`.
+    /// `[batch, tokens, d_model]` to the same shape; `bias` broadcasts to `[batch, heads, tokens, tokens]`.
     pub(super) fn forward(&self, hidden_states: &Tensor, bias: &Tensor) -> Result<Tensor> {
         let x = self.attention_norm.forward(hidden_states)?;
         let (q, k, v) = (self.q.forward(&x)?, self.k.forward(&x)?, self.v.forward(&x)?);
-        // T5 folds 1 / sqrt(d_kv) into the initialisation of its weights: the scores have no scale.
+        // T5 folds 1 / sqrt(d_kv) into the initialisation of its weights: the scores are not scaled.
         let attended = attention_with_bias(self.o.ops(), &q, &k, &v, self.heads, 1.0, bias)?;
         let hidden_states = self.o.forward_add(&attended, hidden_states)?;
         let x = self.feed_forward_norm.forward(&hidden_states)?;

@@ -4,11 +4,11 @@ use serde::Deserialize;
 
 use crate::checkpoint::{CheckpointError, Folder};
 
-/// Which of the two relatives a checkpoint holds. They differ in nothing but their relative position tables.
+/// Which of the two related models a checkpoint holds. They differ only in their relative position tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum T5Variant {
-    /// The first block's table serves all blocks.
+    /// All blocks use the first block's table.
     T5,
     /// Every block has a table of its own.
     Umt5,
@@ -22,7 +22,7 @@ pub struct T5Config {
     /// T5 or UMT5, `model_type` in the file.
     #[serde(rename = "model_type")]
     pub variant: T5Variant,
-    /// Rows of the embedding table; the published models have more than their tokenizers have tokens.
+    /// Rows of the embedding table; in the published models more than the tokenizer has tokens.
     pub vocab_size: usize,
     /// Channels of the hidden states.
     pub d_model: usize,
@@ -37,7 +37,7 @@ pub struct T5Config {
     /// Rows of a relative position table, half of them for keys after the query.
     #[serde(default = "default_buckets")]
     pub relative_attention_num_buckets: usize,
-    /// Distance in tokens from which all positions share a row.
+    /// Distance in tokens from which on all positions share a row.
     #[serde(default = "default_distance")]
     pub relative_attention_max_distance: usize,
     /// Added to the mean square in every norm.
@@ -48,7 +48,7 @@ pub struct T5Config {
     pub feed_forward_proj: String,
 }
 
-/// The part that every transformers configuration has.
+/// The key that every transformers configuration has.
 #[derive(Deserialize)]
 struct Kind {
     model_type: Option<String>,
@@ -58,8 +58,9 @@ impl T5Config {
     /// Reads and checks `config.json` of a `text_encoder` folder.
     ///
     /// # Errors
-    /// [`CheckpointError::WrongArchitecture`] when `model_type` is neither `t5` nor `umt5`, [`CheckpointError::Json`] when
-    /// a size is missing, [`CheckpointError::BadConfig`] for values that no encoder can be built with.
+    /// [`CheckpointError::WrongArchitecture`] when `model_type` is neither `t5` nor `umt5`,
+    /// [`CheckpointError::Json`] when a size is missing, [`CheckpointError::BadConfig`] for values that no
+    /// encoder can be built with.
     pub fn read(folder: &Folder) -> Result<Self, CheckpointError> {
         const FILE: &str = "config.json";
         let found = folder.read_json::<Kind>(FILE)?.model_type.unwrap_or_default();
@@ -74,7 +75,7 @@ impl T5Config {
         folder.read_json::<Self>(FILE)?.checked(&folder.describe_file(FILE))
     }
 
-    /// From the keys of a `config.json` that were put together elsewhere; `place` is what messages name.
+    /// From the keys of a `config.json` assembled elsewhere; messages call it `place`.
     pub(crate) fn from_value(keys: serde_json::Value, place: &str) -> Result<Self, CheckpointError> {
         let config: Self = serde_json::from_value(keys)
             .map_err(|source| CheckpointError::Json { file: place.to_owned(), source })?;
@@ -110,7 +111,7 @@ impl T5Config {
         } else if !(4..=LARGEST).contains(&buckets) {
             Some(format!("relative_attention_num_buckets is {buckets}, expected 4 to {LARGEST}"))
         } else if distance <= buckets / 4 {
-            // The rows for single distances reach to a quarter of the buckets; the others lie beyond.
+            // The rows for single distances take up a quarter of the buckets; the others must lie beyond.
             let least = buckets / 4 + 1;
             Some(format!(
                 "relative_attention_max_distance is {distance}, expected at least {least} for {buckets} buckets"
@@ -148,7 +149,7 @@ fn default_eps() -> f64 {
     1e-6
 }
 
-// What transformers takes where the file has none: the ReLU of the first T5.
+// The default of transformers: the ReLU of the first T5.
 fn default_feed_forward() -> String {
     "relu".into()
 }

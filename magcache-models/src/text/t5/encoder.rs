@@ -14,8 +14,8 @@ use crate::{
 
 /// `T5EncoderModel` and `UMT5EncoderModel` of transformers (5.23.0).
 ///
-/// Weights keep their storage type and results are f32. Of the embedding table only the rows of the prompt are widened:
-/// UMT5-XXL's has 256384 rows of 4096 values.
+/// Weights keep their storage type and results are f32. Of the embedding table only the rows of the prompt
+/// are widened: UMT5-XXL's has 256384 rows of 4096 values.
 #[derive(Clone, Debug)]
 pub struct T5Encoder {
     config: T5Config,
@@ -25,10 +25,10 @@ pub struct T5Encoder {
 }
 
 impl T5Encoder {
-    /// Reads an encoder by its names on the hub.
+    /// Loads an encoder from tensors with their names on the hub.
     ///
-    /// The embedding is `shared.weight`, or `encoder.embed_tokens.weight` where a file has only that; they are one tensor
-    /// in transformers. Tensors of a decoder, which some files have, are left alone.
+    /// The embedding is `shared.weight`, or `encoder.embed_tokens.weight` if a file has only that; they are
+    /// one tensor in transformers. Tensors of a decoder, which some files contain, are ignored.
     pub fn load(weights: &Weights, config: &T5Config) -> std::result::Result<Self, CheckpointError> {
         const TIED: &str = "encoder.embed_tokens.weight";
         let embedding =
@@ -51,15 +51,15 @@ impl T5Encoder {
         })
     }
 
-    /// What the encoder was built from.
+    /// The configuration that the encoder was built from.
     pub fn config(&self) -> &T5Config {
         &self.config
     }
 
     /// Hidden states after the last block and its norm, f32 `[batch, tokens, d_model]`.
     ///
-    /// `input_ids` are rows of one length. Tokens whose `attention_mask` is 0 are not attended to, though their own rows
-    /// are computed; without a mask all tokens are attended to, which is how Flux calls T5.
+    /// `input_ids` are rows of equal length. Tokens whose `attention_mask` is 0 are not attended to, though
+    /// their own rows are computed; without a mask all tokens are attended to, which is how Flux calls T5.
     ///
     /// # Errors
     /// Rows of different lengths, an empty batch, a token outside the vocabulary.
@@ -71,8 +71,8 @@ impl T5Encoder {
         self.run(input_ids, attention_mask, |_| ())
     }
 
-    /// The embeddings, the hidden states after every block but the last, and what [`Self::forward`] gives: one more
-    /// than there are blocks, in the order of `hidden_states` in transformers.
+    /// The embeddings, the hidden states after every block but the last, and the result of [`Self::forward`]:
+    /// one more than there are blocks, in the order of `hidden_states` in transformers.
     pub fn hidden_states<R: AsRef<[u32]>>(
         &self,
         input_ids: &[R],
@@ -84,11 +84,11 @@ impl T5Encoder {
         Ok(all)
     }
 
-    /// What a Wan transformer reads: hidden states of the prompts' tokens and zeros for the padding, f32
-    /// `[batch, tokens, d_model]`.
+    /// The text input of a Wan transformer: hidden states of the prompts' tokens and zeros for the padding,
+    /// f32 `[batch, tokens, d_model]`.
     ///
-    /// Only as many columns are computed as the longest prompt has tokens. Padding is masked and its rows are zero, so
-    /// the others would not show.
+    /// Only as many rows are computed as the longest prompt has tokens: padding is masked and its rows are
+    /// zero, so the others have no effect.
     pub fn prompt_embeds(&self, prompts: &[TokenizedPrompt]) -> std::result::Result<Tensor, TextError> {
         let tokens = prompts.first().map_or(0, |prompt| prompt.input_ids.len());
         let ids: Vec<&[u32]> = prompts.iter().map(|prompt| prompt.input_ids.as_slice()).collect();
@@ -106,15 +106,15 @@ impl T5Encoder {
         Ok(hidden_states.broadcast_mul(&kept)?.pad_with_zeros(1, 0, tokens - longest)?)
     }
 
-    /// What a block adds to the scores of `length` tokens for their positions, f32 `[1, heads, length, length]`; `None`
-    /// where it has no table of its own.
+    /// The bias that a block adds to the scores of `length` tokens for their positions, f32
+    /// `[1, heads, length, length]`; `None` if it has no table of its own.
     pub fn position_bias(&self, layer: usize, length: usize) -> Result<Option<Tensor>> {
         let Some(table) = self.blocks.get(layer).and_then(T5Block::table) else { return Ok(None) };
         let buckets = RelativePositions::new(&self.config).buckets(length, self.embed_tokens.device())?;
         table.bias(&buckets, length).map(Some)
     }
 
-    /// Calls `before` with what goes into each block.
+    /// Calls `before` with the input of each block.
     fn run<R: AsRef<[u32]>>(
         &self,
         input_ids: &[R],
@@ -128,7 +128,7 @@ impl T5Encoder {
         let mut hidden_states = embed_rows(&self.embed_tokens, input_ids, length)?;
         let mut bias = Tensor::zeros((1, 1, 1, 1), DType::F32, device)?;
         for block in &self.blocks {
-            // T5's later blocks have no table and go on with the first one's.
+            // T5's later blocks have no table and reuse the first one's.
             if let Some(table) = block.table() {
                 bias = table.bias(&buckets, length)?;
                 if let Some(mask) = &mask {

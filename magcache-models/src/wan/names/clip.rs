@@ -1,8 +1,8 @@
-//! The vision tower in `models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth`: native, transformers' `CLIPVisionModel`
-//! without its prefix `vision_model.`.
+//! The vision tower in `models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth`: native, transformers'
+//! `CLIPVisionModel` without its prefix `vision_model.`.
 //!
-//! Source: `VisionTransformer` in `wan/modules/clip.py` of Wan2.1. The file also has the text tower and the heads of both,
-//! which no Wan model reads.
+//! Source: `VisionTransformer` in `wan/modules/clip.py` of Wan2.1. The file also contains the text tower and
+//! the heads of both, which no Wan model uses.
 
 use crate::checkpoint::Mapped;
 use crate::checkpoint::table::{Operation, Rule, look_up, rename, split};
@@ -36,7 +36,7 @@ const TABLE: [Rule; 14] = [
     omit("log_scale"),
 ];
 
-/// What a tensor of the native CLIP model is in ours; `None` for one that it does not have.
+/// The mapping of a native CLIP tensor; `None` for one that our model does not have.
 pub fn clip_vision(native: &str) -> Option<Mapped> {
     look_up(&TABLE, native)
 }

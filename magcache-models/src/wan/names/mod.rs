@@ -1,8 +1,8 @@
-//! Tensor names of the native Wan releases, in terms of the names that this crate's models read.
+//! Tensor names of the native Wan releases, mapped to the names that this crate's models read.
 //!
-//! The native repositories (`Wan-AI/Wan2.1-T2V-1.3B` and its siblings) and files made from them name the same tensors
-//! differently: the transformer and the autoencoders than diffusers, the text and image encoders than transformers. Each
-//! part has a table here.
+//! The native repositories (`Wan-AI/Wan2.1-T2V-1.3B` and its siblings) and files derived from them use other
+//! tensor names: for the transformer and the autoencoders than diffusers, for the text and image encoders
+//! than transformers. Each part has a table here.
 
 mod clip;
 mod text_encoder;
@@ -14,7 +14,7 @@ pub use text_encoder::text_encoder;
 pub use transformer::{is_native, to_diffusers, to_native};
 pub use vae::{VaeNames, vae};
 
-/// Tensors by which a file of one part is known, and what the part is called.
+/// Tensors that identify the files of a part, and the name of that part.
 const MARKERS: [(&str, &str); 8] = [
     ("head.modulation", "Wan transformer (native names)"),
     ("condition_embedder.time_proj.weight", "Wan transformer"),
@@ -26,7 +26,7 @@ const MARKERS: [(&str, &str); 8] = [
     ("vision_model.embeddings.class_embedding", "CLIP image encoder"),
 ];
 
-/// What the part of a Wan model is called whose tensors these are; `None` for another model's.
+/// The name of the part of a Wan model that has these tensors; `None` for other models.
 pub fn recognise<'a>(names: impl IntoIterator<Item = &'a str>) -> Option<&'static str> {
     let part = |name| MARKERS.iter().find(|(marker, _)| *marker == transformer::bare(name));
     names.into_iter().find_map(part).map(|(_, part)| *part)

@@ -23,7 +23,7 @@ const TABLE: [Rule; 12] = [
     rename("blocks.*.ffn.fc2", "encoder.block.*.layer.1.DenseReluDense.wo"),
 ];
 
-/// What a tensor of the native text encoder is in ours; `None` for one that it does not have.
+/// The mapping of a native text encoder tensor; `None` for one that our model does not have.
 pub fn text_encoder(native: &str) -> Option<Mapped> {
     look_up(&TABLE, native)
 }

@@ -1,7 +1,7 @@
-//! The transformer: shapes are the same, so every tensor has one name in each layout.
+//! The transformer: tensors have the same shapes in both layouts, so only names differ.
 //!
-//! Source: `wan/modules/model.py` of Wan2.1 and the conversion that the diffusers project published. Note the swap: native
-//! `norm3`, the only norm of a block with weights, is diffusers' `norm2`.
+//! Source: `wan/modules/model.py` of Wan2.1 and the conversion that the diffusers project published. Note the
+//! swap: native `norm3`, the only norm of a block with weights, is diffusers' `norm2`.
 
 /// Modules outside the blocks: native, diffusers.
 const MODEL: [(&str, &str); 13] = [
@@ -43,7 +43,7 @@ const BLOCK: [(&str, &str); 19] = [
     ("ffn.2", "ffn.net.2"),
 ];
 
-/// What single files put in front of every name.
+/// Prefixes that single files add to every name.
 const PREFIXES: [&str; 2] = ["model.diffusion_model.", "diffusion_model."];
 
 /// A tensor that every native checkpoint has and no diffusers checkpoint.
@@ -77,12 +77,12 @@ pub fn to_native(diffusers: &str) -> Option<String> {
     }
 }
 
-/// The name without what single files put in front of it.
+/// The name without the prefix of single files.
 pub(super) fn bare(name: &str) -> &str {
     PREFIXES.iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name)
 }
 
-/// Looks the module up in column `from` and puts the other column in its place; parameters keep their own name.
+/// Looks up the module in column `from` and replaces it by the other column; parameters keep their names.
 fn renamed(name: &str, table: &[(&str, &str)], from: usize) -> Option<String> {
     table.iter().find_map(|(native, diffusers)| {
         let (old, new) = if from == 0 { (native, diffusers) } else { (diffusers, native) };

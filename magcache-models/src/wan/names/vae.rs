@@ -1,26 +1,28 @@
 //! The video autoencoders, `Wan2.1_VAE.pth` and `Wan2.2_VAE.pth`: native, diffusers' `AutoencoderKLWan`.
 //!
-//! Source: `wan/modules/vae.py` of Wan2.1, `wan/modules/vae2_2.py` of Wan2.2, and the conversion that the diffusers project
-//! published for the first. Names have two parts, the place of a block and what is in it; each has a table.
+//! Source: `wan/modules/vae.py` of Wan2.1, `wan/modules/vae2_2.py` of Wan2.2, and the conversion that the
+//! diffusers project published for the first. Names have two parts, the position of a block and the module
+//! inside it; each has a table.
 
 use crate::checkpoint::{
     Mapped,
     table::{Rule, look_up, rename},
 };
 
-/// Which autoencoder's names are read.
+/// The autoencoder whose names are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum VaeNames {
-    /// Wan 2.1: the modules of all resolutions in one row.
+    /// Wan 2.1: the modules of all resolutions in one list.
     Wan21 {
-        /// Residual blocks of the decoder at every resolution, after which the row goes on with the next one.
+        /// Residual blocks of the decoder at every resolution, after which the list continues with the next
+        /// one.
         decoder_blocks: usize,
     },
-    /// Wan 2.2: a module for each resolution.
+    /// Wan 2.2: one module per resolution.
     Wan22,
 }
 
-/// Modules that are no blocks.
+/// Modules that are not blocks.
 const ENDS: [Rule; 8] = [
     rename("conv1", "quant_conv"),
     rename("conv2", "post_quant_conv"),
@@ -32,7 +34,7 @@ const ENDS: [Rule; 8] = [
     rename("decoder.head.2", "decoder.conv_out"),
 ];
 
-/// Places of the blocks between encoder and latents, and between latents and decoder.
+/// Positions of the blocks between encoder and latents, and between latents and decoder.
 const MIDDLE: [Rule; 6] = [
     rename("encoder.middle.0", "encoder.mid_block.resnets.0"),
     rename("encoder.middle.1", "encoder.mid_block.attentions.0"),
@@ -57,27 +59,27 @@ const BLOCK: [Rule; 8] = [
 /// Inside a step to the next resolution.
 const RESAMPLE: [Rule; 2] = [rename("resample.1", "resample.1"), rename("time_conv", "time_conv")];
 
-/// Places at the resolutions of Wan 2.1's encoder, blocks and steps alike.
+/// Positions at the resolutions of Wan 2.1's encoder, for blocks and steps alike.
 const DOWN_21: [Rule; 1] = [rename("encoder.downsamples.*", "encoder.down_blocks.*")];
 
-/// Places of the blocks at the resolutions of Wan 2.2.
+/// Positions of the blocks at the resolutions of Wan 2.2.
 const BLOCKS_22: [Rule; 2] = [
     rename("encoder.downsamples.*.downsamples.*", "encoder.down_blocks.*.resnets.*"),
     rename("decoder.upsamples.*.upsamples.*", "decoder.up_blocks.*.resnets.*"),
 ];
 
-/// Places of the steps between the resolutions of Wan 2.2; the second number is not needed.
+/// Positions of the steps between the resolutions of Wan 2.2; the second number is redundant.
 const STEPS_22: [Rule; 2] = [
     rename("encoder.downsamples.*.downsamples.*", "encoder.down_blocks.*.downsampler"),
     rename("decoder.upsamples.*.upsamples.*", "decoder.up_blocks.*.upsampler"),
 ];
 
-/// What a tensor of a native autoencoder is in ours; `None` for one that it does not have.
+/// The mapping of a native autoencoder tensor; `None` for one that our model does not have.
 pub fn vae(names: VaeNames, native: &str) -> Option<Mapped> {
     if let Some(mapped) = look_up(&ENDS, native) {
         return Some(mapped);
     }
-    // The inner part is the last one or two modules and the parameter.
+    // The inner part consists of the last one or two modules and the parameter.
     native.match_indices('.').find_map(|(dot, _)| {
         let (place, inner) = (native.get(..dot)?, native.get(dot + 1..)?);
         let block = same(&BLOCK, inner);
@@ -93,7 +95,8 @@ pub fn vae(names: VaeNames, native: &str) -> Option<Mapped> {
     })
 }
 
-/// The place of a module in the decoder of Wan 2.1: at every resolution some blocks and, but for the last, a step.
+/// The position of a module in the decoder of Wan 2.1: each resolution has some blocks and, except the last,
+/// a step.
 fn up_21(place: &str, blocks: usize, is_step: bool) -> Option<String> {
     let index: usize = place.strip_prefix("decoder.upsamples.")?.parse().ok()?;
     let (level, i) = (index / (blocks + 1), index % (blocks + 1));

@@ -7,10 +7,10 @@ use crate::{
     wan::names::{self, VaeNames},
 };
 
-/// By which names the tensors of a file go.
+/// The naming of a file's tensors.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Names {
-    /// Those of this crate's models.
+    /// The names of this crate's models.
     Ours,
     Transformer,
     TextEncoder,
@@ -18,11 +18,11 @@ pub(super) enum Names {
     ClipVision,
 }
 
-/// A configuration and the files with the tensors that belong to it.
+/// A configuration and the files with its tensors.
 #[derive(Clone, Debug)]
 pub(super) struct Component<C> {
     pub(super) config: C,
-    /// Where the configuration was read, for messages.
+    /// The origin of the configuration, for messages.
     pub(super) place: String,
     pub(super) folder: Folder,
     /// File names in `folder`.
@@ -31,7 +31,7 @@ pub(super) struct Component<C> {
 }
 
 impl<C> Component<C> {
-    /// The part in a folder of its own, with `config.json` and the usual names of weight files.
+    /// A part in its own folder, with `config.json` and the usual names of weight files.
     pub(super) fn in_folder(
         folder: Folder,
         read: impl FnOnce(&Folder) -> Result<C, CheckpointError>,
@@ -41,7 +41,7 @@ impl<C> Component<C> {
         Ok(Self { config, place, folder, files, names: Names::Ours })
     }
 
-    /// The part in a file whose tensors, under their own names, show its configuration and how they are named.
+    /// A part in a file whose tensors, under their own names, determine its configuration and their naming.
     pub(super) fn in_file(
         folder: &Folder,
         file: String,
@@ -64,7 +64,7 @@ impl<C> Component<C> {
         }
     }
 
-    /// The configuration cannot be used.
+    /// The error for a configuration that cannot be used.
     pub(super) fn refused(&self, reason: String) -> CheckpointError {
         CheckpointError::BadConfig { file: self.place.clone(), reason }
     }

@@ -1,8 +1,8 @@
-//! Folders as diffusers writes them: `model_index.json` and one folder for each part.
+//! Folders in diffusers' layout: `model_index.json` and one folder per part.
 //!
-//! Source: `WanPipeline` and `WanImageToVideoPipeline` of diffusers 0.42.1 and the folders published with them. The two
-//! classes serve five kinds of model: `expand_timesteps` marks TI2V, a learned position on the image tokens FLF2V. A part
-//! whose entry in `model_index.json` is `[null, null]` is absent on purpose.
+//! Source: `WanPipeline` and `WanImageToVideoPipeline` of diffusers 0.42.1 and the folders published with
+//! them. The two classes serve five kinds of model: `expand_timesteps` marks TI2V, a learned position on the
+//! image tokens FLF2V. A part whose entry in `model_index.json` is `[null, null]` is absent on purpose.
 
 use magcache_core::hint::Hint as _;
 use std::collections::BTreeMap;
@@ -39,18 +39,18 @@ struct Index {
 }
 
 impl Index {
-    /// Whether the file says that there is such a part.
+    /// Whether the file lists such a part.
     fn names(&self, part: &str) -> bool {
         self.parts.get(part).and_then(Value::as_array).is_some_and(|class| class.iter().any(|v| !v.is_null()))
     }
 }
 
-/// What such a folder has in it, for messages.
+/// The contents of such a folder, for messages.
 pub(super) fn looked_for() -> String {
     format!("{INDEX} of {} (the diffusers layout)", CLASSES.join(" or "))
 }
 
-/// Whether there is an index at all; [`open`] says what is wrong with that of another model.
+/// Whether there is an index at all; [`open`] reports the error if it belongs to another model.
 pub(super) fn detects(folder: &Folder) -> bool {
     folder.exists(INDEX)
 }
@@ -127,7 +127,7 @@ fn scheduler(folder: &Folder) -> Result<SchedulerConfig, CheckpointError> {
     })
 }
 
-/// The folder, if the one file that cannot be done without is in it.
+/// The folder, if it contains the one file that is indispensable.
 pub(super) fn tokenizer(folder: Folder) -> Result<Folder, CheckpointError> {
     const FILE: &str = "tokenizer.json";
     if folder.exists(FILE) {

@@ -1,7 +1,8 @@
-//! Where the parts of a Wan checkpoint are, whatever its layout.
+//! Locates the parts of a Wan checkpoint, whatever its layout.
 //!
-//! [`WanSource::open`] recognises the folder by what is in it and reads configurations only; weights are opened part by
-//! part, under the names that this crate's models read. The sources of each layout are named in its own module.
+//! [`WanSource::open`] recognises the folder by its contents and reads configurations only; weights are
+//! opened part by part, under the names that this crate's models read. The sources for each layout are cited
+//! in its module.
 
 mod component;
 mod diffusers;
@@ -21,20 +22,20 @@ use crate::{
     text::T5Config,
 };
 
-/// What messages call the configuration of the image processor.
+/// The name of the image processor's configuration in messages.
 const PROCESSOR: &str = "image_processor/preprocessor_config.json";
 
 /// How the files of a checkpoint are arranged and how their tensors are named.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
-    /// A folder for each part and a `model_index.json`, as diffusers writes it.
+    /// A folder per part and a `model_index.json`, as written by diffusers.
     Diffusers,
     /// The repositories of the Wan team.
     Native,
 }
 
 impl Layout {
-    /// The word for messages and reports.
+    /// The layout's name in messages and reports.
     pub fn name(self) -> &'static str {
         match self {
             Self::Diffusers => "diffusers",
@@ -43,7 +44,7 @@ impl Layout {
     }
 }
 
-/// What a Wan model was trained for.
+/// The task that a Wan model was trained for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WanTask {
     /// Text to video.
@@ -57,7 +58,7 @@ pub enum WanTask {
 }
 
 impl WanTask {
-    /// The pipeline of diffusers that such a model is published for.
+    /// The diffusers pipeline class that such a model is published for.
     pub fn class_name(self) -> &'static str {
         match self {
             Self::T2V | Self::TI2V => "WanPipeline",
@@ -65,7 +66,7 @@ impl WanTask {
         }
     }
 
-    /// The word for messages and reports.
+    /// The task's name in messages and reports.
     pub fn name(self) -> &'static str {
         match self {
             Self::T2V => "t2v",
@@ -76,17 +77,17 @@ impl WanTask {
     }
 }
 
-/// The vision tower that sees the given images, in models that attend to them.
+/// The vision tower that encodes the given images, in models that attend to them.
 #[derive(Clone, Debug)]
 struct ImageEncoder {
     part: Component<Value>,
     processor: Option<Value>,
 }
 
-/// A Wan checkpoint: its configurations, and where its weights are.
+/// A Wan checkpoint: its configurations and the locations of its weights.
 ///
-/// Cheap to make and to clone. Every part's files have been found, so a checkpoint that lacks one is refused before
-/// anything large is read.
+/// Cheap to create and to clone. The files of every part have been located, so a checkpoint that lacks one is
+/// refused before anything large is read.
 #[derive(Clone, Debug)]
 pub struct WanSource {
     folder: Folder,
@@ -104,14 +105,14 @@ pub struct WanSource {
 }
 
 impl WanSource {
-    /// What a folder in the Wan team's layout has in it, for messages.
+    /// The contents of a folder in the Wan team's layout, for messages.
     pub const NATIVE: &str = native::LOOKED_FOR;
 
     /// Recognises the folder's layout and reads its configurations.
     ///
     /// # Errors
-    /// A folder in no known layout, a missing part, a configuration that this crate cannot build, or configurations
-    /// that do not belong to one model.
+    /// A folder in no known layout, a missing part, a configuration that this crate cannot build, or
+    /// configurations that do not belong to one model.
     pub fn open(folder: Folder) -> Result<Self, CheckpointError> {
         let source = match Self::detect(&folder) {
             Some(Layout::Diffusers) => diffusers::open(folder)?,
@@ -126,7 +127,7 @@ impl WanSource {
         source.checked()
     }
 
-    /// The layout that the folder seems to have, however incomplete it is; `None` for a folder of something else.
+    /// The layout that the folder seems to have, however incomplete it is; `None` for any other folder.
     pub fn detect(folder: &Folder) -> Option<Layout> {
         if diffusers::detects(folder) {
             Some(Layout::Diffusers)
@@ -135,7 +136,7 @@ impl WanSource {
         }
     }
 
-    /// The folder as it was given.
+    /// The folder as given.
     pub fn folder(&self) -> &Folder {
         &self.folder
     }
@@ -145,7 +146,7 @@ impl WanSource {
         self.layout
     }
 
-    /// What the model was trained for.
+    /// The task that the model was trained for.
     pub fn task(&self) -> WanTask {
         self.task
     }
@@ -155,12 +156,13 @@ impl WanSource {
         1 + usize::from(self.second.is_some())
     }
 
-    /// The part of the training timesteps below which the second expert runs; present exactly where there are two.
+    /// The fraction of the training timesteps below which the second expert runs; present if and only if
+    /// there are two.
     pub fn boundary_ratio(&self) -> Option<f64> {
         self.boundary_ratio
     }
 
-    /// Whether every token has a timestep of its own, so that a given first frame can be at 0.
+    /// Whether every token has its own timestep, so that a given first frame can be at 0.
     pub fn expand_timesteps(&self) -> bool {
         self.expand_timesteps
     }
@@ -170,12 +172,12 @@ impl WanSource {
         self.scheduler.clone()
     }
 
-    /// Sizes of an expert's transformer. A model with one transformer has it for every expert.
+    /// Sizes of an expert's transformer. The same for every expert if the model has one transformer.
     pub fn transformer_config(&self, expert: Expert) -> &WanConfig {
         &self.expert(expert).config
     }
 
-    /// An expert's tensors. A model with one transformer has it for every expert.
+    /// An expert's tensors. The same for every expert if the model has one transformer.
     pub fn transformer(
         &self,
         expert: Expert,
@@ -224,7 +226,7 @@ impl WanSource {
         self.image.as_ref().map(|image| &image.part.config)
     }
 
-    /// `preprocessor_config.json` of the CLIP vision tower, where the checkpoint has one.
+    /// `preprocessor_config.json` of the CLIP vision tower, if the checkpoint has one.
     pub fn image_processor_config(&self) -> Option<&Value> {
         self.image.as_ref()?.processor.as_ref()
     }
@@ -261,10 +263,11 @@ impl WanSource {
         }
     }
 
-    /// Whether the parts fit together.
+    /// Checks that the parts fit together.
     fn checked(self) -> Result<Self, CheckpointError> {
         let z = self.vae.config.z_dim;
-        // Beside the noise, a given frame brings its latents and a mask with one channel for each frame of a latent one.
+        // Besides the noise, a given frame adds its latents and a mask with one channel per frame of a latent
+        // one.
         let expected = match self.task {
             WanTask::T2V | WanTask::TI2V => z,
             WanTask::I2V | WanTask::FLF2V => 2 * z + self.vae.config.temporal_scale(),

@@ -1,5 +1,5 @@
-//! A model of one's own, from the folder to the picture: a stack of blocks that take and return the tuple `(text, image)`, a text
-//! encoder, a decoder, and the pipeline that `magcache run --model DIR` opens.
+//! A model of one's own, from the folder to the picture: a stack of blocks that take and return the tuple
+//! `(text, image)`, a text encoder, a decoder, and the pipeline that `magcache run --model DIR` opens.
 //!
 //! The guide `docs/guide/add-a-model.md` walks through these files.
 

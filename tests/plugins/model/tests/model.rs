@@ -1,4 +1,4 @@
-//! The model keeps the rules of hooks, and what the guide calls wrong is found.
+//! The model obeys the rules for hooks, and the mistakes that the guide names are detected.
 
 mod support;
 

@@ -11,7 +11,7 @@ use magcache_models::{
     pipeline::{self, Generation, LoadOptions, Pipeline, Request},
 };
 
-/// The picture, and how many passes of the first branch were skipped.
+/// The image, and how many passes of the first branch were skipped.
 fn made(pipeline: &dyn Pipeline, request: &Request, cache: &str) -> (Tensor, usize) {
     pipeline.check(request).unwrap();
     let run = pipeline.trajectory(request).unwrap();

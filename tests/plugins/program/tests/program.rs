@@ -1,4 +1,4 @@
-//! The whole command line knows what other crates bring, as it knows its own.
+//! The whole command line handles what other crates register like its own.
 
 #[path = "../../model/tests/support/mod.rs"]
 mod support;
@@ -7,7 +7,7 @@ use std::{path::Path, process::Command};
 
 use serde_json::Value;
 
-/// What is printed, and what is said beside it.
+/// Standard output, or the error output of a failed command.
 fn own(args: &[&str], folder: &Path) -> Result<String, String> {
     let out =
         Command::new(env!("CARGO_BIN_EXE_magcache-own")).args(args).current_dir(folder).output().unwrap();
@@ -36,7 +36,7 @@ fn a_model_and_a_strategy_of_other_crates_run() {
         d,
     );
     assert!(!done["skipped"]["cond"].as_array().unwrap().is_empty(), "{done}");
-    // The configuration beside the picture makes it again.
+    // The configuration next to the image reproduces it.
     own(&["run", "--config", "y.png.toml", "--out", "z.png"], d).unwrap();
     let pixels = |file: &str| image::open(d.join(file)).unwrap().to_rgb8();
     assert!(pixels("y.png") == pixels("z.png") && pixels("x.png") != pixels("y.png"));

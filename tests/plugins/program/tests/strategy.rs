@@ -1,4 +1,5 @@
-//! A strategy of another crate: its profile is judged, its key is tuned, its schedule is exported and run again.
+//! A strategy of another crate: its profile is judged, its key is tuned, and its schedule is exported and
+//! replayed.
 
 use std::{
     fs,
@@ -9,7 +10,7 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// A profile whose measurements are of runs of 12 steps; the model is named after it.
+/// A profile measured on runs of 12 steps; each test file names its model in front of it.
 const PROFILE: &str = r#"
 name = "own"
 [[part.interval]]
@@ -21,7 +22,7 @@ variant = "fast"
 every = 6
 "#;
 
-/// A folder with the profile, of the right model and of another.
+/// A folder with a profile of the right model and one of another model.
 fn profiles() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     for (name, model) in [("own.toml", "wan2.1-t2v-tiny"), ("other.toml", "tiny-flux")] {
@@ -30,7 +31,7 @@ fn profiles() -> TempDir {
     folder
 }
 
-/// What `schedule` gives for 12 steps of the small video model.
+/// The output of `schedule` for 12 steps of the small video model.
 fn schedule(at: &Path, more: &[&str]) -> Output {
     schedule_of("12", at, more)
 }
@@ -77,11 +78,11 @@ fn its_profile_is_judged() {
     let wrong = error(&schedule(at, &["--cache", "interval", "--profile", "other.toml"]));
     assert!(wrong.contains("it is of tiny-flux, the run's model is wan2.1-t2v-tiny"), "{wrong}");
 
-    // A table that brings its own number reads nothing of the profile.
+    // A table that sets its own number reads nothing from the profile.
     let set = answer(&schedule(at, &[&own[..], &["--set", "every=2"]].concat()));
     assert!(set["profile_verdict"].is_null(), "{set}");
 
-    // Nor does one whose profile has nothing for it.
+    // Nor does one whose profile has no part for it.
     let plain = answer(&schedule(at, &["--cache", "interval"]));
     assert!(plain["profile_verdict"].is_null(), "{plain}");
 

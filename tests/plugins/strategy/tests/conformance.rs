@@ -1,4 +1,4 @@
-//! The kit of the core crate, on this strategy.
+//! Runs the core crate's conformance kit on this strategy.
 
 use magcache_core::testing;
 

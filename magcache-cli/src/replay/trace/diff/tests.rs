@@ -107,7 +107,7 @@ fn caches_around_other_blocks_are_compared_by_step_and_branch() {
         assert!(told.contains(part), "no {part:?} in {told}");
     }
     assert_eq!(diff.json()["decisions"][1]["pass"]["range"], Value::Null);
-    // A pass in which the inner one of two skips is one in which something was skipped.
+    // If the inner one of two hooks skips, something was skipped in the pass.
     let nested: Vec<Line> = all(&[]).into_iter().chain(all(&[1, 2]).into_iter().map(inside)).collect();
     assert!(Diff::of(&a, &nested).same());
     assert!(Diff::of(&b, &b.clone()).json()["compared_by"] == "hook");

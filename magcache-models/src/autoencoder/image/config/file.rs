@@ -11,16 +11,17 @@ use crate::{
     checkpoint::{CheckpointError, Folder},
 };
 
-/// Class of FLUX.1, and of other models that this serves as well.
+/// Class of FLUX.1, and of other models with the same autoencoder.
 const KL: &str = "AutoencoderKL";
 
 /// Class of FLUX.2.
 const FLUX2: &str = "AutoencoderKLFlux2";
 
-/// Keys without meaning here: for training, for arithmetic in half precision, and the tile size of the reference.
+/// Keys that do not matter here: for training, for arithmetic in half precision, and the tile size of the
+/// reference.
 const IGNORED: [&str; 3] = ["batch_norm_momentum", "force_upcast", "sample_size"];
 
-/// `config.json` as it is written; what is missing has the default of its class.
+/// `config.json` as written; missing keys have the defaults of its class.
 #[derive(Deserialize)]
 struct Raw {
     #[serde(rename = "_class_name")]
@@ -49,7 +50,7 @@ struct Raw {
 }
 
 impl ImageVaeConfig {
-    /// What diffusers takes for keys of [`KL`] that a file does not have.
+    /// diffusers' defaults for keys of [`KL`] that a file lacks.
     fn kl_defaults() -> Self {
         Self {
             latent_channels: 4,
@@ -62,11 +63,11 @@ impl ImageVaeConfig {
         }
     }
 
-    /// From the text of `config.json`. Missing keys have diffusers' defaults. Keys that start with `_` are for other
-    /// programs; any other unknown key is refused, because it would change the model.
+    /// From the text of `config.json`. Missing keys have diffusers' defaults. Keys that start with `_` are
+    /// for other programs; any other unknown key is refused, because it would change the model.
     ///
     /// # Errors
-    /// What is no configuration of the two classes, or not supported.
+    /// Text that is not a configuration of one of the two classes, or is not supported.
     pub fn from_json(json: &str) -> Result<Self, AutoencoderConfigError> {
         let raw: Raw = serde_json::from_str(json)?;
         let (defaults, types) = match raw.class_name.as_deref() {
@@ -129,7 +130,7 @@ impl ImageVaeConfig {
 }
 
 impl Raw {
-    /// Keys of the class, and values that are supported.
+    /// Checks the keys of the class, and that values are supported.
     fn check_keys(&self, scale: &LatentScale) -> Result<(), AutoencoderConfigError> {
         let unknown = |key: &&String| !key.starts_with('_') && !IGNORED.contains(&key.as_str());
         if let Some(key) = self.other.keys().find(unknown) {

@@ -5,10 +5,10 @@ mod file;
 use super::packing::PATCH;
 use crate::autoencoder::AutoencoderConfigError;
 
-/// Channels of a layer above which a configuration is taken for damaged.
+/// Channels of a layer above which a configuration is considered damaged.
 const MAX_CHANNELS: usize = 1 << 16;
 
-/// Resolutions, and blocks at each, above which a configuration is taken for damaged.
+/// Resolutions, and blocks at each, above which a configuration is considered damaged.
 const MAX_BLOCKS: usize = 16;
 
 /// Shape of an image autoencoder (`AutoencoderKL`, `AutoencoderKLFlux2`).
@@ -16,39 +16,40 @@ const MAX_BLOCKS: usize = 16;
 pub struct ImageVaeConfig {
     /// Channels of the images that are encoded.
     pub in_channels: usize,
-    /// Channels of the images that the decoder gives.
+    /// Channels of the decoded images.
     pub out_channels: usize,
     /// Channels of the latents.
     pub latent_channels: usize,
     /// Channels at every resolution of the encoder, from the highest.
     pub block_out_channels: Vec<usize>,
-    /// Those of the decoder, likewise from the highest, if not the encoder's.
+    /// Those of the decoder, also from the highest, if different from the encoder's.
     pub decoder_block_out_channels: Option<Vec<usize>>,
     /// Residual blocks at every resolution; the decoder has one more.
     pub layers_per_block: usize,
-    /// Groups of channels with norms of their own.
+    /// Groups of channels that are normed together.
     pub norm_num_groups: usize,
-    /// Whether the encoder's result goes through a convolution of one pixel.
+    /// Whether a convolution of one pixel follows the encoder.
     pub use_quant_conv: bool,
-    /// Whether the latents do before the decoder.
+    /// Whether a convolution of one pixel precedes the decoder.
     pub use_post_quant_conv: bool,
     /// Whether the pixels attend to each other at the lowest resolution.
     pub mid_block_add_attention: bool,
-    /// How latents get the scale that the transformer was trained with.
+    /// How latents are brought to the scale that the transformer was trained with.
     pub scale: LatentScale,
 }
 
-/// What makes latents of mean 0 and deviation 1.
+/// How latents are brought to mean 0 and deviation 1.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum LatentScale {
     /// FLUX.1: `(z - shift) * scale`.
     Factor {
         /// `scaling_factor`.
         scale: f64,
-        /// `shift_factor`, 0 where the file has none.
+        /// `shift_factor`, 0 if the file has none.
         shift: f64,
     },
-    /// FLUX.2: running mean and variance of every channel of squares of two by two latents, read with the weights.
+    /// FLUX.2: running mean and variance of every channel of squares of two by two latents, loaded with the
+    /// weights.
     BatchNorm {
         /// Added to the variance (`batch_norm_eps`).
         eps: f64,
@@ -89,7 +90,7 @@ impl ImageVaeConfig {
         1 << self.block_out_channels.len().saturating_sub(1)
     }
 
-    /// Channels of latents that have been normalised: in FLUX.2 those of squares of two by two.
+    /// Channels of normalised latents: in FLUX.2 those of squares of two by two.
     pub fn normalized_channels(&self) -> usize {
         match self.scale {
             LatentScale::Factor { .. } => self.latent_channels,

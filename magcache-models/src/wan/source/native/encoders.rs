@@ -9,10 +9,10 @@ use crate::{
     wan::source::component::Names,
 };
 
-/// Attention heads of the one vision tower that was published; no tensor shows them.
+/// Attention heads of the only published vision tower; they cannot be inferred from a tensor.
 const VISION_HEADS: usize = 16;
 
-/// UMT5's encoder, by the shapes of its tensors.
+/// UMT5's encoder, with sizes from the shapes of its tensors.
 pub(super) fn text(folder: &Folder) -> Result<Component<T5Config>, CheckpointError> {
     let file = find(folder, |name| name.starts_with("models_t5"), "models_t5_umt5-xxl-enc-bf16.pth")?;
     Component::in_file(folder, file, |weights| {
@@ -29,7 +29,7 @@ pub(super) fn text(folder: &Folder) -> Result<Component<T5Config>, CheckpointErr
     })
 }
 
-/// The vision tower, by the shapes of its tensors.
+/// The vision tower, with sizes from the shapes of its tensors.
 pub(super) fn image(folder: &Folder) -> Result<ImageEncoder, CheckpointError> {
     let expected = "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth";
     let file = find(folder, |name| name.starts_with("models_clip"), expected)?;

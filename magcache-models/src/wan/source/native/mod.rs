@@ -1,8 +1,9 @@
 //! The repositories of the Wan team: Wan2.1 T2V, I2V and FLF2V, Wan2.2 A14B (two transformers) and TI2V 5B.
 //!
-//! Source: `generate.py`, `wan/configs` and `wan/modules` of Wan2.1 (9737cba) and Wan2.2 (42bf4cf), and the file names of
-//! the published folders. Their programs know each model's sizes by its name; here they are read off the tensors, so that
-//! models of other sizes load too. What no file says is taken from those programs: sampler, shift and boundary.
+//! Source: `generate.py`, `wan/configs` and `wan/modules` of Wan2.1 (9737cba) and Wan2.2 (42bf4cf), and the
+//! file names of the published folders. Those programs know each model's sizes by its name; here they are
+//! inferred from the tensors, so that models of other sizes load too. What no file contains is taken from
+//! those programs: sampler, shift and boundary.
 
 mod encoders;
 mod transformer;
@@ -20,10 +21,10 @@ const EXPERTS: [&str; 2] = ["high_noise_model", "low_noise_model"];
 /// Folder of the tokenizer.
 const TOKENIZER: &str = "google/umt5-xxl";
 
-/// Endings of weight files, in the order of preference.
+/// Extensions of weight files, in order of preference.
 const ENDINGS: [&str; 4] = [".safetensors", ".pth", ".pt", ".bin"];
 
-/// What the folder of a native checkpoint has in it, for messages.
+/// The contents of a native checkpoint's folder, for messages.
 pub(super) const LOOKED_FOR: &str = "config.json with `dim` and `model_type`, or the folders high_noise_model and \
                                      low_noise_model with one each (the Wan team's layout)";
 
@@ -37,7 +38,7 @@ pub(super) fn open(folder: Folder) -> Result<WanSource, CheckpointError> {
     let two = EXPERTS.iter().any(|expert| folder.sub(expert).exists(transformer::CONFIG));
     let [high, low] = EXPERTS;
     let (first, second) = if two {
-        // Both are looked for before either is read.
+        // Checks for both before reading either.
         for (expert, other) in [(high, low), (low, high)] {
             if !folder.sub(expert).exists(transformer::CONFIG) {
                 return Err(CheckpointError::MissingFile {
@@ -75,8 +76,8 @@ pub(super) fn open(folder: Folder) -> Result<WanSource, CheckpointError> {
     })
 }
 
-/// `sample_shift`. Wan2.1's program takes 3 instead of 5 for image to video at 480p, whatever the checkpoint:
-/// that is the pipeline's to say, which knows the size.
+/// `sample_shift`. Wan2.1's program uses 3 instead of 5 for image to video at 480p, whatever the checkpoint;
+/// that is left to the pipeline, which knows the size.
 fn shift(task: WanTask, two: bool) -> f64 {
     match task {
         WanTask::T2V if two => 12.0,
@@ -85,7 +86,7 @@ fn shift(task: WanTask, two: bool) -> f64 {
     }
 }
 
-/// The file of `folder` whose name `fits` without its ending.
+/// The file in `folder` whose name without the extension `fits`.
 fn find(folder: &Folder, fits: impl Fn(&str) -> bool, expected: &str) -> Result<String, CheckpointError> {
     let files = folder.files();
     let named =

@@ -12,10 +12,11 @@ use crate::{
 
 pub(super) const CONFIG: &str = "config.json";
 
-/// Keys that a file may have beside those of [`Native`]: they are about the program, or always have one value.
+/// Keys that a file may have besides those of [`Native`]: they concern the program, or always have the same
+/// value.
 const UNUSED: [&str; 6] = ["text_len", "window_size", "qk_norm", "cross_attn_norm", "patch_size", "text_dim"];
 
-/// The sizes that are not in the tensors, with the defaults of `WanModel`.
+/// The sizes that cannot be inferred from the tensors, with the defaults of `WanModel`.
 #[derive(Deserialize)]
 struct Native {
     model_type: String,
@@ -28,7 +29,7 @@ fn default_eps() -> f64 {
     1e-6
 }
 
-/// Keys whose values are in the tensors too, and have to agree.
+/// Keys whose values can also be inferred from the tensors, and have to agree with them.
 const SIZES: [(&str, &str); 6] = [
     ("in_dim", "in_channels"),
     ("out_dim", "out_channels"),
@@ -46,7 +47,7 @@ pub(super) fn detects(folder: &Folder) -> bool {
             .is_ok_and(|config| config.get("model_type").is_some() && config.get("dim").is_some())
 }
 
-/// The transformer in `folder`, and what it is for.
+/// The transformer in `folder`, and its task.
 pub(super) fn open(folder: Folder) -> Result<(WanTask, Component<WanConfig>), CheckpointError> {
     let json: Value = folder.read_json(CONFIG)?;
     let native: Native = folder.read_json(CONFIG)?;
@@ -88,7 +89,8 @@ pub(super) fn open(folder: Folder) -> Result<(WanTask, Component<WanConfig>), Ch
     Ok((task, Component { config, place, folder, files, names: Names::Transformer }))
 }
 
-/// The configuration in diffusers' words, from tensors that have diffusers' names already; and the inner dimension.
+/// The configuration with diffusers' keys, from tensors that already have diffusers' names; and the inner
+/// dimension.
 fn sizes(weights: &Weights, native: &Native) -> Result<(Value, usize), CheckpointError> {
     let patch = weights.axes::<5>("patch_embedding.weight")?;
     let [dim, in_channels, patch_size @ ..] = patch;

@@ -9,7 +9,8 @@ use crate::{
     wan::{names::VaeNames, source::component::Names},
 };
 
-/// Mean and deviation of the latent channels, which the programs have and the files do not: Wan 2.1 with 16 channels.
+/// Mean and deviation of the latent channels, which are in the programs but not in the files: Wan 2.1 with 16
+/// channels.
 const WAN_21: ([f64; 16], [f64; 16]) = (
     [
         -0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508, 0.4134, -0.0715, 0.5517,
@@ -21,7 +22,7 @@ const WAN_21: ([f64; 16], [f64; 16]) = (
     ],
 );
 
-/// The same of Wan 2.2 5B, with 48 channels.
+/// The same for Wan 2.2 5B, with 48 channels.
 const WAN_22: ([f64; 48], [f64; 48]) = (
     [
         -0.2289, -0.0052, -0.1323, -0.2339, -0.2799, 0.0174, 0.1838, 0.1557, -0.1382, 0.0542, 0.2813, 0.0891,
@@ -38,10 +39,10 @@ const WAN_22: ([f64; 48], [f64; 48]) = (
     ],
 );
 
-/// Colours of a picture.
+/// Colour channels of a picture.
 const COLOURS: usize = 3;
 
-/// The autoencoder, by the shapes of its tensors.
+/// The autoencoder, with sizes from the shapes of its tensors.
 pub(super) fn open(folder: &Folder) -> Result<Component<VideoVaeConfig>, CheckpointError> {
     let file = find(folder, |name| name.starts_with("Wan") && name.ends_with("_VAE"), "Wan2.1_VAE.pth")?;
     Component::in_file(folder, file, |weights| {
@@ -52,7 +53,7 @@ pub(super) fn open(folder: &Folder) -> Result<Component<VideoVaeConfig>, Checkpo
     })
 }
 
-/// Wan 2.2 has a module of modules at every resolution.
+/// Whether it is Wan 2.2, which has nested modules at every resolution.
 fn is_22(weights: &Weights) -> bool {
     weights.contains("encoder.downsamples.0.downsamples.0.residual.2.weight")
 }
@@ -107,7 +108,7 @@ fn config(weights: &Weights) -> Result<Value, CheckpointError> {
     Ok(config)
 }
 
-/// The modules of a row in groups, each of which a step ends.
+/// The modules of a list in groups, each ending with a step.
 fn levels(weights: &Weights, row: &str) -> Result<Vec<Level>, CheckpointError> {
     let mut levels = vec![Level::default()];
     for i in 0..weights.count(row) {
@@ -124,8 +125,8 @@ fn levels(weights: &Weights, row: &str) -> Result<Vec<Level>, CheckpointError> {
     Ok(levels)
 }
 
-/// The published statistics of latents with this many channels; for others those that change nothing, which is what the
-/// native classes do on their own.
+/// The published statistics of latents with this many channels; for other numbers, those that change nothing,
+/// which are the defaults of the native classes.
 fn statistics(z_dim: usize) -> (Vec<f64>, Vec<f64>) {
     match z_dim {
         16 => (WAN_21.0.to_vec(), WAN_21.1.to_vec()),
