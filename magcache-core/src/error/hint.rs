@@ -24,8 +24,9 @@ macro_rules! hints {
     ($($error:ty),+ $(,)?) => {
         $($crate::inventory::submit! {
             $crate::hint::Known(|error| {
-                #[allow(unused_imports, reason = "a type may have the method itself")]
-                use $crate::hint::Hint as _;
+                // Named once, so that a type with a method of its own leaves no unused import.
+                use $crate::hint::Hint;
+                let _: Option<&dyn Hint> = None;
                 error.downcast_ref::<$error>().and_then(|error| error.hint())
             })
         })+
