@@ -37,23 +37,23 @@ pub(crate) struct Run {
     pub(crate) tile_vae: bool,
     /// FILE.mp4, .gif, .png or .webp, or a folder of PNG frames; a free name without. The configuration is
     /// FILE.mp4.toml
-    #[arg(long, help_heading = "Console", value_name = "FILE|DIR")]
+    #[arg(long, help_heading = "Output", value_name = "FILE|DIR")]
     pub(crate) out: Option<PathBuf>,
     /// Frames per second of a video; the model's own without
-    #[arg(long, help_heading = "Console", value_name = "N")]
+    #[arg(long, help_heading = "Output", value_name = "N")]
     pub(crate) fps: Option<f64>,
     #[command(flatten)]
     pub(crate) writing: Writing,
     /// Writes every decision, one JSON line per pass
-    #[arg(long, help_heading = "Console", value_name = "FILE.jsonl")]
+    #[arg(long, help_heading = "Output", value_name = "FILE.jsonl")]
     pub(crate) trace: Option<PathBuf>,
     /// Stores the state of the run in this folder: after a kill the same command goes on from there
-    #[arg(long, help_heading = "Console", value_name = "DIR")]
+    #[arg(long, help_heading = "Output", value_name = "DIR")]
     pub(crate) checkpoint: Option<PathBuf>,
     /// Stores it after every so many steps
     #[arg(
         long,
-        help_heading = "Console",
+        help_heading = "Output",
         value_name = "STEPS",
         requires = "checkpoint",
         default_value_t = 1
@@ -70,7 +70,7 @@ pub(crate) struct Run {
     #[arg(long, help_heading = "Audit of the cache", value_enum)]
     pub(crate) on_drift: Option<OnDrift>,
     /// Prints the resolved configuration and runs nothing
-    #[arg(long, help_heading = "Console")]
+    #[arg(long, help_heading = "Output")]
     pub(crate) dry_run: bool,
 }
 
