@@ -51,13 +51,7 @@ pub(crate) struct Run {
     #[arg(long, help_heading = "Output", value_name = "DIR")]
     pub(crate) checkpoint: Option<PathBuf>,
     /// Stores it after every so many steps
-    #[arg(
-        long,
-        help_heading = "Output",
-        value_name = "STEPS",
-        requires = "checkpoint",
-        default_value_t = 1
-    )]
+    #[arg(long, help_heading = "Output", value_name = "STEPS", requires = "checkpoint", default_value_t = 1)]
     #[arg(value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) checkpoint_every: u64,
     /// Computes this part of the skipped passes as well, 0 to 1, and reports the true error of the reuse
