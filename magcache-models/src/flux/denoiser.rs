@@ -5,7 +5,7 @@ use std::{fmt::Debug, sync::Arc};
 use candle_core::{Result, Tensor, bail};
 use magcache_core::{Branch, Pass, Step};
 
-use super::{Flux2Transformer, FluxTransformer};
+use super::Transformer;
 use crate::{
     mmdit::{JointPositions, PromptContext},
     pipeline::{Denoiser, Entered},
@@ -17,7 +17,7 @@ const TRAIN_TIMESTEPS: f32 = 1000.0;
 /// A Flux transformer of either generation.
 pub trait FluxNetwork: Debug + Send + Sync {
     /// The velocity `[batch, tokens, channels]` for packed latents of this shape, see
-    /// [`FluxTransformer::forward`].
+    /// [`Transformer::forward`].
     fn forward(
         &self,
         hidden_states: &Tensor,
@@ -29,25 +29,19 @@ pub trait FluxNetwork: Debug + Send + Sync {
     ) -> Result<Tensor>;
 }
 
-macro_rules! network {
-    ($($transformer:ty),+) => {$(
-        impl FluxNetwork for $transformer {
-            fn forward(
-                &self,
-                hidden_states: &Tensor,
-                timestep: &Tensor,
-                guidance: Option<&Tensor>,
-                text: &PromptContext,
-                positions: &JointPositions,
-                pass: &mut Pass<'_>,
-            ) -> Result<Tensor> {
-                self.forward(hidden_states, timestep, guidance, text, positions, pass)
-            }
-        }
-    )+};
+impl<C: Debug + Send + Sync, const AXES: usize> FluxNetwork for Transformer<C, AXES> {
+    fn forward(
+        &self,
+        hidden_states: &Tensor,
+        timestep: &Tensor,
+        guidance: Option<&Tensor>,
+        text: &PromptContext,
+        positions: &JointPositions,
+        pass: &mut Pass<'_>,
+    ) -> Result<Tensor> {
+        self.forward(hidden_states, timestep, guidance, text, positions, pass)
+    }
 }
-
-network!(FluxTransformer, Flux2Transformer);
 
 /// How strongly the prompt is followed.
 #[derive(Clone, Copy, Debug, PartialEq)]

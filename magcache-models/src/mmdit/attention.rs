@@ -2,28 +2,9 @@
 
 use candle_core::{Result, Tensor};
 
-use super::{JointPositions, LoadResult};
+use super::{BlockSizes, JointPositions, LoadResult};
 use crate::checkpoint::{Ops, Weights};
 use crate::nn::{Linear, RmsNorm, RotaryTable, attention};
-
-/// Sizes that the attention layers of a model share.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Heads {
-    pub(crate) count: usize,
-    /// Channels of each.
-    pub(crate) dim: usize,
-    /// Epsilon of the norms of queries and keys.
-    pub(crate) eps: f64,
-    /// Whether the projections have biases.
-    pub(crate) bias: bool,
-}
-
-impl Heads {
-    /// Channels of the hidden states.
-    pub(crate) fn inner(&self) -> usize {
-        self.count * self.dim
-    }
-}
 
 /// Queries, keys and values of one stream, with a norm of each head's queries and keys.
 #[derive(Debug)]
@@ -44,15 +25,15 @@ pub(crate) struct QueriesKeysValues {
 
 impl Projections {
     /// `names` are those of the three projections and of the norms of queries and keys.
-    fn load(weights: &Weights, names: [&str; 5], heads: Heads) -> LoadResult<Self> {
+    fn load(weights: &Weights, names: [&str; 5], sizes: &BlockSizes) -> LoadResult<Self> {
         let [q, k, v, norm_q, norm_k] = names;
-        let linear = |name: &str| Linear::load(&weights.pp(name), heads.inner(), heads.inner(), heads.bias);
-        Self::new(weights, [linear(q)?, linear(k)?, linear(v)?], [norm_q, norm_k], heads)
+        let linear = |name: &str| Linear::load(&weights.pp(name), sizes.inner(), sizes.inner(), sizes.bias());
+        Self::new(weights, [linear(q)?, linear(k)?, linear(v)?], [norm_q, norm_k], sizes)
     }
 
     /// The projections of image tokens, and of all tokens in a single-stream block.
-    pub(crate) fn load_image(weights: &Weights, heads: Heads) -> LoadResult<Self> {
-        Self::load(weights, ["to_q", "to_k", "to_v", "norm_q", "norm_k"], heads)
+    pub(crate) fn load_image(weights: &Weights, sizes: &BlockSizes) -> LoadResult<Self> {
+        Self::load(weights, ["to_q", "to_k", "to_v", "norm_q", "norm_k"], sizes)
     }
 
     /// From projections that are not separate tensors in the checkpoint.
@@ -60,9 +41,9 @@ impl Projections {
         weights: &Weights,
         [to_q, to_k, to_v]: [Linear; 3],
         norms: [&str; 2],
-        heads: Heads,
+        sizes: &BlockSizes,
     ) -> LoadResult<Self> {
-        let norm = |name: &str| RmsNorm::load(&weights.pp(name), heads.dim, heads.eps);
+        let norm = |name: &str| RmsNorm::load(&weights.pp(name), sizes.head_dim, sizes.eps);
         let [norm_q, norm_k] = norms;
         Ok(Self { to_q, to_k, to_v, norm_q: norm(norm_q)?, norm_k: norm(norm_k)? })
     }
@@ -102,15 +83,15 @@ pub(crate) struct JointAttention {
 }
 
 impl JointAttention {
-    pub(crate) fn load(weights: &Weights, heads: Heads) -> LoadResult<Self> {
+    pub(crate) fn load(weights: &Weights, sizes: &BlockSizes) -> LoadResult<Self> {
         let added = ["add_q_proj", "add_k_proj", "add_v_proj", "norm_added_q", "norm_added_k"];
-        let linear = |name: &str| Linear::load(&weights.pp(name), heads.inner(), heads.inner(), heads.bias);
+        let linear = |name: &str| Linear::load(&weights.pp(name), sizes.inner(), sizes.inner(), sizes.bias());
         Ok(Self {
-            image: Projections::load_image(weights, heads)?,
-            text: Projections::load(weights, added, heads)?,
+            image: Projections::load_image(weights, sizes)?,
+            text: Projections::load(weights, added, sizes)?,
             to_out: linear("to_out.0")?,
             to_add_out: linear("to_add_out")?,
-            heads: heads.count,
+            heads: sizes.heads,
         })
     }
 

@@ -3,17 +3,20 @@
 use candle_core::{Result, Tensor};
 use magcache_core::{Modules, Role, Streams};
 
-use super::ATTENTION;
-use super::JointPositions;
-use super::LoadResult;
-use super::attention::{Heads, JointAttention};
-use super::feed_forward::{Activation, FeedForward};
-use super::modulation::Modulation;
+use super::{
+    ATTENTION, BlockSizes, Form, JointPositions, LoadResult,
+    attention::JointAttention,
+    feed_forward::FeedForward,
+    modulation::{Conditioning, Modulation, Modulator},
+};
 use crate::checkpoint::Weights;
 
-/// `transformer_blocks.N` without the layers that compute its modulation.
+/// `transformer_blocks.N`.
 #[derive(Debug)]
 pub(crate) struct DualBlock {
+    /// In FLUX.1.
+    norm1: Option<Modulator<2>>,
+    norm1_context: Option<Modulator<2>>,
     attn: JointAttention,
     ff: FeedForward,
     ff_context: FeedForward,
@@ -21,36 +24,31 @@ pub(crate) struct DualBlock {
 }
 
 impl DualBlock {
-    /// `hidden`: channels inside the feed-forward layers; `eps` is that of the layer norms.
-    pub(crate) fn load(
-        weights: &Weights,
-        heads: Heads,
-        hidden: usize,
-        activation: Activation,
-        eps: f64,
-    ) -> LoadResult<Self> {
-        let ff = |name: &str| FeedForward::load(&weights.pp(name), heads.inner(), hidden, activation);
+    pub(crate) fn load(weights: &Weights, sizes: &BlockSizes) -> LoadResult<Self> {
+        let own = sizes.form == Form::Flux1;
+        let modulator = |name: &str| own.then(|| Modulator::load(&weights.pp(name), sizes)).transpose();
         Ok(Self {
-            attn: JointAttention::load(&weights.pp("attn"), heads)?,
-            ff: ff("ff")?,
-            ff_context: ff("ff_context")?,
-            eps,
+            norm1: modulator("norm1")?,
+            norm1_context: modulator("norm1_context")?,
+            attn: JointAttention::load(&weights.pp("attn"), sizes)?,
+            ff: FeedForward::load(&weights.pp("ff"), sizes)?,
+            ff_context: FeedForward::load(&weights.pp("ff_context"), sizes)?,
+            eps: sizes.eps,
         })
     }
 
     /// The output tuple in diffusers' order, text and image, from the same inputs: `[batch, tokens, inner]`
     /// each.
-    ///
-    /// The modulations are those of the attention and of the feed-forward.
     pub(crate) fn forward(
         &self,
         [text, image]: [&Tensor; 2],
-        [of_text, of_image]: [&[Modulation; 2]; 2],
+        conditioning: &Conditioning,
         positions: &JointPositions,
         modules: &mut Modules<'_>,
     ) -> Result<[Tensor; 2]> {
-        let [text_attention, text_forward] = of_text;
-        let [image_attention, image_forward] = of_image;
+        let [text_attention, text_forward] =
+            conditioning.modulation(self.norm1_context.as_ref(), |shared| &shared.text)?;
+        let [image_attention, image_forward] = self.of_image(conditioning)?;
         let normed = Streams::Dual {
             image: image_attention.norm(image, self.eps)?,
             text: text_attention.norm(text, self.eps)?,
@@ -66,12 +64,18 @@ impl DualBlock {
         let forward = |ff: &FeedForward, of: &Modulation, x: &Tensor| {
             ff.forward_gated_add(&of.norm(x, self.eps)?, x, of.gate())
         };
-        Ok([forward(&self.ff_context, text_forward, &text)?, forward(&self.ff, image_forward, &image)?])
+        Ok([forward(&self.ff_context, &text_forward, &text)?, forward(&self.ff, &image_forward, &image)?])
     }
 
     /// The attention's input from the image.
-    pub(crate) fn modulated_input(&self, image: &Tensor, modulation: &[Modulation; 2]) -> Result<Tensor> {
-        modulation[0].norm(image, self.eps)
+    pub(crate) fn modulated_input(&self, image: &Tensor, conditioning: &Conditioning) -> Result<Tensor> {
+        let [attention, _] = self.of_image(conditioning)?;
+        attention.norm(image, self.eps)
+    }
+
+    /// The modulations of the image's attention and feed-forward.
+    fn of_image(&self, conditioning: &Conditioning) -> Result<[Modulation; 2]> {
+        conditioning.modulation(self.norm1.as_ref(), |shared| &shared.image)
     }
 }
 

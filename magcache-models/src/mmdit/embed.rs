@@ -13,6 +13,7 @@ const SCALE: f64 = 1000.0;
 /// Two linear layers with a `SiLU` between them.
 #[derive(Debug)]
 pub(crate) struct Mlp {
+    inputs: usize,
     linear_1: Linear,
     linear_2: Linear,
 }
@@ -20,9 +21,15 @@ pub(crate) struct Mlp {
 impl Mlp {
     pub(crate) fn load(weights: &Weights, inputs: usize, inner: usize, bias: bool) -> LoadResult<Self> {
         Ok(Self {
+            inputs,
             linear_1: Linear::load(&weights.pp("linear_1"), inputs, inner, bias)?,
             linear_2: Linear::load(&weights.pp("linear_2"), inner, inner, bias)?,
         })
+    }
+
+    /// Channels of its input.
+    pub(crate) fn inputs(&self) -> usize {
+        self.inputs
     }
 
     /// `[batch, inputs]` to `[batch, inner]`.
@@ -34,7 +41,6 @@ impl Mlp {
 /// `timestep_embedder` and, in guidance-distilled models, `guidance_embedder`.
 #[derive(Debug)]
 pub(crate) struct TimeEmbedder {
-    channels: usize,
     device: Device,
     sinusoids: Sinusoids,
     timestep: Mlp,
@@ -52,7 +58,6 @@ impl TimeEmbedder {
     ) -> LoadResult<Self> {
         let mlp = |name: &str| Mlp::load(&weights.pp(name), channels, inner, bias);
         Ok(Self {
-            channels,
             device: weights.device().clone(),
             sinusoids: Sinusoids::new(channels, weights.device())?,
             timestep: mlp("timestep_embedder")?,
@@ -62,7 +67,7 @@ impl TimeEmbedder {
 
     /// See [`Sinusoids::rounded_up`].
     pub(crate) fn round_up(&mut self, which: &[usize]) -> Result<()> {
-        self.sinusoids = Sinusoids::rounded_up(self.channels, which, &self.device)?;
+        self.sinusoids = Sinusoids::rounded_up(self.timestep.inputs, which, &self.device)?;
         Ok(())
     }
 

@@ -2,33 +2,24 @@
 
 use candle_core::{Result, Tensor};
 
-use super::LoadResult;
+use super::{BlockSizes, Form, LoadResult};
 use crate::checkpoint::Weights;
 use crate::nn::{Linear, feed_forward, swiglu};
 
-/// The activation between the layers.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Activation {
-    /// FLUX.1.
-    GeluTanh,
-    /// FLUX.2; the layer before it has twice the channels.
-    SwiGlu,
-}
-
-impl Activation {
-    /// Channels of its input for `hidden` channels of output.
-    pub(crate) fn inputs(self, hidden: usize) -> usize {
+impl Form {
+    /// Channels before the activation for `hidden` channels after it.
+    pub(crate) fn before_activation(self, hidden: usize) -> usize {
         match self {
-            Self::GeluTanh => hidden,
-            Self::SwiGlu => 2 * hidden,
+            Self::Flux1 => hidden,
+            Self::Flux2 => 2 * hidden,
         }
     }
 
-    /// Applies the activation after a linear layer.
-    pub(crate) fn after(self, layer: &Linear, x: &Tensor) -> Result<Tensor> {
+    /// A linear layer and the activation.
+    pub(crate) fn activated(self, layer: &Linear, x: &Tensor) -> Result<Tensor> {
         match self {
-            Self::GeluTanh => layer.forward_gelu_tanh(x),
-            Self::SwiGlu => swiglu(layer.ops(), &layer.forward(x)?),
+            Self::Flux1 => layer.forward_gelu_tanh(x),
+            Self::Flux2 => swiglu(layer.ops(), &layer.forward(x)?),
         }
     }
 }
@@ -36,36 +27,34 @@ impl Activation {
 /// `ff` or `ff_context` of a dual-stream block.
 #[derive(Debug)]
 pub(crate) struct FeedForward {
+    form: Form,
     input: Linear,
-    activation: Activation,
     output: Linear,
 }
 
 impl FeedForward {
-    /// `hidden` channels after the activation; FLUX.2 has no biases.
-    pub(crate) fn load(
-        weights: &Weights,
-        inner: usize,
-        hidden: usize,
-        activation: Activation,
-    ) -> LoadResult<Self> {
-        let (input, output, bias) = match activation {
-            Activation::GeluTanh => ("net.0.proj", "net.2", true),
-            Activation::SwiGlu => ("linear_in", "linear_out", false),
+    pub(crate) fn load(weights: &Weights, sizes: &BlockSizes) -> LoadResult<Self> {
+        let BlockSizes { form, hidden, .. } = *sizes;
+        let (input, output) = match form {
+            Form::Flux1 => ("net.0.proj", "net.2"),
+            Form::Flux2 => ("linear_in", "linear_out"),
+        };
+        let linear = |name: &str, inputs: usize, outputs: usize| {
+            Linear::load(&weights.pp(name), inputs, outputs, sizes.bias())
         };
         Ok(Self {
-            input: Linear::load(&weights.pp(input), inner, activation.inputs(hidden), bias)?,
-            activation,
-            output: Linear::load(&weights.pp(output), hidden, inner, bias)?,
+            form,
+            input: linear(input, sizes.inner(), form.before_activation(hidden))?,
+            output: linear(output, hidden, sizes.inner())?,
         })
     }
 
     /// `residual + gate * f(x)`, all `[batch, tokens, inner]`; the gate broadcasts.
     pub(crate) fn forward_gated_add(&self, x: &Tensor, residual: &Tensor, gate: &Tensor) -> Result<Tensor> {
-        match self.activation {
-            Activation::GeluTanh => feed_forward(x, &self.input, &self.output, residual, gate),
-            Activation::SwiGlu => {
-                self.output.forward_gated_add(&self.activation.after(&self.input, x)?, residual, gate)
+        match self.form {
+            Form::Flux1 => feed_forward(x, &self.input, &self.output, residual, gate),
+            Form::Flux2 => {
+                self.output.forward_gated_add(&self.form.activated(&self.input, x)?, residual, gate)
             }
         }
     }

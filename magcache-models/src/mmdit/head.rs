@@ -2,7 +2,7 @@
 
 use candle_core::{D, Result, Tensor};
 
-use super::LoadResult;
+use super::{BlockSizes, LoadResult};
 use crate::checkpoint::Weights;
 use crate::nn::Linear;
 
@@ -16,17 +16,12 @@ pub(crate) struct Head {
 }
 
 impl Head {
-    pub(crate) fn load(
-        weights: &Weights,
-        inner: usize,
-        outputs: usize,
-        eps: f64,
-        bias: bool,
-    ) -> LoadResult<Self> {
+    pub(crate) fn load(weights: &Weights, sizes: &BlockSizes, outputs: usize) -> LoadResult<Self> {
+        let (inner, bias) = (sizes.inner(), sizes.bias());
         Ok(Self {
             linear: Linear::load(&weights.pp("norm_out.linear"), inner, 2 * inner, bias)?,
             proj_out: Linear::load(&weights.pp("proj_out"), inner, outputs, bias)?,
-            eps,
+            eps: sizes.eps,
         })
     }
 

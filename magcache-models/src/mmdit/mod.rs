@@ -21,6 +21,42 @@ pub use positions::{AxesRope, JointPositions};
 /// Result of loading a part of a network.
 pub(crate) type LoadResult<T> = std::result::Result<T, crate::checkpoint::CheckpointError>;
 
+/// The two published forms of the blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// FLUX.1: biases everywhere, GELU, a modulation of its own in every block.
+    Flux1,
+    /// FLUX.2: no biases, `SwiGLU`, one modulation for all blocks of a stack, and one input projection for
+    /// attention and feed-forward in single-stream blocks.
+    Flux2,
+}
+
+/// What all blocks of a model have in common.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BlockSizes {
+    pub(crate) form: Form,
+    /// Attention heads.
+    pub(crate) heads: usize,
+    /// Channels of each.
+    pub(crate) head_dim: usize,
+    /// Hidden channels of the feed-forward layers.
+    pub(crate) hidden: usize,
+    /// Epsilon of every norm.
+    pub(crate) eps: f64,
+}
+
+impl BlockSizes {
+    /// Channels of the hidden states.
+    pub(crate) fn inner(&self) -> usize {
+        self.heads * self.head_dim
+    }
+
+    /// Whether linear layers have biases.
+    pub(crate) fn bias(&self) -> bool {
+        self.form == Form::Flux1
+    }
+}
+
 /// The part of a block that caches can surround, as the checkpoints call it: it returns both streams, in one
 /// sequence in single-stream blocks.
 pub(crate) const ATTENTION: &str = "attn";

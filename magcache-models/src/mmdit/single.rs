@@ -3,59 +3,71 @@
 use candle_core::{Result, Tensor};
 use magcache_core::{Modules, Streams};
 
-use super::ATTENTION;
-use super::JointPositions;
-use super::LoadResult;
-use super::attention::Projections;
-use super::feed_forward::Activation;
-use super::modulation::Modulation;
+use super::{
+    ATTENTION, BlockSizes, Form, JointPositions, LoadResult,
+    attention::Projections,
+    modulation::{Conditioning, Modulator},
+};
 use crate::{
-    checkpoint::Ops,
+    checkpoint::{Ops, Weights},
     nn::{JoinedLinear, Linear},
 };
 
-/// How much of a block is its module `attn`.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Extent {
-    /// The attention alone, before the projection that it shares with the feed-forward (FLUX.1).
-    Attention,
-    /// The feed-forward and the shared projection too (FLUX.2).
-    All,
-}
-
-/// `single_transformer_blocks.N` without the layers that compute its modulation.
+/// `single_transformer_blocks.N`.
 #[derive(Debug)]
 pub(crate) struct SingleBlock {
-    pub(crate) projections: Projections,
-    pub(crate) proj_mlp: Linear,
-    pub(crate) activation: Activation,
+    /// In FLUX.1.
+    norm: Option<Modulator<1>>,
+    projections: Projections,
+    proj_mlp: Linear,
     /// Reads the attention's channels, then those of the feed-forward.
-    pub(crate) proj_out: JoinedLinear,
-    pub(crate) heads: usize,
-    /// The extent of the checkpoint's `attn`.
-    pub(crate) attn: Extent,
-    /// Epsilon of the layer norm.
-    pub(crate) eps: f64,
+    proj_out: JoinedLinear,
+    sizes: BlockSizes,
 }
 
 impl SingleBlock {
+    pub(crate) fn load(weights: &Weights, sizes: &BlockSizes) -> LoadResult<Self> {
+        let (inner, hidden) = (sizes.inner(), sizes.hidden);
+        let attn = weights.pp("attn");
+        let (norm, projections, proj_mlp, proj_out) = match sizes.form {
+            Form::Flux1 => (
+                Some(Modulator::load(&weights.pp("norm"), sizes)?),
+                Projections::load_image(&attn, sizes)?,
+                Linear::load(&weights.pp("proj_mlp"), inner, hidden, true)?,
+                weights.pp("proj_out"),
+            ),
+            // Its first layer holds the projections of attention and feed-forward in one tensor.
+            Form::Flux2 => {
+                let rows = [inner, inner, inner, sizes.form.before_activation(hidden)];
+                let fused = attn.get("to_qkv_mlp_proj.weight", &[rows.iter().sum(), inner])?;
+                let [to_q, to_k, to_v, proj_mlp] = split_rows(weights.ops(), &fused, rows)?;
+                let projections = Projections::new(&attn, [to_q, to_k, to_v], ["norm_q", "norm_k"], sizes)?;
+                (None, projections, proj_mlp, attn.pp("to_out"))
+            }
+        };
+        let proj_out = JoinedLinear::load(&proj_out, [inner, hidden], inner, sizes.bias())?;
+        Ok(Self { norm, projections, proj_mlp, proj_out, sizes: *sizes })
+    }
+
     /// `[batch, text tokens + image tokens, inner]` to the same shape.
     pub(crate) fn forward(
         &self,
         x: &Tensor,
-        modulation: &Modulation,
+        conditioning: &Conditioning,
         positions: &JointPositions,
         modules: &mut Modules<'_>,
     ) -> Result<Tensor> {
-        let normed = modulation.norm(x, self.eps)?;
+        let [modulation] = conditioning.modulation(self.norm.as_ref(), |shared| &shared.joint)?;
+        let normed = modulation.norm(x, self.sizes.eps)?;
         let joint = Streams::Joint { tokens: normed.clone(), text: 0..positions.text().tokens()? };
-        let y = match self.attn {
-            Extent::Attention => {
+        // The checkpoint's `attn` is the attention alone, or all that surrounds it.
+        let y = match self.sizes.form {
+            Form::Flux1 => {
                 let attended =
                     modules.module(ATTENTION, joint, |x| x.map_joint(|x| self.attend(x, positions)))?;
                 self.project(tokens(attended)?, &normed)?
             }
-            Extent::All => tokens(modules.module(ATTENTION, joint, |x| {
+            Form::Flux2 => tokens(modules.module(ATTENTION, joint, |x| {
                 x.map_joint(|x| self.project(self.attend(x, positions)?, x))
             })?)?,
         };
@@ -63,11 +75,11 @@ impl SingleBlock {
     }
 
     fn attend(&self, normed: &Tensor, positions: &JointPositions) -> Result<Tensor> {
-        self.projections.forward(normed, positions.joint())?.attend(self.proj_mlp.ops(), self.heads)
+        self.projections.forward(normed, positions.joint())?.attend(self.proj_mlp.ops(), self.sizes.heads)
     }
 
     fn project(&self, attended: Tensor, normed: &Tensor) -> Result<Tensor> {
-        let hidden = self.activation.after(&self.proj_mlp, normed)?;
+        let hidden = self.sizes.form.activated(&self.proj_mlp, normed)?;
         self.proj_out.forward(&attended, &hidden)
     }
 }
@@ -81,11 +93,7 @@ fn tokens(streams: Streams) -> Result<Tensor> {
 }
 
 /// Consecutive rows of a fused projection, each a layer of its own: handles to one tensor, not copies.
-pub(crate) fn split_rows<const N: usize>(
-    ops: Ops,
-    fused: &Tensor,
-    rows: [usize; N],
-) -> LoadResult<[Linear; N]> {
+fn split_rows<const N: usize>(ops: Ops, fused: &Tensor, rows: [usize; N]) -> LoadResult<[Linear; N]> {
     let mut start = 0;
     let mut parts = Vec::with_capacity(N);
     for length in rows {

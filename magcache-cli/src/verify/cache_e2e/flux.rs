@@ -9,7 +9,7 @@ use magcache_models::{
     autoencoder::image::packing,
     flux::{
         Flux2Transformer, FluxDenoiser, FluxGuidance, FluxNetwork, FluxTransformer, JointPositions,
-        PromptContext, flux1, flux2,
+        PromptContext, flux1, flux2, positions,
     },
     sampler::{Sampler, SchedulerConfig},
 };
@@ -62,7 +62,7 @@ fn of_flux1(case: &Case, scale: f64, grid: [usize; 2], rounded_up: &[usize]) -> 
     let cond = network.text_context(text, pooled)?;
     let embedded = network.config().guidance_embeds.then_some(scale);
     let text = vec![[0.0; 3]; cond.text().dim(1)?];
-    let positions = network.positions(&text, &packing::image_ids(grid, 0))?;
+    let positions = network.positions(&text, &positions::image_ids(grid, 0))?;
     let guidance = FluxGuidance { embedded, scale: 1.0 };
     let model = network.meta().clone();
     Ok(Parts { network: Arc::new(network), cond, uncond: None, positions, guidance, model })
@@ -76,8 +76,8 @@ fn of_flux2(case: &Case, scale: f64, grid: [usize; 2]) -> Result<Parts> {
     let negative =
         guidance.is_classifier_free().then(|| case.tensor("negative_prompt_embeds")).transpose()?;
     let uncond = negative.map(|text| network.text_context(text)).transpose()?;
-    let text = packing::text_ids(cond.text().dim(1)?);
-    let positions = network.positions(&text, &packing::latent_ids(grid))?;
+    let text = positions::text_ids(cond.text().dim(1)?);
+    let positions = network.positions(&text, &positions::latent_ids(grid))?;
     let model = ModelMeta { guided: uncond.is_some(), ..network.meta().clone() };
     Ok(Parts { network: Arc::new(network), cond, uncond, positions, guidance, model })
 }

@@ -142,7 +142,7 @@ fn distributions_are_clamped_and_sampled_as_in_the_reference() -> Result<()> {
 }
 
 #[test]
-fn packing_and_positions_are_those_of_the_pipelines() -> Result<()> {
+fn packing_is_that_of_the_pipelines() -> Result<()> {
     let golden = Golden::open("flux_packing.safetensors");
     let whole = Tensor::arange(0f32, 144.0, &Device::Cpu)?.reshape((2, 3, 4, 6))?;
     let packed = packing::pack(&whole)?;
@@ -154,12 +154,6 @@ fn packing_and_positions_are_those_of_the_pipelines() -> Result<()> {
     let flat = packing::flatten(&patches)?;
     golden.equal("packing.flat", &flat)?;
     assert_eq!(values(&packing::unflatten(&flat, [2, 3])?)?, values(&patches)?);
-    let ids = |key| -> Result<Vec<Vec<f32>>> { Ok(golden.get(key).to_vec2()?) };
-    assert_eq!(ids("packing.image_ids")?, packing::image_ids([2, 3], 0));
-    assert_eq!(ids("packing.latent_ids")?, packing::latent_ids([2, 3]));
-    assert_eq!(ids("packing.reference_ids")?, packing::reference_ids(&[[2, 1], [1, 3]]));
-    assert_eq!(ids("packing.text_ids")?, packing::text_ids(3));
-    assert!(packing::image_ids([2, 3], 1).iter().all(|[image, ..]| *image == 1.0));
     Ok(())
 }
 

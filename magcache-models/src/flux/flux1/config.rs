@@ -23,8 +23,8 @@ pub struct FluxConfig {
     pub patch_size: usize,
     /// Channels of a token of the packed latents: 64, more if an image or a mask is concatenated.
     pub in_channels: usize,
-    /// Channels of the prediction; `in_channels` if the file says null.
-    #[serde(deserialize_with = "config::null_is_zero")]
+    /// Channels of the prediction; `in_channels` if the file says null or nothing.
+    #[serde(default, deserialize_with = "config::null_is_zero")]
     pub out_channels: usize,
     /// Dual-stream blocks.
     pub num_layers: usize,
@@ -68,9 +68,8 @@ impl FluxConfig {
     /// Keys that start with `_` are ignored; any other unknown key is an error, because it may stand for a
     /// part of the network that would be left out silently.
     pub fn from_json(text: &str) -> Result<Self, ConfigError> {
-        let given: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text)?;
         let mut config: Self = config::read(text, CLASS_NAME, "Flux", &[])?;
-        if config.out_channels == 0 || !given.contains_key("out_channels") {
+        if config.out_channels == 0 {
             config.out_channels = config.in_channels;
         }
         config.validated()

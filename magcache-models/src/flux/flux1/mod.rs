@@ -1,6 +1,5 @@
 //! FLUX.1: dev, schnell and Kontext.
 
-mod block;
 mod config;
 pub mod meta;
 pub mod native;

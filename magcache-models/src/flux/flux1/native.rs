@@ -8,18 +8,16 @@ use candle_core::Device;
 use super::FluxConfig;
 use crate::{
     checkpoint::{
-        CheckpointError, Folder, WeightDtype, Weights,
-        table::{Rule, rename, split, swap},
+        CheckpointError, ConfigError, Folder, WeightDtype, Weights,
+        table::{Rule, rename, split},
     },
-    flux::native::{BLOCKS, Generation, Layout, guided, heads},
+    flux::native::{Generation, Layout, blocks, guided, heads},
 };
 
 const FLUX1: Layout =
     Layout { generation: Generation::Flux1, table: &TABLE, parameters: &["weight", "bias"] };
 
-const TABLE: [Rule; 29] = [
-    rename("img_in", "x_embedder"),
-    rename("txt_in", "context_embedder"),
+const TABLE: [Rule; 15] = [
     rename("time_in.in_layer", "time_text_embed.timestep_embedder.linear_1"),
     rename("time_in.out_layer", "time_text_embed.timestep_embedder.linear_2"),
     rename("vector_in.in_layer", "time_text_embed.text_embedder.linear_1"),
@@ -28,18 +26,6 @@ const TABLE: [Rule; 29] = [
     rename("guidance_in.out_layer", "time_text_embed.guidance_embedder.linear_2"),
     rename("double_blocks.*.img_mod.lin", "transformer_blocks.*.norm1.linear"),
     rename("double_blocks.*.txt_mod.lin", "transformer_blocks.*.norm1_context.linear"),
-    split("double_blocks.*.img_attn.qkv", "transformer_blocks.*.attn.to_{}", &[("q", 1), ("k", 1), ("v", 1)]),
-    split(
-        "double_blocks.*.txt_attn.qkv",
-        "transformer_blocks.*.attn.add_{}_proj",
-        &[("q", 1), ("k", 1), ("v", 1)],
-    ),
-    rename("double_blocks.*.img_attn.norm.query_norm", "transformer_blocks.*.attn.norm_q"),
-    rename("double_blocks.*.img_attn.norm.key_norm", "transformer_blocks.*.attn.norm_k"),
-    rename("double_blocks.*.txt_attn.norm.query_norm", "transformer_blocks.*.attn.norm_added_q"),
-    rename("double_blocks.*.txt_attn.norm.key_norm", "transformer_blocks.*.attn.norm_added_k"),
-    rename("double_blocks.*.img_attn.proj", "transformer_blocks.*.attn.to_out.0"),
-    rename("double_blocks.*.txt_attn.proj", "transformer_blocks.*.attn.to_add_out"),
     rename("double_blocks.*.img_mlp.0", "transformer_blocks.*.ff.net.0.proj"),
     rename("double_blocks.*.img_mlp.2", "transformer_blocks.*.ff.net.2"),
     rename("double_blocks.*.txt_mlp.0", "transformer_blocks.*.ff_context.net.0.proj"),
@@ -52,11 +38,6 @@ const TABLE: [Rule; 29] = [
         &[("attn.to_q", 1), ("attn.to_k", 1), ("attn.to_v", 1), ("proj_mlp", 4)],
     ),
     rename("single_blocks.*.linear2", "single_transformer_blocks.*.proj_out"),
-    rename("single_blocks.*.norm.query_norm", "single_transformer_blocks.*.attn.norm_q"),
-    rename("single_blocks.*.norm.key_norm", "single_transformer_blocks.*.attn.norm_k"),
-    rename("final_layer.linear", "proj_out"),
-    // Shift, then scale: the reverse of diffusers.
-    swap("final_layer.adaLN_modulation.1", "norm_out.linear"),
 ];
 
 /// The transformer in `file`, under the names of diffusers, with its sizes.
@@ -74,21 +55,18 @@ pub fn open(
     device: &Device,
     dtype: WeightDtype,
 ) -> Result<(FluxConfig, Weights), CheckpointError> {
-    let weights = FLUX1.open(folder, file, device, dtype)?;
-    let config = config(&weights)?;
-    let weights = FLUX1.translate(weights, [config.num_layers, config.num_single_layers])?;
-    Ok((config, weights))
+    FLUX1.open(folder, file, device, dtype, config)
 }
 
-fn config(weights: &Weights) -> Result<FluxConfig, CheckpointError> {
+fn config(weights: &Weights) -> Result<Result<FluxConfig, ConfigError>, CheckpointError> {
     let [inner, in_channels] = weights.axes("img_in.weight")?;
     let [_, joint_attention_dim] = weights.axes("txt_in.weight")?;
     let [_, pooled_projection_dim] = weights.axes("vector_in.in_layer.weight")?;
     let [out_channels, _] = weights.axes("final_layer.linear.weight")?;
     let [num_attention_heads, attention_head_dim] = heads(weights, inner)?;
-    let [num_layers, num_single_layers] = BLOCKS.map(|list| weights.count(list));
+    let [num_layers, num_single_layers] = blocks(weights);
     let plane = attention_head_dim * 7 / 16 / 2 * 2;
-    FluxConfig {
+    Ok(FluxConfig {
         patch_size: 1,
         in_channels,
         out_channels,
@@ -101,6 +79,5 @@ fn config(weights: &Weights) -> Result<FluxConfig, CheckpointError> {
         guidance_embeds: guided(weights),
         axes_dims_rope: [attention_head_dim - 2 * plane, plane, plane],
     }
-    .validated()
-    .map_err(|error| CheckpointError::BadConfig { file: weights.place(), reason: error.to_string() })
+    .validated())
 }

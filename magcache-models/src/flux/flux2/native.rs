@@ -8,17 +8,15 @@ use candle_core::Device;
 use super::Flux2Config;
 use crate::{
     checkpoint::{
-        CheckpointError, Folder, WeightDtype, Weights,
-        table::{Rule, rename, split, swap},
+        CheckpointError, ConfigError, Folder, WeightDtype, Weights,
+        table::{Rule, rename},
     },
-    flux::native::{BLOCKS, Generation, Layout, guided, heads},
+    flux::native::{Generation, Layout, blocks, guided, heads},
 };
 
 const FLUX2: Layout = Layout { generation: Generation::Flux2, table: &TABLE, parameters: &["weight"] };
 
-const TABLE: [Rule; 27] = [
-    rename("img_in", "x_embedder"),
-    rename("txt_in", "context_embedder"),
+const TABLE: [Rule; 13] = [
     rename("time_in.in_layer", "time_guidance_embed.timestep_embedder.linear_1"),
     rename("time_in.out_layer", "time_guidance_embed.timestep_embedder.linear_2"),
     rename("guidance_in.in_layer", "time_guidance_embed.guidance_embedder.linear_1"),
@@ -26,29 +24,12 @@ const TABLE: [Rule; 27] = [
     rename("double_stream_modulation_img.lin", "double_stream_modulation_img.linear"),
     rename("double_stream_modulation_txt.lin", "double_stream_modulation_txt.linear"),
     rename("single_stream_modulation.lin", "single_stream_modulation.linear"),
-    split("double_blocks.*.img_attn.qkv", "transformer_blocks.*.attn.to_{}", &[("q", 1), ("k", 1), ("v", 1)]),
-    split(
-        "double_blocks.*.txt_attn.qkv",
-        "transformer_blocks.*.attn.add_{}_proj",
-        &[("q", 1), ("k", 1), ("v", 1)],
-    ),
-    rename("double_blocks.*.img_attn.norm.query_norm", "transformer_blocks.*.attn.norm_q"),
-    rename("double_blocks.*.img_attn.norm.key_norm", "transformer_blocks.*.attn.norm_k"),
-    rename("double_blocks.*.txt_attn.norm.query_norm", "transformer_blocks.*.attn.norm_added_q"),
-    rename("double_blocks.*.txt_attn.norm.key_norm", "transformer_blocks.*.attn.norm_added_k"),
-    rename("double_blocks.*.img_attn.proj", "transformer_blocks.*.attn.to_out.0"),
-    rename("double_blocks.*.txt_attn.proj", "transformer_blocks.*.attn.to_add_out"),
     rename("double_blocks.*.img_mlp.0", "transformer_blocks.*.ff.linear_in"),
     rename("double_blocks.*.img_mlp.2", "transformer_blocks.*.ff.linear_out"),
     rename("double_blocks.*.txt_mlp.0", "transformer_blocks.*.ff_context.linear_in"),
     rename("double_blocks.*.txt_mlp.2", "transformer_blocks.*.ff_context.linear_out"),
     rename("single_blocks.*.linear1", "single_transformer_blocks.*.attn.to_qkv_mlp_proj"),
     rename("single_blocks.*.linear2", "single_transformer_blocks.*.attn.to_out"),
-    rename("single_blocks.*.norm.query_norm", "single_transformer_blocks.*.attn.norm_q"),
-    rename("single_blocks.*.norm.key_norm", "single_transformer_blocks.*.attn.norm_k"),
-    rename("final_layer.linear", "proj_out"),
-    // Shift, then scale: the reverse of diffusers.
-    swap("final_layer.adaLN_modulation.1", "norm_out.linear"),
 ];
 
 /// The transformer in `file`, under the names of diffusers, with its sizes.
@@ -66,22 +47,19 @@ pub fn open(
     device: &Device,
     dtype: WeightDtype,
 ) -> Result<(Flux2Config, Weights), CheckpointError> {
-    let weights = FLUX2.open(folder, file, device, dtype)?;
-    let config = config(&weights)?;
-    let weights = FLUX2.translate(weights, [config.num_layers, config.num_single_layers])?;
-    Ok((config, weights))
+    FLUX2.open(folder, file, device, dtype, config)
 }
 
-fn config(weights: &Weights) -> Result<Flux2Config, CheckpointError> {
+fn config(weights: &Weights) -> Result<Result<Flux2Config, ConfigError>, CheckpointError> {
     let [inner, in_channels] = weights.axes("img_in.weight")?;
     let [_, joint_attention_dim] = weights.axes("txt_in.weight")?;
     let [_, timestep_guidance_channels] = weights.axes("time_in.in_layer.weight")?;
     let [_, hidden] = weights.axes("double_blocks.0.img_mlp.2.weight")?;
     let [out_channels, _] = weights.axes("final_layer.linear.weight")?;
     let [num_attention_heads, attention_head_dim] = heads(weights, inner)?;
-    let [num_layers, num_single_layers] = BLOCKS.map(|list| weights.count(list));
+    let [num_layers, num_single_layers] = blocks(weights);
     let axis = attention_head_dim / 4 / 2 * 2;
-    Flux2Config {
+    Ok(Flux2Config {
         patch_size: 1,
         in_channels,
         out_channels,
@@ -96,8 +74,7 @@ fn config(weights: &Weights) -> Result<Flux2Config, CheckpointError> {
         guidance_embeds: guided(weights),
         ..Flux2Config::default()
     }
-    .validated()
-    .map_err(|error| CheckpointError::BadConfig { file: weights.place(), reason: error.to_string() })
+    .validated())
 }
 
 /// `hidden / inner`, such that its product with `inner`, rounded down, is `hidden` again.

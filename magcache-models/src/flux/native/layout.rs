@@ -6,8 +6,8 @@ use candle_core::Device;
 
 use super::{Generation, recognise};
 use crate::checkpoint::{
-    CheckpointError, Folder, Mapped, WeightDtype, Weights,
-    table::{Rule, look_up},
+    CheckpointError, ConfigError, Folder, Mapped, WeightDtype, Weights,
+    table::{Rule, look_up, rename, split, swap},
 };
 
 /// Suffix of the names of norms, which have one parameter.
@@ -20,24 +20,64 @@ const SCALE: &str = "_norm.scale";
 const WEIGHT: &str = "_norm.weight";
 
 /// Lists of blocks, dual-stream and single-stream.
-pub(crate) const BLOCKS: [&str; 2] = ["double_blocks.", "single_blocks."];
+const BLOCKS: [&str; 2] = ["double_blocks.", "single_blocks."];
 
 /// Modules of the guidance scale, which only guidance-distilled models have.
 const GUIDANCE: &str = "guidance_in.";
+
+/// Names of the parts of a projection that is one tensor in the file.
+const QKV: &[(&str, usize)] = &[("q", 1), ("k", 1), ("v", 1)];
+
+/// The modules that both generations have, mapped to those of diffusers.
+const COMMON: [Rule; 14] = [
+    rename("img_in", "x_embedder"),
+    rename("txt_in", "context_embedder"),
+    split("double_blocks.*.img_attn.qkv", "transformer_blocks.*.attn.to_{}", QKV),
+    split("double_blocks.*.txt_attn.qkv", "transformer_blocks.*.attn.add_{}_proj", QKV),
+    rename("double_blocks.*.img_attn.norm.query_norm", "transformer_blocks.*.attn.norm_q"),
+    rename("double_blocks.*.img_attn.norm.key_norm", "transformer_blocks.*.attn.norm_k"),
+    rename("double_blocks.*.txt_attn.norm.query_norm", "transformer_blocks.*.attn.norm_added_q"),
+    rename("double_blocks.*.txt_attn.norm.key_norm", "transformer_blocks.*.attn.norm_added_k"),
+    rename("double_blocks.*.img_attn.proj", "transformer_blocks.*.attn.to_out.0"),
+    rename("double_blocks.*.txt_attn.proj", "transformer_blocks.*.attn.to_add_out"),
+    rename("single_blocks.*.norm.query_norm", "single_transformer_blocks.*.attn.norm_q"),
+    rename("single_blocks.*.norm.key_norm", "single_transformer_blocks.*.attn.norm_k"),
+    rename("final_layer.linear", "proj_out"),
+    // Shift, then scale: the reverse of diffusers.
+    swap("final_layer.adaLN_modulation.1", "norm_out.linear"),
+];
 
 /// The native files of one generation.
 pub(crate) struct Layout {
     /// The generation of these files.
     pub(crate) generation: Generation,
-    /// All modules, mapped to those of diffusers.
+    /// Its other modules, mapped to those of diffusers.
     pub(crate) table: &'static [Rule],
     /// Parameters of a module that is not a norm.
     pub(crate) parameters: &'static [&'static str],
 }
 
 impl Layout {
+    /// The transformer in a file under the names of diffusers, and its sizes: `config` infers them from the
+    /// native tensors.
+    pub(crate) fn open<C>(
+        &self,
+        folder: &Folder,
+        file: &str,
+        device: &Device,
+        dtype: WeightDtype,
+        config: impl Fn(&Weights) -> Result<Result<C, ConfigError>, CheckpointError>,
+    ) -> Result<(C, Weights), CheckpointError> {
+        let weights = self.read(folder, file, device, dtype)?;
+        let config = config(&weights)?.map_err(|error| CheckpointError::BadConfig {
+            file: weights.place(),
+            reason: error.to_string(),
+        })?;
+        Ok((config, self.translate(weights)?))
+    }
+
     /// The transformer in a file under its native names; other parts in the same file are left out.
-    pub(crate) fn open(
+    fn read(
         &self,
         folder: &Folder,
         file: &str,
@@ -58,12 +98,10 @@ impl Layout {
         })
     }
 
-    /// The tensors of diffusers from the native ones of a model with this many blocks of each kind.
-    ///
-    /// Every tensor must be present, and no other.
-    pub(crate) fn translate(&self, weights: Weights, blocks: [usize; 2]) -> Result<Weights, CheckpointError> {
-        let guided = guided(&weights);
-        let modules = self.table.iter().map(|rule| rule.native);
+    /// The tensors of diffusers from the native ones. Every tensor must be present, and no other.
+    fn translate(&self, weights: Weights) -> Result<Weights, CheckpointError> {
+        let (guided, blocks) = (guided(&weights), blocks(&weights));
+        let modules = COMMON.iter().chain(self.table).map(|rule| rule.native);
         let mut known = BTreeSet::new();
         for module in modules.filter(|module| guided || !module.starts_with(GUIDANCE)) {
             let parameters = if module.ends_with(NORM) { &["scale"] } else { self.parameters };
@@ -82,9 +120,10 @@ impl Layout {
             let (name, file) = (name.to_owned(), weights.place());
             return Err(CheckpointError::SurplusTensor { name, file, model: self.generation.model() });
         }
-        weights.mapped(|name| match norm(name, SCALE, WEIGHT) {
-            Some(name) => look_up(self.table, &name),
-            None => look_up(self.table, name),
+        weights.mapped(|name| {
+            let norm = norm(name, SCALE, WEIGHT);
+            let name = norm.as_deref().unwrap_or(name);
+            look_up(&COMMON, name).or_else(|| look_up(self.table, name))
         })
     }
 }
@@ -92,6 +131,11 @@ impl Layout {
 /// The name of a norm's parameter with the suffix `to` if it has the suffix `from`.
 fn norm(name: &str, from: &str, to: &str) -> Option<String> {
     name.strip_suffix(from).map(|norm| format!("{norm}{to}"))
+}
+
+/// Number of dual-stream and of single-stream blocks.
+pub(crate) fn blocks(weights: &Weights) -> [usize; 2] {
+    BLOCKS.map(|list| weights.count(list))
 }
 
 /// Whether there is an embedder of the guidance scale, even in part.

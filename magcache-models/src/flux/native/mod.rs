@@ -12,7 +12,7 @@ mod layout;
 
 use std::collections::HashSet;
 
-pub(crate) use self::layout::{BLOCKS, Layout, guided, heads};
+pub(crate) use self::layout::{Layout, blocks, guided, heads};
 
 /// The generation whose layout a native file has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,11 +6,11 @@ use magcache_core::ModelMeta;
 
 use super::generation::{Family, ImageUse, Loaded, Named, Prompt, needed, truncated};
 use crate::{
-    autoencoder::image::packing,
     checkpoint::{Folder, Weights},
     flux::{
         FluxConfig, FluxGuidance, FluxTextEncoder, FluxTransformer,
         flux1::{self, meta},
+        positions,
     },
     image::{Filter, Picture, area_size},
     pipeline::{Defaults, LoadOptions, PipelineError, Request, Result, SamplingOption, unknown_words},
@@ -143,8 +143,8 @@ impl Family for Flux1 {
             None => candle_core::bail!("FLUX.1 needs a pooled prompt"),
         };
         let contexts = prompts.iter().map(context).collect::<candle_core::Result<_>>()?;
-        let mut image = packing::image_ids(grid, 0);
-        image.extend(references.iter().flat_map(|grid| packing::image_ids(*grid, 1)));
+        let mut image = positions::image_ids(grid, 0);
+        image.extend(references.iter().flat_map(|grid| positions::image_ids(*grid, 1)));
         let positions = network.positions(&vec![[0.0; 3]; self.text_tokens], &image)?;
         Ok(Loaded { network: Arc::new(network), contexts, positions })
     }

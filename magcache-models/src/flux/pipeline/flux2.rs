@@ -6,11 +6,11 @@ use magcache_core::ModelMeta;
 
 use super::generation::{Family, ImageUse, Loaded, Named, Prompt, needed, truncated};
 use crate::{
-    autoencoder::image::packing,
     checkpoint::{Folder, Weights},
     flux::{
         Flux2Config, Flux2TextEncoder, Flux2Transformer, FluxGuidance,
         flux2::{self, meta},
+        positions,
     },
     image::{Filter, Picture},
     pipeline::{Defaults, LoadOptions, PipelineError, Request, Result, SamplingOption},
@@ -146,9 +146,9 @@ impl Family for Flux2 {
         let network = Flux2Transformer::load(weights, self.config.clone())?;
         let context = |prompt: &Prompt| network.text_context(&prompt.text);
         let contexts = prompts.iter().map(context).collect::<candle_core::Result<_>>()?;
-        let mut image = packing::latent_ids(grid);
-        image.extend(packing::reference_ids(references));
-        let positions = network.positions(&packing::text_ids(self.text_tokens()), &image)?;
+        let mut image = positions::latent_ids(grid);
+        image.extend(positions::reference_ids(references));
+        let positions = network.positions(&positions::text_ids(self.text_tokens()), &image)?;
         Ok(Loaded { network: Arc::new(network), contexts, positions })
     }
 }
