@@ -1,16 +1,16 @@
 //! Activations, element by element, any shape.
 
-use candle_core::{CpuStorage, CustomOp1, D, Layout, Result, Shape, Tensor};
+use candle_core::{D, Result, Tensor};
 use magcache_checkpoint::Ops;
 use pulp::Simd;
 
-use super::cpu::{self, RowKernel, by_row, by_value, contiguous, exp, on_cpu};
+use super::cpu::{self, RowKernel, by_row, by_value, compute, exp, on_cpu};
 
 /// GELU with the tanh approximation, `x / 2 * (1 + tanh(sqrt(2 / π) * (x + 0.044715 x³)))`.
 ///
 /// Computed as `x * sigmoid(2u)`, which is equal and keeps its precision for negative `x`.
 pub fn gelu_tanh(ops: Ops, x: &Tensor) -> Result<Tensor> {
-    if on_cpu(ops, x) { x.contiguous()?.apply_op1_no_bwd(&Kind::GeluTanh) } else { x.gelu() }
+    if on_cpu(ops, x) { compute("gelu-tanh", x, x.shape(), |x| by_value(x, &GeluTanh)) } else { x.gelu() }
 }
 
 /// Exact GELU, `x / 2 * (1 + erf(x / sqrt(2)))`. No model here runs it at every step, so it has no kernel.
@@ -20,7 +20,7 @@ pub fn gelu_erf(x: &Tensor) -> Result<Tensor> {
 
 /// `SiLU` (swish), `x * sigmoid(x)`.
 pub fn silu(ops: Ops, x: &Tensor) -> Result<Tensor> {
-    if on_cpu(ops, x) { x.contiguous()?.apply_op1_no_bwd(&Kind::Silu) } else { x.silu() }
+    if on_cpu(ops, x) { compute("silu", x, x.shape(), |x| by_value(x, &Silu)) } else { x.silu() }
 }
 
 /// `silu(a) * b` of the two halves of the channels: `[.., 2 * channels]` to `[.., channels]` (FLUX.2).
@@ -29,7 +29,14 @@ pub fn swiglu(ops: Ops, x: &Tensor) -> Result<Tensor> {
     if channels % 2 != 0 {
         candle_core::bail!("swiglu: got {channels} channels, expected an even number");
     }
-    if on_cpu(ops, x) { x.contiguous()?.apply_op1_no_bwd(&SwiGlu) } else { swiglu_plain(x) }
+    if !on_cpu(ops, x) {
+        return swiglu_plain(x);
+    }
+    let mut shape = x.dims().to_vec();
+    if let Some(last) = shape.last_mut() {
+        *last = channels / 2;
+    }
+    compute("swiglu", x, shape, |x| by_row(x, channels, channels / 2, &SwiGlu))
 }
 
 fn swiglu_plain(x: &Tensor) -> Result<Tensor> {
@@ -38,23 +45,6 @@ fn swiglu_plain(x: &Tensor) -> Result<Tensor> {
 }
 
 struct SwiGlu;
-
-impl CustomOp1 for SwiGlu {
-    fn name(&self) -> &'static str {
-        "swiglu"
-    }
-
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let x = contiguous(self.name(), x, layout)?;
-        let mut shape = layout.dims().to_vec();
-        let half = shape.last_mut().map_or(0, |channels| {
-            *channels /= 2;
-            *channels
-        });
-        let out = by_row(x, 2 * half, half, self);
-        Ok((CpuStorage::F32(out), shape.into()))
-    }
-}
 
 impl RowKernel for SwiGlu {
     #[inline(always)]
@@ -66,32 +56,21 @@ impl RowKernel for SwiGlu {
     }
 }
 
-enum Kind {
-    GeluTanh,
-    Silu,
-}
+struct GeluTanh;
 
-impl CustomOp1 for Kind {
-    fn name(&self) -> &'static str {
-        match self {
-            Self::GeluTanh => "gelu-tanh",
-            Self::Silu => "silu",
-        }
-    }
-
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let x = contiguous(self.name(), x, layout)?;
-        Ok((CpuStorage::F32(by_value(x, self)), layout.shape().clone()))
-    }
-}
-
-impl RowKernel for Kind {
+impl RowKernel for GeluTanh {
     #[inline(always)]
     fn row<S: Simd>(&self, _: S, _: usize, out: &mut [f32], x: &[f32]) {
-        match self {
-            Self::GeluTanh => out.iter_mut().zip(x).for_each(|(out, x)| *out = gelu_tanh_of(*x)),
-            Self::Silu => out.iter_mut().zip(x).for_each(|(out, x)| *out = cpu::silu(*x)),
-        }
+        out.iter_mut().zip(x).for_each(|(out, x)| *out = gelu_tanh_of(*x));
+    }
+}
+
+struct Silu;
+
+impl RowKernel for Silu {
+    #[inline(always)]
+    fn row<S: Simd>(&self, _: S, _: usize, out: &mut [f32], x: &[f32]) {
+        out.iter_mut().zip(x).for_each(|(out, x)| *out = cpu::silu(*x));
     }
 }
 

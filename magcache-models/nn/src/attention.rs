@@ -4,13 +4,13 @@
 //! keys is carried from tile to tile (running maximum and sum, as in `FlashAttention`, arXiv 2205.14135).
 //! Elsewhere the queries are split so that the scores of one part stay below [`SCORES`] values.
 
-use candle_core::{CpuStorage, CustomOp3, D, DType, Layout, Result, Shape, Storage, Tensor};
+use candle_core::{D, DType, Layout, Result, Tensor};
 use magcache_checkpoint::Ops;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::{
-    cpu::{exp, exp_and_sum, max_of, on_cpu, zeros},
+    cpu::{Held, exp, exp_and_sum, max_of, on_cpu, zeros},
     matmul::{Onto, Panels, Rows, Target, Values, by_rows, product},
 };
 
@@ -66,7 +66,7 @@ fn run(ops: Ops, q: &Tensor, k: &Tensor, v: &Tensor, op: &Attention) -> Result<T
             v.shape()
         );
     }
-    if on_cpu(ops, q) { rows(q)?.apply_op3_no_bwd(&rows(k)?, &rows(v)?, op) } else { op.plain(q, k, v) }
+    if on_cpu(ops, q) { op.in_tiles(&rows(q)?, &rows(k)?, &rows(v)?) } else { op.plain(q, k, v) }
 }
 
 /// The tensor with the channels of each token contiguous.
@@ -108,36 +108,18 @@ impl Attention {
         }
         Tensor::cat(&parts, 2)?.transpose(1, 2)?.reshape((batch, tokens, channels))
     }
-}
-
-impl CustomOp3 for Attention {
-    fn name(&self) -> &'static str {
-        "attention"
-    }
-
-    fn cpu_fwd(
-        &self,
-        q: &CpuStorage,
-        q_layout: &Layout,
-        k: &CpuStorage,
-        k_layout: &Layout,
-        v: &CpuStorage,
-        v_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (batch, tokens, channels) = q_layout.shape().dims3()?;
-        let (keys, head_dim) = (k_layout.shape().dims3()?.1, channels / self.heads);
-        let held = self.bias.as_ref().map(Tensor::storage_and_layout);
-        let bias = match &held {
-            None => None,
-            Some((storage, layout)) => match &**storage {
-                Storage::Cpu(storage) => Some(Bias::new(storage, layout)?),
-                _ => candle_core::bail!("attention: the bias is on another device than the queries"),
-            },
-        };
+    /// On the CPU; the channels of a token lie side by side.
+    fn in_tiles(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
+        let ((batch, tokens, channels), keys) = (q.dims3()?, k.dim(1)?);
+        let head_dim = channels / self.heads;
+        let bias = self.bias.as_ref().map(held);
+        let bias = bias.as_ref().map(View::<3>::new).transpose()?;
+        let held = [q, k, v].map(held);
+        let [q_values, k_values, v_values] = &held;
+        let (q_values, k_values, v_values) =
+            (View::<2>::new(q_values)?, View::<2>::new(k_values)?, View::<2>::new(v_values)?);
         let mut out = zeros(batch * tokens * channels);
         for (b, out) in out.chunks_exact_mut((tokens * channels).max(1)).enumerate() {
-            let [q, k, v] =
-                [View::new(q, q_layout, b)?, View::new(k, k_layout, b)?, View::new(v, v_layout, b)?];
             let places: Vec<(usize, usize)> = (0..self.heads)
                 .flat_map(|head| (0..keys).step_by(KEYS).map(move |first| (head * head_dim, first)))
                 .collect();
@@ -145,19 +127,11 @@ impl CustomOp3 for Attention {
                 .into_par_iter()
                 .map(|(column, first)| {
                     let count = KEYS.min(keys - first);
+                    let keys = Values::F32(k_values.from([b, first], column));
+                    let values = Values::F32(v_values.from([b, first], column));
                     Block {
-                        keys: Panels::from_columns(
-                            Values::F32(k.from(first, column)),
-                            k.stride,
-                            head_dim,
-                            count,
-                        ),
-                        values: Panels::from_rows(
-                            Values::F32(v.from(first, column)),
-                            v.stride,
-                            count,
-                            head_dim,
-                        ),
+                        keys: Panels::from_columns(keys, k_values.strides[1], head_dim, count),
+                        values: Panels::from_rows(values, v_values.strides[1], count, head_dim),
                     }
                 })
                 .collect();
@@ -168,72 +142,54 @@ impl CustomOp3 for Attention {
                     let column = head * head_dim;
                     let tile = Tile {
                         q: Rows {
-                            values: q.from(first, column),
-                            stride: q.stride,
+                            values: q_values.from([b, first], column),
+                            stride: q_values.strides[1],
                             count: out.len() / channels,
                         },
                         blocks,
                         scale: self.scale as f32,
                         head_dim,
                     };
-                    let bias = |query, key| bias.and_then(|bias| bias.row(b, head, first + query, key));
+                    let bias = |query, key| bias.map(|bias| bias.from([b, head, first + query], key));
                     tile.run(&mut out[column..], channels, &mut scores, bias);
                 }
             });
         }
-        Ok((CpuStorage::F32(out), q_layout.shape().clone()))
+        Tensor::from_vec(out, q.shape(), q.device())
     }
 }
 
-/// `[tokens, channels]` of one batch item.
-#[derive(Clone, Copy)]
-struct View<'a> {
-    values: &'a [f32],
-    stride: usize,
+fn held(x: &Tensor) -> Held<'_> {
+    Held::new("attention", x)
 }
 
-impl<'a> View<'a> {
-    fn new(storage: &'a CpuStorage, layout: &Layout, batch: usize) -> Result<Self> {
-        let (&[batch_stride, stride, _], true) = (layout.stride(), side_by_side(layout)) else {
+/// A tensor with any strides but the last, which is 1.
+#[derive(Clone, Copy)]
+struct View<'a, const N: usize> {
+    values: &'a [f32],
+    strides: [usize; N],
+}
+
+impl<'a, const N: usize> View<'a, N> {
+    fn new(x: &'a Held<'_>) -> Result<Self> {
+        let (layout, storage) = (x.layout, x.storage()?.as_slice::<f32>()?);
+        let strides = layout.stride().split_last().and_then(|(_, outer)| outer.try_into().ok());
+        let (Some(strides), true) = (strides, side_by_side(layout)) else {
             candle_core::bail!(
-                "attention: channels of a token must lie side by side, strides are {:?}",
+                "attention: the last axis must lie side by side, strides are {:?}",
                 layout.stride()
             )
         };
-        let start = layout.start_offset() + batch * batch_stride;
-        match storage.as_slice::<f32>()?.get(start..) {
-            Some(values) => Ok(Self { values, stride }),
+        match storage.get(layout.start_offset()..) {
+            Some(values) => Ok(Self { values, strides }),
             None => candle_core::bail!("attention: the layout of {:?} exceeds its storage", layout.dims()),
         }
     }
 
-    /// The values starting at a token's channel.
-    fn from(&self, token: usize, channel: usize) -> &'a [f32] {
-        self.values.get(token * self.stride + channel..).unwrap_or_default()
-    }
-}
-
-#[derive(Clone, Copy)]
-struct Bias<'a> {
-    values: &'a [f32],
-    strides: [usize; 3],
-}
-
-impl<'a> Bias<'a> {
-    fn new(storage: &'a CpuStorage, layout: &Layout) -> Result<Self> {
-        let (&[batch, head, query, _], true) = (layout.stride(), side_by_side(layout)) else {
-            candle_core::bail!(
-                "attention: the bias must have its keys side by side, strides are {:?}",
-                layout.stride()
-            )
-        };
-        let values = storage.as_slice::<f32>()?.get(layout.start_offset()..).unwrap_or_default();
-        Ok(Self { values, strides: [batch, head, query] })
-    }
-
-    fn row(&self, batch: usize, head: usize, query: usize, key: usize) -> Option<&'a [f32]> {
-        let start = batch * self.strides[0] + head * self.strides[1] + query * self.strides[2] + key;
-        self.values.get(start..)
+    /// The values from a place on: its index on each axis but the last, and on the last.
+    fn from(&self, place: [usize; N], last: usize) -> &'a [f32] {
+        let start: usize = place.iter().zip(&self.strides).map(|(index, stride)| index * stride).sum();
+        self.values.get(start + last..).unwrap_or_default()
     }
 }
 

@@ -1,13 +1,13 @@
 //! The norm of the VAE: `x / max(|x|, 1e-12) * sqrt(channels) * gamma` over the channels, optionally followed
 //! by `SiLU`.
 
-use candle_core::{CpuStorage, CustomOp2, D, Layout, Shape, Tensor};
+use candle_core::{D, Tensor};
 use pulp::Simd;
 
 use magcache_checkpoint::{CheckpointError, Ops, Weights};
 
 use crate::{
-    cpu::{self, RowKernel},
+    cpu::{self, Held, RowKernel},
     silu,
 };
 
@@ -43,7 +43,9 @@ impl ChannelNorm {
 
     fn run(&self, x: &Tensor, silu: bool) -> candle_core::Result<Tensor> {
         if cpu::on_cpu(self.ops, x) {
-            return x.contiguous()?.apply_op2_no_bwd(&self.gamma, &NormOp { silu });
+            let gamma = Held::new("channel-norm", &self.gamma);
+            let gamma = gamma.per_channel(cpu::last_axis(x))?;
+            return cpu::each_row("channel-norm", x, &NormRows { gamma, silu });
         }
         self.plain(x, silu)
     }
@@ -52,30 +54,6 @@ impl ChannelNorm {
         let length = x.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?.maximum(f64::from(FLOOR))?;
         let y = x.broadcast_div(&length)?.broadcast_mul(&self.gamma.to_dtype(x.dtype())?)?;
         if with_silu { silu(self.ops, &y) } else { Ok(y) }
-    }
-}
-
-struct NormOp {
-    silu: bool,
-}
-
-impl CustomOp2 for NormOp {
-    fn name(&self) -> &'static str {
-        "channel-norm"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        gamma: &CpuStorage,
-        gamma_layout: &Layout,
-    ) -> candle_core::Result<(CpuStorage, Shape)> {
-        let x = cpu::contiguous(self.name(), x, x_layout)?;
-        let channels = x_layout.dims().last().copied().unwrap_or(1);
-        let gamma = cpu::per_channel(self.name(), gamma, gamma_layout, channels)?;
-        let out = cpu::by_row(x, channels, channels, &NormRows { gamma, silu: self.silu });
-        Ok((CpuStorage::F32(out), x_layout.shape().clone()))
     }
 }
 

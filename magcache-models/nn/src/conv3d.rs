@@ -7,11 +7,11 @@
 
 use std::sync::Arc;
 
-use candle_core::{CpuStorage, CustomOp2, Layout, Shape, Storage, Tensor};
+use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::{
-    cpu::{contiguous, on_cpu, per_channel, zeros},
+    cpu::{Held, compute, on_cpu, zeros},
     matmul::{Onto, Panels, Rows, Target, Values, product},
 };
 use magcache_checkpoint::{CheckpointError, Ops, Weights};
@@ -140,18 +140,24 @@ impl Conv3d {
     }
 
     fn run(&self, x: &Tensor, config: Conv3dConfig) -> candle_core::Result<Tensor> {
-        let (_, frames, height, width, channels) = x.dims5()?;
+        let (batch, frames, height, width, channels) = x.dims5()?;
         let [.., inputs, outputs] = self.shape;
         if channels != inputs || inputs * outputs == 0 {
             candle_core::bail!("convolution: {:?} for a weight of {:?}", x.shape(), self.shape);
         }
-        config.output([frames, height, width])?;
+        let output = config.output([frames, height, width])?;
         let lines = match &self.weight {
             Weight::Lines(lines) => Arc::clone(lines),
             Weight::Stored(weight) if on_cpu(self.ops, x) => Arc::new(Lines::of(weight, &self.config)?),
             Weight::Stored(weight) => return plain(x, &weight.to_dtype(x.dtype())?, &self.bias, config),
         };
-        x.contiguous()?.apply_op2_no_bwd(&self.bias, &Conv3dOp { config, lines, outputs })
+        let bias = Held::new("conv3d", &self.bias);
+        let bias = bias.per_channel(outputs)?;
+        let [out_frames, out_height, out_width] = output;
+        compute("conv3d", x, (batch, out_frames, out_height, out_width, outputs), |x| {
+            let input = [frames, height, width];
+            Job { config, x, bias, input, output, channels: (inputs, outputs) }.run(batch, &lines)
+        })
     }
 }
 
@@ -159,11 +165,8 @@ impl Lines {
     /// From a weight `[frames, rows, columns, in, out]` on the CPU.
     fn of(weight: &Tensor, config: &Conv3dConfig) -> candle_core::Result<Self> {
         let (frames, rows, columns, inputs, outputs) = weight.dims5()?;
-        let (storage, layout) = weight.storage_and_layout();
-        let Storage::Cpu(storage) = &*storage else {
-            candle_core::bail!("convolution: the weight is not on the CPU")
-        };
-        let values = Values::of(storage, layout)?;
+        let held = Held::new("convolution", weight);
+        let values = Values::of(&held)?;
         let depth = columns * inputs;
         let strided = config.stride[1] != 1 || config.stride[2] != 1;
         if strided || depth < NARROW {
@@ -209,57 +212,6 @@ fn plain(x: &Tensor, weight: &Tensor, bias: &Tensor, config: Conv3dConfig) -> ca
         .broadcast_add(&bias.to_dtype(x.dtype())?)
 }
 
-struct Conv3dOp {
-    config: Conv3dConfig,
-    lines: Arc<Lines>,
-    outputs: usize,
-}
-
-impl CustomOp2 for Conv3dOp {
-    fn name(&self) -> &'static str {
-        "conv3d"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        bias: &CpuStorage,
-        bias_layout: &Layout,
-    ) -> candle_core::Result<(CpuStorage, Shape)> {
-        let (batch, frames, height, width, inputs) = x_layout.shape().dims5()?;
-        let outputs = self.outputs;
-        let out_size = self.config.output([frames, height, width])?;
-        let job = Job {
-            config: self.config,
-            x: contiguous(self.name(), x, x_layout)?,
-            bias: per_channel(self.name(), bias, bias_layout, outputs)?,
-            input: [frames, height, width],
-            output: out_size,
-            channels: (inputs, outputs),
-        };
-        let [out_frames, out_height, out_width] = out_size;
-        let mut out = zeros(batch * out_frames * out_height * out_width * outputs);
-        let line = (out_width * outputs).max(1);
-        out.par_chunks_mut((out_height * line).max(1)).enumerate().for_each(|(frame, out)| {
-            let lines = job.lines();
-            out.par_chunks_mut(lines * line).enumerate().for_each(|(i, out)| {
-                let tile = Tile {
-                    batch: frame / out_frames,
-                    frame: frame % out_frames,
-                    first: i * lines,
-                    lines: out.len() / line,
-                };
-                match &*self.lines {
-                    Lines::Gathered(weight) => job.gathered(&tile, weight, out),
-                    Lines::Windowed(weights) => job.windowed(&tile, weights, out),
-                }
-            });
-        });
-        Ok((CpuStorage::F32(out), (batch, out_frames, out_height, out_width, outputs).into()))
-    }
-}
-
 struct Job<'a> {
     config: Conv3dConfig,
     /// `[batch, frames, height, width, in]`.
@@ -279,6 +231,25 @@ struct Tile {
 }
 
 impl Job<'_> {
+    /// `[batch, frames, height, width, out]`.
+    fn run(&self, batch: usize, lines: &Lines) -> Vec<f32> {
+        let [frames, height, width] = self.output;
+        let line = (width * self.channels.1).max(1);
+        let mut out = zeros(batch * frames * height * width * self.channels.1);
+        out.par_chunks_mut((height * line).max(1)).enumerate().for_each(|(frame, out)| {
+            let count = self.lines();
+            out.par_chunks_mut(count * line).enumerate().for_each(|(i, out)| {
+                let (batch, frame) = (frame / frames, frame % frames);
+                let tile = Tile { batch, frame, first: i * count, lines: out.len() / line };
+                match lines {
+                    Lines::Gathered(weight) => self.gathered(&tile, weight, out),
+                    Lines::Windowed(weights) => self.windowed(&tile, weights, out),
+                }
+            });
+        });
+        out
+    }
+
     /// Lines in the tile.
     fn lines(&self) -> usize {
         (TILE / self.output[2].max(1)).clamp(1, self.output[1].max(1))

@@ -1,6 +1,8 @@
 //! What the CPU kernels share: slices of tensors, dispatch on the vector width, a vectorisable exponential.
 
-use candle_core::{CpuStorage, DType, Layout, Result, Tensor};
+use std::ops::Deref;
+
+use candle_core::{CpuStorage, DType, Layout, Result, Shape, Storage, Tensor};
 use magcache_checkpoint::Ops;
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
@@ -36,6 +38,74 @@ pub(crate) fn contiguous<'a>(op: &str, storage: &'a CpuStorage, layout: &Layout)
         Some(values) => Ok(values),
         None => candle_core::bail!("{op}: the layout of shape {:?} exceeds its storage", layout.dims()),
     }
+}
+
+/// A tensor whose values are being read.
+pub(crate) struct Held<'a> {
+    /// A guard, whose type candle does not export.
+    storage: Box<dyn Deref<Target = Storage> + 'a>,
+    pub(crate) layout: &'a Layout,
+    /// Who reads it, for messages.
+    pub(crate) op: &'static str,
+}
+
+impl<'a> Held<'a> {
+    pub(crate) fn new(op: &'static str, x: &'a Tensor) -> Self {
+        let (storage, layout) = x.storage_and_layout();
+        Self { storage: Box::new(storage), layout, op }
+    }
+
+    pub(crate) fn storage(&self) -> Result<&CpuStorage> {
+        match &**self.storage {
+            Storage::Cpu(storage) => Ok(storage),
+            _ => candle_core::bail!("{}: a tensor is not on the CPU", self.op),
+        }
+    }
+
+    /// The values of a contiguous f32 tensor.
+    pub(crate) fn values(&self) -> Result<&[f32]> {
+        contiguous(self.op, self.storage()?, self.layout)
+    }
+
+    /// The same for a tensor of this shape.
+    pub(crate) fn shaped(&self, shape: &[usize]) -> Result<&[f32]> {
+        if self.layout.dims() != shape {
+            candle_core::bail!("{}: got {:?}, expected {shape:?}", self.op, self.layout.dims());
+        }
+        self.values()
+    }
+
+    /// A value for each of `channels` channels.
+    pub(crate) fn per_channel(&self, channels: usize) -> Result<&[f32]> {
+        let values = self.values()?;
+        if values.len() != channels {
+            candle_core::bail!("{}: {} weights for {channels} channels", self.op, values.len());
+        }
+        Ok(values)
+    }
+}
+
+/// A tensor of `shape` from the values of `x`.
+pub(crate) fn compute(
+    op: &'static str,
+    x: &Tensor,
+    shape: impl Into<Shape>,
+    values: impl FnOnce(&[f32]) -> Vec<f32>,
+) -> Result<Tensor> {
+    let x = x.contiguous()?;
+    let out = values(Held::new(op, &x).values()?);
+    Tensor::from_vec(out, shape.into(), x.device())
+}
+
+/// [`by_row`] for the rows of the last axis of `x`, which keep their width.
+pub(crate) fn each_row(op: &'static str, x: &Tensor, kernel: &impl RowKernel) -> Result<Tensor> {
+    let channels = last_axis(x);
+    compute(op, x, x.shape(), |x| by_row(x, channels, channels, kernel))
+}
+
+/// Length of the last axis.
+pub(crate) fn last_axis(x: &Tensor) -> usize {
+    x.dims().last().copied().unwrap_or(1)
 }
 
 /// `len` zeros, written by all cores: one core alone would take longer than all of them take to overwrite the
@@ -130,20 +200,6 @@ impl<K: RowKernel> WithSimd for Task<'_, K> {
         let Self { kernel, first, out, out_width, x, width } = self;
         kernel.rows(simd, first, out, out_width, x, width);
     }
-}
-
-/// Checks the length of a per-channel vector.
-pub(crate) fn per_channel<'a>(
-    op: &str,
-    storage: &'a CpuStorage,
-    layout: &Layout,
-    channels: usize,
-) -> Result<&'a [f32]> {
-    let values = contiguous(op, storage, layout)?;
-    if values.len() != channels {
-        candle_core::bail!("{op}: {} weights for {channels} channels", values.len());
-    }
-    Ok(values)
 }
 
 /// `e^x` to 2e-7 relative for `x` in -87..=88, clamped to the ends outside of it, NaN for NaN.

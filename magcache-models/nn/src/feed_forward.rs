@@ -1,12 +1,12 @@
 //! Two linear layers with GELU between them.
 
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use candle_core::{Result, Tensor};
 
 use super::{
     Linear,
-    cpu::contiguous,
-    linear::{on_host, values},
-    matmul::{self, Layer},
+    cpu::{Held, compute},
+    linear::layer,
+    matmul,
     modulation::Rows,
     then,
 };
@@ -33,41 +33,14 @@ pub fn feed_forward(
         candle_core::bail!("feed-forward: {:?} onto {:?}", x.shape(), residual.shape());
     }
     let residual = residual.contiguous()?;
-    let ((storage, layout), (of_gate, gate)) = (residual.storage_and_layout(), gate.storage_and_layout());
-    let gate = Rows::new("feed-forward", on_host(&of_gate)?, gate, shape.into())?;
-    let then = then::GatedAdd { values: values(&storage, layout, residual.dims())?, gate };
-    inner.with_bias(first, |bias| {
-        let inner = Layer { weight: first, bias };
-        outer.with_bias(second, |bias| {
-            let outer = Layer { weight: second, bias };
-            x.contiguous()?.apply_op1_no_bwd(&FeedForward {
-                inner,
-                outer,
-                then: &then,
-                shape: residual.shape(),
-            })
-        })
+    let (values, gate) = (Held::new("feed-forward", &residual), Held::new("feed-forward", gate));
+    let gate = Rows::new(&gate, shape.into())?;
+    let then = then::GatedAdd { values: values.values()?, gate };
+    let (bias, outer_bias) = (inner.bias(), outer.bias());
+    let (inner, outer) = (layer(first, bias.as_ref())?, layer(second, outer_bias.as_ref())?);
+    compute("feed-forward", x, residual.shape(), |x| {
+        matmul::multiply_twice(x, inner, &then::GeluTanh, outer, &then)
     })
-}
-
-struct FeedForward<'a> {
-    inner: Layer<'a>,
-    outer: Layer<'a>,
-    then: &'a then::GatedAdd<'a>,
-    /// Shape of the result.
-    shape: &'a Shape,
-}
-
-impl CustomOp1 for FeedForward<'_> {
-    fn name(&self) -> &'static str {
-        "feed-forward"
-    }
-
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let x = contiguous(self.name(), x, layout)?;
-        let out = matmul::multiply_twice(x, self.inner, &then::GeluTanh, self.outer, self.then);
-        Ok((CpuStorage::F32(out), self.shape.clone()))
-    }
 }
 
 #[cfg(test)]

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Storage, Tensor};
+use candle_core::{DType, Result, Tensor};
 
 use super::{
     RmsNorm, RotaryTable,
-    cpu::{contiguous, on_cpu},
+    cpu::{Held, compute, on_cpu},
     gated_add, gelu_tanh, layer_norm_modulate,
-    matmul::{self, Finish, Panels, Values},
+    matmul::{self, Finish, Layer, Panels, Values},
     modulation::{self, ModulateRows},
     norm::RmsNormRows,
     rms_norm_rotary,
@@ -118,20 +118,16 @@ impl Linear {
         };
         let (like, shape) = (x.dims3()?.into(), self.shape_for(x)?);
         let residual = residual.map(Tensor::contiguous).transpose()?;
-        let residual = residual.as_ref().map(Tensor::storage_and_layout);
-        let (of_shift, of_scale) = (shift.storage_and_layout(), scale.storage_and_layout());
+        let residual = residual.as_ref().map(held);
+        let (shift, scale, bias) = (held(shift), held(scale), self.bias());
         let kernel = ModulateRows {
             eps: eps as f32,
-            residual: residual
-                .as_ref()
-                .map(|(storage, layout)| values(storage, layout, x.dims()))
-                .transpose()?,
-            shift: modulation::Rows::new("linear", on_host(&of_shift.0)?, of_shift.1, like)?,
-            scale: modulation::Rows::new("linear", on_host(&of_scale.0)?, of_scale.1, like)?,
+            residual: residual.as_ref().map(|residual| residual.shaped(x.dims())).transpose()?,
+            shift: modulation::Rows::new(&shift, like)?,
+            scale: modulation::Rows::new(&scale, like)?,
         };
-        self.with_bias(&weight, |bias| {
-            x.contiguous()?.apply_op1_no_bwd(&Modulated { kernel, weight: &weight, bias, shape: &shape })
-        })
+        let layer = layer(&weight, bias.as_ref())?;
+        compute("linear-modulated", x, shape, |x| matmul::multiply_rows(x, &kernel, layer))
     }
 
     /// Followed by [`gelu_tanh`].
@@ -146,16 +142,14 @@ impl Linear {
     pub fn forward_times(&self, x: &Tensor, other: &Tensor) -> Result<Tensor> {
         let Some(weight) = self.panels(x)? else { return self.plain(x)? * other };
         let other = other.contiguous()?;
-        let (storage, layout) = other.storage_and_layout();
-        self.run(x, &weight, &then::Times(values(&storage, layout, &self.shape_for(x)?)?))
+        self.run(x, &weight, &then::Times(held(&other).shaped(&self.shape_for(x)?)?))
     }
 
     /// Added to `residual`, of the result's shape.
     pub fn forward_add(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
         let Some(weight) = self.panels(x)? else { return residual + self.plain(x)? };
         let residual = residual.contiguous()?;
-        let (storage, layout) = residual.storage_and_layout();
-        self.run(x, &weight, &then::Add(values(&storage, layout, &self.shape_for(x)?)?))
+        self.run(x, &weight, &then::Add(held(&residual).shaped(&self.shape_for(x)?)?))
     }
 
     /// Multiplied by a gate and added to `residual`: see [`gated_add`].
@@ -163,19 +157,18 @@ impl Linear {
         let Some(weight) = self.panels(x)? else {
             return gated_add(self.ops, residual, &self.plain(x)?, gate);
         };
-        let (batch, tokens, channels) = residual.dims3()?;
+        let like = residual.dims3()?.into();
         let residual = residual.contiguous()?;
-        let ((storage, layout), (of_gate, gate)) = (residual.storage_and_layout(), gate.storage_and_layout());
-        let gate = modulation::Rows::new("linear", on_host(&of_gate)?, gate, [batch, tokens, channels])?;
-        let values = values(&storage, layout, &self.shape_for(x)?)?;
-        self.run(x, &weight, &then::GatedAdd { values, gate })
+        let (residual, gate) = (held(&residual), held(gate));
+        let gate = modulation::Rows::new(&gate, like)?;
+        self.run(x, &weight, &then::GatedAdd { values: residual.shaped(&self.shape_for(x)?)?, gate })
     }
 
     /// Followed by a norm over the whole row.
     pub fn forward_rms_norm(&self, x: &Tensor, norm: &RmsNorm) -> Result<Tensor> {
         let Some(weight) = self.panels(x)? else { return norm.forward(&self.plain(x)?) };
-        let (storage, layout) = norm.weight().storage_and_layout();
-        let scale = values(&storage, layout, &[weight.outputs()])?;
+        let scale = held(norm.weight());
+        let scale = scale.shaped(&[weight.outputs()])?;
         self.run(x, &weight, &then::RmsNorm(RmsNormRows { eps: norm.eps() as f32, weight: scale }))
     }
 
@@ -185,10 +178,9 @@ impl Linear {
             return rms_norm_rotary(self.ops, &self.plain(x)?, norm.weight(), table, norm.eps());
         };
         table.check(&self.shape_for(x)?.into(), norm.weight())?;
-        let (of_scale, of_turns) = (norm.weight().storage_and_layout(), table.values().storage_and_layout());
-        let scale = values(&of_scale.0, of_scale.1, norm.weight().dims())?;
-        let turns = values(&of_turns.0, of_turns.1, table.values().dims())?;
-        let rows = TurnedRows::new(scale, turns, table.values().dim(2)?, norm.eps() as f32);
+        let (scale, turns) = (held(norm.weight()), held(table.values()));
+        let half = table.values().dim(2)?;
+        let rows = TurnedRows::new(scale.values()?, turns.values()?, half, norm.eps() as f32);
         self.run(x, &weight, &then::Turned(rows))
     }
 
@@ -242,84 +234,31 @@ impl Linear {
     }
 
     fn run(&self, x: &Tensor, weight: &Panels, then: &impl Finish) -> Result<Tensor> {
-        let shape = self.shape_for(x)?;
-        self.with_bias(weight, |bias| {
-            x.contiguous()?.apply_op1_no_bwd(&Product { weight, bias, then, shape: &shape })
-        })
+        let (shape, bias) = (self.shape_for(x)?, self.bias());
+        let layer = layer(weight, bias.as_ref())?;
+        compute("linear", x, shape, |x| matmul::multiply(x, layer, then))
     }
 
-    pub(super) fn with_bias<R>(
-        &self,
-        weight: &Panels,
-        with: impl FnOnce(Option<&[f32]>) -> Result<R>,
-    ) -> Result<R> {
-        let Some(bias) = &self.bias else { return with(None) };
-        let (storage, layout) = bias.storage_and_layout();
-        with(Some(values(&storage, layout, &[weight.outputs()])?))
+    /// The bias, for [`layer`].
+    pub(super) fn bias(&self) -> Option<Held<'_>> {
+        self.bias.as_ref().map(held)
     }
 }
 
-pub(super) fn on_host(storage: &Storage) -> Result<&CpuStorage> {
-    match storage {
-        Storage::Cpu(storage) => Ok(storage),
-        _ => candle_core::bail!("linear: a tensor is not on the CPU"),
-    }
+fn held(x: &Tensor) -> Held<'_> {
+    Held::new("linear", x)
 }
 
-/// The values of a contiguous f32 tensor of this shape.
-pub(super) fn values<'a>(storage: &'a Storage, layout: &Layout, shape: &[usize]) -> Result<&'a [f32]> {
-    if layout.dims() != shape {
-        candle_core::bail!("linear: got {:?}, expected {shape:?}", layout.dims());
-    }
-    contiguous("linear", on_host(storage)?, layout)
+/// What products take of a layer.
+pub(super) fn layer<'a>(weight: &'a Panels, bias: Option<&'a Held<'_>>) -> Result<Layer<'a>> {
+    let bias = bias.map(|bias| bias.shaped(&[weight.outputs()])).transpose()?;
+    Ok(Layer { weight, bias })
 }
 
 fn panels(weight: &Tensor) -> Result<Panels> {
     let (outputs, inputs) = weight.dims2()?;
     let weight = weight.contiguous()?;
-    let (storage, layout) = weight.storage_and_layout();
-    Ok(Panels::from_columns(Values::of(on_host(&storage)?, layout)?, inputs, inputs, outputs))
-}
-
-/// Rows of `x` times a weight, and what follows.
-struct Product<'a, F> {
-    weight: &'a Panels,
-    bias: Option<&'a [f32]>,
-    then: &'a F,
-    /// Shape of the result.
-    shape: &'a [usize],
-}
-
-impl<F: Finish> CustomOp1 for Product<'_, F> {
-    fn name(&self) -> &'static str {
-        "linear"
-    }
-
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let x = contiguous(self.name(), x, layout)?;
-        Ok((CpuStorage::F32(matmul::multiply(x, self.weight, self.bias, self.then)), self.shape.into()))
-    }
-}
-
-/// Rows of `x`, normed and modulated, times a weight.
-struct Modulated<'a> {
-    kernel: ModulateRows<'a>,
-    weight: &'a Panels,
-    bias: Option<&'a [f32]>,
-    /// Shape of the result.
-    shape: &'a [usize],
-}
-
-impl CustomOp1 for Modulated<'_> {
-    fn name(&self) -> &'static str {
-        "linear-modulated"
-    }
-
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let x = contiguous(self.name(), x, layout)?;
-        let out = matmul::multiply_rows(x, &self.kernel, self.weight, self.bias);
-        Ok((CpuStorage::F32(out), self.shape.into()))
-    }
+    Ok(Panels::from_columns(Values::of(&held(&weight))?, inputs, inputs, outputs))
 }
 
 #[cfg(test)]

@@ -4,19 +4,23 @@
 //! `[batch or 1, tokens or 1, channels]`, which may be chunks of a larger tensor. On the CPU each function is
 //! one pass over the hidden states.
 
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, D, DType, Layout, Result, Shape, Tensor};
+use candle_core::{D, DType, Result, Tensor};
 use magcache_checkpoint::Ops;
 use pulp::Simd;
 
 use super::{
-    cpu::{PIECE, RowKernel, by_row, by_value, contiguous, on_cpu},
+    cpu::{Held, PIECE, RowKernel, by_value, compute, each_row, on_cpu},
     norm::Moments,
 };
 
 /// `layer_norm(x) * (1 + scale) + shift`, with a norm that has no weights of its own.
 pub fn layer_norm_modulate(ops: Ops, x: &Tensor, shift: &Tensor, scale: &Tensor, eps: f64) -> Result<Tensor> {
     if on_cpu(ops, x) {
-        return x.contiguous()?.apply_op3_no_bwd(shift, scale, &LayerNormModulate { eps: eps as f32 });
+        let like = x.dims3()?.into();
+        let [shift, scale] = [shift, scale].map(|rows| Held::new("layer-norm-modulate", rows));
+        let (shift, scale) = (Rows::new(&shift, like)?, Rows::new(&scale, like)?);
+        let kernel = ModulateRows { eps: eps as f32, residual: None, shift, scale };
+        return each_row("layer-norm-modulate", x, &kernel);
     }
     layer_norm_modulate_plain(x, shift, scale, eps)
 }
@@ -24,7 +28,14 @@ pub fn layer_norm_modulate(ops: Ops, x: &Tensor, shift: &Tensor, scale: &Tensor,
 /// `x + y * gate`.
 pub fn gated_add(ops: Ops, x: &Tensor, y: &Tensor, gate: &Tensor) -> Result<Tensor> {
     if on_cpu(ops, x) {
-        return x.contiguous()?.apply_op3_no_bwd(&y.contiguous()?, gate, &GatedAdd);
+        let op = "gated-add";
+        let like = x.dims3()?.into();
+        if x.shape() != y.shape() {
+            candle_core::bail!("{op}: {:?} and {:?} differ", x.dims(), y.dims());
+        }
+        let y = y.contiguous()?;
+        let (y, gate) = (Held::new(op, &y), Held::new(op, gate));
+        return each_row(op, x, &GatedRows { y: y.values()?, gate: Rows::new(&gate, like)? });
     }
     let dtype = x.dtype();
     (f32(x)? + f32(y)?.broadcast_mul(&f32(gate)?)?)?.to_dtype(dtype)
@@ -38,7 +49,10 @@ fn f32(x: &Tensor) -> Result<Tensor> {
 /// `x + y`, of the same shape.
 pub fn add(ops: Ops, x: &Tensor, y: &Tensor) -> Result<Tensor> {
     if on_cpu(ops, x) && x.shape() == y.shape() {
-        return x.contiguous()?.apply_op2_no_bwd(&y.contiguous()?, &Add);
+        let y = y.contiguous()?;
+        let y = Held::new("add", &y);
+        let kernel = Summands { y: y.values()? };
+        return compute("add", x, x.shape(), |x| by_value(x, &kernel));
     }
     x + y
 }
@@ -63,7 +77,8 @@ pub(super) struct Rows<'a> {
 
 impl<'a> Rows<'a> {
     /// Checks the view against the shape `[batch, tokens, channels]` of the tensor it is applied to.
-    pub(super) fn new(op: &str, storage: &'a CpuStorage, layout: &Layout, like: [usize; 3]) -> Result<Self> {
+    pub(super) fn new(view: &'a Held<'_>, like: [usize; 3]) -> Result<Self> {
+        let Held { layout, op, .. } = view;
         let strides = match (layout.dims(), layout.stride()) {
             (&[batch, tokens, channels], &[batch_stride, token_stride, 1])
                 if (batch == 1 || batch == like[0])
@@ -75,7 +90,7 @@ impl<'a> Rows<'a> {
             (shape, strides) => candle_core::bail!("{op}: no rows for {like:?} in {shape:?} by {strides:?}"),
         };
         let end = strides[0] * like[0].saturating_sub(1) + strides[1] * like[1].saturating_sub(1) + like[2];
-        match storage.as_slice::<f32>()?.get(layout.start_offset()..) {
+        match view.storage()?.as_slice::<f32>()?.get(layout.start_offset()..) {
             Some(values) if values.len() >= end => {
                 Ok(Self { values, strides, tokens: like[1], channels: like[2] })
             }
@@ -92,35 +107,6 @@ impl<'a> Rows<'a> {
             [batch, token] => index / self.tokens * batch + index % self.tokens * token,
         };
         &self.values[start..start + self.channels]
-    }
-}
-
-struct LayerNormModulate {
-    eps: f32,
-}
-
-impl CustomOp3 for LayerNormModulate {
-    fn name(&self) -> &'static str {
-        "layer-norm-modulate"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        shift: &CpuStorage,
-        shift_layout: &Layout,
-        scale: &CpuStorage,
-        scale_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (batch, tokens, channels) = x_layout.shape().dims3()?;
-        let shape = [batch, tokens, channels];
-        let x = contiguous(self.name(), x, x_layout)?;
-        let shift = Rows::new(self.name(), shift, shift_layout, shape)?;
-        let scale = Rows::new(self.name(), scale, scale_layout, shape)?;
-        let out =
-            by_row(x, channels, channels, &ModulateRows { eps: self.eps, residual: None, shift, scale });
-        Ok((CpuStorage::F32(out), x_layout.shape().clone()))
     }
 }
 
@@ -186,34 +172,6 @@ fn modulated(x: f32, (mean, inverse): (&f32, &f32), (shift, scale): (&f32, &f32)
     (x - mean) * inverse * (1.0 + scale) + shift
 }
 
-struct GatedAdd;
-
-impl CustomOp3 for GatedAdd {
-    fn name(&self) -> &'static str {
-        "gated-add"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        y: &CpuStorage,
-        y_layout: &Layout,
-        gate: &CpuStorage,
-        gate_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (batch, tokens, channels) = x_layout.shape().dims3()?;
-        if x_layout.shape() != y_layout.shape() {
-            candle_core::bail!("{}: {:?} and {:?} differ", self.name(), x_layout.dims(), y_layout.dims());
-        }
-        let x = contiguous(self.name(), x, x_layout)?;
-        let y = contiguous(self.name(), y, y_layout)?;
-        let gate = Rows::new(self.name(), gate, gate_layout, [batch, tokens, channels])?;
-        let out = by_row(x, channels, channels, &GatedRows { y, gate });
-        Ok((CpuStorage::F32(out), x_layout.shape().clone()))
-    }
-}
-
 struct GatedRows<'a> {
     y: &'a [f32],
     gate: Rows<'a>,
@@ -226,26 +184,6 @@ impl RowKernel for GatedRows<'_> {
         for ((out, x), (y, gate)) in out.iter_mut().zip(x).zip(y.iter().zip(self.gate.row(index))) {
             *out = x + y * gate;
         }
-    }
-}
-
-struct Add;
-
-impl CustomOp2 for Add {
-    fn name(&self) -> &'static str {
-        "add"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        y: &CpuStorage,
-        y_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let x = contiguous(self.name(), x, x_layout)?;
-        let y = contiguous(self.name(), y, y_layout)?;
-        Ok((CpuStorage::F32(by_value(x, &Summands { y })), x_layout.shape().clone()))
     }
 }
 

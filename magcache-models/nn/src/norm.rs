@@ -1,9 +1,9 @@
 //! Norms over the channels, in f32 whatever the type of the input.
 
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, DType, Layout, Shape, Tensor};
+use candle_core::{DType, Tensor};
 use pulp::Simd;
 
-use super::cpu::{RowKernel, by_row, contiguous, on_cpu, per_channel, sum, sum_of_squares};
+use super::cpu::{Held, RowKernel, each_row, last_axis, on_cpu, sum, sum_of_squares};
 use magcache_checkpoint::{CheckpointError, Ops, Weights};
 
 /// `(x - mean) / sqrt(variance + eps) * weight + bias` over the last axis.
@@ -31,7 +31,10 @@ impl LayerNorm {
         let dtype = x.dtype();
         let x = x.to_dtype(DType::F32)?.contiguous()?;
         let y = if on_cpu(self.ops, &x) {
-            x.apply_op3_no_bwd(&self.weight, &self.bias, &LayerNormOp { eps: self.eps as f32 })?
+            let channels = last_axis(&x);
+            let [weight, bias] = [&self.weight, &self.bias].map(|x| Held::new("layer-norm", x));
+            let (weight, bias) = (weight.per_channel(channels)?, bias.per_channel(channels)?);
+            each_row("layer-norm", &x, &LayerNormRows { eps: self.eps as f32, weight, bias })?
         } else {
             candle_nn::ops::layer_norm(&x, &self.weight, &self.bias, self.eps as f32)?
         };
@@ -73,38 +76,13 @@ impl RmsNorm {
         let dtype = x.dtype();
         let x = x.to_dtype(DType::F32)?.contiguous()?;
         let y = if on_cpu(self.ops, &x) {
-            x.apply_op2_no_bwd(&self.weight, &RmsNormOp { eps: self.eps as f32 })?
+            let weight = Held::new("rms-norm", &self.weight);
+            let weight = weight.per_channel(last_axis(&x))?;
+            each_row("rms-norm", &x, &RmsNormRows { eps: self.eps as f32, weight })?
         } else {
             candle_nn::ops::rms_norm(&x, &self.weight, self.eps as f32)?
         };
         y.to_dtype(dtype)
-    }
-}
-
-struct LayerNormOp {
-    eps: f32,
-}
-
-impl CustomOp3 for LayerNormOp {
-    fn name(&self) -> &'static str {
-        "layer-norm"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
-        bias: &CpuStorage,
-        bias_layout: &Layout,
-    ) -> candle_core::Result<(CpuStorage, Shape)> {
-        let x = contiguous(self.name(), x, x_layout)?;
-        let channels = x_layout.dims().last().copied().unwrap_or(1);
-        let weight = per_channel(self.name(), weight, weight_layout, channels)?;
-        let bias = per_channel(self.name(), bias, bias_layout, channels)?;
-        let out = by_row(x, channels, channels, &LayerNormRows { eps: self.eps, weight, bias });
-        Ok((CpuStorage::F32(out), x_layout.shape().clone()))
     }
 }
 
@@ -173,30 +151,6 @@ impl Moments {
     #[inline(always)]
     pub(super) fn each(&self) -> impl Iterator<Item = (&f32, &f32)> {
         self.mean.iter().zip(&self.inverse)
-    }
-}
-
-struct RmsNormOp {
-    eps: f32,
-}
-
-impl CustomOp2 for RmsNormOp {
-    fn name(&self) -> &'static str {
-        "rms-norm"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
-    ) -> candle_core::Result<(CpuStorage, Shape)> {
-        let x = contiguous(self.name(), x, x_layout)?;
-        let channels = x_layout.dims().last().copied().unwrap_or(1);
-        let weight = per_channel(self.name(), weight, weight_layout, channels)?;
-        let out = by_row(x, channels, channels, &RmsNormRows { eps: self.eps, weight });
-        Ok((CpuStorage::F32(out), x_layout.shape().clone()))
     }
 }
 

@@ -3,12 +3,12 @@
 //! A patch is one token; its values are ordered channel, frame, row, column, and tokens frame, row, column.
 //! Image models that pack squares of pixels (Flux) do the same with one frame.
 
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use candle_core::{Result, Tensor};
 
 use magcache_checkpoint::Ops;
 
 use super::{
-    cpu::{contiguous, on_cpu, rows_per_piece},
+    cpu::{compute, on_cpu, rows_per_piece},
     share::share,
 };
 
@@ -24,7 +24,7 @@ pub fn patchify(video: &Tensor, patch: [usize; 3]) -> Result<Tensor> {
     let grid = std::array::from_fn(|axis| size[axis] / patch[axis]);
     let cut = Cut { batch, channels, grid, patch };
     if on_cpu(Ops::Kernels, video) {
-        video.contiguous()?.apply_op1_no_bwd(&Patchify(cut))
+        compute("patchify", video, cut.tokens(), |video| cut.patches(video))
     } else {
         cut.patchify(video)
     }
@@ -40,7 +40,7 @@ pub fn unpatchify(tokens: &Tensor, grid: [usize; 3], patch: [usize; 3]) -> Resul
     }
     let cut = Cut { batch, channels: values / volume, grid, patch };
     if on_cpu(Ops::Kernels, tokens) {
-        tokens.contiguous()?.apply_op1_no_bwd(&Unpatchify(cut))
+        compute("unpatchify", tokens, cut.video(), |tokens| cut.pixels(tokens))
     } else {
         cut.unpatchify(tokens)
     }
@@ -110,35 +110,17 @@ impl Cut {
         let (channel, sample) = (rest % self.channels, rest / self.channels);
         ((sample * f + frame / pt) * h * w, (channel * pt + frame % pt) * ph * pw)
     }
-}
 
-/// Copies the pixels of one row of a patch; calling the system's copy would take longer for the usual two
-/// values.
-#[inline]
-fn copy(to: &mut [f32], from: &[f32]) {
-    match (<&mut [f32; 2]>::try_from(&mut *to), <&[f32; 2]>::try_from(from)) {
-        (Ok(to), Ok(from)) => *to = *from,
-        _ => to.copy_from_slice(from),
-    }
-}
-
-struct Patchify(Cut);
-
-impl CustomOp1 for Patchify {
-    fn name(&self) -> &'static str {
-        "patchify"
-    }
-
-    fn cpu_fwd(&self, video: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (cut, video) = (self.0, contiguous(self.name(), video, layout)?);
-        let (values, pw) = (cut.values(), cut.patch[2]);
-        let (width, pixels) = (cut.grid[2] * values, cut.grid[2] * pw);
+    /// The values of the tokens of a video.
+    fn patches(&self, video: &[f32]) -> Vec<f32> {
+        let (values, pw) = (self.values(), self.patch[2]);
+        let (width, pixels) = (self.grid[2] * values, self.grid[2] * pw);
         let mut out = vec![0f32; video.len()];
         let rows = rows_per_piece(width);
         share(out.chunks_mut((rows * width).max(1)).enumerate(), |(piece, out)| {
             for (i, out) in out.chunks_exact_mut(width).enumerate() {
                 let places = (0..values).step_by(pw);
-                cut.lines(piece * rows + i).zip(places).for_each(|(line, place)| {
+                self.lines(piece * rows + i).zip(places).for_each(|(line, place)| {
                     let line = video[line * pixels..][..pixels].chunks_exact(pw);
                     for (token, pixels) in out.chunks_exact_mut(values).zip(line) {
                         copy(&mut token[place..place + pw], pixels);
@@ -146,25 +128,17 @@ impl CustomOp1 for Patchify {
                 });
             }
         });
-        Ok((CpuStorage::F32(out), cut.tokens().into()))
-    }
-}
-
-struct Unpatchify(Cut);
-
-impl CustomOp1 for Unpatchify {
-    fn name(&self) -> &'static str {
-        "unpatchify"
+        out
     }
 
-    fn cpu_fwd(&self, tokens: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (cut, tokens) = (self.0, contiguous(self.name(), tokens, layout)?);
+    /// The values of the video of tokens.
+    fn pixels(&self, tokens: &[f32]) -> Vec<f32> {
         let mut out = vec![0f32; tokens.len()];
-        let (values, plane, [_, _, w], [_, ph, pw]) = (cut.values(), cut.plane(), cut.grid, cut.patch);
+        let (values, plane, [_, _, w], [_, ph, pw]) = (self.values(), self.plane(), self.grid, self.patch);
         let planes = rows_per_piece(plane);
         share(out.chunks_mut((planes * plane).max(1)).enumerate(), |(piece, out)| {
             for (i, out) in out.chunks_exact_mut(plane).enumerate() {
-                let (first, place) = cut.place(piece * planes + i);
+                let (first, place) = self.place(piece * planes + i);
                 let rows = tokens[first * values..].chunks_exact(w * values);
                 for (out, row) in out.chunks_exact_mut(ph * w * pw).zip(rows) {
                     for (r, line) in out.chunks_exact_mut(w * pw).enumerate() {
@@ -176,7 +150,17 @@ impl CustomOp1 for Unpatchify {
                 }
             }
         });
-        Ok((CpuStorage::F32(out), cut.video().into()))
+        out
+    }
+}
+
+/// Copies the pixels of one row of a patch; calling the system's copy would take longer for the usual two
+/// values.
+#[inline]
+fn copy(to: &mut [f32], from: &[f32]) {
+    match (<&mut [f32; 2]>::try_from(&mut *to), <&[f32; 2]>::try_from(from)) {
+        (Ok(to), Ok(from)) => *to = *from,
+        _ => to.copy_from_slice(from),
     }
 }
 

@@ -4,11 +4,11 @@
 //! Channels `2i` and `2i + 1` of a head are one complex number, rotated by the angle of the token's position.
 //! Source: `RoFormer` (arXiv 2104.09864); the pairing is that of Wan and Flux, not the half-split of `LLaMA`.
 
-use candle_core::{CpuStorage, CustomOp3, D, DType, Device, Layout, Result, Shape, Tensor};
+use candle_core::{D, DType, Device, Result, Shape, Tensor};
 use magcache_checkpoint::Ops;
 use pulp::Simd;
 
-use super::cpu::{RowKernel, by_row, contiguous, on_cpu, sum_of_squares};
+use super::cpu::{Held, RowKernel, each_row, on_cpu, sum_of_squares};
 
 /// Cosines and sines of every token's angles, `[2, tokens, head_dim / 2]` in f32.
 #[derive(Clone, Debug)]
@@ -75,7 +75,10 @@ pub fn rms_norm_rotary(
 ) -> Result<Tensor> {
     table.check(x.shape(), weight)?;
     if on_cpu(ops, x) {
-        return x.contiguous()?.apply_op3_no_bwd(weight, &table.0, &RmsNormRotary { eps: eps as f32 });
+        let op = "rms-norm-rotary";
+        let (weight, turns) = (Held::new(op, weight), Held::new(op, &table.0));
+        let rows = TurnedRows::new(weight.values()?, turns.values()?, table.0.dim(2)?, eps as f32);
+        return each_row(op, x, &rows);
     }
     rms_norm_rotary_plain(x, weight, table, eps)
 }
@@ -94,35 +97,6 @@ fn rms_norm_rotary_plain(x: &Tensor, weight: &Tensor, table: &RotaryTable, eps: 
     let real = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
     let imaginary = (a.broadcast_mul(&sin)? + b.broadcast_mul(&cos)?)?;
     Tensor::cat(&[real, imaginary], 4)?.reshape((batch, tokens, channels))?.to_dtype(dtype)
-}
-
-struct RmsNormRotary {
-    eps: f32,
-}
-
-impl CustomOp3 for RmsNormRotary {
-    fn name(&self) -> &'static str {
-        "rms-norm-rotary"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
-        table: &CpuStorage,
-        table_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (_, _, channels) = x_layout.shape().dims3()?;
-        let half = table_layout.shape().dims3()?.2;
-        let x = contiguous(self.name(), x, x_layout)?;
-        let weight = contiguous(self.name(), weight, weight_layout)?;
-        let table = contiguous(self.name(), table, table_layout)?;
-        let rows = TurnedRows::new(weight, table, half, self.eps);
-        let out = by_row(x, channels, channels, &rows);
-        Ok((CpuStorage::F32(out), x_layout.shape().clone()))
-    }
 }
 
 /// Norms and rotates rows.

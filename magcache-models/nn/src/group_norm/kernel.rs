@@ -1,6 +1,5 @@
 //! The norm on the CPU, in f32 with statistics in f64.
 
-use candle_core::{CpuStorage, CustomOp3, Layout, Shape};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
@@ -11,8 +10,12 @@ use crate::cpu::{self, RowKernel};
 pub(super) const PIXELS: usize = 128;
 
 /// The norm: one pass over the values, besides those for the statistics.
-pub(super) struct NormOp {
+pub(super) struct Norm<'a> {
+    pub(super) samples: usize,
     pub(super) groups: usize,
+    /// A value for every channel each.
+    pub(super) weight: &'a [f32],
+    pub(super) bias: &'a [f32],
     pub(super) silu: bool,
 }
 
@@ -41,7 +44,18 @@ impl Moments {
     }
 }
 
-impl NormOp {
+impl Norm<'_> {
+    /// `[samples, .., channels]` to the same shape.
+    pub(super) fn forward(&self, x: &[f32]) -> Vec<f32> {
+        let channels = self.weight.len();
+        let mut out = Vec::with_capacity(x.len());
+        for x in x.chunks_exact((x.len() / self.samples.max(1)).max(1)) {
+            let affine = Affine::new(&self.moments(x, channels), self.weight, self.bias);
+            out.extend(cpu::by_row(x, channels, channels, &AffineRows { affine, silu: self.silu }));
+        }
+        out
+    }
+
     /// Moments of every group in one sample.
     fn moments(&self, x: &[f32], channels: usize) -> Vec<Moments> {
         let part = PIXELS * channels.max(1);
@@ -164,34 +178,5 @@ impl RowKernel for AffineRows {
             let y = (x - centre) * factor + offset;
             *out = if self.silu { cpu::silu(y) } else { y };
         }
-    }
-}
-
-impl CustomOp3 for NormOp {
-    fn name(&self) -> &'static str {
-        "group-norm"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
-        bias: &CpuStorage,
-        bias_layout: &Layout,
-    ) -> candle_core::Result<(CpuStorage, Shape)> {
-        let x = cpu::contiguous(self.name(), x, x_layout)?;
-        let &[batch, .., channels] = x_layout.dims() else {
-            candle_core::bail!("group norm: got shape {:?}, expected [batch, .., channels]", x_layout.dims())
-        };
-        let weight = cpu::per_channel(self.name(), weight, weight_layout, channels)?;
-        let bias = cpu::per_channel(self.name(), bias, bias_layout, channels)?;
-        let mut out = Vec::with_capacity(x.len());
-        for x in x.chunks_exact((x.len() / batch.max(1)).max(1)) {
-            let affine = Affine::new(&self.moments(x, channels), weight, bias);
-            out.extend(cpu::by_row(x, channels, channels, &AffineRows { affine, silu: self.silu }));
-        }
-        Ok((CpuStorage::F32(out), x_layout.shape().clone()))
     }
 }

@@ -5,10 +5,12 @@ mod kernel;
 
 use candle_core::Tensor;
 
-use self::kernel::NormOp;
 use magcache_checkpoint::{CheckpointError, Ops, Weights};
 
-use crate::{cpu, silu};
+use crate::{
+    cpu::{self, Held},
+    silu,
+};
 
 /// Added to the variance, in every block of the reference.
 const EPS: f64 = 1e-6;
@@ -49,8 +51,10 @@ impl GroupNorm {
             candle_core::bail!("group norm: {:?} does not divide into {} groups", x.shape(), self.groups);
         }
         if cpu::on_cpu(self.ops, x) {
-            let op = NormOp { groups: self.groups, silu };
-            return x.contiguous()?.apply_op3_no_bwd(&self.weight, &self.bias, &op);
+            let [weight, bias] = [&self.weight, &self.bias].map(|x| Held::new("group-norm", x));
+            let (weight, bias) = (weight.per_channel(channels)?, bias.per_channel(channels)?);
+            let norm = kernel::Norm { samples: x.dim(0)?, groups: self.groups, weight, bias, silu };
+            return cpu::compute("group-norm", x, x.shape(), |x| norm.forward(x));
         }
         self.plain(x, silu)
     }

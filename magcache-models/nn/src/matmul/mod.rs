@@ -22,8 +22,16 @@ pub(super) use panels::{Panels, Values};
 /// Products of at least this many multiply-adds are shared by the cores.
 const SHARED: usize = 1 << 19;
 
+/// A weight and its bias.
+#[derive(Clone, Copy)]
+pub(super) struct Layer<'a> {
+    pub(super) weight: &'a Panels,
+    pub(super) bias: Option<&'a [f32]>,
+}
+
 /// `x W + bias` for rows of `x`, `[rows, outputs]`.
-pub(super) fn multiply(x: &[f32], weight: &Panels, bias: Option<&[f32]>, finish: &impl Finish) -> Vec<f32> {
+pub(super) fn multiply(x: &[f32], layer: Layer<'_>, finish: &impl Finish) -> Vec<f32> {
+    let Layer { weight, bias } = layer;
     let (inputs, outputs) = (weight.inputs(), weight.outputs());
     let rows = x.len() / inputs.max(1);
     let mut out = zeros(rows * outputs);
@@ -53,13 +61,9 @@ pub(super) fn multiply(x: &[f32], weight: &Panels, bias: Option<&[f32]>, finish:
 
 /// The same for rows that `kernel` computes from `x`, some at a time so that they never leave the L1 cache.
 /// For few outputs, because the whole weight is read for each piece.
-pub(super) fn multiply_rows(
-    x: &[f32],
-    kernel: &impl RowKernel,
-    weight: &Panels,
-    bias: Option<&[f32]>,
-) -> Vec<f32> {
+pub(super) fn multiply_rows(x: &[f32], kernel: &impl RowKernel, layer: Layer<'_>) -> Vec<f32> {
     const PIECE: usize = 8 * ROWS;
+    let Layer { weight, bias } = layer;
     let (inputs, outputs) = (weight.inputs(), weight.outputs());
     let mut out = zeros(x.len() / inputs * outputs);
     split(&mut out, weight, |first, out| {
@@ -74,13 +78,6 @@ pub(super) fn multiply_rows(
         }
     });
     out
-}
-
-/// A weight and its bias.
-#[derive(Clone, Copy)]
-pub(super) struct Layer<'a> {
-    pub(super) weight: &'a Panels,
-    pub(super) bias: Option<&'a [f32]>,
 }
 
 /// Two layers, `outer` of `between` of `inner`, piece by piece. The values between them never leave a core's

@@ -1,10 +1,11 @@
 //! The right side of a product in the order in which the kernel reads it.
 
-use candle_core::{CpuStorage, Layout, Result, backend::BackendStorage};
+use candle_core::{CpuStorage, Result, backend::BackendStorage};
 use half::{bf16, f16, slice::HalfFloatSliceExt};
 use rayon::prelude::*;
 
 use super::kernel;
+use crate::cpu::Held;
 
 /// Maximum inner values per block. A panel of a block stays in a core's L2 cache; with longer blocks the
 /// result so far is loaded and stored less often.
@@ -39,7 +40,8 @@ pub(crate) enum Values<'a> {
 
 impl<'a> Values<'a> {
     /// The values of a contiguous tensor of floats on the CPU.
-    pub(crate) fn of(storage: &'a CpuStorage, layout: &Layout) -> Result<Self> {
+    pub(crate) fn of(weight: &'a Held<'_>) -> Result<Self> {
+        let layout = weight.layout;
         let Some((start, end)) = layout.contiguous_offsets() else {
             candle_core::bail!(
                 "a weight of shape {:?} by {:?} is not contiguous",
@@ -47,6 +49,7 @@ impl<'a> Values<'a> {
                 layout.stride()
             )
         };
+        let storage = weight.storage()?;
         match storage {
             CpuStorage::F32(values) => values.get(start..end).map(Self::F32),
             CpuStorage::F16(values) => values.get(start..end).map(Self::F16),
