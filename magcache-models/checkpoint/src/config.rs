@@ -1,7 +1,11 @@
 //! Strict reading of `config.json`: a key that nothing here reads is an error.
 
+use std::fmt::Display;
+
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
+
+use super::{CheckpointError, Folder};
 
 /// Why a `config.json` does not describe a model that is implemented here.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +75,62 @@ where
         return Err(ConfigError::UnknownKey { key: key.clone(), value: value.to_string() });
     }
     Ok(serde_json::from_value(Value::Object(map))?)
+}
+
+/// Reads a configuration file with a parser of its text; `hint` tells what to do about the parser's errors.
+///
+/// # Errors
+/// [`CheckpointError::Config`] with the file, and those of reading it.
+pub fn read_file<T, E: Display>(
+    folder: &Folder,
+    file: &str,
+    parse: impl FnOnce(&str) -> Result<T, E>,
+    hint: impl FnOnce(&E) -> Option<String>,
+) -> Result<T, CheckpointError> {
+    parse(&folder.read_to_string(file)?).map_err(|error| CheckpointError::Config {
+        file: folder.describe_file(file),
+        reason: error.to_string(),
+        hint: hint(&error),
+    })
+}
+
+/// The key that every configuration of transformers has.
+#[derive(Debug, Deserialize)]
+pub struct ModelType {
+    /// Missing in files of other programs.
+    pub model_type: Option<String>,
+}
+
+impl ModelType {
+    /// Checks that it is one of those `expected`; the message calls the file `place`.
+    ///
+    /// # Errors
+    /// [`CheckpointError::WrongArchitecture`].
+    pub fn check(self, expected: &[&str], place: &str) -> Result<(), CheckpointError> {
+        let found = self.model_type.unwrap_or_default();
+        if expected.contains(&found.as_str()) {
+            return Ok(());
+        }
+        let expected = format!("{} as model_type", expected.join(" or "));
+        Err(CheckpointError::WrongArchitecture { file: place.to_owned(), expected, found })
+    }
+}
+
+/// `config` if it has no `fault`; the error calls its file `place`.
+///
+/// # Errors
+/// [`CheckpointError::BadConfig`].
+pub fn without_fault<T>(config: T, fault: Option<String>, place: &str) -> Result<T, CheckpointError> {
+    match fault {
+        None => Ok(config),
+        Some(reason) => Err(CheckpointError::BadConfig { file: place.to_owned(), reason }),
+    }
+}
+
+/// What is wrong with a number that is added before a division or a root.
+pub fn small_number_fault(key: &str, value: f64) -> Option<String> {
+    let fits = value.is_finite() && value > 0.0;
+    (!fits).then(|| format!("{key} is {value}, expected a small positive number"))
 }
 
 /// A value that is not what it should be.

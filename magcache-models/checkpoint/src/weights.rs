@@ -316,9 +316,10 @@ impl Weights {
         })
     }
 
-    /// Length of the list of modules `list` (`blocks.`): one more than the largest number that follows it.
+    /// Length of the list of modules `list` (`blocks`, with or without the dot that follows it): one more than
+    /// the largest number in it.
     pub fn count(&self, list: &str) -> usize {
-        let prefix = self.full(list);
+        let prefix = format!("{}.", self.full(list.strip_suffix('.').unwrap_or(list)));
         let number = |name: &str| name.strip_prefix(&prefix)?.split('.').next()?.parse::<usize>().ok();
         self.names().filter_map(number).max().map_or(0, |last| last.saturating_add(1))
     }

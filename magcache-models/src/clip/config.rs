@@ -3,7 +3,10 @@
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
-use crate::checkpoint::{CheckpointError, Folder};
+use crate::checkpoint::{
+    CheckpointError, Folder,
+    config::{ModelType, small_number_fault, without_fault},
+};
 
 /// The function between the two linear layers of a block, `hidden_act` in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -69,12 +72,6 @@ impl Default for ClipVisionConfig {
     }
 }
 
-/// The key that every transformers configuration has.
-#[derive(Deserialize)]
-struct Kind {
-    model_type: Option<String>,
-}
-
 const MODEL_TYPE: &str = "clip_vision_model";
 
 /// Far above any model, low enough that no product of two sizes overflows.
@@ -87,11 +84,7 @@ pub(super) fn parse<T: DeserializeOwned>(
     place: &str,
 ) -> Result<T, CheckpointError> {
     let json = |source| CheckpointError::Json { file: place.to_owned(), source };
-    let found = Kind::deserialize(value).map_err(json)?.model_type.unwrap_or_default();
-    if found != model_type {
-        let (file, expected) = (place.to_owned(), format!("{model_type} as model_type"));
-        return Err(CheckpointError::WrongArchitecture { file, expected, found });
-    }
+    ModelType::deserialize(value).map_err(json)?.check(&[model_type], place)?;
     T::deserialize(value).map_err(json)
 }
 
@@ -104,12 +97,6 @@ pub(super) fn size_fault(sizes: &[(&str, usize)], hidden_size: usize, heads: usi
     } else {
         None
     }
-}
-
-/// The fault in the number added to the variance in every norm, if any.
-pub(super) fn eps_fault(eps: f64) -> Option<String> {
-    let fits = eps.is_finite() && eps > 0.0;
-    (!fits).then(|| format!("layer_norm_eps is {eps}, expected a small positive number"))
 }
 
 impl ClipVisionConfig {
@@ -130,10 +117,8 @@ impl ClipVisionConfig {
     /// As [`Self::read`].
     pub fn from_value(value: &Value, place: &str) -> Result<Self, CheckpointError> {
         let config: Self = parse(value, MODEL_TYPE, place)?;
-        match config.fault() {
-            None => Ok(config),
-            Some(reason) => Err(CheckpointError::BadConfig { file: place.to_owned(), reason }),
-        }
+        let fault = config.fault();
+        without_fault(config, fault, place)
     }
 
     /// Patches per row or column.
@@ -162,7 +147,7 @@ impl ClipVisionConfig {
         } else if self.patch_size > self.image_size {
             Some(format!("patch_size is {}, image_size only {}", self.patch_size, self.image_size))
         } else {
-            eps_fault(self.layer_norm_eps)
+            small_number_fault("layer_norm_eps", self.layer_norm_eps)
         }
     }
 }

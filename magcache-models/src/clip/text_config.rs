@@ -5,9 +5,12 @@ use serde_json::Value;
 
 use super::{
     Activation,
-    config::{eps_fault, parse, size_fault},
+    config::{parse, size_fault},
 };
-use crate::checkpoint::{CheckpointError, Folder};
+use crate::checkpoint::{
+    CheckpointError, Folder,
+    config::{small_number_fault, without_fault},
+};
 
 const MODEL_TYPE: &str = "clip_text_model";
 
@@ -72,10 +75,8 @@ impl ClipTextConfig {
     /// As [`Self::read`].
     pub fn from_value(value: &Value, place: &str) -> Result<Self, CheckpointError> {
         let config: Self = parse(value, MODEL_TYPE, place)?;
-        match config.fault() {
-            None => Ok(config),
-            Some(reason) => Err(CheckpointError::BadConfig { file: place.to_owned(), reason }),
-        }
+        let fault = config.fault();
+        without_fault(config, fault, place)
     }
 
     fn fault(&self) -> Option<String> {
@@ -92,7 +93,7 @@ impl ClipTextConfig {
         } else if self.eos_token_id as usize >= self.vocab_size {
             Some(format!("eos_token_id is {}, vocab_size is {}", self.eos_token_id, self.vocab_size))
         } else {
-            eps_fault(self.layer_norm_eps)
+            small_number_fault("layer_norm_eps", self.layer_norm_eps)
         }
     }
 }

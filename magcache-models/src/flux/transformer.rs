@@ -124,16 +124,19 @@ impl<C, const AXES: usize> Transformer<C, AXES> {
     /// The context of `text` `[batch, tokens, channels]` and, in FLUX.1, of the pooled text.
     pub(super) fn context(&self, text: &Tensor, pooled: Option<&Tensor>) -> Result<PromptContext> {
         let (batch, _, _) = text.dims3()?;
-        let pooled = self.pooled.as_ref().zip(pooled);
-        if let Some((embedder, pooled)) = pooled
-            && pooled.dims() != [batch, embedder.inputs()]
-        {
-            let (got, channels) = (pooled.shape(), embedder.inputs());
-            candle_core::bail!("pooled text has shape {got:?}, expected [{batch}, {channels}]");
-        }
+        let pooled = match (&self.pooled, pooled) {
+            (None, _) => None,
+            (Some(embedder), Some(pooled)) if pooled.dims() == [batch, embedder.inputs()] => {
+                Some(embedder.forward(&pooled.to_dtype(DType::F32)?)?)
+            }
+            (Some(embedder), Some(pooled)) => {
+                let (got, channels) = (pooled.shape(), embedder.inputs());
+                candle_core::bail!("pooled text has shape {got:?}, expected [{batch}, {channels}]")
+            }
+            (Some(_), None) => candle_core::bail!("FLUX.1 needs a pooled prompt"),
+        };
         let text = self.context_embedder.forward(&text.to_dtype(self.dtype)?)?;
-        let pooled = pooled.map(|(embedder, pooled)| embedder.forward(&pooled.to_dtype(DType::F32)?));
-        Ok(PromptContext::new(self.id.clone(), text, pooled.transpose()?))
+        Ok(PromptContext::new(self.id.clone(), text, pooled))
     }
 
     /// Prepares the ids of tokens for use at every step, see [`positions`](super::positions).

@@ -178,6 +178,15 @@ impl SchedulerConfig {
         Ok(self)
     }
 
+    /// Checks a number of sampling steps.
+    pub(super) fn check_steps(&self, steps: usize) -> Result<()> {
+        if (1..=self.num_train_timesteps).contains(&steps) {
+            return Ok(());
+        }
+        let expected = format!("1 to {} (num_train_timesteps)", self.num_train_timesteps);
+        Err(SamplerError::Invalid { key: "steps", got: steps.to_string(), expected })
+    }
+
     /// Checks the ranges of all settings.
     pub(super) fn validate(&self) -> Result<()> {
         let invalid = |key, got: String, expected: &str| {

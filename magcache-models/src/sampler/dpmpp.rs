@@ -11,24 +11,7 @@
 
 use candle_core::Tensor;
 
-use super::{
-    History, Request, SchedulerConfig,
-    schedule::{Schedule, lambda, linspace, shifted, truncated},
-};
-
-/// diffusers: `1 - linspace(1, 1/T, n + 1)` from the noisy end, shifted: it starts at `1 - 1/T`.
-pub(super) fn schedule(config: &SchedulerConfig, request: &Request, shift: f64) -> (Vec<f32>, Vec<f64>) {
-    let train = config.num_train_timesteps as f64;
-    let mut alphas: Vec<f64> = linspace(1.0, 1.0 / train, request.steps + 1).skip(1).collect();
-    alphas.reverse();
-    truncated(alphas.into_iter().map(|alpha| shifted(1.0 - alpha, shift)), train)
-}
-
-/// The Wan repository: `linspace(1, 0, n + 1)` without its end, shifted: it starts at 1.
-pub(super) fn wan_schedule(config: &SchedulerConfig, request: &Request, shift: f64) -> (Vec<f32>, Vec<f64>) {
-    let line = linspace(1.0, 0.0, request.steps + 1).take(request.steps);
-    truncated(line.map(|sigma| shifted(sigma, shift)), config.num_train_timesteps as f64)
-}
+use super::{History, Schedule, SchedulerConfig, spacing::lambda};
 
 /// The order of step `i`: it rises with the number of available predictions, and falls at the end.
 fn order(config: &SchedulerConfig, steps: usize, i: usize, predictions: usize) -> usize {

@@ -36,6 +36,7 @@ pub mod euler;
 mod kind;
 mod python_json;
 pub mod schedule;
+mod spacing;
 pub mod unipc;
 
 use candle_core::{DType, Tensor};
@@ -44,7 +45,8 @@ use magcache_core::{Branch, Phase, Trajectory};
 pub use config::{FinalSigma, SchedulerConfig, Shift};
 pub use error::SamplerError;
 pub use kind::SamplerKind;
-pub use schedule::{Request, Schedule};
+pub use schedule::Schedule;
+pub use spacing::Request;
 
 /// Result of the samplers.
 pub type Result<T> = std::result::Result<T, SamplerError>;

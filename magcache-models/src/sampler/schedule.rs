@@ -2,37 +2,7 @@
 
 use magcache_core::{Expert, Phase, Step};
 
-use super::{FinalSigma, Result, SamplerError, SamplerKind, SchedulerConfig, Shift, dpmpp, euler, unipc};
-
-/// A pipeline's request for a schedule. A plain number of steps converts into one.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Request {
-    /// Sampling steps, 1 to `num_train_timesteps`.
-    pub steps: usize,
-    /// Sigmas to use instead of the solver's own, before the shift, one per step (euler only).
-    pub sigmas: Option<Vec<f64>>,
-    /// The shift by resolution, for a configuration with `use_dynamic_shifting`.
-    pub mu: Option<f64>,
-}
-
-impl From<usize> for Request {
-    fn from(steps: usize) -> Self {
-        Self { steps, sigmas: None, mu: None }
-    }
-}
-
-impl Request {
-    /// Evenly spaced sigmas from 1 to `1 / steps`, and `mu` if the shift is by resolution, as used by image
-    /// pipelines. Solvers with a spacing of their own keep it, as in the reference.
-    pub fn linear(config: &SchedulerConfig, steps: usize, mu: f64) -> Self {
-        if config.kind != SamplerKind::Euler || check_steps(config, steps).is_err() {
-            return steps.into();
-        }
-        let sigmas = linspace(1.0, 1.0 / steps as f64, steps).collect();
-        let mu = matches!(config.shift, Shift::Dynamic { .. }).then_some(mu);
-        Self { steps, sigmas: Some(sigmas), mu }
-    }
-}
+use super::{FinalSigma, Request, Result, SamplerError, SamplerKind, SchedulerConfig, Shift, spacing};
 
 /// Noise levels and timesteps of one trajectory.
 #[derive(Clone, Debug, PartialEq)]
@@ -56,14 +26,7 @@ impl Schedule {
         let request = request.into();
         config.validate()?;
         check(config, &request)?;
-        let (mut sigmas, timesteps) = match (config.kind, config.shift) {
-            (SamplerKind::Euler, _) => euler::schedule(config, &request)?,
-            (kind, Shift::Dynamic { .. }) => return Err(SamplerError::DynamicShift { kind }),
-            (SamplerKind::UniPc, Shift::Static(shift)) => unipc::schedule(config, &request, shift),
-            (SamplerKind::WanUniPc, Shift::Static(shift)) => unipc::wan_schedule(config, &request, shift),
-            (SamplerKind::DpmPp, Shift::Static(shift)) => dpmpp::schedule(config, &request, shift),
-            (SamplerKind::WanDpmPp, Shift::Static(shift)) => dpmpp::wan_schedule(config, &request, shift),
-        };
+        let (mut sigmas, timesteps) = spacing::levels(config, &request)?;
         sigmas.push(0.0);
         if let Some(index) = sigmas
             .windows(2)
@@ -131,16 +94,8 @@ impl Schedule {
     }
 }
 
-fn check_steps(config: &SchedulerConfig, steps: usize) -> Result<()> {
-    if (1..=config.num_train_timesteps).contains(&steps) {
-        return Ok(());
-    }
-    let expected = format!("1 to {} (num_train_timesteps)", config.num_train_timesteps);
-    Err(SamplerError::Invalid { key: "steps", got: steps.to_string(), expected })
-}
-
 fn check(config: &SchedulerConfig, request: &Request) -> Result<()> {
-    check_steps(config, request.steps)?;
+    config.check_steps(request.steps)?;
     if let Some(mu) = request.mu
         && !(mu.is_finite()
             && matches!(config.shift, Shift::Dynamic { exponential } if exponential || mu > 0.0))
@@ -166,26 +121,4 @@ fn check(config: &SchedulerConfig, request: &Request) -> Result<()> {
         }
         None => Ok(()),
     }
-}
-
-/// `num` numbers from `start` to `stop`, both included, in f64 as numpy's `linspace` rounds them.
-pub(super) fn linspace(start: f64, stop: f64, num: usize) -> impl Iterator<Item = f64> {
-    let step = (stop - start) / num.saturating_sub(1).max(1) as f64;
-    (0..num).map(move |i| if i > 0 && i + 1 == num { stop } else { i as f64 * step + start })
-}
-
-/// The static shift of a noise level: `shift * sigma / (1 + (shift - 1) * sigma)`.
-pub(super) fn shifted(sigma: f64, shift: f64) -> f64 {
-    shift * sigma / (1.0 + (shift - 1.0) * sigma)
-}
-
-/// f32 sigmas, and timesteps truncated to integers; the truncation comes before the rounding.
-pub(super) fn truncated(sigmas: impl Iterator<Item = f64>, train: f64) -> (Vec<f32>, Vec<f64>) {
-    sigmas.map(|sigma| (sigma as f32, (sigma * train).trunc())).unzip()
-}
-
-/// Half the log signal-to-noise ratio of a flow-matching level, `ln(1 - sigma) - ln(sigma)`; `+inf` at 0,
-/// `-inf` at 1.
-pub(super) fn lambda(sigma: f32) -> f32 {
-    (1.0 - sigma).ln() - sigma.ln()
 }

@@ -12,32 +12,7 @@
 
 use candle_core::{Result, Tensor};
 
-use super::{
-    History, Request, SchedulerConfig,
-    schedule::{Schedule, lambda, linspace, shifted, truncated},
-};
-
-/// Subtracted from a first sigma of 1, where the logarithm of the signal would be infinite.
-const BELOW_ONE: f64 = 1e-6;
-
-/// diffusers: a line from 1 to `1/T` without its end, shifted; the first becomes `1 - 1e-6`.
-pub(super) fn schedule(config: &SchedulerConfig, request: &Request, shift: f64) -> (Vec<f32>, Vec<f64>) {
-    let train = config.num_train_timesteps as f64;
-    let line = linspace(1.0, 1.0 / train, request.steps + 1).take(request.steps);
-    let sigmas = line.map(|sigma| shifted(sigma, shift)).enumerate();
-    truncated(
-        sigmas.map(|(i, s)| if i == 0 && (s - 1.0).abs() < BELOW_ONE { s - BELOW_ONE } else { s }),
-        train,
-    )
-}
-
-/// The Wan repository: a line from the f32 rounding of `1 - 1/T` to 0 without its end, shifted.
-pub(super) fn wan_schedule(config: &SchedulerConfig, request: &Request, shift: f64) -> (Vec<f32>, Vec<f64>) {
-    let train = config.num_train_timesteps as f64;
-    let max = f64::from((1.0 - 1.0 / train) as f32);
-    let line = linspace(max, 0.0, request.steps + 1).take(request.steps);
-    truncated(line.map(|sigma| shifted(sigma, shift)), train)
-}
+use super::{History, Schedule, SchedulerConfig, spacing::lambda};
 
 /// One step: predict `x0`, correct the sample that the model was given, predict the next.
 pub(super) fn step(

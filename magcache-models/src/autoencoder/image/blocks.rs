@@ -15,7 +15,7 @@ pub(super) fn conv(weights: &Weights, inputs: usize, outputs: usize) -> Result<C
 
 /// Two convolutions around a shortcut.
 #[derive(Debug)]
-pub(super) struct ResidualBlock {
+struct ResidualBlock {
     norm1: GroupNorm,
     conv1: Conv3d,
     norm2: GroupNorm,
@@ -24,7 +24,7 @@ pub(super) struct ResidualBlock {
 }
 
 impl ResidualBlock {
-    pub(super) fn load(
+    fn load(
         weights: &Weights,
         inputs: usize,
         outputs: usize,
@@ -41,7 +41,7 @@ impl ResidualBlock {
         })
     }
 
-    pub(super) fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+    fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
         let mut h = self.conv1.forward(&self.norm1.forward_silu(x)?)?;
         h = self.norm2.forward_silu(&h)?;
         h = self.conv2.forward(&h)?;
@@ -50,22 +50,6 @@ impl ResidualBlock {
             Some(shortcut) => h + shortcut.forward(x)?,
         }
     }
-}
-
-/// The residual blocks of one resolution, the first of which changes the channels.
-pub(super) fn resnets(
-    weights: &Weights,
-    count: usize,
-    inputs: usize,
-    outputs: usize,
-    groups: usize,
-) -> Result<Vec<ResidualBlock>, CheckpointError> {
-    (0..count)
-        .map(|i| {
-            let weights = weights.pp(format_args!("resnets.{i}"));
-            ResidualBlock::load(&weights, if i == 0 { inputs } else { outputs }, outputs, groups)
-        })
-        .collect()
 }
 
 /// Attention between the pixels of an image, one head.
@@ -134,32 +118,65 @@ impl MidBlock {
     }
 }
 
-/// Halves height and width. Pads with zeros one row below and one column to the right, none above or to the
-/// left.
+/// The residual blocks of one resolution, the first of which changes the channels, and the step to the next.
 #[derive(Debug)]
-pub(super) struct Downsample(Conv3d);
-
-impl Downsample {
-    pub(super) fn load(weights: &Weights, channels: usize) -> Result<Self, CheckpointError> {
-        let config = Conv3dConfig { kernel: [1, 3, 3], stride: [1, 2, 2], padding: [(0, 0), (0, 1), (0, 1)] };
-        Ok(Self(Conv3d::load_2d(&weights.pp("conv"), channels, channels, config)?))
-    }
-
-    pub(super) fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        self.0.forward(x)
-    }
+pub(super) struct Level {
+    resnets: Vec<ResidualBlock>,
+    step: Option<(Step, Conv3d)>,
 }
 
-/// Doubles height and width.
-#[derive(Debug)]
-pub(super) struct Upsample(Conv3d);
+/// How the resolution changes.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Step {
+    /// Halves height and width. Pads with zeros one row below and one column to the right, none above or to
+    /// the left.
+    Down,
+    /// Doubles height and width.
+    Up,
+}
 
-impl Upsample {
-    pub(super) fn load(weights: &Weights, channels: usize) -> Result<Self, CheckpointError> {
-        Ok(Self(conv(&weights.pp("conv"), channels, channels)?))
+impl Level {
+    /// `blocks` residual blocks.
+    pub(super) fn load(
+        weights: &Weights,
+        blocks: usize,
+        [inputs, outputs]: [usize; 2],
+        groups: usize,
+        step: Option<Step>,
+    ) -> Result<Self, CheckpointError> {
+        let resnet = |i: usize| {
+            let weights = weights.pp(format_args!("resnets.{i}"));
+            ResidualBlock::load(&weights, if i == 0 { inputs } else { outputs }, outputs, groups)
+        };
+        let load_step = |step| {
+            let (name, stride, before) = match step {
+                Step::Down => ("downsamplers.0.conv", 2, 0),
+                Step::Up => ("upsamplers.0.conv", 1, 1),
+            };
+            let config = Conv3dConfig {
+                kernel: [1, 3, 3],
+                stride: [1, stride, stride],
+                padding: [(0, 0), (before, 1), (before, 1)],
+            };
+            Conv3d::load_2d(&weights.pp(name), outputs, outputs, config).map(|conv| (step, conv))
+        };
+        Ok(Self {
+            resnets: (0..blocks).map(resnet).collect::<Result<_, _>>()?,
+            step: step.map(load_step).transpose()?,
+        })
     }
 
-    pub(super) fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        self.0.forward(&nearest(x)?)
+    pub(super) fn forward(&self, mut x: Tensor) -> candle_core::Result<Tensor> {
+        for resnet in &self.resnets {
+            x = resnet.forward(&x)?;
+        }
+        match &self.step {
+            None => Ok(x),
+            Some((Step::Down, conv)) => conv.forward(&x),
+            Some((Step::Up, conv)) => {
+                x = nearest(&x)?;
+                conv.forward(&x)
+            }
+        }
     }
 }

@@ -4,7 +4,7 @@ use candle_core::Tensor;
 
 use super::{
     ImageVaeConfig,
-    blocks::{MidBlock, ResidualBlock, Upsample, conv, resnets},
+    blocks::{Level, MidBlock, Step, conv},
 };
 use crate::{
     checkpoint::{CheckpointError, Weights},
@@ -15,16 +15,9 @@ use crate::{
 pub(super) struct Decoder {
     conv_in: Conv3d,
     mid_block: MidBlock,
-    up_blocks: Vec<UpBlock>,
+    up_blocks: Vec<Level>,
     conv_norm_out: GroupNorm,
     conv_out: Conv3d,
-}
-
-/// The residual blocks of one resolution and the step to the next.
-#[derive(Debug)]
-struct UpBlock {
-    resnets: Vec<ResidualBlock>,
-    upsampler: Option<Upsample>,
 }
 
 impl Decoder {
@@ -35,12 +28,9 @@ impl Decoder {
         let mut up_blocks = Vec::with_capacity(levels.len());
         for (i, outputs) in levels.iter().rev().enumerate() {
             let weights = weights.pp(format_args!("up_blocks.{i}"));
-            up_blocks.push(UpBlock {
-                resnets: resnets(&weights, config.layers_per_block + 1, channels, *outputs, groups)?,
-                upsampler: (i + 1 < levels.len())
-                    .then(|| Upsample::load(&weights.pp("upsamplers.0"), *outputs))
-                    .transpose()?,
-            });
+            let step = (i + 1 < levels.len()).then_some(Step::Up);
+            let (blocks, channels_of_level) = (config.layers_per_block + 1, [channels, *outputs]);
+            up_blocks.push(Level::load(&weights, blocks, channels_of_level, groups, step)?);
             channels = *outputs;
         }
         let attention = config.mid_block_add_attention;
@@ -59,12 +49,7 @@ impl Decoder {
         drop(z);
         x = self.mid_block.forward(&x)?;
         for block in &self.up_blocks {
-            for resnet in &block.resnets {
-                x = resnet.forward(&x)?;
-            }
-            if let Some(upsampler) = &block.upsampler {
-                x = upsampler.forward(&x)?;
-            }
+            x = block.forward(x)?;
         }
         x = self.conv_norm_out.forward_silu(&x)?;
         self.conv_out.forward(&x)

@@ -4,7 +4,7 @@ use candle_core::Tensor;
 
 use super::{
     ImageVaeConfig,
-    blocks::{Downsample, MidBlock, ResidualBlock, conv, resnets},
+    blocks::{Level, MidBlock, Step, conv},
 };
 use crate::{
     checkpoint::{CheckpointError, Weights},
@@ -14,17 +14,10 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Encoder {
     conv_in: Conv3d,
-    down_blocks: Vec<DownBlock>,
+    down_blocks: Vec<Level>,
     mid_block: MidBlock,
     conv_norm_out: GroupNorm,
     conv_out: Conv3d,
-}
-
-/// The residual blocks of one resolution and the step to the next.
-#[derive(Debug)]
-struct DownBlock {
-    resnets: Vec<ResidualBlock>,
-    downsampler: Option<Downsample>,
 }
 
 impl Encoder {
@@ -35,12 +28,15 @@ impl Encoder {
         let mut down_blocks = Vec::with_capacity(levels.len());
         for (i, outputs) in levels.iter().enumerate() {
             let weights = weights.pp(format_args!("down_blocks.{i}"));
-            down_blocks.push(DownBlock {
-                resnets: resnets(&weights, config.layers_per_block, channels, *outputs, groups)?,
-                downsampler: (i + 1 < levels.len())
-                    .then(|| Downsample::load(&weights.pp("downsamplers.0"), *outputs))
-                    .transpose()?,
-            });
+            let step = (i + 1 < levels.len()).then_some(Step::Down);
+            let channels_of_level = [channels, *outputs];
+            down_blocks.push(Level::load(
+                &weights,
+                config.layers_per_block,
+                channels_of_level,
+                groups,
+                step,
+            )?);
             channels = *outputs;
         }
         let attention = config.mid_block_add_attention;
@@ -57,12 +53,7 @@ impl Encoder {
         let mut x = self.conv_in.forward(&images)?;
         drop(images);
         for block in &self.down_blocks {
-            for resnet in &block.resnets {
-                x = resnet.forward(&x)?;
-            }
-            if let Some(downsampler) = &block.downsampler {
-                x = downsampler.forward(&x)?;
-            }
+            x = block.forward(x)?;
         }
         x = self.mid_block.forward(&x)?;
         x = self.conv_norm_out.forward_silu(&x)?;

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use crate::{
     autoencoder::AutoencoderConfigError,
-    checkpoint::{CheckpointError, Folder},
+    checkpoint::{CheckpointError, Folder, config},
 };
 
 /// Class that diffusers names in the configuration.
@@ -113,13 +113,9 @@ impl VideoVaeConfig {
     /// Reads `config.json` of the folder `vae`.
     ///
     /// # Errors
-    /// [`CheckpointError::BadConfig`] with the file and the reason.
+    /// [`CheckpointError::Config`] with the file and the reason.
     pub fn read(folder: &Folder) -> Result<Self, CheckpointError> {
-        let json = folder.read_to_string("config.json")?;
-        Self::from_json(&json).map_err(|e| CheckpointError::BadConfig {
-            file: folder.describe_file("config.json"),
-            reason: e.to_string(),
-        })
+        config::read_file(folder, "config.json", Self::from_json, |_| None)
     }
 
     /// Frames per latent frame after the first.

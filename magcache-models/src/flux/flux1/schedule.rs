@@ -1,6 +1,6 @@
 //! Noise levels of the FLUX.1 pipelines.
 
-use crate::sampler::{SchedulerConfig, schedule::Request};
+use crate::sampler::{Request, SchedulerConfig};
 
 /// Evenly spaced sigmas, and [`mu`] for the image's token count.
 pub fn schedule(config: &SchedulerConfig, steps: usize, image_seq_len: usize) -> Request {

@@ -1,12 +1,12 @@
 //! Where the parts of a checkpoint are.
 
 use candle_core::Device;
-use magcache_core::hint::Hint as _;
+use magcache_core::hint::Hint;
 use serde::Deserialize;
 
 use crate::{
     autoencoder::{ImageVae, ImageVaeConfig, image::names},
-    checkpoint::{CheckpointError, ConfigError, Folder, WeightDtype, Weights},
+    checkpoint::{CheckpointError, ConfigError, Folder, WeightDtype, Weights, config::read_file},
     flux::{
         Flux2Config, FluxConfig, flux1, flux2,
         native::{self, Generation},
@@ -189,13 +189,7 @@ fn find<T>(folder: &Folder, of: impl Fn(&Weights) -> Option<T>) -> Option<(Strin
 }
 
 fn config<C>(folder: &Folder, parse: impl Fn(&str) -> Result<C, ConfigError>) -> Result<C, CheckpointError> {
-    const FILE: &str = "config.json";
-    let bad = |error: ConfigError| CheckpointError::Config {
-        file: folder.describe_file(FILE),
-        reason: error.to_string(),
-        hint: error.hint(),
-    };
-    parse(&folder.read_to_string(FILE)?).map_err(bad)
+    read_file(folder, "config.json", parse, ConfigError::hint)
 }
 
 /// The scheduler settings of the folder, or those that a model of single files is published with.
@@ -206,10 +200,5 @@ fn scheduler(folder: &Folder, network: &Network) -> Result<SchedulerConfig, Chec
         let shift = if schnell { Shift::Static(1.0) } else { Shift::Dynamic { exponential: true } };
         return Ok(SchedulerConfig { shift, ..SchedulerConfig::new(SamplerKind::Euler, 1.0) });
     }
-    let text = folder.read_to_string(FILE)?;
-    SchedulerConfig::from_json(&text).map_err(|error| CheckpointError::Config {
-        file: folder.describe_file(FILE),
-        reason: error.to_string(),
-        hint: error.hint(),
-    })
+    read_file(folder, FILE, SchedulerConfig::from_json, Hint::hint)
 }

@@ -1,7 +1,5 @@
 //! FLUX.1: dev, schnell and Kontext.
 
-use std::sync::Arc;
-
 use magcache_core::ModelMeta;
 
 use super::generation::{Family, ImageUse, Loaded, Named, Prompt, needed, truncated};
@@ -14,7 +12,7 @@ use crate::{
     },
     image::{Filter, Picture, area_size},
     pipeline::{Defaults, LoadOptions, PipelineError, Request, Result, SamplingOption, unknown_words},
-    sampler::{SchedulerConfig, schedule},
+    sampler::{self, SchedulerConfig},
     text::{PromptTokenizer, TokenizerDefaults},
 };
 
@@ -105,7 +103,7 @@ impl Family for Flux1 {
             .map_err(|e| PipelineError::part("image", e))
     }
 
-    fn schedule(&self, config: &SchedulerConfig, steps: usize, tokens: usize) -> schedule::Request {
+    fn schedule(&self, config: &SchedulerConfig, steps: usize, tokens: usize) -> sampler::Request {
         flux1::schedule(config, steps, tokens)
     }
 
@@ -138,14 +136,8 @@ impl Family for Flux1 {
         references: &[[usize; 2]],
     ) -> Result<Loaded> {
         let network = FluxTransformer::load(weights, self.config.clone())?;
-        let context = |prompt: &Prompt| match &prompt.pooled {
-            Some(pooled) => network.text_context(&prompt.text, pooled),
-            None => candle_core::bail!("FLUX.1 needs a pooled prompt"),
-        };
-        let contexts = prompts.iter().map(context).collect::<candle_core::Result<_>>()?;
         let mut image = positions::image_ids(grid, 0);
         image.extend(references.iter().flat_map(|grid| positions::image_ids(*grid, 1)));
-        let positions = network.positions(&vec![[0.0; 3]; self.text_tokens], &image)?;
-        Ok(Loaded { network: Arc::new(network), contexts, positions })
+        Loaded::new(network, prompts, &vec![[0.0; 3]; self.text_tokens], &image)
     }
 }

@@ -1,7 +1,5 @@
 //! FLUX.2 klein: distilled to a few steps, and the base model that it was distilled from.
 
-use std::sync::Arc;
-
 use magcache_core::ModelMeta;
 
 use super::generation::{Family, ImageUse, Loaded, Named, Prompt, needed, truncated};
@@ -14,7 +12,7 @@ use crate::{
     },
     image::{Filter, Picture},
     pipeline::{Defaults, LoadOptions, PipelineError, Request, Result, SamplingOption},
-    sampler::{SchedulerConfig, schedule},
+    sampler::{self, SchedulerConfig},
     text::TokenizerDefaults,
 };
 
@@ -115,7 +113,7 @@ impl Family for Flux2 {
         cut.map_err(|e| PipelineError::part("image", e))
     }
 
-    fn schedule(&self, config: &SchedulerConfig, steps: usize, tokens: usize) -> schedule::Request {
+    fn schedule(&self, config: &SchedulerConfig, steps: usize, tokens: usize) -> sampler::Request {
         flux2::schedule(config, steps, tokens)
     }
 
@@ -144,12 +142,9 @@ impl Family for Flux2 {
         references: &[[usize; 2]],
     ) -> Result<Loaded> {
         let network = Flux2Transformer::load(weights, self.config.clone())?;
-        let context = |prompt: &Prompt| network.text_context(&prompt.text);
-        let contexts = prompts.iter().map(context).collect::<candle_core::Result<_>>()?;
         let mut image = positions::latent_ids(grid);
         image.extend(positions::reference_ids(references));
-        let positions = network.positions(&positions::text_ids(self.text_tokens()), &image)?;
-        Ok(Loaded { network: Arc::new(network), contexts, positions })
+        Loaded::new(network, prompts, &positions::text_ids(self.text_tokens()), &image)
     }
 }
 

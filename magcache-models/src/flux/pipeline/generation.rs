@@ -7,11 +7,11 @@ use magcache_core::ModelMeta;
 
 use crate::{
     checkpoint::{CheckpointError, Folder, Weights},
-    flux::{FluxGuidance, FluxNetwork},
+    flux::{FluxGuidance, FluxNetwork, Transformer},
     image::Picture,
     mmdit::{JointPositions, PromptContext},
     pipeline::{Defaults, LoadOptions, Request, Result, SamplingOption},
-    sampler::{SchedulerConfig, schedule},
+    sampler::{self, SchedulerConfig},
 };
 
 /// How a picture of the request is used.
@@ -46,6 +46,24 @@ pub(super) struct Loaded {
     /// One per prompt, in the same order.
     pub(super) contexts: Vec<PromptContext>,
     pub(super) positions: JointPositions,
+}
+
+impl Loaded {
+    /// Prepares the prompts and the ids of text and image for `network`.
+    pub(super) fn new<C, const AXES: usize>(
+        network: Transformer<C, AXES>,
+        prompts: &[Prompt],
+        text: &[[f32; AXES]],
+        image: &[[f32; AXES]],
+    ) -> Result<Self>
+    where
+        C: Debug + Send + Sync + 'static,
+    {
+        let context = |prompt: &Prompt| network.context(&prompt.text, prompt.pooled.as_ref());
+        let contexts = prompts.iter().map(context).collect::<candle_core::Result<_>>()?;
+        let positions = network.positions(text, image)?;
+        Ok(Self { network: Arc::new(network), contexts, positions })
+    }
 }
 
 /// One generation of Flux, with the configuration of a checkpoint.
@@ -87,7 +105,7 @@ pub(super) trait Family: Debug + Send + Sync {
     fn reference(&self, picture: &Picture, multiple: usize) -> Result<Picture>;
 
     /// The noise levels of a run over `tokens` tokens.
-    fn schedule(&self, config: &SchedulerConfig, steps: usize, tokens: usize) -> schedule::Request;
+    fn schedule(&self, config: &SchedulerConfig, steps: usize, tokens: usize) -> sampler::Request;
 
     /// Loads the text encoders, encodes the prompts and drops the encoders. Notes for the user go to `notes`.
     fn encode(

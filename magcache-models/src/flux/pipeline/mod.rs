@@ -28,7 +28,7 @@ use crate::{
         Defaults, Denoiser, LoadOptions, Loader, Pipeline, PipelineError, Request, Result, SamplingOption,
         Stage, noise_of_stream,
     },
-    sampler::{Sampler, SchedulerConfig, schedule},
+    sampler::{self, Sampler, SchedulerConfig},
 };
 
 /// The part of the schedule that runs on an image if the request does not say; the default of diffusers
@@ -92,7 +92,7 @@ impl FluxPipeline {
         [height / self.side(), width / self.side()]
     }
 
-    fn schedule(&self, request: &Request) -> Result<(SchedulerConfig, schedule::Request)> {
+    fn schedule(&self, request: &Request) -> Result<(SchedulerConfig, sampler::Request)> {
         let config = self.components.scheduler.clone().with_overrides(request.sampler, request.flow_shift)?;
         let [rows, columns] = self.grid(request.height(), request.width());
         let schedule = self.family.schedule(&config, request.steps, rows * columns);

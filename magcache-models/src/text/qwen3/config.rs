@@ -2,7 +2,10 @@
 
 use serde::Deserialize;
 
-use crate::checkpoint::{CheckpointError, Folder};
+use crate::checkpoint::{
+    CheckpointError, Folder,
+    config::{ModelType, small_number_fault},
+};
 
 /// Sizes of a Qwen3 model, with the field names of transformers.
 ///
@@ -61,8 +64,6 @@ struct RopeParameters {
     rope_type: Option<String>,
 }
 
-const MODEL_TYPE: &str = "qwen3";
-
 /// Far above any model, low enough that no product of two sizes overflows.
 const LARGEST: usize = 1 << 24;
 
@@ -82,13 +83,9 @@ impl Qwen3Config {
     pub fn read(folder: &Folder) -> Result<Self, CheckpointError> {
         const FILE: &str = "config.json";
         let file: File = folder.read_json(FILE)?;
-        let place = || folder.describe_file(FILE);
-        let found = file.model_type.clone().unwrap_or_default();
-        if found != MODEL_TYPE {
-            let expected = format!("{MODEL_TYPE} as model_type");
-            return Err(CheckpointError::WrongArchitecture { file: place(), expected, found });
-        }
-        Self::from_file(file).map_err(|reason| CheckpointError::BadConfig { file: place(), reason })
+        let place = folder.describe_file(FILE);
+        ModelType { model_type: file.model_type.clone() }.check(&["qwen3"], &place)?;
+        Self::from_file(file).map_err(|reason| CheckpointError::BadConfig { file: place, reason })
     }
 
     /// Channels of the queries: heads times channels per head.
@@ -140,10 +137,7 @@ impl Qwen3Config {
             rope_theta: rope.rope_theta.or(file.rope_theta).unwrap_or(DEFAULT_THETA),
             attention_bias: file.attention_bias,
         };
-        match config.fault() {
-            None => Ok(config),
-            Some(reason) => Err(reason),
-        }
+        config.fault().map_or(Ok(config), Err)
     }
 
     fn fault(&self) -> Option<String> {
@@ -152,8 +146,8 @@ impl Qwen3Config {
             Some(format!("num_attention_heads is {heads}, not a multiple of num_key_value_heads = {shared}"))
         } else if !self.head_dim.is_multiple_of(2) {
             Some(format!("head_dim is {}, expected an even number", self.head_dim))
-        } else if !(self.rms_norm_eps.is_finite() && self.rms_norm_eps > 0.0) {
-            Some(format!("rms_norm_eps is {}, expected a small positive number", self.rms_norm_eps))
+        } else if let Some(fault) = small_number_fault("rms_norm_eps", self.rms_norm_eps) {
+            Some(fault)
         } else if !(self.rope_theta.is_finite() && self.rope_theta > 0.0) {
             Some(format!("rope_theta is {}, expected a positive number", self.rope_theta))
         } else {

@@ -2,7 +2,10 @@
 
 use serde::Deserialize;
 
-use crate::checkpoint::{CheckpointError, Folder};
+use crate::checkpoint::{
+    CheckpointError, Folder,
+    config::{ModelType, small_number_fault, without_fault},
+};
 
 /// Which of the two related models a checkpoint holds. They differ only in their relative position tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -48,12 +51,6 @@ pub struct T5Config {
     pub feed_forward_proj: String,
 }
 
-/// The key that every transformers configuration has.
-#[derive(Deserialize)]
-struct Kind {
-    model_type: Option<String>,
-}
-
 impl T5Config {
     /// Reads and checks `config.json` of a `text_encoder` folder.
     ///
@@ -63,16 +60,9 @@ impl T5Config {
     /// encoder can be built with.
     pub fn read(folder: &Folder) -> Result<Self, CheckpointError> {
         const FILE: &str = "config.json";
-        let found = folder.read_json::<Kind>(FILE)?.model_type.unwrap_or_default();
-        if found != "t5" && found != "umt5" {
-            let expected = "umt5 or t5 as model_type".to_owned();
-            return Err(CheckpointError::WrongArchitecture {
-                file: folder.describe_file(FILE),
-                expected,
-                found,
-            });
-        }
-        folder.read_json::<Self>(FILE)?.checked(&folder.describe_file(FILE))
+        let place = folder.describe_file(FILE);
+        folder.read_json::<ModelType>(FILE)?.check(&["umt5", "t5"], &place)?;
+        folder.read_json::<Self>(FILE)?.checked(&place)
     }
 
     /// From the keys of a `config.json` assembled elsewhere; messages call it `place`.
@@ -83,10 +73,8 @@ impl T5Config {
     }
 
     fn checked(self, place: &str) -> Result<Self, CheckpointError> {
-        match self.fault() {
-            None => Ok(self),
-            Some(reason) => Err(CheckpointError::BadConfig { file: place.to_owned(), reason }),
-        }
+        let fault = self.fault();
+        without_fault(self, fault, place)
     }
 
     /// Channels of queries, keys and values: heads times channels per head.
@@ -116,11 +104,8 @@ impl T5Config {
             Some(format!(
                 "relative_attention_max_distance is {distance}, expected at least {least} for {buckets} buckets"
             ))
-        } else if !(self.layer_norm_epsilon.is_finite() && self.layer_norm_epsilon > 0.0) {
-            Some(format!(
-                "layer_norm_epsilon is {}, expected a small positive number",
-                self.layer_norm_epsilon
-            ))
+        } else if let Some(fault) = small_number_fault("layer_norm_epsilon", self.layer_norm_epsilon) {
+            Some(fault)
         } else if self.feed_forward_proj != GATED_GELU {
             Some(format!(
                 "feed_forward_proj is \"{}\", supported is \"{GATED_GELU}\"",

@@ -4,16 +4,16 @@
 //! them. The two classes serve five kinds of model: `expand_timesteps` marks TI2V, a learned position on the
 //! image tokens FLF2V. A part whose entry in `model_index.json` is `[null, null]` is absent on purpose.
 
-use magcache_core::hint::Hint as _;
 use std::collections::BTreeMap;
 
+use magcache_core::hint::Hint;
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::{Component, ImageEncoder, Layout, WanSource, WanTask};
 use crate::{
     autoencoder::VideoVaeConfig,
-    checkpoint::{CheckpointError, Folder},
+    checkpoint::{CheckpointError, Folder, config::read_file},
     sampler::SchedulerConfig,
     text::T5Config,
     wan::WanConfig,
@@ -98,7 +98,12 @@ pub(super) fn open(folder: Folder) -> Result<WanSource, CheckpointError> {
         second,
         boundary_ratio: index.boundary_ratio,
         expand_timesteps: index.expand_timesteps,
-        scheduler: scheduler(&folder.sub("scheduler"))?,
+        scheduler: read_file(
+            &folder.sub("scheduler"),
+            "scheduler_config.json",
+            SchedulerConfig::from_json,
+            Hint::hint,
+        )?,
         vae: Component::in_folder(folder.sub("vae"), VideoVaeConfig::read)?,
         text: Component::in_folder(folder.sub("text_encoder"), T5Config::read)?,
         tokenizer: tokenizer(folder.sub("tokenizer"))?,
@@ -114,16 +119,6 @@ fn transformer_config(folder: &Folder) -> Result<WanConfig, CheckpointError> {
         file: folder.describe(),
         reason: e.to_string(),
         hint: e.hint(),
-    })
-}
-
-fn scheduler(folder: &Folder) -> Result<SchedulerConfig, CheckpointError> {
-    const FILE: &str = "scheduler_config.json";
-    let text = folder.read_to_string(FILE)?;
-    SchedulerConfig::from_json(&text).map_err(|error| CheckpointError::Config {
-        file: folder.describe_file(FILE),
-        reason: error.to_string(),
-        hint: error.hint(),
     })
 }
 

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{ImageVaeConfig, LatentScale, refuse};
 use crate::{
     autoencoder::{AutoencoderConfigError, image::packing::PATCH},
-    checkpoint::{CheckpointError, Folder},
+    checkpoint::{CheckpointError, Folder, config},
 };
 
 /// Class of FLUX.1, and of other models with the same autoencoder.
@@ -119,13 +119,9 @@ impl ImageVaeConfig {
     /// Reads `config.json` of the folder `vae`.
     ///
     /// # Errors
-    /// [`CheckpointError::BadConfig`] with the file and the reason.
+    /// [`CheckpointError::Config`] with the file and the reason.
     pub fn read(folder: &Folder) -> Result<Self, CheckpointError> {
-        let json = folder.read_to_string("config.json")?;
-        Self::from_json(&json).map_err(|e| CheckpointError::BadConfig {
-            file: folder.describe_file("config.json"),
-            reason: e.to_string(),
-        })
+        config::read_file(folder, "config.json", Self::from_json, |_| None)
     }
 }
 
