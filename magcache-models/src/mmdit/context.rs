@@ -1,7 +1,6 @@
 //! The part of the conditioning that stays the same over a whole generation.
 
 use candle_core::{Result, Tensor};
-use magcache_core::hint;
 
 use crate::model_id::ModelId;
 
@@ -35,16 +34,6 @@ impl PromptContext {
 
     /// Checks that `model` created this context and that it holds `batch` prompts.
     pub(crate) fn check(&self, model: &ModelId, batch: usize) -> Result<()> {
-        if self.model != *model {
-            return Err(hint::tensor_error(
-                "this text context was made by another model",
-                "each needs its own",
-            ));
-        }
-        let prompts = self.text.dim(0)?;
-        if prompts != batch {
-            candle_core::bail!("the text context holds {prompts} prompts, the latents a batch of {batch}");
-        }
-        Ok(())
+        model.check(&self.model, &self.text, batch, "each needs its own")
     }
 }

@@ -5,12 +5,12 @@ use magcache_core::hint;
 
 use super::LoadResult;
 use crate::checkpoint::Weights;
-use crate::nn::{Linear, Sinusoids, silu};
+use crate::nn::{Linear, Sinusoids, gelu_tanh, silu};
 
 /// Timesteps and guidance scales are multiplied by this before they are embedded.
 const SCALE: f64 = 1000.0;
 
-/// Two linear layers with a `SiLU` between them.
+/// Two linear layers with an activation between them.
 #[derive(Debug)]
 pub(crate) struct Mlp {
     inputs: usize,
@@ -32,9 +32,14 @@ impl Mlp {
         self.inputs
     }
 
-    /// `[batch, inputs]` to `[batch, inner]`.
+    /// `[.., inputs]` to `[.., inner]`, with `SiLU`.
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         self.linear_2.forward(&silu(self.linear_1.ops(), &self.linear_1.forward(x)?)?)
+    }
+
+    /// The same with GELU.
+    pub(crate) fn forward_gelu_tanh(&self, x: &Tensor) -> Result<Tensor> {
+        self.linear_2.forward(&gelu_tanh(self.linear_1.ops(), &self.linear_1.forward(x)?)?)
     }
 }
 

@@ -8,7 +8,7 @@ use crate::{
     nn::{Linear, gated_add, layer_norm_modulate},
 };
 
-/// Shift, scale and gate of one part of a block, `[batch, 1, inner]` each.
+/// Shift, scale and gate of one part of a block, `[batch, 1 or tokens, inner]` each.
 #[derive(Clone, Debug)]
 pub(crate) struct Modulation {
     shift: Tensor,
@@ -18,10 +18,9 @@ pub(crate) struct Modulation {
 }
 
 impl Modulation {
-    /// The modulations of `N` parts, one after the other: from `[batch, 3 * N * inner]`.
-    fn split<const N: usize>(ops: Ops, projected: &Tensor) -> Result<[Self; N]> {
-        let inner = projected.dim(D::Minus1)? / (3 * N);
-        let rows = projected.unsqueeze(1)?;
+    /// The modulations of `N` parts, one after the other: from `[batch, 1 or tokens, 3 * N * inner]`.
+    pub(crate) fn split<const N: usize>(ops: Ops, rows: &Tensor) -> Result<[Self; N]> {
+        let inner = rows.dim(D::Minus1)? / (3 * N);
         let row = |i: usize| rows.narrow(D::Minus1, i * inner, inner);
         let part =
             |i: usize| Ok(Self { shift: row(3 * i)?, scale: row(3 * i + 1)?, gate: row(3 * i + 2)?, ops });
@@ -34,7 +33,7 @@ impl Modulation {
         layer_norm_modulate(self.ops, x, &self.shift, &self.scale, eps)
     }
 
-    /// The factor of the part's result, `[batch, 1, inner]`.
+    /// The factor of the part's result, `[batch, 1 or tokens, inner]`.
     pub(crate) fn gate(&self) -> &Tensor {
         &self.gate
     }
@@ -56,7 +55,7 @@ impl<const N: usize> Modulator<N> {
     }
 
     fn forward(&self, activated: &Tensor) -> Result<[Modulation; N]> {
-        Modulation::split(self.0.ops(), &self.0.forward(activated)?)
+        Modulation::split(self.0.ops(), &self.0.forward(activated)?.unsqueeze(1)?)
     }
 }
 
@@ -114,7 +113,7 @@ impl SharedModulators {
     pub(crate) fn forward(&self, activated: &Tensor) -> Result<SharedModulation> {
         let projection = self.image.0.forward(activated)?;
         Ok(SharedModulation {
-            image: Modulation::split(self.image.0.ops(), &projection)?,
+            image: Modulation::split(self.image.0.ops(), &projection.unsqueeze(1)?)?,
             text: self.text.forward(activated)?,
             joint: self.joint.forward(activated)?,
             projection,

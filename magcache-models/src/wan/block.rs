@@ -1,12 +1,15 @@
 //! One transformer block: self-attention, cross-attention, feed-forward.
 
-use candle_core::{D, Result, Tensor};
+use candle_core::{Result, Tensor};
 use magcache_core::{Modules, Streams};
 
 use super::attention::{CrossAttention, KeysValues, SelfAttention};
 use super::{LoadResult, WanConfig};
-use crate::checkpoint::{Ops, Weights};
-use crate::nn::{LayerNorm, Linear, RotaryTable, add, feed_forward, gated_add, layer_norm_modulate};
+use crate::{
+    checkpoint::Weights,
+    mmdit::modulation::Modulation,
+    nn::{self, LayerNorm, Linear, RotaryTable, add},
+};
 
 /// The parts of a block that caches can surround, as the checkpoint calls them.
 pub(super) const MODULES: &[&str] = &[SELF_ATTENTION, CROSS_ATTENTION];
@@ -59,13 +62,13 @@ impl WanBlock {
         context: &KeysValues,
         modules: &mut Modules<'_>,
     ) -> Result<Tensor> {
-        let modulation = Modulation::new(&self.scale_shift_table, timestep_proj)?;
+        let [attention, feed_forward] = self.modulations(timestep_proj)?;
         let attended = modules
-            .module(SELF_ATTENTION, Streams::Image(self.modulated(x, &modulation)?), |x| {
+            .module(SELF_ATTENTION, Streams::Image(attention.norm(x, self.eps)?), |x| {
                 x.map_image(|x| self.attn1.forward(x, rope))
             })?
             .into_image()?;
-        let x = gated_add(self.ffn_in.ops(), x, &attended, modulation.gate(Half::Attention))?;
+        let x = attention.add(x, &attended)?;
 
         let normed = match &self.norm2 {
             Some(norm) => norm.forward(&x)?,
@@ -78,50 +81,25 @@ impl WanBlock {
             .into_image()?;
         let x = add(self.ffn_in.ops(), &x, &attended)?;
 
-        let normed = modulation.norm(self.ffn_in.ops(), &x, Half::FeedForward, self.eps)?;
-        feed_forward(&normed, &self.ffn_in, &self.ffn_out, &x, modulation.gate(Half::FeedForward))
+        let normed = feed_forward.norm(&x, self.eps)?;
+        nn::feed_forward(&normed, &self.ffn_in, &self.ffn_out, &x, feed_forward.gate())
     }
 
     /// Input of the self-attention: the block's input, normalised, scaled and shifted by the timestep.
     pub(super) fn modulated_input(&self, x: &Tensor, timestep_proj: &Tensor) -> Result<Tensor> {
-        self.modulated(x, &Modulation::new(&self.scale_shift_table, timestep_proj)?)
+        let [attention, _] = self.modulations(timestep_proj)?;
+        attention.norm(x, self.eps)
     }
 
-    fn modulated(&self, x: &Tensor, modulation: &Modulation) -> Result<Tensor> {
-        modulation.norm(self.ffn_in.ops(), x, Half::Attention, self.eps)
-    }
-}
-
-/// The half of a block that a shift, scale and gate belong to; the value is the index of its shift.
-#[derive(Clone, Copy)]
-enum Half {
-    Attention = 0,
-    FeedForward = 3,
-}
-
-/// Six rows `[batch, 1 or tokens, inner]`: table plus projected timestep.
-struct Modulation([Tensor; 6]);
-
-impl Modulation {
-    /// `timestep_proj` is `[batch, 6 * inner]`, or `[batch, tokens, 6 * inner]` with one timestep per token.
-    fn new(table: &Tensor, timestep_proj: &Tensor) -> Result<Self> {
-        let inner = table.dim(D::Minus1)?;
-        let per_token = match timestep_proj.dims() {
-            [batch, _] => timestep_proj.reshape((*batch, 1, 6 * inner))?,
+    /// Those of the self-attention and of the feed-forward: the table plus `timestep_proj`, which is
+    /// `[batch, 6 * inner]`, or `[batch, tokens, 6 * inner]` with one timestep per token.
+    fn modulations(&self, timestep_proj: &Tensor) -> Result<[Modulation; 2]> {
+        let per_token = match timestep_proj.rank() {
+            2 => timestep_proj.unsqueeze(1)?,
             _ => timestep_proj.clone(),
         };
-        let rows = per_token.broadcast_add(&table.reshape((1, 1, 6 * inner))?)?;
-        let row = |i: usize| rows.narrow(2, i * inner, inner);
-        Ok(Self([row(0)?, row(1)?, row(2)?, row(3)?, row(4)?, row(5)?]))
-    }
-
-    fn norm(&self, ops: Ops, x: &Tensor, half: Half, eps: f64) -> Result<Tensor> {
-        let [shift, scale] = [&self.0[half as usize], &self.0[half as usize + 1]];
-        layer_norm_modulate(ops, x, shift, scale, eps)
-    }
-
-    fn gate(&self, half: Half) -> &Tensor {
-        &self.0[half as usize + 2]
+        let table = self.scale_shift_table.flatten_from(1)?.unsqueeze(1)?;
+        Modulation::split(self.ffn_in.ops(), &per_token.broadcast_add(&table)?)
     }
 }
 

@@ -1,10 +1,13 @@
-//! Embeddings of the timestep, the text and the image that condition the blocks.
+//! Embeddings of the timestep and the image that condition the blocks.
 
 use candle_core::{Result, Tensor};
 
 use super::{LoadResult, WanConfig};
-use crate::checkpoint::Weights;
-use crate::nn::{LayerNorm, Linear, Sinusoids, gelu_erf, gelu_tanh, silu};
+use crate::{
+    checkpoint::Weights,
+    mmdit::embed::Mlp,
+    nn::{LayerNorm, Linear, Sinusoids, gelu_erf, silu},
+};
 
 /// Epsilon of the image embedder's layer norms, which differs from the configuration's `eps`.
 const IMAGE_EPS: f64 = 1e-5;
@@ -13,8 +16,7 @@ const IMAGE_EPS: f64 = 1e-5;
 #[derive(Debug)]
 pub(super) struct TimeEmbedder {
     sinusoids: Sinusoids,
-    linear_1: Linear,
-    linear_2: Linear,
+    embedder: Mlp,
     time_proj: Linear,
 }
 
@@ -23,44 +25,20 @@ impl TimeEmbedder {
         let inner = config.inner_dim();
         Ok(Self {
             sinusoids: Sinusoids::new(config.freq_dim, weights.device())?,
-            linear_1: Linear::load(&weights.pp("time_embedder.linear_1"), config.freq_dim, inner, true)?,
-            linear_2: Linear::load(&weights.pp("time_embedder.linear_2"), inner, inner, true)?,
+            embedder: Mlp::load(&weights.pp("time_embedder"), config.freq_dim, inner, true)?,
             time_proj: Linear::load(&weights.pp("time_proj"), inner, 6 * inner, true)?,
         })
     }
 
     /// `temb`: `[batch, inner]` for timesteps `[batch]`, `[batch, tokens, inner]` for `[batch, tokens]`.
     pub(super) fn embed(&self, timestep: &Tensor) -> Result<Tensor> {
-        self.linear_2
-            .forward(&silu(self.linear_1.ops(), &self.linear_1.forward(&self.sinusoids.forward(timestep)?)?)?)
+        self.embedder.forward(&self.sinusoids.forward(timestep)?)
     }
 
     /// `timestep_proj`: `[batch, 6 * inner]` or `[batch, tokens, 6 * inner]` from the result of
     /// [`Self::embed`].
     pub(super) fn project(&self, temb: &Tensor) -> Result<Tensor> {
         self.time_proj.forward(&silu(self.time_proj.ops(), temb)?)
-    }
-}
-
-/// Text encoder output to the width of the blocks.
-#[derive(Debug)]
-pub(super) struct TextEmbedder {
-    linear_1: Linear,
-    linear_2: Linear,
-}
-
-impl TextEmbedder {
-    pub(super) fn load(weights: &Weights, config: &WanConfig) -> LoadResult<Self> {
-        let inner = config.inner_dim();
-        Ok(Self {
-            linear_1: Linear::load(&weights.pp("linear_1"), config.text_dim, inner, true)?,
-            linear_2: Linear::load(&weights.pp("linear_2"), inner, inner, true)?,
-        })
-    }
-
-    /// `[batch, tokens, text_dim]` to `[batch, tokens, inner]`.
-    pub(super) fn forward(&self, text: &Tensor) -> Result<Tensor> {
-        self.linear_2.forward(&gelu_tanh(self.linear_1.ops(), &self.linear_1.forward(text)?)?)
     }
 }
 
@@ -131,12 +109,10 @@ mod tests {
         close("sinusoids", &time.sinusoids.forward(&timestep)?, &trace("timesteps_proj.out"));
         close("temb", &time.embed(&timestep)?, &trace("temb"));
         close("timestep_proj", &time.project(&trace("temb"))?, &trace("timestep_proj"));
-        let text = TextEmbedder::load(&weights.pp("text_embedder"), &case.config).expect("loads");
-        close(
-            "text",
-            &text.forward(&case.tensor("b1_odd.encoder_hidden_states"))?,
-            &trace("text_embedder.out"),
-        );
+        let (inputs, inner) = (case.config.text_dim, case.config.inner_dim());
+        let text = Mlp::load(&weights.pp("text_embedder"), inputs, inner, true).expect("loads");
+        let embedded = text.forward_gelu_tanh(&case.tensor("b1_odd.encoder_hidden_states"))?;
+        close("text", &embedded, &trace("text_embedder.out"));
         Ok(())
     }
 }

@@ -274,16 +274,12 @@ impl Pipeline for WanPipeline {
     }
 }
 
-fn open(folder: Folder, options: LoadOptions) -> Result<Box<dyn Pipeline>> {
-    Ok(Box::new(WanPipeline::open(folder, options)?))
-}
-
 inventory::submit! {
     Loader {
         class_names: &["WanImageToVideoPipeline", "WanPipeline"],
         detects: |folder| WanSource::detect(folder) == Some(Layout::Native),
         looks_for: WanSource::NATIVE,
-        open,
+        open: |folder, options| Ok(Box::new(WanPipeline::open(folder, options)?)),
         origin: env!("CARGO_PKG_NAME"),
     }
 }

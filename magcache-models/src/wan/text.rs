@@ -6,7 +6,6 @@ use std::sync::{
 };
 
 use candle_core::{Result, Tensor};
-use magcache_core::hint;
 
 use super::attention::{CrossAttention, KeysValues};
 use crate::{model_id::ModelId, pipeline::TextUses};
@@ -68,17 +67,7 @@ impl TextContext {
 
     /// Checks that `model` created this context and that it holds `batch` prompts.
     pub(super) fn check(&self, model: &ModelId, batch: usize) -> Result<()> {
-        if self.0.model != *model {
-            return Err(hint::tensor_error(
-                "this text context was made by another model",
-                "each expert needs its own",
-            ));
-        }
-        let prompts = self.0.text.dim(0)?;
-        if prompts != batch {
-            candle_core::bail!("the text context holds {prompts} prompts, the latents a batch of {batch}");
-        }
-        Ok(())
+        model.check(&self.0.model, &self.0.text, batch, "each expert needs its own")
     }
 
     /// Keys and values for block `block`, computed on first use.

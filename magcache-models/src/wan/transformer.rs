@@ -6,11 +6,12 @@ use candle_core::{DType, Result, Tensor};
 use magcache_core::{Pass, Signal, Streams, hint};
 
 use super::block::WanBlock;
-use super::embed::{ImageEmbedder, TextEmbedder, TimeEmbedder};
+use super::embed::{ImageEmbedder, TimeEmbedder};
 use super::patch::{Grid, Head, PatchEmbedding};
 use super::text::TextContext;
 use super::{LoadResult, WanConfig, WanRope};
 use crate::checkpoint::Weights;
+use crate::mmdit::embed::Mlp;
 use crate::model_id::ModelId;
 use crate::nn::{RotaryTable, beside};
 use crate::once::get_or_try_init;
@@ -35,7 +36,8 @@ pub struct WanTransformer {
     rope: WanRope,
     patch_embedding: PatchEmbedding,
     time: TimeEmbedder,
-    text: TextEmbedder,
+    /// Text encoder output to the width of the blocks.
+    text: Mlp,
     image: Option<ImageEmbedder>,
     blocks: Vec<WanBlock>,
     head: Head,
@@ -60,7 +62,7 @@ impl WanTransformer {
             rope: WanRope::new(&config),
             patch_embedding: PatchEmbedding::load(&weights.pp("patch_embedding"), &config)?,
             time: TimeEmbedder::load(&embedder, &config)?,
-            text: TextEmbedder::load(&embedder.pp("text_embedder"), &config)?,
+            text: Mlp::load(&embedder.pp("text_embedder"), config.text_dim, config.inner_dim(), true)?,
             image,
             blocks: blocks.collect::<LoadResult<_>>()?,
             head: Head::load(weights, &config)?,
@@ -125,7 +127,7 @@ impl WanTransformer {
                 self.config.text_dim
             );
         }
-        self.text.forward(&text.to_dtype(self.dtype)?)
+        self.text.forward_gelu_tanh(&text.to_dtype(self.dtype)?)
     }
 
     /// Predicts the velocity `[batch, out_channels, frames, height, width]` for latents of that size.

@@ -293,16 +293,12 @@ fn still(prompt: &str, steps: usize, guidance: f64) -> Defaults {
     Defaults { fps: 1.0, request, ..Defaults::default() }
 }
 
-fn open(folder: Folder, options: LoadOptions) -> Result<Box<dyn Pipeline>> {
-    Ok(Box::new(FluxPipeline::open(folder, options)?))
-}
-
 inventory::submit! {
     Loader {
         class_names: components::CLASSES,
         detects: components::detects,
         looks_for: components::LOOKED_FOR,
-        open,
+        open: |folder, options| Ok(Box::new(FluxPipeline::open(folder, options)?)),
         origin: env!("CARGO_PKG_NAME"),
     }
 }
