@@ -336,10 +336,7 @@ mod tests {
     use candle_core::{DType, Device};
 
     use super::*;
-
-    fn random(shape: &[usize]) -> candle_core::Result<Tensor> {
-        Tensor::randn(0f32, 1.0, shape, &Device::Cpu)
-    }
+    use crate::testing::{largest, random, worst};
 
     fn check(input: [usize; 5], outputs: usize, config: Conv3dConfig) -> candle_core::Result<()> {
         let x = random(&input)?;
@@ -349,8 +346,7 @@ mod tests {
             .map_err(candle_core::Error::wrap)?;
         let ours = conv.forward(&x)?;
         let plain = plain(&x, &weight.permute((2, 3, 4, 1, 0))?.contiguous()?, &conv.bias, config)?;
-        let worst = (&ours - plain)?.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>()?;
-        let largest = ours.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>()?;
+        let (worst, largest) = (worst(&ours, &plain)?, largest(&ours)?);
         assert!(worst < 2e-6 * largest, "{config:?} {worst} of {largest}");
         Ok(())
     }

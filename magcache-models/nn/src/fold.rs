@@ -52,10 +52,40 @@ impl AvgDown {
     /// `y + down(x)`; `y` must not be shared. Zeros are prepended to a first chunk of too few frames.
     pub fn add_to(&self, y: Tensor, x: &Tensor) -> Result<Tensor> {
         if on_cpu(self.1, &y) {
-            y.inplace_op2(&x.contiguous()?, self)?;
+            self.add_in_place(&y, &x.contiguous()?)?;
             return Ok(y);
         }
         y + self.plain(x)?
+    }
+
+    fn add_in_place(&self, y: &Tensor, x: &Tensor) -> Result<()> {
+        let (fold, (batch, frames, height, width, channels)) = (self.0, x.dims5()?);
+        let pad = missing(frames, fold.time);
+        let [time, rows, columns] = fold.size();
+        let expected = (batch, (frames + pad) / time, height / rows, width / columns, fold.outputs);
+        let group = channels * fold.volume() / fold.outputs;
+        let whole = height % rows == 0 && width % columns == 0 && group > 0;
+        if y.dims5()? != expected || channels != fold.inputs || !whole {
+            candle_core::bail!("{fold:?}: {:?} cannot become {:?}", x.shape(), y.shape());
+        }
+        let (shape, scale) = ([frames, height, width, channels], 1.0 / group as f32);
+        let kernel = |pixel: &mut [f32], [b, t, h, w]: [usize; 4], x: &[f32]| {
+            let source: Vec<Option<usize>> = (0..fold.volume())
+                .map(|i| {
+                    let [dt, dh, dw] = fold.place(i);
+                    let frame = (t * time + dt).checked_sub(pad)?;
+                    Some(offset(shape, [b, frame, h * rows + dh, w * columns + dw]))
+                })
+                .collect();
+            for (o, y) in pixel.iter_mut().enumerate() {
+                let values = (o * group..(o + 1) * group).filter_map(|i| {
+                    let start = source.get(i % source.len()).copied().flatten()?;
+                    x.get(start + i / source.len())
+                });
+                *y += values.sum::<f32>() * scale;
+            }
+        };
+        y.inplace_op2(x, &EachPixel { op: "average-down", kernel })
     }
 
     fn plain(&self, x: &Tensor) -> Result<Tensor> {
@@ -76,10 +106,33 @@ impl DupUp {
     pub fn add_to(&self, y: Tensor, x: &Tensor, first_chunk: bool) -> Result<Tensor> {
         let skipped = if first_chunk { self.0.time - 1 } else { 0 };
         if on_cpu(self.1, &y) {
-            y.inplace_op2(&x.contiguous()?, &DupUpOp { fold: self.0, skipped })?;
+            self.add_in_place(&y, &x.contiguous()?, skipped)?;
             return Ok(y);
         }
         y + self.plain(x, skipped)?
+    }
+
+    fn add_in_place(&self, y: &Tensor, x: &Tensor, skipped: usize) -> Result<()> {
+        let (fold, (batch, frames, height, width, channels)) = (self.0, x.dims5()?);
+        let [time, rows, columns] = fold.size();
+        let expected = (batch, frames * time - skipped, height * rows, width * columns, fold.outputs);
+        let repeats = fold.outputs * fold.volume() / channels.max(1);
+        if y.dims5()? != expected || channels != fold.inputs || repeats == 0 {
+            candle_core::bail!("{fold:?}: {:?} cannot become {:?}", x.shape(), y.shape());
+        }
+        let shape = [frames, height, width, channels];
+        let kernel = |pixel: &mut [f32], [b, t, h, w]: [usize; 4], x: &[f32]| {
+            let t = t + skipped;
+            let start = offset(shape, [b, t / time, h / rows, w / columns]);
+            let source = x.get(start..start + channels).unwrap_or_default();
+            let place = (t % time * rows + h % rows) * columns + w % columns;
+            for (o, y) in pixel.iter_mut().enumerate() {
+                if let Some(x) = source.get((o * fold.volume() + place) / repeats) {
+                    *y += x;
+                }
+            }
+        };
+        y.inplace_op2(x, &EachPixel { op: "repeat-up", kernel })
     }
 
     fn plain(&self, x: &Tensor, skipped: usize) -> Result<Tensor> {
@@ -100,26 +153,42 @@ fn missing(frames: usize, time: usize) -> usize {
     (time - frames % time) % time
 }
 
-/// Calls `kernel(pixel of y, [sample, frame, row, column] of y, x)` for every pixel, on all cores.
-fn each_pixel(
-    op: &str,
-    y: (&mut CpuStorage, &Layout),
-    x: (&CpuStorage, &Layout),
-    kernel: impl Fn(&mut [f32], [usize; 4], &[f32]) + Sync,
-) -> Result<()> {
-    let (_, frames, height, width, channels) = y.1.shape().dims5()?;
-    let x = contiguous(op, x.0, x.1)?;
-    let (CpuStorage::F32(values), Some((start, end))) = (y.0, y.1.contiguous_offsets()) else {
-        candle_core::bail!("{op}: expected a contiguous f32 tensor")
-    };
-    let Some(values) = values.get_mut(start..end) else { candle_core::bail!("{op}: layout exceeds storage") };
-    values.par_chunks_mut((width * channels).max(1)).enumerate().for_each(|(line, pixels)| {
-        let (frame, row) = (line / height, line % height);
-        for (column, pixel) in pixels.chunks_exact_mut(channels).enumerate() {
-            kernel(pixel, [frame / frames, frame % frames, row, column], x);
-        }
-    });
-    Ok(())
+/// Adds to every pixel of a tensor, on all cores.
+struct EachPixel<K> {
+    op: &'static str,
+    /// Called with the pixel, its sample, frame, row and column, and the other tensor.
+    kernel: K,
+}
+
+impl<K: Fn(&mut [f32], [usize; 4], &[f32]) + Sync> InplaceOp2 for EachPixel<K> {
+    fn name(&self) -> &'static str {
+        self.op
+    }
+
+    fn cpu_fwd(
+        &self,
+        y: &mut CpuStorage,
+        y_layout: &Layout,
+        x: &CpuStorage,
+        x_layout: &Layout,
+    ) -> Result<()> {
+        let op = self.op;
+        let (_, frames, height, width, channels) = y_layout.shape().dims5()?;
+        let x = contiguous(op, x, x_layout)?;
+        let (CpuStorage::F32(values), Some((start, end))) = (y, y_layout.contiguous_offsets()) else {
+            candle_core::bail!("{op}: expected a contiguous f32 tensor")
+        };
+        let Some(values) = values.get_mut(start..end) else {
+            candle_core::bail!("{op}: layout exceeds storage")
+        };
+        values.par_chunks_mut((width * channels).max(1)).enumerate().for_each(|(line, pixels)| {
+            let (frame, row) = (line / height, line % height);
+            for (column, pixel) in pixels.chunks_exact_mut(channels).enumerate() {
+                (self.kernel)(pixel, [frame / frames, frame % frames, row, column], x);
+            }
+        });
+        Ok(())
+    }
 }
 
 /// Where the pixel at (sample, frame, row, column) begins in a contiguous tensor of this shape.
@@ -127,100 +196,15 @@ fn offset([frames, height, width, channels]: [usize; 4], [b, t, h, w]: [usize; 4
     (((b * frames + t) * height + h) * width + w) * channels
 }
 
-impl InplaceOp2 for AvgDown {
-    fn name(&self) -> &'static str {
-        "average-down"
-    }
-
-    fn cpu_fwd(
-        &self,
-        y: &mut CpuStorage,
-        y_layout: &Layout,
-        x: &CpuStorage,
-        x_layout: &Layout,
-    ) -> Result<()> {
-        let (Self(fold, _), (batch, frames, height, width, channels)) = (self, x_layout.shape().dims5()?);
-        let pad = missing(frames, fold.time);
-        let [time, rows, columns] = fold.size();
-        let expected = (batch, (frames + pad) / time, height / rows, width / columns, fold.outputs);
-        let group = channels * fold.volume() / fold.outputs;
-        let whole = height % rows == 0 && width % columns == 0 && group > 0;
-        if y_layout.shape().dims5()? != expected || channels != fold.inputs || !whole {
-            candle_core::bail!("{fold:?}: {:?} cannot become {:?}", x_layout.shape(), y_layout.shape());
-        }
-        let (shape, scale) = ([frames, height, width, channels], 1.0 / group as f32);
-        each_pixel(self.name(), (y, y_layout), (x, x_layout), |pixel, [b, t, h, w], x| {
-            let source: Vec<Option<usize>> = (0..fold.volume())
-                .map(|i| {
-                    let [dt, dh, dw] = fold.place(i);
-                    let frame = (t * time + dt).checked_sub(pad)?;
-                    Some(offset(shape, [b, frame, h * rows + dh, w * columns + dw]))
-                })
-                .collect();
-            for (o, y) in pixel.iter_mut().enumerate() {
-                let values = (o * group..(o + 1) * group).filter_map(|i| {
-                    let start = source.get(i % source.len()).copied().flatten()?;
-                    x.get(start + i / source.len())
-                });
-                *y += values.sum::<f32>() * scale;
-            }
-        })
-    }
-}
-
-struct DupUpOp {
-    fold: Fold,
-    /// Frames left out at the start.
-    skipped: usize,
-}
-
-impl InplaceOp2 for DupUpOp {
-    fn name(&self) -> &'static str {
-        "repeat-up"
-    }
-
-    fn cpu_fwd(
-        &self,
-        y: &mut CpuStorage,
-        y_layout: &Layout,
-        x: &CpuStorage,
-        x_layout: &Layout,
-    ) -> Result<()> {
-        let (Self { fold, skipped }, (batch, frames, height, width, channels)) =
-            (self, x_layout.shape().dims5()?);
-        let [time, rows, columns] = fold.size();
-        let expected = (batch, frames * time - skipped, height * rows, width * columns, fold.outputs);
-        let repeats = fold.outputs * fold.volume() / channels.max(1);
-        if y_layout.shape().dims5()? != expected || channels != fold.inputs || repeats == 0 {
-            candle_core::bail!("{fold:?}: {:?} cannot become {:?}", x_layout.shape(), y_layout.shape());
-        }
-        let shape = [frames, height, width, channels];
-        each_pixel(self.name(), (y, y_layout), (x, x_layout), |pixel, [b, t, h, w], x| {
-            let t = t + skipped;
-            let start = offset(shape, [b, t / time, h / rows, w / columns]);
-            let source = x.get(start..start + channels).unwrap_or_default();
-            let place = (t % time * rows + h % rows) * columns + w % columns;
-            for (o, y) in pixel.iter_mut().enumerate() {
-                if let Some(x) = source.get((o * fold.volume() + place) / repeats) {
-                    *y += x;
-                }
-            }
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use candle_core::Device;
 
     use super::*;
+    use crate::testing::worst;
 
     const FOLDS: [(usize, usize, usize, usize); 6] =
         [(6, 6, 1, 1), (4, 8, 1, 2), (4, 8, 2, 2), (8, 4, 2, 2), (5, 5, 2, 2), (6, 3, 1, 2)];
-
-    fn worst(a: &Tensor, b: &Tensor) -> Result<f32> {
-        (a - b)?.abs()?.flatten_all()?.max(0)?.to_scalar()
-    }
 
     #[test]
     fn kernels_agree_with_candle() -> Result<()> {

@@ -22,6 +22,8 @@ mod patches;
 mod rotary;
 mod share;
 mod sinusoids;
+#[cfg(test)]
+mod testing;
 mod then;
 mod upsample;
 

@@ -266,6 +266,7 @@ mod tests {
     use candle_core::Device;
 
     use super::*;
+    use crate::testing::{largest, random, worst};
 
     #[test]
     fn half_precision_weights_give_what_their_f32_values_give() -> Result<()> {
@@ -277,7 +278,7 @@ mod tests {
             let plain = x.broadcast_matmul(&stored.to_dtype(DType::F32)?.t()?)?.broadcast_add(&bias)?;
             let ours = Linear::new(Ops::Kernels, stored, Some(bias.clone()))?.forward(&x)?;
             assert_eq!(ours.dims(), [2, 5, 70]);
-            let error = (ours - plain)?.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>()?;
+            let error = worst(&ours, &plain)?;
             assert!(error < 1e-5, "{dtype:?} {error}");
         }
         Ok(())
@@ -285,7 +286,6 @@ mod tests {
 
     /// A layer, an input for it, and candle's result.
     fn layer(dtype: DType) -> Result<(Linear, Tensor, Tensor)> {
-        let random = |shape: &[usize]| Tensor::randn(0f32, 1.0, shape, &Device::Cpu);
         let (weight, bias) = (random(&[24, 801])?.to_dtype(dtype)?, random(&[24])?);
         let x = random(&[2, 7, 801])?;
         let plain = x.broadcast_matmul(&weight.to_dtype(DType::F32)?.t()?)?.broadcast_add(&bias)?;
@@ -294,8 +294,7 @@ mod tests {
 
     fn close(what: &str, ours: &Tensor, plain: &Tensor) -> Result<()> {
         assert_eq!(ours.dims(), plain.dims(), "{what}");
-        let error = (ours - plain)?.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>()?;
-        let scale = plain.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>()?;
+        let (error, scale) = (worst(ours, plain)?, largest(plain)?);
         assert!(error < 2e-6 * scale, "{what}: {error} of {scale}");
         Ok(())
     }
@@ -304,7 +303,6 @@ mod tests {
     fn what_follows_at_once_is_what_follows_after_candles_product() -> Result<()> {
         for dtype in [DType::F32, DType::BF16] {
             let (layer, x, plain) = layer(dtype)?;
-            let random = |shape: &[usize]| Tensor::randn(0f32, 1.0, shape, &Device::Cpu);
             // Views, as the models pass them.
             let other = random(&[2, 24, 7])?.transpose(1, 2)?;
             let gate = random(&[2, 1, 72])?.narrow(2, 24, 24)?;

@@ -206,14 +206,7 @@ mod tests {
     use candle_core::Device;
 
     use super::*;
-
-    fn random(shape: &[usize]) -> Result<Tensor> {
-        Tensor::randn(0f32, 1.0, shape, &Device::Cpu)
-    }
-
-    fn worst(a: &Tensor, b: &Tensor) -> Result<f32> {
-        (a - b)?.abs()?.flatten_all()?.max(0)?.to_scalar()
-    }
+    use crate::testing::{random, worst};
 
     #[test]
     fn one_pass_equals_the_formula_for_every_broadcast() -> Result<()> {

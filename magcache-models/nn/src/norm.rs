@@ -184,10 +184,7 @@ mod tests {
     use candle_core::Device;
 
     use super::*;
-
-    fn worst(a: &Tensor, b: &Tensor) -> candle_core::Result<f32> {
-        (a - b)?.abs()?.flatten_all()?.max(0)?.to_scalar()
-    }
+    use crate::testing::worst;
 
     /// A norm without weights.
     fn plain(channels: usize, eps: f64) -> candle_core::Result<LayerNorm> {
