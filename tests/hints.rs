@@ -77,7 +77,6 @@ fn every_error_says_what_to_do_apart_from_what_is_wrong() {
         SamplerError::DynamicShift { kind: SamplerKind::UniPc },
         SamplerError::ExplicitSigmas { kind: SamplerKind::UniPc, got: 3 },
         SamplerError::NotDecreasing { index: 1, from: 0.5, to: 0.5, shift: 1e9 },
-        SamplerError::InFile { path: PathBuf::from("f"), source: Box::new(SamplerError::MissingMu) },
         SamplerError::SigmaCount { got: 3, steps: 4 },
     );
     told!(

@@ -1,8 +1,9 @@
 //! Invariants of the samplers, and what they refuse.
 
 use candle_core::{DType, Device, Tensor};
-use magcache_core::hint::Hint as _;
+use magcache_core::hint::Hint;
 use magcache_models::{
+    checkpoint::{CheckpointError, Folder, config::read_file},
     flux::{flux1, flux2},
     sampler::{FinalSigma, Request, Sampler, SamplerError, SamplerKind, Schedule, SchedulerConfig, Shift},
 };
@@ -79,18 +80,18 @@ fn settings_of_a_wrong_type_or_range_are_refused() {
 
 #[test]
 fn a_file_is_read_and_its_errors_name_it() {
+    const FILE: &str = "scheduler_config.json";
     let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("scheduler_config.json");
-    assert!(matches!(SchedulerConfig::from_file(&path), Err(SamplerError::Read { .. })));
-    std::fs::write(&path, r#"{"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": -3}"#).unwrap();
-    let message = SchedulerConfig::from_file(&path).unwrap_err().to_string();
-    assert_eq!(message, format!("{}: shift = -3 is not valid: expected a number above 0", path.display()));
-    std::fs::write(
-        &path,
-        r#"{"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3, "x": -Infinity}"#,
-    )
-    .unwrap();
-    assert_eq!(SchedulerConfig::from_file(&path).unwrap().shift, Shift::Static(3.0));
+    let folder = Folder::open(dir.path()).unwrap();
+    let read = || read_file(&folder, FILE, SchedulerConfig::from_json, Hint::hint);
+    assert!(matches!(read(), Err(CheckpointError::MissingFile { .. })));
+    let class = r#""_class_name": "FlowMatchEulerDiscreteScheduler""#;
+    std::fs::write(dir.path().join(FILE), format!(r#"{{{class}, "shift": -3}}"#)).unwrap();
+    let place = dir.path().join(FILE).display().to_string();
+    let message = read().unwrap_err().to_string();
+    assert_eq!(message, format!("{place}: shift = -3 is not valid: expected a number above 0"));
+    std::fs::write(dir.path().join(FILE), format!(r#"{{{class}, "shift": 3, "x": -Infinity}}"#)).unwrap();
+    assert_eq!(read().unwrap().shift, Shift::Static(3.0));
 }
 
 #[test]

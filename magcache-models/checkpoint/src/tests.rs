@@ -71,6 +71,10 @@ fn knows_what_is_there_and_what_was_used() {
     assert_eq!(block.stored_dtypes().into_iter().collect::<Vec<_>>(), [("BF16".to_owned(), 40)]);
     assert!(block.contains("norm.weight") && !block.contains("blocks.0.norm.weight"));
     assert_eq!(weights.shape("blocks.1.to_q.weight"), Some([3, 5].as_slice()));
+    for list in ["blocks", "blocks."] {
+        assert_eq!(weights.count(list), 2, "{list}");
+    }
+    assert_eq!((weights.count("block"), weights.pp("blocks").count("0")), (0, 0));
     weights.get("patch", &[2]).expect("is there");
     block.get("to_q.weight", &[3, 5]).expect("is there");
     assert_eq!(weights.unused(), ["blocks.0.norm.weight", "blocks.1.to_q.weight", "step"]);

@@ -1,7 +1,5 @@
 //! A scheduler's settings, from diffusers' `scheduler_config.json` or from scratch.
 
-use std::path::Path;
-
 use serde_json::{Map, Value, json};
 
 use super::{Result, SamplerError, SamplerKind, python_json};
@@ -81,17 +79,6 @@ impl SchedulerConfig {
             base_shift: 0.5,
             max_shift: 1.15,
         }
-    }
-
-    /// Reads a `scheduler_config.json`.
-    ///
-    /// # Errors
-    /// As [`SchedulerConfig::from_json`], with the path.
-    pub fn from_file(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| SamplerError::Read { path: path.to_owned(), source })?;
-        Self::from_json(&text)
-            .map_err(|source| SamplerError::InFile { path: path.to_owned(), source: Box::new(source) })
     }
 
     /// Parses the text of a `scheduler_config.json`. `_class_name` decides the solver; absent keys have

@@ -10,22 +10,6 @@ pub enum SamplerError {
     /// The scheduler configuration is not JSON.
     #[error("the scheduler configuration is not valid json: {0}")]
     Json(#[from] serde_json::Error),
-    /// The scheduler configuration could not be read.
-    #[error("cannot read {path}: {source}")]
-    Read {
-        /// The file.
-        path: std::path::PathBuf,
-        /// The reason.
-        source: std::io::Error,
-    },
-    /// A file's configuration was refused.
-    #[error("{path}: {source}")]
-    InFile {
-        /// The file.
-        path: std::path::PathBuf,
-        /// What is wrong in it.
-        source: Box<SamplerError>,
-    },
     /// `_class_name` names a scheduler that has no solver here.
     #[error("_class_name = {got}, which has no solver here")]
     UnknownClass {
@@ -142,7 +126,6 @@ impl Hint for SamplerError {
             Self::NotDecreasing { shift, .. } => {
                 format!("use fewer steps, or a shift closer to 1 than {shift}: `flow_shift = 1`")
             }
-            Self::InFile { source, .. } => return source.hint(),
             Self::Tensor(error) => return hint::of(error),
             _ => return None,
         })

@@ -14,6 +14,11 @@ pub use text_encoder::text_encoder;
 pub use transformer::{is_native, to_diffusers, to_native};
 pub use vae::{VaeNames, vae};
 
+use crate::checkpoint::{
+    Mapped,
+    table::{Rule, look_up},
+};
+
 /// Tensors that identify the files of a part, and the name of that part.
 const MARKERS: [(&str, &str); 8] = [
     ("head.modulation", "Wan transformer (native names)"),
@@ -30,4 +35,12 @@ const MARKERS: [(&str, &str); 8] = [
 pub fn recognise<'a>(names: impl IntoIterator<Item = &'a str>) -> Option<&'static str> {
     let part = |name| MARKERS.iter().find(|(marker, _)| *marker == transformer::bare(name));
     names.into_iter().find_map(part).map(|(_, part)| *part)
+}
+
+/// The name in a table of other names alone.
+fn same(table: &[Rule], name: &str) -> Option<String> {
+    match look_up(table, name)? {
+        Mapped::Same(name) => Some(name),
+        _ => None,
+    }
 }

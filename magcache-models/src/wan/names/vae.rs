@@ -4,6 +4,7 @@
 //! diffusers project published for the first. Names have two parts, the position of a block and the module
 //! inside it; each has a table.
 
+use super::same;
 use crate::checkpoint::{
     Mapped,
     table::{Rule, look_up, rename},
@@ -103,13 +104,6 @@ fn up_21(place: &str, blocks: usize, is_step: bool) -> Option<String> {
     match (is_step, i == blocks) {
         (false, false) => Some(format!("decoder.up_blocks.{level}.resnets.{i}")),
         (true, true) => Some(format!("decoder.up_blocks.{level}.upsamplers.0")),
-        _ => None,
-    }
-}
-
-fn same(table: &[Rule], name: &str) -> Option<String> {
-    match look_up(table, name)? {
-        Mapped::Same(name) => Some(name),
         _ => None,
     }
 }

@@ -9,21 +9,8 @@ use crate::{
     wan::{names::VaeNames, source::component::Names},
 };
 
-/// Mean and deviation of the latent channels, which are in the programs but not in the files: Wan 2.1 with 16
-/// channels.
-const WAN_21: ([f64; 16], [f64; 16]) = (
-    [
-        -0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508, 0.4134, -0.0715, 0.5517,
-        -0.3632, -0.1922, -0.9497, 0.2503, -0.2921,
-    ],
-    [
-        2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743, 3.2687, 2.1526, 2.8652, 1.5579,
-        1.6382, 1.1253, 2.8251, 1.9160,
-    ],
-);
-
-/// The same for Wan 2.2 5B, with 48 channels.
-const WAN_22: ([f64; 48], [f64; 48]) = (
+/// Mean and deviation of the latent channels of Wan 2.2 5B, which are in the program but not in the file.
+const WAN_22: ([f32; 48], [f32; 48]) = (
     [
         -0.2289, -0.0052, -0.1323, -0.2339, -0.2799, 0.0174, 0.1838, 0.1557, -0.1382, 0.0542, 0.2813, 0.0891,
         0.1570, -0.0098, 0.0375, -0.1825, -0.2246, -0.1207, -0.0698, 0.5109, 0.2665, -0.2108, -0.2158,
@@ -127,9 +114,10 @@ fn levels(weights: &Weights, row: &str) -> Result<Vec<Level>, CheckpointError> {
 
 /// The published statistics of latents with this many channels; for other numbers, those that change nothing,
 /// which are the defaults of the native classes.
-fn statistics(z_dim: usize) -> (Vec<f64>, Vec<f64>) {
+fn statistics(z_dim: usize) -> (Vec<f32>, Vec<f32>) {
+    let wan_21 = VideoVaeConfig::default();
     match z_dim {
-        16 => (WAN_21.0.to_vec(), WAN_21.1.to_vec()),
+        16 => (wan_21.latents_mean, wan_21.latents_std),
         48 => (WAN_22.0.to_vec(), WAN_22.1.to_vec()),
         _ => (vec![0.0; z_dim], vec![1.0; z_dim]),
     }
