@@ -56,7 +56,8 @@ impl RowKernel for SwiGlu {
     }
 }
 
-struct GeluTanh;
+/// [`gelu_tanh`], on its own or after a linear layer.
+pub(super) struct GeluTanh;
 
 impl RowKernel for GeluTanh {
     #[inline(always)]

@@ -11,8 +11,9 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::{
-    cpu::{Held, compute, on_cpu, zeros},
+    cpu::{Held, compute, zeros},
     matmul::{Onto, Panels, Rows, Target, Values, product},
+    weight::Weight,
 };
 use magcache_checkpoint::{CheckpointError, Ops, Weights};
 
@@ -57,19 +58,12 @@ impl Conv3dConfig {
 /// is and is widened for each call.
 #[derive(Clone, Debug)]
 pub struct Conv3d {
-    weight: Weight,
-    /// `[frames, rows, columns, in, out]` of the weight.
+    /// `[frames, rows, columns, in, out]`.
+    weight: Weight<Arc<Lines>>,
     shape: [usize; 5],
     bias: Tensor,
     config: Conv3dConfig,
     ops: Ops,
-}
-
-#[derive(Clone, Debug)]
-enum Weight {
-    /// `[frames, rows, columns, in, out]`.
-    Stored(Tensor),
-    Lines(Arc<Lines>),
 }
 
 /// The matrices of the products that a convolution consists of.
@@ -114,11 +108,7 @@ impl Conv3d {
     ) -> Result<Self, CheckpointError> {
         let weight = weight.permute((2, 3, 4, 1, 0))?.contiguous()?;
         let (frames, rows, columns, inputs, outputs) = weight.dims5()?;
-        let weight = if on_cpu(ops, &weight) {
-            Weight::Lines(Arc::new(Lines::of(&weight, &config)?))
-        } else {
-            Weight::Stored(weight)
-        };
+        let weight = Weight::new(ops, weight, |weight| Lines::of(weight, &config).map(Arc::new))?;
         Ok(Self { weight, shape: [frames, rows, columns, inputs, outputs], bias, config, ops })
     }
 
@@ -146,9 +136,11 @@ impl Conv3d {
             candle_core::bail!("convolution: {:?} for a weight of {:?}", x.shape(), self.shape);
         }
         let output = config.output([frames, height, width])?;
-        let lines = match &self.weight {
-            Weight::Lines(lines) => Arc::clone(lines),
-            Weight::Stored(weight) if on_cpu(self.ops, x) => Arc::new(Lines::of(weight, &self.config)?),
+        let lines = match self
+            .weight
+            .of_product(self.ops, x, |weight| Lines::of(weight, &self.config).map(Arc::new))?
+        {
+            Weight::Prepared(lines) => lines,
             Weight::Stored(weight) => return plain(x, &weight.to_dtype(x.dtype())?, &self.bias, config),
         };
         let bias = Held::new("conv3d", &self.bias);

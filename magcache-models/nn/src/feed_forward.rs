@@ -4,6 +4,7 @@ use candle_core::{Result, Tensor};
 
 use super::{
     Linear,
+    activation::GeluTanh,
     cpu::{Held, compute},
     linear::layer,
     matmul,
@@ -39,7 +40,7 @@ pub fn feed_forward(
     let (bias, outer_bias) = (inner.bias(), outer.bias());
     let (inner, outer) = (layer(first, bias.as_ref())?, layer(second, outer_bias.as_ref())?);
     compute("feed-forward", x, residual.shape(), |x| {
-        matmul::multiply_twice(x, inner, &then::GeluTanh, outer, &then)
+        matmul::multiply_twice(x, inner, &GeluTanh, outer, &then)
     })
 }
 

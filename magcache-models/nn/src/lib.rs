@@ -26,6 +26,7 @@ mod sinusoids;
 mod testing;
 mod then;
 mod upsample;
+mod weight;
 
 pub use activation::{gelu_erf, gelu_tanh, silu, swiglu};
 pub use attention::{attention, attention_with_bias};

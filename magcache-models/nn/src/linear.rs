@@ -6,7 +6,8 @@ use candle_core::{DType, Result, Tensor};
 
 use super::{
     RmsNorm, RotaryTable,
-    cpu::{Held, compute, on_cpu},
+    activation::GeluTanh,
+    cpu::{Held, compute},
     gated_add, gelu_tanh, layer_norm_modulate,
     matmul::{self, Finish, Layer, Panels, Values},
     modulation::{self, ModulateRows},
@@ -14,25 +15,19 @@ use super::{
     rms_norm_rotary,
     rotary::TurnedRows,
     then,
+    weight::Weight,
 };
 use magcache_checkpoint::{CheckpointError, Ops, Weights};
 
 /// A linear layer with its weight `[out, in]`.
 ///
 /// On the CPU an f32 weight is stored in the order in which products read it; a half-precision weight stays
-/// as it is, so that a model takes no more memory than its file, and is widened for each call. Elsewhere the
-/// layer computes in the type of its input.
+/// as it is and is widened for each call. Elsewhere the layer computes in the type of its input.
 #[derive(Clone, Debug)]
 pub struct Linear {
-    weight: Weight,
+    weight: Weight<Arc<Panels>>,
     bias: Option<Tensor>,
     ops: Ops,
-}
-
-#[derive(Clone, Debug)]
-enum Weight {
-    Stored(Tensor),
-    Panels(Arc<Panels>),
 }
 
 impl Linear {
@@ -74,11 +69,7 @@ impl Linear {
             candle_core::bail!("linear: bias {:?} for {outputs} outputs", bias.shape());
         }
         let bias = bias.map(|bias| bias.to_dtype(DType::F32)?.contiguous()).transpose()?;
-        let weight = if on_cpu(ops, &weight) {
-            Weight::Panels(Arc::new(panels(&weight)?))
-        } else {
-            Weight::Stored(weight)
-        };
+        let weight = Weight::new(ops, weight, panels)?;
         Ok(Self { weight, bias, ops })
     }
 
@@ -90,7 +81,7 @@ impl Linear {
     fn dims(&self) -> Result<(usize, usize)> {
         match &self.weight {
             Weight::Stored(weight) => weight.dims2(),
-            Weight::Panels(panels) => Ok((panels.outputs(), panels.inputs())),
+            Weight::Prepared(panels) => Ok((panels.outputs(), panels.inputs())),
         }
     }
 
@@ -133,7 +124,7 @@ impl Linear {
     /// Followed by [`gelu_tanh`].
     pub fn forward_gelu_tanh(&self, x: &Tensor) -> Result<Tensor> {
         match self.panels(x)? {
-            Some(weight) => self.run(x, &weight, &then::GeluTanh),
+            Some(weight) => self.run(x, &weight, &GeluTanh),
             None => gelu_tanh(self.ops, &self.plain(x)?),
         }
     }
@@ -169,7 +160,7 @@ impl Linear {
         let Some(weight) = self.panels(x)? else { return norm.forward(&self.plain(x)?) };
         let scale = held(norm.weight());
         let scale = scale.shaped(&[weight.outputs()])?;
-        self.run(x, &weight, &then::RmsNorm(RmsNormRows { eps: norm.eps() as f32, weight: scale }))
+        self.run(x, &weight, &RmsNormRows { eps: norm.eps() as f32, weight: scale })
     }
 
     /// Followed by [`rms_norm_rotary`].
@@ -181,7 +172,7 @@ impl Linear {
         let (scale, turns) = (held(norm.weight()), held(table.values()));
         let half = table.values().dim(2)?;
         let rows = TurnedRows::new(scale.values()?, turns.values()?, half, norm.eps() as f32);
-        self.run(x, &weight, &then::Turned(rows))
+        self.run(x, &weight, &rows)
     }
 
     /// The shape of the result.
@@ -201,16 +192,15 @@ impl Linear {
     /// The weight in the order of products, if it is stored that way.
     pub(super) fn kept_panels(&self) -> Option<&Panels> {
         match &self.weight {
-            Weight::Panels(panels) => Some(panels),
+            Weight::Prepared(panels) => Some(panels),
             Weight::Stored(_) => None,
         }
     }
 
     /// The weight in the order of products, if our kernels apply.
     fn panels(&self, x: &Tensor) -> Result<Option<Arc<Panels>>> {
-        Ok(match &self.weight {
-            Weight::Panels(panels) => Some(Arc::clone(panels)),
-            Weight::Stored(weight) if on_cpu(self.ops, x) => Some(Arc::new(panels(weight)?)),
+        Ok(match self.weight.of_product(self.ops, x, panels)? {
+            Weight::Prepared(panels) => Some(panels),
             Weight::Stored(_) => None,
         })
     }
@@ -255,10 +245,10 @@ pub(super) fn layer<'a>(weight: &'a Panels, bias: Option<&'a Held<'_>>) -> Resul
     Ok(Layer { weight, bias })
 }
 
-fn panels(weight: &Tensor) -> Result<Panels> {
+fn panels(weight: &Tensor) -> Result<Arc<Panels>> {
     let (outputs, inputs) = weight.dims2()?;
     let weight = weight.contiguous()?;
-    Ok(Panels::from_columns(Values::of(&held(&weight))?, inputs, inputs, outputs))
+    Ok(Arc::new(Panels::from_columns(Values::of(&held(&weight))?, inputs, inputs, outputs)))
 }
 
 #[cfg(test)]

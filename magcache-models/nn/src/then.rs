@@ -3,11 +3,12 @@
 use pulp::Simd;
 
 use super::{
-    activation::gelu_tanh_of, matmul::Finish, modulation::Rows, norm::RmsNormRows, rotary::TurnedRows,
+    activation::{GeluTanh, gelu_tanh_of},
+    matmul::Finish,
+    modulation::Rows,
+    norm::RmsNormRows,
+    rotary::TurnedRows,
 };
-
-/// [`gelu_tanh`](super::gelu_tanh).
-pub(super) struct GeluTanh;
 
 impl Finish for GeluTanh {
     #[inline(always)]
@@ -68,21 +69,17 @@ impl Finish for GatedAdd<'_> {
 }
 
 /// A norm over the whole row.
-pub(super) struct RmsNorm<'a>(pub(super) RmsNormRows<'a>);
-
-impl Finish for RmsNorm<'_> {
+impl Finish for RmsNormRows<'_> {
     #[inline(always)]
     fn row<S: Simd>(&self, simd: S, _: usize, values: &mut [f32]) {
-        self.0.norm(simd, values);
+        self.norm(simd, values);
     }
 }
 
 /// A norm, then the rotation of each head by the token's position.
-pub(super) struct Turned<'a>(pub(super) TurnedRows<'a>);
-
-impl Finish for Turned<'_> {
+impl Finish for TurnedRows<'_> {
     #[inline(always)]
     fn row<S: Simd>(&self, simd: S, row: usize, values: &mut [f32]) {
-        self.0.turn(simd, row, values);
+        self.turn(simd, row, values);
     }
 }

@@ -155,47 +155,87 @@ impl ClipVisionConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clip::ClipTextConfig;
 
-    fn read(change: &str) -> Result<ClipVisionConfig, CheckpointError> {
+    /// A file as transformers writes it, with one change `key=value`.
+    fn file(mut json: Value, change: &str) -> Value {
         let (key, value) = change.split_once('=').expect("key=value");
-        let mut json = serde_json::json!({
+        json[key] = serde_json::from_str(value).expect("json");
+        json
+    }
+
+    fn vision(change: &str) -> Result<ClipVisionConfig, CheckpointError> {
+        let json = serde_json::json!({
             "model_type": "clip_vision_model", "hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32,
             "num_attention_heads": 16, "image_size": 224, "patch_size": 14, "hidden_act": "gelu",
             "layer_norm_eps": 1e-05, "projection_dim": 1024, "dropout": 0.0
         });
-        json[key] = serde_json::from_str(value).expect("json");
         let root = tempfile::tempdir().expect("a temporary directory");
-        std::fs::write(root.path().join("config.json"), json.to_string()).expect("can be written");
+        std::fs::write(root.path().join("config.json"), file(json, change).to_string())
+            .expect("can be written");
         ClipVisionConfig::read(&Folder::open(root.path()).expect("exists"))
+    }
+
+    fn text(change: &str) -> Result<ClipTextConfig, CheckpointError> {
+        let json = serde_json::json!({
+            "model_type": "clip_text_model", "vocab_size": 49408, "hidden_size": 768, "intermediate_size": 3072,
+            "num_hidden_layers": 12, "num_attention_heads": 12, "max_position_embeddings": 77,
+            "hidden_act": "quick_gelu", "layer_norm_eps": 1e-05, "bos_token_id": 0, "eos_token_id": 2, "projection_dim": 768
+        });
+        ClipTextConfig::from_value(&file(json, change), "config.json")
     }
 
     #[test]
     fn reads_what_transformers_writes() {
-        let config = read("projection_dim=512").expect("a valid file");
+        let config = vision("projection_dim=512").expect("a valid file");
         assert_eq!((config.tokens(), config.hidden_act), (257, Activation::Gelu));
-        assert_eq!(
-            read("hidden_act=\"quick_gelu\"").expect("a valid file").hidden_act,
-            Activation::QuickGelu
-        );
+        let config = vision("hidden_act=\"quick_gelu\"").expect("a valid file");
+        assert_eq!(config.hidden_act, Activation::QuickGelu);
+        let config = text("projection_dim=512").expect("a valid file");
+        assert_eq!((config.hidden_act, config.eos_token_id), (Activation::QuickGelu, 2));
+        assert_eq!(text("hidden_act=\"gelu\"").expect("a valid file").hidden_act, Activation::Gelu);
+        let bare = serde_json::json!({ "model_type": "clip_text_model" });
+        let defaults = ClipTextConfig::from_value(&bare, "config.json").expect("all of them are known");
+        assert_eq!(defaults, ClipTextConfig::default());
     }
 
     #[test]
     fn names_what_is_wrong() {
-        for (change, part) in [
-            ("model_type=\"siglip_vision_model\"", "\"siglip_vision_model\", expected \"clip_vision_model"),
-            ("model_type=null", "expected \"clip_vision_model"),
-            ("num_hidden_layers=0", "num_hidden_layers is 0, expected 1 to"),
-            ("intermediate_size=99999999999", "intermediate_size is 99999999999"),
-            ("num_channels=4", "num_channels is 4, supported is 3"),
-            ("num_attention_heads=7", "hidden_size is 1280, not a multiple of num_attention_heads = 7"),
-            ("patch_size=225", "patch_size is 225, image_size only 224"),
-            ("layer_norm_eps=0", "layer_norm_eps is 0"),
-            ("hidden_size=1.5", "cannot parse"),
+        let of_vision = |change| vision(change).expect_err(change);
+        let of_text = |change| text(change).expect_err(change);
+        for (error, part) in [
+            (of_vision("model_type=\"siglip\""), "\"siglip\", expected \"clip_vision_model"),
+            (of_vision("model_type=null"), "expected \"clip_vision_model"),
+            (of_vision("num_hidden_layers=0"), "num_hidden_layers is 0, expected 1 to"),
+            (of_vision("intermediate_size=99999999999"), "intermediate_size is 99999999999"),
+            (of_vision("num_channels=4"), "num_channels is 4, supported is 3"),
+            (
+                of_vision("num_attention_heads=7"),
+                "hidden_size is 1280, not a multiple of num_attention_heads = 7",
+            ),
+            (of_vision("patch_size=225"), "patch_size is 225, image_size only 224"),
+            (of_vision("layer_norm_eps=0"), "layer_norm_eps is 0"),
+            (of_vision("hidden_size=1.5"), "cannot parse"),
+            (
+                of_text("model_type=\"clip_vision_model\""),
+                "\"clip_vision_model\", expected \"clip_text_model",
+            ),
+            (of_text("num_hidden_layers=0"), "num_hidden_layers is 0, expected 1 to"),
+            (of_text("vocab_size=99999999999"), "vocab_size is 99999999999"),
+            (of_text("max_position_embeddings=0"), "max_position_embeddings is 0"),
+            (
+                of_text("num_attention_heads=7"),
+                "hidden_size is 768, not a multiple of num_attention_heads = 7",
+            ),
+            (of_text("eos_token_id=49408"), "eos_token_id is 49408, vocab_size is 49408"),
+            (of_text("eos_token_id=[2]"), "cannot parse"),
+            (of_text("layer_norm_eps=-1"), "layer_norm_eps is -1"),
+            (of_text("hidden_act=\"relu\""), "cannot parse"),
         ] {
-            let message = read(change).expect_err(change).to_string();
-            assert!(message.contains(part) && message.contains("config.json"), "{change}: {message}");
+            let message = error.to_string();
+            assert!(message.contains(part) && message.contains("config.json"), "{part}: {message}");
         }
-        let error = read("hidden_act=\"gelu_fast\"").expect_err("not supported");
+        let error = of_vision("hidden_act=\"gelu_fast\"");
         let CheckpointError::Json { source, .. } = error else { panic!("{error}") };
         assert!(
             source.to_string().contains("hidden_act is \"gelu_fast\", supported are \"gelu\""),

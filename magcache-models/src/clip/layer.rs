@@ -1,4 +1,4 @@
-//! One block of an encoder.
+//! The blocks of an encoder.
 
 use candle_core::{Result, Tensor};
 
@@ -18,9 +18,43 @@ pub(super) struct LayerSizes {
     pub(super) activation: Activation,
 }
 
+/// `encoder.layers`.
+#[derive(Clone, Debug)]
+pub(super) struct ClipLayers(Vec<ClipLayer>);
+
+impl ClipLayers {
+    /// The first `count` blocks.
+    pub(super) fn load(
+        weights: &Weights,
+        count: usize,
+        sizes: &LayerSizes,
+    ) -> std::result::Result<Self, CheckpointError> {
+        let layer = |i: usize| ClipLayer::load(&weights.pp(format_args!("encoder.layers.{i}")), sizes);
+        (0..count).map(layer).collect::<std::result::Result<_, _>>().map(Self)
+    }
+
+    /// The output of the last block; calls `before` with the input of each.
+    pub(super) fn forward(
+        &self,
+        mut hidden_states: Tensor,
+        bias: Option<&Tensor>,
+        mut before: impl FnMut(&Tensor),
+    ) -> Result<Tensor> {
+        for layer in &self.0 {
+            before(&hidden_states);
+            hidden_states = layer.forward(&hidden_states, bias)?;
+        }
+        Ok(hidden_states)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
 /// Self-attention and a feed-forward layer, each after a norm and with a residual connection.
 #[derive(Clone, Debug)]
-pub(super) struct ClipLayer {
+struct ClipLayer {
     layer_norm1: LayerNorm,
     q_proj: Linear,
     k_proj: Linear,
@@ -35,7 +69,7 @@ pub(super) struct ClipLayer {
 }
 
 impl ClipLayer {
-    pub(super) fn load(weights: &Weights, sizes: &LayerSizes) -> std::result::Result<Self, CheckpointError> {
+    fn load(weights: &Weights, sizes: &LayerSizes) -> std::result::Result<Self, CheckpointError> {
         let (channels, hidden) = (sizes.channels, sizes.hidden);
         let own = weights.pp("self_attn");
         let projection = |name: &str| Linear::load(&own.pp(name), channels, channels, true);
@@ -57,7 +91,7 @@ impl ClipLayer {
 
     /// `[batch, tokens, channels]` to the same shape; `bias` is added to the scores and broadcasts to
     /// `[batch, heads, tokens, tokens]`.
-    pub(super) fn forward(&self, hidden_states: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    fn forward(&self, hidden_states: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
         let x = self.layer_norm1.forward(hidden_states)?;
         let (q, k, v) = (self.q_proj.forward(&x)?, self.k_proj.forward(&x)?, self.v_proj.forward(&x)?);
         let attended = match bias {

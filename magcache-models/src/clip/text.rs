@@ -4,7 +4,7 @@ use candle_core::{Device, Tensor};
 
 use super::{
     ClipTextConfig,
-    layer::{ClipLayer, LayerSizes},
+    layer::{ClipLayers, LayerSizes},
 };
 use crate::{
     checkpoint::{CheckpointError, Folder, WeightDtype, Weights},
@@ -33,7 +33,7 @@ pub struct ClipTextEncoder {
     token_embedding: Tensor,
     /// `[max_position_embeddings, hidden_size]`.
     position_embedding: Tensor,
-    layers: Vec<ClipLayer>,
+    layers: ClipLayers,
     final_layer_norm: LayerNorm,
 }
 
@@ -73,7 +73,6 @@ impl ClipTextEncoder {
             eps: config.layer_norm_eps,
             activation: config.hidden_act,
         };
-        let layer = |i: usize| ClipLayer::load(&weights.pp(format_args!("encoder.layers.{i}")), &sizes);
         Ok(Self {
             token_embedding: embeddings
                 .pp("token_embedding")
@@ -81,7 +80,7 @@ impl ClipTextEncoder {
             position_embedding: embeddings
                 .pp("position_embedding")
                 .get_f32("weight", &[config.max_position_embeddings, channels])?,
-            layers: (0..config.num_hidden_layers).map(layer).collect::<Result<_, _>>()?,
+            layers: ClipLayers::load(&weights, config.num_hidden_layers, &sizes)?,
             final_layer_norm: LayerNorm::load(
                 &weights.pp("final_layer_norm"),
                 channels,
@@ -138,7 +137,7 @@ impl ClipTextEncoder {
     fn run<R: AsRef<[u32]>>(
         &self,
         input_ids: &[R],
-        mut before: impl FnMut(&Tensor),
+        before: impl FnMut(&Tensor),
     ) -> Result<Tensor, TextError> {
         let length = check_rows(input_ids, None, self.config.vocab_size)?;
         let max = self.config.max_position_embeddings;
@@ -146,13 +145,9 @@ impl ClipTextEncoder {
             return Err(TextError::TooManyTokens { got: length, max });
         }
         let positions = self.position_embedding.narrow(0, 0, length)?;
-        let mut hidden_states =
+        let hidden_states =
             embed_rows(&self.token_embedding, input_ids, length)?.broadcast_add(&positions)?;
         let bias = causal_bias::<&[u32]>(None, length, hidden_states.device())?;
-        for layer in &self.layers {
-            before(&hidden_states);
-            hidden_states = layer.forward(&hidden_states, Some(&bias))?;
-        }
-        Ok(hidden_states)
+        Ok(self.layers.forward(hidden_states, Some(&bias), before)?)
     }
 }

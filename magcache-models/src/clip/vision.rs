@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Result, Tensor};
 
 use super::{
     ClipVisionConfig,
-    layer::{ClipLayer, LayerSizes},
+    layer::{ClipLayers, LayerSizes},
 };
 use crate::{
     checkpoint::{CheckpointError, Folder, WeightDtype, Weights},
@@ -25,7 +25,7 @@ pub struct ClipVisionEncoder {
     /// `[tokens, hidden_size]`.
     position_embedding: Tensor,
     pre_layrnorm: LayerNorm,
-    layers: Vec<ClipLayer>,
+    layers: ClipLayers,
 }
 
 impl ClipVisionEncoder {
@@ -62,7 +62,6 @@ impl ClipVisionEncoder {
             eps: config.layer_norm_eps,
             activation: config.hidden_act,
         };
-        let layer = |i: usize| ClipLayer::load(&weights.pp(format_args!("encoder.layers.{i}")), &sizes);
         Ok(Self {
             class_embedding: embeddings.get_f32("class_embedding", &[channels])?,
             patch_embedding: Linear::new(weights.ops(), kernel, None)?,
@@ -71,7 +70,7 @@ impl ClipVisionEncoder {
                 .get_f32("weight", &[config.tokens(), channels])?,
             // Spelled like this in every checkpoint.
             pre_layrnorm: LayerNorm::load(&weights.pp("pre_layrnorm"), channels, config.layer_norm_eps)?,
-            layers: (0..config.num_hidden_layers - 1).map(layer).collect::<std::result::Result<_, _>>()?,
+            layers: ClipLayers::load(&weights, config.num_hidden_layers - 1, &sizes)?,
             config: config.clone(),
         })
     }
@@ -101,13 +100,9 @@ impl ClipVisionEncoder {
     }
 
     /// Calls `before` with the input of each block.
-    fn run(&self, pixel_values: &Tensor, mut before: impl FnMut(&Tensor)) -> Result<Tensor> {
-        let mut hidden_states = self.pre_layrnorm.forward(&self.embed(pixel_values)?)?;
-        for layer in &self.layers {
-            before(&hidden_states);
-            hidden_states = layer.forward(&hidden_states, None)?;
-        }
-        Ok(hidden_states)
+    fn run(&self, pixel_values: &Tensor, before: impl FnMut(&Tensor)) -> Result<Tensor> {
+        let hidden_states = self.pre_layrnorm.forward(&self.embed(pixel_values)?)?;
+        self.layers.forward(hidden_states, None, before)
     }
 
     fn embed(&self, pixel_values: &Tensor) -> Result<Tensor> {

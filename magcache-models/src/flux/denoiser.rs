@@ -8,7 +8,7 @@ use magcache_core::{Branch, Pass, Step};
 use super::Transformer;
 use crate::{
     mmdit::{JointPositions, PromptContext},
-    pipeline::{Denoiser, Entered},
+    pipeline::{Denoiser, Entered, text_of},
 };
 
 /// Timesteps of the training: steps count in these, the network from 0 to 1.
@@ -145,11 +145,7 @@ struct FluxStep<'a> {
 impl Entered for FluxStep<'_> {
     fn predict(&self, branch: Branch, pass: &mut Pass<'_>) -> Result<Tensor> {
         let Self { of, input, tokens, timestep, guidance } = self;
-        let text = match (branch, &of.uncond) {
-            (Branch::Uncond, Some(uncond)) => uncond,
-            (Branch::Uncond, None) => bail!("the unconditional branch has no text features"),
-            _ => &of.cond,
-        };
+        let text = text_of(branch, &of.cond, of.uncond.as_ref())?;
         let predicted = of.network.forward(input, timestep, guidance.as_ref(), text, &of.positions, pass)?;
         predicted.narrow(1, 0, *tokens)
     }

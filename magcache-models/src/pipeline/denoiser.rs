@@ -30,6 +30,15 @@ impl Sum for TextUses {
     }
 }
 
+/// The text of a branch: `uncond` of the unconditional one, `cond` of every other.
+pub(crate) fn text_of<'a, T>(branch: Branch, cond: &'a T, uncond: Option<&'a T>) -> Result<&'a T> {
+    match (branch, uncond) {
+        (Branch::Uncond, Some(uncond)) => Ok(uncond),
+        (Branch::Uncond, None) => candle_core::bail!("the unconditional branch has no text features"),
+        _ => Ok(cond),
+    }
+}
+
 /// A step of a network, entered with its latents.
 pub trait Entered {
     /// The velocity on one branch, in the shape of the latents.

@@ -14,6 +14,7 @@ mod noise;
 mod options;
 mod request;
 
+pub(crate) use denoiser::text_of;
 pub use denoiser::{Denoiser, Entered, TextUses};
 pub use error::PipelineError;
 pub use generation::{Generation, PassTime};
@@ -55,6 +56,11 @@ pub(crate) fn unknown_words(what: &str, words: &[String]) -> Option<String> {
     let quoted: Vec<String> = words.iter().map(|word| format!("{word:?}")).collect();
     (!words.is_empty())
         .then(|| format!("the model does not know these words of the {what}: {}", quoted.join(", ")))
+}
+
+/// The note on a prompt of which the last `cut` tokens do not fit; `what` names the prompt.
+pub(crate) fn truncated(what: &str, kept: usize, cut: usize) -> Option<String> {
+    (cut > 0).then(|| format!("the {what} is longer than {kept} tokens: the last {cut} are cut"))
 }
 
 /// A model's checkpoint folder.

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::{Result, Tensor};
 use magcache_core::{Branch, Expert, Pass, Step, hint};
 
 use super::{
     FrameCondition, LoadResult, WanInput, WanTransformer,
     experts::{Experts, Ready, WanPrompts},
 };
-use crate::pipeline::{self, Denoiser, Entered, TextUses};
+use crate::pipeline::{self, Denoiser, Entered, TextUses, text_of};
 
 /// One network or two, the conditional and (with guidance) the unconditional text, and the condition from a
 /// given image.
@@ -102,11 +102,7 @@ struct WanStep {
 impl Entered for WanStep {
     fn predict(&self, branch: Branch, pass: &mut Pass<'_>) -> Result<Tensor> {
         let Ready { network, cond, uncond } = &*self.ready;
-        let text = match (branch, uncond) {
-            (Branch::Uncond, Some(uncond)) => uncond,
-            (Branch::Uncond, None) => bail!("the unconditional branch has no text features"),
-            _ => cond,
-        };
+        let text = text_of(branch, cond, uncond.as_ref())?;
         network.predict(&self.input, text, pass)
     }
 }

@@ -15,7 +15,7 @@ use crate::{
     image::Picture,
     pipeline::{
         self, Defaults, Denoiser, LoadOptions, Loader, Offload, Pipeline, PipelineError, Request, Result,
-        SamplingOption, Stage, unknown_words,
+        SamplingOption, Stage, truncated, unknown_words,
     },
     sampler::{Sampler, SchedulerConfig},
 };
@@ -91,10 +91,7 @@ impl WanPipeline {
         let encoder = self.source.load_text_encoder(self.device(), self.options.dtype)?;
         let mut one = |text: &str, what: &str| -> Result<Tensor> {
             let tokens = encoder.tokenizer().encode(text).map_err(|e| PipelineError::part("prompt", e))?;
-            if tokens.truncated > 0 {
-                let (kept, cut) = (encoder.max_length(), tokens.truncated);
-                notes.push(format!("the {what} is longer than {kept} tokens: the last {cut} are cut"));
-            }
+            notes.extend(truncated(what, encoder.max_length(), tokens.truncated));
             let unknown = encoder.tokenizer().unknown_words(text);
             notes.extend(unknown_words(what, &unknown.map_err(|e| PipelineError::part("prompt", e))?));
             encoder.encode_tokens(&[tokens]).map_err(|e| PipelineError::part("text encoder", e))

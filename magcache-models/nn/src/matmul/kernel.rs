@@ -4,35 +4,13 @@ use std::{array, ops::Range};
 
 use pulp::{Arch, Simd, WithSimd};
 
-use super::panels::Panels;
+use super::panels::{NARROW, Panels, WIDE, across};
 
 /// Rows per tile of the result.
 pub(crate) const ROWS: usize = 6;
 
-/// Registers across a panel. With the rows of a tile, that leaves two or three of the sixteen registers of
-/// AVX2, or of the thirty-two that come with 16 lanes, for the factors; each value of a row is loaded once
-/// for all of them.
-const fn across(lanes: usize) -> usize {
-    if lanes >= 16 { WIDE } else { NARROW }
-}
-
-const NARROW: usize = 2;
-const WIDE: usize = 4;
-
 /// Inner values per turn of the loop, whose bounds are checked together.
 const UNROLLED: usize = 8;
-
-/// Columns of a panel on this machine.
-pub(super) fn width() -> usize {
-    struct Width;
-    impl WithSimd for Width {
-        type Output = usize;
-        fn with_simd<S: Simd>(self, _: S) -> usize {
-            across(S::F32_LANES) * S::F32_LANES
-        }
-    }
-    Arch::new().dispatch(Width)
-}
 
 /// `count` rows, each `stride` values after the one before.
 #[derive(Clone, Copy)]

@@ -2,10 +2,32 @@
 
 use candle_core::{CpuStorage, Result, backend::BackendStorage};
 use half::{bf16, f16, slice::HalfFloatSliceExt};
+use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::kernel;
 use crate::cpu::Held;
+
+/// Registers across a panel. With the rows of a tile of the kernel, that leaves two or three of the sixteen
+/// registers of AVX2, or of the thirty-two that come with 16 lanes, for the factors; each value of a row is
+/// loaded once for all of them.
+pub(super) const fn across(lanes: usize) -> usize {
+    if lanes >= 16 { WIDE } else { NARROW }
+}
+
+pub(super) const NARROW: usize = 2;
+pub(super) const WIDE: usize = 4;
+
+/// Columns of a panel on this machine.
+fn width() -> usize {
+    struct Width;
+    impl WithSimd for Width {
+        type Output = usize;
+        fn with_simd<S: Simd>(self, _: S) -> usize {
+            across(S::F32_LANES) * S::F32_LANES
+        }
+    }
+    Arch::new().dispatch(Width)
+}
 
 /// Maximum inner values per block. A panel of a block stays in a core's L2 cache; with longer blocks the
 /// result so far is loaded and stored less often.
@@ -99,7 +121,7 @@ pub(crate) struct Panels {
 impl Panels {
     /// From the columns of the matrix, each starting `stride` values after the one before.
     pub(crate) fn from_columns(columns: Values<'_>, stride: usize, inputs: usize, outputs: usize) -> Self {
-        Self::of_width(kernel::width(), columns, stride, inputs, outputs)
+        Self::of_width(width(), columns, stride, inputs, outputs)
     }
 
     /// The same in panels of another width than this machine's.
@@ -124,7 +146,7 @@ impl Panels {
 
     /// From the rows of the matrix, each starting `stride` values after the one before.
     pub(crate) fn from_rows(rows: Values<'_>, stride: usize, inputs: usize, outputs: usize) -> Self {
-        let width = kernel::width();
+        let width = width();
         Self::filled(width, inputs, outputs, |start, first, panel| {
             let taken = width.min(outputs - first);
             for (row, panel) in panel.chunks_exact_mut(width).enumerate() {

@@ -1,13 +1,11 @@
 //! From frames to the moments of the latents, chunk by chunk.
 
-use candle_core::Tensor;
-
 use super::{
     VideoVaeConfig,
     blocks::{MidBlock, ResidualBlock},
-    cache::{CausalConv, FeatureCache, Slots},
+    cache::{CausalConv, Slots},
     levels::DownLevel,
-    observe::Trace,
+    network::{Block, Network, Shortcut, Stage},
     resample::Downsample,
 };
 use crate::{
@@ -15,32 +13,9 @@ use crate::{
     nn::{AvgDown, ChannelNorm},
 };
 
-#[derive(Debug)]
-pub(super) struct Encoder {
-    conv_in: CausalConv,
-    /// Numbered as in the checkpoint.
-    down_blocks: Vec<DownBlock>,
-    mid_block: MidBlock,
-    norm_out: ChannelNorm,
-    conv_out: CausalConv,
-    slots: Slots,
-}
-
-/// In Wan 2.1 a single stage, in Wan 2.2 the stages of one resolution with a shortcut around them.
-#[derive(Debug)]
-struct DownBlock {
-    stages: Vec<Stage>,
-    shortcut: Option<AvgDown>,
-}
-
-#[derive(Debug)]
-enum Stage {
-    Residual(ResidualBlock),
-    Downsample(Downsample),
-}
-
-impl Encoder {
-    pub(super) fn load(weights: &Weights, config: &VideoVaeConfig) -> Result<Self, CheckpointError> {
+impl Network {
+    /// Frames `[.., in_channels]` to `[.., 2 * z_dim]`.
+    pub(super) fn encoder(weights: &Weights, config: &VideoVaeConfig) -> Result<Self, CheckpointError> {
         let mut slots = Slots::default();
         let conv_in =
             CausalConv::load(&weights.pp("conv_in"), config.in_channels, config.base_dim, &mut slots)?;
@@ -55,14 +30,17 @@ impl Encoder {
                         Some(_) if i == config.num_res_blocks => format!("down_blocks.{first}.downsampler"),
                         _ => format!("down_blocks.{first}.resnets.{i}"),
                     };
-                    Stage::load(&weights.pp(name), level, i, config.num_res_blocks, &mut slots)
+                    stage(&weights.pp(name), level, i, config.num_res_blocks, &mut slots)
                 })
                 .collect::<Result<Vec<_>, _>>()?;
             match level.shortcut {
                 Some(fold) => {
-                    down_blocks.push(DownBlock { stages, shortcut: Some(AvgDown(fold, weights.ops())) });
+                    let shortcut = Some(Shortcut::Down(AvgDown(fold, weights.ops())));
+                    down_blocks.push(Block { stages, shortcut });
                 }
-                None => down_blocks.extend(stages.into_iter().map(DownBlock::alone)),
+                // In Wan 2.1 every stage is a block of the list.
+                None => down_blocks
+                    .extend(stages.into_iter().map(|stage| Block { stages: vec![stage], shortcut: None })),
             }
         }
         let lowest = levels.last().map_or(config.base_dim, |level| level.outputs);
@@ -70,78 +48,29 @@ impl Encoder {
             conv_in,
             down_blocks,
             mid_block: MidBlock::load(&weights.pp("mid_block"), lowest, &mut slots)?,
+            up_blocks: Vec::new(),
             norm_out: ChannelNorm::load(&weights.pp("norm_out"), lowest, 3)?,
             conv_out: CausalConv::load(&weights.pp("conv_out"), lowest, 2 * config.z_dim, &mut slots)?,
             slots,
         })
     }
-
-    pub(super) fn cache(&self) -> FeatureCache {
-        FeatureCache::new(&self.slots)
-    }
-
-    /// One chunk of frames `[batch, frames, height, width, in_channels]` to `[.., 2 * z_dim]`.
-    pub(super) fn forward(
-        &self,
-        frames: Tensor,
-        cache: &mut FeatureCache,
-        trace: &mut Trace<'_, '_>,
-    ) -> candle_core::Result<Tensor> {
-        let mut x = self.conv_in.forward(&frames, cache)?;
-        drop(frames);
-        trace.show(format_args!("conv_in"), &x)?;
-        for (i, block) in self.down_blocks.iter().enumerate() {
-            x = block.forward(x, cache)?;
-            trace.show(format_args!("down_blocks.{i}"), &x)?;
-        }
-        x = self.mid_block.forward(&x, cache)?;
-        trace.show(format_args!("mid_block"), &x)?;
-        x = self.norm_out.forward_silu(&x)?;
-        x = self.conv_out.forward(&x, cache)?;
-        trace.show(format_args!("conv_out"), &x)?;
-        cache.end_chunk();
-        Ok(x)
-    }
 }
 
-impl DownBlock {
-    fn alone(stage: Stage) -> Self {
-        Self { stages: vec![stage], shortcut: None }
-    }
-
-    fn forward(&self, input: Tensor, cache: &mut FeatureCache) -> candle_core::Result<Tensor> {
-        let around = self.shortcut.map(|shortcut| (shortcut, input.clone()));
-        let mut x = input;
-        for stage in &self.stages {
-            x = match stage {
-                Stage::Residual(block) => block.forward(&x, cache)?,
-                Stage::Downsample(step) => step.forward(&x, cache)?,
-            };
+/// Stage `i` of a level: the residual blocks come first, then the step.
+fn stage(
+    weights: &Weights,
+    level: &DownLevel,
+    i: usize,
+    blocks: usize,
+    slots: &mut Slots,
+) -> Result<Stage, CheckpointError> {
+    match level.step {
+        Some(time) if i == blocks => {
+            Downsample::load(weights, level.outputs, time, slots).map(Stage::Downsample)
         }
-        match around {
-            Some((shortcut, input)) => shortcut.add_to(x, &input),
-            None => Ok(x),
-        }
-    }
-}
-
-impl Stage {
-    /// Stage `i` of a level: the residual blocks come first, then the step.
-    fn load(
-        weights: &Weights,
-        level: &DownLevel,
-        i: usize,
-        blocks: usize,
-        slots: &mut Slots,
-    ) -> Result<Self, CheckpointError> {
-        match level.step {
-            Some(time) if i == blocks => {
-                Ok(Self::Downsample(Downsample::load(weights, level.outputs, time, slots)?))
-            }
-            _ => {
-                let inputs = if i == 0 { level.inputs } else { level.outputs };
-                Ok(Self::Residual(ResidualBlock::load(weights, inputs, level.outputs, slots)?))
-            }
+        _ => {
+            let inputs = if i == 0 { level.inputs } else { level.outputs };
+            ResidualBlock::load(weights, inputs, level.outputs, slots).map(Stage::Residual)
         }
     }
 }

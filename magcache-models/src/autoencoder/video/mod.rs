@@ -44,6 +44,7 @@ mod footage;
 mod layout;
 mod levels;
 mod memory;
+mod network;
 mod observe;
 mod resample;
 mod stream;
@@ -59,10 +60,9 @@ use candle_core::Tensor;
 
 use self::{
     config::CHUNK,
-    decoder::Decoder,
-    encoder::Encoder,
     footage::Footage,
     layout::{channels_first, to_video},
+    network::Network,
     observe::Trace,
 };
 use super::{
@@ -79,10 +79,10 @@ use crate::{
 #[derive(Debug)]
 pub struct VideoVae {
     config: VideoVaeConfig,
-    encoder: Encoder,
+    encoder: Network,
     quant_conv: Linear,
     post_quant_conv: Linear,
-    decoder: Decoder,
+    decoder: Network,
     /// `[1, z_dim, 1, 1, 1]`.
     mean: Tensor,
     /// Reciprocal of the deviation, in f32 as in the reference, `[1, z_dim, 1, 1, 1]`.
@@ -107,7 +107,7 @@ impl VideoVae {
         let vector =
             |values: Vec<f32>| Tensor::new(values, weights.device())?.reshape((1, config.z_dim, 1, 1, 1));
         Ok(Self {
-            encoder: Encoder::load(&weights.pp("encoder"), config)?,
+            encoder: Network::encoder(&weights.pp("encoder"), config)?,
             quant_conv: Linear::load_pointwise(
                 &weights.pp("quant_conv"),
                 2 * config.z_dim,
@@ -120,7 +120,7 @@ impl VideoVae {
                 config.z_dim,
                 3,
             )?,
-            decoder: Decoder::load(&weights.pp("decoder"), config)?,
+            decoder: Network::decoder(&weights.pp("decoder"), config)?,
             mean: vector(config.latents_mean.clone())?,
             inverse_std: vector(config.latents_std.iter().map(|std| 1.0 / std).collect())?,
             config: config.clone(),

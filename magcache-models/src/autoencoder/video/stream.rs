@@ -133,7 +133,7 @@ impl VideoVae {
         trace: &mut Trace<'_, '_>,
     ) -> candle_core::Result<Tensor> {
         let z = self.post_quant_conv.forward(&to_network(z, 1)?)?;
-        self.decoder.forward(&z, cache, trace)
+        self.decoder.forward(z, cache, trace)
     }
 
     /// A chunk of frames `[batch, channels, frames, height, width]` to moments `[batch, 2 * z_dim, n, h, w]`.

@@ -2,7 +2,7 @@
 
 use magcache_core::ModelMeta;
 
-use super::generation::{Family, ImageUse, Loaded, Named, Prompt, needed, truncated};
+use super::generation::{Family, ImageUse, Loaded, Named, Prompt, needed};
 use crate::{
     checkpoint::{Folder, Weights},
     flux::{
@@ -11,7 +11,9 @@ use crate::{
         positions,
     },
     image::{Filter, Picture, area_size},
-    pipeline::{Defaults, LoadOptions, PipelineError, Request, Result, SamplingOption, unknown_words},
+    pipeline::{
+        Defaults, LoadOptions, PipelineError, Request, Result, SamplingOption, truncated, unknown_words,
+    },
     sampler::{self, SchedulerConfig},
     text::{PromptTokenizer, TokenizerDefaults},
 };
@@ -118,7 +120,7 @@ impl Family for Flux1 {
             .map_err(|e| PipelineError::part("tokenizer", e))?;
         let one = |prompt: &Named<'_>| -> Result<Prompt> {
             let tokens = encoder.tokenize(prompt.text, None).map_err(|e| PipelineError::part("prompt", e))?;
-            truncated(prompt, self.text_tokens, tokens.t5.truncated, notes);
+            notes.extend(truncated(prompt.what, self.text_tokens, tokens.t5.truncated));
             let unknown = encoder.unknown_words(prompt.text).map_err(|e| PipelineError::part("prompt", e))?;
             notes.extend(unknown_words(prompt.what, &unknown));
             let embeds =

@@ -2,7 +2,7 @@
 
 use magcache_core::ModelMeta;
 
-use super::generation::{Family, ImageUse, Loaded, Named, Prompt, needed, truncated};
+use super::generation::{Family, ImageUse, Loaded, Named, Prompt, needed};
 use crate::{
     checkpoint::{Folder, Weights},
     flux::{
@@ -11,7 +11,7 @@ use crate::{
         positions,
     },
     image::{Filter, Picture},
-    pipeline::{Defaults, LoadOptions, PipelineError, Request, Result, SamplingOption},
+    pipeline::{Defaults, LoadOptions, PipelineError, Request, Result, SamplingOption, truncated},
     sampler::{self, SchedulerConfig},
     text::TokenizerDefaults,
 };
@@ -126,7 +126,7 @@ impl Family for Flux2 {
         let encoder = Flux2TextEncoder::load(&self.folder, &options.device, options.dtype)?;
         let one = |prompt: &Named<'_>| -> Result<Prompt> {
             let tokens = encoder.tokenize(prompt.text).map_err(|e| PipelineError::part("prompt", e))?;
-            truncated(prompt, encoder.max_length(), tokens.truncated, notes);
+            notes.extend(truncated(prompt.what, encoder.max_length(), tokens.truncated));
             let text =
                 encoder.encode_tokens(&[tokens]).map_err(|e| PipelineError::part("text encoder", e))?;
             Ok(Prompt { text, pooled: None })

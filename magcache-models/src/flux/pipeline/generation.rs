@@ -126,13 +126,6 @@ pub(super) trait Family: Debug + Send + Sync {
     ) -> Result<Loaded>;
 }
 
-/// Adds a note on a truncated prompt.
-pub(super) fn truncated(prompt: &Named<'_>, kept: usize, cut: usize, notes: &mut Vec<String>) {
-    if cut > 0 {
-        notes.push(format!("the {} is longer than {kept} tokens: the last {cut} are cut", prompt.what));
-    }
-}
-
 /// Checks that a text encoder exists: single files contain the transformer or the autoencoder alone.
 pub(super) fn needed(folder: &Folder, encoder: &str) -> Result<()> {
     const FILE: &str = "config.json";
