@@ -316,8 +316,8 @@ impl Weights {
         })
     }
 
-    /// Length of the list of modules `list` (`blocks`, with or without the dot that follows it): one more than
-    /// the largest number in it.
+    /// Length of the list of modules `list` (`blocks`, with or without the dot that follows it): one more
+    /// than the largest number in it.
     pub fn count(&self, list: &str) -> usize {
         let prefix = format!("{}.", self.full(list.strip_suffix('.').unwrap_or(list)));
         let number = |name: &str| name.strip_prefix(&prefix)?.split('.').next()?.parse::<usize>().ok();

@@ -5,8 +5,9 @@ use magcache_checkpoint::Ops;
 
 use super::cpu::on_cpu;
 
-/// The weight of a layer. On the CPU an f32 weight is kept prepared for products (`P`, a handle); one of half precision
-/// stays as it is, so that a model takes no more memory than its file, and is prepared for each call.
+/// The weight of a layer. On the CPU an f32 weight is kept prepared for products (`P`, a handle); one of half
+/// precision stays as it is, so that a model takes no more memory than its file, and is prepared for each
+/// call.
 #[derive(Clone, Debug)]
 pub(crate) enum Weight<P> {
     Stored(Tensor),

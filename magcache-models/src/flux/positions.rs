@@ -1,5 +1,5 @@
-//! The positions of tokens, whole numbers in f32: (image, row, column) in FLUX.1, (time, row, column, position
-//! in the text) in FLUX.2. Text tokens of FLUX.1 are all at 0.
+//! The positions of tokens, whole numbers in f32: (image, row, column) in FLUX.1, (time, row, column,
+//! position in the text) in FLUX.2. Text tokens of FLUX.1 are all at 0.
 //!
 //! Source: `FluxPipeline`, `FluxKontextPipeline` and `Flux2Pipeline` of diffusers 0.42.1.
 
