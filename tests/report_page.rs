@@ -2,16 +2,16 @@
 
 #[path = "support/browser.rs"]
 mod browser;
-#[allow(dead_code, reason = "every test target uses its own part")]
 #[path = "support/program.rs"]
 mod program;
 
-use std::{fs, path::Path};
+use std::fs;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 
 use browser::{Browser, chromium};
+use program::Shell;
 
 /// A prompt that would break a page that does not escape it.
 const PROMPT: &str = "</script><script>throw 1</script> a 'red' \"circle\" <b>& moving</b> right";
@@ -57,24 +57,11 @@ fn shows(browser: &mut Browser, frame: usize) {
 #[test]
 fn a_page_of_videos_works_in_a_browser() {
     let Some(program) = chromium() else { return };
-    let dir = tempfile::tempdir().unwrap();
-    let found = program::answer(
-        &[
-            "compare",
-            "--steps",
-            "9",
-            "--prompt",
-            PROMPT,
-            "--cache",
-            "magcache",
-            "--set",
-            "max_skips=1",
-            "fbcache",
-            "teacache",
-        ],
-        dir.path(),
-    );
-    let page = dir.path().join("magcache-compare/report.html");
+    let sh = Shell::new();
+    let lanes = "--cache magcache --set max_skips=1 fbcache teacache --json";
+    let out = sh.command(format!("compare --steps 9 {lanes}")).args(["--prompt", PROMPT]).output().unwrap();
+    let found: Value = serde_json::from_slice(&out.stdout).unwrap();
+    let page = sh.path("magcache-compare/report.html");
     assert!(fs::metadata(&page).unwrap().len() < 5_000_000);
     let mut browser = Browser::start(&program);
     browser.resize(1280, 900);
@@ -89,7 +76,7 @@ fn a_page_of_videos_works_in_a_browser() {
     frames_go_in_step(&mut browser);
     the_difference_is_seen(&mut browser, &found);
     reads_on_a_phone(&mut browser);
-    reads_on_paper(&mut browser, dir.path());
+    reads_on_paper(&mut browser);
     quiet(&mut browser);
 }
 
@@ -164,7 +151,7 @@ fn reads_on_a_phone(browser: &mut Browser) {
     browser.value("document.querySelectorAll('details').forEach(d => { d.open = false; })");
 }
 
-fn reads_on_paper(browser: &mut Browser, folder: &Path) {
+fn reads_on_paper(browser: &mut Browser) {
     browser.call("Emulation.setEmulatedMedia", json!({ "media": "print" }));
     let visible = |browser: &mut Browser, what: &str| {
         browser.value(&format!(
@@ -181,20 +168,16 @@ fn reads_on_paper(browser: &mut Browser, folder: &Path) {
     let pdf = browser.call("Page.printToPDF", json!({ "printBackground": true }));
     let pdf = STANDARD.decode(pdf["data"].as_str().unwrap()).unwrap();
     assert!(pdf.starts_with(b"%PDF") && pdf.len() > 20_000, "{} bytes", pdf.len());
-    fs::write(folder.join("report.pdf"), pdf).unwrap();
 }
 
 #[test]
 fn a_page_of_images_works_in_a_browser() {
     let Some(program) = chromium() else { return };
-    let dir = tempfile::tempdir().unwrap();
-    program::answer(
-        &["compare", "--model", "tiny-flux", "--steps", "12", "magcache", "--out", "out"],
-        dir.path(),
-    );
+    let sh = Shell::new();
+    sh.answer("compare --model tiny-flux --steps 12 magcache --out out");
     let mut browser = Browser::start(&program);
     browser.resize(360, 740);
-    browser.open(&dir.path().join("out/report.html"));
+    browser.open(&sh.path("out/report.html"));
     assert_eq!(browser.value("document.querySelectorAll('video').length"), 0);
     assert_eq!(browser.value("document.documentElement.scrollWidth"), 360);
     browser.press("d");

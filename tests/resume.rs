@@ -1,7 +1,6 @@
 //! Runs that are killed at random times: the same command resumes, and its output is that of an uninterrupted
 //! run.
 
-#[allow(dead_code, reason = "every test target uses its own part")]
 #[path = "support/program.rs"]
 mod program;
 
@@ -9,21 +8,22 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
-use program::{answer, magcache, refused};
+use program::{Shell, fixture, tiny};
 use safetensors::SafeTensors;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const STATE: &str = "state/state.safetensors";
 
 /// A run and the files that it writes.
 struct Case {
     name: &'static str,
-    args: &'static [&'static str],
+    steps: usize,
+    args: &'static str,
     config: &'static str,
     out: &'static str,
 }
@@ -31,37 +31,30 @@ struct Case {
 const CASES: [Case; 4] = [
     Case {
         name: "video, FBCache and TaylorSeer in bf16",
-        args: &["--steps", "24", "--frames", "9", "--size", "48x48"],
-        config: "[[cache]]\nstrategy = \"fbcache\"\nthreshold = 0.3\nforecast = { type = \"taylor\" }\n[residuals]\ndtype = \"bf16\"",
+        steps: 24,
+        args: "--frames 9 --size 48x48",
+        config: "residuals.dtype = 'bf16'\n[[cache]]\nstrategy = 'fbcache'\nthreshold = 0.3\nforecast.type = 'taylor'",
         out: "out.mp4",
     },
     Case {
         name: "two experts, one of them on disk, EasyCache around the forward",
-        args: &[
-            "--model",
-            "wan2.2-t2v-tiny",
-            "--offload",
-            "disk",
-            "--steps",
-            "20",
-            "--frames",
-            "5",
-            "--size",
-            "48x48",
-        ],
-        config: "[[cache]]\nstrategy = \"easycache\"\nthreshold = 0.3",
+        steps: 20,
+        args: "--model wan2.2-t2v-tiny --offload disk --frames 5 --size 48x48",
+        config: "[[cache]]\nstrategy = 'easycache'\nthreshold = 0.3",
         out: "frames",
     },
     Case {
         name: "Flux from an image, modules",
-        args: &["--model", "tiny-flux", "--steps", "24", "--image", "image.png", "--strength", "0.8"],
-        config: "[[cache]]\nstrategy = \"schedule\"\nat = \"attn\"\nskip = [8, 9, 11, 12, 14, 16]",
+        steps: 24,
+        args: "--model tiny-flux --image image.png --strength 0.8",
+        config: "[[cache]]\nstrategy = 'schedule'\nat = 'attn'\nskip = [8, 9, 11, 12, 14, 16]",
         out: "out.png",
     },
     Case {
         name: "image to video, a CFG cache around MagCache",
-        args: &["--model", "wan2.2-i2v-tiny", "--steps", "20", "--frames", "5", "--size", "48x48"],
-        config: "[[cache]]\nstrategy = \"cfg-cache\"\n[[cache]]\nstrategy = \"magcache\"\nthreshold = 0.2",
+        steps: 20,
+        args: "--model wan2.2-i2v-tiny --frames 5 --size 48x48",
+        config: "[[cache]]\nstrategy = 'cfg-cache'\n[[cache]]\nstrategy = 'magcache'\nthreshold = 0.2",
         out: "out.gif",
     },
 ];
@@ -81,47 +74,38 @@ impl Random {
 
 impl Case {
     /// A folder with the run's input files.
-    fn folder(&self) -> tempfile::TempDir {
-        let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join("run.toml"), self.config).unwrap();
-        let image = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/images/rgb.png");
-        fs::copy(image, folder.path().join("image.png")).unwrap();
-        folder
+    fn shell(&self) -> Shell {
+        let sh = Shell::new();
+        sh.write("run.toml", self.config);
+        fs::copy(fixture("images/rgb.png"), sh.path("image.png")).unwrap();
+        sh
     }
 
-    fn args(&self, more: &[&'static str]) -> Vec<&'static str> {
-        let own = ["run", "--config", "run.toml", "--out", self.out, "--trace", "trace.jsonl"];
-        [&own[..], self.args, more].concat()
+    fn plain(&self) -> String {
+        let Self { steps, args, out, .. } = self;
+        format!("run --config run.toml --out {out} --trace trace.jsonl --steps {steps} {args}")
     }
 
-    fn checkpointed(&self) -> Vec<&'static str> {
-        self.args(&["--checkpoint", "state"])
+    fn checkpointed(&self) -> String {
+        self.plain() + " --checkpoint state"
+    }
+
+    /// Starts the run, with a state folder.
+    fn started(&self, sh: &Shell, more: &str) -> Child {
+        let mut run = sh.command(format!("{} {more}", self.checkpointed()));
+        run.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
     }
 }
 
-/// Every file that a run left in a folder, by name; traces without their times.
-fn left(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
-    let mut all = BTreeMap::new();
-    let mut folders = vec![folder.to_owned()];
-    while let Some(next) = folders.pop() {
-        for path in fs::read_dir(next).unwrap().map(|e| e.unwrap().path()) {
-            if path.is_dir() {
-                folders.push(path.clone());
-                all.insert(path.strip_prefix(folder).unwrap().join(""), Vec::new());
-                continue;
-            }
-            let mut bytes = fs::read(&path).unwrap();
-            if path.ends_with("trace.jsonl") {
-                let lines = String::from_utf8(bytes).unwrap();
-                let timeless = lines.lines().map(|line| {
-                    let mut line: Value = serde_json::from_str(line).unwrap();
-                    assert!(line.as_object_mut().unwrap().remove("microseconds").unwrap().is_number());
-                    line.to_string() + "\n"
-                });
-                bytes = timeless.collect::<String>().into_bytes();
-            }
-            all.insert(path.strip_prefix(folder).unwrap().to_owned(), bytes);
+/// Every file and folder that a run left; the trace without its times.
+fn left(sh: &Shell) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut all = sh.files();
+    if let Some(trace) = all.get_mut(Path::new("trace.jsonl")) {
+        let mut lines = sh.trace("trace.jsonl");
+        for line in &mut lines {
+            assert!(line.as_object_mut().unwrap().remove("microseconds").unwrap().is_number());
         }
+        *trace = json!(lines).to_string().into_bytes();
     }
     all
 }
@@ -134,16 +118,24 @@ fn timeless(mut answer: Value) -> Value {
     answer
 }
 
-/// Checks that the state in a folder, if any, is complete; returns the step at which the run would resume.
-fn stored_step(folder: &Path) -> Option<usize> {
-    let state = folder.join("state");
-    let names: Vec<_> = fs::read_dir(&state).into_iter().flatten().map(|e| e.unwrap().file_name()).collect();
+/// Checks that the state, if any, is complete; returns the step at which the run would resume.
+fn stored_step(sh: &Shell) -> Option<usize> {
+    let entries = fs::read_dir(sh.path("state")).into_iter().flatten();
+    let names: Vec<_> = entries.map(|e| e.unwrap().file_name()).collect();
     let known = |name: &std::ffi::OsString| name == "state.safetensors" || name == "state.safetensors.part";
     assert!(names.iter().all(known), "{names:?}");
-    let bytes = fs::read(folder.join(STATE)).ok()?;
+    let bytes = fs::read(sh.path(STATE)).ok()?;
     SafeTensors::deserialize(&bytes).expect("a state that has its name is whole");
     let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
     Some(header.metadata().as_ref().unwrap()["state/next"].parse().unwrap())
+}
+
+/// Waits until a run that goes on has stored the state of a step.
+fn wait_for_step(sh: &Shell, run: &mut Child, at_least: usize) {
+    while stored_step(sh).is_none_or(|step| step < at_least) {
+        assert!(run.try_wait().unwrap().is_none(), "the run ended before it was stopped");
+        thread::sleep(Duration::from_millis(2));
+    }
 }
 
 /// Counts how often runs were killed, and when.
@@ -157,57 +149,50 @@ struct Killed {
 
 /// Kills a run at random times, up to `at_most` times in a row, then lets it finish and compares the output.
 fn kill(case: &Case, random: &mut Random, at_most: usize, total: &mut Killed) {
-    let unbroken = case.folder();
+    let unbroken = case.shell();
     let started = Instant::now();
-    let expected = answer(&case.args(&[]), unbroken.path());
+    let expected = unbroken.answer(case.plain());
     let whole = started.elapsed();
     assert_eq!(expected["resumed_at"], Value::Null);
-    let expected = (timeless(expected), left(unbroken.path()));
-    assert!(
-        expected.0["skipped"].as_object().unwrap().values().any(|s| s != &serde_json::json!([]))
-            || case.out == "out.png"
-    );
+    let (expected, files) = (timeless(expected), left(&unbroken));
+    let skips = expected["skipped"].as_object().unwrap().values().any(|steps| *steps != json!([]));
+    assert!(skips || case.out == "out.png");
 
-    let folder = case.folder();
+    let sh = case.shell();
     let mut kills = 0;
     let mut last = None;
     while kills < at_most {
-        let mut run = Command::new(env!("CARGO_BIN_EXE_magcache"));
-        run.args(case.checkpointed()).current_dir(folder.path()).stdout(Stdio::null()).stderr(Stdio::null());
-        let mut run = run.spawn().unwrap();
+        let mut run = case.started(&sh, "");
         thread::sleep(random.below(whole));
-        let ended = run.try_wait().unwrap();
-        if ended.is_some() {
+        if run.try_wait().unwrap().is_some() {
             break;
         }
         run.kill().unwrap();
         run.wait().unwrap();
         kills += 1;
-        let step = stored_step(folder.path());
-        if step.is_none() && folder.path().join("trace.jsonl").exists() {
+        let step = stored_step(&sh);
+        if step.is_none() && sh.path("trace.jsonl").exists() {
             // The outputs exist and the state is gone: only the run's report was missing.
             total.phases[3] += 1;
-            let _ = fs::remove_dir(folder.path().join("state"));
+            let _ = fs::remove_dir(sh.path("state"));
             break;
         }
         assert!(step >= last, "{}: step {step:?} after {last:?}: a state was lost", case.name);
         last = step;
-        let steps: usize =
-            case.args[case.args.iter().position(|a| *a == "--steps").unwrap() + 1].parse().unwrap();
-        total.phases[step.map_or(0, |step| 1 + usize::from(step == steps))] += 1;
+        total.phases[step.map_or(0, |step| 1 + usize::from(step == case.steps))] += 1;
     }
     total.kills += kills;
-    let ended = !folder.path().join(STATE).exists() && folder.path().join("trace.jsonl").exists();
+    let place = format!("{} after {kills} kills", case.name);
+    let ended = !sh.path(STATE).exists() && sh.path("trace.jsonl").exists();
     if !ended {
-        let done = answer(&case.checkpointed(), folder.path());
-        assert_eq!(done["resumed_at"].as_u64().map(|n| n as usize), last, "{}", case.name);
-        assert_eq!(timeless(done), expected.0, "{} after {kills} kills", case.name);
+        let done = sh.answer(case.checkpointed());
+        assert_eq!(done["resumed_at"].as_u64().map(|n| n as usize), last, "{place}");
+        assert_eq!(timeless(done), expected, "{place}");
     }
-    let got = left(folder.path());
-    let names = |files: &BTreeMap<PathBuf, Vec<u8>>| files.keys().cloned().collect::<Vec<_>>();
-    assert_eq!(names(&got), names(&expected.1), "{} after {kills} kills", case.name);
+    let got = left(&sh);
+    assert_eq!(got.keys().collect::<Vec<_>>(), files.keys().collect::<Vec<_>>(), "{place}");
     for (name, bytes) in &got {
-        assert!(bytes == &expected.1[name], "{} after {kills} kills: {} differs", case.name, name.display());
+        assert!(bytes == &files[name], "{place}: {} differs", name.display());
     }
 }
 
@@ -245,137 +230,107 @@ fn fifty_kills() {
 }
 
 /// A run that was stopped at about its fourth step.
-fn stopped(case: &Case) -> tempfile::TempDir {
-    let folder = case.folder();
-    let mut run = Command::new(env!("CARGO_BIN_EXE_magcache"));
-    run.args(case.checkpointed()).current_dir(folder.path()).stdout(Stdio::null()).stderr(Stdio::null());
-    let mut run = run.spawn().unwrap();
-    while stored_step(folder.path()).is_none_or(|step| step < 4) {
-        assert!(run.try_wait().unwrap().is_none(), "the run ended before it was stopped");
-        thread::sleep(Duration::from_millis(2));
-    }
+fn stopped(case: &Case) -> Shell {
+    let sh = case.shell();
+    let mut run = case.started(&sh, "");
+    wait_for_step(&sh, &mut run, 4);
     run.kill().unwrap();
     run.wait().unwrap();
-    folder
+    sh
 }
 
 #[test]
 fn another_run_a_damaged_and_a_foreign_file_are_refused_and_kept() {
     let case = &CASES[0];
-    let folder = stopped(case);
-    let d = folder.path();
-    let whole = fs::read(d.join(STATE)).unwrap();
-    let step = stored_step(d).unwrap();
-
-    let other = case.args(&["--checkpoint", "state", "--seed", "7"]);
-    let other: Vec<_> = other.into_iter().map(|arg| if arg == "24" { "25" } else { arg }).collect();
-    let expected = [
+    let (sh, run) = (stopped(case), case.checkpointed());
+    let (whole, step) = (sh.bytes(STATE), stored_step(&sh).unwrap());
+    let other = [
         "holds another run",
         "sampling.steps is 24 there and 25 here",
         "sampling.seed is 42 there and 7 here",
+        "hint: name another --checkpoint DIR, or delete",
     ];
-    refused(&other, d, &[&expected[..], &["hint: name another --checkpoint DIR, or delete"]].concat());
+    sh.refused(format!("{run} --seed 7").replace("--steps 24", "--steps 25"), other);
 
-    let config = fs::read_to_string(d.join("run.toml")).unwrap();
-    fs::write(d.join("run.toml"), config.replace("0.3", "0.25").replace("bf16", "f16")).unwrap();
-    let args = case.args(&["--checkpoint", "state"]);
-    refused(
-        &args,
-        d,
-        &["cache[0].threshold is 0.3 there and 0.25 here", "residuals.dtype is \"bf16\" there"],
-    );
-    fs::write(d.join("run.toml"), config).unwrap();
+    sh.write("run.toml", case.config.replace("0.3", "0.25").replace("bf16", "f16"));
+    let keys = ["cache[0].threshold is 0.3 there and 0.25 here", "residuals.dtype is \"bf16\" there"];
+    sh.refused(&run, keys);
+    sh.write("run.toml", case.config);
 
     for damaged in [&whole[..whole.len() / 2], &whole[..7], b"", b"not a state"] {
-        fs::write(d.join(STATE), damaged).unwrap();
-        refused(&args, d, &["is not the state of a run", "hint: name another --checkpoint DIR"]);
-        assert_eq!(fs::read(d.join(STATE)).unwrap(), damaged);
+        sh.write(STATE, damaged);
+        sh.refused(&run, ["is not the state of a run", "hint: name another --checkpoint DIR"]);
     }
-    let weights = "../magcache-models/tiny/wan2.1-t2v-tiny/transformer/diffusion_pytorch_model.safetensors";
-    fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join(weights), d.join(STATE)).unwrap();
-    refused(&args, d, &["is not the state of a run: its header does not say so"]);
+    let weights = tiny("wan2.1-t2v-tiny").join("transformer/diffusion_pytorch_model.safetensors");
+    fs::copy(weights, sh.path(STATE)).unwrap();
+    sh.refused(&run, ["is not the state of a run: its header does not say so"]);
+    sh.write(STATE, &whole);
+    sh.refused(format!("{run} --reference-ops"), ["reference_ops is false there and true here"]);
 
-    let plain = [&args[..], &["--reference-ops"]].concat();
-    fs::write(d.join(STATE), &whole).unwrap();
-    refused(&plain, d, &["reference_ops is false there and true here"]);
-
-    // None of this damaged the state, and a folder that already existed is kept.
-    fs::write(d.join(STATE), &whole).unwrap();
-    fs::write(d.join("state/mine.txt"), "").unwrap();
-    assert_eq!(answer(&case.checkpointed(), d)["resumed_at"], step);
-    assert_eq!(fs::read_dir(d.join("state")).unwrap().count(), 1);
+    // A folder that already existed is kept.
+    sh.write("state/mine.txt", "");
+    assert_eq!(sh.answer(run)["resumed_at"], step);
+    assert_eq!(fs::read_dir(sh.path("state")).unwrap().count(), 1);
 }
 
 #[test]
 fn a_folder_serves_one_run_at_a_time_and_an_interrupted_run_goes_on() {
     let case = &CASES[1];
-    let folder = case.folder();
-    let d = folder.path();
-    let mut run = Command::new(env!("CARGO_BIN_EXE_magcache"));
-    let args = case.args(&["--checkpoint", "state", "--checkpoint-every", "3"]);
-    run.args(&args).current_dir(d).stdout(Stdio::null()).stderr(Stdio::piped());
-    let mut run = run.spawn().unwrap();
-    while stored_step(d).is_none_or(|step| step < 3) {
-        assert!(run.try_wait().unwrap().is_none(), "the run ended before it was stopped");
-        thread::sleep(Duration::from_millis(2));
-    }
-    let second = magcache(&args, d);
+    let sh = case.shell();
+    let every = "--checkpoint-every 3";
+    let mut run = case.started(&sh, every);
+    wait_for_step(&sh, &mut run, 3);
+    let again = format!("{} {every}", case.checkpointed());
+    let second = sh.run(&again);
     assert_eq!(second.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&second.stderr).contains("another run is using the folder state"));
 
     assert!(Command::new("kill").args(["-INT", &run.id().to_string()]).status().unwrap().success());
     let out = run.wait_with_output().unwrap();
-    let step = stored_step(d).unwrap();
+    let step = stored_step(&sh).unwrap();
     assert_eq!(out.status.code(), Some(130));
     assert!(step.is_multiple_of(3));
     let message = String::from_utf8_lossy(&out.stderr).into_owned();
     assert!(message.contains(&format!("the same command continues at step {step} of 20")), "{message}");
 
-    let again = magcache(&args, d);
-    let message = String::from_utf8_lossy(&again.stderr).into_owned();
-    assert!(
-        again.status.success() && message.contains(&format!("continues at step {step} of 20")),
-        "{message}"
-    );
-    assert!(!d.join("state").exists());
-    let unbroken = case.folder();
-    answer(&case.args(&[]), unbroken.path());
-    assert!(left(d) == left(unbroken.path()));
+    let [_, message] = sh.said(again);
+    assert!(message.contains(&format!("continues at step {step} of 20")), "{message}");
+    assert!(!sh.path("state").exists());
+    let unbroken = case.shell();
+    unbroken.answer(case.plain());
+    assert!(left(&sh) == left(&unbroken));
 }
 
 #[test]
 fn a_run_killed_after_its_outputs_finds_them() {
     let case = &CASES[1];
-    let folder = stopped(case);
-    let d = folder.path();
+    let sh = stopped(case);
     // The state after the last step next to the finished folder, as a kill between the two leaves them.
-    let mut run = Command::new(env!("CARGO_BIN_EXE_magcache"));
-    run.args(case.checkpointed()).current_dir(d).stdout(Stdio::null()).stderr(Stdio::null());
-    let mut run = run.spawn().unwrap();
+    let mut run = case.started(&sh, "");
     let mut last = Vec::new();
     while run.try_wait().unwrap().is_none() {
-        if let Ok(state) = fs::read(d.join(STATE)) {
+        if let Ok(state) = fs::read(sh.path(STATE)) {
             last = state;
         }
         thread::sleep(Duration::from_millis(1));
     }
-    let before = left(d);
-    fs::create_dir(d.join("state")).unwrap();
-    fs::write(d.join(STATE), last).unwrap();
-    assert_eq!(stored_step(d), Some(20));
-    fs::write(d.join(".frames.abcdef.part"), "").unwrap();
-    assert_eq!(answer(&case.checkpointed(), d)["resumed_at"], 20);
-    assert!(left(d) == before);
+    let before = left(&sh);
+    sh.inside("state");
+    sh.write(STATE, last);
+    assert_eq!(stored_step(&sh), Some(20));
+    sh.write(".frames.abcdef.part", "");
+    assert_eq!(sh.answer(case.checkpointed())["resumed_at"], 20);
+    assert!(left(&sh) == before);
     // A folder with anything that the run did not write is left alone.
-    fs::write(d.join("frames/mine.txt"), "").unwrap();
-    refused(&case.checkpointed(), d, &[]);
+    sh.write("frames/mine.txt", "");
+    sh.refused(case.checkpointed(), []);
 }
 
 #[test]
 fn a_folder_that_cannot_be_written_to_is_refused_and_a_dry_run_writes_nothing() {
-    let folder = tempfile::tempdir().unwrap();
-    refused(&["run", "--checkpoint", "/proc/nowhere"], folder.path(), &["/proc"]);
-    refused(&["run", "--checkpoint", "state", "--checkpoint-every", "0"], folder.path(), &["0"]);
-    answer(&["run", "--checkpoint", "state", "--dry-run"], folder.path());
-    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    let sh = Shell::new();
+    sh.refused("run --checkpoint /proc/nowhere", ["/proc"]);
+    sh.refused("run --checkpoint state --checkpoint-every 0", ["0"]);
+    sh.answer("run --checkpoint state --dry-run");
+    assert_eq!(sh.count(), 0);
 }

@@ -1,0 +1,22 @@
+//! The program as a user meets it: exit codes, messages, files, and what scripts may rely on.
+
+#[path = "../support/program.rs"]
+mod program;
+
+mod audit;
+mod bytes;
+mod calibrate;
+mod compare;
+mod demo;
+mod experts;
+mod files;
+mod flux;
+mod inspect;
+mod messages;
+mod plan;
+mod profiles;
+mod reference;
+mod refusals;
+mod replay;
+mod run;
+mod signals;
