@@ -111,8 +111,10 @@ fn targets_agree_where_only_some_schedules_were_measured() {
         );
         before = psnr;
         assert_eq!(target("--speedup", plans.speedup(schedule.computed)).1, psnr, "{computed}");
-        let (fewest, reached, _) = target("--psnr", psnr);
-        assert!(fewest <= computed && reached >= psnr, "{fewest} of {computed}, {reached} of {psnr} dB");
+        // What is read from JSON may be off by the last bit.
+        let wanted = psnr - 1e-9;
+        let (fewest, reached, _) = target("--psnr", wanted);
+        assert!(fewest <= computed && reached >= wanted, "{fewest} of {computed}, {reached} of {psnr} dB");
         let measured = schedule.computed == 5;
         assert_eq!(planned["psnr_grounds"], if measured { "measured" } else { "calibrated" });
         assert_eq!(planned["psnr_within"].as_f64(), measured.then_some(0.5));

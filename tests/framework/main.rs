@@ -1,0 +1,32 @@
+//! The framework and its strategies: the rules of docs/spec/strategy.md, the messages of configurations, and what
+//! published code decides.
+
+mod prelude;
+mod support;
+
+mod audit;
+mod bytes;
+mod calibrate;
+mod conformance;
+mod dbcache;
+mod experts;
+mod failsafes;
+mod forward;
+mod hints;
+mod interpreter;
+mod isolation;
+mod knobs;
+mod messages;
+mod modules;
+mod numbers;
+mod onion;
+mod pair;
+mod planner;
+mod properties;
+mod registry;
+mod retry;
+mod stored;
+mod taylor;
+mod text;
+mod transformers;
+mod words;

@@ -1,0 +1,241 @@
+//! The planner against all possible schedules, and a rehearsal against what the cache does.
+
+use magcache_core::{
+    calibrate::{Recording, Rehearsal},
+    config::FixedSteps,
+    planner::{Continuation, Objective, Planned, Planner, PlannerError, ReuseErrors, StepErrors},
+    profile::{PlannedSchedule, Plans, Provenance},
+};
+use proptest::prelude::*;
+
+use crate::prelude::*;
+
+/// Inner products of error vectors `[source][axis]`.
+fn step(sources: std::ops::Range<usize>, errors: &[[f64; 3]]) -> StepErrors {
+    let own = || errors.iter().take(sources.len());
+    let dot = |a: &[f64; 3], b: &[f64; 3]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    let products = own().flat_map(|a| own().map(move |b| dot(a, b))).collect();
+    StepErrors { sources: sources.collect(), products }
+}
+
+/// A run of `errors.len()` steps whose experts begin at 0 and at `second`, rehearsed up to `reach` steps
+/// back.
+fn rehearsed(
+    errors: &[Vec<[f64; 3]>],
+    second: usize,
+    reach: usize,
+    growth: Vec<(usize, f64)>,
+) -> ReuseErrors {
+    let of = |(i, errors): (usize, &Vec<[f64; 3]>)| {
+        let start = if i < second { 0 } else { second };
+        step(start.max(i.saturating_sub(reach))..i, errors)
+    };
+    let steps = errors.iter().enumerate().map(of).collect();
+    ReuseErrors { steps, growth, pixels: 0.5, cost: 0.1 }
+}
+
+/// Every schedule that has a predicted error, computed from the definition and not by the search.
+fn all(planner: &Planner, with: Continuation, steps: usize) -> Vec<Planned> {
+    let chosen = |mask: u32| (0..steps).filter(|step| mask >> step & 1 == 1).collect::<Vec<_>>();
+    (0..1u32 << steps).filter_map(|mask| planner.predict(with, &chosen(mask))).collect()
+}
+
+fn runs() -> impl Strategy<Value = Vec<ReuseErrors>> {
+    let error = proptest::array::uniform3(-1.0..1.0f64);
+    (4usize..8, 1usize..8, 1usize..8, 1usize..3).prop_flat_map(move |(steps, second, reach, runs)| {
+        let step = proptest::collection::vec(error.clone(), steps);
+        let growth = proptest::collection::vec(0.2..5.0f64, 2);
+        let run = (proptest::collection::vec(step, steps), growth);
+        proptest::collection::vec(run, runs).prop_map(move |runs| {
+            let one = |(errors, growth): &(Vec<Vec<[f64; 3]>>, Vec<f64>)| {
+                let growth = vec![(1, growth[0]), (steps - 1, growth[1])];
+                rehearsed(errors, second, reach, growth)
+            };
+            runs.iter().map(one).collect()
+        })
+    })
+}
+
+proptest! {
+    #[test]
+    fn the_search_finds_the_best_of_all_schedules(runs in runs()) {
+        let planner = Planner::new(&runs).unwrap();
+        let steps = runs[0].steps.len();
+        for with in [Continuation::Residual, Continuation::Line] {
+            let all = all(&planner, with, steps);
+            for objective in [Objective::Sum, Objective::Minimax] {
+                let found = planner.schedules(with, objective);
+                let counts: Vec<usize> = found.iter().map(|plan| plan.computed).collect();
+                let mut possible: Vec<usize> = all.iter().map(|plan| plan.computed).collect();
+                possible.sort_unstable();
+                possible.dedup();
+                prop_assert_eq!(&counts, &possible);
+                for plan in found {
+                    // The error stored with a schedule is the predicted one.
+                    let own = planner.predict(with, &plan.skip).expect("a schedule that was found");
+                    prop_assert_eq!(own.computed, plan.computed);
+                    prop_assert!((own.error - plan.error).abs() < 1e-12 && (own.worst - plan.worst).abs() < 1e-12);
+                    let rivals = || all.iter().filter(|other| other.computed == plan.computed);
+                    let worst = rivals().map(|p| p.worst).fold(f64::INFINITY, f64::min);
+                    let best = match objective {
+                        Objective::Sum => rivals().map(|p| p.error).fold(f64::INFINITY, f64::min),
+                        Objective::Minimax => {
+                            prop_assert!(plan.worst <= worst + 1e-12, "{} {worst}", plan.worst);
+                            let equal = rivals().filter(|p| p.worst <= worst);
+                            equal.map(|p| p.error).fold(f64::INFINITY, f64::min)
+                        }
+                    };
+                    prop_assert!((plan.error - best).abs() < 1e-12, "{objective:?} {with}: {} {best}", plan.error);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_thousand_steps_are_planned() {
+    // Rehearsed eight steps back, the default; no two schedules have the same error.
+    let error = |step: usize, back: usize| [(0.3 + (step as f64 * 0.7).sin().abs()) * back as f64, 0.1, 0.0];
+    let errors: Vec<Vec<[f64; 3]>> =
+        (0..1000).map(|step| (1..=8).rev().map(|back| error(step, back)).collect()).collect();
+    let planner = Planner::new(&[rehearsed(&errors, 400, 8, vec![(1, 2.0), (999, 1.0)])]).unwrap();
+    for objective in [Objective::Sum, Objective::Minimax] {
+        let found = planner.schedules(Continuation::Line, objective);
+        assert!(found.len() > 700 && found.last().unwrap().computed == 1000, "{}", found.len());
+        for plan in found.iter().step_by(97) {
+            let own = planner.predict(Continuation::Line, &plan.skip).unwrap();
+            assert!((own.error - plan.error).abs() < 1e-9 * plan.error.max(1.0), "{}", plan.computed);
+        }
+        assert!(found.is_sorted_by(|a, b| a.error >= b.error || objective == Objective::Minimax));
+    }
+}
+
+#[test]
+fn a_cost_is_the_error_grown_to_the_end_of_the_run() {
+    // At step 2 the residual of step 1 is off by (3, 4, 0) and that of step 0 by (0, 5, 0); the line through
+    // both, continued by one step, is off by 2·(3, 4, 0) − (0, 5, 0) = (6, 3, 0).
+    let errors = vec![vec![], vec![[1.0, 0.0, 0.0]], vec![[0.0, 5.0, 0.0], [3.0, 4.0, 0.0]]];
+    let run = rehearsed(&errors, 0, 8, vec![(1, 2.0), (2, 8.0)]);
+    let planner = Planner::new(std::slice::from_ref(&run)).unwrap();
+    let cost = |with, skip: &[usize]| planner.predict(with, skip).unwrap().error;
+    let pixels = 0.5;
+    assert!((cost(Continuation::Residual, &[2]) - 5.0 * 8.0 * pixels).abs() < 1e-12);
+    assert!((cost(Continuation::Line, &[2]) - 45f64.sqrt() * 8.0 * pixels).abs() < 1e-12);
+    // After a single computed step the line is just its residual.
+    for with in [Continuation::Residual, Continuation::Line] {
+        assert!((cost(with, &[1, 2]) - (1.0 * 2.0 + 5.0 * 8.0) * pixels).abs() < 1e-12);
+        assert_eq!(planner.predict(with, &[0]), None);
+    }
+    // Between two measured steps growth is interpolated exponentially.
+    let long = ReuseErrors { growth: vec![(2, 4.0), (6, 64.0)], ..run };
+    assert_eq!([0, 2, 4, 6, 9].map(|step| long.growth_at(step).round()), [4.0, 4.0, 16.0, 64.0, 64.0]);
+}
+
+#[test]
+fn runs_that_differ_are_refused() {
+    let errors = vec![vec![[1.0; 3]; 4]; 4];
+    let run = |steps: usize, reach| rehearsed(&errors[..steps], 0, reach, vec![]);
+    assert_eq!(Planner::new(&[]).unwrap_err(), PlannerError::NoRuns);
+    let error = Planner::new(&[run(4, 8), run(3, 8)]).unwrap_err();
+    assert_eq!(error, PlannerError::Steps { got: 3, expected: 4 });
+    let error = Planner::new(&[run(4, 8), run(4, 1)]).unwrap_err();
+    assert_eq!(error, PlannerError::Sources { step: 2 });
+}
+
+#[test]
+fn a_rehearsal_changes_nothing_and_stands_in_as_a_reuse_does() {
+    let phases = phases(&[2, 4]);
+    let steps = guided(6).with_phases(phases);
+    for toy in toys() {
+        let blocks = toy.blocks();
+        let rehearsal = Rehearsal::new(HookId(0), toy.meta(), 2);
+        let mut session = around(blocks, Arc::new(rehearsal.clone()));
+        let watched = run(&toy, Some(&mut session), &steps, 1).unwrap();
+        assert_same(&watched, &run(&toy, None, &steps, 1).unwrap(), &format!("{blocks} blocks"));
+        assert_eq!(rehearsal.sources(&session, Expert(1), &BOTH), [4, 5]);
+        assert!(rehearsal.sources(&session, Expert(1), &[Branch::Other(3)]).is_empty());
+
+        // A cache that computes step 4 and skips step 5 gives exactly the rehearsed output of step 4's
+        // residual at step 5.
+        let stand_in = rehearsal.stand_in(&session, Expert(1), &BOTH, 4).unwrap();
+        let skip = "[[cache]]\nstrategy = 'schedule'\nskip = [5]";
+        let cached =
+            run(&toy, Some(&mut crate::support::session(skip, toy.meta(), &steps)), &steps, 1).unwrap();
+        let last = steps.step(5);
+        let latents = toy.latents(1, &last).unwrap();
+        for (branch, reused) in BOTH.iter().zip(&cached[10..]) {
+            let mut session = stand_in.session();
+            let mut pass = session.pass(last.clone(), *branch);
+            let output = toy.forward(&latents, &last, *branch, &mut pass).unwrap();
+            assert!(same_bits(&output, &reused.output), "{blocks} blocks, {branch}");
+        }
+        let mut session = stand_in.session();
+        let mut pass = session.pass(last.clone(), Branch::Batched);
+        assert!(toy.forward(&latents, &last, Branch::Batched, &mut pass).is_err());
+    }
+}
+
+#[test]
+fn rehearsed_runs_are_read_back_as_they_were() {
+    let errors = vec![vec![[0.5, -1.0, 2.0]; 5]; 5];
+    let reuse = vec![rehearsed(&errors, 3, 2, vec![(1, 2.0), (4, 1.0)]), rehearsed(&errors, 3, 2, vec![])];
+    let recording = Recording { steps: 5, reuse, ..Recording::default() };
+    let mut tensors = recording.to_tensors().unwrap();
+    assert_eq!(Recording::from_tensors(&tensors).unwrap().reuse, recording.reuse);
+    let cut = tensors["reuse.products"].narrow(3, 0, 1).unwrap();
+    tensors.insert("reuse.products".to_owned(), cut);
+    let error = Recording::from_tensors(&tensors).unwrap_err().to_string();
+    assert!(error.contains("reuse.products") && error.contains("[2, 5, 2, 1]"), "{error}");
+    tensors.remove("reuse.products");
+    assert!(Recording::from_tensors(&tensors).unwrap_err().to_string().contains("reuse.products"));
+}
+
+#[test]
+fn plans_know_their_runs_and_their_speed() {
+    let schedule = PlannedSchedule {
+        computed: 2,
+        skip: vec![1, 3],
+        continuation: Continuation::Line,
+        error: 0.01,
+        psnr: None,
+        psnr_error: None,
+        ssim: None,
+    };
+    let plans = Plans {
+        steps: 4,
+        flow_shift: Some(3.0),
+        boundary_ratio: None,
+        skipped_cost: 0.1,
+        schedules: vec![schedule.clone()],
+        source: Provenance::default(),
+    };
+    assert!(plans.problems("here").is_empty());
+    assert!((plans.speedup(2) - 4.0 / 2.2).abs() < 1e-12);
+    assert_eq!(schedule.predicted_psnr(), 40.0);
+    let table = FixedSteps::registered().unwrap().planned(&schedule).unwrap();
+    assert_eq!(table["forecast"]["type"].as_str(), Some("taylor"));
+
+    let run = Trajectory { flow_shift: Some(3.0), ..guided(4) };
+    assert!(plans.fit(&run));
+    let others = [
+        Trajectory { flow_shift: Some(5.0), ..run.clone() },
+        Trajectory { boundary_ratio: Some(0.9), ..run.clone() },
+        Trajectory { first: 1, ..run.clone() },
+        Trajectory { flow_shift: Some(3.0), ..guided(5) },
+    ];
+    assert!(others.iter().all(|other| !plans.fit(other)));
+
+    let broken = |change: fn(&mut PlannedSchedule)| {
+        let mut schedule = schedule.clone();
+        change(&mut schedule);
+        let plans = Plans { schedules: vec![schedule], ..plans.clone() };
+        plans.problems("here").iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    };
+    assert!(broken(|s| s.computed = 3).contains("3 computed and 2 skipped"));
+    assert!(broken(|s| s.skip = vec![3, 1]).contains("in order"));
+    assert!(broken(|s| s.skip = vec![0, 1]).contains("without step 0"));
+    assert!(broken(|s| s.skip = vec![1, 4]).contains("names step 4"));
+    assert!(broken(|s| s.error = f64::NAN).contains("NaN"));
+    let slow = Plans { skipped_cost: 1.5, ..plans.clone() };
+    assert!(slow.problems("here")[0].to_string().contains("1.5"));
+}
