@@ -196,16 +196,6 @@ fn kill(case: &Case, random: &mut Random, at_most: usize, total: &mut Killed) {
     }
 }
 
-#[test]
-fn a_killed_run_goes_on_to_the_same_bytes() {
-    let mut random = Random(29);
-    let mut killed = Killed::default();
-    for case in &CASES {
-        kill(case, &mut random, 2, &mut killed);
-    }
-    assert!(killed.kills >= 4, "{killed:?}");
-}
-
 /// `cargo test --release --workspace --test resume -- --nocapture fifty_kills` prints the numbers. Which
 /// moments are hit depends on the speed of the machine, so the test continues until each kind was hit.
 #[test]

@@ -26,18 +26,6 @@ fn schedule_says_what_run_does() {
 }
 
 #[test]
-fn the_stored_configuration_reproduces_the_bytes() {
-    let sh = Shell::new();
-    let run = "run --steps 8 --frames 5 --cache fbcache";
-    sh.answer(format!("{run} --seed 7 --out a.mp4"));
-    sh.write("again.toml", sh.text("a.mp4.toml").replace("a.mp4", "b.mp4"));
-    sh.answer("run --config again.toml");
-    assert!(sh.same("a.mp4", "b.mp4"));
-    sh.answer(format!("{run} --seed 8 --out c.mp4"));
-    assert!(!sh.same("a.mp4", "c.mp4"));
-}
-
-#[test]
 fn caches_of_whole_forwards_run_and_say_what_they_skip() {
     let sh = Shell::new();
     for (strategy, cond_too) in [("easycache", true), ("sencache", true), ("cfg-cache", false)] {

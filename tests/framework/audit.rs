@@ -37,33 +37,35 @@ fn assert_errors(record: &Record, expected: [f64; 4]) {
     }
 }
 
+/// The passes that reused something, each with the same pass without hooks and with the one before that.
+fn reusing(toy: &Toy, session: &mut Session) -> Vec<[Ran; 3]> {
+    let ran = run(toy, Some(session), &steps(), 1).unwrap();
+    let plain = run(toy, None, &steps(), 1).unwrap();
+    let reused = (1..ran.len()).filter(|i| ran[*i].records[0].reused);
+    reused.map(|i| [&ran[i], &plain[i], &plain[i - 1]].map(Clone::clone)).collect()
+}
+
 #[test]
 fn the_error_of_blocks_is_the_distance_to_what_they_give() {
     for toy in [Toy::image(6), dual(2, 4)] {
-        let hook = Script::at([3, 4, 7, 9]).window(1, 1).hook(0);
-        let registry = HookRegistry::builder(6).ring(0..6, hook).unwrap().audit(audited(1.0)).build();
-        let ran = run(&toy, Some(&mut registry.session()), &steps(), 1).unwrap();
-        let plain = run(&toy, None, &steps(), 1).unwrap();
-        let mut checked = 0;
-        for (ran, plain) in ran.iter().zip(&plain).filter(|(ran, _)| ran.records[0].reused) {
+        let builder = rings(6, [(0..6, Script::at([3, 4, 7, 9]).window(1, 1).hook(0))]);
+        let passes = reusing(&toy, &mut builder.audit(audited(1.0)).build().session());
+        assert_eq!(passes.len(), 8);
+        for [ran, plain, _] in passes {
             let image = |streams: &Streams| streams.image().unwrap();
-            let entered = |of: &Ran| image(&of.blocks.iter().rfind(|b| b.block == 5).unwrap().input);
+            let entered = image(&ran.blocks.iter().rfind(|b| b.block == 5).unwrap().input);
             let [base, truth] = [1, 4].map(|i| &plain.blocks[i]);
-            assert_errors(&ran.records[0], errors(&image(&base.input), &entered(ran), &image(&truth.output)));
-            checked += 1;
+            assert_errors(&ran.records[0], errors(&image(&base.input), &entered, &image(&truth.output)));
         }
-        assert_eq!(checked, 8);
     }
 }
 
 #[test]
 fn the_error_of_a_forward_is_the_distance_to_its_prediction() {
-    let toy = Toy::image(4);
-    let registry =
-        HookRegistry::builder(4).forward(Script::at([3, 5, 6]).hook(0)).audit(audited(1.0)).build();
-    let ran = run(&toy, Some(&mut registry.session()), &steps(), 1).unwrap();
-    let plain = run(&toy, None, &steps(), 1).unwrap();
-    for (ran, plain) in ran.iter().zip(&plain).filter(|(ran, _)| ran.records[0].reused) {
+    let builder = HookRegistry::builder(4).forward(Script::at([3, 5, 6]).hook(0));
+    let passes = reusing(&Toy::image(4), &mut builder.audit(audited(1.0)).build().session());
+    assert_eq!(passes.len(), 6);
+    for [ran, plain, _] in passes {
         assert_errors(&ran.records[0], errors(&ran.input, &ran.output, &plain.output));
     }
 }
@@ -71,15 +73,12 @@ fn the_error_of_a_forward_is_the_distance_to_its_prediction() {
 #[test]
 fn the_error_of_a_branch_is_the_distance_to_its_own_prediction() {
     let toy = Toy::image(4);
-    let table = "[[cache]]\nstrategy = \"cfg-cache\"\ninterval = 3\nstart = 1\n[audit]\nfraction = 1.0";
-    let ran = run(&toy, Some(&mut session(table, toy.meta(), &steps())), &steps(), 1).unwrap();
-    let plain = run(&toy, None, &steps(), 1).unwrap();
-    let mut checked = 0;
-    for i in (1..ran.len()).filter(|i| ran[*i].records[0].reused) {
-        assert_errors(&ran[i].records[0], errors(&plain[i - 1].output, &ran[i].output, &plain[i].output));
-        checked += 1;
+    let table = "[[cache]]\nstrategy = 'cfg-cache'\ninterval = 3\nstart = 1\n[audit]\nfraction = 1.0";
+    let passes = reusing(&toy, &mut session(table, toy.meta(), &steps()));
+    assert_eq!(passes.len(), 8);
+    for [ran, plain, cond] in passes {
+        assert_errors(&ran.records[0], errors(&cond.output, &ran.output, &plain.output));
     }
-    assert_eq!(checked, 8);
 }
 
 /// One block that multiplies a stream of ones by the step number plus one, inside a module.

@@ -107,21 +107,6 @@ fn responses_join_to_those_of_all_runs_and_are_read_back() {
     assert!(Recording::from_tensors(&tensors).unwrap().responses.is_empty());
 }
 
-/// Asserts that a recording whose tensor of this name is another one, or missing, is refused with these words.
-#[track_caller]
-fn unread<const N: usize>(
-    tensors: &HashMap<String, Tensor>,
-    name: &str,
-    other: Option<Tensor>,
-    expected: [&str; N],
-) {
-    let mut tensors = tensors.clone();
-    tensors.remove(name);
-    tensors.extend(other.map(|tensor| (name.to_owned(), tensor)));
-    let error = Recording::from_tensors(&tensors).unwrap_err().to_string();
-    assert!(expected.iter().all(|part| error.contains(part)), "{error}");
-}
-
 #[test]
 fn the_last_prediction_is_that_of_the_conditional_branch() {
     let (toy, steps) = (Toy::image(3), guided(3));

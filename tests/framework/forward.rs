@@ -1,8 +1,6 @@
 //! Caches of whole forwards: they decide and rebuild as their publishers' code does, work together with
 //! caches of blocks, and are refused where they make no sense.
 
-use std::path::PathBuf;
-
 use magcache_strategies::cfg_cache::low_pass;
 use serde_json::Value;
 
@@ -17,15 +15,9 @@ struct Published {
 
 impl Published {
     fn read() -> Self {
-        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures/forward_caches");
-        let report = std::fs::read_to_string(folder.join("cases.json")).unwrap();
-        let report: Value = serde_json::from_str(&report).unwrap();
-        let numbers = |v: &Value| v.as_array().unwrap().iter().map(|t| t.as_f64().unwrap()).collect();
-        Self {
-            timesteps: numbers(&report["timesteps"]),
-            cases: report["cases"].as_array().unwrap().clone(),
-            tensors: candle_core::safetensors::load(folder.join("runs.safetensors"), &Device::Cpu).unwrap(),
-        }
+        let (report, tensors) = recorded("forward_caches");
+        let timesteps = serde_json::from_value(report["timesteps"].clone()).unwrap();
+        Self { timesteps, cases: report["cases"].as_array().unwrap().clone(), tensors }
     }
 
     /// Latents or a prediction at one step, `[1, channels, frames, height, width]`.

@@ -8,7 +8,6 @@ use std::{
 
 use candle_core::Result;
 use magcache_core::{metrics::Reducer, strategy::Branches, testing::Bench};
-use proptest::prelude::*;
 
 use crate::prelude::*;
 
@@ -379,44 +378,4 @@ fn uncond_follows_cond_and_computes_where_cond_has_not_run() {
     let alone = [Warmup, NoLeader, NoLeader, NoLeader, NoLeader].map(|why| (false, why));
     assert_eq!(whys(&[Branch::Uncond, Branch::Cond]), alone);
     assert_eq!(whys(&[Branch::Uncond]), alone);
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
-
-    /// However two experts alternate, each runs as if the other did not exist, and begins with a computed
-    /// step.
-    #[test]
-    fn experts_never_read_each_others_slots(
-        owners in prop::collection::vec(0u8..2, 12),
-        which in any::<prop::sample::Index>(),
-        swap in any::<bool>(),
-    ) {
-        let all = strategies();
-        let info = which.get(&all);
-        let toy = flux();
-        let branches = if swap { [Branch::Uncond, Branch::Cond] } else { BOTH };
-        let first = |owner| owners.iter().position(|o| *o == owner).unwrap_or(0);
-        let of = |session: &mut Session, only: Option<u8>| {
-            let mut out = Vec::new();
-            for (index, owner) in owners.iter().enumerate().filter(|(_, o)| only.is_none_or(|only| only == **o)) {
-                let (expert, phase) = (Expert(*owner), first(*owner)..12);
-                let step = Step { expert, phase, ..guided(12).step(index) };
-                for branch in branches {
-                    out.push(run_pass(&toy, Some(session), &step, branch, 1).unwrap());
-                }
-            }
-            out
-        };
-        let together = of(&mut example(info, &toy, &guided(12)), None);
-        for owner in 0..2 {
-            let alone = of(&mut example(info, &toy, &guided(12)), Some(owner));
-            let mine: Vec<Ran> =
-                together.iter().filter(|r| r.step.expert == Expert(owner)).cloned().collect();
-            assert_same(&alone, &mine, info.name);
-            for ran in mine.iter().filter(|r| r.step.index == first(owner)) {
-                prop_assert!(ran.is_whole(toy.blocks()), "{}: {:?}", info.name, ran.records);
-            }
-        }
-    }
 }

@@ -1,8 +1,7 @@
 //! Every knob of every strategy changes a schedule: a key that is accepted and has no effect is a defect.
 
 use candle_core::Result;
-use magcache_core::profile::{Curve, Provenance};
-use magcache_strategies::magcache::{Dialect, Rule};
+use magcache_strategies::magcache::Dialect;
 
 use crate::prelude::*;
 
@@ -234,37 +233,14 @@ fn back_blocks_of_dbcache() {
 
 /// The decisions of a dialect over many settings, as text.
 fn decisions(dialect: Dialect) -> String {
-    let curve = Curve {
-        variant: None,
-        expert: None,
-        steps: 23,
-        dialect: None,
-        flow_shift: None,
-        boundary_ratio: None,
-        ratios: BTreeMap::from([
-            ("cond".to_owned(), (0..23).map(|i| 1.0 - 0.002 * f64::from(i * i % 17)).collect()),
-            ("uncond".to_owned(), (0..23).map(|i| 1.0 - 0.003 * f64::from(i * i % 19)).collect()),
-        ]),
-        std: BTreeMap::new(),
-        cosine_distance: BTreeMap::new(),
-        recommended: Vec::new(),
-        source: Provenance::default(),
-    };
+    let values = |by: f64, modulus: i32| (0..23).map(|i| 1.0 - by * f64::from(i * i % modulus)).collect();
+    let curve = curve(values(0.002, 17), values(0.003, 19));
     let mut out = String::new();
-    for (threshold, max_skips, retention, steps) in
-        [(0.05, 2, 0.2, 25), (0.12, 4, 0.13, 20), (0.24, 5, 0.3, 31), (0.06, 3, 0.0, 45)]
+    for (setting, steps) in
+        [((0.05, 2, 0.2), 25), ((0.12, 4, 0.13), 20), ((0.24, 5, 0.3), 31), ((0.06, 3, 0.0), 45)]
     {
-        let rule = Rule {
-            dialect,
-            threshold,
-            max_skips,
-            retention: Warmup::Fraction(retention),
-            curves: vec![curve.clone()],
-            assume_steps: None,
-        };
-        let high = steps / 2;
-        let phases =
-            [Phase { expert: Expert(0), steps: 0..high }, Phase { expert: Expert(1), steps: high..steps }];
+        let rule = rule(dialect, setting, vec![curve.clone()]);
+        let phases = phases(&[steps / 2, steps - steps / 2]);
         for branch in BOTH {
             out.extend(rule.schedule(&phases, branch).iter().map(|skip| if *skip { '1' } else { '0' }));
         }

@@ -1,5 +1,5 @@
-//! The framework and its strategies: the rules of docs/spec/strategy.md, the messages of configurations, and what
-//! published code decides.
+//! The framework and its strategies: the rules of docs/spec/strategy.md, the messages of configurations, and
+//! what published code decides.
 
 mod prelude;
 mod support;

@@ -10,18 +10,11 @@ type Setting = (f64, usize, f64);
 /// The three settings for which the Wan2.1 numbers are recorded.
 const WAN: [Setting; 3] = [(0.12, 2, 0.2), (0.12, 4, 0.2), (0.24, 6, 0.2)];
 
-fn rule(profile: &str, (threshold, max_skips, retention): Setting, dialect: Option<Dialect>) -> Rule {
+fn published(profile: &str, setting: Setting, dialect: Option<Dialect>) -> Rule {
     let profile = Profile::find(profile).unwrap();
     let curves: Vec<_> = profile.curves_of(None).unwrap().into_iter().cloned().collect();
-    let published = curves[0].dialect.as_deref().map_or(Dialect::Magcache, |d| Dialect::parse(d).unwrap());
-    Rule {
-        dialect: dialect.unwrap_or(published),
-        threshold,
-        max_skips,
-        retention: Warmup::Fraction(retention),
-        curves,
-        assume_steps: None,
-    }
+    let own = curves[0].dialect.as_deref().map_or(Dialect::Magcache, |d| Dialect::parse(d).unwrap());
+    rule(dialect.unwrap_or(own), setting, curves)
 }
 
 fn skipped(rule: &Rule, phases: &[Phase], branch: Branch) -> Vec<usize> {
@@ -37,7 +30,7 @@ fn wan21_text_to_video_at_every_listed_number_of_steps() {
     let expected = [(50, [25, 29, 32]), (40, [20, 23, 26]), (25, [13, 14, 16]), (20, [10, 11, 13])];
     for profile in ["wan2.1-t2v-1.3b", "wan2.1-t2v-14b"] {
         for (steps, counts) in expected {
-            let found = WAN.map(|s| count(&rule(profile, s, None), steps));
+            let found = WAN.map(|s| count(&published(profile, s, None), steps));
             assert_eq!(found, counts, "{profile}, {steps} steps");
         }
     }
@@ -45,8 +38,8 @@ fn wan21_text_to_video_at_every_listed_number_of_steps() {
 
 #[test]
 fn wan21_image_to_video_at_its_native_40_steps() {
-    assert_eq!(WAN.map(|s| count(&rule("wan2.1-i2v-480p", s, None), 40)), [21, 23, 25]);
-    assert_eq!(WAN.map(|s| count(&rule("wan2.1-i2v-720p", s, None), 40)), [20, 23, 26]);
+    assert_eq!(WAN.map(|s| count(&published("wan2.1-i2v-480p", s, None), 40)), [21, 23, 25]);
+    assert_eq!(WAN.map(|s| count(&published("wan2.1-i2v-720p", s, None), 40)), [20, 23, 26]);
 }
 
 /// Profile, setting, high-noise steps of 40, and the skipped steps.
@@ -70,7 +63,11 @@ fn wan22_skips_18_and_17_of_40_by_the_rule_and_through_the_real_hooks() {
         let run = guided(40).with_phases(phases(&[high, 40 - high]));
         let log = simulate(&build(&table, &model, &run).unwrap().registry, &model, &run).unwrap();
         for branch in BOTH {
-            assert_eq!(skipped(&rule(profile, setting, None), &run.phases, branch), expected, "{profile}");
+            assert_eq!(
+                skipped(&published(profile, setting, None), &run.phases, branch),
+                expected,
+                "{profile}"
+            );
             assert_eq!(log.reused(HookId(0), branch).collect::<Vec<_>>(), expected, "{profile} {branch}");
         }
         // The default settings of the profile are the published ones.
@@ -79,7 +76,7 @@ fn wan22_skips_18_and_17_of_40_by_the_rule_and_through_the_real_hooks() {
     }
     let official = |i: usize, dialect| {
         let (profile, setting, high, _) = WAN22[i];
-        let rule = rule(profile, setting, Some(dialect));
+        let rule = published(profile, setting, Some(dialect));
         skipped(&rule, &phases(&[high, 40 - high]), Branch::Cond).len()
     };
     assert_eq!(official(0, Dialect::OfficialWan22T2v), 17);
@@ -88,8 +85,8 @@ fn wan22_skips_18_and_17_of_40_by_the_rule_and_through_the_real_hooks() {
 
 #[test]
 fn flux_in_both_readings() {
-    let published = (0.24, 5, 0.1);
-    assert_eq!(count(&rule("flux.1-dev", published, None), 28), 19);
-    assert_eq!(count(&rule("flux.1-dev", published, Some(Dialect::Diffusers)), 28), 20);
-    assert_eq!(count(&rule("flux.1-dev", (0.06, 3, 0.2), Some(Dialect::Diffusers)), 28), 14);
+    let setting = (0.24, 5, 0.1);
+    assert_eq!(count(&published("flux.1-dev", setting, None), 28), 19);
+    assert_eq!(count(&published("flux.1-dev", setting, Some(Dialect::Diffusers)), 28), 20);
+    assert_eq!(count(&published("flux.1-dev", (0.06, 3, 0.2), Some(Dialect::Diffusers)), 28), 14);
 }

@@ -2,7 +2,7 @@
 
 use candle_core::Result;
 use magcache_core::testing::Inexact;
-use magcache_strategies::magcache::{Dialect, Rule};
+use magcache_strategies::magcache::Dialect;
 
 use crate::prelude::*;
 
@@ -117,8 +117,8 @@ fn observers_see_every_pass() {
     let mut session = blocks.forward(Script::at([3]).hook(2)).forward(witness("whole")).build().session();
     let executed: Vec<Vec<usize>> =
         (0..4).map(|i| cond(&toy, &mut session, i).blocks.iter().map(|b| b.block).collect()).collect();
-    // Step 1: the inner cache replaces only the middle. Step 2: the outer one replaces it. The front and the back
-    // are forced through both. Step 3: the whole forward is replaced.
+    // Step 1: the inner cache replaces only the middle. Step 2: the outer one replaces it. The front and the
+    // back are forced through both. Step 3: the whole forward is replaced.
     assert_eq!(executed, [vec![0, 1, 2, 3, 4], vec![0, 3, 4], vec![0, 3, 4], vec![]]);
     let first = ["whole in 0..1", "first in 0..1 forced", "first out 0..1"];
     let computed = [&first[..], &["third in 2..3", "third out 2..3", "whole out 0..1"]].concat();
@@ -158,14 +158,8 @@ fn a_one_block_model_follows_the_rule() {
         let toy = Toy::image(1);
         let mut session = session(&format!("[[cache]]\n{text}"), toy.meta(), &trajectory);
         let ran = run(&toy, Some(&mut session), &trajectory, 1).unwrap();
-        let rule = Rule {
-            dialect: Dialect::default(),
-            threshold: 0.09,
-            max_skips: 3,
-            retention: Warmup::Fraction(0.2),
-            curves: vec![toml::from_str(&format!("steps = 12\n[ratios]\ncond = {curve}")).unwrap()],
-            assume_steps: None,
-        };
+        let curves = vec![toml::from_str(&format!("steps = 12\n[ratios]\ncond = {curve}")).unwrap()];
+        let rule = rule(Dialect::default(), (0.09, 3, 0.2), curves);
         let schedule = rule.schedule(&[Phase::whole(steps)], Branch::Cond);
         assert!(schedule.iter().filter(|s| **s).count() > 3);
         assert_eq!(ran.iter().map(|r| r.count(0) == 0).collect::<Vec<_>>(), schedule);

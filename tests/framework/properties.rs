@@ -1,7 +1,6 @@
 //! Laws on random input: the pure MagCache decision equals the accumulator form of the published scripts, and
 //! no text makes the readers of plans and profiles panic.
 
-use magcache_core::profile::{Curve, Provenance};
 use magcache_strategies::magcache::{Dialect, Rule};
 use proptest::{collection::vec, prelude::*};
 
@@ -21,37 +20,12 @@ struct Case {
 impl Case {
     fn rule(&self, dialect: Dialect) -> Rule {
         let [cond, uncond] = self.ratios.clone();
-        let curve = Curve {
-            variant: None,
-            expert: None,
-            steps: cond.len(),
-            dialect: None,
-            flow_shift: None,
-            boundary_ratio: None,
-            ratios: BTreeMap::from([("cond".to_owned(), cond), ("uncond".to_owned(), uncond)]),
-            std: BTreeMap::new(),
-            cosine_distance: BTreeMap::new(),
-            recommended: Vec::new(),
-            source: Provenance::default(),
-        };
-        Rule {
-            dialect,
-            threshold: self.threshold,
-            max_skips: self.max_skips,
-            retention: Warmup::Fraction(self.retention),
-            curves: vec![curve],
-            assume_steps: None,
-        }
+        let setting = (self.threshold, self.max_skips, self.retention);
+        rule(dialect, setting, vec![curve(cond, uncond)])
     }
 
     fn phases(&self) -> Vec<Phase> {
-        if self.high == 0 || self.high >= self.steps {
-            return vec![Phase::whole(self.steps)];
-        }
-        vec![
-            Phase { expert: Expert(0), steps: 0..self.high },
-            Phase { expert: Expert(1), steps: self.high..self.steps },
-        ]
+        phases(&[self.high, self.steps - self.high])
     }
 
     /// The nearest value of a branch's curve, ties to the even index; a single step takes the last value.
@@ -190,24 +164,8 @@ fn read(text: &str) {
 }
 
 /// Fragments that mean something to the readers.
-const PIECES: [&str; 16] = [
-    "-1",
-    "1e400",
-    "nan",
-    "inf",
-    "0",
-    "9223372036854775807",
-    "\"\"",
-    "[]",
-    "{}",
-    "=",
-    "\n",
-    "[[cache]]",
-    "true",
-    "-0.0",
-    "\u{fe0f}",
-    "magcache",
-];
+const PIECES: &str =
+    "-1 1e400 nan inf 0 9223372036854775807 \"\" [] {} = [[cache]] true -0.0 \u{fe0f} magcache";
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 1500, failure_persistence: None, ..ProptestConfig::default() })]
@@ -221,14 +179,15 @@ proptest! {
     #[test]
     fn damaged_documents_are_read_without_a_panic(
         which in any::<prop::sample::Index>(),
-        cuts in vec((any::<prop::sample::Index>(), 0usize..12, 0..PIECES.len()), 1..4),
+        cuts in vec((any::<prop::sample::Index>(), 0usize..12, any::<prop::sample::Index>()), 1..4),
     ) {
         let documents = documents();
         let mut text: Vec<char> = which.get(&documents).chars().collect();
+        let pieces: Vec<&str> = PIECES.split(' ').chain(["\n"]).collect();
         for (at, cut, piece) in cuts {
             let start = at.index(text.len() + 1);
             let end = (start + cut).min(text.len());
-            text.splice(start..end, PIECES[piece].chars());
+            text.splice(start..end, piece.get(&pieces).chars());
         }
         read(&text.into_iter().collect::<String>());
     }

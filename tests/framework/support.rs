@@ -1,12 +1,18 @@
 //! Runs, models, sessions and hooks that these tests share.
 
+use std::{fs, path::Path};
+
 use magcache_core::{
     BuildCx, Strategy,
+    calibrate::Recording,
     chain::Builder,
     config::{Built, CacheEntry, Given},
     forecast::ForecastConfig,
+    profile::{Curve, Provenance},
     testing::Bench,
 };
+use magcache_strategies::magcache::{Dialect, Rule};
+use serde_json::Value;
 
 use crate::prelude::*;
 
@@ -106,6 +112,54 @@ pub(crate) fn assert_same(a: &[Ran], b: &[Ran], what: &str) {
 /// A stream of ones `[1, tokens, channels]`.
 pub(crate) fn ones(tokens: usize, channels: usize) -> Streams {
     Streams::Image(Tensor::ones((1, tokens, channels), DType::F32, &Device::Cpu).unwrap())
+}
+
+/// A MagCache curve of two branches.
+pub(crate) fn curve(cond: Vec<f64>, uncond: Vec<f64>) -> Curve {
+    let ratios = BTreeMap::from([("cond".to_owned(), cond), ("uncond".to_owned(), uncond)]);
+    let steps = ratios["cond"].len();
+    Curve {
+        variant: None,
+        expert: None,
+        steps,
+        dialect: None,
+        flow_shift: None,
+        boundary_ratio: None,
+        ratios,
+        std: BTreeMap::new(),
+        cosine_distance: BTreeMap::new(),
+        recommended: Vec::new(),
+        source: Provenance::default(),
+    }
+}
+
+/// MagCache's rule with a threshold, a cap and a retention.
+pub(crate) fn rule(dialect: Dialect, setting: (f64, usize, f64), curves: Vec<Curve>) -> Rule {
+    let (threshold, max_skips, retention) = setting;
+    let retention = Warmup::Fraction(retention);
+    Rule { dialect, threshold, max_skips, retention, curves, assume_steps: None }
+}
+
+/// What a program in `tests/reference` recorded: its report, and its tensors.
+pub(crate) fn recorded(folder: &str) -> (Value, HashMap<String, Tensor>) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(folder);
+    let report = serde_json::from_str(&fs::read_to_string(folder.join("cases.json")).unwrap()).unwrap();
+    (report, candle_core::safetensors::load(folder.join("runs.safetensors"), &Device::Cpu).unwrap())
+}
+
+/// Asserts that a recording in which this tensor is another one, or missing, is refused with these words.
+#[track_caller]
+pub(crate) fn unread<const N: usize>(
+    tensors: &HashMap<String, Tensor>,
+    name: &str,
+    other: Option<Tensor>,
+    expected: [&str; N],
+) {
+    let mut tensors = tensors.clone();
+    tensors.remove(name);
+    tensors.extend(other.map(|tensor| (name.to_owned(), tensor)));
+    let error = Recording::from_tensors(&tensors).unwrap_err().to_string();
+    assert!(expected.iter().all(|part| error.contains(part)), "{error}");
 }
 
 /// The values of a tensor.

@@ -1,22 +1,11 @@
 //! TaylorSeer as a forecast: equal to that of diffusers, at the true distances between steps, with any
 //! strategy.
 
-use std::path::PathBuf;
-
 use magcache_core::forecast::Forecast;
 use magcache_strategies::taylor::{Dialect, Of, Taylor, TaylorConfig};
 use serde_json::Value;
 
 use crate::prelude::*;
-
-/// The output of `tests/reference/taylor.py`: the module's output at each step, and the cases.
-fn published() -> (HashMap<String, Tensor>, Vec<Value>) {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures/taylor");
-    let report = std::fs::read_to_string(folder.join("cases.json")).unwrap();
-    let report: Value = serde_json::from_str(&report).unwrap();
-    let tensors = candle_core::safetensors::load(folder.join("runs.safetensors"), &Device::Cpu).unwrap();
-    (tensors, report["cases"].as_array().unwrap().clone())
-}
 
 /// The largest difference between our forecasts of the steps that were not computed and those of diffusers.
 fn distance(tensors: &HashMap<String, Tensor>, case: &Value, config: TaylorConfig) -> f64 {
@@ -43,9 +32,11 @@ fn distance(tensors: &HashMap<String, Tensor>, case: &Value, config: TaylorConfi
 
 #[test]
 fn forecasts_are_those_of_diffusers_on_the_same_values() {
-    let (tensors, cases) = published();
+    // The output of `tests/reference/taylor.py`: the module's output at each step, and the cases.
+    let (report, tensors) = recorded("taylor");
+    let cases = report["cases"].as_array().unwrap();
     assert_eq!(cases.len(), 12);
-    for case in &cases {
+    for case in cases {
         let order = case["order"].as_u64().unwrap() as usize;
         let of = |dialect| {
             [Of::Output, Of::Residual]

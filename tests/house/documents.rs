@@ -4,27 +4,18 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use magcache_core::Why;
 
-/// The functions of every Rust file below `folder`, by file name.
-fn functions(folder: &Path, out: &mut BTreeMap<String, Vec<String>>) {
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            functions(&path, out);
-        } else if path.extension().is_some_and(|e| e == "rs") {
-            let text = fs::read_to_string(&path).unwrap();
-            let named = text.split("fn ").skip(1).filter_map(|rest| rest.split(['(', '<']).next());
-            let name = path.file_name().unwrap().to_string_lossy().into_owned();
-            out.entry(name).or_default().extend(named.map(str::to_owned));
-        }
-    }
-}
-
 #[test]
 fn every_test_that_the_rules_name_exists() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let mut known = BTreeMap::new();
-    for folder in ["tests", "magcache-core/src/testing", "magcache-cli/src"] {
-        functions(&root.join(folder), &mut known);
+    let mut known: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let folders = ["tests", "magcache-core/src/testing", "magcache-cli/src"].map(|folder| root.join(folder));
+    for (path, text) in crate::texts() {
+        if !folders.iter().any(|folder| path.starts_with(folder)) {
+            continue;
+        }
+        let named = text.split("fn ").skip(1).filter_map(|rest| rest.split(['(', '<']).next());
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        known.entry(name).or_default().extend(named.map(str::to_owned));
     }
     let text = fs::read_to_string(root.join("docs/spec/strategy.md")).unwrap();
     let mut named = 0;

@@ -110,7 +110,7 @@ impl Shell {
         self.document(line, 0)
     }
 
-    /// Asserts that the input is refused: exit code 2, these words in the message, nothing written or changed.
+    /// Asserts that the input is refused: exit code 2, these words in the message, nothing written.
     #[track_caller]
     pub(crate) fn refused<'a>(&self, line: impl AsRef<str>, expected: impl IntoIterator<Item = &'a str>) {
         let (line, before) = (line.as_ref(), self.files());

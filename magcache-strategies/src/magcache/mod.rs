@@ -2,7 +2,7 @@
 //! bounded from a curve that is measured once (Ma et al., "MagCache", arXiv 2506.09045).
 //!
 //! The decision depends on the curve, the last computed step and this step: no tensor, no accumulator. It
-//! equals the published form with accumulators (property test in `tests/properties.rs`). Published
+//! equals the published form with accumulators (property test in `tests/framework/properties.rs`). Published
 //! implementations differ in details; each variant is a [`Dialect`].
 
 mod dialect;

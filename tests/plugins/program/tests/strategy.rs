@@ -42,7 +42,8 @@ fn its_profile_is_judged() {
     let wrong = ["it is of tiny-flux, the run's model is wan2.1-t2v-tiny"];
     sh.refused(format!("{PLAN} 12 --profile other.toml"), wrong);
 
-    // A table that sets its own number reads nothing from the profile, nor does one whose profile has no part for it.
+    // A table that sets its own number reads nothing from the profile, nor does one whose profile has no part
+    // for it.
     for none in ["--profile own.toml --set every=2", ""] {
         let plan = sh.answer(format!("{PLAN} 12 {none}"));
         assert!(plan["profile_verdict"].is_null(), "{plan}");
