@@ -119,25 +119,18 @@ impl CacheConfig for FaultyConfig {
 }
 
 /// The strategy as its author would register it.
-const fn info(example: &'static str, never: &'static str) -> StrategyInfo {
-    StrategyInfo {
-        name: "faulty",
-        summary: "fbcache, with a fault",
-        paper: "-",
-        level: Level::Blocks,
-        example,
-        never,
-        keys: keys_of::<FaultyConfig>,
-        origin: env!("CARGO_PKG_NAME"),
-    }
-}
-
 macro_rules! with {
     ($fault:literal) => {
-        info(
-            concat!("strategy = \"faulty\"\nthreshold = 0.3\nfault = \"", $fault, "\"\n"),
-            concat!("strategy = \"faulty\"\nthreshold = 0.0\nfault = \"", $fault, "\"\n"),
-        )
+        StrategyInfo {
+            name: "faulty",
+            summary: "fbcache, with a fault",
+            paper: "-",
+            level: Level::Blocks,
+            example: concat!("strategy = \"faulty\"\nthreshold = 0.3\nfault = \"", $fault, "\"\n"),
+            never: concat!("strategy = \"faulty\"\nthreshold = 0.0\nfault = \"", $fault, "\"\n"),
+            keys: keys_of::<FaultyConfig>,
+            origin: env!("CARGO_PKG_NAME"),
+        }
     };
 }
 

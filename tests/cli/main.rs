@@ -15,6 +15,7 @@ mod inspect;
 mod messages;
 mod plan;
 mod profiles;
+mod quality;
 mod reference;
 mod refusals;
 mod replay;

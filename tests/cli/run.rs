@@ -1,4 +1,4 @@
-//! `run`: what it repeats, what it agrees on with `schedule`, several prompts and seeds, and its progress.
+//! `run`: what is computed once, several prompts and seeds, its progress, and what it takes.
 
 use candle_core::{DType, Device, Tensor};
 use serde_json::{Value, json};
@@ -7,23 +7,6 @@ use crate::program::{Shell, copy, fixture, list, skipped, tiny};
 
 /// An image run that takes almost no time.
 const TINY: &str = "run --model tiny-flux --steps 3 --cache magcache";
-
-#[test]
-fn schedule_says_what_run_does() {
-    let sh = Shell::new();
-    for set in [
-        "--set threshold=0.12",
-        "--set threshold=0.3 --set max_skips=4 --set warmup=1",
-        "--set threshold=0.05 --set last_steps=2 --set dialect=diffusers",
-    ] {
-        let run = format!("--steps 12 --frames 5 --cache magcache {set}");
-        let planned = sh.answer(format!("schedule {run}"));
-        let done = sh.answer(format!("run --out a.mp4 --overwrite {run}"));
-        assert_eq!(planned["skipped"], done["skipped"], "{set}");
-        assert!(planned["ceiling"].as_f64().unwrap() > 1.0, "{set} skips nothing");
-        assert_eq!(planned["ceiling"], done["ceiling"]);
-    }
-}
 
 #[test]
 fn caches_of_whole_forwards_run_and_say_what_they_skip() {

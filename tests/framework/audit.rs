@@ -5,10 +5,6 @@ use magcache_core::log::{AuditPolicy, OnDrift, Record};
 
 use crate::prelude::*;
 
-fn steps() -> Trajectory {
-    guided(12)
-}
-
 fn audited(fraction: f64) -> AuditPolicy {
     AuditPolicy { fraction, ..AuditPolicy::default() }
 }
@@ -39,8 +35,8 @@ fn assert_errors(record: &Record, expected: [f64; 4]) {
 
 /// The passes that reused something, each with the same pass without hooks and with the one before that.
 fn reusing(toy: &Toy, session: &mut Session) -> Vec<[Ran; 3]> {
-    let ran = run(toy, Some(session), &steps(), 1).unwrap();
-    let plain = run(toy, None, &steps(), 1).unwrap();
+    let ran = run(toy, Some(session), &guided(12), 1).unwrap();
+    let plain = run(toy, None, &guided(12), 1).unwrap();
     let reused = (1..ran.len()).filter(|i| ran[*i].records[0].reused);
     reused.map(|i| [&ran[i], &plain[i], &plain[i - 1]].map(Clone::clone)).collect()
 }
@@ -74,7 +70,7 @@ fn the_error_of_a_forward_is_the_distance_to_its_prediction() {
 fn the_error_of_a_branch_is_the_distance_to_its_own_prediction() {
     let toy = Toy::image(4);
     let table = "[[cache]]\nstrategy = 'cfg-cache'\ninterval = 3\nstart = 1\n[audit]\nfraction = 1.0";
-    let passes = reusing(&toy, &mut session(table, toy.meta(), &steps()));
+    let passes = reusing(&toy, &mut session(table, toy.meta(), &guided(12)));
     assert_eq!(passes.len(), 8);
     for [ran, plain, cond] in passes {
         assert_errors(&ran.records[0], errors(&cond.output, &ran.output, &plain.output));
@@ -141,12 +137,12 @@ fn an_audit_changes_no_output_and_no_decision() {
     let tables: Vec<String> = strategies().iter().map(|s| format!("[[cache]]\n{}", s.example)).collect();
     for toy in [Toy::image(12), dual(4, 8)] {
         for table in tables.iter().map(String::as_str).chain(NESTED) {
-            let mut plain = session(table, toy.meta(), &steps());
-            let expected = run(&toy, Some(&mut plain), &steps(), 1).unwrap();
+            let mut plain = session(table, toy.meta(), &guided(12));
+            let expected = run(&toy, Some(&mut plain), &guided(12), 1).unwrap();
             for fraction in [0.3, 1.0] {
                 let table = format!("{table}\n[audit]\nfraction = {fraction:?}");
-                let mut session = session(&table, toy.meta(), &steps());
-                assert_same(&run(&toy, Some(&mut session), &steps(), 1).unwrap(), &expected, &table);
+                let mut session = session(&table, toy.meta(), &guided(12));
+                assert_same(&run(&toy, Some(&mut session), &guided(12), 1).unwrap(), &expected, &table);
                 let without = |r: &Record| Record { audit: None, ..r.clone() };
                 let decided: Vec<Record> = session.log().records().iter().map(without).collect();
                 assert_eq!(decided, plain.log().records(), "{table}");
@@ -170,7 +166,7 @@ fn hooks_inside_see_a_skip_and_nothing_else() {
     let mut session = builder.audit(audited(1.0)).build().session();
     for index in 0..3 {
         said(&notes);
-        let ran = run_pass(&toy, Some(&mut session), &steps().step(index), Branch::Cond, 1).unwrap();
+        let ran = run_pass(&toy, Some(&mut session), &guided(12).step(index), Branch::Cond, 1).unwrap();
         assert_eq!(ran.blocks.len(), 4, "the blocks of step {index} really ran");
     }
     assert_eq!(said(&notes), ["inner in 0..1 forced", "inner out 0..1", "inner skipped 1..4"]);

@@ -89,7 +89,7 @@ proptest! {
     fn no_expert_meets_another_on_random_schedules(
         lengths in prop::collection::vec(0usize..14, 1..4),
         sigmas in prop::collection::vec(0.0..1.0f64, 40),
-        uncond_first in any::<bool>(),
+        branches in prop::sample::select(vec![BOTH, [Branch::Uncond, Branch::Cond]]),
         which in any::<prop::sample::Index>(),
     ) {
         let steps: usize = lengths.iter().sum();
@@ -100,14 +100,14 @@ proptest! {
         let plain = guided(steps).with_phases(phases(&lengths));
         let run = Trajectory { timesteps, sigmas: sigmas.into_iter().chain([0.0]).collect(), ..plain };
         let steps: Vec<Step> = run.steps().collect();
-        check(which.get::<&StrategyInfo>(&strategies()), &Toy::image(5), &steps, order(uncond_first));
+        check(which.get::<&StrategyInfo>(&strategies()), &Toy::image(5), &steps, branches);
     }
 
     /// However two experts alternate.
     #[test]
     fn experts_never_read_each_others_slots(
         owners in prop::collection::vec(0u8..2, 12),
-        uncond_first in any::<bool>(),
+        branches in prop::sample::select(vec![BOTH, [Branch::Uncond, Branch::Cond]]),
         which in any::<prop::sample::Index>(),
     ) {
         let first = |owner| owners.iter().position(|o| *o == owner).unwrap_or(0);
@@ -116,10 +116,6 @@ proptest! {
             Step { expert, phase, ..guided(12).step(index) }
         };
         let steps: Vec<Step> = owners.iter().enumerate().map(step).collect();
-        check(which.get::<&StrategyInfo>(&strategies()), &dual(2, 3), &steps, order(uncond_first));
+        check(which.get::<&StrategyInfo>(&strategies()), &dual(2, 3), &steps, branches);
     }
-}
-
-fn order(uncond_first: bool) -> [Branch; 2] {
-    if uncond_first { [Branch::Uncond, Branch::Cond] } else { BOTH }
 }

@@ -316,25 +316,27 @@ impl Plan {
         let mut run = |step: &Step, branch: Branch| {
             self.mini.forward(&latents(step), step, branch, &mut session.pass(step.clone(), branch))
         };
-        let outputs = self.outputs(&mut run, |pass, attempt| attempt(pass));
+        let outputs = self.outputs(&mut run, |attempt| attempt());
         (session, outputs)
     }
 
-    /// The outputs of all passes that are not lost, computed by `pass`; `undone` runs attempts that are
-    /// rolled back.
+    /// The outputs of all passes that are not lost, computed by `pass`; `undone` runs attempts and rolls them
+    /// back.
     fn outputs(
         &self,
         pass: &mut dyn FnMut(&Step, Branch) -> Result<Tensor>,
-        mut broken: impl FnMut(
-            &mut dyn FnMut(&Step, Branch) -> Result<Tensor>,
-            &dyn Fn(&mut dyn FnMut(&Step, Branch) -> Result<Tensor>),
-        ),
+        undone: impl Fn(&mut dyn FnMut()),
     ) -> Vec<Option<Tensor>> {
         let mut out = Vec::new();
+        let mut one = |step: &Step, branch: Branch, fault: Option<(Branch, usize)>| {
+            self.mini.fault.set(fault.filter(|(at, _)| *at == branch).map(|(_, block)| block));
+            let output = pass(step, branch);
+            self.mini.fault.set(None);
+            output.ok()
+        };
         for step in self.run.steps() {
-            let here = self.trouble.iter().filter(|(at, _)| *at == step.index);
             let mut lost = None;
-            for (_, trouble) in here {
+            for (_, trouble) in self.trouble.iter().filter(|(at, _)| *at == step.index) {
                 let (branches, fault) = match trouble {
                     Trouble::Lost(branch, block) => {
                         lost = Some((BOTH[*branch], *block));
@@ -343,22 +345,12 @@ impl Plan {
                     Trouble::Failed(branch, block) => (branch + 1, Some((BOTH[*branch], *block))),
                     Trouble::Cancelled(branches) => (*branches, None),
                 };
-                broken(pass, &|pass| {
-                    for branch in &BOTH[..branches] {
-                        self.mini.fault.set(fault.filter(|(at, _)| at == branch).map(|(_, block)| block));
-                        let failed = pass(&step, *branch).is_err();
-                        self.mini.fault.set(None);
-                        if failed {
-                            break;
-                        }
-                    }
+                undone(&mut || {
+                    let _ =
+                        BOTH[..branches].iter().try_for_each(|branch| one(&step, *branch, fault).map(drop));
                 });
             }
-            for branch in BOTH {
-                self.mini.fault.set(lost.filter(|(at, _)| *at == branch).map(|(_, block)| block));
-                out.push(pass(&step, branch).ok());
-                self.mini.fault.set(None);
-            }
+            out.extend(BOTH.map(|branch| one(&step, branch, lost)));
         }
         out
     }
@@ -392,7 +384,7 @@ fn check(seed: u64) -> std::result::Result<(), TestCaseError> {
     let mut read = |step: &Step, branch: Branch| {
         reader.forward(step, branch, &latents(step), &|x| plan.mini.embed(x, branch))
     };
-    let wanted = plan.outputs(&mut read, |pass, attempt| reader.undone(|| attempt(pass)));
+    let wanted = plan.outputs(&mut read, |attempt| reader.undone(attempt));
     // When a failed pass is run again, the slot that it filled already exists, so the bytes differ.
     let held = plan.trouble.is_empty();
     let (a, mut b) = (lines(session.log(), held), reader.log());

@@ -45,8 +45,7 @@ fn ran(table: &str, branches: [Branch; 2]) -> (Vec<String>, Vec<Tensor>) {
             // The blocks see a constant input; a hook around the forward sees latents and predictions that
             // move.
             let forward = |_: Tensor, pass: &mut Pass<'_>| {
-                let x = Streams::Image(Tensor::ones((1, 8, 2), DType::F32, &Device::Cpu)?);
-                pass.run(3, &probe, x, block)?;
+                pass.run(3, &probe, ones(8, 2), block)?;
                 wave(index, branch, 0.35)
             };
             let latents = wave(index, Branch::Cond, 0.25).unwrap();

@@ -21,8 +21,7 @@ impl Numbers {
     }
 
     fn meta(&self) -> ModelMeta {
-        let experts = (&["high", "low"]).into();
-        ModelMeta { modules: (&["mixer"]).into(), experts, ..ModelMeta::simple("numbers", self.blocks) }
+        ModelMeta { modules: (&["mixer"]).into(), ..ModelMeta::simple("numbers", self.blocks) }
     }
 
     fn block(
@@ -53,12 +52,12 @@ impl Numbers {
     fn run(&self, session: Option<&mut Session>, step: &Step, branch: Branch) -> f32 {
         let one = Tensor::ones((1, 1, 1), DType::F32, &Device::Cpu).unwrap();
         let mut pass = session.map_or(Pass::off(), |session| session.pass(step.clone(), branch));
-        let y = self.forward(one, step, branch, &mut pass).unwrap();
-        y.flatten_all().unwrap().to_vec1().unwrap()[0]
+        values(&self.forward(one, step, branch, &mut pass).unwrap())[0] as f32
     }
 
-    fn plan(&self, text: &str, run: &Trajectory) -> Session {
-        session(text, &self.meta(), run)
+    /// The outputs of the conditional branch at the first steps.
+    fn steps(&self, session: &mut Session, count: usize) -> Vec<f32> {
+        (0..count).map(|i| self.run(Some(session), &step(i), Branch::Cond)).collect()
     }
 }
 
@@ -73,11 +72,10 @@ fn step(index: usize) -> Step {
 #[test]
 fn the_output_of_a_module_is_repeated_and_the_rest_of_the_block_runs() {
     let toy = Numbers::new(2);
-    let mut session = toy.plan(&table("skip = [2]"), &alone(6));
-    let got: Vec<f32> = (0..4).map(|i| toy.run(Some(&mut session), &step(i), Branch::Cond)).collect();
+    let mut session = session(&table("skip = [2]"), &toy.meta(), &alone(6));
     // Step 1: 1 + 3 + 100 = 104, then 104 + 210 + 100. Step 2 repeats the 3 and the 210: 1 + 3 + 200, 204 +
     // 210 + 200.
-    assert_eq!(got, [9.0, 414.0, 614.0, 1224.0]);
+    assert_eq!(toy.steps(&mut session, 4), [9.0, 414.0, 614.0, 1224.0]);
     assert_eq!((toy.run(None, &step(2), Branch::Cond), toy.mixed.get()), (819.0, 6 + 2));
     assert_eq!(session.slots().keys().map(|key| key.blocks.clone()).filter(|at| at.len() == 1).count(), 2);
 }
@@ -85,10 +83,9 @@ fn the_output_of_a_module_is_repeated_and_the_rest_of_the_block_runs() {
 #[test]
 fn a_forecast_that_the_table_names_stands_in() {
     let toy = Numbers::new(1);
-    let run = alone(6);
     let at_step_3 = |keys: &str| {
-        let mut session = toy.plan(&table(&format!("skip = [3]\n{keys}")), &run);
-        (0..4).map(|i| toy.run(Some(&mut session), &step(i), Branch::Cond)).collect::<Vec<_>>()[3]
+        let table = table(&format!("skip = [3]\n{keys}"));
+        toy.steps(&mut session(&table, &toy.meta(), &alone(6)), 4)[3]
     };
     // At the earlier steps the module returned 2, 3 and 4 for an input of 1.
     assert_eq!(at_step_3(""), 1.0 + 4.0 + 300.0);
@@ -104,9 +101,7 @@ fn observers_of_a_module_see_every_pass() {
         .module("mixer", Arc::new(Witness("w", Arc::clone(&notes))))
         .build()
         .session();
-    for i in 0..3 {
-        toy.run(Some(&mut session), &step(i), Branch::Cond);
-    }
+    toy.steps(&mut session, 3);
     let seen = said(&notes);
     let of = |what: &str| seen.iter().filter(|line| *line == what).count();
     assert_eq!((of("w in 0..1 forced"), of("w in 1..2"), of("w skipped 1..2")), (3, 1, 2));
@@ -127,9 +122,7 @@ fn what_a_hook_around_the_forward_keeps_computed_is_computed_at_every_level() {
     let toy = Numbers::new(1);
     let builder = rings(1, [(0..1, Script::at([1]).hook(1))]).forward(Arc::new(Force));
     let mut session = builder.module("mixer", Script::at([1]).hook(2)).build().session();
-    for i in 0..2 {
-        toy.run(Some(&mut session), &step(i), Branch::Cond);
-    }
+    toy.steps(&mut session, 2);
     assert_decisions(
         session.log(),
         &[
@@ -208,7 +201,7 @@ fn a_model_that_does_not_run_what_it_names_is_found() {
 #[test]
 fn a_schedule_is_known_without_the_model() {
     let (toy, run) = (Numbers::new(2), guided(6));
-    let mut session = toy.plan(&table("skip = [2, 4]\nmax_total_skips = 1"), &run);
+    let mut session = session(&table("skip = [2, 4]\nmax_total_skips = 1"), &toy.meta(), &run);
     for (step, branch) in run.steps().flat_map(|step| BOTH.map(|branch| (step.clone(), branch))) {
         toy.run(Some(&mut session), &step, branch);
     }

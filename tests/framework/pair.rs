@@ -122,16 +122,3 @@ fn a_finished_expert_leaves_no_bytes() {
     assert!(held.iter().all(|h| *h == (bytes, true)), "{held:?}");
     assert_eq!(session.slots().peak_bytes(), bytes);
 }
-
-#[test]
-fn a_cache_of_one_expert_changes_no_bit_of_the_other() {
-    let toy = Toy::image(4);
-    let builder = rings(4, [(0..4, Script::at([1, 2, 7, 8]).hook(0))]).only_experts(HookId(0), &[Expert(1)]);
-    let low = run(&toy, Some(&mut builder.build().session()), &steps(), 1).unwrap();
-    let plain = run(&toy, None, &steps(), 1).unwrap();
-    for (low, plain) in low.iter().zip(&plain).filter(|(l, _)| l.step.expert == Expert(0)) {
-        assert!(same_bits(&low.output, &plain.output), "step {}", low.step.index);
-        assert!(low.records.is_empty());
-    }
-    assert!(low.iter().any(|r| r.records.iter().any(|r| r.reused)));
-}

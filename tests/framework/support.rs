@@ -94,6 +94,15 @@ pub(crate) fn around(blocks: usize, hook: Arc<dyn BlockHook>) -> Session {
     rings(blocks, [(0..blocks, hook)]).build().session()
 }
 
+/// A session of one hook around all blocks that reuses at these steps, and stores tensors by this policy.
+pub(crate) fn scripted(
+    blocks: usize,
+    reuse: impl IntoIterator<Item = usize>,
+    storage: StoragePolicy,
+) -> Session {
+    rings(blocks, [(0..blocks, Script::at(reuse).hook(0))]).storage(storage).build().session()
+}
+
 /// The steps at which a hook replaced blocks of a branch.
 pub(crate) fn reused(session: &Session, hook: u16, branch: Branch) -> Vec<usize> {
     session.log().reused(HookId(hook), branch).collect()

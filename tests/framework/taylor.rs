@@ -56,7 +56,7 @@ fn linear(session: &mut Session, index: usize, pace: f64) -> f32 {
     let x = ones(1, 1);
     let block = |_, x: Streams| x.map_image(|x| x.affine(1.0, pace * index as f64));
     let y = session.pass(Step::plain(index, 12), Branch::Cond).run(1, &no_signals, x, block).unwrap();
-    y.into_image().unwrap().flatten_all().unwrap().to_vec1().unwrap()[0]
+    values(&y.into_image().unwrap())[0] as f32
 }
 
 #[test]

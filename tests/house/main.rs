@@ -1,5 +1,5 @@
-//! What CONTRIBUTING and the documents say of the repository: short files, comments that fit, names that exist,
-//! and licences.
+//! What CONTRIBUTING and the documents say of the repository: short files, comments that fit, names that
+//! exist, and licences.
 
 mod documents;
 mod licences;

@@ -1,15 +1,17 @@
 //! PSNR and SSIM against scikit-image, and input that cannot be compared.
 
-use std::{fs, path::Path};
+use std::fs;
 
 use candle_core::{DType, Device, Tensor};
 use magcache_cli::quality::{Frames, Quality, QualityError, compare, compare_tensors};
 use proptest::prelude::*;
 use serde_json::Value;
 
+use crate::program::fixture;
+
 #[test]
 fn every_frame_equals_scikit_image() {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/quality");
+    let dir = fixture("quality");
     let tensors = candle_core::safetensors::load(dir.join("frames.safetensors"), &Device::Cpu).unwrap();
     let recorded: Value = serde_json::from_str(&fs::read_to_string(dir.join("cases.json")).unwrap()).unwrap();
     let cases = recorded["cases"].as_array().unwrap();
@@ -35,12 +37,8 @@ fn every_frame_equals_scikit_image() {
 
 /// Noise around a level, frame by frame.
 fn video(levels: &[u8], seed: usize) -> Vec<u8> {
-    let sample = |i: usize| ((i + seed) * 7919 % 31) as u8;
-    levels
-        .iter()
-        .enumerate()
-        .flat_map(|(t, &level)| (0..192).map(move |i| level + sample(192 * t + i)))
-        .collect()
+    let sample = |i: usize| levels[i / 192] + ((i + seed) * 7919 % 31) as u8;
+    (0..192 * levels.len()).map(sample).collect()
 }
 
 fn compare_u8(a: &[u8], b: &[u8]) -> Quality {
