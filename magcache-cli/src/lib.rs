@@ -37,30 +37,28 @@ pub fn main() -> ExitCode {
     threads::join_pool();
     magcache_strategies::link();
     magcache_models::link();
-    let mut args = match console::parse() {
+    let args = match console::parse() {
         Ok(args) => args,
         Err(refused) => return refused.exit(),
     };
-    if args.reference_ops {
-        args.command.compute_with(Ops::Reference);
-    }
+    let ops = if args.reference_ops { Ops::Reference } else { Ops::default() };
     let out = Console::new(args.json, args.quiet);
     if let Some(wrong) = console::verbose::listen(args.verbose) {
         out.warn(&wrong, Some("RUST_LOG=magcache_cli=debug"));
     }
     let done = match args.command {
-        Command::Demo(args) => cmd::demo::run(&args, &out),
-        Command::Run(args) => cmd::run::run(&args, &out),
-        Command::Compare(args) => cmd::compare::run(&args, &out),
-        Command::Calibrate(args) => cmd::calibrate::run(&args, &out),
-        Command::Pareto(args) => cmd::pareto::run(&args, &out),
+        Command::Demo(args) => cmd::demo::run(&args, ops, &out),
+        Command::Run(args) => cmd::run::run(&args, ops, &out),
+        Command::Compare(args) => cmd::compare::run(&args, ops, &out),
+        Command::Calibrate(args) => cmd::calibrate::run(&args, ops, &out),
+        Command::Pareto(args) => cmd::pareto::run(&args, ops, &out),
         Command::Schedule(args) => cmd::schedule::run(&args, &out),
         Command::List(args) => cmd::list::run(&args, &out),
         Command::Inspect(args) => cmd::inspect::run(&args, &out),
-        Command::Verify(args) => cmd::verify::run(&args, &out),
-        Command::Profile(args) => cmd::profile::run(&args, &out),
-        Command::Trace(args) => cmd::trace::run(&args, &out),
-        Command::Bench(args) => cmd::bench::run(&args, &out),
+        Command::Verify(args) => cmd::verify::run(&args, ops, &out),
+        Command::Profile(args) => cmd::diff::profiles(&args, &out),
+        Command::Trace(args) => cmd::diff::traces(&args, &out),
+        Command::Bench(args) => cmd::bench::run(&args, ops, &out),
         Command::Completions(args) => {
             cmd::shell::completions(&args, &out);
             Ok(())

@@ -21,7 +21,7 @@ fn caches_of_whole_forwards_run_and_say_what_they_skip() {
         let known = if cond_too { &Value::Null } else { &ran["skipped"] };
         assert_eq!(&planned["skipped"], known, "{strategy}");
     }
-    let unguided = ["the run has cond alone", "--guidance N above 1"];
+    let unguided = ["the run has cond alone", "--guidance above 1"];
     sh.refused("run --cache cfg-cache --guidance 1", unguided);
 }
 

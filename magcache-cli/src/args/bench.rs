@@ -3,33 +3,42 @@
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Subcommand};
-use magcache_models::checkpoint::Ops;
-
-use super::sampling::numbers;
-
-#[derive(Debug, ClapArgs)]
-pub(crate) struct Bench {
-    #[command(subcommand)]
-    pub(crate) what: BenchKind,
-}
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum BenchKind {
-    /// One transformer forward on random latents
+pub(crate) enum Bench {
+    /// One forward pass of the transformer on random latents
     Forward(BenchForward),
     /// Decoding random latents
-    Vae(BenchVae),
+    Vae {
+        #[command(flatten)]
+        model: BenchModel,
+        /// Latent frames x height x width
+        #[arg(long, value_name = "FxHxW", value_parser = latent, default_value = "2x16x16")]
+        latent: [usize; 3],
+        /// Timed repetitions
+        #[arg(long, default_value_t = 10)]
+        repeat: usize,
+    },
     /// Encoding a prompt of random tokens
-    Text(BenchText),
-    /// Cached runs in turns with dense ones: speed-up, ceiling and the cost of a skipped pass
+    Text {
+        #[command(flatten)]
+        model: BenchModel,
+        /// Tokens of the prompt
+        #[arg(long, default_value_t = 128)]
+        tokens: usize,
+        /// Timed repetitions
+        #[arg(long, default_value_t = 10)]
+        repeat: usize,
+    },
+    /// Cached and dense runs in turns: speed-up, ceiling and the cost of a skipped pass
     Cache(BenchCache),
-    /// A pass without hooks, a skipped step and each metric against the plain loop
+    /// The plain loop over blocks compared with passes through hooks, skipped steps and each metric
     Overhead {
         /// Timed repetitions
         #[arg(long, default_value_t = 20)]
         repeat: usize,
     },
-    /// What the machine can do at most: peak of multiply-adds, rate of reading memory
+    /// The machine's limits: peak rate of multiply-adds and of reading memory
     Machine {
         /// Timed repetitions
         #[arg(long, default_value_t = 20)]
@@ -39,19 +48,16 @@ pub(crate) enum BenchKind {
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct BenchModel {
-    /// A model folder, the folder of one component, or the name of an embedded model; the default one without
+    /// Model folder, folder of one component, or name of an embedded model; the default model if left out
     #[arg(long, value_name = "DIR|NAME")]
     pub(crate) model: Option<PathBuf>,
-    /// As the whole program is told: see [`Command::compute_with`](super::Command::compute_with).
-    #[arg(skip)]
-    pub(crate) ops: Ops,
 }
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct BenchForward {
     #[command(flatten)]
     pub(crate) model: BenchModel,
-    /// Latent frames x height x width; tokens of packed latents for Flux
+    /// Latent frames x height x width; for Flux, tokens of packed latents
     #[arg(long, value_name = "FxHxW", value_parser = latent, default_value = "5x16x16")]
     pub(crate) latent: [usize; 3],
     /// Text tokens
@@ -63,34 +69,10 @@ pub(crate) struct BenchForward {
 }
 
 #[derive(Debug, ClapArgs)]
-pub(crate) struct BenchVae {
-    #[command(flatten)]
-    pub(crate) model: BenchModel,
-    /// Latent frames x height x width
-    #[arg(long, value_name = "FxHxW", value_parser = latent, default_value = "2x16x16")]
-    pub(crate) latent: [usize; 3],
-    /// Timed repetitions
-    #[arg(long, default_value_t = 10)]
-    pub(crate) repeat: usize,
-}
-
-#[derive(Debug, ClapArgs)]
-pub(crate) struct BenchText {
-    #[command(flatten)]
-    pub(crate) model: BenchModel,
-    /// Tokens of the prompt
-    #[arg(long, default_value_t = 128)]
-    pub(crate) tokens: usize,
-    /// Timed repetitions
-    #[arg(long, default_value_t = 10)]
-    pub(crate) repeat: usize,
-}
-
-#[derive(Debug, ClapArgs)]
 pub(crate) struct BenchCache {
     #[command(flatten)]
     pub(crate) model: BenchModel,
-    /// A strategy with its profile's defaults
+    /// A strategy with the defaults of its profile
     #[arg(long, default_value = magcache_strategies::SHOWN[0])]
     pub(crate) cache: String,
     /// Sampling steps
@@ -102,5 +84,7 @@ pub(crate) struct BenchCache {
 }
 
 fn latent(text: &str) -> Result<[usize; 3], String> {
-    numbers(text).ok_or_else(|| format!("{text:?} is not FRAMESxHEIGHTxWIDTH, such as 5x16x16"))
+    let parts = text.split(['x', 'X']).map(str::parse).collect::<Result<Vec<usize>, _>>();
+    let sizes = parts.ok().and_then(|parts| parts.try_into().ok());
+    sizes.ok_or_else(|| format!("{text:?} is not FRAMESxHEIGHTxWIDTH, such as 5x16x16"))
 }

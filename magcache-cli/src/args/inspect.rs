@@ -1,21 +1,21 @@
-//! What is looked at without a run, or before one.
+//! Commands that generate nothing.
 
 use std::path::PathBuf;
 
-use clap::Args as ClapArgs;
-use magcache_models::checkpoint::Ops;
+use clap::{Args as ClapArgs, Subcommand};
+use clap_complete::Shell;
 
-use super::{Sampling, Writing};
+use super::{Sampling, Writing, shared::OUTPUT};
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Schedule {
     #[command(flatten)]
     pub(crate) sampling: Sampling,
-    /// Draws the noise levels with the skipped steps
-    #[arg(long, value_name = "FILE.svg|.png")]
+    /// Draw the noise levels and the skipped steps
+    #[arg(long, help_heading = OUTPUT, value_name = "FILE.svg|.png")]
     pub(crate) plot: Option<PathBuf>,
-    /// Writes the schedule: FILE.toml for --cache replay:FILE.toml, FILE.json as a 0/1 compute mask
-    #[arg(long, value_name = "FILE.toml|.json")]
+    /// Write the schedule: FILE.toml for --cache replay:FILE.toml, or FILE.json with a 0/1 compute mask
+    #[arg(long, help_heading = OUTPUT, value_name = "FILE.toml|.json")]
     pub(crate) export: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) writing: Writing,
@@ -23,38 +23,85 @@ pub(crate) struct Schedule {
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct List {
-    /// Prints a configuration of this strategy that parses
+    /// Print a valid configuration of this strategy
     #[arg(long, value_name = "STRATEGY")]
     pub(crate) example: Option<String>,
-    /// Every key of a strategy, a forecast or a table of the configuration, with type, default, range and
-    /// meaning; of all of them without a name
+    /// Explain every key of a strategy, a forecast or a table of the configuration: type, default, range and
+    /// meaning; without a name, of all of them
     #[arg(long, value_name = "NAME", num_args = 0..=1, default_missing_value = "", conflicts_with = "example")]
     pub(crate) keys: Option<String>,
-    /// The same for all of them, as the page in the documentation
+    /// Print all keys as the page of the documentation
     #[arg(long, requires = "keys")]
     pub(crate) markdown: bool,
 }
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Inspect {
-    /// The name of an embedded model, a model folder, a component folder or a safetensors file; the default
-    /// model without
+    /// Name of an embedded model, model folder, folder of one component, or safetensors file; the default
+    /// model if left out
     #[arg(value_name = "NAME|DIR|FILE")]
     pub(crate) path: Option<PathBuf>,
-    /// Lists every tensor
+    /// List every tensor
     #[arg(long)]
     pub(crate) tensors: bool,
 }
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Verify {
-    /// Case folders, folders of cases, decision tables, or patterns with *
+    /// Folders with a case or with several, decision tables, or patterns with *
     #[arg(required = true, value_name = "CASE")]
     pub(crate) cases: Vec<PathBuf>,
-    /// A case that this build cannot run does not fail the command
+    /// Do not fail because of a case that this build cannot run
     #[arg(long)]
     pub(crate) allow_skipped: bool,
-    /// As the whole program is told: see [`Command::compute_with`](super::Command::compute_with).
-    #[arg(skip)]
-    pub(crate) ops: Ops,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Profile {
+    /// Show how two profiles differ and what caches would do differently; the exit code is 1 if they differ
+    Diff(ProfileDiff),
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ProfileDiff {
+    /// Built-in profile, or path of one
+    #[arg(value_name = "NAME|FILE")]
+    pub(crate) a: String,
+    /// The profile to compare it with
+    #[arg(value_name = "NAME|FILE")]
+    pub(crate) b: String,
+    /// Treat values as equal if they differ by no more than this
+    #[arg(long, default_value_t = 0.0)]
+    pub(crate) tolerance: f64,
+    /// Draw the ratios of both
+    #[arg(long, help_heading = OUTPUT, value_name = "FILE.svg|.png")]
+    pub(crate) plot: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) writing: Writing,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Trace {
+    /// Show the decisions that differ between two traces; the exit code is 1 if any do
+    Diff {
+        /// Trace written by run --trace
+        #[arg(value_name = "FILE.jsonl")]
+        a: PathBuf,
+        /// The trace to compare it with
+        #[arg(value_name = "FILE.jsonl")]
+        b: PathBuf,
+    },
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Completions {
+    /// The shell
+    #[arg(value_enum)]
+    pub(crate) shell: Shell,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Man {
+    /// The command to print the page of; without one, the page of the program
+    pub(crate) command: Option<String>,
 }

@@ -2,30 +2,21 @@
 
 mod bench;
 mod compare;
-mod diff;
 mod inspect;
 mod measure;
-mod placement;
 mod run;
-mod sampling;
-mod shell;
-mod writing;
+mod shared;
 
 use std::{env, sync::LazyLock};
 
 use clap::{ArgAction, Parser, Subcommand};
-use magcache_models::checkpoint::Ops;
 
-pub(crate) use bench::{Bench, BenchCache, BenchForward, BenchKind, BenchModel, BenchText, BenchVae};
+pub(crate) use bench::{Bench, BenchCache, BenchForward, BenchModel};
 pub(crate) use compare::{Compare, Demo};
-pub(crate) use diff::{Profile, ProfileKind, Trace, TraceKind};
-pub(crate) use inspect::{Inspect, List, Schedule, Verify};
+pub(crate) use inspect::{Completions, Inspect, List, Man, Profile, Schedule, Trace, Verify};
 pub(crate) use measure::{Calibrate, Objective, Pareto, Runs};
-pub(crate) use placement::{Dtype, Placement};
 pub(crate) use run::{Offload, OnDrift, Run};
-pub(crate) use sampling::Sampling;
-pub(crate) use shell::{Completions, Man};
-pub(crate) use writing::Writing;
+pub(crate) use shared::{Dtype, Placement, Prompt, Sampling, Writing};
 
 /// Timestep caching for diffusion transformers: run, plan, verify and compare.
 ///
@@ -35,46 +26,18 @@ pub(crate) use writing::Writing;
 pub(crate) struct Args {
     #[command(subcommand)]
     pub(crate) command: Command,
-    /// One machine-readable document on stdout; progress and notes go to stderr
+    /// Print one JSON document on stdout; progress and notes go to stderr
     #[arg(long, global = true)]
     pub(crate) json: bool,
-    /// Computes with candle's own operations in place of this program's kernels, to compare the two; slower
+    /// Compute with candle's own operations instead of this program's kernels: slower, for comparison
     #[arg(long, global = true)]
     pub(crate) reference_ops: bool,
-    /// Prints nothing but errors, and with --json the document
+    /// Print only errors and, with --json, the document
     #[arg(long, short, global = true)]
     pub(crate) quiet: bool,
-    /// Tells what is done and how long it takes; twice, every decision too. `RUST_LOG` chooses more finely
+    /// Log what is done and how long it takes; twice, every decision too. `RUST_LOG` selects more finely
     #[arg(long, short, global = true, action = ArgAction::Count)]
     pub(crate) verbose: u8,
-}
-
-impl Command {
-    /// Hands on what layers compute with to every command that loads some.
-    pub(crate) fn compute_with(&mut self, ops: Ops) {
-        match self {
-            Self::Demo(args) => args.ops = ops,
-            Self::Run(args) => args.placement.ops = ops,
-            Self::Compare(args) => args.placement.ops = ops,
-            Self::Calibrate(args) => args.runs.placement.ops = ops,
-            Self::Pareto(args) => args.runs.placement.ops = ops,
-            Self::Verify(args) => args.ops = ops,
-            Self::Bench(args) => match &mut args.what {
-                BenchKind::Forward(args) => args.model.ops = ops,
-                BenchKind::Vae(args) => args.model.ops = ops,
-                BenchKind::Text(args) => args.model.ops = ops,
-                BenchKind::Cache(args) => args.model.ops = ops,
-                BenchKind::Overhead { .. } | BenchKind::Machine { .. } => {}
-            },
-            Self::Schedule(_)
-            | Self::List(_)
-            | Self::Inspect(_)
-            | Self::Profile(_)
-            | Self::Trace(_)
-            | Self::Completions(_)
-            | Self::Man(_) => {}
-        }
-    }
 }
 
 /// The version, and how this program was built.
@@ -92,32 +55,36 @@ fn build_information() -> &'static str {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// One dense run and one per strategy, side by side: speed, ceiling and picture quality
+    /// Run a model with each strategy and without a cache: speed, ceiling and picture quality side by side
     Demo(Demo),
-    /// One generation
+    /// Generate an image or a video
     Run(Run),
-    /// Dense against any number of configurations, and against fewer steps without a cache
+    /// Compare configurations with the dense run, and with fewer steps without a cache
     Compare(Compare),
-    /// Measures a model: dense runs over prompts and seeds to a profile for its caches
+    /// Measure a model with dense runs over prompts and seeds, and write a profile for its caches
     Calibrate(Calibrate),
-    /// Quality against computed steps: strategies, planned schedules and fewer steps, over prompts and seeds
+    /// Measure quality against computed steps over prompts and seeds, for strategies, planned schedules and
+    /// fewer steps
     Pareto(Pareto),
-    /// What a strategy will skip, without loading weights
+    /// Show what a strategy will skip, without loading weights
     Schedule(Schedule),
-    /// Strategies, models, profiles and samplers of this build
+    /// List the strategies, models, profiles and samplers of this build
     List(List),
-    /// What a checkpoint is, and what would load it
+    /// Show what a checkpoint contains and which model loads it
     Inspect(Inspect),
-    /// Runs reference cases and compares every output
+    /// Run reference cases and compare every output
     Verify(Verify),
-    /// Compares calibration profiles
+    /// Compare calibration profiles
+    #[command(subcommand)]
     Profile(Profile),
-    /// Compares the recorded decisions of runs
+    /// Compare the recorded decisions of runs
+    #[command(subcommand)]
     Trace(Trace),
-    /// Times one forward, or the cost of the cache itself
+    /// Measure the time of one network, the overhead of the cache, or the machine
+    #[command(subcommand)]
     Bench(Bench),
-    /// Prints completions for a shell
+    /// Print completions for a shell
     Completions(Completions),
-    /// Prints the manual page of the program or of a command
+    /// Print the manual page of the program or of a command
     Man(Man),
 }

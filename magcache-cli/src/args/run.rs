@@ -4,86 +4,87 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, ValueEnum};
 
-use super::{Placement, Sampling, Writing, sampling::prompt_help};
+use super::{
+    Placement, Prompt, Sampling, Writing,
+    shared::{MACHINE, OUTPUT, SAMPLING},
+};
+
+const AUDIT: &str = "Audit of the cache";
 
 #[expect(clippy::struct_field_names, reason = "a dry run is what it is called")]
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Run {
     #[command(flatten)]
     pub(crate) sampling: Sampling,
-    /// What to show; the embedded models know few words, see --help
-    #[arg(long, value_name = "TEXT", long_help = prompt_help())]
-    pub(crate) prompt: Option<String>,
-    /// A file with a prompt on each line: one run for each, with numbered names; empty lines and those with #
-    /// are left out
-    #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
+    #[command(flatten)]
+    pub(crate) prompt: Prompt,
+    /// File with one prompt per line: one run for each, with numbered names; empty lines and lines that start
+    /// with # are skipped
+    #[arg(long, help_heading = SAMPLING, value_name = "FILE", conflicts_with = "prompt")]
     pub(crate) prompts: Option<PathBuf>,
-    /// What not to show
-    #[arg(long)]
-    pub(crate) negative_prompt: Option<String>,
     /// Seed of the initial noise
-    #[arg(long)]
+    #[arg(long, help_heading = SAMPLING)]
     pub(crate) seed: Option<u64>,
-    /// Several seeds, each with every prompt: one run for each, with numbered names
-    #[arg(long, value_name = "N,N", value_delimiter = ',', conflicts_with = "seed")]
+    /// Several seeds: every prompt runs with each of them, with numbered names
+    #[arg(long, help_heading = SAMPLING, value_name = "N,N", value_delimiter = ',', conflicts_with = "seed")]
     pub(crate) seeds: Vec<u64>,
     #[command(flatten)]
     pub(crate) placement: Placement,
-    /// Where the weights of an expert are while the other one runs
-    #[arg(long, help_heading = "Machine", value_enum, default_value_t)]
+    /// Where to keep the weights of an expert while the other one runs
+    #[arg(long, help_heading = MACHINE, value_enum, default_value_t)]
     pub(crate) offload: Offload,
-    /// Encode and decode in tiles of 256 pixels: bounded memory for large frames
-    #[arg(long, help_heading = "Machine")]
+    /// Encode and decode in tiles of 256 pixels, which bounds the memory for large frames
+    #[arg(long, help_heading = MACHINE)]
     pub(crate) tile_vae: bool,
-    /// FILE.mp4, .gif, .png or .webp, or a folder of PNG frames; a free name without. The configuration is
-    /// FILE.mp4.toml
-    #[arg(long, help_heading = "Output", value_name = "FILE|DIR")]
+    /// FILE.mp4, .gif, .png or .webp, or a folder for PNG frames [default: an unused name]. The configuration
+    /// is written next to it, as FILE.mp4.toml
+    #[arg(long, help_heading = OUTPUT, value_name = "FILE|DIR")]
     pub(crate) out: Option<PathBuf>,
-    /// Frames per second of a video; the model's own without
-    #[arg(long, help_heading = "Output", value_name = "N")]
+    /// Frames per second of a video [default: that of the model]
+    #[arg(long, help_heading = OUTPUT, value_name = "N")]
     pub(crate) fps: Option<f64>,
     #[command(flatten)]
     pub(crate) writing: Writing,
-    /// Writes every decision, one JSON line per pass
-    #[arg(long, help_heading = "Output", value_name = "FILE.jsonl")]
+    /// Write every decision, one JSON line per pass
+    #[arg(long, help_heading = OUTPUT, value_name = "FILE.jsonl")]
     pub(crate) trace: Option<PathBuf>,
-    /// Stores the state of the run in this folder: after a kill the same command goes on from there
-    #[arg(long, help_heading = "Output", value_name = "DIR")]
+    /// Store the state of the run in this folder: if the run is killed, the same command continues it
+    #[arg(long, help_heading = OUTPUT, value_name = "DIR")]
     pub(crate) checkpoint: Option<PathBuf>,
-    /// Stores it after every so many steps
-    #[arg(long, help_heading = "Output", value_name = "STEPS", requires = "checkpoint", default_value_t = 1)]
+    /// Store the state every this many steps
+    #[arg(long, help_heading = OUTPUT, value_name = "STEPS", requires = "checkpoint", default_value_t = 1)]
     #[arg(value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) checkpoint_every: u64,
-    /// Computes this part of the skipped passes as well, 0 to 1, and reports the true error of the reuse
-    #[arg(long, help_heading = "Audit of the cache", value_name = "FRACTION")]
+    /// Compute this fraction of the skipped passes as well, and report the true error of the reuse
+    #[arg(long, help_heading = AUDIT, value_name = "FRACTION")]
     pub(crate) audit: Option<f64>,
-    /// Most drift: the audited errors added up, each in place of 1/FRACTION reuses
-    #[arg(long, help_heading = "Audit of the cache", value_name = "ERROR")]
+    /// The largest allowed drift: the sum of the audited errors, divided by the fraction
+    #[arg(long, help_heading = AUDIT, value_name = "ERROR")]
     pub(crate) drift_budget: Option<f64>,
-    /// What is done when it is passed
-    #[arg(long, help_heading = "Audit of the cache", value_enum)]
+    /// What to do when the drift exceeds the budget
+    #[arg(long, help_heading = AUDIT, value_enum)]
     pub(crate) on_drift: Option<OnDrift>,
-    /// Prints the resolved configuration and runs nothing
-    #[arg(long, help_heading = "Output")]
+    /// Print the resolved configuration and run nothing
+    #[arg(long, help_heading = OUTPUT)]
     pub(crate) dry_run: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum OnDrift {
-    /// It is reported
+    /// Report it
     Report,
-    /// Half as many consecutive skips are allowed from then on
+    /// Allow half as many consecutive skips from then on
     Tighten,
-    /// Every later pass is computed
+    /// Compute every later pass
     Disable,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Offload {
-    /// In the device's memory
+    /// In the memory of the device
     #[default]
     None,
-    /// In the machine's memory, if the device has its own
+    /// In the memory of the machine, if the device has its own
     Host,
     /// On disk: one expert in memory at a time
     Disk,

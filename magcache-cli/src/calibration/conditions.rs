@@ -82,7 +82,7 @@ impl Conditions {
         };
         Ok(Self {
             checkpoint: String::new(),
-            dtype: dtype.name().to_owned(),
+            dtype: dtype.name(),
             device,
             attention: "exact".to_owned(),
             options: facts(&SamplingOptions {

@@ -7,8 +7,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use magcache_core::{
-    CachePlan,
-    config::{FixedSteps, Residuals},
+    config::FixedSteps,
     planner::{Continuation, Objective, Planner, ReuseErrors},
     profile::PlannedSchedule,
 };
@@ -44,9 +43,7 @@ pub(crate) fn skipped_cost(
     let half = half.context("a run of a single step has nothing to skip")?;
     let half = PlannedSchedule::new(half, Continuation::Line);
     let computed = half.computed;
-    let caches =
-        CachePlan::from_tables(vec![FixedSteps::registered()?.planned(&half)?], Residuals::default())?;
-    let hooks = caches.build(job.pipeline.meta(), Some(&job.trajectory))?.registry;
+    let hooks = job.hooks_of(vec![FixedSteps::registered()?.planned(&half)?])?;
     warm_up(scene, stop)?;
     let mut costs = Vec::new();
     let started = Instant::now();

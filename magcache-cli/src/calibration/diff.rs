@@ -1,7 +1,7 @@
 //! How two profiles differ: values, conditions, and the decisions that follow from them.
 
 mod decisions;
-mod told;
+mod render;
 
 use std::collections::BTreeSet;
 
@@ -9,9 +9,10 @@ use magcache_core::{
     error::count,
     profile::{Curve, Fit, OwnPart, PlannedSchedule, Plans, Profile, Sensitivity, resample},
 };
+use serde::Serialize;
 
 use self::decisions::Decisions;
-pub(crate) use self::told::chart;
+pub(crate) use self::render::chart;
 use super::Facts;
 
 /// Number of distances in the common range of two fits at which they are compared.
@@ -29,7 +30,7 @@ pub(crate) struct Diff {
 }
 
 /// A recorded fact about a measurement.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Condition {
     /// The part of the profile that it belongs to.
     pub(crate) of: String,
@@ -41,7 +42,7 @@ pub(crate) struct Condition {
 }
 
 /// A part that only one profile has.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Missing {
     pub(crate) what: String,
     pub(crate) only_in: char,

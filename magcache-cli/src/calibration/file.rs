@@ -44,7 +44,7 @@ impl Measured {
                 format!("{} was not written by `magcache calibrate`: {}", path.display(), error.message());
             bad_input_with(message, "a published or older profile has no rows to merge")
         })?;
-        let rows = rows_beside(path);
+        let rows = rows_of(path);
         let tensors = candle_core::safetensors::load(&rows, &Device::Cpu).map_err(|error| {
             let message =
                 format!("cannot read the rows of {} in {}: {error}", path.display(), rows.display());
@@ -109,7 +109,7 @@ impl Measured {
     /// Writes the rows, then the profile that needs them; each file is written atomically.
     pub(crate) fn write(&self, path: &Path, model: &str, objective: Objective) -> Result<Vec<PathBuf>> {
         let stem = path.file_stem().map_or_else(|| "profile".into(), |stem| stem.to_string_lossy());
-        let (profile, rows) = (self.profile(&stem, model, objective)?, rows_beside(path));
+        let (profile, rows) = (self.profile(&stem, model, objective)?, rows_of(path));
         let bytes = safetensors::serialize(self.recording.to_tensors()?, None)?;
         media::write_file(&rows, &bytes)?;
         media::write_file(path, toml::to_string(&profile)?.as_bytes())?;
@@ -118,7 +118,7 @@ impl Measured {
 }
 
 /// The path of the rows of a profile.
-pub(crate) fn rows_beside(profile: &Path) -> PathBuf {
+pub(crate) fn rows_of(profile: &Path) -> PathBuf {
     profile.with_extension("safetensors")
 }
 

@@ -1,6 +1,6 @@
 //! `calibrate`: builds a profile from dense runs over prompts and seeds.
 
-use std::{path::PathBuf, sync::Arc};
+use std::path::PathBuf;
 
 use anyhow::Result;
 use magcache_core::{
@@ -9,28 +9,28 @@ use magcache_core::{
     error::count,
     planner::{self, ReuseErrors},
 };
-use magcache_models::pipeline::Request;
+use magcache_models::{checkpoint::Ops, pipeline::Request};
 use serde_json::json;
 
 use crate::{
     args::{Calibrate, Objective},
-    calibration::{Conditions, Extent, Measured, Watched, rows_beside, skipped_cost},
+    calibration::{Conditions, Extent, Measured, Watched, rows_of, skipped_cost},
     console::{Console, Interrupt, bad_input_with},
-    files::{Writes, unused},
+    files::{Writes, unused, wrote},
     job::{Config, Job},
     lanes::Scene,
     media,
     plot::{Chart, Target},
 };
 
-pub(crate) fn run(args: &Calibrate, out: &Console) -> Result<()> {
-    let job = job(args)?;
+pub(crate) fn run(args: &Calibrate, ops: Ops, out: &Console) -> Result<()> {
+    let job = job(args, ops)?;
     let prompts = args.runs.prompts(&job)?;
-    let default = || unused("profile.toml", args.writing, &|profile| vec![rows_beside(profile)]);
+    let default = || unused("profile.toml", args.writing, &|profile| vec![rows_of(profile)]);
     let profile = args.out.clone().unwrap_or_else(default);
-    let rows = rows_beside(&profile);
+    let rows = rows_of(&profile);
     // A merged profile may also be the output: the new profile contains its runs.
-    Writes::beside_reads(args.writing, &args.sampling, &job.config)
+    Writes::of_run(args.writing, &args.sampling, &job.config)
         .reads("--prompts", args.runs.prompts.as_deref())
         .file("--out", Some(&profile))
         .file("the rows' file", Some(&rows))
@@ -73,13 +73,13 @@ pub(crate) fn run(args: &Calibrate, out: &Console) -> Result<()> {
     answer(&measured, experts, args, &outputs, out)
 }
 
-fn job(args: &Calibrate) -> Result<Job> {
+fn job(args: &Calibrate, ops: Ops) -> Result<Job> {
     let config = Config::of(&args.sampling)?;
     if !config.cache.is_empty() || config.target.is_some() || args.sampling.profile.is_some() {
         let message = "a cache, a profile or a target is given, but calibration measures runs without";
         return Err(bad_input_with(message, "remove --cache, --profile, targets and the [[cache]] tables"));
     }
-    args.runs.job(config)
+    args.runs.job(config, ops)
 }
 
 fn objective(args: &Calibrate) -> planner::Objective {
@@ -99,13 +99,11 @@ fn record(job: &Job, prompts: &[String], args: &Calibrate, out: &Console) -> Res
     let mut last = None;
     for prompt in prompts {
         let request = Request { prompt: prompt.clone(), ..job.request.clone() };
-        job.pipeline.check(&request)?;
-        let (denoiser, notes) = job.load(&request, &|stage| bar.set_message(stage))?;
+        let (scene, notes) = Scene::load(job, request, &|stage| bar.set_message(stage))?;
         bar.set_message("dense runs");
         notes.iter().for_each(|note| out.loaded(note));
         for seed in &args.runs.seeds {
-            let request = Request { seed: *seed, ..request.clone() };
-            let scene = Scene { pipeline: job.pipeline.as_ref(), request, denoiser: Arc::clone(&denoiser) };
+            let scene = scene.with_seed(*seed);
             let watched = Watched::new(&scene, &recorder, extent)?;
             reuse.extend(watched.run(&scene, &|| interrupt.is_set(), &mut || bar.inc(1))?);
             last = Some(scene);
@@ -145,32 +143,33 @@ fn answer(
     let Measured { conditions, recording } = measured;
     let curve = recording.curve();
     let mut text = format!("{} of {}\n", count(conditions.runs, "run"), count(recording.steps, "step"));
+    let range = |values: &[f64]| {
+        values.iter().fold([f64::INFINITY, f64::NEG_INFINITY], |[low, high], v| [low.min(*v), high.max(*v)])
+    };
+    let of = |expert: Option<u8>| {
+        let name = expert.and_then(|expert| experts.get(usize::from(expert)));
+        name.map(|name| format!("{name}: ")).unwrap_or_default()
+    };
     for (branch, ratios) in &curve.ratios {
-        let (low, high) =
-            ratios.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), r| (l.min(*r), h.max(*r)));
+        let [low, high] = range(ratios);
         text += &format!("  {branch:>7} ratios {low:.4} to {high:.4}\n");
     }
     let profile = measured.profile("", "", objective(args))?;
     for fit in &profile.fits {
         let [low, high] = fit.fitted_range.unwrap_or_default();
-        let of = fit.expert.and_then(|e| experts.get(usize::from(e)).copied());
         text += &format!(
             "  {}fit of {:?} on distances {low:.4} to {high:.4}, off by {:.4} (root mean square of {} rows)\n",
-            of.map(|name| format!("{name}: ")).unwrap_or_default(),
+            of(fit.expert),
             fit.signal,
             fit.residual.unwrap_or_default(),
             fit.source.measured.get("rows").map(ToString::to_string).unwrap_or_default(),
         );
     }
     for sensitivity in &profile.sensitivities {
-        let of = sensitivity.expert.and_then(|e| experts.get(usize::from(e)).copied());
-        let range = |values: &[f64]| {
-            values.iter().fold([f64::INFINITY, 0.0], |[low, high]: [f64; 2], v| [low.min(*v), high.max(*v)])
-        };
         let ([low, high], [slow, fast]) = (range(&sensitivity.latent), range(&sensitivity.timestep));
         text += &format!(
             "  {}sensitivities {low:.3} to {high:.3} of the latents, {slow:.2e} to {fast:.2e} of the timestep\n",
-            of.map(|name| format!("{name}: ")).unwrap_or_default()
+            of(sensitivity.expert)
         );
     }
     for plans in &profile.plans {
@@ -185,9 +184,7 @@ fn answer(
             );
         }
     }
-    for output in outputs {
-        text += &format!("wrote {}\n", output.display());
-    }
+    text += &wrote(outputs);
     if let Some(written) = outputs.first() {
         text += &format!("use it with --profile {}\n", written.display());
     }

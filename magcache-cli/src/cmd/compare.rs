@@ -4,7 +4,7 @@
 use std::{collections::BTreeSet, path::Path};
 
 use anyhow::Result;
-use magcache_models::pipeline::Offload;
+use magcache_models::{checkpoint::Ops, pipeline::LoadOptions};
 
 use crate::{
     args::{Compare, Sampling},
@@ -16,15 +16,15 @@ use crate::{
     },
     console::{Console, bad_input, bad_input_with},
     files::{Writes, unused},
-    job::{Config, Job, prompt},
+    job::{Config, Job},
     plot, report,
 };
 
-pub(crate) fn run(args: &Compare, out: &Console) -> Result<()> {
-    let job = job(args)?;
+pub(crate) fn run(args: &Compare, ops: Ops, out: &Console) -> Result<()> {
+    let job = job(args, ops)?;
     let folder =
         args.out.clone().unwrap_or_else(|| unused("magcache-compare", args.writing, &|_| Vec::new()));
-    Writes::beside_reads(args.writing, &args.sampling, &job.config)
+    Writes::of_run(args.writing, &args.sampling, &job.config)
         .folder("--out", Some(&folder))
         .file("--plot", args.plot.as_deref())
         .check()?;
@@ -32,18 +32,16 @@ pub(crate) fn run(args: &Compare, out: &Console) -> Result<()> {
     if args.repeat == 0 {
         return Err(bad_input_with("0 repetitions measure nothing", "--repeat 1"));
     }
-    let (contenders, faults, notes) = contenders(args, &job)?;
-    for contender in contenders.iter().filter(|contender| contender.steps == job.request.steps) {
+    let (mut contenders, faults, notes) = contenders(args, &job)?;
+    for contender in &contenders {
         let judged = judge::of_plan(&job, &contender.cache, &args.sampling, Some(args.placement.dtype))?;
         judge::announce(&judged, args.sampling.force, out)?;
     }
-    let mut warn = |text: &str, hint: Option<&str>| out.warn(text, hint);
-    let entries = contender::build(&contenders, &job, faults, &mut warn)?;
+    contender::build(&mut contenders, &job, faults, out)?;
     notes.iter().for_each(|note| out.note(note));
     let comparison = Comparison {
         job,
         contenders,
-        entries,
         seeds,
         repeat: args.repeat,
         baselines: true,
@@ -61,24 +59,22 @@ pub(crate) fn run(args: &Compare, out: &Console) -> Result<()> {
 }
 
 /// Draws the divergence from the dense run, if there is any.
-fn draw(compared: &mut Compared, target: &plot::Target, out: &Console) -> Result<()> {
+fn draw(compared: &mut Compared<'_>, target: &plot::Target, out: &Console) -> Result<()> {
     let mut chart = report::divergence(compared);
     if chart.is_empty() {
         out.warn("nothing differs from the dense run: there is no divergence to draw", None);
         return Ok(());
     }
-    chart.title = format!("{}: divergence from dense", compared.model);
+    chart.title = format!("{}: divergence from dense", compared.of.job.pipeline.meta().name);
     compared.outputs.push(target.write(&chart)?);
     Ok(())
 }
 
-fn job(args: &Compare) -> Result<Job> {
+fn job(args: &Compare, ops: Ops) -> Result<Job> {
     let mut config = Config::of(&args.sampling)?;
-    let sampling = &mut config.sampling;
-    sampling.prompt = prompt(args.prompt.as_deref())?.or(sampling.prompt.take());
-    sampling.negative_prompt = args.negative_prompt.clone().or(sampling.negative_prompt.take());
-    sampling.seed = args.seeds.first().copied().or(sampling.seed);
-    Job::new(config, args.placement.options(Offload::None, args.tile_vae)?)
+    args.prompt.set(&mut config.sampling)?;
+    config.sampling.seed = args.seeds.first().copied().or(config.sampling.seed);
+    Job::new(config, LoadOptions { tile_vae: args.tile_vae, ..args.placement.options(ops)? })
 }
 
 fn seeds(args: &Compare, own: u64) -> Result<Vec<u64>> {
@@ -110,12 +106,14 @@ fn contenders(args: &Compare, job: &Job) -> Result<(Vec<Contender>, Vec<Fault>, 
             (None, None) => file.unwrap_or_else(|| "config".to_owned()),
         };
         notes.extend(job.chosen.iter().map(|chosen| contender::chosen_note(&name, chosen)));
-        contenders.push(Contender { name, cache: job.config.caches()?, steps: job.request.steps });
+        contenders.push(Contender::new(name, job.config.caches()?, job));
     }
-    let default = magcache_strategies::SHOWN.map(str::to_owned);
-    let named = if args.configs.is_empty() && contenders.is_empty() { &default[..] } else { &args.configs };
-    for text in named {
-        match Contender::parse(text, args.sampling.profile.as_deref(), job, &mut notes) {
+    let profile = args.sampling.profile.as_deref();
+    if args.configs.is_empty() && contenders.is_empty() {
+        contenders = contender::shown(profile, job, &mut notes)?;
+    }
+    for text in &args.configs {
+        match Contender::parse(text, profile, job, &mut notes) {
             Ok(contender) => contenders.push(contender),
             Err(error) => faults.push(Fault::new(text, error)),
         }

@@ -1,6 +1,9 @@
 //! `pareto`: quality against computed steps, over prompts and seeds.
 
-use std::sync::Arc;
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use anyhow::Result;
 use magcache_core::{
@@ -8,18 +11,19 @@ use magcache_core::{
     error::count,
     profile::{PlannedSchedule, Profile},
 };
-use magcache_models::pipeline::Request;
+use magcache_models::{checkpoint::Ops, pipeline::Request};
 use serde_json::{Value, json};
 
 use crate::{
     args::Pareto,
     console::{Console, Interrupt, bad_input_with},
-    files::Writes,
+    files::{Writes, wrote},
     job::{Config, Job},
-    lanes::{Scene, once::run_once, quality},
+    lanes::{Scene, run_once},
     media,
     pareto::{Contender, Point, Points, Setting, margin, with_error},
     plot::{self, Chart, Series, Style},
+    quality::compare_tensors,
 };
 
 /// One curve: the setting for each budget and its results.
@@ -28,12 +32,12 @@ struct Curve {
     points: Vec<Option<(Setting, Points)>>,
 }
 
-pub(crate) fn run(args: &Pareto, out: &Console) -> Result<()> {
-    let job = job(args)?;
+pub(crate) fn run(args: &Pareto, ops: Ops, out: &Console) -> Result<()> {
+    let job = job(args, ops)?;
     let budgets = budgets(args, &job)?;
     let prompts = args.runs.prompts(&job)?;
     // The profile to save into may be the one of `--profile`: only its measured numbers change.
-    Writes::beside_reads(args.writing, &args.sampling, &job.config)
+    Writes::of_run(args.writing, &args.sampling, &job.config)
         .reads("--prompts", args.runs.prompts.as_deref())
         .file("--plot", args.plot.as_deref())
         .file("--save", args.save.as_deref())
@@ -58,14 +62,14 @@ pub(crate) fn run(args: &Pareto, out: &Console) -> Result<()> {
     Ok(())
 }
 
-fn job(args: &Pareto) -> Result<Job> {
+fn job(args: &Pareto, ops: Ops) -> Result<Job> {
     let mut config = Config::of(&args.sampling)?;
     if !config.cache.is_empty() || config.target.as_ref().is_some_and(|t| t.goal().is_ok()) {
         let message = "a cache or a target is given, but every contender has its own";
         return Err(bad_input_with(message, "--strategies magcache,fbcache and --budgets 12,16"));
     }
     config.target = None;
-    args.runs.job(config)
+    args.runs.job(config, ops)
 }
 
 /// The budgets of the flags, or six from a quarter to three quarters of the steps.
@@ -101,13 +105,8 @@ fn settings(
     let spinner = out.spinner("looking for thresholds");
     let mut scenes = Vec::new();
     for prompt in prompts.iter().take(args.search) {
-        scenes.extend(self::scenes(
-            job,
-            prompt,
-            args.runs.seeds.iter().take(1),
-            &|s| spinner.set_message(s),
-            out,
-        )?);
+        let scene = scene(job, prompt, &|stage| spinner.set_message(stage), out)?;
+        scenes.extend(args.runs.seeds.first().map(|seed| scene.with_seed(*seed)));
     }
     let profile = args.sampling.profile.as_deref();
     let curve = |contender: Contender| -> Result<Curve> {
@@ -120,24 +119,12 @@ fn settings(
     curves
 }
 
-/// Scenes of one prompt with several seeds; the network is loaded once.
-fn scenes<'a>(
-    job: &'a Job,
-    prompt: &str,
-    seeds: impl Iterator<Item = &'a u64>,
-    told: &dyn Fn(&'static str),
-    out: &Console,
-) -> Result<Vec<Scene<'a>>> {
+/// The scene of a prompt, with its network.
+fn scene<'a>(job: &'a Job, prompt: &str, now: &dyn Fn(&'static str), out: &Console) -> Result<Scene<'a>> {
     let request = Request { prompt: prompt.to_owned(), ..job.request.clone() };
-    job.pipeline.check(&request)?;
-    let (denoiser, notes) = job.load(&request, told)?;
+    let (scene, notes) = Scene::load(job, request, now)?;
     notes.iter().for_each(|note| out.loaded(note));
-    let scene = |seed: &u64| Scene {
-        pipeline: job.pipeline.as_ref(),
-        request: Request { seed: *seed, ..request.clone() },
-        denoiser: Arc::clone(&denoiser),
-    };
-    Ok(seeds.map(scene).collect())
+    Ok(scene)
 }
 
 /// Runs everything on every prompt and seed.
@@ -152,13 +139,13 @@ fn measure(
     let runs: usize = curves.iter().map(|c| c.points.iter().flatten().count()).sum();
     let bar = out.bar(prompts.len() * args.runs.seeds.len() * (runs + 1), "runs");
     for prompt in prompts {
-        for scene in scenes(job, prompt, args.runs.seeds.iter(), &|_| {}, out)? {
-            let dense = run_once(&scene, &Arc::default(), stop)?;
+        let scene = scene(job, prompt, &|_| {}, out)?;
+        for scene in args.runs.seeds.iter().map(|seed| scene.with_seed(*seed)) {
+            let (dense, _) = run_once(&scene, &Arc::default(), stop)?;
             bar.inc(1);
             for (setting, points) in curves.iter_mut().flat_map(|c| c.points.iter_mut().flatten()) {
-                let run = setting.run(job, &scene, stop)?;
-                let found = quality(&run.frames, &dense.frames)?;
-                let computed = setting.computed(job, &run);
+                let (frames, computed) = setting.run(job, &scene, stop)?;
+                let found = compare_tensors(&frames, &dense, 1.0)?;
                 points.push(Point { computed, psnr: found.psnr(), ssim: found.ssim() });
                 bar.inc(1);
             }
@@ -169,7 +156,7 @@ fn measure(
 }
 
 /// The profile that the measured numbers are written into.
-fn saved(path: &std::path::Path, args: &Pareto) -> Result<Profile> {
+fn saved(path: &Path, args: &Pareto) -> Result<Profile> {
     let Some(name) = &args.sampling.profile else {
         return Err(bad_input_with(
             "--save writes a profile with measured numbers, and none is given",
@@ -181,7 +168,7 @@ fn saved(path: &std::path::Path, args: &Pareto) -> Result<Profile> {
 }
 
 /// Writes the planner's points into the schedules they belong to.
-fn save(path: &std::path::Path, mut profile: Profile, job: &Job, curves: &[Curve]) -> Result<()> {
+fn save(path: &Path, mut profile: Profile, job: &Job, curves: &[Curve]) -> Result<()> {
     let planner = curves.iter().find(|curve| curve.name == Contender::Planner.name());
     for (setting, points) in planner.iter().flat_map(|curve| curve.points.iter().flatten()) {
         let Setting::Tables(tables) = setting else { continue };
@@ -227,22 +214,29 @@ fn at<'c>(curves: &'c [Curve], name: &str, place: usize) -> Option<&'c Points> {
     curve.points.get(place)?.as_ref().map(|(_, points)| points)
 }
 
-fn answer(job: &Job, budgets: &[usize], curves: &[Curve], outputs: &[std::path::PathBuf], out: &Console) {
+fn answer(job: &Job, budgets: &[usize], curves: &[Curve], outputs: &[PathBuf], out: &Console) {
     let (naive, planner) = (Contender::FewerSteps, Contender::Planner);
-    let mut text = format!("{:<16}", "computed steps");
-    text += &budgets.iter().map(|budget| format!("{budget:>22}")).collect::<String>();
-    text.push('\n');
+    let line = |name: &str, cells: Vec<String>| {
+        let cells: String = cells.iter().map(|cell| format!("{cell:>22}")).collect();
+        format!("{name:<16}{cells}\n")
+    };
+    let mut text = line("computed steps", budgets.iter().map(ToString::to_string).collect());
+    let mut margins = String::new();
     let mut rows: Vec<Value> = Vec::new();
     for curve in curves {
-        text += &format!("{:<16}", curve.name);
+        let (mut results, mut above) = (Vec::new(), Vec::new());
         for (place, (budget, point)) in budgets.iter().zip(&curve.points).enumerate() {
             let Some((setting, points)) = point else {
-                text += &format!("{:>22}", "-");
+                results.push("-".to_owned());
+                above.push("-".to_owned());
                 continue;
             };
             let ((psnr, error), (ssim, _)) = (points.psnr(), points.ssim());
-            text += &format!("{:>22}", format!("{} {ssim:.4}", with_error(format!("{psnr:.2}"), error)));
+            results.push(format!("{} {ssim:.4}", with_error(format!("{psnr:.2}"), error)));
             let against = at(curves, naive.name(), place).map(|other| margin(points, other));
+            above.push(
+                against.map_or("-".to_owned(), |(mean, error)| with_error(format!("{mean:+.2}"), error)),
+            );
             let mut row = points.json();
             row["name"] = json!(curve.name);
             row["budget"] = json!(budget);
@@ -251,21 +245,13 @@ fn answer(job: &Job, budgets: &[usize], curves: &[Curve], outputs: &[std::path::
             row["above_fewer_steps_error"] = json!(against.and_then(|(_, error)| error));
             rows.push(row);
         }
-        text.push('\n');
+        text += &line(&curve.name, results);
+        if curve.name != naive.name() {
+            margins += &line(&curve.name, above);
+        }
     }
     text += "PSNR in dB, its standard error, SSIM; against dense runs of the same seeds\n\ndB above as many steps without a cache, run by run\n";
-    for curve in curves.iter().filter(|curve| curve.name != naive.name()) {
-        text += &format!("{:<16}", curve.name);
-        for place in 0..budgets.len() {
-            let both = at(curves, &curve.name, place).zip(at(curves, naive.name(), place));
-            let cell = both.map_or("-".to_owned(), |(own, other)| {
-                let (mean, error) = margin(own, other);
-                with_error(format!("{mean:+.2}"), error)
-            });
-            text += &format!("{cell:>22}");
-        }
-        text.push('\n');
-    }
+    text += &margins;
     text += "\nthe planner against the best strategy at each budget\n";
     for (place, budget) in budgets.iter().enumerate() {
         let fixed = curves
@@ -279,9 +265,7 @@ fn answer(job: &Job, budgets: &[usize], curves: &[Curve], outputs: &[std::path::
             text += &format!("  {budget} computed: {by} dB over {name}\n");
         }
     }
-    for output in outputs {
-        text += &format!("wrote {}\n", output.display());
-    }
+    text += &wrote(outputs);
     let document = json!({
         "model": job.pipeline.meta().name,
         "steps": job.trajectory.steps().count(),

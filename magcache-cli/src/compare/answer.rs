@@ -7,7 +7,7 @@ use super::{
     estimate::{Estimate, Spread},
     row::{Role, Row},
 };
-use crate::{console::Console, summary};
+use crate::{console::Console, files::wrote, summary};
 
 /// A finite number, or null.
 fn finite(value: f64) -> Option<f64> {
@@ -62,17 +62,18 @@ pub(crate) fn cells(row: &Row) -> [String; 10] {
 pub(crate) const COLUMNS: [&str; 10] =
     ["lane", "computed", "skipped", "ceiling", "transformer", "speed-up", "PSNR", "SSIM", "cache", "seconds"];
 
-/// A sentence that compares a configuration with its baseline; `None` for other lanes.
-pub(crate) fn verdict(row: &Row) -> Option<String> {
-    if row.role != Role::Config {
-        return None;
-    }
+/// A sentence for each configuration that compares it with its baseline, if baselines were run.
+pub(crate) fn verdicts(compared: &Compared<'_>) -> Vec<String> {
+    compared.configs().filter(|_| compared.of.baselines).map(verdict).collect()
+}
+
+fn verdict(row: &Row) -> String {
     let Some(against) = &row.against else {
-        return Some(format!("{}: skips so little that the dense run is its baseline", row.name));
+        return format!("{}: skips so little that the dense run is its baseline", row.name);
     };
     let name = &row.name;
     let baseline = format!("{} without a cache", against.name);
-    Some(match against.psnr_gain {
+    match against.psnr_gain {
         Some(gain) if gain.mean.is_finite() => {
             let error = gain.standard_error.map_or(String::new(), |e| format!(" ±{e:.2}"));
             let (by, where_) = if gain.mean < 0.0 { (-gain.mean, "below") } else { (gain.mean, "above") };
@@ -82,16 +83,16 @@ pub(crate) fn verdict(row: &Row) -> Option<String> {
         Some(gain) if gain.mean > 0.0 => format!("{name}: as the dense run, {baseline} is not"),
         Some(_) => format!("{name}: {baseline} is as the dense run, it is not: it loses"),
         None => format!("{name}: no nearer to the dense run than {baseline}"),
-    })
+    }
 }
 
 /// Prints the table and what was written, or the JSON document.
-pub(crate) fn answer(compared: &Compared, out: &Console) {
+pub(crate) fn answer(compared: &Compared<'_>, out: &Console) {
     out.answer(&text(compared), &document(compared));
 }
 
-fn text(compared: &Compared) -> String {
-    let rows = &compared.rows;
+fn text(compared: &Compared<'_>) -> String {
+    let (rows, rounds, seeds) = (&compared.rows, compared.of.rounds(), &compared.of.seeds);
     let table: Vec<[String; 10]> =
         std::iter::once(COLUMNS.map(str::to_owned)).chain(rows.iter().map(cells)).collect();
     let width = |column: usize| table.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
@@ -104,28 +105,23 @@ fn text(compared: &Compared) -> String {
         text.push('\n');
     }
     text += "passes of the network; speed-up of the transformer and of the run (without loading), in turns with dense\n";
-    text.extend(rows.iter().filter_map(|row| noise(row, compared.rounds)));
-    if compared.seeds.len() > 1 {
-        let seeds: Vec<String> = compared.seeds.iter().map(ToString::to_string).collect();
+    text.extend(rows.iter().filter_map(|row| noise(row, rounds)));
+    if seeds.len() > 1 {
+        let seeds: Vec<String> = seeds.iter().map(ToString::to_string).collect();
         text += &format!(
             "PSNR and SSIM: mean ± standard error over seeds {}; passes of the first\n",
             seeds.join(", ")
         );
     }
-    for row in rows.iter().filter(|row| row.role != Role::Dense && compared.rounds > 1) {
+    for row in rows.iter().filter(|row| row.role != Role::Dense && rounds > 1) {
         let range = |s: &Spread| format!("{:.3}x ({:.3}x to {:.3}x)", s.median, s.min, s.max);
         let (transformer, run) = (range(&row.transformer_speedup), range(&row.speedup));
-        text +=
-            &format!("{}: transformer {transformer}, run {run} in {} rounds\n", row.name, compared.rounds);
+        text += &format!("{}: transformer {transformer}, run {run} in {rounds} rounds\n", row.name);
     }
     text.push('\n');
-    let verdicts: Vec<String> =
-        if compared.baselines { rows.iter().filter_map(verdict).collect() } else { Vec::new() };
-    for line in &verdicts {
-        text += &format!("{line}\n");
-    }
+    let verdicts = verdicts(compared);
     if !verdicts.is_empty() {
-        text.push('\n');
+        text += &format!("{}\n\n", verdicts.join("\n"));
     }
     let name = rows.iter().map(|row| row.name.chars().count()).max().unwrap_or(0);
     for row in rows {
@@ -136,20 +132,17 @@ fn text(compared: &Compared) -> String {
     if let Some(bytes) = compared.peak_memory {
         text += &format!("{} of memory at the peak, of the whole process\n", summary::bytes(bytes));
     }
-    for path in &compared.outputs {
-        text += &format!("wrote {}\n", path.display());
-    }
-    text
+    text + &wrote(&compared.outputs)
 }
 
-pub(crate) fn document(compared: &Compared) -> Value {
+pub(crate) fn document(compared: &Compared<'_>) -> Value {
     json!({
         "rows": compared.rows.iter().map(row).collect::<Vec<_>>(),
         "outputs": compared.outputs,
-        "model": compared.model,
-        "prompt": compared.prompt,
-        "seeds": compared.seeds,
-        "rounds": compared.rounds,
+        "model": compared.of.job.pipeline.meta().name,
+        "prompt": compared.of.job.request.prompt,
+        "seeds": compared.of.seeds,
+        "rounds": compared.of.rounds(),
         "peak_memory_bytes": compared.peak_memory,
         "machine": compared.machine,
     })

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use magcache_core::{CachePlan, error::count};
+use magcache_core::error::count;
 use magcache_models::pipeline::Request;
 
 use super::{
@@ -33,7 +33,7 @@ pub(crate) fn contenders(job: &Job, rows: &[Row]) -> Vec<Contender> {
             run.is_ok_and(|run| run.steps().count() == n) && job.pipeline.check(&request(steps)).is_ok()
         };
         let steps = (n..=job.request.steps).find(|steps| runs(*steps))?;
-        Some(Contender { name: count(n, "step"), cache: CachePlan::default(), steps })
+        Some(Contender::dense(&count(n, "step"), steps))
     };
     wanted.into_iter().filter_map(one).collect()
 }

@@ -3,13 +3,13 @@
 use std::path::Path;
 
 use anyhow::{Error, Result};
-use magcache_core::{CachePlan, config::Built, meta};
+use magcache_core::{CachePlan, meta};
 
 use super::fault::Fault;
 use crate::{
-    console::{bad_input, bad_input_with},
+    console::{Console, bad_input, bad_input_with},
     files::folder_of,
-    job::{Chosen, Config, Job, cache_table},
+    job::{Chosen, Config, Job, cache_table, set_profile, tables},
     lanes::Entry,
     media::Format,
 };
@@ -26,11 +26,21 @@ pub(crate) const IMAGE: &str = "image.png";
 pub(crate) struct Contender {
     pub(crate) name: String,
     pub(crate) cache: CachePlan,
-    /// Sampling steps.
-    pub(crate) steps: usize,
+    /// What is run; [`build`] makes its hooks.
+    pub(crate) entry: Entry,
 }
 
 impl Contender {
+    /// A configuration whose hooks are not built yet.
+    pub(crate) fn new(name: String, cache: CachePlan, job: &Job) -> Self {
+        Self { name, cache, entry: Entry::dense(job.request.steps) }
+    }
+
+    /// A run without a cache.
+    pub(crate) fn dense(name: &str, steps: usize) -> Self {
+        Self { name: name.to_owned(), cache: CachePlan::default(), entry: Entry::dense(steps) }
+    }
+
     /// Parses `[NAME=]STRATEGY`, `[NAME=]replay:TRACE` or `[NAME=]FILE.toml`.
     ///
     /// Only the caches of a file are used; `notes` lists its other keys that differ from the run.
@@ -69,34 +79,19 @@ impl Contender {
         } else {
             let mut table = cache_table(source, &[])?;
             if let Some(profile) = profile {
-                table.insert("profile".to_owned(), toml::Value::String(profile.to_owned()));
+                set_profile(&mut table, profile);
             }
             CachePlan::from_tables(vec![table], job.config.residuals.clone())?
         };
-        Ok(Self { name: named, cache, steps: job.request.steps })
-    }
-
-    /// Builds the hooks, checked against the model and the run.
-    fn build(&self, job: &Job) -> Result<Built> {
-        job.build_hooks(&self.cache)
-    }
-
-    /// The names of its strategies, outermost first.
-    pub(crate) fn strategies(&self) -> Vec<String> {
-        self.cache.cache.iter().map(|entry| entry.name.clone()).collect()
+        Ok(Self::new(named, cache, job))
     }
 
     /// The configuration that reproduces this run, as TOML next to `shown`, where its pictures go.
     pub(crate) fn to_toml(&self, job: &Job, shown: &Path) -> Result<String> {
         let mut config = job.config.clone();
-        config.cache = self
-            .cache
-            .cache
-            .iter()
-            .map(magcache_core::config::CacheEntry::to_table)
-            .collect::<Result<_, _>>()?;
+        config.cache = tables(&self.cache)?;
         config.residuals = self.cache.residuals.clone();
-        config.sampling.steps = Some(self.steps);
+        config.sampling.steps = Some(self.entry.steps);
         config.output.path = Some(shown.to_owned());
         if config.sampling.image.is_none() && job.request.image.is_some() {
             config.sampling.image = Some(shown.with_file_name(IMAGE));
@@ -110,33 +105,54 @@ impl Contender {
     }
 }
 
-/// Checks all contenders against the model, the run and each other, and builds their hooks. Warnings go to
-/// `warn`.
+/// The strategies that are compared when the user names none. A note tells which are left out: those that need
+/// a profile, if there is none.
+pub(crate) fn shown(profile: Option<&str>, job: &Job, notes: &mut Vec<String>) -> Result<Vec<Contender>> {
+    let mut all = Vec::new();
+    let mut left_out = Vec::new();
+    for name in magcache_strategies::SHOWN {
+        let contender = Contender::parse(name, profile, job, notes)?;
+        let reads = contender.cache.cache.iter().any(|entry| !entry.reads().is_empty());
+        if reads && profile.is_none() && job.pipeline.meta().profiles.is_empty() {
+            left_out.push(name);
+        } else {
+            all.push(contender);
+        }
+    }
+    if !left_out.is_empty() {
+        notes.push(format!(
+            "{} cannot be compared: {} has no profile; magcache calibrate measures one for --profile FILE",
+            left_out.join(" and "),
+            job.pipeline.meta().name
+        ));
+    }
+    Ok(all)
+}
+
+/// Checks all contenders against the model, the run and each other, and builds their hooks.
 ///
 /// Errors: everything that is wrong with any of them.
 pub(crate) fn build(
-    contenders: &[Contender],
+    contenders: &mut [Contender],
     job: &Job,
     mut faults: Vec<Fault>,
-    warn: &mut dyn FnMut(&str, Option<&str>),
-) -> Result<Vec<Entry>> {
-    let mut entries = Vec::new();
-    for (i, contender) in contenders.iter().enumerate() {
-        if let Some(error) = name_error(&contender.name, &contenders[..i]) {
-            faults.push(Fault::new(&contender.name, error));
-        }
-        match contender.build(job) {
+    out: &Console,
+) -> Result<()> {
+    for i in 0..contenders.len() {
+        let (earlier, rest) = contenders.split_at_mut(i);
+        let Some(contender) = rest.first_mut() else { continue };
+        faults.extend(name_error(&contender.name, earlier).map(|error| Fault::new(&contender.name, error)));
+        match job.build_hooks(&contender.cache) {
             Ok(built) => {
                 for warning in &built.warnings {
-                    warn(&format!("{}: {warning}", contender.name), warning.hint.as_deref());
+                    out.warn(&format!("{}: {warning}", contender.name), warning.hint.as_deref());
                 }
-                entries.push(Entry { registry: built.registry, steps: contender.steps });
+                contender.entry.registry = built.registry;
             }
             Err(error) => faults.push(Fault::new(&contender.name, error)),
         }
     }
-    Fault::none_of(faults)?;
-    Ok(entries)
+    Fault::none_of(faults)
 }
 
 /// The choice made for a lane's target, and how far it misses it.
@@ -222,7 +238,7 @@ mod tests {
 
     #[test]
     fn names_do_not_meet() {
-        let lane = |name: &str| Contender { name: name.to_owned(), cache: CachePlan::default(), steps: 1 };
+        let lane = |name: &str| Contender::dense(name, 1);
         let refused = |name: &str, earlier: &[Contender]| name_error(name, earlier).map(|e| e.to_string());
         assert_eq!(refused("a", &[lane("b")]), None);
         assert_eq!(refused("x steps", &[]), None);

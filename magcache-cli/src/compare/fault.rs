@@ -2,7 +2,7 @@
 
 use anyhow::{Error, Result};
 
-use crate::console::{Told, bad_input};
+use crate::console::{Failure, bad_input};
 
 /// An error in one configuration.
 #[derive(Debug)]
@@ -22,7 +22,7 @@ impl Fault {
         let mut lines = String::new();
         let count = faults.len();
         for fault in &faults {
-            let Told { message, causes, hint } = Told::of(&fault.error);
+            let Failure { message, causes, hint } = Failure::of(&fault.error);
             let all = [&[message][..], &causes].concat();
             lines += &format!("\n  {}: {}", fault.name, all.join(": ").replace('\n', "\n  "));
             if let Some(hint) = hint {
@@ -48,7 +48,7 @@ mod tests {
         assert!(Fault::none_of(Vec::new()).is_ok());
         let fault = |name| Fault::new(name, bad_input_with(format!("{name} is bad"), "try good"));
         let one = Fault::none_of(vec![fault("a")]).unwrap_err();
-        let told = Told::of(&one);
+        let told = Failure::of(&one);
         assert_eq!((told.message.as_str(), told.hint.as_deref()), ("a is bad", Some("try good")));
         let two = Fault::none_of(vec![fault("a"), fault("b")]).unwrap_err().to_string();
         let lines = "\n  a: a is bad\n    try good\n  b: b is bad\n    try good";

@@ -14,16 +14,15 @@ pub(crate) mod fault;
 mod ratios;
 pub(crate) mod row;
 
-use std::{path::PathBuf, sync::Arc};
+use std::path::PathBuf;
 
 use anyhow::Result;
-use magcache_core::CachePlan;
-use magcache_models::pipeline::{Denoiser, Request};
+use magcache_models::pipeline::Request;
 
 use self::{
     contender::{Contender, DENSE},
     ratios::Ratios,
-    row::{Measured, Role, Row},
+    row::{Role, Round, Row},
 };
 use crate::{
     console::{Console, Interrupt},
@@ -43,8 +42,6 @@ pub(crate) struct Comparison {
     pub(crate) job: Job,
     /// The configurations, without the dense lane.
     pub(crate) contenders: Vec<Contender>,
-    /// Their hooks.
-    pub(crate) entries: Vec<Entry>,
     /// Seeds of the initial noise; pictures are shown of the first one.
     pub(crate) seeds: Vec<u64>,
     /// How often each seed runs.
@@ -59,62 +56,33 @@ pub(crate) struct Comparison {
 
 /// The results.
 #[derive(Debug)]
-pub(crate) struct Compared {
+pub(crate) struct Compared<'a> {
+    pub(crate) of: &'a Comparison,
     /// The dense row, then configurations, then baselines.
     pub(crate) rows: Vec<Row>,
-    pub(crate) model: String,
-    pub(crate) prompt: String,
-    pub(crate) seeds: Vec<u64>,
-    /// Number of rounds of each lane: seeds times repetitions.
-    pub(crate) rounds: usize,
-    pub(crate) baselines: bool,
     /// Of the whole process; see [`memory::peak_resident`].
     pub(crate) peak_memory: Option<usize>,
     pub(crate) machine: Machine,
     /// The calibrated curve of a profile in use.
     pub(crate) ratios: Option<Ratios>,
-    /// The first step that runs: above 0 for image to image.
-    pub(crate) first_step: usize,
-    /// The first steps of the experts after the first one.
-    pub(crate) boundaries: Vec<usize>,
     pub(crate) outputs: Vec<PathBuf>,
 }
 
-/// The denoisers of the seeds.
-struct Scenes<'a> {
-    job: &'a Job,
-    out: &'a Console,
-    kept: Option<(u64, Arc<dyn Denoiser>)>,
-    warm: bool,
+impl Compared<'_> {
+    /// The rows of the configurations.
+    pub(crate) fn configs(&self) -> impl Iterator<Item = &Row> {
+        self.rows.iter().filter(|row| row.role == Role::Config)
+    }
 }
 
-impl<'a> Scenes<'a> {
-    /// The request of a seed and its denoiser; warms up the first one.
-    fn of(&mut self, seed: u64, stop: &dyn Fn() -> bool) -> Result<Scene<'a>> {
-        let request = Request { seed, ..self.job.request.clone() };
-        // The latents of the image that a run starts from are sampled with the seed; all else is the same for
-        // every seed.
-        let sampled = request.strength.is_some();
-        let denoiser = match &self.kept {
-            Some((of, denoiser)) if !sampled || *of == seed => Arc::clone(denoiser),
-            _ => self.load(&request)?,
-        };
-        let scene = Scene { pipeline: self.job.pipeline.as_ref(), request, denoiser };
-        if !std::mem::replace(&mut self.warm, true) {
-            lanes::warm_up(&scene, stop)?;
-        }
-        Ok(scene)
-    }
-
-    fn load(&mut self, request: &Request) -> Result<Arc<dyn Denoiser>> {
-        let first = self.kept.take().is_none();
-        let spinner = self.out.spinner("loading");
-        let (denoiser, notes) = self.job.load(request, &|stage| spinner.set_message(stage))?;
-        spinner.finish_and_clear();
-        notes.iter().filter(|_| first).for_each(|note| self.out.loaded(note));
-        self.kept = Some((request.seed, Arc::clone(&denoiser)));
-        Ok(denoiser)
-    }
+/// A comparison while it runs.
+struct Running<'a> {
+    of: &'a Comparison,
+    staged: &'a StagedFolder,
+    /// The last scene that was loaded.
+    scene: Option<Scene<'a>>,
+    stop: &'a dyn Fn() -> bool,
+    out: &'a Console,
 }
 
 impl Comparison {
@@ -129,131 +97,129 @@ impl Comparison {
         if self.job.request.frames == 1 { "png" } else { "mp4" }
     }
 
+    /// Number of rounds of each lane.
+    pub(crate) fn rounds(&self) -> usize {
+        self.seeds.len() * self.repeat
+    }
+
     /// Runs everything and writes pictures and configurations. They appear in their folder only once the
     /// caller, who adds the page, merges it.
-    pub(crate) fn run(&self, out: &Console) -> Result<(Compared, StagedFolder)> {
+    pub(crate) fn run(&self, out: &Console) -> Result<(Compared<'_>, StagedFolder)> {
         let interrupt = Interrupt::listen()?;
         let stop = || interrupt.is_set();
         let staged = StagedFolder::create(&self.folder)?;
-        let mut scenes = Scenes { job: &self.job, out, kept: None, warm: false };
-
-        let dense = self.dense();
-        let lanes: Vec<&Contender> = std::iter::once(&dense).chain(&self.contenders).collect();
-        let outputs = self.outputs(&staged, &lanes, true)?;
-        let entries: Vec<Entry> =
-            std::iter::once(Entry::dense(dense.steps)).chain(self.entries.iter().cloned()).collect();
-        let rounds = self.rounds(&mut scenes, &entries, &outputs, "dense and cached", &stop)?;
-        let mut rows = self.rows(&lanes, &rounds, Role::Config)?;
-
-        let contenders = if self.baselines { baseline::contenders(&self.job, &rows) } else { Vec::new() };
-        if !contenders.is_empty() {
-            let lanes: Vec<&Contender> = std::iter::once(&dense).chain(&contenders).collect();
-            let outputs = self.outputs(&staged, &lanes, false)?;
-            let entries: Vec<Entry> = lanes.iter().map(|lane| Entry::dense(lane.steps)).collect();
-            let rounds = self.rounds(&mut scenes, &entries, &outputs, "dense and fewer steps", &stop)?;
+        let mut running = Running { of: self, staged: &staged, scene: None, stop: &stop, out };
+        let mut rows = running.rows(&self.contenders, Role::Config, "dense and cached")?;
+        let fewer = if self.baselines { baseline::contenders(&self.job, &rows) } else { Vec::new() };
+        if !fewer.is_empty() {
             // The dense lane of these rounds repeats the first one; only its times are used.
-            let mut baselines = self.rows(&lanes, &rounds, Role::Baseline)?.split_off(1);
+            let mut baselines = running.rows(&fewer, Role::Baseline, "dense and fewer steps")?.split_off(1);
             baseline::relate(&self.job, &mut rows, &mut baselines);
             rows.extend(baselines);
         }
         Ok((self.finish(rows, &staged)?, staged))
     }
 
-    fn dense(&self) -> Contender {
-        let steps = self.job.request.steps;
-        Contender { name: DENSE.to_owned(), cache: CachePlan::default(), steps }
+    /// Writes the configurations.
+    fn finish(&self, rows: Vec<Row>, staged: &StagedFolder) -> Result<Compared<'_>> {
+        for row in &rows {
+            media::write_file(&config_of(&staged.path().join(&row.file)), row.config.as_bytes())?;
+        }
+        let mut outputs: Vec<PathBuf> = rows.iter().map(|row| self.folder.join(&row.file)).collect();
+        if let (Some(image), None) = (&self.job.request.image, &self.job.config.sampling.image) {
+            media::write_picture(&staged.path().join(contender::IMAGE), image)?;
+            outputs.push(self.folder.join(contender::IMAGE));
+        }
+        Ok(Compared {
+            of: self,
+            rows,
+            peak_memory: memory::peak_resident(),
+            machine: Machine::this(&self.device),
+            ratios: ratios::ratios(&self.job, &self.contenders),
+            outputs,
+        })
     }
+}
 
-    /// Output files of the lanes; the dense one is written only once.
-    fn outputs(
-        &self,
-        staged: &StagedFolder,
-        lanes: &[&Contender],
-        dense: bool,
-    ) -> Result<Vec<Option<Destination>>> {
-        let of = |(i, lane): (usize, &&Contender)| {
-            let path = staged.path().join(lane.file(self.ending()));
-            (dense || i > 0).then(|| Destination::prepare(path, self.job.clip())).transpose()
+impl<'a> Running<'a> {
+    /// Runs the dense lane and `contenders`, and returns their rows. The pictures of the dense lane are
+    /// written with the configurations.
+    fn rows(&mut self, contenders: &[Contender], role: Role, what: &str) -> Result<Vec<Row>> {
+        let Comparison { job, folder, .. } = self.of;
+        let dense = Contender::dense(DENSE, job.request.steps);
+        let lanes: Vec<&Contender> = std::iter::once(&dense).chain(contenders).collect();
+        let file = |lane: &Contender| lane.file(self.of.ending());
+        let output = |(i, lane): (usize, &&Contender)| {
+            let path = self.staged.path().join(file(lane));
+            (role == Role::Config || i > 0).then(|| Destination::prepare(path, job.clip())).transpose()
         };
-        Ok(lanes.iter().enumerate().map(of).collect::<Result<_, _>>()?)
+        let outputs = lanes.iter().enumerate().map(output).collect::<Result<Vec<_>, _>>()?;
+        let entries: Vec<Entry> = lanes.iter().map(|lane| lane.entry.clone()).collect();
+        let rounds = self.rounds(&entries, &outputs, what)?;
+        let row = |(at, lane): (usize, &&Contender)| {
+            let role = if at == 0 { Role::Dense } else { role };
+            Row::of(job, lane, role, &folder.join(lane.file(self.of.ending())), &rounds, at).transpose()
+        };
+        lanes.iter().enumerate().filter_map(row).collect()
     }
 
     /// Runs every seed the requested number of times. Writes the pictures of the first round.
     fn rounds(
-        &self,
-        scenes: &mut Scenes<'_>,
+        &mut self,
         entries: &[Entry],
         outputs: &[Option<Destination>],
         what: &str,
-        stop: &dyn Fn() -> bool,
-    ) -> Result<Vec<Measured>> {
+    ) -> Result<Vec<Round>> {
+        let Comparison { seeds, repeat, .. } = self.of;
         let mut rounds = Vec::new();
-        for (i, seed) in self.seeds.iter().enumerate() {
-            let scene = scenes.of(*seed, stop)?;
-            for repetition in 0..self.repeat {
+        for (i, seed) in seeds.iter().enumerate() {
+            let scene = self.scene(*seed)?;
+            for repetition in 0..*repeat {
                 let shown = match (i, repetition) {
                     (0, 0) => Shown::Written(outputs),
                     (_, 0) => Shown::Compared,
                     _ => Shown::Timed,
                 };
-                let steps = entries.iter().map(|e| lanes::steps(&scene.with_steps(e.steps)));
-                let steps: usize = steps.sum::<Result<_>>()?;
-                let bar = scenes.out.bar(steps, &self.label(what, *seed, repetition));
-                let lanes = lanes::round(&scene, entries, shown, stop, &mut || bar.inc(1))?;
+                let mut label = what.to_owned();
+                if seeds.len() > 1 {
+                    label += &format!(", seed {seed}");
+                }
+                if *repeat > 1 {
+                    label += &format!(", {} of {repeat}", repetition + 1);
+                }
+                let mut steps = 0;
+                for entry in entries {
+                    let request = scene.with_steps(entry.steps).request;
+                    steps += scene.pipeline.trajectory(&request)?.steps().count();
+                }
+                let bar = self.out.bar(steps, &label);
+                let lanes = lanes::round(&scene, entries, shown, self.stop, &mut || bar.inc(1))?;
                 bar.finish_and_clear();
-                rounds.push(Measured { seed: *seed, lanes });
+                rounds.push((*seed, lanes));
             }
         }
         Ok(rounds)
     }
 
-    /// The label of a round in the progress display.
-    fn label(&self, what: &str, seed: u64, repetition: usize) -> String {
-        let mut label = what.to_owned();
-        if self.seeds.len() > 1 {
-            label += &format!(", seed {seed}");
+    /// The scene of a seed; the first one is warmed up.
+    fn scene(&mut self, seed: u64) -> Result<Scene<'a>> {
+        // The latents of the image that a run starts from are sampled with the seed; all else is the same for
+        // every seed.
+        let sampled = self.of.job.request.strength.is_some();
+        if let Some(scene) = self.scene.as_ref().filter(|scene| !sampled || scene.request.seed == seed) {
+            return Ok(scene.with_seed(seed));
         }
-        if self.repeat > 1 {
-            label += &format!(", {} of {}", repetition + 1, self.repeat);
+        // One network at a time is in memory.
+        let is_first = self.scene.take().is_none();
+        let spinner = self.out.spinner("loading");
+        let request = Request { seed, ..self.of.job.request.clone() };
+        let (scene, notes) = Scene::load(&self.of.job, request, &|stage| spinner.set_message(stage))?;
+        spinner.finish_and_clear();
+        if is_first {
+            notes.iter().for_each(|note| self.out.loaded(note));
+            lanes::warm_up(&scene, self.stop)?;
         }
-        label
-    }
-
-    /// The rows of the lanes; the first one is the dense one.
-    fn rows(&self, lanes: &[&Contender], rounds: &[Measured], others: Role) -> Result<Vec<Row>> {
-        let of = |(at, lane): (usize, &&Contender)| {
-            let role = if at == 0 { Role::Dense } else { others };
-            let shown = self.folder.join(lane.file(self.ending()));
-            Row::of(&self.job, lane, role, &shown, rounds, at).transpose()
-        };
-        lanes.iter().enumerate().filter_map(of).collect()
-    }
-
-    /// Writes the configurations and sets the file names.
-    fn finish(&self, rows: Vec<Row>, staged: &StagedFolder) -> Result<Compared> {
-        let run = &self.job.trajectory;
-        let mut compared = Compared {
-            outputs: rows.iter().map(|row| self.folder.join(&row.file)).collect(),
-            rows,
-            model: self.job.pipeline.meta().name.to_string(),
-            prompt: self.job.request.prompt.clone(),
-            rounds: self.seeds.len() * self.repeat,
-            seeds: self.seeds.clone(),
-            baselines: self.baselines,
-            peak_memory: memory::peak_resident(),
-            machine: Machine::this(&self.device),
-            ratios: ratios::ratios(&self.job, &self.contenders),
-            first_step: run.first,
-            boundaries: run.phases.iter().map(|p| p.steps.start).filter(|start| *start > run.first).collect(),
-        };
-        for row in &compared.rows {
-            let file = config_of(&staged.path().join(&row.file));
-            media::write_file(&file, row.config.as_bytes())?;
-        }
-        if let (Some(image), None) = (&self.job.request.image, &self.job.config.sampling.image) {
-            media::write_picture(&staged.path().join(contender::IMAGE), image)?;
-            compared.outputs.push(self.folder.join(contender::IMAGE));
-        }
-        Ok(compared)
+        self.scene = Some(scene.clone());
+        Ok(scene)
     }
 }

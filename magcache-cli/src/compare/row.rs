@@ -12,7 +12,7 @@ use super::{
     estimate::{Estimate, Spread},
 };
 use crate::{
-    job::Job,
+    job::{Job, strategies},
     lanes::{Finished, Noted},
 };
 
@@ -28,12 +28,8 @@ pub(crate) enum Role {
     Baseline,
 }
 
-/// The lanes of one round.
-#[derive(Clone, Debug)]
-pub(crate) struct Measured {
-    pub(crate) seed: u64,
-    pub(crate) lanes: Vec<Finished>,
-}
+/// The seed of a round, and its lanes.
+pub(crate) type Round = (u64, Vec<Finished>);
 
 /// The result of a lane for one seed.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -101,11 +97,11 @@ impl Row {
         contender: &Contender,
         role: Role,
         shown: &Path,
-        rounds: &[Measured],
+        rounds: &[Round],
         at: usize,
     ) -> Result<Option<Self>> {
         let lanes: Vec<(u64, &Finished)> =
-            rounds.iter().filter_map(|round| Some((round.seed, round.lanes.get(at)?))).collect();
+            rounds.iter().filter_map(|(seed, lanes)| Some((*seed, lanes.get(at)?))).collect();
         let Some((_, first)) = lanes.first().copied() else { return Ok(None) };
         let mut by_seed: Vec<BySeed> = Vec::new();
         for (seed, lane) in &lanes {
@@ -119,7 +115,7 @@ impl Row {
             name: contender.name.clone(),
             role,
             of: Vec::new(),
-            steps: contender.steps,
+            steps: contender.entry.steps,
             computed: first.summary.computed(),
             skipped: first.summary.skipped(),
             ceiling: first.summary.ceiling(),
@@ -133,7 +129,7 @@ impl Row {
             cache_bytes: lanes.iter().map(|(_, lane)| lane.cache_bytes).max().unwrap_or(0),
             divergence: first.divergence.clone(),
             strips: first.strips.clone(),
-            noted: named(&first.noted, &contender.strategies()),
+            noted: named(&first.noted, &strategies(&contender.cache)),
             config: contender.to_toml(job, shown)?,
             file: shown.file_name().unwrap_or_default().to_string_lossy().into_owned(),
             stills: first.stills.clone(),

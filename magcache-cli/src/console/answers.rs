@@ -13,7 +13,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 
 use super::{
-    failure::{Failed, Told, exit_code},
+    failure::{Failed, Failure, exit_code},
     flags::flags,
 };
 
@@ -109,7 +109,7 @@ impl Console {
 
     /// Reports a failed command and returns its exit code.
     pub(crate) fn failure(&self, error: &Error) -> ExitCode {
-        let Told { message, causes, hint } = Told::of(error);
+        let Failure { message, causes, hint } = Failure::of(error);
         if self.json {
             // The report of a failed check is already the one document.
             if error.is::<Failed>() {

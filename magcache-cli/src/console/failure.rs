@@ -74,14 +74,14 @@ pub(crate) fn exit_code(error: &Error) -> u8 {
 
 /// An error as reported to people and to scripts.
 #[derive(Debug)]
-pub(crate) struct Told {
+pub(crate) struct Failure {
     pub(crate) message: String,
     pub(crate) causes: Vec<String>,
     /// What to do about it, if known.
     pub(crate) hint: Option<String>,
 }
 
-impl Told {
+impl Failure {
     pub(crate) fn of(error: &Error) -> Self {
         let mut chain = error.chain().map(ToString::to_string);
         let message = chain.next().unwrap_or_default();

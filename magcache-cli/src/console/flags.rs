@@ -5,8 +5,11 @@ use clap::CommandFactory;
 
 use crate::args::Args;
 
-/// Rewrites the keys in a hint as flags: `` `flow_shift = 3` `` becomes `--flow-shift 3`. Keys without a flag
-/// stay as they are.
+/// The value of a key in a hint that means the key itself, whatever its value.
+const ANY: &str = "N";
+
+/// Rewrites the keys in a hint as flags: `` `flow_shift = 3` `` becomes `--flow-shift 3`, and `` `guidance = N` ``
+/// becomes `--guidance`. Keys without a flag stay as they are.
 pub(super) fn flags(hint: &str) -> String {
     let mut text = String::new();
     // Every second part is between backticks.
@@ -14,6 +17,7 @@ pub(super) fn flags(hint: &str) -> String {
         let quoted = place % 2 == 1;
         let setting = part.split_once(" = ").filter(|_| quoted);
         match setting.and_then(|(key, value)| Some((flag(key)?, value))) {
+            Some((flag, ANY)) => text += &format!("--{flag}"),
             Some((flag, value)) => text += &format!("--{flag} {}", value.trim_matches('"')),
             None if quoted => text += &format!("`{part}`"),
             None => text += part,
@@ -39,6 +43,8 @@ mod tests {
         let hint = "`sampler = \"euler\"`, or a static shift: `flow_shift = 3`";
         assert_eq!(flags(hint), "--sampler euler, or a static shift: --flow-shift 3");
         assert_eq!(flags("`fraction = 0.1`"), "--audit 0.1");
+        let named = "`guidance = N` is its scale of classifier-free guidance";
+        assert_eq!(flags(named), "--guidance is its scale of classifier-free guidance");
         for same in ["did you mean `steps`?", "remove `at`", "`warmup = 3` at least", "a b"] {
             assert_eq!(flags(same), same);
         }

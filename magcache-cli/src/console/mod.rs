@@ -8,6 +8,6 @@ mod parse;
 pub(crate) mod verbose;
 
 pub(crate) use answers::Console;
-pub(crate) use failure::{Failed, Told, bad_input, bad_input_at, bad_input_with};
+pub(crate) use failure::{Failed, Failure, bad_input, bad_input_at, bad_input_with};
 pub(crate) use interrupt::Interrupt;
 pub(crate) use parse::parse;

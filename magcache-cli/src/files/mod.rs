@@ -3,5 +3,5 @@
 mod names;
 mod writes;
 
-pub(crate) use names::{config_of, folder_of, says, unused, utf8};
+pub(crate) use names::{config_of, folder_of, has_content, unused, utf8, wrote};
 pub(crate) use writes::Writes;

@@ -39,8 +39,13 @@ pub(crate) fn folder_of(result: &Path) -> &Path {
     result.parent().unwrap_or(Path::new(""))
 }
 
+/// The lines that tell which files were written.
+pub(crate) fn wrote(outputs: &[PathBuf]) -> String {
+    outputs.iter().map(|output| format!("wrote {}\n", output.display())).collect()
+}
+
 /// True if the file exists and has exactly this content.
-pub(crate) fn says(path: &Path, text: &str) -> bool {
+pub(crate) fn has_content(path: &Path, text: &str) -> bool {
     fs::read(path).is_ok_and(|there| there == text.as_bytes())
 }
 

@@ -99,7 +99,7 @@ impl Config {
         }
         if let Some(profile) = &flags.profile {
             for table in &mut config.cache {
-                table.insert("profile".to_owned(), toml::Value::String(profile.clone()));
+                set_profile(table, profile);
             }
         }
         config.target = Target::of(flags, config.target.take());
@@ -162,6 +162,11 @@ impl Config {
     }
 }
 
+/// Sets the profile that a `[[cache]]` table reads.
+pub(crate) fn set_profile(table: &mut toml::Table, profile: &str) {
+    table.insert("profile".to_owned(), profile.into());
+}
+
 /// The flag of an option.
 pub(crate) fn flag(option: SamplingOption) -> String {
     format!("--{}", option.key().replace('_', "-"))
@@ -171,7 +176,7 @@ pub(crate) fn flag(option: SamplingOption) -> String {
 pub(crate) fn cache_table(name: &str, set: &[String]) -> Result<toml::Table> {
     let mut table = match name.strip_prefix("replay:") {
         Some(path) => exchange::read(Path::new(path))?,
-        None => toml::Table::from_iter([("strategy".to_owned(), toml::Value::String(name.to_owned()))]),
+        None => toml::Table::from_iter([("strategy".to_owned(), name.into())]),
     };
     for pair in set {
         let Some((key, value)) = pair.split_once('=') else {

@@ -3,12 +3,10 @@
 mod ahead;
 mod chosen;
 mod config;
+mod flags;
 mod knob;
-mod load;
 pub(crate) mod model_name;
 mod paths;
-mod placement;
-mod prompts;
 mod target;
 mod tuned;
 
@@ -20,24 +18,24 @@ use std::{
 use anyhow::Result;
 use candle_core::Device;
 use magcache_core::{
-    CachePlan, Problem, Trajectory,
-    config::{Built, CacheEntry},
+    CachePlan, ConfigError, HookRegistry, Problem, Trajectory,
+    config::{Built, CacheEntry, Residuals},
     profile::{Part, Profile},
 };
 use magcache_models::{
+    checkpoint::Ops,
     image::Picture,
-    pipeline::{self, LoadOptions, Pipeline, Request, SamplingOptions},
+    pipeline::{self, Denoiser, LoadOptions, Pipeline, Request, SamplingOptions, Stage},
 };
 
 pub(crate) use self::{
     ahead::decisions,
     chosen::Chosen,
-    config::{Config, OutputTable, cache_table, flag},
+    config::{Config, OutputTable, cache_table, flag, set_profile},
+    flags::{prompt, read_prompts},
     knob::Knob,
-    prompts::{prompt, read_prompts},
     target::Target,
 };
-
 use crate::{console::bad_input, files::folder_of, media::Clip};
 
 /// A run that is ready to start: a model and a checked request.
@@ -48,8 +46,9 @@ pub(crate) struct Job {
     pub(crate) trajectory: Trajectory,
     pub(crate) cache: CachePlan,
     pub(crate) fps: f64,
-    /// The device that it is computed on.
+    /// The device that it is computed on, and the operations of its layers.
     pub(crate) device: Device,
+    pub(crate) ops: Ops,
     /// The choice made for a target.
     pub(crate) chosen: Option<Chosen>,
     /// The configuration that reproduces this run.
@@ -59,7 +58,7 @@ pub(crate) struct Job {
 impl Job {
     /// Opens the model, fills in its defaults and checks the whole request. Loads no weights.
     pub(crate) fn new(mut config: Config, options: LoadOptions) -> Result<Self> {
-        let device = options.device.clone();
+        let (device, ops) = (options.device.clone(), options.ops);
         let pipeline = config.open(options)?;
         let defaults = pipeline.defaults();
         let s = &config.sampling;
@@ -91,8 +90,7 @@ impl Job {
             config.cache.clone_from(&chosen.tables);
         }
         let cache = config.caches()?;
-        config.cache =
-            cache.cache.iter().map(magcache_core::config::CacheEntry::to_table).collect::<Result<_, _>>()?;
+        config.cache = tables(&cache)?;
         config.output.fps = Some(fps);
         config.sampling = SamplingOptions {
             flow_shift: trajectory.flow_shift,
@@ -102,7 +100,7 @@ impl Job {
         if config.model.is_none() && config.weights.is_none() {
             config.model = pipeline::default_model().map(|e| e.name.to_owned());
         }
-        Ok(Self { pipeline, request, trajectory, cache, fps, device, chosen, config })
+        Ok(Self { pipeline, request, trajectory, cache, fps, device, ops, chosen, config })
     }
 
     /// Builds the hooks, with notes for the user before the run.
@@ -119,6 +117,31 @@ impl Job {
             }
         }
         Ok(built)
+    }
+
+    /// The hooks of `[[cache]]` tables, without anything stored in another precision.
+    pub(crate) fn hooks_of(&self, tables: Vec<toml::Table>) -> Result<Arc<HookRegistry>> {
+        let plan = CachePlan::from_tables(tables, Residuals::default())?;
+        Ok(plan.build(self.pipeline.meta(), Some(&self.trajectory))?.registry)
+    }
+
+    /// Loads the network with the prompts of `request`; returns it with notes for the user. `now` is called
+    /// with each stage.
+    pub(crate) fn load(
+        &self,
+        request: &Request,
+        now: &dyn Fn(&'static str),
+    ) -> pipeline::Result<(Arc<dyn Denoiser>, Vec<String>)> {
+        let name = |stage| match stage {
+            Stage::EncodingPrompt => "encoding the prompt",
+            Stage::EncodingImage => "encoding the image",
+            Stage::LoadingTransformer => "loading the transformer",
+            Stage::LoadingVae => "loading the autoencoder",
+        };
+        let mut notes = Vec::new();
+        let denoiser = self.pipeline.denoiser(request, &|stage| now(name(stage)), &mut notes)?;
+        notes.extend(self.pipeline.unread());
+        Ok((denoiser, notes))
     }
 
     /// Warns if a run with an image uses a profile whose default curve is not its curve for images.
@@ -139,11 +162,6 @@ impl Job {
         }))
     }
 
-    /// The strategies' names, in the order of their hooks.
-    pub(crate) fn strategies(&self) -> Vec<String> {
-        self.cache.cache.iter().map(|entry| entry.name.clone()).collect()
-    }
-
     /// Size and frame rate of the output.
     pub(crate) fn clip(&self) -> Clip {
         Clip {
@@ -154,15 +172,20 @@ impl Job {
         }
     }
 
-    /// The configuration that reproduces this run from the working folder.
-    pub(crate) fn to_toml(&self) -> Result<String> {
-        self.config.to_toml()
-    }
-
-    /// The same, as a file next to `result`.
-    pub(crate) fn to_toml_beside(&self, result: &Path) -> Result<String> {
+    /// The configuration that reproduces this run, as a file next to `result`.
+    pub(crate) fn to_toml_next_to(&self, result: &Path) -> Result<String> {
         self.config.stored_in(folder_of(result)).to_toml()
     }
+}
+
+/// The names of the strategies, in the order of their hooks.
+pub(crate) fn strategies(plan: &CachePlan) -> Vec<String> {
+    plan.cache.iter().map(|entry| entry.name.clone()).collect()
+}
+
+/// The `[[cache]]` tables that read back as this plan.
+pub(crate) fn tables(plan: &CachePlan) -> Result<Vec<toml::Table>, ConfigError> {
+    plan.cache.iter().map(CacheEntry::to_table).collect()
 }
 
 #[cfg(test)]

@@ -61,7 +61,7 @@ impl Config {
 
 impl Writes {
     /// The files that a planned run reads: its configuration, the images and a recorded schedule.
-    pub(crate) fn beside_reads(writing: Writing, flags: &Sampling, config: &Config) -> Self {
+    pub(crate) fn of_run(writing: Writing, flags: &Sampling, config: &Config) -> Self {
         let replayed = flags.cache.as_deref().and_then(|cache| cache.strip_prefix("replay:"));
         let own = Self::new(writing)
             .reads("--config", flags.config.as_deref())

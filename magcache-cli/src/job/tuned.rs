@@ -153,11 +153,10 @@ impl Tuned<'_> {
         }
         let log = decisions(&built.registry, model, run, *sizes)?;
         let summary = Summary::of(&log, &built.registry, model, run);
-        let steps = run.steps().count() as f64;
         let above = log.records().iter().filter_map(|record| record.accumulated);
         Ok(Tried {
             table,
-            computed: steps * summary.computed() as f64 / summary.passes.max(1) as f64,
+            computed: summary.computed_steps(run),
             next: above.filter(|compared| *compared >= value).min_by(f64::total_cmp),
         })
     }

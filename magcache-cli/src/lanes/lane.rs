@@ -63,3 +63,46 @@ impl<'a> Lane<'a> {
         Summary::of_generation(&self.generation, self.scene.pipeline.meta())
     }
 }
+
+/// Runs a request to its end with the hooks of `registry`: its frames, `[frames, height, width, channels]` in
+/// 0..=1, f32, and what the caches did. `stop` is checked before each pass.
+pub(crate) fn run_once(
+    scene: &Scene<'_>,
+    registry: &Arc<HookRegistry>,
+    stop: &dyn Fn() -> bool,
+) -> Result<(Tensor, Summary)> {
+    let mut lane = Lane::new(scene, registry)?;
+    lane.generation.run(stop, &mut |_| {})?;
+    Ok((lane.decode(stop)?, lane.summary()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::slice;
+
+    use super::*;
+    use crate::{
+        lanes::{take_turns, testing::with_scene},
+        quality::compare_tensors,
+    };
+
+    #[test]
+    fn one_run_gives_what_a_lane_gives() {
+        with_scene(3, |scene, hooks| {
+            let (dense, summary) = run_once(scene, &Arc::default(), &|| false).unwrap();
+            assert_eq!((summary.computed(), summary.skipped()), (6, 0));
+            assert_eq!(dense.dims(), [5, 64, 64, 3]);
+            let skip = hooks("[[cache]]\nstrategy = \"schedule\"\nskip = { cond = [1, 2], uncond = [2] }\n");
+            let (cached, summary) = run_once(scene, &skip, &|| false).unwrap();
+            assert_eq!((summary.computed(), summary.skipped()), (3, 3));
+
+            let mut lane = Lane::new(scene, &skip).unwrap();
+            take_turns(slice::from_mut(&mut lane), &|| false, &mut || {}).unwrap();
+            let shown = lane.decode(&|| false).unwrap();
+            assert!(compare_tensors(&cached, &shown, 1.0).unwrap().identical());
+            let far = compare_tensors(&cached, &dense, 1.0).unwrap();
+            assert!(far.psnr() > 5.0 && far.psnr() < 60.0, "{} dB", far.psnr());
+            assert!(run_once(scene, &skip, &|| true).is_err(), "it stops when it is asked to");
+        });
+    }
+}

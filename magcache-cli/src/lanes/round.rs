@@ -7,9 +7,10 @@ use candle_core::Tensor;
 use image::RgbImage;
 use magcache_core::{Branch, HookRegistry, Session, Step, Trajectory, state::HookId};
 
-use super::{Lane, Scene, quality, take_turns};
+use super::{Lane, Scene, take_turns};
 use crate::{
     media::{Destination, Frames, ValueRange},
+    quality::compare_tensors,
     summary::{Summary, strip},
 };
 
@@ -104,30 +105,33 @@ pub(crate) fn round(
                 .map(|at| shown.get(at))
                 .collect::<Result<_, _>>()?;
         }
-        let found = match (&dense, shown) {
-            (Some(dense), Shown::Written(_) | Shown::Compared) => Some(quality(&frames, dense)?),
+        let quality = match (&dense, shown) {
+            (Some(dense), Shown::Written(_) | Shown::Compared) => {
+                let found = compare_tensors(&frames, dense, 1.0)?;
+                Some((found.psnr(), found.ssim()))
+            }
             _ => None,
         };
-        let first = finished.first().map(|f| (f.transformer_seconds, f.seconds));
-        let found = found.map(|q| (q.psnr(), q.ssim()));
-        finished.push(Finished { stills, ..Finished::of(&lane, first, found) });
+        let own = Finished::of(&lane, finished.first());
+        finished.push(Finished { quality, stills, ..own });
         dense.get_or_insert(frames);
     }
     Ok(finished)
 }
 
 impl Finished {
-    fn of(lane: &Lane<'_>, first: Option<(f64, f64)>, quality: Option<(f64, f64)>) -> Self {
+    /// What is known without the frames; `first` is the first lane of the round.
+    fn of(lane: &Lane<'_>, first: Option<&Self>) -> Self {
         let generation = &lane.generation;
         let (transformer_seconds, seconds) = (lane.transformer_seconds(), lane.seconds());
-        let (first_transformer, first_run) = first.unwrap_or((transformer_seconds, seconds));
         let session = generation.session();
         Self {
             transformer_seconds,
             seconds,
-            transformer_speedup: first_transformer / transformer_seconds,
-            speedup: first_run / seconds,
-            quality,
+            transformer_speedup: first.map_or(transformer_seconds, |first| first.transformer_seconds)
+                / transformer_seconds,
+            speedup: first.map_or(seconds, |first| first.seconds) / seconds,
+            quality: None,
             summary: lane.summary(),
             strips: session.map_or_else(Vec::new, |s| strip::strips(s.log(), generation.trajectory())),
             noted: session.map_or_else(BTreeMap::new, |s| noted(s, generation.trajectory())),

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use magcache_models::pipeline::{Denoiser, Pipeline, PipelineError, Request, Result};
 
+use crate::job::Job;
+
 /// A request and the network prepared for it.
 #[derive(Clone)]
 pub(crate) struct Scene<'a> {
@@ -13,10 +15,27 @@ pub(crate) struct Scene<'a> {
     pub(crate) denoiser: Arc<dyn Denoiser>,
 }
 
-impl Scene<'_> {
+impl<'a> Scene<'a> {
+    /// Checks `request` and loads the network for it; returns notes for the user too. `now` is called with each
+    /// stage.
+    pub(crate) fn load(
+        job: &'a Job,
+        request: Request,
+        now: &dyn Fn(&'static str),
+    ) -> Result<(Self, Vec<String>)> {
+        job.pipeline.check(&request)?;
+        let (denoiser, notes) = job.load(&request, now)?;
+        Ok((Self { pipeline: job.pipeline.as_ref(), request, denoiser }, notes))
+    }
+
     /// The same request with another number of steps: neither prompts nor weights depend on it.
     pub(crate) fn with_steps(&self, steps: usize) -> Self {
         Self { request: Request { steps, ..self.request.clone() }, ..self.clone() }
+    }
+
+    /// The same request with another seed, for requests whose network does not depend on it.
+    pub(crate) fn with_seed(&self, seed: u64) -> Self {
+        Self { request: Request { seed, ..self.request.clone() }, ..self.clone() }
     }
 
     /// Decodes the latents of a run to frames `[frames, height, width, channels]` in 0..=1, f32. `stop` is

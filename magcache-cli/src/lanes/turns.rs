@@ -16,11 +16,6 @@ pub(crate) fn warm_up(scene: &Scene<'_>, stop: &dyn Fn() -> bool) -> Result<()> 
     Ok(())
 }
 
-/// Number of steps that a run of `scene` takes.
-pub(crate) fn steps(scene: &Scene<'_>) -> Result<usize> {
-    Ok(scene.pipeline.trajectory(&scene.request)?.steps().count())
-}
-
 /// Runs all lanes to their end, step by step. The lane that has finished the smallest part of its run goes
 /// next; among equals, the first to go rotates with every step. `progress` is called after each step of a
 /// lane; `stop` is checked before each pass.

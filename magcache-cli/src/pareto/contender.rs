@@ -3,16 +3,14 @@
 use std::{path::Path, sync::Arc};
 
 use anyhow::Result;
-use magcache_core::{CachePlan, config::Residuals};
+use candle_core::Tensor;
+use magcache_core::config::Residuals;
 
 use super::threshold::Search;
 use crate::{
     console::bad_input_with,
-    job::{Config, Job, Knob, Target},
-    lanes::{
-        Lane, Scene,
-        once::{Outcome, run_once},
-    },
+    job::{Config, Job, Knob, Target, cache_table, set_profile},
+    lanes::{Lane, Scene, run_once},
 };
 
 /// A budget counts as met if runs compute within this many steps of it.
@@ -45,8 +43,7 @@ impl Contender {
     pub(crate) fn strategy(word: &str) -> Result<Self> {
         let path = Path::new(word);
         if !path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("toml")) {
-            let table = [("strategy".to_owned(), toml::Value::String(word.to_owned()))];
-            return Ok(Self::Strategy(word.to_owned(), toml::Table::from_iter(table)));
+            return Ok(Self::Strategy(word.to_owned(), cache_table(word, &[])?));
         }
         let cache = Config::read(path)?.cache;
         let [table] = cache.as_slice() else {
@@ -123,25 +120,21 @@ fn strategy(
 ) -> Result<Option<Setting>> {
     let mut table = table.clone();
     if let (Some(profile), false) = (profile, table.contains_key("profile")) {
-        table.insert("profile".to_owned(), toml::Value::String(profile.to_owned()));
+        set_profile(&mut table, profile);
     }
-    let build = |table: &toml::Table| -> Result<_> {
-        let caches = CachePlan::from_tables(vec![table.clone()], Residuals::default())?;
-        Ok(caches.build(job.pipeline.meta(), Some(&job.trajectory))?.registry)
-    };
-    if build(&table)?.is_static() {
+    if job.hooks_of(vec![table.clone()])?.is_static() {
         let (tables, met) = chosen(job, profile, &[table], budget)?;
         return Ok(met.then_some(Setting::Tables(tables)));
     }
     let knob = Knob::of(&table)?;
     let with = |value: f64| knob.set(&table, value);
     let mut computed = |threshold: f64| -> Result<f64> {
-        let registry = build(&with(threshold))?;
+        let registry = job.hooks_of(vec![with(threshold)])?;
         let mut sum = 0.0;
         for scene in scenes {
             let mut lane = Lane::new(scene, &registry)?;
             lane.generation.run(stop, &mut |_| {})?;
-            sum += computed_steps(&lane);
+            sum += lane.summary().computed_steps(&job.trajectory);
         }
         Ok(sum / scenes.len().max(1) as f64)
     };
@@ -149,33 +142,17 @@ fn strategy(
     Ok(((steps - budget as f64).abs() <= NEAR).then(|| Setting::Tables(vec![with(threshold)])))
 }
 
-/// Steps computed; a fraction if branches differ.
-fn computed_steps(lane: &Lane<'_>) -> f64 {
-    let summary = lane.summary();
-    let steps = lane.generation.trajectory().steps().count();
-    steps as f64 * summary.computed() as f64 / summary.passes.max(1) as f64
-}
-
 impl Setting {
-    /// Runs the setting to its end.
-    pub(crate) fn run(&self, job: &Job, scene: &Scene<'_>, stop: &dyn Fn() -> bool) -> Result<Outcome> {
+    /// Runs the setting to its end: its frames, and how many steps were computed; a fraction if branches differ.
+    pub(crate) fn run(&self, job: &Job, scene: &Scene<'_>, stop: &dyn Fn() -> bool) -> Result<(Tensor, f64)> {
         match self {
-            Self::Steps(steps) => run_once(&scene.with_steps(*steps), &Arc::default(), stop),
-            Self::Tables(tables) => {
-                let caches = CachePlan::from_tables(tables.clone(), Residuals::default())?;
-                let built = caches.build(job.pipeline.meta(), Some(&job.trajectory))?;
-                run_once(scene, &built.registry, stop)
+            Self::Steps(steps) => {
+                let (frames, _) = run_once(&scene.with_steps(*steps), &Arc::default(), stop)?;
+                Ok((frames, *steps as f64))
             }
-        }
-    }
-
-    /// Steps of the run that were computed, from its passes; a fraction if branches differ.
-    pub(crate) fn computed(&self, job: &Job, run: &Outcome) -> f64 {
-        match self {
-            Self::Steps(steps) => *steps as f64,
-            Self::Tables(_) => {
-                let steps = job.trajectory.steps().count();
-                steps as f64 * run.computed as f64 / (run.computed + run.skipped).max(1) as f64
+            Self::Tables(tables) => {
+                let (frames, summary) = run_once(scene, &job.hooks_of(tables.clone())?, stop)?;
+                Ok((frames, summary.computed_steps(&job.trajectory)))
             }
         }
     }

@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// The configuration that reproduces each lane.
-pub(super) fn configurations(compared: &Compared) -> Markup {
+pub(super) fn configurations(compared: &Compared<'_>) -> Markup {
     let all = &compared.rows;
     html! {
         p {
@@ -26,7 +26,7 @@ pub(super) fn configurations(compared: &Compared) -> Markup {
 }
 
 /// The machine that it ran on.
-pub(super) fn machine(compared: &Compared) -> Markup {
+pub(super) fn machine(compared: &Compared<'_>) -> Markup {
     let machine = &compared.machine;
     let mut list = vec![
         ("Cores", machine.cores.to_string()),

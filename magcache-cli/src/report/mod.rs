@@ -16,9 +16,8 @@ use maud::{Markup, PreEscaped, html};
 pub(crate) use self::plots::divergence;
 
 use crate::{
-    compare::{Compared, Comparison, PAGE, answer, row::Role},
+    compare::{Compared, Comparison, PAGE, answer},
     console::Console,
-    job::Job,
     media,
 };
 
@@ -32,18 +31,18 @@ const POLICY: &str = "default-src 'none'; img-src data:; media-src data: blob:; 
 type Section = (&'static str, &'static str, Markup);
 
 /// Runs a comparison and writes its page. All of its files appear in the folder at once.
-pub(crate) fn run(comparison: &Comparison, out: &Console) -> Result<Compared> {
+pub(crate) fn run<'c>(comparison: &'c Comparison, out: &Console) -> Result<Compared<'c>> {
     let (mut compared, staged) = comparison.run(out)?;
-    let page = page(staged.path(), &comparison.job, &compared).context("cannot make report.html")?;
+    let page = page(staged.path(), &compared).context("cannot make report.html")?;
     media::write_file(&staged.path().join(PAGE), page.as_bytes())?;
     staged.merge(PAGE)?;
     compared.outputs.push(comparison.folder.join(PAGE));
     Ok(compared)
 }
 
-fn page(folder: &Path, job: &Job, compared: &Compared) -> Result<String> {
+fn page(folder: &Path, compared: &Compared<'_>) -> Result<String> {
     let sections: Vec<Section> = vec![
-        ("Pictures", "pictures", pictures::section(folder, job, compared)?),
+        ("Pictures", "pictures", pictures::section(folder, compared)?),
         ("Numbers", "numbers", numbers::section(compared)),
         ("Skipped steps", "skips", strips::section(compared)),
         ("By step", "plots", plots::section(compared)?),
@@ -51,10 +50,9 @@ fn page(folder: &Path, job: &Job, compared: &Compared) -> Result<String> {
         ("Machine", "machine", details::machine(compared)),
     ];
     let sections: Vec<Section> = sections.into_iter().filter(|(.., body)| !body.0.is_empty()).collect();
-    let configs = compared.rows.iter().filter(|row| row.role == Role::Config);
-    let names: Vec<&str> = configs.map(|row| row.name.as_str()).collect();
+    let names: Vec<&str> = compared.configs().map(|row| row.name.as_str()).collect();
     let data = html::json(&answer::document(compared))?;
-    let head = head(job, compared)?;
+    let head = head(compared.of)?;
     let page = html! {
         (PreEscaped("<!doctype html>"))
         html lang="en" {
@@ -86,14 +84,14 @@ fn page(folder: &Path, job: &Job, compared: &Compared) -> Result<String> {
 }
 
 /// The request.
-fn head(job: &Job, compared: &Compared) -> Result<Markup> {
+fn head(Comparison { job, seeds, .. }: &Comparison) -> Result<Markup> {
     let request = &job.request;
     let size = if request.frames == 1 {
         format!("{}×{}", request.width(), request.height())
     } else {
         format!("{} of {}×{}", count(request.frames, "frame"), request.width(), request.height())
     };
-    let seeds: Vec<String> = compared.seeds.iter().map(ToString::to_string).collect();
+    let seeds: Vec<String> = seeds.iter().map(ToString::to_string).collect();
     let facts = [
         ("Model", job.pipeline.meta().name.to_string()),
         ("Steps", job.trajectory.steps().count().to_string()),

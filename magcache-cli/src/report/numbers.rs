@@ -32,8 +32,8 @@ const COLUMNS: [(&str, &str); 10] = [
     ("Cache", "Bytes held between steps, at the peak."),
 ];
 
-pub(super) fn section(compared: &Compared) -> Markup {
-    let shown = |title: &str| compared.baselines || !title.starts_with("Against");
+pub(super) fn section(compared: &Compared<'_>) -> Markup {
+    let shown = |title: &str| compared.of.baselines || !title.starts_with("Against");
     let columns = || COLUMNS.iter().filter(|(title, _)| shown(title));
     let table = html! {
         table {
@@ -46,11 +46,7 @@ pub(super) fn section(compared: &Compared) -> Markup {
             tbody { @for row in &compared.rows { (line(compared, row)) } }
         }
     };
-    let verdicts: Vec<String> = if compared.baselines {
-        compared.rows.iter().filter_map(answer::verdict).collect()
-    } else {
-        Vec::new()
-    };
+    let verdicts = answer::verdicts(compared);
     html! {
         (scrolling("Numbers", &table))
         @if !verdicts.is_empty() {
@@ -70,28 +66,23 @@ pub(super) fn section(compared: &Compared) -> Markup {
 }
 
 /// How often everything was run.
-fn rounds(compared: &Compared) -> String {
+fn rounds(compared: &Compared<'_>) -> String {
     let mut text =
         "Lanes of a round take turns step by step, so that a noisy machine treats them alike.".to_owned();
-    if compared.rounds > 1 {
-        text += &format!(
-            " Times are medians of {} rounds, with the smallest and the largest below.",
-            compared.rounds
-        );
+    let (rounds, seeds) = (compared.of.rounds(), compared.of.seeds.len());
+    if rounds > 1 {
+        text += &format!(" Times are medians of {rounds} rounds, with the smallest and the largest below.");
     }
-    if compared.seeds.len() > 1 {
-        text += &format!(
-            " PSNR and SSIM are means over {} seeds with their standard errors.",
-            compared.seeds.len()
-        );
+    if seeds > 1 {
+        text += &format!(" PSNR and SSIM are means over {seeds} seeds with their standard errors.");
     }
-    if compared.baselines {
+    if compared.of.baselines {
         text += " Lanes of fewer steps ran in rounds of their own with a dense lane, as their number of steps was known only then.";
     }
     text
 }
 
-fn line(compared: &Compared, row: &Row) -> Markup {
+fn line(compared: &Compared<'_>, row: &Row) -> Markup {
     let dash = || "–".to_owned();
     let gain = match &row.against {
         Some(against) if row.role == Role::Config => against.psnr_gain.map_or_else(dash, |gain| {
@@ -113,7 +104,7 @@ fn line(compared: &Compared, row: &Row) -> Markup {
             @for spread in [&row.transformer_speedup, &row.speedup] { td { (times(compared, row, spread)) } }
             td { (quality(answer::estimate(row.psnr, 2))) }
             td { (quality(answer::estimate(row.ssim, 4))) }
-            @if compared.baselines { td { (gain) } }
+            @if compared.of.baselines { td { (gain) } }
             td { (if row.cache_bytes == 0 { dash() } else { summary::bytes(row.cache_bytes) }) }
             td { (format!("{:.2}", row.seconds.median)) }
         }
@@ -121,13 +112,13 @@ fn line(compared: &Compared, row: &Row) -> Markup {
 }
 
 /// `1.80×`, with several rounds also the range `1.73–1.84`.
-fn times(compared: &Compared, row: &Row, spread: &Spread) -> Markup {
+fn times(compared: &Compared<'_>, row: &Row, spread: &Spread) -> Markup {
     html! {
         @if row.role == Role::Dense {
             "1.00×"
         } @else {
             (format!("{:.2}×", spread.median))
-            @if compared.rounds > 1 { small { (format!("{:.2}–{:.2}", spread.min, spread.max)) } }
+            @if compared.of.rounds() > 1 { small { (format!("{:.2}–{:.2}", spread.min, spread.max)) } }
         }
         @if row.is_noise(spread) { small { "noise: above the ceiling" } }
     }

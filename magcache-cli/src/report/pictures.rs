@@ -28,11 +28,12 @@ const GIVEN: u32 = 640;
 const GAIN: u32 = 8;
 const MOST: u32 = 64;
 
-pub(super) fn section(folder: &Path, job: &Job, compared: &Compared) -> Result<Markup> {
+pub(super) fn section(folder: &Path, compared: &Compared<'_>) -> Result<Markup> {
+    let job = &compared.of.job;
     let still = job.request.frames == 1;
     let small = job.request.width().max(job.request.height()) <= SMALL;
     let lanes: Vec<Markup> =
-        compared.rows.iter().map(|row| lane(folder, job, compared, row)).collect::<Result<_>>()?;
+        compared.rows.iter().map(|row| lane(folder, compared, row)).collect::<Result<_>>()?;
     Ok(html! {
         @if !still { (playback(job)) }
         (difference(still))
@@ -116,14 +117,14 @@ fn difference(still: bool) -> Markup {
     }
 }
 
-fn lane(folder: &Path, job: &Job, compared: &Compared, row: &Row) -> Result<Markup> {
-    let rows = &compared.rows;
+fn lane(folder: &Path, compared: &Compared<'_>, row: &Row) -> Result<Markup> {
+    let (rows, request) = (&compared.rows, &compared.of.job.request);
     let path = folder.join(&row.file);
     let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let (label, data) = (&row.name, STANDARD.encode(bytes));
-    let [width, height] = job.request.size;
+    let [width, height] = request.size;
     let stills: Vec<String> = row.stills.iter().map(still).collect::<Result<_>>()?;
-    let image = job.request.frames == 1;
+    let image = request.frames == 1;
     let shown = html! {
         @if image {
             img class="shown" width=(width) height=(height) alt=(label) src={ "data:image/png;base64," (data) };

@@ -7,10 +7,7 @@ use maud::{Markup, PreEscaped, html};
 
 use super::html::{colour, name, scrolling};
 use crate::{
-    compare::{
-        Compared,
-        row::{Role, Row},
-    },
+    compare::{Compared, row::Row},
     lanes::Noted,
     plot::{Chart, Mark, Series, Shade, Style},
 };
@@ -18,9 +15,8 @@ use crate::{
 /// Size of a chart in units: letters stay readable on a phone.
 const SIZE: [u32; 2] = [440, 290];
 
-pub(super) fn section(compared: &Compared) -> Result<Markup> {
+pub(super) fn section(compared: &Compared<'_>) -> Result<Markup> {
     let mut out = Vec::new();
-    let configs = || compared.rows.iter().filter(|row| row.role == Role::Config);
     let note = "Relative distance of the latents after each step from the dense run's, in the Euclidean norm, with the first seed. A step at which nothing differs yet has no point.";
     out.extend(figure(compared, &html! { "Divergence from dense" }, note, divergence(compared))?);
     if let Some(ratios) = &compared.ratios {
@@ -36,34 +32,40 @@ pub(super) fn section(compared: &Compared) -> Result<Markup> {
         );
         out.extend(figure(compared, &html! { "Magnitude ratio" }, &note, chart)?);
     }
-    for row in configs() {
+    for row in compared.configs() {
         out.extend(noted(compared, row)?);
     }
     Ok(html! { @if !out.is_empty() { div class="charts" { @for figure in &out { (figure) } } } })
 }
 
 /// Distance of the configurations' latents from the dense run's, by step.
-pub(crate) fn divergence(compared: &Compared) -> Chart {
+pub(crate) fn divergence(compared: &Compared<'_>) -> Chart {
     let mut chart = Chart::new("", "step", "‖x − dense‖ / ‖dense‖");
     chart.y.log = true;
     chart.marks = marks(compared);
-    for row in compared.rows.iter().filter(|row| row.role == Role::Config) {
-        let points = row.divergence.iter().enumerate().map(|(i, d)| ((compared.first_step + i) as f64, *d));
+    for row in compared.configs() {
+        let points = row.divergence.iter().enumerate().map(|(i, d)| ((first_step(compared) + i) as f64, *d));
         let series = Series::new(&row.name, Style::Marked, points.collect());
         chart = chart.with(Series { colour: Some(colour(&compared.rows, row)), ..series });
     }
     chart
 }
 
+/// The first step that runs: above 0 for image to image.
+pub(super) fn first_step(compared: &Compared<'_>) -> usize {
+    compared.of.job.trajectory.first
+}
+
 /// Marks where experts begin.
-fn marks(compared: &Compared) -> Vec<Mark> {
-    let mark = |first: &usize| Mark { x: *first as f64 - 0.5, label: "next expert".to_owned() };
-    compared.boundaries.iter().map(mark).collect()
+fn marks(compared: &Compared<'_>) -> Vec<Mark> {
+    let run = &compared.of.job.trajectory;
+    let later = run.phases.iter().map(|phase| phase.steps.start).filter(|start| *start > run.first);
+    later.map(|start| Mark { x: start as f64 - 0.5, label: "next expert".to_owned() }).collect()
 }
 
 /// What a strategy measured and what it compared with its threshold, each in a chart of its own because their
 /// scales differ.
-fn noted(compared: &Compared, row: &Row) -> Result<Vec<Markup>> {
+fn noted(compared: &Compared<'_>, row: &Row) -> Result<Vec<Markup>> {
     let points = |notes: &[Noted], of: fn(&Noted) -> Option<f64>| -> Vec<(f64, f64)> {
         notes.iter().filter_map(|note| Some((note.step as f64, of(note)?))).collect()
     };
@@ -74,7 +76,7 @@ fn noted(compared: &Compared, row: &Row) -> Result<Vec<Markup>> {
             let series = Series::new(name, style, points(notes, of));
             chart = chart.with(Series { colour: Some(colour(&compared.rows, row)), ..series });
         }
-        chart.shades = skipped(row, compared.first_step);
+        chart.shades = skipped(row, first_step(compared));
         chart
     };
     let measured = chart("measured change, relative", |n| n.metric);
@@ -129,7 +131,7 @@ fn skipped(row: &Row, first: usize) -> Vec<Shade> {
 }
 
 /// A chart with its heading, note and values; `None` for a chart without data.
-fn figure(compared: &Compared, title: &Markup, note: &str, mut chart: Chart) -> Result<Option<Markup>> {
+fn figure(compared: &Compared<'_>, title: &Markup, note: &str, mut chart: Chart) -> Result<Option<Markup>> {
     if chart.is_empty() {
         return Ok(None);
     }

@@ -3,11 +3,11 @@
 use magcache_core::error::count;
 use maud::{Markup, PreEscaped, html};
 
-use super::html::{class, name, scrolling};
-use crate::compare::{
-    Compared,
-    row::{Role, Row},
+use super::{
+    html::{class, name, scrolling},
+    plots::first_step,
 };
+use crate::compare::{Compared, row::Row};
 
 /// Width of a step, in units.
 const STEP: usize = 10;
@@ -16,8 +16,8 @@ const GAP: usize = 8;
 /// Height, in units.
 const HEIGHT: usize = 24;
 
-pub(super) fn section(compared: &Compared) -> Markup {
-    let rows = || compared.rows.iter().filter(|row| row.role == Role::Config && !row.strips.is_empty());
+pub(super) fn section(compared: &Compared<'_>) -> Markup {
+    let rows = || compared.configs().filter(|row| !row.strips.is_empty());
     if rows().next().is_none() {
         return Markup::default();
     }
@@ -39,7 +39,7 @@ pub(super) fn section(compared: &Compared) -> Markup {
     }
 }
 
-fn lane(compared: &Compared, row: &Row) -> Markup {
+fn lane(compared: &Compared<'_>, row: &Row) -> Markup {
     html! {
         div class={ "pattern " (class(&compared.rows, row)) } {
             h3 {
@@ -49,7 +49,7 @@ fn lane(compared: &Compared, row: &Row) -> Markup {
             @for (branch, strip) in &row.strips {
                 div class="strip" {
                     span { (branch) }
-                    (bars(&format!("{} {branch}", row.name), strip, compared.first_step))
+                    (bars(&format!("{} {branch}", row.name), strip, first_step(compared)))
                 }
             }
         }

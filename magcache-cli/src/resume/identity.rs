@@ -25,10 +25,10 @@ pub(crate) fn identity(job: &Job, args: &Run) -> Result<Identity> {
     let mut keys = Identity::new();
     flatten("", &serde_json::to_value(&config)?, &mut keys);
     keys.insert(crate::PROGRAM.to_owned(), env!("CARGO_PKG_VERSION").to_owned());
-    keys.insert("dtype".to_owned(), args.placement.dtype.name().to_owned());
+    keys.insert("dtype".to_owned(), args.placement.dtype.name());
     keys.insert("device".to_owned(), args.placement.device.clone());
     keys.insert("tile_vae".to_owned(), args.tile_vae.to_string());
-    keys.insert("reference_ops".to_owned(), (args.placement.ops == Ops::Reference).to_string());
+    keys.insert("reference_ops".to_owned(), (job.ops == Ops::Reference).to_string());
     let profiles = config.cache.iter().filter_map(|table| table.get("profile")?.as_str().map(PathBuf::from));
     let pictures = config.sampling.pictures().into_iter().map(|(_, path)| path.clone());
     for path in profiles.chain(pictures).chain(config.weights) {

@@ -118,6 +118,11 @@ impl Summary {
         self.passes - self.skipped()
     }
 
+    /// Steps of `run` that were computed; a fraction if branches differ.
+    pub(crate) fn computed_steps(&self, run: &Trajectory) -> f64 {
+        run.steps().count() as f64 * self.computed() as f64 / self.passes.max(1) as f64
+    }
+
     /// The largest possible speed-up of the network: `N / (N − skips)`, where a skip counts by the fraction
     /// of blocks that it replaced. `None` if outputs of modules were forecast, because a module's share of
     /// its block's cost is unknown.

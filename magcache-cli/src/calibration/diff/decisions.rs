@@ -1,15 +1,24 @@
-//! The steps that MagCache skips under one profile but not under the other.
+//! The steps that a strategy skips under one profile but not under the other.
+
+use std::sync::Arc;
 
 use magcache_core::{
-    Branch, Expert, Phase, Warmup,
-    profile::{Curve, Profile, Recommended},
+    Branch, BuildCx, Expert, HookRegistry, ModelMeta, Phase, Strategy, Trajectory,
+    config::{CacheEntry, Given},
+    meta,
+    profile::{Curve, Part, Profile, Recommended},
     run::steps_above,
+    schedule::simulate,
+    state::HookId,
+    strategy::CacheHook,
 };
-use magcache_strategies::magcache::{Dialect, Rule};
 
-/// One branch of one variant, with the settings, steps and schedule of the first profile.
+use crate::job::cache_table;
+
+/// One branch of one variant under one strategy, with the settings, steps and schedule of the first profile.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Decisions {
+    pub(crate) strategy: &'static str,
     pub(crate) variant: Option<String>,
     pub(crate) branch: String,
     pub(crate) steps: usize,
@@ -19,21 +28,19 @@ pub(crate) struct Decisions {
 }
 
 impl Decisions {
-    /// Decisions for every variant that both profiles have.
+    /// Decisions for every variant that both profiles have, of every strategy that reads curves and decides
+    /// from the step alone.
     pub(super) fn of(a: &Profile, b: &Profile) -> Vec<Self> {
         let mut variants: Vec<Option<&str>> = a.curves.iter().map(|curve| curve.variant.as_deref()).collect();
         variants.dedup();
-        let mut out = Vec::new();
-        for variant in variants {
-            let of = |p: &Profile| -> Vec<Curve> {
-                p.curves.iter().filter(|c| c.variant.as_deref() == variant).cloned().collect()
-            };
-            let (ours, theirs) = (of(a), of(b));
-            if !theirs.is_empty() {
-                out.extend(between(variant, &ours, theirs));
-            }
-        }
-        out
+        let of = |profile: &Profile, variant: Option<&str>| -> Vec<Curve> {
+            let own = profile.curves.iter().filter(|curve| curve.variant.as_deref() == variant);
+            own.cloned().collect()
+        };
+        let both = variants.into_iter().map(|variant| (of(a, variant), of(b, variant)));
+        both.filter(|(_, theirs)| !theirs.is_empty())
+            .flat_map(|(ours, theirs)| between(ours, theirs))
+            .collect()
     }
 
     /// Steps that only the first or only the second profile skips.
@@ -43,39 +50,63 @@ impl Decisions {
     }
 }
 
-fn between(variant: Option<&str>, ours: &[Curve], theirs: Vec<Curve>) -> Vec<Decisions> {
+fn between(mut ours: Vec<Curve>, mut theirs: Vec<Curve>) -> Vec<Decisions> {
     let default = Recommended { label: "default".to_owned(), threshold: 0.12, max_skips: 2, warmup: 0.2 };
     let settings = ours.iter().find_map(|curve| curve.recommended.first()).cloned().unwrap_or(default);
-    let phases = phases(ours);
-    let dialect = |curves: &[Curve]| {
-        let named = curves.iter().find_map(|curve| curve.dialect.as_deref());
-        named.and_then(|name| Dialect::parse(name).ok()).unwrap_or_default()
-    };
-    let rule = |curves: Vec<Curve>| Rule {
-        dialect: dialect(ours),
-        threshold: settings.threshold,
-        max_skips: settings.max_skips,
-        retention: Warmup::Fraction(settings.warmup),
-        curves,
-        assume_steps: None,
-    };
-    let rules = [rule(ours.to_vec()), rule(theirs)];
-    let known = [Branch::Cond, Branch::Uncond];
+    let dialect = ours.iter().find_map(|curve| curve.dialect.clone());
+    // Both are read with the settings of the first.
+    for curve in ours.iter_mut().chain(&mut theirs) {
+        curve.recommended = vec![settings.clone()];
+        curve.dialect.clone_from(&dialect);
+    }
     let named = |branch: &Branch| ours.iter().any(|curve| curve.ratios.contains_key(&branch.to_string()));
-    let one = |branch: Branch| {
-        let skipped = rules.each_ref().map(|rule| {
-            let all = rule.schedule(&phases, branch);
-            all.iter().enumerate().filter(|(_, skip)| **skip).map(|(step, _)| step).collect()
-        });
-        Decisions {
-            variant: variant.map(str::to_owned),
+    let branches: Vec<Branch> = [Branch::Cond, Branch::Uncond].into_iter().filter(named).collect();
+    let phases = phases(&ours);
+    let steps = phases.last().map_or(0, |phase| phase.steps.end);
+    let run = Trajectory::plain(steps, &branches).with_phases(phases);
+    let variant = ours.first().and_then(|curve| curve.variant.clone());
+    let mut out = Vec::new();
+    for strategy in meta::strategies().iter().map(|info| info.name) {
+        let (Some(a), Some(b)) = (skipped(strategy, &ours, &run), skipped(strategy, &theirs, &run)) else {
+            continue;
+        };
+        out.extend(branches.iter().zip(a.into_iter().zip(b)).map(|(branch, (a, b))| Decisions {
+            strategy,
+            variant: variant.clone(),
             branch: branch.to_string(),
-            steps: phases.last().map_or(0, |phase| phase.steps.end),
+            steps,
             settings: settings.clone(),
-            skipped,
-        }
+            skipped: [a, b],
+        }));
+    }
+    out
+}
+
+/// The steps that a strategy skips on each branch of a run, if it reads curves and decides from the step alone.
+fn skipped(strategy: &str, curves: &[Curve], run: &Trajectory) -> Option<Vec<Vec<usize>>> {
+    let entry = CacheEntry::from_table(strategy, cache_table(strategy, &[]).ok()?).ok()?;
+    if !entry.config.reads().contains(&Part::Curves) {
+        return None;
+    }
+    let profile = Profile { curves: curves.to_vec(), ..Profile::default() };
+    let (model, words) = (ModelMeta::simple("profile", 1), Given::new(&entry.words, Some(&profile)));
+    let cx = BuildCx {
+        place: strategy,
+        id: HookId(0),
+        model: &model,
+        range: model.whole(),
+        trajectory: Some(run),
+        words: &words,
+        experts: &[],
     };
-    known.into_iter().filter(named).map(one).collect()
+    if cx.check(&*entry.config).iter().any(|problem| problem.fatal) {
+        return None;
+    }
+    let Strategy::Cache(cache, guards) = entry.config.build(&cx).ok()? else { return None };
+    let hook = Arc::new(CacheHook::new(cx.id, cache, None, guards));
+    let registry = HookRegistry::builder(model.blocks()).ring(model.whole(), hook).ok()?.build();
+    let log = registry.is_static().then(|| simulate(&registry, &model, run).ok())??;
+    Some(run.branches.iter().map(|branch| log.reused(HookId(0), *branch).collect()).collect())
 }
 
 /// The phases of the run that the curves were measured on: a curve of one expert is as long as its phase.

@@ -142,8 +142,8 @@ fn conditions_are_told_and_decide_nothing() {
 
 #[test]
 fn a_chart_has_both() {
-    let svg = told::chart(&profile(&RATIOS, ""), &profile(&RATIOS[..5], "")).svg().expect("is drawn");
+    let svg = chart(&profile(&RATIOS, ""), &profile(&RATIOS[..5], "")).svg().expect("is drawn");
     assert!(svg.contains("a, cond") && svg.contains("b, cond"));
     let none = Profile { curves: Vec::new(), ..profile(&RATIOS, "") };
-    assert!(told::chart(&none, &none).svg().is_err());
+    assert!(chart(&none, &none).svg().is_err());
 }

@@ -8,7 +8,10 @@ use std::{
 
 use anyhow::Result;
 use magcache_core::error::count;
-use magcache_models::pipeline::{Generation, LoadOptions};
+use magcache_models::{
+    checkpoint::Ops,
+    pipeline::{Generation, LoadOptions},
+};
 use serde_json::json;
 
 use super::Times;
@@ -21,15 +24,14 @@ use crate::{
 
 /// Dense and cached runs alternate as whole runs, so that each step finds the processor's caches as its own
 /// run left them.
-pub(super) fn run(args: &BenchCache, out: &Console) -> Result<()> {
+pub(super) fn run(args: &BenchCache, ops: Ops, out: &Console) -> Result<()> {
     let model = args.model.model.as_ref().map(|path| path.display().to_string());
     let flags = Sampling { model, cache: Some(args.cache.clone()), ..Sampling::default() };
     let mut config = Config::of(&flags)?;
     config.sampling.steps = args.steps;
-    let job = Job::new(config, LoadOptions { ops: args.model.ops, ..LoadOptions::default() })?;
+    let job = Job::new(config, LoadOptions { ops, ..LoadOptions::default() })?;
     let hooks = job.build()?.registry;
-    let denoiser = job.pipeline.denoiser(&job.request, &|_| {}, &mut Vec::new())?;
-    let scene = Scene { pipeline: job.pipeline.as_ref(), request: job.request.clone(), denoiser };
+    let (scene, _) = Scene::load(&job, job.request.clone(), &|_| {})?;
     let interrupt = Interrupt::listen()?;
     let stop = || interrupt.is_set();
     warm_up(&scene, &stop)?;

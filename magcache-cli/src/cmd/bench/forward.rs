@@ -4,11 +4,10 @@ use anyhow::Result;
 use candle_core::{Device, Tensor};
 use magcache_core::Pass;
 use magcache_models::{
-    checkpoint::{Folder, WeightDtype, Weights},
+    checkpoint::{Folder, Ops, WeightDtype, Weights},
     flux::{FluxConfig, FluxTransformer},
     wan::{WanConfig, WanTransformer},
 };
-
 use serde_json::json;
 
 use super::{Times, component, gaussian};
@@ -17,8 +16,8 @@ use crate::{
     console::{Console, bad_input_at},
 };
 
-pub(super) fn run(args: &BenchForward, out: &Console) -> Result<()> {
-    let folder = component(&args.model, "transformer")?;
+pub(super) fn run(args: &BenchForward, ops: Ops, out: &Console) -> Result<()> {
+    let folder = component(&args.model, ops, "transformer")?;
     let text = folder.read_to_string("config.json")?;
     let weights = Weights::open(&folder, &Device::Cpu, WeightDtype::Auto)?;
     if text.contains("\"FluxTransformer2DModel\"") {

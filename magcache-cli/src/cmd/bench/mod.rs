@@ -10,34 +10,38 @@ use std::time::Instant;
 
 use anyhow::Result;
 use candle_core::{Device, Tensor};
-use magcache_models::checkpoint::Folder;
+use magcache_models::checkpoint::{Folder, Ops};
 use serde_json::{Value, json};
 
 use crate::{
-    args::{Bench, BenchKind, BenchModel},
+    args::{Bench, BenchModel},
     console::Console,
     job::model_name,
 };
 
-pub(crate) fn run(args: &Bench, out: &Console) -> Result<()> {
-    match &args.what {
-        BenchKind::Forward(args) => forward::run(args, out),
-        BenchKind::Vae(args) => parts::decode(args, out),
-        BenchKind::Text(args) => parts::encode(args, out),
-        BenchKind::Cache(args) => cache::run(args, out),
-        BenchKind::Overhead { repeat } => overhead::run(*repeat, out),
-        BenchKind::Machine { repeat } => machine::run(*repeat, out),
+pub(crate) fn run(args: &Bench, ops: Ops, out: &Console) -> Result<()> {
+    match args {
+        Bench::Forward(args) => forward::run(args, ops, out),
+        Bench::Vae { model, latent, repeat } => {
+            parts::decode(&component(model, ops, "vae")?, *latent, *repeat, out)
+        }
+        Bench::Text { model, tokens, repeat } => {
+            parts::encode(&component(model, ops, "text_encoder")?, *tokens, *repeat, out)
+        }
+        Bench::Cache(args) => cache::run(args, ops, out),
+        Bench::Overhead { repeat } => overhead::run(*repeat, out),
+        Bench::Machine { repeat } => machine::run(*repeat, out),
     }
 }
 
 /// The component `name` of a model folder, or the folder itself if it holds just that component; the embedded
 /// model by default.
-fn component(model: &BenchModel, name: &str) -> Result<Folder> {
+fn component(model: &BenchModel, ops: Ops, name: &str) -> Result<Folder> {
     let folder = match &model.model {
         Some(typed) => model_name::folder(typed)?,
         None => model_name::default_folder()?,
     }
-    .computing_with(model.ops);
+    .computing_with(ops);
     let inside = folder.exists(&format!("{name}/config.json"));
     Ok(if inside { folder.sub(name) } else { folder })
 }

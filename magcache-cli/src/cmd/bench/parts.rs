@@ -4,41 +4,40 @@ use anyhow::Result;
 use candle_core::Device;
 use magcache_models::{
     autoencoder::{VideoVae, VideoVaeConfig},
-    checkpoint::{WeightDtype, Weights},
+    checkpoint::{Folder, WeightDtype, Weights},
     text::{T5Config, T5Encoder},
 };
 
-use super::{Times, component, gaussian};
-use crate::{
-    args::{BenchText, BenchVae},
-    console::Console,
-};
+use super::{Times, gaussian};
+use crate::console::Console;
 
 /// Times decoding latents to frames.
-pub(super) fn decode(args: &BenchVae, out: &Console) -> Result<()> {
-    let folder = component(&args.model, "vae")?;
-    let config = VideoVaeConfig::read(&folder)?;
-    let vae = VideoVae::load(&Weights::open(&folder, &Device::Cpu, WeightDtype::Auto)?, &config)?;
-    let [frames, height, width] = args.latent;
+pub(super) fn decode(
+    folder: &Folder,
+    [frames, height, width]: [usize; 3],
+    repeat: usize,
+    out: &Console,
+) -> Result<()> {
+    let config = VideoVaeConfig::read(folder)?;
+    let vae = VideoVae::load(&Weights::open(folder, &Device::Cpu, WeightDtype::Auto)?, &config)?;
     let latents = gaussian(&[1, config.z_dim, frames, height, width])?;
-    let times = Times::measure(args.repeat, || {
+    let times = Times::measure(repeat, || {
         vae.decode(&latents, None)?;
         Ok(())
     })?;
-    times.answer(&format!("latents of {frames}x{height}x{width}"), args.repeat, &[], out);
+    times.answer(&format!("latents of {frames}x{height}x{width}"), repeat, &[], out);
     Ok(())
 }
 
 /// Times encoding tokens to hidden states.
-pub(super) fn encode(args: &BenchText, out: &Console) -> Result<()> {
-    let folder = component(&args.model, "text_encoder")?;
-    let config = T5Config::read(&folder)?;
-    let encoder = T5Encoder::load(&Weights::open(&folder, &Device::Cpu, WeightDtype::Auto)?, &config)?;
-    let ids: Vec<u32> = (0..args.tokens).map(|i| (i * 7 % config.vocab_size) as u32).collect();
-    let times = Times::measure(args.repeat, || {
+pub(super) fn encode(folder: &Folder, tokens: usize, repeat: usize, out: &Console) -> Result<()> {
+    let config = T5Config::read(folder)?;
+    let encoder = T5Encoder::load(&Weights::open(folder, &Device::Cpu, WeightDtype::Auto)?, &config)?;
+    let ids: Vec<u32> = (0..tokens).map(|i| (i * 7 % config.vocab_size) as u32).collect();
+    let times = Times::measure(repeat, || {
         encoder.forward(&[&ids], None)?;
         Ok(())
     })?;
-    times.answer(&format!("{} tokens", args.tokens), args.repeat, &[], out);
+    times.answer(&format!("{tokens} tokens"), repeat, &[], out);
     Ok(())
 }

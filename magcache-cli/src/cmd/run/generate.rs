@@ -12,8 +12,8 @@ use magcache_models::pipeline::{Denoiser, Generation, PipelineError};
 use tracing::{debug, trace};
 
 use crate::{
-    console::{Console, Interrupt, Told},
-    files::{config_of, says},
+    console::{Console, Failure, Interrupt},
+    files::{config_of, has_content},
     job::Job,
     media::{self, Destination, Frames, ValueRange},
     replay::trace::{TraceFile, hooks},
@@ -66,7 +66,7 @@ impl Attempt<'_> {
 
         let written = target.path().to_owned();
         let config_path = config_of(&written);
-        if !says(&config_path, config) {
+        if !has_content(&config_path, config) {
             media::write_file(&config_path, config.as_bytes())?;
         }
         let mut outputs = vec![written, config_path];
@@ -144,7 +144,7 @@ fn denoise(
         if let Some(checkpoint) = checkpoint.as_deref_mut().filter(|c| c.is_due(generation))
             && let Err(error) = checkpoint.save(generation)
         {
-            let hint = Told::of(&error).hint;
+            let hint = Failure::of(&error).hint;
             out.warn(&format!("the state is not stored, the run goes on: {error:#}"), hint.as_deref());
         }
     }

@@ -1,27 +1,30 @@
 //! `run`: one generation, or one for each of several prompts and seeds.
 
 mod generate;
+mod report;
 mod scenes;
-mod told;
 
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use magcache_core::{config::Built, error::count, log::OnDrift};
-use magcache_models::pipeline::Offload;
-use serde_json::json;
+use magcache_models::{
+    checkpoint::Ops,
+    pipeline::{LoadOptions, Offload},
+};
+use serde_json::{Value, json};
 
 use self::{
     generate::Attempt,
-    scenes::{Answers, Scene, numbered},
-    told::told,
+    report::report,
+    scenes::{Scene, answer, numbered},
 };
 use crate::{
     args::{self, Run},
     calibration::{Judged, judge},
     console::{Console, Interrupt, bad_input_with},
-    files::{Writes, config_of, says, unused, utf8},
-    job::{Config, Job, decisions, prompt},
+    files::{Writes, config_of, has_content, unused, utf8},
+    job::{Config, Job, decisions},
     media::Format,
     resume::{StateFolder, Stored, identity},
     summary::{Summary, strip},
@@ -30,8 +33,8 @@ use crate::{
 /// For at most this many steps, the schedule is announced before the run.
 const FEW_STEPS: usize = 8;
 
-pub(crate) fn run(args: &Run, out: &Console) -> Result<()> {
-    let mut job = job(args)?;
+pub(crate) fn run(args: &Run, ops: Ops, out: &Console) -> Result<()> {
+    let mut job = job(args, ops)?;
     let scenes = Scene::all(args, &job)?;
     idle_flags(args, &job)?;
     let built = job.build()?;
@@ -50,29 +53,31 @@ pub(crate) fn run(args: &Run, out: &Console) -> Result<()> {
         out.note(&note);
     }
     if args.dry_run {
-        let mut answers = Answers::default();
+        let mut configurations = Vec::new();
         for scene in &scenes {
             scene.set(&mut job)?;
             let document = json!({
                 "config": serde_json::to_value(&job.config)?,
                 "profile_verdict": judge::json(&judged),
             });
-            answers.add(job.to_toml()?, document);
+            configurations.push((job.config.to_toml()?, document));
         }
-        answers.give(out);
+        answer(configurations, out);
         return Ok(());
     }
-    match scenes.as_slice() {
+    let reports = match scenes.as_slice() {
         [scene] => {
             scene.set(&mut job)?;
-            single(args, &job, &built, &judged, out)
+            vec![single(args, &job, &built, &judged, out)?]
         }
-        scenes => several(args, &mut job, scenes, &built, &judged, out),
-    }
+        scenes => several(args, &mut job, scenes, &built, &judged, out)?,
+    };
+    answer(reports, out);
+    Ok(())
 }
 
 /// One run, which may resume from its stored state.
-fn single(args: &Run, job: &Job, built: &Built, judged: &[Judged], out: &Console) -> Result<()> {
+fn single(args: &Run, job: &Job, built: &Built, judged: &[Judged], out: &Console) -> Result<(String, Value)> {
     let (mut checkpoint, stored) = match &args.checkpoint {
         None => (None, None),
         Some(folder) => {
@@ -86,8 +91,8 @@ fn single(args: &Run, job: &Job, built: &Built, judged: &[Judged], out: &Console
     let done = resumed_at.is_some_and(|step| step >= job.trajectory.len());
     let begun = stored.as_ref().filter(|_| done).map_or(&[][..], |stored| &stored.outputs);
     let path = result_path(args, job, stored.as_ref());
-    let config = job.to_toml_beside(&path)?;
-    let writes = Writes::beside_reads(args.writing, &args.sampling, &job.config).begun(begun);
+    let config = job.to_toml_next_to(&path)?;
+    let writes = Writes::of_run(args.writing, &args.sampling, &job.config).begun(begun);
     let writes = writes_of(writes, &path, &config, args.trace.as_deref());
     let state = args.checkpoint.as_deref().map(StateFolder::files).unwrap_or_default();
     let writes = state.iter().fold(writes, |writes, file| writes.checked_file("--checkpoint", Some(file)));
@@ -97,9 +102,7 @@ fn single(args: &Run, job: &Job, built: &Built, judged: &[Judged], out: &Console
     }
     let (interrupt, trace) = (Interrupt::listen()?, args.trace.as_deref());
     let attempt = Attempt { job, built, path: &path, config: &config, trace, interrupt: &interrupt, out };
-    let (text, document) = told(job, judged, &attempt.run(checkpoint, stored)?)?;
-    out.answer(&text, &document);
-    Ok(())
+    report(job, judged, &attempt.run(checkpoint, stored)?)
 }
 
 /// One run per scene, one after the other, with numbered names.
@@ -110,7 +113,7 @@ fn several(
     built: &Built,
     judged: &[Judged],
     out: &Console,
-) -> Result<()> {
+) -> Result<Vec<(String, Value)>> {
     if args.checkpoint.is_some() {
         let message = format!("--checkpoint keeps the state of one run, and {} are asked for", scenes.len());
         return Err(bad_input_with(message, "one prompt and one seed"));
@@ -123,30 +126,28 @@ fn several(
             all.flat_map(|path| [config_of(&path), path]).collect()
         }),
     };
-    let mut writes = Writes::beside_reads(args.writing, &args.sampling, &job.config);
+    let mut writes = Writes::of_run(args.writing, &args.sampling, &job.config);
     let mut attempts = Vec::new();
     for (i, scene) in scenes.iter().enumerate() {
         scene.set(job)?;
         let (path, trace) = (name(&base, i), args.trace.as_deref().map(|base| name(base, i)));
         job.config.output.path = Some(path.clone());
-        let config = job.to_toml_beside(&path)?;
+        let config = job.to_toml_next_to(&path)?;
         writes = writes_of(writes, &path, &config, trace.as_deref());
         attempts.push((scene, path, config, trace));
     }
     writes.check()?;
     let interrupt = Interrupt::listen()?;
-    let mut answers = Answers::default();
+    let mut reports = Vec::new();
     for (i, (scene, path, config, trace)) in attempts.iter().enumerate() {
         scene.set(job)?;
         job.config.output.path = Some(path.clone());
         out.note(&format!("run {} of {}: {scene}", i + 1, attempts.len()));
         let trace = trace.as_deref();
         let attempt = Attempt { job, built, path, config, trace, interrupt: &interrupt, out };
-        let (text, document) = told(job, judged, &attempt.run(None, None)?)?;
-        answers.add(text, document);
+        reports.push(report(job, judged, &attempt.run(None, None)?)?);
     }
-    answers.give(out);
-    Ok(())
+    Ok(reports)
 }
 
 /// The path of the result: the given one, that of the stored run, or an unused name.
@@ -167,7 +168,7 @@ fn writes_of(writes: Writes, path: &Path, config: &str, trace: Option<&Path>) ->
     };
     let beside = config_of(path);
     // If the stored configuration already has the same content, it is kept.
-    let writes = if says(&beside, config) {
+    let writes = if has_content(&beside, config) {
         writes.reads("the configuration", Some(&beside))
     } else {
         writes.file("the configuration", Some(&beside))
@@ -200,12 +201,10 @@ fn few_steps(job: &Job, built: &Built) -> Result<Option<String>> {
     )))
 }
 
-fn job(args: &Run) -> Result<Job> {
+fn job(args: &Run, ops: Ops) -> Result<Job> {
     let mut config = Config::of(&args.sampling)?;
-    let sampling = &mut config.sampling;
-    sampling.prompt = prompt(args.prompt.as_deref())?.or(sampling.prompt.take());
-    sampling.negative_prompt = args.negative_prompt.clone().or(sampling.negative_prompt.take());
-    sampling.seed = args.seed.or(sampling.seed);
+    args.prompt.set(&mut config.sampling)?;
+    config.sampling.seed = args.seed.or(config.sampling.seed);
     args.out.as_deref().map_or(Ok(()), |path| utf8("--out", path))?;
     config.output.path = args.out.clone().or(config.output.path.take());
     config.output.fps = args.fps.or(config.output.fps);
@@ -223,7 +222,7 @@ fn job(args: &Run) -> Result<Job> {
         args::Offload::Host => Offload::Host,
         args::Offload::Disk => Offload::Disk,
     };
-    Job::new(config, args.placement.options(offload, args.tile_vae)?)
+    Job::new(config, LoadOptions { offload, tile_vae: args.tile_vae, ..args.placement.options(ops)? })
 }
 
 /// Errors: a flag that configures a cache, but the run has none.

@@ -59,26 +59,14 @@ pub(super) fn numbered(base: &Path, i: usize, n: usize) -> PathBuf {
     base.with_file_name(format!("{stem}-{:0digits$}{ending}", i + 1))
 }
 
-/// The answers of all runs, printed as one: several become a list under `runs`.
-#[derive(Debug, Default)]
-pub(super) struct Answers {
-    texts: Vec<String>,
-    documents: Vec<Value>,
-}
-
-impl Answers {
-    pub(super) fn add(&mut self, text: String, document: Value) {
-        self.texts.push(text);
-        self.documents.push(document);
-    }
-
-    pub(super) fn give(self, out: &Console) {
-        let document = match <[Value; 1]>::try_from(self.documents) {
-            Ok([document]) => document,
-            Err(documents) => json!({ "runs": documents }),
-        };
-        out.answer(&self.texts.join("\n"), &document);
-    }
+/// Prints the text and the document of every run as one answer: several become a list under `runs`.
+pub(super) fn answer(reports: Vec<(String, Value)>, out: &Console) {
+    let (texts, documents): (Vec<String>, Vec<Value>) = reports.into_iter().unzip();
+    let document = match <[Value; 1]>::try_from(documents) {
+        Ok([document]) => document,
+        Err(documents) => json!({ "runs": documents }),
+    };
+    out.answer(&texts.join("\n"), &document);
 }
 
 #[cfg(test)]

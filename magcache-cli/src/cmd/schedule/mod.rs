@@ -18,7 +18,7 @@ use crate::{
     calibration::judge,
     console::{Console, bad_input_with},
     files::Writes,
-    job::{Chosen, Config, decisions, model_name},
+    job::{Chosen, Config, cache_table, decisions, model_name, set_profile},
     plot::{self, Chart},
     replay::exchange::Export,
     summary::{self, Summary, strip},
@@ -26,7 +26,7 @@ use crate::{
 
 pub(crate) fn run(args: &Schedule, out: &Console) -> Result<()> {
     let mut config = Config::of(&args.sampling)?;
-    Writes::beside_reads(args.writing, &args.sampling, &config)
+    Writes::of_run(args.writing, &args.sampling, &config)
         .file("--plot", args.plot.as_deref())
         .file("--export", args.export.as_deref())
         .check()?;
@@ -37,11 +37,9 @@ pub(crate) fn run(args: &Schedule, out: &Console) -> Result<()> {
         out.note(&format!(
             "no cache is given: this is what --cache {first} does, a run without --cache is dense"
         ));
-        let table = [("strategy".to_owned(), toml::Value::String(first.to_owned()))];
-        config.cache.push(toml::Table::from_iter(table));
-        if let (Some(profile), Some(cache)) = (&args.sampling.profile, config.cache.first_mut()) {
-            cache.insert("profile".to_owned(), toml::Value::String(profile.clone()));
-        }
+        let mut table = cache_table(first, &[])?;
+        args.sampling.profile.iter().for_each(|profile| set_profile(&mut table, profile));
+        config.cache.push(table);
     }
     let named = config.model.is_some() || config.weights.is_some() || args.sampling.config.is_some();
     // A model without weights runs with the options its profile was measured with.

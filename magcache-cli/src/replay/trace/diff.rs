@@ -5,7 +5,9 @@ use std::{
     fmt,
 };
 
+use anyhow::Result;
 use magcache_core::error::count;
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{super::schedule::Around, Line, REUSE};
@@ -13,26 +15,29 @@ use super::{super::schedule::Around, Line, REUSE};
 /// Identifies one pass of one hook in both traces, or one pass of the network if their hooks surround
 /// different blocks. Strategies are not part of it: a replay repeats with a schedule what another strategy
 /// decided. If several hooks surround the same blocks, they are matched in order.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 struct Pass {
     request: String,
     step: usize,
     branch: String,
     evaluation: u8,
-    place: Option<Place>,
+    #[serde(flatten)]
+    place: Place,
+    #[serde(skip)]
     nth: usize,
 }
 
-/// What a hook surrounds.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// What a hook surrounds; nothing for a pass of the network.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 struct Place {
+    #[serde(skip)]
     around: Option<Around>,
-    range: [usize; 2],
+    range: Option<[usize; 2]>,
     module: Option<String>,
 }
 
 /// Different values for the same pass.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 struct Pair {
     pass: Pass,
     a: String,
@@ -40,24 +45,26 @@ struct Pair {
 }
 
 /// The largest difference of a number, and its pass.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 struct Largest {
     pass: Pass,
-    by: f64,
+    difference: f64,
     a: f64,
     b: f64,
 }
 
 /// A comparison of two traces.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub(crate) struct Diff {
     lines: [usize; 2],
     /// True if their hooks surround different blocks, modules or the forward, so that passes of the network
     /// are compared.
+    #[serde(skip)]
     elsewhere: bool,
     decisions: Vec<Pair>,
     /// Passes that only one trace has.
-    missing: [Vec<Pass>; 2],
+    only_in_a: Vec<Pass>,
+    only_in_b: Vec<Pass>,
     reasons: Vec<Pair>,
     strategies: Vec<Pair>,
     metric: Option<Largest>,
@@ -68,7 +75,7 @@ pub(crate) struct Diff {
 
 impl Place {
     fn of(line: &Line) -> Self {
-        Self { around: line.around, range: line.range, module: line.module.clone() }
+        Self { around: line.around, range: Some(line.range), module: line.module.clone() }
     }
 }
 
@@ -76,7 +83,7 @@ impl Place {
 fn by_hook(lines: &[Line]) -> BTreeMap<Pass, &Line> {
     let mut out = BTreeMap::new();
     for line in lines {
-        let mut pass = Pass::of(line, Some(Place::of(line)));
+        let mut pass = Pass::of(line, Place::of(line));
         while out.contains_key(&pass) {
             pass.nth += 1;
         }
@@ -90,7 +97,7 @@ fn by_hook(lines: &[Line]) -> BTreeMap<Pass, &Line> {
 fn by_step(lines: &[Line]) -> BTreeMap<Pass, &Line> {
     let mut out: BTreeMap<Pass, &Line> = BTreeMap::new();
     for line in lines {
-        let kept = out.entry(Pass::of(line, None)).or_insert(line);
+        let kept = out.entry(Pass::of(line, Place::default())).or_insert(line);
         if kept.decision != REUSE && line.decision == REUSE {
             *kept = line;
         }
@@ -117,7 +124,8 @@ impl Diff {
         let mut out = Self {
             lines: [a.len(), b.len()],
             elsewhere,
-            missing: [only(&passes_b, &passes_a), only(&passes_a, &passes_b)],
+            only_in_a: only(&passes_a, &passes_b),
+            only_in_b: only(&passes_b, &passes_a),
             ..Self::default()
         };
         for (pass, a) in &passes_a {
@@ -138,59 +146,31 @@ impl Diff {
 
     /// True if every pass is in both traces and was decided alike.
     pub(crate) fn same(&self) -> bool {
-        self.decisions.is_empty() && self.missing.iter().all(Vec::is_empty)
+        self.decisions.is_empty() && self.only_in_a.is_empty() && self.only_in_b.is_empty()
     }
 
-    pub(crate) fn json(&self) -> Value {
-        let pairs = |pairs: &[Pair]| -> Vec<Value> {
-            let one = |p: &Pair| json!({ "pass": p.pass.json(), "a": p.a, "b": p.b });
-            pairs.iter().map(one).collect()
-        };
-        let largest = |largest: &Option<Largest>| {
-            let one = |l: &Largest| json!({ "pass": l.pass.json(), "difference": l.by, "a": l.a, "b": l.b });
-            largest.as_ref().map(one)
-        };
-        let [only_b, only_a] =
-            self.missing.each_ref().map(|all| all.iter().map(Pass::json).collect::<Vec<_>>());
-        json!({
-            "same_decisions": self.same(),
-            "lines": self.lines,
-            "compared_by": if self.elsewhere { "step" } else { "hook" },
-            "decisions": pairs(&self.decisions),
-            "only_in_a": only_a,
-            "only_in_b": only_b,
-            "reasons": pairs(&self.reasons),
-            "strategies": pairs(&self.strategies),
-            "settings": pairs(&self.settings),
-            "metric": largest(&self.metric),
-            "accumulated": largest(&self.accumulated),
-        })
+    pub(crate) fn json(&self) -> Result<Value> {
+        let mut document = serde_json::to_value(self)?;
+        document["same_decisions"] = json!(self.same());
+        document["compared_by"] = json!(if self.elsewhere { "step" } else { "hook" });
+        Ok(document)
     }
 }
 
 /// Keeps the larger difference; a number that only one trace has does not count.
 fn larger(of: &mut Option<Largest>, pass: &Pass, a: Option<f64>, b: Option<f64>) {
     let Some((a, b)) = a.zip(b) else { return };
-    let by = (a - b).abs();
-    if by > of.as_ref().map_or(0.0, |largest| largest.by) {
-        *of = Some(Largest { pass: pass.clone(), by, a, b });
+    let difference = (a - b).abs();
+    if difference > of.as_ref().map_or(0.0, |largest| largest.difference) {
+        *of = Some(Largest { pass: pass.clone(), difference, a, b });
     }
 }
 
 impl Pass {
-    fn of(line: &Line, place: Option<Place>) -> Self {
+    fn of(line: &Line, place: Place) -> Self {
         let Line { request, step, branch, evaluation, .. } = line;
         let (request, branch) = (request.clone(), branch.clone());
         Self { request, step: *step, branch, evaluation: *evaluation, place, nth: 0 }
-    }
-
-    fn json(&self) -> Value {
-        let Self { request, step, branch, evaluation, place, .. } = self;
-        json!({
-            "request": request, "step": step, "branch": branch, "evaluation": evaluation,
-            "range": place.as_ref().map(|place| place.range),
-            "module": place.as_ref().and_then(|place| place.module.as_ref()),
-        })
     }
 }
 
@@ -201,7 +181,7 @@ impl fmt::Display for Pass {
         if *evaluation > 0 {
             write!(f, " evaluation {evaluation}")?;
         }
-        let Some(Place { around, range: [first, end], module }) = place else { return Ok(()) };
+        let Place { around, range: Some([first, end]), module } = place else { return Ok(()) };
         match around {
             Some(Around::Forward) => f.write_str(" forward"),
             _ => write!(f, " blocks {first}..{end}"),
@@ -211,7 +191,7 @@ impl fmt::Display for Pass {
 }
 
 /// Lines of one kind are listed up to this number; the rest are counted.
-const TOLD: usize = 10;
+const LISTED: usize = 10;
 
 impl fmt::Display for Diff {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -221,34 +201,38 @@ impl fmt::Display for Diff {
             writeln!(f, "their caches surround other blocks: compared by step and branch")?;
         }
         let pairs = |f: &mut fmt::Formatter<'_>, what: &str, pairs: &[Pair]| {
-            told(f, what, pairs.iter().map(|p| format!("{}: {} in a, {} in b", p.pass, p.a, p.b)))
+            listed(f, what, pairs.iter().map(|p| format!("{}: {} in a, {} in b", p.pass, p.a, p.b)))
         };
         pairs(f, "decided differently", &self.decisions)?;
-        for (what, passes) in ["only in b", "only in a"].iter().zip(&self.missing) {
-            told(f, what, passes.iter().map(ToString::to_string))?;
+        for (what, passes) in [("only in b", &self.only_in_b), ("only in a", &self.only_in_a)] {
+            listed(f, what, passes.iter().map(ToString::to_string))?;
         }
         pairs(f, "under other settings", &self.settings)?;
         pairs(f, "for another reason", &self.reasons)?;
         pairs(f, "by another strategy", &self.strategies)?;
         for (what, largest) in [("metric", &self.metric), ("accumulated value", &self.accumulated)] {
-            if let Some(Largest { pass, by, a, b }) = largest {
-                writeln!(f, "the {what} differs by at most {by:.3e}: {pass}: {a} in a, {b} in b")?;
+            if let Some(Largest { pass, difference, a, b }) = largest {
+                writeln!(f, "the {what} differs by at most {difference:.3e}: {pass}: {a} in a, {b} in b")?;
             }
         }
         if self.same() { f.write_str("the decisions are the same\n") } else { Ok(()) }
     }
 }
 
-fn told(f: &mut fmt::Formatter<'_>, what: &str, lines: impl ExactSizeIterator<Item = String>) -> fmt::Result {
+fn listed(
+    f: &mut fmt::Formatter<'_>,
+    what: &str,
+    lines: impl ExactSizeIterator<Item = String>,
+) -> fmt::Result {
     let all = lines.len();
     if all == 0 {
         return Ok(());
     }
     writeln!(f, "{} {what}", count(all, "pass"))?;
-    for line in lines.take(TOLD) {
+    for line in lines.take(LISTED) {
         writeln!(f, "  {line}")?;
     }
-    if all > TOLD { writeln!(f, "  and {} more (all with --json)", all - TOLD) } else { Ok(()) }
+    if all > LISTED { writeln!(f, "  and {} more (all with --json)", all - LISTED) } else { Ok(()) }
 }
 
 #[cfg(test)]

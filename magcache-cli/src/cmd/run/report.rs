@@ -8,12 +8,13 @@ use serde_json::{Value, json};
 use super::generate::Done;
 use crate::{
     calibration::{Judged, judge},
-    job::{Chosen, Job},
+    files::wrote,
+    job::{Chosen, Job, strategies},
     summary::{self, Summary, strip},
 };
 
 /// The report as text for a terminal and as a JSON document.
-pub(super) fn told(job: &Job, judged: &[Judged], done: &Done) -> Result<(String, Value)> {
+pub(super) fn report(job: &Job, judged: &[Judged], done: &Done) -> Result<(String, Value)> {
     let Done { generation, outputs, started, resumed_at } = done;
     let seconds = started.elapsed().as_secs_f64();
     let transformer = generation.transformer_time().as_secs_f64();
@@ -45,7 +46,7 @@ pub(super) fn told(job: &Job, judged: &[Judged], done: &Done) -> Result<(String,
         for (branch, strip) in strip::lines(session.log(), run) {
             text += &format!("  {branch:>7} {strip}\n");
         }
-        let names = job.strategies();
+        let names = strategies(&job.cache);
         text += &summary.text(&experts, &names);
         text += &summary.modules_text();
         text += &format!(
@@ -67,8 +68,8 @@ pub(super) fn told(job: &Job, judged: &[Judged], done: &Done) -> Result<(String,
             document["audited_passes"] = json!(passes);
             document["audited_seconds"] = json!(took);
         }
-        for (cause, n) in &summary.failsafes {
-            text += &format!("  {} {cause}\n", count(*n, "time"));
+        for (reason, n) in &summary.failsafes {
+            text += &format!("  {} {reason}\n", count(*n, "time"));
         }
         document["skipped"] = summary.skipped_by_branch();
         document["parts"] = summary.json(&experts, &names);
@@ -82,8 +83,6 @@ pub(super) fn told(job: &Job, judged: &[Judged], done: &Done) -> Result<(String,
         text += &format!("  keys and values of the text computed {computed} times, reused {reused} times\n");
         document["text_keys_values"] = json!({ "computed": computed, "reused": reused });
     }
-    for output in outputs {
-        text += &format!("wrote {}\n", output.display());
-    }
+    text += &wrote(outputs);
     Ok((text, document))
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use anyhow::Result;
 use magcache_core::{
     error::count,
     profile::{Profile, resample},
@@ -12,21 +13,15 @@ use super::{Decisions, Diff, Values};
 use crate::plot::{Chart, Series, Style};
 
 impl Diff {
-    pub(crate) fn json(&self, tolerance: f64) -> Value {
-        let conditions = self
-            .conditions
-            .iter()
-            .map(|c| json!({ "of": c.of, "key": c.key, "a": c.a, "b": c.b, "is_read": c.is_read }));
-        let missing =
-            self.missing.iter().map(|m| json!({ "what": m.what, "only_in": m.only_in.to_string() }));
-        json!({
+    pub(crate) fn json(&self, tolerance: f64) -> Result<Value> {
+        Ok(json!({
             "equal": self.equal(tolerance),
             "tolerance": tolerance,
-            "conditions": conditions.collect::<Vec<_>>(),
-            "missing": missing.collect::<Vec<_>>(),
+            "conditions": serde_json::to_value(&self.conditions)?,
+            "missing": serde_json::to_value(&self.missing)?,
             "values": self.values.iter().map(Values::json).collect::<Vec<_>>(),
             "decisions": self.decisions.iter().map(Decisions::json).collect::<Vec<_>>(),
-        })
+        }))
     }
 }
 
@@ -42,12 +37,11 @@ impl Values {
 
 impl Decisions {
     fn json(&self) -> Value {
-        let [a, b] = &self.skipped;
+        let Self { strategy, variant, branch, steps, settings, skipped: [a, b] } = self;
         json!({
-            "variant": self.variant, "branch": self.branch, "steps": self.steps,
-            "threshold": self.settings.threshold, "max_skips": self.settings.max_skips,
-            "warmup": self.settings.warmup, "skipped_a": a, "skipped_b": b,
-            "only_a": self.only(0), "only_b": self.only(1),
+            "strategy": strategy, "variant": variant, "branch": branch, "steps": steps,
+            "threshold": settings.threshold, "max_skips": settings.max_skips, "warmup": settings.warmup,
+            "skipped_a": a, "skipped_b": b, "only_a": self.only(0), "only_b": self.only(1),
         })
     }
 }
@@ -82,7 +76,8 @@ impl fmt::Display for Diff {
             let variant = d.variant.as_ref().map(|v| format!(" {v}")).unwrap_or_default();
             write!(
                 f,
-                "magcache{variant}, {} of {}, threshold {}, {} at most, warm-up {}: ",
+                "{}{variant}, {} of {}, threshold {}, {} at most, warm-up {}: ",
+                d.strategy,
                 d.branch,
                 count(d.steps, "step"),
                 settings.threshold,
