@@ -6,7 +6,7 @@ pub(crate) mod why;
 use std::{ops::Range, sync::Arc};
 
 pub use audit::{Audit, AuditPolicy, OnDrift};
-pub use why::UnknownCause;
+pub use why::UnknownReason;
 
 use crate::{
     Branch, Expert, Step, Why,

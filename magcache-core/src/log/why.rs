@@ -114,18 +114,18 @@ impl fmt::Display for Why {
     }
 }
 
-snapshot::words! { Why: "the cause of a decision" }
+snapshot::words! { Why: "the reason of a decision" }
 
 /// A word that names no reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no decision has this cause")]
-pub struct UnknownCause;
+#[error("no decision has this reason")]
+pub struct UnknownReason;
 
 impl FromStr for Why {
-    type Err = UnknownCause;
+    type Err = UnknownReason;
 
-    fn from_str(word: &str) -> Result<Self, UnknownCause> {
-        Self::ALL.into_iter().find(|why| why.as_str() == word).ok_or(UnknownCause)
+    fn from_str(word: &str) -> Result<Self, UnknownReason> {
+        Self::ALL.into_iter().find(|why| why.as_str() == word).ok_or(UnknownReason)
     }
 }
 
@@ -139,6 +139,6 @@ mod tests {
             assert_eq!(why as usize, i, "causes are listed in order, none left out before the last");
             assert_eq!(why.as_str().parse(), Ok(why));
         }
-        assert_eq!("because".parse::<Why>(), Err(UnknownCause));
+        assert_eq!("because".parse::<Why>(), Err(UnknownReason));
     }
 }
