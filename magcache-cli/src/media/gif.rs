@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use gif::{Encoder, Frame, Repeat};
 use image::RgbImage;
 
-use super::sink::FrameSink;
+use super::destination::FrameSink;
 use super::staging::StagedFile;
 use super::{Clip, MediaError};
 

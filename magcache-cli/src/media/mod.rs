@@ -18,24 +18,20 @@
 //! # }
 //! ```
 
-mod clip;
 mod destination;
 mod error;
 mod format;
 mod frames;
 mod gif;
 mod mp4;
-mod png;
-mod sink;
 mod staging;
+mod still;
 #[cfg(test)]
 mod testing;
-mod webp;
 
-pub use clip::Clip;
-pub use destination::{Destination, VideoWriter};
+pub use destination::{Clip, Destination, VideoWriter};
 pub use error::MediaError;
 pub use format::Format;
 pub use frames::{Frames, ValueRange};
-pub(crate) use png::write_picture;
 pub(crate) use staging::{StagedFolder, probe, sweep, write_file};
+pub(crate) use still::write_picture;

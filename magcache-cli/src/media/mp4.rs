@@ -19,7 +19,7 @@ use openh264::{OpenH264API, Timestamp};
 
 use self::boxes::Track;
 use self::yuv::{I420, Matrix};
-use super::sink::FrameSink;
+use super::destination::FrameSink;
 use super::staging::StagedFile;
 use super::{Clip, MediaError};
 

@@ -13,8 +13,11 @@ pub(crate) struct Chart {
     pub(crate) title: String,
     /// Width and height in SVG units.
     pub(crate) size: [u32; 2],
-    pub(crate) x: Axis,
-    pub(crate) y: Axis,
+    /// Labels of the axes; their ranges are those of the data.
+    pub(crate) x: String,
+    pub(crate) y: String,
+    /// The y axis is logarithmic; values that are not positive become gaps.
+    pub(crate) log: bool,
     /// Drawn in this order, the last on top.
     pub(crate) series: Vec<Series>,
     /// Vertical lines.
@@ -23,14 +26,6 @@ pub(crate) struct Chart {
     pub(crate) shades: Vec<Shade>,
     /// Legend text for the bands around points.
     pub(crate) band: String,
-}
-
-/// One axis; its range is that of the data.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Axis {
-    pub(crate) label: String,
-    /// Logarithmic; only for the y axis. Values that are not positive become gaps.
-    pub(crate) log: bool,
 }
 
 /// A series with its own line in the legend.
@@ -88,8 +83,9 @@ impl Chart {
         Self {
             title: title.into(),
             size: [840, 440],
-            x: Axis { label: x.into(), log: false },
-            y: Axis { label: y.into(), log: false },
+            x: x.into(),
+            y: y.into(),
+            log: false,
             series: Vec::new(),
             marks: Vec::new(),
             shades: Vec::new(),
@@ -106,7 +102,7 @@ impl Chart {
 
     /// True for a point that can be drawn.
     pub(super) fn shows(&self, (x, y): (f64, f64)) -> bool {
-        x.is_finite() && y.is_finite() && (y > 0.0 || !self.y.log)
+        x.is_finite() && y.is_finite() && (y > 0.0 || !self.log)
     }
 
     /// Whether there is no point to show.
@@ -123,7 +119,7 @@ impl Chart {
                 x.push(point.0);
                 y.push(point.1);
                 y.extend(
-                    [-spread, spread].map(|s| point.1 + s).into_iter().filter(|y| *y > 0.0 || !self.y.log),
+                    [-spread, spread].map(|s| point.1 + s).into_iter().filter(|y| *y > 0.0 || !self.log),
                 );
             }
         }

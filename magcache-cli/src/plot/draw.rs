@@ -69,7 +69,7 @@ pub(super) fn draw<B: DrawingBackend>(
     root.fill(&WHITE).map_err(failed)?;
     let top = pen.head(root)?;
     let x = padded(x, 0.015);
-    if chart.y.log {
+    if chart.log {
         let [low, high] = padded(y.map(f64::log10), 0.05).map(|v| 10f64.powf(v));
         pen.body(root, top, x, (low..high).log_scale())?;
     } else {
@@ -217,8 +217,8 @@ impl Pen<'_> {
         self.ground(&mut plot)?;
         let (labels, words) = (self.text(12, HPos::Center), self.text(13, HPos::Center));
         plot.configure_mesh()
-            .x_desc(self.chart.x.label.as_str())
-            .y_desc(self.chart.y.label.as_str())
+            .x_desc(self.chart.x.as_str())
+            .y_desc(self.chart.y.as_str())
             .x_label_formatter(&tick)
             .y_label_formatter(&tick)
             .x_labels(12)

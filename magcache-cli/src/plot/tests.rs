@@ -62,7 +62,7 @@ fn what_is_not_finite_is_a_gap() {
     assert_eq!(count(&broken, "polyline"), count(&whole, "polyline") + 1, "two lines instead of one");
     assert_eq!(count(&broken, "circle"), count(&whole, "circle") - 1);
 
-    chart.y.log = true;
+    chart.log = true;
     let logarithmic = elements(&chart.svg().unwrap()).0;
     assert_eq!(
         count(&logarithmic, "circle"),

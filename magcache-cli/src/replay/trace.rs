@@ -4,7 +4,7 @@ mod diff;
 
 pub(crate) use diff::Diff;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use magcache_core::{ConfigError, HookRegistry, Step, config::CacheEntry, log::Audit, state::HookId};
@@ -77,55 +77,43 @@ pub(crate) struct Errors {
     residual_l2: Option<f64>,
 }
 
-/// A file that is checked before the run and appears when it is complete.
-#[derive(Debug)]
-pub(crate) struct TraceFile {
-    path: PathBuf,
-}
+/// The configuration of a cache and its hook.
+pub(crate) type Traced<'c> = (&'c CacheEntry, Hook);
 
-impl TraceFile {
-    /// Checks that `path` can be written.
-    pub(crate) fn prepare(path: &Path) -> Result<Self> {
-        media::probe(path)?;
-        Ok(Self { path: path.to_owned() })
+/// Writes every decision of a run.
+pub(crate) fn write(path: &Path, request: &Request, hooks: &[Traced<'_>], run: &Generation) -> Result<()> {
+    let mut text = Vec::new();
+    for record in run.session().map_or(&[][..], |s| s.log().records()) {
+        let step = run.trajectory().step(record.step);
+        let time = run.times().iter().find(|t| t.step == record.step && t.branch == record.branch);
+        let (entry, hook) = hooks.get(usize::from(record.hook.0)).map(|(entry, hook)| (entry, hook)).unzip();
+        let line = Line {
+            request: format!("seed-{}", request.seed),
+            step: record.step,
+            of: step.total,
+            timestep: step.timestep,
+            sigma: step.sigma,
+            expert: record.expert.0,
+            branch: record.branch.to_string(),
+            evaluation: record.eval,
+            strategy: entry.map(|entry| entry.name.clone()),
+            around: hook.map(|hook| hook.around),
+            range: [record.blocks.start, record.blocks.end],
+            module: record.module.as_deref().map(str::to_owned),
+            forecast: hook.and_then(|hook| hook.forecast.clone()),
+            experts: entry.and_then(|entry| entry.words.experts.clone()),
+            metric: record.metric.filter(|m| m.is_finite()),
+            accumulated: record.accumulated.filter(|m| m.is_finite()),
+            audit: record.audit.map(Errors::of),
+            decision: if record.reused { REUSE } else { "compute" }.to_owned(),
+            reason: record.why.as_str().to_owned(),
+            microseconds: time.map(|t| t.time.as_micros()),
+            cache_bytes: record.bytes,
+        };
+        serde_json::to_writer(&mut text, &line).context("cannot write a line of the trace")?;
+        text.push(b'\n');
     }
-
-    /// Writes every decision of a run.
-    pub(crate) fn write(self, request: &Request, hooks: &[Traced], run: &Generation) -> Result<PathBuf> {
-        let mut text = Vec::new();
-        for record in run.session().map_or(&[][..], |s| s.log().records()) {
-            let step = run.trajectory().step(record.step);
-            let time = run.times().iter().find(|t| t.step == record.step && t.branch == record.branch);
-            let traced = hooks.get(usize::from(record.hook.0));
-            let line = Line {
-                request: format!("seed-{}", request.seed),
-                step: record.step,
-                of: step.total,
-                timestep: step.timestep,
-                sigma: step.sigma,
-                expert: record.expert.0,
-                branch: record.branch.to_string(),
-                evaluation: record.eval,
-                strategy: traced.map(|traced| traced.strategy.clone()),
-                around: traced.map(|traced| traced.hook.around),
-                range: [record.blocks.start, record.blocks.end],
-                module: record.module.as_deref().map(str::to_owned),
-                forecast: traced.and_then(|traced| traced.hook.forecast.clone()),
-                experts: traced.and_then(|traced| traced.experts.clone()),
-                metric: record.metric.filter(|m| m.is_finite()),
-                accumulated: record.accumulated.filter(|m| m.is_finite()),
-                audit: record.audit.map(Errors::of),
-                decision: if record.reused { REUSE } else { "compute" }.to_owned(),
-                reason: record.why.as_str().to_owned(),
-                microseconds: time.map(|t| t.time.as_micros()),
-                cache_bytes: record.bytes,
-            };
-            serde_json::to_writer(&mut text, &line).context("cannot write a line of the trace")?;
-            text.push(b'\n');
-        }
-        media::write_file(&self.path, &text)?;
-        Ok(self.path)
-    }
+    Ok(media::write_file(path, &text)?)
 }
 
 impl Errors {
@@ -141,20 +129,9 @@ impl Errors {
     }
 }
 
-/// What the lines of a trace record about a hook.
-#[derive(Clone, Debug)]
-pub(crate) struct Traced {
-    strategy: String,
-    experts: Option<Vec<String>>,
-    hook: Hook,
-}
-
 /// The hooks of a registry, in order, for the run that `step` belongs to.
-pub(crate) fn hooks(registry: &HookRegistry, entries: &[CacheEntry], step: &Step) -> Vec<Traced> {
-    let of = |(id, entry): (u16, &CacheEntry)| {
-        let hook = schedule::hook(registry, HookId(id), step)?;
-        Some(Traced { strategy: entry.name.clone(), experts: entry.words.experts.clone(), hook })
-    };
+pub(crate) fn hooks<'c>(registry: &HookRegistry, entries: &'c [CacheEntry], step: &Step) -> Vec<Traced<'c>> {
+    let of = |(id, entry)| Some((entry, schedule::hook(registry, HookId(id), step)?));
     (0..).zip(entries).map_while(of).collect()
 }
 

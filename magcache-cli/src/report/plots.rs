@@ -41,7 +41,7 @@ pub(super) fn section(compared: &Compared<'_>) -> Result<Markup> {
 /// Distance of the configurations' latents from the dense run's, by step.
 pub(crate) fn divergence(compared: &Compared<'_>) -> Chart {
     let mut chart = Chart::new("", "step", "‖x − dense‖ / ‖dense‖");
-    chart.y.log = true;
+    chart.log = true;
     chart.marks = marks(compared);
     for row in compared.configs() {
         let points = row.divergence.iter().enumerate().map(|(i, d)| ((first_step(compared) + i) as f64, *d));
@@ -137,7 +137,7 @@ fn figure(compared: &Compared<'_>, title: &Markup, note: &str, mut chart: Chart)
     }
     chart.size = SIZE;
     chart.marks = marks(compared);
-    let label = format!("{} by step, as lines; the values follow", chart.y.label);
+    let label = format!("{} by step, as lines; the values follow", chart.y);
     let drawing = PreEscaped(chart.svg()?);
     Ok(Some(html! {
         figure class="chart" {

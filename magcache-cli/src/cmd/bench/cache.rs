@@ -14,9 +14,9 @@ use magcache_models::{
 };
 use serde_json::json;
 
-use super::Times;
 use crate::{
     args::{BenchCache, Sampling},
+    compare::estimate::Spread,
     console::{Console, Interrupt, bad_input_with},
     job::{Config, Job},
     lanes::{Lane, Scene, take_turns, warm_up},
@@ -66,7 +66,7 @@ pub(super) fn run(args: &BenchCache, ops: Ops, out: &Console) -> Result<()> {
             format!("the ceiling of {} is not known: it forecasts modules inside blocks", args.cache);
         return Err(bad_input_with(message, "--cache magcache"));
     };
-    let (ratios, computed, skipped) = (Times::of(ratios), Times::of(computed), Times::of(skipped));
+    let (ratios, computed, skipped) = (Spread::of(ratios), Spread::of(computed), Spread::of(skipped));
     let text = format!(
         "{}, {} of each: ceiling {ceiling:.3}, transformer {:.3}x ({:.3} to {:.3}), {:.3} of the ceiling{}\n\
          a computed step {:.3} ms, a skipped one {:.3} ms: {:.2} %",

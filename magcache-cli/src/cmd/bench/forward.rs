@@ -10,9 +10,10 @@ use magcache_models::{
 };
 use serde_json::json;
 
-use super::{Times, component, gaussian};
+use super::{component, gaussian, measure};
 use crate::{
     args::BenchForward,
+    compare::estimate::Spread,
     console::{Console, bad_input_at},
 };
 
@@ -44,7 +45,7 @@ fn wan(args: &BenchForward, config: &WanConfig, weights: &Weights, out: &Console
     let (d, ffn) = (config.inner_dim() as f64, config.ffn_dim as f64);
     let linear = 2.0 * n * d * (6.0 * d + 2.0 * ffn);
     let gflop = config.num_layers as f64 * (linear + 4.0 * n * (n + t) * d) / 1e9;
-    let times = Times::measure(args.repeat, || {
+    let times = measure(args.repeat, || {
         model.forward(&latents, &timestep, &text, &mut Pass::off())?;
         Ok(())
     })?;
@@ -69,7 +70,7 @@ fn flux(args: &BenchForward, config: &FluxConfig, weights: &Weights, out: &Conso
     let blocks = (config.num_layers + config.num_single_layers) as f64;
     // Either kind of block costs twelve times the width squared per token, plus attention over all tokens.
     let gflop = blocks * (2.0 * (n + t) * 12.0 * d * d + 4.0 * (n + t) * (n + t) * d) / 1e9;
-    let times = Times::measure(args.repeat, || {
+    let times = measure(args.repeat, || {
         model.forward(&latents, &timestep, guidance, &text, &positions, &mut Pass::off())?;
         Ok(())
     })?;
@@ -78,7 +79,7 @@ fn flux(args: &BenchForward, config: &FluxConfig, weights: &Weights, out: &Conso
 }
 
 /// `gflop` counts multiplications and additions of the blocks' matrix products.
-fn answer(times: Times, tokens: usize, args: &BenchForward, gflop: f64, out: &Console) {
+fn answer(times: Spread, tokens: usize, args: &BenchForward, gflop: f64, out: &Console) {
     let what = format!("{tokens} tokens, {} text tokens, {gflop:.2} GFLOP", args.text);
-    times.answer(&what, args.repeat, &[("tokens", json!(tokens)), ("gflop", json!(gflop))], out);
+    super::answer(times, &what, args.repeat, &[("tokens", json!(tokens)), ("gflop", json!(gflop))], out);
 }

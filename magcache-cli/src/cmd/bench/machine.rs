@@ -8,8 +8,8 @@ use magcache_core::metrics;
 use pulp::{Arch, Simd, WithSimd};
 use serde_json::json;
 
-use super::Times;
-use crate::console::Console;
+use super::measure;
+use crate::{compare::estimate::Spread, console::Console};
 
 /// Number of values in a tensor of 16 MB.
 const VALUES: usize = 4 << 20;
@@ -27,7 +27,7 @@ pub(super) fn run(repeat: usize, out: &Console) -> Result<()> {
         let done: f64 = rayon::broadcast(|_| Arch::new().dispatch(Fma)).into_iter().sum();
         peak.push(done / start.elapsed().as_secs_f64() / 1e9);
         read.push(
-            Times::measure(3, || {
+            measure(3, || {
                 rayon::broadcast(|thread| {
                     for values in &values {
                         let length = values.len() / threads;
@@ -39,7 +39,7 @@ pub(super) fn run(repeat: usize, out: &Console) -> Result<()> {
             .median,
         );
         metric.push(
-            Times::measure(3, || {
+            measure(3, || {
                 black_box(metrics::relative_l1(&a, &b)?);
                 Ok(())
             })?
@@ -47,8 +47,8 @@ pub(super) fn run(repeat: usize, out: &Console) -> Result<()> {
         );
     }
     // The peak is the fastest round, the one with the least disturbance.
-    let gflops = Times::of(peak).max;
-    let (read, metric) = (Times::of(read).median, Times::of(metric).median);
+    let gflops = Spread::of(peak).max;
+    let (read, metric) = (Spread::of(read).median, Spread::of(metric).median);
     let rate = 8e-6 * VALUES as f64 / read;
     let text = format!(
         "{threads} threads, f32\n  multiply-add peak      {gflops:>8.0} GFLOP/s\n  reading two 16 MB tensors {read:>5.2} ms, {rate:.1} GB/s\n  \

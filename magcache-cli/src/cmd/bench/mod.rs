@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use crate::{
     args::{Bench, BenchModel},
+    compare::estimate::Spread,
     console::Console,
     job::model_name,
 };
@@ -51,45 +52,27 @@ fn gaussian(shape: &[usize]) -> Result<Tensor> {
     Ok(Tensor::randn(0f32, 1f32, shape, &Device::Cpu)?)
 }
 
-/// Minimum, median and maximum wall time in milliseconds.
-#[derive(Clone, Copy, Debug)]
-struct Times {
-    min: f64,
-    median: f64,
-    max: f64,
+/// The milliseconds of `repeat` runs, after one to warm up.
+fn measure(repeat: usize, mut run: impl FnMut() -> Result<()>) -> Result<Spread> {
+    run()?;
+    let once = |_| {
+        let start = Instant::now();
+        run()?;
+        Ok(start.elapsed().as_secs_f64() * 1e3)
+    };
+    Ok(Spread::of((0..repeat.max(1)).map(once).collect::<Result<Vec<_>>>()?))
 }
 
-impl Times {
-    fn of(mut times: Vec<f64>) -> Self {
-        times.sort_by(f64::total_cmp);
-        let at = |i: usize| times.get(i).copied().unwrap_or(f64::NAN);
-        Self { min: at(0), median: at(times.len() / 2), max: at(times.len().saturating_sub(1)) }
+/// Prints the times of `what`.
+fn answer(times: Spread, what: &str, repeat: usize, more: &[(&str, Value)], out: &Console) {
+    let (Spread { min, median, max }, repeat) = (times, repeat.max(1));
+    let mut document = json!({ "median_ms": median, "min_ms": min, "max_ms": max, "repeat": repeat });
+    let mut text = format!("{what}: median {median:.2} ms, min {min:.2}, max {max:.2} of {repeat}");
+    for (key, value) in more {
+        document[*key] = value.clone();
     }
-
-    /// Times `repeat` runs after one warm-up run.
-    fn measure(repeat: usize, mut run: impl FnMut() -> Result<()>) -> Result<Self> {
-        run()?;
-        let once = |_| {
-            let start = Instant::now();
-            run()?;
-            Ok(start.elapsed().as_secs_f64() * 1e3)
-        };
-        Ok(Self::of((0..repeat.max(1)).map(once).collect::<Result<_>>()?))
+    if let Some(gflop) = document["gflop"].as_f64() {
+        text += &format!(" ({:.0} GFLOP/s)", gflop / median * 1e3);
     }
-
-    /// Prints the times of `what`.
-    fn answer(self, what: &str, repeat: usize, more: &[(&str, Value)], out: &Console) {
-        let Self { min, median, max } = self;
-        let mut document =
-            json!({ "median_ms": median, "min_ms": min, "max_ms": max, "repeat": repeat.max(1) });
-        let mut text =
-            format!("{what}: median {median:.2} ms, min {min:.2}, max {max:.2} of {}", repeat.max(1));
-        for (key, value) in more {
-            document[*key] = value.clone();
-        }
-        if let Some(gflop) = document["gflop"].as_f64() {
-            text += &format!(" ({:.0} GFLOP/s)", gflop / median * 1e3);
-        }
-        out.answer(&text, &document);
-    }
+    out.answer(&text, &document);
 }

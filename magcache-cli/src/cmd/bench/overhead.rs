@@ -11,8 +11,7 @@ use magcache_core::{
 };
 use serde_json::json;
 
-use super::Times;
-use crate::console::Console;
+use crate::{compare::estimate::Spread, console::Console};
 
 pub(super) fn run(repeat: usize, out: &Console) -> Result<()> {
     const BLOCKS: usize = 30;
@@ -60,7 +59,7 @@ pub(super) fn run(repeat: usize, out: &Console) -> Result<()> {
         "one stream [1, 1024, 1536] f32, 30 blocks that add a tensor; medians of rounds\n".to_owned();
     let mut document = json!({ "metrics": {} });
     for ((key, what, _), times) in lanes.iter().zip(times) {
-        let median = Times::of(times).median;
+        let median = Spread::of(times).median;
         text += &format!("  {what:<40} {median:>9.3} ms\n");
         if key.starts_with("relative") || key.starts_with("magnitude") {
             document["metrics"][key] = json!(median);

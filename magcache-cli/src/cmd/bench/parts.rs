@@ -8,7 +8,7 @@ use magcache_models::{
     text::{T5Config, T5Encoder},
 };
 
-use super::{Times, gaussian};
+use super::{answer, gaussian, measure};
 use crate::console::Console;
 
 /// Times decoding latents to frames.
@@ -21,11 +21,11 @@ pub(super) fn decode(
     let config = VideoVaeConfig::read(folder)?;
     let vae = VideoVae::load(&Weights::open(folder, &Device::Cpu, WeightDtype::Auto)?, &config)?;
     let latents = gaussian(&[1, config.z_dim, frames, height, width])?;
-    let times = Times::measure(repeat, || {
+    let times = measure(repeat, || {
         vae.decode(&latents, None)?;
         Ok(())
     })?;
-    times.answer(&format!("latents of {frames}x{height}x{width}"), repeat, &[], out);
+    answer(times, &format!("latents of {frames}x{height}x{width}"), repeat, &[], out);
     Ok(())
 }
 
@@ -34,10 +34,10 @@ pub(super) fn encode(folder: &Folder, tokens: usize, repeat: usize, out: &Consol
     let config = T5Config::read(folder)?;
     let encoder = T5Encoder::load(&Weights::open(folder, &Device::Cpu, WeightDtype::Auto)?, &config)?;
     let ids: Vec<u32> = (0..tokens).map(|i| (i * 7 % config.vocab_size) as u32).collect();
-    let times = Times::measure(repeat, || {
+    let times = measure(repeat, || {
         encoder.forward(&[&ids], None)?;
         Ok(())
     })?;
-    times.answer(&format!("{tokens} tokens"), repeat, &[], out);
+    answer(times, &format!("{tokens} tokens"), repeat, &[], out);
     Ok(())
 }

@@ -9,14 +9,14 @@ use std::{
 use anyhow::{Context, Result};
 use magcache_core::config::Built;
 use magcache_models::pipeline::{Denoiser, Generation, PipelineError};
-use tracing::{debug, trace};
+use tracing::debug;
 
 use crate::{
     console::{Console, Failure, Interrupt},
     files::{config_of, has_content},
     job::Job,
     media::{self, Destination, Frames, ValueRange},
-    replay::trace::{TraceFile, hooks},
+    replay::trace,
     resume::{StateFolder, Stored},
 };
 
@@ -51,7 +51,7 @@ impl Attempt<'_> {
         let done = resumed_at.is_some_and(|step| step >= job.trajectory.len());
         let written = done && stored.as_ref().is_some_and(|stored| stored.output == *path);
         let (target, written) = Destination::prepare_again(path, job.clip(), written)?;
-        let trace_file = self.trace.map(TraceFile::prepare).transpose()?;
+        self.trace.map(media::probe).transpose()?;
 
         let mut generation = begin(job, built, stored, out)?;
         let ran = denoise(&mut generation, checkpoint.as_mut(), interrupt, out).and_then(|()| {
@@ -70,10 +70,11 @@ impl Attempt<'_> {
             media::write_file(&config_path, config.as_bytes())?;
         }
         let mut outputs = vec![written, config_path];
-        if let Some(file) = trace_file {
+        if let Some(file) = self.trace {
             let run = &job.trajectory;
-            let hooks = hooks(&built.registry, &job.cache.cache, &run.step(run.first));
-            outputs.push(file.write(&job.request, &hooks, &generation)?);
+            let hooks = trace::hooks(&built.registry, &job.cache.cache, &run.step(run.first));
+            trace::write(file, &job.request, &hooks, &generation)?;
+            outputs.push(file.to_owned());
         }
         if let Some(checkpoint) = checkpoint {
             outputs.iter().try_for_each(|output| media::sweep(output))?;
@@ -138,7 +139,7 @@ fn denoise(
         let records = generation.session().map_or(&[][..], |session| session.log().records());
         for r in records.iter().rev().take_while(|r| r.step == step) {
             let (hook, branch, why) = (r.hook.0, r.branch.to_string(), r.why.as_str());
-            trace!(step, branch, hook, blocks = ?r.blocks, reused = r.reused, why, metric = r.metric, bytes = r.bytes);
+            tracing::trace!(step, branch, hook, blocks = ?r.blocks, reused = r.reused, why, metric = r.metric, bytes = r.bytes);
         }
         bar.inc(1);
         if let Some(checkpoint) = checkpoint.as_deref_mut().filter(|c| c.is_due(generation))
