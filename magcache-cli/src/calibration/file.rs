@@ -8,11 +8,11 @@ use magcache_core::{
     Signal, Warmup,
     calibrate::{Distances, Recording, Response},
     error::count,
-    planner::Objective,
-    profile::{Profile, Provenance},
+    planner::{Continuation, Objective, Planner},
+    profile::{PlannedSchedule, Plans, Profile, Provenance},
 };
 
-use super::{Conditions, plans::plans};
+use super::Conditions;
 use crate::{console::bad_input_with, media};
 
 /// How many first and last steps TeaCache's published fits always compute, by signal.
@@ -125,4 +125,40 @@ pub(crate) fn rows_of(profile: &Path) -> PathBuf {
 /// A signal's name in configurations.
 fn word(signal: Signal) -> String {
     toml::Value::try_from(signal).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default()
+}
+
+/// The best schedule for each number of computed steps below the total; empty if no run was rehearsed.
+fn plans(
+    recording: &Recording,
+    conditions: &Conditions,
+    objective: Objective,
+    source: Provenance,
+) -> Result<Option<Plans>> {
+    if recording.reuse.is_empty() {
+        return Ok(None);
+    }
+    let planner = Planner::new(&recording.reuse)?;
+    let of = |with| planner.schedules(with, objective).into_iter().map(move |job| (with, job));
+    let mut schedules: Vec<PlannedSchedule> = Vec::new();
+    for (with, job) in of(Continuation::Residual).chain(of(Continuation::Line)) {
+        if job.skip.is_empty() {
+            continue;
+        }
+        let new = PlannedSchedule::new(job, with);
+        match schedules.iter_mut().find(|own| own.computed == new.computed) {
+            Some(own) if new.error < own.error => *own = new,
+            Some(_) => {}
+            None => schedules.push(new),
+        }
+    }
+    schedules.sort_by_key(|schedule| schedule.computed);
+    let costs = recording.reuse.iter().map(|run| run.cost);
+    Ok(Some(Plans {
+        steps: recording.steps,
+        flow_shift: conditions.number("flow_shift"),
+        boundary_ratio: conditions.number("boundary_ratio"),
+        skipped_cost: costs.sum::<f64>() / recording.reuse.len() as f64,
+        schedules,
+        source,
+    }))
 }

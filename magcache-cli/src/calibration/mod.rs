@@ -5,9 +5,7 @@ mod cost;
 pub(crate) mod diff;
 mod file;
 pub(crate) mod judge;
-mod plans;
 mod rehearse;
-mod sensitivity;
 mod verdict;
 
 pub(crate) use conditions::{Conditions, Facts, facts};

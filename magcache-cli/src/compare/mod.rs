@@ -29,7 +29,7 @@ use crate::{
     files::config_of,
     job::Job,
     lanes::{self, Entry, Scene, Shown},
-    machine::{Machine, memory},
+    machine::{Machine, peak_resident},
     media::{self, Destination, StagedFolder},
 };
 
@@ -60,7 +60,7 @@ pub(crate) struct Compared<'a> {
     pub(crate) of: &'a Comparison,
     /// The dense row, then configurations, then baselines.
     pub(crate) rows: Vec<Row>,
-    /// Of the whole process; see [`memory::peak_resident`].
+    /// Of the whole process; see [`peak_resident`].
     pub(crate) peak_memory: Option<usize>,
     pub(crate) machine: Machine,
     /// The calibrated curve of a profile in use.
@@ -133,7 +133,7 @@ impl Comparison {
         Ok(Compared {
             of: self,
             rows,
-            peak_memory: memory::peak_resident(),
+            peak_memory: peak_resident(),
             machine: Machine::this(&self.device),
             ratios: ratios::ratios(&self.job, &self.contenders),
             outputs,

@@ -12,10 +12,7 @@ use anyhow::Error;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 
-use super::{
-    failure::{Failed, Failure, exit_code},
-    flags::flags,
-};
+use super::failure::{Failed, Failure, exit_code, flags};
 
 /// Prints a command's answer, notes and progress.
 #[derive(Debug)]

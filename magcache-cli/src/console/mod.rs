@@ -2,7 +2,6 @@
 
 mod answers;
 mod failure;
-mod flags;
 mod interrupt;
 mod parse;
 pub(crate) mod verbose;

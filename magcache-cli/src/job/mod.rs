@@ -1,10 +1,7 @@
 //! From arguments to a job: flags over the configuration file over the model's defaults.
 
-mod ahead;
-mod chosen;
 mod config;
 mod flags;
-mod knob;
 pub(crate) mod model_name;
 mod paths;
 mod target;
@@ -18,9 +15,11 @@ use std::{
 use anyhow::Result;
 use candle_core::Device;
 use magcache_core::{
-    CachePlan, ConfigError, HookRegistry, Problem, Trajectory,
+    CachePlan, ConfigError, HookRegistry, ModelMeta, Problem, Trajectory,
     config::{Built, CacheEntry, Residuals},
+    log::DecisionLog,
     profile::{Part, Profile},
+    schedule::{Sizes, simulate, simulate_sized},
 };
 use magcache_models::{
     checkpoint::Ops,
@@ -29,14 +28,16 @@ use magcache_models::{
 };
 
 pub(crate) use self::{
-    ahead::decisions,
-    chosen::Chosen,
     config::{Config, OutputTable, cache_table, flag, set_profile},
     flags::{prompt, read_prompts},
-    knob::Knob,
-    target::Target,
+    target::{Chosen, Target},
+    tuned::Knob,
 };
-use crate::{console::bad_input, files::folder_of, media::Clip};
+use crate::{
+    console::{bad_input, bad_input_with},
+    files::folder_of,
+    media::Clip,
+};
 
 /// A run that is ready to start: a model and a checked request.
 #[derive(Debug)]
@@ -186,6 +187,25 @@ pub(crate) fn strategies(plan: &CachePlan) -> Vec<String> {
 /// The `[[cache]]` tables that read back as this plan.
 pub(crate) fn tables(plan: &CachePlan) -> Result<Vec<toml::Table>, ConfigError> {
     plan.cache.iter().map(CacheEntry::to_table).collect()
+}
+
+/// Every decision of a run; `sizes` are the sizes of its tensors, if known.
+pub(crate) fn decisions(
+    registry: &Arc<HookRegistry>,
+    model: &ModelMeta,
+    run: &Trajectory,
+    sizes: Option<&Sizes>,
+) -> Result<DecisionLog> {
+    match (registry.storage().budget, sizes) {
+        (None, _) => Ok(simulate(registry, model, run)?),
+        (Some(_), Some(sizes)) => Ok(simulate_sized(registry, model, run, sizes)?.log),
+        (Some(budget), None) => {
+            let message = format!(
+                "what a budget of {budget} bytes drops follows from the size of what is made, which a profile does not say"
+            );
+            Err(bad_input_with(message, "--model DIR, or remove `budget` from [residuals]"))
+        }
+    }
 }
 
 #[cfg(test)]

@@ -20,7 +20,6 @@
 //! # }
 //! ```
 
-mod psnr;
 mod ssim;
 
 use candle_core::{DType, Tensor};
@@ -186,7 +185,7 @@ pub fn compare<T: Copy + Into<f64> + Sync>(
             return Err(QualityError::NotFinite { frame });
         }
         let ssim = ssim::ssim(&a, &b, [height, width, channels], data_range);
-        Ok(FrameQuality { psnr: psnr::psnr(&a, &b, data_range), ssim })
+        Ok(FrameQuality { psnr: psnr(&a, &b, data_range), ssim })
     };
     Ok(Quality { frames: pairs.into_par_iter().map(one).collect::<Result<_, _>>()? })
 }
@@ -201,4 +200,14 @@ pub fn compare_tensors(a: &Tensor, b: &Tensor, data_range: f64) -> Result<Qualit
     let samples = |tensor: &Tensor| tensor.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>();
     let (samples_a, samples_b) = (samples(a)?, samples(b)?);
     compare(Frames::new(&samples_a, shape(a)?)?, Frames::new(&samples_b, shape(b)?)?, data_range)
+}
+
+/// Peak signal-to-noise ratio: `10 * log10(data_range^2 / mse)` in dB over every
+/// sample of a frame; infinite for equal frames.
+fn psnr(a: &[f64], b: &[f64], data_range: f64) -> f64 {
+    let squares: f64 = a.iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum();
+    if squares == 0.0 {
+        return f64::INFINITY;
+    }
+    10.0 * (data_range.powi(2) / (squares / a.len() as f64)).log10()
 }

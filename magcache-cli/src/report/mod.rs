@@ -1,6 +1,5 @@
 //! `report.html`: a single self-contained page, without other files or network access.
 
-mod details;
 mod html;
 mod numbers;
 mod pictures;
@@ -16,9 +15,9 @@ use maud::{Markup, PreEscaped, html};
 pub(crate) use self::plots::divergence;
 
 use crate::{
-    compare::{Compared, Comparison, PAGE, answer},
+    compare::{Compared, Comparison, PAGE, answer, row::Role},
     console::Console,
-    media,
+    media, summary,
 };
 
 const STYLE: &str = include_str!("style.css");
@@ -46,8 +45,8 @@ fn page(folder: &Path, compared: &Compared<'_>) -> Result<String> {
         ("Numbers", "numbers", numbers::section(compared)),
         ("Skipped steps", "skips", strips::section(compared)),
         ("By step", "plots", plots::section(compared)?),
-        ("Configurations", "configurations", details::configurations(compared)),
-        ("Machine", "machine", details::machine(compared)),
+        ("Configurations", "configurations", configurations(compared)),
+        ("Machine", "machine", machine(compared)),
     ];
     let sections: Vec<Section> = sections.into_iter().filter(|(.., body)| !body.0.is_empty()).collect();
     let names: Vec<&str> = compared.configs().map(|row| row.name.as_str()).collect();
@@ -106,4 +105,36 @@ fn head(Comparison { job, seeds, .. }: &Comparison) -> Result<Markup> {
         (html::facts(facts))
         (given)
     })
+}
+
+/// The configuration that reproduces each lane.
+fn configurations(compared: &Compared<'_>) -> Markup {
+    let all = &compared.rows;
+    html! {
+        p {
+            "Each reproduces its lane: " code { "magcache run --config FILE" }
+            ". The same files lie beside this page."
+        }
+        @for row in all.iter().filter(|row| row.role != Role::Baseline) {
+            details class=(html::class(all, row)) {
+                summary { (html::name(all, row)) }
+                (html::scrolling(&format!("Configuration of {}", row.name), &html! { pre { (row.config) } }))
+            }
+        }
+    }
+}
+
+/// The machine that it ran on.
+fn machine(compared: &Compared<'_>) -> Markup {
+    let machine = &compared.machine;
+    let mut list = vec![
+        ("Cores", machine.cores.to_string()),
+        ("Threads", machine.threads.to_string()),
+        ("Device", machine.device.clone()),
+        ("System", machine.system.clone()),
+        (crate::PROGRAM, machine.version.to_owned()),
+    ];
+    list.extend(machine.cpu.clone().map(|cpu| ("Processor", cpu)));
+    list.extend(compared.peak_memory.map(|n| ("Memory at the peak, whole process", summary::bytes(n))));
+    html::facts(list)
 }

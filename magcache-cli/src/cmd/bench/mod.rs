@@ -1,10 +1,9 @@
 //! `bench`: the time of one network, the overhead of the cache, the peak of the machine.
 
 mod cache;
-mod forward;
 mod machine;
+mod networks;
 mod overhead;
-mod parts;
 
 use std::time::Instant;
 
@@ -22,12 +21,12 @@ use crate::{
 
 pub(crate) fn run(args: &Bench, ops: Ops, out: &Console) -> Result<()> {
     match args {
-        Bench::Forward(args) => forward::run(args, ops, out),
+        Bench::Forward(args) => networks::run(args, ops, out),
         Bench::Vae { model, latent, repeat } => {
-            parts::decode(&component(model, ops, "vae")?, *latent, *repeat, out)
+            networks::decode(&component(model, ops, "vae")?, *latent, *repeat, out)
         }
         Bench::Text { model, tokens, repeat } => {
-            parts::encode(&component(model, ops, "text_encoder")?, *tokens, *repeat, out)
+            networks::encode(&component(model, ops, "text_encoder")?, *tokens, *repeat, out)
         }
         Bench::Cache(args) => cache::run(args, ops, out),
         Bench::Overhead { repeat } => overhead::run(*repeat, out),

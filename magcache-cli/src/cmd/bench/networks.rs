@@ -1,16 +1,19 @@
-//! One forward of a transformer on random latents.
+//! The networks: one forward of a transformer on random latents, and those that run once per generation, the text
+//! encoder and the autoencoder.
 
 use anyhow::Result;
 use candle_core::{Device, Tensor};
 use magcache_core::Pass;
 use magcache_models::{
+    autoencoder::{VideoVae, VideoVaeConfig},
     checkpoint::{Folder, Ops, WeightDtype, Weights},
     flux::{FluxConfig, FluxTransformer},
+    text::{T5Config, T5Encoder},
     wan::{WanConfig, WanTransformer},
 };
 use serde_json::json;
 
-use super::{component, gaussian, measure};
+use super::{answer, component, gaussian, measure};
 use crate::{
     args::BenchForward,
     compare::estimate::Spread,
@@ -49,7 +52,7 @@ fn wan(args: &BenchForward, config: &WanConfig, weights: &Weights, out: &Console
         model.forward(&latents, &timestep, &text, &mut Pass::off())?;
         Ok(())
     })?;
-    answer(times, tokens, args, gflop, out);
+    forward(times, tokens, args, gflop, out);
     Ok(())
 }
 
@@ -74,12 +77,43 @@ fn flux(args: &BenchForward, config: &FluxConfig, weights: &Weights, out: &Conso
         model.forward(&latents, &timestep, guidance, &text, &positions, &mut Pass::off())?;
         Ok(())
     })?;
-    answer(times, tokens, args, gflop, out);
+    forward(times, tokens, args, gflop, out);
     Ok(())
 }
 
 /// `gflop` counts multiplications and additions of the blocks' matrix products.
-fn answer(times: Spread, tokens: usize, args: &BenchForward, gflop: f64, out: &Console) {
+fn forward(times: Spread, tokens: usize, args: &BenchForward, gflop: f64, out: &Console) {
     let what = format!("{tokens} tokens, {} text tokens, {gflop:.2} GFLOP", args.text);
-    super::answer(times, &what, args.repeat, &[("tokens", json!(tokens)), ("gflop", json!(gflop))], out);
+    answer(times, &what, args.repeat, &[("tokens", json!(tokens)), ("gflop", json!(gflop))], out);
+}
+
+/// Times decoding latents to frames.
+pub(super) fn decode(
+    folder: &Folder,
+    [frames, height, width]: [usize; 3],
+    repeat: usize,
+    out: &Console,
+) -> Result<()> {
+    let config = VideoVaeConfig::read(folder)?;
+    let vae = VideoVae::load(&Weights::open(folder, &Device::Cpu, WeightDtype::Auto)?, &config)?;
+    let latents = gaussian(&[1, config.z_dim, frames, height, width])?;
+    let times = measure(repeat, || {
+        vae.decode(&latents, None)?;
+        Ok(())
+    })?;
+    answer(times, &format!("latents of {frames}x{height}x{width}"), repeat, &[], out);
+    Ok(())
+}
+
+/// Times encoding tokens to hidden states.
+pub(super) fn encode(folder: &Folder, tokens: usize, repeat: usize, out: &Console) -> Result<()> {
+    let config = T5Config::read(folder)?;
+    let encoder = T5Encoder::load(&Weights::open(folder, &Device::Cpu, WeightDtype::Auto)?, &config)?;
+    let ids: Vec<u32> = (0..tokens).map(|i| (i * 7 % config.vocab_size) as u32).collect();
+    let times = measure(repeat, || {
+        encoder.forward(&[&ids], None)?;
+        Ok(())
+    })?;
+    answer(times, &format!("{tokens} tokens"), repeat, &[], out);
+    Ok(())
 }
