@@ -1,4 +1,5 @@
-//! How a failed command ends: message, hint and exit code.
+//! How a failed command ends: message, hint and exit code. Hints of libraries name keys of a configuration; here they
+//! become the flags that the user types.
 
 use anyhow::Error;
 use clap::CommandFactory;

@@ -14,20 +14,7 @@ use crate::{
     console::{bad_input, bad_input_with},
 };
 
-/// A path and the argument it came from: `--out clip.mp4`.
-#[derive(Clone, Debug)]
-struct Named {
-    what: String,
-    path: PathBuf,
-}
-
-impl fmt::Display for Named {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.what, self.path.display())
-    }
-}
-
-/// The kind of thing written at a path.
+/// The kind of thing at a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     File,
@@ -35,9 +22,11 @@ enum Kind {
     Folder,
 }
 
+/// A path and the argument it came from: `--out clip.mp4`.
 #[derive(Clone, Debug)]
-struct Target {
-    named: Named,
+struct Named {
+    what: String,
+    path: PathBuf,
     kind: Kind,
     /// The writer itself checks what may already exist there.
     checked: bool,
@@ -48,40 +37,43 @@ struct Target {
 pub(crate) struct Writes {
     overwrite: bool,
     reads: Vec<Named>,
-    targets: Vec<Target>,
+    targets: Vec<Named>,
     begun: Vec<PathBuf>,
 }
 
 impl Writes {
-    /// Nothing to write yet.
     pub(crate) fn new(writing: Writing) -> Self {
         Self { overwrite: writing.overwrite, ..Self::default() }
     }
 
     /// Adds a file that is read and must stay unchanged.
     pub(crate) fn reads(mut self, what: &str, path: Option<&Path>) -> Self {
-        self.reads.extend(path.map(|path| Named::new(what, path)));
+        self.reads.extend(Named::new(what, path, Kind::File, false));
         self
     }
 
     /// Adds a file to be written.
-    pub(crate) fn file(self, what: &str, path: Option<&Path>) -> Self {
-        self.target(what, path, Kind::File, false)
+    pub(crate) fn file(mut self, what: &str, path: Option<&Path>) -> Self {
+        self.targets.extend(Named::new(what, path, Kind::File, false));
+        self
     }
 
     /// Adds a file that may exist: its writer recognises its own.
-    pub(crate) fn checked_file(self, what: &str, path: Option<&Path>) -> Self {
-        self.target(what, path, Kind::File, true)
+    pub(crate) fn checked_file(mut self, what: &str, path: Option<&Path>) -> Self {
+        self.targets.extend(Named::new(what, path, Kind::File, true));
+        self
     }
 
     /// Adds a folder that receives several files.
-    pub(crate) fn folder(self, what: &str, path: Option<&Path>) -> Self {
-        self.target(what, path, Kind::Folder, false)
+    pub(crate) fn folder(mut self, what: &str, path: Option<&Path>) -> Self {
+        self.targets.extend(Named::new(what, path, Kind::Folder, false));
+        self
     }
 
     /// Adds a folder that may exist: its writer checks its contents.
-    pub(crate) fn checked_folder(self, what: &str, path: Option<&Path>) -> Self {
-        self.target(what, path, Kind::Folder, true)
+    pub(crate) fn checked_folder(mut self, what: &str, path: Option<&Path>) -> Self {
+        self.targets.extend(Named::new(what, path, Kind::Folder, true));
+        self
     }
 
     /// Adds the paths that an earlier part of this same run was writing, as [`Writes::places`] gave them:
@@ -91,57 +83,39 @@ impl Writes {
         self
     }
 
-    fn target(mut self, what: &str, path: Option<&Path>, kind: Kind, checked: bool) -> Self {
-        self.targets.extend(path.map(|path| Target { named: Named::new(what, path), kind, checked }));
-        self
-    }
-
     /// The absolute paths of everything written, independent of the working folder.
     pub(crate) fn places(&self) -> Vec<PathBuf> {
-        self.targets.iter().map(|target| place(&target.named.path)).collect()
+        self.targets.iter().map(Named::place).collect()
     }
 
     /// Errors: two of the paths are the same, a path is not UTF-8, something already exists.
     pub(crate) fn check(&self) -> Result<()> {
         for (i, target) in self.targets.iter().enumerate() {
-            let Target { named, .. } = target;
-            utf8(&named.what, &named.path)?;
-            if named.path.file_name().is_none() {
-                let message = format!("{named} has no name of its own, so nothing can be put in its place");
+            let Named { what, path, kind, .. } = target;
+            utf8(what, path)?;
+            if path.file_name().is_none() {
+                let message = format!("{target} has no name of its own, so nothing can be put in its place");
                 return Err(bad_input_with(message, "name a file, or a folder that is new"));
             }
-            let at = place(&named.path);
-            if named.path.is_dir() && target.kind == Kind::File {
-                return Err(bad_input(format!("{named} is a folder, a file is to be written there")));
+            if path.is_dir() && *kind == Kind::File {
+                return Err(bad_input(format!("{target} is a folder, a file is to be written there")));
             }
-            if let Some(read) =
-                self.reads.iter().find(|read| meet(&at, target.kind, &place(&read.path), Kind::File))
-            {
-                let message = format!("{named} would be written over {read}, which is read");
+            if let Some(read) = self.reads.iter().find(|read| target.meets(read)) {
+                let message = format!("{target} would be written over {read}, which is read");
                 return Err(bad_input_with(message, "give each a name of its own"));
             }
-            let other = self.targets[..i]
-                .iter()
-                .find(|other| meet(&at, target.kind, &place(&other.named.path), other.kind));
-            if let Some(Target { named: other, .. }) = other {
-                let message = format!("{named} and {other} would be written over each other");
-                return Err(bad_input_with(
-                    message,
-                    "give each a name of its own, outside of the other's folder",
-                ));
+            if let Some(other) = self.targets[..i].iter().find(|other| target.meets(other)) {
+                let message = format!("{target} and {other} would be written over each other");
+                let hint = "give each a name of its own, outside of the other's folder";
+                return Err(bad_input_with(message, hint));
             }
         }
-        let there: Vec<String> = self
-            .targets
-            .iter()
-            .filter(|target| !self.overwrite && !target.checked && target.is_there())
-            .filter(|target| !self.begun.contains(&place(&target.named.path)))
-            .map(|target| target.named.to_string())
-            .collect();
-        if there.is_empty() {
-            return Ok(());
-        }
+        let there =
+            self.targets.iter().filter(|target| !self.overwrite && !target.checked && target.is_there());
+        let there = there.filter(|target| !self.begun.contains(&target.place()));
+        let there: Vec<String> = there.map(ToString::to_string).collect();
         let message = match there.as_slice() {
+            [] => return Ok(()),
             [one] => format!("{one} exists already"),
             several => format!("{} exist already", several.join(", ")),
         };
@@ -150,25 +124,35 @@ impl Writes {
 }
 
 impl Named {
-    fn new(what: &str, path: &Path) -> Self {
-        Self { what: what.to_owned(), path: path.to_owned() }
+    fn new(what: &str, path: Option<&Path>, kind: Kind, checked: bool) -> Option<Self> {
+        Some(Self { what: what.to_owned(), path: path?.to_owned(), kind, checked })
     }
-}
 
-impl Target {
-    /// True if it would replace something.
+    fn place(&self) -> PathBuf {
+        place(&self.path)
+    }
+
+    /// True if writing here would replace something.
     fn is_there(&self) -> bool {
-        let path = &self.named.path;
         match self.kind {
-            Kind::File => fs::symlink_metadata(path).is_ok(),
-            Kind::Folder => fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some()),
+            Kind::File => fs::symlink_metadata(&self.path).is_ok(),
+            Kind::Folder => fs::read_dir(&self.path).is_ok_and(|mut entries| entries.next().is_some()),
         }
     }
+
+    /// True if the paths are equal or one lies inside the other.
+    fn meets(&self, other: &Self) -> bool {
+        let (own, others) = (self.place(), other.place());
+        own == others
+            || (self.kind == Kind::Folder && others.starts_with(&own))
+            || (other.kind == Kind::Folder && own.starts_with(&others))
+    }
 }
 
-/// True if the paths are equal or one lies inside the other.
-fn meet(a: &Path, a_is: Kind, b: &Path, b_is: Kind) -> bool {
-    a == b || (a_is == Kind::Folder && b.starts_with(a)) || (b_is == Kind::Folder && a.starts_with(b))
+impl fmt::Display for Named {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.what, self.path.display())
+    }
 }
 
 /// The canonical spelling of a path; links are followed as far as the path exists.

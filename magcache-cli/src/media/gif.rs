@@ -26,12 +26,11 @@ pub(super) struct GifSink {
 
 impl GifSink {
     pub(super) fn create(path: &Path, clip: Clip) -> Result<Self, MediaError> {
-        let width = u16::try_from(clip.width).map_err(|e| MediaError::encode(path, 0, e))?;
-        let height = u16::try_from(clip.height).map_err(|e| MediaError::encode(path, 0, e))?;
-        let file = StagedFile::create(path)?;
-        let mut encoder =
-            Encoder::new(file, width, height, &[]).map_err(|e| MediaError::encode(path, 0, e))?;
-        encoder.set_repeat(Repeat::Infinite).map_err(|e| MediaError::encode(path, 0, e))?;
+        let refused = |reason| MediaError::encode(path, 0, reason);
+        let side = |pixels: u32| u16::try_from(pixels).map_err(|e| MediaError::encode(path, 0, e));
+        let (width, height) = (side(clip.width)?, side(clip.height)?);
+        let mut encoder = Encoder::new(StagedFile::create(path)?, width, height, &[]).map_err(refused)?;
+        encoder.set_repeat(Repeat::Infinite).map_err(refused)?;
         Ok(Self { encoder, path: path.to_owned(), clip, next: 0 })
     }
 }

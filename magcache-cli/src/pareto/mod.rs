@@ -2,7 +2,6 @@
 
 mod contender;
 mod points;
-mod threshold;
 
 pub(crate) use contender::{Contender, Setting};
 pub(crate) use points::{Point, Points, margin, with_error};
