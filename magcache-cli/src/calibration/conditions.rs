@@ -119,16 +119,8 @@ impl Conditions {
             let message = format!("{place} was calibrated under other conditions: {}", differ.join("; "));
             return Err(bad_input_with(message, "calibrate with the same ones, or leave it out"));
         }
-        for prompt in other.prompts {
-            if !self.prompts.contains(&prompt) {
-                self.prompts.push(prompt);
-            }
-        }
-        for seed in other.seeds {
-            if !self.seeds.contains(&seed) {
-                self.seeds.push(seed);
-            }
-        }
+        add(&mut self.prompts, other.prompts);
+        add(&mut self.seeds, other.seeds);
         self.runs += other.runs;
         Ok(())
     }
@@ -142,5 +134,14 @@ impl Conditions {
     pub(crate) fn table(&self) -> Result<Facts> {
         let table = toml::Table::try_from(self)?;
         Ok(table.into_iter().collect())
+    }
+}
+
+/// Adds the values that are new.
+fn add<T: PartialEq>(own: &mut Vec<T>, others: Vec<T>) {
+    for other in others {
+        if !own.contains(&other) {
+            own.push(other);
+        }
     }
 }

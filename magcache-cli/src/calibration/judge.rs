@@ -113,7 +113,7 @@ pub(crate) fn json(judged: &[Judged]) -> Value {
     let reasons: Vec<&str> =
         judged.iter().flat_map(|one| &one.reasons).map(|reason| reason.text.as_str()).collect();
     json!({
-        "verdict": worst.to_string(),
+        "verdict": worst,
         "reasons": reasons,
         "caches": judged.iter().map(Judged::json).collect::<Vec<_>>(),
     })

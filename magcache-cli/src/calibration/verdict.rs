@@ -15,12 +15,14 @@ use magcache_core::{
     profile::{Curve, Part, Profile},
 };
 use magcache_models::pipeline::SamplingOption;
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::Facts;
 
 /// Ordered from best to worst.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum Verdict {
     /// Measured under the run's conditions, as far as the profile records them.
     Exact,
@@ -70,16 +72,6 @@ struct Measured<'a> {
     facts: Facts,
     /// Only for a curve.
     curve: Option<&'a Curve>,
-}
-
-impl fmt::Display for Verdict {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Exact => "exact",
-            Self::Usable => "usable",
-            Self::Refused => "refused",
-        })
-    }
 }
 
 impl Reason {
@@ -219,8 +211,7 @@ impl<'a> Measured<'a> {
         let [there, here] = curve.boundaries(run).filter(|[there, here]| there != here)?;
         let text =
             format!("its first expert would run {there} of {}, the run's {here}", count(run.len(), "step"));
-        let verdict = if self.is_recorded() { Verdict::Refused } else { Verdict::Usable };
-        Some(Reason { verdict, text })
+        Some(self.by_step(text))
     }
 
     /// A reason if the run has branches that the curve does not cover.
@@ -229,8 +220,12 @@ impl<'a> Measured<'a> {
         let missing: Vec<String> = missing.filter(|name| !curve.ratios.contains_key(name)).collect();
         let has: Vec<&str> = curve.ratios.keys().map(String::as_str).collect();
         let text = format!("it has the branches {}, the run has {} too", has.join(", "), missing.join(", "));
-        let verdict = if self.is_recorded() { Verdict::Refused } else { Verdict::Usable };
-        (!missing.is_empty()).then_some(Reason { verdict, text })
+        (!missing.is_empty()).then(|| self.by_step(text))
+    }
+
+    /// A difference that puts a curve's values at other steps; a published curve says too little to refuse it.
+    fn by_step(&self, text: String) -> Reason {
+        if self.is_recorded() { Reason::refused(text) } else { Reason::usable(text) }
     }
 }
 
@@ -281,7 +276,7 @@ impl Judged {
         json!({
             "profile": self.profile,
             "strategy": self.strategy,
-            "verdict": self.verdict().to_string(),
+            "verdict": self.verdict(),
             "reasons": self.texts(),
         })
     }

@@ -38,11 +38,8 @@ pub(crate) fn run(args: &Inspect, out: &Console) -> Result<()> {
     };
     let path = folder.as_ref().map(Folder::describe).or(file.map(|path| path.display().to_string()));
     let path = path.unwrap_or_default();
-    let mut report = Report {
-        text: format!("{path}: "),
-        document: json!({ "path": path, "components": {} }),
-        tensors: args.tensors,
-    };
+    let (text, document) = (format!("{path}: "), json!({ "path": path, "components": {} }));
+    let mut report = Report { text, document, tensors: args.tensors };
     file.map_or(Ok(()), |path| report.file(path))?;
     folder.map_or(Ok(()), |folder| report.folder(&folder))?;
     out.answer(&report.text, &report.document);
@@ -82,10 +79,7 @@ impl Report {
             // The error lists what was looked for.
             pipeline::open(folder.clone(), pipeline::LoadOptions::default())?;
         }
-        let missing = match self.parts(folder) {
-            Ok(()) => Vec::new(),
-            Err(missing) => missing,
-        };
+        let missing = self.parts(folder);
         let index: Value = folder.read_json("model_index.json").unwrap_or_default();
         let class = |loader: &Loader| match (index["_class_name"].as_str(), WanSource::open(folder.clone())) {
             (Some(class), _) => class.to_owned(),
@@ -124,24 +118,20 @@ impl Report {
         Ok(())
     }
 
-    /// Reports the contents of a model folder; the error lists what is missing.
-    fn parts(&mut self, folder: &Folder) -> Result<(), Vec<String>> {
+    /// Reports the contents of a model folder; returns what is missing.
+    fn parts(&mut self, folder: &Folder) -> Vec<String> {
         let index: Value = folder.read_json("model_index.json").unwrap_or_default();
         let class = index["_class_name"].as_str();
         self.set("class", class);
         self.set("layout", WanSource::detect(folder).map(Layout::name));
         match WanSource::open(folder.clone()) {
-            Ok(source) => self.wan(&source).map_err(|error| vec![error.to_string()]),
+            Ok(source) => self.wan(&source).err().iter().map(ToString::to_string).collect(),
             Err(CheckpointError::WrongArchitecture { .. }) => {
                 self.say(format!("diffusers folder, {}", class.unwrap_or("?")));
-                let missing = self.listed(folder, &index);
-                if missing.is_empty() { Ok(()) } else { Err(missing) }
+                self.listed(folder, &index)
             }
             // Files of another pipeline.
-            Err(_) if class.is_none() && WanSource::detect(folder).is_none() => {
-                let unreadable = self.loose(folder);
-                if unreadable.is_empty() { Ok(()) } else { Err(unreadable) }
-            }
+            Err(_) if class.is_none() && WanSource::detect(folder).is_none() => self.loose(folder),
             Err(error) => {
                 let layout = WanSource::detect(folder).map_or("unknown", Layout::name);
                 self.say(format!(
@@ -149,7 +139,7 @@ impl Report {
                     class.map(|c| format!(", {c}")).unwrap_or_default()
                 ));
                 let missing = if class.is_some() { self.listed(folder, &index) } else { self.loose(folder) };
-                Err(if missing.is_empty() { vec![error.to_string()] } else { missing })
+                if missing.is_empty() { vec![error.to_string()] } else { missing }
             }
         }
     }

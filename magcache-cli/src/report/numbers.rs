@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Title and explanation of each column.
-const COLUMNS: [(&str, &str); 10] = [
+const COLUMNS: [(&str, &str); 11] = [
     ("Lane", ""),
     (
         "Computed",
@@ -30,6 +30,7 @@ const COLUMNS: [(&str, &str); 10] = [
         "PSNR less that of a dense run of as many steps as the configuration computed: below 0 the cache loses.",
     ),
     ("Cache", "Bytes held between steps, at the peak."),
+    ("Seconds", "Of network and decoding."),
 ];
 
 pub(super) fn section(compared: &Compared<'_>) -> Markup {
@@ -38,10 +39,7 @@ pub(super) fn section(compared: &Compared<'_>) -> Markup {
     let table = html! {
         table {
             thead {
-                tr {
-                    @for (title, _) in columns() { th scope="col" { (title) } }
-                    th scope="col" { "Seconds" }
-                }
+                tr { @for (title, _) in columns() { th scope="col" { (title) } } }
             }
             tbody { @for row in &compared.rows { (line(compared, row)) } }
         }
@@ -58,7 +56,6 @@ pub(super) fn section(compared: &Compared<'_>) -> Markup {
                 @for (title, meaning) in columns().filter(|(_, meaning)| !meaning.is_empty()) {
                     div { dt { (title) } dd { (meaning) } }
                 }
-                div { dt { "Seconds" } dd { "Of network and decoding." } }
             }
             p { (rounds(compared)) }
         }

@@ -2,9 +2,12 @@
 
 mod reference;
 
-use anyhow::Result;
-use magcache_core::{ConfigError, error::nearest, meta};
-use magcache_models::{pipeline, sampler::SamplerKind};
+use anyhow::{Error, Result};
+use magcache_core::{ConfigError, ModelMeta, error::nearest, meta, profile::Profile};
+use magcache_models::{
+    pipeline::{self, Loader},
+    sampler::SamplerKind,
+};
 use serde_json::json;
 
 use self::reference::Section;
@@ -28,13 +31,8 @@ fn keys(name: &str, markdown: bool, out: &Console) -> Result<()> {
     let all = reference::sections();
     let found: Vec<&Section> = all.iter().filter(|s| name.is_empty() || s.name == name).collect();
     if found.is_empty() {
-        return Err(ConfigError::UnknownName {
-            place: "--keys".to_owned(),
-            kind: "strategy, forecast or table",
-            name: name.to_owned(),
-            nearest: nearest(name, all.iter().map(|s| s.name.as_str())),
-        }
-        .into());
+        let names = all.iter().map(|s| s.name.as_str());
+        return Err(unknown("--keys", "strategy, forecast or table", name, names));
     }
     let bold = |text: &str| out.paint(text, 1);
     let sections: Vec<String> = found.iter().map(|section| section.text(bold)).collect();
@@ -46,13 +44,7 @@ fn keys(name: &str, markdown: bool, out: &Console) -> Result<()> {
 fn example(name: &str, out: &Console) -> Result<()> {
     let known = meta::strategies();
     let Some(info) = known.iter().find(|s| s.name == name) else {
-        return Err(ConfigError::UnknownName {
-            place: "--example".to_owned(),
-            kind: "strategy",
-            name: name.to_owned(),
-            nearest: nearest(name, known.iter().map(|s| s.name)),
-        }
-        .into());
+        return Err(unknown("--example", "strategy", name, known.iter().map(|s| s.name)));
     };
     let lines = info.example.lines().map(str::trim_end).filter(|l| !l.trim().is_empty());
     let indent = lines.clone().map(|l| l.len() - l.trim_start().len()).min().unwrap_or(0);
@@ -62,39 +54,36 @@ fn example(name: &str, out: &Console) -> Result<()> {
     Ok(())
 }
 
+/// The error for a name that is none of `known`.
+fn unknown<'k>(place: &str, kind: &'static str, name: &str, known: impl Iterator<Item = &'k str>) -> Error {
+    let nearest = nearest(name, known);
+    ConfigError::UnknownName { place: place.to_owned(), kind, name: name.to_owned(), nearest }.into()
+}
+
 fn everything(out: &Console) {
     let row = |name: &str, what: &str, origin: &str| format!("  {name:<22} {what}  [{origin}]\n");
-    let mut text = out.paint("strategies", 1) + "\n";
-    for s in meta::strategies() {
-        text += &row(s.name, s.summary, s.origin);
-    }
-    text += &(out.paint("forecasts", 1) + "\n");
-    for f in meta::forecasts() {
-        text += &row(f.name, f.summary, f.origin);
-    }
-    text += &(out.paint("models", 1) + "\n");
-    for m in meta::models() {
+    let model = |m: &ModelMeta| {
         let embedded = model_name::embedded(&m.name);
         let here = if embedded.is_some() { " (in this program)" } else { "" };
-        text += &row(&m.name, &format!("{}{here}", m.summary), m.origin);
-        text += &embedded.map(|e| format!("  {:<22} prompts: {}\n", "", e.prompts)).unwrap_or_default();
-    }
-    text += &(out.paint("profiles", 1) + "\n");
-    for p in meta::profiles() {
-        let summary = magcache_core::profile::Profile::find(p.name).map(|p| p.summary).unwrap_or_default();
-        text += &row(p.name, &summary, p.origin);
-    }
-    text += &(out.paint("samplers", 1) + "\n");
-    for kind in SamplerKind::ALL {
-        text += &format!("  {}\n", kind.name());
-    }
-    text += &(out.paint("pipelines", 1) + "\n");
-    for l in pipeline::loaders() {
+        let prompts = embedded.map(|e| format!("  {:<22} prompts: {}\n", "", e.prompts)).unwrap_or_default();
+        row(&m.name, &format!("{}{here}", m.summary), m.origin) + &prompts
+    };
+    let profile = |name: &str, origin: &str| {
+        row(name, &Profile::find(name).map(|p| p.summary).unwrap_or_default(), origin)
+    };
+    let loader = |l: &Loader| -> String {
         let layouts = if l.looks_for.is_empty() { "diffusers folder" } else { "diffusers or native folder" };
-        for class in l.class_names {
-            text += &row(class, layouts, l.origin);
-        }
-    }
+        l.class_names.iter().map(|class| row(class, layouts, l.origin)).collect()
+    };
+    let sections: [(&str, String); 6] = [
+        ("strategies", meta::strategies().iter().map(|s| row(s.name, s.summary, s.origin)).collect()),
+        ("forecasts", meta::forecasts().iter().map(|f| row(f.name, f.summary, f.origin)).collect()),
+        ("models", meta::models().into_iter().map(model).collect()),
+        ("profiles", meta::profiles().iter().map(|p| profile(p.name, p.origin)).collect()),
+        ("samplers", SamplerKind::ALL.map(|kind| format!("  {}\n", kind.name())).concat()),
+        ("pipelines", pipeline::loaders().into_iter().map(loader).collect()),
+    ];
+    let text: String = sections.iter().map(|(title, rows)| out.paint(title, 1) + "\n" + rows).collect();
     let document = json!({
         "strategies": meta::strategies().iter().map(|s| json!({
             "name": s.name, "summary": s.summary, "paper": s.paper, "origin": s.origin,

@@ -17,7 +17,7 @@ use crate::{
     args::Schedule,
     calibration::judge,
     console::{Console, bad_input_with},
-    files::Writes,
+    files::{Writes, wrote},
     job::{Chosen, Config, cache_table, decisions, model_name, set_profile},
     plot::{self, Chart},
     replay::exchange::Export,
@@ -77,29 +77,23 @@ pub(crate) fn run(args: &Schedule, out: &Console) -> Result<()> {
     let short = outlook.chosen.as_ref().and_then(|chosen| chosen.short.as_ref());
     warnings.extend(short.map(|short| Problem::warning("target", short)));
     let bytes = cache_bytes(&outlook, &built.registry)?;
-    let drawn = match (&plot, &log, &summary) {
-        (None, ..) => None,
-        (Some(target), Some(log), Some(summary)) => {
-            Some(target.write(&drawing(&outlook, &strategy, log, summary))?)
-        }
-        (Some(_), ..) => {
-            let message =
-                format!("{strategy} decides from what it sees: there is no schedule to draw before a run");
-            return Err(bad_input_with(message, "magcache run --trace FILE.jsonl records it"));
-        }
+    let unknown = |what: &str, hint: &str| {
+        let message =
+            format!("{strategy} decides from what it sees: there is no schedule to {what} before a run");
+        bad_input_with(message, hint)
     };
-    let exported = match (export, &log) {
-        (None, _) => None,
-        (Some(export), Some(log)) => Some(export.write(&job.cache, &built.registry, log, &outlook.run)?),
-        (Some(_), None) => {
-            let message =
-                format!("{strategy} decides from what it sees: there is no schedule to write before a run");
-            return Err(bad_input_with(
-                message,
-                "magcache run --trace FILE.jsonl, then --cache replay:FILE.jsonl",
-            ));
-        }
-    };
+    let mut outputs = Vec::new();
+    if let Some(target) = &plot {
+        let known = log.as_ref().zip(summary.as_ref());
+        let (log, summary) =
+            known.ok_or_else(|| unknown("draw", "magcache run --trace FILE.jsonl records it"))?;
+        outputs.push(target.write(&drawing(&outlook, &strategy, log, summary))?);
+    }
+    if let Some(export) = export {
+        let hint = "magcache run --trace FILE.jsonl, then --cache replay:FILE.jsonl";
+        let log = log.as_ref().ok_or_else(|| unknown("write", hint))?;
+        outputs.push(export.write(&job.cache, &built.registry, log, &outlook.run)?);
+    }
     for warning in &warnings {
         out.warn(&warning.to_string(), warning.hint.as_deref());
     }
@@ -116,12 +110,10 @@ pub(crate) fn run(args: &Schedule, out: &Console) -> Result<()> {
         "warnings": warnings.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "planned": outlook.chosen.as_ref().map(Chosen::json),
         "profile_verdict": judge::json(&outlook.judged),
-        "outputs": drawn.iter().chain(&exported).collect::<Vec<_>>(),
+        "outputs": outputs,
     });
-    let mut text = text(&outlook, &strategy, log.as_ref(), summary.as_ref(), bytes);
-    text +=
-        &drawn.iter().chain(&exported).map(|path| format!("wrote {}\n", path.display())).collect::<String>();
-    out.answer(&text, &document);
+    let text = text(&outlook, &strategy, log.as_ref(), summary.as_ref(), bytes);
+    out.answer(&(text + &wrote(&outputs)), &document);
     Ok(())
 }
 
