@@ -8,7 +8,6 @@ pub(crate) struct Machine {
     /// The processor's name, if the system reports it (Linux).
     pub(crate) cpu: Option<String>,
     pub(crate) cores: usize,
-    /// Number of compute threads.
     pub(crate) threads: usize,
     /// `linux x86_64`.
     pub(crate) system: String,

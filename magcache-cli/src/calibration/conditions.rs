@@ -29,7 +29,6 @@ pub(crate) struct Conditions {
     pub(crate) seeds: Vec<u64>,
     /// Number of dense runs.
     pub(crate) runs: usize,
-    /// In UTC.
     pub(crate) date: String,
     /// Version of this program.
     pub(crate) version: String,
@@ -125,12 +124,10 @@ impl Conditions {
         Ok(())
     }
 
-    /// A numeric option.
     pub(crate) fn number(&self, name: &str) -> Option<f64> {
         self.options.get(name)?.as_float()
     }
 
-    /// The table that is written into a profile.
     pub(crate) fn table(&self) -> Result<Facts> {
         let table = toml::Table::try_from(self)?;
         Ok(table.into_iter().collect())

@@ -18,7 +18,6 @@ use super::Facts;
 /// Number of distances in the common range of two fits at which they are compared.
 const SAMPLES: usize = 257;
 
-/// A comparison of two profiles.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Diff {
     /// Conditions of the measurements; they affect no decision.
@@ -41,7 +40,6 @@ pub(crate) struct Condition {
     pub(crate) is_read: bool,
 }
 
-/// A part that only one profile has.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Missing {
     pub(crate) what: String,

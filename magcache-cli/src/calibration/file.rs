@@ -60,7 +60,6 @@ impl Measured {
         Ok(self.recording.join(other.recording)?)
     }
 
-    /// Builds the profile of a model.
     pub(crate) fn profile(&self, name: &str, model: &str, objective: Objective) -> Result<Profile> {
         let source = |rows: Option<usize>| -> Result<Provenance> {
             let mut measured = self.conditions.table()?;
@@ -117,7 +116,6 @@ impl Measured {
     }
 }
 
-/// The path of the rows of a profile.
 pub(crate) fn rows_of(profile: &Path) -> PathBuf {
     profile.with_extension("safetensors")
 }

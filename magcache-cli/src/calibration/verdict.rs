@@ -67,7 +67,6 @@ const COMPARED: [&str; 4] = ["dtype", "device", "attention", "image"];
 /// Conditions without which it is unclear what was measured.
 const NEEDED: [&str; 4] = ["checkpoint", "guidance", "width", "height"];
 
-/// One measurement of a profile.
 struct Measured<'a> {
     facts: Facts,
     /// Only for a curve.

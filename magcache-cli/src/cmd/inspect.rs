@@ -19,10 +19,8 @@ use crate::{args::Inspect, console::Console, job::model_name, summary};
 const PARTS: [&str; 6] =
     ["text_encoder", "text_encoder_2", "image_encoder", "transformer", "transformer_2", "vae"];
 
-/// Extensions of weight files.
 const WEIGHTS: [&str; 4] = [".safetensors", ".pth", ".pt", ".bin"];
 
-/// The findings, as text and as JSON.
 struct Report {
     text: String,
     document: Value,
@@ -56,7 +54,6 @@ impl Report {
         self.document[key] = value.into();
     }
 
-    /// Reports one weight file.
     fn file(&mut self, path: &Path) -> Result<()> {
         let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();

@@ -40,7 +40,6 @@ fn noise(row: &Row, rounds: usize) -> Option<String> {
     ))
 }
 
-/// A row of the table, cell by cell.
 pub(crate) fn cells(row: &Row) -> [String; 10] {
     let cache = if row.cache_bytes == 0 { "-".to_owned() } else { summary::bytes(row.cache_bytes) };
     let times = |s: &Spread| format!("{:.3}x{}", s.median, if row.is_noise(s) { NOISE } else { "" });
@@ -58,7 +57,6 @@ pub(crate) fn cells(row: &Row) -> [String; 10] {
     ]
 }
 
-/// The column headings.
 pub(crate) const COLUMNS: [&str; 10] =
     ["lane", "computed", "skipped", "ceiling", "transformer", "speed-up", "PSNR", "SSIM", "cache", "seconds"];
 

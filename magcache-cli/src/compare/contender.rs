@@ -21,7 +21,6 @@ pub(crate) const DENSE: &str = "dense";
 /// name it.
 pub(crate) const IMAGE: &str = "image.png";
 
-/// A named configuration.
 #[derive(Debug)]
 pub(crate) struct Contender {
     pub(crate) name: String,
@@ -36,7 +35,6 @@ impl Contender {
         Self { name, cache, entry: Entry::dense(job.request.steps) }
     }
 
-    /// A run without a cache.
     pub(crate) fn dense(name: &str, steps: usize) -> Self {
         Self { name: name.to_owned(), cache: CachePlan::default(), entry: Entry::dense(steps) }
     }

@@ -36,7 +36,6 @@ use crate::{
 /// The page with all results, written by `report`.
 pub(crate) const PAGE: &str = "report.html";
 
-/// The comparison to run.
 #[derive(Debug)]
 pub(crate) struct Comparison {
     pub(crate) job: Job,
@@ -44,7 +43,6 @@ pub(crate) struct Comparison {
     pub(crate) contenders: Vec<Contender>,
     /// Seeds of the initial noise; pictures are shown of the first one.
     pub(crate) seeds: Vec<u64>,
-    /// How often each seed runs.
     pub(crate) repeat: usize,
     /// Whether the naive baselines run too.
     pub(crate) baselines: bool,
@@ -69,7 +67,6 @@ pub(crate) struct Compared<'a> {
 }
 
 impl Compared<'_> {
-    /// The rows of the configurations.
     pub(crate) fn configs(&self) -> impl Iterator<Item = &Row> {
         self.rows.iter().filter(|row| row.role == Role::Config)
     }
@@ -97,7 +94,6 @@ impl Comparison {
         if self.job.request.frames == 1 { "png" } else { "mp4" }
     }
 
-    /// Number of rounds of each lane.
     pub(crate) fn rounds(&self) -> usize {
         self.seeds.len() * self.repeat
     }

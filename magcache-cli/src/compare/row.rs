@@ -16,13 +16,11 @@ use crate::{
     lanes::{Finished, Noted},
 };
 
-/// The purpose of a lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Role {
     /// The reference for all other lanes.
     Dense,
-    /// A configuration.
     Config,
     /// No cache but fewer steps: what a configuration with the same amount of compute has to beat.
     Baseline,
@@ -31,7 +29,6 @@ pub(crate) enum Role {
 /// The seed of a round, and its lanes.
 pub(crate) type Round = (u64, Vec<Finished>);
 
-/// The result of a lane for one seed.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(crate) struct BySeed {
     pub(crate) seed: u64,
@@ -45,20 +42,17 @@ pub(crate) struct BySeed {
 /// A configuration compared with the uncached run of as many steps as it computed.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Against {
-    /// Name of the baseline.
     pub(crate) name: String,
     /// PSNR of the configuration minus that of the baseline, in dB, seed by seed.
     pub(crate) psnr_gain: Option<Estimate>,
 }
 
-/// The results of a lane.
 #[derive(Clone, Debug)]
 pub(crate) struct Row {
     pub(crate) name: String,
     pub(crate) role: Role,
     /// For a baseline: the configurations it belongs to.
     pub(crate) of: Vec<String>,
-    /// Sampling steps.
     pub(crate) steps: usize,
     /// Passes in which every block ran, with the first seed.
     pub(crate) computed: usize,
@@ -67,7 +61,6 @@ pub(crate) struct Row {
     pub(crate) ceiling: Option<f64>,
     /// Of network and autoencoder, in each round relative to the dense lane of the round.
     pub(crate) speedup: Spread,
-    /// Of the network alone.
     pub(crate) transformer_speedup: Spread,
     /// Seconds of network and autoencoder.
     pub(crate) seconds: Spread,
@@ -84,7 +77,6 @@ pub(crate) struct Row {
     pub(crate) noted: Vec<(String, Vec<Noted>)>,
     /// The configuration that reproduces the lane, as TOML.
     pub(crate) config: String,
-    /// Name of the picture or video file.
     pub(crate) file: String,
     /// The first and the last frame of that file.
     pub(crate) stills: Vec<RgbImage>,
@@ -146,7 +138,6 @@ impl Row {
         self.by_seed.iter().map(|s| s.computed as f64).sum::<f64>() / self.by_seed.len() as f64
     }
 
-    /// Passes of the network.
     pub(crate) fn passes(&self) -> usize {
         self.computed + self.skipped
     }

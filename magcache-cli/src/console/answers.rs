@@ -61,7 +61,6 @@ impl Console {
         self.loaded.lock().unwrap_or_else(PoisonError::into_inner).push(text.to_owned());
     }
 
-    /// Prints a warning.
     pub(crate) fn warn(&self, text: &str, hint: Option<&str>) {
         if !self.quiet {
             eprintln!("warning: {text}");
@@ -76,7 +75,6 @@ impl Console {
         if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
 
-    /// A progress bar over `steps` steps.
     pub(crate) fn bar(&self, steps: usize, what: &str) -> ProgressBar {
         let style = ProgressStyle::with_template("{msg:24} {bar:32} {pos}/{len} {elapsed} (eta {eta})");
         self.shown(ProgressBar::new(steps as u64), style.ok(), what)

@@ -17,7 +17,6 @@ use crate::{
 };
 
 impl Prompt {
-    /// Sets the prompts that were typed.
     pub(crate) fn set(&self, sampling: &mut SamplingOptions) -> Result<()> {
         sampling.prompt = prompt(self.prompt.as_deref())?.or(sampling.prompt.take());
         sampling.negative_prompt = self.negative_prompt.clone().or(sampling.negative_prompt.take());
@@ -75,7 +74,6 @@ impl Runs {
 }
 
 impl Placement {
-    /// How the model is to be loaded.
     pub(crate) fn options(&self, ops: Ops) -> Result<LoadOptions> {
         let dtype = match self.dtype {
             Dtype::Auto => WeightDtype::Auto,

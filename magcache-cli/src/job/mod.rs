@@ -50,7 +50,6 @@ pub(crate) struct Job {
     /// The device that it is computed on, and the operations of its layers.
     pub(crate) device: Device,
     pub(crate) ops: Ops,
-    /// The choice made for a target.
     pub(crate) chosen: Option<Chosen>,
     /// The configuration that reproduces this run.
     pub(crate) config: Config,
@@ -163,7 +162,6 @@ impl Job {
         }))
     }
 
-    /// Size and frame rate of the output.
     pub(crate) fn clip(&self) -> Clip {
         Clip {
             width: u32::try_from(self.request.width()).unwrap_or(u32::MAX),
@@ -179,7 +177,6 @@ impl Job {
     }
 }
 
-/// The names of the strategies, in the order of their hooks.
 pub(crate) fn strategies(plan: &CachePlan) -> Vec<String> {
     plan.cache.iter().map(|entry| entry.name.clone()).collect()
 }

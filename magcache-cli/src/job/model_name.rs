@@ -12,7 +12,6 @@ use magcache_models::{
 
 use crate::console::bad_input_with;
 
-/// The embedded model with this name.
 pub(crate) fn embedded(name: &str) -> Option<&'static Embedded> {
     pipeline::embedded().into_iter().find(|embedded| embedded.name == name)
 }
@@ -22,7 +21,6 @@ pub(crate) fn is_without_weights(name: &str) -> bool {
     embedded(name).is_none() && meta::models().iter().any(|model| model.name == name)
 }
 
-/// The files of the default model.
 pub(crate) fn default_folder() -> Result<Folder> {
     match pipeline::default_model() {
         Some(first) => Ok((first.folder)()),

@@ -37,7 +37,6 @@ pub(crate) struct Knob {
     pub(crate) key: String,
     /// From a value that skips little to one that skips much.
     pub(crate) range: [f64; 2],
-    /// True if the key takes whole numbers.
     pub(crate) whole: bool,
 }
 
@@ -71,7 +70,6 @@ impl Knob {
     }
 }
 
-/// A strategy to tune, in a run.
 pub(super) struct Tuned<'t> {
     pub(super) table: &'t toml::Table,
     pub(super) residuals: &'t Residuals,
@@ -182,7 +180,6 @@ impl Tuned<'_> {
         Ok((seen.best, seen.reachable))
     }
 
-    /// Tries a value.
     fn at(&self, name: &str, knob: &Knob, value: f64, max_skips: Option<usize>) -> Result<Tried> {
         let Self { residuals, model, run, sizes, .. } = self;
         let mut table = knob.set(self.table, value);

@@ -17,7 +17,6 @@ use crate::summary::Summary;
 pub(crate) struct Lane<'a> {
     pub(crate) scene: Scene<'a>,
     pub(crate) generation: Generation,
-    /// How long decoding took.
     pub(crate) decode: Duration,
     /// Distance of the latents after each step from the first lane's after the same step:
     /// `‖x − dense‖₂ / ‖dense‖₂`. Empty in a lane with a different number of steps.
@@ -40,7 +39,6 @@ impl<'a> Lane<'a> {
         (self.generation.next() - run.first, run.len() - run.first)
     }
 
-    /// Decodes the result, see [`Scene::decode`].
     pub(crate) fn decode(&mut self, stop: &dyn Fn() -> bool) -> Result<Tensor> {
         let start = Instant::now();
         let frames = self.scene.decode(self.generation.latents(), stop)?;
@@ -58,7 +56,6 @@ impl<'a> Lane<'a> {
         self.transformer_seconds() + self.decode.as_secs_f64()
     }
 
-    /// What the caches did.
     pub(crate) fn summary(&self) -> Summary {
         Summary::of_generation(&self.generation, self.scene.pipeline.meta())
     }

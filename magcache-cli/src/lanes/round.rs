@@ -18,12 +18,10 @@ use crate::{
 #[derive(Clone, Debug)]
 pub(crate) struct Entry {
     pub(crate) registry: Arc<HookRegistry>,
-    /// Sampling steps.
     pub(crate) steps: usize,
 }
 
 impl Entry {
-    /// A lane without a cache.
     pub(crate) fn dense(steps: usize) -> Self {
         Self { registry: Arc::default(), steps }
     }
@@ -34,7 +32,6 @@ impl Entry {
 pub(crate) enum Shown<'a> {
     /// They are written to the lanes' files, for lanes that have one, and compared with the first lane's.
     Written(&'a [Option<Destination>]),
-    /// They are compared.
     Compared,
     /// They were compared before: only times are measured.
     Timed,
@@ -65,7 +62,6 @@ pub(crate) struct Finished {
     /// itself.
     pub(crate) quality: Option<(f64, f64)>,
     pub(crate) summary: Summary,
-    /// The skip pattern by branch.
     pub(crate) strips: Vec<(Branch, String)>,
     /// What each hook noted, by branch.
     pub(crate) noted: BTreeMap<(HookId, Branch), Vec<Noted>>,

@@ -36,7 +36,6 @@ const SEEK_SECONDS: f64 = 2.0;
 const NAL_SPS: u8 = 7;
 const NAL_PPS: u8 = 8;
 
-/// One `.mp4` file.
 pub(super) struct Mp4Sink {
     file: StagedFile,
     path: PathBuf,

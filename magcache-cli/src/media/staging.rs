@@ -21,7 +21,6 @@ fn beside(target: &Path) -> String {
     format!(".{}.", target.file_name().unwrap_or_default().to_string_lossy())
 }
 
-/// The suffix of every temporary name.
 const PART: &str = ".part";
 
 /// Removes temporary files of `target` that killed processes left next to it.
@@ -106,7 +105,6 @@ impl StagedFile {
         Ok(Self { target: target.to_owned(), file: BufWriter::new(file), folders })
     }
 
-    /// The final name of the file.
     pub(super) fn target(&self) -> &Path {
         &self.target
     }
@@ -169,7 +167,6 @@ impl StagedFolder {
         Ok(Self { target: target.to_owned(), folder, folders })
     }
 
-    /// The final name of the folder.
     pub(super) fn target(&self) -> &Path {
         &self.target
     }

@@ -22,16 +22,13 @@ pub(crate) enum Contender {
     Planner,
     /// The same schedules without a continuation: the last residual is reused.
     PlannerReuse,
-    /// A dense run of fewer steps.
     FewerSteps,
     /// A strategy at the threshold that meets the budget: its name and its table.
     Strategy(String, toml::Table),
 }
 
-/// What a contender runs for a budget.
 #[derive(Clone, Debug)]
 pub(crate) enum Setting {
-    /// A run with these `[[cache]]` tables.
     Tables(Vec<toml::Table>),
     /// A run without a cache and with this many steps.
     Steps(usize),
@@ -156,7 +153,6 @@ impl Setting {
         }
     }
 
-    /// The setting for `--json`.
     pub(crate) fn json(&self) -> serde_json::Value {
         match self {
             Self::Steps(steps) => serde_json::json!({ "steps": steps }),

@@ -20,7 +20,6 @@ pub(crate) struct Chart {
     pub(crate) log: bool,
     /// Drawn in this order, the last on top.
     pub(crate) series: Vec<Series>,
-    /// Vertical lines.
     pub(crate) marks: Vec<Mark>,
     /// Spans of the x axis with a grey background.
     pub(crate) shades: Vec<Shade>,
@@ -78,7 +77,6 @@ pub(crate) struct Shade {
 }
 
 impl Chart {
-    /// A chart without data.
     pub(crate) fn new(title: impl Into<String>, x: impl Into<String>, y: impl Into<String>) -> Self {
         Self {
             title: title.into(),
@@ -93,19 +91,16 @@ impl Chart {
         }
     }
 
-    /// Adds a series.
     #[must_use]
     pub(crate) fn with(mut self, series: Series) -> Self {
         self.series.push(series);
         self
     }
 
-    /// True for a point that can be drawn.
     pub(super) fn shows(&self, (x, y): (f64, f64)) -> bool {
         x.is_finite() && y.is_finite() && (y > 0.0 || !self.log)
     }
 
-    /// Whether there is no point to show.
     pub(crate) fn is_empty(&self) -> bool {
         self.extent().is_none()
     }

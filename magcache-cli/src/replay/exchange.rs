@@ -20,7 +20,6 @@ use crate::{
     media,
 };
 
-/// An output file for a schedule.
 #[derive(Debug)]
 pub(crate) struct Export {
     path: PathBuf,
@@ -30,7 +29,6 @@ pub(crate) struct Export {
 /// The format of a schedule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Form {
-    /// A `[[cache]]` table.
     Toml,
     /// A list with 1 for each computed and 0 for each skipped step.
     Mask,

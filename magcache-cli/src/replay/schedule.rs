@@ -22,11 +22,9 @@ pub(crate) const FORWARD: &str = "forward";
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Around {
-    /// A range of blocks.
     Blocks,
     /// A module inside every block that has it.
     Modules,
-    /// The whole forward.
     Forward,
 }
 
@@ -38,7 +36,6 @@ pub(crate) struct Hook {
     pub(crate) forecast: Option<toml::Table>,
 }
 
-/// One decision.
 #[derive(Clone, Debug)]
 pub(crate) struct Seen {
     pub(crate) blocks: [usize; 2],
@@ -131,7 +128,6 @@ impl Around {
 }
 
 impl Replay {
-    /// The `[[cache]]` table.
     pub(crate) fn table(&self) -> Result<toml::Table> {
         let Self { around, at, forecast, experts, skip, steps } = self;
         let list = |steps: &BTreeSet<usize>| steps.iter().copied().collect();

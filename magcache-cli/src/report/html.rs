@@ -15,7 +15,6 @@ pub(super) fn json(document: &Value) -> Result<Markup> {
     Ok(PreEscaped(text.replace('<', "\\u003c")))
 }
 
-/// A list of names and values.
 pub(super) fn facts(facts: impl IntoIterator<Item = (&'static str, String)>) -> Markup {
     html! {
         dl class="facts" {
@@ -50,7 +49,6 @@ pub(super) fn colour(rows: &[Row], row: &Row) -> usize {
     configs.take_while(|other| other.name != row.name).count() % PALETTE.len()
 }
 
-/// A lane's name with its colour.
 pub(super) fn name(rows: &[Row], row: &Row) -> Markup {
     html! { span class={ "name " (class(rows, row)) } { (row.name) } }
 }

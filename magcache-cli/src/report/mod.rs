@@ -82,7 +82,6 @@ fn page(folder: &Path, compared: &Compared<'_>) -> Result<String> {
     Ok(page.into_string() + "\n")
 }
 
-/// The request.
 fn head(Comparison { job, seeds, .. }: &Comparison) -> Result<Markup> {
     let request = &job.request;
     let size = if request.frames == 1 {
@@ -124,7 +123,6 @@ fn configurations(compared: &Compared<'_>) -> Markup {
     }
 }
 
-/// The machine that it ran on.
 fn machine(compared: &Compared<'_>) -> Markup {
     let machine = &compared.machine;
     let mut list = vec![

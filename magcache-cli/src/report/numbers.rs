@@ -12,7 +12,6 @@ use crate::{
     summary,
 };
 
-/// Title and explanation of each column.
 const COLUMNS: [(&str, &str); 11] = [
     ("Lane", ""),
     (
@@ -62,7 +61,6 @@ pub(super) fn section(compared: &Compared<'_>) -> Markup {
     }
 }
 
-/// How often everything was run.
 fn rounds(compared: &Compared<'_>) -> String {
     let mut text =
         "Lanes of a round take turns step by step, so that a noisy machine treats them alike.".to_owned();

@@ -41,7 +41,6 @@ pub(super) fn section(folder: &Path, compared: &Compared<'_>) -> Result<Markup> 
     })
 }
 
-/// The input images of the run.
 pub(super) fn given(job: &Job) -> Result<Markup> {
     let request = &job.request;
     let what = if request.last_image.is_some() { "Given first frame" } else { "Given image" };
@@ -151,7 +150,6 @@ fn lane(folder: &Path, compared: &Compared<'_>, row: &Row) -> Result<Markup> {
     })
 }
 
-/// The most important facts about a lane.
 fn caption(row: &Row) -> String {
     match row.role {
         Role::Dense => count(row.passes(), "pass"),
@@ -165,7 +163,6 @@ fn caption(row: &Row) -> String {
     }
 }
 
-/// A frame embedded in the page.
 fn still(frame: &RgbImage) -> Result<String> {
     let mut bytes = Cursor::new(Vec::new());
     // Small frames are stored unchanged; large ones are for viewing and printing, not for measuring.

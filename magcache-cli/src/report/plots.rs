@@ -56,7 +56,6 @@ pub(super) fn first_step(compared: &Compared<'_>) -> usize {
     compared.of.job.trajectory.first
 }
 
-/// Marks where experts begin.
 fn marks(compared: &Compared<'_>) -> Vec<Mark> {
     let run = &compared.of.job.trajectory;
     let later = run.phases.iter().map(|phase| phase.steps.start).filter(|start| *start > run.first);
@@ -148,7 +147,6 @@ fn figure(compared: &Compared<'_>, title: &Markup, note: &str, mut chart: Chart)
     }))
 }
 
-/// The points of a chart as a table.
 fn values(chart: &Chart) -> Markup {
     let mut steps: BTreeMap<u64, Vec<Option<f64>>> = BTreeMap::new();
     for (i, series) in chart.series.iter().enumerate() {

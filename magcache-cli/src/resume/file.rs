@@ -16,7 +16,6 @@ use serde_json::{Map, json};
 
 use crate::console::bad_input_with;
 
-/// The file with the state.
 pub(super) const NAME: &str = "state.safetensors";
 
 /// The next state while it is written. The name is fixed, so that killed runs leave at most one.
@@ -42,9 +41,7 @@ pub(crate) type Identity = BTreeMap<String, String>;
 #[derive(Debug)]
 pub(crate) struct Stored {
     pub(super) run: Identity,
-    /// The path of the result.
     pub(crate) output: PathBuf,
-    /// All output paths.
     pub(crate) outputs: Vec<PathBuf>,
     pub(crate) snapshot: Snapshot,
 }
@@ -97,7 +94,6 @@ pub(super) fn remove(folder: &Path) -> Result<()> {
 }
 
 impl Stored {
-    /// The next step of the run.
     pub(crate) fn step(&self) -> Result<usize> {
         Ok(Generation::stored_step(&self.snapshot.reader(&Device::Cpu))?)
     }

@@ -30,7 +30,6 @@ pub(crate) struct StateFolder {
     folder: PathBuf,
     every: usize,
     run: Identity,
-    /// The path of the result.
     output: PathBuf,
     /// Everything that the run will write.
     outputs: Vec<PathBuf>,

@@ -28,7 +28,6 @@ impl Audits {
         self.found.push(audit);
     }
 
-    /// Reuses that were audited.
     pub(crate) fn len(&self) -> usize {
         self.found.len()
     }

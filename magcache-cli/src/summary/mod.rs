@@ -27,14 +27,12 @@ pub(crate) struct Module {
     pub(crate) forecast: usize,
 }
 
-/// What a run's caches did.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Summary {
     pub(crate) parts: BTreeMap<(Expert, Branch), Passes>,
     /// Modules inside blocks, by name: a forecast there is not a skipped pass.
     pub(crate) modules: BTreeMap<String, Module>,
     pub(crate) failsafes: BTreeMap<&'static str, usize>,
-    /// Passes of the network.
     pub(crate) passes: usize,
     /// Passes saved, as fractions of their blocks that a hook replaced and that no audit ran: a pass whose
     /// every block was replaced counts 1.
@@ -132,7 +130,6 @@ impl Summary {
         known.then(|| passes / (passes - self.saved).max(1e-9))
     }
 
-    /// The ceiling in words.
     pub(crate) fn ceiling_text(&self) -> String {
         self.ceiling()
             .map_or_else(|| "ceiling not known".to_owned(), |ceiling| format!("ceiling {ceiling:.3}x"))
@@ -153,7 +150,6 @@ impl Summary {
         self.modules.iter().map(one).collect()
     }
 
-    /// Skipped steps by branch.
     pub(crate) fn skipped_by_branch(&self) -> Value {
         let mut by: BTreeMap<String, Vec<usize>> = BTreeMap::new();
         for ((_, branch), part) in &self.parts {
@@ -165,7 +161,6 @@ impl Summary {
         json!(by)
     }
 
-    /// Passes and skipped passes of each expert.
     fn totals(&self) -> BTreeMap<Expert, (usize, usize)> {
         let mut totals: BTreeMap<Expert, (usize, usize)> = BTreeMap::new();
         for ((expert, _), part) in &self.parts {
@@ -176,7 +171,6 @@ impl Summary {
         totals
     }
 
-    /// The totals of each expert, for `--json`.
     pub(crate) fn totals_json(&self, experts: &[&str]) -> Value {
         let one = |(expert, (passes, skipped)): (Expert, (usize, usize))| {
             json!({

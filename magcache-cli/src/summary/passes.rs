@@ -44,7 +44,6 @@ impl Passes {
         own.metrics.extend(record.metric.filter(|metric| metric.is_finite()));
     }
 
-    /// The audits of a hook.
     pub(super) fn audits(&mut self, hook: HookId) -> &mut Audits {
         &mut self.hooks.entry(hook).or_default().audits
     }

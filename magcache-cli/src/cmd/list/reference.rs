@@ -8,7 +8,6 @@ use serde_json::{Value, json};
 
 use crate::job::Config;
 
-/// The keys of one table.
 #[derive(Debug)]
 pub(crate) struct Section {
     /// The kind of its reader: `table`, `strategy` or `forecast`.
@@ -73,7 +72,6 @@ fn tables() -> Vec<Section> {
 }
 
 impl Section {
-    /// The section for a terminal.
     pub(crate) fn text(&self, bold: impl Fn(&str) -> String) -> String {
         let mut out = format!("{}\n  {}\n", bold(&self.heading), self.summary);
         for key in &self.keys.keys {
@@ -89,7 +87,6 @@ impl Section {
         out
     }
 
-    /// The section for `--json`.
     pub(crate) fn json(&self) -> Value {
         let key = |key: &Key| {
             let words: Vec<Value> =
@@ -157,7 +154,6 @@ fn meaning(key: &Key) -> String {
     }
 }
 
-/// Turns a summary into a sentence.
 fn sentence(text: &str) -> String {
     let mut letters = text.chars();
     let first: String = letters.next().into_iter().flat_map(char::to_uppercase).collect();

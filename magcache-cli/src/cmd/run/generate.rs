@@ -33,7 +33,6 @@ pub(super) struct Attempt<'j> {
     pub(super) out: &'j Console,
 }
 
-/// The result of a run.
 pub(super) struct Done {
     pub(super) generation: Generation,
     pub(super) outputs: Vec<PathBuf>,

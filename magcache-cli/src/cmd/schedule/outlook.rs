@@ -24,7 +24,6 @@ use crate::{
 const STEPS: usize = 50;
 const FLOW_SHIFT: f64 = 5.0;
 
-/// What is known about a run without weights.
 pub(super) struct Outlook {
     pub(super) profile: Option<String>,
     pub(super) meta: ModelMeta,
@@ -34,7 +33,6 @@ pub(super) struct Outlook {
     pub(super) judged: Vec<Judged>,
     /// Sizes of its tensors, if the model and the output are known.
     pub(super) sizes: Option<Sizes>,
-    /// The choice made for a target.
     pub(super) chosen: Option<Chosen>,
 }
 

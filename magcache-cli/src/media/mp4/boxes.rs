@@ -25,7 +25,6 @@ const SELF_CONTAINED: u32 = 1;
 pub(super) struct Track {
     pub(super) sps: Vec<u8>,
     pub(super) pps: Vec<u8>,
-    /// Bytes of each frame.
     sizes: Vec<u32>,
     /// Key frames, counted from 1.
     keys: Vec<u32>,
@@ -47,7 +46,6 @@ impl Track {
         }
     }
 
-    /// Number of frames so far.
     pub(super) fn frames(&self) -> usize {
         self.sizes.len()
     }

@@ -53,7 +53,6 @@ struct Largest {
     b: f64,
 }
 
-/// A comparison of two traces.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub(crate) struct Diff {
     lines: [usize; 2],
