@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, ValueEnum};
+use magcache_models::pipeline::Offload;
 
 use super::{
     Placement, Prompt, Sampling, Writing,
@@ -77,15 +78,4 @@ pub(crate) enum OnDrift {
     Tighten,
     /// Compute every later pass
     Disable,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Offload {
-    /// In the memory of the device
-    #[default]
-    None,
-    /// In the memory of the machine, if the device has its own
-    Host,
-    /// On disk: one expert in memory at a time
-    Disk,
 }

@@ -97,11 +97,6 @@ impl Destination {
         self.format
     }
 
-    /// The clip that this was prepared for.
-    pub fn clip(&self) -> &Clip {
-        &self.clip
-    }
-
     /// Starts writing frame by frame.
     pub fn writer(&self) -> Result<VideoWriter, MediaError> {
         let sink: Box<dyn FrameSink> = match self.format {

@@ -252,19 +252,6 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_committed_leaves_nothing() {
-        let root = tempfile::tempdir().unwrap();
-        let mut staged = StagedFile::create(&root.path().join("new/deep/a.bin")).unwrap();
-        staged.write_all(b"half").unwrap();
-        assert_eq!(names(&root.path().join("new/deep")).len(), 1);
-        drop(staged);
-        let staged = StagedFolder::create(&root.path().join("other/frames")).unwrap();
-        staged.file("0.png").unwrap().write_all(b"half").unwrap();
-        drop(staged);
-        assert_eq!(names(root.path()), [""; 0]);
-    }
-
-    #[test]
     fn a_folder_appears_whole() {
         let root = tempfile::tempdir().unwrap();
         let target = root.path().join("frames");

@@ -9,6 +9,7 @@ use crate::checkpoint::{Folder, Ops, WeightDtype};
 
 /// Where the weights of an expert stay while another one runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
 pub enum Offload {
     /// On the device, after their first use.
     #[default]

@@ -8,10 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use magcache_core::{config::Built, error::count, log::OnDrift};
-use magcache_models::{
-    checkpoint::Ops,
-    pipeline::{LoadOptions, Offload},
-};
+use magcache_models::{checkpoint::Ops, pipeline::LoadOptions};
 use serde_json::{Value, json};
 
 use self::{
@@ -217,12 +214,10 @@ fn job(args: &Run, ops: Ops) -> Result<Job> {
         Some(args::OnDrift::Tighten) => OnDrift::Tighten,
         Some(args::OnDrift::Disable) => OnDrift::Disable,
     };
-    let offload = match args.offload {
-        args::Offload::None => Offload::None,
-        args::Offload::Host => Offload::Host,
-        args::Offload::Disk => Offload::Disk,
-    };
-    Job::new(config, LoadOptions { offload, tile_vae: args.tile_vae, ..args.placement.options(ops)? })
+    Job::new(
+        config,
+        LoadOptions { offload: args.offload, tile_vae: args.tile_vae, ..args.placement.options(ops)? },
+    )
 }
 
 /// Errors: a flag that configures a cache, but the run has none.
