@@ -6,6 +6,7 @@ mod program;
 mod support;
 
 use program::{Shell, list, skipped};
+use serde_json::Value;
 
 /// A shell with the checkpoint of the mini model in `DIR`.
 fn with_checkpoint() -> Shell {
@@ -45,10 +46,25 @@ fn they_are_listed_inspected_and_planned() {
 }
 
 #[test]
+fn without_a_profile_only_what_needs_none_is_compared() {
+    let sh = with_checkpoint();
+    for command in ["compare", "demo"] {
+        let [found, told] = sh.said(format!("{command} --model DIR --steps 6 --json"));
+        let note = "note: magcache and teacache are left out: they need a profile, and mini has none";
+        assert!(told.contains(note), "{told}");
+        let found: Value = serde_json::from_str(&found).unwrap();
+        let names: Vec<&Value> = list(&found["rows"]).iter().map(|row| &row["name"]).collect();
+        assert_eq!(names[..2], ["dense", "fbcache"], "{command}");
+    }
+    // A strategy that is named is not left out.
+    sh.refused("compare --model DIR magcache", ["magcache needs a curve and there is none"]);
+}
+
+#[test]
 fn what_they_do_not_take_is_refused() {
     let sh = with_checkpoint();
     let run = "run --model DIR --out x.png";
-    let untaken = ["true_cfg is 2, but mini does not take it", "hint: --guidance"];
+    let untaken = ["true_cfg is 2, but mini does not take it", "hint: --guidance is its scale of"];
     sh.refused(format!("{run} --true-cfg 2"), untaken);
     let size = ["width 60 is not a multiple of 8", "hint: the nearest is 64"];
     sh.refused(format!("{run} --size 60x64"), size);
