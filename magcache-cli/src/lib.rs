@@ -39,7 +39,7 @@ pub fn main() -> ExitCode {
     magcache_models::link();
     let args = match console::parse() {
         Ok(args) => args,
-        Err(refused) => return refused.exit(),
+        Err(code) => return code,
     };
     let ops = if args.reference_ops { Ops::Reference } else { Ops::default() };
     let out = Console::new(args.json, args.quiet);

@@ -2,13 +2,12 @@
 
 use anyhow::Result;
 use clap::CommandFactory;
-use magcache_core::error::nearest;
 use serde_json::json;
 
 use crate::{
     PROGRAM,
     args::{Args, Completions, Man},
-    console::{Console, bad_input_with},
+    console::{Console, bad_input_with, did_you_mean},
 };
 
 pub(crate) fn completions(args: &Completions, out: &Console) {
@@ -27,10 +26,7 @@ pub(crate) fn man(args: &Man, out: &Console) -> Result<()> {
             Some(command) => command.clone(),
             None => {
                 let names = program.get_subcommands().map(clap::Command::get_name);
-                let hint = match nearest(name, names) {
-                    Some(near) => format!("did you mean {near:?}?"),
-                    None => "magcache --help lists the commands".to_owned(),
-                };
+                let hint = did_you_mean(name, names, "magcache --help lists the commands");
                 return Err(bad_input_with(format!("unknown command {name:?}"), hint));
             }
         },

@@ -119,7 +119,7 @@ pub(crate) fn shown(profile: Option<&str>, job: &Job, notes: &mut Vec<String>) -
     }
     if !left_out.is_empty() {
         notes.push(format!(
-            "{} cannot be compared: {} has no profile; magcache calibrate measures one for --profile FILE",
+            "{} are left out: they need a profile, and {} has none; magcache calibrate measures one",
             left_out.join(" and "),
             job.pipeline.meta().name
         ));

@@ -5,6 +5,7 @@ use anyhow::Error;
 use clap::CommandFactory;
 use magcache_core::{
     ConfigError,
+    error::nearest,
     hint::{self, Hint},
 };
 use magcache_models::{
@@ -43,6 +44,11 @@ pub(crate) fn bad_input(message: impl Into<String>) -> Error {
 /// An error with exit code 2 and a hint that can be typed.
 pub(crate) fn bad_input_with(message: impl Into<String>, hint: impl Into<String>) -> Error {
     BadInput { message: message.into(), hint: Some(hint.into()) }.into()
+}
+
+/// The hint for a name that is none of `known`: the nearest of them, or `otherwise`.
+pub(crate) fn did_you_mean<'k>(name: &str, known: impl Iterator<Item = &'k str>, otherwise: &str) -> String {
+    nearest(name, known).map_or_else(|| otherwise.to_owned(), |near| format!("did you mean {near:?}?"))
 }
 
 /// An error with exit code 2: a library's error about the input at `place`, with its hint.

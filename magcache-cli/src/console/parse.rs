@@ -7,48 +7,25 @@ use clap::{CommandFactory, Error, Parser, error::ErrorKind};
 use super::{answers::Console, failure::bad_input_with};
 use crate::args::Args;
 
-/// A command line that cannot be run.
-#[derive(Debug)]
-pub(crate) struct Refused {
-    error: Error,
-    words: Vec<OsString>,
-    json: bool,
-}
-
 /// Parses the command line.
 ///
-/// Errors: it cannot be parsed, or it asks for help.
-pub(crate) fn parse() -> Result<Args, Refused> {
+/// Errors: the exit code, after the help that was asked for or the error is printed.
+pub(crate) fn parse() -> Result<Args, ExitCode> {
     let words: Vec<OsString> = env::args_os().collect();
-    let read = Args::try_parse_from(&words);
-    read.map_err(|error| {
+    Args::try_parse_from(&words).map_err(|error| {
+        if !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
         // The parsed `--json` flag is not available here.
         let json = words.iter().take_while(|word| *word != "--").any(|word| word == "--json");
-        Refused { error, words, json }
+        let (message, hint) = explained(&error, &words);
+        Console::new(json, false).failure(&bad_input_with(message, hint))
     })
 }
 
-impl Refused {
-    /// Prints help, or the error with exit code 2.
-    pub(crate) fn exit(&self) -> ExitCode {
-        let help = matches!(
-            self.error.kind(),
-            ErrorKind::DisplayHelp
-                | ErrorKind::DisplayVersion
-                // No arguments at all.
-                | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
-        );
-        if help {
-            let _ = self.error.print();
-            return ExitCode::from(u8::try_from(self.error.exit_code()).unwrap_or(2));
-        }
-        let (message, hint) = told(&self.error, &self.words);
-        Console::new(self.json, false).failure(&bad_input_with(message, hint))
-    }
-}
-
 /// The error and a hint that can be typed.
-fn told(error: &Error, words: &[OsString]) -> (String, String) {
+fn explained(error: &Error, words: &[OsString]) -> (String, String) {
     let text = error.to_string();
     let joined = |paragraph: &str| paragraph.lines().map(str::trim).collect::<Vec<_>>().join(" ");
     let mut paragraphs = text.split("\n\n").map(str::trim);
@@ -77,7 +54,7 @@ mod tests {
 
     fn of(words: &[&str]) -> (String, String) {
         let words: Vec<OsString> = [&["magcache"], words].concat().into_iter().map(OsString::from).collect();
-        told(&Args::try_parse_from(&words).unwrap_err(), &words)
+        explained(&Args::try_parse_from(&words).unwrap_err(), &words)
     }
 
     #[test]

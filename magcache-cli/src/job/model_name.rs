@@ -4,13 +4,13 @@
 use std::path::Path;
 
 use anyhow::{Error, Result};
-use magcache_core::{error::nearest, meta};
+use magcache_core::meta;
 use magcache_models::{
     checkpoint::Folder,
     pipeline::{self, Embedded},
 };
 
-use crate::console::bad_input_with;
+use crate::console::{bad_input_with, did_you_mean};
 
 pub(crate) fn embedded(name: &str) -> Option<&'static Embedded> {
     pipeline::embedded().into_iter().find(|embedded| embedded.name == name)
@@ -49,9 +49,8 @@ fn unknown(typed: &Path) -> Error {
             "give the folder of its checkpoint: --model DIR, or `weights = \"DIR\"`",
         );
     }
-    let hint = match nearest(&name, meta::models().iter().map(|model| &*model.name)) {
-        Some(near) => format!("did you mean {near:?}?"),
-        None => "magcache list names the models; all others are given by their folder".to_owned(),
-    };
+    let known = meta::models().into_iter().map(|model| &*model.name);
+    let hint =
+        did_you_mean(&name, known, "magcache list names the models; all others are given by their folder");
     bad_input_with(format!("{name} is neither a folder nor a model inside this program"), hint)
 }

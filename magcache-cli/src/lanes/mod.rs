@@ -7,12 +7,10 @@
 
 mod lane;
 mod round;
-mod scene;
 mod turns;
 
-pub(crate) use lane::{Lane, run_once};
-pub(crate) use round::{Entry, Finished, Noted, Shown, round};
-pub(crate) use scene::Scene;
 #[cfg(test)]
-pub(crate) use scene::testing;
+pub(crate) use lane::testing;
+pub(crate) use lane::{Lane, Scene, run_once};
+pub(crate) use round::{Entry, Finished, Noted, Shown, round};
 pub(crate) use turns::{take_turns, warm_up};

@@ -71,7 +71,7 @@ fn compare_with_first(lanes: &mut [Lane<'_>]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lanes::scene::testing::with_scene;
+    use crate::lanes::testing::with_scene;
 
     /// The order in which lanes with these numbers of steps run.
     fn order(steps: &[usize]) -> Vec<usize> {

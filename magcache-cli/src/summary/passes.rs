@@ -63,11 +63,11 @@ impl Passes {
         let mut out = format!(
             "{}, {computed} computed{}, {skipped} skipped{metric}\n",
             count(steps, "step"),
-            told(&reasons)
+            counted(&reasons)
         );
         for (hook, own) in &self.hooks {
             if several {
-                let (computed, reasons) = (own.reasons.values().sum::<usize>(), told(&own.reasons));
+                let (computed, reasons) = (own.reasons.values().sum::<usize>(), counted(&own.reasons));
                 let (name, metric) = (name(*hook, names), own.metric());
                 out += &format!(
                     "    {name}: computed {computed} times{reasons}, skipped {}{metric}\n",
@@ -135,7 +135,7 @@ fn name(hook: HookId, names: &[String]) -> String {
 }
 
 /// ` (8 warmup, 2 over)`; empty without a reason.
-fn told(reasons: &BTreeMap<&'static str, usize>) -> String {
+fn counted(reasons: &BTreeMap<&'static str, usize>) -> String {
     let all: Vec<String> = reasons.iter().map(|(why, n)| format!("{n} {why}")).collect();
     if all.is_empty() { String::new() } else { format!(" ({})", all.join(", ")) }
 }
