@@ -35,8 +35,8 @@ pub(crate) struct Compare {
     /// Strategies with the defaults of their profiles, replay:TRACE, or configuration files; NAME=... sets a
     /// name
     ///
-    /// If none is given: the caches of --config, --cache or a planned target; without those, magcache, teacache
-    /// and fbcache, except for those that need a profile if the model has none.
+    /// If none is given: the caches of --config, --cache or a planned target; without those, magcache,
+    /// teacache and fbcache, except for those that need a profile if the model has none.
     #[arg(value_name = "STRATEGY|FILE.toml")]
     pub(crate) configs: Vec<String>,
     #[command(flatten)]

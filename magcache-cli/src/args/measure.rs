@@ -49,8 +49,8 @@ pub(crate) struct Calibrate {
     /// Measure the sensitivities for SenCache too: two more passes at every step
     #[arg(long, help_heading = MEASUREMENT)]
     pub(crate) sensitivities: bool,
-    /// The profile; its raw rows are written next to it, as FILE.safetensors [default: profile.toml, or the next
-    /// unused number]
+    /// The profile; its raw rows are written next to it, as FILE.safetensors [default: profile.toml, or the
+    /// next unused number]
     #[arg(long, help_heading = OUTPUT, value_name = "FILE.toml")]
     pub(crate) out: Option<PathBuf>,
     #[command(flatten)]

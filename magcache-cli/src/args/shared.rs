@@ -24,8 +24,8 @@ pub(crate) struct Sampling {
     pub(crate) config: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) options: SamplingOptions,
-    /// A strategy with the defaults of its profile; replay:FILE for a trace, an exported schedule or a compute
-    /// mask; or none
+    /// A strategy with the defaults of its profile; replay:FILE for a trace, an exported schedule or a
+    /// compute mask; or none
     #[arg(long, help_heading = CACHE, value_name = "NAME")]
     pub(crate) cache: Option<String>,
     /// Override a key of --cache with a TOML value: threshold=0.1

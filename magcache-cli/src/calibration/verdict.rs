@@ -222,7 +222,8 @@ impl<'a> Measured<'a> {
         (!missing.is_empty()).then(|| self.by_step(text))
     }
 
-    /// A difference that puts a curve's values at other steps; a published curve says too little to refuse it.
+    /// A difference that puts a curve's values at other steps; a published curve says too little to refuse
+    /// it.
     fn by_step(&self, text: String) -> Reason {
         if self.is_recorded() { Reason::refused(text) } else { Reason::usable(text) }
     }

@@ -103,8 +103,8 @@ impl Contender {
     }
 }
 
-/// The strategies that are compared when the user names none. A note tells which are left out: those that need
-/// a profile, if there is none.
+/// The strategies that are compared when the user names none. A note tells which are left out: those that
+/// need a profile, if there is none.
 pub(crate) fn shown(profile: Option<&str>, job: &Job, notes: &mut Vec<String>) -> Result<Vec<Contender>> {
     let mut all = Vec::new();
     let mut left_out = Vec::new();

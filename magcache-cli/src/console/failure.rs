@@ -1,5 +1,5 @@
-//! How a failed command ends: message, hint and exit code. Hints of libraries name keys of a configuration; here they
-//! become the flags that the user types.
+//! How a failed command ends: message, hint and exit code. Hints of libraries name keys of a configuration;
+//! here they become the flags that the user types.
 
 use anyhow::Error;
 use clap::CommandFactory;
@@ -100,8 +100,8 @@ impl Failure {
 /// The value of a key in a hint that means the key itself, whatever its value.
 const ANY: &str = "N";
 
-/// Rewrites the keys in a hint as flags: `` `flow_shift = 3` `` becomes `--flow-shift 3`, and `` `guidance = N` ``
-/// becomes `--guidance`. Keys without a flag stay as they are.
+/// Rewrites the keys in a hint as flags: `` `flow_shift = 3` `` becomes `--flow-shift 3`, and
+/// `` `guidance = N` `` becomes `--guidance`. Keys without a flag stay as they are.
 pub(super) fn flags(hint: &str) -> String {
     let mut text = String::new();
     // Every second part is between backticks.

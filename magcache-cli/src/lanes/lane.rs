@@ -21,8 +21,8 @@ pub(crate) struct Scene<'a> {
 }
 
 impl<'a> Scene<'a> {
-    /// Checks `request` and loads the network for it; returns notes for the user too. `now` is called with each
-    /// stage.
+    /// Checks `request` and loads the network for it; returns notes for the user too. `now` is called with
+    /// each stage.
     pub(crate) fn load(
         job: &'a Job,
         request: Request,

@@ -139,7 +139,8 @@ fn strategy(
 }
 
 impl Setting {
-    /// Runs the setting to its end: its frames, and how many steps were computed; a fraction if branches differ.
+    /// Runs the setting to its end: its frames, and how many steps were computed; a fraction if branches
+    /// differ.
     pub(crate) fn run(&self, job: &Job, scene: &Scene<'_>, stop: &dyn Fn() -> bool) -> Result<(Tensor, f64)> {
         match self {
             Self::Steps(steps) => {

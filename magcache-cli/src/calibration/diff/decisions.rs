@@ -82,7 +82,8 @@ fn between(mut ours: Vec<Curve>, mut theirs: Vec<Curve>) -> Vec<Decisions> {
     out
 }
 
-/// The steps that a strategy skips on each branch of a run, if it reads curves and decides from the step alone.
+/// The steps that a strategy skips on each branch of a run, if it reads curves and decides from the step
+/// alone.
 fn skipped(strategy: &str, curves: &[Curve], run: &Trajectory) -> Option<Vec<Vec<usize>>> {
     let entry = CacheEntry::from_table(strategy, cache_table(strategy, &[]).ok()?).ok()?;
     if !entry.config.reads().contains(&Part::Curves) {

@@ -1,5 +1,5 @@
-//! The networks: one forward of a transformer on random latents, and those that run once per generation, the text
-//! encoder and the autoencoder.
+//! The networks: one forward of a transformer on random latents, and those that run once per generation, the
+//! text encoder and the autoencoder.
 
 use anyhow::Result;
 use candle_core::{Device, Tensor};
