@@ -5,47 +5,34 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::Result;
-use candle_core::{DType, Device, Tensor};
+use anyhow::{Context, Result};
+use candle_core::{Device, Tensor};
 use magcache_models::checkpoint::{Folder, Ops};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
+use super::{
+    call::{Call, RecordedCall},
+    report::CaseReport,
+};
 use crate::console::bad_input;
 
-/// How much two correct ports in f32 may differ by rounding.
-const ROUNDING: f64 = 2e-5;
-
-/// A port may be off by this multiple of the reference's own rounding noise, if that is more.
-const NOISE_FACTOR: f64 = 20.0;
+/// Tensors by the reference's names.
+pub(super) type Named = BTreeMap<String, Tensor>;
 
 /// A folder of recorded calls.
 pub(super) struct Case {
-    /// The folder, with the model's configuration and weights.
+    /// The folder with the model's configuration and weights: the case's own, or the one that it names.
     pub(super) folder: Folder,
     path: PathBuf,
     /// Its path in messages.
-    place: String,
+    pub(super) place: String,
     meta: Value,
     label: String,
     group: String,
     name: String,
-    calls: Vec<Call>,
-    tensors: HashMap<String, Tensor>,
-}
-
-/// One recorded call: names of its arguments and results, and of their tensors.
-#[derive(Debug, Deserialize)]
-pub(super) struct Call {
-    pub(super) name: String,
-    #[serde(default)]
-    pub(super) args: Value,
-    #[serde(default)]
-    pub(super) inputs: BTreeMap<String, String>,
-    #[serde(default)]
-    pub(super) outputs: BTreeMap<String, String>,
-    #[serde(default)]
-    fp32_vs_fp64_max_abs: Option<f64>,
+    calls: Vec<RecordedCall>,
+    pub(super) tensors: HashMap<String, Tensor>,
 }
 
 #[derive(Deserialize)]
@@ -53,7 +40,12 @@ struct Head {
     group: String,
     case: String,
     #[serde(default)]
-    calls: Vec<Call>,
+    calls: Vec<RecordedCall>,
+    /// The folder of the model, if it is not the case's own, relative to that.
+    model_folder: Option<PathBuf>,
+    /// Shapes of tensors that are not stored, because their `i`th value is `sin(0.37 i)`.
+    #[serde(default)]
+    waves: BTreeMap<String, Vec<usize>>,
 }
 
 /// The class that a configuration names, as written by diffusers or transformers.
@@ -72,9 +64,17 @@ impl Case {
         let place = folder.describe_file("case.json");
         let head = Head::deserialize(&meta).map_err(|e| bad_input(format!("{place}: {e}")))?;
         let file = path.join("golden.safetensors");
-        let tensors = candle_core::safetensors::load(&file, &Device::Cpu)
+        let mut tensors = candle_core::safetensors::load(&file, &Device::Cpu)
             .map_err(|e| bad_input(format!("cannot read {}: {e}", file.display())))?;
-        let Head { group, case: name, calls } = head;
+        let Head { group, case: name, calls, model_folder, waves } = head;
+        for (key, shape) in waves {
+            let values = (0..shape.iter().product::<usize>()).map(|i| (0.37 * i as f64).sin() as f32);
+            tensors.insert(key, Tensor::from_iter(values, &Device::Cpu)?.reshape(shape)?);
+        }
+        let folder = match model_folder {
+            Some(model) => Folder::open(path.join(model))?.computing_with(ops),
+            None => folder,
+        };
         let own = std::path::absolute(path)?;
         let label = own.file_name().map_or_else(|| name.clone(), |n| n.to_string_lossy().into_owned());
         let path = path.to_owned();
@@ -100,8 +100,18 @@ impl Case {
         &self.label
     }
 
-    pub(super) fn calls(&self) -> &[Call] {
-        &self.calls
+    pub(super) fn calls(&self) -> impl Iterator<Item = Call<'_>> {
+        self.calls.iter().map(|recorded| Call::new(self, recorded))
+    }
+
+    /// Compares every call with `compare`.
+    pub(super) fn compare_calls(
+        &self,
+        report: &mut CaseReport,
+        mut compare: impl FnMut(Call<'_>, &mut CaseReport) -> Result<()>,
+    ) -> Result<()> {
+        self.calls()
+            .try_for_each(|call| compare(call, report).with_context(|| format!("call {:?}", call.name)))
     }
 
     /// Reads further fields of `case.json`.
@@ -130,44 +140,5 @@ impl Case {
                 self.place
             ))
         })
-    }
-
-    /// An optional argument of a call.
-    pub(super) fn input(&self, call: &Call, name: &str) -> Result<Option<&Tensor>> {
-        call.inputs.get(name).map(|key| self.tensor(key)).transpose()
-    }
-
-    /// A required argument of a call.
-    pub(super) fn required(&self, call: &Call, name: &str) -> Result<&Tensor> {
-        let missing = || bad_input(format!("{}: call {:?} has no input `{name}`", self.place, call.name));
-        self.input(call, name)?.ok_or_else(missing)
-    }
-
-    /// Token ids or a mask: whole numbers `[batch, tokens]`.
-    pub(super) fn rows(&self, key: &str) -> Result<Vec<Vec<u32>>> {
-        let wrong = |what: String| bad_input(format!("{}: the tensor {key:?} {what}", self.place));
-        let tensor = self.tensor(key)?;
-        if tensor.rank() != 2 {
-            return Err(wrong(format!("has shape {:?}, expected [batch, tokens]", tensor.dims())));
-        }
-        let rows: Vec<Vec<i64>> = tensor.to_dtype(DType::I64)?.to_vec2()?;
-        let id = |id: i64| u32::try_from(id).map_err(|_| wrong(format!("has {id}, expected a token id")));
-        rows.into_iter().map(|row| row.into_iter().map(id).collect()).collect()
-    }
-
-    /// The tensors recorded inside a call: the module's name and the tensor's.
-    pub(super) fn traces(&self, call: &Call) -> Vec<(String, String)> {
-        let prefix = format!("{}.trace.", call.name);
-        let module = |key: &String| Some((key.strip_prefix(&prefix)?.to_owned(), key.clone()));
-        let mut traces: Vec<_> = self.tensors.keys().filter_map(module).collect();
-        traces.sort();
-        traces
-    }
-}
-
-impl Call {
-    /// The tolerance for a model's outputs.
-    pub(super) fn tolerance(&self) -> f64 {
-        self.fp32_vs_fp64_max_abs.map_or(ROUNDING, |noise| (NOISE_FACTOR * noise).max(ROUNDING))
     }
 }

@@ -1,15 +1,11 @@
 //! Given frames, in the form that Wan's transformers take.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use candle_core::Device;
 use magcache_models::{autoencoder::VideoVae, wan::FrameCondition};
 use serde::Deserialize;
 
-use super::{
-    case::{Call, Case},
-    report::CaseReport,
-};
-use crate::console::bad_input;
+use super::{call::Call, case::Case, report::CaseReport};
 
 /// The timestep and patch that the case's tokens were recorded with; its calls do not record them.
 const TIMESTEP: f64 = 700.0;
@@ -24,40 +20,35 @@ struct Args {
 
 /// Whether the case is about given frames rather than the autoencoder itself.
 pub(super) fn is_one(case: &Case) -> bool {
-    case.calls().iter().any(|call| call.inputs.contains_key("image"))
+    case.calls().any(|call| call.inputs.contains_key("image"))
 }
 
-pub(super) fn check(case: &Case) -> Result<CaseReport> {
-    let mut report = CaseReport::new(case.label());
+pub(super) fn check(case: &Case, report: &mut CaseReport) -> Result<()> {
     let vae = VideoVae::open(&case.folder, &Device::Cpu)?;
-    for call in case.calls() {
-        one(case, &vae, call, &mut report).with_context(|| format!("call {:?}", call.name))?;
-    }
-    report.finish()
+    case.compare_calls(report, |call, report| one(&vae, call, report))
 }
 
-fn one(case: &Case, vae: &VideoVae, call: &Call, report: &mut CaseReport) -> Result<()> {
-    let args =
-        Args::deserialize(&call.args).map_err(|e| bad_input(format!("args of {:?}: {e}", call.name)))?;
-    let (first, latents) = (case.required(call, "image")?, case.required(call, "latents")?);
-    let last = case.input(call, "last_image")?;
+fn one(vae: &VideoVae, call: Call<'_>, report: &mut CaseReport) -> Result<()> {
+    let args: Args = call.args()?;
+    let (first, latents) = (call.required("image")?, call.required("latents")?);
     let condition = if args.expand_timesteps {
         FrameCondition::first_frame(vae, first, args.num_frames, None)?
     } else {
-        FrameCondition::channels(vae, first, last, args.num_frames, None)?
+        FrameCondition::channels(vae, first, call.input("last_image")?, args.num_frames, None)?
     };
-    for (output, key) in &call.outputs {
-        let got = match output.as_str() {
+    call.compare(report, call.tolerance(), "given frames have no such part", |output| {
+        Ok(Some(match output {
             "condition" => condition.tensor().clone(),
             "first_frame_mask" => condition.noise_mask()?,
             "model_input" => condition.model_input(latents)?,
             "timestep_tokens" => condition.timestep(TIMESTEP, latents.dim(0)?, PATCH)?,
-            _ => {
-                report.leave_out(key, "given frames have no such part");
-                continue;
-            }
-        };
-        report.tensors(&call.name, output, &got, case.tensor(key)?, call.tolerance())?;
+            _ => return Ok(None),
+        }))
+    })?;
+    if let (true, Some(key)) = (args.expand_timesteps, call.outputs.get("model_input")) {
+        // The given frame takes the place of the first latents at the end, too.
+        let (finished, want) = (condition.finish(latents)?, call.case.tensor(key)?);
+        report.tensors(&call.name, "finished latents", &finished, want, call.tolerance())?;
     }
     Ok(())
 }

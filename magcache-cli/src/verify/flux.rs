@@ -1,29 +1,23 @@
-//! FLUX transformers of both generations: every call, and what flows between the blocks.
+//! The transformers of FLUX, of both generations.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
-};
-
-use anyhow::{Context, Result};
+use anyhow::Result;
 use candle_core::{DType, Device, Tensor};
-use magcache_core::{
-    BlockHook, Branch, Cx, HookRegistry, ModelMeta, Next, Output, Pass, Signal, Step, Streams,
-};
+use magcache_core::{ModelMeta, Pass, Streams};
 use magcache_models::{
     checkpoint::{ConfigError, Folder, WeightDtype, Weights},
-    flux::{Flux2Config, Flux2Transformer, FluxConfig, FluxTransformer, JointPositions, PromptContext},
+    flux::{
+        Flux2Config, Flux2Transformer, FluxConfig, FluxNetwork, FluxTransformer, JointPositions,
+        PromptContext,
+    },
 };
 
 use super::{
-    case::{Call, Case},
-    modules::{ModuleObserver, Place, Seen, both_of_a_pair},
+    call::Call,
+    case::{Case, Named},
     report::CaseReport,
+    transformer::{Before, Forward, Network, Place, Shown, both_of_a_pair},
 };
 use crate::console::{bad_input, bad_input_at};
-
-pub(super) const CLASS_1: &str = "FluxTransformer2DModel";
-pub(super) const CLASS_2: &str = "Flux2Transformer2DModel";
 
 /// Which of the [`FREQUENCIES`] frequencies of the timestep embedding torch rounds up, for each kind of CPU
 /// that recordings come from.
@@ -35,49 +29,15 @@ const ROUNDED_UP: [&[usize]; 3] = [&[], &[12, 106], &[13, 44]];
 /// Number of frequencies in the published models.
 const FREQUENCIES: usize = 128;
 
-/// Tensors, keyed by the suffix of their name.
-type Named = Vec<(&'static str, Tensor)>;
-
-/// Where the two generations differ.
-pub(super) trait Network: Sized {
-    const CLASS: &'static str;
-    /// Names of the network's arguments.
-    const INPUTS: &'static [&'static str];
-
-    fn load(folder: &Folder) -> Result<Self>;
-    fn meta(&self) -> &ModelMeta;
-    fn frequencies(&self) -> usize;
-    fn round_frequencies_up(&mut self, which: &[usize]) -> candle_core::Result<()>;
-    fn context(&self, case: &Case, call: &Call) -> Result<PromptContext>;
-    fn positions(&self, text: &Tensor, image: &Tensor) -> Result<JointPositions>;
-    fn forward(&self, inputs: &Inputs<'_>, pass: &mut Pass<'_>) -> candle_core::Result<Tensor>;
-    /// The recorded outputs of a single-stream block, by suffix.
-    fn single(streams: &Streams) -> candle_core::Result<Named>;
-}
-
-/// The arguments of one call, prepared.
-pub(super) struct Inputs<'a> {
-    hidden_states: &'a Tensor,
-    timestep: &'a Tensor,
-    guidance: Option<&'a Tensor>,
-    context: PromptContext,
-    positions: JointPositions,
-}
-
-impl<'a> Inputs<'a> {
-    fn of<N: Network>(case: &'a Case, model: &N, call: &Call) -> Result<Self> {
-        Ok(Self {
-            hidden_states: case.required(call, "hidden_states")?,
-            timestep: case.required(call, "timestep")?,
-            guidance: case.input(call, "guidance")?,
-            context: model.context(case, call)?,
-            positions: model.positions(case.required(call, "txt_ids")?, case.required(call, "img_ids")?)?,
-        })
-    }
-}
+const BEFORE_BLOCKS: Before = Before {
+    image: "x_embedder.out",
+    text: "context_embedder.out",
+    modulated_input: "transformer_blocks.0.modulated_input",
+    timestep_projection: "double_stream_modulation_img.out",
+};
 
 impl Network for FluxTransformer {
-    const CLASS: &'static str = CLASS_1;
+    const CLASS: &'static str = "FluxTransformer2DModel";
     const INPUTS: &'static [&'static str] = &[
         "hidden_states",
         "encoder_hidden_states",
@@ -87,83 +47,72 @@ impl Network for FluxTransformer {
         "txt_ids",
         "guidance",
     ];
+    const BEFORE_BLOCKS: Before = BEFORE_BLOCKS;
 
     fn load(folder: &Folder) -> Result<Self> {
         let config = config(folder, FluxConfig::from_json)?;
         Ok(Self::load(&Weights::open(folder, &Device::Cpu, WeightDtype::Keep)?, config)?)
     }
 
-    fn meta(&self) -> &ModelMeta {
-        self.meta()
+    fn of_case(case: &Case, report: &mut CaseReport) -> Result<Self> {
+        like_first_call(case, report, Self::round_frequencies_up)
     }
 
-    fn frequencies(&self) -> usize {
-        FREQUENCIES
+    fn meta(&self) -> Result<ModelMeta> {
+        Ok(self.meta().clone())
     }
 
-    fn round_frequencies_up(&mut self, which: &[usize]) -> candle_core::Result<()> {
-        self.round_frequencies_up(which)
+    fn prepare<'a>(&'a self, call: Call<'a>) -> Result<Forward<'a>> {
+        let text = call.required("encoder_hidden_states")?;
+        let context = self.text_context(text, call.required("pooled_projections")?)?;
+        let positions = self.positions(&ids(call, "txt_ids")?, &ids(call, "img_ids")?)?;
+        forward(self, call, context, positions)
     }
 
-    fn context(&self, case: &Case, call: &Call) -> Result<PromptContext> {
-        let pooled = case.required(call, "pooled_projections")?;
-        Ok(self.text_context(case.required(call, "encoder_hidden_states")?, pooled)?)
+    fn names(at: Place<'_>, x: &Streams, y: &Streams) -> candle_core::Result<Shown> {
+        names(at, x, y, both)
     }
 
-    fn positions(&self, text: &Tensor, image: &Tensor) -> Result<JointPositions> {
-        Ok(self.positions(&ids(text)?, &ids(image)?)?)
-    }
-
-    fn forward(&self, inputs: &Inputs<'_>, pass: &mut Pass<'_>) -> candle_core::Result<Tensor> {
-        let Inputs { hidden_states, timestep, guidance, context, positions } = inputs;
-        self.forward(hidden_states, timestep, *guidance, context, positions, pass)
-    }
-
-    fn single(streams: &Streams) -> candle_core::Result<Named> {
-        both(streams)
+    fn add_outside(&self, call: Call<'_>, seen: &mut Named) -> Result<()> {
+        add_rope(&self.positions(&ids(call, "txt_ids")?, &ids(call, "img_ids")?)?, seen)
     }
 }
 
 impl Network for Flux2Transformer {
-    const CLASS: &'static str = CLASS_2;
+    const CLASS: &'static str = "Flux2Transformer2DModel";
     const INPUTS: &'static [&'static str] =
         &["hidden_states", "encoder_hidden_states", "timestep", "img_ids", "txt_ids", "guidance"];
+    const BEFORE_BLOCKS: Before = BEFORE_BLOCKS;
 
     fn load(folder: &Folder) -> Result<Self> {
         let config = config(folder, Flux2Config::from_json)?;
         Ok(Self::load(&Weights::open(folder, &Device::Cpu, WeightDtype::Keep)?, config)?)
     }
 
-    fn meta(&self) -> &ModelMeta {
-        self.meta()
-    }
-
-    fn frequencies(&self) -> usize {
-        self.config().timestep_guidance_channels / 2
-    }
-
-    fn round_frequencies_up(&mut self, which: &[usize]) -> candle_core::Result<()> {
-        self.round_frequencies_up(which)
-    }
-
-    fn context(&self, case: &Case, call: &Call) -> Result<PromptContext> {
-        Ok(self.text_context(case.required(call, "encoder_hidden_states")?)?)
-    }
-
-    fn positions(&self, text: &Tensor, image: &Tensor) -> Result<JointPositions> {
-        Ok(self.positions(&ids(text)?, &ids(image)?)?)
-    }
-
-    fn forward(&self, inputs: &Inputs<'_>, pass: &mut Pass<'_>) -> candle_core::Result<Tensor> {
-        let Inputs { hidden_states, timestep, guidance, context, positions } = inputs;
-        self.forward(hidden_states, timestep, *guidance, context, positions, pass)
-    }
-
-    fn single(streams: &Streams) -> candle_core::Result<Named> {
-        match streams {
-            Streams::Joint { tokens, .. } => Ok(vec![("out", tokens.clone())]),
-            _ => candle_core::bail!("a single-stream block gave no joint sequence"),
+    fn of_case(case: &Case, report: &mut CaseReport) -> Result<Self> {
+        let model = <Self as Network>::load(&case.folder)?;
+        if model.config().timestep_guidance_channels != 2 * FREQUENCIES {
+            return Ok(model);
         }
+        like_first_call(case, report, Self::round_frequencies_up)
+    }
+
+    fn meta(&self) -> Result<ModelMeta> {
+        Ok(self.meta().clone())
+    }
+
+    fn prepare<'a>(&'a self, call: Call<'a>) -> Result<Forward<'a>> {
+        let context = self.text_context(call.required("encoder_hidden_states")?)?;
+        let positions = self.positions(&ids(call, "txt_ids")?, &ids(call, "img_ids")?)?;
+        forward(self, call, context, positions)
+    }
+
+    fn names(at: Place<'_>, x: &Streams, y: &Streams) -> candle_core::Result<Shown> {
+        names(at, x, y, |streams| Ok(vec![("out", joint(streams)?)]))
+    }
+
+    fn add_outside(&self, call: Call<'_>, seen: &mut Named) -> Result<()> {
+        add_rope(&self.positions(&ids(call, "txt_ids")?, &ids(call, "img_ids")?)?, seen)
     }
 }
 
@@ -172,7 +121,8 @@ fn config<C>(folder: &Folder, parse: impl Fn(&str) -> Result<C, ConfigError>) ->
 }
 
 /// Ids `[tokens, axes]`, or `[batch, tokens, axes]`, of which the reference reads only the first sample.
-fn ids<const N: usize>(tensor: &Tensor) -> Result<Vec<[f32; N]>> {
+fn ids<const N: usize>(call: Call<'_>, input: &str) -> Result<Vec<[f32; N]>> {
+    let tensor = call.required(input)?;
     let tensor = if tensor.rank() == 3 { tensor.get(0)? } else { tensor.clone() };
     let rows: Vec<Vec<f32>> = tensor.to_dtype(DType::F32)?.to_vec2()?;
     let id = |row: Vec<f32>| {
@@ -182,30 +132,39 @@ fn ids<const N: usize>(tensor: &Tensor) -> Result<Vec<[f32; N]>> {
     rows.into_iter().map(id).collect()
 }
 
-pub(super) fn check<N: Network>(case: &Case, mut report: CaseReport) -> Result<CaseReport> {
-    let model = network::<N>(case, &mut report)?;
-    for call in case.calls() {
-        if let Some(input) = call.inputs.keys().find(|name| !N::INPUTS.contains(&name.as_str())) {
-            report.leave_out(&call.name, format!("{} has no input `{input}` in this build", N::CLASS));
-            continue;
-        }
-        one(case, &model, call, &mut report).with_context(|| format!("call {:?}", call.name))?;
-    }
-    report.finish()
+fn forward<'a>(
+    network: &'a dyn FluxNetwork,
+    call: Call<'a>,
+    context: PromptContext,
+    positions: JointPositions,
+) -> Result<Forward<'a>> {
+    let (x, timestep) = (call.required("hidden_states")?, call.required("timestep")?);
+    let guidance = call.input("guidance")?;
+    Ok(Box::new(move |pass| network.forward(x, timestep, guidance, &context, &positions, pass)))
 }
 
-/// The network, with its frequencies rounded as in the first call.
-fn network<N: Network>(case: &Case, report: &mut CaseReport) -> Result<N> {
-    let model = N::load(&case.folder)?;
-    let first = case.calls().iter().find_map(|call| Some((call, call.outputs.get("sample")?)));
-    let Some((call, key)) = first.filter(|_| model.frequencies() == FREQUENCIES) else { return Ok(model) };
+fn add_rope(positions: &JointPositions, seen: &mut Named) -> Result<()> {
+    let rope = positions.joint();
+    seen.insert("rope.cos".to_owned(), both_of_a_pair(&rope.cos()?)?);
+    seen.insert("rope.sin".to_owned(), both_of_a_pair(&rope.sin()?)?);
+    Ok(())
+}
+
+/// The network with its frequencies rounded as in the case's first call.
+fn like_first_call<N: Network>(
+    case: &Case,
+    report: &mut CaseReport,
+    round_up: impl Fn(&mut N, &[usize]) -> candle_core::Result<()>,
+) -> Result<N> {
+    let first = case.calls().find_map(|call| Some((call, call.outputs.get("sample")?.clone())));
+    let Some((call, key)) = first else { return N::load(&case.folder) };
     let run = |which: &[usize]| {
         let mut model = N::load(&case.folder)?;
-        model.round_frequencies_up(which)?;
-        let got = model.forward(&Inputs::of(case, &model, call)?, &mut Pass::off())?;
+        round_up(&mut model, which)?;
+        let got = model.prepare(call)?(&mut Pass::off())?;
         Ok((model, got))
     };
-    like_recorded(report, run, case.tensor(key)?)
+    like_recorded(report, run, case.tensor(&key)?)
 }
 
 /// The result of `run` with the frequencies rounded as on the CPU that recorded the case: the one nearest to
@@ -239,113 +198,47 @@ pub(super) fn like_recorded<T>(
     Ok(best)
 }
 
-fn one<N: Network>(case: &Case, model: &N, call: &Call, report: &mut CaseReport) -> Result<()> {
-    let inputs = Inputs::of(case, model, call)?;
-    let tolerance = call.tolerance();
-    let sample = model.forward(&inputs, &mut Pass::off())?;
-    for (output, key) in &call.outputs {
-        match output.as_str() {
-            "sample" => report.tensors(&call.name, output, &sample, case.tensor(key)?, tolerance)?,
-            _ => report.leave_out(key, "the network gives no such output"),
-        }
-    }
-    let traces = case.traces(call);
-    if traces.is_empty() {
-        return Ok(());
-    }
-    let shown = inside(model, &inputs)?;
-    for (module, key) in traces {
-        match shown.get(&module) {
-            Some(got) => report.tensors(&call.name, &module, got, case.tensor(&key)?, tolerance)?,
-            None => report.leave_out(key, "inside a part that this build does not open"),
-        }
-    }
-    Ok(())
-}
+/// Tensors by the last part of their name.
+type Ends = Vec<(&'static str, Tensor)>;
 
-/// Everything inside a forward that hooks and the network's public parts expose, by the reference's names.
-fn inside<N: Network>(model: &N, inputs: &Inputs<'_>) -> Result<BTreeMap<String, Tensor>> {
-    let meta = model.meta();
-    let dual = meta.stacks.first().map_or(0, |stack| stack.blocks);
-    let seen = Seen::default();
-    let mut hooks = HookRegistry::builder(meta.blocks());
-    for module in meta.modules.iter() {
-        let observer = ModuleObserver { first_stack: dual, names: attention, seen: Arc::clone(&seen) };
-        hooks = hooks.module(module, Arc::new(observer));
-    }
-    for block in meta.whole() {
-        let name = match block.checked_sub(dual) {
-            None => format!("transformer_blocks.{block}"),
-            Some(single) => format!("single_transformer_blocks.{single}"),
-        };
-        let outputs = if block < dual { both } else { N::single };
-        let signals = if block == 0 { meta.signals.to_vec() } else { Vec::new() };
-        let observer = Observer { name, outputs, signals, seen: Arc::clone(&seen) };
-        hooks = hooks.ring(block..block + 1, Arc::new(observer))?;
-    }
-    let mut session = hooks.build().session();
-    model.forward(inputs, &mut session.pass(Step::plain(0, 1), Branch::Cond))?;
-    let mut seen = std::mem::take(&mut *seen.lock().unwrap_or_else(PoisonError::into_inner));
-    let rope = inputs.positions.joint();
-    seen.insert("rope.cos".to_owned(), both_of_a_pair(&rope.cos()?)?);
-    seen.insert("rope.sin".to_owned(), both_of_a_pair(&rope.sin()?)?);
-    Ok(seen)
-}
-
-/// The attention of a dual-stream block, or of a single-stream block, which reads the norm's output.
-fn attention(at: Place<'_>, x: &Streams, y: &Streams) -> candle_core::Result<Vec<(String, Tensor)>> {
-    let Place { block, first_stack, module } = at;
-    let Some(single) = block.checked_sub(first_stack) else {
-        let name = |end: &str| format!("transformer_blocks.{block}.{end}");
-        let named = both(y)?.into_iter().map(|(end, tensor)| (name(&format!("{module}.{end}")), tensor));
-        let text = x.text()?.map(|text| (name("modulated_context"), text));
-        return Ok(named.chain(text).collect());
+/// What left a block or its attention, and what the attention read. `single` names what leaves a
+/// single-stream block.
+fn names(
+    at: Place<'_>,
+    x: &Streams,
+    y: &Streams,
+    single: impl Fn(&Streams) -> candle_core::Result<Ends>,
+) -> candle_core::Result<Shown> {
+    let (place, ends) = match (at.block.checked_sub(at.first_stack), at.module) {
+        (None, None) => (format!("transformer_blocks.{}", at.block), both(y)?),
+        (Some(block), None) => (format!("single_transformer_blocks.{block}"), single(y)?),
+        (None, Some(module)) => {
+            let block = format!("transformer_blocks.{}", at.block);
+            let text = x.text()?.map(|text| (format!("{block}.modulated_context"), text));
+            let out = both(y)?.into_iter().map(|(end, tensor)| (format!("{block}.{module}.{end}"), tensor));
+            return Ok(out.chain(text).collect());
+        }
+        (Some(block), Some(module)) => {
+            let block = format!("single_transformer_blocks.{block}");
+            return Ok(vec![
+                (format!("{block}.norm.out"), joint(x)?),
+                (format!("{block}.{module}.out"), joint(y)?),
+            ]);
+        }
     };
-    let name = |end: &str| format!("single_transformer_blocks.{single}.{end}");
-    match (x, y) {
-        (Streams::Joint { tokens: x, .. }, Streams::Joint { tokens: y, .. }) => {
-            Ok(vec![(name("norm.out"), x.clone()), (name(&format!("{module}.out")), y.clone())])
-        }
-        _ => candle_core::bail!("the attention of a single-stream block gave no joint sequence"),
-    }
+    Ok(ends.into_iter().map(|(end, tensor)| (format!("{place}.{end}"), tensor)).collect())
 }
 
-/// Image and text, by suffix.
-fn both(streams: &Streams) -> candle_core::Result<Named> {
+/// Image and text.
+fn both(streams: &Streams) -> candle_core::Result<Ends> {
     let text = streams.text()?.map(|text| ("context_out", text));
     Ok(text.into_iter().chain([("out", streams.image()?)]).collect())
 }
 
-/// Records the output of each block and, before the first one, its input and the signals that the model
-/// offers to strategies.
-#[derive(Debug)]
-struct Observer {
-    name: String,
-    outputs: fn(&Streams) -> candle_core::Result<Named>,
-    /// The signals to request before this block.
-    signals: Vec<Signal>,
-    seen: Arc<Mutex<BTreeMap<String, Tensor>>>,
-}
-
-impl BlockHook for Observer {
-    fn call(&self, cx: &mut Cx<'_>, x: Streams, next: Next<'_>) -> candle_core::Result<Output> {
-        let mut seen = Vec::new();
-        if let (false, Some(probe)) = (self.signals.is_empty(), cx.probe) {
-            for signal in &self.signals {
-                let name = match signal {
-                    Signal::ModulatedInput => "transformer_blocks.0.modulated_input",
-                    Signal::TimestepEmbedding => "temb",
-                    Signal::TimestepProjection => "double_stream_modulation_img.out",
-                };
-                seen.push((name.to_owned(), probe(*signal, &x)?));
-            }
-            seen.push(("x_embedder.out".to_owned(), x.image()?));
-            seen.extend(x.text()?.map(|text| ("context_embedder.out".to_owned(), text)));
-        }
-        let output = next.run(cx, x)?;
-        let outputs = (self.outputs)(&output.streams)?.into_iter();
-        seen.extend(outputs.map(|(rest, tensor)| (format!("{}.{rest}", self.name), tensor)));
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).extend(seen);
-        Ok(output)
+/// Both in one sequence.
+fn joint(streams: &Streams) -> candle_core::Result<Tensor> {
+    match streams {
+        Streams::Joint { tokens, .. } => Ok(tokens.clone()),
+        _ => candle_core::bail!("a single-stream block has no joint sequence"),
     }
 }

@@ -1,74 +1,91 @@
 //! The image autoencoders of FLUX.1 and FLUX.2, in both directions, and their latents as tokens.
 
-use std::collections::BTreeMap;
-
-use anyhow::{Context, Result};
+use anyhow::Result;
 use candle_core::{Device, Tensor};
 use magcache_models::autoencoder::{ImageVae, image::packing};
 
 use super::{
-    case::{Call, Case},
+    call::Call,
+    case::{Case, Named},
     report::CaseReport,
+    vae,
 };
 
-const CLASSES: [&str; 2] = ["AutoencoderKL", "AutoencoderKLFlux2"];
+/// Classes of their configurations.
+pub(super) const CLASSES: [&str; 2] = ["AutoencoderKL", "AutoencoderKLFlux2"];
 
-/// Whether the case is about such an autoencoder.
-pub(super) fn is_one(case: &Case) -> Result<bool> {
-    Ok(CLASSES.contains(&case.class()?.as_str()))
-}
+const NO_OUTPUT: &str = "the autoencoder gives no such output";
 
-pub(super) fn check(case: &Case) -> Result<CaseReport> {
-    let mut report = CaseReport::new(case.label());
+pub(super) fn check(case: &Case, report: &mut CaseReport) -> Result<()> {
     let vae = ImageVae::open(&case.folder, &Device::Cpu)?;
-    for call in case.calls() {
-        one(case, &vae, call, &mut report).with_context(|| format!("call {:?}", call.name))?;
-    }
-    report.finish()
+    case.compare_calls(report, |call, report| {
+        let inputs: Vec<&str> = call.inputs.keys().map(String::as_str).collect();
+        match inputs.as_slice() {
+            ["x"] => encode(&vae, call, report)?,
+            ["latents" | "z"] => decode(&vae, call, report)?,
+            ["raw"] => pack(call, report)?,
+            _ => {
+                let why = format!("this build has no step that takes {}", inputs.join(", "));
+                report.leave_out(&call.name, why);
+                return Ok(());
+            }
+        }
+        call.compare_inside(report, call.tolerance(), &Named::new())
+    })
 }
 
-fn one(case: &Case, vae: &ImageVae, call: &Call, report: &mut CaseReport) -> Result<()> {
-    let inputs: Vec<&str> = call.inputs.keys().map(String::as_str).collect();
-    let got = match inputs.as_slice() {
-        ["x"] => encode(vae, case.required(call, "x")?, call)?,
-        ["latents"] => decode(vae, case.required(call, "latents")?)?,
-        _ => {
-            report.leave_out(&call.name, format!("this build has no step that takes {}", inputs.join(", ")));
-            return Ok(());
-        }
-    };
-    for (output, key) in &call.outputs {
-        match got.get(output.as_str()) {
-            Some(got) => report.tensors(&call.name, output, got, case.tensor(key)?, call.tolerance())?,
-            None => report.leave_out(key, "the autoencoder gives no such output"),
-        }
-    }
-    for (_, key) in case.traces(call) {
-        report.leave_out(key, "inside a part that this build does not open");
-    }
-    Ok(())
-}
-
-/// Outputs by name.
-fn encode(vae: &ImageVae, x: &Tensor, call: &Call) -> Result<BTreeMap<&'static str, Tensor>> {
-    let distribution = vae.encode(x, None)?;
+fn encode(vae: &ImageVae, call: Call<'_>, report: &mut CaseReport) -> Result<()> {
+    let distribution = vae.encode(call.required("x")?, vae::tiling(call)?)?;
     let mode = distribution.mean()?;
-    let mut outputs = BTreeMap::from([("moments", distribution.moments().clone()), ("mode", mode.clone())]);
-    // Latents of an odd size cannot become tokens, and no call requires it.
-    if call.outputs.contains_key("latents") {
-        outputs.insert("latents", vae.normalize(&mode)?);
-    }
-    if call.outputs.contains_key("patchified") {
-        outputs.insert("patchified", packing::patchify(&mode)?);
-    }
-    if call.outputs.contains_key("packed_latents") {
-        outputs.insert("packed_latents", vae.to_tokens(&mode)?);
-    }
-    Ok(outputs)
+    call.compare(report, call.tolerance(), NO_OUTPUT, |output| {
+        Ok(Some(match output {
+            "moments" => distribution.moments().clone(),
+            "mode" => mode.clone(),
+            "latents" => vae.normalize(&mode)?,
+            "patchified" => packing::patchify(&mode)?,
+            "packed_latents" => vae.to_tokens(&mode)?,
+            _ => return Ok(None),
+        }))
+    })
 }
 
-fn decode(vae: &ImageVae, latents: &Tensor) -> Result<BTreeMap<&'static str, Tensor>> {
-    let z = vae.denormalize(latents)?;
-    let sample = vae.decode(&z, None)?;
-    Ok(BTreeMap::from([("vae_input", z), ("sample", sample)]))
+/// From raw latents `z`, or from those that the transformer gives.
+fn decode(vae: &ImageVae, call: Call<'_>, report: &mut CaseReport) -> Result<()> {
+    let z = match call.input("latents")? {
+        Some(latents) => vae.denormalize(latents)?,
+        None => call.required("z")?.clone(),
+    };
+    let sample = vae.decode(&z, vae::tiling(call)?)?;
+    call.compare(report, call.tolerance(), NO_OUTPUT, |output| {
+        Ok(match output {
+            "vae_input" => Some(z.clone()),
+            "sample" => Some(sample.clone()),
+            _ => None,
+        })
+    })
+}
+
+/// Raw latents in the order of tokens, and the positions of those: nothing is rounded.
+fn pack(call: Call<'_>, report: &mut CaseReport) -> Result<()> {
+    let raw = call.required("raw")?;
+    let patches = packing::patchify(raw)?;
+    let grid = packing::token_grid(raw)?;
+    let [rows, columns] = grid;
+    call.compare(report, 0.0, "latents have no such form", |output| {
+        Ok(Some(match output {
+            "packed" => packing::pack(raw)?,
+            "patches" => patches.clone(),
+            "flat" => packing::flatten(&patches)?,
+            "image_ids" => ids(packing::image_ids(grid, 0))?,
+            "latent_ids" => ids(packing::latent_ids(grid))?,
+            "reference_ids" => ids(packing::reference_ids(&[[rows, 1], [1, columns]]))?,
+            "text_ids" => ids(packing::text_ids(columns))?,
+            _ => return Ok(None),
+        }))
+    })
+}
+
+/// `[tokens, axes]`.
+fn ids<const N: usize>(ids: Vec<[f32; N]>) -> candle_core::Result<Tensor> {
+    Tensor::from_vec(ids.concat(), (ids.len(), N), &Device::Cpu)
 }

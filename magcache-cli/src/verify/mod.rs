@@ -6,15 +6,16 @@
 
 #![expect(clippy::disallowed_methods, reason = "results are compared on the host")]
 
+mod assemble;
 mod cache_e2e;
+mod call;
 mod case;
 mod condition;
 mod find;
 mod flux;
-mod image_encoder;
 mod image_vae;
-mod modules;
 mod pipeline;
+mod prompts;
 mod replay;
 mod report;
 mod scheduler;
@@ -57,18 +58,27 @@ fn check(source: &Found, ops: Ops) -> Result<CaseReport> {
         Found::Case(path) => path,
     };
     let case = Case::open(path, ops)?;
+    let mut report = CaseReport::new(case.label());
     match case.group() {
-        "transformers" => transformer::check(&case),
-        "text_encoders" if image_encoder::is_one(&case)? => image_encoder::check(&case),
-        "text_encoders" => text_encoder::check(&case),
-        "vaes" if condition::is_one(&case) => condition::check(&case),
-        "vaes" if image_vae::is_one(&case)? => image_vae::check(&case),
-        "vaes" => vae::check(&case),
-        "schedulers" => scheduler::check(&case),
-        "pipelines" => pipeline::check(&case),
-        "cache_e2e" => cache_e2e::check(&case),
-        other => Ok(CaseReport::new(case.label()).skip(format!("this build knows no cases of {other:?}"))),
+        "transformers" => transformer::check(&case, &mut report)?,
+        "text_encoders" => text_encoder::check(&case, &mut report)?,
+        "vaes" if condition::is_one(&case) => condition::check(&case, &mut report)?,
+        "vaes" => match case.class()?.as_str() {
+            vae::CLASS => vae::check(&case, &mut report)?,
+            class if image_vae::CLASSES.contains(&class) => image_vae::check(&case, &mut report)?,
+            class => report.skip(format!("this build has no {class}")),
+        },
+        "schedulers" => scheduler::check(&case, &mut report)?,
+        "prompts" => prompts::check(&case, &mut report)?,
+        "pipelines" => pipeline::check(&case, &mut report)?,
+        "cache_e2e" => cache_e2e::check(&case, &mut report)?,
+        other => report.skip(format!("this build knows no cases of {other:?}")),
     }
+    if report.skipped.is_none() && ["transformers", "text_encoders", "vaes"].contains(&case.group()) {
+        let unread = case.folder.unread();
+        report.count("weights", "tensors left unread", unread.len(), 1, unread.first().cloned());
+    }
+    report.finish()
 }
 
 /// `cache_tables/teacache.json` is `cache_tables/teacache`; `schedulers/wan22_boundary/boundary.json`, a file
@@ -82,7 +92,8 @@ fn table(path: &Path, json: &Value) -> Result<CaseReport> {
     let names = [folder.and_then(Path::file_name), name].into_iter().flatten();
     let mut report = CaseReport::new(names.map(|n| n.to_string_lossy()).collect::<Vec<_>>().join("/"));
     if boundary {
-        return scheduler::boundary(json, report);
+        scheduler::boundary(json, &mut report)?;
+        return report.finish();
     }
     let table = tables::check(json).map_err(|e| bad_input(format!("{e:#}")))?;
     let first = table

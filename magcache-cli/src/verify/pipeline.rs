@@ -1,21 +1,19 @@
 //! Whole runs of a pipeline: prompts, pictures, noise levels, every step, and the pixels.
 
-use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
+use std::sync::Arc;
 
-use anyhow::{Context, Result};
-use candle_core::{Device, Tensor};
+use anyhow::Result;
+use candle_core::Tensor;
 use magcache_core::HookRegistry;
 use magcache_models::{
-    checkpoint::{Folder, WeightDtype},
-    flux::{Flux2TextEncoder, FluxTextEncoder},
+    checkpoint::Folder,
     image::Picture,
-    pipeline::{self, Generation, LoadOptions, Pipeline, Request},
+    pipeline::{self, Generation, LoadOptions, Offload, Pipeline, Request},
+    wan::WanSource,
 };
 use serde::Deserialize;
-use serde_json::Value;
 
-use super::{case::Case, report::CaseReport};
-use crate::console::bad_input;
+use super::{assemble::assemble, case::Case, prompts::embed, report::CaseReport};
 
 /// Only every `STRIDE`-th value of images and embeddings is recorded.
 const STRIDE: usize = 29;
@@ -24,10 +22,6 @@ const RUN: &str = "run";
 
 #[derive(Deserialize)]
 struct Recorded {
-    /// Folders of the model that are stored elsewhere, relative to the case's own.
-    parts: BTreeMap<String, String>,
-    /// Prompt length in tokens that the recording used, by tokenizer.
-    max_lengths: BTreeMap<String, usize>,
     request: Wanted,
     /// Passes of the network, over all steps and branches.
     passes: usize,
@@ -42,6 +36,8 @@ struct Recorded {
     first: usize,
     /// Timesteps of the steps that ran.
     timesteps: Option<Vec<f64>>,
+    /// What a Wan model was trained for.
+    task: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -98,49 +94,23 @@ fn picture([width, height]: [usize; 2]) -> Result<Picture> {
     Ok(Picture::from_rgb8(width, height, rgb.collect())?)
 }
 
-pub(super) fn check(case: &Case) -> Result<CaseReport> {
-    let mut report = CaseReport::new(case.label());
+pub(super) fn check(case: &Case, report: &mut CaseReport) -> Result<()> {
     let recorded: Recorded = case.read()?;
-    let whole = assembled(case, &recorded)?;
+    let whole = assemble(case)?;
     let folder = Folder::open(whole.path())?.computing_with(case.folder.ops());
-    prompts(case, &recorded, &folder, &mut report)?;
-    let pipeline = pipeline::open(folder, LoadOptions { ops: case.folder.ops(), ..LoadOptions::default() })?;
+    prompts(case, &recorded, &folder, report)?;
+    let options = |offload| LoadOptions { offload, ops: case.folder.ops(), ..LoadOptions::default() };
+    let pipeline = pipeline::open(folder.clone(), options(Offload::None))?;
     let request = recorded.request.request(case, pipeline.defaults().request.clone())?;
     pipeline.check(&request)?;
-    sizes(case, &recorded, pipeline.as_ref(), &request, &mut report)?;
-    run(case, &recorded, pipeline.as_ref(), &request, &mut report)?;
-    report.finish()
-}
-
-/// Assembles the case as one diffusers folder. Its own files are copied last: one case has its own
-/// `config.json` next to shared weights.
-fn assembled(case: &Case, recorded: &Recorded) -> Result<tempfile::TempDir> {
-    let whole = tempfile::tempdir()?;
-    for (part, from) in &recorded.parts {
-        copy(&case.path().join(from), &whole.path().join(part))?;
-    }
-    copy(case.path(), whole.path())?;
-    for (tokenizer, length) in &recorded.max_lengths {
-        let file = whole.path().join(tokenizer).join("tokenizer_config.json");
-        let mut config: Value = serde_json::from_str(&fs::read_to_string(&file)?)
-            .map_err(|e| bad_input(format!("{}: {e}", file.display())))?;
-        config["model_max_length"] = (*length).into();
-        fs::write(&file, config.to_string())?;
-    }
-    Ok(whole)
-}
-
-fn copy(from: &Path, to: &Path) -> Result<()> {
-    let place = || format!("cannot copy {}", from.display());
-    fs::create_dir_all(to)?;
-    for entry in fs::read_dir(from).with_context(place)? {
-        let path = entry.with_context(place)?.path();
-        let to = to.join(path.file_name().unwrap_or_default());
-        if path.is_dir() {
-            copy(&path, &to)?;
-        } else {
-            fs::copy(&path, to).with_context(place)?;
-        }
+    sizes(case, &recorded, pipeline.as_ref(), &request, report)?;
+    let latents = run(case, &recorded, pipeline.as_ref(), &request, report)?;
+    if let Some(want) = &recorded.task {
+        let got = format!("{:?}", WanSource::open(folder.clone())?.task());
+        report.equal(RUN, "task", &got, want);
+        let from_disk = pipeline::open(folder, options(Offload::Disk))?;
+        let again = generate(case, from_disk.as_ref(), &request, &mut Vec::new(), &mut |_| {})?;
+        report.tensors(RUN, "latents with experts from disk", again.latents(), &latents, 0.0)?;
     }
     Ok(())
 }
@@ -150,26 +120,14 @@ fn prompts(case: &Case, recorded: &Recorded, folder: &Folder, report: &mut CaseR
     let texts = [("prompt", &recorded.request.prompt), ("negative", &recorded.request.negative_prompt)];
     let there: Vec<_> = texts.into_iter().filter(|(what, _)| case.has(&format!("{what}.embeds"))).collect();
     let (Some(rows), false) = (recorded.text_tokens, there.is_empty()) else { return Ok(()) };
-    let mut embeds: Vec<(String, Tensor)> = Vec::new();
-    if folder.sub("text_encoder_2").exists("config.json") {
-        let encoder = FluxTextEncoder::load(folder, &Device::Cpu, WeightDtype::Auto)?;
-        let encoder = encoder.with_max_sequence_length(rows)?;
-        for (what, text) in there {
-            let got = encoder.encode(&[text])?;
-            embeds.push((format!("{what}.embeds"), sampled(&got.prompt_embeds)?));
-            embeds.push((format!("{what}.pooled"), got.pooled_prompt_embeds));
+    for (what, text) in there {
+        let (embeds, pooled) = embed(folder, &[text], None, Some(rows))?;
+        report.numbers(what, "tokens", &[embeds.dim(1)? as f64], &[rows as f64], 0.0);
+        let want = |output: &str| case.tensor(&format!("{what}.{output}"));
+        report.tensors(what, "embeds", &sampled(&embeds)?, want("embeds")?, 2e-5)?;
+        if let Some(pooled) = pooled {
+            report.tensors(what, "pooled", &pooled, want("pooled")?, 2e-5)?;
         }
-    } else {
-        let encoder = Flux2TextEncoder::load(folder, &Device::Cpu, WeightDtype::Auto)?;
-        for (what, text) in there {
-            let got = encoder.encode_tokens(&[encoder.tokenize(text)?])?;
-            report.numbers(what, "tokens", &[got.dim(1)? as f64], &[rows as f64], 0.0);
-            embeds.push((format!("{what}.embeds"), sampled(&got)?));
-        }
-    }
-    for (key, got) in embeds {
-        let (what, output) = key.split_once('.').unwrap_or((&key, ""));
-        report.tensors(what, output, &got, case.tensor(&key)?, 2e-5)?;
     }
     Ok(())
 }
@@ -190,10 +148,7 @@ fn sizes(
     report: &mut CaseReport,
 ) -> Result<()> {
     let noise = case.tensor("noise")?;
-    let mut equal = |output: &str, got: &[usize], want: &[usize]| {
-        let numbers = |list: &[usize]| list.iter().map(|n| *n as f64).collect::<Vec<_>>();
-        report.numbers(RUN, output, &numbers(got), &numbers(want), 0.0);
-    };
+    let mut equal = |output: &str, got: &[usize], want: &[usize]| report.equal(RUN, output, &got, &want);
     equal("axes of the noise", pipeline.noise(request)?.dims(), noise.dims());
     let sizes = pipeline.sizes(request)?;
     equal("latents in all", &[sizes.latents], &[noise.elem_count()]);
@@ -222,32 +177,23 @@ fn sizes(
     Ok(())
 }
 
+/// Compares the run itself. Returns its last latents.
 fn run(
     case: &Case,
     recorded: &Recorded,
     pipeline: &dyn Pipeline,
     request: &Request,
     report: &mut CaseReport,
-) -> Result<()> {
-    let mut notes = Vec::new();
-    let denoiser = pipeline.denoiser(request, &|_| {}, &mut notes)?;
+) -> Result<Tensor> {
+    let (mut notes, mut after) = (Vec::new(), Vec::new());
+    let generation =
+        generate(case, pipeline, request, &mut notes, &mut |run| after.push(run.latents().clone()))?;
     report.count(RUN, "notes", notes.len(), 1, notes.first().cloned());
-    let (trajectory, sampler) = (pipeline.trajectory(request)?, pipeline.sampler(request)?);
-    let registry = Arc::<HookRegistry>::default();
-    let mut generation = Generation::new(denoiser, trajectory, sampler, case.tensor("noise")?, &registry)?;
-    let mut after = Vec::new();
-    while !generation.is_done() {
-        generation.step(&|| false)?;
-        after.push(generation.latents().clone());
-    }
     let passes = generation.times().len() as f64;
     report.numbers(RUN, "passes", &[passes], &[recorded.passes as f64], 0.0);
     // The latents after the last step, or after every one.
-    let want = case.tensor("latents")?;
-    let got = match generation.latents() {
-        last if last.dims() == want.dims() => last.clone(),
-        _ => Tensor::cat(&after, 0)?,
-    };
+    let (last, want) = (generation.latents(), case.tensor("latents")?);
+    let got = if last.dims() == want.dims() { last.clone() } else { Tensor::cat(&after, 0)? };
     report.tensors(RUN, "latents", &got, want, recorded.tolerance)?;
     if case.has("image") {
         let mut frames = Vec::new();
@@ -255,11 +201,26 @@ fn run(
             frames.push(frame.clone());
             Ok(())
         };
-        pipeline.decode(request, generation.latents(), &|_| {}, &mut sink)?;
+        pipeline.decode(request, last, &|_| {}, &mut sink)?;
         let image = Tensor::cat(&frames, 1)?.clamp(-1f32, 1f32)?;
-        let (axes, want) = (image.dims(), [3, 1, request.size[1], request.size[0]]);
-        report.count(RUN, "axes of the image", usize::from(axes != want), 1, Some(format!("{axes:?}")));
+        report.equal(RUN, "axes of the image", &image.dims(), &&[3, 1, request.size[1], request.size[0]][..]);
         report.tensors(RUN, "image", &sampled(&image)?, case.tensor("image")?, recorded.tolerance)?;
     }
-    Ok(())
+    Ok(last.clone())
+}
+
+/// Runs every step, without caches, from the recorded noise.
+fn generate(
+    case: &Case,
+    pipeline: &dyn Pipeline,
+    request: &Request,
+    notes: &mut Vec<String>,
+    after_step: &mut dyn FnMut(&Generation),
+) -> Result<Generation> {
+    let denoiser = pipeline.denoiser(request, &|_| {}, notes)?;
+    let (trajectory, sampler) = (pipeline.trajectory(request)?, pipeline.sampler(request)?);
+    let registry = Arc::<HookRegistry>::default();
+    let mut generation = Generation::new(denoiser, trajectory, sampler, case.tensor("noise")?, &registry)?;
+    generation.run(&|| false, after_step)?;
+    Ok(generation)
 }

@@ -6,7 +6,7 @@ use magcache_models::{
     flux::{flux1, flux2},
     sampler::{Request, Sampler, SamplerKind, SchedulerConfig},
 };
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::console::bad_input;
 
@@ -43,7 +43,7 @@ pub(super) fn replay(
 /// A case without a configuration or with missing arguments, or an error in the configuration.
 pub(super) fn reference_call(
     case: &str,
-    args: &Value,
+    args: &Map<String, Value>,
     scheduler_config: Option<&str>,
 ) -> Result<(SchedulerConfig, Request)> {
     let missing = |reason: &str| bad_input(format!("scheduler case {case:?} cannot be replayed: {reason}"));

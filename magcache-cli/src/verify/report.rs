@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use candle_core::{DType, Tensor};
 use magcache_core::error::count;
 use serde::Serialize;
@@ -87,9 +87,9 @@ impl CaseReport {
         }
     }
 
-    /// Ends a case that cannot be run at all.
-    pub(super) fn skip(self, why: impl Into<String>) -> Self {
-        Self { ok: false, skipped: Some(why.into()), ..self }
+    /// Records that the case cannot be run at all.
+    pub(super) fn skip(&mut self, why: impl Into<String>) {
+        self.skipped = Some(why.into());
     }
 
     /// Records a part that is not compared.
@@ -142,6 +142,12 @@ impl CaseReport {
         self.count(name, output, differ, want.len(), detail);
     }
 
+    /// Compares two values, which must be equal.
+    pub(super) fn equal<T: PartialEq + fmt::Debug>(&mut self, name: &str, output: &str, got: &T, want: &T) {
+        let detail = (got != want).then(|| format!("got {got:?}, expected {want:?}"));
+        self.count(name, output, usize::from(got != want), 1, detail);
+    }
+
     /// Records how many of `of` things differ; none may.
     pub(super) fn count(
         &mut self,
@@ -165,15 +171,12 @@ impl CaseReport {
 
     /// Sets the verdict. A case whose every part was left out is skipped.
     pub(super) fn finish(mut self) -> Result<Self> {
-        if self.calls.is_empty() {
-            ensure!(
-                !self.not_compared.is_empty(),
-                crate::console::bad_input("the case has nothing to compare")
-            );
-            let why = self.not_compared[0].why.clone();
-            return Ok(self.skip(why));
+        if self.calls.is_empty() && self.skipped.is_none() {
+            let first = self.not_compared.first().map(|part| part.why.clone());
+            let why = first.ok_or_else(|| crate::console::bad_input("the case has nothing to compare"))?;
+            self.skip(why);
         }
-        self.ok = self.calls.iter().all(|call| call.ok);
+        self.ok = self.skipped.is_none() && self.calls.iter().all(|call| call.ok);
         Ok(self)
     }
 }

@@ -1,13 +1,14 @@
 //! Solvers over whole trajectories, and the boundary between two experts.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use candle_core::{DType, Tensor};
 use magcache_models::sampler::{Sampler, SamplerError, SamplerKind, Schedule, SchedulerConfig};
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
-    case::{Call, Case},
+    call::Call,
+    case::Case,
     replay::{reference_call, replay},
     report::CaseReport,
 };
@@ -16,38 +17,31 @@ use crate::console::bad_input;
 /// Tolerance of samples, noise levels and timesteps.
 const TOLERANCE: f64 = 5e-6;
 
-pub(super) fn check(case: &Case) -> Result<CaseReport> {
+pub(super) fn check(case: &Case, report: &mut CaseReport) -> Result<()> {
     const FILE: &str = "scheduler_config.json";
-    let mut report = CaseReport::new(case.label());
     let config = case.folder.exists(FILE).then(|| case.folder.read_to_string(FILE)).transpose()?;
-    for call in case.calls() {
+    case.compare_calls(report, |call, report| {
         let sampler = reference_call(case.name(), &call.args, config.as_deref())
             .and_then(|(config, request)| Ok((Sampler::new(&config, request.clone())?, request.mu)));
         match sampler {
-            Ok((sampler, mu)) => {
-                one(case, sampler, mu, call, &mut report).with_context(|| format!("call {:?}", call.name))?;
-            }
+            Ok((sampler, mu)) => one(sampler, mu, call, report),
             Err(error) => match error.downcast_ref() {
                 Some(
                     SamplerError::UnknownClass { .. }
                     | SamplerError::Unsupported { .. }
                     | SamplerError::DynamicShift { .. },
-                ) => report.leave_out(&call.name, error.to_string()),
-                _ => return Err(error).with_context(|| format!("call {:?}", call.name)),
+                ) => {
+                    report.leave_out(&call.name, error.to_string());
+                    Ok(())
+                }
+                _ => Err(error),
             },
         }
-    }
-    report.finish()
+    })
 }
 
-fn one(
-    case: &Case,
-    mut sampler: Sampler,
-    mu: Option<f64>,
-    call: &Call,
-    report: &mut CaseReport,
-) -> Result<()> {
-    let noise = case.required(call, "noise")?.to_dtype(DType::F32)?;
+fn one(mut sampler: Sampler, mu: Option<f64>, call: Call<'_>, report: &mut CaseReport) -> Result<()> {
+    let noise = call.required("noise")?.to_dtype(DType::F32)?;
     let timesteps = sampler.timesteps().to_vec();
     let steps = timesteps.len();
     if noise.dim(0)? != steps {
@@ -59,22 +53,17 @@ fn one(
     let term = |timestep: f64| (timestep / 100.0).sin();
     let model = |i: usize, timestep: f64, x: &Tensor| ((x * 0.3)? + term(timestep))? + (noise.get(i)? * 0.1)?;
     let sigmas: Vec<f64> = sampler.sigmas().iter().map(|sigma| f64::from(*sigma)).collect();
-    let trajectory = replay(&mut sampler, case.required(call, "latents0")?, model)?;
-    for (output, key) in &call.outputs {
-        let want = case.tensor(key)?;
-        let device = want.device();
-        let got = match output.as_str() {
+    let trajectory = replay(&mut sampler, call.required("latents0")?, model)?;
+    let device = noise.device();
+    call.compare(report, TOLERANCE, "a schedule has no such part", |output| {
+        Ok(Some(match output {
             "trajectory" => Tensor::stack(&trajectory, 0)?,
             "sigmas" => Tensor::new(sigmas.as_slice(), device)?,
             "timesteps" => Tensor::new(timesteps.as_slice(), device)?,
             "t_term" => Tensor::from_iter(timesteps.iter().map(|t| term(*t)), device)?,
-            _ => {
-                report.leave_out(key, "a schedule has no such part");
-                continue;
-            }
-        };
-        report.tensors(&call.name, output, &got, want, TOLERANCE)?;
-    }
+            _ => return Ok(None),
+        }))
+    })?;
     if let (Some(want), Some(got)) = (call.args.get("mu").and_then(Value::as_f64), mu) {
         report.numbers(&call.name, "mu", &[got], &[want], TOLERANCE);
     }
@@ -96,7 +85,7 @@ pub(super) fn is_boundary(table: &Value) -> bool {
 }
 
 /// Recounts the steps of the high-noise expert.
-pub(super) fn boundary(table: &Value, mut report: CaseReport) -> Result<CaseReport> {
+pub(super) fn boundary(table: &Value, report: &mut CaseReport) -> Result<()> {
     let rows = table.get("rows").unwrap_or(&Value::Null);
     let rows = Vec::<BoundaryRow>::deserialize(rows).map_err(|e| bad_input(format!("`rows`: {e}")))?;
     for row in &rows {
@@ -117,7 +106,7 @@ pub(super) fn boundary(table: &Value, mut report: CaseReport) -> Result<CaseRepo
             report.numbers(&name, solver, &got, &want, 0.0);
         }
     }
-    report.finish()
+    Ok(())
 }
 
 /// The solver that a table names after the code that produced it.

@@ -1,59 +1,62 @@
-//! T5 and UMT5 encoders: hidden states, what a Wan pipeline reads from them, and relative positions. CLIP and
-//! Qwen3: what FLUX pipelines read from them.
+//! Encoders. T5 and UMT5: hidden states, what a Wan pipeline reads from them, and relative positions. CLIP's
+//! two halves and Qwen3: what Wan 2.1 and FLUX pipelines read from them.
 
-use anyhow::{Context, Result};
-use candle_core::{Device, Tensor};
+use anyhow::Result;
+use candle_core::{D, Device, Tensor};
 use magcache_models::{
     checkpoint::{WeightDtype, Weights},
-    clip::ClipTextEncoder,
+    clip::{ClipTextEncoder, ClipVisionEncoder},
     text::{Qwen3Config, Qwen3Encoder, RelativePositions, T5Config, T5Encoder, TextError, TokenizedPrompt},
 };
 use serde::Deserialize;
 
-use super::{
-    case::{Call, Case},
-    report::CaseReport,
-};
+use super::{call::Call, case::Case, report::CaseReport};
 use crate::console::bad_input;
 
 const IDS: &str = "input_ids";
+const MASK: &str = "attention_mask";
+const NO_OUTPUT: &str = "the encoder gives no such output";
 
-pub(super) fn check(case: &Case) -> Result<CaseReport> {
-    let report = CaseReport::new(case.label());
+pub(super) fn check(case: &Case, report: &mut CaseReport) -> Result<()> {
     match case.class()?.as_str() {
         "UMT5EncoderModel" | "T5EncoderModel" => t5(case, report),
         "CLIPTextModel" => clip(case, report),
+        "CLIPVisionModel" | "CLIPVisionModelWithProjection" => clip_vision(case, report),
         "Qwen3ForCausalLM" | "Qwen3Model" => qwen3(case, report),
-        class => Ok(report.skip(format!("this build has no {class}"))),
-    }
-}
-
-fn t5(case: &Case, mut report: CaseReport) -> Result<CaseReport> {
-    let config = T5Config::read(&case.folder)?;
-    let encoder = T5Encoder::load(&Weights::open(&case.folder, &Device::Cpu, WeightDtype::Keep)?, &config)?;
-    for call in case.calls() {
-        one(case, &encoder, call, &mut report).with_context(|| format!("call {:?}", call.name))?;
-    }
-    positions(case, &encoder, &mut report)?;
-    report.finish()
-}
-
-fn clip(case: &Case, mut report: CaseReport) -> Result<CaseReport> {
-    let encoder = ClipTextEncoder::open(&case.folder, &Device::Cpu, WeightDtype::Keep)?;
-    for call in case.calls() {
-        let ids = ids(case, call)?;
-        let output = encoder.forward(&ids).map_err(refused)?;
-        let states = encoder.hidden_states(&ids).map_err(refused)?;
-        for (name, key) in &call.outputs {
-            let got = match name.as_str() {
-                "last_hidden_state" => Some(&output.last_hidden_state),
-                "pooler_output" => Some(&output.pooler_output),
-                _ => state(name).and_then(|k| states.get(k)),
-            };
-            compare(case, call, (name, key), got, &mut report)?;
+        class => {
+            report.skip(format!("this build has no {class}"));
+            Ok(())
         }
     }
-    report.finish()
+}
+
+fn clip(case: &Case, report: &mut CaseReport) -> Result<()> {
+    let encoder = ClipTextEncoder::open(&case.folder, &Device::Cpu, WeightDtype::Keep)?;
+    case.compare_calls(report, |call, report| {
+        let ids = ids(call)?;
+        let output = encoder.forward(&ids).map_err(refused)?;
+        let states = encoder.hidden_states(&ids).map_err(refused)?;
+        call.compare(report, call.tolerance(), NO_OUTPUT, |name| {
+            Ok(match name {
+                "last_hidden_state" => Some(output.last_hidden_state.clone()),
+                "pooler_output" => Some(output.pooler_output.clone()),
+                _ => state(name, &states),
+            })
+        })
+    })
+}
+
+fn clip_vision(case: &Case, report: &mut CaseReport) -> Result<()> {
+    let encoder = ClipVisionEncoder::open(&case.folder, &Device::Cpu, WeightDtype::Keep)?;
+    let why = "Wan stops before the last block, which is not loaded";
+    case.compare_calls(report, |call, report| {
+        let pixels = call.required("pixel_values")?;
+        let states = encoder.hidden_states(pixels)?;
+        call.compare(report, call.tolerance(), why, |name| match name {
+            "image_embeds" => Ok(Some(encoder.forward(pixels)?)),
+            _ => Ok(state(name, &states)),
+        })
+    })
 }
 
 /// Arguments of a call to Qwen3.
@@ -63,81 +66,66 @@ struct Chosen {
     hidden_states_layers: Vec<usize>,
 }
 
-fn qwen3(case: &Case, mut report: CaseReport) -> Result<CaseReport> {
+fn qwen3(case: &Case, report: &mut CaseReport) -> Result<()> {
     let config = Qwen3Config::read(&case.folder)?;
     let weights = Weights::open(&case.folder, &Device::Cpu, WeightDtype::Keep)?;
     let every: Vec<usize> = (0..=config.num_hidden_layers).collect();
     let all = Qwen3Encoder::load(&weights, &config, &every)?;
-    for call in case.calls() {
-        let ids = ids(case, call)?;
-        let mask = call.inputs.get("attention_mask").map(|key| case.rows(key)).transpose()?;
+    case.compare_calls(report, |call, report| {
+        let (ids, mask) = (ids(call)?, call.rows(MASK)?);
         let states = all.hidden_states(&ids, mask.as_deref()).map_err(refused)?;
-        for (name, key) in &call.outputs {
-            let got = match name.as_str() {
-                "prompt_embeds" => {
-                    let Chosen { hidden_states_layers } = Chosen::deserialize(&call.args)
-                        .map_err(|e| bad_input(format!("call {:?}: {e}", call.name)))?;
-                    let encoder = Qwen3Encoder::load(&weights, &config, &hidden_states_layers)?;
-                    Some(encoder.forward(&ids, mask.as_deref()).map_err(refused)?)
-                }
-                _ => state(name).and_then(|k| states.get(k)).cloned(),
-            };
-            compare(case, call, (name, key), got.as_ref(), &mut report)?;
-        }
-    }
-    report.finish()
+        call.compare(report, call.tolerance(), NO_OUTPUT, |name| {
+            if name != "prompt_embeds" {
+                return Ok(state(name, &states));
+            }
+            let Chosen { hidden_states_layers } = call.args()?;
+            let encoder = Qwen3Encoder::load(&weights, &config, &hidden_states_layers)?;
+            Ok(Some(encoder.forward(&ids, mask.as_deref()).map_err(refused)?))
+        })
+    })
 }
 
-fn ids(case: &Case, call: &Call) -> Result<Vec<Vec<u32>>> {
-    case.required(call, IDS)?;
-    Ok(call.inputs.get(IDS).map(|key| case.rows(key)).transpose()?.unwrap_or_default())
+fn t5(case: &Case, report: &mut CaseReport) -> Result<()> {
+    let config = T5Config::read(&case.folder)?;
+    let encoder = T5Encoder::load(&Weights::open(&case.folder, &Device::Cpu, WeightDtype::Keep)?, &config)?;
+    case.compare_calls(report, |call, report| {
+        let (ids, mask) = (ids(call)?, call.rows(MASK)?);
+        let states = encoder.hidden_states(&ids, mask.as_deref()).map_err(refused)?;
+        let prompts: Vec<_> = ids.iter().zip(mask.iter().flatten()).map(prompt).collect();
+        call.compare(report, call.tolerance(), NO_OUTPUT, |name| {
+            Ok(match name {
+                "last_hidden_state" => Some(encoder.forward(&ids, mask.as_deref()).map_err(refused)?),
+                "prompt_embeds" if mask.is_some() => Some(encoder.prompt_embeds(&prompts).map_err(refused)?),
+                _ => state(name, &states),
+            })
+        })?;
+        let Some(key) = call.outputs.get("prompt_embeds").filter(|_| mask.is_some()) else { return Ok(()) };
+        // A short prompt alone is computed without its padding.
+        let alone = prompts.chunks(1).map(|prompt| encoder.prompt_embeds(prompt).map_err(refused));
+        let alone = Tensor::cat(&alone.collect::<Result<Vec<_>>>()?, 0)?;
+        report.tensors(&call.name, "prompt_embeds one by one", &alone, case.tensor(key)?, call.tolerance())
+    })?;
+    positions(case, &encoder, report)
 }
 
-/// The `k` in `hidden_states.k`.
-fn state(output: &str) -> Option<usize> {
-    output.strip_prefix("hidden_states.")?.parse().ok()
-}
-
-fn compare(
-    case: &Case,
-    call: &Call,
-    (output, key): (&str, &str),
-    got: Option<&Tensor>,
-    report: &mut CaseReport,
-) -> Result<()> {
-    match got {
-        Some(got) => report.tensors(&call.name, output, got, case.tensor(key)?, call.tolerance()),
-        None => {
-            report.leave_out(key, "the encoder gives no such output");
-            Ok(())
-        }
-    }
-}
-
-fn one(case: &Case, encoder: &T5Encoder, call: &Call, report: &mut CaseReport) -> Result<()> {
-    let ids = ids(case, call)?;
-    let mask = call.inputs.get("attention_mask").map(|key| case.rows(key)).transpose()?;
-    let states = encoder.hidden_states(&ids, mask.as_deref()).map_err(refused)?;
-    for (output, key) in &call.outputs {
-        let got = match output.as_str() {
-            "last_hidden_state" => Some(encoder.forward(&ids, mask.as_deref()).map_err(refused)?),
-            "prompt_embeds" => mask.as_ref().map(|mask| prompt_embeds(encoder, &ids, mask)).transpose()?,
-            _ => state(output).and_then(|k| states.get(k)).cloned(),
-        };
-        compare(case, call, (output, key), got.as_ref(), report)?;
-    }
-    Ok(())
-}
-
-fn prompt_embeds(encoder: &T5Encoder, ids: &[Vec<u32>], mask: &[Vec<u32>]) -> Result<Tensor> {
-    let prompt = |(input_ids, attention_mask): (&Vec<u32>, &Vec<u32>)| TokenizedPrompt {
+fn prompt((input_ids, attention_mask): (&Vec<u32>, &Vec<u32>)) -> TokenizedPrompt {
+    TokenizedPrompt {
         input_ids: input_ids.clone(),
         attention_mask: attention_mask.clone(),
         len: attention_mask.iter().filter(|token| **token != 0).count(),
         truncated: 0,
-    };
-    let prompts: Vec<_> = ids.iter().zip(mask).map(prompt).collect();
-    encoder.prompt_embeds(&prompts).map_err(refused)
+    }
+}
+
+fn ids(call: Call<'_>) -> Result<Vec<Vec<u32>>> {
+    call.required(IDS)?;
+    Ok(call.rows(IDS)?.unwrap_or_default())
+}
+
+/// The state `k` for the output `hidden_states.k`.
+fn state(output: &str, states: &[Tensor]) -> Option<Tensor> {
+    let k: usize = output.strip_prefix("hidden_states.")?.parse().ok()?;
+    states.get(k).cloned()
 }
 
 /// Wraps an error about recorded ids or masks that do not fit the encoder.
@@ -164,7 +152,7 @@ fn positions(case: &Case, encoder: &T5Encoder, report: &mut CaseReport) -> Resul
             continue;
         }
         let want = case.tensor(&key)?;
-        match encoder.position_bias(layer, want.dim(candle_core::D::Minus1)?)? {
+        match encoder.position_bias(layer, want.dim(D::Minus1)?)? {
             Some(got) => report.tensors(NAME, &key, &got, want, 0.0)?,
             None => report.leave_out(key, "the layer has no table of its own"),
         }

@@ -1,154 +1,261 @@
-//! Transformers: every call, and what flows between the blocks; Wan's here, FLUX's in a module of its own.
+//! Transformers: every call, and what flows between the blocks. Wan's is here, those of FLUX in a module of
+//! their own.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use candle_core::{Device, Tensor};
-use magcache_core::{BlockHook, Branch, Cx, HookRegistry, Next, Output, Pass, Signal, Step, Streams};
+use magcache_core::{
+    BlockHook, Branch, Cx, HookRegistry, ModelMeta, Next, Output, Pass, Signal, Step, Streams, meta,
+};
 use magcache_models::{
     checkpoint::{Folder, WeightDtype, Weights},
     flux::{Flux2Transformer, FluxTransformer},
+    nn::{Linear, Sinusoids},
     wan::{TextContext, WanConfig, WanRope, WanTransformer},
 };
 
 use super::{
-    case::{Call, Case},
-    flux,
-    modules::{ModuleObserver, Place, Seen, both_of_a_pair},
+    call::Call,
+    case::{Case, Named},
     report::CaseReport,
 };
 use crate::console::bad_input_at;
 
-const CLASS: &str = "WanTransformer3DModel";
+/// A call whose inputs are prepared.
+pub(super) type Forward<'a> = Box<dyn Fn(&mut Pass<'_>) -> candle_core::Result<Tensor> + 'a>;
 
-/// Names of the network's arguments.
-const INPUTS: [&str; 4] =
-    ["hidden_states", "timestep", "encoder_hidden_states", "encoder_hidden_states_image"];
+/// What a hook sees at one place, with the reference's names.
+pub(super) type Shown = Vec<(String, Tensor)>;
 
-pub(super) fn check(case: &Case) -> Result<CaseReport> {
-    let mut report = CaseReport::new(case.label());
+/// Names what entered and left a block or a module.
+type Names = fn(Place<'_>, &Streams, &Streams) -> candle_core::Result<Shown>;
+
+/// A transformer, and the reference's names for what it shows.
+pub(super) trait Network: Sized + 'static {
+    const CLASS: &'static str;
+    /// Names of its inputs.
+    const INPUTS: &'static [&'static str];
+    /// Names of its signals and of the streams that enter its first block, `image` and `text`.
+    const BEFORE_BLOCKS: Before;
+
+    fn load(folder: &Folder) -> Result<Self>;
+
+    /// The network that a case was recorded with.
+    fn of_case(case: &Case, _: &mut CaseReport) -> Result<Self> {
+        Self::load(&case.folder)
+    }
+
+    fn meta(&self) -> Result<ModelMeta>;
+    fn prepare<'a>(&'a self, call: Call<'a>) -> Result<Forward<'a>>;
+    /// Names what entered and left a block or a module.
+    fn names(at: Place<'_>, x: &Streams, y: &Streams) -> candle_core::Result<Shown>;
+    /// Adds what is computed outside the blocks to what was seen inside.
+    fn add_outside(&self, call: Call<'_>, seen: &mut Named) -> Result<()>;
+}
+
+/// The reference's names for tensors before the first block.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Before {
+    pub(super) image: &'static str,
+    pub(super) text: &'static str,
+    pub(super) modulated_input: &'static str,
+    pub(super) timestep_projection: &'static str,
+}
+
+/// Identifies a block, or a module inside it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place<'a> {
+    pub(super) block: usize,
+    /// Number of blocks in the model's first stack.
+    pub(super) first_stack: usize,
+    pub(super) module: Option<&'a str>,
+}
+
+pub(super) fn check(case: &Case, report: &mut CaseReport) -> Result<()> {
     match case.class()?.as_str() {
-        CLASS => {}
-        flux::CLASS_1 => return flux::check::<FluxTransformer>(case, report),
-        flux::CLASS_2 => return flux::check::<Flux2Transformer>(case, report),
-        class => return Ok(report.skip(format!("this build has no {class}"))),
-    }
-    let model = load(&case.folder)?;
-    for call in case.calls() {
-        if let Some(input) = call.inputs.keys().find(|name| !INPUTS.contains(&name.as_str())) {
-            report.leave_out(&call.name, format!("{CLASS} has no input `{input}` in this build"));
-            continue;
+        WanTransformer::CLASS => calls::<WanTransformer>(case, report),
+        FluxTransformer::CLASS => calls::<FluxTransformer>(case, report),
+        Flux2Transformer::CLASS => calls::<Flux2Transformer>(case, report),
+        class => {
+            report.skip(format!("this build has no {class}"));
+            Ok(())
         }
-        one(case, &model, call, &mut report).with_context(|| format!("call {:?}", call.name))?;
     }
-    report.finish()
 }
 
-/// Loads the network in a folder.
-pub(super) fn load(folder: &Folder) -> Result<WanTransformer> {
-    let config = WanConfig::from_json(&folder.read_to_string("config.json")?)
-        .map_err(|e| bad_input_at(&folder.describe(), &e))?;
-    let weights = Weights::open(folder, &Device::Cpu, WeightDtype::Keep)?;
-    Ok(WanTransformer::load(&weights, config)?)
-}
-
-fn one(case: &Case, model: &WanTransformer, call: &Call, report: &mut CaseReport) -> Result<()> {
-    let (latents, timestep) = (case.required(call, "hidden_states")?, case.required(call, "timestep")?);
-    let text = case.required(call, "encoder_hidden_states")?;
-    let context = match case.input(call, "encoder_hidden_states_image")? {
-        Some(image) => model.image_text_context(text, image)?,
-        None => model.text_context(text)?,
-    };
-    let tolerance = call.tolerance();
-    let sample = model.forward(latents, timestep, &context, &mut Pass::off())?;
-    for (output, key) in &call.outputs {
-        match output.as_str() {
-            "sample" => report.tensors(&call.name, output, &sample, case.tensor(key)?, tolerance)?,
-            _ => report.leave_out(key, "the network gives no such output"),
+fn calls<N: Network>(case: &Case, report: &mut CaseReport) -> Result<()> {
+    let model = N::of_case(case, report)?;
+    case.compare_calls(report, |call, report| {
+        if call.is_unknown(report, N::INPUTS, N::CLASS) {
+            return Ok(());
         }
-    }
-    let traces = case.traces(call);
-    if traces.is_empty() {
-        return Ok(());
-    }
-    let shown = inside(model, latents, timestep, &context)?;
-    for (module, key) in traces {
-        match shown.get(&module) {
-            // The reference keeps tokens in their spatial layout: `[batch, channels, frames, rows, columns]`.
-            Some(got) if module == "patch_embedding.out" => {
-                let want = case.tensor(&key)?.flatten_from(2)?.transpose(1, 2)?;
-                report.tensors(&call.name, &module, got, &want, tolerance)?;
-            }
-            Some(got) => report.tensors(&call.name, &module, got, case.tensor(&key)?, tolerance)?,
-            None => report.leave_out(key, "inside a part that this build does not open"),
+        let forward = model.prepare(call)?;
+        let sample = forward(&mut Pass::off())?;
+        call.compare(report, call.tolerance(), "the network gives no such output", |output| {
+            Ok((output == "sample").then(|| sample.clone()))
+        })?;
+        if call.traces().is_empty() {
+            return Ok(());
         }
-    }
-    Ok(())
+        call.compare_inside(report, call.tolerance(), &inside(&model, call, &forward)?)
+    })
 }
 
 /// Everything inside a forward that hooks and the network's public parts expose, by the reference's names.
-fn inside(
-    model: &WanTransformer,
-    latents: &Tensor,
-    timestep: &Tensor,
-    context: &TextContext,
-) -> Result<BTreeMap<String, Tensor>> {
-    let config = model.config();
-    let seen = Seen::default();
-    let mut hooks = HookRegistry::builder(config.num_layers);
-    for module in ["attn1", "attn2"] {
-        let observer =
-            ModuleObserver { first_stack: config.num_layers, names: attention, seen: Arc::clone(&seen) };
-        hooks = hooks.module(module, Arc::new(observer));
+fn inside<N: Network>(model: &N, call: Call<'_>, forward: &Forward<'_>) -> Result<Named> {
+    let meta = model.meta()?;
+    let observer = Arc::new(Observer {
+        first_stack: meta.stacks.first().map_or(0, |stack| stack.blocks),
+        signals: meta.signals.to_vec(),
+        before: N::BEFORE_BLOCKS,
+        names: N::names,
+        seen: Mutex::default(),
+    });
+    let mut hooks = HookRegistry::builder(meta.blocks());
+    for module in meta.modules.iter() {
+        hooks = hooks.module(module, Arc::clone(&observer) as Arc<dyn BlockHook>);
     }
-    for block in 0..config.num_layers {
-        hooks = hooks.ring(block..block + 1, Arc::new(Observer(Arc::clone(&seen))))?;
+    for block in meta.whole() {
+        hooks = hooks.ring(block..block + 1, Arc::clone(&observer) as Arc<dyn BlockHook>)?;
     }
     let mut session = hooks.build().session();
-    model.forward(latents, timestep, context, &mut session.pass(Step::plain(0, 1), Branch::Cond))?;
-    let mut seen = std::mem::take(&mut *seen.lock().unwrap_or_else(PoisonError::into_inner));
-
-    seen.insert("text_embedder.out".to_owned(), context.text().clone());
-    if let Some(image) = context.image() {
-        seen.insert("image_embedder.out".to_owned(), image.clone());
-    }
-    let (_, _, frames, height, width) = latents.dims5()?;
-    let [patch_frames, patch_height, patch_width] = config.patch_size;
-    let grid = [frames / patch_frames, height / patch_height, width / patch_width];
-    let rope = WanRope::new(config).table(grid, latents.device())?;
-    for (name, half) in [("rope.cos", rope.cos()?), ("rope.sin", rope.sin()?)] {
-        seen.insert(name.to_owned(), both_of_a_pair(&half)?.unsqueeze(0)?.unsqueeze(2)?);
-    }
+    forward(&mut session.pass(Step::plain(0, 1), Branch::Cond))?;
+    let mut seen = std::mem::take(&mut *observer.seen.lock().unwrap_or_else(PoisonError::into_inner));
+    model.add_outside(call, &mut seen)?;
     Ok(seen)
 }
 
-/// Both attentions of a block.
-fn attention(at: Place<'_>, x: &Streams, y: &Streams) -> candle_core::Result<Vec<(String, Tensor)>> {
-    let name = |end: &str| format!("blocks.{}.{}.{end}", at.block, at.module);
-    Ok(vec![(name("in"), x.image()?), (name("out"), y.image()?)])
+/// Records what enters and leaves blocks and modules and, before the first block, its input and the signals
+/// that the model offers to strategies.
+#[derive(Debug)]
+struct Observer {
+    first_stack: usize,
+    signals: Vec<Signal>,
+    before: Before,
+    names: Names,
+    seen: Mutex<Named>,
 }
 
-/// Records the output of each block and, before the first one, its input and the signals that the model
-/// offers to strategies.
-#[derive(Debug)]
-struct Observer(Arc<Mutex<BTreeMap<String, Tensor>>>);
+impl Observer {
+    fn before_blocks(&self, cx: &Cx<'_>, x: &Streams) -> candle_core::Result<Shown> {
+        let mut named = vec![(self.before.image, x.image()?)];
+        named.extend(x.text()?.map(|text| (self.before.text, text)));
+        let Some(probe) = cx.probe else { candle_core::bail!("the model shows no signals") };
+        for signal in &self.signals {
+            let name = match signal {
+                Signal::ModulatedInput => self.before.modulated_input,
+                Signal::TimestepEmbedding => "temb",
+                Signal::TimestepProjection => self.before.timestep_projection,
+            };
+            named.push((name, probe(*signal, x)?));
+        }
+        Ok(named.into_iter().map(|(name, tensor)| (name.to_owned(), tensor)).collect())
+    }
+}
 
 impl BlockHook for Observer {
     fn call(&self, cx: &mut Cx<'_>, x: Streams, next: Next<'_>) -> candle_core::Result<Output> {
-        let block = next.blocks().start;
-        let mut seen = Vec::new();
-        if let (0, Some(probe)) = (block, cx.probe) {
-            seen.push(("temb".to_owned(), probe(Signal::TimestepEmbedding, &x)?));
-            seen.push(("timestep_proj".to_owned(), probe(Signal::TimestepProjection, &x)?));
-            seen.push(("blocks.0.modulated_input".to_owned(), probe(Signal::ModulatedInput, &x)?));
-            seen.push(("patch_embedding.out".to_owned(), x.image()?));
-        }
+        let (block, entered) = (next.blocks().start, x.clone());
+        let module = cx.module.cloned();
+        let mut named = match (block, &module) {
+            (0, None) => self.before_blocks(cx, &x)?,
+            _ => Vec::new(),
+        };
         let output = next.run(cx, x)?;
-        seen.push((format!("blocks.{block}.out"), output.streams.image()?));
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(seen);
+        let place = Place { block, first_stack: self.first_stack, module: module.as_deref() };
+        named.extend((self.names)(place, &entered, &output.streams)?);
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).extend(named);
         Ok(output)
     }
+}
+
+/// The reference repeats a pair's angle for both of its channels: `[tokens, pairs]` becomes
+/// `[tokens, 2 * pairs]`.
+pub(super) fn both_of_a_pair(half: &Tensor) -> candle_core::Result<Tensor> {
+    let (tokens, pairs) = half.dims2()?;
+    half.unsqueeze(2)?.broadcast_as((tokens, pairs, 2))?.reshape((tokens, 2 * pairs))
+}
+
+impl Network for WanTransformer {
+    const CLASS: &'static str = "WanTransformer3DModel";
+    const INPUTS: &'static [&'static str] =
+        &["hidden_states", "timestep", "encoder_hidden_states", "encoder_hidden_states_image"];
+    const BEFORE_BLOCKS: Before = Before {
+        image: "patch_embedding.out",
+        text: "",
+        modulated_input: "blocks.0.modulated_input",
+        timestep_projection: "timestep_proj",
+    };
+
+    fn load(folder: &Folder) -> Result<Self> {
+        let config = WanConfig::from_json(&folder.read_to_string("config.json")?)
+            .map_err(|e| bad_input_at(&folder.describe(), &e))?;
+        Ok(Self::load(&Weights::open(folder, &Device::Cpu, WeightDtype::Keep)?, config)?)
+    }
+
+    fn meta(&self) -> Result<ModelMeta> {
+        Ok(meta::model("wan2.1-t2v")?.clone().with_blocks(&[self.config().num_layers]))
+    }
+
+    fn prepare<'a>(&'a self, call: Call<'a>) -> Result<Forward<'a>> {
+        let (latents, timestep) = (call.required("hidden_states")?, call.required("timestep")?);
+        let context = context(self, call)?;
+        Ok(Box::new(move |pass| self.forward(latents, timestep, &context, pass)))
+    }
+
+    fn names(at: Place<'_>, x: &Streams, y: &Streams) -> candle_core::Result<Shown> {
+        let block = format!("blocks.{}", at.block);
+        let Some(module) = at.module else { return Ok(vec![(format!("{block}.out"), y.image()?)]) };
+        Ok(vec![(format!("{block}.{module}.in"), x.image()?), (format!("{block}.{module}.out"), y.image()?)])
+    }
+
+    fn add_outside(&self, call: Call<'_>, seen: &mut Named) -> Result<()> {
+        let (config, latents) = (self.config(), call.required("hidden_states")?);
+        let (batch, _, frames, height, width) = latents.dims5()?;
+        let [patch_frames, patch_height, patch_width] = config.patch_size;
+        let grid = [frames / patch_frames, height / patch_height, width / patch_width];
+        let mut add = |name: &str, tensor: Tensor| seen.insert(name.to_owned(), tensor);
+
+        let context = context(self, call)?;
+        add("text_embedder.out", context.text().clone());
+        if let Some(image) = context.image() {
+            add("image_embedder.out", image.clone());
+        }
+        let rope = WanRope::new(config).table(grid, latents.device())?;
+        for (name, half) in [("rope.cos", rope.cos()?), ("rope.sin", rope.sin()?)] {
+            add(name, both_of_a_pair(&half)?.unsqueeze(0)?.unsqueeze(2)?);
+        }
+        let sinusoids = Sinusoids::new(config.freq_dim, latents.device())?;
+        let timestep = call.required("timestep")?.to_dtype(latents.dtype())?;
+        add("timesteps_proj.out", sinusoids.forward(&timestep)?);
+        if let Some((_, key)) = call.traces().iter().find(|(module, _)| module == "blocks.0.ffn.in") {
+            add("blocks.0.ffn.out", feed_forward(config, call.case, call.case.tensor(key)?)?);
+        }
+        // The reference keeps tokens in their spatial layout: `[batch, channels, frames, rows, columns]`.
+        if let Some(tokens) = seen.get_mut(Self::BEFORE_BLOCKS.image) {
+            let [frames, rows, columns] = grid;
+            *tokens = tokens.transpose(1, 2)?.reshape((batch, (), frames, rows, columns))?;
+        }
+        Ok(())
+    }
+}
+
+fn context(model: &WanTransformer, call: Call<'_>) -> Result<TextContext> {
+    let text = call.required("encoder_hidden_states")?;
+    Ok(match call.input("encoder_hidden_states_image")? {
+        Some(image) => model.image_text_context(text, image)?,
+        None => model.text_context(text)?,
+    })
+}
+
+/// The first block's feed-forward network by itself, which is no module that hooks could surround.
+fn feed_forward(config: &WanConfig, case: &Case, x: &Tensor) -> Result<Tensor> {
+    let weights = Weights::open(&case.folder, &Device::Cpu, WeightDtype::Keep)?;
+    // The other tensors are read elsewhere.
+    weights.spare(&[""]);
+    let layers = weights.pp("blocks.0.ffn.net");
+    let inner = Linear::load(&layers.pp("0.proj"), config.inner_dim(), config.ffn_dim, true)?;
+    let outer = Linear::load(&layers.pp("2"), config.ffn_dim, config.inner_dim(), true)?;
+    Ok(outer.forward(&inner.forward_gelu_tanh(x)?)?)
 }

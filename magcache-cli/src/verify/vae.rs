@@ -1,57 +1,51 @@
 //! The video autoencoders of Wan 2.1 and 2.2, in both directions, with and without tiles.
 
-use std::collections::BTreeMap;
-
-use anyhow::{Context, Result};
-use candle_core::Tensor;
+use anyhow::Result;
+use candle_core::{Device, Tensor};
 use magcache_models::autoencoder::{Tiling, VideoVae, video::Observation};
 use serde::Deserialize;
 
 use super::{
-    case::{Call, Case},
+    call::Call,
+    case::{Case, Named},
     report::CaseReport,
 };
 use crate::console::bad_input;
 
-const CLASS: &str = "AutoencoderKLWan";
+/// The class of their configurations.
+pub(super) const CLASS: &str = "AutoencoderKLWan";
 
 /// How much two correct ports may differ in `untiled_decode`, whose noise is not recorded: the reference's
 /// own runs in f32 and in f64 are 1.1e-5 apart there, more than in any other call.
 const UNTILED: f64 = 4e-5;
 
-/// Outputs of modules, by chunk and module.
-type Seen = BTreeMap<String, Tensor>;
-
 /// The tiling that a call was recorded with.
 #[derive(Deserialize)]
 struct TilingArgs {
-    tile_sample_min: usize,
-    tile_sample_stride: usize,
+    #[serde(rename = "tile_sample_min")]
+    tile: Option<usize>,
+    #[serde(rename = "tile_sample_stride")]
+    stride: Option<usize>,
+    /// If it is not that of the rows.
+    #[serde(rename = "tile_sample_stride_width")]
+    stride_width: Option<usize>,
 }
 
-pub(super) fn check(case: &Case) -> Result<CaseReport> {
-    let mut report = CaseReport::new(case.label());
-    let class = case.class()?;
-    if class != CLASS {
-        return Ok(report.skip(format!("this build has no {class}")));
-    }
-    let vae = VideoVae::open(&case.folder, &candle_core::Device::Cpu)?;
-    for call in case.calls() {
-        one(case, &vae, call, &mut report).with_context(|| format!("call {:?}", call.name))?;
-    }
-    report.finish()
+pub(super) fn check(case: &Case, report: &mut CaseReport) -> Result<()> {
+    let vae = VideoVae::open(&case.folder, &Device::Cpu)?;
+    case.compare_calls(report, |call, report| one(&vae, call, report))
 }
 
-fn one(case: &Case, vae: &VideoVae, call: &Call, report: &mut CaseReport) -> Result<()> {
+fn one(vae: &VideoVae, call: Call<'_>, report: &mut CaseReport) -> Result<()> {
     let tiling = tiling(call)?;
     // `untiled_decode` is recorded without inputs: they are those of `tiled_decode`.
     let tiled = call.name.strip_prefix("un").filter(|_| call.inputs.is_empty());
-    let given = case.calls().iter().find(|other| tiled == Some(&other.name)).unwrap_or(call);
+    let given = call.case.calls().find(|other| tiled == Some(&other.name)).unwrap_or(call);
     let inputs: Vec<&str> = given.inputs.keys().map(String::as_str).collect();
     let (got, seen) = match inputs.as_slice() {
-        ["x"] => encode(vae, case.required(given, "x")?, tiling)?,
+        ["x"] => encode(vae, call.required("x")?, tiling)?,
         ["z" | "latents"] | ["latents", "z"] => {
-            let z = raw_latents(case, vae, call, given, report)?;
+            let z = raw_latents(vae, call, given, report)?;
             decode(vae, &z, tiling)?
         }
         [] => {
@@ -64,40 +58,22 @@ fn one(case: &Case, vae: &VideoVae, call: &Call, report: &mut CaseReport) -> Res
         }
     };
     let tolerance = if tiled.is_some() { call.tolerance().max(UNTILED) } else { call.tolerance() };
-    for (output, key) in &call.outputs {
-        match got.get(output.as_str()) {
-            Some(got) => report.tensors(&call.name, output, got, case.tensor(key)?, tolerance)?,
-            None => report.leave_out(key, "the autoencoder gives no such output"),
-        }
-    }
-    for (module, key) in case.traces(call) {
-        match seen.get(&module) {
-            Some(got) => report.tensors(&call.name, &module, got, case.tensor(&key)?, tolerance)?,
-            None => report.leave_out(key, "inside a part that this build does not open"),
-        }
-    }
-    Ok(())
+    let why = "the autoencoder gives no such output";
+    call.compare(report, tolerance, why, |output| Ok(got.get(output).cloned()))?;
+    call.compare_inside(report, tolerance, &seen)
 }
 
-fn tiling(call: &Call) -> Result<Option<Tiling>> {
-    if call.args.get("tile_sample_min").is_none() {
-        return Ok(None);
-    }
-    let args = TilingArgs::deserialize(&call.args)
-        .map_err(|e| bad_input(format!("call {:?}, args: {e}", call.name)))?;
-    Ok(Some(Tiling::square(args.tile_sample_min, args.tile_sample_stride)))
+/// The tiling of a call, if it has one.
+pub(super) fn tiling(call: Call<'_>) -> Result<Option<Tiling>> {
+    let TilingArgs { tile, stride, stride_width } = call.args()?;
+    let (Some(tile), Some(stride)) = (tile, stride) else { return Ok(None) };
+    Ok(Some(Tiling { stride_width: stride_width.unwrap_or(stride), ..Tiling::square(tile, stride) }))
 }
 
 /// The latents to decode; if both kinds are recorded, also compares the conversion from one to the other.
-fn raw_latents(
-    case: &Case,
-    vae: &VideoVae,
-    call: &Call,
-    given: &Call,
-    report: &mut CaseReport,
-) -> Result<Tensor> {
-    let raw = case.input(given, "latents")?.map(|latents| vae.denormalize(latents)).transpose()?;
-    let recorded = case.input(given, "z")?;
+fn raw_latents(vae: &VideoVae, call: Call<'_>, given: Call<'_>, report: &mut CaseReport) -> Result<Tensor> {
+    let raw = given.input("latents")?.map(|latents| vae.denormalize(latents)).transpose()?;
+    let recorded = given.input("z")?;
     if let (Some(got), Some(want)) = (&raw, recorded) {
         report.tensors(&call.name, "z", got, want, call.tolerance())?;
     }
@@ -107,13 +83,9 @@ fn raw_latents(
     }
 }
 
-/// Outputs by name, and intermediate results.
-fn encode(
-    vae: &VideoVae,
-    x: &Tensor,
-    tiling: Option<Tiling>,
-) -> Result<(BTreeMap<&'static str, Tensor>, Seen)> {
-    let mut seen = Seen::new();
+/// Outputs, and what modules gave.
+fn encode(vae: &VideoVae, x: &Tensor, tiling: Option<Tiling>) -> Result<(Named, Named)> {
+    let mut seen = Named::new();
     let moments = vae.moments(x, tiling)?;
     if tiling.is_none() {
         let mut observer = note(&mut seen);
@@ -122,16 +94,14 @@ fn encode(
     }
     let mode = moments.narrow(1, 0, vae.config().z_dim)?;
     let latents = vae.normalize(&mode)?;
-    Ok((BTreeMap::from([("moments", moments), ("mode", mode), ("latents", latents)]), seen))
+    let outputs = [("moments", moments), ("mode", mode), ("latents", latents)];
+    Ok((outputs.map(|(name, tensor)| (name.to_owned(), tensor)).into(), seen))
 }
 
-fn decode(
-    vae: &VideoVae,
-    z: &Tensor,
-    tiling: Option<Tiling>,
-) -> Result<(BTreeMap<&'static str, Tensor>, Seen)> {
-    let mut seen = Seen::new();
-    let mut outputs = BTreeMap::from([("sample", vae.decode(z, tiling)?)]);
+/// Outputs, and what modules gave.
+fn decode(vae: &VideoVae, z: &Tensor, tiling: Option<Tiling>) -> Result<(Named, Named)> {
+    let mut seen = Named::new();
+    let mut outputs = Named::from([("sample".to_owned(), vae.decode(z, tiling)?)]);
     if tiling.is_none() {
         {
             let mut observer = note(&mut seen);
@@ -143,13 +113,13 @@ fn decode(
         let raw: Vec<Tensor> = (0..z.dim(2)?)
             .filter_map(|chunk| seen.get(&format!("chunk{chunk}.decoder.conv_out")).cloned())
             .collect();
-        outputs.insert("decoder_raw", Tensor::cat(&raw, 2)?);
+        outputs.insert("decoder_raw".to_owned(), Tensor::cat(&raw, 2)?);
     }
     Ok((outputs, seen))
 }
 
 /// Records every module's output under the reference's name.
-fn note(seen: &mut Seen) -> impl FnMut(&Observation<'_>) -> candle_core::Result<()> {
+fn note(seen: &mut Named) -> impl FnMut(&Observation<'_>) -> candle_core::Result<()> {
     |x| {
         seen.insert(format!("chunk{}.{}", x.chunk, x.module), x.output.clone());
         Ok(())

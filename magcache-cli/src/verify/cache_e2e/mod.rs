@@ -18,13 +18,15 @@ use magcache_core::{
     log::Record,
 };
 use magcache_models::{
+    flux::{Flux2Transformer, FluxTransformer},
     pipeline::{Denoiser, Generation},
-    sampler::Sampler,
+    sampler::{Sampler, SchedulerConfig},
+    wan::WanTransformer,
 };
 use serde::Deserialize;
 
 use self::recipe::{Recipe, Run};
-use super::{case::Case, report::CaseReport};
+use super::{case::Case, report::CaseReport, transformer::Network as _};
 use crate::console::bad_input;
 
 /// Tolerance of latents and measured ratios.
@@ -61,13 +63,16 @@ struct Setup {
     model: ModelMeta,
 }
 
-pub(super) fn check(case: &Case) -> Result<CaseReport> {
-    let mut report = CaseReport::new(case.label());
+pub(super) fn check(case: &Case, report: &mut CaseReport) -> Result<()> {
     let Recorded { sampling, runs } = case.read()?;
     let setup = match case.class()?.as_str() {
-        wan::CLASS => wan::setup(case, &sampling)?,
-        flux::CLASS_1 | flux::CLASS_2 => flux::setup(case, &sampling, &mut report)?,
-        class => return Ok(report.skip(format!("this build has no {class}"))),
+        WanTransformer::CLASS => wan::setup(case, &sampling)?,
+        FluxTransformer::CLASS => flux::setup1(case, &sampling, report)?,
+        Flux2Transformer::CLASS => flux::setup2(case, &sampling)?,
+        class => {
+            report.skip(format!("this build has no {class}"));
+            return Ok(());
+        }
     };
     if case.has("timesteps") {
         let want = case.tensor("timesteps")?;
@@ -83,14 +88,37 @@ pub(super) fn check(case: &Case) -> Result<CaseReport> {
                 "with one block diffusers counts the computed steps alone and reads the wrong ratio after a skip",
             ),
             recipe => {
-                setup.check(case, run, recipe, &mut report).with_context(|| format!("run {:?}", run.name))?;
+                setup.check(case, run, recipe, report).with_context(|| format!("run {:?}", run.name))?;
             }
         }
     }
-    report.finish()
+    Ok(())
 }
 
 impl Setup {
+    /// `boundary_ratio`: where the second of two networks takes over.
+    fn new(
+        denoiser: Arc<dyn Denoiser>,
+        sampler: Sampler,
+        latents: Tensor,
+        model: ModelMeta,
+        guided: bool,
+        boundary_ratio: Option<f64>,
+    ) -> Result<Self> {
+        let schedule = sampler.schedule();
+        let trajectory = Trajectory {
+            phases: schedule.experts(boundary_ratio)?,
+            sigmas: schedule.sigmas.iter().map(|sigma| f64::from(*sigma)).collect(),
+            timesteps: schedule.timesteps.clone(),
+            branches: if guided { vec![Branch::Cond, Branch::Uncond] } else { vec![Branch::Cond] },
+            unguided: Vec::new(),
+            flow_shift: None,
+            boundary_ratio,
+            first: 0,
+        };
+        Ok(Self { denoiser, sampler, trajectory, latents, model })
+    }
+
     /// Names of the networks and their numbers of steps, in the order of their phases.
     fn networks(&self) -> Vec<(&'static str, usize)> {
         let steps = |i: usize| {
@@ -187,6 +215,11 @@ impl Setup {
         let kept: Vec<_> = at.iter().filter_map(|step| after.get(step)).collect();
         Ok((generation, Tensor::stack(&kept, 0)?))
     }
+}
+
+fn scheduler(case: &Case) -> Result<SchedulerConfig> {
+    let text = case.folder.sub("scheduler").read_to_string("scheduler_config.json")?;
+    Ok(SchedulerConfig::from_json(&text)?)
 }
 
 /// Whether something was decided in each pass of a branch in an expert's phase, in order; a run without hooks

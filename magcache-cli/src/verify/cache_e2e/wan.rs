@@ -4,23 +4,21 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use candle_core::DType;
-use magcache_core::{Branch, ModelMeta, Trajectory, meta};
+use magcache_core::{ModelMeta, meta};
 use magcache_models::{
-    sampler::{Sampler, SchedulerConfig},
-    wan::{WanDenoiser, WanPrompts},
+    sampler::Sampler,
+    wan::{WanDenoiser, WanPrompts, WanTransformer},
 };
 
-use super::{Sampling, Setup};
-use crate::verify::{case::Case, transformer};
-
-pub(super) const CLASS: &str = "WanTransformer3DModel";
+use super::{Sampling, Setup, scheduler};
+use crate::verify::{case::Case, transformer::Network};
 
 pub(super) fn setup(case: &Case, sampling: &Sampling) -> Result<Setup> {
     let folders = ["transformer", "transformer_2"].map(|part| case.folder.sub(part));
     let two = folders.iter().all(|folder| folder.exists("config.json"));
     let folders = if two { folders.to_vec() } else { vec![case.folder.clone()] };
-    let networks = folders.iter().map(|folder| Ok(Arc::new(transformer::load(folder)?)));
-    let networks: Vec<_> = networks.collect::<Result<_>>()?;
+    let networks: Vec<Arc<WanTransformer>> =
+        folders.iter().map(|folder| Ok(Arc::new(Network::load(folder)?))).collect::<Result<_>>()?;
     let config = networks[0].config();
     let base = meta::model(if two { "wan2.2-t2v-a14b" } else { "wan2.1-t2v" })?.clone();
     let base = base.with_blocks(&[config.num_layers]);
@@ -34,21 +32,7 @@ pub(super) fn setup(case: &Case, sampling: &Sampling) -> Result<Setup> {
     let uncond = guided.then(|| case.tensor("negative_prompt_embeds").cloned()).transpose()?;
     let prompts = WanPrompts { cond: case.tensor("prompt_embeds")?.clone(), uncond, image: None };
     let denoiser = Arc::new(WanDenoiser::new(networks, prompts, guidance)?);
-
-    let text = case.folder.sub("scheduler").read_to_string("scheduler_config.json")?;
-    let sampler = Sampler::new(&SchedulerConfig::from_json(&text)?, sampling.num_inference_steps)?;
-    let schedule = sampler.schedule();
-    let boundary_ratio = sampling.boundary_ratio.filter(|_| two);
-    let trajectory = Trajectory {
-        phases: schedule.experts(boundary_ratio)?,
-        sigmas: schedule.sigmas.iter().map(|sigma| f64::from(*sigma)).collect(),
-        timesteps: schedule.timesteps.clone(),
-        branches: if guided { vec![Branch::Cond, Branch::Uncond] } else { vec![Branch::Cond] },
-        unguided: Vec::new(),
-        flow_shift: None,
-        boundary_ratio,
-        first: 0,
-    };
+    let sampler = Sampler::new(&scheduler(case)?, sampling.num_inference_steps)?;
     let latents = case.tensor("latents0")?.to_dtype(DType::F32)?;
-    Ok(Setup { denoiser, sampler, trajectory, latents, model })
+    Setup::new(denoiser, sampler, latents, model, guided, sampling.boundary_ratio.filter(|_| two))
 }
