@@ -10,8 +10,6 @@ mod once;
 pub mod pipeline;
 mod profiles;
 pub mod sampler;
-#[cfg(test)]
-mod testing;
 pub mod text;
 pub mod wan;
 

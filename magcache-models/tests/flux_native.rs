@@ -1,26 +1,31 @@
 //! Native single files of the Flux transformers against diffusers' converters, whose results on the published
 //! files are recorded in `tests/fixtures/flux_native_names.json`, row by row.
 
+mod support;
+
 use std::{
     collections::{BTreeMap, HashMap},
-    fs::{self, File},
-    io::Write,
-    path::{Path, PathBuf},
-    sync::Arc,
+    fs,
+    path::Path,
 };
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use magcache_core::Pass;
 use magcache_models::{
-    checkpoint::{CheckpointError, Folder, WeightDtype, Weights},
+    autoencoder::image::packing,
+    checkpoint::{CheckpointError, Folder, Weights},
     flux::{
         Flux2Config, Flux2Transformer, FluxConfig, FluxTransformer, flux1, flux2,
         native::{self, Generation},
     },
-    pipeline::{self, Generation as Run, LoadOptions, Request},
+    pipeline::{self, LoadOptions, Request},
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
+use support::{
+    DEVICE, KEEP, assert_same, bits, copy_folder, edit_json, fixtures, folder, read_json, run, tiny, values,
+    waves, write_hollow,
+};
 
 /// A published file: blocks are listed once, with `*` for their number.
 #[derive(Deserialize)]
@@ -37,13 +42,9 @@ struct Native {
     holds: Vec<(String, usize, usize)>,
 }
 
-fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures")
-}
-
 fn published(model: &str) -> Published {
-    let text = fs::read_to_string(fixtures().join("flux_native_names.json")).unwrap();
-    serde_json::from_str::<HashMap<String, Published>>(&text).unwrap().remove(model).unwrap()
+    let all = read_json(&fixtures("flux_native_names.json"));
+    Published::deserialize(&all[model]).unwrap()
 }
 
 impl Published {
@@ -80,43 +81,74 @@ fn of_diffusers(tensors: &[(String, Native)]) -> Shapes {
     shapes
 }
 
-/// A file with the header of a published one in bf16, and a hole instead of its data.
-fn hollow(path: &Path, tensors: &[(String, Vec<usize>)]) {
-    let (mut header, mut end) = (serde_json::Map::new(), 0);
-    for (name, shape) in tensors {
-        let start = end;
-        end += 2 * shape.iter().product::<usize>();
-        header.insert(name.clone(), json!({"dtype": "BF16", "shape": shape, "data_offsets": [start, end]}));
+/// A configuration of either generation, read as a folder's `config.json` is.
+fn config(of: Generation, text: &str) -> Value {
+    match of {
+        Generation::Flux1 => serde_json::to_value(FluxConfig::from_json(text).unwrap()),
+        Generation::Flux2 => serde_json::to_value(Flux2Config::from_json(text).unwrap()),
     }
-    let header = Value::Object(header).to_string();
-    let mut file = File::create(path).unwrap();
-    file.write_all(&(header.len() as u64).to_le_bytes()).unwrap();
-    file.write_all(header.as_bytes()).unwrap();
-    file.set_len((8 + header.len() + end) as u64).unwrap();
+    .unwrap()
 }
 
-/// Asserts that these tensors exist and no others.
-fn assert_shapes(weights: &Weights, expected: &Shapes) {
-    for (name, shape) in expected {
-        assert_eq!(weights.shape(name), Some(shape.as_slice()), "{name}");
-    }
-    let surplus: Vec<&str> = weights.names().filter(|name| !expected.contains_key(*name)).collect();
-    assert_eq!(surplus, [""; 0]);
+/// The configuration and the tensors in a file of either generation.
+fn open(of: Generation, folder: &Folder, file: &str) -> Result<(Value, Weights), CheckpointError> {
+    Ok(match of {
+        Generation::Flux1 => {
+            let (config, weights) = flux1::native::open(folder, file, &DEVICE, KEEP)?;
+            (serde_json::to_value(config).unwrap(), weights)
+        }
+        Generation::Flux2 => {
+            let (config, weights) = flux2::native::open(folder, file, &DEVICE, KEEP)?;
+            (serde_json::to_value(config).unwrap(), weights)
+        }
+    })
 }
 
-const DEVICE: Device = Device::Cpu;
-const KEEP: WeightDtype = WeightDtype::Keep;
+/// The velocity that a network of either generation predicts.
+fn predict(of: Generation, weights: &Weights, config: &Value) -> Result<Tensor, CheckpointError> {
+    let text = config.to_string();
+    let size = |key: &str| config[key].as_u64().unwrap() as usize;
+    let (x, t) = (waves(&[1, 12, size("in_channels")], 0.1), Tensor::new(&[0.7f32], &DEVICE).unwrap());
+    let words = waves(&[1, 7, size("joint_attention_dim")], 0.3);
+    let guidance = Tensor::new(&[3.5f32], &DEVICE).unwrap();
+    let guidance = config["guidance_embeds"].as_bool().unwrap().then_some(&guidance);
+    let (grid, mut off) = ([3, 4], Pass::off());
+    let predicted = match of {
+        Generation::Flux1 => {
+            let model = FluxTransformer::load(weights, FluxConfig::from_json(&text).unwrap())?;
+            let pooled = waves(&[1, size("pooled_projection_dim")], 0.5);
+            let context = model.text_context(&words, &pooled).unwrap();
+            let positions = model.positions(&[[0.0; 3]; 7], &packing::image_ids(grid, 0)).unwrap();
+            model.forward(&x, &t, guidance, &context, &positions, &mut off)
+        }
+        Generation::Flux2 => {
+            let model = Flux2Transformer::load(weights, Flux2Config::from_json(&text).unwrap())?;
+            let context = model.text_context(&words).unwrap();
+            let positions = model.positions(&packing::text_ids(7), &packing::latent_ids(grid)).unwrap();
+            model.forward(&x, &t, guidance, &context, &positions, &mut off)
+        }
+    };
+    assert_eq!(weights.unused(), [""; 0]);
+    Ok(predicted.unwrap())
+}
+
+/// Models that were published, with the recorded case whose sizes stand for theirs.
+const MODELS: [(&str, &str, Generation); 4] = [
+    ("flux1-dev", "flux_dev", Generation::Flux1),
+    ("flux1-schnell", "flux_dev", Generation::Flux1),
+    ("flux2-dev", "flux2_klein", Generation::Flux2),
+    ("flux-2-klein-4b", "flux2_klein", Generation::Flux2),
+];
 
 #[test]
 fn published_files_have_the_configuration_names_and_shapes_of_diffusers() {
     let root = tempfile::tempdir().unwrap();
-    let folder = Folder::open(root.path()).unwrap();
-    for (model, prefix, part) in [
-        ("flux1-dev", "", "FLUX.1 transformer with guidance (native names)"),
-        ("flux1-schnell", "model.diffusion_model.", "FLUX.1 transformer without guidance (native names)"),
-        ("flux2-dev", "", "FLUX.2 transformer with guidance (native names)"),
-        ("flux-2-klein-4b", "diffusion_model.", "FLUX.2 transformer without guidance (native names)"),
-    ] {
+    for ((model, _, generation), (prefix, part)) in MODELS.into_iter().zip([
+        ("", "FLUX.1 transformer with guidance (native names)"),
+        ("model.diffusion_model.", "FLUX.1 transformer without guidance (native names)"),
+        ("", "FLUX.2 transformer with guidance (native names)"),
+        ("diffusion_model.", "FLUX.2 transformer without guidance (native names)"),
+    ]) {
         let published = published(model);
         let tensors = published.all();
         let mut stored: Vec<_> =
@@ -125,49 +157,39 @@ fn published_files_have_the_configuration_names_and_shapes_of_diffusers() {
             stored.push(("vae.decoder.conv_in.bias".into(), vec![512]));
         }
         let file = format!("{model}.safetensors");
-        hollow(&root.path().join(&file), &stored);
+        write_hollow(&root.path().join(&file), &stored);
         let names = || stored.iter().map(|(name, _)| name.as_str());
         assert_eq!(native::recognise(names()), Some(part));
-        let config = published.config.to_string();
-        let weights = if native::generation(names()) == Some(Generation::Flux1) {
-            let (found, weights) = flux1::native::open(&folder, &file, &DEVICE, KEEP).unwrap();
-            assert_eq!(found, FluxConfig::from_json(&config).unwrap(), "{model}");
-            weights
-        } else {
-            let (found, weights) = flux2::native::open(&folder, &file, &DEVICE, KEEP).unwrap();
-            assert_eq!(found, Flux2Config::from_json(&config).unwrap(), "{model}");
-            weights
-        };
-        assert_shapes(&weights, &of_diffusers(&tensors));
+        assert_eq!(native::generation(names()), Some(generation));
+        let (found, weights) = open(generation, &folder(root.path()), &file).unwrap();
+        assert_eq!(found, config(generation, &published.config.to_string()), "{model}");
+        let shapes: Shapes =
+            weights.names().map(|name| (name.to_owned(), weights.shape(name).unwrap().to_vec())).collect();
+        assert_eq!(shapes, of_diffusers(&tensors), "{model}");
     }
-}
-
-/// One recorded case of diffusers, as tensors of both layouts.
-struct Small {
-    ours: HashMap<String, Tensor>,
-    native: HashMap<String, Tensor>,
-    config: String,
-    inputs: HashMap<String, Tensor>,
-}
-
-/// The case `name`, with the modules of a published model and in its native form.
-fn small(name: &str, model: &str, dtype: DType) -> Small {
-    let case = fixtures().join("golden/transformers").join(name);
-    let inputs = candle_core::safetensors::load(case.join("golden.safetensors"), &DEVICE).unwrap();
-    let (ours, native, config) = both_layouts(&case, model, dtype);
-    Small { ours, native, config, inputs }
 }
 
 type Tensors = HashMap<String, Tensor>;
 
-/// A transformer folder with the modules of a published model, as tensors of both layouts, and its
-/// configuration.
-fn both_layouts(folder: &Path, model: &str, dtype: DType) -> (Tensors, Tensors, String) {
+/// A transformer as tensors of both layouts, and its configuration.
+struct Small {
+    ours: Tensors,
+    native: Tensors,
+    config: String,
+}
+
+/// The transformer of the case that stands for a published model, with the modules of that.
+fn small(model: &str, dtype: DType) -> Small {
+    let (_, case, _) = MODELS.into_iter().find(|(name, ..)| *name == model).unwrap();
+    both_layouts(&fixtures("golden/transformers").join(case), model, dtype)
+}
+
+/// A transformer folder, with the modules of a published model.
+fn both_layouts(folder: &Path, model: &str, dtype: DType) -> Small {
     let stored =
         candle_core::safetensors::load(folder.join("diffusion_pytorch_model.safetensors"), &DEVICE).unwrap();
     let published = published(model);
-    let mut config: Value =
-        serde_json::from_str(&fs::read_to_string(folder.join("config.json")).unwrap()).unwrap();
+    let mut config = read_json(&folder.join("config.json"));
     let tensors = published.tensors(|list| {
         let key = if list == "double_blocks" { "num_layers" } else { "num_single_layers" };
         config[key].as_u64().unwrap() as usize
@@ -193,125 +215,66 @@ fn both_layouts(folder: &Path, model: &str, dtype: DType) -> (Tensors, Tensors, 
         (native.clone(), Tensor::cat(&parts.collect::<Vec<_>>(), 0).unwrap())
     });
     let native = native.collect();
-    (ours, native, config.to_string())
+    Small { ours, native, config: config.to_string() }
 }
 
-fn save(tensors: &HashMap<String, Tensor>) -> (tempfile::TempDir, Folder) {
+/// A folder with one file of these tensors, [`FILE`].
+fn save(tensors: &Tensors) -> (tempfile::TempDir, Folder) {
     let root = tempfile::tempdir().unwrap();
-    candle_core::safetensors::save(tensors, root.path().join("m.safetensors")).unwrap();
-    let folder = Folder::open(root.path()).unwrap();
+    candle_core::safetensors::save(tensors, root.path().join(FILE)).unwrap();
+    let folder = folder(root.path());
     (root, folder)
 }
 
-fn bits(x: &Tensor) -> Vec<u32> {
-    let x = x.to_dtype(DType::F32).unwrap().flatten_all().unwrap();
-    x.to_vec1::<f32>().unwrap().into_iter().map(f32::to_bits).collect()
-}
+const FILE: &str = "m.safetensors";
 
-/// Asserts that both have the same tensors with the same types.
-fn assert_same(ours: &Weights, native: &Weights) {
-    let shapes: Shapes =
-        ours.names().map(|name| (name.to_owned(), ours.shape(name).unwrap().to_vec())).collect();
-    assert_shapes(native, &shapes);
-    for (name, shape) in shapes {
-        let (ours, native) = (ours.get(&name, &shape).unwrap(), native.get(&name, &shape).unwrap());
-        assert_eq!(ours.dtype(), native.dtype(), "{name}");
-        assert_eq!(bits(&ours), bits(&native), "{name}");
-    }
-}
-
-impl Small {
-    fn input(&self, name: &str) -> &Tensor {
-        &self.inputs[&format!("b1.{name}")]
-    }
-
-    fn ids<const N: usize>(&self, name: &str) -> Vec<[f32; N]> {
-        let tensor = self.input(name).to_dtype(DType::F32).unwrap();
-        let rows = tensor.flatten_to(tensor.rank() - 2).unwrap().to_vec2::<f32>().unwrap();
-        rows.into_iter().map(|row| row.try_into().unwrap()).collect()
-    }
-
-    fn flux1(&self, weights: &Weights, config: FluxConfig) -> Tensor {
-        let guidance = config.guidance_embeds.then(|| Tensor::new(&[3.5f32], &DEVICE).unwrap());
-        let model = FluxTransformer::load(weights, config).unwrap();
-        assert_eq!(weights.unused(), [""; 0]);
-        let (text, pooled) = (self.input("encoder_hidden_states"), self.input("pooled_projections"));
-        let context = model.text_context(text, pooled).unwrap();
-        let positions = model.positions(&self.ids("txt_ids"), &self.ids("img_ids")).unwrap();
-        let (x, t) = (self.input("hidden_states"), self.input("timestep"));
-        model.forward(x, t, guidance.as_ref(), &context, &positions, &mut Pass::off()).unwrap()
-    }
-
-    fn flux2(&self, weights: &Weights, config: Flux2Config) -> Tensor {
-        let guidance = config.guidance_embeds.then(|| Tensor::new(&[3.5f32], &DEVICE).unwrap());
-        let model = Flux2Transformer::load(weights, config).unwrap();
-        assert_eq!(weights.unused(), [""; 0]);
-        let context = model.text_context(self.input("encoder_hidden_states")).unwrap();
-        let positions = model.positions(&self.ids("txt_ids"), &self.ids("img_ids")).unwrap();
-        let (x, t) = (self.input("hidden_states"), self.input("timestep"));
-        model.forward(x, t, guidance.as_ref(), &context, &positions, &mut Pass::off()).unwrap()
-    }
+fn plain(folder: &Folder) -> Weights {
+    Weights::open_files(folder, &[FILE], &DEVICE, KEEP).unwrap()
 }
 
 #[test]
 fn both_layouts_of_a_model_are_the_same_in_every_bit() {
     for dtype in [DType::F32, DType::BF16] {
         let mut outputs = Vec::new();
-        for model in ["flux1-dev", "flux1-schnell"] {
-            let small = small("flux_dev", model, dtype);
+        for (model, _, generation) in MODELS {
+            let small = small(model, dtype);
             let ((_a, ours), (_b, native)) = (save(&small.ours), save(&small.native));
-            let ours = Weights::open_files(&ours, &["m.safetensors"], &DEVICE, KEEP).unwrap();
-            let (found, native) = flux1::native::open(&native, "m.safetensors", &DEVICE, KEEP).unwrap();
-            let config = FluxConfig::from_json(&small.config).unwrap();
+            let (ours, config) = (plain(&ours), config(generation, &small.config));
+            let (found, native) = open(generation, &native, FILE).unwrap();
             assert_eq!(found, config, "{model}");
-            let (ours_out, native_out) = (small.flux1(&ours, config), small.flux1(&native, found));
-            assert_eq!(bits(&ours_out), bits(&native_out), "{model}");
-            assert_same(&ours, &native);
-            outputs.push(bits(&native_out));
+            let predicted = [(&ours, &config), (&native, &found)].map(|(weights, config)| {
+                let output = predict(generation, weights, config).unwrap();
+                assert!(values(&output).iter().all(|x| x.is_finite()), "{model}");
+                bits(&output)
+            });
+            assert_eq!(predicted[0], predicted[1], "{model}");
+            assert_same(model, &ours, &native);
+            outputs.extend(predicted.into_iter().next());
         }
-        for model in ["flux2-dev", "flux-2-klein-4b"] {
-            let small = small("flux2_klein", model, dtype);
-            let ((_a, ours), (_b, native)) = (save(&small.ours), save(&small.native));
-            let ours = Weights::open_files(&ours, &["m.safetensors"], &DEVICE, KEEP).unwrap();
-            let (found, native) = flux2::native::open(&native, "m.safetensors", &DEVICE, KEEP).unwrap();
-            let config = Flux2Config::from_json(&small.config).unwrap();
-            assert_eq!(found, config, "{model}");
-            let (ours_out, native_out) = (small.flux2(&ours, config), small.flux2(&native, found));
-            assert_eq!(bits(&ours_out), bits(&native_out), "{model}");
-            assert_same(&ours, &native);
-            outputs.push(bits(&native_out));
-        }
-        assert!(outputs.iter().flatten().all(|bits| f32::from_bits(*bits).is_finite()));
         assert!(outputs[0] != outputs[1] && outputs[2] != outputs[3], "guidance changes nothing");
     }
 }
 
 #[test]
 fn norms_may_be_called_as_in_diffusers() {
-    let small = small("flux2_klein", "flux2-dev", DType::F32);
+    let small = small("flux2-dev", DType::F32);
     let renamed =
         |(name, tensor): (&String, &Tensor)| (name.replace("_norm.scale", "_norm.weight"), tensor.clone());
-    let other: HashMap<String, Tensor> = small.native.iter().map(renamed).collect();
+    let other: Tensors = small.native.iter().map(renamed).collect();
     assert!(other.contains_key("single_blocks.0.norm.key_norm.weight"));
     let ((_a, ours), (_b, other)) = (save(&small.ours), save(&other));
-    let (_, other) = flux2::native::open(&other, "m.safetensors", &DEVICE, KEEP).unwrap();
-    assert_same(&Weights::open_files(&ours, &["m.safetensors"], &DEVICE, KEEP).unwrap(), &other);
+    let (_, other) = open(Generation::Flux2, &other, FILE).unwrap();
+    assert_same("flux2-dev", &plain(&ours), &other);
 }
 
-/// The error for the file that results from applying `edit` to the native form of a case.
-fn refusal(case: &str, model: &str, edit: impl FnOnce(&mut HashMap<String, Tensor>)) -> CheckpointError {
-    let mut tensors = small(case, model, DType::F32).native;
+/// The error for the file that results from applying `edit` to the native form of a published model.
+fn refusal(model: &str, edit: impl FnOnce(&mut Tensors)) -> CheckpointError {
+    let (.., generation) = MODELS.into_iter().find(|(name, ..)| *name == model).unwrap();
+    let mut tensors = small(model, DType::F32).native;
     edit(&mut tensors);
     let (_root, folder) = save(&tensors);
-    let file = "m.safetensors";
-    let error = if case == "flux_dev" {
-        let opened = flux1::native::open(&folder, file, &DEVICE, KEEP);
-        opened.and_then(|(config, weights)| FluxTransformer::load(&weights, config).map(|_| ()))
-    } else {
-        let opened = flux2::native::open(&folder, file, &DEVICE, KEEP);
-        opened.and_then(|(config, weights)| Flux2Transformer::load(&weights, config).map(|_| ()))
-    };
-    error.expect_err("is refused")
+    let opened = open(generation, &folder, FILE);
+    opened.and_then(|(config, weights)| predict(generation, &weights, &config)).expect_err("is refused")
 }
 
 fn zeros(shape: &[usize]) -> Tensor {
@@ -320,18 +283,18 @@ fn zeros(shape: &[usize]) -> Tensor {
 
 #[test]
 fn a_missing_tensor_is_named_as_in_the_file() {
-    for (case, model, name) in [
-        ("flux_dev", "flux1-dev", "double_blocks.1.txt_mlp.2.bias"),
-        ("flux_dev", "flux1-dev", "guidance_in.out_layer.weight"),
-        ("flux_dev", "flux1-schnell", "single_blocks.0.norm.key_norm.scale"),
-        ("flux2_klein", "flux2-dev", "final_layer.adaLN_modulation.1.weight"),
-        ("flux2_klein", "flux-2-klein-4b", "double_stream_modulation_txt.lin.weight"),
+    for (model, name) in [
+        ("flux1-dev", "double_blocks.1.txt_mlp.2.bias"),
+        ("flux1-dev", "guidance_in.out_layer.weight"),
+        ("flux1-schnell", "single_blocks.0.norm.key_norm.scale"),
+        ("flux2-dev", "final_layer.adaLN_modulation.1.weight"),
+        ("flux-2-klein-4b", "double_stream_modulation_txt.lin.weight"),
     ] {
-        let error = refusal(case, model, |tensors| drop(tensors.remove(name).unwrap()));
+        let error = refusal(model, |tensors| drop(tensors.remove(name).unwrap()));
         assert!(error.to_string().contains(&format!("m.safetensors has no tensor \"{name}\"")), "{error}");
     }
     // Without a whole block in the middle of the list, and with a block number beyond any memory.
-    let error = refusal("flux_dev", "flux1-dev", |tensors| {
+    let error = refusal("flux1-dev", |tensors| {
         tensors.retain(|name, _| !name.starts_with("double_blocks.0.txt"));
         tensors.insert(format!("double_blocks.{}.x", usize::MAX), zeros(&[1]));
     });
@@ -340,14 +303,14 @@ fn a_missing_tensor_is_named_as_in_the_file() {
 
 #[test]
 fn a_surplus_tensor_is_named_as_in_the_file() {
-    for (case, model, name) in [
-        ("flux_dev", "flux1-dev", "double_blocks.0.img_attn.qkv.scale_weight"),
-        ("flux_dev", "flux1-schnell", "single_blocks.1.linear2.lora_A"),
-        ("flux_dev", "flux1-dev", "controlnet_x_embedder.weight"),
-        ("flux2_klein", "flux2-dev", "img_in.bias"),
-        ("flux2_klein", "flux2-dev", "vector_in.in_layer.weight"),
+    for (model, name) in [
+        ("flux1-dev", "double_blocks.0.img_attn.qkv.scale_weight"),
+        ("flux1-schnell", "single_blocks.1.linear2.lora_A"),
+        ("flux1-dev", "controlnet_x_embedder.weight"),
+        ("flux2-dev", "img_in.bias"),
+        ("flux2-dev", "vector_in.in_layer.weight"),
     ] {
-        let error = refusal(case, model, |tensors| drop(tensors.insert(name.into(), zeros(&[1]))));
+        let error = refusal(model, |tensors| drop(tensors.insert(name.into(), zeros(&[1]))));
         let said = error.to_string();
         let has = format!("m.safetensors has a tensor \"{name}\", a FLUX.");
         assert!(said.contains(&has) && error.hint().is_some(), "{said}");
@@ -357,7 +320,7 @@ fn a_surplus_tensor_is_named_as_in_the_file() {
 #[test]
 fn tensors_that_do_not_fit_are_named_as_in_the_file() {
     let put = |name: &'static str, tensor: Tensor| {
-        refusal("flux_dev", "flux1-dev", move |tensors| drop(tensors.insert(name.into(), tensor))).to_string()
+        refusal("flux1-dev", move |tensors| drop(tensors.insert(name.into(), tensor))).to_string()
     };
     let said = put("single_blocks.1.linear1.weight", zeros(&[225, 32]));
     assert!(said.contains("\"single_blocks.1.linear1.weight\" has shape [225, 32]"), "{said}");
@@ -383,32 +346,24 @@ fn tensors_that_do_not_fit_are_named_as_in_the_file() {
 
 #[test]
 fn files_of_other_models_are_called_by_their_names() {
-    let (one, two) =
-        (small("flux_dev", "flux1-dev", DType::F32), small("flux2_klein", "flux2-dev", DType::F32));
-    let refused = |tensors: &HashMap<String, Tensor>, first: bool| {
+    let (one, two) = (small("flux1-dev", DType::F32), small("flux2-dev", DType::F32));
+    let refused = |tensors: &Tensors, generation: Generation| {
         let (_root, folder) = save(tensors);
-        let file = "m.safetensors";
-        let error = if first {
-            flux1::native::open(&folder, file, &DEVICE, KEEP).map(|_| ())
-        } else {
-            flux2::native::open(&folder, file, &DEVICE, KEEP).map(|_| ())
-        };
-        error.expect_err("is of another model").to_string()
+        open(generation, &folder, FILE).map(|_| ()).expect_err("is of another model").to_string()
     };
-    let said = refused(&two.native, true);
+    let said = refused(&two.native, Generation::Flux1);
     assert!(
         said.contains("\"FLUX.2 transformer with guidance (native names)\"")
             && said.contains("\"FLUX.1 transformer (native names)\""),
         "{said}"
     );
-    let said = refused(&one.ours, false);
+    let said = refused(&one.ours, Generation::Flux2);
     assert!(said.contains("\"FLUX.1 transformer with guidance\""), "{said}");
-    let said = refused(&HashMap::from([("x".to_owned(), zeros(&[1]))]), true);
+    let said = refused(&HashMap::from([("x".to_owned(), zeros(&[1]))]), Generation::Flux1);
     assert!(said.contains("\"other tensors\""), "{said}");
 
-    let part = |tensors: &HashMap<String, Tensor>| native::recognise(tensors.keys().map(String::as_str));
-    let generation =
-        |tensors: &HashMap<String, Tensor>| native::generation(tensors.keys().map(String::as_str));
+    let part = |tensors: &Tensors| native::recognise(tensors.keys().map(String::as_str));
+    let generation = |tensors: &Tensors| native::generation(tensors.keys().map(String::as_str));
     assert_eq!(part(&one.ours), Some("FLUX.1 transformer with guidance"));
     assert_eq!(part(&two.ours), Some("FLUX.2 transformer with guidance"));
     assert_eq!((generation(&one.ours), generation(&two.ours)), (None, None));
@@ -420,59 +375,41 @@ fn files_of_other_models_are_called_by_their_names() {
     assert_eq!((part(&chroma), generation(&chroma)), (None, None));
 }
 
-/// Copies the folders `parts` of the small trained model to `to`.
-fn copy(parts: &[&str], to: &Path) {
-    let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("tiny/tiny-flux");
-    for part in parts {
-        fs::create_dir_all(to.join(part)).unwrap();
-        for file in fs::read_dir(tiny.join(part)).unwrap().map(Result::unwrap) {
-            fs::copy(file.path(), to.join(part).join(file.file_name())).unwrap();
-        }
-    }
-}
-
 /// The latents of a three-step run.
 fn generate(root: &Path) -> Tensor {
-    let pipeline = pipeline::open(Folder::open(root).unwrap(), LoadOptions::default()).unwrap();
+    let pipeline = pipeline::open(folder(root), LoadOptions::default()).unwrap();
     let request = Request {
         prompt: "a red circle".to_owned(),
         steps: 3,
         size: [64, 48],
         ..pipeline.defaults().request.clone()
     };
-    pipeline.check(&request).unwrap();
-    let denoiser = pipeline.denoiser(&request, &|_| {}, &mut Vec::new()).unwrap();
-    let (sampler, noise) = (pipeline.sampler(&request).unwrap(), pipeline.noise(&request).unwrap());
-    let trajectory = pipeline.trajectory(&request).unwrap();
-    let mut run = Run::new(denoiser, trajectory, sampler, &noise, &Arc::default()).unwrap();
-    run.run(&|| false, &mut |_| {}).unwrap();
-    run.latents().clone()
+    run(pipeline.as_ref(), &request)
 }
 
 #[test]
 fn whole_runs_are_the_same_in_every_bit() {
-    const TEXT: [&str; 5] = ["text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "vae"];
     let root = tempfile::tempdir().unwrap();
     let (ours, native) = (root.path().join("ours"), root.path().join("native"));
-    copy(&TEXT, &ours);
-    copy(&["scheduler", "transformer"], &ours);
-    copy(&TEXT, &native);
-    let config = ours.join("transformer/config.json");
-    // A single file does not contain how the channels of a head are divided.
-    let text = fs::read_to_string(&config).unwrap();
-    let mut changed: Value = serde_json::from_str(&text).unwrap();
-    changed["axes_dims_rope"] = json!([4, 14, 14]);
-    fs::write(&config, changed.to_string()).unwrap();
+    let copy = |part: &str, to: &Path| copy_folder(&tiny("tiny-flux").join(part), &to.join(part));
+    for part in ["text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "vae"] {
+        copy(part, &ours);
+        copy(part, &native);
+    }
+    copy("scheduler", &ours);
+    copy("transformer", &ours);
     fs::write(ours.join("model_index.json"), r#"{"_class_name": "FluxPipeline"}"#).unwrap();
-    let (_, tensors, _) = both_layouts(&ours.join("transformer"), "flux1-dev", DType::F16);
+    // A single file does not contain how the channels of a head are divided.
+    edit_json(&ours.join("transformer/config.json"), |config| config["axes_dims_rope"] = json!([4, 14, 14]));
+    let tensors = both_layouts(&ours.join("transformer"), "flux1-dev", DType::F16).native;
     candle_core::safetensors::save(&tensors, native.join("flux1-dev.safetensors")).unwrap();
 
     let (want, got) = (generate(&ours), generate(&native));
     assert_eq!(bits(&got), bits(&want));
-    assert!(bits(&got).iter().all(|bits| f32::from_bits(*bits).is_finite()));
+    assert!(values(&got).iter().all(|x| x.is_finite()));
 
     fs::remove_dir_all(native.join("text_encoder_2")).unwrap();
-    let opened = pipeline::open(Folder::open(&native).unwrap(), LoadOptions::default());
+    let opened = pipeline::open(folder(&native), LoadOptions::default());
     let message = magcache_core::hint::told(&opened.unwrap_err());
     assert!(message.contains("text_encoder_2/config.json") && message.contains("single files"), "{message}");
 }

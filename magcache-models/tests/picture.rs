@@ -1,24 +1,26 @@
-//! Pictures against Pillow's reading and scaling of the same files, and files that are not pictures.
+//! Pictures against Pillow's reading and scaling of the same files and against the image processors of
+//! diffusers and transformers, and files that are not pictures.
 
-use std::{
-    collections::HashMap,
-    fs,
-    io::Cursor,
-    path::{Path, PathBuf},
-};
+mod support;
 
-use candle_core::{Device, Tensor};
+use std::{collections::HashMap, fs, io::Cursor, path::PathBuf};
+
+use candle_core::Tensor;
 use image::{DynamicImage, ImageBuffer, ImageFormat};
 use magcache_core::hint::Hint as _;
-use magcache_models::image::{Filter, MAX_SIDE, Picture, PictureError, area_size};
+use magcache_models::{
+    clip::ClipImageProcessor,
+    image::{Filter, MAX_SIDE, Picture, PictureError, area_size},
+};
 use proptest::prelude::*;
+use support::{DEVICE, fixtures, values};
 
 fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/images")
+    fixtures("images")
 }
 
 fn expected() -> HashMap<String, Tensor> {
-    candle_core::safetensors::load(folder().join("expected.safetensors"), &Device::Cpu).unwrap()
+    candle_core::safetensors::load(folder().join("expected.safetensors"), &DEVICE).unwrap()
 }
 
 /// A recorded picture, `[height, width, 3]` bytes.
@@ -127,15 +129,37 @@ fn frames_are_those_of_the_video_processor() {
     let expected = expected();
     let source = picture(&expected["scale.source"]);
     for (width, height) in [(24, 16), (48, 32)] {
-        let ours = source.pixels(width, height, &Device::Cpu).unwrap();
+        let ours = source.pixels(width, height, &DEVICE).unwrap();
         let theirs = &expected[&format!("frame.{width}x{height}")];
         assert_eq!(ours.dims(), theirs.dims());
-        let error = (ours - theirs).unwrap().abs().unwrap().flatten_all().unwrap();
-        let values = error.to_vec1::<f32>().unwrap();
+        let errors = values(&(ours - theirs).unwrap().abs().unwrap());
         // Either equal, or one step of 255 apart.
-        assert!(values.iter().all(|e| *e < 1e-6 || (*e - 2.0 / 255.0).abs() < 1e-6));
-        assert!(values.iter().filter(|e| **e > 1e-6).count() * 10 < values.len());
+        assert!(errors.iter().all(|e| *e < 1e-6 || (*e - 2.0 / 255.0).abs() < 1e-6));
+        assert!(errors.iter().filter(|e| **e > 1e-6).count() * 10 < errors.len());
     }
+}
+
+#[test]
+fn pixels_are_those_of_the_image_processor() {
+    let expected = expected();
+    let processor =
+        serde_json::json!({"size": {"shortest_edge": 16}, "crop_size": {"height": 16, "width": 16}});
+    let processor = ClipImageProcessor::from_value(&processor, "json").unwrap();
+    for size in ["37x23", "23x37", "16x16", "40x16"] {
+        let source = picture(&expected[&format!("clip.{size}.source")]);
+        let ours = processor.pixel_values(&source, &DEVICE).unwrap();
+        let theirs = &expected[&format!("clip.{size}.pixel_values")];
+        assert_eq!(ours.dims(), theirs.dims());
+        let errors = values(&(ours - theirs).unwrap().abs().unwrap());
+        // One step of 255 in the scaled picture; no error if it is not scaled.
+        let allowed = if size.ends_with("x16") { 1e-6 } else { 1.001 / 255.0 / 0.261 };
+        assert!(errors.iter().all(|error| *error <= allowed), "{size}: {errors:?}");
+        let mean = errors.iter().sum::<f32>() / errors.len() as f32;
+        assert!(mean < 2e-3, "{size}: {mean}");
+    }
+    let sliver = Picture::from_rgb8(1, 2000, vec![0; 6000]).unwrap();
+    let error = processor.pixel_values(&sliver, &DEVICE);
+    assert!(matches!(error, Err(PictureError::Target { width: 16, height: 32_000 })));
 }
 
 #[test]

@@ -9,7 +9,7 @@ const SHARED: [&str; 9] =
 const FAMILIES: [&str; 2] = ["wan", "flux"];
 
 /// Small modules that every room may use.
-const TOOLS: [&str; 3] = ["model_id", "once", "testing"];
+const TOOLS: [&str; 2] = ["model_id", "once"];
 
 /// Collects every `crate::room` below `folder`, with the file that refers to it.
 fn named(folder: &Path, found: &mut Vec<(String, String)>) {

@@ -12,14 +12,14 @@ use std::{
     sync::Arc,
 };
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::Tensor;
 use magcache_core::{Expert, Pass, hint};
 use magcache_models::{
     autoencoder::VideoVae,
-    checkpoint::{CheckpointError, Folder, WeightDtype, Weights},
+    checkpoint::{CheckpointError, Weights},
     clip::{ClipVisionConfig, ClipVisionEncoder},
     image::Picture,
-    pipeline::{Generation, LoadOptions, Offload, Pipeline, Request},
+    pipeline::{LoadOptions, Offload, Pipeline, Request},
     sampler::{SamplerKind, Shift},
     text::T5Encoder,
     wan::{
@@ -27,12 +27,12 @@ use magcache_models::{
         names::{self, VaeNames},
     },
 };
-use support::{copy_folder, edit_json, tiny_folder};
-
-const KEEP: WeightDtype = WeightDtype::Keep;
+use support::{
+    DEVICE, KEEP, assert_same, bits, copy_folder, edit_json, folder, read_json, run, tiny_folder, waves,
+};
 
 fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/native")
+    support::fixtures("native")
 }
 
 /// Both layouts of a model, with the tokenizer that works for all of them. The autoencoder of Wan2.1 and its
@@ -57,39 +57,16 @@ fn model(name: &str) -> (tempfile::TempDir, PathBuf, PathBuf) {
 }
 
 fn open(root: &Path) -> WanSource {
-    WanSource::open(Folder::open(root).unwrap()).unwrap()
+    WanSource::open(folder(root)).unwrap()
 }
 
 fn refusal(root: &Path) -> String {
-    hint::told(&WanSource::open(Folder::open(root).unwrap()).expect_err("is refused"))
-}
-
-fn bits(x: &Tensor) -> Vec<u32> {
-    let x = x.to_dtype(DType::F32).unwrap().flatten_all().unwrap();
-    x.to_vec1::<f32>().unwrap().into_iter().map(f32::to_bits).collect()
-}
-
-/// Asserts that both have the same tensors with the same types.
-fn assert_same(what: &str, ours: &Weights, native: &Weights) {
-    let names: Vec<&str> = ours.names().collect();
-    assert_eq!(native.names().collect::<Vec<_>>(), names, "{what}");
-    for name in names {
-        let shape = ours.shape(name).unwrap().to_vec();
-        let (ours, native) = (ours.get(name, &shape).unwrap(), native.get(name, &shape).unwrap());
-        assert_eq!(native.dtype(), ours.dtype(), "{what}: {name}");
-        assert_eq!(bits(&native), bits(&ours), "{what}: {name}");
-    }
+    hint::told(&WanSource::open(folder(root)).expect_err("is refused"))
 }
 
 /// The name of a vision tower's tensor without the prefix of transformers' files.
 fn bare(name: &str) -> Option<String> {
     name.strip_prefix("vision_model.").map(str::to_owned)
-}
-
-fn waves(shape: &[usize], step: f32) -> Tensor {
-    let count = shape.iter().product::<usize>() as u32;
-    let values: Vec<f32> = (0..count).map(|i| (i as f32 * step).sin()).collect();
-    Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
 }
 
 fn transform(source: &WanSource, expert: Expert) -> Tensor {
@@ -99,7 +76,7 @@ fn transform(source: &WanSource, expert: Expert) -> Tensor {
         Some(tokens) => waves(&[2, tokens / 2, dim], 0.7),
         None => waves(&[1, 5, dim], 0.7),
     });
-    let weights = source.transformer(expert, &Device::Cpu, KEEP).unwrap();
+    let weights = source.transformer(expert, &DEVICE, KEEP).unwrap();
     let model = WanTransformer::load(&weights, config).unwrap();
     assert!(weights.unused().is_empty(), "{:?}", weights.unused());
     // The published models have their image tokens after this many text tokens.
@@ -108,19 +85,19 @@ fn transform(source: &WanSource, expert: Expert) -> Tensor {
         Some(image) => model.image_text_context(&text, image),
         None => model.text_context(&text),
     };
-    let timestep = Tensor::new(&[500f32], &Device::Cpu).unwrap();
+    let timestep = Tensor::new(&[500f32], &DEVICE).unwrap();
     model.forward(&waves(&[1, channels, 2, 4, 6], 0.1), &timestep, &text.unwrap(), &mut Pass::off()).unwrap()
 }
 
 fn encode(source: &WanSource) -> Tensor {
-    let weights = source.text_encoder(&Device::Cpu, KEEP).unwrap();
+    let weights = source.text_encoder(&DEVICE, KEEP).unwrap();
     let encoder = T5Encoder::load(&weights, source.text_encoder_config()).unwrap();
     assert!(weights.unused().is_empty(), "{:?}", weights.unused());
     encoder.forward(&[[3u32, 9, 27, 50, 1]], None).unwrap()
 }
 
 fn decode(source: &WanSource) -> Tensor {
-    let weights = source.vae(&Device::Cpu, KEEP).unwrap();
+    let weights = source.vae(&DEVICE, KEEP).unwrap();
     let vae = VideoVae::load(&weights, source.vae_config()).unwrap();
     assert!(weights.unused().is_empty(), "{:?}", weights.unused());
     vae.decode(&waves(&[1, source.vae_config().z_dim, 2, 3, 2], 0.9), None).unwrap()
@@ -143,7 +120,7 @@ fn assert_one_model(name: &str, ours: &WanSource, native: &WanSource) {
     assert_eq!(native.text_encoder_config(), ours.text_encoder_config(), "{name}");
     for expert in [Expert(0), Expert(1)] {
         assert_eq!(native.transformer_config(expert), ours.transformer_config(expert), "{name}");
-        let weights = |source: &WanSource| source.transformer(expert, &Device::Cpu, KEEP).unwrap();
+        let weights = |source: &WanSource| source.transformer(expert, &DEVICE, KEEP).unwrap();
         assert_same(name, &weights(ours), &weights(native));
         assert_eq!(bits(&transform(native, expert)), bits(&transform(ours, expert)), "{name}: {expert:?}");
     }
@@ -151,7 +128,7 @@ fn assert_one_model(name: &str, ours: &WanSource, native: &WanSource) {
     assert_eq!(bits(&transform(ours, Expert(0))) != bits(&transform(ours, Expert(1))), two, "{name}");
     assert_eq!(bits(&encode(native)), bits(&encode(ours)), "{name}");
     assert_eq!(bits(&decode(native)), bits(&decode(ours)), "{name}");
-    let image = |source: &WanSource| source.image_encoder(&Device::Cpu, KEEP).unwrap();
+    let image = |source: &WanSource| source.image_encoder(&DEVICE, KEEP).unwrap();
     match (image(ours), image(native)) {
         (Some(ours_weights), Some(native_weights)) => {
             let (ours, native) = (see(ours, &ours_weights), see(native, &native_weights));
@@ -187,8 +164,8 @@ fn both_layouts_of_a_model_are_the_same_in_every_bit() {
 
 /// Stores a PyTorch file's tensors as safetensors; the fixtures contain the reverse.
 fn as_safetensors(path: &Path) {
-    let (folder, file) = (Folder::open(path.parent().unwrap()).unwrap(), path.file_name().unwrap());
-    let weights = Weights::open_files(&folder, &[file.to_str().unwrap()], &Device::Cpu, KEEP).unwrap();
+    let (parent, file) = (folder(path.parent().unwrap()), path.file_name().unwrap());
+    let weights = Weights::open_files(&parent, &[file.to_str().unwrap()], &DEVICE, KEEP).unwrap();
     let tensors: HashMap<String, Tensor> = weights
         .names()
         .map(|name| (name.to_owned(), weights.get(name, weights.shape(name).unwrap()).unwrap()))
@@ -251,15 +228,14 @@ fn an_incomplete_native_checkpoint_names_what_it_lacks() {
         fs::write(&low, before).unwrap();
     }
     let empty = tempfile::tempdir().unwrap();
-    let error = WanSource::open(Folder::open(empty.path()).unwrap()).expect_err("is empty");
+    let error = WanSource::open(folder(empty.path())).expect_err("is empty");
     assert!(matches!(error, CheckpointError::UnknownLayout { .. }));
     let message = hint::told(&error);
     assert!(message.contains("model_index.json") && message.contains("high_noise_model"), "{message}");
 }
 
-fn file(folder: &str, name: &str) -> Weights {
-    let folder = Folder::open(fixtures().join(folder)).unwrap();
-    Weights::open_files(&folder, &[name], &Device::Cpu, KEEP).unwrap()
+fn file(place: &str, name: &str) -> Weights {
+    Weights::open_files(&folder(fixtures().join(place)), &[name], &DEVICE, KEEP).unwrap()
 }
 
 #[test]
@@ -285,6 +261,18 @@ fn autoencoders_of_both_versions_have_all_names() {
 }
 
 #[test]
+fn native_names_are_those_of_the_converter_in_diffusers() {
+    let pairs = read_json(&support::fixtures("wan_native_names.json"));
+    let pairs = pairs.as_object().unwrap();
+    for (native, diffusers) in pairs {
+        let diffusers = diffusers.as_str().unwrap();
+        assert_eq!(names::to_diffusers(native).as_deref(), Some(diffusers));
+        assert_eq!(names::to_native(diffusers).as_ref(), Some(native));
+    }
+    assert_eq!(pairs.len(), 55);
+}
+
+#[test]
 fn the_vision_tower_is_split_and_squeezed() {
     let native = file("i2v/native", "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth");
     let native = native.mapped(names::clip_vision).unwrap();
@@ -295,7 +283,7 @@ fn the_vision_tower_is_split_and_squeezed() {
 /// The latents of a three-step run, with the same solver and schedule for either layout.
 fn generate(root: &Path) -> Tensor {
     let options = LoadOptions { offload: Offload::Disk, ..LoadOptions::default() };
-    let pipeline = WanPipeline::open(Folder::open(root).unwrap(), options).unwrap();
+    let pipeline = WanPipeline::open(folder(root), options).unwrap();
     let picture = Picture::from_rgb8(3, 2, (0..18).map(|i| i * 13).collect()).unwrap();
     let [width, height] = pipeline.size_like(&picture, 48 * 32);
     let takes = |task| pipeline.source().task() == task;
@@ -311,13 +299,7 @@ fn generate(root: &Path) -> Tensor {
         last_image: takes(WanTask::FLF2V).then_some(picture),
         ..pipeline.defaults().request.clone()
     };
-    pipeline.check(&request).unwrap();
-    let denoiser = pipeline.denoiser(&request, &|_| {}, &mut Vec::new()).unwrap();
-    let (sampler, noise) = (pipeline.sampler(&request).unwrap(), pipeline.noise(&request).unwrap());
-    let trajectory = pipeline.trajectory(&request).unwrap();
-    let mut generation = Generation::new(denoiser, trajectory, sampler, &noise, &Arc::default()).unwrap();
-    generation.run(&|| false, &mut |_| {}).unwrap();
-    generation.latents().clone()
+    run(&pipeline, &request)
 }
 
 #[test]
@@ -333,7 +315,7 @@ fn whole_runs_are_the_same_in_every_bit() {
 #[test]
 fn the_shift_of_a_native_image_model_goes_by_the_size_of_the_video() {
     let (_root, _, native) = model("i2v");
-    let pipeline = WanPipeline::open(Folder::open(&native).unwrap(), LoadOptions::default()).unwrap();
+    let pipeline = WanPipeline::open(folder(&native), LoadOptions::default()).unwrap();
     let shift = |width, height, flow_shift| {
         let request = Request { size: [width, height], flow_shift, ..pipeline.defaults().request.clone() };
         pipeline.trajectory(&request).unwrap().flow_shift

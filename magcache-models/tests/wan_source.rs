@@ -4,17 +4,16 @@ mod support;
 
 use std::fs;
 
-use candle_core::Device;
 use magcache_core::Expert;
 use magcache_models::{
-    checkpoint::{CheckpointError, Folder, WeightDtype},
+    checkpoint::CheckpointError,
     wan::{Layout, WanSource, WanTask, WanTransformer, tiny},
 };
 use serde_json::{Value, json};
-use support::{copy_folder, edit_json, tiny_folder};
+use support::{DEVICE, KEEP, copy_folder, edit_json, folder, tiny_folder};
 
 fn opened(root: &std::path::Path) -> Result<WanSource, CheckpointError> {
-    WanSource::open(Folder::open(root).unwrap())
+    WanSource::open(folder(root))
 }
 
 fn refusal(root: &std::path::Path) -> String {
@@ -27,12 +26,12 @@ fn the_embedded_model_is_text_to_video() {
     assert_eq!((source.layout(), source.task()), (Layout::Diffusers, WanTask::T2V));
     assert_eq!((source.experts(), source.boundary_ratio(), source.expand_timesteps()), (1, None, false));
     assert!(source.image_encoder_config().is_none());
-    assert!(source.image_encoder(&Device::Cpu, WeightDtype::Keep).unwrap().is_none());
+    assert!(source.image_encoder(&DEVICE, KEEP).unwrap().is_none());
     for expert in [Expert(0), Expert(1)] {
-        let weights = source.transformer(expert, &Device::Cpu, WeightDtype::Keep).unwrap();
+        let weights = source.transformer(expert, &DEVICE, KEEP).unwrap();
         WanTransformer::load(&weights, source.transformer_config(expert).clone()).unwrap();
     }
-    source.load_text_encoder(&Device::Cpu, WeightDtype::Keep).unwrap();
+    source.load_text_encoder(&DEVICE, KEEP).unwrap();
 }
 
 /// Two experts: one transformer in two folders, the second with values of its own.
@@ -51,9 +50,9 @@ fn two_experts_need_both_folders_and_a_boundary() {
     two_experts(root.path());
     let source = opened(root.path()).unwrap();
     assert_eq!((source.experts(), source.boundary_ratio()), (2, Some(0.875)));
-    let second = source.transformer(Expert(1), &Device::Cpu, WeightDtype::Keep).unwrap();
+    let second = source.transformer(Expert(1), &DEVICE, KEEP).unwrap();
     assert!(second.place().contains("transformer_2"), "{}", second.place());
-    assert!(!source.transformer(Expert(0), &Device::Cpu, WeightDtype::Keep).unwrap().place().contains("_2"));
+    assert!(!source.transformer(Expert(0), &DEVICE, KEEP).unwrap().place().contains("_2"));
 
     let index = root.path().join("model_index.json");
     for (ratio, part) in [(Value::Null, "boundary_ratio is null"), (json!(1.5), "boundary_ratio is 1.5")] {

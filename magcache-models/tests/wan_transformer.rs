@@ -1,32 +1,37 @@
 //! Layouts, storage types, skipped steps and misuse of the Wan transformer.
 
-use std::collections::HashMap;
-use std::fs;
-use std::path::Path;
-use std::sync::Arc;
+mod support;
 
-use candle_core::{DType, Device, Result, Tensor};
+use std::{collections::HashMap, fs, sync::Arc};
+
+use candle_core::{DType, Result, Tensor};
 use magcache_core::{BlockHook, Branch, Cx, HookRegistry, Next, Output, Pass, Step, Streams};
-use magcache_models::checkpoint::{WeightDtype, Weights};
-use magcache_models::wan::{WanConfig, WanTransformer, names};
+use magcache_models::{
+    checkpoint::Weights,
+    wan::{WanConfig, WanTransformer, names},
+};
+use support::{DEVICE, KEEP, fixtures, values};
 
 type Tensors = HashMap<String, Tensor>;
 
 fn case(name: &str) -> (WanConfig, Tensors) {
-    let folder =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/golden/transformers").join(name);
+    let folder = fixtures("golden/transformers").join(name);
     let config = WanConfig::from_json(&fs::read_to_string(folder.join("config.json")).unwrap()).unwrap();
     let file = folder.join("diffusion_pytorch_model.safetensors");
-    (config, candle_core::safetensors::load(file, &Device::Cpu).unwrap())
+    (config, candle_core::safetensors::load(file, &DEVICE).unwrap())
 }
 
 fn weights(tensors: &Tensors) -> Weights {
     let bytes = safetensors::serialize(tensors, None).unwrap();
-    Weights::from_bytes("model.safetensors", bytes, &Device::Cpu, WeightDtype::Keep).unwrap()
+    Weights::from_bytes("model.safetensors", bytes, &DEVICE, KEEP).unwrap()
+}
+
+fn load(tensors: &Tensors, config: &WanConfig) -> WanTransformer {
+    WanTransformer::load(&weights(tensors), config.clone()).unwrap()
 }
 
 fn random(shape: &[usize]) -> Tensor {
-    Tensor::randn(0f32, 1.0, shape, &Device::Cpu).unwrap()
+    Tensor::randn(0f32, 1.0, shape, &DEVICE).unwrap()
 }
 
 /// Latents, timestep, text and image embeddings that fit `config`.
@@ -41,7 +46,7 @@ impl Inputs {
     fn new(config: &WanConfig) -> Self {
         Self {
             latents: random(&[1, config.in_channels, 3, 4, 6]),
-            timestep: Tensor::new(&[417f32], &Device::Cpu).unwrap(),
+            timestep: Tensor::new(&[417f32], &DEVICE).unwrap(),
             text: random(&[1, if config.image_dim.is_some() { 512 } else { 7 }, config.text_dim]),
             image: config.image_dim.map(|dim| random(&[2, config.pos_embed_seq_len.unwrap_or(8) / 2, dim])),
         }
@@ -53,7 +58,7 @@ impl Inputs {
             None => model.text_context(&self.text).unwrap(),
         };
         let output = model.forward(&self.latents, &self.timestep, &context, &mut Pass::off()).unwrap();
-        output.flatten_all().unwrap().to_vec1().unwrap()
+        values(&output)
     }
 }
 
@@ -62,7 +67,7 @@ fn native_names_load_to_the_same_network() {
     for (name, prefix) in [("wan21_t2v", ""), ("wan21_flf2v", "model.diffusion_model.")] {
         let (config, tensors) = case(name);
         let inputs = Inputs::new(&config);
-        let direct = inputs.run(&WanTransformer::load(&weights(&tensors), config.clone()).unwrap());
+        let direct = inputs.run(&load(&tensors, &config));
         let rename = |(name, tensor): (&String, &Tensor)| {
             (format!("{prefix}{}", names::to_native(name).unwrap()), tensor.clone())
         };
@@ -85,8 +90,8 @@ fn half_precision_files_compute_as_their_f32_values() {
         };
         let stored = cast(dtype, &tensors);
         let widened = cast(DType::F32, &stored);
-        let half = inputs.run(&WanTransformer::load(&weights(&stored), config.clone()).unwrap());
-        let full = inputs.run(&WanTransformer::load(&weights(&widened), config.clone()).unwrap());
+        let half = inputs.run(&load(&stored, &config));
+        let full = inputs.run(&load(&widened, &config));
         assert_eq!(half, full, "{dtype:?}");
     }
 }
@@ -119,7 +124,7 @@ impl BlockHook for Skip {
 fn a_skipped_block_never_computes_its_keys_and_values() {
     let (config, tensors) = case("wan21_t2v");
     let (inputs, blocks) = (Inputs::new(&config), config.num_layers);
-    let model = WanTransformer::load(&weights(&tensors), config).unwrap();
+    let model = load(&tensors, &config);
     let context = model.text_context(&inputs.text).unwrap();
     let text_only = context.bytes();
     let forward = |pass: &mut Pass<'_>| {
@@ -136,8 +141,8 @@ fn a_skipped_block_never_computes_its_keys_and_values() {
 fn misuse_is_refused_with_both_values() {
     let (config, tensors) = case("wan21_t2v");
     let inputs = Inputs::new(&config);
-    let model = WanTransformer::load(&weights(&tensors), config.clone()).unwrap();
-    let other = WanTransformer::load(&weights(&tensors), config.clone()).unwrap();
+    let model = load(&tensors, &config);
+    let other = load(&tensors, &config);
     let context = model.text_context(&inputs.text).unwrap();
     let error = |latents: &Tensor, timestep: &Tensor| {
         model.forward(latents, timestep, &context, &mut Pass::off()).unwrap_err().to_string()
@@ -169,7 +174,7 @@ fn misuse_is_refused_with_both_values() {
     );
     let (config, tensors) = case("wan21_i2v");
     let image = Inputs::new(&config);
-    let model = WanTransformer::load(&weights(&tensors), config).unwrap();
+    let model = load(&tensors, &config);
     let message = magcache_core::hint::told(&model.text_context(&image.text).unwrap_err());
     assert!(message.contains("image_text_context"), "{message}");
     let short = image.text.narrow(1, 0, 500).unwrap();
@@ -180,13 +185,13 @@ fn misuse_is_refused_with_both_values() {
 #[test]
 fn two_threads_share_a_model_and_a_context() {
     let (config, tensors) = case("wan21_t2v");
-    let model = WanTransformer::load(&weights(&tensors), config.clone()).unwrap();
+    let model = load(&tensors, &config);
     let inputs = Inputs::new(&config);
     let alone = inputs.run(&model);
     let context = model.text_context(&inputs.text).unwrap();
     let run = || {
         let output = model.forward(&inputs.latents, &inputs.timestep, &context, &mut Pass::off()).unwrap();
-        output.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+        values(&output)
     };
     let outputs = std::thread::scope(|scope| {
         let threads = [scope.spawn(run), scope.spawn(run)];

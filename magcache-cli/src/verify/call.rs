@@ -17,7 +17,7 @@ use crate::console::bad_input;
 const ROUNDING: f64 = 2e-5;
 
 /// A port may be off by this multiple of the reference's own rounding noise, if that is more.
-const NOISE_FACTOR: f64 = 20.0;
+const NOISE_FACTOR: f64 = 19.0;
 
 /// A call of a case.
 #[derive(Clone, Copy)]

@@ -16,8 +16,6 @@ mod pipeline;
 mod request;
 mod rope;
 mod source;
-#[cfg(test)]
-mod testing;
 mod text;
 mod text_encoder;
 pub mod tiny;

@@ -78,7 +78,6 @@ impl Axis {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wan::testing::{close, golden};
 
     #[test]
     fn splits_the_head_as_published_and_orders_tokens_by_frame_row_column() -> Result<()> {
@@ -92,17 +91,6 @@ mod tests {
             let value = cos.get(token)?.get(pair)?.to_scalar::<f32>()?;
             assert!((value - position.cos()).abs() < 1e-6, "pair {pair}: {value}");
         }
-        Ok(())
-    }
-
-    #[test]
-    fn tables_equal_the_reference() -> Result<()> {
-        let case = golden("wan21_t2v");
-        let table = WanRope::new(&case.config).table([3, 2, 3], &Device::Cpu)?;
-        // The reference stores every value twice, once per channel of a pair.
-        let half = |name: &str| case.tensor(name).reshape((18, 10, 2))?.narrow(2, 0, 1)?.reshape((18, 10));
-        close("cos", &table.cos()?, &half("b1_odd.trace.rope.cos")?);
-        close("sin", &table.sin()?, &half("b1_odd.trace.rope.sin")?);
         Ok(())
     }
 

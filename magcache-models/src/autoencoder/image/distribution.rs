@@ -72,3 +72,48 @@ impl LatentDistribution {
         Ok((mean + (self.std()? * noise.to_dtype(self.moments.dtype())?)?)?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    /// Mean, given and clamped logarithm of the variance, noise, deviation, and sample, from
+    /// `DiagonalGaussianDistribution` of diffusers 0.42.1 (`tests/reference/flux_vae.py` prints them).
+    #[expect(clippy::unreadable_literal, reason = "as the reference prints them")]
+    const RECORDED: [[f32; 6]; 12] = [
+        [0.0, 0.0, 0.0, -0.48678076, 1.0, -0.48678076],
+        [0.36161542, 14.464617, 14.464617, -0.6038216, 1383.4122, -834.97253],
+        [0.6742879, 26.971516, 20.0, -0.55809623, 22026.465, -12292.213],
+        [0.89569867, 35.827946, 20.0, 0.6675243, 22026.465, 14704.096],
+        [0.99588084, 39.835236, 20.0, -0.1974151, 22026.465, -4347.361],
+        [0.9612752, 38.451008, 20.0, 1.9427835, 22026.465, 42793.613],
+        [0.7965655, 31.86262, 20.0, -1.401702, 22026.465, -30873.744],
+        [0.52404433, 20.961773, 20.0, -0.76255715, 22026.465, -16795.914],
+        [0.18059626, 7.2238503, 7.2238503, 0.6312134, 37.037285, 23.559027],
+        [-0.18729466, -7.4917865, -7.4917865, -0.8991352, 0.023614526, -0.20852731],
+        [-0.5298361, -21.193445, -21.193445, -0.55779344, 2.4997804e-05, -0.52985007],
+        [-0.8006668, -32.026672, -30.0, 0.69071877, 3.0590232e-07, -0.8006666],
+    ];
+
+    #[test]
+    fn distributions_are_clamped_and_sampled_as_in_the_reference() -> Result<()> {
+        let recorded = |column: usize| RECORDED.map(|row| row[column]);
+        let tensor = |values: &[f32]| Tensor::new(values, &Device::Cpu)?.reshape((1, values.len() / 6, 2, 3));
+        let values = |x: Tensor| x.flatten_all()?.to_vec1::<f32>();
+        let latents = LatentDistribution::new(tensor(&[recorded(0), recorded(1)].concat())?, 2);
+        assert_eq!(values(latents.mean()?)?, recorded(0));
+        assert_eq!(values(latents.log_variance()?)?, recorded(2));
+        let noise = tensor(&recorded(3))?;
+        for (ours, expected) in [(latents.std()?, recorded(4)), (latents.sample(&noise)?, recorded(5))] {
+            let ours = values(ours)?;
+            // From 3e-7 to 22026, so the tolerance is relative.
+            let close = |(a, b): (&f32, &f32)| (a - b).abs() <= 4.0 * f32::EPSILON * b.abs();
+            assert!(ours.len() == 12 && ours.iter().zip(&expected).all(close), "{ours:?} {expected:?}");
+        }
+        let error = latents.sample(&noise.narrow(1, 0, 1)?).expect_err("one channel").to_string();
+        assert!(error.contains("noise have shape [1, 1, 2, 3], expected [1, 2, 2, 3]"), "{error}");
+        Ok(())
+    }
+}
