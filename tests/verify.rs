@@ -16,15 +16,11 @@ fn fixtures(folder: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures").join(folder)
 }
 
-fn golden() -> PathBuf {
-    fixtures("golden")
-}
-
 fn run(path: &Path) -> VerifyReport {
     verify::run(&[path.to_owned()], false, Ops::Kernels).unwrap()
 }
 
-/// A copy of a case or a table for a test to change.
+/// A copy of a case or a table for a test to change, with the model where it is.
 fn copy(case: &str) -> TempDir {
     fn all(from: &Path, to: &Path) {
         if from.is_dir() {
@@ -38,8 +34,19 @@ fn copy(case: &str) -> TempDir {
         }
     }
     let root = tempfile::tempdir().unwrap();
-    let from = golden().join(case);
-    all(&from, &root.path().join(from.file_name().unwrap()));
+    let from = fixtures(case);
+    let to = root.path().join(from.file_name().unwrap());
+    all(&from, &to);
+    if to.is_dir() && to.join("case.json").exists() {
+        edit_json(&to.join("case.json"), |json| {
+            let absolute = |path: &mut Value| *path = from.join(path.as_str().unwrap()).to_str().into();
+            json.get_mut("model_folder").map(absolute);
+            json.get_mut("parts")
+                .into_iter()
+                .flat_map(|parts| parts.as_object_mut().unwrap().values_mut())
+                .for_each(absolute);
+        });
+    }
     root
 }
 
@@ -74,35 +81,50 @@ fn failed(report: &VerifyReport) -> Vec<String> {
 
 #[test]
 fn every_case_of_this_repository_is_reproduced() {
-    let report = run(&golden());
+    let folders = ["golden", "vae", "flux_text", "tokenizer"].map(fixtures);
+    let report = verify::run(&folders, false, Ops::Kernels).unwrap();
     assert_eq!(failed(&report), [""; 0], "{report}");
     assert!(report.ok, "{report}");
-    let groups = ["cache_e2e", "cache_tables", "schedulers", "text_encoders", "transformers", "vaes"];
-    for group in groups {
-        let of = |case: &&CaseReport| case.case.starts_with(&format!("{group}/"));
-        assert!(report.cases.iter().filter(of).count() > 0, "no case of {group}");
+    let groups = [
+        ("cache_e2e", 4),
+        ("cache_tables", 6),
+        ("prompts", 3),
+        ("schedulers", 16),
+        ("text_encoders", 6),
+        ("transformers", 8),
+        ("vaes", 5 + 3),
+    ];
+    for (group, cases) in groups {
+        let of: Vec<&CaseReport> =
+            report.cases.iter().filter(|case| case.case.starts_with(&format!("{group}/"))).collect();
+        assert_eq!(of.len(), cases, "{group}");
+        let unread =
+            of.iter().flat_map(|case| &case.calls).filter(|call| call.output == "tensors left unread");
+        let networks = ["text_encoders", "transformers", "vaes"].contains(&group);
+        assert_eq!(unread.count(), if networks { cases } else { 0 }, "{group}");
     }
-    assert!(report.cases.iter().all(|case| !case.calls.is_empty()));
 }
 
 #[test]
 fn whole_runs_of_every_kind_of_model_are_reproduced() {
-    for (folder, cases) in [("pipelines", 7), ("flux_pipelines", 10)] {
+    for (folder, cases, by_output) in [
+        ("pipelines", 7, [("task", 7), ("latents with experts from disk", 7), ("image", 0)]),
+        ("flux_pipelines", 10, [("task", 0), ("latents with experts from disk", 0), ("image", 10)]),
+    ] {
         let report = run(&fixtures(folder));
         assert_eq!(failed(&report), [""; 0], "{report}");
         assert_eq!(report.cases.len(), cases, "{report}");
-        let calls = |output: &str| {
-            report.cases.iter().flat_map(|case| &case.calls).filter(|call| call.output == output).count()
-        };
-        let images = if folder == "pipelines" { 0 } else { cases };
-        assert_eq!([calls("latents"), calls("passes"), calls("image")], [cases, cases, images], "{report}");
+        for (output, count) in by_output.into_iter().chain([("latents", cases), ("passes", cases)]) {
+            let calls = report.cases.iter().flat_map(|case| &case.calls).filter(|call| call.output == output);
+            assert_eq!(calls.count(), count, "{output}: {report}");
+        }
     }
 }
 
 #[test]
 fn noise_levels_and_timesteps_are_equal_to_the_last_bit() {
     let mut compared = 0;
-    for folder in [fixtures("samplers"), golden().join("schedulers")] {
+    for folder in ["samplers", "golden/schedulers"].map(fixtures) {
         let report = run(&folder);
         assert_eq!(failed(&report), [""; 0], "{report}");
         let calls = report.cases.iter().flat_map(|case| &case.calls);
@@ -116,7 +138,7 @@ fn noise_levels_and_timesteps_are_equal_to_the_last_bit() {
 
 #[test]
 fn cached_runs_are_compared_decision_by_decision() {
-    let report = run(&golden().join("cache_e2e/wan_t2v"));
+    let report = run(&fixtures("golden/cache_e2e/wan_t2v"));
     let case = &report.cases[0];
     for (runs, prefix) in [(1, "dense"), (10, "mag_"), (3, "fbc_"), (4, "tea_"), (5, "taylor_")] {
         let of = |output: &str| {
@@ -135,40 +157,81 @@ fn cached_runs_are_compared_decision_by_decision() {
 #[test]
 fn a_tensor_that_is_off_by_a_thousandth_fails_alone() {
     for (case, key, fails) in [
-        ("transformers/wan21_t2v", "b1_odd.sample", "b1_odd/sample"),
-        ("transformers/wan21_t2v", "b1_odd.trace.blocks.1.out", "b1_odd/blocks.1.out"),
-        ("transformers/wan21_t2v", "b1_odd.trace.temb", "b1_odd/temb"),
-        ("transformers/wan21_t2v", "b1_odd.trace.rope.sin", "b1_odd/rope.sin"),
-        ("text_encoders/umt5_wan", "masked_b2.prompt_embeds", "masked_b2/prompt_embeds"),
-        ("text_encoders/umt5_wan", "bias.2", "positions/bias.2"),
-        ("text_encoders/clip_vision_wan_i2v", "b2.image_embeds", "b2/image_embeds"),
-        ("text_encoders/clip_text_flux_legacy_eos_seed3", "b2.pooler_output", "b2/pooler_output"),
-        ("text_encoders/qwen3_flux2_klein_seed28", "b2.prompt_embeds", "b2/prompt_embeds"),
-        ("vaes/wan_i2v_condition", "flf2v.condition", "flf2v/condition"),
-        ("vaes/wan_i2v_condition", "ti2v.timestep_tokens", "ti2v/timestep_tokens"),
-        ("vaes/wan21_vae", "decode_t2.sample", "decode_t2/sample"),
-        ("vaes/wan21_vae", "encode_t5.moments", "encode_t5/moments"),
-        ("vaes/wan21_vae", "decode_t3.decoder_raw", "decode_t3/decoder_raw"),
-        ("vaes/wan21_vae_tiling", "tiled_decode.sample", "tiled_decode/sample"),
-        ("vaes/wan21_vae_tiling", "tiled_encode.moments", "tiled_encode/moments"),
-        ("vaes/wan21_vae_tiling", "untiled_decode.sample", "untiled_decode/sample"),
+        ("golden/transformers/wan21_t2v", "b1_odd.sample", &["b1_odd/sample"][..]),
+        ("golden/transformers/wan21_t2v", "b1_odd.trace.blocks.1.out", &["b1_odd/blocks.1.out"][..]),
+        ("golden/transformers/wan21_t2v", "b1_odd.trace.temb", &["b1_odd/temb"][..]),
+        ("golden/transformers/wan21_t2v", "b1_odd.trace.rope.sin", &["b1_odd/rope.sin"][..]),
         (
-            "vaes/wan22_vae",
-            "encode_t9.trace.chunk2.encoder.down_blocks.1",
-            "encode_t9/chunk2.encoder.down_blocks.1",
+            "golden/text_encoders/umt5_wan",
+            "masked_b2.prompt_embeds",
+            &["masked_b2/prompt_embeds", "masked_b2/prompt_embeds one by one"][..],
         ),
-        ("schedulers/unipc_flow_shift5", "n20.trajectory", "n20/trajectory"),
-        ("schedulers/flow_euler_flux_dev", "n4_seq1024.sigmas", "n4_seq1024/sigmas"),
-        ("cache_e2e/wan_t2v", "fbc_low.latents", "fbc_low/latents"),
-        ("cache_e2e/wan_t2v", "mag_calibrate.ratios.uncond", "mag_calibrate/ratios.uncond"),
+        ("golden/text_encoders/umt5_wan", "bias.2", &["positions/bias.2"][..]),
+        ("golden/text_encoders/clip_vision_wan_i2v", "b2.image_embeds", &["b2/image_embeds"][..]),
+        (
+            "golden/text_encoders/clip_text_flux_legacy_eos_seed3",
+            "b2.pooler_output",
+            &["b2/pooler_output"][..],
+        ),
+        ("golden/text_encoders/qwen3_flux2_klein_seed28", "b2.prompt_embeds", &["b2/prompt_embeds"][..]),
+        ("golden/vaes/wan_i2v_condition", "flf2v.condition", &["flf2v/condition"][..]),
+        ("golden/vaes/wan_i2v_condition", "ti2v.timestep_tokens", &["ti2v/timestep_tokens"][..]),
+        ("golden/vaes/wan21_vae", "decode_t2.sample", &["decode_t2/sample"][..]),
+        ("golden/vaes/wan21_vae", "encode_t5.moments", &["encode_t5/moments"][..]),
+        ("golden/vaes/wan21_vae", "decode_t3.decoder_raw", &["decode_t3/decoder_raw"][..]),
+        ("golden/vaes/wan21_vae_tiling", "tiled_decode.sample", &["tiled_decode/sample"][..]),
+        ("golden/vaes/wan21_vae_tiling", "tiled_encode.moments", &["tiled_encode/moments"][..]),
+        ("golden/vaes/wan21_vae_tiling", "untiled_decode.sample", &["untiled_decode/sample"][..]),
+        (
+            "golden/vaes/wan22_vae",
+            "encode_t9.trace.chunk2.encoder.down_blocks.1",
+            &["encode_t9/chunk2.encoder.down_blocks.1"][..],
+        ),
+        ("golden/schedulers/unipc_flow_shift5", "n20.trajectory", &["n20/trajectory"][..]),
+        ("golden/schedulers/flow_euler_flux_dev", "n4_seq1024.sigmas", &["n4_seq1024/sigmas"][..]),
+        ("golden/cache_e2e/wan_t2v", "fbc_low.latents", &["fbc_low/latents"][..]),
+        ("golden/cache_e2e/wan_t2v", "mag_calibrate.ratios.uncond", &["mag_calibrate/ratios.uncond"][..]),
+        ("golden/transformers/wan21_t2v", "b1_odd.trace.blocks.0.ffn.out", &["b1_odd/blocks.0.ffn.out"][..]),
+        (
+            "golden/transformers/wan21_t2v",
+            "b1_odd.trace.timesteps_proj.out",
+            &["b1_odd/timesteps_proj.out"][..],
+        ),
+        (
+            "golden/vaes/wan_i2v_condition",
+            "ti2v.model_input",
+            &["ti2v/model_input", "ti2v/finished latents"][..],
+        ),
+        ("vae/flux1_tiny", "encode.latents", &["encode/latents"][..]),
+        ("vae/flux1_tiny", "encode_odd.mode", &["encode_odd/mode"][..]),
+        ("vae/flux1_tiny", "tiled_decode.sample", &["tiled_decode/sample"][..]),
+        ("vae/flux2_small", "encode.packed_latents", &["encode/packed_latents"][..]),
+        ("vae/flux2_small", "decode.sample", &["decode/sample"][..]),
+        ("vae/flux2_small", "tiled_encode.moments", &["tiled_encode/moments"][..]),
+        ("vae/flux2_small", "packing.patches", &["packing/patches"][..]),
+        ("vae/flux2_small", "packing.reference_ids", &["packing/reference_ids"][..]),
+        ("vae/wan22_tiling", "decode.sample", &["decode/sample"][..]),
+        ("vae/wan22_tiling", "encode.moments", &["encode/moments"][..]),
+        ("flux_text/flux_prompts", "pair.prompt_embeds", &["pair/prompt_embeds"][..]),
+        (
+            "flux_text/flux_prompts",
+            "rows8.prompt_embeds",
+            &["rows8/prompt_embeds", "rows8/prompt_embeds one by one"][..],
+        ),
+        ("flux_text/flux_legacy_pooling", "all.pooled_prompt_embeds", &["all/pooled_prompt_embeds"][..]),
+        (
+            "tokenizer/wan_prompts",
+            "all.prompt_embeds",
+            &["all/prompt_embeds", "all/prompt_embeds one by one"][..],
+        ),
     ] {
         let root = copy(case);
         let folder = root.path().join(case.rsplit('/').next().unwrap());
         edit_tensors(&folder, |tensors| nudge(tensors, key, 1e-3));
-        assert_eq!(failed(&run(root.path())), [fails], "{case} {key}");
+        assert_eq!(failed(&run(root.path())), fails, "{case} {key}");
         edit_tensors(&folder, |tensors| nudge(tensors, key, f32::NAN));
         let report = run(root.path());
-        assert_eq!(failed(&report), [fails], "{case} {key}");
+        assert_eq!(failed(&report), fails, "{case} {key}");
         let json = serde_json::to_value(&report).unwrap();
         let calls = json["cases"][0]["calls"].as_array().unwrap();
         assert!(calls.iter().any(|call| call["ok"] == false && call["max_abs"].is_null()), "{json}");
@@ -180,7 +243,7 @@ fn a_flipped_decision_fails_with_both_rows() {
     for (run_name, branch) in
         [("mag_wan_e012k2r02", "cond"), ("fbc_high", "uncond"), ("tea_e0_i2v720", "cond")]
     {
-        let root = copy("cache_e2e/wan_t2v");
+        let root = copy("golden/cache_e2e/wan_t2v");
         edit_json(&root.path().join("wan_t2v/case.json"), |json| {
             let runs = json["runs"].as_array_mut().unwrap();
             let run = runs.iter_mut().find(|run| run["name"] == run_name).unwrap();
@@ -197,12 +260,12 @@ fn a_flipped_decision_fails_with_both_rows() {
 
 #[test]
 fn a_flipped_row_of_a_table_fails() {
-    for (table, change, fails) in [
-        ("cache_tables/magcache_wan21.json", "/rows/7/decisions/joint", "rows/decisions"),
-        ("cache_tables/teacache.json", "/rows/2/decisions/cond", "rows/decisions"),
-        ("cache_tables/interpolation.json", "/rows/1/index_official/0", "rows/decisions"),
+    for (table, change, row) in [
+        ("cache_tables/magcache_wan21.json", "/rows/7/decisions/joint", "row 7, "),
+        ("cache_tables/teacache.json", "/rows/2/decisions/cond", "row 2, "),
+        ("cache_tables/interpolation.json", "/rows/1/index_official/0", "row 1, index_official: "),
     ] {
-        let root = copy(table);
+        let root = copy(&format!("golden/{table}"));
         edit_json(&root.path().join(table.rsplit('/').next().unwrap()), |json| {
             let found = json.pointer(change).cloned();
             let first = format!("{}/{}", change.rsplit_once('/').unwrap().0, "cond");
@@ -216,10 +279,11 @@ fn a_flipped_row_of_a_table_fails() {
             };
         });
         let report = run(root.path());
-        assert_eq!(failed(&report), [fails], "{table}");
-        assert!(report.cases[0].calls[0].detail.as_ref().unwrap().starts_with("row "));
+        assert_eq!(failed(&report), ["rows/decisions"], "{table}");
+        let detail = report.cases[0].calls[0].detail.as_ref().unwrap();
+        assert!(detail.starts_with(row) && detail.contains(", expected "), "{detail}");
     }
-    let root = copy("schedulers/wan22_boundary");
+    let root = copy("golden/schedulers/wan22_boundary");
     edit_json(&root.path().join("wan22_boundary/boundary.json"), |json| {
         json["rows"][0]["high_noise_steps"]["diffusers_unipc"][3] = Value::from(99);
     });
@@ -227,8 +291,29 @@ fn a_flipped_row_of_a_table_fails() {
 }
 
 #[test]
+fn another_task_and_a_tensor_that_nothing_reads_fail() {
+    let root = copy("pipelines/t2v_pair");
+    edit_json(&root.path().join("t2v_pair/case.json"), |json| json["task"] = Value::from("I2V"));
+    let report = run(root.path());
+    assert_eq!(failed(&report), ["run/task"]);
+    let call = report.cases[0].calls.iter().find(|call| !call.ok).unwrap();
+    assert_eq!(call.detail.as_deref(), Some("got \"T2V\", expected \"I2V\""));
+
+    for case in ["transformers/wan21_t2v", "text_encoders/t5_flux", "vaes/wan21_vae"] {
+        let root = copy(&format!("golden/{case}"));
+        let folder = root.path().join(case.rsplit('/').next().unwrap());
+        let file = ["model.safetensors", "diffusion_pytorch_model.safetensors"].map(|name| folder.join(name));
+        let file = file.iter().find(|file| file.exists()).unwrap();
+        let mut tensors = candle_core::safetensors::load(file, &Device::Cpu).unwrap();
+        tensors.insert("extra".to_owned(), Tensor::new(1f32, &Device::Cpu).unwrap());
+        candle_core::safetensors::save(&tensors, file).unwrap();
+        assert_eq!(failed(&run(root.path())), ["weights/tensors left unread"], "{case}");
+    }
+}
+
+#[test]
 fn what_cannot_run_here_is_skipped_by_name_and_allowed_only_on_request() {
-    let root = copy("transformers/wan21_t2v");
+    let root = copy("golden/transformers/wan21_t2v");
     let config = root.path().join("wan21_t2v/config.json");
     edit_json(&config, |json| json["_class_name"] = Value::from("PixArtTransformer2DModel"));
     let paths = [root.path().to_owned()];
@@ -240,7 +325,7 @@ fn what_cannot_run_here_is_skipped_by_name_and_allowed_only_on_request() {
 
 #[test]
 fn nothing_of_the_video_autoencoders_is_left_out() {
-    let report = run(&golden().join("vaes"));
+    let report = run(&fixtures("golden/vaes"));
     let wan =
         |case: &&CaseReport| ["vaes/wan21_vae", "vaes/wan22_vae"].iter().any(|n| case.case.starts_with(n));
     let cases: Vec<_> = report.cases.iter().filter(wan).collect();
@@ -255,25 +340,25 @@ fn damaged_cases_are_errors_that_name_what_is_wrong() {
     };
     let case = |root: &TempDir| root.path().join("wan21_t2v");
 
-    let root = copy("transformers/wan21_t2v");
+    let root = copy("golden/transformers/wan21_t2v");
     fs::write(case(&root).join("case.json"), "{\"group\": ").unwrap();
     assert!(error(&root).contains("case.json"), "{}", error(&root));
     fs::write(case(&root).join("case.json"), r#"{"group": "transformers"}"#).unwrap();
     assert!(error(&root).contains("missing field `case`"), "{}", error(&root));
 
-    let root = copy("transformers/wan21_t2v");
+    let root = copy("golden/transformers/wan21_t2v");
     edit_tensors(&case(&root), |tensors| drop(tensors.remove("b1_mid.sample").unwrap()));
     assert!(error(&root).contains("\"b1_mid.sample\""), "{}", error(&root));
     fs::write(case(&root).join("golden.safetensors"), [1, 2, 3]).unwrap();
     assert!(error(&root).contains("golden.safetensors"), "{}", error(&root));
 
-    let root = copy("transformers/wan21_t2v");
+    let root = copy("golden/transformers/wan21_t2v");
     edit_json(&case(&root).join("case.json"), |json| json["calls"] = Value::Array(Vec::new()));
     assert!(error(&root).contains("nothing to compare"), "{}", error(&root));
     fs::remove_file(case(&root).join("diffusion_pytorch_model.safetensors")).unwrap();
     assert!(error(&root).contains("does not exist"), "{}", error(&root));
 
-    let root = copy("cache_e2e/wan_t2v");
+    let root = copy("golden/cache_e2e/wan_t2v");
     let json = root.path().join("wan_t2v/case.json");
     edit_json(&json, |json| json["runs"][1]["latents_step_indices"][0] = Value::from(99));
     assert!(error(&root).contains("`latents_step_indices` has 99"), "{}", error(&root));

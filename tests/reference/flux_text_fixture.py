@@ -7,7 +7,8 @@ QWEN3.jinja is the chat template of Qwen3, as published with any of its checkpoi
   clip/            vocab.json, merges.txt and tokenizer_config.json laid out as those of FLUX.1, learned from WORDS
   qwen3/           a tokenizer with the special tokens of Qwen3 and one token per byte
   tokens.json      the output of CLIPTokenizer, and of the template with that tokenizer, for PROMPTS
-  embeds.safetensors  FluxPipeline.encode_prompt of the small model
+  flux_prompts/    a case: FluxPipeline.encode_prompt of the small model
+  flux_legacy_pooling/  a case: the same with the rule of old configurations for the pooled embeddings
 """
 
 import json
@@ -121,22 +122,48 @@ def qwen3_rows(tokenizer):
         yield {"chat": chat, "input_ids": row.input_ids[:length], "truncated": len(tokenizer(chat).input_ids) - length}
 
 
+def save(folder, calls, tensors):
+    """A case of prompts; calls are named, with their arguments."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tiny = "../../../../magcache-models/tiny/tiny-flux/"
+    case = {
+        "group": "prompts", "case": folder.name, "generator": Path(__file__).name,
+        "parts": {part: tiny + part for part in ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")},
+        "calls": [
+            {
+                "name": name, "args": args, "inputs": {},
+                "outputs": {key.removeprefix(f"{name}."): key for key in tensors if key.startswith(f"{name}.")},
+            }
+            for name, args in calls.items()
+        ],
+    }
+    (folder / "case.json").write_text(json.dumps(case, indent=1) + "\n")
+    save_file({key: value.contiguous().float() for key, value in tensors.items()}, folder / "golden.safetensors")
+
+
 @torch.no_grad()
-def embeds(model):
+def embeds(model, out):
     """The pipeline's embeddings, and the pooled ones under the rule of old configurations."""
     pipeline = FluxPipeline.from_pretrained(model, transformer=None, vae=None, torch_dtype=torch.float32)
-    out = {}
+    calls, tensors = {}, {}
     for length, prompts in zip(FLUX_LENGTHS, (FLUX_PROMPTS[1:], FLUX_PROMPTS[:1])):
         sequence, pooled, _ = pipeline.encode_prompt(prompts, max_sequence_length=length)
-        out |= {f"prompt_embeds.{length}": sequence, f"pooled_prompt_embeds.{length}": pooled}
+        name = f"rows{length}"
+        calls[name] = {"prompts": prompts, "max_sequence_length": length}
+        tensors |= {f"{name}.prompt_embeds": sequence, f"{name}.pooled_prompt_embeds": pooled}
     # Another prompt for T5 than for CLIP.
     sequence, pooled, _ = pipeline.encode_prompt(FLUX_PROMPTS[0], FLUX_PROMPTS[1], max_sequence_length=PAIR_LENGTH)
-    out |= {"prompt_embeds.pair": sequence, "pooled_prompt_embeds.pair": pooled}
+    calls["pair"] = {"prompts": FLUX_PROMPTS[:1], "prompt_2": FLUX_PROMPTS[1], "max_sequence_length": PAIR_LENGTH}
+    tensors |= {"pair.prompt_embeds": sequence, "pair.pooled_prompt_embeds": pooled}
+    save(out / "flux_prompts", calls, tensors)
     legacy = CLIPTextModel.from_pretrained(model / "text_encoder", eos_token_id=2)
     ids = pipeline.tokenizer(FLUX_PROMPTS, padding="max_length", truncation=True, return_tensors="pt").input_ids
-    out["pooled_legacy"] = legacy(input_ids=ids).pooler_output
-    assert not torch.equal(out["pooled_legacy"][:1], out["pooled_prompt_embeds.pair"])
-    return {key: value.contiguous().float() for key, value in out.items()}
+    pooled_legacy = legacy(input_ids=ids).pooler_output
+    assert not torch.equal(pooled_legacy[:1], pooled)
+    save(out / "flux_legacy_pooling", {"all": {"prompts": FLUX_PROMPTS}}, {"all.pooled_prompt_embeds": pooled_legacy})
+    config = json.loads((model / "text_encoder" / "config.json").read_text()) | {"eos_token_id": 2}
+    (out / "flux_legacy_pooling" / "text_encoder").mkdir(exist_ok=True)
+    (out / "flux_legacy_pooling" / "text_encoder" / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
 def main():
@@ -149,7 +176,7 @@ def main():
         "clip": list(clip_rows(clip)), "qwen3": list(qwen3_rows(qwen3)),
     }
     write(out / "tokens.json", rows)
-    save_file(embeds(model), out / "embeds.safetensors")
+    embeds(model, out)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
 
 Needs torch, diffusers (0.42.1), transformers (5.23.0), ftfy, sentencepiece and tokenizers. Writes
   wan_tiny.json              the tokenizer of the small model
-  wan_tiny.safetensors       embeddings of its text encoder, as the Wan pipeline feeds them to the transformer
+  wan_prompts/               a case: embeddings of its text encoder, as the Wan pipeline feeds them to the transformer
   unigram/tokenizer*.json    a SentencePiece unigram tokenizer laid out like UMT5's, trained on the sentences below
   unigram.json               its output for the prompts
   buckets.json               relative position buckets for the sizes of the published models
@@ -126,7 +126,13 @@ def main():
     inputs = tokenizer([prompt_clean(PROMPTS[i]) for i in ENCODED], padding="max_length", max_length=16, truncation=True, return_tensors="pt")
     with torch.no_grad():
         embeds = encoder(inputs.input_ids, inputs.attention_mask).last_hidden_state * inputs.attention_mask[..., None]
-    save_file({"prompt_embeds": embeds.contiguous()}, out / "wan_tiny.safetensors", metadata={"prompts": json.dumps([PROMPTS[i] for i in ENCODED])})
+    folder, key = out / "wan_prompts", "all.prompt_embeds"
+    folder.mkdir(exist_ok=True)
+    save_file({key: embeds.contiguous()}, folder / "golden.safetensors")
+    parts = {part: f"../../../../magcache-models/tiny/{model.name}/{part}" for part in ("text_encoder", "tokenizer")}
+    call = {"name": "all", "args": {"prompts": [PROMPTS[i] for i in ENCODED]}, "inputs": {}, "outputs": {"prompt_embeds": key}}
+    case = {"group": "prompts", "case": folder.name, "generator": Path(__file__).name, "parts": parts, "calls": [call]}
+    (folder / "case.json").write_text(json.dumps(case, indent=1) + "\n")
 
     distances = torch.arange(-600, 601)
     sizes = [(32, 128), (32, 64), (16, 24), (64, 512)]

@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 OUT = ROOT / "tests" / "fixtures" / "pipelines"
 GOLDEN = ROOT / "tests" / "fixtures" / "golden"
 TINY = ROOT / "magcache-models" / "tiny" / "wan2.1-t2v-tiny"
+TASKS = {"t2v": "T2V", "i2v": "I2V", "flf2v": "FLF2V", "ti2v": "TI2V"}
 PROMPT, NEGATIVE = "a red circle moving right", "a blue square"
 STEPS = 6
 
@@ -141,6 +142,7 @@ def make(name, case):
     recorded = {
         "group": "pipelines", "case": name, "parts": dict(sorted(places.items())), "max_lengths": {"tokenizer": length},
         "request": request | {"pictures": names}, "passes": passes[0], "tolerance": 1e-4,
+        "task": TASKS[name.split("_")[0]],
     }
     (folder / "case.json").write_text(json.dumps(recorded, indent=1) + "\n")
     save_file({"noise": noise, "latents": latents.contiguous()}, folder / "golden.safetensors")

@@ -19,7 +19,7 @@ mod prompts;
 mod replay;
 mod report;
 mod scheduler;
-pub mod tables;
+mod tables;
 mod text_encoder;
 mod transformer;
 mod vae;
@@ -96,10 +96,7 @@ fn table(path: &Path, json: &Value) -> Result<CaseReport> {
         return report.finish();
     }
     let table = tables::check(json).map_err(|e| bad_input(format!("{e:#}")))?;
-    let first = table
-        .mismatches
-        .first()
-        .map(|m| format!("row {}, {}: got {}, expected {}", m.row, m.rule, m.got, m.expected));
+    let first = table.mismatches.first().cloned();
     report.count("rows", "decisions", table.mismatches.len(), table.rows, first);
     report.finish()
 }

@@ -1,7 +1,6 @@
 //! Whole cached generations: decisions by step and branch, and latents along the way.
 
 mod flux;
-mod network;
 mod recipe;
 mod taylor;
 mod wan;

@@ -5,13 +5,10 @@ use std::{collections::BTreeMap, ops::Range};
 use anyhow::Result;
 use magcache_core::{CachePlan, config::Residuals};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use toml::Table;
 
-use super::{
-    network::{Network, integer},
-    taylor::TaylorSeer,
-};
+use super::taylor::TaylorSeer;
 use crate::console::bad_input;
 
 /// One recorded run.
@@ -58,6 +55,21 @@ pub(super) enum Recipe {
     Cache(CachePlan),
     /// This build has no equivalent, for this reason.
     Unknown(String),
+}
+
+/// The recorded configuration of one network, in the terms of this build.
+pub(super) enum Network {
+    Dense,
+    Measure,
+    Tables { tables: Vec<Table>, residuals: Residuals },
+    Unknown(String),
+}
+
+impl Network {
+    /// One `[[cache]]` table.
+    fn of_table(table: &Value) -> Result<Self> {
+        Ok(Self::Tables { tables: vec![Table::try_from(table)?], residuals: Residuals::default() })
+    }
 }
 
 /// diffusers' `MagCacheConfig`.
@@ -127,8 +139,8 @@ fn part(config: Option<&Value>, steps: Range<usize>, modules: &[&str]) -> Result
     let Some(config) = config else { return Ok(Network::Dense) };
     match config.get("type").and_then(Value::as_str) {
         Some("MagCacheConfig") => MagCache::deserialize(config)?.part(steps.len()),
-        Some("FirstBlockCacheConfig") => Ok(FirstBlockCache::deserialize(config)?.part()),
-        Some("TaylorSeerCacheConfig") => Ok(TaylorSeer::deserialize(config)?.part(steps, modules)),
+        Some("FirstBlockCacheConfig") => FirstBlockCache::deserialize(config)?.part(),
+        Some("TaylorSeerCacheConfig") => TaylorSeer::deserialize(config)?.part(steps, modules),
         Some(other) => Ok(Network::Unknown(format!("this build has no strategy for {other}"))),
         None => Err(bad_input("its cache configuration has no `type`")),
     }
@@ -174,28 +186,26 @@ impl MagCache {
         let Some(ratios) = self.mag_ratios else {
             return Err(bad_input("a MagCacheConfig without `mag_ratios` that does not calibrate"));
         };
-        let mut table = Table::from_iter([
-            ("strategy".to_owned(), "magcache".into()),
-            ("dialect".to_owned(), "diffusers".into()),
-            ("ratios".to_owned(), ratios.into()),
-            ("threshold".to_owned(), self.threshold.into()),
-            ("max_skips".to_owned(), integer(self.max_skip_steps)),
-            ("warmup".to_owned(), self.retention_ratio.into()),
-        ]);
+        let mut table = json!({
+            "strategy": "magcache",
+            "dialect": "diffusers",
+            "ratios": ratios,
+            "threshold": self.threshold,
+            "max_skips": self.max_skip_steps,
+            "warmup": self.retention_ratio,
+        });
         if self.num_inference_steps != steps {
-            table.insert("assume_steps".to_owned(), integer(self.num_inference_steps));
+            table["assume_steps"] = self.num_inference_steps.into();
         }
-        Ok(Network::Tables { tables: vec![table], residuals: Residuals::default() })
+        Network::of_table(&table)
     }
 }
 
 impl FirstBlockCache {
-    fn part(self) -> Network {
-        Network::table([
-            ("strategy".to_owned(), "fbcache".into()),
-            ("dialect".to_owned(), "diffusers".into()),
-            ("threshold".to_owned(), self.threshold.into()),
-        ])
+    fn part(&self) -> Result<Network> {
+        Network::of_table(
+            &json!({ "strategy": "fbcache", "dialect": "diffusers", "threshold": self.threshold }),
+        )
     }
 }
 
@@ -208,14 +218,14 @@ impl TeaCache {
             other => return Ok(Network::Unknown(format!("no signal is called {other:?}"))),
         };
         let (warmup, last_steps) = self.forced()?;
-        Ok(Network::table([
-            ("strategy".to_owned(), "teacache".into()),
-            ("threshold".to_owned(), self.threshold.into()),
-            ("coefficients".to_owned(), self.coefficients.clone().into()),
-            ("signal".to_owned(), signal.into()),
-            ("warmup".to_owned(), integer(warmup)),
-            ("last_steps".to_owned(), integer(last_steps)),
-        ]))
+        Network::of_table(&json!({
+            "strategy": "teacache",
+            "threshold": self.threshold,
+            "coefficients": self.coefficients,
+            "signal": signal,
+            "warmup": warmup,
+            "last_steps": last_steps,
+        }))
     }
 
     /// Number of first and last steps that are always computed: `first and last step`, or `steps 0-4`.

@@ -2,11 +2,13 @@
 
 use std::ops::Range;
 
+use anyhow::Result;
 use magcache_core::config::Residuals;
 use serde::Deserialize;
-use toml::{Table, Value};
+use serde_json::json;
+use toml::Table;
 
-use super::network::{Network, integer};
+use super::recipe::Network;
 
 /// The recorded keys.
 #[derive(Deserialize)]
@@ -29,21 +31,23 @@ const DEFAULT: &str = "attn";
 
 impl TaylorSeer {
     /// The part of a network that has these steps of the run, and these modules in its blocks.
-    pub(super) fn part(&self, steps: Range<usize>, modules: &[&str]) -> Network {
+    pub(super) fn part(&self, steps: Range<usize>, modules: &[&str]) -> Result<Network> {
         let residuals = match self.taylor_factors_dtype.as_deref() {
             None | Some("torch.float32") => Residuals::default(),
             Some("torch.bfloat16") => Residuals { dtype: Some("bf16".to_owned()), ..Residuals::default() },
             Some(other) => {
-                return Network::Unknown(format!("TaylorSeer stores {other}, which `[residuals]` has not"));
+                let why = format!("TaylorSeer stores {other}, which `[residuals]` has not");
+                return Ok(Network::Unknown(why));
             }
         };
-        let places = match self.places(modules) {
-            Ok(places) if places.is_empty() => return Network::Dense,
-            Ok(places) => places,
-            Err(why) => return Network::Unknown(why),
-        };
-        let tables = places.into_iter().map(|at| self.table(at, &steps)).collect();
-        Network::Tables { tables, residuals }
+        Ok(match self.places(modules) {
+            Ok(places) if places.is_empty() => Network::Dense,
+            Ok(places) => {
+                let tables = places.into_iter().map(|at| self.table(at, &steps)).collect::<Result<_>>()?;
+                Network::Tables { tables, residuals }
+            }
+            Err(why) => Network::Unknown(why),
+        })
     }
 
     /// Where outputs are forecast.
@@ -65,21 +69,14 @@ impl TaylorSeer {
     }
 
     /// One `[[cache]]` table.
-    fn table(&self, at: &str, steps: &Range<usize>) -> Table {
-        let own = 0..steps.len();
-        let skip = own.filter(|step| !self.computes(*step)).map(|step| integer(steps.start + step));
-        let forecast = Table::from_iter([
-            ("type".to_owned(), "taylor".into()),
-            ("order".to_owned(), integer(self.max_order)),
-            ("of".to_owned(), "output".into()),
-            ("dialect".to_owned(), "diffusers".into()),
-        ]);
-        Table::from_iter([
-            ("strategy".to_owned(), "schedule".into()),
-            ("at".to_owned(), at.into()),
-            ("skip".to_owned(), Value::Array(skip.collect())),
-            ("forecast".to_owned(), forecast.into()),
-        ])
+    fn table(&self, at: &str, steps: &Range<usize>) -> Result<Table> {
+        let skip = steps.clone().filter(|step| !self.computes(step - steps.start));
+        Ok(Table::try_from(json!({
+            "strategy": "schedule",
+            "at": at,
+            "skip": skip.collect::<Vec<_>>(),
+            "forecast": { "type": "taylor", "order": self.max_order, "of": "output", "dialect": "diffusers" },
+        }))?)
     }
 
     /// Whether the module runs at its own `step`. The first step after the warm-up is forecast and the next
