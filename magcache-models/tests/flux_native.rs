@@ -12,11 +12,11 @@ use std::{
 use candle_core::{DType, Tensor};
 use magcache_core::Pass;
 use magcache_models::{
-    autoencoder::image::packing,
     checkpoint::{CheckpointError, Folder, Weights},
     flux::{
         Flux2Config, Flux2Transformer, FluxConfig, FluxTransformer, flux1, flux2,
         native::{self, Generation},
+        positions,
     },
     pipeline::{self, LoadOptions, Request},
 };
@@ -118,13 +118,13 @@ fn predict(of: Generation, weights: &Weights, config: &Value) -> Result<Tensor, 
             let model = FluxTransformer::load(weights, FluxConfig::from_json(&text).unwrap())?;
             let pooled = waves(&[1, size("pooled_projection_dim")], 0.5);
             let context = model.text_context(&words, &pooled).unwrap();
-            let positions = model.positions(&[[0.0; 3]; 7], &packing::image_ids(grid, 0)).unwrap();
+            let positions = model.positions(&[[0.0; 3]; 7], &positions::image_ids(grid, 0)).unwrap();
             model.forward(&x, &t, guidance, &context, &positions, &mut off)
         }
         Generation::Flux2 => {
             let model = Flux2Transformer::load(weights, Flux2Config::from_json(&text).unwrap())?;
             let context = model.text_context(&words).unwrap();
-            let positions = model.positions(&packing::text_ids(7), &packing::latent_ids(grid)).unwrap();
+            let positions = model.positions(&positions::text_ids(7), &positions::latent_ids(grid)).unwrap();
             model.forward(&x, &t, guidance, &context, &positions, &mut off)
         }
     };

@@ -2,7 +2,10 @@
 
 use anyhow::Result;
 use candle_core::{Device, Tensor};
-use magcache_models::autoencoder::{ImageVae, image::packing};
+use magcache_models::{
+    autoencoder::{ImageVae, image::packing},
+    flux::positions,
+};
 
 use super::{
     call::Call,
@@ -76,10 +79,10 @@ fn pack(call: Call<'_>, report: &mut CaseReport) -> Result<()> {
             "packed" => packing::pack(raw)?,
             "patches" => patches.clone(),
             "flat" => packing::flatten(&patches)?,
-            "image_ids" => ids(packing::image_ids(grid, 0))?,
-            "latent_ids" => ids(packing::latent_ids(grid))?,
-            "reference_ids" => ids(packing::reference_ids(&[[rows, 1], [1, columns]]))?,
-            "text_ids" => ids(packing::text_ids(columns))?,
+            "image_ids" => ids(positions::image_ids(grid, 0))?,
+            "latent_ids" => ids(positions::latent_ids(grid))?,
+            "reference_ids" => ids(positions::reference_ids(&[[rows, 1], [1, columns]]))?,
+            "text_ids" => ids(positions::text_ids(columns))?,
             _ => return Ok(None),
         }))
     })
