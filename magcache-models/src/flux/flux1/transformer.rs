@@ -59,7 +59,7 @@ impl FluxTransformer {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Device;
+    use candle_core::{DType, Device};
     use magcache_core::{Modules, Pass, Role, Streams, meta::BlockMeta};
 
     use super::*;
@@ -133,7 +133,7 @@ mod tests {
             model.meta.stacks.to_mut()[stack].outputs = vec![Role::Image, Role::Text].into();
             assert!(!tuples_are_as_told(&model)?, "the swapped roles of stack {stack} went unnoticed");
             assert_eq!(forward(&model).is_err(), stack == 0);
-            model.meta = meta::of(&model.config);
+            model.meta = meta::of(model.config());
         }
         Ok(())
     }
