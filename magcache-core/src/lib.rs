@@ -100,28 +100,37 @@
 //! drop((a, b));
 //! ```
 
+#[cfg(feature = "candle")]
 pub mod calibrate;
+#[cfg(feature = "candle")]
 pub mod chain;
 pub mod config;
+pub mod decisions;
 pub mod error;
+#[cfg(feature = "candle")]
 pub mod forecast;
 pub mod keys;
 pub mod log;
 pub mod meta;
+#[cfg(feature = "candle")]
 pub mod metrics;
 pub mod planner;
 pub mod profile;
 pub mod run;
+#[cfg(feature = "candle")]
 pub mod schedule;
 pub mod snapshot;
 pub mod state;
 pub mod strategy;
+#[cfg(feature = "candle")]
 mod streams;
 #[cfg(feature = "testing")]
 pub mod testing;
+#[cfg(feature = "candle")]
 mod threads;
 
 // Everyday items for authors of models and strategies; everything else is in its module.
+#[cfg(feature = "candle")]
 pub use chain::{
     hook::{BlockHook, Cx, Output},
     module::Modules,
@@ -138,21 +147,24 @@ pub use error::{config::ConfigError, hint, problem::Problem};
 pub use log::why::Why;
 pub use meta::{
     info::{Level, StrategyInfo},
-    model::{ModelMeta, Signal, StackMeta},
+    model::{ModelMeta, Role, Signal, StackMeta},
 };
 pub use run::{
     step::{Branch, Expert, Phase, Step},
     trajectory::Trajectory,
 };
+#[cfg(feature = "candle")]
+pub use strategy::{cache::TimestepCache, head::Head};
 pub use strategy::{
-    cache::TimestepCache,
     guards::{Guards, Warmup},
-    head::Head,
+    rule::Rule,
     verdict::{Verdict, Window},
 };
-pub use streams::{Role, Streams};
+#[cfg(feature = "candle")]
+pub use streams::Streams;
 
 // Re-exported so that a plugin crate need not match the versions itself.
 pub use inventory;
+#[cfg(feature = "keys")]
 pub use schemars;
 pub use typetag;

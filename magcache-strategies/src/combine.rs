@@ -9,7 +9,7 @@ use magcache_core::{
     forecast::{Forecast, LastResidual},
     inventory,
     keys::keys_of,
-    meta, schemars,
+    meta,
     snapshot::{Persist, Reader, SnapshotError, Writer},
     strategy::{AnyCache, AnyState, Base},
     typetag,
@@ -207,9 +207,9 @@ fn validate(members: &[Box<dyn CacheConfig>], cx: &BuildCx<'_>) -> Vec<Problem> 
 fn build(mode: Mode, members: &[Box<dyn CacheConfig>], cx: &BuildCx<'_>) -> Result<Strategy, ConfigError> {
     let mut built = Vec::with_capacity(members.len());
     for (i, member) in members.iter().enumerate() {
-        match member.build(cx)? {
-            Strategy::Cache(cache, guards) => built.push((cache, guards)),
-            Strategy::Hook(_) => {
+        match member.build(cx)?.on_tensors() {
+            Ok(cache) => built.push(cache),
+            Err(_) => {
                 let message = format!("members[{i}] is not a strategy that decides for a range of blocks");
                 return Err(ConfigError::Problems(vec![Problem::error(cx.place, message)]));
             }

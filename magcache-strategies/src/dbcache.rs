@@ -8,10 +8,13 @@
 //! threshold of 1 or more is not special: there, everything is skipped. A guidance branch is a slot, not the
 //! parity of a counter.
 
-use candle_core::{Result, Tensor};
 use magcache_core::{
-    Branch, BuildCx, CacheConfig, ConfigError, Guards, Head, Level, Problem, Step, Strategy, StrategyInfo,
-    Streams, TimestepCache, Verdict, Warmup, Why, Window, error::count, inventory, keys::keys_of, schemars,
+    BuildCx, CacheConfig, ConfigError, Guards, Level, Problem, Rule, Step, Strategy, StrategyInfo, Verdict,
+    Warmup, Why, Window,
+    error::count,
+    inventory,
+    keys::keys_of,
+    strategy::{Measure, Norm, Quantity, Seen, Since},
     typetag,
 };
 use serde::{Deserialize, Serialize};
@@ -21,19 +24,20 @@ const FRONT: usize = 8;
 
 /// The keys of `strategy = "dbcache"`. Caps and warm-up (8 steps without the word) are the common words:
 /// `max_skips` is the published `max_continuous_cached_steps`, `max_total_skips` is `max_cached_steps`.
-#[derive(Debug, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "keys", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct DbCacheConfig {
     /// Blocks at the start that always run (`Fn_compute_blocks`); the metric is taken after them. Without it
     /// 8, the published value; half of the blocks where 8 would leave none to skip.
-    #[schemars(range(min = 1))]
+    #[cfg_attr(feature = "keys", schemars(range(min = 1)))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub front: Option<usize>,
     /// Blocks at the end that always run (`Bn_compute_blocks`).
     pub back: usize,
     /// Bound of the relative L1 distance to the last computed step (`residual_diff_threshold`); a larger one
     /// skips more.
-    #[schemars(range(min = 0.0), extend("target" = [0, 2]))]
+    #[cfg_attr(feature = "keys", schemars(range(min = 0.0), extend("target" = [0, 2])))]
     pub threshold: f64,
 }
 
@@ -58,43 +62,22 @@ pub struct DbCache {
     threshold: f64,
 }
 
-/// The state of one slot: residuals of the front blocks.
-#[derive(Debug, Default)]
-pub struct DbState {
-    /// Residual at the last computed step.
-    anchor: Option<Tensor>,
-    /// Residual at this step, until it is known whether the step is computed.
-    pending: Option<Tensor>,
-}
-
-magcache_core::fields!(DbState { anchor, pending });
-
-impl TimestepCache for DbCache {
-    type State = DbState;
-
+impl Rule for DbCache {
     fn window(&self) -> Window {
         self.window
+    }
+
+    fn measure(&self) -> Option<Measure> {
+        Some(Measure { of: Quantity::FrontResidual, since: Since::Computed, norm: Norm::L1, every: 1 })
     }
 
     fn threshold(&self, _: &Step) -> Option<f64> {
         Some(self.threshold)
     }
 
-    fn head(&self, state: &mut DbState, _: &Step, _: Branch, x: &Head<'_>) -> Result<Verdict> {
-        let (now, verdict) = match &state.anchor {
-            None => (x.front_residual()?, Verdict::compute(Why::NoHistory)),
-            Some(anchor) => {
-                let (now, metric) = x.front_residual_and_change(anchor)?;
-                (now, Verdict::below(metric, self.threshold).metric(metric))
-            }
-        };
-        state.pending = Some(now);
-        Ok(verdict)
-    }
-
-    fn tail(&self, state: &mut DbState, _: &Step, _: Branch, _: &Streams, _: &Streams) -> Result<()> {
-        state.anchor = state.pending.take();
-        Ok(())
+    fn decide(&self, seen: &Seen<'_>, _: &mut Option<f64>) -> Verdict {
+        let Some(metric) = seen.measured else { return Verdict::compute(Why::NoHistory) };
+        Verdict::below(metric, self.threshold).metric(metric)
     }
 }
 
@@ -124,10 +107,10 @@ impl CacheConfig for DbCacheConfig {
         out
     }
 
-    fn build(&self, cx: &BuildCx<'_>) -> std::result::Result<Strategy, ConfigError> {
+    fn build(&self, cx: &BuildCx<'_>) -> Result<Strategy, ConfigError> {
         let window = Window { front: self.front(cx.range.len()), back: self.back };
         let guards = Guards { warmup: Warmup::Steps(8), ..Guards::default() };
-        Ok(Strategy::cache(DbCache { window, threshold: self.threshold }, cx.guards(guards)))
+        Ok(Strategy::rule(DbCache { window, threshold: self.threshold }, cx.guards(guards)))
     }
 }
 

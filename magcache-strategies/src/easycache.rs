@@ -13,8 +13,8 @@
 use candle_core::Tensor;
 use magcache_core::{
     Branch, BuildCx, CacheConfig, ConfigError, Guards, Head, Level, Problem, Step, Strategy, StrategyInfo,
-    Streams, TimestepCache, Verdict, Warmup, Why, inventory, keys::keys_of, metrics, schemars,
-    strategy::Branches, typetag,
+    Streams, TimestepCache, Verdict, Warmup, Why, inventory, keys::keys_of, metrics, strategy::Branches,
+    typetag,
 };
 use serde::{Deserialize, Serialize};
 

@@ -1,20 +1,21 @@
 //! First Block Cache: run the first block; if its residual is close to that of the last computed step,
 //! replace the other blocks (`ParaAttention`; diffusers' `FirstBlockCacheConfig`).
 //!
-//! Distances are to the last *computed* step, so drift is bounded. The anchor moves in `tail`, so that a pass
-//! whose reuse was overruled leaves the state of a computed pass. A NaN metric computes; in diffusers it
+//! Distances are to the last *computed* step, so drift is bounded. A NaN metric computes; in diffusers it
 //! skips.
 
-use candle_core::Tensor;
 use magcache_core::{
-    Branch, BuildCx, CacheConfig, ConfigError, Guards, Head, Level, Problem, Signal, Step, Strategy,
-    StrategyInfo, Streams, TimestepCache, Verdict, Warmup, Why, Window, inventory, keys::keys_of, schemars,
+    BuildCx, CacheConfig, ConfigError, Guards, Level, Problem, Rule, Signal, Step, Strategy, StrategyInfo,
+    Verdict, Warmup, Why, Window, inventory,
+    keys::keys_of,
+    strategy::{Measure, Norm, Quantity, Seen, Since},
     typetag,
 };
 use serde::{Deserialize, Serialize};
 
 /// What is compared with the last computed step.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "keys", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Metric {
     /// What the first block added to the denoised stream, relative L1: the rule of the method.
@@ -27,7 +28,8 @@ pub enum Metric {
 }
 
 /// The reading of the threshold.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "keys", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Dialect {
     /// Skips below the threshold; `warmup` and `last_steps` are 1 without the words.
@@ -39,19 +41,20 @@ pub enum Dialect {
 }
 
 /// The keys of `strategy = "fbcache"`.
-#[derive(Debug, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "keys", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct FbCacheConfig {
     /// Bound of the relative distance to the last computed step; a larger one skips more.
-    #[schemars(range(min = 0.0), extend("target" = [0, 2]))]
+    #[cfg_attr(feature = "keys", schemars(range(min = 0.0), extend("target" = [0, 2])))]
     pub threshold: f64,
     /// What is compared.
     pub metric: Metric,
     /// Every how many-th token the metric looks at; 1 is all of them.
-    #[schemars(range(min = 1, max = u32::MAX))]
+    #[cfg_attr(feature = "keys", schemars(range(min = 1, max = u32::MAX)))]
     pub downsample: usize,
     /// Weight of the previous metric in an exponential mean; 0 is none.
-    #[schemars(range(min = 0.0), extend("exclusiveMaximum" = 1.0))]
+    #[cfg_attr(feature = "keys", schemars(range(min = 0.0), extend("exclusiveMaximum" = 1.0)))]
     pub ema: f64,
     /// The reading of the threshold.
     pub dialect: Dialect,
@@ -79,90 +82,34 @@ pub struct FbCache {
     ema: f64,
 }
 
-/// The state of one slot.
-#[derive(Debug, Default)]
-pub struct FbState {
-    /// The compared tensor of the last computed step.
-    anchor: Option<Tensor>,
-    /// The compared tensor of this step, until it is known whether the step is computed.
-    pending: Option<Tensor>,
-    /// The exponential mean.
-    mean: Option<f64>,
-}
-
-magcache_core::fields!(FbState { anchor, pending, mean });
-
-impl FbCache {
-    fn look(&self, x: &Head<'_>) -> candle_core::Result<Tensor> {
-        let seen = match self.metric {
-            Metric::ResidualRelL1 => x.front_residual()?,
-            Metric::HiddenRelL1 | Metric::HiddenRelL2 => x.signal(Signal::ModulatedInput)?,
-        };
-        if self.downsample == 1 {
-            return Ok(seen);
-        }
-        let every = Tensor::arange_step(0, seen.dim(1)? as u32, self.downsample as u32, seen.device())?;
-        seen.index_select(&every, 1)
-    }
-
-    /// The compared tensor of this step, and its distance from `before`.
-    fn compare(&self, x: &Head<'_>, before: &Tensor) -> candle_core::Result<(Tensor, f64)> {
-        if self.metric == Metric::ResidualRelL1 && self.downsample == 1 {
-            return x.front_residual_and_change(before);
-        }
-        let now = self.look(x)?;
-        let metric = match self.metric {
-            Metric::HiddenRelL2 => x.relative_l2(&now, before)?,
-            Metric::ResidualRelL1 | Metric::HiddenRelL1 => x.relative_l1(&now, before)?,
-        };
-        Ok((now, metric))
-    }
-}
-
-impl TimestepCache for FbCache {
-    type State = FbState;
-
+impl Rule for FbCache {
     fn window(&self) -> Window {
         Window { front: 1, back: 0 }
     }
 
-    fn uses_signals(&self) -> bool {
-        self.metric != Metric::ResidualRelL1
+    fn measure(&self) -> Option<Measure> {
+        let of = match self.metric {
+            Metric::ResidualRelL1 => Quantity::FrontResidual,
+            Metric::HiddenRelL1 | Metric::HiddenRelL2 => Quantity::Signal(Signal::ModulatedInput),
+        };
+        let norm = if self.metric == Metric::HiddenRelL2 { Norm::L2 } else { Norm::L1 };
+        Some(Measure { of, norm, since: Since::Computed, every: self.downsample })
     }
 
     fn threshold(&self, _: &Step) -> Option<f64> {
         Some(self.threshold)
     }
 
-    fn head(&self, state: &mut FbState, _: &Step, _: Branch, x: &Head<'_>) -> candle_core::Result<Verdict> {
-        let (now, verdict) = match &state.anchor {
-            None => (self.look(x)?, Verdict::compute(Why::NoHistory)),
-            Some(anchor) => {
-                let (now, metric) = self.compare(x, anchor)?;
-                // With zero weight the last mean must not count, even if it is NaN.
-                let before = state.mean.filter(|_| self.ema > 0.0);
-                let mean = before.map_or(metric, |mean| self.ema * mean + (1.0 - self.ema) * metric);
-                state.mean = Some(mean);
-                let within = if self.inclusive { mean <= self.threshold } else { mean < self.threshold };
-                let verdict = if within { Verdict::reuse(Why::Under) } else { Verdict::compute(Why::Over) };
-                (now, verdict.metric(metric).accumulated(mean))
-            }
-        };
-        state.pending = Some(now);
-        Ok(verdict)
-    }
-
-    fn tail(
-        &self,
-        state: &mut FbState,
-        _: &Step,
-        _: Branch,
-        _: &Streams,
-        _: &Streams,
-    ) -> candle_core::Result<()> {
-        state.anchor = state.pending.take();
-        state.mean = None;
-        Ok(())
+    /// Carries the exponential mean.
+    fn decide(&self, seen: &Seen<'_>, carried: &mut Option<f64>) -> Verdict {
+        let Some(metric) = seen.measured else { return Verdict::compute(Why::NoHistory) };
+        // With zero weight the last mean must not count, even if it is NaN.
+        let before = carried.filter(|_| self.ema > 0.0);
+        let mean = before.map_or(metric, |mean| self.ema * mean + (1.0 - self.ema) * metric);
+        *carried = Some(mean);
+        let within = if self.inclusive { mean <= self.threshold } else { mean < self.threshold };
+        let verdict = if within { Verdict::reuse(Why::Under) } else { Verdict::compute(Why::Over) };
+        verdict.metric(metric).accumulated(mean)
     }
 }
 
@@ -205,7 +152,7 @@ impl CacheConfig for FbCacheConfig {
             downsample: self.downsample,
             ema: self.ema,
         };
-        Ok(Strategy::cache(cache, cx.guards(guards)))
+        Ok(Strategy::rule(cache, cx.guards(guards)))
     }
 }
 

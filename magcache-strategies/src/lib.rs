@@ -16,14 +16,19 @@
 //! CFG cache on whole forwards. The forecast for skipped blocks is chosen independently: [`taylor`] works
 //! with any of them.
 
+#[cfg(feature = "candle")]
 pub mod cfg_cache;
+#[cfg(feature = "candle")]
 pub mod combine;
 pub mod dbcache;
+#[cfg(feature = "candle")]
 pub mod easycache;
 pub mod fbcache;
 pub mod magcache;
 pub mod schedule;
+#[cfg(feature = "candle")]
 pub mod sencache;
+#[cfg(feature = "candle")]
 pub mod taylor;
 pub mod teacache;
 

@@ -1,19 +1,19 @@
 //! A fixed schedule: skips a given list of steps, recorded in a trace or chosen by a planner.
 
-use candle_core::Result;
 use magcache_core::{
-    Branch, BuildCx, CacheConfig, ConfigError, Guards, Head, Level, Problem, Step, Strategy, StrategyInfo,
-    TimestepCache, Verdict, Why,
+    BuildCx, CacheConfig, ConfigError, Guards, Level, Problem, Rule, Strategy, StrategyInfo, Verdict, Why,
     config::{FixedSteps, Skips},
     error::count,
     inventory,
     keys::keys_of,
-    schemars, typetag,
+    strategy::Seen,
+    typetag,
 };
 use serde::{Deserialize, Serialize};
 
 /// The keys of `strategy = "schedule"`.
-#[derive(Debug, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "keys", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ScheduleConfig {
     /// Steps to skip: one list for every branch, or one by branch.
@@ -27,16 +27,10 @@ pub struct ScheduleConfig {
 #[derive(Debug)]
 pub struct FixedSchedule(Skips);
 
-impl TimestepCache for FixedSchedule {
-    type State = ();
-
-    fn is_static(&self) -> bool {
-        true
-    }
-
-    fn head(&self, (): &mut (), step: &Step, branch: Branch, _: &Head<'_>) -> Result<Verdict> {
-        let skip = self.0.has(step.index, branch);
-        Ok(if skip { Verdict::reuse(Why::Scheduled) } else { Verdict::compute(Why::Scheduled) })
+impl Rule for FixedSchedule {
+    fn decide(&self, seen: &Seen<'_>, _: &mut Option<f64>) -> Verdict {
+        let skip = self.0.has(seen.step.index, seen.branch);
+        if skip { Verdict::reuse(Why::Scheduled) } else { Verdict::compute(Why::Scheduled) }
     }
 }
 
@@ -58,8 +52,8 @@ impl CacheConfig for ScheduleConfig {
         out
     }
 
-    fn build(&self, cx: &BuildCx<'_>) -> std::result::Result<Strategy, ConfigError> {
-        Ok(Strategy::cache(FixedSchedule(self.skip.clone()), cx.guards(Guards::default())))
+    fn build(&self, cx: &BuildCx<'_>) -> Result<Strategy, ConfigError> {
+        Ok(Strategy::rule(FixedSchedule(self.skip.clone()), cx.guards(Guards::default())))
     }
 }
 

@@ -19,7 +19,6 @@ use magcache_core::{
     keys::keys_of,
     metrics,
     profile::{Part, Provenance, Sensitivity},
-    schemars,
     strategy::Branches,
     typetag,
 };

@@ -18,7 +18,6 @@ use magcache_core::{
     inventory,
     keys::keys_of,
     meta::ForecastInfo,
-    schemars,
     state::{StoragePolicy, Stored},
     typetag,
 };

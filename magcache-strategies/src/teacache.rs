@@ -6,20 +6,21 @@
 //! range that the fit was made on is clamped to it. Published fits come without a range and are used as they
 //! are.
 
-use candle_core::Tensor;
 use magcache_core::{
-    Branch, BuildCx, CacheConfig, ConfigError, Expert, Guards, Head, Level, Problem, Signal, Step, Strategy,
-    StrategyInfo, Streams, TimestepCache, Verdict, Warmup, Why, inventory,
+    BuildCx, CacheConfig, ConfigError, Expert, Guards, Level, Problem, Rule, Signal, Step, Strategy,
+    StrategyInfo, Verdict, Warmup, Why, inventory,
     keys::keys_of,
     profile::{Fit, Part},
-    schemars, typetag,
+    strategy::{Measure, Norm, Quantity, Seen, Since},
+    typetag,
 };
 use serde::{Deserialize, Serialize};
 
 const THRESHOLD: f64 = 0.08;
 
 /// How a distance is rescaled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "keys", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Policy {
     /// By the fitted polynomial.
@@ -29,12 +30,13 @@ pub enum Policy {
 }
 
 /// The keys of `strategy = "teacache"`. What is not given comes from the fit of the table's profile.
-#[derive(Debug, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "keys", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct TeaCacheConfig {
     /// Bound of the accumulated, rescaled distance; a larger one skips more. Without it that of the fit, else
     /// 0.08.
-    #[schemars(range(min = 0.0), extend("target" = [0, 2]))]
+    #[cfg_attr(feature = "keys", schemars(range(min = 0.0), extend("target" = [0, 2])))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threshold: Option<f64>,
     /// How a distance is rescaled. Without it by the fit; where there is none, it must be said to be
@@ -42,7 +44,7 @@ pub struct TeaCacheConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<Policy>,
     /// A polynomial in place of the profile's fit, highest power first.
-    #[schemars(extend("unless" = { "policy": "linear" }))]
+    #[cfg_attr(feature = "keys", schemars(extend("unless" = { "policy": "linear" })))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub coefficients: Option<Vec<f64>>,
     /// What is compared. Without it that of the fit, else `modulated-input`.
@@ -50,7 +52,7 @@ pub struct TeaCacheConfig {
     pub signal: Option<Signal>,
     /// Lowest and highest distance that the polynomial was fitted on; others are clamped to them. Without it
     /// those of the fit.
-    #[schemars(extend("unless" = { "policy": "linear" }))]
+    #[cfg_attr(feature = "keys", schemars(extend("unless" = { "policy": "linear" })))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fitted_range: Option<[f64; 2]>,
 }
@@ -76,15 +78,6 @@ pub struct Rescaling {
     /// The range that distances are clamped to.
     pub fitted_range: Option<[f64; 2]>,
 }
-
-/// The state of one slot.
-#[derive(Debug, Default)]
-pub struct TeaState {
-    previous: Option<Tensor>,
-    accumulated: f64,
-}
-
-magcache_core::fields!(TeaState { previous, accumulated });
 
 impl From<&Fit> for Rescaling {
     fn from(fit: &Fit) -> Self {
@@ -118,46 +111,24 @@ impl TeaCache {
     }
 }
 
-impl TimestepCache for TeaCache {
-    type State = TeaState;
-
-    fn uses_signals(&self) -> bool {
-        true
+impl Rule for TeaCache {
+    fn measure(&self) -> Option<Measure> {
+        let of = Quantity::Signal(self.signal);
+        Some(Measure { of, since: Since::Previous, norm: Norm::L1, every: 1 })
     }
 
     fn threshold(&self, _: &Step) -> Option<f64> {
         Some(self.threshold)
     }
 
-    fn head(
-        &self,
-        state: &mut TeaState,
-        step: &Step,
-        _: Branch,
-        x: &Head<'_>,
-    ) -> candle_core::Result<Verdict> {
-        let now = x.signal(self.signal)?;
-        let Some(previous) = &state.previous else {
-            state.previous = Some(now);
-            return Ok(Verdict::compute(Why::NoHistory));
-        };
+    /// Carries the accumulated distance.
+    fn decide(&self, seen: &Seen<'_>, carried: &mut Option<f64>) -> Verdict {
+        let Some(distance) = seen.measured else { return Verdict::compute(Why::NoHistory) };
         // The published code computes the distance in f32.
-        let distance = f64::from(x.relative_l1(&now, previous)? as f32);
-        let (accumulated, verdict) = self.accumulate(step.expert, state.accumulated, distance);
-        *state = TeaState { previous: Some(now), accumulated };
-        Ok(verdict)
-    }
-
-    fn tail(
-        &self,
-        state: &mut TeaState,
-        _: &Step,
-        _: Branch,
-        _: &Streams,
-        _: &Streams,
-    ) -> candle_core::Result<()> {
-        state.accumulated = 0.0;
-        Ok(())
+        let distance = f64::from(distance as f32);
+        let (accumulated, verdict) = self.accumulate(seen.step.expert, carried.unwrap_or_default(), distance);
+        *carried = Some(accumulated);
+        verdict
     }
 }
 
@@ -250,7 +221,7 @@ impl CacheConfig for TeaCacheConfig {
 
     fn build(&self, cx: &BuildCx<'_>) -> Result<Strategy, ConfigError> {
         let (cache, guards) = self.strategy(cx)?;
-        Ok(Strategy::cache(cache, guards))
+        Ok(Strategy::rule(cache, guards))
     }
 }
 

@@ -4,11 +4,10 @@ use std::{cell::Cell, fmt};
 
 use candle_core::{Result, Tensor, bail};
 
-use super::session::Done;
 use crate::{
     Branch, Cx, HookRegistry, Modules, Next, Output, Signal, Step, Streams,
     chain::{LazyOutput, ModuleRings, Probe, next::At},
-    log::DecisionLog,
+    log::{DecisionLog, Done},
     meta::BlockMeta,
     metrics::Reducer,
     state::Slots,

@@ -5,7 +5,7 @@ use std::{any::Any, fmt, sync::Arc};
 use super::pass::{Open, Pass, State};
 use crate::{
     Branch, HookRegistry, Step,
-    log::DecisionLog,
+    log::{DecisionLog, Done},
     metrics::Reducer,
     snapshot::{Persist, Reader, SnapshotError, Writer},
     state::{SlotKey, Slots},
@@ -19,22 +19,6 @@ pub struct Session {
     done: Done,
     reducer: Option<Reducer>,
 }
-
-/// The passes of a step that ran to their end.
-#[derive(Default)]
-pub(super) struct Done {
-    step: usize,
-    passes: Vec<Ran>,
-}
-
-#[derive(PartialEq)]
-struct Ran {
-    branch: Branch,
-    eval: u8,
-}
-
-crate::fields!(Done { step, passes });
-crate::fields!(Ran { branch, eval });
 
 impl Session {
     pub(crate) fn new(registry: Arc<HookRegistry>) -> Self {
@@ -124,22 +108,5 @@ impl fmt::Debug for Session {
         let Self { registry, slots, log, .. } = self;
         let mut out = f.debug_struct("Session");
         out.field("registry", registry).field("slots", slots).field("log", log).finish_non_exhaustive()
-    }
-}
-
-impl Done {
-    pub(super) fn has(&self, step: &Step, branch: Branch) -> bool {
-        self.step == step.index && self.passes.contains(&Ran { branch, eval: step.eval })
-    }
-
-    pub(super) fn note(&mut self, step: &Step, branch: Branch, failed: bool) {
-        if self.step != step.index {
-            *self = Self { step: step.index, passes: Vec::new() };
-        }
-        let own = Ran { branch, eval: step.eval };
-        self.passes.retain(|ran| *ran != own);
-        if !failed {
-            self.passes.push(own);
-        }
     }
 }

@@ -1,18 +1,13 @@
 //! One `[[cache]]` table.
 
-use std::sync::Arc;
-
 use serde::de::DeserializeOwned;
 
 use crate::{
-    BlockHook, CacheConfig, ConfigError, Level, Strategy,
+    CacheConfig, ConfigError,
     config::Words,
     error::{WORDS, nearest, syntax},
-    forecast::OutputConfig,
     meta,
     profile::Part,
-    state::HookId,
-    strategy::CacheHook,
 };
 
 /// One `[[cache]]` table.
@@ -68,19 +63,6 @@ impl CacheEntry {
         };
         table.extend(toml::Table::try_from(&self.words).map_err(|e| syntax(&place(), &e))?);
         Ok(table)
-    }
-
-    pub(super) fn hook(&self, id: HookId, level: Level, strategy: Strategy) -> Arc<dyn BlockHook> {
-        match strategy {
-            Strategy::Hook(hook) => hook,
-            Strategy::Cache(cache, guards) => {
-                // A module's output is not its input plus a residual, so by default the last output is
-                // repeated.
-                let repeat = || (level == Level::Modules).then(|| Arc::new(OutputConfig {}) as _);
-                let forecast = self.words.forecast.clone().or_else(repeat);
-                Arc::new(CacheHook::new(id, cache, forecast, guards))
-            }
-        }
     }
 }
 

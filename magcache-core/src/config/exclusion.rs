@@ -38,25 +38,20 @@ impl Placed<'_> {
 
     /// The blocks at the start and the end of its range that always run.
     fn window(&self) -> Window {
-        match &self.strategy {
-            Some(Strategy::Cache(cache, _)) => cache.any_window(),
-            _ => Window::default(),
-        }
+        self.strategy.as_ref().map(Strategy::window).unwrap_or_default()
     }
 
     fn uses_signals(&self) -> bool {
-        matches!(&self.strategy, Some(Strategy::Cache(cache, _)) if cache.any_uses_signals())
+        self.strategy.as_ref().is_some_and(Strategy::uses_signals)
     }
 
     fn base(&self) -> Option<Base> {
-        match &self.strategy {
-            Some(Strategy::Cache(cache, _)) => Some(cache.any_base()),
-            _ => None,
-        }
+        self.strategy.as_ref().and_then(Strategy::base)
     }
 
     fn follows(&self) -> bool {
-        matches!(&self.strategy, Some(Strategy::Cache(_, guards)) if guards.branches == Branches::CondDecides)
+        let guards = self.strategy.as_ref().and_then(Strategy::guards);
+        guards.is_some_and(|guards| guards.branches == Branches::CondDecides)
     }
 }
 

@@ -1,11 +1,9 @@
 //! From `[[cache]]` tables to hooks.
 
-use std::sync::Arc;
-
 use serde::Deserialize;
 
 use crate::{
-    BuildCx, ConfigError, HookRegistry, Level, ModelMeta, Problem, Trajectory,
+    BuildCx, ConfigError, Level, ModelMeta, Problem, Trajectory,
     config::{
         CacheEntry, Given, Residuals,
         entry::read,
@@ -29,13 +27,10 @@ pub struct CachePlan {
     pub audit: AuditPolicy,
 }
 
-/// A registry, and the warnings to show before the run.
-#[derive(Clone, Debug)]
-pub struct Built {
-    /// The hooks.
-    pub registry: Arc<HookRegistry>,
-    /// The non-fatal problems.
-    pub warnings: Vec<Problem>,
+/// The tables of a plan, each placed in a model and built, and the warnings to show before the run.
+pub(crate) struct Resolved<'a> {
+    pub(crate) placed: Vec<Placed<'a>>,
+    pub(crate) warnings: Vec<Problem>,
 }
 
 impl CachePlan {
@@ -64,13 +59,17 @@ impl CachePlan {
         Ok(Self { cache, residuals, audit: AuditPolicy::default() })
     }
 
-    /// Validates everything against the model and the run, and builds the hooks.
+    /// Validates everything against the model and the run, and builds the strategies. A table reads the
+    /// profile that it names, among `profiles` or else anywhere; a table that names none reads the first of
+    /// `profiles`, or else the model's default one.
     ///
     /// Errors: all fatal problems at once.
-    pub fn build(&self, model: &ModelMeta, trajectory: Option<&Trajectory>) -> Result<Built, ConfigError> {
-        let builder = HookRegistry::builder(model.blocks());
-        let builder = builder.storage(self.residuals.policy()?).audit(self.audit);
-        let mut builder = if model.text_after { builder } else { builder.text_ends() };
+    pub(crate) fn resolve<'a>(
+        &'a self,
+        model: &'a ModelMeta,
+        trajectory: Option<&Trajectory>,
+        profiles: &[Profile],
+    ) -> Result<Resolved<'a>, ConfigError> {
         let mut problems = model.problems();
         problems.extend(self.audit.problems());
         let mut placed: Vec<Placed<'_>> = Vec::new();
@@ -92,8 +91,15 @@ impl CachePlan {
                 }
             };
             let experts = words.experts(model)?;
-            let default = || model.profiles.first().map(|name| Profile::find(name));
-            let profile = words.profile.as_deref().map(Profile::find).or_else(default).transpose()?;
+            let find = |name: &str| match profiles.iter().find(|profile| profile.name == name) {
+                Some(profile) => Ok(profile.clone()),
+                None => Profile::find(name),
+            };
+            let default = || match (profiles.first(), model.profiles.first()) {
+                (Some(profile), _) => Some(Ok(profile.clone())),
+                (None, name) => name.map(|name| Profile::find(name)),
+            };
+            let profile = words.profile.as_deref().map(find).or_else(default).transpose()?;
             let given = Given::new(words, profile.as_ref());
             let id = HookId(u16::try_from(i).unwrap_or(u16::MAX));
             let cx = BuildCx {
@@ -124,18 +130,6 @@ impl CachePlan {
             problems.retain(|p| p.fatal);
             return Err(ConfigError::Problems(problems));
         }
-        for (entry, here) in self.cache.iter().zip(placed) {
-            let Placed { level, range, module, experts, strategy, .. } = here;
-            let Some(strategy) = strategy else { continue };
-            let id = builder.next_id();
-            let hook = entry.hook(id, level, strategy);
-            builder = match level {
-                Level::Blocks => builder.ring(range, hook)?,
-                Level::Modules => builder.module(module.unwrap_or_default(), hook),
-                Level::Forward => builder.forward(hook),
-            };
-            builder = builder.only_experts(id, &experts);
-        }
-        Ok(Built { registry: builder.build(), warnings: problems })
+        Ok(Resolved { placed, warnings: problems })
     }
 }

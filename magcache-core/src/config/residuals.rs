@@ -1,13 +1,15 @@
 //! The `[residuals]` table: how stored residuals are held.
 
+#[cfg(feature = "candle")]
 use candle_core::{DType, Device};
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+#[cfg(feature = "candle")]
 use crate::{ConfigError, error::syntax, state::StoragePolicy};
 
 /// The `[residuals]` table: how what is stored for reuse is held.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "keys", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Residuals {
     /// `f32`, `bf16` or `f16`, in storage only; without it, as the model computes.
@@ -28,6 +30,7 @@ impl Residuals {
         *self == Self::default()
     }
 
+    #[cfg(feature = "candle")]
     /// The storage policy; `device = "same"` becomes `None`.
     pub fn policy(&self) -> Result<StoragePolicy, ConfigError> {
         let place = "[residuals]";
@@ -52,6 +55,7 @@ impl Residuals {
     }
 }
 
+#[cfg(feature = "candle")]
 /// Parses `2 GiB`, `512 MB` or `1000`.
 fn bytes(place: &str, text: &str) -> Result<usize, ConfigError> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic()).trim();

@@ -1,35 +1,114 @@
 //! What a strategy author implements: the keys of its table, and how to build the strategy from them.
 
-use std::{fmt::Debug, ops::Range, sync::Arc};
+#[cfg(feature = "candle")]
+use std::sync::Arc;
+use std::{fmt::Debug, ops::Range};
 
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-
+#[cfg(feature = "candle")]
 use crate::{
-    BlockHook, ConfigError, Expert, Guards, ModelMeta, Problem, Trajectory, Window, config::Given, meta,
-    profile::Part, state::HookId, strategy::AnyCache,
+    BlockHook,
+    strategy::{AnyCache, Measured},
+};
+use crate::{
+    ConfigError, Expert, Guards, ModelMeta, Problem, Rule, Trajectory, Window,
+    config::Given,
+    meta,
+    profile::Part,
+    state::HookId,
+    strategy::{Base, Quantity},
 };
 
 /// The strategy built from the keys of a table.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum Strategy {
-    /// A strategy that runs in the adapter, with its limits.
+    /// A strategy that decides from numbers, with its limits.
+    Rule(Box<dyn Rule>, Guards),
+    /// A strategy that looks at tensors itself, with its limits.
+    #[cfg(feature = "candle")]
     Cache(Box<dyn AnyCache>, Guards),
     /// A custom hook.
+    #[cfg(feature = "candle")]
     Hook(Arc<dyn BlockHook>),
 }
 
 impl Strategy {
-    /// A strategy that runs in the adapter.
+    /// A strategy that decides from numbers.
+    pub fn rule(rule: impl Rule, guards: Guards) -> Self {
+        Self::Rule(Box::new(rule), guards)
+    }
+
+    /// A strategy that looks at tensors itself.
+    #[cfg(feature = "candle")]
     pub fn cache(cache: impl AnyCache + 'static, guards: Guards) -> Self {
         Self::Cache(Box::new(cache), guards)
     }
 
-    /// Whether it decides from the step alone and needs no block to run, so that it can surround anything.
-    pub(super) fn is_blind(&self) -> bool {
+    /// The strategy as it runs in the adapter, with its limits; a custom hook as it is.
+    #[cfg(feature = "candle")]
+    pub fn on_tensors(self) -> Result<(Box<dyn AnyCache>, Guards), Arc<dyn BlockHook>> {
         match self {
-            Self::Cache(cache, _) => cache.any_static() && cache.any_window() == Window::default(),
+            Self::Rule(rule, guards) => Ok((Box::new(Measured(rule)), guards)),
+            Self::Cache(cache, guards) => Ok((cache, guards)),
+            Self::Hook(hook) => Err(hook),
+        }
+    }
+
+    /// The limits; `None` for a custom hook, which keeps its own.
+    pub(super) fn guards(&self) -> Option<&Guards> {
+        match self {
+            Self::Rule(_, guards) => Some(guards),
+            #[cfg(feature = "candle")]
+            Self::Cache(_, guards) => Some(guards),
+            #[cfg(feature = "candle")]
+            Self::Hook(_) => None,
+        }
+    }
+
+    /// The blocks that always run.
+    pub(super) fn window(&self) -> Window {
+        match self {
+            Self::Rule(rule, _) => rule.window(),
+            #[cfg(feature = "candle")]
+            Self::Cache(cache, _) => cache.any_window(),
+            #[cfg(feature = "candle")]
+            Self::Hook(_) => Window::default(),
+        }
+    }
+
+    /// What skipped blocks are rebuilt from; `None` for a custom hook.
+    pub(super) fn base(&self) -> Option<Base> {
+        match self {
+            Self::Rule(..) => Some(Base::Input),
+            #[cfg(feature = "candle")]
+            Self::Cache(cache, _) => Some(cache.any_base()),
+            #[cfg(feature = "candle")]
+            Self::Hook(_) => None,
+        }
+    }
+
+    pub(super) fn uses_signals(&self) -> bool {
+        match self {
+            Self::Rule(rule, _) => {
+                rule.measure().is_some_and(|measure| matches!(measure.of, Quantity::Signal(_)))
+            }
+            #[cfg(feature = "candle")]
+            Self::Cache(cache, _) => cache.any_uses_signals(),
+            #[cfg(feature = "candle")]
             Self::Hook(_) => false,
         }
+    }
+
+    /// Whether it decides from the step alone and needs no block to run, so that it can surround anything.
+    pub(super) fn is_blind(&self) -> bool {
+        let by_step = match self {
+            Self::Rule(rule, _) => rule.measure().is_none(),
+            #[cfg(feature = "candle")]
+            Self::Cache(cache, _) => cache.any_static(),
+            #[cfg(feature = "candle")]
+            Self::Hook(_) => false,
+        };
+        by_step && self.window() == Window::default()
     }
 }
 
@@ -96,12 +175,13 @@ pub trait CacheConfig: Debug + Send + Sync {
     fn build(&self, cx: &BuildCx<'_>) -> Result<Strategy, ConfigError>;
 }
 
-impl JsonSchema for dyn CacheConfig {
+#[cfg(feature = "keys")]
+impl schemars::JsonSchema for dyn CacheConfig {
     fn schema_name() -> std::borrow::Cow<'static, str> {
         "strategy".into()
     }
 
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "object", "description": "A strategy, by its name and with its keys." })
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "type": "object", "description": "A strategy, by its name and with its keys." })
     }
 }

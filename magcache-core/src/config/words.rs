@@ -1,17 +1,21 @@
 //! The keys common to all `[[cache]]` tables, and which of them were read.
 
-use std::{cell::RefCell, collections::BTreeSet, sync::Arc};
+#[cfg(feature = "candle")]
+use std::sync::Arc;
+use std::{cell::RefCell, collections::BTreeSet};
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ConfigError, Expert, ModelMeta, Problem, Strategy, Warmup, error::nearest, forecast::ForecastConfig,
-    meta, profile::Profile, strategy::Branches,
+    ConfigError, Expert, ModelMeta, Problem, Strategy, Warmup, error::nearest, profile::Profile,
+    strategy::Branches,
 };
+#[cfg(feature = "candle")]
+use crate::{forecast::ForecastConfig, meta};
 
 /// The words that every `[[cache]]` table may have, beside `strategy` and the keys of that strategy.
-#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "keys", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Words {
     /// The blocks: a stack of the model, `3..9`, or `all` (the default). For a strategy that looks at the
@@ -46,7 +50,8 @@ pub struct Words {
     pub experts: Option<Vec<String>>,
     /// What stands in for skipped blocks, such as `{ type = "taylor", order = 1 }`; the last residual without
     /// it.
-    #[schemars(with = "Option<Box<dyn ForecastConfig>>")]
+    #[cfg(feature = "candle")]
+    #[cfg_attr(feature = "keys", schemars(with = "Option<Box<dyn ForecastConfig>>"))]
     #[serde(skip_serializing_if = "Option::is_none", with = "shared")]
     pub forecast: Option<Arc<dyn ForecastConfig>>,
 }
@@ -77,6 +82,7 @@ impl Words {
             let problem = Problem::error(place, "`experts` is empty: the cache would act nowhere");
             out.push(problem.hint("name at least one, or remove the key"));
         }
+        #[cfg(feature = "candle")]
         if let Some(forecast) = self.forecast.as_deref() {
             out.extend(forecast.validate(place));
             let info = meta::forecasts().into_iter().find(|f| f.name == forecast.typetag_name());
@@ -148,7 +154,7 @@ impl<'a> Given<'a> {
     pub(crate) fn without_effect(&self, place: &str, name: &str, strategy: &Strategy) -> Vec<Problem> {
         let read = self.read.borrow();
         // `at` and `experts` are read by the plan, `forecast` by the adapter.
-        let adapter = matches!(strategy, Strategy::Cache(..));
+        let adapter = strategy.guards().is_some();
         let elsewhere = |word: &str| match word {
             "at" | "experts" => true,
             "forecast" => adapter,
@@ -164,6 +170,7 @@ impl<'a> Given<'a> {
     }
 }
 
+#[cfg(feature = "candle")]
 /// serde for a shared plugin: typetag reads a `Box`, but a hook keeps an `Arc`.
 mod shared {
     use std::sync::Arc;

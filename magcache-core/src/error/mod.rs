@@ -16,9 +16,13 @@ pub fn count(n: usize, noun: &str) -> String {
     }
 }
 
-/// The candidate most similar to `word`, if one is similar enough to be a likely misspelling.
+/// The candidate most similar to `word`, if one is similar enough to be a likely misspelling. Without the
+/// feature `keys`, one that differs in case alone.
 pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<String> {
+    #[cfg(feature = "keys")]
     let score = |c: &str| strsim::jaro_winkler(&word.to_lowercase(), &c.to_lowercase());
+    #[cfg(not(feature = "keys"))]
+    let score = |c: &str| f64::from(word.eq_ignore_ascii_case(c));
     let (best, near) = candidates.into_iter().map(|c| (c, score(c))).max_by(|a, b| a.1.total_cmp(&b.1))?;
     (near > 0.75).then(|| best.to_owned())
 }

@@ -3,11 +3,10 @@
 //! A type that derives `JsonSchema` provides everything: meanings from its doc comments, defaults from its
 //! `Default`, ranges from its attributes. So the generated reference cannot drift from what is accepted.
 
+#[cfg(feature = "keys")]
 mod shape;
 
-use schemars::{JsonSchema, generate::SchemaSettings};
 use serde::Serialize;
-use serde_json::{Map, Value};
 
 use crate::Problem;
 
@@ -62,14 +61,17 @@ pub struct Key {
 /// assert_eq!(keys[0].range.as_deref(), Some("at least 0"));
 /// assert_eq!(keys[0].meaning, "Bound of the error.");
 /// ```
-pub fn keys_of<T: JsonSchema>() -> Keys {
-    let settings = SchemaSettings::draft2020_12().with(|s| s.inline_subschemas = true);
-    let schema = settings.into_generator().into_root_schema_for::<T>().to_value();
-    let empty = Map::new();
-    let schema = schema.as_object().unwrap_or(&empty);
-    let mut keys = Vec::new();
-    shape::flatten("", schema, &mut keys);
-    Keys { about: shape::text(schema), keys }
+#[cfg(feature = "keys")]
+pub fn keys_of<T: schemars::JsonSchema>() -> Keys {
+    let settings =
+        schemars::generate::SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
+    shape::keys(&settings.into_generator().into_root_schema_for::<T>().to_value())
+}
+
+/// Nothing, without the feature `keys`.
+#[cfg(not(feature = "keys"))]
+pub fn keys_of<T>() -> Keys {
+    Keys::default()
 }
 
 impl Keys {
@@ -93,15 +95,11 @@ impl Keys {
     }
 }
 
-/// A value of a schema in TOML syntax.
-fn typed(value: &Value) -> Option<String> {
-    toml::Value::try_from(value).ok().map(|value| value.to_string())
-}
-
-#[cfg(test)]
+#[cfg(all(test, feature = "keys"))]
 mod tests {
     use std::collections::BTreeMap;
 
+    use schemars::JsonSchema;
     use serde::{Deserialize, Serialize};
 
     use super::*;

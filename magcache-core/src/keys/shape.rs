@@ -2,12 +2,26 @@
 
 use serde_json::{Map, Value};
 
-use super::{Key, typed};
+use super::{Key, Keys};
 
 type Schema = Map<String, Value>;
 
+/// Every key of a root schema.
+pub(super) fn keys(schema: &Value) -> Keys {
+    let empty = Map::new();
+    let schema = schema.as_object().unwrap_or(&empty);
+    let mut keys = Vec::new();
+    flatten("", schema, &mut keys);
+    Keys { about: text(schema), keys }
+}
+
+/// A value of a schema in TOML syntax.
+fn typed(value: &Value) -> Option<String> {
+    toml::Value::try_from(value).ok().map(|value| value.to_string())
+}
+
 /// Every key below `schema`; keys of nested tables with their path.
-pub(super) fn flatten(path: &str, schema: &Schema, out: &mut Vec<Key>) {
+fn flatten(path: &str, schema: &Schema, out: &mut Vec<Key>) {
     for (name, value) in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {
         let Some(property) = value.as_object() else { continue };
         let shape = bare(property);
@@ -36,7 +50,7 @@ pub(super) fn flatten(path: &str, schema: &Schema, out: &mut Vec<Key>) {
 }
 
 /// The doc comment, on one line.
-pub(super) fn text(schema: &Schema) -> String {
+fn text(schema: &Schema) -> String {
     let text = schema.get("description").and_then(Value::as_str).unwrap_or_default();
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }

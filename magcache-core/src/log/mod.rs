@@ -1,9 +1,12 @@
 //! The log of decisions and their reasons.
 
 pub(crate) mod audit;
+mod done;
 pub(crate) mod why;
 
 use std::{ops::Range, sync::Arc};
+
+pub(crate) use done::Done;
 
 pub use audit::{Audit, AuditPolicy, OnDrift};
 pub use why::UnknownReason;
@@ -104,10 +107,6 @@ impl DecisionLog {
         self.again = again;
     }
 
-    pub(crate) fn is_again(&self) -> bool {
-        self.again
-    }
-
     /// Ends a pass. The decisions of a failed pass are discarded.
     pub(crate) fn end(&mut self, step: &Step, branch: Branch, failed: bool) {
         if failed {
@@ -130,31 +129,6 @@ impl DecisionLog {
             (reused + usize::from(r.reused), turns + usize::from(r.reused || r.audit.is_some()))
         };
         self.records.iter().filter(own).fold((0, 0), count)
-    }
-
-    pub(crate) fn amend(&mut self, place: usize, why: Why) {
-        if let Some(record) = self.records.get_mut(place) {
-            record.why = why;
-        }
-    }
-
-    pub(crate) fn audited(&mut self, place: usize, audit: Audit) {
-        if let Some(record) = self.records.get_mut(place) {
-            record.audit = Some(audit);
-        }
-    }
-
-    /// Turns a logged reuse into a computed pass.
-    pub(crate) fn overrule(&mut self, place: usize, why: Why) {
-        if let Some(record) = self.records.get_mut(place) {
-            (record.reused, record.why) = (false, why);
-        }
-    }
-
-    /// The same decisions with byte counts multiplied by `unit`.
-    pub(crate) fn in_units(&self, unit: usize) -> Self {
-        let scaled = |record: &Record| Record { bytes: record.bytes * unit, ..record.clone() };
-        Self { records: self.records.iter().map(scaled).collect(), ..Self::default() }
     }
 
     /// Every record, oldest first.
@@ -187,5 +161,38 @@ impl DecisionLog {
     /// Number of failsafes.
     pub fn failsafes(&self) -> usize {
         self.records.iter().filter(|r| r.why.is_failsafe()).count()
+    }
+}
+
+/// What only the adapter of tensors does.
+#[cfg(feature = "candle")]
+impl DecisionLog {
+    pub(crate) fn is_again(&self) -> bool {
+        self.again
+    }
+
+    pub(crate) fn amend(&mut self, place: usize, why: Why) {
+        if let Some(record) = self.records.get_mut(place) {
+            record.why = why;
+        }
+    }
+
+    pub(crate) fn audited(&mut self, place: usize, audit: Audit) {
+        if let Some(record) = self.records.get_mut(place) {
+            record.audit = Some(audit);
+        }
+    }
+
+    /// Turns a logged reuse into a computed pass.
+    pub(crate) fn overrule(&mut self, place: usize, why: Why) {
+        if let Some(record) = self.records.get_mut(place) {
+            (record.reused, record.why) = (false, why);
+        }
+    }
+
+    /// The same decisions with byte counts multiplied by `unit`.
+    pub(crate) fn in_units(&self, unit: usize) -> Self {
+        let scaled = |record: &Record| Record { bytes: record.bytes * unit, ..record.clone() };
+        Self { records: self.records.iter().map(scaled).collect(), ..Self::default() }
     }
 }

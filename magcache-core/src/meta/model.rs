@@ -2,22 +2,11 @@
 
 use std::{borrow::Cow, ops::Range};
 
-use crate::{ConfigError, Problem, Role, error::nearest};
+use crate::{ConfigError, Problem, error::nearest};
 
 /// A tensor that a model can show to a strategy, computed only when asked for.
-#[derive(
-    Clone,
-    Copy,
-    Debug,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    serde::Serialize,
-    serde::Deserialize,
-    schemars::JsonSchema,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[cfg_attr(feature = "keys", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Signal {
     /// Block 0's normalised and modulated input `[batch, tokens, channels]`.
@@ -31,6 +20,15 @@ pub enum Signal {
 /// Values of `at` besides stacks and modules: every block, and the whole forward.
 const ALL: &str = "all";
 pub(crate) const FORWARD: &str = "forward";
+
+/// The role of one element of a block's output tuple: the "residual tuple indices" of a model's metadata.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// The hidden states that are denoised.
+    Image,
+    /// The text stream.
+    Text,
+}
 
 /// One stack of identical blocks.
 #[derive(Clone, Debug, PartialEq, Eq)]

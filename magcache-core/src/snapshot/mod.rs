@@ -5,8 +5,7 @@
 //! the bytes of its tensors; leaving out a field does not compile:
 //!
 //! ```
-//! # use candle_core::{Device, Tensor};
-//! # use magcache_core::snapshot::{Snapshot, SnapshotError};
+//! # //! # use magcache_core::snapshot::{Snapshot, SnapshotError};
 //! #[derive(Default)]
 //! struct MyState {
 //!     anchor: Option<Tensor>,
@@ -33,11 +32,11 @@
 mod error;
 mod fields;
 mod places;
+#[cfg(feature = "candle")]
+mod tensors;
 mod values;
 
 use std::collections::BTreeMap;
-
-use candle_core::{Device, Tensor};
 
 pub use error::SnapshotError;
 pub use places::{Reader, Writer};
@@ -46,7 +45,8 @@ pub(crate) use values::words;
 /// Named tensors and named values. Names are paths such as `session/slots/0/history/skipped`.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
-    tensors: BTreeMap<String, Tensor>,
+    #[cfg(feature = "candle")]
+    tensors: BTreeMap<String, candle_core::Tensor>,
     values: BTreeMap<String, String>,
 }
 
@@ -101,14 +101,9 @@ impl<T: Field> Persist for T {
 }
 
 impl Snapshot {
-    /// A snapshot from its tensors and values, stored elsewhere.
-    pub fn from_parts(tensors: BTreeMap<String, Tensor>, values: BTreeMap<String, String>) -> Self {
-        Self { tensors, values }
-    }
-
-    /// The tensors by path, each on its own device.
-    pub fn tensors(&self) -> &BTreeMap<String, Tensor> {
-        &self.tensors
+    /// A snapshot of values alone, stored elsewhere.
+    pub fn of_values(values: BTreeMap<String, String>) -> Self {
+        Self { values, ..Self::default() }
     }
 
     /// All other values by path.
@@ -121,9 +116,12 @@ impl Snapshot {
         Writer { snapshot: self, path: String::new() }
     }
 
-    /// A reader at the root. Tensors that were not on the host are restored to `device`, the model's.
-    pub fn reader<'s>(&'s self, device: &'s Device) -> Reader<'s> {
-        Reader { snapshot: self, device, path: String::new() }
+    /// A reader at the root, of parts without tensors; tensors would stay on the host.
+    pub fn values_reader(&self) -> Reader<'_> {
+        #[cfg(feature = "candle")]
+        return self.reader(&candle_core::Device::Cpu);
+        #[cfg(not(feature = "candle"))]
+        Reader { snapshot: self, path: String::new() }
     }
 }
 
@@ -158,7 +156,7 @@ mod tests {
 
     fn back(snapshot: &Snapshot) -> Result<Outer, SnapshotError> {
         let mut outer = Outer { cap: 7, inner: None, flag: false };
-        outer.load(&snapshot.reader(&Device::Cpu).at("outer"))?;
+        outer.load(&snapshot.values_reader().at("outer"))?;
         Ok(outer)
     }
 
@@ -182,11 +180,11 @@ mod tests {
         for path in whole.values().keys() {
             let mut values = whole.values().clone();
             values.remove(path);
-            let error = back(&Snapshot::from_parts(BTreeMap::new(), values)).unwrap_err();
+            let error = back(&Snapshot::of_values(values)).unwrap_err();
             assert!(error.to_string().contains(path.as_str()), "{path}: {error}");
             let mut values = whole.values().clone();
             values.insert(path.clone(), "what".to_owned());
-            let error = back(&Snapshot::from_parts(BTreeMap::new(), values)).unwrap_err().to_string();
+            let error = back(&Snapshot::of_values(values)).unwrap_err().to_string();
             assert!(error.contains(path.as_str()) && error.contains("\"what\""), "{path}: {error}");
         }
     }

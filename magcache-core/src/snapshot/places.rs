@@ -1,7 +1,5 @@
 //! Places in a snapshot, from which parts are written and read.
 
-use candle_core::{Device, Tensor};
-
 use super::{Field, Persist, Snapshot, SnapshotError};
 
 /// A place in a [`Snapshot`] to write a part to.
@@ -15,7 +13,8 @@ pub struct Writer<'s> {
 #[derive(Clone, Debug)]
 pub struct Reader<'s> {
     pub(super) snapshot: &'s Snapshot,
-    pub(super) device: &'s Device,
+    #[cfg(feature = "candle")]
+    pub(super) device: &'s candle_core::Device,
     pub(super) path: String,
 }
 
@@ -48,11 +47,6 @@ impl Writer<'_> {
     pub fn value(&mut self, value: impl ToString) {
         self.snapshot.values.insert(self.path.clone(), value.to_string());
     }
-
-    /// Writes a tensor at this place.
-    pub fn tensor(&mut self, tensor: &Tensor) {
-        self.snapshot.tensors.insert(self.path.clone(), tensor.clone());
-    }
 }
 
 /// The value that marks a present part, and the name of the place inside that holds it.
@@ -66,11 +60,6 @@ impl<'s> Reader<'s> {
     #[must_use]
     pub fn at(&self, name: &str) -> Reader<'s> {
         Reader { path: inside(&self.path, name), ..self.clone() }
-    }
-
-    /// The model's device.
-    pub fn device(&self) -> &'s Device {
-        self.device
     }
 
     /// Reads what was written under `name`.
@@ -105,15 +94,6 @@ impl<'s> Reader<'s> {
     pub fn value(&self) -> Result<&'s str, SnapshotError> {
         let value = self.snapshot.values.get(&self.path);
         value.map(String::as_str).ok_or_else(|| SnapshotError::Missing { path: self.path.clone() })
-    }
-
-    /// The tensor at this place, on the device where it was stored.
-    ///
-    /// # Errors
-    /// No tensor is stored here.
-    pub fn tensor(&self) -> Result<&'s Tensor, SnapshotError> {
-        let tensor = self.snapshot.tensors.get(&self.path);
-        tensor.ok_or_else(|| SnapshotError::Missing { path: self.path.clone() })
     }
 
     /// The error for a value at this place that is not as expected.

@@ -1,8 +1,6 @@
-//! The stored form of numbers, words, lists, tensors and devices.
+//! The stored form of numbers, words and lists.
 
 use std::{ops::Range, sync::Arc, time::Duration};
-
-use candle_core::{DType, Device, DeviceLocation, Tensor};
 
 use super::{Field, Reader, SnapshotError, Writer};
 
@@ -124,72 +122,5 @@ impl Field for Range<usize> {
 
     fn read(from: &Reader<'_>) -> Result<Self, SnapshotError> {
         Ok(from.field("start")?..from.field("end")?)
-    }
-}
-
-impl Field for DType {
-    fn write(&self, to: &mut Writer<'_>) {
-        to.value(self.as_str());
-    }
-
-    fn read(from: &Reader<'_>) -> Result<Self, SnapshotError> {
-        let value = from.value()?;
-        value.parse().map_err(|_| from.odd("a dtype", value))
-    }
-}
-
-/// The host, or the device that a snapshot is read for.
-const HOST: &str = "cpu";
-const DEVICE: &str = "device";
-
-impl Field for Device {
-    fn write(&self, to: &mut Writer<'_>) {
-        to.value(if self.is_cpu() { HOST } else { DEVICE });
-    }
-
-    fn read(from: &Reader<'_>) -> Result<Self, SnapshotError> {
-        match from.value()? {
-            HOST => Ok(Self::Cpu),
-            DEVICE => Ok(from.device().clone()),
-            other => Err(from.odd("`cpu` or `device`", other)),
-        }
-    }
-}
-
-impl Field for DeviceLocation {
-    fn write(&self, to: &mut Writer<'_>) {
-        match self {
-            Self::Cpu => to.value(HOST),
-            Self::Cuda { gpu_id } => to.value(format!("cuda:{gpu_id}")),
-            Self::Metal { gpu_id } => to.value(format!("metal:{gpu_id}")),
-        }
-    }
-
-    fn read(from: &Reader<'_>) -> Result<Self, SnapshotError> {
-        let value = from.value()?;
-        let odd = || from.odd("`cpu`, `cuda:N` or `metal:N`", value);
-        let number = |n: &str| n.parse().map_err(|_| odd());
-        match value.split_once(':') {
-            None if value == HOST => Ok(Self::Cpu),
-            Some(("cuda", n)) => Ok(Self::Cuda { gpu_id: number(n)? }),
-            Some(("metal", n)) => Ok(Self::Metal { gpu_id: number(n)? }),
-            _ => Err(odd()),
-        }
-    }
-}
-
-impl Field for Tensor {
-    fn write(&self, to: &mut Writer<'_>) {
-        to.tensor(self);
-        to.field("on", self.device());
-    }
-
-    fn read(from: &Reader<'_>) -> Result<Self, SnapshotError> {
-        let moved = from.tensor()?.to_device(&from.field("on")?);
-        moved.map_err(|e| SnapshotError::Tensor { path: from.path.clone(), message: e.to_string() })
-    }
-
-    fn tensor_bytes(&self) -> usize {
-        self.elem_count() * self.dtype().size_in_bytes()
     }
 }

@@ -1,18 +1,18 @@
 //! The limits common to all strategies: warm-up, last steps, caps, following another branch.
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{Branch, Step, Why, strategy::History};
 
 /// Steps at the start of each expert's phase that are always computed.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "keys", derive(schemars::JsonSchema))]
 #[serde(untagged)]
 pub enum Warmup {
     /// So many steps.
     Steps(usize),
     /// This fraction of the phase, in 0..=1.
-    Fraction(#[schemars(range(min = 0.0, max = 1.0))] f64),
+    Fraction(#[cfg_attr(feature = "keys", schemars(range(min = 0.0, max = 1.0)))] f64),
 }
 
 impl Warmup {
@@ -41,7 +41,8 @@ impl Warmup {
 }
 
 /// Whose decision a branch takes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "keys", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Branches {
     /// Every branch decides for itself.

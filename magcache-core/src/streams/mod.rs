@@ -9,16 +9,7 @@ use candle_core::{Result, Tensor, bail};
 
 pub(crate) use kind::Kind;
 
-use crate::metrics;
-
-/// The role of one element of a block's output tuple: the "residual tuple indices" of a model's metadata.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Role {
-    /// The hidden states that are denoised.
-    Image,
-    /// The text stream.
-    Text,
-}
+use crate::{Role, metrics};
 
 /// The tensors between two blocks, each `[batch, tokens, channels]`. Cloning copies handles, not data.
 #[derive(Clone, Debug)]

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use super::{Calls, Inexact, Spy, SpyForecast, Toy, resume, retry, rules, state};
 use crate::{
-    Branch, BuildCx, CachePlan, ConfigError, HookRegistry, Level, Phase, Role, Session, Strategy,
+    Branch, BuildCx, CachePlan, ConfigError, Guards, HookRegistry, Level, Phase, Role, Session, Strategy,
     StrategyInfo, Trajectory,
     config::{CacheEntry, Given, Residuals},
     forecast::ForecastConfig,
     meta,
     state::HookId,
-    strategy::{Base, Branches, CacheHook},
+    strategy::{AnyCache, Base, Branches, CacheHook},
 };
 
 /// From this number of blocks on, a strategy's example must be accepted and must skip something.
@@ -122,7 +122,7 @@ impl<'a> Bench<'a> {
     /// As [`Bench::session`].
     pub fn spied(&self, calls: &Calls, inner: Inexact) -> Option<Session> {
         self.session(self.table(self.info.example))?;
-        let Some(Strategy::Cache(cache, guards)) = self.strategy() else { return None };
+        let (cache, guards) = self.cache()?;
         let spy = Box::new(Spy::new(cache, calls.clone()));
         let forecast: Arc<dyn ForecastConfig> = Arc::new(SpyForecast::new(calls.clone()));
         let hook = Arc::new(CacheHook::new(HookId(0), spy, Some(forecast), guards));
@@ -157,22 +157,21 @@ impl<'a> Bench<'a> {
         entry.config.build(&cx).ok()
     }
 
+    /// The same as it runs in the adapter; `None` for a custom hook too.
+    pub fn cache(&self) -> Option<(Box<dyn AnyCache>, Guards)> {
+        self.strategy()?.on_tensors().ok()
+    }
+
     /// The base of the example's forecast.
     pub fn base(&self) -> Base {
-        match self.strategy() {
-            Some(Strategy::Cache(cache, _)) => cache.any_base(),
-            _ => Base::Input,
-        }
+        self.cache().map_or(Base::Input, |(cache, _)| cache.any_base())
     }
 
     /// Whether the behaviour of one branch depends on another one at the same step.
     pub fn branches_meet(&self) -> bool {
-        match self.strategy() {
-            Some(Strategy::Cache(cache, guards)) => {
-                cache.any_base() == Base::Leader || guards.branches == Branches::CondDecides
-            }
-            _ => false,
-        }
+        self.cache().is_some_and(|(cache, guards)| {
+            cache.any_base() == Base::Leader || guards.branches == Branches::CondDecides
+        })
     }
 
     /// The branch that the strategy decides for: the conditional one, or the one rebuilt from it.

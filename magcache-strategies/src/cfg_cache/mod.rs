@@ -21,7 +21,6 @@ use magcache_core::{
     forecast::Forecast,
     inventory,
     keys::keys_of,
-    schemars,
     strategy::{Base, Branches},
     typetag,
 };

@@ -1,14 +1,11 @@
 //! The dialects of the MagCache rule as a table.
 
-use magcache_core::{
-    ConfigError, Step, Warmup,
-    error::nearest,
-    schemars::{self, JsonSchema},
-};
+use magcache_core::{ConfigError, Step, Warmup, error::nearest};
 use serde::{Deserialize, Serialize};
 
 /// A named reading of the rule. Each equals the published code that it is named after, decision by decision.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "keys", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Dialect {
     /// Warm-up per expert phase, all branches agree (maxdiffusion). The default.

@@ -11,14 +11,15 @@ mod rule;
 use std::collections::BTreeMap;
 
 use magcache_core::{
-    Branch, BuildCx, CacheConfig, ConfigError, Guards, Head, Level, Problem, Step, Strategy, StrategyInfo,
-    TimestepCache, Trajectory, Verdict, Warmup, Why,
+    BuildCx, CacheConfig, ConfigError, Guards, Level, Problem, Step, Strategy, StrategyInfo, Trajectory,
+    Verdict, Warmup, Why,
     error::count,
     hint::Hint,
     inventory,
     keys::keys_of,
     profile::{Curve, Part, Profile, Provenance, Recommended},
-    schemars, typetag,
+    strategy::Seen,
+    typetag,
 };
 use serde::{Deserialize, Serialize};
 
@@ -29,12 +30,13 @@ const FEW_STEPS: usize = 8;
 
 /// The keys of `strategy = "magcache"`. Without `ratios` the curve comes from the table's profile; without
 /// `threshold`, `max_skips` or `warmup` so do they.
-#[derive(Debug, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "keys", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct MagCacheConfig {
     /// Bound of the accumulated error; a larger one skips more. Without it the one that the curve's publisher
     /// recommends, else 0.12.
-    #[schemars(range(min = 0.0), extend("target" = [0, 4]))]
+    #[cfg_attr(feature = "keys", schemars(range(min = 0.0), extend("target" = [0, 4])))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threshold: Option<f64>,
     /// Which reading of the rule. Without it the one of the curve's publisher.
@@ -45,13 +47,14 @@ pub struct MagCacheConfig {
     pub ratios: Option<Ratios>,
     /// `num_inference_steps` of a diffusers configuration that was written for another number of steps than
     /// the run has. Only with `dialect = "diffusers"`, whose state starts again after so many steps.
-    #[schemars(range(min = 1))]
+    #[cfg_attr(feature = "keys", schemars(range(min = 1)))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub assume_steps: Option<usize>,
 }
 
 /// A curve in a configuration.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "keys", derive(schemars::JsonSchema))]
 #[serde(untagged)]
 pub enum Ratios {
     /// One list for every branch.
@@ -82,35 +85,16 @@ impl Ratios {
     }
 }
 
-/// The strategy.
-#[derive(Debug)]
-pub struct MagCache {
-    rule: Rule,
-}
-
-impl MagCache {
-    /// A strategy with this rule.
-    pub fn new(rule: Rule) -> Self {
-        Self { rule }
-    }
-}
-
-impl TimestepCache for MagCache {
-    type State = ();
-
-    fn is_static(&self) -> bool {
-        true
-    }
-
+impl magcache_core::Rule for Rule {
     fn threshold(&self, _: &Step) -> Option<f64> {
-        Some(self.rule.threshold)
+        Some(self.threshold)
     }
 
-    fn head(&self, (): &mut (), step: &Step, branch: Branch, x: &Head<'_>) -> candle_core::Result<Verdict> {
-        Ok(match x.history.last_computed {
+    fn decide(&self, seen: &Seen<'_>, _: &mut Option<f64>) -> Verdict {
+        match seen.history.last_computed {
             None => Verdict::compute(Why::NoHistory),
-            last => self.rule.decide(step, branch, last),
-        })
+            last => Rule::decide(self, seen.step, seen.branch, last),
+        }
     }
 }
 
@@ -226,7 +210,7 @@ impl CacheConfig for MagCacheConfig {
     fn build(&self, cx: &BuildCx<'_>) -> Result<Strategy, ConfigError> {
         // The rule interprets warm-up and cap itself; the adapter enforces the other limits.
         let guards = Guards { warmup: Warmup::Steps(0), max_skips: None, ..cx.guards(Guards::default()) };
-        Ok(Strategy::cache(MagCache::new(self.rule(cx)?), guards))
+        Ok(Strategy::rule(self.rule(cx)?, guards))
     }
 }
 
