@@ -138,6 +138,7 @@ pub use chain::{
     pass::{Pass, no_signals},
     registry::HookRegistry,
     session::Session,
+    stacks::Stacks,
 };
 pub use config::{
     plan::CachePlan,

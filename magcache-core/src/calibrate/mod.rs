@@ -25,10 +25,10 @@ pub use response::{Around, Response};
 pub use table::RecordingError;
 
 use crate::{
-    Branch, Expert, Signal, Step, Warmup,
+    Branch, Expert, ModelMeta, Signal, Step, Trajectory, Warmup,
     metrics::Pooled,
     planner::ReuseErrors,
-    profile::{Curve, Fit, Provenance},
+    profile::{Curve, Fit, Profile, Provenance},
 };
 
 /// Degree of TeaCache's polynomials.
@@ -179,6 +179,53 @@ impl Recording {
     /// The signals that were recorded.
     pub fn signals(&self) -> BTreeSet<Signal> {
         self.distances.iter().flat_map(|row| row.signals.keys().copied()).collect()
+    }
+}
+
+impl Profile {
+    /// What dense runs of a model along this trajectory have shown: MagCache's curve, and TeaCache's fits for
+    /// every signal that was recorded, the first signal's as the default.
+    ///
+    /// ```
+    /// # use candle_core::{Device, DType, Result, Tensor};
+    /// # use magcache_core::{Branch, CachePlan, ModelMeta, Pass, StackMeta, Trajectory};
+    /// # use magcache_core::{calibrate::Recorder, profile::Profile};
+    /// # const META: ModelMeta = ModelMeta::of("mine", "me").stacks(&[StackMeta::image("blocks", 3)]).meta();
+    /// # fn forward(x: &Tensor, pass: &mut Pass<'_>) -> Result<Tensor> {
+    /// #     pass.blocks(&[0.1, 0.2, 0.3], x.clone(), |weight, x| x + (x.tanh()? * *weight)?)
+    /// # }
+    /// # let noise = Tensor::randn(0f32, 1., (1, 4, 8), &Device::Cpu)?;
+    /// # let run = Trajectory::plain(20, &[Branch::Cond]);
+    /// let recorder = Recorder::new(&META);
+    /// let (mut session, mut latents) = (recorder.registry().session(), noise.clone());
+    /// for step in run.steps() {
+    ///     let velocity = forward(&latents, &mut session.pass(step, Branch::Cond))?;
+    ///     latents = (latents - (velocity * 0.05)?)?;
+    /// }
+    /// let profile = Profile::of(&META, &run, &recorder.recording());
+    /// std::fs::write(std::env::temp_dir().join("mine.toml"), profile.to_toml()?)?;
+    /// # assert_eq!(profile.curves[0].ratios["cond"].len(), 20);
+    /// # assert_eq!(Profile::parse(&profile.to_toml()?, "mine")?, profile);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// Later runs use it as it is, with `plan.build_with(&META, Some(&run), &[profile])`.
+    pub fn of(model: &ModelMeta, run: &Trajectory, recording: &Recording) -> Self {
+        let curve =
+            Curve { flow_shift: run.flow_shift, boundary_ratio: run.boundary_ratio, ..recording.curve() };
+        let mut fits: Vec<Fit> = Vec::new();
+        for signal in recording.signals() {
+            let variant = (!fits.is_empty()).then(|| signal.as_str().to_owned());
+            let own = recording.fits(signal).into_iter();
+            fits.extend(own.map(|fit| Fit { variant: variant.clone(), ..fit }));
+        }
+        Self {
+            name: model.name.to_string(),
+            model: Some(model.name.to_string()),
+            curves: vec![curve],
+            fits,
+            ..Self::default()
+        }
     }
 }
 

@@ -12,13 +12,6 @@ use crate::{Branch, Expert, Signal, hint::Hint, metrics::Pooled};
 /// Columns of a branch's magnitudes: count, mean and sum of squares of both statistics.
 const COLUMNS: usize = 6;
 
-/// The names of signals, as in configurations.
-const SIGNALS: [(Signal, &str); 3] = [
-    (Signal::ModulatedInput, "modulated-input"),
-    (Signal::TimestepEmbedding, "timestep-embedding"),
-    (Signal::TimestepProjection, "timestep-projection"),
-];
-
 /// Branches by number; [`Branch::Other`] ones follow.
 const BRANCHES: [Branch; 3] = [Branch::Cond, Branch::Uncond, Branch::Batched];
 
@@ -99,7 +92,8 @@ impl Recording {
         out.insert("distances.step".into(), whole(&|row| u32::try_from(row.step).unwrap_or(u32::MAX))?);
         out.insert("distances.residual".into(), real(&|row| row.residual)?);
         out.insert("distances.hidden-states".into(), real(&|row| row.hidden_states)?);
-        for (signal, name) in SIGNALS.into_iter().filter(|(signal, _)| self.signals().contains(signal)) {
+        for signal in self.signals() {
+            let name = signal.as_str();
             let column = real(&|row| row.signals.get(&signal).copied().unwrap_or(f64::NAN))?;
             out.insert(format!("distances.{name}"), column);
         }
@@ -150,7 +144,8 @@ impl Recording {
         let [experts, branches, steps] = [column("expert")?, column("branch")?, column("step")?];
         let [residuals, outputs] = [column("residual")?, column("hidden-states")?];
         let mut signals = Vec::new();
-        for (signal, name) in SIGNALS {
+        for signal in Signal::ALL {
+            let name = signal.as_str();
             if tensors.contains_key(&format!("distances.{name}")) {
                 signals.push((signal, column(name)?));
             }

@@ -7,6 +7,8 @@ pub(crate) mod next;
 pub(crate) mod pass;
 pub(crate) mod registry;
 pub(crate) mod session;
+mod shape;
+pub(crate) mod stacks;
 
 pub use hook::{Probe, Ring};
 pub use lazy::LazyOutput;

@@ -4,10 +4,8 @@ use std::{ops::Range, sync::Arc};
 
 use candle_core::{Result, bail};
 
-use crate::{
-    Cx, Next, Output, Streams,
-    chain::{Ring, next::At},
-};
+use super::{Ring, next::At, shape::Shape};
+use crate::{Cx, Next, Output, Streams};
 
 /// The rings around one module of every block that has it, outermost first.
 #[derive(Clone, Debug)]
@@ -39,6 +37,7 @@ pub struct Modules<'m>(Option<Inside<'m>>);
 struct Inside<'m> {
     cx: Cx<'m>,
     modules: &'m [ModuleRings],
+    shape: Option<&'m Shape>,
     at: At,
     exact: bool,
     /// Indices in `modules` of those that this block has run.
@@ -51,11 +50,16 @@ impl<'m> Modules<'m> {
         Modules(None)
     }
 
-    pub(crate) fn of(cx: &'m mut Cx<'_>, modules: &'m [ModuleRings], at: At) -> Self {
+    pub(super) fn of(
+        cx: &'m mut Cx<'_>,
+        modules: &'m [ModuleRings],
+        at: At,
+        shape: Option<&'m Shape>,
+    ) -> Self {
         if modules.is_empty() || at.bare {
             return Self(None);
         }
-        Self(Some(Inside { cx: cx.reborrow(None), modules, at, exact: true, ran: Vec::new() }))
+        Self(Some(Inside { cx: cx.reborrow(None), modules, shape, at, exact: true, ran: Vec::new() }))
     }
 
     /// Runs the module `name` on `x` through the hooks around it. `f` is the module itself and must return
@@ -63,7 +67,8 @@ impl<'m> Modules<'m> {
     ///
     /// A module must not modify its input tensors in place: a hook may still hold them.
     ///
-    /// Errors: any error of the module or of a hook; a second run of the module in the same block.
+    /// Errors: any error of the module or of a hook; a second run of the module in the same block; a
+    /// name that the metadata does not list.
     pub fn module(
         &mut self,
         name: &str,
@@ -72,7 +77,10 @@ impl<'m> Modules<'m> {
     ) -> Result<Streams> {
         let Some(inside) = &mut self.0 else { return f(x) };
         let mut known = inside.modules.iter().enumerate();
-        let Some((place, module)) = known.find(|(_, m)| m.name() == name) else { return f(x) };
+        let Some((place, module)) = known.find(|(_, m)| m.name() == name) else {
+            inside.shape.map_or(Ok(()), |shape| shape.check_module(name))?;
+            return f(x);
+        };
         let At { block, forced, .. } = inside.at;
         if inside.ran.contains(&place) {
             bail!("module {name:?} of block {block} was run twice in one pass");
@@ -84,6 +92,13 @@ impl<'m> Modules<'m> {
         let out = next.run(&mut inside.cx.reborrow(Some(&module.name)), x)?;
         inside.exact &= out.exact;
         Ok(out.streams)
+    }
+
+    /// Marks the modules that this block has run.
+    pub(super) fn mark(&self, ran: &mut [bool]) {
+        for place in self.0.iter().flat_map(|inside| &inside.ran) {
+            ran[*place] = true;
+        }
     }
 
     /// Whether no module's output was replaced.

@@ -1,11 +1,14 @@
 //! The API that a model sees: one forward of one branch at one step.
 
-use std::{cell::Cell, fmt};
+use std::{
+    cell::{Cell, RefCell},
+    fmt,
+};
 
 use candle_core::{Result, Tensor, bail};
 
 use crate::{
-    Branch, Cx, HookRegistry, Modules, Next, Output, Signal, Step, Streams,
+    Branch, Cx, HookRegistry, Modules, Next, Output, Signal, Stacks, Step, Streams,
     chain::{LazyOutput, ModuleRings, Probe, next::At},
     log::{DecisionLog, Done},
     meta::BlockMeta,
@@ -73,13 +76,26 @@ impl Pass<'_> {
         x: Streams,
         block: impl Fn(usize, Streams, &mut Modules<'_>) -> Result<Streams>,
     ) -> Result<Streams> {
-        Ok(self.run_lazy(blocks, probe, x, block)?.added()?.streams)
+        Ok(self.run_stacks(&[blocks], probe, x, block)?.added()?.streams)
     }
 
-    /// As [`Pass::run_modules`], for a last layer that fuses the addition of the residual of skipped blocks
-    /// ([`LazyOutput::into_image_terms`]), which would otherwise take a separate sweep over memory.
+    /// Runs a stack of blocks of one stream `[batch, tokens, channels]` through the hooks. For several
+    /// streams, signals or modules see [`Stacks`].
     ///
-    /// Errors: as [`Pass::run_modules`].
+    /// A block must not modify its input tensor in place: a hook, or the caller, may still hold it.
+    ///
+    /// Errors: any error of a block or a hook; a stack of another size than the metadata's; a second run of
+    /// the same pass.
+    pub fn blocks<B>(
+        &mut self,
+        blocks: &[B],
+        x: Tensor,
+        block: impl Fn(&B, &Tensor) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        Stacks::default().image(blocks, block).run(self, x)
+    }
+
+    /// As [`Pass::run_modules`], deferring the last addition.
     pub fn run_lazy(
         &mut self,
         blocks: usize,
@@ -87,17 +103,32 @@ impl Pass<'_> {
         x: Streams,
         block: impl Fn(usize, Streams, &mut Modules<'_>) -> Result<Streams>,
     ) -> Result<LazyOutput> {
+        self.run_stacks(&[blocks], probe, x, block)
+    }
+
+    /// Runs stacks of these sizes, whose blocks are counted from 0 in the order in which they run.
+    pub(super) fn run_stacks(
+        &mut self,
+        sizes: &[usize],
+        probe: Probe<'_>,
+        x: Streams,
+        block: impl Fn(usize, Streams, &mut Modules<'_>) -> Result<Streams>,
+    ) -> Result<LazyOutput> {
+        let blocks = sizes.iter().sum();
         let Some(open) = &mut self.0 else {
             let mut off = Modules::off();
             let streams = (0..blocks).try_fold(x, |x, i| block(i, x, &mut off))?;
             return Ok(Output { streams, exact: true }.into());
         };
+        open.registry.shape().map_or(Ok(()), |shape| shape.check(sizes))?;
         open.start()?;
         let Open { registry, slots, log, reducer, step, branch, forced, state, .. } = open;
-        let rings = registry.module_rings();
+        let (rings, shape) = (registry.module_rings(), registry.shape());
+        let ran = RefCell::new(vec![false; rings.len()]);
         let block = |cx: &mut Cx<'_>, at: At, x: Streams| {
-            let mut modules = Modules::of(cx, rings, at);
+            let mut modules = Modules::of(cx, rings, at, shape);
             let streams = block(at.block, x, &mut modules)?;
+            modules.mark(&mut ran.borrow_mut());
             Ok(Output { streams, exact: modules.is_exact() })
         };
         let mut cx = Cx {
@@ -114,6 +145,10 @@ impl Pass<'_> {
         let next = Next::new(registry.rings(), 0..blocks, &block).over(rings);
         let next = if registry.text_ends() { next.text_ends() } else { next };
         let out = if *forced { next.forced() } else { next }.run_lazy(&mut cx, x)?;
+        let idle = rings.iter().zip(ran.into_inner()).find(|(_, ran)| out.exact && !ran);
+        if let (Some((module, _)), Some(shape)) = (idle, shape) {
+            return Err(shape.idle_module(module.name()));
+        }
         *state = State::Ended { exact: out.exact };
         Ok(out)
     }
@@ -129,12 +164,12 @@ impl Pass<'_> {
         block: impl Fn(usize, Vec<Tensor>) -> Result<Vec<Tensor>>,
     ) -> Result<Vec<Tensor>> {
         let (Some(first), Some(last)) = (meta.first(), meta.last()) else { return Ok(x) };
-        let x = Streams::from_outputs(&first.outputs, x)?;
+        let x = Streams::from_outputs(first.outputs, x)?;
         let y = self.run(meta.len(), probe, x, |i, x| {
             let roles = &meta[i].outputs;
             Streams::from_outputs(roles, block(i, x.into_outputs(roles)?)?)
         })?;
-        y.into_outputs(&last.outputs)
+        y.into_outputs(last.outputs)
     }
 
     /// Runs the whole forward of a model (latents in, prediction out) through the hooks of that level.

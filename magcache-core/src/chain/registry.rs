@@ -3,8 +3,8 @@
 use std::{ops::Range, sync::Arc};
 
 use crate::{
-    BlockHook, ConfigError, Expert, Session, Step,
-    chain::{ModuleRings, Ring},
+    BlockHook, ConfigError, Expert, ModelMeta, Session, Step,
+    chain::{ModuleRings, Ring, shape::Shape},
     log::AuditPolicy,
     snapshot::SnapshotError,
     state::{HookId, StoragePolicy},
@@ -22,12 +22,21 @@ pub struct HookRegistry {
     text_ends: bool,
     storage: StoragePolicy,
     audit: AuditPolicy,
+    /// `None` if it is for any model.
+    shape: Option<Shape>,
 }
 
 impl HookRegistry {
     /// A registry for a model of `blocks` blocks.
     pub fn builder(blocks: usize) -> Builder {
-        Builder { blocks, registry: Self::default(), next: 0 }
+        let registry = Self { shape: Some(Shape::of_blocks(blocks)), ..Self::default() };
+        Builder { blocks, registry, next: 0 }
+    }
+
+    /// A registry for this model: a run of other stacks is an error that names both.
+    pub fn for_model(model: &ModelMeta) -> Builder {
+        let registry = Self { shape: Some(Shape::of_model(model)), ..Self::default() };
+        Builder { blocks: model.blocks(), registry, next: 0 }
     }
 
     /// The rings around blocks, outermost first.
@@ -85,6 +94,34 @@ impl HookRegistry {
     /// Which reuses are audited.
     pub fn audit(&self) -> &AuditPolicy {
         &self.audit
+    }
+
+    /// The stacks that it was built for, if known.
+    pub(super) fn shape(&self) -> Option<&Shape> {
+        self.shape.as_ref()
+    }
+
+    /// The same hooks with one more around all blocks and all hooks around them, such as an observer. The
+    /// others keep their ids; the new one's is the next.
+    #[must_use]
+    pub fn outside(&self, hook: Arc<dyn BlockHook>) -> Arc<Self> {
+        let mut registry = self.clone();
+        registry.blocks.insert(0, self.around_all(hook));
+        Arc::new(registry)
+    }
+
+    /// As [`HookRegistry::outside`], inside all other hooks: it sees each part of the blocks that really runs.
+    #[must_use]
+    pub fn inside(&self, hook: Arc<dyn BlockHook>) -> Arc<Self> {
+        let mut registry = self.clone();
+        registry.blocks.push(self.around_all(hook));
+        Arc::new(registry)
+    }
+
+    fn around_all(&self, hook: Arc<dyn BlockHook>) -> Ring {
+        let id = self.all().map(|ring| ring.id.0 + 1).max().unwrap_or(0);
+        let blocks = self.shape.as_ref().map_or(usize::MAX, Shape::blocks);
+        Ring { at: 0..blocks, id: HookId(id), experts: Vec::new(), hook }
     }
 
     /// The same hooks for simulated runs, whose tensors are `unit` times smaller and carry no content:

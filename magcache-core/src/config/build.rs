@@ -38,7 +38,7 @@ impl CachePlan {
         trajectory: Option<&Trajectory>,
         profiles: &[Profile],
     ) -> Result<Built, ConfigError> {
-        let builder = HookRegistry::builder(model.blocks());
+        let builder = HookRegistry::for_model(model);
         let builder = builder.storage(self.residuals.policy()?).audit(self.audit);
         let mut builder = if model.text_after { builder } else { builder.text_ends() };
         let Resolved { placed, warnings } = self.resolve(model, trajectory, profiles)?;

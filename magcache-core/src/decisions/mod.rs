@@ -39,7 +39,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! The rules of [`chain`](crate#modules) hold here too: nesting, windows, limits, and that a cache learns only
+//! The rules of the hooks of candle models hold here too: nesting, windows, limits, and that a cache learns only
 //! from blocks that really ran. Only strategies that are a [`Rule`] around blocks can be asked; those that
 //! look at tensors themselves, whole forwards and modules inside blocks need candle.
 
@@ -74,7 +74,8 @@ pub trait Runtime {
     /// The number that a strategy asks for, before any block of [`Asked::blocks`] runs.
     fn measure(&mut self, asked: &Asked<'_>) -> Result<f64, Self::Error>;
 
-    /// These blocks will be computed: a time to keep their input.
+    /// These blocks of a cache will be computed, its front blocks or those that it may replace: a time to keep
+    /// their input.
     fn enter(&mut self, _cache: HookId, _blocks: Range<usize>) -> Result<(), Self::Error> {
         Ok(())
     }
@@ -91,8 +92,10 @@ pub trait Runtime {
 pub struct Asked<'a> {
     /// The cache.
     pub cache: HookId,
-    /// The blocks that it may replace; its front blocks have just run.
+    /// The blocks that it may replace.
     pub blocks: Range<usize>,
+    /// Its front blocks, which have just run: [`Runtime::enter`] was called before them.
+    pub front: Range<usize>,
     /// What to measure.
     pub measure: &'a Measure,
     /// The step to compare with. `None` if there is none yet: then the quantity need only be kept, and the

@@ -33,7 +33,7 @@ pub(super) fn parts(blocks: &Range<usize>, at: &Range<usize>) -> [Range<usize>; 
 pub(super) fn windows(blocks: &Range<usize>, window: Window) -> Option<[Range<usize>; 3]> {
     let start = blocks.start.saturating_add(window.front);
     let end = blocks.end.saturating_sub(window.back);
-    (start < end).then(|| [blocks.start..start, start..end, end..blocks.end])
+    (start < end).then_some([blocks.start..start, start..end, end..blocks.end])
 }
 
 impl<R: Runtime> Onion<'_, R> {
@@ -74,7 +74,10 @@ impl<R: Runtime> Onion<'_, R> {
             self.note(ring, blocks.clone(), Verdict::compute(why));
             return self.run(inner, blocks, forced);
         };
-        self.run(inner, front, true)?;
+        if !front.is_empty() {
+            self.runtime.enter(ring.id, front.clone())?;
+            self.run(inner, front.clone(), true)?;
+        }
         let key = SlotKey {
             hook: ring.id,
             blocks: middle.clone(),
@@ -88,7 +91,7 @@ impl<R: Runtime> Onion<'_, R> {
             new.history.skipped = self.log.reuses_of(&key).0;
             new
         });
-        let verdict = self.decide(ring, &middle, &mut slot);
+        let verdict = self.decide(ring, &front, &middle, &mut slot);
         // Keep the decision for a retry, whatever happens from here on.
         self.slots.set_aside(key.clone(), slot, 0);
         let verdict = verdict?;
@@ -110,7 +113,13 @@ impl<R: Runtime> Onion<'_, R> {
         Ok(exact & self.run(inner, back, true)?)
     }
 
-    fn decide(&mut self, ring: &Ring, middle: &Range<usize>, slot: &mut Slot) -> Result<Verdict, R::Error> {
+    fn decide(
+        &mut self,
+        ring: &Ring,
+        front: &Range<usize>,
+        middle: &Range<usize>,
+        slot: &mut Slot,
+    ) -> Result<Verdict, R::Error> {
         let step = self.step;
         if let Some(last) = slot.last.filter(|last| last.step == step.index) {
             return Ok(last.verdict);
@@ -125,8 +134,8 @@ impl<R: Runtime> Onion<'_, R> {
             let (branch, history) = (self.branch, slot.history);
             let mut seen = Seen { step, branch, history, measured: None };
             if let Some(measure) = ring.rule.measure() {
-                let (blocks, since) = (middle.clone(), slot.anchor);
-                let asked = Asked { cache: ring.id, blocks, measure: &measure, since };
+                let (blocks, front, since) = (middle.clone(), front.clone(), slot.anchor);
+                let asked = Asked { cache: ring.id, blocks, front, measure: &measure, since };
                 let number = self.runtime.measure(&asked)?;
                 seen.measured = since.map(|_| number);
                 if measure.since == Since::Previous {

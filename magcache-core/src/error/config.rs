@@ -3,7 +3,7 @@
 use std::{ops::Range, path::PathBuf};
 
 use super::{count, hint::Hint};
-use crate::Problem;
+use crate::{Problem, meta};
 
 /// A configuration or a profile that cannot be used. Returned before anything runs.
 #[derive(Debug, thiserror::Error)]
@@ -76,14 +76,27 @@ impl Hint for ConfigError {
         match self {
             Self::UnknownKey { nearest: Some(nearest), .. } => Some(format!("did you mean `{nearest}`?")),
             Self::UnknownName { nearest: Some(nearest), .. } => Some(format!("did you mean {nearest:?}?")),
-            Self::UnknownName { kind: "strategy" | "profile" | "model", .. } => {
-                Some("`magcache list` shows every name".to_owned())
-            }
+            Self::UnknownName { kind, .. } => registered(kind),
             Self::Syntax { hint, .. } => hint.clone(),
             Self::Problems(problems) => problems.iter().find_map(|p| p.hint.clone()),
             _ => None,
         }
     }
+}
+
+/// The names that are registered, or why there are none.
+fn registered(kind: &str) -> Option<String> {
+    let (names, crates): (Vec<&str>, _) = match kind {
+        "strategy" => (meta::strategies().iter().map(|s| s.name).collect(), "magcache_strategies::link()"),
+        "model" => (meta::models().iter().map(|m| &*m.name).collect(), "the `link()` of the model's crate"),
+        "profile" => (meta::profiles().iter().map(|p| p.name).collect(), "magcache_models::link()"),
+        _ => return None,
+    };
+    Some(if names.is_empty() {
+        format!("no {kind} is registered in this program: call `{crates}` in it")
+    } else {
+        format!("registered are {}", names.join(", "))
+    })
 }
 
 fn join(problems: &[Problem]) -> String {

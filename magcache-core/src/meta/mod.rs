@@ -1,8 +1,10 @@
 //! Metadata of models and strategies, and the registries that hold it.
 
+mod describe;
 pub(crate) mod info;
 pub(crate) mod model;
 
+pub use describe::Describe;
 pub use info::{ForecastInfo, ProfileInfo};
 pub use model::BlockMeta;
 pub(crate) use model::FORWARD;

@@ -17,6 +17,20 @@ pub enum Signal {
     TimestepProjection,
 }
 
+impl Signal {
+    /// Every signal.
+    pub const ALL: [Self; 3] = [Self::ModulatedInput, Self::TimestepEmbedding, Self::TimestepProjection];
+
+    /// The word for it in configurations.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ModulatedInput => "modulated-input",
+            Self::TimestepEmbedding => "timestep-embedding",
+            Self::TimestepProjection => "timestep-projection",
+        }
+    }
+}
+
 /// Values of `at` besides stacks and modules: every block, and the whole forward.
 const ALL: &str = "all";
 pub(crate) const FORWARD: &str = "forward";
@@ -31,14 +45,14 @@ pub enum Role {
 }
 
 /// One stack of identical blocks.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StackMeta {
     /// Its name as a range in a configuration (`at = "single"`).
-    pub name: Cow<'static, str>,
+    pub name: &'static str,
     /// Number of blocks.
     pub blocks: usize,
-    /// The roles of the tensors that a block returns, in order (the residual tuple indices).
-    pub outputs: Cow<'static, [Role]>,
+    /// The roles of the tensors that a block returns, in any order: whether there is a text stream.
+    pub outputs: &'static [Role],
 }
 
 /// One block of a model.
@@ -47,7 +61,7 @@ pub struct BlockMeta {
     /// Stack and index in it, `single.3`.
     pub name: String,
     /// The roles of the tensors that the block returns, in order.
-    pub outputs: Cow<'static, [Role]>,
+    pub outputs: &'static [Role],
 }
 
 /// What a strategy needs to know about a model. Registered with `inventory::submit!`; a loaded checkpoint
@@ -82,7 +96,7 @@ pub struct ModelMeta {
 impl ModelMeta {
     /// A model of one image stream with defaults for everything else, for tests and small crates.
     pub fn simple(name: &'static str, blocks: usize) -> Self {
-        let stack = StackMeta { name: "blocks".into(), blocks, outputs: Cow::Borrowed(&[Role::Image]) };
+        let stack = StackMeta::image("blocks", blocks);
         Self {
             name: name.into(),
             summary: "".into(),
@@ -120,15 +134,15 @@ impl ModelMeta {
     /// Every block in order.
     pub fn block_metas(&self) -> Vec<BlockMeta> {
         let of = |s: &StackMeta| {
-            let (name, outputs) = (s.name.clone(), s.outputs.clone());
-            (0..s.blocks).map(move |i| BlockMeta { name: format!("{name}.{i}"), outputs: outputs.clone() })
+            let StackMeta { name, outputs, .. } = *s;
+            (0..s.blocks).map(move |i| BlockMeta { name: format!("{name}.{i}"), outputs })
         };
         self.stacks.iter().flat_map(|s| of(s).collect::<Vec<_>>()).collect()
     }
 
     /// Problems of the names that a configuration can use: each name must be unambiguous.
     pub fn problems(&self) -> Vec<Problem> {
-        let stacks = self.stacks.iter().map(|s| ("stack", &*s.name));
+        let stacks = self.stacks.iter().map(|s| ("stack", s.name));
         let named = stacks.chain(self.modules.iter().map(|name| ("module", *name)));
         let mut known = vec![("word of every configuration", ALL), ("word of every configuration", FORWARD)];
         let mut out = Vec::new();
@@ -161,7 +175,7 @@ impl ModelMeta {
             Some([block]) => *block..block.saturating_add(1),
             Some([start, end]) => *start..*end,
             _ => {
-                let names = self.stacks.iter().map(|s| &*s.name);
+                let names = self.stacks.iter().map(|s| s.name);
                 let names = names.chain(self.modules.iter().copied()).chain([ALL, FORWARD]);
                 return Err(ConfigError::UnknownName {
                     place: "at".to_owned(),

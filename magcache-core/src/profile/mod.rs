@@ -83,6 +83,13 @@ impl Profile {
         if problems.is_empty() { Ok(profile) } else { Err(ConfigError::Problems(problems)) }
     }
 
+    /// The profile as TOML, which [`Profile::parse`] reads back.
+    ///
+    /// Errors: a value that TOML cannot hold.
+    pub fn to_toml(&self) -> Result<String, ConfigError> {
+        toml::to_string(self).map_err(|e| crate::error::syntax(&format!("profile {:?}", self.name), &e))
+    }
+
     /// The built-in profile of this name, or the profile in the file at this path.
     pub fn find(name: &str) -> Result<Self, ConfigError> {
         if let Some(info) = meta::profiles().iter().find(|p| p.name == name) {

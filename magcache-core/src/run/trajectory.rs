@@ -51,6 +51,37 @@ impl Trajectory {
         }
     }
 
+    /// A run along these noise levels (1 to 0), one for each step and the one after the last step; timesteps
+    /// are 1000 times as large. A step runs `branches`, in this order.
+    ///
+    /// ```
+    /// use magcache_core::{Branch, Expert, Trajectory};
+    ///
+    /// let run = Trajectory::from_sigmas(&[1.0, 0.95, 0.8, 0.5, 0.0], &[Branch::Cond, Branch::Uncond]);
+    /// assert_eq!((run.len(), run.step(2).timestep), (4, 800.0));
+    /// let pair = run.switch_at(0.875);
+    /// assert_eq!((pair.step(1).expert, pair.step(2).expert), (Expert(0), Expert(1)));
+    /// ```
+    pub fn from_sigmas(sigmas: &[f64], branches: &[Branch]) -> Self {
+        let steps = sigmas.len().saturating_sub(1);
+        Self {
+            timesteps: sigmas.iter().take(steps).map(|sigma| 1000.0 * sigma).collect(),
+            sigmas: sigmas.to_vec(),
+            ..Self::plain(steps, branches)
+        }
+    }
+
+    /// The same with two experts: the first while the noise level is at least `boundary`, the second below.
+    #[must_use]
+    pub fn switch_at(self, boundary: f64) -> Self {
+        let (steps, sigmas) = (self.len(), &self.sigmas);
+        let first = sigmas.iter().take(steps).take_while(|sigma| **sigma >= boundary).count();
+        let phase = |(expert, steps): (u8, std::ops::Range<usize>)| Phase { expert: Expert(expert), steps };
+        let phases = [(0, 0..first), (1, first..steps)].into_iter().filter(|(_, steps)| !steps.is_empty());
+        let phases = phases.map(phase).collect();
+        Self { phases, boundary_ratio: Some(boundary), ..self }
+    }
+
     /// The same with several phases.
     #[must_use]
     pub fn with_phases(self, phases: Vec<Phase>) -> Self {

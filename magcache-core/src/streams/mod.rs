@@ -32,6 +32,19 @@ pub enum Streams {
     },
 }
 
+impl From<Tensor> for Streams {
+    fn from(image: Tensor) -> Self {
+        Self::Image(image)
+    }
+}
+
+/// The pair `(image, text)`.
+impl From<(Tensor, Tensor)> for Streams {
+    fn from((image, text): (Tensor, Tensor)) -> Self {
+        Self::Dual { image, text }
+    }
+}
+
 impl Streams {
     /// Reads a block's output tuple by the roles of its elements.
     ///

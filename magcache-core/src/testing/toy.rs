@@ -32,6 +32,14 @@ pub struct BlockRun {
     pub output: Streams,
 }
 
+/// The roles of a tuple in this order.
+fn roles(order: [Role; 2]) -> &'static [Role] {
+    match order {
+        [Role::Text, Role::Image] => &[Role::Text, Role::Image],
+        _ => &[Role::Image, Role::Text],
+    }
+}
+
 /// A toy transformer. Shared like a real one: `forward` takes `&self`.
 #[derive(Debug)]
 pub struct Toy {
@@ -65,11 +73,7 @@ impl Toy {
     /// Flux.
     pub fn dual_joint(dual: usize, joint: usize, order: [Role; 2]) -> Self {
         let toy = Self::image(0);
-        let stack = |name: &'static str, blocks| StackMeta {
-            name: name.into(),
-            blocks,
-            outputs: order.to_vec().into(),
-        };
+        let stack = |name: &'static str, blocks| StackMeta { name, blocks, outputs: roles(order) };
         let stacks = [stack("dual", dual), stack("joint", joint)].into_iter().filter(|s| s.blocks > 0);
         let meta = ModelMeta {
             name: "toy-dual-joint".into(),
@@ -83,7 +87,7 @@ impl Toy {
     #[must_use]
     pub fn claiming(mut self, order: [Role; 2]) -> Self {
         for stack in self.meta.stacks.to_mut() {
-            stack.outputs = order.to_vec().into();
+            stack.outputs = roles(order);
         }
         self
     }
@@ -153,10 +157,10 @@ impl Toy {
         let probe = |signal: Signal, x: &Streams| signal_of(signal, x, step);
         let metas = self.meta.block_metas();
         let Some(first) = metas.first() else { bail!("a toy without blocks") };
-        let x = self.embed(latents, branch)?.into_outputs(&first.outputs)?;
+        let x = self.embed(latents, branch)?.into_outputs(first.outputs)?;
         let y = pass
             .run_tuples(&metas, &probe, x, |i, x| self.block_tuple(i, &x, gain_of(i, step), step, branch))?;
-        let roles = metas.last().map_or(&first.outputs, |m| &m.outputs);
+        let roles = metas.last().map_or(first.outputs, |m| m.outputs);
         Self::readout(&Streams::from_outputs(roles, y)?)
     }
 
@@ -192,8 +196,8 @@ impl Toy {
             x.map_image(|x| mix(x, &x.mean_keepdim(1)?, gain, 0.3 * step.sigma + context(branch)))?
         } else if i < self.dual {
             let Some(stack) = self.meta.stacks.first() else { bail!("a toy without blocks") };
-            let tuple = self.block_tuple(i, &x.into_outputs(&stack.outputs)?, gain, step, branch)?;
-            Streams::from_outputs(&stack.outputs, tuple)?
+            let tuple = self.block_tuple(i, &x.into_outputs(stack.outputs)?, gain, step, branch)?;
+            Streams::from_outputs(stack.outputs, tuple)?
         } else {
             x.map_joint(|x| mix(x, &x.mean_keepdim(1)?, gain, 0.3 * step.sigma))?
         };

@@ -18,12 +18,12 @@ pub(crate) const fn stacks(double: usize, single: usize) -> [StackMeta; 2] {
 }
 
 const fn stack(name: &'static str, blocks: usize) -> StackMeta {
-    StackMeta { name: Cow::Borrowed(name), blocks, outputs: Cow::Borrowed(OUTPUTS) }
+    StackMeta { name, blocks, outputs: OUTPUTS }
 }
 
 /// The positions of text and image in the inputs and outputs of a dual-stream block of `meta`.
 pub(crate) fn dual_outputs(meta: &ModelMeta) -> &[Role] {
-    meta.stacks.first().map_or(&[], |stack| &stack.outputs)
+    meta.stacks.first().map_or(&[], |stack| stack.outputs)
 }
 
 /// A model of either generation: without a guidance branch, and with text that nothing reads after the last

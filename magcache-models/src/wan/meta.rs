@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use magcache_core::{ModelMeta, Role, Signal, StackMeta, inventory};
+use magcache_core::{ModelMeta, Signal, StackMeta, inventory};
 
 use super::{WanSource, WanTask, block::MODULES};
 
@@ -38,13 +38,9 @@ const fn wan(
     }
 }
 
-const fn blocks(blocks: usize) -> StackMeta {
-    StackMeta { name: Cow::Borrowed("blocks"), blocks, outputs: Cow::Borrowed(&[Role::Image]) }
-}
-
-static BLOCKS_30: [StackMeta; 1] = [blocks(30)];
-static BLOCKS_40: [StackMeta; 1] = [blocks(40)];
-static BLOCKS_6: [StackMeta; 1] = [blocks(6)];
+static BLOCKS_30: [StackMeta; 1] = [StackMeta::image("blocks", 30)];
+static BLOCKS_40: [StackMeta; 1] = [StackMeta::image("blocks", 40)];
+static BLOCKS_6: [StackMeta; 1] = [StackMeta::image("blocks", 6)];
 
 /// Wan2.1 text to video, 1.3B.
 pub const T2V_1_3B: ModelMeta = wan(

@@ -60,7 +60,7 @@ impl FluxTransformer {
 #[cfg(test)]
 mod tests {
     use candle_core::{DType, Device};
-    use magcache_core::{Modules, Pass, Role, Streams, meta::BlockMeta};
+    use magcache_core::{Modules, Pass, Role, Streams};
 
     use super::*;
     use crate::{
@@ -97,7 +97,9 @@ mod tests {
         let (activated, positions) = (silu(Ops::default(), &zeros(&[1, inner]))?, positions(model));
         let conditioning = Conditioning { activated, shared: None };
         let mut off = Modules::off();
-        for (i, BlockMeta { outputs, .. }) in model.meta.block_metas().into_iter().enumerate() {
+        let stacks = model.meta.stacks.iter();
+        let outputs = stacks.flat_map(|stack| std::iter::repeat_n(stack.outputs, stack.blocks));
+        for (i, outputs) in outputs.enumerate() {
             let returned: Vec<Tensor> = match model.dual_blocks.get(i) {
                 Some(block) => block.forward([&text, &image], &conditioning, &positions, &mut off)?.into(),
                 None => {
@@ -111,7 +113,7 @@ mod tests {
                     vec![y.narrow(1, 0, TEXT)?, y.narrow(1, TEXT, IMAGE)?]
                 }
             };
-            let streams = Streams::from_outputs(&outputs, returned)?;
+            let streams = Streams::from_outputs(outputs, returned)?;
             let tokens = (streams.text()?.map(|x| x.dim(1)).transpose()?, streams.image()?.dim(1)?);
             if tokens != (Some(TEXT), IMAGE) {
                 return Ok(false);
@@ -130,7 +132,7 @@ mod tests {
         forward(&model)?;
         assert!(tuples_are_as_told(&model)?);
         for stack in 0..2 {
-            model.meta.stacks.to_mut()[stack].outputs = vec![Role::Image, Role::Text].into();
+            model.meta.stacks.to_mut()[stack].outputs = &[Role::Image, Role::Text];
             assert!(!tuples_are_as_told(&model)?, "the swapped roles of stack {stack} went unnoticed");
             assert_eq!(forward(&model).is_err(), stack == 0);
             model.meta = meta::of(model.config());

@@ -22,8 +22,7 @@ pub const HIDDEN: usize = 16;
 /// What a block returns, in order.
 const OUTPUTS: &[Role] = &[Role::Text, Role::Image];
 const SIGNALS: &[Signal] = &[Signal::ModulatedInput];
-const STACKS: &[StackMeta] =
-    &[StackMeta { name: Cow::Borrowed("blocks"), blocks: 8, outputs: Cow::Borrowed(OUTPUTS) }];
+const STACKS: &[StackMeta] = &[StackMeta { name: "blocks", blocks: 8, outputs: OUTPUTS }];
 
 /// What the model says about itself.
 pub const META: ModelMeta = ModelMeta {

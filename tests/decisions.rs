@@ -1,0 +1,199 @@
+//! Decisions without tensors against real runs, on random plans: a runtime that keeps tensors by itself, and
+//! does what it is told, gives the outputs of the hooks to the bit, and every decision.
+
+use std::{collections::BTreeMap, ops::Range};
+
+use candle_core::{DType, Device, Error, Result, Tensor};
+use magcache_core::{
+    Branch, CachePlan, ModelMeta, Signal, StackMeta, Stacks, Step, Trajectory,
+    decisions::{Asked, Runtime},
+    log::Record,
+    metrics,
+    snapshot::Snapshot,
+    state::HookId,
+    strategy::{Norm, Quantity},
+    testing::same_bits,
+};
+use proptest::prelude::*;
+
+const BLOCKS: usize = 6;
+const STEPS: usize = 14;
+
+const META: ModelMeta = ModelMeta::of("mini", env!("CARGO_PKG_NAME"))
+    .stacks(&[StackMeta::image("blocks", BLOCKS)])
+    .experts(&["high", "low"])
+    .signals(&[Signal::ModulatedInput])
+    .meta();
+
+fn block(i: usize, x: &Tensor, step: &Step, branch: Branch) -> Result<Tensor> {
+    let shift = if branch == Branch::Cond { 0.3 } else { -0.2 };
+    x + (x.affine(0.6 + 0.1 * i as f64, shift * step.sigma)?.tanh()? * 0.2)?
+}
+
+fn modulated(x: &Tensor, step: &Step) -> Result<Tensor> {
+    x.affine(1.0 + 0.3 * step.sigma, 0.1)
+}
+
+/// Where something is kept: cache, blocks, branch, expert.
+type Place = (HookId, usize, usize, Branch, u8);
+
+/// A runtime with tensors of its own.
+struct Engine {
+    x: Tensor,
+    step: Step,
+    branch: Branch,
+    inputs: BTreeMap<(HookId, usize, usize), Tensor>,
+    residuals: BTreeMap<Place, Tensor>,
+    quantities: BTreeMap<(Place, usize), Tensor>,
+    computed: usize,
+}
+
+impl Engine {
+    fn place(&self, cache: HookId, blocks: &Range<usize>) -> Place {
+        (cache, blocks.start, blocks.end, self.branch, self.step.expert.0)
+    }
+}
+
+impl Runtime for Engine {
+    type Error = Error;
+
+    fn compute(&mut self, blocks: Range<usize>) -> Result<()> {
+        for i in blocks {
+            self.x = block(i, &self.x, &self.step, self.branch)?;
+            self.computed += 1;
+        }
+        Ok(())
+    }
+
+    fn reuse(&mut self, cache: HookId, blocks: Range<usize>) -> Result<()> {
+        self.x = (&self.x + &self.residuals[&self.place(cache, &blocks)])?;
+        Ok(())
+    }
+
+    fn measure(&mut self, asked: &Asked<'_>) -> Result<f64> {
+        let input = self.inputs.get(&(asked.cache, asked.front.start, asked.front.end));
+        let now = match (asked.measure.of, input) {
+            (Quantity::FrontResidual, Some(input)) => (&self.x - input)?,
+            (Quantity::FrontResidual, None) => return Err(Error::msg("the front blocks were not announced")),
+            (Quantity::Signal(_), Some(input)) => modulated(input, &self.step)?,
+            (Quantity::Signal(_), None) => modulated(&self.x, &self.step)?,
+        };
+        let place = self.place(asked.cache, &asked.blocks);
+        self.quantities.insert((place, self.step.index), now.clone());
+        let Some(since) = asked.since else { return Ok(f64::NAN) };
+        let before = &self.quantities[&(place, since)];
+        match asked.measure.norm {
+            Norm::L1 => metrics::relative_l1(&now, before),
+            Norm::L2 => metrics::relative_l2(&now, before),
+        }
+    }
+
+    fn enter(&mut self, cache: HookId, blocks: Range<usize>) -> Result<()> {
+        self.inputs.insert((cache, blocks.start, blocks.end), self.x.clone());
+        Ok(())
+    }
+
+    fn leave(&mut self, cache: HookId, blocks: Range<usize>) -> Result<()> {
+        let input = &self.inputs[&(cache, blocks.start, blocks.end)];
+        self.residuals.insert(self.place(cache, &blocks), (&self.x - input)?);
+        Ok(())
+    }
+}
+
+fn latents(step: &Step) -> Tensor {
+    let at = |i: usize| ((i as f64 * 0.7 + 0.6 * step.sigma).sin() + 0.2) as f32;
+    Tensor::from_vec((0..24).map(at).collect(), (1, 3, 8), &Device::Cpu).unwrap()
+}
+
+/// A table of a strategy that decides from numbers, around some blocks.
+fn table() -> impl Strategy<Value = String> {
+    let ratios: Vec<String> = (0..STEPS).map(|i| format!("{}", 1.0 - 0.004 * i as f64)).collect();
+    let ratios = ratios.join(", ");
+    let own = prop_oneof![
+        (0.0..0.4, 0.0..0.8)
+            .prop_map(|(t, ema)| format!("strategy = \"fbcache\"\nthreshold = {t:.4}\nema = {ema:.4}")),
+        (0.0..0.4).prop_map(|t| {
+            format!("strategy = \"fbcache\"\nthreshold = {t:.4}\nmetric = \"hidden_rel_l2\"")
+        }),
+        (0.0..0.4, 0..2).prop_map(|(t, back)| {
+            format!("strategy = \"dbcache\"\nfront = 1\nback = {back}\nthreshold = {t:.4}\nwarmup = 2")
+        }),
+        (0.0..0.5).prop_map(|t| format!("strategy = \"teacache\"\nthreshold = {t:.4}\npolicy = \"linear\"")),
+        (0.0..0.3).prop_map(move |t| {
+            format!("strategy = \"magcache\"\nthreshold = {t:.4}\nratios = [{ratios}]")
+        }),
+        proptest::collection::vec(0..STEPS, 0..8)
+            .prop_map(|skip| format!("strategy = \"schedule\"\nskip = {skip:?}")),
+    ];
+    let range = (0..3usize, 3..=BLOCKS).prop_map(|(from, to)| format!("at = \"{from}..{to}\""));
+    let expert = prop_oneof![Just(""), Just("experts = [\"high\"]"), Just("experts = [\"low\"]")];
+    let branches = prop_oneof![Just(""), Just("branches = \"cond-decides\"")];
+    let cap = prop_oneof![Just(""), Just("max_skips = 2"), Just("max_total_skips = 3")];
+    (own, range, expert, branches, cap).prop_map(|(own, range, expert, branches, cap)| {
+        let warmup = if own.contains("warmup") { "" } else { "warmup = 1" };
+        format!("[[cache]]\n{own}\n{range}\n{expert}\n{branches}\n{cap}\n{warmup}\n")
+    })
+}
+
+fn without_bytes(records: &[Record]) -> Vec<Record> {
+    records.iter().map(|record| Record { bytes: 0, ..record.clone() }).collect()
+}
+
+proptest! {
+    #[test]
+    fn a_runtime_that_does_as_it_is_told_gives_the_run_of_the_hooks(
+        tables in proptest::collection::vec(table(), 1..4),
+        switch in 0.2..0.9,
+    ) {
+        magcache_strategies::link();
+        let plan = CachePlan::parse(&tables.concat()).unwrap();
+        let sigmas: Vec<f64> = (0..=STEPS).map(|i| 1.0 - i as f64 / STEPS as f64).collect();
+        let run = Trajectory::from_sigmas(&sigmas, &[Branch::Cond, Branch::Uncond]).switch_at(switch);
+        // Plans that are refused with tensors are refused without them.
+        let (built, decided) = (plan.build(&META, Some(&run)), plan.decisions(&META, Some(&run), &[]));
+        let (Ok(built), Ok(decided)) = (&built, &decided) else {
+            prop_assert!(built.is_err() && decided.is_err(), "{:?} {:?}", built.err(), decided.err());
+            return Ok(());
+        };
+        prop_assert_eq!(built.registry.is_static(), decided.decisions.is_static());
+        let ahead = decided.decisions.ahead(&run);
+        let (mut real, mut own) = (built.registry.session(), decided.decisions.session());
+        let mut engine = Engine {
+            x: Tensor::zeros((), DType::F32, &Device::Cpu).unwrap(),
+            step: run.step(0),
+            branch: Branch::Cond,
+            inputs: BTreeMap::new(),
+            residuals: BTreeMap::new(),
+            quantities: BTreeMap::new(),
+            computed: 0,
+        };
+        let numbers: Vec<usize> = (0..BLOCKS).collect();
+        let mut places = ahead.iter();
+        for step in run.steps() {
+            for branch in [Branch::Cond, Branch::Uncond] {
+                let y = Stacks::default()
+                    .image(&numbers, |i, x| block(*i, x, &step, branch))
+                    .signals(|_, x| modulated(&x.image()?, &step))
+                    .run(&mut real.pass(step.clone(), branch), latents(&step))
+                    .unwrap();
+                engine = Engine { x: latents(&step), step: step.clone(), branch, computed: 0, ..engine };
+                own.pass(&step, branch, &mut engine).unwrap();
+                prop_assert!(same_bits(&engine.x, &y), "step {} of {branch}", step.index);
+                // What was known before the run holds.
+                let known = places.next().unwrap();
+                let count = |ranges: &[Range<usize>]| ranges.iter().map(Range::len).sum::<usize>();
+                let (computed, open) = (count(&known.computed), count(&known.open));
+                prop_assert!((computed..=computed + open).contains(&engine.computed), "{:?}", known);
+                prop_assert!(open == 0 || !decided.decisions.is_static());
+            }
+            // A session that is stored and restored goes on as if nothing had happened.
+            if step.index == STEPS / 2 {
+                let mut snapshot = Snapshot::default();
+                own.save(&mut snapshot.writer()).unwrap();
+                own = decided.decisions.session();
+                own.restore(&snapshot.values_reader()).unwrap();
+            }
+        }
+        prop_assert_eq!(without_bytes(own.log().records()), without_bytes(real.log().records()));
+    }
+}
