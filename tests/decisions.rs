@@ -197,3 +197,52 @@ proptest! {
         prop_assert_eq!(without_bytes(own.log().records()), without_bytes(real.log().records()));
     }
 }
+
+/// The decisions of the program without candle are those of a real run of the same arithmetic.
+#[test]
+fn a_loop_without_candle_decides_as_a_real_run() {
+    use magcache_plugin_runtime as runtime;
+
+    let run = runtime::trajectory(20);
+    let start: Vec<f32> = (0..64).map(|i| (i as f32 * 0.7).sin()).collect();
+    let numbers: Vec<usize> = (0..runtime::BLOCKS).collect();
+    let mut reused = 0;
+    for plan in [
+        "[[cache]]\nstrategy = \"fbcache\"\nthreshold = 0.1",
+        "[[cache]]\nstrategy = \"teacache\"\nthreshold = 0.15\npolicy = \"linear\"",
+        "[[cache]]\nstrategy = \"schedule\"\nskip = [3, 4, 6, 7]\nat = \"2..7\"",
+    ] {
+        let (latents, log) = runtime::denoise(plan, &run, start.clone()).unwrap();
+        let built = CachePlan::parse(plan).unwrap().build(&runtime::META, Some(&run)).unwrap();
+        let (mut session, mut x) =
+            (built.registry.session(), Tensor::new(start.clone(), &Device::Cpu).unwrap());
+        x = x.reshape((1, 8, 8)).unwrap();
+        for (step, sigmas) in run.steps().zip(run.sigmas.windows(2)) {
+            let each = |x: &Tensor, f: &dyn Fn(f32) -> f32| {
+                let values = x.flatten_all()?.to_vec1::<f32>()?;
+                Tensor::from_vec(values.into_iter().map(f).collect::<Vec<_>>(), x.shape(), x.device())
+            };
+            let mut predict = |branch| {
+                Stacks::default()
+                    .image(&numbers, |i, x| each(x, &|x| x + runtime::added(*i, x, &step, branch)))
+                    .signals(|_, x| each(&x.image()?, &|x| runtime::modulated(x, &step)))
+                    .run(&mut session.pass(step.clone(), branch), x.clone())
+                    .unwrap()
+            };
+            let (cond, uncond) = (predict(Branch::Cond), predict(Branch::Uncond));
+            let flat = |x: &Tensor| x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            let next = flat(&x).into_iter().zip(flat(&cond)).zip(flat(&uncond)).map(|((x, cond), uncond)| {
+                x + (uncond + 4.0 * (cond - uncond)) * (sigmas[1] - sigmas[0]) as f32
+            });
+            x = Tensor::from_vec(next.collect::<Vec<_>>(), (1, 8, 8), &Device::Cpu).unwrap();
+        }
+        let decision =
+            |record: &Record| (record.step, record.branch, record.blocks.clone(), record.reused, record.why);
+        let own: Vec<_> = log.records().iter().map(decision).collect();
+        let real: Vec<_> = session.log().records().iter().map(decision).collect();
+        assert_eq!(own, real, "{plan}");
+        assert_eq!(latents, x.flatten_all().unwrap().to_vec1::<f32>().unwrap(), "{plan}");
+        reused += own.iter().filter(|decision| decision.3).count();
+    }
+    assert!(reused > 20, "{reused}");
+}
