@@ -199,7 +199,7 @@ impl Profile {
     /// let recorder = Recorder::new(&META);
     /// let (mut session, mut latents) = (recorder.registry().session(), noise.clone());
     /// for step in run.steps() {
-    ///     let velocity = forward(&latents, &mut session.pass(step, Branch::Cond))?;
+    ///     let velocity = forward(&latents, &mut session.pass(&step, Branch::Cond))?;
     ///     latents = (latents - (velocity * 0.05)?)?;
     /// }
     /// let profile = Profile::of(&META, &run, &recorder.recording());

@@ -3,11 +3,12 @@
 use std::{ops::Range, sync::Arc};
 
 use crate::{
-    BlockHook, ConfigError, Expert, ModelMeta, Session, Step,
+    BlockHook, ConfigError, Expert, ModelMeta, Session, Step, Strategy,
     chain::{ModuleRings, Ring, shape::Shape},
     log::AuditPolicy,
     snapshot::SnapshotError,
     state::{HookId, StoragePolicy},
+    strategy::CacheHook,
 };
 
 /// Hooks in order, the first outermost: some around ranges of blocks, some around modules inside the blocks,
@@ -172,6 +173,17 @@ impl Builder {
         let id = self.take_id();
         self.registry.blocks.push(Ring { at, id, experts: Vec::new(), hook });
         Ok(self)
+    }
+
+    /// Adds a strategy around `at`, inside all earlier rings, with its own forecast.
+    ///
+    /// Errors: as [`Builder::ring`].
+    pub fn strategy(self, at: Range<usize>, strategy: Strategy) -> Result<Self, ConfigError> {
+        let hook = match strategy.on_tensors() {
+            Ok((cache, guards)) => Arc::new(CacheHook::new(self.next_id(), cache, None, guards)),
+            Err(hook) => hook,
+        };
+        self.ring(at, hook)
     }
 
     /// Adds a ring around the module `name` of every block that has it, inside all earlier ones of that

@@ -40,17 +40,17 @@ impl Session {
     /// returns the same output and leaves the same state as the first time, or as if the first time had not
     /// failed, and is logged once. So a step can simply be run again from its beginning; the session need not
     /// be told. A solver that evaluates a step twice says so in [`Step::eval`].
-    pub fn pass(&mut self, step: Step, branch: Branch) -> Pass<'_> {
+    pub fn pass(&mut self, step: &Step, branch: Branch) -> Pass<'_> {
         let Self { registry, slots, log, done, reducer } = self;
-        slots.begin(&step);
-        log.begin(done.has(&step, branch));
+        slots.begin(step);
+        log.begin(done.has(step, branch));
         Pass(Some(Open {
             registry,
             slots,
             log,
             done: Some(done),
             reducer: reducer.as_ref(),
-            step,
+            step: step.clone(),
             branch,
             forced: false,
             state: State::Fresh,

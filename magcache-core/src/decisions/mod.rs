@@ -7,9 +7,10 @@
 //! ```
 //! use std::{convert::Infallible, ops::Range};
 //! use magcache_core::{
-//!     Branch, CachePlan, ModelMeta, Trajectory,
-//!     decisions::{Asked, Runtime},
+//!     Branch, Guards, Rule, Trajectory, Verdict, Why,
+//!     decisions::{Asked, Decisions, Runtime},
 //!     state::HookId,
+//!     strategy::Seen,
 //! };
 //!
 //! struct Engine(Vec<&'static str>);
@@ -23,19 +24,28 @@
 //!         Ok(self.0.push("reuse"))
 //!     }
 //!     fn measure(&mut self, _: &Asked<'_>) -> Result<f64, Infallible> {
-//!         Ok(0.01)
+//!         Ok(0.0)
 //!     }
 //! }
 //!
-//! magcache_strategies::link();
-//! let plan = CachePlan::parse("[[cache]]\nstrategy = \"fbcache\"\nthreshold = 0.2")?;
+//! /// A strategy of one's own; those of a TOML plan come from [`CachePlan::decisions`].
+//! #[derive(Debug)]
+//! struct EveryThird;
+//!
+//! impl Rule for EveryThird {
+//!     fn decide(&self, seen: &Seen<'_>, _: &mut Option<f64>) -> Verdict {
+//!         let compute = seen.step.index % 3 == 0;
+//!         if compute { Verdict::compute(Why::Scheduled) } else { Verdict::reuse(Why::Scheduled) }
+//!     }
+//! }
+//!
 //! let run = Trajectory::plain(20, &[Branch::Cond]);
-//! let decisions = plan.decisions(&ModelMeta::simple("mine", 12), Some(&run), &[])?.decisions;
+//! let decisions = Decisions::of(12, [(0..12, Box::new(EveryThird) as _, Guards::default())])?;
 //! let (mut session, mut engine) = (decisions.session(), Engine(Vec::new()));
 //! for step in run.steps() {
 //!     session.pass(&step, Branch::Cond, &mut engine)?;
 //! }
-//! assert_eq!(engine.0.iter().filter(|done| **done == "reuse").count(), 18, "all but the first and the last");
+//! assert_eq!(engine.0.iter().filter(|done| **done == "reuse").count(), 13);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
@@ -180,6 +190,24 @@ impl Decisions {
     /// The state of one new request.
     pub fn session(self: &Arc<Self>) -> DecisionSession {
         DecisionSession::new(Arc::clone(self))
+    }
+
+    /// Caches of strategies that are built already, outermost first, around these blocks of a model.
+    ///
+    /// Errors: a range that is empty or extends past the last block.
+    pub fn of(
+        blocks: usize,
+        strategies: impl IntoIterator<Item = (Range<usize>, Box<dyn Rule>, Guards)>,
+    ) -> Result<Arc<Self>, ConfigError> {
+        let ring = |(i, (at, rule, guards)): (usize, (Range<usize>, Box<dyn Rule>, Guards))| {
+            if at.is_empty() || at.end > blocks {
+                return Err(ConfigError::Range { at, blocks });
+            }
+            let id = HookId(u16::try_from(i).unwrap_or(u16::MAX));
+            Ok(Ring { id, at, experts: Vec::new(), rule, guards })
+        };
+        let rings = strategies.into_iter().enumerate().map(ring).collect::<Result<_, _>>()?;
+        Ok(Arc::new(Self { rings, blocks }))
     }
 
     /// Whether no decision needs a number, so that all of them are known before the run.

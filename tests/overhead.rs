@@ -1,6 +1,6 @@
 //! Overhead of the hook chain: none when off, one residual addition on a skipped step, one read per metric.
 //!
-//! `cargo bench -p magcache-core --bench overhead`
+//! `cargo bench -p magcache-tests --bench overhead`
 
 use std::{hint::black_box, sync::Arc};
 
