@@ -60,7 +60,7 @@ fn off_against_a_bare_loop(c: &mut Criterion) {
     group.bench_function("session without hooks", |b| {
         let mut session = registry.session();
         b.iter(|| {
-            let mut pass = session.pass(Step::plain(1, 50), Branch::Cond);
+            let mut pass = session.pass(&Step::plain(1, 50), Branch::Cond);
             pass.run(BLOCKS, &no_signals, Streams::Image(x.clone()), |i, x| block(i, black_box(x)))
         });
     });
@@ -77,7 +77,7 @@ fn skip_against_an_addition(c: &mut Criterion) {
     group.bench_function("skip", |b| {
         let mut session = registry.session();
         let mut pass = |index| {
-            let mut pass = session.pass(Step::plain(index, 50), Branch::Cond);
+            let mut pass = session.pass(&Step::plain(index, 50), Branch::Cond);
             // The deferred residual is added when the output is read.
             pass.run(BLOCKS, &no_signals, Streams::Image(x.clone()), |i, x| block(i, black_box(x)))?
                 .into_image()

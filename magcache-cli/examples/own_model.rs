@@ -46,7 +46,7 @@ fn sample(model: &Model, mut session: Option<&mut Session>) -> Result<Tensor> {
     let mut latents = Tensor::from_vec(noise, (1, 6, WIDTH), &Device::Cpu)?;
     for index in 0..STEPS {
         let mut pass = match &mut session {
-            Some(session) => session.pass(Step::plain(index, STEPS), Branch::Cond),
+            Some(session) => session.pass(&Step::plain(index, STEPS), Branch::Cond),
             None => Pass::off(),
         };
         let velocity = model.forward(&latents, &mut pass)?;

@@ -234,7 +234,7 @@ impl Content {
             Signal::TimestepProjection => Ok(self.timestep_projection.clone()),
         };
         for branch in trajectory.branches_at(step) {
-            let mut pass = session.pass(step.clone(), *branch);
+            let mut pass = session.pass(step, *branch);
             pass.forward(self.latents.clone(), |latents, pass| {
                 pass.run_modules(model.blocks(), &signal, self.streams.clone(), |_, x, modules| {
                     let run = |x: Streams| x.map(block);

@@ -114,7 +114,7 @@ fn a_skipped_block_never_computes_its_keys_and_values() {
         context.bytes() / text_only
     };
     let hooks = HookRegistry::builder(blocks).ring(1..blocks, Arc::new(Skip)).unwrap().build();
-    assert_eq!(forward(&mut hooks.session().pass(Step::plain(0, 1), Branch::Cond)), 1 + 2);
+    assert_eq!(forward(&mut hooks.session().pass(&Step::plain(0, 1), Branch::Cond)), 1 + 2);
     assert_eq!(forward(&mut Pass::off()), 1 + 2 * blocks);
     assert_eq!(forward(&mut Pass::off()), 1 + 2 * blocks);
 }

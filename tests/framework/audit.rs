@@ -82,7 +82,7 @@ fn times(session: &mut Session, index: usize, branch: Branch) -> f64 {
     let ones = Tensor::ones((1, 2, 4), DType::F32, &Device::Cpu).unwrap();
     let by = 1.0 + index as f64;
     let block = |_, x: Streams, modules: &mut Modules<'_>| modules.module("mixer", x, |x| x.map(|x| x * by));
-    let mut pass = session.pass(Step::plain(index, 20), branch);
+    let mut pass = session.pass(&Step::plain(index, 20), branch);
     let y = pass.run_modules(1, &no_signals, Streams::Image(ones), block).unwrap();
     values(&y.into_image().unwrap())[0]
 }
@@ -115,7 +115,7 @@ fn reuse_that_is_exact_has_no_error() {
         let mut session = builder.audit(audited(1.0)).build().session();
         for index in 0..7 {
             let x = Tensor::full(index as f32, (1, 2, 4), &Device::Cpu).unwrap();
-            let mut pass = session.pass(Step::plain(index, 7), Branch::Cond);
+            let mut pass = session.pass(&Step::plain(index, 7), Branch::Cond);
             pass.run(2, &no_signals, Streams::Image(x), |_, x| x.map(|x| x + added)).unwrap();
         }
         let audits: Vec<_> = session.log().records().iter().filter_map(|r| r.audit).collect();

@@ -16,7 +16,7 @@ fn pass(
     block: impl Fn(usize, Tensor) -> Result<Tensor>,
 ) -> (f32, Why) {
     let x = Tensor::ones((1, 2, 3), dtype, &Device::Cpu).unwrap();
-    let mut pass = session.pass(Step::plain(index, 8), Branch::Cond);
+    let mut pass = session.pass(&Step::plain(index, 8), Branch::Cond);
     let y = pass
         .run(blocks, &no_signals, Streams::Image(x), |i, x| Ok(Streams::Image(block(i, x.into_image()?)?)));
     let y = y.unwrap().into_image().unwrap().to_dtype(DType::F32).unwrap();
@@ -107,7 +107,7 @@ fn text_that_gets_longer_in_a_sequence_of_the_same_length_is_another_shape() {
         [(0, 0..2, Why::Warmup), (1, 0..3, Why::FailsafeShape), (2, 0..3, Why::Scheduled)]
     {
         let tokens = Tensor::ones((1, 7, 2), DType::F32, &Device::Cpu).unwrap();
-        let mut pass = session.pass(Step::plain(index, 4), Branch::Cond);
+        let mut pass = session.pass(&Step::plain(index, 4), Branch::Cond);
         let block = |_, x: Streams| x.map_joint(|t| t + 1.0);
         let y = pass.run(1, &no_signals, Streams::Joint { tokens, text: text.clone() }, block).unwrap();
         assert_eq!(y.into_image().unwrap().dims(), [1, 7 - text.end, 2]);

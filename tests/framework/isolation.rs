@@ -110,7 +110,7 @@ fn a_failed_probe_or_hook_leaves_nothing_behind() {
     };
     recovers("a probe fails", tea, |toy, session, step| {
         let x = Streams::Image(toy.latents(1, step).unwrap());
-        let mut pass = session.pass(step.clone(), Branch::Cond);
+        let mut pass = session.pass(&step, Branch::Cond);
         assert!(pass.run(5, &no_signals, x, |_, x| Ok(x)).is_err());
     });
 }
@@ -162,7 +162,7 @@ fn a_pass_that_was_opened_and_never_run_changes_nothing() {
     let mut session = two_ranges(&toy);
     let mut out = Vec::new();
     for step in one.steps() {
-        drop(session.pass(step.clone(), Branch::Cond));
+        drop(session.pass(&step, Branch::Cond));
         out.push(run_pass(&toy, Some(&mut session), &step, Branch::Cond, 1).unwrap());
     }
     assert_same(&clean, &out, "dropped passes");
@@ -198,7 +198,7 @@ fn a_metric_that_is_nan_computes() {
         }
         let step = guided(12).step(5);
         let x = toy.latents(1, &step).unwrap().affine(f64::NAN, 0.0).unwrap();
-        let mut pass = session.pass(step.clone(), Branch::Cond);
+        let mut pass = session.pass(&step, Branch::Cond);
         toy.forward(&x, &step, Branch::Cond, &mut pass).unwrap();
         drop(pass);
         assert_eq!(session.log().failsafes(), 1, "{name}");

@@ -49,7 +49,7 @@ fn ran(table: &str, branches: [Branch; 2]) -> (Vec<String>, Vec<Tensor>) {
                 wave(index, branch, 0.35)
             };
             let latents = wave(index, Branch::Cond, 0.25).unwrap();
-            outputs.push(session.pass(step.clone(), branch).forward(latents, forward).unwrap());
+            outputs.push(session.pass(&step, branch).forward(latents, forward).unwrap());
         }
     }
     let digits = |branch| {

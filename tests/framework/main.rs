@@ -9,6 +9,7 @@ mod bytes;
 mod calibrate;
 mod conformance;
 mod dbcache;
+mod decisions;
 mod experts;
 mod failsafes;
 mod forward;

@@ -51,7 +51,7 @@ impl Numbers {
     /// The output for an input of 1.
     fn run(&self, session: Option<&mut Session>, step: &Step, branch: Branch) -> f32 {
         let one = Tensor::ones((1, 1, 1), DType::F32, &Device::Cpu).unwrap();
-        let mut pass = session.map_or(Pass::off(), |session| session.pass(step.clone(), branch));
+        let mut pass = session.map_or(Pass::off(), |session| session.pass(&step, branch));
         values(&self.forward(one, step, branch, &mut pass).unwrap())[0] as f32
     }
 

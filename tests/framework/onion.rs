@@ -80,7 +80,7 @@ fn an_addition_is_put_off_after_the_last_block_and_nowhere_else() {
         let (first, last_ring) = ((0..2, Script::at([1]).hook(0)), (4..6, Script::at([last]).hook(2)));
         let registry = rings(6, [first, watched, last_ring]).build();
         let step = |session: &mut Session, index| {
-            let mut pass = session.pass(Step::plain(index, 8), Branch::Cond);
+            let mut pass = session.pass(&Step::plain(index, 8), Branch::Cond);
             pass.run_lazy(6, &no_signals, Streams::Image(x.clone()), add).unwrap()
         };
         let mut session = registry.session();
@@ -92,7 +92,7 @@ fn an_addition_is_put_off_after_the_last_block_and_nowhere_else() {
 
         let mut session = registry.session();
         for index in [0, 1] {
-            let mut pass = session.pass(Step::plain(index, 8), Branch::Cond);
+            let mut pass = session.pass(&Step::plain(index, 8), Branch::Cond);
             let out = pass.run(6, &no_signals, Streams::Image(x.clone()), |_, x| x.map_image(|x| x + 1.0));
             let Streams::Image(out) = out.unwrap() else { panic!("a model of one stream got another kind") };
             assert!(same_bits(&out, &(&x + 6.0).unwrap()));
@@ -243,7 +243,7 @@ fn a_blocks_tuple_is_read_by_its_metadata() {
             let mut session = around(4, Script::at([1, 3]).hook(0));
             let pass = |step: Step| {
                 let input = toy.latents(1, &step).unwrap();
-                toy.forward_tuples(&input, &step, Branch::Cond, &mut session.pass(step.clone(), Branch::Cond))
+                toy.forward_tuples(&input, &step, Branch::Cond, &mut session.pass(&step, Branch::Cond))
             };
             steps.steps().map(pass).collect::<Vec<_>>()
         };
@@ -268,7 +268,7 @@ fn a_pass_is_one_forward() {
     let mut session = around(2, Script::at([]).hook(0));
     let step = Step::plain(0, 4);
     let latents = toy.latents(1, &step).unwrap();
-    let mut pass = session.pass(step.clone(), Branch::Cond);
+    let mut pass = session.pass(&step, Branch::Cond);
     toy.forward(&latents, &step, Branch::Cond, &mut pass).unwrap();
     let again = toy.forward(&latents, &step, Branch::Cond, &mut pass).unwrap_err();
     assert!(again.to_string().contains("run twice"), "{again}");

@@ -165,12 +165,12 @@ fn a_rehearsal_changes_nothing_and_stands_in_as_a_reuse_does() {
         let latents = toy.latents(1, &last).unwrap();
         for (branch, reused) in BOTH.iter().zip(&cached[10..]) {
             let mut session = stand_in.session();
-            let mut pass = session.pass(last.clone(), *branch);
+            let mut pass = session.pass(&last, *branch);
             let output = toy.forward(&latents, &last, *branch, &mut pass).unwrap();
             assert!(same_bits(&output, &reused.output), "{blocks} blocks, {branch}");
         }
         let mut session = stand_in.session();
-        let mut pass = session.pass(last.clone(), Branch::Batched);
+        let mut pass = session.pass(&last, Branch::Batched);
         assert!(toy.forward(&latents, &last, Branch::Batched, &mut pass).is_err());
     }
 }

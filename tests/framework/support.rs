@@ -268,18 +268,18 @@ pub(crate) fn hook_of(
         words: &Given::new(&entry.words, None),
         experts: &[],
     };
-    match entry.config.build(&cx).unwrap() {
-        Strategy::Hook(hook) => hook,
-        Strategy::Cache(cache, guards) => Arc::new(CacheHook::new(HookId(id), cache, None, guards)),
+    match entry.config.build(&cx).unwrap().on_tensors() {
+        Err(hook) => hook,
+        Ok((cache, guards)) => Arc::new(CacheHook::new(HookId(id), cache, None, guards)),
     }
 }
 
 /// Whether `outer` would leave blocks without block 0 to `inner`, which needs signals of the model: plans
 /// refuse that.
 fn cuts_off(outer: &StrategyInfo, inner: &StrategyInfo) -> bool {
-    let cache = |info| match Bench::new(info, Toy::image(12)).strategy() {
-        Some(Strategy::Cache(cache, _)) => Some((cache.any_window(), cache.any_uses_signals())),
-        _ => None,
+    let cache = |info| {
+        let (cache, _) = Bench::new(info, Toy::image(12)).cache()?;
+        Some((cache.any_window(), cache.any_uses_signals()))
     };
     matches!((cache(outer), cache(inner)), (Some((window, _)), Some((_, true))) if window != Window::default())
 }

@@ -55,7 +55,7 @@ fn forecasts_are_those_of_diffusers_on_the_same_values() {
 fn linear(session: &mut Session, index: usize, pace: f64) -> f32 {
     let x = ones(1, 1);
     let block = |_, x: Streams| x.map_image(|x| x.affine(1.0, pace * index as f64));
-    let y = session.pass(Step::plain(index, 12), Branch::Cond).run(1, &no_signals, x, block).unwrap();
+    let y = session.pass(&Step::plain(index, 12), Branch::Cond).run(1, &no_signals, x, block).unwrap();
     values(&y.into_image().unwrap())[0] as f32
 }
 

@@ -129,7 +129,7 @@ impl Case {
         let run = trajectory();
         for step in run.steps() {
             for branch in run.branches_at(&step) {
-                let mut pass = session.pass(step.clone(), *branch);
+                let mut pass = session.pass(&step, *branch);
                 let y = pass.forward(x.clone(), |x, pass| self.plain(&x, pass)).unwrap();
                 assert!(same_bits(&y, &want), "{}: {what}", self.meta().name);
             }
@@ -254,7 +254,7 @@ fn one_cache_has_the_dual_blocks_and_another_the_single_ones() {
         let want = case.plain(x, &mut Pass::off()).unwrap();
         let mut session = hooks(&case, tables).unwrap().0.session();
         for step in trajectory().steps() {
-            let mut pass = session.pass(step.clone(), Branch::Cond);
+            let mut pass = session.pass(&step, Branch::Cond);
             let y = pass.forward(x.clone(), |x, pass| case.plain(&x, pass)).unwrap();
             // The input is the same at every step, so reusing gives what computing would, for text and image.
             let error = (y - &want).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();

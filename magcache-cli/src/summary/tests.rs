@@ -32,7 +32,7 @@ fn run(tables: &str) -> (Session, ModelMeta, Trajectory) {
             let forward = |x: Tensor, pass: &mut magcache_core::Pass<'_>| {
                 pass.run_modules(4, &no_signals, Streams::Image(x), block)?.into_image()
             };
-            session.pass(step.clone(), branch).forward(x, forward).expect("nothing fails");
+            session.pass(&step, branch).forward(x, forward).expect("nothing fails");
         }
     }
     (session, model, run)

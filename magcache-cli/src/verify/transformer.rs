@@ -120,7 +120,7 @@ fn inside<N: Network>(model: &N, call: Call<'_>, forward: &Forward<'_>) -> Resul
         hooks = hooks.ring(block..block + 1, Arc::clone(&observer) as Arc<dyn BlockHook>)?;
     }
     let mut session = hooks.build().session();
-    forward(&mut session.pass(Step::plain(0, 1), Branch::Cond))?;
+    forward(&mut session.pass(&Step::plain(0, 1), Branch::Cond))?;
     let mut seen = std::mem::take(&mut *observer.seen.lock().unwrap_or_else(PoisonError::into_inner));
     model.add_outside(call, &mut seen)?;
     Ok(seen)

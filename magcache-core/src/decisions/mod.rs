@@ -199,14 +199,14 @@ impl Decisions {
         blocks: usize,
         strategies: impl IntoIterator<Item = (Range<usize>, Box<dyn Rule>, Guards)>,
     ) -> Result<Arc<Self>, ConfigError> {
-        let ring = |(i, (at, rule, guards)): (usize, (Range<usize>, Box<dyn Rule>, Guards))| {
+        let mut rings = Vec::new();
+        for (i, (at, rule, guards)) in strategies.into_iter().enumerate() {
             if at.is_empty() || at.end > blocks {
                 return Err(ConfigError::Range { at, blocks });
             }
             let id = HookId(u16::try_from(i).unwrap_or(u16::MAX));
-            Ok(Ring { id, at, experts: Vec::new(), rule, guards })
-        };
-        let rings = strategies.into_iter().enumerate().map(ring).collect::<Result<_, _>>()?;
+            rings.push(Ring { id, at, experts: Vec::new(), rule, guards });
+        }
         Ok(Arc::new(Self { rings, blocks }))
     }
 

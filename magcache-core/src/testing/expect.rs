@@ -50,7 +50,7 @@ pub fn run_pass(
     let input = toy.latents(seed, step)?;
     toy.take_ran();
     let (output, records) = if let Some(session) = session {
-        let output = toy.forward(&input, step, branch, &mut session.pass(step.clone(), branch))?;
+        let output = toy.forward(&input, step, branch, &mut session.pass(step, branch))?;
         let records = session.log().records();
         let first = records.iter().rposition(|r| r.step != step.index).map_or(0, |last| last + 1);
         let own = |r: &&Record| (r.branch, r.eval) == (branch, step.eval);

@@ -30,7 +30,7 @@ pub fn check_off_is_plain(blocks: usize, forward: impl Fn(&mut Pass<'_>) -> Resu
     let rule = "rule `off is the plain loop`";
     let off = ok(rule, forward(&mut Pass::off()));
     let mut session = HookRegistry::builder(blocks).build().session();
-    let empty = ok(rule, forward(&mut session.pass(Step::plain(0, 1), Branch::Cond)));
+    let empty = ok(rule, forward(&mut session.pass(&Step::plain(0, 1), Branch::Cond)));
     assert!(same_bits(&off, &empty), "{rule}: a session without hooks gives another output than no session");
 }
 
@@ -51,7 +51,7 @@ pub fn check_blocks_pure(blocks: usize, forward: impl Fn(&mut Pass<'_>) -> Resul
         };
     }
     let mut session = builder.build().session();
-    ok(rule, forward(&mut session.pass(Step::plain(0, 1), Branch::Cond)));
+    ok(rule, forward(&mut session.pass(&Step::plain(0, 1), Branch::Cond)));
     for (i, n) in ran.iter().enumerate() {
         let n = n.load(Ordering::Relaxed);
         assert!(n == 1, "{rule}: block {i} of {blocks} ran {n} times in one forward; the metadata says once");
@@ -72,7 +72,7 @@ pub fn check_modules(meta: &ModelMeta, forward: impl Fn(&mut Pass<'_>) -> Result
         builder = builder.module(name, Arc::new(Watch::new("module", i, &ran)));
     }
     let mut session = builder.build().session();
-    let watched = ok(rule, forward(&mut session.pass(Step::plain(0, 1), Branch::Cond)));
+    let watched = ok(rule, forward(&mut session.pass(&Step::plain(0, 1), Branch::Cond)));
     for (name, n) in meta.modules.iter().zip(ran.iter()) {
         assert!(n.load(Ordering::Relaxed) > 0, "{rule}: no block of {:?} runs a module {name:?}", meta.name);
     }

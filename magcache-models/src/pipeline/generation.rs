@@ -154,7 +154,7 @@ impl Generation {
             }
             let start = Instant::now();
             let mut pass = match &mut session {
-                Some(session) => session.pass(step.clone(), *branch),
+                Some(session) => session.pass(&step, *branch),
                 None => magcache_core::Pass::off(),
             };
             let predicted = pass.forward(self.latents.clone(), |latents, pass| {

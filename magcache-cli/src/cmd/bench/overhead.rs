@@ -29,14 +29,14 @@ pub(super) fn run(repeat: usize, out: &Console) -> Result<()> {
     let blocks = |mut pass: Pass<'_>| pass.run(BLOCKS, &no_signals, plain(), block)?.into_image().map(drop);
     // Step 1 reuses what step 0 stored, in this order in every round.
     let session = RefCell::new(hooks.session());
-    let cached = |step| blocks(session.borrow_mut().pass(Step::plain(step, 2), Branch::Cond));
+    let cached = |step| blocks(session.borrow_mut().pass(&Step::plain(step, 2), Branch::Cond));
     let lanes: [(&str, &str, Lane<'_>); 8] = [
         ("loop_ms", "the plain loop over 30 blocks", &|| {
             (0..BLOCKS).try_fold(plain(), |x, i| block(i, x)).map(drop)
         }),
         ("pass_off_ms", "the same through a pass that is off", &|| blocks(Pass::off())),
         ("pass_empty_ms", "through a session without hooks", &|| {
-            blocks(none.session().pass(Step::plain(0, 2), Branch::Cond))
+            blocks(none.session().pass(&Step::plain(0, 2), Branch::Cond))
         }),
         ("computed_ms", "through a cache, computed and stored", &|| cached(0)),
         ("skipped_ms", "through a cache, skipped", &|| cached(1)),

@@ -43,7 +43,7 @@ inventory::submit! { META }
 
 /// The same with as many blocks as a checkpoint has.
 pub fn meta(blocks: usize) -> ModelMeta {
-    let stacks = STACKS.iter().map(|stack| StackMeta { blocks, ..stack.clone() }).collect();
+    let stacks = STACKS.iter().map(|stack| StackMeta { blocks, ..*stack }).collect();
     ModelMeta { stacks, ..META }
 }
 

@@ -58,7 +58,7 @@ fn two_passes_of_one_branch_are_one_pass() {
         for (index, (text, branch)) in (0..4).flat_map(|index| passes.map(|pass| (index, pass))) {
             let step = Step::plain(index, 4);
             let t = step.timestep;
-            model.forward(&latents, t, text, &mut session.pass(step, branch)).unwrap();
+            model.forward(&latents, t, text, &mut session.pass(&step, branch)).unwrap();
         }
         [Branch::Cond, Branch::Uncond].map(|branch| session.log().reused(HookId(0), branch).count())
     };

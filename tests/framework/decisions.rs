@@ -174,7 +174,7 @@ proptest! {
                 let y = Stacks::default()
                     .image(&numbers, |i, x| block(*i, x, &step, branch))
                     .signals(|_, x| modulated(&x.image()?, &step))
-                    .run(&mut real.pass(step.clone(), branch), latents(&step))
+                    .run(&mut real.pass(&step, branch), latents(&step))
                     .unwrap();
                 engine = Engine { x: latents(&step), step: step.clone(), branch, computed: 0, ..engine };
                 own.pass(&step, branch, &mut engine).unwrap();
@@ -226,7 +226,7 @@ fn a_loop_without_candle_decides_as_a_real_run() {
                 Stacks::default()
                     .image(&numbers, |i, x| each(x, &|x| x + runtime::added(*i, x, &step, branch)))
                     .signals(|_, x| each(&x.image()?, &|x| runtime::modulated(x, &step)))
-                    .run(&mut session.pass(step.clone(), branch), x.clone())
+                    .run(&mut session.pass(&step, branch), x.clone())
                     .unwrap()
             };
             let (cond, uncond) = (predict(Branch::Cond), predict(Branch::Uncond));
