@@ -3,14 +3,26 @@
 //! `cargo run --release --example own_model`
 #![expect(clippy::print_stdout, reason = "it shows what it did")]
 
-use candle_core::{Device, Result, Tensor, bail};
+use candle_core::{Device, Result, Tensor};
 use magcache_core::{
-    Branch, CachePlan, ModelMeta, Pass, Session, Signal, Step, Streams, metrics, state::HookId,
+    Branch, CachePlan, ModelMeta, Pass, Session, StackMeta, Trajectory, metrics, state::HookId,
 };
 
 const BLOCKS: usize = 12;
 const WIDTH: usize = 16;
 const STEPS: usize = 30;
+
+/// What the model says about itself.
+const META: ModelMeta = ModelMeta::of("own", env!("CARGO_PKG_NAME"))
+    .stacks(&[StackMeta::image("blocks", BLOCKS)])
+    .hidden_size(WIDTH)
+    .meta();
+
+/// The steps of its sampler.
+fn run() -> Trajectory {
+    let sigmas: Vec<f64> = (0..=STEPS).map(|i| 1.0 - i as f64 / STEPS as f64).collect();
+    Trajectory::from_sigmas(&sigmas, &[Branch::Cond])
+}
 
 struct Model {
     blocks: Vec<Tensor>,
@@ -28,15 +40,7 @@ impl Model {
 
     /// The only change to the model: the pass runs its blocks.
     fn forward(&self, latents: &Tensor, pass: &mut Pass<'_>) -> Result<Tensor> {
-        let probe = |signal: Signal, _: &Streams| bail!("this model does not show {signal:?}");
-        let x = Streams::Image(latents.clone());
-        let y = pass.run(BLOCKS, &probe, x, |i, x| {
-            x.map_image(|x| match self.blocks.get(i) {
-                Some(block) => x + x.broadcast_matmul(block)?.tanh()?,
-                None => bail!("there is no block {i}"),
-            })
-        })?;
-        y.into_image()
+        pass.blocks(&self.blocks, latents.clone(), |block, x| x + x.broadcast_matmul(block)?.tanh()?)
     }
 }
 
@@ -44,9 +48,9 @@ impl Model {
 fn sample(model: &Model, mut session: Option<&mut Session>) -> Result<Tensor> {
     let noise = (0..6 * WIDTH).map(|i| (i as f32 * 0.3).sin()).collect();
     let mut latents = Tensor::from_vec(noise, (1, 6, WIDTH), &Device::Cpu)?;
-    for index in 0..STEPS {
+    for step in run().steps() {
         let mut pass = match &mut session {
-            Some(session) => session.pass(&Step::plain(index, STEPS), Branch::Cond),
+            Some(session) => session.pass(&step, Branch::Cond),
             None => Pass::off(),
         };
         let velocity = model.forward(&latents, &mut pass)?;
@@ -60,8 +64,7 @@ fn compared() -> anyhow::Result<(usize, f64)> {
     magcache_strategies::link();
     let model = Model::new()?;
     let job = CachePlan::parse("[[cache]]\nstrategy = \"fbcache\"\nthreshold = 0.1")?;
-    let meta = ModelMeta { hidden_size: WIDTH, ..ModelMeta::simple("own", BLOCKS) };
-    let mut session = job.build(&meta, None)?.registry.session();
+    let mut session = job.build(&META, Some(&run()))?.registry.session();
     let (dense, cached) = (sample(&model, None)?, sample(&model, Some(&mut session))?);
     let skipped = session.log().reused(HookId(0), Branch::Cond).count();
     Ok((skipped, metrics::relative_l1(&cached, &dense)?))

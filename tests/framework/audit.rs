@@ -88,7 +88,7 @@ fn times(session: &mut Session, index: usize, branch: Branch) -> f64 {
 }
 
 fn times_session(text: &str) -> Session {
-    let model = ModelMeta { modules: (&["mixer"]).into(), ..ModelMeta::simple("times", 1) };
+    let model = ModelMeta { modules: (&["mixer"]).into(), ..simple("times", 1) };
     let run = guided(20);
     session(text, &model, &run)
 }
@@ -282,7 +282,7 @@ fn policies_that_make_no_sense_are_refused() {
         ("fraction = 0.1\non_drift = \"disable\"", "`on_drift` acts on a drift budget and there is none"),
         ("fraction = 0.1\nbudget = 1.0", "unknown key `budget`"),
     ] {
-        let built = build(&format!("[audit]\n{text}"), &ModelMeta::simple("toy", 2), ANY);
+        let built = build(&format!("[audit]\n{text}"), &simple("toy", 2), ANY);
         let error = built.unwrap_err().to_string();
         assert!(error.contains(expected), "{text}: {error}");
     }

@@ -77,14 +77,14 @@ fn ours(residuals: &[f32], settings: Settings) -> Vec<bool> {
         cap("max_skips", consecutive)
     );
     let run = alone(residuals.len());
-    let mut session = session(&table, &ModelMeta::simple("toy", 6), &run);
+    let mut session = session(&table, &simple("toy", 6), &run);
     for (step, residual) in run.steps().zip(residuals) {
         let add = |i: usize, x: Streams| {
             let by = if i < 2 { f64::from(*residual) / 2.0 } else { 1.0 };
             x.map_image(|x| x.affine(1.0, by))
         };
         session
-            .pass(step, Branch::Cond)
+            .pass(&step, Branch::Cond)
             .run(6, &no_signals, ones(1, 1).map(|x| x - 1.0).unwrap(), add)
             .unwrap();
     }
@@ -170,13 +170,13 @@ fn front_and_back_blocks_run_and_the_middle_gives_its_residual() {
 #[test]
 fn without_words_it_has_the_published_settings() {
     let run = alone(12);
-    let mut session = session("[[cache]]\nstrategy = \"dbcache\"", &ModelMeta::simple("toy", 9), &run);
+    let mut session = session("[[cache]]\nstrategy = \"dbcache\"", &simple("toy", 9), &run);
     for step in run.steps() {
         let x = ones(1, 1);
         // 0.08 is exceeded at step 10: 7 percent, then 9.
         let by = [1.0, 1.07, 1.09][step.index.saturating_sub(8).min(2)];
         let block = |_, x: Streams| x.map_image(|x| x.affine(1.0, by));
-        session.pass(step, Branch::Cond).run(9, &no_signals, x, block).unwrap();
+        session.pass(&step, Branch::Cond).run(9, &no_signals, x, block).unwrap();
     }
     let told: Vec<_> =
         session.log().records().iter().skip(7).map(|r| (r.blocks.clone(), r.reused, r.why)).collect();

@@ -77,7 +77,7 @@ fn a_residual_is_not_made_of_an_input_that_is_no_number() {
 /// its reason.
 fn broken_at_3(toml: &str) -> Vec<(bool, Why)> {
     let steps = alone(8);
-    let mut session = session(toml, &ModelMeta::simple("toy", 3), &steps);
+    let mut session = session(toml, &simple("toy", 3), &steps);
     for index in 0..8 {
         let add = |i| if (i, index) == (0, 3) { f64::NAN } else { 1.0 + 0.1 * index as f64 };
         pass(&mut session, 3, index, DType::F32, |i, x| x + add(i));

@@ -33,12 +33,12 @@ impl Published {
     /// Runs the same states through our hooks: the output of each step, and the session.
     fn replay(&self, table: &str) -> (HashMap<(usize, Branch), Tensor>, Session) {
         let run = self.trajectory();
-        let mut session = session(table, &ModelMeta::simple("toy", 1), &run);
+        let mut session = session(table, &simple("toy", 1), &run);
         let mut out = HashMap::new();
         for (step, branch) in run.steps().flat_map(|step| BOTH.map(|branch| (step.clone(), branch))) {
             let index = step.index;
             let network = |_, _: &mut Pass<'_>| Ok(self.at(&branch.to_string(), index));
-            let y = session.pass(step, branch).forward(self.at("latents", index), network).unwrap();
+            let y = session.pass(&step, branch).forward(self.at("latents", index), network).unwrap();
             out.insert((index, branch), y);
         }
         (out, session)
@@ -168,7 +168,7 @@ fn nothing_is_rebuilt_from_a_difference_of_guesses() {
 
 #[test]
 fn combinations_that_make_no_sense_are_refused_with_the_reason() {
-    let toy = ModelMeta::simple("toy", 3);
+    let toy = simple("toy", 3);
     let refused = |text: &str, branches: &[Branch], reason: &str| {
         let error = build(text, &toy, &Trajectory::plain(20, branches)).unwrap_err();
         assert!(matches!(error, ConfigError::Problems(_)), "{text}: {error:?}");
@@ -190,7 +190,7 @@ fn combinations_that_make_no_sense_are_refused_with_the_reason() {
 #[test]
 fn combinations_that_help_little_are_warned_about() {
     let warnings = |text: &str, run: &Trajectory| {
-        let built = build(text, &ModelMeta::simple("toy", 3), run).unwrap();
+        let built = build(text, &simple("toy", 3), run).unwrap();
         built.warnings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
     };
     let text = "[[cache]]\nstrategy = 'easycache'\n[[cache]]\nstrategy = 'fbcache'\n";
@@ -203,7 +203,7 @@ fn combinations_that_help_little_are_warned_about() {
 
 #[test]
 fn the_schedule_of_a_cfg_cache_is_known_before_the_run_and_the_others_are_not() {
-    let (model, run) = (ModelMeta::simple("toy", 3), guided(50));
+    let (model, run) = (simple("toy", 3), guided(50));
     let registry = |strategy: &str| {
         let text = format!("[[cache]]\nstrategy = \"{strategy}\"\nprofile = \"wan2.1-t2v-tiny\"\n");
         build(&text, &model, &run).unwrap().registry
@@ -217,7 +217,7 @@ fn the_schedule_of_a_cfg_cache_is_known_before_the_run_and_the_others_are_not() 
 
 #[test]
 fn a_conditional_prediction_that_is_no_number_is_not_built_upon() {
-    let (model, run) = (ModelMeta::simple("toy", 1), guided(8));
+    let (model, run) = (simple("toy", 1), guided(8));
     let text = "[[cache]]\nstrategy = \"cfg-cache\"\ninterval = 8\nstart = 1\n";
     let mut session = session(text, &model, &run);
     let one = Tensor::ones((1, 1, 2, 2), DType::F32, &Device::Cpu).unwrap();
@@ -228,7 +228,7 @@ fn a_conditional_prediction_that_is_no_number_is_not_built_upon() {
             let x = pass.run(1, &no_signals, x, |_, x| Ok(x))?.into_image()?;
             if broken { x.affine(f64::NAN, 0.0) } else { Ok(x) }
         };
-        session.pass(step, branch).forward(one.clone(), network).unwrap();
+        session.pass(&step, branch).forward(one.clone(), network).unwrap();
         session.log().records()[session.log().records().len() - 1].why
     };
     let whys: Vec<[Why; 2]> = run.steps().take(5).map(|s| BOTH.map(|b| pass(s.clone(), b))).collect();

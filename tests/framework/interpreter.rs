@@ -314,7 +314,7 @@ impl Plan {
     fn ran(&self) -> (Session, Vec<Option<Tensor>>) {
         let mut session = self.session();
         let mut run = |step: &Step, branch: Branch| {
-            self.mini.forward(&latents(step), step, branch, &mut session.pass(&step, branch))
+            self.mini.forward(&latents(step), step, branch, &mut session.pass(step, branch))
         };
         let outputs = self.outputs(&mut run, |attempt| attempt());
         (session, outputs)

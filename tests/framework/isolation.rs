@@ -110,7 +110,7 @@ fn a_failed_probe_or_hook_leaves_nothing_behind() {
     };
     recovers("a probe fails", tea, |toy, session, step| {
         let x = Streams::Image(toy.latents(1, step).unwrap());
-        let mut pass = session.pass(&step, Branch::Cond);
+        let mut pass = session.pass(step, Branch::Cond);
         assert!(pass.run(5, &no_signals, x, |_, x| Ok(x)).is_err());
     });
 }

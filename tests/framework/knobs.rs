@@ -24,7 +24,7 @@ fn schedule(table: &str) -> Vec<String> {
 fn ran(table: &str, branches: [Branch; 2]) -> (Vec<String>, Vec<Tensor>) {
     let model = ModelMeta {
         signals: vec![Signal::ModulatedInput, Signal::TimestepEmbedding, Signal::TimestepProjection].into(),
-        ..ModelMeta::simple("toy", 3)
+        ..simple("toy", 3)
     };
     let run = Trajectory::plain(STEPS, &branches);
     let plan = CachePlan::parse(&format!("[[cache]]\n{table}")).unwrap();
@@ -203,9 +203,9 @@ fn weights_of_the_cfg_cache() {
 /// The log of a run of three blocks that each add one to a constant input.
 fn still(table: &str, steps: usize) -> Session {
     let run = alone(steps);
-    let mut session = session(&format!("[[cache]]\n{table}"), &ModelMeta::simple("toy", 3), &run);
+    let mut session = session(&format!("[[cache]]\n{table}"), &simple("toy", 3), &run);
     for step in run.steps() {
-        session.pass(step, Branch::Cond).run(3, &no_signals, ones(2, 2), |_, x| x.map(|x| x + 1.0)).unwrap();
+        session.pass(&step, Branch::Cond).run(3, &no_signals, ones(2, 2), |_, x| x.map(|x| x + 1.0)).unwrap();
     }
     session
 }

@@ -80,7 +80,7 @@ fn plans_that_cannot_be_used() {
         "[[caches]]\nstrategy = \"fbcache\"",
         "cache = ",
     ];
-    let model = ModelMeta { modules: (&["mixer"]).into(), ..ModelMeta::simple("toy", 3) };
+    let model = ModelMeta { modules: (&["mixer"]).into(), ..simple("toy", 3) };
     let run = alone(20);
     let read = |text: &str| build(text, &model, &run).map(drop);
     insta::assert_snapshot!(transcript(&documents, read));
@@ -109,7 +109,7 @@ fn profiles_that_cannot_be_used() {
 #[test]
 fn a_signal_is_asked_for_at_block_0_alone() {
     let run = alone(20);
-    let build = |text: &str| build(text, &ModelMeta::simple("toy", 8), &run).map(drop);
+    let build = |text: &str| build(text, &simple("toy", 8), &run).map(drop);
     let tea = "[[cache]]\nstrategy = \"teacache\"\npolicy = \"linear\"\n";
     let hidden = "[[cache]]\nstrategy = \"fbcache\"\nmetric = \"hidden_rel_l1\"\n";
     let any = "[[cache]]\nstrategy = \"priority\"\nmembers = [{ strategy = \"teacache\", policy = \"linear\" }, { strategy = \"fbcache\" }]\n";

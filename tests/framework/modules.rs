@@ -21,7 +21,7 @@ impl Numbers {
     }
 
     fn meta(&self) -> ModelMeta {
-        ModelMeta { modules: (&["mixer"]).into(), ..ModelMeta::simple("numbers", self.blocks) }
+        ModelMeta { modules: (&["mixer"]).into(), ..simple("numbers", self.blocks) }
     }
 
     fn block(
@@ -51,7 +51,7 @@ impl Numbers {
     /// The output for an input of 1.
     fn run(&self, session: Option<&mut Session>, step: &Step, branch: Branch) -> f32 {
         let one = Tensor::ones((1, 1, 1), DType::F32, &Device::Cpu).unwrap();
-        let mut pass = session.map_or(Pass::off(), |session| session.pass(&step, branch));
+        let mut pass = session.map_or(Pass::off(), |session| session.pass(step, branch));
         values(&self.forward(one, step, branch, &mut pass).unwrap())[0] as f32
     }
 
@@ -139,7 +139,7 @@ fn a_module_runs_once_in_a_block_and_other_names_are_not_surrounded() {
     let registry = HookRegistry::builder(1).module("mixer", Script::at([]).hook(0)).build();
     let twice = |name: &'static str| {
         let x = ones(1, 1);
-        registry.session().pass(step(0), Branch::Cond).run_modules(1, &no_signals, x, |_, x, modules| {
+        registry.session().pass(&step(0), Branch::Cond).run_modules(1, &no_signals, x, |_, x, modules| {
             let x = modules.module(name, x, Ok)?;
             modules.module(name, x, Ok)
         })

@@ -59,7 +59,7 @@ fn wan22_skips_18_and_17_of_40_by_the_rule_and_through_the_real_hooks() {
         let (threshold, max_skips, warmup) = setting;
         let keys = format!("threshold = {threshold}\nmax_skips = {max_skips}\nwarmup = {warmup}");
         let table = format!("[[cache]]\nstrategy = 'magcache'\nprofile = '{profile}'\n{keys}");
-        let model = ModelMeta::simple("toy", 2);
+        let model = simple("toy", 2);
         let run = guided(40).with_phases(phases(&[high, 40 - high]));
         let log = simulate(&build(&table, &model, &run).unwrap().registry, &model, &run).unwrap();
         for branch in BOTH {

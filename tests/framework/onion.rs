@@ -71,7 +71,6 @@ impl BlockHook for Given {
 
 #[test]
 fn an_addition_is_put_off_after_the_last_block_and_nowhere_else() {
-    let add = |_: usize, x: Streams, _: &mut Modules<'_>| x.map_image(|x| x + 1.0);
     let x = Tensor::zeros((1, 2, 3), DType::F32, &Device::Cpu).unwrap();
     // The last range is skipped too, or computed; the first one is followed by a hook, or by a block.
     for (last, at) in [(1, 2..4), (7, 3..4)] {
@@ -81,7 +80,7 @@ fn an_addition_is_put_off_after_the_last_block_and_nowhere_else() {
         let registry = rings(6, [first, watched, last_ring]).build();
         let step = |session: &mut Session, index| {
             let mut pass = session.pass(&Step::plain(index, 8), Branch::Cond);
-            pass.run_lazy(6, &no_signals, Streams::Image(x.clone()), add).unwrap()
+            Stacks::default().image(&[(); 6], |(), x| x + 1.0).run_lazy(&mut pass, x.clone()).unwrap()
         };
         let mut session = registry.session();
         assert!(step(&mut session, 0).into_image_terms().unwrap().1.is_none());

@@ -11,7 +11,7 @@ fn steps() -> Trajectory {
 }
 
 fn pair() -> ModelMeta {
-    ModelMeta { experts: (&["high-noise", "low-noise"]).into(), ..ModelMeta::simple("pair", 4) }
+    ModelMeta { experts: (&["high-noise", "low-noise"]).into(), ..simple("pair", 4) }
 }
 
 fn plan(text: &str) -> Result<DecisionLog, ConfigError> {

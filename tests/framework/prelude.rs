@@ -9,8 +9,8 @@ pub(crate) use std::{
 pub(crate) use candle_core::{DType, Device, Tensor};
 pub(crate) use magcache_core::{
     BlockHook, Branch, CachePlan, ConfigError, Cx, Expert, Guards, Head, HookRegistry, Level, ModelMeta,
-    Modules, Next, Output, Pass, Phase, Role, Session, Signal, Step, StrategyInfo, Streams, TimestepCache,
-    Trajectory, Verdict, Warmup, Why, Window,
+    Modules, Next, Output, Pass, Phase, Role, Session, Signal, Stacks, Step, StrategyInfo, Streams,
+    TimestepCache, Trajectory, Verdict, Warmup, Why, Window,
     forecast::ResidualConfig,
     hint::Hint,
     meta, metrics, no_signals,

@@ -154,7 +154,7 @@ fn documents() -> Vec<String> {
 fn read(text: &str) {
     let _ = Profile::parse(text, "file.toml");
     if let Ok(plan) = CachePlan::parse(text) {
-        let model = ModelMeta::simple("toy", 3);
+        let model = simple("toy", 3);
         let run = guided(9);
         let _ = plan.build(&model, Some(&run));
         for entry in &plan.cache {

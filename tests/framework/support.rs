@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 use magcache_core::{
-    BuildCx, Strategy,
+    BuildCx,
     calibrate::Recording,
     chain::Builder,
     config::{Built, CacheEntry, Given},
@@ -15,6 +15,11 @@ use magcache_strategies::magcache::{Dialect, Rule};
 use serde_json::Value;
 
 use crate::prelude::*;
+
+/// A model of one image stream that shows its modulated input.
+pub(crate) fn simple(name: &'static str, blocks: usize) -> ModelMeta {
+    ModelMeta::of(name, "tests").signals(&[Signal::ModulatedInput]).meta().with_blocks(&[blocks])
+}
 
 pub(crate) const BOTH: [Branch; 2] = [Branch::Cond, Branch::Uncond];
 

@@ -91,7 +91,7 @@ fn a_schedule_with_this_forecast_follows_an_even_run() {
     let run = alone(12);
     let off = |forecast: &str| {
         let table = format!("[[cache]]\nstrategy = \"schedule\"\nskip = [3, 5, 6, 7, 9, 10]\n{forecast}");
-        let mut session = session(&table, &ModelMeta::simple("toy", 1), &run);
+        let mut session = session(&table, &simple("toy", 1), &run);
         let off = (0..12).map(|i| (linear(&mut session, i, 0.5) - (1.0 + 0.5 * i as f32)).abs());
         let off = off.fold(0.0, f32::max);
         assert_eq!(reused(&session, 0, Branch::Cond).len(), 6, "{forecast}");
@@ -111,10 +111,10 @@ fn every_knob_of_the_forecast_changes_the_outputs() {
     };
     let outputs = |forecast: &str| {
         let table = "[[cache]]\nstrategy = \"schedule\"\nat = \"forward\"\nskip = [5, 6, 8, 9, 10, 13]\n";
-        let mut session = session(&format!("{table}{forecast}\n"), &ModelMeta::simple("toy", 1), &run);
+        let mut session = session(&format!("{table}{forecast}\n"), &simple("toy", 1), &run);
         let all = run.steps().map(|step| {
             let index = step.index;
-            let mut pass = session.pass(step, Branch::Cond);
+            let mut pass = session.pass(&step, Branch::Cond);
             values(&pass.forward(wave(index, 0.31).unwrap(), |_, _| wave(index, 0.17)).unwrap())
         });
         all.collect::<Vec<_>>()

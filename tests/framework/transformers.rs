@@ -218,7 +218,7 @@ fn a_module_that_is_repeated_is_repeated_in_every_block_and_the_rest_runs() {
             let keys = format!("strategy = 'schedule'\nat = '{module}'\nskip = [1]");
             let mut session = hooks(&case, &keys).unwrap().0.session();
             let mut run = |step, x: &Tensor| {
-                let mut pass = session.pass(trajectory().step(step), Branch::Cond);
+                let mut pass = session.pass(&trajectory().step(step), Branch::Cond);
                 case.plain(x, &mut pass).unwrap()
             };
             let dense = |x: &Tensor| case.plain(x, &mut Pass::off()).unwrap();
@@ -272,7 +272,7 @@ fn text_is_stored_only_where_something_reads_it_afterwards() {
     for (at, tokens) in [("double", 12 + 7), ("single", 12), ("all", 12)] {
         let keys = format!("strategy = 'schedule'\nat = '{at}'\nskip = [1]");
         let mut session = hooks(&case, &keys).unwrap().0.session();
-        let mut pass = session.pass(trajectory().step(0), Branch::Cond);
+        let mut pass = session.pass(&trajectory().step(0), Branch::Cond);
         pass.forward(case.input("hidden_states").clone(), |x, pass| case.plain(&x, pass)).unwrap();
         drop(pass);
         assert_eq!(session.slots().peak_bytes(), tokens * width, "{at}");

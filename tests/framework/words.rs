@@ -36,7 +36,7 @@ fn odd(folder: &Path) -> String {
 
 /// The debug text of what a table builds, and the warnings.
 fn built(table: &str) -> Result<(String, Vec<Problem>), ConfigError> {
-    let model = ModelMeta::simple("toy", 6);
+    let model = simple("toy", 6);
     let run = guided(12);
     let built = build(&format!("[[cache]]\n{table}\n"), &model, &run)?;
     Ok((format!("{:?}", built.registry), built.warnings))
@@ -212,7 +212,7 @@ fn words_of_before_are_read() {
 #[test]
 fn dbcache_without_a_front_leaves_something_to_skip_in_a_small_model() {
     for (blocks, front) in [(2, 1), (3, 1), (6, 3), (8, 4), (9, 8), (40, 8)] {
-        let model = ModelMeta::simple("toy", blocks);
+        let model = simple("toy", blocks);
         let plan = CachePlan::parse("[[cache]]\nstrategy = \"dbcache\"").unwrap();
         let registry = plan.build(&model, None).unwrap().registry;
         assert!(

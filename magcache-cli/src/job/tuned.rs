@@ -251,7 +251,8 @@ mod tests {
     #[test]
     fn every_number_of_steps_that_a_threshold_gives_is_found() {
         magcache_strategies::link();
-        let (model, run) = (ModelMeta::simple("toy", 3), Trajectory::plain(14, &[Branch::Cond]));
+        let (model, run) =
+            (ModelMeta::of("toy", "tests").meta().with_blocks(&[3]), Trajectory::plain(14, &[Branch::Cond]));
         let residuals = Residuals::default();
         for seed in [8, 13, 19, 20, 30, 40, 57, 62] {
             let table = table(seed);

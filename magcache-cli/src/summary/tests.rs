@@ -15,7 +15,8 @@ const BOTH: [Branch; 2] = [Branch::Cond, Branch::Uncond];
 /// number.
 fn run(tables: &str) -> (Session, ModelMeta, Trajectory) {
     magcache_strategies::link();
-    let model = ModelMeta { modules: (&["mixer"]).into(), ..ModelMeta::simple("toy", 4) };
+    let model =
+        ModelMeta { modules: (&["mixer"]).into(), ..ModelMeta::of("toy", "tests").meta().with_blocks(&[4]) };
     let phases = vec![Phase { expert: Expert(0), steps: 0..4 }, Phase { expert: Expert(1), steps: 4..8 }];
     let run = Trajectory::plain(8, &BOTH).with_phases(phases);
     let plan = CachePlan::parse(tables).expect("the tables are sound");

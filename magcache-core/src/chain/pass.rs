@@ -11,7 +11,6 @@ use crate::{
     Branch, Cx, HookRegistry, Modules, Next, Output, Signal, Stacks, Step, Streams,
     chain::{LazyOutput, ModuleRings, Probe, next::At},
     log::{DecisionLog, Done},
-    meta::BlockMeta,
     metrics::Reducer,
     state::Slots,
 };
@@ -95,17 +94,6 @@ impl Pass<'_> {
         Stacks::default().image(blocks, block).run(self, x)
     }
 
-    /// As [`Pass::run_modules`], deferring the last addition.
-    pub fn run_lazy(
-        &mut self,
-        blocks: usize,
-        probe: Probe<'_>,
-        x: Streams,
-        block: impl Fn(usize, Streams, &mut Modules<'_>) -> Result<Streams>,
-    ) -> Result<LazyOutput> {
-        self.run_stacks(&[blocks], probe, x, block)
-    }
-
     /// Runs stacks of these sizes, whose blocks are counted from 0 in the order in which they run.
     pub(super) fn run_stacks(
         &mut self,
@@ -151,25 +139,6 @@ impl Pass<'_> {
         }
         *state = State::Ended { exact: out.exact };
         Ok(out)
-    }
-
-    /// Runs blocks that take and return tuples; `meta[i]` names the roles of the tuple of block `i`.
-    ///
-    /// Errors: as [`Pass::run`], and tuples that do not fit the metadata.
-    pub fn run_tuples(
-        &mut self,
-        meta: &[BlockMeta],
-        probe: Probe<'_>,
-        x: Vec<Tensor>,
-        block: impl Fn(usize, Vec<Tensor>) -> Result<Vec<Tensor>>,
-    ) -> Result<Vec<Tensor>> {
-        let (Some(first), Some(last)) = (meta.first(), meta.last()) else { return Ok(x) };
-        let x = Streams::from_outputs(first.outputs, x)?;
-        let y = self.run(meta.len(), probe, x, |i, x| {
-            let roles = &meta[i].outputs;
-            Streams::from_outputs(roles, block(i, x.into_outputs(roles)?)?)
-        })?;
-        y.into_outputs(last.outputs)
     }
 
     /// Runs the whole forward of a model (latents in, prediction out) through the hooks of that level.

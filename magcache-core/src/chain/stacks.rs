@@ -46,7 +46,7 @@ struct Stack<'a> {
 impl<'a> Stacks<'a> {
     /// Blocks of one stream `[batch, tokens, channels]`; a text stream beside it stays as it is.
     pub fn image<B>(self, blocks: &'a [B], block: impl Fn(&B, &Tensor) -> Result<Tensor> + 'a) -> Self {
-        self.streams(blocks, move |own, x, _| x.map_image(|x| block(own, x)))
+        self.streams(blocks, move |_, own, x, _| x.map_image(|x| block(own, x)))
     }
 
     /// Blocks that take and return the image stream and the text stream, in this order.
@@ -55,12 +55,12 @@ impl<'a> Stacks<'a> {
         blocks: &'a [B],
         block: impl Fn(&B, &Tensor, &Tensor) -> Result<(Tensor, Tensor)> + 'a,
     ) -> Self {
-        self.streams(blocks, move |own, x, _| x.map_dual(|image, text| block(own, image, text)))
+        self.streams(blocks, move |_, own, x, _| x.map_dual(|image, text| block(own, image, text)))
     }
 
     /// Blocks of both streams as one sequence, the text first.
     pub fn joint<B>(self, blocks: &'a [B], block: impl Fn(&B, &Tensor) -> Result<Tensor> + 'a) -> Self {
-        self.streams(blocks, move |own, x, _| x.map_joint(|tokens| block(own, tokens)))
+        self.streams(blocks, move |_, own, x, _| x.map_joint(|tokens| block(own, tokens)))
     }
 
     /// Blocks that take and return a tuple of tensors with these roles.
@@ -70,19 +70,20 @@ impl<'a> Stacks<'a> {
         roles: &'a [Role],
         block: impl Fn(&B, Vec<Tensor>) -> Result<Vec<Tensor>> + 'a,
     ) -> Self {
-        self.streams(blocks, move |own, x, _| {
+        self.streams(blocks, move |_, own, x, _| {
             Streams::from_outputs(roles, block(own, x.into_outputs(roles)?)?)
         })
     }
 
-    /// Blocks that run parts of themselves through [`Modules`], so that hooks can surround those parts.
+    /// Blocks by their number in the stack, which may run parts of themselves through [`Modules`], so that
+    /// hooks can surround those parts.
     pub fn streams<B>(
         mut self,
         blocks: &'a [B],
-        block: impl Fn(&B, Streams, &mut Modules<'_>) -> Result<Streams> + 'a,
+        block: impl Fn(usize, &B, Streams, &mut Modules<'_>) -> Result<Streams> + 'a,
     ) -> Self {
         let block = Box::new(move |i: usize, x: Streams, modules: &mut Modules<'_>| match blocks.get(i) {
-            Some(own) => block(own, x, modules),
+            Some(own) => block(i, own, x, modules),
             None => Ok(x),
         });
         self.stacks.push(Stack { blocks: blocks.len(), block });

@@ -5,7 +5,8 @@ use std::borrow::Cow;
 use super::model::{ModelMeta, Role, Signal, StackMeta};
 
 /// A model that describes itself; [`Describe::meta`] ends it. Everything that is not said is as for a model
-/// of one network with guidance, without signals, modules and profiles.
+/// of one network and one image stream (of no blocks: see [`ModelMeta::with_blocks`]) with guidance, without
+/// signals, modules and profiles.
 ///
 /// ```
 /// use magcache_core::{ModelMeta, StackMeta, inventory};
@@ -31,6 +32,9 @@ pub struct Describe {
     profiles: &'static [&'static str],
 }
 
+/// One stack, whose size a checkpoint gives.
+const ONE: &[StackMeta] = &[StackMeta::image("blocks", 0)];
+
 impl ModelMeta {
     /// Begins the description of a model: its name in configurations, and the crate that registers it.
     pub const fn of(name: &'static str, origin: &'static str) -> Describe {
@@ -38,7 +42,7 @@ impl ModelMeta {
             name,
             origin,
             summary: "",
-            stacks: &[],
+            stacks: ONE,
             modules: &[],
             experts: &["transformer"],
             guided: true,

@@ -6,7 +6,6 @@ pub(crate) mod model;
 
 pub use describe::Describe;
 pub use info::{ForecastInfo, ProfileInfo};
-pub use model::BlockMeta;
 pub(crate) use model::FORWARD;
 
 use crate::{ConfigError, ModelMeta, StrategyInfo, error::nearest};

@@ -55,15 +55,6 @@ pub struct StackMeta {
     pub outputs: &'static [Role],
 }
 
-/// One block of a model.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BlockMeta {
-    /// Stack and index in it, `single.3`.
-    pub name: String,
-    /// The roles of the tensors that the block returns, in order.
-    pub outputs: &'static [Role],
-}
-
 /// What a strategy needs to know about a model. Registered with `inventory::submit!`; a loaded checkpoint
 /// provides its own copy with the sizes from its configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,24 +85,6 @@ pub struct ModelMeta {
 }
 
 impl ModelMeta {
-    /// A model of one image stream with defaults for everything else, for tests and small crates.
-    pub fn simple(name: &'static str, blocks: usize) -> Self {
-        let stack = StackMeta::image("blocks", blocks);
-        Self {
-            name: name.into(),
-            summary: "".into(),
-            stacks: vec![stack].into(),
-            modules: Cow::Borrowed(&[]),
-            experts: Cow::Borrowed(&["transformer"]),
-            guided: true,
-            text_after: false,
-            signals: Cow::Borrowed(&[Signal::ModulatedInput]),
-            hidden_size: 1,
-            profiles: Cow::Borrowed(&[]),
-            origin: env!("CARGO_PKG_NAME"),
-        }
-    }
-
     /// The same model with other stack sizes, in order. Stacks without a size keep theirs.
     #[must_use]
     pub fn with_blocks(mut self, blocks: &[usize]) -> Self {
@@ -129,15 +102,6 @@ impl ModelMeta {
     /// The whole stack.
     pub fn whole(&self) -> Range<usize> {
         0..self.blocks()
-    }
-
-    /// Every block in order.
-    pub fn block_metas(&self) -> Vec<BlockMeta> {
-        let of = |s: &StackMeta| {
-            let StackMeta { name, outputs, .. } = *s;
-            (0..s.blocks).map(move |i| BlockMeta { name: format!("{name}.{i}"), outputs })
-        };
-        self.stacks.iter().flat_map(|s| of(s).collect::<Vec<_>>()).collect()
     }
 
     /// Problems of the names that a configuration can use: each name must be unambiguous.

@@ -4,7 +4,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 
-use crate::{Branch, ModelMeta, Pass, Role, Signal, StackMeta, Step, Streams};
+use crate::{Branch, ModelMeta, Pass, Role, Signal, StackMeta, Stacks, Step, Streams};
 
 const TOKENS: usize = 6;
 const TEXT_TOKENS: usize = 3;
@@ -56,8 +56,8 @@ pub struct Toy {
 impl Toy {
     /// `blocks` blocks of one image stream.
     pub fn image(blocks: usize) -> Self {
-        let signals = [Signal::ModulatedInput, Signal::TimestepEmbedding, Signal::TimestepProjection];
-        let meta = ModelMeta { signals: signals.to_vec().into(), ..ModelMeta::simple("toy-image", blocks) };
+        let meta = ModelMeta::of("toy-image", env!("CARGO_PKG_NAME")).signals(&Signal::ALL).meta();
+        let meta = meta.with_blocks(&[blocks]);
         Self {
             meta,
             dual: 0,
@@ -146,7 +146,7 @@ impl Toy {
         })
     }
 
-    /// The same forward with every block taking and returning a tuple ([`Pass::run_tuples`]).
+    /// The same forward with every block taking and returning a tuple ([`Stacks::tuples`]).
     pub fn forward_tuples(
         &self,
         latents: &Tensor,
@@ -154,14 +154,17 @@ impl Toy {
         branch: Branch,
         pass: &mut Pass<'_>,
     ) -> Result<Tensor> {
-        let probe = |signal: Signal, x: &Streams| signal_of(signal, x, step);
-        let metas = self.meta.block_metas();
-        let Some(first) = metas.first() else { bail!("a toy without blocks") };
-        let x = self.embed(latents, branch)?.into_outputs(first.outputs)?;
-        let y = pass
-            .run_tuples(&metas, &probe, x, |i, x| self.block_tuple(i, &x, gain_of(i, step), step, branch))?;
-        let roles = metas.last().map_or(first.outputs, |m| m.outputs);
-        Self::readout(&Streams::from_outputs(roles, y)?)
+        let blocks: Vec<usize> = (0..self.blocks()).collect();
+        let (mut rest, mut stacks) = (blocks.as_slice(), Stacks::default());
+        for stack in self.meta.stacks.iter() {
+            let (own, later) = rest.split_at(stack.blocks);
+            rest = later;
+            stacks = stacks
+                .tuples(own, stack.outputs, |i, x| self.block_tuple(*i, &x, gain_of(*i, step), step, branch));
+        }
+        let signals = |signal, x: &Streams| signal_of(signal, x, step);
+        let y = stacks.signals(signals).run_streams(pass, self.embed(latents, branch)?)?;
+        Self::readout(&y)
     }
 
     /// The input of block 0.

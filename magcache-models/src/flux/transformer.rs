@@ -1,7 +1,7 @@
 //! The network of both generations: latents and a timestep to a prediction.
 
 use candle_core::{DType, Device, Result, Tensor};
-use magcache_core::{ModelMeta, Pass, Signal, Streams};
+use magcache_core::{ModelMeta, Pass, Signal, Stacks, Streams};
 
 use super::meta::dual_outputs;
 use crate::{
@@ -184,18 +184,15 @@ impl<C, const AXES: usize> Transformer<C, AXES> {
                 (Signal::ModulatedInput, _, None) => candle_core::bail!("a model without dual-stream blocks"),
             };
         let roles = dual_outputs(&self.meta);
-        let streams = Streams::Dual { image, text: text.text().clone() };
-        let blocks = self.dual_blocks.len() + self.single_blocks.len();
-        let (x, residual) = pass
-            .run_lazy(blocks, &probe, streams, |i, x, modules| match self.dual_blocks.get(i) {
-                Some(block) => {
-                    by_roles(roles, x, |tuple| block.forward(tuple, &conditioning, positions, modules))
-                }
-                None => {
-                    let block = &self.single_blocks[i - self.dual_blocks.len()];
-                    x.map_joint(|x| block.forward(x, &conditioning, positions, modules))
-                }
-            })?
+        let (x, residual) = Stacks::default()
+            .streams(&self.dual_blocks, |_, block, x, modules| {
+                by_roles(roles, x, |tuple| block.forward(tuple, &conditioning, positions, modules))
+            })
+            .streams(&self.single_blocks, |_, block, x, modules| {
+                x.map_joint(|x| block.forward(x, &conditioning, positions, modules))
+            })
+            .signals(probe)
+            .run_lazy(pass, (image, text.text().clone()))?
             .into_image_terms()?;
         self.head.forward(&x, residual.as_ref(), &conditioning.activated)?.to_dtype(DType::F32)
     }

@@ -3,7 +3,7 @@
 use std::cell::OnceCell;
 
 use candle_core::{DType, Result, Tensor};
-use magcache_core::{Pass, Signal, Streams, hint};
+use magcache_core::{Pass, Signal, Stacks, Streams, hint};
 
 use super::block::WanBlock;
 use super::embed::{ImageEmbedder, TimeEmbedder};
@@ -184,12 +184,13 @@ impl WanTransformer {
             Signal::TimestepProjection => timestep_proj().cloned(),
             Signal::ModulatedInput => self.blocks[0].modulated_input(&x.image()?, timestep_proj()?),
         };
-        let (x, residual) = pass
-            .run_lazy(self.blocks.len(), &probe, Streams::Image(tokens.clone()), |i, streams, modules| {
-                let block = &self.blocks[i];
+        let (x, residual) = Stacks::default()
+            .streams(&self.blocks, |i, block, streams, modules| {
                 let context = text.keys_values(i, block.cross_attention())?;
                 streams.map_image(|x| block.forward(x, timestep_proj()?, rope()?, context, modules))
-            })?
+            })
+            .signals(probe)
+            .run_lazy(pass, tokens.clone())?
             .into_image_terms()?;
         let modulation = get_or_try_init(last_modulation, || self.head.modulation(temb))?;
         self.head.forward(&x, residual.as_ref(), modulation, *grid)?.to_dtype(DType::F32)

@@ -1,16 +1,13 @@
 //! The steps that a strategy skips under one profile but not under the other.
 
-use std::sync::Arc;
-
 use magcache_core::{
-    Branch, BuildCx, Expert, HookRegistry, ModelMeta, Phase, Strategy, Trajectory,
-    config::{CacheEntry, Given},
+    Branch, CachePlan, Expert, ModelMeta, Phase, Signal, Trajectory,
+    config::Residuals,
     meta,
     profile::{Curve, Part, Profile, Recommended},
     run::steps_above,
     schedule::simulate,
     state::HookId,
-    strategy::CacheHook,
 };
 
 use crate::job::cache_table;
@@ -85,27 +82,14 @@ fn between(mut ours: Vec<Curve>, mut theirs: Vec<Curve>) -> Vec<Decisions> {
 /// The steps that a strategy skips on each branch of a run, if it reads curves and decides from the step
 /// alone.
 fn skipped(strategy: &str, curves: &[Curve], run: &Trajectory) -> Option<Vec<Vec<usize>>> {
-    let entry = CacheEntry::from_table(strategy, cache_table(strategy, &[]).ok()?).ok()?;
-    if !entry.config.reads().contains(&Part::Curves) {
+    let plan = CachePlan::from_tables(vec![cache_table(strategy, &[]).ok()?], Residuals::default()).ok()?;
+    if !plan.cache.iter().any(|entry| entry.config.reads().contains(&Part::Curves)) {
         return None;
     }
     let profile = Profile { curves: curves.to_vec(), ..Profile::default() };
-    let (model, words) = (ModelMeta::simple("profile", 1), Given::new(&entry.words, Some(&profile)));
-    let cx = BuildCx {
-        place: strategy,
-        id: HookId(0),
-        model: &model,
-        range: model.whole(),
-        trajectory: Some(run),
-        words: &words,
-        experts: &[],
-    };
-    if cx.check(&*entry.config).iter().any(|problem| problem.fatal) {
-        return None;
-    }
-    let Strategy::Cache(cache, guards) = entry.config.build(&cx).ok()? else { return None };
-    let hook = Arc::new(CacheHook::new(cx.id, cache, None, guards));
-    let registry = HookRegistry::builder(model.blocks()).ring(model.whole(), hook).ok()?.build();
+    let model = ModelMeta::of("profile", env!("CARGO_PKG_NAME")).signals(&Signal::ALL).meta();
+    let model = model.with_blocks(&[1]);
+    let registry = plan.build_with(&model, Some(run), &[profile]).ok()?.registry;
     let log = registry.is_static().then(|| simulate(&registry, &model, run).ok())??;
     Some(run.branches.iter().map(|branch| log.reused(HookId(0), *branch).collect()).collect())
 }

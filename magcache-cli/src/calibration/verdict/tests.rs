@@ -56,7 +56,7 @@ impl Default for Asked {
         let checkpoint = WeightsHash::Of("abc".to_owned());
         Self {
             profile: profile(FACTS),
-            model: ModelMeta::simple("toy", 4),
+            model: ModelMeta::of("toy", "tests").meta().with_blocks(&[4]),
             run: run(),
             facts: facts(),
             checkpoint,
@@ -132,7 +132,7 @@ fn other_weights_are_refused_and_unread_ones_are_named() {
 
 #[test]
 fn another_model_is_refused() {
-    let other = Asked { model: ModelMeta::simple("other", 4), ..Asked::default() };
+    let other = Asked { model: ModelMeta::of("other", "tests").meta().with_blocks(&[4]), ..Asked::default() };
     other.gives(Sensitivities, Refused, "it is of toy, the run's model is other of 4 blocks, 1 wide");
     let mut silent = Asked::default();
     silent.profile.model = None;

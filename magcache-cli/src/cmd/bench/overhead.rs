@@ -19,7 +19,7 @@ pub(super) fn run(repeat: usize, out: &Console) -> Result<()> {
     let x = Tensor::randn(0f32, 1f32, (1, 1024, 1536), device)?;
     let b = Tensor::randn(0f32, 1f32, (1, 1024, 1536), device)?;
     let block = |_: usize, s: Streams| s.map_image(|x| x + &b);
-    let model = ModelMeta::simple("bench", BLOCKS);
+    let model = ModelMeta::of("bench", env!("CARGO_PKG_NAME")).meta().with_blocks(&[BLOCKS]);
     let table = FixedSteps::registered()?.table(Skips::All(vec![1]), None)?;
     let hooks = CachePlan::from_tables(vec![table], Residuals::default())?.build(&model, None)?.registry;
     let none: Arc<HookRegistry> = Arc::default();

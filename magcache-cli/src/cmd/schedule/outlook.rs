@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use magcache_core::{
-    Branch, HookRegistry, ModelMeta, Trajectory, meta,
+    Branch, HookRegistry, ModelMeta, Signal, Trajectory, meta,
     profile::Profile,
     schedule::{Sizes, most_bytes, simulate_sized},
 };
@@ -69,7 +69,13 @@ pub(super) fn of_profile(name: &str, model: Option<&str>, mut config: Config) ->
         Some(model) => meta::model(model)?.clone(),
         None => {
             let guided = curve.as_ref().is_none_or(|c| c.ratios.contains_key("uncond"));
-            ModelMeta { guided, ..ModelMeta::simple("model", 1) }
+            ModelMeta {
+                guided,
+                ..ModelMeta::of("model", env!("CARGO_PKG_NAME"))
+                    .signals(&[Signal::ModulatedInput])
+                    .meta()
+                    .with_blocks(&[1])
+            }
         }
     };
     let shift =

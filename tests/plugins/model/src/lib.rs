@@ -9,9 +9,7 @@ mod model;
 mod pipeline;
 mod text;
 
-use std::borrow::Cow;
-
-use magcache_core::{ModelMeta, Role, Signal, StackMeta, inventory};
+use magcache_core::{ModelMeta, Signal, StackMeta, inventory};
 
 pub use model::Mini;
 pub use pipeline::MiniPipeline;
@@ -19,33 +17,15 @@ pub use pipeline::MiniPipeline;
 /// Channels of a token.
 pub const HIDDEN: usize = 16;
 
-/// What a block returns, in order.
-const OUTPUTS: &[Role] = &[Role::Text, Role::Image];
-const SIGNALS: &[Signal] = &[Signal::ModulatedInput];
-const STACKS: &[StackMeta] = &[StackMeta { name: "blocks", blocks: 8, outputs: OUTPUTS }];
-
 /// What the model says about itself.
-pub const META: ModelMeta = ModelMeta {
-    name: Cow::Borrowed("mini"),
-    summary: Cow::Borrowed("an example of a model in a crate of its own"),
-    stacks: Cow::Borrowed(STACKS),
-    modules: Cow::Borrowed(&[]),
-    experts: Cow::Borrowed(&["transformer"]),
-    guided: true,
-    text_after: false,
-    signals: Cow::Borrowed(SIGNALS),
-    hidden_size: HIDDEN,
-    profiles: Cow::Borrowed(&[]),
-    origin: env!("CARGO_PKG_NAME"),
-};
+pub const META: ModelMeta = ModelMeta::of("mini", env!("CARGO_PKG_NAME"))
+    .summary("an example of a model in a crate of its own")
+    .stacks(&[StackMeta::dual("blocks", 8)])
+    .signals(&[Signal::ModulatedInput])
+    .hidden_size(HIDDEN)
+    .meta();
 
 inventory::submit! { META }
-
-/// The same with as many blocks as a checkpoint has.
-pub fn meta(blocks: usize) -> ModelMeta {
-    let stacks = STACKS.iter().map(|stack| StackMeta { blocks, ..*stack }).collect();
-    ModelMeta { stacks, ..META }
-}
 
 /// Keeps this crate, and so its registrations, in a binary that names nothing else of it.
 pub fn link() {}

@@ -1,16 +1,15 @@
 //! The network: a stack of blocks that take and return the tuple `(text, image)`.
 
 use candle_core::{Result, Tensor, bail};
-use magcache_core::{Pass, Signal, Streams, meta::BlockMeta};
+use magcache_core::{Pass, Role, Signal, Stacks, Streams};
 use magcache_models::{checkpoint::Weights, pipeline};
 
-use crate::{HIDDEN, meta};
+use crate::HIDDEN;
 
 /// The blocks.
 #[derive(Debug)]
 pub struct Mini {
     blocks: Vec<Block>,
-    metas: Vec<BlockMeta>,
 }
 
 #[derive(Debug)]
@@ -26,9 +25,7 @@ impl Mini {
     /// A tensor that is missing, or has another shape.
     pub fn load(weights: &Weights, blocks: usize) -> pipeline::Result<Self> {
         let block = |i| Block::load(&weights.pp(format!("blocks.{i}")), i);
-        let blocks: Vec<Block> = (0..blocks).map(block).collect::<pipeline::Result<_>>()?;
-        let metas = meta(blocks.len()).block_metas();
-        Ok(Self { blocks, metas })
+        Ok(Self { blocks: (0..blocks).map(block).collect::<pipeline::Result<_>>()? })
     }
 
     /// The velocity `[batch, tokens, 16]` for latents of that shape and a text `[batch, text tokens, 16]`.
@@ -43,19 +40,17 @@ impl Mini {
         pass: &mut Pass<'_>,
     ) -> Result<Tensor> {
         let t = timestep / 1000.0;
-        let probe = |signal: Signal, x: &Streams| match (signal, self.blocks.first()) {
+        let signals = |signal, x: &Streams| match (signal, self.blocks.first()) {
             (Signal::ModulatedInput, Some(block)) => block.modulate(&x.image()?, t),
             _ => bail!("mini does not show {signal:?}"),
         };
-        let x = vec![text.clone(), latents.clone()];
-        let y = pass.run_tuples(&self.metas, &probe, x, |i, x| match (self.blocks.get(i), x.as_slice()) {
-            (Some(block), [text, image]) => block.forward(text, image, t),
-            _ => bail!("block {i} was given {} tensors", x.len()),
-        })?;
-        match y.as_slice() {
-            [_, image] => Ok(image.clone()),
-            other => bail!("the last block gave {} tensors", other.len()),
-        }
+        Stacks::default()
+            .tuples(&self.blocks, &[Role::Text, Role::Image], |block, x| match x.as_slice() {
+                [text, image] => block.forward(text, image, t),
+                _ => bail!("a block was given {} tensors", x.len()),
+            })
+            .signals(signals)
+            .run(pass, (latents.clone(), text.clone()))
     }
 }
 

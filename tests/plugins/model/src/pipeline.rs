@@ -14,7 +14,7 @@ use magcache_models::{
 };
 use serde::Deserialize;
 
-use crate::{HIDDEN, Mini, decoder::Decoder, denoiser::MiniDenoiser, meta, text::TextEncoder};
+use crate::{HIDDEN, META, Mini, decoder::Decoder, denoiser::MiniDenoiser, text::TextEncoder};
 
 /// `transformer/config.json`.
 #[derive(Debug, Deserialize)]
@@ -46,7 +46,7 @@ impl MiniPipeline {
             let request = Request { prompt, steps: 20, size: [64, 64], guidance: 2.0, ..Request::default() };
             Defaults { fps: 1.0, request, ..Defaults::default() }
         };
-        Ok(Self { folder, options, meta: meta(config.num_layers), defaults })
+        Ok(Self { folder, options, meta: META.with_blocks(&[config.num_layers]), defaults })
     }
 
     fn weights(&self, part: &str) -> Result<Weights> {
