@@ -55,6 +55,10 @@ impl Strategy {
     }
 
     /// The limits; `None` for a custom hook, which keeps its own.
+    #[cfg_attr(
+        not(feature = "candle"),
+        expect(clippy::unnecessary_wraps, reason = "a custom hook, which needs candle, has none")
+    )]
     pub(super) fn guards(&self) -> Option<&Guards> {
         match self {
             Self::Rule(_, guards) => Some(guards),
@@ -77,6 +81,10 @@ impl Strategy {
     }
 
     /// What skipped blocks are rebuilt from; `None` for a custom hook.
+    #[cfg_attr(
+        not(feature = "candle"),
+        expect(clippy::unnecessary_wraps, reason = "a custom hook, which needs candle, has none")
+    )]
     pub(super) fn base(&self) -> Option<Base> {
         match self {
             Self::Rule(..) => Some(Base::Input),

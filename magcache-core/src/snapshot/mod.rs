@@ -103,7 +103,11 @@ impl<T: Field> Persist for T {
 impl Snapshot {
     /// A snapshot of values alone, stored elsewhere.
     pub fn of_values(values: BTreeMap<String, String>) -> Self {
-        Self { values, ..Self::default() }
+        Self {
+            #[cfg(feature = "candle")]
+            tensors: BTreeMap::new(),
+            values,
+        }
     }
 
     /// All other values by path.
