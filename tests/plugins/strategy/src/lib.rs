@@ -2,10 +2,9 @@
 //!
 //! The guide `docs/guide/add-a-strategy.md` walks through this file.
 
-use candle_core::Result;
 use magcache_core::{
-    Branch, BuildCx, CacheConfig, ConfigError, Guards, Head, Level, Problem, Step, Strategy, StrategyInfo,
-    TimestepCache, Verdict, Why, inventory, keys::keys_of, profile::Part, schemars, typetag,
+    BuildCx, CacheConfig, ConfigError, Guards, Level, Problem, Rule, Strategy, StrategyInfo, Verdict, Why,
+    inventory, keys::keys_of, profile::Part, schemars, strategy::Seen, typetag,
 };
 use serde::{Deserialize, Serialize};
 
@@ -38,23 +37,16 @@ pub struct Interval {
     every: usize,
 }
 
-impl TimestepCache for Interval {
-    type State = ();
-
-    fn is_static(&self) -> bool {
-        true
-    }
-
-    fn head(&self, (): &mut (), step: &Step, _: Branch, _: &Head<'_>) -> Result<Verdict> {
-        let place = step.index - step.phase.start;
-        let compute = place.is_multiple_of(self.every);
-        Ok(if compute { Verdict::compute(Why::Scheduled) } else { Verdict::reuse(Why::Scheduled) })
+impl Rule for Interval {
+    fn decide(&self, seen: &Seen<'_>, _: &mut Option<f64>) -> Verdict {
+        let compute = (seen.step.index - seen.step.phase.start).is_multiple_of(self.every);
+        if compute { Verdict::compute(Why::Scheduled) } else { Verdict::reuse(Why::Scheduled) }
     }
 }
 
 impl IntervalConfig {
     /// The table's own number, else the profile's.
-    fn every(&self, cx: &BuildCx<'_>) -> std::result::Result<usize, ConfigError> {
+    fn every(&self, cx: &BuildCx<'_>) -> Result<usize, ConfigError> {
         let (None, Some(profile)) = (self.every, cx.words.profile()) else {
             return Ok(self.every.unwrap_or(EVERY));
         };
@@ -80,8 +72,8 @@ impl CacheConfig for IntervalConfig {
         if self.every.is_some() { Vec::new() } else { vec![Part::Own(NAME)] }
     }
 
-    fn build(&self, cx: &BuildCx<'_>) -> std::result::Result<Strategy, ConfigError> {
-        Ok(Strategy::cache(Interval { every: self.every(cx)? }, cx.guards(Guards::default())))
+    fn build(&self, cx: &BuildCx<'_>) -> Result<Strategy, ConfigError> {
+        Ok(Strategy::rule(Interval { every: self.every(cx)? }, cx.guards(Guards::default())))
     }
 }
 

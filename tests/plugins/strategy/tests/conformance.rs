@@ -1,11 +1,24 @@
 //! Runs the core crate's conformance kit on this strategy.
 
-use magcache_core::testing;
+use magcache_core::{Branch, CachePlan, ModelMeta, StackMeta, Trajectory, testing};
 
 #[test]
 fn interval_keeps_every_rule() {
     magcache_plugin_interval::link();
     testing::conformance_of("interval");
+}
+
+#[test]
+fn it_decides_without_tensors() {
+    const META: ModelMeta = ModelMeta::of("mine", "me").stacks(&[StackMeta::image("blocks", 4)]).meta();
+    magcache_plugin_interval::link();
+    let (plan, run) =
+        ("[[cache]]\nstrategy = \"interval\"\nevery = 3", Trajectory::plain(7, &[Branch::Cond]));
+    let plan = CachePlan::parse(plan).unwrap();
+    let ahead = plan.decisions(&META, Some(&run), &[]).unwrap().decisions.ahead(&run);
+    let computed: Vec<usize> =
+        ahead.iter().filter(|pass| pass.computed == [0..4]).map(|pass| pass.step).collect();
+    assert_eq!(computed, [0, 3, 6]);
 }
 
 #[test]
