@@ -1,4 +1,4 @@
-//! Caches in models and samplers of one's own: a video model of two networks, and an image model of two stacks.
+//! Caches in models and samplers of one's own: a video model of two networks, an image model of two stacks.
 //!
 //! The guide `docs/guide/add-a-model.md` begins with these files; without caches they are in `tests/before`.
 
