@@ -4,10 +4,10 @@ use std::panic::catch_unwind;
 
 use candle_core::{Result, Tensor};
 use magcache_core::{
-    Branch, BuildCx, CacheConfig, ConfigError, Guards, Head, Level, Problem, Step, Strategy, StrategyInfo,
-    Streams, TimestepCache, Verdict, Why, Window, inventory,
+    Branch, BuildCx, CacheConfig, ConfigError, Guards, Head, Level, ModelMeta, Problem, StackMeta, Step,
+    Strategy, StrategyInfo, Streams, TimestepCache, Verdict, Why, Window, inventory,
     keys::keys_of,
-    schemars,
+    meta, schemars,
     snapshot::{Persist, Reader, SnapshotError, Writer},
     testing, typetag,
 };
@@ -155,4 +155,20 @@ fn every_fault_is_found_by_the_rule_that_it_breaks() {
 #[test]
 fn a_strategy_without_a_fault_passes() {
     testing::conformance_of("faulty");
+}
+
+const META: ModelMeta = ModelMeta::of("outsider", env!("CARGO_PKG_NAME"))
+    .summary("a model of one's own")
+    .stacks(&[StackMeta::dual("double", 2), StackMeta::dual("single", 3)])
+    .modules(&["attn"])
+    .meta();
+
+inventory::submit! { META }
+
+#[test]
+fn metadata_written_as_a_constant_registers() {
+    let found = meta::model("outsider").unwrap();
+    assert_eq!((found, found.origin, found.problems()), (&META, "magcache-tests", Vec::new()));
+    assert_eq!((found.range("single").unwrap(), found.signals.len()), (2..5, 0));
+    assert!(meta::models().contains(&found));
 }

@@ -183,7 +183,11 @@ impl TeaCacheConfig {
         out.extend(Problem::unless_in(place, "threshold", cache.threshold, 0.0, f64::MAX));
         if !cx.model.signals.contains(&cache.signal) {
             let message = format!("model {:?} does not show the signal {:?}", cx.model.name, cache.signal);
-            out.push(Problem::error(place, message).hint(format!("it shows {:?}", cx.model.signals)));
+            let hint = match &*cx.model.signals {
+                [] => "it shows none: use a strategy that needs no signal, such as fbcache".to_owned(),
+                shown => format!("it shows {shown:?}"),
+            };
+            out.push(Problem::error(place, message).hint(hint));
         }
         Ok(())
     }

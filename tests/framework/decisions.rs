@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, ops::Range};
 
 use candle_core::{DType, Device, Error, Result, Tensor};
 use magcache_core::{
-    Branch, CachePlan, ModelMeta, Signal, StackMeta, Stacks, Step, Trajectory,
+    Branch, CachePlan, ConfigError, ModelMeta, Problem, Signal, StackMeta, Stacks, Step, Trajectory,
     decisions::{Asked, Runtime},
     log::Record,
     metrics,
@@ -46,9 +46,24 @@ struct Engine {
     residuals: BTreeMap<Place, Tensor>,
     quantities: BTreeMap<(Place, usize), Tensor>,
     computed: usize,
+    /// The block that fails.
+    fault: Option<usize>,
 }
 
 impl Engine {
+    fn new(run: &Trajectory) -> Self {
+        Self {
+            x: Tensor::zeros((), DType::F32, &Device::Cpu).unwrap(),
+            step: run.step(0),
+            branch: Branch::Cond,
+            inputs: BTreeMap::new(),
+            residuals: BTreeMap::new(),
+            quantities: BTreeMap::new(),
+            computed: 0,
+            fault: None,
+        }
+    }
+
     fn place(&self, cache: HookId, blocks: &Range<usize>) -> Place {
         (cache, blocks.start, blocks.end, self.branch, self.step.expert.0)
     }
@@ -59,6 +74,9 @@ impl Runtime for Engine {
 
     fn compute(&mut self, blocks: Range<usize>) -> Result<()> {
         for i in blocks {
+            if self.fault == Some(i) {
+                return Err(Error::msg("a fault"));
+            }
             self.x = block(i, &self.x, &self.step, self.branch)?;
             self.computed += 1;
         }
@@ -158,15 +176,7 @@ proptest! {
         prop_assert_eq!(built.registry.is_static(), decided.decisions.is_static());
         let ahead = decided.decisions.ahead(&run);
         let (mut real, mut own) = (built.registry.session(), decided.decisions.session());
-        let mut engine = Engine {
-            x: Tensor::zeros((), DType::F32, &Device::Cpu).unwrap(),
-            step: run.step(0),
-            branch: Branch::Cond,
-            inputs: BTreeMap::new(),
-            residuals: BTreeMap::new(),
-            quantities: BTreeMap::new(),
-            computed: 0,
-        };
+        let mut engine = Engine::new(&run);
         let numbers: Vec<usize> = (0..BLOCKS).collect();
         let mut places = ahead.iter();
         for step in run.steps() {
@@ -245,4 +255,128 @@ fn a_loop_without_candle_decides_as_a_real_run() {
         reused += own.iter().filter(|decision| decision.3).count();
     }
     assert!(reused > 20, "{reused}");
+}
+
+/// The problems of a plan without tensors.
+fn refused(plan: &str) -> Vec<Problem> {
+    magcache_strategies::link();
+    let meta = ModelMeta { modules: (&["mixer"]).into(), ..META };
+    CachePlan::parse(plan).unwrap().build(&meta, None).expect(plan);
+    match CachePlan::parse(plan).unwrap().decisions(&meta, None, &[]) {
+        Err(ConfigError::Problems(problems)) => problems,
+        other => panic!("{plan}: {other:?}"),
+    }
+}
+
+#[test]
+fn tables_that_need_tensors_are_refused_with_their_place() {
+    let schedule = "[[cache]]\nstrategy = \"schedule\"\nskip = [4]\n";
+    let mixed = "[[cache]]\nstrategy = \"priority\"\nmembers = [{ strategy = \"fbcache\" }, { strategy = \"magcache\", ratios = [1.0, 0.9] }]\n";
+    let blocks = ["looks at tensors, or not at blocks", "around blocks"];
+    for (plan, place, [message, hint]) in [
+        ("[[cache]]\nstrategy = \"easycache\"\n".to_owned(), "cache[0] (strategy \"easycache\")", blocks),
+        (format!("{schedule}at = \"mixer\""), "cache[0] (strategy \"schedule\")", blocks),
+        (format!("{schedule}at = \"forward\""), "cache[0] (strategy \"schedule\")", blocks),
+        (
+            format!("{schedule}at = \"5..6\"\n{mixed}at = \"0..5\""),
+            "cache[1] (strategy \"priority\")",
+            blocks,
+        ),
+        (
+            format!("{schedule}forecast = {{ type = \"taylor\" }}"),
+            "cache[0] (strategy \"schedule\")",
+            ["`forecast` computes tensors", "remove it"],
+        ),
+        (
+            format!("{schedule}[audit]\nfraction = 1.0\ndrift_budget = 0.1\non_drift = \"disable\""),
+            "[audit]",
+            ["audits compare tensors", "remove the table"],
+        ),
+    ] {
+        let problems = refused(&plan);
+        let [problem] = &problems[..] else { panic!("{plan}: {problems:?}") };
+        assert_eq!(problem.place, place, "{plan}");
+        assert!(problem.message.contains(message), "{problem}");
+        assert!(problem.hint.as_ref().is_some_and(|own| own.contains(hint)), "{problem:?}");
+    }
+    // How residuals are stored is left to the runtime, which is a warning.
+    let plan = format!("{schedule}[residuals]\ndtype = \"bf16\"");
+    let decided = CachePlan::parse(&plan).unwrap().decisions(&META, None, &[]).unwrap();
+    let [warning] = &decided.warnings[..] else { panic!("{:?}", decided.warnings) };
+    assert!(!warning.fatal && warning.place == "[residuals]" && warning.hint.is_some(), "{warning:?}");
+    assert!(CachePlan::parse(schedule).unwrap().decisions(&META, None, &[]).unwrap().warnings.is_empty());
+}
+
+/// A pass that ends in an error has decided nothing: run again it decides the same, and otherwise the next step
+/// computes. A block of a real run that fails has the same effect.
+#[test]
+fn an_error_of_the_runtime_is_one_of_a_block() {
+    magcache_strategies::link();
+    let run = Trajectory::plain(STEPS, &[Branch::Cond, Branch::Uncond]);
+    let numbers: Vec<usize> = (0..BLOCKS).collect();
+    let mut failed = 0;
+    for plan in [
+        "[[cache]]\nstrategy = \"fbcache\"\nthreshold = 0.25\nmax_total_skips = 5",
+        "[[cache]]\nstrategy = \"dbcache\"\nfront = 1\nback = 1\nthreshold = 0.25\nwarmup = 2\nbranches = \"cond-decides\"",
+        "[[cache]]\nstrategy = \"teacache\"\nthreshold = 0.2\npolicy = \"linear\"\nat = \"0..5\"",
+        "[[cache]]\nstrategy = \"schedule\"\nat = \"1..4\"\nskip = [3, 4, 6, 7, 9]",
+    ] {
+        let plan = CachePlan::parse(plan).unwrap();
+        let hooks = plan.build(&META, Some(&run)).unwrap().registry;
+        let decisions = plan.decisions(&META, Some(&run), &[]).unwrap().decisions;
+        let mut clean: Option<Vec<Record>> = None;
+        for (fault, again) in
+            [None, Some(0), Some(2), Some(5)].into_iter().flat_map(|at| [(at, true), (at, false)])
+        {
+            let (mut real, mut own) = (hooks.session(), decisions.session());
+            let mut engine = Engine::new(&run);
+            let mut last_failed: Option<usize> = None;
+            for (step, branch) in
+                run.steps().flat_map(|step| run.branches.clone().into_iter().map(move |b| (step.clone(), b)))
+            {
+                let fails = [4, 7, 9].contains(&step.index) && branch == Branch::Cond;
+                let mut pass = |fault: Option<usize>| {
+                    let each = |i: usize, x: &Tensor| match fault {
+                        Some(fault) if fault == i => Err(Error::msg("a fault")),
+                        _ => block(i, x, &step, branch),
+                    };
+                    let y = Stacks::default()
+                        .image(&numbers, |i, x| each(*i, x))
+                        .signals(|_, x| modulated(&x.image()?, &step))
+                        .run(&mut real.pass(&step, branch), latents(&step));
+                    (engine.x, engine.step, engine.branch, engine.fault) =
+                        (latents(&step), step.clone(), branch, fault);
+                    let told = own.pass(&step, branch, &mut engine);
+                    assert_eq!(y.is_err(), told.is_err(), "{plan:?} {fault:?} at step {}", step.index);
+                    y.is_ok_and(|y| {
+                        assert!(same_bits(&y, &engine.x), "{plan:?} {fault:?} at step {}", step.index);
+                        true
+                    })
+                };
+                let passed = pass(fault.filter(|_| fails));
+                failed += usize::from(!passed);
+                if !passed && again {
+                    assert!(pass(None), "the retry runs");
+                } else if branch == Branch::Cond {
+                    let of = |record: &&Record| record.step == step.index && record.branch == branch;
+                    let mut records = own.log().records().iter().filter(of);
+                    if last_failed.is_some() && passed {
+                        assert!(records.all(|record| !record.reused), "step {} computes", step.index);
+                    } else if !passed {
+                        assert_eq!(records.count(), 0, "it has decided nothing");
+                    }
+                    last_failed = (!passed).then_some(step.index);
+                }
+            }
+            let [own, real] = [own.log(), real.log()].map(|log| without_bytes(log.records()));
+            assert_eq!(own, real, "{plan:?} {fault:?}, again: {again}");
+            assert!(own.iter().any(|record| record.reused), "{plan:?}");
+            match &clean {
+                Some(clean) if again => assert_eq!(&own, clean, "{plan:?} {fault:?}"),
+                Some(_) => {}
+                None => clean = Some(own),
+            }
+        }
+    }
+    assert!(failed > 24, "{failed}");
 }

@@ -135,3 +135,31 @@ fn a_signal_is_asked_for_at_block_0_alone() {
         }
     }
 }
+
+#[test]
+fn a_name_that_is_not_known_comes_with_the_near_one_or_with_all() {
+    magcache_models::link();
+    let unknown = |kind: &str, name: &str| {
+        let table = |strategy: &str, profile: &str| {
+            let text = format!("[[cache]]\nstrategy = \"{strategy}\"\nprofile = \"{profile}\"");
+            build(&text, &simple("toy", 3), ANY).map(drop)
+        };
+        match kind {
+            "strategy" => table(name, "flux.1-dev"),
+            "profile" => table("magcache", name),
+            _ => meta::model(name).map(drop),
+        }
+    };
+    let all: [(&str, &str, &str, Vec<&str>); 3] = [
+        ("strategy", "teecache", "teacache", strategies().iter().map(|info| info.name).collect()),
+        ("profile", "flux.1-dve", "flux.1-dev", meta::profiles().iter().map(|info| info.name).collect()),
+        ("model", "flux.1-dve", "flux.1-dev", meta::models().iter().map(|model| &*model.name).collect()),
+    ];
+    for (kind, near, meant, names) in all {
+        let error = unknown(kind, near).unwrap_err();
+        assert!(error.to_string().contains(&format!("unknown {kind} {near:?}")), "{error}");
+        assert_eq!(error.hint(), Some(format!("did you mean {meant:?}?")));
+        let hint = unknown(kind, "zzz").unwrap_err().hint().unwrap_or_default();
+        assert_eq!(hint, format!("registered are {}", names.join(", ")));
+    }
+}

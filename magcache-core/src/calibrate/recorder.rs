@@ -10,8 +10,7 @@ use candle_core::{Result, Tensor};
 
 use super::{Distances, Magnitudes, Recording, Response};
 use crate::{
-    BlockHook, Branch, Cx, HookRegistry, ModelMeta, Next, Output, Signal, Streams, metrics,
-    state::{HookId, SlotKey},
+    BlockHook, Branch, Cx, HookRegistry, ModelMeta, Next, Output, Signal, Streams, metrics, state::SlotKey,
 };
 
 /// Records the measurements for a profile while the model runs without caches.
@@ -23,8 +22,7 @@ use crate::{
 pub struct Recorder(Arc<Watch>);
 
 struct Watch {
-    signals: Vec<Signal>,
-    blocks: usize,
+    model: ModelMeta,
     seen: Mutex<Recording>,
 }
 
@@ -63,19 +61,12 @@ struct Seen {
 impl Recorder {
     /// A recorder for a model; records every signal that the model exposes.
     pub fn new(model: &ModelMeta) -> Self {
-        let (signals, blocks) = (model.signals.to_vec(), model.blocks());
-        Self(Arc::new(Watch { signals, blocks, seen: Mutex::default() }))
+        Self(Arc::new(Watch { model: model.clone(), seen: Mutex::default() }))
     }
 
     /// The hooks for the sessions of all runs.
     pub fn registry(&self) -> Arc<HookRegistry> {
-        let watch: Arc<dyn BlockHook> = Arc::new(self.clone());
-        let builder = HookRegistry::builder(self.0.blocks);
-        match builder.ring(0..self.0.blocks, watch) {
-            Ok(builder) => builder.build(),
-            // A model without blocks has nothing to record.
-            Err(_) => Arc::default(),
-        }
+        HookRegistry::for_model(&self.0.model).build().outside(Arc::new(self.clone()))
     }
 
     /// Adds a response, which is measured outside the runs.
@@ -103,7 +94,7 @@ impl BlockHook for Recorder {
         }
         let mut signals = BTreeMap::new();
         if let Some(probe) = cx.probe {
-            for signal in &self.0.signals {
+            for signal in self.0.model.signals.iter() {
                 signals.insert(*signal, probe(*signal, &x)?);
             }
         }
@@ -112,7 +103,7 @@ impl BlockHook for Recorder {
         let output = out.streams.image()?;
         let now = Seen { residual: (&output - entered)?, output, signals };
         let (expert, branch, eval) = (cx.step.expert, cx.branch, cx.step.eval);
-        let key = SlotKey { hook: HookId(0), blocks, expert, branch, eval };
+        let key = SlotKey { hook: cx.hook, blocks, expert, branch, eval };
         let Before(before) = cx.slots.take(&key);
         let (magnitudes, distances) = match &before {
             None => (Magnitudes::default(), None),
@@ -143,6 +134,6 @@ impl BlockHook for Recorder {
 
 impl fmt::Debug for Recorder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Recorder").field("signals", &self.0.signals).finish_non_exhaustive()
+        f.debug_struct("Recorder").field("signals", &self.0.model.signals).finish_non_exhaustive()
     }
 }

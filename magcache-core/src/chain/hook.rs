@@ -35,6 +35,8 @@ pub struct Cx<'a> {
     pub step: &'a Step,
     /// The guidance branch.
     pub branch: Branch,
+    /// The hook that is called, for the keys of its slots.
+    pub hook: HookId,
     /// The module that the hook surrounds, inside a block; `None` around blocks and around the whole forward.
     pub module: Option<&'a Arc<str>>,
     /// The model's signals, which describe block 0; `None` at the level of the whole forward and of modules.
@@ -69,6 +71,7 @@ impl Cx<'_> {
         Cx {
             step: self.step,
             branch: self.branch,
+            hook: self.hook,
             module,
             probe: None,
             slots: &mut *self.slots,

@@ -114,7 +114,9 @@ impl<'n> Next<'n> {
             out = out.then(|x| before.run_lazy(cx, x))?;
         }
         if !inside.blocks.is_empty() {
+            let outer = std::mem::replace(&mut cx.hook, ring.id);
             out = out.then(|x| ring.hook.call_lazy(cx, x, inside))?;
+            cx.hook = outer;
         }
         if !after.blocks.is_empty() {
             out = out.then(|x| after.run_lazy(cx, x))?;
@@ -134,7 +136,9 @@ impl<'n> Next<'n> {
         let (before, inside, after) = inner.around(&ring.at);
         before.skip(cx);
         if !inside.blocks.is_empty() {
+            let outer = std::mem::replace(&mut cx.hook, ring.id);
             ring.hook.skipped(cx, inside.blocks());
+            cx.hook = outer;
             inside.skip(cx);
         }
         after.skip(cx);

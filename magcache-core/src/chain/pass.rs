@@ -10,9 +10,10 @@ use candle_core::{Result, Tensor, bail};
 use crate::{
     Branch, Cx, HookRegistry, Modules, Next, Output, Signal, Stacks, Step, Streams,
     chain::{LazyOutput, ModuleRings, Probe, next::At},
+    hint::tensor_error,
     log::{DecisionLog, Done},
     metrics::Reducer,
-    state::Slots,
+    state::{HookId, Slots},
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,6 +123,7 @@ impl Pass<'_> {
         let mut cx = Cx {
             step,
             branch: *branch,
+            hook: HookId(0),
             module: None,
             probe: Some(probe),
             slots,
@@ -175,6 +177,7 @@ impl Pass<'_> {
         let mut cx = Cx {
             step,
             branch: *branch,
+            hook: HookId(0),
             module: None,
             probe: None,
             slots,
@@ -239,5 +242,8 @@ impl fmt::Debug for Pass<'_> {
 ///
 /// Errors: always.
 pub fn no_signals(signal: Signal, _: &Streams) -> Result<Tensor> {
-    bail!("this model does not show {signal:?}")
+    Err(tensor_error(
+        format!("this model does not show its {}", signal.as_str()),
+        "show it with `Stacks::signals`, or remove it from the signals of the metadata",
+    ))
 }

@@ -45,17 +45,14 @@ impl Shape {
         }
         let ran: Vec<String> = sizes.iter().map(ToString::to_string).collect();
         let said = |(name, blocks): &(&str, usize)| format!("{name:?} of {}", count(*blocks, "block"));
-        let message = if self.model.is_empty() {
-            format!("the model runs {} blocks, its hooks are built for {}", ran.join(" + "), self.blocks())
-        } else {
-            let said: Vec<String> = self.stacks.iter().map(said).collect();
-            format!(
-                "the model runs {} blocks, its metadata {:?} names {}",
-                ran.join(" + "),
-                self.model,
-                said.join(", ")
-            )
-        };
+        let ran = ran.join(" + ");
+        if self.model.is_empty() {
+            let message = format!("the model runs {ran} blocks, its hooks are built for {}", self.blocks());
+            return Err(hint::tensor_error(message, "build them for as many: `HookRegistry::builder(n)`"));
+        }
+        let said: Vec<String> = self.stacks.iter().map(said).collect();
+        let message =
+            format!("the model runs {ran} blocks, its metadata {:?} names {}", self.model, said.join(", "));
         let hint = "build the hooks with the sizes of the checkpoint: `meta.with_blocks(&[…])`";
         Err(hint::tensor_error(message, hint))
     }
@@ -75,6 +72,10 @@ impl Shape {
 
     /// The error for a module with hooks that no block ran.
     pub(super) fn idle_module(&self, name: &str) -> candle_core::Error {
+        if self.model.is_empty() {
+            let message = format!("a hook surrounds the module {name:?}, but no block runs it");
+            return hint::tensor_error(message, "run it with `modules.module`, or remove the hook");
+        }
         hint::tensor_error(
             format!("a cache surrounds the module {name:?}, but no block of {:?} runs it", self.model),
             "run it with `modules.module`, or remove it from the modules of the metadata",

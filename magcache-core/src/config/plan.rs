@@ -91,10 +91,7 @@ impl CachePlan {
                 }
             };
             let experts = words.experts(model)?;
-            let find = |name: &str| match profiles.iter().find(|profile| profile.name == name) {
-                Some(profile) => Ok(profile.clone()),
-                None => Profile::find(name),
-            };
+            let find = |name: &str| Profile::find_among(name, profiles);
             let default = || match (profiles.first(), model.profiles.first()) {
                 (Some(profile), _) => Some(Ok(profile.clone())),
                 (None, name) => name.map(|name| Profile::find(name)),

@@ -164,10 +164,17 @@ impl CachePlan {
         }
         let (mut problems, mut rings) = (Vec::new(), Vec::new());
         if self.audit.acts() {
-            problems.push(Problem::error("[audit]", "audits compare tensors, which are not seen here"));
+            let message = "audits compare tensors, which are not seen here";
+            problems.push(Problem::error("[audit]", message).hint("remove the table"));
         }
         for (i, here) in resolved.placed.into_iter().enumerate() {
             let id = HookId(u16::try_from(i).unwrap_or(u16::MAX));
+            #[cfg(feature = "candle")]
+            if self.cache[i].words.forecast.is_some() {
+                let message = "`forecast` computes tensors, which are not seen here";
+                let hint = "remove it: a runtime adds what the blocks added before";
+                problems.push(Problem::error(&here.place, message).hint(hint));
+            }
             match (here.level, here.strategy) {
                 (Level::Blocks, Some(Strategy::Rule(rule, guards))) => {
                     rings.push(Ring { id, at: here.range, experts: here.experts, rule, guards });

@@ -78,6 +78,10 @@ impl Hint for ConfigError {
             Self::UnknownName { nearest: Some(nearest), .. } => Some(format!("did you mean {nearest:?}?")),
             Self::UnknownName { kind, .. } => registered(kind),
             Self::Syntax { hint, .. } => hint.clone(),
+            Self::Range { blocks: 0, .. } => {
+                Some("give the model's sizes: `meta.with_blocks(&[…])`".to_owned())
+            }
+            Self::Range { blocks, .. } => Some(format!("name blocks in 0..{blocks}")),
             Self::Problems(problems) => problems.iter().find_map(|p| p.hint.clone()),
             _ => None,
         }
@@ -87,13 +91,13 @@ impl Hint for ConfigError {
 /// The names that are registered, or why there are none.
 fn registered(kind: &str) -> Option<String> {
     let (names, crates): (Vec<&str>, _) = match kind {
-        "strategy" => (meta::strategies().iter().map(|s| s.name).collect(), "magcache_strategies::link()"),
+        "strategy" => (meta::strategies().iter().map(|s| s.name).collect(), "`magcache_strategies::link()`"),
         "model" => (meta::models().iter().map(|m| &*m.name).collect(), "the `link()` of the model's crate"),
-        "profile" => (meta::profiles().iter().map(|p| p.name).collect(), "magcache_models::link()"),
+        "profile" => (meta::profiles().iter().map(|p| p.name).collect(), "`magcache_models::link()`"),
         _ => return None,
     };
     Some(if names.is_empty() {
-        format!("no {kind} is registered in this program: call `{crates}` in it")
+        format!("no {kind} is registered in this program: call {crates} in it")
     } else {
         format!("registered are {}", names.join(", "))
     })
@@ -101,4 +105,26 @@ fn registered(kind: &str) -> Option<String> {
 
 fn join(problems: &[Problem]) -> String {
     problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{CachePlan, profile::Profile};
+
+    #[test]
+    fn a_program_that_links_nothing_is_told_what_to_call() {
+        let strategy = CachePlan::parse("[[cache]]\nstrategy = \"magcache\"").map(drop);
+        for (unknown, expected, call) in [
+            (strategy, "unknown strategy \"magcache\"", "`magcache_strategies::link()`"),
+            (Profile::find("mine").map(drop), "unknown profile \"mine\"", "`magcache_models::link()`"),
+            (meta::model("mine").map(drop), "unknown model \"mine\"", "the `link()` of the model's crate"),
+        ] {
+            let error = unknown.unwrap_err();
+            let kind = expected.split(' ').nth(1).unwrap_or_default();
+            let hint = format!("no {kind} is registered in this program: call {call} in it");
+            assert!(error.to_string().contains(expected), "{error}");
+            assert_eq!(error.hint(), Some(hint));
+        }
+    }
 }

@@ -124,20 +124,19 @@ impl ModelMeta {
 
     /// The blocks that `at` names: `all`, a stack's name, a block `7`, or a range `3..9`.
     pub fn range(&self, at: &str) -> Result<Range<usize>, ConfigError> {
-        if at == ALL {
-            return Ok(self.whole());
-        }
         let mut first = 0;
+        let mut named = (at == ALL).then(|| self.whole());
         for stack in self.stacks.iter() {
             if stack.name == at {
-                return Ok(first..first + stack.blocks);
+                named = Some(first..first + stack.blocks);
             }
             first += stack.blocks;
         }
         let numbers: Option<Vec<usize>> = at.split("..").map(|n| n.trim().parse().ok()).collect();
-        let range = match numbers.as_deref() {
-            Some([block]) => *block..block.saturating_add(1),
-            Some([start, end]) => *start..*end,
+        let range = match (named, numbers.as_deref()) {
+            (Some(named), _) => named,
+            (None, Some([block])) => *block..block.saturating_add(1),
+            (None, Some([start, end])) => *start..*end,
             _ => {
                 let names = self.stacks.iter().map(|s| s.name);
                 let names = names.chain(self.modules.iter().copied()).chain([ALL, FORWARD]);

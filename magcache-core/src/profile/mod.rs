@@ -109,6 +109,20 @@ impl Profile {
         })
     }
 
+    /// The profile of this name in memory, or else as [`Profile::find`].
+    pub(crate) fn find_among(name: &str, profiles: &[Self]) -> Result<Self, ConfigError> {
+        if let Some(own) = profiles.iter().find(|profile| profile.name == name) {
+            return Ok(own.clone());
+        }
+        Self::find(name).map_err(|error| match error {
+            ConfigError::UnknownName { place, kind, name, nearest: far } => {
+                let near = nearest(&name, profiles.iter().map(|profile| &*profile.name));
+                ConfigError::UnknownName { place, kind, name, nearest: near.or(far) }
+            }
+            other => other,
+        })
+    }
+
     /// Problems with every invalid value.
     pub fn problems(&self) -> Vec<Problem> {
         let mut out = Vec::new();

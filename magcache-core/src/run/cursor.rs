@@ -46,7 +46,15 @@ crate::hints!(NoStep);
 
 impl Hint for NoStep {
     fn hint(&self) -> Option<String> {
-        Some("make the trajectory of the solver's own sigmas: `Trajectory::from_sigmas`".to_owned())
+        let hint = match self {
+            Self::At { .. } | Self::Over { .. } => {
+                "make the trajectory of the solver's own sigmas: `Trajectory::from_sigmas`"
+            }
+            Self::Order { .. } => {
+                "a cursor is for two calls a step and one at the last; a first-order solver asks `run.step_at`"
+            }
+        };
+        Some(hint.to_owned())
     }
 }
 

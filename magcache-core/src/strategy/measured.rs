@@ -4,6 +4,7 @@ use candle_core::{Result, Tensor};
 
 use crate::{
     Branch, Head, Rule, Step, Streams, TimestepCache, Verdict, Window,
+    snapshot::{Persist, Reader, SnapshotError, Writer},
     strategy::{Measure, Norm, Quantity, Seen, Since},
 };
 
@@ -14,6 +15,8 @@ pub(crate) struct Measured(pub(crate) Box<dyn Rule>);
 /// The state of one slot.
 #[derive(Debug, Default)]
 pub(crate) struct Compared {
+    /// What the rule compares: a stored state of another quantity does not fit.
+    measure: Option<Measure>,
     /// The tensor of the earlier step.
     anchor: Option<Tensor>,
     /// The tensor of this step, until it is known whether the step is computed.
@@ -22,7 +25,49 @@ pub(crate) struct Compared {
     carried: Option<f64>,
 }
 
-crate::fields!(Compared { anchor, pending, carried });
+impl Compared {
+    /// What is compared, and with which step.
+    fn words(&self) -> [(&'static str, &'static str); 2] {
+        let of = self.measure.map_or("nothing", |measure| match measure.of {
+            Quantity::FrontResidual => "front-residual",
+            Quantity::Signal(signal) => signal.as_str(),
+        });
+        let since = self.measure.map_or("nothing", |measure| match measure.since {
+            Since::Previous => "previous",
+            Since::Computed => "computed",
+        });
+        [("of", of), ("since", since)]
+    }
+}
+
+impl Persist for Compared {
+    fn save(&self, to: &mut Writer<'_>) {
+        for (name, word) in self.words() {
+            to.at(name).value(word);
+        }
+        to.field("anchor", &self.anchor);
+        to.field("pending", &self.pending);
+        to.field("carried", &self.carried);
+    }
+
+    fn load(&mut self, from: &Reader<'_>) -> std::result::Result<(), SnapshotError> {
+        for (name, word) in self.words() {
+            let from = from.at(name);
+            match from.value()? {
+                stored if stored == word => {}
+                other => return Err(from.odd(word, other)),
+            }
+        }
+        self.anchor = from.field("anchor")?;
+        self.pending = from.field("pending")?;
+        self.carried = from.field("carried")?;
+        Ok(())
+    }
+
+    fn bytes(&self) -> usize {
+        self.anchor.bytes() + self.pending.bytes()
+    }
+}
 
 impl Measure {
     fn look(&self, x: &Head<'_>) -> Result<Tensor> {
@@ -55,6 +100,10 @@ impl Measure {
 
 impl TimestepCache for Measured {
     type State = Compared;
+
+    fn state(&self) -> Compared {
+        Compared { measure: self.0.measure(), ..Compared::default() }
+    }
 
     fn window(&self) -> Window {
         self.0.window()
