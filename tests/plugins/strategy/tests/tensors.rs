@@ -1,5 +1,5 @@
-//! A strategy that looks at tensors itself: it skips while the input of its blocks has hardly changed since the
-//! last step at which they ran.
+//! A strategy that looks at tensors itself: it skips while the input of its blocks has hardly changed since
+//! the last step at which they ran.
 
 use candle_core::{Device, Result, Tensor};
 use magcache_core::{
