@@ -2,7 +2,7 @@
 
 use std::{fs, sync::LazyLock};
 
-use magcache_core::profile::{PlannedSchedule, Plans, Profile};
+use magcache_core::profile::{PlannedSchedule, Profile, ScheduleSet};
 use serde_json::{Value, json};
 
 use crate::program::{Shell, list, skipped};
@@ -35,8 +35,8 @@ fn profile(sh: &Shell, name: &str) -> Profile {
     Profile::find(&sh.path(name).display().to_string()).unwrap()
 }
 
-fn plans(sh: &Shell) -> Plans {
-    let [plans] = <[Plans; 1]>::try_from(profile(sh, "p.toml").plans).unwrap();
+fn plans(sh: &Shell) -> ScheduleSet {
+    let [plans] = <[ScheduleSet; 1]>::try_from(profile(sh, "p.toml").plans).unwrap();
     plans
 }
 

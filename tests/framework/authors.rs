@@ -1,5 +1,5 @@
-//! What an author meets who caches a model of their own: sizes and modules that differ from the metadata, streams
-//! over skips, signals, and a profile made in memory.
+//! What an author meets who caches a model of their own: sizes and modules that differ from the metadata,
+//! streams over skips, signals, and a profile made in memory.
 
 use candle_core::Result;
 use magcache_core::{StackMeta, calibrate::Recorder, config::Built, hint};
@@ -113,7 +113,8 @@ fn hooks_built_by_hand_know_the_number_of_blocks() {
         (by_run, &[6], "the model runs 6 blocks"),
     ];
     for (way, sizes, ran) in cases {
-        let [none, one] = [rings(5, []), rings(5, [(0..5, Script::at([]).hook(0))])].map(|b| b.build());
+        let [none, one] = [rings(5, []), rings(5, [(0..5, Script::at([]).hook(0))])]
+            .map(magcache_core::chain::Builder::build);
         for hooks in [none, one] {
             let [message, hint] = told(&hooks, way, sizes).expect(ran);
             assert_eq!(message.lines().next(), Some(format!("{ran}, its hooks are built for 5").as_str()));
@@ -299,12 +300,12 @@ fn a_model_is_calibrated_and_cached_without_a_file() {
     };
     let default = ModelMeta { profiles: (&["flux.1-dev"]).into(), ..meta.clone() };
     for keys in ["magcache\"\nthreshold = 0.3", "teacache\"\nthreshold = 0.3"] {
-        let own = log(with(&meta, keys, &[profile.clone()]));
+        let own = log(with(&meta, keys, std::slice::from_ref(&profile)));
         assert!(own.records().iter().any(|record| record.reused), "{keys} skips nothing");
         // By its name, wherever it is in the list; and before the model's own default.
         let named = format!("{keys}\nprofile = \"outsider\"");
         assert_eq!(log(with(&meta, &named, &[other.clone(), profile.clone()])), own, "{keys}");
-        assert_eq!(log(with(&default, keys, &[profile.clone()])), own, "{keys}");
+        assert_eq!(log(with(&default, keys, std::slice::from_ref(&profile))), own, "{keys}");
         assert_ne!(log(with(&default, "magcache\"\nthreshold = 0.3", &[])), own, "{keys}");
         let none = with(&meta, keys, &[]).unwrap_err();
         assert!(none.hint().unwrap_or_default().contains("name"), "{none}");

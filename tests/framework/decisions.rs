@@ -307,8 +307,8 @@ fn tables_that_need_tensors_are_refused_with_their_place() {
     assert!(CachePlan::parse(schedule).unwrap().decisions(&META, None, &[]).unwrap().warnings.is_empty());
 }
 
-/// A pass that ends in an error has decided nothing: run again it decides the same, and otherwise the next step
-/// computes. A block of a real run that fails has the same effect.
+/// A pass that ends in an error has decided nothing: run again it decides the same, and otherwise the next
+/// step computes. A block of a real run that fails has the same effect.
 #[test]
 fn an_error_of_the_runtime_is_one_of_a_block() {
     magcache_strategies::link();

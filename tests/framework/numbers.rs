@@ -1,6 +1,6 @@
 //! Decisions that any implementation must make on the published curves, with the profiles that ship.
 
-use magcache_strategies::magcache::{Dialect, Rule};
+use magcache_strategies::magcache::{Dialect, MagCache};
 
 use crate::prelude::*;
 
@@ -10,18 +10,18 @@ type Setting = (f64, usize, f64);
 /// The three settings for which the Wan2.1 numbers are recorded.
 const WAN: [Setting; 3] = [(0.12, 2, 0.2), (0.12, 4, 0.2), (0.24, 6, 0.2)];
 
-fn published(profile: &str, setting: Setting, dialect: Option<Dialect>) -> Rule {
+fn published(profile: &str, setting: Setting, dialect: Option<Dialect>) -> MagCache {
     let profile = Profile::find(profile).unwrap();
     let curves: Vec<_> = profile.curves_of(None).unwrap().into_iter().cloned().collect();
     let own = curves[0].dialect.as_deref().map_or(Dialect::Magcache, |d| Dialect::parse(d).unwrap());
     rule(dialect.unwrap_or(own), setting, curves)
 }
 
-fn skipped(rule: &Rule, phases: &[Phase], branch: Branch) -> Vec<usize> {
+fn skipped(rule: &MagCache, phases: &[Phase], branch: Branch) -> Vec<usize> {
     rule.schedule(phases, branch).iter().enumerate().filter(|(_, skip)| **skip).map(|(i, _)| i).collect()
 }
 
-fn count(rule: &Rule, steps: usize) -> usize {
+fn count(rule: &MagCache, steps: usize) -> usize {
     skipped(rule, &[Phase::whole(steps)], Branch::Cond).len()
 }
 

@@ -4,7 +4,7 @@ use magcache_core::{
     calibrate::{Recording, Rehearsal},
     config::FixedSteps,
     planner::{Continuation, Objective, Planned, Planner, PlannerError, ReuseErrors, StepErrors},
-    profile::{PlannedSchedule, Plans, Provenance},
+    profile::{PlannedSchedule, Provenance, ScheduleSet},
 };
 use proptest::prelude::*;
 
@@ -198,7 +198,7 @@ fn plans_know_their_runs_and_their_speed() {
         psnr_error: None,
         ssim: None,
     };
-    let plans = Plans {
+    let plans = ScheduleSet {
         steps: 4,
         flow_shift: Some(3.0),
         boundary_ratio: None,
@@ -225,7 +225,7 @@ fn plans_know_their_runs_and_their_speed() {
     let broken = |change: fn(&mut PlannedSchedule)| {
         let mut schedule = schedule.clone();
         change(&mut schedule);
-        let plans = Plans { schedules: vec![schedule], ..plans.clone() };
+        let plans = ScheduleSet { schedules: vec![schedule], ..plans.clone() };
         plans.problems("here").iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
     };
     assert!(broken(|s| s.computed = 3).contains("3 computed and 2 skipped"));
@@ -233,6 +233,6 @@ fn plans_know_their_runs_and_their_speed() {
     assert!(broken(|s| s.skip = vec![0, 1]).contains("without step 0"));
     assert!(broken(|s| s.skip = vec![1, 4]).contains("names step 4"));
     assert!(broken(|s| s.error = f64::NAN).contains("NaN"));
-    let slow = Plans { skipped_cost: 1.5, ..plans.clone() };
+    let slow = ScheduleSet { skipped_cost: 1.5, ..plans.clone() };
     assert!(slow.problems("here")[0].to_string().contains("1.5"));
 }

@@ -1,7 +1,7 @@
 //! Laws on random input: the pure MagCache decision equals the accumulator form of the published scripts, and
 //! no text makes the readers of plans and profiles panic.
 
-use magcache_strategies::magcache::{Dialect, Rule};
+use magcache_strategies::magcache::{Dialect, MagCache};
 use proptest::{collection::vec, prelude::*};
 
 use crate::prelude::*;
@@ -18,7 +18,7 @@ struct Case {
 }
 
 impl Case {
-    fn rule(&self, dialect: Dialect) -> Rule {
+    fn rule(&self, dialect: Dialect) -> MagCache {
         let [cond, uncond] = self.ratios.clone();
         let setting = (self.threshold, self.max_skips, self.retention);
         rule(dialect, setting, vec![curve(cond, uncond)])

@@ -1,5 +1,5 @@
-//! Loops of authors: branches in their natural order, solvers that own their loop and call a closure, and experts
-//! that switch at a noise level.
+//! Loops of authors: branches in their natural order, solvers that own their loop and call a closure, and
+//! experts that switch at a noise level.
 
 use candle_core::Result;
 use magcache_core::{
@@ -154,8 +154,8 @@ fn the_second_look_of_a_step_has_its_own_slot() {
         assert_eq!(evals, BTreeSet::from([0, 1]), "{plan}");
         assert!(!reused(&owned, 0, Branch::Cond).is_empty(), "{plan}");
 
-        // Found by the timestep alone, the second look is taken for the next step, whose own evaluation is then a
-        // retry that repeats its decision.
+        // Found by the timestep alone, the second look is taken for the next step, whose own evaluation is
+        // then a retry that repeats its decision.
         let z = heun(&sigmas, noise(), &mut guide(&mut confused, |t| run.step_at(t))).unwrap();
         assert!(looks(&confused) == [2 * 20, 0] && !same_bits(&x, &z), "{plan}");
         assert_ne!(reused(&confused, 0, Branch::Cond), reused(&owned, 0, Branch::Cond), "{plan}");

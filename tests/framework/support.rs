@@ -11,7 +11,7 @@ use magcache_core::{
     profile::{Curve, Provenance},
     testing::Bench,
 };
-use magcache_strategies::magcache::{Dialect, Rule};
+use magcache_strategies::magcache::{Dialect, MagCache};
 use serde_json::Value;
 
 use crate::prelude::*;
@@ -148,10 +148,10 @@ pub(crate) fn curve(cond: Vec<f64>, uncond: Vec<f64>) -> Curve {
 }
 
 /// MagCache's rule with a threshold, a cap and a retention.
-pub(crate) fn rule(dialect: Dialect, setting: (f64, usize, f64), curves: Vec<Curve>) -> Rule {
+pub(crate) fn rule(dialect: Dialect, setting: (f64, usize, f64), curves: Vec<Curve>) -> MagCache {
     let (threshold, max_skips, retention) = setting;
     let retention = Warmup::Fraction(retention);
-    Rule { dialect, threshold, max_skips, retention, curves, assume_steps: None }
+    MagCache { dialect, threshold, max_skips, retention, curves, assume_steps: None }
 }
 
 /// What a program in `tests/reference` recorded: its report, and its tensors.

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use magcache_core::{
     error::count,
-    profile::{Curve, Fit, OwnPart, PlannedSchedule, Plans, Profile, Sensitivity, resample},
+    profile::{Curve, Fit, OwnPart, PlannedSchedule, Profile, ScheduleSet, Sensitivity, resample},
 };
 use serde::Serialize;
 
@@ -77,8 +77,9 @@ impl Diff {
         let name = |s: &Sensitivity| named("sensitivity", s.variant.as_ref(), s.expert);
         out.pairs(&a.sensitivities, &b.sensitivities, key, name, Self::sensitivity);
         // A planned schedule is only valid for the sampler's schedule that it was made for.
-        let key = |p: &Plans| (p.steps, p.flow_shift.map(f64::to_bits), p.boundary_ratio.map(f64::to_bits));
-        let name = |p: &Plans| format!("plans of {}", count(p.steps, "step"));
+        let key =
+            |p: &ScheduleSet| (p.steps, p.flow_shift.map(f64::to_bits), p.boundary_ratio.map(f64::to_bits));
+        let name = |p: &ScheduleSet| format!("plans of {}", count(p.steps, "step"));
         out.pairs(&a.plans, &b.plans, key, name, Self::plans);
         let kinds: BTreeSet<&String> = a.parts.keys().chain(b.parts.keys()).collect();
         for kind in kinds {
@@ -221,10 +222,10 @@ impl Diff {
         self.facts(what, &a.source.measured, &b.source.measured);
     }
 
-    fn plans(&mut self, what: &str, a: &Plans, b: &Plans) {
+    fn plans(&mut self, what: &str, a: &ScheduleSet, b: &ScheduleSet) {
         let computed: BTreeSet<usize> = a.schedules.iter().chain(&b.schedules).map(|s| s.computed).collect();
         for computed in computed {
-            let skip = |plans: &Plans| {
+            let skip = |plans: &ScheduleSet| {
                 let own: Option<&PlannedSchedule> = plans.schedules.iter().find(|s| s.computed == computed);
                 own.map(|schedule| format!("{:?} by {:?}", schedule.skip, schedule.continuation))
             };

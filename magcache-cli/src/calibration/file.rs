@@ -9,7 +9,7 @@ use magcache_core::{
     calibrate::{Distances, Recording, Response},
     error::count,
     planner::{Continuation, Objective, Planner},
-    profile::{PlannedSchedule, Plans, Profile, Provenance},
+    profile::{PlannedSchedule, Profile, Provenance, ScheduleSet},
 };
 
 use super::Conditions;
@@ -131,7 +131,7 @@ fn plans(
     conditions: &Conditions,
     objective: Objective,
     source: Provenance,
-) -> Result<Option<Plans>> {
+) -> Result<Option<ScheduleSet>> {
     if recording.reuse.is_empty() {
         return Ok(None);
     }
@@ -151,7 +151,7 @@ fn plans(
     }
     schedules.sort_by_key(|schedule| schedule.computed);
     let costs = recording.reuse.iter().map(|run| run.cost);
-    Ok(Some(Plans {
+    Ok(Some(ScheduleSet {
         steps: recording.steps,
         flow_shift: conditions.number("flow_shift"),
         boundary_ratio: conditions.number("boundary_ratio"),

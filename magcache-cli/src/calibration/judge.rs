@@ -74,7 +74,7 @@ fn judge(
         }
     }
     if let Some(name) = chosen.and_then(|chosen| chosen.planned_by.as_deref()) {
-        used.push((name, Profile::find(name)?, "the planned schedule", Part::Plans, None));
+        used.push((name, Profile::find(name)?, "the planned schedule", Part::Schedules, None));
     }
     let recorded = used.iter().any(|(_, profile, ..)| records_checkpoint(profile));
     let checkpoint = if recorded { checkpoint()? } else { WeightsHash::None };

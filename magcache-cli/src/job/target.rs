@@ -5,7 +5,7 @@ use magcache_core::{
     ModelMeta, Trajectory,
     config::{FixedSteps, Residuals},
     error::count,
-    profile::{Grounds, PlannedSchedule, Plans, Profile, Quality},
+    profile::{Grounds, PlannedSchedule, Profile, Quality, ScheduleSet},
     schedule::Sizes,
     schemars,
 };
@@ -88,7 +88,7 @@ impl Target {
     }
 
     /// The schedules planned for such a run; the outer error is for a profile that cannot be read.
-    fn plans(&self, model: &ModelMeta, run: &Trajectory) -> Result<Result<Plans>> {
+    fn plans(&self, model: &ModelMeta, run: &Trajectory) -> Result<Result<ScheduleSet>> {
         let hint = "magcache calibrate with these settings, then --profile FILE; or name a strategy: --cache magcache";
         let Some(name) = self.profile.as_deref().or(model.profiles.first().copied()) else {
             return Ok(Err(bad_input_with(format!("{} has no profile to plan from", model.name), hint)));
@@ -117,7 +117,7 @@ impl Target {
 }
 
 /// Chooses a planned schedule.
-fn scheduled(goal: Goal, plans: &Plans) -> Result<Chosen> {
+fn scheduled(goal: Goal, plans: &ScheduleSet) -> Result<Chosen> {
     let empty = || bad_input_with("the profile has an empty list of schedules", "magcache calibrate");
     let all = &plans.schedules;
     let qualities = plans.qualities();

@@ -6,7 +6,7 @@ use magcache_core::{
     CachePlan, ModelMeta, Trajectory,
     config::{CacheEntry, Residuals},
     meta,
-    profile::Plans,
+    profile::ScheduleSet,
     schedule::Sizes,
 };
 
@@ -90,7 +90,7 @@ struct Tried {
 
 impl Tuned<'_> {
     /// Chooses the value that comes nearest to a goal.
-    pub(super) fn choose(&self, goal: Goal, plans: Option<&Plans>) -> Result<Chosen> {
+    pub(super) fn choose(&self, goal: Goal, plans: Option<&ScheduleSet>) -> Result<Chosen> {
         let name = self.table.get("strategy").and_then(toml::Value::as_str).unwrap_or_default();
         let cost = plans.map_or(0.0, |plans| plans.skipped_cost);
         let steps = self.run.steps().count();

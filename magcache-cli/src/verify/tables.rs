@@ -16,7 +16,7 @@ use magcache_core::{
 // Links the crate, and so the profiles that it registers, into the program.
 use magcache_models as _;
 use magcache_strategies::{
-    magcache::{Dialect, Rule},
+    magcache::{Dialect, MagCache},
     teacache::{Rescaling, TeaCache},
 };
 use serde::{Deserialize, de::DeserializeOwned};
@@ -104,7 +104,7 @@ impl TableReport {
     }
 
     fn magcache(&mut self, i: usize, row: &MagCacheRow, known: &Known) -> Result<()> {
-        let rule = Rule {
+        let rule = MagCache {
             dialect: dialect(&row.rule)?,
             threshold: row.threshold,
             max_skips: row.max_skips,
@@ -238,12 +238,12 @@ fn phases(steps: usize, high: Option<usize>) -> Vec<Phase> {
     }
 }
 
-/// [`Rule::schedule`] as in maxdiffusion's Wan2.1 loop, which does not check whether there is anything to
+/// [`MagCache::schedule`] as in maxdiffusion's Wan2.1 loop, which does not check whether there is anything to
 /// reuse: with no step retained, it skips the first one. Its Wan2.2 loop and our adapter never do.
-fn unguarded(rule: &Rule, phases: &[Phase], branch: Branch) -> Vec<bool> {
+fn unguarded(rule: &MagCache, phases: &[Phase], branch: Branch) -> Vec<bool> {
     let (total, mut computed) = (phases.last().map_or(0, |p| p.steps.end), None);
     let decide = |index| {
-        let reuse = rule.decide(&Step::in_phases(index, total, phases), branch, computed).reuse;
+        let reuse = rule.decide_after(&Step::in_phases(index, total, phases), branch, computed).reuse;
         computed = if reuse { computed } else { Some(index) };
         reuse
     };

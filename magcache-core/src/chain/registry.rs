@@ -111,7 +111,8 @@ impl HookRegistry {
         Arc::new(registry)
     }
 
-    /// As [`HookRegistry::outside`], inside all other hooks: it sees each part of the blocks that really runs.
+    /// As [`HookRegistry::outside`], inside all other hooks: it sees each part of the blocks that really
+    /// runs.
     #[must_use]
     pub fn inside(&self, hook: Arc<dyn BlockHook>) -> Arc<Self> {
         let mut registry = self.clone();

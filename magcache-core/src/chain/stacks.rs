@@ -15,7 +15,9 @@ use crate::{Modules, Pass, Role, Signal, Streams};
 /// # use magcache_core::{Pass, Stacks};
 /// # struct Block;
 /// # impl Block {
-/// #     fn dual(&self, image: &Tensor, text: &Tensor) -> Result<(Tensor, Tensor)> { Ok((image.clone(), text.clone())) }
+/// #     fn dual(&self, image: &Tensor, text: &Tensor) -> Result<(Tensor, Tensor)> {
+/// #         Ok((image.clone(), text.clone()))
+/// #     }
 /// #     fn joint(&self, tokens: &Tensor) -> Result<Tensor> { Ok(tokens.clone()) }
 /// # }
 /// # struct Flux { double: Vec<Block>, single: Vec<Block> }

@@ -49,9 +49,9 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! The rules of the hooks of candle models hold here too: nesting, windows, limits, and that a cache learns only
-//! from blocks that really ran. Only strategies that are a [`Rule`] around blocks can be asked; those that
-//! look at tensors themselves, whole forwards and modules inside blocks need candle.
+//! The rules of the hooks of candle models hold here too: nesting, windows, limits, and that a cache learns
+//! only from blocks that really ran. Only strategies that are a [`Rule`] around blocks can be asked; those
+//! that look at tensors themselves, whole forwards and modules inside blocks need candle.
 
 mod ahead;
 mod onion;
@@ -84,8 +84,8 @@ pub trait Runtime {
     /// The number that a strategy asks for, before any block of [`Asked::blocks`] runs.
     fn measure(&mut self, asked: &Asked<'_>) -> Result<f64, Self::Error>;
 
-    /// These blocks of a cache will be computed, its front blocks or those that it may replace: a time to keep
-    /// their input.
+    /// These blocks of a cache will be computed, its front blocks or those that it may replace: a time to
+    /// keep their input.
     fn enter(&mut self, _cache: HookId, _blocks: Range<usize>) -> Result<(), Self::Error> {
         Ok(())
     }

@@ -4,9 +4,9 @@
 mod curve;
 mod fit;
 mod part;
-mod plans;
 mod quality;
 pub mod resample;
+mod schedule_set;
 mod sensitivity;
 
 use std::{collections::BTreeMap, path::Path};
@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 pub use curve::{Curve, Recommended};
 pub use fit::Fit;
 pub use part::{OwnPart, Part};
-pub use plans::{PlannedSchedule, Plans};
 pub use quality::{Grounds, Quality};
+pub use schedule_set::{PlannedSchedule, ScheduleSet};
 pub use sensitivity::Sensitivity;
 
 use crate::{ConfigError, Problem, error::nearest, meta};
@@ -45,7 +45,7 @@ pub struct Profile {
     pub sensitivities: Vec<Sensitivity>,
     /// Planned schedules, one entry per kind of run.
     #[serde(default, rename = "plan", skip_serializing_if = "Vec::is_empty")]
-    pub plans: Vec<Plans>,
+    pub plans: Vec<ScheduleSet>,
     /// Measurements of kinds defined by strategies, by kind.
     #[serde(default, rename = "part", skip_serializing_if = "BTreeMap::is_empty")]
     pub parts: BTreeMap<String, Vec<OwnPart>>,

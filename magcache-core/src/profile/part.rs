@@ -15,7 +15,7 @@ pub enum Part {
     /// How much the prediction changes: `[[sensitivity]]`.
     Sensitivities,
     /// Planned schedules: `[[plan]]`, read by targets and not by strategies.
-    Plans,
+    Schedules,
     /// A kind defined by a strategy, by its name: `[[part.NAME]]`.
     Own(&'static str),
 }
@@ -62,7 +62,7 @@ impl Profile {
             Part::Curves => self.curves_of(variant)?.into_iter().map(|curve| &curve.source).collect(),
             Part::Fits => self.fits_of(variant)?.into_iter().map(|fit| &fit.source).collect(),
             Part::Sensitivities => self.sensitivities_of(variant)?.into_iter().map(|s| &s.source).collect(),
-            Part::Plans => {
+            Part::Schedules => {
                 self.plans.iter().filter(|plans| plans.fit(run)).map(|plans| &plans.source).collect()
             }
             Part::Own(kind) => self.parts_of(kind, variant)?.into_iter().map(|part| &part.source).collect(),

@@ -41,6 +41,6 @@ pub use modulation::{add, gated_add, layer_norm_modulate};
 pub use norm::{LayerNorm, RmsNorm};
 pub use patches::{patchify, unpatchify};
 pub use rotary::{RotaryTable, rms_norm_rotary};
-pub use share::beside;
+pub use share::in_parallel;
 pub use sinusoids::Sinusoids;
 pub use upsample::nearest;

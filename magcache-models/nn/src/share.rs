@@ -56,7 +56,7 @@ pub(crate) fn share<T: Send>(
 }
 
 /// Runs two parts of a step in parallel on a CPU; a device runs one after the other anyway.
-pub fn beside<A: Send, B: Send>(
+pub fn in_parallel<A: Send, B: Send>(
     device: &Device,
     a: impl FnOnce() -> A + Send,
     b: impl FnOnce() -> B + Send,

@@ -13,7 +13,7 @@ use super::{LoadResult, WanConfig, WanRope};
 use crate::checkpoint::Weights;
 use crate::mmdit::embed::Mlp;
 use crate::model_id::ModelId;
-use crate::nn::{RotaryTable, beside};
+use crate::nn::{RotaryTable, in_parallel};
 use crate::once::get_or_try_init;
 
 /// Text tokens that a model with image attention was trained with; the reference splits the context at this
@@ -149,7 +149,7 @@ impl WanTransformer {
     pub fn embed(&self, hidden_states: &Tensor, timestep: &Tensor) -> Result<WanInput> {
         let grid = Grid::new(hidden_states, &self.config)?;
         check_timestep(timestep, grid)?;
-        let (tokens, temb) = beside(
+        let (tokens, temb) = in_parallel(
             hidden_states.device(),
             || self.patch_embedding.forward(&hidden_states.to_dtype(self.dtype)?),
             || self.time.embed(&timestep.to_dtype(DType::F32)?),

@@ -11,8 +11,8 @@ mod rule;
 use std::collections::BTreeMap;
 
 use magcache_core::{
-    BuildCx, CacheConfig, ConfigError, Guards, Level, Problem, Step, Strategy, StrategyInfo, Trajectory,
-    Verdict, Warmup, Why,
+    BuildCx, CacheConfig, ConfigError, Guards, Level, Problem, Rule, Step, Strategy, StrategyInfo,
+    Trajectory, Verdict, Warmup, Why,
     error::count,
     hint::Hint,
     inventory,
@@ -23,7 +23,7 @@ use magcache_core::{
 };
 use serde::{Deserialize, Serialize};
 
-pub use self::{dialect::Dialect, rule::Rule};
+pub use self::{dialect::Dialect, rule::MagCache};
 
 /// Runs of at most this many steps count as few-step runs, in which skipping whole steps is known to hurt.
 const FEW_STEPS: usize = 8;
@@ -85,7 +85,7 @@ impl Ratios {
     }
 }
 
-impl magcache_core::Rule for Rule {
+impl Rule for MagCache {
     fn threshold(&self, _: &Step) -> Option<f64> {
         Some(self.threshold)
     }
@@ -93,7 +93,7 @@ impl magcache_core::Rule for Rule {
     fn decide(&self, seen: &Seen<'_>, _: &mut Option<f64>) -> Verdict {
         match seen.history.last_computed {
             None => Verdict::compute(Why::NoHistory),
-            last => Rule::decide(self, seen.step, seen.branch, last),
+            last => self.decide_after(seen.step, seen.branch, last),
         }
     }
 }
@@ -109,12 +109,12 @@ impl MagCacheConfig {
         Ok(found.unwrap_or_default().into_iter().cloned().collect())
     }
 
-    fn rule(&self, cx: &BuildCx<'_>) -> Result<Rule, ConfigError> {
+    fn rule(&self, cx: &BuildCx<'_>) -> Result<MagCache, ConfigError> {
         let curves = self.curves(cx)?;
         let default = Recommended { label: String::new(), threshold: 0.12, max_skips: 2, warmup: 0.2 };
         let published = curves.iter().find_map(|c| c.recommended.first()).cloned().unwrap_or(default);
         let named = curves.iter().find_map(|c| c.dialect.as_deref()).map(Dialect::parse).transpose()?;
-        Ok(Rule {
+        Ok(MagCache {
             dialect: self.dialect.or(named).unwrap_or_default(),
             threshold: self.threshold.unwrap_or(published.threshold),
             max_skips: cx.words.max_skips().unwrap_or(published.max_skips),

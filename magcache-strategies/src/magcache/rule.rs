@@ -9,7 +9,7 @@ use super::dialect::{Dialect, Reading};
 
 /// Everything a decision depends on.
 #[derive(Clone, Debug)]
-pub struct Rule {
+pub struct MagCache {
     /// The dialect.
     pub dialect: Dialect,
     /// Bound of the accumulated error (E).
@@ -42,9 +42,9 @@ impl Accumulated {
     }
 }
 
-impl Rule {
+impl MagCache {
     /// Decides between compute and reuse, given the last computed step of this phase.
-    pub fn decide(&self, step: &Step, branch: Branch, last_computed: Option<usize>) -> Verdict {
+    pub fn decide_after(&self, step: &Step, branch: Branch, last_computed: Option<usize>) -> Verdict {
         let reading = self.dialect.reading();
         let step = &self.window(step);
         let (last, first) = (last_computed.filter(|l| step.phase.contains(l)), step.phase.start);
@@ -87,7 +87,7 @@ impl Rule {
             let skip = if reading.needs_residual && seen.is_none() {
                 false
             } else {
-                self.decide(&step, branch, seen).reuse
+                self.decide_after(&step, branch, seen).reuse
             };
             if !skip {
                 computed = Some(index);

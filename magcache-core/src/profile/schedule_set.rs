@@ -11,7 +11,7 @@ use crate::{
 /// Planned schedules for one kind of run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Plans {
+pub struct ScheduleSet {
     /// Number of steps of those runs.
     pub steps: usize,
     /// Shift of the schedule of those runs.
@@ -55,7 +55,7 @@ pub struct PlannedSchedule {
     pub ssim: Option<f64>,
 }
 
-impl Plans {
+impl ScheduleSet {
     /// Whether they were planned for runs like this one: the same steps, shift and boundary, from the first
     /// step.
     pub fn fit(&self, run: &Trajectory) -> bool {
