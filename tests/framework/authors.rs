@@ -319,3 +319,28 @@ fn a_model_is_calibrated_and_cached_without_a_file() {
         }
     }
 }
+
+#[test]
+fn a_forward_that_hands_no_blocks_to_its_pass_is_told_so() {
+    const STACKS: &[StackMeta] = &[StackMeta::image("blocks", 3)];
+    let (meta, keys) = (outsider(STACKS), "strategy = \"schedule\"\nskip = [1]");
+    for (also, around) in
+        [("", false), ("[[cache]]\nstrategy = \"schedule\"\nskip = []\nat = \"forward\"\n", true)]
+    {
+        let plan = CachePlan::parse(&format!("{also}[[cache]]\n{keys}")).unwrap();
+        let hooks = plan.build(&meta, None).unwrap().registry;
+        assert_eq!(hooks.forward_rings().len(), usize::from(around));
+        let x = Tensor::ones((1, 2, 4), DType::F32, &Device::Cpu).unwrap();
+        let mut session = hooks.session();
+        let mut forward = |blocks: bool| {
+            session.pass(&Step::plain(0, 4), Branch::Cond).forward(x.clone(), |x, pass| match blocks {
+                true => pass.blocks(&[1.0, 2.0, 3.0], x, |weight, x| x * *weight),
+                false => x * 6.0,
+            })
+        };
+        let error = forward(false).unwrap_err();
+        assert!(error.to_string().contains("the forward handed none to its pass"), "{error}");
+        assert!(magcache_core::hint::of(&error).unwrap().contains("at = \"forward\""));
+        assert!(forward(true).is_ok());
+    }
+}

@@ -154,7 +154,9 @@ impl Pass<'_> {
     ) -> Result<Tensor> {
         let Some(open) = &mut self.0 else { return forward(x, &mut Pass::off()) };
         if open.registry.forward_rings().is_empty() {
-            return forward(x, self);
+            let y = forward(x, self)?;
+            self.check_blocks_ran()?;
+            return Ok(y);
         }
         open.start()?;
         let Open { registry, slots, log, reducer, step, branch, state, .. } = open;
@@ -172,6 +174,7 @@ impl Pass<'_> {
             let inner = Open { registry, slots, log, done, reducer, step, branch, forced, state };
             let mut pass = Pass(Some(inner));
             let y = forward(x.into_image()?, &mut pass)?;
+            pass.check_blocks_ran()?;
             Ok(Output { streams: Streams::Image(y), exact: pass.was_exact() })
         };
         let mut cx = Cx {
@@ -196,6 +199,19 @@ impl Pass<'_> {
         }
         *state = State::Ended { exact: out.exact };
         out.streams.into_image()
+    }
+
+    /// An error if caches surround blocks that the forward never handed to its pass: they would do nothing.
+    fn check_blocks_ran(&self) -> Result<()> {
+        match &self.0 {
+            Some(Open { state: State::Fresh, registry, .. }) if !registry.rings().is_empty() => {
+                Err(tensor_error(
+                    "a cache surrounds blocks, but the forward handed none to its pass",
+                    "run them with the pass that the forward is given, or use a cache `at = \"forward\"`",
+                ))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn was_exact(&self) -> bool {
