@@ -13,6 +13,11 @@ pub struct Sinusoids {
 }
 
 impl Sinusoids {
+    /// Where they are computed.
+    pub fn device(&self) -> &Device {
+        self.frequencies.device()
+    }
+
     /// For embeddings of `channels` channels, an even number.
     ///
     /// The exponent is rounded to f32 where diffusers rounds it, and its power to the nearest f32.

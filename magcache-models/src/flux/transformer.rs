@@ -117,6 +117,7 @@ impl<C, const AXES: usize> Transformer<C, AXES> {
     /// Rounds the frequencies `which` of the timestep embedding, counted from 0, to the f32 above the
     /// nearest, as torch does on some CPUs; for comparisons with recorded runs. See
     /// [`Sinusoids::rounded_up`](crate::nn::Sinusoids::rounded_up).
+    #[cfg(feature = "verify")]
     pub fn round_frequencies_up(&mut self, which: &[usize]) -> Result<()> {
         self.time.round_up(which)
     }

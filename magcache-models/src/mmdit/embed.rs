@@ -46,7 +46,6 @@ impl Mlp {
 /// `timestep_embedder` and, in guidance-distilled models, `guidance_embedder`.
 #[derive(Debug)]
 pub(crate) struct TimeEmbedder {
-    device: Device,
     sinusoids: Sinusoids,
     timestep: Mlp,
     guidance: Option<Mlp>,
@@ -63,7 +62,6 @@ impl TimeEmbedder {
     ) -> LoadResult<Self> {
         let mlp = |name: &str| Mlp::load(&weights.pp(name), channels, inner, bias);
         Ok(Self {
-            device: weights.device().clone(),
             sinusoids: Sinusoids::new(channels, weights.device())?,
             timestep: mlp("timestep_embedder")?,
             guidance: guidance.then(|| mlp("guidance_embedder")).transpose()?,
@@ -71,8 +69,9 @@ impl TimeEmbedder {
     }
 
     /// See [`Sinusoids::rounded_up`].
+    #[cfg(feature = "verify")]
     pub(crate) fn round_up(&mut self, which: &[usize]) -> Result<()> {
-        self.sinusoids = Sinusoids::rounded_up(self.timestep.inputs, which, &self.device)?;
+        self.sinusoids = Sinusoids::rounded_up(self.timestep.inputs, which, self.sinusoids.device())?;
         Ok(())
     }
 
