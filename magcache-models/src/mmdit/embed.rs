@@ -1,6 +1,6 @@
 //! Embeddings of the timestep and of the guidance scale.
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 use magcache_core::hint;
 
 use super::LoadResult;
