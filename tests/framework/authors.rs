@@ -333,9 +333,8 @@ fn a_forward_that_hands_no_blocks_to_its_pass_is_told_so() {
         let x = Tensor::ones((1, 2, 4), DType::F32, &Device::Cpu).unwrap();
         let mut session = hooks.session();
         let mut forward = |blocks: bool| {
-            session.pass(&Step::plain(0, 4), Branch::Cond).forward(x.clone(), |x, pass| match blocks {
-                true => pass.blocks(&[1.0, 2.0, 3.0], x, |weight, x| x * *weight),
-                false => x * 6.0,
+            session.pass(&Step::plain(0, 4), Branch::Cond).forward(x.clone(), |x, pass| {
+                if blocks { pass.blocks(&[1.0, 2.0, 3.0], x, |weight, x| x * *weight) } else { x * 6.0 }
             })
         };
         let error = forward(false).unwrap_err();
