@@ -5,7 +5,8 @@
 //! the bytes of its tensors; leaving out a field does not compile:
 //!
 //! ```
-//! # //! # use magcache_core::snapshot::{Snapshot, SnapshotError};
+//! # use candle_core::{Device, Tensor};
+//! # use magcache_core::snapshot::{Snapshot, SnapshotError};
 //! #[derive(Default)]
 //! struct MyState {
 //!     anchor: Option<Tensor>,
