@@ -95,7 +95,8 @@ impl Keys {
     }
 }
 
-#[cfg(all(test, feature = "keys"))]
+#[cfg(test)]
+#[cfg(feature = "keys")]
 mod tests {
     use std::collections::BTreeMap;
 
