@@ -12,6 +12,7 @@ use crate::{
     meta::ForecastInfo,
     snapshot::Persist,
     state::{StoragePolicy, Stored},
+    table::write,
 };
 
 /// Predicts the output of a range of blocks from its input and from the outputs of earlier computed steps.
@@ -42,7 +43,7 @@ pub trait Forecast: Persist + Debug + Send + 'static {
 
 /// Serialises a forecast configuration to its table.
 pub fn forecast_table(config: &dyn ForecastConfig) -> Option<ForecastTable> {
-    toml::Table::try_from(config).ok()
+    write("forecast", config).ok()
 }
 
 /// The `forecast` table of a configuration.

@@ -121,6 +121,7 @@ pub mod state;
 pub mod strategy;
 #[cfg(feature = "candle")]
 mod streams;
+mod table;
 #[cfg(feature = "testing")]
 pub mod testing;
 #[cfg(feature = "candle")]

@@ -111,7 +111,7 @@ impl Measured {
         let (profile, rows) = (self.profile(&stem, model, objective)?, rows_of(path));
         let bytes = safetensors::serialize(self.recording.to_tensors()?, None)?;
         media::write_file(&rows, &bytes)?;
-        media::write_file(path, toml::to_string(&profile)?.as_bytes())?;
+        media::write_file(path, profile.to_toml()?.as_bytes())?;
         Ok(vec![path.to_owned(), rows])
     }
 }

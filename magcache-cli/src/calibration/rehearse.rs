@@ -71,7 +71,8 @@ impl Watched {
     ) -> Result<Option<ReuseErrors>> {
         let (pipeline, request) = (scene.pipeline, &scene.request);
         let (sampler, noise) = (pipeline.sampler(request)?, pipeline.noise(request)?);
-        let run = pipeline.trajectory(request)?;
+        // What a reuse does is the same in every clip.
+        let run = pipeline.trajectory(request)?.one_clip();
         let mut generation = Generation::new(Arc::clone(&scene.denoiser), run, sampler, &noise, &self.hooks)?;
         if self.extent.reach == 0 {
             while !generation.is_done() {

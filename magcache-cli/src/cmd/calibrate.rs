@@ -188,7 +188,7 @@ fn answer(
     if let Some(written) = outputs.first() {
         text += &format!("use it with --profile {}\n", written.display());
     }
-    let document = json!({ "profile": serde_json::to_value(&profile)?, "outputs": outputs });
+    let document = json!({ "profile": profile.to_table()?, "outputs": outputs });
     out.answer(&text, &document);
     Ok(())
 }

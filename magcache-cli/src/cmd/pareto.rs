@@ -183,7 +183,7 @@ fn save(path: &Path, mut profile: Profile, job: &Job, curves: &[Curve]) -> Resul
             schedule.psnr_error = error.filter(|error| error.is_finite() && *error > 0.0);
         }
     }
-    Ok(media::write_file(path, toml::to_string(&profile)?.as_bytes())?)
+    Ok(media::write_file(path, profile.to_toml()?.as_bytes())?)
 }
 
 fn chart(job: &Job, curves: &[Curve], runs: usize) -> Chart {

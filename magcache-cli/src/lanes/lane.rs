@@ -43,10 +43,20 @@ impl<'a> Scene<'a> {
         Self { request: Request { seed, ..self.request.clone() }, ..self.clone() }
     }
 
-    /// Decodes the latents of a run to frames `[frames, height, width, channels]` in 0..=1, f32. `stop` is
-    /// checked after each chunk.
+    /// Decodes the latents of a run of one clip to frames `[frames, height, width, channels]` in 0..=1, f32.
+    /// `stop` is checked after each chunk.
     pub(crate) fn decode(&self, latents: &Tensor, stop: &dyn Fn() -> bool) -> pipeline::Result<Tensor> {
-        let mut parts = Vec::new();
+        self.decode_after(Vec::new(), latents, stop)
+    }
+
+    /// The frames of a run of several clips: `ended`, of those that have ended, then as [`Scene::decode`].
+    fn decode_after(
+        &self,
+        ended: Vec<Tensor>,
+        latents: &Tensor,
+        stop: &dyn Fn() -> bool,
+    ) -> pipeline::Result<Tensor> {
+        let mut parts = ended;
         self.pipeline.decode(&self.request, latents, &|_| {}, &mut |frames| {
             if stop() {
                 let steps = self.request.steps;
@@ -83,12 +93,16 @@ impl<'a> Lane<'a> {
     /// Steps that ran, and steps in all.
     pub(super) fn progress(&self) -> (usize, usize) {
         let run = self.generation.trajectory();
-        (self.generation.next() - run.first, run.len() - run.first)
+        let next = run.step(self.generation.next().min(run.end().saturating_sub(1)));
+        let done = next.clip * (run.len() - run.first)
+            + (self.generation.next() - next.clip * run.len() - run.first);
+        (done, run.steps().count())
     }
 
     pub(crate) fn decode(&mut self, stop: &dyn Fn() -> bool) -> Result<Tensor> {
         let start = Instant::now();
-        let frames = self.scene.decode(self.generation.latents(), stop)?;
+        let ended = self.generation.take_frames();
+        let frames = self.scene.decode_after(ended, self.generation.latents(), stop)?;
         self.decode = start.elapsed();
         Ok(frames)
     }

@@ -140,7 +140,7 @@ impl Finished {
 
 /// What hooks around blocks or forwards noted, at each step with a finite number.
 fn noted(session: &Session, run: &Trajectory) -> BTreeMap<(HookId, Branch), Vec<Noted>> {
-    let steps: BTreeMap<usize, Step> = run.steps().map(|step| (step.index, step)).collect();
+    let steps: BTreeMap<usize, Step> = run.steps().map(|step| (step.place(), step)).collect();
     let mut out: BTreeMap<_, Vec<Noted>> = BTreeMap::new();
     let finite = |value: Option<f64>| value.filter(|v| v.is_finite());
     for record in session.log().records().iter().filter(|r| r.module.is_none()) {

@@ -99,9 +99,9 @@ impl Summary {
         let around = log.records().iter().filter(|r| r.module.is_none());
         let seen: BTreeSet<(usize, Branch)> = around.map(|r| (r.step, r.branch)).collect();
         for step in run.steps() {
-            for branch in run.branches_at(&step).iter().filter(|b| !seen.contains(&(step.index, **b))) {
+            for branch in run.branches_at(&step).iter().filter(|b| !seen.contains(&(step.place(), **b))) {
                 let part = self.parts.entry((step.expert, *branch)).or_default();
-                *part.uncached.entry(uncached(log, step.index, *branch)).or_default() += 1;
+                *part.uncached.entry(uncached(log, step.place(), *branch)).or_default() += 1;
             }
         }
     }

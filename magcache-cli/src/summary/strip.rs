@@ -8,7 +8,7 @@ use magcache_core::{
 };
 
 /// One line per branch: `#` computed, `.` skipped, `!` a failsafe, `-` a step without this branch; `|` marks
-/// where the second expert begins.
+/// where the second expert begins, `/` where another clip does.
 pub(crate) fn strips(log: &DecisionLog, run: &Trajectory) -> Vec<(Branch, String)> {
     let of = |branch: &Branch| (*branch, strip(log, run, *branch, &|r| r.module.is_none()));
     run.branches.iter().map(of).collect()
@@ -39,8 +39,8 @@ fn reuses(record: &Record) -> bool {
 }
 
 fn strip(log: &DecisionLog, run: &Trajectory, branch: Branch, counts: &dyn Fn(&Record) -> bool) -> String {
-    let mark = |index: usize| {
-        let here = || log.records().iter().filter(|r| r.step == index && r.branch == branch && counts(r));
+    let mark = |place: usize| {
+        let here = || log.records().iter().filter(|r| r.step == place && r.branch == branch && counts(r));
         if here().any(|r| r.why.is_failsafe()) {
             '!'
         } else if here().any(reuses) {
@@ -51,10 +51,12 @@ fn strip(log: &DecisionLog, run: &Trajectory, branch: Branch, counts: &dyn Fn(&R
     };
     let mut line = String::new();
     for step in run.steps() {
-        if step.index > run.first && step.index == step.phase.start {
+        if step.clip > 0 && step.index == run.first {
+            line.push('/');
+        } else if step.index > run.first && step.index == step.phase.start {
             line.push('|');
         }
-        line.push(if run.branches_at(&step).contains(&branch) { mark(step.index) } else { '-' });
+        line.push(if run.branches_at(&step).contains(&branch) { mark(step.place()) } else { '-' });
     }
     line
 }

@@ -1,13 +1,12 @@
 //! One `[[cache]]` table.
 
-use serde::de::DeserializeOwned;
-
 use crate::{
     CacheConfig, ConfigError,
     config::Words,
     error::{WORDS, nearest, syntax},
     meta,
     profile::Part,
+    table::{read, write},
 };
 
 /// One `[[cache]]` table.
@@ -55,18 +54,9 @@ impl CacheEntry {
 
     /// Serialises the entry to a table that reads back as the same entry.
     pub fn to_table(&self) -> Result<toml::Table, ConfigError> {
-        let place = || format!("strategy {:?}", self.name);
-        let mut table = match toml::Value::try_from(&self.config) {
-            Ok(toml::Value::Table(table)) => table,
-            Ok(other) => return Err(syntax(&place(), &format!("its keys are no table: {other}"))),
-            Err(e) => return Err(syntax(&place(), &e)),
-        };
-        table.extend(toml::Table::try_from(&self.words).map_err(|e| syntax(&place(), &e))?);
+        let place = format!("strategy {:?}", self.name);
+        let mut table = write(&place, &self.config)?;
+        table.extend(write(&place, &self.words)?);
         Ok(table)
     }
-}
-
-/// Reads a table strictly; serde's "unknown field" becomes an error with the nearest known key.
-pub(super) fn read<T: DeserializeOwned>(place: &str, table: toml::Table) -> Result<T, ConfigError> {
-    toml::Value::Table(table).try_into().map_err(|e: toml::de::Error| syntax(place, &e))
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Branch, CacheConfig, ConfigError, Problem, error::syntax, meta, planner::Continuation,
-    profile::PlannedSchedule,
+    profile::PlannedSchedule, table::write,
 };
 
 /// Steps to skip.
@@ -70,7 +70,7 @@ impl FixedSteps {
 
     /// The `[[cache]]` table that skips these steps.
     pub fn table(&self, skips: Skips, steps: Option<usize>) -> Result<toml::Table, ConfigError> {
-        toml::Table::try_from((self.config)(skips, steps)).map_err(|e| syntax("a schedule", &e))
+        write("a schedule", &(self.config)(skips, steps))
     }
 
     /// The `[[cache]]` table that runs a planned schedule.

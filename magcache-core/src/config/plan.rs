@@ -6,7 +6,6 @@ use crate::{
     BuildCx, ConfigError, Level, ModelMeta, Problem, Trajectory,
     config::{
         CacheEntry, Given, Residuals,
-        entry::read,
         exclusion::{self, Placed},
     },
     error::syntax,
@@ -14,6 +13,7 @@ use crate::{
     meta::{self, FORWARD},
     profile::Profile,
     state::HookId,
+    table::read,
 };
 
 /// The hooks of a run: the `[[cache]]` tables, outermost first, `[residuals]` and `[audit]`.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     ConfigError, Expert, ModelMeta, Problem, Strategy, Warmup, error::nearest, profile::Profile,
-    strategy::Branches,
+    strategy::Branches, table::write,
 };
 #[cfg(feature = "candle")]
 use crate::{forecast::ForecastConfig, meta};
@@ -160,7 +160,7 @@ impl<'a> Given<'a> {
             "forecast" => adapter,
             _ => false,
         };
-        let given = toml::Table::try_from(self.words).unwrap_or_default();
+        let given = write("", self.words).unwrap_or_default();
         let idle = given.keys().filter(|word| !read.contains(word.as_str()) && !elsewhere(word));
         let told = |word: &String| {
             let message = format!("`{word}` has no effect here: {name:?} does not read it");

@@ -31,7 +31,7 @@ impl Decisions {
             branches.into_iter().map(move |branch| (step.clone(), branch))
         });
         let one = |(step, branch): (Step, Branch)| {
-            let mut seen = Ahead { step: step.index, branch, computed: Vec::new(), open: Vec::new() };
+            let mut seen = Ahead { step: step.place(), branch, computed: Vec::new(), open: Vec::new() };
             match &mut session {
                 Some(session) => {
                     let Ok(()) = session.pass(&step, branch, &mut Marks(&mut seen.computed));

@@ -88,7 +88,7 @@ impl<R: Runtime> Onion<'_, R> {
         // A new slot takes its count from the log: what is forgotten must not lift a cap.
         let mut slot: Slot = self.slots.take_if_there(&key).unwrap_or_else(|| {
             let mut new = Slot::default();
-            new.history.skipped = self.log.reuses_of(&key).0;
+            new.history.skipped = self.log.reuses_of(&key, self.step).0;
             new
         });
         let verdict = self.decide(ring, &front, &middle, &mut slot);
@@ -174,7 +174,7 @@ impl<R: Runtime> Onion<'_, R> {
 
     fn note(&mut self, ring: &Ring, blocks: Range<usize>, verdict: Verdict) {
         self.log.push(Record {
-            step: self.step.index,
+            step: self.step.place(),
             eval: self.step.eval,
             expert: self.step.expert,
             branch: self.branch,

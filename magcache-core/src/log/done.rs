@@ -20,12 +20,12 @@ crate::fields!(Ran { branch, eval });
 
 impl Done {
     pub(crate) fn has(&self, step: &Step, branch: Branch) -> bool {
-        self.step == step.index && self.passes.contains(&Ran { branch, eval: step.eval })
+        self.step == step.place() && self.passes.contains(&Ran { branch, eval: step.eval })
     }
 
     pub(crate) fn note(&mut self, step: &Step, branch: Branch, failed: bool) {
-        if self.step != step.index {
-            *self = Self { step: step.index, passes: Vec::new() };
+        if self.step != step.place() {
+            *self = Self { step: step.place(), passes: Vec::new() };
         }
         let own = Ran { branch, eval: step.eval };
         self.passes.retain(|ran| *ran != own);

@@ -19,7 +19,7 @@ use crate::{
 /// One decision of one hook.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Record {
-    /// Step of the trajectory.
+    /// Step of the run, as [`Step::place`] counts them.
     pub step: usize,
     /// Evaluation within the step.
     pub eval: u8,
@@ -110,7 +110,7 @@ impl DecisionLog {
     /// Ends a pass. The decisions of a failed pass are discarded.
     pub(crate) fn end(&mut self, step: &Step, branch: Branch, failed: bool) {
         if failed {
-            let first = self.records.iter().rposition(|r| r.step != step.index).map_or(0, |last| last + 1);
+            let first = self.records.iter().rposition(|r| r.step != step.place()).map_or(0, |last| last + 1);
             let mut place = 0;
             self.records.retain(|r| {
                 place += 1;
@@ -119,11 +119,13 @@ impl DecisionLog {
         }
     }
 
-    /// How often a hook itself replaced `blocks`, and the same including reuses that an audit overruled.
-    pub(crate) fn reuses_of(&self, key: &SlotKey) -> (usize, usize) {
+    /// How often a hook itself replaced `blocks` in the clip of `step`, and the same including reuses that an
+    /// audit overruled.
+    pub(crate) fn reuses_of(&self, key: &SlotKey, step: &Step) -> (usize, usize) {
+        let clip = step.clip * step.total;
         let own = |r: &&Record| {
             let pass = (r.hook, r.expert, r.branch, r.eval) == (key.hook, key.expert, key.branch, key.eval);
-            pass && r.blocks == key.blocks && !r.why.is_imposed()
+            pass && r.step >= clip && r.blocks == key.blocks && !r.why.is_imposed()
         };
         let count = |(reused, turns), r: &Record| {
             (reused + usize::from(r.reused), turns + usize::from(r.reused || r.audit.is_some()))
@@ -147,9 +149,9 @@ impl DecisionLog {
     ) -> Option<&Record> {
         let here = |r: &&Record| {
             let whole = r.blocks.start <= blocks.start && blocks.end <= r.blocks.end && !r.why.is_imposed();
-            whole && (r.hook, r.branch, r.step, r.eval) == (hook, branch, step.index, step.eval)
+            whole && (r.hook, r.branch, r.step, r.eval) == (hook, branch, step.place(), step.eval)
         };
-        self.records.iter().rev().take_while(|r| r.step == step.index).find(here)
+        self.records.iter().rev().take_while(|r| r.step == step.place()).find(here)
     }
 
     /// The steps at which a hook's range was replaced on `branch`, in order. A step appears once for each

@@ -2,6 +2,7 @@
 //! schedules of a model.
 
 mod curve;
+mod file;
 mod fit;
 mod part;
 mod quality;
@@ -23,31 +24,23 @@ pub use sensitivity::Sensitivity;
 use crate::{ConfigError, Problem, error::nearest, meta};
 
 /// Everything measured or published about one model.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Profile {
     /// The name in a configuration.
     pub name: String,
     /// The registered model that it was made for, if there is one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
     /// One line.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub summary: String,
     /// MagCache curves, the default variant first.
-    #[serde(default, rename = "curve", skip_serializing_if = "Vec::is_empty")]
     pub curves: Vec<Curve>,
     /// TeaCache fits, the default variant first.
-    #[serde(default, rename = "fit", skip_serializing_if = "Vec::is_empty")]
     pub fits: Vec<Fit>,
     /// SenCache sensitivities, the default variant first.
-    #[serde(default, rename = "sensitivity", skip_serializing_if = "Vec::is_empty")]
     pub sensitivities: Vec<Sensitivity>,
     /// Planned schedules, one entry per kind of run.
-    #[serde(default, rename = "plan", skip_serializing_if = "Vec::is_empty")]
     pub plans: Vec<ScheduleSet>,
     /// Measurements of kinds defined by strategies, by kind.
-    #[serde(default, rename = "part", skip_serializing_if = "BTreeMap::is_empty")]
     pub parts: BTreeMap<String, Vec<OwnPart>>,
 }
 
@@ -76,20 +69,6 @@ pub struct Provenance {
 }
 
 impl Profile {
-    /// Parses and checks a profile; `place` names it in errors.
-    pub fn parse(text: &str, place: &str) -> Result<Self, ConfigError> {
-        let profile: Self = toml::from_str(text).map_err(|e| crate::error::syntax(place, &e))?;
-        let problems = profile.problems();
-        if problems.is_empty() { Ok(profile) } else { Err(ConfigError::Problems(problems)) }
-    }
-
-    /// The profile as TOML, which [`Profile::parse`] reads back.
-    ///
-    /// Errors: a value that TOML cannot hold.
-    pub fn to_toml(&self) -> Result<String, ConfigError> {
-        toml::to_string(self).map_err(|e| crate::error::syntax(&format!("profile {:?}", self.name), &e))
-    }
-
     /// The built-in profile of this name, or the profile in the file at this path.
     pub fn find(name: &str) -> Result<Self, ConfigError> {
         if let Some(info) = meta::profiles().iter().find(|p| p.name == name) {

@@ -3,7 +3,10 @@
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{Profile, Provenance};
-use crate::{ConfigError, Trajectory, error::syntax};
+use crate::{
+    ConfigError, Trajectory,
+    table::{read, write},
+};
 
 /// A kind of measurement in a profile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,23 +24,47 @@ pub enum Part {
 }
 
 /// A measurement of a kind unknown to this crate. Its keys are defined by the strategy that reads it.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct OwnPart {
     /// The variant, if there are several; the first of a profile is the default.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub variant: Option<String>,
     /// The keys of the strategy.
-    #[serde(flatten)]
     pub keys: toml::Table,
     /// Its provenance, from which it is judged whether it applies to a run.
-    #[serde(default)]
     pub source: Provenance,
+}
+
+/// The keys of every own part.
+#[derive(Serialize, Deserialize)]
+struct Common {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    variant: Option<String>,
+    #[serde(default)]
+    source: Provenance,
 }
 
 impl OwnPart {
     /// Reads its keys strictly as the strategy's type; `place` names it in errors.
     pub fn read<T: DeserializeOwned>(&self, place: &str) -> Result<T, ConfigError> {
-        self.keys.clone().try_into().map_err(|e: toml::de::Error| syntax(place, &e))
+        read(place, self.keys.clone())
+    }
+
+    /// Reads a `[[part.NAME]]` table; `place` names it in errors.
+    pub(super) fn from_table(place: &str, mut table: toml::Table) -> Result<Self, ConfigError> {
+        let mut common = toml::Table::new();
+        for key in ["variant", "source"] {
+            common.extend(table.remove_entry(key));
+        }
+        let Common { variant, source } = read(place, common)?;
+        Ok(Self { variant, keys: table, source })
+    }
+
+    /// The table that [`OwnPart::from_table`] reads back.
+    pub(super) fn to_table(&self, place: &str) -> Result<toml::Table, ConfigError> {
+        let common = Common { variant: self.variant.clone(), source: self.source.clone() };
+        let mut table = write(place, &common)?;
+        table.extend(self.keys.clone());
+        Ok(table)
     }
 }
 

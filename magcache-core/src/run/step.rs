@@ -84,9 +84,12 @@ impl Phase {
 /// One step of the trajectory.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Step {
-    /// Index in the whole trajectory, from 0. Image-to-image runs that start late keep their true index.
+    /// The clip, from 0, in a run that makes several one after the other, each from its own noise. Nothing is
+    /// reused across clips.
+    pub clip: usize,
+    /// Index in the trajectory of its clip, from 0. Image-to-image runs that start late keep their true index.
     pub index: usize,
-    /// Number of steps of the whole trajectory.
+    /// Number of steps of that trajectory.
     pub total: usize,
     /// The timestep given to the model, in training steps (0 to 1000).
     pub timestep: f64,
@@ -100,13 +103,19 @@ pub struct Step {
     pub phase: Range<usize>,
 }
 
-crate::fields!(Step { index, total, timestep, sigma, eval, expert, phase });
+crate::fields!(Step { clip, index, total, timestep, sigma, eval, expert, phase });
 
 impl Step {
     /// A step of a trajectory with one expert and one evaluation; timestep and sigma are linear in the index.
     pub fn plain(index: usize, total: usize) -> Self {
         let sigma = 1.0 - index as f64 / total.max(1) as f64;
-        Self { index, total, timestep: 1000.0 * sigma, sigma, eval: 0, expert: Expert(0), phase: 0..total }
+        let (clip, timestep, eval) = (0, 1000.0 * sigma, 0);
+        Self { clip, index, total, timestep, sigma, eval, expert: Expert(0), phase: 0..total }
+    }
+
+    /// Its place among the steps of all clips, from 0: what a log names.
+    pub fn place(&self) -> usize {
+        self.clip * self.total + self.index
     }
 
     /// A step of a trajectory with several phases, otherwise as [`Step::plain`].

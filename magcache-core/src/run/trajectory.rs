@@ -22,6 +22,8 @@ pub struct Trajectory {
     pub boundary_ratio: Option<f64>,
     /// The first step that runs: above 0 for image to image.
     pub first: usize,
+    /// Number of clips that run along it, one after the other: 1 but for videos that are made in parts.
+    pub clips: usize,
 }
 
 /// How many of `steps` steps a shifted linear schedule spends above `boundary_ratio`, that is, in the first
@@ -48,6 +50,7 @@ impl Trajectory {
             flow_shift: None,
             boundary_ratio: None,
             first: 0,
+            clips: 1,
         }
     }
 
@@ -88,7 +91,7 @@ impl Trajectory {
         Self { phases, ..self }
     }
 
-    /// Number of steps of the whole schedule.
+    /// Number of steps of the whole schedule, which every clip runs along.
     pub fn len(&self) -> usize {
         self.timesteps.len()
     }
@@ -98,11 +101,19 @@ impl Trajectory {
         self.timesteps.is_empty()
     }
 
-    /// The first evaluation of step `index`.
-    pub fn step(&self, index: usize) -> Step {
+    /// Where the last step of the last clip ends, counted as [`Step::place`].
+    pub fn end(&self) -> usize {
+        self.clips * self.len()
+    }
+
+    /// The first evaluation of the step at `place` among the steps of all clips.
+    pub fn step(&self, place: usize) -> Step {
+        let clip = (place / self.len().max(1)).min(self.clips.saturating_sub(1));
+        let index = place - clip * self.len();
         let plain = Step::in_phases(index, self.len(), &self.phases);
         let at = |v: &[f64], or: f64| v.get(index).copied().unwrap_or(or);
-        Step { timestep: at(&self.timesteps, plain.timestep), sigma: at(&self.sigmas, plain.sigma), ..plain }
+        let (timestep, sigma) = (at(&self.timesteps, plain.timestep), at(&self.sigmas, plain.sigma));
+        Step { clip, timestep, sigma, ..plain }
     }
 
     /// The branches that run at `step`, in order.
@@ -116,9 +127,16 @@ impl Trajectory {
         self.steps().map(|step| self.branches_at(&step).len()).sum()
     }
 
-    /// The steps that run, in order.
+    /// The steps that run, in order, of every clip.
     pub fn steps(&self) -> impl Iterator<Item = Step> {
-        (self.first..self.len()).map(|i| self.step(i))
+        let clip = |clip: usize| clip * self.len() + self.first..(clip + 1) * self.len();
+        (0..self.clips).flat_map(clip).map(|place| self.step(place))
+    }
+
+    /// The same run with one clip.
+    #[must_use]
+    pub fn one_clip(&self) -> Self {
+        Self { clips: 1, ..self.clone() }
     }
 }
 

@@ -60,8 +60,10 @@ pub struct Slots {
     /// The end of the phase of each expert seen so far.
     phase_ends: BTreeMap<Expert, usize>,
     budget: Option<usize>,
-    /// The current step.
+    /// The current step, as [`Step::place`] counts them.
     step: usize,
+    /// The current clip.
+    clip: usize,
     bytes: usize,
     peak: usize,
     evicted: usize,
@@ -118,11 +120,16 @@ impl Slots {
         self.bytes += bytes;
     }
 
-    /// Begins a pass at `step`. Drops the slots left by failed passes of earlier steps, and those of every
-    /// expert whose phase is over: nothing is reused across that boundary.
+    /// Begins a pass at `step`. Drops the slots of another clip, those left by failed passes of earlier steps,
+    /// and those of every expert whose phase is over: nothing is reused across these boundaries.
     pub(crate) fn begin(&mut self, step: &Step) {
-        if self.step != step.index {
-            self.step = step.index;
+        if self.clip != step.clip {
+            self.clip = step.clip;
+            self.phase_ends.clear();
+            self.drop_where(|_, _| true);
+        }
+        if self.step != step.place() {
+            self.step = step.place();
             if std::mem::take(&mut self.torn) {
                 self.drop_where(|_, slot| slot.torn);
             }
@@ -183,6 +190,7 @@ impl Slots {
         to.field("experts", &experts);
         to.field("phase_ends", &ends);
         to.field("step", &self.step);
+        to.field("clip", &self.clip);
         to.field("peak", &self.peak);
         to.field("evicted", &self.evicted);
         to.field("clock", &self.clock);
@@ -216,6 +224,7 @@ impl Slots {
             phase_ends: experts.into_iter().zip(ends).collect(),
             budget,
             step: from.field("step")?,
+            clip: from.field("clip")?,
             peak: from.field("peak")?,
             evicted: from.field("evicted")?,
             clock: from.field("clock")?,

@@ -1,9 +1,11 @@
 //! One network with its prompt, as the denoising loop sees it.
 
-use std::{iter::Sum, ops::AddAssign};
+use std::{fmt, iter::Sum, ops::AddAssign, sync::Arc};
 
 use candle_core::{Result, Tensor};
 use magcache_core::{Branch, Pass, Step};
+
+use super::PipelineError;
 
 /// How often the blocks' keys and values of the text were used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,6 +38,23 @@ pub(crate) fn text_of<'a, T>(branch: Branch, cond: &'a T, uncond: Option<&'a T>)
         (Branch::Uncond, Some(uncond)) => Ok(uncond),
         (Branch::Uncond, None) => candle_core::bail!("the unconditional branch has no text features"),
         _ => Ok(cond),
+    }
+}
+
+/// What follows the end of a clip, in a run that makes several.
+pub struct NextClip {
+    /// The frames of the clip that ended, as [`Pipeline::decode`](super::Pipeline::decode) passes them on.
+    pub frames: Vec<Tensor>,
+    /// The network with the conditions of the next clip.
+    pub denoiser: Arc<dyn Denoiser>,
+    /// The noise that the next clip begins from.
+    pub noise: Tensor,
+}
+
+impl fmt::Debug for NextClip {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { frames, noise, .. } = self;
+        f.debug_struct("NextClip").field("frames", frames).field("noise", noise).finish_non_exhaustive()
     }
 }
 
@@ -77,7 +96,14 @@ pub trait Denoiser: Send + Sync {
         None
     }
 
-    /// Processes the latents after the last step. Leaves them unchanged by default.
+    /// Ends the clip whose last step gave `latents`, as [`Denoiser::finish`] returned them, and begins the one
+    /// after it. Called only where [`Trajectory::clips`](magcache_core::Trajectory::clips) is above 1. `stop`
+    /// is checked now and then.
+    fn next_clip(&self, _latents: &Tensor, _stop: &dyn Fn() -> bool) -> super::Result<NextClip> {
+        Err(PipelineError::request("a second clip, and this model makes one", "clips: 1"))
+    }
+
+    /// Processes the latents after the last step of a clip. Leaves them unchanged by default.
     fn finish(&self, latents: &Tensor) -> Result<Tensor> {
         Ok(latents.clone())
     }

@@ -12,13 +12,13 @@ use magcache_core::{
     snapshot::{Reader, Writer},
 };
 
-use super::{Denoiser, PipelineError, Result, TextUses};
+use super::{Denoiser, NextClip, PipelineError, Result, TextUses};
 use crate::{once::get_or_try_init, sampler::Sampler};
 
 /// How long one pass of the network took.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PassTime {
-    /// Step of the trajectory.
+    /// Step of the run, as [`Step::place`](magcache_core::Step::place) counts them.
     pub step: usize,
     /// Guidance branch.
     pub branch: Branch,
@@ -28,14 +28,21 @@ pub struct PassTime {
 
 magcache_core::fields!(PassTime { step, branch, time });
 
-/// One run of the sampler. Owns its solver, its latents and its caches, so several can run in turns.
+/// One run of the sampler, once for every clip. Owns its solver, its latents and its caches, so several can run
+/// in turns.
 pub struct Generation {
     denoiser: Option<Arc<dyn Denoiser>>,
     trajectory: Trajectory,
     sampler: Sampler,
+    /// The solver before its first step, for the next clip.
+    fresh: Sampler,
     session: Option<Session>,
     latents: Tensor,
     next: usize,
+    /// The latents of each clip before the current one.
+    ended: Vec<Tensor>,
+    /// Frames of these clips that nobody took yet.
+    frames: Vec<Tensor>,
     times: Vec<PassTime>,
     /// Counts of the network that was released.
     text_uses: Option<TextUses>,
@@ -56,28 +63,41 @@ impl Generation {
         let session = (!registry.is_empty()).then(|| registry.session());
         let next = trajectory.first;
         let latents = denoiser.begin(noise, &trajectory.step(next))?;
-        let denoiser = Some(denoiser);
-        Ok(Self { denoiser, trajectory, sampler, session, latents, next, times: Vec::new(), text_uses: None })
+        Ok(Self {
+            denoiser: Some(denoiser),
+            trajectory,
+            fresh: sampler.clone(),
+            sampler,
+            session,
+            latents,
+            next,
+            ended: Vec::new(),
+            frames: Vec::new(),
+            times: Vec::new(),
+            text_uses: None,
+        })
     }
 
     /// A run that continues where [`Generation::save`] was called: every later step is bit-identical to that
     /// of the uninterrupted run, and the log, the counts and the times are those of the whole run. The other
     /// arguments are those of [`Generation::new`] and must be the same as then. Without a denoiser, only a
-    /// finished run can be resumed, to be decoded.
+    /// finished run of one clip can be resumed, to be decoded. The frames of clips that had ended are made
+    /// again.
     ///
     /// # Errors
     /// State of another run.
     pub fn resume(
-        denoiser: Option<Arc<dyn Denoiser>>,
+        mut denoiser: Option<Arc<dyn Denoiser>>,
         trajectory: Trajectory,
         mut sampler: Sampler,
         registry: &Arc<HookRegistry>,
         from: &Reader<'_>,
     ) -> Result<Self> {
         let next = Self::stored_step(from)?;
-        if !(trajectory.first..=trajectory.len()).contains(&next) {
+        if !(trajectory.first..=trajectory.end()).contains(&next) {
             return Err(from.at("next").odd("a step of the run", next).into());
         }
+        let fresh = sampler.clone();
         sampler.restore(from.field("sampler")?);
         let mut session = (!registry.is_empty()).then(|| registry.session());
         let caches: bool = from.field("caches")?;
@@ -88,7 +108,29 @@ impl Generation {
             session.restore(&from.at("session"))?;
         }
         let (latents, times) = (from.field("latents")?, from.field("times")?);
-        Ok(Self { denoiser, trajectory, sampler, session, latents, next, times, text_uses: None })
+        let (ended, mut frames): (Vec<Tensor>, _) = (from.field("ended")?, Vec::new());
+        if ended.len() != trajectory.step(next.min(trajectory.end().saturating_sub(1))).clip {
+            return Err(from.at("ended").odd("the clips before the current one", ended.len()).into());
+        }
+        for latents in &ended {
+            let before = denoiser.take().ok_or_else(released)?;
+            let clip = before.next_clip(latents, &|| false)?;
+            frames.extend(clip.frames);
+            denoiser = Some(clip.denoiser);
+        }
+        Ok(Self {
+            denoiser,
+            trajectory,
+            sampler,
+            fresh,
+            session,
+            latents,
+            next,
+            ended,
+            frames,
+            times,
+            text_uses: None,
+        })
     }
 
     /// The next step of a run that was stored.
@@ -112,6 +154,7 @@ impl Generation {
         to.field("next", &self.next);
         to.field("sampler", self.sampler.history());
         to.field("latents", &self.latents);
+        to.field("ended", &self.ended);
         to.field("times", &self.times);
         Ok(())
     }
@@ -127,7 +170,7 @@ impl Generation {
         self.session = session;
         let (velocity, times) = predicted?;
         self.times.extend(times);
-        self.step_with(&velocity)
+        self.advance(&velocity, stop)
     }
 
     /// The velocity at the next step, guidance included, computed with the hooks of `session` or in the bare
@@ -150,7 +193,7 @@ impl Generation {
         let mut times = Vec::new();
         for branch in self.trajectory.branches_at(&step) {
             if stop() {
-                return Err(PipelineError::Interrupted { step: self.next, steps: self.trajectory.len() });
+                return Err(PipelineError::Interrupted { step: self.next, steps: self.trajectory.end() });
             }
             let start = Instant::now();
             let mut pass = match &mut session {
@@ -165,7 +208,7 @@ impl Generation {
                 get_or_try_init(&entered, || denoiser.enter(&self.latents, &step))?.predict(*branch, pass)
             })?;
             drop(pass);
-            times.push(PassTime { step: step.index, branch: *branch, time: start.elapsed() });
+            times.push(PassTime { step: step.place(), branch: *branch, time: start.elapsed() });
             velocity = Some(match (branch, &cond) {
                 (Branch::Uncond, Some(cond)) => guide(cond, &predicted, guidance)?,
                 _ => {
@@ -186,11 +229,41 @@ impl Generation {
     /// # Errors
     /// A velocity of another shape; latents and solver are then as before the step.
     pub fn step_with(&mut self, velocity: &Tensor) -> Result<()> {
-        let latents = self.sampler.step(self.next, velocity, &self.latents)?;
-        let last = self.next + 1 >= self.trajectory.len();
-        self.latents = if last { self.denoiser()?.finish(&latents)? } else { latents };
+        self.advance(velocity, &|| false)
+    }
+
+    fn advance(&mut self, velocity: &Tensor, stop: &dyn Fn() -> bool) -> Result<()> {
+        let step = self.trajectory.step(self.next);
+        let latents = self.sampler.step(step.index, velocity, &self.latents)?;
+        if step.index + 1 < step.total {
+            self.latents = latents;
+        } else {
+            self.end_clip(&latents, stop)?;
+        }
         self.next += 1;
         Ok(())
+    }
+
+    /// Ends the current clip with the latents of its last step, and begins the next one, if there is one.
+    fn end_clip(&mut self, latents: &Tensor, stop: &dyn Fn() -> bool) -> Result<()> {
+        let latents = self.denoiser()?.finish(latents)?;
+        if self.next + 1 >= self.trajectory.end() {
+            self.latents = latents;
+            return Ok(());
+        }
+        let NextClip { frames, denoiser, noise } = self.denoiser()?.next_clip(&latents, stop)?;
+        self.latents = denoiser.begin(&noise, &self.trajectory.step(self.next + 1))?;
+        self.ended.push(latents);
+        self.frames.extend(frames);
+        (self.denoiser, self.sampler) = (Some(denoiser), self.fresh.clone());
+        Ok(())
+    }
+
+    /// Moves out the frames of the clips that have ended, in order, as
+    /// [`Pipeline::decode`](super::Pipeline::decode) passes them on; the last clip is left to that. They stay
+    /// in memory until they are taken.
+    pub fn take_frames(&mut self) -> Vec<Tensor> {
+        std::mem::take(&mut self.frames)
     }
 
     /// A copy of the run that continues independently from here, with new hooks and empty caches.
@@ -200,18 +273,19 @@ impl Generation {
             denoiser: self.denoiser.clone(),
             trajectory: self.trajectory.clone(),
             sampler: self.sampler.clone(),
+            fresh: self.fresh.clone(),
             session: (!registry.is_empty()).then(|| registry.session()),
             latents: self.latents.clone(),
             next: self.next,
+            ended: self.ended.clone(),
+            frames: Vec::new(),
             times: Vec::new(),
             text_uses: None,
         }
     }
 
     fn denoiser(&self) -> Result<&Arc<dyn Denoiser>> {
-        self.denoiser.as_ref().ok_or_else(|| {
-            PipelineError::request("a step after the network was released", "make a new generation")
-        })
+        self.denoiser.as_ref().ok_or_else(released)
     }
 
     /// Runs the remaining steps, calling `progress` after each.
@@ -237,7 +311,7 @@ impl Generation {
 
     /// Whether the last step has run.
     pub fn is_done(&self) -> bool {
-        self.next >= self.trajectory.len()
+        self.next >= self.trajectory.end()
     }
 
     /// The next step.
@@ -245,7 +319,7 @@ impl Generation {
         self.next
     }
 
-    /// The latents after the last step run, f32, in the shape that the model's [`Denoiser`] takes.
+    /// The latents after the last step run, of the current clip, f32, in the shape that the model's [`Denoiser`] takes.
     pub fn latents(&self) -> &Tensor {
         &self.latents
     }
@@ -275,6 +349,10 @@ impl std::fmt::Debug for Generation {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Generation").field("next", &self.next).finish_non_exhaustive()
     }
+}
+
+fn released() -> PipelineError {
+    PipelineError::request("a step after the network was released", "make a new generation")
 }
 
 /// Classifier-free guidance: `uncond + scale · (cond − uncond)`.

@@ -15,7 +15,7 @@ mod options;
 mod request;
 
 pub(crate) use denoiser::text_of;
-pub use denoiser::{Denoiser, Entered, TextUses};
+pub use denoiser::{Denoiser, Entered, NextClip, TextUses};
 pub use error::PipelineError;
 pub use generation::{Generation, PassTime};
 pub(crate) use load::embedded_files;

@@ -126,6 +126,7 @@ impl Sampler {
             },
             boundary_ratio: None,
             first: 0,
+            clips: 1,
         }
     }
 

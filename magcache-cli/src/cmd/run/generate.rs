@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use candle_core::Tensor;
 use magcache_core::config::Built;
 use magcache_models::pipeline::{Denoiser, Generation, PipelineError};
 use tracing::debug;
@@ -15,7 +16,7 @@ use crate::{
     console::{Console, Failure, Interrupt},
     files::{config_of, has_content},
     job::Job,
-    media::{self, Destination, Frames, ValueRange},
+    media::{self, Destination, Frames, MediaError, ValueRange, VideoWriter},
     replay::trace,
     resume::{StateFolder, Stored},
 };
@@ -47,19 +48,21 @@ impl Attempt<'_> {
         let Self { job, built, path, config, interrupt, out, .. } = self;
         let resumed_at = stored.as_ref().map(Stored::step).transpose()?;
         // If a run was killed after it wrote its outputs, a folder of frames may already be there, complete.
-        let done = resumed_at.is_some_and(|step| step >= job.trajectory.len());
+        let done = resumed_at.is_some_and(|step| step >= job.trajectory.end());
         let written = done && stored.as_ref().is_some_and(|stored| stored.output == *path);
         let (target, written) = Destination::prepare_again(path, job.clip(), written)?;
         self.trace.map(media::probe).transpose()?;
 
         let mut generation = begin(job, built, stored, out)?;
-        let ran = denoise(&mut generation, checkpoint.as_mut(), interrupt, out).and_then(|()| {
-            // Frees the network's memory for the autoencoder.
-            generation.release();
-            if written { Ok(()) } else { decode(job, generation.latents(), &target, interrupt, out) }
-        });
+        let mut film = (!written).then(|| Film { target: &target, writer: None, interrupt });
+        let ran =
+            denoise(&mut generation, checkpoint.as_mut(), film.as_mut(), interrupt, out).and_then(|()| {
+                // Frees the network's memory for the autoencoder.
+                generation.release();
+                film.map_or(Ok(()), |film| decode(job, generation.latents(), film, out))
+            });
         if let (Err(_), Some(step)) = (&ran, checkpoint.as_ref().and_then(StateFolder::stored)) {
-            out.note(&format!("the same command continues at step {step} of {}", job.trajectory.len()));
+            out.note(&format!("the same command continues at step {step} of {}", job.trajectory.end()));
         }
         ran?;
 
@@ -87,7 +90,7 @@ impl Attempt<'_> {
 /// A generation at its start, or resumed from the stored state.
 fn begin(job: &Job, built: &Built, stored: Option<Stored>, out: &Console) -> Result<Generation> {
     let (sampler, noise) = (job.pipeline.sampler(&job.request)?, job.pipeline.noise(&job.request)?);
-    let (run, steps) = (job.trajectory.clone(), job.trajectory.len());
+    let (run, steps) = (job.trajectory.clone(), job.trajectory.end());
     let Some(stored) = stored else {
         return Ok(Generation::new(load(job, out)?, run, sampler, &noise, &built.registry)?);
     };
@@ -121,12 +124,18 @@ fn load(job: &Job, out: &Console) -> Result<Arc<dyn Denoiser>> {
 fn denoise(
     generation: &mut Generation,
     mut checkpoint: Option<&mut StateFolder>,
+    mut film: Option<&mut Film<'_>>,
     interrupt: &Interrupt,
     out: &Console,
 ) -> Result<()> {
     let run = generation.trajectory();
     let bar = out.bar(run.steps().count(), "denoising");
     bar.inc(generation.next().saturating_sub(run.first) as u64);
+    let mut show = |ended: Vec<Tensor>| match film.as_deref_mut() {
+        Some(film) => ended.iter().try_for_each(|frames| film.push(frames, &|| {})),
+        None => Ok(()),
+    };
+    show(generation.take_frames())?;
     if let Some(checkpoint) = checkpoint.as_deref_mut().filter(|checkpoint| checkpoint.is_news()) {
         // Finds out now, not after an hour of work, if the folder cannot be written to.
         checkpoint.save(generation)?;
@@ -141,6 +150,7 @@ fn denoise(
             tracing::trace!(step, branch, hook, blocks = ?r.blocks, reused = r.reused, why, metric = r.metric, bytes = r.bytes);
         }
         bar.inc(1);
+        show(generation.take_frames())?;
         if let Some(checkpoint) = checkpoint.as_deref_mut().filter(|c| c.is_due(generation))
             && let Err(error) = checkpoint.save(generation)
         {
@@ -152,30 +162,41 @@ fn denoise(
     Ok(())
 }
 
-fn decode(
-    job: &Job,
-    latents: &candle_core::Tensor,
-    media: &Destination,
-    interrupt: &Interrupt,
-    out: &Console,
-) -> Result<()> {
+/// The file that the frames go to, begun with the first of them.
+struct Film<'a> {
+    target: &'a Destination,
+    writer: Option<VideoWriter>,
+    interrupt: &'a Interrupt,
+}
+
+impl Film<'_> {
+    /// Adds frames `[channels, frames, height, width]` in −1..=1; `shown` is called after each.
+    fn push(&mut self, pixels: &Tensor, shown: &dyn Fn()) -> Result<(), MediaError> {
+        let writer = match &mut self.writer {
+            Some(writer) => writer,
+            none => none.insert(self.target.writer()?),
+        };
+        for frame in Frames::new(pixels, ValueRange::Signed)?.iter() {
+            writer.push(&frame?)?;
+            shown();
+        }
+        Ok(())
+    }
+}
+
+/// Decodes the last clip and completes the file.
+fn decode(job: &Job, latents: &Tensor, mut film: Film<'_>, out: &Console) -> Result<()> {
     let bar = out.bar(job.request.frames, "decoding");
-    let mut writer = media.writer()?;
-    let mut sink = |pixels: &candle_core::Tensor| {
+    let interrupt = film.interrupt;
+    let mut sink = |pixels: &Tensor| {
         if interrupt.is_set() {
             let steps = job.request.steps;
             return Err(PipelineError::Interrupted { step: steps, steps });
         }
-        let frames = Frames::new(pixels, ValueRange::Signed).map_err(|e| PipelineError::Sink(Box::new(e)))?;
-        for frame in frames.iter() {
-            let frame = frame.map_err(|e| PipelineError::Sink(Box::new(e)))?;
-            writer.push(&frame).map_err(|e| PipelineError::Sink(Box::new(e)))?;
-            bar.inc(1);
-        }
-        Ok(())
+        film.push(pixels, &|| bar.inc(1)).map_err(|e| PipelineError::Sink(Box::new(e)))
     };
     job.pipeline.decode(&job.request, latents, &|_| {}, &mut sink)?;
-    writer.finish()?;
+    film.writer.map_or(Ok(()), VideoWriter::finish)?;
     bar.finish_and_clear();
     job.pipeline.unread().iter().for_each(|note| out.loaded(note));
     Ok(())

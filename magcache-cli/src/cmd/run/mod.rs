@@ -85,7 +85,7 @@ fn single(args: &Run, job: &Job, built: &Built, judged: &[Judged], out: &Console
     };
     let resumed_at = stored.as_ref().map(Stored::step).transpose()?;
     // A run that was killed after its last step may already have been writing.
-    let done = resumed_at.is_some_and(|step| step >= job.trajectory.len());
+    let done = resumed_at.is_some_and(|step| step >= job.trajectory.end());
     let begun = stored.as_ref().filter(|_| done).map_or(&[][..], |stored| &stored.outputs);
     let path = result_path(args, job, stored.as_ref());
     let config = job.to_toml_next_to(&path)?;

@@ -21,7 +21,7 @@ pub(super) fn report(job: &Job, judged: &[Judged], done: &Done) -> Result<(Strin
     let experts = job.pipeline.meta().experts.clone();
     let steps = job.trajectory.steps().count();
     let here = match resumed_at {
-        Some(step) => format!(", {} of them", job.trajectory.len().saturating_sub(*step)),
+        Some(step) => format!(", {} of them", job.trajectory.end().saturating_sub(*step)),
         None => String::new(),
     };
     let mut text =

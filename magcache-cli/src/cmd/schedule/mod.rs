@@ -157,7 +157,8 @@ fn reasons(log: &DecisionLog, run: &Trajectory) -> Value {
             let here = run.branches_at(s).contains(branch);
             if here { summary::uncached(log, s.index, *branch) } else { "no-branch" }
         };
-        let reasons = run.steps().map(|s| of(s.index).map_or_else(|| none(&s), |r| r.why.as_str())).collect();
+        let reasons =
+            run.steps().map(|s| of(s.place()).map_or_else(|| none(&s), |r| r.why.as_str())).collect();
         by.insert(branch.to_string(), reasons);
     }
     json!(by)

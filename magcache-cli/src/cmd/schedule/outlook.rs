@@ -93,6 +93,7 @@ pub(super) fn of_profile(name: &str, model: Option<&str>, mut config: Config) ->
         unguided: Vec::new(),
         flow_shift: Some(shift),
         boundary_ratio: boundary,
+        clips: 1,
         first: 0,
     };
     if let Some([width, height]) = config.sampling.size

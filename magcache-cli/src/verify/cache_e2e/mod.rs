@@ -113,6 +113,7 @@ impl Setup {
             unguided: Vec::new(),
             flow_shift: None,
             boundary_ratio,
+            clips: 1,
             first: 0,
         };
         Ok(Self { denoiser, sampler, trajectory, latents, model })

@@ -57,7 +57,7 @@ impl CacheHook {
     fn log(&self, cx: &mut Cx<'_>, blocks: Range<usize>, verdict: Verdict) -> usize {
         let bytes = cx.slots.bytes();
         cx.log.push(Record {
-            step: cx.step.index,
+            step: cx.step.place(),
             eval: cx.step.eval,
             expert: cx.step.expert,
             branch: cx.branch,

@@ -90,7 +90,7 @@ impl Slot {
     /// eviction or a change of shape must not lift a cap.
     pub(super) fn open(cx: &mut Cx<'_>, key: &SlotKey) -> Self {
         cx.slots.take_if_there(key).unwrap_or_else(|| {
-            let (skipped, turn) = cx.log.reuses_of(key);
+            let (skipped, turn) = cx.log.reuses_of(key, cx.step);
             Self { history: History { skipped, ..History::default() }, turn, ..Self::default() }
         })
     }
