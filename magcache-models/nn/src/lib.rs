@@ -8,6 +8,7 @@
 mod activation;
 mod attention;
 mod channel_norm;
+mod conv1d;
 mod conv3d;
 mod cpu;
 mod feed_forward;
@@ -31,6 +32,7 @@ mod weight;
 pub use activation::{gelu_erf, gelu_tanh, silu, swiglu};
 pub use attention::{attention, attention_with_bias};
 pub use channel_norm::ChannelNorm;
+pub use conv1d::{Conv1d, Conv1dConfig};
 pub use conv3d::{Conv3d, Conv3dConfig};
 pub use feed_forward::feed_forward;
 pub use fold::{AvgDown, DupUp, Fold};

@@ -6,9 +6,9 @@ use candle_core::{DType, Result, Tensor};
 
 use super::{
     RmsNorm, RotaryTable,
-    activation::GeluTanh,
+    activation::{GeluErf, GeluTanh},
     cpu::{Held, compute},
-    gated_add, gelu_tanh, layer_norm_modulate,
+    gated_add, gelu_erf, gelu_tanh, layer_norm_modulate,
     matmul::{self, Finish, Layer, Panels, Values},
     modulation::{self, ModulateRows},
     norm::RmsNormRows,
@@ -126,6 +126,14 @@ impl Linear {
         match self.panels(x)? {
             Some(weight) => self.run(x, &weight, &GeluTanh),
             None => gelu_tanh(self.ops, &self.plain(x)?),
+        }
+    }
+
+    /// Followed by [`gelu_erf`].
+    pub fn forward_gelu_erf(&self, x: &Tensor) -> Result<Tensor> {
+        match self.panels(x)? {
+            Some(weight) => self.run(x, &weight, &GeluErf),
+            None => gelu_erf(self.ops, &self.plain(x)?),
         }
     }
 
@@ -298,6 +306,7 @@ mod tests {
             let gate = random(&[2, 1, 72])?.narrow(2, 24, 24)?;
             close("product", &layer.forward(&x)?, &plain)?;
             close("gelu", &layer.forward_gelu_tanh(&x)?, &plain.gelu()?)?;
+            close("gelu_erf", &layer.forward_gelu_erf(&x)?, &plain.gelu_erf()?)?;
             close("times", &layer.forward_times(&x, &other)?, &(&plain * &other)?)?;
             close("add", &layer.forward_add(&x, &other)?, &(&plain + &other)?)?;
             let gated = (&other + plain.broadcast_mul(&gate)?)?;

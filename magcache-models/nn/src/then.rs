@@ -3,7 +3,7 @@
 use pulp::Simd;
 
 use super::{
-    activation::{GeluTanh, gelu_tanh_of},
+    activation::{GeluErf, GeluTanh, gelu_erf_of, gelu_tanh_of},
     matmul::Finish,
     modulation::Rows,
     norm::RmsNormRows,
@@ -13,16 +13,28 @@ use super::{
 impl Finish for GeluTanh {
     #[inline(always)]
     fn piece<S: Simd>(&self, _: S, values: &mut [f32]) {
-        // With a constant number of turns, a piece is computed in whole registers.
-        let (registers, rest) = values.as_chunks_mut::<16>();
-        for register in registers {
-            for value in register {
-                *value = gelu_tanh_of(*value);
-            }
+        each(values, |value| gelu_tanh_of(value));
+    }
+}
+
+impl Finish for GeluErf {
+    #[inline(always)]
+    fn piece<S: Simd>(&self, _: S, values: &mut [f32]) {
+        each(values, |value| gelu_erf_of(value));
+    }
+}
+
+/// Replaces every value of a piece. With a constant number of turns, it is computed in whole registers.
+#[inline(always)]
+fn each(values: &mut [f32], of: impl Fn(f32) -> f32) {
+    let (registers, rest) = values.as_chunks_mut::<16>();
+    for register in registers {
+        for value in register {
+            *value = of(*value);
         }
-        for value in rest {
-            *value = gelu_tanh_of(*value);
-        }
+    }
+    for value in rest {
+        *value = of(*value);
     }
 }
 

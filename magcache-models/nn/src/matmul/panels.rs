@@ -215,7 +215,7 @@ impl Panels {
     }
 
     /// Maximum rows per task.
-    pub(super) fn rows_per_task(&self) -> usize {
+    pub(crate) fn rows_per_task(&self) -> usize {
         if self.inputs * self.outputs <= SMALL { FEW_ROWS } else { times(self.width) * TASK_ROWS }
     }
 
