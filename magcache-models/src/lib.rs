@@ -12,6 +12,7 @@ mod profiles;
 pub mod sampler;
 pub mod text;
 pub mod wan;
+pub mod wav2vec2;
 
 pub use magcache_checkpoint as checkpoint;
 pub use magcache_nn as nn;
@@ -25,6 +26,7 @@ magcache_core::hints!(
     sampler::SamplerError,
     text::TextError,
     text::TokenizerError,
+    wav2vec2::WaveformError,
 );
 
 /// Keeps this crate, and so its registrations, in a binary that does not otherwise refer to it.

@@ -18,6 +18,7 @@ mod pipeline;
 mod prompts;
 mod replay;
 mod report;
+mod s2v;
 mod scheduler;
 mod tables;
 mod text_encoder;
@@ -70,11 +71,12 @@ fn check(source: &Found, ops: Ops) -> Result<CaseReport> {
         },
         "schedulers" => scheduler::check(&case, &mut report)?,
         "prompts" => prompts::check(&case, &mut report)?,
+        "s2v" => s2v::check(&case, &mut report)?,
         "pipelines" => pipeline::check(&case, &mut report)?,
         "cache_e2e" => cache_e2e::check(&case, &mut report)?,
         other => report.skip(format!("this build knows no cases of {other:?}")),
     }
-    if !report.calls.is_empty() && ["transformers", "text_encoders", "vaes"].contains(&case.group()) {
+    if !report.calls.is_empty() && ["transformers", "text_encoders", "vaes", "s2v"].contains(&case.group()) {
         let unread = case.folder.unread();
         report.count("weights", "tensors left unread", unread.len(), 1, unread.first().cloned());
     }

@@ -108,7 +108,7 @@ impl Activation {
     /// Element by element, any shape.
     fn forward(self, ops: Ops, x: &Tensor) -> Result<Tensor> {
         match self {
-            Self::Gelu => gelu_erf(x),
+            Self::Gelu => gelu_erf(ops, x),
             Self::QuickGelu => silu(ops, &(x * 1.702)?)? / 1.702,
         }
     }

@@ -30,6 +30,21 @@ impl Picture {
         self.scaled(width, height, filter, [0.0, 0.0, self.width() as f64, self.height() as f64])
     }
 
+    /// [`Self::resize`] without rounding to bytes, row by row.
+    pub(crate) fn resize_f32(
+        &self,
+        width: usize,
+        height: usize,
+        filter: Filter,
+    ) -> Result<Vec<[f32; 3]>, PictureError> {
+        if !(1..=MAX_SIDE).contains(&width) || !(1..=MAX_SIDE).contains(&height) {
+            return Err(PictureError::Target { width, height });
+        }
+        let own = (self.width(), self.height());
+        let part = [0.0, 0.0, own.0 as f64, own.1 as f64];
+        convolve(self.rgb8(), own, (width, height), filter, part)
+    }
+
     /// Scaled by one factor until it covers `width` x `height`, then cropped around the centre. Lanczos
     /// filter; equal to Pillow's `ImageOps.fit`.
     ///
@@ -99,18 +114,18 @@ impl Picture {
         for strip in self.rgb8().chunks(3 * self.width() * STRIP) {
             let rows = strip.len() / (3 * self.width());
             let part = [left, 0.0, part_width, rows as f64];
-            columns.extend(convolve(strip, (self.width(), rows), (width, rows), filter, part)?);
+            columns.extend(bytes(&convolve(strip, (self.width(), rows), (width, rows), filter, part)?));
         }
         let part = [0.0, top, width as f64, part_height];
         let rgb = convolve(&columns, (width, self.height()), (width, height), filter, part)?;
-        Self::from_rgb8(width, height, rgb)
+        Self::from_rgb8(width, height, bytes(&rgb).collect())
     }
 }
 
 /// Rows resized in width at a time, which limits the memory for the f32 values of a large photo.
 const STRIP: usize = 64;
 
-/// Scales the part `[left, top, width, height]` of RGB bytes to another size, in f32 in between. The
+/// Scales the part `[left, top, width, height]` of RGB bytes to another size, in f32. The
 /// library's own arithmetic on bytes is 1 of 255 off in places, which the second pass would magnify.
 fn convolve(
     rgb: &[u8],
@@ -118,7 +133,7 @@ fn convolve(
     (width, height): (usize, usize),
     filter: Filter,
     [left, top, part_width, part_height]: [f64; 4],
-) -> Result<Vec<u8>, PictureError> {
+) -> Result<Vec<[f32; 3]>, PictureError> {
     let filter = match filter {
         Filter::Bilinear => FilterType::Bilinear,
         Filter::Bicubic => FilterType::CatmullRom,
@@ -138,8 +153,12 @@ fn convolve(
     if !scaled {
         return Err(PictureError::Target { width, height });
     }
-    // The conversion to bytes clips the overshoot.
-    Ok(to.pixels().iter().flat_map(|pixel| pixel.0.map(|x| (x + 0.5).floor() as u8)).collect())
+    Ok(to.pixels().iter().map(|pixel| pixel.0).collect())
+}
+
+/// Rounded; the conversion clips the overshoot.
+fn bytes(pixels: &[[f32; 3]]) -> impl Iterator<Item = u8> {
+    pixels.iter().flat_map(|pixel| pixel.map(|x| (x + 0.5).floor() as u8))
 }
 
 /// Width and height of a video with the shape of a picture: about `max_area` pixels, each side rounded down

@@ -6,7 +6,7 @@ use super::{LoadResult, WanConfig};
 use crate::{
     checkpoint::Weights,
     mmdit::embed::Mlp,
-    nn::{LayerNorm, Linear, Sinusoids, gelu_erf, silu},
+    nn::{LayerNorm, Linear, Sinusoids, silu},
 };
 
 /// Epsilon of the image embedder's layer norms, which differs from the configuration's `eps`.
@@ -89,7 +89,7 @@ impl ImageEmbedder {
             }
             None => image.clone(),
         };
-        let hidden = gelu_erf(&self.proj.forward(&self.norm1.forward(&image)?)?)?;
+        let hidden = self.proj.forward_gelu_erf(&self.norm1.forward(&image)?)?;
         self.norm2.forward(&self.out.forward(&hidden)?)
     }
 }

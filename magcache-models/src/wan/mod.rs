@@ -15,6 +15,7 @@ mod patch;
 mod pipeline;
 mod request;
 mod rope;
+pub mod s2v;
 mod source;
 mod text;
 mod text_encoder;
