@@ -106,7 +106,7 @@ impl Decoder {
     }
 }
 
-/// The AudioSpecificConfig of a track: the file's own, or one of AAC-LC for streams that have none (ADTS).
+/// The `AudioSpecificConfig` of a track: the file's own, or one of AAC-LC for streams that have none (ADTS).
 pub(crate) fn aac_config(params: &AudioCodecParameters) -> Option<Vec<u8>> {
     /// Indices of rates, ISO/IEC 14496-3, table 1.18.
     const RATES: [u32; 13] =

@@ -11,7 +11,7 @@ const RATES: [u32; 2] = [44_100, 48_000];
 
 /// Coded sound.
 pub(crate) struct Coded {
-    /// The AudioSpecificConfig.
+    /// The `AudioSpecificConfig`.
     pub(crate) config: Vec<u8>,
     pub(crate) rate: u32,
     pub(crate) packets: Vec<Box<[u8]>>,

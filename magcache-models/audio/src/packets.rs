@@ -14,7 +14,7 @@ use symphonia::{
         },
         errors::Error,
         formats::{FormatOptions, FormatReader, TrackType, probe::Hint},
-        io::{MediaSource, MediaSourceStream},
+        io::{MediaSource, MediaSourceStream, MediaSourceStreamOptions},
         meta::MetadataOptions,
         packet::Packet,
     },
@@ -85,7 +85,7 @@ impl Packets {
             return Err(AudioError::Empty { path: path.to_owned() });
         }
         let source = Source { file, seekable: seekable && metadata.is_file() };
-        let stream = MediaSourceStream::new(Box::new(source), Default::default());
+        let stream = MediaSourceStream::new(Box::new(source), MediaSourceStreamOptions::default());
         let mut hint = Hint::new();
         if let Some(extension) = path.extension().and_then(|extension| extension.to_str()) {
             hint.with_extension(extension);

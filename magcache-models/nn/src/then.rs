@@ -13,14 +13,14 @@ use super::{
 impl Finish for GeluTanh {
     #[inline(always)]
     fn piece<S: Simd>(&self, _: S, values: &mut [f32]) {
-        each(values, |value| gelu_tanh_of(value));
+        each(values, gelu_tanh_of);
     }
 }
 
 impl Finish for GeluErf {
     #[inline(always)]
     fn piece<S: Simd>(&self, _: S, values: &mut [f32]) {
-        each(values, |value| gelu_erf_of(value));
+        each(values, gelu_erf_of);
     }
 }
 

@@ -64,7 +64,7 @@ struct Truncated {
 
 /// Arguments of a call with a file.
 #[derive(Deserialize)]
-struct File {
+struct Speech {
     file: String,
     rate: usize,
     channels: usize,
@@ -132,7 +132,7 @@ fn states(encoder: &Wav2Vec2Encoder, call: Call<'_>, report: &mut CaseReport) ->
 
 /// A recording, from the file to the windows of its clips.
 fn file(parts: &Parts, call: Call<'_>, report: &mut CaseReport) -> Result<()> {
-    let (args, case, tolerance): (File, _, _) = (call.args()?, call.case, call.tolerance());
+    let (args, case, tolerance): (Speech, _, _) = (call.args()?, call.case, call.tolerance());
     let stored = recording::read(&case.path().join(&args.file))?;
     report.equal(
         &call.name,
@@ -216,7 +216,7 @@ fn tables(case: &Case, encoder: &Wav2Vec2Encoder, report: &mut CaseReport) -> Re
     let (own, others): (Vec<_>, Vec<_>) = bucket_table.iter().partition(|row| row.m == 0);
     for row in &own {
         let windows = AudioWindows::new(row.audio_frames, row.fps, row.batch_frames);
-        let feature = |frame| windows.feature(frame).map_or(serde_json::json!(-1), |index| index.into());
+        let feature = |frame| windows.feature(frame).map_or(serde_json::json!(-1), Into::into);
         let indices: serde_json::Value = (0..windows.frames()).map(feature).collect();
         if (windows.clips(), &indices) != (row.num_repeat, &row.indices) {
             wrong.insert(

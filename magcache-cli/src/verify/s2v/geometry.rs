@@ -25,7 +25,7 @@ struct Tables {
     size: Vec<Size>,
     crop: Vec<Crop>,
     pose_frames: Vec<PoseFrames>,
-    frames: Vec<Frames>,
+    frames: Vec<Counts>,
 }
 
 #[derive(Deserialize)]
@@ -63,7 +63,7 @@ struct PoseFrames {
 }
 
 #[derive(Deserialize)]
-struct Frames {
+struct Counts {
     infer_frames: usize,
     motion_frames: usize,
     latent_motion_frames: usize,

@@ -39,7 +39,7 @@ impl ClipFrames {
 
     /// Latents of the window.
     pub fn motion_latents(&self) -> usize {
-        (self.motion_frames + SCALE - 1) / SCALE
+        self.motion_frames.div_ceil(SCALE)
     }
 
     /// Latents of a clip.
