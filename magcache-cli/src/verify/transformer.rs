@@ -12,7 +12,7 @@ use magcache_models::{
     checkpoint::{Folder, WeightDtype, Weights},
     flux::{Flux2Transformer, FluxTransformer},
     nn::{Linear, Sinusoids},
-    wan::{TextContext, WanConfig, WanRope, WanTransformer},
+    wan::{TextContext, WanConfig, WanRope, WanTransformer, s2v::S2vTransformer},
 };
 
 use super::{
@@ -77,6 +77,7 @@ pub(super) fn check(case: &Case, report: &mut CaseReport) -> Result<()> {
         WanTransformer::CLASS => calls::<WanTransformer>(case, report),
         FluxTransformer::CLASS => calls::<FluxTransformer>(case, report),
         Flux2Transformer::CLASS => calls::<Flux2Transformer>(case, report),
+        S2vTransformer::CLASS => calls::<S2vTransformer>(case, report),
         class => {
             report.skip(format!("this build has no {class}"));
             Ok(())
@@ -84,7 +85,7 @@ pub(super) fn check(case: &Case, report: &mut CaseReport) -> Result<()> {
     }
 }
 
-fn calls<N: Network>(case: &Case, report: &mut CaseReport) -> Result<()> {
+pub(super) fn calls<N: Network>(case: &Case, report: &mut CaseReport) -> Result<()> {
     let model = N::of_case(case, report)?;
     case.compare_calls(report, |call, report| {
         if call.is_unknown(report, N::INPUTS, N::CLASS) {

@@ -4,11 +4,11 @@ use candle_core::{Result, Tensor};
 use magcache_core::{Modules, Streams};
 
 use super::attention::{CrossAttention, KeysValues, SelfAttention};
+use super::modulation::{Parts, TimestepProjection};
 use super::{LoadResult, WanConfig};
 use crate::{
     checkpoint::Weights,
-    mmdit::modulation::Modulation,
-    nn::{self, LayerNorm, Linear, RotaryTable, add},
+    nn::{LayerNorm, Linear, RotaryTable, add},
 };
 
 /// The parts of a block that caches can surround, as the checkpoint calls them.
@@ -52,17 +52,16 @@ impl WanBlock {
         &self.attn2
     }
 
-    /// Hidden states `[batch, tokens, inner]` to the same shape; `timestep_proj` comes from the time
-    /// embedder.
+    /// Hidden states `[batch, tokens, inner]` to the same shape; `time` comes from the time embedder.
     pub(super) fn forward(
         &self,
         x: &Tensor,
-        timestep_proj: &Tensor,
+        time: &TimestepProjection,
         rope: &RotaryTable,
         context: &KeysValues,
         modules: &mut Modules<'_>,
     ) -> Result<Tensor> {
-        let [attention, feed_forward] = self.modulations(timestep_proj)?;
+        let [attention, feed_forward] = self.modulations(time)?;
         let attended = modules
             .module(SELF_ATTENTION, Streams::Image(attention.norm(x, self.eps)?), |x| {
                 x.map_image(|x| self.attn1.forward(x, rope))
@@ -81,24 +80,18 @@ impl WanBlock {
             .into_image()?;
         let x = add(self.ffn_in.ops(), &x, &attended)?;
 
-        let normed = feed_forward.norm(&x, self.eps)?;
-        nn::feed_forward(&normed, &self.ffn_in, &self.ffn_out, &x, feed_forward.gate())
+        feed_forward.feed_forward(&x, &self.ffn_in, &self.ffn_out, self.eps)
     }
 
-    /// Input of the self-attention: the block's input, normalised, scaled and shifted by the timestep.
-    pub(super) fn modulated_input(&self, x: &Tensor, timestep_proj: &Tensor) -> Result<Tensor> {
-        let [attention, _] = self.modulations(timestep_proj)?;
-        attention.norm(x, self.eps)
+    /// Input of the self-attention: the block's input, normalised, scaled and shifted by the timestep; where
+    /// the tokens have two, of those with the first.
+    pub(super) fn modulated_input(&self, x: &Tensor, time: &TimestepProjection) -> Result<Tensor> {
+        let [attention, _] = self.modulations(time)?;
+        attention.norm_first(x, self.eps)
     }
 
-    /// Those of the self-attention and of the feed-forward: the table plus `timestep_proj`, which is
-    /// `[batch, 6 * inner]`, or `[batch, tokens, 6 * inner]` with one timestep per token.
-    fn modulations(&self, timestep_proj: &Tensor) -> Result<[Modulation; 2]> {
-        let per_token = match timestep_proj.rank() {
-            2 => timestep_proj.unsqueeze(1)?,
-            _ => timestep_proj.clone(),
-        };
-        let table = self.scale_shift_table.flatten_from(1)?.unsqueeze(1)?;
-        Modulation::split(self.ffn_in.ops(), &per_token.broadcast_add(&table)?)
+    /// Those of the self-attention and of the feed-forward.
+    fn modulations(&self, time: &TimestepProjection) -> Result<[Parts; 2]> {
+        Parts::of_block(self.ffn_in.ops(), &self.scale_shift_table, time)
     }
 }

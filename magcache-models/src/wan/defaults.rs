@@ -38,6 +38,7 @@ pub(super) fn published(source: &WanSource) -> Defaults {
         (WanTask::I2V | WanTask::FLF2V, _) => {
             Request { steps: 40, guidance: 3.5, guidance_2: Some(3.5), ..base }
         }
+        (WanTask::S2V, _) => Request { steps: 40, size: [1024, 704], frames: 80, guidance: 4.5, ..base },
         (WanTask::TI2V, _) => Request { size: [1280, 704], frames: 121, ..base },
     };
     Defaults { fps, request, ..Defaults::default() }

@@ -112,6 +112,16 @@ pub const TI2V_5B: ModelMeta = wan(
     &["wan2.2-ti2v-5b"],
 );
 
+/// Wan2.2 speech to video, 14B. No calibration was published.
+pub const S2V_14B: ModelMeta = wan(
+    "wan2.2-s2v-14b",
+    "Wan2.2 speech to video, 14B: 40 blocks of width 5120, sound behind 12 of them",
+    &BLOCKS_40,
+    5120,
+    ONE,
+    &[],
+);
+
 /// The small trained text-to-video model inside the binary.
 pub const T2V_TINY: ModelMeta = wan(
     "wan2.1-t2v-tiny",
@@ -149,6 +159,7 @@ inventory::submit! { FLF2V_14B }
 inventory::submit! { T2V_A14B }
 inventory::submit! { I2V_A14B }
 inventory::submit! { TI2V_5B }
+inventory::submit! { S2V_14B }
 inventory::submit! { T2V_TINY }
 inventory::submit! { T2V_PAIR_TINY }
 inventory::submit! { I2V_TINY }
@@ -165,6 +176,7 @@ pub(super) fn of(source: &WanSource, named: Option<&str>) -> ModelMeta {
         (WanTask::I2V, _) => &[I2V_A14B],
         (WanTask::FLF2V, _) => &[FLF2V_14B],
         (WanTask::TI2V, _) => &[TI2V_5B],
+        (WanTask::S2V, _) => &[S2V_14B],
     };
     let same = |m: &&ModelMeta| match named {
         Some(name) => m.name == name,

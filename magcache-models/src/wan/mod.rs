@@ -10,6 +10,7 @@ mod embed;
 mod experts;
 mod image;
 pub mod meta;
+mod modulation;
 pub mod names;
 mod patch;
 mod pipeline;

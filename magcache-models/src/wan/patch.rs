@@ -49,14 +49,17 @@ pub(super) struct PatchEmbedding {
 }
 
 impl PatchEmbedding {
-    pub(super) fn load(weights: &Weights, config: &WanConfig) -> LoadResult<Self> {
-        let inner = config.inner_dim();
-        let [pt, ph, pw] = config.patch_size;
-        let weight = weights.get("weight", &[inner, config.in_channels, pt, ph, pw])?.flatten_from(1)?;
-        Ok(Self {
-            linear: Linear::new(weights.ops(), weight, Some(weights.get_f32("bias", &[inner])?))?,
-            patch: config.patch_size,
-        })
+    /// For latents of `channels` channels.
+    pub(super) fn load(
+        weights: &Weights,
+        channels: usize,
+        patch: [usize; 3],
+        inner: usize,
+    ) -> LoadResult<Self> {
+        let [pt, ph, pw] = patch;
+        let weight = weights.get("weight", &[inner, channels, pt, ph, pw])?.flatten_from(1)?;
+        let bias = weights.get_f32("bias", &[inner])?;
+        Ok(Self { linear: Linear::new(weights.ops(), weight, Some(bias))?, patch })
     }
 
     /// `[batch, channels, frames, height, width]` to `[batch, tokens, inner]`, columns fastest.

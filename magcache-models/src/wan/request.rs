@@ -18,7 +18,7 @@ pub(super) fn taken(source: &WanSource) -> Vec<SamplingOption> {
     let one_embedding = source.image_encoder_config().is_some();
     match source.task() {
         WanTask::T2V => {}
-        WanTask::TI2V => taken.push(SamplingOption::image),
+        WanTask::TI2V | WanTask::S2V => taken.push(SamplingOption::image),
         WanTask::I2V if one_embedding => taken.push(SamplingOption::image),
         WanTask::I2V | WanTask::FLF2V => taken.extend([SamplingOption::image, SamplingOption::last_image]),
     }

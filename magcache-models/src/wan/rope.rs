@@ -1,5 +1,7 @@
 //! Rotary position embedding over (frame, row, column).
 
+use std::collections::BTreeMap;
+
 use candle_core::{Device, Result};
 
 use super::WanConfig;
@@ -41,21 +43,31 @@ impl WanRope {
                 "{length} positions on one axis of the grid {grid:?}, but `rope_max_seq_len` of the model is {max}"
             );
         }
-        let [frames, rows, columns]: [Vec<Axis>; 3] = std::array::from_fn(|axis| {
-            (0..grid[axis]).map(|p| Axis::at(p, &self.frequencies[axis])).collect()
-        });
-        let tokens = grid.iter().product::<usize>();
-        let half = self.frequencies.iter().map(Vec::len).sum::<usize>();
-        let (mut cos, mut sin) = (Vec::with_capacity(2 * tokens * half), Vec::with_capacity(tokens * half));
-        for frame in &frames {
-            for row in &rows {
-                for column in &columns {
-                    for axis in [frame, row, column] {
-                        cos.extend_from_slice(&axis.cos);
-                        sin.extend_from_slice(&axis.sin);
-                    }
-                }
+        let [frames, rows, columns] = grid.map(|length| length as i32);
+        let position = |frame, row| (0..columns).map(move |column| [frame, row, column]);
+        self.table_at(
+            (0..frames).flat_map(|frame| (0..rows).flat_map(move |row| position(frame, row))),
+            device,
+        )
+    }
+
+    /// The table of tokens at these positions (frame, row, column). Before the first frame, times are
+    /// negative.
+    pub fn table_at(
+        &self,
+        positions: impl Iterator<Item = [i32; 3]>,
+        device: &Device,
+    ) -> Result<RotaryTable> {
+        let mut seen: [BTreeMap<i32, Axis>; 3] = Default::default();
+        let (mut cos, mut sin, mut tokens) = (Vec::new(), Vec::new(), 0);
+        for position in positions {
+            for ((position, seen), frequencies) in position.into_iter().zip(&mut seen).zip(&self.frequencies)
+            {
+                let axis = seen.entry(position).or_insert_with(|| Axis::at(position, frequencies));
+                cos.extend_from_slice(&axis.cos);
+                sin.extend_from_slice(&axis.sin);
             }
+            tokens += 1;
         }
         RotaryTable::new(cos, &sin, tokens, device)
     }
@@ -68,8 +80,8 @@ struct Axis {
 }
 
 impl Axis {
-    fn at(position: usize, frequencies: &[f64]) -> Self {
-        let angles = frequencies.iter().map(|frequency| position as f64 * frequency);
+    fn at(position: i32, frequencies: &[f64]) -> Self {
+        let angles = frequencies.iter().map(|frequency| f64::from(position) * frequency);
         let (cos, sin) = angles.map(|angle| (angle.cos() as f32, angle.sin() as f32)).unzip();
         Self { cos, sin }
     }

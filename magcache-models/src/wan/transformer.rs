@@ -7,6 +7,7 @@ use magcache_core::{Pass, Signal, Stacks, Streams, hint};
 
 use super::block::WanBlock;
 use super::embed::{ImageEmbedder, TimeEmbedder};
+use super::modulation::TimestepProjection;
 use super::patch::{Grid, Head, PatchEmbedding};
 use super::text::TextContext;
 use super::{LoadResult, WanConfig, WanRope};
@@ -31,18 +32,18 @@ const TEXT_TOKENS: usize = 512;
 /// The model holds weights only: it can serve several generations at once.
 #[derive(Debug)]
 pub struct WanTransformer {
-    id: ModelId,
-    config: WanConfig,
-    rope: WanRope,
-    patch_embedding: PatchEmbedding,
-    time: TimeEmbedder,
+    pub(super) id: ModelId,
+    pub(super) config: WanConfig,
+    pub(super) rope: WanRope,
+    pub(super) patch_embedding: PatchEmbedding,
+    pub(super) time: TimeEmbedder,
     /// Text encoder output to the width of the blocks.
     text: Mlp,
     image: Option<ImageEmbedder>,
-    blocks: Vec<WanBlock>,
-    head: Head,
+    pub(super) blocks: Vec<WanBlock>,
+    pub(super) head: Head,
     /// Type of the hidden states.
-    dtype: DType,
+    pub(super) dtype: DType,
 }
 
 impl WanTransformer {
@@ -60,7 +61,12 @@ impl WanTransformer {
         Ok(Self {
             id: ModelId::default(),
             rope: WanRope::new(&config),
-            patch_embedding: PatchEmbedding::load(&weights.pp("patch_embedding"), &config)?,
+            patch_embedding: PatchEmbedding::load(
+                &weights.pp("patch_embedding"),
+                config.in_channels,
+                config.patch_size,
+                config.inner_dim(),
+            )?,
             time: TimeEmbedder::load(&embedder, &config)?,
             text: Mlp::load(&embedder.pp("text_embedder"), config.text_dim, config.inner_dim(), true)?,
             image,
@@ -176,12 +182,13 @@ impl WanTransformer {
         }
         text.check(&self.id, grid.batch)?;
         // A pass that skips every block never needs these two.
-        let timestep_proj = || get_or_try_init(timestep_proj, || self.time.project(temb));
+        let timestep_proj =
+            || get_or_try_init(timestep_proj, || self.time.project(temb).map(TimestepProjection::Whole));
         let rope = || get_or_try_init(rope, || self.rope.table(grid.tokens, tokens.device()));
 
         let probe = |signal: Signal, x: &Streams| match signal {
             Signal::TimestepEmbedding => Ok(temb.clone()),
-            Signal::TimestepProjection => timestep_proj().cloned(),
+            Signal::TimestepProjection => timestep_proj()?.signal(),
             Signal::ModulatedInput => self.blocks[0].modulated_input(&x.image()?, timestep_proj()?),
         };
         let (x, residual) = Stacks::default()
@@ -205,7 +212,7 @@ pub struct WanInput {
     /// `[batch, tokens, inner]`.
     tokens: Tensor,
     temb: Tensor,
-    timestep_proj: OnceCell<Tensor>,
+    timestep_proj: OnceCell<TimestepProjection>,
     last_modulation: OnceCell<[Tensor; 2]>,
     rope: OnceCell<RotaryTable>,
 }

@@ -108,6 +108,7 @@ pub(super) fn open(folder: Folder) -> Result<WanSource, CheckpointError> {
         text: Component::in_folder(folder.sub("text_encoder"), T5Config::read)?,
         tokenizer: tokenizer(folder.sub("tokenizer"))?,
         image,
+        speech: None,
         folder,
     })
 }

@@ -13,13 +13,17 @@ use magcache_core::Expert;
 use serde_json::Value;
 
 use self::component::Component;
-use super::{WanConfig, WanImageEncoder, WanTextEncoder};
+use super::{
+    WanConfig, WanImageEncoder, WanTextEncoder,
+    s2v::{S2vConfig, S2vTransformer},
+};
 use crate::{
     autoencoder::VideoVaeConfig,
     checkpoint::{CheckpointError, Folder, WeightDtype, Weights},
     clip::{ClipImageProcessor, ClipVisionConfig, ClipVisionEncoder},
     sampler::SchedulerConfig,
     text::T5Config,
+    wav2vec2::{Wav2Vec2Config, Wav2Vec2Encoder, Wav2Vec2Processor},
 };
 
 /// The name of the image processor's configuration in messages.
@@ -55,14 +59,18 @@ pub enum WanTask {
     FLF2V,
     /// Text, with or without a first frame, to video: Wan 2.2 5B, whose first latent frame may be clean.
     TI2V,
+    /// Speech and a picture to video: Wan 2.2 14B, one clip after the other.
+    S2V,
 }
 
 impl WanTask {
-    /// The diffusers pipeline class that such a model is published for.
+    /// The pipeline class that such a model is published for: of diffusers or, where it has none, of the
+    /// official code.
     pub fn class_name(self) -> &'static str {
         match self {
             Self::T2V | Self::TI2V => "WanPipeline",
             Self::I2V | Self::FLF2V => "WanImageToVideoPipeline",
+            Self::S2V => "WanS2V",
         }
     }
 
@@ -73,6 +81,7 @@ impl WanTask {
             Self::I2V => "i2v",
             Self::FLF2V => "flf2v",
             Self::TI2V => "ti2v",
+            Self::S2V => "s2v",
         }
     }
 }
@@ -82,6 +91,28 @@ impl WanTask {
 struct ImageEncoder {
     part: Component<Value>,
     processor: Option<Value>,
+}
+
+/// The transformer of speech to video alone, in a folder with nothing but its `config.json` and tensors under
+/// native names.
+///
+/// # Errors
+/// As [`WanSource::open`]; a transformer of another task.
+pub(super) fn open_s2v(
+    folder: &Folder,
+    device: &Device,
+    dtype: WeightDtype,
+) -> Result<S2vTransformer, CheckpointError> {
+    let (part, config) = native::open_s2v(folder.clone())?;
+    S2vTransformer::load(&part.weights(device, dtype)?, part.config, config)
+}
+
+/// What speech to video has besides.
+#[derive(Clone, Debug)]
+struct Speech {
+    config: S2vConfig,
+    encoder: Component<Wav2Vec2Config>,
+    processor: Wav2Vec2Processor,
 }
 
 /// A Wan checkpoint: its configurations and the locations of its weights.
@@ -102,6 +133,7 @@ pub struct WanSource {
     text: Component<T5Config>,
     tokenizer: Folder,
     image: Option<ImageEncoder>,
+    speech: Option<Speech>,
 }
 
 impl WanSource {
@@ -256,6 +288,22 @@ impl WanSource {
         WanImageEncoder::new(processor, encoder, PROCESSOR, device).map(Some)
     }
 
+    /// What the transformer of speech to video has besides; `None` in other models.
+    pub fn speech_config(&self) -> Option<&S2vConfig> {
+        self.speech.as_ref().map(|speech| &speech.config)
+    }
+
+    /// Processor and encoder of speech; `None` in models without one.
+    pub fn load_speech_encoder(
+        &self,
+        device: &Device,
+        dtype: WeightDtype,
+    ) -> Result<Option<(Wav2Vec2Processor, Wav2Vec2Encoder)>, CheckpointError> {
+        let Some(Speech { encoder, processor, .. }) = &self.speech else { return Ok(None) };
+        let weights = encoder.weights(device, dtype)?;
+        Ok(Some((processor.clone(), Wav2Vec2Encoder::load(&weights, &encoder.config)?)))
+    }
+
     fn expert(&self, expert: Expert) -> &Component<WanConfig> {
         match &self.second {
             Some(second) if expert != Expert(0) => second,
@@ -269,7 +317,7 @@ impl WanSource {
         // Besides the noise, a given frame adds its latents and a mask with one channel per frame of a latent
         // one.
         let expected = match self.task {
-            WanTask::T2V | WanTask::TI2V => z,
+            WanTask::T2V | WanTask::TI2V | WanTask::S2V => z,
             WanTask::I2V | WanTask::FLF2V => 2 * z + self.vae.config.temporal_scale(),
         };
         for part in [Some(&self.first), self.second.as_ref()].into_iter().flatten() {

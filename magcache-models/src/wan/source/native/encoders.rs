@@ -2,15 +2,19 @@
 
 use serde_json::{Value, json};
 
-use super::{Component, ImageEncoder, find};
+use super::{Component, ImageEncoder, Speech, find};
 use crate::{
     checkpoint::{CheckpointError, Folder, Weights},
     text::T5Config,
-    wan::source::component::Names,
+    wan::{s2v::S2vConfig, source::component::Names},
+    wav2vec2::{Wav2Vec2Config, Wav2Vec2Processor},
 };
 
 /// Attention heads of the only published vision tower; they cannot be inferred from a tensor.
 const VISION_HEADS: usize = 16;
+
+/// Folder of the encoder of speech.
+const SPEECH: &str = "wav2vec2-large-xlsr-53-english";
 
 /// UMT5's encoder, with sizes from the shapes of its tensors.
 pub(super) fn text(folder: &Folder) -> Result<Component<T5Config>, CheckpointError> {
@@ -27,6 +31,33 @@ pub(super) fn text(folder: &Folder) -> Result<Component<T5Config>, CheckpointErr
         });
         Ok((T5Config::from_value(json, &weights.place())?, Names::TextEncoder))
     })
+}
+
+/// The encoder of speech, in a folder as transformers writes it.
+pub(super) fn speech(folder: &Folder, config: S2vConfig) -> Result<Speech, CheckpointError> {
+    let own = folder.sub(SPEECH);
+    if !own.exists("config.json") {
+        return Err(CheckpointError::MissingFile {
+            file: own.describe_file("config.json"),
+            expected: "the encoder of speech".into(),
+        });
+    }
+    let processor = Wav2Vec2Processor::read(&own)?;
+    let encoder = Component::in_folder(own, Wav2Vec2Config::read)?;
+    let (layers, channels) = (encoder.config.num_hidden_layers + 1, encoder.config.hidden_size);
+    if channels != config.audio_dim {
+        let reason = format!("hidden_size is {channels}, audio_dim of the transformer is {}", config.audio_dim);
+        return Err(encoder.refused(reason));
+    }
+    if layers != config.audio_layers {
+        let reason = format!(
+            "num_hidden_layers is {}, the transformer mixes {} hidden states",
+            layers - 1,
+            config.audio_layers
+        );
+        return Err(encoder.refused(reason));
+    }
+    Ok(Speech { config, encoder, processor })
 }
 
 /// The vision tower, with sizes from the shapes of its tensors.

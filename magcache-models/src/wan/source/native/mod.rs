@@ -1,4 +1,5 @@
-//! The repositories of the Wan team: Wan2.1 T2V, I2V and FLF2V, Wan2.2 A14B (two transformers) and TI2V 5B.
+//! The repositories of the Wan team: Wan2.1 T2V, I2V and FLF2V, Wan2.2 A14B (two transformers), TI2V 5B and
+//! S2V 14B.
 //!
 //! Source: `generate.py`, `wan/configs` and `wan/modules` of Wan2.1 (9737cba) and Wan2.2 (42bf4cf), and the
 //! file names of the published folders. Those programs know each model's sizes by its name; here they are
@@ -9,10 +10,12 @@ mod encoders;
 mod transformer;
 mod vae;
 
-use super::{ImageEncoder, Layout, WanSource, WanTask, component::Component, diffusers};
+use self::transformer::Opened;
+use super::{ImageEncoder, Layout, Speech, WanSource, WanTask, component::Component, diffusers};
 use crate::{
     checkpoint::{CheckpointError, Folder},
     sampler::{SamplerKind, SchedulerConfig},
+    wan::{WanConfig, s2v::S2vConfig},
 };
 
 /// Folders of the two transformers, in the order of their experts.
@@ -37,7 +40,7 @@ pub(super) fn detects(folder: &Folder) -> bool {
 pub(super) fn open(folder: Folder) -> Result<WanSource, CheckpointError> {
     let two = EXPERTS.iter().any(|expert| folder.sub(expert).exists(transformer::CONFIG));
     let [high, low] = EXPERTS;
-    let (first, second) = if two {
+    let (Opened { task, part: first, speech }, second) = if two {
         // Checks for both before reading either.
         for (expert, other) in [(high, low), (low, high)] {
             if !folder.sub(expert).exists(transformer::CONFIG) {
@@ -51,15 +54,18 @@ pub(super) fn open(folder: Folder) -> Result<WanSource, CheckpointError> {
     } else {
         (transformer::open(folder.clone())?, None)
     };
-    let (task, first) = first;
     let second = match second {
-        Some((other, second)) if other != task => {
-            let reason = format!("model_type is {}, that of {high} is {}", other.name(), task.name());
-            return Err(second.refused(reason));
+        Some(second) if second.task != task => {
+            let reason = format!("model_type is {}, that of {high} is {}", second.task.name(), task.name());
+            return Err(second.part.refused(reason));
         }
-        second => second.map(|(_, second)| second),
+        Some(second) if task == WanTask::S2V => {
+            return Err(second.part.refused("model_type is s2v, which has one transformer".to_owned()));
+        }
+        second => second.map(|second| second.part),
     };
     let image = first.config.image_dim.map(|_| encoders::image(&folder)).transpose()?;
+    let speech = speech.map(|config| encoders::speech(&folder, config)).transpose()?;
     Ok(WanSource {
         layout: Layout::Native,
         boundary_ratio: second.as_ref().map(|_| if task == WanTask::I2V { 0.9 } else { 0.875 }),
@@ -69,11 +75,21 @@ pub(super) fn open(folder: Folder) -> Result<WanSource, CheckpointError> {
         text: encoders::text(&folder)?,
         tokenizer: diffusers::tokenizer(folder.sub(TOKENIZER))?,
         image,
+        speech,
         task,
         first,
         second,
         folder,
     })
+}
+
+/// The transformer of speech to video in `folder`.
+pub(super) fn open_s2v(folder: Folder) -> Result<(Component<WanConfig>, S2vConfig), CheckpointError> {
+    let Opened { task, part, speech } = transformer::open(folder)?;
+    match speech {
+        Some(speech) => Ok((part, speech)),
+        None => Err(part.refused(format!("model_type is {}, expected s2v", task.name()))),
+    }
 }
 
 /// `sample_shift`. Wan2.1's program uses 3 instead of 5 for image to video at 480p, whatever the checkpoint;
@@ -82,6 +98,7 @@ fn shift(task: WanTask, two: bool) -> f64 {
     match task {
         WanTask::T2V if two => 12.0,
         WanTask::FLF2V => 16.0,
+        WanTask::S2V => 3.0,
         WanTask::T2V | WanTask::I2V | WanTask::TI2V => 5.0,
     }
 }

@@ -7,7 +7,11 @@ use serde_json::{Value, json};
 use super::{Component, WanTask};
 use crate::{
     checkpoint::{CheckpointError, Folder, WeightDtype, Weights},
-    wan::{WanConfig, names, source::component::Names},
+    wan::{
+        WanConfig, names,
+        s2v::{self, S2vConfig},
+        source::component::Names,
+    },
 };
 
 pub(super) const CONFIG: &str = "config.json";
@@ -39,6 +43,9 @@ const SIZES: [(&str, &str); 6] = [
     ("dim", ""),
 ];
 
+/// `model_type` of speech to video.
+const S2V: &str = "s2v";
+
 /// Whether `config.json` is that of a native transformer.
 pub(super) fn detects(folder: &Folder) -> bool {
     folder.exists(CONFIG)
@@ -47,16 +54,27 @@ pub(super) fn detects(folder: &Folder) -> bool {
             .is_ok_and(|config| config.get("model_type").is_some() && config.get("dim").is_some())
 }
 
-/// The transformer in `folder`, and its task.
-pub(super) fn open(folder: Folder) -> Result<(WanTask, Component<WanConfig>), CheckpointError> {
+/// A transformer, and what it is for.
+pub(super) struct Opened {
+    pub(super) task: WanTask,
+    pub(super) part: Component<WanConfig>,
+    /// What speech to video has besides.
+    pub(super) speech: Option<S2vConfig>,
+}
+
+/// The transformer in `folder`.
+pub(super) fn open(folder: Folder) -> Result<Opened, CheckpointError> {
     let json: Value = folder.read_json(CONFIG)?;
     let native: Native = folder.read_json(CONFIG)?;
-    let refused = |reason: String| CheckpointError::BadConfig { file: folder.describe_file(CONFIG), reason };
+    let place = folder.describe_file(CONFIG);
+    let refused = |reason: String| CheckpointError::BadConfig { file: place.clone(), reason };
+    let speaks = native.model_type == S2V;
     let known = |key: &str| {
         key.starts_with('_')
             || ["model_type", "num_heads", "eps"].contains(&key)
             || UNUSED.contains(&key)
             || SIZES.iter().any(|(native, _)| *native == key)
+            || (speaks && s2v::knows_key(key))
     };
     if let Some((key, value)) = json.as_object().into_iter().flatten().find(|(key, _)| !known(key)) {
         return Err(refused(format!(
@@ -79,14 +97,15 @@ pub(super) fn open(folder: Folder) -> Result<(WanTask, Component<WanConfig>), Ch
         "i2v" | "flf2v" if config.pos_embed_seq_len.is_some() => WanTask::FLF2V,
         "i2v" => WanTask::I2V,
         "ti2v" => WanTask::TI2V,
+        S2V => WanTask::S2V,
         other => {
             return Err(refused(format!(
-                "model_type is \"{other}\", supported are t2v, i2v, flf2v and ti2v"
+                "model_type is \"{other}\", supported are t2v, i2v, flf2v, ti2v and {S2V}"
             )));
         }
     };
-    let place = folder.describe_file(CONFIG);
-    Ok((task, Component { config, place, folder, files, names: Names::Transformer }))
+    let speech = speaks.then(|| S2vConfig::from_value(&json, &config, &weights, &place)).transpose()?;
+    Ok(Opened { task, part: Component { config, place, folder, files, names: Names::Transformer }, speech })
 }
 
 /// The configuration with diffusers' keys, from tensors that already have diffusers' names; and the inner
