@@ -91,7 +91,7 @@ impl Comparison {
 
     /// `png` for images, `mp4` for videos.
     fn ending(&self) -> &'static str {
-        if self.job.request.frames == 1 { "png" } else { "mp4" }
+        if self.job.frames == 1 { "png" } else { "mp4" }
     }
 
     pub(crate) fn rounds(&self) -> usize {

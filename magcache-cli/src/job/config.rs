@@ -88,7 +88,7 @@ impl Config {
                 (None, Some(path))
             };
         }
-        for (option, path) in flags.options.pictures() {
+        for (option, path) in flags.options.files() {
             utf8(&flag(option), path)?;
         }
         config.sampling = flags.options.clone().over(config.sampling);

@@ -2,15 +2,13 @@
 
 mod config;
 mod flags;
+mod given;
 pub(crate) mod model_name;
 mod paths;
 mod target;
 mod tuned;
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{path::Path, sync::Arc};
 
 use anyhow::Result;
 use candle_core::Device;
@@ -23,13 +21,13 @@ use magcache_core::{
 };
 use magcache_models::{
     checkpoint::Ops,
-    image::Picture,
     pipeline::{self, Denoiser, LoadOptions, Pipeline, Request, SamplingOptions, Stage},
 };
 
 pub(crate) use self::{
     config::{Config, OutputTable, cache_table, flag, set_profile},
     flags::{prompt, read_prompts},
+    given::Sound,
     target::{Chosen, Target},
     tuned::Knob,
 };
@@ -45,12 +43,16 @@ pub(crate) struct Job {
     pub(crate) pipeline: Box<dyn Pipeline>,
     pub(crate) request: Request,
     pub(crate) trajectory: Trajectory,
+    /// Frames of the result.
+    pub(crate) frames: usize,
     pub(crate) cache: CachePlan,
     pub(crate) fps: f64,
     /// The device that it is computed on, and the operations of its layers.
     pub(crate) device: Device,
     pub(crate) ops: Ops,
     pub(crate) chosen: Option<Chosen>,
+    /// The recording that is heard with the video.
+    pub(crate) sound: Option<Sound>,
     /// The configuration that reproduces this run.
     pub(crate) config: Config,
 }
@@ -61,18 +63,12 @@ impl Job {
         let (device, ops) = (options.device.clone(), options.ops);
         let pipeline = config.open(options)?;
         let defaults = pipeline.defaults();
-        let s = &config.sampling;
-        let read = |path: &PathBuf| -> Result<Arc<Picture>> { Ok(Arc::new(Picture::read(path)?)) };
         let mut base = defaults.request.clone();
-        base.image = match &s.image {
-            Some(path) => Some(read(path)?),
-            None => pipeline.default_image()?.map(Arc::new),
-        };
-        base.last_image = s.last_image.as_ref().map(read).transpose()?;
+        let sound = given::read(&config.sampling, &*pipeline, &mut base)?;
         if let Some(image) = &base.image {
             base.size = pipeline.size_like(image, base.width() * base.height());
         }
-        let request = s.clone().request(base);
+        let request = config.sampling.clone().request(base);
         let fps = config.output.fps.unwrap_or(defaults.fps);
         if !(fps.is_finite() && fps > 0.0) {
             return Err(bad_input(format!("`fps` is {fps}, it must be above 0")));
@@ -80,6 +76,7 @@ impl Job {
         let request = pipeline.resolved(&request);
         pipeline.check(&request)?;
         let trajectory = pipeline.trajectory(&request)?;
+        let frames = pipeline.frames(&request)?;
         let target = config.target.take();
         let choose = |target: Target| {
             let sizes = pipeline.sizes(&request)?;
@@ -100,7 +97,7 @@ impl Job {
         if config.model.is_none() && config.weights.is_none() {
             config.model = pipeline::default_model().map(|e| e.name.to_owned());
         }
-        Ok(Self { pipeline, request, trajectory, cache, fps, device, ops, chosen, config })
+        Ok(Self { pipeline, request, trajectory, frames, cache, fps, device, ops, chosen, sound, config })
     }
 
     /// Builds the hooks, with notes for the user before the run.
@@ -134,6 +131,7 @@ impl Job {
     ) -> pipeline::Result<(Arc<dyn Denoiser>, Vec<String>)> {
         let name = |stage| match stage {
             Stage::EncodingPrompt => "encoding the prompt",
+            Stage::EncodingAudio => "encoding the recording",
             Stage::EncodingImage => "encoding the image",
             Stage::LoadingTransformer => "loading the transformer",
             Stage::LoadingVae => "loading the autoencoder",
@@ -166,7 +164,7 @@ impl Job {
         Clip {
             width: u32::try_from(self.request.width()).unwrap_or(u32::MAX),
             height: u32::try_from(self.request.height()).unwrap_or(u32::MAX),
-            frames: self.request.frames,
+            frames: self.frames,
             fps: self.fps,
         }
     }

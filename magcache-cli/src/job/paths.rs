@@ -43,7 +43,7 @@ impl Config {
     fn paths(&mut self, each: &mut dyn FnMut(&mut PathBuf)) {
         let Self { weights, sampling, output, .. } = self;
         let own = [weights, &mut output.path].into_iter().flatten();
-        own.chain(sampling.pictures_mut()).for_each(each);
+        own.chain(sampling.files_mut()).for_each(each);
     }
 
     /// Calls `each` with everything that may be the path of a profile.
@@ -66,8 +66,8 @@ impl Writes {
         let own = Self::new(writing)
             .reads("--config", flags.config.as_deref())
             .reads("--cache replay:", replayed.map(Path::new));
-        let pictures = config.sampling.pictures().into_iter();
-        pictures.fold(own, |all, (option, path)| all.reads(&flag(option), Some(path)))
+        let files = config.sampling.files().into_iter();
+        files.fold(own, |all, (option, path)| all.reads(&flag(option), Some(path)))
     }
 }
 

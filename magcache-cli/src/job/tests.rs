@@ -53,7 +53,7 @@ fn an_option_is_in_every_place_that_follows_from_it() {
 
         let set = value(&run.sampling.options, option);
         assert_eq!(value(&job.config.sampling, option), set, "{key}: what is written");
-        let is_file = job.config.sampling.pictures().iter().any(|(picture, _)| *picture == option);
+        let is_file = job.config.sampling.files().iter().any(|(file, _)| *file == option);
         if !is_file {
             assert_eq!(value(&job.request.options(), option), set, "{key}: what is asked of the model");
         }

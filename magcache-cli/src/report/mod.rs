@@ -84,10 +84,10 @@ fn page(folder: &Path, compared: &Compared<'_>) -> Result<String> {
 
 fn head(Comparison { job, seeds, .. }: &Comparison) -> Result<Markup> {
     let request = &job.request;
-    let size = if request.frames == 1 {
+    let size = if job.frames == 1 {
         format!("{}×{}", request.width(), request.height())
     } else {
-        format!("{} of {}×{}", count(request.frames, "frame"), request.width(), request.height())
+        format!("{} of {}×{}", count(job.frames, "frame"), request.width(), request.height())
     };
     let seeds: Vec<String> = seeds.iter().map(ToString::to_string).collect();
     let facts = [

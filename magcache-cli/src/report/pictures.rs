@@ -30,7 +30,7 @@ const MOST: u32 = 64;
 
 pub(super) fn section(folder: &Path, compared: &Compared<'_>) -> Result<Markup> {
     let job = &compared.of.job;
-    let still = job.request.frames == 1;
+    let still = job.frames == 1;
     let small = job.request.width().max(job.request.height()) <= SMALL;
     let lanes: Vec<Markup> =
         compared.rows.iter().map(|row| lane(folder, compared, row)).collect::<Result<_>>()?;
@@ -73,7 +73,7 @@ fn picture_of(what: &str, picture: &Picture) -> Result<Markup> {
 
 /// The controls of a video; without scripts, videos have their native controls.
 fn playback(job: &Job) -> Markup {
-    let (frames, fps) = (job.request.frames, job.fps);
+    let (frames, fps) = (job.frames, job.fps);
     html! {
         div class="bar" id="playback" role="group" aria-label="Playback" data-frames=(frames) data-fps=(fps) hidden {
             button type="button" id="play" { "Play" }
@@ -123,7 +123,7 @@ fn lane(folder: &Path, compared: &Compared<'_>, row: &Row) -> Result<Markup> {
     let (label, data) = (&row.name, STANDARD.encode(bytes));
     let [width, height] = request.size;
     let stills: Vec<String> = row.stills.iter().map(still).collect::<Result<_>>()?;
-    let image = request.frames == 1;
+    let image = compared.of.job.frames == 1;
     let shown = html! {
         @if image {
             img class="shown" width=(width) height=(height) alt=(label) src={ "data:image/png;base64," (data) };

@@ -147,8 +147,8 @@ pub(crate) fn identity(job: &Job, args: &Run) -> Result<Identity> {
     keys.insert("tile_vae".to_owned(), args.tile_vae.to_string());
     keys.insert("reference_ops".to_owned(), (job.ops == Ops::Reference).to_string());
     let profiles = config.cache.iter().filter_map(|table| table.get("profile")?.as_str().map(PathBuf::from));
-    let pictures = config.sampling.pictures().into_iter().map(|(_, path)| path.clone());
-    for path in profiles.chain(pictures).chain(config.weights) {
+    let given = config.sampling.files().into_iter().map(|(_, path)| path.clone());
+    for path in profiles.chain(given).chain(config.weights) {
         files(&path, &mut keys)?;
     }
     Ok(keys)

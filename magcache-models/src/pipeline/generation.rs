@@ -169,8 +169,9 @@ impl Generation {
         let predicted = self.predict(session.as_mut(), stop);
         self.session = session;
         let (velocity, times) = predicted?;
+        self.advance(&velocity, stop)?;
         self.times.extend(times);
-        self.advance(&velocity, stop)
+        Ok(())
     }
 
     /// The velocity at the next step, guidance included, computed with the hooks of `session` or in the bare
@@ -234,10 +235,11 @@ impl Generation {
 
     fn advance(&mut self, velocity: &Tensor, stop: &dyn Fn() -> bool) -> Result<()> {
         let step = self.trajectory.step(self.next);
-        let latents = self.sampler.step(step.index, velocity, &self.latents)?;
         if step.index + 1 < step.total {
-            self.latents = latents;
+            self.latents = self.sampler.step(step.index, velocity, &self.latents)?;
         } else {
+            // The solver is as it was if this is interrupted.
+            let latents = self.sampler.clone().step(step.index, velocity, &self.latents)?;
             self.end_clip(&latents, stop)?;
         }
         self.next += 1;
@@ -251,7 +253,13 @@ impl Generation {
             self.latents = latents;
             return Ok(());
         }
-        let NextClip { frames, denoiser, noise } = self.denoiser()?.next_clip(&latents, stop)?;
+        let next = self.denoiser()?.next_clip(&latents, stop).map_err(|error| match error {
+            PipelineError::Interrupted { .. } => {
+                PipelineError::Interrupted { step: self.next, steps: self.trajectory.end() }
+            }
+            error => error,
+        })?;
+        let NextClip { frames, denoiser, noise } = next;
         self.latents = denoiser.begin(&noise, &self.trajectory.step(self.next + 1))?;
         self.ended.push(latents);
         self.frames.extend(frames);
@@ -319,7 +327,8 @@ impl Generation {
         self.next
     }
 
-    /// The latents after the last step run, of the current clip, f32, in the shape that the model's [`Denoiser`] takes.
+    /// The latents after the last step run, of the current clip, f32, in the shape that the model's [`Denoiser`]
+    /// takes.
     pub fn latents(&self) -> &Tensor {
         &self.latents
     }

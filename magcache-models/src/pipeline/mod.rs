@@ -12,6 +12,7 @@ mod generation;
 mod load;
 mod noise;
 mod options;
+mod pose;
 mod request;
 
 pub(crate) use denoiser::text_of;
@@ -22,6 +23,7 @@ pub(crate) use load::embedded_files;
 pub use load::{Embedded, LoadOptions, Loader, Offload, default_model, embedded, loader_of, loaders, open};
 pub use noise::{noise, noise_of_stream};
 pub use options::{Request, SamplingOption, SamplingOptions};
+pub use pose::PoseVideo;
 pub use request::Defaults;
 
 use std::{fmt::Debug, sync::Arc};
@@ -43,6 +45,8 @@ pub type Result<T, E = PipelineError> = std::result::Result<T, E>;
 pub enum Stage {
     /// Loading the text encoder and encoding the prompts.
     EncodingPrompt,
+    /// Loading the encoder of the given recording, and encoding it.
+    EncodingAudio,
     /// Loading the encoder of the given image, and encoding it.
     EncodingImage,
     /// Loading the network.
@@ -89,6 +93,11 @@ pub trait Pipeline: Debug + Send + Sync {
         Ok(None)
     }
 
+    /// The recording that the checkpoint's folder offers as a default, as a file, if any.
+    fn default_audio(&self) -> Result<Option<Vec<u8>>> {
+        Ok(None)
+    }
+
     /// Width and height of the output are multiples of these, in pixels.
     fn patch(&self) -> [usize; 2];
 
@@ -122,6 +131,14 @@ pub trait Pipeline: Debug + Send + Sync {
 
     /// The steps of the run; needs no weights.
     fn trajectory(&self, request: &Request) -> Result<Trajectory>;
+
+    /// Frames of the output: of all clips, in models that make several.
+    ///
+    /// # Errors
+    /// A request without what decides on their number.
+    fn frames(&self, request: &Request) -> Result<usize> {
+        Ok(request.frames)
+    }
 
     /// Sizes of the tensors of a pass, from which the bytes that a cache holds are computed. Reads headers of
     /// weights at most.

@@ -45,7 +45,9 @@ pub struct Defaults {
     pub fps: f64,
     /// A file in the folder: a first frame that the model can continue.
     pub image: Option<String>,
-    /// A request that the model can serve, except for the image.
+    /// A file in the folder: a recording that the model can make someone speak.
+    pub audio: Option<String>,
+    /// A request that the model can serve, except for the files.
     pub request: Request,
 }
 
@@ -55,6 +57,7 @@ struct File {
     model: Option<String>,
     fps: f64,
     image: Option<String>,
+    audio: Option<String>,
     width: usize,
     height: usize,
     #[serde(flatten)]
@@ -65,7 +68,7 @@ impl TryFrom<File> for Defaults {
     type Error = String;
 
     fn try_from(file: File) -> Result<Self, String> {
-        let File { model, fps, image, width, height, options } = file;
+        let File { model, fps, image, audio, width, height, options } = file;
         let given: SamplingOptions =
             serde_json::from_value(Value::Object(options)).map_err(|error| error.to_string())?;
         let texts = SamplingOptions {
@@ -77,6 +80,6 @@ impl TryFrom<File> for Defaults {
         };
         let options = given.over(texts);
         options.complete().map_err(|key| format!("missing field `{key}`"))?;
-        Ok(Self { model, fps, image, request: options.request(Request::default()) })
+        Ok(Self { model, fps, image, audio, request: options.request(Request::default()) })
     }
 }

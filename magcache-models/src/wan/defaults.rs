@@ -9,6 +9,11 @@ use crate::pipeline::{Defaults, Request};
 /// Pixels per frame up to which a video is 480p for the Wan team's programs.
 const AREA_480P: usize = 480 * 832;
 
+/// The negative prompt that speech to video is published with.
+const S2V_NEGATIVE: &str = "画面模糊，最差质量，画面模糊，细节模糊不清，情绪激动剧烈，手快速抖动，字幕，丑陋的，残缺的，多余的手指，\
+                            画得不好的手部，画得不好的脸部，畸形的，毁容的，形态畸形的肢体，手指融合，静止不动的画面，\
+                            杂乱的背景，三条腿，背景人很多，倒着走";
+
 /// The shift that depends on the size of the video. The native folders of Wan2.1 image to video do not
 /// contain the resolution that they were trained for, so the Wan team's program decides by the size;
 /// diffusers' folders have the shift in their scheduler.
@@ -38,7 +43,15 @@ pub(super) fn published(source: &WanSource) -> Defaults {
         (WanTask::I2V | WanTask::FLF2V, _) => {
             Request { steps: 40, guidance: 3.5, guidance_2: Some(3.5), ..base }
         }
-        (WanTask::S2V, _) => Request { steps: 40, size: [1024, 704], frames: 80, guidance: 4.5, ..base },
+        (WanTask::S2V, _) => Request {
+            prompt: "a person is speaking to the camera".to_owned(),
+            negative_prompt: S2V_NEGATIVE.to_owned(),
+            steps: 40,
+            size: [1024, 704],
+            frames: 80,
+            guidance: 4.5,
+            ..base
+        },
         (WanTask::TI2V, _) => Request { size: [1280, 704], frames: 121, ..base },
     };
     Defaults { fps, request, ..Defaults::default() }

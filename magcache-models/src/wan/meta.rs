@@ -40,6 +40,7 @@ const fn wan(
 
 static BLOCKS_30: [StackMeta; 1] = [StackMeta::image("blocks", 30)];
 static BLOCKS_40: [StackMeta; 1] = [StackMeta::image("blocks", 40)];
+static BLOCKS_5: [StackMeta; 1] = [StackMeta::image("blocks", 5)];
 static BLOCKS_6: [StackMeta; 1] = [StackMeta::image("blocks", 6)];
 
 /// Wan2.1 text to video, 1.3B.
@@ -152,6 +153,16 @@ pub const I2V_TINY: ModelMeta = wan(
     &["wan2.2-i2v-tiny"],
 );
 
+/// The small trained speech-to-video model inside the binary.
+pub const S2V_TINY: ModelMeta = wan(
+    "wan2.2-s2v-tiny",
+    "the embedded speech-to-video model: 5 blocks of width 96, sound behind 3 of them",
+    &BLOCKS_5,
+    96,
+    ONE,
+    &[],
+);
+
 inventory::submit! { T2V_1_3B }
 inventory::submit! { T2V_14B }
 inventory::submit! { I2V_14B }
@@ -163,6 +174,7 @@ inventory::submit! { S2V_14B }
 inventory::submit! { T2V_TINY }
 inventory::submit! { T2V_PAIR_TINY }
 inventory::submit! { I2V_TINY }
+inventory::submit! { S2V_TINY }
 
 /// The registered model of a checkpoint: the one that its folder names, else the one with the same task,
 /// experts, width and depth. For other sizes, its family's model with those sizes and no profile.
@@ -176,7 +188,7 @@ pub(super) fn of(source: &WanSource, named: Option<&str>) -> ModelMeta {
         (WanTask::I2V, _) => &[I2V_A14B],
         (WanTask::FLF2V, _) => &[FLF2V_14B],
         (WanTask::TI2V, _) => &[TI2V_5B],
-        (WanTask::S2V, _) => &[S2V_14B],
+        (WanTask::S2V, _) => &[S2V_14B, S2V_TINY],
     };
     let same = |m: &&ModelMeta| match named {
         Some(name) => m.name == name,

@@ -12,6 +12,7 @@ mod image;
 pub mod meta;
 mod modulation;
 pub mod names;
+mod parts;
 mod patch;
 mod pipeline;
 mod request;

@@ -2,20 +2,21 @@
 
 use std::sync::Arc;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use magcache_core::{Expert, ModelMeta, Trajectory, inventory, schedule::Sizes};
 
 use super::{
-    FrameCondition, Layout, WanDenoiser, WanPrompts, WanSource, WanTask, WanTransformer, defaults, meta,
+    FrameCondition, Layout, WanDenoiser, WanPrompts, WanSource, WanTask, WanTransformer, defaults,
+    parts::{self, Parts},
     request,
+    s2v::S2vPipeline,
 };
 use crate::{
-    autoencoder::{Tiling, VideoVae},
-    checkpoint::{Folder, WeightDtype, Weights},
+    checkpoint::{Folder, Weights},
     image::Picture,
     pipeline::{
         self, Defaults, Denoiser, LoadOptions, Loader, Offload, Pipeline, PipelineError, Request, Result,
-        SamplingOption, Stage, truncated, unknown_words,
+        SamplingOption, Stage,
     },
     sampler::{Sampler, SchedulerConfig},
 };
@@ -24,82 +25,59 @@ use crate::{
 /// dropped when they are not.
 #[derive(Debug)]
 pub struct WanPipeline {
-    source: WanSource,
-    options: LoadOptions,
+    parts: Parts,
     meta: ModelMeta,
     defaults: Defaults,
 }
 
 impl WanPipeline {
-    /// Opens a folder.
+    /// Opens a folder of any Wan model but speech to video, which is [`S2vPipeline`].
     ///
-    /// Errors: as [`WanSource::open`].
+    /// # Errors
+    /// As [`WanSource::open`].
     pub fn open(folder: Folder, options: LoadOptions) -> Result<Self> {
-        let source = WanSource::open(folder.computing_with(options.ops))?;
-        let folder = source.folder();
-        let defaults = if folder.exists("magcache.json") {
-            folder.read_json("magcache.json")?
-        } else {
-            defaults::published(&source)
-        };
-        let meta = meta::of(&source, defaults.model.as_deref());
-        Ok(Self { source, options, meta, defaults })
+        Self::new(Parts::open(folder, options)?)
+    }
+
+    fn new(parts: Parts) -> Result<Self> {
+        if parts.source.task() == WanTask::S2V {
+            let message = format!("{} is a model of speech to video", parts.source.folder().describe());
+            return Err(PipelineError::request(message, "open it as one"));
+        }
+        let (defaults, meta) = parts.described()?;
+        Ok(Self { parts, meta, defaults })
     }
 
     /// The locations and configurations of its parts.
     pub fn source(&self) -> &WanSource {
-        &self.source
+        &self.parts.source
     }
 
     fn device(&self) -> &Device {
-        &self.options.device
+        self.parts.device()
     }
 
     fn scheduler(&self, request: &Request) -> Result<SchedulerConfig> {
-        let shift = request.flow_shift.or_else(|| defaults::shift_for_size(&self.source, request));
-        Ok(self.source.scheduler().with_overrides(request.sampler, shift)?)
+        let shift = request.flow_shift.or_else(|| defaults::shift_for_size(self.source(), request));
+        Ok(self.source().scheduler().with_overrides(request.sampler, shift)?)
     }
 
     fn boundary(&self, request: &Request) -> Option<f64> {
-        let own = self.source.boundary_ratio();
+        let own = self.source().boundary_ratio();
         own.map(|ratio| request.boundary.unwrap_or(ratio))
     }
 
     /// Scales of guidance, one per expert.
     fn guidance(&self, request: &Request) -> Vec<f64> {
         let second = request.guidance_2.unwrap_or(request.guidance);
-        [request.guidance, second].into_iter().take(self.source.experts()).collect()
+        [request.guidance, second].into_iter().take(self.source().experts()).collect()
     }
 
     /// Shape of the latents of a request, `[channels, frames, height, width]`.
     fn latent_shape(&self, request: &Request) -> [usize; 4] {
-        let vae = self.source.vae_config();
+        let vae = self.source().vae_config();
         let (t, s) = (vae.temporal_scale(), vae.spatial_scale());
         [vae.z_dim, (request.frames.saturating_sub(1)) / t + 1, request.height() / s, request.width() / s]
-    }
-
-    fn vae(&self) -> Result<VideoVae> {
-        let weights = self.source.vae(self.device(), WeightDtype::Auto)?;
-        Ok(VideoVae::load(&weights, self.source.vae_config())?)
-    }
-
-    fn tiling(&self) -> Option<Tiling> {
-        self.options.tile_vae.then(Tiling::default)
-    }
-
-    fn encode_text(&self, request: &Request, notes: &mut Vec<String>) -> Result<(Tensor, Option<Tensor>)> {
-        let encoder = self.source.load_text_encoder(self.device(), self.options.dtype)?;
-        let mut one = |text: &str, what: &str| -> Result<Tensor> {
-            let tokens = encoder.tokenizer().encode(text).map_err(|e| PipelineError::part("prompt", e))?;
-            notes.extend(truncated(what, encoder.max_length(), tokens.truncated));
-            let unknown = encoder.tokenizer().unknown_words(text);
-            notes.extend(unknown_words(what, &unknown.map_err(|e| PipelineError::part("prompt", e))?));
-            encoder.encode_tokens(&[tokens]).map_err(|e| PipelineError::part("text encoder", e))
-        };
-        let cond = one(&request.prompt, "prompt")?;
-        let guided = self.guidance(request).iter().any(|scale| *scale > 1.0);
-        let uncond = guided.then(|| one(&request.negative_prompt, "negative prompt")).transpose()?;
-        Ok((cond, uncond))
     }
 
     /// Pixels of a given picture as a frame of the request's size, `[1, 3, height, width]` in -1..=1.
@@ -110,7 +88,7 @@ impl WanPipeline {
 
     /// The image encoder's features of the given pictures, in models that have one.
     fn image_features(&self, pictures: &[&Picture]) -> Result<Option<Tensor>> {
-        let encoder = self.source.load_image_encoder(self.device(), self.options.dtype)?;
+        let encoder = self.source().load_image_encoder(self.device(), self.parts.options.dtype)?;
         let features = encoder.map(|encoder| encoder.encode(pictures)).transpose();
         features.map_err(|e| PipelineError::part("image encoder", e))
     }
@@ -118,14 +96,14 @@ impl WanPipeline {
     /// The condition that the given pictures add to the network's input.
     fn condition(&self, request: &Request) -> Result<Option<FrameCondition>> {
         let Some(first) = &request.image else { return Ok(None) };
-        let vae = self.vae()?;
+        let vae = self.parts.vae()?;
         let first_frame = self.frame(first, request)?;
-        let condition = if self.source.task() == WanTask::TI2V {
-            FrameCondition::first_frame(&vae, &first_frame, request.frames, self.tiling())?
+        let condition = if self.source().task() == WanTask::TI2V {
+            FrameCondition::first_frame(&vae, &first_frame, request.frames, self.parts.tiling())?
         } else {
             let last = request.last_image.as_ref();
             let last = last.map(|last| self.frame(&*request::fitted(last, first)?, request)).transpose()?;
-            FrameCondition::channels(&vae, &first_frame, last.as_ref(), request.frames, self.tiling())?
+            FrameCondition::channels(&vae, &first_frame, last.as_ref(), request.frames, self.parts.tiling())?
         };
         Ok(Some(condition))
     }
@@ -141,31 +119,25 @@ impl Pipeline for WanPipeline {
     }
 
     fn networks(&self) -> Result<Vec<Weights>> {
-        let of = |expert: usize| {
-            Ok(self.source.transformer(Expert(expert as u8), &Device::Cpu, WeightDtype::Keep)?)
-        };
-        (0..self.source.experts()).map(of).collect()
+        self.parts.networks()
     }
 
     fn default_image(&self) -> Result<Option<Picture>> {
-        let Some(file) = &self.defaults.image else { return Ok(None) };
-        let folder = self.source.folder();
-        let picture = Picture::decode(&folder.describe_file(file), &folder.read(file)?);
-        picture.map(Some).map_err(|e| PipelineError::part("image", e))
+        self.parts.default_image(&self.defaults)
     }
 
     fn patch(&self) -> [usize; 2] {
-        let [_, height, width] = self.source.transformer_config(Expert(0)).patch_size;
-        let scale = self.source.vae_config().spatial_scale();
+        let [_, height, width] = self.source().transformer_config(Expert(0)).patch_size;
+        let scale = self.source().vae_config().spatial_scale();
         [scale * width, scale * height]
     }
 
     fn takes(&self) -> Vec<SamplingOption> {
-        request::taken(&self.source)
+        request::taken(self.source())
     }
 
     fn check_values(&self, request: &Request) -> Result<()> {
-        request::check(request, &self.source)?;
+        request::check(request, self.source())?;
         self.trajectory(request).map(|_| ())
     }
 
@@ -190,15 +162,11 @@ impl Pipeline for WanPipeline {
 
     fn sizes(&self, request: &Request) -> Result<Sizes> {
         let [c, t, h, w] = self.latent_shape(request);
-        let [pt, ph, pw] = self.source.transformer_config(Expert(0)).patch_size;
+        let [pt, ph, pw] = self.source().transformer_config(Expert(0)).patch_size;
         let tokens = (t / pt.max(1)) * (h / ph.max(1)) * (w / pw.max(1));
         // The tokens of a given first frame are not noisy, which their timestep indicates.
-        let by_token = self.source.task() == WanTask::TI2V && request.image.is_some();
-        let dtype = if self.device().is_cpu() {
-            DType::F32
-        } else {
-            self.source.transformer(Expert(0), self.device(), self.options.dtype)?.compute_dtype()
-        };
+        let by_token = self.source().task() == WanTask::TI2V && request.image.is_some();
+        let dtype = self.parts.compute_dtype()?;
         let timesteps = if by_token { tokens } else { 1 };
         Ok(Sizes { tokens, text_tokens: 0, latents: c * t * h * w, timesteps, dtype })
     }
@@ -210,7 +178,8 @@ impl Pipeline for WanPipeline {
         notes: &mut Vec<String>,
     ) -> Result<Arc<dyn Denoiser>> {
         stage(Stage::EncodingPrompt);
-        let (cond, uncond) = self.encode_text(request, notes)?;
+        let guided = self.guidance(request).iter().any(|scale| *scale > 1.0);
+        let (cond, uncond) = self.parts.encode_text(request, guided, notes)?;
         if request.image.is_some() {
             stage(Stage::EncodingImage);
         }
@@ -220,8 +189,8 @@ impl Pipeline for WanPipeline {
         let condition = self.condition(request)?;
 
         stage(Stage::LoadingTransformer);
-        let keep = self.options.offload != Offload::Disk;
-        let (source, options) = (self.source.clone(), self.options.clone());
+        let keep = self.parts.options.offload != Offload::Disk;
+        let (source, options) = (self.source().clone(), self.parts.options.clone());
         let load = move |expert: Expert| {
             let weights = source.transformer(expert, &options.device, options.dtype)?;
             WanTransformer::load(&weights, source.transformer_config(expert).clone())
@@ -238,7 +207,7 @@ impl Pipeline for WanPipeline {
     }
 
     fn unread(&self) -> Vec<String> {
-        self.source.folder().unread()
+        self.source().folder().unread()
     }
 
     fn noise(&self, request: &Request) -> Result<Tensor> {
@@ -254,20 +223,7 @@ impl Pipeline for WanPipeline {
         sink: &mut dyn FnMut(&Tensor) -> Result<()>,
     ) -> Result<()> {
         stage(Stage::LoadingVae);
-        let failed = |e| PipelineError::part("autoencoder", e);
-        let vae = self.vae()?;
-        let latents = vae.denormalize(latents).map_err(failed)?;
-        if let Some(tiling) = self.tiling() {
-            // Tiles are processed one after the other, each over all frames.
-            let video = vae.decode(&latents, Some(tiling)).map_err(failed)?;
-            return sink(&video.squeeze(0)?);
-        }
-        let mut stream = vae.decode_stream();
-        for frame in 0..latents.dim(2)? {
-            let frames = stream.push(&latents.narrow(2, frame, 1)?).map_err(failed)?;
-            sink(&frames.squeeze(0)?)?;
-        }
-        Ok(())
+        parts::decode(&self.parts.vae()?, self.parts.tiling(), latents, sink)
     }
 }
 
@@ -276,7 +232,13 @@ inventory::submit! {
         class_names: &["WanImageToVideoPipeline", "WanPipeline"],
         detects: |folder| WanSource::detect(folder) == Some(Layout::Native),
         looks_for: WanSource::NATIVE,
-        open: |folder, options| Ok(Box::new(WanPipeline::open(folder, options)?)),
+        open: |folder, options| {
+            let parts = Parts::open(folder, options)?;
+            Ok(match parts.source.task() {
+                WanTask::S2V => Box::new(S2vPipeline::new(parts)?),
+                _ => Box::new(WanPipeline::new(parts)?),
+            })
+        },
         origin: env!("CARGO_PKG_NAME"),
     }
 }

@@ -10,23 +10,27 @@ const MOVING_SHAPES: &str = "a COLOUR SHAPE moving DIRECTION [and ...], such as 
                              COLOUR: red, green, blue, yellow, white, purple; SHAPE: circle, square, triangle; \
                              DIRECTION: right, left, up, down";
 
-static WAN21_T2V: &[EmbeddedFile] = embedded_files!("wan2.1-t2v-tiny":
-    "magcache.json",
-    "model_index.json",
-    "scheduler/scheduler_config.json",
+/// What all of them have in common: text encoder, tokenizer and autoencoder.
+static SHARED: &[EmbeddedFile] = embedded_files!("wan2.1-t2v-tiny":
     "text_encoder/config.json",
     "text_encoder/model.safetensors",
     "tokenizer/tokenizer.json",
     "tokenizer/tokenizer_config.json",
-    "transformer/config.json",
-    "transformer/diffusion_pytorch_model.safetensors",
     "vae/config.json",
     "vae/diffusion_pytorch_model.safetensors",
 );
 
+static WAN21_T2V: &[EmbeddedFile] = embedded_files!("wan2.1-t2v-tiny":
+    "magcache.json",
+    "model_index.json",
+    "scheduler/scheduler_config.json",
+    "transformer/config.json",
+    "transformer/diffusion_pytorch_model.safetensors",
+);
+
 /// The small Wan2.1 text-to-video model.
 pub fn wan21_t2v() -> Folder {
-    Folder::embedded("wan2.1-t2v-tiny", WAN21_T2V)
+    Folder::embedded("wan2.1-t2v-tiny", WAN21_T2V).or_embedded(SHARED)
 }
 
 static WAN22_T2V: &[EmbeddedFile] = embedded_files!("wan2.2-t2v-tiny":
@@ -48,14 +52,30 @@ static WAN22_I2V: &[EmbeddedFile] = embedded_files!("wan2.2-i2v-tiny":
     "transformer/diffusion_pytorch_model.safetensors",
 );
 
-/// The small Wan2.2 text-to-video pair. Text encoder, tokenizer and autoencoder are those of [`wan21_t2v`].
+/// The small Wan2.2 text-to-video pair.
 pub fn wan22_t2v() -> Folder {
-    Folder::embedded("wan2.2-t2v-tiny", WAN22_T2V).or_embedded(WAN21_T2V)
+    Folder::embedded("wan2.2-t2v-tiny", WAN22_T2V).or_embedded(SHARED)
 }
 
-/// The small image-to-video model. Text encoder, tokenizer and autoencoder are those of [`wan21_t2v`].
+/// The small image-to-video model.
 pub fn wan22_i2v() -> Folder {
-    Folder::embedded("wan2.2-i2v-tiny", WAN22_I2V).or_embedded(WAN21_T2V)
+    Folder::embedded("wan2.2-i2v-tiny", WAN22_I2V).or_embedded(SHARED)
+}
+
+static WAN22_S2V: &[EmbeddedFile] = embedded_files!("wan2.2-s2v-tiny":
+    "config.json",
+    "diffusion_pytorch_model.safetensors",
+    "example.png",
+    "example.wav",
+    "magcache.json",
+    "wav2vec2-large-xlsr-53-english/config.json",
+    "wav2vec2-large-xlsr-53-english/model.safetensors",
+    "wav2vec2-large-xlsr-53-english/preprocessor_config.json",
+);
+
+/// The small speech-to-video model, in the native layout.
+pub fn wan22_s2v() -> Folder {
+    Folder::embedded("wan2.2-s2v-tiny", WAN22_S2V).or_embedded(SHARED)
 }
 
 magcache_core::inventory::submit! {
@@ -68,4 +88,14 @@ magcache_core::inventory::submit! {
 
 magcache_core::inventory::submit! {
     Embedded { name: "wan2.2-i2v-tiny", folder: wan22_i2v, prompts: MOVING_SHAPES, is_default: false }
+}
+
+magcache_core::inventory::submit! {
+    Embedded {
+        name: "wan2.2-s2v-tiny",
+        folder: wan22_s2v,
+        prompts: "a COLOUR SHAPE moving, such as \"a yellow circle moving\", the same as in the picture; it grows with \
+                  the loudness and rises with the pitch of the recording",
+        is_default: false,
+    }
 }

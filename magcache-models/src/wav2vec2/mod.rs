@@ -10,8 +10,10 @@ mod extractor;
 mod layer;
 mod positions;
 mod processor;
+mod waveform;
 
 pub use config::Wav2Vec2Config;
 pub use encoder::Wav2Vec2Encoder;
 pub use error::{MAX_SECONDS, WaveformError};
 pub use processor::{SAMPLE_RATE, Wav2Vec2Processor};
+pub use waveform::Waveform;

@@ -186,7 +186,7 @@ impl Film<'_> {
 
 /// Decodes the last clip and completes the file.
 fn decode(job: &Job, latents: &Tensor, mut film: Film<'_>, out: &Console) -> Result<()> {
-    let bar = out.bar(job.request.frames, "decoding");
+    let bar = out.bar(job.frames, "decoding");
     let interrupt = film.interrupt;
     let mut sink = |pixels: &Tensor| {
         if interrupt.is_set() {

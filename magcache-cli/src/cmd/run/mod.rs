@@ -154,7 +154,7 @@ fn result_path(args: &Run, job: &Job, stored: Option<&Stored>) -> PathBuf {
 }
 
 fn default_name(job: &Job) -> &'static str {
-    if job.request.frames == 1 { "magcache.png" } else { "magcache.mp4" }
+    if job.frames == 1 { "magcache.png" } else { "magcache.mp4" }
 }
 
 /// All files written for a result; `config` is the configuration to be stored next to it.

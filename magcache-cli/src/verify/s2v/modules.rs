@@ -53,10 +53,8 @@ struct Injection {
 /// The causal audio encoder and the injectors, in the variants that the official code has.
 pub(super) fn audio(case: &Case, report: &mut CaseReport) -> Result<()> {
     let Variants { files } = case.read()?;
-    let (features, hidden) = (
-        of_first(case, "encode_random", "audio_input")?,
-        of_first(case, "inject_0", "hidden_states")?,
-    );
+    let (features, hidden) =
+        (of_first(case, "encode_random", "audio_input")?, of_first(case, "inject_0", "hidden_states")?);
     for (name, Variant { constructor: sizes }) in files {
         let folder = case.folder.sub(&name);
         let weights = Weights::open(&folder, &Device::Cpu, WeightDtype::Keep)?;
@@ -73,7 +71,8 @@ pub(super) fn audio(case: &Case, report: &mut CaseReport) -> Result<()> {
         for call in calls {
             let kind = call.name[name.len() + 1..].to_owned();
             if kind.starts_with("encode") {
-                let audio = if kind.ends_with("zero") { encoder.forward(&(features * 0.0)?)? } else { heard.clone() };
+                let audio =
+                    if kind.ends_with("zero") { encoder.forward(&(features * 0.0)?)? } else { heard.clone() };
                 encoded(call, &audio, report)?;
             } else {
                 injected(case, call, &weights, &sizes, &heard, hidden, report)?;
@@ -116,12 +115,11 @@ fn injected(
     };
     let Injection { frames, tokens_per_frame, audio_frames: (first, end), injector } = whole.args()?;
     let adain = sizes.enable_adain && sizes.adain_mode == "attn_norm";
-    let layer = AudioInjector::load(&weights.pp("audio_injector"), injector, sizes.dim, sizes.num_heads, adain)?;
+    let layer =
+        AudioInjector::load(&weights.pp("audio_injector"), injector, sizes.dim, sizes.num_heads, adain)?;
     let rows = |x: &Tensor| x.narrow(0, first, end.saturating_sub(first));
-    let audio = AudioTokens {
-        local: rows(&heard.local)?,
-        global: heard.global.as_ref().map(rows).transpose()?,
-    };
+    let audio =
+        AudioTokens { local: rows(&heard.local)?, global: heard.global.as_ref().map(rows).transpose()? };
     let hidden = (hidden * scale)?;
     let video = frames * tokens_per_frame;
     let (_, tokens, inner) = hidden.dims3()?;

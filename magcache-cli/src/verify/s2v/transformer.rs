@@ -63,7 +63,8 @@ fn prepare(model: &S2vTransformer, call: Call<'_>) -> Result<Prepared> {
     let latents = video("x")?;
     let motion = video("motion_latents")?;
     // "last 5": a part of the shared ones.
-    let last = args.motion_latents.as_deref().and_then(|text| text.strip_prefix("last ")?.parse::<usize>().ok());
+    let last =
+        args.motion_latents.as_deref().and_then(|text| text.strip_prefix("last ")?.parse::<usize>().ok());
     let motion = match last {
         Some(last) => motion.narrow(2, motion.dim(2)?.saturating_sub(last), last)?,
         None => motion,
@@ -140,8 +141,7 @@ impl Network for S2vTransformer {
             let like = call.traces().into_iter().find(|(module, _)| module == name);
             let by_head = like.is_some_and(|(_, key)| call.case.tensor(&key).is_ok_and(|x| x.rank() == 4));
             let (tokens, pairs) = half.dims2()?;
-            let table =
-                if by_head { half.unsqueeze(1)?.expand((1, tokens, heads, pairs))? } else { half };
+            let table = if by_head { half.unsqueeze(1)?.expand((1, tokens, heads, pairs))? } else { half };
             add(name, table);
         }
         Ok(())

@@ -4,7 +4,17 @@
 macro_rules! value {
     (always $type:ty) => { $type };
     (optional $type:ty) => { Option<$type> };
-    (picture $type:ty) => { Option<std::sync::Arc<crate::image::Picture>> };
+    (file $type:ty) => { Option<std::sync::Arc<$type>> };
+}
+
+/// The type of an option in [`SamplingOptions`](super::SamplingOptions).
+macro_rules! written {
+    (file $type:ty) => {
+        PathBuf
+    };
+    ($mode:ident $type:ty) => {
+        $type
+    };
 }
 
 /// An option if it was set, else that of another request.
@@ -15,7 +25,7 @@ macro_rules! resolved {
     (optional, $own:expr, $base:expr) => {
         $own.or($base)
     };
-    (picture, $own:expr, $base:expr) => {
+    (file, $own:expr, $base:expr) => {
         $base
     };
 }
@@ -28,7 +38,7 @@ macro_rules! set {
     (optional, $value:expr) => {
         $value
     };
-    (picture, $value:expr) => {
+    (file, $value:expr) => {
         None
     };
 }
@@ -41,14 +51,14 @@ macro_rules! given {
     (optional, $value:expr) => {
         $value.as_ref().map(|value| format!("is {value}"))
     };
-    (picture, $value:expr) => {
+    (file, $value:expr) => {
         $value.as_ref().map(|_| "is given".to_owned())
     };
 }
 
 /// The file of an option, if it is a picture.
 macro_rules! file {
-    (picture, $file:expr) => {
+    (file, $file:expr) => {
         $file
     };
     ($mode:ident, $file:expr) => {
@@ -69,8 +79,8 @@ macro_rules! or {
 /// Defines [`SamplingOptions`](super::SamplingOptions), [`SamplingOption`](super::SamplingOption) and
 /// [`Request`](crate::pipeline::Request) from a list. A line is the key, then
 ///
-/// - `always` (every model has a default), `optional` (only some pipelines take it) or `picture` (likewise,
-///   but a file that is read), and the type;
+/// - `always` (every model has a default), `optional` (only some pipelines take it) or `file` (likewise, but a
+///   file that is read), and the type of the value;
 /// - the names under which a calibration records it, one per part of a list; if empty, it is no condition;
 /// - the hint for a model that does not take it.
 ///
@@ -92,7 +102,7 @@ macro_rules! options {
             $(#[doc = $doc])+
             $(#[schemars($($schema)*)])?
             $(#[cfg_attr(feature = "clap", arg($($arg)*))])+
-            pub $name: Option<$type>,
+            pub $name: Option<written!($mode $type)>,
         )+}
 
         /// One generation.
@@ -143,7 +153,7 @@ macro_rules! options {
                 Self {$( $name: self.$name.or(other.$name), )+}
             }
 
-            /// `base` with the options set here; its pictures stay, because options only name files.
+            /// `base` with the options set here; what was read from its files stays, because options only name them.
             pub fn request(self, base: Request) -> Request {
                 Request {$( $name: resolved!($mode, self.$name, base.$name), )+}
             }
@@ -157,14 +167,14 @@ macro_rules! options {
                 Ok(())
             }
 
-            /// The files of given pictures.
-            pub fn pictures(&self) -> Vec<(SamplingOption, &PathBuf)> {
+            /// The files that are read.
+            pub fn files(&self) -> Vec<(SamplingOption, &PathBuf)> {
                 let all = [$( (SamplingOption::$name, file!($mode, self.$name.as_ref())), )+];
                 all.into_iter().filter_map(|(option, file)| Some((option, file?))).collect()
             }
 
             /// The same, mutable.
-            pub fn pictures_mut(&mut self) -> Vec<&mut PathBuf> {
+            pub fn files_mut(&mut self) -> Vec<&mut PathBuf> {
                 [$( file!($mode, self.$name.as_mut()), )+].into_iter().flatten().collect()
             }
         }
@@ -174,7 +184,7 @@ macro_rules! options {
                 Self {$( $name: Default::default(), )+}
             }
 
-            /// Options equivalent to this request, without its pictures.
+            /// Options equivalent to this request, without its files.
             pub fn options(&self) -> SamplingOptions {
                 let request = self.clone();
                 SamplingOptions {$( $name: set!($mode, request.$name), )+}

@@ -11,7 +11,8 @@ use magcache_core::schemars;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::sampler::SamplerKind;
+use super::PoseVideo;
+use crate::{image::Picture, sampler::SamplerKind, wav2vec2::Waveform};
 
 // The numbers are the positions in the help, where size and frames come early.
 options! {
@@ -67,15 +68,16 @@ options! {
     #[arg(long, help = "Pixels", value_name = "WxH", value_parser = typed::size, display_order = 3)]
     size: always [usize; 2], conditions ["width", "height"];
 
-    /// Frames; 1 is an image.
+    /// Frames; 1 is an image. Of each clip, in models that make several.
     #[schemars(range(min = 1))]
-    #[arg(long, help = "Frames; 1 for an image", display_order = 4)]
+    #[arg(long, alias = "infer-frames", display_order = 4)]
+    #[arg(help = "Frames; 1 for an image; of each clip, for models that make several")]
     frames: always usize, conditions ["frames"];
 
     /// The first frame of a video, or the image to begin from.
     #[arg(long, help_heading = IMAGES, value_name = "FILE")]
     #[arg(help = "First frame of a video, or the image that an image is made from, for models that take one")]
-    image: picture PathBuf, otherwise "remove the image";
+    image: file Picture, otherwise "remove the image";
 
     /// Image to image: the part of the steps that runs on `image`.
     #[schemars(range(max = 1.0), extend("exclusiveMinimum" = 0))]
@@ -85,12 +87,35 @@ options! {
 
     /// The last frame of a video, for models that take one.
     #[arg(long, help = "Last frame, for models that take one", help_heading = IMAGES, value_name = "FILE")]
-    last_image: picture PathBuf, otherwise "remove the last image";
+    last_image: file Picture, otherwise "remove the last image";
+
+    /// The recording of a voice, for models that make someone speak.
+    #[arg(long, help = "The recording of a voice, for models that make someone speak", help_heading = SPEECH)]
+    #[arg(value_name = "FILE")]
+    audio: file Waveform, otherwise "remove the recording";
+
+    /// A video whose movements the speaker repeats.
+    #[arg(long, help = "A video whose movements the speaker repeats", help_heading = SPEECH, value_name = "FILE")]
+    pose: file dyn PoseVideo, otherwise "remove the video of movements";
+
+    /// The most clips that are made, one after the other; otherwise as many as the recording lasts.
+    #[schemars(range(min = 1))]
+    #[arg(long, help = "At most so many clips; otherwise as many as the recording lasts", help_heading = SPEECH)]
+    clips: optional usize, otherwise "this model makes one clip; remove it";
+
+    /// Whether the video begins with the given image itself.
+    #[arg(long, help = "Begin the video with the given image itself", help_heading = SPEECH)]
+    #[arg(num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    start_from_ref: optional bool, otherwise "remove it";
 }
 
 /// A heading of the help.
 #[cfg(feature = "clap")]
 const IMAGES: &str = "Given images";
+
+/// Another one.
+#[cfg(feature = "clap")]
+const SPEECH: &str = "Speech to video";
 
 impl SamplingOptions {
     /// The options that a calibration depends on, under the names that it records. Pictures are not included.
@@ -176,7 +201,7 @@ mod tests {
     fn a_folder_says_what_a_request_does_not() {
         let text = "{\"steps\": 7, \"width\": 64, \"height\": 32, \"frames\": 5, \"fps\": 8, \"guidance\": 2.5, \
                     \"true_cfg\": 1.5, \"image\": \"a.png\"}";
-        let Defaults { request, fps, image, model } = serde_json::from_str(text).expect("is complete");
+        let Defaults { request, fps, image, model, .. } = serde_json::from_str(text).expect("is complete");
         let expected = Request {
             steps: 7,
             size: [64, 32],

@@ -120,9 +120,10 @@ impl CausalAudioEncoder {
         let local = self.later(&local)?.transpose(0, 1)?;
         let (rows, _, inner) = local.dims3()?;
         let padding = self.padding_tokens.expand((rows, 1, inner))?;
-        let global = self.global.as_ref().map(|(first, last)| {
-            last.forward(&self.later(&after_repeats(&mixed, first)?)?)?.squeeze(0)
-        });
+        let global = self
+            .global
+            .as_ref()
+            .map(|(first, last)| last.forward(&self.later(&after_repeats(&mixed, first)?)?)?.squeeze(0));
         Ok(AudioTokens {
             local: Tensor::cat(&[local, padding], 1)?.contiguous()?,
             global: global.transpose()?,

@@ -108,7 +108,10 @@ impl S2vConfig {
             return refused(format!("{key} is 0, expected at least 1"));
         }
         if cond_dim != config.out_channels {
-            return refused(format!("cond_dim is {cond_dim}, the latents have {} channels", config.out_channels));
+            return refused(format!(
+                "cond_dim is {cond_dim}, the latents have {} channels",
+                config.out_channels
+            ));
         }
         if !inner.is_multiple_of(4) {
             return refused(format!("dim is {inner}, expected a multiple of 4"));

@@ -80,7 +80,9 @@ impl AudioInjector {
                 let inner = rows.dim(2)? / 2;
                 Some((rows.narrow(2, 0, inner)?, rows.narrow(2, inner, inner)?))
             }
-            (Some(_), None) => candle_core::bail!("the norm is modulated by a global audio token, and there is none"),
+            (Some(_), None) => {
+                candle_core::bail!("the norm is modulated by a global audio token, and there is none")
+            }
         };
         Ok(Heard {
             keys_values: (self.k.forward_rms_norm(local, &self.norm_k)?, self.v.forward(local)?),

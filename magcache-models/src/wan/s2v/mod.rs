@@ -6,11 +6,13 @@
 
 mod audio_tokens;
 mod config;
+mod denoiser;
 mod embedding;
 mod fit;
 mod frames;
 mod injector;
 mod motion;
+mod pipeline;
 mod pose;
 mod positions;
 mod size;
@@ -20,11 +22,13 @@ mod windows;
 pub use audio_tokens::{AudioTokens, CausalAudioEncoder};
 pub use config::S2vConfig;
 pub(in crate::wan) use config::knows_key;
+pub use denoiser::{S2vDenoiser, S2vVideo};
 pub use embedding::{AudioEmbedding, FEATURES_PER_SECOND, feature_frames, features};
 pub use fit::Fit;
 pub use frames::{ClipFrames, FPS, MOTION_FRAMES, first_window, next_window};
 pub use injector::{AudioInjector, Heard};
 pub use motion::FramePacker;
+pub use pipeline::S2vPipeline;
 pub use pose::{PoseStep, pose_pixels};
 pub use positions::{TokenGrid, motion_positions};
 pub use size::video_size;

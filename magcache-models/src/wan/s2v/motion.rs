@@ -34,7 +34,8 @@ impl FramePacker {
     pub fn forward(&self, motion: &Tensor) -> Result<Tensor> {
         let (batch, channels, latents, height, width) = motion.dims5()?;
         let missing = PACKED.saturating_sub(latents);
-        let zeros = Tensor::zeros((batch, channels, missing, height, width), motion.dtype(), motion.device())?;
+        let zeros =
+            Tensor::zeros((batch, channels, missing, height, width), motion.dtype(), motion.device())?;
         let kept = latents.min(PACKED);
         let packed = match (missing, kept) {
             (0, _) => motion.narrow(2, latents - kept, kept)?,

@@ -49,11 +49,7 @@ pub fn motion_positions([rows, columns]: [usize; 2]) -> Vec<[i32; 3]> {
         past += latents;
         let coarser = coarse / 2;
         let times = spread(-(past as i32), (latents / frames).max(1), latents);
-        all.extend(grid(
-            times,
-            spread(0, rows / coarser, rows),
-            spread(0, columns / coarser, columns),
-        ));
+        all.extend(grid(times, spread(0, rows / coarser, rows), spread(0, columns / coarser, columns)));
     }
     all
 }
@@ -62,9 +58,9 @@ pub fn motion_positions([rows, columns]: [usize; 2]) -> Vec<[i32; 3]> {
 fn grid(times: Vec<i32>, rows: Vec<i32>, columns: Vec<i32>) -> impl Iterator<Item = [i32; 3]> {
     times.into_iter().flat_map(move |time| {
         let columns = columns.clone();
-        rows.clone().into_iter().flat_map(move |row| {
-            columns.clone().into_iter().map(move |column| [time, row, column])
-        })
+        rows.clone()
+            .into_iter()
+            .flat_map(move |row| columns.clone().into_iter().map(move |column| [time, row, column]))
     })
 }
 

@@ -246,8 +246,7 @@ impl S2vTransformer {
         let padding = Tensor::zeros((batch, missing, channels), text.dtype(), text.device())?;
         let text = if missing == 0 { text.clone() } else { Tensor::cat(&[text, &padding], 1)? };
         let (_, layers, channels, _) = features.dims4()?;
-        let before =
-            features.narrow(3, 0, 1)?.expand((1, layers, channels, motion_frames))?.contiguous()?;
+        let before = features.narrow(3, 0, 1)?.expand((1, layers, channels, motion_frames))?.contiguous()?;
         let heard = self.audio_encoder.forward(&Tensor::cat(&[&before, features], 3)?)?;
         Ok(ClipContext {
             text: self.wan.text_context(&text)?,

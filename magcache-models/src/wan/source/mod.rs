@@ -293,6 +293,11 @@ impl WanSource {
         self.speech.as_ref().map(|speech| &speech.config)
     }
 
+    /// Hidden states of a recording of so many samples at 16 kHz; 0 in models without an encoder of speech.
+    pub fn speech_states(&self, samples: usize) -> usize {
+        self.speech.as_ref().map_or(0, |speech| speech.encoder.config.states(samples))
+    }
+
     /// Processor and encoder of speech; `None` in models without one.
     pub fn load_speech_encoder(
         &self,

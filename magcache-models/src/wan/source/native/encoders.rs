@@ -16,9 +16,13 @@ const VISION_HEADS: usize = 16;
 /// Folder of the encoder of speech.
 const SPEECH: &str = "wav2vec2-large-xlsr-53-english";
 
-/// UMT5's encoder, with sizes from the shapes of its tensors.
+/// UMT5's encoder, with sizes from the shapes of its tensors, or else the one in diffusers' folder.
 pub(super) fn text(folder: &Folder) -> Result<Component<T5Config>, CheckpointError> {
-    let file = find(folder, |name| name.starts_with("models_t5"), "models_t5_umt5-xxl-enc-bf16.pth")?;
+    let other = folder.sub("text_encoder");
+    let file = match find(folder, |name| name.starts_with("models_t5"), "models_t5_umt5-xxl-enc-bf16.pth") {
+        Err(_) if other.exists("config.json") => return Component::in_folder(other, T5Config::read),
+        file => file?,
+    };
     Component::in_file(folder, file, |weights| {
         let [vocab_size, d_model] = weights.axes("token_embedding.weight")?;
         let [inner, _] = weights.axes::<2>("blocks.0.attn.q.weight")?;
@@ -46,7 +50,8 @@ pub(super) fn speech(folder: &Folder, config: S2vConfig) -> Result<Speech, Check
     let encoder = Component::in_folder(own, Wav2Vec2Config::read)?;
     let (layers, channels) = (encoder.config.num_hidden_layers + 1, encoder.config.hidden_size);
     if channels != config.audio_dim {
-        let reason = format!("hidden_size is {channels}, audio_dim of the transformer is {}", config.audio_dim);
+        let reason =
+            format!("hidden_size is {channels}, audio_dim of the transformer is {}", config.audio_dim);
         return Err(encoder.refused(reason));
     }
     if layers != config.audio_layers {

@@ -73,7 +73,7 @@ pub(super) fn open(folder: Folder) -> Result<WanSource, CheckpointError> {
         scheduler: SchedulerConfig::new(SamplerKind::WanUniPc, shift(task, second.is_some())),
         vae: vae::open(&folder)?,
         text: encoders::text(&folder)?,
-        tokenizer: diffusers::tokenizer(folder.sub(TOKENIZER))?,
+        tokenizer: tokenizer(&folder)?,
         image,
         speech,
         task,
@@ -81,6 +81,13 @@ pub(super) fn open(folder: Folder) -> Result<WanSource, CheckpointError> {
         second,
         folder,
     })
+}
+
+/// The tokenizer in its own folder, or in the one that diffusers puts it in.
+fn tokenizer(folder: &Folder) -> Result<Folder, CheckpointError> {
+    let (own, other) = (folder.sub(TOKENIZER), folder.sub("tokenizer"));
+    let missing = !own.exists("tokenizer.json") && other.exists("tokenizer.json");
+    diffusers::tokenizer(if missing { other } else { own })
 }
 
 /// The transformer of speech to video in `folder`.

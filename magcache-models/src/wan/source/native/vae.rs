@@ -29,9 +29,14 @@ const WAN_22: ([f32; 48], [f32; 48]) = (
 /// Colour channels of a picture.
 const COLOURS: usize = 3;
 
-/// The autoencoder, with sizes from the shapes of its tensors.
+/// The autoencoder, with sizes from the shapes of its tensors, or else the one in diffusers' folder.
 pub(super) fn open(folder: &Folder) -> Result<Component<VideoVaeConfig>, CheckpointError> {
-    let file = find(folder, |name| name.starts_with("Wan") && name.ends_with("_VAE"), "Wan2.1_VAE.pth")?;
+    let other = folder.sub("vae");
+    let file = match find(folder, |name| name.starts_with("Wan") && name.ends_with("_VAE"), "Wan2.1_VAE.pth")
+    {
+        Err(_) if other.exists("config.json") => return Component::in_folder(other, VideoVaeConfig::read),
+        file => file?,
+    };
     Component::in_file(folder, file, |weights| {
         let config = VideoVaeConfig::from_json(&config(weights)?.to_string());
         let config = config

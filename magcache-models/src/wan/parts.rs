@@ -1,0 +1,121 @@
+//! What the pipelines of all Wan models do alike: open a folder, encode prompts, decode latents.
+
+use candle_core::{DType, Device, Tensor};
+use magcache_core::{Expert, ModelMeta};
+
+use super::{WanSource, defaults, meta};
+use crate::{
+    autoencoder::{Tiling, VideoVae},
+    checkpoint::{Folder, WeightDtype, Weights},
+    image::Picture,
+    pipeline::{Defaults, LoadOptions, PipelineError, Request, Result, truncated, unknown_words},
+};
+
+/// A checkpoint in any layout and how to load it.
+#[derive(Clone, Debug)]
+pub(super) struct Parts {
+    pub(super) source: WanSource,
+    pub(super) options: LoadOptions,
+}
+
+impl Parts {
+    pub(super) fn open(folder: Folder, options: LoadOptions) -> Result<Self> {
+        Ok(Self { source: WanSource::open(folder.computing_with(options.ops))?, options })
+    }
+
+    /// The defaults of the folder, or else the published ones, and the registered model.
+    pub(super) fn described(&self) -> Result<(Defaults, ModelMeta)> {
+        let folder = self.source.folder();
+        let defaults: Defaults = if folder.exists("magcache.json") {
+            folder.read_json("magcache.json")?
+        } else {
+            defaults::published(&self.source)
+        };
+        let meta = meta::of(&self.source, defaults.model.as_deref());
+        Ok((defaults, meta))
+    }
+
+    pub(super) fn device(&self) -> &Device {
+        &self.options.device
+    }
+
+    /// The type of the hidden states.
+    pub(super) fn compute_dtype(&self) -> Result<DType> {
+        if self.device().is_cpu() {
+            return Ok(DType::F32);
+        }
+        Ok(self.source.transformer(Expert(0), self.device(), self.options.dtype)?.compute_dtype())
+    }
+
+    pub(super) fn networks(&self) -> Result<Vec<Weights>> {
+        let of = |expert: usize| {
+            Ok(self.source.transformer(Expert(expert as u8), &Device::Cpu, WeightDtype::Keep)?)
+        };
+        (0..self.source.experts()).map(of).collect()
+    }
+
+    /// The picture that the folder contains.
+    pub(super) fn default_image(&self, defaults: &Defaults) -> Result<Option<Picture>> {
+        let Some(file) = &defaults.image else { return Ok(None) };
+        let folder = self.source.folder();
+        let picture = Picture::decode(&folder.describe_file(file), &folder.read(file)?);
+        picture.map(Some).map_err(|e| PipelineError::part("image", e))
+    }
+
+    /// The recording that the folder contains.
+    pub(super) fn default_audio(&self, defaults: &Defaults) -> Result<Option<Vec<u8>>> {
+        let Some(file) = &defaults.audio else { return Ok(None) };
+        Ok(Some(self.source.folder().read(file)?.to_vec()))
+    }
+
+    pub(super) fn vae(&self) -> Result<VideoVae> {
+        let weights = self.source.vae(self.device(), WeightDtype::Auto)?;
+        Ok(VideoVae::load(&weights, self.source.vae_config())?)
+    }
+
+    pub(super) fn tiling(&self) -> Option<Tiling> {
+        self.options.tile_vae.then(Tiling::default)
+    }
+
+    /// Features of the prompt and, for a guided run, of the negative one. The encoder is dropped.
+    pub(super) fn encode_text(
+        &self,
+        request: &Request,
+        guided: bool,
+        notes: &mut Vec<String>,
+    ) -> Result<(Tensor, Option<Tensor>)> {
+        let encoder = self.source.load_text_encoder(self.device(), self.options.dtype)?;
+        let mut one = |text: &str, what: &str| -> Result<Tensor> {
+            let tokens = encoder.tokenizer().encode(text).map_err(|e| PipelineError::part("prompt", e))?;
+            notes.extend(truncated(what, encoder.max_length(), tokens.truncated));
+            let unknown = encoder.tokenizer().unknown_words(text);
+            notes.extend(unknown_words(what, &unknown.map_err(|e| PipelineError::part("prompt", e))?));
+            encoder.encode_tokens(&[tokens]).map_err(|e| PipelineError::part("text encoder", e))
+        };
+        let cond = one(&request.prompt, "prompt")?;
+        let uncond = guided.then(|| one(&request.negative_prompt, "negative prompt")).transpose()?;
+        Ok((cond, uncond))
+    }
+}
+
+/// Decodes latents and passes on frames `[channels, frames, height, width]` in -1..=1, in order and in pieces.
+pub(super) fn decode(
+    vae: &VideoVae,
+    tiling: Option<Tiling>,
+    latents: &Tensor,
+    sink: &mut dyn FnMut(&Tensor) -> Result<()>,
+) -> Result<()> {
+    let failed = |e| PipelineError::part("autoencoder", e);
+    let latents = vae.denormalize(latents).map_err(failed)?;
+    if tiling.is_some() {
+        // Tiles are processed one after the other, each over all frames.
+        let video = vae.decode(&latents, tiling).map_err(failed)?;
+        return sink(&video.squeeze(0)?);
+    }
+    let mut stream = vae.decode_stream();
+    for frame in 0..latents.dim(2)? {
+        let frames = stream.push(&latents.narrow(2, frame, 1)?).map_err(failed)?;
+        sink(&frames.squeeze(0)?)?;
+    }
+    Ok(())
+}
