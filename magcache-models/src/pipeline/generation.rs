@@ -333,6 +333,11 @@ impl Generation {
         &self.latents
     }
 
+    /// The latents of each clip before the current one, as [`Denoiser::finish`] returned them.
+    pub fn ended(&self) -> &[Tensor] {
+        &self.ended
+    }
+
     /// The steps of the run.
     pub fn trajectory(&self) -> &Trajectory {
         &self.trajectory

@@ -2,6 +2,7 @@
 
 mod flux;
 mod recipe;
+pub(super) mod s2v;
 mod taylor;
 mod wan;
 
@@ -13,7 +14,7 @@ use std::{
 use anyhow::{Context, Result};
 use candle_core::{Device, Tensor};
 use magcache_core::{
-    Branch, CachePlan, Expert, HookRegistry, ModelMeta, Trajectory, calibrate::Recorder, error::count,
+    Branch, CachePlan, Expert, HookRegistry, ModelMeta, Step, Trajectory, calibrate::Recorder, error::count,
     log::Record,
 };
 use magcache_models::{
@@ -230,11 +231,21 @@ fn steps(
     branch: Branch,
     decided: &dyn Fn(&Record) -> bool,
 ) -> Vec<bool> {
+    steps_where(generation, &|step| step.expert == expert, branch, decided)
+}
+
+/// The same in the steps that are `own`.
+fn steps_where(
+    generation: &Generation,
+    own: &dyn Fn(&Step) -> bool,
+    branch: Branch,
+    decided: &dyn Fn(&Record) -> bool,
+) -> Vec<bool> {
     let log = generation.session().map(magcache_core::Session::log);
     let mine = |r: &&Record| r.branch == branch && decided(r);
     let found: BTreeSet<usize> =
         log.into_iter().flat_map(|log| log.records().iter().filter(mine).map(|r| r.step)).collect();
-    let own = |step: usize| generation.trajectory().step(step).expert == expert;
+    let own = |step: usize| own(&generation.trajectory().step(step));
     let passes = generation.times().iter().filter(|pass| pass.branch == branch && own(pass.step));
     passes.map(|pass| found.contains(&pass.step)).collect()
 }

@@ -20,19 +20,37 @@ pub(super) struct Run {
     pub(super) latents_step_indices: Vec<usize>,
     /// The name of the tensor that holds them.
     pub(super) latents: String,
-    /// The configuration of diffusers, one for each network.
-    cache_config: Option<Vec<Option<Value>>>,
-    teacache: Option<TeaCache>,
+    #[serde(flatten)]
+    cache: Cache,
 }
 
-type ByBranch = BTreeMap<String, Decisions>;
+/// What a run was cached with.
+#[derive(Deserialize)]
+pub(super) struct Cache {
+    /// The configuration of diffusers, one for each network.
+    cache_config: Option<PerNetwork<Option<Value>>>,
+    teacache: Option<TeaCache>,
+    /// The one cache of a fork for both of its methods.
+    cache_manager: Option<Value>,
+}
+
+pub(super) type ByBranch = BTreeMap<String, Decisions>;
 
 /// One value for the only network, or a list with one per network.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum PerNetwork<T> {
-    One(T),
     Each(Vec<T>),
+    One(T),
+}
+
+impl<T> PerNetwork<T> {
+    fn all(&self) -> &[T] {
+        match self {
+            Self::One(one) => std::slice::from_ref(one),
+            Self::Each(all) => all,
+        }
+    }
 }
 
 /// The decisions about every step.
@@ -102,23 +120,31 @@ struct TeaCache {
 impl Run {
     /// The decisions of each network, by branch.
     pub(super) fn decisions(&self) -> &[ByBranch] {
-        match &self.decisions {
-            PerNetwork::One(one) => std::slice::from_ref(one),
-            PerNetwork::Each(all) => all,
-        }
+        self.decisions.all()
     }
 
+    /// How to repeat the run.
+    pub(super) fn recipe(&self, networks: &[(&str, usize)], modules: &[&str]) -> Result<Recipe> {
+        self.cache.recipe(&self.name, networks, modules)
+    }
+}
+
+impl Cache {
     /// How to repeat the run with these networks, each with its name and number of steps, whose blocks have
     /// these modules.
-    pub(super) fn recipe(&self, networks: &[(&str, usize)], modules: &[&str]) -> Result<Recipe> {
-        let wrong = |e: String| bad_input(format!("run {:?}: {e}", self.name));
+    pub(super) fn recipe(&self, run: &str, networks: &[(&str, usize)], modules: &[&str]) -> Result<Recipe> {
+        let wrong = |e: String| bad_input(format!("run {run:?}: {e}"));
+        if self.cache_manager.is_some() {
+            let why = "its metric is the change of a mean, which this build does not measure";
+            return Ok(Recipe::Unknown(why.to_owned()));
+        }
         if let Some(teacache) = &self.teacache {
             return teacache
                 .part()
                 .and_then(|part| join(vec![part], networks))
                 .map_err(|e| wrong(e.to_string()));
         }
-        let Some(configs) = &self.cache_config else { return Ok(Recipe::Dense) };
+        let Some(configs) = self.cache_config.as_ref().map(PerNetwork::all) else { return Ok(Recipe::Dense) };
         if configs.len() != networks.len() {
             let (got, expected) = (configs.len(), networks.len());
             return Err(wrong(format!("{got} cache configurations for {expected} networks")));
@@ -214,7 +240,11 @@ impl TeaCache {
         let signal = match self.kind.as_str() {
             "wan_e" => "timestep-embedding",
             "wan_e0" => "timestep-projection",
-            "flux" => "modulated-input",
+            "flux" | "modulated_video" => "modulated-input",
+            "modulated_all" => {
+                let why = "the signal is that of the video's tokens, those of pictures dilute it";
+                return Ok(Network::Unknown(why.to_owned()));
+            }
             other => return Ok(Network::Unknown(format!("no signal is called {other:?}"))),
         };
         let (warmup, last_steps) = self.forced()?;

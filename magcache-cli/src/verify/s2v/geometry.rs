@@ -4,10 +4,12 @@ use anyhow::{Context, Result};
 use candle_core::{DType, Device, IndexOp, Tensor};
 use magcache_models::{
     image::Picture,
+    pipeline::PoseVideo,
     wan::s2v::{ClipFrames, Fit, PoseStep, pose_pixels, video_size},
 };
 use serde::Deserialize;
 
+use super::strip::Strip;
 use crate::verify::{case::Case, report::CaseReport};
 
 /// How much the pixels of a pose frame may differ: two f32 filters.
@@ -104,22 +106,13 @@ struct Clip {
     decoded_latents: usize,
 }
 
-/// A pose video as a strip of frames below each other.
-#[derive(Deserialize)]
-struct Strip {
-    file: String,
-    frames: usize,
-    height: usize,
-    width: usize,
-    fps: f64,
-}
-
 impl From<Fit> for Fitted {
     fn from(fit: Fit) -> Self {
         Self { resized: fit.resized, pad_left_top_right_bottom: fit.padding, crop_top_left: fit.crop }
     }
 }
 
+/// The tables and the geometry of the runs.
 pub(super) fn check(case: &Case, report: &mut CaseReport) -> Result<()> {
     let Recorded { tables, runs, pipeline_config } = case.read()?;
     rows(&tables, report);
@@ -205,15 +198,10 @@ fn picture(case: &Case, run: &Run, report: &mut CaseReport) -> Result<()> {
 }
 
 fn pose(case: &Case, run: &Run, report: &mut CaseReport) -> Result<()> {
-    let strip: Strip = case.folder.read_json("pose.json")?;
-    let pixels = Picture::read(case.path().join(&strip.file))?;
-    let bytes = 3 * strip.height * strip.width;
+    let strip = Strip::of(case)?;
     let wanted = run.args.infer_frames * run.clips.len();
-    let frames = PoseStep::new(strip.fps).frames(strip.frames, wanted).map(|frame| {
-        let rgb = pixels.rgb8().get(frame * bytes..(frame + 1) * bytes).unwrap_or_default();
-        Picture::from_rgb8(strip.width, strip.height, rgb.to_vec())
-    });
-    let frames: Vec<Picture> = frames.collect::<Result<_, _>>()?;
+    let wanted: Vec<usize> = PoseStep::new(strip.fps()).frames(strip.frames(), wanted).collect();
+    let frames = strip.read(&wanted).map_err(anyhow::Error::from_boxed)?;
     let mut clips = frames.chunks(run.args.infer_frames);
     let want = case.tensor(&format!("{}.pose_pixels", run.name))?;
     let mut got = Vec::new();

@@ -105,6 +105,50 @@ impl S2vDenoiser {
         &self.before
     }
 
+    /// The network.
+    pub fn network(&self) -> &S2vTransformer {
+        &self.video.network
+    }
+
+    /// The frames of this clip, whose last step gave `latents` as [`Denoiser::finish`] returned them, each
+    /// piece `[3, frames, height, width]`. `stop` is checked between pieces.
+    ///
+    /// # Errors
+    /// [`PipelineError::Interrupted`].
+    pub fn frames(&self, latents: &Tensor, stop: &dyn Fn() -> bool) -> pipeline::Result<Vec<Tensor>> {
+        self.frames_with(&(self.video.vae)()?, latents, stop)
+    }
+
+    fn frames_with(
+        &self,
+        vae: &VideoVae,
+        latents: &Tensor,
+        stop: &dyn Fn() -> bool,
+    ) -> pipeline::Result<Vec<Tensor>> {
+        let mut frames = Vec::new();
+        decode_clip(vae, self.video.tiling, &self.video.frames, latents, &mut |piece| {
+            if stop() {
+                return Err(PipelineError::Interrupted { step: 0, steps: 0 });
+            }
+            frames.push(piece.clone());
+            Ok(())
+        })?;
+        Ok(frames)
+    }
+
+    /// The clip after this one, whose frames are given.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn followed_by(&self, frames: &[Tensor]) -> pipeline::Result<Self> {
+        self.followed_with(&(self.video.vae)()?, frames)
+    }
+
+    fn followed_with(&self, vae: &VideoVae, frames: &[Tensor]) -> pipeline::Result<Self> {
+        let window = next_window(&self.window, &Tensor::cat(frames, 1)?.unsqueeze(0)?)?;
+        Self::with_vae(Arc::clone(&self.video), self.clip + 1, window, vae)
+    }
+
     /// Whether the network sees the frames before the clip.
     pub fn has_motion(&self) -> bool {
         self.tokens.grid().motion
@@ -132,8 +176,12 @@ pub(super) fn encode(vae: &VideoVae, frames: &Tensor, tiling: Option<Tiling>) ->
     latents.map_err(|e| PipelineError::part("autoencoder", e))
 }
 
-/// Latents of a picture, normalised, `[1, channels, 1, height, width]`.
-pub(super) fn encode_picture(
+/// A picture at the video's size, `height` and `width`: its latents, normalised, `[1, channels, 1, height / 8,
+/// width / 8]`, and its pixels, `[1, 3, height, width]` in -1..=1.
+///
+/// # Errors
+/// As [`Fit::picture`].
+pub fn encode_picture(
     vae: &VideoVae,
     picture: &crate::image::Picture,
     tiling: Option<Tiling>,
@@ -184,21 +232,12 @@ impl Denoiser for S2vDenoiser {
     fn next_clip(&self, latents: &Tensor, stop: &dyn Fn() -> bool) -> pipeline::Result<NextClip> {
         let video = &self.video;
         let vae = (video.vae)()?;
-        let mut frames = Vec::new();
-        decode_clip(&vae, video.tiling, &video.frames, latents, &mut |piece| {
-            if stop() {
-                return Err(PipelineError::Interrupted { step: 0, steps: 0 });
-            }
-            frames.push(piece.clone());
-            Ok(())
-        })?;
-        let clip = self.clip + 1;
-        let window = next_window(&self.window, &Tensor::cat(&frames, 1)?.unsqueeze(0)?)?;
+        let frames = self.frames_with(&vae, latents, stop)?;
+        let next = self.followed_with(&vae, &frames)?;
         let (_, channels, _, height, width) = video.reference.dims5()?;
         let shape = (1, channels, video.frames.latents(), height, width);
-        let noise = noise(video.seed.wrapping_add(clip as u64), shape, video.reference.device())?;
-        let denoiser = Arc::new(Self::with_vae(Arc::clone(video), clip, window, &vae)?);
-        Ok(NextClip { frames, denoiser, noise })
+        let noise = noise(video.seed.wrapping_add(next.clip as u64), shape, video.reference.device())?;
+        Ok(NextClip { frames, denoiser: Arc::new(next), noise })
     }
 
     /// The clip's latents behind those that are decoded in front of them.

@@ -22,7 +22,7 @@ mod windows;
 pub use audio_tokens::{AudioTokens, CausalAudioEncoder};
 pub use config::S2vConfig;
 pub(in crate::wan) use config::knows_key;
-pub use denoiser::{S2vDenoiser, S2vVideo};
+pub use denoiser::{S2vDenoiser, S2vVideo, encode_picture};
 pub use embedding::{AudioEmbedding, FEATURES_PER_SECOND, feature_frames, features};
 pub use fit::Fit;
 pub use frames::{ClipFrames, FPS, MOTION_FRAMES, first_window, next_window};

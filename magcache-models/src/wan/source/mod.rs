@@ -18,7 +18,7 @@ use super::{
     s2v::{S2vConfig, S2vTransformer},
 };
 use crate::{
-    autoencoder::VideoVaeConfig,
+    autoencoder::{VideoVae, VideoVaeConfig},
     checkpoint::{CheckpointError, Folder, WeightDtype, Weights},
     clip::{ClipImageProcessor, ClipVisionConfig, ClipVisionEncoder},
     sampler::SchedulerConfig,
@@ -105,6 +105,16 @@ pub(super) fn open_s2v(
 ) -> Result<S2vTransformer, CheckpointError> {
     let (part, config) = native::open_s2v(folder.clone())?;
     S2vTransformer::load(&part.weights(device, dtype)?, part.config, config)
+}
+
+/// The autoencoder alone, of a folder with the native layout or with diffusers' folder `vae`, whatever else it
+/// has.
+///
+/// # Errors
+/// A missing file; tensors that are not those of a video autoencoder.
+pub fn open_vae(folder: &Folder, device: &Device) -> Result<VideoVae, CheckpointError> {
+    let part = native::open_vae(folder)?;
+    VideoVae::load(&part.weights(device, WeightDtype::Auto)?, &part.config)
 }
 
 /// What speech to video has besides.

@@ -13,6 +13,7 @@ mod vae;
 use self::transformer::Opened;
 use super::{ImageEncoder, Layout, Speech, WanSource, WanTask, component::Component, diffusers};
 use crate::{
+    autoencoder::VideoVaeConfig,
     checkpoint::{CheckpointError, Folder},
     sampler::{SamplerKind, SchedulerConfig},
     wan::{WanConfig, s2v::S2vConfig},
@@ -88,6 +89,11 @@ fn tokenizer(folder: &Folder) -> Result<Folder, CheckpointError> {
     let (own, other) = (folder.sub(TOKENIZER), folder.sub("tokenizer"));
     let missing = !own.exists("tokenizer.json") && other.exists("tokenizer.json");
     diffusers::tokenizer(if missing { other } else { own })
+}
+
+/// The autoencoder in `folder`.
+pub(super) fn open_vae(folder: &Folder) -> Result<Component<VideoVaeConfig>, CheckpointError> {
+    vae::open(folder)
 }
 
 /// The transformer of speech to video in `folder`.
