@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, ops::Range};
 use candle_core::{DType, Device, Error, Result, Tensor};
 use magcache_core::{
     Branch, CachePlan, ConfigError, ModelMeta, Problem, Signal, StackMeta, Stacks, Step, Trajectory,
-    decisions::{Asked, Runtime},
+    decisions::{Asked, DecisionSession, Runtime},
     log::Record,
     metrics,
     snapshot::Snapshot,
@@ -206,6 +206,57 @@ proptest! {
         }
         prop_assert_eq!(without_bytes(own.log().records()), without_bytes(real.log().records()));
     }
+}
+
+/// A stored state of other caches is refused with an error that names both; the session is as it was.
+#[test]
+fn a_state_of_other_caches_is_refused() {
+    magcache_strategies::link();
+    let run = Trajectory::plain(STEPS, &[Branch::Cond]);
+    let table = |own: &str| format!("[[cache]]\nstrategy = {own}\nwarmup = 1\n");
+    let own = table("\"fbcache\"\nthreshold = 0.2");
+    let decided = |plan: &str| {
+        CachePlan::parse(plan).unwrap().decisions(&META, Some(&run), &[]).expect(plan).decisions.session()
+    };
+    let pass = |session: &mut DecisionSession, index: usize| {
+        let step = run.step(index);
+        let mut engine = Engine { x: latents(&step), step: step.clone(), ..Engine::new(&run) };
+        session.pass(&step, Branch::Cond, &mut engine).unwrap();
+    };
+    let mut stored = decided(&own);
+    pass(&mut stored, 0);
+    let mut snapshot = Snapshot::default();
+    stored.save(&mut snapshot.writer()).unwrap();
+    // The threshold may change.
+    for same in [own.clone(), table("\"fbcache\"\nthreshold = 0.3")] {
+        let mut session = decided(&same);
+        session.restore(&snapshot.values_reader()).unwrap();
+        assert_eq!(session.log(), stored.log());
+    }
+    let fbcache = "FbCache around 0..6 of 6 blocks (front 1, back 0), experts [], compares Measure";
+    for (other, parts) in [
+        (
+            table("\"schedule\"\nskip = [4]"),
+            [fbcache, "expected \"FixedSchedule around 0..6", "compares nothing"],
+        ),
+        (table("\"fbcache\"\nat = \"0..5\""), [fbcache, "expected \"FbCache around 0..5", "of 6 blocks"]),
+        (
+            table("\"fbcache\"\nexperts = [\"low\"]"),
+            [fbcache, "expected \"FbCache around 0..6", "experts [1]"],
+        ),
+        (table("\"fbcache\"\ndownsample = 2"), [fbcache, "every: 1", "every: 2"]),
+        (table("\"dbcache\"\nfront = 2\nback = 1"), [fbcache, "around 0..6", "front 2, back 1"]),
+        (format!("{own}{inner}"), ["`caches` of the stored state", "is \"1\"", "expected 2 caches"]),
+    ] {
+        let mut session = decided(&other);
+        let error = session.restore(&snapshot.values_reader()).expect_err(&other).to_string();
+        assert!(parts.iter().all(|part| error.contains(part)), "{other}: {error}");
+        assert!(session.log().records().is_empty(), "{other}");
+    }
+    let small = META.with_blocks(&[5]);
+    let small = CachePlan::parse(&own).unwrap().decisions(&small, None, &[]).unwrap();
+    let error = small.decisions.session().restore(&snapshot.values_reader()).unwrap_err().to_string();
+    assert!(error.contains("0..6 of 6 blocks") && error.contains("0..5 of 5 blocks"), "{error}");
 }
 
 /// The decisions of the program without candle are those of a real run of the same arithmetic.
