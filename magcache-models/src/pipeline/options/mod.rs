@@ -25,37 +25,39 @@ options! {
 
     /// Sampling steps.
     #[schemars(range(min = 1))]
-    #[arg(long)]
+    #[arg(long, help = "Denoise in this many steps")]
     steps: always usize, conditions ["steps"];
 
     /// The solver.
-    #[arg(long, help = "Solver", value_name = "unipc|euler|dpmpp|wan-unipc|wan-dpmpp", value_parser = typed::sampler)]
+    #[arg(long, help = "Denoise with this solver", value_name = "unipc|euler|dpmpp|wan-unipc|wan-dpmpp", value_parser = typed::sampler)]
     #[arg(display_order = 12)]
     sampler: optional SamplerKind, conditions ["sampler"], otherwise "remove it: this model has a solver of its own";
 
     /// Shift of the noise levels: above 1, more steps at strong noise.
     #[schemars(extend("exclusiveMinimum" = 0))]
-    #[arg(long, help = "Shift of the noise levels", display_order = 11)]
+    #[arg(long, help = "Shift the noise levels: above 1, more steps are spent at strong noise", display_order = 11)]
     flow_shift: optional f64, conditions ["flow_shift"], otherwise "remove it: this model has noise levels of its own";
 
-    /// Scale of classifier-free guidance, at most 1 is without; what a guidance-distilled model is told.
+    /// Scale of classifier-free guidance; 1 or less turns it off. A guidance-distilled model gets it as an input.
     #[schemars(range(min = 0.0))]
     #[arg(long)]
+    #[arg(help = "Guide by the prompt at this scale; 1 or less turns classifier-free guidance off")]
     guidance: always f64, conditions ["guidance"];
 
     /// Scale of classifier-free guidance in a guidance-distilled model.
     #[schemars(range(min = 0.0))]
     #[arg(long, value_name = "GUIDANCE")]
+    #[arg(help = "Add classifier-free guidance of this scale to a guidance-distilled model")]
     true_cfg: optional f64, conditions ["true_cfg"], otherwise "`guidance = N` is its scale of classifier-free guidance";
 
     /// The same as `guidance` for the second expert of a model that has two.
     #[schemars(range(min = 0.0))]
-    #[arg(long, help = "The same for the second expert of a model that has two", value_name = "GUIDANCE")]
+    #[arg(long, help = "Guide the second expert at this scale, in a model that has two", value_name = "GUIDANCE")]
     guidance_2: optional f64, conditions ["guidance_2"], otherwise "it is for models with two experts; remove it";
 
     /// The part of the noise below which the second expert runs.
     #[schemars(range(min = 0.0, max = 1.0))]
-    #[arg(long, help = "The part of the noise below which the second expert runs, 0 to 1", value_name = "RATIO")]
+    #[arg(long, help = "Run the second expert below this part of the noise, 0 to 1", value_name = "RATIO")]
     boundary: optional f64, conditions ["boundary_ratio"], otherwise "it is for models with two experts; remove it";
 
     /// Of the initial noise: the same number gives the same result.
@@ -64,27 +66,27 @@ options! {
 
     /// Width and height in pixels; of a given image where there is one.
     #[schemars(inner(range(min = 1)))]
-    #[arg(long, help = "Pixels", value_name = "WxH", value_parser = typed::size, display_order = 3)]
+    #[arg(long, help = "Make it this wide and this high, in pixels", value_name = "WxH", value_parser = typed::size, display_order = 3)]
     size: always [usize; 2], conditions ["width", "height"];
 
     /// Frames; 1 is an image.
     #[schemars(range(min = 1))]
-    #[arg(long, help = "Frames; 1 for an image", display_order = 4)]
+    #[arg(long, help = "Make this many frames; 1 is an image", display_order = 4)]
     frames: always usize, conditions ["frames"];
 
     /// The first frame of a video, or the image to begin from.
     #[arg(long, help_heading = IMAGES, value_name = "FILE")]
-    #[arg(help = "First frame of a video, or the image that an image is made from, for models that take one")]
+    #[arg(help = "Begin with this image: the first frame of a video, or what an image is made from")]
     image: picture PathBuf, otherwise "remove the image";
 
     /// Image to image: the part of the steps that runs on `image`.
     #[schemars(range(max = 1.0), extend("exclusiveMinimum" = 0))]
     #[arg(long, help_heading = IMAGES)]
-    #[arg(help = "Image to image: the part of the steps that runs on --image, above 0 and at most 1")]
+    #[arg(help = "Image to image: run only this part of the steps on --image, above 0 and at most 1")]
     strength: optional f64, otherwise "it is for models of images; remove it";
 
     /// The last frame of a video, for models that take one.
-    #[arg(long, help = "Last frame, for models that take one", help_heading = IMAGES, value_name = "FILE")]
+    #[arg(long, help = "End a video with this image", help_heading = IMAGES, value_name = "FILE")]
     last_image: picture PathBuf, otherwise "remove the last image";
 }
 
