@@ -6,8 +6,7 @@ use candle_core::{DType, Device, Tensor};
 use magcache_core::{Expert, ModelMeta, Trajectory, inventory, schedule::Sizes};
 
 use super::{
-    FrameCondition, Layout, WanDenoiser, WanPrompts, WanSource, WanTask, WanTransformer, defaults, meta,
-    request,
+    FrameCondition, Layout, WanDenoiser, WanPrompts, WanSource, WanTask, defaults, experts, meta, request,
 };
 use crate::{
     autoencoder::{Tiling, VideoVae},
@@ -87,7 +86,13 @@ impl WanPipeline {
         self.options.tile_vae.then(Tiling::default)
     }
 
-    fn encode_text(&self, request: &Request, notes: &mut Vec<String>) -> Result<(Tensor, Option<Tensor>)> {
+    /// The texts of requests, `[1, tokens, channels]`, and the negative prompt of the first where there is
+    /// guidance. The encoder is in memory only meanwhile.
+    fn encode_texts(
+        &self,
+        requests: &[Request],
+        notes: &mut Vec<String>,
+    ) -> Result<(Vec<Tensor>, Option<Tensor>)> {
         let encoder = self.source.load_text_encoder(self.device(), self.options.dtype)?;
         let mut one = |text: &str, what: &str| -> Result<Tensor> {
             let tokens = encoder.tokenizer().encode(text).map_err(|e| PipelineError::part("prompt", e))?;
@@ -96,10 +101,10 @@ impl WanPipeline {
             notes.extend(unknown_words(what, &unknown.map_err(|e| PipelineError::part("prompt", e))?));
             encoder.encode_tokens(&[tokens]).map_err(|e| PipelineError::part("text encoder", e))
         };
-        let cond = one(&request.prompt, "prompt")?;
-        let guided = self.guidance(request).iter().any(|scale| *scale > 1.0);
-        let uncond = guided.then(|| one(&request.negative_prompt, "negative prompt")).transpose()?;
-        Ok((cond, uncond))
+        let texts = requests.iter().map(|request| one(&request.prompt, "prompt")).collect::<Result<_>>()?;
+        let guided = requests.first().filter(|first| self.guidance(first).iter().any(|scale| *scale > 1.0));
+        let negative = guided.map(|first| one(&first.negative_prompt, "negative prompt")).transpose()?;
+        Ok((texts, negative))
     }
 
     /// Pixels of a given picture as a frame of the request's size, `[1, 3, height, width]` in -1..=1.
@@ -209,32 +214,44 @@ impl Pipeline for WanPipeline {
         stage: &dyn Fn(Stage),
         notes: &mut Vec<String>,
     ) -> Result<Arc<dyn Denoiser>> {
+        let mut one = self.denoisers(std::slice::from_ref(request), stage, notes)?;
+        one.pop().ok_or_else(|| PipelineError::request("no prompt", "give one"))
+    }
+
+    fn denoisers(
+        &self,
+        requests: &[Request],
+        stage: &dyn Fn(Stage),
+        notes: &mut Vec<String>,
+    ) -> Result<Vec<Arc<dyn Denoiser>>> {
+        let Some(first) = requests.first() else { return Ok(Vec::new()) };
         stage(Stage::EncodingPrompt);
-        let (cond, uncond) = self.encode_text(request, notes)?;
-        if request.image.is_some() {
+        let (texts, uncond) = self.encode_texts(requests, notes)?;
+        if first.image.is_some() {
             stage(Stage::EncodingImage);
         }
         let pictures: Vec<&Picture> =
-            [&request.image, &request.last_image].into_iter().flatten().map(AsRef::as_ref).collect();
+            [&first.image, &first.last_image].into_iter().flatten().map(AsRef::as_ref).collect();
         let image = if pictures.is_empty() { None } else { self.image_features(&pictures)? };
-        let condition = self.condition(request)?;
+        let condition = self.condition(first)?;
 
         stage(Stage::LoadingTransformer);
         let keep = self.options.offload != Offload::Disk;
-        let (source, options) = (self.source.clone(), self.options.clone());
-        let load = move |expert: Expert| {
-            let weights = source.transformer(expert, &options.device, options.dtype)?;
-            WanTransformer::load(&weights, source.transformer_config(expert).clone())
+        let load = experts::shared(self.source.clone(), self.options.clone());
+        let run = self.trajectory(first)?;
+        let one = |cond: Tensor| -> Result<Arc<dyn Denoiser>> {
+            let load = Arc::clone(&load);
+            let prompts = WanPrompts { cond, uncond: uncond.clone(), image: image.clone() };
+            let denoiser =
+                WanDenoiser::loading(move |expert| load(expert), keep, prompts, self.guidance(first));
+            let denoiser = match &condition {
+                Some(condition) => denoiser.with_condition(condition.clone()),
+                None => denoiser,
+            };
+            denoiser.prepare(&run.step(run.first))?;
+            Ok(Arc::new(denoiser))
         };
-        let prompts = WanPrompts { cond, uncond, image };
-        let denoiser = WanDenoiser::loading(load, keep, prompts, self.guidance(request));
-        let denoiser = match condition {
-            Some(condition) => denoiser.with_condition(condition),
-            None => denoiser,
-        };
-        let run = self.trajectory(request)?;
-        denoiser.prepare(&run.step(run.first))?;
-        Ok(Arc::new(denoiser))
+        texts.into_iter().map(one).collect()
     }
 
     fn unread(&self) -> Vec<String> {
