@@ -136,8 +136,8 @@ pub trait Pipeline: Debug + Send + Sync {
         notes: &mut Vec<String>,
     ) -> Result<Arc<dyn Denoiser>>;
 
-    /// As [`Pipeline::denoiser`] for requests that differ in prompt and seed alone. A pipeline that can encodes
-    /// all prompts first and loads the network once, for all of them.
+    /// As [`Pipeline::denoiser`] for requests that differ in prompt and seed alone. The pipelines of this
+    /// crate encode all prompts first and load the network once, for all of them.
     fn denoisers(
         &self,
         requests: &[Request],

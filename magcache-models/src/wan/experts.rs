@@ -131,3 +131,21 @@ impl WanPrompts {
         Ok(Ready { network, cond, uncond })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wan::tiny;
+
+    #[test]
+    fn an_expert_in_memory_is_shared_and_another_one_is_not() {
+        let source = WanSource::open(tiny::wan22_t2v()).expect("opens");
+        let load = shared(source, LoadOptions::default());
+        let [high, again, low] = [0, 0, 1].map(|expert| load(Expert(expert)).expect("loads"));
+        assert!(Arc::ptr_eq(&high, &again) && !Arc::ptr_eq(&high, &low));
+        let gone = Arc::downgrade(&low);
+        drop(low);
+        assert!(gone.upgrade().is_none(), "nothing else keeps it in memory");
+        assert!(load(Expert(1)).is_ok());
+    }
+}

@@ -20,8 +20,8 @@ impl fmt::Display for Wrapped {
     }
 }
 
-/// Wraps an error in a candle error that keeps the hint. It captures no backtrace, which candle would print as
-/// part of the message: the message and the hint are for whoever made the mistake.
+/// Wraps an error in a candle error that keeps the hint. It captures no backtrace, which candle would print
+/// as part of the message: the message and the hint are for whoever made the mistake.
 pub fn wrap(error: impl Error + 'static) -> candle_core::Error {
     wrapped(error.to_string(), of(&error))
 }

@@ -38,7 +38,8 @@ options! {
     #[arg(long, help = "Shift the noise levels: above 1, more steps are spent at strong noise", display_order = 11)]
     flow_shift: optional f64, conditions ["flow_shift"], otherwise "remove it: this model has noise levels of its own";
 
-    /// Scale of classifier-free guidance; 1 or less turns it off. A guidance-distilled model gets it as an input.
+    /// Scale of classifier-free guidance; 1 or less turns it off. A guidance-distilled model gets it as an
+    /// input.
     #[schemars(range(min = 0.0))]
     #[arg(long)]
     #[arg(help = "Guide by the prompt at this scale; 1 or less turns classifier-free guidance off")]
