@@ -26,13 +26,9 @@ pub enum Generation {
 /// Prefixes that single files add to every name of the transformer.
 const PREFIXES: [&str; 3] = ["", "model.diffusion_model.", "diffusion_model."];
 
-/// Tensors of the first block of each kind. A file has both kinds; one that lacks dual-stream blocks is
-/// recognised, so that it is told what is missing.
-const BLOCKS: [&str; 2] = ["double_blocks.0.img_attn.qkv.weight", "single_blocks.0.linear1.weight"];
-
 impl Generation {
-    /// Tensors that every native file of the generation has, besides one of [`BLOCKS`]; no file of another
-    /// model has them all.
+    /// Tensors that every native file of the generation has, besides blocks; no file of another model has
+    /// them all.
     const fn markers(self) -> [&'static str; 3] {
         let own = match self {
             Self::Flux1 => "vector_in.in_layer.weight",
@@ -41,11 +37,21 @@ impl Generation {
         ["img_in.weight", own, "final_layer.linear.weight"]
     }
 
+    /// A tensor of the first block of each kind. A file has both; one that lacks dual-stream blocks is
+    /// recognised too, so that it can be told what is missing.
+    const fn blocks(self) -> [&'static str; 2] {
+        let dual = match self {
+            Self::Flux1 => "double_blocks.0.img_mod.lin.weight",
+            Self::Flux2 => "double_blocks.0.img_attn.qkv.weight",
+        };
+        [dual, "single_blocks.0.linear1.weight"]
+    }
+
     /// The prefix of the names, if they are those of such a file.
     fn prefix(self, names: &HashSet<&str>) -> Option<&'static str> {
         PREFIXES.into_iter().find(|prefix| {
             let there = |name: &&str| names.contains(&*format!("{prefix}{name}"));
-            self.markers().iter().all(there) && BLOCKS.iter().any(there)
+            self.markers().iter().all(there) && self.blocks().iter().any(there)
         })
     }
 
