@@ -88,9 +88,11 @@ fn every_case_of_this_repository_is_reproduced() {
     let groups = [
         ("cache_e2e", 4),
         ("cache_tables", 6),
+        ("pictures", 1),
         ("prompts", 3),
-        ("schedulers", 19),
+        ("schedulers", 22),
         ("text_encoders", 6),
+        ("tokenizers", 4),
         ("transformers", 8),
         ("vaes", 5 + 3),
     ];
@@ -133,7 +135,7 @@ fn noise_levels_and_timesteps_are_equal_to_the_last_bit() {
             compared += 1;
         }
     }
-    assert_eq!(compared, 2 * (66 + 16));
+    assert_eq!(compared, 2 * (66 + 20));
 }
 
 #[test]
@@ -256,6 +258,52 @@ fn a_flipped_row_of_a_table_fails() {
         json["rows"][0]["high_noise_steps"]["diffusers_unipc"][3] = Value::from(99);
     });
     assert_eq!(failed(&run(root.path())), ["shift 3 boundary 0.875/diffusers_unipc"]);
+}
+
+#[test]
+fn a_picture_and_a_token_that_are_off_fail_alone() {
+    let root = copy("golden/pictures/pillow");
+    let (folder, changed) = (root.path().join("pillow"), ["file.rgb.png", "scale.lanczos.5x5"]);
+    edit_tensors(&folder, |tensors| {
+        for key in changed {
+            let mut bytes: Vec<u8> = tensors[key].flatten_all().unwrap().to_vec1().unwrap();
+            *bytes.last_mut().unwrap() ^= 2;
+            let shape = tensors[key].shape().clone();
+            tensors.insert(key.to_owned(), Tensor::from_vec(bytes, shape, &Device::Cpu).unwrap());
+        }
+        nudge(tensors, "frame.24x16", 0.05);
+        nudge(tensors, "clip.37x23.pixel_values", 0.05);
+    });
+    let fails = [
+        "clip.37x23.pixel_values/pixels",
+        "file.rgb.png/rgb8",
+        "frame.24x16/pixels",
+        "scale.lanczos.5x5/rgb8",
+        "scale.lanczos.5x5/mean difference",
+    ];
+    assert_eq!(failed(&run(root.path())), fails);
+
+    for case in ["clip", "qwen3", "wan_unigram", "wan_words"] {
+        for (key, output) in [("input_ids", "tokens"), ("chat", "texts"), ("cleaned", "texts")] {
+            let root = copy(&format!("golden/tokenizers/{case}"));
+            let mut there = false;
+            edit_json(&root.path().join(case).join("case.json"), |json| {
+                let row = json["prompts"][1].as_object_mut().unwrap();
+                there = row.contains_key(key);
+                match row.get_mut(key) {
+                    Some(Value::Array(ids)) => ids[0] = Value::from(ids[0].as_u64().unwrap() + 1),
+                    Some(text) => *text = Value::from(format!("{} ", text.as_str().unwrap())),
+                    None => {}
+                }
+            });
+            let report = run(root.path());
+            let fails: Vec<String> = there.then(|| format!("prompts/{output}")).into_iter().collect();
+            assert_eq!(failed(&report), fails, "{case} {key}");
+            if let Some(call) = report.cases[0].calls.iter().find(|call| !call.ok) {
+                assert!(call.detail.as_ref().is_some_and(|said| said.contains("expected")), "{call:?}");
+            }
+        }
+    }
 }
 
 #[test]

@@ -130,9 +130,10 @@ mod threads;
 // Everyday items for authors of models and strategies; everything else is in its module.
 #[cfg(feature = "candle")]
 pub use chain::{
-    hook::{BlockHook, Cx, Output},
+    hook::{BlockHook, Cx},
     module::Modules,
     next::Next,
+    output::Output,
     pass::{Pass, no_signals},
     registry::HookRegistry,
     session::Session,

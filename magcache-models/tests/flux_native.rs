@@ -302,6 +302,15 @@ fn a_missing_tensor_is_named_as_in_the_file() {
 }
 
 #[test]
+fn a_file_without_dual_stream_blocks_is_told_so() {
+    for model in ["flux1-dev", "flux-2-klein-4b"] {
+        let error = refusal(model, |tensors| tensors.retain(|name, _| !name.starts_with("double_blocks.")));
+        let said = error.to_string();
+        assert!(said.contains("no dual-stream blocks (`double_blocks.0`)"), "{model}: {said}");
+    }
+}
+
+#[test]
 fn a_surplus_tensor_is_named_as_in_the_file() {
     for (model, name) in [
         ("flux1-dev", "double_blocks.0.img_attn.qkv.scale_weight"),

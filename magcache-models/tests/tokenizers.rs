@@ -1,4 +1,5 @@
-//! Tokenizers against recorded runs of transformers, and folders and prompts that they refuse.
+//! Folders and prompts that tokenizers refuse. Their tokens are compared with those of transformers by
+//! `magcache verify tests/fixtures/golden/tokenizers`.
 
 mod support;
 
@@ -8,64 +9,20 @@ use magcache_core::hint::Hint as _;
 use magcache_models::{
     checkpoint::CheckpointError,
     text::{
-        MAX_PROMPT_CHARS, PromptTokenizer, Qwen3Tokenizer, TokenizedPrompt, TokenizerDefaults,
-        TokenizerError, WanTokenizer, clean_prompt, qwen3_chat,
+        MAX_PROMPT_CHARS, PromptTokenizer, Qwen3Tokenizer, TokenizerDefaults, TokenizerError, WanTokenizer,
     },
 };
-use serde_json::Value;
-use support::{copy_folder, edit_json, fixtures, folder, read_json, tiny_folder};
-
-/// Prompts with what a tokenizer gave for them, without padding.
-fn recorded(rows: &Value) -> Vec<&Value> {
-    rows.as_array().unwrap().iter().collect()
-}
-
-/// A recorded row, padded.
-fn padded(row: &Value, max_length: usize, pad: u32) -> TokenizedPrompt {
-    let ids = row["input_ids"].as_array().unwrap();
-    let mut input_ids: Vec<u32> = ids.iter().map(|id| id.as_u64().unwrap() as u32).collect();
-    let len = input_ids.len();
-    input_ids.resize(max_length, pad);
-    let attention_mask = (0..max_length).map(|i| u32::from(i < len)).collect();
-    TokenizedPrompt { input_ids, attention_mask, len, truncated: row["truncated"].as_u64().unwrap() as usize }
-}
+use support::{copy_folder, edit_json, fixtures, folder, tiny_folder};
 
 fn wan(path: impl AsRef<Path>) -> WanTokenizer {
     WanTokenizer::open(&folder(path.as_ref())).unwrap()
 }
 
 #[test]
-fn wans_tokenizers_equal_transformers() {
-    for (tokenizer, file) in [
-        (wan(tiny_folder().join("tokenizer")), "tokenizer/wan_tiny.json"),
-        (wan(fixtures("tokenizer/unigram")), "tokenizer/unigram.json"),
-    ] {
-        let file = read_json(&fixtures(file));
-        let max_length = file["max_length"].as_u64().unwrap() as usize;
-        assert_eq!(tokenizer.max_length(), max_length);
-        let pad = file["pad"].as_u64().unwrap() as u32;
-        let cases = recorded(&file["cases"]);
-        assert!(cases.len() >= 30);
-        for case in cases {
-            let prompt = case["prompt"].as_str().unwrap();
-            assert_eq!(clean_prompt(prompt), case["cleaned"].as_str().unwrap(), "{prompt:?}");
-            assert_eq!(tokenizer.encode(prompt).unwrap(), padded(case, max_length, pad), "{prompt:?}");
-        }
-    }
-}
-
-#[test]
-fn clip_tokens_from_vocabulary_and_merges_equal_transformers() {
-    let file = read_json(&fixtures("flux_text/tokens.json"));
+fn a_clip_tokenizer_needs_its_vocabulary_and_merges() {
     let source = fixtures("flux_text/clip");
     let open = |path: &Path| PromptTokenizer::open(&folder(path), TokenizerDefaults::CLIP);
     let tokenizer = open(&source).unwrap();
-    assert_eq!(tokenizer.max_length(), 77);
-    let end = read_json(&source.join("vocab.json"))["<|endoftext|>"].as_u64().unwrap() as u32;
-    for (prompt, row) in recorded(&file["prompts"]).into_iter().zip(recorded(&file["clip"])) {
-        let prompt = prompt.as_str().unwrap();
-        assert_eq!(tokenizer.encode(prompt).unwrap(), padded(row, 77, end), "{prompt:?}");
-    }
     let long = tokenizer.encode(&"é".repeat(100_000));
     assert!(matches!(long, Err(TokenizerError::TooLong { chars: 100_000, max_length: 77 })));
 
@@ -86,22 +43,9 @@ fn clip_tokens_from_vocabulary_and_merges_equal_transformers() {
 }
 
 #[test]
-fn the_conversation_equals_the_chat_template() {
-    let file = read_json(&fixtures("flux_text/tokens.json"));
-    let length = file["qwen3_length"].as_u64().unwrap() as usize;
-    let source = fixtures("flux_text/qwen3");
-    let tokenizer = Qwen3Tokenizer::open(&folder(&source)).unwrap();
+fn a_conversation_has_the_length_of_the_published_pipeline() {
+    let tokenizer = Qwen3Tokenizer::open(&folder(fixtures("flux_text/qwen3"))).unwrap();
     assert_eq!(tokenizer.max_length(), 512, "whatever the language model could read");
-    let tokenizer = tokenizer.with_max_length(length).unwrap();
-    let json = read_json(&source.join("tokenizer.json"));
-    let mut added = json["added_tokens"].as_array().unwrap().iter();
-    let pad = added.find(|token| token["content"] == TokenizerDefaults::QWEN3.pad).unwrap();
-    let pad = pad["id"].as_u64().unwrap() as u32;
-    for (prompt, row) in recorded(&file["prompts"]).into_iter().zip(recorded(&file["qwen3"])) {
-        let prompt = prompt.as_str().unwrap();
-        assert_eq!(qwen3_chat(prompt), row["chat"].as_str().unwrap());
-        assert_eq!(tokenizer.encode(prompt).unwrap(), padded(row, length, pad), "{prompt:?}");
-    }
 }
 
 #[test]

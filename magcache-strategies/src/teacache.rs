@@ -172,12 +172,7 @@ impl TeaCacheConfig {
             let hint = "name a profile with a fit, give `coefficients`, or set policy = \"linear\"";
             out.push(Problem::error(place, "teacache needs a fit and there is none").hint(hint));
         }
-        if self.coefficients.as_ref().is_some_and(|c| c.is_empty() || c.iter().any(|c| !c.is_finite())) {
-            out.push(Problem::error(place, "`coefficients` must be finite numbers, highest power first"));
-        }
-        if self.fitted_range.is_some_and(|[low, high]| low.is_nan() || high.is_nan() || low > high) {
-            out.push(Problem::error(place, "`fitted_range` must be [low, high]"));
-        }
+        out.extend(Fit::polynomial_problems(place, self.coefficients.as_deref(), self.fitted_range));
         let (cache, _) = self.strategy(cx)?;
         out.extend(without_fit(&cache, cx));
         out.extend(Problem::unless_in(place, "threshold", cache.threshold, 0.0, f64::MAX));

@@ -52,7 +52,7 @@ fn a_stored_configuration_runs_again_and_stays() {
 #[test]
 fn two_files_of_one_name_are_refused_before_the_run() {
     let sh = Shell::new();
-    fs::copy(fixture("images/rgb.png"), sh.path("s.png")).unwrap();
+    fs::copy(fixture("golden/pictures/pillow/rgb.png"), sh.path("s.png")).unwrap();
     for (line, expected) in [
         ("RUN --image s.png --out ./s.png", "--out ./s.png would be written over --image s.png"),
         ("RUN --out t.png --trace t.png", "--trace t.png and --out t.png"),
@@ -119,7 +119,7 @@ fn names_that_nobody_typed_are_numbered() {
 fn a_configuration_means_the_same_from_every_folder() {
     let sh = Shell::new();
     let sub = sh.inside("sub");
-    fs::copy(fixture("images/rgb.png"), sh.path("h.png")).unwrap();
+    fs::copy(fixture("golden/pictures/pillow/rgb.png"), sh.path("h.png")).unwrap();
     sh.answer(format!("{IMAGE} --image h.png --out a.png"));
     sh.answer(format!("{IMAGE} --image h.png --out sub/b.png"));
     let image = |config: &str| -> String {

@@ -4,7 +4,7 @@ use std::{io::Write, process::Stdio};
 
 use serde_json::{Value, json};
 
-use crate::program::{Shell, copy, list, tiny};
+use crate::program::{BACKTRACE, Shell, copy, list, tiny};
 
 #[test]
 fn every_refusal_has_one_style_and_its_hint_is_apart() {
@@ -49,6 +49,7 @@ fn every_refusal_has_one_style_and_its_hint_is_apart() {
         let said: Value = serde_json::from_slice(&out.stdout).unwrap();
         let [told, advice] = ["error", "hint"].map(|key| said[key].as_str().unwrap_or_default());
         assert!(told.contains(error) && !told.contains("hint:"), "{line}: {said}");
+        assert!(!String::from_utf8_lossy(&out.stdout).contains(BACKTRACE), "{line}: {said}");
         assert!(advice.contains(hint) && !advice.contains('\n'), "{line}: {said}");
         assert!(said["causes"].is_array(), "{said}");
         if !line.is_empty() {

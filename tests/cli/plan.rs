@@ -91,7 +91,7 @@ fn targets_agree_where_only_some_schedules_were_measured() {
     let five = &mut profile.plans[0].schedules[4];
     // Far above every prediction, as measured values usually are.
     (five.psnr, five.psnr_error) = (Some(five.predicted_psnr() + 20.0), Some(0.5));
-    sh.write("p.toml", toml::to_string(&profile).unwrap());
+    sh.write("p.toml", profile.to_toml().unwrap());
     let plans = plans(&sh);
     let target = |flag: &str, value: f64| {
         let planned = asked(&sh, &format!("{flag} {value}"))["planned"].clone();

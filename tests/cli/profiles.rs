@@ -122,7 +122,7 @@ fn profiles_are_compared_and_what_differs_is_named() {
         let line = "schedule --cache magcache --steps 30 --flow-shift 3 --profile";
         sh.answer(format!("{line} {profile}"))["skipped"]["cond"].clone()
     };
-    let text = toml::to_string(&Profile::find("wan2.1-t2v-tiny").unwrap()).unwrap();
+    let text = Profile::find("wan2.1-t2v-tiny").unwrap().to_toml().unwrap();
     sh.write("same.toml", &text);
     sh.write("other.toml", text.replace("0.985432446", "0.885432446"));
     assert_eq!(diff("wan2.1-t2v-tiny same.toml", 0)["equal"], true);

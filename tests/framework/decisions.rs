@@ -6,8 +6,8 @@ use std::{collections::BTreeMap, ops::Range};
 use candle_core::{DType, Device, Error, Result, Tensor};
 use magcache_core::{
     Branch, CachePlan, ConfigError, ModelMeta, Problem, Signal, StackMeta, Stacks, Step, Trajectory,
-    decisions::{Asked, Runtime},
-    log::Record,
+    decisions::{Asked, DecisionSession, Runtime},
+    log::{DecisionLog, Record},
     metrics,
     snapshot::Snapshot,
     state::HookId,
@@ -208,53 +208,142 @@ proptest! {
     }
 }
 
-/// The decisions of the program without candle are those of a real run of the same arithmetic.
+/// A stored state of other caches is refused with an error that names both; the session is as it was.
+#[test]
+fn a_state_of_other_caches_is_refused() {
+    magcache_strategies::link();
+    let run = Trajectory::plain(STEPS, &[Branch::Cond]);
+    let table = |own: &str| format!("[[cache]]\nstrategy = {own}\nwarmup = 1\n");
+    let own = table("\"fbcache\"\nthreshold = 0.2");
+    let decided = |plan: &str| {
+        CachePlan::parse(plan).unwrap().decisions(&META, Some(&run), &[]).expect(plan).decisions.session()
+    };
+    let pass = |session: &mut DecisionSession, index: usize| {
+        let step = run.step(index);
+        let mut engine = Engine { x: latents(&step), step: step.clone(), ..Engine::new(&run) };
+        session.pass(&step, Branch::Cond, &mut engine).unwrap();
+    };
+    let mut stored = decided(&own);
+    pass(&mut stored, 0);
+    let mut snapshot = Snapshot::default();
+    stored.save(&mut snapshot.writer()).unwrap();
+    // The threshold may change.
+    for same in [own.clone(), table("\"fbcache\"\nthreshold = 0.3")] {
+        let mut session = decided(&same);
+        session.restore(&snapshot.values_reader()).unwrap();
+        assert_eq!(session.log(), stored.log());
+    }
+    let fbcache = "FbCache around 0..6 of 6 blocks (front 1, back 0), experts [], compares Measure";
+    for (other, parts) in [
+        (
+            table("\"schedule\"\nskip = [4]"),
+            [fbcache, "expected \"FixedSchedule around 0..6", "compares nothing"],
+        ),
+        (table("\"fbcache\"\nat = \"0..5\""), [fbcache, "expected \"FbCache around 0..5", "of 6 blocks"]),
+        (
+            table("\"fbcache\"\nexperts = [\"low\"]"),
+            [fbcache, "expected \"FbCache around 0..6", "experts [1]"],
+        ),
+        (table("\"fbcache\"\ndownsample = 2"), [fbcache, "every: 1", "every: 2"]),
+        (table("\"dbcache\"\nfront = 2\nback = 1"), [fbcache, "around 0..6", "front 2, back 1"]),
+        (format!("{own}{inner}"), ["`caches` of the stored state", "is \"1\"", "expected 2 caches"]),
+    ] {
+        let mut session = decided(&other);
+        let error = session.restore(&snapshot.values_reader()).expect_err(&other).to_string();
+        assert!(parts.iter().all(|part| error.contains(part)), "{other}: {error}");
+        assert!(session.log().records().is_empty(), "{other}");
+    }
+    let small = META.with_blocks(&[5]);
+    let small = CachePlan::parse(&own).unwrap().decisions(&small, None, &[]).unwrap();
+    let error = small.decisions.session().restore(&snapshot.values_reader()).unwrap_err().to_string();
+    assert!(error.contains("0..6 of 6 blocks") && error.contains("0..5 of 5 blocks"), "{error}");
+}
+
+/// Denoises along a run, with a solver of first or second order.
+fn denoised(
+    run: &Trajectory,
+    second_order: bool,
+    mut x: Vec<f32>,
+    predict: &mut dyn FnMut(&Step, Branch, &[f32]) -> Vec<f32>,
+) -> Vec<f32> {
+    let moved = |x: &[f32], by: &[f32], sigma: f64| -> Vec<f32> {
+        x.iter().zip(by).map(|(x, by)| x + by * sigma as f32).collect()
+    };
+    for (step, pair) in run.steps().zip(run.sigmas.windows(2)) {
+        let mut guided = |step: &Step, x: &[f32]| -> Vec<f32> {
+            let (cond, uncond) = (predict(step, Branch::Cond, x), predict(step, Branch::Uncond, x));
+            cond.iter().zip(uncond).map(|(cond, uncond)| uncond + 4.0 * (cond - uncond)).collect()
+        };
+        let by = pair[1] - pair[0];
+        let first = guided(&step, &x);
+        let ahead = moved(&x, &first, by);
+        if !second_order || pair[1] == 0.0 {
+            x = ahead;
+            continue;
+        }
+        let there = Step { eval: 1, timestep: 1000.0 * pair[1], sigma: pair[1], ..step.clone() };
+        x = moved(&moved(&x, &first, by / 2.0), &guided(&there, &ahead), by / 2.0);
+    }
+    x
+}
+
+/// The decisions of the program without candle are those of a real run of the same arithmetic, also with two
+/// experts, with a solver that evaluates a step twice, and where not every token counts.
 #[test]
 fn a_loop_without_candle_decides_as_a_real_run() {
     use magcache_plugin_runtime as runtime;
 
-    let run = runtime::trajectory(20);
     let start: Vec<f32> = (0..64).map(|i| (i as f32 * 0.7).sin()).collect();
     let numbers: Vec<usize> = (0..runtime::BLOCKS).collect();
-    let mut reused = 0;
+    let each = |x: &Tensor, f: &dyn Fn(f32) -> f32| {
+        let values = x.flatten_all()?.to_vec1::<f32>()?;
+        Tensor::from_vec(values.into_iter().map(f).collect::<Vec<_>>(), x.shape(), x.device())
+    };
+    let (one, mut reused, mut seen) = (runtime::trajectory(20), 0, Vec::new());
     for plan in [
         "[[cache]]\nstrategy = \"fbcache\"\nthreshold = 0.1",
+        "[[cache]]\nstrategy = \"fbcache\"\nthreshold = 0.1\ndownsample = 3",
+        "[[cache]]\nstrategy = \"fbcache\"\nthreshold = 0.1\nmetric = \"hidden_rel_l2\"\ndownsample = 2",
         "[[cache]]\nstrategy = \"teacache\"\nthreshold = 0.15\npolicy = \"linear\"",
         "[[cache]]\nstrategy = \"schedule\"\nskip = [3, 4, 6, 7]\nat = \"2..7\"",
     ] {
-        let (latents, log) = runtime::denoise(plan, &run, start.clone()).unwrap();
-        let built = CachePlan::parse(plan).unwrap().build(&runtime::META, Some(&run)).unwrap();
-        let (mut session, mut x) =
-            (built.registry.session(), Tensor::new(start.clone(), &Device::Cpu).unwrap());
-        x = x.reshape((1, 8, 8)).unwrap();
-        for (step, sigmas) in run.steps().zip(run.sigmas.windows(2)) {
-            let each = |x: &Tensor, f: &dyn Fn(f32) -> f32| {
-                let values = x.flatten_all()?.to_vec1::<f32>()?;
-                Tensor::from_vec(values.into_iter().map(f).collect::<Vec<_>>(), x.shape(), x.device())
-            };
-            let mut predict = |branch| {
-                Stacks::default()
-                    .image(&numbers, |i, x| each(x, &|x| x + runtime::added(*i, x, &step, branch)))
-                    .signals(|_, x| each(&x.image()?, &|x| runtime::modulated(x, &step)))
-                    .run(&mut session.pass(&step, branch), x.clone())
-                    .unwrap()
-            };
-            let (cond, uncond) = (predict(Branch::Cond), predict(Branch::Uncond));
-            let flat = |x: &Tensor| x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-            let next = flat(&x).into_iter().zip(flat(&cond)).zip(flat(&uncond)).map(|((x, cond), uncond)| {
-                x + (uncond + 4.0 * (cond - uncond)) * (sigmas[1] - sigmas[0]) as f32
+        let (latents, log) = runtime::denoise(plan, &one, start.clone()).unwrap();
+        for (run, second_order) in
+            [(one.clone(), false), (one.clone(), true), (one.clone().switch_at(0.8), false)]
+        {
+            let plan = CachePlan::parse(plan).unwrap();
+            let mut own = plan.decisions(&runtime::META, Some(&run), &[]).unwrap().decisions.session();
+            let mut real = plan.build(&runtime::META, Some(&run)).unwrap().registry.session();
+            let mut engine = runtime::Engine::new(&run);
+            let x = denoised(&run, second_order, start.clone(), &mut |step, branch, x| {
+                let told = engine.predict(&mut own, step, branch, x);
+                let y = Stacks::default()
+                    .image(&numbers, |i, x| each(x, &|x| x + runtime::added(*i, x, step, branch)))
+                    .signals(|_, x| each(&x.image()?, &|x| runtime::modulated(x, step)))
+                    .run(
+                        &mut real.pass(step, branch),
+                        Tensor::from_slice(x, (1, 8, 8), &Device::Cpu).unwrap(),
+                    );
+                assert_eq!(told, y.unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap(), "{plan:?}");
+                told
             });
-            x = Tensor::from_vec(next.collect::<Vec<_>>(), (1, 8, 8), &Device::Cpu).unwrap();
+            // The numbers are added in another order, so only the decisions are equal.
+            let decisions = |log: &DecisionLog| -> Vec<Record> {
+                let bare = |r: Record| Record { metric: None, accumulated: None, ..r };
+                without_bytes(log.records()).into_iter().map(bare).collect()
+            };
+            assert_eq!(decisions(own.log()), decisions(real.log()), "{plan:?}");
+            reused += own.log().records().iter().filter(|record| record.reused).count();
+            seen.extend(own.log().records().iter().map(|record| (record.expert.0, record.eval)));
+            if run == one && !second_order {
+                assert_eq!((&latents, &log), (&x, own.log()), "{plan:?}");
+            }
         }
-        let decision =
-            |record: &Record| (record.step, record.branch, record.blocks.clone(), record.reused, record.why);
-        let own: Vec<_> = log.records().iter().map(decision).collect();
-        let real: Vec<_> = session.log().records().iter().map(decision).collect();
-        assert_eq!(own, real, "{plan}");
-        assert_eq!(latents, x.flatten_all().unwrap().to_vec1::<f32>().unwrap(), "{plan}");
-        reused += own.iter().filter(|decision| decision.3).count();
     }
-    assert!(reused > 20, "{reused}");
+    seen.sort_unstable();
+    seen.dedup();
+    assert_eq!(seen, [(0, 0), (0, 1), (1, 0)]);
+    assert!(reused > 60, "{reused}");
 }
 
 /// The problems of a plan without tensors.

@@ -1,6 +1,6 @@
 //! The hint of every kind of error: separate from the message, and found wherever the error is wrapped.
 
-use std::{error::Error, fmt::Write, io, path::PathBuf};
+use std::{error::Error, fmt::Write, io, path::PathBuf, process::Command};
 
 use magcache_core::{
     ConfigError, Problem,
@@ -106,4 +106,23 @@ fn every_error_says_what_to_do_apart_from_what_is_wrong() {
     );
     assert!(PipelineError::request("m", "h").hint().is_some());
     insta::assert_snapshot!(out);
+}
+
+/// What this project says has no backtrace, even if one is asked for; what candle says has one.
+#[test]
+fn a_message_and_its_hint_are_all_that_is_told() {
+    const ASKED: &str = "RUST_BACKTRACE";
+    if std::env::var(ASKED).as_deref() != Ok("1") {
+        let own = "hints::a_message_and_its_hint_are_all_that_is_told";
+        let mut again = Command::new(std::env::current_exe().unwrap());
+        let out = again.args(["--exact", own]).env(ASKED, "1").output().unwrap();
+        let said = String::from_utf8_lossy(&out.stdout);
+        assert!(out.status.success() && said.contains("1 passed"), "{said}");
+        return;
+    }
+    assert!(candle_core::Error::msg("m").to_string().lines().count() > 1, "backtraces are on");
+    let wrapped = hint::wrap(SamplerError::MissingMu);
+    assert_eq!(hint::told(&wrapped), hint::told(&SamplerError::MissingMu));
+    let made = PipelineError::Tensor(hint::tensor_error("another model", "each needs its own"));
+    assert_eq!(hint::told(&made), "another model\nhint: each needs its own");
 }

@@ -221,7 +221,7 @@ fn image_to_video_whose_first_frame_is_given() {
 #[test]
 fn flux_from_an_image_at_a_late_first_step() {
     fn picture() -> Arc<Picture> {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/images/rgb.png");
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/golden/pictures/pillow/rgb.png");
         Arc::new(Picture::read(std::path::Path::new(path)).unwrap())
     }
     let from_image = |r: Request| Request { steps: 9, strength: Some(0.8), image: Some(picture()), ..r };

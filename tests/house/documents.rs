@@ -56,10 +56,11 @@ fn dedented(text: &str) -> String {
     text.lines().map(str::trim_start).collect::<Vec<_>>().join("\n")
 }
 
-/// The files that a guide has to quote as a whole, so that a reader can type them.
-const GUIDES: [(&str, &[&str]); 3] = [
+/// The files that a document has to quote as a whole, so that a reader can type them.
+const QUOTING: [(&str, &[&str]); 4] = [
+    ("README.md", &[]),
     (
-        "add-a-model.md",
+        "docs/guide/add-a-model.md",
         &[
             "tests/plugins/own/plan.toml",
             "tests/plugins/own/src/lib.rs",
@@ -77,35 +78,35 @@ const GUIDES: [(&str, &[&str]); 3] = [
             "tests/plugins/model/tests/support/mod.rs",
         ],
     ),
-    ("without-candle.md", &[]),
-    ("add-a-strategy.md", &["tests/plugins/strategy/src/lib.rs"]),
+    ("docs/guide/without-candle.md", &[]),
+    ("docs/guide/add-a-strategy.md", &["tests/plugins/strategy/src/lib.rs"]),
 ];
 
 #[test]
-fn every_block_of_the_guides_is_a_file_or_a_part_of_one() {
+fn every_block_of_code_is_a_file_or_a_part_of_one() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let read = |file: &str| fs::read_to_string(root.join(file)).unwrap_or_else(|e| panic!("{file}: {e}"));
-    for (guide, whole) in GUIDES {
-        let text = read(&format!("docs/guide/{guide}"));
+    for (document, whole) in QUOTING {
+        let text = read(document);
         let blocks = blocks(&text);
         let mut quoted = 0;
         for (language, file, block) in blocks.iter().filter(|(_, file, _)| !file.is_empty()) {
             quoted += 1;
             let own = read(file);
             match *language {
-                "diff" => assert_eq!(patched(&read(&before(file)), block), own, "{guide}: {file}"),
-                _ => assert!(dedented(&own).contains(&dedented(block)), "{guide}: {file} is not: {block}"),
+                "diff" => assert_eq!(patched(&read(&before(file)), block), own, "{document}: {file}"),
+                _ => assert!(dedented(&own).contains(&dedented(block)), "{document}: {file} is not: {block}"),
             }
         }
-        assert!(quoted > 1, "{guide} quotes only {quoted} files");
+        assert!(quoted > 1, "{document} quotes only {quoted} files");
         // What is no file is a mistake, shown as one.
         for (_, _, block) in blocks.iter().filter(|(of, file, _)| *of == "rust" && file.is_empty()) {
-            assert!(block.contains("// wrong: "), "{guide}: a block names no file: {block}");
+            assert!(block.contains("// wrong: "), "{document}: a block names no file: {block}");
         }
         for file in whole {
             let text = read(file);
             let there = blocks.iter().any(|(_, named, block)| named == file && *block == text.trim_end());
-            assert!(there, "{guide} does not have {file} as a whole");
+            assert!(there, "{document} does not have {file} as a whole");
         }
     }
 }

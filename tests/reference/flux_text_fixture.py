@@ -6,9 +6,9 @@ QWEN3.jinja is the chat template of Qwen3, as published with any of its checkpoi
 (models/templates/Qwen-Qwen3-0.6B.jinja). Needs torch, diffusers (0.42.1), transformers (5.23.0) and tokenizers. Writes
   clip/            vocab.json, merges.txt and tokenizer_config.json laid out as those of FLUX.1, learned from WORDS
   qwen3/           a tokenizer with the special tokens of Qwen3 and one token per byte
-  tokens.json      the output of CLIPTokenizer, and of the template with that tokenizer, for PROMPTS
   flux_prompts/    a case: FluxPipeline.encode_prompt of the small model
   flux_legacy_pooling/  a case: the same with the rule of old configurations for the pooled embeddings
+and in `golden/tokenizers` beside it the cases `clip` and `qwen3`: CLIPTokenizer, and the template with that tokenizer, for PROMPTS.
 """
 
 import json
@@ -16,6 +16,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import recorded_cases
 import torch
 from diffusers import FluxPipeline
 from safetensors.torch import save_file
@@ -171,11 +172,12 @@ def main():
     torch.set_num_threads(1)
     out.mkdir(parents=True, exist_ok=True)
     clip, qwen3 = clip_files(out / "clip"), qwen3_files(out / "qwen3", template)
-    rows = {
-        "prompts": PROMPTS, "flux_prompts": FLUX_PROMPTS, "qwen3_length": QWEN_LENGTH,
-        "clip": list(clip_rows(clip)), "qwen3": list(qwen3_rows(qwen3)),
-    }
-    write(out / "tokens.json", rows)
+    cases = out.parent / "golden" / "tokenizers"
+    for name, tokenizer, length, rows in [
+        ("clip", clip, CLIP_LENGTH, clip_rows(clip)), ("qwen3", qwen3, QWEN_LENGTH, qwen3_rows(qwen3)),
+    ]:
+        prompts = [{"prompt": prompt} | row for prompt, row in zip(PROMPTS, rows)]
+        recorded_cases.tokens(cases / name, name, length, tokenizer.pad_token_id, prompts, f"../../../flux_text/{name}")
     embeds(model, out)
 
 

@@ -2,14 +2,15 @@
 
     python tests/reference/image_fixtures.py
 
-Writes `tests/fixtures/images`: files in every supported format, and `expected.safetensors` with their pixels, scaled
-images, frames for a video autoencoder and inputs of the CLIP encoder.
+Writes the case `tests/fixtures/golden/pictures/pillow`: files in every supported format, their pixels, scaled images,
+frames for a video autoencoder and inputs of the CLIP encoder.
 """
 
 import io
 from pathlib import Path
 
 import numpy as np
+import recorded_cases
 import torch
 from PIL import Image, ImageOps
 from safetensors.torch import save_file
@@ -17,7 +18,7 @@ from diffusers.video_processor import VideoProcessor
 from diffusers.utils import load_image
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-out = Path(__file__).resolve().parents[1] / "fixtures" / "images"
+out = Path(__file__).resolve().parents[1] / "fixtures" / "golden" / "pictures" / "pillow"
 rng = np.random.default_rng(20)
 def picture(w, h):
     y, x = np.mgrid[0:h, 0:w]
@@ -77,4 +78,5 @@ ex = Image.Exif(); ex[0x0112] = 6
 keep("turned6.png", small, exif=ex)
 keep("turned6.webp", small, lossless=True, exif=ex)
 keep("turned6.tiff", small, exif=ex)
-save_file({k: v.contiguous() for k, v in t.items()}, f"{out}/expected.safetensors")
+save_file({k: v.contiguous() for k, v in t.items()}, f"{out}/golden.safetensors")
+recorded_cases.pictures(out, t)

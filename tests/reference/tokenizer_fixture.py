@@ -3,17 +3,18 @@
     python tests/reference/tokenizer_fixture.py magcache-models/tiny/wan2.1-t2v-tiny tests/fixtures/tokenizer
 
 Needs torch, diffusers (0.42.1), transformers (5.23.0), ftfy, sentencepiece and tokenizers. Writes
-  wan_tiny.json              the tokenizer of the small model
   wan_prompts/               a case: embeddings of its text encoder, as the Wan pipeline feeds them to the transformer
-  unigram/tokenizer*.json    a SentencePiece unigram tokenizer laid out like UMT5's, trained on the sentences below
-  unigram.json               its output for the prompts
   buckets.json               relative position buckets for the sizes of the published models
+and in `golden/tokenizers` beside it
+  wan_words/                 a case: the tokenizer of the small model
+  wan_unigram/               a case with a SentencePiece unigram tokenizer laid out like UMT5's, trained on the sentences below
 """
 
 import json
 import sys
 from pathlib import Path
 
+import recorded_cases
 import sentencepiece
 import torch
 from diffusers.pipelines.wan.pipeline_wan import prompt_clean
@@ -100,7 +101,7 @@ def unigram(folder):
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1) + "\n")
 
 
-def record(folder, max_length, out):
+def record(folder, max_length, out, model_folder=None):
     tokenizer = AutoTokenizer.from_pretrained(folder)
     cases = []
     for prompt in PROMPTS:
@@ -110,7 +111,7 @@ def record(folder, max_length, out):
         length = sum(padded.attention_mask)
         assert padded.attention_mask == [1] * length + [0] * (max_length - length)
         cases.append({"prompt": prompt, "cleaned": cleaned, "input_ids": padded.input_ids[:length], "truncated": len(full) - length})
-    out.write_text(compact({"max_length": max_length, "pad": tokenizer.pad_token_id, "cases": cases}))
+    recorded_cases.tokens(out, "wan", max_length, tokenizer.pad_token_id, cases, model_folder)
     return tokenizer
 
 
@@ -118,9 +119,11 @@ def main():
     model, out = Path(sys.argv[1]), Path(sys.argv[2])
     out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
-    tokenizer = record(model / "tokenizer", 16, out / "wan_tiny.json")
-    unigram(out / "unigram")
-    record(out / "unigram", 512, out / "unigram.json")
+    cases = out.parent / "golden" / "tokenizers"
+    tiny = "../../../../../magcache-models/tiny/wan2.1-t2v-tiny/tokenizer"
+    tokenizer = record(model / "tokenizer", 16, cases / "wan_words", tiny)
+    unigram(cases / "wan_unigram")
+    record(cases / "wan_unigram", 512, cases / "wan_unigram")
 
     encoder = UMT5EncoderModel.from_pretrained(model / "text_encoder", dtype=torch.float32).eval()
     inputs = tokenizer([prompt_clean(PROMPTS[i]) for i in ENCODED], padding="max_length", max_length=16, truncation=True, return_tensors="pt")

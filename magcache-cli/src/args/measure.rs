@@ -78,7 +78,7 @@ pub(crate) struct Pareto {
         default_value = "magcache,teacache,fbcache"
     )]
     pub(crate) strategies: Vec<String>,
-    /// Search the thresholds with the first seed of this many prompts; each keeps a network in memory
+    /// Search the thresholds with the first seed of this many prompts
     #[arg(long, help_heading = MEASUREMENT, value_name = "N", default_value_t = 2)]
     pub(crate) search: usize,
     /// Draw the curves

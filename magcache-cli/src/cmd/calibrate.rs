@@ -9,7 +9,7 @@ use magcache_core::{
     error::count,
     planner::{self, ReuseErrors},
 };
-use magcache_models::{checkpoint::Ops, pipeline::Request};
+use magcache_models::checkpoint::Ops;
 use serde_json::json;
 
 use crate::{
@@ -96,22 +96,16 @@ fn record(job: &Job, prompts: &[String], args: &Calibrate, out: &Console) -> Res
     let steps = job.trajectory.steps().count();
     let bar = out.bar(prompts.len() * args.runs.seeds.len() * steps, "dense runs");
     let mut reuse: Vec<ReuseErrors> = Vec::new();
-    let mut last = None;
-    for prompt in prompts {
-        let request = Request { prompt: prompt.clone(), ..job.request.clone() };
-        let (scene, notes) = Scene::load(job, request, &|stage| bar.set_message(stage))?;
-        bar.set_message("dense runs");
-        notes.iter().for_each(|note| out.loaded(note));
-        for seed in &args.runs.seeds {
-            let scene = scene.with_seed(*seed);
-            let watched = Watched::new(&scene, &recorder, extent)?;
-            reuse.extend(watched.run(&scene, &|| interrupt.is_set(), &mut || bar.inc(1))?);
-            last = Some(scene);
-        }
+    let (scenes, notes) = Scene::load_each(job, prompts, &args.runs.seeds, &|stage| bar.set_message(stage))?;
+    bar.set_message("dense runs");
+    notes.iter().for_each(|note| out.loaded(note));
+    for scene in &scenes {
+        let watched = Watched::new(scene, &recorder, extent)?;
+        reuse.extend(watched.run(scene, &|| interrupt.is_set(), &mut || bar.inc(1))?);
     }
-    if let Some(scene) = last.filter(|_| !reuse.is_empty() && steps > 1) {
+    if let Some(scene) = scenes.last().filter(|_| !reuse.is_empty() && steps > 1) {
         bar.set_message("timing a skipped step");
-        let cost = skipped_cost(job, &scene, &reuse, &|| interrupt.is_set())?;
+        let cost = skipped_cost(job, scene, &reuse, &|| interrupt.is_set())?;
         reuse.iter_mut().for_each(|run| run.cost = cost);
     }
     bar.finish_and_clear();

@@ -11,7 +11,7 @@ use magcache_core::{
     error::count,
     profile::{PlannedSchedule, Profile},
 };
-use magcache_models::{checkpoint::Ops, pipeline::Request};
+use magcache_models::checkpoint::Ops;
 use serde_json::{Value, json};
 
 use crate::{
@@ -47,8 +47,13 @@ pub(crate) fn run(args: &Pareto, ops: Ops, out: &Console) -> Result<()> {
     let interrupt = Interrupt::listen()?;
     let stop = || interrupt.is_set();
 
-    let mut curves = settings(args, &job, &prompts, &budgets, out, &stop)?;
-    measure(args, &job, &prompts, &mut curves, out, &stop)?;
+    let spinner = out.spinner("loading");
+    let (scenes, notes) =
+        Scene::load_each(&job, &prompts, &args.runs.seeds, &|stage| spinner.set_message(stage))?;
+    spinner.finish_and_clear();
+    notes.iter().for_each(|note| out.loaded(note));
+    let mut curves = settings(args, &job, &scenes, &budgets, out, &stop)?;
+    measure(&job, &scenes, &mut curves, out, &stop)?;
 
     let mut outputs = Vec::new();
     if let (Some(path), Some(profile)) = (&args.save, saved) {
@@ -92,7 +97,7 @@ fn budgets(args: &Pareto, job: &Job) -> Result<Vec<usize>> {
 fn settings(
     args: &Pareto,
     job: &Job,
-    prompts: &[String],
+    scenes: &[Scene<'_>],
     budgets: &[usize],
     out: &Console,
     stop: &dyn Fn() -> bool,
@@ -103,14 +108,12 @@ fn settings(
     }
     all.push(Contender::FewerSteps);
     let spinner = out.spinner("looking for thresholds");
-    let mut scenes = Vec::new();
-    for prompt in prompts.iter().take(args.search) {
-        let scene = scene(job, prompt, &|stage| spinner.set_message(stage), out)?;
-        scenes.extend(args.runs.seeds.first().map(|seed| scene.with_seed(*seed)));
-    }
+    // The first seed of each prompt.
+    let searched: Vec<Scene<'_>> =
+        scenes.iter().step_by(args.runs.seeds.len().max(1)).take(args.search).cloned().collect();
     let profile = args.sampling.profile.as_deref();
     let curve = |contender: Contender| -> Result<Curve> {
-        let settings = contender.settings(job, profile, budgets, &scenes, stop)?;
+        let settings = contender.settings(job, profile, budgets, &searched, stop)?;
         let points = settings.into_iter().map(|setting| Some((setting?, Points::default()))).collect();
         Ok(Curve { name: contender.name().to_owned(), points })
     };
@@ -119,36 +122,24 @@ fn settings(
     curves
 }
 
-/// The scene of a prompt, with its network.
-fn scene<'a>(job: &'a Job, prompt: &str, now: &dyn Fn(&'static str), out: &Console) -> Result<Scene<'a>> {
-    let request = Request { prompt: prompt.to_owned(), ..job.request.clone() };
-    let (scene, notes) = Scene::load(job, request, now)?;
-    notes.iter().for_each(|note| out.loaded(note));
-    Ok(scene)
-}
-
-/// Runs everything on every prompt and seed.
+/// Runs everything on every scene.
 fn measure(
-    args: &Pareto,
     job: &Job,
-    prompts: &[String],
+    scenes: &[Scene<'_>],
     curves: &mut [Curve],
     out: &Console,
     stop: &dyn Fn() -> bool,
 ) -> Result<()> {
     let runs: usize = curves.iter().map(|c| c.points.iter().flatten().count()).sum();
-    let bar = out.bar(prompts.len() * args.runs.seeds.len() * (runs + 1), "runs");
-    for prompt in prompts {
-        let scene = scene(job, prompt, &|_| {}, out)?;
-        for scene in args.runs.seeds.iter().map(|seed| scene.with_seed(*seed)) {
-            let (dense, _) = run_once(&scene, &Arc::default(), stop)?;
+    let bar = out.bar(scenes.len() * (runs + 1), "runs");
+    for scene in scenes {
+        let (dense, _) = run_once(scene, &Arc::default(), stop)?;
+        bar.inc(1);
+        for (setting, points) in curves.iter_mut().flat_map(|c| c.points.iter_mut().flatten()) {
+            let (frames, computed) = setting.run(job, scene, stop)?;
+            let found = compare_tensors(&frames, &dense, 1.0)?;
+            points.push(Point { computed, psnr: found.psnr(), ssim: found.ssim() });
             bar.inc(1);
-            for (setting, points) in curves.iter_mut().flat_map(|c| c.points.iter_mut().flatten()) {
-                let (frames, computed) = setting.run(job, &scene, stop)?;
-                let found = compare_tensors(&frames, &dense, 1.0)?;
-                points.push(Point { computed, psnr: found.psnr(), ssim: found.ssim() });
-                bar.inc(1);
-            }
         }
     }
     bar.finish_and_clear();

@@ -17,7 +17,6 @@ pub(crate) mod row;
 use std::path::PathBuf;
 
 use anyhow::Result;
-use magcache_models::pipeline::Request;
 
 use self::{
     contender::{Contender, DENSE},
@@ -76,8 +75,8 @@ impl Compared<'_> {
 struct Running<'a> {
     of: &'a Comparison,
     staged: &'a StagedFolder,
-    /// The last scene that was loaded.
-    scene: Option<Scene<'a>>,
+    /// One per seed.
+    scenes: Vec<Scene<'a>>,
     stop: &'a dyn Fn() -> bool,
     out: &'a Console,
 }
@@ -104,7 +103,8 @@ impl Comparison {
         let interrupt = Interrupt::listen()?;
         let stop = || interrupt.is_set();
         let staged = StagedFolder::create(&self.folder)?;
-        let mut running = Running { of: self, staged: &staged, scene: None, stop: &stop, out };
+        let running =
+            Running { of: self, staged: &staged, scenes: self.scenes(&stop, out)?, stop: &stop, out };
         let mut rows = running.rows(&self.contenders, Role::Config, "dense and cached")?;
         let fewer = if self.baselines { baseline::contenders(&self.job, &rows) } else { Vec::new() };
         if !fewer.is_empty() {
@@ -114,6 +114,18 @@ impl Comparison {
             rows.extend(baselines);
         }
         Ok((self.finish(rows, &staged)?, staged))
+    }
+
+    /// The scene of each seed; the network is warm.
+    fn scenes(&self, stop: &dyn Fn() -> bool, out: &Console) -> Result<Vec<Scene<'_>>> {
+        let spinner = out.spinner("loading");
+        let prompt = [self.job.request.prompt.clone()];
+        let (scenes, notes) =
+            Scene::load_each(&self.job, &prompt, &self.seeds, &|stage| spinner.set_message(stage))?;
+        spinner.finish_and_clear();
+        notes.iter().for_each(|note| out.loaded(note));
+        scenes.first().map(|scene| lanes::warm_up(scene, stop)).transpose()?;
+        Ok(scenes)
     }
 
     /// Writes the configurations.
@@ -140,7 +152,7 @@ impl Comparison {
 impl<'a> Running<'a> {
     /// Runs the dense lane and `contenders`, and returns their rows. The pictures of the dense lane are
     /// written with the configurations.
-    fn rows(&mut self, contenders: &[Contender], role: Role, what: &str) -> Result<Vec<Row>> {
+    fn rows(&self, contenders: &[Contender], role: Role, what: &str) -> Result<Vec<Row>> {
         let Comparison { job, folder, .. } = self.of;
         let dense = Contender::dense(DENSE, job.request.steps);
         let lanes: Vec<&Contender> = std::iter::once(&dense).chain(contenders).collect();
@@ -160,16 +172,10 @@ impl<'a> Running<'a> {
     }
 
     /// Runs every seed the requested number of times. Writes the pictures of the first round.
-    fn rounds(
-        &mut self,
-        entries: &[Entry],
-        outputs: &[Option<Destination>],
-        what: &str,
-    ) -> Result<Vec<Round>> {
+    fn rounds(&self, entries: &[Entry], outputs: &[Option<Destination>], what: &str) -> Result<Vec<Round>> {
         let Comparison { seeds, repeat, .. } = self.of;
         let mut rounds = Vec::new();
-        for (i, seed) in seeds.iter().enumerate() {
-            let scene = self.scene(*seed)?;
+        for (i, (seed, scene)) in seeds.iter().zip(&self.scenes).enumerate() {
             for repetition in 0..*repeat {
                 let shown = match (i, repetition) {
                     (0, 0) => Shown::Written(outputs),
@@ -189,33 +195,11 @@ impl<'a> Running<'a> {
                     steps += scene.pipeline.trajectory(&request)?.steps().count();
                 }
                 let bar = self.out.bar(steps, &label);
-                let lanes = lanes::round(&scene, entries, shown, self.stop, &mut || bar.inc(1))?;
+                let lanes = lanes::round(scene, entries, shown, self.stop, &mut || bar.inc(1))?;
                 bar.finish_and_clear();
                 rounds.push((*seed, lanes));
             }
         }
         Ok(rounds)
-    }
-
-    /// The scene of a seed; the first one is warmed up.
-    fn scene(&mut self, seed: u64) -> Result<Scene<'a>> {
-        // The latents of the image that a run starts from are sampled with the seed; all else is the same for
-        // every seed.
-        let sampled = self.of.job.request.strength.is_some();
-        if let Some(scene) = self.scene.as_ref().filter(|scene| !sampled || scene.request.seed == seed) {
-            return Ok(scene.with_seed(seed));
-        }
-        // One network at a time is in memory.
-        let is_first = self.scene.take().is_none();
-        let spinner = self.out.spinner("loading");
-        let request = Request { seed, ..self.of.job.request.clone() };
-        let (scene, notes) = Scene::load(&self.of.job, request, &|stage| spinner.set_message(stage))?;
-        spinner.finish_and_clear();
-        if is_first {
-            notes.iter().for_each(|note| self.out.loaded(note));
-            lanes::warm_up(&scene, self.stop)?;
-        }
-        self.scene = Some(scene.clone());
-        Ok(scene)
     }
 }

@@ -129,17 +129,22 @@ impl Job {
         request: &Request,
         now: &dyn Fn(&'static str),
     ) -> pipeline::Result<(Arc<dyn Denoiser>, Vec<String>)> {
-        let name = |stage| match stage {
-            Stage::EncodingPrompt => "encoding the prompt",
-            Stage::EncodingAudio => "encoding the recording",
-            Stage::EncodingImage => "encoding the image",
-            Stage::LoadingTransformer => "loading the transformer",
-            Stage::LoadingVae => "loading the autoencoder",
-        };
         let mut notes = Vec::new();
-        let denoiser = self.pipeline.denoiser(request, &|stage| now(name(stage)), &mut notes)?;
+        let denoiser = self.pipeline.denoiser(request, &|stage| now(stage_name(stage)), &mut notes)?;
         notes.extend(self.pipeline.unread());
         Ok((denoiser, notes))
+    }
+
+    /// As [`Job::load`] for requests that differ in prompt and seed alone: the network is loaded once.
+    pub(crate) fn load_each(
+        &self,
+        requests: &[Request],
+        now: &dyn Fn(&'static str),
+    ) -> pipeline::Result<(Vec<Arc<dyn Denoiser>>, Vec<String>)> {
+        let mut notes = Vec::new();
+        let denoisers = self.pipeline.denoisers(requests, &|stage| now(stage_name(stage)), &mut notes)?;
+        notes.extend(self.pipeline.unread());
+        Ok((denoisers, notes))
     }
 
     /// Warns if a run with an image uses a profile whose default curve is not its curve for images.
@@ -200,6 +205,16 @@ pub(crate) fn decisions(
             );
             Err(bad_input_with(message, "--model DIR, or remove `budget` from [residuals]"))
         }
+    }
+}
+
+fn stage_name(stage: Stage) -> &'static str {
+    match stage {
+        Stage::EncodingPrompt => "encoding the prompt",
+        Stage::EncodingAudio => "encoding the recording",
+        Stage::EncodingImage => "encoding the image",
+        Stage::LoadingTransformer => "loading the transformer",
+        Stage::LoadingVae => "loading the autoencoder",
     }
 }
 

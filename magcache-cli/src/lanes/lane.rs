@@ -33,6 +33,33 @@ impl<'a> Scene<'a> {
         Ok((Self { pipeline: job.pipeline.as_ref(), request, denoiser }, notes))
     }
 
+    /// Every prompt with every seed, in this order: scenes that share one network.
+    pub(crate) fn load_each(
+        job: &'a Job,
+        prompts: &[String],
+        seeds: &[u64],
+        now: &dyn Fn(&'static str),
+    ) -> pipeline::Result<(Vec<Self>, Vec<String>)> {
+        // The latents of the image that a run starts from are sampled with the seed; all else is the same for
+        // every seed.
+        let sampled = job.request.strength.is_some();
+        let loaded = if sampled { seeds } else { seeds.get(..1).unwrap_or_default() };
+        let of = |prompt: &String, seed: u64| Request { prompt: prompt.clone(), seed, ..job.request.clone() };
+        let requests: Vec<Request> =
+            prompts.iter().flat_map(|prompt| loaded.iter().map(move |seed| of(prompt, *seed))).collect();
+        requests.iter().try_for_each(|request| job.pipeline.check(request))?;
+        let (denoisers, notes) = job.load_each(&requests, now)?;
+        let pipeline = job.pipeline.as_ref();
+        let scenes = requests.into_iter().zip(denoisers);
+        let scenes = scenes.map(|(request, denoiser)| Self { pipeline, request, denoiser });
+        let scenes = if sampled {
+            scenes.collect()
+        } else {
+            scenes.flat_map(|scene| seeds.iter().map(move |seed| scene.with_seed(*seed))).collect()
+        };
+        Ok((scenes, notes))
+    }
+
     /// The same request with another number of steps: neither prompts nor weights depend on it.
     pub(crate) fn with_steps(&self, steps: usize) -> Self {
         Self { request: Request { steps, ..self.request.clone() }, ..self.clone() }

@@ -14,6 +14,7 @@ mod condition;
 mod find;
 mod flux;
 mod image_vae;
+mod pictures;
 mod pipeline;
 mod prompts;
 mod replay;
@@ -22,6 +23,7 @@ mod s2v;
 mod scheduler;
 mod tables;
 mod text_encoder;
+mod tokenizers;
 mod transformer;
 mod vae;
 
@@ -71,6 +73,8 @@ fn check(source: &Found, ops: Ops) -> Result<CaseReport> {
         },
         "schedulers" => scheduler::check(&case, &mut report)?,
         "prompts" => prompts::check(&case, &mut report)?,
+        "tokenizers" => tokenizers::check(&case, &mut report)?,
+        "pictures" => pictures::check(&case, &mut report)?,
         "s2v" => s2v::check(&case, &mut report)?,
         "pipelines" => pipeline::check(&case, &mut report)?,
         "cache_e2e" => cache_e2e::check(&case, &mut report)?,

@@ -1,4 +1,4 @@
-//! Hooks: the trait, what a hook sees of a pass, and the ring that places it.
+//! Hooks: the trait, and what a hook sees of a pass.
 
 use std::{any::Any, fmt, fmt::Debug, ops::Range, sync::Arc};
 
@@ -6,7 +6,7 @@ use candle_core::{Result, Tensor};
 
 use super::LazyOutput;
 use crate::{
-    Branch, Expert, Next, Signal, Step, Streams,
+    Branch, Next, Output, Signal, Step, Streams,
     forecast::ForecastTable,
     log::{AuditPolicy, DecisionLog},
     metrics::Reducer,
@@ -17,17 +17,6 @@ use crate::{
 /// Computes a [`Signal`] of the model from the input of block 0. Returns an error if the model does not
 /// expose it.
 pub type Probe<'a> = &'a dyn Fn(Signal, &Streams) -> Result<Tensor>;
-
-/// The output of a range of blocks.
-#[derive(Clone, Debug)]
-pub struct Output {
-    /// The streams after the range.
-    pub streams: Streams,
-    /// Whether every block of the range really ran on exact input.
-    pub exact: bool,
-}
-
-crate::fields!(Output { streams, exact });
 
 /// What a hook sees of the current pass.
 pub struct Cx<'a> {
@@ -148,24 +137,5 @@ pub trait BlockHook: Debug + Send + Sync {
         _from: &Reader<'_>,
     ) -> std::result::Result<Box<dyn Any + Send>, SnapshotError> {
         Err(SnapshotError::Refused { hook: key.hook.0, name: format!("{self:?}") })
-    }
-}
-
-/// A hook and its place.
-#[derive(Clone, Debug)]
-pub struct Ring {
-    /// The blocks that it surrounds, or whose modules it surrounds.
-    pub at: Range<usize>,
-    /// Its name.
-    pub id: HookId,
-    /// The experts whose steps it acts in; empty means all.
-    pub experts: Vec<Expert>,
-    /// The hook.
-    pub hook: Arc<dyn BlockHook>,
-}
-
-impl Ring {
-    pub(super) fn acts_in(&self, expert: Expert) -> bool {
-        self.experts.is_empty() || self.experts.contains(&expert)
     }
 }

@@ -1,30 +1,9 @@
 //! Modules inside a block, which hooks can surround one by one while the rest of the block runs.
 
-use std::{ops::Range, sync::Arc};
-
 use candle_core::{Result, bail};
 
-use super::{Ring, next::At, shape::Shape};
+use super::{ModuleRings, next::At, shape::Shape};
 use crate::{Cx, Next, Output, Streams};
-
-/// The rings around one module of every block that has it, outermost first.
-#[derive(Clone, Debug)]
-pub struct ModuleRings {
-    pub(crate) name: Arc<str>,
-    pub(crate) rings: Vec<Ring>,
-}
-
-impl ModuleRings {
-    /// The module's name in the model.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Its rings, outermost first.
-    pub fn rings(&self) -> &[Ring] {
-        &self.rings
-    }
-}
 
 /// Runs the modules of a block; see [`Pass::run_modules`](crate::Pass::run_modules).
 ///
@@ -104,15 +83,5 @@ impl<'m> Modules<'m> {
     /// Whether no module's output was replaced.
     pub(crate) fn is_exact(&self) -> bool {
         self.0.as_ref().is_none_or(|inside| inside.exact)
-    }
-}
-
-/// Tells the rings around the modules of these blocks that an outer ring replaced the blocks.
-pub(crate) fn skip(modules: &[ModuleRings], cx: &mut Cx<'_>, blocks: Range<usize>) {
-    let nothing = |_: &mut Cx<'_>, _: At, x: Streams| Ok(Output { streams: x, exact: false });
-    for block in blocks {
-        for ModuleRings { name, rings } in modules {
-            Next::new(rings, block..block + 1, &nothing).skip(&mut cx.reborrow(Some(name)));
-        }
     }
 }

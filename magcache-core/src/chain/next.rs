@@ -7,7 +7,7 @@ use std::{fmt, fmt::Debug, ops::Range};
 
 use candle_core::Result;
 
-use super::{LazyOutput, ModuleRings, Ring, module};
+use super::{LazyOutput, ModuleRings, Ring};
 use crate::{Cx, Output, Streams};
 
 /// The block to run, and whether caches inside it must compute.
@@ -127,7 +127,7 @@ impl<'n> Next<'n> {
     /// Tells every inner ring that an outer ring replaced its blocks.
     pub fn skip(self, cx: &mut Cx<'_>) {
         let Some((ring, inner)) = self.rings.split_first() else {
-            return module::skip(self.modules, cx, self.blocks);
+            return skip_modules(self.modules, cx, self.blocks);
         };
         let inner = Next { rings: inner, ..self };
         if !ring.acts_in(cx.step.expert) {
@@ -150,6 +150,16 @@ impl<'n> Next<'n> {
         let (before, rest) = self.split_at(from - start);
         let (inside, after) = rest.split_at(to.saturating_sub(from));
         (before, inside, after)
+    }
+}
+
+/// Tells the rings around the modules of these blocks that an outer ring replaced the blocks.
+fn skip_modules(modules: &[ModuleRings], cx: &mut Cx<'_>, blocks: Range<usize>) {
+    let nothing = |_: &mut Cx<'_>, _: At, x: Streams| Ok(Output { streams: x, exact: false });
+    for block in blocks {
+        for ModuleRings { name, rings } in modules {
+            Next::new(rings, block..block + 1, &nothing).skip(&mut cx.reborrow(Some(name)));
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 use candle_core::{Result, Tensor, bail};
 
 use crate::{
-    Branch, Cx, HookRegistry, Modules, Next, Output, Signal, Stacks, Step, Streams,
+    Branch, Cx, HookRegistry, Modules, Next, Output, Signal, Step, Streams,
     chain::{LazyOutput, ModuleRings, Probe, next::At},
     hint::tensor_error,
     log::{DecisionLog, Done},
@@ -77,22 +77,6 @@ impl Pass<'_> {
         block: impl Fn(usize, Streams, &mut Modules<'_>) -> Result<Streams>,
     ) -> Result<Streams> {
         Ok(self.run_stacks(&[blocks], probe, x, block)?.added()?.streams)
-    }
-
-    /// Runs a stack of blocks of one stream `[batch, tokens, channels]` through the hooks. For several
-    /// streams, signals or modules see [`Stacks`].
-    ///
-    /// A block must not modify its input tensor in place: a hook, or the caller, may still hold it.
-    ///
-    /// Errors: any error of a block or a hook; a stack of another size than the metadata's; a second run of
-    /// the same pass.
-    pub fn blocks<B>(
-        &mut self,
-        blocks: &[B],
-        x: Tensor,
-        block: impl Fn(&B, &Tensor) -> Result<Tensor>,
-    ) -> Result<Tensor> {
-        Stacks::default().image(blocks, block).run(self, x)
     }
 
     /// Runs stacks of these sizes, whose blocks are counted from 0 in the order in which they run.

@@ -3,7 +3,7 @@
 use std::{ops::Range, sync::Arc};
 
 use crate::{
-    BlockHook, ConfigError, Expert, ModelMeta, Session, Step, Strategy,
+    BlockHook, ConfigError, Expert, ModelMeta, Step, Strategy,
     chain::{ModuleRings, Ring, shape::Shape},
     log::AuditPolicy,
     snapshot::SnapshotError,
@@ -142,11 +142,6 @@ impl HookRegistry {
         registry.blocks.push(ring());
         registry.modules.iter_mut().for_each(|module| module.rings.push(ring()));
         Arc::new(registry)
-    }
-
-    /// The state of one new request.
-    pub fn session(self: &Arc<Self>) -> Session {
-        Session::new(self.clone())
     }
 }
 

@@ -20,12 +20,15 @@ pub struct Session {
     reducer: Option<Reducer>,
 }
 
-impl Session {
-    pub(crate) fn new(registry: Arc<HookRegistry>) -> Self {
-        let slots = Slots::new(registry.storage().budget);
-        Self { registry, slots, log: DecisionLog::default(), done: Done::default(), reducer: None }
+impl HookRegistry {
+    /// The state of one new request.
+    pub fn session(self: &Arc<Self>) -> Session {
+        let (registry, slots) = (Arc::clone(self), Slots::new(self.storage().budget));
+        Session { registry, slots, log: DecisionLog::default(), done: Done::default(), reducer: None }
     }
+}
 
+impl Session {
     /// The same session on one of several ranks that share a request: every metric goes through `reducer`
     /// before any decision uses it, so that all ranks decide alike.
     #[must_use]

@@ -136,6 +136,24 @@ impl<'a> Stacks<'a> {
     }
 }
 
+impl Pass<'_> {
+    /// Runs a stack of blocks of one stream `[batch, tokens, channels]` through the hooks. For several
+    /// streams, signals or modules see [`Stacks`].
+    ///
+    /// A block must not modify its input tensor in place: a hook, or the caller, may still hold it.
+    ///
+    /// Errors: any error of a block or a hook; a stack of another size than the metadata's; a second run of
+    /// the same pass.
+    pub fn blocks<B>(
+        &mut self,
+        blocks: &[B],
+        x: Tensor,
+        block: impl Fn(&B, &Tensor) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        Stacks::default().image(blocks, block).run(self, x)
+    }
+}
+
 impl fmt::Debug for Stacks<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.stacks.iter().map(|stack| stack.blocks)).finish()

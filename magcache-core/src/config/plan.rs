@@ -81,22 +81,28 @@ impl CachePlan {
                 meta::strategies().iter().find(|s| s.name == entry.name).map_or(Level::Blocks, |s| s.level);
             let module = words.at.as_deref().filter(|at| model.modules.contains(at));
             let (level, range) = match (own, words.at.as_deref()) {
-                (_, Some(FORWARD)) | (Level::Forward, None) => (Level::Forward, 0..1),
-                (Level::Blocks | Level::Modules, _) if module.is_some() => (Level::Modules, model.whole()),
-                (Level::Blocks | Level::Modules, at) => (Level::Blocks, model.range(at.unwrap_or("all"))?),
+                (_, Some(FORWARD)) | (Level::Forward, None) => (Level::Forward, Ok(0..1)),
+                (Level::Blocks | Level::Modules, _) if module.is_some() => {
+                    (Level::Modules, Ok(model.whole()))
+                }
+                (Level::Blocks | Level::Modules, at) => (Level::Blocks, model.range(at.unwrap_or("all"))),
                 (Level::Forward, Some(at)) => {
                     let message = format!("`at` is {at:?}, but this strategy acts on the whole forward");
                     problems.push(Problem::error(&place, message).hint("remove `at`"));
-                    (Level::Forward, 0..1)
+                    (Level::Forward, Ok(0..1))
                 }
             };
-            let experts = words.experts(model)?;
             let find = |name: &str| Profile::find_among(name, profiles);
             let default = || match (profiles.first(), model.profiles.first()) {
                 (Some(profile), _) => Some(Ok(profile.clone())),
                 (None, name) => name.map(|name| Profile::find(name)),
             };
-            let profile = words.profile.as_deref().map(find).or_else(default).transpose()?;
+            let profile = words.profile.as_deref().map(find).or_else(default).transpose();
+            let of = |key: &str| format!("{place}, {key}");
+            let range = range.map_err(|error| problems.push(error.found_at(of("at"))));
+            let experts = words.experts(model).map_err(|error| problems.push(error.found_at(of("experts"))));
+            let profile = profile.map_err(|error| problems.push(error.found_at(of("profile"))));
+            let (Ok(range), Ok(experts), Ok(profile)) = (range, experts, profile) else { continue };
             let given = Given::new(words, profile.as_ref());
             let id = HookId(u16::try_from(i).unwrap_or(u16::MAX));
             let cx = BuildCx {

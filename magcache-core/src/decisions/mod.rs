@@ -63,8 +63,8 @@ pub use ahead::Ahead;
 pub use session::DecisionSession;
 
 use crate::{
-    CachePlan, ConfigError, Expert, Guards, Level, ModelMeta, Problem, Rule, Strategy, Trajectory,
-    profile::Profile, state::HookId, strategy::Measure,
+    CachePlan, ConfigError, Expert, Guards, Level, ModelMeta, Problem, Rule, Strategy, Trajectory, Window,
+    error::count, profile::Profile, state::HookId, strategy::Measure,
 };
 
 /// What runs a model's blocks and keeps its tensors.
@@ -143,6 +143,17 @@ impl Ring {
     fn acts_in(&self, expert: Expert) -> bool {
         self.experts.is_empty() || self.experts.contains(&expert)
     }
+
+    /// What its state belongs to; numbers such as thresholds may change.
+    fn words(&self, blocks: usize) -> String {
+        let Self { at, rule, .. } = self;
+        let (debug, Window { front, back }) = (format!("{rule:?}"), rule.window());
+        let name = debug.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default();
+        let experts: Vec<u8> = self.experts.iter().map(|expert| expert.0).collect();
+        let compares = rule.measure().map_or("nothing".to_owned(), |measure| format!("{measure:?}"));
+        let place = format!("{at:?} of {} (front {front}, back {back})", count(blocks, "block"));
+        format!("{name} around {place}, experts {experts:?}, compares {compares}")
+    }
 }
 
 impl CachePlan {
@@ -215,6 +226,11 @@ impl Decisions {
             rings.push(Ring { id, at, experts: Vec::new(), rule, guards });
         }
         Ok(Arc::new(Self { rings, blocks }))
+    }
+
+    /// The caches, as a stored state names them.
+    fn words(&self) -> Vec<String> {
+        self.rings.iter().map(|ring| ring.words(self.blocks)).collect()
     }
 
     /// Whether no decision needs a number, so that all of them are known before the run.

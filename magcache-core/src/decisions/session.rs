@@ -5,6 +5,7 @@ use std::{any::Any, sync::Arc};
 use super::{Decisions, Runtime, onion::Onion};
 use crate::{
     Branch, Step, Verdict,
+    error::count,
     log::{DecisionLog, Done},
     snapshot::{Persist, Reader, SnapshotError, Writer},
     state::{SlotKey, Slots},
@@ -88,6 +89,7 @@ impl DecisionSession {
                 Err(SnapshotError::Refused { hook: key.hook.0, name: "a slot of another hook".to_owned() })
             }
         };
+        to.field("caches", &self.decisions.words());
         self.slots.save(write, &mut to.at("slots"))?;
         to.field("log", &self.log);
         to.field("done", &self.done);
@@ -97,8 +99,16 @@ impl DecisionSession {
     /// Restores the state written by [`DecisionSession::save`] into a session of the same caches.
     ///
     /// # Errors
-    /// A part that is missing or malformed; the session is then unchanged.
+    /// A part that is missing or malformed, or the state of other caches; the session is then unchanged.
     pub fn restore(&mut self, from: &Reader<'_>) -> Result<(), SnapshotError> {
+        let (caches, own) = (from.at("caches"), self.decisions.words());
+        let stored: Vec<String> = from.field("caches")?;
+        if stored.len() != own.len() {
+            return Err(caches.odd(count(own.len(), "cache"), stored.len()));
+        }
+        if let Some((i, (stored, own))) = stored.iter().zip(&own).enumerate().find(|(_, (a, b))| a != b) {
+            return Err(caches.at(&i.to_string()).odd(format!("{own:?}"), stored));
+        }
         let read = |_: &SlotKey, from: &Reader<'_>| Ok(Box::new(from.field::<Slot>("own")?) as _);
         let slots = Slots::read(None, read, &from.at("slots"))?;
         let done = from.field("done")?;

@@ -67,6 +67,16 @@ impl ConfigError {
     pub fn toml(place: &str, error: &toml::de::Error) -> Self {
         super::syntax(place, error)
     }
+
+    /// What a key at `place` names and cannot be used, as one of the problems of a configuration.
+    pub(crate) fn found_at(self, place: String) -> Problem {
+        let hint = self.hint();
+        let message = match self {
+            Self::UnknownName { kind, name, .. } => format!("unknown {kind} {name:?}"),
+            error => error.to_string(),
+        };
+        Problem { hint, ..Problem::error(place, message) }
+    }
 }
 
 crate::hints!(ConfigError);

@@ -41,14 +41,30 @@ pub struct Fit {
 
 impl Fit {
     pub(super) fn problems(&self, place: &str, out: &mut Vec<Problem>) {
-        if self.coefficients.is_empty() || self.coefficients.iter().any(|c| !c.is_finite()) {
-            out.push(Problem::error(place, "`coefficients` must be finite numbers, highest power first"));
-        }
+        out.extend(Self::polynomial_problems(place, Some(&self.coefficients), self.fitted_range));
         if !self.warmup.is_valid() {
             out.push(Problem::error(place, "`warmup` as a fraction must be between 0 and 1"));
         }
-        if self.fitted_range.is_some_and(|[low, high]| low.is_nan() || high.is_nan() || low > high) {
-            out.push(Problem::error(place, "`fitted_range` must be [low, high]"));
-        }
+    }
+
+    /// What is wrong with the coefficients of a polynomial, and with the range that it was fitted on, in the
+    /// table or part `place`.
+    pub fn polynomial_problems(
+        place: &str,
+        coefficients: Option<&[f64]>,
+        fitted_range: Option<[f64; 2]>,
+    ) -> Vec<Problem> {
+        let odd = coefficients.and_then(|all| match all.iter().position(|c| !c.is_finite()) {
+            Some(i) => Some(format!("`coefficients[{i}]` is {}, it must be finite", all[i])),
+            None => all.is_empty().then(|| "`coefficients` is empty".to_owned()),
+        });
+        let hint = "give the polynomial with its highest power first; [1.0, 0.0] is the distance itself";
+        let odd = odd.map(|message| Problem::error(place, message).hint(hint));
+        let range = fitted_range.filter(|[low, high]| low.is_nan() || high.is_nan() || low > high).map(
+            |[low, high]| {
+                Problem::error(place, format!("`fitted_range` is [{low}, {high}], it must be [low, high]"))
+            },
+        );
+        odd.into_iter().chain(range).collect()
     }
 }

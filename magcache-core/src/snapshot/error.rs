@@ -16,7 +16,7 @@ pub enum SnapshotError {
         /// Where it is.
         path: String,
         /// The expected form.
-        expected: &'static str,
+        expected: String,
         /// The stored value.
         got: String,
     },

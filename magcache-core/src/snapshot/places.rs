@@ -97,7 +97,7 @@ impl<'s> Reader<'s> {
     }
 
     /// The error for a value at this place that is not as expected.
-    pub fn odd(&self, expected: &'static str, got: impl ToString) -> SnapshotError {
-        SnapshotError::Odd { path: self.path.clone(), expected, got: got.to_string() }
+    pub fn odd(&self, expected: impl Into<String>, got: impl ToString) -> SnapshotError {
+        SnapshotError::Odd { path: self.path.clone(), expected: expected.into(), got: got.to_string() }
     }
 }

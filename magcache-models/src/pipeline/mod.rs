@@ -153,6 +153,17 @@ pub trait Pipeline: Debug + Send + Sync {
         notes: &mut Vec<String>,
     ) -> Result<Arc<dyn Denoiser>>;
 
+    /// As [`Pipeline::denoiser`] for requests that differ in prompt and seed alone. The pipelines of this
+    /// crate encode all prompts first and load the network once, for all of them.
+    fn denoisers(
+        &self,
+        requests: &[Request],
+        stage: &dyn Fn(Stage),
+        notes: &mut Vec<String>,
+    ) -> Result<Vec<Arc<dyn Denoiser>>> {
+        requests.iter().map(|request| self.denoiser(request, stage, notes)).collect()
+    }
+
     /// Warnings about the files loaded since the last call: tensors that nothing read, each reported once.
     fn unread(&self) -> Vec<String> {
         Vec::new()

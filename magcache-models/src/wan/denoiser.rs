@@ -37,7 +37,7 @@ impl WanDenoiser {
     /// Like [`WanDenoiser::new`], with networks that `load` returns when their phases begin; with `keep` each
     /// then stays in memory, otherwise it is dropped before the next one is loaded.
     pub fn loading(
-        load: impl Fn(Expert) -> LoadResult<WanTransformer> + Send + Sync + 'static,
+        load: impl Fn(Expert) -> LoadResult<Arc<WanTransformer>> + Send + Sync + 'static,
         keep: bool,
         prompts: WanPrompts,
         guidance: Vec<f64>,

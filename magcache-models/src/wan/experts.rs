@@ -1,14 +1,32 @@
 //! The networks of one model, loaded when they are needed.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use candle_core::{Result, Tensor};
 use magcache_core::Expert;
 
-use super::{LoadResult, TextContext, WanTransformer};
-use crate::pipeline::TextUses;
+use super::{LoadResult, TextContext, WanSource, WanTransformer};
+use crate::pipeline::{LoadOptions, TextUses};
 
-type Load = dyn Fn(Expert) -> LoadResult<WanTransformer> + Send + Sync;
+/// Loads an expert.
+pub(super) type Load = dyn Fn(Expert) -> LoadResult<Arc<WanTransformer>> + Send + Sync;
+
+/// Loads experts of a checkpoint for several denoisers: one that is still in memory is shared.
+pub(super) fn shared(source: WanSource, options: LoadOptions) -> Arc<Load> {
+    let loaded = Mutex::new(vec![Weak::new(); source.experts()]);
+    Arc::new(move |expert: Expert| {
+        let mut loaded = loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = loaded.get_mut(usize::from(expert.0));
+        if let Some(here) = place.as_ref().and_then(|place| place.upgrade()) {
+            return Ok(here);
+        }
+        let weights = source.transformer(expert, &options.device, options.dtype)?;
+        let network = WanTransformer::load(&weights, source.transformer_config(expert).clone())?;
+        let network = Arc::new(network);
+        place.into_iter().for_each(|place| *place = Arc::downgrade(&network));
+        Ok(network)
+    })
+}
 
 /// The encoders' outputs for one request, the same for every expert.
 #[derive(Clone, Debug)]
@@ -81,7 +99,7 @@ impl Experts {
             *self.before.lock().unwrap_or_else(PoisonError::into_inner) += dropped;
         }
         let network = (self.load)(expert)?;
-        let new = Arc::new(self.prompts.prepare(Arc::new(network))?);
+        let new = Arc::new(self.prompts.prepare(network)?);
         ready[index] = Some(Arc::clone(&new));
         Ok(new)
     }
@@ -111,5 +129,23 @@ impl WanPrompts {
         };
         let (cond, uncond) = (context(&self.cond)?, self.uncond.as_ref().map(context).transpose()?);
         Ok(Ready { network, cond, uncond })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wan::tiny;
+
+    #[test]
+    fn an_expert_in_memory_is_shared_and_another_one_is_not() {
+        let source = WanSource::open(tiny::wan22_t2v()).expect("opens");
+        let load = shared(source, LoadOptions::default());
+        let [high, again, low] = [0, 0, 1].map(|expert| load(Expert(expert)).expect("loads"));
+        assert!(Arc::ptr_eq(&high, &again) && !Arc::ptr_eq(&high, &low));
+        let gone = Arc::downgrade(&low);
+        drop(low);
+        assert!(gone.upgrade().is_none(), "nothing else keeps it in memory");
+        assert!(load(Expert(1)).is_ok());
     }
 }

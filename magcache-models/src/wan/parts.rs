@@ -77,13 +77,14 @@ impl Parts {
         self.options.tile_vae.then(Tiling::default)
     }
 
-    /// Features of the prompt and, for a guided run, of the negative one. The encoder is dropped.
-    pub(super) fn encode_text(
+    /// The texts of requests, `[1, tokens, channels]`, and the negative prompt of the first if they are
+    /// `guided`. The encoder is in memory only meanwhile.
+    pub(super) fn encode_texts(
         &self,
-        request: &Request,
+        requests: &[Request],
         guided: bool,
         notes: &mut Vec<String>,
-    ) -> Result<(Tensor, Option<Tensor>)> {
+    ) -> Result<(Vec<Tensor>, Option<Tensor>)> {
         let encoder = self.source.load_text_encoder(self.device(), self.options.dtype)?;
         let mut one = |text: &str, what: &str| -> Result<Tensor> {
             let tokens = encoder.tokenizer().encode(text).map_err(|e| PipelineError::part("prompt", e))?;
@@ -92,9 +93,10 @@ impl Parts {
             notes.extend(unknown_words(what, &unknown.map_err(|e| PipelineError::part("prompt", e))?));
             encoder.encode_tokens(&[tokens]).map_err(|e| PipelineError::part("text encoder", e))
         };
-        let cond = one(&request.prompt, "prompt")?;
-        let uncond = guided.then(|| one(&request.negative_prompt, "negative prompt")).transpose()?;
-        Ok((cond, uncond))
+        let texts = requests.iter().map(|request| one(&request.prompt, "prompt")).collect::<Result<_>>()?;
+        let guided = requests.first().filter(|_| guided);
+        let negative = guided.map(|first| one(&first.negative_prompt, "negative prompt")).transpose()?;
+        Ok((texts, negative))
     }
 }
 

@@ -6,7 +6,7 @@ use candle_core::{Device, Tensor};
 use magcache_core::{Expert, ModelMeta, Trajectory, inventory, schedule::Sizes};
 
 use super::{
-    FrameCondition, Layout, WanDenoiser, WanPrompts, WanSource, WanTask, WanTransformer, defaults,
+    FrameCondition, Layout, WanDenoiser, WanPrompts, WanSource, WanTask, defaults, experts,
     parts::{self, Parts},
     request,
     s2v::S2vPipeline,
@@ -177,33 +177,45 @@ impl Pipeline for WanPipeline {
         stage: &dyn Fn(Stage),
         notes: &mut Vec<String>,
     ) -> Result<Arc<dyn Denoiser>> {
+        let mut one = self.denoisers(std::slice::from_ref(request), stage, notes)?;
+        one.pop().ok_or_else(|| PipelineError::request("no prompt", "give one"))
+    }
+
+    fn denoisers(
+        &self,
+        requests: &[Request],
+        stage: &dyn Fn(Stage),
+        notes: &mut Vec<String>,
+    ) -> Result<Vec<Arc<dyn Denoiser>>> {
+        let Some(first) = requests.first() else { return Ok(Vec::new()) };
         stage(Stage::EncodingPrompt);
-        let guided = self.guidance(request).iter().any(|scale| *scale > 1.0);
-        let (cond, uncond) = self.parts.encode_text(request, guided, notes)?;
-        if request.image.is_some() {
+        let guided = self.guidance(first).iter().any(|scale| *scale > 1.0);
+        let (texts, uncond) = self.parts.encode_texts(requests, guided, notes)?;
+        if first.image.is_some() {
             stage(Stage::EncodingImage);
         }
         let pictures: Vec<&Picture> =
-            [&request.image, &request.last_image].into_iter().flatten().map(AsRef::as_ref).collect();
+            [&first.image, &first.last_image].into_iter().flatten().map(AsRef::as_ref).collect();
         let image = if pictures.is_empty() { None } else { self.image_features(&pictures)? };
-        let condition = self.condition(request)?;
+        let condition = self.condition(first)?;
 
         stage(Stage::LoadingTransformer);
         let keep = self.parts.options.offload != Offload::Disk;
-        let (source, options) = (self.source().clone(), self.parts.options.clone());
-        let load = move |expert: Expert| {
-            let weights = source.transformer(expert, &options.device, options.dtype)?;
-            WanTransformer::load(&weights, source.transformer_config(expert).clone())
+        let load = experts::shared(self.source().clone(), self.parts.options.clone());
+        let run = self.trajectory(first)?;
+        let one = |cond: Tensor| -> Result<Arc<dyn Denoiser>> {
+            let load = Arc::clone(&load);
+            let prompts = WanPrompts { cond, uncond: uncond.clone(), image: image.clone() };
+            let denoiser =
+                WanDenoiser::loading(move |expert| load(expert), keep, prompts, self.guidance(first));
+            let denoiser = match &condition {
+                Some(condition) => denoiser.with_condition(condition.clone()),
+                None => denoiser,
+            };
+            denoiser.prepare(&run.step(run.first))?;
+            Ok(Arc::new(denoiser))
         };
-        let prompts = WanPrompts { cond, uncond, image };
-        let denoiser = WanDenoiser::loading(load, keep, prompts, self.guidance(request));
-        let denoiser = match condition {
-            Some(condition) => denoiser.with_condition(condition),
-            None => denoiser,
-        };
-        let run = self.trajectory(request)?;
-        denoiser.prepare(&run.step(run.first))?;
-        Ok(Arc::new(denoiser))
+        texts.into_iter().map(one).collect()
     }
 
     fn unread(&self) -> Vec<String> {

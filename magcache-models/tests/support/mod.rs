@@ -11,7 +11,7 @@ use std::{
 use candle_core::{DType, Device, Tensor};
 use magcache_models::{
     checkpoint::{Folder, WeightDtype, Weights},
-    pipeline::{Generation, Pipeline, Request},
+    pipeline::{Denoiser, Generation, Pipeline, Request},
 };
 use serde_json::{Value, json};
 
@@ -114,7 +114,11 @@ pub(crate) fn assert_same(what: &str, ours: &Weights, native: &Weights) {
 /// The last latents of a run without caches.
 pub(crate) fn run(pipeline: &dyn Pipeline, request: &Request) -> Tensor {
     pipeline.check(request).unwrap();
-    let denoiser = pipeline.denoiser(request, &|_| {}, &mut Vec::new()).unwrap();
+    run_with(pipeline.denoiser(request, &|_| {}, &mut Vec::new()).unwrap(), pipeline, request)
+}
+
+/// The same with a denoiser that is there.
+pub(crate) fn run_with(denoiser: Arc<dyn Denoiser>, pipeline: &dyn Pipeline, request: &Request) -> Tensor {
     let (sampler, noise) = (pipeline.sampler(request).unwrap(), pipeline.noise(request).unwrap());
     let trajectory = pipeline.trajectory(request).unwrap();
     let mut run = Generation::new(denoiser, trajectory, sampler, &noise, &Arc::default()).unwrap();

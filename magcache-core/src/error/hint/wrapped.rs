@@ -20,14 +20,19 @@ impl fmt::Display for Wrapped {
     }
 }
 
-/// Wraps an error in a candle error that keeps the hint.
+/// Wraps an error in a candle error that keeps the hint. It captures no backtrace, which candle would print
+/// as part of the message: the message and the hint are for whoever made the mistake.
 pub fn wrap(error: impl Error + 'static) -> candle_core::Error {
-    candle_core::Error::wrap(Wrapped { message: error.to_string(), hint: of(&error) })
+    wrapped(error.to_string(), of(&error))
 }
 
-/// A candle error with a hint.
+/// A candle error with a hint and no backtrace.
 pub fn tensor_error(message: impl Into<String>, hint: impl Into<String>) -> candle_core::Error {
-    candle_core::Error::wrap(Wrapped { message: message.into(), hint: Some(hint.into()) })
+    wrapped(message.into(), Some(hint.into()))
+}
+
+fn wrapped(message: String, hint: Option<String>) -> candle_core::Error {
+    candle_core::Error::Wrapped(Box::new(Wrapped { message, hint }))
 }
 
 /// The hint of an error wrapped by candle, which does not expose it as a source.

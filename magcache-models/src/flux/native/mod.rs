@@ -27,29 +27,32 @@ pub enum Generation {
 const PREFIXES: [&str; 3] = ["", "model.diffusion_model.", "diffusion_model."];
 
 impl Generation {
-    /// Tensors that every native file of the generation has; no file of another model has them all.
-    const fn markers(self) -> [&'static str; 4] {
-        match self {
-            Self::Flux1 => [
-                "img_in.weight",
-                "vector_in.in_layer.weight",
-                "double_blocks.0.img_mod.lin.weight",
-                "final_layer.linear.weight",
-            ],
-            Self::Flux2 => [
-                "img_in.weight",
-                "single_stream_modulation.lin.weight",
-                "double_blocks.0.img_attn.qkv.weight",
-                "final_layer.linear.weight",
-            ],
-        }
+    /// Tensors that every native file of the generation has, besides blocks; no file of another model has
+    /// them all.
+    const fn markers(self) -> [&'static str; 3] {
+        let own = match self {
+            Self::Flux1 => "vector_in.in_layer.weight",
+            Self::Flux2 => "single_stream_modulation.lin.weight",
+        };
+        ["img_in.weight", own, "final_layer.linear.weight"]
+    }
+
+    /// A tensor of the first block of each kind. A file has both; one that lacks dual-stream blocks is
+    /// recognised too, so that it can be told what is missing.
+    const fn blocks(self) -> [&'static str; 2] {
+        let dual = match self {
+            Self::Flux1 => "double_blocks.0.img_mod.lin.weight",
+            Self::Flux2 => "double_blocks.0.img_attn.qkv.weight",
+        };
+        [dual, "single_blocks.0.linear1.weight"]
     }
 
     /// The prefix of the names, if they are those of such a file.
     fn prefix(self, names: &HashSet<&str>) -> Option<&'static str> {
-        let all =
-            |prefix: &&str| self.markers().iter().all(|name| names.contains(&*format!("{prefix}{name}")));
-        PREFIXES.into_iter().find(all)
+        PREFIXES.into_iter().find(|prefix| {
+            let there = |name: &&str| names.contains(&*format!("{prefix}{name}"));
+            self.markers().iter().all(there) && self.blocks().iter().any(there)
+        })
     }
 
     /// The name of its transformers in messages.

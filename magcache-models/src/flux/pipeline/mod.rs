@@ -112,17 +112,20 @@ impl FluxPipeline {
         Ok(noise_of_stream(request.seed, stream, &shape[..], self.device())?)
     }
 
-    /// Tokens of the picture that a run begins from: a sample of its latents, as in the reference.
-    fn start(&self, picture: &Picture, request: &Request) -> Result<Tensor> {
-        let pixels = picture.pixels(request.width(), request.height(), self.device());
+    /// Tokens of the picture that runs begin from, for each request the sample of its latents that its seed
+    /// gives, as in the reference.
+    fn starts(&self, picture: &Picture, requests: &[Request]) -> Result<Vec<Tensor>> {
+        let Some(first) = requests.first() else { return Ok(Vec::new()) };
+        let pixels = picture.pixels(first.width(), first.height(), self.device());
         let pixels = pixels.map_err(|e| PipelineError::part("image", e))?;
-        let [rows, columns] = self.grid(request.height(), request.width());
+        let [rows, columns] = self.grid(first.height(), first.width());
         let side = packing::PATCH;
         let shape = [1, self.components.vae.latent_channels, side * rows, side * columns];
-        let noise = self.normal(request, IMAGE, shape)?;
         let vae = self.vae()?;
-        let tokens = || vae.to_tokens(&vae.encode(&pixels, self.tiling())?.sample(&noise)?);
-        Ok(tokens()?)
+        let latents = vae.encode(&pixels, self.tiling())?;
+        let one =
+            |request: &Request| Ok(vae.to_tokens(&latents.sample(&self.normal(request, IMAGE, shape)?)?)?);
+        requests.iter().map(one).collect()
     }
 
     /// Tokens of the picture that the network looks at, and its rows and columns of tokens.
@@ -214,41 +217,65 @@ impl Pipeline for FluxPipeline {
         stage: &dyn Fn(Stage),
         notes: &mut Vec<String>,
     ) -> Result<Arc<dyn Denoiser>> {
-        let guidance = self.family.guidance(request)?;
-        stage(Stage::EncodingPrompt);
-        let mut prompts = vec![Named { what: "prompt", text: &request.prompt }];
-        if guidance.is_classifier_free() {
-            prompts.push(Named { what: "negative prompt", text: &request.negative_prompt });
-        }
-        let prompts = self.family.encode(&self.options, &prompts, notes)?;
+        let mut one = self.denoisers(std::slice::from_ref(request), stage, notes)?;
+        one.pop().ok_or_else(|| PipelineError::request("no prompt", "give one"))
+    }
 
-        let (mut start, mut reference) = (None, None);
-        if let Some(picture) = &request.image {
+    fn denoisers(
+        &self,
+        requests: &[Request],
+        stage: &dyn Fn(Stage),
+        notes: &mut Vec<String>,
+    ) -> Result<Vec<Arc<dyn Denoiser>>> {
+        let Some(first) = requests.first() else { return Ok(Vec::new()) };
+        let guidance = self.family.guidance(first)?;
+        stage(Stage::EncodingPrompt);
+        let mut prompts = Vec::new();
+        let negative = guidance.is_classifier_free().then_some(&first.negative_prompt);
+        let texts = requests.iter().map(|request| ("prompt", &request.prompt));
+        for (what, text) in texts.chain(negative.map(|text| ("negative prompt", text))) {
+            if !prompts.iter().any(|known: &Named<'_>| known.text == text) {
+                prompts.push(Named { what, text });
+            }
+        }
+        let encoded = self.family.encode(&self.options, &prompts, notes)?;
+
+        let (mut starts, mut reference) = (Vec::new(), None);
+        if let Some(picture) = &first.image {
             stage(Stage::EncodingImage);
-            match self.family.image_use(request) {
-                ImageUse::Start => start = Some(self.start(picture, request)?),
+            match self.family.image_use(first) {
+                ImageUse::Start => starts = self.starts(picture, requests)?,
                 ImageUse::Reference => reference = Some(self.reference(picture)?),
             }
         }
 
         stage(Stage::LoadingTransformer);
-        let grid = self.grid(request.height(), request.width());
+        let grid = self.grid(first.height(), first.width());
         let references: Vec<[usize; 2]> = reference.iter().map(|(_, grid)| *grid).collect();
         let weights = self.components.transformer(&self.options)?;
         let Loaded { network, contexts, positions } =
-            self.family.load(&weights, &prompts, grid, &references)?;
-        let mut contexts = contexts.into_iter();
-        let Some(cond) = contexts.next() else {
-            return Err(PipelineError::request("no prompt", "give one"));
+            self.family.load(&weights, &encoded, grid, &references)?;
+        let context = |text: &str| {
+            let mut known = prompts.iter().zip(&contexts);
+            known.find(|(prompt, _)| prompt.text == text).map(|(_, context)| context.clone())
         };
-        let mut denoiser = FluxDenoiser::new(network, cond, contexts.next(), positions, guidance);
-        if let Some(tokens) = start {
-            denoiser = denoiser.starting_from(tokens);
-        }
-        if let Some((tokens, _)) = reference {
-            denoiser = denoiser.with_reference(tokens);
-        }
-        Ok(Arc::new(denoiser))
+        let mut starts = starts.into_iter();
+        let one = |request: &Request| -> Result<Arc<dyn Denoiser>> {
+            let Some(cond) = context(&request.prompt) else {
+                return Err(PipelineError::request("no prompt", "give one"));
+            };
+            let uncond = negative.and_then(|text| context(text));
+            let mut denoiser =
+                FluxDenoiser::new(Arc::clone(&network), cond, uncond, positions.clone(), guidance.clone());
+            if let Some(tokens) = starts.next() {
+                denoiser = denoiser.starting_from(tokens);
+            }
+            if let Some((tokens, _)) = &reference {
+                denoiser = denoiser.with_reference(tokens.clone());
+            }
+            Ok(Arc::new(denoiser))
+        };
+        requests.iter().map(one).collect()
     }
 
     fn unread(&self) -> Vec<String> {

@@ -26,37 +26,40 @@ options! {
 
     /// Sampling steps.
     #[schemars(range(min = 1))]
-    #[arg(long)]
+    #[arg(long, help = "Denoise in this many steps")]
     steps: always usize, conditions ["steps"];
 
     /// The solver.
-    #[arg(long, help = "Solver", value_name = "unipc|euler|dpmpp|wan-unipc|wan-dpmpp", value_parser = typed::sampler)]
+    #[arg(long, help = "Denoise with this solver", value_name = "unipc|euler|dpmpp|wan-unipc|wan-dpmpp", value_parser = typed::sampler)]
     #[arg(display_order = 12)]
     sampler: optional SamplerKind, conditions ["sampler"], otherwise "remove it: this model has a solver of its own";
 
     /// Shift of the noise levels: above 1, more steps at strong noise.
     #[schemars(extend("exclusiveMinimum" = 0))]
-    #[arg(long, help = "Shift of the noise levels", display_order = 11)]
+    #[arg(long, help = "Shift the noise levels: above 1, more steps are spent at strong noise", display_order = 11)]
     flow_shift: optional f64, conditions ["flow_shift"], otherwise "remove it: this model has noise levels of its own";
 
-    /// Scale of classifier-free guidance, at most 1 is without; what a guidance-distilled model is told.
+    /// Scale of classifier-free guidance; 1 or less turns it off. A guidance-distilled model gets it as an
+    /// input.
     #[schemars(range(min = 0.0))]
     #[arg(long)]
+    #[arg(help = "Guide by the prompt at this scale; 1 or less turns classifier-free guidance off")]
     guidance: always f64, conditions ["guidance"];
 
     /// Scale of classifier-free guidance in a guidance-distilled model.
     #[schemars(range(min = 0.0))]
     #[arg(long, value_name = "GUIDANCE")]
+    #[arg(help = "Add classifier-free guidance of this scale to a guidance-distilled model")]
     true_cfg: optional f64, conditions ["true_cfg"], otherwise "`guidance = N` is its scale of classifier-free guidance";
 
     /// The same as `guidance` for the second expert of a model that has two.
     #[schemars(range(min = 0.0))]
-    #[arg(long, help = "The same for the second expert of a model that has two", value_name = "GUIDANCE")]
+    #[arg(long, help = "Guide the second expert at this scale, in a model that has two", value_name = "GUIDANCE")]
     guidance_2: optional f64, conditions ["guidance_2"], otherwise "it is for models with two experts; remove it";
 
     /// The part of the noise below which the second expert runs.
     #[schemars(range(min = 0.0, max = 1.0))]
-    #[arg(long, help = "The part of the noise below which the second expert runs, 0 to 1", value_name = "RATIO")]
+    #[arg(long, help = "Run the second expert below this part of the noise, 0 to 1", value_name = "RATIO")]
     boundary: optional f64, conditions ["boundary_ratio"], otherwise "it is for models with two experts; remove it";
 
     /// Of the initial noise: the same number gives the same result.
@@ -65,42 +68,42 @@ options! {
 
     /// Width and height in pixels; of a given image where there is one.
     #[schemars(inner(range(min = 1)))]
-    #[arg(long, help = "Pixels", value_name = "WxH", value_parser = typed::size, display_order = 3)]
+    #[arg(long, help = "Make it this wide and this high, in pixels", value_name = "WxH", value_parser = typed::size, display_order = 3)]
     size: always [usize; 2], conditions ["width", "height"];
 
     /// Frames; 1 is an image. Of each clip, in models that make several.
     #[schemars(range(min = 1))]
     #[arg(long, alias = "infer-frames", display_order = 4)]
-    #[arg(help = "Frames; 1 for an image; of each clip, for models that make several")]
+    #[arg(help = "Make this many frames, in each clip of models that make several; 1 is an image")]
     frames: always usize, conditions ["frames"];
 
     /// The first frame of a video, or the image to begin from.
     #[arg(long, help_heading = IMAGES, value_name = "FILE")]
-    #[arg(help = "First frame of a video, or the image that an image is made from, for models that take one")]
+    #[arg(help = "Begin with this image: the first frame of a video, or what an image is made from")]
     image: file Picture, otherwise "remove the image";
 
     /// Image to image: the part of the steps that runs on `image`.
     #[schemars(range(max = 1.0), extend("exclusiveMinimum" = 0))]
     #[arg(long, help_heading = IMAGES)]
-    #[arg(help = "Image to image: the part of the steps that runs on --image, above 0 and at most 1")]
+    #[arg(help = "Image to image: run only this part of the steps on --image, above 0 and at most 1")]
     strength: optional f64, otherwise "it is for models of images; remove it";
 
     /// The last frame of a video, for models that take one.
-    #[arg(long, help = "Last frame, for models that take one", help_heading = IMAGES, value_name = "FILE")]
+    #[arg(long, help = "End a video with this image", help_heading = IMAGES, value_name = "FILE")]
     last_image: file Picture, otherwise "remove the last image";
 
     /// The recording of a voice, for models that make someone speak.
-    #[arg(long, help = "The recording of a voice, for models that make someone speak", help_heading = SPEECH)]
+    #[arg(long, help = "Make the image speak with the voice of this recording", help_heading = SPEECH)]
     #[arg(value_name = "FILE")]
     audio: file Waveform, otherwise "remove the recording";
 
     /// A video whose movements the speaker repeats.
-    #[arg(long, help = "A video whose movements the speaker repeats", help_heading = SPEECH, value_name = "FILE")]
+    #[arg(long, help = "Repeat the movements of this video", help_heading = SPEECH, value_name = "FILE")]
     pose: file dyn PoseVideo, otherwise "remove the video of movements";
 
     /// The most clips that are made, one after the other; otherwise as many as the recording lasts.
     #[schemars(range(min = 1))]
-    #[arg(long, help = "At most so many clips; otherwise as many as the recording lasts", help_heading = SPEECH)]
+    #[arg(long, help = "Make at most this many clips, of as many as the recording lasts", help_heading = SPEECH)]
     clips: optional usize, otherwise "this model makes one clip; remove it";
 
     /// Whether the video begins with the given image itself.

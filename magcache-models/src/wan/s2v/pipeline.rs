@@ -214,9 +214,20 @@ impl Pipeline for S2vPipeline {
         stage: &dyn Fn(Stage),
         notes: &mut Vec<String>,
     ) -> Result<Arc<dyn Denoiser>> {
+        let mut one = self.denoisers(std::slice::from_ref(request), stage, notes)?;
+        one.pop().ok_or_else(|| PipelineError::request("no prompt", "give one"))
+    }
+
+    fn denoisers(
+        &self,
+        requests: &[Request],
+        stage: &dyn Fn(Stage),
+        notes: &mut Vec<String>,
+    ) -> Result<Vec<Arc<dyn Denoiser>>> {
+        let Some(request) = requests.first() else { return Ok(Vec::new()) };
         let clips = self.clips(request)?;
         stage(Stage::EncodingPrompt);
-        let (text, negative) = self.parts.encode_text(request, request.guidance > 1.0, notes)?;
+        let (texts, negative) = self.parts.encode_texts(requests, request.guidance > 1.0, notes)?;
         stage(Stage::EncodingAudio);
         let audio = self.encode_audio(request, clips)?;
         stage(Stage::EncodingImage);
@@ -235,22 +246,25 @@ impl Pipeline for S2vPipeline {
         let weights = source.transformer(Expert(0), device, self.parts.options.dtype)?;
         let wan = source.transformer_config(Expert(0)).clone();
         let network = Arc::new(S2vTransformer::load(&weights, wan, config.clone())?);
-        let parts = self.parts.clone();
-        let video = S2vVideo {
-            network,
-            vae: Box::new(move || parts.vae()),
-            tiling,
-            text,
-            negative,
-            guidance: request.guidance,
-            audio,
-            reference,
-            pose: request.pose.clone(),
-            frames,
-            start_from_ref,
-            seed: request.seed,
+        let one = |(request, text): (&Request, Tensor)| -> Result<Arc<dyn Denoiser>> {
+            let parts = self.parts.clone();
+            let video = S2vVideo {
+                network: Arc::clone(&network),
+                vae: Box::new(move || parts.vae()),
+                tiling,
+                text,
+                negative: negative.clone(),
+                guidance: request.guidance,
+                audio: audio.clone(),
+                reference: reference.clone(),
+                pose: request.pose.clone(),
+                frames,
+                start_from_ref,
+                seed: request.seed,
+            };
+            Ok(Arc::new(S2vDenoiser::new(Arc::new(video), 0, window.clone())?))
         };
-        Ok(Arc::new(S2vDenoiser::new(Arc::new(video), 0, window)?))
+        requests.iter().zip(texts).map(one).collect()
     }
 
     fn unread(&self) -> Vec<String> {

@@ -3,22 +3,26 @@
 //!
 //! The guide `docs/guide/without-candle.md` walks through this file.
 
-use std::{collections::BTreeMap, convert::Infallible, ops::Range};
+use std::{collections::HashMap, convert::Infallible, ops::Range};
 
 use magcache_core::{
     Branch, CachePlan, ConfigError, ModelMeta, Signal, StackMeta, Step, Trajectory,
-    decisions::{Asked, Runtime},
+    decisions::{Asked, DecisionSession, Runtime},
     log::DecisionLog,
-    state::HookId,
+    state::{HookId, SlotKey},
     strategy::{Norm, Quantity},
 };
 
 /// Number of blocks.
 pub const BLOCKS: usize = 8;
 
+/// Number of values of a token.
+pub const CHANNELS: usize = 8;
+
 /// What the model says about itself.
 pub const META: ModelMeta = ModelMeta::of("vectors", env!("CARGO_PKG_NAME"))
     .stacks(&[StackMeta::image("blocks", BLOCKS)])
+    .experts(&["high", "low"])
     .signals(&[Signal::ModulatedInput])
     .meta();
 
@@ -32,10 +36,11 @@ pub fn trajectory(steps: usize) -> Trajectory {
     Trajectory::from_sigmas(&sigmas, &[Branch::Cond, Branch::Uncond])
 }
 
-/// What block `i` adds to each value.
+/// What block `i` of a step's expert adds to each value.
 pub fn added(i: usize, x: f32, step: &Step, branch: Branch) -> f32 {
     let prompt = if branch == Branch::Cond { 0.4 } else { 0.1 };
-    0.1 * (x * (0.6 + 0.05 * i as f32) + prompt * step.sigma as f32).tanh()
+    (0.1 + 0.02 * f32::from(step.expert.0))
+        * (x * (0.6 + 0.05 * i as f32) + prompt * step.sigma as f32).tanh()
 }
 
 /// The modulated input of block 0.
@@ -43,23 +48,42 @@ pub fn modulated(x: f32, step: &Step) -> f32 {
     x * (1.0 + 0.3 * step.sigma as f32)
 }
 
-/// Which cache, which blocks, which branch.
-type Place = (HookId, usize, usize, Branch);
-
 /// The state of one request.
 #[derive(Debug)]
 pub struct Engine {
     x: Vec<f32>,
     step: Step,
     branch: Branch,
-    inputs: BTreeMap<Place, Vec<f32>>,
-    residuals: BTreeMap<Place, Vec<f32>>,
-    quantities: BTreeMap<(Place, usize), Vec<f32>>,
+    inputs: HashMap<SlotKey, Vec<f32>>,
+    residuals: HashMap<SlotKey, Vec<f32>>,
+    quantities: HashMap<(SlotKey, usize), Vec<f32>>,
 }
 
 impl Engine {
-    fn place(&self, cache: HookId, blocks: &Range<usize>) -> Place {
-        (cache, blocks.start, blocks.end, self.branch)
+    /// No state yet.
+    pub fn new(run: &Trajectory) -> Self {
+        let (x, step, branch) = (Vec::new(), run.step(0), Branch::Cond);
+        let (inputs, residuals, quantities) = Default::default();
+        Self { x, step, branch, inputs, residuals, quantities }
+    }
+
+    /// What the model predicts for `latents`, of `CHANNELS` values a token, in one pass.
+    pub fn predict(
+        &mut self,
+        session: &mut DecisionSession,
+        step: &Step,
+        branch: Branch,
+        latents: &[f32],
+    ) -> Vec<f32> {
+        (self.x, self.step, self.branch) = (latents.to_vec(), step.clone(), branch);
+        let Ok(()) = session.pass(step, branch, self);
+        self.x.clone()
+    }
+
+    /// Where something is kept.
+    fn place(&self, hook: HookId, blocks: &Range<usize>) -> SlotKey {
+        let Step { expert, eval, .. } = self.step;
+        SlotKey { hook, blocks: blocks.clone(), expert, branch: self.branch, eval }
     }
 }
 
@@ -80,16 +104,17 @@ impl Runtime for Engine {
     }
 
     fn measure(&mut self, asked: &Asked<'_>) -> Result<f64, Infallible> {
-        let now: Vec<f32> = match asked.measure.of {
-            Quantity::Signal(_) => self.x.iter().map(|x| modulated(*x, &self.step)).collect(),
-            Quantity::FrontResidual => {
-                let input = &self.inputs[&self.place(asked.cache, &asked.front)];
-                self.x.iter().zip(input).map(|(x, input)| x - input).collect()
-            }
+        // A signal describes what came in, before the front blocks.
+        let kept = self.inputs.get(&self.place(asked.cache, &asked.front));
+        let input = kept.filter(|_| !asked.front.is_empty()).unwrap_or(&self.x);
+        let seen: Vec<f32> = match asked.measure.of {
+            Quantity::Signal(_) => input.iter().map(|x| modulated(*x, &self.step)).collect(),
+            Quantity::FrontResidual => self.x.iter().zip(input).map(|(x, input)| x - input).collect(),
         };
+        let now: Vec<f32> = seen.chunks(CHANNELS).step_by(asked.measure.every).flatten().copied().collect();
         let place = self.place(asked.cache, &asked.blocks);
         let distance = asked.since.map(|since| {
-            let before = &self.quantities[&(place, since)];
+            let before = &self.quantities[&(place.clone(), since)];
             let size = |value: f32| match asked.measure.norm {
                 Norm::L1 => f64::from(value.abs()),
                 Norm::L2 => f64::from(value * value),
@@ -98,6 +123,7 @@ impl Runtime for Engine {
             let relative = moved / before.iter().map(|before| size(*before)).sum::<f64>();
             if asked.measure.norm == Norm::L2 { relative.sqrt() } else { relative }
         });
+        self.quantities.retain(|(of, step), _| *of != place || Some(*step) == asked.since);
         self.quantities.insert((place, self.step.index), now);
         Ok(distance.unwrap_or_default())
     }
@@ -127,20 +153,9 @@ pub fn denoise(
     magcache_strategies::link();
     let decided = CachePlan::parse(plan)?.decisions(&META, Some(run), &[])?;
     let mut session = decided.decisions.session();
-    let mut engine = Engine {
-        x: Vec::new(),
-        step: run.step(0),
-        branch: Branch::Cond,
-        inputs: BTreeMap::new(),
-        residuals: BTreeMap::new(),
-        quantities: BTreeMap::new(),
-    };
+    let mut engine = Engine::new(run);
     for (step, sigmas) in run.steps().zip(run.sigmas.windows(2)) {
-        let mut predict = |branch: Branch| {
-            (engine.x, engine.step, engine.branch) = (latents.clone(), step.clone(), branch);
-            let Ok(()) = session.pass(&step, branch, &mut engine);
-            engine.x.clone()
-        };
+        let mut predict = |branch| engine.predict(&mut session, &step, branch, &latents);
         let (cond, uncond) = (predict(Branch::Cond), predict(Branch::Uncond));
         for ((x, cond), uncond) in latents.iter_mut().zip(cond).zip(uncond) {
             *x += (uncond + 4.0 * (cond - uncond)) * (sigmas[1] - sigmas[0]) as f32;

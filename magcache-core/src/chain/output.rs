@@ -1,8 +1,19 @@
-//! Additions that are deferred until the streams are read.
+//! What a range of blocks gives, also with an addition that is deferred until the streams are read.
 
 use candle_core::{Result, Tensor};
 
-use crate::{Output, Streams};
+use crate::Streams;
+
+/// The output of a range of blocks.
+#[derive(Clone, Debug)]
+pub struct Output {
+    /// The streams after the range.
+    pub streams: Streams,
+    /// Whether every block of the range really ran on exact input.
+    pub exact: bool,
+}
+
+crate::fields!(Output { streams, exact });
 
 /// The output of a range of blocks, to which the residual that replaces them may still have to be added.
 ///
