@@ -5,7 +5,7 @@ use symphonia::{
         audio::{Channels, Position},
         codecs::audio::{
             AudioCodecParameters, AudioDecoder, AudioDecoderOptions,
-            well_known::{CODEC_ID_AAC, CODEC_ID_OPUS},
+            well_known::{CODEC_ID_AAC, CODEC_ID_MP1, CODEC_ID_MP2, CODEC_ID_OPUS},
         },
         errors::Error,
         packet::Packet,
@@ -75,8 +75,11 @@ impl Decoder {
         }
         let decoder = get_codecs().make_audio_decoder(params, &AudioDecoderOptions::default());
         decoder.map(Self::Other).map_err(|error| match error {
-            Error::Unsupported(_) if params.codec == CODEC_ID_OPUS => Refusal::Unsupported("Opus".to_owned()),
-            Error::Unsupported(_) => Refusal::Unsupported(format!("codec {}", params.codec)),
+            Error::Unsupported(_) => Refusal::Unsupported(match params.codec {
+                CODEC_ID_OPUS => "Opus".to_owned(),
+                CODEC_ID_MP1 | CODEC_ID_MP2 => "layer I or II of MPEG".to_owned(),
+                codec => format!("codec {codec}"),
+            }),
             error => error.into(),
         })
     }
@@ -106,7 +109,7 @@ impl Decoder {
     }
 }
 
-/// The AudioSpecificConfig of a track: the file's own, or one of AAC-LC for streams that have none (ADTS).
+/// The `AudioSpecificConfig` of a track: the file's own, or one of AAC-LC for streams that have none (ADTS).
 pub(crate) fn aac_config(params: &AudioCodecParameters) -> Option<Vec<u8>> {
     /// Indices of rates, ISO/IEC 14496-3, table 1.18.
     const RATES: [u32; 13] =

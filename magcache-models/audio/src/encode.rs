@@ -11,7 +11,7 @@ const RATES: [u32; 2] = [44_100, 48_000];
 
 /// Coded sound.
 pub(crate) struct Coded {
-    /// The AudioSpecificConfig.
+    /// The `AudioSpecificConfig`.
     pub(crate) config: Vec<u8>,
     pub(crate) rate: u32,
     pub(crate) packets: Vec<Box<[u8]>>,
@@ -22,8 +22,9 @@ pub(crate) struct Coded {
     pub(crate) samples: u64,
 }
 
-/// Codes one or two planes of equal length. Other rates than 44.1 and 48 kHz become 48 kHz first: at low rates
-/// the encoder spends its bits badly, and some players know no others. Values beyond [-1, 1] are clipped.
+/// Codes one or two planes of equal length. Other rates than 44.1 and 48 kHz become 48 kHz first: at low
+/// rates the encoder spends its bits badly, and some players know no others. Values beyond [-1, 1] are
+/// clipped.
 pub(crate) fn aac(planes: &[Vec<f32>], rate: u32) -> Result<Coded, syom::AacError> {
     let out_rate = if RATES.contains(&rate) { rate } else { 48_000 };
     let mut planes: Vec<Vec<f32>> = planes.iter().map(|plane| resample(plane, rate, out_rate)).collect();
