@@ -5,7 +5,7 @@ use std::{path::Path, process::Command};
 use serde_json::Value;
 use spdx::{Expression, LicenseId, ParseMode, exception_id, license_id};
 
-const ALLOWED: [&str; 10] = [
+const ALLOWED: [&str; 11] = [
     "0BSD",
     "Apache-2.0",
     "BSD-2-Clause",
@@ -13,6 +13,8 @@ const ALLOWED: [&str; 10] = [
     "BSL-1.0",
     "ISC",
     "MIT",
+    // Of its own files: whoever changes them passes on the changed files, and everything else stays as it is.
+    "MPL-2.0",
     "Unicode-3.0",
     "Unlicense",
     "Zlib",

@@ -84,7 +84,7 @@ struct Running<'a> {
 impl Comparison {
     /// Checks that the folder can be written to. Call before anything runs.
     pub(crate) fn check_folder(&self) -> Result<()> {
-        Destination::prepare(self.folder.join(format!("{DENSE}.{}", self.ending())), self.job.clip())?;
+        Destination::prepare(self.folder.join(format!("{DENSE}.{}", self.ending())), self.job.video_shape())?;
         Ok(media::probe(&self.folder.join(PAGE))?)
     }
 
@@ -159,7 +159,7 @@ impl<'a> Running<'a> {
         let file = |lane: &Contender| lane.file(self.of.ending());
         let output = |(i, lane): (usize, &&Contender)| {
             let path = self.staged.path().join(file(lane));
-            (role == Role::Config || i > 0).then(|| Destination::prepare(path, job.clip())).transpose()
+            (role == Role::Config || i > 0).then(|| Destination::prepare(path, job.video_shape())).transpose()
         };
         let outputs = lanes.iter().enumerate().map(output).collect::<Result<Vec<_>, _>>()?;
         let entries: Vec<Entry> = lanes.iter().map(|lane| lane.entry.clone()).collect();

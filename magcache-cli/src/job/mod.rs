@@ -34,7 +34,7 @@ pub(crate) use self::{
 use crate::{
     console::{bad_input, bad_input_with},
     files::folder_of,
-    media::Clip,
+    media::VideoShape,
 };
 
 /// A run that is ready to start: a model and a checked request.
@@ -165,8 +165,8 @@ impl Job {
         }))
     }
 
-    pub(crate) fn clip(&self) -> Clip {
-        Clip {
+    pub(crate) fn video_shape(&self) -> VideoShape {
+        VideoShape {
             width: u32::try_from(self.request.width()).unwrap_or(u32::MAX),
             height: u32::try_from(self.request.height()).unwrap_or(u32::MAX),
             frames: self.frames,

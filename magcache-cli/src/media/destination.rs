@@ -13,20 +13,20 @@ use super::staging::{self, StagedFile};
 use super::still::{FolderSink, StillSink, frame_name};
 use super::{Format, Frames, MediaError};
 
-/// Size, length and speed of a video. An image is a clip of one frame.
+/// Size, length and speed of a video. An image is a video of one frame.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Clip {
+pub struct VideoShape {
     /// Pixels per row.
     pub width: u32,
     /// Rows per frame.
     pub height: u32,
     /// Number of frames; all of them are written.
     pub frames: usize,
-    /// Frames per second; MP4 is exact to a thousandth, GIF to a hundredth of a second over the whole clip.
+    /// Frames per second; MP4 is exact to a thousandth, GIF to a hundredth of a second over the whole video.
     pub fps: f64,
 }
 
-impl Clip {
+impl VideoShape {
     /// The time at which frame `index` is shown, in seconds.
     pub fn time_of(&self, index: usize) -> f64 {
         index as f64 / self.fps
@@ -35,7 +35,7 @@ impl Clip {
 
 /// Writes frames in one format. If dropped without `finish`, it removes what it wrote.
 pub(super) trait FrameSink {
-    /// Adds the next frame, which has the clip's size.
+    /// Adds the next frame, which has the size of the video.
     fn push(&mut self, frame: &RgbImage) -> Result<(), MediaError>;
     /// Completes the output and renames it to its final name.
     fn finish(self: Box<Self>) -> Result<(), MediaError>;
@@ -46,17 +46,17 @@ pub(super) trait FrameSink {
 pub struct Destination {
     path: PathBuf,
     format: Format,
-    clip: Clip,
+    shape: VideoShape,
 }
 
 impl Destination {
-    /// Checks that `clip` can be written to `path`: the format is known and can hold it, the folder exists or
-    /// can be created, and it is writable. Leaves no trace. An existing file is replaced at the end of the
-    /// run; a folder that is not empty is refused.
-    pub fn prepare(path: impl AsRef<Path>, clip: Clip) -> Result<Self, MediaError> {
+    /// Checks that a video of `shape` can be written to `path`: the format is known and can hold it, the
+    /// folder exists or can be created, and it is writable. Leaves no trace. An existing file is replaced at
+    /// the end of the run; a folder that is not empty is refused.
+    pub fn prepare(path: impl AsRef<Path>, shape: VideoShape) -> Result<Self, MediaError> {
         let typed = path.as_ref();
         let format = Format::of(typed)?;
-        format.check(typed, &clip)?;
+        format.check(typed, &shape)?;
         // Without a trailing slash, so that a name can be put next to it.
         let path: PathBuf = typed.components().collect();
         if format == Format::Folder {
@@ -71,20 +71,24 @@ impl Destination {
             }
         }
         staging::probe(&path)?;
-        Ok(Self { path, format, clip })
+        Ok(Self { path, format, shape })
     }
 
     /// Like [`Destination::prepare`], for a resumed run. If `maybe` is set, the result may already exist:
-    /// returns true for a folder that holds exactly the frames of the clip. Such a folder is complete,
+    /// returns true for a folder that holds exactly the frames of the video. Such a folder is complete,
     /// because it appeared as a whole.
-    pub(crate) fn prepare_again(path: &Path, clip: Clip, maybe: bool) -> Result<(Self, bool), MediaError> {
+    pub(crate) fn prepare_again(
+        path: &Path,
+        shape: VideoShape,
+        maybe: bool,
+    ) -> Result<(Self, bool), MediaError> {
         let format = Format::of(path)?;
-        let frames = || (0..clip.frames).all(|i| path.join(frame_name(i)).is_file());
+        let frames = || (0..shape.frames).all(|i| path.join(frame_name(i)).is_file());
         let count = || fs::read_dir(path).map_or(0, Iterator::count);
-        if maybe && format == Format::Folder && count() == clip.frames && frames() {
-            return Ok((Self { path: path.components().collect(), format, clip }, true));
+        if maybe && format == Format::Folder && count() == shape.frames && frames() {
+            return Ok((Self { path: path.components().collect(), format, shape }, true));
         }
-        Ok((Self::prepare(path, clip)?, false))
+        Ok((Self::prepare(path, shape)?, false))
     }
 
     /// The path of the result.
@@ -100,8 +104,8 @@ impl Destination {
     /// Starts writing frame by frame.
     pub fn writer(&self) -> Result<VideoWriter, MediaError> {
         let sink: Box<dyn FrameSink> = match self.format {
-            Format::Mp4 => Box::new(Mp4Sink::create(&self.path, self.clip)?),
-            Format::Gif => Box::new(GifSink::create(&self.path, self.clip)?),
+            Format::Mp4 => Box::new(Mp4Sink::create(&self.path, self.shape)?),
+            Format::Gif => Box::new(GifSink::create(&self.path, self.shape)?),
             Format::Png | Format::WebP => {
                 Box::new(StillSink { file: StagedFile::create(&self.path)?, format: self.format })
             }
@@ -120,7 +124,7 @@ impl Destination {
     }
 }
 
-/// Writes a clip frame by frame; memory does not grow with the length, except by a few bytes per frame. If
+/// Writes a video frame by frame; memory does not grow with the length, except by a few bytes per frame. If
 /// dropped before [`VideoWriter::finish`], it removes what it wrote.
 pub struct VideoWriter {
     output: Destination,
@@ -131,7 +135,7 @@ pub struct VideoWriter {
 impl VideoWriter {
     /// Adds the next frame, which must have the size that the output was prepared for.
     pub fn push(&mut self, frame: &RgbImage) -> Result<(), MediaError> {
-        let Clip { width, height, frames, .. } = self.output.clip;
+        let VideoShape { width, height, frames, .. } = self.output.shape;
         if frame.dimensions() != (width, height) {
             let (w, h) = frame.dimensions();
             return Err(self.mismatch(format!("frames of {width}x{height}"), format!("one of {w}x{h}")));
@@ -146,7 +150,7 @@ impl VideoWriter {
 
     /// Completes the output; only then does it appear under its name.
     pub fn finish(self) -> Result<(), MediaError> {
-        let frames = self.output.clip.frames;
+        let frames = self.output.shape.frames;
         if self.pushed != frames {
             return Err(self.mismatch(count(frames, "frame"), self.pushed.to_string()));
         }
@@ -172,19 +176,19 @@ mod tests {
     use super::super::testing::test_frames;
     use super::*;
 
-    const CLIP: Clip = Clip { width: 32, height: 16, frames: 3, fps: 16.0 };
+    const SHAPE: VideoShape = VideoShape { width: 32, height: 16, frames: 3, fps: 16.0 };
 
     #[test]
-    fn every_format_keeps_to_the_clip_and_leaves_nothing_when_it_fails() {
+    fn every_format_keeps_to_its_shape_and_leaves_nothing_when_it_fails() {
         let videos = ["a.mp4", "a.gif", "a", "new/folder/a.mp4", "new/a.gif", "new/a"].map(|name| (name, 3));
         let images = ["a.png", "a.webp", "new/a.png", "new/a.webp"].map(|name| (name, 1));
         for (name, count) in videos.into_iter().chain(images) {
             let root = tempfile::tempdir().unwrap();
             let empty = || fs::read_dir(root.path()).unwrap().next().is_none();
-            let clip = Clip { frames: count, ..CLIP };
-            let output = Destination::prepare(root.path().join(name), clip).unwrap();
+            let shape = VideoShape { frames: count, ..SHAPE };
+            let output = Destination::prepare(root.path().join(name), shape).unwrap();
             assert!(empty(), "{name}: prepare leaves nothing");
-            let frames = test_frames(&clip);
+            let frames = test_frames(&shape);
             let expected = magcache_core::error::count(count, "frame");
 
             let mut short = output.writer().unwrap();
@@ -221,7 +225,7 @@ mod tests {
         fs::create_dir(at("full")).unwrap();
         fs::write(at("full/x"), b"mine").unwrap();
         let refused = |name: &str, part: &str| {
-            let text = Destination::prepare(at(name), CLIP).unwrap_err().to_string();
+            let text = Destination::prepare(at(name), SHAPE).unwrap_err().to_string();
             assert!(text.contains(part), "{text}");
         };
         refused("a.avi", "cannot write files that end in .avi");
@@ -238,7 +242,7 @@ mod tests {
     fn prepare_refuses_a_folder_that_takes_no_files() {
         // Nobody can create files in `/proc`, not even root.
         if Path::new("/proc/self").is_dir() {
-            let error = Destination::prepare("/proc/a.mp4", CLIP).unwrap_err();
+            let error = Destination::prepare("/proc/a.mp4", SHAPE).unwrap_err();
             assert_eq!(error.to_string(), "/proc: cannot write to this folder");
             assert!(std::error::Error::source(&error).is_some());
         }
@@ -247,10 +251,10 @@ mod tests {
     #[test]
     fn a_slash_at_the_end_asks_for_a_folder() {
         let root = tempfile::tempdir().unwrap();
-        let output = Destination::prepare(format!("{}/v1.2/", root.path().display()), CLIP).unwrap();
+        let output = Destination::prepare(format!("{}/v1.2/", root.path().display()), SHAPE).unwrap();
         assert_eq!((output.format(), output.path()), (Format::Folder, root.path().join("v1.2").as_path()));
         let mut writer = output.writer().unwrap();
-        test_frames(&CLIP).iter().for_each(|f| writer.push(f).unwrap());
+        test_frames(&SHAPE).iter().for_each(|f| writer.push(f).unwrap());
         writer.finish().unwrap();
         assert!(root.path().join("v1.2/00002.png").is_file());
     }

@@ -19,7 +19,7 @@ pub enum MediaError {
         /// The extension, as typed.
         extension: String,
     },
-    /// The format cannot hold a clip of this shape.
+    /// The format cannot hold a video of this shape.
     #[error("{path}: {format} {limit}, got {got}")]
     Unsupported {
         /// The requested path.
@@ -28,7 +28,7 @@ pub enum MediaError {
         format: Format,
         /// What the format needs; completes a sentence that starts with its name.
         limit: String,
-        /// What the clip has instead.
+        /// What the video has instead.
         got: String,
         /// What to type to get there.
         hint: &'static str,
@@ -69,7 +69,7 @@ pub enum MediaError {
         /// What the encoder said.
         reason: String,
     },
-    /// The tensor is neither a clip nor an image.
+    /// The tensor is neither a video nor an image.
     #[error("expected frames as [3, t, h, w] or an image as [3, h, w], got {got:?}")]
     Shape {
         /// The tensor's shape.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use magcache_core::error::count;
 
-use super::{Clip, MediaError};
+use super::{MediaError, VideoShape};
 
 /// The format of the output, selected by its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,10 +59,10 @@ impl Format {
         }
     }
 
-    /// Rejects a clip that the format cannot hold unchanged; nothing is cropped, padded or dropped to make it
-    /// fit.
-    pub(super) fn check(self, path: &Path, clip: &Clip) -> Result<(), MediaError> {
-        let Clip { width, height, frames, fps } = *clip;
+    /// Rejects a video that the format cannot hold unchanged; nothing is cropped, padded or dropped to make
+    /// it fit.
+    pub(super) fn check(self, path: &Path, shape: &VideoShape) -> Result<(), MediaError> {
+        let VideoShape { width, height, frames, fps } = *shape;
         let size = format!("{width}x{height}");
         let refuse = |limit: String, got: String, hint| {
             Err(MediaError::Unsupported { path: path.to_owned(), format: self, limit, got, hint })
@@ -167,9 +167,11 @@ mod tests {
     }
 
     #[test]
-    fn a_clip_that_does_not_fit_is_refused_with_both_values() {
+    fn a_video_that_does_not_fit_is_refused_with_both_values() {
         let check = |format: Format, width, height, frames, fps| {
-            format.check(Path::new("a"), &Clip { width, height, frames, fps }).map_err(|e| hint::told(&e))
+            format
+                .check(Path::new("a"), &VideoShape { width, height, frames, fps })
+                .map_err(|e| hint::told(&e))
         };
         let refused = |format, width, height, frames, fps, part: &str| {
             let text = check(format, width, height, frames, fps).unwrap_err();

@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Tensor};
 use image::RgbImage;
 
-use super::{Clip, MediaError};
+use super::{MediaError, VideoShape};
 
 /// Which values mean black and white.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,9 +60,9 @@ impl Frames {
     }
 
     /// Size and length of these frames shown at `fps` frames per second.
-    pub fn clip(&self, fps: f64) -> Result<Clip, MediaError> {
+    pub fn shape(&self, fps: f64) -> Result<VideoShape, MediaError> {
         let (_, frames, height, width) = self.pixels.dims4()?;
-        Ok(Clip { width: width as u32, height: height as u32, frames, fps })
+        Ok(VideoShape { width: width as u32, height: height as u32, frames, fps })
     }
 
     /// Frame `index`, from 0. NaN is an error: it would be written as black and hide that the run went wrong.
@@ -143,7 +143,7 @@ mod tests {
         }
         let tensor = Tensor::from_vec(values, (3, frames, height, width), &Device::Cpu).unwrap();
         let video = Frames::new(&tensor, ValueRange::Unit).unwrap();
-        assert_eq!(video.clip(16.0).unwrap(), Clip { width: 4, height: 2, frames: 3, fps: 16.0 });
+        assert_eq!(video.shape(16.0).unwrap(), VideoShape { width: 4, height: 2, frames: 3, fps: 16.0 });
         for (t, frame) in video.iter().enumerate() {
             for (x, y, pixel) in frame.unwrap().enumerate_pixels() {
                 let expected: [usize; 3] = std::array::from_fn(|c| level(c, t, y as usize, x as usize));

@@ -7,7 +7,7 @@ use image::RgbImage;
 
 use super::destination::FrameSink;
 use super::staging::StagedFile;
-use super::{Clip, MediaError};
+use super::{MediaError, VideoShape};
 
 /// Sampling interval, in pixels, of the palette search for a frame of this size. Small frames have none to
 /// spare: on a colour gradient of 64x64, 1 gives 35 dB and 5 gives 32 dB. On one of 832x480, 5 is four times
@@ -20,26 +20,26 @@ fn sampling(width: u32, height: u32) -> i32 {
 pub(super) struct GifSink {
     encoder: Encoder<StagedFile>,
     path: PathBuf,
-    clip: Clip,
+    shape: VideoShape,
     next: usize,
 }
 
 impl GifSink {
-    pub(super) fn create(path: &Path, clip: Clip) -> Result<Self, MediaError> {
+    pub(super) fn create(path: &Path, shape: VideoShape) -> Result<Self, MediaError> {
         let refused = |reason| MediaError::encode(path, 0, reason);
         let side = |pixels: u32| u16::try_from(pixels).map_err(|e| MediaError::encode(path, 0, e));
-        let (width, height) = (side(clip.width)?, side(clip.height)?);
+        let (width, height) = (side(shape.width)?, side(shape.height)?);
         let mut encoder = Encoder::new(StagedFile::create(path)?, width, height, &[]).map_err(refused)?;
         encoder.set_repeat(Repeat::Infinite).map_err(refused)?;
-        Ok(Self { encoder, path: path.to_owned(), clip, next: 0 })
+        Ok(Self { encoder, path: path.to_owned(), shape, next: 0 })
     }
 }
 
 /// Duration of frame `index` in hundredths of a second: from its rounded start to the next one's, so that
 /// rounding errors do not accumulate. 16 frames at 16 per second take one second, as 6, 7, 6, 6, ...
 /// hundredths.
-fn delay(clip: &Clip, index: usize) -> u16 {
-    let start = |i| (clip.time_of(i) * 100.0).round();
+fn delay(shape: &VideoShape, index: usize) -> u16 {
+    let start = |i| (shape.time_of(i) * 100.0).round();
     (start(index + 1) - start(index)) as u16
 }
 
@@ -48,7 +48,7 @@ impl FrameSink for GifSink {
         let (width, height) = frame.dimensions();
         let mut indexed =
             Frame::from_rgb_speed(width as u16, height as u16, frame.as_raw(), sampling(width, height));
-        indexed.delay = delay(&self.clip, self.next);
+        indexed.delay = delay(&self.shape, self.next);
         self.encoder.write_frame(&indexed).map_err(|e| MediaError::encode(&self.path, self.next, e))?;
         self.next += 1;
         Ok(())
@@ -88,9 +88,9 @@ mod tests {
     #[test]
     fn frames_keep_their_colours_and_their_time() {
         let root = tempfile::tempdir().unwrap();
-        let clip = Clip { width: 48, height: 31, frames: 17, fps: 16.0 };
-        let frames = test_frames(&clip);
-        let path = write(&Destination::prepare(root.path().join("a.gif"), clip).unwrap(), &frames);
+        let shape = VideoShape { width: 48, height: 31, frames: 17, fps: 16.0 };
+        let frames = test_frames(&shape);
+        let path = write(&Destination::prepare(root.path().join("a.gif"), shape).unwrap(), &frames);
         let (decoded, delays) = decode(&path);
         assert_eq!(decoded.len(), 17);
         for (a, b) in frames.iter().zip(&decoded) {
@@ -104,19 +104,19 @@ mod tests {
     #[test]
     fn up_to_256_colours_are_exact() {
         let root = tempfile::tempdir().unwrap();
-        let clip = Clip { width: 64, height: 64, frames: 2, fps: 10.0 };
-        let frames: Vec<_> = test_frames(&clip).iter().map(few_colours).collect();
-        let path = write(&Destination::prepare(root.path().join("a.gif"), clip).unwrap(), &frames);
+        let shape = VideoShape { width: 64, height: 64, frames: 2, fps: 10.0 };
+        let frames: Vec<_> = test_frames(&shape).iter().map(few_colours).collect();
+        let path = write(&Destination::prepare(root.path().join("a.gif"), shape).unwrap(), &frames);
         assert_eq!(decode(&path), (frames, vec![10, 10]));
     }
 
     #[test]
     fn delays_of_any_rate_add_up() {
         for fps in [1.0, 7.0, 8.0, 12.0, 15.0, 16.0, 23.976, 24.0, 25.0, 30.0, 50.0] {
-            let clip = Clip { width: 1, height: 1, frames: 300, fps };
-            let total: u32 = (0..300).map(|i| u32::from(delay(&clip, i))).sum();
+            let shape = VideoShape { width: 1, height: 1, frames: 300, fps };
+            let total: u32 = (0..300).map(|i| u32::from(delay(&shape, i))).sum();
             assert!((f64::from(total) - 30000.0 / fps).abs() <= 0.5, "{fps}: {total}");
-            assert!((0..300).all(|i| delay(&clip, i) >= 2));
+            assert!((0..300).all(|i| delay(&shape, i) >= 2));
         }
     }
 }

@@ -6,10 +6,10 @@
 //! failed or interrupted run leaves nothing behind and an existing file untouched.
 //!
 //! ```no_run
-//! use magcache_cli::media::{Clip, Frames, Destination, ValueRange};
+//! use magcache_cli::media::{VideoShape, Frames, Destination, ValueRange};
 //! # fn main() -> Result<(), magcache_cli::media::MediaError> {
-//! let clip = Clip { width: 832, height: 480, frames: 81, fps: 16.0 };
-//! let output = Destination::prepare("cat.mp4", clip)?;
+//! let shape = VideoShape { width: 832, height: 480, frames: 81, fps: 16.0 };
+//! let output = Destination::prepare("cat.mp4", shape)?;
 //! # use candle_core::{DType, Device, Tensor};
 //! # let decode = || Tensor::zeros((3, 81, 480, 832), DType::F32, &Device::Cpu);
 //! let video = decode()?; // a minute of compute
@@ -29,7 +29,7 @@ mod still;
 #[cfg(test)]
 mod testing;
 
-pub use destination::{Clip, Destination, VideoWriter};
+pub use destination::{Destination, VideoShape, VideoWriter};
 pub use error::MediaError;
 pub use format::Format;
 pub use frames::{Frames, ValueRange};

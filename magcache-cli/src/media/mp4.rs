@@ -21,7 +21,7 @@ use self::boxes::Track;
 use self::yuv::{I420, Matrix};
 use super::destination::FrameSink;
 use super::staging::StagedFile;
-use super::{Clip, MediaError};
+use super::{MediaError, VideoShape};
 
 /// Quantiser for frames of up to [`SMALL`] pixels: the finest that the encoder's rate control accepts. They
 /// cost a few kB each, and every pixel is visible.
@@ -43,29 +43,29 @@ pub(super) struct Mp4Sink {
     picture: I420,
     data: BufWriter<File>,
     track: Track,
-    clip: Clip,
+    shape: VideoShape,
 }
 
 impl Mp4Sink {
-    pub(super) fn create(path: &Path, clip: Clip) -> Result<Self, MediaError> {
-        let matrix = Matrix::of_height(clip.height);
-        let encoder = Encoder::with_api_config(OpenH264API::from_source(), config(&clip, matrix))
+    pub(super) fn create(path: &Path, shape: VideoShape) -> Result<Self, MediaError> {
+        let matrix = Matrix::of_height(shape.height);
+        let encoder = Encoder::with_api_config(OpenH264API::from_source(), config(&shape, matrix))
             .map_err(|e| MediaError::encode(path, 0, e))?;
         let file = StagedFile::create(path)?;
         let data = BufWriter::new(file.scratch()?);
-        let picture = I420::new(clip.width, clip.height, matrix);
-        Ok(Self { file, path: path.to_owned(), encoder, picture, data, track: Track::new(&clip), clip })
+        let picture = I420::new(shape.width, shape.height, matrix);
+        Ok(Self { file, path: path.to_owned(), encoder, picture, data, track: Track::new(&shape), shape })
     }
 }
 
 /// A constant quantiser (the encoder adds one or two at a scene change) and no shortcuts: every frame is
 /// coded, and no part is treated as background.
-fn config(clip: &Clip, matrix: Matrix) -> EncoderConfig {
-    let pixels = clip.width * clip.height;
+fn config(shape: &VideoShape, matrix: Matrix) -> EncoderConfig {
+    let pixels = shape.width * shape.height;
     let qp = if pixels <= SMALL { QP_SMALL } else { QP_LARGE };
     // The range that the encoder accepts. It does not affect the speed: the container sets when each frame is
     // shown.
-    let rate = clip.fps.clamp(1.0, 60.0);
+    let rate = shape.fps.clamp(1.0, 60.0);
     // With a fixed quantiser, this only selects the level that the stream declares.
     let bits_per_second = f64::from(pixels) * rate;
     EncoderConfig::new()
@@ -104,7 +104,7 @@ impl FrameSink for Mp4Sink {
         let index = self.track.frames();
         let refuse = |reason: &dyn ToString| MediaError::encode(&self.path, index, reason.to_string());
         self.picture.fill(frame);
-        let time = Timestamp::from_millis((self.clip.time_of(index) * 1000.0).round() as u64);
+        let time = Timestamp::from_millis((self.shape.time_of(index) * 1000.0).round() as u64);
         let coded = self.encoder.encode_at(&self.picture, time).map_err(|e| refuse(&e))?;
         let key = match coded.frame_type() {
             FrameType::IDR => true,

@@ -84,14 +84,14 @@ mod tests {
     use image::ImageFormat;
 
     use super::super::testing::{test_frames, write};
-    use super::super::{Clip, Destination};
+    use super::super::{Destination, VideoShape};
 
     #[test]
     fn frames_of_a_folder_come_back_bit_for_bit() {
         let root = tempfile::tempdir().unwrap();
-        let clip = Clip { width: 33, height: 17, frames: 12, fps: 16.0 };
-        let frames = test_frames(&clip);
-        let folder = write(&Destination::prepare(root.path().join("frames"), clip).unwrap(), &frames);
+        let shape = VideoShape { width: 33, height: 17, frames: 12, fps: 16.0 };
+        let frames = test_frames(&shape);
+        let folder = write(&Destination::prepare(root.path().join("frames"), shape).unwrap(), &frames);
         assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 12);
         for (i, frame) in frames.iter().enumerate() {
             assert_eq!(&image::open(folder.join(format!("{i:05}.png"))).unwrap().into_rgb8(), frame);
@@ -103,10 +103,10 @@ mod tests {
     fn an_image_comes_back_bit_for_bit() {
         let root = tempfile::tempdir().unwrap();
         for (width, height) in [(64, 48), (33, 17), (1, 1), (16383, 1)] {
-            let clip = Clip { width, height, frames: 1, fps: 16.0 };
-            let frames = test_frames(&clip);
+            let shape = VideoShape { width, height, frames: 1, fps: 16.0 };
+            let frames = test_frames(&shape);
             for (name, format) in [("a.webp", ImageFormat::WebP), ("a.png", ImageFormat::Png)] {
-                let file = write(&Destination::prepare(root.path().join(name), clip).unwrap(), &frames);
+                let file = write(&Destination::prepare(root.path().join(name), shape).unwrap(), &frames);
                 assert_eq!(image::guess_format(&std::fs::read(&file).unwrap()).unwrap(), format);
                 assert_eq!(image::open(file).unwrap().into_rgb8(), frames[0]);
             }

@@ -4,16 +4,16 @@ use std::path::PathBuf;
 
 use image::{Rgb, RgbImage};
 
-use super::{Clip, Destination};
+use super::{Destination, VideoShape};
 
 /// A bright disc with a hard edge crossing a colour gradient: smooth areas, edges, saturated colours and
 /// motion.
-pub(super) fn test_frames(clip: &Clip) -> Vec<RgbImage> {
-    let (w, h) = (clip.width as f32, clip.height as f32);
-    (0..clip.frames)
+pub(super) fn test_frames(shape: &VideoShape) -> Vec<RgbImage> {
+    let (w, h) = (shape.width as f32, shape.height as f32);
+    (0..shape.frames)
         .map(|t| {
-            let centre = (w * (0.2 + 0.6 * t as f32 / clip.frames as f32), h * 0.5);
-            RgbImage::from_fn(clip.width, clip.height, |x, y| {
+            let centre = (w * (0.2 + 0.6 * t as f32 / shape.frames as f32), h * 0.5);
+            RgbImage::from_fn(shape.width, shape.height, |x, y| {
                 let (x, y) = (x as f32, y as f32);
                 if (x - centre.0).hypot(y - centre.1) < h * 0.25 {
                     return Rgb([240, 60, 30]);

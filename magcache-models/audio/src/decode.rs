@@ -5,7 +5,7 @@ use symphonia::{
         audio::{Channels, Position},
         codecs::audio::{
             AudioCodecParameters, AudioDecoder, AudioDecoderOptions,
-            well_known::{CODEC_ID_AAC, CODEC_ID_OPUS},
+            well_known::{CODEC_ID_AAC, CODEC_ID_MP1, CODEC_ID_MP2, CODEC_ID_OPUS},
         },
         errors::Error,
         packet::Packet,
@@ -75,8 +75,11 @@ impl Decoder {
         }
         let decoder = get_codecs().make_audio_decoder(params, &AudioDecoderOptions::default());
         decoder.map(Self::Other).map_err(|error| match error {
-            Error::Unsupported(_) if params.codec == CODEC_ID_OPUS => Refusal::Unsupported("Opus".to_owned()),
-            Error::Unsupported(_) => Refusal::Unsupported(format!("codec {}", params.codec)),
+            Error::Unsupported(_) => Refusal::Unsupported(match params.codec {
+                CODEC_ID_OPUS => "Opus".to_owned(),
+                CODEC_ID_MP1 | CODEC_ID_MP2 => "layer I or II of MPEG".to_owned(),
+                codec => format!("codec {codec}"),
+            }),
             error => error.into(),
         })
     }

@@ -155,3 +155,77 @@ fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
 fn position(bytes: &[u8], word: &[u8]) -> Option<usize> {
     bytes.windows(word.len()).position(|window| window == word)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn boxed(kind: &[u8; 4], content: &[&[u8]]) -> Vec<u8> {
+        let content = content.concat();
+        [&(content.len() as u32 + 8).to_be_bytes(), kind.as_slice(), &content].concat()
+    }
+
+    /// A movie of 1000 ticks per second with track 7, of 8000; then what `more` is.
+    fn movie(edits: &[u8], more: &[u8]) -> Vec<u8> {
+        let head = |kind, ticks: u32| boxed(kind, &[&[0; 12], &ticks.to_be_bytes()]);
+        let mdia = boxed(b"mdia", &[&head(b"mdhd", 8000)]);
+        [head(b"mvhd", 1000), boxed(b"trak", &[&head(b"tkhd", 7), edits, &mdia]), more.to_vec()].concat()
+    }
+
+    fn list(version: u8, entries: &[(u32, i32)]) -> Vec<u8> {
+        let mut elst = vec![version, 0, 0, 0];
+        elst.extend((entries.len() as u32).to_be_bytes());
+        for (duration, time) in entries {
+            if version == 1 {
+                elst.extend(u64::from(*duration).to_be_bytes());
+                elst.extend(i64::from(*time).to_be_bytes());
+            } else {
+                elst.extend(duration.to_be_bytes());
+                elst.extend(time.to_be_bytes());
+            }
+            elst.extend([0, 1, 0, 0]);
+        }
+        boxed(b"edts", &[&boxed(b"elst", &[&elst])])
+    }
+
+    #[test]
+    fn lists_of_both_versions_tell_silence_and_place() {
+        for version in [0, 1] {
+            let edit = Edit::of(&movie(&list(version, &[(250, -1), (2000, 1024)]), &[]), 7).unwrap();
+            assert_eq!(edit, Edit { silence: 0.25, skip: 0.128, heard: Some(2.001) });
+            assert_eq!((edit.heard_of(9.0), edit.heard_of(1.128)), (2.251, 1.25));
+            let open = Edit::of(&movie(&list(version, &[(0, 16)]), &[]), 7).unwrap();
+            assert_eq!(open, Edit { silence: 0.0, skip: 0.002, heard: None });
+        }
+        let short = Edit::of(&movie(&list(0, &[(500, 0)]), &[]), 7).unwrap();
+        assert_eq!(short, Edit { silence: 0.0, skip: 0.0, heard: Some(0.501) });
+        assert_eq!(Edit::of(&movie(&[], &[]), 7), None);
+        assert_eq!(Edit::of(&movie(&list(0, &[(250, -1)]), &[]), 7), None);
+        assert_eq!(Edit::of(&movie(&list(0, &[(250, 9)]), &[]), 8), None, "another track");
+    }
+
+    #[test]
+    fn a_note_counts_where_the_list_says_nothing() {
+        let text = b" 00000000 00000840 000001C0 0000000000001F40 00000000";
+        let note = boxed(b"free", &[b"\0\0\0\x10name\0\0\0\0iTunSMPB\0\0\0\x44data\0\0\0\x01\0\0\0\0", text]);
+        let noted = Some(Edit { silence: 0.0, skip: 0.264, heard: Some(1.0) });
+        assert_eq!(Edit::of(&movie(&[], &note), 7), noted);
+        assert_eq!(Edit::of(&movie(&list(0, &[(9000, 0)]), &note), 7), noted);
+        let listed = Edit::of(&movie(&list(0, &[(9000, 8)]), &note), 7).unwrap();
+        assert_eq!(listed.skip, 0.001);
+    }
+
+    #[test]
+    fn an_index_is_read_as_far_as_it_goes() {
+        let whole = movie(&list(1, &[(250, -1), (2000, 1024)]), b"iTunSMPB\0\0\0\x44data 00");
+        for end in 0..whole.len() {
+            let _ = Edit::of(&whole[..end], 7);
+        }
+        for (at, value) in (0..whole.len()).flat_map(|at| (0..48).chain([255]).map(move |value| (at, value)))
+        {
+            let mut bytes = whole.clone();
+            bytes[at] = value;
+            let _ = Edit::of(&bytes, 7);
+        }
+    }
+}

@@ -22,8 +22,9 @@ pub(crate) struct Coded {
     pub(crate) samples: u64,
 }
 
-/// Codes one or two planes of equal length. Other rates than 44.1 and 48 kHz become 48 kHz first: at low rates
-/// the encoder spends its bits badly, and some players know no others. Values beyond [-1, 1] are clipped.
+/// Codes one or two planes of equal length. Other rates than 44.1 and 48 kHz become 48 kHz first: at low
+/// rates the encoder spends its bits badly, and some players know no others. Values beyond [-1, 1] are
+/// clipped.
 pub(crate) fn aac(planes: &[Vec<f32>], rate: u32) -> Result<Coded, syom::AacError> {
     let out_rate = if RATES.contains(&rate) { rate } else { 48_000 };
     let mut planes: Vec<Vec<f32>> = planes.iter().map(|plane| resample(plane, rate, out_rate)).collect();

@@ -42,6 +42,11 @@ impl SoundFile {
         if let Some(rate) = packets.params.sample_rate {
             check_rate(path, rate)?;
         }
+        let silence = packets.edit.map_or(0.0, |edit| edit.silence);
+        if silence > MAX_SILENCE {
+            let reason = format!("it begins {silence:.3} s into the file, expected at most {MAX_SILENCE} s");
+            return Err(AudioError::Unsupported { path: path.to_owned(), reason });
+        }
         let path = path.to_owned();
         Ok(Self { path, packets, decoder, block: Block::default(), at: 0, window: None, ended: false })
     }
@@ -123,7 +128,7 @@ impl SoundFile {
                 *skip -= skipped;
                 *left -= kept;
                 if first && edit.silence > 0.0 {
-                    let silence = ticks(edit.silence.min(MAX_SILENCE)) as usize * channels;
+                    let silence = ticks(edit.silence) as usize * channels;
                     block.samples.splice(..0, std::iter::repeat_n(0.0, silence));
                 }
             }
@@ -170,8 +175,8 @@ impl SoundFile {
     }
 }
 
-/// Longest silence in front of a track, in seconds.
-const MAX_SILENCE: f64 = 3600.0;
+/// Longest silence in front of a track, in seconds: one block holds it.
+const MAX_SILENCE: f64 = 10.0;
 
 fn check_rate(path: &Path, rate: u32) -> Result<(), AudioError> {
     if RATES.contains(&rate) { Ok(()) } else { Err(AudioError::Rate { path: path.to_owned(), rate }) }

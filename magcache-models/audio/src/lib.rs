@@ -30,8 +30,6 @@ mod packets;
 mod piece;
 mod recording;
 mod resample;
-#[cfg(test)]
-mod tests;
 mod track;
 pub mod wav;
 

@@ -44,8 +44,8 @@ pub(crate) fn mono(samples: &[f32], channels: usize, out: &mut Vec<f32>) {
     }
 }
 
-/// Appends every frame to one or two planes: one and two channels as they are, more of them mixed down to two,
-/// no louder than the loudest of them.
+/// Appends every frame to one or two planes: one and two channels as they are, more of them mixed down to
+/// two, no louder than the loudest of them.
 pub(crate) fn stereo(samples: &[f32], sides: &[Side], out: &mut Vec<Vec<f32>>) {
     let planes = sides.len().min(2);
     out.resize_with(planes, Vec::new);

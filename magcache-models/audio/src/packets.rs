@@ -28,6 +28,8 @@ pub(crate) struct Packets {
     reader: Box<dyn FormatReader>,
     track: u32,
     pub(crate) params: AudioCodecParameters,
+    /// Whether the file is an MP4, whose index knows how long each packet is.
+    pub(crate) mp4: bool,
     /// Ticks per second of the times of packets.
     pub(crate) timescale: f64,
     /// What of an MP4 is heard.
@@ -71,7 +73,8 @@ impl Packets {
         let packets = Self::open_as(path, true)?;
         // Without a header that counts frames the reader of MP3 would guess the length from the first ones,
         // and end there; it does not where it cannot search.
-        if packets.params.codec == CODEC_ID_MP3 { Self::open_as(path, false) } else { Ok(packets) }
+        let guesses = packets.params.codec == CODEC_ID_MP3 && !packets.mp4;
+        if guesses { Self::open_as(path, false) } else { Ok(packets) }
     }
 
     fn open_as(path: &Path, seekable: bool) -> Result<Self, AudioError> {
@@ -97,21 +100,24 @@ impl Packets {
         let Some(track) = reader.default_track(TrackType::Audio) else {
             return Err(AudioError::NoSound { path: path.to_owned(), tracks: reader.tracks().len() });
         };
-        let Some(CodecParameters::Audio(params)) = track.codec_params.clone() else {
+        let Some(CodecParameters::Audio(mut params)) = track.codec_params.clone() else {
             let reason = "it does not say which codec it is".to_owned();
             return Err(AudioError::Unsupported { path: path.to_owned(), reason });
         };
-        let rate = params.sample_rate.map(f64::from);
         let scale = track.time_base.map(|base| f64::from(base.denom.get()) / f64::from(base.numer.get()));
+        // The field of an MP4 has 16 bits: files of 96 kHz leave it empty, and count in samples.
+        params.sample_rate = params.sample_rate.filter(|rate| *rate > 0).or(scale.map(|scale| scale as u32));
+        let rate = params.sample_rate.map(f64::from);
         let timescale = scale.or(rate).unwrap_or(1.0);
         let (id, delay) = (track.id, track.delay.unwrap_or(0));
         let frames = track.num_frames.zip(rate).map(|(frames, rate)| frames as f64 / rate);
         let ticks = track.duration.map(|duration| duration.get() as f64 / timescale);
         let mp4 = reader.format_info().short_name == "isomp4";
         let edit = if mp4 { Edit::read(path, id).map_err(io)? } else { None };
-        let promised = if mp4 { ticks } else { frames };
+        // An MP4 in fragments does not count them in advance.
+        let promised = if mp4 { ticks.filter(|seconds| *seconds > 0.0) } else { frames };
         let promised = promised.map(|whole| edit.as_ref().map_or(whole, |edit| edit.heard_of(whole)));
-        Ok(Self { reader, track: id, params, timescale, edit, delay, promised })
+        Ok(Self { reader, track: id, params, mp4, timescale, edit, delay, promised })
     }
 
     /// The next packet of the track, or none at the end of the file.

@@ -24,6 +24,7 @@ impl Piece {
     pub(crate) fn read(path: &Path, start: f64, seconds: f64) -> Result<Self, AudioError> {
         check(path, start, seconds)?;
         let mut file = SoundFile::open(path)?;
+        let coming = (file.seconds().unwrap_or(0.0) - start).min(seconds);
         let mut planes = Vec::new();
         let mut at = 0u64;
         while let Some(samples) = file.next_block()?.map(<[f32]>::len) {
@@ -41,8 +42,9 @@ impl Piece {
                 );
             }
             at += there;
-            if planes.iter().map(Vec::len).sum::<usize>() > MAX_SAMPLES {
-                let seconds = MAX_SAMPLES as f64 / (planes.len() as f64 * f64::from(rate));
+            let most = MAX_SAMPLES / channels.min(2);
+            let seconds = most as f64 / f64::from(rate);
+            if planes.first().is_some_and(|plane| plane.len() > most) || coming > seconds {
                 return Err(AudioError::TooLong { path: path.to_owned(), seconds });
             }
             if at >= behind {

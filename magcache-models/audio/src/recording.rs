@@ -4,8 +4,8 @@ use std::path::Path;
 
 use crate::{AudioError, Resampler, SoundFile, mix, resample};
 
-/// Most samples of one recording that are held in memory, over all channels: 1 GiB, or four and a half hours of
-/// one channel at 16 kHz.
+/// Most samples of one recording that are held in memory, over all channels: 1 GiB, or four and a half hours
+/// of one channel at 16 kHz.
 pub const MAX_SAMPLES: usize = 1 << 28;
 
 /// A recording as samples in [-1, 1], or beyond where the file has such values.
@@ -46,16 +46,16 @@ impl Recording {
         out
     }
 
-    /// The mean of all channels at another rate; channels are mixed before resampling. [`read_mono`] does the same
-    /// without holding the recording.
+    /// The mean of all channels at another rate; channels are mixed before resampling. [`read_mono`] does the
+    /// same without holding the recording.
     pub fn mono_at(&self, rate: u32) -> Vec<f32> {
         resample(&self.mono(), self.rate, rate)
     }
 }
 
-/// One channel at `rate` samples per second, of a file or of its first `most` seconds: the mean of all channels,
-/// *then* resampled ([`Resampler`]), `ceil(samples * rate / rate of the file)` samples. A file of that rate
-/// stays as it is. Only the result is held in memory: three hours at 16 kHz are 0.7 GB.
+/// One channel at `rate` samples per second, of a file or of its first `most` seconds: the mean of all
+/// channels, *then* resampled ([`Resampler`]), `ceil(samples * rate / rate of the file)` samples. A file of
+/// that rate stays as it is. Only the result is held in memory: three hours at 16 kHz are 0.7 GB.
 ///
 /// Errors: those of [`SoundFile`]; more than [`MAX_SAMPLES`].
 pub fn read_mono(path: &Path, rate: u32, most: Option<f64>) -> Result<Vec<f32>, AudioError> {
@@ -87,6 +87,8 @@ type Take<'a> = &'a mut dyn FnMut(&[f32], u32, usize) -> Memory;
 /// Gives the blocks of a file to `take`; returns the rate and the number of channels.
 fn read_blocks(path: &Path, most: Option<f64>, take: Take<'_>) -> Result<(u32, usize), AudioError> {
     let mut file = SoundFile::open(path)?;
+    // What a header promises is refused before it is read.
+    let coming = file.seconds().unwrap_or(0.0).min(most.unwrap_or(f64::INFINITY));
     let mut frames = 0u64;
     while file.next_block()?.is_some() {
         let (rate, channels) = (file.rate(), file.channels());
@@ -96,8 +98,8 @@ fn read_blocks(path: &Path, most: Option<f64>, take: Take<'_>) -> Result<(u32, u
         let taken = there.min(left);
         frames += taken;
         let held = take(&samples[..taken as usize * channels], rate, channels);
-        if held.samples > MAX_SAMPLES {
-            let seconds = MAX_SAMPLES as f64 / (held.per_frame * f64::from(rate));
+        let seconds = MAX_SAMPLES as f64 / (held.per_frame * f64::from(rate));
+        if held.samples > MAX_SAMPLES || coming > seconds {
             return Err(AudioError::TooLong { path: path.to_owned(), seconds });
         }
         if taken < there || left == taken {

@@ -68,8 +68,8 @@ impl Resampler {
         // In large steps, so that the rest is moved rarely.
         let surplus = needed.saturating_sub(self.base) as usize;
         if surplus > 1 << 15 {
-            self.held.drain(..surplus.min(self.held.len()));
-            self.base += surplus as u64;
+            let gone = self.held.drain(..surplus.min(self.held.len())).len();
+            self.base += gone as u64;
         }
     }
 

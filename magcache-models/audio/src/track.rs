@@ -41,8 +41,8 @@ pub struct Packet {
     pub ticks: u32,
 }
 
-/// A piece of a recording as packets. What is heard begins `skip` ticks behind the start of the first packet and
-/// lasts `heard` ticks: an edit list says so in an MP4.
+/// A piece of a recording as packets. What is heard begins `skip` ticks behind the start of the first packet
+/// and lasts `heard` ticks: an edit list says so in an MP4.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SoundTrack {
     /// The codec.
@@ -62,8 +62,8 @@ pub struct SoundTrack {
 }
 
 impl SoundTrack {
-    /// At most `seconds` of a file from `start` on. Packets of AAC and MP3 are copied, whatever else is decoded
-    /// and coded as AAC-LC with 96 kbit/s per channel, at 44.1 or 48 kHz, in one or two channels.
+    /// At most `seconds` of a file from `start` on. Packets of AAC and MP3 are copied, whatever else is
+    /// decoded and coded as AAC-LC with 96 kbit/s per channel, at 44.1 or 48 kHz, in one or two channels.
     ///
     /// Errors: those of [`SoundFile`](crate::SoundFile); the file ends before `start`.
     pub fn cut(path: &Path, start: f64, seconds: f64) -> Result<Self, AudioError> {
@@ -96,6 +96,13 @@ fn coded(path: &Path, start: f64, seconds: f64) -> Result<SoundTrack, AudioError
     })
 }
 
+/// Samples in a packet of MP3 (ISO/IEC 11172-3 and 13818-3). The reader's own number counts those twice that
+/// it leaves out at the ends of a file.
+fn mp3_samples(packet: &[u8]) -> Option<u32> {
+    const MPEG1: u8 = 0b11;
+    packet.get(1).map(|header| if header >> 3 & 0b11 == MPEG1 { 1152 } else { 576 })
+}
+
 /// The packets themselves, if an MP4 can hold them.
 fn copied(path: &Path, start: f64, seconds: f64) -> Result<Option<SoundTrack>, AudioError> {
     let mut packets = Packets::open(path)?;
@@ -120,8 +127,8 @@ fn copied(path: &Path, start: f64, seconds: f64) -> Result<Option<SoundTrack>, A
     let first = delay.saturating_add(ticks(start));
     let last = first.saturating_add(ticks(seconds)).min(promised);
     let mut kept: VecDeque<Packet> = VecDeque::new();
-    // Where the first packet that is kept begins, how many of them end before what is heard, and where the last
-    // one ends.
+    // Where the first packet that is kept begins, how many of them end before what is heard, and where the
+    // last one ends.
     let (mut begin, mut early, mut end) = (0, 0, 0u64);
     while end < last {
         let packet = match packets.next().map_err(Refusal::from) {
@@ -138,7 +145,11 @@ fn copied(path: &Path, start: f64, seconds: f64) -> Result<Option<SoundTrack>, A
                 });
             }
         };
-        let Ok(long @ 1..) = u32::try_from(packet.block_dur().get()) else { return Ok(None) };
+        let long = match codec {
+            Codec::Mp3 if !packets.mp4 => mp3_samples(&packet.data),
+            _ => u32::try_from(packet.block_dur().get()).ok(),
+        };
+        let Some(long @ 1..) = long else { return Ok(None) };
         kept.push_back(Packet { data: packet.data, ticks: long });
         end = end.saturating_add(u64::from(long));
         early += usize::from(end <= first);

@@ -19,7 +19,8 @@ pub fn cut(path: &Path, start: f64, seconds: f64) -> Result<Vec<u8>, AudioError>
     Ok(out)
 }
 
-/// Writes planes of equal length. Samples are rounded to the nearest 1/32768, those beyond [-1, 1] are clipped.
+/// Writes planes of equal length. Samples are rounded to the nearest 1/32768, those beyond [-1, 1] are
+/// clipped.
 pub fn write(out: &mut impl Write, rate: u32, planes: &[Vec<f32>]) -> io::Result<()> {
     let frames = planes.first().map_or(0, Vec::len);
     let frame_bytes = 2 * planes.len();
@@ -36,7 +37,7 @@ pub fn write(out: &mut impl Write, rate: u32, planes: &[Vec<f32>]) -> io::Result
     out.write_all(&pcm.to_le_bytes())?;
     out.write_all(&(planes.len() as u16).to_le_bytes())?;
     out.write_all(&rate.to_le_bytes())?;
-    out.write_all(&(rate * frame_bytes as u32).to_le_bytes())?;
+    out.write_all(&rate.saturating_mul(frame_bytes as u32).to_le_bytes())?;
     out.write_all(&(frame_bytes as u16).to_le_bytes())?;
     out.write_all(&16u16.to_le_bytes())?;
     out.write_all(b"data")?;

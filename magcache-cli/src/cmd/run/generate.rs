@@ -50,7 +50,7 @@ impl Attempt<'_> {
         // If a run was killed after it wrote its outputs, a folder of frames may already be there, complete.
         let done = resumed_at.is_some_and(|step| step >= job.trajectory.end());
         let written = done && stored.as_ref().is_some_and(|stored| stored.output == *path);
-        let (target, written) = Destination::prepare_again(path, job.clip(), written)?;
+        let (target, written) = Destination::prepare_again(path, job.video_shape(), written)?;
         self.trace.map(media::probe).transpose()?;
 
         let mut generation = begin(job, built, stored, out)?;

@@ -2,7 +2,7 @@
 
 use openh264::encoder::{ColorPrimaries, TransferCharacteristics};
 
-use super::super::Clip;
+use super::super::VideoShape;
 use super::yuv::Matrix;
 
 /// Ticks per frame; the timescale is this times the frame rate, so a rate is exact to a thousandth.
@@ -34,15 +34,15 @@ pub(super) struct Track {
 }
 
 impl Track {
-    pub(super) fn new(clip: &Clip) -> Self {
+    pub(super) fn new(shape: &VideoShape) -> Self {
         Self {
             sps: Vec::new(),
             pps: Vec::new(),
             sizes: Vec::new(),
             keys: Vec::new(),
-            width: clip.width,
-            height: clip.height,
-            timescale: (clip.fps * f64::from(TICKS)).round() as u32,
+            width: shape.width,
+            height: shape.height,
+            timescale: (shape.fps * f64::from(TICKS)).round() as u32,
         }
     }
 

@@ -9,13 +9,13 @@ use openh264::decoder::Decoder;
 use openh264::formats::YUVSource;
 
 use super::super::testing::{psnr, test_frames, write};
-use super::super::{Clip, Destination};
+use super::super::{Destination, VideoShape};
 use super::*;
 
-fn file(clip: Clip) -> (Vec<RgbImage>, Vec<u8>) {
+fn file(shape: VideoShape) -> (Vec<RgbImage>, Vec<u8>) {
     let root = tempfile::tempdir().unwrap();
-    let frames = test_frames(&clip);
-    let path = write(&Destination::prepare(root.path().join("a.mp4"), clip).unwrap(), &frames);
+    let frames = test_frames(&shape);
+    let path = write(&Destination::prepare(root.path().join("a.mp4"), shape).unwrap(), &frames);
     (frames, fs::read(path).unwrap())
 }
 
@@ -67,7 +67,7 @@ fn every_frame_comes_back_nearly_as_it_was() {
     for (width, height, frames, least) in
         [(64, 64, 40, 45.0), (16, 16, 3, 45.0), (50, 34, 5, 45.0), (400, 336, 5, 42.0)]
     {
-        let (frames, bytes) = file(Clip { width, height, frames, fps: 16.0 });
+        let (frames, bytes) = file(VideoShape { width, height, frames, fps: 16.0 });
         let decoded = decode(&bytes);
         assert_eq!(decoded.len(), frames.len());
         let mut source = I420::new(width, height, Matrix::Bt601);
@@ -83,7 +83,7 @@ fn every_frame_comes_back_nearly_as_it_was() {
 
 #[test]
 fn the_index_tells_size_speed_and_where_to_seek() {
-    let (_, bytes) = file(Clip { width: 50, height: 34, frames: 70, fps: 23.976 });
+    let (_, bytes) = file(VideoShape { width: 50, height: 34, frames: 70, fps: 23.976 });
     let mut reader = reader(&bytes);
     assert_eq!((reader.moov.mvhd.timescale, reader.moov.mvhd.duration), (23976, 70_000));
     let track = &reader.tracks()[&1];
@@ -104,7 +104,7 @@ fn the_index_tells_size_speed_and_where_to_seek() {
 
 #[test]
 fn the_index_comes_before_the_data_and_names_the_colours() {
-    let (_, bytes) = file(Clip { width: 64, height: 64, frames: 2, fps: 16.0 });
+    let (_, bytes) = file(VideoShape { width: 64, height: 64, frames: 2, fps: 16.0 });
     let at = |kind: &[u8]| bytes.windows(kind.len()).position(|w| w == kind).unwrap();
     assert!(at(b"ftyp") == 4 && at(b"moov") < at(b"mdat"));
     // Primaries of BT.709, sRGB transfer, matrix of BT.601, limited range.
@@ -113,8 +113,8 @@ fn the_index_comes_before_the_data_and_names_the_colours() {
 
 #[test]
 fn the_same_frames_make_the_same_file() {
-    let clip = Clip { width: 64, height: 64, frames: 9, fps: 16.0 };
-    assert!(file(clip).1 == file(clip).1);
+    let shape = VideoShape { width: 64, height: 64, frames: 9, fps: 16.0 };
+    assert!(file(shape).1 == file(shape).1);
 }
 
 #[test]
