@@ -8,6 +8,7 @@ mod audit;
 mod authors;
 mod bytes;
 mod calibrate;
+mod clips;
 mod conformance;
 mod dbcache;
 mod decisions;

@@ -4,7 +4,10 @@ mod diff;
 
 pub(crate) use diff::Diff;
 
-use std::path::Path;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use anyhow::{Context, Result};
 use magcache_core::{ConfigError, HookRegistry, Step, config::CacheEntry, log::Audit, state::HookId};
@@ -24,6 +27,9 @@ const REUSE: &str = "reuse";
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Line {
     pub(crate) request: String,
+    /// The clip, in runs of several; steps count from 0 in each.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) clip: Option<usize>,
     pub(crate) step: usize,
     pub(crate) of: usize,
     pub(crate) timestep: f64,
@@ -89,7 +95,8 @@ pub(crate) fn write(path: &Path, request: &Request, hooks: &[Traced<'_>], run: &
         let (entry, hook) = hooks.get(usize::from(record.hook.0)).map(|(entry, hook)| (entry, hook)).unzip();
         let line = Line {
             request: format!("seed-{}", request.seed),
-            step: record.step,
+            clip: (run.trajectory().clips > 1).then_some(step.clip),
+            step: step.index,
             of: step.total,
             timestep: step.timestep,
             sigma: step.sigma,
@@ -151,6 +158,18 @@ pub(crate) fn to_schedule(path: &Path) -> Result<toml::Table> {
     let sort = |line: &Line| (line.strategy.clone(), line.around, line.module.clone());
     if lines.iter().filter(own).any(|line| sort(line) != sort(first)) {
         return Err(bad_input_with(format!("{place}: several caches skip, one can be replayed"), single));
+    }
+    let mut by_clip: BTreeMap<Option<usize>, BTreeSet<_>> = BTreeMap::new();
+    for line in &lines {
+        let skipped = by_clip.entry(line.clip).or_default();
+        if own(&line) {
+            skipped.insert((line.step, line.branch.as_str(), line.range));
+        }
+    }
+    if by_clip.values().zip(by_clip.values().skip(1)).any(|(one, next)| one != next) {
+        let message =
+            format!("{place}: its clips skip different passes, and a schedule is one for all clips");
+        return Err(bad_input_with(message, "trace a run of one clip"));
     }
     let seen = lines.iter().filter(|line| sort(line) == sort(first)).map(|line| Seen {
         blocks: line.range,

@@ -18,6 +18,8 @@ use super::{super::schedule::Around, Line, REUSE};
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 struct Pass {
     request: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    clip: Option<usize>,
     step: usize,
     branch: String,
     evaluation: u8,
@@ -167,16 +169,20 @@ fn larger(of: &mut Option<Largest>, pass: &Pass, a: Option<f64>, b: Option<f64>)
 
 impl Pass {
     fn of(line: &Line, place: Place) -> Self {
-        let Line { request, step, branch, evaluation, .. } = line;
+        let Line { request, clip, step, branch, evaluation, .. } = line;
         let (request, branch) = (request.clone(), branch.clone());
-        Self { request, step: *step, branch, evaluation: *evaluation, place, nth: 0 }
+        Self { request, clip: *clip, step: *step, branch, evaluation: *evaluation, place, nth: 0 }
     }
 }
 
 impl fmt::Display for Pass {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { request, step, branch, evaluation, place, .. } = self;
-        write!(f, "{request} step {step} {branch}")?;
+        let Self { request, clip, step, branch, evaluation, place, .. } = self;
+        write!(f, "{request}")?;
+        if let Some(clip) = clip {
+            write!(f, " clip {clip}")?;
+        }
+        write!(f, " step {step} {branch}")?;
         if *evaluation > 0 {
             write!(f, " evaluation {evaluation}")?;
         }

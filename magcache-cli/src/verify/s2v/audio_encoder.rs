@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 use candle_core::{Device, IndexOp, Tensor};
+use magcache_audio::{Recording, resample};
 use magcache_models::{
     checkpoint::WeightDtype,
     wan::s2v::{AudioEmbedding, AudioWindows, FPS, feature_frames, features},
@@ -11,7 +12,6 @@ use magcache_models::{
 };
 use serde::Deserialize;
 
-use super::recording;
 use crate::{
     console::bad_input,
     verify::{
@@ -28,7 +28,6 @@ const NORMALISED: f64 = 1e-6;
 const RESAMPLED: f64 = 1e-4;
 const RESAMPLED_START: f64 = 2e-3;
 
-const NO_RESAMPLING: &str = "this build does not change the rate of a recording";
 const NO_NEIGHBOURS: &str = "frames with their neighbours, which no pipeline asks for";
 
 #[derive(Deserialize)]
@@ -75,7 +74,7 @@ struct Speech {
 /// Arguments of a call that changes the rate.
 #[derive(Deserialize)]
 struct Rate {
-    rate: usize,
+    rate: u32,
 }
 
 struct Parts {
@@ -133,23 +132,22 @@ fn states(encoder: &Wav2Vec2Encoder, call: Call<'_>, report: &mut CaseReport) ->
 /// A recording, from the file to the windows of its clips.
 fn file(parts: &Parts, call: Call<'_>, report: &mut CaseReport) -> Result<()> {
     let (args, case, tolerance): (Speech, _, _) = (call.args()?, call.case, call.tolerance());
-    let stored = recording::read(&case.path().join(&args.file))?;
+    let stored = Recording::read(&case.path().join(&args.file), None)?;
     report.equal(
         &call.name,
         "rate and channels",
-        &(stored.rate, stored.channels),
+        &(stored.rate as usize, stored.channels),
         &(args.rate, args.channels),
     );
     let want = |output: &str| call.outputs.get(output).map(|key| case.tensor(key)).transpose();
-    let heard = recording::resample(&stored.waveform, stored.rate);
-    let waveform = match (want("waveform")?, &heard) {
+    let heard = stored.mono_at(SAMPLE_RATE as u32);
+    let waveform = match want("waveform")? {
         // Features magnify what resampling changes: they are compared on the recorded samples.
-        (Some(recorded), heard) => {
-            resampled(call, "waveform", heard.as_deref(), recorded, report)?;
+        Some(recorded) => {
+            resampled(call, "waveform", &heard, recorded, report)?;
             recorded.to_vec1()?
         }
-        (None, Some(heard)) => heard.clone(),
-        (None, None) => return Err(bad_input(format!("{}: expected {SAMPLE_RATE} Hz", args.file))),
+        None => heard,
     };
     let input_values = parts.processor.input_values(&waveform, &Device::Cpu).map_err(refused)?;
     if let Some(head) = want("input_values_head")? {
@@ -182,9 +180,9 @@ fn embedding(parts: &Parts, waveform: &[f32], infer_frames: usize) -> Result<Aud
 fn rate(call: Call<'_>, report: &mut CaseReport) -> Result<()> {
     const OUTPUT: &str = "waveform_16k";
     let Rate { rate } = call.args()?;
-    let own = recording::resample(&call.required("waveform")?.to_vec1::<f32>()?, rate);
+    let own = resample(&call.required("waveform")?.to_vec1::<f32>()?, rate, SAMPLE_RATE as u32);
     match call.outputs.get(OUTPUT) {
-        Some(key) => resampled(call, OUTPUT, own.as_deref(), call.case.tensor(key)?, report),
+        Some(key) => resampled(call, OUTPUT, &own, call.case.tensor(key)?, report),
         None => Ok(()),
     }
 }
@@ -193,14 +191,10 @@ fn rate(call: Call<'_>, report: &mut CaseReport) -> Result<()> {
 fn resampled(
     call: Call<'_>,
     output: &str,
-    own: Option<&[f32]>,
+    own: &[f32],
     recorded: &Tensor,
     report: &mut CaseReport,
 ) -> Result<()> {
-    let Some(own) = own else {
-        report.leave_out(format!("{}.{output}", call.name), NO_RESAMPLING);
-        return Ok(());
-    };
     let wide = |values: &[f32]| values.iter().copied().map(f64::from).collect::<Vec<_>>();
     let (own, want) = (wide(own), wide(&recorded.to_vec1::<f32>()?));
     let (start, rest) = (own.split_at(own.len().min(2)), want.split_at(want.len().min(2)));

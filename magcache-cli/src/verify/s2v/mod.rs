@@ -4,7 +4,6 @@ mod audio_encoder;
 mod geometry;
 mod modules;
 mod pipeline;
-mod recording;
 mod strip;
 mod transformer;
 

@@ -8,8 +8,8 @@ use super::FEATURES_PER_SECOND;
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AudioWindows {
     features: usize,
-    /// Features per frame of the video.
-    stride: f64,
+    /// Seconds per frame of the video.
+    duration: f64,
     infer_frames: usize,
     clips: usize,
 }
@@ -20,7 +20,7 @@ impl AudioWindows {
     pub fn new(features: usize, fps: usize, infer_frames: usize) -> Self {
         let (fps, rate) = (fps.max(1) as f64, FEATURES_PER_SECOND as f64);
         let clips = (features as f64 / (infer_frames.max(1) as f64 * (rate / fps))) as usize + 1;
-        Self { features, stride: 1.0 / fps * rate, infer_frames, clips }
+        Self { features, duration: 1.0 / fps, infer_frames, clips }
     }
 
     /// With at most `clips` clips.
@@ -42,7 +42,8 @@ impl AudioWindows {
     /// The feature of frame `frame`, ties to even; `None` behind the end of the recording, where there are
     /// zeros.
     pub fn feature(&self, frame: usize) -> Option<usize> {
-        let index = (frame as f64 * self.stride).round_ties_even() as usize;
+        // In the order of the official code: at 12 frames a second another order rounds another way.
+        let index = (frame as f64 * self.duration * FEATURES_PER_SECOND as f64).round_ties_even() as usize;
         (index < self.features).then_some(index)
     }
 

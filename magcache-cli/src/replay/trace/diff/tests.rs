@@ -3,6 +3,7 @@ use super::*;
 fn line(step: usize, branch: &str, decision: &str) -> Line {
     Line {
         request: "seed-1".into(),
+        clip: None,
         step,
         of: 4,
         timestep: 900.0,
