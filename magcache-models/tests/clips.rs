@@ -117,7 +117,7 @@ fn a_run_resumes_within_a_clip_and_between_clips() {
         run.save(&mut stored.writer()).unwrap();
         let registry: Arc<HookRegistry> = Arc::default();
         let again =
-            Generation::resume(Some(first()), trajectory(CLIPS), sampler(), &registry, &stored.reader())
+            Generation::resume(Some(first()), trajectory(CLIPS), sampler(), &registry, &stored.reader(&Device::Cpu))
                 .unwrap();
         assert_eq!((again.next(), again.times().len()), (stop, 2 * stop));
         // The frames of clips that had ended are made again.
