@@ -77,7 +77,7 @@ impl Case {
     fn shell(&self) -> Shell {
         let sh = Shell::new();
         sh.write("run.toml", self.config);
-        fs::copy(fixture("images/rgb.png"), sh.path("image.png")).unwrap();
+        fs::copy(fixture("golden/pictures/pillow/rgb.png"), sh.path("image.png")).unwrap();
         sh
     }
 

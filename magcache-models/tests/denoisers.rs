@@ -8,7 +8,7 @@ use magcache_models::{
     image::Picture,
     pipeline::{self, LoadOptions, Request, Stage},
 };
-use support::{bits, folder, run, run_with, tiny};
+use support::{bits, run, run_with};
 
 #[test]
 fn several_requests_load_one_network_and_run_as_each_alone() {
@@ -20,7 +20,8 @@ fn several_requests_load_one_network_and_run_as_each_alone() {
         ("wan2.1-t2v-tiny", 5, false),
         ("wan2.2-t2v-tiny", 5, false),
     ] {
-        let pipeline = pipeline::open(folder(tiny(model)), LoadOptions::default()).unwrap();
+        let embedded = pipeline::embedded().into_iter().find(|embedded| embedded.name == model).unwrap();
+        let pipeline = pipeline::open((embedded.folder)(), LoadOptions::default()).unwrap();
         let image = from_image.then(|| Arc::clone(&picture));
         let (strength, own) = (from_image.then_some(0.6), pipeline.defaults().request.clone());
         let of = |(prompt, seed): (&str, u64)| {

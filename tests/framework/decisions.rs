@@ -227,6 +227,7 @@ fn a_state_of_other_caches_is_refused() {
     pass(&mut stored, 0);
     let mut snapshot = Snapshot::default();
     stored.save(&mut snapshot.writer()).unwrap();
+    let inner = table("\"schedule\"\nskip = [4]\nat = \"2..4\"");
     // The threshold may change.
     for same in [own.clone(), table("\"fbcache\"\nthreshold = 0.3")] {
         let mut session = decided(&same);

@@ -69,6 +69,10 @@ impl Layout {
         config: impl Fn(&Weights) -> Result<Result<C, ConfigError>, CheckpointError>,
     ) -> Result<(C, Weights), CheckpointError> {
         let weights = self.read(folder, file, device, dtype)?;
+        if blocks(&weights)[0] == 0 {
+            let reason = "it has no dual-stream blocks (`double_blocks.0`), with which the network begins";
+            return Err(CheckpointError::BadConfig { file: weights.place(), reason: reason.to_owned() });
+        }
         let config = config(&weights)?.map_err(|error| CheckpointError::BadConfig {
             file: weights.place(),
             reason: error.to_string(),
@@ -145,11 +149,6 @@ pub(crate) fn guided(weights: &Weights) -> bool {
 
 /// Number of heads of a model of this width, and channels of each.
 pub(crate) fn heads(weights: &Weights, width: usize) -> Result<[usize; 2], CheckpointError> {
-    if blocks(weights)[0] == 0 {
-        let reason =
-            "it has no dual-stream blocks (`double_blocks.0`), with which the network begins".to_owned();
-        return Err(CheckpointError::BadConfig { file: weights.place(), reason });
-    }
     let norm = "double_blocks.0.img_attn.norm.query_norm.scale";
     let [dim] = weights.axes(norm)?;
     match width.checked_div(dim).filter(|heads| heads * dim == width) {
