@@ -24,6 +24,7 @@ mod format;
 mod frames;
 mod gif;
 mod mp4;
+mod reading;
 mod staging;
 mod still;
 #[cfg(test)]
@@ -33,5 +34,6 @@ pub use destination::{Destination, VideoShape, VideoWriter};
 pub use error::MediaError;
 pub use format::Format;
 pub use frames::{Frames, ValueRange};
+pub use reading::VideoReader;
 pub(crate) use staging::{StagedFolder, probe, sweep, write_file};
 pub(crate) use still::write_picture;

@@ -18,7 +18,8 @@ use openh264::encoder::{
 use openh264::{OpenH264API, Timestamp};
 
 use self::boxes::Track;
-use self::yuv::{I420, Matrix};
+use self::yuv::I420;
+pub(super) use self::yuv::Matrix;
 use super::destination::FrameSink;
 use super::staging::StagedFile;
 use super::{MediaError, VideoShape};
