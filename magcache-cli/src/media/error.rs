@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use magcache_audio::AudioError;
 use magcache_core::hint::{self, Hint};
 use magcache_models::image::PictureError;
 
@@ -128,6 +129,9 @@ pub enum MediaError {
     /// A picture in a folder of frames could not be read.
     #[error(transparent)]
     Picture(#[from] PictureError),
+    /// The sound could not be read or cut.
+    #[error(transparent)]
+    Sound(#[from] AudioError),
 }
 
 magcache_core::hints!(MediaError);
@@ -140,6 +144,7 @@ impl Hint for MediaError {
             Self::NotEmpty { .. } => Some("name a new folder, or remove what is in it".to_owned()),
             Self::WrongKind { .. } => Some("choose another name".to_owned()),
             Self::Tensor(error) => hint::of(error),
+            Self::Sound(error) => error.hint(),
             Self::Picture(error) => hint::of(error),
             Self::NotAVideo { .. } => {
                 Some("name an .mp4 file with H.264, a .gif file, or a folder of pictures".to_owned())

@@ -25,6 +25,7 @@ mod frames;
 mod gif;
 mod mp4;
 mod reading;
+mod sound;
 mod staging;
 mod still;
 #[cfg(test)]
@@ -35,5 +36,6 @@ pub use error::MediaError;
 pub use format::Format;
 pub use frames::{Frames, ValueRange};
 pub use reading::VideoReader;
+pub use sound::sound_beside;
 pub(crate) use staging::{StagedFolder, probe, sweep, write_file};
 pub(crate) use still::write_picture;
