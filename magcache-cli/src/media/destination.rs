@@ -9,6 +9,7 @@ use magcache_core::error::count;
 
 use super::gif::GifSink;
 use super::mp4::Mp4Sink;
+use super::sound::Sound;
 use super::staging::{self, StagedFile};
 use super::still::{FolderSink, StillSink, frame_name};
 use super::{Format, Frames, MediaError};
@@ -31,6 +32,11 @@ impl VideoShape {
     pub fn time_of(&self, index: usize) -> f64 {
         index as f64 / self.fps
     }
+
+    /// How long the video is, in seconds.
+    pub fn seconds(&self) -> f64 {
+        self.time_of(self.frames)
+    }
 }
 
 /// Writes frames in one format. If dropped without `finish`, it removes what it wrote.
@@ -47,6 +53,7 @@ pub struct Destination {
     path: PathBuf,
     format: Format,
     shape: VideoShape,
+    sound: Option<Sound>,
 }
 
 impl Destination {
@@ -71,7 +78,7 @@ impl Destination {
             }
         }
         staging::probe(&path)?;
-        Ok(Self { path, format, shape })
+        Ok(Self { path, format, shape, sound: None })
     }
 
     /// Like [`Destination::prepare`], for a resumed run. If `maybe` is set, the result may already exist:
@@ -86,9 +93,28 @@ impl Destination {
         let frames = || (0..shape.frames).all(|i| path.join(frame_name(i)).is_file());
         let count = || fs::read_dir(path).map_or(0, Iterator::count);
         if maybe && format == Format::Folder && count() == shape.frames && frames() {
-            return Ok((Self { path: path.components().collect(), format, shape }, true));
+            return Ok((Self { path: path.components().collect(), format, shape, sound: None }, true));
         }
         Ok((Self::prepare(path, shape)?, false))
+    }
+
+    /// Adds a recording from `start` seconds on, cut to the shorter of both: a track of an MP4
+    /// ([`SoundTrack`]), a WAV file beside any other output ([`sound_beside`]), which is replaced like the
+    /// output itself.
+    ///
+    /// Errors: those of [`AudioError`](magcache_audio::AudioError), among them a recording that ends before
+    /// `start`.
+    ///
+    /// [`SoundTrack`]: magcache_audio::SoundTrack
+    /// [`sound_beside`]: super::sound_beside
+    pub fn with_sound(mut self, recording: &Path, start: f64) -> Result<Self, MediaError> {
+        self.sound = Some(Sound::cut((&self.path, self.format), recording, (start, self.shape.seconds()))?);
+        Ok(self)
+    }
+
+    /// The file beside the result that holds its sound, if there is one.
+    pub fn sound_path(&self) -> Option<&Path> {
+        self.sound.as_ref().and_then(Sound::path)
     }
 
     /// The path of the result.
@@ -104,14 +130,18 @@ impl Destination {
     /// Starts writing frame by frame.
     pub fn writer(&self) -> Result<VideoWriter, MediaError> {
         let sink: Box<dyn FrameSink> = match self.format {
-            Format::Mp4 => Box::new(Mp4Sink::create(&self.path, self.shape)?),
+            Format::Mp4 => {
+                let track = self.sound.as_ref().and_then(Sound::track).cloned();
+                Box::new(Mp4Sink::create(&self.path, self.shape, track)?)
+            }
             Format::Gif => Box::new(GifSink::create(&self.path, self.shape)?),
             Format::Png | Format::WebP => {
                 Box::new(StillSink { file: StagedFile::create(&self.path)?, format: self.format })
             }
             Format::Folder => Box::new(FolderSink::create(&self.path)?),
         };
-        Ok(VideoWriter { output: self.clone(), sink, pushed: 0 })
+        let sound = self.sound.as_ref().map(Sound::staged).transpose()?.flatten();
+        Ok(VideoWriter { output: self.clone(), sound, sink, pushed: 0 })
     }
 
     /// Writes all `frames`, holding one at a time in memory.
@@ -128,6 +158,9 @@ impl Destination {
 /// dropped before [`VideoWriter::finish`], it removes what it wrote.
 pub struct VideoWriter {
     output: Destination,
+    /// The file beside the output. Dropped first: the sink removes the folders that it made, if they are
+    /// empty.
+    sound: Option<StagedFile>,
     sink: Box<dyn FrameSink>,
     pushed: usize,
 }
@@ -154,6 +187,8 @@ impl VideoWriter {
         if self.pushed != frames {
             return Err(self.mismatch(count(frames, "frame"), self.pushed.to_string()));
         }
+        // First, because what has the name of the output is taken to be complete.
+        self.sound.map_or(Ok(()), StagedFile::commit)?;
         self.sink.finish()
     }
 

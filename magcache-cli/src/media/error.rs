@@ -3,7 +3,9 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use magcache_audio::AudioError;
 use magcache_core::hint::{self, Hint};
+use magcache_models::image::PictureError;
 
 use super::Format;
 
@@ -96,6 +98,40 @@ pub enum MediaError {
     /// The tensor could not be read.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
+    /// What was to be read as a video is none, or one of a form that is not read.
+    #[error("{path} is not a video that can be read: {reason}")]
+    NotAVideo {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A video that ends before its own index says.
+    #[error("{path} is cut off: its index says {promised:.3} s, only {there:.3} s are there")]
+    CutOff {
+        /// The file.
+        path: PathBuf,
+        /// How long it says it is.
+        promised: f64,
+        /// How long it is.
+        there: f64,
+    },
+    /// A frame of a video that could not be decoded.
+    #[error("{path}: cannot decode frame {frame}: {reason}")]
+    Decode {
+        /// The file being read.
+        path: PathBuf,
+        /// Index of the frame, from 0.
+        frame: usize,
+        /// What the decoder said.
+        reason: String,
+    },
+    /// A picture in a folder of frames could not be read.
+    #[error(transparent)]
+    Picture(#[from] PictureError),
+    /// The sound could not be read or cut.
+    #[error(transparent)]
+    Sound(#[from] AudioError),
 }
 
 magcache_core::hints!(MediaError);
@@ -108,6 +144,14 @@ impl Hint for MediaError {
             Self::NotEmpty { .. } => Some("name a new folder, or remove what is in it".to_owned()),
             Self::WrongKind { .. } => Some("choose another name".to_owned()),
             Self::Tensor(error) => hint::of(error),
+            Self::Sound(error) => error.hint(),
+            Self::Picture(error) => hint::of(error),
+            Self::NotAVideo { .. } => {
+                Some("name an .mp4 file with H.264, a .gif file, or a folder of pictures".to_owned())
+            }
+            Self::CutOff { .. } | Self::Decode { .. } => {
+                Some("copy it again, or encode it again as H.264".to_owned())
+            }
             _ => None,
         }
     }

@@ -24,6 +24,8 @@ mod format;
 mod frames;
 mod gif;
 mod mp4;
+mod reading;
+mod sound;
 mod staging;
 mod still;
 #[cfg(test)]
@@ -33,5 +35,7 @@ pub use destination::{Destination, VideoShape, VideoWriter};
 pub use error::MediaError;
 pub use format::Format;
 pub use frames::{Frames, ValueRange};
+pub use reading::VideoReader;
+pub use sound::sound_beside;
 pub(crate) use staging::{StagedFolder, probe, sweep, write_file};
 pub(crate) use still::write_picture;

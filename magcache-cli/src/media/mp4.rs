@@ -1,24 +1,31 @@
-//! H.264 in MP4.
+//! H.264 in MP4, with sound as packets of AAC or MP3.
 //!
 //! Frames are encoded as they arrive and kept in an anonymous scratch file; after the last one, the index is
-//! written first and the data after it, so that a browser can start playing before it has the whole file.
+//! written first, then the sound and the frames, so that a browser can start playing before it has the whole
+//! file.
 
 mod boxes;
+mod movie;
+mod pictures;
+mod sound;
 mod yuv;
 
 use std::fs::File;
 use std::io::{self, BufWriter, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use image::RgbImage;
+use magcache_audio::SoundTrack;
 use openh264::encoder::{
     BitRate, ColorPrimaries, Complexity, Encoder, EncoderConfig, FrameRate, FrameType, IntraFramePeriod,
     QpRange, RateControlMode, TransferCharacteristics, VuiConfig,
 };
 use openh264::{OpenH264API, Timestamp};
 
-use self::boxes::Track;
-use self::yuv::{I420, Matrix};
+use self::pictures::Pictures;
+use self::yuv::I420;
+pub(super) use self::yuv::Matrix;
 use super::destination::FrameSink;
 use super::staging::StagedFile;
 use super::{MediaError, VideoShape};
@@ -42,19 +49,25 @@ pub(super) struct Mp4Sink {
     encoder: Encoder,
     picture: I420,
     data: BufWriter<File>,
-    track: Track,
+    track: Pictures,
+    sound: Option<Arc<SoundTrack>>,
     shape: VideoShape,
 }
 
 impl Mp4Sink {
-    pub(super) fn create(path: &Path, shape: VideoShape) -> Result<Self, MediaError> {
+    pub(super) fn create(
+        path: &Path,
+        shape: VideoShape,
+        sound: Option<Arc<SoundTrack>>,
+    ) -> Result<Self, MediaError> {
         let matrix = Matrix::of_height(shape.height);
         let encoder = Encoder::with_api_config(OpenH264API::from_source(), config(&shape, matrix))
             .map_err(|e| MediaError::encode(path, 0, e))?;
         let file = StagedFile::create(path)?;
         let data = BufWriter::new(file.scratch()?);
         let picture = I420::new(shape.width, shape.height, matrix);
-        Ok(Self { file, path: path.to_owned(), encoder, picture, data, track: Track::new(&shape), shape })
+        let track = Pictures::new(&shape);
+        Ok(Self { file, path: path.to_owned(), encoder, picture, data, track, sound, shape })
     }
 }
 
@@ -138,11 +151,14 @@ impl FrameSink for Mp4Sink {
     }
 
     fn finish(self: Box<Self>) -> Result<(), MediaError> {
-        let Self { mut file, path, data, track, .. } = *self;
+        let Self { mut file, path, data, track, sound, .. } = *self;
         let wrote = |source| MediaError::io(&path, "write")(source);
         let mut data = data.into_inner().map_err(|e| wrote(e.into_error()))?;
         data.rewind().map_err(wrote)?;
-        file.write_all(&track.head()).map_err(wrote)?;
+        file.write_all(&movie::head(&track, sound.as_deref())).map_err(wrote)?;
+        for packet in sound.iter().flat_map(|sound| &sound.packets) {
+            file.write_all(&packet.data).map_err(wrote)?;
+        }
         io::copy(&mut data, &mut file).map_err(wrote)?;
         file.commit()
     }

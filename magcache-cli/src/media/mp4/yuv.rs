@@ -1,4 +1,4 @@
-//! RGB to Y'`CbCr` 4:2:0, limited range.
+//! RGB to Y'`CbCr` 4:2:0, limited range, and back.
 
 use image::RgbImage;
 use openh264::encoder::MatrixCoefficients;
@@ -8,13 +8,13 @@ use openh264::formats::YUVSource;
 /// ignore the name and assume BT.601 below 720 rows and BT.709 from there, so that they show the right
 /// colours too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Matrix {
+pub(in super::super) enum Matrix {
     Bt601,
     Bt709,
 }
 
 impl Matrix {
-    pub(super) fn of_height(height: u32) -> Self {
+    pub(in super::super) fn of_height(height: u32) -> Self {
         if height < 720 { Self::Bt601 } else { Self::Bt709 }
     }
 
@@ -33,6 +33,30 @@ impl Matrix {
             Self::Bt601 => (0.299, 0.114),
             Self::Bt709 => (0.2126, 0.0722),
         }
+    }
+
+    /// A picture as RGB, three bytes for each pixel, row by row. The four pixels of a block share their
+    /// colour; values outside the range of RGB are clamped.
+    pub(in super::super) fn rgb(self, picture: &impl YUVSource) -> Vec<u8> {
+        let (red, blue) = self.weights();
+        let green = 1.0 - red - blue;
+        let (width, height) = picture.dimensions();
+        let (y_stride, u_stride, v_stride) = picture.strides();
+        let mut rgb = Vec::with_capacity(3 * width * height);
+        for row in 0..height {
+            let luma = picture.y().iter().skip(row * y_stride).take(width);
+            let [u, v] = [(picture.u(), u_stride), (picture.v(), v_stride)]
+                .map(|(plane, stride)| plane.iter().skip(row / 2 * stride).flat_map(|level| [*level; 2]));
+            for ((y, u), v) in luma.zip(u).zip(v) {
+                let y = (f32::from(*y) - 16.0) / 219.0;
+                let [to_blue, to_red] = [(u, blue), (v, red)]
+                    .map(|(level, weight)| (f32::from(level) - 128.0) / 224.0 * 2.0 * (1.0 - weight));
+                let (r, b) = (y + to_red, y + to_blue);
+                let g = (y - red * r - blue * b) / green;
+                rgb.extend([r, g, b].map(|level| (level.clamp(0.0, 1.0) * 255.0).round() as u8));
+            }
+        }
+        rgb
     }
 }
 
