@@ -15,7 +15,7 @@ pub(crate) use bench::{Bench, BenchCache, BenchForward, BenchModel};
 pub(crate) use compare::{Compare, Demo};
 pub(crate) use inspect::{Completions, Inspect, List, Man, Profile, Schedule, Trace, Verify};
 pub(crate) use measure::{Calibrate, Objective, Pareto, Runs};
-pub(crate) use run::{OnDrift, Run};
+pub(crate) use run::{OnDrift, Run, SoundMode};
 pub(crate) use shared::{Dtype, Placement, Prompt, Sampling, Writing};
 
 /// Timestep caching for diffusion transformers: run, plan, verify and compare.

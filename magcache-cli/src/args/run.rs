@@ -3,12 +3,29 @@
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, ValueEnum};
+use magcache_core::schemars;
 use magcache_models::pipeline::Offload;
+use serde::{Deserialize, Serialize};
 
 use super::{
     Placement, Prompt, Sampling, Writing,
     shared::{MACHINE, OUTPUT, SAMPLING},
 };
+
+/// What is heard with a video of someone who speaks.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema, ValueEnum,
+)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum SoundMode {
+    /// Picture and sound in step
+    #[default]
+    InSync,
+    /// The recording from its start, as in the official program: the picture leads by 187.5 ms
+    Published,
+    /// Nothing
+    None,
+}
 
 const AUDIT: &str = "Audit of the cache";
 
@@ -44,6 +61,9 @@ pub(crate) struct Run {
     /// Frames per second of a video [default: that of the model]
     #[arg(long, help_heading = OUTPUT, value_name = "N")]
     pub(crate) fps: Option<f64>,
+    /// What is heard with a video of someone who speaks [default: in-sync]
+    #[arg(long, help_heading = OUTPUT, value_enum)]
+    pub(crate) sound: Option<SoundMode>,
     #[command(flatten)]
     pub(crate) writing: Writing,
     /// Write every decision, one JSON line per pass

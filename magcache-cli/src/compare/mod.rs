@@ -84,7 +84,8 @@ struct Running<'a> {
 impl Comparison {
     /// Checks that the folder can be written to. Call before anything runs.
     pub(crate) fn check_folder(&self) -> Result<()> {
-        Destination::prepare(self.folder.join(format!("{DENSE}.{}", self.ending())), self.job.video_shape())?;
+        let dense = self.folder.join(format!("{DENSE}.{}", self.ending()));
+        self.job.with_sound(Destination::prepare(dense, self.job.video_shape())?)?;
         Ok(media::probe(&self.folder.join(PAGE))?)
     }
 
@@ -159,9 +160,10 @@ impl<'a> Running<'a> {
         let file = |lane: &Contender| lane.file(self.of.ending());
         let output = |(i, lane): (usize, &&Contender)| {
             let path = self.staged.path().join(file(lane));
-            (role == Role::Config || i > 0).then(|| Destination::prepare(path, job.video_shape())).transpose()
+            let prepare = || job.with_sound(Destination::prepare(path, job.video_shape())?);
+            (role == Role::Config || i > 0).then(prepare).transpose()
         };
-        let outputs = lanes.iter().enumerate().map(output).collect::<Result<Vec<_>, _>>()?;
+        let outputs = lanes.iter().enumerate().map(output).collect::<Result<Vec<_>>>()?;
         let entries: Vec<Entry> = lanes.iter().map(|lane| lane.entry.clone()).collect();
         let rounds = self.rounds(&entries, &outputs, what)?;
         let row = |(at, lane): (usize, &&Contender)| {

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{model_name, target::Target};
 use crate::{
-    args::Sampling,
+    args::{Sampling, SoundMode},
     console::{bad_input, bad_input_with},
     files::utf8,
     replay::exchange,
@@ -60,6 +60,8 @@ pub(crate) struct OutputTable {
     /// Frames per second of a video; the model's own without it.
     #[schemars(extend("exclusiveMinimum" = 0))]
     pub(crate) fps: Option<f64>,
+    /// How a video of someone who speaks sounds; in sync without it.
+    pub(crate) sound: Option<SoundMode>,
 }
 
 /// The name for `--cache` that disables the caches of a file.

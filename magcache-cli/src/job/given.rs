@@ -1,6 +1,7 @@
 //! The files that a request is about: pictures, a recording, a video of movements.
 
 use std::{
+    error::Error,
     io::Write,
     path::{Path, PathBuf},
     sync::Arc,
@@ -10,10 +11,12 @@ use anyhow::{Context, Result};
 use magcache_audio::read_mono;
 use magcache_models::{
     image::Picture,
-    pipeline::{Pipeline, Request, SamplingOptions},
+    pipeline::{Pipeline, PoseVideo, Request, SamplingOptions},
     wav2vec2::{MAX_SECONDS, SAMPLE_RATE, Waveform},
 };
 use tempfile::TempPath;
+
+use crate::media::VideoReader;
 
 /// The file with the recording that is heard with a video.
 #[derive(Debug)]
@@ -45,6 +48,9 @@ pub(super) fn read(
         None => pipeline.default_image()?.map(Arc::new),
     };
     request.last_image = options.last_image.as_ref().map(picture).transpose()?;
+    if let Some(path) = &options.pose {
+        request.pose = Some(Arc::new(PoseFile::open(path)?));
+    }
     let sound = match &options.audio {
         Some(path) => Some(Sound::Given(path.clone())),
         None => pipeline.default_audio()?.map(|file| of_model(&file)).transpose()?,
@@ -56,6 +62,42 @@ pub(super) fn read(
         request.audio = Some(Arc::new(Waveform(samples)));
     }
     Ok(sound)
+}
+
+/// A video of movements, whose frames are read when a clip needs them.
+#[derive(Debug)]
+struct PoseFile {
+    path: PathBuf,
+    fps: f64,
+    frames: usize,
+}
+
+/// Frames per second of a folder of pictures, which does not say.
+const FOLDER_FPS: f64 = 16.0;
+
+impl PoseFile {
+    fn open(path: &Path) -> Result<Self> {
+        let video = VideoReader::open(path)?;
+        let fps = video.fps().unwrap_or(FOLDER_FPS);
+        Ok(Self { path: path.to_owned(), fps, frames: video.frames() })
+    }
+}
+
+impl PoseVideo for PoseFile {
+    fn fps(&self) -> f64 {
+        self.fps
+    }
+
+    fn frames(&self) -> usize {
+        self.frames
+    }
+
+    fn read(&self, frames: &[usize]) -> Result<Vec<Picture>, Box<dyn Error + Send + Sync>> {
+        let end = frames.last().map_or(0, |last| last + 1);
+        let video = VideoReader::open(&self.path)?.take(end).enumerate();
+        let wanted = |(i, _): &(usize, _)| frames.binary_search(i).is_ok();
+        Ok(video.filter(wanted).map(|(_, picture)| picture).collect::<Result<_, _>>()?)
+    }
 }
 
 fn of_model(file: &[u8]) -> Result<Sound> {

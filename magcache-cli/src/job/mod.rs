@@ -8,7 +8,10 @@ mod paths;
 mod target;
 mod tuned;
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use anyhow::Result;
 use candle_core::Device;
@@ -32,9 +35,10 @@ pub(crate) use self::{
     tuned::Knob,
 };
 use crate::{
+    args::SoundMode,
     console::{bad_input, bad_input_with},
     files::folder_of,
-    media::VideoShape,
+    media::{self, Destination, VideoShape},
 };
 
 /// A run that is ready to start: a model and a checked request.
@@ -163,6 +167,29 @@ impl Job {
             let message = format!("the run begins with an image, the curve of {name} is that of {default:?}");
             Problem::warning(format!("strategy {:?}", entry.name), message).hint("--set variant=i2v")
         }))
+    }
+
+    /// The file beside a result that holds its sound, if there will be one.
+    pub(crate) fn sound_beside(&self, result: &Path) -> Option<PathBuf> {
+        let heard = self.sound.is_some() && self.config.output.sound != Some(SoundMode::None);
+        media::sound_beside(result).filter(|_| heard)
+    }
+
+    /// Adds the recording to a destination, if it is to be heard.
+    ///
+    /// # Errors
+    /// A recording that cannot be cut, or that would not go with the pictures at this speed.
+    pub(crate) fn with_sound(&self, target: Destination) -> Result<Destination> {
+        let mode = self.config.output.sound.unwrap_or_default();
+        let Some(sound) = self.sound.as_ref().filter(|_| mode != SoundMode::None) else { return Ok(target) };
+        let own = self.pipeline.defaults().fps;
+        if (self.fps - own).abs() > f64::EPSILON {
+            let message = format!("`fps` is {}, the sound goes with {own} frames a second", self.fps);
+            return Err(bad_input_with(message, "leave `fps` out, or `sound = \"none\"`"));
+        }
+        let cut_off = self.pipeline.frames_cut_off(&self.request) as f64 / own;
+        let start = if mode == SoundMode::Published { 0.0 } else { cut_off };
+        Ok(target.with_sound(sound.path(), start)?)
     }
 
     pub(crate) fn video_shape(&self) -> VideoShape {

@@ -140,6 +140,11 @@ pub trait Pipeline: Debug + Send + Sync {
         Ok(request.frames)
     }
 
+    /// Frames that were made and cut off before the first one of the output, which a recording goes on during.
+    fn frames_cut_off(&self, _request: &Request) -> usize {
+        0
+    }
+
     /// Sizes of the tensors of a pass, from which the bytes that a cache holds are computed. Reads headers of
     /// weights at most.
     fn sizes(&self, request: &Request) -> Result<Sizes>;

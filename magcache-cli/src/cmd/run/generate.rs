@@ -51,6 +51,7 @@ impl Attempt<'_> {
         let done = resumed_at.is_some_and(|step| step >= job.trajectory.end());
         let written = done && stored.as_ref().is_some_and(|stored| stored.output == *path);
         let (target, written) = Destination::prepare_again(path, job.video_shape(), written)?;
+        let target = if written { target } else { job.with_sound(target)? };
         self.trace.map(media::probe).transpose()?;
 
         let mut generation = begin(job, built, stored, out)?;
@@ -72,6 +73,7 @@ impl Attempt<'_> {
             media::write_file(&config_path, config.as_bytes())?;
         }
         let mut outputs = vec![written, config_path];
+        outputs.extend(target.sound_path().map(Path::to_owned));
         if let Some(file) = self.trace {
             let run = &job.trajectory;
             let hooks = trace::hooks(&built.registry, &job.cache.cache, &run.step(run.first));
@@ -190,7 +192,7 @@ fn decode(job: &Job, latents: &Tensor, mut film: Film<'_>, out: &Console) -> Res
     let interrupt = film.interrupt;
     let mut sink = |pixels: &Tensor| {
         if interrupt.is_set() {
-            let steps = job.request.steps;
+            let steps = job.trajectory.end();
             return Err(PipelineError::Interrupted { step: steps, steps });
         }
         film.push(pixels, &|| bar.inc(1)).map_err(|e| PipelineError::Sink(Box::new(e)))

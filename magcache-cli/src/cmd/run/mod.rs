@@ -90,7 +90,7 @@ fn single(args: &Run, job: &Job, built: &Built, judged: &[Judged], out: &Console
     let path = result_path(args, job, stored.as_ref());
     let config = job.to_toml_next_to(&path)?;
     let writes = Writes::of_run(args.writing, &args.sampling, &job.config).begun(begun);
-    let writes = writes_of(writes, &path, &config, args.trace.as_deref());
+    let writes = writes_of(job, writes, &path, &config, args.trace.as_deref());
     let state = args.checkpoint.as_deref().map(StateFolder::files).unwrap_or_default();
     let writes = state.iter().fold(writes, |writes, file| writes.checked_file("--checkpoint", Some(file)));
     writes.check()?;
@@ -130,7 +130,7 @@ fn several(
         let (path, trace) = (name(&base, i), args.trace.as_deref().map(|base| name(base, i)));
         job.config.output.path = Some(path.clone());
         let config = job.to_toml_next_to(&path)?;
-        writes = writes_of(writes, &path, &config, trace.as_deref());
+        writes = writes_of(job, writes, &path, &config, trace.as_deref());
         attempts.push((scene, path, config, trace));
     }
     writes.check()?;
@@ -158,7 +158,8 @@ fn default_name(job: &Job) -> &'static str {
 }
 
 /// All files written for a result; `config` is the configuration to be stored next to it.
-fn writes_of(writes: Writes, path: &Path, config: &str, trace: Option<&Path>) -> Writes {
+fn writes_of(job: &Job, writes: Writes, path: &Path, config: &str, trace: Option<&Path>) -> Writes {
+    let sound = job.sound_beside(path);
     let writes = match Format::of(path) {
         Ok(Format::Folder) => writes.checked_folder("--out", Some(path)),
         _ => writes.file("--out", Some(path)),
@@ -170,7 +171,7 @@ fn writes_of(writes: Writes, path: &Path, config: &str, trace: Option<&Path>) ->
     } else {
         writes.file("the configuration", Some(&beside))
     };
-    writes.file("--trace", trace)
+    writes.file("the sound", sound.as_deref()).file("--trace", trace)
 }
 
 /// What the caches will do, announced for a run so short that every skip shows.
@@ -205,6 +206,7 @@ fn job(args: &Run, ops: Ops) -> Result<Job> {
     args.out.as_deref().map_or(Ok(()), |path| utf8("--out", path))?;
     config.output.path = args.out.clone().or(config.output.path.take());
     config.output.fps = args.fps.or(config.output.fps);
+    config.output.sound = args.sound.or(config.output.sound);
     let audit = &mut config.audit;
     audit.fraction = args.audit.unwrap_or(audit.fraction);
     audit.drift_budget = args.drift_budget.or(audit.drift_budget);

@@ -193,6 +193,10 @@ impl Pipeline for S2vPipeline {
         Ok(Self::clip_frames(request).total(self.clips(request)?, start_from_ref))
     }
 
+    fn frames_cut_off(&self, request: &Request) -> usize {
+        request.frames - Self::clip_frames(request).of_clip(0, request.start_from_ref.unwrap_or_default())
+    }
+
     fn sizes(&self, request: &Request) -> Result<Sizes> {
         let (_, c, t, h, w) = self.latent_shape(request);
         let [pt, ph, pw] = self.parts.source.transformer_config(Expert(0)).patch_size;
