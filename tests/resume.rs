@@ -22,16 +22,19 @@ const STATE: &str = "state/state.safetensors";
 /// A run and the files that it writes.
 struct Case {
     name: &'static str,
+    /// Of each clip.
     steps: usize,
+    clips: usize,
     args: &'static str,
     config: &'static str,
     out: &'static str,
 }
 
-const CASES: [Case; 4] = [
+const CASES: [Case; 5] = [
     Case {
         name: "video, FBCache and TaylorSeer in bf16",
         steps: 24,
+        clips: 1,
         args: "--frames 9 --size 48x48",
         config: "residuals.dtype = 'bf16'\n[[cache]]\nstrategy = 'fbcache'\nthreshold = 0.3\nforecast.type = 'taylor'",
         out: "out.mp4",
@@ -39,6 +42,7 @@ const CASES: [Case; 4] = [
     Case {
         name: "two experts, one of them on disk, EasyCache around the forward",
         steps: 20,
+        clips: 1,
         args: "--model wan2.2-t2v-tiny --offload disk --frames 5 --size 48x48",
         config: "[[cache]]\nstrategy = 'easycache'\nthreshold = 0.3",
         out: "frames",
@@ -46,6 +50,7 @@ const CASES: [Case; 4] = [
     Case {
         name: "Flux from an image, modules",
         steps: 24,
+        clips: 1,
         args: "--model tiny-flux --image image.png --strength 0.8",
         config: "[[cache]]\nstrategy = 'schedule'\nat = 'attn'\nskip = [8, 9, 11, 12, 14, 16]",
         out: "out.png",
@@ -53,9 +58,18 @@ const CASES: [Case; 4] = [
     Case {
         name: "image to video, a CFG cache around MagCache",
         steps: 20,
+        clips: 1,
         args: "--model wan2.2-i2v-tiny --frames 5 --size 48x48",
         config: "[[cache]]\nstrategy = 'cfg-cache'\n[[cache]]\nstrategy = 'magcache'\nthreshold = 0.2",
         out: "out.gif",
+    },
+    Case {
+        name: "speech to video, three clips, FBCache",
+        steps: 8,
+        clips: 3,
+        args: "--model wan2.2-s2v-tiny --clips 3",
+        config: "[[cache]]\nstrategy = 'fbcache'\nthreshold = 0.3",
+        out: "out.mp4",
     },
 ];
 
@@ -179,7 +193,7 @@ fn kill(case: &Case, random: &mut Random, at_most: usize, total: &mut Killed) {
         }
         assert!(step >= last, "{}: step {step:?} after {last:?}: a state was lost", case.name);
         last = step;
-        total.phases[step.map_or(0, |step| 1 + usize::from(step == case.steps))] += 1;
+        total.phases[step.map_or(0, |step| 1 + usize::from(step == case.steps * case.clips))] += 1;
     }
     total.kills += kills;
     let place = format!("{} after {kills} kills", case.name);

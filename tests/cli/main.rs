@@ -21,3 +21,4 @@ mod refusals;
 mod replay;
 mod run;
 mod signals;
+mod speech;

@@ -87,7 +87,8 @@ pub struct Step {
     /// The clip, from 0, in a run that makes several one after the other, each from its own noise. Nothing is
     /// reused across clips.
     pub clip: usize,
-    /// Index in the trajectory of its clip, from 0. Image-to-image runs that start late keep their true index.
+    /// Index in the trajectory of its clip, from 0. Image-to-image runs that start late keep their true
+    /// index.
     pub index: usize,
     /// Number of steps of that trajectory.
     pub total: usize,

@@ -120,8 +120,8 @@ impl Slots {
         self.bytes += bytes;
     }
 
-    /// Begins a pass at `step`. Drops the slots of another clip, those left by failed passes of earlier steps,
-    /// and those of every expert whose phase is over: nothing is reused across these boundaries.
+    /// Begins a pass at `step`. Drops the slots of another clip, those left by failed passes of earlier
+    /// steps, and those of every expert whose phase is over: nothing is reused across these boundaries.
     pub(crate) fn begin(&mut self, step: &Step) {
         if self.clip != step.clip {
             self.clip = step.clip;

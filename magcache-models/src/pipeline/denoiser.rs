@@ -96,9 +96,9 @@ pub trait Denoiser: Send + Sync {
         None
     }
 
-    /// Ends the clip whose last step gave `latents`, as [`Denoiser::finish`] returned them, and begins the one
-    /// after it. Called only where [`Trajectory::clips`](magcache_core::Trajectory::clips) is above 1. `stop`
-    /// is checked now and then.
+    /// Ends the clip whose last step gave `latents`, as [`Denoiser::finish`] returned them, and begins the
+    /// one after it. Called only where [`Trajectory::clips`](magcache_core::Trajectory::clips) is above 1.
+    /// `stop` is checked now and then.
     fn next_clip(&self, _latents: &Tensor, _stop: &dyn Fn() -> bool) -> super::Result<NextClip> {
         Err(PipelineError::request("a second clip, and this model makes one", "clips: 1"))
     }

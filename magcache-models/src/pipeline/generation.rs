@@ -28,8 +28,8 @@ pub struct PassTime {
 
 magcache_core::fields!(PassTime { step, branch, time });
 
-/// One run of the sampler, once for every clip. Owns its solver, its latents and its caches, so several can run
-/// in turns.
+/// One run of the sampler, once for every clip. Owns its solver, its latents and its caches, so several can
+/// run in turns.
 pub struct Generation {
     denoiser: Option<Arc<dyn Denoiser>>,
     trajectory: Trajectory,
@@ -327,8 +327,8 @@ impl Generation {
         self.next
     }
 
-    /// The latents after the last step run, of the current clip, f32, in the shape that the model's [`Denoiser`]
-    /// takes.
+    /// The latents after the last step run, of the current clip, f32, in the shape that the model's
+    /// [`Denoiser`] takes.
     pub fn latents(&self) -> &Tensor {
         &self.latents
     }

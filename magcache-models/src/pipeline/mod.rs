@@ -140,7 +140,8 @@ pub trait Pipeline: Debug + Send + Sync {
         Ok(request.frames)
     }
 
-    /// Frames that were made and cut off before the first one of the output, which a recording goes on during.
+    /// Frames that were made and cut off before the first one of the output, which a recording goes on
+    /// during.
     fn frames_cut_off(&self, _request: &Request) -> usize {
         0
     }

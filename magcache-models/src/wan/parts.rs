@@ -100,7 +100,8 @@ impl Parts {
     }
 }
 
-/// Decodes latents and passes on frames `[channels, frames, height, width]` in -1..=1, in order and in pieces.
+/// Decodes latents and passes on frames `[channels, frames, height, width]` in -1..=1, in order and in
+/// pieces.
 pub(super) fn decode(
     vae: &VideoVae,
     tiling: Option<Tiling>,

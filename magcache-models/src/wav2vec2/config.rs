@@ -20,8 +20,8 @@ const LAYERS: usize = 64;
 /// Structure of an encoder, with the field names and the defaults of transformers.
 ///
 /// Made by [`Wav2Vec2Config::read`], which checks every value. Supported is the structure of the large
-/// models (XLSR-53): convolutions with a bias, each with a layer norm, exact GELU, and layers that norm first.
-/// What concerns training or the heads on top is ignored.
+/// models (XLSR-53): convolutions with a bias, each with a layer norm, exact GELU, and layers that norm
+/// first. What concerns training or the heads on top is ignored.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct Wav2Vec2Config {

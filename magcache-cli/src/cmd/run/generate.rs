@@ -97,13 +97,14 @@ fn begin(job: &Job, built: &Built, stored: Option<Stored>, out: &Console) -> Res
         return Ok(Generation::new(load(job, out)?, run, sampler, &noise, &built.registry)?);
     };
     let step = stored.step()?;
-    let denoiser = if step >= steps {
-        out.note("every step is done, continues with decoding");
-        None
+    let done = step >= steps;
+    out.note(&if done {
+        "every step is done, continues with decoding".to_owned()
     } else {
-        out.note(&format!("continues at step {step} of {steps}"));
-        Some(load(job, out)?)
-    };
+        format!("continues at step {step} of {steps}")
+    });
+    // The clips that ended are decoded again, one after the other, with what the network knows of them.
+    let denoiser = if done && run.clips == 1 { None } else { Some(load(job, out)?) };
     let from = stored.snapshot.reader(noise.device());
     Generation::resume(denoiser, run, sampler, &built.registry, &from)
         .context("cannot go on from the stored state")

@@ -190,8 +190,8 @@ pub(super) fn motion(case: &Case, report: &mut CaseReport) -> Result<()> {
     Ok(())
 }
 
-/// The published pipeline always shows the last latents. Without them, their place is empty ("padd") or has no
-/// tokens ("drop"): what the packer makes of the others does not change.
+/// The published pipeline always shows the last latents. Without them, their place is empty ("padd") or has
+/// no tokens ("drop"): what the packer makes of the others does not change.
 fn packed(
     call: Call<'_>,
     packer: &FramePacker,

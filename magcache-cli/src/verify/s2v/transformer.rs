@@ -110,8 +110,8 @@ impl Network for S2vTransformer {
     }
 
     fn names(at: Place<'_>, _: &Streams, y: &Streams) -> candle_core::Result<Shown> {
-        // Only one of the two was recorded of a unit's result; the other name is that of no recorded tensor, or
-        // of the block in front of its injection.
+        // Only one of the two was recorded of a unit's result; the other name is that of no recorded tensor,
+        // or of the block in front of its injection.
         Ok(match at.module {
             Some(_) => Vec::new(),
             None => vec![(format!("block.{}.unit", at.block), y.image()?)],

@@ -79,8 +79,8 @@ macro_rules! or {
 /// Defines [`SamplingOptions`](super::SamplingOptions), [`SamplingOption`](super::SamplingOption) and
 /// [`Request`](crate::pipeline::Request) from a list. A line is the key, then
 ///
-/// - `always` (every model has a default), `optional` (only some pipelines take it) or `file` (likewise, but a
-///   file that is read), and the type of the value;
+/// - `always` (every model has a default), `optional` (only some pipelines take it) or `file` (likewise, but
+///   a file that is read), and the type of the value;
 /// - the names under which a calibration records it, one per part of a list; if empty, it is no condition;
 /// - the hint for a model that does not take it.
 ///
@@ -153,7 +153,8 @@ macro_rules! options {
                 Self {$( $name: self.$name.or(other.$name), )+}
             }
 
-            /// `base` with the options set here; what was read from its files stays, because options only name them.
+            /// `base` with the options set here; what was read from its files stays, because options only
+            /// name them.
             pub fn request(self, base: Request) -> Request {
                 Request {$( $name: resolved!($mode, self.$name, base.$name), )+}
             }

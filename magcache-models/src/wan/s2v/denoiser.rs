@@ -99,8 +99,8 @@ impl S2vDenoiser {
         Ok(Self { clip, window, before, tokens, cond, uncond, video })
     }
 
-    /// The latents that are decoded in front of the clip's own, `[1, channels, latents, height, width]`: those
-    /// of the frames before it or, at the beginning, of the picture.
+    /// The latents that are decoded in front of the clip's own, `[1, channels, latents, height, width]`:
+    /// those of the frames before it or, at the beginning, of the picture.
     pub fn before(&self) -> &Tensor {
         &self.before
     }
@@ -176,8 +176,8 @@ pub(super) fn encode(vae: &VideoVae, frames: &Tensor, tiling: Option<Tiling>) ->
     latents.map_err(|e| PipelineError::part("autoencoder", e))
 }
 
-/// A picture at the video's size, `height` and `width`: its latents, normalised, `[1, channels, 1, height / 8,
-/// width / 8]`, and its pixels, `[1, 3, height, width]` in -1..=1.
+/// A picture at the video's size, `height` and `width`: its latents, normalised, `[1, channels, 1, height /
+/// 8, width / 8]`, and its pixels, `[1, 3, height, width]` in -1..=1.
 ///
 /// # Errors
 /// As [`Fit::picture`].

@@ -25,8 +25,8 @@ use crate::{
     },
 };
 
-/// The diffusion transformer of Wan2.2 speech to video (`WanModel_S2V` of the official code): that of Wan with
-/// more kinds of tokens, and the sound behind some blocks.
+/// The diffusion transformer of Wan2.2 speech to video (`WanModel_S2V` of the official code): that of Wan
+/// with more kinds of tokens, and the sound behind some blocks.
 ///
 /// What one of its units runs is a block and the injection behind it, if there is one. One video at a time.
 /// The model holds weights only: it can serve several generations at once.

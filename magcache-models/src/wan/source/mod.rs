@@ -107,8 +107,8 @@ pub(super) fn open_s2v(
     S2vTransformer::load(&part.weights(device, dtype)?, part.config, config)
 }
 
-/// The autoencoder alone, of a folder with the native layout or with diffusers' folder `vae`, whatever else it
-/// has.
+/// The autoencoder alone, of a folder with the native layout or with diffusers' folder `vae`, whatever else
+/// it has.
 ///
 /// # Errors
 /// A missing file; tensors that are not those of a video autoencoder.
