@@ -15,7 +15,7 @@ import torch
 from diffusers import AutoencoderKLWan
 
 from latents import encode
-from s2v import HISTORY_FRAMES, HISTORY_LATENTS
+from s2v_audio import HISTORY_FRAMES, HISTORY_LATENTS
 from shapes import SIZE
 from voices import FPS, draw, movement, portrait, random_actor, random_voice
 

@@ -21,7 +21,8 @@ from export_s2v import FOLDER, HEARING
 from hearing import audio_embedding
 from latents import encode, statistics
 from latents_s2v import CLIP, CLIP_LATENTS, DROPPED, PICTURE_FRAMES
-from s2v import HISTORY_FRAMES, HISTORY_LATENTS, SpeechToVideo
+from s2v import SpeechToVideo
+from s2v_audio import HISTORY_FRAMES
 from text import encode_wan
 from unipc import UniPc
 from voices import FPS, draw, movement, portrait, random_actor, random_voice
