@@ -48,7 +48,7 @@ fn clips_are_written_with_their_sound_in_step_or_as_published() {
     for (mode, at) in [("in-sync", 1.0 - 3.0 / 16.0), ("published", 1.0)] {
         let report = sh.answer(line(mode));
         assert_eq!(report["steps"], 4, "{report}");
-        let heard = Recording::read(&sh.path(format!("{mode}.mp4")), None).unwrap();
+        let heard = Recording::read(&sh.path(&format!("{mode}.mp4")), None).unwrap();
         assert!((onset(&heard) - at).abs() < 0.01, "{mode}: {}", onset(&heard));
         assert!((heard.seconds() - 29.0 / 16.0).abs() < 0.03, "{mode}: {} s", heard.seconds());
     }

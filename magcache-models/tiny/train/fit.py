@@ -1,6 +1,7 @@
 """The optimisation loop that every model here is trained with."""
 
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,22 +17,33 @@ def add_loop_arguments(parser, steps, batch, lr):
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
 
 
-def fit(model, loss_fn, args, ema_decay=0.0, report=lambda loss: f"loss {loss:.4f}", new=()):
+SAVE_EVERY = 100  # steps
+
+
+def fit(model, loss_fn, args, ema_decay=0.0, report=lambda loss: f"loss {loss:.4f}", new=(), state=None):
     """Minimise ``loss_fn()`` over the trainable parameters of ``model`` and leave their moving average in it.
 
     AdamW without weight decay, gradient norm clipped at 1, linear warm-up over 100 steps, then a cosine down to 3% of
     ``args.lr``. ``ema_decay`` 0 keeps the last weights. The loss printed is a moving average. Parameters in ``new``
-    were added to a trained network and learn at ten times the rate.
+    were added to a trained network and learn at ten times the rate. ``state`` is a file that the training is saved to
+    every SAVE_EVERY steps, and that an interrupted one continues from.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups = [{"params": [p], "rate": args.lr * (10 if any(p is q for q in new) else 1)} for p in parameters]
     optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=0.0)
     average = [p.detach().clone() for p in parameters]
     begin, smoothed, step, progress = time.time(), None, 0, 0.0
+    if state and Path(state).exists():
+        saved = torch.load(state)
+        step, begin = saved["step"], begin - saved["elapsed"]
+        optimiser.load_state_dict(saved["optimiser"])
+        with torch.no_grad():
+            torch._foreach_copy_(parameters, saved["parameters"])
+            torch._foreach_copy_(average, saved["average"])
     while progress < 1:
         elapsed = time.time() - begin
         progress = max((step + 1) / args.steps, elapsed / 60 / args.minutes)
-        decay = 0.97 * 0.5 * (1 + np.cos(np.pi * min(progress, 1))) + 0.03
+        decay = float(0.97 * 0.5 * (1 + np.cos(np.pi * min(progress, 1))) + 0.03)
         for group in optimiser.param_groups:
             group["lr"] = group["rate"] * min(1, (step + 1) / 100) * decay
         loss = loss_fn()
@@ -46,6 +58,10 @@ def fit(model, loss_fn, args, ema_decay=0.0, report=lambda loss: f"loss {loss:.4
         smoothed = value if smoothed is None else 0.98 * smoothed + 0.02 * value
         if step % 50 == 0 or progress >= 1:
             print(f"step {step} {elapsed:.0f} s {report(smoothed)}", flush=True)
+        if state and step % SAVE_EVERY == 0:
+            kept = {"step": step, "elapsed": elapsed, "optimiser": optimiser.state_dict(), "average": average}
+            torch.save(kept | {"parameters": [p.detach() for p in parameters]}, f"{state}.new")
+            Path(f"{state}.new").replace(state)
     if ema_decay:
         with torch.no_grad():
             torch._foreach_copy_(parameters, average)

@@ -1,0 +1,33 @@
+"""The sizes of wan2.2-s2v-tiny under the published keys; ``text_dim`` is one that the published file leaves out."""
+
+CONFIG = {
+    "_class_name": "WanModel_S2V",
+    "_diffusers_version": "0.42.1",
+    "adain_mode": "attn_norm",
+    "add_last_motion": True,
+    "audio_dim": 48,
+    "audio_inject_layers": [0, 2, 4],
+    "cond_dim": 8,
+    "dim": 96,
+    "enable_adain": True,
+    "enable_framepack": True,
+    "enable_motioner": False,
+    "enable_tsm": False,
+    "eps": 1e-06,
+    "ffn_dim": 288,
+    "framepack_drop_mode": "padd",
+    "freq_dim": 64,
+    "in_dim": 8,
+    "model_type": "s2v",
+    "motion_token_num": 1024,
+    "num_audio_token": 4,
+    "num_heads": 3,
+    "num_layers": 5,
+    "out_dim": 8,
+    "text_dim": 64,
+    "text_len": 16,
+    "trainable_token_pos_emb": False,
+    "zero_init": True,
+    "zero_timestep": True,
+}
+AUDIO_STATES = 3  # hidden states of the small wav2vec 2.0: its layers and what they start from
