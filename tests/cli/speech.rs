@@ -46,8 +46,7 @@ fn clips_are_written_with_their_sound_in_step_or_as_published() {
     sh.write("talk.wav", tone(22_050, 1.0, 3.0));
     let line = |mode: &str| format!("{RUN} --audio talk.wav --clips 2 --sound {mode} --out {mode}.mp4");
     for (mode, at) in [("in-sync", 1.0 - 3.0 / 16.0), ("published", 1.0)] {
-        let report = sh.answer(line(mode));
-        assert_eq!(report["steps"], 4, "{report}");
+        sh.answer(line(mode));
         let heard = Recording::read(&sh.path(&format!("{mode}.mp4")), None).unwrap();
         assert!((onset(&heard) - at).abs() < 0.01, "{mode}: {}", onset(&heard));
         assert!((heard.seconds() - 29.0 / 16.0).abs() < 0.03, "{mode}: {} s", heard.seconds());
@@ -66,11 +65,13 @@ fn as_many_clips_as_the_recording_lasts() {
     // 16 frames a clip: a recording that fills one exactly gives two.
     for (seconds, clips, frames) in [(0.9, 1, 13), (1.1, 2, 29), (2.5, 3, 45)] {
         sh.write("talk.wav", tone(16_000, 0.0, seconds));
-        let report = sh.answer(format!("{RUN} --audio talk.wav --out frames --trace t.jsonl --cache schedule --set skip=[1] --overwrite"));
-        assert_eq!(report["steps"], 2 * clips, "{seconds} s: {report}");
+        sh.answer(format!(
+            "{RUN} --audio talk.wav --out frames --trace t.jsonl --cache schedule --set skip=[1] --overwrite"
+        ));
         assert_eq!(fs::read_dir(sh.path("frames")).unwrap().count(), frames, "{seconds} s");
         fs::remove_dir_all(sh.path("frames")).unwrap();
         let lines = sh.trace("t.jsonl");
+        assert_eq!(lines.len(), 2 * 2 * clips, "two steps of two branches for each clip");
         let last = lines.last().unwrap();
         assert_eq!(last["step"], 1);
         assert_eq!(last.get("clip").cloned(), (clips > 1).then(|| Value::from(clips - 1)), "{last}");

@@ -16,7 +16,7 @@ use magcache_models::{
 };
 use tempfile::TempPath;
 
-use crate::media::VideoReader;
+use crate::media::{MediaError, VideoReader};
 
 /// The file with the recording that is heard with a video.
 #[derive(Debug)]
@@ -58,7 +58,7 @@ pub(super) fn read(
     if let Some(sound) = &sound {
         // One second more than is accepted, so that the error for longer ones is that of the model.
         let most = (MAX_SECONDS + 1) as f64;
-        let samples = read_mono(sound.path(), SAMPLE_RATE as u32, Some(most))?;
+        let samples = read_mono(sound.path(), SAMPLE_RATE as u32, Some(most)).map_err(MediaError::from)?;
         request.audio = Some(Arc::new(Waveform(samples)));
     }
     Ok(sound)
