@@ -116,9 +116,14 @@ fn a_run_resumes_within_a_clip_and_between_clips() {
         let mut stored = Snapshot::default();
         run.save(&mut stored.writer()).unwrap();
         let registry: Arc<HookRegistry> = Arc::default();
-        let again =
-            Generation::resume(Some(first()), trajectory(CLIPS), sampler(), &registry, &stored.reader(&Device::Cpu))
-                .unwrap();
+        let again = Generation::resume(
+            Some(first()),
+            trajectory(CLIPS),
+            sampler(),
+            &registry,
+            &stored.reader(&Device::Cpu),
+        )
+        .unwrap();
         assert_eq!((again.next(), again.times().len()), (stop, 2 * stop));
         // The frames of clips that had ended are made again.
         assert_eq!(outcome_of_resumed(again), expected, "stored before step {stop}");

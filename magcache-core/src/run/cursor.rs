@@ -2,8 +2,9 @@
 
 use crate::{Step, Trajectory, hint::Hint};
 
-/// How far a timestep may be from the one of the schedule, as a part of 1000 training steps.
-const TOLERANCE: f64 = 1e-4;
+/// How far a timestep may be from the one of its step, as a part of the distance to the nearest other one:
+/// room for rounding to f32, in any unit.
+const TOLERANCE: f64 = 0.01;
 
 /// A call at a timestep that the run does not have there.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -72,7 +73,7 @@ pub struct Cursor<'r> {
 }
 
 impl Trajectory {
-    /// The step at which a first-order solver is that calls its closure with this timestep (0 to 1000).
+    /// The step at which a first-order solver is that calls its closure with this timestep.
     ///
     /// # Errors
     /// No step has it; the nearest one is named.
@@ -80,7 +81,7 @@ impl Trajectory {
         let far = |(_, own): &(usize, &f64)| (**own - timestep).abs();
         let nearest = self.timesteps.iter().enumerate().min_by(|a, b| far(a).total_cmp(&far(b)));
         match nearest {
-            Some((index, there)) if is_near(*there, timestep) => Ok(self.step(index)),
+            Some((index, _)) if self.is_at(index, timestep) => Ok(self.step(index)),
             Some((nearest, there)) => Err(NoStep::At { timestep, nearest, there: *there }),
             None => Err(NoStep::Over { timestep, steps: 0 }),
         }
@@ -90,10 +91,21 @@ impl Trajectory {
     pub fn cursor(&self) -> Cursor<'_> {
         Cursor { run: self, step: self.first, eval: 0 }
     }
+
+    /// Whether a timestep is that of the step at `index`.
+    fn is_at(&self, index: usize, timestep: f64) -> bool {
+        let Some(own) = self.timesteps.get(index) else { return false };
+        let apart = |other: &f64| (other - own).abs();
+        let near = [index.checked_sub(1), Some(index + 1)].into_iter().flatten();
+        let near = near.filter_map(|i| self.timesteps.get(i)).map(apart).filter(|apart| *apart > 0.0);
+        // A run of one step ends at 0.
+        let room = near.min_by(f64::total_cmp).unwrap_or(own.abs());
+        apart(&timestep) <= TOLERANCE * room
+    }
 }
 
 impl Cursor<'_> {
-    /// The evaluation that the solver begins now, by the timestep (0 to 1000) that it calls with.
+    /// The evaluation that the solver begins now, by the timestep that it calls with.
     ///
     /// # Errors
     /// The expected one is at another timestep, or there is none left; the cursor is then unchanged.
@@ -102,7 +114,7 @@ impl Cursor<'_> {
         let Some(expected) = self.run.timesteps.get(self.step + usize::from(self.eval)) else {
             return Err(NoStep::Over { timestep, steps });
         };
-        if !is_near(*expected, timestep) {
+        if !self.run.is_at(self.step + usize::from(self.eval), timestep) {
             let (step, eval, expected) = (self.step, self.eval, *expected);
             return Err(NoStep::Order { timestep, step, eval, expected });
         }
@@ -115,10 +127,6 @@ impl Cursor<'_> {
         let at = self.run.sigmas.get(step.index + 1).copied().unwrap_or(step.sigma);
         Ok(Step { timestep, sigma: at, ..step })
     }
-}
-
-fn is_near(a: f64, b: f64) -> bool {
-    (a - b).abs() <= TOLERANCE * 1000.0
 }
 
 #[cfg(test)]
@@ -136,6 +144,25 @@ mod tests {
         assert_eq!(run.step_at(400.04).unwrap(), run.step(2));
         let far = NoStep::At { timestep: 500.0, nearest: 2, there: 400.0 };
         assert_eq!(run.step_at(500.0), Err(far));
+    }
+
+    #[test]
+    fn what_is_near_follows_from_the_distance_of_the_steps() {
+        for unit in [1.0, 1000.0] {
+            // Shift 12, whose first steps are close together.
+            let sigma = |i: usize| (1.0 - i as f64 / 50.0) * 12.0 / (1.0 + 11.0 * (1.0 - i as f64 / 50.0));
+            let sigmas: Vec<f64> = (0..=50).map(sigma).collect();
+            let run = Trajectory::from_sigmas(&sigmas, &[Branch::Cond]);
+            let timesteps: Vec<f64> = sigmas[..50].iter().map(|sigma| unit * sigma).collect();
+            let run = Trajectory { timesteps: timesteps.clone(), ..run };
+            for (i, pair) in timesteps.windows(2).enumerate() {
+                assert_eq!(run.step_at(f64::from(pair[0] as f32)).unwrap().index, i, "rounded, {unit}");
+                let between = run.step_at(pair[0] + 0.3 * (pair[1] - pair[0]));
+                assert!(between.is_err(), "{between:?}, {unit}");
+            }
+        }
+        let one = Trajectory { timesteps: vec![1.0], ..Trajectory::plain(1, &[Branch::Cond]) };
+        assert!(one.step_at(1.0).is_ok() && one.step_at(0.95).is_err());
     }
 
     #[test]
