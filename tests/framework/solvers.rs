@@ -195,6 +195,28 @@ fn timesteps_that_the_run_does_not_have_are_errors_that_name_both() {
 }
 
 #[test]
+fn a_pass_past_the_last_step_is_an_error_that_names_both() {
+    let run = Trajectory::from_sigmas(&shifted(3.0, 4), &BOTH);
+    let forward = "[[cache]]\nstrategy = \"schedule\"\nskip = [2]\nat = \"forward\"\n";
+    for plan in ["", PLANS[0], forward] {
+        let mut session = session(plan, &META, &run);
+        let mut at = |i: usize| {
+            let step = run.step(i);
+            let mut pass = session.pass(&step, Branch::Cond);
+            pass.forward(noise(), |x, pass| velocity(pass, &x, step.sigma, Branch::Cond))
+        };
+        for i in 0..4 {
+            at(i).unwrap();
+        }
+        for i in 4..6 {
+            let error = at(i).unwrap_err();
+            assert_eq!(error.to_string(), format!("a pass at step {i} of a run of 4 steps"), "{plan}");
+            assert!(hint::of(&error).unwrap_or_default().contains("0..4"), "{plan}");
+        }
+    }
+}
+
+#[test]
 fn experts_switch_where_the_published_boundaries_are() {
     for shift in [1.0, 3.0, 5.0, 8.0, 12.0] {
         for boundary in [0.875, 0.9] {
