@@ -175,8 +175,14 @@ fn modules_that_the_metadata_and_the_blocks_name_differently_are_found() {
         assert!(hint.contains(todo), "{hint}");
     }
     with_modules(&hooks, &["attn", "mixer"]).unwrap();
-    // Without a cache around a module nothing looks at the names.
-    with_modules(&build("", &meta, ANY).unwrap().registry, &["mixr"]).unwrap();
+    // Also without a cache around a module, but then blocks may leave some out.
+    for plan in ["", "[[cache]]\nstrategy = \"schedule\"\nskip = [2]"] {
+        let hooks = build(plan, &meta, ANY).unwrap().registry;
+        with_modules(&hooks, &["attn"]).unwrap();
+        let error = with_modules(&hooks, &["attn", "mixr"]).unwrap_err().to_string();
+        assert!(error.contains("runs the module \"mixr\"") && error.contains(listed), "{error}");
+    }
+    with_modules(&HookRegistry::builder(2).build(), &["mixr"]).unwrap();
 }
 
 /// Plans of which each skips something in 12 steps.
