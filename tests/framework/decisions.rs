@@ -278,13 +278,11 @@ fn a_state_of_other_caches_is_refused() {
     assert!(error.contains("0..6 of 6 blocks") && error.contains("0..5 of 5 blocks"), "{error}");
 }
 
+/// The prediction of a branch for a sample.
+type Predict<'a> = dyn FnMut(&Step, Branch, &[f32]) -> Vec<f32> + 'a;
+
 /// Denoises along a run, with a solver of first or second order.
-fn denoised(
-    run: &Trajectory,
-    second_order: bool,
-    mut x: Vec<f32>,
-    predict: &mut dyn FnMut(&Step, Branch, &[f32]) -> Vec<f32>,
-) -> Vec<f32> {
+fn denoised(run: &Trajectory, second_order: bool, mut x: Vec<f32>, predict: &mut Predict<'_>) -> Vec<f32> {
     let moved = |x: &[f32], by: &[f32], sigma: f64| -> Vec<f32> {
         x.iter().zip(by).map(|(x, by)| x + by * sigma as f32).collect()
     };
