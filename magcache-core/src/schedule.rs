@@ -5,8 +5,8 @@ use std::{ops::Range, sync::Arc};
 use candle_core::{DType, Device, Result, Tensor, bail};
 
 use crate::{
-    BlockHook, CachePlan, ConfigError, Cx, HookRegistry, ModelMeta, Next, Output, Phase, Role, Session,
-    Signal, Step, Streams, Trajectory, Warmup, log::DecisionLog, no_signals,
+    BlockHook, CachePlan, ConfigError, Cx, HookRegistry, ModelMeta, Next, Output, Phase, Problem, Role,
+    Session, Signal, Step, Streams, Trajectory, Warmup, hint, log::DecisionLog, no_signals,
 };
 
 /// Width of a timestep's projection in units of the hidden size: shift, scale and gate of the two halves of a
@@ -65,13 +65,14 @@ pub fn simulate(
 /// As [`simulate`], with the bytes that a real run of these sizes holds, and the evictions of a budget.
 ///
 /// # Errors
-/// As [`simulate`], except that a budget is allowed.
+/// As [`simulate`], except that a budget is allowed; also metadata without a `hidden_size`.
 pub fn simulate_sized(
     registry: &Arc<HookRegistry>,
     model: &ModelMeta,
     trajectory: &Trajectory,
     sizes: &Sizes,
 ) -> Result<Simulated> {
+    check_width(model).map_err(hint::wrap)?;
     let unit = sizes.unit(model, registry);
     let mut session = registry.unaudited(unit).session();
     let content = Content::still(sizes, model, unit)?;
@@ -89,13 +90,14 @@ pub fn simulate_sized(
 /// phase is followed by such a step.
 ///
 /// # Errors
-/// Caches that cannot be built.
+/// Caches that cannot be built, and metadata without a `hidden_size`.
 pub fn most_bytes(
     mut plan: CachePlan,
     model: &ModelMeta,
     trajectory: &Trajectory,
     sizes: &Sizes,
 ) -> std::result::Result<Option<usize>, ConfigError> {
+    check_width(model)?;
     let longer = longer(trajectory);
     // What a budget evicts depends on the decisions, so peak bytes are counted without a budget.
     let budget = plan.residuals.policy()?.budget;
@@ -119,6 +121,17 @@ pub fn most_bytes(
         && session.log().records().iter().all(|record| !record.reused && !record.why.is_failsafe());
     let most = Simulated::of(&session, unit).peak_bytes;
     Ok(known.then(|| budget.map_or(most, |budget| most.min(budget))))
+}
+
+/// Bytes are counted in tensors whose width the metadata must say.
+fn check_width(model: &ModelMeta) -> std::result::Result<(), ConfigError> {
+    if model.hidden_size > 0 {
+        return Ok(());
+    }
+    let (place, message) =
+        (format!("model {:?}", model.name), "bytes cannot be predicted without `hidden_size`");
+    let hint = "say the width of the hidden states: `ModelMeta::of(..).hidden_size(3072)`";
+    Err(ConfigError::Problems(vec![Problem::error(place, message).hint(hint)]))
 }
 
 /// The same run with one more step at the end of each phase.

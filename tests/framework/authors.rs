@@ -175,8 +175,14 @@ fn modules_that_the_metadata_and_the_blocks_name_differently_are_found() {
         assert!(hint.contains(todo), "{hint}");
     }
     with_modules(&hooks, &["attn", "mixer"]).unwrap();
-    // Without a cache around a module nothing looks at the names.
-    with_modules(&build("", &meta, ANY).unwrap().registry, &["mixr"]).unwrap();
+    // Also without a cache around a module, but then blocks may leave some out.
+    for plan in ["", "[[cache]]\nstrategy = \"schedule\"\nskip = [2]"] {
+        let hooks = build(plan, &meta, ANY).unwrap().registry;
+        with_modules(&hooks, &["attn"]).unwrap();
+        let error = with_modules(&hooks, &["attn", "mixr"]).unwrap_err().to_string();
+        assert!(error.contains("runs the module \"mixr\"") && error.contains(listed), "{error}");
+    }
+    with_modules(&HookRegistry::builder(2).build(), &["mixr"]).unwrap();
 }
 
 /// Plans of which each skips something in 12 steps.
@@ -317,6 +323,46 @@ fn a_model_is_calibrated_and_cached_without_a_file() {
         if keys.starts_with("magcache") {
             assert_ne!(log(with(&meta, keys, &[other.clone(), profile.clone()])), own);
         }
+    }
+}
+
+#[test]
+fn a_profile_of_another_model_is_warned_about() {
+    magcache_models::link();
+    magcache_strategies::link();
+    let (run, meta) = (guided(20), outsider(ONE[0]));
+    let warned = |meta: &ModelMeta, keys: &str, profiles: &[Profile]| {
+        let plan = CachePlan::parse(&format!("[[cache]]\nstrategy = {keys}")).unwrap();
+        let built = plan.build_with(meta, Some(&run), profiles).unwrap().warnings;
+        assert_eq!(plan.decisions(meta, Some(&run), profiles).unwrap().warnings, built);
+        built
+    };
+    let flux = Profile::find("flux.1-dev").unwrap();
+    let nobodys = Profile { model: None, ..flux.clone() };
+    let by_name = "\"magcache\"\nthreshold = 0.1\nprofile = \"flux.1-dev\"";
+    let first = "\"magcache\"\nthreshold = 0.1";
+    let flux = std::slice::from_ref(&flux);
+    for (keys, profiles) in [(by_name, &[][..]), (by_name, flux), (first, flux)] {
+        let warnings = warned(&meta, keys, profiles);
+        let [own] = &*warnings else { panic!("{keys}: {warnings:?}") };
+        let said = "the profile \"flux.1-dev\" is of \"flux.1-dev\", the model is \"outsider\"";
+        assert_eq!((&*own.message, own.fatal), (said, false));
+        assert!(
+            own.place.contains("magcache") && own.hint.as_deref().unwrap_or_default().contains("Recorder")
+        );
+    }
+    let listed = ModelMeta { profiles: (&["flux.1-dev"]).into(), ..meta.clone() };
+    let named = ModelMeta { name: "flux.1-dev".into(), ..meta.clone() };
+    let fbcache = "\"fbcache\"\nthreshold = 0.1";
+    // Listed, of the model, not read, or not said of which.
+    for (meta, keys, profiles) in [
+        (&listed, by_name, flux),
+        (&listed, first, &[]),
+        (&named, first, flux),
+        (&meta, fbcache, flux),
+        (&meta, first, &[nobodys]),
+    ] {
+        assert_eq!(warned(meta, keys, profiles), [], "{} {keys}", meta.name);
     }
 }
 

@@ -1,7 +1,10 @@
 //! The cache bytes predicted before a run are those of the run, and a byte budget drops exactly what was
 //! predicted.
 
-use magcache_core::schedule::{Sizes, most_bytes, simulate_sized};
+use magcache_core::{
+    hint,
+    schedule::{Sizes, most_bytes, simulate_sized},
+};
 use proptest::prelude::*;
 
 use crate::prelude::*;
@@ -93,6 +96,21 @@ fn every_strategy_alone_is_known_and_some_hold_more_than_a_residual() {
         above += usize::from(most > Some(2 * residual));
     }
     assert!(above >= 4, "{above} strategies keep more than the residual of two branches");
+}
+
+#[test]
+fn bytes_of_a_model_that_does_not_say_its_width_are_not_predicted() {
+    let (steps, text) = (trajectory(8, true, false), "[[cache]]\nstrategy = \"schedule\"\nskip = [2, 3]");
+    let meta = simple("outsider", 6);
+    let registry = build(text, &meta, &steps).unwrap().registry;
+    let most = most_bytes(CachePlan::parse(text).unwrap(), &meta, &steps, &SIZES).unwrap_err();
+    let held = simulate_sized(&registry, &meta, &steps, &SIZES).unwrap_err();
+    for (message, hint) in [(most.to_string(), most.hint()), (held.to_string(), hint::of(&held))] {
+        assert!(message.contains("\"outsider\"") && message.contains("without `hidden_size`"), "{message}");
+        assert!(hint.unwrap_or_default().contains("hidden_size(3072)"), "{message}");
+    }
+    // Decisions need no width.
+    assert!(simulate(&registry, &meta, &steps).is_ok());
 }
 
 #[test]

@@ -208,6 +208,24 @@ proptest! {
     }
 }
 
+/// A step past the end of the run has nothing to skip, whatever the plan says.
+#[test]
+fn past_the_last_step_everything_is_computed() {
+    magcache_strategies::link();
+    let run = Trajectory::plain(4, &[Branch::Cond]);
+    let plan = CachePlan::parse("[[cache]]\nstrategy = \"fbcache\"\nthreshold = 1e9\n").unwrap();
+    let mut session = plan.decisions(&META, Some(&run), &[]).unwrap().decisions.session();
+    let mut engine = Engine::new(&run);
+    for index in 0..7 {
+        let step = run.step(index);
+        (engine.x, engine.step) = (latents(&step), step.clone());
+        session.pass(&step, Branch::Cond, &mut engine).unwrap();
+    }
+    let reused: Vec<usize> =
+        session.log().records().iter().filter(|record| record.reused).map(|record| record.step).collect();
+    assert_eq!(reused, [1, 2]);
+}
+
 /// A stored state of other caches is refused with an error that names both; the session is as it was.
 #[test]
 fn a_state_of_other_caches_is_refused() {
@@ -260,13 +278,11 @@ fn a_state_of_other_caches_is_refused() {
     assert!(error.contains("0..6 of 6 blocks") && error.contains("0..5 of 5 blocks"), "{error}");
 }
 
+/// The prediction of a branch for a sample.
+type Predict<'a> = dyn FnMut(&Step, Branch, &[f32]) -> Vec<f32> + 'a;
+
 /// Denoises along a run, with a solver of first or second order.
-fn denoised(
-    run: &Trajectory,
-    second_order: bool,
-    mut x: Vec<f32>,
-    predict: &mut dyn FnMut(&Step, Branch, &[f32]) -> Vec<f32>,
-) -> Vec<f32> {
+fn denoised(run: &Trajectory, second_order: bool, mut x: Vec<f32>, predict: &mut Predict<'_>) -> Vec<f32> {
     let moved = |x: &[f32], by: &[f32], sigma: f64| -> Vec<f32> {
         x.iter().zip(by).map(|(x, by)| x + by * sigma as f32).collect()
     };

@@ -111,7 +111,8 @@ fn a_solver_that_owns_its_loop_finds_the_step_by_the_timestep() {
     let run = Trajectory::from_sigmas(&sigmas, &BOTH).switch_at(0.8);
     for plan in PLANS {
         let [mut owned, mut plain] = [(); 2].map(|()| session(plan, &META, &run));
-        let x = euler(&sigmas, noise(), &mut guide(&mut owned, |t| run.step_at(t))).unwrap();
+        let mut cursor = run.cursor();
+        let x = euler(&sigmas, noise(), &mut guide(&mut owned, |t| cursor.step(t))).unwrap();
         let mut y = noise();
         for (step, sigmas) in run.steps().zip(run.sigmas.windows(2)) {
             let d = guide(&mut plain, |_| Ok(step.clone()))(&y, step.timestep).unwrap();
@@ -128,8 +129,8 @@ fn the_second_look_of_a_step_has_its_own_slot() {
     let sigmas = shifted(3.0, 20);
     let run = Trajectory::from_sigmas(&sigmas, &BOTH);
     for plan in PLANS {
-        let [mut owned, mut by_hand, mut confused] = [(); 3].map(|()| session(plan, &META, &run));
-        let mut cursor = run.cursor();
+        let [mut owned, mut by_hand] = [(); 2].map(|()| session(plan, &META, &run));
+        let mut cursor = run.cursor().second_order();
         let x = heun(&sigmas, noise(), &mut guide(&mut owned, |t| cursor.step(t))).unwrap();
         let mut y = noise();
         for (step, pair) in run.steps().zip(sigmas.windows(2)) {
@@ -153,12 +154,6 @@ fn the_second_look_of_a_step_has_its_own_slot() {
         let evals: BTreeSet<u8> = owned.slots().keys().map(|key| key.eval).collect();
         assert_eq!(evals, BTreeSet::from([0, 1]), "{plan}");
         assert!(!reused(&owned, 0, Branch::Cond).is_empty(), "{plan}");
-
-        // Found by the timestep alone, the second look is taken for the next step, whose own evaluation is
-        // then a retry that repeats its decision.
-        let z = heun(&sigmas, noise(), &mut guide(&mut confused, |t| run.step_at(t))).unwrap();
-        assert!(looks(&confused) == [2 * 20, 0] && !same_bits(&x, &z), "{plan}");
-        assert_ne!(reused(&confused, 0, Branch::Cond), reused(&owned, 0, Branch::Cond), "{plan}");
     }
 }
 
@@ -168,24 +163,56 @@ fn timesteps_that_the_run_does_not_have_are_errors_that_name_both() {
     let run = Trajectory::from_sigmas(&sigmas, &BOTH);
     let mut session = session(PLANS[0], &META, &run);
     let other = [1.0, 0.6, 0.0];
-    let [mut by_euler, mut other_heun, mut longer] = [(); 3].map(|()| run.cursor());
-    let unknown = euler(&other, noise(), &mut guide(&mut session, |t| run.step_at(t)));
-    let small = euler(&[0.75, 0.4], noise(), &mut guide(&mut session, |t| run.step_at(t / 1000.0)));
+    let one = || run.cursor();
+    let two = || run.cursor().second_order();
+    let [mut unknown, mut small, mut once] = [one(), one(), one()];
+    let [mut by_euler, mut by_other, mut longer] = [two(), two(), two()];
+    let unknown = euler(&other, noise(), &mut guide(&mut session, |t| unknown.step(t)));
+    let small = euler(&[0.75, 0.4], noise(), &mut guide(&mut session, |t| small.step(t / 1000.0)));
+    // Heun's second look at step 0 has the timestep of step 1, which then begins there a second time.
+    let by_heun = heun(&sigmas, noise(), &mut guide(&mut session, |t| once.step(t)));
     let first_order = euler(&sigmas, noise(), &mut guide(&mut session, |t| by_euler.step(t)));
-    let second = heun(&other, noise(), &mut guide(&mut session, |t| other_heun.step(t)));
+    let second = heun(&other, noise(), &mut guide(&mut session, |t| by_other.step(t)));
     heun(&sigmas, noise(), &mut guide(&mut session, |t| longer.step(t))).unwrap();
     let late = guide(&mut session, |t| longer.step(t))(&noise(), 200.0);
     for (result, parts, todo) in [
         (unknown, ["600", "step 1 with 750"], "from_sigmas"),
         (small, ["0.75", "step 2 with 400"], "from_sigmas"),
-        (first_order, ["400", "evaluation 0 of step 1 is at 750"], "run.step_at"),
-        (second, ["600", "evaluation 1 of step 0 is at 750"], "run.step_at"),
-        (late, ["200", "after the last of 3 steps"], "from_sigmas"),
+        (
+            by_heun,
+            ["at the timestep 750", "evaluation 0 of step 2 is at 400"],
+            "`run.cursor().second_order()` for two",
+        ),
+        (first_order, ["400", "evaluation 0 of step 1 is at 750"], "`run.cursor()` is for one"),
+        (second, ["600", "step 1 with 750"], "from_sigmas"),
+        (late, ["200", "after the last of 3 steps"], "once for each"),
     ] {
         let error = result.unwrap_err();
         let (message, hint) = (error.to_string(), hint::of(&error).unwrap_or_default());
         assert!(parts.iter().all(|part| message.contains(part)), "{message}");
         assert!(hint.contains(todo), "{message}: {hint}");
+    }
+}
+
+#[test]
+fn a_pass_past_the_last_step_is_an_error_that_names_both() {
+    let run = Trajectory::from_sigmas(&shifted(3.0, 4), &BOTH);
+    let forward = "[[cache]]\nstrategy = \"schedule\"\nskip = [2]\nat = \"forward\"\n";
+    for plan in ["", PLANS[0], forward] {
+        let mut session = session(plan, &META, &run);
+        let mut at = |i: usize| {
+            let step = run.step(i);
+            let mut pass = session.pass(&step, Branch::Cond);
+            pass.forward(noise(), |x, pass| velocity(pass, &x, step.sigma, Branch::Cond))
+        };
+        for i in 0..4 {
+            at(i).unwrap();
+        }
+        for i in 4..6 {
+            let error = at(i).unwrap_err();
+            assert_eq!(error.to_string(), format!("a pass at step {i} of a run of 4 steps"), "{plan}");
+            assert!(hint::of(&error).unwrap_or_default().contains("0..4"), "{plan}");
+        }
     }
 }
 

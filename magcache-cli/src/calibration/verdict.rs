@@ -136,8 +136,12 @@ fn other_model(name: &str, profile: &Profile, model: &ModelMeta) -> Option<Reaso
 
 /// A model by name; one without profiles of its own is another checkpoint of that family.
 fn described(model: &ModelMeta) -> String {
-    let sizes = format!(" of {}, {} wide", count(model.blocks(), "block"), model.hidden_size);
-    format!("{}{}", model.name, if model.profiles.is_empty() { sizes } else { String::new() })
+    let (blocks, width) = (count(model.blocks(), "block"), model.hidden_size);
+    match width {
+        _ if !model.profiles.is_empty() => model.name.to_string(),
+        0 => format!("{} of {blocks}", model.name),
+        _ => format!("{} of {blocks}, {width} wide", model.name),
+    }
 }
 
 impl<'a> Measured<'a> {

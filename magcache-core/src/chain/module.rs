@@ -35,14 +35,14 @@ impl<'m> Modules<'m> {
         at: At,
         shape: Option<&'m Shape>,
     ) -> Self {
-        if modules.is_empty() || at.bare {
+        if at.bare {
             return Self(None);
         }
         Self(Some(Inside { cx: cx.reborrow(None), modules, shape, at, exact: true, ran: Vec::new() }))
     }
 
     /// Runs the module `name` on `x` through the hooks around it. `f` is the module itself and must return
-    /// the same streams as `x`. A module without hooks costs nothing.
+    /// the same streams as `x`. A module without hooks costs a look at its name.
     ///
     /// A module must not modify its input tensors in place: a hook may still hold them.
     ///

@@ -10,6 +10,7 @@ use candle_core::{Result, Tensor, bail};
 use crate::{
     Branch, Cx, HookRegistry, Modules, Next, Output, Signal, Step, Streams,
     chain::{LazyOutput, ModuleRings, Probe, next::At},
+    error::count,
     hint::tensor_error,
     log::{DecisionLog, Done},
     metrics::Reducer,
@@ -53,7 +54,8 @@ impl Pass<'_> {
     ///
     /// A block must not modify its input tensors in place: a hook, or the caller, may still hold them.
     ///
-    /// Errors: any error of a block, a hook or the probe; a second run of the same pass.
+    /// Errors: any error of a block, a hook or the probe; a second run of the same pass; a step past the end
+    /// of the run.
     pub fn run(
         &mut self,
         blocks: usize,
@@ -207,6 +209,11 @@ impl Open<'_> {
     fn start(&mut self) -> Result<()> {
         if self.state != State::Fresh {
             bail!("a pass is one forward: it was run twice");
+        }
+        let Step { index, total, .. } = self.step;
+        if index >= total {
+            let message = format!("a pass at step {index} of a run of {}", count(total, "step"));
+            return Err(tensor_error(message, format!("its steps are 0..{total}: `run.steps()` ends there")));
         }
         self.state = State::Running;
         Ok(())

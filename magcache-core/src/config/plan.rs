@@ -119,6 +119,7 @@ impl CachePlan {
             problems.extend(found);
             let strategy = if fatal { None } else { Some(entry.config.build(&cx)?) };
             problems.extend(strategy.iter().flat_map(|s| given.without_effect(&place, &entry.name, s)));
+            problems.extend(given.of_another(&place, model));
             if own != level && strategy.as_ref().is_some_and(|strategy| !strategy.is_blind()) {
                 let at = module.unwrap_or(FORWARD);
                 let message = format!("`at` is {at:?}, but {:?} looks at what the blocks do", entry.name);

@@ -150,6 +150,20 @@ impl<'a> Given<'a> {
         self.read("branches", self.words.branches)
     }
 
+    /// A warning if the strategy has read a profile that says that it is of another model, which may be meant.
+    pub(crate) fn of_another(&self, place: &str, model: &ModelMeta) -> Option<Problem> {
+        let profile = self.profile.filter(|_| self.read.borrow().contains("profile"))?;
+        let other = profile.model.as_deref().filter(|of| *of != model.name)?;
+        if model.profiles.contains(&&*profile.name) {
+            return None;
+        }
+        let message =
+            format!("the profile {:?} is of {other:?}, the model is {:?}", profile.name, model.name);
+        let hint =
+            "measure this model (`Recorder`, `magcache calibrate`), or add the profile to its metadata";
+        Some(Problem::warning(place, message).hint(hint))
+    }
+
     /// A warning for every key that is given but was not read while `strategy` was built.
     pub(crate) fn without_effect(&self, place: &str, name: &str, strategy: &Strategy) -> Vec<Problem> {
         let read = self.read.borrow();

@@ -48,7 +48,7 @@ impl ModelMeta {
             guided: true,
             text_after: false,
             signals: &[],
-            hidden_size: 1,
+            hidden_size: 0,
             profiles: &[],
         }
     }
@@ -102,7 +102,7 @@ impl Describe {
         Self { signals, ..self }
     }
 
-    /// Width of the hidden states, from which bytes are predicted.
+    /// Width of the hidden states, from which bytes are predicted; without it they are not.
     pub const fn hidden_size(self, hidden_size: usize) -> Self {
         Self { hidden_size, ..self }
     }

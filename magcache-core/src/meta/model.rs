@@ -76,7 +76,7 @@ pub struct ModelMeta {
     pub text_after: bool,
     /// The signals that it exposes.
     pub signals: Cow<'static, [Signal]>,
-    /// Width of the hidden states.
+    /// Width of the hidden states; 0 if it is not said.
     pub hidden_size: usize,
     /// Built-in profiles made for it, the default first.
     pub profiles: Cow<'static, [&'static str]>,

@@ -107,9 +107,10 @@ pub struct Step {
 crate::fields!(Step { clip, index, total, timestep, sigma, eval, expert, phase });
 
 impl Step {
-    /// A step of a trajectory with one expert and one evaluation; timestep and sigma are linear in the index.
+    /// A step of a trajectory with one expert and one evaluation; timestep and sigma are linear in the index,
+    /// and 0 past the end.
     pub fn plain(index: usize, total: usize) -> Self {
-        let sigma = 1.0 - index as f64 / total.max(1) as f64;
+        let sigma = (1.0 - index as f64 / total.max(1) as f64).max(0.0);
         let (clip, timestep, eval) = (0, 1000.0 * sigma, 0);
         Self { clip, index, total, timestep, sigma, eval, expert: Expert(0), phase: 0..total }
     }

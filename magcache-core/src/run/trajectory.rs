@@ -106,7 +106,9 @@ impl Trajectory {
         self.clips * self.len()
     }
 
-    /// The first evaluation of the step at `place` among the steps of all clips.
+    /// The first evaluation of the step at `place` among the steps of all clips. Past the last step there is
+    /// nothing to run: that step has no noise left, a pass at it is an error, and
+    /// [decisions](crate::decisions) compute.
     pub fn step(&self, place: usize) -> Step {
         let clip = (place / self.len().max(1)).min(self.clips.saturating_sub(1));
         let index = place - clip * self.len();
@@ -148,6 +150,15 @@ mod tests {
     fn the_published_boundaries_of_wan22() {
         assert_eq!(steps_above(0.875, 12.0, 40), 26);
         assert_eq!(steps_above(0.9, 5.0, 40), 15);
+    }
+
+    #[test]
+    fn past_the_end_there_is_no_noise() {
+        let run = Trajectory { clips: 2, ..Trajectory::from_sigmas(&[1.0, 0.5, 0.0], &[Branch::Cond]) };
+        for (past, place) in (run.end()..run.end() + 3).enumerate() {
+            let step = run.step(place);
+            assert_eq!((step.clip, step.index, step.sigma, step.timestep), (1, 2 + past, 0.0, 0.0));
+        }
     }
 
     #[test]

@@ -133,7 +133,7 @@ fn other_weights_are_refused_and_unread_ones_are_named() {
 #[test]
 fn another_model_is_refused() {
     let other = Asked { model: ModelMeta::of("other", "tests").meta().with_blocks(&[4]), ..Asked::default() };
-    other.gives(Sensitivities, Refused, "it is of toy, the run's model is other of 4 blocks, 1 wide");
+    other.gives(Sensitivities, Refused, "it is of toy, the run's model is other of 4 blocks");
     let mut silent = Asked::default();
     silent.profile.model = None;
     silent.gives(Curves, Usable, "it does not say which model it is of");

@@ -77,6 +77,11 @@ pub(crate) fn run(args: &Schedule, out: &Console) -> Result<()> {
     let short = outlook.chosen.as_ref().and_then(|chosen| chosen.short.as_ref());
     warnings.extend(short.map(|short| Problem::warning("target", short)));
     let bytes = cache_bytes(&outlook, &built.registry)?;
+    if outlook.sizes.is_some() && outlook.meta.hidden_size == 0 {
+        let place = format!("model {:?}", outlook.meta.name);
+        warnings
+            .push(Problem::warning(place, "its metadata has no `hidden_size`, so bytes are not predicted"));
+    }
     let unknown = |what: &str, hint: &str| {
         let message =
             format!("{strategy} decides from what it sees: there is no schedule to {what} before a run");

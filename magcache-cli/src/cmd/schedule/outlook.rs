@@ -122,9 +122,12 @@ fn profile_of(config: &Config, meta: &ModelMeta) -> Option<String> {
     named.or(meta.profiles.first().copied()).map(str::to_owned)
 }
 
-/// The most bytes that the caches hold at once; exact if their decisions are known ahead.
+/// The most bytes that the caches hold at once; exact if their decisions are known ahead. `None` also for a
+/// model that does not say its width.
 pub(super) fn cache_bytes(outlook: &Outlook, registry: &Arc<HookRegistry>) -> Result<Option<usize>> {
-    let Some(sizes) = &outlook.sizes else { return Ok(None) };
+    let Some(sizes) = outlook.sizes.as_ref().filter(|_| outlook.meta.hidden_size > 0) else {
+        return Ok(None);
+    };
     // An audited reuse also updates what a cache knows.
     if registry.is_static() && registry.audit().is_default() {
         return Ok(Some(simulate_sized(registry, &outlook.meta, &outlook.run, sizes)?.peak_bytes));

@@ -152,8 +152,9 @@ fn a_solver_that_calls_a_closure_finds_its_steps() {
     let plan = CachePlan::parse(FBCACHE).unwrap();
     let run = Trajectory::from_sigmas(&sigmas, &[Branch::Cond]);
     let mut session = plan.build(&FLUX, Some(&run)).unwrap().registry.session();
+    let mut cursor = run.cursor();
     let result = euler(&sigmas, noise.clone(), |x, timestep| {
-        let step = run.step_at(timestep).map_err(hint::wrap)?;
+        let step = cursor.step(timestep).map_err(hint::wrap)?;
         flux.forward(x, &text, step.sigma, &mut session.pass(&step, Branch::Cond))
     });
     let mut own = plan.build(&FLUX, Some(&run)).unwrap().registry.session();
@@ -161,7 +162,7 @@ fn a_solver_that_calls_a_closure_finds_its_steps() {
     assert_eq!(session.log().records(), own.log().records());
 
     let mut session = plan.build(&FLUX, Some(&run)).unwrap().registry.session();
-    let mut cursor = run.cursor();
+    let mut cursor = run.cursor().second_order();
     let result = heun(&sigmas, noise, |x, timestep| {
         let step = cursor.step(timestep).map_err(hint::wrap)?;
         flux.forward(x, &text, step.sigma, &mut session.pass(&step, Branch::Cond))
