@@ -150,7 +150,7 @@ impl Comparison {
     }
 }
 
-impl<'a> Running<'a> {
+impl Running<'_> {
     /// Runs the dense lane and `contenders`, and returns their rows. The pictures of the dense lane are
     /// written with the configurations.
     fn rows(&self, contenders: &[Contender], role: Role, what: &str) -> Result<Vec<Row>> {

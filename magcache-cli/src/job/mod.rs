@@ -41,6 +41,9 @@ use crate::{
     media::{self, Destination, VideoShape},
 };
 
+/// One for each of several requests.
+pub(crate) type Denoisers = Vec<Arc<dyn Denoiser>>;
+
 /// A run that is ready to start: a model and a checked request.
 #[derive(Debug)]
 pub(crate) struct Job {
@@ -144,7 +147,7 @@ impl Job {
         &self,
         requests: &[Request],
         now: &dyn Fn(&'static str),
-    ) -> pipeline::Result<(Vec<Arc<dyn Denoiser>>, Vec<String>)> {
+    ) -> pipeline::Result<(Denoisers, Vec<String>)> {
         let mut notes = Vec::new();
         let denoisers = self.pipeline.denoisers(requests, &|stage| now(stage_name(stage)), &mut notes)?;
         notes.extend(self.pipeline.unread());

@@ -39,10 +39,12 @@ struct Row {
     chat: Option<String>,
 }
 
+type Encode = Box<dyn Fn(&str) -> Result<TokenizedPrompt>>;
+
 pub(super) fn check(case: &Case, report: &mut CaseReport) -> Result<()> {
     let Recorded { tokenizer, max_length, pad, prompts } = case.read()?;
     let folder = &case.folder;
-    let (own_length, encode): (usize, Box<dyn Fn(&str) -> Result<TokenizedPrompt>>) = match tokenizer {
+    let (own_length, encode): (usize, Encode) = match tokenizer {
         Kind::Wan => {
             let own = WanTokenizer::open(folder)?;
             (own.max_length(), Box::new(move |prompt| Ok(own.encode(prompt)?)))

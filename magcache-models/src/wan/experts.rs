@@ -13,7 +13,7 @@ pub(super) type Load = dyn Fn(Expert) -> LoadResult<Arc<WanTransformer>> + Send 
 
 /// Loads experts of a checkpoint for several denoisers: one that is still in memory is shared.
 pub(super) fn shared(source: WanSource, options: LoadOptions) -> Arc<Load> {
-    let loaded = Mutex::new(vec![Weak::new(); source.experts()]);
+    let loaded = Mutex::new((0..source.experts()).map(|_| Weak::new()).collect::<Vec<_>>());
     Arc::new(move |expert: Expert| {
         let mut loaded = loaded.lock().unwrap_or_else(PoisonError::into_inner);
         let place = loaded.get_mut(usize::from(expert.0));

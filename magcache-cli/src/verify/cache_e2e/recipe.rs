@@ -21,12 +21,12 @@ pub(super) struct Run {
     /// The name of the tensor that holds them.
     pub(super) latents: String,
     #[serde(flatten)]
-    cache: Cache,
+    cache: CachedWith,
 }
 
 /// What a run was cached with.
 #[derive(Deserialize)]
-pub(super) struct Cache {
+pub(super) struct CachedWith {
     /// The configuration of diffusers, one for each network.
     cache_config: Option<PerNetwork<Option<Value>>>,
     teacache: Option<TeaCache>,
@@ -129,7 +129,7 @@ impl Run {
     }
 }
 
-impl Cache {
+impl CachedWith {
     /// How to repeat the run with these networks, each with its name and number of steps, whose blocks have
     /// these modules.
     pub(super) fn recipe(&self, run: &str, networks: &[(&str, usize)], modules: &[&str]) -> Result<Recipe> {

@@ -14,7 +14,7 @@ use serde::Deserialize;
 
 use super::{
     TOLERANCE, branch,
-    recipe::{ByBranch, Cache, Recipe},
+    recipe::{ByBranch, CachedWith, Recipe},
     steps_where,
 };
 use crate::verify::{case::Case, report::CaseReport, transformer::Network};
@@ -41,7 +41,7 @@ struct Run {
     /// The steps of each clip after which its latents were recorded.
     latents_step_indices: Vec<usize>,
     #[serde(flatten)]
-    cache: Cache,
+    cache: CachedWith,
 }
 
 #[derive(Deserialize)]

@@ -266,7 +266,7 @@ impl Pipeline for FluxPipeline {
             };
             let uncond = negative.and_then(|text| context(text));
             let mut denoiser =
-                FluxDenoiser::new(Arc::clone(&network), cond, uncond, positions.clone(), guidance.clone());
+                FluxDenoiser::new(Arc::clone(&network), cond, uncond, positions.clone(), guidance);
             if let Some(tokens) = starts.next() {
                 denoiser = denoiser.starting_from(tokens);
             }

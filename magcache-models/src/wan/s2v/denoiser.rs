@@ -96,7 +96,7 @@ impl S2vDenoiser {
         let silence = heard.zeros_like()?;
         let uncond = video.negative.as_ref().map(|text| context(text, &silence)).transpose()?;
         let before = motion.unwrap_or_else(|| video.reference.clone());
-        Ok(Self { clip, window, before, tokens, cond, uncond, video })
+        Ok(Self { video, clip, window, before, tokens, cond, uncond })
     }
 
     /// The latents that are decoded in front of the clip's own, `[1, channels, latents, height, width]`:

@@ -74,11 +74,6 @@ impl ClipTokens {
         self.grid
     }
 
-    /// All tokens, those of the video included.
-    pub fn len(&self) -> Result<usize> {
-        self.rope.tokens()
-    }
-
     /// Cosines and sines of every token's position, `[tokens, head_dim / 2]` each.
     #[cfg(feature = "verify")]
     pub fn rope(&self) -> &RotaryTable {
