@@ -150,7 +150,8 @@ impl<'a> Given<'a> {
         self.read("branches", self.words.branches)
     }
 
-    /// A warning if the strategy has read a profile that says that it is of another model, which may be meant.
+    /// A warning if the strategy has read a profile that says that it is of another model, which may be
+    /// meant.
     pub(crate) fn of_another(&self, place: &str, model: &ModelMeta) -> Option<Problem> {
         let profile = self.profile.filter(|_| self.read.borrow().contains("profile"))?;
         let other = profile.model.as_deref().filter(|of| *of != model.name)?;
