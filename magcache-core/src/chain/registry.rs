@@ -14,7 +14,7 @@ use crate::{
 /// Hooks in order, the first outermost: some around ranges of blocks, some around modules inside the blocks,
 /// some around the whole forward.
 ///
-/// Built once and shared in an [`Arc`]; the state of a request lives in its [`Session`].
+/// Built once and shared in an [`Arc`]; the state of a request lives in its [`Session`](crate::Session).
 #[derive(Clone, Debug, Default)]
 pub struct HookRegistry {
     blocks: Vec<Ring>,
