@@ -89,12 +89,14 @@ fn a_recording_that_cannot_be_used_is_refused_before_anything_is_written() {
     sh.write("cut.wav", &whole[..whole.len() / 2]);
     sh.write("silent.wav", wav(8_000, &[0; 8_000]));
     sh.write("pose.mp4", "no video");
+    sh.write("long.wav", wav(1_000, &vec![1_000; 3 * 3_600 * 1_000]));
     for (args, error) in [
         ("--audio missing.wav", "missing.wav"),
         ("--audio empty.wav", "empty.wav"),
         ("--audio short.wav", "480 samples at 16 kHz"),
         ("--audio text.wav", "text.wav"),
         ("--audio cut.wav", "cut.wav"),
+        ("--audio long.wav", "the recording is longer than 1800 seconds"),
         ("--audio silent.wav --pose pose.mp4", "pose.mp4"),
         ("--frames 15", "15 frames per clip, expected a multiple of 4"),
         ("--clips 0", "0 clips"),

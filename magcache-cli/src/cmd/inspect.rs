@@ -158,6 +158,9 @@ impl Report {
         if let Some(image) = source.image_encoder(&device, dtype)? {
             self.component("image_encoder", &image);
         }
+        if let Some(speech) = source.speech_encoder(&device, dtype)? {
+            self.component("speech_encoder", &speech);
+        }
         for (expert, name) in [(0, "transformer"), (1, "transformer_2")].into_iter().take(experts) {
             self.component(name, &source.transformer(Expert(expert), &device, dtype)?);
         }

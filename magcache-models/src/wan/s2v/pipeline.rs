@@ -16,7 +16,7 @@ use crate::{
     pipeline::{Defaults, Denoiser, Pipeline, PipelineError, Request, Result, SamplingOption, Stage, noise},
     sampler::{Sampler, SchedulerConfig},
     wan::parts::Parts,
-    wav2vec2::Waveform,
+    wav2vec2::{MAX_SECONDS, SAMPLE_RATE, Waveform},
 };
 
 /// Sides of the video are multiples of this, in pixels.
@@ -175,6 +175,11 @@ impl Pipeline for S2vPipeline {
         if feature_frames(self.parts.source.speech_states(samples)) == 0 {
             let message = format!("the recording has {samples} samples at 16 kHz, too few to hear anything");
             return Err(PipelineError::request(message, "at least 50 ms"));
+        }
+        if samples > MAX_SECONDS * SAMPLE_RATE {
+            let message =
+                format!("the recording is longer than {MAX_SECONDS} seconds, which are heard as a whole");
+            return Err(PipelineError::request(message, "cut it into pieces, one for each video"));
         }
         self.trajectory(request).map(|_| ())
     }

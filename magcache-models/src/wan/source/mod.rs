@@ -308,6 +308,15 @@ impl WanSource {
         self.speech.as_ref().map_or(0, |speech| speech.encoder.config.states(samples))
     }
 
+    /// The speech encoder's tensors; `None` in models without one.
+    pub fn speech_encoder(
+        &self,
+        device: &Device,
+        dtype: WeightDtype,
+    ) -> Result<Option<Weights>, CheckpointError> {
+        self.speech.as_ref().map(|speech| speech.encoder.weights(device, dtype)).transpose()
+    }
+
     /// Processor and encoder of speech; `None` in models without one.
     pub fn load_speech_encoder(
         &self,
