@@ -169,8 +169,17 @@ impl TeaCacheConfig {
     fn check(&self, cx: &BuildCx<'_>, out: &mut Vec<Problem>) -> Result<(), ConfigError> {
         let place = cx.place;
         if fits_of(cx)?.is_empty() && self.coefficients.is_none() && self.policy != Some(Policy::Linear) {
-            let hint = "name a profile with a fit, give `coefficients`, or set policy = \"linear\"";
-            out.push(Problem::error(place, "teacache needs a fit and there is none").hint(hint));
+            out.push(match cx.words.profile() {
+                Some(_) => Problem::error(place, "teacache needs a fit and the profile has none")
+                    .hint("name a profile with a fit, give `coefficients`, or set policy = \"linear\""),
+                None => {
+                    let message =
+                        format!("no fit of {} is known: distances count as they are", cx.model.name);
+                    Problem::warning(place, message).hint(
+                        "policy = \"linear\" says so; a profile with a fit or `coefficients` make it better",
+                    )
+                }
+            });
         }
         out.extend(Fit::polynomial_problems(place, self.coefficients.as_deref(), self.fitted_range));
         let (cache, _) = self.strategy(cx)?;

@@ -389,3 +389,18 @@ fn a_forward_that_hands_no_blocks_to_its_pass_is_told_so() {
         assert!(forward(true).is_ok());
     }
 }
+
+#[test]
+fn teacache_without_a_fit_counts_distances_as_they_are_and_says_so() {
+    let (toy, run_of_twelve) = (dual(2, 3), guided(12));
+    let table = "[[cache]]\nstrategy = \"teacache\"\nthreshold = 0.3\n";
+    let [none, linear] = ["", "policy = \"linear\""]
+        .map(|key| build(&format!("{table}{key}"), toy.meta(), &run_of_twelve).unwrap());
+    let [warning] = &none.warnings[..] else { panic!("{:?}", none.warnings) };
+    let said = format!("no fit of {} is known: distances count as they are", toy.meta().name);
+    assert_eq!((warning.message.as_str(), warning.fatal), (&*said, false));
+    assert!(linear.warnings.is_empty(), "{:?}", linear.warnings);
+    let [a, b] = [none, linear]
+        .map(|built| run(&toy, Some(&mut built.registry.session()), &run_of_twelve, 1).unwrap());
+    assert_same(&a, &b, "teacache");
+}

@@ -38,7 +38,7 @@ fn plans_that_cannot_be_used() {
         "[[cache]]\nstrategy = \"magcache\"\nratios = [1.0, nan, 0.9]",
         "[[cache]]\nstrategy = \"magcache\"\nratios = { cond = [1.0, 0.9], uncond = [1.0] }",
         "[[cache]]\nstrategy = \"magcache\"\nratios = [1.0, 0.9]\nwarmup = 1.5\nthreshold = -1.0",
-        "[[cache]]\nstrategy = \"teacache\"",
+        "[[cache]]\nstrategy = \"teacache\"\nprofile = \"wan2.2-ti2v-5b\"",
         "[[cache]]\nstrategy = \"teacache\"\npolicy = \"cubic\"",
         "[[cache]]\nstrategy = \"teacache\"\npolicy = \"linear\"\nat = \"1..3\"",
         "[[cache]]\nstrategy = \"teacache\"\ncoefficients = [1.0, nan]\nfitted_range = [2.0, 1.0]",

@@ -14,9 +14,12 @@ use crate::{
 };
 
 /// Values to try for an option, as typed. The first accepted one is used.
-const TYPED: [&str; 6] = ["0.5", "3", "1", "32x32", "euler", PICTURE];
+const TYPED: [&str; 9] = ["0.5", "3", "1", "true", "32x32", "euler", PICTURE, RECORDING, VIDEO];
 const PICTURE: &str =
     concat!(env!("CARGO_MANIFEST_DIR"), "/../magcache-models/tiny/wan2.2-i2v-tiny/example.png");
+const RECORDING: &str =
+    concat!(env!("CARGO_MANIFEST_DIR"), "/../magcache-models/tiny/wan2.2-s2v-tiny/example.wav");
+const VIDEO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/videos/reordered.mp4");
 
 /// Options that are not flags of every command: `run` has them, other commands take lists.
 const OWN_FLAGS: [SamplingOption; 3] =
