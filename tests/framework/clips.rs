@@ -40,16 +40,3 @@ fn a_clip_decides_as_a_run_of_its_own_does() {
         }
     }
 }
-
-#[test]
-fn what_was_stored_in_a_clip_is_not_read_in_the_next() {
-    // Reuses at the first step of every clip, where there is nothing to reuse, and at the last.
-    let run_of_two = Trajectory { clips: 2, ..alone(3) };
-    let toy = dual(1, 1);
-    let mut session = scripted(2, [0, 2], StoragePolicy::default());
-    let cached = run(&toy, Some(&mut session), &run_of_two, 1).unwrap();
-    let plain = run(&toy, None, &run_of_two, 1).unwrap();
-    let same: Vec<bool> = cached.iter().zip(&plain).map(|(a, b)| same_bits(&a.output, &b.output)).collect();
-    assert_eq!(same, [true, true, false, true, true, false]);
-    assert_eq!(reused(&session, 0, Branch::Cond), [2, 5]);
-}
