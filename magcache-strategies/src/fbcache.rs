@@ -21,6 +21,8 @@ pub enum Metric {
     /// What the first block added to the denoised stream, relative L1: the rule of the method.
     #[default]
     ResidualRelL1,
+    /// What it added to all streams, also to text or to the tokens of a picture, relative L1.
+    AllResidualRelL1,
     /// The first block's modulated input, relative L1.
     HiddenRelL1,
     /// The first block's modulated input, relative L2.
@@ -90,6 +92,7 @@ impl Rule for FbCache {
     fn measure(&self) -> Option<Measure> {
         let of = match self.metric {
             Metric::ResidualRelL1 => Quantity::FrontResidual,
+            Metric::AllResidualRelL1 => Quantity::FrontResidualOfAll,
             Metric::HiddenRelL1 | Metric::HiddenRelL2 => Quantity::Signal(Signal::ModulatedInput),
         };
         let norm = if self.metric == Metric::HiddenRelL2 { Norm::L2 } else { Norm::L1 };
@@ -129,7 +132,7 @@ impl CacheConfig for FbCacheConfig {
             let message = format!("`downsample` is {}, it must be at least 1", self.downsample);
             out.push(Problem::error(place, message).hint("1 looks at every token"));
         }
-        let hidden = self.metric != Metric::ResidualRelL1;
+        let hidden = matches!(self.metric, Metric::HiddenRelL1 | Metric::HiddenRelL2);
         if hidden && !cx.model.signals.contains(&Signal::ModulatedInput) {
             let message = format!("model {:?} does not show its modulated input", cx.model.name);
             out.push(Problem::error(place, message).hint("use metric = \"residual_rel_l1\""));

@@ -91,10 +91,10 @@ impl Runtime for Engine {
     fn measure(&mut self, asked: &Asked<'_>) -> Result<f64> {
         let input = self.inputs.get(&(asked.cache, asked.front.start, asked.front.end));
         let now = match (asked.measure.of, input) {
-            (Quantity::FrontResidual, Some(input)) => (&self.x - input)?,
-            (Quantity::FrontResidual, None) => return Err(Error::msg("the front blocks were not announced")),
             (Quantity::Signal(_), Some(input)) => modulated(input, &self.step)?,
             (Quantity::Signal(_), None) => modulated(&self.x, &self.step)?,
+            (Quantity::FrontResidual | Quantity::FrontResidualOfAll, Some(input)) => (&self.x - input)?,
+            (_, None) => return Err(Error::msg("the front blocks were not announced")),
         };
         let place = self.place(asked.cache, &asked.blocks);
         self.quantities.insert((place, self.step.index), now.clone());

@@ -38,6 +38,11 @@ impl Head<'_> {
         self.fronted.image()?.sub(&self.input.image()?)
     }
 
+    /// The residual of the front blocks on all streams, `[batch, tokens of all, channels]`.
+    pub fn front_residual_of_all(&self) -> Result<Tensor> {
+        self.fronted.sequence()?.sub(&self.input.sequence()?)
+    }
+
     /// The residual of the front blocks and its [`metrics::relative_l1`] to `before`, reduced over ranks, in
     /// one sweep.
     pub fn front_residual_and_change(&self, before: &Tensor) -> Result<(Tensor, f64)> {

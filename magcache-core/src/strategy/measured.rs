@@ -30,6 +30,7 @@ impl Compared {
     fn words(&self) -> [(&'static str, &'static str); 2] {
         let of = self.measure.map_or("nothing", |measure| match measure.of {
             Quantity::FrontResidual => "front-residual",
+            Quantity::FrontResidualOfAll => "front-residual-of-all",
             Quantity::Signal(signal) => signal.as_str(),
         });
         let since = self.measure.map_or("nothing", |measure| match measure.since {
@@ -73,6 +74,7 @@ impl Measure {
     fn look(&self, x: &Head<'_>) -> Result<Tensor> {
         let seen = match self.of {
             Quantity::FrontResidual => x.front_residual()?,
+            Quantity::FrontResidualOfAll => x.front_residual_of_all()?,
             Quantity::Signal(signal) => x.signal(signal)?,
         };
         if self.every == 1 {

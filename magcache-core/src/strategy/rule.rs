@@ -63,6 +63,8 @@ pub struct Measure {
 pub enum Quantity {
     /// What the blocks of [`Window::front`] added to the denoised stream, `[batch, tokens, channels]`.
     FrontResidual,
+    /// What they added to all streams, the text or whatever else lies beside the denoised one included.
+    FrontResidualOfAll,
     /// A signal of the model; only for ranges that begin at block 0.
     Signal(Signal),
 }

@@ -23,11 +23,11 @@ pub enum Streams {
         /// The text stream.
         text: Tensor,
     },
-    /// Both in one sequence (Flux single blocks).
+    /// Both in one sequence (Flux single blocks; Wan's tokens of a picture beside those of the video).
     Joint {
         /// The whole sequence.
         tokens: Tensor,
-        /// The place of the text on dimension 1: a prefix or a suffix.
+        /// The place on dimension 1 of the text, or of whatever else is not denoised: a prefix or a suffix.
         text: Range<usize>,
     },
 }
@@ -104,6 +104,14 @@ impl Streams {
         }
     }
 
+    /// All streams in one sequence, `[text, image]` if they are apart.
+    pub fn sequence(&self) -> Result<Tensor> {
+        match self {
+            Self::Image(tokens) | Self::Joint { tokens, .. } => Ok(tokens.clone()),
+            Self::Dual { image, text } => Tensor::cat(&[text, image], 1),
+        }
+    }
+
     /// The denoised stream alone.
     pub fn into_image(self) -> Result<Tensor> {
         match self {
@@ -130,12 +138,12 @@ impl Streams {
 
     /// Applies a block that works on one sequence `[text, image]`; dual streams are joined first.
     pub fn map_joint(self, f: impl FnOnce(&Tensor) -> Result<Tensor>) -> Result<Self> {
-        let (tokens, text) = match self {
-            Self::Joint { tokens, text } => (tokens, text),
-            Self::Dual { image, text } => (Tensor::cat(&[&text, &image], 1)?, 0..text.dim(1)?),
+        let text = match &self {
+            Self::Joint { text, .. } => text.clone(),
+            Self::Dual { text, .. } => 0..text.dim(1)?,
             Self::Image(_) => bail!("a joint block was given no text stream"),
         };
-        Ok(Self::Joint { tokens: f(&tokens)?, text })
+        Ok(Self::Joint { tokens: f(&self.sequence()?)?, text })
     }
 
     /// `self − other`, stream by stream.

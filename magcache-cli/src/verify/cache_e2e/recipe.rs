@@ -62,6 +62,15 @@ pub(super) struct Decisions {
     pub(super) inner_executed: Option<Vec<usize>>,
 }
 
+/// What diffusers' hooks see of a network's blocks.
+#[derive(Clone, Copy)]
+pub(super) struct Blocks<'a> {
+    /// The modules of a block.
+    pub(super) modules: &'a [&'a str],
+    /// The `metric` of `fbcache` that compares what they compare.
+    pub(super) metric: &'a str,
+}
+
 /// How to repeat a run.
 #[derive(Debug)]
 pub(super) enum Recipe {
@@ -125,14 +134,13 @@ impl Run {
 
     /// How to repeat the run.
     pub(super) fn recipe(&self, networks: &[(&str, usize)], modules: &[&str]) -> Result<Recipe> {
-        self.cache.recipe(&self.name, networks, modules)
+        self.cache.recipe(&self.name, networks, Blocks { modules, metric: "residual_rel_l1" })
     }
 }
 
 impl CachedWith {
-    /// How to repeat the run with these networks, each with its name and number of steps, whose blocks have
-    /// these modules.
-    pub(super) fn recipe(&self, run: &str, networks: &[(&str, usize)], modules: &[&str]) -> Result<Recipe> {
+    /// How to repeat the run with these networks, each with its name and number of steps.
+    pub(super) fn recipe(&self, run: &str, networks: &[(&str, usize)], blocks: Blocks) -> Result<Recipe> {
         let wrong = |e: String| bad_input(format!("run {run:?}: {e}"));
         if self.cache_manager.is_some() {
             let why = "its metric is the change of a mean, which this build does not measure";
@@ -153,7 +161,7 @@ impl CachedWith {
         let parts = configs.iter().zip(networks).map(|(config, (_, steps))| {
             let steps = first..first + steps;
             first = steps.end;
-            part(config.as_ref(), steps, modules)
+            part(config.as_ref(), steps, blocks)
         });
         let parts: Vec<Network> = parts.collect::<Result<_>>().map_err(|e| wrong(e.to_string()))?;
         join(parts, networks).map_err(|e| wrong(e.to_string()))
@@ -161,12 +169,12 @@ impl CachedWith {
 }
 
 /// One network's part; `steps` are the run's steps that belong to it.
-fn part(config: Option<&Value>, steps: Range<usize>, modules: &[&str]) -> Result<Network> {
+fn part(config: Option<&Value>, steps: Range<usize>, blocks: Blocks) -> Result<Network> {
     let Some(config) = config else { return Ok(Network::Dense) };
     match config.get("type").and_then(Value::as_str) {
         Some("MagCacheConfig") => MagCache::deserialize(config)?.part(steps.len()),
-        Some("FirstBlockCacheConfig") => FirstBlockCache::deserialize(config)?.part(),
-        Some("TaylorSeerCacheConfig") => TaylorSeer::deserialize(config)?.part(steps, modules),
+        Some("FirstBlockCacheConfig") => FirstBlockCache::deserialize(config)?.part(blocks.metric),
+        Some("TaylorSeerCacheConfig") => TaylorSeer::deserialize(config)?.part(steps, blocks.modules),
         Some(other) => Ok(Network::Unknown(format!("this build has no strategy for {other}"))),
         None => Err(bad_input("its cache configuration has no `type`")),
     }
@@ -228,10 +236,13 @@ impl MagCache {
 }
 
 impl FirstBlockCache {
-    fn part(&self) -> Result<Network> {
-        Network::of_table(
-            &json!({ "strategy": "fbcache", "dialect": "diffusers", "threshold": self.threshold }),
-        )
+    fn part(&self, metric: &str) -> Result<Network> {
+        Network::of_table(&json!({
+            "strategy": "fbcache",
+            "dialect": "diffusers",
+            "threshold": self.threshold,
+            "metric": metric,
+        }))
     }
 }
 

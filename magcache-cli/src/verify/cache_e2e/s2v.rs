@@ -1,10 +1,12 @@
 //! Cached videos of two clips: decisions by clip, step and branch, and latents along the way.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use anyhow::{Context, Result};
 use candle_core::Tensor;
-use magcache_core::{Branch, HookRegistry, ModelMeta, Pass, Step, Trajectory, log::Record};
+use magcache_core::{
+    Branch, HookRegistry, ModelMeta, Pass, Step, Trajectory, calibrate::Recorder, log::Record,
+};
 use magcache_models::{
     pipeline::{self, Denoiser, Entered, Generation, NextClip, PipelineError},
     sampler::{Sampler, SamplerKind, SchedulerConfig},
@@ -14,7 +16,7 @@ use serde::Deserialize;
 
 use super::{
     TOLERANCE, branch,
-    recipe::{ByBranch, CachedWith, Recipe},
+    recipe::{Blocks, ByBranch, CachedWith, Recipe},
     steps_where,
 };
 use crate::verify::{case::Case, report::CaseReport, transformer::Network};
@@ -23,6 +25,13 @@ use crate::verify::{case::Case, report::CaseReport, transformer::Network};
 struct Recorded {
     sampling: Sampling,
     runs: Vec<Run>,
+    calibration: Calibration,
+}
+
+/// Ratios of magnitudes in dense runs, by clip and branch.
+#[derive(Deserialize)]
+struct Calibration {
+    video_tokens: Vec<BTreeMap<String, Vec<f64>>>,
 }
 
 #[derive(Deserialize)]
@@ -93,15 +102,15 @@ impl Entered for Entry<'_> {
 
 /// What all runs of a case share.
 struct Setup {
-    first: Arc<dyn Denoiser>,
-    noise: Tensor,
+    /// Each with its noise.
+    clips: Vec<(Arc<dyn Denoiser>, Tensor)>,
     sampler: Sampler,
     trajectory: Trajectory,
     model: ModelMeta,
 }
 
 pub(in crate::verify) fn check(case: &Case, report: &mut CaseReport) -> Result<()> {
-    let Recorded { sampling, runs } = case.read()?;
+    let Recorded { sampling, runs, calibration } = case.read()?;
     let clips = runs.iter().map(|run| run.clips.len()).max().unwrap_or(1);
     let setup = setup(case, &sampling, clips)?;
     let want = case.tensor("timesteps")?;
@@ -109,12 +118,35 @@ pub(in crate::verify) fn check(case: &Case, report: &mut CaseReport) -> Result<(
     report.tensors("sampling", "timesteps", &Tensor::new(got, want.device())?, want, 0.0)?;
     let networks = [("transformer", sampling.num_inference_steps)];
     for run in &runs {
-        let recipe = run.cache.recipe(&run.name, &networks, &[])?;
+        // What is beside the video counts too, as it does for any hook around a block of the official code.
+        let blocks = Blocks { modules: &[], metric: "all_residual_rel_l1" };
+        let recipe = run.cache.recipe(&run.name, &networks, blocks)?;
         if let Recipe::Unknown(why) = recipe {
             report.leave_out(format!("run {}", run.name), why);
             continue;
         }
         repeat(case, &setup, run, recipe, report).with_context(|| format!("run {:?}", run.name))?;
+    }
+    calibrate(&setup, &calibration, report)
+}
+
+/// Each clip in a dense run of its own.
+fn calibrate(setup: &Setup, recorded: &Calibration, report: &mut CaseReport) -> Result<()> {
+    for (i, ((clip, noise), want)) in setup.clips.iter().zip(&recorded.video_tokens).enumerate() {
+        let recorder = Recorder::new(&setup.model);
+        let trajectory = Trajectory { clips: 1, ..setup.trajectory.clone() };
+        let (clip, sampler) = (Arc::clone(clip), setup.sampler.clone());
+        let mut generation = Generation::new(clip, trajectory, sampler, noise, &recorder.registry())?;
+        while !generation.is_done() {
+            generation.step(&|| false)?;
+        }
+        let got = recorder.recording().curve().ratios;
+        for (branch, want) in want {
+            let of = format!("ratios of clip {i}, {branch}");
+            let got = got.get(branch).with_context(|| format!("no {of}"))?;
+            let [got, want] = [got, want].map(|ratios| Tensor::new(ratios.as_slice(), noise.device()));
+            report.tensors("calibration", &of, &got?, &want?, TOLERANCE)?;
+        }
     }
     Ok(())
 }
@@ -123,7 +155,7 @@ fn setup(case: &Case, sampling: &Sampling, clips: usize) -> Result<Setup> {
     let network = Arc::new(<S2vTransformer as Network>::load(&case.folder)?);
     let video = |name: &str| anyhow::Ok(case.tensor(name)?.unsqueeze(0)?);
     let (reference, motion) = (video("ref_latents")?, video("motion_latents")?);
-    let mut next = None;
+    let mut all: Vec<(Arc<dyn Denoiser>, Tensor)> = Vec::new();
     for clip in (0..clips).rev() {
         let noise = video(&format!("clip{clip}.noise"))?;
         let features = case.tensor(&format!("clip{clip}.audio_input"))?;
@@ -142,17 +174,17 @@ fn setup(case: &Case, sampling: &Sampling, clips: usize) -> Result<Setup> {
             guidance: sampling.guidance_scale,
             network: Arc::clone(&network),
             tokens,
-            next,
+            next: all.last().cloned(),
         };
-        next = Some((Arc::new(clip) as Arc<dyn Denoiser>, noise));
+        all.push((Arc::new(clip), noise));
     }
-    let (first, noise) = next.context("no clips were recorded")?;
+    all.reverse();
     let config = SchedulerConfig::new(SamplerKind::WanUniPc, sampling.flow_shift);
     let sampler = Sampler::new(&config, sampling.num_inference_steps)?;
     let trajectory = Trajectory { clips, ..sampler.trajectory(sampling.guidance_scale > 1.0) };
     // The curves of the published model do not apply to this one.
     let model = ModelMeta { profiles: (&[]).into(), ..network.meta()? };
-    Ok(Setup { first, noise, sampler, trajectory, model })
+    Ok(Setup { clips: all, sampler, trajectory, model })
 }
 
 fn repeat(case: &Case, setup: &Setup, run: &Run, recipe: Recipe, report: &mut CaseReport) -> Result<()> {
@@ -160,8 +192,9 @@ fn repeat(case: &Case, setup: &Setup, run: &Run, recipe: Recipe, report: &mut Ca
         Recipe::Cache(plan) => plan.build(&setup.model, Some(&setup.trajectory))?.registry,
         _ => HookRegistry::builder(setup.model.blocks()).build(),
     };
-    let (first, trajectory) = (Arc::clone(&setup.first), setup.trajectory.clone());
-    let mut generation = Generation::new(first, trajectory, setup.sampler.clone(), &setup.noise, &registry)?;
+    let (first, noise) = setup.clips.first().context("no clips were recorded")?;
+    let (first, trajectory) = (Arc::clone(first), setup.trajectory.clone());
+    let mut generation = Generation::new(first, trajectory, setup.sampler.clone(), noise, &registry)?;
     let mut after: Vec<Vec<Tensor>> = vec![Vec::new(); run.clips.len()];
     while !generation.is_done() {
         let step = setup.trajectory.step(generation.next());

@@ -315,7 +315,7 @@ impl S2vTransformer {
         let (x, residual) = Stacks::default()
             .streams(&self.wan.blocks, |i, block: &WanBlock, streams, modules| {
                 let text = context.text.keys_values(i, block.cross_attention())?;
-                streams.map_image(|x| {
+                streams.map_joint(|x| {
                     let x = block.forward(x, projection()?, &clip.rope, text, modules)?;
                     match self.config.audio_inject_layers.iter().position(|layer| *layer == i) {
                         None => Ok(x),
@@ -324,12 +324,10 @@ impl S2vTransformer {
                 })
             })
             .signals(probe)
-            .run_lazy(pass, tokens.clone())?
+            .run_lazy(pass, Streams::Joint { tokens: tokens.clone(), text: length..tokens.dim(1)? })?
             .into_image_terms()?;
-        let video = |x: &Tensor| x.narrow(1, 0, length);
-        let residual = residual.as_ref().map(video).transpose()?;
         let modulation = get_or_try_init(last_modulation, || self.wan.head.modulation(&now))?;
-        self.wan.head.forward(&video(&x)?, residual.as_ref(), modulation, *grid)?.to_dtype(DType::F32)
+        self.wan.head.forward(&x, residual.as_ref(), modulation, *grid)?.to_dtype(DType::F32)
     }
 
     /// What the timestep gives to the blocks, `[2, 6 * inner]`: to the video's tokens, and to the others.

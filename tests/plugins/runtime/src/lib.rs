@@ -109,7 +109,10 @@ impl Runtime for Engine {
         let input = kept.filter(|_| !asked.front.is_empty()).unwrap_or(&self.x);
         let seen: Vec<f32> = match asked.measure.of {
             Quantity::Signal(_) => input.iter().map(|x| modulated(*x, &self.step)).collect(),
-            Quantity::FrontResidual => self.x.iter().zip(input).map(|(x, input)| x - input).collect(),
+            // Its only stream is the denoised one.
+            Quantity::FrontResidual | Quantity::FrontResidualOfAll => {
+                self.x.iter().zip(input).map(|(x, input)| x - input).collect()
+            }
         };
         let now: Vec<f32> = seen.chunks(CHANNELS).step_by(asked.measure.every).flatten().copied().collect();
         let place = self.place(asked.cache, &asked.blocks);
