@@ -123,8 +123,8 @@ fn budgets_and_baselines_count_the_steps_of_a_clip() {
     let found = sh.answer(format!("compare {line} half.toml --out out"));
     let names: Vec<&str> = list(&found["rows"]).iter().map(|row| row["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["dense", "half", "2 steps"]);
-    // One step of each clip, on two branches.
-    let found = sh.answer(format!("run {line} --cache fbcache --budget 3 --out budget.mp4"));
-    assert_eq!(found["planned"]["computed"], 3.0, "{}", found["planned"]);
-    sh.refused(format!("run {line} --cache fbcache --budget 5 --out none.mp4"), ["the run has 4"]);
+    let line = "run --model wan2.2-s2v-tiny --steps 8 --clips 2 --cache magcache";
+    let found = sh.answer(format!("{line} --budget 5 --out budget.mp4"));
+    assert_eq!((&found["planned"]["computed"], &found["planned"]["steps"]), (&5.0.into(), &8.into()));
+    sh.refused(format!("{line} --budget 9 --out none.mp4"), ["a budget of 9 computed steps, the run has 8"]);
 }
