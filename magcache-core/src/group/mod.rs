@@ -16,7 +16,11 @@ mod threads;
 #[cfg(feature = "candle")]
 mod together;
 
-use std::{ops::Range, sync::Arc, time::Duration};
+use std::{
+    ops::Range,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 #[cfg(feature = "candle")]
 pub(crate) use branches::Branches;
@@ -48,13 +52,15 @@ pub struct Group {
     /// The place of this rank among them.
     place: usize,
     patience: Duration,
+    /// The first error that came from other ranks, of all parts of the group.
+    fault: Arc<OnceLock<GroupError>>,
 }
 
 impl Group {
     /// All ranks of an engine. Each waits for the others at most `patience`.
     pub fn world(plane: Arc<dyn ControlPlane>, patience: Duration) -> Self {
         let (place, members) = (plane.rank(), (0..plane.size()).collect());
-        Self { plane, members, place, patience }
+        Self { plane, members, place, patience, fault: Arc::default() }
     }
 
     /// The members at these places of this group, among which this rank has to be; `None` if it is not.
@@ -82,6 +88,16 @@ impl Group {
     /// How long it waits for another rank.
     pub fn patience(&self) -> Duration {
         self.patience
+    }
+
+    /// The first error that this rank had with others; `None` if whatever went wrong went wrong here.
+    pub fn fault(&self) -> Option<&GroupError> {
+        self.fault.get()
+    }
+
+    fn noted(&self, error: GroupError) -> GroupError {
+        _ = self.fault.set(error.clone());
+        error
     }
 
     /// Sends `parts[p]` to the rank at place `p`, and returns what each sent here, in order. `about` names what
@@ -124,10 +140,11 @@ impl Group {
     /// As [`Group::exchange`].
     pub fn receive(&self, about: &str, place: usize) -> Result<Vec<u8>> {
         let from = self.members.get(place).copied().unwrap_or_default();
-        let message = self.plane.receive(from, self.patience).map_err(|error| error.waiting_for(about))?;
+        let message = self.plane.receive(from, self.patience);
+        let message = message.map_err(|error| self.noted(error.waiting_for(about)))?;
         if message.about != about {
             let (here, there) = (about.to_owned(), message.about);
-            return Err(GroupError::Apart { own: self.plane.rank(), here, other: from, there });
+            return Err(self.noted(GroupError::Apart { own: self.plane.rank(), here, other: from, there }));
         }
         Ok(message.bytes)
     }
@@ -186,11 +203,11 @@ impl Group {
         let first = all.first().cloned().unwrap_or_default();
         match all.iter().position(|there| *there != first) {
             None => Ok(()),
-            Some(place) => Err(GroupError::Differ {
+            Some(place) => Err(self.noted(GroupError::Differ {
                 about: about.to_owned(),
                 ranks: [0, place].map(|place| self.members.get(place).copied().unwrap_or_default()),
                 values: [text(&first), text(&all[place])],
-            }),
+            })),
         }
     }
 

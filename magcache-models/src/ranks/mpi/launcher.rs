@@ -11,15 +11,22 @@ pub struct Launcher {
     pub size: usize,
     /// This rank among those on this machine.
     pub local: Option<usize>,
+    /// Number of those.
+    pub local_size: Option<usize>,
     /// Whether its ranks meet through Open MPI; else through MPICH or one of its kin.
     pub(super) is_open: bool,
 }
 
-/// Name, variables of the number of ranks and of the place on this machine, and whether it is Open MPI's.
-const KNOWN: [(&str, &str, &str, bool); 3] = [
-    ("mpirun of Open MPI", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", true),
-    ("mpiexec of MPICH", "PMI_SIZE", "MPI_LOCALRANKID", false),
-    ("srun", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", true),
+/// Name, variables of the number of ranks, of the place on this machine and of the number there, and whether it
+/// is Open MPI's.
+const KNOWN: [(&str, [&str; 3], bool); 3] = [
+    (
+        "mpirun of Open MPI",
+        ["OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"],
+        true,
+    ),
+    ("mpiexec of MPICH", ["PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"], false),
+    ("srun", ["SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE"], true),
 ];
 
 impl Launcher {
@@ -30,8 +37,9 @@ impl Launcher {
 
     fn of(variable: &dyn Fn(&str) -> Option<String>) -> Option<Self> {
         let number = |name: &str| variable(name)?.parse::<usize>().ok();
-        let mut found = KNOWN.iter().filter_map(|(name, size, local, is_open)| {
-            Some(Self { name, size: number(size)?, local: number(local), is_open: *is_open })
+        let mut found = KNOWN.iter().filter_map(|(name, [size, local, local_size], is_open)| {
+            let (size, local, local_size) = (number(size)?, number(local), number(local_size));
+            Some(Self { name, size, local, local_size, is_open: *is_open })
         });
         found.next()
     }

@@ -1,0 +1,80 @@
+//! `doctor`: what there is for several ranks.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use magcache_core::{Group, group::ControlPlane};
+use magcache_models::ranks::{Launcher, MpiPlane};
+use serde_json::json;
+
+use crate::{args::Doctor, console::Console, machine::Machine};
+
+/// Messages that the way between ranks is measured with, and bytes of the large ones.
+const TIMES: usize = 200;
+const LARGE: usize = 1 << 20;
+
+pub(crate) fn run(args: &Doctor, out: &Console) -> Result<()> {
+    let launcher = Launcher::find();
+    let machine = Machine::this("cpu");
+    let mut text = format!("{} cores, {} threads for each rank\n", machine.cores, machine.threads);
+    text += &match &launcher {
+        Some(Launcher { name, size, local, .. }) => {
+            let local = local.map_or(String::new(), |local| format!(", number {local} on this machine"));
+            format!("launcher: {name}, {size} ranks{local}\n")
+        }
+        None => "launcher: none, this process was started alone\n".to_owned(),
+    };
+    let nccl = if cfg!(feature = "cuda") { "through the hosts" } else { "this build computes on CPUs" };
+    text += &format!("GPUs: {nccl}\n");
+    let mut document = json!({
+        "launcher": launcher.as_ref().map(|l| json!({ "name": l.name, "size": l.size, "local": l.local })),
+        "mpi": null,
+    });
+    if !args.ranks {
+        text += "MPI: not asked, `magcache doctor --ranks` loads it\n";
+        out.answer(&text, &document);
+        return Ok(());
+    }
+    let plane = match MpiPlane::join() {
+        Ok(plane) => plane,
+        Err(error) if launcher.is_none() => {
+            text += &format!("MPI: {error}\n  --ranks N runs ranks as threads without one\n");
+            out.answer(&text, &document);
+            return Ok(());
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let plane = std::sync::Arc::new(plane);
+    let group = Group::world(std::sync::Arc::clone(&plane) as _, Duration::from_secs(30));
+    let measured = measure(&group);
+    if plane.rank() == 0 {
+        text += &format!("MPI: {}, {} of ranks\n", plane.version(), plane.size());
+        if let (Ok((small, large)), true) = (&measured, plane.size() > 1) {
+            let rate = LARGE as f64 / large / 1e9;
+            text += &format!("  a gather of 64 B takes {:.1} us, 1 MiB to each rank {rate:.2} GB/s\n", small * 1e6);
+        }
+        document["mpi"] = json!({ "version": plane.version(), "size": plane.size() });
+        out.answer(&text, &document);
+    }
+    plane.leave(measured.is_ok());
+    measured.map(drop).map_err(Into::into)
+}
+
+/// Median seconds of a small gather, and of one large message to every rank.
+fn measure(group: &Group) -> magcache_core::group::Result<(f64, f64)> {
+    let median = |mut times: Vec<f64>| {
+        times.sort_by(f64::total_cmp);
+        times[times.len() / 2]
+    };
+    let time = |bytes: usize, times: usize| -> magcache_core::group::Result<f64> {
+        let mine = vec![0; bytes];
+        let mut all = Vec::with_capacity(times);
+        for _ in 0..times {
+            let begun = Instant::now();
+            group.gather("a measurement", &mine)?;
+            all.push(begun.elapsed().as_secs_f64());
+        }
+        Ok(median(all))
+    };
+    Ok((time(64, TIMES)?, time(LARGE, TIMES / 10)?))
+}
