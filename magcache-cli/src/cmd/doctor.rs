@@ -7,11 +7,14 @@ use magcache_core::{Group, group::ControlPlane};
 use magcache_models::ranks::{Launcher, MpiPlane};
 use serde_json::json;
 
-use crate::{args::Doctor, console::Console, machine::Machine};
+use crate::{args::Doctor, console::Console, machine::Machine, ranks::absent};
 
 /// Messages that the way between ranks is measured with, and bytes of the large ones.
 const TIMES: usize = 200;
 const LARGE: usize = 1 << 20;
+
+/// How long a rank waits for another one.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) fn run(args: &Doctor, out: &Console) -> Result<()> {
     let launcher = Launcher::find();
@@ -24,8 +27,9 @@ pub(crate) fn run(args: &Doctor, out: &Console) -> Result<()> {
         }
         None => "launcher: none, this process was started alone\n".to_owned(),
     };
-    let nccl = if cfg!(feature = "cuda") { "through the hosts" } else { "this build computes on CPUs" };
-    text += &format!("GPUs: {nccl}\n");
+    let devices =
+        if cfg!(feature = "cuda") { "between GPUs, through the hosts" } else { "between hosts; this build computes on CPUs" };
+    text += &format!("tensors: {devices}\n");
     let mut document = json!({
         "launcher": launcher.as_ref().map(|l| json!({ "name": l.name, "size": l.size, "local": l.local })),
         "mpi": null,
@@ -35,7 +39,7 @@ pub(crate) fn run(args: &Doctor, out: &Console) -> Result<()> {
         out.answer(&text, &document);
         return Ok(());
     }
-    let plane = match MpiPlane::join() {
+    let plane = match MpiPlane::join(PATIENCE, || absent(PATIENCE)) {
         Ok(plane) => plane,
         Err(error) if launcher.is_none() => {
             text += &format!("MPI: {error}\n  --ranks N runs ranks as threads without one\n");
@@ -45,7 +49,7 @@ pub(crate) fn run(args: &Doctor, out: &Console) -> Result<()> {
         Err(error) => return Err(error.into()),
     };
     let plane = std::sync::Arc::new(plane);
-    let group = Group::world(std::sync::Arc::clone(&plane) as _, Duration::from_secs(30));
+    let group = Group::world(std::sync::Arc::clone(&plane) as _, PATIENCE);
     let measured = measure(&group);
     if plane.rank() == 0 {
         text += &format!("MPI: {}, {} of ranks\n", plane.version(), plane.size());

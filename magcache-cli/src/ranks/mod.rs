@@ -10,4 +10,4 @@ mod start;
 
 pub(crate) use parts::{of_all, own_part};
 pub(crate) use same::check_same;
-pub(crate) use start::start;
+pub(crate) use start::{absent, start};

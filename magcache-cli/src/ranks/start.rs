@@ -1,6 +1,6 @@
 //! Starts the ranks of a run: threads of this process, or processes that a launcher started.
 
-use std::{panic, sync::Arc, thread, time::Duration};
+use std::{panic, process, sync::Arc, thread, time::Duration};
 
 use anyhow::{Result, anyhow};
 use magcache_core::group::{self, ControlPlane, GroupError};
@@ -126,6 +126,15 @@ fn as_threads(
     })
 }
 
+/// Ends this process, which has waited for others to start: whoever launched it ends them too.
+pub(crate) fn absent(patience: Duration) {
+    let seconds = patience.as_secs_f64();
+    let message = format!("not every rank has started within {seconds} s");
+    let error = bad_input_with(message, "do all processes run this program, with --parallel?");
+    Console::new(false, false).failure(&error);
+    process::exit(1);
+}
+
 /// This process is one of those that a launcher started.
 fn as_processes(
     layout: Layout,
@@ -133,7 +142,7 @@ fn as_processes(
     out: &Console,
     run: &impl Fn(Option<&Ranks>, &Console) -> Result<()>,
 ) -> Result<()> {
-    let engine = Arc::new(MpiPlane::join()?);
+    let engine = Arc::new(MpiPlane::join(patience, move || absent(patience))?);
     let (rank, size) = (engine.rank(), engine.size());
     let silent = Console::silent();
     let out = if rank == 0 { out } else { &silent };

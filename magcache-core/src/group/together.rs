@@ -5,7 +5,7 @@ use std::fmt;
 use candle_core::Result;
 
 use super::Group;
-use crate::{Branch, Verdict, hint, metrics::Sums, state::HookId};
+use crate::{Branch, Verdict, hint, log::DecisionLog, metrics::Sums, state::HookId};
 
 /// The ranks that run the same pass, at one hook of it. Without a group every answer is this rank's own.
 #[derive(Clone, Copy)]
@@ -74,14 +74,14 @@ impl<'a> Together<'a> {
         Ok((lens.iter().take(group.place()).sum(), lens.iter().sum()))
     }
 
-    /// Compares a decision before it is acted on. `log` identifies the decisions before it.
-    pub(crate) fn agree(&self, verdict: &Verdict, log: u64) -> Result<()> {
+    /// Compares a decision, and those before it in the log, before it is acted on.
+    pub(crate) fn agree(&self, verdict: &Verdict, log: &DecisionLog) -> Result<()> {
         let Some(group) = self.group else { return Ok(()) };
         let Verdict { reuse, why, metric, accumulated } = verdict;
         let what = if *reuse { "reuse" } else { "compute" };
         let number = |name: &str, n: &Option<f64>| n.map_or(String::new(), |n| format!(", {name} {n:?}"));
         let (metric, accumulated) = (number("metric", metric), number("accumulated", accumulated));
-        let here = format!("{what} ({why}{metric}{accumulated}; log {log:016x})");
+        let here = format!("{what} ({why}{metric}{accumulated}; log {:016x})", log.digest());
         group.agree(&self.about("decision"), &here).map_err(hint::wrap)
     }
 }

@@ -6,7 +6,6 @@
 
 mod host;
 mod layout;
-#[cfg(unix)]
 mod mpi;
 mod sequence;
 
@@ -17,7 +16,6 @@ use magcache_core::hint;
 
 pub use host::HostPlane;
 pub use layout::{Layout, LayoutError, Ranks};
-#[cfg(unix)]
 pub use mpi::{Launcher, MpiPlane};
 pub use sequence::Sequence;
 

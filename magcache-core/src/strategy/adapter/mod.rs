@@ -109,7 +109,7 @@ impl BlockHook for CacheHook {
         };
         // All ranks decided alike, or none acts.
         let decided = decided.and_then(|(last, guess)| {
-            cx.together().agree(&last.shown(), cx.log.digest())?;
+            cx.together().agree(&last.shown(), cx.log)?;
             Ok((last, guess, self.log(cx, blocks, last.shown())))
         });
         let due = matches!(&decided, Ok((last, Some(_), _)) if self.is_due(cx, last.turn, &middle.blocks()));

@@ -8,7 +8,7 @@ mod calls;
 mod launcher;
 
 use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError, mpsc},
     thread,
     time::{Duration, Instant},
 };
@@ -60,11 +60,21 @@ struct State {
 impl MpiPlane {
     /// Loads an MPI, Open MPI or MPICH, that of the launcher first, and joins its world. Once per process.
     ///
+    /// A library waits for ever for ranks that do not come: after `patience`, `late` is called on another
+    /// thread, and should end the process.
+    ///
     /// # Errors
     /// No library, or one that does not start; a launcher whose ranks this library does not see.
-    pub fn join() -> Result<Self> {
+    pub fn join(patience: Duration, late: impl FnOnce() + Send + 'static) -> Result<Self> {
         let launcher = Launcher::find();
-        let library = Library::load(launcher.as_ref())?;
+        let (joined, watched) = mpsc::channel::<()>();
+        thread::spawn(move || match watched.recv_timeout(patience) {
+            Err(mpsc::RecvTimeoutError::Timeout) => late(),
+            _ => {}
+        });
+        let library = Library::load(launcher.as_ref());
+        drop(joined);
+        let library = library?;
         let (rank, size) = library.place()?;
         let version = library.version().to_owned();
         if let Some(launcher) = launcher.filter(|launcher| launcher.size != size) {
