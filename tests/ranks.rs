@@ -13,10 +13,12 @@ use std::{
 use program::Shell;
 use serde_json::Value;
 
-const RUN: &str = "run --frames 9 --size 48x48 --cache fbcache --set threshold=0.3 --trace trace.jsonl --out out.gif";
+const RUN: &str =
+    "run --frames 9 --size 48x48 --cache fbcache --set threshold=0.3 --trace trace.jsonl --out out.gif";
 
 /// A run that takes a while.
-const LONG: &str = "run --frames 9 --size 64x64 --steps 200 --cache fbcache --set threshold=0.3 --out out.gif";
+const LONG: &str =
+    "run --frames 9 --size 64x64 --steps 200 --cache fbcache --set threshold=0.3 --out out.gif";
 
 /// A limit for what must not hang.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -83,7 +85,9 @@ fn assert_as_alone(sh: &Shell, alone: &(Vec<u8>, Vec<Value>)) {
 #[test]
 fn threads_write_what_one_rank_writes() {
     let alone = alone(RUN);
-    for ranks in ["--ranks 1", "--ranks 3", "--ranks 2 --parallel cfg=2", "--ranks 4 --parallel cfg=2,ulysses=2"] {
+    for ranks in
+        ["--ranks 1", "--ranks 3", "--ranks 2 --parallel cfg=2", "--ranks 4 --parallel cfg=2,ulysses=2"]
+    {
         let sh = Shell::new();
         sh.said(format!("{RUN} {ranks}"));
         assert_as_alone(&sh, &alone);
@@ -136,7 +140,10 @@ fn ranks_with_other_settings_are_refused_with_both_values() {
     }
     let line = format!("{RUN} --parallel ulysses=2");
     for (other, expected) in [
-        (line.replace("threshold=0.3", "threshold=0.2"), "cache[0].threshold: 0.3 on rank 0 and 0.2 on rank 1"),
+        (
+            line.replace("threshold=0.3", "threshold=0.2"),
+            "cache[0].threshold: 0.3 on rank 0 and 0.2 on rank 1",
+        ),
         (format!("{line} --seed 7"), "sampling.seed: "),
         (format!("{line} --steps 9"), "sampling.steps: "),
     ] {
@@ -154,7 +161,8 @@ fn ranks_with_other_weights_or_another_curve_are_refused() {
     if !mpirun() {
         return;
     }
-    let line = "run --model m --frames 5 --size 48x48 --steps 4 --parallel ulysses=2 --cache magcache --out out.gif";
+    let line =
+        "run --model m --frames 5 --size 48x48 --steps 4 --parallel ulysses=2 --cache magcache --out out.gif";
     let sh = Shell::new();
     for folder in ["a", "b"] {
         program::copy(&program::tiny("wan2.1-t2v-tiny"), &sh.inside(folder).path("m"));
@@ -304,7 +312,10 @@ fn an_interrupted_run_ends_on_all_ranks() {
     // On one rank alone.
     signal(own[1], "-INT");
     let told = end(launcher, &own);
-    assert!(told.contains("interrupted at step") && told.contains("the same command continues at step"), "{told}");
+    assert!(
+        told.contains("interrupted at step") && told.contains("the same command continues at step"),
+        "{told}"
+    );
 }
 
 #[test]

@@ -6,8 +6,8 @@ use magcache_models::ranks::Launcher;
 /// The variable that rayon and candle read.
 const VARIABLE: &str = "RAYON_NUM_THREADS";
 
-/// Sets the number of threads for the whole process: what the user set, else the number of physical cores, or the
-/// share of them that one of several ranks on the machine has.
+/// Sets the number of threads for the whole process: what the user set, else the number of physical
+/// cores, or the share of them that one of several ranks on the machine has.
 ///
 /// candle asks for the number at every matrix product, and without the variable it counts the cores each time
 /// by reading `/proc/cpuinfo`. On the embedded model that was two fifths of a forward

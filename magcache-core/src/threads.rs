@@ -20,11 +20,7 @@ fn part_of(unit: usize) -> usize {
 
 /// Runs `work` on every part of `len` values, each of whole units of `unit` values; the results are in order,
 /// whichever thread produced them.
-pub(crate) fn by_part<R: Send>(
-    len: usize,
-    unit: usize,
-    work: impl Fn(Range<usize>) -> R + Sync,
-) -> Vec<R> {
+pub(crate) fn by_part<R: Send>(len: usize, unit: usize, work: impl Fn(Range<usize>) -> R + Sync) -> Vec<R> {
     let size = part_of(unit);
     let parts = len.div_ceil(size);
     let threads = count().min(parts / PARTS).max(1);

@@ -151,8 +151,8 @@ impl Taylor {
         }))
     }
 
-    /// The extrapolated value in f32. Each number leaves out the terms that would make it infinite, so it does
-    /// not depend on the others, which may be on another rank.
+    /// The extrapolated value in f32. Each number leaves out the terms that would make it infinite, so it
+    /// does not depend on the others, which may be on another rank.
     fn at(&self, step: usize) -> Result<Option<Streams>> {
         let mut sum: Option<Streams> = None;
         for (difference, weight) in self.differences.iter().zip(self.weights(step)) {

@@ -8,11 +8,7 @@ use std::{
 };
 
 use candle_core::Result;
-use magcache_core::{
-    Group, group,
-    strategy::Branches,
-    testing::Bench,
-};
+use magcache_core::{Group, group, strategy::Branches, testing::Bench};
 
 use crate::prelude::*;
 
@@ -335,7 +331,9 @@ fn ranks_decide_alike_from_the_tokens_of_all() {
 #[test]
 fn ranks_that_decide_differently_do_not_act() {
     for error in ranks(true, [0.02, 0.5]).map(|ran| ran.unwrap_err().to_string()) {
-        let sides = error.contains("on rank 0 and ") && error.contains("compute (over-threshold") && error.contains("reuse (");
+        let sides = error.contains("on rank 0 and ")
+            && error.contains("compute (over-threshold")
+            && error.contains("reuse (");
         assert!(sides && error.starts_with("decision of hook 0 at step "), "{error}");
     }
 }

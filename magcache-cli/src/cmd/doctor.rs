@@ -1,19 +1,29 @@
 //! `doctor`: what there is for several ranks.
 
-use std::time::{Duration, Instant};
-
 use anyhow::Result;
-use magcache_core::{Group, group::ControlPlane};
-use magcache_models::ranks::{Launcher, MpiPlane};
-use serde_json::json;
+use magcache_models::ranks::Launcher;
+use serde_json::{Value, json};
+#[cfg(unix)]
+use {
+    crate::ranks::absent,
+    magcache_core::{Group, group::ControlPlane},
+    magcache_models::ranks::MpiPlane,
+    std::{
+        sync::Arc,
+        time::{Duration, Instant},
+    },
+};
 
-use crate::{args::Doctor, console::Console, machine::Machine, ranks::absent};
+use crate::{args::Doctor, console::Console, machine::Machine};
 
 /// Messages that the way between ranks is measured with, and bytes of the large ones.
+#[cfg(unix)]
 const TIMES: usize = 200;
+#[cfg(unix)]
 const LARGE: usize = 1 << 20;
 
 /// How long a rank waits for another one.
+#[cfg(unix)]
 const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) fn run(args: &Doctor, out: &Console) -> Result<()> {
@@ -27,10 +37,13 @@ pub(crate) fn run(args: &Doctor, out: &Console) -> Result<()> {
         }
         None => "launcher: none, this process was started alone\n".to_owned(),
     };
-    let devices =
-        if cfg!(feature = "cuda") { "between GPUs, through the hosts" } else { "between hosts; this build computes on CPUs" };
+    let devices = if cfg!(feature = "cuda") {
+        "between GPUs, through the hosts"
+    } else {
+        "between hosts; this build computes on CPUs"
+    };
     text += &format!("tensors: {devices}\n");
-    let mut document = json!({
+    let document = json!({
         "launcher": launcher.as_ref().map(|l| json!({ "name": l.name, "size": l.size, "local": l.local })),
         "mpi": null,
     });
@@ -39,23 +52,38 @@ pub(crate) fn run(args: &Doctor, out: &Console) -> Result<()> {
         out.answer(&text, &document);
         return Ok(());
     }
+    join(text, document, launcher.is_none(), out)
+}
+
+#[cfg(not(unix))]
+fn join(text: String, document: Value, _: bool, out: &Console) -> Result<()> {
+    out.answer(&(text + "MPI: not on this system; --ranks N runs ranks as threads\n"), &document);
+    Ok(())
+}
+
+/// Joins the ranks, and adds what they are.
+#[cfg(unix)]
+fn join(mut text: String, mut document: Value, alone: bool, out: &Console) -> Result<()> {
     let plane = match MpiPlane::join(PATIENCE, || absent(PATIENCE)) {
         Ok(plane) => plane,
-        Err(error) if launcher.is_none() => {
+        Err(error) if alone => {
             text += &format!("MPI: {error}\n  --ranks N runs ranks as threads without one\n");
             out.answer(&text, &document);
             return Ok(());
         }
         Err(error) => return Err(error.into()),
     };
-    let plane = std::sync::Arc::new(plane);
-    let group = Group::world(std::sync::Arc::clone(&plane) as _, PATIENCE);
+    let plane = Arc::new(plane);
+    let group = Group::world(Arc::clone(&plane) as _, PATIENCE);
     let measured = measure(&group);
     if plane.rank() == 0 {
         text += &format!("MPI: {}, {} of ranks\n", plane.version(), plane.size());
         if let (Ok((small, large)), true) = (&measured, plane.size() > 1) {
             let rate = LARGE as f64 / large / 1e9;
-            text += &format!("  a gather of 64 B takes {:.1} us, 1 MiB to each rank {rate:.2} GB/s\n", small * 1e6);
+            text += &format!(
+                "  a gather of 64 B takes {:.1} us, 1 MiB to each rank {rate:.2} GB/s\n",
+                small * 1e6
+            );
         }
         document["mpi"] = json!({ "version": plane.version(), "size": plane.size() });
         out.answer(&text, &document);
@@ -65,6 +93,7 @@ pub(crate) fn run(args: &Doctor, out: &Console) -> Result<()> {
 }
 
 /// Median seconds of a small gather, and of one large message to every rank.
+#[cfg(unix)]
 fn measure(group: &Group) -> magcache_core::group::Result<(f64, f64)> {
     let median = |mut times: Vec<f64>| {
         times.sort_by(f64::total_cmp);

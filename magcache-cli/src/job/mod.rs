@@ -70,7 +70,8 @@ pub(crate) struct Job {
 impl Job {
     /// Opens the model, fills in its defaults and checks the whole request. Loads no weights.
     pub(crate) fn new(mut config: Config, options: LoadOptions) -> Result<Self> {
-        let (device, ops, ranks) = (options.device.clone(), options.ops, options.ranks.as_ref().map(Ranks::layout));
+        let (device, ops, ranks) =
+            (options.device.clone(), options.ops, options.ranks.as_ref().map(Ranks::layout));
         let pipeline = config.open(options)?;
         let defaults = pipeline.defaults();
         let mut base = defaults.request.clone();
@@ -107,7 +108,20 @@ impl Job {
         if config.model.is_none() && config.weights.is_none() {
             config.model = pipeline::default_model().map(|e| e.name.to_owned());
         }
-        Ok(Self { pipeline, request, trajectory, frames, cache, fps, device, ops, ranks, chosen, sound, config })
+        Ok(Self {
+            pipeline,
+            request,
+            trajectory,
+            frames,
+            cache,
+            fps,
+            device,
+            ops,
+            ranks,
+            chosen,
+            sound,
+            config,
+        })
     }
 
     /// Builds the hooks, with notes for the user before the run.

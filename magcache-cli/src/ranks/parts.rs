@@ -56,7 +56,9 @@ fn part(all: &Snapshot, place: &str) -> Snapshot {
 }
 
 fn to_bytes(snapshot: &Snapshot) -> Result<Vec<u8>> {
-    let host = |(name, tensor): (&String, &Tensor)| Ok((name.clone(), tensor.to_device(&Device::Cpu)?.contiguous()?));
+    let host = |(name, tensor): (&String, &Tensor)| {
+        Ok((name.clone(), tensor.to_device(&Device::Cpu)?.contiguous()?))
+    };
     let tensors = snapshot.tensors().iter().map(host).collect::<Result<BTreeMap<_, _>>>()?;
     let values = snapshot.values().clone().into_iter().collect();
     Ok(safetensors::serialize(tensors, Some(values))?)
@@ -92,7 +94,10 @@ mod tests {
         let same = |a: &Snapshot, b: &Snapshot| {
             let bytes = |s: &Snapshot| to_bytes(s).unwrap();
             assert_eq!((a.values(), bytes(a).len()), (b.values(), bytes(b).len()));
-            assert_eq!(a.tensors()["x"].to_vec1::<f32>().unwrap(), b.tensors()["x"].to_vec1::<f32>().unwrap());
+            assert_eq!(
+                a.tensors()["x"].to_vec1::<f32>().unwrap(),
+                b.tensors()["x"].to_vec1::<f32>().unwrap()
+            );
         };
         let layout = "ulysses=3".parse().unwrap();
         thread::scope(|scope| {

@@ -4,7 +4,9 @@ use std::{panic, process, sync::Arc, thread, time::Duration};
 
 use anyhow::{Result, anyhow};
 use magcache_core::group::{self, ControlPlane, GroupError};
-use magcache_models::ranks::{Launcher, Layout, MpiPlane, Ranks};
+#[cfg(unix)]
+use magcache_models::ranks::MpiPlane;
+use magcache_models::ranks::{Launcher, Layout, Ranks};
 
 use crate::{
     args::RanksArgs,
@@ -20,15 +22,22 @@ pub(crate) fn start(
     out: &Console,
     run: impl Fn(Option<&Ranks>, &Console) -> Result<()> + Sync,
 ) -> Result<()> {
-    let patience = Duration::try_from_secs_f64(args.patience)
-        .map_err(|error| bad_input_with(format!("--patience {}: {error}", args.patience), "--patience 600"))?;
+    let patience = Duration::try_from_secs_f64(args.patience).map_err(|error| {
+        bad_input_with(format!("--patience {}: {error}", args.patience), "--patience 600")
+    })?;
     let launcher = Launcher::find().filter(|launcher| launcher.size > 1);
     let own = args.ranks.or(args.gpus).map(|n| usize::try_from(n).unwrap_or(usize::MAX));
     match (own, args.parallel, launcher) {
         (None, None, None) => run(None, out),
         (Some(n), _, Some(launcher)) => {
-            let message = format!("{} started {} processes, and each is to start {n} ranks", launcher.name, launcher.size);
-            Err(bad_input_with(message, "one of the two: --parallel under a launcher, or --ranks without one"))
+            let message = format!(
+                "{} started {} processes, and each is to start {n} ranks",
+                launcher.name, launcher.size
+            );
+            Err(bad_input_with(
+                message,
+                "one of the two: --parallel under a launcher, or --ranks without one",
+            ))
         }
         (Some(n), layout, None) => {
             let layout = layout.unwrap_or(Layout { cfg: 1, ulysses: n });
@@ -39,7 +48,8 @@ pub(crate) fn start(
             as_threads(layout, patience, out, &run)
         }
         (None, None, Some(launcher)) => {
-            let message = format!("{} started {} processes, which would all do the same", launcher.name, launcher.size);
+            let message =
+                format!("{} started {} processes, which would all do the same", launcher.name, launcher.size);
             Err(bad_input_with(message, format!("--parallel ulysses={}", launcher.size)))
         }
         (None, Some(layout), None) if layout.ranks() == 1 => run(None, out),
@@ -121,7 +131,8 @@ fn as_threads(
         let ends: Vec<_> = started.into_iter().map(thread::ScopedJoinHandle::join).collect();
         let ends = ends.into_iter().map(|end| end.unwrap_or_else(|fault| panic::resume_unwind(fault)));
         // The error that the first of them reports, if one does.
-        let (told, others): (Vec<_>, Vec<_>) = ends.filter_map(Result::err).partition(|error| !error.is::<Told>());
+        let (told, others): (Vec<_>, Vec<_>) =
+            ends.filter_map(Result::err).partition(|error| !error.is::<Told>());
         told.into_iter().chain(others).next().map_or(Ok(()), Err)
     })
 }
@@ -135,7 +146,20 @@ pub(crate) fn absent(patience: Duration) {
     process::exit(1);
 }
 
+/// MPI is loaded on Unix alone.
+#[cfg(not(unix))]
+fn as_processes(
+    layout: Layout,
+    _: Duration,
+    _: &Console,
+    _: &impl Fn(Option<&Ranks>, &Console) -> Result<()>,
+) -> Result<()> {
+    let message = "ranks as processes need MPI, which this system is not supported with";
+    Err(bad_input_with(message, format!("--ranks {}: threads of this process", layout.ranks())))
+}
+
 /// This process is one of those that a launcher started.
+#[cfg(unix)]
 fn as_processes(
     layout: Layout,
     patience: Duration,

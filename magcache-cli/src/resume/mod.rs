@@ -90,7 +90,6 @@ impl StateFolder {
         self.stored.is_none() || self.moved
     }
 
-
     /// Stores the state of a run between two steps, replacing the previous one: `snapshot`, which is that of
     /// all ranks.
     pub(crate) fn save(&mut self, run: &Generation, snapshot: Snapshot) -> Result<()> {

@@ -25,7 +25,14 @@ impl HookRegistry {
     /// The state of one new request.
     pub fn session(self: &Arc<Self>) -> Session {
         let (registry, slots) = (Arc::clone(self), Slots::new(self.storage().budget));
-        Session { registry, slots, log: DecisionLog::default(), done: Done::default(), group: None, branches: None }
+        Session {
+            registry,
+            slots,
+            log: DecisionLog::default(),
+            done: Done::default(),
+            group: None,
+            branches: None,
+        }
     }
 }
 

@@ -4,8 +4,7 @@ use candle_core::Result;
 
 use super::Group;
 use crate::{
-    Branch, Step,
-    hint,
+    Branch, Step, hint,
     log::{DecisionLog, Record},
     snapshot::{Snapshot, SnapshotError},
 };
@@ -65,7 +64,13 @@ impl Branches {
 
     /// Ends the pass of `branch` at `step`: the log then has the decisions of all branches, in order. Returns
     /// the bytes that all of them hold.
-    pub(crate) fn join(&mut self, log: &mut DecisionLog, step: &Step, branch: Branch, held: usize) -> Result<usize> {
+    pub(crate) fn join(
+        &mut self,
+        log: &mut DecisionLog,
+        step: &Step,
+        branch: Branch,
+        held: usize,
+    ) -> Result<usize> {
         let own = |r: &Record| (r.step, r.eval, r.branch) == (step.place(), step.eval, branch);
         let records = log.records().iter().filter(|r| own(r)).cloned().collect();
         let mine = Told { records, began: self.began, held };

@@ -100,8 +100,8 @@ impl Group {
         error
     }
 
-    /// Sends `parts[p]` to the rank at place `p`, and returns what each sent here, in order. `about` names what
-    /// the parts are; it is compared. One part per rank.
+    /// Sends `parts[p]` to the rank at place `p`, and returns what each sent here, in order. `about`
+    /// names what the parts are; it is compared. One part per rank.
     ///
     /// # Errors
     /// A rank that sends something else, does not answer in time, has ended or has stopped the group.
@@ -267,7 +267,11 @@ mod tests {
             assert_eq!(first, vec![vec![7; 3]; n]);
             let votes = ranks(n, |group| {
                 let last = group.place() + 1 == n;
-                (group.all("a", !last).unwrap(), group.any("b", last).unwrap(), group.any("c", false).unwrap())
+                (
+                    group.all("a", !last).unwrap(),
+                    group.any("b", last).unwrap(),
+                    group.any("c", false).unwrap(),
+                )
             });
             assert_eq!(votes, vec![(false, true, false); n]);
         }

@@ -35,8 +35,8 @@ pub trait ControlPlane: Debug + Send + Sync {
     /// [`GroupError::Stopped`](super::GroupError::Stopped) if any rank has stopped the run; the engine fails.
     fn receive(&self, from: usize, patience: Duration) -> Result<Message>;
 
-    /// Waits until the engine needs this rank no more to deliver what it sent, at most `patience`: for engines
-    /// that make progress only while they are called.
+    /// Waits until the engine needs this rank no more to deliver what it sent, at most `patience`: for
+    /// engines that make progress only while they are called.
     ///
     /// # Errors
     /// The engine fails, or a receiver does not take its message.

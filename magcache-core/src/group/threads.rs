@@ -99,7 +99,9 @@ impl ControlPlane for ThreadPlane {
     fn stop(&self, why: &str) {
         let others = self.post.boxes.iter().enumerate().filter(|(rank, _)| *rank != self.rank);
         for (_, other) in others {
-            other.change(|waiting| waiting.stopped = waiting.stopped.take().or(Some((self.rank, why.to_owned()))));
+            other.change(|waiting| {
+                waiting.stopped = waiting.stopped.take().or(Some((self.rank, why.to_owned())))
+            });
         }
     }
 }

@@ -73,8 +73,8 @@ impl Record {
         self.reused && self.module.is_none() && self.why != Why::OuterCache
     }
 
-    /// Whether it is the decision of a hook that covers all of `blocks`, or their module, at this evaluation of
-    /// the step for `branch`.
+    /// Whether it is the decision of a hook that covers all of `blocks`, or their module, at this
+    /// evaluation of the step for `branch`.
     pub(crate) fn decides(&self, hook: HookId, blocks: &Range<usize>, step: &Step, branch: Branch) -> bool {
         let whole =
             self.blocks.start <= blocks.start && blocks.end <= self.blocks.end && !self.why.is_imposed();

@@ -69,7 +69,8 @@ fn residual_row(out: &mut [f32], y: &[f32], x: &[f32], before: &[f32], token: us
     let parts = threads::by_part_of(out, token, |part, out| {
         let (y, x, before) = (&y[part.clone()], &x[part.clone()], &before[part]);
         let mut sums = Sums::default();
-        let tokens = out.chunks_mut(token).zip(before.chunks(token)).zip(y.chunks(token).zip(x.chunks(token)));
+        let tokens =
+            out.chunks_mut(token).zip(before.chunks(token)).zip(y.chunks(token).zip(x.chunks(token)));
         for ((out, before), (y, x)) in tokens {
             let blocks = out.chunks_mut(BLOCK).zip(before.chunks(BLOCK));
             for ((out, before), (y, x)) in blocks.zip(y.chunks(BLOCK).zip(x.chunks(BLOCK))) {

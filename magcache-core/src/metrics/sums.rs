@@ -86,7 +86,8 @@ impl Sums {
 const MANTISSA: u32 = 23;
 const LAST: i32 = -150;
 
-/// A number that is not negative in units of 2⁻⁶⁴, rounded down; `None` from 2⁶³ on and for what is no number.
+/// A number that is not negative in units of 2⁻⁶⁴, rounded down; `None` from 2⁶³ on and for what is no
+/// number.
 #[inline]
 fn fixed(x: f32) -> Option<u128> {
     let bits = x.to_bits();
@@ -135,7 +136,8 @@ mod tests {
 
     #[test]
     fn numbers_become_integers_exactly_where_they_can() {
-        let some = [0.0, -0.0, 1.0, 0.1, 1e-3, 3.5e-20, 5e-20, 6e-20, 1e-30, 1e-45, 512.0 * 7.3, 1e12, 9.2e18];
+        let some =
+            [0.0, -0.0, 1.0, 0.1, 1e-3, 3.5e-20, 5e-20, 6e-20, 1e-30, 1e-45, 512.0 * 7.3, 1e12, 9.2e18];
         for x in some {
             assert_eq!(fixed(x), Some(slowly(x)), "{x:?}");
         }
@@ -150,7 +152,8 @@ mod tests {
 
     #[test]
     fn a_quotient_is_that_of_the_numbers_however_often_both_count() {
-        let numbers = [1u128, 2, 3, 7, 10, 1 << 40, (1 << 40) + 1, 0x1234_5678_9abc_def0_1234, u128::MAX >> 5];
+        let numbers =
+            [1u128, 2, 3, 7, 10, 1 << 40, (1 << 40) + 1, 0x1234_5678_9abc_def0_1234, u128::MAX >> 5];
         for (a, b) in numbers.into_iter().flat_map(|a| numbers.map(|b| (a, b))) {
             let one = quotient(a, b);
             for times in 2..=16 {

@@ -19,8 +19,8 @@ pub struct AxesRope<const N: usize> {
     frequencies: [Vec<f64>; N],
 }
 
-/// Positions of a generation's tokens: angles of text tokens, of image tokens, and of both in one sequence, and
-/// which of them are here.
+/// Positions of a generation's tokens: angles of text tokens, of image tokens, and of both in one
+/// sequence, and which of them are here.
 ///
 /// Created once by the model's `positions` and used at every step. Cloning copies handles, not data.
 #[derive(Clone, Debug)]

@@ -141,9 +141,9 @@ impl Generation {
         })
     }
 
-    /// The same on one of several ranks, which all make the same calls: each runs the tokens or the branch that
-    /// are its own, and all have the same latents after each step. The network has to be divided among them
-    /// too.
+    /// The same on one of several ranks, which all make the same calls: each runs the tokens or the
+    /// branch that are its own, and all have the same latents after each step. The network has to be
+    /// divided among them too.
     ///
     /// # Errors
     /// Caches that need both branches of guidance on one rank, where each has ranks of its own.
@@ -153,7 +153,8 @@ impl Generation {
         if let (Some(registry), 2..) = (registry, ranks.layout().cfg) {
             check_branches(registry, ranks.layout())?;
         }
-        let beside = |session: Session| session.in_group(ranks.tokens().clone()).beside(ranks.branches().clone());
+        let beside =
+            |session: Session| session.in_group(ranks.tokens().clone()).beside(ranks.branches().clone());
         Ok(Self { ranks: Some(ranks.clone()), session: self.session.map(beside), ..self })
     }
 
@@ -440,11 +441,14 @@ fn own_branch<'b>(branches: &'b [Branch], split: Option<&Ranks>) -> &'b [Branch]
 /// Checks that caches can run with the branches of guidance on ranks of their own.
 fn check_branches(registry: &HookRegistry, layout: Layout) -> Result<()> {
     if let Some(hook) = registry.rebuilds_branches() {
-        let message = format!("cache {} rebuilds one branch from the other, {layout} runs them apart", hook.0 + 1);
+        let message =
+            format!("cache {} rebuilds one branch from the other, {layout} runs them apart", hook.0 + 1);
         return Err(PipelineError::request(message, "another cache, or `parallel = \"ulysses=N\"`"));
     }
     if let Some(budget) = registry.storage().budget {
-        let message = format!("the residuals' budget of {budget} bytes is that of both branches, {layout} runs them apart");
+        let message = format!(
+            "the residuals' budget of {budget} bytes is that of both branches, {layout} runs them apart"
+        );
         return Err(PipelineError::request(message, "no `budget`, or `parallel = \"ulysses=N\"`"));
     }
     Ok(())

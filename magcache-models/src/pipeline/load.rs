@@ -48,7 +48,8 @@ impl LoadOptions {
         self.ranks.as_ref().map(Ranks::plane)
     }
 
-    /// Tensors that are made once: by the first rank, where there are several, which sends them to the others.
+    /// Tensors that are made once: by the first rank, where there are several, which sends them to the
+    /// others.
     ///
     /// # Errors
     /// What `make` fails with; ranks that do not answer.

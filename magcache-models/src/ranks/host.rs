@@ -33,7 +33,9 @@ impl DataPlane for HostPlane {
 
     fn all_to_all(&self, about: &str, parts: Vec<Tensor>, shapes: &[Vec<usize>]) -> Result<Vec<Tensor>> {
         let own = self.place();
-        let Some(mine) = parts.get(own).cloned() else { candle_core::bail!("{about}: no part for rank {own}") };
+        let Some(mine) = parts.get(own).cloned() else {
+            candle_core::bail!("{about}: no part for rank {own}")
+        };
         let to_other = |(place, part): (usize, &Tensor)| match place == own {
             true => Ok(Vec::new()),
             false => to_bytes(part),

@@ -64,7 +64,9 @@ impl FromStr for Layout {
             let number: usize = number.trim().parse().map_err(|_| wrong("has no number"))?;
             match number {
                 0 => return Err(wrong("is no rank at all")),
-                3.. if name.trim() == "cfg" => return Err(wrong("is more than the two branches of guidance")),
+                3.. if name.trim() == "cfg" => {
+                    return Err(wrong("is more than the two branches of guidance"));
+                }
                 _ if place.replace(number).is_some() => return Err(wrong("is named twice")),
                 _ => {}
             }
@@ -153,7 +155,11 @@ impl Ranks {
     /// Those of the ranks' exchange.
     pub(crate) fn of_branches(&self, about: &str, own: &Tensor) -> Result<Vec<Tensor>> {
         let plane = HostPlane::new(self.branches.clone());
-        plane.all_to_all(about, vec![own.clone(); self.branches.size()], &vec![own.dims().to_vec(); self.branches.size()])
+        plane.all_to_all(
+            about,
+            vec![own.clone(); self.branches.size()],
+            &vec![own.dims().to_vec(); self.branches.size()],
+        )
     }
 
     /// The tensors that the first rank makes, on `device`.
@@ -167,7 +173,8 @@ impl Ranks {
         make: impl FnOnce() -> std::result::Result<Vec<Tensor>, E>,
     ) -> std::result::Result<Vec<Tensor>, E> {
         let (group, tensors) = (&self.world, if self.is_first() { make()? } else { Vec::new() });
-        let head: String = tensors.iter().map(|t| format!("{} {:?};", t.dtype().as_str(), t.dims())).collect();
+        let head: String =
+            tensors.iter().map(|t| format!("{} {:?};", t.dtype().as_str(), t.dims())).collect();
         let first = |bytes: Vec<u8>| group.from_first::<GroupError>(about, || Ok(bytes)).map_err(hint::wrap);
         let head = String::from_utf8_lossy(&first(head.into_bytes())?).into_owned();
         let mut all = Vec::new();

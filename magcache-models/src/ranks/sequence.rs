@@ -11,8 +11,8 @@ use crate::{checkpoint::Ops, nn::attention};
 /// Tokens of one or several streams that attend to each other, each stream divided among ranks (Ulysses:
 /// Jacobs et al., "`DeepSpeed` Ulysses", arXiv 2309.14509).
 ///
-/// Between two layers a rank has its own tokens, stream by stream. For attention it gets all tokens of its own
-/// heads, in the order of the streams, and with the result they go back.
+/// Between two layers a rank has its own tokens, stream by stream. For attention it gets all tokens of
+/// its own heads, in the order of the streams, and with the result they go back.
 #[derive(Clone, Debug, Default)]
 pub struct Sequence {
     /// `None` if all tokens are here.
@@ -66,8 +66,8 @@ impl Sequence {
         Tensor::cat(&all, 1)
     }
 
-    /// Every token attends to every token, [`attention`]: queries, keys and values of the tokens that are here,
-    /// `[batch, tokens, heads * head_dim]` each, to the same shape.
+    /// Every token attends to every token, [`attention`]: queries, keys and values of the tokens that are
+    /// here, `[batch, tokens, heads * head_dim]` each, to the same shape.
     pub fn attention(&self, ops: Ops, q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<Tensor> {
         let Some(plane) = &self.plane else { return attention(ops, q, k, v, heads) };
         let own = self.share(heads, plane.place()).len();

@@ -78,7 +78,13 @@ fn an_error_a_panic_and_silence_end_every_rank() {
             let mut run = PAIR.begin(CACHE, Some(ranks)).unwrap();
             let rank = ranks.world().place();
             let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                run.run(&|| { fault(rank); false }, &mut |_| {})
+                run.run(
+                    &|| {
+                        fault(rank);
+                        false
+                    },
+                    &mut |_| {},
+                )
             }));
             match caught {
                 Ok(Ok(())) => "done".to_owned(),
@@ -91,7 +97,10 @@ fn an_error_a_panic_and_silence_end_every_rank() {
         })
     };
     let panicked = ends(&|rank| assert!(rank != 1, "injected"));
-    assert_eq!(panicked, ["rank 1 stopped the run: panicked", "panicked", "rank 1 stopped the run: panicked"]);
+    assert_eq!(
+        panicked,
+        ["rank 1 stopped the run: panicked", "panicked", "rank 1 stopped the run: panicked"]
+    );
     let once = AtomicBool::new(true);
     let silent = ends(&|rank| {
         if rank == 2 && once.swap(false, Ordering::SeqCst) {

@@ -86,7 +86,9 @@ fn ulysses(ulysses: usize) -> Layout {
 /// Asserts that every rank of a layout ends like a run without ranks.
 #[track_caller]
 fn assert_as_alone(model: &Model, plan: &str, alone: &Outcome, layout: Layout) {
-    for (rank, got) in each_rank(layout, PATIENCE, |ranks| run(model, plan, Some(ranks)).unwrap()).iter().enumerate() {
+    for (rank, got) in
+        each_rank(layout, PATIENCE, |ranks| run(model, plan, Some(ranks)).unwrap()).iter().enumerate()
+    {
         let what = || format!("{}, {layout}, rank {rank}:\n{plan}", model.name);
         for (got, want) in got.records.iter().zip(&alone.records) {
             assert_eq!(got, want, "{}", what());

@@ -67,7 +67,8 @@ impl Model {
 fn embedded(name: &str, ranks: Option<&Ranks>) -> Result<Start, PipelineError> {
     magcache_models::link();
     let model = pipeline::embedded().into_iter().find(|model| model.name == name).unwrap();
-    let pipeline = pipeline::open((model.folder)(), LoadOptions { ranks: ranks.cloned(), ..LoadOptions::default() })?;
+    let pipeline =
+        pipeline::open((model.folder)(), LoadOptions { ranks: ranks.cloned(), ..LoadOptions::default() })?;
     let defaults = pipeline.defaults().request.clone();
     let is_video = defaults.frames > 1;
     let (frames, size) = if is_video { (9, [48, 48]) } else { (1, [56, 40]) };
@@ -141,7 +142,8 @@ fn by_token(ranks: Option<&Ranks>) -> Result<Start, PipelineError> {
 
 /// FLUX.2's network with heads of half the size, so that there are four.
 fn flux2(ranks: Option<&Ranks>) -> Result<Start, PipelineError> {
-    let case = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/golden/transformers/flux2_klein");
+    let case =
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/golden/transformers/flux2_klein");
     let file = "diffusion_pytorch_model.safetensors";
     let mut tensors = candle_core::safetensors::load(case.join(file), &Device::Cpu)?;
     for (name, tensor) in &mut tensors {
@@ -153,7 +155,8 @@ fn flux2(ranks: Option<&Ranks>) -> Result<Start, PipelineError> {
     candle_core::safetensors::save(&tensors, folder.path().join(file))?;
     let config = std::fs::read_to_string(case.join("config.json")).unwrap();
     let config = Flux2Config::from_json(&config).unwrap();
-    let config = Flux2Config { attention_head_dim: 8, num_attention_heads: 4, axes_dims_rope: [2; 4], ..config };
+    let config =
+        Flux2Config { attention_head_dim: 8, num_attention_heads: 4, axes_dims_rope: [2; 4], ..config };
     let weights = Weights::open(&Folder::open(folder.path())?, &Device::Cpu, WeightDtype::Keep)?;
     let network = Flux2Transformer::load(&weights, config.clone())?.over(ranks.map(Ranks::plane))?;
     let text = |pace| network.text_context(&waves(&[1, 7, config.joint_attention_dim], pace));

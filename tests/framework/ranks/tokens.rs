@@ -101,7 +101,8 @@ fn the_second_generation_of_flux() {
 
 #[test]
 fn more_ranks_than_heads_are_refused() {
-    let errors = each_rank(ulysses(4), PATIENCE, |ranks| run(&FLUX, "", Some(ranks)).unwrap_err().to_string());
+    let errors =
+        each_rank(ulysses(4), PATIENCE, |ranks| run(&FLUX, "", Some(ranks)).unwrap_err().to_string());
     for error in errors {
         assert!(error.contains("3 attention heads cannot be divided among 4 ranks"), "{error}");
     }

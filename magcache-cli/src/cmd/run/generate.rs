@@ -48,8 +48,8 @@ pub(super) struct Done {
 }
 
 impl Attempt<'_> {
-    /// Runs it. `stored` is the state to resume from; `keeper` stores it. Of several ranks the first one has the
-    /// stored state, decodes and writes, and the others wait for it.
+    /// Runs it. `stored` is the state to resume from; `keeper` stores it. Of several ranks the first one
+    /// has the stored state, decodes and writes, and the others wait for it.
     pub(super) fn run(&self, mut keeper: Option<Keeper<'_>>, stored: Option<Stored>) -> Result<Done> {
         let started = Instant::now();
         let Self { job, built, path, config, interrupt, ranks, out, .. } = self;
@@ -71,12 +71,11 @@ impl Attempt<'_> {
         let snapshot = own_part(*ranks, stored.map(|stored| stored.snapshot))?;
         let mut generation = begin(job, built, snapshot, *ranks, out)?;
         let mut film = (!written).then(|| Film { target: &target, writer: None, interrupt, ranks: *ranks });
-        let ran =
-            denoise(&mut generation, keeper.as_mut(), film.as_mut(), interrupt, out).and_then(|()| {
-                // Frees the network's memory for the autoencoder.
-                generation.release();
-                film.map_or(Ok(()), |film| decode(job, generation.latents(), film, out))
-            });
+        let ran = denoise(&mut generation, keeper.as_mut(), film.as_mut(), interrupt, out).and_then(|()| {
+            // Frees the network's memory for the autoencoder.
+            generation.release();
+            film.map_or(Ok(()), |film| decode(job, generation.latents(), film, out))
+        });
         let checkpoint = keeper.and_then(|keeper| keeper.folder);
         if let (Err(_), Some(step)) = (&ran, checkpoint.as_ref().and_then(StateFolder::stored)) {
             out.note(&format!("the same command continues at step {step} of {}", job.trajectory.end()));

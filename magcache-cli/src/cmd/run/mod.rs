@@ -117,7 +117,8 @@ fn single(
         checkpoint.will_write(&path, writes.places());
     }
     let (interrupt, trace) = (Interrupt::listen()?, args.trace.as_deref());
-    let attempt = Attempt { job, built, path: &path, config: &config, trace, interrupt: &interrupt, ranks, out };
+    let attempt =
+        Attempt { job, built, path: &path, config: &config, trace, interrupt: &interrupt, ranks, out };
     let every = usize::try_from(args.checkpoint_every).unwrap_or(usize::MAX);
     let keeper = args.checkpoint.is_some().then_some(Keeper { folder: checkpoint, every, ranks });
     report(job, judged, &attempt.run(keeper, stored)?)
@@ -233,8 +234,12 @@ fn check_ranks(ranks: &Ranks, args: &Run, job: &Job, built: &Built, out: &Consol
     let layout = ranks.layout();
     if let (2.., Some(hook)) = (layout.cfg, built.registry.rebuilds_branches()) {
         let name = job.cache.cache.get(usize::from(hook.0)).map_or("a cache", |entry| entry.name.as_str());
-        let message = format!("{name} rebuilds one branch of guidance from the other, {layout} runs them apart");
-        return Err(bad_input_with(message, format!("--parallel ulysses={}, or another cache", layout.ranks())));
+        let message =
+            format!("{name} rebuilds one branch of guidance from the other, {layout} runs them apart");
+        return Err(bad_input_with(
+            message,
+            format!("--parallel ulysses={}, or another cache", layout.ranks()),
+        ));
     }
     check_same(ranks, job, &identity(job, args)?, &built.registry)?;
     let weights = summary::bytes(usize::try_from(job.pipeline.weight_bytes()?).unwrap_or(usize::MAX));

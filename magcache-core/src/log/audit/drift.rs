@@ -20,7 +20,12 @@ impl AuditPolicy {
 
 impl Audit {
     /// The error of `guess` against `truth`, both made from `base`, over all ranks.
-    pub(crate) fn of(base: &Streams, guess: &Streams, truth: &Streams, together: Together<'_>) -> Result<Self> {
+    pub(crate) fn of(
+        base: &Streams,
+        guess: &Streams,
+        truth: &Streams,
+        together: Together<'_>,
+    ) -> Result<Self> {
         let (base, guess, truth) = (base.image()?, guess.image()?, truth.image()?);
         let (guessed, added) = (guess.sub(&base)?, truth.sub(&base)?);
         let l1 = |guess, truth| together.sums(metrics::l1_sums(guess, truth)?);

@@ -49,7 +49,9 @@ impl CacheHook {
 
     /// Waits for the decision that this branch follows, if its branch runs on other ranks.
     pub(super) fn hear(&self, cx: &mut Cx<'_>, blocks: &Range<usize>) -> Result<()> {
-        let (Some(branches), true) = (&mut cx.branches, self.guards.follows(cx.branch)) else { return Ok(()) };
+        let (Some(branches), true) = (&mut cx.branches, self.guards.follows(cx.branch)) else {
+            return Ok(());
+        };
         let step = cx.step;
         branches.hear(cx.log, |r| r.decides(self.id, blocks, step, Branch::Cond))
     }

@@ -136,7 +136,8 @@ impl FluxPipeline {
         };
         let tensors = self.options.once("the encoded prompts", make)?;
         let each = (tensors.len() / prompts.len().max(1)).max(1);
-        let prompt = |one: &[Tensor]| Some(Prompt { text: one.first()?.clone(), pooled: one.get(1).cloned() });
+        let prompt =
+            |one: &[Tensor]| Some(Prompt { text: one.first()?.clone(), pooled: one.get(1).cloned() });
         Ok(tensors.chunks(each).filter_map(prompt).collect())
     }
 
@@ -261,7 +262,8 @@ impl Pipeline for FluxPipeline {
                 ImageUse::Reference => {
                     let picture = self.family.reference(picture, self.side())?;
                     let grid = self.grid(picture.height(), picture.width());
-                    let tokens = self.options.once("the given picture", || Ok(vec![self.tokens_of(&picture)?]));
+                    let tokens =
+                        self.options.once("the given picture", || Ok(vec![self.tokens_of(&picture)?]));
                     reference = tokens?.pop().map(|tokens| (tokens, grid));
                 }
             }

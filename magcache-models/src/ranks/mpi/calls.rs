@@ -12,7 +12,8 @@ use std::{
 use libloading::os::unix::{Library as Shared, RTLD_GLOBAL, RTLD_NOW};
 use magcache_core::group::GroupError;
 
-use super::{Launcher, Result, Tag};
+use super::{Result, Tag};
+use crate::ranks::Launcher;
 
 /// Names of the library, as distributions install it, by whose it is.
 const OPEN: [&str; 2] = ["libmpi.so.40", "libmpi.so"];
@@ -114,17 +115,24 @@ impl Library {
         let (mut text, mut length, mut provided) = ([0 as c_char; NAME], 0, 0);
         // SAFETY: the types are those of the prototypes in `mpi.h`; the text is as long as it may become.
         let version = unsafe {
-            let (version, init) = (get::<Version>(shared, "MPI_Get_library_version")?, get::<Init>(shared, "MPI_Init_thread")?);
+            let (version, init) =
+                (get::<Version>(shared, "MPI_Get_library_version")?, get::<Init>(shared, "MPI_Init_thread")?);
             version(text.as_mut_ptr(), &raw mut length);
             let code = init(ptr::null_mut(), ptr::null_mut(), SERIALIZED, &raw mut provided);
             if code != 0 || provided < SERIALIZED {
                 let message = format!("MPI_Init_thread gave {code}, threads {provided} of {SERIALIZED}");
                 return Err(GroupError::Engine(message));
             }
-            CStr::from_ptr(text.as_ptr()).to_string_lossy().lines().next().unwrap_or_default().trim().to_owned()
+            CStr::from_ptr(text.as_ptr())
+                .to_string_lossy()
+                .lines()
+                .next()
+                .unwrap_or_default()
+                .trim()
+                .to_owned()
         };
-        // SAFETY: Open MPI has its handles as addresses of objects with these names; MPICH as integers that its
-        // ABI fixes.
+        // SAFETY: Open MPI has its handles as addresses of objects with these names; MPICH as integers
+        // that its ABI fixes.
         let api = unsafe {
             match shared.get::<*mut c_void>(b"ompi_mpi_comm_world\0") {
                 Ok(world) => {
@@ -231,7 +239,8 @@ impl Pending {
     pub(super) fn is_done(&mut self, library: &Library) -> Result<bool> {
         let (mut flag, mut status) = (0, Status::default());
         let code;
-        // SAFETY: the request is one that `send` or `receive` made, and was not done yet: it is forgotten then.
+        // SAFETY: the request is one that `send` or `receive` made, and was not done yet: it is forgotten
+        // then.
         unsafe {
             match &*library.api {
                 Api::Open(c) => {
@@ -246,7 +255,11 @@ impl Pending {
                 }
             }
         }
-        if code == 0 { Ok(flag != 0) } else { Err(GroupError::Engine(format!("MPI_Test failed with {code}"))) }
+        if code == 0 {
+            Ok(flag != 0)
+        } else {
+            Err(GroupError::Engine(format!("MPI_Test failed with {code}")))
+        }
     }
 
     /// The bytes of a message that is done.
@@ -262,7 +275,8 @@ impl Pending {
 
 /// A length as MPI counts.
 fn length(bytes: usize) -> Result<c_int> {
-    c_int::try_from(bytes).map_err(|_| GroupError::Engine(format!("a message of {bytes} bytes is too long for MPI")))
+    c_int::try_from(bytes)
+        .map_err(|_| GroupError::Engine(format!("a message of {bytes} bytes is too long for MPI")))
 }
 
 fn missing(error: libloading::Error) -> GroupError {

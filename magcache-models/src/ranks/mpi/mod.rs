@@ -1,11 +1,10 @@
 //! Ranks that are processes under MPI, which is loaded when a run wants it: the build needs none.
 //!
 //! A message is a frame of fixed size, which holds short contents too, and its contents if they are longer.
-//! Everything is sent and received without blocking, so that no wait is longer than it may be, and a rank that
-//! stops is heard by all who wait.
+//! Everything is sent and received without blocking, so that no wait is longer than it may be, and a rank
+//! that stops is heard by all who wait.
 
 mod calls;
-mod launcher;
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError, mpsc},
@@ -16,7 +15,7 @@ use std::{
 use magcache_core::group::{ControlPlane, GroupError, Message};
 
 use self::calls::{Library, Pending};
-pub use self::launcher::Launcher;
+use super::Launcher;
 
 type Result<T> = std::result::Result<T, GroupError>;
 
@@ -116,7 +115,11 @@ impl MpiPlane {
     }
 
     /// Tries until it succeeds or time is up: first at once, then in ever longer pauses.
-    fn until<T>(&self, limit: Duration, mut attempt: impl FnMut(&mut State) -> Result<Option<T>>) -> Result<Option<T>> {
+    fn until<T>(
+        &self,
+        limit: Duration,
+        mut attempt: impl FnMut(&mut State) -> Result<Option<T>>,
+    ) -> Result<Option<T>> {
         let begun = Instant::now();
         for tries in 0u32.. {
             if let Some(done) = attempt(&mut self.state())? {
@@ -167,7 +170,9 @@ fn frame(about: &str, bytes: &[u8]) -> Vec<u8> {
 
 /// Length of the contents, what they are about, and the contents if the frame holds them.
 fn read_frame(frame: &[u8]) -> (usize, String, Vec<u8>) {
-    let number = |at: usize, n: usize| frame[at..at + n].iter().rev().fold(0usize, |sum, b| sum << 8 | usize::from(*b));
+    let number = |at: usize, n: usize| {
+        frame[at..at + n].iter().rev().fold(0usize, |sum, b| sum << 8 | usize::from(*b))
+    };
     let (length, about) = (number(0, 8), number(8, 4).min(FRAME - LENGTHS));
     let text = String::from_utf8_lossy(&frame[LENGTHS..LENGTHS + about]).into_owned();
     let held = frame[LENGTHS + about..].get(..length).map(<[u8]>::to_vec).unwrap_or_default();
@@ -281,7 +286,9 @@ mod tests {
 
     #[test]
     fn a_frame_holds_what_fits() {
-        for (about, length) in [("", 0), ("step 3", 5), ("ä".repeat(400).as_str(), 3), ("x", 499), ("x", 500), ("", 9000)] {
+        for (about, length) in
+            [("", 0), ("step 3", 5), ("ä".repeat(400).as_str(), 3), ("x", 499), ("x", 500), ("", 9000)]
+        {
             let bytes: Vec<u8> = (0..length).map(|i| i as u8).collect();
             let frame = frame(about, &bytes);
             assert_eq!(frame.len(), FRAME);

@@ -36,7 +36,9 @@ pub struct S2vPipeline {
 
 impl S2vPipeline {
     pub(in crate::wan) fn new(parts: Parts) -> Result<Self> {
-        if let Some(layout) = parts.options.ranks.as_ref().map(Ranks::layout).filter(|layout| layout.ulysses > 1) {
+        if let Some(layout) =
+            parts.options.ranks.as_ref().map(Ranks::layout).filter(|layout| layout.ulysses > 1)
+        {
             let message = format!("{layout} divides the tokens, which those of speech to video are not yet");
             return Err(PipelineError::request(message, "`parallel = \"cfg=2\"`, or one rank"));
         }

@@ -17,8 +17,8 @@ pub struct Launcher {
     pub(super) is_open: bool,
 }
 
-/// Name, variables of the number of ranks, of the place on this machine and of the number there, and whether it
-/// is Open MPI's.
+/// Name, variables of the number of ranks, of the place on this machine and of the number there, and
+/// whether it is Open MPI's.
 const KNOWN: [(&str, [&str; 3], bool); 3] = [
     (
         "mpirun of Open MPI",
@@ -54,9 +54,13 @@ mod tests {
         let of = |set: &[(&str, &str)]| {
             Launcher::of(&|name| set.iter().find(|(n, _)| *n == name).map(|(_, value)| (*value).to_owned()))
         };
-        let open = of(&[("OMPI_COMM_WORLD_SIZE", "4"), ("OMPI_COMM_WORLD_LOCAL_RANK", "1"), ("PMI_SIZE", "9")]);
+        let open =
+            of(&[("OMPI_COMM_WORLD_SIZE", "4"), ("OMPI_COMM_WORLD_LOCAL_RANK", "1"), ("PMI_SIZE", "9")]);
         let open = open.unwrap();
-        assert_eq!((open.name, open.size, open.local, open.is_open), ("mpirun of Open MPI", 4, Some(1), true));
+        assert_eq!(
+            (open.name, open.size, open.local, open.is_open),
+            ("mpirun of Open MPI", 4, Some(1), true)
+        );
         assert_eq!(of(&[("PMI_SIZE", "2")]).map(|l| (l.size, l.is_open)), Some((2, false)));
         assert_eq!(of(&[("PMI_SIZE", "many")]), None);
         assert_eq!(of(&[]), None);
