@@ -296,10 +296,12 @@ fn a_fault_on_the_first_rank_ends_all_and_leaves_nothing() {
     fs::create_dir(sh.path("there")).unwrap();
     let line = LONG.replace("--steps 200", "--steps 60").replace("out.gif", "there/out.gif");
     let (launcher, own) = begun(&sh, 2, &format!("{line} --parallel ulysses=2 --checkpoint state"));
+    // Where it was to write, there is a file.
     fs::remove_dir_all(sh.path("there")).unwrap();
+    sh.write("there", "");
     let told = end(launcher, &own);
     assert!(told.contains("error: "), "{told}");
-    assert!(!sh.path("there").exists());
+    assert_eq!(sh.text("there"), "");
 }
 
 #[test]

@@ -121,8 +121,12 @@ impl Group {
                 false => self.receive(about, place)?,
             });
         }
-        self.plane.flush(self.patience)?;
+        self.flush(about)?;
         Ok(all)
+    }
+
+    fn flush(&self, about: &str) -> Result<()> {
+        self.plane.flush(self.patience).map_err(|error| self.noted(error.waiting_for(about)))
     }
 
     /// Sends a message to one rank, which has to [`Group::receive`] it.
@@ -173,7 +177,7 @@ impl Group {
         for place in 1..self.size() {
             self.send(about, place, bytes.clone())?;
         }
-        self.plane.flush(self.patience)?;
+        self.flush(about)?;
         Ok(bytes)
     }
 

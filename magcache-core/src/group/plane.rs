@@ -39,7 +39,8 @@ pub trait ControlPlane: Debug + Send + Sync {
     /// engines that make progress only while they are called.
     ///
     /// # Errors
-    /// The engine fails, or a receiver does not take its message.
+    /// [`GroupError::Late`](super::GroupError::Late) with a rank that does not take its message; the engine
+    /// fails.
     fn flush(&self, _patience: Duration) -> Result<()> {
         Ok(())
     }

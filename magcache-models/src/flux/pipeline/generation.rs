@@ -10,7 +10,7 @@ use crate::{
     flux::{FluxGuidance, FluxNetwork, Transformer},
     image::Picture,
     mmdit::{JointPositions, PromptContext},
-    pipeline::{Defaults, LoadOptions, Request, Result, SamplingOption},
+    pipeline::{Defaults, LoadOptions, PipelineError, Request, Result, SamplingOption},
     ranks::DataPlane,
     sampler::{self, SchedulerConfig},
 };
@@ -64,7 +64,8 @@ impl Loaded {
         let context = |prompt: &Prompt| network.context(&prompt.text, prompt.pooled.as_ref());
         let contexts = prompts.iter().map(context).collect::<candle_core::Result<_>>()?;
         let positions = network.positions(text, image)?;
-        Ok(Self { network: Arc::new(network.over(plane)?), contexts, positions })
+        let network = network.over(plane).map_err(PipelineError::refused)?;
+        Ok(Self { network: Arc::new(network), contexts, positions })
     }
 }
 

@@ -177,7 +177,7 @@ impl Library {
 
     pub(super) fn send(&self, to: usize, tag: Tag, bytes: Vec<u8>) -> Result<Pending> {
         let count = length(bytes.len())?;
-        let mut pending = Pending { bytes: bytes.into_boxed_slice(), request: Handle(0) };
+        let mut pending = Pending { bytes: bytes.into_boxed_slice(), request: Handle(0), other: to };
         let (data, to) = (pending.bytes.as_ptr().cast(), to as c_int);
         // SAFETY: the bytes are kept in `Pending` until the request is done.
         unsafe {
@@ -199,7 +199,8 @@ impl Library {
 
     pub(super) fn receive(&self, from: usize, tag: Tag, length: usize) -> Result<Pending> {
         let count = self::length(length)?;
-        let mut pending = Pending { bytes: vec![0; length].into_boxed_slice(), request: Handle(0) };
+        let mut pending =
+            Pending { bytes: vec![0; length].into_boxed_slice(), request: Handle(0), other: from };
         let (data, from) = (pending.bytes.as_mut_ptr().cast(), from as c_int);
         // SAFETY: as in `send`; nobody else looks at the bytes until then.
         unsafe {
@@ -233,6 +234,8 @@ impl Library {
 pub(super) struct Pending {
     bytes: Box<[u8]>,
     request: Handle,
+    /// The rank at the other end.
+    other: usize,
 }
 
 impl Pending {
@@ -260,6 +263,11 @@ impl Pending {
         } else {
             Err(GroupError::Engine(format!("MPI_Test failed with {code}")))
         }
+    }
+
+    /// The rank that a message is sent to.
+    pub(super) fn receiver(&self) -> usize {
+        self.other
     }
 
     /// The bytes of a message that is done.

@@ -235,7 +235,11 @@ impl ControlPlane for MpiPlane {
             state.reap()?;
             Ok(state.sent.is_empty().then_some(()))
         })?;
-        done.ok_or_else(|| GroupError::Engine("a message was not taken in time".to_owned()))
+        if done.is_some() {
+            return Ok(());
+        }
+        let silent = self.state().sent.first().map_or(0, Pending::receiver);
+        Err(self.late(silent, patience))
     }
 
     fn stop(&self, why: &str) {
