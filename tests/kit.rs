@@ -82,7 +82,7 @@ impl TimestepCache for Faulty {
             state.pending = Some(now.clone());
             if state.anchor.is_none() {
                 state.anchor = Some(now.clone());
-                x.reduce(0.0)?;
+                x.largest(0.0)?;
                 return Ok(Verdict::compute(Why::NoHistory));
             }
         }

@@ -13,6 +13,7 @@ pub mod media;
 mod pareto;
 mod plot;
 pub mod quality;
+mod ranks;
 mod replay;
 mod report;
 mod resume;
@@ -48,7 +49,10 @@ pub fn main() -> ExitCode {
     }
     let done = match args.command {
         Command::Demo(args) => cmd::demo::run(&args, ops, &out),
-        Command::Run(args) => cmd::run::run(&args, ops, &out),
+        Command::Run(args) => {
+            ranks::start(&args.ranks, &out, |ranks, out| cmd::run::run(&args, ops, ranks, out))
+        }
+        Command::Doctor(args) => cmd::doctor::run(&args, &out),
         Command::Compare(args) => cmd::compare::run(&args, ops, &out),
         Command::Calibrate(args) => cmd::calibrate::run(&args, ops, &out),
         Command::Pareto(args) => cmd::pareto::run(&args, ops, &out),

@@ -106,6 +106,7 @@ pub mod decisions;
 pub mod error;
 #[cfg(feature = "candle")]
 pub mod forecast;
+pub mod group;
 pub mod keys;
 pub mod log;
 pub mod meta;
@@ -144,6 +145,7 @@ pub use config::{
     strategy::{BuildCx, CacheConfig, Strategy},
 };
 pub use error::{config::ConfigError, hint, problem::Problem};
+pub use group::Group;
 pub use log::why::Why;
 pub use meta::{
     info::{Level, StrategyInfo},

@@ -7,18 +7,25 @@ use std::{
     thread::{self, available_parallelism},
 };
 
-/// Values per part: fewer are not worth a thread.
+/// About so many values are a part: fewer are not worth a thread.
 pub(crate) const PART: usize = 1 << 16;
 
 /// Minimum number of parts per thread: starting one takes some ten microseconds.
 const PARTS: usize = 4;
 
-/// Runs `work` on every part of `len` values; the results are in order, whichever thread produced them.
-pub(crate) fn by_part<R: Send>(len: usize, work: impl Fn(Range<usize>) -> R + Sync) -> Vec<R> {
-    let parts = len.div_ceil(PART);
+/// Values per part, if `unit` values belong together.
+fn part_of(unit: usize) -> usize {
+    (PART / unit.max(1)).max(1) * unit.max(1)
+}
+
+/// Runs `work` on every part of `len` values, each of whole units of `unit` values; the results are in order,
+/// whichever thread produced them.
+pub(crate) fn by_part<R: Send>(len: usize, unit: usize, work: impl Fn(Range<usize>) -> R + Sync) -> Vec<R> {
+    let size = part_of(unit);
+    let parts = len.div_ceil(size);
     let threads = count().min(parts / PARTS).max(1);
     let run = |first: usize, end: usize| -> Vec<R> {
-        (first..end).map(|part| work(part * PART..((part + 1) * PART).min(len))).collect()
+        (first..end).map(|part| work(part * size..((part + 1) * size).min(len))).collect()
     };
     if threads == 1 {
         return run(0, parts);
@@ -38,13 +45,14 @@ pub(crate) fn by_part<R: Send>(len: usize, work: impl Fn(Range<usize>) -> R + Sy
 /// The same for work that writes: `work` also gets the corresponding part of `out`.
 pub(crate) fn by_part_of<T: Send, R: Send>(
     out: &mut [T],
+    unit: usize,
     work: impl Fn(Range<usize>, &mut [T]) -> R + Sync,
 ) -> Vec<R> {
-    let len = out.len();
-    let cells: Vec<Mutex<&mut [T]>> = out.chunks_mut(PART).map(Mutex::new).collect();
-    by_part(len, |part| {
+    let (len, size) = (out.len(), part_of(unit));
+    let cells: Vec<Mutex<&mut [T]>> = out.chunks_mut(size).map(Mutex::new).collect();
+    by_part(len, unit, |part| {
         // Each part is processed once, so the lock is never contended.
-        let mut own = cells[part.start / PART].lock().unwrap_or_else(PoisonError::into_inner);
+        let mut own = cells[part.start / size].lock().unwrap_or_else(PoisonError::into_inner);
         work(part, &mut own)
     })
 }

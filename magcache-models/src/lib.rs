@@ -9,6 +9,7 @@ mod model_id;
 mod once;
 pub mod pipeline;
 mod profiles;
+pub mod ranks;
 pub mod sampler;
 pub mod text;
 pub mod wan;

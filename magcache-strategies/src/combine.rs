@@ -89,6 +89,10 @@ impl Persist for CombinedState {
     fn bytes(&self) -> usize {
         self.members.iter().map(|member| member.bytes()).sum()
     }
+
+    fn whole_bytes(&self) -> usize {
+        self.members.iter().map(|member| member.whole_bytes()).sum()
+    }
 }
 
 impl TimestepCache for Combined {

@@ -78,7 +78,7 @@ impl TimestepCache for EasyCache {
         let moved = metrics::mean_abs_difference(&now, previous)?;
         let relative =
             moved.iter().zip(rate).zip(&anchor.size).map(|((moved, rate), size)| rate * moved / size);
-        let predicted = x.reduce(metrics::worst(relative))?;
+        let predicted = metrics::worst(relative);
         state.previous = Some(now);
         state.accumulated += predicted;
         Ok(Verdict::below(state.accumulated, self.threshold).metric(predicted))

@@ -136,8 +136,7 @@ impl TimestepCache for SenCache {
         let Some((latent, timestep)) = self.of(step.expert).and_then(|s| s.at(reference.timestep)) else {
             return Ok(Verdict::compute(Why::Gate));
         };
-        let moved =
-            x.reduce(metrics::worst(metrics::rms_difference(&x.input.image()?, &reference.latents)?))?;
+        let moved = metrics::worst(metrics::rms_difference(&x.input.image()?, &reference.latents)?);
         let score = latent * moved + timestep * (step.timestep - reference.timestep).abs();
         Ok(Verdict::below(score, self.threshold_at(step)).metric(moved))
     }

@@ -151,18 +151,17 @@ impl Taylor {
         }))
     }
 
-    /// The extrapolated value in f32, of the highest order whose result is finite.
+    /// The extrapolated value in f32. Each number leaves out the terms that would make it infinite, so it
+    /// does not depend on the others, which may be on another rank.
     fn at(&self, step: usize) -> Result<Option<Streams>> {
         let mut sum: Option<Streams> = None;
         for (difference, weight) in self.differences.iter().zip(self.weights(step)) {
             let term = full(&difference.load()?)?.map(|t| t.affine(weight, 0.0))?;
             let next = match &sum {
-                Some(sum) => sum.add(&term)?,
+                Some(sum) => sum.add(&term)?.finite_or(sum)?,
+                None if !term.is_finite_on_host()? => break,
                 None => term,
             };
-            if !next.is_finite_on_host()? {
-                break;
-            }
             sum = Some(next);
         }
         Ok(sum)

@@ -4,10 +4,11 @@
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Barrier,
+    time::Duration,
 };
 
 use candle_core::Result;
-use magcache_core::{metrics::Reducer, strategy::Branches, testing::Bench};
+use magcache_core::{Group, group, strategy::Branches, testing::Bench};
 
 use crate::prelude::*;
 
@@ -295,49 +296,46 @@ fn half_precision_storage_halves_the_bytes_and_rounds_only_the_residual() {
     assert!(!same_bits(&ran[1].output, &expected(&residual)));
 }
 
-/// The steps that each of two ranks skips, with their reducers.
-fn ranks(reducers: [Option<Reducer>; 2]) -> [Vec<usize>; 2] {
-    let toys = [Toy::image(4), Toy::image(4)];
-    let text = "[[cache]]\nstrategy = \"fbcache\"\nthreshold = 0.02\nlast_steps = 0";
+/// The steps that each of two sessions skips, whose tokens differ, alone or as two ranks.
+fn ranks(together: bool, thresholds: [f64; 2]) -> [Result<Vec<usize>>; 2] {
     let one = alone(24);
+    let one = &one;
     std::thread::scope(|scope| {
-        let mut threads = toys.iter().zip([1, 14]).zip(reducers).map(|((toy, seed), reducer)| {
-            let one = &one;
+        let threads = group::threads(2).into_iter().zip([1, 14]).zip(thresholds);
+        let threads = threads.map(|((plane, seed), threshold)| {
             scope.spawn(move || {
-                let session = session(text, toy.meta(), one);
-                let mut session = match reducer {
-                    Some(reducer) => session.reduced_by(reducer),
-                    None => session,
-                };
-                run(toy, Some(&mut session), one, seed).unwrap();
-                reused(&session, 0, Branch::Cond)
+                let toy = Toy::image(4);
+                let table = format!("strategy = \"fbcache\"\nthreshold = {threshold}\nlast_steps = 0");
+                let session = session(&format!("[[cache]]\n{table}"), toy.meta(), one);
+                let group = Group::world(Arc::new(plane), Duration::from_secs(60));
+                let mut session = if together { session.in_group(group) } else { session };
+                run(&toy, Some(&mut session), one, seed)?;
+                Ok(reused(&session, 0, Branch::Cond))
             })
         });
-        let (a, b) = (threads.next().unwrap(), threads.next().unwrap());
-        [a.join().unwrap(), b.join().unwrap()]
+        let threads: Vec<_> = threads.collect();
+        let mut ends = threads.into_iter().map(|thread| thread.join().unwrap());
+        [ends.next().unwrap(), ends.next().unwrap()]
     })
 }
 
 #[test]
-fn ranks_decide_alike_from_the_reduced_metric() {
-    let alone = ranks([None, None]);
-    assert_ne!(alone[0], alone[1], "without a reducer the two parts disagree, else this shows nothing");
-    let (meet, seen) = (Arc::new(Barrier::new(2)), Arc::new(Mutex::new([0.0; 2])));
-    let reducer = |rank: usize| -> Option<Reducer> {
-        let (meet, seen) = (Arc::clone(&meet), Arc::clone(&seen));
-        Some(Arc::new(move |metric| {
-            seen.lock().unwrap()[rank] = metric;
-            meet.wait();
-            let both = *seen.lock().unwrap();
-            meet.wait();
-            Ok(both[0].max(both[1]))
-        }))
-    };
-    let together = ranks([reducer(0), reducer(1)]);
-    assert_eq!(together[0], together[1]);
-    assert!(!together[0].is_empty());
-    let large: Option<Reducer> = Some(Arc::new(|_| Ok(1e9)));
-    assert!(ranks([large.clone(), large])[0].is_empty(), "the decision is taken after the reduction");
+fn ranks_decide_alike_from_the_tokens_of_all() {
+    let [a, b] = ranks(false, [0.02; 2]).map(Result::unwrap);
+    assert_ne!(a, b, "alone the two disagree, else this shows nothing");
+    let [a, b] = ranks(true, [0.02; 2]).map(Result::unwrap);
+    assert_eq!(a, b);
+    assert!(!a.is_empty());
+}
+
+#[test]
+fn ranks_that_decide_differently_do_not_act() {
+    for error in ranks(true, [0.02, 0.5]).map(|ran| ran.unwrap_err().to_string()) {
+        let sides = error.contains("on rank 0 and ")
+            && error.contains("compute (over-threshold")
+            && error.contains("reuse (");
+        assert!(sides && error.starts_with("decision of hook 0 at step "), "{error}");
+    }
 }
 
 #[test]

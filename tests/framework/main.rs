@@ -28,6 +28,7 @@ mod onion;
 mod pair;
 mod planner;
 mod properties;
+mod ranks;
 mod registry;
 mod retry;
 mod solvers;

@@ -105,3 +105,10 @@ pub(crate) struct Man {
     /// The command to print the page of; without one, the page of the program
     pub(crate) command: Option<String>,
 }
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Doctor {
+    /// Join the ranks that a launcher started, and measure the way between them
+    #[arg(long)]
+    pub(crate) ranks: bool,
+}

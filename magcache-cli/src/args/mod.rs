@@ -13,9 +13,9 @@ use clap::{ArgAction, Parser, Subcommand};
 
 pub(crate) use bench::{Bench, BenchCache, BenchForward, BenchModel};
 pub(crate) use compare::{Compare, Demo};
-pub(crate) use inspect::{Completions, Inspect, List, Man, Profile, Schedule, Trace, Verify};
+pub(crate) use inspect::{Completions, Doctor, Inspect, List, Man, Profile, Schedule, Trace, Verify};
 pub(crate) use measure::{Calibrate, Objective, Pareto, Runs};
-pub(crate) use run::{OnDrift, Run, SoundMode};
+pub(crate) use run::{OnDrift, RanksArgs, Run, SoundMode};
 pub(crate) use shared::{Dtype, Placement, Prompt, Sampling, Writing};
 
 /// Timestep caching for diffusion transformers: run, plan, verify and compare.
@@ -83,6 +83,8 @@ pub(crate) enum Command {
     /// Measure the time of one network, the overhead of the cache, or the machine
     #[command(subcommand)]
     Bench(Bench),
+    /// Show what this machine and this start of the program have for several ranks
+    Doctor(Doctor),
     /// Print completions for a shell
     Completions(Completions),
     /// Print the manual page of the program or of a command

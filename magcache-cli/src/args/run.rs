@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, ValueEnum};
 use magcache_core::schemars;
-use magcache_models::pipeline::Offload;
+use magcache_models::{pipeline::Offload, ranks::Layout};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -28,6 +28,7 @@ pub(crate) enum SoundMode {
 }
 
 const AUDIT: &str = "Audit of the cache";
+const RANKS: &str = "Several ranks";
 
 #[expect(clippy::struct_field_names, reason = "a dry run is what it is called")]
 #[derive(Debug, ClapArgs)]
@@ -48,6 +49,8 @@ pub(crate) struct Run {
     pub(crate) seeds: Vec<u64>,
     #[command(flatten)]
     pub(crate) placement: Placement,
+    #[command(flatten)]
+    pub(crate) ranks: RanksArgs,
     /// Where to keep the weights of an expert while the other one runs
     #[arg(long, help_heading = MACHINE, value_enum, default_value_t)]
     pub(crate) offload: Offload,
@@ -88,6 +91,27 @@ pub(crate) struct Run {
     /// Print the resolved configuration and run nothing
     #[arg(long, help_heading = OUTPUT)]
     pub(crate) dry_run: bool,
+}
+
+/// Several ranks on one generation.
+#[derive(Clone, Debug, ClapArgs)]
+#[command(next_help_heading = RANKS)]
+pub(crate) struct RanksArgs {
+    /// How ranks divide the work: ulysses=N tokens, cfg=2 guidance branches, or both. Under mpirun, or with
+    /// --ranks or --gpus
+    #[arg(long, value_name = "cfg=2,ulysses=4")]
+    pub(crate) parallel: Option<Layout>,
+    /// Run so many ranks as threads of this process, without a launcher
+    #[arg(long, value_name = "N", conflicts_with = "gpus")]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) ranks: Option<u64>,
+    /// The same with a GPU for each, cuda:0 to cuda:N-1
+    #[arg(long, value_name = "N", conflicts_with = "device")]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) gpus: Option<u64>,
+    /// Seconds that a rank waits for another one before it gives up
+    #[arg(long, value_name = "SECONDS", default_value_t = 600.0)]
+    pub(crate) patience: f64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -64,7 +64,7 @@ pub(crate) struct Prompt {
 }
 
 /// Where a network is kept and computed.
-#[derive(Debug, ClapArgs)]
+#[derive(Clone, Debug, ClapArgs)]
 #[command(next_help_heading = MACHINE)]
 pub(crate) struct Placement {
     /// How weights are stored in memory; a CPU always computes in f32

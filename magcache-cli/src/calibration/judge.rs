@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Weights up to this size are hashed before every run that has a recorded hash to compare.
-const SMALL: u64 = 1 << 30;
+pub(crate) const SMALL: u64 = 1 << 30;
 
 /// Judges the profiles of a run with weights: the run of `job` with the caches `cache`. `kept` is the dtype
 /// of the weights, if known.

@@ -12,7 +12,7 @@ use anyhow::Error;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 
-use super::failure::{Failed, Failure, exit_code, flags};
+use super::failure::{Failed, Failure, Told, exit_code, flags};
 
 /// Prints a command's answer, notes and progress.
 #[derive(Debug)]
@@ -29,6 +29,11 @@ impl Console {
     pub(crate) fn new(json: bool, quiet: bool) -> Self {
         let plain = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
         Self { json, quiet, colour: !plain && std::io::stdout().is_terminal(), loaded: Mutex::default() }
+    }
+
+    /// Prints nothing at all.
+    pub(crate) fn silent() -> Self {
+        Self { json: false, quiet: true, colour: false, loaded: Mutex::default() }
     }
 
     /// Prints the answer: `document` with `--json`, else `text` unless `--quiet`.
@@ -104,6 +109,9 @@ impl Console {
 
     /// Reports a failed command and returns its exit code.
     pub(crate) fn failure(&self, error: &Error) -> ExitCode {
+        if error.is::<Told>() {
+            return ExitCode::from(exit_code(error));
+        }
         let Failure { message, causes, hint } = Failure::of(error);
         if self.json {
             // The report of a failed check is already the one document.

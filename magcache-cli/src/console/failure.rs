@@ -36,6 +36,18 @@ impl Hint for BadInput {
 #[error("{0}")]
 pub(crate) struct Failed(pub(crate) String);
 
+/// An error that is reported elsewhere: by another rank, or already. Its exit code counts.
+#[derive(Debug)]
+pub(crate) struct Told(pub(crate) Error);
+
+impl std::fmt::Display for Told {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl std::error::Error for Told {}
+
 /// An error with exit code 2.
 pub(crate) fn bad_input(message: impl Into<String>) -> Error {
     BadInput { message: message.into(), hint: None }.into()
@@ -59,6 +71,9 @@ pub(crate) fn bad_input_at(place: &str, error: &(dyn std::error::Error + 'static
 /// 128 plus the signal's number if a signal stopped the run (130 for Ctrl-C), 2 for bad input, 1 for anything
 /// else.
 pub(crate) fn exit_code(error: &Error) -> u8 {
+    if let Some(Told(error)) = error.downcast_ref() {
+        return exit_code(error);
+    }
     for cause in error.chain() {
         if let Some(error) = cause.downcast_ref::<PipelineError>() {
             return match error {

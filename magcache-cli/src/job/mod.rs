@@ -25,6 +25,7 @@ use magcache_core::{
 use magcache_models::{
     checkpoint::Ops,
     pipeline::{self, Denoiser, LoadOptions, Pipeline, Request, SamplingOptions, Stage},
+    ranks::{Layout, Ranks},
 };
 
 pub(crate) use self::{
@@ -57,6 +58,8 @@ pub(crate) struct Job {
     /// The device that it is computed on, and the operations of its layers.
     pub(crate) device: Device,
     pub(crate) ops: Ops,
+    /// How ranks divide it, if there are several.
+    pub(crate) ranks: Option<Layout>,
     pub(crate) chosen: Option<Chosen>,
     /// The recording that is heard with the video.
     pub(crate) sound: Option<Sound>,
@@ -67,7 +70,8 @@ pub(crate) struct Job {
 impl Job {
     /// Opens the model, fills in its defaults and checks the whole request. Loads no weights.
     pub(crate) fn new(mut config: Config, options: LoadOptions) -> Result<Self> {
-        let (device, ops) = (options.device.clone(), options.ops);
+        let (device, ops, ranks) =
+            (options.device.clone(), options.ops, options.ranks.as_ref().map(Ranks::layout));
         let pipeline = config.open(options)?;
         let defaults = pipeline.defaults();
         let mut base = defaults.request.clone();
@@ -104,7 +108,20 @@ impl Job {
         if config.model.is_none() && config.weights.is_none() {
             config.model = pipeline::default_model().map(|e| e.name.to_owned());
         }
-        Ok(Self { pipeline, request, trajectory, frames, cache, fps, device, ops, chosen, sound, config })
+        Ok(Self {
+            pipeline,
+            request,
+            trajectory,
+            frames,
+            cache,
+            fps,
+            device,
+            ops,
+            ranks,
+            chosen,
+            sound,
+            config,
+        })
     }
 
     /// Builds the hooks, with notes for the user before the run.

@@ -28,7 +28,6 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct StateFolder {
     folder: PathBuf,
-    every: usize,
     run: Identity,
     output: PathBuf,
     /// Everything that the run will write.
@@ -46,10 +45,9 @@ impl StateFolder {
     /// nothing.
     ///
     /// Errors: the state of another run, a file that is not a state, a folder in use by another process.
-    pub(crate) fn open(folder: &Path, every: usize, run: Identity) -> Result<(Self, Option<Stored>)> {
+    pub(crate) fn open(folder: &Path, run: Identity) -> Result<(Self, Option<Stored>)> {
         let mut new = Self {
             folder: folder.to_owned(),
-            every,
             run,
             output: PathBuf::new(),
             outputs: Vec::new(),
@@ -92,20 +90,14 @@ impl StateFolder {
         self.stored.is_none() || self.moved
     }
 
-    /// True after a step whose state is to be stored: every `every` steps of the run, and after the last one.
-    pub(crate) fn is_due(&self, run: &Generation) -> bool {
-        run.is_done() || (run.next() - run.trajectory().first).is_multiple_of(self.every)
-    }
-
-    /// Stores the state of a run between two steps, replacing the previous one.
-    pub(crate) fn save(&mut self, run: &Generation) -> Result<()> {
+    /// Stores the state of a run between two steps, replacing the previous one: `snapshot`, which is that of
+    /// all ranks.
+    pub(crate) fn save(&mut self, run: &Generation, snapshot: Snapshot) -> Result<()> {
         if self.lock.is_none() {
             let cannot = || format!("cannot create the folder {}", self.folder.display());
             fs::create_dir_all(&self.folder).with_context(cannot)?;
             self.lock()?;
         }
-        let mut snapshot = Snapshot::default();
-        run.save(&mut snapshot.writer())?;
         let Self { run: identity, output, outputs, .. } = &*self;
         let (output, outputs) = (output.clone(), outputs.clone());
         Stored { run: identity.clone(), output, outputs, snapshot }.write(&self.folder)?;
@@ -133,6 +125,11 @@ impl StateFolder {
     }
 }
 
+/// True after a step whose state is to be stored: every `every` steps of the run, and after the last one.
+pub(crate) fn is_due(every: usize, run: &Generation) -> bool {
+    run.is_done() || (run.next() - run.trajectory().first).is_multiple_of(every)
+}
+
 /// The identity of a job. Files are identified by size and time, not read: hashing the weights of a large
 /// model takes minutes.
 pub(crate) fn identity(job: &Job, args: &Run) -> Result<Identity> {
@@ -144,6 +141,9 @@ pub(crate) fn identity(job: &Job, args: &Run) -> Result<Identity> {
     keys.insert(crate::PROGRAM.to_owned(), env!("CARGO_PKG_VERSION").to_owned());
     keys.insert("dtype".to_owned(), args.placement.dtype.name());
     keys.insert("device".to_owned(), args.placement.device.clone());
+    if let Some(ranks) = job.ranks.filter(|layout| layout.ranks() > 1) {
+        keys.insert("parallel".to_owned(), ranks.to_string());
+    }
     keys.insert("tile_vae".to_owned(), args.tile_vae.to_string());
     keys.insert("reference_ops".to_owned(), (job.ops == Ops::Reference).to_string());
     let profiles = config.cache.iter().filter_map(|table| table.get("profile")?.as_str().map(PathBuf::from));

@@ -8,8 +8,8 @@ use super::LazyOutput;
 use crate::{
     Branch, Next, Output, Signal, Step, Streams,
     forecast::ForecastTable,
+    group::{Branches, Group, Together},
     log::{AuditPolicy, DecisionLog},
-    metrics::Reducer,
     snapshot::{Reader, SnapshotError, Writer},
     state::{HookId, SlotKey, Slots, StoragePolicy},
 };
@@ -38,14 +38,19 @@ pub struct Cx<'a> {
     pub storage: &'a StoragePolicy,
     /// Which reuses are checked against the truth.
     pub audit: &'a AuditPolicy,
-    /// Combines metrics over ranks.
-    pub reducer: Option<&'a Reducer>,
+    /// The ranks that run the same pass.
+    pub group: Option<&'a Group>,
+    /// Whether each of them has its own tokens; else, at the level of the whole forward, every rank has all.
+    pub(crate) split: bool,
+    /// Other branches of the step, which run at the same time.
+    pub(crate) branches: Option<&'a mut Branches>,
 }
 
 impl Cx<'_> {
-    /// Reduces a metric over ranks.
-    pub fn reduce(&self, metric: f64) -> Result<f64> {
-        self.reducer.map_or(Ok(metric), |reduce| reduce(metric))
+    /// The other ranks, at this place of the pass.
+    pub(crate) fn together(&self) -> Together<'_> {
+        let (group, split, step) = (self.group, self.split, self.step.place());
+        Together { group, split, step, branch: self.branch, hook: self.hook }
     }
 
     /// Whether this pass already ran to its end and is now run again before the next step: its state is
@@ -67,7 +72,9 @@ impl Cx<'_> {
             log: &mut *self.log,
             storage: self.storage,
             audit: self.audit,
-            reducer: self.reducer,
+            group: self.group,
+            split: self.split,
+            branches: self.branches.as_deref_mut(),
         }
     }
 }
@@ -95,6 +102,12 @@ pub trait BlockHook: Debug + Send + Sync {
 
     /// Called instead of [`BlockHook::call`] when an outer ring replaced these blocks.
     fn skipped(&self, _cx: &mut Cx<'_>, _blocks: Range<usize>) {}
+
+    /// Whether it rebuilds one guidance branch from another, which then has to run before it and on the same
+    /// rank.
+    fn rebuilds_branches(&self) -> bool {
+        false
+    }
 
     /// Whether decisions depend on the step alone, never on a tensor, so that the schedule is known before
     /// the run.

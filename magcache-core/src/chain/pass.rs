@@ -11,9 +11,9 @@ use crate::{
     Branch, Cx, HookRegistry, Modules, Next, Output, Signal, Step, Streams,
     chain::{LazyOutput, ModuleRings, Probe, next::At},
     error::count,
+    group::{Branches, Group},
     hint::tensor_error,
     log::{DecisionLog, Done},
-    metrics::Reducer,
     state::{HookId, Slots},
 };
 
@@ -30,7 +30,8 @@ pub(super) struct Open<'s> {
     pub(super) log: &'s mut DecisionLog,
     /// `None` for a pass inside another one: only the end of the outer pass is recorded.
     pub(super) done: Option<&'s mut Done>,
-    pub(super) reducer: Option<&'s Reducer>,
+    pub(super) group: Option<&'s Group>,
+    pub(super) branches: Option<&'s mut Branches>,
     pub(super) step: Step,
     pub(super) branch: Branch,
     /// Whether a ring around the whole forward requires the blocks to be computed.
@@ -97,7 +98,7 @@ impl Pass<'_> {
         };
         open.registry.shape().map_or(Ok(()), |shape| shape.check(sizes))?;
         open.start()?;
-        let Open { registry, slots, log, reducer, step, branch, forced, state, .. } = open;
+        let Open { registry, slots, log, group, branches, step, branch, forced, state, .. } = open;
         let (rings, shape) = (registry.module_rings(), registry.shape());
         let ran = RefCell::new(vec![false; rings.len()]);
         let block = |cx: &mut Cx<'_>, at: At, x: Streams| {
@@ -116,7 +117,9 @@ impl Pass<'_> {
             log,
             storage: registry.storage(),
             audit: registry.audit(),
-            reducer: *reducer,
+            group: *group,
+            split: true,
+            branches: branches.as_deref_mut(),
         };
         let next = Next::new(registry.rings(), 0..blocks, &block).over(rings);
         let next = if registry.text_ends() { next.text_ends() } else { next };
@@ -145,8 +148,8 @@ impl Pass<'_> {
             return Ok(y);
         }
         open.start()?;
-        let Open { registry, slots, log, reducer, step, branch, state, .. } = open;
-        let (registry, reducer) = (*registry, *reducer);
+        let Open { registry, slots, log, group, branches, step, branch, state, .. } = open;
+        let (registry, group) = (*registry, *group);
         let entered = Cell::new(false);
         let block = |cx: &mut Cx<'_>, at: At, x: Streams| {
             if at.bare {
@@ -154,10 +157,10 @@ impl Pass<'_> {
                 return Ok(Output { streams: Streams::Image(y), exact: true });
             }
             entered.set(true);
-            let Cx { step, branch, slots, log, .. } = cx;
+            let Cx { step, branch, slots, log, branches, .. } = cx;
             let (step, branch, forced) = (step.clone(), *branch, at.forced);
-            let (done, state) = (None, State::Fresh);
-            let inner = Open { registry, slots, log, done, reducer, step, branch, forced, state };
+            let (done, state, branches) = (None, State::Fresh, branches.as_deref_mut());
+            let inner = Open { registry, slots, log, done, group, branches, step, branch, forced, state };
             let mut pass = Pass(Some(inner));
             let y = forward(x.into_image()?, &mut pass)?;
             pass.check_blocks_ran()?;
@@ -173,7 +176,9 @@ impl Pass<'_> {
             log,
             storage: registry.storage(),
             audit: registry.audit(),
-            reducer,
+            group,
+            split: false,
+            branches: branches.as_deref_mut(),
         };
         let out = Next::new(registry.forward_rings(), 0..1, &block).run(&mut cx, Streams::Image(x))?;
         if !entered.get() {

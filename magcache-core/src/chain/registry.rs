@@ -65,6 +65,11 @@ impl HookRegistry {
         !self.audit.acts() && self.all().all(|ring| ring.hook.is_static())
     }
 
+    /// A hook that rebuilds one guidance branch from another, if there is one.
+    pub fn rebuilds_branches(&self) -> Option<HookId> {
+        self.all().find(|ring| ring.hook.rebuilds_branches()).map(|ring| ring.id)
+    }
+
     /// The threshold that a hook's accumulated values are compared with at a step, if it is a number.
     pub fn threshold(&self, hook: HookId, step: &Step) -> Option<f64> {
         self.all().find(|ring| ring.id == hook)?.hook.threshold(step)

@@ -5,8 +5,8 @@ use std::{any::Any, fmt, sync::Arc};
 use super::pass::{Open, Pass, State};
 use crate::{
     Branch, HookRegistry, Step,
+    group::{Branches, Group},
     log::{DecisionLog, Done},
-    metrics::Reducer,
     snapshot::{Persist, Reader, SnapshotError, Writer},
     state::{SlotKey, Slots},
 };
@@ -17,23 +17,51 @@ pub struct Session {
     slots: Slots,
     log: DecisionLog,
     done: Done,
-    reducer: Option<Reducer>,
+    group: Option<Group>,
+    branches: Option<Branches>,
 }
 
 impl HookRegistry {
     /// The state of one new request.
     pub fn session(self: &Arc<Self>) -> Session {
         let (registry, slots) = (Arc::clone(self), Slots::new(self.storage().budget));
-        Session { registry, slots, log: DecisionLog::default(), done: Done::default(), reducer: None }
+        Session {
+            registry,
+            slots,
+            log: DecisionLog::default(),
+            done: Done::default(),
+            group: None,
+            branches: None,
+        }
     }
 }
 
 impl Session {
-    /// The same session on one of several ranks that share a request: every metric goes through `reducer`
-    /// before any decision uses it, so that all ranks decide alike.
+    /// The same session on one of several ranks that run the same passes, each with its own tokens: metrics
+    /// are those of all tokens, and every decision is compared before it is acted on.
     #[must_use]
-    pub fn reduced_by(self, reducer: Reducer) -> Self {
-        Self { reducer: Some(reducer), ..self }
+    pub fn in_group(self, group: Group) -> Self {
+        Self { group: Some(group), ..self }
+    }
+
+    /// The same session, which can run one branch of a step alone ([`Session::pass_beside`]) while the other
+    /// ranks of `group` run the others, in the order of the branches. A group of one changes nothing.
+    #[must_use]
+    pub fn beside(self, group: Group) -> Self {
+        let branches = (group.size() > 1).then(|| Branches::new(group));
+        Self { branches, ..self }
+    }
+
+    /// Ends a step of which this session ran `branch`: the log then has the decisions of all branches.
+    ///
+    /// # Errors
+    /// Ranks of other branches that do not answer.
+    pub fn join_branches(&mut self, step: &Step, branch: Branch) -> candle_core::Result<()> {
+        let Self { branches, log, slots, .. } = self;
+        let Some(branches) = branches else { return Ok(()) };
+        let held = branches.join(log, step, branch, slots.bytes())?;
+        slots.noted(held);
+        Ok(())
     }
 
     /// Begins one forward of one branch at one step. Frees the slots of experts whose phase is over.
@@ -44,15 +72,30 @@ impl Session {
     /// failed, and is logged once. So a step can simply be run again from its beginning; the session need not
     /// be told. A solver that evaluates a step twice says so in [`Step::eval`].
     pub fn pass(&mut self, step: &Step, branch: Branch) -> Pass<'_> {
-        let Self { registry, slots, log, done, reducer } = self;
+        self.open(step, branch, false)
+    }
+
+    /// As [`Session::pass`], while other ranks run the other branches of the step; then
+    /// [`Session::join_branches`].
+    pub fn pass_beside(&mut self, step: &Step, branch: Branch) -> Pass<'_> {
+        self.open(step, branch, true)
+    }
+
+    fn open(&mut self, step: &Step, branch: Branch, beside: bool) -> Pass<'_> {
+        let Self { registry, slots, log, done, group, branches } = self;
         slots.begin(step);
+        let mut branches = branches.as_mut().filter(|_| beside);
+        if let Some(branches) = &mut branches {
+            branches.began = slots.bytes();
+        }
         log.begin(done.has(step, branch));
         Pass(Some(Open {
             registry,
             slots,
             log,
             done: Some(done),
-            reducer: reducer.as_ref(),
+            group: group.as_ref(),
+            branches,
             step: step.clone(),
             branch,
             forced: false,

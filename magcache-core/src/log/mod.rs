@@ -4,6 +4,8 @@ pub(crate) mod audit;
 mod done;
 pub(crate) mod why;
 
+#[cfg(feature = "candle")]
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::{ops::Range, sync::Arc};
 
 pub(crate) use done::Done;
@@ -69,6 +71,14 @@ impl Record {
     /// an outer ring.
     pub fn is_skip(&self) -> bool {
         self.reused && self.module.is_none() && self.why != Why::OuterCache
+    }
+
+    /// Whether it is the decision of a hook that covers all of `blocks`, or their module, at this
+    /// evaluation of the step for `branch`.
+    pub(crate) fn decides(&self, hook: HookId, blocks: &Range<usize>, step: &Step, branch: Branch) -> bool {
+        let whole =
+            self.blocks.start <= blocks.start && blocks.end <= self.blocks.end && !self.why.is_imposed();
+        whole && (self.hook, self.branch, self.step, self.eval) == (hook, branch, step.place(), step.eval)
     }
 
     /// Whether both are about the same part of the same pass.
@@ -147,11 +157,8 @@ impl DecisionLog {
         step: &Step,
         branch: Branch,
     ) -> Option<&Record> {
-        let here = |r: &&Record| {
-            let whole = r.blocks.start <= blocks.start && blocks.end <= r.blocks.end && !r.why.is_imposed();
-            whole && (r.hook, r.branch, r.step, r.eval) == (hook, branch, step.place(), step.eval)
-        };
-        self.records.iter().rev().take_while(|r| r.step == step.place()).find(here)
+        let mut here = self.records.iter().rev().take_while(|r| r.step == step.place());
+        here.find(|r| r.decides(hook, blocks, step, branch))
     }
 
     /// The steps at which a hook's range was replaced on `branch`, in order. A step appears once for each
@@ -171,6 +178,25 @@ impl DecisionLog {
 impl DecisionLog {
     pub(crate) fn is_again(&self) -> bool {
         self.again
+    }
+
+    /// Identifies the latest decisions, those of the last two steps: ranks that went the same way have the
+    /// same. Bytes do not count.
+    pub(crate) fn digest(&self) -> u64 {
+        let since = self.records.last().map_or(0, |last| last.step.saturating_sub(1));
+        let mut hasher = DefaultHasher::new();
+        for r in self.records.iter().rev().take_while(|r| r.step >= since) {
+            let Record { step, eval, expert, branch, hook, blocks, module, reused, why, .. } = r;
+            (step, eval, expert, branch, hook, blocks, module, reused, why.as_str()).hash(&mut hasher);
+            (r.metric.map(f64::to_bits), r.accumulated.map(f64::to_bits)).hash(&mut hasher);
+        }
+        hasher.finish()
+    }
+
+    /// Replaces the decisions of an evaluation of a step by those of all branches.
+    pub(crate) fn replace(&mut self, step: &Step, records: Vec<Record>) {
+        self.records.retain(|r| (r.step, r.eval) != (step.place(), step.eval));
+        self.records.extend(records);
     }
 
     pub(crate) fn amend(&mut self, place: usize, why: Why) {

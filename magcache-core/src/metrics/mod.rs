@@ -1,93 +1,102 @@
 //! Scalar metrics of tensors. The only file that reads tensors back from their device.
 //!
-//! Whatever the tensors' dtype, every metric is reduced in `f64` from sums of a few hundred `f32` values, in
-//! an order that does not depend on the number of threads. Host tensors are read once, in a single sweep on
-//! all cores, without temporaries. A device tensor is reduced on the device, and only one scalar is read
-//! back. The rows of a batch share one decision, so the metric of a batch is the maximum over its rows.
+//! Whatever the tensors' dtype, every metric is made from sums of a few hundred `f32` values, added up as
+//! integers ([`Sums`]): the order does not matter, nor the number of threads, nor which of several ranks has
+//! which tokens. Host tensors are read once, in a single sweep on all cores, without temporaries. A device
+//! tensor is reduced on the device, and only one scalar is read back. The rows of a batch share one decision,
+//! so the metric of a batch is the maximum over its rows.
 #![expect(clippy::disallowed_methods, reason = "this is the file that may read tensors back")]
 
 use candle_core::{CpuStorage, DType, Result, Storage, Tensor, bail};
 
 mod magnitude;
 mod pooled;
-
-use std::sync::Arc;
+mod sums;
 
 pub use magnitude::{MagnitudeRatio, magnitude_ratio, magnitudes};
 pub use pooled::Pooled;
+pub use sums::Sums;
 
 use crate::threads;
 
-/// Combines a metric over ranks before any decision uses it, so that all ranks decide alike.
-pub type Reducer = Arc<dyn Fn(f64) -> Result<f64> + Send + Sync>;
-
 /// `mean|a − b| / mean|b|`, the largest over the rows of dimension 0. NaN where `b` is all zeros.
 pub fn relative_l1(a: &Tensor, b: &Tensor) -> Result<f64> {
-    Ok(by_row(a, b, Tensor::abs, f32::abs)?.iter().map(|r| r.difference / r.of_b).fold(NONE, nan_max))
-}
-
-/// `y − x`, and its [`relative_l1`] against `before`; on the host in one sweep over all three.
-pub fn residual_and_relative_l1(y: &Tensor, x: &Tensor, before: &Tensor) -> Result<(Tensor, f64)> {
-    let host = |t: &Tensor| t.device().is_cpu() && t.dtype() == DType::F32 && t.is_contiguous();
-    if y.shape() != x.shape() || y.shape() != before.shape() || ![y, x, before].into_iter().all(host) {
-        let residual = y.sub(x)?;
-        let change = relative_l1(&residual, before)?;
-        return Ok((residual, change));
-    }
-    let rows = y.dims().first().copied().unwrap_or(1).max(1);
-    let n = (y.elem_count() / rows).max(1);
-    let mut residual = vec![0f32; y.elem_count()];
-    let change = with_host(y, |y| {
-        with_host(x, |x| {
-            with_host(before, |before| {
-                let rows = residual.chunks_mut(n).enumerate().map(|(i, out)| {
-                    let own = i * n..i * n + out.len();
-                    residual_row(out, &y[own.clone()], &x[own.clone()], &before[own])
-                });
-                rows.fold(NONE, nan_max)
-            })
-        })
-    })???;
-    Ok((Tensor::from_vec(residual, y.shape(), y.device())?, change))
-}
-
-/// `out = y − x`, and its relative L1 against `before`.
-fn residual_row(out: &mut [f32], y: &[f32], x: &[f32], before: &[f32]) -> f64 {
-    let parts = threads::by_part_of(out, |part, out| {
-        let (y, x, before) = (&y[part.clone()], &x[part.clone()], &before[part]);
-        let mut sums = (0.0, 0.0);
-        let blocks = out.chunks_mut(BLOCK).zip(before.chunks(BLOCK));
-        for ((out, before), (y, x)) in blocks.zip(y.chunks(BLOCK).zip(x.chunks(BLOCK))) {
-            out.iter_mut().zip(y.iter().zip(x)).for_each(|(out, (y, x))| *out = y - x);
-            let (num, den) = block_sums(out, before, f32::abs);
-            sums = (sums.0 + f64::from(num), sums.1 + f64::from(den));
-        }
-        sums
-    });
-    let (num, den) = parts.into_iter().fold((0.0, 0.0), |sums, part| (sums.0 + part.0, sums.1 + part.1));
-    num / den
+    Ok(worst(l1_sums(a, b)?.iter().map(Sums::ratio)))
 }
 
 /// `‖a − b‖₂ / ‖b‖₂`, the largest over the rows of dimension 0.
 pub fn relative_l2(a: &Tensor, b: &Tensor) -> Result<f64> {
-    let rows = by_row(a, b, Tensor::sqr, |d| d * d)?;
-    Ok(rows.iter().map(|r| (r.difference / r.of_b).sqrt()).fold(NONE, nan_max))
+    Ok(worst(l2_sums(a, b)?.iter().map(|sums| sums.ratio().sqrt())))
+}
+
+/// Of every row of dimension 0, `Σ|a − b|` and `Σ|b|`.
+pub fn l1_sums(a: &Tensor, b: &Tensor) -> Result<Vec<Sums>> {
+    Ok(by_row(a, b, Tensor::abs, f32::abs)?.into_iter().map(|row| row.sums).collect())
+}
+
+/// Of every row of dimension 0, `Σ(a − b)²` and `Σb²`.
+pub fn l2_sums(a: &Tensor, b: &Tensor) -> Result<Vec<Sums>> {
+    Ok(by_row(a, b, Tensor::sqr, |d| d * d)?.into_iter().map(|row| row.sums).collect())
+}
+
+/// `y − x`, and its [`l1_sums`] against `before`; on the host in one sweep over all three.
+pub fn residual_and_l1_sums(y: &Tensor, x: &Tensor, before: &Tensor) -> Result<(Tensor, Vec<Sums>)> {
+    let host = |t: &Tensor| t.device().is_cpu() && t.dtype() == DType::F32 && t.is_contiguous();
+    if y.shape() != x.shape() || y.shape() != before.shape() || ![y, x, before].into_iter().all(host) {
+        let residual = y.sub(x)?;
+        let sums = l1_sums(&residual, before)?;
+        return Ok((residual, sums));
+    }
+    let (rows, token) = (y.dims().first().copied().unwrap_or(1).max(1), token(y));
+    let n = (y.elem_count() / rows).max(1);
+    let mut residual = vec![0f32; y.elem_count()];
+    let sums = with_host(y, |y| {
+        with_host(x, |x| {
+            with_host(before, |before| {
+                let rows = residual.chunks_mut(n).enumerate().map(|(i, out)| {
+                    let own = i * n..i * n + out.len();
+                    residual_row(out, &y[own.clone()], &x[own.clone()], &before[own], token)
+                });
+                rows.collect()
+            })
+        })
+    })???;
+    Ok((Tensor::from_vec(residual, y.shape(), y.device())?, sums))
+}
+
+/// `out = y − x`, and its sums against `before`.
+fn residual_row(out: &mut [f32], y: &[f32], x: &[f32], before: &[f32], token: usize) -> Sums {
+    let parts = threads::by_part_of(out, token, |part, out| {
+        let (y, x, before) = (&y[part.clone()], &x[part.clone()], &before[part]);
+        let mut sums = Sums::default();
+        let tokens =
+            out.chunks_mut(token).zip(before.chunks(token)).zip(y.chunks(token).zip(x.chunks(token)));
+        for ((out, before), (y, x)) in tokens {
+            let blocks = out.chunks_mut(BLOCK).zip(before.chunks(BLOCK));
+            for ((out, before), (y, x)) in blocks.zip(y.chunks(BLOCK).zip(x.chunks(BLOCK))) {
+                out.iter_mut().zip(y.iter().zip(x)).for_each(|(out, (y, x))| *out = y - x);
+                sums = sums.and(block_sums(out, before, f32::abs));
+            }
+        }
+        sums
+    });
+    parts.into_iter().fold(Sums::default(), Sums::and)
 }
 
 /// `mean|t|` of every row of dimension 0.
 pub fn mean_abs(t: &Tensor) -> Result<Vec<f64>> {
-    Ok(by_row(t, t, Tensor::abs, f32::abs)?.iter().map(|r| r.of_b / r.len).collect())
+    Ok(by_row(t, t, Tensor::abs, f32::abs)?.iter().map(|r| r.sums.of_b() / r.len).collect())
 }
 
 /// `mean|a − b|` of every row of dimension 0.
 pub fn mean_abs_difference(a: &Tensor, b: &Tensor) -> Result<Vec<f64>> {
-    Ok(by_row(a, b, Tensor::abs, f32::abs)?.iter().map(|r| r.difference / r.len).collect())
+    Ok(by_row(a, b, Tensor::abs, f32::abs)?.iter().map(|r| r.sums.difference() / r.len).collect())
 }
 
 /// `√mean (a − b)²` of every row of dimension 0.
 pub fn rms_difference(a: &Tensor, b: &Tensor) -> Result<Vec<f64>> {
     let rows = by_row(a, b, Tensor::sqr, |d| d * d)?;
-    Ok(rows.iter().map(|r| (r.difference / r.len).sqrt()).collect())
+    Ok(rows.iter().map(|r| (r.sums.difference() / r.len).sqrt()).collect())
 }
 
 /// The largest of several rows' metrics, or NaN if one is NaN: the rows of a batch share one decision.
@@ -98,12 +107,9 @@ pub fn worst(rows: impl IntoIterator<Item = f64>) -> f64 {
 /// The maximum over no rows.
 const NONE: f64 = f64::NEG_INFINITY;
 
-/// Sums over one row of dimension 0.
+/// One row of dimension 0.
 struct Row {
-    /// Sum of `f(a − b)`.
-    difference: f64,
-    /// Sum of `f(b)`.
-    of_b: f64,
+    sums: Sums,
     /// Number of elements.
     len: f64,
 }
@@ -117,51 +123,62 @@ fn by_row(
     if a.shape() != b.shape() {
         bail!("a metric of shapes {:?} and {:?}", a.shape(), b.shape());
     }
-    let rows = a.dims().first().copied().unwrap_or(1).max(1);
+    let (rows, token) = (a.dims().first().copied().unwrap_or(1).max(1), token(a));
     let (a, b) = (a.to_dtype(DType::F32)?.contiguous()?, b.to_dtype(DType::F32)?.contiguous()?);
-    let n = (a.elem_count() / rows).max(1);
+    let n = a.elem_count() / rows;
     let len = n as f64;
+    // A rank may have no token of a sample.
+    if n == 0 {
+        return Ok((0..rows).map(|_| Row { sums: Sums::default(), len }).collect());
+    }
     if !a.device().is_cpu() {
         let (a, b) = (a.reshape((rows, ()))?, b.reshape((rows, ()))?);
-        let means = Tensor::stack(&[on_device(&(&a - &b)?)?.mean(1)?, on_device(&b)?.mean(1)?], 1)?;
-        let row = |m: &Vec<f32>| Row { difference: f64::from(m[0]) * len, of_b: f64::from(m[1]) * len, len };
-        return Ok(means.to_vec2::<f32>()?.iter().map(row).collect());
+        let sums = Tensor::stack(&[on_device(&(&a - &b)?)?.sum(1)?, on_device(&b)?.sum(1)?], 1)?;
+        let row = |m: &Vec<f32>| Row { sums: Sums::of_block(m[0], m[1]), len };
+        return Ok(sums.to_vec2::<f32>()?.iter().map(row).collect());
     }
     with_host(&a, |a| {
         with_host(&b, |b| {
-            let row = |(a, b): (&[f32], &[f32])| {
-                let (difference, of_b) = sums(a, b, on_host);
-                Row { difference, of_b, len }
-            };
+            let row = |(a, b): (&[f32], &[f32])| Row { sums: sums(a, b, token, on_host), len };
             a.chunks(n).zip(b.chunks(n)).map(row).collect()
         })
     })?
 }
 
-/// Sums of `f(a − b)` and `f(b)`.
-fn sums(a: &[f32], b: &[f32], f: impl Fn(f32) -> f32 + Copy + Sync) -> (f64, f64) {
-    let parts = threads::by_part(a.len(), |part| {
-        let mut sums = (0.0, 0.0);
-        for (a, b) in a[part.clone()].chunks(BLOCK).zip(b[part].chunks(BLOCK)) {
-            let (num, den) = block_sums(a, b, f);
-            sums = (sums.0 + f64::from(num), sums.1 + f64::from(den));
+/// The number of values after which a block ends in any case: those of a token, `[batch, tokens, channels]`,
+/// so that tokens can be anywhere; else none.
+fn token(t: &Tensor) -> usize {
+    match t.dims() {
+        [_, _, channels] => (*channels).max(1),
+        _ => BLOCK,
+    }
+}
+
+/// Sums of `f(a − b)` and `f(b)`, in blocks that end with a token.
+fn sums(a: &[f32], b: &[f32], token: usize, f: impl Fn(f32) -> f32 + Copy + Sync) -> Sums {
+    let parts = threads::by_part(a.len(), token, |part| {
+        let mut sums = Sums::default();
+        for (a, b) in a[part.clone()].chunks(token).zip(b[part].chunks(token)) {
+            for (a, b) in a.chunks(BLOCK).zip(b.chunks(BLOCK)) {
+                sums = sums.and(block_sums(a, b, f));
+            }
         }
         sums
     });
-    parts.into_iter().fold((0.0, 0.0), |sums, part| (sums.0 + part.0, sums.1 + part.1))
+    parts.into_iter().fold(Sums::default(), Sums::and)
 }
 
 /// Number of values summed in f32: a few dozen per lane.
 const BLOCK: usize = 512;
 
 /// Sums of a block.
-fn block_sums(a: &[f32], b: &[f32], f: impl Fn(f32) -> f32) -> (f32, f32) {
+fn block_sums(a: &[f32], b: &[f32], f: impl Fn(f32) -> f32) -> Sums {
     let mut differences = [0f32; BLOCK];
     let differences = &mut differences[..b.len()];
     for (difference, (a, b)) in differences.iter_mut().zip(a.iter().zip(b)) {
         *difference = a - b;
     }
-    (sum(differences, &f), sum(b, &f))
+    Sums::of_block(sum(differences, &f), sum(b, &f))
 }
 
 /// Σ f(x) in several lanes, so that the loop vectorises and rounding errors stay small.
@@ -206,7 +223,7 @@ pub fn is_finite_on_host(t: &Tensor) -> Result<bool> {
 
 /// Whether `test` holds for all blocks of a slice, on all cores.
 fn all_blocks<T: Sync>(data: &[T], test: impl Fn(&[T]) -> bool + Sync) -> bool {
-    let parts = threads::by_part(data.len(), |part| data[part].chunks(BLOCK).all(&test));
+    let parts = threads::by_part(data.len(), BLOCK, |part| data[part].chunks(BLOCK).all(&test));
     parts.into_iter().all(|holds| holds)
 }
 
@@ -277,16 +294,16 @@ mod tests {
         let n = 2 * (threads::PART * 9 + 31);
         let values = |scale: f32| (0..n).map(|i| (i as f32 * scale).sin()).collect::<Vec<f32>>();
         let [y, x, before] = [0.11, 0.13, 0.17].map(|scale| t(&values(scale), 2));
-        let (residual, change) = residual_and_relative_l1(&y, &x, &before).unwrap();
+        let (residual, sums) = residual_and_l1_sums(&y, &x, &before).unwrap();
         let plain = y.sub(&x).unwrap();
         assert_eq!(residual.to_vec2::<f32>().unwrap(), plain.to_vec2::<f32>().unwrap());
-        assert_eq!(change, relative_l1(&plain, &before).unwrap());
+        assert_eq!(sums, l1_sums(&plain, &before).unwrap());
         // A view takes the slow path.
         let view = |t: &Tensor| t.narrow(1, 3, 100).unwrap();
-        let (residual, change) = residual_and_relative_l1(&view(&y), &view(&x), &view(&before)).unwrap();
+        let (residual, sums) = residual_and_l1_sums(&view(&y), &view(&x), &view(&before)).unwrap();
         assert_eq!(residual.dims(), [2, 100]);
-        assert_eq!(change, relative_l1(&view(&plain), &view(&before)).unwrap());
-        assert!(residual_and_relative_l1(&y, &view(&x), &before).is_err());
+        assert_eq!(sums, l1_sums(&view(&plain), &view(&before)).unwrap());
+        assert!(residual_and_l1_sums(&y, &view(&x), &before).is_err());
     }
 
     #[test]

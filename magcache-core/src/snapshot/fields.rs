@@ -22,6 +22,11 @@ macro_rules! fields {
                 let Self { $($field),* } = self;
                 0 $(+ $crate::snapshot::Persist::bytes($field))*
             }
+
+            fn whole_tensor_bytes(&self) -> usize {
+                let Self { $($field),* } = self;
+                0 $(+ $crate::snapshot::Persist::whole_bytes($field))*
+            }
         }
     };
     ($type:ident { $($field:ident),* $(,)? } given { $($given:ident),* $(,)? }) => {
@@ -39,6 +44,11 @@ macro_rules! fields {
             fn bytes(&self) -> usize {
                 let Self { $($field,)* $($given: _),* } = self;
                 0 $(+ $crate::snapshot::Persist::bytes($field))*
+            }
+
+            fn whole_bytes(&self) -> usize {
+                let Self { $($field,)* $($given: _),* } = self;
+                0 $(+ $crate::snapshot::Persist::whole_bytes($field))*
             }
         }
     };

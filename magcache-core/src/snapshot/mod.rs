@@ -67,6 +67,12 @@ pub trait Persist {
 
     /// Bytes of the stored tensors.
     fn bytes(&self) -> usize;
+
+    /// How many of them belong to tensors without a token axis (fewer than three dimensions), which every one
+    /// of several ranks holds whole.
+    fn whole_bytes(&self) -> usize {
+        0
+    }
 }
 
 /// A value that can be rebuilt from its stored form alone.
@@ -84,6 +90,11 @@ pub trait Field: Sized {
     fn tensor_bytes(&self) -> usize {
         0
     }
+
+    /// [`Persist::whole_bytes`].
+    fn whole_tensor_bytes(&self) -> usize {
+        0
+    }
 }
 
 impl<T: Field> Persist for T {
@@ -99,6 +110,10 @@ impl<T: Field> Persist for T {
     fn bytes(&self) -> usize {
         self.tensor_bytes()
     }
+
+    fn whole_bytes(&self) -> usize {
+        self.whole_tensor_bytes()
+    }
 }
 
 impl Snapshot {
@@ -109,6 +124,19 @@ impl Snapshot {
             tensors: BTreeMap::new(),
             values,
         }
+    }
+
+    /// The values as text, one per line: for another rank of the run.
+    #[cfg(feature = "candle")]
+    pub(crate) fn to_text(&self) -> String {
+        self.values.iter().map(|(path, value)| format!("{path}\t{value}\n")).collect()
+    }
+
+    /// The inverse of [`Snapshot::to_text`].
+    #[cfg(feature = "candle")]
+    pub(crate) fn of_text(text: &str) -> Self {
+        let values = text.lines().filter_map(|line| line.split_once('\t'));
+        Self::of_values(values.map(|(path, value)| (path.to_owned(), value.to_owned())).collect())
     }
 
     /// All other values by path.

@@ -111,4 +111,8 @@ impl Field for Tensor {
     fn tensor_bytes(&self) -> usize {
         self.elem_count() * self.dtype().size_in_bytes()
     }
+
+    fn whole_tensor_bytes(&self) -> usize {
+        if self.rank() < 3 { self.tensor_bytes() } else { 0 }
+    }
 }

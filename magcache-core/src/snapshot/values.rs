@@ -95,6 +95,10 @@ impl<T: Field> Field for Option<T> {
     fn tensor_bytes(&self) -> usize {
         self.as_ref().map_or(0, T::tensor_bytes)
     }
+
+    fn whole_tensor_bytes(&self) -> usize {
+        self.as_ref().map_or(0, T::whole_tensor_bytes)
+    }
 }
 
 impl<T: Field> Field for Vec<T> {
@@ -111,6 +115,10 @@ impl<T: Field> Field for Vec<T> {
 
     fn tensor_bytes(&self) -> usize {
         self.iter().map(T::tensor_bytes).sum()
+    }
+
+    fn whole_tensor_bytes(&self) -> usize {
+        self.iter().map(T::whole_tensor_bytes).sum()
     }
 }
 

@@ -41,13 +41,13 @@ impl CustomOp1 for Convert {
 
 fn narrow<T: GgmlType>(x: &[f32]) -> Vec<T> {
     let mut out = vec![T::zeros(); x.len()];
-    threads::by_part_of(&mut out, |part, out| T::from_float(&x[part], out));
+    threads::by_part_of(&mut out, threads::PART, |part, out| T::from_float(&x[part], out));
     out
 }
 
 fn widen<T: GgmlType>(x: &[T]) -> Vec<f32> {
     let mut out = vec![0.0; x.len()];
-    threads::by_part_of(&mut out, |part, out| T::to_float(&x[part], out));
+    threads::by_part_of(&mut out, threads::PART, |part, out| T::to_float(&x[part], out));
     out
 }
 

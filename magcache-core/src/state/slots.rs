@@ -153,6 +153,12 @@ impl Slots {
         }
     }
 
+    /// Takes note that all branches together hold so many bytes, those on other ranks included.
+    #[cfg(feature = "candle")]
+    pub(crate) fn noted(&mut self, bytes: usize) {
+        self.peak = self.peak.max(bytes);
+    }
+
     fn drop_where(&mut self, unwanted: impl Fn(&SlotKey, &Slot) -> bool) {
         let unwanted = self.held.iter().filter(|(key, slot)| unwanted(key, slot));
         let keys: Vec<_> = unwanted.map(|(key, _)| key.clone()).collect();

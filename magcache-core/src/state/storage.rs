@@ -1,6 +1,6 @@
 //! How tensors are kept between passes.
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{D, DType, Device, Result, Tensor};
 
 use crate::{Streams, state::half};
 
@@ -17,13 +17,13 @@ pub struct StoragePolicy {
 
 /// Streams stored under a policy; [`Stored::load`] restores their original dtype and device.
 ///
-/// If a value is too large for the storage dtype (65504 in f16), all values are divided by a common divisor
-/// first, so that finite values stay finite and no precision is lost beyond that of the dtype.
+/// If a value is too large for the storage dtype (65504 in f16), those of its token are divided by a common
+/// divisor first, so that finite values stay finite and no precision is lost beyond that of the dtype.
 #[derive(Clone, Debug)]
 pub struct Stored {
     streams: Streams,
-    /// The common divisor, on the model's device; `None` if all values are known to fit.
-    divisor: Option<Tensor>,
+    /// The divisor of every token, on the model's device; `None` if all values are known to fit.
+    divisor: Option<Streams>,
     dtype: DType,
     device: Device,
 }
@@ -53,12 +53,9 @@ impl Stored {
                 return Ok(stored);
             }
         }
-        let mut divisor = Tensor::ones((), dtype, &device)?;
-        for tensor in streams.tensors() {
-            let peak = tensor.abs()?.max_all()?.affine(1.0 / largest, 0.0)?;
-            divisor = divisor.maximum(&peak)?;
-        }
-        let fitting = streams.map(|t| t.broadcast_div(&divisor))?;
+        let divisor =
+            streams.map(|t| t.abs()?.max_keepdim(D::Minus1)?.affine(1.0 / largest, 0.0)?.maximum(1.0))?;
+        let fitting = streams.with(&divisor, Tensor::broadcast_div)?;
         Ok(Self { streams: convert(&fitting)?, divisor: Some(divisor), dtype, device })
     }
 
@@ -66,7 +63,7 @@ impl Stored {
     pub fn load(&self) -> Result<Streams> {
         let streams = self.streams.map(|t| half::to_dtype(&t.to_device(&self.device)?, self.dtype))?;
         match &self.divisor {
-            Some(divisor) => streams.map(|t| t.broadcast_mul(divisor)),
+            Some(divisor) => streams.with(divisor, Tensor::broadcast_mul),
             None => Ok(streams),
         }
     }

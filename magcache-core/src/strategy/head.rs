@@ -8,7 +8,8 @@ use super::History;
 use crate::{
     Signal, Streams,
     chain::Probe,
-    metrics::{self, Reducer},
+    group::Together,
+    metrics::{self, Sums},
 };
 
 /// What a strategy may look at before it decides.
@@ -22,7 +23,7 @@ pub struct Head<'a> {
     /// The history of the slot.
     pub history: History,
     pub(crate) probe: Option<Probe<'a>>,
-    pub(crate) reducer: Option<&'a Reducer>,
+    pub(crate) together: Together<'a>,
 }
 
 impl Head<'_> {
@@ -43,27 +44,44 @@ impl Head<'_> {
         self.fronted.sequence()?.sub(&self.input.sequence()?)
     }
 
-    /// The residual of the front blocks and its [`metrics::relative_l1`] to `before`, reduced over ranks, in
-    /// one sweep.
+    /// The residual of the front blocks and its [`metrics::relative_l1`] to `before`, over all ranks, in one
+    /// sweep.
     pub fn front_residual_and_change(&self, before: &Tensor) -> Result<(Tensor, f64)> {
         let (fronted, input) = (self.fronted.image()?, self.input.image()?);
-        let (now, change) = metrics::residual_and_relative_l1(&fronted, &input, before)?;
-        Ok((now, self.reduce(change)?))
+        let (now, sums) = metrics::residual_and_l1_sums(&fronted, &input, before)?;
+        Ok((now, metrics::worst(self.together.sums(sums)?.iter().map(Sums::ratio))))
     }
 
-    /// [`metrics::relative_l1`], reduced over ranks.
+    /// [`metrics::relative_l1`] over all ranks.
     pub fn relative_l1(&self, now: &Tensor, before: &Tensor) -> Result<f64> {
-        self.reduce(metrics::relative_l1(now, before)?)
+        let sums = self.together.sums(metrics::l1_sums(now, before)?)?;
+        Ok(metrics::worst(sums.iter().map(Sums::ratio)))
     }
 
-    /// [`metrics::relative_l2`], reduced over ranks.
+    /// [`metrics::relative_l2`] over all ranks.
     pub fn relative_l2(&self, now: &Tensor, before: &Tensor) -> Result<f64> {
-        self.reduce(metrics::relative_l2(now, before)?)
+        let sums = self.together.sums(metrics::l2_sums(now, before)?)?;
+        Ok(metrics::worst(sums.iter().map(|sums| sums.ratio().sqrt())))
     }
 
-    /// Reduces a metric of the strategy's own over ranks.
-    pub fn reduce(&self, metric: f64) -> Result<f64> {
-        self.reducer.map_or(Ok(metric), |reduce| reduce(metric))
+    /// The largest of a number over all ranks, for a metric of the strategy's own: with several ranks, each
+    /// sees its own tokens alone.
+    pub fn largest(&self, metric: f64) -> Result<f64> {
+        self.together.largest(metric)
+    }
+
+    /// The places in `seen` of every `every`-th token, counted over all ranks; `of_all` says that `seen` has
+    /// the tokens of all streams.
+    pub(crate) fn every(&self, every: usize, seen: &Tensor, of_all: bool) -> Result<Vec<u32>> {
+        let parts = if of_all { self.fronted.parts()? } else { vec![seen.dim(1)?] };
+        let (mut chosen, mut before, mut first) = (Vec::new(), 0, 0);
+        for len in parts {
+            let (place, all) = self.together.place_of(len)?;
+            let here = (0..len).filter(|i| (before + place + i).is_multiple_of(every));
+            chosen.extend(here.map(|i| (first + i) as u32));
+            (before, first) = (before + all, first + len);
+        }
+        Ok(chosen)
     }
 }
 

@@ -68,6 +68,10 @@ impl Persist for Compared {
     fn bytes(&self) -> usize {
         self.anchor.bytes() + self.pending.bytes()
     }
+
+    fn whole_bytes(&self) -> usize {
+        self.anchor.whole_bytes() + self.pending.whole_bytes()
+    }
 }
 
 impl Measure {
@@ -80,8 +84,9 @@ impl Measure {
         if self.every == 1 {
             return Ok(seen);
         }
-        let every = Tensor::arange_step(0, seen.dim(1)? as u32, self.every as u32, seen.device())?;
-        seen.index_select(&every, 1)
+        let tokens = x.every(self.every, &seen, self.of == Quantity::FrontResidualOfAll)?;
+        let chosen = tokens.len();
+        seen.index_select(&Tensor::from_vec(tokens, chosen, seen.device())?, 1)
     }
 
     /// The tensor of this step and, if there is an earlier one, its distance from it.

@@ -112,6 +112,18 @@ impl Streams {
         }
     }
 
+    /// Lengths of the parts of [`Streams::sequence`], in its order.
+    pub(crate) fn parts(&self) -> Result<Vec<usize>> {
+        Ok(match self {
+            Self::Image(tokens) => vec![tokens.dim(1)?],
+            Self::Dual { image, text } => vec![text.dim(1)?, image.dim(1)?],
+            Self::Joint { tokens, text } => {
+                let image = image_range(tokens, text)?;
+                if text.start == 0 { vec![text.len(), image.len()] } else { vec![image.len(), text.len()] }
+            }
+        })
+    }
+
     /// The denoised stream alone.
     pub fn into_image(self) -> Result<Tensor> {
         match self {
@@ -196,6 +208,22 @@ impl Streams {
         })
     }
 
+    /// The same streams with every tensor combined with the one in its place in `other`.
+    ///
+    /// Errors: streams of another form.
+    pub(crate) fn with(&self, other: &Self, f: impl Fn(&Tensor, &Tensor) -> Result<Tensor>) -> Result<Self> {
+        Ok(match (self, other) {
+            (Self::Image(own), Self::Image(other)) => Self::Image(f(own, other)?),
+            (Self::Dual { image, text }, Self::Dual { image: others, text: other }) => {
+                Self::Dual { image: f(image, others)?, text: f(text, other)? }
+            }
+            (Self::Joint { tokens, text }, Self::Joint { tokens: other, .. }) => {
+                Self::Joint { tokens: f(tokens, other)?, text: text.clone() }
+            }
+            _ => bail!("streams of two forms"),
+        })
+    }
+
     /// The denoised stream alone, copied out of a joint sequence so that the rest can be freed.
     pub fn without_text(&self) -> Result<Self> {
         match self {
@@ -219,6 +247,14 @@ impl Streams {
             Self::Dual { image, text } => vec![image, text],
             Self::Joint { tokens, .. } => vec![tokens],
         }
+    }
+
+    /// The same streams, with the numbers of `other` in place of those that are NaN or infinite on the host.
+    pub fn finite_or(self, other: &Self) -> Result<Self> {
+        if self.is_finite_on_host()? {
+            return Ok(self);
+        }
+        self.with(other, |own, other| own.affine(0.0, 0.0)?.eq(0.0)?.where_cond(own, other))
     }
 
     /// Whether no stream on the host holds a NaN or an infinity.

@@ -1,14 +1,19 @@
 //! Checks that a step can be run again as if nothing had happened.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
-use candle_core::bail;
-
 use super::{Bench, Fault, Ran, Toy, expect::transcript, run, run_pass, same_bits};
-use crate::{HookRegistry, Session, Step, Trajectory, log::Record, metrics::Reducer};
+use crate::{
+    Group, HookRegistry, Session, Step, Trajectory,
+    group::{ControlPlane, GroupError, Message},
+    log::Record,
+};
 
 /// Rule 48: A step that was cancelled between its branches, or in which a block or a metric failed, gives the
 /// outputs and decisions of an uninterrupted run when it is run again from its beginning; and so do all later
@@ -31,14 +36,15 @@ pub fn check_retry(bench: &Bench<'_>) {
 ///
 /// As [`check_retry`], with `place` prepended.
 pub fn retries(place: &str, toy: &Toy, trajectory: &Trajectory, hooks: &Arc<HookRegistry>) {
-    let mut whole = hooks.session();
+    let never = Arc::new(AtomicUsize::new(usize::MAX));
+    let mut whole = hooks.session().in_group(failing(&never));
     let expected = run(toy, Some(&mut whole), trajectory, 1);
     let expected = expected.unwrap_or_else(|e| panic!("{place}: {e}"));
     for step in trajectory.steps() {
         for fault in Cut::all(toy, trajectory.branches_at(&step).len()) {
             let at = format!("{place}: step {}, {fault:?}", step.index);
             let left = Arc::new(AtomicUsize::new(usize::MAX));
-            let mut session = hooks.session().reduced_by(failing(&left));
+            let mut session = hooks.session().in_group(failing(&left));
             let mut ran = Vec::new();
             for now in trajectory.steps() {
                 if now == step {
@@ -68,15 +74,15 @@ enum Cut {
     After(usize),
     /// A block fails on a branch, both given by index.
     Block(usize, usize),
-    /// This many metrics of the step are reduced, then the next one fails.
-    Metric(usize),
+    /// So often in this step another rank answers, then it fails.
+    Answer(usize),
 }
 
 impl Cut {
     fn all(toy: &Toy, branches: usize) -> Vec<Self> {
         let blocks = [0, toy.blocks() / 2, toy.blocks().saturating_sub(1)];
         let faults = (0..branches).flat_map(|b| blocks.map(|block| Self::Block(b, block)));
-        (1..=branches).map(Self::After).chain(faults).chain((0..2 * branches).map(Self::Metric)).collect()
+        (1..=branches).map(Self::After).chain(faults).chain((0..6 * branches).map(Self::Answer)).collect()
     }
 
     fn happens(
@@ -90,8 +96,8 @@ impl Cut {
         let run = match self {
             Self::After(run) => *run,
             Self::Block(branch, _) => *branch + 1,
-            Self::Metric(metrics) => {
-                left.store(*metrics, Ordering::Relaxed);
+            Self::Answer(answers) => {
+                left.store(*answers, Ordering::Relaxed);
                 usize::MAX
             }
         };
@@ -109,16 +115,40 @@ impl Cut {
     }
 }
 
-/// A reducer that fails once `left` metrics have been reduced.
-fn failing(left: &Arc<AtomicUsize>) -> Reducer {
-    let left = Arc::clone(left);
-    Arc::new(move |metric| {
-        let more = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
-        if more.is_err() {
-            bail!("a metric was told to fail")
-        }
-        Ok(metric)
-    })
+/// A group of two ranks, of which the other one always says what this one does, until it has answered `left`
+/// times.
+fn failing(left: &Arc<AtomicUsize>) -> Group {
+    let echo = Echo { left: Arc::clone(left), said: Mutex::default() };
+    Group::world(Arc::new(echo), Duration::ZERO)
+}
+
+#[derive(Debug)]
+struct Echo {
+    left: Arc<AtomicUsize>,
+    said: Mutex<Option<Message>>,
+}
+
+impl ControlPlane for Echo {
+    fn rank(&self) -> usize {
+        0
+    }
+
+    fn size(&self) -> usize {
+        2
+    }
+
+    fn send(&self, _: usize, message: Message) -> Result<(), GroupError> {
+        *self.said.lock().unwrap_or_else(PoisonError::into_inner) = Some(message);
+        Ok(())
+    }
+
+    fn receive(&self, from: usize, _: Duration) -> Result<Message, GroupError> {
+        let more = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        let said = self.said.lock().unwrap_or_else(PoisonError::into_inner).take();
+        said.filter(|_| more.is_ok()).ok_or(GroupError::Ended { rank: from, about: String::new() })
+    }
+
+    fn stop(&self, _: &str) {}
 }
 
 fn same_runs(at: &str, got: &[Ran], expected: &[Ran]) {

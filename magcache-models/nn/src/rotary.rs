@@ -27,6 +27,11 @@ impl RotaryTable {
         Ok(Self(self.0.narrow(1, start, length)?.contiguous()?))
     }
 
+    /// These tokens, then those of `other`.
+    pub fn then(&self, other: &Self) -> Result<Self> {
+        Tensor::cat(&[&self.0, &other.0], 1).map(Self)
+    }
+
     /// Number of tokens.
     pub fn tokens(&self) -> Result<usize> {
         self.0.dim(1)

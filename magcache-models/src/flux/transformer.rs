@@ -1,5 +1,7 @@
 //! The network of both generations: latents and a timestep to a prediction.
 
+use std::sync::Arc;
+
 use candle_core::{DType, Device, Result, Tensor};
 use magcache_core::{ModelMeta, Pass, Signal, Stacks, Streams};
 
@@ -7,7 +9,7 @@ use super::meta::dual_outputs;
 use crate::{
     checkpoint::Weights,
     mmdit::{
-        AxesRope, BlockSizes, Form, JointPositions, LoadResult, PromptContext,
+        AxesRope, BlockSizes, Form, IMAGE, JointPositions, LoadResult, PromptContext, TEXT,
         dual::{DualBlock, by_roles},
         embed::{Mlp, TimeEmbedder},
         head::Head,
@@ -16,6 +18,7 @@ use crate::{
     },
     model_id::ModelId,
     nn::{Linear, silu},
+    ranks::{self, DataPlane},
 };
 
 /// A Flux transformer with positions of `AXES` axes, loaded with a configuration `C`:
@@ -45,6 +48,9 @@ pub struct Transformer<C, const AXES: usize> {
     head: Head,
     /// Type of the hidden states.
     dtype: DType,
+    heads: usize,
+    /// The ranks that divide the tokens.
+    plane: Option<Arc<dyn DataPlane>>,
 }
 
 /// The sizes of a network that follow from its configuration.
@@ -93,8 +99,21 @@ impl<C, const AXES: usize> Transformer<C, AXES> {
             single_blocks: (0..single).map(single_block).collect::<LoadResult<_>>()?,
             head: Head::load(weights, blocks, outputs)?,
             dtype: weights.compute_dtype(),
+            heads: blocks.heads,
+            plane: None,
             config,
         })
+    }
+
+    /// The same, of whose tokens each of several ranks has some, of the text and of the image: all make the
+    /// same calls, and each gets the whole prediction. Every rank has all weights.
+    ///
+    /// # Errors
+    /// More ranks than heads.
+    pub fn over(self, plane: Option<&Arc<dyn DataPlane>>) -> Result<Self> {
+        let plane = plane.cloned();
+        ranks::check_heads(self.heads, plane.as_deref())?;
+        Ok(Self { plane, ..self })
     }
 
     /// The same with hidden states of another type. Defaults to f32 on a CPU, elsewhere to the type of the
@@ -170,7 +189,10 @@ impl<C, const AXES: usize> Transformer<C, AXES> {
             None => time,
         };
         let activated = silu(self.x_embedder.ops(), &temb)?;
-        let image = self.x_embedder.forward(&hidden_states.to_dtype(self.dtype)?)?;
+        let positions = &positions.over(self.plane.as_ref())?;
+        let sequence = positions.sequence();
+        let image = sequence.narrow(&hidden_states.to_dtype(self.dtype)?, IMAGE)?;
+        let (image, text) = (self.x_embedder.forward(&image)?, sequence.narrow(text.text(), TEXT)?);
         let shared = self.modulators.as_ref().map(|layers| layers.forward(&activated)).transpose()?;
         let conditioning = Conditioning { activated, shared };
 
@@ -193,8 +215,9 @@ impl<C, const AXES: usize> Transformer<C, AXES> {
                 x.map_joint(|x| block.forward(x, &conditioning, positions, modules))
             })
             .signals(probe)
-            .run_lazy(pass, (image, text.text().clone()))?
+            .run_lazy(pass, (image, text))?
             .into_image_terms()?;
-        self.head.forward(&x, residual.as_ref(), &conditioning.activated)?.to_dtype(DType::F32)
+        let predicted = self.head.forward(&x, residual.as_ref(), &conditioning.activated)?;
+        sequence.gather(&predicted, IMAGE)?.to_dtype(DType::F32)
     }
 }

@@ -4,7 +4,8 @@ use candle_core::{Result, Tensor};
 
 use super::{BlockSizes, JointPositions, LoadResult};
 use crate::checkpoint::{Ops, Weights};
-use crate::nn::{Linear, RmsNorm, RotaryTable, attention};
+use crate::nn::{Linear, RmsNorm, RotaryTable};
+use crate::ranks::Sequence;
 
 /// Queries, keys and values of one stream, with a norm of each head's queries and keys.
 #[derive(Debug)]
@@ -65,9 +66,9 @@ impl QueriesKeysValues {
         Ok(Self { q: join(&self.q, &other.q)?, k: join(&self.k, &other.k)?, v: join(&self.v, &other.v)? })
     }
 
-    /// Every token attends to every token: `[batch, tokens, inner]`.
-    pub(crate) fn attend(&self, ops: Ops, heads: usize) -> Result<Tensor> {
-        attention(ops, &self.q, &self.k, &self.v, heads)
+    /// Every token of the sequence attends to every token: `[batch, tokens, inner]` of those that are here.
+    pub(crate) fn attend(&self, ops: Ops, heads: usize, sequence: &Sequence) -> Result<Tensor> {
+        sequence.attention(ops, &self.q, &self.k, &self.v, heads)
     }
 }
 
@@ -104,7 +105,8 @@ impl JointAttention {
     ) -> Result<(Tensor, Tensor)> {
         let of_text = self.text.forward(text, positions.text())?;
         let of_image = self.image.forward(image, positions.image())?;
-        let attended = of_text.join(&of_image)?.attend(self.to_out.ops(), self.heads)?;
+        let joint = of_text.join(&of_image)?;
+        let attended = joint.attend(self.to_out.ops(), self.heads, positions.sequence())?;
         let (text_tokens, image_tokens) = (text.dim(1)?, image.dim(1)?);
         Ok((
             self.to_add_out.forward(&attended.narrow(1, 0, text_tokens)?)?,

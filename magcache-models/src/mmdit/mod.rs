@@ -17,6 +17,7 @@ pub(crate) mod single;
 pub use context::PromptContext;
 pub(crate) use positions::check_axes;
 pub use positions::{AxesRope, JointPositions};
+pub(crate) use positions::{IMAGE, TEXT};
 
 /// Result of loading a part of a network.
 pub(crate) type LoadResult<T> = std::result::Result<T, crate::checkpoint::CheckpointError>;

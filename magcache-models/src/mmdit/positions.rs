@@ -1,10 +1,13 @@
 //! Rotary position embedding by the ids of tokens.
 
+use std::sync::Arc;
+
 use candle_core::Device;
 
 use crate::{
     checkpoint::config::{ConfigError, wrong},
     nn::RotaryTable,
+    ranks::{DataPlane, Sequence},
 };
 
 /// Frequencies for each of the `N` axes of a position: three in FLUX.1, four in FLUX.2.
@@ -16,7 +19,8 @@ pub struct AxesRope<const N: usize> {
     frequencies: [Vec<f64>; N],
 }
 
-/// Positions of a generation's tokens: angles of text tokens, of image tokens, and of both in one sequence.
+/// Positions of a generation's tokens: angles of text tokens, of image tokens, and of both in one
+/// sequence, and which of them are here.
 ///
 /// Created once by the model's `positions` and used at every step. Cloning copies handles, not data.
 #[derive(Clone, Debug)]
@@ -24,7 +28,12 @@ pub struct JointPositions {
     text: RotaryTable,
     image: RotaryTable,
     joint: RotaryTable,
+    sequence: Sequence,
 }
+
+/// The streams of a sequence.
+pub(crate) const TEXT: usize = 0;
+pub(crate) const IMAGE: usize = 1;
 
 impl<const N: usize> AxesRope<N> {
     /// For heads whose channels are divided among the axes as in `axes_dims_rope`, an even number for each.
@@ -58,6 +67,7 @@ impl<const N: usize> AxesRope<N> {
             text: joint.narrow(0, text.len())?,
             image: joint.narrow(text.len(), image.len())?,
             joint,
+            sequence: Sequence::default(),
         })
     }
 }
@@ -76,6 +86,24 @@ impl JointPositions {
     /// Angles of text tokens and then image tokens.
     pub fn joint(&self) -> &RotaryTable {
         &self.joint
+    }
+
+    /// The tokens, and which of them are here.
+    pub(crate) fn sequence(&self) -> &Sequence {
+        &self.sequence
+    }
+
+    /// Those of the tokens that each of several ranks has.
+    pub(crate) fn over(&self, plane: Option<&Arc<dyn DataPlane>>) -> candle_core::Result<Self> {
+        let (text, image) = (self.text.tokens()?, self.image.tokens()?);
+        let sequence = Sequence::new(plane, &[text, image])?;
+        if plane.is_none() {
+            return Ok(Self { sequence, ..self.clone() });
+        }
+        let (own_text, own_image) = (sequence.own(TEXT), sequence.own(IMAGE));
+        let text = self.text.narrow(own_text.start, own_text.len())?;
+        let image = self.image.narrow(own_image.start, own_image.len())?;
+        Ok(Self { joint: text.then(&image)?, text, image, sequence })
     }
 
     /// Checks that these are positions of this many tokens.

@@ -75,7 +75,8 @@ impl SingleBlock {
     }
 
     fn attend(&self, normed: &Tensor, positions: &JointPositions) -> Result<Tensor> {
-        self.projections.forward(normed, positions.joint())?.attend(self.proj_mlp.ops(), self.sizes.heads)
+        let (ops, heads) = (self.proj_mlp.ops(), self.sizes.heads);
+        self.projections.forward(normed, positions.joint())?.attend(ops, heads, positions.sequence())
     }
 
     fn project(&self, attended: Tensor, normed: &Tensor) -> Result<Tensor> {

@@ -62,6 +62,11 @@ impl PipelineError {
         Self::Request { message: message.into(), hint: Some(hint.into()) }
     }
 
+    /// A tensor error that says what is wrong with the request.
+    pub(crate) fn refused(error: candle_core::Error) -> Self {
+        Self::Request { hint: hint::of(&error), message: error.to_string() }
+    }
+
     /// The error of a part.
     pub fn part(part: &'static str, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self::Part { part, source: source.into() }

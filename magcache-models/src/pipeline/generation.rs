@@ -8,12 +8,16 @@ use std::{
 
 use candle_core::{DType, Tensor};
 use magcache_core::{
-    Branch, HookRegistry, Session, Trajectory,
+    Branch, HookRegistry, Session, Trajectory, hint,
     snapshot::{Reader, Writer},
 };
 
 use super::{Denoiser, NextClip, PipelineError, Result, TextUses};
-use crate::{once::get_or_try_init, sampler::Sampler};
+use crate::{
+    once::get_or_try_init,
+    ranks::{Layout, Ranks},
+    sampler::Sampler,
+};
 
 /// How long one pass of the network took.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -46,6 +50,8 @@ pub struct Generation {
     times: Vec<PassTime>,
     /// Counts of the network that was released.
     text_uses: Option<TextUses>,
+    /// `None` if it runs on one rank.
+    ranks: Option<Ranks>,
 }
 
 impl Generation {
@@ -64,6 +70,7 @@ impl Generation {
         let next = trajectory.first;
         let latents = denoiser.begin(noise, &trajectory.step(next))?;
         Ok(Self {
+            ranks: None,
             denoiser: Some(denoiser),
             trajectory,
             fresh: sampler.clone(),
@@ -119,6 +126,7 @@ impl Generation {
             denoiser = Some(clip.denoiser);
         }
         Ok(Self {
+            ranks: None,
             denoiser,
             trajectory,
             sampler,
@@ -131,6 +139,23 @@ impl Generation {
             times,
             text_uses: None,
         })
+    }
+
+    /// The same on one of several ranks, which all make the same calls: each runs the tokens or the
+    /// branch that are its own, and all have the same latents after each step. The network has to be
+    /// divided among them too.
+    ///
+    /// # Errors
+    /// Caches that need both branches of guidance on one rank, where each has ranks of its own.
+    pub fn among(self, ranks: Option<&Ranks>) -> Result<Self> {
+        let Some(ranks) = ranks else { return Ok(self) };
+        let registry = self.session.as_ref().map(Session::registry);
+        if let (Some(registry), 2..) = (registry, ranks.layout().cfg) {
+            check_branches(registry, ranks.layout())?;
+        }
+        let beside =
+            |session: Session| session.in_group(ranks.tokens().clone()).beside(ranks.branches().clone());
+        Ok(Self { ranks: Some(ranks.clone()), session: self.session.map(beside), ..self })
     }
 
     /// The next step of a run that was stored.
@@ -192,12 +217,15 @@ impl Generation {
         let mut cond = None;
         let mut velocity = None;
         let mut times = Vec::new();
-        for branch in self.trajectory.branches_at(&step) {
-            if stop() {
+        let branches = self.trajectory.branches_at(&step);
+        let split = self.ranks.as_ref().filter(|ranks| branches.len() > 1 && ranks.layout().cfg > 1);
+        for branch in own_branch(branches, split) {
+            if self.stops(stop)? {
                 return Err(PipelineError::Interrupted { step: self.next, steps: self.trajectory.end() });
             }
             let start = Instant::now();
             let mut pass = match &mut session {
+                Some(session) if split.is_some() => session.pass_beside(&step, *branch),
                 Some(session) => session.pass(&step, *branch),
                 None => magcache_core::Pass::off(),
             };
@@ -209,19 +237,56 @@ impl Generation {
                 get_or_try_init(&entered, || denoiser.enter(&self.latents, &step))?.predict(*branch, pass)
             })?;
             drop(pass);
-            times.push(PassTime { step: step.place(), branch: *branch, time: start.elapsed() });
-            velocity = Some(match (branch, &cond) {
-                (Branch::Uncond, Some(cond)) => guide(cond, &predicted, guidance)?,
-                _ => {
-                    cond = Some(predicted.clone());
-                    predicted
+            let time = PassTime { step: step.place(), branch: *branch, time: start.elapsed() };
+            let (all, mut passes) = match split {
+                None => (vec![(*branch, predicted)], vec![time]),
+                Some(ranks) => {
+                    let session = session.as_deref_mut();
+                    session.map_or(Ok(()), |session| session.join_branches(&step, *branch))?;
+                    self.of_branches(ranks, branches, &predicted, time)?
                 }
-            });
+            };
+            times.append(&mut passes);
+            for (branch, predicted) in all {
+                velocity = Some(match (branch, &cond) {
+                    (Branch::Uncond, Some(cond)) => guide(cond, &predicted, guidance)?,
+                    _ => {
+                        cond = Some(predicted.clone());
+                        predicted
+                    }
+                });
+            }
         }
         let Some(velocity) = velocity else {
             return Err(PipelineError::request("a run without branches", "give it at least one"));
         };
         Ok((velocity.to_dtype(DType::F32)?, times))
+    }
+
+    /// Whether any rank is asked to stop.
+    fn stops(&self, stop: &dyn Fn() -> bool) -> Result<bool> {
+        let Some(ranks) = &self.ranks else { return Ok(stop()) };
+        let asked = ranks.world().any(&format!("whether step {} runs", self.next), stop());
+        Ok(asked.map_err(hint::wrap)?)
+    }
+
+    /// The predictions and times of all branches, of which this rank has one.
+    fn of_branches(
+        &self,
+        ranks: &Ranks,
+        branches: &[Branch],
+        own: &Tensor,
+        time: PassTime,
+    ) -> Result<(Vec<(Branch, Tensor)>, Vec<PassTime>)> {
+        let about = format!("the predictions of step {}", self.next);
+        let all = branches.iter().copied().zip(ranks.of_branches(&about, own)?).collect();
+        let nanos = time.time.as_nanos() as u64;
+        let times = ranks.branches().gather("times", &nanos.to_le_bytes()).map_err(hint::wrap)?;
+        let of = |(branch, bytes): (&Branch, Vec<u8>)| {
+            let nanos = bytes.try_into().map_or(nanos, u64::from_le_bytes);
+            PassTime { branch: *branch, time: Duration::from_nanos(nanos), ..time }
+        };
+        Ok((all, branches.iter().zip(times).map(of).collect()))
     }
 
     /// Completes the next step with this velocity, f32, in the shape of the latents: the result of
@@ -283,6 +348,7 @@ impl Generation {
             sampler: self.sampler.clone(),
             fresh: self.fresh.clone(),
             session: (!registry.is_empty()).then(|| registry.session()),
+            ranks: None,
             latents: self.latents.clone(),
             next: self.next,
             ended: self.ended.clone(),
@@ -363,6 +429,29 @@ impl std::fmt::Debug for Generation {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Generation").field("next", &self.next).finish_non_exhaustive()
     }
+}
+
+/// The branches that run here: with ranks for each, one.
+fn own_branch<'b>(branches: &'b [Branch], split: Option<&Ranks>) -> &'b [Branch] {
+    let Some(ranks) = split else { return branches };
+    let place = ranks.branches().place();
+    branches.get(place..=place).unwrap_or_default()
+}
+
+/// Checks that caches can run with the branches of guidance on ranks of their own.
+fn check_branches(registry: &HookRegistry, layout: Layout) -> Result<()> {
+    if let Some(hook) = registry.rebuilds_branches() {
+        let message =
+            format!("cache {} rebuilds one branch from the other, {layout} runs them apart", hook.0 + 1);
+        return Err(PipelineError::request(message, "another cache, or `parallel = \"ulysses=N\"`"));
+    }
+    if let Some(budget) = registry.storage().budget {
+        let message = format!(
+            "the residuals' budget of {budget} bytes is that of both branches, {layout} runs them apart"
+        );
+        return Err(PipelineError::request(message, "no `budget`, or `parallel = \"ulysses=N\"`"));
+    }
+    Ok(())
 }
 
 fn released() -> PipelineError {

@@ -1,11 +1,16 @@
 //! Opening a folder with the pipeline that supports it.
 
-use candle_core::Device;
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor};
 use magcache_core::{error::nearest, inventory};
 use serde::Deserialize;
 
 use super::{Pipeline, PipelineError, Result};
-use crate::checkpoint::{Folder, Ops, WeightDtype};
+use crate::{
+    checkpoint::{Folder, Ops, WeightDtype},
+    ranks::{DataPlane, Ranks},
+};
 
 /// Where the weights of an expert stay while another one runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,6 +38,27 @@ pub struct LoadOptions {
     pub tile_vae: bool,
     /// The operations of the layers.
     pub ops: Ops,
+    /// The ranks that the network is divided among; `None` for one.
+    pub ranks: Option<Ranks>,
+}
+
+impl LoadOptions {
+    /// What moves tensors between the ranks that divide the tokens.
+    pub fn plane(&self) -> Option<&Arc<dyn DataPlane>> {
+        self.ranks.as_ref().map(Ranks::plane)
+    }
+
+    /// Tensors that are made once: by the first rank, where there are several, which sends them to the
+    /// others.
+    ///
+    /// # Errors
+    /// What `make` fails with; ranks that do not answer.
+    pub fn once(&self, about: &str, make: impl FnOnce() -> Result<Vec<Tensor>>) -> Result<Vec<Tensor>> {
+        match &self.ranks {
+            None => make(),
+            Some(ranks) => ranks.from_first(about, &self.device, make),
+        }
+    }
 }
 
 impl Default for LoadOptions {
@@ -43,6 +69,7 @@ impl Default for LoadOptions {
             offload: Offload::None,
             tile_vae: false,
             ops: Ops::default(),
+            ranks: None,
         }
     }
 }

@@ -5,6 +5,7 @@ use candle_core::{Result, Tensor};
 use super::{LoadResult, WanConfig};
 use crate::checkpoint::Weights;
 use crate::nn::{Linear, RmsNorm, RotaryTable, attention};
+use crate::ranks::Sequence;
 
 /// What both kinds of attention share: four projections and the norms of queries and keys.
 #[derive(Debug)]
@@ -43,12 +44,12 @@ impl SelfAttention {
         Ok(Self(Projections::load(weights, config)?))
     }
 
-    /// `[batch, tokens, inner]` to the same shape.
-    pub(super) fn forward(&self, x: &Tensor, rope: &RotaryTable) -> Result<Tensor> {
+    /// `[batch, tokens, inner]` to the same shape, for the tokens of `sequence` that are here.
+    pub(super) fn forward(&self, x: &Tensor, rope: &RotaryTable, sequence: &Sequence) -> Result<Tensor> {
         let p = &self.0;
         let q = p.to_q.forward_rms_norm_rotary(x, &p.norm_q, rope)?;
         let k = p.to_k.forward_rms_norm_rotary(x, &p.norm_k, rope)?;
-        p.to_out.forward(&attention(p.to_out.ops(), &q, &k, &p.to_v.forward(x)?, p.heads)?)
+        p.to_out.forward(&sequence.attention(p.to_out.ops(), &q, &k, &p.to_v.forward(x)?, p.heads)?)
     }
 }
 

@@ -9,6 +9,7 @@ use super::{LoadResult, WanConfig};
 use crate::{
     checkpoint::Weights,
     nn::{LayerNorm, Linear, RotaryTable, add},
+    ranks::Sequence,
 };
 
 /// The parts of a block that caches can surround, as the checkpoint calls them.
@@ -52,19 +53,20 @@ impl WanBlock {
         &self.attn2
     }
 
-    /// Hidden states `[batch, tokens, inner]` to the same shape; `time` comes from the time embedder.
+    /// Hidden states `[batch, tokens, inner]` to the same shape; `time` comes from the time embedder, angles
+    /// are those of the tokens of the sequence that are here.
     pub(super) fn forward(
         &self,
         x: &Tensor,
         time: &TimestepProjection,
-        rope: &RotaryTable,
+        (rope, sequence): (&RotaryTable, &Sequence),
         context: &KeysValues,
         modules: &mut Modules<'_>,
     ) -> Result<Tensor> {
         let [attention, feed_forward] = self.modulations(time)?;
         let attended = modules
             .module(SELF_ATTENTION, Streams::Image(attention.norm(x, self.eps)?), |x| {
-                x.map_image(|x| self.attn1.forward(x, rope))
+                x.map_image(|x| self.attn1.forward(x, rope, sequence))
             })?
             .into_image()?;
         let x = attention.add(x, &attended)?;

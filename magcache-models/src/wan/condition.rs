@@ -30,6 +30,12 @@ enum Kind {
 }
 
 impl FrameCondition {
+    /// The condition that has this tensor, of [`FrameCondition::first_frame`] or of
+    /// [`FrameCondition::channels`], for latents of `size`.
+    pub(super) fn of_tensor(is_first_frame: bool, tensor: Tensor, size: [usize; 3]) -> Self {
+        Self { kind: if is_first_frame { Kind::FirstFrame } else { Kind::Channels }, tensor, size }
+    }
+
     /// For a video of `frames` frames that begins with `first` and ends with `last`,
     /// `[batch, 3, height, width]` in -1..=1.
     ///

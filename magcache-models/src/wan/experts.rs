@@ -22,7 +22,7 @@ pub(super) fn shared(source: WanSource, options: LoadOptions) -> Arc<Load> {
         }
         let weights = source.transformer(expert, &options.device, options.dtype)?;
         let network = WanTransformer::load(&weights, source.transformer_config(expert).clone())?;
-        let network = Arc::new(network);
+        let network = Arc::new(network.over(options.plane())?);
         place.into_iter().for_each(|place| *place = Arc::downgrade(&network));
         Ok(network)
     })

@@ -85,6 +85,19 @@ impl Parts {
         guided: bool,
         notes: &mut Vec<String>,
     ) -> Result<(Vec<Tensor>, Option<Tensor>)> {
+        let make = || self.encode_here(requests, guided, notes);
+        let mut texts = self.options.once("the encoded prompts", make)?;
+        let negative = if guided { texts.pop() } else { None };
+        Ok((texts, negative))
+    }
+
+    /// Features of every prompt and, if they are guided, of the first negative prompt.
+    fn encode_here(
+        &self,
+        requests: &[Request],
+        guided: bool,
+        notes: &mut Vec<String>,
+    ) -> Result<Vec<Tensor>> {
         let encoder = self.source.load_text_encoder(self.device(), self.options.dtype)?;
         let mut one = |text: &str, what: &str| -> Result<Tensor> {
             let tokens = encoder.tokenizer().encode(text).map_err(|e| PipelineError::part("prompt", e))?;
@@ -93,10 +106,12 @@ impl Parts {
             notes.extend(unknown_words(what, &unknown.map_err(|e| PipelineError::part("prompt", e))?));
             encoder.encode_tokens(&[tokens]).map_err(|e| PipelineError::part("text encoder", e))
         };
-        let texts = requests.iter().map(|request| one(&request.prompt, "prompt")).collect::<Result<_>>()?;
-        let guided = requests.first().filter(|_| guided);
-        let negative = guided.map(|first| one(&first.negative_prompt, "negative prompt")).transpose()?;
-        Ok((texts, negative))
+        let mut texts =
+            requests.iter().map(|request| one(&request.prompt, "prompt")).collect::<Result<Vec<_>>>()?;
+        if let Some(first) = requests.first().filter(|_| guided) {
+            texts.push(one(&first.negative_prompt, "negative prompt")?);
+        }
+        Ok(texts)
     }
 }
 

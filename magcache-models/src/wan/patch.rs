@@ -5,6 +5,7 @@ use candle_core::{Result, Tensor};
 use super::{LoadResult, WanConfig};
 use crate::checkpoint::Weights;
 use crate::nn::{Linear, patchify, unpatchify};
+use crate::ranks::Sequence;
 
 /// Frames, rows and columns of tokens in a video, and its batch size.
 #[derive(Clone, Copy, Debug)]
@@ -64,7 +65,12 @@ impl PatchEmbedding {
 
     /// `[batch, channels, frames, height, width]` to `[batch, tokens, inner]`, columns fastest.
     pub(super) fn forward(&self, latents: &Tensor) -> Result<Tensor> {
-        self.linear.forward(&patchify(latents, self.patch)?)
+        self.forward_own(latents, &Sequence::default())
+    }
+
+    /// The same of the tokens of `sequence` that are here.
+    pub(super) fn forward_own(&self, latents: &Tensor, sequence: &Sequence) -> Result<Tensor> {
+        self.linear.forward(&sequence.narrow(&patchify(latents, self.patch)?, 0)?)
     }
 }
 
@@ -104,7 +110,7 @@ impl Head {
         Ok([row(0)?, row(1)?])
     }
 
-    /// `[batch, tokens, inner]`, plus a tensor to add to it, to
+    /// `[batch, tokens, inner]`, plus a tensor to add to it, of the tokens of `sequence` that are here, to
     /// `[batch, out_channels, frames, height, width]`.
     pub(super) fn forward(
         &self,
@@ -112,8 +118,9 @@ impl Head {
         residual: Option<&Tensor>,
         [shift, scale]: &[Tensor; 2],
         grid: Grid,
+        sequence: &Sequence,
     ) -> Result<Tensor> {
         let patches = self.proj_out.forward_modulated(x, residual, shift, scale, self.eps)?;
-        unpatchify(&patches, grid.tokens, self.patch)
+        unpatchify(&sequence.gather(&patches, 0)?, grid.tokens, self.patch)
     }
 }

@@ -88,14 +88,25 @@ impl WanPipeline {
 
     /// The image encoder's features of the given pictures, in models that have one.
     fn image_features(&self, pictures: &[&Picture]) -> Result<Option<Tensor>> {
-        let encoder = self.source().load_image_encoder(self.device(), self.parts.options.dtype)?;
-        let features = encoder.map(|encoder| encoder.encode(pictures)).transpose();
-        features.map_err(|e| PipelineError::part("image encoder", e))
+        let make = || {
+            let encoder = self.source().load_image_encoder(self.device(), self.parts.options.dtype)?;
+            let features = encoder.map(|encoder| encoder.encode(pictures)).transpose();
+            Ok(features.map_err(|e| PipelineError::part("image encoder", e))?.into_iter().collect())
+        };
+        Ok(self.parts.options.once("the encoded pictures", make)?.pop())
     }
 
     /// The condition that the given pictures add to the network's input.
     fn condition(&self, request: &Request) -> Result<Option<FrameCondition>> {
         let Some(first) = &request.image else { return Ok(None) };
+        let make = || Ok(vec![self.condition_here(request, first)?.tensor().clone()]);
+        let Some(tensor) = self.parts.options.once("the given frames", make)?.pop() else { return Ok(None) };
+        let [_, frames, height, width] = self.latent_shape(request);
+        let is_first_frame = self.source().task() == WanTask::TI2V;
+        Ok(Some(FrameCondition::of_tensor(is_first_frame, tensor, [frames, height, width])))
+    }
+
+    fn condition_here(&self, request: &Request, first: &Picture) -> Result<FrameCondition> {
         let vae = self.parts.vae()?;
         let first_frame = self.frame(first, request)?;
         let condition = if self.source().task() == WanTask::TI2V {
@@ -105,7 +116,7 @@ impl WanPipeline {
             let last = last.map(|last| self.frame(&*request::fitted(last, first)?, request)).transpose()?;
             FrameCondition::channels(&vae, &first_frame, last.as_ref(), request.frames, self.parts.tiling())?
         };
-        Ok(Some(condition))
+        Ok(condition)
     }
 }
 

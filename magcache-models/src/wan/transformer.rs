@@ -1,6 +1,6 @@
 //! The network: latents and a timestep to a prediction.
 
-use std::cell::OnceCell;
+use std::{cell::OnceCell, sync::Arc};
 
 use candle_core::{DType, Result, Tensor};
 use magcache_core::{Pass, Signal, Stacks, Streams, hint};
@@ -16,6 +16,7 @@ use crate::mmdit::embed::Mlp;
 use crate::model_id::ModelId;
 use crate::nn::{RotaryTable, in_parallel};
 use crate::once::get_or_try_init;
+use crate::ranks::{self, DataPlane, Sequence};
 
 /// Text tokens that a model with image attention was trained with; the reference splits the context at this
 /// length.
@@ -44,6 +45,8 @@ pub struct WanTransformer {
     pub(super) head: Head,
     /// Type of the hidden states.
     pub(super) dtype: DType,
+    /// The ranks that divide the tokens.
+    plane: Option<Arc<dyn DataPlane>>,
 }
 
 impl WanTransformer {
@@ -73,8 +76,20 @@ impl WanTransformer {
             blocks: blocks.collect::<LoadResult<_>>()?,
             head: Head::load(weights, &config)?,
             dtype: weights.compute_dtype(),
+            plane: None,
             config,
         })
+    }
+
+    /// The same, of whose tokens each of several ranks has some: all make the same calls, and each gets the
+    /// whole prediction. Every rank has all weights.
+    ///
+    /// # Errors
+    /// More ranks than heads.
+    pub fn over(self, plane: Option<&Arc<dyn DataPlane>>) -> Result<Self> {
+        let plane = plane.cloned();
+        ranks::check_heads(self.config.num_attention_heads, plane.as_deref())?;
+        Ok(Self { plane, ..self })
     }
 
     /// The same, computing in another type. Defaults to f32 on a CPU, elsewhere to the type of the weights.
@@ -155,14 +170,17 @@ impl WanTransformer {
     pub fn embed(&self, hidden_states: &Tensor, timestep: &Tensor) -> Result<WanInput> {
         let grid = Grid::new(hidden_states, &self.config)?;
         check_timestep(timestep, grid)?;
+        let sequence = Sequence::new(self.plane.as_ref(), &[grid.len()])?;
+        let timestep = if timestep.rank() == 2 { sequence.narrow(timestep, 0)? } else { timestep.clone() };
         let (tokens, temb) = in_parallel(
             hidden_states.device(),
-            || self.patch_embedding.forward(&hidden_states.to_dtype(self.dtype)?),
+            || self.patch_embedding.forward_own(&hidden_states.to_dtype(self.dtype)?, &sequence),
             || self.time.embed(&timestep.to_dtype(DType::F32)?),
         );
         Ok(WanInput {
             model: self.id.clone(),
             grid,
+            sequence,
             tokens: tokens?,
             temb: temb?,
             timestep_proj: OnceCell::new(),
@@ -176,7 +194,7 @@ impl WanTransformer {
     /// Fails if the input or the text comes from another model, or if the text is for another number of
     /// samples.
     pub fn predict(&self, input: &WanInput, text: &TextContext, pass: &mut Pass<'_>) -> Result<Tensor> {
-        let WanInput { model, grid, tokens, temb, timestep_proj, last_modulation, rope } = input;
+        let WanInput { model, grid, sequence, tokens, temb, timestep_proj, last_modulation, rope } = input;
         if *model != self.id {
             candle_core::bail!("the latents were embedded by another model");
         }
@@ -184,7 +202,12 @@ impl WanTransformer {
         // A pass that skips every block never needs these two.
         let timestep_proj =
             || get_or_try_init(timestep_proj, || self.time.project(temb).map(TimestepProjection::Whole));
-        let rope = || get_or_try_init(rope, || self.rope.table(grid.tokens, tokens.device()));
+        let own = sequence.own(0);
+        let rope = || {
+            get_or_try_init(rope, || {
+                self.rope.table(grid.tokens, tokens.device())?.narrow(own.start, own.len())
+            })
+        };
 
         let probe = |signal: Signal, x: &Streams| match signal {
             Signal::TimestepEmbedding => Ok(temb.clone()),
@@ -194,13 +217,14 @@ impl WanTransformer {
         let (x, residual) = Stacks::default()
             .streams(&self.blocks, |i, block, streams, modules| {
                 let context = text.keys_values(i, block.cross_attention())?;
-                streams.map_image(|x| block.forward(x, timestep_proj()?, rope()?, context, modules))
+                let place = (rope()?, sequence);
+                streams.map_image(|x| block.forward(x, timestep_proj()?, place, context, modules))
             })
             .signals(probe)
             .run_lazy(pass, tokens.clone())?
             .into_image_terms()?;
         let modulation = get_or_try_init(last_modulation, || self.head.modulation(temb))?;
-        self.head.forward(&x, residual.as_ref(), modulation, *grid)?.to_dtype(DType::F32)
+        self.head.forward(&x, residual.as_ref(), modulation, *grid, sequence)?.to_dtype(DType::F32)
     }
 }
 
@@ -209,7 +233,8 @@ impl WanTransformer {
 pub struct WanInput {
     model: ModelId,
     grid: Grid,
-    /// `[batch, tokens, inner]`.
+    sequence: Sequence,
+    /// `[batch, tokens, inner]`, of the tokens that are here, as everything that is about tokens.
     tokens: Tensor,
     temb: Tensor,
     timestep_proj: OnceCell<TimestepProjection>,

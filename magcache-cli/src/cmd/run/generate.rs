@@ -8,15 +8,20 @@ use std::{
 
 use anyhow::{Context, Result};
 use candle_core::Tensor;
-use magcache_core::config::Built;
-use magcache_models::pipeline::{Denoiser, Generation, PipelineError};
+use magcache_core::{config::Built, group::GroupError, snapshot::Snapshot};
+use magcache_models::{
+    pipeline::{Denoiser, Generation, PipelineError},
+    ranks::Ranks,
+};
 use tracing::debug;
 
+use super::keeper::Keeper;
 use crate::{
-    console::{Console, Failure, Interrupt},
+    console::{Console, Interrupt},
     files::{config_of, has_content},
     job::Job,
     media::{self, Destination, Frames, MediaError, ValueRange, VideoWriter},
+    ranks::own_part,
     replay::trace,
     resume::{StateFolder, Stored},
 };
@@ -31,6 +36,7 @@ pub(super) struct Attempt<'j> {
     pub(super) config: &'j str,
     pub(super) trace: Option<&'j Path>,
     pub(super) interrupt: &'j Interrupt,
+    pub(super) ranks: Option<&'j Ranks>,
     pub(super) out: &'j Console,
 }
 
@@ -42,10 +48,18 @@ pub(super) struct Done {
 }
 
 impl Attempt<'_> {
-    /// Runs it. `stored` is the state to resume from; `checkpoint` is the folder that stores it.
-    pub(super) fn run(&self, mut checkpoint: Option<StateFolder>, stored: Option<Stored>) -> Result<Done> {
+    /// Runs it. `stored` is the state to resume from; `keeper` stores it. Of several ranks the first one
+    /// has the stored state, decodes and writes, and the others wait for it.
+    pub(super) fn run(&self, mut keeper: Option<Keeper<'_>>, stored: Option<Stored>) -> Result<Done> {
         let started = Instant::now();
-        let Self { job, built, path, config, interrupt, out, .. } = self;
+        let Self { job, built, path, config, interrupt, ranks, out, .. } = self;
+        if let Some(ranks) = ranks.filter(|ranks| !ranks.is_first()) {
+            let mut generation = begin(job, built, own_part(Some(ranks), None)?, Some(ranks), out)?;
+            denoise(&mut generation, keeper.as_mut(), None, interrupt, out)?;
+            generation.release();
+            wait_for_first(ranks)?;
+            return Ok(Done { generation, outputs: Vec::new(), started, resumed_at: None });
+        }
         let resumed_at = stored.as_ref().map(Stored::step).transpose()?;
         // If a run was killed after it wrote its outputs, a folder of frames may already be there, complete.
         let done = resumed_at.is_some_and(|step| step >= job.trajectory.end());
@@ -54,14 +68,15 @@ impl Attempt<'_> {
         let target = if written { target } else { job.with_sound(target)? };
         self.trace.map(media::probe).transpose()?;
 
-        let mut generation = begin(job, built, stored, out)?;
-        let mut film = (!written).then(|| Film { target: &target, writer: None, interrupt });
-        let ran =
-            denoise(&mut generation, checkpoint.as_mut(), film.as_mut(), interrupt, out).and_then(|()| {
-                // Frees the network's memory for the autoencoder.
-                generation.release();
-                film.map_or(Ok(()), |film| decode(job, generation.latents(), film, out))
-            });
+        let snapshot = own_part(*ranks, stored.map(|stored| stored.snapshot))?;
+        let mut generation = begin(job, built, snapshot, *ranks, out)?;
+        let mut film = (!written).then(|| Film { target: &target, writer: None, interrupt, ranks: *ranks });
+        let ran = denoise(&mut generation, keeper.as_mut(), film.as_mut(), interrupt, out).and_then(|()| {
+            // Frees the network's memory for the autoencoder.
+            generation.release();
+            film.map_or(Ok(()), |film| decode(job, generation.latents(), film, out))
+        });
+        let checkpoint = keeper.and_then(|keeper| keeper.folder);
         if let (Err(_), Some(step)) = (&ran, checkpoint.as_ref().and_then(StateFolder::stored)) {
             out.note(&format!("the same command continues at step {step} of {}", job.trajectory.end()));
         }
@@ -84,19 +99,27 @@ impl Attempt<'_> {
             outputs.iter().try_for_each(|output| media::sweep(output))?;
             checkpoint.finish()?;
         }
+        ranks.map_or(Ok(()), |ranks| tell(ranks, false))?;
         debug!(?outputs, seconds = started.elapsed().as_secs_f64(), "wrote everything");
         Ok(Done { generation, outputs, started, resumed_at })
     }
 }
 
 /// A generation at its start, or resumed from the stored state.
-fn begin(job: &Job, built: &Built, stored: Option<Stored>, out: &Console) -> Result<Generation> {
+fn begin(
+    job: &Job,
+    built: &Built,
+    stored: Option<Snapshot>,
+    ranks: Option<&Ranks>,
+    out: &Console,
+) -> Result<Generation> {
     let (sampler, noise) = (job.pipeline.sampler(&job.request)?, job.pipeline.noise(&job.request)?);
     let (run, steps) = (job.trajectory.clone(), job.trajectory.end());
     let Some(stored) = stored else {
-        return Ok(Generation::new(load(job, out)?, run, sampler, &noise, &built.registry)?);
+        return Ok(Generation::new(load(job, out)?, run, sampler, &noise, &built.registry)?.among(ranks)?);
     };
-    let step = stored.step()?;
+    let from = stored.reader(noise.device());
+    let step = Generation::stored_step(&from)?;
     let done = step >= steps;
     out.note(&if done {
         "every step is done, continues with decoding".to_owned()
@@ -105,9 +128,23 @@ fn begin(job: &Job, built: &Built, stored: Option<Stored>, out: &Console) -> Res
     });
     // The clips that ended are decoded again, one after the other, with what the network knows of them.
     let denoiser = if done && run.clips == 1 { None } else { Some(load(job, out)?) };
-    let from = stored.snapshot.reader(noise.device());
     Generation::resume(denoiser, run, sampler, &built.registry, &from)
+        .and_then(|generation| generation.among(ranks))
         .context("cannot go on from the stored state")
+}
+
+/// What the first rank does while the others wait.
+const WRITES: &str = "what the first rank decodes and writes";
+
+/// Tells the ranks that wait whether there is more to wait for.
+fn tell(ranks: &Ranks, more: bool) -> Result<(), GroupError> {
+    ranks.world().from_first(WRITES, || Ok(vec![u8::from(more)])).map(drop)
+}
+
+/// Waits until the first rank has decoded and written everything.
+fn wait_for_first(ranks: &Ranks) -> Result<(), GroupError> {
+    while ranks.world().from_first(WRITES, || Ok::<_, GroupError>(Vec::new()))? == [1] {}
+    Ok(())
 }
 
 /// Loads the network with the prompts of the request.
@@ -126,7 +163,7 @@ fn load(job: &Job, out: &Console) -> Result<Arc<dyn Denoiser>> {
 /// Runs the remaining steps and stores the state when it is due.
 fn denoise(
     generation: &mut Generation,
-    mut checkpoint: Option<&mut StateFolder>,
+    mut keeper: Option<&mut Keeper<'_>>,
     mut film: Option<&mut Film<'_>>,
     interrupt: &Interrupt,
     out: &Console,
@@ -139,10 +176,7 @@ fn denoise(
         None => Ok(()),
     };
     show(generation.take_frames())?;
-    if let Some(checkpoint) = checkpoint.as_deref_mut().filter(|checkpoint| checkpoint.is_news()) {
-        // Finds out now, not after an hour of work, if the folder cannot be written to.
-        checkpoint.save(generation)?;
-    }
+    keeper.as_deref_mut().map_or(Ok(()), |keeper| keeper.begin(generation))?;
     while !generation.is_done() {
         let (step, begun) = (generation.next(), Instant::now());
         generation.step(&|| interrupt.is_set())?;
@@ -154,12 +188,7 @@ fn denoise(
         }
         bar.inc(1);
         show(generation.take_frames())?;
-        if let Some(checkpoint) = checkpoint.as_deref_mut().filter(|c| c.is_due(generation))
-            && let Err(error) = checkpoint.save(generation)
-        {
-            let hint = Failure::of(&error).hint;
-            out.warn(&format!("the state is not stored, the run goes on: {error:#}"), hint.as_deref());
-        }
+        keeper.as_deref_mut().map_or(Ok(()), |keeper| keeper.after_step(generation, out))?;
     }
     bar.finish_and_clear();
     Ok(())
@@ -170,6 +199,7 @@ struct Film<'a> {
     target: &'a Destination,
     writer: Option<VideoWriter>,
     interrupt: &'a Interrupt,
+    ranks: Option<&'a Ranks>,
 }
 
 impl Film<'_> {
@@ -190,8 +220,9 @@ impl Film<'_> {
 /// Decodes the last clip and completes the file.
 fn decode(job: &Job, latents: &Tensor, mut film: Film<'_>, out: &Console) -> Result<()> {
     let bar = out.bar(job.frames, "decoding");
-    let interrupt = film.interrupt;
+    let (interrupt, ranks) = (film.interrupt, film.ranks);
     let mut sink = |pixels: &Tensor| {
+        ranks.map_or(Ok(()), |ranks| tell(ranks, true)).map_err(|e| PipelineError::Sink(Box::new(e)))?;
         if interrupt.is_set() {
             let steps = job.trajectory.end();
             return Err(PipelineError::Interrupted { step: steps, steps });

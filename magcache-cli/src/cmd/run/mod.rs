@@ -1,6 +1,7 @@
 //! `run`: one generation, or one for each of several prompts and seeds.
 
 mod generate;
+mod keeper;
 mod report;
 mod scenes;
 
@@ -8,33 +9,42 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use magcache_core::{config::Built, error::count, log::OnDrift};
-use magcache_models::{checkpoint::Ops, pipeline::LoadOptions};
+use magcache_models::{
+    checkpoint::Ops,
+    pipeline::LoadOptions,
+    ranks::{Launcher, Ranks},
+};
 use serde_json::{Value, json};
 
 use self::{
     generate::Attempt,
+    keeper::Keeper,
     report::report,
     scenes::{Scene, answer, numbered},
 };
 use crate::{
-    args::{self, Run},
+    args::{self, Placement, Run},
     calibration::{Judged, judge},
     console::{Console, Interrupt, bad_input_with},
     files::{Writes, config_of, has_content, unused, utf8},
     job::{Config, Job, decisions},
     media::Format,
+    ranks::check_same,
     resume::{StateFolder, Stored, identity},
-    summary::{Summary, strip},
+    summary::{self, Summary, strip},
 };
 
 /// For at most this many steps, the schedule is announced before the run.
 const FEW_STEPS: usize = 8;
 
-pub(crate) fn run(args: &Run, ops: Ops, out: &Console) -> Result<()> {
-    let mut job = job(args, ops)?;
+pub(crate) fn run(args: &Run, ops: Ops, ranks: Option<&Ranks>, out: &Console) -> Result<()> {
+    let mut job = job(args, ops, ranks)?;
     let scenes = Scene::all(args, &job)?;
     idle_flags(args, &job)?;
     let built = job.build()?;
+    if let Some(ranks) = ranks {
+        check_ranks(ranks, args, &job, &built, out)?;
+    }
     for warning in &built.warnings {
         out.warn(&warning.to_string(), warning.hint.as_deref());
     }
@@ -65,23 +75,30 @@ pub(crate) fn run(args: &Run, ops: Ops, out: &Console) -> Result<()> {
     let reports = match scenes.as_slice() {
         [scene] => {
             scene.set(&mut job)?;
-            vec![single(args, &job, &built, &judged, out)?]
+            vec![single(args, &job, &built, &judged, ranks, out)?]
         }
-        scenes => several(args, &mut job, scenes, &built, &judged, out)?,
+        scenes => several(args, &mut job, scenes, &built, &judged, ranks, out)?,
     };
     answer(reports, out);
     Ok(())
 }
 
 /// One run, which may resume from its stored state.
-fn single(args: &Run, job: &Job, built: &Built, judged: &[Judged], out: &Console) -> Result<(String, Value)> {
+fn single(
+    args: &Run,
+    job: &Job,
+    built: &Built,
+    judged: &[Judged],
+    ranks: Option<&Ranks>,
+    out: &Console,
+) -> Result<(String, Value)> {
+    let first = is_first(ranks);
     let (mut checkpoint, stored) = match &args.checkpoint {
-        None => (None, None),
-        Some(folder) => {
-            let every = usize::try_from(args.checkpoint_every).unwrap_or(usize::MAX);
-            let (checkpoint, stored) = StateFolder::open(folder, every, identity(job, args)?)?;
+        Some(folder) if first => {
+            let (checkpoint, stored) = StateFolder::open(folder, identity(job, args)?)?;
             (Some(checkpoint), stored)
         }
+        _ => (None, None),
     };
     let resumed_at = stored.as_ref().map(Stored::step).transpose()?;
     // A run that was killed after its last step may already have been writing.
@@ -93,13 +110,18 @@ fn single(args: &Run, job: &Job, built: &Built, judged: &[Judged], out: &Console
     let writes = writes_of(job, writes, &path, &config, args.trace.as_deref());
     let state = args.checkpoint.as_deref().map(StateFolder::files).unwrap_or_default();
     let writes = state.iter().fold(writes, |writes, file| writes.checked_file("--checkpoint", Some(file)));
-    writes.check()?;
+    if first {
+        writes.check()?;
+    }
     if let Some(checkpoint) = &mut checkpoint {
         checkpoint.will_write(&path, writes.places());
     }
     let (interrupt, trace) = (Interrupt::listen()?, args.trace.as_deref());
-    let attempt = Attempt { job, built, path: &path, config: &config, trace, interrupt: &interrupt, out };
-    report(job, judged, &attempt.run(checkpoint, stored)?)
+    let attempt =
+        Attempt { job, built, path: &path, config: &config, trace, interrupt: &interrupt, ranks, out };
+    let every = usize::try_from(args.checkpoint_every).unwrap_or(usize::MAX);
+    let keeper = args.checkpoint.is_some().then_some(Keeper { folder: checkpoint, every, ranks });
+    report(job, judged, &attempt.run(keeper, stored)?)
 }
 
 /// One run per scene, one after the other, with numbered names.
@@ -109,6 +131,7 @@ fn several(
     scenes: &[Scene],
     built: &Built,
     judged: &[Judged],
+    ranks: Option<&Ranks>,
     out: &Console,
 ) -> Result<Vec<(String, Value)>> {
     if args.checkpoint.is_some() {
@@ -133,7 +156,9 @@ fn several(
         writes = writes_of(job, writes, &path, &config, trace.as_deref());
         attempts.push((scene, path, config, trace));
     }
-    writes.check()?;
+    if is_first(ranks) {
+        writes.check()?;
+    }
     let interrupt = Interrupt::listen()?;
     let mut reports = Vec::new();
     for (i, (scene, path, config, trace)) in attempts.iter().enumerate() {
@@ -141,7 +166,7 @@ fn several(
         job.config.output.path = Some(path.clone());
         out.note(&format!("run {} of {}: {scene}", i + 1, attempts.len()));
         let trace = trace.as_deref();
-        let attempt = Attempt { job, built, path, config, trace, interrupt: &interrupt, out };
+        let attempt = Attempt { job, built, path, config, trace, interrupt: &interrupt, ranks, out };
         reports.push(report(job, judged, &attempt.run(None, None)?)?);
     }
     Ok(reports)
@@ -199,7 +224,30 @@ fn few_steps(job: &Job, built: &Built) -> Result<Option<String>> {
     )))
 }
 
-fn job(args: &Run, ops: Ops) -> Result<Job> {
+/// Whether this is the only rank, or the one that reads and writes.
+fn is_first(ranks: Option<&Ranks>) -> bool {
+    ranks.is_none_or(Ranks::is_first)
+}
+
+/// Checks that the ranks can do this run, and are about to do the same.
+fn check_ranks(ranks: &Ranks, args: &Run, job: &Job, built: &Built, out: &Console) -> Result<()> {
+    let layout = ranks.layout();
+    if let (2.., Some(hook)) = (layout.cfg, built.registry.rebuilds_branches()) {
+        let name = job.cache.cache.get(usize::from(hook.0)).map_or("a cache", |entry| entry.name.as_str());
+        let message =
+            format!("{name} rebuilds one branch of guidance from the other, {layout} runs them apart");
+        return Err(bad_input_with(
+            message,
+            format!("--parallel ulysses={}, or another cache", layout.ranks()),
+        ));
+    }
+    check_same(ranks, job, &identity(job, args)?, &built.registry)?;
+    let weights = summary::bytes(usize::try_from(job.pipeline.weight_bytes()?).unwrap_or(usize::MAX));
+    out.note(&format!("{} ranks, {layout}: each holds all weights, {weights} on disk", layout.ranks()));
+    Ok(())
+}
+
+fn job(args: &Run, ops: Ops, ranks: Option<&Ranks>) -> Result<Job> {
     let mut config = Config::of(&args.sampling)?;
     args.prompt.set(&mut config.sampling)?;
     config.sampling.seed = args.seed.or(config.sampling.seed);
@@ -218,8 +266,23 @@ fn job(args: &Run, ops: Ops) -> Result<Job> {
     };
     Job::new(
         config,
-        LoadOptions { offload: args.offload, tile_vae: args.tile_vae, ..args.placement.options(ops)? },
+        LoadOptions {
+            offload: args.offload,
+            tile_vae: args.tile_vae,
+            ranks: ranks.cloned(),
+            ..placement(args, ranks).options(ops)?
+        },
     )
+}
+
+/// Where this rank computes: of several with a GPU each, on its own.
+fn placement(args: &Run, ranks: Option<&Ranks>) -> Placement {
+    let own = ranks.filter(|_| args.ranks.gpus.is_some() || args.placement.device == "cuda");
+    let local = |ranks: &Ranks| Launcher::find().and_then(|own| own.local).unwrap_or(ranks.world().place());
+    match own {
+        Some(ranks) => Placement { device: format!("cuda:{}", local(ranks)), ..args.placement.clone() },
+        None => args.placement.clone(),
+    }
 }
 
 /// Errors: a flag that configures a cache, but the run has none.

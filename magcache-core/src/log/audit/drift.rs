@@ -1,9 +1,14 @@
 //! The errors of audited reuses, and what they forbid.
 
-use candle_core::{Error, Result, Tensor};
+use candle_core::Result;
 
 use super::{Audit, AuditPolicy, OnDrift};
-use crate::{Streams, Why, log::Record, metrics};
+use crate::{
+    Streams, Why,
+    group::Together,
+    log::Record,
+    metrics::{self, Sums},
+};
 
 impl AuditPolicy {
     /// Whether the reuse with this number in its slot, from 0, is audited.
@@ -14,35 +19,34 @@ impl AuditPolicy {
 }
 
 impl Audit {
-    /// The error of `guess` against `truth`, both made from `base`. Each number passes through `reduce` so
-    /// that all ranks act alike.
+    /// The error of `guess` against `truth`, both made from `base`, over all ranks.
     pub(crate) fn of(
         base: &Streams,
         guess: &Streams,
         truth: &Streams,
-        reduce: impl Fn(f64) -> Result<f64>,
+        together: Together<'_>,
     ) -> Result<Self> {
         let (base, guess, truth) = (base.image()?, guess.image()?, truth.image()?);
         let (guessed, added) = (guess.sub(&base)?, truth.sub(&base)?);
-        let error = |metric: Metric, guess: &Tensor, truth: &Tensor| -> Result<f64> {
-            let error = metric(guess, truth)?;
-            let equal = || Ok::<_, Error>(metrics::worst(metrics::mean_abs_difference(guess, truth)?) == 0.0);
-            reduce(match error.is_finite() {
-                true => error,
-                false if equal()? => 0.0,
-                false => f64::INFINITY,
-            })
-        };
+        let l1 = |guess, truth| together.sums(metrics::l1_sums(guess, truth)?);
+        let l2 = |guess, truth| together.sums(metrics::l2_sums(guess, truth)?);
         Ok(Self {
-            output_l1: error(metrics::relative_l1, &guess, &truth)?,
-            output_l2: error(metrics::relative_l2, &guess, &truth)?,
-            residual_l1: error(metrics::relative_l1, &guessed, &added)?,
-            residual_l2: error(metrics::relative_l2, &guessed, &added)?,
+            output_l1: error(&l1(&guess, &truth)?, |ratio| ratio),
+            output_l2: error(&l2(&guess, &truth)?, f64::sqrt),
+            residual_l1: error(&l1(&guessed, &added)?, |ratio| ratio),
+            residual_l2: error(&l2(&guessed, &added)?, f64::sqrt),
         })
     }
 }
 
-type Metric = fn(&Tensor, &Tensor) -> Result<f64>;
+/// The worst row's error: 0 if nothing differs, infinite if it is no number.
+fn error(rows: &[Sums], root: impl Fn(f64) -> f64) -> f64 {
+    match metrics::worst(rows.iter().map(|row| root(row.ratio()))) {
+        error if error.is_finite() => error,
+        _ if rows.iter().all(Sums::is_zero) => 0.0,
+        _ => f64::INFINITY,
+    }
+}
 
 /// The accumulated audits of one slot. Derived from the log alone, so that an error or an eviction, which
 /// drops the slot, does not reset it.

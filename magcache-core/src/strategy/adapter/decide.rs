@@ -13,7 +13,7 @@ use crate::{
     chain::LazyOutput,
     log::{Record, audit::Drift},
     state::SlotKey,
-    strategy::Base,
+    strategy::{Base, Branches},
 };
 
 /// The base that a pass can be rebuilt from.
@@ -44,6 +44,24 @@ impl CacheHook {
             leader.is_some_and(|leader| leader.audit.is_some())
         } else {
             cx.audit.is_due(turn)
+        }
+    }
+
+    /// Waits for the decision that this branch follows, if its branch runs on other ranks.
+    pub(super) fn hear(&self, cx: &mut Cx<'_>, blocks: &Range<usize>) -> Result<()> {
+        let (Some(branches), true) = (&mut cx.branches, self.guards.follows(cx.branch)) else {
+            return Ok(());
+        };
+        let step = cx.step;
+        branches.hear(cx.log, |r| r.decides(self.id, blocks, step, Branch::Cond))
+    }
+
+    /// Tells the ranks of branches that follow this one what was decided, and is final.
+    pub(super) fn tell(&self, cx: &Cx<'_>, place: usize) -> Result<()> {
+        let leads = self.guards.branches == Branches::CondDecides && !self.guards.follows(cx.branch);
+        match (&cx.branches, cx.log.records().get(place)) {
+            (Some(branches), Some(record)) if leads => branches.tell(record),
+            _ => Ok(()),
         }
     }
 

@@ -42,7 +42,7 @@ impl CacheHook {
         let Reuse { place, middle, fronted, base, guess, .. } = reuse;
         let blocks = middle.blocks();
         let truth = middle.clone().bare().run(cx, (*fronted).clone())?.streams;
-        let audit = Audit::of(base, guess, &truth, |error| cx.reduce(error))?;
+        let audit = Audit::of(base, guess, &truth, cx.together())?;
         cx.log.audited(*place, audit);
         Ok(self.drift(cx, &blocks).passed.then_some((truth, audit)))
     }
@@ -61,7 +61,7 @@ impl CacheHook {
         }
         let mut slot = Slot::open(cx, key);
         slot.skips(last);
-        slot.put(cx, key.clone());
+        slot.put(cx, key.clone())?;
         Ok(Output { streams: guess, exact: false }.into())
     }
 
@@ -75,14 +75,14 @@ impl CacheHook {
             slot.last = slot.last.map(|own| Last { overruled: last.overruled, ..own });
         }
         let sound = match basis {
-            Basis::Leads => out.clone().added().and_then(|out| slot.leads(cx.step.index, out)),
+            Basis::Leads => out.clone().added().and_then(|out| slot.leads(cx, out)),
             // Never learn from the guess of an inner cache.
             Basis::From(base) if base.exact && out.exact => {
                 self.learn(cx, &mut slot, &base.streams, &out.streams, text)
             }
             _ => Ok(true),
         };
-        slot.put(cx, key);
+        slot.put(cx, key)?;
         if !sound? {
             cx.log.amend(place, Why::FailsafeNonFinite);
         }
@@ -93,7 +93,8 @@ impl CacheHook {
     /// `false` if a stream was not finite.
     fn learn(&self, cx: &Cx<'_>, slot: &mut Slot, x: &Streams, y: &Streams, text: bool) -> Result<bool> {
         let Some(mut last) = slot.last.filter(|last| !last.learned) else { return Ok(true) };
-        if !(y.is_finite_on_host()? && x.is_finite_on_host()?) {
+        let finite = y.is_finite_on_host()? && x.is_finite_on_host()?;
+        if !cx.together().all("a finite output", finite)? {
             slot.reset();
             slot.last = Some(Last { observed: true, learned: true, ..last });
             return Ok(false);

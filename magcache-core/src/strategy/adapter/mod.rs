@@ -95,28 +95,37 @@ impl BlockHook for CacheHook {
 
         let fronted = front.forced().run(cx, x.clone())?.streams;
         let key = self.key(cx, blocks.clone());
+        self.hear(cx, &blocks)?;
         let basis = self.basis(cx, &key, &fronted);
         let mut slot = Slot::open(cx, &key);
         let decided = match &basis {
             Basis::From(base) => {
                 let (input, fronted, history) = (&x, &base.streams, slot.history);
-                let head = Head { input, fronted, history, probe, reducer: cx.reducer };
+                let head = Head { input, fronted, history, probe, together: cx.together() };
                 self.decide(cx, &mut slot, &head, &blocks)
             }
             Basis::NoLeader => Ok((Last::computes(cx.step, Why::NoLeader), None)),
             Basis::Leads => Ok((Last::computes(cx.step, Why::Leads), None)),
         };
-        let decided = decided.map(|(last, guess)| (last, guess, self.log(cx, blocks, last.shown())));
+        // All ranks decided alike, or none acts.
+        let decided = decided.and_then(|(last, guess)| {
+            cx.together().agree(&last.shown(), cx.log)?;
+            Ok((last, guess, self.log(cx, blocks, last.shown())))
+        });
         let due = matches!(&decided, Ok((last, Some(_), _)) if self.is_due(cx, last.turn, &middle.blocks()));
-        match &decided {
+        let kept = match &decided {
             Ok((last, Some(_), _)) if !due => {
                 slot.skips(*last);
-                slot.put(cx, key.clone());
+                slot.put(cx, key.clone())
             }
             // Keep the decision for a retry, whatever happens from here on.
             _ => slot.set_aside(cx, key.clone()),
-        }
+        };
         let (last, guess, place) = decided?;
+        kept?;
+        if !due {
+            self.tell(cx, place)?;
+        }
         drop(x);
 
         let out = match (guess, &basis) {
@@ -127,7 +136,10 @@ impl BlockHook for CacheHook {
             (Some(guess), Basis::From(base)) => {
                 middle.clone().skip(cx);
                 let (fronted, base, guess) = (&fronted, &base.streams, guess.added()?.streams);
-                self.audited(cx, Reuse { key: &key, last, place, middle, fronted, base, guess }, &basis)?
+                let out =
+                    self.audited(cx, Reuse { key: &key, last, place, middle, fronted, base, guess }, &basis)?;
+                self.tell(cx, place)?;
+                out
             }
             _ => {
                 let text = middle.text_is_read();
@@ -148,6 +160,10 @@ impl BlockHook for CacheHook {
 
     fn skipped(&self, cx: &mut Cx<'_>, blocks: Range<usize>) {
         self.log(cx, blocks, Verdict::reuse(Why::OuterCache));
+    }
+
+    fn rebuilds_branches(&self) -> bool {
+        self.cache.any_base() == Base::Leader
     }
 
     fn is_static(&self) -> bool {

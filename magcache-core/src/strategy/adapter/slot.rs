@@ -45,6 +45,10 @@ impl Persist for Made {
     fn bytes(&self) -> usize {
         self.forecast.bytes()
     }
+
+    fn whole_bytes(&self) -> usize {
+        self.forecast.whole_bytes()
+    }
 }
 
 /// The output of the conditional branch at a step.
@@ -95,9 +99,14 @@ impl Slot {
         })
     }
 
-    pub(super) fn bytes(&self) -> usize {
-        let state = self.state.as_ref().map_or(0, |state| state.bytes());
-        state + self.lead.bytes() + self.forecast.as_ref().map_or(0, Persist::bytes)
+    /// Bytes of its tensors here, and those that every rank holds whole.
+    fn bytes(&self) -> (usize, usize) {
+        let (state, lead, forecast) = (self.state.as_ref(), &self.lead, self.forecast.as_ref());
+        let bytes = state.map_or(0, |s| s.bytes()) + lead.bytes() + forecast.map_or(0, Persist::bytes);
+        let whole = state.map_or(0, |s| s.whole_bytes())
+            + lead.whole_bytes()
+            + forecast.map_or(0, Persist::whole_bytes);
+        (bytes, whole)
     }
 
     /// Records that the last decision was carried out: blocks were replaced.
@@ -111,21 +120,30 @@ impl Slot {
     }
 
     /// Returns the slot to the session while the pass continues.
-    pub(super) fn set_aside(self, cx: &mut Cx<'_>, key: SlotKey) {
-        let bytes = self.bytes();
-        cx.slots.set_aside(key, self, bytes);
+    ///
+    /// Errors: other ranks do not answer; the slot is kept even so, for a retry.
+    pub(super) fn set_aside(self, cx: &mut Cx<'_>, key: SlotKey) -> Result<()> {
+        let (own, whole) = self.bytes();
+        let all = cx.together().bytes(own, whole);
+        cx.slots.set_aside(key, self, *all.as_ref().unwrap_or(&own));
+        all.map(drop)
     }
 
     /// Returns the slot to the session, which may have no room for it.
-    pub(super) fn put(self, cx: &mut Cx<'_>, key: SlotKey) {
-        let bytes = self.bytes();
-        cx.slots.put(key, self, bytes);
+    /// What counts are the bytes on all ranks, so all of them evict the same slots.
+    ///
+    /// Errors: as [`Slot::set_aside`].
+    pub(super) fn put(self, cx: &mut Cx<'_>, key: SlotKey) -> Result<()> {
+        let (own, whole) = self.bytes();
+        let all = cx.together().bytes(own, whole);
+        cx.slots.put(key, self, *all.as_ref().unwrap_or(&own));
+        all.map(drop)
     }
 
     /// Keeps the output of a conditional pass for the later branches. Returns `false` if it cannot be used.
-    pub(super) fn leads(&mut self, step: usize, out: Output) -> Result<bool> {
-        let usable = out.streams.is_finite_on_host()?;
-        self.lead = usable.then_some(Lead { step, out });
+    pub(super) fn leads(&mut self, cx: &Cx<'_>, out: Output) -> Result<bool> {
+        let usable = cx.together().all("a finite output", out.streams.is_finite_on_host()?)?;
+        self.lead = usable.then_some(Lead { step: cx.step.index, out });
         Ok(usable)
     }
 

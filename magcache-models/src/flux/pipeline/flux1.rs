@@ -1,5 +1,7 @@
 //! FLUX.1: dev, schnell and Kontext.
 
+use std::sync::Arc;
+
 use magcache_core::ModelMeta;
 
 use super::generation::{Family, ImageUse, Loaded, Named, Prompt, needed};
@@ -14,6 +16,7 @@ use crate::{
     pipeline::{
         Defaults, LoadOptions, PipelineError, Request, Result, SamplingOption, truncated, unknown_words,
     },
+    ranks::DataPlane,
     sampler::{self, SchedulerConfig},
     text::{PromptTokenizer, TokenizerDefaults},
 };
@@ -136,10 +139,11 @@ impl Family for Flux1 {
         prompts: &[Prompt],
         grid: [usize; 2],
         references: &[[usize; 2]],
+        plane: Option<&Arc<dyn DataPlane>>,
     ) -> Result<Loaded> {
         let network = FluxTransformer::load(weights, self.config.clone())?;
         let mut image = positions::image_ids(grid, 0);
         image.extend(references.iter().flat_map(|grid| positions::image_ids(*grid, 1)));
-        Loaded::new(network, prompts, &vec![[0.0; 3]; self.text_tokens], &image)
+        Loaded::new(network, prompts, &vec![[0.0; 3]; self.text_tokens], &image, plane)
     }
 }

@@ -1,5 +1,7 @@
 //! FLUX.2 klein: distilled to a few steps, and the base model that it was distilled from.
 
+use std::sync::Arc;
+
 use magcache_core::ModelMeta;
 
 use super::generation::{Family, ImageUse, Loaded, Named, Prompt, needed};
@@ -12,6 +14,7 @@ use crate::{
     },
     image::{Filter, Picture},
     pipeline::{Defaults, LoadOptions, PipelineError, Request, Result, SamplingOption, truncated},
+    ranks::DataPlane,
     sampler::{self, SchedulerConfig},
     text::TokenizerDefaults,
 };
@@ -140,11 +143,12 @@ impl Family for Flux2 {
         prompts: &[Prompt],
         grid: [usize; 2],
         references: &[[usize; 2]],
+        plane: Option<&Arc<dyn DataPlane>>,
     ) -> Result<Loaded> {
         let network = Flux2Transformer::load(weights, self.config.clone())?;
         let mut image = positions::latent_ids(grid);
         image.extend(positions::reference_ids(references));
-        Loaded::new(network, prompts, &positions::text_ids(self.text_tokens()), &image)
+        Loaded::new(network, prompts, &positions::text_ids(self.text_tokens()), &image, plane)
     }
 }
 

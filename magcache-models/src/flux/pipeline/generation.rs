@@ -10,7 +10,8 @@ use crate::{
     flux::{FluxGuidance, FluxNetwork, Transformer},
     image::Picture,
     mmdit::{JointPositions, PromptContext},
-    pipeline::{Defaults, LoadOptions, Request, Result, SamplingOption},
+    pipeline::{Defaults, LoadOptions, PipelineError, Request, Result, SamplingOption},
+    ranks::DataPlane,
     sampler::{self, SchedulerConfig},
 };
 
@@ -49,12 +50,13 @@ pub(super) struct Loaded {
 }
 
 impl Loaded {
-    /// Prepares the prompts and the ids of text and image for `network`.
+    /// Prepares the prompts and the ids of text and image for `network`, and divides it among ranks.
     pub(super) fn new<C, const AXES: usize>(
         network: Transformer<C, AXES>,
         prompts: &[Prompt],
         text: &[[f32; AXES]],
         image: &[[f32; AXES]],
+        plane: Option<&Arc<dyn DataPlane>>,
     ) -> Result<Self>
     where
         C: Debug + Send + Sync + 'static,
@@ -62,6 +64,7 @@ impl Loaded {
         let context = |prompt: &Prompt| network.context(&prompt.text, prompt.pooled.as_ref());
         let contexts = prompts.iter().map(context).collect::<candle_core::Result<_>>()?;
         let positions = network.positions(text, image)?;
+        let network = network.over(plane).map_err(PipelineError::refused)?;
         Ok(Self { network: Arc::new(network), contexts, positions })
     }
 }
@@ -116,13 +119,14 @@ pub(super) trait Family: Debug + Send + Sync {
     ) -> Result<Vec<Prompt>>;
 
     /// Loads the network; `grid` is the rows and columns of the image's tokens, `references` those of
-    /// reference images.
+    /// reference images, `plane` that of the ranks that divide them.
     fn load(
         &self,
         weights: &Weights,
         prompts: &[Prompt],
         grid: [usize; 2],
         references: &[[usize; 2]],
+        plane: Option<&Arc<dyn DataPlane>>,
     ) -> Result<Loaded>;
 }
 

@@ -14,7 +14,7 @@ use magcache_core::{ModelMeta, Trajectory, inventory, schedule::Sizes};
 
 use self::{
     components::{Components, Network},
-    generation::{Family, ImageUse, Loaded, Named},
+    generation::{Family, ImageUse, Loaded, Named, Prompt},
 };
 use super::FluxDenoiser;
 use crate::{
@@ -128,15 +128,27 @@ impl FluxPipeline {
         requests.iter().map(one).collect()
     }
 
-    /// Tokens of the picture that the network looks at, and its rows and columns of tokens.
-    fn reference(&self, picture: &Picture) -> Result<(Tensor, [usize; 2])> {
-        let picture = self.family.reference(picture, self.side())?;
+    /// The prompts, encoded.
+    fn encoded(&self, prompts: &[Named<'_>], notes: &mut Vec<String>) -> Result<Vec<Prompt>> {
+        let make = || {
+            let encoded = self.family.encode(&self.options, prompts, notes)?;
+            Ok(encoded.into_iter().flat_map(|prompt| [Some(prompt.text), prompt.pooled]).flatten().collect())
+        };
+        let tensors = self.options.once("the encoded prompts", make)?;
+        let each = (tensors.len() / prompts.len().max(1)).max(1);
+        let prompt =
+            |one: &[Tensor]| Some(Prompt { text: one.first()?.clone(), pooled: one.get(1).cloned() });
+        Ok(tensors.chunks(each).filter_map(prompt).collect())
+    }
+
+    /// Tokens of a picture that the network looks at, in the size in which it does.
+    fn tokens_of(&self, picture: &Picture) -> Result<Tensor> {
         let (width, height) = (picture.width(), picture.height());
         let pixels = picture.pixels(width, height, self.device());
         let pixels = pixels.map_err(|e| PipelineError::part("image", e))?;
         let vae = self.vae()?;
         let tokens = || vae.to_tokens(&vae.encode(&pixels, self.tiling())?.mean()?);
-        Ok((tokens()?, self.grid(height, width)))
+        Ok(tokens()?)
     }
 }
 
@@ -238,14 +250,22 @@ impl Pipeline for FluxPipeline {
                 prompts.push(Named { what, text });
             }
         }
-        let encoded = self.family.encode(&self.options, &prompts, notes)?;
+        let encoded = self.encoded(&prompts, notes)?;
 
         let (mut starts, mut reference) = (Vec::new(), None);
         if let Some(picture) = &first.image {
             stage(Stage::EncodingImage);
             match self.family.image_use(first) {
-                ImageUse::Start => starts = self.starts(picture, requests)?,
-                ImageUse::Reference => reference = Some(self.reference(picture)?),
+                ImageUse::Start => {
+                    starts = self.options.once("the given picture", || self.starts(picture, requests))?;
+                }
+                ImageUse::Reference => {
+                    let picture = self.family.reference(picture, self.side())?;
+                    let grid = self.grid(picture.height(), picture.width());
+                    let tokens =
+                        self.options.once("the given picture", || Ok(vec![self.tokens_of(&picture)?]));
+                    reference = tokens?.pop().map(|tokens| (tokens, grid));
+                }
             }
         }
 
@@ -254,7 +274,7 @@ impl Pipeline for FluxPipeline {
         let references: Vec<[usize; 2]> = reference.iter().map(|(_, grid)| *grid).collect();
         let weights = self.components.transformer(&self.options)?;
         let Loaded { network, contexts, positions } =
-            self.family.load(&weights, &encoded, grid, &references)?;
+            self.family.load(&weights, &encoded, grid, &references, self.options.plane())?;
         let context = |text: &str| {
             let mut known = prompts.iter().zip(&contexts);
             known.find(|(prompt, _)| prompt.text == text).map(|(_, context)| context.clone())

@@ -14,6 +14,7 @@ use crate::{
     checkpoint::Weights,
     image::Picture,
     pipeline::{Defaults, Denoiser, Pipeline, PipelineError, Request, Result, SamplingOption, Stage, noise},
+    ranks::Ranks,
     sampler::{Sampler, SchedulerConfig},
     wan::parts::Parts,
     wav2vec2::{MAX_SECONDS, SAMPLE_RATE, Waveform},
@@ -35,6 +36,12 @@ pub struct S2vPipeline {
 
 impl S2vPipeline {
     pub(in crate::wan) fn new(parts: Parts) -> Result<Self> {
+        if let Some(layout) =
+            parts.options.ranks.as_ref().map(Ranks::layout).filter(|layout| layout.ulysses > 1)
+        {
+            let message = format!("{layout} divides the tokens, which those of speech to video are not yet");
+            return Err(PipelineError::request(message, "`parallel = \"cfg=2\"`, or one rank"));
+        }
         let (defaults, meta) = parts.described()?;
         Ok(Self { parts, meta, defaults })
     }

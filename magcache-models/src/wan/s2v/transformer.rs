@@ -16,6 +16,7 @@ use crate::{
     model_id::ModelId,
     nn::RotaryTable,
     once::get_or_try_init,
+    ranks::Sequence,
     wan::{
         LoadResult, TextContext, WanConfig, WanTransformer,
         block::WanBlock,
@@ -300,7 +301,7 @@ impl S2vTransformer {
         if heard != frames {
             candle_core::bail!("the sound has {heard} latent frames, the clip {frames}");
         }
-        let now = temb.narrow(0, 0, 1)?;
+        let (now, whole) = (temb.narrow(0, 0, 1)?, Sequence::default());
         let projection = || {
             get_or_try_init(projection, || {
                 let rows = self.wan.time.project(temb)?;
@@ -316,7 +317,8 @@ impl S2vTransformer {
             .streams(&self.wan.blocks, |i, block: &WanBlock, streams, modules| {
                 let text = context.text.keys_values(i, block.cross_attention())?;
                 streams.map_joint(|x| {
-                    let x = block.forward(x, projection()?, &clip.rope, text, modules)?;
+                    let place = (&clip.rope, &whole);
+                    let x = block.forward(x, projection()?, place, text, modules)?;
                     match self.config.audio_inject_layers.iter().position(|layer| *layer == i) {
                         None => Ok(x),
                         Some(index) => self.inject(&x, index, frames, length, context),
@@ -327,7 +329,7 @@ impl S2vTransformer {
             .run_lazy(pass, Streams::Joint { tokens: tokens.clone(), text: length..tokens.dim(1)? })?
             .into_image_terms()?;
         let modulation = get_or_try_init(last_modulation, || self.wan.head.modulation(&now))?;
-        self.wan.head.forward(&x, residual.as_ref(), modulation, *grid)?.to_dtype(DType::F32)
+        self.wan.head.forward(&x, residual.as_ref(), modulation, *grid, &whole)?.to_dtype(DType::F32)
     }
 
     /// What the timestep gives to the blocks, `[2, 6 * inner]`: to the video's tokens, and to the others.

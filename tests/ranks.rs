@@ -1,0 +1,337 @@
+//! Several ranks of the program: as threads, and as processes under `mpirun` where it is installed.
+
+#[path = "support/program.rs"]
+mod program;
+
+use std::{
+    fs,
+    process::{Child, Command, Output, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use program::Shell;
+use serde_json::Value;
+
+const RUN: &str =
+    "run --frames 9 --size 48x48 --cache fbcache --set threshold=0.3 --trace trace.jsonl --out out.gif";
+
+/// A run that takes a while.
+const LONG: &str =
+    "run --frames 9 --size 64x64 --steps 200 --cache fbcache --set threshold=0.3 --out out.gif";
+
+/// A limit for what must not hang.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Whether there is a launcher; the tests that need one say so and do nothing else without.
+fn mpirun() -> bool {
+    let found = Command::new("mpirun").arg("--version").output().is_ok_and(|out| out.status.success());
+    if !found {
+        println!("skipped: no mpirun is installed");
+    }
+    found
+}
+
+/// `mpirun` with apps, each a number of ranks and the arguments of the program.
+fn launched(sh: &Shell, apps: &[(usize, &str)]) -> Command {
+    let program = sh.command("");
+    let mut command = Command::new("mpirun");
+    command.args(["--oversubscribe", "--bind-to", "none"]).current_dir(sh.path(""));
+    for (i, (ranks, line)) in apps.iter().enumerate() {
+        command.args(if i > 0 { &[":"][..] } else { &[] });
+        command.args(["-n", &ranks.to_string()]).arg(program.get_program());
+        command.args(sh.command(line).get_args());
+    }
+    // Containers run as root.
+    command.envs([("OMPI_ALLOW_RUN_AS_ROOT", "1"), ("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1")]);
+    command.envs([("RUST_BACKTRACE", "0"), ("RAYON_NUM_THREADS", "1")]);
+    command
+}
+
+fn told(out: &Output) -> String {
+    String::from_utf8_lossy(&out.stderr).into_owned()
+}
+
+#[track_caller]
+fn ran(sh: &Shell, ranks: usize, line: &str) -> String {
+    let out = launched(sh, &[(ranks, line)]).output().unwrap();
+    assert!(out.status.success(), "{ranks} ranks: {line}: {}", told(&out));
+    String::from_utf8(out.stdout).unwrap()
+}
+
+/// The decisions of a trace.
+fn decisions(sh: &Shell) -> Vec<Value> {
+    let mut lines = sh.trace("trace.jsonl");
+    for line in &mut lines {
+        line.as_object_mut().unwrap().remove("microseconds");
+    }
+    lines
+}
+
+/// What a run without ranks writes.
+fn alone(line: &str) -> (Vec<u8>, Vec<Value>) {
+    let sh = Shell::new();
+    sh.said(line);
+    (sh.bytes("out.gif"), decisions(&sh))
+}
+
+#[track_caller]
+fn assert_as_alone(sh: &Shell, alone: &(Vec<u8>, Vec<Value>)) {
+    assert!(sh.bytes("out.gif") == alone.0, "the pictures differ");
+    assert_eq!(decisions(sh), alone.1);
+    assert_eq!(sh.count(), 3, "the picture, its configuration and the trace: {:?}", sh.files().keys());
+}
+
+#[test]
+fn threads_write_what_one_rank_writes() {
+    let alone = alone(RUN);
+    for ranks in
+        ["--ranks 1", "--ranks 3", "--ranks 2 --parallel cfg=2", "--ranks 4 --parallel cfg=2,ulysses=2"]
+    {
+        let sh = Shell::new();
+        sh.said(format!("{RUN} {ranks}"));
+        assert_as_alone(&sh, &alone);
+    }
+}
+
+#[test]
+fn processes_write_what_one_rank_writes_and_the_first_one_alone_speaks() {
+    if !mpirun() {
+        return;
+    }
+    let alone = alone(RUN);
+    for (ranks, parallel) in [(2, "ulysses=2"), (3, "ulysses=3"), (2, "cfg=2"), (4, "cfg=2,ulysses=2")] {
+        let sh = Shell::new();
+        let said = ran(&sh, ranks, &format!("{RUN} --parallel {parallel} --json"));
+        let answer: Value = serde_json::from_str(&said).expect("one document");
+        assert!(answer["outputs"].is_array());
+        assert_as_alone(&sh, &alone);
+    }
+}
+
+#[test]
+fn a_wrong_number_of_ranks_is_refused_with_what_would_be_right() {
+    let sh = Shell::new();
+    sh.hinted("run --ranks 3 --parallel cfg=2", ["cfg=2 needs 2 ranks, 3 are asked for", "--ranks 2"]);
+    sh.refused("run --ranks 2 --parallel ring=2", ["is neither `cfg` nor `ulysses`"]);
+    sh.hinted(
+        "run --ranks 2 --parallel cfg=2 --cache cfg-cache",
+        ["cfg-cache rebuilds one branch of guidance from the other", "--parallel ulysses=2"],
+    );
+    sh.refused("run --model tiny-flux --ranks 4", ["3 attention heads cannot be divided among 4 ranks"]);
+    if !mpirun() {
+        return;
+    }
+    for (line, expected) in [
+        ("run --out out.gif", "--parallel ulysses=2"),
+        ("run --out out.gif --parallel ulysses=3", "ulysses=3 needs 3 ranks"),
+        ("run --out out.gif --ranks 2", "each is to start 2 ranks"),
+    ] {
+        let out = launched(&sh, &[(2, line)]).output().unwrap();
+        assert!(!out.status.success() && told(&out).contains(expected), "{line}: {}", told(&out));
+    }
+    assert_eq!(sh.count(), 0);
+}
+
+#[test]
+fn ranks_with_other_settings_are_refused_with_both_values() {
+    if !mpirun() {
+        return;
+    }
+    let line = format!("{RUN} --parallel ulysses=2");
+    for (other, expected) in [
+        (
+            line.replace("threshold=0.3", "threshold=0.2"),
+            "cache[0].threshold: 0.3 on rank 0 and 0.2 on rank 1",
+        ),
+        (format!("{line} --seed 7"), "sampling.seed: "),
+        (format!("{line} --steps 9"), "sampling.steps: "),
+    ] {
+        let sh = Shell::new();
+        let out = launched(&sh, &[(1, &line), (1, &other)]).output().unwrap();
+        let told = told(&out);
+        assert!(!out.status.success() && told.contains(expected) && told.contains("on rank 1"), "{told}");
+        assert_eq!(told.matches("error: ").count(), 1, "{told}");
+        assert_eq!(sh.count(), 0, "nothing is written");
+    }
+}
+
+#[test]
+fn ranks_with_other_weights_or_another_curve_are_refused() {
+    if !mpirun() {
+        return;
+    }
+    let line =
+        "run --model m --frames 5 --size 48x48 --steps 4 --parallel ulysses=2 --cache magcache --out out.gif";
+    let sh = Shell::new();
+    for folder in ["a", "b"] {
+        program::copy(&program::tiny("wan2.1-t2v-tiny"), &sh.inside(folder).path("m"));
+    }
+    let weights = sh.path("b/m/transformer/diffusion_pytorch_model.safetensors");
+    let mut bytes = fs::read(&weights).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(&weights, bytes).unwrap();
+    let mut command = launched(&sh, &[(1, line)]);
+    command.args(["-wdir", "b"]);
+    let (a, b) = (sh.path("a"), sh.path("b"));
+    let mut command = Command::new("mpirun");
+    command.args(launched(&sh, &[]).get_args()).current_dir(sh.path(""));
+    command.envs(launched(&sh, &[]).get_envs().filter_map(|(key, value)| Some((key, value?))));
+    for (i, folder) in [&a, &b].into_iter().enumerate() {
+        command.args(if i > 0 { &[":"][..] } else { &[] });
+        command.args(["-n", "1", "-wdir"]).arg(folder).arg(sh.command("").get_program());
+        command.args(sh.command(line).get_args());
+    }
+    let told = told(&command.output().unwrap());
+    assert!(told.contains("the weights' SHA-256: "), "{told}");
+}
+
+/// The processes of the program that a launcher started.
+fn ranks_of(launcher: &Child) -> Vec<u32> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else { continue };
+        let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        let parent = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1)?.parse().ok());
+        if parent == Some(launcher.id()) && stat.contains("(magcache") {
+            found.push(pid);
+        }
+    }
+    found.sort_unstable();
+    found
+}
+
+fn signal(pid: u32, signal: &str) {
+    assert!(Command::new("kill").args([signal, &pid.to_string()]).status().unwrap().success());
+}
+
+/// Waits until something is so.
+fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !is_so() {
+        assert!(begun.elapsed() < LIMIT, "{what}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Waits for the end of a launcher, and that none of its ranks is left.
+fn end(mut launcher: Child, ranks: &[u32]) -> String {
+    until("the launcher ends", || launcher.try_wait().unwrap().is_some());
+    until("every rank ends", || ranks.iter().all(|pid| !fs::exists(format!("/proc/{pid}/exe")).unwrap()));
+    let out = launcher.wait_with_output().unwrap();
+    assert!(!out.status.success());
+    told(&out)
+}
+
+/// Starts a long run with its state in a folder, and waits until some steps are stored.
+fn begun(sh: &Shell, ranks: usize, line: &str) -> (Child, Vec<u32>) {
+    let mut command = launched(sh, &[(ranks, line)]);
+    let launcher = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let state = sh.path("state/state.safetensors");
+    until("a state is stored", || state.exists());
+    thread::sleep(Duration::from_millis(500));
+    let own = ranks_of(&launcher);
+    assert_eq!(own.len(), ranks);
+    (launcher, own)
+}
+
+#[test]
+fn a_rank_that_dies_ends_all_and_the_same_command_goes_on() {
+    if !mpirun() {
+        return;
+    }
+    let long = LONG.replace("--steps 200", "--steps 60") + " --trace trace.jsonl";
+    let alone = alone(&long);
+    let line = format!("{long} --parallel ulysses=3 --checkpoint state");
+    let sh = Shell::new();
+    // One rank, then all of them.
+    for dies in [vec![1], vec![0, 1, 2]] {
+        let (launcher, own) = begun(&sh, 3, &line);
+        dies.iter().for_each(|rank| signal(own[*rank], "-9"));
+        end(launcher, &own);
+        assert!(!sh.path("out.gif").exists(), "nothing partial");
+    }
+    let other = line.replace("ulysses=3", "ulysses=2");
+    let out = launched(&sh, &[(2, &other)]).output().unwrap();
+    assert!(told(&out).contains("parallel is ulysses=3 there and ulysses=2 here"), "{}", told(&out));
+    ran(&sh, 3, &line);
+    assert_as_alone(&sh, &alone);
+}
+
+#[test]
+fn a_silent_rank_is_named_in_time() {
+    if !mpirun() {
+        return;
+    }
+    let sh = Shell::new();
+    let line = format!("{LONG} --parallel ulysses=2 --patience 3 --checkpoint state");
+    let (launcher, own) = begun(&sh, 2, &line);
+    signal(own[1], "-STOP");
+    let told = end(launcher, &own);
+    assert!(told.contains("rank 1 has not answered for 3 s"), "{told}");
+    assert!(told.contains("hint: ") && told.contains("--patience"), "{told}");
+    assert!(!sh.path("out.gif").exists());
+}
+
+#[test]
+fn a_rank_that_never_starts_is_missed_in_time() {
+    if !mpirun() {
+        return;
+    }
+    let sh = Shell::new();
+    let mut command = launched(&sh, &[(1, &format!("{RUN} --parallel ulysses=2 --patience 3"))]);
+    command.args([":", "-n", "1", "sleep", "300"]);
+    let launcher = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let told = end(launcher, &[]);
+    assert!(told.contains("not every rank has started within 3 s"), "{told}");
+    assert_eq!(sh.count(), 0);
+}
+
+#[test]
+fn a_fault_on_the_first_rank_ends_all_and_leaves_nothing() {
+    if !mpirun() {
+        return;
+    }
+    let sh = Shell::new();
+    fs::create_dir(sh.path("there")).unwrap();
+    let line = LONG.replace("--steps 200", "--steps 60").replace("out.gif", "there/out.gif");
+    let (launcher, own) = begun(&sh, 2, &format!("{line} --parallel ulysses=2 --checkpoint state"));
+    // Where it was to write, there is a file.
+    fs::remove_dir_all(sh.path("there")).unwrap();
+    sh.write("there", "");
+    let told = end(launcher, &own);
+    assert!(told.contains("error: "), "{told}");
+    assert_eq!(sh.text("there"), "");
+}
+
+#[test]
+fn an_interrupted_run_ends_on_all_ranks() {
+    if !mpirun() {
+        return;
+    }
+    let sh = Shell::new();
+    let (launcher, own) = begun(&sh, 2, &format!("{LONG} --parallel ulysses=2 --checkpoint state"));
+    // On one rank alone.
+    signal(own[1], "-INT");
+    let told = end(launcher, &own);
+    assert!(
+        told.contains("interrupted at step") && told.contains("the same command continues at step"),
+        "{told}"
+    );
+}
+
+#[test]
+fn the_doctor_says_what_there_is() {
+    let sh = Shell::new();
+    assert!(sh.said("doctor")[0].contains("launcher: none"));
+    if !mpirun() {
+        return;
+    }
+    let said = ran(&sh, 2, "doctor --ranks");
+    assert!(said.contains("mpirun of Open MPI, 2 ranks") && said.contains("GB/s"), "{said}");
+    assert_eq!(said.matches("launcher").count(), 1, "{said}");
+    // The library of one MPI under the launcher of another: one process that was told to be two.
+    let mut command = sh.command("run --parallel ulysses=2 --out x.gif");
+    let out = command.env("PMI_SIZE", "2").env("PMI_RANK", "0").output().unwrap();
+    assert!(told(&out).contains("launcher and library do not belong together"), "{}", told(&out));
+}
