@@ -9,6 +9,7 @@ mod model_id;
 mod once;
 pub mod pipeline;
 mod profiles;
+pub mod recognise;
 pub mod sampler;
 pub mod text;
 pub mod wan;

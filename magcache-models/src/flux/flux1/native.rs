@@ -8,10 +8,10 @@ use candle_core::Device;
 use super::FluxConfig;
 use crate::{
     checkpoint::{
-        CheckpointError, ConfigError, Folder, WeightDtype, Weights,
+        AdapterNames, CheckpointError, ConfigError, Folder, WeightDtype, Weights,
         table::{Rule, rename, split},
     },
-    flux::native::{Generation, Layout, blocks, guided, heads},
+    flux::native::{COMMON, Generation, Layout, QKV, blocks, guided, heads},
 };
 
 const FLUX1: Layout =
@@ -39,6 +39,20 @@ const TABLE: [Rule; 15] = [
     ),
     rename("single_blocks.*.linear2", "single_transformer_blocks.*.proj_out"),
 ];
+
+/// The names of XLabs' adapters, whose processors belong to the projections of an attention.
+const XLABS: [Rule; 6] = [
+    split("double_blocks.*.processor.qkv_lora1", "transformer_blocks.*.attn.to_{}", QKV),
+    split("double_blocks.*.processor.qkv_lora2", "transformer_blocks.*.attn.add_{}_proj", QKV),
+    rename("double_blocks.*.processor.proj_lora1", "transformer_blocks.*.attn.to_out.0"),
+    rename("double_blocks.*.processor.proj_lora2", "transformer_blocks.*.attn.to_add_out"),
+    // Without the rows of the feed-forward.
+    split("single_blocks.*.processor.qkv_lora", "single_transformer_blocks.*.attn.to_{}", QKV),
+    rename("single_blocks.*.processor.proj_lora", "single_transformer_blocks.*.proj_out"),
+];
+
+/// The names that adapters for FLUX.1 use besides those of diffusers.
+pub const ADAPTER: AdapterNames = AdapterNames { family: "FLUX", tables: &[&COMMON, &TABLE, &XLABS] };
 
 /// The transformer in `file`, under the names of diffusers, with its sizes.
 ///

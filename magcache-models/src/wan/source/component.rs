@@ -2,13 +2,16 @@
 
 use candle_core::Device;
 
+use super::native;
 use crate::{
     checkpoint::{CheckpointError, Folder, WeightDtype, Weights},
+    recognise::Part,
+    text::t5_names,
     wan::names::{self, VaeNames},
 };
 
 /// The naming of a file's tensors.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Names {
     /// The names of this crate's models.
     Ours,
@@ -16,6 +19,8 @@ pub(super) enum Names {
     TextEncoder,
     Vae(VaeNames),
     ClipVision,
+    /// A transformer in a single file.
+    TransformerFile(Part),
 }
 
 /// A configuration and the files with its tensors.
@@ -55,12 +60,13 @@ impl<C> Component<C> {
 
     pub(super) fn weights(&self, device: &Device, dtype: WeightDtype) -> Result<Weights, CheckpointError> {
         let weights = Weights::open_files(&self.folder, &self.files, device, dtype)?;
-        match self.names {
+        match &self.names {
             Names::Ours => Ok(weights),
             Names::Transformer => weights.renamed(names::to_diffusers),
-            Names::TextEncoder => weights.mapped(names::text_encoder),
-            Names::Vae(version) => weights.mapped(|name| names::vae(version, name)),
+            Names::TextEncoder => weights.mapped(t5_names::native),
+            Names::Vae(version) => weights.mapped(|name| names::vae(*version, name)),
             Names::ClipVision => weights.mapped(names::clip_vision),
+            Names::TransformerFile(part) => native::named(part.take(weights)?),
         }
     }
 

@@ -107,6 +107,21 @@ pub(super) fn open_s2v(
     S2vTransformer::load(&part.weights(device, dtype)?, part.config, config)
 }
 
+/// The transformer in a single file of any container, layout and prefix, under our names, with its sizes.
+///
+/// # Errors
+/// A file of another model; a tensor that is missing, unexpected or of another shape.
+pub fn open_transformer(
+    folder: &Folder,
+    file: &str,
+    device: &Device,
+    dtype: WeightDtype,
+) -> Result<(WanConfig, Weights), CheckpointError> {
+    let part = native::open_file(folder, file)?;
+    let weights = part.weights(device, dtype)?;
+    Ok((part.config, weights))
+}
+
 /// The autoencoder alone, of a folder with the native layout or with diffusers' folder `vae`, whatever else
 /// it has.
 ///

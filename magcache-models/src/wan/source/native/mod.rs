@@ -11,6 +11,7 @@ mod transformer;
 mod vae;
 
 use self::transformer::Opened;
+pub(super) use self::transformer::{named, open_file, task_of};
 use super::{ImageEncoder, Layout, Speech, WanSource, WanTask, component::Component, diffusers};
 use crate::{
     autoencoder::VideoVaeConfig,

@@ -1,7 +1,10 @@
 //! The tensors of one component.
 
+mod identity;
+mod matrix;
+mod open;
+
 use std::{
-    borrow::Cow,
     collections::BTreeMap,
     fmt,
     sync::{
@@ -11,36 +14,21 @@ use std::{
 };
 
 use candle_core::{DType, Device, Tensor};
-use sha2::{Digest, Sha256};
 
+pub use self::{
+    matrix::{CodedMatrix, Matrix},
+    open::Format,
+};
 use super::{
-    CheckpointError, Folder, Ops,
+    CheckpointError, Ops,
+    adapter::{self, Change},
     blob::Blob,
-    files::{self, Files},
-    header::{self, TensorInfo},
-    mapped::Mapped,
-    read, torch,
+    header::TensorInfo,
+    metadata::Metadata,
+    number::NumberFormat,
+    read,
     unread::Unread,
 };
-
-/// How a file of tensors is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
-    /// A JSON header and the data.
-    Safetensors,
-    /// What `torch.save` writes: `.pth`, `.pt`, `.bin`.
-    PyTorch,
-}
-
-impl Format {
-    /// The format's name in messages and reports.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Safetensors => "safetensors",
-            Self::PyTorch => "pytorch",
-        }
-    }
-}
 
 /// Largest size in f32, in bytes, of a component that counts as small: see [`WeightDtype::Auto`].
 pub const WIDEN_LIMIT: usize = 256 << 20;
@@ -64,11 +52,11 @@ pub enum WeightDtype {
 /// types are checked, and [`unused`](Self::unused) lists the tensors that were never requested.
 #[derive(Clone, Debug)]
 pub struct Weights {
-    set: Arc<TensorSet>,
-    prefix: String,
+    pub(crate) set: Arc<TensorSet>,
+    pub(crate) prefix: String,
 }
 
-struct TensorSet {
+pub(crate) struct TensorSet {
     files: Vec<OpenFile>,
     tensors: BTreeMap<String, Located>,
     device: Device,
@@ -76,6 +64,8 @@ struct TensorSet {
     ops: Ops,
     /// Where unread tensors are noted.
     unread: Option<Unread>,
+    /// What adapters change, by the names of the tensors.
+    pub(crate) changes: BTreeMap<String, Vec<Change>>,
 }
 
 impl Drop for TensorSet {
@@ -104,6 +94,7 @@ struct OpenFile {
     place: String,
     blob: Blob,
     format: Format,
+    metadata: Metadata,
 }
 
 struct Located {
@@ -114,6 +105,15 @@ struct Located {
     used: AtomicBool,
     /// Whether it may stay unread, see [`Weights::spare`].
     spare: AtomicBool,
+}
+
+/// A tensor that is read.
+struct Found<'a> {
+    name: String,
+    file: &'a OpenFile,
+    /// With the axes that were asked for.
+    info: TensorInfo,
+    changes: &'a [Change],
 }
 
 impl Located {
@@ -134,139 +134,6 @@ impl fmt::Debug for TensorSet {
 }
 
 impl Weights {
-    /// Opens a component's folder: one `diffusion_pytorch_model.safetensors` or `model.safetensors`, their
-    /// PyTorch counterparts (`.bin`, `.pth`), or the shards that `*.index.json` lists.
-    ///
-    /// # Errors
-    /// A missing file, or any fault of a file's header; a tensor that the index lists and its shard lacks.
-    pub fn open(folder: &Folder, device: &Device, dtype: WeightDtype) -> Result<Self, CheckpointError> {
-        let Files { names, tensors } = files::locate(folder)?;
-        let weights = Self::open_files(folder, &names, device, dtype)?;
-        match tensors.iter().find(|name| !weights.contains(name)) {
-            Some(name) => Err(weights.missing(name)),
-            None => Ok(weights),
-        }
-    }
-
-    /// Names of the files that [`Self::open`] opens, without opening them.
-    ///
-    /// # Errors
-    /// [`CheckpointError::MissingFile`] if one of them is missing.
-    pub fn locate(folder: &Folder) -> Result<Vec<String>, CheckpointError> {
-        files::locate(folder).map(|files| files.names)
-    }
-
-    /// Opens the given files of a folder as one component.
-    pub fn open_files<S: AsRef<str>>(
-        folder: &Folder,
-        files: &[S],
-        device: &Device,
-        dtype: WeightDtype,
-    ) -> Result<Self, CheckpointError> {
-        let open = |name: &S| Ok((folder.describe_file(name.as_ref()), folder.blob(name.as_ref())?));
-        let files = files.iter().map(open).collect::<Result<_, CheckpointError>>()?;
-        Self::from_blobs(files, device, dtype, (folder.ops(), Some(folder.notes())))
-    }
-
-    /// A safetensors or PyTorch file in memory; messages call it `place`.
-    pub fn from_bytes(
-        place: &str,
-        bytes: impl Into<Cow<'static, [u8]>>,
-        device: &Device,
-        dtype: WeightDtype,
-    ) -> Result<Self, CheckpointError> {
-        Self::from_blobs(
-            vec![(place.to_owned(), Blob::Memory(bytes.into()))],
-            device,
-            dtype,
-            (Ops::default(), None),
-        )
-    }
-
-    fn from_blobs(
-        blobs: Vec<(String, Blob)>,
-        device: &Device,
-        dtype: WeightDtype,
-        (ops, unread): (Ops, Option<Unread>),
-    ) -> Result<Self, CheckpointError> {
-        let mut files: Vec<OpenFile> = Vec::with_capacity(blobs.len());
-        let mut tensors = BTreeMap::<String, Located>::new();
-        for (place, blob) in blobs {
-            let bytes = blob.bytes();
-            let format = if torch::is_torch(bytes) { Format::PyTorch } else { Format::Safetensors };
-            let read = match format {
-                Format::PyTorch => torch::parse,
-                Format::Safetensors => header::parse,
-            };
-            for (name, info) in read(&place, bytes)? {
-                if let Some(other) = tensors.get(&name) {
-                    let first = files.get(other.file).map(|file| file.place.clone()).unwrap_or_default();
-                    return Err(CheckpointError::DuplicateTensor { name, first, second: place });
-                }
-                tensors.insert(name, Located::new(files.len(), info, None));
-            }
-            files.push(OpenFile { place, blob, format });
-        }
-        let dtype = match dtype {
-            WeightDtype::Auto => {
-                let values: usize =
-                    tensors.values().map(|located| located.info.shape.iter().product::<usize>()).sum();
-                let small = device.is_cpu() && values <= WIDEN_LIMIT / DType::F32.size_in_bytes();
-                if small { WeightDtype::Cast(DType::F32) } else { WeightDtype::Keep }
-            }
-            chosen => chosen,
-        };
-        let set = TensorSet { files, tensors, device: device.clone(), dtype, ops, unread };
-        Ok(Self { set: Arc::new(set), prefix: String::new() })
-    }
-
-    /// The same tensors under other names; those for which `rename` returns `None` keep theirs.
-    ///
-    /// # Errors
-    /// As [`Self::mapped`].
-    pub fn renamed(self, rename: impl Fn(&str) -> Option<String>) -> Result<Self, CheckpointError> {
-        self.mapped(|name| rename(name).map(Mapped::Same))
-    }
-
-    /// The same values as the tensors of another layout; those for which `map` returns `None` stay unchanged.
-    ///
-    /// Must be called before any tensor is read or any clone is made.
-    ///
-    /// # Errors
-    /// [`CheckpointError::DuplicateTensor`] if two tensors get the same name, [`CheckpointError::BadConfig`]
-    /// if a tensor's shape does not allow its mapping or clones already share the tensors.
-    pub fn mapped(self, map: impl Fn(&str) -> Option<Mapped>) -> Result<Self, CheckpointError> {
-        let place = self.place();
-        let Some(mut set) = Arc::into_inner(self.set) else {
-            return Err(CheckpointError::BadConfig {
-                file: place,
-                reason: "its tensors are in use already".into(),
-            });
-        };
-        let mut tensors = BTreeMap::new();
-        for (old, Located { file, info, stored_as, .. }) in std::mem::take(&mut set.tensors) {
-            let mapped = map(&old).unwrap_or_else(|| Mapped::Same(old.clone()));
-            let shape = info.shape.clone();
-            let Some(parts) = mapped.apply(info) else {
-                let reason = format!("tensor \"{old}\" has shape {shape:?}, which does not fit its place");
-                return Err(CheckpointError::BadConfig { file: place, reason });
-            };
-            for (name, info) in parts {
-                if tensors.contains_key(&name) {
-                    return Err(CheckpointError::DuplicateTensor {
-                        name,
-                        first: place.clone(),
-                        second: place,
-                    });
-                }
-                let stored_as = stored_as.clone().or_else(|| (name != old).then(|| old.as_str().into()));
-                tensors.insert(name, Located::new(file, info, stored_as));
-            }
-        }
-        set.tensors = tensors;
-        Ok(Self { set: Arc::new(set), prefix: self.prefix })
-    }
-
     /// Enters the module `name`.
     #[must_use]
     pub fn pp(&self, name: impl fmt::Display) -> Self {
@@ -302,6 +169,12 @@ impl Weights {
     /// Shape of a tensor in the file, for models whose configuration is inferred from their tensors.
     pub fn shape(&self, name: &str) -> Option<&[usize]> {
         self.set.tensors.get(&self.full(name)).map(|located| located.info.shape.as_slice())
+    }
+
+    /// Whether the file has the tensor in this shape, or in one that is read as it: without axes of length 1,
+    /// or with neighbouring axes folded into one.
+    pub fn fits(&self, name: &str, shape: &[usize]) -> bool {
+        self.set.tensors.get(&self.full(name)).is_some_and(|located| located.info.shaped(shape).is_some())
     }
 
     /// Lengths of a tensor's axes, for configurations that are inferred from the tensors.
@@ -353,40 +226,6 @@ impl Weights {
         }
     }
 
-    /// SHA-256 over the names, types, shapes and bytes of this module's tensors, by name: tells whether two
-    /// checkpoints of one layout are identical. Reads every byte once.
-    pub fn sha256(&self) -> String {
-        let mut hash = Sha256::new();
-        for (name, located) in self.scoped() {
-            let TensorInfo { dtype, shape, range, .. } = &located.info;
-            hash.update(format!("{name} {dtype:?} {shape:?}\n"));
-            if let Some(file) = self.set.files.get(located.file) {
-                hash.update(file.blob.bytes().get(range.clone()).unwrap_or_default());
-                file.blob.release(range.clone());
-            }
-        }
-        format!("{:x}", hash.finalize())
-    }
-
-    /// Bytes that this module's tensors take in the file.
-    pub fn total_bytes(&self) -> u64 {
-        self.scoped().map(|(_, located)| located.info.bytes() as u64).sum()
-    }
-
-    /// Number of values in this module's tensors.
-    pub fn parameters(&self) -> u64 {
-        self.scoped().map(|(_, located)| located.info.shape.iter().map(|n| *n as u64).product::<u64>()).sum()
-    }
-
-    /// The storage types in this module, with the bytes in each.
-    pub fn stored_dtypes(&self) -> BTreeMap<String, u64> {
-        let mut bytes = BTreeMap::new();
-        for (_, located) in self.scoped() {
-            *bytes.entry(located.info.dtype.to_string()).or_default() += located.info.bytes() as u64;
-        }
-        bytes
-    }
-
     /// The device that tensors are loaded to.
     pub fn device(&self) -> &Device {
         &self.set.device
@@ -402,7 +241,11 @@ impl Weights {
             return dtype;
         }
         let largest = self.scoped().max_by_key(|(_, located)| located.info.bytes());
-        largest.and_then(|(_, located)| read::supported(located.info.dtype)).unwrap_or(DType::F32)
+        match largest.map(|(_, located)| located.info.format) {
+            Some(format) if format.is_coded() => self.decoded_dtype(),
+            Some(format) => format.float().unwrap_or(DType::F32),
+            None => DType::F32,
+        }
     }
 
     /// The format of the file, or of the first shard.
@@ -420,26 +263,41 @@ impl Weights {
     }
 
     fn read(&self, name: &str, shape: &[usize], wanted: Option<DType>) -> Result<Tensor, CheckpointError> {
+        let Found { name, file, info, changes } = self.find(name, shape)?;
+        // A coded tensor has no type of its own that candle computes with.
+        let own = info.format.float().unwrap_or(self.decoded_dtype());
+        let (wanted, device) = (wanted.unwrap_or(own), &self.set.device);
+        if changes.is_empty() {
+            return Ok(read::tensor(&file.blob, &info, wanted, device)?);
+        }
+        // Added in f32, rounded once.
+        let stored = read::tensor(&file.blob, &info, DType::F32, device)?;
+        let change = adapter::sum(changes, &name, shape, device)?;
+        Ok((stored + change)?.to_dtype(wanted)?)
+    }
+
+    /// The type that coded tensors are decoded to.
+    fn decoded_dtype(&self) -> DType {
+        if self.set.device.is_cpu() { DType::F32 } else { DType::BF16 }
+    }
+
+    /// A tensor that is about to be read, of exactly this shape.
+    fn find(&self, name: &str, shape: &[usize]) -> Result<Found<'_>, CheckpointError> {
         let name = self.full(name);
         let Some(located) = self.set.tensors.get(&name) else { return Err(self.missing(&name)) };
         let Some(file) = self.set.files.get(located.file) else { return Err(self.missing(&name)) };
-        let (info, place) = (&located.info, file.place.clone());
-        if info.shape != shape {
-            let (expected, found) = (shape.to_vec(), info.shape.clone());
-            let stored_as = located.stored_as.clone();
+        let (place, stored_as) = (file.place.clone(), located.stored_as.clone());
+        let Some(info) = located.info.shaped(shape) else {
+            let (expected, found) = (shape.to_vec(), located.info.shape.clone());
             return Err(CheckpointError::WrongShape { name, stored_as, file: place, expected, found });
-        }
-        let Some(stored) = read::supported(info.dtype) else {
-            return Err(CheckpointError::UnsupportedDtype {
-                name,
-                stored_as: located.stored_as.clone(),
-                file: place,
-                dtype: info.dtype.to_string(),
-            });
         };
-        let tensor = read::tensor(&file.blob, info, wanted.unwrap_or(stored), &self.set.device)?;
+        if let NumberFormat::Other(dtype) = info.format {
+            let dtype = dtype.to_string();
+            return Err(CheckpointError::UnsupportedDtype { name, stored_as, file: place, dtype });
+        }
         located.used.store(true, Ordering::Relaxed);
-        Ok(tensor)
+        let changes = self.set.changes.get(&name).map(Vec::as_slice).unwrap_or_default();
+        Ok(Found { name, file, info, changes })
     }
 
     fn full(&self, name: &str) -> String {

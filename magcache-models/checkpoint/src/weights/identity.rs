@@ -1,0 +1,86 @@
+//! What distinguishes tensors, and what they take.
+
+use std::collections::BTreeMap;
+
+use sha2::{Digest, Sha256};
+
+use super::Weights;
+use crate::{header::TensorInfo, scales::Scale};
+
+impl Weights {
+    /// A text of the file's header, of the first file if there are several.
+    pub fn text(&self, key: &str) -> Option<&str> {
+        self.set.files.first()?.metadata.text(key)
+    }
+
+    /// A number of a GGUF file's table; a flag is 0 or 1.
+    pub fn number(&self, key: &str) -> Option<f64> {
+        self.set.files.first()?.metadata.value(key)?.number()
+    }
+
+    /// The numbers of an array in a GGUF file's table.
+    pub fn numbers(&self, key: &str) -> Option<Vec<f64>> {
+        let file = self.set.files.first()?;
+        file.metadata.value(key)?.numbers(file.blob.bytes())
+    }
+
+    /// The texts of an array in a GGUF file's table.
+    pub fn texts(&self, key: &str) -> Option<Vec<String>> {
+        let file = self.set.files.first()?;
+        file.metadata.value(key)?.texts(file.blob.bytes())
+    }
+
+    /// The bytes of an array in a GGUF file's table.
+    pub fn raw(&self, key: &str) -> Option<&[u8]> {
+        let file = self.set.files.first()?;
+        file.metadata.value(key)?.bytes(file.blob.bytes())
+    }
+
+    /// A tensor's bytes as they are in the file: for those that hold a file of another kind.
+    pub fn bytes(&self, name: &str) -> Option<&[u8]> {
+        let located = self.set.tensors.get(&self.full(name))?;
+        self.set.files.get(located.file)?.blob.bytes().get(located.info.range.clone())
+    }
+
+    /// What a GGUF file says that it is.
+    pub fn architecture(&self) -> Option<&str> {
+        self.text("general.architecture")
+    }
+
+    /// SHA-256 over the names, number formats, shapes, scales and bytes of this module's tensors, by name: tells whether two
+    /// checkpoints of one layout are identical. Reads every byte once.
+    pub fn sha256(&self) -> String {
+        let mut hash = Sha256::new();
+        for (name, located) in self.scoped() {
+            let TensorInfo { format, shape, range, scale, .. } = &located.info;
+            hash.update(format!("{name} {format} {shape:?}\n"));
+            for scale in scale.iter().flat_map(Scale::values) {
+                hash.update(scale.to_le_bytes());
+            }
+            if let Some(file) = self.set.files.get(located.file) {
+                hash.update(file.blob.bytes().get(range.clone()).unwrap_or_default());
+                file.blob.release(range.clone());
+            }
+        }
+        format!("{:x}", hash.finalize())
+    }
+
+    /// Bytes that this module's tensors take in the file.
+    pub fn total_bytes(&self) -> u64 {
+        self.scoped().map(|(_, located)| located.info.bytes() as u64).sum()
+    }
+
+    /// Number of values in this module's tensors.
+    pub fn parameters(&self) -> u64 {
+        self.scoped().map(|(_, located)| located.info.shape.iter().map(|n| *n as u64).product::<u64>()).sum()
+    }
+
+    /// The storage types in this module, with the bytes in each.
+    pub fn stored_dtypes(&self) -> BTreeMap<String, u64> {
+        let mut bytes = BTreeMap::new();
+        for (_, located) in self.scoped() {
+            *bytes.entry(located.info.format.to_string()).or_default() += located.info.bytes() as u64;
+        }
+        bytes
+    }
+}
