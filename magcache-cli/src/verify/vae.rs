@@ -36,7 +36,7 @@ pub(super) fn check(case: &Case, report: &mut CaseReport) -> Result<()> {
     case.compare_calls(report, |call, report| one(&vae, call, report))
 }
 
-fn one(vae: &VideoVae, call: Call<'_>, report: &mut CaseReport) -> Result<()> {
+pub(super) fn one(vae: &VideoVae, call: Call<'_>, report: &mut CaseReport) -> Result<()> {
     let tiling = tiling(call)?;
     // `untiled_decode` is recorded without inputs: they are those of `tiled_decode`.
     let tiled = call.name.strip_prefix("un").filter(|_| call.inputs.is_empty());

@@ -78,13 +78,12 @@ impl Source {
 }
 
 pub(super) fn check(case: &Case, report: &mut CaseReport) -> Result<()> {
-    let class = |call: Call<'_>| networks::class(case, call);
     case.compare_calls(report, |call, report| match (call.name.as_str(), call.source.component.as_deref()) {
         ("dequantize", _) => decoded::tensors(call, report),
         (_, Some("text_encoder")) => clip(call, report),
         (_, Some("text_encoder_2")) => t5(call, report),
         (_, Some("vae")) => image_vae(call, report),
-        _ => match class(call)?.as_str() {
+        _ => match networks::class(call)?.as_str() {
             "UMT5EncoderModel" | "T5EncoderModel" => t5(call, report),
             vae::CLASS => video_vae(call, report),
             _ => networks::check(call, report),

@@ -31,6 +31,7 @@ mod weights;
 
 pub use adapter::{Adapter, AdapterNames, AdapterReport};
 pub use config::ConfigError;
+pub use decode::decode_f8;
 pub use error::CheckpointError;
 pub use folder::{EmbeddedFile, Folder};
 pub use mapped::Mapped;

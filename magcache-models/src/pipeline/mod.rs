@@ -9,6 +9,7 @@ mod check;
 mod denoiser;
 mod error;
 mod generation;
+mod given;
 mod load;
 mod noise;
 mod options;
@@ -19,6 +20,7 @@ pub(crate) use denoiser::text_of;
 pub use denoiser::{Denoiser, Entered, NextClip, TextUses};
 pub use error::PipelineError;
 pub use generation::{Generation, PassTime};
+pub use given::{GivenAdapter, GivenFiles, Noise, PartFile, adapters_of, noise_of};
 pub(crate) use load::embedded_files;
 pub use load::{Embedded, LoadOptions, Loader, Offload, default_model, embedded, loader_of, loaders, open};
 pub use noise::{noise, noise_of_stream};
@@ -32,7 +34,7 @@ use candle_core::Tensor;
 use magcache_core::{ModelMeta, Trajectory, schedule::Sizes};
 
 use crate::{
-    checkpoint::Weights,
+    checkpoint::{AdapterReport, Weights},
     image::{Picture, area_size},
     sampler::Sampler,
 };
@@ -77,6 +79,14 @@ pub trait Pipeline: Debug + Send + Sync {
 
     /// The stored tensors of the network, or of each expert; reads headers only.
     fn networks(&self) -> Result<Vec<Weights>>;
+
+    /// What the adapters do that the checkpoint was opened with, expert by expert; reads all of them.
+    ///
+    /// # Errors
+    /// An adapter that cannot be applied.
+    fn adapters(&self) -> Result<Vec<AdapterReport>> {
+        Ok(Vec::new())
+    }
 
     /// Identifies the weights: SHA-256 of the network's tensors, or of each expert's. Reads all of them.
     fn fingerprint(&self) -> Result<String> {

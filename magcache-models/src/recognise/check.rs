@@ -81,14 +81,15 @@ impl Part {
 /// Checks that every tensor belongs to one of the parts.
 pub(super) fn accounted_for(weights: &Weights, parts: &[Part]) -> Result<(), CheckpointError> {
     let names: BTreeSet<&str> = weights.names().collect();
-    let mut known = BTreeSet::new();
+    let mut known: BTreeSet<String> = BTreeSet::new();
     for part in parts {
         if part.layout.tensors.is_empty() {
             // Which names there are depends on its sizes: what the network does not read is told later.
             let others = |name: &str| parts.iter().all(|other| {
                 other.prefix.len() <= part.prefix.len() || !name.starts_with(other.prefix)
             });
-            known.extend(names.iter().copied().filter(|name| name.starts_with(part.prefix) && others(name)));
+            let own = names.iter().filter(|name| name.starts_with(part.prefix) && others(name));
+            known.extend(own.map(|name| (*name).to_owned()));
         }
         for (name, _) in part.wanted(&names) {
             known.extend(part.layout.stored(&names, part.prefix, &name));

@@ -16,7 +16,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 pub use self::layout::{Layout, Role, Variant};
 use self::layout::layouts;
-use crate::checkpoint::{CheckpointError, Mapped, Weights};
+use candle_core::Device;
+
+use crate::checkpoint::{CheckpointError, Folder, Mapped, WeightDtype, Weights};
 
 /// A part of a model in a file.
 #[derive(Clone, Debug)]
@@ -63,6 +65,21 @@ pub fn part(weights: &Weights, roles: &[Role]) -> Result<Part, CheckpointError> 
         Some(part) => part.checked(weights),
         None => Err(check::no_part(weights, &all, roles)),
     }
+}
+
+/// Opens the part of a file that has the role, under the names of its layout.
+///
+/// # Errors
+/// As [`part`].
+pub fn open(
+    folder: &Folder,
+    file: &str,
+    role: Role,
+    device: &Device,
+    dtype: WeightDtype,
+) -> Result<Weights, CheckpointError> {
+    let weights = Weights::open_files(folder, &[file], device, dtype)?;
+    part(&weights, &[role])?.take(weights)
 }
 
 impl Part {

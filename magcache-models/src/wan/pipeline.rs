@@ -12,7 +12,7 @@ use super::{
     s2v::S2vPipeline,
 };
 use crate::{
-    checkpoint::{Folder, Weights},
+    checkpoint::{AdapterReport, Folder, Weights},
     image::Picture,
     pipeline::{
         self, Defaults, Denoiser, LoadOptions, Loader, Offload, Pipeline, PipelineError, Request, Result,
@@ -120,6 +120,10 @@ impl Pipeline for WanPipeline {
 
     fn networks(&self) -> Result<Vec<Weights>> {
         self.parts.networks()
+    }
+
+    fn adapters(&self) -> Result<Vec<AdapterReport>> {
+        self.parts.adapters()
     }
 
     fn default_image(&self) -> Result<Option<Picture>> {
@@ -244,6 +248,7 @@ inventory::submit! {
         class_names: &["WanImageToVideoPipeline", "WanPipeline"],
         detects: |folder| WanSource::detect(folder) == Some(Layout::Native),
         looks_for: WanSource::NATIVE,
+        layouts: &["wan", "wan_diffusers"],
         open: |folder, options| {
             let parts = Parts::open(folder, options)?;
             Ok(match parts.source.task() {

@@ -21,6 +21,18 @@ pub(crate) fn decode(format: NumberFormat, bytes: &[u8], out: &mut [f32]) {
     Arch::new().dispatch(Decode { format, bytes, out });
 }
 
+/// The values of all 256 codes of `float8_e4m3fn` or `float8_e5m2`; `None` for other names.
+pub fn decode_f8(name: &str) -> Option<Vec<f32>> {
+    let format = match name {
+        "float8_e4m3fn" => NumberFormat::F8E4M3,
+        "float8_e5m2" => NumberFormat::F8E5M2,
+        _ => return None,
+    };
+    let mut values = vec![0.0; 256];
+    decode(format, &(0..=255).collect::<Vec<u8>>(), &mut values);
+    Some(values)
+}
+
 struct Decode<'a> {
     format: NumberFormat,
     bytes: &'a [u8],

@@ -325,6 +325,7 @@ inventory::submit! {
         class_names: components::CLASSES,
         detects: components::detects,
         looks_for: components::LOOKED_FOR,
+        layouts: &["flux1", "flux1_diffusers", "flux2"],
         open: |folder, options| Ok(Box::new(FluxPipeline::open(folder, options)?)),
         origin: env!("CARGO_PKG_NAME"),
     }

@@ -6,7 +6,7 @@ use serde_json::json;
 use super::{T5Config, names};
 use crate::{
     checkpoint::{CheckpointError, Folder, WeightDtype, Weights},
-    recognise::{self, Role},
+    recognise::{self, Part, Role},
 };
 
 /// An encoder in a file.
@@ -16,6 +16,8 @@ pub struct T5File {
     pub config: T5Config,
     /// Its tensors, by their names in transformers.
     pub weights: Weights,
+    /// What it is in the file.
+    pub part: Part,
 }
 
 /// What GGUF files say of the norms' epsilon, which no tensor does.
@@ -50,5 +52,5 @@ pub fn open_t5(
         "umt5_gguf" | "t5_gguf" => weights.mapped(names::gguf),
         _ => Ok(weights),
     }?;
-    Ok(T5File { config, weights })
+    Ok(T5File { config, weights, part })
 }

@@ -42,11 +42,11 @@ const GGUF: [Rule; 12] = [
 ];
 
 /// The mapping of a tensor under the Wan team's names; `None` for one that the encoder does not have.
-pub fn native(name: &str) -> Option<Mapped> {
+pub(crate) fn native(name: &str) -> Option<Mapped> {
     look_up(&NATIVE, name)
 }
 
 /// The mapping of a tensor under llama.cpp's names; `None` for one that the encoder does not have.
-pub fn gguf(name: &str) -> Option<Mapped> {
+pub(crate) fn gguf(name: &str) -> Option<Mapped> {
     look_up(&GGUF, name)
 }

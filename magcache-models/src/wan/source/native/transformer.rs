@@ -106,7 +106,7 @@ pub(super) fn open(folder: Folder) -> Result<Opened, CheckpointError> {
         }
     };
     let speech = speaks.then(|| S2vConfig::from_value(&json, &config, &weights, &place)).transpose()?;
-    Ok(Opened { task, part: Component { config, place, folder, files, names: Names::Transformer }, speech })
+    Ok(Opened { task, part: Component { config, place, folder, files, part: None, names: Names::Transformer }, speech })
 }
 
 /// Channels of a head in every published model.
@@ -150,12 +150,14 @@ pub(in crate::wan) fn open_file(folder: &Folder, file: &str) -> Result<Component
             eps: stated(|of| of.eps).unwrap_or_else(default_eps),
         };
         let patch = [size("D"), size("C"), 1, 2, 2];
-        let ours = named(part.take(weights)?)?;
+        let taken = part.take(weights)?;
+        let ours = if names::is_native(taken.names()) { taken.renamed(names::to_diffusers)? } else { taken };
         let (sizes, _) = sizes(&ours, patch, &native)?;
         WanConfig::from_json(&sizes.to_string()).map_err(|error| refused(error.to_string()))?
     };
     let (folder, files) = (folder.clone(), vec![file.to_owned()]);
-    Ok(Component { config, place, folder, files, names: Names::TransformerFile(part) })
+    let names = if part.is("wan") { Names::Transformer } else { Names::Ours };
+    Ok(Component { config, place, folder, files, part: Some(part), names })
 }
 
 /// What a transformer of these sizes was trained for, in models whose files do not say.
@@ -168,11 +170,6 @@ pub(in crate::wan) fn task_of(config: &WanConfig) -> WanTask {
         (None, None) if config.in_channels != config.out_channels => WanTask::I2V,
         (None, None) => WanTask::T2V,
     }
-}
-
-/// Tensors under the names of a single file's layout by our names.
-pub(in crate::wan) fn named(weights: Weights) -> Result<Weights, CheckpointError> {
-    if names::is_native(weights.names()) { weights.renamed(names::to_diffusers) } else { Ok(weights) }
 }
 
 /// The configuration with diffusers' keys, from tensors that already have diffusers' names; and the inner
