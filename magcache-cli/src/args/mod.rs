@@ -2,6 +2,7 @@
 
 mod bench;
 mod compare;
+mod files;
 mod inspect;
 mod measure;
 mod run;
@@ -13,6 +14,7 @@ use clap::{ArgAction, Parser, Subcommand};
 
 pub(crate) use bench::{Bench, BenchCache, BenchForward, BenchModel};
 pub(crate) use compare::{Compare, Demo};
+pub(crate) use files::{Files, Lora, Loras};
 pub(crate) use inspect::{Completions, Inspect, List, Man, Profile, Schedule, Trace, Verify};
 pub(crate) use measure::{Calibrate, Objective, Pareto, Runs};
 pub(crate) use run::{OnDrift, Run, SoundMode};

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{model_name, target::Target};
 use crate::{
-    args::{Sampling, SoundMode},
+    args::{Files, Lora, Sampling, SoundMode},
     console::{bad_input, bad_input_with},
     files::utf8,
     replay::exchange,
@@ -32,6 +32,12 @@ pub(crate) struct Config {
     /// The folder of a checkpoint, in place of `model`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) weights: Option<PathBuf>,
+    /// Files in place of parts of the checkpoint, or all of it.
+    #[serde(skip_serializing_if = "Files::is_default")]
+    pub(crate) files: Files,
+    /// Adapters of the network.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) lora: Vec<Lora>,
     /// What is generated, and how. Every key has the model's own default.
     pub(crate) sampling: SamplingOptions,
     /// How residuals are stored.
@@ -94,6 +100,11 @@ impl Config {
             utf8(&flag(option), path)?;
         }
         config.sampling = flags.options.clone().over(config.sampling);
+        config.files = flags.files.clone().over(config.files);
+        if !flags.loras.lora.is_empty() {
+            config.lora.clone_from(&flags.loras.lora);
+        }
+        config.lora.iter_mut().for_each(|lora| lora.skip_unknown |= flags.loras.lora_skip_unknown);
         match flags.cache.as_deref() {
             Some(NO_CACHE) => config.without_cache(flags)?,
             Some(name) => config.cache = vec![cache_table(name, &flags.set)?],
@@ -122,18 +133,29 @@ impl Config {
 
     /// Opens the model it names; reads only configuration files.
     pub(crate) fn open(&self, options: LoadOptions) -> Result<Box<dyn Pipeline>> {
+        let mut files = self.files.given();
         let folder = match (&self.weights, &self.model) {
             (Some(_), Some(_)) => {
                 return Err(bad_input("both `model` and `weights` are given, one is enough"));
             }
+            // A file is the transformer, and may be everything.
+            (Some(path), None) if path.is_file() => {
+                if files.transformer.replace(path.clone()).is_some() {
+                    let message = "the model is a file, and --transformer is another one";
+                    return Err(bad_input_with(message, "--model DIR, or one of the files"));
+                }
+                model_name::no_folder()
+            }
             (Some(path), None) => model_name::folder(path)?,
+            (None, None) if files.transformer.is_some() => model_name::no_folder(),
             (None, None) => model_name::default_folder()?,
             (None, Some(name)) => {
                 magcache_core::meta::model(name)?;
                 model_name::folder(Path::new(name))?
             }
         };
-        Ok(pipeline::open(folder, options)?)
+        let adapters = self.lora.iter().map(Lora::given).collect();
+        Ok(pipeline::open(folder, LoadOptions { files, adapters, ..options })?)
     }
 
     /// The model and sampling keys in which `other` differs from this configuration, as a list; `None` if

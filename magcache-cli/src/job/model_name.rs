@@ -28,6 +28,11 @@ pub(crate) fn default_folder() -> Result<Folder> {
     }
 }
 
+/// A folder with nothing in it, for models of single files.
+pub(crate) fn no_folder() -> Folder {
+    Folder::embedded("the given files", &[])
+}
+
 /// The files of a model given by name or folder.
 ///
 /// Errors: it is neither, with the nearest name; the folder cannot be read.

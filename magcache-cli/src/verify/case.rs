@@ -55,13 +55,17 @@ struct Class {
     class_name: Option<String>,
     #[serde(default)]
     architectures: Vec<String>,
+    /// All that a recording of weights alone has.
+    model_type: Option<String>,
 }
 
 /// The class of the model in a folder.
 pub(super) fn class_in(folder: &Folder) -> Result<String> {
     const FILE: &str = "config.json";
-    let Class { class_name, architectures } = folder.read_json(FILE)?;
-    let named = class_name.or_else(|| architectures.into_iter().next());
+    let Class { class_name, architectures, model_type } = folder.read_json(FILE)?;
+    let encoder = model_type.filter(|of| ["t5", "umt5"].contains(&of.as_str()));
+    let encoder = encoder.map(|of| format!("{}EncoderModel", of.to_uppercase()));
+    let named = class_name.or_else(|| architectures.into_iter().next()).or(encoder);
     named.ok_or_else(|| bad_input(format!("{} names no class", folder.describe_file(FILE))))
 }
 

@@ -93,6 +93,14 @@ pub trait Pipeline: Debug + Send + Sync {
         Ok(self.networks()?.iter().map(Weights::sha256).collect::<Vec<_>>().join(" "))
     }
 
+    /// The number formats of the network's tensors, as people write them: `bf16`, `gguf Q4_K+Q6_K`.
+    fn number_formats(&self) -> Result<String> {
+        let networks = self.networks()?;
+        let mut all: Vec<String> = networks.iter().map(Weights::number_formats).collect();
+        all.dedup();
+        Ok(all.join(", "))
+    }
+
     /// Bytes of the network's tensors, or of all experts': as many as [`Pipeline::fingerprint`] reads.
     fn weight_bytes(&self) -> Result<u64> {
         Ok(self.networks()?.iter().map(Weights::total_bytes).sum())

@@ -54,7 +54,7 @@ pub(super) fn changes(
             _ => unknown.push(name),
         }
     }
-    let report = file.report(of_encoders.len());
+    let report = file.report(expert, of_encoders.len());
     let mut found = Found { changes: Vec::new(), report, added: Vec::new() };
     for (module, tensors) in &modules {
         let target = file.target(module);
@@ -88,9 +88,10 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn report(&self, of_encoders: usize) -> AdapterReport {
+    fn report(&self, expert: usize, of_encoders: usize) -> AdapterReport {
         AdapterReport {
             adapter: self.adapter.clone(),
+            expert,
             pairs: 0,
             differences: 0,
             ranks: None,

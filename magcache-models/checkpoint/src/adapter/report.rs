@@ -9,6 +9,8 @@ use super::Adapter;
 pub struct AdapterReport {
     /// The file and its strength.
     pub adapter: Adapter,
+    /// The number of the expert.
+    pub expert: usize,
     /// Modules that get the product of two matrices.
     pub pairs: usize,
     /// Tensors that get a difference as it is.

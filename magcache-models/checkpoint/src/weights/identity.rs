@@ -75,6 +75,31 @@ impl Weights {
         self.scoped().map(|(_, located)| located.info.shape.iter().map(|n| *n as u64).product::<u64>()).sum()
     }
 
+    /// The number formats of this module's matrices, as people write them: `bf16`, `gguf Q4_K+Q6_K`,
+    /// `fp8 e4m3fn scaled`.
+    pub fn number_formats(&self) -> String {
+        let (mut coded, mut floats) = (BTreeMap::<String, u64>::new(), BTreeMap::<String, u64>::new());
+        let mut scaled = false;
+        for (_, located) in self.scoped() {
+            let info = &located.info;
+            let of_kind = if info.format.is_coded() { &mut coded } else { &mut floats };
+            *of_kind.entry(info.format.to_string()).or_default() += info.bytes() as u64;
+            scaled |= info.scale.is_some();
+        }
+        let names: Vec<&str> = coded.keys().map(String::as_str).collect();
+        if names.is_empty() {
+            let largest = floats.into_iter().max_by_key(|(_, bytes)| *bytes);
+            return largest.map(|(name, _)| name.to_lowercase()).unwrap_or_default();
+        }
+        let tiny = names.iter().all(|name| name.starts_with("F8_"));
+        let names = names.join("+");
+        if !tiny {
+            return format!("gguf {names}");
+        }
+        let names = names.replace("F8_E4M3", "e4m3fn").replace("F8_E5M2", "e5m2");
+        format!("fp8 {names}{}", if scaled { " scaled" } else { "" })
+    }
+
     /// The storage types in this module, with the bytes in each.
     pub fn stored_dtypes(&self) -> BTreeMap<String, u64> {
         let mut bytes = BTreeMap::new();

@@ -62,6 +62,8 @@ pub(crate) struct TensorSet {
     device: Device,
     dtype: WeightDtype,
     ops: Ops,
+    /// Whether some of the tensors are coded.
+    is_coded: bool,
     /// Where unread tensors are noted.
     unread: Option<Unread>,
     /// What adapters change, by the names of the tensors.
@@ -262,15 +264,16 @@ impl Weights {
         }
     }
 
-    fn read(&self, name: &str, shape: &[usize], wanted: Option<DType>) -> Result<Tensor, CheckpointError> {
+    fn read(&self, name: &str, shape: &[usize], asked: Option<DType>) -> Result<Tensor, CheckpointError> {
         let Found { name, file, info, changes } = self.find(name, shape)?;
         // A coded tensor has no type of its own that candle computes with.
         let own = info.format.float().unwrap_or(self.decoded_dtype());
-        let (wanted, device) = (wanted.unwrap_or(own), &self.set.device);
+        let (wanted, device) = (asked.unwrap_or(own), &self.set.device);
         if changes.is_empty() {
             return Ok(read::tensor(&file.blob, &info, wanted, device)?);
         }
-        // Added in f32, rounded once.
+        // Added in f32, rounded once; not at all where other tensors are coded, which are not rounded either.
+        let wanted = if asked.is_none() && self.set.is_coded { DType::F32 } else { wanted };
         let stored = read::tensor(&file.blob, &info, DType::F32, device)?;
         let change = adapter::sum(changes, &name, shape, device)?;
         Ok((stored + change)?.to_dtype(wanted)?)

@@ -140,7 +140,8 @@ impl Weights {
             chosen => chosen,
         };
         let (device, changes) = (device.clone(), BTreeMap::new());
-        let set = TensorSet { files, tensors, device, dtype, ops, unread, changes };
+        let is_coded = tensors.values().any(|located| located.info.format.is_coded());
+        let set = TensorSet { files, tensors, device, dtype, ops, is_coded, unread, changes };
         Ok(Self { set: Arc::new(set), prefix: String::new() })
     }
 

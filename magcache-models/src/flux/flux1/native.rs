@@ -58,7 +58,7 @@ pub const ADAPTER: AdapterNames = AdapterNames { family: "FLUX", tables: &[&COMM
 ///
 /// The channels of a head are divided among the axes of positions as in the published models, 16, 56 and 56
 /// of 128; with another number, rows and columns get 7/16 each, rounded down to an even number, and the index
-/// the rest.
+/// the rest. A `config.json` of diffusers beside the file goes before all that.
 ///
 /// # Errors
 /// A file that cannot be read or is not of FLUX.1; a tensor that is missing or unexpected, by its native
@@ -69,7 +69,11 @@ pub fn open(
     device: &Device,
     dtype: WeightDtype,
 ) -> Result<(FluxConfig, Weights), CheckpointError> {
-    FLUX1.open(folder, file, device, dtype, config)
+    const CONFIG: &str = "config.json";
+    // What no tensor says may be in a configuration beside the file.
+    let beside = || FluxConfig::from_json(&folder.read_to_string(CONFIG).ok()?).ok();
+    let stated = if folder.exists(CONFIG) { beside() } else { None };
+    FLUX1.open(folder, file, device, dtype, |weights| stated.clone().map_or_else(|| config(weights), |own| Ok(Ok(own))))
 }
 
 fn config(weights: &Weights) -> Result<Result<FluxConfig, ConfigError>, CheckpointError> {

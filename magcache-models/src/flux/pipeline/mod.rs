@@ -22,7 +22,7 @@ use crate::{
         ImageVae, Tiling,
         image::{LatentScale, packing},
     },
-    checkpoint::{Folder, WeightDtype, Weights},
+    checkpoint::{AdapterReport, Folder, WeightDtype, Weights},
     image::Picture,
     pipeline::{
         Defaults, Denoiser, LoadOptions, Loader, Pipeline, PipelineError, Request, Result, SamplingOption,
@@ -63,11 +63,14 @@ impl FluxPipeline {
     /// A missing or unusable configuration, or a model that this crate has no text encoder for (FLUX.2 dev).
     pub fn open(folder: Folder, options: LoadOptions) -> Result<Self> {
         const DEFAULTS: &str = "magcache.json";
-        let components = Components::open(folder.computing_with(options.ops))?;
+        let components = Components::open(folder.computing_with(options.ops), &options.files)?;
         let folder = components.folder.clone();
         let own = folder.exists(DEFAULTS).then(|| folder.read_json::<Defaults>(DEFAULTS)).transpose()?;
         let family: Box<dyn Family> = match components.network.clone() {
-            Network::Flux1 { config, kontext } => Box::new(flux1::Flux1::open(folder, config, kontext)?),
+            Network::Flux1 { config, kontext } => {
+                let texts = components.texts.clone();
+                Box::new(flux1::Flux1::open(folder, texts, config, kontext)?)
+            }
             Network::Flux2 { config, distilled } => Box::new(flux2::Flux2::open(folder, config, distilled)?),
         };
         let defaults = own.unwrap_or_else(|| family.defaults());
@@ -152,6 +155,11 @@ impl Pipeline for FluxPipeline {
     fn networks(&self) -> Result<Vec<Weights>> {
         let options = LoadOptions { device: Device::Cpu, dtype: WeightDtype::Keep, ..self.options.clone() };
         Ok(vec![self.components.transformer(&options)?])
+    }
+
+    fn adapters(&self) -> Result<Vec<AdapterReport>> {
+        let options = LoadOptions { device: Device::Cpu, dtype: WeightDtype::Keep, ..self.options.clone() };
+        Ok(self.components.adapted(&options)?.1)
     }
 
     fn patch(&self) -> [usize; 2] {
@@ -252,7 +260,7 @@ impl Pipeline for FluxPipeline {
         stage(Stage::LoadingTransformer);
         let grid = self.grid(first.height(), first.width());
         let references: Vec<[usize; 2]> = reference.iter().map(|(_, grid)| *grid).collect();
-        let weights = self.components.transformer(&self.options)?;
+        let (weights, _) = self.components.adapted(&self.options)?;
         let Loaded { network, contexts, positions } =
             self.family.load(&weights, &encoded, grid, &references)?;
         let context = |text: &str| {
@@ -325,7 +333,7 @@ inventory::submit! {
         class_names: components::CLASSES,
         detects: components::detects,
         looks_for: components::LOOKED_FOR,
-        layouts: &["flux1", "flux1_diffusers", "flux2"],
+        layouts: &["flux1", "flux2"],
         open: |folder, options| Ok(Box::new(FluxPipeline::open(folder, options)?)),
         origin: env!("CARGO_PKG_NAME"),
     }

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::{T5Config, names};
 use crate::{
-    checkpoint::{CheckpointError, Folder, WeightDtype, Weights},
+    checkpoint::{CheckpointError, Folder, WeightDtype, Weights, config::ModelType},
     recognise::{self, Part, Role},
 };
 
@@ -23,13 +23,34 @@ pub struct T5File {
 /// What GGUF files say of the norms' epsilon, which no tensor does.
 const EPS: &str = "t5encoder.attention.layer_norm_rms_epsilon";
 
-/// Opens the encoder in `file`, whatever else is in it.
+/// A configuration beside the file, which says what no tensor does.
+const CONFIG: &str = "config.json";
+
+/// Opens the encoder in `file`, whatever else is in it. Its sizes are those of its tensors, or of a
+/// `config.json` of T5 beside it.
 ///
 /// # Errors
 /// A file without one; a tensor that is missing, unexpected or of another shape.
 pub fn open_t5(
     folder: &Folder,
     file: &str,
+    device: &Device,
+    dtype: WeightDtype,
+) -> Result<T5File, CheckpointError> {
+    let beside = folder.exists(CONFIG)
+        && folder.read_json::<ModelType>(CONFIG).is_ok_and(|config| config.check(&["t5", "umt5"], CONFIG).is_ok());
+    let stated = beside.then(|| T5Config::read(folder)).transpose()?;
+    open_t5_as(folder, file, stated, device, dtype)
+}
+
+/// The same with sizes that are known from elsewhere.
+///
+/// # Errors
+/// As [`open_t5`].
+pub fn open_t5_as(
+    folder: &Folder,
+    file: &str,
+    config: Option<T5Config>,
     device: &Device,
     dtype: WeightDtype,
 ) -> Result<T5File, CheckpointError> {
@@ -45,7 +66,7 @@ pub fn open_t5(
     if let Some(eps) = weights.number(EPS) {
         json["layer_norm_epsilon"] = eps.into();
     }
-    let config = T5Config::from_value(json, &weights.place())?;
+    let config = config.map_or_else(|| T5Config::from_value(json, &weights.place()), Ok)?;
     let weights = part.take(weights)?;
     let weights = match part.layout.name.as_str() {
         "umt5_native" => weights.mapped(names::native),
