@@ -15,7 +15,7 @@ use clap::{ArgAction, Parser, Subcommand};
 pub(crate) use bench::{Bench, BenchCache, BenchForward, BenchModel};
 pub(crate) use compare::{Compare, Demo};
 pub(crate) use files::{Files, Lora, Loras};
-pub(crate) use inspect::{Completions, Inspect, List, Man, Profile, Schedule, Trace, Verify};
+pub(crate) use inspect::{Completions, Inspect, List, Man, Profile, Pull, Remove, Schedule, Trace, Verify};
 pub(crate) use measure::{Calibrate, Objective, Pareto, Runs};
 pub(crate) use run::{OnDrift, Run, SoundMode};
 pub(crate) use shared::{Dtype, Placement, Prompt, Sampling, Writing};
@@ -72,6 +72,10 @@ pub(crate) enum Command {
     Schedule(Schedule),
     /// List the strategies, models, profiles and samplers of this build
     List(List),
+    /// Download a model from the hub, or what is new of it
+    Pull(Pull),
+    /// Remove a model from the cache of the hub
+    Rm(Remove),
     /// Show what a checkpoint contains and which model loads it
     Inspect(Inspect),
     /// Run reference cases and compare every output

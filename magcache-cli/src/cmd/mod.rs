@@ -5,6 +5,7 @@ pub(crate) mod calibrate;
 pub(crate) mod compare;
 pub(crate) mod demo;
 pub(crate) mod diff;
+pub(crate) mod hub;
 pub(crate) mod inspect;
 pub(crate) mod list;
 pub(crate) mod pareto;

@@ -9,13 +9,17 @@ use magcache_core::{
     log::AuditPolicy,
     schemars,
 };
-use magcache_models::pipeline::{self, LoadOptions, Pipeline, SamplingOption, SamplingOptions};
+use magcache_hub::{Fetched, Hub};
+use magcache_models::{
+    checkpoint::Folder,
+    pipeline::{self, LoadOptions, Pipeline, SamplingOption, SamplingOptions},
+};
 use serde::{Deserialize, Serialize};
 
 use super::{model_name, target::Target};
 use crate::{
     args::{Files, Lora, Sampling, SoundMode},
-    console::{bad_input, bad_input_with},
+    console::{Console, bad_input, bad_input_with},
     files::utf8,
     replay::exchange,
 };
@@ -25,7 +29,7 @@ use crate::{
 #[derive(Clone, Debug, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Config {
-    /// The name of a model that is inside the program; the first of `magcache list` without it and without
+    /// The name of a model that is inside the program or on the hub (`OWNER/NAME`); the first of `magcache list` without it and without
     /// `weights`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) model: Option<String>,
@@ -84,13 +88,14 @@ impl Config {
     }
 
     /// The file of `--config`, if any, overridden by the flags.
-    pub(crate) fn of(flags: &Sampling) -> Result<Self> {
+    pub(crate) fn of(flags: &Sampling, out: &Console) -> Result<Self> {
         let mut config = flags.config.as_deref().map(Self::read).transpose()?.unwrap_or_default();
         if let Some(model) = &flags.model {
             let path = PathBuf::from(model);
             // A folder with the name of a model without weights is meant as a folder.
             let known = model_name::is_without_weights(model) && !path.exists();
-            (config.model, config.weights) = if known || model_name::embedded(model).is_some() {
+            let named = known || model_name::embedded(model).is_some() || model_name::on_hub(model).is_some();
+            (config.model, config.weights) = if named {
                 (Some(model.clone()), None)
             } else {
                 (None, Some(path))
@@ -116,6 +121,10 @@ impl Config {
             }
         }
         config.target = Target::of(flags, config.target.take());
+        // What is in the cache is looked up again when it is opened.
+        if let Some(name) = config.model.as_deref().and_then(model_name::on_hub) {
+            model_name::fetch(&name, out)?;
+        }
         Ok(config)
     }
 
@@ -149,6 +158,19 @@ impl Config {
             (Some(path), None) => model_name::folder(path)?,
             (None, None) if files.transformer.is_some() => model_name::no_folder(),
             (None, None) => model_name::default_folder()?,
+            (None, Some(typed)) if model_name::on_hub(typed).is_some() => {
+                let Some(name) = model_name::on_hub(typed) else { return Err(bad_input("no name")) };
+                match Hub::from_env().local(&name) {
+                    Some(Fetched::Folder(path)) => Folder::open(path)?,
+                    Some(Fetched::Files(found)) => {
+                        let mut found = found.into_iter();
+                        files.transformer = files.transformer.or(found.next());
+                        files.transformer_2 = files.transformer_2.or(found.next());
+                        model_name::no_folder()
+                    }
+                    None => return Err(model_name::not_here(&name)),
+                }
+            }
             (None, Some(name)) => {
                 magcache_core::meta::model(name)?;
                 model_name::folder(Path::new(name))?

@@ -3,6 +3,7 @@
 mod config;
 mod flags;
 mod given;
+mod memory;
 pub(crate) mod model_name;
 mod paths;
 mod target;

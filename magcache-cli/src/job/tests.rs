@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::{Config, Job, LoadOptions, flag};
 use crate::{
+    console::Console,
     args::{Args, Command, Run},
     calibration::Conditions,
     resume::identity,
@@ -37,7 +38,7 @@ fn planned(model: &str, option: SamplingOption, typed: &str, image: bool) -> Opt
         words.extend(["--image", PICTURE]);
     }
     let Command::Run(run) = Args::try_parse_from(words).ok()?.command else { return None };
-    let job = Job::new(Config::of(&run.sampling).ok()?, LoadOptions::default()).ok()?;
+    let job = Job::new(Config::of(&run.sampling, &Console::new(false, true)).ok()?, LoadOptions::default()).ok()?;
     Some((run, job))
 }
 

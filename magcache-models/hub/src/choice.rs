@@ -56,8 +56,11 @@ fn precision(path: &str) -> Option<&str> {
     file.split(['.', '-']).find(|word| PRECISIONS.contains(word))
 }
 
+fn folder(path: &str) -> Option<&str> {
+    path.rsplit_once('/').map(|(folder, _)| folder)
+}
+
 fn diffusers<'f>(name: &Name, files: &'f [RepoFile]) -> Vec<&'f RepoFile> {
-    let folder = |path: &'f str| path.rsplit_once('/').map(|(folder, _)| folder);
     let variant = name.variant.as_deref();
     // Folders that have the variant; elsewhere the plain files are taken.
     let with_variant: BTreeSet<&str> = files

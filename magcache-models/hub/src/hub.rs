@@ -20,7 +20,8 @@ use crate::{
     HubError, Name,
     choice::{self, Kind},
     listing::{Listing, RepoFile},
-    local, transfer,
+    local,
+    transfer::{self, Client},
 };
 
 /// Files that are downloaded at once.
@@ -118,7 +119,7 @@ impl Hub {
         if self.offline {
             return Err(HubError::Offline { name: name.to_string(), cache: self.cache.clone() });
         }
-        let api = self.api()?;
+        let (api, client) = (self.api()?, Client::new(self.token.clone()));
         let listing = self.listing(&api, name)?;
         let (kind, chosen) = choice::chosen(name, &listing.siblings)?;
         let folder = local::folder(&self.cache, &name.repo);
@@ -145,7 +146,7 @@ impl Hub {
         let one = |file: &RepoFile| -> Result<(), HubError> {
             let repo = Repo::with_revision(name.repo.clone(), RepoType::Model, listing.sha.clone());
             let url = api.repo(repo).url(&file.path);
-            transfer::blob(&api, name, file, &url, &blob(file), &counter)?;
+            transfer::blob(&client, name, file, &url, &blob(file), &counter)?;
             let place = root.join(&file.path);
             link(&blob(file), &place).map_err(io(&place))
         };

@@ -8,8 +8,8 @@ use std::{
     time::Duration,
 };
 
-use hf_hub::api::sync::Api;
 use sha2::{Digest, Sha256};
+use ureq::{Agent, RequestBuilder, config::RedirectAuthHeaders, typestate::WithoutBody};
 
 use crate::{HubError, Name, hub::Counter, listing::{Checksum, RepoFile}};
 
@@ -26,9 +26,35 @@ fn failed(path: &Path) -> impl Fn(io::Error) -> HubError + '_ {
     |source| HubError::Io { path: path.to_owned(), source }
 }
 
+/// Asks for files.
+pub(crate) struct Client {
+    agent: Agent,
+    token: Option<String>,
+}
+
+impl Client {
+    /// The token goes to the hub alone, not to where it redirects.
+    pub(crate) fn new(token: Option<String>) -> Self {
+        let config = Agent::config_builder().redirect_auth_headers(RedirectAuthHeaders::SameHost);
+        let config = config.timeout_connect(Some(PATIENCE)).timeout_recv_response(Some(PATIENCE));
+        Self { agent: config.build().into(), token }
+    }
+
+    fn get(&self, url: &str, from: u64) -> RequestBuilder<WithoutBody> {
+        let request = self.agent.get(url).header("Range", format!("bytes={from}-"));
+        match &self.token {
+            Some(token) => request.header("Authorization", format!("Bearer {token}")),
+            None => request,
+        }
+    }
+}
+
+/// How long a server may take to begin its answer.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// Downloads `url` to `blob` unless it is there. Another process that downloads the same file is waited for.
 pub(crate) fn blob(
-    api: &Api,
+    client: &Client,
     name: &Name,
     file: &RepoFile,
     url: &str,
@@ -62,7 +88,7 @@ pub(crate) fn blob(
     counter.add(there);
     let mut tries = 0;
     while there < file.bytes() {
-        match piece(api, name, url, there, &mut out, counter) {
+        match piece(client, name, url, there, &mut out, counter) {
             Ok(got) if got > 0 => (there, tries) = (there + got, 0),
             Ok(_) if tries >= RETRIES => {
                 return Err(HubError::Unreachable { url: url.to_owned(), reason: format!("it ends at byte {there} of {}", file.bytes()) });
@@ -86,15 +112,14 @@ pub(crate) fn blob(
 
 /// Appends what follows byte `from`; returns how much came before the end or a cut.
 fn piece(
-    api: &Api,
+    client: &Client,
     name: &Name,
     url: &str,
     from: u64,
     out: &mut File,
     counter: &Counter<'_>,
 ) -> Result<u64, HubError> {
-    let request = api.client().get(url).header("Range", format!("bytes={from}-"));
-    let response = request.call().map_err(|error| answer(name, url, &error))?;
+    let response = client.get(url, from).call().map_err(|error| answer(name, url, &error))?;
     // A server that does not know ranges begins anew: what is there already is passed over.
     let mut skip = if response.status().as_u16() == 206 { 0 } else { from };
     let mut body = response.into_body().into_reader();

@@ -11,6 +11,7 @@ mod error;
 mod generation;
 mod given;
 mod load;
+mod memory;
 mod noise;
 mod options;
 mod pose;
@@ -23,6 +24,7 @@ pub use generation::{Generation, PassTime};
 pub use given::{GivenAdapter, GivenFiles, Noise, PartFile, adapters_of, noise_of};
 pub(crate) use load::embedded_files;
 pub use load::{Embedded, LoadOptions, Loader, Offload, default_model, embedded, loader_of, loaders, open};
+pub use memory::{Phase, transformer_phase};
 pub use noise::{noise, noise_of_stream};
 pub use options::{Request, SamplingOption, SamplingOptions};
 pub use pose::PoseVideo;
@@ -104,6 +106,15 @@ pub trait Pipeline: Debug + Send + Sync {
     /// Bytes of the network's tensors, or of all experts': as many as [`Pipeline::fingerprint`] reads.
     fn weight_bytes(&self) -> Result<u64> {
         Ok(self.networks()?.iter().map(Weights::total_bytes).sum())
+    }
+
+    /// What the phases of a run hold, computed from headers and the request; nothing for pipelines that do
+    /// not say.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    fn memory(&self, _: &Request) -> Result<Vec<Phase>> {
+        Ok(Vec::new())
     }
 
     /// The first frame that the checkpoint's folder offers as a default, if any.

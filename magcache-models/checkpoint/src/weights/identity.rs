@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use candle_core::DType;
 use sha2::{Digest, Sha256};
 
-use super::Weights;
+use super::{WeightDtype, Weights};
 use crate::{header::TensorInfo, scales::Scale};
 
 impl Weights {
@@ -73,6 +74,33 @@ impl Weights {
     /// Number of values in this module's tensors.
     pub fn parameters(&self) -> u64 {
         self.scoped().map(|(_, located)| located.info.shape.iter().map(|n| *n as u64).product::<u64>()).sum()
+    }
+
+    /// Bytes that this module's tensors take in memory when they are loaded as the policy says. What stays
+    /// coded lies in the mapped file, whose pages count too.
+    pub fn resident_bytes(&self) -> u64 {
+        let bytes = |located: &super::Located| {
+            let (info, cast) = (&located.info, matches!(self.set.dtype, WeightDtype::Cast(_)));
+            let kept = info.format.is_coded() && info.shape.len() == 2 && self.set.device.is_cpu();
+            let wide = match self.set.dtype {
+                WeightDtype::Cast(dtype) => dtype.size_in_bytes(),
+                _ => info.format.float().map_or(4, |dtype| dtype.size_in_bytes()),
+            };
+            if kept && !cast { info.bytes() } else { info.values() * wide }
+        };
+        self.scoped().map(|(_, located)| bytes(located) as u64).sum()
+    }
+
+    /// Bytes of the largest matrix in f32, if matrices are widened or decoded for each product.
+    pub fn scratch_bytes(&self) -> u64 {
+        let widened = |located: &super::Located| match self.set.dtype {
+            WeightDtype::Cast(dtype) => dtype != DType::F32,
+            _ => located.info.format.float() != Some(DType::F32),
+        };
+        let layers = self.scoped().filter(|(_, located)| located.info.shape.len() == 2 && widened(located));
+        // Tables of embeddings are read by rows.
+        let layers = layers.filter(|(name, _)| !name.contains("embed_tokens") && !name.contains("shared."));
+        layers.map(|(_, located)| 4 * located.info.values() as u64).max().unwrap_or_default()
     }
 
     /// The number formats of this module's matrices, as people write them: `bf16`, `gguf Q4_K+Q6_K`,

@@ -80,11 +80,11 @@ fn a_cut_connection_is_taken_up_where_it_was_cut() {
 #[test]
 fn a_server_that_is_gone_leaves_what_has_come() {
     let (server, cache) = (pipeline(), tempfile::tempdir().unwrap());
-    server.cut_after(300_000, usize::MAX);
+    server.end_at(Some(300_000));
     let error = hub(&server, cache.path()).fetch(&name(NAME), &|_, _| ()).unwrap_err();
     assert!(matches!(error, HubError::Unreachable { .. }), "{error}");
     assert_eq!(hub(&server, cache.path()).local(&name(NAME)), None, "half of it is not all of it");
-    server.cut_after(0, 0);
+    server.end_at(None);
     let before = server.ranges().len();
     folder(hub(&server, cache.path()).fetch(&name(NAME), &|_, _| ()).unwrap());
     assert!(server.ranges()[before..].iter().any(|from| *from > 0), "goes on");

@@ -14,18 +14,18 @@ use std::{
 use sha1::{Digest, Sha1};
 use sha2::Sha256;
 
-pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+pub(crate) const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
 /// A file of the repository and the checksum that is listed.
 #[derive(Clone)]
-pub struct Served {
+pub(crate) struct Served {
     path: String,
-    pub content: Vec<u8>,
+    pub(crate) content: Vec<u8>,
     sum: String,
     lfs: bool,
 }
 
-pub fn file(path: &str, content: &[u8], lfs: bool) -> Served {
+pub(crate) fn file(path: &str, content: &[u8], lfs: bool) -> Served {
     let hex = |bytes: &[u8]| bytes.iter().fold(String::new(), |mut text, byte| {
         write!(text, "{byte:02x}").unwrap();
         text
@@ -46,15 +46,17 @@ struct State {
     /// Transfers end after so many bytes, so many times.
     cut: Mutex<(usize, usize)>,
     token: Mutex<Option<String>>,
+    /// No byte from this one on is sent.
+    end: Mutex<Option<usize>>,
 }
 
-pub struct Server {
+pub(crate) struct Server {
     port: u16,
     state: Arc<State>,
 }
 
 impl Server {
-    pub fn start(files: Vec<Served>) -> Self {
+    pub(crate) fn start(files: Vec<Served>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let (port, state) = (listener.local_addr().unwrap().port(), Arc::new(State::default()));
         let (shared, files) = (Arc::clone(&state), Arc::new(files));
@@ -69,23 +71,27 @@ impl Server {
         Self { port, state }
     }
 
-    pub fn address(&self) -> String {
+    pub(crate) fn address(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    pub fn asked(&self) -> usize {
+    pub(crate) fn asked(&self) -> usize {
         self.state.asked.load(Ordering::SeqCst)
     }
 
-    pub fn ranges(&self) -> Vec<u64> {
+    pub(crate) fn ranges(&self) -> Vec<u64> {
         self.state.ranges.lock().unwrap().clone()
     }
 
-    pub fn cut_after(&self, bytes: usize, times: usize) {
+    pub(crate) fn cut_after(&self, bytes: usize, times: usize) {
         *self.state.cut.lock().unwrap() = (bytes, times);
     }
 
-    pub fn ask_for(&self, token: &str) {
+    pub(crate) fn end_at(&self, byte: Option<usize>) {
+        *self.state.end.lock().unwrap() = byte;
+    }
+
+    pub(crate) fn ask_for(&self, token: &str) {
         *self.state.token.lock().unwrap() = Some(token.to_owned());
     }
 }
@@ -145,10 +151,15 @@ fn answer(mut stream: TcpStream, port: u16, files: &[Served], state: &State) -> 
     let rest = &file.content[(from as usize).min(total)..];
     let range = format!("Content-Range: bytes {from}-{}/{total}\r\n", total.max(1) - 1);
     head("206 Partial Content", &range, rest.len())?;
+    if let Some(end) = *state.end.lock().unwrap()
+        && end < total
+    {
+        return stream.write_all(&rest[..end.saturating_sub(from as usize)]);
+    }
     let mut cut = state.cut.lock().unwrap();
     let (bytes, times) = *cut;
     if times > 0 && rest.len() > bytes {
-        cut.1 = if times == usize::MAX { times } else { times - 1 };
+        cut.1 = times - 1;
         return stream.write_all(&rest[..bytes]);
     }
     drop(cut);

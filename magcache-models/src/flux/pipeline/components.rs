@@ -117,6 +117,18 @@ impl Components {
         self.transformer(options)?.adapted(&adapters_of(&options.adapters, 0, 1), &names, 0)
     }
 
+    /// Channels of the hidden states, and inside the feed-forward layers.
+    pub(super) fn widths(&self) -> [usize; 2] {
+        match &self.network {
+            Network::Flux1 { config, .. } => [config.inner_dim(), 4 * config.inner_dim()],
+            // Twice as many before the gate.
+            Network::Flux2 { config, .. } => {
+                let width = config.inner_dim();
+                [width, (2.0 * config.mlp_ratio * width as f64) as usize]
+            }
+        }
+    }
+
     /// The autoencoder.
     pub(super) fn autoencoder(&self, device: &Device) -> Result<ImageVae, CheckpointError> {
         match &self.vae_at {

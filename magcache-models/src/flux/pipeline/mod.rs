@@ -25,8 +25,8 @@ use crate::{
     checkpoint::{AdapterReport, Folder, WeightDtype, Weights},
     image::Picture,
     pipeline::{
-        Defaults, Denoiser, LoadOptions, Loader, Pipeline, PipelineError, Request, Result, SamplingOption,
-        Stage, noise_of_stream,
+        Defaults, Denoiser, LoadOptions, Loader, Phase, Pipeline, PipelineError, Request, Result, SamplingOption,
+        Stage, noise_of_stream, transformer_phase,
     },
     sampler::{self, Sampler, SchedulerConfig},
 };
@@ -155,6 +155,13 @@ impl Pipeline for FluxPipeline {
     fn networks(&self) -> Result<Vec<Weights>> {
         let options = LoadOptions { device: Device::Cpu, dtype: WeightDtype::Keep, ..self.options.clone() };
         Ok(vec![self.components.transformer(&options)?])
+    }
+
+    fn memory(&self, request: &Request) -> Result<Vec<Phase>> {
+        let network = self.components.transformer(&self.options)?;
+        let (sizes, [width, hidden]) = (self.sizes(request)?, self.components.widths());
+        let tokens = sizes.tokens + sizes.text_tokens;
+        Ok(vec![transformer_phase("transformer", &[network], tokens, [width, hidden])])
     }
 
     fn adapters(&self) -> Result<Vec<AdapterReport>> {

@@ -35,6 +35,10 @@ pub struct S2vPipeline {
 
 impl S2vPipeline {
     pub(in crate::wan) fn new(parts: Parts) -> Result<Self> {
+        if !parts.options.adapters.is_empty() {
+            let message = "adapters for speech to video are not part of this build";
+            return Err(PipelineError::request(message, "leave out --lora"));
+        }
         let (defaults, meta) = parts.described()?;
         Ok(Self { parts, meta, defaults })
     }
