@@ -85,6 +85,8 @@ pub(crate) enum Dtype {
     /// As in the checkpoint; small models in f32
     #[default]
     Auto,
+    /// As in the checkpoint
+    Keep,
     F32,
     F16,
     Bf16,

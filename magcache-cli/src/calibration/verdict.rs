@@ -221,7 +221,9 @@ impl<'a> Measured<'a> {
     /// A reason if the network's tensors were stored in other number formats.
     fn other_formats(&self, known: &Known<'_>) -> Option<Reason> {
         let [there, here] = [&self.facts, &known.facts].map(|facts| facts.get(WEIGHTS)?.as_str());
-        let (there, here) = (there?, here?);
+        let here = here?;
+        // Profiles that do not say are older than coded weights.
+        let there = there.or_else(|| is_coded(here).then_some("floats"))?;
         (there != here).then(|| Reason::usable(format!("measured with weights in {there}, the run has {here}")))
     }
 
@@ -268,6 +270,11 @@ impl<'a> Measured<'a> {
     fn by_step(&self, text: String) -> Reason {
         if self.is_recorded() { Reason::refused(text) } else { Reason::usable(text) }
     }
+}
+
+/// Whether the number formats are those of coded weights.
+fn is_coded(formats: &str) -> bool {
+    ["gguf ", "fp8 "].iter().any(|kind| formats.starts_with(kind))
 }
 
 /// The adapters among the conditions: expert, hash, strength and the words of a name each.

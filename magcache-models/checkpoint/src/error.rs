@@ -14,6 +14,14 @@ pub enum CheckpointError {
         /// What it should have been.
         expected: String,
     },
+    /// A part of a model of single files that no file was given for.
+    #[error("the model's {part} is missing")]
+    MissingPart {
+        /// What it is.
+        part: &'static str,
+        /// How to give it, and where it is usually found.
+        hint: String,
+    },
     /// The system could not open, map or read a file.
     #[error("cannot read {}", path.display())]
     Io {
@@ -218,6 +226,7 @@ impl CheckpointError {
             Self::MissingFile { expected, .. } => format!("expected {expected}"),
             Self::Truncated { .. } => "download it again".to_owned(),
             Self::BadTorchFile { hint, .. } => (*hint)?.to_owned(),
+            Self::MissingPart { hint, .. } => hint.clone(),
             Self::Config { hint, .. } | Self::Adapter { hint, .. } => hint.clone()?,
             Self::CodeInPickle { .. } => {
                 "save the model's state_dict(), or convert it to safetensors".to_owned()

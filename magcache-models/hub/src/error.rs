@@ -95,6 +95,11 @@ pub enum HubError {
 }
 
 impl HubError {
+    /// Whether another name or another setting helps, and not another time.
+    pub fn is_bad_input(&self) -> bool {
+        !matches!(self, Self::Unreachable { .. } | Self::Io { .. } | Self::WrongChecksum { .. })
+    }
+
     /// What the user can do about it.
     pub fn hint(&self) -> Option<String> {
         Some(match self {

@@ -49,30 +49,30 @@ impl Given {
 }
 
 /// A part that is not there, and where it is usually found.
-fn missing(flag: &str, found: &str) -> CheckpointError {
-    CheckpointError::MissingFile { file: format!("{flag} FILE"), expected: found.to_owned() }
+fn missing(part: &'static str, hint: &str) -> CheckpointError {
+    CheckpointError::MissingPart { part, hint: hint.to_owned() }
 }
 
-const TEXT: &str = "the text encoder UMT5-XXL: umt5_xxl_fp8_e4m3fn_scaled.safetensors of \
+const TEXT: &str = "--text-encoder FILE: umt5_xxl_fp8_e4m3fn_scaled.safetensors of \
                     Comfy-Org/Wan_2.1_ComfyUI_repackaged, or umt5-xxl-encoder-Q8_0.gguf of city96/umt5-xxl-encoder-gguf";
-const VAE: &str = "the autoencoder: wan_2.1_vae.safetensors of Comfy-Org/Wan_2.1_ComfyUI_repackaged (for Wan2.2 A14B \
-                   too), or wan2.2_vae.safetensors of Comfy-Org/Wan_2.2_ComfyUI_Repackaged for TI2V 5B";
-const IMAGE: &str = "the image encoder: clip_vision_h.safetensors of Comfy-Org/Wan_2.1_ComfyUI_repackaged";
-const SECOND: &str = "the other expert of this model of two: --transformer is the one for high noise, --transformer-2 \
-                      the one for low";
+const VAE: &str = "--vae FILE: wan_2.1_vae.safetensors of Comfy-Org/Wan_2.1_ComfyUI_repackaged (for Wan2.2 A14B too), or \
+                   wan2.2_vae.safetensors of Comfy-Org/Wan_2.2_ComfyUI_Repackaged for TI2V 5B";
+const IMAGE: &str =
+    "--image-encoder FILE: clip_vision_h.safetensors of Comfy-Org/Wan_2.1_ComfyUI_repackaged";
+const SECOND: &str = "--transformer is the one for high noise, --transformer-2 FILE the one for low; both are needed";
 
 /// A model of files alone; `folder` has nothing of it.
 pub(super) fn open(folder: Folder, given: Given) -> Result<WanSource, CheckpointError> {
-    let Some(first) = given.first else { return Err(missing("--transformer", "the transformer")) };
+    let Some(first) = given.first else { return Err(missing("transformer", "--transformer FILE")) };
     let task = task_of(&first.config);
     // One expert of Wan 2.2 by its name, or because only that model gets images in its channels alone.
     let of_two = given.noise.is_some() || (task == WanTask::I2V && first.config.image_dim.is_none());
     if given.second.is_none() && of_two {
-        return Err(missing("--transformer-2", SECOND));
+        return Err(missing("second expert", SECOND));
     }
-    let (text, tokenizer) = given.text.ok_or_else(|| missing("--text-encoder", TEXT))?;
+    let (text, tokenizer) = given.text.ok_or_else(|| missing("text encoder", TEXT))?;
     let image = match (first.config.image_dim, given.image) {
-        (Some(_), None) => return Err(missing("--image-encoder", IMAGE)),
+        (Some(_), None) => return Err(missing("image encoder", IMAGE)),
         (None, _) => None,
         (Some(_), image) => image,
     };
@@ -82,7 +82,7 @@ pub(super) fn open(folder: Folder, given: Given) -> Result<WanSource, Checkpoint
         boundary_ratio: given.second.as_ref().map(|_| boundary(task)),
         expand_timesteps: task == WanTask::TI2V,
         scheduler: SchedulerConfig::new(SamplerKind::WanUniPc, shift(task, given.second.is_some())),
-        vae: given.vae.ok_or_else(|| missing("--vae", VAE))?,
+        vae: given.vae.ok_or_else(|| missing("autoencoder", VAE))?,
         first,
         second: given.second,
         text,
