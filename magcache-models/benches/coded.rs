@@ -1,5 +1,5 @@
-//! One block of Wan 1.3B at 1,024 tokens with weights that stay quantised, against the same weights in f32, in
-//! turns.
+//! One block of Wan 1.3B at 1,024 tokens with weights that stay quantised, against the same weights in f32,
+//! in turns.
 //!
 //! `cargo bench -p magcache-models --bench coded`
 
@@ -56,7 +56,8 @@ fn main() {
                 }
             }
         }
-        let differ = (&outputs[0] - &outputs[1]).and_then(|d| d.abs()?.max_all()?.to_scalar::<f32>()).expect("f32");
+        let differ =
+            (&outputs[0] - &outputs[1]).and_then(|d| d.abs()?.max_all()?.to_scalar::<f32>()).expect("f32");
         let [plain, coded] = times.map(|mut times| {
             times.sort_by(f64::total_cmp);
             times[times.len() / 2]

@@ -5,7 +5,17 @@ use std::{fs, path::Path};
 /// The modules ("rooms") in `src`, from the ground up: each may refer to those before it; families may not
 /// refer to each other.
 const SHARED: [&str; 11] = [
-    "checkpoint", "nn", "recognise", "image", "sampler", "text", "clip", "wav2vec2", "autoencoder", "mmdit", "pipeline",
+    "checkpoint",
+    "nn",
+    "recognise",
+    "image",
+    "sampler",
+    "text",
+    "clip",
+    "wav2vec2",
+    "autoencoder",
+    "mmdit",
+    "pipeline",
 ];
 const FAMILIES: [&str; 2] = ["wan", "flux"];
 

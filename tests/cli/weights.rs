@@ -28,7 +28,8 @@ fn adapter(sh: &Shell, name: &str, seed: u64, module: &str) {
 /// The small transformer as GGUF, its large matrices in Q8_0.
 fn quantised(sh: &Shell) {
     let folder = tiny("wan2.1-t2v-tiny/transformer");
-    let weights = candle_core::safetensors::load(folder.join("diffusion_pytorch_model.safetensors"), &Device::Cpu);
+    let weights =
+        candle_core::safetensors::load(folder.join("diffusion_pytorch_model.safetensors"), &Device::Cpu);
     let mut tensors: Vec<(String, Tensor)> = weights.unwrap().into_iter().collect();
     tensors.sort_by(|a, b| a.0.cmp(&b.0));
     let stored: Vec<Stored> = tensors
@@ -71,7 +72,11 @@ fn an_adapter_changes_what_it_should() {
     sh.answer(format!("run {MODEL} --lora b.safetensors:-0.5 --lora a.safetensors --out other.png"));
     assert!(!sh.same("plain.png", "one.png") && sh.same("one.png", "other.png"), "the order does not matter");
     // The stored configuration has them.
-    assert!(sh.text("one.png.toml").contains("[[lora]]\nfile = \"a.safetensors\""), "{}", sh.text("one.png.toml"));
+    assert!(
+        sh.text("one.png.toml").contains("[[lora]]\nfile = \"a.safetensors\""),
+        "{}",
+        sh.text("one.png.toml")
+    );
     sh.answer("run --config one.png.toml --out again.png");
     assert!(sh.same("one.png", "again.png"));
 }
@@ -127,7 +132,10 @@ fn a_quantised_transformer_takes_the_place_of_the_folders() {
     let dtypes = &found["components"]["file"]["dtypes"];
     assert!(dtypes["Q8_0"].as_u64().unwrap() > 100_000 && dtypes["F32"].as_u64().unwrap() > 1000, "{found}");
     // Alone, it says what else is needed and where that is found.
-    sh.hinted("run --model t.gguf", ["the model's text encoder is missing", "umt5_xxl_fp8_e4m3fn_scaled.safetensors"]);
+    sh.hinted(
+        "run --model t.gguf",
+        ["the model's text encoder is missing", "umt5_xxl_fp8_e4m3fn_scaled.safetensors"],
+    );
     let other = ["it is a Wan transformer", "not a autoencoder"];
     sh.refused(format!("run {MODEL} --vae t.gguf"), other);
 }
@@ -192,7 +200,10 @@ fn a_model_of_the_hub_that_is_not_here_is_one_clear_error() {
     };
     let (code, told) = run("run --model Wan-AI/Wan2.1-T2V-1.3B-Diffusers");
     assert_eq!(code, Some(2), "{told}");
-    assert!(told.contains("the network is not to be used") && told.contains("magcache pull Wan-AI/"), "{told}");
+    assert!(
+        told.contains("the network is not to be used") && told.contains("magcache pull Wan-AI/"),
+        "{told}"
+    );
     assert_eq!(run("rm Wan-AI/Wan2.1-T2V-1.3B-Diffusers --yes").0, Some(2));
     let (code, told) = run("list --downloaded");
     assert_eq!(code, Some(0), "{told}");

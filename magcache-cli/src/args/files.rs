@@ -1,5 +1,5 @@
-//! Files of weights: in place of parts of a checkpoint, and adapters. One definition for the flags and for the
-//! configuration.
+//! Files of weights: in place of parts of a checkpoint, and adapters. One definition for the flags and for
+//! the configuration.
 
 use std::path::PathBuf;
 
@@ -13,11 +13,9 @@ use serde::{Deserialize, Serialize};
 
 const WEIGHTS: &str = "Weights";
 
-/// Files in place of parts of the checkpoint, or all of it: safetensors, GGUF or PyTorch, recognised by what is in
-/// them.
-#[derive(
-    Clone, Debug, Default, PartialEq, ClapArgs, Serialize, Deserialize, schemars::JsonSchema,
-)]
+/// Files in place of parts of the checkpoint, or all of it: safetensors, GGUF or PyTorch, recognised by what
+/// is in them.
+#[derive(Clone, Debug, Default, PartialEq, ClapArgs, Serialize, Deserialize, schemars::JsonSchema)]
 #[command(next_help_heading = WEIGHTS)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Files {
@@ -81,8 +79,8 @@ impl Files {
 #[derive(Clone, Debug, Default, ClapArgs)]
 #[command(next_help_heading = WEIGHTS)]
 pub(crate) struct Loras {
-    /// Apply this adapter, at strength 1 or at the one behind the colon; may be given several times. Of a model
-    /// with two experts, high=FILE and low=FILE are for one of them, and so are files whose names say it
+    /// Apply this adapter, at strength 1 or at the one behind the colon; may be given several times. Of a
+    /// model with two experts, high=FILE and low=FILE are for one of them, and so are files whose names say it
     #[arg(long, value_name = "[high=|low=]FILE[:STRENGTH]", value_parser = parse)]
     pub(crate) lora: Vec<Lora>,
     /// Leave out what of an adapter has no place in the model
@@ -99,8 +97,8 @@ pub(crate) struct Lora {
     /// Factor of what it adds; below 0 it acts in reverse.
     #[serde(default = "one")]
     pub(crate) strength: f64,
-    /// The only expert that it is for, `high` or `low` noise; without it the file's name decides, or it is for
-    /// both.
+    /// The only expert that it is for, `high` or `low` noise; without it the file's name decides, or it is
+    /// for both.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) expert: Option<ExpertName>,
     /// Whether what has no place in the model is left out; otherwise that is an error.
@@ -165,9 +163,14 @@ mod tests {
 
     #[test]
     fn an_adapter_is_typed_with_its_strength_and_its_expert() {
-        let typed = |text: &str| parse(text).map(|lora| (lora.file.display().to_string(), lora.strength, lora.expert));
+        let typed = |text: &str| {
+            parse(text).map(|lora| (lora.file.display().to_string(), lora.strength, lora.expert))
+        };
         assert_eq!(typed("a.safetensors"), Ok(("a.safetensors".into(), 1.0, None)));
-        assert_eq!(typed("high=dir/a.safetensors:-0.5"), Ok(("dir/a.safetensors".into(), -0.5, Some(ExpertName::High))));
+        assert_eq!(
+            typed("high=dir/a.safetensors:-0.5"),
+            Ok(("dir/a.safetensors".into(), -0.5, Some(ExpertName::High)))
+        );
         assert_eq!(typed("C:\\a.safetensors"), Ok(("C:\\a.safetensors".into(), 1.0, None)));
         assert!(typed("a:nan").is_err() && typed(":1").is_err());
     }

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use clap::{Args as ClapArgs, ValueEnum};
 use super::{Files, Loras};
+use clap::{Args as ClapArgs, ValueEnum};
 use magcache_models::pipeline::{self, Embedded, SamplingOptions};
 
 /// Headings of the help.

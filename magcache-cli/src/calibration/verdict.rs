@@ -224,7 +224,8 @@ impl<'a> Measured<'a> {
         let here = here?;
         // Profiles that do not say are older than coded weights.
         let there = there.or_else(|| is_coded(here).then_some("floats"))?;
-        (there != here).then(|| Reason::usable(format!("measured with weights in {there}, the run has {here}")))
+        (there != here)
+            .then(|| Reason::usable(format!("measured with weights in {there}, the run has {here}")))
     }
 
     /// A reason if the run's adapters are not those of the measurement.
@@ -240,8 +241,9 @@ impl<'a> Measured<'a> {
                 .collect();
             if names.is_empty() { "no adapter".to_owned() } else { names.join(", ") }
         };
-        let identity =
-            |all: &[Vec<&str>]| all.iter().map(|words| words.iter().take(3).map(|w| (*w).to_owned()).collect()).collect();
+        let identity = |all: &[Vec<&str>]| {
+            all.iter().map(|words| words.iter().take(3).map(|w| (*w).to_owned()).collect()).collect()
+        };
         let (a, b): (Vec<Vec<String>>, Vec<Vec<String>>) = (identity(&there), identity(&here));
         (a != b).then(|| {
             Reason::refused(format!("measured with {}, the run has {}", words(&there), words(&here)))

@@ -37,7 +37,13 @@ pub(crate) fn rm(args: &Remove, out: &Console) -> Result<()> {
         }
         let bytes = usize::try_from(found.bytes).unwrap_or(usize::MAX);
         let mut terminal = io::stderr();
-        write!(terminal, "remove {} ({}) from {}? [y/N] ", name.repo, summary::bytes(bytes), found.path.display())?;
+        write!(
+            terminal,
+            "remove {} ({}) from {}? [y/N] ",
+            name.repo,
+            summary::bytes(bytes),
+            found.path.display()
+        )?;
         let mut answer = String::new();
         io::stdin().lock().read_line(&mut answer)?;
         if !["y", "yes"].contains(&answer.trim().to_ascii_lowercase().as_str()) {
@@ -50,6 +56,7 @@ pub(crate) fn rm(args: &Remove, out: &Console) -> Result<()> {
 }
 
 fn parsed(typed: &str) -> Result<Name> {
-    Name::parse(typed)
-        .ok_or_else(|| bad_input_with(format!("{typed:?} is not the name of a model on the hub"), "OWNER/NAME"))
+    Name::parse(typed).ok_or_else(|| {
+        bad_input_with(format!("{typed:?} is not the name of a model on the hub"), "OWNER/NAME")
+    })
 }

@@ -95,11 +95,8 @@ impl Config {
             // A folder with the name of a model without weights is meant as a folder.
             let known = model_name::is_without_weights(model) && !path.exists();
             let named = known || model_name::embedded(model).is_some() || model_name::on_hub(model).is_some();
-            (config.model, config.weights) = if named {
-                (Some(model.clone()), None)
-            } else {
-                (None, Some(path))
-            };
+            (config.model, config.weights) =
+                if named { (Some(model.clone()), None) } else { (None, Some(path)) };
         }
         for (option, path) in flags.options.files() {
             utf8(&flag(option), path)?;

@@ -75,7 +75,8 @@ impl Memory {
             format!("{} {} ({} of weights)", phase.name, size(phase.total()), size(phase.weights))
         };
         let phases: Vec<String> = self.phases.iter().map(one).collect();
-        let available = self.available.map(|bytes| format!("; {} available", size(bytes))).unwrap_or_default();
+        let available =
+            self.available.map(|bytes| format!("; {} available", size(bytes))).unwrap_or_default();
         (!phases.is_empty()).then(|| format!("memory: {}{available}", phases.join(", ")))
     }
 

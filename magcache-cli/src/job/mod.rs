@@ -109,7 +109,18 @@ impl Job {
         }
         let adapters = pipeline.adapters()?;
         Ok(Self {
-            pipeline, request, trajectory, frames, cache, fps, device, ops, chosen, sound, adapters, config,
+            pipeline,
+            request,
+            trajectory,
+            frames,
+            cache,
+            fps,
+            device,
+            ops,
+            chosen,
+            sound,
+            adapters,
+            config,
         })
     }
 

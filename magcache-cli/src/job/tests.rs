@@ -8,9 +8,9 @@ use serde_json::Value;
 
 use super::{Config, Job, LoadOptions, flag};
 use crate::{
-    console::Console,
     args::{Args, Command, Run},
     calibration::Conditions,
+    console::Console,
     resume::identity,
 };
 
@@ -38,7 +38,8 @@ fn planned(model: &str, option: SamplingOption, typed: &str, image: bool) -> Opt
         words.extend(["--image", PICTURE]);
     }
     let Command::Run(run) = Args::try_parse_from(words).ok()?.command else { return None };
-    let job = Job::new(Config::of(&run.sampling, &Console::new(false, true)).ok()?, LoadOptions::default()).ok()?;
+    let job =
+        Job::new(Config::of(&run.sampling, &Console::new(false, true)).ok()?, LoadOptions::default()).ok()?;
     Some((run, job))
 }
 

@@ -70,8 +70,7 @@ impl Source {
     /// Lists of adapters, each of which gives the call's outputs.
     fn adapters(&self, folder: &Path) -> Vec<Vec<Adapter>> {
         let skip_unknown = self.unmatched.as_deref() == Some("skip");
-        let adapter =
-            |file: &str, strength: f64| Adapter { path: folder.join(file), strength, skip_unknown };
+        let adapter = |file: &str, strength: f64| Adapter { path: folder.join(file), strength, skip_unknown };
         match self.loras.as_slice() {
             [one] if !self.alternatives.is_empty() => {
                 self.alternatives.iter().map(|file| vec![adapter(file, one.strength)]).collect()
@@ -82,16 +81,18 @@ impl Source {
 }
 
 pub(super) fn check(case: &Case, report: &mut CaseReport) -> Result<()> {
-    case.compare_calls(report, |call, report| match (call.name.as_str(), call.source.component.as_deref()) {
-        ("dequantize", _) => decoded::tensors(call, report),
-        (_, Some("text_encoder")) => clip(call, report),
-        (_, Some("text_encoder_2")) => t5(call, report),
-        (_, Some("vae")) => image_vae(call, report),
-        _ => match networks::class(call)?.as_str() {
-            "UMT5EncoderModel" | "T5EncoderModel" => t5(call, report),
-            vae::CLASS => video_vae(call, report),
-            _ => networks::check(call, report),
-        },
+    case.compare_calls(report, |call, report| {
+        match (call.name.as_str(), call.source.component.as_deref()) {
+            ("dequantize", _) => decoded::tensors(call, report),
+            (_, Some("text_encoder")) => clip(call, report),
+            (_, Some("text_encoder_2")) => t5(call, report),
+            (_, Some("vae")) => image_vae(call, report),
+            _ => match networks::class(call)?.as_str() {
+                "UMT5EncoderModel" | "T5EncoderModel" => t5(call, report),
+                vae::CLASS => video_vae(call, report),
+                _ => networks::check(call, report),
+            },
+        }
     })?;
     decoded::tables(case, report)?;
     networks::same_bits(case, report)?;

@@ -73,7 +73,8 @@ fn consecutive(info: &TensorInfo, start: usize, count: usize) -> Option<TensorIn
     rows.scale = info.scale.as_ref().map(|scale| scale.of_rows(start..start + count));
     rows.range = match info.strides.as_deref() {
         None => {
-            let bytes = |rows: usize| info.format.bytes(rows * info.shape.get(1..)?.iter().product::<usize>());
+            let bytes =
+                |rows: usize| info.format.bytes(rows * info.shape.get(1..)?.iter().product::<usize>());
             let start = range.start + bytes(start)?;
             start..start + bytes(count)?
         }

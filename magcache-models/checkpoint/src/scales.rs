@@ -98,7 +98,8 @@ pub(super) fn attach(file: &str, bytes: &[u8], contents: &mut Contents) -> Resul
     }
     let tensors = &mut contents.tensors;
     tensors.retain(|name, _| {
-        let is_marker = name.strip_suffix(MARKER).is_some_and(|prefix| prefix.is_empty() || prefix.ends_with('.'));
+        let is_marker =
+            name.strip_suffix(MARKER).is_some_and(|prefix| prefix.is_empty() || prefix.ends_with('.'));
         !is_marker && !name.ends_with(DESCRIPTION) && !OF_INPUTS.iter().any(|ending| name.ends_with(ending))
     });
     let names: Vec<(String, String)> = tensors
@@ -111,13 +112,17 @@ pub(super) fn attach(file: &str, bytes: &[u8], contents: &mut Contents) -> Resul
     for (name, weight) in names {
         let Some(info) = tensors.remove(&name) else { continue };
         let Some(weight) = tensors.get_mut(&weight) else {
-            return Err(refused(format!("\"{name}\" is the scale of a tensor that is not there, \"{weight}\"")));
+            return Err(refused(format!(
+                "\"{name}\" is the scale of a tensor that is not there, \"{weight}\""
+            )));
         };
         let scale = read(bytes, &info, &weight.shape)
             .map_err(|fault| refused(format!("the scale \"{name}\" {fault}")))?;
         match &weight.scale {
             Some(other) if *other != scale => {
-                return Err(refused(format!("\"{name}\" is the second scale of its weight, and another one")));
+                return Err(refused(format!(
+                    "\"{name}\" is the second scale of its weight, and another one"
+                )));
             }
             _ => weight.scale = Some(scale),
         }
@@ -131,7 +136,8 @@ fn formats(bytes: &[u8], contents: &Contents) -> Result<BTreeMap<String, String>
     for (name, info) in &contents.tensors {
         let Some(layer) = name.strip_suffix(DESCRIPTION) else { continue };
         let text = bytes.get(info.range.clone()).unwrap_or_default();
-        let Layer { format } = serde_json::from_slice(text).map_err(|error| format!("\"{name}\": {error}"))?;
+        let Layer { format } =
+            serde_json::from_slice(text).map_err(|error| format!("\"{name}\": {error}"))?;
         formats.insert(layer.to_owned(), format);
     }
     if let Some(text) = contents.metadata.text(DESCRIPTIONS) {

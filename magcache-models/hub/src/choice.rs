@@ -29,7 +29,8 @@ pub(crate) enum Kind {
 /// The files to have, and what they are.
 pub(crate) fn chosen<'f>(name: &Name, files: &'f [RepoFile]) -> Result<(Kind, Vec<&'f RepoFile>), HubError> {
     let has = |path: &str| files.iter().any(|file| file.path == path);
-    let experts = ["high_noise_model/config.json", "low_noise_model/config.json"].iter().any(|path| has(path));
+    let experts =
+        ["high_noise_model/config.json", "low_noise_model/config.json"].iter().any(|path| has(path));
     let chosen = if has(INDEX) {
         (Kind::Folder, diffusers(name, files))
     } else if has("config.json") || experts {
@@ -38,7 +39,11 @@ pub(crate) fn chosen<'f>(name: &Name, files: &'f [RepoFile]) -> Result<(Kind, Ve
         (Kind::Files, single(name, files)?)
     };
     let weights = |file: &&RepoFile| is_weights(&file.path) || file.path.ends_with(".gguf");
-    if chosen.1.iter().any(weights) { Ok(chosen) } else { Err(HubError::NoWeights { name: name.to_string() }) }
+    if chosen.1.iter().any(weights) {
+        Ok(chosen)
+    } else {
+        Err(HubError::NoWeights { name: name.to_string() })
+    }
 }
 
 fn is_weights(path: &str) -> bool {
@@ -75,7 +80,10 @@ fn diffusers<'f>(name: &Name, files: &'f [RepoFile]) -> Vec<&'f RepoFile> {
         .collect();
     let wanted = |file: &&RepoFile| {
         let Some(folder) = folder(&file.path) else { return file.path == INDEX };
-        if UNREAD.contains(&folder) || folder.contains('/') || OF_OTHERS.iter().any(|e| file.path.ends_with(e)) {
+        if UNREAD.contains(&folder)
+            || folder.contains('/')
+            || OF_OTHERS.iter().any(|e| file.path.ends_with(e))
+        {
             return false;
         }
         let own = if with_variant.contains(folder) { variant } else { None };
@@ -111,9 +119,8 @@ fn native(files: &[RepoFile]) -> Vec<&RepoFile> {
 fn single<'f>(name: &Name, files: &'f [RepoFile]) -> Result<Vec<&'f RepoFile>, HubError> {
     let weights = |file: &&RepoFile| is_weights(&file.path) || file.path.ends_with(".gguf");
     let all: Vec<&RepoFile> = files.iter().filter(weights).collect();
-    let named = |file: &&&RepoFile| {
-        name.variant.as_deref().is_none_or(|variant| has_word(&file.path, variant))
-    };
+    let named =
+        |file: &&&RepoFile| name.variant.as_deref().is_none_or(|variant| has_word(&file.path, variant));
     let mut found: Vec<&RepoFile> = all.iter().filter(named).copied().collect();
     let noise = |file: &RepoFile, word: &str| file.path.to_ascii_lowercase().contains(word);
     let pair = matches!(found.as_slice(), [a, b] if noise(a, "high") && noise(b, "low"))
@@ -174,10 +181,17 @@ mod tests {
     #[test]
     fn a_pipeline_is_taken_in_one_precision() {
         let paths = [
-            "README.md", "model_index.json", "flux1-dev.safetensors", "vae/config.json",
-            "vae/diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.fp16.safetensors",
-            "vae/diffusion_pytorch_model.bin", "vae/flax_model.msgpack", "tokenizer/spiece.model",
-            "transformer/model-00001-of-00002.safetensors", "transformer/model.safetensors.index.json",
+            "README.md",
+            "model_index.json",
+            "flux1-dev.safetensors",
+            "vae/config.json",
+            "vae/diffusion_pytorch_model.safetensors",
+            "vae/diffusion_pytorch_model.fp16.safetensors",
+            "vae/diffusion_pytorch_model.bin",
+            "vae/flax_model.msgpack",
+            "tokenizer/spiece.model",
+            "transformer/model-00001-of-00002.safetensors",
+            "transformer/model.safetensors.index.json",
             "safety_checker/model.safetensors",
         ];
         let plain = picked("a/b", &paths);
@@ -189,7 +203,12 @@ mod tests {
 
     #[test]
     fn one_of_several_files_has_to_be_named() {
-        let paths = ["README.md", "wan2.1-t2v-14b-Q4_K_M.gguf", "wan2.1-t2v-14b-Q4_K_S.gguf", "wan2.1-t2v-14b-Q8_0.gguf"];
+        let paths = [
+            "README.md",
+            "wan2.1-t2v-14b-Q4_K_M.gguf",
+            "wan2.1-t2v-14b-Q4_K_S.gguf",
+            "wan2.1-t2v-14b-Q8_0.gguf",
+        ];
         assert_eq!(picked("a/b:Q4_K_M", &paths), [paths[1]]);
         assert_eq!(picked("a/b:q8_0", &paths), [paths[3]]);
         let all = files(&paths);
@@ -199,7 +218,11 @@ mod tests {
             let hint = error.hint().expect("a hint");
             assert_eq!(hint, "a/b:VARIANT with one of Q4_K_M, Q4_K_S, Q8_0");
         }
-        let pair = ["LowNoise/Wan-LowNoise-Q4_0.gguf", "HighNoise/Wan-HighNoise-Q4_0.gguf", "HighNoise/Wan-HighNoise-Q8_0.gguf"];
+        let pair = [
+            "LowNoise/Wan-LowNoise-Q4_0.gguf",
+            "HighNoise/Wan-HighNoise-Q4_0.gguf",
+            "HighNoise/Wan-HighNoise-Q8_0.gguf",
+        ];
         assert_eq!(picked("a/b:Q4_0", &pair), [pair[1], pair[0]]);
         assert!(chosen(&Name::parse("a/b").expect("a name"), &files(&["README.md"])).is_err());
     }

@@ -109,13 +109,18 @@ impl HubError {
             Self::Denied { name, .. } => format!(
                 "accept its licence on https://huggingface.co/{name}, then set HF_TOKEN to a token that may read it"
             ),
-            Self::Offline { name, .. } => format!("unset HF_HUB_OFFLINE, or run `magcache pull {name}` where there is a network"),
+            Self::Offline { name, .. } => {
+                format!("unset HF_HUB_OFFLINE, or run `magcache pull {name}` where there is a network")
+            }
             Self::Unreachable { .. } => {
-                "what has come so far is kept: the same command goes on. HF_ENDPOINT names a mirror".to_owned()
+                "what has come so far is kept: the same command goes on. HF_ENDPOINT names a mirror"
+                    .to_owned()
             }
             Self::WrongChecksum { .. } => "it was removed: the same command downloads it again".to_owned(),
             Self::NoSpace { .. } => "HF_HOME names a folder on a larger disk".to_owned(),
-            Self::Ambiguous { name, variants, .. } => format!("{name}:VARIANT with one of {}", variants.join(", ")),
+            Self::Ambiguous { name, variants, .. } => {
+                format!("{name}:VARIANT with one of {}", variants.join(", "))
+            }
             Self::NoWeights { .. } => "safetensors, GGUF and PyTorch files are read".to_owned(),
             Self::BadAnswer { .. } | Self::Io { .. } => return None,
         })

@@ -70,7 +70,9 @@ impl Hub {
         let home = Cache::from_env();
         let cache = text("HF_HUB_CACHE").or_else(|| text("HUGGINGFACE_HUB_CACHE")).map(PathBuf::from);
         let set = |key: &str| {
-            text(key).is_some_and(|value| !["0", "false", "no", "off"].contains(&value.to_ascii_lowercase().as_str()))
+            text(key).is_some_and(|value| {
+                !["0", "false", "no", "off"].contains(&value.to_ascii_lowercase().as_str())
+            })
         };
         Self {
             cache: cache.unwrap_or_else(|| home.path().clone()),
@@ -253,7 +255,10 @@ fn link(blob: &Path, place: &Path) -> std::io::Result<()> {
 }
 
 /// Does `one` for every file, several at once; the first error ends it.
-fn all(files: Vec<&RepoFile>, one: &(dyn Fn(&RepoFile) -> Result<(), HubError> + Sync)) -> Result<(), HubError> {
+fn all(
+    files: Vec<&RepoFile>,
+    one: &(dyn Fn(&RepoFile) -> Result<(), HubError> + Sync),
+) -> Result<(), HubError> {
     let workers = AT_ONCE.min(files.len());
     let (left, failed) = (Mutex::new(VecDeque::from(files)), Mutex::new(None));
     thread::scope(|scope| {

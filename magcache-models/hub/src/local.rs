@@ -93,7 +93,8 @@ pub(crate) fn lacks_shards(root: &Path, there: &[String]) -> bool {
         let folder = index.rsplit_once('/').map_or(String::new(), |(folder, _)| format!("{folder}/"));
         let text = fs::read_to_string(root.join(index)).unwrap_or_default();
         let json: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
-        let shards = json["weight_map"].as_object().into_iter().flatten().filter_map(|(_, file)| file.as_str());
+        let shards =
+            json["weight_map"].as_object().into_iter().flatten().filter_map(|(_, file)| file.as_str());
         shards.into_iter().any(|shard| !known.contains(format!("{folder}{shard}").as_str()))
     })
 }

@@ -73,7 +73,9 @@ mod tests {
         let all = ("a/b".to_owned(), "refs/pr/3".to_owned(), Some("Q4_K_M".to_owned()));
         assert_eq!(parsed("a/b@refs/pr/3:Q4_K_M"), Some(all));
         assert_eq!(Name::parse("a/b@v1:q8").map(|name| name.to_string()).as_deref(), Some("a/b@v1:q8"));
-        for other in ["model", "/a/b", "a/b/c", "./a", "a/..", "../b", "a/b@", "a/b:", "a b/c", "a/b@../c", ""] {
+        for other in
+            ["model", "/a/b", "a/b/c", "./a", "a/..", "../b", "a/b@", "a/b:", "a b/c", "a/b@../c", ""]
+        {
             assert_eq!(Name::parse(other), None, "{other}");
         }
     }

@@ -11,7 +11,11 @@ use std::{
 use sha2::{Digest, Sha256};
 use ureq::{Agent, RequestBuilder, config::RedirectAuthHeaders, typestate::WithoutBody};
 
-use crate::{HubError, Name, hub::Counter, listing::{Checksum, RepoFile}};
+use crate::{
+    HubError, Name,
+    hub::Counter,
+    listing::{Checksum, RepoFile},
+};
 
 /// Bytes that are read before progress is told.
 const PIECE: usize = 1 << 18;
@@ -91,9 +95,14 @@ pub(crate) fn blob(
         match piece(client, name, url, there, &mut out, counter) {
             Ok(got) if got > 0 => (there, tries) = (there + got, 0),
             Ok(_) if tries >= RETRIES => {
-                return Err(HubError::Unreachable { url: url.to_owned(), reason: format!("it ends at byte {there} of {}", file.bytes()) });
+                return Err(HubError::Unreachable {
+                    url: url.to_owned(),
+                    reason: format!("it ends at byte {there} of {}", file.bytes()),
+                });
             }
-            Err(error) if tries >= RETRIES || !matches!(error, HubError::Unreachable { .. }) => return Err(error),
+            Err(error) if tries >= RETRIES || !matches!(error, HubError::Unreachable { .. }) => {
+                return Err(error);
+            }
             Ok(_) | Err(_) => {
                 thread::sleep(Duration::from_millis(200 << tries));
                 tries += 1;
@@ -103,7 +112,12 @@ pub(crate) fn blob(
     if let Err(found) = check(&mut out, file).map_err(&io)? {
         fs::remove_file(&part).map_err(&io)?;
         let expected = file.checksum().map(|sum| sum.text().to_owned()).unwrap_or_default();
-        return Err(HubError::WrongChecksum { file: file.path.clone(), name: name.to_string(), expected, found });
+        return Err(HubError::WrongChecksum {
+            file: file.path.clone(),
+            name: name.to_string(),
+            expected,
+            found,
+        });
     }
     out.flush().map_err(&io)?;
     fs::rename(&part, blob).map_err(&io)?;
@@ -158,9 +172,7 @@ fn check(content: &mut File, file: &RepoFile) -> io::Result<Result<(), String>> 
     let Some(listed) = file.checksum() else { return Ok(Ok(())) };
     let found = match listed {
         Checksum::Sha256(_) => digest::<Sha256>(content, &[])?,
-        Checksum::Git(_) => {
-            digest::<sha1::Sha1>(content, format!("blob {}\0", file.bytes()).as_bytes())?
-        }
+        Checksum::Git(_) => digest::<sha1::Sha1>(content, format!("blob {}\0", file.bytes()).as_bytes())?,
     };
     Ok(if found == listed.text().to_ascii_lowercase() { Ok(()) } else { Err(found) })
 }

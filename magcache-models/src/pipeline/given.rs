@@ -63,7 +63,8 @@ impl GivenFiles {
             let (folder, file, weights) = open(path)?;
             // Whether it is any of the parts that it may have been given for.
             recognise::part(&weights, roles)?;
-            let Some(part) = recognise::parts(&weights).into_iter().find(|part| part.layout.role == role) else {
+            let Some(part) = recognise::parts(&weights).into_iter().find(|part| part.layout.role == role)
+            else {
                 continue;
             };
             if let Some(other) = &found {
@@ -203,7 +204,9 @@ pub fn noise_of(path: &Path) -> Option<Noise> {
         }
     };
     let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
-    name(path).and_then(|name| says(&name)).or_else(|| path.parent().and_then(name).and_then(|name| says(&name)))
+    name(path)
+        .and_then(|name| says(&name))
+        .or_else(|| path.parent().and_then(name).and_then(|name| says(&name)))
 }
 
 /// An adapter, and the expert that it is for if it is not for all.

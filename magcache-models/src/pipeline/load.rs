@@ -157,7 +157,11 @@ pub fn open(folder: Folder, options: LoadOptions) -> Result<Box<dyn Pipeline>> {
         let files = GivenFiles {
             transformer: files.transformer,
             transformer_2: given.transformer_2.or(files.transformer_2),
-            text_encoders: if given.text_encoders.is_empty() { files.text_encoders } else { given.text_encoders },
+            text_encoders: if given.text_encoders.is_empty() {
+                files.text_encoders
+            } else {
+                given.text_encoders
+            },
             image_encoder: given.image_encoder.or(files.image_encoder),
             vae: given.vae.or(files.vae),
         };

@@ -32,7 +32,9 @@ impl Part {
                 missing.push(format!("{}{name}", self.prefix));
                 continue;
             };
-            if let Some(shape) = sizes::shape(written, &self.sizes).filter(|shape| !weights.fits(&stored, shape)) {
+            if let Some(shape) =
+                sizes::shape(written, &self.sizes).filter(|shape| !weights.fits(&stored, shape))
+            {
                 let found = weights.shape(&stored).unwrap_or_default();
                 let reason = format!("\"{stored}\" has shape {found:?}, the other tensors make it {shape:?}");
                 return Err(self.refused(weights, reason, None));
@@ -62,7 +64,8 @@ impl Part {
                 Some((_, letter)) => {
                     let blocks = self.sizes.get(letter).copied().unwrap_or_default().max(1);
                     let braced = format!("{{{letter}}}");
-                    wanted.extend((0..blocks).map(|i| (name.replace(&braced, &i.to_string()), shape.clone())));
+                    wanted
+                        .extend((0..blocks).map(|i| (name.replace(&braced, &i.to_string()), shape.clone())));
                 }
             }
         }
@@ -85,9 +88,11 @@ pub(super) fn accounted_for(weights: &Weights, parts: &[Part]) -> Result<(), Che
     for part in parts {
         if part.layout.tensors.is_empty() {
             // Which names there are depends on its sizes: what the network does not read is told later.
-            let others = |name: &str| parts.iter().all(|other| {
-                other.prefix.len() <= part.prefix.len() || !name.starts_with(other.prefix)
-            });
+            let others = |name: &str| {
+                parts
+                    .iter()
+                    .all(|other| other.prefix.len() <= part.prefix.len() || !name.starts_with(other.prefix))
+            };
             let own = names.iter().filter(|name| name.starts_with(part.prefix) && others(name));
             known.extend(own.map(|name| (*name).to_owned()));
         }
@@ -97,7 +102,9 @@ pub(super) fn accounted_for(weights: &Weights, parts: &[Part]) -> Result<(), Che
         known.extend(part.layout.unused.iter().flat_map(|name| unused(part, name)));
     }
     let beside = |name: &str| {
-        BESIDE.iter().any(|known| name == *known || name.strip_suffix(known).is_some_and(|rest| rest.ends_with('.')))
+        BESIDE
+            .iter()
+            .any(|known| name == *known || name.strip_suffix(known).is_some_and(|rest| rest.ends_with('.')))
     };
     let left = |name: &&str| !known.contains(*name) && !beside(name);
     let surplus: Vec<String> = names.iter().copied().filter(left).map(str::to_owned).collect();

@@ -14,8 +14,8 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-pub use self::layout::{Layout, Role, Variant};
 use self::layout::layouts;
+pub use self::layout::{Layout, Role, Variant};
 use candle_core::Device;
 
 use crate::checkpoint::{CheckpointError, Folder, Mapped, WeightDtype, Weights};

@@ -95,7 +95,10 @@ fn every_published_model_is_recognised_behind_every_prefix() {
             let (_root, weights) = hollow(&tensors, prefix);
             let found = parts(&weights);
             assert_eq!(found.len(), 1, "{name} behind {prefix:?}: {found:?}");
-            assert_eq!((found[0].layout.name.as_str(), found[0].prefix), (model.layout.as_str(), prefix.as_str()));
+            assert_eq!(
+                (found[0].layout.name.as_str(), found[0].prefix),
+                (model.layout.as_str(), prefix.as_str())
+            );
             let told = found[0].describe();
             assert!(told.contains(&model.is), "{name}: {told}");
             for (letter, size) in &model.sizes {
@@ -122,11 +125,20 @@ fn what_is_missing_more_or_of_another_shape_is_named() {
         part(&weights, &[Role::Transformer]).expect_err("is not whole").to_string()
     };
     let missing = message(&|tensors| drop(tensors.remove("blocks.7.ffn.0.bias")));
-    assert!(missing.contains("1 tensor of its 825 tensors is missing: \"diffusion_model.blocks.7.ffn.0.bias\""), "{missing}");
+    assert!(
+        missing.contains("1 tensor of its 825 tensors is missing: \"diffusion_model.blocks.7.ffn.0.bias\""),
+        "{missing}"
+    );
     let surplus = message(&|tensors| drop(tensors.insert("blocks.7.extra.weight".to_owned(), vec![3])));
     assert!(surplus.contains("1 tensor more: \"diffusion_model.blocks.7.extra.weight\""), "{surplus}");
-    let wrong = message(&|tensors| drop(tensors.insert("blocks.9.ffn.2.weight".to_owned(), vec![1536, 8961])));
-    assert!(wrong.contains("blocks.9.ffn.2.weight\" has shape [1536, 8961], the other tensors make it [1536, 8960]"), "{wrong}");
+    let wrong =
+        message(&|tensors| drop(tensors.insert("blocks.9.ffn.2.weight".to_owned(), vec![1536, 8961])));
+    assert!(
+        wrong.contains(
+            "blocks.9.ffn.2.weight\" has shape [1536, 8961], the other tensors make it [1536, 8960]"
+        ),
+        "{wrong}"
+    );
     let (_root, weights) = hollow(&whole, "");
     let other = part(&weights, &[Role::Vae]).expect_err("is a transformer").to_string();
     assert!(other.contains("it is a Wan transformer T2V") && other.contains("not a autoencoder"), "{other}");

@@ -173,8 +173,9 @@ impl PromptTokenizer {
 
     /// From a `tokenizer.json`; messages call it `file`. Pads with token 0.
     fn from_json(json: &[u8], max_length: usize, file: &str) -> Result<Self, CheckpointError> {
-        let refused = |error: tokenizers::Error| {
-            CheckpointError::Tokenizer { file: file.to_owned(), reason: error.to_string() }
+        let refused = |error: tokenizers::Error| CheckpointError::Tokenizer {
+            file: file.to_owned(),
+            reason: error.to_string(),
         };
         let mut tokenizer = Tokenizer::from_bytes(json).map_err(refused)?;
         let added = tokenizer.get_post_processor().map_or(0, |processor| processor.added_tokens(false));

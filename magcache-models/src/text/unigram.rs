@@ -58,7 +58,9 @@ impl Unigram {
     /// The tokenizer in a file, if there is one; an error says what is wrong with it.
     pub(super) fn of(file: &Weights) -> Option<Result<Self, String>> {
         if file.text("tokenizer.ggml.model") == Some("t5") {
-            return Some(Self::of_gguf(file).ok_or_else(|| "its tokenizer.ggml fields do not fit".to_owned()));
+            return Some(
+                Self::of_gguf(file).ok_or_else(|| "its tokenizer.ggml fields do not fit".to_owned()),
+            );
         }
         let model = MODELS.iter().find_map(|name| file.bytes(name))?;
         Some(sentencepiece::read(model).ok_or_else(|| "its sentencepiece model is damaged".to_owned()))
@@ -95,11 +97,15 @@ impl Unigram {
             normalizers.push(json!({ "type": "Replace", "pattern": { "Regex": " {2,}" }, "content": " " }));
             normalizers.push(json!({ "type": "Strip", "strip_left": true, "strip_right": true }));
         }
-        let vocabulary: Vec<Value> = self.pieces.iter().map(|(text, score, kind)| match kind {
-            // No prompt contains these characters, so that none is taken for the token.
-            Kind::Control | Kind::Unknown => json!([format!("\u{10ffff}{text}\u{10ffff}"), score]),
-            _ => json!([text, score]),
-        }).collect();
+        let vocabulary: Vec<Value> = self
+            .pieces
+            .iter()
+            .map(|(text, score, kind)| match kind {
+                // No prompt contains these characters, so that none is taken for the token.
+                Kind::Control | Kind::Unknown => json!([format!("\u{10ffff}{text}\u{10ffff}"), score]),
+                _ => json!([text, score]),
+            })
+            .collect();
         let unknown = self.pieces.iter().position(|(.., kind)| *kind == Kind::Unknown);
         let bytes = self.pieces.iter().any(|(.., kind)| *kind == Kind::Byte);
         let end = self.pieces.get(self.end).map_or("</s>", |(text, ..)| text.as_str());

@@ -22,7 +22,10 @@ pub(super) struct Parts {
 
 impl Parts {
     pub(super) fn open(folder: Folder, options: LoadOptions) -> Result<Self> {
-        Ok(Self { source: WanSource::open_with(folder.computing_with(options.ops), &options.files)?, options })
+        Ok(Self {
+            source: WanSource::open_with(folder.computing_with(options.ops), &options.files)?,
+            options,
+        })
     }
 
     /// The defaults of the folder, or else the published ones, and the registered model.

@@ -26,7 +26,8 @@ pub const TYPES: [(&str, u32, usize, usize); 10] = [
 ];
 
 /// Where the f16 scales of a block of each type are.
-const SCALES: [&[usize]; 10] = [&[0], &[0, 2], &[0], &[0, 2], &[0], &[80, 82], &[108], &[0, 2], &[0, 2], &[208]];
+const SCALES: [&[usize]; 10] =
+    [&[0], &[0, 2], &[0], &[0, 2], &[0], &[80, 82], &[108], &[0, 2], &[0, 2], &[208]];
 
 /// Numbers that look random and are the same everywhere.
 pub struct Numbers(pub u64);

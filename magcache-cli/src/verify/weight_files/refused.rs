@@ -41,7 +41,8 @@ pub(super) fn check(case: &Case, report: &mut CaseReport) -> Result<()> {
         let (wrong, detail) = match error.map(|error| hint::told(&error)) {
             None => (1, Some("it was accepted".to_owned())),
             Some(told) => {
-                let missing: Vec<&String> = message_names.iter().filter(|name| !told.contains(*name)).collect();
+                let missing: Vec<&String> =
+                    message_names.iter().filter(|name| !told.contains(*name)).collect();
                 (missing.len(), (!missing.is_empty()).then(|| format!("{told:?} lacks {missing:?}")))
             }
         };

@@ -48,7 +48,12 @@ pub(super) fn changes(
     let mut unknown = Vec::new();
     for name in rest.iter().copied().filter(own) {
         match Key::parse(name) {
-            Some(key) if key.adapter.is_none_or(|other| { adapters.insert(other); adapters.len() == 1 }) => {
+            Some(key)
+                if key.adapter.is_none_or(|other| {
+                    adapters.insert(other);
+                    adapters.len() == 1
+                }) =>
+            {
                 modules.entry(key.module).or_default().tensors.insert(key.kind, name);
             }
             _ => unknown.push(name),
@@ -112,7 +117,9 @@ impl Reader<'_> {
         if let Some((kind, _)) = names.iter().find_map(other) {
             let of_kind: Vec<&str> =
                 names.iter().copied().filter(|name| key::other_kind(name) == Some(kind)).collect();
-            return Err(self.refused(format!("it is {kind}, which is not supported: {}", quoted(&of_kind)), None));
+            return Err(
+                self.refused(format!("it is {kind}, which is not supported: {}", quoted(&of_kind)), None)
+            );
         }
         if names.iter().any(|name| name.ends_with("_norm.scale") || name.ends_with("norm.weight")) {
             let widened: Vec<&str> = names.iter().copied().filter(|name| name.contains("img_in")).collect();
@@ -150,10 +157,14 @@ impl Reader<'_> {
             }
             (Some(_), Some(_), None) => return Ok(false),
             (Some(half), None, _) | (None, Some(half), _) => {
-                return Err(self.refused(format!("\"{half}\" is one half of a pair, the other is missing"), None));
+                return Err(
+                    self.refused(format!("\"{half}\" is one half of a pair, the other is missing"), None)
+                );
             }
         }
-        for (kind, parameter) in [(Kind::Diff, "weight"), (Kind::DiffBias, "bias"), (Kind::DiffModulation, "")] {
+        for (kind, parameter) in
+            [(Kind::Diff, "weight"), (Kind::DiffBias, "bias"), (Kind::DiffModulation, "")]
+        {
             let Some(stored) = get(kind) else { continue };
             let target = match (kind, target) {
                 (Kind::DiffModulation, _) => self.target(&format!("{name}.modulation")),
@@ -210,7 +221,10 @@ impl Reader<'_> {
             Err(self.refused(format!("\"{name}\" has shape {shape:?}, {what}"), self.of_size(inputs)))
         };
         if rank != of_up || rank == 0 {
-            return wrong(down, format!("\"{up}\" has {:?}: their ranks differ", self.weights.shape(up).unwrap_or_default()));
+            return wrong(
+                down,
+                format!("\"{up}\" has {:?}: their ranks differ", self.weights.shape(up).unwrap_or_default()),
+            );
         }
         if inputs != columns {
             return wrong(down, format!("its layer has {:?}: {columns} inputs", [rows, columns]));
@@ -225,13 +239,16 @@ impl Reader<'_> {
         let mut start = 0;
         for (name, shape) in tensors {
             let count = shape.first().copied().unwrap_or_default();
-            found.add(name, Change {
-                weights: self.weights.clone(),
-                kind: change::Kind::Pair { down: down.to_owned(), up: up.to_owned() },
-                strength: self.adapter.strength * scale,
-                rows: (count != rows).then_some((start, count)),
-                swapped: target.swapped,
-            });
+            found.add(
+                name,
+                Change {
+                    weights: self.weights.clone(),
+                    kind: change::Kind::Pair { down: down.to_owned(), up: up.to_owned() },
+                    strength: self.adapter.strength * scale,
+                    rows: (count != rows).then_some((start, count)),
+                    swapped: target.swapped,
+                },
+            );
             let up = part(&values_up, start * rank, count * rank, target.swapped);
             found.adds(&values_down, up.map(|value| (f64::from(value) * scale) as f32));
             start += count;
@@ -265,13 +282,16 @@ impl Reader<'_> {
         let mut start = 0;
         for (name, shape) in tensors {
             let count = shape.first().copied().unwrap_or_default();
-            found.add(name, Change {
-                weights: self.weights.clone(),
-                kind: change::Kind::Difference(stored.to_owned()),
-                strength: self.adapter.strength,
-                rows: (count != rows).then_some((start, count)),
-                swapped: target.swapped,
-            });
+            found.add(
+                name,
+                Change {
+                    weights: self.weights.clone(),
+                    kind: change::Kind::Difference(stored.to_owned()),
+                    strength: self.adapter.strength,
+                    rows: (count != rows).then_some((start, count)),
+                    swapped: target.swapped,
+                },
+            );
             let width = values.len() / rows.max(1);
             found.adds(&[], part(&values, start * width, count * width, target.swapped));
             start += count;
@@ -281,7 +301,10 @@ impl Reader<'_> {
     }
 
     /// The values of a tensor, which must all be finite.
-    #[expect(clippy::disallowed_methods, reason = "every value is looked at once, before anything is computed")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "every value is looked at once, before anything is computed"
+    )]
     fn values(&self, name: &str) -> Result<Vec<f32>, CheckpointError> {
         let shape = self.weights.shape(name).unwrap_or_default().to_vec();
         let tensor = self.weights.get_f32(name, &shape)?.to_dtype(DType::F32)?.flatten_all()?;
@@ -306,7 +329,9 @@ impl Reader<'_> {
         let (family, own) = (key::family(all), self.names.family);
         if placed == 0 {
             let other = match family {
-                Some(family) if family != own => format!("it is an adapter for {family}, this is a {own} model"),
+                Some(family) if family != own => {
+                    format!("it is an adapter for {family}, this is a {own} model")
+                }
                 _ => format!("nothing of it fits this {own} model"),
             };
             return self.refused(format!("{other}: {}", quoted(unknown)), None);
@@ -317,7 +342,10 @@ impl Reader<'_> {
             all.len(),
             quoted(unknown)
         );
-        self.refused(reason, Some("`skip_unknown` (--lora-skip-unknown) leaves them out and applies the rest"))
+        self.refused(
+            reason,
+            Some("`skip_unknown` (--lora-skip-unknown) leaves them out and applies the rest"),
+        )
     }
 }
 

@@ -59,7 +59,9 @@ impl AdapterReport {
         }
         if let Some(first) = self.skipped.first() {
             let count = self.skipped.len();
-            warnings.push(format!("{file}: {count} tensors have no place in this model and are left out: {first}, ..."));
+            warnings.push(format!(
+                "{file}: {count} tensors have no place in this model and are left out: {first}, ..."
+            ));
         }
         warnings
     }

@@ -113,9 +113,7 @@ pub(super) fn q6_k(block: &[u8; 210], out: &mut [f32; VALUES]) {
         let low = &low[part * 64 + k % 2 * ROW..][..ROW];
         let high = &high[part * ROW..][..ROW];
         let (low_shift, high_shift) = (k / 2 * 4, 2 * k);
-        let q = |i: usize| {
-            i32::from((low[i] >> low_shift) & 15 | ((high[i] >> high_shift) & 3) << 4) - 32
-        };
+        let q = |i: usize| i32::from((low[i] >> low_shift) & 15 | ((high[i] >> high_shift) & 3) << 4) - 32;
         two_groups(out, 2 * row, q, |group, q| scales[group] * q as f32);
     }
 }

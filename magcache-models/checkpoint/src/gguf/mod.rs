@@ -124,7 +124,10 @@ fn entry(cursor: &mut Cursor<'_>) -> Parsed<Entry> {
     let (at, name) = (cursor.at(), cursor.string()?);
     let axes = cursor.u32()?;
     if axes > MOST_AXES {
-        return Err(Fault { at, reason: format!("\"{name}\" has {axes} axes, at most {MOST_AXES} are read") });
+        return Err(Fault {
+            at,
+            reason: format!("\"{name}\" has {axes} axes, at most {MOST_AXES} are read"),
+        });
     }
     // Stored fastest axis first.
     let mut shape: Vec<usize> = Vec::new();
@@ -160,7 +163,11 @@ impl Table {
                 return Err(fault(format!("{} is not a whole number of blocks of {block}", described())));
             };
             if !offset.is_multiple_of(self.alignment as u64) {
-                return Err(fault(format!("{} begins at {offset}, no multiple of {}", described(), self.alignment)));
+                return Err(fault(format!(
+                    "{} begins at {offset}, no multiple of {}",
+                    described(),
+                    self.alignment
+                )));
             }
             let start = usize::try_from(offset).ok().and_then(|offset| self.data.checked_add(offset));
             let Some((start, end)) = start.and_then(|start| Some((start, start.checked_add(size)?))) else {
@@ -189,7 +196,8 @@ impl Table {
             }
         }
         ranges.sort_unstable();
-        let overlap = ranges.windows(2).find(|pair| matches!(pair, [(_, end, _), (start, ..)] if start < end));
+        let overlap =
+            ranges.windows(2).find(|pair| matches!(pair, [(_, end, _), (start, ..)] if start < end));
         if let Some([_, (start, _, at)]) = overlap {
             return Err(Fault { at: *at, reason: format!("two tensors share byte {start}") });
         }

@@ -46,7 +46,9 @@ fn floats(values: &[f32]) -> Vec<u8> {
 
 /// `general.architecture = wan`, a 5-D tensor, one of two blocks of Q8_0, and one row of Q4_K.
 fn small() -> Writer {
-    let q8: Vec<u8> = (0..2).flat_map(|row| [&[0, 0x3c][..], &(0..32).map(|i| i + row).collect::<Vec<u8>>()].concat()).collect();
+    let q8: Vec<u8> = (0..2)
+        .flat_map(|row| [&[0, 0x3c][..], &(0..32).map(|i| i + row).collect::<Vec<u8>>()].concat())
+        .collect();
     let q4 = [&[0, 0x3c, 0, 0x3c][..], &[1; 12], &[0x21; 128]].concat();
     Writer {
         version: 3,
@@ -73,9 +75,15 @@ fn five_axes_and_blocks_are_read() {
     assert_eq!(weights.architecture(), Some("wan"));
     assert_eq!(weights.shape("patch"), Some([3, 1, 1, 1, 2].as_slice()));
     let patch = weights.get("patch", &[3, 1, 1, 1, 2]).expect("is there");
-    assert_eq!(patch.flatten_all().and_then(|x| x.to_vec1::<f32>()).expect("f32"), [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
+    assert_eq!(
+        patch.flatten_all().and_then(|x| x.to_vec1::<f32>()).expect("f32"),
+        [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+    );
     let q8 = weights.get("q8", &[2, 32]).expect("is there");
-    assert_eq!((q8.dtype(), q8.get(1).and_then(|row| row.to_vec1::<f32>()).expect("f32")[5]), (DType::F32, 6.0));
+    assert_eq!(
+        (q8.dtype(), q8.get(1).and_then(|row| row.to_vec1::<f32>()).expect("f32")[5]),
+        (DType::F32, 6.0)
+    );
     // Scale 1, sub-scales and minima 1: low halves are 1 - 1, high halves 2 - 1.
     let q4 = weights.get("q4", &[1, 256]).and_then(|x| Ok(x.to_vec2::<f32>()?)).expect("is there");
     assert_eq!((q4[0][0], q4[0][32]), (0.0, 1.0));
@@ -114,7 +122,10 @@ fn damage_is_named_with_its_place() {
     assert!(message(small().with_offsets(|offset| offset + (u64::MAX - 31))).contains("beyond any file"));
     let whole = small().bytes();
     let cut = message(whole[..whole.len() - 3].to_vec());
-    assert!(cut.contains(&format!("got {} bytes, its header needs {}", whole.len() - 3, whole.len())), "{cut}");
+    assert!(
+        cut.contains(&format!("got {} bytes, its header needs {}", whole.len() - 3, whole.len())),
+        "{cut}"
+    );
     assert!(message(whole[..40].to_vec()).contains("at byte"), "{}", message(whole[..40].to_vec()));
     assert!(message([b"lmgg", &whole[4..]].concat()).contains("older container"));
     // Counts far beyond the file end where the file does, and take no memory before.

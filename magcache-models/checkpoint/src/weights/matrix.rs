@@ -55,7 +55,8 @@ impl Weights {
         if !(kept && info.format.is_coded() && changes.iter().all(adapter::Change::is_pair)) {
             return self.get(name, &shape).map(Matrix::Plain);
         }
-        let beside = (!changes.is_empty()).then(|| adapter::beside(changes, &full)).transpose()?.map(Arc::new);
+        let beside =
+            (!changes.is_empty()).then(|| adapter::beside(changes, &full)).transpose()?.map(Arc::new);
         let file = self.set.tensors.get(&full).map_or(0, |located| located.file);
         let [_, columns] = shape;
         let set = Arc::clone(&self.set);
@@ -149,7 +150,8 @@ impl CodedMatrix {
         let (values, bytes) = format.block();
         let stride = width / values * bytes;
         let file = self.set.files.get(self.file).map(|file| file.blob.bytes()).unwrap_or_default();
-        let data = file.get(range.start + row * stride..).and_then(|data| data.get(..stride)).unwrap_or_default();
+        let data =
+            file.get(range.start + row * stride..).and_then(|data| data.get(..stride)).unwrap_or_default();
         let scale = scale.as_ref().map(|scale| scale.at(row));
         while !out.is_empty() {
             let (block, inside) = (start / values, start % values);

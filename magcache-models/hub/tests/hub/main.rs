@@ -46,7 +46,9 @@ fn what_is_needed_comes_once_and_then_needs_no_network() {
     assert_eq!(fs::read(root.join("vae/diffusion_pytorch_model.safetensors")).unwrap(), vec![7; 1_000_003]);
     let (done, total) = *told.lock().unwrap();
     assert_eq!((done, total), (1_000_003 + 2 + 8, 1_000_003 + 2 + 8));
-    for other in ["README.md", "vae/diffusion_pytorch_model.fp16.safetensors", "vae/diffusion_pytorch_model.bin"] {
+    for other in
+        ["README.md", "vae/diffusion_pytorch_model.fp16.safetensors", "vae/diffusion_pytorch_model.bin"]
+    {
         assert!(!root.join(other).exists(), "{other}");
     }
     // The layout of the hub's own client.
@@ -65,7 +67,10 @@ fn what_is_needed_comes_once_and_then_needs_no_network() {
     assert_eq!((all[0].repo.as_str(), all[0].bytes), (NAME, total));
     assert!(remove(cache.path(), &name(NAME)).unwrap() && !remove(cache.path(), &name(NAME)).unwrap());
     let error = offline.fetch(&name(NAME), &|_, _| ()).unwrap_err();
-    assert!(matches!(error, HubError::Offline { .. }) && error.hint().unwrap().contains("magcache pull owner/model"));
+    assert!(
+        matches!(error, HubError::Offline { .. })
+            && error.hint().unwrap().contains("magcache pull owner/model")
+    );
 }
 
 #[test]
@@ -97,7 +102,10 @@ fn a_wrong_checksum_is_not_kept() {
         wrong.content[17] = 6;
         let (server, cache) = (Server::start(vec![wrong]), tempfile::tempdir().unwrap());
         let error = hub(&server, cache.path()).fetch(&name(NAME), &|_, _| ()).unwrap_err();
-        assert!(matches!(&error, HubError::WrongChecksum { file, .. } if file == "model.safetensors"), "{error}");
+        assert!(
+            matches!(&error, HubError::WrongChecksum { file, .. } if file == "model.safetensors"),
+            "{error}"
+        );
         let blobs = fs::read_dir(cache.path().join("models--owner--model/blobs")).unwrap();
         let left: Vec<_> = blobs.flatten().filter(|blob| blob.metadata().unwrap().len() > 0).collect();
         assert!(left.is_empty(), "{left:?}");
@@ -124,7 +132,8 @@ fn refusals_say_what_to_do() {
 fn two_at_once_download_each_file_once() {
     let (server, cache) = (pipeline(), tempfile::tempdir().unwrap());
     std::thread::scope(|scope| {
-        let both = [(), ()].map(|()| scope.spawn(|| hub(&server, cache.path()).fetch(&name(NAME), &|_, _| ())));
+        let both =
+            [(), ()].map(|()| scope.spawn(|| hub(&server, cache.path()).fetch(&name(NAME), &|_, _| ())));
         let roots = both.map(|one| folder(one.join().unwrap().unwrap()));
         assert_eq!(roots[0], roots[1]);
     });

@@ -26,10 +26,12 @@ pub(crate) struct Served {
 }
 
 pub(crate) fn file(path: &str, content: &[u8], lfs: bool) -> Served {
-    let hex = |bytes: &[u8]| bytes.iter().fold(String::new(), |mut text, byte| {
-        write!(text, "{byte:02x}").unwrap();
-        text
-    });
+    let hex = |bytes: &[u8]| {
+        bytes.iter().fold(String::new(), |mut text, byte| {
+            write!(text, "{byte:02x}").unwrap();
+            text
+        })
+    };
     let sum = if lfs {
         hex(&Sha256::digest(content))
     } else {
@@ -108,7 +110,9 @@ fn answer(mut stream: TcpStream, port: u16, files: &[Served], state: &State) -> 
         }
         let (key, value) = line.split_once(": ").unwrap_or_default();
         match key.to_ascii_lowercase().as_str() {
-            "range" => from = value.trim_start_matches("bytes=").split('-').next().unwrap().parse().unwrap_or(0),
+            "range" => {
+                from = value.trim_start_matches("bytes=").split('-').next().unwrap().parse().unwrap_or(0)
+            }
             "authorization" => token = value.strip_prefix("Bearer ").map(str::to_owned),
             _ => {}
         }
@@ -127,7 +131,11 @@ fn answer(mut stream: TcpStream, port: u16, files: &[Served], state: &State) -> 
             .map(|file| {
                 let Served { path, content, sum, lfs } = file;
                 let size = content.len();
-                let lfs = if *lfs { format!(r#", "lfs": {{"sha256": "{sum}", "size": {size}}}"#) } else { String::new() };
+                let lfs = if *lfs {
+                    format!(r#", "lfs": {{"sha256": "{sum}", "size": {size}}}"#)
+                } else {
+                    String::new()
+                };
                 let blob = if lfs.is_empty() { sum.as_str() } else { "ff" };
                 format!(r#"{{"rfilename": "{path}", "size": {size}, "blobId": "{blob}"{lfs}}}"#)
             })

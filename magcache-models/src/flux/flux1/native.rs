@@ -73,7 +73,9 @@ pub fn open(
     // What no tensor says may be in a configuration beside the file.
     let beside = || FluxConfig::from_json(&folder.read_to_string(CONFIG).ok()?).ok();
     let stated = if folder.exists(CONFIG) { beside() } else { None };
-    FLUX1.open(folder, file, device, dtype, |weights| stated.clone().map_or_else(|| config(weights), |own| Ok(Ok(own))))
+    FLUX1.open(folder, file, device, dtype, |weights| {
+        stated.clone().map_or_else(|| config(weights), |own| Ok(Ok(own)))
+    })
 }
 
 fn config(weights: &Weights) -> Result<Result<FluxConfig, ConfigError>, CheckpointError> {

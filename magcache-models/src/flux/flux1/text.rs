@@ -87,7 +87,10 @@ impl FluxTextEncoder {
             );
             return Err(CheckpointError::BadConfig { file, reason });
         }
-        let (folder, own) = (model.sub("text_encoder_2"), PromptTokenizer::open(&model.sub("tokenizer_2"), TokenizerDefaults::T5));
+        let (folder, own) = (
+            model.sub("text_encoder_2"),
+            PromptTokenizer::open(&model.sub("tokenizer_2"), TokenizerDefaults::T5),
+        );
         let (tokenizer_2, text_encoder_2) = match t5 {
             None => {
                 let config = T5Config::read(&folder)?;

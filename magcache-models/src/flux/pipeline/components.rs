@@ -233,7 +233,10 @@ fn autoencoder(folder: &Folder, network: &Network) -> Result<(ImageVaeConfig, Pl
 
 /// The first single file in `folder` itself that `of` recognises. Unreadable files are skipped.
 fn find<T>(folder: &Folder, of: impl Fn(&Weights) -> Option<T>) -> Option<(String, T)> {
-    let files = folder.files().into_iter().filter(|file| [".safetensors", ".gguf"].iter().any(|ending| file.ends_with(ending)));
+    let files = folder
+        .files()
+        .into_iter()
+        .filter(|file| [".safetensors", ".gguf"].iter().any(|ending| file.ends_with(ending)));
     files.into_iter().find_map(|file| {
         let weights = Weights::open_files(folder, &[&file], &Device::Cpu, WeightDtype::Keep).ok()?;
         Some((file, of(&weights)?))

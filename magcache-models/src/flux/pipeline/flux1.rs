@@ -12,7 +12,8 @@ use crate::{
     },
     image::{Filter, Picture, area_size},
     pipeline::{
-        Defaults, LoadOptions, PartFile, PipelineError, Request, Result, SamplingOption, truncated, unknown_words,
+        Defaults, LoadOptions, PartFile, PipelineError, Request, Result, SamplingOption, truncated,
+        unknown_words,
     },
     sampler::{self, SchedulerConfig},
     text::{PromptTokenizer, TokenizerDefaults},

@@ -25,8 +25,8 @@ use crate::{
     checkpoint::{AdapterReport, Folder, WeightDtype, Weights},
     image::Picture,
     pipeline::{
-        Defaults, Denoiser, LoadOptions, Loader, Phase, Pipeline, PipelineError, Request, Result, SamplingOption,
-        Stage, noise_of_stream, transformer_phase,
+        Defaults, Denoiser, LoadOptions, Loader, Phase, Pipeline, PipelineError, Request, Result,
+        SamplingOption, Stage, noise_of_stream, transformer_phase,
     },
     sampler::{self, Sampler, SchedulerConfig},
 };

@@ -38,7 +38,9 @@ pub fn open_t5(
     dtype: WeightDtype,
 ) -> Result<T5File, CheckpointError> {
     let beside = folder.exists(CONFIG)
-        && folder.read_json::<ModelType>(CONFIG).is_ok_and(|config| config.check(&["t5", "umt5"], CONFIG).is_ok());
+        && folder
+            .read_json::<ModelType>(CONFIG)
+            .is_ok_and(|config| config.check(&["t5", "umt5"], CONFIG).is_ok());
     let stated = beside.then(|| T5Config::read(folder)).transpose()?;
     open_t5_as(folder, file, stated, device, dtype)
 }

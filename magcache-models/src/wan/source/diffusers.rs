@@ -96,7 +96,9 @@ pub(super) fn open(folder: Folder, given: Given) -> Result<WanSource, Checkpoint
             .transpose()?,
     };
     let (text, tokenizer) = match given.text {
-        Some((text, inside)) => (text, tokenizer(folder.sub("tokenizer")).map_or(inside, TokenizerAt::Folder)),
+        Some((text, inside)) => {
+            (text, tokenizer(folder.sub("tokenizer")).map_or(inside, TokenizerAt::Folder))
+        }
         None => (
             Component::in_folder(folder.sub("text_encoder"), T5Config::read)?,
             TokenizerAt::Folder(tokenizer(folder.sub("tokenizer"))?),

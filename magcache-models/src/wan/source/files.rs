@@ -1,7 +1,8 @@
 //! Models whose parts are single files: all of them, or in place of a folder's.
 
 use super::{
-    ImageEncoder, Layout, TokenizerAt, WanSource, WanTask, component::Component,
+    ImageEncoder, Layout, TokenizerAt, WanSource, WanTask,
+    component::Component,
     native::{self, boundary, shift, task_of},
 };
 use crate::{
@@ -57,9 +58,9 @@ const TEXT: &str = "--text-encoder FILE: umt5_xxl_fp8_e4m3fn_scaled.safetensors 
                     Comfy-Org/Wan_2.1_ComfyUI_repackaged, or umt5-xxl-encoder-Q8_0.gguf of city96/umt5-xxl-encoder-gguf";
 const VAE: &str = "--vae FILE: wan_2.1_vae.safetensors of Comfy-Org/Wan_2.1_ComfyUI_repackaged (for Wan2.2 A14B too), or \
                    wan2.2_vae.safetensors of Comfy-Org/Wan_2.2_ComfyUI_Repackaged for TI2V 5B";
-const IMAGE: &str =
-    "--image-encoder FILE: clip_vision_h.safetensors of Comfy-Org/Wan_2.1_ComfyUI_repackaged";
-const SECOND: &str = "--transformer is the one for high noise, --transformer-2 FILE the one for low; both are needed";
+const IMAGE: &str = "--image-encoder FILE: clip_vision_h.safetensors of Comfy-Org/Wan_2.1_ComfyUI_repackaged";
+const SECOND: &str =
+    "--transformer is the one for high noise, --transformer-2 FILE the one for low; both are needed";
 
 /// A model of files alone; `folder` has nothing of it.
 pub(super) fn open(folder: Folder, given: Given) -> Result<WanSource, CheckpointError> {

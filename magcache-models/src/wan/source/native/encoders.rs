@@ -40,7 +40,10 @@ pub(super) fn text(folder: &Folder) -> Result<Component<T5Config>, CheckpointErr
 }
 
 /// The encoder in a single file of any layout, and whether the file has its tokenizer.
-pub(in crate::wan) fn text_file(folder: &Folder, file: String) -> Result<Component<T5Config>, CheckpointError> {
+pub(in crate::wan) fn text_file(
+    folder: &Folder,
+    file: String,
+) -> Result<Component<T5Config>, CheckpointError> {
     let T5File { config, part, .. } = open_t5(folder, &file, &Device::Cpu, WeightDtype::Keep)?;
     let names = match part.layout.name.as_str() {
         "umt5_native" => Names::TextEncoder,
@@ -97,7 +100,8 @@ pub(super) fn speech(folder: &Folder, config: S2vConfig) -> Result<Speech, Check
 pub(super) fn image(folder: &Folder) -> Result<ImageEncoder, CheckpointError> {
     let expected = "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth";
     let file = find(folder, |name| name.starts_with("models_clip"), expected)?;
-    let part = Component::in_file(folder, file, None, |weights| Ok((vision_config(weights)?, Names::ClipVision)))?;
+    let part =
+        Component::in_file(folder, file, None, |weights| Ok((vision_config(weights)?, Names::ClipVision)))?;
     Ok(ImageEncoder { part, processor: None })
 }
 

@@ -107,7 +107,10 @@ fn tokenizer(folder: &Folder) -> Result<Folder, CheckpointError> {
 }
 
 /// The autoencoder in a single file of `folder`.
-pub(super) fn open_vae_file(folder: &Folder, file: &str) -> Result<Component<VideoVaeConfig>, CheckpointError> {
+pub(super) fn open_vae_file(
+    folder: &Folder,
+    file: &str,
+) -> Result<Component<VideoVaeConfig>, CheckpointError> {
     vae::open_file(folder, file)
 }
 

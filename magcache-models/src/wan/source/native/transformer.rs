@@ -9,7 +9,9 @@ use crate::{
     checkpoint::{CheckpointError, Folder, WeightDtype, Weights},
     recognise::{self, Role},
     wan::{
-        WanConfig, config::CLASS_NAME, names,
+        WanConfig,
+        config::CLASS_NAME,
+        names,
         s2v::{self, S2vConfig},
         source::component::Names,
     },
@@ -106,7 +108,11 @@ pub(super) fn open(folder: Folder) -> Result<Opened, CheckpointError> {
         }
     };
     let speech = speaks.then(|| S2vConfig::from_value(&json, &config, &weights, &place)).transpose()?;
-    Ok(Opened { task, part: Component { config, place, folder, files, part: None, names: Names::Transformer }, speech })
+    Ok(Opened {
+        task,
+        part: Component { config, place, folder, files, part: None, names: Names::Transformer },
+        speech,
+    })
 }
 
 /// Channels of a head in every published model.
@@ -125,7 +131,10 @@ struct Stated {
 ///
 /// The number of heads, which no tensor says, is that of `config.json` beside the file or of the file's
 /// header, else one for every 128 channels.
-pub(in crate::wan) fn open_file(folder: &Folder, file: &str) -> Result<Component<WanConfig>, CheckpointError> {
+pub(in crate::wan) fn open_file(
+    folder: &Folder,
+    file: &str,
+) -> Result<Component<WanConfig>, CheckpointError> {
     let weights = Weights::open_files(folder, &[file], &Device::Cpu, WeightDtype::Keep)?;
     let part = recognise::part(&weights, &[Role::Transformer])?;
     let place = weights.place();
@@ -174,11 +183,7 @@ pub(in crate::wan) fn task_of(config: &WanConfig) -> WanTask {
 
 /// The configuration with diffusers' keys, from tensors that already have diffusers' names; and the inner
 /// dimension. `patch` is the shape of the patch embedding, whose axes files may have folded.
-fn sizes(
-    weights: &Weights,
-    patch: [usize; 5],
-    native: &Native,
-) -> Result<(Value, usize), CheckpointError> {
+fn sizes(weights: &Weights, patch: [usize; 5], native: &Native) -> Result<(Value, usize), CheckpointError> {
     let [dim, in_channels, patch_size @ ..] = patch;
     let [_, freq_dim] = weights.axes::<2>("condition_embedder.time_embedder.linear_1.weight")?;
     let [_, text_dim] = weights.axes::<2>("condition_embedder.text_embedder.linear_1.weight")?;

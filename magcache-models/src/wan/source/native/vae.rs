@@ -48,8 +48,8 @@ pub(super) fn open_file(folder: &Folder, file: &str) -> Result<Component<VideoVa
 
 fn described(weights: &Weights) -> Result<(VideoVaeConfig, Names), CheckpointError> {
     let config = VideoVaeConfig::from_json(&config(weights)?.to_string());
-    let config =
-        config.map_err(|error| CheckpointError::BadConfig { file: weights.place(), reason: error.to_string() });
+    let config = config
+        .map_err(|error| CheckpointError::BadConfig { file: weights.place(), reason: error.to_string() });
     Ok((config?, Names::Vae(vae_names(weights))))
 }
 
