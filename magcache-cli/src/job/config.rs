@@ -29,8 +29,8 @@ use crate::{
 #[derive(Clone, Debug, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Config {
-    /// The name of a model that is inside the program or on the hub (`OWNER/NAME`); the first of `magcache list` without it and without
-    /// `weights`.
+    /// The name of a model that is inside the program or on the hub (`OWNER/NAME`); the first of `magcache
+    /// list` without it and without `weights`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) model: Option<String>,
     /// The folder of a checkpoint, in place of `model`.
