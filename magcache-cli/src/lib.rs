@@ -58,6 +58,8 @@ pub fn main() -> ExitCode {
         Command::Pareto(args) => cmd::pareto::run(&args, ops, &out),
         Command::Schedule(args) => cmd::schedule::run(&args, &out),
         Command::List(args) => cmd::list::run(&args, &out),
+        Command::Pull(args) => cmd::hub::pull(&args, &out),
+        Command::Rm(args) => cmd::hub::rm(&args, &out),
         Command::Inspect(args) => cmd::inspect::run(&args, &out),
         Command::Verify(args) => cmd::verify::run(&args, ops, &out),
         Command::Profile(args) => cmd::diff::profiles(&args, &out),

@@ -31,6 +31,18 @@ impl Machine {
     }
 }
 
+/// Bytes that can be used without swapping, if the system says (Linux); at most what a container may have.
+pub(crate) fn available_memory() -> Option<u64> {
+    let info = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = info.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    let file =
+        |name: &str| std::fs::read_to_string(format!("/sys/fs/cgroup/{name}")).ok()?.trim().parse().ok();
+    let limit: Option<u64> = file("memory.max");
+    let left = limit.map(|limit| limit.saturating_sub(file("memory.current").unwrap_or(0)));
+    Some((kilobytes * 1024).min(left.unwrap_or(u64::MAX)))
+}
+
 /// The line `model name : ...` of `/proc/cpuinfo`.
 fn model_name(info: &str) -> Option<String> {
     let line = info.lines().find_map(|line| line.strip_prefix("model name"))?;

@@ -10,6 +10,7 @@ mod once;
 pub mod pipeline;
 mod profiles;
 pub mod ranks;
+pub mod recognise;
 pub mod sampler;
 pub mod text;
 pub mod wan;

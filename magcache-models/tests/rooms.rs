@@ -4,10 +4,11 @@ use std::{fs, path::Path};
 
 /// The modules ("rooms") in `src`, from the ground up: each may refer to those before it; families may not
 /// refer to each other.
-const SHARED: [&str; 11] = [
+const SHARED: [&str; 12] = [
     "checkpoint",
     "nn",
     "ranks",
+    "recognise",
     "image",
     "sampler",
     "text",

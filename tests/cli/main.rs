@@ -1,5 +1,8 @@
 //! The program as a user meets it: exit codes, messages, files, and what scripts may rely on.
 
+#[path = "../../magcache-models/tests/support/gguf.rs"]
+#[expect(dead_code, reason = "a benchmark uses the rest")]
+mod gguf;
 #[path = "../support/program.rs"]
 mod program;
 
@@ -22,3 +25,4 @@ mod replay;
 mod run;
 mod signals;
 mod speech;
+mod weights;

@@ -30,9 +30,29 @@ pub(crate) struct List {
     /// meaning; without a name, of all of them
     #[arg(long, value_name = "NAME", num_args = 0..=1, default_missing_value = "", conflicts_with = "example")]
     pub(crate) keys: Option<String>,
+    /// List the models of the hub in its cache on this machine
+    #[arg(long, conflicts_with_all = ["example", "keys"])]
+    pub(crate) downloaded: bool,
     /// Print all keys as the page of the documentation
     #[arg(long, requires = "keys")]
     pub(crate) markdown: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Pull {
+    /// Model on the hub; of several files, the one that VARIANT names (Q4_K_M), or the precision (fp16)
+    #[arg(value_name = "OWNER/NAME[@REVISION][:VARIANT]")]
+    pub(crate) name: String,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Remove {
+    /// Model in the cache of the hub
+    #[arg(value_name = "OWNER/NAME")]
+    pub(crate) name: String,
+    /// Do not ask
+    #[arg(long, short)]
+    pub(crate) yes: bool,
 }
 
 #[derive(Debug, ClapArgs)]

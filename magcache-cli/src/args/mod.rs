@@ -2,6 +2,7 @@
 
 mod bench;
 mod compare;
+mod files;
 mod inspect;
 mod measure;
 mod run;
@@ -13,7 +14,10 @@ use clap::{ArgAction, Parser, Subcommand};
 
 pub(crate) use bench::{Bench, BenchCache, BenchForward, BenchModel};
 pub(crate) use compare::{Compare, Demo};
-pub(crate) use inspect::{Completions, Doctor, Inspect, List, Man, Profile, Schedule, Trace, Verify};
+pub(crate) use files::{Files, Lora, Loras};
+pub(crate) use inspect::{
+    Completions, Doctor, Inspect, List, Man, Profile, Pull, Remove, Schedule, Trace, Verify,
+};
 pub(crate) use measure::{Calibrate, Objective, Pareto, Runs};
 pub(crate) use run::{OnDrift, RanksArgs, Run, SoundMode};
 pub(crate) use shared::{Dtype, Placement, Prompt, Sampling, Writing};
@@ -70,6 +74,10 @@ pub(crate) enum Command {
     Schedule(Schedule),
     /// List the strategies, models, profiles and samplers of this build
     List(List),
+    /// Download a model from the hub, or what is new of it
+    Pull(Pull),
+    /// Remove a model from the cache of the hub
+    Rm(Remove),
     /// Show what a checkpoint contains and which model loads it
     Inspect(Inspect),
     /// Run reference cases and compare every output

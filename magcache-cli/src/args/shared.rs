@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::{Files, Loras};
 use clap::{Args as ClapArgs, ValueEnum};
 use magcache_models::pipeline::{self, Embedded, SamplingOptions};
 
@@ -16,12 +17,16 @@ pub(super) const OUTPUT: &str = "Output";
 #[derive(Debug, Default, ClapArgs)]
 #[command(next_help_heading = SAMPLING)]
 pub(crate) struct Sampling {
-    /// Model folder, or name of an embedded model; `schedule` takes any model of `list`
-    #[arg(long, help_heading = MODEL, value_name = "DIR|NAME")]
+    /// Model folder, single file, or name of an embedded model; `schedule` takes any model of `list`
+    #[arg(long, help_heading = MODEL, value_name = "DIR|FILE|NAME")]
     pub(crate) model: Option<String>,
     /// Read settings from a TOML file; flags override them
     #[arg(long, help_heading = MODEL, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) files: Files,
+    #[command(flatten)]
+    pub(crate) loras: Loras,
     #[command(flatten)]
     pub(crate) options: SamplingOptions,
     /// A strategy with the defaults of its profile; replay:FILE for a trace, an exported schedule or a
@@ -80,6 +85,8 @@ pub(crate) enum Dtype {
     /// As in the checkpoint; small models in f32
     #[default]
     Auto,
+    /// As in the checkpoint
+    Keep,
     F32,
     F16,
     Bf16,

@@ -4,7 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
 use candle_core::Device;
-use magcache_models::pipeline::{Request, SamplingOptions};
+use magcache_models::{
+    checkpoint::AdapterReport,
+    pipeline::{Request, SamplingOptions},
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{args::Dtype, console::bad_input_with, job::Job};
@@ -14,6 +17,12 @@ use crate::{args::Dtype, console::bad_input_with, job::Job};
 pub(crate) struct Conditions {
     /// SHA-256 of the network's tensors.
     pub(crate) checkpoint: String,
+    /// The number formats of the network's tensors.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(crate) weights: String,
+    /// Adapters of the network, sorted: expert, SHA-256 of what it adds, strength, and for people the file.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) adapters: Vec<String>,
     /// The dtype that weights were stored in.
     pub(crate) dtype: String,
     pub(crate) device: String,
@@ -39,6 +48,19 @@ pub(crate) type Facts = BTreeMap<String, toml::Value>;
 
 /// Keys that differ between the runs of one calibration.
 const OWN: [&str; 5] = ["prompts", "seeds", "runs", "date", "version"];
+
+/// What identifies adapters, in an order of its own.
+fn adapters(reports: &[AdapterReport]) -> Vec<String> {
+    let one = |report: &AdapterReport| {
+        let AdapterReport { adapter, expert, sha256, skipped, .. } = report;
+        let name = adapter.path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+        let without = if skipped.is_empty() { String::new() } else { format!("-{}", skipped.len()) };
+        format!("{expert} {sha256}{without} {} {name}", adapter.strength)
+    };
+    let mut all: Vec<String> = reports.iter().map(one).collect();
+    all.sort();
+    all
+}
 
 /// The facts about these options that a calibration depends on.
 pub(crate) fn facts(options: &SamplingOptions) -> Result<Facts> {
@@ -81,6 +103,8 @@ impl Conditions {
         };
         Ok(Self {
             checkpoint: String::new(),
+            weights: job.pipeline.number_formats()?,
+            adapters: adapters(&job.adapters),
             dtype: dtype.name(),
             device,
             attention: "exact".to_owned(),

@@ -64,6 +64,12 @@ pub(crate) enum WeightsHash {
 /// Conditions that are compared if both sides have them, in addition to those of the options.
 const COMPARED: [&str; 4] = ["dtype", "device", "attention", "image"];
 
+/// The condition with the number formats of the network's tensors.
+const WEIGHTS: &str = "weights";
+
+/// The condition with its adapters.
+const ADAPTERS: &str = "adapters";
+
 /// Conditions without which it is unclear what was measured.
 const NEEDED: [&str; 4] = ["checkpoint", "guidance", "width", "height"];
 
@@ -165,6 +171,7 @@ impl<'a> Measured<'a> {
     fn reasons(&self, known: &Known<'_>) -> Vec<Reason> {
         let mut out = Vec::new();
         out.extend(self.checkpoint(known));
+        out.extend(self.adapters(known));
         if let Some(curve) = self.curve {
             out.extend(self.boundary(curve, known.run));
             out.extend(self.branches(curve, known.run));
@@ -198,6 +205,8 @@ impl<'a> Measured<'a> {
         match &known.checkpoint {
             WeightsHash::None => None,
             WeightsHash::Of(here) if here == there => None,
+            // Another number format of the same weights moves a curve less than another seed does.
+            WeightsHash::Of(_) if self.other_formats(known).is_some() => self.other_formats(known),
             WeightsHash::Of(here) => {
                 Some(Reason::refused(format!("checkpoint {}, the run has {}", short(there), short(here))))
             }
@@ -207,6 +216,38 @@ impl<'a> Measured<'a> {
                 Some(Reason::usable(text))
             }
         }
+    }
+
+    /// A reason if the network's tensors were stored in other number formats.
+    fn other_formats(&self, known: &Known<'_>) -> Option<Reason> {
+        let [there, here] = [&self.facts, &known.facts].map(|facts| facts.get(WEIGHTS)?.as_str());
+        let here = here?;
+        // Profiles that do not say are older than coded weights.
+        let there = there.or_else(|| is_coded(here).then_some("floats"))?;
+        (there != here)
+            .then(|| Reason::usable(format!("measured with weights in {there}, the run has {here}")))
+    }
+
+    /// A reason if the run's adapters are not those of the measurement.
+    fn adapters(&self, known: &Known<'_>) -> Option<Reason> {
+        let [there, here] = [&self.facts, &known.facts].map(|facts| adapters(facts));
+        let words = |adapters: &[Vec<&str>]| {
+            let names: Vec<String> = adapters
+                .iter()
+                .map(|words| match words.as_slice() {
+                    [_, _, strength, name @ ..] => format!("{} at {strength}", name.join(" ")),
+                    other => other.join(" "),
+                })
+                .collect();
+            if names.is_empty() { "no adapter".to_owned() } else { names.join(", ") }
+        };
+        let identity = |all: &[Vec<&str>]| {
+            all.iter().map(|words| words.iter().take(3).map(|w| (*w).to_owned()).collect()).collect()
+        };
+        let (a, b): (Vec<Vec<String>>, Vec<Vec<String>>) = (identity(&there), identity(&here));
+        (a != b).then(|| {
+            Reason::refused(format!("measured with {}, the run has {}", words(&there), words(&here)))
+        })
     }
 
     /// A reason if the curve's boundary between experts is at another step than the run's.
@@ -231,6 +272,17 @@ impl<'a> Measured<'a> {
     fn by_step(&self, text: String) -> Reason {
         if self.is_recorded() { Reason::refused(text) } else { Reason::usable(text) }
     }
+}
+
+/// Whether the number formats are those of coded weights.
+fn is_coded(formats: &str) -> bool {
+    ["gguf ", "fp8 "].iter().any(|kind| formats.starts_with(kind))
+}
+
+/// The adapters among the conditions: expert, hash, strength and the words of a name each.
+fn adapters(facts: &Facts) -> Vec<Vec<&str>> {
+    let all = facts.get(ADAPTERS).and_then(toml::Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    all.iter().filter_map(|one| Some(one.as_str()?.split(' ').collect())).collect()
 }
 
 fn word(value: Option<&toml::Value>) -> String {

@@ -24,7 +24,7 @@ use crate::{
 };
 
 pub(crate) fn run(args: &Calibrate, ops: Ops, out: &Console) -> Result<()> {
-    let job = job(args, ops)?;
+    let job = job(args, ops, out)?;
     let prompts = args.runs.prompts(&job)?;
     let default = || unused("profile.toml", args.writing, &|profile| vec![rows_of(profile)]);
     let profile = args.out.clone().unwrap_or_else(default);
@@ -73,8 +73,8 @@ pub(crate) fn run(args: &Calibrate, ops: Ops, out: &Console) -> Result<()> {
     answer(&measured, experts, args, &outputs, out)
 }
 
-fn job(args: &Calibrate, ops: Ops) -> Result<Job> {
-    let config = Config::of(&args.sampling)?;
+fn job(args: &Calibrate, ops: Ops, out: &Console) -> Result<Job> {
+    let config = Config::of(&args.sampling, out)?;
     if !config.cache.is_empty() || config.target.is_some() || args.sampling.profile.is_some() {
         let message = "a cache, a profile or a target is given, but calibration measures runs without";
         return Err(bad_input_with(message, "remove --cache, --profile, targets and the [[cache]] tables"));

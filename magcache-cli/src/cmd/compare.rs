@@ -21,7 +21,7 @@ use crate::{
 };
 
 pub(crate) fn run(args: &Compare, ops: Ops, out: &Console) -> Result<()> {
-    let job = job(args, ops)?;
+    let job = job(args, ops, out)?;
     let folder =
         args.out.clone().unwrap_or_else(|| unused("magcache-compare", args.writing, &|_| Vec::new()));
     Writes::of_run(args.writing, &args.sampling, &job.config)
@@ -70,8 +70,8 @@ fn draw(compared: &mut Compared<'_>, target: &plot::Target, out: &Console) -> Re
     Ok(())
 }
 
-fn job(args: &Compare, ops: Ops) -> Result<Job> {
-    let mut config = Config::of(&args.sampling)?;
+fn job(args: &Compare, ops: Ops, out: &Console) -> Result<Job> {
+    let mut config = Config::of(&args.sampling, out)?;
     args.prompt.set(&mut config.sampling)?;
     config.sampling.seed = args.seeds.first().copied().or(config.sampling.seed);
     Job::new(config, LoadOptions { tile_vae: args.tile_vae, ..args.placement.options(ops)? })

@@ -14,7 +14,7 @@ use crate::{
 };
 
 pub(crate) fn run(args: &Demo, ops: Ops, out: &Console) -> Result<()> {
-    let job = job(args, ops)?;
+    let job = job(args, ops, out)?;
     let folder = args.out.clone().unwrap_or_else(|| unused("magcache-demo", args.writing, &|_| Vec::new()));
     Writes::new(args.writing).folder("--out", Some(&folder)).check()?;
     let mut notes = Vec::new();
@@ -40,9 +40,9 @@ pub(crate) fn run(args: &Demo, ops: Ops, out: &Console) -> Result<()> {
     Ok(())
 }
 
-fn job(args: &Demo, ops: Ops) -> Result<Job> {
+fn job(args: &Demo, ops: Ops, out: &Console) -> Result<Job> {
     let flags = Sampling { model: args.model.clone(), ..Sampling::default() };
-    let mut config = Config::of(&flags)?;
+    let mut config = Config::of(&flags, out)?;
     config.sampling.steps = args.steps;
     config.sampling.prompt = prompt(args.prompt.as_deref())?;
     config.sampling.seed = args.seed;

@@ -9,6 +9,7 @@ use magcache_models::{
     checkpoint::{CheckpointError, Folder, WeightDtype, Weights},
     flux,
     pipeline::{self, Loader},
+    recognise::{self, Part},
     wan::{Layout, WanSource, names},
 };
 use serde_json::{Value, json};
@@ -19,7 +20,7 @@ use crate::{args::Inspect, console::Console, job::model_name, summary};
 const PARTS: [&str; 6] =
     ["text_encoder", "text_encoder_2", "image_encoder", "transformer", "transformer_2", "vae"];
 
-const WEIGHTS: [&str; 4] = [".safetensors", ".pth", ".pt", ".bin"];
+const WEIGHTS: [&str; 5] = [".safetensors", ".gguf", ".pth", ".pt", ".bin"];
 
 struct Report {
     text: String,
@@ -59,11 +60,22 @@ impl Report {
         let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
         let weights = Weights::open_files(&Folder::open(parent)?, &[name], &Device::Cpu, WeightDtype::Keep)?;
         let format = weights.format().name();
-        let part = names::recognise(weights.names()).or_else(|| flux::native::recognise(weights.names()));
+        let parts = recognise::parts(&weights);
+        let known: Vec<String> = parts.iter().map(Part::describe).collect();
+        let older = || names::recognise(weights.names()).or_else(|| flux::native::recognise(weights.names()));
+        let part = if known.is_empty() { older().map(str::to_owned) } else { Some(known.join(", ")) };
         self.set("layout", format);
-        self.set("part", part);
+        self.set("part", part.clone());
         self.say(format!("{format}{}", part.map(|part| format!(", {part}")).unwrap_or_default()));
         self.component("file", &weights);
+        // What is missing, or belongs to nothing.
+        for part in &parts {
+            if let Err(error) = recognise::part(&weights, &[part.layout.role]) {
+                self.say(hint::told(&error));
+                self.set("error", error.to_string());
+                break;
+            }
+        }
         Ok(())
     }
 
@@ -217,7 +229,11 @@ impl Report {
     fn component(&mut self, name: &str, weights: &Weights) {
         let dtypes = weights.stored_dtypes();
         let bytes = usize::try_from(weights.total_bytes()).unwrap_or(usize::MAX);
-        let list: Vec<String> = dtypes.keys().cloned().collect();
+        let size = |bytes: &u64| summary::bytes(usize::try_from(*bytes).unwrap_or(usize::MAX));
+        let list: Vec<String> = match dtypes.len() {
+            1 => dtypes.keys().cloned().collect(),
+            _ => dtypes.iter().map(|(name, bytes)| format!("{name} {}", size(bytes))).collect(),
+        };
         let (count, parameters) = (weights.names().count(), weights.parameters());
         self.say(format!(
             "{name}: {count} tensors ({}), {parameters} parameters, {}",

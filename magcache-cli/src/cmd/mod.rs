@@ -6,6 +6,7 @@ pub(crate) mod compare;
 pub(crate) mod demo;
 pub(crate) mod diff;
 pub(crate) mod doctor;
+pub(crate) mod hub;
 pub(crate) mod inspect;
 pub(crate) mod list;
 pub(crate) mod pareto;

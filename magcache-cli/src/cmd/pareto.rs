@@ -33,7 +33,7 @@ struct Curve {
 }
 
 pub(crate) fn run(args: &Pareto, ops: Ops, out: &Console) -> Result<()> {
-    let job = job(args, ops)?;
+    let job = job(args, ops, out)?;
     let budgets = budgets(args, &job)?;
     let prompts = args.runs.prompts(&job)?;
     // The profile to save into may be the one of `--profile`: only its measured numbers change.
@@ -67,8 +67,8 @@ pub(crate) fn run(args: &Pareto, ops: Ops, out: &Console) -> Result<()> {
     Ok(())
 }
 
-fn job(args: &Pareto, ops: Ops) -> Result<Job> {
-    let mut config = Config::of(&args.sampling)?;
+fn job(args: &Pareto, ops: Ops, out: &Console) -> Result<Job> {
+    let mut config = Config::of(&args.sampling, out)?;
     if !config.cache.is_empty() || config.target.as_ref().is_some_and(|t| t.goal().is_ok()) {
         let message = "a cache or a target is given, but every contender has its own";
         return Err(bad_input_with(message, "--strategies magcache,fbcache and --budgets 12,16"));

@@ -85,6 +85,14 @@ impl Console {
         self.shown(ProgressBar::new(steps as u64), style.ok(), what)
     }
 
+    /// A bar for bytes that come from elsewhere, with their rate.
+    pub(crate) fn transfer(&self, what: &str) -> ProgressBar {
+        let style = ProgressStyle::with_template(
+            "{msg:24} {bar:32} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} (eta {eta})",
+        );
+        self.shown(ProgressBar::new(0), style.ok(), what)
+    }
+
     /// A spinner for work of unknown length.
     pub(crate) fn spinner(&self, what: &str) -> ProgressBar {
         let bar = self.shown(

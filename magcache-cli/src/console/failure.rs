@@ -8,6 +8,7 @@ use magcache_core::{
     error::nearest,
     hint::{self, Hint},
 };
+use magcache_hub::HubError;
 use magcache_models::{
     checkpoint::CheckpointError, image::PictureError, pipeline::PipelineError, sampler::SamplerError,
 };
@@ -88,6 +89,7 @@ pub(crate) fn exit_code(error: &Error) -> u8 {
             || cause.is::<PictureError>()
             || cause.is::<SamplerError>()
             || cause.is::<MediaError>()
+            || cause.downcast_ref::<HubError>().is_some_and(HubError::is_bad_input)
         {
             return 2;
         }

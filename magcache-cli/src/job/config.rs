@@ -9,13 +9,17 @@ use magcache_core::{
     log::AuditPolicy,
     schemars,
 };
-use magcache_models::pipeline::{self, LoadOptions, Pipeline, SamplingOption, SamplingOptions};
+use magcache_hub::{Fetched, Hub};
+use magcache_models::{
+    checkpoint::Folder,
+    pipeline::{self, LoadOptions, Pipeline, SamplingOption, SamplingOptions},
+};
 use serde::{Deserialize, Serialize};
 
 use super::{model_name, target::Target};
 use crate::{
-    args::{Sampling, SoundMode},
-    console::{bad_input, bad_input_with},
+    args::{Files, Lora, Sampling, SoundMode},
+    console::{Console, bad_input, bad_input_with},
     files::utf8,
     replay::exchange,
 };
@@ -25,13 +29,19 @@ use crate::{
 #[derive(Clone, Debug, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Config {
-    /// The name of a model that is inside the program; the first of `magcache list` without it and without
-    /// `weights`.
+    /// The name of a model that is inside the program or on the hub (`OWNER/NAME`); the first of `magcache
+    /// list` without it and without `weights`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) model: Option<String>,
     /// The folder of a checkpoint, in place of `model`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) weights: Option<PathBuf>,
+    /// Files in place of parts of the checkpoint, or all of it.
+    #[serde(skip_serializing_if = "Files::is_default")]
+    pub(crate) files: Files,
+    /// Adapters of the network.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) lora: Vec<Lora>,
     /// What is generated, and how. Every key has the model's own default.
     pub(crate) sampling: SamplingOptions,
     /// How residuals are stored.
@@ -78,22 +88,25 @@ impl Config {
     }
 
     /// The file of `--config`, if any, overridden by the flags.
-    pub(crate) fn of(flags: &Sampling) -> Result<Self> {
+    pub(crate) fn of(flags: &Sampling, out: &Console) -> Result<Self> {
         let mut config = flags.config.as_deref().map(Self::read).transpose()?.unwrap_or_default();
         if let Some(model) = &flags.model {
             let path = PathBuf::from(model);
             // A folder with the name of a model without weights is meant as a folder.
             let known = model_name::is_without_weights(model) && !path.exists();
-            (config.model, config.weights) = if known || model_name::embedded(model).is_some() {
-                (Some(model.clone()), None)
-            } else {
-                (None, Some(path))
-            };
+            let named = known || model_name::embedded(model).is_some() || model_name::on_hub(model).is_some();
+            (config.model, config.weights) =
+                if named { (Some(model.clone()), None) } else { (None, Some(path)) };
         }
         for (option, path) in flags.options.files() {
             utf8(&flag(option), path)?;
         }
         config.sampling = flags.options.clone().over(config.sampling);
+        config.files = flags.files.clone().over(config.files);
+        if !flags.loras.lora.is_empty() {
+            config.lora.clone_from(&flags.loras.lora);
+        }
+        config.lora.iter_mut().for_each(|lora| lora.skip_unknown |= flags.loras.lora_skip_unknown);
         match flags.cache.as_deref() {
             Some(NO_CACHE) => config.without_cache(flags)?,
             Some(name) => config.cache = vec![cache_table(name, &flags.set)?],
@@ -105,6 +118,10 @@ impl Config {
             }
         }
         config.target = Target::of(flags, config.target.take());
+        // What is in the cache is looked up again when it is opened.
+        if let Some(name) = config.model.as_deref().and_then(model_name::on_hub) {
+            model_name::fetch(&name, out)?;
+        }
         Ok(config)
     }
 
@@ -122,18 +139,42 @@ impl Config {
 
     /// Opens the model it names; reads only configuration files.
     pub(crate) fn open(&self, options: LoadOptions) -> Result<Box<dyn Pipeline>> {
+        let mut files = self.files.given();
         let folder = match (&self.weights, &self.model) {
             (Some(_), Some(_)) => {
                 return Err(bad_input("both `model` and `weights` are given, one is enough"));
             }
+            // A file is the transformer, and may be everything.
+            (Some(path), None) if path.is_file() => {
+                if files.transformer.replace(path.clone()).is_some() {
+                    let message = "the model is a file, and --transformer is another one";
+                    return Err(bad_input_with(message, "--model DIR, or one of the files"));
+                }
+                model_name::no_folder()
+            }
             (Some(path), None) => model_name::folder(path)?,
+            (None, None) if files.transformer.is_some() => model_name::no_folder(),
             (None, None) => model_name::default_folder()?,
+            (None, Some(typed)) if model_name::on_hub(typed).is_some() => {
+                let Some(name) = model_name::on_hub(typed) else { return Err(bad_input("no name")) };
+                match Hub::from_env().local(&name) {
+                    Some(Fetched::Folder(path)) => Folder::open(path)?,
+                    Some(Fetched::Files(found)) => {
+                        let mut found = found.into_iter();
+                        files.transformer = files.transformer.or(found.next());
+                        files.transformer_2 = files.transformer_2.or(found.next());
+                        model_name::no_folder()
+                    }
+                    None => return Err(model_name::not_here(&name)),
+                }
+            }
             (None, Some(name)) => {
                 magcache_core::meta::model(name)?;
                 model_name::folder(Path::new(name))?
             }
         };
-        Ok(pipeline::open(folder, options)?)
+        let adapters = self.lora.iter().map(Lora::given).collect();
+        Ok(pipeline::open(folder, LoadOptions { files, adapters, ..options })?)
     }
 
     /// The model and sampling keys in which `other` differs from this configuration, as a list; `None` if

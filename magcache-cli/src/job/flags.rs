@@ -77,6 +77,7 @@ impl Placement {
     pub(crate) fn options(&self, ops: Ops) -> Result<LoadOptions> {
         let dtype = match self.dtype {
             Dtype::Auto => WeightDtype::Auto,
+            Dtype::Keep => WeightDtype::Keep,
             Dtype::F32 => WeightDtype::Cast(DType::F32),
             Dtype::F16 => WeightDtype::Cast(DType::F16),
             Dtype::Bf16 => WeightDtype::Cast(DType::BF16),

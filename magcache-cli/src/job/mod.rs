@@ -3,6 +3,7 @@
 mod config;
 mod flags;
 mod given;
+mod memory;
 pub(crate) mod model_name;
 mod paths;
 mod target;
@@ -23,7 +24,7 @@ use magcache_core::{
     schedule::{Sizes, simulate, simulate_sized},
 };
 use magcache_models::{
-    checkpoint::Ops,
+    checkpoint::{AdapterReport, Ops},
     pipeline::{self, Denoiser, LoadOptions, Pipeline, Request, SamplingOptions, Stage},
     ranks::{Layout, Ranks},
 };
@@ -63,6 +64,8 @@ pub(crate) struct Job {
     pub(crate) chosen: Option<Chosen>,
     /// The recording that is heard with the video.
     pub(crate) sound: Option<Sound>,
+    /// What adapters do to the network.
+    pub(crate) adapters: Vec<AdapterReport>,
     /// The configuration that reproduces this run.
     pub(crate) config: Config,
 }
@@ -105,9 +108,10 @@ impl Job {
             boundary: trajectory.boundary_ratio,
             ..request.options().over(config.sampling)
         };
-        if config.model.is_none() && config.weights.is_none() {
+        if config.model.is_none() && config.weights.is_none() && config.files.transformer.is_none() {
             config.model = pipeline::default_model().map(|e| e.name.to_owned());
         }
+        let adapters = pipeline.adapters()?;
         Ok(Self {
             pipeline,
             request,
@@ -120,6 +124,7 @@ impl Job {
             ranks,
             chosen,
             sound,
+            adapters,
             config,
         })
     }
@@ -155,7 +160,7 @@ impl Job {
     ) -> pipeline::Result<(Arc<dyn Denoiser>, Vec<String>)> {
         let mut notes = Vec::new();
         let denoiser = self.pipeline.denoiser(request, &|stage| now(stage_name(stage)), &mut notes)?;
-        notes.extend(self.pipeline.unread());
+        notes.extend(self.of_weights());
         Ok((denoiser, notes))
     }
 
@@ -167,8 +172,14 @@ impl Job {
     ) -> pipeline::Result<(Denoisers, Vec<String>)> {
         let mut notes = Vec::new();
         let denoisers = self.pipeline.denoisers(requests, &|stage| now(stage_name(stage)), &mut notes)?;
-        notes.extend(self.pipeline.unread());
+        notes.extend(self.of_weights());
         Ok((denoisers, notes))
+    }
+
+    /// What was left out of files of weights.
+    fn of_weights(&self) -> Vec<String> {
+        let adapters = self.adapters.iter().flat_map(AdapterReport::warnings);
+        self.pipeline.unread().into_iter().chain(adapters).collect()
     }
 
     /// Warns if a run with an image uses a profile whose default curve is not its curve for images.

@@ -5,12 +5,13 @@ use std::path::Path;
 
 use anyhow::{Error, Result};
 use magcache_core::meta;
+use magcache_hub::{Fetched, Hub, HubError, Name, Progress};
 use magcache_models::{
     checkpoint::Folder,
     pipeline::{self, Embedded},
 };
 
-use crate::console::{bad_input_with, did_you_mean};
+use crate::console::{Console, bad_input_with, did_you_mean};
 
 pub(crate) fn embedded(name: &str) -> Option<&'static Embedded> {
     pipeline::embedded().into_iter().find(|embedded| embedded.name == name)
@@ -28,15 +29,67 @@ pub(crate) fn default_folder() -> Result<Folder> {
     }
 }
 
+/// A folder with nothing in it, for models of single files.
+pub(crate) fn no_folder() -> Folder {
+    Folder::embedded("the given files", &[])
+}
+
+/// The model on the hub that was typed: what is neither a model in the program nor a path.
+pub(crate) fn on_hub(typed: &str) -> Option<Name> {
+    let other = embedded(typed).is_some() || Path::new(typed).exists();
+    Name::parse(typed).filter(|_| Name::is_explicit(typed) || !other)
+}
+
+/// The model in the hub's cache, downloaded first as far as it is missing.
+///
+/// Errors: it cannot be had.
+pub(crate) fn fetch(name: &Name, out: &Console) -> Result<Fetched> {
+    with_progress(name, out, |hub, tell| hub.fetch(name, tell))
+}
+
+/// The model as the hub has it now.
+///
+/// Errors: it cannot be had.
+pub(crate) fn pull(name: &Name, out: &Console) -> Result<Fetched> {
+    with_progress(name, out, |hub, tell| hub.pull(name, tell))
+}
+
+fn with_progress(
+    name: &Name,
+    out: &Console,
+    get: impl FnOnce(&Hub, &Progress<'_>) -> Result<Fetched, HubError>,
+) -> Result<Fetched> {
+    let bar = out.transfer(&name.repo);
+    let fetched = get(&Hub::from_env(), &|done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
+    });
+    bar.finish_and_clear();
+    Ok(fetched?)
+}
+
 /// The files of a model given by name or folder.
 ///
 /// Errors: it is neither, with the nearest name; the folder cannot be read.
 pub(crate) fn folder(typed: &Path) -> Result<Folder> {
     match typed.to_str().and_then(embedded) {
         Some(embedded) => Ok((embedded.folder)()),
+        None if typed.to_str().and_then(on_hub).is_some() => {
+            let Some(name) = typed.to_str().and_then(on_hub) else { return Err(unknown(typed)) };
+            match Hub::from_env().local(&name) {
+                Some(Fetched::Folder(path)) => Ok(Folder::open(path)?),
+                _ => Err(not_here(&name)),
+            }
+        }
         None if typed.exists() => Ok(Folder::open(typed)?),
         None => Err(unknown(typed)),
     }
+}
+
+/// The error for a model of the hub that is not in the cache.
+pub(crate) fn not_here(name: &Name) -> Error {
+    let message = format!("{name} is not in {}", Hub::from_env().cache().display());
+    bad_input_with(message, format!("magcache pull {name}"))
 }
 
 /// The error for something that is neither a folder nor the name of a model with weights.

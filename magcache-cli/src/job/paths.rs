@@ -41,9 +41,10 @@ impl Config {
 
     /// Calls `each` with every path.
     fn paths(&mut self, each: &mut dyn FnMut(&mut PathBuf)) {
-        let Self { weights, sampling, output, .. } = self;
+        let Self { weights, files, lora, sampling, output, .. } = self;
         let own = [weights, &mut output.path].into_iter().flatten();
-        own.chain(sampling.files_mut()).for_each(each);
+        let adapters = lora.iter_mut().map(|lora| &mut lora.file);
+        own.chain(files.paths_mut()).chain(adapters).chain(sampling.files_mut()).for_each(each);
     }
 
     /// Calls `each` with everything that may be the path of a profile.

@@ -10,6 +10,7 @@ use super::{Config, Job, LoadOptions, flag};
 use crate::{
     args::{Args, Command, Run},
     calibration::Conditions,
+    console::Console,
     resume::identity,
 };
 
@@ -37,7 +38,8 @@ fn planned(model: &str, option: SamplingOption, typed: &str, image: bool) -> Opt
         words.extend(["--image", PICTURE]);
     }
     let Command::Run(run) = Args::try_parse_from(words).ok()?.command else { return None };
-    let job = Job::new(Config::of(&run.sampling).ok()?, LoadOptions::default()).ok()?;
+    let job =
+        Job::new(Config::of(&run.sampling, &Console::new(false, true)).ok()?, LoadOptions::default()).ok()?;
     Some((run, job))
 }
 

@@ -148,7 +148,9 @@ pub(crate) fn identity(job: &Job, args: &Run) -> Result<Identity> {
     keys.insert("reference_ops".to_owned(), (job.ops == Ops::Reference).to_string());
     let profiles = config.cache.iter().filter_map(|table| table.get("profile")?.as_str().map(PathBuf::from));
     let given = config.sampling.files().into_iter().map(|(_, path)| path.clone());
-    for path in profiles.chain(given).chain(config.weights) {
+    let parts = config.files.paths_mut().map(|path| path.clone()).collect::<Vec<_>>();
+    let adapters = config.lora.iter().map(|lora| lora.file.clone());
+    for path in profiles.chain(given).chain(parts).chain(adapters).chain(config.weights) {
         files(&path, &mut keys)?;
     }
     Ok(keys)
@@ -173,7 +175,7 @@ fn flatten(at: &str, value: &Value, out: &mut Identity) {
 }
 
 /// Extensions of files that belong to a checkpoint: weights, configurations and tokenizers.
-const PARTS: [&str; 7] = ["safetensors", "pth", "pt", "bin", "json", "model", "txt"];
+const PARTS: [&str; 8] = ["safetensors", "gguf", "pth", "pt", "bin", "json", "model", "txt"];
 
 /// Adds size and time of a file, or of every file in a checkpoint's folder; adds nothing if `path` does not
 /// exist.

@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use super::{
     case::{Case, Named},
     report::CaseReport,
+    weight_files::Source,
 };
 use crate::console::bad_input;
 
@@ -46,6 +47,9 @@ pub(super) struct RecordedCall {
     pub(super) outputs: BTreeMap<String, String>,
     #[serde(default)]
     fp32_vs_fp64_max_abs: Option<f64>,
+    /// The files of weights that it was recorded with.
+    #[serde(flatten)]
+    pub(super) source: Source,
 }
 
 impl<'a> Call<'a> {

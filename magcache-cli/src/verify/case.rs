@@ -55,6 +55,18 @@ struct Class {
     class_name: Option<String>,
     #[serde(default)]
     architectures: Vec<String>,
+    /// All that a recording of weights alone has.
+    model_type: Option<String>,
+}
+
+/// The class of the model in a folder.
+pub(super) fn class_in(folder: &Folder) -> Result<String> {
+    const FILE: &str = "config.json";
+    let Class { class_name, architectures, model_type } = folder.read_json(FILE)?;
+    let encoder = model_type.filter(|of| ["t5", "umt5"].contains(&of.as_str()));
+    let encoder = encoder.map(|of| format!("{}EncoderModel", of.to_uppercase()));
+    let named = class_name.or_else(|| architectures.into_iter().next()).or(encoder);
+    named.ok_or_else(|| bad_input(format!("{} names no class", folder.describe_file(FILE))))
 }
 
 impl Case {
@@ -125,11 +137,8 @@ impl Case {
 
     /// The class of the model in the folder or, if there are several models, of the one in `transformer`.
     pub(super) fn class(&self) -> Result<String> {
-        const FILES: [&str; 2] = ["config.json", "transformer/config.json"];
-        let file = FILES.into_iter().find(|file| self.folder.exists(file)).unwrap_or(FILES[0]);
-        let Class { class_name, architectures } = self.folder.read_json(file)?;
-        let named = class_name.or_else(|| architectures.into_iter().next());
-        named.ok_or_else(|| bad_input(format!("{} names no class", self.folder.describe_file(file))))
+        let one = self.folder.exists("config.json") || !self.folder.sub("transformer").exists("config.json");
+        class_in(&if one { self.folder.clone() } else { self.folder.sub("transformer") })
     }
 
     /// True if the recording has a tensor of this name.

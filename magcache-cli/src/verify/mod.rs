@@ -26,6 +26,7 @@ mod text_encoder;
 mod tokenizers;
 mod transformer;
 mod vae;
+mod weight_files;
 
 use std::path::{Path, PathBuf};
 
@@ -78,6 +79,7 @@ fn check(source: &Found, ops: Ops) -> Result<CaseReport> {
         "s2v" => s2v::check(&case, &mut report)?,
         "pipelines" => pipeline::check(&case, &mut report)?,
         "cache_e2e" => cache_e2e::check(&case, &mut report)?,
+        group if weight_files::GROUPS.contains(&group) => weight_files::check(&case, &mut report)?,
         other => report.skip(format!("this build knows no cases of {other:?}")),
     }
     if !report.calls.is_empty() && ["transformers", "text_encoders", "vaes", "s2v"].contains(&case.group()) {

@@ -97,9 +97,11 @@ impl CaseReport {
         self.not_compared.push(NotCompared { what: what.into(), why: why.into() });
     }
 
-    /// Records a finding about the recording.
+    /// Records a finding about the recording, once.
     pub(super) fn note(&mut self, note: String) {
-        self.notes.push(note);
+        if !self.notes.contains(&note) {
+            self.notes.push(note);
+        }
     }
 
     /// Compares two tensors of any rank.

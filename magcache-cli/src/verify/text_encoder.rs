@@ -10,7 +10,11 @@ use magcache_models::{
 };
 use serde::Deserialize;
 
-use super::{call::Call, case::Case, report::CaseReport};
+use super::{
+    call::Call,
+    case::{Case, Named},
+    report::CaseReport,
+};
 use crate::console::bad_input;
 
 const IDS: &str = "input_ids";
@@ -106,6 +110,18 @@ fn t5(case: &Case, report: &mut CaseReport) -> Result<()> {
         report.tensors(&call.name, "prompt_embeds one by one", &alone, case.tensor(key)?, call.tolerance())
     })?;
     positions(case, &encoder, report)
+}
+
+/// What a call of T5 gives: its last hidden states and, with a mask, what Wan reads.
+pub(super) fn t5_outputs(encoder: &T5Encoder, call: Call<'_>) -> Result<Named> {
+    let (ids, mask) = (ids(call)?, call.rows(MASK)?);
+    let last = encoder.forward(&ids, mask.as_deref()).map_err(refused)?;
+    let mut seen = Named::from([("last_hidden_state".to_owned(), last)]);
+    if let Some(mask) = &mask {
+        let prompts: Vec<_> = ids.iter().zip(mask).map(prompt).collect();
+        seen.insert("prompt_embeds".to_owned(), encoder.prompt_embeds(&prompts).map_err(refused)?);
+    }
+    Ok(seen)
 }
 
 fn prompt((input_ids, attention_mask): (&Vec<u32>, &Vec<u32>)) -> TokenizedPrompt {

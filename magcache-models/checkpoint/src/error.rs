@@ -14,6 +14,14 @@ pub enum CheckpointError {
         /// What it should have been.
         expected: String,
     },
+    /// A part of a model of single files that no file was given for.
+    #[error("the model's {part} is missing")]
+    MissingPart {
+        /// What it is.
+        part: &'static str,
+        /// How to give it, and where it is usually found.
+        hint: String,
+    },
     /// The system could not open, map or read a file.
     #[error("cannot read {}", path.display())]
     Io {
@@ -45,6 +53,16 @@ pub enum CheckpointError {
     BadHeader {
         /// The file.
         file: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A GGUF file that is damaged or contains what is not supported.
+    #[error("cannot read {file} as GGUF: {reason}, at byte {at}")]
+    BadGguf {
+        /// The file.
+        file: String,
+        /// Where the fault is.
+        at: u64,
         /// What is wrong.
         reason: String,
     },
@@ -165,7 +183,7 @@ pub enum CheckpointError {
     },
     /// A tensor stored in a type that this project does not compute with.
     #[error(
-        "tensor \"{name}\"{} in {file} is stored as {dtype}, supported are F32, F16 and BF16",
+        "tensor \"{name}\"{} in {file} is stored as {dtype}, supported are floats of 8, 16 and 32 bits and GGUF's blocks",
         stored(stored_as.as_deref())
     )]
     UnsupportedDtype {
@@ -177,6 +195,16 @@ pub enum CheckpointError {
         file: String,
         /// The type in the file.
         dtype: String,
+    },
+    /// An adapter that cannot be applied to the model.
+    #[error("cannot apply {file}: {reason}")]
+    Adapter {
+        /// The file.
+        file: String,
+        /// What is wrong, with names from the file.
+        reason: String,
+        /// What the user can do about it, if anything.
+        hint: Option<String>,
     },
     /// A tokenizer that cannot be built from its file.
     #[error("cannot use the tokenizer in {file}: {reason}")]
@@ -198,7 +226,8 @@ impl CheckpointError {
             Self::MissingFile { expected, .. } => format!("expected {expected}"),
             Self::Truncated { .. } => "download it again".to_owned(),
             Self::BadTorchFile { hint, .. } => (*hint)?.to_owned(),
-            Self::Config { hint, .. } => hint.clone()?,
+            Self::MissingPart { hint, .. } => hint.clone(),
+            Self::Config { hint, .. } | Self::Adapter { hint, .. } => hint.clone()?,
             Self::CodeInPickle { .. } => {
                 "save the model's state_dict(), or convert it to safetensors".to_owned()
             }

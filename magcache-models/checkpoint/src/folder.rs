@@ -110,6 +110,14 @@ impl Folder {
         self.unread.clone()
     }
 
+    /// Where it is on disk, if it is.
+    pub fn path(&self) -> Option<&Path> {
+        match &self.backing {
+            Backing::Disk(path) => Some(path),
+            Backing::Embedded { .. } => None,
+        }
+    }
+
     /// How users find the folder: its path, or its name in the binary.
     pub fn describe(&self) -> String {
         match &self.backing {

@@ -12,36 +12,78 @@ use serde::{
     de::{Error as _, MapAccess, Visitor},
 };
 
-use super::CheckpointError;
+use super::{CheckpointError, metadata::Metadata, number::NumberFormat, scales::Scale};
 
 /// Longest header that is read, as in the reference implementation.
 const MAX_HEADER: u64 = 100_000_000;
 
 const PREFIX: u64 = 8;
 
-/// Type, shape and position of a tensor in a file.
+/// Number format, shape and position of a tensor in a file.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct TensorInfo {
-    pub(super) dtype: Dtype,
+    pub(super) format: NumberFormat,
     pub(super) shape: Vec<usize>,
     /// Elements between neighbours on each axis, if the elements are not contiguous.
     pub(super) strides: Option<Vec<usize>>,
-    /// Bytes in the file: within its bounds, and `elements * width` long or, with strides, from the first to
+    /// Bytes in the file: within its bounds, and as long as the elements or, with strides, from the first to
     /// the last element.
     pub(super) range: Range<usize>,
     /// Whether the second half of the first axis comes before the first; the axis is even then.
     pub(super) swapped: bool,
+    /// The factor of the values, if there is one.
+    pub(super) scale: Option<Scale>,
 }
 
 impl TensorInfo {
+    /// Contiguous values in their order.
+    pub(super) fn new(format: NumberFormat, shape: Vec<usize>, range: Range<usize>) -> Self {
+        Self { format, shape, strides: None, range, swapped: false, scale: None }
+    }
+
+    /// The same values as a tensor of this shape: that of the file but for axes of length 1, or with
+    /// neighbouring axes where the file has their product. `None` for any other shape.
+    pub(super) fn shaped(&self, shape: &[usize]) -> Option<Self> {
+        if self.shape == shape {
+            return Some(self.clone());
+        }
+        let long = |axes: &[usize]| axes.iter().copied().filter(|n| *n != 1).collect::<Vec<_>>();
+        let (stored, wanted) = (long(&self.shape), long(shape));
+        let mut wanted = wanted.into_iter();
+        for n in stored {
+            let mut product = 1usize;
+            while product < n {
+                product = product.checked_mul(wanted.next()?)?;
+            }
+            if product != n {
+                return None;
+            }
+        }
+        let by_row = matches!(self.scale, Some(Scale::Rows { .. }));
+        let plain = self.strides.is_none() && !self.swapped && !by_row && wanted.next().is_none();
+        plain.then(|| Self { shape: shape.to_vec(), ..self.clone() })
+    }
+
+    /// Number of values.
+    pub(super) fn values(&self) -> usize {
+        self.shape.iter().product()
+    }
+
     /// Bytes that the tensor's elements take up.
     pub(super) fn bytes(&self) -> usize {
-        self.shape.iter().product::<usize>() * self.dtype.bitsize() / 8
+        self.format.bytes(self.values()).unwrap_or_default()
     }
 }
 
-/// The tensors of a file by name. `file` is for messages.
-pub(super) fn parse(file: &str, bytes: &[u8]) -> Result<BTreeMap<String, TensorInfo>, CheckpointError> {
+/// What a file contains.
+#[derive(Debug)]
+pub(super) struct Contents {
+    pub(super) tensors: BTreeMap<String, TensorInfo>,
+    pub(super) metadata: Metadata,
+}
+
+/// The contents of a file. `file` is for messages.
+pub(super) fn parse(file: &str, bytes: &[u8]) -> Result<Contents, CheckpointError> {
     let found = bytes.len() as u64;
     let truncated = |expected| CheckpointError::Truncated { file: file.to_owned(), expected, found };
     let bad = |reason: String| CheckpointError::BadHeader { file: file.to_owned(), reason };
@@ -52,7 +94,7 @@ pub(super) fn parse(file: &str, bytes: &[u8]) -> Result<BTreeMap<String, TensorI
         return Err(bad(format!("its length would be {length} bytes, the limit is {MAX_HEADER}")));
     }
     let header = rest.get(..length as usize).ok_or_else(|| truncated(PREFIX + length))?;
-    let Header(entries) = serde_json::from_slice(header).map_err(|e| bad(e.to_string()))?;
+    let Header { entries, metadata } = serde_json::from_slice(header).map_err(|e| bad(e.to_string()))?;
 
     let data = (PREFIX + length) as usize;
     let mut tensors = BTreeMap::new();
@@ -66,22 +108,13 @@ pub(super) fn parse(file: &str, bytes: &[u8]) -> Result<BTreeMap<String, TensorI
         let (Some(start), Some(stop)) = (data.checked_add(begin), data.checked_add(end)) else {
             return Err(bad(format!("\"{name}\" ends at byte {end}")));
         };
-        tensors.insert(
-            name,
-            TensorInfo {
-                dtype: entry.dtype,
-                shape: entry.shape,
-                strides: None,
-                range: start..stop,
-                swapped: false,
-            },
-        );
+        tensors.insert(name, TensorInfo::new(entry.dtype.into(), entry.shape, start..stop));
     }
     let end = covered(data, &tensors).map_err(bad)? as u64;
     match found {
         found if found < end => Err(truncated(end)),
         found if found > end => Err(bad(format!("{} bytes follow the last tensor", found - end))),
-        _ => Ok(tensors),
+        _ => Ok(Contents { tensors, metadata: Metadata::Texts(metadata) }),
     }
 }
 
@@ -107,7 +140,10 @@ struct Entry {
 }
 
 /// The entries in file order; unlike a map, it notices duplicate names.
-struct Header(Vec<(String, Entry)>);
+struct Header {
+    entries: Vec<(String, Entry)>,
+    metadata: BTreeMap<String, String>,
+}
 
 impl<'de> Deserialize<'de> for Header {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -120,19 +156,19 @@ impl<'de> Deserialize<'de> for Header {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Header, A::Error> {
-                let mut entries = Vec::new();
+                let (mut entries, mut metadata) = (Vec::new(), BTreeMap::new());
                 let mut names = std::collections::HashSet::new();
                 while let Some(name) = map.next_key::<String>()? {
                     if !names.insert(name.clone()) {
                         return Err(A::Error::custom(format!("\"{name}\" comes twice")));
                     }
                     if name == "__metadata__" {
-                        map.next_value::<BTreeMap<String, String>>()?;
+                        metadata = map.next_value()?;
                     } else {
                         entries.push((name, map.next_value()?));
                     }
                 }
-                Ok(Header(entries))
+                Ok(Header { entries, metadata })
             }
         }
         deserializer.deserialize_map(Entries)
@@ -161,10 +197,11 @@ mod tests {
 
     #[test]
     fn reads_what_is_there() {
-        let tensors = parse("f", &file(TWO, 26)).expect("is valid");
+        let Contents { tensors, metadata } = parse("f", &file(TWO, 26)).expect("is valid");
+        assert_eq!(metadata.text("format"), Some("pt"));
         assert_eq!(tensors.len(), 2);
         assert_eq!(tensors["a"].shape, [2, 3]);
-        assert_eq!((tensors["b"].dtype, tensors["b"].range.len()), (Dtype::BF16, 2));
+        assert_eq!((tensors["b"].format, tensors["b"].range.len()), (NumberFormat::BF16, 2));
     }
 
     #[test]
@@ -226,7 +263,7 @@ mod tests {
         fn accepted_ranges_lie_in_the_file(begin in 0usize..64, end in 0usize..64, n in 0usize..32, data in 0usize..64) {
             let header = format!(r#"{{"a":{{"dtype":"F16","shape":[{n}],"data_offsets":[{begin},{end}]}}}}"#);
             let bytes = file(&header, data);
-            if let Ok(tensors) = parse("f", &bytes) {
+            if let Ok(Contents { tensors, .. }) = parse("f", &bytes) {
                 prop_assert_eq!(tensors["a"].range.len(), 2 * n);
                 prop_assert!(tensors["a"].range.end <= bytes.len());
             }

@@ -70,15 +70,17 @@ fn consecutive(info: &TensorInfo, start: usize, count: usize) -> Option<TensorIn
     let mut rows = info.clone();
     *rows.shape.first_mut().filter(|_| !info.swapped)? = count;
     let range = &info.range;
+    rows.scale = info.scale.as_ref().map(|scale| scale.of_rows(start..start + count));
     rows.range = match info.strides.as_deref() {
         None => {
-            let before = TensorInfo { shape: [&[start], info.shape.get(1..)?].concat(), ..info.clone() };
-            let start = range.start + before.bytes();
-            start..start + rows.bytes()
+            let bytes =
+                |rows: usize| info.format.bytes(rows * info.shape.get(1..)?.iter().product::<usize>());
+            let start = range.start + bytes(start)?;
+            start..start + bytes(count)?
         }
         // A view extends from its first row to the end of the whole tensor.
         Some(strides) => {
-            let width = info.dtype.bitsize() / 8;
+            let (_, width) = info.format.block();
             (range.start + start * strides.first()? * width).min(range.end)..range.end
         }
     };

@@ -120,7 +120,7 @@ fn faults_of_a_tensor_are_named() {
     );
     assert_eq!(
         weights.get("step", &[1]).expect_err("is an integer").to_string(),
-        "tensor \"step\" in f is stored as I64, supported are F32, F16 and BF16"
+        "tensor \"step\" in f is stored as I64, supported are floats of 8, 16 and 32 bits and GGUF's blocks"
     );
 }
 

@@ -22,11 +22,11 @@ impl JoinedLinear {
         bias: bool,
     ) -> std::result::Result<Self, CheckpointError> {
         let [first, second] = inputs;
-        let weight = weights.get("weight", &[outputs, first + second])?;
+        let weight = weights.matrix("weight", [outputs, first + second])?;
         let bias = bias.then(|| weights.get_f32("bias", &[outputs])).transpose()?;
         Ok(Self {
-            first: Linear::new(weights.ops(), weight.narrow(1, 0, first)?.contiguous()?, bias)?,
-            second: Linear::new(weights.ops(), weight.narrow(1, first, second)?.contiguous()?, None)?,
+            first: Linear::of(weights.ops(), weight.narrow_columns(0, first)?, bias)?,
+            second: Linear::of(weights.ops(), weight.narrow_columns(first, second)?, None)?,
         })
     }
 

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{D, DType, Result, Tensor};
 
 use super::{
     RmsNorm, RotaryTable,
     activation::{GeluErf, GeluTanh},
-    cpu::{Held, compute},
+    cpu::{Held, compute, on_cpu},
     gated_add, gelu_erf, gelu_tanh, layer_norm_modulate,
     matmul::{self, Finish, Layer, Panels, Values},
     modulation::{self, ModulateRows},
@@ -17,17 +17,25 @@ use super::{
     then,
     weight::Weight,
 };
-use magcache_checkpoint::{CheckpointError, Ops, Weights};
+use magcache_checkpoint::{CheckpointError, CodedMatrix, Matrix, Ops, Weights};
 
 /// A linear layer with its weight `[out, in]`.
 ///
-/// On the CPU an f32 weight is stored in the order in which products read it; a half-precision weight stays
-/// as it is and is widened for each call. Elsewhere the layer computes in the type of its input.
+/// On the CPU an f32 weight is stored in the order in which products read it; a half-precision or coded
+/// weight stays as it is and is widened or decoded into that order for each call. Elsewhere the layer
+/// computes in the type of its input.
 #[derive(Clone, Debug)]
 pub struct Linear {
-    weight: Weight<Arc<Panels>>,
+    weight: Source,
     bias: Option<Tensor>,
     ops: Ops,
+}
+
+/// Where the weight is.
+#[derive(Clone, Debug)]
+enum Source {
+    Plain(Weight<Arc<Panels>>),
+    Coded(CodedMatrix),
 }
 
 impl Linear {
@@ -38,9 +46,9 @@ impl Linear {
         outputs: usize,
         bias: bool,
     ) -> std::result::Result<Self, CheckpointError> {
-        let weight = weights.get("weight", &[outputs, inputs])?;
+        let weight = weights.matrix("weight", [outputs, inputs])?;
         let bias = bias.then(|| weights.get_f32("bias", &[outputs])).transpose()?;
-        Ok(Self::new(weights.ops(), weight, bias)?)
+        Ok(Self::of(weights.ops(), weight, bias)?)
     }
 
     /// Reads a convolution whose kernel is one pixel: `weight` `[out, in, 1, ..]` with `axes` axes of length
@@ -69,8 +77,16 @@ impl Linear {
             candle_core::bail!("linear: bias {:?} for {outputs} outputs", bias.shape());
         }
         let bias = bias.map(|bias| bias.to_dtype(DType::F32)?.contiguous()).transpose()?;
-        let weight = Weight::new(ops, weight, panels)?;
+        let weight = Source::Plain(Weight::new(ops, weight, panels)?);
         Ok(Self { weight, bias, ops })
+    }
+
+    /// From a weight in either form, `[out, in]`, and a bias `[out]` in f32.
+    pub(super) fn of(ops: Ops, weight: Matrix, bias: Option<Tensor>) -> Result<Self> {
+        match weight {
+            Matrix::Plain(weight) => Self::new(ops, weight, bias),
+            Matrix::Coded(weight) => Ok(Self { weight: Source::Coded(weight), bias, ops }),
+        }
     }
 
     /// The operations it uses, for the code between layers.
@@ -80,8 +96,9 @@ impl Linear {
 
     fn dims(&self) -> Result<(usize, usize)> {
         match &self.weight {
-            Weight::Stored(weight) => weight.dims2(),
-            Weight::Prepared(panels) => Ok((panels.outputs(), panels.inputs())),
+            Source::Plain(Weight::Stored(weight)) => weight.dims2(),
+            Source::Plain(Weight::Prepared(panels)) => Ok((panels.outputs(), panels.inputs())),
+            Source::Coded(weight) => Ok((weight.rows(), weight.inputs())),
         }
     }
 
@@ -103,9 +120,10 @@ impl Linear {
         scale: &Tensor,
         eps: f64,
     ) -> Result<Tensor> {
-        let Some(weight) = self.panels(x)? else {
+        let adapted = self.down().is_some();
+        let Some(weight) = self.panels(x)?.filter(|_| !adapted) else {
             let x = residual.map_or(Ok(x.clone()), |residual| x + residual)?;
-            return self.plain(&layer_norm_modulate(self.ops, &x, shift, scale, eps)?);
+            return self.forward(&layer_norm_modulate(self.ops, &x, shift, scale, eps)?);
         };
         let (like, shape) = (x.dims3()?.into(), self.shape_for(x)?);
         let residual = residual.map(Tensor::contiguous).transpose()?;
@@ -200,14 +218,35 @@ impl Linear {
     /// The weight in the order of products, if it is stored that way.
     pub(super) fn kept_panels(&self) -> Option<&Panels> {
         match &self.weight {
-            Weight::Prepared(panels) => Some(panels),
-            Weight::Stored(_) => None,
+            Source::Plain(Weight::Prepared(panels)) => Some(panels),
+            Source::Plain(Weight::Stored(_)) | Source::Coded(_) => None,
         }
+    }
+
+    /// What adapters beside a coded weight multiply the input by: the results are further inputs.
+    fn down(&self) -> Option<&Tensor> {
+        match &self.weight {
+            Source::Coded(weight) => weight.down(),
+            Source::Plain(_) => None,
+        }
+    }
+
+    /// The input as the weight's columns take it.
+    fn continued(&self, x: &Tensor) -> Result<Tensor> {
+        let Some(down) = self.down() else { return Ok(x.clone()) };
+        let low = x.reshape(((), down.dim(1)?))?.matmul(&down.to_dtype(x.dtype())?.t()?)?;
+        let shape = [&x.dims()[..x.rank() - 1], &[down.dim(0)?]].concat();
+        Tensor::cat(&[x, &low.reshape(shape)?], D::Minus1)
     }
 
     /// The weight in the order of products, if our kernels apply.
     fn panels(&self, x: &Tensor) -> Result<Option<Arc<Panels>>> {
-        Ok(match self.weight.of_product(self.ops, x, panels)? {
+        let weight = match &self.weight {
+            Source::Plain(weight) => weight.of_product(self.ops, x, panels)?,
+            Source::Coded(weight) if on_cpu(self.ops, x) => Weight::Prepared(Arc::new(decoded(weight))),
+            Source::Coded(_) => return Ok(None),
+        };
+        Ok(match weight {
             Weight::Prepared(panels) => Some(panels),
             Weight::Stored(_) => None,
         })
@@ -216,13 +255,16 @@ impl Linear {
     /// candle's product.
     fn plain(&self, x: &Tensor) -> Result<Tensor> {
         let shape = self.shape_for(x)?;
-        let Weight::Stored(weight) = &self.weight else {
-            candle_core::bail!(
+        let weight = match &self.weight {
+            Source::Plain(Weight::Stored(weight)) => weight.clone(),
+            Source::Coded(weight) => weight.to_tensor()?.to_device(x.device())?,
+            Source::Plain(Weight::Prepared(_)) => candle_core::bail!(
                 "linear: got {:?} on {:?}, the weight is f32 on the CPU",
                 x.dtype(),
                 x.device()
-            )
+            ),
         };
+        let x = self.continued(x)?;
         let y = x.reshape(((), weight.dim(1)?))?.matmul(&weight.to_dtype(x.dtype())?.t()?)?;
         match &self.bias {
             None => y,
@@ -234,7 +276,7 @@ impl Linear {
     fn run(&self, x: &Tensor, weight: &Panels, then: &impl Finish) -> Result<Tensor> {
         let (shape, bias) = (self.shape_for(x)?, self.bias());
         let layer = layer(weight, bias.as_ref())?;
-        compute("linear", x, shape, |x| matmul::multiply(x, layer, then))
+        compute("linear", &self.continued(x)?, shape, |x| matmul::multiply(x, layer, then))
     }
 
     /// The bias, for [`layer`].
@@ -257,6 +299,10 @@ fn panels(weight: &Tensor) -> Result<Arc<Panels>> {
     let (outputs, inputs) = weight.dims2()?;
     let weight = weight.contiguous()?;
     Ok(Arc::new(Panels::from_columns(Values::of(&held(&weight))?, inputs, inputs, outputs)))
+}
+
+fn decoded(weight: &CodedMatrix) -> Panels {
+    Panels::of_columns(weight.columns(), weight.rows(), |column, start, to| weight.decode(column, start, to))
 }
 
 #[cfg(test)]

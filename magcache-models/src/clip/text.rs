@@ -7,7 +7,7 @@ use super::{
     layer::{ClipLayers, LayerSizes},
 };
 use crate::{
-    checkpoint::{CheckpointError, Folder, WeightDtype, Weights},
+    checkpoint::{CheckpointError, Folder, Matrix, WeightDtype, Weights},
     nn::LayerNorm,
     text::{
         TextError,
@@ -30,7 +30,7 @@ const LEGACY_EOS: u32 = 2;
 pub struct ClipTextEncoder {
     config: ClipTextConfig,
     /// `[vocab_size, hidden_size]`.
-    token_embedding: Tensor,
+    token_embedding: Matrix,
     /// `[max_position_embeddings, hidden_size]`.
     position_embedding: Tensor,
     layers: ClipLayers,
@@ -76,7 +76,7 @@ impl ClipTextEncoder {
         Ok(Self {
             token_embedding: embeddings
                 .pp("token_embedding")
-                .get("weight", &[config.vocab_size, channels])?,
+                .matrix("weight", [config.vocab_size, channels])?,
             position_embedding: embeddings
                 .pp("position_embedding")
                 .get_f32("weight", &[config.max_position_embeddings, channels])?,

@@ -8,7 +8,7 @@ use super::{
     config::{parse, size_fault},
 };
 use crate::checkpoint::{
-    CheckpointError, Folder,
+    CheckpointError, Folder, Weights,
     config::{small_number_fault, without_fault},
 };
 
@@ -77,6 +77,29 @@ impl ClipTextConfig {
         let config: Self = parse(value, MODEL_TYPE, place)?;
         let fault = config.fault();
         without_fault(config, fault, place)
+    }
+
+    /// The sizes of an encoder in a single file, from the shapes of its tensors: 64 channels a head, as in the
+    /// published models.
+    ///
+    /// # Errors
+    /// A missing tensor; as [`Self::read`].
+    pub fn of(weights: &Weights) -> Result<Self, CheckpointError> {
+        let own = weights.pp("text_model");
+        let [vocab_size, hidden_size] = own.axes("embeddings.token_embedding.weight")?;
+        let [positions, _] = own.axes::<2>("embeddings.position_embedding.weight")?;
+        let [intermediate_size, _] = own.axes::<2>("encoder.layers.0.mlp.fc1.weight")?;
+        let config = Self {
+            vocab_size,
+            hidden_size,
+            intermediate_size,
+            num_hidden_layers: own.count("encoder.layers."),
+            num_attention_heads: (hidden_size / 64).max(1),
+            max_position_embeddings: positions,
+            ..Self::default()
+        };
+        let fault = config.fault();
+        without_fault(config, fault, &weights.place())
     }
 
     fn fault(&self) -> Option<String> {

@@ -6,10 +6,11 @@ use candle_core::{Device, Tensor};
 use magcache_core::{error::nearest, inventory};
 use serde::Deserialize;
 
-use super::{Pipeline, PipelineError, Result};
+use super::{GivenAdapter, GivenFiles, Pipeline, PipelineError, Result};
 use crate::{
     checkpoint::{Folder, Ops, WeightDtype},
     ranks::{DataPlane, Ranks},
+    recognise::Role,
 };
 
 /// Where the weights of an expert stay while another one runs.
@@ -40,6 +41,10 @@ pub struct LoadOptions {
     pub ops: Ops,
     /// The ranks that the network is divided among; `None` for one.
     pub ranks: Option<Ranks>,
+    /// Files in place of parts of the folder.
+    pub files: GivenFiles,
+    /// Adapters of the network.
+    pub adapters: Vec<GivenAdapter>,
 }
 
 impl LoadOptions {
@@ -70,6 +75,8 @@ impl Default for LoadOptions {
             tile_vae: false,
             ops: Ops::default(),
             ranks: None,
+            files: GivenFiles::default(),
+            adapters: Vec::new(),
         }
     }
 }
@@ -85,6 +92,8 @@ pub struct Loader {
     pub detects: fn(&Folder) -> bool,
     /// What `detects` looks for, in words; empty if it never returns true.
     pub looks_for: &'static str,
+    /// The layouts of single files with a transformer that it opens, see [`Layout`](crate::recognise::Layout).
+    pub layouts: &'static [&'static str],
     /// Opens such a folder; reads configuration files only.
     pub open: fn(Folder, LoadOptions) -> Result<Box<dyn Pipeline>>,
     /// The crate that registers it.
@@ -153,8 +162,35 @@ pub fn embedded() -> Vec<&'static Embedded> {
 pub fn open(folder: Folder, options: LoadOptions) -> Result<Box<dyn Pipeline>> {
     let folder = folder.computing_with(options.ops);
     let loaders = loaders();
+    if let Some(part) = options.files.part(Role::Transformer)? {
+        let reads = |loader: &&&Loader| loader.layouts.contains(&part.part.layout.name.as_str());
+        return match loaders.iter().find(reads) {
+            Some(loader) => (loader.open)(folder, options),
+            None => {
+                let message = format!("{}: no pipeline for a {}", part.place(), part.part.describe());
+                Err(PipelineError::request(message, "this build has pipelines for Wan and FLUX"))
+            }
+        };
+    }
     if let Some(loader) = chosen(&loaders, &folder)? {
         return (loader.open)(folder, options);
+    }
+    // A folder of loose files.
+    let files = GivenFiles::in_folder(&folder)?;
+    if files.transformer.is_some() && options.files.transformer.is_none() {
+        let given = options.files;
+        let files = GivenFiles {
+            transformer: files.transformer,
+            transformer_2: given.transformer_2.or(files.transformer_2),
+            text_encoders: if given.text_encoders.is_empty() {
+                files.text_encoders
+            } else {
+                given.text_encoders
+            },
+            image_encoder: given.image_encoder.or(files.image_encoder),
+            vae: given.vae.or(files.vae),
+        };
+        return open(folder, LoadOptions { files, ..options });
     }
     Err(refused(&loaders, &folder)?)
 }
@@ -212,6 +248,7 @@ mod tests {
         class_names: &["APipeline", "BPipeline"],
         detects: |folder| folder.exists("a.pth"),
         looks_for: "a.pth",
+        layouts: &[],
         open: never,
         origin: "test",
     };

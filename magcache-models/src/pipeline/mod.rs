@@ -9,7 +9,9 @@ mod check;
 mod denoiser;
 mod error;
 mod generation;
+mod given;
 mod load;
+mod memory;
 mod noise;
 mod options;
 mod pose;
@@ -19,8 +21,10 @@ pub(crate) use denoiser::text_of;
 pub use denoiser::{Denoiser, Entered, NextClip, TextUses};
 pub use error::PipelineError;
 pub use generation::{Generation, PassTime};
+pub use given::{GivenAdapter, GivenFiles, Noise, PartFile, adapters_of, noise_of};
 pub(crate) use load::embedded_files;
 pub use load::{Embedded, LoadOptions, Loader, Offload, default_model, embedded, loader_of, loaders, open};
+pub use memory::{Phase, transformer_phase};
 pub use noise::{noise, noise_of_stream};
 pub use options::{Request, SamplingOption, SamplingOptions};
 pub use pose::PoseVideo;
@@ -32,7 +36,7 @@ use candle_core::Tensor;
 use magcache_core::{ModelMeta, Trajectory, schedule::Sizes};
 
 use crate::{
-    checkpoint::Weights,
+    checkpoint::{AdapterReport, Weights},
     image::{Picture, area_size},
     sampler::Sampler,
 };
@@ -78,14 +82,39 @@ pub trait Pipeline: Debug + Send + Sync {
     /// The stored tensors of the network, or of each expert; reads headers only.
     fn networks(&self) -> Result<Vec<Weights>>;
 
+    /// What the adapters do that the checkpoint was opened with, expert by expert; reads all of them.
+    ///
+    /// # Errors
+    /// An adapter that cannot be applied.
+    fn adapters(&self) -> Result<Vec<AdapterReport>> {
+        Ok(Vec::new())
+    }
+
     /// Identifies the weights: SHA-256 of the network's tensors, or of each expert's. Reads all of them.
     fn fingerprint(&self) -> Result<String> {
         Ok(self.networks()?.iter().map(Weights::sha256).collect::<Vec<_>>().join(" "))
     }
 
+    /// The number formats of the network's tensors, as people write them: `bf16`, `gguf Q4_K+Q6_K`.
+    fn number_formats(&self) -> Result<String> {
+        let networks = self.networks()?;
+        let mut all: Vec<String> = networks.iter().map(Weights::number_formats).collect();
+        all.dedup();
+        Ok(all.join(", "))
+    }
+
     /// Bytes of the network's tensors, or of all experts': as many as [`Pipeline::fingerprint`] reads.
     fn weight_bytes(&self) -> Result<u64> {
         Ok(self.networks()?.iter().map(Weights::total_bytes).sum())
+    }
+
+    /// What the phases of a run hold, computed from headers and the request; nothing for pipelines that do
+    /// not say.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    fn memory(&self, _: &Request) -> Result<Vec<Phase>> {
+        Ok(Vec::new())
     }
 
     /// The first frame that the checkpoint's folder offers as a default, if any.

@@ -3,6 +3,7 @@
 use candle_core::{DType, Device, Result, Tensor};
 
 use super::TextError;
+use crate::checkpoint::Matrix;
 
 /// Returns the length of the rows.
 ///
@@ -46,11 +47,11 @@ pub(crate) fn check_rows<R: AsRef<[u32]>>(
 
 /// Rows of the table `[vocab_size, channels]` for rows of `length` tokens, f32 `[batch, length, channels]`.
 ///
-/// Only these rows are widened, whatever type the table has.
-pub(crate) fn embed_rows<R: AsRef<[u32]>>(table: &Tensor, input_ids: &[R], length: usize) -> Result<Tensor> {
-    let ids = Tensor::from_iter(input_ids.iter().flat_map(AsRef::as_ref).copied(), table.device())?;
-    let rows = table.index_select(&ids, 0)?.to_dtype(DType::F32)?;
-    rows.reshape((input_ids.len(), length, table.dim(1)?))
+/// Only these rows are widened or decoded, whatever format the table has.
+pub(crate) fn embed_rows<R: AsRef<[u32]>>(table: &Matrix, input_ids: &[R], length: usize) -> Result<Tensor> {
+    let rows = table.select(input_ids.iter().flat_map(AsRef::as_ref).copied().collect())?;
+    let channels = rows.dim(1)?;
+    rows.reshape((input_ids.len(), length, channels))
 }
 
 /// `[batch, 1, 1, length]`: 0 for tokens and the most negative f32 for padding, to be added to the scores.

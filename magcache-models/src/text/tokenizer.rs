@@ -2,14 +2,16 @@
 
 use std::fmt;
 
+use candle_core::Device;
 use serde::Deserialize;
 use tokenizers::{ModelWrapper, PostProcessor, Tokenizer, TruncationDirection};
 
 use super::{
     TokenizerError, clean_prompt,
     clip_bpe::{self, END},
+    unigram::Unigram,
 };
-use crate::checkpoint::{CheckpointError, Folder};
+use crate::checkpoint::{CheckpointError, Folder, WeightDtype, Weights};
 
 /// Maximum characters of a prompt, about thirty times what 512 tokens hold in English.
 pub const MAX_PROMPT_CHARS: usize = 20_000;
@@ -78,6 +80,9 @@ pub struct TokenizedPrompt {
 /// The file that contains the length of rows.
 const CONFIG: &str = "tokenizer_config.json";
 
+/// The file that contains everything else.
+const TOKENIZER: &str = "tokenizer.json";
+
 /// The keys of `tokenizer_config.json` that are used here.
 #[derive(Default, Deserialize)]
 struct TokenizerConfig {
@@ -126,31 +131,58 @@ impl PromptTokenizer {
     /// Missing or unreadable files, a padding token outside the vocabulary, a length without room for a
     /// prompt.
     pub fn open(folder: &Folder, defaults: TokenizerDefaults) -> Result<Self, CheckpointError> {
-        const FILE: &str = "tokenizer.json";
         let config = TokenizerConfig::read(folder)?;
-        let bare = !folder.exists(FILE) && folder.exists(clip_bpe::MERGES);
-        let file = folder.describe_file(if bare { clip_bpe::VOCAB } else { FILE });
-        let json = if bare { clip_bpe::tokenizer_json(folder)?.into() } else { folder.read(FILE)? };
-        let refused = |reason: String| CheckpointError::Tokenizer { file: file.clone(), reason };
-        let mut tokenizer = Tokenizer::from_bytes(json).map_err(|error| refused(error.to_string()))?;
-
+        let bare = !folder.exists(TOKENIZER) && folder.exists(clip_bpe::MERGES);
+        let file = folder.describe_file(if bare { clip_bpe::VOCAB } else { TOKENIZER });
+        let json = if bare { clip_bpe::tokenizer_json(folder)?.into() } else { folder.read(TOKENIZER)? };
         let max_length = config.max_length(defaults);
-        let added = tokenizer.get_post_processor().map_or(0, |processor| processor.added_tokens(false));
-        if max_length <= added {
-            let reason = format!("model_max_length is {max_length}, expected at least {}", added + 1);
+        let own = Self::from_json(&json, max_length, &file)?;
+        if max_length <= own.added {
+            let reason = format!("model_max_length is {max_length}, expected at least {}", own.added + 1);
             return Err(CheckpointError::BadConfig { file: folder.describe_file(CONFIG), reason });
         }
         let pad = match config.pad_token {
             Some(SpecialToken::Plain(token) | SpecialToken::Added { content: token }) => token,
             None => defaults.pad.to_owned(),
         };
-        let Some(pad) = tokenizer.token_to_id(&pad) else {
-            return Err(refused(format!("the padding token \"{pad}\" is not in its vocabulary")));
+        match own.tokenizer.token_to_id(&pad) {
+            Some(pad) => Ok(Self { pad, ..own }),
+            None => {
+                let reason = format!("the padding token \"{pad}\" is not in its vocabulary");
+                Err(CheckpointError::Tokenizer { file, reason })
+            }
+        }
+    }
+
+    /// The tokenizer inside a file of weights, with rows of the default length; `None` if there is none.
+    ///
+    /// # Errors
+    /// A file or a tokenizer that cannot be read.
+    pub fn in_file(
+        folder: &Folder,
+        file: &str,
+        defaults: TokenizerDefaults,
+    ) -> Result<Option<Self>, CheckpointError> {
+        let weights = Weights::open_files(folder, &[file], &Device::Cpu, WeightDtype::Keep)?;
+        let Some(model) = Unigram::of(&weights) else { return Ok(None) };
+        let file = weights.place();
+        let model = model.map_err(|reason| CheckpointError::Tokenizer { file: file.clone(), reason })?;
+        let own = Self::from_json(&model.json(), defaults.max_length, &file)?;
+        Ok(Some(Self { pad: model.pad, ..own }))
+    }
+
+    /// From a `tokenizer.json`; messages call it `file`. Pads with token 0.
+    fn from_json(json: &[u8], max_length: usize, file: &str) -> Result<Self, CheckpointError> {
+        let refused = |error: tokenizers::Error| CheckpointError::Tokenizer {
+            file: file.to_owned(),
+            reason: error.to_string(),
         };
+        let mut tokenizer = Tokenizer::from_bytes(json).map_err(refused)?;
+        let added = tokenizer.get_post_processor().map_or(0, |processor| processor.added_tokens(false));
         // Truncation and padding are done in `encode`, which counts tokens, whatever the file specifies.
         tokenizer.with_padding(None);
-        tokenizer.with_truncation(None).map_err(|error| refused(error.to_string()))?;
-        Ok(Self { tokenizer, max_length, added, pad })
+        tokenizer.with_truncation(None).map_err(refused)?;
+        Ok(Self { tokenizer, max_length, added, pad: 0 })
     }
 
     /// Tokens of a row.
@@ -233,6 +265,14 @@ impl WanTokenizer {
     /// As [`PromptTokenizer::open`].
     pub fn open(folder: &Folder) -> Result<Self, CheckpointError> {
         PromptTokenizer::open(folder, TokenizerDefaults::T5).map(Self)
+    }
+
+    /// The tokenizer inside a file of weights, see [`PromptTokenizer::in_file`].
+    ///
+    /// # Errors
+    /// As [`PromptTokenizer::in_file`].
+    pub fn in_file(folder: &Folder, file: &str) -> Result<Option<Self>, CheckpointError> {
+        Ok(PromptTokenizer::in_file(folder, file, TokenizerDefaults::T5)?.map(Self))
     }
 
     /// Tokens of a row.

@@ -8,7 +8,7 @@ use crate::checkpoint::{
 };
 
 /// The class name that diffusers writes for the models this module implements.
-const CLASS_NAME: &str = "WanTransformer3DModel";
+pub(super) const CLASS_NAME: &str = "WanTransformer3DModel";
 
 /// Keys that appear in published files although the network does not read them.
 const UNUSED: [&str; 3] = ["add_img_emb", "window_size", "model_type"];

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use candle_core::{Result, Tensor};
 use magcache_core::Expert;
 
-use super::{LoadResult, TextContext, WanSource, WanTransformer};
-use crate::pipeline::{LoadOptions, TextUses};
+use super::{LoadResult, TextContext, WanSource, WanTransformer, names};
+use crate::pipeline::{LoadOptions, TextUses, adapters_of};
 
 /// Loads an expert.
 pub(super) type Load = dyn Fn(Expert) -> LoadResult<Arc<WanTransformer>> + Send + Sync;
@@ -21,6 +21,9 @@ pub(super) fn shared(source: WanSource, options: LoadOptions) -> Arc<Load> {
             return Ok(here);
         }
         let weights = source.transformer(expert, &options.device, options.dtype)?;
+        let index = usize::from(expert.0);
+        let adapters = adapters_of(&options.adapters, index, source.experts());
+        let (weights, _) = weights.adapted(&adapters, &names::ADAPTER, index)?;
         let network = WanTransformer::load(&weights, source.transformer_config(expert).clone())?;
         let network = Arc::new(network.over(options.plane())?);
         place.into_iter().for_each(|place| *place = Arc::downgrade(&network));

@@ -31,7 +31,7 @@ pub use experts::WanPrompts;
 pub use image::WanImageEncoder;
 pub use pipeline::WanPipeline;
 pub use rope::WanRope;
-pub use source::{Layout, WanSource, WanTask, open_vae};
+pub use source::{Layout, WanSource, WanTask, open_transformer, open_vae, open_vae_file};
 pub use text::TextContext;
 pub use text_encoder::WanTextEncoder;
 pub use transformer::{WanInput, WanTransformer};

@@ -3,12 +3,14 @@
 use candle_core::{DType, Device, Tensor};
 use magcache_core::{Expert, ModelMeta};
 
-use super::{WanSource, defaults, meta};
+use super::{WanSource, defaults, meta, names};
 use crate::{
     autoencoder::{Tiling, VideoVae},
-    checkpoint::{Folder, WeightDtype, Weights},
+    checkpoint::{AdapterReport, Folder, WeightDtype, Weights},
     image::Picture,
-    pipeline::{Defaults, LoadOptions, PipelineError, Request, Result, truncated, unknown_words},
+    pipeline::{
+        Defaults, LoadOptions, PipelineError, Request, Result, adapters_of, truncated, unknown_words,
+    },
 };
 
 /// A checkpoint in any layout and how to load it.
@@ -20,7 +22,10 @@ pub(super) struct Parts {
 
 impl Parts {
     pub(super) fn open(folder: Folder, options: LoadOptions) -> Result<Self> {
-        Ok(Self { source: WanSource::open(folder.computing_with(options.ops))?, options })
+        Ok(Self {
+            source: WanSource::open_with(folder.computing_with(options.ops), &options.files)?,
+            options,
+        })
     }
 
     /// The defaults of the folder, or else the published ones, and the registered model.
@@ -52,6 +57,17 @@ impl Parts {
             Ok(self.source.transformer(Expert(expert as u8), &Device::Cpu, WeightDtype::Keep)?)
         };
         (0..self.source.experts()).map(of).collect()
+    }
+
+    /// What the adapters do, expert by expert.
+    pub(super) fn adapters(&self) -> Result<Vec<AdapterReport>> {
+        let mut reports = Vec::new();
+        for expert in 0..self.source.experts() {
+            let own = adapters_of(&self.options.adapters, expert, self.source.experts());
+            let weights = self.source.transformer(Expert(expert as u8), &Device::Cpu, WeightDtype::Keep)?;
+            reports.extend(weights.adapted(&own, &names::ADAPTER, expert)?.1);
+        }
+        Ok(reports)
     }
 
     /// The picture that the folder contains.

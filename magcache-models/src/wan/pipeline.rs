@@ -12,11 +12,11 @@ use super::{
     s2v::S2vPipeline,
 };
 use crate::{
-    checkpoint::{Folder, Weights},
+    checkpoint::{AdapterReport, Folder, WeightDtype, Weights},
     image::Picture,
     pipeline::{
-        self, Defaults, Denoiser, LoadOptions, Loader, Offload, Pipeline, PipelineError, Request, Result,
-        SamplingOption, Stage,
+        self, Defaults, Denoiser, LoadOptions, Loader, Offload, Phase, Pipeline, PipelineError, Request,
+        Result, SamplingOption, Stage,
     },
     sampler::{Sampler, SchedulerConfig},
 };
@@ -131,6 +131,47 @@ impl Pipeline for WanPipeline {
 
     fn networks(&self) -> Result<Vec<Weights>> {
         self.parts.networks()
+    }
+
+    fn memory(&self, request: &Request) -> Result<Vec<Phase>> {
+        let (source, options) = (self.source(), &self.parts.options);
+        let (device, dtype) = (&options.device, options.dtype);
+        let text = source.text_encoder_config();
+        let encoder = source.text_encoder(device, dtype)?;
+        let sizes = [text.d_model, text.d_ff];
+        let tokens = self.sizes(request)?.tokens;
+        let config = source.transformer_config(Expert(0));
+        let experts = if options.offload == Offload::Disk { 1 } else { source.experts() };
+        let networks = (0..experts)
+            .map(|expert| source.transformer(Expert(expert as u8), device, dtype))
+            .collect::<std::result::Result<Vec<_>, _>>()?;
+        let mut network = pipeline::transformer_phase(
+            "transformer",
+            &networks,
+            tokens,
+            [config.inner_dim(), config.ffn_dim],
+        );
+        // Keys and values of the text, in every block and for both branches.
+        let text_tokens = 2 * 512 * config.num_layers * config.inner_dim() * 4;
+        network.activations += 2 * (text_tokens * experts) as u64;
+        let vae = source.vae(device, WeightDtype::Auto)?;
+        let (width, height) = (request.width(), request.height());
+        let decoding = source.vae_config().decode_memory(width, height, request.frames, self.parts.tiling());
+        let decoding = decoding.map_err(|e| PipelineError::part("autoencoder", e))?;
+        Ok(vec![
+            pipeline::transformer_phase("text encoder", &[encoder], 512, sizes),
+            network,
+            Phase {
+                name: "autoencoder",
+                weights: vae.resident_bytes(),
+                scratch: 0,
+                activations: decoding.total(candle_core::utils::get_num_threads()),
+            },
+        ])
+    }
+
+    fn adapters(&self) -> Result<Vec<AdapterReport>> {
+        self.parts.adapters()
     }
 
     fn default_image(&self) -> Result<Option<Picture>> {
@@ -255,6 +296,7 @@ inventory::submit! {
         class_names: &["WanImageToVideoPipeline", "WanPipeline"],
         detects: |folder| WanSource::detect(folder) == Some(Layout::Native),
         looks_for: WanSource::NATIVE,
+        layouts: &["wan", "wan_diffusers"],
         open: |folder, options| {
             let parts = Parts::open(folder, options)?;
             Ok(match parts.source.task() {

@@ -24,17 +24,17 @@ impl WanTextEncoder {
     pub fn load(model: &Folder, device: &Device, dtype: WeightDtype) -> Result<Self, CheckpointError> {
         let folder = model.sub("text_encoder");
         let config = T5Config::read(&folder)?;
-        Self::from_parts(&model.sub("tokenizer"), &Weights::open(&folder, device, dtype)?, &config)
+        let tokenizer = WanTokenizer::open(&model.sub("tokenizer"))?;
+        Self::from_parts(tokenizer, &Weights::open(&folder, device, dtype)?, &config)
     }
 
-    /// From separate parts: the folder with `tokenizer.json`, and the encoder's tensors under the names of
-    /// transformers.
+    /// From separate parts: the tokenizer, and the encoder's tensors under the names of transformers.
     pub fn from_parts(
-        tokenizer: &Folder,
+        tokenizer: WanTokenizer,
         weights: &Weights,
         config: &T5Config,
     ) -> Result<Self, CheckpointError> {
-        Ok(Self { tokenizer: WanTokenizer::open(tokenizer)?, encoder: T5Encoder::load(weights, config)? })
+        Ok(Self { tokenizer, encoder: T5Encoder::load(weights, config)? })
     }
 
     /// The tokenizer, to inspect a prompt's tokens before [`Self::encode_tokens`].

@@ -27,7 +27,7 @@ use crate::{
 pub(super) fn run(args: &BenchCache, ops: Ops, out: &Console) -> Result<()> {
     let model = args.model.model.as_ref().map(|path| path.display().to_string());
     let flags = Sampling { model, cache: Some(args.cache.clone()), ..Sampling::default() };
-    let mut config = Config::of(&flags)?;
+    let mut config = Config::of(&flags, out)?;
     config.sampling.steps = args.steps;
     let job = Job::new(config, LoadOptions { ops, ..LoadOptions::default() })?;
     let hooks = job.build()?.registry;

@@ -3,17 +3,27 @@
 mod reference;
 
 use anyhow::{Error, Result};
-use magcache_core::{ConfigError, ModelMeta, error::nearest, meta, profile::Profile};
+use magcache_core::{
+    ConfigError, ModelMeta,
+    error::{count, nearest},
+    meta,
+    profile::Profile,
+};
+use magcache_hub::{Downloaded, Hub, downloaded};
 use magcache_models::{
     pipeline::{self, Loader},
     sampler::SamplerKind,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use self::reference::Section;
-use crate::{args::List, console::Console, job::model_name};
+use crate::{args::List, console::Console, job::model_name, summary};
 
 pub(crate) fn run(args: &List, out: &Console) -> Result<()> {
+    if args.downloaded {
+        downloaded_models(out);
+        return Ok(());
+    }
     match (&args.example, &args.keys) {
         (Some(name), _) => example(name, out),
         (None, Some(name)) => keys(name, args.markdown, out),
@@ -58,6 +68,23 @@ fn example(name: &str, out: &Console) -> Result<()> {
 fn unknown<'k>(place: &str, kind: &'static str, name: &str, known: impl Iterator<Item = &'k str>) -> Error {
     let nearest = nearest(name, known);
     ConfigError::UnknownName { place: place.to_owned(), kind, name: name.to_owned(), nearest }.into()
+}
+
+/// Answers with the models in the cache.
+fn downloaded_models(out: &Console) {
+    let hub = Hub::from_env();
+    let all = downloaded(hub.cache());
+    let row = |one: &Downloaded| {
+        let bytes = summary::bytes(usize::try_from(one.bytes).unwrap_or(usize::MAX));
+        format!("  {:<48} {bytes:>12}  {}\n", one.repo, one.revisions.join(", "))
+    };
+    let title = format!("{} in {}\n", count(all.len(), "model"), hub.cache().display());
+    let text = title + &all.iter().map(row).collect::<String>();
+    let rows: Vec<Value> = all
+        .iter()
+        .map(|one| json!({ "name": one.repo, "bytes": one.bytes, "revisions": one.revisions, "path": one.path }))
+        .collect();
+    out.answer(&text, &json!({ "cache": hub.cache(), "models": rows }));
 }
 
 fn everything(out: &Console) {

@@ -38,7 +38,7 @@ use crate::{
 const FEW_STEPS: usize = 8;
 
 pub(crate) fn run(args: &Run, ops: Ops, ranks: Option<&Ranks>, out: &Console) -> Result<()> {
-    let mut job = job(args, ops, ranks)?;
+    let mut job = job(args, ops, ranks, out)?;
     let scenes = Scene::all(args, &job)?;
     idle_flags(args, &job)?;
     let built = job.build()?;
@@ -60,17 +60,23 @@ pub(crate) fn run(args: &Run, ops: Ops, ranks: Option<&Ranks>, out: &Console) ->
         out.note(&note);
     }
     if args.dry_run {
+        let memory = job.memory()?;
+        memory.text().iter().for_each(|text| out.note(text));
         let mut configurations = Vec::new();
         for scene in &scenes {
             scene.set(&mut job)?;
             let document = json!({
                 "config": serde_json::to_value(&job.config)?,
                 "profile_verdict": judge::json(&judged),
+                "memory": memory.json(),
             });
             configurations.push((job.config.to_toml()?, document));
         }
         answer(configurations, out);
         return Ok(());
+    }
+    if !args.sampling.force {
+        job.check_memory()?;
     }
     let reports = match scenes.as_slice() {
         [scene] => {
@@ -247,8 +253,8 @@ fn check_ranks(ranks: &Ranks, args: &Run, job: &Job, built: &Built, out: &Consol
     Ok(())
 }
 
-fn job(args: &Run, ops: Ops, ranks: Option<&Ranks>) -> Result<Job> {
-    let mut config = Config::of(&args.sampling)?;
+fn job(args: &Run, ops: Ops, ranks: Option<&Ranks>, out: &Console) -> Result<Job> {
+    let mut config = Config::of(&args.sampling, out)?;
     args.prompt.set(&mut config.sampling)?;
     config.sampling.seed = args.seed.or(config.sampling.seed);
     args.out.as_deref().map_or(Ok(()), |path| utf8("--out", path))?;

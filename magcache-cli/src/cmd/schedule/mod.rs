@@ -25,7 +25,7 @@ use crate::{
 };
 
 pub(crate) fn run(args: &Schedule, out: &Console) -> Result<()> {
-    let mut config = Config::of(&args.sampling)?;
+    let mut config = Config::of(&args.sampling, out)?;
     Writes::of_run(args.writing, &args.sampling, &config)
         .file("--plot", args.plot.as_deref())
         .file("--export", args.export.as_deref())

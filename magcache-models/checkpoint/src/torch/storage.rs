@@ -52,11 +52,8 @@ fn view(tensor: &StoredTensor, bytes: Range<usize>) -> Option<TensorInfo> {
     }
     let start = bytes.start + tensor.offset * width;
     Some(TensorInfo {
-        dtype: tensor.dtype,
-        shape: tensor.shape.clone(),
         strides: (!contiguous(&tensor.shape, &tensor.strides)).then(|| tensor.strides.clone()),
-        range: start..start + reach * width,
-        swapped: false,
+        ..TensorInfo::new(tensor.dtype.into(), tensor.shape.clone(), start..start + reach * width)
     })
 }
 

@@ -132,13 +132,37 @@ impl Panels {
         inputs: usize,
         outputs: usize,
     ) -> Self {
+        Self::by_column(width, inputs, outputs, |column, start, to| columns.copy(column * stride + start, to))
+    }
+
+    /// From the columns of the matrix, where `copy(column, start, to)` gives the values of a column from
+    /// `start` on.
+    pub(crate) fn of_columns(
+        inputs: usize,
+        outputs: usize,
+        copy: impl Fn(usize, usize, &mut [f32]) + Sync,
+    ) -> Self {
+        Self::by_column(width(), inputs, outputs, copy)
+    }
+
+    fn by_column(
+        width: usize,
+        inputs: usize,
+        outputs: usize,
+        copy: impl Fn(usize, usize, &mut [f32]) + Sync,
+    ) -> Self {
         Self::filled(width, inputs, outputs, |start, first, panel| {
-            let depth = panel.len() / width;
-            let mut values = [0f32; 2 * DEPTH];
-            for column in first..outputs.min(first + width) {
-                columns.copy(column * stride + start, &mut values[..depth]);
-                for (row, value) in panel.chunks_exact_mut(width).zip(&values) {
-                    row[column - first] = *value;
+            let (depth, last) = (panel.len() / width, outputs.min(first + width));
+            let mut values = [[0f32; 2 * DEPTH]; LINE];
+            // Some columns at a time, so that whole lines of the panel are written.
+            for group in (first..last).step_by(LINE) {
+                for (column, values) in (group..last).zip(&mut values) {
+                    copy(column, start, &mut values[..depth]);
+                }
+                for (i, row) in panel.chunks_exact_mut(width).enumerate() {
+                    for (value, column) in row[group - first..].iter_mut().zip(&values).take(last - group) {
+                        *value = column[i];
+                    }
                 }
             }
         })

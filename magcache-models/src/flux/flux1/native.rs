@@ -8,10 +8,10 @@ use candle_core::Device;
 use super::FluxConfig;
 use crate::{
     checkpoint::{
-        CheckpointError, ConfigError, Folder, WeightDtype, Weights,
+        AdapterNames, CheckpointError, ConfigError, Folder, WeightDtype, Weights,
         table::{Rule, rename, split},
     },
-    flux::native::{Generation, Layout, blocks, guided, heads},
+    flux::native::{COMMON, Generation, Layout, QKV, blocks, guided, heads},
 };
 
 const FLUX1: Layout =
@@ -40,11 +40,25 @@ const TABLE: [Rule; 15] = [
     rename("single_blocks.*.linear2", "single_transformer_blocks.*.proj_out"),
 ];
 
+/// The names of XLabs' adapters, whose processors belong to the projections of an attention.
+const XLABS: [Rule; 6] = [
+    split("double_blocks.*.processor.qkv_lora1", "transformer_blocks.*.attn.to_{}", QKV),
+    split("double_blocks.*.processor.qkv_lora2", "transformer_blocks.*.attn.add_{}_proj", QKV),
+    rename("double_blocks.*.processor.proj_lora1", "transformer_blocks.*.attn.to_out.0"),
+    rename("double_blocks.*.processor.proj_lora2", "transformer_blocks.*.attn.to_add_out"),
+    // Without the rows of the feed-forward.
+    split("single_blocks.*.processor.qkv_lora", "single_transformer_blocks.*.attn.to_{}", QKV),
+    rename("single_blocks.*.processor.proj_lora", "single_transformer_blocks.*.proj_out"),
+];
+
+/// The names that adapters for FLUX.1 use besides those of diffusers.
+pub const ADAPTER: AdapterNames = AdapterNames { family: "FLUX", tables: &[&COMMON, &TABLE, &XLABS] };
+
 /// The transformer in `file`, under the names of diffusers, with its sizes.
 ///
 /// The channels of a head are divided among the axes of positions as in the published models, 16, 56 and 56
 /// of 128; with another number, rows and columns get 7/16 each, rounded down to an even number, and the index
-/// the rest.
+/// the rest. A `config.json` of diffusers beside the file goes before all that.
 ///
 /// # Errors
 /// A file that cannot be read or is not of FLUX.1; a tensor that is missing or unexpected, by its native
@@ -55,7 +69,13 @@ pub fn open(
     device: &Device,
     dtype: WeightDtype,
 ) -> Result<(FluxConfig, Weights), CheckpointError> {
-    FLUX1.open(folder, file, device, dtype, config)
+    const CONFIG: &str = "config.json";
+    // What no tensor says may be in a configuration beside the file.
+    let beside = || FluxConfig::from_json(&folder.read_to_string(CONFIG).ok()?).ok();
+    let stated = if folder.exists(CONFIG) { beside() } else { None };
+    FLUX1.open(folder, file, device, dtype, |weights| {
+        stated.clone().map_or_else(|| config(weights), |own| Ok(Ok(own)))
+    })
 }
 
 fn config(weights: &Weights) -> Result<Result<FluxConfig, ConfigError>, CheckpointError> {

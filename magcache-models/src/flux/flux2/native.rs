@@ -8,10 +8,10 @@ use candle_core::Device;
 use super::Flux2Config;
 use crate::{
     checkpoint::{
-        CheckpointError, ConfigError, Folder, WeightDtype, Weights,
+        AdapterNames, CheckpointError, ConfigError, Folder, WeightDtype, Weights,
         table::{Rule, rename},
     },
-    flux::native::{Generation, Layout, blocks, guided, heads},
+    flux::native::{COMMON, Generation, Layout, blocks, guided, heads},
 };
 
 const FLUX2: Layout = Layout { generation: Generation::Flux2, table: &TABLE, parameters: &["weight"] };
@@ -31,6 +31,9 @@ const TABLE: [Rule; 13] = [
     rename("single_blocks.*.linear1", "single_transformer_blocks.*.attn.to_qkv_mlp_proj"),
     rename("single_blocks.*.linear2", "single_transformer_blocks.*.attn.to_out"),
 ];
+
+/// The names that adapters for FLUX.2 use besides those of diffusers.
+pub const ADAPTER: AdapterNames = AdapterNames { family: "FLUX", tables: &[&COMMON, &TABLE] };
 
 /// The transformer in `file`, under the names of diffusers, with its sizes.
 ///

@@ -26,10 +26,10 @@ const BLOCKS: [&str; 2] = ["double_blocks.", "single_blocks."];
 const GUIDANCE: &str = "guidance_in.";
 
 /// Names of the parts of a projection that is one tensor in the file.
-const QKV: &[(&str, usize)] = &[("q", 1), ("k", 1), ("v", 1)];
+pub(crate) const QKV: &[(&str, usize)] = &[("q", 1), ("k", 1), ("v", 1)];
 
 /// The modules that both generations have, mapped to those of diffusers.
-const COMMON: [Rule; 14] = [
+pub(crate) const COMMON: [Rule; 14] = [
     rename("img_in", "x_embedder"),
     rename("txt_in", "context_embedder"),
     split("double_blocks.*.img_attn.qkv", "transformer_blocks.*.attn.to_{}", QKV),

@@ -12,7 +12,7 @@ mod layout;
 
 use std::collections::HashSet;
 
-pub(crate) use self::layout::{Layout, blocks, guided, heads};
+pub(crate) use self::layout::{COMMON, Layout, QKV, blocks, guided, heads};
 
 /// The generation whose layout a native file has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,7 +24,7 @@ pub enum Generation {
 }
 
 /// Prefixes that single files add to every name of the transformer.
-const PREFIXES: [&str; 3] = ["", "model.diffusion_model.", "diffusion_model."];
+const PREFIXES: [&str; 5] = ["", "model.diffusion_model.", "diffusion_model.", "model.model.", "net."];
 
 impl Generation {
     /// Tensors that every native file of the generation has, besides blocks; no file of another model has

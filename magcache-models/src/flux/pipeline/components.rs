@@ -6,12 +6,15 @@ use serde::Deserialize;
 
 use crate::{
     autoencoder::{ImageVae, ImageVaeConfig, image::names},
-    checkpoint::{CheckpointError, ConfigError, Folder, WeightDtype, Weights, config::read_file},
+    checkpoint::{
+        AdapterReport, CheckpointError, ConfigError, Folder, WeightDtype, Weights, config::read_file,
+    },
     flux::{
         Flux2Config, FluxConfig, flux1, flux2,
         native::{self, Generation},
     },
-    pipeline::LoadOptions,
+    pipeline::{GivenFiles, LoadOptions, PartFile, adapters_of},
+    recognise::Role,
     sampler::{SamplerKind, SchedulerConfig, Shift},
 };
 
@@ -43,11 +46,11 @@ pub(super) enum Network {
     Flux2 { config: Flux2Config, distilled: bool },
 }
 
-/// The tensors of a part: a diffusers folder, or a native single file in the model's folder.
+/// The tensors of a part: a diffusers folder, or a single file in a folder.
 #[derive(Clone, Debug)]
 enum Place {
     Folder(Folder),
-    File(String),
+    File(Folder, String),
 }
 
 /// A checkpoint folder in diffusers' layout; transformer or autoencoder may be native single files instead of
@@ -60,6 +63,8 @@ pub(super) struct Components {
     pub(super) scheduler: SchedulerConfig,
     transformer_at: Place,
     vae_at: Place,
+    /// Text encoders that are given as files: CLIP and T5.
+    pub(super) texts: [Option<PartFile>; 2],
 }
 
 /// Whether a folder without an index contains the single file of a Flux transformer.
@@ -69,26 +74,57 @@ pub(super) fn detects(folder: &Folder) -> bool {
 
 impl Components {
     /// Reads the configurations of a folder, or infers the sizes from the tensors of a single file.
-    pub(super) fn open(folder: Folder) -> Result<Self, CheckpointError> {
+    pub(super) fn open(folder: Folder, files: &GivenFiles) -> Result<Self, CheckpointError> {
         let index: Option<Index> = folder.exists(INDEX).then(|| folder.read_json(INDEX)).transpose()?;
-        let (network, transformer_at) = network(&folder, index.as_ref())?;
-        let (vae, vae_at) = autoencoder(&folder, &network)?;
+        let (network, transformer_at) = match files.part(Role::Transformer)? {
+            Some(file) => network_in(&file.folder, file.file, index.as_ref())?,
+            None => network(&folder, index.as_ref())?,
+        };
+        let (vae, vae_at) = match files.part(Role::Vae)? {
+            Some(file) => (published_vae(&network), Place::File(file.folder, file.file)),
+            None => autoencoder(&folder, &network)?,
+        };
+        let texts = [files.part(Role::TextEncoderClip)?, files.part(Role::TextEncoder)?];
         let scheduler = scheduler(&folder.sub("scheduler"), &network)?;
-        let source = Self { folder, network, vae, scheduler, transformer_at, vae_at };
+        let source = Self { folder, network, vae, scheduler, transformer_at, vae_at, texts };
         source.check()?;
         Ok(source)
     }
 
     /// The tensors of the network, by the names of diffusers.
     pub(super) fn transformer(&self, options: &LoadOptions) -> Result<Weights, CheckpointError> {
-        let (folder, device, dtype) = (&self.folder, &options.device, options.dtype);
+        let (device, dtype) = (&options.device, options.dtype);
         match (&self.transformer_at, &self.network) {
             (Place::Folder(folder), _) => Weights::open(folder, device, dtype),
-            (Place::File(file), Network::Flux1 { .. }) => {
+            (Place::File(folder, file), Network::Flux1 { .. }) => {
                 Ok(flux1::native::open(folder, file, device, dtype)?.1)
             }
-            (Place::File(file), Network::Flux2 { .. }) => {
+            (Place::File(folder, file), Network::Flux2 { .. }) => {
                 Ok(flux2::native::open(folder, file, device, dtype)?.1)
+            }
+        }
+    }
+
+    /// The same as the adapters of the options change them.
+    pub(super) fn adapted(
+        &self,
+        options: &LoadOptions,
+    ) -> Result<(Weights, Vec<AdapterReport>), CheckpointError> {
+        let names = match &self.network {
+            Network::Flux1 { .. } => flux1::native::ADAPTER,
+            Network::Flux2 { .. } => flux2::native::ADAPTER,
+        };
+        self.transformer(options)?.adapted(&adapters_of(&options.adapters, 0, 1), &names, 0)
+    }
+
+    /// Channels of the hidden states, and inside the feed-forward layers.
+    pub(super) fn widths(&self) -> [usize; 2] {
+        match &self.network {
+            Network::Flux1 { config, .. } => [config.inner_dim(), 4 * config.inner_dim()],
+            // Twice as many before the gate.
+            Network::Flux2 { config, .. } => {
+                let width = config.inner_dim();
+                [width, (2.0 * config.mlp_ratio * width as f64) as usize]
             }
         }
     }
@@ -97,7 +133,7 @@ impl Components {
     pub(super) fn autoencoder(&self, device: &Device) -> Result<ImageVae, CheckpointError> {
         match &self.vae_at {
             Place::Folder(folder) => ImageVae::open(folder, device),
-            Place::File(file) => ImageVae::open_file(&self.folder, file, &self.vae, device),
+            Place::File(folder, file) => ImageVae::open_file(folder, file, &self.vae, device),
         }
     }
 
@@ -113,7 +149,7 @@ impl Components {
         }
         let file = match &self.transformer_at {
             Place::Folder(folder) => folder.describe_file("config.json"),
-            Place::File(file) => self.folder.describe_file(file),
+            Place::File(folder, file) => folder.describe_file(file),
         };
         let reason = format!(
             "in_channels is {in_channels}, the tokens of the autoencoder have {tokens}: models that take a mask or a \
@@ -137,13 +173,25 @@ fn network(folder: &Folder, index: Option<&Index>) -> Result<(Network, Place), C
         };
         return Ok((network, Place::Folder(transformer)));
     }
-    let Some((file, generation)) = transformer_file(folder) else {
-        return Err(CheckpointError::MissingFile {
+    match transformer_file(folder) {
+        Some((file, _)) => network_in(folder, file, index),
+        None => Err(CheckpointError::MissingFile {
             file: folder.describe_file(INDEX),
             expected: format!("that file, or {LOOKED_FOR}"),
-        });
-    };
+        }),
+    }
+}
+
+/// The network in a single file.
+fn network_in(
+    folder: &Folder,
+    file: String,
+    index: Option<&Index>,
+) -> Result<(Network, Place), CheckpointError> {
     let (device, dtype) = (Device::Cpu, WeightDtype::Keep);
+    let kontext = index.is_some_and(|index| index.class_name == KONTEXT);
+    let names = Weights::open_files(folder, &[&file], &device, dtype)?;
+    let generation = native::generation(names.names()).unwrap_or(Generation::Flux1);
     let named = |word: &str| file.to_ascii_lowercase().contains(word);
     let network = match generation {
         Generation::Flux1 => {
@@ -156,7 +204,15 @@ fn network(folder: &Folder, index: Option<&Index>) -> Result<(Network, Place), C
             Network::Flux2 { config, distilled }
         }
     };
-    Ok((network, Place::File(file)))
+    Ok((network, Place::File(folder.clone(), file)))
+}
+
+/// What no file of an autoencoder says.
+fn published_vae(network: &Network) -> ImageVaeConfig {
+    match network {
+        Network::Flux1 { .. } => ImageVaeConfig::flux1(),
+        Network::Flux2 { .. } => ImageVaeConfig::flux2(),
+    }
 }
 
 /// The first file in `folder` itself whose tensors are those of a native transformer.
@@ -169,11 +225,7 @@ fn autoencoder(folder: &Folder, network: &Network) -> Result<(ImageVaeConfig, Pl
     let is_vae = |weights: &Weights| names::is_native(weights.names()).then_some(());
     match find(folder, is_vae) {
         Some((file, ())) if !own.exists("config.json") => {
-            let config = match network {
-                Network::Flux1 { .. } => ImageVaeConfig::flux1(),
-                Network::Flux2 { .. } => ImageVaeConfig::flux2(),
-            };
-            Ok((config, Place::File(file)))
+            Ok((published_vae(network), Place::File(folder.clone(), file)))
         }
         _ => Ok((ImageVaeConfig::read(&own)?, Place::Folder(own))),
     }
@@ -181,7 +233,10 @@ fn autoencoder(folder: &Folder, network: &Network) -> Result<(ImageVaeConfig, Pl
 
 /// The first single file in `folder` itself that `of` recognises. Unreadable files are skipped.
 fn find<T>(folder: &Folder, of: impl Fn(&Weights) -> Option<T>) -> Option<(String, T)> {
-    let files = folder.files().into_iter().filter(|file| file.ends_with(".safetensors"));
+    let files = folder
+        .files()
+        .into_iter()
+        .filter(|file| [".safetensors", ".gguf"].iter().any(|ending| file.ends_with(ending)));
     files.into_iter().find_map(|file| {
         let weights = Weights::open_files(folder, &[&file], &Device::Cpu, WeightDtype::Keep).ok()?;
         Some((file, of(&weights)?))

@@ -14,7 +14,8 @@ use crate::{
     },
     image::{Filter, Picture, area_size},
     pipeline::{
-        Defaults, LoadOptions, PipelineError, Request, Result, SamplingOption, truncated, unknown_words,
+        Defaults, LoadOptions, PartFile, PipelineError, Request, Result, SamplingOption, truncated,
+        unknown_words,
     },
     ranks::DataPlane,
     sampler::{self, SchedulerConfig},
@@ -31,19 +32,29 @@ const KONTEXT_SIDES: [usize; 17] =
 #[derive(Debug)]
 pub(super) struct Flux1 {
     folder: Folder,
+    /// CLIP and T5 in files.
+    texts: [Option<PartFile>; 2],
     config: FluxConfig,
     kontext: bool,
     text_tokens: usize,
 }
 
 impl Flux1 {
-    /// `folder` contains the text encoders and their tokenizers.
-    pub(super) fn open(folder: Folder, config: FluxConfig, kontext: bool) -> Result<Self> {
-        needed(&folder, "text_encoder")?;
-        needed(&folder, "text_encoder_2")?;
+    /// `folder` contains the text encoders that are in no file, and their tokenizers.
+    pub(super) fn open(
+        folder: Folder,
+        texts: [Option<PartFile>; 2],
+        config: FluxConfig,
+        kontext: bool,
+    ) -> Result<Self> {
+        for (given, encoder) in texts.iter().zip(["text_encoder", "text_encoder_2"]) {
+            if given.is_none() {
+                needed(&folder, encoder)?;
+            }
+        }
         let most = if config.guidance_embeds { TokenizerDefaults::T5.max_length } else { SCHNELL_TOKENS };
         let length = PromptTokenizer::max_length_in(&folder.sub("tokenizer_2"), TokenizerDefaults::T5)?;
-        Ok(Self { folder, config, kontext, text_tokens: length.min(most) })
+        Ok(Self { folder, texts, config, kontext, text_tokens: length.min(most) })
     }
 }
 
@@ -118,7 +129,7 @@ impl Family for Flux1 {
         prompts: &[Named<'_>],
         notes: &mut Vec<String>,
     ) -> Result<Vec<Prompt>> {
-        let encoder = FluxTextEncoder::load(&self.folder, &options.device, options.dtype)?
+        let encoder = FluxTextEncoder::load_with(&self.folder, &self.texts, &options.device, options.dtype)?
             .with_max_sequence_length(self.text_tokens)
             .map_err(|e| PipelineError::part("tokenizer", e))?;
         let one = |prompt: &Named<'_>| -> Result<Prompt> {

@@ -137,7 +137,7 @@ pub(super) fn needed(folder: &Folder, encoder: &str) -> Result<()> {
     if folder.exists(FILE) {
         return Ok(());
     }
-    let expected =
-        "the text encoders and tokenizers in the folders that diffusers has them in, beside single files too";
+    let expected = "the text encoders and tokenizers in the folders that diffusers has them in, or --text-encoder \
+                    FILE: clip_l.safetensors and t5xxl_fp8_e4m3fn.safetensors of comfyanonymous/flux_text_encoders";
     Err(CheckpointError::MissingFile { file: folder.describe_file(FILE), expected: expected.into() }.into())
 }

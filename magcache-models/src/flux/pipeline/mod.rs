@@ -22,11 +22,11 @@ use crate::{
         ImageVae, Tiling,
         image::{LatentScale, packing},
     },
-    checkpoint::{Folder, WeightDtype, Weights},
+    checkpoint::{AdapterReport, Folder, WeightDtype, Weights},
     image::Picture,
     pipeline::{
-        Defaults, Denoiser, LoadOptions, Loader, Pipeline, PipelineError, Request, Result, SamplingOption,
-        Stage, noise_of_stream,
+        Defaults, Denoiser, LoadOptions, Loader, Phase, Pipeline, PipelineError, Request, Result,
+        SamplingOption, Stage, noise_of_stream, transformer_phase,
     },
     sampler::{self, Sampler, SchedulerConfig},
 };
@@ -63,11 +63,14 @@ impl FluxPipeline {
     /// A missing or unusable configuration, or a model that this crate has no text encoder for (FLUX.2 dev).
     pub fn open(folder: Folder, options: LoadOptions) -> Result<Self> {
         const DEFAULTS: &str = "magcache.json";
-        let components = Components::open(folder.computing_with(options.ops))?;
+        let components = Components::open(folder.computing_with(options.ops), &options.files)?;
         let folder = components.folder.clone();
         let own = folder.exists(DEFAULTS).then(|| folder.read_json::<Defaults>(DEFAULTS)).transpose()?;
         let family: Box<dyn Family> = match components.network.clone() {
-            Network::Flux1 { config, kontext } => Box::new(flux1::Flux1::open(folder, config, kontext)?),
+            Network::Flux1 { config, kontext } => {
+                let texts = components.texts.clone();
+                Box::new(flux1::Flux1::open(folder, texts, config, kontext)?)
+            }
             Network::Flux2 { config, distilled } => Box::new(flux2::Flux2::open(folder, config, distilled)?),
         };
         let defaults = own.unwrap_or_else(|| family.defaults());
@@ -164,6 +167,18 @@ impl Pipeline for FluxPipeline {
     fn networks(&self) -> Result<Vec<Weights>> {
         let options = LoadOptions { device: Device::Cpu, dtype: WeightDtype::Keep, ..self.options.clone() };
         Ok(vec![self.components.transformer(&options)?])
+    }
+
+    fn memory(&self, request: &Request) -> Result<Vec<Phase>> {
+        let network = self.components.transformer(&self.options)?;
+        let (sizes, [width, hidden]) = (self.sizes(request)?, self.components.widths());
+        let tokens = sizes.tokens + sizes.text_tokens;
+        Ok(vec![transformer_phase("transformer", &[network], tokens, [width, hidden])])
+    }
+
+    fn adapters(&self) -> Result<Vec<AdapterReport>> {
+        let options = LoadOptions { device: Device::Cpu, dtype: WeightDtype::Keep, ..self.options.clone() };
+        Ok(self.components.adapted(&options)?.1)
     }
 
     fn patch(&self) -> [usize; 2] {
@@ -272,7 +287,7 @@ impl Pipeline for FluxPipeline {
         stage(Stage::LoadingTransformer);
         let grid = self.grid(first.height(), first.width());
         let references: Vec<[usize; 2]> = reference.iter().map(|(_, grid)| *grid).collect();
-        let weights = self.components.transformer(&self.options)?;
+        let (weights, _) = self.components.adapted(&self.options)?;
         let Loaded { network, contexts, positions } =
             self.family.load(&weights, &encoded, grid, &references, self.options.plane())?;
         let context = |text: &str| {
@@ -345,6 +360,7 @@ inventory::submit! {
         class_names: components::CLASSES,
         detects: components::detects,
         looks_for: components::LOOKED_FOR,
+        layouts: &["flux1", "flux2"],
         open: |folder, options| Ok(Box::new(FluxPipeline::open(folder, options)?)),
         origin: env!("CARGO_PKG_NAME"),
     }

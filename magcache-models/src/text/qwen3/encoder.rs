@@ -6,7 +6,7 @@ use candle_core::{Device, Tensor};
 
 use super::{Qwen3Config, block::Qwen3Block, rope::HalfRotary};
 use crate::{
-    checkpoint::{CheckpointError, Folder, WeightDtype, Weights},
+    checkpoint::{CheckpointError, Folder, Matrix, WeightDtype, Weights},
     nn::RmsNorm,
     text::{
         TextError,
@@ -29,7 +29,7 @@ pub const KLEIN_LAYERS: [usize; 3] = [9, 18, 27];
 pub struct Qwen3Encoder {
     config: Qwen3Config,
     layers: Vec<usize>,
-    embed_tokens: Tensor,
+    embed_tokens: Matrix,
     blocks: Vec<Qwen3Block>,
     /// Loaded if the model's last layer is selected.
     norm: Option<RmsNorm>,
@@ -71,7 +71,7 @@ impl Qwen3Encoder {
         let block = |layer: usize| Qwen3Block::load(&weights.pp("layers").pp(layer), config);
         let norm = || RmsNorm::load(&weights.pp("norm"), config.hidden_size, config.rms_norm_eps);
         Ok(Self {
-            embed_tokens: weights.get("embed_tokens.weight", &[config.vocab_size, config.hidden_size])?,
+            embed_tokens: weights.matrix("embed_tokens.weight", [config.vocab_size, config.hidden_size])?,
             blocks: (0..last).map(block).collect::<Result<_, _>>()?,
             norm: (last == count).then(norm).transpose()?,
             layers: layers.to_vec(),

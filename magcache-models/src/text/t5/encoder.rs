@@ -4,7 +4,7 @@ use candle_core::{DType, Result, Tensor};
 
 use super::{RelativePositions, T5Config, T5Variant, block::T5Block};
 use crate::{
-    checkpoint::{CheckpointError, Weights},
+    checkpoint::{CheckpointError, Matrix, Weights},
     nn::RmsNorm,
     text::{
         TextError, TokenizedPrompt,
@@ -19,7 +19,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct T5Encoder {
     config: T5Config,
-    embed_tokens: Tensor,
+    embed_tokens: Matrix,
     blocks: Vec<T5Block>,
     final_layer_norm: RmsNorm,
 }
@@ -40,7 +40,7 @@ impl T5Encoder {
             T5Block::load(&encoder.pp("block").pp(layer), config, table)
         };
         Ok(Self {
-            embed_tokens: weights.get(embedding, &[config.vocab_size, config.d_model])?,
+            embed_tokens: weights.matrix(embedding, [config.vocab_size, config.d_model])?,
             blocks: (0..config.num_layers).map(block).collect::<std::result::Result<_, _>>()?,
             final_layer_norm: RmsNorm::load(
                 &encoder.pp("final_layer_norm"),

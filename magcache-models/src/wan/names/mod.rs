@@ -5,13 +5,11 @@
 //! than transformers. Each part has a table here.
 
 mod clip;
-mod text_encoder;
 mod transformer;
 mod vae;
 
 pub use clip::clip_vision;
-pub use text_encoder::text_encoder;
-pub use transformer::{is_native, to_diffusers, to_native};
+pub use transformer::{ADAPTER, is_native, to_diffusers, to_native};
 pub use vae::{VaeNames, vae};
 
 use crate::checkpoint::{

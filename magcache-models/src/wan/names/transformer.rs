@@ -4,7 +4,10 @@
 //! swap: native `norm3`, the only norm of a block with weights, is diffusers' `norm2`.
 
 use super::same;
-use crate::checkpoint::table::{Rule, rename};
+use crate::checkpoint::{
+    AdapterNames,
+    table::{Rule, rename},
+};
 
 const TABLE: [Rule; 32] = [
     rename("patch_embedding", "patch_embedding"),
@@ -41,8 +44,11 @@ const TABLE: [Rule; 32] = [
     rename("blocks.*.ffn.2", "blocks.*.ffn.net.2"),
 ];
 
+/// The names that adapters for Wan use besides those of diffusers.
+pub const ADAPTER: AdapterNames = AdapterNames { family: "Wan", tables: &[&TABLE] };
+
 /// Prefixes that single files add to every name.
-const PREFIXES: [&str; 2] = ["model.diffusion_model.", "diffusion_model."];
+const PREFIXES: [&str; 4] = ["model.diffusion_model.", "diffusion_model.", "model.model.", "net."];
 
 /// A tensor that every native checkpoint has and no diffusers checkpoint.
 const MARKER: &str = "head.modulation";

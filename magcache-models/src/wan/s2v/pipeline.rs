@@ -42,6 +42,10 @@ impl S2vPipeline {
             let message = format!("{layout} divides the tokens, which those of speech to video are not yet");
             return Err(PipelineError::request(message, "`parallel = \"cfg=2\"`, or one rank"));
         }
+        if !parts.options.adapters.is_empty() {
+            let message = "adapters for speech to video are not part of this build";
+            return Err(PipelineError::request(message, "leave out --lora"));
+        }
         let (defaults, meta) = parts.described()?;
         Ok(Self { parts, meta, defaults })
     }

@@ -4,6 +4,8 @@ use candle_core::Device;
 
 use crate::{
     checkpoint::{CheckpointError, Folder, WeightDtype, Weights},
+    recognise::{self, Part, Role},
+    text::t5_names,
     wan::names::{self, VaeNames},
 };
 
@@ -16,6 +18,8 @@ pub(super) enum Names {
     TextEncoder,
     Vae(VaeNames),
     ClipVision,
+    /// Those of llama.cpp, for text encoders.
+    TextEncoderGguf,
 }
 
 /// A configuration and the files with its tensors.
@@ -27,6 +31,8 @@ pub(super) struct Component<C> {
     pub(super) folder: Folder,
     /// File names in `folder`.
     pub(super) files: Vec<String>,
+    /// The part of the files that it is, if they hold several or add a prefix.
+    pub(super) part: Option<Part>,
     pub(super) names: Names,
 }
 
@@ -38,27 +44,33 @@ impl<C> Component<C> {
     ) -> Result<Self, CheckpointError> {
         let config = read(&folder)?;
         let (place, files) = (folder.describe_file("config.json"), Weights::locate(&folder)?);
-        Ok(Self { config, place, folder, files, names: Names::Ours })
+        Ok(Self { config, place, folder, files, part: None, names: Names::Ours })
     }
 
-    /// A part in a file whose tensors, under their own names, determine its configuration and their naming.
+    /// A part in a file whose tensors, under their own names, determine its configuration and their naming;
+    /// the part of the file with this role, or the whole file.
     pub(super) fn in_file(
         folder: &Folder,
         file: String,
+        role: Option<Role>,
         read: impl FnOnce(&Weights) -> Result<(C, Names), CheckpointError>,
     ) -> Result<Self, CheckpointError> {
         let weights = Weights::open_files(folder, &[&file], &Device::Cpu, WeightDtype::Keep)?;
+        let part = role.map(|role| recognise::part(&weights, &[role])).transpose()?;
+        let weights = part.iter().try_fold(weights, |weights, part| part.take(weights))?;
         let (config, names) = read(&weights)?;
         let place = folder.describe_file(&file);
-        Ok(Self { config, place, folder: folder.clone(), files: vec![file], names })
+        Ok(Self { config, place, folder: folder.clone(), files: vec![file], part, names })
     }
 
     pub(super) fn weights(&self, device: &Device, dtype: WeightDtype) -> Result<Weights, CheckpointError> {
         let weights = Weights::open_files(&self.folder, &self.files, device, dtype)?;
+        let weights = self.part.iter().try_fold(weights, |weights, part| part.take(weights))?;
         match self.names {
             Names::Ours => Ok(weights),
             Names::Transformer => weights.renamed(names::to_diffusers),
-            Names::TextEncoder => weights.mapped(names::text_encoder),
+            Names::TextEncoder => weights.mapped(t5_names::native),
+            Names::TextEncoderGguf => weights.mapped(t5_names::gguf),
             Names::Vae(version) => weights.mapped(|name| names::vae(version, name)),
             Names::ClipVision => weights.mapped(names::clip_vision),
         }

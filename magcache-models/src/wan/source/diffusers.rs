@@ -10,7 +10,7 @@ use magcache_core::hint::Hint;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Component, ImageEncoder, Layout, WanSource, WanTask};
+use super::{Component, Given, ImageEncoder, Layout, TokenizerAt, WanSource, WanTask};
 use crate::{
     autoencoder::VideoVaeConfig,
     checkpoint::{CheckpointError, Folder, config::read_file},
@@ -55,7 +55,7 @@ pub(super) fn detects(folder: &Folder) -> bool {
     folder.exists(INDEX)
 }
 
-pub(super) fn open(folder: Folder) -> Result<WanSource, CheckpointError> {
+pub(super) fn open(folder: Folder, given: Given) -> Result<WanSource, CheckpointError> {
     let index: Index = folder.read_json(INDEX)?;
     let bad = |reason: String| CheckpointError::BadConfig { file: folder.describe_file(INDEX), reason };
     if !CLASSES.contains(&index.class_name.as_str()) {
@@ -65,11 +65,12 @@ pub(super) fn open(folder: Folder) -> Result<WanSource, CheckpointError> {
             found: index.class_name,
         });
     }
-    let first = Component::in_folder(folder.sub("transformer"), transformer_config)?;
-    let second = index
-        .names("transformer_2")
-        .then(|| Component::in_folder(folder.sub("transformer_2"), transformer_config))
-        .transpose()?;
+    let transformer = |name: &str| Component::in_folder(folder.sub(name), transformer_config);
+    let first = given.first.map_or_else(|| transformer("transformer"), Ok)?;
+    let second = match given.second {
+        Some(second) => Some(second),
+        None => index.names("transformer_2").then(|| transformer("transformer_2")).transpose()?,
+    };
     match (index.boundary_ratio, &second) {
         (Some(ratio), Some(_)) if !(ratio > 0.0 && ratio < 1.0) => {
             return Err(bad(format!("boundary_ratio is {ratio}, expected a number between 0 and 1")));
@@ -88,9 +89,21 @@ pub(super) fn open(folder: Folder) -> Result<WanSource, CheckpointError> {
         _ if first.config.pos_embed_seq_len.is_some() => WanTask::FLF2V,
         _ => WanTask::I2V,
     };
-    let image = (first.config.image_dim.is_some() || index.names("image_encoder"))
-        .then(|| image_encoder(&folder))
-        .transpose()?;
+    let image = match given.image {
+        Some(image) => Some(image),
+        None => (first.config.image_dim.is_some() || index.names("image_encoder"))
+            .then(|| image_encoder(&folder))
+            .transpose()?,
+    };
+    let (text, tokenizer) = match given.text {
+        Some((text, inside)) => {
+            (text, tokenizer(folder.sub("tokenizer")).map_or(inside, TokenizerAt::Folder))
+        }
+        None => (
+            Component::in_folder(folder.sub("text_encoder"), T5Config::read)?,
+            TokenizerAt::Folder(tokenizer(folder.sub("tokenizer"))?),
+        ),
+    };
     Ok(WanSource {
         layout: Layout::Diffusers,
         task,
@@ -104,9 +117,9 @@ pub(super) fn open(folder: Folder) -> Result<WanSource, CheckpointError> {
             SchedulerConfig::from_json,
             Hint::hint,
         )?,
-        vae: Component::in_folder(folder.sub("vae"), VideoVaeConfig::read)?,
-        text: Component::in_folder(folder.sub("text_encoder"), T5Config::read)?,
-        tokenizer: tokenizer(folder.sub("tokenizer"))?,
+        vae: given.vae.map_or_else(|| Component::in_folder(folder.sub("vae"), VideoVaeConfig::read), Ok)?,
+        text,
+        tokenizer,
         image,
         speech: None,
         folder,

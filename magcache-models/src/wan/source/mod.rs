@@ -6,13 +6,14 @@
 
 mod component;
 mod diffusers;
+mod files;
 mod native;
 
 use candle_core::Device;
 use magcache_core::Expert;
 use serde_json::Value;
 
-use self::component::Component;
+use self::{component::Component, files::Given};
 use super::{
     WanConfig, WanImageEncoder, WanTextEncoder,
     s2v::{S2vConfig, S2vTransformer},
@@ -21,13 +22,18 @@ use crate::{
     autoencoder::{VideoVae, VideoVaeConfig},
     checkpoint::{CheckpointError, Folder, WeightDtype, Weights},
     clip::{ClipImageProcessor, ClipVisionConfig, ClipVisionEncoder},
+    pipeline::GivenFiles,
     sampler::SchedulerConfig,
-    text::T5Config,
+    text::{T5Config, WanTokenizer},
     wav2vec2::{Wav2Vec2Config, Wav2Vec2Encoder, Wav2Vec2Processor},
 };
 
 /// The name of the image processor's configuration in messages.
 const PROCESSOR: &str = "image_processor/preprocessor_config.json";
+
+/// What a text encoder's file should have inside, or the folder beside it.
+const TOKENIZER: &str = "the tokenizer of UMT5: GGUF files and ComfyUI's text encoders have it inside; else --model DIR \
+                         with a folder `tokenizer`";
 
 /// How the files of a checkpoint are arranged and how their tensors are named.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +42,8 @@ pub enum Layout {
     Diffusers,
     /// The repositories of the Wan team.
     Native,
+    /// Single files, each with a part.
+    Files,
 }
 
 impl Layout {
@@ -44,6 +52,7 @@ impl Layout {
         match self {
             Self::Diffusers => "diffusers",
             Self::Native => "native",
+            Self::Files => "single files",
         }
     }
 }
@@ -107,6 +116,21 @@ pub(super) fn open_s2v(
     S2vTransformer::load(&part.weights(device, dtype)?, part.config, config)
 }
 
+/// The transformer in a single file of any container, layout and prefix, under our names, with its sizes.
+///
+/// # Errors
+/// A file of another model; a tensor that is missing, unexpected or of another shape.
+pub fn open_transformer(
+    folder: &Folder,
+    file: &str,
+    device: &Device,
+    dtype: WeightDtype,
+) -> Result<(WanConfig, Weights), CheckpointError> {
+    let part = native::open_file(folder, file)?;
+    let weights = part.weights(device, dtype)?;
+    Ok((part.config, weights))
+}
+
 /// The autoencoder alone, of a folder with the native layout or with diffusers' folder `vae`, whatever else
 /// it has.
 ///
@@ -115,6 +139,29 @@ pub(super) fn open_s2v(
 pub fn open_vae(folder: &Folder, device: &Device) -> Result<VideoVae, CheckpointError> {
     let part = native::open_vae(folder)?;
     VideoVae::load(&part.weights(device, WeightDtype::Auto)?, &part.config)
+}
+
+/// The autoencoder in a single file; `config` if its sizes are not those of the published ones.
+///
+/// # Errors
+/// A file of another model; tensors that do not fit the configuration.
+pub fn open_vae_file(
+    folder: &Folder,
+    file: &str,
+    config: Option<&VideoVaeConfig>,
+    device: &Device,
+) -> Result<VideoVae, CheckpointError> {
+    let part = native::open_vae_file(folder, file)?;
+    VideoVae::load(&part.weights(device, WeightDtype::Auto)?, config.unwrap_or(&part.config))
+}
+
+/// Where the tokenizer is.
+#[derive(Clone, Debug)]
+enum TokenizerAt {
+    /// A folder with `tokenizer.json`.
+    Folder(Folder),
+    /// Inside a file of weights.
+    File(Folder, String),
 }
 
 /// What speech to video has besides.
@@ -141,7 +188,7 @@ pub struct WanSource {
     scheduler: SchedulerConfig,
     vae: Component<VideoVaeConfig>,
     text: Component<T5Config>,
-    tokenizer: Folder,
+    tokenizer: TokenizerAt,
     image: Option<ImageEncoder>,
     speech: Option<Speech>,
 }
@@ -156,10 +203,20 @@ impl WanSource {
     /// A folder in no known layout, a missing part, a configuration that this crate cannot build, or
     /// configurations that do not belong to one model.
     pub fn open(folder: Folder) -> Result<Self, CheckpointError> {
+        Self::open_with(folder, &GivenFiles::default())
+    }
+
+    /// The same with files in place of some or all of the folder's parts.
+    ///
+    /// # Errors
+    /// As [`Self::open`]; a file that is not what it is given for.
+    pub fn open_with(folder: Folder, files: &GivenFiles) -> Result<Self, CheckpointError> {
+        let given = Given::open(files)?;
         let source = match Self::detect(&folder) {
-            Some(Layout::Diffusers) => diffusers::open(folder)?,
-            Some(Layout::Native) => native::open(folder)?,
-            None => {
+            Some(Layout::Diffusers) => diffusers::open(folder, given)?,
+            Some(Layout::Native) => native::open(folder, given)?,
+            None | Some(Layout::Files) if given.first.is_some() => files::open(folder, given)?,
+            None | Some(Layout::Files) => {
                 return Err(CheckpointError::UnknownLayout {
                     folder: folder.describe(),
                     looked_for: vec![diffusers::looked_for(), Self::NATIVE.to_owned()],
@@ -249,9 +306,18 @@ impl WanSource {
         self.text.weights(device, dtype)
     }
 
-    /// The folder with `tokenizer.json`.
-    pub fn tokenizer(&self) -> &Folder {
-        &self.tokenizer
+    /// The tokenizer, in its folder or inside the text encoder's file.
+    pub fn tokenizer(&self) -> Result<WanTokenizer, CheckpointError> {
+        match &self.tokenizer {
+            TokenizerAt::Folder(folder) => WanTokenizer::open(folder),
+            TokenizerAt::File(folder, file) => match WanTokenizer::in_file(folder, file)? {
+                Some(tokenizer) => Ok(tokenizer),
+                None => Err(CheckpointError::MissingFile {
+                    file: format!("a tokenizer in {}", folder.describe_file(file)),
+                    expected: TOKENIZER.to_owned(),
+                }),
+            },
+        }
     }
 
     /// Tokenizer and text encoder together, ready for prompts.
@@ -260,7 +326,7 @@ impl WanSource {
         device: &Device,
         dtype: WeightDtype,
     ) -> Result<WanTextEncoder, CheckpointError> {
-        WanTextEncoder::from_parts(&self.tokenizer, &self.text_encoder(device, dtype)?, &self.text.config)
+        WanTextEncoder::from_parts(self.tokenizer()?, &self.text_encoder(device, dtype)?, &self.text.config)
     }
 
     /// `config.json` of the CLIP vision tower, with the keys of transformers; `None` in models without one.

@@ -149,6 +149,7 @@ inventory::submit! {
         class_names: &["MiniPipeline"],
         detects: |_| false,
         looks_for: "",
+        layouts: &[],
         open: |folder, options| Ok(Box::new(MiniPipeline::open(folder, options)?)),
         origin: env!("CARGO_PKG_NAME"),
     }

@@ -1,11 +1,13 @@
 //! The native text encoder and the CLIP vision tower.
 
+use candle_core::Device;
 use serde_json::{Value, json};
 
 use super::{Component, ImageEncoder, Speech, find};
 use crate::{
-    checkpoint::{CheckpointError, Folder, Weights},
-    text::T5Config,
+    checkpoint::{CheckpointError, Folder, WeightDtype, Weights},
+    recognise::Role,
+    text::{T5Config, T5File, open_t5},
     wan::{s2v::S2vConfig, source::component::Names},
     wav2vec2::{Wav2Vec2Config, Wav2Vec2Processor},
 };
@@ -23,7 +25,7 @@ pub(super) fn text(folder: &Folder) -> Result<Component<T5Config>, CheckpointErr
         Err(_) if other.exists("config.json") => return Component::in_folder(other, T5Config::read),
         file => file?,
     };
-    Component::in_file(folder, file, |weights| {
+    Component::in_file(folder, file, None, |weights| {
         let [vocab_size, d_model] = weights.axes("token_embedding.weight")?;
         let [inner, _] = weights.axes::<2>("blocks.0.attn.q.weight")?;
         let [buckets, heads] = weights.axes("blocks.0.pos_embedding.embedding.weight")?;
@@ -35,6 +37,35 @@ pub(super) fn text(folder: &Folder) -> Result<Component<T5Config>, CheckpointErr
         });
         Ok((T5Config::from_value(json, &weights.place())?, Names::TextEncoder))
     })
+}
+
+/// The encoder in a single file of any layout, and whether the file has its tokenizer.
+pub(in crate::wan) fn text_file(
+    folder: &Folder,
+    file: String,
+) -> Result<Component<T5Config>, CheckpointError> {
+    let T5File { config, part, .. } = open_t5(folder, &file, &Device::Cpu, WeightDtype::Keep)?;
+    let names = match part.layout.name.as_str() {
+        "umt5_native" => Names::TextEncoder,
+        "umt5_gguf" | "t5_gguf" => Names::TextEncoderGguf,
+        _ => Names::Ours,
+    };
+    let place = folder.describe_file(&file);
+    Ok(Component { config, place, folder: folder.clone(), files: vec![file], part: Some(part), names })
+}
+
+/// The vision tower in a single file under transformers' names, with sizes from the shapes of its tensors.
+pub(in crate::wan) fn image_file(folder: &Folder, file: String) -> Result<ImageEncoder, CheckpointError> {
+    let part = Component::in_file(folder, file, Some(Role::ImageEncoder), |weights| {
+        let [hidden_size, channels, patch_size, _] =
+            weights.axes("vision_model.embeddings.patch_embedding.weight")?;
+        let [tokens, _] = weights.axes::<2>("vision_model.embeddings.position_embedding.weight")?;
+        let [intermediate_size, _] = weights.axes::<2>("vision_model.encoder.layers.0.mlp.fc1.weight")?;
+        let layers = weights.count("vision_model.encoder.layers.");
+        let config = vision(hidden_size, intermediate_size, layers, [channels, patch_size, tokens]);
+        Ok((config, Names::Ours))
+    })?;
+    Ok(ImageEncoder { part, processor: None })
 }
 
 /// The encoder of speech, in a folder as transformers writes it.
@@ -69,7 +100,8 @@ pub(super) fn speech(folder: &Folder, config: S2vConfig) -> Result<Speech, Check
 pub(super) fn image(folder: &Folder) -> Result<ImageEncoder, CheckpointError> {
     let expected = "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth";
     let file = find(folder, |name| name.starts_with("models_clip"), expected)?;
-    let part = Component::in_file(folder, file, |weights| Ok((vision_config(weights)?, Names::ClipVision)))?;
+    let part =
+        Component::in_file(folder, file, None, |weights| Ok((vision_config(weights)?, Names::ClipVision)))?;
     Ok(ImageEncoder { part, processor: None })
 }
 
@@ -77,10 +109,20 @@ fn vision_config(weights: &Weights) -> Result<Value, CheckpointError> {
     let [hidden_size, channels, patch_size, _] = weights.axes("visual.patch_embedding.weight")?;
     let [_, tokens, _] = weights.axes::<3>("visual.pos_embedding")?;
     let [intermediate_size, _] = weights.axes::<2>("visual.transformer.0.mlp.0.weight")?;
-    Ok(json!({
+    let layers = weights.count("visual.transformer.");
+    Ok(vision(hidden_size, intermediate_size, layers, [channels, patch_size, tokens]))
+}
+
+fn vision(
+    hidden_size: usize,
+    intermediate_size: usize,
+    layers: usize,
+    [channels, patch_size, tokens]: [usize; 3],
+) -> Value {
+    json!({
         "model_type": "clip_vision_model", "hidden_size": hidden_size, "intermediate_size": intermediate_size,
-        "num_hidden_layers": weights.count("visual.transformer."), "num_attention_heads": VISION_HEADS,
+        "num_hidden_layers": layers, "num_attention_heads": VISION_HEADS,
         "num_channels": channels, "image_size": tokens.saturating_sub(1).isqrt() * patch_size, "patch_size": patch_size,
         "hidden_act": "gelu", "layer_norm_eps": 1e-5
-    }))
+    })
 }

@@ -11,7 +11,13 @@ mod transformer;
 mod vae;
 
 use self::transformer::Opened;
-use super::{ImageEncoder, Layout, Speech, WanSource, WanTask, component::Component, diffusers};
+pub(super) use self::{
+    encoders::{image_file, text_file},
+    transformer::{open_file, task_of},
+};
+use super::{
+    Given, ImageEncoder, Layout, Speech, TokenizerAt, WanSource, WanTask, component::Component, diffusers,
+};
 use crate::{
     autoencoder::VideoVaeConfig,
     checkpoint::{CheckpointError, Folder},
@@ -38,7 +44,7 @@ pub(super) fn detects(folder: &Folder) -> bool {
         || transformer::detects(folder)
 }
 
-pub(super) fn open(folder: Folder) -> Result<WanSource, CheckpointError> {
+pub(super) fn open(folder: Folder, given: Given) -> Result<WanSource, CheckpointError> {
     let two = EXPERTS.iter().any(|expert| folder.sub(expert).exists(transformer::CONFIG));
     let [high, low] = EXPERTS;
     let (Opened { task, part: first, speech }, second) = if two {
@@ -65,16 +71,25 @@ pub(super) fn open(folder: Folder) -> Result<WanSource, CheckpointError> {
         }
         second => second.map(|second| second.part),
     };
-    let image = first.config.image_dim.map(|_| encoders::image(&folder)).transpose()?;
+    let first = given.first.unwrap_or(first);
+    let second = given.second.or(second);
+    let image = match given.image {
+        Some(image) => Some(image),
+        None => first.config.image_dim.map(|_| encoders::image(&folder)).transpose()?,
+    };
+    let (text, tokenizer) = match given.text {
+        Some((text, inside)) => (text, tokenizer(&folder).map_or(inside, TokenizerAt::Folder)),
+        None => (encoders::text(&folder)?, TokenizerAt::Folder(tokenizer(&folder)?)),
+    };
     let speech = speech.map(|config| encoders::speech(&folder, config)).transpose()?;
     Ok(WanSource {
         layout: Layout::Native,
-        boundary_ratio: second.as_ref().map(|_| if task == WanTask::I2V { 0.9 } else { 0.875 }),
+        boundary_ratio: second.as_ref().map(|_| boundary(task)),
         expand_timesteps: task == WanTask::TI2V,
         scheduler: SchedulerConfig::new(SamplerKind::WanUniPc, shift(task, second.is_some())),
-        vae: vae::open(&folder)?,
-        text: encoders::text(&folder)?,
-        tokenizer: tokenizer(&folder)?,
+        vae: given.vae.map_or_else(|| vae::open(&folder), Ok)?,
+        text,
+        tokenizer,
         image,
         speech,
         task,
@@ -89,6 +104,14 @@ fn tokenizer(folder: &Folder) -> Result<Folder, CheckpointError> {
     let (own, other) = (folder.sub(TOKENIZER), folder.sub("tokenizer"));
     let missing = !own.exists("tokenizer.json") && other.exists("tokenizer.json");
     diffusers::tokenizer(if missing { other } else { own })
+}
+
+/// The autoencoder in a single file of `folder`.
+pub(super) fn open_vae_file(
+    folder: &Folder,
+    file: &str,
+) -> Result<Component<VideoVaeConfig>, CheckpointError> {
+    vae::open_file(folder, file)
 }
 
 /// The autoencoder in `folder`.
@@ -107,13 +130,18 @@ pub(super) fn open_s2v(folder: Folder) -> Result<(Component<WanConfig>, S2vConfi
 
 /// `sample_shift`. Wan2.1's program uses 3 instead of 5 for image to video at 480p, whatever the checkpoint;
 /// that is left to the pipeline, which knows the size.
-fn shift(task: WanTask, two: bool) -> f64 {
+pub(super) fn shift(task: WanTask, two: bool) -> f64 {
     match task {
         WanTask::T2V if two => 12.0,
         WanTask::FLF2V => 16.0,
         WanTask::S2V => 3.0,
         WanTask::T2V | WanTask::I2V | WanTask::TI2V => 5.0,
     }
+}
+
+/// The part of the noise below which the second of two experts runs.
+pub(super) fn boundary(task: WanTask) -> f64 {
+    if task == WanTask::I2V { 0.9 } else { 0.875 }
 }
 
 /// The file in `folder` whose name without the extension `fits`.

@@ -7,8 +7,11 @@ use serde_json::{Value, json};
 use super::{Component, WanTask};
 use crate::{
     checkpoint::{CheckpointError, Folder, WeightDtype, Weights},
+    recognise::{self, Role},
     wan::{
-        WanConfig, names,
+        WanConfig,
+        config::CLASS_NAME,
+        names,
         s2v::{self, S2vConfig},
         source::component::Names,
     },
@@ -84,7 +87,7 @@ pub(super) fn open(folder: Folder) -> Result<Opened, CheckpointError> {
     let files = Weights::locate(&folder)?;
     let weights = Weights::open_files(&folder, &files, &Device::Cpu, WeightDtype::Keep)?;
     let weights = weights.renamed(names::to_diffusers)?;
-    let (sizes, dim) = sizes(&weights, &native)?;
+    let (sizes, dim) = sizes(&weights, weights.axes("patch_embedding.weight")?, &native)?;
     for (key, ours) in SIZES {
         let found = sizes.get(ours).cloned().unwrap_or_else(|| json!(dim));
         if let Some(stated) = json.get(key).filter(|stated| **stated != found) {
@@ -105,13 +108,82 @@ pub(super) fn open(folder: Folder) -> Result<Opened, CheckpointError> {
         }
     };
     let speech = speaks.then(|| S2vConfig::from_value(&json, &config, &weights, &place)).transpose()?;
-    Ok(Opened { task, part: Component { config, place, folder, files, names: Names::Transformer }, speech })
+    Ok(Opened {
+        task,
+        part: Component { config, place, folder, files, part: None, names: Names::Transformer },
+        speech,
+    })
+}
+
+/// Channels of a head in every published model.
+const HEAD_DIM: usize = 128;
+
+/// What a configuration beside a single file, or in its header, says.
+#[derive(Default, Deserialize)]
+struct Stated {
+    #[serde(rename = "_class_name")]
+    class_name: Option<String>,
+    num_heads: Option<usize>,
+    eps: Option<f64>,
+}
+
+/// The transformer in a single file, whatever else is in it.
+///
+/// The number of heads, which no tensor says, is that of `config.json` beside the file or of the file's
+/// header, else one for every 128 channels.
+pub(in crate::wan) fn open_file(
+    folder: &Folder,
+    file: &str,
+) -> Result<Component<WanConfig>, CheckpointError> {
+    let weights = Weights::open_files(folder, &[file], &Device::Cpu, WeightDtype::Keep)?;
+    let part = recognise::part(&weights, &[Role::Transformer])?;
+    let place = weights.place();
+    if !["wan", "wan_diffusers"].contains(&part.layout.name.as_str()) {
+        let (found, expected) = (part.describe(), "Wan transformer".to_owned());
+        return Err(CheckpointError::WrongArchitecture { file: place, expected, found });
+    }
+    let refused = |reason: String| CheckpointError::BadConfig { file: place.clone(), reason };
+    let beside: Stated = if folder.exists(CONFIG) { folder.read_json(CONFIG)? } else { Stated::default() };
+    let config = if beside.class_name.as_deref() == Some(CLASS_NAME) {
+        WanConfig::from_json(&folder.read_to_string(CONFIG)?).map_err(|error| refused(error.to_string()))?
+    } else {
+        let header = weights.text("config").map(serde_json::from_str::<Value>).transpose();
+        let header = header.map_err(|error| refused(format!("`config` in its header: {error}")))?;
+        let header = header.and_then(|config| Stated::deserialize(&config["transformer"]).ok());
+        let stated = |of: fn(&Stated) -> Option<f64>| of(&beside).or(header.as_ref().and_then(of));
+        let size = |letter: &str| part.sizes.get(letter).copied().unwrap_or_default();
+        let native = Native {
+            model_type: String::new(),
+            num_heads: stated(|of| of.num_heads.map(|heads| heads as f64))
+                .map_or(size("D") / HEAD_DIM, |heads| heads as usize),
+            eps: stated(|of| of.eps).unwrap_or_else(default_eps),
+        };
+        let patch = [size("D"), size("C"), 1, 2, 2];
+        let taken = part.take(weights)?;
+        let ours = if names::is_native(taken.names()) { taken.renamed(names::to_diffusers)? } else { taken };
+        let (sizes, _) = sizes(&ours, patch, &native)?;
+        WanConfig::from_json(&sizes.to_string()).map_err(|error| refused(error.to_string()))?
+    };
+    let (folder, files) = (folder.clone(), vec![file.to_owned()]);
+    let names = if part.is("wan") { Names::Transformer } else { Names::Ours };
+    Ok(Component { config, place, folder, files, part: Some(part), names })
+}
+
+/// What a transformer of these sizes was trained for, in models whose files do not say.
+pub(in crate::wan) fn task_of(config: &WanConfig) -> WanTask {
+    match (config.pos_embed_seq_len, config.image_dim) {
+        (Some(_), _) => WanTask::FLF2V,
+        (None, Some(_)) => WanTask::I2V,
+        // The one model whose autoencoder has so many channels.
+        (None, None) if config.out_channels == 48 => WanTask::TI2V,
+        (None, None) if config.in_channels != config.out_channels => WanTask::I2V,
+        (None, None) => WanTask::T2V,
+    }
 }
 
 /// The configuration with diffusers' keys, from tensors that already have diffusers' names; and the inner
-/// dimension.
-fn sizes(weights: &Weights, native: &Native) -> Result<(Value, usize), CheckpointError> {
-    let patch = weights.axes::<5>("patch_embedding.weight")?;
+/// dimension. `patch` is the shape of the patch embedding, whose axes files may have folded.
+fn sizes(weights: &Weights, patch: [usize; 5], native: &Native) -> Result<(Value, usize), CheckpointError> {
     let [dim, in_channels, patch_size @ ..] = patch;
     let [_, freq_dim] = weights.axes::<2>("condition_embedder.time_embedder.linear_1.weight")?;
     let [_, text_dim] = weights.axes::<2>("condition_embedder.text_embedder.linear_1.weight")?;

@@ -6,6 +6,7 @@ use super::{Component, find};
 use crate::{
     autoencoder::VideoVaeConfig,
     checkpoint::{CheckpointError, Folder, Weights},
+    recognise::Role,
     wan::{names::VaeNames, source::component::Names},
 };
 
@@ -37,12 +38,19 @@ pub(super) fn open(folder: &Folder) -> Result<Component<VideoVaeConfig>, Checkpo
         Err(_) if other.exists("config.json") => return Component::in_folder(other, VideoVaeConfig::read),
         file => file?,
     };
-    Component::in_file(folder, file, |weights| {
-        let config = VideoVaeConfig::from_json(&config(weights)?.to_string());
-        let config = config
-            .map_err(|error| CheckpointError::BadConfig { file: weights.place(), reason: error.to_string() });
-        Ok((config?, Names::Vae(vae_names(weights))))
-    })
+    Component::in_file(folder, file, None, described)
+}
+
+/// The autoencoder in a single file, whatever else is in it.
+pub(super) fn open_file(folder: &Folder, file: &str) -> Result<Component<VideoVaeConfig>, CheckpointError> {
+    Component::in_file(folder, file.to_owned(), Some(Role::Vae), described)
+}
+
+fn described(weights: &Weights) -> Result<(VideoVaeConfig, Names), CheckpointError> {
+    let config = VideoVaeConfig::from_json(&config(weights)?.to_string());
+    let config = config
+        .map_err(|error| CheckpointError::BadConfig { file: weights.place(), reason: error.to_string() });
+    Ok((config?, Names::Vae(vae_names(weights))))
 }
 
 /// Whether it is Wan 2.2, which has nested modules at every resolution.

@@ -1,0 +1,320 @@
+//! The tensors of one component.
+
+mod identity;
+mod matrix;
+mod open;
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use candle_core::{DType, Device, Tensor};
+
+pub use self::{
+    matrix::{CodedMatrix, Matrix},
+    open::Format,
+};
+use super::{
+    CheckpointError, Ops,
+    adapter::{self, Change},
+    blob::Blob,
+    header::TensorInfo,
+    metadata::Metadata,
+    number::NumberFormat,
+    read,
+    unread::Unread,
+};
+
+/// Largest size in f32, in bytes, of a component that counts as small: see [`WeightDtype::Auto`].
+pub const WIDEN_LIMIT: usize = 256 << 20;
+
+/// The type in which [`Weights::get`] returns tensors.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WeightDtype {
+    /// On a CPU, f32 for a component that takes at most [`WIDEN_LIMIT`] bytes in f32, because widening a
+    /// weight for every product costs more than that memory; otherwise like [`Self::Keep`].
+    #[default]
+    Auto,
+    /// As stored, so that a bf16 checkpoint takes two bytes per value.
+    Keep,
+    /// Converted while reading.
+    Cast(DType),
+}
+
+/// Tensors of one component by name, read on demand.
+///
+/// Like a candle `VarBuilder`: [`pp`](Self::pp) enters a module, clones share the files. Names, shapes and
+/// types are checked, and [`unused`](Self::unused) lists the tensors that were never requested.
+#[derive(Clone, Debug)]
+pub struct Weights {
+    pub(crate) set: Arc<TensorSet>,
+    pub(crate) prefix: String,
+}
+
+pub(crate) struct TensorSet {
+    files: Vec<OpenFile>,
+    tensors: BTreeMap<String, Located>,
+    device: Device,
+    dtype: WeightDtype,
+    ops: Ops,
+    /// Whether some of the tensors are coded.
+    is_coded: bool,
+    /// Where unread tensors are noted.
+    unread: Option<Unread>,
+    /// What adapters change, by the names of the tensors.
+    pub(crate) changes: BTreeMap<String, Vec<Change>>,
+}
+
+impl Drop for TensorSet {
+    /// Components are read completely before the files are released: what is unread by now is never read.
+    fn drop(&mut self) {
+        let Some(notes) = &self.unread else { return };
+        let is_read = |located: &Located| located.used.load(Ordering::Relaxed);
+        if !self.tensors.values().any(is_read) {
+            return;
+        }
+        let too_many = |located: &Located| !is_read(located) && !located.spare.load(Ordering::Relaxed);
+        let left: Vec<&str> = self
+            .tensors
+            .iter()
+            .filter(|(_, tensor)| too_many(tensor))
+            .map(|(name, _)| name.as_str())
+            .collect();
+        if let (false, Some(file)) = (left.is_empty(), self.files.first()) {
+            notes.note(&file.place, &left);
+        }
+    }
+}
+
+#[derive(Debug)]
+struct OpenFile {
+    place: String,
+    blob: Blob,
+    format: Format,
+    metadata: Metadata,
+}
+
+struct Located {
+    file: usize,
+    info: TensorInfo,
+    /// Its name in the file, or that of the tensor that contains it, if different.
+    stored_as: Option<Box<str>>,
+    used: AtomicBool,
+    /// Whether it may stay unread, see [`Weights::spare`].
+    spare: AtomicBool,
+}
+
+/// A tensor that is read.
+struct Found<'a> {
+    name: String,
+    file: &'a OpenFile,
+    /// With the axes that were asked for.
+    info: TensorInfo,
+    changes: &'a [Change],
+}
+
+impl Located {
+    fn new(file: usize, info: TensorInfo, stored_as: Option<Box<str>>) -> Self {
+        Self { file, info, stored_as, used: AtomicBool::new(false), spare: AtomicBool::new(false) }
+    }
+}
+
+impl fmt::Debug for TensorSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TensorSet")
+            .field("files", &self.files.iter().map(|file| &file.place).collect::<Vec<_>>())
+            .field("tensors", &self.tensors.len())
+            .field("device", &self.device)
+            .field("dtype", &self.dtype)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Weights {
+    /// Enters the module `name`.
+    #[must_use]
+    pub fn pp(&self, name: impl fmt::Display) -> Self {
+        Self { set: Arc::clone(&self.set), prefix: format!("{}{name}.", self.prefix) }
+    }
+
+    /// A tensor of exactly this shape, in the type that the [`WeightDtype`] policy gives.
+    ///
+    /// # Errors
+    /// [`CheckpointError::MissingTensor`], [`CheckpointError::WrongShape`],
+    /// [`CheckpointError::UnsupportedDtype`].
+    pub fn get(&self, name: &str, shape: &[usize]) -> Result<Tensor, CheckpointError> {
+        self.read(
+            name,
+            shape,
+            match self.set.dtype {
+                WeightDtype::Auto | WeightDtype::Keep => None,
+                WeightDtype::Cast(dtype) => Some(dtype),
+            },
+        )
+    }
+
+    /// [`Self::get`] in f32 regardless of the policy: for norms, biases and other small tensors.
+    pub fn get_f32(&self, name: &str, shape: &[usize]) -> Result<Tensor, CheckpointError> {
+        self.read(name, shape, Some(DType::F32))
+    }
+
+    /// Whether the module has this tensor.
+    pub fn contains(&self, name: &str) -> bool {
+        self.set.tensors.contains_key(&self.full(name))
+    }
+
+    /// Shape of a tensor in the file, for models whose configuration is inferred from their tensors.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.set.tensors.get(&self.full(name)).map(|located| located.info.shape.as_slice())
+    }
+
+    /// Whether the file has the tensor in this shape, or in one that is read as it: without axes of length 1,
+    /// or with neighbouring axes folded into one.
+    pub fn fits(&self, name: &str, shape: &[usize]) -> bool {
+        self.set.tensors.get(&self.full(name)).is_some_and(|located| located.info.shaped(shape).is_some())
+    }
+
+    /// Lengths of a tensor's axes, for configurations that are inferred from the tensors.
+    ///
+    /// # Errors
+    /// A tensor that is missing or has another number of axes.
+    pub fn axes<const N: usize>(&self, name: &str) -> Result<[usize; N], CheckpointError> {
+        let shape = self.shape(name).ok_or_else(|| self.missing(&self.full(name)))?;
+        shape.try_into().map_err(|_| CheckpointError::BadConfig {
+            file: self.place(),
+            reason: format!("tensor \"{name}\" has shape {shape:?}, expected {N} axes"),
+        })
+    }
+
+    /// Length of the list of modules `list` (`blocks`, with or without the dot that follows it): one more
+    /// than the largest number in it.
+    pub fn count(&self, list: &str) -> usize {
+        let prefix = format!("{}.", self.full(list.strip_suffix('.').unwrap_or(list)));
+        let number = |name: &str| name.strip_prefix(&prefix)?.split('.').next()?.parse::<usize>().ok();
+        self.names().filter_map(number).max().map_or(0, |last| last.saturating_add(1))
+    }
+
+    /// The operations of layers loaded from these tensors.
+    pub fn ops(&self) -> Ops {
+        self.set.ops
+    }
+
+    /// Full names of this module's tensors, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.scoped().map(|(name, _)| name.as_str())
+    }
+
+    /// Full names of this module's tensors that were never requested, sorted.
+    pub fn unused(&self) -> Vec<&str> {
+        self.scoped()
+            .filter(|(_, located)| !located.used.load(Ordering::Relaxed))
+            .map(|(name, _)| name.as_str())
+            .collect()
+    }
+
+    /// Marks those of this module's tensors whose names begin with one of `names` as not needed: parts of the
+    /// published model that are unused here.
+    pub fn spare(&self, names: &[&str]) {
+        for (name, located) in self.scoped() {
+            let own = name.strip_prefix(&self.prefix).unwrap_or(name);
+            if names.iter().any(|start| own.starts_with(start)) {
+                located.spare.store(true, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// The device that tensors are loaded to.
+    pub fn device(&self) -> &Device {
+        &self.set.device
+    }
+
+    /// The type in which a network of these weights computes: f32 on a CPU, elsewhere that of its largest
+    /// tensors.
+    pub fn compute_dtype(&self) -> DType {
+        if self.set.device.is_cpu() {
+            return DType::F32;
+        }
+        if let WeightDtype::Cast(dtype) = self.set.dtype {
+            return dtype;
+        }
+        let largest = self.scoped().max_by_key(|(_, located)| located.info.bytes());
+        match largest.map(|(_, located)| located.info.format) {
+            Some(format) if format.is_coded() => self.decoded_dtype(),
+            Some(format) => format.float().unwrap_or(DType::F32),
+            None => DType::F32,
+        }
+    }
+
+    /// The format of the file, or of the first shard.
+    pub fn format(&self) -> Format {
+        self.set.files.first().map_or(Format::Safetensors, |file| file.format)
+    }
+
+    /// The file, or the first shard, as messages name it.
+    pub fn place(&self) -> String {
+        match self.set.files.as_slice() {
+            [] => "a checkpoint without files".into(),
+            [file] => file.place.clone(),
+            [first, rest @ ..] => format!("{} and {} more", first.place, rest.len()),
+        }
+    }
+
+    fn read(&self, name: &str, shape: &[usize], asked: Option<DType>) -> Result<Tensor, CheckpointError> {
+        let Found { name, file, info, changes } = self.find(name, shape)?;
+        // A coded tensor has no type of its own that candle computes with.
+        let own = info.format.float().unwrap_or(self.decoded_dtype());
+        let (wanted, device) = (asked.unwrap_or(own), &self.set.device);
+        if changes.is_empty() {
+            return Ok(read::tensor(&file.blob, &info, wanted, device)?);
+        }
+        // Added in f32, rounded once; not at all where other tensors are coded, which are not rounded either.
+        let wanted = if asked.is_none() && self.set.is_coded { DType::F32 } else { wanted };
+        let stored = read::tensor(&file.blob, &info, DType::F32, device)?;
+        let change = adapter::sum(changes, &name, shape, device)?;
+        Ok((stored + change)?.to_dtype(wanted)?)
+    }
+
+    /// The type that coded tensors are decoded to.
+    fn decoded_dtype(&self) -> DType {
+        if self.set.device.is_cpu() { DType::F32 } else { DType::BF16 }
+    }
+
+    /// A tensor that is about to be read, of exactly this shape.
+    fn find(&self, name: &str, shape: &[usize]) -> Result<Found<'_>, CheckpointError> {
+        let name = self.full(name);
+        let Some(located) = self.set.tensors.get(&name) else { return Err(self.missing(&name)) };
+        let Some(file) = self.set.files.get(located.file) else { return Err(self.missing(&name)) };
+        let (place, stored_as) = (file.place.clone(), located.stored_as.clone());
+        let Some(info) = located.info.shaped(shape) else {
+            let (expected, found) = (shape.to_vec(), located.info.shape.clone());
+            return Err(CheckpointError::WrongShape { name, stored_as, file: place, expected, found });
+        };
+        if let NumberFormat::Other(dtype) = info.format {
+            let dtype = dtype.to_string();
+            return Err(CheckpointError::UnsupportedDtype { name, stored_as, file: place, dtype });
+        }
+        located.used.store(true, Ordering::Relaxed);
+        let changes = self.set.changes.get(&name).map(Vec::as_slice).unwrap_or_default();
+        Ok(Found { name, file, info, changes })
+    }
+
+    fn full(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
+    }
+
+    fn scoped(&self) -> impl Iterator<Item = (&String, &Located)> {
+        self.set.tensors.iter().filter(|(name, _)| name.starts_with(&self.prefix))
+    }
+
+    /// The error for a missing tensor, with the most similar existing name.
+    pub fn missing(&self, name: &str) -> CheckpointError {
+        let distance = |other: &&String| strsim::levenshtein(name, other);
+        let nearest = self.set.tensors.keys().min_by_key(distance).cloned();
+        CheckpointError::MissingTensor { name: name.to_owned(), file: self.place(), nearest }
+    }
+}
