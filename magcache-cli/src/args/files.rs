@@ -79,8 +79,8 @@ impl Files {
 #[derive(Clone, Debug, Default, ClapArgs)]
 #[command(next_help_heading = WEIGHTS)]
 pub(crate) struct Loras {
-    /// Apply this adapter, at strength 1 or at the one behind the colon; may be given several times. Of a
-    /// model with two experts, high=FILE and low=FILE are for one of them, and so are files whose names say it
+    /// Apply this adapter, at strength 1 or at the one behind the colon; may be given several times. Of two
+    /// experts, high=FILE and low=FILE are for one of them, and so are files whose names say it
     #[arg(long, value_name = "[high=|low=]FILE[:STRENGTH]", value_parser = parse)]
     pub(crate) lora: Vec<Lora>,
     /// Leave out what of an adapter has no place in the model

@@ -79,8 +79,8 @@ impl ClipTextConfig {
         without_fault(config, fault, place)
     }
 
-    /// The sizes of an encoder in a single file, from the shapes of its tensors: 64 channels a head, as in the
-    /// published models.
+    /// The sizes of an encoder in a single file, from the shapes of its tensors: 64 channels a head, as in
+    /// the published models.
     ///
     /// # Errors
     /// A missing tensor; as [`Self::read`].

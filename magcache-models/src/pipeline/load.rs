@@ -92,7 +92,8 @@ pub struct Loader {
     pub detects: fn(&Folder) -> bool,
     /// What `detects` looks for, in words; empty if it never returns true.
     pub looks_for: &'static str,
-    /// The layouts of single files with a transformer that it opens, see [`Layout`](crate::recognise::Layout).
+    /// The layouts of single files with a transformer that it opens, see
+    /// [`Layout`](crate::recognise::Layout).
     pub layouts: &'static [&'static str],
     /// Opens such a folder; reads configuration files only.
     pub open: fn(Folder, LoadOptions) -> Result<Box<dyn Pipeline>>,

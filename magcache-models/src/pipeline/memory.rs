@@ -26,8 +26,8 @@ impl Phase {
     }
 }
 
-/// Values that a block of a transformer has alive for each token, as a multiple of its width: input, residual,
-/// queries, keys, values, their attention, and the parts of sums.
+/// Values that a block of a transformer has alive for each token, as a multiple of its width: input,
+/// residual, queries, keys, values, their attention, and the parts of sums.
 const WIDTHS: u64 = 10;
 
 /// Bytes of a value that is computed with.

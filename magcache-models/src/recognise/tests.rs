@@ -1,5 +1,5 @@
-//! The published files, as generated files of their names and shapes: see `published.json`, which lists models
-//! and files with the layouts that they have.
+//! The published models, as generated files of their names and shapes: `published.json` lists them with the
+//! layouts that they have.
 
 use std::collections::BTreeMap;
 
@@ -58,8 +58,7 @@ fn tensors(model: &Model) -> BTreeMap<String, Vec<usize>> {
     all
 }
 
-/// A file of tensors without values: a header whose tensors have one axis of length 0 more would be others, so
-/// the sizes are those of the model and the data is left to the file system.
+/// A file of these tensors whose values are holes, which take no space.
 fn hollow(tensors: &BTreeMap<String, Vec<usize>>, prefix: &str) -> (tempfile::TempDir, Weights) {
     let (mut header, mut at) = (serde_json::Map::new(), 0usize);
     for (name, shape) in tensors {

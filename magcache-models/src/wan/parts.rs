@@ -62,7 +62,8 @@ impl Parts {
     /// What the adapters do, expert by expert.
     pub(super) fn adapters(&self) -> Result<Vec<AdapterReport>> {
         let mut reports = Vec::new();
-        for expert in 0..self.source.experts() {
+        let experts = if self.options.adapters.is_empty() { 0 } else { self.source.experts() };
+        for expert in 0..experts {
             let own = adapters_of(&self.options.adapters, expert, self.source.experts());
             let weights = self.source.transformer(Expert(expert as u8), &Device::Cpu, WeightDtype::Keep)?;
             reports.extend(weights.adapted(&own, &names::ADAPTER, expert)?.1);

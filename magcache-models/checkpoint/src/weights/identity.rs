@@ -48,8 +48,8 @@ impl Weights {
         self.text("general.architecture")
     }
 
-    /// SHA-256 over the names, number formats, shapes, scales and bytes of this module's tensors, by name: tells whether two
-    /// checkpoints of one layout are identical. Reads every byte once.
+    /// SHA-256 over the names, number formats, shapes, scales and bytes of this module's tensors, by name:
+    /// tells whether two checkpoints of one layout are identical. Reads every byte once.
     pub fn sha256(&self) -> String {
         let mut hash = Sha256::new();
         for (name, located) in self.scoped() {

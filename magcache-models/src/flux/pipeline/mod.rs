@@ -177,6 +177,9 @@ impl Pipeline for FluxPipeline {
     }
 
     fn adapters(&self) -> Result<Vec<AdapterReport>> {
+        if self.options.adapters.is_empty() {
+            return Ok(Vec::new());
+        }
         let options = LoadOptions { device: Device::Cpu, dtype: WeightDtype::Keep, ..self.options.clone() };
         Ok(self.components.adapted(&options)?.1)
     }
