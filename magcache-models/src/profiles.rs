@@ -3,8 +3,8 @@
 //!
 //! `data/*.toml` is written by `tests/reference/make_profiles.py`, which takes the published numbers from
 //! `tests/reference/constants.json`; `python tests/reference/make_profiles.py --check` tells whether it is
-//! current. Profiles of models that this project does not include are for users who add such a model in a
-//! crate of their own.
+//! current. That of `wan2.2-s2v-tiny` was written by `magcache calibrate`. Profiles of models that this
+//! project does not include are for users who add such a model in a crate of their own.
 
 use magcache_core::{inventory, meta::ProfileInfo};
 
@@ -63,6 +63,7 @@ profiles![
     "wan2.1-vace-14b",
     "wan2.2-i2v-a14b",
     "wan2.2-i2v-tiny",
+    "wan2.2-s2v-tiny",
     "wan2.2-t2v-a14b",
     "wan2.2-t2v-tiny",
     "wan2.2-ti2v-5b",

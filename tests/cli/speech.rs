@@ -5,7 +5,7 @@ use std::fs;
 use magcache_audio::Recording;
 use serde_json::Value;
 
-use crate::program::Shell;
+use crate::program::{Shell, list};
 
 const RUN: &str = "run --model wan2.2-s2v-tiny --steps 2";
 
@@ -113,4 +113,18 @@ fn a_recording_that_cannot_be_used_is_refused_before_anything_is_written() {
     // And no other model takes one.
     let report = sh.document("run --model wan2.1-t2v-tiny --audio silent.wav --out out.mp4", 2);
     assert_eq!(report["hint"], "remove the recording");
+}
+
+#[test]
+fn budgets_and_baselines_count_the_steps_of_a_clip() {
+    let sh = Shell::new();
+    sh.write("half.toml", "[[cache]]\nstrategy = 'schedule'\nskip = [1, 2]\n");
+    let line = "--model wan2.2-s2v-tiny --steps 4 --clips 2";
+    let found = sh.answer(format!("compare {line} half.toml --out out"));
+    let names: Vec<&str> = list(&found["rows"]).iter().map(|row| row["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["dense", "half", "2 steps"]);
+    let line = "run --model wan2.2-s2v-tiny --steps 8 --clips 2 --cache magcache";
+    let found = sh.answer(format!("{line} --budget 5 --out budget.mp4"));
+    assert_eq!((&found["planned"]["computed"], &found["planned"]["steps"]), (&5.0.into(), &8.into()));
+    sh.refused(format!("{line} --budget 9 --out none.mp4"), ["a budget of 9 computed steps, the run has 8"]);
 }

@@ -30,15 +30,12 @@ def pictures(folder, keys):
             tolerance, mean = (14, 2.0) if name == "subsampled.jpg" else (3, 1.0) if name.endswith(".jpg") else (0, None)
             args = {"read": name}
         elif kind in ("scale", "cover"):
-            # Halves may be rounded either way; one pixel has too few values for a mean.
-            tolerance, mean = 1, None if size == [1, 1] else 0.02
+            tolerance, mean = 0, None
             args = {"resize": {"filter": rest[0], "size": size}} if kind == "scale" else {"cover": size}
         elif kind == "frame":
-            # One step of 255, in less than a tenth of the values.
-            tolerance, mean, output, args = 2 / 255 + 1e-6, 0.2 / 255, "pixels", {"frame": size}
+            tolerance, mean, output, args = 1e-6, None, "pixels", {"frame": size}
         else:
-            # One step of 255 in the scaled picture, divided by the deviation; no error if it is not scaled.
-            tolerance, mean, output = 1e-6 if rest[0].endswith("x16") else 1.001 / 255 / 0.261, 2e-3, "pixels"
+            tolerance, mean, output = 1e-6, None, "pixels"
             inputs = {"picture": f"clip.{rest[0]}.source"}
             args = {"clip": {"size": {"shortest_edge": 16}, "crop_size": {"height": 16, "width": 16}}}
         args["tolerance"] = tolerance

@@ -36,7 +36,7 @@ pub(crate) fn skipped_cost(
     runs: &[ReuseErrors],
     stop: &dyn Fn() -> bool,
 ) -> Result<f64> {
-    let steps = job.trajectory.steps().count();
+    let steps = job.trajectory.steps_of_clip();
     let all = Planner::new(runs)?.schedules(Continuation::Line, Objective::Sum);
     let half = all.into_iter().filter(|found| !found.skip.is_empty());
     let half = half.min_by_key(|found| found.computed.abs_diff(steps / 2));

@@ -93,7 +93,7 @@ fn record(job: &Job, prompts: &[String], args: &Calibrate, out: &Console) -> Res
     let interrupt = Interrupt::listen()?;
     let recorder = Recorder::new(job.pipeline.meta());
     let extent = Extent { reach: args.reach, growth: args.growth, sensitivities: args.sensitivities };
-    let steps = job.trajectory.steps().count();
+    let steps = job.trajectory.steps_of_clip();
     let bar = out.bar(prompts.len() * args.runs.seeds.len() * steps, "dense runs");
     let mut reuse: Vec<ReuseErrors> = Vec::new();
     let (scenes, notes) = Scene::load_each(job, prompts, &args.runs.seeds, &|stage| bar.set_message(stage))?;

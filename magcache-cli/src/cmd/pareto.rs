@@ -79,7 +79,7 @@ fn job(args: &Pareto, ops: Ops) -> Result<Job> {
 
 /// The budgets of the flags, or six from a quarter to three quarters of the steps.
 fn budgets(args: &Pareto, job: &Job) -> Result<Vec<usize>> {
-    let steps = job.trajectory.steps().count();
+    let steps = job.trajectory.steps_of_clip();
     if let Some(budget) = args.budgets.iter().find(|budget| **budget == 0 || **budget >= steps) {
         let message = format!("a budget of {budget} computed steps, the run has {steps}");
         return Err(bad_input_with(message, format!("1 to {}", steps.saturating_sub(1))));
@@ -181,7 +181,7 @@ fn chart(job: &Job, curves: &[Curve], runs: usize) -> Chart {
     let title = format!(
         "{}: {}, {}",
         job.pipeline.meta().name,
-        count(job.trajectory.steps().count(), "step"),
+        count(job.trajectory.steps_of_clip(), "step"),
         count(runs, "run")
     );
     let mut chart = Chart::new(title, "computed steps", "PSNR against the dense run, dB");
@@ -259,7 +259,7 @@ fn answer(job: &Job, budgets: &[usize], curves: &[Curve], outputs: &[PathBuf], o
     text += &wrote(outputs);
     let document = json!({
         "model": job.pipeline.meta().name,
-        "steps": job.trajectory.steps().count(),
+        "steps": job.trajectory.steps_of_clip(),
         "rows": rows,
         "outputs": outputs,
     });

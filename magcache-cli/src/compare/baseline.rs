@@ -21,7 +21,7 @@ fn steps_of(row: &Row, steps: usize) -> usize {
 /// The baselines of these configurations, by number of steps, the shortest first. A configuration that
 /// computed as much as the dense run has none: the dense run is its baseline.
 pub(crate) fn contenders(job: &Job, rows: &[Row]) -> Vec<Contender> {
-    let whole = job.trajectory.steps().count();
+    let whole = job.trajectory.steps_of_clip();
     let configs = rows.iter().filter(|row| row.role == Role::Config);
     let wanted: BTreeSet<usize> =
         configs.map(|row| steps_of(row, whole)).filter(|n| (1..whole).contains(n)).collect();
@@ -30,7 +30,7 @@ pub(crate) fn contenders(job: &Job, rows: &[Row]) -> Vec<Contender> {
         // A run that starts from an image leaves out some of its steps.
         let runs = |steps: usize| {
             let run = job.pipeline.trajectory(&request(steps));
-            run.is_ok_and(|run| run.steps().count() == n) && job.pipeline.check(&request(steps)).is_ok()
+            run.is_ok_and(|run| run.steps_of_clip() == n) && job.pipeline.check(&request(steps)).is_ok()
         };
         let steps = (n..=job.request.steps).find(|steps| runs(*steps))?;
         Some(Contender::dense(&count(n, "step"), steps))
@@ -41,7 +41,7 @@ pub(crate) fn contenders(job: &Job, rows: &[Row]) -> Vec<Contender> {
 /// Records for every configuration how far it is from its baseline, and for every baseline which
 /// configurations it belongs to.
 pub(crate) fn relate(job: &Job, rows: &mut [Row], baselines: &mut [Row]) {
-    let whole = job.trajectory.steps().count();
+    let whole = job.trajectory.steps_of_clip();
     for row in rows.iter_mut().filter(|row| row.role == Role::Config) {
         let own = count(steps_of(row, whole), "step");
         if let Some(baseline) = baselines.iter_mut().find(|baseline| baseline.name == own) {

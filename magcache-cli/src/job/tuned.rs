@@ -93,7 +93,7 @@ impl Tuned<'_> {
     pub(super) fn choose(&self, goal: Goal, plans: Option<&ScheduleSet>) -> Result<Chosen> {
         let name = self.table.get("strategy").and_then(toml::Value::as_str).unwrap_or_default();
         let cost = plans.map_or(0.0, |plans| plans.skipped_cost);
-        let steps = self.run.steps().count();
+        let steps = self.run.steps_of_clip();
         let wanted = match goal {
             Goal::Budget(budget) if budget <= steps => budget as f64,
             Goal::Budget(budget) => {

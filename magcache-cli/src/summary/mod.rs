@@ -116,9 +116,9 @@ impl Summary {
         self.passes - self.skipped()
     }
 
-    /// Steps of `run` that were computed; a fraction if branches differ.
+    /// Steps of a clip of `run` that were computed; a fraction if branches or clips differ.
     pub(crate) fn computed_steps(&self, run: &Trajectory) -> f64 {
-        run.steps().count() as f64 * self.computed() as f64 / self.passes.max(1) as f64
+        run.steps_of_clip() as f64 * self.computed() as f64 / self.passes.max(1) as f64
     }
 
     /// The largest possible speed-up of the network: `N / (N − skips)`, where a skip counts by the fraction

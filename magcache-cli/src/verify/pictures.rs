@@ -16,7 +16,7 @@ use super::{call::Call, case::Case, report::CaseReport};
 struct Args {
     #[serde(flatten)]
     made: Made,
-    /// The largest difference: two correct decoders and two correct scalings round differently.
+    /// The largest difference: two correct decoders of JPEG round differently.
     tolerance: f64,
     /// The largest mean difference, where there are values enough for one.
     mean: Option<f64>,

@@ -140,8 +140,12 @@ struct Observer {
 
 impl Observer {
     fn before_blocks(&self, cx: &Cx<'_>, x: &Streams) -> candle_core::Result<Shown> {
-        let mut named = vec![(self.before.image, x.image()?)];
-        named.extend(x.text()?.map(|text| (self.before.text, text)));
+        let mut named = match x {
+            Streams::Dual { image, text } => {
+                vec![(self.before.image, image.clone()), (self.before.text, text.clone())]
+            }
+            _ => vec![(self.before.image, x.sequence()?)],
+        };
         let Some(probe) = cx.probe else { candle_core::bail!("the model shows no signals") };
         for signal in &self.signals {
             let name = match signal {

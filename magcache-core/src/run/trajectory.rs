@@ -101,6 +101,11 @@ impl Trajectory {
         self.timesteps.is_empty()
     }
 
+    /// Number of steps that run in each clip: what budgets and schedules count.
+    pub fn steps_of_clip(&self) -> usize {
+        self.len().saturating_sub(self.first)
+    }
+
     /// Where the last step of the last clip ends, counted as [`Step::place`].
     pub fn end(&self) -> usize {
         self.clips * self.len()

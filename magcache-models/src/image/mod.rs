@@ -8,6 +8,7 @@
 mod complete;
 mod error;
 mod picture;
+mod resample;
 mod resize;
 
 pub use error::PictureError;

@@ -1,16 +1,14 @@
 //! Resizing of pictures, as in Pillow.
 
 use candle_core::{Device, Tensor};
-use fast_image_resize::{
-    FilterType, ResizeAlg, ResizeOptions, Resizer,
-    images::{TypedImage, TypedImageRef},
-    pixels::F32x3,
+
+use super::{
+    MAX_SIDE, Picture, PictureError,
+    resample::{Axis, resample},
 };
 
-use super::{MAX_SIDE, Picture, PictureError};
-
 /// How the pixels of the old picture are weighted into one of the new. Each is the filter of that name in
-/// Pillow, widened when a picture is scaled down; results differ from Pillow's by at most 1 of 255.
+/// Pillow, widened when a picture is scaled down; bytes come out as Pillow's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Filter {
     /// A triangle.
@@ -37,12 +35,11 @@ impl Picture {
         height: usize,
         filter: Filter,
     ) -> Result<Vec<[f32; 3]>, PictureError> {
-        if !(1..=MAX_SIDE).contains(&width) || !(1..=MAX_SIDE).contains(&height) {
-            return Err(PictureError::Target { width, height });
-        }
-        let own = (self.width(), self.height());
-        let part = [0.0, 0.0, own.0 as f64, own.1 as f64];
-        convolve(self.rgb8(), own, (width, height), filter, part)
+        sides(width, height)?;
+        let pixels: Vec<[f32; 3]> =
+            self.rgb8().as_chunks::<3>().0.iter().map(|pixel| pixel.map(f32::from)).collect();
+        let (columns, rows) = (Axis::whole(self.width(), width), Axis::whole(self.height(), height));
+        Ok(resample(&pixels, columns, rows, filter))
     }
 
     /// Scaled by one factor until it covers `width` x `height`, then cropped around the centre. Lanczos
@@ -107,58 +104,18 @@ impl Picture {
         filter: Filter,
         [left, top, part_width, part_height]: [f64; 4],
     ) -> Result<Self, PictureError> {
-        if !(1..=MAX_SIDE).contains(&width) || !(1..=MAX_SIDE).contains(&height) {
-            return Err(PictureError::Target { width, height });
-        }
-        let mut columns = Vec::with_capacity(3 * width * self.height());
-        for strip in self.rgb8().chunks(3 * self.width() * STRIP) {
-            let rows = strip.len() / (3 * self.width());
-            let part = [left, 0.0, part_width, rows as f64];
-            columns.extend(bytes(&convolve(strip, (self.width(), rows), (width, rows), filter, part)?));
-        }
-        let part = [0.0, top, width as f64, part_height];
-        let rgb = convolve(&columns, (width, self.height()), (width, height), filter, part)?;
-        Self::from_rgb8(width, height, bytes(&rgb).collect())
+        sides(width, height)?;
+        let part = |start: f64, length: f64| (start as f32, (start + length) as f32);
+        let columns = Axis { length: self.width(), part: part(left, part_width), new: width };
+        let rows = Axis { length: self.height(), part: part(top, part_height), new: height };
+        let pixels = resample(self.rgb8().as_chunks::<3>().0, columns, rows, filter);
+        Self::from_rgb8(width, height, pixels.into_flattened())
     }
 }
 
-/// Rows resized in width at a time, which limits the memory for the f32 values of a large photo.
-const STRIP: usize = 64;
-
-/// Scales the part `[left, top, width, height]` of RGB bytes to another size, in f32. The
-/// library's own arithmetic on bytes is 1 of 255 off in places, which the second pass would magnify.
-fn convolve(
-    rgb: &[u8],
-    (from_width, from_height): (usize, usize),
-    (width, height): (usize, usize),
-    filter: Filter,
-    [left, top, part_width, part_height]: [f64; 4],
-) -> Result<Vec<[f32; 3]>, PictureError> {
-    let filter = match filter {
-        Filter::Bilinear => FilterType::Bilinear,
-        Filter::Bicubic => FilterType::CatmullRom,
-        Filter::Lanczos => FilterType::Lanczos3,
-    };
-    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter)).crop(
-        left,
-        top,
-        part_width,
-        part_height,
-    );
-    let (pixels, _) = rgb.as_chunks::<3>();
-    let pixels: Vec<F32x3> = pixels.iter().map(|pixel| F32x3::new(pixel.map(f32::from))).collect();
-    let mut to = TypedImage::<F32x3>::new(width as u32, height as u32);
-    let from = TypedImageRef::new(from_width as u32, from_height as u32, &pixels);
-    let scaled = from.is_ok_and(|from| Resizer::new().resize_typed(&from, &mut to, &options).is_ok());
-    if !scaled {
-        return Err(PictureError::Target { width, height });
-    }
-    Ok(to.pixels().iter().map(|pixel| pixel.0).collect())
-}
-
-/// Rounded; the conversion clips the overshoot.
-fn bytes(pixels: &[[f32; 3]]) -> impl Iterator<Item = u8> {
-    pixels.iter().flat_map(|pixel| pixel.map(|x| (x + 0.5).floor() as u8))
+fn sides(width: usize, height: usize) -> Result<(), PictureError> {
+    let possible = (1..=MAX_SIDE).contains(&width) && (1..=MAX_SIDE).contains(&height);
+    if possible { Ok(()) } else { Err(PictureError::Target { width, height }) }
 }
 
 /// Width and height of a video with the shape of a picture: about `max_area` pixels, each side rounded down

@@ -160,7 +160,7 @@ pub const S2V_TINY: ModelMeta = wan(
     &BLOCKS_5,
     96,
     ONE,
-    &[],
+    &["wan2.2-s2v-tiny"],
 );
 
 inventory::submit! { T2V_1_3B }

@@ -202,7 +202,7 @@ fn writes_of(job: &Job, writes: Writes, path: &Path, config: &str, trace: Option
 /// What the caches will do, announced for a run so short that every skip shows.
 fn few_steps(job: &Job, built: &Built) -> Result<Option<String>> {
     let run = &job.trajectory;
-    let steps = run.steps().count();
+    let steps = run.steps_of_clip();
     if steps > FEW_STEPS || built.registry.is_empty() {
         return Ok(None);
     }

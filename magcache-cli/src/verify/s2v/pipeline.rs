@@ -80,7 +80,7 @@ pub(super) fn check(case: &Case, report: &mut CaseReport) -> Result<()> {
     let Recorded { runs, pipeline_config } = case.read()?;
     let network = Arc::new(<S2vTransformer as Network>::load(&case.folder)?);
     for run in &runs {
-        repeat(case, &network, (&runs, run), pipeline_config.motion_frames, report)
+        repeat(case, &network, run, pipeline_config.motion_frames, report)
             .with_context(|| format!("run {:?}", run.name))?;
     }
     Ok(())
@@ -95,21 +95,10 @@ fn audio(case: &Case, run: &Run) -> Result<AudioEmbedding> {
     Ok(AudioEmbedding::encode(&Wav2Vec2Processor::read(&folder)?, &encoder, &waveform, frames, most)?)
 }
 
-/// The picture at the size of the video, as it was recorded for a run with the same picture and size; our own
-/// differs by 1 of 255 in places ([`geometry`](super::geometry)), which the autoencoder would multiply.
-fn fitted(case: &Case, runs: &[Run], run: &Run) -> Result<Picture> {
-    let like = |other: &&Run| {
-        (&other.args.image, other.height, other.width) == (&run.args.image, run.height, run.width)
-    };
-    let recorded = |other: &Run| case.path().join(format!("{}_reference.png", other.name));
-    let recorded = runs.iter().filter(like).map(recorded).find(|path| path.exists());
-    Ok(Picture::read(recorded.unwrap_or_else(|| case.path().join(&run.args.image)))?)
-}
-
 fn repeat(
     case: &Case,
     network: &Arc<S2vTransformer>,
-    (runs, run): (&[Run], &Run),
+    run: &Run,
     motion_frames: usize,
     report: &mut CaseReport,
 ) -> Result<()> {
@@ -129,7 +118,8 @@ fn repeat(
 
     let (size, folder) = ((run.height, run.width), case.folder.clone());
     let vae = wan::open_vae(&folder, &device)?;
-    let (reference, pixels) = encode_picture(&vae, &fitted(case, runs, run)?, None, size, &device)?;
+    let picture = Picture::read(case.path().join(&args.image))?;
+    let (reference, pixels) = encode_picture(&vae, &picture, None, size, &device)?;
     let want = case.tensor(&format!("{name}.ref_latents"))?;
     report.tensors(name, "ref_latents", &reference.squeeze(0)?, want, ENCODED)?;
 

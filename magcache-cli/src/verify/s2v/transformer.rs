@@ -114,7 +114,7 @@ impl Network for S2vTransformer {
         // or of the block in front of its injection.
         Ok(match at.module {
             Some(_) => Vec::new(),
-            None => vec![(format!("block.{}.unit", at.block), y.image()?)],
+            None => vec![(format!("block.{}.unit", at.block), y.sequence()?)],
         })
     }
 
