@@ -21,7 +21,7 @@ const LONG: &str =
     "run --frames 9 --size 64x64 --steps 200 --cache fbcache --set threshold=0.3 --out out.gif";
 
 /// A limit for what must not hang.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 
 /// Whether there is a launcher; the tests that need one say so and do nothing else without.
 fn mpirun() -> bool {
@@ -171,15 +171,11 @@ fn ranks_with_other_weights_or_another_curve_are_refused() {
     let mut bytes = fs::read(&weights).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
     fs::write(&weights, bytes).unwrap();
-    let mut command = launched(&sh, &[(1, line)]);
-    command.args(["-wdir", "b"]);
-    let (a, b) = (sh.path("a"), sh.path("b"));
-    let mut command = Command::new("mpirun");
-    command.args(launched(&sh, &[]).get_args()).current_dir(sh.path(""));
-    command.envs(launched(&sh, &[]).get_envs().filter_map(|(key, value)| Some((key, value?))));
-    for (i, folder) in [&a, &b].into_iter().enumerate() {
+    // Each in its own folder.
+    let mut command = launched(&sh, &[]);
+    for (i, folder) in ["a", "b"].into_iter().enumerate() {
         command.args(if i > 0 { &[":"][..] } else { &[] });
-        command.args(["-n", "1", "-wdir"]).arg(folder).arg(sh.command("").get_program());
+        command.args(["-n", "1", "-wdir"]).arg(sh.path(folder)).arg(sh.command("").get_program());
         command.args(sh.command(line).get_args());
     }
     let told = told(&command.output().unwrap());

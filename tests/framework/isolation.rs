@@ -307,7 +307,7 @@ fn ranks(together: bool, thresholds: [f64; 2]) -> [Result<Vec<usize>>; 2] {
                 let toy = Toy::image(4);
                 let table = format!("strategy = \"fbcache\"\nthreshold = {threshold}\nlast_steps = 0");
                 let session = session(&format!("[[cache]]\n{table}"), toy.meta(), one);
-                let group = Group::world(Arc::new(plane), Duration::from_secs(60));
+                let group = Group::world(Arc::new(plane), Duration::from_mins(1));
                 let mut session = if together { session.in_group(group) } else { session };
                 run(&toy, Some(&mut session), one, seed)?;
                 Ok(reused(&session, 0, Branch::Cond))

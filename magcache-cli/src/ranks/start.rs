@@ -68,7 +68,7 @@ fn end(ranks: &Ranks, ran: Result<()>) -> Result<()> {
         Some(GroupError::Stopped { .. }) => {}
         Some(fault) => world.stop(&fault.to_string()),
     }
-    let reported = match world.fault() {
+    match world.fault() {
         // The first rank reports its own errors, and those of others, in the words of whom they happened to.
         Some(GroupError::Stopped { rank, why }) if ranks.is_first() => {
             Err(anyhow!("{why}").context(format!("rank {rank} of {size} stopped the run")))
@@ -78,8 +78,7 @@ fn end(ranks: &Ranks, ran: Result<()>) -> Result<()> {
             Err(error.context(format!("rank {} of {size}", world.place())))
         }
         _ => Err(Told(error).into()),
-    };
-    reported
+    }
 }
 
 /// Tells the others if this rank panics.

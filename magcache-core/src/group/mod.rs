@@ -116,10 +116,8 @@ impl Group {
         }
         let mut all = Vec::with_capacity(self.size());
         for place in 0..self.size() {
-            all.push(match place == self.place {
-                true => std::mem::take(&mut mine),
-                false => self.receive(about, place)?,
-            });
+            let own = place == self.place;
+            all.push(if own { std::mem::take(&mut mine) } else { self.receive(about, place)? });
         }
         self.flush(about)?;
         Ok(all)

@@ -100,7 +100,7 @@ impl ControlPlane for ThreadPlane {
         let others = self.post.boxes.iter().enumerate().filter(|(rank, _)| *rank != self.rank);
         for (_, other) in others {
             other.change(|waiting| {
-                waiting.stopped = waiting.stopped.take().or(Some((self.rank, why.to_owned())))
+                waiting.stopped = waiting.stopped.take().or(Some((self.rank, why.to_owned())));
             });
         }
     }

@@ -32,6 +32,9 @@ pub struct PassTime {
 
 magcache_core::fields!(PassTime { step, branch, time });
 
+/// What the network predicts on each branch.
+type Predictions = Vec<(Branch, Tensor)>;
+
 /// One run of the sampler, once for every clip. Owns its solver, its latents and its caches, so several can
 /// run in turns.
 pub struct Generation {
@@ -277,7 +280,7 @@ impl Generation {
         branches: &[Branch],
         own: &Tensor,
         time: PassTime,
-    ) -> Result<(Vec<(Branch, Tensor)>, Vec<PassTime>)> {
+    ) -> Result<(Predictions, Vec<PassTime>)> {
         let about = format!("the predictions of step {}", self.next);
         let all = branches.iter().copied().zip(ranks.of_branches(&about, own)?).collect();
         let nanos = time.time.as_nanos() as u64;

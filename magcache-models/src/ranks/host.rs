@@ -36,10 +36,8 @@ impl DataPlane for HostPlane {
         let Some(mine) = parts.get(own).cloned() else {
             candle_core::bail!("{about}: no part for rank {own}")
         };
-        let to_other = |(place, part): (usize, &Tensor)| match place == own {
-            true => Ok(Vec::new()),
-            false => to_bytes(part),
-        };
+        let to_other =
+            |(place, part): (usize, &Tensor)| if place == own { Ok(Vec::new()) } else { to_bytes(part) };
         let bytes = parts.iter().enumerate().map(to_other).collect::<Result<Vec<_>>>()?;
         let (dtype, device) = (mine.dtype(), mine.device().clone());
         let all = self.0.exchange(about, bytes).map_err(hint::wrap)?;

@@ -21,7 +21,7 @@ const PLANS: [&str; 9] = [
     "[[cache]]\nstrategy = \"easycache\"\nthreshold = 0.5",
     "[[cache]]\nstrategy = \"schedule\"\nskip = { cond = [2, 5], uncond = [2, 3, 6, 7] }\n[[cache]]\nstrategy = \"fbcache\"\nthreshold = 0.4\nbranches = \"cond-decides\"",
     "[[cache]]\nstrategy = \"schedule\"\nat = \"attn1\"\nskip = [2, 4, 5, 7]",
-    "[audit]\nfraction = 0.5\ndrift_budget = 0.01\non_drift = \"tighten\"\n[[cache]]\nstrategy = \"fbcache\"\nthreshold = 0.4\nbranches = \"cond-decides\"",
+    "[audit]\nfraction = 0.5\ndrift_budget = 0.01\non_drift = \"tighten\"\n[[cache]]\nstrategy = \"fbcache\"\nthreshold = 0.4\nmax_skips = 6\nbranches = \"cond-decides\"",
     "[residuals]\ndtype = \"bf16\"\n[[cache]]\nstrategy = \"dbcache\"\nfront = 1\nback = 1\nthreshold = 0.3\nwarmup = 2",
 ];
 

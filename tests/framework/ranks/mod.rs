@@ -8,7 +8,7 @@ mod tokens;
 use std::{thread, time::Duration};
 
 use magcache_core::{
-    group::{self, ControlPlane, ThreadPlane},
+    group::{self, ThreadPlane},
     log::Record,
 };
 use magcache_models::{
@@ -20,7 +20,7 @@ use self::models::Model;
 use crate::prelude::*;
 
 /// Longer than any step takes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// What is left of a run.
 #[derive(Debug, PartialEq)]
@@ -52,20 +52,10 @@ impl Outcome {
 
 /// Runs `each` on the ranks of a layout, every one a thread.
 fn each_rank<R: Send>(layout: Layout, patience: Duration, each: impl Fn(&Ranks) -> R + Sync) -> Vec<R> {
-    each_plane(layout, patience, |plane| Arc::new(plane), each)
-}
-
-/// The same with something around the engine.
-fn each_plane<R: Send, P: ControlPlane + 'static>(
-    layout: Layout,
-    patience: Duration,
-    around: impl Fn(ThreadPlane) -> Arc<P> + Sync,
-    each: impl Fn(&Ranks) -> R + Sync,
-) -> Vec<R> {
-    let (each, around) = (&each, &around);
+    let each = &each;
     thread::scope(|scope| {
         let start = |plane: ThreadPlane| {
-            scope.spawn(move || each(&Ranks::new(around(plane), layout, patience).unwrap()))
+            scope.spawn(move || each(&Ranks::new(Arc::new(plane), layout, patience).unwrap()))
         };
         let all: Vec<_> = group::threads(layout.ranks()).into_iter().map(start).collect();
         all.into_iter().map(|rank| rank.join().unwrap()).collect()

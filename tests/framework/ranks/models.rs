@@ -41,7 +41,7 @@ pub(crate) const FLUX2: Model = Model { name: "flux2", start: flux2 };
 impl Model {
     /// A run with the tables of a plan.
     pub(crate) fn begin(&self, plan: &str, ranks: Option<&Ranks>) -> Result<Generation, PipelineError> {
-        self.begin_with(plan, ranks, |hooks| Arc::clone(hooks))
+        self.begin_with(plan, ranks, Arc::clone)
     }
 
     /// The same with other hooks besides.

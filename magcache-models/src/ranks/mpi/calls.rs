@@ -90,10 +90,8 @@ impl Library {
     /// Loads the first that is there, and initialises it.
     pub(super) fn load(launcher: Option<&Launcher>) -> Result<Self> {
         let is_open = launcher.is_none_or(|launcher| launcher.is_open);
-        let names: Vec<&str> = match is_open {
-            true => OPEN.iter().chain(&MPICH).copied().collect(),
-            false => MPICH.iter().chain(&OPEN).copied().collect(),
-        };
+        let (first, second): (&[&str], &[&str]) = if is_open { (&OPEN, &MPICH) } else { (&MPICH, &OPEN) };
+        let names = first.iter().chain(second).copied();
         let mut tried = Vec::new();
         for name in names {
             // SAFETY: the initialisers of an MPI library do nothing but prepare it. Its plug-ins look for its

@@ -67,9 +67,10 @@ impl MpiPlane {
     pub fn join(patience: Duration, late: impl FnOnce() + Send + 'static) -> Result<Self> {
         let launcher = Launcher::find();
         let (joined, watched) = mpsc::channel::<()>();
-        thread::spawn(move || match watched.recv_timeout(patience) {
-            Err(mpsc::RecvTimeoutError::Timeout) => late(),
-            _ => {}
+        thread::spawn(move || {
+            if let Err(mpsc::RecvTimeoutError::Timeout) = watched.recv_timeout(patience) {
+                late();
+            }
         });
         let library = Library::load(launcher.as_ref());
         drop(joined);
@@ -135,20 +136,11 @@ impl MpiPlane {
         }
         Ok(None)
     }
+}
 
-    /// Whether any rank said that it stops.
-    fn stopped(&self, state: &State) -> Result<()> {
-        let Some(from) = state.library.arrived(None, Tag::Stop)? else { return Ok(()) };
-        let mut frame = state.library.receive(from, Tag::Stop, FRAME)?;
-        // It has arrived.
-        while !frame.is_done(&state.library)? {}
-        let (_, _, why) = read_frame(&frame.take());
-        Err(GroupError::Stopped { rank: from, why: String::from_utf8_lossy(&why).into_owned() })
-    }
-
-    fn late(&self, rank: usize, patience: Duration) -> GroupError {
-        GroupError::Late { rank, seconds: patience.as_secs_f64(), about: String::new() }
-    }
+/// The error of a rank that was waited for.
+fn late(rank: usize, patience: Duration) -> GroupError {
+    GroupError::Late { rank, seconds: patience.as_secs_f64(), about: String::new() }
 }
 
 /// A frame: lengths, what it is about, and contents that fit.
@@ -203,13 +195,13 @@ impl ControlPlane for MpiPlane {
             // Asking for news costs as much as asking for the message.
             tries = tries.wrapping_add(1);
             if tries.is_multiple_of(32) {
-                self.stopped(state)?;
+                state.stopped()?;
                 state.reap()?;
             }
             state.library.arrived(Some(from), Tag::Frame)
         })?;
         if arrived.is_none() {
-            return Err(self.late(from, patience));
+            return Err(late(from, patience));
         }
         let take = |tag: Tag, length: usize| -> Result<Vec<u8>> {
             let mut pending = self.state().library.receive(from, tag, length)?;
@@ -221,7 +213,7 @@ impl ControlPlane for MpiPlane {
                 Some(()) => Ok(pending.take()),
                 None => {
                     pending.abandon();
-                    Err(self.late(from, patience))
+                    Err(late(from, patience))
                 }
             }
         };
@@ -239,7 +231,7 @@ impl ControlPlane for MpiPlane {
             return Ok(());
         }
         let silent = self.state().sent.first().map_or(0, Pending::receiver);
-        Err(self.late(silent, patience))
+        Err(late(silent, patience))
     }
 
     fn stop(&self, why: &str) {
@@ -256,6 +248,16 @@ impl ControlPlane for MpiPlane {
 }
 
 impl State {
+    /// Whether any rank said that it stops.
+    fn stopped(&self) -> Result<()> {
+        let Some(from) = self.library.arrived(None, Tag::Stop)? else { return Ok(()) };
+        let mut frame = self.library.receive(from, Tag::Stop, FRAME)?;
+        // It has arrived.
+        while !frame.is_done(&self.library)? {}
+        let (_, _, why) = read_frame(&frame.take());
+        Err(GroupError::Stopped { rank: from, why: String::from_utf8_lossy(&why).into_owned() })
+    }
+
     fn send(&mut self, to: usize, tag: Tag, bytes: Vec<u8>) -> Result<()> {
         let pending = self.library.send(to, tag, bytes)?;
         self.sent.push(pending);
