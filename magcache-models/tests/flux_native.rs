@@ -313,7 +313,7 @@ fn a_file_without_dual_stream_blocks_is_told_so() {
 #[test]
 fn a_surplus_tensor_is_named_as_in_the_file() {
     for (model, name) in [
-        ("flux1-dev", "double_blocks.0.img_attn.qkv.scale_weight"),
+        ("flux1-dev", "double_blocks.0.img_attn.qkv.scales"),
         ("flux1-schnell", "single_blocks.1.linear2.lora_A"),
         ("flux1-dev", "controlnet_x_embedder.weight"),
         ("flux2-dev", "img_in.bias"),
@@ -420,5 +420,8 @@ fn whole_runs_are_the_same_in_every_bit() {
     fs::remove_dir_all(native.join("text_encoder_2")).unwrap();
     let opened = pipeline::open(folder(&native), LoadOptions::default());
     let message = magcache_core::hint::told(&opened.unwrap_err());
-    assert!(message.contains("text_encoder_2/config.json") && message.contains("single files"), "{message}");
+    assert!(
+        message.contains("text_encoder_2/config.json") && message.contains("--text-encoder FILE"),
+        "{message}"
+    );
 }

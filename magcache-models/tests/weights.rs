@@ -2,7 +2,6 @@
 //! adapters beside them and without.
 
 #[path = "support/gguf.rs"]
-#[expect(dead_code, reason = "other tests use the rest")]
 mod gguf;
 
 use std::{collections::HashMap, fs, path::Path};

@@ -69,7 +69,7 @@ fn a_checkpoint_is_known_as_its_authors_publish_it() {
     assert!(text["parameters"].as_u64() > Some(0));
 
     let file = sh.answer("inspect wan/Wan2.1_VAE.pth");
-    assert_eq!([&file["layout"], &file["part"]], ["pytorch", "Wan video autoencoder (native names)"]);
+    assert_eq!([&file["layout"], &file["part"]], ["pytorch", "autoencoder of Wan2.1"]);
     fs::remove_dir_all(sh.path("wan/low_noise_model")).unwrap();
     let found = sh.answer("inspect wan");
     assert!(found["missing"][0].as_str().unwrap().contains("low_noise_model/config.json"), "{found}");

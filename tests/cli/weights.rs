@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, fs};
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 use crate::{
     gguf::{self, Numbers, Stored},
@@ -36,7 +36,8 @@ fn quantised(sh: &Shell) {
         .into_iter()
         .map(|(name, tensor)| {
             let shape = tensor.dims().to_vec();
-            let values: Vec<f32> = tensor.flatten_all().unwrap().to_vec1().unwrap();
+            let floats = tensor.to_dtype(DType::F32).and_then(|floats| floats.flatten_all());
+            let values: Vec<f32> = floats.unwrap().to_vec1().unwrap();
             let matrix = name.starts_with("blocks.") && shape.len() == 2 && shape[1].is_multiple_of(32);
             let (code, bytes) = if matrix {
                 (8, values.chunks(32).flat_map(q8_0).collect())

@@ -5,12 +5,14 @@ use std::{path::Path, process::Command};
 use serde_json::Value;
 use spdx::{Expression, LicenseId, ParseMode, exception_id, license_id};
 
-const ALLOWED: [&str; 11] = [
+const ALLOWED: [&str; 12] = [
     "0BSD",
     "Apache-2.0",
     "BSD-2-Clause",
     "BSD-3-Clause",
     "BSL-1.0",
+    // Of data, the certificate authorities that downloads trust: whoever passes them on passes on its text.
+    "CDLA-Permissive-2.0",
     "ISC",
     "MIT",
     // Of its own files: whoever changes them passes on the changed files, and everything else stays as it is.

@@ -19,23 +19,23 @@ const WEIGHTS: &str = "Weights";
 #[command(next_help_heading = WEIGHTS)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Files {
-    /// File with the transformer, or with that of the first expert, which denoises at high noise
+    /// File with the transformer, or with that of the first expert, which denoises at high noise.
     #[arg(long, value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) transformer: Option<PathBuf>,
-    /// File with the transformer of the second expert
+    /// File with the transformer of the second expert.
     #[arg(long, value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) transformer_2: Option<PathBuf>,
-    /// File with a text encoder; may be given several times
+    /// File with a text encoder; may be given several times.
     #[arg(long, value_name = "FILE")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) text_encoder: Vec<PathBuf>,
-    /// File with the encoder of images
+    /// File with the encoder of images.
     #[arg(long, value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) image_encoder: Option<PathBuf>,
-    /// File with the autoencoder
+    /// File with the autoencoder.
     #[arg(long, value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) vae: Option<PathBuf>,

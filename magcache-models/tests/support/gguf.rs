@@ -1,18 +1,18 @@
 //! Writes GGUF files: enough of the container for tests and benchmarks.
 
 /// A tensor as it is stored.
-pub struct Stored {
-    pub name: String,
+pub(crate) struct Stored {
+    pub(crate) name: String,
     /// Slowest axis first.
-    pub shape: Vec<usize>,
+    pub(crate) shape: Vec<usize>,
     /// The code of its type.
-    pub code: u32,
-    pub bytes: Vec<u8>,
+    pub(crate) code: u32,
+    pub(crate) bytes: Vec<u8>,
 }
 
 /// Codes and block sizes (values, bytes) of types.
-pub const F32: u32 = 0;
-pub const TYPES: [(&str, u32, usize, usize); 10] = [
+pub(crate) const F32: u32 = 0;
+pub(crate) const TYPES: [(&str, u32, usize, usize); 10] = [
     ("Q4_0", 2, 32, 18),
     ("Q4_1", 3, 32, 20),
     ("Q5_0", 6, 32, 22),
@@ -30,30 +30,30 @@ const SCALES: [&[usize]; 10] =
     [&[0], &[0, 2], &[0], &[0, 2], &[0], &[80, 82], &[108], &[0, 2], &[0, 2], &[208]];
 
 /// Numbers that look random and are the same everywhere.
-pub struct Numbers(pub u64);
+pub(crate) struct Numbers(pub(crate) u64);
 
 impl Numbers {
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         self.0 >> 33
     }
 
     /// In -1..1.
-    pub fn float(&mut self) -> f32 {
+    pub(crate) fn float(&mut self) -> f32 {
         self.next() as f32 / (1u64 << 30) as f32 - 1.0
     }
 }
 
 impl Stored {
     /// Small random floats.
-    pub fn floats(name: &str, shape: &[usize], scale: f32, numbers: &mut Numbers) -> Self {
+    pub(crate) fn floats(name: &str, shape: &[usize], scale: f32, numbers: &mut Numbers) -> Self {
         let count: usize = shape.iter().product();
         let bytes = (0..count).flat_map(|_| (scale * numbers.float()).to_le_bytes()).collect();
         Self { name: name.to_owned(), shape: shape.to_vec(), code: F32, bytes }
     }
 
     /// Random blocks of a type by its name, with small scales.
-    pub fn blocks(kind: &str, name: &str, shape: &[usize], numbers: &mut Numbers) -> Self {
+    pub(crate) fn blocks(kind: &str, name: &str, shape: &[usize], numbers: &mut Numbers) -> Self {
         let at = TYPES.iter().position(|(known, ..)| *known == kind).expect("a known type");
         let (_, code, values, size) = TYPES[at];
         let blocks = shape.iter().product::<usize>() / values;
@@ -69,7 +69,7 @@ impl Stored {
 }
 
 /// A file with an architecture and these tensors.
-pub fn file(architecture: &str, tensors: &[Stored]) -> Vec<u8> {
+pub(crate) fn file(architecture: &str, tensors: &[Stored]) -> Vec<u8> {
     let text = |text: &str| [&(text.len() as u64).to_le_bytes(), text.as_bytes()].concat();
     let mut file = [b"GGUF".as_slice(), &3u32.to_le_bytes()].concat();
     file.extend((tensors.len() as u64).to_le_bytes());
@@ -93,7 +93,7 @@ pub fn file(architecture: &str, tensors: &[Stored]) -> Vec<u8> {
 }
 
 /// The tensors of a Wan transformer under original names: `matrix(name, shape)` gives those of the blocks.
-pub fn wan(
+pub(crate) fn wan(
     [dim, ffn, layers, channels]: [usize; 4],
     numbers: &mut Numbers,
     matrix: impl Fn(&str, &[usize], &mut Numbers) -> Stored,
