@@ -284,12 +284,17 @@ fn a_folder_serves_one_run_at_a_time_and_an_interrupted_run_goes_on() {
     let every = "--checkpoint-every 3";
     let mut run = case.started(&sh, every);
     wait_for_step(&sh, &mut run, 3);
+    let id = run.id().to_string();
+    let signal = |name: &str| assert!(Command::new("kill").args([name, &id]).status().unwrap().success());
+    // It waits, so that it does not end before the other one has started.
+    signal("-STOP");
     let again = format!("{} {every}", case.checkpointed());
     let second = sh.run(&again);
     assert_eq!(second.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&second.stderr).contains("another run is using the folder state"));
 
-    assert!(Command::new("kill").args(["-INT", &run.id().to_string()]).status().unwrap().success());
+    signal("-INT");
+    signal("-CONT");
     let out = run.wait_with_output().unwrap();
     let step = stored_step(&sh).unwrap();
     assert_eq!(out.status.code(), Some(130));
