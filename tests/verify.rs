@@ -279,7 +279,6 @@ fn a_picture_and_a_token_that_are_off_fail_alone() {
         "file.rgb.png/rgb8",
         "frame.24x16/pixels",
         "scale.lanczos.5x5/rgb8",
-        "scale.lanczos.5x5/mean difference",
     ];
     assert_eq!(failed(&run(root.path())), fails);
 

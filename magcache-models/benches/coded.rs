@@ -4,7 +4,6 @@
 //! `cargo bench -p magcache-models --bench coded`
 
 #[path = "../tests/support/gguf.rs"]
-#[expect(dead_code, reason = "tests use the rest")]
 mod gguf;
 
 use std::{fs, time::Instant};

@@ -84,7 +84,10 @@ fn every_format_gives_the_same_decoded_once_or_for_each_product() {
         assert_eq!(weights.number_formats(), format!("gguf {kind}"));
         let plain = predict(&once);
         close(kind, &predict(&late), &plain);
-        let (fused, beside) = (open(&folder, F32, &[one.clone()]).0, open(&folder, KEEP, &[one.clone()]).0);
+        let (fused, beside) = (
+            open(&folder, F32, std::slice::from_ref(&one)).0,
+            open(&folder, KEEP, std::slice::from_ref(&one)).0,
+        );
         let changed = predict(&fused);
         assert_ne!(changed, plain);
         close(&format!("{kind} with an adapter"), &predict(&beside), &changed);

@@ -25,7 +25,7 @@ fn adapter(sh: &Shell, name: &str, seed: u64, module: &str) {
     candle_core::safetensors::save(&tensors, sh.path(name)).unwrap();
 }
 
-/// The small transformer as GGUF, its large matrices in Q8_0.
+/// The small transformer as GGUF, its large matrices in `Q8_0`.
 fn quantised(sh: &Shell) {
     let folder = tiny("wan2.1-t2v-tiny/transformer");
     let weights =

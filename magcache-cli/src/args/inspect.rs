@@ -40,7 +40,7 @@ pub(crate) struct List {
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Pull {
-    /// Model on the hub; of several files, the one that VARIANT names (Q4_K_M), or the precision (fp16)
+    /// Model on the hub; of several files, the one that VARIANT names (`Q4_K_M`), or the precision (`fp16`)
     #[arg(value_name = "OWNER/NAME[@REVISION][:VARIANT]")]
     pub(crate) name: String,
 }

@@ -230,7 +230,7 @@ impl<'a> Measured<'a> {
 
     /// A reason if the run's adapters are not those of the measurement.
     fn adapters(&self, known: &Known<'_>) -> Option<Reason> {
-        let [there, here] = [&self.facts, &known.facts].map(|facts| adapters(facts));
+        let [there, here] = [&self.facts, &known.facts].map(adapters);
         let words = |adapters: &[Vec<&str>]| {
             let names: Vec<String> = adapters
                 .iter()

@@ -52,7 +52,7 @@ struct Head {
 #[derive(Deserialize)]
 struct Class {
     #[serde(rename = "_class_name")]
-    class_name: Option<String>,
+    diffusers: Option<String>,
     #[serde(default)]
     architectures: Vec<String>,
     /// All that a recording of weights alone has.
@@ -62,7 +62,7 @@ struct Class {
 /// The class of the model in a folder.
 pub(super) fn class_in(folder: &Folder) -> Result<String> {
     const FILE: &str = "config.json";
-    let Class { class_name, architectures, model_type } = folder.read_json(FILE)?;
+    let Class { diffusers: class_name, architectures, model_type } = folder.read_json(FILE)?;
     let encoder = model_type.filter(|of| ["t5", "umt5"].contains(&of.as_str()));
     let encoder = encoder.map(|of| format!("{}EncoderModel", of.to_uppercase()));
     let named = class_name.or_else(|| architectures.into_iter().next()).or(encoder);

@@ -1,6 +1,6 @@
 //! Which files of a repository a run needs: not both precisions, and not those of other programs.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, path::Path};
 
 use crate::{HubError, Name, listing::RepoFile};
 
@@ -38,12 +38,16 @@ pub(crate) fn chosen<'f>(name: &Name, files: &'f [RepoFile]) -> Result<(Kind, Ve
     } else {
         (Kind::Files, single(name, files)?)
     };
-    let weights = |file: &&RepoFile| is_weights(&file.path) || file.path.ends_with(".gguf");
+    let weights = |file: &&RepoFile| is_weights(&file.path) || is_gguf(&file.path);
     if chosen.1.iter().any(weights) {
         Ok(chosen)
     } else {
         Err(HubError::NoWeights { name: name.to_string() })
     }
+}
+
+fn is_gguf(path: &str) -> bool {
+    Path::new(path).extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gguf"))
 }
 
 fn is_weights(path: &str) -> bool {
@@ -117,7 +121,7 @@ fn native(files: &[RepoFile]) -> Vec<&RepoFile> {
 
 /// Files of weights beside each other: the one that the variant names, or two experts.
 fn single<'f>(name: &Name, files: &'f [RepoFile]) -> Result<Vec<&'f RepoFile>, HubError> {
-    let weights = |file: &&RepoFile| is_weights(&file.path) || file.path.ends_with(".gguf");
+    let weights = |file: &&RepoFile| is_weights(&file.path) || is_gguf(&file.path);
     let all: Vec<&RepoFile> = files.iter().filter(weights).collect();
     let named =
         |file: &&&RepoFile| name.variant.as_deref().is_none_or(|variant| has_word(&file.path, variant));

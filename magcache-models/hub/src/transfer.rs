@@ -54,7 +54,7 @@ impl Client {
 }
 
 /// How long a server may take to begin its answer.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Downloads `url` to `blob` unless it is there. Another process that downloads the same file is waited for.
 pub(crate) fn blob(

@@ -113,11 +113,14 @@ fn every_published_model_is_recognised_behind_every_prefix() {
     }
 }
 
+/// Of tensors, by their names.
+type Shapes = BTreeMap<String, Vec<usize>>;
+
 #[test]
 fn what_is_missing_more_or_of_another_shape_is_named() {
     let model = &published().models["wan2.1_t2v_1.3B"];
     let whole = tensors(model);
-    let message = |change: &dyn Fn(&mut BTreeMap<String, Vec<usize>>)| {
+    let message = |change: &dyn Fn(&mut Shapes)| {
         let mut tensors = whole.clone();
         change(&mut tensors);
         let (_root, weights) = hollow(&tensors, "diffusion_model.");

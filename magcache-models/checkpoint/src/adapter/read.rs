@@ -68,7 +68,7 @@ pub(super) fn changes(
         }
     }
     unknown.sort_unstable();
-    if !unknown.is_empty() && !(adapter.skip_unknown && !found.changes.is_empty()) {
+    if !unknown.is_empty() && (!adapter.skip_unknown || found.changes.is_empty()) {
         return Err(file.unknown(&unknown, &all, found.changes.len()));
     }
     let sha256 = found.identity();
@@ -218,7 +218,7 @@ impl Reader<'_> {
         let columns = wanted.first().map_or(0, |[_, columns]| *columns);
         let wrong = |name: &str, what: String| {
             let shape = self.weights.shape(name).unwrap_or_default();
-            Err(self.refused(format!("\"{name}\" has shape {shape:?}, {what}"), self.of_size(inputs)))
+            Err(self.refused(format!("\"{name}\" has shape {shape:?}, {what}"), of_size(inputs)))
         };
         if rank != of_up || rank == 0 {
             return wrong(
@@ -315,16 +315,6 @@ impl Reader<'_> {
         }
     }
 
-    /// The model whose layers have so many inputs.
-    fn of_size(&self, inputs: usize) -> Option<&'static str> {
-        Some(match inputs {
-            1536 | 8960 => "layers of this size are those of Wan 1.3B",
-            5120 | 13824 => "layers of this size are those of Wan 14B",
-            3072 | 12288 | 14336 => "layers of this size are those of Wan 5B and of FLUX",
-            _ => return None,
-        })
-    }
-
     fn unknown(&self, unknown: &[&str], all: &[&str], placed: usize) -> CheckpointError {
         let (family, own) = (key::family(all), self.names.family);
         if placed == 0 {
@@ -387,4 +377,14 @@ fn quoted(names: &[&str]) -> String {
     let more = names.len().saturating_sub(SHOWN);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     format!("{}{more}", shown.join(", "))
+}
+
+/// The model whose layers have so many inputs.
+fn of_size(inputs: usize) -> Option<&'static str> {
+    Some(match inputs {
+        1536 | 8960 => "layers of this size are those of Wan 1.3B",
+        5120 | 13824 => "layers of this size are those of Wan 14B",
+        3072 | 12288 | 14336 => "layers of this size are those of Wan 5B and of FLUX",
+        _ => return None,
+    })
 }

@@ -32,9 +32,9 @@ impl Stated {
         };
         if let Some(text) = weights.text(HEADER) {
             let all: BTreeMap<String, Value> = serde_json::from_str(text).map_err(refused)?;
-            let own = all.into_iter().filter_map(|(key, value)| {
-                Some((key.strip_prefix("transformer.").unwrap_or(&key).to_owned(), value))
-            });
+            let own = all
+                .into_iter()
+                .map(|(key, value)| (key.strip_prefix("transformer.").unwrap_or(&key).to_owned(), value));
             return serde_json::from_value(own.collect()).map_err(refused);
         }
         if let Some(alpha) = weights.text("lora_alpha").and_then(|alpha| alpha.parse().ok()) {

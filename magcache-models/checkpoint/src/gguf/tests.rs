@@ -44,7 +44,7 @@ fn floats(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|value| value.to_le_bytes()).collect()
 }
 
-/// `general.architecture = wan`, a 5-D tensor, one of two blocks of Q8_0, and one row of Q4_K.
+/// `general.architecture = wan`, a 5-D tensor, one of two blocks of `Q8_0`, and one row of `Q4_K`.
 fn small() -> Writer {
     let q8: Vec<u8> = (0..2)
         .flat_map(|row| [&[0, 0x3c][..], &(0..32).map(|i| i + row).collect::<Vec<u8>>()].concat())

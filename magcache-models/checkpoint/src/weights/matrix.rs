@@ -39,7 +39,10 @@ pub struct CodedMatrix {
 impl fmt::Debug for CodedMatrix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shape = [self.rows(), self.columns()];
-        f.debug_struct("CodedMatrix").field("shape", &shape).field("format", &self.info.format).finish()
+        f.debug_struct("CodedMatrix")
+            .field("shape", &shape)
+            .field("format", &self.info.format)
+            .finish_non_exhaustive()
     }
 }
 

@@ -111,7 +111,7 @@ fn answer(mut stream: TcpStream, port: u16, files: &[Served], state: &State) -> 
         let (key, value) = line.split_once(": ").unwrap_or_default();
         match key.to_ascii_lowercase().as_str() {
             "range" => {
-                from = value.trim_start_matches("bytes=").split('-').next().unwrap().parse().unwrap_or(0)
+                from = value.trim_start_matches("bytes=").split('-').next().unwrap().parse().unwrap_or(0);
             }
             "authorization" => token = value.strip_prefix("Bearer ").map(str::to_owned),
             _ => {}

@@ -153,7 +153,7 @@ impl Panels {
     ) -> Self {
         Self::filled(width, inputs, outputs, |start, first, panel| {
             let (depth, last) = (panel.len() / width, outputs.min(first + width));
-            let mut values = [[0f32; 2 * DEPTH]; LINE];
+            let mut values = vec![[0f32; 2 * DEPTH]; LINE];
             // Some columns at a time, so that whole lines of the panel are written.
             for group in (first..last).step_by(LINE) {
                 for (column, values) in (group..last).zip(&mut values) {

@@ -32,6 +32,7 @@ pub(super) struct Block {
 }
 
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "a network has a few dozen of them")]
 pub(super) enum Stage {
     Residual(ResidualBlock),
     Downsample(Downsample),

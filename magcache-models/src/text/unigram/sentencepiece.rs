@@ -35,6 +35,7 @@ impl<'a> Fields<'a> {
     }
 
     /// The next field, or `None` inside for the end; `None` outside for damage.
+    #[expect(clippy::option_option, reason = "the end is no damage")]
     fn next(&mut self) -> Option<Option<Field<'a>>> {
         if self.0.is_empty() {
             return Some(None);
