@@ -25,8 +25,10 @@ const PLANS: [&str; 9] = [
     "[residuals]\ndtype = \"bf16\"\n[[cache]]\nstrategy = \"dbcache\"\nfront = 1\nback = 1\nthreshold = 0.3\nwarmup = 2",
 ];
 
-fn branches_are_one(model: &Model) {
+/// `threshold` stands in for the digit before the point of all thresholds.
+fn branches_are_one(model: &Model, threshold: u8) {
     for plan in PLANS.into_iter().filter(|plan| model.takes(plan)) {
+        let plan = &plan.replace("threshold = 0.", &format!("threshold = {threshold}."));
         let alone = run(model, plan, None).unwrap();
         assert!(plan.is_empty() || alone.skips() > 0, "{}: nothing is skipped by\n{plan}", model.name);
         for layout in [CFG, BOTH_WAYS] {
@@ -37,14 +39,15 @@ fn branches_are_one(model: &Model) {
 
 #[test]
 fn branches_beside_each_other_are_branches_in_turns() {
-    branches_are_one(&WAN);
-    branches_are_one(&TOKENS);
-    branches_are_one(&FLUX2);
+    branches_are_one(&WAN, 0);
+    branches_are_one(&TOKENS, 0);
+    // Its random network changes more from step to step.
+    branches_are_one(&FLUX2, 4);
 }
 
 #[test]
 fn an_expert_with_its_own_guidance_and_slots() {
-    branches_are_one(&PAIR);
+    branches_are_one(&PAIR, 0);
 }
 
 #[test]
