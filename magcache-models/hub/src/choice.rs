@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, path::Path};
 
-use crate::{HubError, Name, listing::RepoFile};
+use crate::{HubError, Name, Part, listing::RepoFile};
 
 /// What names a pipeline of diffusers.
 const INDEX: &str = "model_index.json";
@@ -26,8 +26,25 @@ pub(crate) enum Kind {
     Files,
 }
 
-/// The files to have, and what they are.
+/// What may say more of a file of weights beside it.
+const BESIDE: [&str; 2] = ["config.json", "adapter_config.json"];
+
+/// Files of a tokenizer, and the folders of a pipeline that they are in.
+const TOKENIZER: [&str; 5] =
+    ["tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "spiece.model"];
+const TOKENIZERS: [&str; 2] = ["tokenizer", "tokenizer_2"];
+
+/// The files to have, and what they are; the first of [`Kind::Files`] are weights.
 pub(crate) fn chosen<'f>(name: &Name, files: &'f [RepoFile]) -> Result<(Kind, Vec<&'f RepoFile>), HubError> {
+    match (name.part, &name.variant) {
+        (Part::Tokenizer, _) => return tokenizers(name, files).map(|chosen| (Kind::Folder, chosen)),
+        (Part::File, _) => return one(name, files).map(|chosen| (Kind::Files, chosen)),
+        // The whole name of a file is that file.
+        (Part::Model, Some(variant)) if files.iter().any(|file| is_named(file, variant)) => {
+            return one(name, files).map(|chosen| (Kind::Files, chosen));
+        }
+        _ => {}
+    }
     let has = |path: &str| files.iter().any(|file| file.path == path);
     let experts =
         ["high_noise_model/config.json", "low_noise_model/config.json"].iter().any(|path| has(path));
@@ -38,8 +55,7 @@ pub(crate) fn chosen<'f>(name: &Name, files: &'f [RepoFile]) -> Result<(Kind, Ve
     } else {
         (Kind::Files, single(name, files)?)
     };
-    let weights = |file: &&RepoFile| is_weights(&file.path) || is_gguf(&file.path);
-    if chosen.1.iter().any(weights) {
+    if chosen.1.iter().any(|file| is_file_of_weights(&file.path)) {
         Ok(chosen)
     } else {
         Err(HubError::NoWeights { name: name.to_string() })
@@ -48,6 +64,11 @@ pub(crate) fn chosen<'f>(name: &Name, files: &'f [RepoFile]) -> Result<(Kind, Ve
 
 fn is_gguf(path: &str) -> bool {
     Path::new(path).extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gguf"))
+}
+
+/// Whether a file holds weights that are read here, by its name.
+pub(crate) fn is_file_of_weights(path: &str) -> bool {
+    is_weights(path) || is_gguf(path)
 }
 
 fn is_weights(path: &str) -> bool {
@@ -119,10 +140,54 @@ fn native(files: &[RepoFile]) -> Vec<&RepoFile> {
     files.iter().filter(wanted).collect()
 }
 
+/// Whether this is the path or the name of a file of weights.
+fn is_named(file: &RepoFile, variant: &str) -> bool {
+    let is_it = file.path == variant || file.path.ends_with(&format!("/{variant}"));
+    is_it && is_file_of_weights(variant)
+}
+
+/// One file of weights and what says more of it.
+fn one<'f>(name: &Name, files: &'f [RepoFile]) -> Result<Vec<&'f RepoFile>, HubError> {
+    let variant = name.variant.as_deref();
+    let exact = |path: &str| files.iter().filter(|file| file.path == path).collect::<Vec<_>>();
+    let named = |variant: &str| files.iter().filter(|file| is_named(file, variant)).collect::<Vec<_>>();
+    let of_name = variant.map(|variant| [exact(variant), named(variant)]).into_iter().flatten();
+    let found = match of_name.into_iter().find(|found| found.len() == 1) {
+        Some(found) => found,
+        None => single(name, files)?,
+    };
+    let [weights] = found.as_slice() else {
+        return Err(ambiguous(name, &found, format!("{} files of weights", found.len())));
+    };
+    let beside = |file: &&RepoFile| {
+        folder(&file.path) == folder(&weights.path)
+            && BESIDE.iter().any(|own| file.path.rsplit('/').next() == Some(own))
+    };
+    Ok(std::iter::once(*weights).chain(files.iter().filter(beside)).collect())
+}
+
+/// The files of tokenizers, in the repository itself or in the folders of a pipeline.
+fn tokenizers<'f>(name: &Name, files: &'f [RepoFile]) -> Result<Vec<&'f RepoFile>, HubError> {
+    let wanted = |file: &&RepoFile| match file.path.rsplit_once('/') {
+        None => TOKENIZER.contains(&file.path.as_str()),
+        Some((folder, file)) => TOKENIZERS.contains(&folder) && TOKENIZER.contains(&file),
+    };
+    let found: Vec<&RepoFile> = files.iter().filter(wanted).collect();
+    if found.is_empty() {
+        return Err(HubError::NoTokenizer { name: name.to_string() });
+    }
+    Ok(found)
+}
+
+/// The error for several files, of which one has to be named.
+fn ambiguous(name: &Name, among: &[&RepoFile], what: String) -> HubError {
+    let bare = Name { variant: None, ..name.clone() }.to_string();
+    HubError::Ambiguous { name: bare, what, variants: variants(among) }
+}
+
 /// Files of weights beside each other: the one that the variant names, or two experts.
 fn single<'f>(name: &Name, files: &'f [RepoFile]) -> Result<Vec<&'f RepoFile>, HubError> {
-    let weights = |file: &&RepoFile| is_weights(&file.path) || is_gguf(&file.path);
-    let all: Vec<&RepoFile> = files.iter().filter(weights).collect();
+    let all: Vec<&RepoFile> = files.iter().filter(|file| is_file_of_weights(&file.path)).collect();
     let named =
         |file: &&&RepoFile| name.variant.as_deref().is_none_or(|variant| has_word(&file.path, variant));
     let mut found: Vec<&RepoFile> = all.iter().filter(named).copied().collect();
@@ -141,8 +206,7 @@ fn single<'f>(name: &Name, files: &'f [RepoFile]) -> Result<Vec<&'f RepoFile>, H
         (Some(variant), 0) => format!("no file named like {variant} among {}", all.len()),
         (_, count) => format!("{count} files of weights"),
     };
-    let bare = Name { variant: None, ..name.clone() }.to_string();
-    Err(HubError::Ambiguous { name: bare, what, variants: variants(among) })
+    Err(ambiguous(name, among, what))
 }
 
 /// Whether a path has the word, not as a part of another: `Q4_K` is not in `Q4_K_M`.
@@ -203,6 +267,34 @@ mod tests {
         let half = picked("a/b:fp16", &paths);
         assert!(half.contains(&paths[5].to_owned()) && !half.contains(&paths[4].to_owned()));
         assert!(half.contains(&paths[9].to_owned()), "where there is no fp16, the plain file");
+    }
+
+    #[test]
+    fn a_file_of_a_pipeline_is_taken_alone() {
+        let paths = [
+            "model_index.json",
+            "flux1-dev.safetensors",
+            "ae.safetensors",
+            "config.json",
+            "lora/adapter_model.safetensors",
+            "lora/adapter_config.json",
+            "tokenizer/vocab.json",
+            "tokenizer_2/spiece.model",
+            "transformer/ae.safetensors",
+        ];
+        let of = |name: &str, part| {
+            let files = files(&paths);
+            let (kind, chosen) = chosen(&Name::parse(name).expect("a name").of(part), &files)?;
+            Ok::<_, HubError>((kind, chosen.into_iter().map(|file| file.path.clone()).collect::<Vec<_>>()))
+        };
+        let flux = (Kind::Files, vec![paths[1].to_owned(), paths[3].to_owned()]);
+        assert_eq!(of("a/b:flux1-dev.safetensors", Part::File).expect("is there"), flux);
+        assert_eq!(of("a/b:flux1-dev.safetensors", Part::Model).expect("is there"), flux, "the whole name");
+        assert_eq!(of("a/b:ae.safetensors", Part::File).expect("the path").1[0], paths[2]);
+        assert_eq!(of("a/b:adapter_model", Part::File).expect("the stem").1, paths[4..6]);
+        assert!(matches!(of("a/b", Part::File), Err(HubError::Ambiguous { .. })));
+        let tokenizers = of("a/b", Part::Tokenizer).expect("two");
+        assert_eq!(tokenizers, (Kind::Folder, paths[6..8].iter().map(|path| (*path).to_owned()).collect()));
     }
 
     #[test]

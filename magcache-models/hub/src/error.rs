@@ -84,6 +84,12 @@ pub enum HubError {
         /// The model.
         name: String,
     },
+    /// A repository without a tokenizer.
+    #[error("{name} has no tokenizer that is read here")]
+    NoTokenizer {
+        /// The model.
+        name: String,
+    },
     /// The cache cannot be read or written.
     #[error("cannot use {}: {source}", path.display())]
     Io {
@@ -120,6 +126,9 @@ impl HubError {
             Self::NoSpace { .. } => "HF_HOME names a folder on a larger disk".to_owned(),
             Self::Ambiguous { name, variants, .. } => {
                 format!("{name}:VARIANT with one of {}", variants.join(", "))
+            }
+            Self::NoTokenizer { .. } => {
+                "tokenizer.json, vocab.json with merges.txt, and spiece.model are read".to_owned()
             }
             Self::NoWeights { .. } => "safetensors, GGUF and PyTorch files are read".to_owned(),
             Self::BadAnswer { .. } | Self::Io { .. } => return None,

@@ -17,7 +17,7 @@ use hf_hub::{
 };
 
 use crate::{
-    HubError, Name,
+    HubError, Name, Part,
     choice::{self, Kind},
     listing::{Listing, RepoFile},
     local,
@@ -44,7 +44,7 @@ pub struct Hub {
 pub enum Fetched {
     /// A folder that is the model.
     Folder(PathBuf),
-    /// A file with its transformer, or two of experts, the one for high noise first.
+    /// A file with its transformer or the one that was wanted, or two of experts, the one for high noise first.
     Files(Vec<PathBuf>),
 }
 
@@ -98,8 +98,13 @@ impl Hub {
         let there = local::files(&root);
         let listed: Vec<RepoFile> = there.iter().filter_map(|path| RepoFile::at(path)).collect();
         let (kind, chosen) = choice::chosen(name, &listed).ok()?;
-        let whole = !root.join(INCOMPLETE).exists() && !local::lacks_shards(&root, &there);
-        whole.then(|| fetched(kind, &root, &chosen))
+        // A file that is there is whole; whether it is the only one, only a whole listing says.
+        let named = name.variant.is_some() || name.part == Part::Tokenizer;
+        let some = root.join(PARTIAL).exists() && !named;
+        let under_way = root.join(INCOMPLETE).exists() && name.part == Part::Model;
+        let part_of_model = kind == Kind::Folder && name.part == Part::Model;
+        let lacks = part_of_model && (root.join(PARTIAL).exists() || local::lacks_shards(&root, &there));
+        (!some && !under_way && !lacks).then(|| fetched(kind, &root, &chosen))
     }
 
     /// The model, downloaded as far as it is not in the cache.
@@ -122,7 +127,12 @@ impl Hub {
             return Err(HubError::Offline { name: name.to_string(), cache: self.cache.clone() });
         }
         let (api, client) = (self.api()?, Client::new(self.token.clone()));
-        let listing = self.listing(&api, name)?;
+        // Some files beside those that are there are of the same commit.
+        let at = match (name.part, local::commit(&self.cache, name)) {
+            (Part::Model, _) | (_, None) => name.clone(),
+            (_, Some(commit)) => Name { revision: commit, ..name.clone() },
+        };
+        let listing = self.listing(&api, &at)?;
         let (kind, chosen) = choice::chosen(name, &listing.siblings)?;
         let folder = local::folder(&self.cache, &name.repo);
         let root = folder.join("snapshots").join(&listing.sha);
@@ -137,10 +147,15 @@ impl Hub {
             let path = path.to_owned();
             move |source| HubError::Io { path: path.clone(), source }
         };
+        let is_new = !root.exists();
         fs::create_dir_all(&root).map_err(io(&root))?;
-        // Whoever finds this knows that files may be missing.
-        let mark = root.join(INCOMPLETE);
-        if !missing.is_empty() {
+        // Whoever finds these knows that files may be missing.
+        let (mark, partial) = (root.join(INCOMPLETE), root.join(PARTIAL));
+        let is_whole = name.part == Part::Model && (kind == Kind::Folder || name.variant.is_none());
+        if is_new && !is_whole {
+            fs::write(&partial, "").map_err(io(&partial))?;
+        }
+        if !missing.is_empty() && name.part == Part::Model {
             fs::write(&mark, "").map_err(io(&mark))?;
         }
         let total = missing.iter().map(|file| file.bytes()).sum();
@@ -153,8 +168,9 @@ impl Hub {
             link(&blob(file), &place).map_err(io(&place))
         };
         all(missing, &one)?;
-        if mark.exists() {
-            fs::remove_file(&mark).map_err(io(&mark))?;
+        let done = [(&mark, name.part == Part::Model), (&partial, is_whole)];
+        for (mark, _) in done.into_iter().filter(|(mark, done)| *done && mark.exists()) {
+            fs::remove_file(mark).map_err(io(mark))?;
         }
         let named = folder.join("refs").join(&name.revision);
         fs::create_dir_all(named.parent().unwrap_or(&folder)).map_err(io(&named))?;
@@ -200,6 +216,9 @@ impl Hub {
 /// Marks a snapshot whose files are being downloaded.
 const INCOMPLETE: &str = ".magcache-incomplete";
 
+/// Marks a snapshot of which some files were wanted, and not all that a model needs.
+const PARTIAL: &str = ".magcache-partial";
+
 impl RepoFile {
     /// A file that is there.
     fn at(path: &str) -> Option<Self> {
@@ -210,7 +229,10 @@ impl RepoFile {
 fn fetched(kind: Kind, root: &Path, files: &[&RepoFile]) -> Fetched {
     match kind {
         Kind::Folder => Fetched::Folder(root.to_owned()),
-        Kind::Files => Fetched::Files(files.iter().map(|file| root.join(&file.path)).collect()),
+        Kind::Files => {
+            let weights = files.iter().filter(|file| choice::is_file_of_weights(&file.path));
+            Fetched::Files(weights.map(|file| root.join(&file.path)).collect())
+        }
     }
 }
 

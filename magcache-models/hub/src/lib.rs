@@ -17,6 +17,6 @@ mod transfer;
 pub use error::HubError;
 pub use hub::{Fetched, Hub, Progress};
 pub use local::{Downloaded, downloaded, remove};
-pub use name::Name;
+pub use name::{Name, Part};
 
 magcache_core::hints!(HubError);

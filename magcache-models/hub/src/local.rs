@@ -31,11 +31,16 @@ pub(crate) fn folder(cache: &Path, repo: &str) -> PathBuf {
 
 /// The snapshot of a revision: by its branch or tag, or of a commit itself.
 pub(crate) fn snapshot(cache: &Path, name: &Name) -> Option<PathBuf> {
+    let commit = commit(cache, name)?;
+    Some(folder(cache, &name.repo).join("snapshots").join(commit))
+}
+
+/// The commit of a revision that there is a snapshot of.
+pub(crate) fn commit(cache: &Path, name: &Name) -> Option<String> {
     let folder = folder(cache, &name.repo);
     let commit = fs::read_to_string(folder.join("refs").join(&name.revision));
     let commit = commit.map_or_else(|_| name.revision.clone(), |commit| commit.trim().to_owned());
-    let snapshot = folder.join("snapshots").join(commit);
-    snapshot.is_dir().then_some(snapshot)
+    folder.join("snapshots").join(&commit).is_dir().then_some(commit)
 }
 
 /// Paths of the files below `root`, relative to it, with `/` between the parts.

@@ -11,6 +11,20 @@ pub struct Name {
     pub revision: String,
     /// Which of several files or precisions.
     pub variant: Option<String>,
+    /// What of it is wanted.
+    pub part: Part,
+}
+
+/// What of a repository is wanted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Part {
+    /// All that a run needs.
+    #[default]
+    Model,
+    /// One file of weights, which the variant names if there are several.
+    File,
+    /// Its tokenizers.
+    Tokenizer,
 }
 
 /// What a name may begin with, to tell it from a path.
@@ -41,7 +55,14 @@ impl Name {
             repo: repo.to_owned(),
             revision: revision.to_owned(),
             variant: variant.map(str::to_owned),
+            part: Part::Model,
         })
+    }
+
+    /// The same name for some of it.
+    #[must_use]
+    pub fn of(self, part: Part) -> Self {
+        Self { part, ..self }
     }
 
     /// Whether it was typed with `hf:`, so that it can be nothing else.

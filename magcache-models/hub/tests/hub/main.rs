@@ -5,7 +5,7 @@ mod server;
 
 use std::{fs, path::Path};
 
-use magcache_hub::{Fetched, Hub, HubError, Name, downloaded, remove};
+use magcache_hub::{Fetched, Hub, HubError, Name, Part, downloaded, remove};
 use server::{Server, file};
 
 const NAME: &str = "owner/model";
@@ -150,6 +150,32 @@ fn of_several_files_one_is_named() {
     let Fetched::Files(found) = hub.fetch(&name("owner/model:Q8_0"), &|_, _| ()).unwrap() else { panic!() };
     assert_eq!(fs::read_to_string(&found[0]).unwrap(), "m-Q8_0.gguf");
     assert_eq!(found.len(), 1);
+}
+
+#[test]
+fn a_file_that_is_wanted_alone_is_not_taken_for_the_model() {
+    let (server, cache) = (pipeline(), tempfile::tempdir().unwrap());
+    let hub = hub(&server, cache.path());
+    let wanted = name("owner/model:diffusion_pytorch_model.safetensors").of(Part::File);
+    let Fetched::Files(found) = hub.fetch(&wanted, &|_, _| ()).unwrap() else { panic!() };
+    assert_eq!(found.len(), 1);
+    assert_eq!(fs::metadata(&found[0]).unwrap().len(), 1_000_003);
+    // The file and the configuration beside it.
+    assert_eq!(server.ranges().len(), 2);
+    let offline = Hub::new(cache.path().to_owned(), "http://127.0.0.1:1".to_owned(), None, true);
+    assert_eq!(offline.local(&wanted), Some(Fetched::Files(found)));
+    assert_eq!(offline.local(&name(NAME)), None, "the rest of the model is not there");
+    assert_eq!(offline.local(&name(NAME).of(Part::File)), None, "which of the files is not known");
+    let error = offline.fetch(&name(NAME), &|_, _| ()).unwrap_err();
+    assert!(matches!(error, HubError::Offline { .. }), "{error}");
+    // The model completes it, and another file of it needs no network then.
+    let root = folder(hub.fetch(&name(NAME), &|_, _| ()).unwrap());
+    assert!(root.join("model_index.json").exists());
+    assert_eq!(offline.local(&name(NAME)), Some(Fetched::Folder(root)));
+    let none = offline.fetch(&name(NAME).of(Part::Tokenizer), &|_, _| ()).unwrap_err();
+    assert!(matches!(none, HubError::Offline { .. }), "{none}");
+    let none = hub.fetch(&name(NAME).of(Part::Tokenizer), &|_, _| ()).unwrap_err();
+    assert!(matches!(none, HubError::NoTokenizer { .. }), "{none}");
 }
 
 #[test]
