@@ -1,10 +1,11 @@
 //! Files of weights: in place of parts of a checkpoint, and adapters. One definition for the flags and for
-//! the configuration.
+//! the configuration. Each is a path, or a file on the hub, `OWNER/NAME:FILE`.
 
 use std::path::PathBuf;
 
 use clap::Args as ClapArgs;
 use magcache_core::schemars;
+use magcache_hub::Part;
 use magcache_models::{
     checkpoint::Adapter,
     pipeline::{GivenAdapter, GivenFiles, Noise},
@@ -14,31 +15,36 @@ use serde::{Deserialize, Serialize};
 const WEIGHTS: &str = "Weights";
 
 /// Files in place of parts of the checkpoint, or all of it: safetensors, GGUF or PyTorch, recognised by what
-/// is in them.
+/// is in them. `OWNER/NAME:FILE` is a file on the hub.
 #[derive(Clone, Debug, Default, PartialEq, ClapArgs, Serialize, Deserialize, schemars::JsonSchema)]
 #[command(next_help_heading = WEIGHTS)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Files {
     /// File with the transformer, or with that of the first expert, which denoises at high noise.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE|NAME")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) transformer: Option<PathBuf>,
     /// File with the transformer of the second expert.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE|NAME")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) transformer_2: Option<PathBuf>,
     /// File with a text encoder; may be given several times.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE|NAME")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) text_encoder: Vec<PathBuf>,
     /// File with the encoder of images.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE|NAME")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) image_encoder: Option<PathBuf>,
     /// File with the autoencoder.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE|NAME")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) vae: Option<PathBuf>,
+    /// Folder with a tokenizer, or with folders of them as models have; may be given several times. On the
+    /// hub OWNER/NAME.
+    #[arg(long, value_name = "DIR|NAME")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) tokenizer: Vec<PathBuf>,
 }
 
 impl Files {
@@ -50,6 +56,7 @@ impl Files {
             text_encoder: if self.text_encoder.is_empty() { file.text_encoder } else { self.text_encoder },
             image_encoder: self.image_encoder.or(file.image_encoder),
             vae: self.vae.or(file.vae),
+            tokenizer: if self.tokenizer.is_empty() { file.tokenizer } else { self.tokenizer },
         }
     }
 
@@ -57,11 +64,12 @@ impl Files {
         *self == Self::default()
     }
 
-    /// Every path, with its flag.
-    pub(crate) fn paths_mut(&mut self) -> impl Iterator<Item = &mut PathBuf> {
-        let Self { transformer, transformer_2, text_encoder, image_encoder, vae } = self;
+    /// Every path, and what it is of a repository on the hub.
+    pub(crate) fn paths_mut(&mut self) -> impl Iterator<Item = (Part, &mut PathBuf)> {
+        let Self { transformer, transformer_2, text_encoder, image_encoder, vae, tokenizer } = self;
         let single = [transformer, transformer_2, image_encoder, vae];
-        single.into_iter().flatten().chain(text_encoder)
+        let files = single.into_iter().flatten().chain(text_encoder);
+        files.map(|path| (Part::File, path)).chain(tokenizer.iter_mut().map(|path| (Part::Tokenizer, path)))
     }
 
     pub(crate) fn given(&self) -> GivenFiles {
@@ -71,6 +79,7 @@ impl Files {
             text_encoders: self.text_encoder.clone(),
             image_encoder: self.image_encoder.clone(),
             vae: self.vae.clone(),
+            tokenizers: self.tokenizer.clone(),
         }
     }
 }
@@ -79,8 +88,9 @@ impl Files {
 #[derive(Clone, Debug, Default, ClapArgs)]
 #[command(next_help_heading = WEIGHTS)]
 pub(crate) struct Loras {
-    /// Apply this adapter, at strength 1 or at the one behind the colon; may be given several times. Of two
-    /// experts, high=FILE and low=FILE are for one of them, and so are files whose names say it
+    /// Apply this adapter, at strength 1 or at the one behind the last colon; may be given several times. Of
+    /// two experts, high=FILE and low=FILE are for one of them, and so are files whose names say it. A file
+    /// on the hub is OWNER/NAME:FILE
     #[arg(long, value_name = "[high=|low=]FILE[:STRENGTH]", value_parser = parse)]
     pub(crate) lora: Vec<Lora>,
     /// Leave out what of an adapter has no place in the model
@@ -172,6 +182,8 @@ mod tests {
             Ok(("dir/a.safetensors".into(), -0.5, Some(ExpertName::High)))
         );
         assert_eq!(typed("C:\\a.safetensors"), Ok(("C:\\a.safetensors".into(), 1.0, None)));
+        let named = ("a/b:c.safetensors".into(), 0.5, None);
+        assert_eq!(typed("a/b:c.safetensors:0.5"), Ok(named));
         assert!(typed("a:nan").is_err() && typed(":1").is_err());
     }
 }

@@ -9,7 +9,7 @@ use magcache_core::{
     log::AuditPolicy,
     schemars,
 };
-use magcache_hub::{Fetched, Hub};
+use magcache_hub::{Fetched, Hub, Name, Part};
 use magcache_models::{
     checkpoint::Folder,
     pipeline::{self, LoadOptions, Pipeline, SamplingOption, SamplingOptions},
@@ -119,9 +119,9 @@ impl Config {
         }
         config.target = Target::of(flags, config.target.take());
         // What is in the cache is looked up again when it is opened.
-        if let Some(name) = config.model.as_deref().and_then(model_name::on_hub) {
-            model_name::fetch(&name, out)?;
-        }
+        let model = config.model.as_deref().and_then(model_name::on_hub);
+        let parts = config.parts_on_hub();
+        model.iter().chain(&parts).try_for_each(|name| model_name::fetch(name, out).map(drop))?;
         Ok(config)
     }
 
@@ -137,9 +137,25 @@ impl Config {
         Ok(())
     }
 
+    /// Files of weights and tokenizers, and what each is of a repository on the hub.
+    pub(crate) fn weight_files(&mut self) -> impl Iterator<Item = (Part, &mut PathBuf)> {
+        let adapters = self.lora.iter_mut().map(|lora| (Part::File, &mut lora.file));
+        self.files.paths_mut().chain(adapters)
+    }
+
+    /// Those of them that are on the hub.
+    fn parts_on_hub(&mut self) -> Vec<Name> {
+        let here = Path::new("");
+        self.weight_files().filter_map(|(part, path)| model_name::part_on_hub(part, path, here)).collect()
+    }
+
     /// Opens the model it names; reads only configuration files.
     pub(crate) fn open(&self, options: LoadOptions) -> Result<Box<dyn Pipeline>> {
-        let mut files = self.files.given();
+        let mut here = self.clone();
+        for (part, path) in here.weight_files() {
+            *path = model_name::path_of(part, path)?;
+        }
+        let mut files = here.files.given();
         let folder = match (&self.weights, &self.model) {
             (Some(_), Some(_)) => {
                 return Err(bad_input("both `model` and `weights` are given, one is enough"));
@@ -173,7 +189,7 @@ impl Config {
                 model_name::folder(Path::new(name))?
             }
         };
-        let adapters = self.lora.iter().map(Lora::given).collect();
+        let adapters = here.lora.iter().map(Lora::given).collect();
         Ok(pipeline::open(folder, LoadOptions { files, adapters, ..options })?)
     }
 

@@ -1,11 +1,11 @@
 //! Model names: a model embedded in the program, one that is known without weights, or a folder. The same for
 //! every command.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Error, Result};
 use magcache_core::meta;
-use magcache_hub::{Fetched, Hub, HubError, Name, Progress};
+use magcache_hub::{Fetched, Hub, HubError, Name, Part, Progress};
 use magcache_models::{
     checkpoint::Folder,
     pipeline::{self, Embedded},
@@ -38,6 +38,29 @@ pub(crate) fn no_folder() -> Folder {
 pub(crate) fn on_hub(typed: &str) -> Option<Name> {
     let other = embedded(typed).is_some() || Path::new(typed).exists();
     Name::parse(typed).filter(|_| Name::is_explicit(typed) || !other)
+}
+
+/// Endings of files of weights: a name with one of them is a path, whether it exists or not.
+const WEIGHTS: [&str; 6] = [".safetensors", ".gguf", ".pth", ".pt", ".bin", ".sft"];
+
+/// The file or tokenizer on the hub that was typed in place of a path that `folder` has.
+pub(crate) fn part_on_hub(part: Part, typed: &Path, folder: &Path) -> Option<Name> {
+    let text = typed.to_str()?;
+    let name = Name::parse(text)?.of(part);
+    let is_path = folder.join(typed).exists() || WEIGHTS.iter().any(|ending| name.repo.ends_with(ending));
+    (Name::is_explicit(text) || !is_path).then_some(name)
+}
+
+/// The path of what was typed: in the hub's cache, or what it is.
+///
+/// Errors: it is on the hub and not in its cache.
+pub(crate) fn path_of(part: Part, typed: &Path) -> Result<PathBuf> {
+    let Some(name) = part_on_hub(part, typed, Path::new("")) else { return Ok(typed.to_owned()) };
+    match Hub::from_env().local(&name) {
+        Some(Fetched::Folder(path)) => Ok(path),
+        Some(Fetched::Files(files)) if !files.is_empty() => Ok(files.into_iter().take(1).collect()),
+        _ => Err(not_here(&name)),
+    }
 }
 
 /// The model in the hub's cache, downloaded first as far as it is missing.

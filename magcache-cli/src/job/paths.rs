@@ -4,8 +4,9 @@
 use std::path::{Path, PathBuf, absolute};
 
 use magcache_core::meta;
+use magcache_hub::Part;
 
-use super::{Config, flag};
+use super::{Config, flag, model_name};
 use crate::{
     args::{Sampling, Writing},
     files::Writes,
@@ -14,7 +15,7 @@ use crate::{
 impl Config {
     /// Converts the paths of a file in `folder` to paths relative to the working folder.
     pub(super) fn read_from(mut self, folder: &Path) -> Self {
-        self.paths(&mut |path| *path = folder.join(&*path));
+        self.paths(folder, &mut |path| *path = folder.join(&*path));
         // What is not a file may be the name of a profile, or a mistyped one.
         self.profiles(&mut |profile| {
             let path = folder.join(&*profile);
@@ -29,7 +30,7 @@ impl Config {
     /// be moved with its contents; all others become absolute.
     pub(crate) fn stored_in(&self, folder: &Path) -> Self {
         let mut stored = self.clone();
-        stored.paths(&mut |path| *path = seen_from(folder, path));
+        stored.paths(Path::new(""), &mut |path| *path = seen_from(folder, path));
         stored.profiles(&mut |profile| {
             let path = Path::new(profile.as_str());
             if let (true, Some(path)) = (path.is_file(), seen_from(folder, path).to_str()) {
@@ -39,12 +40,14 @@ impl Config {
         stored
     }
 
-    /// Calls `each` with every path.
-    fn paths(&mut self, each: &mut dyn FnMut(&mut PathBuf)) {
-        let Self { weights, files, lora, sampling, output, .. } = self;
+    /// Calls `each` with every path, relative to `here`; files on the hub have none.
+    fn paths(&mut self, here: &Path, each: &mut dyn FnMut(&mut PathBuf)) {
+        let on_hub =
+            |(part, path): &(Part, &mut PathBuf)| model_name::part_on_hub(*part, path, here).is_some();
+        self.weight_files().filter(|file| !on_hub(file)).for_each(|(_, path)| each(path));
+        let Self { weights, sampling, output, .. } = self;
         let own = [weights, &mut output.path].into_iter().flatten();
-        let adapters = lora.iter_mut().map(|lora| &mut lora.file);
-        own.chain(files.paths_mut()).chain(adapters).chain(sampling.files_mut()).for_each(each);
+        own.chain(sampling.files_mut()).for_each(each);
     }
 
     /// Calls `each` with everything that may be the path of a profile.
@@ -98,6 +101,12 @@ mod tests {
 
     const FILE: &str = r#"
 weights = "/models/wan"
+[files]
+vae = "parts/vae.safetensors"
+transformer = "owner/name:model-Q4_K.gguf"
+tokenizer = ["own", "openai/clip-vit-large-patch14"]
+[[lora]]
+file = "owner/style"
 [sampling]
 image = "in/first.png"
 last_image = "last.png"
@@ -123,6 +132,12 @@ profile = "own.toml"
         let read = typed.clone().read_from(&folder);
         assert_eq!(read.weights.as_deref(), Some(Path::new("/models/wan")));
         assert_eq!(read.sampling.image, Some(folder.join("in/first.png")));
+        // Files on the hub are where they are.
+        assert_eq!(read.files.vae, Some(folder.join("parts/vae.safetensors")));
+        assert_eq!(read.files.transformer, typed.files.transformer);
+        assert_eq!(read.files.tokenizer[1], typed.files.tokenizer[1]);
+        assert_eq!(read.files.tokenizer[0], folder.join("own"));
+        assert_eq!(read.lora[0].file, Path::new("owner/style"));
         assert_eq!(read.output.path, Some(folder.join("out.mp4")));
         let members = |config: &Config| -> Vec<String> {
             let members = config.cache[0]["members"].as_array().unwrap().iter();

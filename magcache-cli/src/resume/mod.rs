@@ -21,7 +21,7 @@ pub(crate) use self::file::{Identity, Stored};
 use crate::{
     args::Run,
     console::bad_input_with,
-    job::{Job, OutputTable},
+    job::{Job, OutputTable, model_name},
 };
 
 /// The folder of `--checkpoint`.
@@ -148,9 +148,10 @@ pub(crate) fn identity(job: &Job, args: &Run) -> Result<Identity> {
     keys.insert("reference_ops".to_owned(), (job.ops == Ops::Reference).to_string());
     let profiles = config.cache.iter().filter_map(|table| table.get("profile")?.as_str().map(PathBuf::from));
     let given = config.sampling.files().into_iter().map(|(_, path)| path.clone());
-    let parts = config.files.paths_mut().map(|path| path.clone()).collect::<Vec<_>>();
-    let adapters = config.lora.iter().map(|lora| lora.file.clone());
-    for path in profiles.chain(given).chain(parts).chain(adapters).chain(config.weights) {
+    let mut there = config.clone();
+    let parts = there.weight_files().map(|(part, path)| model_name::path_of(part, path));
+    let parts: Vec<PathBuf> = parts.collect::<Result<_>>()?;
+    for path in profiles.chain(given).chain(parts).chain(config.weights) {
         files(&path, &mut keys)?;
     }
     Ok(keys)
