@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::Result;
 use candle_core::Device;
 use magcache_models::{
-    checkpoint::AdapterReport,
+    checkpoint::{AdapterPart, AdapterReport},
     pipeline::{Request, SamplingOptions},
 };
 use serde::{Deserialize, Serialize};
@@ -20,7 +20,7 @@ pub(crate) struct Conditions {
     /// The number formats of the network's tensors.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub(crate) weights: String,
-    /// Adapters of the network, sorted: expert, SHA-256 of what it adds, strength, and for people the file.
+    /// Adapters, sorted: expert or text encoder, SHA-256 of what it adds, strength, and for people the file.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) adapters: Vec<String>,
     /// The dtype that weights were stored in.
@@ -52,10 +52,15 @@ const OWN: [&str; 5] = ["prompts", "seeds", "runs", "date", "version"];
 /// What identifies adapters, in an order of its own.
 fn adapters(reports: &[AdapterReport]) -> Vec<String> {
     let one = |report: &AdapterReport| {
-        let AdapterReport { adapter, expert, sha256, skipped, .. } = report;
+        let AdapterReport { adapter, part, expert, sha256, skipped, .. } = report;
+        let of = match part {
+            AdapterPart::Network => expert.to_string(),
+            AdapterPart::Clip => "clip".to_owned(),
+            AdapterPart::T5 => "t5".to_owned(),
+        };
         let name = adapter.path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
         let without = if skipped.is_empty() { String::new() } else { format!("-{}", skipped.len()) };
-        format!("{expert} {sha256}{without} {} {name}", adapter.strength)
+        format!("{of} {sha256}{without} {} {name}", adapter.strength)
     };
     let mut all: Vec<String> = reports.iter().map(one).collect();
     all.sort();

@@ -14,7 +14,7 @@ use std::{
     sync::Arc,
 };
 
-use anyhow::Result;
+use anyhow::{Error, Result};
 use candle_core::Device;
 use magcache_core::{
     CachePlan, ConfigError, HookRegistry, ModelMeta, Problem, Trajectory,
@@ -25,7 +25,7 @@ use magcache_core::{
 };
 use magcache_models::{
     checkpoint::{AdapterReport, Ops},
-    pipeline::{self, Denoiser, LoadOptions, Pipeline, Request, SamplingOptions, Stage},
+    pipeline::{self, Denoiser, LoadOptions, Pipeline, PipelineError, Request, SamplingOptions, Stage},
     ranks::{Layout, Ranks},
 };
 
@@ -180,6 +180,17 @@ impl Job {
     fn of_weights(&self) -> Vec<String> {
         let adapters = self.adapters.iter().flat_map(AdapterReport::warnings);
         self.pipeline.unread().into_iter().chain(adapters).collect()
+    }
+
+    /// An error of a step; if numbers were not finite, that of the tensor that was not, if there is one.
+    pub(crate) fn explained(&self, error: PipelineError) -> Error {
+        if !matches!(error, PipelineError::NotFinite { .. }) {
+            return error.into();
+        }
+        match self.pipeline.check_weights() {
+            Ok(()) => error.into(),
+            Err(fault) => Error::from(fault).context(error.to_string()),
+        }
     }
 
     /// Warns if a run with an image uses a profile whose default curve is not its curve for images.

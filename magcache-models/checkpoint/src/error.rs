@@ -196,6 +196,18 @@ pub enum CheckpointError {
         /// The type in the file.
         dtype: String,
     },
+    /// A value that no network computes with: infinite, not a number, or too large for its square.
+    #[error("tensor \"{name}\" in {file} is not finite: {value} at position {at}")]
+    NotFinite {
+        /// The name in the file.
+        name: String,
+        /// The file.
+        file: String,
+        /// Position of the first such value in the file's order.
+        at: usize,
+        /// The value.
+        value: f32,
+    },
     /// An adapter that cannot be applied to the model.
     #[error("cannot apply {file}: {reason}")]
     Adapter {
@@ -224,7 +236,9 @@ impl CheckpointError {
     pub fn hint(&self) -> Option<String> {
         Some(match self {
             Self::MissingFile { expected, .. } => format!("expected {expected}"),
-            Self::Truncated { .. } => "download it again".to_owned(),
+            Self::Truncated { .. } | Self::NotFinite { .. } => {
+                "the file is damaged: download it again".to_owned()
+            }
             Self::BadTorchFile { hint, .. } => (*hint)?.to_owned(),
             Self::MissingPart { hint, .. } => hint.clone(),
             Self::Config { hint, .. } | Self::Adapter { hint, .. } => hint.clone()?,

@@ -29,7 +29,7 @@ mod torch;
 mod unread;
 mod weights;
 
-pub use adapter::{Adapter, AdapterNames, AdapterReport};
+pub use adapter::{Adapter, AdapterNames, AdapterReport, Part as AdapterPart};
 pub use config::ConfigError;
 pub use decode::decode_f8;
 pub use error::CheckpointError;

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
 
 use super::{blob::Blob, decode::decode, header::TensorInfo, number::NumberFormat};
@@ -10,36 +10,133 @@ use super::{blob::Blob, decode::decode, header::TensorInfo, number::NumberFormat
 /// Bytes copied before their pages are returned to the system: a few milliseconds of work.
 const CHUNK: usize = 16 << 20;
 
-/// Copies a tensor out of its file as type `wanted`, widening to f32 and decoding while copying.
+/// Bytes that are looked at while they are still in the cache.
+const NEAR: usize = 1 << 15;
+
+/// Why a tensor could not be read.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ReadError {
+    /// The position of the first value, and the value, that is not finite.
+    #[error("not finite")]
+    NotFinite(usize, f32),
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
+}
+
+type Result<T> = std::result::Result<T, ReadError>;
+
+/// Copies a tensor out of its file as type `wanted`, widening to f32 and decoding while copying. All values
+/// must be finite.
 pub(super) fn tensor(blob: &Blob, info: &TensorInfo, wanted: DType, device: &Device) -> Result<Tensor> {
     let shape = info.shape.as_slice();
     let tensor = match (info.format, wanted) {
         _ if info.scale.is_some() || info.format.is_coded() => {
-            Tensor::from_vec(arranged(decoded(blob, info), info), shape, device)
+            Tensor::from_vec(arranged(decoded(blob, info)?, info), shape, device)
         }
-        (NumberFormat::F32, _) => Tensor::from_vec(elements(blob, info, f32::from_le_bytes), shape, device),
+        (NumberFormat::F32, _) => Tensor::from_vec(elements(blob, info, f32::from_le_bytes)?, shape, device),
         (NumberFormat::F16, DType::F32) => {
-            Tensor::from_vec(elements(blob, info, |b| f16::from_le_bytes(b).to_f32()), shape, device)
+            Tensor::from_vec(elements(blob, info, |b| f16::from_le_bytes(b).to_f32())?, shape, device)
         }
-        (NumberFormat::F16, _) => Tensor::from_vec(elements(blob, info, f16::from_le_bytes), shape, device),
+        (NumberFormat::F16, _) => Tensor::from_vec(elements(blob, info, f16::from_le_bytes)?, shape, device),
         (NumberFormat::BF16, DType::F32) => {
-            Tensor::from_vec(elements(blob, info, |b| bf16::from_le_bytes(b).to_f32()), shape, device)
+            Tensor::from_vec(elements(blob, info, |b| bf16::from_le_bytes(b).to_f32())?, shape, device)
         }
-        (NumberFormat::BF16, _) => Tensor::from_vec(elements(blob, info, bf16::from_le_bytes), shape, device),
-        (other, _) => candle_core::bail!("cannot read tensors of type {other}"),
+        (NumberFormat::BF16, _) => {
+            Tensor::from_vec(elements(blob, info, bf16::from_le_bytes)?, shape, device)
+        }
+        (other, _) => {
+            return Err(candle_core::Error::msg(format!("cannot read tensors of type {other}")).into());
+        }
     }?;
-    tensor.to_dtype(wanted)
+    Ok(tensor.to_dtype(wanted)?)
+}
+
+/// Looks at every value of a tensor.
+pub(super) fn check(blob: &Blob, info: &TensorInfo) -> Result<()> {
+    match info.format {
+        _ if info.format.is_coded() => {
+            let (values, bytes) = info.format.block();
+            let blocks = NEAR / bytes;
+            let mut out = vec![0.0; blocks * values];
+            let stored = blob.bytes().get(info.range.clone()).unwrap_or_default();
+            stored.chunks(blocks * bytes).enumerate().try_for_each(|(i, chunk)| {
+                let out = &mut out[..chunk.len() / bytes * values];
+                decode_finite(info.format, chunk, out, i * blocks * values)
+            })
+        }
+        NumberFormat::F32 => copied(blob, info.range.clone(), f32::from_le_bytes).map(drop),
+        NumberFormat::F16 => copied(blob, info.range.clone(), f16::from_le_bytes).map(drop),
+        NumberFormat::BF16 => copied(blob, info.range.clone(), bf16::from_le_bytes).map(drop),
+        _ => Ok(()),
+    }
+}
+
+/// A value whose being finite is a question.
+trait Value: Copy {
+    fn finite(self) -> bool;
+    fn wide(self) -> f32;
+}
+
+impl Value for f32 {
+    fn finite(self) -> bool {
+        self.is_finite()
+    }
+
+    fn wide(self) -> f32 {
+        self
+    }
+}
+
+impl Value for f16 {
+    fn finite(self) -> bool {
+        self.is_finite()
+    }
+
+    fn wide(self) -> f32 {
+        self.to_f32()
+    }
+}
+
+impl Value for bf16 {
+    fn finite(self) -> bool {
+        self.is_finite()
+    }
+
+    fn wide(self) -> f32 {
+        self.to_f32()
+    }
+}
+
+/// Checks values from position `start` on.
+fn finite<T: Value>(values: &[T], start: usize) -> Result<()> {
+    // Without leaving early, so that whole registers are looked at.
+    if values.iter().fold(true, |all, value| all & value.finite()) {
+        return Ok(());
+    }
+    let first = values.iter().enumerate().find(|(_, value)| !value.finite());
+    first.map_or(Ok(()), |(i, value)| Err(ReadError::NotFinite(start + i, value.wide())))
+}
+
+/// Decodes whole blocks, whose first value has the position `start`.
+fn decode_finite(format: NumberFormat, bytes: &[u8], out: &mut [f32], start: usize) -> Result<()> {
+    let (values, block) = format.block();
+    let blocks = NEAR / block;
+    let pieces = bytes.chunks(blocks * block).zip(out.chunks_mut(blocks * values));
+    pieces.enumerate().try_for_each(|(i, (bytes, out))| {
+        decode(format, bytes, out);
+        finite(out, start + i * blocks * values)
+    })
 }
 
 /// The values of a coded tensor, or of one with a scale, in the order of the file.
-fn decoded(blob: &Blob, info: &TensorInfo) -> Vec<f32> {
+fn decoded(blob: &Blob, info: &TensorInfo) -> Result<Vec<f32>> {
     let (values, bytes) = info.format.block();
     let stored = blob.bytes().get(info.range.clone()).unwrap_or_default();
     let mut out = vec![0.0; stored.len() / bytes * values];
     let blocks = CHUNK / bytes;
     let chunks = stored.chunks(blocks * bytes).zip(out.chunks_mut(blocks * values));
     for (i, (chunk, out)) in chunks.enumerate() {
-        decode(info.format, chunk, out);
+        decode_finite(info.format, chunk, out, i * blocks * values)?;
         let start = info.range.start + i * blocks * bytes;
         blob.release(start..start + chunk.len());
     }
@@ -48,14 +145,19 @@ fn decoded(blob: &Blob, info: &TensorInfo) -> Vec<f32> {
         for (row, values) in out.chunks_mut(width.max(1)).enumerate() {
             let scale = scale.at(row);
             values.iter_mut().for_each(|value| *value *= scale);
+            finite(values, row * width)?;
         }
     }
-    out
+    Ok(out)
 }
 
 /// The tensor's values in row-major order, whatever their order in the file.
-fn elements<const N: usize, T: Copy>(blob: &Blob, info: &TensorInfo, value: impl Fn([u8; N]) -> T) -> Vec<T> {
-    arranged(copied(blob, info.range.clone(), value), info)
+fn elements<const N: usize, T: Value>(
+    blob: &Blob,
+    info: &TensorInfo,
+    value: impl Fn([u8; N]) -> T,
+) -> Result<Vec<T>> {
+    Ok(arranged(copied(blob, info.range.clone(), value)?, info))
 }
 
 /// Values in the order of the file, in row-major order.
@@ -79,14 +181,22 @@ fn in_line<T: Copy>(stored: Vec<T>, info: &TensorInfo) -> Vec<T> {
 }
 
 /// Values of `N` bytes each; the file's pages are released after the copy.
-fn copied<const N: usize, T>(blob: &Blob, range: Range<usize>, value: impl Fn([u8; N]) -> T) -> Vec<T> {
+fn copied<const N: usize, T: Value>(
+    blob: &Blob,
+    range: Range<usize>,
+    value: impl Fn([u8; N]) -> T,
+) -> Result<Vec<T>> {
     let mut values = Vec::with_capacity(range.len() / N);
     let bytes = blob.bytes().get(range.clone()).unwrap_or_default();
     let mut start = range.start;
     for chunk in bytes.chunks(CHUNK) {
-        values.extend(chunk.as_chunks::<N>().0.iter().map(|bytes| value(*bytes)));
+        for piece in chunk.chunks(NEAR) {
+            let from = values.len();
+            values.extend(piece.as_chunks::<N>().0.iter().map(|bytes| value(*bytes)));
+            finite(&values[from..], from)?;
+        }
         blob.release(start..start + chunk.len());
         start += chunk.len();
     }
-    values
+    Ok(values)
 }

@@ -81,12 +81,36 @@ struct Layer {
     format: String,
 }
 
-/// Takes scales, markers and descriptions out of the tensors of a file and gives each scale to its weight.
+/// A scale that is not yet with its weight, which may be in another shard.
+#[derive(Debug)]
+pub(super) struct Loose {
+    name: String,
+    file: String,
+    /// The name of its weight.
+    pub(super) weight: String,
+    format: NumberFormat,
+    shape: Vec<usize>,
+    /// Empty for formats that are no scales.
+    values: Vec<f32>,
+}
+
+/// Whether a tensor of this name belongs to the scales of a file: it is no part of a network.
+pub(super) fn is_beside(name: &str) -> bool {
+    let is_marker =
+        name.strip_suffix(MARKER).is_some_and(|prefix| prefix.is_empty() || prefix.ends_with('.'));
+    let ends = |ending: &&str| name.ends_with(ending);
+    is_marker || name.ends_with(DESCRIPTION) || OF_INPUTS.iter().chain(&SCALES).any(|ending| ends(&ending))
+}
+
+/// Takes scales, markers and descriptions out of the tensors of a file.
 ///
 /// # Errors
-/// A layer in a format that is not read, a scale without its weight, of a shape that is neither a number nor
-/// one for each row, or that is not finite; two scales of one weight that differ.
-pub(super) fn attach(file: &str, bytes: &[u8], contents: &mut Contents) -> Result<(), CheckpointError> {
+/// A layer in a format that is not read; a scale that is not finite.
+pub(super) fn taken(
+    file: &str,
+    bytes: &[u8],
+    contents: &mut Contents,
+) -> Result<Vec<Loose>, CheckpointError> {
     let refused = |reason: String| CheckpointError::BadConfig { file: file.to_owned(), reason };
     for (layer, format) in formats(bytes, contents).map_err(refused)? {
         if !FORMATS.contains(&format.as_str()) {
@@ -96,38 +120,61 @@ pub(super) fn attach(file: &str, bytes: &[u8], contents: &mut Contents) -> Resul
             )));
         }
     }
-    let tensors = &mut contents.tensors;
-    tensors.retain(|name, _| {
-        let is_marker =
-            name.strip_suffix(MARKER).is_some_and(|prefix| prefix.is_empty() || prefix.ends_with('.'));
-        !is_marker && !name.ends_with(DESCRIPTION) && !OF_INPUTS.iter().any(|ending| name.ends_with(ending))
-    });
-    let names: Vec<(String, String)> = tensors
-        .keys()
-        .filter_map(|name| {
-            let layer = SCALES.iter().find_map(|ending| name.strip_suffix(ending))?;
-            Some((name.clone(), format!("{layer}.weight")))
-        })
-        .collect();
-    for (name, weight) in names {
-        let Some(info) = tensors.remove(&name) else { continue };
-        let Some(weight) = tensors.get_mut(&weight) else {
-            return Err(refused(format!(
-                "\"{name}\" is the scale of a tensor that is not there, \"{weight}\""
-            )));
+    let (beside, own) =
+        std::mem::take(&mut contents.tensors).into_iter().partition(|(name, _)| is_beside(name));
+    contents.tensors = own;
+    let mut loose = Vec::new();
+    for (name, info) in BTreeMap::into_iter(beside) {
+        let Some(layer) = SCALES.iter().find_map(|ending| name.strip_suffix(ending)) else { continue };
+        let is_float = matches!(info.format, NumberFormat::F32 | NumberFormat::BF16 | NumberFormat::F16);
+        let mut values = vec![0.0; if is_float { info.values() } else { 0 }];
+        decode(info.format, bytes.get(info.range.clone()).unwrap_or_default(), &mut values);
+        if let Some(at) = values.iter().position(|value| !value.is_finite()) {
+            return Err(refused(format!("the scale \"{name}\" is not finite at position {at}")));
+        }
+        let (weight, file) = (format!("{layer}.weight"), file.to_owned());
+        loose.push(Loose { weight, file, format: info.format, shape: info.shape, values, name });
+    }
+    Ok(loose)
+}
+
+impl Loose {
+    /// Gives the scale to its weight, `None` if that is nowhere.
+    ///
+    /// # Errors
+    /// No weight, a shape that is neither a number nor one for each row, or another scale of the same weight.
+    pub(super) fn attach(self, weight: Option<&mut TensorInfo>) -> Result<(), CheckpointError> {
+        let refused = |reason: String| CheckpointError::BadConfig { file: self.file.clone(), reason };
+        let name = &self.name;
+        let Some(weight) = weight else {
+            let reason =
+                format!("\"{name}\" is the scale of a tensor that is not there, \"{}\"", self.weight);
+            return Err(refused(reason));
         };
-        let scale = read(bytes, &info, &weight.shape)
-            .map_err(|fault| refused(format!("the scale \"{name}\" {fault}")))?;
-        match &weight.scale {
-            Some(other) if *other != scale => {
+        let rows = weight.shape.first().copied().unwrap_or(1);
+        let by_row = matches!(self.shape.as_slice(), [n] | [n, 1] if *n == rows);
+        let scale = match self.values.as_slice() {
+            [one] if by_row || self.shape.len() < 2 => Scale::Tensor(*one),
+            [_, ..] if by_row => {
+                Scale::Rows { own: 0..self.values.len(), all: self.values.as_slice().into() }
+            }
+            _ => {
                 return Err(refused(format!(
-                    "\"{name}\" is the second scale of its weight, and another one"
+                    "the scale \"{name}\" is {} {:?}, a number or one float for each of {rows} rows is read",
+                    self.format, self.shape
                 )));
             }
-            _ => weight.scale = Some(scale),
+        };
+        match &weight.scale {
+            Some(other) if *other != scale => {
+                Err(refused(format!("\"{name}\" is the second scale of its weight, and another one")))
+            }
+            _ => {
+                weight.scale = Some(scale);
+                Ok(())
+            }
         }
     }
-    Ok(())
 }
 
 /// The formats of the layers that the file describes: the header's before those of tensors.
@@ -146,26 +193,4 @@ fn formats(bytes: &[u8], contents: &Contents) -> Result<BTreeMap<String, String>
         formats.extend(layers.into_iter().map(|(name, layer)| (name, layer.format)));
     }
     Ok(formats)
-}
-
-/// The scale in `info` for a weight of `shape`.
-fn read(bytes: &[u8], info: &TensorInfo, shape: &[usize]) -> Result<Scale, String> {
-    let (found, rows) = (info.shape.as_slice(), shape.first().copied().unwrap_or(1));
-    let is_float = matches!(info.format, NumberFormat::F32 | NumberFormat::BF16 | NumberFormat::F16);
-    let by_row = matches!(found, [n] | [n, 1] if *n == rows);
-    if !is_float || !(by_row || matches!(found, [] | [1])) {
-        return Err(format!(
-            "is {} {found:?}, a number or one float for each of {rows} rows is read",
-            info.format
-        ));
-    }
-    let mut values = vec![0.0; info.values()];
-    decode(info.format, bytes.get(info.range.clone()).unwrap_or_default(), &mut values);
-    if let Some(at) = values.iter().position(|value| !value.is_finite()) {
-        return Err(format!("is not finite at position {at}"));
-    }
-    Ok(match values.as_slice() {
-        [one] => Scale::Tensor(*one),
-        _ => Scale::Rows { own: 0..values.len(), all: values.into() },
-    })
 }

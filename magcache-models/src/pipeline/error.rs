@@ -43,6 +43,12 @@ pub enum PipelineError {
     /// A tensor operation failed.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
+    /// The network predicted what is not finite.
+    #[error("what the network predicted at step {step} is not finite")]
+    NotFinite {
+        /// The step.
+        step: usize,
+    },
     /// The caller asked to stop.
     #[error("interrupted at step {step} of {steps}")]
     Interrupted {
@@ -74,7 +80,7 @@ impl PipelineError {
 
     /// Whether the input was wrong rather than the run.
     pub fn is_bad_input(&self) -> bool {
-        !matches!(self, Self::Tensor(_) | Self::Interrupted { .. } | Self::Sink(_))
+        !matches!(self, Self::Tensor(_) | Self::NotFinite { .. } | Self::Interrupted { .. } | Self::Sink(_))
     }
 }
 

@@ -19,6 +19,12 @@ use crate::{
     sampler::Sampler,
 };
 
+/// Whether the squares of all values have a finite sum.
+#[expect(clippy::disallowed_methods, reason = "one number per step")]
+fn is_finite(values: &Tensor) -> Result<bool> {
+    Ok(values.sqr()?.sum_all()?.to_scalar::<f32>()?.is_finite())
+}
+
 /// How long one pass of the network took.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PassTime {
@@ -263,7 +269,12 @@ impl Generation {
         let Some(velocity) = velocity else {
             return Err(PipelineError::request("a run without branches", "give it at least one"));
         };
-        Ok((velocity.to_dtype(DType::F32)?, times))
+        let velocity = velocity.to_dtype(DType::F32)?;
+        if is_finite(&velocity)? {
+            Ok((velocity, times))
+        } else {
+            Err(PipelineError::NotFinite { step: self.next })
+        }
     }
 
     /// Whether any rank is asked to stop.

@@ -7,6 +7,7 @@ use candle_core::Device;
 use crate::{
     checkpoint::{Adapter, CheckpointError, Folder, WeightDtype, Weights},
     recognise::{self, Part, Role},
+    text::TokenizerKind,
 };
 
 /// Files of weights as they were given: what is in them decides what they are, not their names.
@@ -22,7 +23,12 @@ pub struct GivenFiles {
     pub image_encoder: Option<PathBuf>,
     /// The autoencoder.
     pub vae: Option<PathBuf>,
+    /// Folders with tokenizers, or with folders of them as models have.
+    pub tokenizers: Vec<PathBuf>,
 }
+
+/// Folders of tokenizers in a model.
+const TOKENIZERS: [&str; 2] = ["tokenizer", "tokenizer_2"];
 
 /// One of these files and what is in it.
 #[derive(Clone, Debug)]
@@ -100,6 +106,35 @@ impl GivenFiles {
             return Err(CheckpointError::Config { file, reason, hint: Some(hint.to_owned()) });
         }
         Self { transformer: Some(path.clone()), ..Self::default() }.part(Role::Transformer)
+    }
+
+    /// The folder of the given tokenizer of this kind.
+    ///
+    /// # Errors
+    /// A folder that cannot be read, or without any tokenizer.
+    pub fn tokenizer(&self, kind: TokenizerKind) -> Result<Option<Folder>, CheckpointError> {
+        for path in &self.tokenizers {
+            let folder = Folder::open(path)?;
+            let inside = TOKENIZERS.map(|name| folder.sub(name));
+            let all: Vec<_> = [folder.clone()]
+                .into_iter()
+                .chain(inside)
+                .filter_map(|folder| Some((TokenizerKind::of(&folder)?, folder)))
+                .collect();
+            if all.is_empty() {
+                return Err(CheckpointError::MissingFile {
+                    file: folder.describe_file("tokenizer.json"),
+                    expected:
+                        "a tokenizer: that file, vocab.json and merges.txt of CLIP, spiece.model of T5, or a \
+                               folder `tokenizer` or `tokenizer_2` with them"
+                            .to_owned(),
+                });
+            }
+            if let Some((_, folder)) = all.into_iter().find(|(found, _)| *found == kind) {
+                return Ok(Some(folder));
+            }
+        }
+        Ok(None)
     }
 
     /// The weight files in a folder that has no index, by what is in them: two experts by their names.

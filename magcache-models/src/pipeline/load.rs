@@ -190,6 +190,7 @@ pub fn open(folder: Folder, options: LoadOptions) -> Result<Box<dyn Pipeline>> {
             },
             image_encoder: given.image_encoder.or(files.image_encoder),
             vae: given.vae.or(files.vae),
+            tokenizers: given.tokenizers,
         };
         return open(folder, LoadOptions { files, ..options });
     }

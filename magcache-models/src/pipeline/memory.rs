@@ -33,6 +33,14 @@ const WIDTHS: u64 = 10;
 /// Bytes of a value that is computed with.
 const F32: u64 = 4;
 
+/// A phase of text encoders that are in memory together and read so many tokens: scores of every token for
+/// every other are whole, and so is what is added to them for their positions.
+pub fn text_phase(networks: &[Weights], tokens: usize, widths: [usize; 2], heads: usize) -> Phase {
+    let phase = transformer_phase("text encoder", networks, tokens, widths);
+    let scores = 2 * heads as u64 * (tokens as u64).pow(2) * F32;
+    Phase { activations: phase.activations + scores, ..phase }
+}
+
 /// A phase of networks that are in memory together and run on so many tokens of this width; `hidden` is the
 /// width inside their feed-forward layers.
 pub fn transformer_phase(

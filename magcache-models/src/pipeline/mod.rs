@@ -24,7 +24,7 @@ pub use generation::{Generation, PassTime};
 pub use given::{GivenAdapter, GivenFiles, Noise, PartFile, adapters_of, noise_of};
 pub(crate) use load::embedded_files;
 pub use load::{Embedded, LoadOptions, Loader, Offload, default_model, embedded, loader_of, loaders, open};
-pub use memory::{Phase, transformer_phase};
+pub use memory::{Phase, text_phase, transformer_phase};
 pub use noise::{noise, noise_of_stream};
 pub use options::{Request, SamplingOption, SamplingOptions};
 pub use pose::PoseVideo;
@@ -115,6 +115,23 @@ pub trait Pipeline: Debug + Send + Sync {
     /// A file that cannot be read.
     fn memory(&self, _: &Request) -> Result<Vec<Phase>> {
         Ok(Vec::new())
+    }
+
+    /// The stored tensors of the text encoders; reads headers only.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    fn encoders(&self) -> Result<Vec<Weights>> {
+        Ok(Vec::new())
+    }
+
+    /// Looks at every number of the networks and text encoders: for a run whose results are none.
+    ///
+    /// # Errors
+    /// The first tensor with a value that is not finite; a file that cannot be read.
+    fn check_weights(&self) -> Result<()> {
+        let all = self.encoders()?.into_iter().chain(self.networks()?);
+        Ok(all.map(|weights| weights.check_finite()).collect::<Result<_, _>>()?)
     }
 
     /// The first frame that the checkpoint's folder offers as a default, if any.

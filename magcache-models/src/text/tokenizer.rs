@@ -83,6 +83,44 @@ const CONFIG: &str = "tokenizer_config.json";
 /// The file that contains everything else.
 const TOKENIZER: &str = "tokenizer.json";
 
+/// In place of it for T5, the model of sentencepiece.
+const SENTENCEPIECE: &str = "spiece.model";
+
+/// What the pieces of a tokenizer's vocabulary are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenizerKind {
+    /// Merged pairs: CLIP's.
+    Bpe,
+    /// Pieces with probabilities: T5's and UMT5's.
+    Unigram,
+}
+
+impl TokenizerKind {
+    /// The kind of the tokenizer in `folder`; `None` if there is none that is known.
+    pub fn of(folder: &Folder) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct Whole {
+            model: Model,
+        }
+        #[derive(Deserialize)]
+        struct Model {
+            #[serde(rename = "type")]
+            name: String,
+        }
+        if folder.exists(TOKENIZER) {
+            return match folder.read_json::<Whole>(TOKENIZER).ok()?.model.name.as_str() {
+                "BPE" => Some(Self::Bpe),
+                "Unigram" => Some(Self::Unigram),
+                _ => None,
+            };
+        }
+        if folder.exists(clip_bpe::MERGES) {
+            return Some(Self::Bpe);
+        }
+        folder.exists(SENTENCEPIECE).then_some(Self::Unigram)
+    }
+}
+
 /// The keys of `tokenizer_config.json` that are used here.
 #[derive(Default, Deserialize)]
 struct TokenizerConfig {
@@ -120,9 +158,14 @@ impl PromptTokenizer {
         Ok(TokenizerConfig::read(folder)?.max_length(defaults))
     }
 
+    /// Whether `folder` has a tokenizer that [`Self::open`] reads.
+    pub fn is_in(folder: &Folder) -> bool {
+        [TOKENIZER, clip_bpe::MERGES, SENTENCEPIECE].iter().any(|file| folder.exists(file))
+    }
+
     /// Reads `tokenizer.json` and, if it exists, `tokenizer_config.json` of a `tokenizer` folder. If the
     /// first is missing, as for the CLIP of FLUX.1, builds a byte-level BPE from `vocab.json` and
-    /// `merges.txt` by CLIP's rules.
+    /// `merges.txt` by CLIP's rules, or for T5 the unigram model of `spiece.model`.
     ///
     /// The length of the rows is `model_max_length`, or that of the `defaults` if it is missing or means that
     /// there is no limit.
@@ -133,6 +176,10 @@ impl PromptTokenizer {
     pub fn open(folder: &Folder, defaults: TokenizerDefaults) -> Result<Self, CheckpointError> {
         let config = TokenizerConfig::read(folder)?;
         let bare = !folder.exists(TOKENIZER) && folder.exists(clip_bpe::MERGES);
+        if !bare && !folder.exists(TOKENIZER) && folder.exists(SENTENCEPIECE) {
+            let (file, bytes) = (folder.describe_file(SENTENCEPIECE), folder.read(SENTENCEPIECE)?);
+            return Self::of_model(Unigram::of_sentencepiece(&bytes), config.max_length(defaults), file);
+        }
         let file = folder.describe_file(if bare { clip_bpe::VOCAB } else { TOKENIZER });
         let json = if bare { clip_bpe::tokenizer_json(folder)?.into() } else { folder.read(TOKENIZER)? };
         let max_length = config.max_length(defaults);
@@ -165,10 +212,17 @@ impl PromptTokenizer {
     ) -> Result<Option<Self>, CheckpointError> {
         let weights = Weights::open_files(folder, &[file], &Device::Cpu, WeightDtype::Keep)?;
         let Some(model) = Unigram::of(&weights) else { return Ok(None) };
-        let file = weights.place();
+        Self::of_model(model, defaults.max_length, weights.place()).map(Some)
+    }
+
+    /// From a unigram model of `file`, or what is wrong with it.
+    fn of_model(
+        model: Result<Unigram, String>,
+        max_length: usize,
+        file: String,
+    ) -> Result<Self, CheckpointError> {
         let model = model.map_err(|reason| CheckpointError::Tokenizer { file: file.clone(), reason })?;
-        let own = Self::from_json(&model.json(), defaults.max_length, &file)?;
-        Ok(Some(Self { pad: model.pad, ..own }))
+        Ok(Self { pad: model.pad, ..Self::from_json(&model.json(), max_length, &file)? })
     }
 
     /// From a `tokenizer.json`; messages call it `file`. Pads with token 0.

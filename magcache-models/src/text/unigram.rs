@@ -63,7 +63,12 @@ impl Unigram {
             );
         }
         let model = MODELS.iter().find_map(|name| file.bytes(name))?;
-        Some(sentencepiece::read(model).ok_or_else(|| "its sentencepiece model is damaged".to_owned()))
+        Some(Self::of_sentencepiece(model))
+    }
+
+    /// From the bytes of sentencepiece's own file; an error says what is wrong with them.
+    pub(super) fn of_sentencepiece(model: &[u8]) -> Result<Self, String> {
+        sentencepiece::read(model).ok_or_else(|| "its sentencepiece model is damaged".to_owned())
     }
 
     fn of_gguf(file: &Weights) -> Option<Self> {

@@ -5,27 +5,24 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use candle_core::{Result, Tensor};
 use magcache_core::Expert;
 
-use super::{LoadResult, TextContext, WanSource, WanTransformer, names};
-use crate::pipeline::{LoadOptions, TextUses, adapters_of};
+use super::{LoadResult, TextContext, WanTransformer, parts::Parts};
+use crate::pipeline::TextUses;
 
 /// Loads an expert.
 pub(super) type Load = dyn Fn(Expert) -> LoadResult<Arc<WanTransformer>> + Send + Sync;
 
 /// Loads experts of a checkpoint for several denoisers: one that is still in memory is shared.
-pub(super) fn shared(source: WanSource, options: LoadOptions) -> Arc<Load> {
-    let loaded = Mutex::new((0..source.experts()).map(|_| Weak::new()).collect::<Vec<_>>());
+pub(super) fn shared(parts: Parts) -> Arc<Load> {
+    let loaded = Mutex::new((0..parts.source.experts()).map(|_| Weak::new()).collect::<Vec<_>>());
     Arc::new(move |expert: Expert| {
         let mut loaded = loaded.lock().unwrap_or_else(PoisonError::into_inner);
         let place = loaded.get_mut(usize::from(expert.0));
         if let Some(here) = place.as_ref().and_then(|place| place.upgrade()) {
             return Ok(here);
         }
-        let weights = source.transformer(expert, &options.device, options.dtype)?;
-        let index = usize::from(expert.0);
-        let adapters = adapters_of(&options.adapters, index, source.experts());
-        let (weights, _) = weights.adapted(&adapters, &names::ADAPTER, index)?;
-        let network = WanTransformer::load(&weights, source.transformer_config(expert).clone())?;
-        let network = Arc::new(network.over(options.plane())?);
+        let config = parts.source.transformer_config(expert).clone();
+        let network = WanTransformer::load(&parts.network(expert)?, config)?;
+        let network = Arc::new(network.over(parts.options.plane())?);
         place.into_iter().for_each(|place| *place = Arc::downgrade(&network));
         Ok(network)
     })
@@ -138,12 +135,11 @@ impl WanPrompts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wan::tiny;
+    use crate::{pipeline::LoadOptions, wan::tiny};
 
     #[test]
     fn an_expert_in_memory_is_shared_and_another_one_is_not() {
-        let source = WanSource::open(tiny::wan22_t2v()).expect("opens");
-        let load = shared(source, LoadOptions::default());
+        let load = shared(Parts::open(tiny::wan22_t2v(), LoadOptions::default()).expect("opens"));
         let [high, again, low] = [0, 0, 1].map(|expert| load(Expert(expert)).expect("loads"));
         assert!(Arc::ptr_eq(&high, &again) && !Arc::ptr_eq(&high, &low));
         let gone = Arc::downgrade(&low);

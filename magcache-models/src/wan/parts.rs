@@ -3,15 +3,18 @@
 use candle_core::{DType, Device, Tensor};
 use magcache_core::{Expert, ModelMeta};
 
-use super::{WanSource, defaults, meta, names};
+use super::{WanSource, WanTextEncoder, defaults, meta, names};
 use crate::{
     autoencoder::{Tiling, VideoVae},
-    checkpoint::{AdapterReport, Folder, WeightDtype, Weights},
+    checkpoint::{AdapterNames, AdapterPart, AdapterReport, CheckpointError, Folder, WeightDtype, Weights},
     image::Picture,
     pipeline::{
         Defaults, LoadOptions, PipelineError, Request, Result, adapters_of, truncated, unknown_words,
     },
 };
+
+/// The names that adapters use for the text encoder.
+const ENCODER: AdapterNames = names::ADAPTER.of(AdapterPart::T5);
 
 /// A checkpoint in any layout and how to load it.
 #[derive(Clone, Debug)]
@@ -59,7 +62,30 @@ impl Parts {
         (0..self.source.experts()).map(of).collect()
     }
 
-    /// What the adapters do, expert by expert.
+    pub(super) fn encoders(&self) -> Result<Vec<Weights>> {
+        Ok(vec![self.source.text_encoder(&Device::Cpu, WeightDtype::Keep)?])
+    }
+
+    /// The network of an expert as its adapters change it.
+    pub(super) fn network(&self, expert: Expert) -> Result<Weights, CheckpointError> {
+        let (source, options) = (&self.source, &self.options);
+        let index = usize::from(expert.0);
+        let adapters = adapters_of(&options.adapters, index, source.experts());
+        let weights = source.transformer(expert, &options.device, options.dtype)?;
+        Ok(weights.adapted(&adapters, &names::ADAPTER, index)?.0)
+    }
+
+    /// The text encoder's tensors as the adapters' parts for it change them.
+    fn text_encoder(
+        &self,
+        device: &Device,
+        dtype: WeightDtype,
+    ) -> Result<(Weights, Vec<AdapterReport>), CheckpointError> {
+        let weights = self.source.text_encoder(device, dtype)?;
+        weights.adapted(&adapters_of(&self.options.adapters, 0, 1), &ENCODER, 0)
+    }
+
+    /// What the adapters do, expert by expert, and to the text encoder.
     pub(super) fn adapters(&self) -> Result<Vec<AdapterReport>> {
         let mut reports = Vec::new();
         let experts = if self.options.adapters.is_empty() { 0 } else { self.source.experts() };
@@ -67,6 +93,9 @@ impl Parts {
             let own = adapters_of(&self.options.adapters, expert, self.source.experts());
             let weights = self.source.transformer(Expert(expert as u8), &Device::Cpu, WeightDtype::Keep)?;
             reports.extend(weights.adapted(&own, &names::ADAPTER, expert)?.1);
+        }
+        if experts > 0 {
+            reports.extend(self.text_encoder(&Device::Cpu, WeightDtype::Keep)?.1);
         }
         Ok(reports)
     }
@@ -115,7 +144,9 @@ impl Parts {
         guided: bool,
         notes: &mut Vec<String>,
     ) -> Result<Vec<Tensor>> {
-        let encoder = self.source.load_text_encoder(self.device(), self.options.dtype)?;
+        let (weights, _) = self.text_encoder(self.device(), self.options.dtype)?;
+        let (tokenizer, config) = (self.source.tokenizer()?, self.source.text_encoder_config());
+        let encoder = WanTextEncoder::from_parts(tokenizer, &weights, config)?;
         let mut one = |text: &str, what: &str| -> Result<Tensor> {
             let tokens = encoder.tokenizer().encode(text).map_err(|e| PipelineError::part("prompt", e))?;
             notes.extend(truncated(what, encoder.max_length(), tokens.truncated));

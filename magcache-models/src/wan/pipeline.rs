@@ -159,7 +159,7 @@ impl Pipeline for WanPipeline {
         let decoding = source.vae_config().decode_memory(width, height, request.frames, self.parts.tiling());
         let decoding = decoding.map_err(|e| PipelineError::part("autoencoder", e))?;
         Ok(vec![
-            pipeline::transformer_phase("text encoder", &[encoder], 512, sizes),
+            pipeline::text_phase(&[encoder], 512, sizes, text.num_heads),
             network,
             Phase {
                 name: "autoencoder",
@@ -168,6 +168,10 @@ impl Pipeline for WanPipeline {
                 activations: decoding.total(candle_core::utils::get_num_threads()),
             },
         ])
+    }
+
+    fn encoders(&self) -> Result<Vec<Weights>> {
+        self.parts.encoders()
     }
 
     fn adapters(&self) -> Result<Vec<AdapterReport>> {
@@ -253,7 +257,7 @@ impl Pipeline for WanPipeline {
 
         stage(Stage::LoadingTransformer);
         let keep = self.parts.options.offload != Offload::Disk;
-        let load = experts::shared(self.source().clone(), self.parts.options.clone());
+        let load = experts::shared(self.parts.clone());
         let run = self.trajectory(first)?;
         let one = |cond: Tensor| -> Result<Arc<dyn Denoiser>> {
             let load = Arc::clone(&load);

@@ -55,7 +55,7 @@ impl Attempt<'_> {
         let Self { job, built, path, config, interrupt, ranks, out, .. } = self;
         if let Some(ranks) = ranks.filter(|ranks| !ranks.is_first()) {
             let mut generation = begin(job, built, own_part(Some(ranks), None)?, Some(ranks), out)?;
-            denoise(&mut generation, keeper.as_mut(), None, interrupt, out)?;
+            denoise(job, &mut generation, keeper.as_mut(), None, interrupt, out)?;
             generation.release();
             wait_for_first(ranks)?;
             return Ok(Done { generation, outputs: Vec::new(), started, resumed_at: None });
@@ -71,11 +71,12 @@ impl Attempt<'_> {
         let snapshot = own_part(*ranks, stored.map(|stored| stored.snapshot))?;
         let mut generation = begin(job, built, snapshot, *ranks, out)?;
         let mut film = (!written).then(|| Film { target: &target, writer: None, interrupt, ranks: *ranks });
-        let ran = denoise(&mut generation, keeper.as_mut(), film.as_mut(), interrupt, out).and_then(|()| {
-            // Frees the network's memory for the autoencoder.
-            generation.release();
-            film.map_or(Ok(()), |film| decode(job, generation.latents(), film, out))
-        });
+        let ran =
+            denoise(job, &mut generation, keeper.as_mut(), film.as_mut(), interrupt, out).and_then(|()| {
+                // Frees the network's memory for the autoencoder.
+                generation.release();
+                film.map_or(Ok(()), |film| decode(job, generation.latents(), film, out))
+            });
         let checkpoint = keeper.and_then(|keeper| keeper.folder);
         if let (Err(_), Some(step)) = (&ran, checkpoint.as_ref().and_then(StateFolder::stored)) {
             out.note(&format!("the same command continues at step {step} of {}", job.trajectory.end()));
@@ -162,6 +163,7 @@ fn load(job: &Job, out: &Console) -> Result<Arc<dyn Denoiser>> {
 
 /// Runs the remaining steps and stores the state when it is due.
 fn denoise(
+    job: &Job,
     generation: &mut Generation,
     mut keeper: Option<&mut Keeper<'_>>,
     mut film: Option<&mut Film<'_>>,
@@ -179,7 +181,7 @@ fn denoise(
     keeper.as_deref_mut().map_or(Ok(()), |keeper| keeper.begin(generation))?;
     while !generation.is_done() {
         let (step, begun) = (generation.next(), Instant::now());
-        generation.step(&|| interrupt.is_set())?;
+        generation.step(&|| interrupt.is_set()).map_err(|error| job.explained(error))?;
         debug!(step, seconds = begun.elapsed().as_secs_f64(), "denoised");
         let records = generation.session().map_or(&[][..], |session| session.log().records());
         for r in records.iter().rev().take_while(|r| r.step == step) {

@@ -36,7 +36,22 @@ impl Change {
     fn factors(&self, down: &str, up: &str) -> Result<(Tensor, Tensor), CheckpointError> {
         let down = matrix(&self.weights, down)?;
         let up = self.arranged(&matrix(&self.weights, up)?)?;
-        Ok((down, (up * self.strength)?))
+        let up = (up * self.strength)?;
+        self.check(f64::from(squares(&down)?) * f64::from(squares(&up)?))?;
+        Ok((down, up))
+    }
+
+    /// Refuses a change whose squares have no finite sum in f32: no weight is that large.
+    fn check(&self, squares: f64) -> Result<(), CheckpointError> {
+        if squares <= f64::from(f32::MAX) {
+            return Ok(());
+        }
+        let names = match &self.kind {
+            Kind::Pair { down, up } => format!("\"{down}\" and \"{up}\" multiply to"),
+            Kind::Difference(name) => format!("\"{name}\" has"),
+        };
+        let reason = format!("{names} numbers that are too large: they are damaged");
+        Err(CheckpointError::Adapter { file: self.weights.place(), reason, hint: None })
     }
 
     /// The rows that are the tensor's, in its order.
@@ -61,11 +76,18 @@ impl Change {
             }
             Kind::Difference(name) => {
                 let stored = self.weights.shape(name).unwrap_or_default().to_vec();
-                let all = self.arranged(&self.weights.get_f32(name, &stored)?)?;
-                (all * self.strength)?.reshape(shape)?
+                let all = (self.arranged(&self.weights.get_f32(name, &stored)?)? * self.strength)?;
+                self.check(squares(&all)?.into())?;
+                all.reshape(shape)?
             }
         })
     }
+}
+
+/// The sum of the squares.
+#[expect(clippy::disallowed_methods, reason = "one number, when an adapter is applied")]
+fn squares(values: &Tensor) -> TensorResult<f32> {
+    values.sqr()?.sum_all()?.to_scalar()
 }
 
 /// A tensor as a matrix: its axes but the first are one.

@@ -15,17 +15,47 @@ pub(super) const PREFIXES: [&str; 7] = [
 /// What precedes the modules of the second expert in files of diffusers.
 pub(super) const SECOND: &str = "transformer_2.";
 
-/// What precedes the parts for text encoders.
-const ENCODERS: [&str; 8] = [
-    "lora_te1_",
-    "lora_te2_",
-    "lora_te3_",
-    "lora_te_",
-    "text_encoder.",
-    "text_encoder_2.",
-    "text_encoders.",
-    "conditioner.",
+/// What precedes the parts for text encoders, longest first, and the encoders that it may mean: of these it
+/// is the first that the model has.
+const ENCODERS: [(&str, &[Part]); 14] = [
+    ("text_encoders.clip_l.transformer.", &[Part::Clip]),
+    ("text_encoders.clip_l.", &[Part::Clip]),
+    ("text_encoders.t5xxl.transformer.", &[Part::T5]),
+    ("text_encoders.t5xxl.", &[Part::T5]),
+    ("text_encoders.umt5xxl.transformer.", &[Part::T5]),
+    ("text_encoders.umt5xxl.", &[Part::T5]),
+    ("text_encoders.", &[]),
+    ("text_encoder_2.", &[Part::T5]),
+    ("text_encoder.", &[Part::Clip, Part::T5]),
+    ("lora_te1_", &[Part::Clip]),
+    ("lora_te2_", &[Part::T5]),
+    ("lora_te3_", &[Part::T5]),
+    ("lora_te_", &[Part::Clip, Part::T5]),
+    ("conditioner.", &[]),
 ];
+
+/// The network that a part of an adapter is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Part {
+    /// The transformer.
+    #[default]
+    Network,
+    /// CLIP, where it encodes texts.
+    Clip,
+    /// T5 or UMT5.
+    T5,
+}
+
+impl Part {
+    /// In messages.
+    pub(super) fn place(self) -> &'static str {
+        match self {
+            Self::Network => "this model",
+            Self::Clip => "its text encoder CLIP",
+            Self::T5 => "its text encoder T5",
+        }
+    }
+}
 
 /// Parts of names that only adapters of other kinds have, and the kind.
 const OTHER_KINDS: [(&str, &str); 12] = [
@@ -92,9 +122,13 @@ impl<'a> Key<'a> {
     }
 }
 
-/// Whether the tensor is for a text encoder.
-pub(super) fn is_of_encoder(name: &str) -> bool {
-    ENCODERS.iter().any(|prefix| name.starts_with(prefix))
+/// What a tensor is for in a model with these text encoders, and its name without what says so; `None` for
+/// an encoder that the model does not have.
+pub(super) fn part<'a>(name: &'a str, encoders: &[Part]) -> Option<(Part, &'a str)> {
+    let of_encoder = ENCODERS.iter().find_map(|(prefix, parts)| Some((name.strip_prefix(prefix)?, *parts)));
+    let Some((rest, parts)) = of_encoder else { return Some((Part::Network, name)) };
+    let own = parts.iter().find(|part| encoders.contains(part))?;
+    Some((*own, rest))
 }
 
 /// The kind of adapter that has a tensor of this name, if it is not one that is read.
@@ -135,5 +169,18 @@ mod tests {
         assert_eq!(parsed("blocks.0.diff_m"), Some(("blocks.0", Kind::DiffModulation, None)));
         assert_eq!(parsed("a.q.weight"), None);
         assert_eq!(other_kind("a.q.lokr_w1"), Some("LoKr"));
+    }
+
+    #[test]
+    fn a_prefix_says_which_encoder_a_tensor_is_for() {
+        let (flux, wan) = ([Part::Clip, Part::T5], [Part::T5]);
+        assert_eq!(part("lora_te1_a", &flux), Some((Part::Clip, "a")));
+        assert_eq!(part("lora_te1_a", &wan), None, "there is no CLIP");
+        assert_eq!(part("lora_te3_a", &flux), Some((Part::T5, "a")));
+        assert_eq!(part("text_encoder.a", &flux), Some((Part::Clip, "a")));
+        assert_eq!(part("text_encoder.a", &wan), Some((Part::T5, "a")), "the first one is UMT5");
+        assert_eq!(part("text_encoders.clip_l.transformer.a", &flux), Some((Part::Clip, "a")));
+        assert_eq!(part("text_encoders.gemma.a", &flux), None);
+        assert_eq!(part("lora_unet_a", &flux), Some((Part::Network, "lora_unet_a")));
     }
 }

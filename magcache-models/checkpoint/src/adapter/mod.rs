@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use candle_core::Device;
 
 pub(crate) use self::change::{Beside, Change, beside, sum};
-pub use self::{report::AdapterReport, targets::AdapterNames};
+pub use self::{key::Part, report::AdapterReport, targets::AdapterNames};
 use super::{CheckpointError, Folder, WeightDtype, Weights};
 
 /// A file of an adapter and how strongly it acts.
@@ -59,7 +59,8 @@ pub(crate) fn in_order(adapters: &[Adapter]) -> Vec<Adapter> {
 
 impl Weights {
     /// The tensors as `adapters` change them, for the expert with this number, and a report for each file
-    /// that was applied.
+    /// that was applied. With names of a text encoder, its parts of the files are applied, and files without
+    /// such parts are not in the reports.
     ///
     /// Must be called before any tensor is read or any clone is made.
     ///
@@ -76,7 +77,9 @@ impl Weights {
         for adapter in in_order(adapters) {
             let (own, report) = read::changes(&adapter, &self, names, expert)?;
             changes.extend(own);
-            reports.push(report);
+            if names.part == Part::Network || !report.is_empty() {
+                reports.push(report);
+            }
         }
         let mut set = self.into_set()?;
         for (name, change) in changes {

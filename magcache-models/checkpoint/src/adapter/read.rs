@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use super::{
     Adapter, AdapterNames, AdapterReport,
     change::{self, Change},
-    key::{self, Key, Kind, PREFIXES, SECOND},
+    key::{self, Key, Kind, PREFIXES, Part, SECOND},
     scale::Stated,
     targets::{Target, Targets},
 };
@@ -27,7 +27,7 @@ struct Module<'a> {
     tensors: BTreeMap<Kind, &'a str>,
 }
 
-/// What an adapter changes in `model`, the network of one expert.
+/// What an adapter changes in `model`: the network of one expert, or a text encoder, as `names` says.
 pub(super) fn changes(
     adapter: &Adapter,
     model: &Weights,
@@ -38,8 +38,10 @@ pub(super) fn changes(
     let file = Reader { adapter, weights: &weights, model, names, targets: Targets::of(model, names) };
     let all: Vec<&str> = weights.names().collect();
     file.refuse_other_kinds(&all)?;
-    let stated = Stated::of(&folder, &weights)?;
-    let (of_encoders, rest): (Vec<&str>, Vec<&str>) = all.iter().partition(|name| key::is_of_encoder(name));
+    let stated = Stated::of(&folder, &weights, names.part)?;
+    let part = |name: &&&str| key::part(name, names.encoders).map(|(part, _)| part);
+    let rest: Vec<&str> = all.iter().filter(|name| part(name) == Some(names.part)).copied().collect();
+    let of_encoders = all.iter().filter(|name| part(name).is_none()).count();
     // Files of diffusers may hold both experts.
     let both = rest.iter().any(|name| name.starts_with(SECOND));
     let own = |name: &&str| !both || (name.starts_with(SECOND) == (expert == 1));
@@ -59,7 +61,7 @@ pub(super) fn changes(
             _ => unknown.push(name),
         }
     }
-    let report = file.report(expert, of_encoders.len());
+    let report = file.report(expert, of_encoders);
     let mut found = Found { changes: Vec::new(), report, added: Vec::new() };
     for (module, tensors) in &modules {
         let target = file.target(module);
@@ -68,7 +70,9 @@ pub(super) fn changes(
         }
     }
     unknown.sort_unstable();
-    if !unknown.is_empty() && (!adapter.skip_unknown || found.changes.is_empty()) {
+    // Nothing that fits is an adapter for something else, but for a text encoder, which is not all of it.
+    let other = names.part == Part::Network && found.changes.is_empty();
+    if !unknown.is_empty() && (!adapter.skip_unknown || other) {
         return Err(file.unknown(&unknown, &all, found.changes.len()));
     }
     let sha256 = found.identity();
@@ -96,6 +100,7 @@ impl Reader<'_> {
     fn report(&self, expert: usize, of_encoders: usize) -> AdapterReport {
         AdapterReport {
             adapter: self.adapter.clone(),
+            part: self.names.part,
             expert,
             pairs: 0,
             differences: 0,
@@ -134,6 +139,10 @@ impl Reader<'_> {
 
     /// What a module of the file is in the model.
     fn target(&self, module: &str) -> Option<Target> {
+        if self.names.part != Part::Network {
+            let (_, module) = key::part(module, self.names.encoders)?;
+            return self.targets.get(module).cloned();
+        }
         let prefixes = PREFIXES.iter().chain(&[SECOND]);
         let known = prefixes.filter_map(|prefix| module.strip_prefix(prefix));
         known.into_iter().find_map(|name| self.targets.get(name)).cloned()
@@ -236,23 +245,17 @@ impl Reader<'_> {
         let alpha = alpha.and_then(|values| values.first().copied()).map(f64::from);
         let scale = stated.scale(module, rank, alpha);
         let (values_down, values_up) = (self.values(down)?, self.values(up)?);
-        let mut start = 0;
-        for (name, shape) in tensors {
-            let count = shape.first().copied().unwrap_or_default();
-            found.add(
-                name,
-                Change {
-                    weights: self.weights.clone(),
-                    kind: change::Kind::Pair { down: down.to_owned(), up: up.to_owned() },
-                    strength: self.adapter.strength * scale,
-                    rows: (count != rows).then_some((start, count)),
-                    swapped: target.swapped,
-                },
-            );
-            let up = part(&values_up, start * rank, count * rank, target.swapped);
+        let whole = Change {
+            weights: self.weights.clone(),
+            kind: change::Kind::Pair { down: down.to_owned(), up: up.to_owned() },
+            strength: self.adapter.strength * scale,
+            rows: None,
+            swapped: target.swapped,
+        };
+        found.add(tensors, &whole, |rows, found| {
+            let up = part(&values_up, rows, rank, target.swapped);
             found.adds(&values_down, up.map(|value| (f64::from(value) * scale) as f32));
-            start += count;
-        }
+        });
         let report = &mut found.report;
         report.pairs += 1;
         report.ranks = Some(report.ranks.map_or((rank, rank), |(a, b)| (a.min(rank), b.max(rank))));
@@ -279,28 +282,22 @@ impl Reader<'_> {
             return Err(self.refused(reason, None));
         }
         let values = self.values(stored)?;
-        let mut start = 0;
-        for (name, shape) in tensors {
-            let count = shape.first().copied().unwrap_or_default();
-            found.add(
-                name,
-                Change {
-                    weights: self.weights.clone(),
-                    kind: change::Kind::Difference(stored.to_owned()),
-                    strength: self.adapter.strength,
-                    rows: (count != rows).then_some((start, count)),
-                    swapped: target.swapped,
-                },
-            );
-            let width = values.len() / rows.max(1);
-            found.adds(&[], part(&values, start * width, count * width, target.swapped));
-            start += count;
-        }
+        let width = values.len() / rows.max(1);
+        let whole = Change {
+            weights: self.weights.clone(),
+            kind: change::Kind::Difference(stored.to_owned()),
+            strength: self.adapter.strength,
+            rows: None,
+            swapped: target.swapped,
+        };
+        found.add(tensors, &whole, |rows, found| {
+            found.adds(&[], part(&values, rows, width, target.swapped));
+        });
         found.report.differences += 1;
         Ok(true)
     }
 
-    /// The values of a tensor, which must all be finite.
+    /// The values of a tensor.
     #[expect(
         clippy::disallowed_methods,
         reason = "every value is looked at once, before anything is computed"
@@ -308,16 +305,12 @@ impl Reader<'_> {
     fn values(&self, name: &str) -> Result<Vec<f32>, CheckpointError> {
         let shape = self.weights.shape(name).unwrap_or_default().to_vec();
         let tensor = self.weights.get_f32(name, &shape)?.to_dtype(DType::F32)?.flatten_all()?;
-        let values: Vec<f32> = tensor.to_vec1()?;
-        match values.iter().position(|value| !value.is_finite()) {
-            None => Ok(values),
-            Some(at) => Err(self.refused(format!("\"{name}\" is not finite at position {at}"), None)),
-        }
+        Ok(tensor.to_vec1()?)
     }
 
     fn unknown(&self, unknown: &[&str], all: &[&str], placed: usize) -> CheckpointError {
         let (family, own) = (key::family(all), self.names.family);
-        if placed == 0 {
+        if placed == 0 && self.names.part == Part::Network {
             let other = match family {
                 Some(family) if family != own => {
                     format!("it is an adapter for {family}, this is a {own} model")
@@ -327,9 +320,10 @@ impl Reader<'_> {
             return self.refused(format!("{other}: {}", quoted(unknown)), None);
         }
         let reason = format!(
-            "{} of its {} tensors have no place in this model: {}",
+            "{} of its {} tensors have no place in {}: {}",
             unknown.len(),
             all.len(),
+            self.names.part.place(),
             quoted(unknown)
         );
         self.refused(
@@ -340,8 +334,21 @@ impl Reader<'_> {
 }
 
 impl Found {
-    fn add(&mut self, name: String, change: Change) {
-        self.changes.push((name, change));
+    /// Gives each of the tensors its rows of a change; `digest` notes what these rows add.
+    fn add(
+        &mut self,
+        tensors: Vec<(String, Vec<usize>)>,
+        whole: &Change,
+        digest: impl Fn((usize, usize), &mut Self),
+    ) {
+        let (mut start, parts) = (0, tensors.len());
+        for (name, shape) in tensors {
+            let count = shape.first().copied().unwrap_or_default();
+            let rows = (parts > 1).then_some((start, count));
+            self.changes.push((name, Change { rows, ..whole.clone() }));
+            digest((start, count), self);
+            start += count;
+        }
     }
 
     /// Notes what the last change adds.
@@ -364,10 +371,15 @@ impl Found {
     }
 }
 
-/// Some of the values, in the order of the tensor that they are for.
-fn part(values: &[f32], start: usize, count: usize, swapped: bool) -> impl Iterator<Item = f32> {
-    let values = values.get(start..).and_then(|values| values.get(..count)).unwrap_or_default();
-    let (first, second) = values.split_at(if swapped { count / 2 } else { 0 });
+/// The values of some rows of this width, in the order of the tensor that they are for.
+fn part(
+    values: &[f32],
+    (start, count): (usize, usize),
+    width: usize,
+    swapped: bool,
+) -> impl Iterator<Item = f32> {
+    let values = values.get(start * width..).and_then(|values| values.get(..count * width));
+    let (first, second) = values.unwrap_or_default().split_at(if swapped { count * width / 2 } else { 0 });
     second.iter().chain(first).copied()
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::key::Part;
 use crate::{CheckpointError, Folder, Weights};
 
 /// The entry of the header in which diffusers writes the configuration.
@@ -24,7 +25,7 @@ pub(super) struct Stated {
 
 impl Stated {
     /// The configuration in the header of the file or beside it; nothing if there is none.
-    pub(super) fn of(folder: &Folder, weights: &Weights) -> Result<Self, CheckpointError> {
+    pub(super) fn of(folder: &Folder, weights: &Weights, part: Part) -> Result<Self, CheckpointError> {
         let refused = |error: serde_json::Error| CheckpointError::Adapter {
             file: weights.place(),
             reason: format!("its {HEADER}: {error}"),
@@ -32,9 +33,15 @@ impl Stated {
         };
         if let Some(text) = weights.text(HEADER) {
             let all: BTreeMap<String, Value> = serde_json::from_str(text).map_err(refused)?;
+            let prefix = match part {
+                Part::Network => "transformer.",
+                Part::Clip => "text_encoder.",
+                Part::T5 if all.keys().any(|key| key.starts_with("text_encoder_2.")) => "text_encoder_2.",
+                Part::T5 => "text_encoder.",
+            };
             let own = all
                 .into_iter()
-                .map(|(key, value)| (key.strip_prefix("transformer.").unwrap_or(&key).to_owned(), value));
+                .map(|(key, value)| (key.strip_prefix(prefix).unwrap_or(&key).to_owned(), value));
             return serde_json::from_value(own.collect()).map_err(refused);
         }
         if let Some(alpha) = weights.text("lora_alpha").and_then(|alpha| alpha.parse().ok()) {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::key::Part;
 use crate::{
     Mapped, Weights,
     table::{Rule, look_up},
@@ -14,7 +15,22 @@ pub struct AdapterNames {
     pub family: &'static str,
     /// Tables from other names to those here.
     pub tables: &'static [&'static [Rule]],
+    /// The network that they are the names of.
+    pub part: Part,
+    /// The text encoders of the family's models.
+    pub encoders: &'static [Part],
 }
+
+impl AdapterNames {
+    /// The names of a text encoder's modules, which are those of transformers.
+    #[must_use]
+    pub const fn of(self, encoder: Part) -> Self {
+        Self { tables: &[], part: encoder, ..self }
+    }
+}
+
+/// What stands before the modules of CLIP, unless a newer transformers wrote them.
+const OUTER: &str = "text_model.";
 
 /// Parameters of modules.
 const PARAMETERS: [&str; 3] = ["weight", "bias", "scale"];
@@ -39,6 +55,11 @@ impl Targets {
         for name in weights.names() {
             let module = module_of(name);
             let target = Target { modules: vec![module.to_owned()], swapped: false };
+            if names.part == Part::Clip {
+                let inner = module.strip_prefix(OUTER).unwrap_or(module);
+                known.insert(format!("{OUTER}{inner}"), target.clone());
+                known.insert(inner.to_owned(), target.clone());
+            }
             known.insert(module.to_owned(), target);
         }
         for table in names.tables {

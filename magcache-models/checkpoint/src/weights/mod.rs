@@ -26,7 +26,7 @@ use super::{
     header::TensorInfo,
     metadata::Metadata,
     number::NumberFormat,
-    read,
+    read::{self, ReadError},
     unread::Unread,
 };
 
@@ -270,13 +270,43 @@ impl Weights {
         let own = info.format.float().unwrap_or(self.decoded_dtype());
         let (wanted, device) = (asked.unwrap_or(own), &self.set.device);
         if changes.is_empty() {
-            return Ok(read::tensor(&file.blob, &info, wanted, device)?);
+            return read::tensor(&file.blob, &info, wanted, device).map_err(|e| self.unreadable(&name, e));
         }
         // Added in f32, rounded once; not at all where other tensors are coded, which are not rounded either.
         let wanted = if asked.is_none() && self.set.is_coded { DType::F32 } else { wanted };
-        let stored = read::tensor(&file.blob, &info, DType::F32, device)?;
+        let stored = read::tensor(&file.blob, &info, DType::F32, device);
+        let stored = stored.map_err(|error| self.unreadable(&name, error))?;
         let change = adapter::sum(changes, &name, shape, device)?;
         Ok((stored + change)?.to_dtype(wanted)?)
+    }
+
+    /// The error for a tensor that cannot be read, by its name in the file.
+    fn unreadable(&self, name: &str, error: ReadError) -> CheckpointError {
+        match error {
+            ReadError::Tensor(error) => error.into(),
+            ReadError::NotFinite(at, value) => {
+                let located = self.set.tensors.get(name);
+                let stored_as = located.and_then(|located| located.stored_as.as_deref());
+                let file = located.and_then(|located| self.set.files.get(located.file));
+                CheckpointError::NotFinite {
+                    name: stored_as.unwrap_or(name).to_owned(),
+                    file: file.map_or_else(|| self.place(), |file| file.place.clone()),
+                    at,
+                    value,
+                }
+            }
+        }
+    }
+
+    /// Looks at every value of this module's tensors, also of those that stay coded in the file.
+    ///
+    /// # Errors
+    /// [`CheckpointError::NotFinite`] for the first tensor with such a value.
+    pub fn check_finite(&self) -> Result<(), CheckpointError> {
+        self.scoped().try_for_each(|(name, located)| match self.set.files.get(located.file) {
+            Some(file) => read::check(&file.blob, &located.info).map_err(|e| self.unreadable(name, e)),
+            None => Ok(()),
+        })
     }
 
     /// The type that coded tensors are decoded to.

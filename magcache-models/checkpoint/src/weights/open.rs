@@ -12,7 +12,8 @@ use crate::{
     gguf,
     header::{self, Contents},
     mapped::Mapped,
-    scales, torch,
+    scales::{self, Loose},
+    torch,
     unread::Unread,
 };
 
@@ -48,15 +49,16 @@ impl Format {
         }
     }
 
-    fn parse(self, place: &str, bytes: &[u8]) -> Result<Contents, CheckpointError> {
+    /// The tensors of a file, and the scales in it.
+    fn parse(self, place: &str, bytes: &[u8]) -> Result<(Contents, Vec<Loose>), CheckpointError> {
         let mut contents = match self {
             Self::Safetensors => header::parse(place, bytes),
             Self::Gguf => gguf::parse(place, bytes),
             Self::PyTorch => torch::parse(place, bytes)
                 .map(|tensors| Contents { tensors, metadata: crate::metadata::Metadata::default() }),
         }?;
-        scales::attach(place, bytes, &mut contents)?;
-        Ok(contents)
+        let loose = scales::taken(place, bytes, &mut contents)?;
+        Ok((contents, loose))
     }
 }
 
@@ -69,7 +71,7 @@ impl Weights {
     pub fn open(folder: &Folder, device: &Device, dtype: WeightDtype) -> Result<Self, CheckpointError> {
         let Files { names, tensors } = files::locate(folder)?;
         let weights = Self::open_files(folder, &names, device, dtype)?;
-        match tensors.iter().find(|name| !weights.contains(name)) {
+        match tensors.iter().find(|name| !weights.contains(name) && !scales::is_beside(name)) {
             Some(name) => Err(weights.missing(name)),
             None => Ok(weights),
         }
@@ -117,11 +119,12 @@ impl Weights {
         (ops, unread): (Ops, Option<Unread>),
     ) -> Result<Self, CheckpointError> {
         let mut files: Vec<OpenFile> = Vec::with_capacity(blobs.len());
-        let mut tensors = BTreeMap::<String, Located>::new();
+        let (mut tensors, mut loose) = (BTreeMap::<String, Located>::new(), Vec::new());
         for (place, blob) in blobs {
             let bytes = blob.bytes();
             let format = Format::of(bytes);
-            let contents = format.parse(&place, bytes)?;
+            let (contents, scales) = format.parse(&place, bytes)?;
+            loose.extend(scales);
             for (name, info) in contents.tensors {
                 if let Some(other) = tensors.get(&name) {
                     let first = files.get(other.file).map(|file| file.place.clone()).unwrap_or_default();
@@ -130,6 +133,10 @@ impl Weights {
                 tensors.insert(name, Located::new(files.len(), info, None));
             }
             files.push(OpenFile { place, blob, format, metadata: contents.metadata });
+        }
+        for scale in loose {
+            let weight = tensors.get_mut(&scale.weight).map(|located| &mut located.info);
+            scale.attach(weight)?;
         }
         let dtype = match dtype {
             WeightDtype::Auto => {

@@ -28,6 +28,7 @@ mod config;
 mod decoder;
 mod distribution;
 mod encoder;
+mod memory;
 pub mod names;
 pub mod packing;
 mod scale;

@@ -93,7 +93,7 @@ pub fn to_diffusers(native: &str, levels: usize) -> Option<Mapped> {
 }
 
 /// The tensors under the names of diffusers, whichever they have now.
-pub(super) fn translated(weights: Weights) -> Result<Weights, CheckpointError> {
+pub(crate) fn translated(weights: Weights) -> Result<Weights, CheckpointError> {
     if !is_native(weights.names()) {
         return Ok(weights);
     }

@@ -5,9 +5,11 @@ pub mod meta;
 pub mod native;
 mod schedule;
 mod text;
+mod text_parts;
 mod transformer;
 
 pub use config::FluxConfig;
 pub use schedule::{mu, schedule};
 pub use text::{FluxPrompt, FluxPromptEmbeds, FluxTextEncoder};
+pub use text_parts::FluxTextParts;
 pub use transformer::FluxTransformer;

@@ -8,10 +8,11 @@ use candle_core::Device;
 use super::FluxConfig;
 use crate::{
     checkpoint::{
-        AdapterNames, CheckpointError, ConfigError, Folder, WeightDtype, Weights,
+        AdapterNames, AdapterPart, CheckpointError, ConfigError, Folder, WeightDtype, Weights,
         table::{Rule, rename, split},
     },
-    flux::native::{COMMON, Generation, Layout, QKV, blocks, guided, heads},
+    flux::native::{COMMON, Generation, HEAD, Layout, QKV, blocks, guided, heads},
+    recognise::{self, Role},
 };
 
 const FLUX1: Layout =
@@ -52,9 +53,18 @@ const XLABS: [Rule; 6] = [
 ];
 
 /// The names that adapters for FLUX.1 use besides those of diffusers.
-pub const ADAPTER: AdapterNames = AdapterNames { family: "FLUX", tables: &[&COMMON, &TABLE, &XLABS] };
+pub const ADAPTER: AdapterNames = AdapterNames {
+    family: "FLUX",
+    tables: &[&COMMON, &TABLE, &XLABS],
+    part: AdapterPart::Network,
+    encoders: &[AdapterPart::Clip, AdapterPart::T5],
+};
 
-/// The transformer in `file`, under the names of diffusers, with its sizes.
+/// The layout of files with the names of diffusers.
+const DIFFUSERS: &str = "flux1_diffusers";
+
+/// The transformer in `file`, under the names of diffusers, with its sizes. The file has these names or those
+/// of Black Forest Labs.
 ///
 /// The channels of a head are divided among the axes of positions as in the published models, 16, 56 and 56
 /// of 128; with another number, rows and columns get 7/16 each, rounded down to an even number, and the index
@@ -73,18 +83,60 @@ pub fn open(
     // What no tensor says may be in a configuration beside the file.
     let beside = || FluxConfig::from_json(&folder.read_to_string(CONFIG).ok()?).ok();
     let stated = if folder.exists(CONFIG) { beside() } else { None };
-    FLUX1.open(folder, file, device, dtype, |weights| {
-        stated.clone().map_or_else(|| config(weights), |own| Ok(Ok(own)))
-    })
+    let config = |weights: &Weights, from: &Tensors| {
+        stated.clone().map_or_else(|| config(weights, from), |own| Ok(Ok(own)))
+    };
+    let names = Weights::open_files(folder, &[file], &Device::Cpu, WeightDtype::Keep)?;
+    if recognise::parts(&names).iter().any(|part| part.is(DIFFUSERS)) {
+        let weights = recognise::open(folder, file, Role::Transformer, device, dtype)?;
+        let config = config(&weights, &OF_DIFFUSERS)?.map_err(|error| CheckpointError::BadConfig {
+            file: weights.place(),
+            reason: error.to_string(),
+        })?;
+        return Ok((config, weights));
+    }
+    FLUX1.open(folder, file, device, dtype, |weights| config(weights, &NATIVE))
 }
 
-fn config(weights: &Weights) -> Result<Result<FluxConfig, ConfigError>, CheckpointError> {
-    let [inner, in_channels] = weights.axes("img_in.weight")?;
-    let [_, joint_attention_dim] = weights.axes("txt_in.weight")?;
-    let [_, pooled_projection_dim] = weights.axes("vector_in.in_layer.weight")?;
-    let [out_channels, _] = weights.axes("final_layer.linear.weight")?;
-    let [num_attention_heads, attention_head_dim] = heads(weights, inner)?;
-    let [num_layers, num_single_layers] = blocks(weights);
+/// What sizes are inferred from.
+struct Tensors {
+    /// Matrices whose inputs or outputs they are.
+    image: &'static str,
+    text: &'static str,
+    pooled: &'static str,
+    output: &'static str,
+    head: &'static str,
+    blocks: fn(&Weights) -> [usize; 2],
+    guided: fn(&Weights) -> bool,
+}
+
+const NATIVE: Tensors = Tensors {
+    image: "img_in.weight",
+    text: "txt_in.weight",
+    pooled: "vector_in.in_layer.weight",
+    output: "final_layer.linear.weight",
+    head: HEAD,
+    blocks,
+    guided,
+};
+
+const OF_DIFFUSERS: Tensors = Tensors {
+    image: "x_embedder.weight",
+    text: "context_embedder.weight",
+    pooled: "time_text_embed.text_embedder.linear_1.weight",
+    output: "proj_out.weight",
+    head: "transformer_blocks.0.attn.norm_q.weight",
+    blocks: |weights| ["transformer_blocks", "single_transformer_blocks"].map(|list| weights.count(list)),
+    guided: |weights| weights.contains("time_text_embed.guidance_embedder.linear_1.weight"),
+};
+
+fn config(weights: &Weights, from: &Tensors) -> Result<Result<FluxConfig, ConfigError>, CheckpointError> {
+    let [inner, in_channels] = weights.axes(from.image)?;
+    let [_, joint_attention_dim] = weights.axes(from.text)?;
+    let [_, pooled_projection_dim] = weights.axes(from.pooled)?;
+    let [out_channels, _] = weights.axes(from.output)?;
+    let [num_attention_heads, attention_head_dim] = heads(weights, from.head, inner)?;
+    let [num_layers, num_single_layers] = (from.blocks)(weights);
     let plane = attention_head_dim * 7 / 16 / 2 * 2;
     Ok(FluxConfig {
         patch_size: 1,
@@ -96,7 +148,7 @@ fn config(weights: &Weights) -> Result<Result<FluxConfig, ConfigError>, Checkpoi
         num_attention_heads,
         joint_attention_dim,
         pooled_projection_dim,
-        guidance_embeds: guided(weights),
+        guidance_embeds: (from.guided)(weights),
         axes_dims_rope: [attention_head_dim - 2 * plane, plane, plane],
     }
     .validated())

@@ -2,15 +2,12 @@
 
 use candle_core::{Device, Tensor};
 
+use super::FluxTextParts;
 use crate::{
-    checkpoint::{CheckpointError, Folder, WeightDtype, Weights},
-    clip::{ClipTextConfig, ClipTextEncoder},
-    pipeline::PartFile,
-    recognise::{self, Role},
-    text::{
-        PromptTokenizer, T5Config, T5Encoder, T5File, TextError, TokenizedPrompt, TokenizerDefaults,
-        TokenizerError, open_t5,
-    },
+    checkpoint::{Adapter, CheckpointError, Folder, WeightDtype},
+    clip::ClipTextEncoder,
+    pipeline::GivenFiles,
+    text::{PromptTokenizer, T5Encoder, TextError, TokenizedPrompt, TokenizerDefaults, TokenizerError},
 };
 
 /// Tokens of T5 that FLUX.1 was trained to read.
@@ -55,59 +52,33 @@ impl FluxTextEncoder {
     /// # Errors
     /// A fault in a folder; a CLIP tokenizer with longer rows than its encoder has positions for.
     pub fn load(model: &Folder, device: &Device, dtype: WeightDtype) -> Result<Self, CheckpointError> {
-        Self::load_with(model, &[None, None], device, dtype)
+        let parts = FluxTextParts::new(model.clone(), &GivenFiles::default())?;
+        Self::load_parts(&parts, &[], device, dtype)
     }
 
-    /// The same with CLIP or T5 in files. T5's tokenizer may be in its file; the folder's goes before it.
+    /// The same with parts in other places, as adapters change them.
     ///
     /// # Errors
     /// As [`Self::load`].
-    pub fn load_with(
-        model: &Folder,
-        [clip, t5]: &[Option<PartFile>; 2],
+    pub fn load_parts(
+        parts: &FluxTextParts,
+        adapters: &[Adapter],
         device: &Device,
         dtype: WeightDtype,
     ) -> Result<Self, CheckpointError> {
-        let folder = model.sub("tokenizer");
-        let tokenizer = PromptTokenizer::open(&folder, TokenizerDefaults::CLIP)?;
-        let text_encoder = match clip {
-            None => ClipTextEncoder::open(&model.sub("text_encoder"), device, dtype)?,
-            Some(file) => {
-                let weights =
-                    recognise::open(&file.folder, &file.file, Role::TextEncoderClip, device, dtype)?;
-                let config = ClipTextConfig::of(&weights)?;
-                ClipTextEncoder::load(&weights, &config)?
-            }
-        };
-        let (length, positions) = (tokenizer.max_length(), text_encoder.config().max_position_embeddings);
+        let [tokenizer, tokenizer_2] = parts.tokenizers()?;
+        let (config, config_2) = (parts.clip(device, dtype)?.0, parts.t5(device, dtype)?.0);
+        let ([clip, t5], _) = parts.adapted(adapters, device, dtype)?;
+        let (length, positions) = (tokenizer.max_length(), config.max_position_embeddings);
         if length > positions {
-            let file = folder.describe_file("tokenizer_config.json");
             let reason = format!(
                 "model_max_length is {length}, max_position_embeddings of the text encoder is {positions}"
             );
+            let file = "tokenizer/tokenizer_config.json".to_owned();
             return Err(CheckpointError::BadConfig { file, reason });
         }
-        let (folder, own) = (
-            model.sub("text_encoder_2"),
-            PromptTokenizer::open(&model.sub("tokenizer_2"), TokenizerDefaults::T5),
-        );
-        let (tokenizer_2, text_encoder_2) = match t5 {
-            None => {
-                let config = T5Config::read(&folder)?;
-                (own?, T5Encoder::load(&Weights::open(&folder, device, dtype)?, &config)?)
-            }
-            Some(PartFile { folder, file, .. }) => {
-                let tokenizer = match own {
-                    Ok(own) => own,
-                    Err(missing) => {
-                        PromptTokenizer::in_file(folder, file, TokenizerDefaults::T5)?.ok_or(missing)?
-                    }
-                };
-                let T5File { config, weights, .. } = open_t5(folder, file, device, dtype)?;
-                (tokenizer, T5Encoder::load(&weights, &config)?)
-            }
-        };
-        Ok(Self { tokenizer, text_encoder, tokenizer_2, text_encoder_2 })
+        let text_encoder = ClipTextEncoder::load(&clip, &config)?;
+        Ok(Self { tokenizer, text_encoder, tokenizer_2, text_encoder_2: T5Encoder::load(&t5, &config_2)? })
     }
 
     /// The same with T5 rows of `tokens` tokens (`max_sequence_length` of diffusers), at most 512.

@@ -8,10 +8,10 @@ use candle_core::Device;
 use super::Flux2Config;
 use crate::{
     checkpoint::{
-        AdapterNames, CheckpointError, ConfigError, Folder, WeightDtype, Weights,
+        AdapterNames, AdapterPart, CheckpointError, ConfigError, Folder, WeightDtype, Weights,
         table::{Rule, rename},
     },
-    flux::native::{COMMON, Generation, Layout, blocks, guided, heads},
+    flux::native::{COMMON, Generation, HEAD, Layout, blocks, guided, heads},
 };
 
 const FLUX2: Layout = Layout { generation: Generation::Flux2, table: &TABLE, parameters: &["weight"] };
@@ -33,7 +33,8 @@ const TABLE: [Rule; 13] = [
 ];
 
 /// The names that adapters for FLUX.2 use besides those of diffusers.
-pub const ADAPTER: AdapterNames = AdapterNames { family: "FLUX", tables: &[&COMMON, &TABLE] };
+pub const ADAPTER: AdapterNames =
+    AdapterNames { family: "FLUX", tables: &[&COMMON, &TABLE], part: AdapterPart::Network, encoders: &[] };
 
 /// The transformer in `file`, under the names of diffusers, with its sizes.
 ///
@@ -59,7 +60,7 @@ fn config(weights: &Weights) -> Result<Result<Flux2Config, ConfigError>, Checkpo
     let [_, timestep_guidance_channels] = weights.axes("time_in.in_layer.weight")?;
     let [_, hidden] = weights.axes("double_blocks.0.img_mlp.2.weight")?;
     let [out_channels, _] = weights.axes("final_layer.linear.weight")?;
-    let [num_attention_heads, attention_head_dim] = heads(weights, inner)?;
+    let [num_attention_heads, attention_head_dim] = heads(weights, HEAD, inner)?;
     let [num_layers, num_single_layers] = blocks(weights);
     let axis = attention_head_dim / 4 / 2 * 2;
     Ok(Flux2Config {

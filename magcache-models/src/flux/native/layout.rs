@@ -147,9 +147,11 @@ pub(crate) fn guided(weights: &Weights) -> bool {
     weights.names().any(|name| name.starts_with(GUIDANCE))
 }
 
-/// Number of heads of a model of this width, and channels of each.
-pub(crate) fn heads(weights: &Weights, width: usize) -> Result<[usize; 2], CheckpointError> {
-    let norm = "double_blocks.0.img_attn.norm.query_norm.scale";
+/// The norm of queries in native files, as long as a head has channels.
+pub(crate) const HEAD: &str = "double_blocks.0.img_attn.norm.query_norm.scale";
+
+/// Number of heads of a model of this width, and channels of each: those of the tensor `norm`.
+pub(crate) fn heads(weights: &Weights, norm: &str, width: usize) -> Result<[usize; 2], CheckpointError> {
     let [dim] = weights.axes(norm)?;
     match width.checked_div(dim).filter(|heads| heads * dim == width) {
         Some(heads) => Ok([heads, dim]),

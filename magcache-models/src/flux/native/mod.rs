@@ -12,7 +12,7 @@ mod layout;
 
 use std::collections::HashSet;
 
-pub(crate) use self::layout::{COMMON, Layout, QKV, blocks, guided, heads};
+pub(crate) use self::layout::{COMMON, HEAD, Layout, QKV, blocks, guided, heads};
 
 /// The generation whose layout a native file has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use crate::{
         Flux2Config, FluxConfig, flux1, flux2,
         native::{self, Generation},
     },
-    pipeline::{GivenFiles, LoadOptions, PartFile, adapters_of},
+    pipeline::{GivenFiles, LoadOptions, adapters_of},
     recognise::Role,
     sampler::{SamplerKind, SchedulerConfig, Shift},
 };
@@ -63,8 +63,6 @@ pub(super) struct Components {
     pub(super) scheduler: SchedulerConfig,
     transformer_at: Place,
     vae_at: Place,
-    /// Text encoders that are given as files: CLIP and T5.
-    pub(super) texts: [Option<PartFile>; 2],
 }
 
 /// Whether a folder without an index contains the single file of a Flux transformer.
@@ -84,9 +82,8 @@ impl Components {
             Some(file) => (published_vae(&network), Place::File(file.folder, file.file)),
             None => autoencoder(&folder, &network)?,
         };
-        let texts = [files.part(Role::TextEncoderClip)?, files.part(Role::TextEncoder)?];
         let scheduler = scheduler(&folder.sub("scheduler"), &network)?;
-        let source = Self { folder, network, vae, scheduler, transformer_at, vae_at, texts };
+        let source = Self { folder, network, vae, scheduler, transformer_at, vae_at };
         source.check()?;
         Ok(source)
     }
@@ -134,6 +131,17 @@ impl Components {
         match &self.vae_at {
             Place::Folder(folder) => ImageVae::open(folder, device),
             Place::File(folder, file) => ImageVae::open_file(folder, file, &self.vae, device),
+        }
+    }
+
+    /// The autoencoder's tensors, for what they take.
+    pub(super) fn autoencoder_weights(&self, device: &Device) -> Result<Weights, CheckpointError> {
+        let dtype = WeightDtype::Keep;
+        match &self.vae_at {
+            Place::Folder(folder) => Weights::open(folder, device, dtype),
+            Place::File(folder, file) => {
+                names::translated(Weights::open_files(folder, &[file], device, dtype)?)
+            }
         }
     }
 

@@ -2,24 +2,25 @@
 
 use std::sync::Arc;
 
+use candle_core::Device;
 use magcache_core::ModelMeta;
 
-use super::generation::{Family, ImageUse, Loaded, Named, Prompt, needed};
+use super::generation::{Family, ImageUse, Loaded, Named, Prompt};
 use crate::{
-    checkpoint::{Folder, Weights},
+    checkpoint::{Adapter, AdapterReport, WeightDtype, Weights},
     flux::{
         FluxConfig, FluxGuidance, FluxTextEncoder, FluxTransformer,
-        flux1::{self, meta},
+        flux1::{self, FluxTextParts, meta},
         positions,
     },
     image::{Filter, Picture, area_size},
     pipeline::{
-        Defaults, LoadOptions, PartFile, PipelineError, Request, Result, SamplingOption, truncated,
-        unknown_words,
+        Defaults, LoadOptions, Phase, PipelineError, Request, Result, SamplingOption, adapters_of,
+        text_phase, truncated, unknown_words,
     },
     ranks::DataPlane,
     sampler::{self, SchedulerConfig},
-    text::{PromptTokenizer, TokenizerDefaults},
+    text::TokenizerDefaults,
 };
 
 /// Tokens of T5 that schnell was trained to read.
@@ -31,30 +32,17 @@ const KONTEXT_SIDES: [usize; 17] =
 
 #[derive(Debug)]
 pub(super) struct Flux1 {
-    folder: Folder,
-    /// CLIP and T5 in files.
-    texts: [Option<PartFile>; 2],
+    texts: FluxTextParts,
     config: FluxConfig,
     kontext: bool,
     text_tokens: usize,
 }
 
 impl Flux1 {
-    /// `folder` contains the text encoders that are in no file, and their tokenizers.
-    pub(super) fn open(
-        folder: Folder,
-        texts: [Option<PartFile>; 2],
-        config: FluxConfig,
-        kontext: bool,
-    ) -> Result<Self> {
-        for (given, encoder) in texts.iter().zip(["text_encoder", "text_encoder_2"]) {
-            if given.is_none() {
-                needed(&folder, encoder)?;
-            }
-        }
+    pub(super) fn open(texts: FluxTextParts, config: FluxConfig, kontext: bool) -> Result<Self> {
         let most = if config.guidance_embeds { TokenizerDefaults::T5.max_length } else { SCHNELL_TOKENS };
-        let length = PromptTokenizer::max_length_in(&folder.sub("tokenizer_2"), TokenizerDefaults::T5)?;
-        Ok(Self { folder, texts, config, kontext, text_tokens: length.min(most) })
+        let text_tokens = texts.text_tokens()?.min(most);
+        Ok(Self { texts, config, kontext, text_tokens })
     }
 }
 
@@ -119,6 +107,21 @@ impl Family for Flux1 {
             .map_err(|e| PipelineError::part("image", e))
     }
 
+    fn adapters(&self, adapters: &[Adapter]) -> Result<Vec<AdapterReport>> {
+        Ok(self.texts.adapters(adapters)?)
+    }
+
+    fn encoders(&self, device: &Device, dtype: WeightDtype) -> Result<Vec<Weights>> {
+        Ok(vec![self.texts.clip(device, dtype)?.1, self.texts.t5(device, dtype)?.1])
+    }
+
+    fn text_phase(&self, options: &LoadOptions) -> Result<Phase> {
+        let encoders = self.encoders(&options.device, options.dtype)?;
+        let (config, _) = self.texts.t5(&options.device, options.dtype)?;
+        let widths = [config.d_model, config.d_ff];
+        Ok(text_phase(&encoders, self.text_tokens, widths, config.num_heads))
+    }
+
     fn schedule(&self, config: &SchedulerConfig, steps: usize, tokens: usize) -> sampler::Request {
         flux1::schedule(config, steps, tokens)
     }
@@ -129,7 +132,8 @@ impl Family for Flux1 {
         prompts: &[Named<'_>],
         notes: &mut Vec<String>,
     ) -> Result<Vec<Prompt>> {
-        let encoder = FluxTextEncoder::load_with(&self.folder, &self.texts, &options.device, options.dtype)?
+        let adapters = adapters_of(&options.adapters, 0, 1);
+        let encoder = FluxTextEncoder::load_parts(&self.texts, &adapters, &options.device, options.dtype)?
             .with_max_sequence_length(self.text_tokens)
             .map_err(|e| PipelineError::part("tokenizer", e))?;
         let one = |prompt: &Named<'_>| -> Result<Prompt> {

@@ -2,21 +2,24 @@
 
 use std::sync::Arc;
 
+use candle_core::Device;
 use magcache_core::ModelMeta;
 
 use super::generation::{Family, ImageUse, Loaded, Named, Prompt, needed};
 use crate::{
-    checkpoint::{Folder, Weights},
+    checkpoint::{Folder, WeightDtype, Weights},
     flux::{
         Flux2Config, Flux2TextEncoder, Flux2Transformer, FluxGuidance,
         flux2::{self, meta},
         positions,
     },
     image::{Filter, Picture},
-    pipeline::{Defaults, LoadOptions, PipelineError, Request, Result, SamplingOption, truncated},
+    pipeline::{
+        Defaults, LoadOptions, Phase, PipelineError, Request, Result, SamplingOption, text_phase, truncated,
+    },
     ranks::DataPlane,
     sampler::{self, SchedulerConfig},
-    text::TokenizerDefaults,
+    text::{Qwen3Config, TokenizerDefaults},
 };
 
 /// Pixels of a reference picture; larger ones are scaled down.
@@ -114,6 +117,17 @@ impl Family for Flux2 {
             picture.resize(width, height, Filter::Lanczos).and_then(|picture| cut(&picture))
         };
         cut.map_err(|e| PipelineError::part("image", e))
+    }
+
+    fn encoders(&self, device: &Device, dtype: WeightDtype) -> Result<Vec<Weights>> {
+        Ok(vec![Weights::open(&self.folder.sub("text_encoder"), device, dtype)?])
+    }
+
+    fn text_phase(&self, options: &LoadOptions) -> Result<Phase> {
+        let config = Qwen3Config::read(&self.folder.sub("text_encoder"))?;
+        let widths = [config.hidden_size, config.intermediate_size];
+        let encoders = self.encoders(&options.device, options.dtype)?;
+        Ok(text_phase(&encoders, self.text_tokens(), widths, config.num_attention_heads))
     }
 
     fn schedule(&self, config: &SchedulerConfig, steps: usize, tokens: usize) -> sampler::Request {

@@ -2,15 +2,15 @@
 
 use std::{fmt::Debug, sync::Arc};
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use magcache_core::ModelMeta;
 
 use crate::{
-    checkpoint::{CheckpointError, Folder, Weights},
+    checkpoint::{Adapter, AdapterReport, CheckpointError, Folder, WeightDtype, Weights},
     flux::{FluxGuidance, FluxNetwork, Transformer},
     image::Picture,
     mmdit::{JointPositions, PromptContext},
-    pipeline::{Defaults, LoadOptions, PipelineError, Request, Result, SamplingOption},
+    pipeline::{Defaults, LoadOptions, Phase, PipelineError, Request, Result, SamplingOption},
     ranks::DataPlane,
     sampler::{self, SchedulerConfig},
 };
@@ -107,6 +107,26 @@ pub(super) trait Family: Debug + Send + Sync {
     /// A reference picture in the size that the network sees, both sides multiples of `multiple`.
     fn reference(&self, picture: &Picture, multiple: usize) -> Result<Picture>;
 
+    /// What adapters do to the text encoders.
+    ///
+    /// # Errors
+    /// Adapters that do not fit them.
+    fn adapters(&self, _adapters: &[Adapter]) -> Result<Vec<AdapterReport>> {
+        Ok(Vec::new())
+    }
+
+    /// The tensors of the text encoders.
+    ///
+    /// # Errors
+    /// Encoders that cannot be opened.
+    fn encoders(&self, device: &Device, dtype: WeightDtype) -> Result<Vec<Weights>>;
+
+    /// What encoding the prompts holds.
+    ///
+    /// # Errors
+    /// Encoders that cannot be opened.
+    fn text_phase(&self, options: &LoadOptions) -> Result<Phase>;
+
     /// The noise levels of a run over `tokens` tokens.
     fn schedule(&self, config: &SchedulerConfig, steps: usize, tokens: usize) -> sampler::Request;
 
@@ -137,7 +157,6 @@ pub(super) fn needed(folder: &Folder, encoder: &str) -> Result<()> {
     if folder.exists(FILE) {
         return Ok(());
     }
-    let expected = "the text encoders and tokenizers in the folders that diffusers has them in, or --text-encoder \
-                    FILE: clip_l.safetensors and t5xxl_fp8_e4m3fn.safetensors of comfyanonymous/flux_text_encoders";
+    let expected = "the text encoder and its tokenizer in the folders that diffusers has them in";
     Err(CheckpointError::MissingFile { file: folder.describe_file(FILE), expected: expected.into() }.into())
 }

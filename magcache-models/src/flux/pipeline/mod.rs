@@ -16,7 +16,7 @@ use self::{
     components::{Components, Network},
     generation::{Family, ImageUse, Loaded, Named, Prompt},
 };
-use super::FluxDenoiser;
+use super::{FluxDenoiser, flux1::FluxTextParts};
 use crate::{
     autoencoder::{
         ImageVae, Tiling,
@@ -26,7 +26,7 @@ use crate::{
     image::Picture,
     pipeline::{
         Defaults, Denoiser, LoadOptions, Loader, Phase, Pipeline, PipelineError, Request, Result,
-        SamplingOption, Stage, noise_of_stream, transformer_phase,
+        SamplingOption, Stage, adapters_of, noise_of_stream, transformer_phase,
     },
     sampler::{self, Sampler, SchedulerConfig},
 };
@@ -68,8 +68,8 @@ impl FluxPipeline {
         let own = folder.exists(DEFAULTS).then(|| folder.read_json::<Defaults>(DEFAULTS)).transpose()?;
         let family: Box<dyn Family> = match components.network.clone() {
             Network::Flux1 { config, kontext } => {
-                let texts = components.texts.clone();
-                Box::new(flux1::Flux1::open(folder, texts, config, kontext)?)
+                let texts = FluxTextParts::new(folder, &options.files)?;
+                Box::new(flux1::Flux1::open(texts, config, kontext)?)
             }
             Network::Flux2 { config, distilled } => Box::new(flux2::Flux2::open(folder, config, distilled)?),
         };
@@ -173,7 +173,23 @@ impl Pipeline for FluxPipeline {
         let network = self.components.transformer(&self.options)?;
         let (sizes, [width, hidden]) = (self.sizes(request)?, self.components.widths());
         let tokens = sizes.tokens + sizes.text_tokens;
-        Ok(vec![transformer_phase("transformer", &[network], tokens, [width, hidden])])
+        let vae = self.components.autoencoder_weights(&Device::Cpu)?;
+        let config = &self.components.vae;
+        let decoding = config.decode_memory(request.width(), request.height(), self.tiling());
+        Ok(vec![
+            self.family.text_phase(&self.options)?,
+            transformer_phase("transformer", &[network], tokens, [width, hidden]),
+            Phase {
+                name: "autoencoder",
+                weights: vae.resident_bytes(),
+                scratch: vae.scratch_bytes(),
+                activations: decoding.map_err(|e| PipelineError::part("autoencoder", e))?,
+            },
+        ])
+    }
+
+    fn encoders(&self) -> Result<Vec<Weights>> {
+        self.family.encoders(&Device::Cpu, WeightDtype::Keep)
     }
 
     fn adapters(&self) -> Result<Vec<AdapterReport>> {
@@ -181,7 +197,9 @@ impl Pipeline for FluxPipeline {
             return Ok(Vec::new());
         }
         let options = LoadOptions { device: Device::Cpu, dtype: WeightDtype::Keep, ..self.options.clone() };
-        Ok(self.components.adapted(&options)?.1)
+        let mut reports = self.components.adapted(&options)?.1;
+        reports.extend(self.family.adapters(&adapters_of(&options.adapters, 0, 1))?);
+        Ok(reports)
     }
 
     fn patch(&self) -> [usize; 2] {
@@ -363,7 +381,7 @@ inventory::submit! {
         class_names: components::CLASSES,
         detects: components::detects,
         looks_for: components::LOOKED_FOR,
-        layouts: &["flux1", "flux2"],
+        layouts: &["flux1", "flux1_diffusers", "flux2"],
         open: |folder, options| Ok(Box::new(FluxPipeline::open(folder, options)?)),
         origin: env!("CARGO_PKG_NAME"),
     }

@@ -5,7 +5,7 @@
 
 use super::same;
 use crate::checkpoint::{
-    AdapterNames,
+    AdapterNames, AdapterPart,
     table::{Rule, rename},
 };
 
@@ -45,7 +45,12 @@ const TABLE: [Rule; 32] = [
 ];
 
 /// The names that adapters for Wan use besides those of diffusers.
-pub const ADAPTER: AdapterNames = AdapterNames { family: "Wan", tables: &[&TABLE] };
+pub const ADAPTER: AdapterNames = AdapterNames {
+    family: "Wan",
+    tables: &[&TABLE],
+    part: AdapterPart::Network,
+    encoders: &[AdapterPart::T5],
+};
 
 /// Prefixes that single files add to every name.
 const PREFIXES: [&str; 4] = ["model.diffusion_model.", "diffusion_model.", "model.model.", "net."];

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     autoencoder::VideoVae,
-    checkpoint::Weights,
+    checkpoint::{AdapterReport, Weights},
     image::Picture,
     pipeline::{Defaults, Denoiser, Pipeline, PipelineError, Request, Result, SamplingOption, Stage, noise},
     ranks::Ranks,
@@ -41,10 +41,6 @@ impl S2vPipeline {
         {
             let message = format!("{layout} divides the tokens, which those of speech to video are not yet");
             return Err(PipelineError::request(message, "`parallel = \"cfg=2\"`, or one rank"));
-        }
-        if !parts.options.adapters.is_empty() {
-            let message = "adapters for speech to video are not part of this build";
-            return Err(PipelineError::request(message, "leave out --lora"));
         }
         let (defaults, meta) = parts.described()?;
         Ok(Self { parts, meta, defaults })
@@ -131,6 +127,14 @@ impl Pipeline for S2vPipeline {
 
     fn networks(&self) -> Result<Vec<Weights>> {
         self.parts.networks()
+    }
+
+    fn encoders(&self) -> Result<Vec<Weights>> {
+        self.parts.encoders()
+    }
+
+    fn adapters(&self) -> Result<Vec<AdapterReport>> {
+        self.parts.adapters()
     }
 
     fn default_image(&self) -> Result<Option<Picture>> {
@@ -263,7 +267,7 @@ impl Pipeline for S2vPipeline {
         let Some(config) = source.speech_config() else {
             return Err(PipelineError::request("the checkpoint is no model of speech", "use another one"));
         };
-        let weights = source.transformer(Expert(0), device, self.parts.options.dtype)?;
+        let weights = self.parts.network(Expert(0))?;
         let wan = source.transformer_config(Expert(0)).clone();
         let network = Arc::new(S2vTransformer::load(&weights, wan, config.clone())?);
         let one = |(request, text): (&Request, Tensor)| -> Result<Arc<dyn Denoiser>> {

@@ -24,7 +24,7 @@ use crate::{
     clip::{ClipImageProcessor, ClipVisionConfig, ClipVisionEncoder},
     pipeline::GivenFiles,
     sampler::SchedulerConfig,
-    text::{T5Config, WanTokenizer},
+    text::{T5Config, TokenizerKind, WanTokenizer},
     wav2vec2::{Wav2Vec2Config, Wav2Vec2Encoder, Wav2Vec2Processor},
 };
 
@@ -32,8 +32,8 @@ use crate::{
 const PROCESSOR: &str = "image_processor/preprocessor_config.json";
 
 /// What a text encoder's file should have inside, or the folder beside it.
-const TOKENIZER: &str = "the tokenizer of UMT5: GGUF files and ComfyUI's text encoders have it inside; else --model DIR \
-                         with a folder `tokenizer`";
+const TOKENIZER: &str = "the tokenizer of UMT5: GGUF files and ComfyUI's text encoders have it inside; else --tokenizer \
+                         google/umt5-xxl, or --model DIR with a folder `tokenizer`";
 
 /// How the files of a checkpoint are arranged and how their tensors are named.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -212,7 +212,7 @@ impl WanSource {
     /// As [`Self::open`]; a file that is not what it is given for.
     pub fn open_with(folder: Folder, files: &GivenFiles) -> Result<Self, CheckpointError> {
         let given = Given::open(files)?;
-        let source = match Self::detect(&folder) {
+        let mut source = match Self::detect(&folder) {
             Some(Layout::Diffusers) => diffusers::open(folder, given)?,
             Some(Layout::Native) => native::open(folder, given)?,
             None | Some(Layout::Files) if given.first.is_some() => files::open(folder, given)?,
@@ -223,6 +223,9 @@ impl WanSource {
                 });
             }
         };
+        if let Some(folder) = files.tokenizer(TokenizerKind::Unigram)? {
+            source.tokenizer = TokenizerAt::Folder(folder);
+        }
         source.checked()
     }
 
