@@ -74,6 +74,16 @@ struct DisagreementRow {
     diffusers_differs_at: Vec<usize>,
 }
 
+/// Keys that tell the kinds of rows apart.
+const KINDS: [&str; 3] = ["index_official", "distances", "curve"];
+
+/// The keys of a table's rows, if they are of no kind that is known here.
+pub(super) fn unknown(json: &Value) -> Option<String> {
+    let row = json.get("rows")?.as_array()?.first()?.as_object()?;
+    let keys = row.keys().map(String::as_str).collect::<Vec<_>>();
+    (!KINDS.iter().any(|kind| keys.contains(kind))).then(|| keys.join(", "))
+}
+
 /// Decides every row of a table again.
 ///
 /// Errors: the document is not a table, or a row names an unknown rule, curve or fit.
@@ -307,6 +317,15 @@ mod tests {
         };
         assert_eq!(check(&row("maxdiffusion_wan21", "101")).unwrap().mismatches, [""; 0]);
         assert_eq!(check(&row("maxdiffusion_wan22", "010")).unwrap().mismatches, [""; 0]);
+    }
+
+    #[test]
+    fn rows_of_another_kind_are_known_by_their_keys() {
+        for name in ["magcache_published", "teacache", "interpolation"] {
+            assert_eq!(unknown(&table(name)), None, "{name}");
+        }
+        let other = serde_json::json!({ "rows": [{ "path": "a", "decisions": "001" }] });
+        assert_eq!(unknown(&other).as_deref(), Some("decisions, path"));
     }
 
     #[test]

@@ -38,30 +38,52 @@ pub(super) fn check(case: &Case, report: &mut CaseReport) -> Result<()> {
 
 /// Compares a call; `least` is the smallest tolerance.
 pub(super) fn one(vae: &VideoVae, call: Call<'_>, report: &mut CaseReport, least: f64) -> Result<()> {
-    let tiling = tiling(call)?;
     // `untiled_decode` is recorded without inputs: they are those of `tiled_decode`.
     let tiled = call.name.strip_prefix("un").filter(|_| call.inputs.is_empty());
     let given = call.case.calls().find(|other| tiled == Some(&other.name)).unwrap_or(call);
-    let inputs: Vec<&str> = given.inputs.keys().map(String::as_str).collect();
-    let (got, seen) = match inputs.as_slice() {
-        ["x"] => encode(vae, call.required("x")?, tiling)?,
-        ["z" | "latents"] | ["latents", "z"] => {
-            let z = raw_latents(vae, call, given, report)?;
-            decode(vae, &z, tiling)?
-        }
-        [] => {
-            report.leave_out(&call.name, "its input is not recorded");
-            return Ok(());
-        }
-        _ => {
-            report.leave_out(&call.name, format!("this build has no step that takes {}", inputs.join(", ")));
-            return Ok(());
-        }
-    };
+    let Some((got, seen)) = outputs(vae, call, given, report)? else { return Ok(()) };
     let tolerance = call.tolerance().max(if tiled.is_some() { UNTILED } else { least });
     let why = "the autoencoder gives no such output";
     call.compare(report, tolerance, why, |output| Ok(got.get(output).cloned()))?;
     call.compare_inside(report, tolerance, &seen)
+}
+
+/// Outputs of a call with the inputs of `given`, and what modules gave; `None` if it cannot be run.
+fn outputs(
+    vae: &VideoVae,
+    call: Call<'_>,
+    given: Call<'_>,
+    report: &mut CaseReport,
+) -> Result<Option<(Named, Named)>> {
+    let tiling = tiling(call)?;
+    let inputs: Vec<&str> = given.inputs.keys().map(String::as_str).collect();
+    let why = match inputs.as_slice() {
+        ["x"] => return encode(vae, call.required("x")?, tiling).map(Some),
+        ["z" | "latents"] | ["latents", "z"] => {
+            let z = raw_latents(vae, call, given, report)?;
+            return decode(vae, &z, tiling).map(Some);
+        }
+        [] => "its input is not recorded".to_owned(),
+        _ => format!("this build has no step that takes {}", inputs.join(", ")),
+    };
+    report.leave_out(&call.name, why);
+    Ok(None)
+}
+
+/// How far rounding alone moves the outputs of a call: the largest difference between two autoencoders of the
+/// same weights that add in another order.
+pub(super) fn rounding(ours: &VideoVae, other: &VideoVae, call: Call<'_>) -> Result<f64> {
+    let mut aside = CaseReport::new("");
+    let mut run = |vae| Ok::<_, anyhow::Error>(outputs(vae, call, call, &mut aside)?.unwrap_or_default().0);
+    let (ours, other) = (run(ours)?, run(other)?);
+    let mut most = 0f64;
+    for name in call.outputs.keys() {
+        if let (Some(a), Some(b)) = (ours.get(name), other.get(name)) {
+            let difference = (a - b)?.abs()?.flatten_all()?.max(0)?;
+            most = most.max(f64::from(difference.to_scalar::<f32>()?));
+        }
+    }
+    Ok(most)
 }
 
 /// The tiling of a call, if it has one.
