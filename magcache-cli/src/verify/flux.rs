@@ -20,11 +20,11 @@ use super::{
 use crate::console::{bad_input, bad_input_at};
 
 /// Which of the [`FREQUENCIES`] frequencies of the timestep embedding torch rounds up, for each kind of CPU
-/// that recordings come from.
+/// that recordings come from; the last two are those of 32 and of 64 frequencies, which small models have.
 ///
 /// The first call determines which ones apply to a recording; the whole case must then agree within its
 /// tolerance.
-const ROUNDED_UP: [&[usize]; 3] = [&[], &[12, 106], &[13, 44]];
+const ROUNDED_UP: [&[usize]; 5] = [&[], &[12, 106], &[13, 44], &[3], &[6, 53]];
 
 /// Number of frequencies in the published models.
 const FREQUENCIES: usize = 128;
@@ -190,11 +190,15 @@ pub(super) fn like_recorded<T>(
             (best, least, rounded) = (other, error, which);
         }
     }
-    if let [a, b] = rounded {
-        report.note(format!(
-            "frequencies {a} and {b} of the timestep are rounded up, as on the CPU of the recording"
-        ));
-    }
+    let which = match rounded {
+        [] => return Ok(best),
+        [one] => format!("frequency {one} of the timestep is"),
+        several => {
+            let all: Vec<String> = several.iter().map(usize::to_string).collect();
+            format!("frequencies {} of the timestep are", all.join(" and "))
+        }
+    };
+    report.note(format!("{which} rounded up, as on the CPU of the recording"));
     Ok(best)
 }
 

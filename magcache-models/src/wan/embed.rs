@@ -30,6 +30,13 @@ impl TimeEmbedder {
         })
     }
 
+    /// See [`Sinusoids::rounded_up`].
+    #[cfg(feature = "verify")]
+    pub(super) fn round_up(&mut self, which: &[usize]) -> Result<()> {
+        self.sinusoids = Sinusoids::rounded_up(self.embedder.inputs(), which, self.sinusoids.device())?;
+        Ok(())
+    }
+
     /// `temb`: `[batch, inner]` for timesteps `[batch]`, `[batch, tokens, inner]` for `[batch, tokens]`.
     pub(super) fn embed(&self, timestep: &Tensor) -> Result<Tensor> {
         self.embedder.forward(&self.sinusoids.forward(timestep)?)

@@ -50,6 +50,14 @@ pub struct WanTransformer {
 }
 
 impl WanTransformer {
+    /// Rounds the frequencies `which` of the timestep embedding, counted from 0, to the f32 above the
+    /// nearest, as torch does on some CPUs; for comparisons with recorded runs. See
+    /// [`Sinusoids::rounded_up`](crate::nn::Sinusoids::rounded_up).
+    #[cfg(feature = "verify")]
+    pub fn round_frequencies_up(&mut self, which: &[usize]) -> Result<()> {
+        self.time.round_up(which)
+    }
+
     /// Loads the tensors of the diffusers layout; see [`names`](super::names) for the native one.
     ///
     /// Fails if a tensor is missing or has another shape than `config` implies.

@@ -29,6 +29,9 @@ pub(super) trait InFile: Network {
     type Config;
     const ADAPTER: AdapterNames;
 
+    /// The sizes that the folder's `config.json` says.
+    fn stated(folder: &Folder) -> Result<Self::Config, CheckpointError>;
+
     /// The tensors of a file, or of the folder's, under our names.
     fn open(
         folder: &Folder,
@@ -39,9 +42,7 @@ pub(super) trait InFile: Network {
     fn build(weights: &Weights, config: Self::Config) -> Result<Self, CheckpointError>;
 
     /// Frequencies that torch rounded up where the case was recorded.
-    fn round_up(&mut self, _: &[usize]) -> candle_core::Result<()> {
-        Ok(())
-    }
+    fn round_up(&mut self, which: &[usize]) -> candle_core::Result<()>;
 }
 
 impl InFile for WanTransformer {
@@ -55,12 +56,17 @@ impl InFile for WanTransformer {
     ) -> Result<(WanConfig, Weights), CheckpointError> {
         match file {
             Some(file) => wan::open_transformer(folder, file, &Device::Cpu, dtype),
-            None => {
-                let config = WanConfig::from_json(&folder.read_to_string("config.json")?);
-                let config = config.map_err(|error| refused(folder, &error))?;
-                Ok((config, Weights::open(folder, &Device::Cpu, dtype)?))
-            }
+            None => Ok((Self::stated(folder)?, Weights::open(folder, &Device::Cpu, dtype)?)),
         }
+    }
+
+    fn stated(folder: &Folder) -> Result<WanConfig, CheckpointError> {
+        let config = WanConfig::from_json(&folder.read_to_string("config.json")?);
+        config.map_err(|error| refused(folder, &error))
+    }
+
+    fn round_up(&mut self, which: &[usize]) -> candle_core::Result<()> {
+        self.round_frequencies_up(which)
     }
 
     fn build(weights: &Weights, config: WanConfig) -> Result<Self, CheckpointError> {
@@ -79,12 +85,13 @@ impl InFile for FluxTransformer {
     ) -> Result<(FluxConfig, Weights), CheckpointError> {
         match file {
             Some(file) => flux1::native::open(folder, file, &Device::Cpu, dtype),
-            None => {
-                let config = FluxConfig::from_json(&folder.read_to_string("config.json")?);
-                let config = config.map_err(|error| refused(folder, &error))?;
-                Ok((config, Weights::open(folder, &Device::Cpu, dtype)?))
-            }
+            None => Ok((Self::stated(folder)?, Weights::open(folder, &Device::Cpu, dtype)?)),
         }
+    }
+
+    fn stated(folder: &Folder) -> Result<FluxConfig, CheckpointError> {
+        let config = FluxConfig::from_json(&folder.read_to_string("config.json")?);
+        config.map_err(|error| refused(folder, &error))
     }
 
     fn build(weights: &Weights, config: FluxConfig) -> Result<Self, CheckpointError> {
@@ -152,9 +159,12 @@ fn run<N: InFile>(
     dtype: WeightDtype,
     report: &mut CaseReport,
 ) -> Result<(Weights, Tensor)> {
-    let folder = if file.is_some() { call.case.folder.clone() } else { folder_of(call) };
+    let own = folder_of(call);
+    let folder = if file.is_some() { call.case.folder.clone() } else { own.clone() };
     let of = |which: &[usize]| -> Result<((Weights, Tensor), Tensor)> {
-        let (config, weights) = N::open(&folder, file, dtype)?;
+        let (inferred, weights) = N::open(&folder, file, dtype)?;
+        // What no tensor says is recorded in the part's folder.
+        let config = if own.exists("config.json") { N::stated(&own)? } else { inferred };
         let (weights, _) = weights.adapted(adapters, &N::ADAPTER, expert(call))?;
         let mut network = N::build(&weights, config)?;
         network.round_up(which)?;
