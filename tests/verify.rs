@@ -88,9 +88,13 @@ fn every_case_of_this_repository_is_reproduced() {
     let groups = [
         ("cache_e2e", 4),
         ("cache_tables", 6),
+        ("fp8", 1),
+        ("gguf", 1),
+        ("lora", 1),
         ("pictures", 1),
         ("prompts", 3),
         ("schedulers", 21),
+        ("single_file", 1),
         ("text_encoders", 6),
         ("tokenizers", 4),
         ("transformers", 8),
@@ -121,6 +125,34 @@ fn whole_runs_of_every_kind_of_model_are_reproduced() {
             assert_eq!(calls.count(), count, "{output}: {report}");
         }
     }
+}
+
+#[test]
+fn files_of_weights_are_compared_call_by_call() {
+    let root = copy("golden/lora/wan_t2v");
+    let case = root.path().join("wan_t2v");
+    edit_tensors(&case, |tensors| {
+        nudge(tensors, "style.sample", 1e-3);
+        nudge(tensors, "distill.fused.blocks.0.attn1.to_q.bias", 1e-4);
+    });
+    // The adapter is refused for another reason than the recorded one.
+    fs::copy(case.join("errors/dora.safetensors"), case.join("errors/lokr.safetensors")).unwrap();
+    let told = failed(&run(&case));
+    for part in ["style (style_kohya", "distill (distill_lightx2v", "lokr/refused"] {
+        assert!(told.iter().any(|line| line.starts_with(part)), "{part}: {told:?}");
+    }
+    assert!(!told.iter().any(|line| line.starts_with("none")), "{told:?}");
+}
+
+#[test]
+fn a_table_of_another_kind_is_left_out_by_name() {
+    let root = copy("golden/cache_tables/interpolation.json");
+    fs::write(root.path().join("other.json"), r#"{ "rows": [{ "path": "a", "decisions": "001" }] }"#).unwrap();
+    let report = run(root.path());
+    let of = |name: &str| report.cases.iter().find(|case| case.case.ends_with(name)).unwrap();
+    assert!(of("interpolation").ok, "{report}");
+    let why = of("other").skipped.as_deref().unwrap();
+    assert!(why.contains("decisions, path"), "{why}");
 }
 
 #[test]

@@ -11,6 +11,8 @@ mod read;
 mod report;
 mod scale;
 mod targets;
+#[cfg(test)]
+mod tests;
 
 use std::path::{Path, PathBuf};
 
