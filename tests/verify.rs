@@ -147,7 +147,8 @@ fn files_of_weights_are_compared_call_by_call() {
 #[test]
 fn a_table_of_another_kind_is_left_out_by_name() {
     let root = copy("golden/cache_tables/interpolation.json");
-    fs::write(root.path().join("other.json"), r#"{ "rows": [{ "path": "a", "decisions": "001" }] }"#).unwrap();
+    fs::write(root.path().join("other.json"), r#"{ "rows": [{ "path": "a", "decisions": "001" }] }"#)
+        .unwrap();
     let report = run(root.path());
     let of = |name: &str| report.cases.iter().find(|case| case.case.ends_with(name)).unwrap();
     assert!(of("interpolation").ok, "{report}");

@@ -16,6 +16,7 @@ mod files;
 mod flux;
 mod inspect;
 mod messages;
+mod parts;
 mod plan;
 mod profiles;
 mod quality;

@@ -197,7 +197,7 @@ pub enum CheckpointError {
         dtype: String,
     },
     /// A value that no network computes with: infinite, not a number, or too large for its square.
-    #[error("tensor \"{name}\" in {file} is not finite: {value} at position {at}")]
+    #[error("tensor \"{name}\" in {file} is not finite or far too large: {value} at position {at}")]
     NotFinite {
         /// The name in the file.
         name: String,

@@ -71,7 +71,10 @@ pub(super) fn check(blob: &Blob, info: &TensorInfo) -> Result<()> {
     }
 }
 
-/// A value whose being finite is a question.
+/// The largest value whose square is finite: no weight is as large, and no product with it ends well.
+const LARGEST: f32 = 1.8e19;
+
+/// A value that may be damaged: infinite, no number, or too large.
 trait Value: Copy {
     fn finite(self) -> bool;
     fn wide(self) -> f32;
@@ -79,7 +82,7 @@ trait Value: Copy {
 
 impl Value for f32 {
     fn finite(self) -> bool {
-        self.is_finite()
+        self.abs() <= LARGEST
     }
 
     fn wide(self) -> f32 {
@@ -99,7 +102,7 @@ impl Value for f16 {
 
 impl Value for bf16 {
     fn finite(self) -> bool {
-        self.is_finite()
+        self.to_f32().abs() <= LARGEST
     }
 
     fn wide(self) -> f32 {

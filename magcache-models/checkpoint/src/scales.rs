@@ -98,8 +98,8 @@ pub(super) struct Loose {
 pub(super) fn is_beside(name: &str) -> bool {
     let is_marker =
         name.strip_suffix(MARKER).is_some_and(|prefix| prefix.is_empty() || prefix.ends_with('.'));
-    let ends = |ending: &&str| name.ends_with(ending);
-    is_marker || name.ends_with(DESCRIPTION) || OF_INPUTS.iter().chain(&SCALES).any(|ending| ends(&ending))
+    let endings = OF_INPUTS.iter().chain(&SCALES).chain([&DESCRIPTION]);
+    is_marker || endings.into_iter().any(|ending| name.ends_with(ending))
 }
 
 /// Takes scales, markers and descriptions out of the tensors of a file.

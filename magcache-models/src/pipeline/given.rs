@@ -122,12 +122,12 @@ impl GivenFiles {
                 .filter_map(|folder| Some((TokenizerKind::of(&folder)?, folder)))
                 .collect();
             if all.is_empty() {
-                return Err(CheckpointError::MissingFile {
-                    file: folder.describe_file("tokenizer.json"),
-                    expected:
-                        "a tokenizer: that file, vocab.json and merges.txt of CLIP, spiece.model of T5, or a \
-                               folder `tokenizer` or `tokenizer_2` with them"
-                            .to_owned(),
+                let hint = "tokenizer.json, vocab.json with merges.txt for CLIP or spiece.model for T5, in it or in its \
+                            folders `tokenizer` and `tokenizer_2`";
+                return Err(CheckpointError::Config {
+                    file: folder.describe(),
+                    reason: "it has no tokenizer of CLIP or T5".to_owned(),
+                    hint: Some(hint.to_owned()),
                 });
             }
             if let Some((_, folder)) = all.into_iter().find(|(found, _)| *found == kind) {

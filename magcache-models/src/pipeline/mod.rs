@@ -130,8 +130,8 @@ pub trait Pipeline: Debug + Send + Sync {
     /// # Errors
     /// The first tensor with a value that is not finite; a file that cannot be read.
     fn check_weights(&self) -> Result<()> {
-        let all = self.encoders()?.into_iter().chain(self.networks()?);
-        Ok(all.map(|weights| weights.check_finite()).collect::<Result<_, _>>()?)
+        let mut all = self.encoders()?.into_iter().chain(self.networks()?);
+        Ok(all.try_for_each(|weights| weights.check_finite())?)
     }
 
     /// The first frame that the checkpoint's folder offers as a default, if any.
