@@ -159,6 +159,36 @@ fn files_and_tokenizers_are_found_by_their_names_on_the_hub() {
 }
 
 #[test]
+fn a_flux_transformer_under_diffusers_names_is_one_file() {
+    let sh = Shell::new();
+    let run = "run --model tiny-flux --steps 2 --size 48x40 --seed 1";
+    sh.answer(format!("{run} --out folder.png"));
+    let folder = tiny("tiny-flux/transformer");
+    fs::copy(folder.join("diffusion_pytorch_model.safetensors"), sh.path("t.safetensors")).unwrap();
+    // No tensor says how positions divide a head: a file alone is taken for a published model.
+    sh.answer(format!("{run} --transformer t.safetensors --out alone.png"));
+    fs::copy(folder.join("config.json"), sh.path("config.json")).unwrap();
+    sh.answer(format!("{run} --transformer t.safetensors --out file.png"));
+    assert!(sh.same("folder.png", "file.png") && !sh.same("folder.png", "alone.png"));
+    let mut tensors = load(&sh.path("t.safetensors"));
+    tensors.remove("single_transformer_blocks.1.proj_mlp.bias").unwrap();
+    save(&tensors, &sh.path("less.safetensors"));
+    let missing = ["of its", "is missing", "single_transformer_blocks.1.proj_mlp.bias"];
+    sh.refused(format!("{run} --transformer less.safetensors --out none.png"), missing);
+}
+
+#[test]
+fn what_every_phase_of_flux_needs_is_told_before_it_runs() {
+    let plan = Shell::new().answer("run --model tiny-flux --dry-run");
+    let phases = plan["memory"]["phases"].as_array().unwrap();
+    let names: Vec<&str> = phases.iter().map(|phase| phase["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["text encoder", "transformer", "autoencoder"]);
+    for phase in phases {
+        assert!(phase["weights"].as_u64() > Some(0) && phase["activations"].as_u64() > Some(0), "{phase}");
+    }
+}
+
+#[test]
 fn a_tokenizer_that_is_nowhere_is_told_with_where_it_is_usually_found() {
     let sh = Shell::new();
     copy(&tiny("tiny-flux"), &sh.path("whole"));

@@ -48,12 +48,15 @@ impl Norm<'_> {
     /// `[samples, .., channels]` to the same shape.
     pub(super) fn forward(&self, x: &[f32]) -> Vec<f32> {
         let channels = self.weight.len();
-        let mut out = Vec::with_capacity(x.len());
-        for x in x.chunks_exact((x.len() / self.samples.max(1)).max(1)) {
+        let one = |x: &[f32]| {
             let affine = Affine::new(&self.moments(x, channels), self.weight, self.bias);
-            out.extend(cpu::by_row(x, channels, channels, &AffineRows { affine, silu: self.silu }));
+            cpu::by_row(x, channels, channels, &AffineRows { affine, silu: self.silu })
+        };
+        // Without a copy of what may be the largest tensor of a network.
+        if self.samples <= 1 {
+            return one(x);
         }
-        out
+        x.chunks_exact((x.len() / self.samples).max(1)).flat_map(one).collect()
     }
 
     /// Moments of every group in one sample.

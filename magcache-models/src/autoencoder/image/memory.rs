@@ -39,6 +39,9 @@ impl ImageVaeConfig {
         let levels = self.decoder_channels();
         let lowest = levels.last().copied().unwrap_or_default() as f64;
         let coarsest = pixels / (self.spatial_scale() as f64).powi(2);
+        // The largest kernel, widened and laid out for a product.
+        let widest = levels.iter().max().copied().unwrap_or_default() as f64;
+        let kernel = 2.0 * 9.0 * widest * widest;
         let (mut peak, mut inputs, mut area) = (coarsest * lowest * ATTENTION, lowest, coarsest);
         for (i, outputs) in levels.iter().rev().enumerate() {
             let outputs = *outputs as f64;
@@ -53,7 +56,7 @@ impl ImageVaeConfig {
             }
             inputs = outputs;
         }
-        peak
+        peak + kernel
     }
 }
 
@@ -65,8 +68,8 @@ mod tests {
     fn the_highest_resolution_decides_and_tiles_bound_it() {
         let config = ImageVaeConfig::flux1();
         let bytes = |side, tiling| config.decode_memory(side, side, tiling).expect("is valid") as f64;
-        // 256 channels before the last blocks, 3 tensors of 128, and the picture twice.
-        let expected = 4.0 * 1024.0 * 1024.0 * (256.0 + 3.0 * 128.0 + 6.0);
+        // 256 channels before the last blocks, 3 tensors of 128, and the picture twice; and a kernel.
+        let expected = 4.0 * (1024.0 * 1024.0 * (256.0 + 3.0 * 128.0 + 6.0) + 18.0 * 512.0 * 512.0);
         assert!((bytes(1024, None) / expected - 1.0).abs() < 0.01, "{}", bytes(1024, None) / expected);
         let tiles = Some(Tiling::default());
         assert!(bytes(1024, tiles) < bytes(1024, None) / 8.0);

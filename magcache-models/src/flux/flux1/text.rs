@@ -74,7 +74,8 @@ impl FluxTextEncoder {
             let reason = format!(
                 "model_max_length is {length}, max_position_embeddings of the text encoder is {positions}"
             );
-            let file = "tokenizer/tokenizer_config.json".to_owned();
+            let [folder, _] = parts.tokenizer_folders();
+            let file = folder.describe_file("tokenizer_config.json");
             return Err(CheckpointError::BadConfig { file, reason });
         }
         let text_encoder = ClipTextEncoder::load(&clip, &config)?;

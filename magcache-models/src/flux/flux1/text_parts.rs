@@ -69,7 +69,7 @@ impl FluxTextParts {
     }
 
     /// The folders in which the tokenizers are looked for.
-    fn tokenizer_folders(&self) -> [Folder; 2] {
+    pub(super) fn tokenizer_folders(&self) -> [Folder; 2] {
         let [clip, t5] = &self.tokenizers;
         let own = |given: &Option<Folder>, name| given.clone().unwrap_or_else(|| self.model.sub(name));
         let [of_clip, of_t5] = TOKENIZERS;
