@@ -8,13 +8,16 @@ use crate::autoencoder::{error::Result, tiling::Tiling};
 /// Bytes of an f32.
 const F32: f64 = 4.0;
 
+/// What the allocator holds back of freed memory comes on top: 7 % were measured with glibc.
+const HELD_BACK: f64 = 1.1;
+
 /// Tensors of the attention at the lowest resolution: input, normed, queries, keys, values, result, and the
 /// copies that order them.
 const ATTENTION: f64 = 9.0;
 
 impl ImageVaeConfig {
-    /// An upper bound of the memory, in bytes, that decoding an image of `width` by `height` pixels takes in
-    /// addition to the weights; with tiles, the picture and two bands of it included.
+    /// The memory, in bytes, that decoding an image of `width` by `height` pixels takes in addition to the
+    /// weights; with tiles, the picture and two bands of it included.
     ///
     /// # Errors
     /// Tiles that this autoencoder does not support.
@@ -31,7 +34,7 @@ impl ImageVaeConfig {
                 self.decoding(pixels(tile)) + 3.0 * picture
             }
         };
-        Ok((F32 * values) as u64)
+        Ok((F32 * HELD_BACK * values) as u64)
     }
 
     /// Values alive at most while a part of so many pixels is decoded.
@@ -69,7 +72,7 @@ mod tests {
         let config = ImageVaeConfig::flux1();
         let bytes = |side, tiling| config.decode_memory(side, side, tiling).expect("is valid") as f64;
         // 256 channels before the last blocks, 3 tensors of 128, and the picture twice; and a kernel.
-        let expected = 4.0 * (1024.0 * 1024.0 * (256.0 + 3.0 * 128.0 + 6.0) + 18.0 * 512.0 * 512.0);
+        let expected = 1.1 * 4.0 * (1024.0 * 1024.0 * (256.0 + 3.0 * 128.0 + 6.0) + 18.0 * 512.0 * 512.0);
         assert!((bytes(1024, None) / expected - 1.0).abs() < 0.01, "{}", bytes(1024, None) / expected);
         let tiles = Some(Tiling::default());
         assert!(bytes(1024, tiles) < bytes(1024, None) / 8.0);
