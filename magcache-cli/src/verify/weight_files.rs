@@ -29,8 +29,8 @@ use super::{
 pub(super) const GROUPS: [&str; 4] = ["lora", "gguf", "fp8", "single_file"];
 
 /// How much two ports of a video autoencoder may differ, in units of what the order of sums does to its
-/// output. With the two channels of the recorded ones, norms amplify rounding: the reference's own runs in f32
-/// and in f64 are up to 1e-3 apart, and its runs on two machines are not equal.
+/// output. With the two channels of the recorded ones, norms amplify rounding: the reference's own runs in
+/// f32 and in f64 are up to 1e-3 apart, and its runs on two machines are not equal.
 const ORDERS: f64 = 4.0;
 
 /// Where a call's weights come from.

@@ -44,7 +44,8 @@ pub struct Hub {
 pub enum Fetched {
     /// A folder that is the model.
     Folder(PathBuf),
-    /// A file with its transformer or the one that was wanted, or two of experts, the one for high noise first.
+    /// A file with its transformer or the one that was wanted, or two of experts, the one for high noise
+    /// first.
     Files(Vec<PathBuf>),
 }
 
