@@ -1,7 +1,7 @@
 //! TaylorSeer as a forecast: equal to that of diffusers, at the true distances between steps, with any
 //! strategy.
 
-use magcache_core::forecast::Forecast;
+use magcache_core::forecast::{Entered, Forecast};
 use magcache_strategies::taylor::{Dialect, Of, Taylor, TaylorConfig};
 use serde_json::Value;
 
@@ -19,11 +19,13 @@ fn distance(tensors: &HashMap<String, Tensor>, case: &Value, config: TaylorConfi
     for step in 0..values.dim(0).unwrap() {
         let y = values.narrow(0, step, 1).unwrap();
         let x = Streams::Image(y.zeros_like().unwrap());
+        let at = Step::plain(step, values.dim(0).unwrap());
+        let at = Entered::new(&at, &x);
         if computed.contains(&step) {
-            taylor.observe(step, &x, &Streams::Image(y), &storage).unwrap();
+            taylor.observe(&at, &Streams::Image(y), &storage).unwrap();
             continue;
         }
-        let got = taylor.predict(step, &x).unwrap().unwrap().into_image().unwrap();
+        let got = taylor.predict(&at).unwrap().unwrap().into_image().unwrap();
         let want = expected.narrow(0, step, 1).unwrap();
         worst = worst.max(metrics::worst(metrics::rms_difference(&got, &want).unwrap()));
     }
@@ -40,7 +42,7 @@ fn forecasts_are_those_of_diffusers_on_the_same_values() {
         let order = case["order"].as_u64().unwrap() as usize;
         let of = |dialect| {
             [Of::Output, Of::Residual]
-                .map(|of| distance(&tensors, case, TaylorConfig { order, of, dialect }))
+                .map(|of| distance(&tensors, case, TaylorConfig { order, of, dialect, ..TaylorConfig::default() }))
                 .into_iter()
                 .fold(0.0, f64::max)
         };

@@ -11,10 +11,16 @@ use super::{
 use crate::{
     Branch, Cx, Head, Output, Streams, Verdict, Why,
     chain::LazyOutput,
+    forecast::Entered,
     log::{Record, audit::Drift},
     state::SlotKey,
     strategy::{Base, Branches},
 };
+
+/// What a forecast sees: `input` entered the range, and `x` the blocks that it replaces.
+pub(super) fn entered<'a>(cx: &'a Cx<'_>, input: &'a Streams, x: &'a Streams) -> Entered<'a> {
+    Entered { step: cx.step, input, x, together: cx.together() }
+}
 
 /// The base that a pass can be rebuilt from.
 pub(super) enum Basis {
@@ -94,10 +100,11 @@ impl CacheHook {
         }
         let predict = |slot: &Slot| -> Result<Option<LazyOutput>> {
             let Some(Made { forecast, .. }) = &slot.forecast else { return Ok(None) };
-            if let residual @ Some(_) = forecast.residual(cx.step.index)? {
+            let lazy = if forecast.hears_stand_ins() { None } else { forecast.residual(cx.step)? };
+            if let residual @ Some(_) = lazy {
                 return Ok(Some(LazyOutput { streams: head.fronted.clone(), residual, exact: false }));
             }
-            let predicted = forecast.predict(cx.step.index, head.fronted)?;
+            let predicted = forecast.predict(&entered(cx, head.input, head.fronted))?;
             Ok(predicted.map(|streams| Output { streams, exact: false }.into()))
         };
         if let Some(last) = slot.last.filter(|last| last.step == cx.step.index) {
