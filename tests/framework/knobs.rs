@@ -23,7 +23,7 @@ fn schedule(table: &str) -> Vec<String> {
 /// The skipped steps and every prediction, with the branches in this order.
 fn ran(table: &str, branches: [Branch; 2]) -> (Vec<String>, Vec<Tensor>) {
     let model = ModelMeta {
-        signals: vec![Signal::ModulatedInput, Signal::TimestepEmbedding, Signal::TimestepProjection].into(),
+        signals: Signal::ALL.to_vec().into(),
         ..simple("toy", 3)
     };
     let run = Trajectory::plain(STEPS, &branches);
@@ -37,6 +37,7 @@ fn ran(table: &str, branches: [Branch; 2]) -> (Vec<String>, Vec<Tensor>) {
                 Signal::ModulatedInput => wave(index, branch, 0.2),
                 Signal::TimestepEmbedding => wave(index, branch, 0.5),
                 Signal::TimestepProjection => wave(2 * index, branch, 0.4),
+                Signal::Latents => wave(index, Branch::Cond, 0.25)?.reshape((1, 2, 2, 4)),
             };
             let block = |i: usize, x: Streams| {
                 let x = x.into_image()?;
