@@ -110,7 +110,9 @@ impl ForecastConfig for TaylorConfig {
         }
         if let Some(reach) = self.reach.filter(|reach| !(*reach > 0.0 && reach.is_finite())) {
             let message = format!("`reach` of the forecast is {reach}, it must be a number above 0");
-            out.push(Problem::error(place, message).hint("1 follows the line as far again as it was measured"));
+            out.push(
+                Problem::error(place, message).hint("1 follows the line as far again as it was measured"),
+            );
         }
         out
     }
@@ -233,7 +235,8 @@ impl Forecast for Taylor {
         };
         let dtype = y.image()?.dtype();
         let store = |d: Streams| Stored::new(&d.map(|t| t.to_dtype(dtype))?, storage);
-        let differences = own.differences(place, value)?.into_iter().map(store).collect::<Result<Vec<_>>>()?;
+        let differences =
+            own.differences(place, value)?.into_iter().map(store).collect::<Result<Vec<_>>>()?;
         if again {
             self.steps.clear();
             self.places.clear();

@@ -22,10 +22,7 @@ fn schedule(table: &str) -> Vec<String> {
 
 /// The skipped steps and every prediction, with the branches in this order.
 fn ran(table: &str, branches: [Branch; 2]) -> (Vec<String>, Vec<Tensor>) {
-    let model = ModelMeta {
-        signals: Signal::ALL.to_vec().into(),
-        ..simple("toy", 3)
-    };
+    let model = ModelMeta { signals: Signal::ALL.to_vec().into(), ..simple("toy", 3) };
     let run = Trajectory::plain(STEPS, &branches);
     let plan = CachePlan::parse(&format!("[[cache]]\n{table}")).unwrap();
     let mut outputs = Vec::new();

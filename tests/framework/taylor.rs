@@ -42,7 +42,9 @@ fn forecasts_are_those_of_diffusers_on_the_same_values() {
         let order = case["order"].as_u64().unwrap() as usize;
         let of = |dialect| {
             [Of::Output, Of::Residual]
-                .map(|of| distance(&tensors, case, TaylorConfig { order, of, dialect, ..TaylorConfig::default() }))
+                .map(|of| {
+                    distance(&tensors, case, TaylorConfig { order, of, dialect, ..TaylorConfig::default() })
+                })
                 .into_iter()
                 .fold(0.0, f64::max)
         };

@@ -21,6 +21,7 @@ mod replay;
 mod report;
 mod s2v;
 mod scheduler;
+mod strategy_tables;
 mod tables;
 mod text_encoder;
 mod tokenizers;
@@ -101,6 +102,9 @@ fn table(path: &Path, json: &Value) -> Result<CaseReport> {
     let mut report = CaseReport::new(names.map(|n| n.to_string_lossy()).collect::<Vec<_>>().join("/"));
     if boundary {
         scheduler::boundary(json, &mut report)?;
+        return report.finish();
+    }
+    if strategy_tables::check(json, &mut report).map_err(|e| bad_input(format!("{e:#}")))? {
         return report.finish();
     }
     let table = tables::check(json).map_err(|e| bad_input(format!("{e:#}")))?;

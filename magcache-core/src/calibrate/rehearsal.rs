@@ -108,7 +108,9 @@ impl BlockHook for StandIn {
     fn call(&self, cx: &mut Cx<'_>, x: Streams, next: Next<'_>) -> Result<Output> {
         let own = self.0.iter().find(|(branch, _)| *branch == cx.branch);
         let Some((_, residual)) = own else { bail!("no residual is kept for branch {}", cx.branch) };
-        let Some(streams) = residual.predict(&Entered::new(cx.step, &x))? else { bail!("an empty residual is kept") };
+        let Some(streams) = residual.predict(&Entered::new(cx.step, &x))? else {
+            bail!("an empty residual is kept")
+        };
         next.skip(cx);
         Ok(Output { streams, exact: false })
     }

@@ -43,10 +43,13 @@ fn without_front(place: &str, level: Level, range: &Range<usize>, front: usize) 
     let place = format!("{place}, forecast");
     if level != Level::Blocks {
         let message = "it looks at what the first blocks do, and here it stands in for something else";
-        return Some(Problem::error(place, message).hint("use another forecast, or a range of blocks as `at`"));
+        return Some(
+            Problem::error(place, message).hint("use another forecast, or a range of blocks as `at`"),
+        );
     }
     let (first, blocks) = (count(front, "block"), count(range.len(), "block"));
-    let message = format!("it looks at what the first {first} do, the range has {blocks}: nothing is left to skip");
+    let message =
+        format!("it looks at what the first {first} do, the range has {blocks}: nothing is left to skip");
     Some(Problem::error(place, message).hint("use another forecast, or a longer range"))
 }
 
@@ -146,7 +149,16 @@ impl CachePlan {
             let front = words.front();
             problems.extend(without_front(&place, level, &range, front));
             let name = &entry.name;
-            placed.push(Placed { name, place: place.clone(), level, range, module, experts, front, strategy });
+            placed.push(Placed {
+                name,
+                place: place.clone(),
+                level,
+                range,
+                module,
+                experts,
+                front,
+                strategy,
+            });
         }
         problems.extend(exclusion::problems(&placed, model));
         if problems.iter().any(|p| p.fatal) {

@@ -79,7 +79,8 @@ impl<const N: usize> AxesRope<N> {
 /// token, row by row. Pictures that it refers to have another value there.
 fn grid_of<const N: usize>(image: &[[f32; N]]) -> [usize; 2] {
     let Some(first) = image.first() else { return [0, 0] };
-    let same = |axes: usize| image.iter().take_while(|id| id.iter().take(axes).eq(first.iter().take(axes))).count();
+    let same =
+        |axes: usize| image.iter().take_while(|id| id.iter().take(axes).eq(first.iter().take(axes))).count();
     let (tokens, width) = (same(1), same(2).max(1));
     [tokens / width, width]
 }

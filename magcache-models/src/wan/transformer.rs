@@ -196,7 +196,8 @@ impl WanTransformer {
     /// Fails if the input or the text comes from another model, or if the text is for another number of
     /// samples.
     pub fn predict(&self, input: &WanInput, text: &TextContext, pass: &mut Pass<'_>) -> Result<Tensor> {
-        let WanInput { model, grid, sequence, latents, tokens, temb, timestep_proj, last_modulation, rope } = input;
+        let WanInput { model, grid, sequence, latents, tokens, temb, timestep_proj, last_modulation, rope } =
+            input;
         if *model != self.id {
             candle_core::bail!("the latents were embedded by another model");
         }

@@ -148,7 +148,8 @@ impl TimestepCache for DiCache {
         seen.accumulated += distance;
         let sum = seen.accumulated;
         let on_equality = self.0.dialect == Dialect::Hunyuan && sum == self.0.threshold;
-        let verdict = if on_equality { Verdict::reuse(Why::Under) } else { Verdict::below(sum, self.0.threshold) };
+        let verdict =
+            if on_equality { Verdict::reuse(Why::Under) } else { Verdict::below(sum, self.0.threshold) };
         Ok(verdict.metric(distance).accumulated(sum))
     }
 

@@ -87,7 +87,8 @@ impl MeanCacheConfig {
             }
             _ => {
                 let message = "there is no schedule";
-                let hint = "give `table = \"z-image-17\"` or another published one, or `computed` and `orders`";
+                let hint =
+                    "give `table = \"z-image-17\"` or another published one, or `computed` and `orders`";
                 Err(Problem::error(place, message).hint(hint))
             }
         }
@@ -115,7 +116,8 @@ impl MeanCacheConfig {
             let order = orders.get(i).or(orders.last()).copied().unwrap_or(0);
             let to = computed.get(i + 1).copied().unwrap_or(steps);
             if order == 0 && to > from + 1 {
-                let message = format!("the order from step {from} to step {to} is 0, and steps lie in between");
+                let message =
+                    format!("the order from step {from} to step {to} is 0, and steps lie in between");
                 return Err(error(message, "it is at least 1; published are 1 to 5"));
             }
             out[from + 1..to].fill(order);
@@ -145,10 +147,13 @@ impl CacheConfig for MeanCacheConfig {
         }
         if self.table.is_some() && run.len() != STEPS {
             let message = format!("published for {STEPS} steps and scaled to {}: a guess", run.len());
-            out.push(Problem::warning(cx.place, message).hint("plan it: `magcache calibrate`, `magcache plan`"));
+            out.push(
+                Problem::warning(cx.place, message).hint("plan it: `magcache calibrate`, `magcache plan`"),
+            );
         }
         if run.phases.len() > 1 {
-            let message = "the schedule is of one network, and the run changes networks: the history ends there";
+            let message =
+                "the schedule is of one network, and the run changes networks: the history ends there";
             out.push(Problem::warning(cx.place, message).hint("plan it, or name `experts`"));
         }
         out

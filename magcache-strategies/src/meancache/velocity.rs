@@ -70,7 +70,8 @@ impl Forecast for MeanVelocity {
     fn predict(&self, at: &Entered<'_>) -> Result<Option<Streams>> {
         let past = self.before(at.step);
         let order = self.orders.get(at.step.index).copied().unwrap_or(0).clamp(1, past.len().max(1));
-        let (Some(last), Some(anchor)) = (past.last(), past.len().checked_sub(order).and_then(|i| past.get(i)))
+        let (Some(last), Some(anchor)) =
+            (past.last(), past.len().checked_sub(order).and_then(|i| past.get(i)))
         else {
             return Ok(None);
         };
@@ -80,7 +81,8 @@ impl Forecast for MeanVelocity {
         if distance == 0.0 {
             return Ok(None);
         }
-        let mean = z.to_dtype(DType::F32)?.sub(&full(&anchor.latents)?)?.affine(1.0 / f64::from(distance), 0.0)?;
+        let mean =
+            z.to_dtype(DType::F32)?.sub(&full(&anchor.latents)?)?.affine(1.0 / f64::from(distance), 0.0)?;
         let change = full(&anchor.velocity)?.sub(&mean)?.affine(1.0 / f64::from(distance), 0.0)?;
         let velocity = full(&last.velocity)?.sub(&change.affine(f64::from(next - sigma), 0.0)?)?;
         Ok(Some(Streams::Image(velocity.to_dtype(z.dtype())?)))

@@ -31,7 +31,8 @@ pub fn gains(n: usize, sigma: f64, power: f64) -> Vec<f32> {
 fn matrix(n: usize, sigma: f64, power: f64, device: &Device) -> Result<Tensor> {
     let gains = gains(n, sigma, power);
     let row = |k: usize| {
-        let term = |(j, gain): (usize, &f32)| f64::from(*gain) * (TAU * ((j * k) % n) as f64 / n as f64).cos();
+        let term =
+            |(j, gain): (usize, &f32)| f64::from(*gain) * (TAU * ((j * k) % n) as f64 / n as f64).cos();
         gains.iter().enumerate().map(term).sum::<f64>() / n as f64
     };
     let row: Vec<f64> = (0..n).map(row).collect();
@@ -50,7 +51,8 @@ pub fn filtered(x: &Tensor, axes: std::ops::Range<usize>, sigma: f64, power: f64
             continue;
         }
         let matrix = matrix(n, sigma, power, x.device())?;
-        let (outer, inner) = (dims[..axis].iter().product::<usize>(), dims[axis + 1..].iter().product::<usize>());
+        let (outer, inner) =
+            (dims[..axis].iter().product::<usize>(), dims[axis + 1..].iter().product::<usize>());
         x = if inner == 1 {
             x.reshape((outer, n))?.matmul(&matrix)?
         } else {
@@ -70,7 +72,9 @@ mod tests {
     fn gains_are_those_of_the_definition() {
         let close = |got: &[f32], want: &[f32]| {
             assert_eq!(got.len(), want.len());
-            got.iter().zip(want).for_each(|(got, want)| assert!((got - want).abs() < 2e-6 * want, "{got} {want}"));
+            got.iter()
+                .zip(want)
+                .for_each(|(got, want)| assert!((got - want).abs() < 2e-6 * want, "{got} {want}"));
         };
         close(&gains(4, 0.5, 2.0), &[1.086_262, 1.022_364, 0.869_010, 1.022_364]);
         close(&gains(5, 0.97, 3.0), &[4.022_379, 0.429_578, 0.059_232, 0.059_232, 0.429_578]);
@@ -80,7 +84,8 @@ mod tests {
     #[test]
     fn without_noise_everything_passes_and_with_nothing_else_the_mean() {
         let x = Tensor::arange(0f32, 24.0, &Device::Cpu).unwrap().reshape((1, 2, 3, 4)).unwrap();
-        let off = |y: &Tensor| (y - &x).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+        let off =
+            |y: &Tensor| (y - &x).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
         assert!(off(&filtered(&x, 1..4, 0.0, 3.0).unwrap()) < 1e-4);
         // At full noise the gain at frequency 0 is as many times the mean gain as there are frequencies.
         let flat = filtered(&x, 1..4, 1.0, 3.0).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();

@@ -123,8 +123,7 @@ impl TimestepCache for SeaCache {
         let power = self.power.unwrap_or(if grid.len() > 2 { 3.0 } else { 2.0 });
         let now = filtered(&signal, grid, step.sigma, power)?;
         let distance = seen.anchor.as_ref().map(|before| x.relative_l1(&now, before)).transpose()?;
-        let unfiltered =
-            self.dialect == Dialect::Official && self.guards.verdict(step, &x.history).is_some();
+        let unfiltered = self.dialect == Dialect::Official && self.guards.verdict(step, &x.history).is_some();
         seen.anchor = Some(if unfiltered { signal.to_dtype(now.dtype())? } else { now });
         let Some(distance) = distance else { return Ok(Verdict::compute(Why::NoHistory)) };
         seen.accumulated += distance;
@@ -141,7 +140,9 @@ impl TimestepCache for SeaCache {
 impl CacheConfig for SeaCacheConfig {
     fn validate(&self, cx: &BuildCx<'_>) -> Vec<Problem> {
         let mut out = Vec::new();
-        out.extend(self.threshold.and_then(|value| Problem::unless_in(cx.place, "threshold", value, 0.0, f64::MAX)));
+        out.extend(
+            self.threshold.and_then(|value| Problem::unless_in(cx.place, "threshold", value, 0.0, f64::MAX)),
+        );
         if let Some(power) = self.power.filter(|power| !(*power > 0.0 && power.is_finite())) {
             let message = format!("`power` is {power}, it must be a number above 0");
             out.push(Problem::error(cx.place, message).hint("published are 3 for videos and 2 for pictures"));
@@ -169,7 +170,8 @@ impl SeaCacheConfig {
     fn strategy(&self, cx: &BuildCx<'_>) -> (SeaCache, Guards) {
         let Self { threshold, dialect, power } = *self;
         let max_skips = (dialect == Dialect::Diffusers).then_some(2);
-        let guards = cx.guards(Guards { warmup: Warmup::Steps(1), last_steps: 1, max_skips, ..Guards::default() });
+        let guards =
+            cx.guards(Guards { warmup: Warmup::Steps(1), last_steps: 1, max_skips, ..Guards::default() });
         let published = if dialect == Dialect::Diffusers { 0.25 } else { 0.2 };
         (SeaCache { threshold: threshold.unwrap_or(published), dialect, power, guards }, guards)
     }
@@ -186,7 +188,10 @@ fn few_steps(config: &SeaCacheConfig, cx: &BuildCx<'_>) -> Option<Problem> {
         "latents move by half and more in each of {steps} steps: below {} hardly a step will be skipped",
         cache.threshold
     );
-    Some(Problem::warning(cx.place, message).hint("plan few steps (`magcache plan`), or use a larger threshold"))
+    Some(
+        Problem::warning(cx.place, message)
+            .hint("plan few steps (`magcache plan`), or use a larger threshold"),
+    )
 }
 
 inventory::submit! {

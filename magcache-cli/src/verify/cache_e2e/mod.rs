@@ -140,7 +140,8 @@ impl Setup {
         let config = SchedulerConfig::new(SamplerKind::Euler, shift);
         let sampler = Sampler::new(&config, sampling.num_inference_steps)?;
         let guided = self.trajectory.branches.len() > 1;
-        let (denoiser, latents, model) = (Arc::clone(&self.denoiser), self.latents.clone(), self.model.clone());
+        let (denoiser, latents, model) =
+            (Arc::clone(&self.denoiser), self.latents.clone(), self.model.clone());
         Self::new(denoiser, sampler, latents, model, guided, self.trajectory.boundary_ratio)
     }
 

@@ -9,9 +9,6 @@ use serde_json::{Value, json};
 use super::recipe::Network;
 use crate::console::bad_input;
 
-/// The solver of a run, where it is not the case's.
-pub(super) const EULER: &str = "euler";
-
 /// Where the model and the inputs of a case of published strategies are: in another case.
 #[derive(Deserialize)]
 pub(super) struct Files {
@@ -34,6 +31,7 @@ impl Files {
 #[derive(Deserialize)]
 #[serde(tag = "name", rename_all = "lowercase")]
 pub(super) enum Strategy {
+    None {},
     SeaCache(SeaCache),
     DiCache(DiCache),
     MeanCache(MeanCache),
@@ -62,18 +60,13 @@ pub(super) struct DiCache {
 #[derive(Deserialize)]
 pub(super) struct MeanCache {
     dialect: String,
-    solver: String,
 }
 
 impl Strategy {
-    /// Whether the run was sampled with Euler's method.
-    pub(super) fn is_euler(&self) -> bool {
-        matches!(self, Self::MeanCache(own) if own.solver == EULER)
-    }
-
     /// The equivalent table; `orders` has the order of every step that MeanCache replaces.
     pub(super) fn part(&self, orders: &[Option<usize>]) -> Result<Network> {
         Network::of_table(&match self {
+            Self::None {} => return Ok(Network::Dense),
             Self::SeaCache(own) => own.table(),
             Self::DiCache(own) => own.table(),
             Self::MeanCache(own) => own.table(orders)?,
@@ -130,7 +123,9 @@ impl MeanCache {
                 "skip": of(true).collect::<Vec<_>>(),
                 "forecast": { "type": "taylor", "of": "output", "abscissa": "sigma" },
             })),
-            other => Err(bad_input(format!("unknown dialect {other:?} of MeanCache, expected official or line"))),
+            other => {
+                Err(bad_input(format!("unknown dialect {other:?} of MeanCache, expected official or line")))
+            }
         }
     }
 }

@@ -139,7 +139,7 @@ impl Run {
 
     /// Whether it was sampled with Euler's method, whatever the case says.
     pub(super) fn is_euler(&self) -> bool {
-        self.cache.strategy.as_ref().is_some_and(Strategy::is_euler)
+        self.name.split('_').any(|part| part == "euler")
     }
 
     /// How to repeat the run.
@@ -158,9 +158,7 @@ impl CachedWith {
         }
         let published = self.strategy.as_ref().map(|strategy| strategy.part(&self.orders));
         if let Some(part) = published.or_else(|| self.teacache.as_ref().map(TeaCache::part)) {
-            return part
-                .and_then(|part| join(vec![part], networks))
-                .map_err(|e| wrong(e.to_string()));
+            return part.and_then(|part| join(vec![part], networks)).map_err(|e| wrong(e.to_string()));
         }
         let Some(configs) = self.cache_config.as_ref().map(PerNetwork::all) else { return Ok(Recipe::Dense) };
         if configs.len() != networks.len() {

@@ -7,7 +7,9 @@ use super::{
     decide::{Basis, entered},
     slot::{Last, Made, Slot},
 };
-use crate::{Cx, Next, Output, Step, Streams, Why, chain::LazyOutput, forecast::Entered, log::Audit, state::SlotKey};
+use crate::{
+    Cx, Next, Output, Step, Streams, Why, chain::LazyOutput, forecast::Entered, log::Audit, state::SlotKey,
+};
 
 /// A reuse that was decided and logged, and is to be audited.
 pub(super) struct Reuse<'r, 'n> {
@@ -97,14 +99,7 @@ impl CacheHook {
 
     /// Learns what has not been learned yet; after an error, a retry of the pass learns the rest. Returns
     /// `false` if a stream was not finite.
-    fn learn(
-        &self,
-        cx: &Cx<'_>,
-        slot: &mut Slot,
-        at: &Entered<'_>,
-        y: &Streams,
-        text: bool,
-    ) -> Result<bool> {
+    fn learn(&self, cx: &Cx<'_>, slot: &mut Slot, at: &Entered<'_>, y: &Streams, text: bool) -> Result<bool> {
         let x = at.x;
         let Some(mut last) = slot.last.filter(|last| !last.learned) else { return Ok(true) };
         let finite = y.is_finite_on_host()? && x.is_finite_on_host()?;

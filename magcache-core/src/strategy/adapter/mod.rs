@@ -127,7 +127,9 @@ impl BlockHook for CacheHook {
             Ok((last, Some(guess), _)) if !due => {
                 slot.skips(*last);
                 let told = match &basis {
-                    Basis::From(base) => slot.told(&entered(cx, &input, &base.streams), &guess.streams, cx.storage),
+                    Basis::From(base) => {
+                        slot.told(&entered(cx, &input, &base.streams), &guess.streams, cx.storage)
+                    }
                     _ => Ok(()),
                 };
                 slot.put(cx, key.clone()).and(told)
@@ -150,8 +152,11 @@ impl BlockHook for CacheHook {
             (Some(guess), Basis::From(base)) => {
                 middle.clone().skip(cx);
                 let (fronted, base, guess) = (&fronted, &base.streams, guess.added()?.streams);
-                let out =
-                    self.audited(cx, Reuse { key: &key, last, place, middle, input: &input, fronted, base, guess }, &basis)?;
+                let out = self.audited(
+                    cx,
+                    Reuse { key: &key, last, place, middle, input: &input, fronted, base, guess },
+                    &basis,
+                )?;
                 self.tell(cx, place)?;
                 out
             }
