@@ -108,7 +108,9 @@ fn a_schedule_with_this_forecast_follows_an_even_run() {
 #[test]
 fn every_knob_of_the_forecast_changes_the_outputs() {
     // Latents that move, so that residual and output differ, and predictions that are not polynomial.
-    let run = alone(16);
+    // Noise levels at uneven distances, so that steps and noise levels differ.
+    let sigmas: Vec<f64> = (0..=16).map(|i| 1.0 - f64::from(i * i) / 256.0).collect();
+    let run = Trajectory::from_sigmas(&sigmas, &[Branch::Cond]);
     let wave = |index: usize, pace: f64| {
         let at = |i: usize| (pace * index as f64 + 0.4 * i as f64).sin() as f32;
         Tensor::from_vec((0..8).map(at).collect::<Vec<_>>(), (1, 2, 4), &Device::Cpu)
@@ -132,6 +134,9 @@ fn every_knob_of_the_forecast_changes_the_outputs() {
         taylor(", order = 3"),
         taylor(", of = \"output\""),
         taylor(", order = 2, dialect = \"diffusers\""),
+        taylor(", order = 2, abscissa = \"sigma\""),
+        taylor(", reach = 1"),
+        taylor(", reach = 0.5"),
     ];
     let all: Vec<_> = tables.iter().map(|table| outputs(table)).collect();
     for (i, a) in all.iter().enumerate() {

@@ -49,7 +49,7 @@ fn without_front(place: &str, level: Level, range: &Range<usize>, front: usize) 
     }
     let (first, blocks) = (count(front, "block"), count(range.len(), "block"));
     let message =
-        format!("it looks at what the first {first} do, the range has {blocks}: nothing is left to skip");
+        format!("it looks at what leaves the first {first}, the range has {blocks}: nothing is left to skip");
     Some(Problem::error(place, message).hint("use another forecast, or a longer range"))
 }
 

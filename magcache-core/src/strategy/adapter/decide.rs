@@ -107,19 +107,25 @@ impl CacheHook {
             let predicted = forecast.predict(&entered(cx, head.input, head.fronted))?;
             Ok(predicted.map(|streams| Output { streams, exact: false }.into()))
         };
-        if let Some(last) = slot.last.filter(|last| last.step == cx.step.index) {
-            let guess = if last.verdict.reuse && last.overruled.is_none() { predict(slot)? } else { None };
-            return Ok((last, guess));
-        }
-        let mut verdict = self.verdict(cx, slot, head, blocks, changed)?;
-        let guess = if verdict.reuse { predict(slot)? } else { None };
-        if verdict.reuse && guess.is_none() {
-            verdict = verdict.overruled(Why::NoHistory);
-        }
-        let turn = slot.turn;
-        let (step, overruled, observed, learned) = (cx.step.index, None, false, false);
-        let last = Last { step, verdict, turn, overruled, observed, learned };
+        let decided = slot.last.filter(|last| last.step == cx.step.index);
+        let mut last = match decided {
+            Some(last) => last,
+            None => {
+                let verdict = self.verdict(cx, slot, head, blocks, changed)?;
+                let (step, overruled, observed, learned) = (cx.step.index, None, false, false);
+                Last { step, verdict, turn: slot.turn, overruled, observed, learned }
+            }
+        };
+        // What follows may fail, and the strategy must not be asked twice.
         slot.last = Some(last);
+        if !last.verdict.reuse || last.overruled.is_some() {
+            return Ok((last, None));
+        }
+        let guess = predict(slot)?;
+        if guess.is_none() && decided.is_none() {
+            last.verdict = last.verdict.overruled(Why::NoHistory);
+            slot.last = Some(last);
+        }
         Ok((last, guess))
     }
 
