@@ -47,6 +47,27 @@ fn a_first_block_that_did_not_move_repeats_the_last_residual() {
 }
 
 #[test]
+fn the_other_error_counts_only_what_the_first_block_made_of_a_change() {
+    // Input and first block grow in step: what leaves the block changes as much as what enters it.
+    let skips = |error: &str| {
+        let table = format!(
+            "[[cache]]\nstrategy = \"dicache\"\nthreshold = 0.05\nerror = \"{error}\"\nretention = 0.0"
+        );
+        let run = alone(6);
+        let mut session = session(&table, &simple("toy", 2), &run);
+        for step in run.steps() {
+            let x =
+                Streams::Image((ones(2, 3).into_image().unwrap() * 1.2f64.powi(step.index as i32)).unwrap());
+            let block = |_: usize, x: Streams| x.map_image(|x| x * 2.0);
+            session.pass(&step, Branch::Cond).run(2, &no_signals, x, block).unwrap();
+        }
+        reused(&session, 0, Branch::Cond)
+    };
+    assert_eq!(skips("delta_y"), [0; 0]);
+    assert_eq!(skips("delta_minus"), [1, 2, 3, 4], "the last step is computed");
+}
+
+#[test]
 fn places_without_first_blocks_are_refused() {
     let refused = |table: &str, blocks: usize| {
         let plan = CachePlan::parse(&format!("[[cache]]\n{table}")).unwrap();

@@ -18,7 +18,7 @@ use magcache_core::{
 pub struct MeanVelocity {
     /// `K` of every step; 0 for those that the schedule computes.
     orders: Arc<[usize]>,
-    /// Oldest first, as many as the largest order looks back.
+    /// Oldest first: the last step, and before it as many as the largest order looks back.
     history: Vec<Past>,
 }
 
@@ -46,8 +46,9 @@ impl MeanVelocity {
         let (latents, velocity) = (Stored::new(at.x, storage)?, Stored::new(y, storage)?);
         self.history.retain(|past| past.step < step);
         self.history.push(Past { step, sigma: at.step.sigma, latents, velocity });
+        // If this step is run again, as many steps as an order looks back must lie before it.
         let reach = self.orders.iter().copied().max().unwrap_or(1).max(1);
-        self.history.drain(..self.history.len().saturating_sub(reach));
+        self.history.drain(..self.history.len().saturating_sub(reach + 1));
         Ok(())
     }
 
