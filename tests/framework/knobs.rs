@@ -121,7 +121,7 @@ const KNOBS: [(&str, &str); 18] = [
          max_total_skips = 3; branches = 'cond-decides'",
     ),
     (
-        "strategy = 'dicache'\nthreshold = 0.1",
+        "strategy = 'dicache'\nthreshold = 0.1\nretention = 0.25",
         "threshold = 0.3; retention = 0.5; retention = 0.0; probe = 2; dialect = 'flux'; \
          warmup = 8; last_steps = 6; max_skips = 1; max_total_skips = 3; branches = 'cond-decides'",
     ),
