@@ -2,18 +2,56 @@
 
 use std::fmt::Debug;
 
-use candle_core::Result;
+use candle_core::{Result, Tensor};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Problem, Streams,
+    Problem, Step, Streams,
+    group::Together,
     keys::keys_of,
     meta::ForecastInfo,
+    metrics,
     snapshot::Persist,
     state::{StoragePolicy, Stored},
     table::write,
 };
+
+/// What reaches blocks that a forecast replaces or learns from.
+#[derive(Clone, Copy, Debug)]
+pub struct Entered<'a> {
+    /// Where the pass stands.
+    pub step: &'a Step,
+    /// What entered the range, in front of the blocks that always run ([`Window::front`](crate::Window)).
+    /// Only for a forecast that [needs it](Forecast::needs_input); for others the same as `x`.
+    pub input: &'a Streams,
+    /// What enters the blocks themselves, after the front ones; with
+    /// [`Base::Leader`](crate::strategy::Base::Leader) the conditional branch's output.
+    pub x: &'a Streams,
+    pub(crate) together: Together<'a>,
+}
+
+impl<'a> Entered<'a> {
+    /// `x` entered the blocks at `step`, and no block in front of them ran.
+    pub fn new(step: &'a Step, x: &'a Streams) -> Self {
+        Self { step, input: x, x, together: Together::alone(step) }
+    }
+
+    /// The same, where the blocks in front were given `input`.
+    #[must_use]
+    pub fn from(self, input: &'a Streams) -> Self {
+        Self { input, ..self }
+    }
+
+    /// `mean|a − b| / mean|c − d|` of every row of a batch, over all ranks. NaN for 0 / 0.
+    ///
+    /// Errors: shapes that differ within a pair; ranks that do not answer.
+    pub fn ratio_of_changes(&self, [a, b]: [&Tensor; 2], [c, d]: [&Tensor; 2]) -> Result<Vec<f64>> {
+        let above = self.together.sums(metrics::l1_sums(a, b)?)?;
+        let below = self.together.sums(metrics::l1_sums(c, d)?)?;
+        Ok(above.iter().zip(&below).map(|(above, below)| above.difference() / below.difference()).collect())
+    }
+}
 
 /// Predicts the output of a range of blocks from its input and from the outputs of earlier computed steps.
 ///
@@ -22,17 +60,33 @@ use crate::{
 /// The memory is part of a snapshot of the run ([`Persist`]) and is restored into a forecast built from the
 /// same configuration.
 pub trait Forecast: Persist + Debug + Send + 'static {
-    /// Learns from a computed step: `x` entered the blocks and `y` left them.
-    fn observe(&mut self, step: usize, x: &Streams, y: &Streams, storage: &StoragePolicy) -> Result<()>;
+    /// Learns from a computed step: `y` left the blocks.
+    fn observe(&mut self, at: &Entered<'_>, y: &Streams, storage: &StoragePolicy) -> Result<()>;
 
-    /// Predicts the output of the blocks at `step` for the input `x`. Returns `None` without enough history.
-    fn predict(&self, step: usize, x: &Streams) -> Result<Option<Streams>>;
+    /// Predicts the output of the blocks. Returns `None` without enough history.
+    fn predict(&self, at: &Entered<'_>) -> Result<Option<Streams>>;
 
     /// The residual that [`Forecast::predict`] adds to its input at `step`, if that is all it does. It is
     /// then called instead, and the addition is deferred until the streams are read. Returns `None` if the
     /// prediction is not such a sum, or without enough history.
-    fn residual(&self, _step: usize) -> Result<Option<Streams>> {
+    fn residual(&self, _step: &Step) -> Result<Option<Streams>> {
         Ok(None)
+    }
+
+    /// Hears that its prediction `y` stood in for the blocks, for a forecast whose memory has every step. A
+    /// step that is run again is told again.
+    fn stood_in(&mut self, _at: &Entered<'_>, _y: &Streams, _storage: &StoragePolicy) -> Result<()> {
+        Ok(())
+    }
+
+    /// Whether it wants [`Forecast::stood_in`], which ends the deferral of additions.
+    fn hears_stand_ins(&self) -> bool {
+        false
+    }
+
+    /// Whether it looks at [`Entered::input`], which is then held while the blocks run.
+    fn needs_input(&self) -> bool {
+        false
     }
 
     /// The table that builds a forecast like this one; `None` if only the strategy itself can build it.
@@ -55,6 +109,12 @@ pub trait ForecastConfig: Debug + Send + Sync {
     /// All problems of the values; `place` names the table.
     fn validate(&self, _place: &str) -> Vec<Problem> {
         Vec::new()
+    }
+
+    /// The number of blocks at the start of the range that have to run on every step, because the forecast
+    /// looks at what leaves them.
+    fn front(&self) -> usize {
+        0
     }
 
     /// Builds a forecast without history. Called only if [`ForecastConfig::validate`] found no error.
@@ -126,13 +186,13 @@ pub struct LastOutput {
 crate::fields!(LastOutput { output });
 
 impl Forecast for LastOutput {
-    fn observe(&mut self, _: usize, _: &Streams, y: &Streams, storage: &StoragePolicy) -> Result<()> {
+    fn observe(&mut self, _: &Entered<'_>, y: &Streams, storage: &StoragePolicy) -> Result<()> {
         self.output = Some(Stored::new(y, storage)?);
         Ok(())
     }
 
-    fn predict(&self, _: usize, x: &Streams) -> Result<Option<Streams>> {
-        self.output.as_ref().map(|stored| stored.load()?.or_text_of(x)).transpose()
+    fn predict(&self, at: &Entered<'_>) -> Result<Option<Streams>> {
+        self.output.as_ref().map(|stored| stored.load()?.or_text_of(at.x)).transpose()
     }
 
     fn table(&self) -> Option<ForecastTable> {
@@ -149,16 +209,16 @@ pub struct LastResidual {
 crate::fields!(LastResidual { residual });
 
 impl Forecast for LastResidual {
-    fn observe(&mut self, _: usize, x: &Streams, y: &Streams, storage: &StoragePolicy) -> Result<()> {
-        self.residual = Some(Stored::new(&y.sub(x)?, storage)?);
+    fn observe(&mut self, at: &Entered<'_>, y: &Streams, storage: &StoragePolicy) -> Result<()> {
+        self.residual = Some(Stored::new(&y.sub(at.x)?, storage)?);
         Ok(())
     }
 
-    fn predict(&self, step: usize, x: &Streams) -> Result<Option<Streams>> {
-        self.residual(step)?.map(|residual| x.add(&residual)).transpose()
+    fn predict(&self, at: &Entered<'_>) -> Result<Option<Streams>> {
+        self.residual(at.step)?.map(|residual| at.x.add(&residual)).transpose()
     }
 
-    fn residual(&self, _: usize) -> Result<Option<Streams>> {
+    fn residual(&self, _: &Step) -> Result<Option<Streams>> {
         self.residual.as_ref().map(Stored::load).transpose()
     }
 

@@ -245,6 +245,7 @@ impl Content {
             Signal::ModulatedInput => x.image(),
             Signal::TimestepEmbedding => Ok(self.timestep_embedding.clone()),
             Signal::TimestepProjection => Ok(self.timestep_projection.clone()),
+            Signal::Latents => Ok(self.latents.clone()),
         };
         for branch in trajectory.branches_at(step) {
             let mut pass = session.pass(step, *branch);

@@ -13,8 +13,8 @@
 
 use candle_core::{DType, Result, Tensor};
 use magcache_core::{
-    Problem, Streams,
-    forecast::{Forecast, ForecastConfig, ForecastTable, forecast_table},
+    Problem, Step, Streams,
+    forecast::{Entered, Forecast, ForecastConfig, ForecastTable, forecast_table},
     inventory,
     keys::keys_of,
     meta::ForecastInfo,
@@ -51,6 +51,17 @@ pub enum Dialect {
     Diffusers,
 }
 
+/// What the polynomial is a function of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Abscissa {
+    /// The index of the step: the published way.
+    #[default]
+    Step,
+    /// The noise level. A velocity that is linear in it is continued exactly, whatever the schedule.
+    Sigma,
+}
+
 /// The keys of `forecast = { type = "taylor" }`.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -63,25 +74,47 @@ pub struct TaylorConfig {
     /// How differences become a continuation.
     #[schemars(extend("unless" = { "order": 1 }))]
     pub dialect: Dialect,
+    /// What the polynomial is a function of.
+    pub abscissa: Abscissa,
+    /// How far beyond the last computed step it is followed, in distances between the last two computed
+    /// steps; what lies farther gets the value at that place. No limit without it.
+    #[schemars(extend("exclusiveMinimum" = 0.0))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reach: Option<f64>,
 }
 
 impl Default for TaylorConfig {
     fn default() -> Self {
-        Self { order: 1, of: Of::default(), dialect: Dialect::default() }
+        Self {
+            order: 1,
+            of: Of::default(),
+            dialect: Dialect::default(),
+            abscissa: Abscissa::default(),
+            reach: None,
+        }
     }
 }
 
 #[typetag::serde(name = "taylor")]
 impl ForecastConfig for TaylorConfig {
     fn validate(&self, place: &str) -> Vec<Problem> {
-        let hint = match self.order {
-            0 => "forecast = { type = \"residual\" } repeats the last residual",
-            1..=MAX_ORDER => return Vec::new(),
-            _ => "1 and 2 are what is published",
-        };
-        let message =
-            format!("`order` of the forecast is {}, it must be between 1 and {MAX_ORDER}", self.order);
-        vec![Problem::error(place, message).hint(hint)]
+        let mut out = Vec::new();
+        if !(1..=MAX_ORDER).contains(&self.order) {
+            let hint = match self.order {
+                0 => "forecast = { type = \"residual\" } repeats the last residual",
+                _ => "1 and 2 are what is published",
+            };
+            let message =
+                format!("`order` of the forecast is {}, it must be between 1 and {MAX_ORDER}", self.order);
+            out.push(Problem::error(place, message).hint(hint));
+        }
+        if let Some(reach) = self.reach.filter(|reach| !(*reach > 0.0 && reach.is_finite())) {
+            let message = format!("`reach` of the forecast is {reach}, it must be a number above 0");
+            out.push(
+                Problem::error(place, message).hint("1 follows the line as far again as it was measured"),
+            );
+        }
+        out
     }
 
     fn build(&self) -> Box<dyn Forecast> {
@@ -106,45 +139,67 @@ pub struct Taylor {
     config: TaylorConfig,
     /// The computed steps from which the differences are made, newest first.
     steps: Vec<usize>,
+    /// The abscissas of those steps.
+    places: Vec<f64>,
     /// At the newest step: the value, its first difference, and so on.
     differences: Vec<Stored>,
 }
 
-magcache_core::fields!(Taylor { steps, differences } given { config });
+magcache_core::fields!(Taylor { steps, places, differences } given { config });
 
 impl Taylor {
     /// A forecast without history. An order above [`MAX_ORDER`] is clamped to it.
     pub fn new(config: TaylorConfig) -> Self {
         let order = config.order.min(MAX_ORDER);
-        Self { config: TaylorConfig { order, ..config }, steps: Vec::new(), differences: Vec::new() }
+        let config = TaylorConfig { order, ..config };
+        Self { config, steps: Vec::new(), places: Vec::new(), differences: Vec::new() }
     }
 
-    /// The differences at `step` with the value `value`, in f32.
-    fn differences(&self, step: usize, value: Streams) -> Result<Vec<Streams>> {
+    /// The abscissa of a step.
+    fn place(&self, step: &Step) -> f64 {
+        match self.config.abscissa {
+            Abscissa::Step => step.index as f64,
+            Abscissa::Sigma => step.sigma,
+        }
+    }
+
+    /// Where the polynomial is read for `place`: there, or as far as it reaches.
+    fn within_reach(&self, place: f64) -> f64 {
+        match (self.config.reach, &*self.places) {
+            (Some(reach), [newest, before, ..]) => {
+                let distance = newest - before;
+                if (place - newest) / distance > reach { newest + reach * distance } else { place }
+            }
+            _ => place,
+        }
+    }
+
+    /// The differences at `place` with the value `value`, in f32.
+    fn differences(&self, place: f64, value: Streams) -> Result<Vec<Streams>> {
         let mut newest = value;
         let mut all = Vec::with_capacity(self.config.order + 1);
-        for (place, before) in self.differences.iter().take(self.config.order).enumerate() {
+        for (i, before) in self.differences.iter().take(self.config.order).enumerate() {
             let from = match self.config.dialect {
-                Dialect::Newton => self.steps.get(place),
-                Dialect::Diffusers => self.steps.first(),
+                Dialect::Newton => self.places.get(i),
+                Dialect::Diffusers => self.places.first(),
             };
-            let Some(distance) = from.and_then(|from| step.checked_sub(*from)) else { break };
+            let Some(distance) = from.map(|from| place - from).filter(|d| *d != 0.0) else { break };
             let change = newest.sub(&full(&before.load()?)?)?;
             all.push(newest);
-            newest = change.map(|t| t.affine(1.0 / distance as f64, 0.0))?;
+            newest = change.map(|t| t.affine(1.0 / distance, 0.0))?;
         }
         all.push(newest);
         Ok(all)
     }
 
-    /// The weight of the difference of each order at `step`, lowest first.
-    fn weights(&self, step: usize) -> impl Iterator<Item = f64> {
-        let newest = self.steps.first().copied().unwrap_or(step);
-        let factor = move |(place, from): (usize, &usize)| match self.config.dialect {
-            Dialect::Newton => step as f64 - *from as f64,
-            Dialect::Diffusers => (step as f64 - newest as f64) / (place + 1) as f64,
+    /// The weight of the difference of each order at `place`, lowest first.
+    fn weights(&self, place: f64) -> impl Iterator<Item = f64> {
+        let newest = self.places.first().copied().unwrap_or(place);
+        let factor = move |(i, from): (usize, &f64)| match self.config.dialect {
+            Dialect::Newton => place - *from,
+            Dialect::Diffusers => (place - newest) / (i + 1) as f64,
         };
-        let factors = self.steps.iter().enumerate().map(factor);
+        let factors = self.places.iter().enumerate().map(factor);
         std::iter::once(1.0).chain(factors.scan(1.0, |weight, factor| {
             *weight *= factor;
             Some(*weight)
@@ -153,9 +208,9 @@ impl Taylor {
 
     /// The extrapolated value in f32. Each number leaves out the terms that would make it infinite, so it
     /// does not depend on the others, which may be on another rank.
-    fn at(&self, step: usize) -> Result<Option<Streams>> {
+    fn at(&self, place: f64) -> Result<Option<Streams>> {
         let mut sum: Option<Streams> = None;
-        for (difference, weight) in self.differences.iter().zip(self.weights(step)) {
+        for (difference, weight) in self.differences.iter().zip(self.weights(self.within_reach(place))) {
             let term = full(&difference.load()?)?.map(|t| t.affine(weight, 0.0))?;
             let next = match &sum {
                 Some(sum) => sum.add(&term)?.finite_or(sum)?,
@@ -169,37 +224,42 @@ impl Taylor {
 }
 
 impl Forecast for Taylor {
-    fn observe(&mut self, step: usize, x: &Streams, y: &Streams, storage: &StoragePolicy) -> Result<()> {
+    fn observe(&mut self, at: &Entered<'_>, y: &Streams, storage: &StoragePolicy) -> Result<()> {
+        let (step, place) = (at.step.index, self.place(at.step));
         // A run that started over begins without history.
         let again = self.steps.first().is_some_and(|newest| *newest >= step);
         let own = if again { &Self::new(self.config) } else { &*self };
         let value = match self.config.of {
-            Of::Residual => full(y)?.sub(&full(x)?)?,
+            Of::Residual => full(y)?.sub(&full(at.x)?)?,
             Of::Output => full(y)?,
         };
         let dtype = y.image()?.dtype();
         let store = |d: Streams| Stored::new(&d.map(|t| t.to_dtype(dtype))?, storage);
-        let differences = own.differences(step, value)?.into_iter().map(store).collect::<Result<Vec<_>>>()?;
+        let differences =
+            own.differences(place, value)?.into_iter().map(store).collect::<Result<Vec<_>>>()?;
         if again {
             self.steps.clear();
+            self.places.clear();
         }
         self.differences = differences;
         self.steps.insert(0, step);
         self.steps.truncate(self.config.order + 1);
+        self.places.insert(0, place);
+        self.places.truncate(self.config.order + 1);
         Ok(())
     }
 
-    fn predict(&self, step: usize, x: &Streams) -> Result<Option<Streams>> {
-        if self.steps.first().is_some_and(|newest| *newest >= step) {
+    fn predict(&self, at: &Entered<'_>) -> Result<Option<Streams>> {
+        if self.steps.first().is_some_and(|newest| *newest >= at.step.index) {
             return Ok(None);
         }
-        let Some(value) = self.at(step)? else { return Ok(None) };
-        let dtype = x.image()?.dtype();
+        let Some(value) = self.at(self.place(at.step))? else { return Ok(None) };
+        let dtype = at.x.image()?.dtype();
         let y = match self.config.of {
-            Of::Residual => full(x)?.add(&value)?,
+            Of::Residual => full(at.x)?.add(&value)?,
             Of::Output => value,
         };
-        y.map(|t| t.to_dtype(dtype))?.or_text_of(x).map(Some)
+        y.map(|t| t.to_dtype(dtype))?.or_text_of(at.x).map(Some)
     }
 
     fn table(&self) -> Option<ForecastTable> {
@@ -226,6 +286,14 @@ mod tests {
         Streams::Image(Tensor::from_slice(values, (1, 1, values.len()), &Device::Cpu).unwrap())
     }
 
+    fn learn(taylor: &mut Taylor, step: usize, x: &Streams, y: &Streams, storage: &StoragePolicy) {
+        taylor.observe(&Entered::new(&Step::plain(step, 16), x), y, storage).unwrap();
+    }
+
+    fn predict(taylor: &Taylor, step: usize, x: &Streams) -> Option<Streams> {
+        taylor.predict(&Entered::new(&Step::plain(step, 16), x)).unwrap()
+    }
+
     fn values(streams: &Streams) -> Vec<f32> {
         streams.image().unwrap().flatten_all().unwrap().to_vec1().unwrap()
     }
@@ -237,10 +305,10 @@ mod tests {
         let mut taylor = Taylor::new(config);
         for step in steps {
             let (x, y) = (input(*step), input(*step) + f(*step as f32));
-            taylor.observe(*step, &streams(&[x]), &streams(&[y]), &StoragePolicy::default()).unwrap();
+            learn(&mut taylor, *step, &streams(&[x]), &streams(&[y]), &StoragePolicy::default());
         }
         let step = steps.last().unwrap() + k;
-        let y = taylor.predict(step, &streams(&[input(step)])).unwrap().unwrap();
+        let y = predict(&taylor, step, &streams(&[input(step)])).unwrap();
         values(&y)[0] - input(step)
     }
 
@@ -269,7 +337,7 @@ mod tests {
     #[test]
     fn a_lower_order_serves_until_there_is_enough_history() {
         let config = TaylorConfig { order: 3, ..TaylorConfig::default() };
-        assert!(Taylor::new(config).predict(1, &streams(&[1.0])).unwrap().is_none());
+        assert!(predict(&Taylor::new(config), 1, &streams(&[1.0])).is_none());
         let at = |steps: &[usize]| continued(config, |t| t * t * t, steps, 1);
         assert_eq!(at(&[2]), 8.0);
         assert_eq!(at(&[1, 2]), 15.0);
@@ -283,9 +351,9 @@ mod tests {
         let mut taylor = Taylor::new(TaylorConfig { of: Of::Output, ..TaylorConfig::default() });
         for step in [1, 3] {
             let y = streams(&[step as f32]);
-            taylor.observe(step, &streams(&[7.0]), &y, &StoragePolicy::default()).unwrap();
+            learn(&mut taylor, step, &streams(&[7.0]), &y, &StoragePolicy::default());
         }
-        assert_eq!(values(&taylor.predict(6, &streams(&[99.0])).unwrap().unwrap()), [6.0]);
+        assert_eq!(values(&predict(&taylor, 6, &streams(&[99.0])).unwrap()), [6.0]);
     }
 
     #[test]
@@ -295,7 +363,7 @@ mod tests {
             let mut taylor = Taylor::new(TaylorConfig { order: 2, ..TaylorConfig::default() });
             assert_eq!(taylor.bytes(), 0);
             for (step, differences) in [(0, 1), (1, 2), (4, 3), (5, 3)] {
-                taylor.observe(step, &streams(&[0.0; 5]), &streams(&[1.0; 5]), &storage).unwrap();
+                learn(&mut taylor, step, &streams(&[0.0; 5]), &streams(&[1.0; 5]), &storage);
                 assert_eq!(taylor.bytes(), differences * 5 * each, "{dtype:?}, step {step}");
             }
         }
@@ -306,15 +374,15 @@ mod tests {
         let storage = StoragePolicy { dtype: Some(DType::F16), ..StoragePolicy::default() };
         let mut taylor = Taylor::new(TaylorConfig::default());
         let x = streams(&[0.0]);
-        taylor.observe(0, &x, &streams(&[-6e4]), &storage).unwrap();
-        taylor.observe(1, &x, &streams(&[6e4]), &storage).unwrap();
+        learn(&mut taylor, 0, &x, &streams(&[-6e4]), &storage);
+        learn(&mut taylor, 1, &x, &streams(&[6e4]), &storage);
         // The difference exceeds the range of f16 and is stored nevertheless.
-        assert!((values(&taylor.predict(2, &x).unwrap().unwrap())[0] - 1.8e5).abs() < 200.0);
+        assert!((values(&predict(&taylor, 2, &x).unwrap())[0] - 1.8e5).abs() < 200.0);
         // A difference of f32's largest numbers is not finite in f32 either: the last residual is used.
         let mut taylor = Taylor::new(TaylorConfig::default());
-        taylor.observe(0, &x, &streams(&[-3e38]), &StoragePolicy::default()).unwrap();
-        taylor.observe(1, &x, &streams(&[3e38]), &StoragePolicy::default()).unwrap();
-        assert_eq!(values(&taylor.predict(2, &x).unwrap().unwrap())[0], 3e38);
+        learn(&mut taylor, 0, &x, &streams(&[-3e38]), &StoragePolicy::default());
+        learn(&mut taylor, 1, &x, &streams(&[3e38]), &StoragePolicy::default());
+        assert_eq!(values(&predict(&taylor, 2, &x).unwrap())[0], 3e38);
     }
 
     #[test]
@@ -322,9 +390,9 @@ mod tests {
         let mut taylor = Taylor::new(TaylorConfig::default());
         let x = streams(&[0.0]);
         for (step, y) in [(4, 1.0), (6, 2.0), (6, 5.0)] {
-            taylor.observe(step, &x, &streams(&[y]), &StoragePolicy::default()).unwrap();
+            learn(&mut taylor, step, &x, &streams(&[y]), &StoragePolicy::default());
         }
-        assert_eq!(values(&taylor.predict(9, &x).unwrap().unwrap()), [5.0]);
-        assert!(taylor.predict(6, &x).unwrap().is_none());
+        assert_eq!(values(&predict(&taylor, 9, &x).unwrap()), [5.0]);
+        assert!(predict(&taylor, 6, &x).is_none());
     }
 }

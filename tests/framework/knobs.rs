@@ -22,10 +22,7 @@ fn schedule(table: &str) -> Vec<String> {
 
 /// The skipped steps and every prediction, with the branches in this order.
 fn ran(table: &str, branches: [Branch; 2]) -> (Vec<String>, Vec<Tensor>) {
-    let model = ModelMeta {
-        signals: vec![Signal::ModulatedInput, Signal::TimestepEmbedding, Signal::TimestepProjection].into(),
-        ..simple("toy", 3)
-    };
+    let model = ModelMeta { signals: Signal::ALL.to_vec().into(), ..simple("toy", 3) };
     let run = Trajectory::plain(STEPS, &branches);
     let plan = CachePlan::parse(&format!("[[cache]]\n{table}")).unwrap();
     let mut outputs = Vec::new();
@@ -37,6 +34,7 @@ fn ran(table: &str, branches: [Branch; 2]) -> (Vec<String>, Vec<Tensor>) {
                 Signal::ModulatedInput => wave(index, branch, 0.2),
                 Signal::TimestepEmbedding => wave(index, branch, 0.5),
                 Signal::TimestepProjection => wave(2 * index, branch, 0.4),
+                Signal::Latents => wave(index, Branch::Cond, 0.25)?.reshape((1, 2, 2, 4)),
             };
             let block = |i: usize, x: Streams| {
                 let x = x.into_image()?;
@@ -45,7 +43,11 @@ fn ran(table: &str, branches: [Branch; 2]) -> (Vec<String>, Vec<Tensor>) {
             // The blocks see a constant input; a hook around the forward sees latents and predictions that
             // move.
             let forward = |_: Tensor, pass: &mut Pass<'_>| {
-                pass.run(3, &probe, ones(8, 2), block)?;
+                Stacks::default()
+                    .streams(&[0, 1, 2], |_, i, x, _| block(*i, x))
+                    .signals(probe)
+                    .grid(&[2, 2, 2])
+                    .run(pass, ones(8, 2))?;
                 wave(index, branch, 0.35)
             };
             let latents = wave(index, Branch::Cond, 0.25).unwrap();
@@ -79,7 +81,7 @@ const SENSITIVITY: &str = "sensitivity = [{ timesteps = [1000, 400, 0], latent =
                            timestep = [5e-4, 2e-4, 4e-4] }]";
 
 /// Tables, and changes that each give a schedule of their own, separated by semicolons.
-const KNOBS: [(&str, &str); 13] = [
+const KNOBS: [(&str, &str); 18] = [
     (
         "strategy = 'magcache'\nthreshold = 0.12\nmax_skips = 3\nwarmup = 0.2\nCURVE",
         "threshold = 0.2; max_skips = 1; warmup = 0.5; warmup = 7; last_steps = 4; max_total_skips = 5; \
@@ -117,6 +119,24 @@ const KNOBS: [(&str, &str); 13] = [
         "strategy = 'dbcache'\nfront = 1\nwarmup = 3\nthreshold = 0.08",
         "front = 2; threshold = 0.12; warmup = 8; warmup = 0.5; last_steps = 9; max_skips = 1; \
          max_total_skips = 3; branches = 'cond-decides'",
+    ),
+    (
+        "strategy = 'dicache'\nthreshold = 0.1\nretention = 0.25",
+        "threshold = 0.3; retention = 0.5; retention = 0.0; probe = 2; dialect = 'flux'; \
+         warmup = 8; last_steps = 6; max_skips = 1; max_total_skips = 3; branches = 'cond-decides'",
+    ),
+    ("strategy = 'dicache'\nthreshold = 0.1\nretention = 0.3\ndialect = 'wan'", "dialect = 'steps'"),
+    (
+        "strategy = 'seacache'\nthreshold = 0.1",
+        "threshold = 0.3; power = 1.0; warmup = 6; warmup = 0.5; last_steps = 5; max_skips = 1; max_total_skips = 3",
+    ),
+    (
+        "strategy = 'seacache'\nthreshold = 0.1\ndialect = 'filtered'",
+        "dialect = 'diffusers'; dialect = 'official'; branches = 'cond-decides'",
+    ),
+    (
+        "strategy = 'meancache'\ntable = 'z-image-13'",
+        "table = 'qwen-image-10'; table = 'z-image-25'; warmup = 9; last_steps = 5; max_skips = 1; max_total_skips = 3",
     ),
     (
         "strategy = 'easycache'\nthreshold = 0.4",

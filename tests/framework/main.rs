@@ -12,6 +12,7 @@ mod clips;
 mod conformance;
 mod dbcache;
 mod decisions;
+mod dicache;
 mod experts;
 mod failsafes;
 mod forward;

@@ -1,7 +1,7 @@
 //! TaylorSeer as a forecast: equal to that of diffusers, at the true distances between steps, with any
 //! strategy.
 
-use magcache_core::forecast::Forecast;
+use magcache_core::forecast::{Entered, Forecast};
 use magcache_strategies::taylor::{Dialect, Of, Taylor, TaylorConfig};
 use serde_json::Value;
 
@@ -19,11 +19,13 @@ fn distance(tensors: &HashMap<String, Tensor>, case: &Value, config: TaylorConfi
     for step in 0..values.dim(0).unwrap() {
         let y = values.narrow(0, step, 1).unwrap();
         let x = Streams::Image(y.zeros_like().unwrap());
+        let at = Step::plain(step, values.dim(0).unwrap());
+        let at = Entered::new(&at, &x);
         if computed.contains(&step) {
-            taylor.observe(step, &x, &Streams::Image(y), &storage).unwrap();
+            taylor.observe(&at, &Streams::Image(y), &storage).unwrap();
             continue;
         }
-        let got = taylor.predict(step, &x).unwrap().unwrap().into_image().unwrap();
+        let got = taylor.predict(&at).unwrap().unwrap().into_image().unwrap();
         let want = expected.narrow(0, step, 1).unwrap();
         worst = worst.max(metrics::worst(metrics::rms_difference(&got, &want).unwrap()));
     }
@@ -40,7 +42,9 @@ fn forecasts_are_those_of_diffusers_on_the_same_values() {
         let order = case["order"].as_u64().unwrap() as usize;
         let of = |dialect| {
             [Of::Output, Of::Residual]
-                .map(|of| distance(&tensors, case, TaylorConfig { order, of, dialect }))
+                .map(|of| {
+                    distance(&tensors, case, TaylorConfig { order, of, dialect, ..TaylorConfig::default() })
+                })
                 .into_iter()
                 .fold(0.0, f64::max)
         };
@@ -104,7 +108,9 @@ fn a_schedule_with_this_forecast_follows_an_even_run() {
 #[test]
 fn every_knob_of_the_forecast_changes_the_outputs() {
     // Latents that move, so that residual and output differ, and predictions that are not polynomial.
-    let run = alone(16);
+    // Noise levels at uneven distances, so that steps and noise levels differ.
+    let sigmas: Vec<f64> = (0..=16).map(|i| 1.0 - f64::from(i * i) / 256.0).collect();
+    let run = Trajectory::from_sigmas(&sigmas, &[Branch::Cond]);
     let wave = |index: usize, pace: f64| {
         let at = |i: usize| (pace * index as f64 + 0.4 * i as f64).sin() as f32;
         Tensor::from_vec((0..8).map(at).collect::<Vec<_>>(), (1, 2, 4), &Device::Cpu)
@@ -128,6 +134,9 @@ fn every_knob_of_the_forecast_changes_the_outputs() {
         taylor(", order = 3"),
         taylor(", of = \"output\""),
         taylor(", order = 2, dialect = \"diffusers\""),
+        taylor(", order = 2, abscissa = \"sigma\""),
+        taylor(", reach = 1"),
+        taylor(", reach = 0.5"),
     ];
     let all: Vec<_> = tables.iter().map(|table| outputs(table)).collect();
     for (i, a) in all.iter().enumerate() {

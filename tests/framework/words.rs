@@ -36,7 +36,7 @@ fn odd(folder: &Path) -> String {
 
 /// The debug text of what a table builds, and the warnings.
 fn built(table: &str) -> Result<(String, Vec<Problem>), ConfigError> {
-    let model = simple("toy", 6);
+    let model = ModelMeta { signals: Signal::ALL.to_vec().into(), ..simple("toy", 6) };
     let run = guided(12);
     let built = build(&format!("[[cache]]\n{table}\n"), &model, &run)?;
     Ok((format!("{:?}", built.registry), built.warnings))

@@ -19,7 +19,7 @@ use crate::{console::bad_input_with, media};
 const fn edges(signal: Signal) -> (usize, usize) {
     match signal {
         Signal::TimestepProjection => (5, 0),
-        Signal::ModulatedInput | Signal::TimestepEmbedding => (1, 1),
+        Signal::ModulatedInput | Signal::TimestepEmbedding | Signal::Latents => (1, 1),
     }
 }
 

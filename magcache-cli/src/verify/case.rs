@@ -97,6 +97,11 @@ impl Case {
         Ok(Self { folder, path, place, meta, label: format!("{group}/{label}"), group, name, calls, tensors })
     }
 
+    /// The case in another folder, relative to this one, on the same operations.
+    pub(super) fn beside(&self, folder: &Path) -> Result<Self> {
+        Self::open(&self.path.join(folder), self.folder.ops())
+    }
+
     /// `transformers`, `vaes`, ...
     pub(super) fn group(&self) -> &str {
         &self.group

@@ -21,6 +21,7 @@ mod replay;
 mod report;
 mod s2v;
 mod scheduler;
+mod strategy_tables;
 mod tables;
 mod text_encoder;
 mod tokenizers;
@@ -78,7 +79,7 @@ fn check(source: &Found, ops: Ops) -> Result<CaseReport> {
         "pictures" => pictures::check(&case, &mut report)?,
         "s2v" => s2v::check(&case, &mut report)?,
         "pipelines" => pipeline::check(&case, &mut report)?,
-        "cache_e2e" => cache_e2e::check(&case, &mut report)?,
+        "cache_e2e" | "strategy_e2e" => cache_e2e::check(&case, &mut report)?,
         group if weight_files::GROUPS.contains(&group) => weight_files::check(&case, &mut report)?,
         other => report.skip(format!("this build knows no cases of {other:?}")),
     }
@@ -101,6 +102,9 @@ fn table(path: &Path, json: &Value) -> Result<CaseReport> {
     let mut report = CaseReport::new(names.map(|n| n.to_string_lossy()).collect::<Vec<_>>().join("/"));
     if boundary {
         scheduler::boundary(json, &mut report)?;
+        return report.finish();
+    }
+    if strategy_tables::check(json, &mut report).map_err(|e| bad_input(format!("{e:#}")))? {
         return report.finish();
     }
     if let Some(keys) = tables::unknown(json) {

@@ -152,6 +152,8 @@ impl Observer {
                 Signal::ModulatedInput => self.before.modulated_input,
                 Signal::TimestepEmbedding => "temb",
                 Signal::TimestepProjection => self.before.timestep_projection,
+                // What the case gives.
+                Signal::Latents => continue,
             };
             named.push((name, probe(*signal, x)?));
         }

@@ -41,26 +41,28 @@ pub(super) fn one(vae: &VideoVae, call: Call<'_>, report: &mut CaseReport, least
     // `untiled_decode` is recorded without inputs: they are those of `tiled_decode`.
     let tiled = call.name.strip_prefix("un").filter(|_| call.inputs.is_empty());
     let given = call.case.calls().find(|other| tiled == Some(&other.name)).unwrap_or(call);
-    let Some((got, seen)) = outputs(vae, call, given, report)? else { return Ok(()) };
+    let Some((got, seen)) = outputs(vae, call, given, &|x| Ok(x.clone()), report)? else { return Ok(()) };
     let tolerance = call.tolerance().max(if tiled.is_some() { UNTILED } else { least });
     let why = "the autoencoder gives no such output";
     call.compare(report, tolerance, why, |output| Ok(got.get(output).cloned()))?;
     call.compare_inside(report, tolerance, &seen)
 }
 
-/// Outputs of a call with the inputs of `given`, and what modules gave; `None` if it cannot be run.
+/// Outputs of a call with the inputs of `given`, each as `changed` makes it, and what modules gave; `None` if
+/// it cannot be run.
 fn outputs(
     vae: &VideoVae,
     call: Call<'_>,
     given: Call<'_>,
+    changed: &dyn Fn(&Tensor) -> Result<Tensor>,
     report: &mut CaseReport,
 ) -> Result<Option<(Named, Named)>> {
     let tiling = tiling(call)?;
     let inputs: Vec<&str> = given.inputs.keys().map(String::as_str).collect();
     let why = match inputs.as_slice() {
-        ["x"] => return encode(vae, call.required("x")?, tiling).map(Some),
+        ["x"] => return encode(vae, &changed(call.required("x")?)?, tiling).map(Some),
         ["z" | "latents"] | ["latents", "z"] => {
-            let z = raw_latents(vae, call, given, report)?;
+            let z = changed(&raw_latents(vae, call, given, report)?)?;
             return decode(vae, &z, tiling).map(Some);
         }
         [] => "its input is not recorded".to_owned(),
@@ -70,20 +72,29 @@ fn outputs(
     Ok(None)
 }
 
-/// How far rounding alone moves the outputs of a call: the largest difference between two autoencoders of the
-/// same weights that add in another order.
-pub(super) fn rounding(ours: &VideoVae, other: &VideoVae, call: Call<'_>) -> Result<f64> {
+/// How far an autoencoder moves the outputs of a call if the last bits of its input change: what it makes of
+/// rounding.
+pub(super) fn of_rounding(vae: &VideoVae, call: Call<'_>) -> Result<f64> {
     let mut aside = CaseReport::new("");
-    let mut run = |vae| Ok::<_, anyhow::Error>(outputs(vae, call, call, &mut aside)?.unwrap_or_default().0);
-    let (ours, other) = (run(ours)?, run(other)?);
+    let mut run = |changed: &dyn Fn(&Tensor) -> Result<Tensor>| {
+        Ok::<_, anyhow::Error>(outputs(vae, call, call, changed, &mut aside)?.unwrap_or_default().0)
+    };
+    let (plain, moved) = (run(&|x| Ok(x.clone()))?, run(&last_bits)?);
     let mut most = 0f64;
     for name in call.outputs.keys() {
-        if let (Some(a), Some(b)) = (ours.get(name), other.get(name)) {
+        if let (Some(a), Some(b)) = (plain.get(name), moved.get(name)) {
             let difference = (a - b)?.abs()?.flatten_all()?.max(0)?;
             most = most.max(f64::from(difference.to_scalar::<f32>()?));
         }
     }
     Ok(most)
+}
+
+/// Every value one unit of the last place of 1 larger or smaller, relative to it.
+fn last_bits(x: &Tensor) -> Result<Tensor> {
+    let by = |i: usize| 1.0 + f32::EPSILON * if (1.7 * i as f64).sin() < 0.0 { -1.0 } else { 1.0 };
+    let by = Tensor::from_iter((0..x.elem_count()).map(by), x.device())?.reshape(x.shape())?;
+    Ok((x.to_dtype(by.dtype())? * by)?)
 }
 
 /// The tiling of a call, if it has one.

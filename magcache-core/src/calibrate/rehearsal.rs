@@ -6,7 +6,7 @@ use candle_core::{Result, bail};
 
 use crate::{
     BlockHook, Branch, Cx, Expert, HookRegistry, ModelMeta, Next, Output, Session, Streams,
-    forecast::{Forecast, LastResidual},
+    forecast::{Entered, Forecast, LastResidual},
     snapshot::Persist,
     state::{HookId, SlotKey, StoragePolicy},
 };
@@ -89,7 +89,8 @@ impl BlockHook for Rehearsal {
         let entered = kept(&x)?;
         let out = next.run(cx, x)?;
         let mut residual = LastResidual::default();
-        residual.observe(cx.step.index, &entered, &kept(&out.streams)?, &StoragePolicy::default())?;
+        let at = Entered::new(cx.step, &entered);
+        residual.observe(&at, &kept(&out.streams)?, &StoragePolicy::default())?;
         let Kept(mut all) = cx.slots.take(&key);
         // A step that is run again is kept only once.
         all.retain(|(step, _)| *step != cx.step.index);
@@ -107,7 +108,9 @@ impl BlockHook for StandIn {
     fn call(&self, cx: &mut Cx<'_>, x: Streams, next: Next<'_>) -> Result<Output> {
         let own = self.0.iter().find(|(branch, _)| *branch == cx.branch);
         let Some((_, residual)) = own else { bail!("no residual is kept for branch {}", cx.branch) };
-        let Some(streams) = residual.predict(cx.step.index, &x)? else { bail!("an empty residual is kept") };
+        let Some(streams) = residual.predict(&Entered::new(cx.step, &x))? else {
+            bail!("an empty residual is kept")
+        };
         next.skip(cx);
         Ok(Output { streams, exact: false })
     }

@@ -30,6 +30,10 @@ pub struct Cx<'a> {
     pub module: Option<&'a Arc<str>>,
     /// The model's signals, which describe block 0; `None` at the level of the whole forward and of modules.
     pub probe: Option<Probe<'a>>,
+    /// The grid in which the tokens of the denoised stream lie, row by row: frames, height and width of a
+    /// video, height and width of a picture. Tokens of references follow those of the grid. Empty if the
+    /// model does not say, and where there is no probe.
+    pub grid: &'a [usize],
     /// The session's state.
     pub slots: &'a mut Slots,
     /// The session's decisions, including those of other branches at this step.
@@ -68,6 +72,7 @@ impl Cx<'_> {
             hook: self.hook,
             module,
             probe: None,
+            grid: &[],
             slots: &mut *self.slots,
             log: &mut *self.log,
             storage: self.storage,

@@ -39,6 +39,14 @@ pub(super) struct Open<'s> {
     pub(super) state: State,
 }
 
+/// What a model shows of the input of its blocks.
+#[derive(Clone, Copy)]
+pub(super) struct Shown<'a> {
+    pub(super) probe: Probe<'a>,
+    /// As [`Cx::grid`].
+    pub(super) grid: &'a [usize],
+}
+
 /// One forward of one branch at one step; [`Pass::off`] is the plain loop over the blocks.
 ///
 /// A pass that fails, or is dropped before its run ended, counts as neither decided nor run: only a retry of
@@ -79,14 +87,14 @@ impl Pass<'_> {
         x: Streams,
         block: impl Fn(usize, Streams, &mut Modules<'_>) -> Result<Streams>,
     ) -> Result<Streams> {
-        Ok(self.run_stacks(&[blocks], probe, x, block)?.added()?.streams)
+        Ok(self.run_stacks(&[blocks], Shown { probe, grid: &[] }, x, block)?.added()?.streams)
     }
 
     /// Runs stacks of these sizes, whose blocks are counted from 0 in the order in which they run.
     pub(super) fn run_stacks(
         &mut self,
         sizes: &[usize],
-        probe: Probe<'_>,
+        shown: Shown<'_>,
         x: Streams,
         block: impl Fn(usize, Streams, &mut Modules<'_>) -> Result<Streams>,
     ) -> Result<LazyOutput> {
@@ -112,7 +120,8 @@ impl Pass<'_> {
             branch: *branch,
             hook: HookId(0),
             module: None,
-            probe: Some(probe),
+            probe: Some(shown.probe),
+            grid: shown.grid,
             slots,
             log,
             storage: registry.storage(),
@@ -172,6 +181,7 @@ impl Pass<'_> {
             hook: HookId(0),
             module: None,
             probe: None,
+            grid: &[],
             slots,
             log,
             storage: registry.storage(),

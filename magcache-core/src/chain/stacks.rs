@@ -4,7 +4,7 @@ use std::fmt;
 
 use candle_core::{Result, Tensor};
 
-use super::LazyOutput;
+use super::{LazyOutput, pass::Shown};
 use crate::{Modules, Pass, Role, Signal, Streams};
 
 /// The stacks of a model, in the order in which they run. Sizes come from the slices; if they differ from the
@@ -35,6 +35,7 @@ use crate::{Modules, Pass, Role, Signal, Streams};
 pub struct Stacks<'a> {
     stacks: Vec<Stack<'a>>,
     signals: Option<Signals<'a>>,
+    grid: Vec<usize>,
 }
 
 type Signals<'a> = Box<dyn Fn(Signal, &Streams) -> Result<Tensor> + 'a>;
@@ -98,6 +99,12 @@ impl<'a> Stacks<'a> {
         Self { signals: Some(Box::new(signals)), ..self }
     }
 
+    /// The grid in which the tokens of the denoised stream lie, row by row: `[frames, height, width]` of a
+    /// video, `[height, width]` of a picture. Tokens of references may follow.
+    pub fn grid(self, grid: &[usize]) -> Self {
+        Self { grid: grid.to_vec(), ..self }
+    }
+
     /// Runs the blocks through the hooks and returns the image stream: `x` is that stream, or the pair
     /// `(image, text)`.
     ///
@@ -117,13 +124,13 @@ impl<'a> Stacks<'a> {
     /// As [`Stacks::run`], for a last layer that fuses the addition of the residual of skipped blocks
     /// ([`LazyOutput::into_image_terms`]), which would otherwise take a separate sweep over memory.
     pub fn run_lazy(self, pass: &mut Pass<'_>, x: impl Into<Streams>) -> Result<LazyOutput> {
-        let Self { stacks, signals } = self;
+        let Self { stacks, signals, grid } = self;
         let sizes: Vec<usize> = stacks.iter().map(|stack| stack.blocks).collect();
         let probe = |signal: Signal, x: &Streams| match &signals {
             Some(signals) => signals(signal, x),
             None => super::pass::no_signals(signal, x),
         };
-        pass.run_stacks(&sizes, &probe, x.into(), |i, x, modules| {
+        pass.run_stacks(&sizes, Shown { probe: &probe, grid: &grid }, x.into(), |i, x, modules| {
             let mut first = 0;
             for stack in &stacks {
                 if i < first + stack.blocks {

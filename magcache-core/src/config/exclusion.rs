@@ -25,6 +25,8 @@ pub(crate) struct Placed<'a> {
     pub(crate) module: Option<&'a str>,
     /// The experts it acts in; empty means all.
     pub(crate) experts: Vec<Expert>,
+    /// Blocks at the start that its forecast looks at.
+    pub(crate) front: usize,
     /// `None` if its own values are invalid.
     pub(crate) strategy: Option<Strategy>,
 }
@@ -38,7 +40,8 @@ impl Placed<'_> {
 
     /// The blocks at the start and the end of its range that always run.
     fn window(&self) -> Window {
-        self.strategy.as_ref().map(Strategy::window).unwrap_or_default()
+        let own = self.strategy.as_ref().map(Strategy::window).unwrap_or_default();
+        Window { front: own.front.max(self.front), ..own }
     }
 
     fn uses_signals(&self) -> bool {

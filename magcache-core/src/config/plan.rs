@@ -1,5 +1,7 @@
 //! From `[[cache]]` tables to hooks.
 
+use std::ops::Range;
+
 use serde::Deserialize;
 
 use crate::{
@@ -8,7 +10,7 @@ use crate::{
         CacheEntry, Given, Residuals,
         exclusion::{self, Placed},
     },
-    error::syntax,
+    error::{count, syntax},
     log::AuditPolicy,
     meta::{self, FORWARD},
     profile::Profile,
@@ -31,6 +33,24 @@ pub struct CachePlan {
 pub(crate) struct Resolved<'a> {
     pub(crate) placed: Vec<Placed<'a>>,
     pub(crate) warnings: Vec<Problem>,
+}
+
+/// An error if a forecast looks at blocks that are not there.
+fn without_front(place: &str, level: Level, range: &Range<usize>, front: usize) -> Option<Problem> {
+    if front == 0 || level == Level::Blocks && front < range.len() {
+        return None;
+    }
+    let place = format!("{place}, forecast");
+    if level != Level::Blocks {
+        let message = "it looks at what the first blocks do, and here it stands in for something else";
+        return Some(
+            Problem::error(place, message).hint("use another forecast, or a range of blocks as `at`"),
+        );
+    }
+    let (first, blocks) = (count(front, "block"), count(range.len(), "block"));
+    let message =
+        format!("it looks at what leaves the first {first}, the range has {blocks}: nothing is left to skip");
+    Some(Problem::error(place, message).hint("use another forecast, or a longer range"))
 }
 
 impl CachePlan {
@@ -126,8 +146,19 @@ impl CachePlan {
                 let hint = "remove `at`, or use a strategy that looks at the step alone, such as schedule";
                 problems.push(Problem::error(&place, message).hint(hint));
             }
+            let front = words.front();
+            problems.extend(without_front(&place, level, &range, front));
             let name = &entry.name;
-            placed.push(Placed { name, place: place.clone(), level, range, module, experts, strategy });
+            placed.push(Placed {
+                name,
+                place: place.clone(),
+                level,
+                range,
+                module,
+                experts,
+                front,
+                strategy,
+            });
         }
         problems.extend(exclusion::problems(&placed, model));
         if problems.iter().any(|p| p.fatal) {

@@ -72,6 +72,15 @@ impl Words {
         self.experts.iter().flatten().map(one).collect()
     }
 
+    /// The blocks at the start that the forecast looks at.
+    #[cfg_attr(not(feature = "candle"), expect(clippy::unused_self, reason = "there are no forecasts"))]
+    pub(crate) fn front(&self) -> usize {
+        #[cfg(feature = "candle")]
+        return self.forecast.as_ref().map_or(0, |forecast| forecast.front());
+        #[cfg(not(feature = "candle"))]
+        return 0;
+    }
+
     pub(crate) fn problems(&self, place: &str, out: &mut Vec<Problem>) {
         if let Some(Warmup::Fraction(f)) = self.warmup {
             out.extend(

@@ -2,10 +2,10 @@
 
 use std::fmt;
 
-use candle_core::Result;
+use candle_core::{DType, Result, Tensor};
 
 use super::Group;
-use crate::{Branch, Verdict, hint, log::DecisionLog, metrics::Sums, state::HookId};
+use crate::{Branch, Step, Verdict, hint, log::DecisionLog, metrics::Sums, state::HookId};
 
 /// The ranks that run the same pass, at one hook of it. Without a group every answer is this rank's own.
 #[derive(Clone, Copy)]
@@ -13,13 +13,18 @@ pub(crate) struct Together<'a> {
     pub(crate) group: Option<&'a Group>,
     /// Whether tensors with a token axis are parts; else every rank holds all tensors whole.
     pub(crate) split: bool,
-    /// The step, as [`Step::place`](crate::Step::place) counts them.
+    /// The step, as [`Step::place`] counts them.
     pub(crate) step: usize,
     pub(crate) branch: Branch,
     pub(crate) hook: HookId,
 }
 
 impl<'a> Together<'a> {
+    /// A pass of this rank alone.
+    pub(crate) fn alone(step: &Step) -> Self {
+        Self { group: None, split: false, step: step.place(), branch: Branch::Cond, hook: HookId(0) }
+    }
+
     fn about(&self, what: &str) -> String {
         format!("{what} of hook {} at step {}, {}", self.hook.0, self.step, self.branch)
     }
@@ -72,6 +77,22 @@ impl<'a> Together<'a> {
         let lens = all.iter().flat_map(|bytes| super::numbers(bytes)).map(|n| u64::from_le_bytes(n) as usize);
         let lens: Vec<usize> = lens.collect();
         Ok((lens.iter().take(group.place()).sum(), lens.iter().sum()))
+    }
+
+    /// The tokens of all ranks, `[batch, tokens, channels]`, in order.
+    #[expect(clippy::disallowed_methods, reason = "tokens of other ranks come through the host")]
+    pub(crate) fn all_tokens(&self, own: &Tensor) -> Result<Tensor> {
+        let Some(group) = self.parts() else { return Ok(own.clone()) };
+        let (batch, _, channels) = own.dims3()?;
+        let values: Vec<f32> = own.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
+        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let all = group.gather(&self.about("tokens"), &bytes).map_err(hint::wrap)?;
+        let part = |bytes: &Vec<u8>| {
+            let values: Vec<f32> = super::numbers(bytes).map(f32::from_le_bytes).collect();
+            let tokens = values.len() / (batch * channels).max(1);
+            Tensor::from_vec(values, (batch, tokens, channels), own.device())
+        };
+        Tensor::cat(&all.iter().map(part).collect::<Result<Vec<_>>>()?, 1)?.to_dtype(own.dtype())
     }
 
     /// Compares a decision, and those before it in the log, before it is acted on.

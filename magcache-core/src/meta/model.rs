@@ -15,11 +15,15 @@ pub enum Signal {
     TimestepEmbedding,
     /// Its projection to the modulation of a block `[batch, n·channels]` (Wan: `e0`, `timestep_proj`).
     TimestepProjection,
+    /// The latents that are denoised, `[batch, channels, frames, height, width]`, or
+    /// `[batch, channels, height, width]` for pictures: the same for every guidance branch.
+    Latents,
 }
 
 impl Signal {
     /// Every signal.
-    pub const ALL: [Self; 3] = [Self::ModulatedInput, Self::TimestepEmbedding, Self::TimestepProjection];
+    pub const ALL: [Self; 4] =
+        [Self::ModulatedInput, Self::TimestepEmbedding, Self::TimestepProjection, Self::Latents];
 
     /// The word for it in configurations.
     pub const fn as_str(self) -> &'static str {
@@ -27,6 +31,7 @@ impl Signal {
             Self::ModulatedInput => "modulated-input",
             Self::TimestepEmbedding => "timestep-embedding",
             Self::TimestepProjection => "timestep-projection",
+            Self::Latents => "latents",
         }
     }
 }

@@ -53,7 +53,7 @@ impl Sums {
     }
 
     /// The sum of the differences.
-    pub(super) fn difference(&self) -> f64 {
+    pub(crate) fn difference(&self) -> f64 {
         self.float(self.difference)
     }
 

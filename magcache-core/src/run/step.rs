@@ -96,6 +96,8 @@ pub struct Step {
     pub timestep: f64,
     /// Noise level in 0..=1.
     pub sigma: f64,
+    /// Noise level of the next step, 0 after the last one.
+    pub next_sigma: f64,
     /// 1 for the second evaluation of a two-stage solver (Heun), otherwise 0.
     pub eval: u8,
     /// The network that runs.
@@ -104,15 +106,16 @@ pub struct Step {
     pub phase: Range<usize>,
 }
 
-crate::fields!(Step { clip, index, total, timestep, sigma, eval, expert, phase });
+crate::fields!(Step { clip, index, total, timestep, sigma, next_sigma, eval, expert, phase });
 
 impl Step {
     /// A step of a trajectory with one expert and one evaluation; timestep and sigma are linear in the index,
     /// and 0 past the end.
     pub fn plain(index: usize, total: usize) -> Self {
-        let sigma = (1.0 - index as f64 / total.max(1) as f64).max(0.0);
+        let at = |index: usize| (1.0 - index as f64 / total.max(1) as f64).max(0.0);
+        let (sigma, next_sigma) = (at(index), at(index + 1));
         let (clip, timestep, eval) = (0, 1000.0 * sigma, 0);
-        Self { clip, index, total, timestep, sigma, eval, expert: Expert(0), phase: 0..total }
+        Self { clip, index, total, timestep, sigma, next_sigma, eval, expert: Expert(0), phase: 0..total }
     }
 
     /// Its place among the steps of all clips, from 0: what a log names.

@@ -20,6 +20,9 @@ pub struct Trajectory {
     pub flow_shift: Option<f64>,
     /// The fraction of the schedule below which the second expert runs, if there is one.
     pub boundary_ratio: Option<f64>,
+    /// Whether the solver builds on the predictions of earlier steps (UniPC), so that what stands in for one
+    /// of them enters later ones too.
+    pub multistep: bool,
     /// The first step that runs: above 0 for image to image.
     pub first: usize,
     /// Number of clips that run along it, one after the other: 1 but for videos that are made in parts.
@@ -49,6 +52,7 @@ impl Trajectory {
             unguided: Vec::new(),
             flow_shift: None,
             boundary_ratio: None,
+            multistep: false,
             first: 0,
             clips: 1,
         }
@@ -118,9 +122,14 @@ impl Trajectory {
         let clip = (place / self.len().max(1)).min(self.clips.saturating_sub(1));
         let index = place - clip * self.len();
         let plain = Step::in_phases(index, self.len(), &self.phases);
-        let at = |v: &[f64], or: f64| v.get(index).copied().unwrap_or(or);
-        let (timestep, sigma) = (at(&self.timesteps, plain.timestep), at(&self.sigmas, plain.sigma));
-        Step { clip, timestep, sigma, ..plain }
+        let at = |v: &[f64], index: usize, or: f64| v.get(index).copied().unwrap_or(or);
+        Step {
+            clip,
+            timestep: at(&self.timesteps, index, plain.timestep),
+            sigma: at(&self.sigmas, index, plain.sigma),
+            next_sigma: at(&self.sigmas, index + 1, plain.next_sigma),
+            ..plain
+        }
     }
 
     /// The branches that run at `step`, in order.

@@ -22,6 +22,8 @@ pub struct Head<'a> {
     pub fronted: &'a Streams,
     /// The history of the slot.
     pub history: History,
+    /// The grid in which the tokens of the denoised stream lie, as [`Cx::grid`](crate::Cx::grid).
+    pub grid: &'a [usize],
     pub(crate) probe: Option<Probe<'a>>,
     pub(crate) together: Together<'a>,
 }
@@ -32,6 +34,12 @@ impl Head<'_> {
     /// Errors: the model does not expose it.
     pub fn signal(&self, signal: Signal) -> Result<Tensor> {
         ask(self.probe, signal, self.input)
+    }
+
+    /// The tokens of all ranks, of a signal `[batch, tokens, channels]` of which this rank has its own; at
+    /// the cost of an exchange of the whole signal.
+    pub fn all_tokens(&self, signal: &Tensor) -> Result<Tensor> {
+        self.together.all_tokens(signal)
     }
 
     /// The residual of the front blocks on the denoised stream, `[batch, tokens, channels]`.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     BlockHook, Branch, Cx, Head, Next, Output, Step, Streams, Verdict, Window,
-    forecast::{Forecast, ForecastConfig, LastResidual},
+    forecast::{Entered, Forecast, ForecastConfig, LastResidual},
     state::StoragePolicy,
     strategy::{AnyCache, AnyState, Base},
 };
@@ -124,14 +124,14 @@ impl ForecastConfig for SpyForecast {
 }
 
 impl Forecast for Watched {
-    fn observe(&mut self, step: usize, x: &Streams, y: &Streams, storage: &StoragePolicy) -> Result<()> {
-        self.calls.push("observe", step);
-        self.inner.observe(step, x, y, storage)
+    fn observe(&mut self, at: &Entered<'_>, y: &Streams, storage: &StoragePolicy) -> Result<()> {
+        self.calls.push("observe", at.step.index);
+        self.inner.observe(at, y, storage)
     }
 
-    fn predict(&self, step: usize, x: &Streams) -> Result<Option<Streams>> {
-        self.calls.push("predict", step);
-        self.inner.predict(step, x)
+    fn predict(&self, at: &Entered<'_>) -> Result<Option<Streams>> {
+        self.calls.push("predict", at.step.index);
+        self.inner.predict(at)
     }
 }
 

@@ -259,6 +259,7 @@ fn signal_of(signal: Signal, x: &Streams, step: &Step) -> Result<Tensor> {
         Signal::ModulatedInput => x.image()?.affine(1.0 + 0.3 * step.sigma, 0.1 * step.sigma),
         Signal::TimestepEmbedding => embedding(CHANNELS),
         Signal::TimestepProjection => embedding(6 * CHANNELS),
+        Signal::Latents => x.image()?.transpose(1, 2)?.unsqueeze(2),
     }
 }
 

@@ -198,6 +198,7 @@ impl<C, const AXES: usize> Transformer<C, AXES> {
 
         let probe =
             |signal: Signal, x: &Streams| match (signal, &conditioning.shared, self.dual_blocks.first()) {
+                (Signal::Latents, ..) => positions.on_grid(hidden_states),
                 (Signal::TimestepEmbedding, ..) => Ok(temb.clone()),
                 (Signal::TimestepProjection, Some(shared), _) => Ok(shared.projection.clone()),
                 (Signal::ModulatedInput, _, Some(block)) => block.modulated_input(&x.image()?, &conditioning),
@@ -215,6 +216,7 @@ impl<C, const AXES: usize> Transformer<C, AXES> {
                 x.map_joint(|x| block.forward(x, &conditioning, positions, modules))
             })
             .signals(probe)
+            .grid(positions.grid())
             .run_lazy(pass, (image, text))?
             .into_image_terms()?;
         let predicted = self.head.forward(&x, residual.as_ref(), &conditioning.activated)?;

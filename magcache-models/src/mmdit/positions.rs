@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use candle_core::Device;
+use candle_core::{Device, Tensor};
 
 use crate::{
     checkpoint::config::{ConfigError, wrong},
@@ -29,6 +29,8 @@ pub struct JointPositions {
     image: RotaryTable,
     joint: RotaryTable,
     sequence: Sequence,
+    /// Height and width of the denoised picture in tokens, which come first; `[0, 0]` without image tokens.
+    grid: [usize; 2],
 }
 
 /// The streams of a sequence.
@@ -68,11 +70,35 @@ impl<const N: usize> AxesRope<N> {
             image: joint.narrow(text.len(), image.len())?,
             joint,
             sequence: Sequence::default(),
+            grid: grid_of(image),
         })
     }
 }
 
+/// Height and width of the picture that the first tokens are: those that share the first axis with the first
+/// token, row by row. Pictures that it refers to have another value there.
+fn grid_of<const N: usize>(image: &[[f32; N]]) -> [usize; 2] {
+    let Some(first) = image.first() else { return [0, 0] };
+    let same =
+        |axes: usize| image.iter().take_while(|id| id.iter().take(axes).eq(first.iter().take(axes))).count();
+    let (tokens, width) = (same(1), same(2).max(1));
+    [tokens / width, width]
+}
+
 impl JointPositions {
+    /// Height and width of the denoised picture in tokens.
+    pub(crate) fn grid(&self) -> &[usize] {
+        &self.grid
+    }
+
+    /// The tokens of the denoised picture, among `[batch, tokens, channels]`, as
+    /// `[batch, channels, height, width]`.
+    pub(crate) fn on_grid(&self, tokens: &Tensor) -> candle_core::Result<Tensor> {
+        let [height, width] = self.grid;
+        let (batch, _, channels) = tokens.dims3()?;
+        tokens.narrow(1, 0, height * width)?.transpose(1, 2)?.reshape((batch, channels, height, width))
+    }
+
     /// Angles of text tokens.
     pub fn text(&self) -> &RotaryTable {
         &self.text
@@ -103,7 +129,7 @@ impl JointPositions {
         let (own_text, own_image) = (sequence.own(TEXT), sequence.own(IMAGE));
         let text = self.text.narrow(own_text.start, own_text.len())?;
         let image = self.image.narrow(own_image.start, own_image.len())?;
-        Ok(Self { joint: text.then(&image)?, text, image, sequence })
+        Ok(Self { joint: text.then(&image)?, text, image, sequence, grid: self.grid })
     }
 
     /// Checks that these are positions of this many tokens.

@@ -125,6 +125,7 @@ impl Sampler {
                 Shift::Dynamic { .. } => None,
             },
             boundary_ratio: None,
+            multistep: self.config.kind != SamplerKind::Euler,
             first: 0,
             clips: 1,
         }

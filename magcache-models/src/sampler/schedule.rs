@@ -80,6 +80,7 @@ impl Schedule {
         let step = |(index, (&timestep, &sigma)): (usize, (&f64, &f32))| Step {
             timestep,
             sigma: f64::from(sigma),
+            next_sigma: self.sigmas.get(index + 1).map_or(0.0, |sigma| f64::from(*sigma)),
             ..Step::in_phases(index, self.steps(), &phases)
         };
         Ok(levels.map(step).collect())

@@ -31,6 +31,7 @@ const fn wan(
             Signal::ModulatedInput,
             Signal::TimestepEmbedding,
             Signal::TimestepProjection,
+            Signal::Latents,
         ]),
         hidden_size,
         profiles: Cow::Borrowed(profiles),

@@ -189,6 +189,8 @@ impl WanTransformer {
             model: self.id.clone(),
             grid,
             sequence,
+            // What is not denoised, such as a first frame and its mask, follows.
+            latents: hidden_states.narrow(1, 0, self.config.out_channels.min(hidden_states.dim(1)?))?,
             tokens: tokens?,
             temb: temb?,
             timestep_proj: OnceCell::new(),
@@ -202,7 +204,8 @@ impl WanTransformer {
     /// Fails if the input or the text comes from another model, or if the text is for another number of
     /// samples.
     pub fn predict(&self, input: &WanInput, text: &TextContext, pass: &mut Pass<'_>) -> Result<Tensor> {
-        let WanInput { model, grid, sequence, tokens, temb, timestep_proj, last_modulation, rope } = input;
+        let WanInput { model, grid, sequence, latents, tokens, temb, timestep_proj, last_modulation, rope } =
+            input;
         if *model != self.id {
             candle_core::bail!("the latents were embedded by another model");
         }
@@ -220,6 +223,7 @@ impl WanTransformer {
         let probe = |signal: Signal, x: &Streams| match signal {
             Signal::TimestepEmbedding => Ok(temb.clone()),
             Signal::TimestepProjection => timestep_proj()?.signal(),
+            Signal::Latents => Ok(latents.clone()),
             Signal::ModulatedInput => self.blocks[0].modulated_input(&x.image()?, timestep_proj()?),
         };
         let (x, residual) = Stacks::default()
@@ -229,6 +233,7 @@ impl WanTransformer {
                 streams.map_image(|x| block.forward(x, timestep_proj()?, place, context, modules))
             })
             .signals(probe)
+            .grid(&grid.tokens)
             .run_lazy(pass, tokens.clone())?
             .into_image_terms()?;
         let modulation = get_or_try_init(last_modulation, || self.head.modulation(temb))?;
@@ -242,6 +247,8 @@ pub struct WanInput {
     model: ModelId,
     grid: Grid,
     sequence: Sequence,
+    /// `[batch, out_channels, frames, height, width]`.
+    latents: Tensor,
     /// `[batch, tokens, inner]`, of the tokens that are here, as everything that is about tokens.
     tokens: Tensor,
     temb: Tensor,

@@ -6,7 +6,7 @@ use std::ops::Range;
 use candle_core::{DType, Result};
 use magcache_core::{
     Streams,
-    forecast::Forecast,
+    forecast::{Entered, Forecast},
     state::{StoragePolicy, Stored},
 };
 
@@ -57,24 +57,24 @@ impl Frequencies {
 }
 
 impl Forecast for Frequencies {
-    fn observe(&mut self, step: usize, x: &Streams, y: &Streams, storage: &StoragePolicy) -> Result<()> {
-        let difference = y.image()?.sub(&x.image()?)?.to_dtype(DType::F32)?;
+    fn observe(&mut self, at: &Entered<'_>, y: &Streams, storage: &StoragePolicy) -> Result<()> {
+        let difference = y.image()?.sub(&at.x.image()?)?.to_dtype(DType::F32)?;
         let low = low_pass(&difference)?;
         let high = difference.sub(&low)?;
         let stored = |t| Stored::new(&Streams::Image(t), storage);
-        self.last = Some(Difference { step, low: stored(low)?, high: stored(high)? });
+        self.last = Some(Difference { step: at.step.index, low: stored(low)?, high: stored(high)? });
         Ok(())
     }
 
-    fn predict(&self, step: usize, x: &Streams) -> Result<Option<Streams>> {
+    fn predict(&self, at: &Entered<'_>) -> Result<Option<Streams>> {
         let Some(last) = &self.last else { return Ok(None) };
         let most = self.interval.saturating_sub(1);
         let weighted = |part: &Stored, weight: &Weight| {
-            part.load()?.into_image()?.affine(weight.at(last.step, step, most), 0.0)
+            part.load()?.into_image()?.affine(weight.at(last.step, at.step.index, most), 0.0)
         };
         let low = weighted(&last.low, &self.low_weight)?;
         let high = weighted(&last.high, &self.high_weight)?;
-        let x = x.image()?;
+        let x = at.x.image()?;
         let y = (x.to_dtype(DType::F32)? + (low + high)?)?.to_dtype(x.dtype())?;
         Ok(Some(Streams::Image(y)))
     }

@@ -93,6 +93,7 @@ pub(super) fn of_profile(name: &str, model: Option<&str>, mut config: Config) ->
         unguided: Vec::new(),
         flow_shift: Some(shift),
         boundary_ratio: boundary,
+        multistep: kind != SamplerKind::Euler,
         clips: 1,
         first: 0,
     };

@@ -1,6 +1,7 @@
 //! Whole cached generations: decisions by step and branch, and latents along the way.
 
 mod flux;
+mod published;
 mod recipe;
 pub(super) mod s2v;
 mod taylor;
@@ -20,12 +21,15 @@ use magcache_core::{
 use magcache_models::{
     flux::{Flux2Transformer, FluxTransformer},
     pipeline::{Denoiser, Generation},
-    sampler::{Sampler, SchedulerConfig},
+    sampler::{Sampler, SamplerKind, SchedulerConfig},
     wan::WanTransformer,
 };
 use serde::Deserialize;
 
-use self::recipe::{Recipe, Run};
+use self::{
+    published::Files,
+    recipe::{Recipe, Run},
+};
 use super::{case::Case, report::CaseReport, transformer::Network as _};
 use crate::console::bad_input;
 
@@ -39,6 +43,7 @@ const ROUNDINGS: f64 = 0.02;
 
 #[derive(Deserialize)]
 struct Recorded {
+    files: Option<Files>,
     sampling: Sampling,
     runs: Vec<Run>,
 }
@@ -49,11 +54,14 @@ struct Sampling {
     guidance_scale: f64,
     guidance_scale_2: Option<f64>,
     boundary_ratio: Option<f64>,
+    /// Of Wan.
+    flow_shift: Option<f64>,
     /// Rows and columns of the image's tokens.
     grid: Option<[usize; 2]>,
 }
 
 /// What all runs of a case share.
+#[derive(Clone)]
 struct Setup {
     denoiser: Arc<dyn Denoiser>,
     /// The sampler at its start.
@@ -64,11 +72,13 @@ struct Setup {
 }
 
 pub(super) fn check(case: &Case, report: &mut CaseReport) -> Result<()> {
-    let Recorded { sampling, runs } = case.read()?;
-    let setup = match case.class()?.as_str() {
-        WanTransformer::CLASS => wan::setup(case, &sampling)?,
-        FluxTransformer::CLASS => flux::setup1(case, &sampling, report)?,
-        Flux2Transformer::CLASS => flux::setup2(case, &sampling)?,
+    let Recorded { files, sampling, runs } = case.read()?;
+    let other = files.as_ref().and_then(Files::elsewhere).map(|dir| case.beside(dir)).transpose()?;
+    let model = other.as_ref().unwrap_or(case);
+    let setup = match model.class()?.as_str() {
+        WanTransformer::CLASS => wan::setup(model, &sampling)?,
+        FluxTransformer::CLASS => flux::setup1(model, &sampling, report)?,
+        Flux2Transformer::CLASS => flux::setup2(model, &sampling)?,
         class => {
             report.skip(format!("this build has no {class}"));
             return Ok(());
@@ -88,6 +98,8 @@ pub(super) fn check(case: &Case, report: &mut CaseReport) -> Result<()> {
                 "with one block diffusers counts the computed steps alone and reads the wrong ratio after a skip",
             ),
             recipe => {
+                let euler = run.is_euler().then(|| setup.with_euler(&sampling)).transpose()?;
+                let setup = euler.as_ref().unwrap_or(&setup);
                 setup.check(case, run, recipe, report).with_context(|| format!("run {:?}", run.name))?;
             }
         }
@@ -114,10 +126,23 @@ impl Setup {
             unguided: Vec::new(),
             flow_shift: None,
             boundary_ratio,
+            // Recorded runs include those that are refused to users.
+            multistep: false,
             clips: 1,
             first: 0,
         };
         Ok(Self { denoiser, sampler, trajectory, latents, model })
+    }
+
+    /// The same with Euler's method at the shift of the case.
+    fn with_euler(&self, sampling: &Sampling) -> Result<Self> {
+        let Some(shift) = sampling.flow_shift else { return Ok(self.clone()) };
+        let config = SchedulerConfig::new(SamplerKind::Euler, shift);
+        let sampler = Sampler::new(&config, sampling.num_inference_steps)?;
+        let guided = self.trajectory.branches.len() > 1;
+        let (denoiser, latents, model) =
+            (Arc::clone(&self.denoiser), self.latents.clone(), self.model.clone());
+        Self::new(denoiser, sampler, latents, model, guided, self.trajectory.boundary_ratio)
     }
 
     /// Names of the networks and their numbers of steps, in the order of their phases.

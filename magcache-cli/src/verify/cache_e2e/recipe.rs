@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use toml::Table;
 
-use super::taylor::TaylorSeer;
+use super::{published::Strategy, taylor::TaylorSeer};
 use crate::console::bad_input;
 
 /// One recorded run.
@@ -32,6 +32,11 @@ pub(super) struct CachedWith {
     teacache: Option<TeaCache>,
     /// The one cache of a fork for both of its methods.
     cache_manager: Option<Value>,
+    /// A rule of published code.
+    strategy: Option<Strategy>,
+    /// The order of every step that MeanCache replaces.
+    #[serde(default)]
+    orders: Vec<Option<usize>>,
 }
 
 pub(super) type ByBranch = BTreeMap<String, Decisions>;
@@ -94,7 +99,7 @@ pub(super) enum Network {
 
 impl Network {
     /// One `[[cache]]` table.
-    fn of_table(table: &Value) -> Result<Self> {
+    pub(super) fn of_table(table: &Value) -> Result<Self> {
         Ok(Self::Tables { tables: vec![Table::try_from(table)?], residuals: Residuals::default() })
     }
 }
@@ -132,6 +137,11 @@ impl Run {
         self.decisions.all()
     }
 
+    /// Whether it was sampled with Euler's method, whatever the case says.
+    pub(super) fn is_euler(&self) -> bool {
+        self.name.split('_').any(|part| part == "euler")
+    }
+
     /// How to repeat the run.
     pub(super) fn recipe(&self, networks: &[(&str, usize)], modules: &[&str]) -> Result<Recipe> {
         self.cache.recipe(&self.name, networks, Blocks { modules, metric: "residual_rel_l1" })
@@ -146,11 +156,9 @@ impl CachedWith {
             let why = "its metric is the change of a mean, which this build does not measure";
             return Ok(Recipe::Unknown(why.to_owned()));
         }
-        if let Some(teacache) = &self.teacache {
-            return teacache
-                .part()
-                .and_then(|part| join(vec![part], networks))
-                .map_err(|e| wrong(e.to_string()));
+        let published = self.strategy.as_ref().map(|strategy| strategy.part(&self.orders));
+        if let Some(part) = published.or_else(|| self.teacache.as_ref().map(TeaCache::part)) {
+            return part.and_then(|part| join(vec![part], networks)).map_err(|e| wrong(e.to_string()));
         }
         let Some(configs) = self.cache_config.as_ref().map(PerNetwork::all) else { return Ok(Recipe::Dense) };
         if configs.len() != networks.len() {

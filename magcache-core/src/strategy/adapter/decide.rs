@@ -11,10 +11,16 @@ use super::{
 use crate::{
     Branch, Cx, Head, Output, Streams, Verdict, Why,
     chain::LazyOutput,
+    forecast::Entered,
     log::{Record, audit::Drift},
     state::SlotKey,
     strategy::{Base, Branches},
 };
+
+/// What a forecast sees: `input` entered the range, and `x` the blocks that it replaces.
+pub(super) fn entered<'a>(cx: &'a Cx<'_>, input: &'a Streams, x: &'a Streams) -> Entered<'a> {
+    Entered { step: cx.step, input, x, together: cx.together() }
+}
 
 /// The base that a pass can be rebuilt from.
 pub(super) enum Basis {
@@ -94,25 +100,32 @@ impl CacheHook {
         }
         let predict = |slot: &Slot| -> Result<Option<LazyOutput>> {
             let Some(Made { forecast, .. }) = &slot.forecast else { return Ok(None) };
-            if let residual @ Some(_) = forecast.residual(cx.step.index)? {
+            let lazy = if forecast.hears_stand_ins() { None } else { forecast.residual(cx.step)? };
+            if let residual @ Some(_) = lazy {
                 return Ok(Some(LazyOutput { streams: head.fronted.clone(), residual, exact: false }));
             }
-            let predicted = forecast.predict(cx.step.index, head.fronted)?;
+            let predicted = forecast.predict(&entered(cx, head.input, head.fronted))?;
             Ok(predicted.map(|streams| Output { streams, exact: false }.into()))
         };
-        if let Some(last) = slot.last.filter(|last| last.step == cx.step.index) {
-            let guess = if last.verdict.reuse && last.overruled.is_none() { predict(slot)? } else { None };
-            return Ok((last, guess));
-        }
-        let mut verdict = self.verdict(cx, slot, head, blocks, changed)?;
-        let guess = if verdict.reuse { predict(slot)? } else { None };
-        if verdict.reuse && guess.is_none() {
-            verdict = verdict.overruled(Why::NoHistory);
-        }
-        let turn = slot.turn;
-        let (step, overruled, observed, learned) = (cx.step.index, None, false, false);
-        let last = Last { step, verdict, turn, overruled, observed, learned };
+        let decided = slot.last.filter(|last| last.step == cx.step.index);
+        let mut last = match decided {
+            Some(last) => last,
+            None => {
+                let verdict = self.verdict(cx, slot, head, blocks, changed)?;
+                let (step, overruled, observed, learned) = (cx.step.index, None, false, false);
+                Last { step, verdict, turn: slot.turn, overruled, observed, learned }
+            }
+        };
+        // What follows may fail, and the strategy must not be asked twice.
         slot.last = Some(last);
+        if !last.verdict.reuse || last.overruled.is_some() {
+            return Ok((last, None));
+        }
+        let guess = predict(slot)?;
+        if guess.is_none() && decided.is_none() {
+            last.verdict = last.verdict.overruled(Why::NoHistory);
+            slot.last = Some(last);
+        }
         Ok((last, guess))
     }
 

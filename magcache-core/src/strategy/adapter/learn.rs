@@ -4,10 +4,12 @@ use candle_core::Result;
 
 use super::{
     CacheHook,
-    decide::Basis,
+    decide::{Basis, entered},
     slot::{Last, Made, Slot},
 };
-use crate::{Cx, Next, Output, Step, Streams, Why, chain::LazyOutput, log::Audit, state::SlotKey};
+use crate::{
+    Cx, Next, Output, Step, Streams, Why, chain::LazyOutput, forecast::Entered, log::Audit, state::SlotKey,
+};
 
 /// A reuse that was decided and logged, and is to be audited.
 pub(super) struct Reuse<'r, 'n> {
@@ -17,7 +19,9 @@ pub(super) struct Reuse<'r, 'n> {
     pub(super) place: usize,
     /// The blocks that it replaces.
     pub(super) middle: Next<'n>,
-    /// Their input.
+    /// What entered the range.
+    pub(super) input: &'r Streams,
+    /// What enters them.
     pub(super) fronted: &'r Streams,
     /// The base of the forecast.
     pub(super) base: &'r Streams,
@@ -28,6 +32,8 @@ pub(super) struct Reuse<'r, 'n> {
 pub(super) struct Lesson<'l> {
     pub(super) key: SlotKey,
     pub(super) last: Last,
+    /// What entered the range.
+    pub(super) input: &'l Streams,
     pub(super) basis: &'l Basis,
     /// Its index in the log.
     pub(super) place: usize,
@@ -50,24 +56,26 @@ impl CacheHook {
     /// Audits a reuse. Returns the forecast, or the true output if the drift budget is now exceeded.
     pub(super) fn audited(&self, cx: &mut Cx<'_>, reuse: Reuse<'_, '_>, basis: &Basis) -> Result<LazyOutput> {
         let checked = self.check(cx, &reuse)?;
-        let Reuse { key, last, place, middle, guess, .. } = reuse;
+        let Reuse { key, last, place, middle, input, base, guess, .. } = reuse;
         if let Some((truth, audit)) = checked {
             cx.log.overrule(place, Why::DriftBudget);
             let last = Last { overruled: Some(audit), ..last };
             let out = Output { streams: truth, exact: true }.into();
-            let lesson = Lesson { key: key.clone(), last, basis, place, text: middle.text_is_read() };
+            let text = middle.text_is_read();
+            let lesson = Lesson { key: key.clone(), last, input, basis, place, text };
             self.computed(cx, lesson, &out)?;
             return Ok(out);
         }
         let mut slot = Slot::open(cx, key);
         slot.skips(last);
-        slot.put(cx, key.clone())?;
+        let told = slot.told(&entered(cx, input, base), &guess, cx.storage);
+        slot.put(cx, key.clone()).and(told)?;
         Ok(Output { streams: guess, exact: false }.into())
     }
 
     /// Stores what a computed pass leaves behind in its slot.
     pub(super) fn computed(&self, cx: &mut Cx<'_>, lesson: Lesson<'_>, out: &LazyOutput) -> Result<()> {
-        let Lesson { key, last, basis, place, text } = lesson;
+        let Lesson { key, last, input, basis, place, text } = lesson;
         let mut slot = Slot::open(cx, &key);
         slot.history.consecutive = 0;
         if last.overruled.is_some() {
@@ -78,7 +86,7 @@ impl CacheHook {
             Basis::Leads => out.clone().added().and_then(|out| slot.leads(cx, out)),
             // Never learn from the guess of an inner cache.
             Basis::From(base) if base.exact && out.exact => {
-                self.learn(cx, &mut slot, &base.streams, &out.streams, text)
+                self.learn(cx, &mut slot, &entered(cx, input, &base.streams), &out.streams, text)
             }
             _ => Ok(true),
         };
@@ -91,7 +99,8 @@ impl CacheHook {
 
     /// Learns what has not been learned yet; after an error, a retry of the pass learns the rest. Returns
     /// `false` if a stream was not finite.
-    fn learn(&self, cx: &Cx<'_>, slot: &mut Slot, x: &Streams, y: &Streams, text: bool) -> Result<bool> {
+    fn learn(&self, cx: &Cx<'_>, slot: &mut Slot, at: &Entered<'_>, y: &Streams, text: bool) -> Result<bool> {
+        let x = at.x;
         let Some(mut last) = slot.last.filter(|last| !last.learned) else { return Ok(true) };
         let finite = y.is_finite_on_host()? && x.is_finite_on_host()?;
         if !cx.together().all("a finite output", finite)? {
@@ -102,9 +111,10 @@ impl CacheHook {
         if !last.observed {
             let forecast = &mut slot.forecast.get_or_insert_with(|| self.make_forecast(cx.step)).forecast;
             if text {
-                forecast.observe(cx.step.index, x, y, cx.storage)?;
+                forecast.observe(at, y, cx.storage)?;
             } else {
-                forecast.observe(cx.step.index, &x.without_text()?, &y.without_text()?, cx.storage)?;
+                let (input, x) = (at.input.without_text()?, x.without_text()?);
+                forecast.observe(&entered(cx, &input, &x), &y.without_text()?, cx.storage)?;
             }
             last.observed = true;
             slot.last = Some(last);

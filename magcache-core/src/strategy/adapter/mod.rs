@@ -9,7 +9,7 @@ use std::{any::Any, ops::Range, sync::Arc};
 use candle_core::Result;
 
 use self::{
-    decide::Basis,
+    decide::{Basis, entered},
     learn::{Lesson, Reuse},
     slot::{Last, Slot},
 };
@@ -50,6 +50,13 @@ impl CacheHook {
         Self { id, cache, forecast, guards }
     }
 
+    /// The blocks that always run: those of the strategy, and those that the forecast looks at.
+    fn window(&self) -> Window {
+        let Window { front, back } = self.cache.any_window();
+        let looks_at = self.forecast.as_ref().map_or(0, |forecast| forecast.front());
+        Window { front: front.max(looks_at), back }
+    }
+
     fn key(&self, cx: &Cx<'_>, blocks: Range<usize>) -> SlotKey {
         SlotKey { hook: self.id, blocks, expert: cx.step.expert, branch: cx.branch, eval: cx.step.eval }
     }
@@ -80,7 +87,7 @@ impl BlockHook for CacheHook {
     }
 
     fn call_lazy(&self, cx: &mut Cx<'_>, x: Streams, next: Next<'_>) -> Result<LazyOutput> {
-        let Window { front, back } = self.cache.any_window();
+        let Window { front, back } = self.window();
         let kept = next.blocks().len().saturating_sub(front.saturating_add(back));
         if next.is_forced() || kept == 0 {
             let why = if next.is_forced() { Why::Forced } else { Why::Window };
@@ -97,11 +104,14 @@ impl BlockHook for CacheHook {
         let key = self.key(cx, blocks.clone());
         self.hear(cx, &blocks)?;
         let basis = self.basis(cx, &key, &fronted);
+        // Nobody else needs the input while the blocks run.
+        let needs_input = self.make_forecast(cx.step).forecast.needs_input();
+        let input = if needs_input { x.clone() } else { fronted.clone() };
         let mut slot = Slot::open(cx, &key);
         let decided = match &basis {
             Basis::From(base) => {
                 let (input, fronted, history) = (&x, &base.streams, slot.history);
-                let head = Head { input, fronted, history, probe, together: cx.together() };
+                let head = Head { input, fronted, history, grid: cx.grid, probe, together: cx.together() };
                 self.decide(cx, &mut slot, &head, &blocks)
             }
             Basis::NoLeader => Ok((Last::computes(cx.step, Why::NoLeader), None)),
@@ -114,9 +124,15 @@ impl BlockHook for CacheHook {
         });
         let due = matches!(&decided, Ok((last, Some(_), _)) if self.is_due(cx, last.turn, &middle.blocks()));
         let kept = match &decided {
-            Ok((last, Some(_), _)) if !due => {
+            Ok((last, Some(guess), _)) if !due => {
                 slot.skips(*last);
-                slot.put(cx, key.clone())
+                let told = match &basis {
+                    Basis::From(base) => {
+                        slot.told(&entered(cx, &input, &base.streams), &guess.streams, cx.storage)
+                    }
+                    _ => Ok(()),
+                };
+                slot.put(cx, key.clone()).and(told)
             }
             // Keep the decision for a retry, whatever happens from here on.
             _ => slot.set_aside(cx, key.clone()),
@@ -136,8 +152,11 @@ impl BlockHook for CacheHook {
             (Some(guess), Basis::From(base)) => {
                 middle.clone().skip(cx);
                 let (fronted, base, guess) = (&fronted, &base.streams, guess.added()?.streams);
-                let out =
-                    self.audited(cx, Reuse { key: &key, last, place, middle, fronted, base, guess }, &basis)?;
+                let out = self.audited(
+                    cx,
+                    Reuse { key: &key, last, place, middle, input: &input, fronted, base, guess },
+                    &basis,
+                )?;
                 self.tell(cx, place)?;
                 out
             }
@@ -151,7 +170,7 @@ impl BlockHook for CacheHook {
                     }
                     None => middle.run_lazy(cx, fronted)?,
                 };
-                self.computed(cx, Lesson { key, last, basis: &basis, place, text }, &out)?;
+                self.computed(cx, Lesson { key, last, input: &input, basis: &basis, place, text }, &out)?;
                 out
             }
         };

@@ -3,11 +3,11 @@
 use candle_core::Result;
 
 use crate::{
-    Cx, Output, Step, Verdict, Why,
-    forecast::Forecast,
+    Cx, Output, Step, Streams, Verdict, Why,
+    forecast::{Entered, Forecast},
     log::Audit,
     snapshot::{Persist, Reader, SnapshotError, Writer},
-    state::SlotKey,
+    state::{SlotKey, StoragePolicy},
     strategy::{AnyState, History},
     streams::Kind,
 };
@@ -116,6 +116,14 @@ impl Slot {
             self.turn = last.turn + 1;
             self.history.consecutive += 1;
             self.history.skipped += 1;
+        }
+    }
+
+    /// Tells a forecast whose memory has every step that its prediction `y` is used.
+    pub(super) fn told(&mut self, at: &Entered<'_>, y: &Streams, storage: &StoragePolicy) -> Result<()> {
+        match &mut self.forecast {
+            Some(Made { forecast, .. }) if forecast.hears_stand_ins() => forecast.stood_in(at, y, storage),
+            _ => Ok(()),
         }
     }
 

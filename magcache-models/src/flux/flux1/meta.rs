@@ -9,7 +9,7 @@ static STACKS: [StackMeta; 2] = stacks(19, 38);
 
 static TINY_STACKS: [StackMeta; 2] = stacks(2, 4);
 
-const SIGNALS: &[Signal] = &[Signal::ModulatedInput, Signal::TimestepEmbedding];
+const SIGNALS: &[Signal] = &[Signal::ModulatedInput, Signal::TimestepEmbedding, Signal::Latents];
 
 /// FLUX.1 dev and models of the same architecture, including Kontext: guidance is distilled.
 pub const DEV: ModelMeta = model(

@@ -12,7 +12,8 @@ static DEV_STACKS: [StackMeta; 2] = stacks(8, 48);
 static KLEIN_4B_STACKS: [StackMeta; 2] = stacks(5, 20);
 static KLEIN_9B_STACKS: [StackMeta; 2] = stacks(8, 24);
 
-const SIGNALS: &[Signal] = &[Signal::ModulatedInput, Signal::TimestepEmbedding, Signal::TimestepProjection];
+const SIGNALS: &[Signal] =
+    &[Signal::ModulatedInput, Signal::TimestepEmbedding, Signal::TimestepProjection, Signal::Latents];
 
 /// FLUX.2 dev: guidance is distilled.
 pub const DEV: ModelMeta = model(

@@ -277,6 +277,7 @@ impl S2vTransformer {
         Ok(S2vInput {
             clip,
             grid,
+            latents: latents.clone(),
             tokens: Tensor::cat(&[&(video + &clip.pose)?, &clip.rest], 1)?,
             temb: self.wan.time.embed(&timesteps)?,
             projection: OnceCell::new(),
@@ -294,7 +295,7 @@ impl S2vTransformer {
         context: &ClipContext,
         pass: &mut Pass<'_>,
     ) -> Result<Tensor> {
-        let S2vInput { clip, grid, tokens, temb, projection, last_modulation } = input;
+        let S2vInput { clip, grid, latents, tokens, temb, projection, last_modulation } = input;
         context.text.check(&self.wan.id, 1)?;
         let (frames, length) = (grid.tokens[0], grid.len());
         let heard = context.audio.tokens.local.dim(0)?;
@@ -311,6 +312,7 @@ impl S2vTransformer {
         let probe = |signal: Signal, x: &Streams| match signal {
             Signal::TimestepEmbedding => Ok(now.clone()),
             Signal::TimestepProjection => projection()?.signal(),
+            Signal::Latents => Ok(latents.clone()),
             Signal::ModulatedInput => self.wan.blocks[0].modulated_input(&x.image()?, projection()?),
         };
         let (x, residual) = Stacks::default()
@@ -326,6 +328,7 @@ impl S2vTransformer {
                 })
             })
             .signals(probe)
+            .grid(&grid.tokens)
             .run_lazy(pass, Streams::Joint { tokens: tokens.clone(), text: length..tokens.dim(1)? })?
             .into_image_terms()?;
         let modulation = get_or_try_init(last_modulation, || self.wan.head.modulation(&now))?;
@@ -360,6 +363,8 @@ impl S2vTransformer {
 pub struct S2vInput<'a> {
     clip: &'a ClipTokens,
     grid: Grid,
+    /// `[1, channels, frames, height, width]`.
+    latents: Tensor,
     /// `[1, tokens, inner]`.
     tokens: Tensor,
     /// `[2, inner]`: of the timestep, and of timestep 0.
