@@ -101,6 +101,9 @@ fn one(
     let ranks = Ranks::new(engine, layout, patience)?;
     let watched = Watched(&ranks);
     let ran = run(&ranks);
+    if ran.is_ok() {
+        ranks.settle();
+    }
     drop(watched);
     end(&ranks, ran)
 }

@@ -24,7 +24,8 @@ pub(super) fn shared(source: WanSource, options: LoadOptions) -> Arc<Load> {
         let index = usize::from(expert.0);
         let adapters = adapters_of(&options.adapters, index, source.experts());
         let (weights, _) = weights.adapted(&adapters, &names::ADAPTER, index)?;
-        let network = WanTransformer::load(&weights, source.transformer_config(expert).clone())?;
+        let config = source.transformer_config(expert).clone();
+        let network = WanTransformer::load_in(&weights, config, &options.residence()?)?;
         let network = Arc::new(network.over(options.plane())?);
         place.into_iter().for_each(|place| *place = Arc::downgrade(&network));
         Ok(network)

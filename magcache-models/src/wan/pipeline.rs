@@ -15,11 +15,14 @@ use crate::{
     checkpoint::{AdapterReport, Folder, WeightDtype, Weights},
     image::Picture,
     pipeline::{
-        self, Defaults, Denoiser, LoadOptions, Loader, Offload, Phase, Pipeline, PipelineError, Request,
-        Result, SamplingOption, Stage,
+        self, Defaults, Denoiser, Division, LoadOptions, Loader, Offload, Phase, Pipeline, PipelineError,
+        Request, Result, SamplingOption, Stage,
     },
     sampler::{Sampler, SchedulerConfig},
 };
+
+/// What runs on one rank.
+const ALONE: Division = Division { ranks: 1, shard: false };
 
 /// A checkpoint in any layout. Opening it reads configurations; weights are loaded when they are needed and
 /// dropped when they are not.
@@ -147,9 +150,10 @@ impl Pipeline for WanPipeline {
             .collect::<std::result::Result<Vec<_>, _>>()?;
         let mut network = pipeline::transformer_phase(
             "transformer",
-            &networks,
+            (&networks, &["blocks"]),
             tokens,
             [config.inner_dim(), config.ffn_dim],
+            Division::of(options),
         );
         // Keys and values of the text, in every block and for both branches.
         let text_tokens = 2 * 512 * config.num_layers * config.inner_dim() * 4;
@@ -159,13 +163,17 @@ impl Pipeline for WanPipeline {
         let decoding = source.vae_config().decode_memory(width, height, request.frames, self.parts.tiling());
         let decoding = decoding.map_err(|e| PipelineError::part("autoencoder", e))?;
         Ok(vec![
-            pipeline::transformer_phase("text encoder", &[encoder], 512, sizes),
+            Phase {
+                everywhere: false,
+                ..pipeline::transformer_phase("text encoder", (&[encoder], &[]), 512, sizes, ALONE)
+            },
             network,
             Phase {
                 name: "autoencoder",
                 weights: vae.resident_bytes(),
                 scratch: 0,
                 activations: decoding.total(candle_core::utils::get_num_threads()),
+                ..Phase::default()
             },
         ])
     }

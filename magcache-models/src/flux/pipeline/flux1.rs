@@ -1,7 +1,5 @@
 //! FLUX.1: dev, schnell and Kontext.
 
-use std::sync::Arc;
-
 use magcache_core::ModelMeta;
 
 use super::generation::{Family, ImageUse, Loaded, Named, Prompt, needed};
@@ -17,7 +15,6 @@ use crate::{
         Defaults, LoadOptions, PartFile, PipelineError, Request, Result, SamplingOption, truncated,
         unknown_words,
     },
-    ranks::DataPlane,
     sampler::{self, SchedulerConfig},
     text::{PromptTokenizer, TokenizerDefaults},
 };
@@ -150,11 +147,11 @@ impl Family for Flux1 {
         prompts: &[Prompt],
         grid: [usize; 2],
         references: &[[usize; 2]],
-        plane: Option<&Arc<dyn DataPlane>>,
+        options: &LoadOptions,
     ) -> Result<Loaded> {
-        let network = FluxTransformer::load(weights, self.config.clone())?;
+        let network = FluxTransformer::load_in(weights, self.config.clone(), &options.residence()?)?;
         let mut image = positions::image_ids(grid, 0);
         image.extend(references.iter().flat_map(|grid| positions::image_ids(*grid, 1)));
-        Loaded::new(network, prompts, &vec![[0.0; 3]; self.text_tokens], &image, plane)
+        Loaded::new(network, prompts, &vec![[0.0; 3]; self.text_tokens], &image, options.plane())
     }
 }

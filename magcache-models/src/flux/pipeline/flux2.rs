@@ -1,7 +1,5 @@
 //! FLUX.2 klein: distilled to a few steps, and the base model that it was distilled from.
 
-use std::sync::Arc;
-
 use magcache_core::ModelMeta;
 
 use super::generation::{Family, ImageUse, Loaded, Named, Prompt, needed};
@@ -14,7 +12,6 @@ use crate::{
     },
     image::{Filter, Picture},
     pipeline::{Defaults, LoadOptions, PipelineError, Request, Result, SamplingOption, truncated},
-    ranks::DataPlane,
     sampler::{self, SchedulerConfig},
     text::TokenizerDefaults,
 };
@@ -143,12 +140,12 @@ impl Family for Flux2 {
         prompts: &[Prompt],
         grid: [usize; 2],
         references: &[[usize; 2]],
-        plane: Option<&Arc<dyn DataPlane>>,
+        options: &LoadOptions,
     ) -> Result<Loaded> {
-        let network = Flux2Transformer::load(weights, self.config.clone())?;
+        let network = Flux2Transformer::load_in(weights, self.config.clone(), &options.residence()?)?;
         let mut image = positions::latent_ids(grid);
         image.extend(positions::reference_ids(references));
-        Loaded::new(network, prompts, &positions::text_ids(self.text_tokens()), &image, plane)
+        Loaded::new(network, prompts, &positions::text_ids(self.text_tokens()), &image, options.plane())
     }
 }
 

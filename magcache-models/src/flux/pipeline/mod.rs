@@ -16,7 +16,10 @@ use self::{
     components::{Components, Network},
     generation::{Family, ImageUse, Loaded, Named, Prompt},
 };
-use super::FluxDenoiser;
+use super::{
+    FluxDenoiser,
+    transformer::{DUAL_BLOCKS, SINGLE_BLOCKS},
+};
 use crate::{
     autoencoder::{
         ImageVae, Tiling,
@@ -25,7 +28,7 @@ use crate::{
     checkpoint::{AdapterReport, Folder, WeightDtype, Weights},
     image::Picture,
     pipeline::{
-        Defaults, Denoiser, LoadOptions, Loader, Phase, Pipeline, PipelineError, Request, Result,
+        Defaults, Denoiser, Division, LoadOptions, Loader, Phase, Pipeline, PipelineError, Request, Result,
         SamplingOption, Stage, noise_of_stream, transformer_phase,
     },
     sampler::{self, Sampler, SchedulerConfig},
@@ -173,7 +176,9 @@ impl Pipeline for FluxPipeline {
         let network = self.components.transformer(&self.options)?;
         let (sizes, [width, hidden]) = (self.sizes(request)?, self.components.widths());
         let tokens = sizes.tokens + sizes.text_tokens;
-        Ok(vec![transformer_phase("transformer", &[network], tokens, [width, hidden])])
+        let (networks, division) = ([network], Division::of(&self.options));
+        let networks = (networks.as_slice(), [DUAL_BLOCKS, SINGLE_BLOCKS].as_slice());
+        Ok(vec![transformer_phase("transformer", networks, tokens, [width, hidden], division)])
     }
 
     fn adapters(&self) -> Result<Vec<AdapterReport>> {
@@ -292,7 +297,7 @@ impl Pipeline for FluxPipeline {
         let references: Vec<[usize; 2]> = reference.iter().map(|(_, grid)| *grid).collect();
         let (weights, _) = self.components.adapted(&self.options)?;
         let Loaded { network, contexts, positions } =
-            self.family.load(&weights, &encoded, grid, &references, self.options.plane())?;
+            self.family.load(&weights, &encoded, grid, &references, &self.options)?;
         let context = |text: &str| {
             let mut known = prompts.iter().zip(&contexts);
             known.find(|(prompt, _)| prompt.text == text).map(|(_, context)| context.clone())

@@ -160,7 +160,7 @@ impl Library {
         let (mut flag, mut status) = (0, Status::default());
         let place = from.map(|from| from as c_int);
         call!(self, "MPI_Iprobe", |c| {
-            (c.iprobe)(place.unwrap_or(c.any), tag as c_int, c.world, &raw mut flag, &raw mut status)
+            (c.iprobe)(place.unwrap_or(c.any), tag.number(), c.world, &raw mut flag, &raw mut status)
         })?;
         if flag == 0 {
             return Ok(None);
@@ -182,12 +182,12 @@ impl Library {
             match &*self.api {
                 Api::Open(c) => {
                     let mut request = ptr::null_mut();
-                    (c.isend)(data, count, c.byte, to, tag as c_int, c.world, &raw mut request);
+                    (c.isend)(data, count, c.byte, to, tag.number(), c.world, &raw mut request);
                     pending.request = Handle(request.expose_provenance());
                 }
                 Api::Mpich(c) => {
                     let mut request = 0;
-                    (c.isend)(data, count, c.byte, to, tag as c_int, c.world, &raw mut request);
+                    (c.isend)(data, count, c.byte, to, tag.number(), c.world, &raw mut request);
                     pending.request = Handle(request as u32 as usize);
                 }
             }
@@ -205,12 +205,12 @@ impl Library {
             match &*self.api {
                 Api::Open(c) => {
                     let mut request = ptr::null_mut();
-                    (c.irecv)(data, count, c.byte, from, tag as c_int, c.world, &raw mut request);
+                    (c.irecv)(data, count, c.byte, from, tag.number(), c.world, &raw mut request);
                     pending.request = Handle(request.expose_provenance());
                 }
                 Api::Mpich(c) => {
                     let mut request = 0;
-                    (c.irecv)(data, count, c.byte, from, tag as c_int, c.world, &raw mut request);
+                    (c.irecv)(data, count, c.byte, from, tag.number(), c.world, &raw mut request);
                     pending.request = Handle(request as u32 as usize);
                 }
             }
