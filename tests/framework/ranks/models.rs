@@ -110,7 +110,7 @@ fn speech(options: &LoadOptions) -> Result<Start, PipelineError> {
     let samples: Vec<f32> =
         (0..24_000).map(|i| (i as f32 * 0.17).sin() * (i as f32 * 0.000_5).sin()).collect();
     let request = Request {
-        steps: 5,
+        steps: STEPS,
         frames: 8,
         clips: Some(2),
         image: pipeline.default_image()?.map(Arc::new),
