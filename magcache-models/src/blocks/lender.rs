@@ -155,14 +155,14 @@ mod tests {
         assert_eq!(fetched(&lender, &by, &[1, 2, 3]), [2, 3, 0]);
         // The next pass has its first block, and one that looks at it and skips the rest fetches one ahead.
         assert_eq!(fetched(&lender, &by, &[0]), [1]);
-        assert_eq!(fetched(&lender, &by, &[0, 0, 0]), []);
+        assert_eq!(fetched(&lender, &by, &[0, 0, 0]), [0usize; 0]);
         assert_eq!(fetched(&lender, &by, &[1, 2]), [2, 3]);
         // From any place to any other.
         assert_eq!(fetched(&lender, &by, &[0]), [0, 1]);
         for (count, first) in [(1, vec![0]), (2, vec![0, 1])] {
             let (lender, by) = numbers(count);
             assert_eq!(fetched(&lender, &by, &[0]), first);
-            assert_eq!(fetched(&lender, &by, &(0..count).collect::<Vec<_>>()), []);
+            assert_eq!(fetched(&lender, &by, &(0..count).collect::<Vec<_>>()), [0usize; 0]);
         }
     }
 

@@ -13,7 +13,7 @@ use libloading::os::unix::{Library as Shared, RTLD_GLOBAL, RTLD_NOW};
 use magcache_core::group::GroupError;
 
 use super::{Result, Tag};
-use crate::ranks::Launcher;
+use crate::ranks::{Launcher, Meets};
 
 /// Names of the library, as distributions install it, by whose it is.
 const OPEN: [&str; 2] = ["libmpi.so.40", "libmpi.so"];
@@ -89,7 +89,7 @@ macro_rules! call {
 impl Library {
     /// Loads the first that is there, and initialises it.
     pub(super) fn load(launcher: Option<&Launcher>) -> Result<Self> {
-        let is_open = launcher.is_none_or(|launcher| launcher.is_open);
+        let is_open = launcher.is_none_or(|launcher| launcher.meets != Meets::Mpich);
         let (first, second): (&[&str], &[&str]) = if is_open { (&OPEN, &MPICH) } else { (&MPICH, &OPEN) };
         let names = first.iter().chain(second).copied();
         let mut tried = Vec::new();
