@@ -109,7 +109,7 @@ pub(crate) struct RanksArgs {
     #[arg(long, value_name = "N", conflicts_with = "device")]
     #[arg(value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) gpus: Option<u64>,
-    /// Divide the weights among the ranks that divide the tokens: each block is gathered for its run, one ahead
+    /// Divide weights among the ranks that divide the tokens: each block is gathered for its run, one ahead
     #[arg(long)]
     pub(crate) shard: bool,
     /// Seconds that a rank waits for another one before it gives up

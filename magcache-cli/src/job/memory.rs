@@ -27,8 +27,8 @@ pub(crate) struct Memory {
     available: Option<u64>,
 }
 
-/// The most bytes that caches hold at once; exact if their decisions are known ahead. `None` if that cannot be
-/// known, as of a model that does not say its width.
+/// The most bytes that caches hold at once; exact if their decisions are known ahead. `None` if that cannot
+/// be known, as of a model that does not say its width.
 pub(crate) fn cache_bytes(
     plan: CachePlan,
     registry: &Arc<HookRegistry>,

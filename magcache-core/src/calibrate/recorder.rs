@@ -13,9 +13,10 @@ use crate::{BlockHook, Branch, Cx, HookRegistry, ModelMeta, Next, Output, Signal
 
 /// Records the measurements for a profile while the model runs without caches.
 ///
-/// On several ranks each records the numbers of all tokens. Its registry has one hook around all blocks that changes nothing. One session is one run: each pass is
+/// Its registry has one hook around all blocks that changes nothing. One session is one run: each pass is
 /// compared with the previous pass of the same expert and branch, kept in the slots of the session. Holds the
-/// image stream's residual, the blocks' output and every signal of one step at a time.
+/// image stream's residual, the blocks' output and every signal of one step at a time. On several ranks each
+/// records the numbers of all tokens.
 #[derive(Clone)]
 pub struct Recorder(Arc<Watch>);
 

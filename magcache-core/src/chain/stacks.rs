@@ -90,8 +90,8 @@ impl<'a> Stacks<'a> {
         })
     }
 
-    /// As [`Stacks::streams`], for blocks that the model finds by their numbers, because they are in memory only
-    /// while they run.
+    /// As [`Stacks::streams`], for blocks that the model finds by their numbers, because they are in memory
+    /// only while they run.
     pub fn numbered(
         mut self,
         blocks: usize,

@@ -52,8 +52,8 @@ pub trait ControlPlane: Debug + Send + Sync {
     /// [`GroupError::Stopped`](super::GroupError::Stopped) if any rank has stopped the run; the engine fails.
     fn receive(&self, from: usize, lane: Lane, patience: Duration) -> Result<Message>;
 
-    /// Waits until the engine needs this rank no more to deliver what it sent in a lane, at most `patience`: for
-    /// engines that make progress only while they are called.
+    /// Waits until the engine needs this rank no more to deliver what it sent in a lane, at most `patience`:
+    /// for engines that make progress only while they are called.
     ///
     /// # Errors
     /// [`GroupError::Late`](super::GroupError::Late) with a rank that does not take its message; the engine

@@ -8,7 +8,8 @@ use std::{
 use super::{Fetcher, LoadResult};
 use crate::checkpoint::CheckpointError;
 
-/// Lends blocks by number. Which are fetched, and in which order, follows from the calls alone, not from times.
+/// Lends blocks by number. Which are fetched, and in which order, follows from the calls alone, not from
+/// times.
 pub(crate) struct Lender<B> {
     count: usize,
     fetcher: Fetcher,
@@ -77,8 +78,8 @@ impl<B: Send + Sync + 'static> Lender<B> {
         self.count
     }
 
-    /// A block, and asks for the one after it, or for the first one after the last. What is neither leaves the
-    /// shelf.
+    /// A block, and asks for the one after it, or for the first one after the last. What is neither leaves
+    /// the shelf.
     pub(super) fn get(&self, block: usize) -> LoadResult<Arc<B>> {
         if block >= self.count {
             return Err(candle_core::Error::msg(format!("block {block} of {}", self.count)).into());

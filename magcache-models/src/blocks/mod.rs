@@ -1,9 +1,9 @@
 //! The blocks of a network: in memory, or each there for the time of its run.
 //!
-//! Who runs a block asks for it by its number and gives it back when it has run ([`Blocks::get`]). Blocks that are
-//! lent are made by another thread, one ahead of the run: while a block runs, the next one is fetched, and after
-//! the last one the first, for the next pass that computes. So two are in memory, and a pass that skips all
-//! blocks fetches none.
+//! Who runs a block asks for it by its number and gives it back when it has run. Blocks that are lent are
+//! made by another thread, one ahead of the run: while a block runs, the next one is fetched, and after the
+//! last one the first, for the next pass that computes. So two are in memory, and a pass that skips all blocks
+//! fetches none.
 
 mod fetcher;
 mod lender;

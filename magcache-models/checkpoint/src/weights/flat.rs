@@ -10,8 +10,8 @@ use std::{
 use super::{Located, OpenFile, TensorSet, Weights};
 use crate::{blob::Blob, header::TensorInfo, metadata::Metadata};
 
-/// Where the tensors of a module are stored, as one line of bytes: parts of it can be kept apart, and all of it
-/// gives the tensors again, whatever their number formats, with what adapters change.
+/// Where the tensors of a module are stored, as one line of bytes: parts of it can be kept apart, and all of
+/// it gives the tensors again, whatever their number formats, with what adapters change.
 #[derive(Clone)]
 pub struct Flat {
     weights: Weights,

@@ -368,8 +368,8 @@ impl S2vTransformer {
         self.wan.time.project(&input.temb)
     }
 
-    /// Tokens `[1, tokens, inner]`, of which those of the video attend to the sound of their frame. Of the first
-    /// and of the last frame only some may be here.
+    /// Tokens `[1, tokens, inner]`, of which those of the video attend to the sound of their frame. Of the
+    /// first and of the last frame only some may be here.
     fn inject(&self, x: &Tensor, index: usize, input: &S2vInput, context: &ClipContext) -> Result<Tensor> {
         let (_, tokens, inner) = x.dims3()?;
         let injector = &self.injectors[index];
