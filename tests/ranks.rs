@@ -100,13 +100,97 @@ fn processes_write_what_one_rank_writes_and_the_first_one_alone_speaks() {
         return;
     }
     let alone = alone(RUN);
-    for (ranks, parallel) in [(2, "ulysses=2"), (3, "ulysses=3"), (2, "cfg=2"), (4, "cfg=2,ulysses=2")] {
+    for (ranks, parallel) in [
+        (2, "ulysses=2"),
+        (3, "ulysses=3 --shard"),
+        (2, "cfg=2"),
+        (4, "cfg=2,ulysses=2"),
+        (4, "cfg=2,ulysses=2 --shard"),
+    ] {
         let sh = Shell::new();
         let said = ran(&sh, ranks, &format!("{RUN} --parallel {parallel} --json"));
         let answer: Value = serde_json::from_str(&said).expect("one document");
         assert!(answer["outputs"].is_array());
         assert_as_alone(&sh, &alone);
     }
+}
+
+#[test]
+fn a_rank_that_starts_late_is_waited_for() {
+    if !mpirun() {
+        return;
+    }
+    let (alone, sh) = (alone(RUN), Shell::new());
+    let line = format!("{RUN} --parallel ulysses=2 --patience 30");
+    let mut command = launched(&sh, &[(1, &line)]);
+    let late = sh.command(&line);
+    command.args([":", "-n", "1", "sh", "-c", "sleep 3; exec \"$@\"", "late"]).arg(late.get_program());
+    let out = command.args(late.get_args()).output().unwrap();
+    assert!(out.status.success(), "{}", told(&out));
+    assert_as_alone(&sh, &alone);
+}
+
+/// A profile without when it was measured, and how long that took.
+fn measured(sh: &Shell, name: &str) -> Vec<String> {
+    let moving = ["name = ", "date = ", "cost = ", "seconds"];
+    let lines = sh.text(name).lines().map(str::to_owned).collect::<Vec<_>>();
+    lines.into_iter().filter(|line| !moving.iter().any(|word| line.contains(word))).collect()
+}
+
+#[test]
+fn what_ranks_measure_and_compare_is_what_one_measures() {
+    let sh = Shell::new();
+    let calibrate =
+        "calibrate --frames 9 --size 48x48 --steps 5 --seeds 0 --reach 2 --growth 2 --sensitivities --out";
+    sh.said(format!("{calibrate} one.toml"));
+    sh.said(format!("{calibrate} three.toml --ranks 3 --shard"));
+    assert_eq!(measured(&sh, "three.toml"), measured(&sh, "one.toml"));
+    assert!(measured(&sh, "one.toml").iter().any(|line| line.contains("ratios")));
+    let compare = "compare magcache fbcache --frames 9 --size 48x48 --steps 5 --out";
+    sh.said(format!("{compare} one"));
+    for (folder, ranks) in [("tokens", "--ranks 3"), ("branches", "--ranks 2 --parallel cfg=2")] {
+        sh.said(format!("{compare} {folder} {ranks}"));
+        for file in ["dense.mp4", "magcache.mp4", "fbcache.mp4", "fbcache.mp4.toml"] {
+            assert!(
+                sh.bytes(&format!("{folder}/{file}")) == sh.bytes(&format!("one/{file}")),
+                "{folder}/{file}"
+            );
+        }
+    }
+    if mpirun() {
+        ran(&sh, 2, &format!("{calibrate} two.toml --parallel ulysses=2"));
+        assert_eq!(measured(&sh, "two.toml"), measured(&sh, "one.toml"));
+    }
+}
+
+#[test]
+fn memory_is_counted_for_each_rank() {
+    let sh = Shell::new();
+    let network = |line: &str| {
+        let all = sh.answer(format!("run --dry-run --cache magcache {line}"))["memory"]["phases"].clone();
+        all.as_array().unwrap().iter().find(|phase| phase["name"] == "transformer").unwrap().clone()
+    };
+    let (alone, four, shard) = (network(""), network("--ranks 4"), network("--ranks 4 --shard"));
+    let of = |phase: &Value, key: &str| phase[key].as_u64().unwrap();
+    assert_eq!(of(&four, "weights"), of(&alone, "weights"));
+    assert!(of(&shard, "weights") < of(&alone, "weights"), "{shard}");
+    assert!(of(&alone, "caches") > 0 && of(&four, "caches") == of(&alone, "caches").div_ceil(4), "{four}");
+    assert!(of(&four, "activations") < of(&alone, "activations"), "{four}");
+}
+
+#[test]
+fn the_processes_of_torchrun_are_told_what_to_use() {
+    let sh = Shell::new();
+    let mut command = sh.command("run --parallel ulysses=2 --out x.gif");
+    for (name, value) in
+        [("RANK", "0"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "0"), ("MASTER_ADDR", "localhost")]
+    {
+        command.env(name, value);
+    }
+    let out = command.output().unwrap();
+    let told = told(&out);
+    assert!(!out.status.success() && told.contains("torchrun started 2 processes"), "{told}");
+    assert!(told.contains("hint: mpirun -n 2"), "{told}");
 }
 
 #[test]
@@ -118,6 +202,10 @@ fn a_wrong_number_of_ranks_is_refused_with_what_would_be_right() {
         "run --ranks 2 --parallel cfg=2 --cache cfg-cache",
         ["cfg-cache rebuilds one branch of guidance from the other", "--parallel ulysses=2"],
     );
+    sh.hinted("run --shard", ["--shard divides weights among the ranks that divide the tokens", "ulysses=2"]);
+    sh.refused("run --ranks 2 --parallel cfg=2 --shard", ["--shard divides weights"]);
+    sh.hinted("run --gpus 2", ["cannot use device \"cuda:0\"", "--features cuda"]);
+    sh.hinted("calibrate --ranks 2 --parallel cfg=2", ["cfg=2 runs them apart", "--parallel ulysses=2"]);
     sh.refused("run --model tiny-flux --ranks 4", ["3 attention heads cannot be divided among 4 ranks"]);
     if !mpirun() {
         return;
@@ -156,8 +244,19 @@ fn ranks_with_other_settings_are_refused_with_both_values() {
     }
 }
 
+/// What two ranks say that each start in a folder of their own.
+fn in_folders(sh: &Shell, folders: [&str; 2], line: &str) -> String {
+    let mut command = launched(sh, &[]);
+    for (i, folder) in folders.into_iter().enumerate() {
+        command.args(if i > 0 { &[":"][..] } else { &[] });
+        command.args(["-n", "1", "-wdir"]).arg(sh.path(folder)).arg(sh.command("").get_program());
+        command.args(sh.command(line).get_args());
+    }
+    told(&command.output().unwrap())
+}
+
 #[test]
-fn ranks_with_other_weights_or_another_curve_are_refused() {
+fn ranks_with_other_weights_are_refused() {
     if !mpirun() {
         return;
     }
@@ -171,15 +270,31 @@ fn ranks_with_other_weights_or_another_curve_are_refused() {
     let mut bytes = fs::read(&weights).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
     fs::write(&weights, bytes).unwrap();
-    // Each in its own folder.
-    let mut command = launched(&sh, &[]);
-    for (i, folder) in ["a", "b"].into_iter().enumerate() {
-        command.args(if i > 0 { &[":"][..] } else { &[] });
-        command.args(["-n", "1", "-wdir"]).arg(sh.path(folder)).arg(sh.command("").get_program());
-        command.args(sh.command(line).get_args());
-    }
-    let told = told(&command.output().unwrap());
+    let told = in_folders(&sh, ["a", "b"], line);
     assert!(told.contains("the weights' SHA-256: "), "{told}");
+}
+
+#[test]
+fn ranks_with_another_curve_are_refused() {
+    if !mpirun() {
+        return;
+    }
+    let sh = Shell::new();
+    sh.said("calibrate --frames 5 --size 48x48 --steps 6 --seeds 0 --reach 0 --out curve.toml");
+    let curve = sh.text("curve.toml");
+    // One digit of one number of the curve.
+    let at =
+        curve.find("ratios").and_then(|ratios| Some(ratios + curve[ratios..].find(", 0.9")? + 4)).unwrap();
+    let mut other = curve.clone();
+    other.replace_range(at..=at, "8");
+    for (folder, curve) in [("a", &curve), ("b", &other)] {
+        sh.inside(folder).write("curve.toml", curve);
+    }
+    let line = "run --frames 5 --size 48x48 --steps 6 --parallel ulysses=2 --cache magcache --profile curve.toml \
+                --force --out out.gif";
+    let told = in_folders(&sh, ["a", "b"], line);
+    assert!(told.contains("the caches as they were built: "), "{told}");
+    assert!(told.contains("on rank 0") && told.contains("on rank 1"), "{told}");
 }
 
 /// The processes of the program that a launcher started.
@@ -298,6 +413,30 @@ fn a_fault_on_the_first_rank_ends_all_and_leaves_nothing() {
     let told = end(launcher, &own);
     assert!(told.contains("error: "), "{told}");
     assert_eq!(sh.text("there"), "");
+}
+
+#[test]
+fn a_full_disk_on_the_first_rank_ends_all_and_leaves_nothing() {
+    if !mpirun() {
+        return;
+    }
+    let sh = Shell::new();
+    let small = sh.path("small");
+    fs::create_dir(&small).unwrap();
+    let mount = Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "none"]).arg(&small).output();
+    if !mount.is_ok_and(|out| out.status.success()) {
+        println!("skipped: a small disk cannot be mounted here");
+        return;
+    }
+    let line = LONG.replace("--steps 200", "--steps 60").replace("out.gif", "small/out.gif");
+    let (launcher, own) = begun(&sh, 2, &format!("{line} --parallel ulysses=2 --checkpoint state"));
+    // Someone else fills it while the run goes on.
+    _ = fs::write(small.join("other"), vec![0; 2 << 20]);
+    let told = end(launcher, &own);
+    let left: Vec<_> = fs::read_dir(&small).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(Command::new("umount").arg(&small).status().unwrap().success());
+    assert!(told.contains("No space left") && told.contains("small/out.gif"), "{told}");
+    assert_eq!(left, ["other"], "nothing partial");
 }
 
 #[test]

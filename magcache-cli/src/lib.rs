@@ -53,8 +53,12 @@ pub fn main() -> ExitCode {
             ranks::start(&args.ranks, &out, |ranks, out| cmd::run::run(&args, ops, ranks, out))
         }
         Command::Doctor(args) => cmd::doctor::run(&args, &out),
-        Command::Compare(args) => cmd::compare::run(&args, ops, &out),
-        Command::Calibrate(args) => cmd::calibrate::run(&args, ops, &out),
+        Command::Compare(args) => {
+            ranks::start(&args.ranks, &out, |ranks, out| cmd::compare::run(&args, ops, ranks, out))
+        }
+        Command::Calibrate(args) => {
+            ranks::start(&args.ranks, &out, |ranks, out| cmd::calibrate::run(&args, ops, ranks, out))
+        }
         Command::Pareto(args) => cmd::pareto::run(&args, ops, &out),
         Command::Schedule(args) => cmd::schedule::run(&args, &out),
         Command::List(args) => cmd::list::run(&args, &out),

@@ -1,6 +1,7 @@
 //! Wan and Flux pipelines on candle with timestep caching built in.
 
 pub mod autoencoder;
+pub mod blocks;
 pub mod clip;
 pub mod flux;
 pub mod image;

@@ -4,9 +4,10 @@ use std::{fs, path::Path};
 
 /// The modules ("rooms") in `src`, from the ground up: each may refer to those before it; families may not
 /// refer to each other.
-const SHARED: [&str; 12] = [
+const SHARED: [&str; 13] = [
     "checkpoint",
     "nn",
+    "blocks",
     "ranks",
     "recognise",
     "image",

@@ -116,6 +116,52 @@ fn adapters_commute_and_one_without_strength_is_none() {
 }
 
 #[test]
+fn a_module_from_the_line_of_its_bytes_is_that_of_the_file() {
+    let root = tempfile::tempdir().unwrap();
+    let folder = Folder::open(root.path()).unwrap();
+    let one = adapter(&root.path().join("a.safetensors"), 11);
+    for (kind, ..) in TYPES {
+        write(&root.path().join("m.gguf"), kind);
+        for (dtype, adapters) in [(KEEP, vec![]), (KEEP, vec![one.clone()]), (F32, vec![one.clone()])] {
+            let (_, weights) = open(&folder, dtype, &adapters);
+            let own = weights.pp("blocks").pp(1);
+            let flat = own.flat();
+            let stored: usize = own.names().map(|name| weights.bytes(name).unwrap().len()).sum();
+            assert_eq!(flat.len(), stored, "every byte once");
+            // In three parts of uneven length, as ranks have them.
+            let (a, b) = (flat.len() / 3, flat.len() / 2 + 1);
+            let line = [flat.read(0..a), flat.read(a..b), flat.read(b..flat.len())].concat();
+            let again = flat.tensors(line);
+            assert_eq!(again.names().collect::<Vec<_>>(), own.names().collect::<Vec<_>>());
+            for (name, shape) in [("attn1.to_q.weight", [256, 256]), ("ffn.net.0.proj.weight", [512, 256])] {
+                let rows = |weights: &Weights| {
+                    let matrix = weights.matrix(name, shape).unwrap();
+                    matrix.select((0..shape[0] as u32).collect()).unwrap().to_vec2::<f32>().unwrap()
+                };
+                assert_eq!(rows(&again), rows(&own), "{kind}, {name}");
+            }
+            let table = |weights: &Weights| weights.get_f32("scale_shift_table", &[1, 6, 256]).unwrap();
+            let values = |x: Tensor| x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            assert_eq!(values(table(&again)), values(table(&own)));
+        }
+    }
+}
+
+#[test]
+fn what_is_read_later_counts_as_read_if_it_is_like_what_was() {
+    let root = tempfile::tempdir().unwrap();
+    write(&root.path().join("m.gguf"), "Q5_0");
+    let folder = Folder::open(root.path()).unwrap();
+    let (_, weights) = open_transformer(&folder, "m.gguf", &Device::Cpu, KEEP).unwrap();
+    let blocks = weights.pp("blocks");
+    blocks.pp(0).matrix("attn1.to_q.weight", [256, 256]).unwrap();
+    let before = blocks.pp(1).unused().len();
+    assert!(blocks.pp(1).read_like(&blocks.pp(0)));
+    assert_eq!(blocks.pp(1).unused().len(), before - 1);
+    assert!(!weights.pp("condition_embedder").read_like(&blocks.pp(0)), "it has no such tensor");
+}
+
+#[test]
 fn two_experts_are_told_apart_by_names_or_not_at_all() {
     let root = tempfile::tempdir().unwrap();
     let put = |name: &str| {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args as ClapArgs;
 
 use super::{
-    Placement, Prompt, Sampling, Writing,
+    Placement, Prompt, RanksArgs, Sampling, Writing,
     shared::{MACHINE, OUTPUT, SAMPLING, prompt_help},
 };
 
@@ -51,6 +51,8 @@ pub(crate) struct Compare {
     pub(crate) repeat: usize,
     #[command(flatten)]
     pub(crate) placement: Placement,
+    #[command(flatten)]
+    pub(crate) ranks: RanksArgs,
     /// Encode and decode in tiles of 256 pixels, which bounds the memory for large frames
     #[arg(long, help_heading = MACHINE)]
     pub(crate) tile_vae: bool,

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, ValueEnum};
 
-use super::{Placement, Sampling, Writing, shared::OUTPUT};
+use super::{Placement, RanksArgs, Sampling, Writing, shared::OUTPUT};
 
 const MEASUREMENT: &str = "Measurement";
 
@@ -33,6 +33,8 @@ pub(crate) struct Calibrate {
     pub(crate) sampling: Sampling,
     #[command(flatten)]
     pub(crate) runs: Runs,
+    #[command(flatten)]
+    pub(crate) ranks: RanksArgs,
     /// For planned schedules, repeat each step with the residuals of this many earlier steps; each repetition
     /// costs as much as a skipped step; 0 plans nothing
     #[arg(long, help_heading = MEASUREMENT, value_name = "STEPS", default_value_t = 8)]

@@ -109,6 +109,9 @@ pub(crate) struct RanksArgs {
     #[arg(long, value_name = "N", conflicts_with = "device")]
     #[arg(value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) gpus: Option<u64>,
+    /// Divide weights among the ranks that divide the tokens: each block is gathered for its run, one ahead
+    #[arg(long)]
+    pub(crate) shard: bool,
     /// Seconds that a rank waits for another one before it gives up
     #[arg(long, value_name = "SECONDS", default_value_t = 600.0)]
     pub(crate) patience: f64,

@@ -73,7 +73,8 @@ impl Watched {
         let (sampler, noise) = (pipeline.sampler(request)?, pipeline.noise(request)?);
         // What a reuse does is the same in every clip.
         let run = pipeline.trajectory(request)?.one_clip();
-        let mut generation = Generation::new(Arc::clone(&scene.denoiser), run, sampler, &noise, &self.hooks)?;
+        let generation = Generation::new(Arc::clone(&scene.denoiser), run, sampler, &noise, &self.hooks)?;
+        let mut generation = generation.among(scene.ranks)?;
         if self.extent.reach == 0 {
             while !generation.is_done() {
                 self.step(scene, &mut generation, stop)?;

@@ -9,7 +9,7 @@ use magcache_core::{
     error::count,
     planner::{self, ReuseErrors},
 };
-use magcache_models::checkpoint::Ops;
+use magcache_models::{checkpoint::Ops, ranks::Ranks};
 use serde_json::json;
 
 use crate::{
@@ -21,11 +21,19 @@ use crate::{
     lanes::Scene,
     media,
     plot::{Chart, Target},
+    ranks::{announce, check_same, is_first},
+    resume::identity,
 };
 
-pub(crate) fn run(args: &Calibrate, ops: Ops, out: &Console) -> Result<()> {
-    let job = job(args, ops, out)?;
+pub(crate) fn run(args: &Calibrate, ops: Ops, ranks: Option<&Ranks>, out: &Console) -> Result<()> {
+    let job = job(args, ops, ranks, out)?;
     let prompts = args.runs.prompts(&job)?;
+    if let Some(ranks) = ranks {
+        check_ranks(ranks, args, &job, &prompts, out)?;
+    }
+    if !is_first(ranks) {
+        return record(&job, &prompts, args, out).map(drop);
+    }
     let default = || unused("profile.toml", args.writing, &|profile| vec![rows_of(profile)]);
     let profile = args.out.clone().unwrap_or_else(default);
     let rows = rows_of(&profile);
@@ -73,13 +81,32 @@ pub(crate) fn run(args: &Calibrate, ops: Ops, out: &Console) -> Result<()> {
     answer(&measured, experts, args, &outputs, out)
 }
 
-fn job(args: &Calibrate, ops: Ops, out: &Console) -> Result<Job> {
+/// Checks that the ranks can measure, and are about to measure the same.
+fn check_ranks(ranks: &Ranks, args: &Calibrate, job: &Job, prompts: &[String], out: &Console) -> Result<()> {
+    let layout = ranks.layout();
+    if layout.cfg > 1 {
+        let message = format!("what is measured is of both branches of guidance, {layout} runs them apart");
+        return Err(bad_input_with(message, format!("--parallel ulysses={}", layout.ranks())));
+    }
+    let mut keys = identity(job, &args.runs.placement, false)?;
+    keys.insert("prompts".to_owned(), format!("{prompts:?}"));
+    keys.insert("seeds".to_owned(), format!("{:?}", args.runs.seeds));
+    let Calibrate { reach, growth, sensitivities, .. } = args;
+    keys.insert(
+        "measured".to_owned(),
+        format!("reach {reach}, growth {growth}, sensitivities {sensitivities}"),
+    );
+    check_same(ranks, job, keys, &[])?;
+    announce(ranks, job, out)
+}
+
+fn job(args: &Calibrate, ops: Ops, ranks: Option<&Ranks>, out: &Console) -> Result<Job> {
     let config = Config::of(&args.sampling, out)?;
     if !config.cache.is_empty() || config.target.is_some() || args.sampling.profile.is_some() {
         let message = "a cache, a profile or a target is given, but calibration measures runs without";
         return Err(bad_input_with(message, "remove --cache, --profile, targets and the [[cache]] tables"));
     }
-    args.runs.job(config, ops)
+    args.runs.job(config, args.ranks.options(&args.runs.placement, ranks, ops)?)
 }
 
 fn objective(args: &Calibrate) -> planner::Objective {

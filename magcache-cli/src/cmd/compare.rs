@@ -4,7 +4,8 @@
 use std::{collections::BTreeSet, path::Path};
 
 use anyhow::Result;
-use magcache_models::{checkpoint::Ops, pipeline::LoadOptions};
+use magcache_core::HookRegistry;
+use magcache_models::{checkpoint::Ops, pipeline::LoadOptions, ranks::Ranks};
 
 use crate::{
     args::{Compare, Sampling},
@@ -17,17 +18,22 @@ use crate::{
     console::{Console, bad_input, bad_input_with},
     files::{Writes, unused},
     job::{Config, Job},
-    plot, report,
+    plot,
+    ranks::{announce, check_same, is_first},
+    report,
+    resume::identity,
 };
 
-pub(crate) fn run(args: &Compare, ops: Ops, out: &Console) -> Result<()> {
-    let job = job(args, ops, out)?;
+pub(crate) fn run(args: &Compare, ops: Ops, ranks: Option<&Ranks>, out: &Console) -> Result<()> {
+    let job = job(args, ops, ranks, out)?;
     let folder =
         args.out.clone().unwrap_or_else(|| unused("magcache-compare", args.writing, &|_| Vec::new()));
-    Writes::of_run(args.writing, &args.sampling, &job.config)
+    let writes = Writes::of_run(args.writing, &args.sampling, &job.config)
         .folder("--out", Some(&folder))
-        .file("--plot", args.plot.as_deref())
-        .check()?;
+        .file("--plot", args.plot.as_deref());
+    if is_first(ranks) {
+        writes.check()?;
+    }
     let seeds = seeds(args, job.request.seed)?;
     if args.repeat == 0 {
         return Err(bad_input_with("0 repetitions measure nothing", "--repeat 1"));
@@ -48,6 +54,12 @@ pub(crate) fn run(args: &Compare, ops: Ops, out: &Console) -> Result<()> {
         device: args.placement.device.clone(),
         folder,
     };
+    if let Some(ranks) = ranks {
+        check_ranks(ranks, args, &comparison, out)?;
+    }
+    if !is_first(ranks) {
+        return comparison.follow(out);
+    }
     comparison.check_folder()?;
     let plot = args.plot.as_deref().map(plot::Target::prepare).transpose()?;
     let mut compared = report::run(&comparison, out)?;
@@ -70,11 +82,26 @@ fn draw(compared: &mut Compared<'_>, target: &plot::Target, out: &Console) -> Re
     Ok(())
 }
 
-fn job(args: &Compare, ops: Ops, out: &Console) -> Result<Job> {
+/// Checks that all ranks are about to compare the same.
+fn check_ranks(ranks: &Ranks, args: &Compare, comparison: &Comparison, out: &Console) -> Result<()> {
+    let Comparison { job, contenders, seeds, repeat, .. } = comparison;
+    let mut keys = identity(job, &args.placement, args.tile_vae)?;
+    keys.insert("seeds".to_owned(), format!("{seeds:?}"));
+    keys.insert("repeat".to_owned(), repeat.to_string());
+    for contender in contenders {
+        keys.insert(format!("caches of {}", contender.name), format!("{:?}", contender.cache));
+    }
+    let hooks: Vec<&HookRegistry> = contenders.iter().map(|own| &*own.entry.registry).collect();
+    check_same(ranks, job, keys, &hooks)?;
+    announce(ranks, job, out)
+}
+
+fn job(args: &Compare, ops: Ops, ranks: Option<&Ranks>, out: &Console) -> Result<Job> {
     let mut config = Config::of(&args.sampling, out)?;
     args.prompt.set(&mut config.sampling)?;
     config.sampling.seed = args.seeds.first().copied().or(config.sampling.seed);
-    Job::new(config, LoadOptions { tile_vae: args.tile_vae, ..args.placement.options(ops)? })
+    let options = args.ranks.options(&args.placement, ranks, ops)?;
+    Job::new(config, LoadOptions { tile_vae: args.tile_vae, ..options })
 }
 
 fn seeds(args: &Compare, own: u64) -> Result<Vec<u64>> {

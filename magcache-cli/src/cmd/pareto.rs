@@ -74,7 +74,7 @@ fn job(args: &Pareto, ops: Ops, out: &Console) -> Result<Job> {
         return Err(bad_input_with(message, "--strategies magcache,fbcache and --budgets 12,16"));
     }
     config.target = None;
-    args.runs.job(config, ops)
+    args.runs.job(config, args.runs.placement.options(ops)?)
 }
 
 /// The budgets of the flags, or six from a quarter to three quarters of the steps.

@@ -74,7 +74,8 @@ impl Compared<'_> {
 /// A comparison while it runs.
 struct Running<'a> {
     of: &'a Comparison,
-    staged: &'a StagedFolder,
+    /// `None` on ranks that write nothing.
+    staged: Option<&'a StagedFolder>,
     /// One per seed.
     scenes: Vec<Scene<'a>>,
     stop: &'a dyn Fn() -> bool,
@@ -104,17 +105,17 @@ impl Comparison {
         let interrupt = Interrupt::listen()?;
         let stop = || interrupt.is_set();
         let staged = StagedFolder::create(&self.folder)?;
-        let running =
-            Running { of: self, staged: &staged, scenes: self.scenes(&stop, out)?, stop: &stop, out };
-        let mut rows = running.rows(&self.contenders, Role::Config, "dense and cached")?;
-        let fewer = if self.baselines { baseline::contenders(&self.job, &rows) } else { Vec::new() };
-        if !fewer.is_empty() {
-            // The dense lane of these rounds repeats the first one; only its times are used.
-            let mut baselines = running.rows(&fewer, Role::Baseline, "dense and fewer steps")?.split_off(1);
-            baseline::relate(&self.job, &mut rows, &mut baselines);
-            rows.extend(baselines);
-        }
+        let scenes = self.scenes(&stop, out)?;
+        let rows = Running { of: self, staged: Some(&staged), scenes, stop: &stop, out }.all_rows()?;
         Ok((self.finish(rows, &staged)?, staged))
+    }
+
+    /// The part of a rank that is not the first: the same runs. Writes nothing.
+    pub(crate) fn follow(&self, out: &Console) -> Result<()> {
+        let interrupt = Interrupt::listen()?;
+        let stop = || interrupt.is_set();
+        let scenes = self.scenes(&stop, out)?;
+        Running { of: self, staged: None, scenes, stop: &stop, out }.all_rows().map(drop)
     }
 
     /// The scene of each seed; the network is warm.
@@ -151,6 +152,20 @@ impl Comparison {
 }
 
 impl Running<'_> {
+    /// The dense row, those of the configurations and those of the baselines.
+    fn all_rows(&self) -> Result<Vec<Row>> {
+        let Comparison { job, contenders, baselines, .. } = self.of;
+        let mut rows = self.rows(contenders, Role::Config, "dense and cached")?;
+        let fewer = if *baselines { baseline::contenders(job, &rows) } else { Vec::new() };
+        if !fewer.is_empty() {
+            // The dense lane of these rounds repeats the first one; only its times are used.
+            let mut baselines = self.rows(&fewer, Role::Baseline, "dense and fewer steps")?.split_off(1);
+            baseline::relate(job, &mut rows, &mut baselines);
+            rows.extend(baselines);
+        }
+        Ok(rows)
+    }
+
     /// Runs the dense lane and `contenders`, and returns their rows. The pictures of the dense lane are
     /// written with the configurations.
     fn rows(&self, contenders: &[Contender], role: Role, what: &str) -> Result<Vec<Row>> {
@@ -159,9 +174,9 @@ impl Running<'_> {
         let lanes: Vec<&Contender> = std::iter::once(&dense).chain(contenders).collect();
         let file = |lane: &Contender| lane.file(self.of.ending());
         let output = |(i, lane): (usize, &&Contender)| {
-            let path = self.staged.path().join(file(lane));
-            let prepare = || job.with_sound(Destination::prepare(path, job.video_shape())?);
-            (role == Role::Config || i > 0).then(prepare).transpose()
+            let Some(staged) = self.staged.filter(|_| role == Role::Config || i > 0) else { return Ok(None) };
+            let path = staged.path().join(file(lane));
+            job.with_sound(Destination::prepare(path, job.video_shape())?).map(Some)
         };
         let outputs = lanes.iter().enumerate().map(output).collect::<Result<Vec<_>>>()?;
         let entries: Vec<Entry> = lanes.iter().map(|lane| lane.entry.clone()).collect();

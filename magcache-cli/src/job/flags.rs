@@ -51,13 +51,13 @@ pub(crate) fn read_prompts(path: &Path) -> Result<Vec<String>> {
 
 impl Runs {
     /// The job for `config`, with everything that all runs share.
-    pub(crate) fn job(&self, mut config: Config, ops: Ops) -> Result<Job> {
+    pub(crate) fn job(&self, mut config: Config, options: LoadOptions) -> Result<Job> {
         let negative = &mut config.sampling.negative_prompt;
         *negative = self.negative_prompt.clone().or(negative.take());
         if self.seeds.is_empty() {
             return Err(bad_input_with("no seeds", "--seeds 0,1"));
         }
-        Job::new(config, self.placement.options(ops)?)
+        Job::new(config, options)
     }
 
     /// The prompts of the flags and of the file, or the job's own.

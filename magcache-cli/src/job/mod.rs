@@ -26,13 +26,14 @@ use magcache_core::{
 use magcache_models::{
     checkpoint::{AdapterReport, Ops},
     pipeline::{self, Denoiser, LoadOptions, Pipeline, PipelineError, Request, SamplingOptions, Stage},
-    ranks::{Layout, Ranks},
+    ranks::Ranks,
 };
 
 pub(crate) use self::{
     config::{Config, OutputTable, cache_table, flag, set_profile},
     flags::{prompt, read_prompts},
     given::Sound,
+    memory::cache_bytes,
     target::{Chosen, Target},
     tuned::Knob,
 };
@@ -59,8 +60,10 @@ pub(crate) struct Job {
     /// The device that it is computed on, and the operations of its layers.
     pub(crate) device: Device,
     pub(crate) ops: Ops,
-    /// How ranks divide it, if there are several.
-    pub(crate) ranks: Option<Layout>,
+    /// The ranks that it is divided among, if there are several.
+    pub(crate) ranks: Option<Ranks>,
+    /// Whether these divide the weights too.
+    pub(crate) shard: bool,
     pub(crate) chosen: Option<Chosen>,
     /// The recording that is heard with the video.
     pub(crate) sound: Option<Sound>,
@@ -73,8 +76,8 @@ pub(crate) struct Job {
 impl Job {
     /// Opens the model, fills in its defaults and checks the whole request. Loads no weights.
     pub(crate) fn new(mut config: Config, options: LoadOptions) -> Result<Self> {
-        let (device, ops, ranks) =
-            (options.device.clone(), options.ops, options.ranks.as_ref().map(Ranks::layout));
+        let (device, ops, shard) = (options.device.clone(), options.ops, options.shard);
+        let ranks = options.ranks.clone();
         let pipeline = config.open(options)?;
         let defaults = pipeline.defaults();
         let mut base = defaults.request.clone();
@@ -122,6 +125,7 @@ impl Job {
             device,
             ops,
             ranks,
+            shard,
             chosen,
             sound,
             adapters,

@@ -63,7 +63,7 @@ fn an_option_is_in_every_place_that_follows_from_it() {
             assert_eq!(value(&job.request.options(), option), set, "{key}: what is asked of the model");
         }
         assert!(
-            identity(&job, &run).unwrap().contains_key(&format!("sampling.{key}")),
+            identity(&job, &run.placement, run.tile_vae).unwrap().contains_key(&format!("sampling.{key}")),
             "{key}: the identity"
         );
         let facts = Conditions::facts(&job, None).unwrap();

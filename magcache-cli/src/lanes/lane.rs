@@ -7,8 +7,11 @@ use std::{
 
 use anyhow::Result;
 use candle_core::Tensor;
-use magcache_core::HookRegistry;
-use magcache_models::pipeline::{self, Denoiser, Generation, Pipeline, PipelineError, Request};
+use magcache_core::{HookRegistry, group::GroupError};
+use magcache_models::{
+    pipeline::{self, Denoiser, Generation, Pipeline, PipelineError, Request},
+    ranks::Ranks,
+};
 
 use crate::{job::Job, summary::Summary};
 
@@ -18,6 +21,8 @@ pub(crate) struct Scene<'a> {
     pub(crate) pipeline: &'a dyn Pipeline,
     pub(crate) request: Request,
     pub(crate) denoiser: Arc<dyn Denoiser>,
+    /// The ranks that all runs are divided among.
+    pub(crate) ranks: Option<&'a Ranks>,
 }
 
 impl<'a> Scene<'a> {
@@ -30,7 +35,7 @@ impl<'a> Scene<'a> {
     ) -> pipeline::Result<(Self, Vec<String>)> {
         job.pipeline.check(&request)?;
         let (denoiser, notes) = job.load(&request, now)?;
-        Ok((Self { pipeline: job.pipeline.as_ref(), request, denoiser }, notes))
+        Ok((Self { pipeline: job.pipeline.as_ref(), request, denoiser, ranks: job.ranks.as_ref() }, notes))
     }
 
     /// Every prompt with every seed, in this order: scenes that share one network.
@@ -49,9 +54,9 @@ impl<'a> Scene<'a> {
             prompts.iter().flat_map(|prompt| loaded.iter().map(move |seed| of(prompt, *seed))).collect();
         requests.iter().try_for_each(|request| job.pipeline.check(request))?;
         let (denoisers, notes) = job.load_each(&requests, now)?;
-        let pipeline = job.pipeline.as_ref();
+        let (pipeline, ranks) = (job.pipeline.as_ref(), job.ranks.as_ref());
         let scenes = requests.into_iter().zip(denoisers);
-        let scenes = scenes.map(|(request, denoiser)| Self { pipeline, request, denoiser });
+        let scenes = scenes.map(|(request, denoiser)| Self { pipeline, request, denoiser, ranks });
         let scenes = if sampled {
             scenes.collect()
         } else {
@@ -68,6 +73,12 @@ impl<'a> Scene<'a> {
     /// The same request with another seed, for requests whose network does not depend on it.
     pub(crate) fn with_seed(&self, seed: u64) -> Self {
         Self { request: Request { seed, ..self.request.clone() }, ..self.clone() }
+    }
+
+    /// What the first of several ranks says, of what may differ between them.
+    pub(crate) fn first_says(&self, about: &str, own: bool) -> Result<bool> {
+        let Some(ranks) = self.ranks else { return Ok(own) };
+        Ok(ranks.world().from_first(about, || Ok::<_, GroupError>(vec![u8::from(own)]))? == [1])
     }
 
     /// Decodes the latents of a run of one clip to frames `[frames, height, width, channels]` in 0..=1, f32.
@@ -114,6 +125,7 @@ impl<'a> Lane<'a> {
         let (sampler, noise) = (pipeline.sampler(request)?, pipeline.noise(request)?);
         let run = pipeline.trajectory(request)?;
         let generation = Generation::new(Arc::clone(&scene.denoiser), run, sampler, &noise, registry)?;
+        let generation = generation.among(scene.ranks)?;
         Ok(Self { scene: scene.clone(), generation, decode: Duration::ZERO, divergence: Vec::new() })
     }
 
@@ -185,7 +197,7 @@ pub(crate) mod testing {
             let plan = CachePlan::parse(tables).expect("the tables are sound");
             plan.build(pipeline.meta(), Some(&run)).expect("they fit").registry
         };
-        test(&Scene { pipeline: pipeline.as_ref(), request, denoiser }, &hooks);
+        test(&Scene { pipeline: pipeline.as_ref(), request, denoiser, ranks: None }, &hooks);
     }
 }
 

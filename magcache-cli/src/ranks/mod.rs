@@ -4,10 +4,12 @@
 //! told to all, and the first one reports it. If that is impossible because the first one itself is silent,
 //! each reports.
 
+mod options;
 mod parts;
 mod same;
 mod start;
 
+pub(crate) use options::is_first;
 pub(crate) use parts::{of_all, own_part};
-pub(crate) use same::check_same;
+pub(crate) use same::{announce, check_same};
 pub(crate) use start::{absent, start};

@@ -6,15 +6,19 @@ use anyhow::Result;
 use magcache_core::{HookRegistry, group::GroupError};
 use magcache_models::ranks::Ranks;
 
-use crate::{calibration::judge::SMALL, job::Job, resume::Identity};
+use crate::{calibration::judge::SMALL, console::Console, job::Job, resume::Identity, summary};
 
 /// Compares what the ranks are about to run, key by key, before anything is loaded.
 ///
 /// # Errors
 /// A key that differs, with both values and both ranks.
-pub(crate) fn check_same(ranks: &Ranks, job: &Job, identity: &Identity, hooks: &HookRegistry) -> Result<()> {
+pub(crate) fn check_same(
+    ranks: &Ranks,
+    job: &Job,
+    mut keys: Identity,
+    hooks: &[&HookRegistry],
+) -> Result<()> {
     let world = ranks.world();
-    let mut keys = identity.clone();
     // Each has its own device, and files may be copies.
     keys.retain(|key, _| key != "device");
     for value in keys.values_mut() {
@@ -26,6 +30,7 @@ pub(crate) fn check_same(ranks: &Ranks, job: &Job, identity: &Identity, hooks: &
     let mut hasher = DefaultHasher::new();
     format!("{hooks:?}").hash(&mut hasher);
     keys.insert("the caches as they were built".to_owned(), format!("{:016x}", hasher.finish()));
+    keys.insert("the weights are divided".to_owned(), job.shard.to_string());
     if job.pipeline.weight_bytes()? <= SMALL {
         keys.insert("the weights' SHA-256".to_owned(), job.pipeline.fingerprint()?);
     }
@@ -43,4 +48,17 @@ pub(crate) fn check_same(ranks: &Ranks, job: &Job, identity: &Identity, hooks: &
         }
         other => Ok(other?),
     }
+}
+
+/// Says how the ranks divide the run.
+pub(crate) fn announce(ranks: &Ranks, job: &Job, out: &Console) -> Result<()> {
+    let layout = ranks.layout();
+    let weights = summary::bytes(usize::try_from(job.pipeline.weight_bytes()?).unwrap_or(usize::MAX));
+    let holds = if job.shard {
+        format!("each holds a share of the blocks' weights, of {weights} on disk")
+    } else {
+        format!("each holds all weights, {weights} on disk")
+    };
+    out.note(&format!("{} ranks, {layout}: {holds}", layout.ranks()));
+    Ok(())
 }

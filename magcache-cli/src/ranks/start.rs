@@ -6,7 +6,7 @@ use anyhow::{Result, anyhow};
 use magcache_core::group::{self, ControlPlane, GroupError};
 #[cfg(unix)]
 use magcache_models::ranks::MpiPlane;
-use magcache_models::ranks::{Launcher, Layout, Ranks};
+use magcache_models::ranks::{Launcher, Layout, Meets, Ranks};
 
 use crate::{
     args::RanksArgs,
@@ -29,6 +29,14 @@ pub(crate) fn start(
     let own = args.ranks.or(args.gpus).map(|n| usize::try_from(n).unwrap_or(usize::MAX));
     match (own, args.parallel, launcher) {
         (None, None, None) => run(None, out),
+        (_, _, Some(Launcher { name, size, meets: Meets::Elsewhere, .. })) => {
+            let message =
+                format!("{name} started {size} processes, which meet in PyTorch's own way: not spoken here");
+            let hint = format!(
+                "mpirun -n {size} or srun -n {size} in its place; on one machine, --gpus {size} without it"
+            );
+            Err(bad_input_with(message, hint))
+        }
         (Some(n), _, Some(launcher)) => {
             let message = format!(
                 "{} started {} processes, and each is to start {n} ranks",
@@ -101,6 +109,9 @@ fn one(
     let ranks = Ranks::new(engine, layout, patience)?;
     let watched = Watched(&ranks);
     let ran = run(&ranks);
+    if ran.is_ok() {
+        ranks.settle();
+    }
     drop(watched);
     end(&ranks, ran)
 }

@@ -14,12 +14,12 @@ use std::{
 
 use anyhow::{Context, Result};
 use magcache_core::snapshot::Snapshot;
-use magcache_models::{checkpoint::Ops, pipeline::Generation};
+use magcache_models::{checkpoint::Ops, pipeline::Generation, ranks::Ranks};
 use serde_json::Value;
 
 pub(crate) use self::file::{Identity, Stored};
 use crate::{
-    args::Run,
+    args::Placement,
     console::bad_input_with,
     job::{Job, OutputTable, model_name},
 };
@@ -132,19 +132,19 @@ pub(crate) fn is_due(every: usize, run: &Generation) -> bool {
 
 /// The identity of a job. Files are identified by size and time, not read: hashing the weights of a large
 /// model takes minutes.
-pub(crate) fn identity(job: &Job, args: &Run) -> Result<Identity> {
+pub(crate) fn identity(job: &Job, placement: &Placement, tile_vae: bool) -> Result<Identity> {
     let mut config = job.config.clone();
     // The path of the result does not affect it.
     config.output = OutputTable::default();
     let mut keys = Identity::new();
     flatten("", &serde_json::to_value(&config)?, &mut keys);
     keys.insert(crate::PROGRAM.to_owned(), env!("CARGO_PKG_VERSION").to_owned());
-    keys.insert("dtype".to_owned(), args.placement.dtype.name());
-    keys.insert("device".to_owned(), args.placement.device.clone());
-    if let Some(ranks) = job.ranks.filter(|layout| layout.ranks() > 1) {
-        keys.insert("parallel".to_owned(), ranks.to_string());
+    keys.insert("dtype".to_owned(), placement.dtype.name());
+    keys.insert("device".to_owned(), placement.device.clone());
+    if let Some(layout) = job.ranks.as_ref().map(Ranks::layout).filter(|layout| layout.ranks() > 1) {
+        keys.insert("parallel".to_owned(), layout.to_string());
     }
-    keys.insert("tile_vae".to_owned(), args.tile_vae.to_string());
+    keys.insert("tile_vae".to_owned(), tile_vae.to_string());
     keys.insert("reference_ops".to_owned(), (job.ops == Ops::Reference).to_string());
     let profiles = config.cache.iter().filter_map(|table| table.get("profile")?.as_str().map(PathBuf::from));
     let given = config.sampling.files().into_iter().map(|(_, path)| path.clone());

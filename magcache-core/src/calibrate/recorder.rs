@@ -9,15 +9,14 @@ use std::{
 use candle_core::{Result, Tensor};
 
 use super::{Distances, Magnitudes, Recording, Response};
-use crate::{
-    BlockHook, Branch, Cx, HookRegistry, ModelMeta, Next, Output, Signal, Streams, metrics, state::SlotKey,
-};
+use crate::{BlockHook, Branch, Cx, HookRegistry, ModelMeta, Next, Output, Signal, Streams, state::SlotKey};
 
 /// Records the measurements for a profile while the model runs without caches.
 ///
 /// Its registry has one hook around all blocks that changes nothing. One session is one run: each pass is
 /// compared with the previous pass of the same expert and branch, kept in the slots of the session. Holds the
-/// image stream's residual, the blocks' output and every signal of one step at a time.
+/// image stream's residual, the blocks' output and every signal of one step at a time. On several ranks each
+/// records the numbers of all tokens.
 #[derive(Clone)]
 pub struct Recorder(Arc<Watch>);
 
@@ -108,18 +107,19 @@ impl BlockHook for Recorder {
         let (magnitudes, distances) = match &before {
             None => (Magnitudes::default(), None),
             Some(before) => {
-                let (ratio, cosine_distance) = metrics::magnitudes(&now.residual, &before.residual)?;
+                let together = cx.together();
+                let (ratio, cosine_distance) = together.magnitudes(&now.residual, &before.residual)?;
                 let signals = now.signals.iter().filter_map(|(signal, tensor)| {
                     let before = before.signals.get(signal)?;
-                    Some(metrics::relative_l1(tensor, before).map(|distance| (*signal, distance)))
+                    Some(together.relative_l1(tensor, before).map(|distance| (*signal, distance)))
                 });
                 let distances = Distances {
                     expert,
                     branch,
                     step: cx.step.index,
                     signals: signals.collect::<Result<_>>()?,
-                    residual: metrics::relative_l1(&now.residual, &before.residual)?,
-                    hidden_states: metrics::relative_l1(&now.output, &before.output)?,
+                    residual: together.relative_l1(&now.residual, &before.residual)?,
+                    hidden_states: together.relative_l1(&now.output, &before.output)?,
                 };
                 (Magnitudes { ratio, cosine_distance }, Some(distances))
             }

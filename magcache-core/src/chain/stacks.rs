@@ -81,15 +81,24 @@ impl<'a> Stacks<'a> {
     /// Blocks by their number in the stack, which may run parts of themselves through [`Modules`], so that
     /// hooks can surround those parts.
     pub fn streams<B>(
-        mut self,
+        self,
         blocks: &'a [B],
         block: impl Fn(usize, &B, Streams, &mut Modules<'_>) -> Result<Streams> + 'a,
     ) -> Self {
-        let block = Box::new(move |i: usize, x: Streams, modules: &mut Modules<'_>| match blocks.get(i) {
+        self.numbered(blocks.len(), move |i, x, modules| match blocks.get(i) {
             Some(own) => block(i, own, x, modules),
             None => Ok(x),
-        });
-        self.stacks.push(Stack { blocks: blocks.len(), block });
+        })
+    }
+
+    /// As [`Stacks::streams`], for blocks that the model finds by their numbers, because they are in memory
+    /// only while they run.
+    pub fn numbered(
+        mut self,
+        blocks: usize,
+        block: impl Fn(usize, Streams, &mut Modules<'_>) -> Result<Streams> + 'a,
+    ) -> Self {
+        self.stacks.push(Stack { blocks, block: Box::new(block) });
         self
     }
 

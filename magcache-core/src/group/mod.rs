@@ -25,7 +25,7 @@ use std::{
 #[cfg(feature = "candle")]
 pub(crate) use branches::Branches;
 pub use error::GroupError;
-pub use plane::{ControlPlane, Message};
+pub use plane::{ControlPlane, Lane, Message};
 pub use threads::{ThreadPlane, threads};
 #[cfg(feature = "candle")]
 pub(crate) use together::Together;
@@ -51,6 +51,7 @@ pub struct Group {
     members: Arc<[usize]>,
     /// The place of this rank among them.
     place: usize,
+    lane: Lane,
     patience: Duration,
     /// The first error that came from other ranks, of all parts of the group.
     fault: Arc<OnceLock<GroupError>>,
@@ -60,7 +61,7 @@ impl Group {
     /// All ranks of an engine. Each waits for the others at most `patience`.
     pub fn world(plane: Arc<dyn ControlPlane>, patience: Duration) -> Self {
         let (place, members) = (plane.rank(), (0..plane.size()).collect());
-        Self { plane, members, place, patience, fault: Arc::default() }
+        Self { plane, members, place, lane: Lane::Run, patience, fault: Arc::default() }
     }
 
     /// The members at these places of this group, among which this rank has to be; `None` if it is not.
@@ -68,6 +69,12 @@ impl Group {
         let place = places.iter().position(|place| *place == self.place)?;
         let members = places.iter().filter_map(|place| self.members.get(*place).copied()).collect();
         Some(Self { members, place, ..self.clone() })
+    }
+
+    /// The same ranks in another conversation, for a thread of its own.
+    #[must_use]
+    pub fn in_lane(&self, lane: Lane) -> Self {
+        Self { lane, ..self.clone() }
     }
 
     /// The place of this rank in the group, from 0.
@@ -111,7 +118,7 @@ impl Group {
             if place == self.place {
                 mine = bytes;
             } else {
-                self.plane.send(*member, Message { about: about.to_owned(), bytes })?;
+                self.plane.send(*member, Message { lane: self.lane, about: about.to_owned(), bytes })?;
             }
         }
         let mut all = Vec::with_capacity(self.size());
@@ -124,7 +131,7 @@ impl Group {
     }
 
     fn flush(&self, about: &str) -> Result<()> {
-        self.plane.flush(self.patience).map_err(|error| self.noted(error.waiting_for(about)))
+        self.plane.flush(self.lane, self.patience).map_err(|error| self.noted(error.waiting_for(about)))
     }
 
     /// Sends a message to one rank, which has to [`Group::receive`] it.
@@ -133,7 +140,7 @@ impl Group {
     /// That rank has ended.
     pub fn send(&self, about: &str, place: usize, bytes: Vec<u8>) -> Result<()> {
         let Some(member) = self.members.get(place) else { return Ok(()) };
-        self.plane.send(*member, Message { about: about.to_owned(), bytes })
+        self.plane.send(*member, Message { lane: self.lane, about: about.to_owned(), bytes })
     }
 
     /// Waits for the next message of the rank at `place`.
@@ -142,7 +149,7 @@ impl Group {
     /// As [`Group::exchange`].
     pub fn receive(&self, about: &str, place: usize) -> Result<Vec<u8>> {
         let from = self.members.get(place).copied().unwrap_or_default();
-        let message = self.plane.receive(from, self.patience);
+        let message = self.plane.receive(from, self.lane, self.patience);
         let message = message.map_err(|error| self.noted(error.waiting_for(about)))?;
         if message.about != about {
             let (here, there) = (about.to_owned(), message.about);
@@ -288,6 +295,20 @@ mod tests {
             part.gather("halves", &[group.place() as u8]).unwrap().concat()
         });
         assert_eq!(got, [[0, 2], [1, 3], [0, 2], [1, 3]]);
+    }
+
+    #[test]
+    fn lanes_have_orders_of_their_own() {
+        let got = ranks(2, |group| {
+            let (ahead, other) = (group.in_lane(Lane::Weights), 1 - group.place());
+            // Each rank is ahead in another lane.
+            let order = if group.place() == 0 { [&group, &ahead] } else { [&ahead, &group] };
+            for (i, lane) in order.into_iter().enumerate() {
+                lane.send("x", other, vec![i as u8]).unwrap();
+            }
+            [group.receive("x", other).unwrap(), ahead.receive("x", other).unwrap()].concat()
+        });
+        assert_eq!(got, [[1, 0], [0, 1]]);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{ControlPlane, GroupError, Message, Result};
+use super::{ControlPlane, GroupError, Lane, Message, Result};
 
 /// One rank of [`threads`]. A thread that ends, or panics, drops it, and the others notice.
 #[derive(Debug)]
@@ -31,15 +31,15 @@ struct Mailbox {
 
 #[derive(Debug, Default)]
 struct Waiting {
-    /// By sender.
-    from: Vec<VecDeque<Message>>,
+    /// By sender and lane.
+    from: Vec<[VecDeque<Message>; Lane::COUNT]>,
     ended: Vec<bool>,
     stopped: Option<(usize, String)>,
 }
 
 /// The ranks of a group of `n` threads.
 pub fn threads(n: usize) -> Vec<ThreadPlane> {
-    let waiting = || Waiting { from: vec![VecDeque::new(); n], ended: vec![false; n], stopped: None };
+    let waiting = || Waiting { from: vec![<_>::default(); n], ended: vec![false; n], stopped: None };
     let mailbox = || Mailbox { waiting: Mutex::new(waiting()), arrived: Condvar::new() };
     let post = Arc::new(Post { boxes: (0..n).map(|_| mailbox()).collect() });
     (0..n).map(|rank| ThreadPlane { rank, post: Arc::clone(&post) }).collect()
@@ -68,12 +68,12 @@ impl ControlPlane for ThreadPlane {
 
     fn send(&self, to: usize, message: Message) -> Result<()> {
         if let Some(other) = self.post.boxes.get(to) {
-            other.change(|waiting| waiting.from[self.rank].push_back(message));
+            other.change(|waiting| waiting.from[self.rank][message.lane as usize].push_back(message));
         }
         Ok(())
     }
 
-    fn receive(&self, from: usize, patience: Duration) -> Result<Message> {
+    fn receive(&self, from: usize, lane: Lane, patience: Duration) -> Result<Message> {
         let own = &self.post.boxes[self.rank];
         let until = Instant::now() + patience;
         let mut waiting = own.open();
@@ -81,7 +81,7 @@ impl ControlPlane for ThreadPlane {
             if let Some((rank, why)) = &waiting.stopped {
                 return Err(GroupError::Stopped { rank: *rank, why: why.clone() });
             }
-            if let Some(message) = waiting.from[from].pop_front() {
+            if let Some(message) = waiting.from[from][lane as usize].pop_front() {
                 return Ok(message);
             }
             if waiting.ended[from] {

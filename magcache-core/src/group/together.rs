@@ -5,7 +5,12 @@ use std::fmt;
 use candle_core::{DType, Result, Tensor};
 
 use super::Group;
-use crate::{Branch, Step, Verdict, hint, log::DecisionLog, metrics::Sums, state::HookId};
+use crate::{
+    Branch, Step, Verdict, hint,
+    log::DecisionLog,
+    metrics::{self, Pooled, Sums},
+    state::HookId,
+};
 
 /// The ranks that run the same pass, at one hook of it. Without a group every answer is this rank's own.
 #[derive(Clone, Copy)]
@@ -46,6 +51,31 @@ impl<'a> Together<'a> {
             total.iter_mut().zip(theirs).for_each(|(total, part)| *total = total.and(part));
         }
         Ok(total)
+    }
+
+    /// `mean|a − b| / mean|b|` over the tokens of all ranks, the largest over the rows of dimension 0.
+    pub(crate) fn relative_l1(&self, a: &Tensor, b: &Tensor) -> Result<f64> {
+        Ok(metrics::worst(self.sums(metrics::l1_sums(a, b)?)?.iter().map(Sums::ratio)))
+    }
+
+    /// [`metrics::magnitudes`] of the tokens of all ranks, `[batch, tokens, channels]`, in their order.
+    pub(crate) fn magnitudes(&self, now: &Tensor, before: &Tensor) -> Result<(Pooled, Pooled)> {
+        let own = metrics::token_magnitudes(now, before)?;
+        let Some(group) = self.parts() else { return Ok(metrics::pooled(own)) };
+        let bytes: Vec<u8> = own.iter().flatten().flat_map(|number| number.to_le_bytes()).collect();
+        let all = group.gather(&self.about("magnitudes"), &bytes).map_err(hint::wrap)?;
+        let pairs = |bytes: &Vec<u8>| -> Vec<[f64; 2]> {
+            let numbers: Vec<f64> = super::numbers(bytes).map(f64::from_le_bytes).collect();
+            numbers.as_chunks().0.to_vec()
+        };
+        let (all, batch): (Vec<_>, _) = (all.iter().map(pairs).collect(), now.dim(0)?.max(1));
+        let of_row = |row: usize| {
+            all.iter().flat_map(move |rank| {
+                let tokens = rank.len() / batch;
+                rank.iter().skip(row * tokens).take(tokens).copied()
+            })
+        };
+        Ok(metrics::pooled((0..batch).flat_map(of_row)))
     }
 
     /// The largest over all ranks, NaN if one is.

@@ -25,6 +25,19 @@ pub fn magnitude_ratio(now: &Tensor, before: &Tensor) -> Result<MagnitudeRatio> 
 /// `|now| / |before|` and `1 − cos(now, before)` per token, norms over the last dimension, on a host copy of
 /// the tensors.
 pub fn magnitudes(now: &Tensor, before: &Tensor) -> Result<(Pooled, Pooled)> {
+    Ok(pooled(token_magnitudes(now, before)?))
+}
+
+/// Of tokens in their order, what [`token_magnitudes`] found.
+pub(crate) fn pooled(tokens: impl IntoIterator<Item = [f64; 2]>) -> (Pooled, Pooled) {
+    let none = (Pooled::default(), Pooled::default());
+    tokens
+        .into_iter()
+        .fold(none, |(ratios, cosines), [ratio, cosine]| (ratios.and(ratio), cosines.and(cosine)))
+}
+
+/// The same numbers of every token, row by row.
+pub(crate) fn token_magnitudes(now: &Tensor, before: &Tensor) -> Result<Vec<[f64; 2]>> {
     if now.shape() != before.shape() {
         bail!("a magnitude ratio of shapes {:?} and {:?}", now.shape(), before.shape());
     }
@@ -33,16 +46,14 @@ pub fn magnitudes(now: &Tensor, before: &Tensor) -> Result<(Pooled, Pooled)> {
     let (now, before) = (host(now)?, host(before)?);
     with_host(&now, |now| {
         with_host(&before, |before| {
-            let (mut ratios, mut cosines) = (Pooled::default(), Pooled::default());
-            for (a, b) in now.chunks(channels).zip(before.chunks(channels)) {
-                let dot = |x: &[f32], y: &[f32]| -> f64 {
-                    x.iter().zip(y).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum()
-                };
+            let dot = |x: &[f32], y: &[f32]| -> f64 {
+                x.iter().zip(y).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum()
+            };
+            let of_token = |(a, b): (&[f32], &[f32])| {
                 let (norm_a, norm_b) = (dot(a, a).sqrt(), dot(b, b).sqrt());
-                ratios = ratios.and(norm_a / norm_b);
-                cosines = cosines.and(1.0 - dot(a, b) / (norm_a * norm_b));
-            }
-            (ratios, cosines)
+                [norm_a / norm_b, 1.0 - dot(a, b) / (norm_a * norm_b)]
+            };
+            now.chunks(channels).zip(before.chunks(channels)).map(of_token).collect()
         })
     })?
 }

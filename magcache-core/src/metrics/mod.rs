@@ -14,6 +14,7 @@ mod pooled;
 mod sums;
 
 pub use magnitude::{MagnitudeRatio, magnitude_ratio, magnitudes};
+pub(crate) use magnitude::{pooled, token_magnitudes};
 pub use pooled::Pooled;
 pub use sums::Sums;
 

@@ -11,7 +11,7 @@ use std::{
 use super::{Bench, Fault, Ran, Toy, expect::transcript, run, run_pass, same_bits};
 use crate::{
     Group, HookRegistry, Session, Step, Trajectory,
-    group::{ControlPlane, GroupError, Message},
+    group::{ControlPlane, GroupError, Lane, Message},
     log::Record,
 };
 
@@ -142,7 +142,7 @@ impl ControlPlane for Echo {
         Ok(())
     }
 
-    fn receive(&self, from: usize, _: Duration) -> Result<Message, GroupError> {
+    fn receive(&self, from: usize, _: Lane, _: Duration) -> Result<Message, GroupError> {
         let more = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
         let said = self.said.lock().unwrap_or_else(PoisonError::into_inner).take();
         said.filter(|_| more.is_ok()).ok_or(GroupError::Ended { rank: from, about: String::new() })

@@ -7,6 +7,7 @@ use magcache_core::{ModelMeta, Pass, Signal, Stacks, Streams};
 
 use super::meta::dual_outputs;
 use crate::{
+    blocks::{Blocks, Residence},
     checkpoint::Weights,
     mmdit::{
         AxesRope, BlockSizes, Form, IMAGE, JointPositions, LoadResult, PromptContext, TEXT,
@@ -20,6 +21,10 @@ use crate::{
     nn::{Linear, silu},
     ranks::{self, DataPlane},
 };
+
+/// The lists of blocks of a checkpoint.
+pub(in crate::flux) const DUAL_BLOCKS: &str = "transformer_blocks";
+pub(in crate::flux) const SINGLE_BLOCKS: &str = "single_transformer_blocks";
 
 /// A Flux transformer with positions of `AXES` axes, loaded with a configuration `C`:
 /// [`FluxTransformer`](super::FluxTransformer) or [`Flux2Transformer`](super::Flux2Transformer).
@@ -43,8 +48,8 @@ pub struct Transformer<C, const AXES: usize> {
     pooled: Option<Mlp>,
     /// The modulations of all blocks, in FLUX.2.
     modulators: Option<SharedModulators>,
-    pub(super) dual_blocks: Vec<DualBlock>,
-    pub(super) single_blocks: Vec<SingleBlock>,
+    pub(super) dual_blocks: Blocks<DualBlock>,
+    pub(super) single_blocks: Blocks<SingleBlock>,
     head: Head,
     /// Type of the hidden states.
     dtype: DType,
@@ -72,7 +77,12 @@ pub(super) struct Sizes<const AXES: usize> {
 }
 
 impl<C, const AXES: usize> Transformer<C, AXES> {
-    pub(super) fn new(weights: &Weights, config: C, sizes: Sizes<AXES>) -> LoadResult<Self> {
+    pub(super) fn new(
+        weights: &Weights,
+        config: C,
+        sizes: Sizes<AXES>,
+        residence: &Residence,
+    ) -> LoadResult<Self> {
         let (blocks, inner, bias) = (&sizes.blocks, sizes.blocks.inner(), sizes.blocks.bias());
         let linear = |name: &str, inputs: usize| Linear::load(&weights.pp(name), inputs, inner, bias);
         let ([dual, single], [inputs, text, outputs]) = (sizes.layers, sizes.channels);
@@ -80,9 +90,9 @@ impl<C, const AXES: usize> Transformer<C, AXES> {
             Form::Flux1 => "time_text_embed",
             Form::Flux2 => "time_guidance_embed",
         });
-        let dual_block = |i| DualBlock::load(&weights.pp(format!("transformer_blocks.{i}")), blocks);
-        let single_block =
-            |i| SingleBlock::load(&weights.pp(format!("single_transformer_blocks.{i}")), blocks);
+        let of_block = sizes.blocks;
+        let dual_block = move |weights: &Weights| DualBlock::load(weights, &of_block);
+        let single_block = move |weights: &Weights| SingleBlock::load(weights, &of_block);
         let pooled = |channels| Mlp::load(&embedder.pp("text_embedder"), channels, inner, bias);
         let shared = blocks.form == Form::Flux2;
         Ok(Self {
@@ -95,8 +105,8 @@ impl<C, const AXES: usize> Transformer<C, AXES> {
             time: TimeEmbedder::load(&embedder, sizes.frequencies, inner, sizes.guidance_embeds, bias)?,
             pooled: sizes.pooled.map(pooled).transpose()?,
             modulators: shared.then(|| SharedModulators::load(weights, blocks)).transpose()?,
-            dual_blocks: (0..dual).map(dual_block).collect::<LoadResult<_>>()?,
-            single_blocks: (0..single).map(single_block).collect::<LoadResult<_>>()?,
+            dual_blocks: Blocks::load(weights, DUAL_BLOCKS, dual, residence, dual_block)?,
+            single_blocks: Blocks::load(weights, SINGLE_BLOCKS, single, residence, single_block)?,
             head: Head::load(weights, blocks, outputs)?,
             dtype: weights.compute_dtype(),
             heads: blocks.heads,
@@ -106,7 +116,7 @@ impl<C, const AXES: usize> Transformer<C, AXES> {
     }
 
     /// The same, of whose tokens each of several ranks has some, of the text and of the image: all make the
-    /// same calls, and each gets the whole prediction. Every rank has all weights.
+    /// same calls, and each gets the whole prediction.
     ///
     /// # Errors
     /// More ranks than heads.
@@ -196,23 +206,23 @@ impl<C, const AXES: usize> Transformer<C, AXES> {
         let shared = self.modulators.as_ref().map(|layers| layers.forward(&activated)).transpose()?;
         let conditioning = Conditioning { activated, shared };
 
-        let probe =
-            |signal: Signal, x: &Streams| match (signal, &conditioning.shared, self.dual_blocks.first()) {
-                (Signal::Latents, ..) => positions.on_grid(hidden_states),
-                (Signal::TimestepEmbedding, ..) => Ok(temb.clone()),
-                (Signal::TimestepProjection, Some(shared), _) => Ok(shared.projection.clone()),
-                (Signal::ModulatedInput, _, Some(block)) => block.modulated_input(&x.image()?, &conditioning),
-                (Signal::TimestepProjection, None, _) => {
-                    candle_core::bail!("FLUX.1 does not show {signal:?}")
-                }
-                (Signal::ModulatedInput, _, None) => candle_core::bail!("a model without dual-stream blocks"),
-            };
+        let probe = |signal: Signal, x: &Streams| match (signal, &conditioning.shared) {
+            (Signal::Latents, _) => positions.on_grid(hidden_states),
+            (Signal::TimestepEmbedding, _) => Ok(temb.clone()),
+            (Signal::TimestepProjection, Some(shared)) => Ok(shared.projection.clone()),
+            (Signal::ModulatedInput, _) => {
+                self.dual_blocks.get(0)?.modulated_input(&x.image()?, &conditioning)
+            }
+            (Signal::TimestepProjection, None) => candle_core::bail!("FLUX.1 does not show {signal:?}"),
+        };
         let roles = dual_outputs(&self.meta);
         let (x, residual) = Stacks::default()
-            .streams(&self.dual_blocks, |_, block, x, modules| {
+            .numbered(self.dual_blocks.len(), |i, x, modules| {
+                let block = self.dual_blocks.get(i)?;
                 by_roles(roles, x, |tuple| block.forward(tuple, &conditioning, positions, modules))
             })
-            .streams(&self.single_blocks, |_, block, x, modules| {
+            .numbered(self.single_blocks.len(), |i, x, modules| {
+                let block = self.single_blocks.get(i)?;
                 x.map_joint(|x| block.forward(x, &conditioning, positions, modules))
             })
             .signals(probe)

@@ -162,9 +162,8 @@ impl Generation {
         if let (Some(registry), 2..) = (registry, ranks.layout().cfg) {
             check_branches(registry, ranks.layout())?;
         }
-        let beside =
-            |session: Session| session.in_group(ranks.tokens().clone()).beside(ranks.branches().clone());
-        Ok(Self { ranks: Some(ranks.clone()), session: self.session.map(beside), ..self })
+        let session = self.session.map(|session| divided(session, ranks));
+        Ok(Self { ranks: Some(ranks.clone()), session, ..self })
     }
 
     /// The next step of a run that was stored.
@@ -361,8 +360,11 @@ impl Generation {
             trajectory: self.trajectory.clone(),
             sampler: self.sampler.clone(),
             fresh: self.fresh.clone(),
-            session: (!registry.is_empty()).then(|| registry.session()),
-            ranks: None,
+            session: (!registry.is_empty()).then(|| match &self.ranks {
+                None => registry.session(),
+                Some(ranks) => divided(registry.session(), ranks),
+            }),
+            ranks: self.ranks.clone(),
             latents: self.latents.clone(),
             next: self.next,
             ended: self.ended.clone(),
@@ -443,6 +445,11 @@ impl std::fmt::Debug for Generation {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Generation").field("next", &self.next).finish_non_exhaustive()
     }
+}
+
+/// A session of one of several ranks.
+fn divided(session: Session, ranks: &Ranks) -> Session {
+    session.in_group(ranks.tokens().clone()).beside(ranks.branches().clone())
 }
 
 /// The branches that run here: with ranks for each, one.

@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use super::{GivenAdapter, GivenFiles, Pipeline, PipelineError, Result};
 use crate::{
+    blocks::Residence,
     checkpoint::{Folder, Ops, WeightDtype},
     ranks::{DataPlane, Ranks},
     recognise::Role,
@@ -35,6 +36,8 @@ pub struct LoadOptions {
     pub dtype: WeightDtype,
     /// Where an idle expert waits.
     pub offload: Offload,
+    /// Whether ranks that divide the tokens divide the weights of blocks too.
+    pub shard: bool,
     /// Whether an autoencoder works tile by tile: less memory, more work, blended seams.
     pub tile_vae: bool,
     /// The operations of the layers.
@@ -51,6 +54,17 @@ impl LoadOptions {
     /// What moves tensors between the ranks that divide the tokens.
     pub fn plane(&self) -> Option<&Arc<dyn DataPlane>> {
         self.ranks.as_ref().map(Ranks::plane)
+    }
+
+    /// Where the weights of blocks are while these do not run.
+    ///
+    /// # Errors
+    /// The system has no thread left to fetch them.
+    pub fn residence(&self) -> candle_core::Result<Residence> {
+        match self.ranks.as_ref().filter(|ranks| self.shard && ranks.tokens().size() > 1) {
+            Some(ranks) => ranks.shards(),
+            None => Ok(Residence::Memory),
+        }
     }
 
     /// Tensors that are made once: by the first rank, where there are several, which sends them to the
@@ -72,6 +86,7 @@ impl Default for LoadOptions {
             device: Device::Cpu,
             dtype: WeightDtype::Auto,
             offload: Offload::None,
+            shard: false,
             tile_vae: false,
             ops: Ops::default(),
             ranks: None,

@@ -24,7 +24,7 @@ pub use generation::{Generation, PassTime};
 pub use given::{GivenAdapter, GivenFiles, Noise, PartFile, adapters_of, noise_of};
 pub(crate) use load::embedded_files;
 pub use load::{Embedded, LoadOptions, Loader, Offload, default_model, embedded, loader_of, loaders, open};
-pub use memory::{Phase, text_phase, transformer_phase};
+pub use memory::{Division, Phase, text_phase, transformer_phase};
 pub use noise::{noise, noise_of_stream};
 pub use options::{Request, SamplingOption, SamplingOptions};
 pub use pose::PoseVideo;

@@ -13,21 +13,37 @@ pub struct Launcher {
     pub local: Option<usize>,
     /// Number of those.
     pub local_size: Option<usize>,
-    /// Whether its ranks meet through Open MPI; else through MPICH or one of its kin.
-    pub(super) is_open: bool,
+    /// How its ranks find each other.
+    pub meets: Meets,
 }
 
-/// Name, variables of the number of ranks, of the place on this machine and of the number there, and
-/// whether it is Open MPI's.
-const KNOWN: [(&str, [&str; 3], bool); 3] = [
+/// How ranks that a launcher started find each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Meets {
+    /// Through Open MPI.
+    OpenMpi,
+    /// Through MPICH or one of its kin.
+    Mpich,
+    /// Through a server of the launcher's own, which is not spoken here.
+    Elsewhere,
+}
+
+/// Name, variables of the number of ranks, of the place on this machine and of the number there, and how its
+/// ranks meet. The last one's variables may be set for processes of the others too.
+const KNOWN: [(&str, [&str; 3], Meets); 4] = [
     (
         "mpirun of Open MPI",
         ["OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"],
-        true,
+        Meets::OpenMpi,
     ),
-    ("mpiexec of MPICH", ["PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"], false),
-    ("srun", ["SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE"], true),
+    ("mpiexec of MPICH", ["PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"], Meets::Mpich),
+    ("srun", ["SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE"], Meets::OpenMpi),
+    (TORCHRUN, ["WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"], Meets::Elsewhere),
 ];
+
+/// PyTorch's, and what every process has that it started.
+const TORCHRUN: &str = "torchrun";
+const OF_TORCHRUN: [&str; 2] = ["RANK", "MASTER_ADDR"];
 
 impl Launcher {
     /// The launcher of this process; `None` if it was started alone.
@@ -37,9 +53,10 @@ impl Launcher {
 
     fn of(variable: &dyn Fn(&str) -> Option<String>) -> Option<Self> {
         let number = |name: &str| variable(name)?.parse::<usize>().ok();
-        let mut found = KNOWN.iter().filter_map(|(name, [size, local, local_size], is_open)| {
+        let mut found = KNOWN.iter().filter_map(|(name, [size, local, local_size], meets)| {
             let (size, local, local_size) = (number(size)?, number(local), number(local_size));
-            Some(Self { name, size, local, local_size, is_open: *is_open })
+            let own = *name != TORCHRUN || OF_TORCHRUN.iter().all(|name| variable(name).is_some());
+            own.then_some(Self { name, size, local, local_size, meets: *meets })
         });
         found.next()
     }
@@ -58,10 +75,16 @@ mod tests {
             of(&[("OMPI_COMM_WORLD_SIZE", "4"), ("OMPI_COMM_WORLD_LOCAL_RANK", "1"), ("PMI_SIZE", "9")]);
         let open = open.unwrap();
         assert_eq!(
-            (open.name, open.size, open.local, open.is_open),
-            ("mpirun of Open MPI", 4, Some(1), true)
+            (open.name, open.size, open.local, open.meets),
+            ("mpirun of Open MPI", 4, Some(1), Meets::OpenMpi)
         );
-        assert_eq!(of(&[("PMI_SIZE", "2")]).map(|l| (l.size, l.is_open)), Some((2, false)));
+        assert_eq!(of(&[("PMI_SIZE", "2")]).map(|l| (l.size, l.meets)), Some((2, Meets::Mpich)));
+        // A container may have one of these variables for reasons of its own.
+        assert_eq!(of(&[("WORLD_SIZE", "8")]), None);
+        let torch = [("WORLD_SIZE", "8"), ("RANK", "3"), ("LOCAL_RANK", "3"), ("MASTER_ADDR", "node")];
+        assert_eq!(of(&torch).map(|l| (l.size, l.local, l.meets)), Some((8, Some(3), Meets::Elsewhere)));
+        let inside = [torch.as_slice(), &[("OMPI_COMM_WORLD_SIZE", "2")]].concat();
+        assert_eq!(of(&inside).map(|l| l.size), Some(2));
         assert_eq!(of(&[("PMI_SIZE", "many")]), None);
         assert_eq!(of(&[]), None);
     }

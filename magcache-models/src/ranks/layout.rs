@@ -1,15 +1,21 @@
 //! Which ranks do what.
 
-use std::{fmt, str::FromStr, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    str::FromStr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use candle_core::{DType, Device, Result, Tensor};
 use magcache_core::{
     Group,
-    group::{ControlPlane, GroupError},
+    group::{ControlPlane, GroupError, Lane},
     hint,
 };
 
 use super::{DataPlane, HostPlane, host::to_bytes};
+use crate::blocks::{Fetcher, Residence};
 
 /// How ranks divide a forward: `cfg=2,ulysses=4`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +89,8 @@ pub struct Ranks {
     tokens: Group,
     branches: Group,
     plane: Arc<dyn DataPlane>,
+    /// One thread for all weights, once there is something to fetch.
+    fetcher: Arc<Mutex<Option<Fetcher>>>,
 }
 
 impl Ranks {
@@ -103,7 +111,7 @@ impl Ranks {
         match (tokens, branches) {
             (Some(tokens), Some(branches)) if world.size() == layout.ranks() => {
                 let plane = Arc::new(HostPlane::new(tokens.clone()));
-                Ok(Self { layout, world, tokens, branches, plane })
+                Ok(Self { layout, world, tokens, branches, plane, fetcher: Arc::default() })
             }
             _ => Err(GroupError::Engine(format!(
                 "{layout} needs {} ranks, there are {}",
@@ -147,6 +155,26 @@ impl Ranks {
     /// Whether this is the one that reads, encodes, decodes, writes and shows.
     pub fn is_first(&self) -> bool {
         self.world.place() == 0
+    }
+
+    /// Weights of blocks, divided among those that run the same branch.
+    ///
+    /// # Errors
+    /// The system has no thread left to fetch them.
+    pub fn shards(&self) -> Result<Residence> {
+        let mut started = self.fetcher.lock().unwrap_or_else(PoisonError::into_inner);
+        let fetcher = match started.take() {
+            Some(fetcher) => fetcher,
+            None => Fetcher::start()?,
+        };
+        *started = Some(fetcher.clone());
+        Ok(Residence::Shards { group: self.tokens.in_lane(Lane::Weights), fetcher })
+    }
+
+    /// Waits until everything that was fetched ahead is there, so that nobody waits for this rank any more.
+    pub fn settle(&self) {
+        let started = self.fetcher.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        started.iter().for_each(Fetcher::settle);
     }
 
     /// Everyone's tensor of the same shape, in order of the branches.

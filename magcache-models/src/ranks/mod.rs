@@ -18,7 +18,7 @@ use candle_core::{Result, Tensor};
 use magcache_core::hint;
 
 pub use host::HostPlane;
-pub use launcher::Launcher;
+pub use launcher::{Launcher, Meets};
 pub use layout::{Layout, LayoutError, Ranks};
 #[cfg(unix)]
 pub use mpi::MpiPlane;

@@ -36,6 +36,11 @@ impl Sequence {
         Ok(Self { plane, streams: streams.to_vec() })
     }
 
+    /// Whether some of the tokens are on other ranks.
+    pub fn is_divided(&self) -> bool {
+        self.plane.is_some()
+    }
+
     fn share(&self, n: usize, place: usize) -> Range<usize> {
         share(n, self.plane.as_ref().map_or(1, |plane| plane.size()), place)
     }

@@ -21,7 +21,7 @@ pub(super) fn shared(parts: Parts) -> Arc<Load> {
             return Ok(here);
         }
         let config = parts.source.transformer_config(expert).clone();
-        let network = WanTransformer::load(&parts.network(expert)?, config)?;
+        let network = WanTransformer::load_in(&parts.network(expert)?, config, &parts.options.residence()?)?;
         let network = Arc::new(network.over(parts.options.plane())?);
         place.into_iter().for_each(|place| *place = Arc::downgrade(&network));
         Ok(network)

@@ -15,11 +15,13 @@ use crate::{
     checkpoint::{AdapterReport, Folder, WeightDtype, Weights},
     image::Picture,
     pipeline::{
-        self, Defaults, Denoiser, LoadOptions, Loader, Offload, Phase, Pipeline, PipelineError, Request,
-        Result, SamplingOption, Stage,
+        self, Defaults, Denoiser, Division, LoadOptions, Loader, Offload, Phase, Pipeline, PipelineError,
+        Request, Result, SamplingOption, Stage,
     },
     sampler::{Sampler, SchedulerConfig},
 };
+
+/// What runs on one rank.
 
 /// A checkpoint in any layout. Opening it reads configurations; weights are loaded when they are needed and
 /// dropped when they are not.
@@ -147,9 +149,10 @@ impl Pipeline for WanPipeline {
             .collect::<std::result::Result<Vec<_>, _>>()?;
         let mut network = pipeline::transformer_phase(
             "transformer",
-            &networks,
+            (&networks, &["blocks"]),
             tokens,
             [config.inner_dim(), config.ffn_dim],
+            Division::of(options),
         );
         // Keys and values of the text, in every block and for both branches.
         let text_tokens = 2 * 512 * config.num_layers * config.inner_dim() * 4;
@@ -166,6 +169,7 @@ impl Pipeline for WanPipeline {
                 weights: vae.resident_bytes(),
                 scratch: 0,
                 activations: decoding.total(candle_core::utils::get_num_threads()),
+                ..Phase::default()
             },
         ])
     }

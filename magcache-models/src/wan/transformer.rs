@@ -11,6 +11,7 @@ use super::modulation::TimestepProjection;
 use super::patch::{Grid, Head, PatchEmbedding};
 use super::text::TextContext;
 use super::{LoadResult, WanConfig, WanRope};
+use crate::blocks::{Blocks, Residence};
 use crate::checkpoint::Weights;
 use crate::mmdit::embed::Mlp;
 use crate::model_id::ModelId;
@@ -41,12 +42,12 @@ pub struct WanTransformer {
     /// Text encoder output to the width of the blocks.
     text: Mlp,
     image: Option<ImageEmbedder>,
-    pub(super) blocks: Vec<WanBlock>,
+    pub(super) blocks: Blocks<WanBlock>,
     pub(super) head: Head,
     /// Type of the hidden states.
     pub(super) dtype: DType,
     /// The ranks that divide the tokens.
-    plane: Option<Arc<dyn DataPlane>>,
+    pub(super) plane: Option<Arc<dyn DataPlane>>,
 }
 
 impl WanTransformer {
@@ -62,13 +63,21 @@ impl WanTransformer {
     ///
     /// Fails if a tensor is missing or has another shape than `config` implies.
     pub fn load(weights: &Weights, config: WanConfig) -> LoadResult<Self> {
+        Self::load_in(weights, config, &Residence::Memory)
+    }
+
+    /// The same with the weights of its blocks elsewhere while these do not run.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_in(weights: &Weights, config: WanConfig, residence: &Residence) -> LoadResult<Self> {
         let embedder = weights.pp("condition_embedder");
         let image = config
             .image_dim
             .map(|dim| ImageEmbedder::load(&embedder.pp("image_embedder"), &config, dim))
             .transpose()?;
-        let blocks =
-            (0..config.num_layers).map(|i| WanBlock::load(&weights.pp(format!("blocks.{i}")), &config));
+        let (sizes, layers) = (config.clone(), config.num_layers);
+        let block = move |weights: &Weights| WanBlock::load(weights, &sizes);
         Ok(Self {
             id: ModelId::default(),
             rope: WanRope::new(&config),
@@ -81,7 +90,7 @@ impl WanTransformer {
             time: TimeEmbedder::load(&embedder, &config)?,
             text: Mlp::load(&embedder.pp("text_embedder"), config.text_dim, config.inner_dim(), true)?,
             image,
-            blocks: blocks.collect::<LoadResult<_>>()?,
+            blocks: Blocks::load(weights, "blocks", layers, residence, block)?,
             head: Head::load(weights, &config)?,
             dtype: weights.compute_dtype(),
             plane: None,
@@ -90,7 +99,7 @@ impl WanTransformer {
     }
 
     /// The same, of whose tokens each of several ranks has some: all make the same calls, and each gets the
-    /// whole prediction. Every rank has all weights.
+    /// whole prediction.
     ///
     /// # Errors
     /// More ranks than heads.
@@ -224,10 +233,11 @@ impl WanTransformer {
             Signal::TimestepEmbedding => Ok(temb.clone()),
             Signal::TimestepProjection => timestep_proj()?.signal(),
             Signal::Latents => Ok(latents.clone()),
-            Signal::ModulatedInput => self.blocks[0].modulated_input(&x.image()?, timestep_proj()?),
+            Signal::ModulatedInput => self.blocks.get(0)?.modulated_input(&x.image()?, timestep_proj()?),
         };
         let (x, residual) = Stacks::default()
-            .streams(&self.blocks, |i, block, streams, modules| {
+            .numbered(self.blocks.len(), |i, streams, modules| {
+                let block = self.blocks.get(i)?;
                 let context = text.keys_values(i, block.cross_attention())?;
                 let place = (rope()?, sequence);
                 streams.map_image(|x| block.forward(x, timestep_proj()?, place, context, modules))

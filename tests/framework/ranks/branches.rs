@@ -4,7 +4,7 @@ use magcache_models::ranks::Layout;
 
 use super::{
     PATIENCE, assert_as_alone, each_rank,
-    models::{FLUX2, Model, PAIR, TOKENS, WAN},
+    models::{FLUX2, Model, PAIR, SPEECH, TOKENS, WAN},
     run,
 };
 
@@ -43,6 +43,11 @@ fn branches_beside_each_other_are_branches_in_turns() {
     branches_are_one(&TOKENS, 0);
     // Its random network changes more from step to step.
     branches_are_one(&FLUX2, 4);
+}
+
+#[test]
+fn clips_of_speech_follow_each_other_on_ranks_of_their_own() {
+    branches_are_one(&SPEECH, 0);
 }
 
 #[test]

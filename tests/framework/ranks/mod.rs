@@ -3,6 +3,7 @@
 mod branches;
 mod faults;
 mod models;
+mod shards;
 mod tokens;
 
 use std::{thread, time::Duration};

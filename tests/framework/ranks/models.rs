@@ -8,6 +8,7 @@ use magcache_models::{
     ranks::Ranks,
     sampler::{Sampler, SamplerKind, SchedulerConfig},
     wan::{TextContext, WanConfig, WanInput, WanTransformer, tiny},
+    wav2vec2::Waveform,
 };
 
 use crate::prelude::*;
@@ -15,9 +16,12 @@ use crate::prelude::*;
 const STEPS: usize = 9;
 
 /// A model and how its run begins.
+#[derive(Clone, Copy)]
 pub(crate) struct Model {
     pub(crate) name: &'static str,
-    start: fn(Option<&Ranks>) -> Result<Start, PipelineError>,
+    start: fn(&LoadOptions) -> Result<Start, PipelineError>,
+    /// Whether its ranks divide the weights too.
+    pub(crate) shard: bool,
 }
 
 struct Start {
@@ -30,15 +34,24 @@ struct Start {
 
 /// Text to video, a pair of experts, a given picture, a timestep for every token and two samples, and both
 /// generations of FLUX.
-pub(crate) const WAN: Model = Model { name: "wan2.1-t2v-tiny", start: |r| embedded("wan2.1-t2v-tiny", r) };
-pub(crate) const PAIR: Model = Model { name: "wan2.2-t2v-tiny", start: |r| embedded("wan2.2-t2v-tiny", r) };
-pub(crate) const PICTURE: Model =
-    Model { name: "wan2.2-i2v-tiny", start: |r| embedded("wan2.2-i2v-tiny", r) };
-pub(crate) const TOKENS: Model = Model { name: "a timestep for every token", start: by_token };
-pub(crate) const FLUX: Model = Model { name: "tiny-flux", start: |r| embedded("tiny-flux", r) };
-pub(crate) const FLUX2: Model = Model { name: "flux2", start: flux2 };
+pub(crate) const WAN: Model = Model::of("wan2.1-t2v-tiny", |o| embedded("wan2.1-t2v-tiny", o));
+pub(crate) const PAIR: Model = Model::of("wan2.2-t2v-tiny", |o| embedded("wan2.2-t2v-tiny", o));
+pub(crate) const PICTURE: Model = Model::of("wan2.2-i2v-tiny", |o| embedded("wan2.2-i2v-tiny", o));
+pub(crate) const TOKENS: Model = Model::of("a timestep for every token", by_token);
+pub(crate) const FLUX: Model = Model::of("tiny-flux", |o| embedded("tiny-flux", o));
+pub(crate) const FLUX2: Model = Model::of("flux2", flux2);
+pub(crate) const SPEECH: Model = Model::of("wan2.2-s2v-tiny", speech);
 
 impl Model {
+    const fn of(name: &'static str, start: fn(&LoadOptions) -> Result<Start, PipelineError>) -> Self {
+        Self { name, start, shard: false }
+    }
+
+    /// The same, whose ranks divide the weights too.
+    pub(crate) fn sharded(self) -> Self {
+        Self { shard: true, ..self }
+    }
+
     /// A run with the tables of a plan.
     pub(crate) fn begin(&self, plan: &str, ranks: Option<&Ranks>) -> Result<Generation, PipelineError> {
         self.begin_with(plan, ranks, Arc::clone)
@@ -51,7 +64,11 @@ impl Model {
         ranks: Option<&Ranks>,
         more: impl Fn(&Arc<HookRegistry>) -> Arc<HookRegistry>,
     ) -> Result<Generation, PipelineError> {
-        let Start { meta, denoiser, trajectory, sampler, noise } = (self.start)(ranks)?;
+        let Start { meta, denoiser, trajectory, sampler, noise } = (self.start)(&LoadOptions {
+            ranks: ranks.cloned(),
+            shard: self.shard,
+            ..LoadOptions::default()
+        })?;
         magcache_strategies::link();
         let built = CachePlan::parse(plan)?.build(&meta, Some(&trajectory))?;
         Generation::new(denoiser, trajectory, sampler, &noise, &more(&built.registry))?.among(ranks)
@@ -64,11 +81,10 @@ impl Model {
 }
 
 /// A model of the program, with an odd number of tokens: 3 x 3 in each of 3 frames, or 5 x 7.
-fn embedded(name: &str, ranks: Option<&Ranks>) -> Result<Start, PipelineError> {
+fn embedded(name: &str, options: &LoadOptions) -> Result<Start, PipelineError> {
     magcache_models::link();
     let model = pipeline::embedded().into_iter().find(|model| model.name == name).unwrap();
-    let pipeline =
-        pipeline::open((model.folder)(), LoadOptions { ranks: ranks.cloned(), ..LoadOptions::default() })?;
+    let pipeline = pipeline::open((model.folder)(), options.clone())?;
     let defaults = pipeline.defaults().request.clone();
     let is_video = defaults.frames > 1;
     let (frames, size) = if is_video { (9, [48, 48]) } else { (1, [56, 40]) };
@@ -76,6 +92,32 @@ fn embedded(name: &str, ranks: Option<&Ranks>) -> Result<Start, PipelineError> {
     let guided = if is_video { defaults.guidance } else { 1.0 };
     let request = Request { steps: STEPS, frames, size, image, guidance: guided, ..defaults };
     let request = if is_video { request } else { Request { true_cfg: Some(3.0), ..request } };
+    Ok(Start {
+        meta: pipeline.meta().clone(),
+        denoiser: pipeline.denoiser(&request, &|_| {}, &mut Vec::new())?,
+        trajectory: pipeline.trajectory(&request)?,
+        sampler: pipeline.sampler(&request)?,
+        noise: pipeline.noise(&request)?,
+    })
+}
+
+/// Speech to video, two clips of which the second sees the first, with 12 tokens a frame.
+fn speech(options: &LoadOptions) -> Result<Start, PipelineError> {
+    magcache_models::link();
+    let model = pipeline::embedded().into_iter().find(|model| model.name == "wan2.2-s2v-tiny").unwrap();
+    let pipeline = pipeline::open((model.folder)(), options.clone())?;
+    let defaults = pipeline.defaults().request.clone();
+    let samples: Vec<f32> =
+        (0..24_000).map(|i| (i as f32 * 0.17).sin() * (i as f32 * 0.000_5).sin()).collect();
+    let request = Request {
+        steps: STEPS,
+        frames: 8,
+        clips: Some(2),
+        image: pipeline.default_image()?.map(Arc::new),
+        audio: Some(Arc::new(Waveform(samples))),
+        ..defaults
+    };
+    let request = pipeline.resolved(&request);
     Ok(Start {
         meta: pipeline.meta().clone(),
         denoiser: pipeline.denoiser(&request, &|_| {}, &mut Vec::new())?,
@@ -127,11 +169,12 @@ impl Entered for Tokens<'_> {
     }
 }
 
-fn by_token(ranks: Option<&Ranks>) -> Result<Start, PipelineError> {
+fn by_token(options: &LoadOptions) -> Result<Start, PipelineError> {
     let folder = tiny::wan21_t2v().sub("transformer");
     let config = WanConfig::from_json(&folder.read_to_string("config.json")?).unwrap();
     let weights = Weights::open(&folder, &Device::Cpu, WeightDtype::Keep)?;
-    let network = WanTransformer::load(&weights, config.clone())?.over(ranks.map(Ranks::plane))?;
+    let network = WanTransformer::load_in(&weights, config.clone(), &options.residence()?)?;
+    let network = network.over(options.plane())?;
     let text = |pace| network.text_context(&waves(&[2, 5, config.text_dim], pace));
     let texts = [text(0.3)?, text(0.7)?];
     let meta = meta::model("wan2.1-t2v").unwrap().clone().with_blocks(&[config.num_layers]);
@@ -141,7 +184,7 @@ fn by_token(ranks: Option<&Ranks>) -> Result<Start, PipelineError> {
 }
 
 /// FLUX.2's network with heads of half the size, so that there are four.
-fn flux2(ranks: Option<&Ranks>) -> Result<Start, PipelineError> {
+fn flux2(options: &LoadOptions) -> Result<Start, PipelineError> {
     let case =
         std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/golden/transformers/flux2_klein");
     let file = "diffusion_pytorch_model.safetensors";
@@ -158,7 +201,8 @@ fn flux2(ranks: Option<&Ranks>) -> Result<Start, PipelineError> {
     let config =
         Flux2Config { attention_head_dim: 8, num_attention_heads: 4, axes_dims_rope: [2; 4], ..config };
     let weights = Weights::open(&Folder::open(folder.path())?, &Device::Cpu, WeightDtype::Keep)?;
-    let network = Flux2Transformer::load(&weights, config.clone())?.over(ranks.map(Ranks::plane))?;
+    let network = Flux2Transformer::load_in(&weights, config.clone(), &options.residence()?)?;
+    let network = network.over(options.plane())?;
     let text = |pace| network.text_context(&waves(&[1, 7, config.joint_attention_dim], pace));
     let (cond, uncond) = (text(0.3)?, text(0.7)?);
     let id = |i: usize| [0.0, (i / 5) as f32, (i % 5) as f32, 0.0];

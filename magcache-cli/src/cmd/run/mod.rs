@@ -9,11 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use magcache_core::{config::Built, error::count, log::OnDrift};
-use magcache_models::{
-    checkpoint::Ops,
-    pipeline::LoadOptions,
-    ranks::{Launcher, Ranks},
-};
+use magcache_models::{checkpoint::Ops, pipeline::LoadOptions, ranks::Ranks};
 use serde_json::{Value, json};
 
 use self::{
@@ -23,15 +19,15 @@ use self::{
     scenes::{Scene, answer, numbered},
 };
 use crate::{
-    args::{self, Placement, Run},
+    args::{self, Run},
     calibration::{Judged, judge},
     console::{Console, Interrupt, bad_input_with},
     files::{Writes, config_of, has_content, unused, utf8},
     job::{Config, Job, decisions},
     media::Format,
-    ranks::check_same,
+    ranks::{announce, check_same, is_first},
     resume::{StateFolder, Stored, identity},
-    summary::{self, Summary, strip},
+    summary::{Summary, strip},
 };
 
 /// For at most this many steps, the schedule is announced before the run.
@@ -60,7 +56,7 @@ pub(crate) fn run(args: &Run, ops: Ops, ranks: Option<&Ranks>, out: &Console) ->
         out.note(&note);
     }
     if args.dry_run {
-        let memory = job.memory()?;
+        let memory = job.memory(&built.registry)?;
         memory.text().iter().for_each(|text| out.note(text));
         let mut configurations = Vec::new();
         for scene in &scenes {
@@ -76,7 +72,7 @@ pub(crate) fn run(args: &Run, ops: Ops, ranks: Option<&Ranks>, out: &Console) ->
         return Ok(());
     }
     if !args.sampling.force {
-        job.check_memory()?;
+        job.check_memory(&built.registry)?;
     }
     let reports = match scenes.as_slice() {
         [scene] => {
@@ -101,7 +97,8 @@ fn single(
     let first = is_first(ranks);
     let (mut checkpoint, stored) = match &args.checkpoint {
         Some(folder) if first => {
-            let (checkpoint, stored) = StateFolder::open(folder, identity(job, args)?)?;
+            let (checkpoint, stored) =
+                StateFolder::open(folder, identity(job, &args.placement, args.tile_vae)?)?;
             (Some(checkpoint), stored)
         }
         _ => (None, None),
@@ -230,11 +227,6 @@ fn few_steps(job: &Job, built: &Built) -> Result<Option<String>> {
     )))
 }
 
-/// Whether this is the only rank, or the one that reads and writes.
-fn is_first(ranks: Option<&Ranks>) -> bool {
-    ranks.is_none_or(Ranks::is_first)
-}
-
 /// Checks that the ranks can do this run, and are about to do the same.
 fn check_ranks(ranks: &Ranks, args: &Run, job: &Job, built: &Built, out: &Console) -> Result<()> {
     let layout = ranks.layout();
@@ -247,10 +239,8 @@ fn check_ranks(ranks: &Ranks, args: &Run, job: &Job, built: &Built, out: &Consol
             format!("--parallel ulysses={}, or another cache", layout.ranks()),
         ));
     }
-    check_same(ranks, job, &identity(job, args)?, &built.registry)?;
-    let weights = summary::bytes(usize::try_from(job.pipeline.weight_bytes()?).unwrap_or(usize::MAX));
-    out.note(&format!("{} ranks, {layout}: each holds all weights, {weights} on disk", layout.ranks()));
-    Ok(())
+    check_same(ranks, job, identity(job, &args.placement, args.tile_vae)?, &[&built.registry])?;
+    announce(ranks, job, out)
 }
 
 fn job(args: &Run, ops: Ops, ranks: Option<&Ranks>, out: &Console) -> Result<Job> {
@@ -275,20 +265,9 @@ fn job(args: &Run, ops: Ops, ranks: Option<&Ranks>, out: &Console) -> Result<Job
         LoadOptions {
             offload: args.offload,
             tile_vae: args.tile_vae,
-            ranks: ranks.cloned(),
-            ..placement(args, ranks).options(ops)?
+            ..args.ranks.options(&args.placement, ranks, ops)?
         },
     )
-}
-
-/// Where this rank computes: of several with a GPU each, on its own.
-fn placement(args: &Run, ranks: Option<&Ranks>) -> Placement {
-    let own = ranks.filter(|_| args.ranks.gpus.is_some() || args.placement.device == "cuda");
-    let local = |ranks: &Ranks| Launcher::find().and_then(|own| own.local).unwrap_or(ranks.world().place());
-    match own {
-        Some(ranks) => Placement { device: format!("cuda:{}", local(ranks)), ..args.placement.clone() },
-        None => args.placement.clone(),
-    }
 }
 
 /// Errors: a flag that configures a cache, but the run has none.

@@ -4,9 +4,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use magcache_core::{
-    Branch, HookRegistry, ModelMeta, Signal, Trajectory, meta,
-    profile::Profile,
-    schedule::{Sizes, most_bytes, simulate_sized},
+    Branch, HookRegistry, ModelMeta, Signal, Trajectory, meta, profile::Profile, schedule::Sizes,
 };
 use magcache_models::{
     pipeline::{LoadOptions, SamplingOptions},
@@ -17,7 +15,7 @@ use crate::{
     args::Sampling,
     calibration::{Judged, facts, judge},
     console::{bad_input, bad_input_with},
-    job::{Chosen, Config, Job},
+    job::{self, Chosen, Config, Job},
 };
 
 /// Default steps and shift for a model that is known only from its profile.
@@ -126,12 +124,6 @@ fn profile_of(config: &Config, meta: &ModelMeta) -> Option<String> {
 /// The most bytes that the caches hold at once; exact if their decisions are known ahead. `None` also for a
 /// model that does not say its width.
 pub(super) fn cache_bytes(outlook: &Outlook, registry: &Arc<HookRegistry>) -> Result<Option<usize>> {
-    let Some(sizes) = outlook.sizes.as_ref().filter(|_| outlook.meta.hidden_size > 0) else {
-        return Ok(None);
-    };
-    // An audited reuse also updates what a cache knows.
-    if registry.is_static() && registry.audit().is_default() {
-        return Ok(Some(simulate_sized(registry, &outlook.meta, &outlook.run, sizes)?.peak_bytes));
-    }
-    Ok(most_bytes(outlook.config.caches()?, &outlook.meta, &outlook.run, sizes)?)
+    let Some(sizes) = &outlook.sizes else { return Ok(None) };
+    job::cache_bytes(outlook.config.caches()?, registry, &outlook.meta, &outlook.run, sizes)
 }

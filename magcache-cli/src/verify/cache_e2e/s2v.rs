@@ -70,7 +70,7 @@ struct RecordedClip {
     next: Option<(Arc<dyn Denoiser>, Tensor)>,
 }
 
-struct Entry<'a>(&'a RecordedClip, S2vInput<'a>);
+struct Entry<'a>(&'a RecordedClip, S2vInput);
 
 impl Denoiser for RecordedClip {
     fn enter<'a>(

@@ -1,5 +1,6 @@
 //! The tensors of one component.
 
+mod flat;
 mod identity;
 mod matrix;
 mod open;
@@ -16,6 +17,7 @@ use std::{
 use candle_core::{DType, Device, Tensor};
 
 pub use self::{
+    flat::Flat,
     matrix::{CodedMatrix, Matrix},
     open::Format,
 };

@@ -4,6 +4,7 @@ use candle_core::{Result, Tensor};
 
 use super::{FluxConfig, config::EPS, meta};
 use crate::{
+    blocks::Residence,
     checkpoint::Weights,
     flux::transformer::{Sizes, Transformer},
     mmdit::{BlockSizes, Form, LoadResult, PromptContext},
@@ -28,6 +29,14 @@ impl FluxTransformer {
     ///
     /// Fails if a tensor is missing or has another shape than `config` implies.
     pub fn load(weights: &Weights, config: FluxConfig) -> LoadResult<Self> {
+        Self::load_in(weights, config, &Residence::Memory)
+    }
+
+    /// The same with the weights of its blocks elsewhere while these do not run.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_in(weights: &Weights, config: FluxConfig, residence: &Residence) -> LoadResult<Self> {
         let sizes = Sizes {
             meta: meta::of(&config),
             blocks: BlockSizes {
@@ -45,7 +54,7 @@ impl FluxTransformer {
             axes: config.axes_dims_rope,
             theta: THETA,
         };
-        Self::new(weights, config, sizes)
+        Self::new(weights, config, sizes, residence)
     }
 
     /// Prepares text embeddings `[batch, tokens, joint_attention_dim]` (T5) and pooled ones
@@ -100,10 +109,13 @@ mod tests {
         let stacks = model.meta.stacks.iter();
         let outputs = stacks.flat_map(|stack| std::iter::repeat_n(stack.outputs, stack.blocks));
         for (i, outputs) in outputs.enumerate() {
-            let returned: Vec<Tensor> = match model.dual_blocks.get(i) {
-                Some(block) => block.forward([&text, &image], &conditioning, &positions, &mut off)?.into(),
+            let returned: Vec<Tensor> = match i.checked_sub(model.dual_blocks.len()) {
                 None => {
-                    let block = &model.single_blocks[i - model.dual_blocks.len()];
+                    let block = model.dual_blocks.get(i)?;
+                    block.forward([&text, &image], &conditioning, &positions, &mut off)?.into()
+                }
+                Some(i) => {
+                    let block = model.single_blocks.get(i)?;
                     let y = block.forward(
                         &Tensor::cat(&[&text, &image], 1)?,
                         &conditioning,

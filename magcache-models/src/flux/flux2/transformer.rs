@@ -4,6 +4,7 @@ use candle_core::{Result, Tensor};
 
 use super::{Flux2Config, meta};
 use crate::{
+    blocks::Residence,
     checkpoint::Weights,
     flux::transformer::{Sizes, Transformer},
     mmdit::{BlockSizes, Form, LoadResult, PromptContext},
@@ -24,6 +25,14 @@ impl Flux2Transformer {
     ///
     /// Fails if a tensor is missing or has another shape than `config` implies.
     pub fn load(weights: &Weights, config: Flux2Config) -> LoadResult<Self> {
+        Self::load_in(weights, config, &Residence::Memory)
+    }
+
+    /// The same with the weights of its blocks elsewhere while these do not run.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_in(weights: &Weights, config: Flux2Config, residence: &Residence) -> LoadResult<Self> {
         let sizes = Sizes {
             meta: meta::of(&config),
             blocks: BlockSizes {
@@ -41,7 +50,7 @@ impl Flux2Transformer {
             axes: config.axes_dims_rope,
             theta: config.rope_theta,
         };
-        Self::new(weights, config, sizes)
+        Self::new(weights, config, sizes, residence)
     }
 
     /// Prepares text embeddings `[batch, tokens, joint_attention_dim]` for use at every step.

@@ -1,7 +1,5 @@
 //! FLUX.1: dev, schnell and Kontext.
 
-use std::sync::Arc;
-
 use candle_core::Device;
 use magcache_core::ModelMeta;
 
@@ -18,7 +16,6 @@ use crate::{
         Defaults, LoadOptions, Phase, PipelineError, Request, Result, SamplingOption, adapters_of,
         text_phase, truncated, unknown_words,
     },
-    ranks::DataPlane,
     sampler::{self, SchedulerConfig},
     text::TokenizerDefaults,
 };
@@ -154,11 +151,11 @@ impl Family for Flux1 {
         prompts: &[Prompt],
         grid: [usize; 2],
         references: &[[usize; 2]],
-        plane: Option<&Arc<dyn DataPlane>>,
+        options: &LoadOptions,
     ) -> Result<Loaded> {
-        let network = FluxTransformer::load(weights, self.config.clone())?;
+        let network = FluxTransformer::load_in(weights, self.config.clone(), &options.residence()?)?;
         let mut image = positions::image_ids(grid, 0);
         image.extend(references.iter().flat_map(|grid| positions::image_ids(*grid, 1)));
-        Loaded::new(network, prompts, &vec![[0.0; 3]; self.text_tokens], &image, plane)
+        Loaded::new(network, prompts, &vec![[0.0; 3]; self.text_tokens], &image, options.plane())
     }
 }

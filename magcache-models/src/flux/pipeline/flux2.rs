@@ -1,7 +1,5 @@
 //! FLUX.2 klein: distilled to a few steps, and the base model that it was distilled from.
 
-use std::sync::Arc;
-
 use candle_core::Device;
 use magcache_core::ModelMeta;
 
@@ -17,7 +15,6 @@ use crate::{
     pipeline::{
         Defaults, LoadOptions, Phase, PipelineError, Request, Result, SamplingOption, text_phase, truncated,
     },
-    ranks::DataPlane,
     sampler::{self, SchedulerConfig},
     text::{Qwen3Config, TokenizerDefaults},
 };
@@ -157,12 +154,12 @@ impl Family for Flux2 {
         prompts: &[Prompt],
         grid: [usize; 2],
         references: &[[usize; 2]],
-        plane: Option<&Arc<dyn DataPlane>>,
+        options: &LoadOptions,
     ) -> Result<Loaded> {
-        let network = Flux2Transformer::load(weights, self.config.clone())?;
+        let network = Flux2Transformer::load_in(weights, self.config.clone(), &options.residence()?)?;
         let mut image = positions::latent_ids(grid);
         image.extend(positions::reference_ids(references));
-        Loaded::new(network, prompts, &positions::text_ids(self.text_tokens()), &image, plane)
+        Loaded::new(network, prompts, &positions::text_ids(self.text_tokens()), &image, options.plane())
     }
 }
 

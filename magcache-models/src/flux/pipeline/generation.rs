@@ -139,14 +139,14 @@ pub(super) trait Family: Debug + Send + Sync {
     ) -> Result<Vec<Prompt>>;
 
     /// Loads the network; `grid` is the rows and columns of the image's tokens, `references` those of
-    /// reference images, `plane` that of the ranks that divide them.
+    /// reference images.
     fn load(
         &self,
         weights: &Weights,
         prompts: &[Prompt],
         grid: [usize; 2],
         references: &[[usize; 2]],
-        plane: Option<&Arc<dyn DataPlane>>,
+        options: &LoadOptions,
     ) -> Result<Loaded>;
 }
 

@@ -16,7 +16,11 @@ use self::{
     components::{Components, Network},
     generation::{Family, ImageUse, Loaded, Named, Prompt},
 };
-use super::{FluxDenoiser, flux1::FluxTextParts};
+use super::{
+    FluxDenoiser,
+    flux1::FluxTextParts,
+    transformer::{DUAL_BLOCKS, SINGLE_BLOCKS},
+};
 use crate::{
     autoencoder::{
         ImageVae, Tiling,
@@ -25,7 +29,7 @@ use crate::{
     checkpoint::{AdapterReport, Folder, WeightDtype, Weights},
     image::Picture,
     pipeline::{
-        Defaults, Denoiser, LoadOptions, Loader, Phase, Pipeline, PipelineError, Request, Result,
+        Defaults, Denoiser, Division, LoadOptions, Loader, Phase, Pipeline, PipelineError, Request, Result,
         SamplingOption, Stage, adapters_of, noise_of_stream, transformer_phase,
     },
     sampler::{self, Sampler, SchedulerConfig},
@@ -176,14 +180,18 @@ impl Pipeline for FluxPipeline {
         let vae = self.components.autoencoder_weights(&Device::Cpu)?;
         let config = &self.components.vae;
         let decoding = config.decode_memory(request.width(), request.height(), self.tiling());
+        let (networks, division) = ([network], Division::of(&self.options));
+        let networks = (networks.as_slice(), [DUAL_BLOCKS, SINGLE_BLOCKS].as_slice());
         Ok(vec![
             self.family.text_phase(&self.options)?,
-            transformer_phase("transformer", &[network], tokens, [width, hidden]),
+            transformer_phase("transformer", networks, tokens, [width, hidden], division),
             Phase {
                 name: "autoencoder",
                 weights: vae.resident_bytes(),
                 scratch: vae.scratch_bytes(),
                 activations: decoding.map_err(|e| PipelineError::part("autoencoder", e))?,
+                caches: 0,
+                everywhere: false,
             },
         ])
     }
@@ -310,7 +318,7 @@ impl Pipeline for FluxPipeline {
         let references: Vec<[usize; 2]> = reference.iter().map(|(_, grid)| *grid).collect();
         let (weights, _) = self.components.adapted(&self.options)?;
         let Loaded { network, contexts, positions } =
-            self.family.load(&weights, &encoded, grid, &references, self.options.plane())?;
+            self.family.load(&weights, &encoded, grid, &references, &self.options)?;
         let context = |text: &str| {
             let mut known = prompts.iter().zip(&contexts);
             known.find(|(prompt, _)| prompt.text == text).map(|(_, context)| context.clone())

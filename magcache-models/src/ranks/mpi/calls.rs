@@ -13,7 +13,7 @@ use libloading::os::unix::{Library as Shared, RTLD_GLOBAL, RTLD_NOW};
 use magcache_core::group::GroupError;
 
 use super::{Result, Tag};
-use crate::ranks::Launcher;
+use crate::ranks::{Launcher, Meets};
 
 /// Names of the library, as distributions install it, by whose it is.
 const OPEN: [&str; 2] = ["libmpi.so.40", "libmpi.so"];
@@ -89,7 +89,7 @@ macro_rules! call {
 impl Library {
     /// Loads the first that is there, and initialises it.
     pub(super) fn load(launcher: Option<&Launcher>) -> Result<Self> {
-        let is_open = launcher.is_none_or(|launcher| launcher.is_open);
+        let is_open = launcher.is_none_or(|launcher| launcher.meets != Meets::Mpich);
         let (first, second): (&[&str], &[&str]) = if is_open { (&OPEN, &MPICH) } else { (&MPICH, &OPEN) };
         let names = first.iter().chain(second).copied();
         let mut tried = Vec::new();
@@ -160,7 +160,7 @@ impl Library {
         let (mut flag, mut status) = (0, Status::default());
         let place = from.map(|from| from as c_int);
         call!(self, "MPI_Iprobe", |c| {
-            (c.iprobe)(place.unwrap_or(c.any), tag as c_int, c.world, &raw mut flag, &raw mut status)
+            (c.iprobe)(place.unwrap_or(c.any), tag.number(), c.world, &raw mut flag, &raw mut status)
         })?;
         if flag == 0 {
             return Ok(None);
@@ -182,12 +182,12 @@ impl Library {
             match &*self.api {
                 Api::Open(c) => {
                     let mut request = ptr::null_mut();
-                    (c.isend)(data, count, c.byte, to, tag as c_int, c.world, &raw mut request);
+                    (c.isend)(data, count, c.byte, to, tag.number(), c.world, &raw mut request);
                     pending.request = Handle(request.expose_provenance());
                 }
                 Api::Mpich(c) => {
                     let mut request = 0;
-                    (c.isend)(data, count, c.byte, to, tag as c_int, c.world, &raw mut request);
+                    (c.isend)(data, count, c.byte, to, tag.number(), c.world, &raw mut request);
                     pending.request = Handle(request as u32 as usize);
                 }
             }
@@ -205,12 +205,12 @@ impl Library {
             match &*self.api {
                 Api::Open(c) => {
                     let mut request = ptr::null_mut();
-                    (c.irecv)(data, count, c.byte, from, tag as c_int, c.world, &raw mut request);
+                    (c.irecv)(data, count, c.byte, from, tag.number(), c.world, &raw mut request);
                     pending.request = Handle(request.expose_provenance());
                 }
                 Api::Mpich(c) => {
                     let mut request = 0;
-                    (c.irecv)(data, count, c.byte, from, tag as c_int, c.world, &raw mut request);
+                    (c.irecv)(data, count, c.byte, from, tag.number(), c.world, &raw mut request);
                     pending.request = Handle(request as u32 as usize);
                 }
             }

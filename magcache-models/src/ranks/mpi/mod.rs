@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use magcache_core::group::{ControlPlane, GroupError, Message};
+use magcache_core::group::{ControlPlane, GroupError, Lane, Message};
 
 use self::calls::{Library, Pending};
 use super::Launcher;
@@ -27,11 +27,21 @@ const LENGTHS: usize = 12;
 
 /// Kinds of messages between two ranks.
 #[derive(Clone, Copy)]
-#[repr(i32)]
 enum Tag {
-    Frame = 11,
-    Contents = 12,
-    Stop = 13,
+    Frame(Lane),
+    Contents(Lane),
+    Stop,
+}
+
+impl Tag {
+    /// The number that MPI knows it by.
+    fn number(self) -> i32 {
+        match self {
+            Self::Stop => 11,
+            Self::Frame(lane) => 12 + 2 * lane as i32,
+            Self::Contents(lane) => 13 + 2 * lane as i32,
+        }
+    }
 }
 
 /// How long the news that this rank stops may take.
@@ -52,8 +62,10 @@ pub struct MpiPlane {
 #[derive(Debug)]
 struct State {
     library: Library,
-    /// What is on its way, with its bytes.
-    sent: Vec<Pending>,
+    /// What is on its way in each lane, with its bytes.
+    sent: [Vec<Pending>; Lane::COUNT],
+    /// Whether this rank has left: nothing may be asked of the library any more.
+    left: bool,
 }
 
 impl MpiPlane {
@@ -83,7 +95,7 @@ impl MpiPlane {
                 launcher.name, launcher.size
             )));
         }
-        let state = Mutex::new(State { library, sent: Vec::new() });
+        let state = Mutex::new(State { library, sent: <_>::default(), left: false });
         Ok(Self { rank, size, version, state })
     }
 
@@ -93,26 +105,43 @@ impl MpiPlane {
     }
 
     /// Leaves the world. After a run that went well it waits for the others; else it gives them a moment and
-    /// then ends all of them.
+    /// then ends all of them. Other threads that still wait for a message get none.
     pub fn leave(&self, well: bool) {
         if well {
-            _ = self.flush(Duration::MAX);
-            _ = self.state().library.finalize();
+            [Lane::Run, Lane::Weights].into_iter().for_each(|lane| _ = self.flush(lane, Duration::MAX));
+        }
+        let library = {
+            let mut state = self.state();
+            state.left = true;
+            state.library.clone()
+        };
+        if well {
+            _ = library.finalize();
             return;
         }
-        let (library, until) = (self.state().library.clone(), Instant::now() + FAREWELL);
-        let ended = thread::spawn(move || library.finalize());
+        let (last, until) = (library.clone(), Instant::now() + FAREWELL);
+        let ended = thread::spawn(move || last.finalize());
         while !ended.is_finished() && Instant::now() < until {
             thread::sleep(Duration::from_millis(20));
         }
         if !ended.is_finished() {
-            self.state().library.abort(1);
+            library.abort(1);
         }
     }
 
     /// A thread that panicked in here left nothing half done.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The same while this rank is part of the world.
+    fn entered(&self) -> Result<MutexGuard<'_, State>> {
+        let state = self.state();
+        if state.left {
+            Err(GroupError::Engine("this rank has left the others".to_owned()))
+        } else {
+            Ok(state)
+        }
     }
 
     /// Tries until it succeeds or time is up: first at once, then in ever longer pauses.
@@ -123,9 +152,11 @@ impl MpiPlane {
     ) -> Result<Option<T>> {
         let begun = Instant::now();
         for tries in 0u32.. {
-            if let Some(done) = attempt(&mut self.state())? {
+            let mut state = self.entered()?;
+            if let Some(done) = attempt(&mut state)? {
                 return Ok(Some(done));
             }
+            drop(state);
             let waited = begun.elapsed();
             match waited {
                 _ if waited >= limit => break,
@@ -181,15 +212,15 @@ impl ControlPlane for MpiPlane {
     }
 
     fn send(&self, to: usize, message: Message) -> Result<()> {
-        let Message { about, bytes } = message;
+        let Message { lane, about, bytes } = message;
         let (frame, long) = (frame(&about, &bytes), LENGTHS + about.len() + bytes.len() > FRAME);
-        let mut state = self.state();
+        let mut state = self.entered()?;
         state.reap()?;
-        state.send(to, Tag::Frame, frame)?;
-        if long { state.send(to, Tag::Contents, bytes) } else { Ok(()) }
+        state.send(to, lane, Tag::Frame(lane), frame)?;
+        if long { state.send(to, lane, Tag::Contents(lane), bytes) } else { Ok(()) }
     }
 
-    fn receive(&self, from: usize, patience: Duration) -> Result<Message> {
+    fn receive(&self, from: usize, lane: Lane, patience: Duration) -> Result<Message> {
         let mut tries = 0u32;
         let arrived = self.until(patience, |state| {
             // Asking for news costs as much as asking for the message.
@@ -198,13 +229,13 @@ impl ControlPlane for MpiPlane {
                 state.stopped()?;
                 state.reap()?;
             }
-            state.library.arrived(Some(from), Tag::Frame)
+            state.library.arrived(Some(from), Tag::Frame(lane))
         })?;
         if arrived.is_none() {
             return Err(late(from, patience));
         }
         let take = |tag: Tag, length: usize| -> Result<Vec<u8>> {
-            let mut pending = self.state().library.receive(from, tag, length)?;
+            let mut pending = self.entered()?.library.receive(from, tag, length)?;
             let done = self.until(patience, |state| {
                 state.reap()?;
                 Ok(pending.is_done(&state.library)?.then_some(()))
@@ -217,20 +248,20 @@ impl ControlPlane for MpiPlane {
                 }
             }
         };
-        let (length, about, held) = read_frame(&take(Tag::Frame, FRAME)?);
-        let bytes = if held.len() == length { held } else { take(Tag::Contents, length)? };
-        Ok(Message { about, bytes })
+        let (length, about, held) = read_frame(&take(Tag::Frame(lane), FRAME)?);
+        let bytes = if held.len() == length { held } else { take(Tag::Contents(lane), length)? };
+        Ok(Message { lane, about, bytes })
     }
 
-    fn flush(&self, patience: Duration) -> Result<()> {
+    fn flush(&self, lane: Lane, patience: Duration) -> Result<()> {
         let done = self.until(patience, |state| {
             state.reap()?;
-            Ok(state.sent.is_empty().then_some(()))
+            Ok(state.sent[lane as usize].is_empty().then_some(()))
         })?;
         if done.is_some() {
             return Ok(());
         }
-        let silent = self.state().sent.first().map_or(0, Pending::receiver);
+        let silent = self.state().sent[lane as usize].first().map_or(0, Pending::receiver);
         Err(late(silent, patience))
     }
 
@@ -241,9 +272,9 @@ impl ControlPlane for MpiPlane {
         }
         let frame = frame("", &why.as_bytes()[..end]);
         for other in (0..self.size).filter(|other| *other != self.rank) {
-            _ = self.state().send(other, Tag::Stop, frame.clone());
+            _ = self.entered().and_then(|mut state| state.send(other, Lane::Run, Tag::Stop, frame.clone()));
         }
-        _ = self.flush(LAST_WORDS);
+        _ = self.flush(Lane::Run, LAST_WORDS);
     }
 }
 
@@ -258,23 +289,24 @@ impl State {
         Err(GroupError::Stopped { rank: from, why: String::from_utf8_lossy(&why).into_owned() })
     }
 
-    fn send(&mut self, to: usize, tag: Tag, bytes: Vec<u8>) -> Result<()> {
+    fn send(&mut self, to: usize, lane: Lane, tag: Tag, bytes: Vec<u8>) -> Result<()> {
         let pending = self.library.send(to, tag, bytes)?;
-        self.sent.push(pending);
+        self.sent[lane as usize].push(pending);
         Ok(())
     }
 
     /// Forgets what has arrived.
     fn reap(&mut self) -> Result<()> {
         let mut failed = None;
-        let Self { library, sent } = self;
-        sent.retain_mut(|pending| match pending.is_done(library) {
+        let Self { library, sent, .. } = self;
+        let mut is_on_its_way = |pending: &mut Pending| match pending.is_done(library) {
             Ok(done) => !done,
             Err(error) => {
                 failed = Some(error);
                 true
             }
-        });
+        };
+        sent.iter_mut().for_each(|lane| lane.retain_mut(&mut is_on_its_way));
         failed.map_or(Ok(()), Err)
     }
 }
@@ -282,7 +314,7 @@ impl State {
 impl Drop for State {
     fn drop(&mut self) {
         // The library still reads these bytes.
-        self.sent.drain(..).for_each(Pending::abandon);
+        self.sent.iter_mut().for_each(|lane| lane.drain(..).for_each(Pending::abandon));
     }
 }
 

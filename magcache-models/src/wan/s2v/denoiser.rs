@@ -249,7 +249,7 @@ impl Denoiser for S2vDenoiser {
 /// The network with its input.
 struct S2vStep<'a> {
     denoiser: &'a S2vDenoiser,
-    input: S2vInput<'a>,
+    input: S2vInput,
 }
 
 impl Entered for S2vStep<'_> {

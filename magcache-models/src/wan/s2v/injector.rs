@@ -37,6 +37,16 @@ pub struct Heard {
     adain: Option<(Tensor, Tensor)>,
 }
 
+impl Heard {
+    /// What is heard in some of the frames.
+    pub(super) fn of_frames(&self, first: usize, frames: usize) -> Result<Self> {
+        let some = |(a, b): &(Tensor, Tensor)| {
+            Ok::<_, candle_core::Error>((a.narrow(0, first, frames)?, b.narrow(0, first, frames)?))
+        };
+        Ok(Self { keys_values: some(&self.keys_values)?, adain: self.adain.as_ref().map(some).transpose()? })
+    }
+}
+
 impl AudioInjector {
     /// Layer `index` of `audio_injector`; with `adain`, its norm is modulated by the sound.
     ///

@@ -14,7 +14,6 @@ use crate::{
     checkpoint::{AdapterReport, Weights},
     image::Picture,
     pipeline::{Defaults, Denoiser, Pipeline, PipelineError, Request, Result, SamplingOption, Stage, noise},
-    ranks::Ranks,
     sampler::{Sampler, SchedulerConfig},
     wan::parts::Parts,
     wav2vec2::{MAX_SECONDS, SAMPLE_RATE, Waveform},
@@ -36,12 +35,6 @@ pub struct S2vPipeline {
 
 impl S2vPipeline {
     pub(in crate::wan) fn new(parts: Parts) -> Result<Self> {
-        if let Some(layout) =
-            parts.options.ranks.as_ref().map(Ranks::layout).filter(|layout| layout.ulysses > 1)
-        {
-            let message = format!("{layout} divides the tokens, which those of speech to video are not yet");
-            return Err(PipelineError::request(message, "`parallel = \"cfg=2\"`, or one rank"));
-        }
         let (defaults, meta) = parts.described()?;
         Ok(Self { parts, meta, defaults })
     }
@@ -253,14 +246,22 @@ impl Pipeline for S2vPipeline {
         stage(Stage::EncodingPrompt);
         let (texts, negative) = self.parts.encode_texts(requests, request.guidance > 1.0, notes)?;
         stage(Stage::EncodingAudio);
-        let audio = self.encode_audio(request, clips)?;
+        let options = &self.parts.options;
+        let audio =
+            options.once("the encoded recording", || Ok(vec![self.encode_audio(request, clips)?]))?.pop();
         stage(Stage::EncodingImage);
         let (device, tiling) = (self.device(), self.parts.tiling());
         let (frames, size) = (Self::clip_frames(request), (request.height(), request.width()));
         let picture = Self::picture(request)?;
-        let (reference, pixels) = denoiser::encode_picture(&self.vae()?, picture, tiling, size, device)?;
+        let encoded = options.once("the encoded picture", || {
+            let (reference, pixels) = denoiser::encode_picture(&self.vae()?, picture, tiling, size, device)?;
+            Ok(vec![reference, pixels])
+        })?;
+        let (Some(audio), [reference, pixels]) = (audio, encoded.as_slice()) else {
+            return Err(PipelineError::request("the first rank encoded nothing", "the same program on all"));
+        };
         let start_from_ref = request.start_from_ref.unwrap_or_default();
-        let window = first_window(&frames, size, start_from_ref.then_some(&pixels), device)?;
+        let window = first_window(&frames, size, start_from_ref.then_some(pixels), device)?;
 
         stage(Stage::LoadingTransformer);
         let source = &self.parts.source;
@@ -269,7 +270,8 @@ impl Pipeline for S2vPipeline {
         };
         let weights = self.parts.network(Expert(0))?;
         let wan = source.transformer_config(Expert(0)).clone();
-        let network = Arc::new(S2vTransformer::load(&weights, wan, config.clone())?);
+        let network = S2vTransformer::load_in(&weights, wan, config.clone(), &options.residence()?)?;
+        let network = Arc::new(network.over(options.plane()).map_err(PipelineError::refused)?);
         let one = |(request, text): (&Request, Tensor)| -> Result<Arc<dyn Denoiser>> {
             let parts = self.parts.clone();
             let video = S2vVideo {

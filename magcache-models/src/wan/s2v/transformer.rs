@@ -12,14 +12,14 @@ use super::{
     AudioInjector, AudioTokens, CausalAudioEncoder, FramePacker, S2vConfig, TokenGrid, injector::Heard,
 };
 use crate::{
+    blocks::Residence,
     checkpoint::{Folder, WeightDtype, Weights},
     model_id::ModelId,
     nn::RotaryTable,
     once::get_or_try_init,
-    ranks::Sequence,
+    ranks::{DataPlane, Sequence},
     wan::{
         LoadResult, TextContext, WanConfig, WanTransformer,
-        block::WanBlock,
         modulation::TimestepProjection,
         patch::{Grid, PatchEmbedding},
         source,
@@ -42,6 +42,10 @@ pub struct S2vTransformer {
     audio_encoder: CausalAudioEncoder,
     injectors: Vec<AudioInjector>,
 }
+
+/// The streams of a sequence: tokens of the video, and of what it begins from.
+const VIDEO: usize = 0;
+const REST: usize = 1;
 
 /// The parts of the input that stay the same over a clip.
 #[derive(Clone, Copy, Debug)]
@@ -126,6 +130,19 @@ impl S2vTransformer {
     /// # Errors
     /// A missing tensor or a wrong shape.
     pub fn load(weights: &Weights, wan: WanConfig, config: S2vConfig) -> LoadResult<Self> {
+        Self::load_in(weights, wan, config, &Residence::Memory)
+    }
+
+    /// The same with the weights of its blocks elsewhere while these do not run.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_in(
+        weights: &Weights,
+        wan: WanConfig,
+        config: S2vConfig,
+        residence: &Residence,
+    ) -> LoadResult<Self> {
         let (inner, heads) = (wan.inner_dim(), wan.num_attention_heads);
         let S2vConfig { audio_dim, num_audio_token, enable_adain, .. } = config;
         let injectors = weights.pp("audio_injector");
@@ -146,7 +163,7 @@ impl S2vTransformer {
                 enable_adain,
             )?,
             injectors,
-            wan: WanTransformer::load(weights, wan)?,
+            wan: WanTransformer::load_in(weights, wan, residence)?,
             config,
         })
     }
@@ -157,6 +174,14 @@ impl S2vTransformer {
     /// As [`WanSource::open`](crate::wan::WanSource::open); a transformer of another task.
     pub fn open(folder: &Folder, device: &Device, dtype: WeightDtype) -> LoadResult<Self> {
         source::open_s2v(folder, device, dtype)
+    }
+
+    /// The same, of whose tokens each of several ranks has some: see [`WanTransformer::over`].
+    ///
+    /// # Errors
+    /// More ranks than heads.
+    pub fn over(self, plane: Option<&Arc<dyn DataPlane>>) -> Result<Self> {
+        Ok(Self { wan: self.wan.over(plane)?, ..self })
     }
 
     /// The same, computing in another type: see [`WanTransformer::computing_in`].
@@ -258,7 +283,7 @@ impl S2vTransformer {
     ///
     /// # Errors
     /// Latents that do not fit the clip.
-    pub fn embed<'a>(&self, latents: &Tensor, timestep: f64, clip: &'a ClipTokens) -> Result<S2vInput<'a>> {
+    pub fn embed(&self, latents: &Tensor, timestep: f64, clip: &ClipTokens) -> Result<S2vInput> {
         if clip.model != self.wan.id {
             candle_core::bail!("the clip was prepared by another model");
         }
@@ -271,14 +296,24 @@ impl S2vTransformer {
                 clip.grid.video
             );
         }
-        let video = self.wan.patch_embedding.forward(&latents.to_dtype(self.wan.dtype)?)?;
+        let sequence = Sequence::new(self.wan.plane.as_ref(), &[grid.len(), clip.rest.dim(1)?])?;
+        let video = self.wan.patch_embedding.forward_own(&latents.to_dtype(self.wan.dtype)?, &sequence)?;
+        let (pose, rest) = (sequence.narrow(&clip.pose, VIDEO)?, sequence.narrow(&clip.rest, REST)?);
+        let rope = if sequence.is_divided() {
+            let (own, other) = (sequence.own(VIDEO), sequence.own(REST));
+            let others = clip.rope.narrow(grid.len() + other.start, other.len())?;
+            clip.rope.narrow(own.start, own.len())?.then(&others)?
+        } else {
+            clip.rope.clone()
+        };
         // Whatever is not the video is always at timestep 0.
         let timesteps = Tensor::new(&[timestep as f32, 0.0], self.device())?;
         Ok(S2vInput {
-            clip,
             grid,
             latents: latents.clone(),
-            tokens: Tensor::cat(&[&(video + &clip.pose)?, &clip.rest], 1)?,
+            tokens: Tensor::cat(&[(video + pose)?, rest], 1)?,
+            rope,
+            sequence,
             temb: self.wan.time.embed(&timesteps)?,
             projection: OnceCell::new(),
             last_modulation: OnceCell::new(),
@@ -289,20 +324,15 @@ impl S2vTransformer {
     ///
     /// # Errors
     /// A context of another model or clip.
-    pub fn predict(
-        &self,
-        input: &S2vInput<'_>,
-        context: &ClipContext,
-        pass: &mut Pass<'_>,
-    ) -> Result<Tensor> {
-        let S2vInput { clip, grid, latents, tokens, temb, projection, last_modulation } = input;
+    pub fn predict(&self, input: &S2vInput, context: &ClipContext, pass: &mut Pass<'_>) -> Result<Tensor> {
+        let S2vInput { grid, sequence, latents, tokens, rope, temb, projection, last_modulation } = input;
         context.text.check(&self.wan.id, 1)?;
-        let (frames, length) = (grid.tokens[0], grid.len());
+        let (frames, length) = (grid.tokens[0], sequence.own(VIDEO).len());
         let heard = context.audio.tokens.local.dim(0)?;
         if heard != frames {
             candle_core::bail!("the sound has {heard} latent frames, the clip {frames}");
         }
-        let (now, whole) = (temb.narrow(0, 0, 1)?, Sequence::default());
+        let now = temb.narrow(0, 0, 1)?;
         let projection = || {
             get_or_try_init(projection, || {
                 let rows = self.wan.time.project(temb)?;
@@ -313,17 +343,17 @@ impl S2vTransformer {
             Signal::TimestepEmbedding => Ok(now.clone()),
             Signal::TimestepProjection => projection()?.signal(),
             Signal::Latents => Ok(latents.clone()),
-            Signal::ModulatedInput => self.wan.blocks[0].modulated_input(&x.image()?, projection()?),
+            Signal::ModulatedInput => self.wan.blocks.get(0)?.modulated_input(&x.image()?, projection()?),
         };
         let (x, residual) = Stacks::default()
-            .streams(&self.wan.blocks, |i, block: &WanBlock, streams, modules| {
+            .numbered(self.wan.blocks.len(), |i, streams, modules| {
+                let block = self.wan.blocks.get(i)?;
                 let text = context.text.keys_values(i, block.cross_attention())?;
                 streams.map_joint(|x| {
-                    let place = (&clip.rope, &whole);
-                    let x = block.forward(x, projection()?, place, text, modules)?;
+                    let x = block.forward(x, projection()?, (rope, sequence), text, modules)?;
                     match self.config.audio_inject_layers.iter().position(|layer| *layer == i) {
                         None => Ok(x),
-                        Some(index) => self.inject(&x, index, frames, length, context),
+                        Some(index) => self.inject(&x, index, input, context),
                     }
                 })
             })
@@ -332,41 +362,52 @@ impl S2vTransformer {
             .run_lazy(pass, Streams::Joint { tokens: tokens.clone(), text: length..tokens.dim(1)? })?
             .into_image_terms()?;
         let modulation = get_or_try_init(last_modulation, || self.wan.head.modulation(&now))?;
-        self.wan.head.forward(&x, residual.as_ref(), modulation, *grid, &whole)?.to_dtype(DType::F32)
+        self.wan.head.forward(&x, residual.as_ref(), modulation, *grid, sequence)?.to_dtype(DType::F32)
     }
 
     /// What the timestep gives to the blocks, `[2, 6 * inner]`: to the video's tokens, and to the others.
     #[cfg(feature = "verify")]
-    pub fn projection(&self, input: &S2vInput<'_>) -> Result<Tensor> {
+    pub fn projection(&self, input: &S2vInput) -> Result<Tensor> {
         self.wan.time.project(&input.temb)
     }
 
-    /// Tokens `[1, tokens, inner]`, of which those of the video attend to the sound of their frame.
-    fn inject(
-        &self,
-        x: &Tensor,
-        index: usize,
-        frames: usize,
-        length: usize,
-        context: &ClipContext,
-    ) -> Result<Tensor> {
+    /// Tokens `[1, tokens, inner]`, of which those of the video attend to the sound of their frame. Of the
+    /// first and of the last frame only some may be here.
+    fn inject(&self, x: &Tensor, index: usize, input: &S2vInput, context: &ClipContext) -> Result<Tensor> {
         let (_, tokens, inner) = x.dims3()?;
         let injector = &self.injectors[index];
-        let video = x.narrow(1, 0, length)?.reshape((frames, length / frames.max(1), inner))?;
-        let video = injector.forward(&video, context.heard(index, injector)?)?;
-        Tensor::cat(&[&video.reshape((1, length, inner))?, &x.narrow(1, length, tokens - length)?], 1)
+        let heard = context.heard(index, injector)?;
+        let own = input.sequence.own(VIDEO);
+        let of_frame = (input.grid.len() / input.grid.tokens[0].max(1)).max(1);
+        let (mut at, mut all) = (own.start, Vec::new());
+        while at < own.end {
+            let frame = at / of_frame;
+            // As many whole frames as follow, or what is here of one.
+            let whole = if at % of_frame == 0 { (own.end - at) / of_frame } else { 0 };
+            let end = if whole > 0 { at + whole * of_frame } else { own.end.min((frame + 1) * of_frame) };
+            let frames = whole.max(1);
+            let video =
+                x.narrow(1, at - own.start, end - at)?.reshape((frames, (end - at) / frames, inner))?;
+            let video = injector.forward(&video, &heard.of_frames(frame, frames)?)?;
+            all.push(video.reshape((1, end - at, inner))?);
+            at = end;
+        }
+        all.push(x.narrow(1, own.len(), tokens - own.len())?);
+        Tensor::cat(&all, 1)
     }
 }
 
 /// The initial state of an [`S2vTransformer`] for given latents and timestep.
 #[derive(Debug)]
-pub struct S2vInput<'a> {
-    clip: &'a ClipTokens,
+pub struct S2vInput {
     grid: Grid,
+    sequence: Sequence,
     /// `[1, channels, frames, height, width]`.
     latents: Tensor,
-    /// `[1, tokens, inner]`.
+    /// `[1, tokens, inner]`, of the tokens that are here.
     tokens: Tensor,
+    /// Their angles.
+    rope: RotaryTable,
     /// `[2, inner]`: of the timestep, and of timestep 0.
     temb: Tensor,
     projection: OnceCell<TimestepProjection>,

@@ -1,0 +1,111 @@
+//! The blocks of a network: in memory, or each there for the time of its run.
+//!
+//! Who runs a block asks for it by its number and gives it back when it has run. Blocks that are lent are
+//! made by another thread, one ahead of the run: while a block runs, the next one is fetched, and after the
+//! last one the first, for the next pass that computes. So two are in memory, and a pass that skips all blocks
+//! fetches none.
+
+mod fetcher;
+mod lender;
+mod shards;
+
+use std::{ops::Deref, sync::Arc};
+
+use candle_core::Result;
+use magcache_core::{Group, hint};
+
+pub use self::fetcher::Fetcher;
+use self::{lender::Lender, shards::Shards};
+use crate::checkpoint::{CheckpointError, Weights};
+
+type LoadResult<T> = std::result::Result<T, CheckpointError>;
+
+/// Where the weights of blocks are while these do not run.
+#[derive(Clone, Debug, Default)]
+pub enum Residence {
+    /// In the blocks, which stay.
+    #[default]
+    Memory,
+    /// Divided among the ranks of a group, which all run the same blocks at the same time.
+    Shards {
+        /// The ranks, in a lane for weights.
+        group: Group,
+        /// Asks them.
+        fetcher: Fetcher,
+    },
+}
+
+/// The blocks of one list, by number.
+#[derive(Debug)]
+pub(crate) enum Blocks<B> {
+    Kept(Vec<B>),
+    Lent(Lender<B>),
+}
+
+/// A block for the time of its run.
+pub(crate) enum Lent<'b, B> {
+    Kept(&'b B),
+    Fetched(Arc<B>),
+}
+
+impl<B> Deref for Lent<'_, B> {
+    type Target = B;
+
+    fn deref(&self) -> &B {
+        match self {
+            Self::Kept(block) => block,
+            Self::Fetched(block) => block,
+        }
+    }
+}
+
+impl<B: Send + Sync + 'static> Blocks<B> {
+    /// The modules `list.0` to `list.{count - 1}`, each made by `load`.
+    ///
+    /// # Errors
+    /// A tensor that is missing or of a wrong shape, in any of them, wherever they will be.
+    pub(crate) fn load(
+        weights: &Weights,
+        list: &'static str,
+        count: usize,
+        residence: &Residence,
+        load: impl Fn(&Weights) -> LoadResult<B> + Send + Sync + 'static,
+    ) -> LoadResult<Self> {
+        let Residence::Shards { group, fetcher } = residence else {
+            let all = (0..count).map(|i| load(&weights.pp(list).pp(i)));
+            return Ok(Self::Kept(all.collect::<LoadResult<_>>()?));
+        };
+        let first = weights.pp(list).pp(0);
+        for i in 0..count {
+            let own = weights.pp(list).pp(i);
+            // What one block reads, all of them read; where one is different, loading it says how.
+            if i == 0 || !own.read_like(&first) {
+                load(&own)?;
+            }
+        }
+        let shards = Shards::of(&weights.pp(list), list, count, group.clone());
+        Ok(Self::Lent(Lender::new(count, fetcher.clone(), move |i| load(&shards.block(i)?))))
+    }
+
+    /// Number of blocks.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::Kept(all) => all.len(),
+            Self::Lent(lender) => lender.len(),
+        }
+    }
+
+    /// A block, for which it waits if it is not there yet.
+    ///
+    /// # Errors
+    /// No block of this number; one that cannot be fetched.
+    pub(crate) fn get(&self, i: usize) -> Result<Lent<'_, B>> {
+        match self {
+            Self::Kept(all) => match all.get(i) {
+                Some(block) => Ok(Lent::Kept(block)),
+                None => candle_core::bail!("block {i} of {}", all.len()),
+            },
+            Self::Lent(lender) => lender.get(i).map(Lent::Fetched).map_err(hint::wrap),
+        }
+    }
+}
