@@ -33,7 +33,7 @@ use crate::{Modules, Pass, Role, Signal, Streams};
 #[derive(Default)]
 #[must_use]
 pub struct Stacks<'a> {
-    stacks: Vec<Stack<'a>>,
+    all: Vec<Stack<'a>>,
     signals: Option<Signals<'a>>,
     grid: Vec<usize>,
 }
@@ -98,7 +98,7 @@ impl<'a> Stacks<'a> {
         blocks: usize,
         block: impl Fn(usize, Streams, &mut Modules<'_>) -> Result<Streams> + 'a,
     ) -> Self {
-        self.stacks.push(Stack { blocks, block: Box::new(block) });
+        self.all.push(Stack { blocks, block: Box::new(block) });
         self
     }
 
@@ -133,7 +133,7 @@ impl<'a> Stacks<'a> {
     /// As [`Stacks::run`], for a last layer that fuses the addition of the residual of skipped blocks
     /// ([`LazyOutput::into_image_terms`]), which would otherwise take a separate sweep over memory.
     pub fn run_lazy(self, pass: &mut Pass<'_>, x: impl Into<Streams>) -> Result<LazyOutput> {
-        let Self { stacks, signals, grid } = self;
+        let Self { all: stacks, signals, grid } = self;
         let sizes: Vec<usize> = stacks.iter().map(|stack| stack.blocks).collect();
         let probe = |signal: Signal, x: &Streams| match &signals {
             Some(signals) => signals(signal, x),
@@ -172,6 +172,6 @@ impl Pass<'_> {
 
 impl fmt::Debug for Stacks<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.stacks.iter().map(|stack| stack.blocks)).finish()
+        f.debug_list().entries(self.all.iter().map(|stack| stack.blocks)).finish()
     }
 }

@@ -21,8 +21,6 @@ use crate::{
     sampler::{Sampler, SchedulerConfig},
 };
 
-/// What runs on one rank.
-
 /// A checkpoint in any layout. Opening it reads configurations; weights are loaded when they are needed and
 /// dropped when they are not.
 #[derive(Debug)]

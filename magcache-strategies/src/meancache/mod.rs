@@ -160,7 +160,7 @@ impl CacheConfig for MeanCacheConfig {
     }
 
     fn build(&self, cx: &BuildCx<'_>) -> Result<Strategy, ConfigError> {
-        let steps = cx.trajectory.map_or(STEPS, |run| run.len());
+        let steps = cx.trajectory.map_or(STEPS, magcache_core::Trajectory::len);
         let orders = self.orders(cx.place, steps).map_err(|problem| ConfigError::Problems(vec![problem]))?;
         Ok(Strategy::cache(MeanCache { orders: orders.into() }, cx.guards(Guards::default())))
     }

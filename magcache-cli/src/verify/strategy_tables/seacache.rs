@@ -15,7 +15,8 @@ struct Gain {
     grid: Vec<usize>,
     sigma: f64,
     power: f64,
-    gain: Vec<f64>,
+    #[serde(rename = "gain")]
+    values: Vec<f64>,
 }
 
 #[derive(Deserialize)]
@@ -45,12 +46,12 @@ struct Row {
 
 pub(super) fn check(json: &Value, report: &mut CaseReport) -> Result<()> {
     let mut off = Differences::default();
-    for Gain { grid, sigma, power, gain } in rows::<Gain>(json, "gains")? {
+    for Gain { grid, sigma, power, values } in rows::<Gain>(json, "gains")? {
         let whole = grid.iter().fold(vec![1.0], |all: Vec<f64>, n| {
             let axis = gains(*n, sigma, power);
             all.iter().flat_map(|a| axis.iter().map(move |b| a * f64::from(*b))).collect()
         });
-        off.row(&whole, &gain);
+        off.row(&whole, &values);
     }
     off.tell(report, "gains", "relative difference");
 
