@@ -88,11 +88,15 @@ impl<B: Send + Sync + 'static> Lender<B> {
         let mut places = self.shelf.places();
         places.retain(|(at, _)| wanted.contains(at));
         loop {
-            for at in wanted {
-                if places.iter().all(|(there, _)| *there != at) {
-                    places.push((at, State::Asked));
-                    self.ask(at);
-                }
+            let is_missing = |at: &usize| places.iter().all(|(there, _)| there != at);
+            let mut missing: Vec<usize> = wanted.into_iter().filter(is_missing).collect();
+            missing.dedup();
+            if !missing.is_empty() {
+                places.extend(missing.iter().map(|at| (*at, State::Asked)));
+                // A thread that has ended drops what it is asked at once, and that needs the shelf.
+                drop(places);
+                missing.into_iter().for_each(|at| self.ask(at));
+                places = self.shelf.places();
             }
             let here = places.iter().position(|(at, state)| *at == block && !matches!(state, State::Asked));
             match here.map(|here| (here, &places[here].1)) {

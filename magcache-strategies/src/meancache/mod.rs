@@ -38,8 +38,8 @@ pub struct MeanCacheConfig {
     /// The computed steps of an own schedule, 0 among them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub computed: Option<Vec<usize>>,
-    /// The order `K` from each computed step to the next one, for those in between; the last one also holds
-    /// behind the last computed step.
+    /// The order `K` from each computed step to the next one, for those in between, or one for all; the last
+    /// one also holds behind the last computed step.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub orders: Option<Vec<usize>>,
 }
@@ -106,10 +106,10 @@ impl MeanCacheConfig {
             return Err(error(message, "schedules are for one number of steps"));
         }
         let edges = computed.len();
-        if orders.len() != edges && orders.len() + 1 != edges {
+        if ![1, edges - 1, edges].contains(&orders.len()) {
             let (orders, edges) = (count(orders.len(), "order"), count(edges, "computed step"));
             let message = format!("{orders} for {edges}");
-            return Err(error(message, "there is one for each edge between computed steps"));
+            return Err(error(message, "one for all, or one for each edge between computed steps"));
         }
         let mut out = vec![0; steps];
         for (i, from) in computed.iter().enumerate() {
@@ -174,11 +174,13 @@ inventory::submit! {
         level: Level::Forward,
         example: r#"
             strategy = "meancache"
-            table = "qwen-image-10"
+            computed = [0, 1, 2, 4, 6, 8]
+            orders = [5]
         "#,
         never: r#"
             strategy = "meancache"
-            table = "qwen-image-10"
+            computed = [0, 1, 2, 4, 6, 8]
+            orders = [5]
             warmup = 1.0
         "#,
         keys: keys_of::<MeanCacheConfig>,

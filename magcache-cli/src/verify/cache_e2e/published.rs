@@ -12,7 +12,7 @@ use crate::console::bad_input;
 /// Where the model and the inputs of a case of published strategies are: in another case.
 #[derive(Deserialize)]
 pub(super) struct Files {
-    model: Model,
+    model: Option<Model>,
 }
 
 #[derive(Deserialize)]
@@ -23,7 +23,7 @@ struct Model {
 impl Files {
     /// The other case, relative to this one; `None` for a case that has its own.
     pub(super) fn elsewhere(&self) -> Option<&PathBuf> {
-        Some(&self.model.dir).filter(|dir| dir.components().count() > 1)
+        self.model.as_ref().map(|model| &model.dir).filter(|dir| dir.components().count() > 1)
     }
 }
 
