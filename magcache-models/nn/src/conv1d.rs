@@ -186,7 +186,8 @@ mod tests {
             let (ours, plain) = (conv(Ops::Kernels)?.forward(&x)?, conv(Ops::Reference)?.forward(&x)?);
             assert_eq!(ours.dims(), [batch, config.tokens(tokens), outputs]);
             let (error, scale) = (worst(&ours, &plain)?, largest(&plain)?);
-            assert!(error < 3e-6 * scale, "{config:?}: {error} of {scale}");
+            // Sums of up to 4096 products in two orders.
+            assert!(error < 1e-5 * scale, "{config:?}: {error} of {scale}");
         }
         Ok(())
     }
