@@ -68,8 +68,8 @@ pub trait Persist {
     /// Bytes of the stored tensors.
     fn bytes(&self) -> usize;
 
-    /// How many of them belong to tensors without a token axis (fewer than three dimensions), which every one
-    /// of several ranks holds whole.
+    /// How many of them belong to tensors that every one of several ranks holds whole: those without a token
+    /// axis, which are not `[batch, tokens, channels]`.
     fn whole_bytes(&self) -> usize {
         0
     }

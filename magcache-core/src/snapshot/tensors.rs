@@ -113,6 +113,6 @@ impl Field for Tensor {
     }
 
     fn whole_tensor_bytes(&self) -> usize {
-        if self.rank() < 3 { self.tensor_bytes() } else { 0 }
+        if self.rank() == 3 { 0 } else { self.tensor_bytes() }
     }
 }

@@ -40,8 +40,8 @@ pub enum Dialect {
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SeaCacheConfig {
-    /// Bound of the summed distance; a larger one skips more. Without it what is published: 0.25 in diffusers,
-    /// 0.2 of the scripts for Wan and `HunyuanVideo` (0.3 for FLUX).
+    /// Bound of the summed distance; a larger one skips more. Without it what is published: 0.25 in
+    /// diffusers, 0.2 in the scripts for Wan and HunyuanVideo (0.3 for FLUX).
     #[schemars(range(min = 0.0), extend("target" = [0, 4]))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub threshold: Option<f64>,

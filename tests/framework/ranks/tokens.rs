@@ -24,7 +24,7 @@ fn examples() -> Vec<String> {
 }
 
 /// Whatever else there is to be combined.
-const MORE: [&str; 12] = [
+const MORE: [&str; 14] = [
     // Both signals, other metrics, every third token, a mean.
     "[[cache]]\nstrategy = \"teacache\"\npolicy = \"linear\"\nsignal = \"timestep-embedding\"\nthreshold = 0.4",
     "[[cache]]\nstrategy = \"fbcache\"\nmetric = \"hidden_rel_l2\"\nthreshold = 0.4",
@@ -32,6 +32,8 @@ const MORE: [&str; 12] = [
     "[[cache]]\nstrategy = \"fbcache\"\nthreshold = 0.4\ndownsample = 7\nema = 0.5",
     // A range in the middle, nested caches, a cache that leads the other branch.
     "[[cache]]\nstrategy = \"fbcache\"\nat = \"1..5\"\nthreshold = 0.4",
+    "[[cache]]\nstrategy = \"seacache\"\ndialect = \"filtered\"\nthreshold = 0.4",
+    "[[cache]]\nstrategy = \"fbcache\"\nthreshold = 0.3\nforecast = { type = \"dicache\" }",
     "[[cache]]\nstrategy = \"dbcache\"\nfront = 1\nback = 1\nthreshold = 0.3\nwarmup = 2\n[[cache]]\nstrategy = \"fbcache\"\nat = \"1..4\"\nthreshold = 0.2",
     "[[cache]]\nstrategy = \"fbcache\"\nthreshold = 0.4\nbranches = \"cond-decides\"\nmax_skips = 1",
     // Half precision, and less room than all slots need.
