@@ -16,8 +16,8 @@
 //! | [`combine`] | other strategies | |
 //!
 //! `MagCache`, `TeaCache`, `FBCache`, `DBCache`, `DiCache`, `SeaCache` and a schedule act on blocks;
-//! `EasyCache`, `SenCache`, `MeanCache` and the CFG cache on whole forwards. The forecast for skipped blocks is chosen
-//! independently: [`taylor`] works with any of them, that of [`dicache`] with those on blocks.
+//! `EasyCache`, `SenCache`, `MeanCache` and the CFG cache on whole forwards. The forecast for skipped blocks
+//! is chosen independently: [`taylor`] works with any of them, that of [`dicache`] with those on blocks.
 
 #[cfg(feature = "candle")]
 pub mod cfg_cache;
