@@ -179,7 +179,7 @@ inventory::submit! {
         "#,
         never: r#"
             strategy = "meancache"
-            computed = [0, 1, 2, 4, 6, 8]
+            computed = [0, 1]
             orders = [5]
             warmup = 1.0
         "#,

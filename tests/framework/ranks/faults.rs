@@ -37,7 +37,7 @@ fn ranks_that_come_apart_say_where_with_both_sides() {
 }
 
 #[test]
-fn what_is_no_number_on_one_rank_is_computed_by_all() {
+fn what_is_no_number_on_one_rank_is_noticed_by_all() {
     #[derive(Debug)]
     struct Spoil;
     impl BlockHook for Spoil {
@@ -58,7 +58,8 @@ fn what_is_no_number_on_one_rank_is_computed_by_all() {
     let spoiled = |ranks: Option<&magcache_models::ranks::Ranks>| {
         let run = WAN.begin_with(CACHE, ranks, |hooks| hooks.inside(Arc::new(Spoil))).unwrap();
         let mut run = run;
-        run.run(&|| false, &mut |_| {}).unwrap();
+        let error = run.run(&|| false, &mut |_| {}).unwrap_err();
+        assert!(matches!(error, magcache_models::pipeline::PipelineError::NotFinite { step: 3 }), "{error}");
         run.session().unwrap().log().records().to_vec()
     };
     let alone = spoiled(None);
