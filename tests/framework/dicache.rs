@@ -6,8 +6,8 @@ use crate::prelude::*;
 const PROBE: [f64; 6] = [1.0, 2.0, 3.5, 9.0, 1.2, 2.0];
 const TAIL: [f64; 6] = [4.0, 6.0, 0.0, 0.0, 0.0, 0.0];
 
-/// The outputs of a run that skips all steps but the first two, without the input of 10 times the step, and how
-/// often each block ran.
+/// The outputs of a run that skips all steps but the first two, without the input of 10 times the step, and
+/// how often each block ran.
 fn skipping(forecast: &str, probe: [f64; 6]) -> (Vec<f64>, [usize; 2]) {
     let table = format!("[[cache]]\nstrategy = \"schedule\"\nskip = [2, 3, 4, 5]\nforecast = {forecast}\n");
     let run = alone(6);
