@@ -28,8 +28,8 @@ use super::{
 /// The groups of such cases.
 pub(super) const GROUPS: [&str; 4] = ["lora", "gguf", "fp8", "single_file"];
 
-/// How much two ports of a video autoencoder may differ, in units of what its reference operations make of the
-/// last bits of its input. With the two channels of the recorded ones, norms amplify rounding: the
+/// How much two ports of a video autoencoder may differ, in units of what its reference operations make of
+/// the last bits of its input. With the two channels of the recorded ones, norms amplify rounding: the
 /// reference's own runs in f32 and in f64 are up to 1e-3 apart, and its runs on two machines are not equal.
 const ROUNDINGS: f64 = 4.0;
 

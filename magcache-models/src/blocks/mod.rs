@@ -2,8 +2,8 @@
 //!
 //! Who runs a block asks for it by its number and gives it back when it has run. Blocks that are lent are
 //! made by another thread, one ahead of the run: while a block runs, the next one is fetched, and after the
-//! last one the first, for the next pass that computes. So two are in memory, and a pass that skips all blocks
-//! fetches none.
+//! last one the first, for the next pass that computes. So two are in memory, and a pass that skips all
+//! blocks fetches none.
 
 mod fetcher;
 mod lender;
