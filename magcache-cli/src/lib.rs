@@ -17,6 +17,7 @@ mod ranks;
 mod replay;
 mod report;
 mod resume;
+mod search;
 mod summary;
 mod threads;
 pub mod verify;

@@ -32,6 +32,7 @@ mod properties;
 mod ranks;
 mod registry;
 mod retry;
+mod search;
 mod solvers;
 mod stored;
 mod taylor;

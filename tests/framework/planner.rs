@@ -3,7 +3,9 @@
 use magcache_core::{
     calibrate::{Recording, Rehearsal},
     config::FixedSteps,
-    planner::{Continuation, Objective, Planned, Planner, PlannerError, ReuseErrors, StepErrors},
+    planner::{
+        Continuation, Objective, Planned, Planner, PlannerError, ReuseErrors, StepErrors, WINDOW, neighbours,
+    },
     profile::{PlannedSchedule, Provenance, ScheduleSet},
 };
 use proptest::prelude::*;
@@ -31,13 +33,22 @@ fn rehearsed(
         step(start.max(i.saturating_sub(reach))..i, errors)
     };
     let steps = errors.iter().enumerate().map(of).collect();
-    ReuseErrors { steps, growth, pixels: 0.5, cost: 0.1 }
+    ReuseErrors { steps, growth, pixels: 0.5, cost: 0.1, ..ReuseErrors::default() }
 }
 
 /// Every schedule that has a predicted error, computed from the definition and not by the search.
 fn all(planner: &Planner, with: Continuation, steps: usize) -> Vec<Planned> {
     let chosen = |mask: u32| (0..steps).filter(|step| mask >> step & 1 == 1).collect::<Vec<_>>();
     (0..1u32 << steps).filter_map(|mask| planner.predict(with, &chosen(mask))).collect()
+}
+
+/// The sum of the squared errors of a schedule's steps: the error of each is what its skip adds to the sum.
+fn powers(planner: &Planner, with: Continuation, skip: &[usize]) -> f64 {
+    let sum = |count: usize| {
+        let first = skip.iter().take(count).copied().collect::<Vec<_>>();
+        planner.predict(with, &first).expect("a part of a schedule").sum
+    };
+    (0..skip.len()).map(|i| (sum(i + 1) - sum(i)).powi(2)).sum()
 }
 
 fn runs() -> impl Strategy<Value = Vec<ReuseErrors>> {
@@ -63,7 +74,7 @@ proptest! {
         let steps = runs[0].steps.len();
         for with in [Continuation::Residual, Continuation::Line] {
             let all = all(&planner, with, steps);
-            for objective in [Objective::Sum, Objective::Minimax] {
+            for objective in [Objective::Sum, Objective::Power(2.0), Objective::Minimax, Objective::Final] {
                 let found = planner.schedules(with, objective);
                 let counts: Vec<usize> = found.iter().map(|plan| plan.computed).collect();
                 let mut possible: Vec<usize> = all.iter().map(|plan| plan.computed).collect();
@@ -75,17 +86,31 @@ proptest! {
                     let own = planner.predict(with, &plan.skip).expect("a schedule that was found");
                     prop_assert_eq!(own.computed, plan.computed);
                     prop_assert!((own.error - plan.error).abs() < 1e-12 && (own.worst - plan.worst).abs() < 1e-12);
+                    // Errors that are not known to cancel add up.
+                    prop_assert!(runs.len() > 1 || (plan.error - plan.sum).abs() < 1e-9);
                     let rivals = || all.iter().filter(|other| other.computed == plan.computed);
                     let worst = rivals().map(|p| p.worst).fold(f64::INFINITY, f64::min);
                     let best = match objective {
-                        Objective::Sum => rivals().map(|p| p.error).fold(f64::INFINITY, f64::min),
+                        Objective::Sum => rivals().map(|p| p.sum).fold(f64::INFINITY, f64::min),
                         Objective::Minimax => {
                             prop_assert!(plan.worst <= worst + 1e-12, "{} {worst}", plan.worst);
                             let equal = rivals().filter(|p| p.worst <= worst);
-                            equal.map(|p| p.error).fold(f64::INFINITY, f64::min)
+                            equal.map(|p| p.sum).fold(f64::INFINITY, f64::min)
                         }
+                        // These are of all skipped steps together; what they minimise is asked below.
+                        Objective::Power(_) | Objective::Final => plan.sum,
                     };
-                    prop_assert!((plan.error - best).abs() < 1e-12, "{objective:?} {with}: {} {best}", plan.error);
+                    prop_assert!((plan.sum - best).abs() < 1e-12, "{objective:?} {with}: {} {best}", plan.sum);
+                    if objective == Objective::Final {
+                        let near = neighbours(&plan.skip, steps, WINDOW, &[]);
+                        let mut near = near.iter().filter_map(|skip| planner.predict(with, skip));
+                        prop_assert!(near.all(|other| other.error >= plan.error - 1e-12));
+                    }
+                    if objective == Objective::Power(2.0) {
+                        let power = |skip: &[usize]| powers(&planner, with, skip);
+                        let least = rivals().map(|p| power(&p.skip)).fold(f64::INFINITY, f64::min);
+                        prop_assert!((power(&plan.skip) - least).abs() < 1e-9);
+                    }
                 }
             }
         }
@@ -104,9 +129,9 @@ fn a_thousand_steps_are_planned() {
         assert!(found.len() > 700 && found.last().unwrap().computed == 1000, "{}", found.len());
         for plan in found.iter().step_by(97) {
             let own = planner.predict(Continuation::Line, &plan.skip).unwrap();
-            assert!((own.error - plan.error).abs() < 1e-9 * plan.error.max(1.0), "{}", plan.computed);
+            assert!((own.sum - plan.sum).abs() < 1e-9 * plan.sum.max(1.0), "{}", plan.computed);
         }
-        assert!(found.is_sorted_by(|a, b| a.error >= b.error || objective == Objective::Minimax));
+        assert!(found.is_sorted_by(|a, b| a.sum >= b.sum || objective == Objective::Minimax));
     }
 }
 
@@ -129,6 +154,79 @@ fn a_cost_is_the_error_grown_to_the_end_of_the_run() {
     // Between two measured steps growth is interpolated exponentially.
     let long = ReuseErrors { growth: vec![(2, 4.0), (6, 64.0)], ..run };
     assert_eq!([0, 2, 4, 6, 9].map(|step| long.growth_at(step).round()), [4.0, 4.0, 16.0, 64.0, 64.0]);
+}
+
+#[test]
+fn errors_add_up_as_vectors() {
+    // At the end the errors are 1.5, 1 and 1 long. The second and third point the same way, the first is at
+    // 120 degrees from the second and orthogonal to the third.
+    let errors = vec![vec![[1.0, 0.0, 0.0]; 4]; 4];
+    let run = ReuseErrors {
+        cosines: vec![1.0, -0.5, 0.0, -0.5, 1.0, 1.0, 0.0, 1.0, 1.0],
+        pixels: 1.0,
+        ..rehearsed(&errors, 0, 8, vec![(1, 1.5), (2, 1.0), (3, 1.0)])
+    };
+    let planner = Planner::new(std::slice::from_ref(&run)).unwrap();
+    let error = |skip: &[usize]| planner.predict(Continuation::Residual, skip).unwrap().error;
+    for (skip, square) in [(&[1, 2][..], 1.75), (&[2, 3], 4.0), (&[1, 3], 3.25), (&[1, 2, 3], 4.75)] {
+        assert!((error(skip).powi(2) - square).abs() < 1e-12, "{skip:?}");
+    }
+    let sum = |skip: &[usize]| planner.predict(Continuation::Residual, skip).unwrap().sum;
+    assert!((sum(&[1, 2, 3]) - 3.5).abs() < 1e-12);
+    // The best schedule of two computed steps is not the one with the least sum.
+    let plan = |objective| {
+        let all = planner.schedules(Continuation::Residual, objective);
+        all.into_iter().find(|plan| plan.computed == 2).unwrap().skip
+    };
+    assert_eq!((plan(Objective::Sum), plan(Objective::Final)), (vec![2, 3], vec![1, 2]));
+    // However far errors cancel, more than half of the largest is left.
+    let opposite =
+        ReuseErrors { cosines: vec![1.0, -1.0, -1.0, 1.0], growth: vec![(1, 1.0), (2, 1.0)], ..run };
+    let planner = Planner::new(&[opposite]).unwrap();
+    assert_eq!(planner.predict(Continuation::Residual, &[1, 2]).unwrap().error, 0.5);
+}
+
+#[test]
+fn cosines_fall_with_the_distance_between_measured_steps() {
+    let growth = vec![(1, 1.0), (5, 1.0), (9, 1.0)];
+    let cosines = vec![1.0, 0.2, -0.4, 0.2, 1.0, 0.6, -0.4, 0.6, 1.0];
+    let run = ReuseErrors { growth, cosines, ..ReuseErrors::default() };
+    let of = |a, b| (run.cosine(a, b) * 1e9).round() / 1e9;
+    assert_eq!([of(1, 1), of(3, 3), of(1, 5), of(1, 9), of(9, 5)], [1.0, 1.0, 0.2, -0.4, 0.6]);
+    // Within a stretch, and from one stretch to the next.
+    assert_eq!([of(1, 3), of(2, 4), of(3, 2)], [0.6, 0.6, 0.8]);
+    assert_eq!([of(3, 5), of(5, 7), of(3, 7)], [0.6, 0.8, 0.35]);
+    for a in 0..12 {
+        for b in 0..12 {
+            assert_eq!(of(a, b), of(b, a), "{a} {b}");
+        }
+    }
+    // Before the first and after the last one as there; 1 if nothing was measured.
+    assert_eq!([of(0, 5), of(12, 5), of(0, 0)], [0.2, 0.6, 1.0]);
+    assert_eq!(ReuseErrors::default().cosine(2, 7), 1.0);
+}
+
+#[test]
+fn a_gap_is_as_long_as_allowed() {
+    let errors = vec![vec![[1.0, 0.0, 0.0]; 8]; 8];
+    let planner = Planner::new(&[rehearsed(&errors, 0, 8, vec![])]).unwrap().with_max_gap(2);
+    for objective in [Objective::Sum, Objective::Minimax, Objective::Final] {
+        let found = planner.schedules(Continuation::Residual, objective);
+        assert_eq!(found[0].computed, 3, "{objective}");
+        let longest = |skip: &[usize]| skip.chunk_by(|a, b| a + 1 == *b).map(<[usize]>::len).max();
+        assert!(found.iter().all(|plan| longest(&plan.skip).unwrap_or(0) <= 2), "{objective}");
+    }
+    assert_eq!(planner.predict(Continuation::Residual, &[1, 2, 3]), None);
+}
+
+#[test]
+fn objectives_are_read_as_they_are_written() {
+    for objective in [Objective::Final, Objective::Sum, Objective::Power(2.5), Objective::Minimax] {
+        assert_eq!(objective.to_string().parse(), Ok(objective));
+    }
+    for word in ["", "max", "power", "power:0", "power:-1", "power:inf", "power:x"] {
+        assert!(word.parse::<Objective>().is_err(), "{word:?}");
+    }
 }
 
 #[test]
@@ -178,13 +276,22 @@ fn a_rehearsal_changes_nothing_and_stands_in_as_a_reuse_does() {
 #[test]
 fn rehearsed_runs_are_read_back_as_they_were() {
     let errors = vec![vec![[0.5, -1.0, 2.0]; 5]; 5];
-    let reuse = vec![rehearsed(&errors, 3, 2, vec![(1, 2.0), (4, 1.0)]), rehearsed(&errors, 3, 2, vec![])];
+    let followed = ReuseErrors {
+        cosines: vec![1.0, 0.25, 0.25, 1.0],
+        ..rehearsed(&errors, 3, 2, vec![(1, 2.0), (4, 1.0)])
+    };
+    let reuse = vec![followed, rehearsed(&errors, 3, 2, vec![])];
     let recording = Recording { steps: 5, reuse, ..Recording::default() };
     let tensors = recording.to_tensors().unwrap();
     assert_eq!(Recording::from_tensors(&tensors).unwrap().reuse, recording.reuse);
     let cut = tensors["reuse.products"].narrow(3, 0, 1).unwrap();
     unread(&tensors, "reuse.products", Some(cut), ["reuse.products", "[2, 5, 2, 1]"]);
     unread(&tensors, "reuse.products", None, ["reuse.products"]);
+    // Rows without cosines are older.
+    let mut older = tensors.clone();
+    older.remove("reuse.cosines");
+    let reuse = Recording::from_tensors(&older).unwrap().reuse;
+    assert!(reuse.iter().all(|run| run.cosines.is_empty()) && reuse[0].growth == recording.reuse[0].growth);
 }
 
 #[test]
@@ -197,6 +304,7 @@ fn plans_know_their_runs_and_their_speed() {
         psnr: None,
         psnr_error: None,
         ssim: None,
+        searched: None,
     };
     let plans = ScheduleSet {
         steps: 4,

@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use clap::{Args as ClapArgs, ValueEnum};
+use clap::Args as ClapArgs;
+use magcache_core::planner::Objective;
 
 use super::{Placement, RanksArgs, Sampling, Writing, shared::OUTPUT};
 
@@ -40,11 +41,17 @@ pub(crate) struct Calibrate {
     #[arg(long, help_heading = MEASUREMENT, value_name = "STEPS", default_value_t = 8)]
     pub(crate) reach: usize,
     /// Follow the error of this many steps to the end of the run; each costs half a run on average
-    #[arg(long, help_heading = MEASUREMENT, value_name = "STEPS", default_value_t = 4)]
+    #[arg(long, help_heading = MEASUREMENT, value_name = "STEPS", default_value_t = 8)]
     pub(crate) growth: usize,
-    /// How to choose between schedules that compute the same number of steps
-    #[arg(long, help_heading = MEASUREMENT, value_enum, default_value_t)]
+    /// How to choose between schedules that compute the same number of steps, by what is predicted: final is
+    /// the error of the result; sum, power:GAMMA and minimax are of the errors of single steps
+    #[arg(long, help_heading = MEASUREMENT, value_name = "OBJECTIVE", default_value_t)]
     pub(crate) objective: Objective,
+    /// Most steps that a schedule skips in a row [default: as many as --reach measures]
+    #[arg(long, help_heading = MEASUREMENT, value_name = "STEPS")]
+    pub(crate) max_gap: Option<usize>,
+    #[command(flatten)]
+    pub(crate) search: SearchArgs,
     /// Add the runs of an earlier calibration with the same settings; may be given several times
     #[arg(long, help_heading = MEASUREMENT, value_name = "FILE.toml")]
     pub(crate) merge: Vec<PathBuf>,
@@ -60,6 +67,25 @@ pub(crate) struct Calibrate {
     /// Draw the curve
     #[arg(long, help_heading = OUTPUT, value_name = "FILE.svg|.png")]
     pub(crate) plot: Option<PathBuf>,
+}
+
+/// How much is searched for schedules that are better than the planned ones.
+#[derive(Debug, ClapArgs)]
+#[command(next_help_heading = "Search")]
+pub(crate) struct SearchArgs {
+    /// Look for better schedules by running at most this many for each number of computed steps, each over
+    /// all prompts and seeds; scored by the pictures' PSNR, with a quarter of the runs held back
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) search: usize,
+    /// Numbers of computed steps to search for [default: a third and half of the steps]
+    #[arg(long, value_name = "STEPS,STEPS", value_delimiter = ',', requires = "search")]
+    pub(crate) search_budgets: Vec<usize>,
+    /// Stop searching after this many minutes
+    #[arg(long, value_name = "MINUTES", requires = "search")]
+    pub(crate) search_minutes: Option<f64>,
+    /// Seed of the schedules that a search goes on from once it has climbed from the planned one
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "search")]
+    pub(crate) search_seed: u64,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -91,13 +117,4 @@ pub(crate) struct Pareto {
     pub(crate) save: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) writing: Writing,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Objective {
-    /// The smaller sum of predicted errors
-    #[default]
-    Sum,
-    /// The smaller largest error, then the smaller sum
-    Minimax,
 }

@@ -18,7 +18,7 @@ pub(crate) use files::{Files, Lora, Loras};
 pub(crate) use inspect::{
     Completions, Doctor, Inspect, List, Man, Profile, Pull, Remove, Schedule, Trace, Verify,
 };
-pub(crate) use measure::{Calibrate, Objective, Pareto, Runs};
+pub(crate) use measure::{Calibrate, Pareto, Runs, SearchArgs};
 pub(crate) use run::{OnDrift, RanksArgs, Run, SoundMode};
 pub(crate) use shared::{Dtype, Placement, Prompt, Sampling, Writing};
 

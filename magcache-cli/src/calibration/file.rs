@@ -26,6 +26,14 @@ const fn edges(signal: Signal) -> (usize, usize) {
 /// Suitable thresholds for a fit, the default first: those of the published TeaCache fits.
 const THRESHOLDS: [f64; 3] = [0.08, 0.1, 0.15];
 
+/// How schedules are planned.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Planning {
+    pub(crate) objective: Objective,
+    /// Most steps skipped in a row.
+    pub(crate) max_gap: Option<usize>,
+}
+
 /// A recording and the conditions it was made under.
 #[derive(Clone, Debug)]
 pub(crate) struct Measured {
@@ -60,7 +68,7 @@ impl Measured {
         Ok(self.recording.join(other.recording)?)
     }
 
-    pub(crate) fn profile(&self, name: &str, model: &str, objective: Objective) -> Result<Profile> {
+    pub(crate) fn profile(&self, name: &str, model: &str, planning: Planning) -> Result<Profile> {
         let source = |rows: Option<usize>| -> Result<Provenance> {
             let mut measured = self.conditions.table()?;
             measured.extend(rows.map(|rows| ("rows".to_owned(), toml::Value::Integer(rows as i64))));
@@ -100,15 +108,14 @@ impl Measured {
             curves: vec![curve],
             fits,
             sensitivities,
-            plans: plans(&self.recording, &self.conditions, objective, source(None)?)?.into_iter().collect(),
+            plans: plans(&self.recording, &self.conditions, planning, source(None)?)?.into_iter().collect(),
             ..Profile::default()
         })
     }
 
-    /// Writes the rows, then the profile that needs them; each file is written atomically.
-    pub(crate) fn write(&self, path: &Path, model: &str, objective: Objective) -> Result<Vec<PathBuf>> {
-        let stem = path.file_stem().map_or_else(|| "profile".into(), |stem| stem.to_string_lossy());
-        let (profile, rows) = (self.profile(&stem, model, objective)?, rows_of(path));
+    /// Writes the rows, then the profile made of them; each file is written atomically.
+    pub(crate) fn write(&self, path: &Path, profile: &Profile) -> Result<Vec<PathBuf>> {
+        let rows = rows_of(path);
         let bytes = safetensors::serialize(self.recording.to_tensors()?, None)?;
         media::write_file(&rows, &bytes)?;
         media::write_file(path, profile.to_toml()?.as_bytes())?;
@@ -129,14 +136,14 @@ fn word(signal: Signal) -> String {
 fn plans(
     recording: &Recording,
     conditions: &Conditions,
-    objective: Objective,
+    planning: Planning,
     source: Provenance,
 ) -> Result<Option<ScheduleSet>> {
     if recording.reuse.is_empty() {
         return Ok(None);
     }
-    let planner = Planner::new(&recording.reuse)?;
-    let of = |with| planner.schedules(with, objective).into_iter().map(move |job| (with, job));
+    let planner = Planner::new(&recording.reuse)?.with_max_gap(planning.max_gap.unwrap_or(usize::MAX));
+    let of = |with| planner.schedules(with, planning.objective).into_iter().map(move |job| (with, job));
     let mut schedules: Vec<PlannedSchedule> = Vec::new();
     for (with, job) in of(Continuation::Residual).chain(of(Continuation::Line)) {
         if job.skip.is_empty() {

@@ -69,21 +69,25 @@ fn judge(
             let (profile, variant) = (Profile::find(name)?, entry.words.variant.as_deref());
             // Some strategies work without the data.
             if profile.sources(part, variant, known.run).is_ok_and(|sources| !sources.is_empty()) {
-                used.push((name, profile, strategy, part, variant));
+                used.push((name, profile, strategy, (part, false), variant));
             }
         }
     }
     if let Some(name) = chosen.and_then(|chosen| chosen.planned_by.as_deref()) {
-        used.push((name, Profile::find(name)?, "the planned schedule", Part::Schedules, None));
+        let part = (Part::Schedules, chosen.is_some_and(|chosen| chosen.searched));
+        used.push((name, Profile::find(name)?, "the planned schedule", part, None));
     }
     let recorded = used.iter().any(|(_, profile, ..)| records_checkpoint(profile));
     let checkpoint = if recorded { checkpoint()? } else { WeightsHash::None };
     let known = Known { checkpoint, ..known };
-    let one = |(name, profile, strategy, part, variant): (&str, Profile, &str, Part, Option<&str>)| Judged {
-        profile: name.to_owned(),
-        strategy: strategy.to_owned(),
-        reasons: reasons((name, &profile), part, variant, &known),
-    };
+    let one =
+        |(name, profile, strategy, part, variant): (&str, Profile, &str, (Part, bool), Option<&str>)| {
+            Judged {
+                profile: name.to_owned(),
+                strategy: strategy.to_owned(),
+                reasons: reasons((name, &profile), part, variant, &known),
+            }
+        };
     Ok(used.into_iter().map(one).collect())
 }
 

@@ -10,6 +10,6 @@ mod verdict;
 
 pub(crate) use conditions::{Conditions, Facts, facts};
 pub(crate) use cost::skipped_cost;
-pub(crate) use file::{Measured, rows_of};
+pub(crate) use file::{Measured, Planning, rows_of};
 pub(crate) use rehearse::{Extent, Watched};
 pub(crate) use verdict::Judged;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use candle_core::{DType, Tensor};
 use magcache_core::{
-    Branch, HookRegistry, Pass, Step,
+    Branch, HookRegistry, ModelMeta, Pass, Step,
     calibrate::{Around, LastPrediction, Recorder, Rehearsal, Response},
     planner::{ReuseErrors, StepErrors},
     state::HookId,
@@ -45,8 +45,7 @@ struct Wrong {
 }
 
 impl Watched {
-    pub(crate) fn new(scene: &Scene<'_>, recorder: &Recorder, extent: Extent) -> Result<Self> {
-        let model = scene.pipeline.meta();
+    pub(crate) fn new(model: &ModelMeta, recorder: &Recorder, extent: Extent) -> Result<Self> {
         let blocks = model.blocks();
         let rehearsal = Rehearsal::new(HookId(1), model, extent.reach);
         let builder = HookRegistry::builder(blocks).ring(0..blocks, Arc::new(recorder.clone()))?;
@@ -77,11 +76,26 @@ impl Watched {
         let mut generation = generation.among(scene.ranks)?;
         if self.extent.reach == 0 {
             while !generation.is_done() {
-                self.step(scene, &mut generation, stop)?;
+                self.step(&scene.denoiser, &mut generation, stop)?;
                 progress();
             }
             return Ok(None);
         }
+        let decode = |latents: &Tensor| Ok(scene.decode(latents, stop)?);
+        let (found, _) = self.rehearsed(&scene.denoiser, generation, &decode, stop, progress)?;
+        Ok(Some(found))
+    }
+
+    /// The errors of a dense run of the hooks of this, and the latents at its end. `decode` makes pixels of
+    /// latents.
+    pub(crate) fn rehearsed(
+        &self,
+        denoiser: &Arc<dyn Denoiser>,
+        mut generation: Generation,
+        decode: &dyn Fn(&Tensor) -> Result<Tensor>,
+        stop: &dyn Fn() -> bool,
+        progress: &mut dyn FnMut(),
+    ) -> Result<(ReuseErrors, Tensor)> {
         let followed = self.followed(&generation);
         let mut out = ReuseErrors::default();
         // Steps before the first one that runs have no errors.
@@ -90,7 +104,7 @@ impl Watched {
         while !generation.is_done() {
             let step = generation.next();
             let (sources, mut forks) = self.rehearse(&generation, stop)?;
-            self.step(scene, &mut generation, stop)?;
+            self.step(denoiser, &mut generation, stop)?;
             progress();
             let off = |fork: &Generation| fork.latents() - generation.latents();
             let errors: Vec<Tensor> = forks.iter().map(off).collect::<Result<_, _>>()?;
@@ -100,18 +114,28 @@ impl Watched {
                 wrongs.push(Wrong { step, run, error: mean_product(error, error)?.sqrt() });
             }
         }
-        follow(scene, &generation, wrongs, &mut out, stop)?;
-        Ok(Some(out))
+        follow(decode, &generation, wrongs, &mut out, stop)?;
+        Ok((out, generation.latents().clone()))
     }
 
-    fn step(&self, scene: &Scene<'_>, run: &mut Generation, stop: &dyn Fn() -> bool) -> Result<()> {
+    fn step(
+        &self,
+        denoiser: &Arc<dyn Denoiser>,
+        run: &mut Generation,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<()> {
         if !self.extent.sensitivities {
             return Ok(run.step(stop)?);
         }
         let before = Before::of(run);
         run.step(stop)?;
-        self.recorder.add(before.response(run, scene.denoiser.as_ref(), &self.prediction, stop)?);
+        self.recorder.add(before.response(run, denoiser.as_ref(), &self.prediction, stop)?);
         Ok(())
+    }
+
+    /// The hooks of the runs that are watched.
+    pub(crate) fn hooks(&self) -> &Arc<HookRegistry> {
+        &self.hooks
     }
 
     /// Runs the next step of `run` once with each stored step's residual; each result is a run of its own
@@ -137,28 +161,32 @@ impl Watched {
         let (first, last) = (run.next() + 1, run.trajectory().len().saturating_sub(1));
         let gaps = self.extent.growth.saturating_sub(1).max(1);
         let at = |i: usize| first + i * last.saturating_sub(first) / gaps;
-        (0..self.extent.growth).map(at).collect()
+        // Fewer than asked for where the run is shorter.
+        let mut all: Vec<usize> = (0..self.extent.growth).map(at).collect();
+        all.dedup();
+        all
     }
 }
 
 /// Continues each run that has an error to its end, and records how far it ends from the dense run.
 fn follow(
-    scene: &Scene<'_>,
+    decode: &dyn Fn(&Tensor) -> Result<Tensor>,
     dense: &Generation,
     wrongs: Vec<Wrong>,
     out: &mut ReuseErrors,
     stop: &dyn Fn() -> bool,
 ) -> Result<()> {
-    let shown = scene.decode(dense.latents(), stop)?;
-    let mut logs = Vec::new();
+    let shown = decode(dense.latents())?;
+    let (mut logs, mut ends): (Vec<f64>, Vec<(Tensor, f64)>) = Default::default();
     for Wrong { step, mut run, error } in wrongs {
         run.run(stop, &mut |_| {})?;
         let off = (run.latents() - dense.latents())?;
         let end = mean_product(&off, &off)?.sqrt();
-        let off = (scene.decode(run.latents(), stop)? - &shown)?;
-        let pixels = mean_product(&off, &off)?.sqrt();
+        let shift = (decode(run.latents())? - &shown)?;
+        let pixels = mean_product(&shift, &shift)?.sqrt();
         if error > 0.0 && end > 0.0 {
             out.growth.push((step, end / error));
+            ends.push((off, end));
         }
         if end > 0.0 && pixels > 0.0 {
             logs.push((pixels / end).ln());
@@ -167,6 +195,9 @@ fn follow(
     if !logs.is_empty() {
         out.pixels = (logs.iter().sum::<f64>() / logs.len() as f64).exp();
     }
+    let cosine = |(a, x): &(Tensor, f64), (b, y): &(Tensor, f64)| Ok(mean_product(a, b)? / (x * y));
+    let pairs = ends.iter().flat_map(|a| ends.iter().map(move |b| cosine(a, b)));
+    out.cosines = pairs.collect::<Result<_>>()?;
     Ok(())
 }
 
@@ -244,8 +275,12 @@ mod tests {
         with_scene(6, |scene, hooks| {
             let go = || false;
             let recorder = Recorder::new(scene.pipeline.meta());
-            let watched =
-                Watched::new(scene, &recorder, Extent { reach: 4, growth: 6, sensitivities: false }).unwrap();
+            let watched = Watched::new(
+                scene.pipeline.meta(),
+                &recorder,
+                Extent { reach: 4, growth: 6, sensitivities: false },
+            )
+            .unwrap();
             let found = watched.run(scene, &go, &mut || {}).unwrap().expect("it rehearses");
             let dense = end(scene, &Arc::default());
             assert_eq!(found.steps.len(), 6);
@@ -275,8 +310,12 @@ mod tests {
     fn nothing_is_rehearsed_without_reach() {
         with_scene(2, |scene, _| {
             let recorder = Recorder::new(scene.pipeline.meta());
-            let watched =
-                Watched::new(scene, &recorder, Extent { reach: 0, growth: 2, sensitivities: false }).unwrap();
+            let watched = Watched::new(
+                scene.pipeline.meta(),
+                &recorder,
+                Extent { reach: 0, growth: 2, sensitivities: false },
+            )
+            .unwrap();
             assert!(watched.run(scene, &|| false, &mut || {}).unwrap().is_none());
             assert_eq!(recorder.recording().steps, 2);
         });

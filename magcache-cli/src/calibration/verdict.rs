@@ -91,16 +91,18 @@ impl Reason {
 
 /// All reasons against using `part` of a variant of `profile`, which the configuration calls `name`, for a
 /// run; the worst first. Empty means exact.
+///
+/// With `searched` the schedule is the best one of many that were run, and so for these options alone.
 pub(crate) fn reasons(
     (name, profile): (&str, &Profile),
-    part: Part,
+    (part, searched): (Part, bool),
     variant: Option<&str>,
     known: &Known<'_>,
 ) -> Vec<Reason> {
     let other = known.model.and_then(|model| other_model(name, profile, model));
     let mut out: Vec<Reason> = other.into_iter().collect();
     for measured in measured(profile, part, variant, known.run) {
-        for reason in measured.reasons(known) {
+        for reason in measured.reasons(known, searched) {
             if !out.contains(&reason) {
                 out.push(reason);
             }
@@ -168,7 +170,7 @@ impl<'a> Measured<'a> {
         self.facts.contains_key("checkpoint")
     }
 
-    fn reasons(&self, known: &Known<'_>) -> Vec<Reason> {
+    fn reasons(&self, known: &Known<'_>, searched: bool) -> Vec<Reason> {
         let mut out = Vec::new();
         out.extend(self.checkpoint(known));
         out.extend(self.adapters(known));
@@ -176,10 +178,11 @@ impl<'a> Measured<'a> {
             out.extend(self.boundary(curve, known.run));
             out.extend(self.branches(curve, known.run));
         }
-        let options = SamplingOption::ALL
-            .iter()
-            .flat_map(|option| option.conditions().iter().map(|name| (*name, !option.is_always_set())));
-        for (key, is_optional) in COMPARED.map(|key| (key, false)).into_iter().chain(options) {
+        let options = SamplingOption::ALL.iter().flat_map(|option| {
+            option.conditions().iter().map(|name| (*name, !option.is_always_set(), searched))
+        });
+        let compared = COMPARED.map(|key| (key, false, false));
+        for (key, is_optional, refuses) in compared.into_iter().chain(options) {
             let (there, here) = (self.facts.get(key), known.facts.get(key));
             let differ = match (there, here) {
                 (Some(there), Some(here)) => !same(key, there, here),
@@ -190,7 +193,12 @@ impl<'a> Measured<'a> {
                 (None, None) => false,
             };
             if differ {
-                out.push(Reason::usable(format!("{key} {}, the run has {}", word(there), word(here))));
+                let text = format!("{key} {}, the run has {}", word(there), word(here));
+                out.push(if refuses {
+                    Reason::refused(format!("its schedule was searched with {text}"))
+                } else {
+                    Reason::usable(text)
+                });
             }
         }
         let silent: Vec<&str> = NEEDED.into_iter().filter(|key| !self.facts.contains_key(*key)).collect();

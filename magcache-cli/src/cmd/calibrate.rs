@@ -2,19 +2,20 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Error, Result};
 use magcache_core::{
     Expert,
     calibrate::{Recorder, Recording},
     error::count,
-    planner::{self, ReuseErrors},
+    planner::ReuseErrors,
+    profile::Profile,
 };
 use magcache_models::{checkpoint::Ops, ranks::Ranks};
 use serde_json::json;
 
 use crate::{
-    args::{Calibrate, Objective},
-    calibration::{Conditions, Extent, Measured, Watched, rows_of, skipped_cost},
+    args::Calibrate,
+    calibration::{Conditions, Extent, Measured, Planning, Watched, rows_of, skipped_cost},
     console::{Console, Interrupt, bad_input_with},
     files::{Writes, unused, wrote},
     job::{Config, Job},
@@ -23,27 +24,43 @@ use crate::{
     plot::{Chart, Target},
     ranks::{announce, check_same, is_first},
     resume::identity,
+    search,
 };
 
 pub(crate) fn run(args: &Calibrate, ops: Ops, ranks: Option<&Ranks>, out: &Console) -> Result<()> {
     let job = job(args, ops, ranks, out)?;
     let prompts = args.runs.prompts(&job)?;
+    search::check(&args.search, prompts.len(), args.runs.seeds.len())?;
     if let Some(ranks) = ranks {
         check_ranks(ranks, args, &job, &prompts, out)?;
     }
+    let conditions = || Conditions::of(&job, args.runs.placement.dtype, &prompts, &args.runs.seeds);
     if !is_first(ranks) {
-        return record(&job, &prompts, args, out).map(drop);
+        let (recording, scenes) = record(&job, &prompts, args, out)?;
+        if args.search.search > 0 {
+            let measured = Measured { conditions: conditions()?, recording };
+            let mut profile = measured.profile("", "", planning(args))?;
+            improve(&mut profile, None, (&job, &scenes), args, out)?;
+        }
+        return Ok(());
     }
     let default = || unused("profile.toml", args.writing, &|profile| vec![rows_of(profile)]);
     let profile = args.out.clone().unwrap_or_else(default);
     let rows = rows_of(&profile);
+    // Scores in a file would have to be known to all ranks.
+    let memo = (args.search.search > 0 && ranks.is_none())
+        .then(|| Ok::<_, Error>(search::Kept::new(&profile, &conditions()?)?))
+        .transpose()?;
     // A merged profile may also be the output: the new profile contains its runs.
-    Writes::of_run(args.writing, &args.sampling, &job.config)
+    let writes = Writes::of_run(args.writing, &args.sampling, &job.config)
         .reads("--prompts", args.runs.prompts.as_deref())
         .file("--out", Some(&profile))
         .file("the rows' file", Some(&rows))
-        .file("--plot", args.plot.as_deref())
-        .check()?;
+        .file("--plot", args.plot.as_deref());
+    // An interrupted search has written them.
+    let is_begun = memo.as_ref().map_or(Ok(false), search::Kept::is_begun)?;
+    let begun = if is_begun { writes.places() } else { Vec::new() };
+    writes.begun(&begun).check()?;
     let plot = args.plot.as_deref().map(Target::prepare).transpose()?;
     for path in [&profile, &rows] {
         media::probe(path)?;
@@ -54,12 +71,12 @@ pub(crate) fn run(args: &Calibrate, ops: Ops, ranks: Option<&Ranks>, out: &Conso
         .iter()
         .map(|path| Ok((path.display().to_string(), Measured::read(path)?)))
         .collect::<Result<_>>()?;
-    let conditions = Conditions::of(&job, args.runs.placement.dtype, &prompts, &args.runs.seeds)?;
+    let conditions = conditions()?;
     for (place, other) in &earlier {
         conditions.clone().join(other.conditions.clone(), place)?;
     }
 
-    let recording = record(&job, &prompts, args, out)?;
+    let (recording, scenes) = record(&job, &prompts, args, out)?;
     let mut measured = Measured { conditions, recording };
     for (place, other) in earlier {
         measured.join(other, &place)?;
@@ -68,7 +85,14 @@ pub(crate) fn run(args: &Calibrate, ops: Ops, ranks: Option<&Ranks>, out: &Conso
     for note in undetermined(&measured.recording, experts) {
         out.note(&note);
     }
-    let mut outputs = measured.write(&profile, &model, objective(args))?;
+    let stem = profile.file_stem().map_or_else(|| "profile".into(), |stem| stem.to_string_lossy());
+    let mut content = measured.profile(&stem, &model, planning(args))?;
+    // A search takes long: what is measured is stored before.
+    let mut outputs = measured.write(&profile, &content)?;
+    let found = improve(&mut content, memo.as_ref(), (&job, &scenes), args, out)?;
+    if !found.is_empty() {
+        outputs = measured.write(&profile, &content)?;
+    }
     if let Some(target) = plot {
         let starts: Vec<usize> = job.trajectory.phases.iter().map(|phase| phase.steps.start).collect();
         let title = format!(
@@ -78,7 +102,7 @@ pub(crate) fn run(args: &Calibrate, ops: Ops, ranks: Option<&Ranks>, out: &Conso
         );
         outputs.push(target.write(&Chart::curve(title, &measured.recording.curve(), &starts))?);
     }
-    answer(&measured, experts, args, &outputs, out)
+    answer(&measured, &content, &found, experts, &outputs, out)
 }
 
 /// Checks that the ranks can measure, and are about to measure the same.
@@ -109,14 +133,34 @@ fn job(args: &Calibrate, ops: Ops, ranks: Option<&Ranks>, out: &Console) -> Resu
     args.runs.job(config, args.ranks.options(&args.runs.placement, ranks, ops)?)
 }
 
-fn objective(args: &Calibrate) -> planner::Objective {
-    match args.objective {
-        Objective::Sum => planner::Objective::Sum,
-        Objective::Minimax => planner::Objective::Minimax,
-    }
+fn planning(args: &Calibrate) -> Planning {
+    Planning { objective: args.objective, max_gap: args.max_gap }
 }
 
-fn record(job: &Job, prompts: &[String], args: &Calibrate, out: &Console) -> Result<Recording> {
+/// Searches better schedules than those of `content`, if it is asked for. Returns a line for each number of
+/// computed steps.
+fn improve(
+    content: &mut Profile,
+    memo: Option<&search::Kept>,
+    (job, scenes): (&Job, &[Scene<'_>]),
+    args: &Calibrate,
+    out: &Console,
+) -> Result<Vec<String>> {
+    let Some(plans) = content.plans.first_mut().filter(|_| args.search.search > 0) else {
+        return Ok(Vec::new());
+    };
+    let interrupt = Interrupt::listen()?;
+    let stop = || interrupt.is_set();
+    search::improve(plans, (job, scenes), (&args.search, args.max_gap), memo, &stop, out)
+}
+
+/// Measures, and returns the scenes too, with the network that they share.
+fn record<'j>(
+    job: &'j Job,
+    prompts: &[String],
+    args: &Calibrate,
+    out: &Console,
+) -> Result<(Recording, Vec<Scene<'j>>)> {
     let interrupt = Interrupt::listen()?;
     let recorder = Recorder::new(job.pipeline.meta());
     let extent = Extent { reach: args.reach, growth: args.growth, sensitivities: args.sensitivities };
@@ -127,7 +171,7 @@ fn record(job: &Job, prompts: &[String], args: &Calibrate, out: &Console) -> Res
     bar.set_message("dense runs");
     notes.iter().for_each(|note| out.loaded(note));
     for scene in &scenes {
-        let watched = Watched::new(scene, &recorder, extent)?;
+        let watched = Watched::new(scene.pipeline.meta(), &recorder, extent)?;
         reuse.extend(watched.run(scene, &|| interrupt.is_set(), &mut || bar.inc(1))?);
     }
     if let Some(scene) = scenes.last().filter(|_| !reuse.is_empty() && steps > 1) {
@@ -136,7 +180,7 @@ fn record(job: &Job, prompts: &[String], args: &Calibrate, out: &Console) -> Res
         reuse.iter_mut().for_each(|run| run.cost = cost);
     }
     bar.finish_and_clear();
-    Ok(Recording { reuse, ..recorder.recording() })
+    Ok((Recording { reuse, ..recorder.recording() }, scenes))
 }
 
 /// Experts with too few rows, or too similar ones, for a fit.
@@ -156,8 +200,9 @@ fn undetermined(recording: &Recording, experts: &[&str]) -> Vec<String> {
 
 fn answer(
     measured: &Measured,
+    profile: &Profile,
+    found: &[String],
     experts: &[&str],
-    args: &Calibrate,
     outputs: &[PathBuf],
     out: &Console,
 ) -> Result<()> {
@@ -175,7 +220,6 @@ fn answer(
         let [low, high] = range(ratios);
         text += &format!("  {branch:>7} ratios {low:.4} to {high:.4}\n");
     }
-    let profile = measured.profile("", "", objective(args))?;
     for fit in &profile.fits {
         let [low, high] = fit.fitted_range.unwrap_or_default();
         text += &format!(
@@ -205,6 +249,7 @@ fn answer(
             );
         }
     }
+    text += &found.concat();
     text += &wrote(outputs);
     if let Some(written) = outputs.first() {
         text += &format!("use it with --profile {}\n", written.display());

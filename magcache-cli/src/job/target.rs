@@ -130,6 +130,7 @@ fn scheduled(goal: Goal, plans: &ScheduleSet) -> Result<Chosen> {
             quality: Some(*quality),
             short,
             planned_by: None,
+            searched: found.searched.is_some(),
         })
     };
     let known = || all.iter().zip(&qualities);
@@ -195,6 +196,8 @@ pub(crate) struct Chosen {
     pub(crate) short: Option<String>,
     /// The profile that planned it; `None` for a strategy's threshold.
     pub(crate) planned_by: Option<String>,
+    /// Whether it was found by running schedules.
+    pub(crate) searched: bool,
 }
 
 impl Chosen {
@@ -211,7 +214,7 @@ impl Chosen {
             let how = match grounds {
                 Grounds::Measured => "measured",
                 Grounds::Calibrated => "from schedules that were measured",
-                Grounds::Predicted => "predicted, a bound",
+                Grounds::Predicted => "predicted",
             };
             text += &format!(", {psnr:.1} dB{within} against a dense run ({how})");
         }

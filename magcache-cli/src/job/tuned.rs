@@ -126,6 +126,7 @@ impl Tuned<'_> {
             quality: None,
             short,
             planned_by: None,
+            searched: false,
         })
     }
 

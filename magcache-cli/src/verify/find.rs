@@ -74,7 +74,7 @@ fn collect(path: &Path, named: bool, found: &mut Vec<Found>) -> Result<()> {
             .map_err(|e| bad_input(format!("cannot read {}: {e}", path.display())))?;
         let json: Value = serde_json::from_str(&text)
             .map_err(|e| bad_input(format!("{} is not JSON: {e}", path.display())))?;
-        if json.get("rows").is_some_and(Value::is_array) {
+        if ["rows", "climbs"].iter().any(|key| json.get(key).is_some_and(Value::is_array)) {
             found.push(Found::Table(path.to_owned(), json));
         }
     }

@@ -20,6 +20,7 @@ mod prompts;
 mod replay;
 mod report;
 mod s2v;
+mod schedule_search;
 mod scheduler;
 mod strategy_tables;
 mod tables;
@@ -79,6 +80,7 @@ fn check(source: &Found, ops: Ops) -> Result<CaseReport> {
         "pictures" => pictures::check(&case, &mut report)?,
         "s2v" => s2v::check(&case, &mut report)?,
         "pipelines" => pipeline::check(&case, &mut report)?,
+        "schedule_search" => schedule_search::check(&case, &mut report)?,
         "cache_e2e" | "strategy_e2e" => cache_e2e::check(&case, &mut report)?,
         group if weight_files::GROUPS.contains(&group) => weight_files::check(&case, &mut report)?,
         other => report.skip(format!("this build knows no cases of {other:?}")),

@@ -12,6 +12,7 @@ use crate::planner::{ReuseErrors, StepErrors};
 const SOURCES: &str = "reuse.sources";
 const PRODUCTS: &str = "reuse.products";
 const GROWTH: &str = "reuse.growth";
+const COSINES: &str = "reuse.cosines";
 const PIXELS: &str = "reuse.pixels";
 const COST: &str = "reuse.cost";
 
@@ -24,6 +25,7 @@ pub(super) fn insert(runs: &[ReuseErrors], out: &mut HashMap<String, Tensor>) ->
     }
     let nothing = StepErrors::default();
     let (mut sources, mut products, mut growth) = (Vec::new(), Vec::new(), Vec::new());
+    let mut cosines = Vec::new();
     for run in runs {
         for i in 0..steps {
             let step = run.steps.get(i).unwrap_or(&nothing);
@@ -37,8 +39,14 @@ pub(super) fn insert(runs: &[ReuseErrors], out: &mut HashMap<String, Tensor>) ->
                 }
             };
             products.extend((0..reach * reach).map(|place| product(place / reach, place % reach)));
-            let own = run.growth.iter().find(|(at, _)| *at == i);
+            let place = |step: usize| run.growth.iter().position(|(at, _)| *at == step);
+            let own = place(i).and_then(|own| run.growth.get(own));
             growth.push(own.map_or(f64::NAN, |(_, growth)| *growth));
+            cosines.extend((0..steps).map(|other| {
+                let pair = place(i).zip(place(other));
+                let own = pair.and_then(|(a, b)| run.cosines.get(a * run.growth.len() + b));
+                own.copied().unwrap_or(f64::NAN)
+            }));
         }
     }
     let each = |of: fn(&ReuseErrors) -> f64| {
@@ -48,6 +56,7 @@ pub(super) fn insert(runs: &[ReuseErrors], out: &mut HashMap<String, Tensor>) ->
     out.insert(SOURCES.into(), Tensor::from_vec(sources, (n, steps, reach), &Device::Cpu)?);
     out.insert(PRODUCTS.into(), Tensor::from_vec(products, (n, steps, reach, reach), &Device::Cpu)?);
     out.insert(GROWTH.into(), Tensor::from_vec(growth, (n, steps), &Device::Cpu)?);
+    out.insert(COSINES.into(), Tensor::from_vec(cosines, (n, steps, steps), &Device::Cpu)?);
     out.insert(PIXELS.into(), each(|run| run.pixels)?);
     out.insert(COST.into(), each(|run| run.cost)?);
     Ok(())
@@ -69,6 +78,9 @@ pub(super) fn read(tensors: &HashMap<String, Tensor>) -> Result<Vec<ReuseErrors>
     let sources = values(SOURCES, &[runs, steps, reach])?;
     let products = values(PRODUCTS, &[runs, steps, reach, reach])?;
     let growth = values(GROWTH, &[runs, steps])?;
+    // Rows of before cosines were measured have none.
+    let cosines =
+        if tensors.contains_key(COSINES) { values(COSINES, &[runs, steps, steps])? } else { Vec::new() };
     let (pixels, cost) = (values(PIXELS, &[runs])?, values(COST, &[runs])?);
     let step = |place: usize| {
         let own = sources.iter().skip(place * reach).take(reach).filter(|source| !source.is_nan());
@@ -81,6 +93,13 @@ pub(super) fn read(tensors: &HashMap<String, Tensor>) -> Result<Vec<ReuseErrors>
         ReuseErrors {
             steps: (0..steps).map(|i| step(run * steps + i)).collect(),
             growth: own.filter(|(_, growth)| !growth.is_nan()).collect(),
+            cosines: cosines
+                .iter()
+                .skip(run * steps * steps)
+                .take(steps * steps)
+                .filter(|cosine| !cosine.is_nan())
+                .copied()
+                .collect(),
             pixels: pixels.get(run).copied().unwrap_or(1.0),
             cost: cost.get(run).copied().unwrap_or(0.0),
         }

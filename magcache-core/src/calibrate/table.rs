@@ -64,9 +64,10 @@ impl Recording {
     /// `distances.expert`, `distances.branch`, `distances.step` in u32 and `distances.SIGNAL`,
     /// `distances.residual`, `distances.hidden-states` in f64, `[rows]`; NaN where a row has no such signal.
     /// For rehearsed runs also, in f64 with NaN for missing values, `reuse.sources` `[runs, steps, reach]`,
-    /// `reuse.products` `[runs, steps, reach, reach]`, `reuse.growth` `[runs, steps]`, `reuse.pixels` and
-    /// `reuse.cost` `[runs]`. Responses, if they were measured, as further columns: `responses.expert` and
-    /// `responses.step` in u32, `responses.timestep`, `responses.latent` and `responses.per-timestep` in f64.
+    /// `reuse.products` `[runs, steps, reach, reach]`, `reuse.growth` `[runs, steps]`, `reuse.cosines`
+    /// `[runs, steps, steps]`, `reuse.pixels` and `reuse.cost` `[runs]`. Responses, if they were measured, as
+    /// further columns: `responses.expert` and `responses.step` in u32, `responses.timestep`,
+    /// `responses.latent` and `responses.per-timestep` in f64.
     ///
     /// # Errors
     /// Errors of the tensor library.

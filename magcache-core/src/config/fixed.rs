@@ -75,8 +75,13 @@ impl FixedSteps {
 
     /// The `[[cache]]` table that runs a planned schedule.
     pub fn planned(&self, schedule: &PlannedSchedule) -> Result<toml::Table, ConfigError> {
-        let mut table = self.table(Skips::All(schedule.skip.clone()), None)?;
-        if schedule.continuation == Continuation::Line {
+        self.continued(schedule.skip.clone(), schedule.continuation)
+    }
+
+    /// The `[[cache]]` table that skips these steps, replaced by a continuation.
+    pub fn continued(&self, skip: Vec<usize>, with: Continuation) -> Result<toml::Table, ConfigError> {
+        let mut table = self.table(Skips::All(skip), None)?;
+        if with == Continuation::Line {
             let line = meta::forecasts().into_iter().find_map(|forecast| forecast.line);
             let none = "no forecast is registered that continues along a line, as this was planned with";
             let line: toml::Table = line

@@ -1,100 +1,119 @@
-//! From rehearsed runs to the cost of skipping a step.
+//! What skipping a step does to the result, from rehearsed runs.
 
-use super::Continuation;
+use super::{Continuation, ReuseErrors, StepErrors};
 
-/// The errors that reuse would have caused at one step of a dense run.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct StepErrors {
-    /// The steps whose residuals were tried, oldest first; empty if the step must be computed (the first of
-    /// an expert).
-    pub sources: Vec<usize>,
-    /// For each pair of sources, row by row: the mean over the latents of the product of their errors. An
-    /// error is the deviation of the latents after the step, so the diagonal holds mean squares.
-    pub products: Vec<f64>,
+/// A step and the computed steps before it that its replacement is made of.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Skip {
+    pub(super) before: Option<usize>,
+    pub(super) last: usize,
+    pub(super) step: usize,
 }
 
-/// The errors that reuse would have caused in one dense run.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ReuseErrors {
-    /// One for each step.
-    pub steps: Vec<StepErrors>,
-    /// The factor by which an error after a step grows until the end of the run, for the steps where it was
-    /// measured, in order.
-    pub growth: Vec<(usize, f64)>,
-    /// Root mean square error of the pixels, in 0..=1, over that of the latents after the last step; 1 if not
-    /// measured.
-    pub pixels: f64,
-    /// Time of a skipped step relative to a computed one, including the overhead of the cache in computed
-    /// steps.
-    pub cost: f64,
-}
-
-impl Default for ReuseErrors {
-    fn default() -> Self {
-        Self { steps: Vec::new(), growth: Vec::new(), pixels: 1.0, cost: 0.0 }
-    }
-}
-
-impl ReuseErrors {
-    /// The factor by which an error after `step` grows until the end of the run: exponential in the step
-    /// between measured steps, constant outside them, 1 if none was measured.
-    pub fn growth_at(&self, step: usize) -> f64 {
-        let before = self.growth.iter().rev().find(|(at, _)| *at <= step);
-        let after = self.growth.iter().find(|(at, _)| *at >= step);
-        match (before, after) {
-            (Some((a, low)), Some((b, high))) if a < b => {
-                let part = (step - a) as f64 / (b - a) as f64;
-                (low.ln() * (1.0 - part) + high.ln() * part).exp()
-            }
-            (Some((_, growth)), _) | (None, Some((_, growth))) => *growth,
-            (None, None) => 1.0,
-        }
-    }
-}
-
-/// The cost of skipping each step: the geometric mean over the runs, because quality is a mean of decibels.
+/// The errors at the end of the runs.
 #[derive(Debug)]
 pub(super) struct Costs<'r> {
     with: Continuation,
-    runs: &'r [ReuseErrors],
-    /// Pixel error per error of the latents after a step, by run, then by step.
-    growth: Vec<Vec<f64>>,
+    max_gap: usize,
+    runs: Vec<Run<'r>>,
+}
+
+/// One run.
+#[derive(Debug)]
+struct Run<'r> {
+    errors: &'r ReuseErrors,
+    /// Pixel error per error of the latents after a step.
+    growth: Vec<f64>,
+    /// The cosine between the errors of two steps at the end of the run, row by row.
+    cosines: Vec<f64>,
 }
 
 impl<'r> Costs<'r> {
-    /// From runs that agree in steps and sources.
-    pub(super) fn new(runs: &'r [ReuseErrors], with: Continuation) -> Self {
-        let of = |run: &ReuseErrors| (0..run.steps.len()).map(|i| run.growth_at(i) * run.pixels).collect();
-        let growth = runs.iter().map(of).collect();
-        Self { with, runs, growth }
+    /// From runs that agree in steps and sources, for schedules of at most `max_gap` skipped steps in a row.
+    pub(super) fn new(runs: &'r [ReuseErrors], with: Continuation, max_gap: usize) -> Self {
+        Self { with, max_gap, runs: runs.iter().map(Run::new).collect() }
     }
 
     pub(super) fn len(&self) -> usize {
-        self.runs.first().map_or(0, |run| run.steps.len())
+        self.runs.first().map_or(0, |run| run.errors.steps.len())
+    }
+
+    fn first(&self, step: usize) -> Option<&StepErrors> {
+        self.runs.first()?.errors.steps.get(step)
     }
 
     /// Whether no residual can replace the blocks at `step`.
     pub(super) fn must_compute(&self, step: usize) -> bool {
-        self.runs.first().and_then(|run| run.steps.get(step)).is_none_or(|s| s.sources.is_empty())
+        self.first(step).is_none_or(|errors| errors.sources.is_empty())
     }
 
     /// The distance in steps from `step` to the oldest source measured for it; `None` if there are no
     /// sources.
     pub(super) fn reach(&self, step: usize) -> Option<usize> {
-        let sources = &self.runs.first()?.steps.get(step)?.sources;
-        sources.iter().min().map(|oldest| step.saturating_sub(*oldest))
+        self.first(step)?.sources.iter().min().map(|oldest| step.saturating_sub(*oldest))
     }
 
-    /// The error at the end of the run if `step` is skipped after the computed steps `last` and `before`;
-    /// `None` if that was not measured.
-    pub(super) fn skip(&self, before: Option<usize>, last: usize, step: usize) -> Option<f64> {
-        let mut logs = 0.0;
-        for (run, growth) in self.runs.iter().zip(&self.growth) {
-            let square = run.steps.get(step)?.square(self.with, before, last, step)?;
-            logs += (square.max(f64::MIN_POSITIVE).sqrt() * growth.get(step)?).ln();
-        }
-        Some((logs / self.runs.len() as f64).exp())
+    /// The error at the end of the run if this alone is skipped: the geometric mean over the runs, because
+    /// quality is a mean of decibels. `None` if that was not measured or is ruled out.
+    pub(super) fn one(&self, skip: Skip) -> Option<f64> {
+        self.allow(skip)?;
+        let logs = self.runs.iter().map(|run| Some(run.size(self.with, skip)?.ln()));
+        Some(mean(logs.collect::<Option<Vec<_>>>()?).exp())
     }
+
+    /// The error at the end of the run if all of these are skipped: in each run the length of the sum of
+    /// their errors, which are vectors. `None` as for one.
+    pub(super) fn all(&self, skips: &[Skip]) -> Option<f64> {
+        if skips.is_empty() {
+            return Some(0.0);
+        }
+        skips.iter().try_for_each(|skip| self.allow(*skip))?;
+        let logs = self.runs.iter().map(|run| Some(run.length(self.with, skips)?.ln()));
+        Some(mean(logs.collect::<Option<Vec<_>>>()?).exp())
+    }
+
+    fn allow(&self, Skip { last, step, .. }: Skip) -> Option<()> {
+        (step - last <= self.max_gap).then_some(())
+    }
+}
+
+impl<'r> Run<'r> {
+    fn new(errors: &'r ReuseErrors) -> Self {
+        let steps = errors.steps.len();
+        let cosine = |place: usize| errors.cosine(place / steps, place % steps);
+        Self {
+            errors,
+            growth: (0..steps).map(|step| errors.growth_at(step) * errors.pixels).collect(),
+            cosines: (0..steps * steps).map(cosine).collect(),
+        }
+    }
+
+    fn size(&self, with: Continuation, Skip { before, last, step }: Skip) -> Option<f64> {
+        let square = self.errors.steps.get(step)?.square(with, before, last, step)?;
+        Some(square.max(f64::MIN_POSITIVE).sqrt() * self.growth.get(step)?)
+    }
+
+    fn length(&self, with: Continuation, skips: &[Skip]) -> Option<f64> {
+        let sizes: Vec<f64> = skips.iter().map(|skip| self.size(with, *skip)).collect::<Option<_>>()?;
+        let mut square = 0.0;
+        for (i, (a, size)) in skips.iter().zip(&sizes).enumerate() {
+            let row = self.cosines.get(a.step * self.errors.steps.len()..)?;
+            let others = skips.iter().zip(&sizes).take(i);
+            let along: f64 = others.map(|(b, other)| other * row.get(b.step).unwrap_or(&1.0)).sum();
+            square += size * (size + 2.0 * along);
+        }
+        // Interpolated cosines need not be those of any vectors: the sum may come out below the largest.
+        let largest = sizes.iter().fold(f64::MIN_POSITIVE, |a, b| a.max(*b));
+        Some(square.max(f64::MIN_POSITIVE).sqrt().max(LEAST * largest))
+    }
+}
+
+/// The least length of a sum, relative to the longest of its parts: what is left when errors cancel as far as
+/// they ever do.
+const LEAST: f64 = 0.5;
+
+fn mean(values: Vec<f64>) -> f64 {
+    values.iter().sum::<f64>() / values.len() as f64
 }
 
 impl StepErrors {

@@ -1,248 +1,172 @@
-//! Dynamic programming over pairs of computed steps.
+//! A search for the schedule whose runs end nearest to the dense ones.
 
-use super::{Objective, Planned, costs::Costs};
+use std::{cell::RefCell, collections::BTreeMap};
 
-/// The computed step before the newest one, if it is of the same expert, and the newest one.
-type Pair = (Option<usize>, usize);
+use super::{Scores, Skipped, StopRule, WINDOW, climb, neighbours};
 
-/// The best way to reach a state.
-#[derive(Clone, Copy)]
-struct Reached {
-    sum: f64,
-    worst: f64,
-    /// Index of the previous pair.
-    from: Option<u32>,
+/// What is searched, and for how long.
+///
+/// Climbs from each start in turn, then from random schedules near the best one found, until the stop rule
+/// ends it. A schedule is scored at most once.
+#[derive(Clone, Debug)]
+pub struct Search {
+    /// Steps of a run.
+    pub steps: usize,
+    /// The schedules to climb from, by their skipped steps, the plan first; all of one length.
+    pub starts: Vec<Skipped>,
+    /// Steps that are computed in every schedule.
+    pub fixed: Vec<usize>,
+    /// Most skipped steps in a row.
+    pub max_gap: usize,
+    /// Most schedules that are scored.
+    pub limit: usize,
+    /// Seed of the random schedules.
+    pub seed: u64,
 }
 
-/// The best way to each number of computed steps, beginning with the fewest for which there is one.
-#[derive(Clone, Default)]
-struct Counts {
-    fewest: usize,
-    reached: Vec<Option<Reached>>,
+/// What a search found.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Searched {
+    /// Every scored schedule, by its skipped steps, with its scores: one for each run, larger is better.
+    pub scores: BTreeMap<Skipped, Scores>,
+    /// Climbs that were made.
+    pub climbs: usize,
+    /// Why it ended.
+    pub ended: Ended,
 }
 
-impl Counts {
-    fn at(&self, computed: usize) -> Option<Reached> {
-        self.reached.get(computed.checked_sub(self.fewest)?).copied().flatten()
-    }
-
-    fn offer(&mut self, computed: usize, offer: Reached, better: fn(&Reached, &Reached) -> bool) {
-        if self.reached.is_empty() {
-            self.fewest = computed;
-        }
-        let missing = self.fewest.saturating_sub(computed);
-        self.reached.splice(0..0, std::iter::repeat_n(None, missing));
-        self.fewest -= missing;
-        let place = computed - self.fewest;
-        if place >= self.reached.len() {
-            self.reached.resize(place + 1, None);
-        }
-        if let Some(own) = self.reached.get_mut(place)
-            && own.as_ref().is_none_or(|own| better(&offer, own))
-        {
-            *own = Some(offer);
-        }
-    }
+/// Why a search ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// By the stop rule.
+    Quiet,
+    /// All schedules that it may score are scored.
+    Spent,
+    /// Whoever scores schedules had no more time.
+    Late,
 }
 
-/// Every pair of consecutive computed steps that a schedule can have. The steps between them are skipped, and
-/// replacements were measured only for a few steps back.
-struct Pairs {
-    steps: usize,
-    /// The largest distance from one computed step to the next within an expert.
-    gap: usize,
-    /// By pair: the errors of skipping the steps after it, up to the first that cannot be skipped.
-    errors: Vec<Vec<f64>>,
-}
+/// Random moves from the best schedule to the next start.
+const KICKS: usize = 3;
 
-impl Pairs {
-    fn new(costs: &Costs<'_>) -> Self {
-        let steps = costs.len();
-        let gap = 1 + (0..steps).filter_map(|step| costs.reach(step)).max().unwrap_or(0);
-        let mut pairs = Self { steps, gap, errors: Vec::new() };
-        let errors = |(before, last): Pair| {
-            (last + 1..steps).map_while(|step| costs.skip(before, last, step)).collect::<Vec<f64>>()
-        };
-        pairs.errors =
-            (0..steps * (gap + 1)).map(|place| pairs.pair(place).map_or_else(Vec::new, errors)).collect();
-        pairs
-    }
-
-    fn place(&self, (before, last): Pair) -> usize {
-        last * (self.gap + 1) + before.map_or(0, |before| last - before)
-    }
-
-    fn pair(&self, place: usize) -> Option<Pair> {
-        let (last, distance) = (place / (self.gap + 1), place % (self.gap + 1));
-        if distance == 0 {
-            Some((None, last))
-        } else {
-            last.checked_sub(distance).map(|before| (Some(before), last))
-        }
-    }
-
-    /// The pairs whose newest step is `last`, in the order of expansion: by the step before it, `None` last.
-    fn of(&self, last: usize) -> impl Iterator<Item = Pair> + use<> {
-        (last.saturating_sub(self.gap)..last).map(Some).chain([None]).map(move |before| (before, last))
-    }
-
-    /// The errors after a pair, up to the first above `limit`.
-    fn errors(&self, pair: Pair, limit: f64) -> impl Iterator<Item = f64> {
-        self.errors[self.place(pair)].iter().copied().take_while(move |error| *error <= limit)
-    }
-}
-
-fn smaller_sum(a: &Reached, b: &Reached) -> bool {
-    a.sum < b.sum
-}
-
-fn smaller_worst(a: &Reached, b: &Reached) -> bool {
-    a.worst < b.worst
-}
-
-/// The best schedule for each number of computed steps.
-pub(super) fn best(costs: &Costs<'_>, objective: Objective) -> Vec<Planned> {
-    if costs.len() == 0 {
-        return Vec::new();
-    }
-    let pairs = Pairs::new(costs);
-    let fresh: Vec<bool> = (0..costs.len()).map(|step| costs.must_compute(step)).collect();
-    let search = Search { pairs, fresh };
-    match objective {
-        Objective::Sum => search.walk(f64::INFINITY, None, smaller_sum),
-        // A prefix with a larger worst error and a smaller sum can be part of the best schedule, so the two
-        // criteria are minimised separately: first the largest error, then the sum under that bound.
-        Objective::Minimax => search
-            .walk(f64::INFINITY, None, smaller_worst)
-            .into_iter()
-            .filter_map(|bound| {
-                let under = search.walk(bound.worst, Some(bound.computed), smaller_sum);
-                under.into_iter().find(|plan| plan.computed == bound.computed)
-            })
-            .collect(),
-    }
-}
-
-/// The state graph that every walk traverses.
-struct Search {
-    pairs: Pairs,
-    /// By step: whether nothing can replace it (the first of an expert).
-    fresh: Vec<bool>,
-}
+/// Starts in a row that were scored before: then hardly any are left.
+const FUTILE: usize = 50;
 
 impl Search {
-    /// The best schedules in which no skip costs more than `limit`, for all numbers of computed steps or for
-    /// `wanted` only.
-    fn walk(
+    /// Searches. `score` is given schedules to run and returns the scores of each run of each, larger is
+    /// better, or `None` for those it has no time for.
+    ///
+    /// # Errors
+    /// Those of `score`.
+    pub fn run<E>(
         &self,
-        limit: f64,
-        wanted: Option<usize>,
-        better: fn(&Reached, &Reached) -> bool,
-    ) -> Vec<Planned> {
-        let Self { pairs, .. } = self;
-        let steps = pairs.steps;
-        let left = wanted.map(|wanted| (wanted, self.fewest_left(limit)));
-        let mut table = vec![Counts::default(); pairs.errors.len()];
-        let mut ends: Vec<Option<(Pair, Reached)>> = vec![None; steps + 1];
-        self.offer(&mut table, 1, (None, 0), Reached { sum: 0.0, worst: 0.0, from: None }, better);
-        for pair in (0..steps).flat_map(|last| pairs.of(last)) {
-            let place = pairs.place(pair);
-            let Some(Counts { fewest, reached }) = table.get(place).cloned() else { continue };
-            // Prune ways that can no longer end with as few computed steps as wanted.
-            let most = left.as_ref().map_or(steps, |(wanted, left)| wanted.saturating_sub(left[place]));
-            for (computed, here) in (fewest..=most).zip(reached) {
-                let Some(Reached { mut sum, mut worst, .. }) = here else { continue };
-                let mut errors = pairs.errors(pair, limit);
-                // `next` is the next computed step, or the end.
-                for next in pair.1 + 1..=steps {
-                    let reached = Reached { sum, worst, from: u32::try_from(place).ok() };
-                    if next == steps {
-                        let end = &mut ends[computed];
-                        if end.as_ref().is_none_or(|(_, own)| better(&reached, own)) {
-                            *end = Some((pair, reached));
-                        }
-                        break;
-                    }
-                    self.offer(&mut table, computed + 1, self.after(pair, next), reached, better);
-                    // Otherwise skip it.
-                    let Some(error) = errors.next() else { break };
-                    (sum, worst) = (sum + error, worst.max(error));
+        mut score: impl FnMut(&[Skipped]) -> Result<Vec<Option<Scores>>, E>,
+    ) -> Result<Searched, E> {
+        let found = RefCell::new(Searched { scores: BTreeMap::new(), climbs: 0, ended: Ended::Quiet });
+        let mut ask = |all: &[Skipped]| -> Result<Vec<Option<f64>>, E> {
+            let mut found = found.borrow_mut();
+            let mut fresh: Vec<Skipped> =
+                all.iter().filter(|one| !found.scores.contains_key(*one)).cloned().collect();
+            if fresh.len() > self.limit - found.scores.len() {
+                fresh.truncate(self.limit - found.scores.len());
+                found.ended = Ended::Spent;
+            }
+            for (skip, scores) in fresh.iter().zip(score(&fresh)?) {
+                match scores {
+                    Some(scores) => _ = found.scores.insert(skip.clone(), scores),
+                    None => found.ended = Ended::Late,
                 }
             }
-        }
-        let found = ends.iter().enumerate().filter_map(|(computed, end)| Some((computed, (*end)?)));
-        found.map(|(computed, (pair, end))| self.trace(&table, computed, pair, end)).collect()
-    }
-
-    /// The pair when `next` is computed after `pair`.
-    fn after(&self, (_, last): Pair, next: usize) -> Pair {
-        let fresh = self.fresh.get(next).copied().unwrap_or(true);
-        (Some(last).filter(|_| !fresh), next)
-    }
-
-    fn offer(
-        &self,
-        table: &mut [Counts],
-        computed: usize,
-        pair: Pair,
-        offer: Reached,
-        better: fn(&Reached, &Reached) -> bool,
-    ) {
-        if let Some(counts) = table.get_mut(self.pairs.place(pair)) {
-            counts.offer(computed, offer, better);
-        }
-    }
-
-    /// By pair, the fewest steps that must be computed after it.
-    fn fewest_left(&self, limit: f64) -> Vec<usize> {
-        let Self { pairs, .. } = self;
-        let steps = pairs.steps;
-        let mut left = vec![usize::MAX; pairs.errors.len()];
-        for last in (0..steps).rev() {
-            for pair in pairs.of(last) {
-                let skipped = pairs.errors(pair, limit).count();
-                // `next` is the end or the next computed step.
-                let next = (last + 1..=(last + 1 + skipped).min(steps)).map(|next| match next {
-                    next if next == steps => 0,
-                    next => left[pairs.place(self.after(pair, next))].saturating_add(1),
-                });
-                let fewest = next.min().unwrap_or(usize::MAX);
-                left[pairs.place(pair)] = fewest;
+            Ok(all.iter().map(|one| found.scores.get(one).map(|scores| mean(scores))).collect())
+        };
+        let near = |skip: &[usize]| self.near(skip, WINDOW);
+        let (mut random, mut rule) = (Random(self.seed), StopRule::default());
+        let mut starts = self.starts.iter().cloned();
+        let mut futile = 0;
+        loop {
+            let kicked = || self.kicked(found.borrow().best()?.0, &mut random);
+            let Some(start) = starts.next().or_else(kicked).filter(|_| futile < FUTILE) else { break };
+            if found.borrow().scores.contains_key(&start) {
+                futile += 1;
+                continue;
+            }
+            futile = 0;
+            climb(start, &near, &mut ask)?;
+            let mut found = found.borrow_mut();
+            found.climbs += 1;
+            if found.ended != Ended::Quiet || found.best().is_none_or(|(_, scores)| rule.unit(scores)) {
+                break;
             }
         }
-        left
+        Ok(found.into_inner())
     }
 
-    fn trace(&self, table: &[Counts], computed: usize, last: Pair, end: Reached) -> Planned {
-        let mut kept = vec![false; self.pairs.steps];
-        let mut next = Some(last);
-        let mut left = computed;
-        while let Some(pair) = next {
-            if let Some(own) = kept.get_mut(pair.1) {
-                *own = true;
-            }
-            let reached = table.get(self.pairs.place(pair)).and_then(|counts| counts.at(left));
-            next = reached.and_then(|reached| self.pairs.pair(usize::try_from(reached.from?).ok()?));
-            left = left.saturating_sub(1);
+    fn near(&self, skip: &[usize], window: usize) -> Vec<Skipped> {
+        let mut near = neighbours(skip, self.steps, window, &self.fixed);
+        near.retain(|skip| longest_gap(skip) <= self.max_gap);
+        near
+    }
+
+    fn kicked(&self, best: &[usize], random: &mut Random) -> Option<Skipped> {
+        let mut at = best.to_vec();
+        for _ in 0..KICKS {
+            let mut near = self.near(&at, self.steps);
+            let place = random.below(near.len())?;
+            at = near.swap_remove(place);
         }
-        let skip = kept.iter().enumerate().filter(|(_, kept)| !**kept).map(|(step, _)| step).collect();
-        Planned { computed, skip, error: end.sum, worst: end.worst }
+        Some(at)
     }
 }
-/// The predicted error of one schedule.
-pub(super) fn price(costs: &Costs<'_>, skip: &[usize]) -> Option<Planned> {
-    let mut plan = Planned { computed: 0, skip: skip.to_vec(), error: 0.0, worst: 0.0 };
-    let mut pair: Option<Pair> = None;
-    for step in 0..costs.len() {
-        if skip.contains(&step) {
-            let (before, last) = pair?;
-            let error = costs.skip(before, last, step)?;
-            (plan.error, plan.worst) = (plan.error + error, plan.worst.max(error));
-        } else {
-            plan.computed += 1;
-            let before = pair.map(|(_, last)| last).filter(|_| !costs.must_compute(step));
-            pair = Some((before, step));
-        }
+
+impl Searched {
+    /// The schedule with the best mean score, and its scores.
+    pub fn best(&self) -> Option<(&[usize], &[f64])> {
+        let best = self.scores.iter().max_by(|(_, a), (_, b)| mean(a).total_cmp(&mean(b)));
+        best.map(|(skip, scores)| (skip.as_slice(), scores.as_slice()))
     }
-    Some(plan)
+
+    /// Of the schedules that are as good as the best one, that is by less than twice the standard error of
+    /// the mean difference of their scores worse, the one with the best worst run; scores are relative to
+    /// each run's mean over all schedules. Source: the Golden Path Hypothesis (arXiv 2609.39343), which
+    /// does not pair the runs.
+    pub fn chosen(&self) -> Option<(&[usize], &[f64])> {
+        let (_, best) = self.best()?;
+        let run = |place: usize| {
+            mean(&self.scores.values().filter_map(|s| s.get(place).copied()).collect::<Vec<_>>())
+        };
+        let means: Vec<f64> = (0..best.len()).map(run).collect();
+        let is_tied = |scores: &[f64]| {
+            let differences: Vec<f64> = best.iter().zip(scores).map(|(a, b)| a - b).collect();
+            mean(&differences) <= 2.0 * super::stop::standard_error(&differences)
+        };
+        let worst = |scores: &[f64]| {
+            scores.iter().zip(&means).map(|(score, mean)| score - mean).fold(f64::INFINITY, f64::min)
+        };
+        let tied = self.scores.iter().filter(|(_, scores)| is_tied(scores));
+        let chosen = tied.max_by(|(_, a), (_, b)| worst(a).total_cmp(&worst(b)));
+        chosen.map(|(skip, scores)| (skip.as_slice(), scores.as_slice()))
+    }
+}
+
+/// The most skipped steps in a row.
+fn longest_gap(skip: &[usize]) -> usize {
+    skip.chunk_by(|a, b| a + 1 == *b).map(<[usize]>::len).max().unwrap_or(0)
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len() as f64
+}
+
+/// SplitMix64 (Steele, Lea and Flood 2014).
+struct Random(u64);
+
+impl Random {
+    /// A number below `end`; `None` for 0.
+    fn below(&mut self, end: usize) -> Option<usize> {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        usize::try_from((z ^ (z >> 31)).checked_rem(end as u64)?).ok()
+    }
 }

@@ -18,7 +18,7 @@ pub use curve::{Curve, Recommended};
 pub use fit::Fit;
 pub use part::{OwnPart, Part};
 pub use quality::{Grounds, Quality};
-pub use schedule_set::{PlannedSchedule, ScheduleSet};
+pub use schedule_set::{Held, PlannedSchedule, ScheduleSet, SearchedOn};
 pub use sensitivity::Sensitivity;
 
 use crate::{ConfigError, Problem, error::nearest, meta};

@@ -137,6 +137,7 @@ mod tests {
             psnr: *psnr,
             psnr_error: psnr.map(|_| 0.25),
             ssim: None,
+            searched: None,
         };
         all.iter().enumerate().map(one).collect()
     }

@@ -41,8 +41,8 @@ pub struct PlannedSchedule {
     pub skip: Vec<usize>,
     /// The replacement for their blocks.
     pub continuation: Continuation,
-    /// Predicted root mean square error of the pixels, in 0..=1: the sum over the skipped steps, so an upper
-    /// bound.
+    /// Predicted root mean square error of the pixels of the result, in 0..=1; an upper bound if it was not
+    /// measured how the errors of steps add up.
     pub error: f64,
     /// Measured: mean PSNR against dense runs, dB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -53,6 +53,35 @@ pub struct PlannedSchedule {
     /// Measured: mean SSIM against dense runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ssim: Option<f64>,
+    /// How it was found, if by running schedules.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub searched: Option<SearchedOn>,
+}
+
+/// How a schedule was found by running many: it is the best one for these runs, and for no other solver.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SearchedOn {
+    /// Schedules that were run.
+    pub scored: usize,
+    /// Seed of the search.
+    pub seed: u64,
+    /// How much better than the planned schedule it is on the runs that chose it: mean, dB.
+    pub gain: f64,
+    /// The same on runs that were held back.
+    pub held_back: Held,
+}
+
+/// A gain on runs that were held back.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Held {
+    /// Number of these runs.
+    pub runs: usize,
+    /// Mean, dB.
+    pub gain: f64,
+    /// Standard error of that mean, dB.
+    pub gain_error: f64,
 }
 
 impl ScheduleSet {
@@ -118,7 +147,8 @@ impl PlannedSchedule {
     /// A schedule that the planner found for a continuation, not measured yet.
     pub fn new(planned: Planned, continuation: Continuation) -> Self {
         let Planned { computed, skip, error, .. } = planned;
-        Self { computed, skip, continuation, error, psnr: None, psnr_error: None, ssim: None }
+        let [psnr, psnr_error, ssim] = [None; 3];
+        Self { computed, skip, continuation, error, psnr, psnr_error, ssim, searched: None }
     }
 
     /// PSNR in dB that follows from the predicted error.

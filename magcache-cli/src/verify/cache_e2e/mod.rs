@@ -117,20 +117,7 @@ impl Setup {
         guided: bool,
         boundary_ratio: Option<f64>,
     ) -> Result<Self> {
-        let schedule = sampler.schedule();
-        let trajectory = Trajectory {
-            phases: schedule.experts(boundary_ratio)?,
-            sigmas: schedule.sigmas.iter().map(|sigma| f64::from(*sigma)).collect(),
-            timesteps: schedule.timesteps.clone(),
-            branches: if guided { vec![Branch::Cond, Branch::Uncond] } else { vec![Branch::Cond] },
-            unguided: Vec::new(),
-            flow_shift: None,
-            boundary_ratio,
-            // Recorded runs include those that are refused to users.
-            multistep: false,
-            clips: 1,
-            first: 0,
-        };
+        let trajectory = trajectory(&sampler, guided, boundary_ratio)?;
         Ok(Self { denoiser, sampler, trajectory, latents, model })
     }
 
@@ -241,6 +228,24 @@ impl Setup {
         let kept: Vec<_> = at.iter().filter_map(|step| after.get(step)).collect();
         Ok((generation, Tensor::stack(&kept, 0)?))
     }
+}
+
+/// The steps of a recorded run.
+pub(super) fn trajectory(sampler: &Sampler, guided: bool, boundary_ratio: Option<f64>) -> Result<Trajectory> {
+    let schedule = sampler.schedule();
+    Ok(Trajectory {
+        phases: schedule.experts(boundary_ratio)?,
+        sigmas: schedule.sigmas.iter().map(|sigma| f64::from(*sigma)).collect(),
+        timesteps: schedule.timesteps.clone(),
+        branches: if guided { vec![Branch::Cond, Branch::Uncond] } else { vec![Branch::Cond] },
+        unguided: Vec::new(),
+        flow_shift: None,
+        boundary_ratio,
+        // Recorded runs include those that are refused to users.
+        multistep: false,
+        clips: 1,
+        first: 0,
+    })
 }
 
 fn scheduler(case: &Case) -> Result<SchedulerConfig> {

@@ -5,6 +5,7 @@ mod dicache;
 mod inputs;
 mod meancache;
 mod seacache;
+pub(super) mod search;
 
 use anyhow::{Context, Result};
 use magcache_core::{CachePlan, ModelMeta, Session, Trajectory, log::Record};
@@ -25,6 +26,8 @@ pub(super) fn check(json: &Value, report: &mut CaseReport) -> Result<bool> {
         seacache::check(json, report)?;
     } else if has("published") {
         meancache::check(json, report)?;
+    } else if has("climbs") {
+        search::check(json, report)?;
     } else if json.pointer("/paths/0/drift_probe").is_some() {
         dicache::check(json, report)?;
     } else {
