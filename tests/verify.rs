@@ -95,6 +95,7 @@ fn every_case_of_this_repository_is_reproduced() {
         ("prompts", 3),
         ("schedulers", 21),
         ("single_file", 1),
+        ("strategy_tables", 1),
         ("text_encoders", 6),
         ("tokenizers", 4),
         ("transformers", 8),

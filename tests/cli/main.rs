@@ -24,6 +24,7 @@ mod reference;
 mod refusals;
 mod replay;
 mod run;
+mod search;
 mod signals;
 mod speech;
 mod weights;

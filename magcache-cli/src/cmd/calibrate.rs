@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Error, Result};
+use anyhow::Result;
 use magcache_core::{
     Expert,
     calibrate::{Recorder, Recording},
@@ -30,7 +30,8 @@ use crate::{
 pub(crate) fn run(args: &Calibrate, ops: Ops, ranks: Option<&Ranks>, out: &Console) -> Result<()> {
     let job = job(args, ops, ranks, out)?;
     let prompts = args.runs.prompts(&job)?;
-    search::check(&args.search, prompts.len(), args.runs.seeds.len())?;
+    let runs = [prompts.len(), args.runs.seeds.len()];
+    search::check(&args.search, job.trajectory.steps_of_clip(), args.reach, runs)?;
     if let Some(ranks) = ranks {
         check_ranks(ranks, args, &job, &prompts, out)?;
     }
@@ -49,7 +50,7 @@ pub(crate) fn run(args: &Calibrate, ops: Ops, ranks: Option<&Ranks>, out: &Conso
     let rows = rows_of(&profile);
     // Scores in a file would have to be known to all ranks.
     let memo = (args.search.search > 0 && ranks.is_none())
-        .then(|| Ok::<_, Error>(search::Kept::new(&profile, &conditions()?)?))
+        .then(|| search::Kept::new(&profile, &conditions()?))
         .transpose()?;
     // A merged profile may also be the output: the new profile contains its runs.
     let writes = Writes::of_run(args.writing, &args.sampling, &job.config)

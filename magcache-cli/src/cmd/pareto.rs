@@ -19,11 +19,10 @@ use crate::{
     console::{Console, Interrupt, bad_input_with},
     files::{Writes, wrote},
     job::{Config, Job},
-    lanes::{Scene, run_once},
+    lanes::{Likeness, Scene, run_once},
     media,
     pareto::{Contender, Point, Points, Setting, margin, with_error},
     plot::{self, Chart, Series, Style},
-    quality::compare_tensors,
 };
 
 /// One curve: the setting for each budget and its results.
@@ -137,8 +136,9 @@ fn measure(
         bar.inc(1);
         for (setting, points) in curves.iter_mut().flat_map(|c| c.points.iter_mut().flatten()) {
             let (frames, computed) = setting.run(job, scene, stop)?;
-            let found = compare_tensors(&frames, &dense, 1.0)?;
-            points.push(Point { computed, psnr: found.psnr(), ssim: found.ssim() });
+            let Likeness { psnr, ssim, perceptual } = Likeness::of(&frames, &dense)?;
+            let ssimulacra2 = perceptual.map(|scores| scores.mean);
+            points.push(Point { computed, psnr, ssim, ssimulacra2 });
             bar.inc(1);
         }
     }
@@ -208,7 +208,7 @@ fn at<'c>(curves: &'c [Curve], name: &str, place: usize) -> Option<&'c Points> {
 fn answer(job: &Job, budgets: &[usize], curves: &[Curve], outputs: &[PathBuf], out: &Console) {
     let (naive, planner) = (Contender::FewerSteps, Contender::Planner);
     let line = |name: &str, cells: Vec<String>| {
-        let cells: String = cells.iter().map(|cell| format!("{cell:>22}")).collect();
+        let cells: String = cells.iter().map(|cell| format!("{cell:>27}")).collect();
         format!("{name:<16}{cells}\n")
     };
     let mut text = line("computed steps", budgets.iter().map(ToString::to_string).collect());
@@ -223,7 +223,8 @@ fn answer(job: &Job, budgets: &[usize], curves: &[Curve], outputs: &[PathBuf], o
                 continue;
             };
             let ((psnr, error), (ssim, _)) = (points.psnr(), points.ssim());
-            results.push(format!("{} {ssim:.4}", with_error(format!("{psnr:.2}"), error)));
+            let seen = points.ssimulacra2().map_or(String::new(), |(mean, _)| format!(" {mean:.1}"));
+            results.push(format!("{} {ssim:.4}{seen}", with_error(format!("{psnr:.2}"), error)));
             let against = at(curves, naive.name(), place).map(|other| margin(points, other));
             above.push(
                 against.map_or("-".to_owned(), |(mean, error)| with_error(format!("{mean:+.2}"), error)),
@@ -241,7 +242,7 @@ fn answer(job: &Job, budgets: &[usize], curves: &[Curve], outputs: &[PathBuf], o
             margins += &line(&curve.name, above);
         }
     }
-    text += "PSNR in dB, its standard error, SSIM; against dense runs of the same seeds\n\ndB above as many steps without a cache, run by run\n";
+    text += "PSNR in dB, its standard error, SSIM, SSIMULACRA2; against dense runs of the same seeds\n\ndB above as many steps without a cache, run by run\n";
     text += &margins;
     text += "\nthe planner against the best strategy at each budget\n";
     for (place, budget) in budgets.iter().enumerate() {

@@ -40,7 +40,7 @@ fn noise(row: &Row, rounds: usize) -> Option<String> {
     ))
 }
 
-pub(crate) fn cells(row: &Row) -> [String; 10] {
+pub(crate) fn cells(row: &Row) -> [String; 11] {
     let cache = if row.cache_bytes == 0 { "-".to_owned() } else { summary::bytes(row.cache_bytes) };
     let times = |s: &Spread| format!("{:.3}x{}", s.median, if row.is_noise(s) { NOISE } else { "" });
     [
@@ -52,13 +52,33 @@ pub(crate) fn cells(row: &Row) -> [String; 10] {
         times(&row.speedup),
         estimate(row.psnr, 2),
         estimate(row.ssim, 4),
+        perceptual(row),
         cache,
         format!("{:.2}", row.seconds.median),
     ]
 }
 
-pub(crate) const COLUMNS: [&str; 10] =
-    ["lane", "computed", "skipped", "ceiling", "transformer", "speed-up", "PSNR", "SSIM", "cache", "seconds"];
+pub(crate) const COLUMNS: [&str; 11] = [
+    "lane",
+    "computed",
+    "skipped",
+    "ceiling",
+    "transformer",
+    "speed-up",
+    "PSNR",
+    "SSIM",
+    "SSIMULACRA2",
+    "cache",
+    "seconds",
+];
+
+/// SSIMULACRA2: the mean over the frames, and the 5th percentile.
+pub(crate) fn perceptual(row: &Row) -> String {
+    match row.ssimulacra2 {
+        [Some(mean), Some(worst)] => format!("{:.1} (5%: {:.1})", mean.mean, worst.mean),
+        _ => "-".to_owned(),
+    }
+}
 
 /// A sentence for each configuration that compares it with its baseline, if baselines were run.
 pub(crate) fn verdicts(compared: &Compared<'_>) -> Vec<String> {
@@ -91,7 +111,7 @@ pub(crate) fn answer(compared: &Compared<'_>, out: &Console) {
 
 fn text(compared: &Compared<'_>) -> String {
     let (rows, rounds, seeds) = (&compared.rows, compared.of.rounds(), &compared.of.seeds);
-    let table: Vec<[String; 10]> =
+    let table: Vec<[String; 11]> =
         std::iter::once(COLUMNS.map(str::to_owned)).chain(rows.iter().map(cells)).collect();
     let width = |column: usize| table.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let mut text = String::new();
@@ -165,6 +185,9 @@ fn row(row: &Row) -> Value {
         "psnr_standard_error": error(row.psnr),
         "ssim": mean(row.ssim),
         "ssim_standard_error": error(row.ssim),
+        "ssimulacra2": mean(row.ssimulacra2[0]),
+        "ssimulacra2_standard_error": error(row.ssimulacra2[0]),
+        "ssimulacra2_worst": mean(row.ssimulacra2[1]),
         "seeds": row.by_seed,
         "baseline": row.against.as_ref().map(|against| json!({
             "name": against.name,
@@ -197,6 +220,7 @@ mod tests {
             seconds: Spread { median: 1.0, min: 1.0, max: 1.0 },
             psnr: None,
             ssim: None,
+            ssimulacra2: [None; 2],
             against: None,
             by_seed: Vec::new(),
             cache_bytes: 0,

@@ -37,6 +37,10 @@ pub(crate) struct BySeed {
     /// In dB; infinite if nothing differs.
     pub(crate) psnr: Option<f64>,
     pub(crate) ssim: Option<f64>,
+    /// Mean over the frames.
+    pub(crate) ssimulacra2: Option<f64>,
+    /// 5th percentile over the frames.
+    pub(crate) ssimulacra2_worst: Option<f64>,
 }
 
 /// A configuration compared with the uncached run of as many steps as it computed.
@@ -66,6 +70,8 @@ pub(crate) struct Row {
     pub(crate) seconds: Spread,
     pub(crate) psnr: Option<Estimate>,
     pub(crate) ssim: Option<Estimate>,
+    /// SSIMULACRA2: mean and 5th percentile over the frames.
+    pub(crate) ssimulacra2: [Option<Estimate>; 2],
     pub(crate) against: Option<Against>,
     pub(crate) by_seed: Vec<BySeed>,
     pub(crate) cache_bytes: usize,
@@ -116,6 +122,10 @@ impl Row {
             seconds: spread(|lane| lane.seconds),
             psnr: Estimate::of(by_seed.iter().filter_map(|s| s.psnr)),
             ssim: Estimate::of(by_seed.iter().filter_map(|s| s.ssim)),
+            ssimulacra2: [
+                Estimate::of(by_seed.iter().filter_map(|s| s.ssimulacra2)),
+                Estimate::of(by_seed.iter().filter_map(|s| s.ssimulacra2_worst)),
+            ],
             against: None,
             by_seed,
             cache_bytes: lanes.iter().map(|(_, lane)| lane.cache_bytes).max().unwrap_or(0),
@@ -145,12 +155,15 @@ impl Row {
 
 impl BySeed {
     fn of(seed: u64, lane: &Finished) -> Self {
+        let perceptual = lane.likeness.and_then(|likeness| likeness.perceptual);
         Self {
             seed,
             computed: lane.summary.computed(),
             skipped: lane.summary.skipped(),
-            psnr: lane.quality.map(|(psnr, _)| psnr),
-            ssim: lane.quality.map(|(_, ssim)| ssim),
+            psnr: lane.likeness.map(|likeness| likeness.psnr),
+            ssim: lane.likeness.map(|likeness| likeness.ssim),
+            ssimulacra2: perceptual.map(|scores| scores.mean),
+            ssimulacra2_worst: perceptual.map(|scores| scores.worst),
         }
     }
 }

@@ -12,5 +12,5 @@ mod turns;
 #[cfg(test)]
 pub(crate) use lane::testing;
 pub(crate) use lane::{Lane, Scene, run_once};
-pub(crate) use round::{Entry, Finished, Noted, Shown, round};
+pub(crate) use round::{Entry, Finished, Likeness, Noted, Shown, round};
 pub(crate) use turns::{take_turns, warm_up};

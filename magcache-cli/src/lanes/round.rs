@@ -10,7 +10,7 @@ use magcache_core::{Branch, HookRegistry, Session, Step, Trajectory, state::Hook
 use super::{Lane, Scene, take_turns};
 use crate::{
     media::{Destination, Frames, ValueRange},
-    quality::compare_tensors,
+    quality::{Perceptual, QualityError, compare_tensors, perceptual},
     summary::{Summary, strip},
 };
 
@@ -47,6 +47,24 @@ pub(crate) struct Noted {
     pub(crate) threshold: Option<f64>,
 }
 
+/// How alike the pictures of two lanes are.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Likeness {
+    /// In dB; infinite if nothing differs.
+    pub(crate) psnr: f64,
+    pub(crate) ssim: f64,
+    /// `None` for frames that it is not defined for.
+    pub(crate) perceptual: Option<Perceptual>,
+}
+
+impl Likeness {
+    /// Of frames `[frames, height, width, channels]` in 0..=1.
+    pub(crate) fn of(frames: &Tensor, dense: &Tensor) -> Result<Self, QualityError> {
+        let found = compare_tensors(frames, dense, 1.0)?;
+        Ok(Self { psnr: found.psnr(), ssim: found.ssim(), perceptual: perceptual(dense, frames)? })
+    }
+}
+
 /// The results of one lane of a round.
 #[derive(Clone, Debug)]
 pub(crate) struct Finished {
@@ -58,9 +76,8 @@ pub(crate) struct Finished {
     pub(crate) transformer_speedup: f64,
     /// Speed-up over the first lane of the round.
     pub(crate) speedup: f64,
-    /// PSNR in dB, infinite if nothing differs, and SSIM against the first lane; `None` for the first lane
-    /// itself.
-    pub(crate) quality: Option<(f64, f64)>,
+    /// Against the first lane; `None` for the first lane itself.
+    pub(crate) likeness: Option<Likeness>,
     pub(crate) summary: Summary,
     pub(crate) strips: Vec<(Branch, String)>,
     /// What each hook noted, by branch.
@@ -101,15 +118,12 @@ pub(crate) fn round(
                 .map(|at| shown.get(at))
                 .collect::<Result<_, _>>()?;
         }
-        let quality = match (&dense, shown) {
-            (Some(dense), Shown::Written(_) | Shown::Compared) => {
-                let found = compare_tensors(&frames, dense, 1.0)?;
-                Some((found.psnr(), found.ssim()))
-            }
+        let likeness = match (&dense, shown) {
+            (Some(dense), Shown::Written(_) | Shown::Compared) => Some(Likeness::of(&frames, dense)?),
             _ => None,
         };
         let own = Finished::of(&lane, finished.first());
-        finished.push(Finished { quality, stills, ..own });
+        finished.push(Finished { likeness, stills, ..own });
         dense.get_or_insert(frames);
     }
     Ok(finished)
@@ -127,7 +141,7 @@ impl Finished {
             transformer_speedup: first.map_or(transformer_seconds, |first| first.transformer_seconds)
                 / transformer_seconds,
             speedup: first.map_or(seconds, |first| first.seconds) / seconds,
-            quality: None,
+            likeness: None,
             summary: lane.summary(),
             strips: session.map_or_else(Vec::new, |s| strip::strips(s.log(), generation.trajectory())),
             noted: session.map_or_else(BTreeMap::new, |s| noted(s, generation.trajectory())),

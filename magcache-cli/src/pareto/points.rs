@@ -11,6 +11,8 @@ pub(crate) struct Point {
     /// In dB; infinite if nothing differs.
     pub(crate) psnr: f64,
     pub(crate) ssim: f64,
+    /// SSIMULACRA2, the mean over the frames; `None` for frames that it is not defined for.
+    pub(crate) ssimulacra2: Option<f64>,
 }
 
 /// The runs of one contender at one budget, in the order of the scenes.
@@ -38,6 +40,13 @@ impl Points {
         estimate(self.0.iter().map(|p| p.ssim))
     }
 
+    /// Mean SSIMULACRA2; `None` if no run has one.
+    pub(crate) fn ssimulacra2(&self) -> Option<Estimate> {
+        let mut own = self.0.iter().filter_map(|p| p.ssimulacra2).peekable();
+        own.peek()?;
+        Some(estimate(own))
+    }
+
     pub(crate) fn json(&self) -> Value {
         let ((psnr, psnr_error), (ssim, ssim_error)) = (self.psnr(), self.ssim());
         json!({
@@ -46,6 +55,8 @@ impl Points {
             "psnr_error": psnr_error,
             "ssim": ssim,
             "ssim_error": ssim_error,
+            "ssimulacra2": self.ssimulacra2().map(|(mean, _)| mean),
+            "ssimulacra2_error": self.ssimulacra2().and_then(|(_, error)| error),
             "runs": self.0.len(),
         })
     }
@@ -78,7 +89,11 @@ mod tests {
     #[test]
     fn a_margin_is_paired() {
         let points = |psnr: &[f64]| {
-            Points(psnr.iter().map(|psnr| Point { computed: 3.5, psnr: *psnr, ssim: 1.0 }).collect())
+            Points(
+                psnr.iter()
+                    .map(|psnr| Point { computed: 3.5, psnr: *psnr, ssim: 1.0, ssimulacra2: None })
+                    .collect(),
+            )
         };
         let (a, b) = (points(&[31.0, 41.0, 51.0, f64::INFINITY]), points(&[30.0, 40.0, 50.0, 60.0]));
         assert_eq!(margin(&a, &b), (1.0, Some(0.0)));
@@ -91,10 +106,11 @@ mod tests {
 
     #[test]
     fn one_run_has_no_standard_error() {
-        let one = |psnr| Points(vec![Point { computed: 3.0, psnr, ssim: 0.9 }]);
+        let one = |psnr| Points(vec![Point { computed: 3.0, psnr, ssim: 0.9, ssimulacra2: Some(80.0) }]);
         assert_eq!(one(31.0).psnr(), (31.0, None));
         assert_eq!(margin(&one(31.0), &one(30.0)), (1.0, None));
         assert_eq!(one(31.0).json()["psnr_error"], Value::Null);
+        assert_eq!(one(31.0).json()["ssimulacra2"], 80.0);
         assert_eq!(with_error("31.00".to_owned(), None), "31.00");
         assert_eq!(with_error("31.00".to_owned(), Some(0.125)), "31.00 ± 0.12");
     }

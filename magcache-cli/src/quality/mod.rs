@@ -1,6 +1,6 @@
-//! How different two videos are: PSNR and SSIM, frame by frame.
+//! How different two videos are: PSNR, SSIM and SSIMULACRA2, frame by frame.
 //!
-//! Equal to scikit-image 0.26 (`peak_signal_noise_ratio`, and `structural_similarity` with `channel_axis=-1`
+//! PSNR and SSIM are equal to scikit-image 0.26 (`peak_signal_noise_ratio`, and `structural_similarity` with `channel_axis=-1`
 //! and its defaults: uniform window of 7, sample covariance, K1 = 0.01, K2 = 0.03), except that all
 //! arithmetic is f64, where scikit-image keeps f32 inputs in f32.
 //!
@@ -20,11 +20,14 @@
 //! # }
 //! ```
 
+mod perceptual;
 mod ssim;
 
 use candle_core::{DType, Tensor};
 use rayon::prelude::*;
 use serde::Serialize;
+
+pub use perceptual::{Perceptual, perceptual};
 
 /// Side of SSIM's window, in pixels.
 pub const WINDOW: usize = 7;

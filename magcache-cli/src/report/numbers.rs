@@ -12,7 +12,7 @@ use crate::{
     summary,
 };
 
-const COLUMNS: [(&str, &str); 11] = [
+const COLUMNS: [(&str, &str); 12] = [
     ("Lane", ""),
     (
         "Computed",
@@ -24,6 +24,10 @@ const COLUMNS: [(&str, &str); 11] = [
     ("Whole run", "The same with decoding; loading and encoding the prompt are not counted."),
     ("PSNR, dB", "Against the dense run of the same seed, over the frames that differ."),
     ("SSIM", "Against the dense run of the same seed."),
+    (
+        "SSIMULACRA2",
+        "The same: 100 is equal, above 90 no difference is seen. Mean over the frames, and the worst 5 %.",
+    ),
     (
         "Against fewer steps, dB",
         "PSNR less that of a dense run of as many steps as the configuration computed: below 0 the cache loses.",
@@ -99,6 +103,7 @@ fn line(compared: &Compared<'_>, row: &Row) -> Markup {
             @for spread in [&row.transformer_speedup, &row.speedup] { td { (times(compared, row, spread)) } }
             td { (quality(answer::estimate(row.psnr, 2))) }
             td { (quality(answer::estimate(row.ssim, 4))) }
+            td { (quality(answer::perceptual(row))) }
             @if compared.of.baselines { td { (gain) } }
             td { (if row.cache_bytes == 0 { dash() } else { summary::bytes(row.cache_bytes) }) }
             td { (format!("{:.2}", row.seconds.median)) }

@@ -41,15 +41,39 @@ const FEWEST: usize = 8;
 /// Of this many runs one is held back, of any number at least two.
 const HELD: usize = 4;
 
+/// Most minutes of a search: ten years.
+const MOST: f64 = 5_256_000.0;
+
 /// PSNR of pictures that do not differ, in dB.
 const IDENTICAL: f64 = 120.0;
 
-/// Checks that there are enough runs to search on.
+/// Checks, before anything is measured, that a search over `prompts` and `seeds` can be made for a run of
+/// `steps`, if one is asked for; `reach` is that of the rehearsal.
 ///
-/// Errors: too few of them.
-pub(crate) fn check(args: &SearchArgs, prompts: usize, seeds: usize) -> Result<()> {
+/// Errors: too few runs, nothing planned to begin from, or numbers of steps that no run computes.
+pub(crate) fn check(
+    args: &SearchArgs,
+    steps: usize,
+    reach: usize,
+    [prompts, seeds]: [usize; 2],
+) -> Result<()> {
+    if args.search == 0 {
+        return Ok(());
+    }
+    if reach == 0 {
+        let message = "--search begins from planned schedules, and --reach 0 plans none";
+        return Err(bad_input_with(message, "leave out --reach, or --search"));
+    }
+    if let Some(budget) = args.search_budgets.iter().find(|budget| !(1..steps).contains(*budget)) {
+        let message = format!("--search-budgets names {budget} computed steps, the run has {steps}");
+        return Err(bad_input_with(message, format!("1 to {}", steps.saturating_sub(1))));
+    }
+    if let Some(minutes) = args.search_minutes.filter(|minutes| !(0.0..=MOST).contains(minutes)) {
+        let message = format!("--search-minutes is {minutes}, it must be between 0 and {MOST}");
+        return Err(bad_input_with(message, "leave it out to search without a limit"));
+    }
     let runs = prompts * seeds;
-    if args.search > 0 && runs < FEWEST {
+    if runs < FEWEST {
         let message = format!(
             "--search needs at least {FEWEST} runs, {prompts} prompts with {seeds} seeds each are {runs}: on so few, what is best for them is not for others"
         );

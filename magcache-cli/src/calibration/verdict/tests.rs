@@ -73,7 +73,7 @@ impl Asked {
     fn of(&self, name: &str, part: Part) -> (Verdict, String) {
         let Self { profile, model, run, facts, checkpoint } = self;
         let known = Known { model: Some(model), run, facts: facts.clone(), checkpoint: checkpoint.clone() };
-        let reasons = reasons((name, profile), part, None, &known);
+        let reasons = reasons((name, profile), (part, false), None, &known);
         let judged = Judged { profile: name.to_owned(), strategy: "x".to_owned(), reasons };
         (judged.verdict(), judged.texts().join("; "))
     }

@@ -1,0 +1,113 @@
+//! SSIMULACRA2, a metric made to follow what people see.
+
+use candle_core::{DType, Tensor};
+use rayon::prelude::*;
+use serde::Serialize;
+use ssimulacra2::{ColorPrimaries, Rgb, TransferCharacteristic, compute_frame_ssimulacra2};
+
+use super::QualityError;
+
+/// Smallest side of a frame that the metric is defined for, in pixels.
+const SIDE: usize = 8;
+
+/// The part of the frames that are worse than the value told for the worst ones.
+const WORST: f64 = 0.05;
+
+/// SSIMULACRA2 of the frames of two videos: 100 if they are equal, above 90 if no difference is seen, below 50
+/// if the difference disturbs; it can be negative.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Perceptual {
+    /// Mean over the frames.
+    pub mean: f64,
+    /// The 5th percentile over the frames, interpolated linearly between two.
+    pub worst: f64,
+}
+
+/// Compares two videos `[frames, height, width, 3]` of sRGB in 0..=1, f32. `None` if a side is below 8 pixels or
+/// there are no three channels, for which the metric is not defined.
+///
+/// # Errors
+/// Shapes that differ, or tensors of another rank.
+#[expect(clippy::disallowed_methods, reason = "pictures are compared on the host")]
+pub fn perceptual(a: &Tensor, b: &Tensor) -> Result<Option<Perceptual>, QualityError> {
+    let shape = |tensor: &Tensor| tensor.dims4().map(|(t, h, w, c)| [t, h, w, c]);
+    let [of_a, of_b] = [shape(a)?, shape(b)?];
+    if of_a != of_b {
+        return Err(QualityError::Shape { a: of_a, b: of_b });
+    }
+    let [frames, height, width, channels] = of_a;
+    if frames == 0 || channels != 3 || height.min(width) < SIDE {
+        return Ok(None);
+    }
+    let pixels = |tensor: &Tensor| -> Result<Vec<[f32; 3]>, QualityError> {
+        let samples = tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+        Ok(samples.as_chunks().0.to_vec())
+    };
+    let (a, b) = (pixels(a)?, pixels(b)?);
+    let size = height * width;
+    let score = |(a, b): (&[[f32; 3]], &[[f32; 3]])| {
+        let frame = |pixels: &[[f32; 3]]| {
+            Rgb::new(pixels.to_vec(), width, height, TransferCharacteristic::SRGB, ColorPrimaries::BT709).ok()
+        };
+        compute_frame_ssimulacra2(frame(a)?, frame(b)?).ok()
+    };
+    let scores: Option<Vec<f64>> = a.par_chunks(size).zip(b.par_chunks(size)).map(score).collect();
+    Ok(scores.map(Perceptual::of))
+}
+
+impl Perceptual {
+    fn of(mut scores: Vec<f64>) -> Self {
+        scores.sort_by(f64::total_cmp);
+        let mean = scores.iter().sum::<f64>() / scores.len() as f64;
+        let place = WORST * (scores.len() - 1) as f64;
+        let at = |place: f64| scores.get(place as usize).copied().unwrap_or(f64::NAN);
+        let (low, high) = (at(place.floor()), at(place.ceil()));
+        Self { mean, worst: low + (high - low) * place.fract() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    /// Frames of 32 x 24 with a pattern, the later ones with ever more noise on it.
+    fn video(noise: f32) -> Tensor {
+        let at = |i: usize| {
+            let (frame, place) = (i / (24 * 32 * 3), i % (24 * 32 * 3));
+            let pattern = 0.5 + 0.4 * (place as f32 * 0.013).sin();
+            pattern + noise * frame as f32 * ((i * 7919 % 97) as f32 / 97.0 - 0.5)
+        };
+        let values: Vec<f32> = (0..5 * 24 * 32 * 3).map(at).collect();
+        Tensor::from_vec(values, (5, 24, 32, 3), &Device::Cpu).unwrap().clamp(0f32, 1f32).unwrap()
+    }
+
+    #[test]
+    fn equal_frames_have_100_and_more_noise_has_less() {
+        let clean = video(0.0);
+        let same = perceptual(&clean, &clean).unwrap().unwrap();
+        assert_eq!((same.mean, same.worst), (100.0, 100.0));
+        let [little, much] = [0.02, 0.1].map(|noise| perceptual(&clean, &video(noise)).unwrap().unwrap());
+        assert!(100.0 > little.mean && little.mean > much.mean, "{little:?} {much:?}");
+        assert!(little.worst < little.mean && much.worst < much.mean, "{little:?} {much:?}");
+    }
+
+    #[test]
+    fn the_worst_frames_are_those_of_the_5th_percentile() {
+        // numpy.percentile(range(0, 100, 10), 5)
+        let found = Perceptual::of((0..10).rev().map(|i| 10.0 * f64::from(i)).collect());
+        assert!((found.worst - 4.5).abs() < 1e-12 && (found.mean - 45.0).abs() < 1e-12, "{found:?}");
+        assert_eq!(Perceptual::of(vec![7.0]), Perceptual { mean: 7.0, worst: 7.0 });
+    }
+
+    #[test]
+    fn what_the_metric_is_not_defined_for_has_no_score() {
+        let clean = video(0.0);
+        let narrow = clean.narrow(2, 0, 7).unwrap();
+        assert_eq!(perceptual(&narrow, &narrow).unwrap(), None);
+        let two = clean.narrow(3, 0, 2).unwrap();
+        assert_eq!(perceptual(&two, &two).unwrap(), None);
+        assert!(matches!(perceptual(&clean, &narrow), Err(QualityError::Shape { .. })));
+    }
+}
