@@ -8,7 +8,7 @@ use magcache_core::{
     Signal, Warmup,
     calibrate::{Distances, Recording, Response},
     error::count,
-    planner::{Continuation, Objective, Planner},
+    planner::{Continuation, Objective, Planned, Planner},
     profile::{PlannedSchedule, Profile, Provenance, ScheduleSet},
 };
 
@@ -144,19 +144,20 @@ fn plans(
     }
     let planner = Planner::new(&recording.reuse)?.with_max_gap(planning.max_gap.unwrap_or(usize::MAX));
     let of = |with| planner.schedules(with, planning.objective).into_iter().map(move |job| (with, job));
-    let mut schedules: Vec<PlannedSchedule> = Vec::new();
+    let mut found: Vec<(Continuation, Planned)> = Vec::new();
     for (with, job) in of(Continuation::Residual).chain(of(Continuation::Line)) {
         if job.skip.is_empty() {
             continue;
         }
-        let new = PlannedSchedule::new(job, with);
-        match schedules.iter_mut().find(|own| own.computed == new.computed) {
-            Some(own) if new.error < own.error => *own = new,
+        // Sums are a bound for both; the error of a residual is not.
+        match found.iter_mut().find(|(_, own)| own.computed == job.computed) {
+            Some(own) if job.sum < own.1.sum => *own = (with, job),
             Some(_) => {}
-            None => schedules.push(new),
+            None => found.push((with, job)),
         }
     }
-    schedules.sort_by_key(|schedule| schedule.computed);
+    found.sort_by_key(|(_, own)| own.computed);
+    let schedules = found.into_iter().map(|(with, own)| PlannedSchedule::new(own, with)).collect();
     let costs = recording.reuse.iter().map(|run| run.cost);
     Ok(Some(ScheduleSet {
         steps: recording.steps,

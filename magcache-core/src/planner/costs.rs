@@ -31,7 +31,7 @@ struct Run<'r> {
 impl<'r> Costs<'r> {
     /// From runs that agree in steps and sources, for schedules of at most `max_gap` skipped steps in a row.
     pub(super) fn new(runs: &'r [ReuseErrors], with: Continuation, max_gap: usize) -> Self {
-        Self { with, max_gap, runs: runs.iter().map(Run::new).collect() }
+        Self { with, max_gap, runs: runs.iter().map(|run| Run::new(run, with)).collect() }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -78,9 +78,14 @@ impl<'r> Costs<'r> {
 }
 
 impl<'r> Run<'r> {
-    fn new(errors: &'r ReuseErrors) -> Self {
+    fn new(errors: &'r ReuseErrors, with: Continuation) -> Self {
         let steps = errors.steps.len();
-        let cosine = |place: usize| errors.cosine(place / steps, place % steps);
+        // Cosines are measured between errors of reused residuals. Those of lines are smaller, and what they
+        // promise does not come true: lines continue the errors of the steps before them too.
+        let cosine = |place: usize| match with {
+            Continuation::Residual => errors.cosine(place / steps, place % steps),
+            Continuation::Line => 1.0,
+        };
         Self {
             errors,
             growth: (0..steps).map(|step| errors.growth_at(step) * errors.pixels).collect(),

@@ -9,7 +9,8 @@
 //! Errors are vectors, and a schedule's is the sum of those of its skipped steps: those of neighbouring steps
 //! point the same way, distant ones are nearly orthogonal. The length of the sum depends on all pairs of
 //! skipped steps, so [`Objective::Final`] is climbed to, from schedules whose errors have the least sum of
-//! lengths. Those are found exactly, by dynamic programming.
+//! lengths. Those are found exactly, by dynamic programming. For [`Continuation::Line`] the errors' lengths
+//! are added up, which is a bound.
 //!
 //! A [`Search`] scores schedules by running them, and climbs from what was planned.
 
@@ -75,7 +76,7 @@ pub struct Planned {
     pub computed: usize,
     /// The skipped steps, in order.
     pub skip: Vec<usize>,
-    /// The error of the result. Where it was not measured how errors add up, this is a bound.
+    /// The error of the result; for lines, and where it was not measured how errors add up, a bound.
     pub error: f64,
     /// The sum of the errors that each skipped step alone would cause.
     pub sum: f64,
