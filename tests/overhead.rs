@@ -7,8 +7,8 @@ use std::{hint::black_box, sync::Arc};
 use candle_core::{DType, Device, Result, Tensor};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use magcache_core::{
-    Branch, Guards, Head, HookRegistry, Pass, Step, Streams, TimestepCache, Verdict, Why, metrics,
-    no_signals,
+    Branch, CachePlan, Guards, Head, HookRegistry, ModelMeta, Pass, Signal, Stacks, Step, Streams,
+    TimestepCache, Trajectory, Verdict, Why, metrics, no_signals,
     state::{HookId, StoragePolicy, Stored},
     strategy::CacheHook,
 };
@@ -134,10 +134,67 @@ fn residuals_in_half_precision(c: &mut Criterion) {
     group.finish();
 }
 
+/// What strategies do at a step at the size of 1,024 tokens of Wan's 1.3B model, without its blocks: a decision,
+/// with the skip or the bookkeeping of a computed step that follows.
+fn decisions_at_the_size_of_a_model(c: &mut Criterion) {
+    magcache_strategies::link();
+    let tensor = |shape: &[usize]| {
+        let values = (0..shape.iter().product::<usize>()).map(|i| (i as f32 * 0.37).sin());
+        Tensor::from_iter(values, &Device::Cpu).and_then(|t| t.reshape(shape)).expect("the shape fits")
+    };
+    let (tokens, latents) = (tensor(&[1, 1024, 1536]), tensor(&[1, 16, 4, 32, 32]));
+    let model = ModelMeta::of("bench", "tests").signals(&[Signal::Latents, Signal::ModulatedInput]).meta();
+    let (model, run) = (model.with_blocks(&[BLOCKS]), Trajectory::plain(1_000_000, &[Branch::Cond]));
+    let session = |table: &str| {
+        let plan = CachePlan::parse(&format!("[[cache]]\n{table}")).expect("the table is sound");
+        plan.build(&model, Some(&run)).expect("it fits").registry.session()
+    };
+    let mut group = c.benchmark_group("a step of 1,024 tokens without its blocks");
+    let around_blocks = [
+        ("no hook", "strategy = \"schedule\"\nskip = []"),
+        ("seacache on latents", "strategy = \"seacache\"\nthreshold = 1e-9"),
+        ("seacache on latents, skipped", "strategy = \"seacache\"\nthreshold = 1e9\nmax_skips = 1000000"),
+        ("seacache on tokens", "strategy = \"seacache\"\ndialect = \"filtered\"\nthreshold = 1e-9"),
+        ("fbcache", "strategy = \"fbcache\"\nthreshold = 1e-9"),
+        ("magcache skipped", "strategy = \"schedule\"\nskip = [1]"),
+    ];
+    for (name, table) in around_blocks {
+        let mut session = session(table);
+        let mut step = 0;
+        group.bench_function(name, |b| {
+            b.iter(|| -> Result<Tensor> {
+                let mut pass = session.pass(&run.step(step), Branch::Cond);
+                step += 1;
+                let out = Stacks::default()
+                    .numbered(BLOCKS, |_, x, _| x.map_image(|x| x.affine(1.0, 0.0)))
+                    .signals(|signal, _| {
+                        Ok(if signal == Signal::Latents { latents.clone() } else { tokens.clone() })
+                    })
+                    .grid(&[4, 16, 16])
+                    .run(&mut pass, tokens.clone())?;
+                Ok(out)
+            });
+        });
+    }
+    let line = "strategy = \"schedule\"\nat = \"forward\"\nforecast = { type = \"taylor\", of = \"output\", abscissa = \"sigma\" }";
+    let skip: Vec<usize> = (2..200_000).collect();
+    let mut session = session(&format!("{line}\nskip = {skip:?}"));
+    let mut step = 0;
+    group.bench_function("a forward skipped along a line", |b| {
+        b.iter(|| -> Result<Tensor> {
+            let place = step % 200_000;
+            step += 1;
+            session.pass(&run.step(place), Branch::Cond).forward(latents.clone(), |x, _| x.affine(1.0, 0.0))
+        });
+    });
+    group.finish();
+}
+
 criterion_group!(
     benches,
     off_against_a_bare_loop,
     skip_against_an_addition,
+    decisions_at_the_size_of_a_model,
     each_metric,
     residuals_in_half_precision
 );
