@@ -174,7 +174,8 @@ impl Nccl {
     }
 
     /// Sends to all others and receives from them, which NCCL does at once when the group of calls ends.
-    fn start(&self, moving: &Moving) -> Result<()> {
+    fn start(&self) -> Result<()> {
+        let Some(moving) = &self.moving else { return Ok(()) };
         let stream = self.stream.cu_stream().cast();
         let parts = moving.sent.iter().zip(&moving.received).zip(&moving.shapes);
         for (place, ((part, buffer), shape)) in parts.enumerate() {
@@ -219,9 +220,9 @@ impl Fabric for Nccl {
             if place == self.place { Ok(None) } else { buffer().map(Some) }
         };
         let received = sent.iter().zip(shapes).enumerate().map(buffer).collect::<Result<_>>()?;
-        let moving = self.moving.insert(Moving { sent, received, shapes: shapes.to_vec(), event: None });
+        self.moving = Some(Moving { sent, received, shapes: shapes.to_vec(), event: None });
         self.check("ncclGroupStart", result::group_start())?;
-        let started = self.start(moving);
+        let started = self.start();
         // A group of calls that was begun has to end, whatever happened in it.
         let ended = self.check("ncclGroupEnd", result::group_end());
         started.and(ended).map(drop)

@@ -1,9 +1,9 @@
 //! Tensors that stay on their devices, on the way of an engine that works while the host goes on.
 //!
 //! Before each exchange the ranks tell each other on the control plane what it is and how much goes where,
-//! with the limit that every wait has there: so all of them begin the same one, and the engine never sees
-//! counts that differ. Then the host waits too, until everything has arrived, another rank has stopped or
-//! time is up. In the last two cases the engine is aborted, for what it has begun would wait for ever.
+//! with the limit that every wait has there: so all of them begin the same one, and nobody begins what does
+//! not fit. Then the host waits too, until everything has arrived, another rank has stopped or time is up. In
+//! the last two cases the engine is aborted, for what it has begun would wait for ever.
 
 use std::{
     fmt::Debug,

@@ -213,33 +213,41 @@ fn branches_and_tokens_are_connected_by_the_same_engine() {
 }
 
 #[test]
-fn counts_that_differ_never_reach_the_engine() {
-    let errors = each_rank(2, PATIENCE, |group, channels| {
+fn who_is_sent_another_count_or_type_begins_nothing() {
+    let outcomes = each_rank(2, PATIENCE, |group, channels| {
         let (place, did) = (group.place(), Arc::clone(&channels.did));
-        let plane = DevicePlane::new(group, channels).unwrap();
-        // Rank 1 believes that the shares are even.
-        let sizes = if place == 0 { [3, 2] } else { [2, 2] };
-        let parts = sizes.map(|n| numbers(&[n])).to_vec();
-        let shapes = if place == 0 { [vec![3], vec![3]] } else { [vec![2], vec![2]] };
-        let error = plane.all_to_all("queries", parts, &shapes).unwrap_err().to_string();
-        assert_eq!(did.begun.load(Ordering::SeqCst), 0);
-        // Another type of the same length.
-        let dtype = if place == 0 { candle_core::DType::F32 } else { candle_core::DType::BF16 };
-        let parts = vec![numbers(&[2]).to_dtype(dtype).unwrap(); 2];
-        let other = plane.all_to_all("keys", parts, &[vec![2], vec![2]]).unwrap_err().to_string();
-        (error, other)
+        let plane = DevicePlane::new(group.clone(), channels).unwrap();
+        // Rank 1 believes that the shares are even, and gets what it expects.
+        let (parts, expected) = if place == 0 { ([3, 2], 3) } else { ([2, 2], 2) };
+        let parts = parts.map(|n| numbers(&[n])).to_vec();
+        let sent = plane.all_to_all("queries", parts, &[vec![expected], vec![expected]]);
+        let error = sent.unwrap_err().to_string();
+        if place == 0 {
+            // What the program does with an error.
+            group.stop(&error);
+        }
+        (error, did.begun.load(Ordering::SeqCst))
     });
-    assert!(errors[0].0.contains("queries: 2 values of f32 from rank 1, expected 3 of"), "{}", errors[0].0);
-    assert!(
-        errors[0].1.contains("keys: 2 values of bf16 from rank 1, expected 2 values of f32"),
-        "{}",
-        errors[0].1
-    );
-    assert!(
-        errors[1].1.contains("keys: 2 values of f32 from rank 0, expected 2 values of bf16"),
-        "{}",
-        errors[1].1
-    );
+    let expected = "queries: 2 values of f32 from rank 1, expected 3 values of f32";
+    assert!(outcomes[0].0.contains(expected) && outcomes[0].1 == 0, "{outcomes:?}");
+    assert!(outcomes[1].0.contains(&format!("rank 0 stopped the run: {expected}")), "{outcomes:?}");
+
+    let outcomes = each_rank(2, PATIENCE, |group, channels| {
+        let did = Arc::clone(&channels.did);
+        let dtype = if group.place() == 0 { DType::F32 } else { DType::BF16 };
+        let plane = DevicePlane::new(group, channels).unwrap();
+        let parts = vec![numbers(&[2]).to_dtype(dtype).unwrap(); 2];
+        // Nothing is sent, so nobody waits for it.
+        let few = plane.all_to_all("keys", vec![], &[vec![2], vec![2]]).unwrap_err().to_string();
+        assert!(few.contains("keys: 0 parts for 2 ranks"), "{few}");
+        let error = plane.all_to_all("keys", parts, &[vec![2], vec![2]]).unwrap_err().to_string();
+        (error, did.begun.load(Ordering::SeqCst))
+    });
+    for (rank, (there, here)) in [("bf16", "f32"), ("f32", "bf16")].into_iter().enumerate() {
+        let expected =
+            format!("keys: 2 values of {there} from rank {}, expected 2 values of {here}", 1 - rank);
+        assert!(outcomes[rank].0.contains(&expected) && outcomes[rank].1 == 0, "{outcomes:?}");
+    }
 }
 
 #[test]
