@@ -260,9 +260,11 @@ fn who_waits_in_vain_aborts_in_time() {
         let send = |about: &str| {
             plane.all_to_all(about, vec![numbers(&[2]); 2], &[vec![2], vec![2]]).map_err(|e| e.to_string())
         };
+        let begun = Instant::now();
         let first = send("queries").err();
         let aborted = did.aborted.load(Ordering::SeqCst);
         after.wait();
+        assert!(begun.elapsed() < 10 * patience, "{:?}", begun.elapsed());
         // Both find out what became of it, at the next exchange at the latest.
         (first, aborted, send("keys").unwrap_err())
     });
@@ -287,13 +289,23 @@ fn who_waits_hears_that_another_rank_stopped_and_nobody_who_joins_waits_for_ever
             group.stop("out of memory");
             return None;
         }
-        let told = (sent.unwrap_err().to_string(), did.aborted.load(Ordering::SeqCst));
-        drop(plane);
-        assert_eq!(did.left.load(Ordering::SeqCst), 0, "there is nobody to take leave of");
-        Some(told)
+        Some((sent.unwrap_err().to_string(), did.aborted.load(Ordering::SeqCst)))
     });
     let (error, aborted) = outcomes[0].as_ref().unwrap();
     assert!(error.contains("rank 1 stopped the run: out of memory") && *aborted == 1, "{error}");
+
+    // Who hears it before anything began has nobody to take leave of.
+    each_rank(2, PATIENCE, |group, channels| {
+        let did = Arc::clone(&channels.did);
+        let plane = DevicePlane::new(group.clone(), channels).unwrap();
+        if group.place() == 1 {
+            return group.stop("out of memory");
+        }
+        plane.all_to_all("queries", vec![numbers(&[2]); 2], &[vec![2], vec![2]]).unwrap_err();
+        drop(plane);
+        let did = [&did.begun, &did.left, &did.aborted].map(|times| times.load(Ordering::SeqCst));
+        assert_eq!(did, [0, 0, 1], "begun, left, aborted");
+    });
 
     let errors = each_rank(2, Duration::from_millis(200), |group, channels| {
         let did = Arc::clone(&channels.did);
