@@ -122,9 +122,9 @@ impl Ranks {
         }
     }
 
-    /// Lets tensors go from one rank's device to another's by what this build has for that: NCCL between
-    /// GPUs, with the feature `nccl`; else through the hosts, as without this call. Every rank makes it, before
-    /// the first tensor goes anywhere.
+    /// Lets tensors go from one rank's device to another's by what this build has for that: NCCL
+    /// between GPUs, with the feature `nccl`; else through the hosts, as without this call. Every rank
+    /// makes it, before the first tensor goes anywhere.
     ///
     /// # Errors
     /// Those of the engine; a rank that does not answer.
