@@ -178,19 +178,35 @@ fn memory_is_counted_for_each_rank() {
     assert!(of(&four, "activations") < of(&alone, "activations"), "{four}");
 }
 
+/// One of so many processes that `torchrun` started, some of them on this machine.
+fn torchrun(sh: &Shell, rank: usize, [all, here]: [usize; 2], line: &str) -> Output {
+    let mut command = sh.command(line);
+    command.envs([("MASTER_ADDR", "localhost"), ("TORCHELASTIC_RUN_ID", "none")]);
+    let numbers = [("RANK", rank), ("LOCAL_RANK", rank), ("WORLD_SIZE", all), ("LOCAL_WORLD_SIZE", here)];
+    command.envs(numbers.map(|(name, number)| (name, number.to_string()))).output().unwrap()
+}
+
 #[test]
-fn the_processes_of_torchrun_are_told_what_to_use() {
-    let sh = Shell::new();
-    let mut command = sh.command("run --parallel ulysses=2 --out x.gif");
-    for (name, value) in
-        [("RANK", "0"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "0"), ("MASTER_ADDR", "localhost")]
-    {
-        command.env(name, value);
+fn of_the_processes_of_torchrun_the_first_runs_all_ranks_of_one_machine() {
+    let (alone, sh) = (alone(RUN), Shell::new());
+    for (started, line, expected) in [
+        ([4, 2], "run --parallel ulysses=4", "torchrun started 4 processes, not all on this machine"),
+        ([2, 2], "run --parallel ulysses=4", "ulysses=4 needs 4 ranks, torchrun started 2"),
+        ([2, 2], "run", "which would all do the same"),
+        ([2, 2], "run --ranks 2", "each is to start 2 ranks"),
+    ] {
+        let out = torchrun(&sh, 1, started, &format!("{line} --out x.gif"));
+        assert!(!out.status.success() && told(&out).contains(expected), "{line}: {}", told(&out));
     }
-    let out = command.output().unwrap();
-    let told = told(&out);
-    assert!(!out.status.success() && told.contains("torchrun started 2 processes"), "{told}");
-    assert!(told.contains("hint: mpirun -n 2"), "{told}");
+    let line = format!("{RUN} --parallel ulysses=3");
+    let out = torchrun(&sh, 2, [3, 3], &line);
+    assert!(out.status.success() && out.stdout.is_empty() && out.stderr.is_empty(), "{}", told(&out));
+    assert_eq!(sh.count(), 0);
+    let out = torchrun(&sh, 0, [3, 3], &line);
+    assert!(out.status.success(), "{}", told(&out));
+    assert_as_alone(&sh, &alone);
+    let doctor = torchrun(&sh, 0, [3, 3], "doctor --ranks").stdout;
+    assert!(String::from_utf8(doctor).unwrap().contains("MPI: not needed"));
 }
 
 #[test]
@@ -458,7 +474,9 @@ fn an_interrupted_run_ends_on_all_ranks() {
 #[test]
 fn the_doctor_says_what_there_is() {
     let sh = Shell::new();
-    assert!(sh.said("doctor")[0].contains("launcher: none"));
+    let said = sh.said("doctor")[0].clone();
+    assert!(said.contains("launcher: none") && said.contains("NCCL: not in this build"), "{said}");
+    assert!(sh.answer("doctor")["nccl"].is_null());
     if !mpirun() {
         return;
     }

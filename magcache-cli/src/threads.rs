@@ -20,7 +20,8 @@ pub(crate) fn settle() {
     }
     let allowed = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     // Ranks on one machine share its cores.
-    let ranks = Launcher::find().and_then(|launcher| launcher.local_size).unwrap_or(1).max(1);
+    let launcher = Launcher::find().filter(Launcher::starts_ranks);
+    let ranks = launcher.and_then(|launcher| launcher.local_size).unwrap_or(1).max(1);
     let threads = (num_cpus::get_physical() / ranks).clamp(1, allowed);
     // SAFETY: `main` calls this first, so no other thread exists that could read the environment at the same
     // time.

@@ -1,7 +1,7 @@
 //! `doctor`: what there is for several ranks.
 
 use anyhow::Result;
-use magcache_models::ranks::Launcher;
+use magcache_models::ranks::{Launcher, nccl_version};
 use serde_json::{Value, json};
 #[cfg(unix)]
 use {
@@ -14,7 +14,7 @@ use {
     },
 };
 
-use crate::{args::Doctor, console::Console, machine::Machine};
+use crate::{args::Doctor, console::Console, machine::Machine, ranks::way};
 
 /// Messages that the way between ranks is measured with, and bytes of the large ones.
 #[cfg(unix)]
@@ -37,18 +37,23 @@ pub(crate) fn run(args: &Doctor, out: &Console) -> Result<()> {
         }
         None => "launcher: none, this process was started alone\n".to_owned(),
     };
-    let devices = if cfg!(feature = "cuda") {
-        "between GPUs, through the hosts"
-    } else {
-        "between hosts; this build computes on CPUs"
-    };
-    text += &format!("tensors: {devices}\n");
+    let nccl = nccl_version();
+    text += &devices(cfg!(feature = "cuda"), nccl.as_deref());
     let document = json!({
         "launcher": launcher.as_ref().map(|l| json!({ "name": l.name, "size": l.size, "local": l.local })),
         "mpi": null,
+        "nccl": nccl,
     });
     if !args.ranks {
         text += "MPI: not asked, `magcache doctor --ranks` loads it\n";
+        out.answer(&text, &document);
+        return Ok(());
+    }
+    if let Some(launcher) = launcher.as_ref().filter(|launcher| !launcher.starts_ranks()) {
+        if launcher.local != Some(0) {
+            return Ok(());
+        }
+        text += "MPI: not needed, the first process runs all ranks of one machine, as threads\n";
         out.answer(&text, &document);
         return Ok(());
     }
@@ -59,6 +64,16 @@ pub(crate) fn run(args: &Doctor, out: &Console) -> Result<()> {
 fn join(text: String, document: Value, _: bool, out: &Console) -> Result<()> {
     out.answer(&(text + "MPI: not on this system; --ranks N runs ranks as threads\n"), &document);
     Ok(())
+}
+
+/// What there is between the devices of ranks.
+fn devices(on_gpus: bool, nccl: Option<&str>) -> String {
+    let way = if on_gpus { way(nccl) } else { "between hosts; this build computes on CPUs".to_owned() };
+    let nccl = match nccl {
+        Some(version) => format!("{version}, built in and loaded"),
+        None => "not in this build".to_owned(),
+    };
+    format!("tensors: {way}\nNCCL: {nccl}\n")
 }
 
 /// Joins the ranks, and adds what they are.
@@ -110,4 +125,18 @@ fn measure(group: &Group) -> magcache_core::group::Result<(f64, f64)> {
         Ok(median(all))
     };
     Ok((time(64, TIMES)?, time(LARGE, TIMES / 10)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_between_gpus_is_told() {
+        let both = devices(true, Some("2.28.9"));
+        assert_eq!(both, "tensors: from GPU to GPU, by NCCL 2.28.9\nNCCL: 2.28.9, built in and loaded\n");
+        let without = devices(true, None);
+        assert!(without.contains("through the hosts") && without.ends_with("NCCL: not in this build\n"));
+        assert!(devices(false, None).starts_with("tensors: between hosts; this build computes on CPUs\n"));
+    }
 }

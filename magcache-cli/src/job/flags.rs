@@ -94,7 +94,8 @@ impl Placement {
         };
         let (message, hint) = match name.split_once(':').unwrap_or((name, "0")) {
             ("cpu", _) => return Ok(Device::Cpu),
-            ("cuda", n) => match n.parse().map(Device::new_cuda) {
+            // One stream: else each thread has its own, and none waits for what another one copies or sends.
+            ("cuda", n) => match n.parse().map(Device::new_cuda_with_stream) {
                 Ok(Ok(device)) => return Ok(device),
                 Ok(Err(error)) => (format!("cannot use device {name:?}: {error}"), hint),
                 Err(_) => (format!("device {name:?} has no number"), "--device cuda:0"),

@@ -9,7 +9,7 @@ mod parts;
 mod same;
 mod start;
 
-pub(crate) use options::is_first;
+pub(crate) use options::{is_first, way};
 pub(crate) use parts::{of_all, own_part};
 pub(crate) use same::{announce, check_same};
 pub(crate) use start::{absent, start};

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use magcache_models::{
     checkpoint::Ops,
-    pipeline::LoadOptions,
+    pipeline::{LoadOptions, PipelineError},
     ranks::{Launcher, Ranks},
 };
 
@@ -28,17 +28,55 @@ impl RanksArgs {
             return Err(bad_input_with(message, "--parallel ulysses=2 or more, or leave --shard out"));
         }
         let own = ranks.filter(|_| self.gpus.is_some() || placement.device == "cuda");
-        let local =
-            |ranks: &Ranks| Launcher::find().and_then(|own| own.local).unwrap_or(ranks.world().place());
-        let placement = match own {
-            Some(ranks) => &Placement { device: format!("cuda:{}", local(ranks)), ..placement.clone() },
+        let placement = match own.map(|ranks| gpu(Launcher::find().as_ref(), ranks.world().place())) {
+            Some(gpu) => &Placement { device: format!("cuda:{gpu}"), ..placement.clone() },
             None => placement,
         };
-        Ok(LoadOptions { ranks: ranks.cloned(), shard: self.shard, ..placement.options(ops)? })
+        let options = placement.options(ops)?;
+        ranks.map_or(Ok(()), |ranks| ranks.connect(&options.device)).map_err(PipelineError::Tensor)?;
+        Ok(LoadOptions { ranks: ranks.cloned(), shard: self.shard, ..options })
+    }
+}
+
+/// The number of a rank's own GPU on its machine.
+fn gpu(launcher: Option<&Launcher>, rank: usize) -> usize {
+    launcher.filter(|launcher| launcher.starts_ranks()).and_then(|launcher| launcher.local).unwrap_or(rank)
+}
+
+/// How tensors get from one rank's GPU to another's, in a build with this version of NCCL, or without.
+pub(crate) fn way(nccl: Option<&str>) -> String {
+    match nccl {
+        Some(version) => format!("from GPU to GPU, by NCCL {version}"),
+        None => "between GPUs through the hosts; a build with --features nccl sends them from GPU to GPU"
+            .to_owned(),
     }
 }
 
 /// Whether this is the only rank, or the one that reads and writes.
 pub(crate) fn is_first(ranks: Option<&Ranks>) -> bool {
     ranks.is_none_or(Ranks::is_first)
+}
+
+#[cfg(test)]
+mod tests {
+    use magcache_models::ranks::Meets;
+
+    use super::*;
+
+    #[test]
+    fn every_rank_of_a_machine_has_a_gpu_of_its_own() {
+        let launcher = |meets, local| Launcher { name: "x", size: 8, local, local_size: Some(4), meets };
+        // The second of four on the second machine.
+        assert_eq!(gpu(Some(&launcher(Meets::OpenMpi, Some(1))), 5), 1);
+        assert_eq!(gpu(Some(&launcher(Meets::Mpich, None)), 5), 5);
+        // Threads: all of them are in the first process.
+        assert_eq!(gpu(Some(&launcher(Meets::InFirst, Some(0))), 5), 5);
+        assert_eq!(gpu(None, 3), 3);
+    }
+
+    #[test]
+    fn the_way_of_tensors_is_told_with_what_would_be_better() {
+        assert_eq!(way(Some("2.28.9")), "from GPU to GPU, by NCCL 2.28.9");
+        assert!(way(None).contains("through the hosts") && way(None).contains("--features nccl"));
+    }
 }

@@ -4,8 +4,9 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use anyhow::Result;
 use magcache_core::{HookRegistry, group::GroupError};
-use magcache_models::ranks::Ranks;
+use magcache_models::ranks::{Ranks, nccl_version};
 
+use super::way;
 use crate::{calibration::judge::SMALL, console::Console, job::Job, resume::Identity, summary};
 
 /// Compares what the ranks are about to run, key by key, before anything is loaded.
@@ -60,5 +61,8 @@ pub(crate) fn announce(ranks: &Ranks, job: &Job, out: &Console) -> Result<()> {
         format!("each holds all weights, {weights} on disk")
     };
     out.note(&format!("{} ranks, {layout}: {holds}", layout.ranks()));
+    if job.device.is_cuda() {
+        out.note(&format!("tensors go {}", way(nccl_version().as_deref())));
+    }
     Ok(())
 }

@@ -6,7 +6,7 @@ use anyhow::{Result, anyhow};
 use magcache_core::group::{self, ControlPlane, GroupError};
 #[cfg(unix)]
 use magcache_models::ranks::MpiPlane;
-use magcache_models::ranks::{Launcher, Layout, Meets, Ranks};
+use magcache_models::ranks::{Launcher, Layout, Ranks};
 
 use crate::{
     args::RanksArgs,
@@ -29,14 +29,6 @@ pub(crate) fn start(
     let own = args.ranks.or(args.gpus).map(|n| usize::try_from(n).unwrap_or(usize::MAX));
     match (own, args.parallel, launcher) {
         (None, None, None) => run(None, out),
-        (_, _, Some(Launcher { name, size, meets: Meets::Elsewhere, .. })) => {
-            let message =
-                format!("{name} started {size} processes, which meet in PyTorch's own way: not spoken here");
-            let hint = format!(
-                "mpirun -n {size} or srun -n {size} in its place; on one machine, --gpus {size} without it"
-            );
-            Err(bad_input_with(message, hint))
-        }
         (Some(n), _, Some(launcher)) => {
             let message = format!(
                 "{} started {} processes, and each is to start {n} ranks",
@@ -60,9 +52,36 @@ pub(crate) fn start(
                 format!("{} started {} processes, which would all do the same", launcher.name, launcher.size);
             Err(bad_input_with(message, format!("--parallel ulysses={}", launcher.size)))
         }
+        (None, Some(layout), Some(launcher)) if !launcher.starts_ranks() => {
+            if all_here(&launcher, layout)? {
+                as_threads(layout, patience, out, &run)
+            } else {
+                Ok(())
+            }
+        }
         (None, Some(layout), None) if layout.ranks() == 1 => run(None, out),
         (None, Some(layout), _) => as_processes(layout, patience, out, &run),
     }
+}
+
+/// Whether this is the process that runs all ranks, of a launcher whose processes do not find each other. The
+/// other processes have nothing to do.
+///
+/// # Errors
+/// Processes on several machines; another number of them than ranks.
+fn all_here(launcher: &Launcher, layout: Layout) -> Result<bool> {
+    let Launcher { name, size, local, .. } = launcher;
+    if layout.ranks() != *size {
+        let message = format!("{layout} needs {} ranks, {name} started {size} processes", layout.ranks());
+        return Err(bad_input_with(message, format!("--nproc-per-node {}", layout.ranks())));
+    }
+    if !launcher.is_on_one_machine() {
+        let message = format!(
+            "{name} started {size} processes, not all on this machine: they meet in PyTorch's own way, not spoken here"
+        );
+        return Err(bad_input_with(message, format!("mpirun -n {size} or srun -n {size} in its place")));
+    }
+    Ok(*local == Some(0))
 }
 
 /// One rank after its run: tells the others what went wrong here, or reports for all.

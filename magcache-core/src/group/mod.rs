@@ -87,6 +87,11 @@ impl Group {
         self.members.len()
     }
 
+    /// The rank of the engine at a place of this group.
+    pub fn rank(&self, place: usize) -> usize {
+        self.members.get(place).copied().unwrap_or_default()
+    }
+
     /// The part of `n` things that this rank has, see [`share`].
     pub fn own(&self, n: usize) -> Range<usize> {
         share(n, self.size(), self.place)
@@ -148,7 +153,7 @@ impl Group {
     /// # Errors
     /// As [`Group::exchange`].
     pub fn receive(&self, about: &str, place: usize) -> Result<Vec<u8>> {
-        let from = self.members.get(place).copied().unwrap_or_default();
+        let from = self.rank(place);
         let message = self.plane.receive(from, self.lane, self.patience);
         let message = message.map_err(|error| self.noted(error.waiting_for(about)))?;
         if message.about != about {
@@ -214,10 +219,18 @@ impl Group {
             None => Ok(()),
             Some(place) => Err(self.noted(GroupError::Differ {
                 about: about.to_owned(),
-                ranks: [0, place].map(|place| self.members.get(place).copied().unwrap_or_default()),
+                ranks: [0, place].map(|place| self.rank(place)),
                 values: [text(&first), text(&all[place])],
             })),
         }
+    }
+
+    /// Whether any rank of the engine has stopped the run, for who waits for something else than a message.
+    ///
+    /// # Errors
+    /// [`GroupError::Stopped`] if one has; the engine fails.
+    pub fn check(&self) -> Result<()> {
+        self.plane.check().map_err(|error| self.noted(error))
     }
 
     /// Tells every other rank of the engine that this one stops, and why: what they wait for next fails.
@@ -292,6 +305,7 @@ mod tests {
             let odd = group.place() % 2;
             let part = group.part(&[odd, odd + 2]).unwrap();
             assert!(group.part(&[(odd + 1) % 2]).is_none());
+            assert_eq!([0, 1].map(|place| part.rank(place)), [odd, odd + 2]);
             part.gather("halves", &[group.place() as u8]).unwrap().concat()
         });
         assert_eq!(got, [[0, 2], [1, 3], [0, 2], [1, 3]]);
@@ -353,6 +367,20 @@ mod tests {
             _ => Some(group.gather("a vote", &[]).unwrap_err()),
         });
         let stopped = GroupError::Stopped { rank: 1, why: "out of memory".to_owned() };
-        assert_eq!(outcomes, [Some(stopped.clone()), None, Some(stopped)]);
+        assert_eq!(outcomes, [Some(stopped.clone()), None, Some(stopped.clone())]);
+        // Who waits for something else may ask, again and again.
+        let outcomes = ranks(2, |group| {
+            if group.place() == 1 {
+                group.check().unwrap();
+                group.stop("out of memory");
+                return None;
+            }
+            // As long as it takes on a busy machine.
+            let all = (0..10_000).map(|_| thread::sleep(Duration::from_millis(1)));
+            all.take_while(|()| group.check().is_ok()).for_each(drop);
+            assert_eq!(group.check(), Err(stopped.clone()));
+            group.fault().cloned()
+        });
+        assert_eq!(outcomes, [Some(stopped.clone()), None]);
     }
 }

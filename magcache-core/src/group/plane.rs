@@ -62,6 +62,14 @@ pub trait ControlPlane: Debug + Send + Sync {
         Ok(())
     }
 
+    /// Whether any rank has stopped the run, for who waits for something else than a message. At once.
+    ///
+    /// # Errors
+    /// [`GroupError::Stopped`](super::GroupError::Stopped) if one has, every time; the engine fails.
+    fn check(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Tells all other ranks that this one stops, and why. Errors are of no use to anyone here.
     fn stop(&self, why: &str);
 }

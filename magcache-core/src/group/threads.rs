@@ -45,6 +45,14 @@ pub fn threads(n: usize) -> Vec<ThreadPlane> {
     (0..n).map(|rank| ThreadPlane { rank, post: Arc::clone(&post) }).collect()
 }
 
+impl Waiting {
+    /// Whether any rank stopped.
+    fn heard(&self) -> Result<()> {
+        let Some((rank, why)) = self.stopped.clone() else { return Ok(()) };
+        Err(GroupError::Stopped { rank, why })
+    }
+}
+
 impl Mailbox {
     /// A rank that panicked while it held the lock left complete messages.
     fn open(&self) -> MutexGuard<'_, Waiting> {
@@ -78,9 +86,7 @@ impl ControlPlane for ThreadPlane {
         let until = Instant::now() + patience;
         let mut waiting = own.open();
         loop {
-            if let Some((rank, why)) = &waiting.stopped {
-                return Err(GroupError::Stopped { rank: *rank, why: why.clone() });
-            }
+            waiting.heard()?;
             if let Some(message) = waiting.from[from][lane as usize].pop_front() {
                 return Ok(message);
             }
@@ -94,6 +100,10 @@ impl ControlPlane for ThreadPlane {
             }
             waiting = own.arrived.wait_timeout(waiting, left).unwrap_or_else(PoisonError::into_inner).0;
         }
+    }
+
+    fn check(&self) -> Result<()> {
+        self.post.boxes[self.rank].open().heard()
     }
 
     fn stop(&self, why: &str) {

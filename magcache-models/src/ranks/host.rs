@@ -34,7 +34,7 @@ impl DataPlane for HostPlane {
     fn all_to_all(&self, about: &str, parts: Vec<Tensor>, shapes: &[Vec<usize>]) -> Result<Vec<Tensor>> {
         let own = self.place();
         let Some(mine) = parts.get(own).cloned() else {
-            candle_core::bail!("{about}: no part for rank {own}")
+            candle_core::bail!("{about}: no part for rank {}", self.0.rank(own))
         };
         let to_other =
             |(place, part): (usize, &Tensor)| if place == own { Ok(Vec::new()) } else { to_bytes(part) };
@@ -47,7 +47,8 @@ impl DataPlane for HostPlane {
             }
             let wanted = shape.iter().product::<usize>() * dtype.size_in_bytes();
             if bytes.len() != wanted {
-                candle_core::bail!("{about}: {} bytes from rank {place}, expected {wanted}", bytes.len());
+                let rank = self.0.rank(place);
+                candle_core::bail!("{about}: {} bytes from rank {rank}, expected {wanted}", bytes.len());
             }
             Tensor::from_raw_buffer(&bytes, dtype, shape, &device)
         };

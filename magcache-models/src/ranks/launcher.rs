@@ -24,12 +24,14 @@ pub enum Meets {
     OpenMpi,
     /// Through MPICH or one of its kin.
     Mpich,
-    /// Through a server of the launcher's own, which is not spoken here.
-    Elsewhere,
+    /// Through a server of the launcher's own, which is not spoken here: the first process runs all ranks of
+    /// its machine, as threads.
+    InFirst,
 }
 
 /// Name, variables of the number of ranks, of the place on this machine and of the number there, and how its
-/// ranks meet. The last one's variables may be set for processes of the others too.
+/// ranks meet. The last one's variables may be set for processes of the others too, and it may be started by
+/// one of them.
 const KNOWN: [(&str, [&str; 3], Meets); 4] = [
     (
         "mpirun of Open MPI",
@@ -38,12 +40,13 @@ const KNOWN: [(&str, [&str; 3], Meets); 4] = [
     ),
     ("mpiexec of MPICH", ["PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"], Meets::Mpich),
     ("srun", ["SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE"], Meets::OpenMpi),
-    (TORCHRUN, ["WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"], Meets::Elsewhere),
+    (TORCHRUN, ["WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"], Meets::InFirst),
 ];
 
-/// PyTorch's, and what every process has that it started.
+/// PyTorch's, what every process has that it started, and what no other process has.
 const TORCHRUN: &str = "torchrun";
 const OF_TORCHRUN: [&str; 2] = ["RANK", "MASTER_ADDR"];
+const TORCHRUN_ALONE: &str = "TORCHELASTIC_RUN_ID";
 
 impl Launcher {
     /// The launcher of this process; `None` if it was started alone.
@@ -58,7 +61,17 @@ impl Launcher {
             let own = *name != TORCHRUN || OF_TORCHRUN.iter().all(|name| variable(name).is_some());
             own.then_some(Self { name, size, local, local_size, meets: *meets })
         });
-        found.next()
+        if variable(TORCHRUN_ALONE).is_some() { found.last() } else { found.next() }
+    }
+
+    /// Whether each process that it started is one rank.
+    pub fn starts_ranks(&self) -> bool {
+        self.meets != Meets::InFirst
+    }
+
+    /// Whether all processes that it started are on this machine.
+    pub fn is_on_one_machine(&self) -> bool {
+        self.local_size == Some(self.size)
     }
 }
 
@@ -82,9 +95,17 @@ mod tests {
         // A container may have one of these variables for reasons of its own.
         assert_eq!(of(&[("WORLD_SIZE", "8")]), None);
         let torch = [("WORLD_SIZE", "8"), ("RANK", "3"), ("LOCAL_RANK", "3"), ("MASTER_ADDR", "node")];
-        assert_eq!(of(&torch).map(|l| (l.size, l.local, l.meets)), Some((8, Some(3), Meets::Elsewhere)));
+        assert_eq!(of(&torch).map(|l| (l.size, l.local, l.meets)), Some((8, Some(3), Meets::InFirst)));
+        // Whoever sets these for processes of `mpirun` has it start ranks all the same.
         let inside = [torch.as_slice(), &[("OMPI_COMM_WORLD_SIZE", "2")]].concat();
-        assert_eq!(of(&inside).map(|l| l.size), Some(2));
+        assert_eq!(of(&inside).map(|l| (l.size, l.starts_ranks())), Some((2, true)));
+        // `srun torchrun`, once on each machine.
+        let under = [&torch[..], &[("SLURM_STEP_NUM_TASKS", "1"), ("TORCHELASTIC_RUN_ID", "none")]].concat();
+        assert_eq!(of(&under).map(|l| (l.size, l.starts_ranks())), Some((8, false)));
+        for (here, one) in [("8", true), ("4", false), ("", false)] {
+            let all = [&torch[..], &[("LOCAL_WORLD_SIZE", here)]].concat();
+            assert_eq!(of(&all).map(|l| l.is_on_one_machine()), Some(one), "{here:?} of 8");
+        }
         assert_eq!(of(&[("PMI_SIZE", "many")]), None);
         assert_eq!(of(&[]), None);
     }

@@ -3,7 +3,7 @@
 use std::{
     fmt,
     str::FromStr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -14,7 +14,7 @@ use magcache_core::{
     hint,
 };
 
-use super::{DataPlane, HostPlane, host::to_bytes};
+use super::{DataPlane, HostPlane, host::to_bytes, plane_of};
 use crate::blocks::{Fetcher, Residence};
 
 /// How ranks divide a forward: `cfg=2,ulysses=4`.
@@ -88,7 +88,8 @@ pub struct Ranks {
     world: Group,
     tokens: Group,
     branches: Group,
-    plane: Arc<dyn DataPlane>,
+    /// Between those that run the same branch, and between those that have the same tokens.
+    planes: Arc<OnceLock<[Arc<dyn DataPlane>; 2]>>,
     /// One thread for all weights, once there is something to fetch.
     fetcher: Arc<Mutex<Option<Fetcher>>>,
 }
@@ -110,8 +111,8 @@ impl Ranks {
         let branches = world.part(&(0..cfg).map(|b| b * ulysses + place).collect::<Vec<_>>());
         match (tokens, branches) {
             (Some(tokens), Some(branches)) if world.size() == layout.ranks() => {
-                let plane = Arc::new(HostPlane::new(tokens.clone()));
-                Ok(Self { layout, world, tokens, branches, plane, fetcher: Arc::default() })
+                let (planes, fetcher) = <_>::default();
+                Ok(Self { layout, world, tokens, branches, planes, fetcher })
             }
             _ => Err(GroupError::Engine(format!(
                 "{layout} needs {} ranks, there are {}",
@@ -121,10 +122,32 @@ impl Ranks {
         }
     }
 
-    /// The same with another way for tensors between the ranks that divide the tokens.
-    #[must_use]
-    pub fn with_plane(self, plane: Arc<dyn DataPlane>) -> Self {
-        Self { plane, ..self }
+    /// Lets tensors go from one rank's device to another's by what this build has for that: NCCL
+    /// between GPUs, with the feature `nccl`; else through the hosts, as without this call. Every rank
+    /// makes it, before the first tensor goes anywhere.
+    ///
+    /// # Errors
+    /// Those of the engine; a rank that does not answer.
+    pub fn connect(&self, device: &Device) -> Result<()> {
+        self.connect_by(|group| plane_of(group, device))
+    }
+
+    /// The same by an engine of one's own, which is asked for a way between the ranks of each group. What is
+    /// connected stays so.
+    ///
+    /// # Errors
+    /// Those of the engine.
+    pub fn connect_by(&self, plane: impl Fn(&Group) -> Result<Arc<dyn DataPlane>>) -> Result<()> {
+        if self.planes.get().is_none() {
+            let both = [plane(&self.tokens)?, plane(&self.branches)?];
+            self.planes.get_or_init(|| both);
+        }
+        Ok(())
+    }
+
+    fn planes(&self) -> &[Arc<dyn DataPlane>; 2] {
+        let host = |group: &Group| -> Arc<dyn DataPlane> { Arc::new(HostPlane::new(group.clone())) };
+        self.planes.get_or_init(|| [host(&self.tokens), host(&self.branches)])
     }
 
     /// How they divide a forward.
@@ -149,7 +172,7 @@ impl Ranks {
 
     /// What moves tensors between those that run the same branch.
     pub fn plane(&self) -> &Arc<dyn DataPlane> {
-        &self.plane
+        &self.planes()[0]
     }
 
     /// Whether this is the one that reads, encodes, decodes, writes and shows.
@@ -182,8 +205,7 @@ impl Ranks {
     /// # Errors
     /// Those of the ranks' exchange.
     pub(crate) fn of_branches(&self, about: &str, own: &Tensor) -> Result<Vec<Tensor>> {
-        let plane = HostPlane::new(self.branches.clone());
-        plane.all_to_all(
+        self.planes()[1].all_to_all(
             about,
             vec![own.clone(); self.branches.size()],
             &vec![own.dims().to_vec(); self.branches.size()],

@@ -64,6 +64,8 @@ struct State {
     library: Library,
     /// What is on its way in each lane, with its bytes.
     sent: [Vec<Pending>; Lane::COUNT],
+    /// Why the run is over, once any rank said so.
+    stopped: Option<GroupError>,
     /// Whether this rank has left: nothing may be asked of the library any more.
     left: bool,
 }
@@ -95,7 +97,7 @@ impl MpiPlane {
                 launcher.name, launcher.size
             )));
         }
-        let state = Mutex::new(State { library, sent: <_>::default(), left: false });
+        let state = Mutex::new(State { library, sent: <_>::default(), stopped: None, left: false });
         Ok(Self { rank, size, version, state })
     }
 
@@ -265,6 +267,12 @@ impl ControlPlane for MpiPlane {
         Err(late(silent, patience))
     }
 
+    fn check(&self) -> Result<()> {
+        let mut state = self.entered()?;
+        state.stopped()?;
+        state.reap()
+    }
+
     fn stop(&self, why: &str) {
         let mut end = why.len().min(FRAME - LENGTHS);
         while !why.is_char_boundary(end) {
@@ -279,14 +287,19 @@ impl ControlPlane for MpiPlane {
 }
 
 impl State {
-    /// Whether any rank said that it stops.
-    fn stopped(&self) -> Result<()> {
+    /// Whether any rank said that it stops. Several threads ask.
+    fn stopped(&mut self) -> Result<()> {
+        if let Some(stopped) = &self.stopped {
+            return Err(stopped.clone());
+        }
         let Some(from) = self.library.arrived(None, Tag::Stop)? else { return Ok(()) };
         let mut frame = self.library.receive(from, Tag::Stop, FRAME)?;
         // It has arrived.
         while !frame.is_done(&self.library)? {}
         let (_, _, why) = read_frame(&frame.take());
-        Err(GroupError::Stopped { rank: from, why: String::from_utf8_lossy(&why).into_owned() })
+        let stopped = GroupError::Stopped { rank: from, why: String::from_utf8_lossy(&why).into_owned() };
+        self.stopped = Some(stopped.clone());
+        Err(stopped)
     }
 
     fn send(&mut self, to: usize, lane: Lane, tag: Tag, bytes: Vec<u8>) -> Result<()> {
