@@ -134,8 +134,8 @@ fn residuals_in_half_precision(c: &mut Criterion) {
     group.finish();
 }
 
-/// What strategies do at a step at the size of 1,024 tokens of Wan's 1.3B model, without its blocks: a decision,
-/// with the skip or the bookkeeping of a computed step that follows.
+/// What strategies do at a step at the size of 1,024 tokens of Wan's 1.3B model, without its blocks: a
+/// decision, with the skip or the bookkeeping of a computed step that follows.
 fn decisions_at_the_size_of_a_model(c: &mut Criterion) {
     magcache_strategies::link();
     let tensor = |shape: &[usize]| {

@@ -1,8 +1,8 @@
 //! How different two videos are: PSNR, SSIM and SSIMULACRA2, frame by frame.
 //!
-//! PSNR and SSIM are equal to scikit-image 0.26 (`peak_signal_noise_ratio`, and `structural_similarity` with `channel_axis=-1`
-//! and its defaults: uniform window of 7, sample covariance, K1 = 0.01, K2 = 0.03), except that all
-//! arithmetic is f64, where scikit-image keeps f32 inputs in f32.
+//! PSNR and SSIM are equal to scikit-image 0.26 (`peak_signal_noise_ratio`, and `structural_similarity` with
+//! `channel_axis=-1` and its defaults: uniform window of 7, sample covariance, K1 = 0.01, K2 = 0.03), except
+//! that all arithmetic is f64, where scikit-image keeps f32 inputs in f32.
 //!
 //! ```
 //! use magcache_cli::quality::{Frames, compare};

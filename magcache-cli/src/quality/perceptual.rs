@@ -13,8 +13,8 @@ const SIDE: usize = 8;
 /// The part of the frames that are worse than the value told for the worst ones.
 const WORST: f64 = 0.05;
 
-/// SSIMULACRA2 of the frames of two videos: 100 if they are equal, above 90 if no difference is seen, below 50
-/// if the difference disturbs; it can be negative.
+/// SSIMULACRA2 of the frames of two videos: 100 if they are equal, above 90 if no difference is seen, below
+/// 50 if the difference disturbs; it can be negative.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Perceptual {
     /// Mean over the frames.
@@ -23,8 +23,8 @@ pub struct Perceptual {
     pub worst: f64,
 }
 
-/// Compares two videos `[frames, height, width, 3]` of sRGB in 0..=1, f32. `None` if a side is below 8 pixels or
-/// there are no three channels, for which the metric is not defined.
+/// Compares two videos `[frames, height, width, 3]` of sRGB in 0..=1, f32. `None` if a side is below 8 pixels
+/// or there are no three channels, for which the metric is not defined.
 ///
 /// # Errors
 /// Shapes that differ, or tensors of another rank.
@@ -93,8 +93,8 @@ mod tests {
         assert!(little.worst < little.mean && much.worst < much.mean, "{little:?} {much:?}");
     }
 
-    /// Scores of the authors' program (C++) for grey frames of 64 x 64, and for a gradient against grey, as the
-    /// tests of fast-ssim2 0.9.1 record them. Ports differ by some tenths: their blurs round otherwise.
+    /// Scores of the authors' program (C++) for grey frames of 64 x 64, and for a gradient against grey, as
+    /// the tests of fast-ssim2 0.9.1 record them. Ports differ by some tenths: their blurs round otherwise.
     #[test]
     fn scores_are_those_of_the_authors() {
         let grey = |level: u8| Tensor::full(f32::from(level) / 255.0, (1, 64, 64, 3), &Device::Cpu).unwrap();

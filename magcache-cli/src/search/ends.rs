@@ -7,8 +7,8 @@ use magcache_models::pipeline::Generation;
 
 /// The latents at the end of a run with each of these schedules.
 ///
-/// `begin` makes a run with a schedule, at its start or where another run was stored. `stop` is checked before
-/// each pass.
+/// `begin` makes a run with a schedule, at its start or where another run was stored. `stop` is checked
+/// before each pass.
 pub(crate) fn ends(schedules: &[Skipped], begin: &Begin<'_>, stop: &dyn Fn() -> bool) -> Result<Vec<Tensor>> {
     let mut tree = Tree { schedules, begin, stop, ends: vec![None; schedules.len()] };
     tree.grow(None, &(0..schedules.len()).collect::<Vec<_>>())?;
