@@ -1,8 +1,8 @@
 //! First Block Cache: run the first block; if its residual is close to that of the last computed step,
 //! replace the other blocks (`ParaAttention`; diffusers' `FirstBlockCacheConfig`).
 //!
-//! Distances are to the last *computed* step, so drift is bounded. A NaN metric computes; in diffusers it
-//! skips.
+//! Distances are to the last *computed* step, so drift is bounded, or those from step to step are summed until
+//! a step is computed. A NaN metric computes; in diffusers it skips.
 
 use magcache_core::{
     BuildCx, CacheConfig, ConfigError, Guards, Level, Problem, Rule, Signal, Step, Strategy, StrategyInfo,
@@ -40,6 +40,9 @@ pub enum Dialect {
     Strict,
     /// Skips on equality too, as diffusers; `warmup` and `last_steps` are 0 without the words.
     Diffusers,
+    /// Sums the distances from step to step since the last computed one, as `TeaCache` does with its signal,
+    /// and skips below the threshold; otherwise as `strict`. Not published.
+    Summed,
 }
 
 /// The keys of `strategy = "fbcache"`.
@@ -47,7 +50,7 @@ pub enum Dialect {
 #[cfg_attr(feature = "keys", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct FbCacheConfig {
-    /// Bound of the relative distance to the last computed step; a larger one skips more.
+    /// Bound of the relative distance to the last computed step, or of the sum; a larger one skips more.
     #[cfg_attr(feature = "keys", schemars(range(min = 0.0), extend("target" = [0, 2])))]
     pub threshold: f64,
     /// What is compared.
@@ -78,7 +81,7 @@ impl Default for FbCacheConfig {
 #[derive(Clone, Debug)]
 pub struct FbCache {
     threshold: f64,
-    inclusive: bool,
+    dialect: Dialect,
     metric: Metric,
     downsample: usize,
     ema: f64,
@@ -96,23 +99,30 @@ impl Rule for FbCache {
             Metric::HiddenRelL1 | Metric::HiddenRelL2 => Quantity::Signal(Signal::ModulatedInput),
         };
         let norm = if self.metric == Metric::HiddenRelL2 { Norm::L2 } else { Norm::L1 };
-        Some(Measure { of, norm, since: Since::Computed, every: self.downsample })
+        let since = if self.dialect == Dialect::Summed { Since::Previous } else { Since::Computed };
+        Some(Measure { of, norm, since, every: self.downsample })
     }
 
     fn threshold(&self, _: &Step) -> Option<f64> {
         Some(self.threshold)
     }
 
-    /// Carries the exponential mean.
+    /// Carries the exponential mean, or the sum.
     fn decide(&self, seen: &Seen<'_>, carried: &mut Option<f64>) -> Verdict {
         let Some(metric) = seen.measured else { return Verdict::compute(Why::NoHistory) };
-        // With zero weight the last mean must not count, even if it is NaN.
-        let before = carried.filter(|_| self.ema > 0.0);
-        let mean = before.map_or(metric, |mean| self.ema * mean + (1.0 - self.ema) * metric);
-        *carried = Some(mean);
-        let within = if self.inclusive { mean <= self.threshold } else { mean < self.threshold };
+        let compared = match *carried {
+            Some(sum) if self.dialect == Dialect::Summed => sum + metric,
+            // With zero weight the last mean must not count, even if it is NaN.
+            Some(mean) if self.ema > 0.0 => self.ema * mean + (1.0 - self.ema) * metric,
+            _ => metric,
+        };
+        *carried = Some(compared);
+        let within = match self.dialect {
+            Dialect::Diffusers => compared <= self.threshold,
+            Dialect::Strict | Dialect::Summed => compared < self.threshold,
+        };
         let verdict = if within { Verdict::reuse(Why::Under) } else { Verdict::compute(Why::Over) };
-        verdict.metric(metric).accumulated(mean)
+        verdict.metric(metric).accumulated(compared)
     }
 }
 
@@ -127,6 +137,10 @@ impl CacheConfig for FbCacheConfig {
                 place,
                 format!("`ema` is {}, it must be at least 0 and below 1", self.ema),
             ));
+        }
+        if self.ema > 0.0 && self.dialect == Dialect::Summed {
+            let message = format!("`ema` is {}, and `dialect = \"summed\"` has no mean", self.ema);
+            out.push(Problem::error(place, message).hint("leave out `ema`, or the dialect"));
         }
         if self.downsample == 0 || u32::try_from(self.downsample).is_err() {
             let message = format!("`downsample` is {}, it must be at least 1", self.downsample);
@@ -145,12 +159,11 @@ impl CacheConfig for FbCacheConfig {
     }
 
     fn build(&self, cx: &BuildCx<'_>) -> Result<Strategy, ConfigError> {
-        let inclusive = self.dialect == Dialect::Diffusers;
-        let edge = usize::from(!inclusive);
+        let edge = usize::from(self.dialect != Dialect::Diffusers);
         let guards = Guards { warmup: Warmup::Steps(edge), last_steps: edge, ..Guards::default() };
         let cache = FbCache {
             threshold: self.threshold,
-            inclusive,
+            dialect: self.dialect,
             metric: self.metric,
             downsample: self.downsample,
             ema: self.ema,

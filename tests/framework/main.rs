@@ -15,6 +15,7 @@ mod decisions;
 mod dicache;
 mod experts;
 mod failsafes;
+mod fbcache;
 mod forward;
 mod hints;
 mod interpreter;

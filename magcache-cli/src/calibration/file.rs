@@ -149,7 +149,7 @@ fn plans(
         if job.skip.is_empty() {
             continue;
         }
-        // Sums are a bound for both; the error of a residual is not.
+        // The sums say rightly which is better; what is predicted of a line is less sure.
         match found.iter_mut().find(|(_, own)| own.computed == job.computed) {
             Some(own) if job.sum < own.1.sum => *own = (with, job),
             Some(_) => {}

@@ -31,7 +31,7 @@ struct Run<'r> {
 impl<'r> Costs<'r> {
     /// From runs that agree in steps and sources, for schedules of at most `max_gap` skipped steps in a row.
     pub(super) fn new(runs: &'r [ReuseErrors], with: Continuation, max_gap: usize) -> Self {
-        Self { with, max_gap, runs: runs.iter().map(|run| Run::new(run, with)).collect() }
+        Self { with, max_gap, runs: runs.iter().map(Run::new).collect() }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -78,14 +78,9 @@ impl<'r> Costs<'r> {
 }
 
 impl<'r> Run<'r> {
-    fn new(errors: &'r ReuseErrors, with: Continuation) -> Self {
+    fn new(errors: &'r ReuseErrors) -> Self {
         let steps = errors.steps.len();
-        // Cosines are measured between errors of reused residuals. Those of lines are smaller, and what they
-        // promise does not come true: lines continue the errors of the steps before them too.
-        let cosine = |place: usize| match with {
-            Continuation::Residual => errors.cosine(place / steps, place % steps),
-            Continuation::Line => 1.0,
-        };
+        let cosine = |place: usize| errors.cosine(place / steps, place % steps);
         Self {
             errors,
             growth: (0..steps).map(|step| errors.growth_at(step) * errors.pixels).collect(),

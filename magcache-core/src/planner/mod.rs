@@ -9,8 +9,8 @@
 //! Errors are vectors, and a schedule's is the sum of those of its skipped steps: those of neighbouring steps
 //! point the same way, distant ones are nearly orthogonal. The length of the sum depends on all pairs of
 //! skipped steps, so [`Objective::Final`] is climbed to, from schedules whose errors have the least sum of
-//! lengths. Those are found exactly, by dynamic programming. For [`Continuation::Line`] the errors' lengths
-//! are added up, which is a bound.
+//! lengths. Those are found exactly, by dynamic programming. Angles are measured between errors of reused
+//! residuals: lines are planned by the sum.
 //!
 //! A [`Search`] scores schedules by running them, and climbs from what was planned.
 
@@ -76,7 +76,7 @@ pub struct Planned {
     pub computed: usize,
     /// The skipped steps, in order.
     pub skip: Vec<usize>,
-    /// The error of the result; for lines, and where it was not measured how errors add up, a bound.
+    /// The error of the result; a bound if it was not measured how errors add up.
     pub error: f64,
     /// The sum of the errors that each skipped step alone would cause.
     pub sum: f64,
@@ -141,11 +141,14 @@ impl Planner {
     }
 
     /// A schedule for each feasible number of computed steps, the fewest first: the best one, or for
-    /// [`Objective::Final`] one that no single move makes better. The last one computes every step.
+    /// [`Objective::Final`] one that no single move makes better, and of lines the one with the least sum.
+    /// The last one computes every step.
     pub fn schedules(&self, with: Continuation, objective: Objective) -> Vec<Planned> {
         let costs = self.costs(with);
         let found = match objective {
             Objective::Sum => path::least_sum(&costs, 1.0),
+            // A line continues the errors of the steps before it too: that they cancel does not come true.
+            Objective::Final if with == Continuation::Line => path::least_sum(&costs, 1.0),
             Objective::Power(power) => path::least_sum(&costs, power),
             Objective::Minimax => path::least_worst(&costs),
             Objective::Final => {

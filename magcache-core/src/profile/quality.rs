@@ -1,11 +1,10 @@
 //! One scale of quality for all schedules of a plan.
 //!
-//! Predicted errors are off, and those of lines are upper bounds: they sum over skipped steps whose errors
-//! partly cancel, so predicted PSNR is too low, by about the same amount for neighbouring schedules. Measured
-//! values are true but noisy and few. So the measured ones calibrate the predicted ones: measured PSNR is
-//! made monotone in predicted PSNR (isotonic regression, which pools neighbours that noise put in the wrong
-//! order), and schedules that were not measured are interpolated linearly between their measured neighbours.
-//! More computed steps are then never expected to be worse.
+//! Predicted errors are off, by about the same amount for neighbouring schedules. Measured values are true but
+//! noisy and few. So the measured ones calibrate the predicted ones: measured PSNR is made monotone in
+//! predicted PSNR (isotonic regression, which pools neighbours that noise put in the wrong order), and
+//! schedules that were not measured are interpolated linearly between their measured neighbours. More
+//! computed steps are then never expected to be worse.
 
 use serde::Serialize;
 
@@ -19,7 +18,7 @@ pub enum Grounds {
     Measured,
     /// Others were run, and its quality is interpolated or extrapolated from them.
     Calibrated,
-    /// Predicted from rehearsed steps alone; of lines, a lower bound of the quality.
+    /// Predicted from rehearsed steps alone.
     Predicted,
 }
 

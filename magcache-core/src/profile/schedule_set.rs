@@ -41,8 +41,8 @@ pub struct PlannedSchedule {
     pub skip: Vec<usize>,
     /// The replacement for their blocks.
     pub continuation: Continuation,
-    /// Predicted root mean square error of the pixels of the result, in 0..=1; an upper bound for lines, and
-    /// if it was not measured how the errors of steps add up.
+    /// Predicted root mean square error of the pixels of the result, in 0..=1; an upper bound if it was not
+    /// measured how the errors of steps add up.
     pub error: f64,
     /// Measured: mean PSNR against dense runs, dB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
