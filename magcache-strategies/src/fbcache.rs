@@ -1,8 +1,8 @@
 //! First Block Cache: run the first block; if its residual is close to that of the last computed step,
 //! replace the other blocks (`ParaAttention`; diffusers' `FirstBlockCacheConfig`).
 //!
-//! Distances are to the last *computed* step, so drift is bounded, or those from step to step are summed until
-//! a step is computed. A NaN metric computes; in diffusers it skips.
+//! Distances are to the last *computed* step, so drift is bounded, or those from step to step are summed
+//! until a step is computed. A NaN metric computes; in diffusers it skips.
 
 use magcache_core::{
     BuildCx, CacheConfig, ConfigError, Guards, Level, Problem, Rule, Signal, Step, Strategy, StrategyInfo,

@@ -1,7 +1,7 @@
 //! One scale of quality for all schedules of a plan.
 //!
-//! Predicted errors are off, by about the same amount for neighbouring schedules. Measured values are true but
-//! noisy and few. So the measured ones calibrate the predicted ones: measured PSNR is made monotone in
+//! Predicted errors are off, by about the same amount for neighbouring schedules. Measured values are true
+//! but noisy and few. So the measured ones calibrate the predicted ones: measured PSNR is made monotone in
 //! predicted PSNR (isotonic regression, which pools neighbours that noise put in the wrong order), and
 //! schedules that were not measured are interpolated linearly between their measured neighbours. More
 //! computed steps are then never expected to be worse.
