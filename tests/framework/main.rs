@@ -39,4 +39,5 @@ mod stored;
 mod taylor;
 mod text;
 mod transformers;
+mod windows;
 mod words;

@@ -17,7 +17,7 @@ fn step(sources: std::ops::Range<usize>, errors: &[[f64; 3]]) -> StepErrors {
     let own = || errors.iter().take(sources.len());
     let dot = |a: &[f64; 3], b: &[f64; 3]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
     let products = own().flat_map(|a| own().map(move |b| dot(a, b))).collect();
-    StepErrors { sources: sources.collect(), products }
+    StepErrors { sources: sources.collect(), products, windows: Vec::new() }
 }
 
 /// A run of `errors.len()` steps whose experts begin at 0 and at `second`, rehearsed up to `reach` steps
@@ -246,7 +246,7 @@ fn a_rehearsal_changes_nothing_and_stands_in_as_a_reuse_does() {
     let steps = guided(6).with_phases(phases);
     for toy in toys() {
         let blocks = toy.blocks();
-        let rehearsal = Rehearsal::new(HookId(0), toy.meta(), 2);
+        let rehearsal = Rehearsal::new(HookId(0), toy.meta().whole(), toy.meta(), 2);
         let mut session = around(blocks, Arc::new(rehearsal.clone()));
         let watched = run(&toy, Some(&mut session), &steps, 1).unwrap();
         assert_same(&watched, &run(&toy, None, &steps, 1).unwrap(), &format!("{blocks} blocks"));
@@ -312,6 +312,7 @@ fn plans_know_their_runs_and_their_speed() {
         boundary_ratio: None,
         skipped_cost: 0.1,
         schedules: vec![schedule.clone()],
+        windowed: Vec::new(),
         source: Provenance::default(),
     };
     assert!(plans.problems("here").is_empty());

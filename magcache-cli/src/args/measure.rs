@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args as ClapArgs;
 use magcache_core::planner::Objective;
 
-use super::{Placement, RanksArgs, Sampling, Writing, shared::OUTPUT};
+use super::{Placement, RanksArgs, Sampling, WindowArg, Writing, shared::OUTPUT};
 
 const MEASUREMENT: &str = "Measurement";
 
@@ -50,6 +50,11 @@ pub(crate) struct Calibrate {
     /// Most steps that a schedule skips in a row [default: as many as --reach measures]
     #[arg(long, help_heading = MEASUREMENT, value_name = "STEPS")]
     pub(crate) max_gap: Option<usize>,
+    /// Plan steps too at which the first FRONT and the last BACK blocks run on what those between would have
+    /// made; each costs --reach such steps [default: auto for at most 8 steps, which is the first and the last
+    /// sixth, and all but the last sixth; else none]
+    #[arg(long, help_heading = MEASUREMENT, value_name = "FRONT+BACK", value_delimiter = ',')]
+    pub(crate) windows: Vec<WindowArg>,
     #[command(flatten)]
     pub(crate) search: SearchArgs,
     /// Add the runs of an earlier calibration with the same settings; may be given several times

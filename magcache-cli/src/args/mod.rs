@@ -7,6 +7,7 @@ mod inspect;
 mod measure;
 mod run;
 mod shared;
+mod windows;
 
 use std::{env, sync::LazyLock};
 
@@ -21,6 +22,7 @@ pub(crate) use inspect::{
 pub(crate) use measure::{Calibrate, Pareto, Runs, SearchArgs};
 pub(crate) use run::{OnDrift, RanksArgs, Run, SoundMode};
 pub(crate) use shared::{Dtype, Placement, Prompt, Sampling, Writing};
+pub(crate) use windows::{WindowArg, windows};
 
 /// Timestep caching for diffusion transformers: run, plan, verify and compare.
 ///

@@ -8,11 +8,10 @@ use magcache_core::{
     Signal, Warmup,
     calibrate::{Distances, Recording, Response},
     error::count,
-    planner::{Continuation, Objective, Planned, Planner},
-    profile::{PlannedSchedule, Profile, Provenance, ScheduleSet},
+    profile::{Profile, Provenance},
 };
 
-use super::Conditions;
+use super::{Conditions, Planning, plans};
 use crate::{console::bad_input_with, media};
 
 /// How many first and last steps TeaCache's published fits always compute, by signal.
@@ -25,14 +24,6 @@ const fn edges(signal: Signal) -> (usize, usize) {
 
 /// Suitable thresholds for a fit, the default first: those of the published TeaCache fits.
 const THRESHOLDS: [f64; 3] = [0.08, 0.1, 0.15];
-
-/// How schedules are planned.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Planning {
-    pub(crate) objective: Objective,
-    /// Most steps skipped in a row.
-    pub(crate) max_gap: Option<usize>,
-}
 
 /// A recording and the conditions it was made under.
 #[derive(Clone, Debug)]
@@ -130,41 +121,4 @@ pub(crate) fn rows_of(profile: &Path) -> PathBuf {
 /// A signal's name in configurations.
 fn word(signal: Signal) -> String {
     toml::Value::try_from(signal).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default()
-}
-
-/// The best schedule for each number of computed steps below the total; empty if no run was rehearsed.
-fn plans(
-    recording: &Recording,
-    conditions: &Conditions,
-    planning: Planning,
-    source: Provenance,
-) -> Result<Option<ScheduleSet>> {
-    if recording.reuse.is_empty() {
-        return Ok(None);
-    }
-    let planner = Planner::new(&recording.reuse)?.with_max_gap(planning.max_gap.unwrap_or(usize::MAX));
-    let of = |with| planner.schedules(with, planning.objective).into_iter().map(move |job| (with, job));
-    let mut found: Vec<(Continuation, Planned)> = Vec::new();
-    for (with, job) in of(Continuation::Residual).chain(of(Continuation::Line)) {
-        if job.skip.is_empty() {
-            continue;
-        }
-        // The sums say rightly which is better; what is predicted of a line is less sure.
-        match found.iter_mut().find(|(_, own)| own.computed == job.computed) {
-            Some(own) if job.sum < own.1.sum => *own = (with, job),
-            Some(_) => {}
-            None => found.push((with, job)),
-        }
-    }
-    found.sort_by_key(|(_, own)| own.computed);
-    let schedules = found.into_iter().map(|(with, own)| PlannedSchedule::new(own, with)).collect();
-    let costs = recording.reuse.iter().map(|run| run.cost);
-    Ok(Some(ScheduleSet {
-        steps: recording.steps,
-        flow_shift: conditions.number("flow_shift"),
-        boundary_ratio: conditions.number("boundary_ratio"),
-        skipped_cost: costs.sum::<f64>() / recording.reuse.len() as f64,
-        schedules,
-        source,
-    }))
 }

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use anyhow::Result;
 use candle_core::{DType, Tensor};
 use magcache_core::{
-    Branch, HookRegistry, ModelMeta, Pass, Step,
+    Branch, HookRegistry, ModelMeta, Pass, Step, Window,
     calibrate::{Around, LastPrediction, Recorder, Rehearsal, Response},
-    planner::{ReuseErrors, StepErrors},
+    planner::{PartialStep, ReuseErrors, StepErrors},
     state::HookId,
 };
 use magcache_models::pipeline::{Denoiser, Generation, PipelineError};
@@ -16,12 +16,14 @@ use magcache_models::pipeline::{Denoiser, Generation, PipelineError};
 use crate::lanes::Scene;
 
 /// How much of a run is rehearsed.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Extent {
     /// At each step, the residuals of this many earlier steps are tried; 0 disables rehearsal.
     pub(crate) reach: usize,
     /// Number of steps whose error is followed to the end of the run.
     pub(crate) growth: usize,
+    /// Windows of blocks that run while those between are replaced, tried as well.
+    pub(crate) windows: Vec<Window>,
     /// Whether to measure how sensitive the network's prediction is, for SenCache.
     pub(crate) sensitivities: bool,
 }
@@ -31,6 +33,8 @@ pub(crate) struct Extent {
 pub(crate) struct Watched {
     hooks: Arc<HookRegistry>,
     rehearsal: Rehearsal,
+    /// One for each window.
+    windows: Vec<Rehearsal>,
     recorder: Recorder,
     prediction: LastPrediction,
     extent: Extent,
@@ -47,17 +51,31 @@ struct Wrong {
 impl Watched {
     pub(crate) fn new(model: &ModelMeta, recorder: &Recorder, extent: Extent) -> Result<Self> {
         let blocks = model.blocks();
-        let rehearsal = Rehearsal::new(HookId(1), model, extent.reach);
+        let rehearsal = Rehearsal::new(HookId(1), 0..blocks, model, extent.reach);
+        let between = |(own, id): (&Window, u16)| {
+            let range = own.front..blocks.saturating_sub(own.back);
+            Rehearsal::new(HookId(id), range, model, extent.reach)
+        };
+        let windows: Vec<Rehearsal> = extent.windows.iter().zip(2..).map(between).collect();
         let builder = HookRegistry::builder(blocks).ring(0..blocks, Arc::new(recorder.clone()))?;
         let mut builder = match extent.reach {
             0 => builder,
-            _ => builder.ring(0..blocks, Arc::new(rehearsal.clone()))?,
+            _ => std::iter::once(&rehearsal)
+                .chain(&windows)
+                .try_fold(builder, |builder, own| builder.ring(own.range(), Arc::new(own.clone())))?,
         };
         let prediction = LastPrediction::default();
         if extent.sensitivities {
             builder = builder.forward(Arc::new(prediction.clone()));
         }
-        Ok(Self { hooks: builder.build(), rehearsal, recorder: recorder.clone(), prediction, extent })
+        Ok(Self {
+            hooks: builder.build(),
+            rehearsal,
+            windows,
+            recorder: recorder.clone(),
+            prediction,
+            extent,
+        })
     }
 
     /// Runs densely; returns `None` if nothing is rehearsed. `stop` is checked before each pass, `progress`
@@ -97,19 +115,23 @@ impl Watched {
         progress: &mut dyn FnMut(),
     ) -> Result<(ReuseErrors, Tensor)> {
         let followed = self.followed(&generation);
-        let mut out = ReuseErrors::default();
+        let untimed = |window: &Window| PartialStep { window: *window, cost: 1.0 };
+        let windows = self.extent.windows.iter().map(untimed).collect();
+        let mut out = ReuseErrors { windows, ..ReuseErrors::default() };
         // Steps before the first one that runs have no errors.
         out.steps.resize(generation.next(), StepErrors::default());
         let mut wrongs = Vec::new();
         while !generation.is_done() {
             let step = generation.next();
-            let (sources, mut forks) = self.rehearse(&generation, stop)?;
+            let (sources, mut forks) = rehearse(&self.rehearsal, &generation, stop)?;
+            let of = |own| Ok(rehearse(own, &generation, stop)?.1);
+            let partial: Vec<Vec<Generation>> = self.windows.iter().map(of).collect::<Result<_>>()?;
             self.step(denoiser, &mut generation, stop)?;
             progress();
-            let off = |fork: &Generation| fork.latents() - generation.latents();
-            let errors: Vec<Tensor> = forks.iter().map(off).collect::<Result<_, _>>()?;
-            let products = errors.iter().flat_map(|a| errors.iter().map(move |b| mean_product(a, b)));
-            out.steps.push(StepErrors { sources, products: products.collect::<Result<_>>()? });
+            let errors = errors(&forks, &generation)?;
+            let windows = partial.iter().map(|forks| products(&self::errors(forks, &generation)?));
+            let windows = windows.collect::<Result<_>>()?;
+            out.steps.push(StepErrors { sources, products: products(&errors)?, windows });
             if let (true, Some(run), Some(error)) = (followed.contains(&step), forks.pop(), errors.last()) {
                 wrongs.push(Wrong { step, run, error: mean_product(error, error)?.sqrt() });
             }
@@ -138,24 +160,6 @@ impl Watched {
         &self.hooks
     }
 
-    /// Runs the next step of `run` once with each stored step's residual; each result is a run of its own
-    /// from there on.
-    fn rehearse(&self, run: &Generation, stop: &dyn Fn() -> bool) -> Result<(Vec<usize>, Vec<Generation>)> {
-        let Some(session) = run.session() else { return Ok(Default::default()) };
-        let step = run.trajectory().step(run.next());
-        let branches = run.trajectory().branches_at(&step);
-        let sources = self.rehearsal.sources(session, step.expert, branches);
-        let mut forks = Vec::with_capacity(sources.len());
-        for source in &sources {
-            let stand_in = self.rehearsal.stand_in(session, step.expert, branches, *source)?;
-            let (velocity, _) = run.predict(Some(&mut stand_in.session()), stop)?;
-            let mut fork = run.fork(&Arc::default());
-            fork.step_with(&velocity)?;
-            forks.push(fork);
-        }
-        Ok((sources, forks))
-    }
-
     /// Evenly spaced steps from the second to the last.
     fn followed(&self, run: &Generation) -> Vec<usize> {
         let (first, last) = (run.next() + 1, run.trajectory().len().saturating_sub(1));
@@ -166,6 +170,38 @@ impl Watched {
         all.dedup();
         all
     }
+}
+
+/// Runs the next step of `run` once with each stored step's residual; each result is a run of its own from
+/// there on.
+fn rehearse(
+    rehearsal: &Rehearsal,
+    run: &Generation,
+    stop: &dyn Fn() -> bool,
+) -> Result<(Vec<usize>, Vec<Generation>)> {
+    let Some(session) = run.session() else { return Ok(Default::default()) };
+    let step = run.trajectory().step(run.next());
+    let branches = run.trajectory().branches_at(&step);
+    let sources = rehearsal.sources(session, step.expert, branches);
+    let mut forks = Vec::with_capacity(sources.len());
+    for source in &sources {
+        let stand_in = rehearsal.stand_in(session, step.expert, branches, *source)?;
+        let (velocity, _) = run.predict(Some(&mut stand_in.session()), stop)?;
+        let mut fork = run.fork(&Arc::default());
+        fork.step_with(&velocity)?;
+        forks.push(fork);
+    }
+    Ok((sources, forks))
+}
+
+/// How far the latents of each run are from those of the dense one.
+fn errors(forks: &[Generation], dense: &Generation) -> Result<Vec<Tensor>> {
+    forks.iter().map(|fork| Ok((fork.latents() - dense.latents())?)).collect()
+}
+
+/// The mean products of all pairs, row by row.
+fn products(errors: &[Tensor]) -> Result<Vec<f64>> {
+    errors.iter().flat_map(|a| errors.iter().map(move |b| mean_product(a, b))).collect()
 }
 
 /// Continues each run that has an error to its end, and records how far it ends from the dense run.
@@ -278,7 +314,12 @@ mod tests {
             let watched = Watched::new(
                 scene.pipeline.meta(),
                 &recorder,
-                Extent { reach: 4, growth: 6, sensitivities: false },
+                Extent {
+                    reach: 4,
+                    growth: 6,
+                    windows: vec![Window { front: 1, back: 1 }],
+                    sensitivities: false,
+                },
             )
             .unwrap();
             let found = watched.run(scene, &go, &mut || {}).unwrap().expect("it rehearses");
@@ -294,6 +335,13 @@ mod tests {
                 let predicted = local * found.growth_at(step);
                 assert!((predicted - real).abs() <= 1e-4 * real, "step {step}: {predicted} {real}");
             }
+            // Of a window, at the last step: nothing follows.
+            let last = scene.pipeline.meta().blocks() - 1;
+            let table = format!("[[cache]]\nstrategy = \"schedule\"\nat = \"1..{last}\"\nskip = [5]\n");
+            let off = (end(scene, &hooks(&table)) - &dense).unwrap();
+            let real = mean_product(&off, &off).unwrap().sqrt();
+            let predicted = found.steps[5].windows[0].last().unwrap().sqrt();
+            assert!(real > 0.0 && (predicted - real).abs() <= 1e-4 * real, "{predicted} {real}");
             // The error of a line is predicted from those of its two residuals: exact except for the output
             // head's norm.
             let table = "[[cache]]\nstrategy = \"schedule\"\nskip = [5]\nforecast = { type = \"taylor\", order = 1 }\n";
@@ -313,7 +361,7 @@ mod tests {
             let watched = Watched::new(
                 scene.pipeline.meta(),
                 &recorder,
-                Extent { reach: 0, growth: 2, sensitivities: false },
+                Extent { reach: 0, growth: 2, windows: Vec::new(), sensitivities: false },
             )
             .unwrap();
             assert!(watched.run(scene, &|| false, &mut || {}).unwrap().is_none());

@@ -14,8 +14,8 @@ use magcache_models::{checkpoint::Ops, ranks::Ranks};
 use serde_json::json;
 
 use crate::{
-    args::Calibrate,
-    calibration::{Conditions, Extent, Measured, Planning, Watched, rows_of, skipped_cost},
+    args::{Calibrate, windows},
+    calibration::{Conditions, Extent, Measured, Planning, Watched, costs, rows_of},
     console::{Console, Interrupt, bad_input_with},
     files::{Writes, unused, wrote},
     job::{Config, Job},
@@ -40,7 +40,7 @@ pub(crate) fn run(args: &Calibrate, ops: Ops, ranks: Option<&Ranks>, out: &Conso
         let (recording, scenes) = record(&job, &prompts, args, out)?;
         if args.search.search > 0 {
             let measured = Measured { conditions: conditions()?, recording };
-            let mut profile = measured.profile("", "", planning(args))?;
+            let mut profile = measured.profile("", "", planning(args, &job))?;
             improve(&mut profile, None, (&job, &scenes), args, out)?;
         }
         return Ok(());
@@ -87,7 +87,7 @@ pub(crate) fn run(args: &Calibrate, ops: Ops, ranks: Option<&Ranks>, out: &Conso
         out.note(&note);
     }
     let stem = profile.file_stem().map_or_else(|| "profile".into(), |stem| stem.to_string_lossy());
-    let mut content = measured.profile(&stem, &model, planning(args))?;
+    let mut content = measured.profile(&stem, &model, planning(args, &job))?;
     // A search takes long: what is measured is stored before.
     let mut outputs = measured.write(&profile, &content)?;
     let found = improve(&mut content, memo.as_ref(), (&job, &scenes), args, out)?;
@@ -116,10 +116,10 @@ fn check_ranks(ranks: &Ranks, args: &Calibrate, job: &Job, prompts: &[String], o
     let mut keys = identity(job, &args.runs.placement, false)?;
     keys.insert("prompts".to_owned(), format!("{prompts:?}"));
     keys.insert("seeds".to_owned(), format!("{:?}", args.runs.seeds));
-    let Calibrate { reach, growth, sensitivities, .. } = args;
+    let Calibrate { reach, growth, windows, sensitivities, .. } = args;
     keys.insert(
         "measured".to_owned(),
-        format!("reach {reach}, growth {growth}, sensitivities {sensitivities}"),
+        format!("reach {reach}, growth {growth}, windows {windows:?}, sensitivities {sensitivities}"),
     );
     check_same(ranks, job, keys, &[])?;
     announce(ranks, job, out)
@@ -134,8 +134,9 @@ fn job(args: &Calibrate, ops: Ops, ranks: Option<&Ranks>, out: &Console) -> Resu
     args.runs.job(config, args.ranks.options(&args.runs.placement, ranks, ops)?)
 }
 
-fn planning(args: &Calibrate) -> Planning {
-    Planning { objective: args.objective, max_gap: args.max_gap }
+fn planning(args: &Calibrate, job: &Job) -> Planning {
+    let blocks = job.pipeline.meta().blocks();
+    Planning { objective: args.objective, max_gap: args.max_gap, blocks }
 }
 
 /// Searches better schedules than those of `content`, if it is asked for. Returns a line for each number of
@@ -164,21 +165,26 @@ fn record<'j>(
 ) -> Result<(Recording, Vec<Scene<'j>>)> {
     let interrupt = Interrupt::listen()?;
     let recorder = Recorder::new(job.pipeline.meta());
-    let extent = Extent { reach: args.reach, growth: args.growth, sensitivities: args.sensitivities };
     let steps = job.trajectory.steps_of_clip();
+    let windows = windows(&args.windows, steps, job.pipeline.meta().blocks())?;
+    let extent =
+        Extent { reach: args.reach, growth: args.growth, windows, sensitivities: args.sensitivities };
     let bar = out.bar(prompts.len() * args.runs.seeds.len() * steps, "dense runs");
     let mut reuse: Vec<ReuseErrors> = Vec::new();
     let (scenes, notes) = Scene::load_each(job, prompts, &args.runs.seeds, &|stage| bar.set_message(stage))?;
     bar.set_message("dense runs");
     notes.iter().for_each(|note| out.loaded(note));
     for scene in &scenes {
-        let watched = Watched::new(scene.pipeline.meta(), &recorder, extent)?;
+        let watched = Watched::new(scene.pipeline.meta(), &recorder, extent.clone())?;
         reuse.extend(watched.run(scene, &|| interrupt.is_set(), &mut || bar.inc(1))?);
     }
     if let Some(scene) = scenes.last().filter(|_| !reuse.is_empty() && steps > 1) {
         bar.set_message("timing a skipped step");
-        let cost = skipped_cost(job, scene, &reuse, &|| interrupt.is_set())?;
-        reuse.iter_mut().for_each(|run| run.cost = cost);
+        let costs = costs(job, scene, &reuse, &|| interrupt.is_set())?;
+        for run in &mut reuse {
+            run.cost = costs.skipped;
+            run.windows.iter_mut().zip(&costs.windows).for_each(|(own, cost)| own.cost = *cost);
+        }
     }
     bar.finish_and_clear();
     Ok((Recording { reuse, ..recorder.recording() }, scenes))
@@ -247,6 +253,14 @@ fn answer(
                 plans.speedup(fewest.computed),
                 plans.speedup(most.computed),
                 plans.skipped_cost,
+            );
+        }
+        if let (Some(fastest), Some(slowest)) = (plans.windowed.first(), plans.windowed.last()) {
+            text += &format!(
+                "  {} with windows of blocks, {:.2}x to {:.2}x\n",
+                count(plans.windowed.len(), "schedule"),
+                1.0 / fastest.time,
+                1.0 / slowest.time,
             );
         }
     }

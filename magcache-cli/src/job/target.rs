@@ -5,7 +5,7 @@ use magcache_core::{
     ModelMeta, Trajectory,
     config::{FixedSteps, Residuals},
     error::count,
-    profile::{Grounds, PlannedSchedule, Profile, Quality, ScheduleSet},
+    profile::{Grounds, PlannedSchedule, Profile, Quality, ScheduleSet, WindowedSchedule},
     schedule::Sizes,
     schemars,
 };
@@ -133,6 +133,18 @@ fn scheduled(goal: Goal, plans: &ScheduleSet) -> Result<Chosen> {
             searched: found.searched.is_some(),
         })
     };
+    let with_windows = |own: &WindowedSchedule, beside: (&PlannedSchedule, &Quality)| -> Result<Chosen> {
+        Ok(Chosen {
+            tables: FixedSteps::registered()?.windowed(own)?,
+            computed: own.time * plans.steps as f64,
+            steps: plans.steps,
+            speedup: 1.0 / own.time,
+            quality: Some(expected(own, beside)),
+            short: None,
+            planned_by: None,
+            searched: false,
+        })
+    };
     let known = || all.iter().zip(&qualities);
     let (Some(fewest), Some(most)) = (all.first(), all.last()) else {
         return Err(empty());
@@ -155,10 +167,27 @@ fn scheduled(goal: Goal, plans: &ScheduleSet) -> Result<Chosen> {
             let Some(found) = known().min_by(|(a, _), (b, _)| off(a).total_cmp(&off(b))) else {
                 return Err(empty());
             };
+            let near = |own: &&WindowedSchedule| {
+                let times_faster = 1.0 / own.time;
+                times_faster >= times.min(speedup(found.0)) * (1.0 - SAME)
+                    && times_faster <= times * (1.0 + NEAR)
+            };
+            // They are in the order of their time, and each is better than the ones before it.
+            if let Some(own) = plans.windowed.iter().rev().find(near).filter(|own| own.error < found.0.error)
+            {
+                return with_windows(own, found);
+            }
             of(missed(times, speedup(found.0), all.iter().map(speedup)), found)
         }
         Goal::Psnr(db) => match known().find(|(_, quality)| quality.psnr >= db) {
-            Some(found) => of(None, found),
+            Some(found) => {
+                let faster =
+                    plans.windowed.iter().filter(|own| 1.0 / own.time > plans.speedup(found.0.computed));
+                match faster.clone().find(|own| expected(own, found).psnr >= db) {
+                    Some(own) => with_windows(own, found),
+                    None => of(None, found),
+                }
+            }
             None => {
                 let best = qualities.iter().map(|quality| quality.psnr).fold(f64::NEG_INFINITY, f64::max);
                 let message = format!("{db} dB cannot be had with a skipped step, the best is {best:.1} dB");
@@ -168,6 +197,25 @@ fn scheduled(goal: Goal, plans: &ScheduleSet) -> Result<Chosen> {
         },
     }
 }
+
+/// The quality of a schedule with windows: the measured one, or what is predicted, as far off as it is for the
+/// schedule `beside` it.
+fn expected(own: &WindowedSchedule, (beside, quality): (&PlannedSchedule, &Quality)) -> Quality {
+    match own.psnr {
+        Some(psnr) => Quality { psnr, within: own.psnr_error, grounds: Grounds::Measured },
+        None => {
+            let psnr = own.predicted_psnr() + quality.psnr - beside.predicted_psnr();
+            let grounds = match quality.grounds {
+                Grounds::Predicted => Grounds::Predicted,
+                Grounds::Measured | Grounds::Calibrated => Grounds::Calibrated,
+            };
+            Quality { psnr, within: quality.within, grounds }
+        }
+    }
+}
+
+/// Relative distance of speed-ups that are the same but for rounding.
+const SAME: f64 = 1e-6;
 
 /// A speed-up counts as met if it is within this relative distance of the requested one.
 const NEAR: f64 = 0.05;

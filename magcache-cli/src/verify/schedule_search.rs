@@ -176,7 +176,7 @@ impl Runs {
     /// The errors of each run, compared with the recorded ones.
     fn rehearsed(&self, case: &Case, solver: &str, report: &mut CaseReport) -> Result<Vec<ReuseErrors>> {
         let steps = self.trajectory.len();
-        let extent = Extent { reach: steps, growth: steps - 1, sensitivities: false };
+        let extent = Extent { reach: steps, growth: steps - 1, windows: Vec::new(), sensitivities: false };
         let watched = Watched::new(&self.model, &Recorder::new(&self.model), extent)?;
         let (mut all, mut finals) = (Vec::new(), Vec::new());
         for (denoiser, noise) in self.denoisers.iter().zip(&self.noise) {

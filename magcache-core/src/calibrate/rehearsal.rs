@@ -1,6 +1,6 @@
 //! What the model would predict if the blocks of a step were replaced.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, ops::Range, sync::Arc};
 
 use candle_core::{Result, bail};
 
@@ -11,14 +11,15 @@ use crate::{
     state::{HookId, SlotKey, StoragePolicy},
 };
 
-/// Keeps the residuals of the last steps of a dense run and changes nothing; makes hooks that replace the
-/// blocks by one of them.
+/// Keeps the residuals of a range of blocks at the last steps of a dense run and changes nothing; makes hooks
+/// that replace these blocks by one of them.
 ///
 /// A step can thus be rehearsed with the residual of each of the preceding steps, at the cost of a skipped
 /// pass each. Holds `reach` residuals per branch.
 #[derive(Clone, Debug)]
 pub struct Rehearsal {
     id: HookId,
+    range: Range<usize>,
     blocks: usize,
     reach: usize,
     keep_text: bool,
@@ -33,9 +34,17 @@ struct Kept(VecDeque<(usize, Arc<LastResidual>)>);
 struct StandIn(Vec<(Branch, Arc<LastResidual>)>);
 
 impl Rehearsal {
-    /// For the ring `id` around all blocks of `model`; keeps `reach` residuals.
-    pub fn new(id: HookId, model: &ModelMeta, reach: usize) -> Self {
-        Self { id, blocks: model.blocks(), reach, keep_text: model.text_after }
+    /// For the ring `id` around the blocks `range` of `model`; keeps `reach` residuals. The ranges of several
+    /// must lie inside or apart from each other.
+    pub fn new(id: HookId, range: Range<usize>, model: &ModelMeta, reach: usize) -> Self {
+        let blocks = model.blocks();
+        let keep_text = model.text_after || range.end < blocks;
+        Self { id, range, blocks, reach, keep_text }
+    }
+
+    /// The blocks that it is around.
+    pub fn range(&self) -> Range<usize> {
+        self.range.clone()
     }
 
     /// The steps of `expert` whose residuals are held for all of `branches`, oldest first.
@@ -46,11 +55,11 @@ impl Rehearsal {
         of(*first).filter(shared).collect()
     }
 
-    /// Hooks that replace the blocks by the residual of step `source`; the pass of a branch without one
-    /// fails.
+    /// Hooks that replace the blocks of the range by the residual of step `source`; the pass of a branch
+    /// without one fails.
     ///
     /// # Errors
-    /// A model without blocks.
+    /// A range that the model does not have.
     pub fn stand_in(
         &self,
         session: &Session,
@@ -63,11 +72,11 @@ impl Rehearsal {
             kept.find(|(step, _)| *step == source).map(|(_, residual)| (*branch, Arc::clone(residual)))
         };
         let hook = StandIn(branches.iter().filter_map(of).collect());
-        Ok(HookRegistry::builder(self.blocks).ring(0..self.blocks, Arc::new(hook))?.build())
+        Ok(HookRegistry::builder(self.blocks).ring(self.range(), Arc::new(hook))?.build())
     }
 
     fn key(&self, expert: Expert, branch: Branch) -> SlotKey {
-        SlotKey { hook: self.id, blocks: 0..self.blocks, expert, branch, eval: 0 }
+        SlotKey { hook: self.id, blocks: self.range(), expert, branch, eval: 0 }
     }
 
     fn kept<'s>(

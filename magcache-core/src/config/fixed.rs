@@ -5,8 +5,12 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Branch, CacheConfig, ConfigError, Problem, error::syntax, meta, planner::Continuation,
-    profile::PlannedSchedule, table::write,
+    Branch, CacheConfig, ConfigError, Problem,
+    error::syntax,
+    meta,
+    planner::Continuation,
+    profile::{PlannedSchedule, SkippedPart, WindowedSchedule},
+    table::write,
 };
 
 /// Steps to skip.
@@ -76,6 +80,16 @@ impl FixedSteps {
     /// The `[[cache]]` table that runs a planned schedule.
     pub fn planned(&self, schedule: &PlannedSchedule) -> Result<toml::Table, ConfigError> {
         self.continued(schedule.skip.clone(), schedule.continuation)
+    }
+
+    /// The `[[cache]]` tables that run a planned schedule of steps and windows: one for each range of blocks.
+    pub fn windowed(&self, schedule: &WindowedSchedule) -> Result<Vec<toml::Table>, ConfigError> {
+        let table = |part: &SkippedPart| {
+            let mut table = self.continued(part.skip.clone(), schedule.continuation)?;
+            table.insert("at".to_owned(), part.at.clone().into());
+            Ok(table)
+        };
+        schedule.parts.iter().map(table).collect()
     }
 
     /// The `[[cache]]` table that skips these steps, replaced by a continuation.

@@ -8,6 +8,8 @@ pub(super) struct Skip {
     pub(super) before: Option<usize>,
     pub(super) last: usize,
     pub(super) step: usize,
+    /// The place of the window whose blocks run, among the measured ones; none runs without.
+    pub(super) window: Option<usize>,
 }
 
 /// The errors at the end of the runs.
@@ -32,6 +34,10 @@ impl<'r> Costs<'r> {
     /// From runs that agree in steps and sources, for schedules of at most `max_gap` skipped steps in a row.
     pub(super) fn new(runs: &'r [ReuseErrors], with: Continuation, max_gap: usize) -> Self {
         Self { with, max_gap, runs: runs.iter().map(Run::new).collect() }
+    }
+
+    pub(super) fn with(&self) -> Continuation {
+        self.with
     }
 
     pub(super) fn len(&self) -> usize {
@@ -88,9 +94,9 @@ impl<'r> Run<'r> {
         }
     }
 
-    fn size(&self, with: Continuation, Skip { before, last, step }: Skip) -> Option<f64> {
-        let square = self.errors.steps.get(step)?.square(with, before, last, step)?;
-        Some(square.max(f64::MIN_POSITIVE).sqrt() * self.growth.get(step)?)
+    fn size(&self, with: Continuation, skip: Skip) -> Option<f64> {
+        let square = self.errors.steps.get(skip.step)?.square(with, skip)?;
+        Some(square.max(f64::MIN_POSITIVE).sqrt() * self.growth.get(skip.step)?)
     }
 
     fn length(&self, with: Continuation, skips: &[Skip]) -> Option<f64> {
@@ -117,10 +123,11 @@ fn mean(values: Vec<f64>) -> f64 {
 }
 
 impl StepErrors {
-    /// The mean square error of the replacement at `step` after the computed steps `last` and `before`.
-    fn square(&self, with: Continuation, before: Option<usize>, last: usize, step: usize) -> Option<f64> {
+    /// The mean square error of the replacement.
+    fn square(&self, with: Continuation, Skip { before, last, step, window }: Skip) -> Option<f64> {
         let place = |source: usize| self.sources.iter().position(|s| *s == source);
-        let product = |a: usize, b: usize| self.products.get(a * self.sources.len() + b).copied();
+        let products = window.map_or(Some(&self.products), |window| self.windows.get(window))?;
+        let product = |a: usize, b: usize| products.get(a * self.sources.len() + b).copied();
         let newest = place(last)?;
         match (with, before) {
             (Continuation::Residual, _) | (Continuation::Line, None) => product(newest, newest),

@@ -1,5 +1,7 @@
 //! What rehearsed runs measure.
 
+use crate::Window;
+
 /// The errors that reuse would have caused at one step of a dense run.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct StepErrors {
@@ -9,6 +11,17 @@ pub struct StepErrors {
     /// For each pair of sources, row by row: the mean over the latents of the product of their errors. An
     /// error is the deviation of the latents after the step, so the diagonal holds mean squares.
     pub products: Vec<f64>,
+    /// The same for each of [`ReuseErrors::windows`], of which the blocks between are replaced.
+    pub windows: Vec<Vec<f64>>,
+}
+
+/// A step at which some blocks run: the first and the last ones, on what the others would have made.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PartialStep {
+    /// The blocks that run.
+    pub window: Window,
+    /// Time of such a step relative to a computed one.
+    pub cost: f64,
 }
 
 /// The errors that reuse would have caused in one dense run.
@@ -28,6 +41,8 @@ pub struct ReuseErrors {
     /// Time of a skipped step relative to a computed one, including the overhead of the cache in computed
     /// steps.
     pub cost: f64,
+    /// The windows of blocks that were tried besides skipping all blocks.
+    pub windows: Vec<PartialStep>,
 }
 
 /// Where a step lies among the measured ones: the places of those around it, and the part of the way from the
@@ -41,7 +56,14 @@ struct Between {
 
 impl Default for ReuseErrors {
     fn default() -> Self {
-        Self { steps: Vec::new(), growth: Vec::new(), cosines: Vec::new(), pixels: 1.0, cost: 0.0 }
+        Self {
+            steps: Vec::new(),
+            growth: Vec::new(),
+            cosines: Vec::new(),
+            pixels: 1.0,
+            cost: 0.0,
+            windows: Vec::new(),
+        }
     }
 }
 

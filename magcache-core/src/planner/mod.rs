@@ -17,6 +17,7 @@
 mod climb;
 mod costs;
 mod errors;
+mod partial;
 mod path;
 mod search;
 mod stop;
@@ -26,7 +27,8 @@ use std::{convert::Infallible, fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 
 pub use climb::{Climbed, climb, neighbours};
-pub use errors::{ReuseErrors, StepErrors};
+pub use errors::{PartialStep, ReuseErrors, StepErrors};
+pub use partial::{PlannedWindows, Runs};
 pub use search::{Ended, Search, Searched};
 pub use stop::StopRule;
 
@@ -106,6 +108,9 @@ pub enum PlannerError {
         /// Steps of the first run.
         expected: usize,
     },
+    /// Runs with other windows.
+    #[error("rehearsed runs differ in the blocks that were tried apart")]
+    Windows,
     /// Runs whose sources for a step differ.
     #[error("rehearsed runs differ in the steps that could stand in at step {step}")]
     Sources {
@@ -125,6 +130,10 @@ impl Planner {
             let (got, expected) = (run.steps.len(), first.steps.len());
             if got != expected {
                 return Err(PlannerError::Steps { got, expected });
+            }
+            let windows = |run: &ReuseErrors| run.windows.iter().map(|own| own.window).collect::<Vec<_>>();
+            if windows(run) != windows(first) {
+                return Err(PlannerError::Windows);
             }
             let differs = |(a, b): (&StepErrors, &StepErrors)| a.sources != b.sources;
             if let Some(step) = run.steps.iter().zip(&first.steps).position(differs) {
@@ -203,7 +212,7 @@ fn skips(costs: &Costs<'_>, skip: &[usize]) -> Option<Vec<Skip>> {
     for step in 0..costs.len() {
         if skip.contains(&step) {
             let (before, last) = pair?;
-            found.push(Skip { before, last, step });
+            found.push(Skip { before, last, step, window: None });
         } else {
             let before = pair.map(|(_, last)| last).filter(|_| !costs.must_compute(step));
             pair = Some((before, step));

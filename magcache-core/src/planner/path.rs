@@ -63,7 +63,7 @@ impl Pairs {
         let gap = 1 + (0..steps).filter_map(|step| costs.reach(step)).max().unwrap_or(0);
         let mut pairs = Self { steps, gap, errors: Vec::new() };
         let errors = |(before, last): Pair| {
-            let of = |step| Some(costs.one(Skip { before, last, step })?.powf(power));
+            let of = |step| Some(costs.one(Skip { before, last, step, window: None })?.powf(power));
             (last + 1..steps).map_while(of).collect::<Vec<f64>>()
         };
         pairs.errors =

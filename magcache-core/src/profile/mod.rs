@@ -9,6 +9,7 @@ mod quality;
 pub mod resample;
 mod schedule_set;
 mod sensitivity;
+mod windowed;
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -20,6 +21,7 @@ pub use part::{OwnPart, Part};
 pub use quality::{Grounds, Quality};
 pub use schedule_set::{Held, PlannedSchedule, ScheduleSet, SearchedOn};
 pub use sensitivity::Sensitivity;
+pub use windowed::{SkippedPart, WindowedSchedule};
 
 use crate::{ConfigError, Problem, error::nearest, meta};
 

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Problem, Trajectory,
     planner::{Continuation, Planned},
-    profile::{Provenance, Quality},
+    profile::{Provenance, Quality, WindowedSchedule},
 };
 
 /// Planned schedules for one kind of run.
@@ -26,6 +26,10 @@ pub struct ScheduleSet {
     /// One for each number of computed steps, the fewest first.
     #[serde(rename = "schedule")]
     pub schedules: Vec<PlannedSchedule>,
+    /// Schedules in which steps also run some of the blocks, the fastest first: those that are better than
+    /// every one of whole steps which takes no longer.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub windowed: Vec<WindowedSchedule>,
     /// Their provenance.
     #[serde(default)]
     pub source: Provenance,
@@ -139,6 +143,10 @@ impl ScheduleSet {
                 out.push(Problem::error(&place, message));
             }
         }
+        let windowed = self.windowed.iter().enumerate();
+        out.extend(
+            windowed.flat_map(|(i, own)| own.problems(&format!("{place}, windowed[{i}]"), self.steps)),
+        );
         out
     }
 }

@@ -144,7 +144,7 @@ fn costs(seed: u64, n: usize) -> ReuseErrors {
         let error = |s: usize| (1.0 + noise[t * n + s]) * ((t - s) as f64).powf(0.7);
         let errors: Vec<f64> = (0..t).map(error).collect();
         let products = errors.iter().flat_map(|a| errors.iter().map(move |b| a * b)).collect();
-        StepErrors { sources: (0..t).collect(), products }
+        StepErrors { sources: (0..t).collect(), products, windows: Vec::new() }
     };
     ReuseErrors { steps: (0..n).map(step).collect(), ..ReuseErrors::default() }
 }
