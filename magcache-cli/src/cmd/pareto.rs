@@ -101,7 +101,7 @@ fn settings(
     out: &Console,
     stop: &dyn Fn() -> bool,
 ) -> Result<Vec<Curve>> {
-    let mut all = vec![Contender::Planner, Contender::PlannerReuse];
+    let mut all = vec![Contender::Planner, Contender::PlannerReuse, Contender::PlannerWindows];
     for word in &args.strategies {
         all.push(Contender::strategy(word)?);
     }
@@ -116,9 +116,12 @@ fn settings(
         let points = settings.into_iter().map(|setting| Some((setting?, Points::default()))).collect();
         Ok(Curve { name: contender.name().to_owned(), points })
     };
-    let curves = all.into_iter().map(curve).collect();
-    spinner.finish_and_clear();
+    let mut curves: Vec<Curve> = all.into_iter().map(curve).collect::<Result<_>>()?;
+    // Most profiles have no schedules with windows.
     curves
+        .retain(|own| own.name != Contender::PlannerWindows.name() || own.points.iter().any(Option::is_some));
+    spinner.finish_and_clear();
+    Ok(curves)
 }
 
 /// Runs everything on every scene.
@@ -246,9 +249,7 @@ fn answer(job: &Job, budgets: &[usize], curves: &[Curve], outputs: &[PathBuf], o
     text += &margins;
     text += "\nthe planner against the best strategy at each budget\n";
     for (place, budget) in budgets.iter().enumerate() {
-        let fixed = curves
-            .iter()
-            .filter(|c| ![naive.name(), planner.name(), "planner, reuse"].contains(&c.name.as_str()));
+        let fixed = curves.iter().filter(|c| c.name != naive.name() && !c.name.starts_with(planner.name()));
         let rivals = fixed.filter_map(|c| Some((c.name.as_str(), at(curves, &c.name, place)?)));
         let best = rivals.max_by(|(_, a), (_, b)| a.psnr().0.total_cmp(&b.psnr().0));
         if let (Some((name, best)), Some(own)) = (best, at(curves, planner.name(), place)) {

@@ -87,6 +87,23 @@ impl Target {
         }
     }
 
+    /// The tables of the best schedule with windows that takes no longer than the one of `budget` computed
+    /// steps; `None` if the profile has none that is expected to be better.
+    pub(crate) fn windowed(
+        &self,
+        model: &ModelMeta,
+        run: &Trajectory,
+        budget: usize,
+    ) -> Result<Option<Vec<toml::Table>>> {
+        let plans = self.plans(model, run)??;
+        let whole = plans.schedules.iter().find(|own| own.computed == budget);
+        let limit = (1.0 + SAME) / plans.speedup(budget);
+        let better =
+            |own: &&WindowedSchedule| own.time <= limit && whole.is_none_or(|whole| own.error < whole.error);
+        let fixed = FixedSteps::registered()?;
+        Ok(plans.windowed.iter().rev().find(better).map(|own| fixed.windowed(own)).transpose()?)
+    }
+
     /// The schedules planned for such a run; the outer error is for a profile that cannot be read.
     fn plans(&self, model: &ModelMeta, run: &Trajectory) -> Result<Result<ScheduleSet>> {
         let hint = "magcache calibrate with these settings, then --profile FILE; or name a strategy: --cache magcache";

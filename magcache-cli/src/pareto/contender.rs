@@ -22,6 +22,8 @@ pub(crate) enum Contender {
     Planner,
     /// The same schedules without a continuation: the last residual is reused.
     PlannerReuse,
+    /// The profile's schedules with windows of blocks that take as long as its schedule of whole steps.
+    PlannerWindows,
     FewerSteps,
     /// A strategy at the threshold that meets the budget: its name and its table.
     Strategy(String, toml::Table),
@@ -57,6 +59,7 @@ impl Contender {
         match self {
             Self::Planner => "planner",
             Self::PlannerReuse => "planner, reuse",
+            Self::PlannerWindows => "planner, windows",
             Self::FewerSteps => "fewer steps",
             Self::Strategy(name, _) => name,
         }
@@ -83,6 +86,9 @@ impl Contender {
                     tables.iter_mut().for_each(|table| _ = table.remove("forecast"));
                     Some(Setting::Tables(tables))
                 }
+                Self::PlannerWindows => target(profile, *budget)
+                    .windowed(job.pipeline.meta(), &job.trajectory, *budget)?
+                    .map(Setting::Tables),
                 Self::Strategy(_, table) => {
                     strategy(job, profile, table, *budget, scenes, &mut search, stop)?
                 }
@@ -99,10 +105,13 @@ fn chosen(
     cache: &[toml::Table],
     budget: usize,
 ) -> Result<(Vec<toml::Table>, bool)> {
-    let profile = profile.map(str::to_owned);
-    let target = Target { budget: Some(budget), profile, ..Target::default() };
+    let target = target(profile, budget);
     let chosen = target.choose(cache, &Residuals::default(), job.pipeline.meta(), &job.trajectory, None)?;
     Ok((chosen.tables, chosen.short.is_none()))
+}
+
+fn target(profile: Option<&str>, budget: usize) -> Target {
+    Target { budget: Some(budget), profile: profile.map(str::to_owned), ..Target::default() }
 }
 
 fn strategy(

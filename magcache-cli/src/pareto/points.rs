@@ -53,6 +53,7 @@ impl Points {
             "computed": self.computed(),
             "psnr": psnr,
             "psnr_error": psnr_error,
+            "psnr_by_run": self.0.iter().map(|p| p.psnr).collect::<Vec<_>>(),
             "ssim": ssim,
             "ssim_error": ssim_error,
             "ssimulacra2": self.ssimulacra2().map(|(mean, _)| mean),
