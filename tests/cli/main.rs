@@ -28,3 +28,4 @@ mod search;
 mod signals;
 mod speech;
 mod weights;
+mod windows;

@@ -60,31 +60,81 @@ def run(magcache, *args):
     return json.loads(done.stdout), None
 
 
+def groups(files):
+    """The files of each strategy, then each file alone: one that is refused would stop the others."""
+    by_strategy = {}
+    for file in files:
+        by_strategy.setdefault(file.stem.rsplit("-", 1)[0], []).append(file)
+    return by_strategy
+
+
 def measure(magcache, out, budget):
-    files = contenders(out)
     for solver in SOLVERS:
         for model, kind in MODELS.items():
             place = out / f"{model}-{solver}"
             sampling = ["--model", model, "--steps", 30, "--sampler", solver]
             prompts = RESULTS / f"prompts-{kind}.txt"
-            profile = place.with_suffix(".toml")
+            profile = out / f"{place.name}.profile.toml"
             if not profile.exists():
-                given = RESULTS / f"prompts-calibration-{kind}.txt"
-                flags = ["--sensitivities"]
-                _, failed = run(magcache, "calibrate", *sampling, "--prompts", given, "--out", profile, *flags)
+                given = ["--prompts", RESULTS / f"prompts-calibration-{kind}.txt", "--windows", "auto"]
+                _, failed = run(magcache, "calibrate", *sampling, *given, "--sensitivities", "--out", profile)
                 if failed:
-                    print(place.name, "calibrate:", *failed)
+                    print(place.name, "calibrate:", *failed, flush=True)
                     continue
-            for file in [None, *files]:
-                label = file.stem if file else "fewer"
-                result = out / f"{place.name}--{label}.json"
+            flags = ["--budgets", budget, "--search", 1, "--seeds", "0,1", "--profile", profile]
+            pareto = ["pareto", *sampling, "--prompts", prompts, *flags]
+            for strategy, files in groups(contenders(out)).items():
+                result = out / f"{place.name}--{strategy}.json"
                 if result.exists():
                     continue
-                flags = ["--budgets", budget, "--search", 1, "--seeds", "0,1", "--profile", profile]
-                flags += ["--strategies", file or "magcache"]
-                found, failed = run(magcache, "pareto", *sampling, "--prompts", prompts, *flags)
-                result.write_text(json.dumps(found if found else {"failed": failed}))
-                print(result.name, failed or "done", flush=True)
+                found, failed = run(magcache, *pareto, "--strategies", ",".join(map(str, files)))
+                if failed:
+                    print(result.name, *failed, flush=True)
+                    rows = []
+                    for file in files:
+                        one, failed = run(magcache, *pareto, "--strategies", file)
+                        rows += one["rows"] if one else [{"name": file.stem, "failed": failed}]
+                    found = {"rows": rows}
+                result.write_text(json.dumps(found))
+                print(result.name, "done", flush=True)
+
+
+def paired(a, b):
+    """Mean and standard error of the differences over the runs where both differ from their dense runs."""
+    both = [x - y for x, y in zip(a, b) if x is not None and y is not None]
+    if len(both) < 2:
+        return None
+    mean = sum(both) / len(both)
+    spread = math.sqrt(sum((x - mean) ** 2 for x in both) / (len(both) - 1))
+    return mean, spread / math.sqrt(len(both))
+
+
+def table(out):
+    for solver in SOLVERS:
+        for model in MODELS:
+            rows = {}
+            for file in sorted(out.glob(f"{model}-{solver}--*.json")):
+                for row in json.loads(file.read_text())["rows"]:
+                    rows[row["name"]] = row
+            if "planner" not in rows:
+                continue
+            print(f"\n## {model}, {solver}\n")
+            print("| | computed | PSNR | SSIM | SSIMULACRA2 | planner above it | above fewer steps |")
+            print("|---|---|---|---|---|---|---|")
+            own = [row for row in rows.values() if "psnr" in row]
+            for row in sorted(own, key=lambda row: -row["psnr"]):
+                under = paired(rows["planner"]["psnr_by_run"], row["psnr_by_run"])
+                over = paired(row["psnr_by_run"], rows["fewer steps"]["psnr_by_run"])
+                sign = lambda found: "-" if found is None else f"{found[0]:+.2f} ± {found[1]:.2f}"
+                print(
+                    f"| {row['name']} | {row['computed']:.1f} | {row['psnr']:.2f} ± {row['psnr_error']:.2f} "
+                    f"| {row['ssim']:.4f} | {row['ssimulacra2']:.1f} "
+                    f"| {sign(under) if row['name'] != 'planner' else ''} "
+                    f"| {sign(over) if row['name'] != 'fewer steps' else ''} |"
+                )
+            missing = sorted(name for name, row in rows.items() if "failed" in row)
+            if missing:
+                print(f"\nRefused, or the budget cannot be met: {', '.join(missing)}.")
 
 
 def main():
@@ -92,7 +142,10 @@ def main():
     parser.add_argument("--magcache")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--budget", type=int, default=12)
+    parser.add_argument("--table", action="store_true")
     args = parser.parse_args()
+    if args.table:
+        return table(args.out)
     args.out.mkdir(exist_ok=True, parents=True)
     measure(args.magcache, args.out, args.budget)
 

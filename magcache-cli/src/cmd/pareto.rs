@@ -9,7 +9,7 @@ use anyhow::Result;
 use magcache_core::{
     config::FixedSteps,
     error::count,
-    profile::{PlannedSchedule, Profile},
+    profile::{PlannedSchedule, Profile, WindowedSchedule},
 };
 use magcache_models::checkpoint::Ops;
 use serde_json::{Value, json};
@@ -163,18 +163,21 @@ fn saved(path: &Path, args: &Pareto) -> Result<Profile> {
 
 /// Writes the planner's points into the schedules they belong to.
 fn save(path: &Path, mut profile: Profile, job: &Job, curves: &[Curve]) -> Result<()> {
-    let planner = curves.iter().find(|curve| curve.name == Contender::Planner.name());
-    for (setting, points) in planner.iter().flat_map(|curve| curve.points.iter().flatten()) {
+    let fixed = FixedSteps::registered()?;
+    let planner = curves.iter().filter(|curve| curve.name.starts_with(Contender::Planner.name()));
+    for (setting, points) in planner.flat_map(|curve| curve.points.iter().flatten()) {
         let Setting::Tables(tables) = setting else { continue };
-        let plans = profile.plans.iter_mut().filter(|plans| plans.fit(&job.trajectory)).take(1);
-        let fixed = FixedSteps::registered()?;
-        let is_own = |s: &&mut PlannedSchedule| tables.first() == fixed.planned(s).ok().as_ref();
-        let own = plans.flat_map(|plans| &mut plans.schedules).find(is_own);
-        if let Some(schedule) = own {
-            let ((psnr, error), (ssim, _)) = (points.psnr(), points.ssim());
-            (schedule.psnr, schedule.ssim) = (Some(psnr), Some(ssim));
-            // A single run has no standard error.
-            schedule.psnr_error = error.filter(|error| error.is_finite() && *error > 0.0);
+        let Some(plans) = profile.plans.iter_mut().find(|plans| plans.fit(&job.trajectory)) else { continue };
+        let ((psnr, error), (ssim, _)) = (points.psnr(), points.ssim());
+        // A single run has no standard error.
+        let error = error.filter(|error| error.is_finite() && *error > 0.0);
+        let is_own = |s: &&mut PlannedSchedule| fixed.planned(s).is_ok_and(|own| *tables == [own]);
+        if let Some(own) = plans.schedules.iter_mut().find(is_own) {
+            (own.psnr, own.psnr_error, own.ssim) = (Some(psnr), error, Some(ssim));
+        }
+        let is_own = |s: &&mut WindowedSchedule| fixed.windowed(s).is_ok_and(|own| *tables == own);
+        if let Some(own) = plans.windowed.iter_mut().find(is_own) {
+            (own.psnr, own.psnr_error, own.ssim) = (Some(psnr), error, Some(ssim));
         }
     }
     Ok(media::write_file(path, profile.to_toml()?.as_bytes())?)

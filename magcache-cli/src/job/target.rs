@@ -196,22 +196,25 @@ fn scheduled(goal: Goal, plans: &ScheduleSet) -> Result<Chosen> {
             }
             of(missed(times, speedup(found.0), all.iter().map(speedup)), found)
         }
-        Goal::Psnr(db) => match known().find(|(_, quality)| quality.psnr >= db) {
-            Some(found) => {
-                let faster =
-                    plans.windowed.iter().filter(|own| 1.0 / own.time > plans.speedup(found.0.computed));
-                match faster.clone().find(|own| expected(own, found).psnr >= db) {
-                    Some(own) => with_windows(own, found),
-                    None => of(None, found),
+        Goal::Psnr(db) => {
+            let whole = known().find(|(_, quality)| quality.psnr >= db);
+            let beside = whole.unwrap_or((most, qualities.last().ok_or_else(empty)?));
+            let faster = |own: &&WindowedSchedule| {
+                whole.is_none_or(|(whole, _)| 1.0 / own.time > plans.speedup(whole.computed))
+            };
+            let reaches = |own: &&WindowedSchedule| expected(own, beside).psnr >= db;
+            match (plans.windowed.iter().filter(faster).find(reaches), whole) {
+                (Some(own), _) => with_windows(own, beside),
+                (None, Some(whole)) => of(None, whole),
+                (None, None) => {
+                    let best = qualities.iter().map(|quality| quality.psnr).fold(f64::NEG_INFINITY, f64::max);
+                    let message =
+                        format!("{db} dB cannot be had with a skipped step, the best is {best:.1} dB");
+                    let hint = format!("--psnr {:.0}, or a dense run without a target", best.floor());
+                    Err(bad_input_with(message, hint))
                 }
             }
-            None => {
-                let best = qualities.iter().map(|quality| quality.psnr).fold(f64::NEG_INFINITY, f64::max);
-                let message = format!("{db} dB cannot be had with a skipped step, the best is {best:.1} dB");
-                let hint = format!("--psnr {:.0}, or a dense run without a target", best.floor());
-                Err(bad_input_with(message, hint))
-            }
-        },
+        }
     }
 }
 
