@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, ValueEnum};
 use magcache_core::schemars;
-use magcache_models::{pipeline::Offload, ranks::Layout};
+use magcache_models::ranks::Layout;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -51,9 +51,6 @@ pub(crate) struct Run {
     pub(crate) placement: Placement,
     #[command(flatten)]
     pub(crate) ranks: RanksArgs,
-    /// Where to keep the weights of an expert while the other one runs
-    #[arg(long, help_heading = MACHINE, value_enum, default_value_t)]
-    pub(crate) offload: Offload,
     /// Encode and decode in tiles of 256 pixels, which bounds the memory for large frames
     #[arg(long, help_heading = MACHINE)]
     pub(crate) tile_vae: bool,

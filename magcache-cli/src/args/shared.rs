@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::{Files, Loras};
 use clap::{Args as ClapArgs, ValueEnum};
-use magcache_models::pipeline::{self, Embedded, SamplingOptions};
+use magcache_models::pipeline::{self, Embedded, Offload, SamplingOptions};
 
 /// Headings of the help.
 const MODEL: &str = "Model";
@@ -78,6 +78,9 @@ pub(crate) struct Placement {
     /// cpu or cuda:N
     #[arg(long, default_value = "cpu")]
     pub(crate) device: String,
+    /// Where to keep weights that are not needed
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) offload: Offload,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]

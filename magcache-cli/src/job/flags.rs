@@ -82,7 +82,8 @@ impl Placement {
             Dtype::F16 => WeightDtype::Cast(DType::F16),
             Dtype::Bf16 => WeightDtype::Cast(DType::BF16),
         };
-        Ok(LoadOptions { device: self.device()?, dtype, ops, ..LoadOptions::default() })
+        let (device, offload) = (self.device()?, self.offload);
+        Ok(LoadOptions { device, dtype, offload, ops, ..LoadOptions::default() })
     }
 
     fn device(&self) -> Result<Device> {

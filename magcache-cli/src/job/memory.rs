@@ -8,7 +8,7 @@ use magcache_core::{
     schedule::{Sizes, most_bytes, simulate_sized},
 };
 use magcache_models::{
-    pipeline::Phase,
+    pipeline::{Offload, Phase},
     ranks::{Launcher, Ranks},
 };
 use serde_json::{Value, json};
@@ -109,6 +109,9 @@ impl Job {
         }
         if self.trajectory.phases.len() > 1 && weights / 2 + scratch + activations < available {
             return "--offload disk keeps one expert in memory at a time".to_owned();
+        }
+        if self.offload != Offload::Blocks && name == "transformer" {
+            return "--offload blocks reads each block from its file when it runs".to_owned();
         }
         match name {
             "text encoder" => "a quantised text encoder: --text-encoder FILE.gguf".to_owned(),

@@ -25,7 +25,9 @@ use magcache_core::{
 };
 use magcache_models::{
     checkpoint::{AdapterReport, Ops},
-    pipeline::{self, Denoiser, LoadOptions, Pipeline, PipelineError, Request, SamplingOptions, Stage},
+    pipeline::{
+        self, Denoiser, LoadOptions, Offload, Pipeline, PipelineError, Request, SamplingOptions, Stage,
+    },
     ranks::Ranks,
 };
 
@@ -64,6 +66,8 @@ pub(crate) struct Job {
     pub(crate) ranks: Option<Ranks>,
     /// Whether these divide the weights too.
     pub(crate) shard: bool,
+    /// Where idle weights are.
+    pub(crate) offload: Offload,
     pub(crate) chosen: Option<Chosen>,
     /// The recording that is heard with the video.
     pub(crate) sound: Option<Sound>,
@@ -76,7 +80,8 @@ pub(crate) struct Job {
 impl Job {
     /// Opens the model, fills in its defaults and checks the whole request. Loads no weights.
     pub(crate) fn new(mut config: Config, options: LoadOptions) -> Result<Self> {
-        let (device, ops, shard) = (options.device.clone(), options.ops, options.shard);
+        let (device, ops, shard, offload) =
+            (options.device.clone(), options.ops, options.shard, options.offload);
         let ranks = options.ranks.clone();
         let pipeline = config.open(options)?;
         let defaults = pipeline.defaults();
@@ -126,6 +131,7 @@ impl Job {
             ops,
             ranks,
             shard,
+            offload,
             chosen,
             sound,
             adapters,

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use magcache_models::{
     checkpoint::Ops,
-    pipeline::{LoadOptions, PipelineError},
+    pipeline::{LoadOptions, Offload, PipelineError},
     ranks::{Launcher, Ranks},
 };
 
@@ -26,6 +26,10 @@ impl RanksArgs {
         if self.shard && ranks.is_none_or(|ranks| ranks.layout().ulysses < 2) {
             let message = "--shard divides weights among the ranks that divide the tokens, and there is one";
             return Err(bad_input_with(message, "--parallel ulysses=2 or more, or leave --shard out"));
+        }
+        if self.shard && placement.offload == Offload::Blocks {
+            let message = "--shard and --offload blocks both say where the weights of blocks are";
+            return Err(bad_input_with(message, "one of them"));
         }
         let own = ranks.filter(|_| self.gpus.is_some() || placement.device == "cuda");
         let placement = match own.map(|ranks| gpu(Launcher::find().as_ref(), ranks.world().place())) {

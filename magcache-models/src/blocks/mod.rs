@@ -26,6 +26,11 @@ pub enum Residence {
     /// In the blocks, which stay.
     #[default]
     Memory,
+    /// In their files, from which another thread reads them.
+    Disk {
+        /// Reads them.
+        fetcher: Fetcher,
+    },
     /// Divided among the ranks of a group, which all run the same blocks at the same time.
     Shards {
         /// The ranks, in a lane for weights.
@@ -71,9 +76,12 @@ impl<B: Send + Sync + 'static> Blocks<B> {
         residence: &Residence,
         load: impl Fn(&Weights) -> LoadResult<B> + Send + Sync + 'static,
     ) -> LoadResult<Self> {
-        let Residence::Shards { group, fetcher } = residence else {
-            let all = (0..count).map(|i| load(&weights.pp(list).pp(i)));
-            return Ok(Self::Kept(all.collect::<LoadResult<_>>()?));
+        let fetcher = match residence {
+            Residence::Memory => {
+                let all = (0..count).map(|i| load(&weights.pp(list).pp(i)));
+                return Ok(Self::Kept(all.collect::<LoadResult<_>>()?));
+            }
+            Residence::Disk { fetcher } | Residence::Shards { fetcher, .. } => fetcher.clone(),
         };
         let first = weights.pp(list).pp(0);
         for i in 0..count {
@@ -83,8 +91,18 @@ impl<B: Send + Sync + 'static> Blocks<B> {
                 load(&own)?;
             }
         }
-        let shards = Shards::of(&weights.pp(list), list, count, group.clone());
-        Ok(Self::Lent(Lender::new(count, fetcher.clone(), move |i| load(&shards.block(i)?))))
+        let all = weights.pp(list);
+        Ok(Self::Lent(match residence {
+            Residence::Shards { group, .. } => {
+                let shards = Shards::of(&all, list, count, group.clone());
+                Lender::new(count, fetcher, move |i| load(&shards.block(i)?))
+            }
+            // Read whole: what stays coded would else be read from the file while the block runs.
+            Residence::Disk { .. } | Residence::Memory => Lender::new(count, fetcher, move |i| {
+                let flat = all.pp(i).flat();
+                load(&flat.tensors(flat.read(0..flat.len())))
+            }),
+        }))
     }
 
     /// Number of blocks.

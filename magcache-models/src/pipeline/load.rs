@@ -8,23 +8,26 @@ use serde::Deserialize;
 
 use super::{GivenAdapter, GivenFiles, Pipeline, PipelineError, Result};
 use crate::{
-    blocks::Residence,
+    blocks::{Fetcher, Residence},
     checkpoint::{Folder, Ops, WeightDtype},
     ranks::{DataPlane, Ranks},
     recognise::Role,
 };
 
-/// Where the weights of an expert stay while another one runs.
+/// Where weights are while they are not needed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
 pub enum Offload {
     /// On the device, after their first use.
     #[default]
     None,
-    /// In the machine's memory; on a CPU that is the device itself.
+    /// Those of an idle expert in the machine's memory; on a CPU that is the device itself.
     Host,
-    /// On disk, from which the memory map reads them again.
+    /// Those of an idle expert on disk, from which the memory map reads them again.
     Disk,
+    /// Those of every block on disk, but for the one that runs and the next one, which is read meanwhile.
+    /// Skipped blocks are not read.
+    Blocks,
 }
 
 /// How a checkpoint is loaded.
@@ -34,7 +37,7 @@ pub struct LoadOptions {
     pub device: Device,
     /// How weights are kept in memory. On a CPU arithmetic is f32 in any case.
     pub dtype: WeightDtype,
-    /// Where an idle expert waits.
+    /// Where idle experts and blocks wait.
     pub offload: Offload,
     /// Whether ranks that divide the tokens divide the weights of blocks too.
     pub shard: bool,
@@ -63,6 +66,7 @@ impl LoadOptions {
     pub fn residence(&self) -> candle_core::Result<Residence> {
         match self.ranks.as_ref().filter(|ranks| self.shard && ranks.tokens().size() > 1) {
             Some(ranks) => ranks.shards(),
+            None if self.offload == Offload::Blocks => Ok(Residence::Disk { fetcher: Fetcher::start()? }),
             None => Ok(Residence::Memory),
         }
     }

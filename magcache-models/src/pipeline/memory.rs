@@ -4,7 +4,7 @@
 //! autoencoder. Weights are counted by how they are kept; activations are what measurements of the networks
 //! gave as a function of the tokens, rounded up. Of several ranks each is counted as what it holds itself.
 
-use super::LoadOptions;
+use super::{LoadOptions, Offload};
 use crate::{checkpoint::Weights, ranks::Ranks};
 
 /// What one part of a run holds at its peak, in bytes.
@@ -38,19 +38,22 @@ pub struct Division {
     pub ranks: usize,
     /// Whether they divide the weights of blocks too.
     pub shard: bool,
+    /// Whether the weights of blocks are on disk until they run.
+    pub on_disk: bool,
 }
 
 impl Division {
     /// Of a network that is loaded with these options.
     pub fn of(options: &LoadOptions) -> Self {
         let ranks = options.ranks.as_ref().map_or(1, |ranks| Ranks::layout(ranks).ulysses);
-        Self { ranks, shard: options.shard && ranks > 1 }
+        let shard = options.shard && ranks > 1;
+        Self { ranks, shard, on_disk: !shard && options.offload == Offload::Blocks }
     }
 
     /// Bytes of the weights of a network that a rank holds, whose blocks are in these lists.
     fn weights(self, network: &Weights, lists: &[&str]) -> u64 {
         let whole = network.resident_bytes();
-        if !self.shard {
+        if !self.shard && !self.on_disk {
             return whole;
         }
         let (mut replaced, mut held) = (0, 0);
@@ -59,10 +62,13 @@ impl Division {
             let sizes: Vec<(u64, u64)> =
                 blocks.map(|block| (block.resident_bytes(), block.flat().len() as u64)).collect();
             let largest = |of: fn(&(u64, u64)) -> u64| sizes.iter().map(of).max().unwrap_or_default();
-            let shards: u64 = sizes.iter().map(|(_, stored)| stored.div_ceil(self.ranks as u64)).sum();
+            let share = |stored: &u64| if self.shard { stored.div_ceil(self.ranks as u64) } else { 0 };
+            let shares: u64 = sizes.iter().map(|(_, stored)| share(stored)).sum();
             replaced += sizes.iter().map(|(resident, _)| resident).sum::<u64>();
-            // Two blocks, and while the second is fetched its bytes as they are sent, received and joined.
-            held += shards + 2 * largest(|(resident, _)| *resident) + 3 * largest(|(_, stored)| *stored);
+            // Two blocks, and while the second is fetched its bytes: as they are read, or as they are sent,
+            // received and joined.
+            let copies = if self.shard { 3 } else { 1 };
+            held += shares + 2 * largest(|(resident, _)| *resident) + copies * largest(|(_, stored)| *stored);
         }
         whole.saturating_sub(replaced) + held
     }
@@ -78,7 +84,7 @@ const F32: u64 = 4;
 /// A phase of text encoders that are in memory together, on the rank that asks them, and read so many tokens:
 /// scores of every token for every other are whole, and so is what is added to them for their positions.
 pub fn text_phase(networks: &[Weights], tokens: usize, widths: [usize; 2], heads: usize) -> Phase {
-    let alone = Division { ranks: 1, shard: false };
+    let alone = Division { ranks: 1, shard: false, on_disk: false };
     let phase = transformer_phase("text encoder", (networks, &[]), tokens, widths, alone);
     let scores = 2 * heads as u64 * (tokens as u64).pow(2) * F32;
     Phase { activations: phase.activations + scores, everywhere: false, ..phase }

@@ -4,7 +4,7 @@ use candle_core::Result as Computed;
 use magcache_models::{
     checkpoint::{Folder, WeightDtype, Weights},
     flux::{Flux2Config, Flux2Transformer, FluxDenoiser, FluxGuidance},
-    pipeline::{self, Denoiser, Entered, Generation, LoadOptions, PipelineError, Request},
+    pipeline::{self, Denoiser, Entered, Generation, LoadOptions, Offload, PipelineError, Request},
     ranks::Ranks,
     sampler::{Sampler, SamplerKind, SchedulerConfig},
     wan::{TextContext, WanConfig, WanInput, WanTransformer, tiny},
@@ -22,6 +22,7 @@ pub(crate) struct Model {
     start: fn(&LoadOptions) -> Result<Start, PipelineError>,
     /// Whether its ranks divide the weights too.
     pub(crate) shard: bool,
+    offload: Offload,
 }
 
 struct Start {
@@ -44,7 +45,12 @@ pub(crate) const SPEECH: Model = Model::of("wan2.2-s2v-tiny", speech);
 
 impl Model {
     const fn of(name: &'static str, start: fn(&LoadOptions) -> Result<Start, PipelineError>) -> Self {
-        Self { name, start, shard: false }
+        Self { name, start, shard: false, offload: Offload::None }
+    }
+
+    /// The same with the weights of blocks in their files.
+    pub(crate) fn on_disk(self) -> Self {
+        Self { offload: Offload::Blocks, ..self }
     }
 
     /// The same, whose ranks divide the weights too.
@@ -67,6 +73,7 @@ impl Model {
         let Start { meta, denoiser, trajectory, sampler, noise } = (self.start)(&LoadOptions {
             ranks: ranks.cloned(),
             shard: self.shard,
+            offload: self.offload,
             ..LoadOptions::default()
         })?;
         magcache_strategies::link();

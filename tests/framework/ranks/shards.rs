@@ -49,6 +49,19 @@ fn experts_are_swapped_at_the_boundary() {
     shards_are_one(&PAIR, &[ulysses(2), Layout { cfg: 2, ulysses: 2 }]);
 }
 
+#[test]
+fn blocks_that_are_read_when_they_run_are_those_in_memory() {
+    for model in [WAN, TOKENS, PAIR, FLUX, FLUX2, SPEECH] {
+        for plan in PLANS.into_iter().filter(|plan| model.takes(plan)) {
+            let [there, read] = [model, model.on_disk()].map(|model| run(&model, plan, None).unwrap());
+            assert_eq!(there, read, "{}: {plan}", model.name);
+        }
+    }
+    // Each rank reads for itself.
+    let alone = run(&WAN, PLANS[1], None).unwrap();
+    assert_as_alone(&WAN.on_disk(), PLANS[1], &alone, ulysses(2));
+}
+
 /// Counts the weights that a rank sends.
 #[derive(Debug)]
 struct Counting {

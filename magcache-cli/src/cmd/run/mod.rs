@@ -262,11 +262,7 @@ fn job(args: &Run, ops: Ops, ranks: Option<&Ranks>, out: &Console) -> Result<Job
     };
     Job::new(
         config,
-        LoadOptions {
-            offload: args.offload,
-            tile_vae: args.tile_vae,
-            ..args.ranks.options(&args.placement, ranks, ops)?
-        },
+        LoadOptions { tile_vae: args.tile_vae, ..args.ranks.options(&args.placement, ranks, ops)? },
     )
 }
 
