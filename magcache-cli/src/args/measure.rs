@@ -51,8 +51,8 @@ pub(crate) struct Calibrate {
     #[arg(long, help_heading = MEASUREMENT, value_name = "STEPS")]
     pub(crate) max_gap: Option<usize>,
     /// Plan steps too at which the first FRONT and the last BACK blocks run on what those between would have
-    /// made; each costs --reach such steps [default: auto for at most 8 steps, which is the first and the last
-    /// sixth, and all but the last sixth; else none]
+    /// made; each costs --reach such steps [default: auto for at most 8 steps: the first and the last sixth,
+    /// and all but the last sixth; else none]
     #[arg(long, help_heading = MEASUREMENT, value_name = "FRONT+BACK", value_delimiter = ',')]
     pub(crate) windows: Vec<WindowArg>,
     #[command(flatten)]

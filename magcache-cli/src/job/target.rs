@@ -218,8 +218,8 @@ fn scheduled(goal: Goal, plans: &ScheduleSet) -> Result<Chosen> {
     }
 }
 
-/// The quality of a schedule with windows: the measured one, or what is predicted, as far off as it is for the
-/// schedule `beside` it.
+/// The quality of a schedule with windows: the measured one, or what is predicted, as far off as it is for
+/// the schedule `beside` it.
 fn expected(own: &WindowedSchedule, (beside, quality): (&PlannedSchedule, &Quality)) -> Quality {
     match own.psnr {
         Some(psnr) => Quality { psnr, within: own.psnr_error, grounds: Grounds::Measured },

@@ -78,8 +78,9 @@ impl Planner {
     /// longer, the fastest first; for a model of `blocks` blocks. Empty if no windows were measured.
     ///
     /// Each range of blocks is replaced by its own residual of the last step at which it ran. What that does
-    /// was measured where all replaced blocks ran last at the same step; else the oldest one counts. Of runs of
-    /// few steps all schedules are compared, of longer ones those on climbs from the best ones of whole steps.
+    /// was measured where all replaced blocks ran last at the same step; else the oldest one counts. Of runs
+    /// of few steps all schedules are compared, of longer ones those on climbs from the best ones of whole
+    /// steps.
     pub fn windows(&self, blocks: usize, with: Continuation, objective: Objective) -> Vec<PlannedWindows> {
         let costs = self.costs(with);
         let Some(table) = Table::new(self, &costs, blocks, objective) else { return Vec::new() };
