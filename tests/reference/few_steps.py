@@ -11,6 +11,7 @@ the dense run of four steps of the same prompt, the median over all runs.
 import argparse
 import json
 import math
+import shutil
 import statistics
 import subprocess
 import tomllib
@@ -28,11 +29,20 @@ STRATEGIES = "magcache,teacache,easycache,fbcache,dbcache,seacache,dicache".spli
 def run(magcache, *args):
     done = subprocess.run([magcache, *map(str, args), "--json"], capture_output=True, text=True)
     if done.returncode != 0:
-        return None, " ".join(done.stderr.strip().splitlines()[-3:])
+        return None, f"{done.stdout} {done.stderr}".strip()
     return json.loads(done.stdout), None
 
 
-def frames(folder):
+def frames(magcache, folder, what):
+    """Runs, and returns the frames `[frames, height, width, 3]` and the seconds of the transformer."""
+    shutil.rmtree(folder, ignore_errors=True)
+    answer, failed = run(magcache, "run", *what, "--out", folder, "--overwrite")
+    if failed:
+        raise SystemExit(f"{what}: {failed}")
+    return stacked(folder), answer["transformer_seconds"]
+
+
+def stacked(folder):
     return numpy.stack([numpy.asarray(Image.open(path), dtype=float) for path in sorted(folder.glob("*.png"))])
 
 
@@ -103,21 +113,15 @@ def main():
     rows = {name: [] for name in ["without the adapter", *names]}
     for prompt in prompts:
         for seed in args.seeds.split(","):
-            what = [*MODEL, "--prompt", prompt, "--seed", seed, "--overwrite", "--out"]
-            run(args.magcache, "run", *what, args.out / "many", "--steps", 30)
-            many = frames(args.out / "many")
-            run(args.magcache, "run", *what, args.out / "plain", "--steps", 4)
-            rows["without the adapter"].append((psnr(frames(args.out / "plain"), many), math.nan, math.nan))
-            dense, seconds = None, None
-            for name in names:
-                config = [] if name == "dense" else ["--config", args.out / f"{name}.toml"]
-                answer, failed = run(args.magcache, "run", *what, args.out / "few", *FEW, *config)
-                if failed:
-                    raise SystemExit(f"{name}: {failed}")
-                own = frames(args.out / "few")
-                took = answer["transformer_seconds"]
-                if name == "dense":
-                    dense, seconds = own, took
+            what = [*MODEL, "--prompt", prompt, "--seed", seed]
+            many, _ = frames(args.magcache, args.out / "many", [*what, "--steps", 30])
+            plain, _ = frames(args.magcache, args.out / "plain", [*what, "--steps", 4])
+            rows["without the adapter"].append((psnr(plain, many), math.nan, math.nan))
+            dense, seconds = frames(args.magcache, args.out / "few", [*what, *FEW])
+            rows["dense"].append((psnr(dense, many), math.inf, 1.0))
+            for name in names[1:]:
+                config = ["--config", args.out / f"{name}.toml"]
+                own, took = frames(args.magcache, args.out / "few", [*what, *FEW, *config])
                 rows[name].append((psnr(own, many), psnr(own, dense), took / seconds))
     print("| | time | against 30 steps, dB | below dense, paired | against dense, dB |")
     print("|---|---|---|---|---|")

@@ -15,7 +15,7 @@ import subprocess
 from pathlib import Path
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs/results"
-MODELS = {"wan2.1-t2v-tiny": "video", "tiny-flux": "image", "wan2.2-t2v-tiny": "video", "wan2.2-i2v-tiny": "video"}
+MODELS = {"tiny-flux": "image", "wan2.1-t2v-tiny": "video", "wan2.2-t2v-tiny": "video", "wan2.2-i2v-tiny": "video"}
 SOLVERS = ["unipc", "euler"]
 STRATEGIES = {
     "magcache": "",
@@ -56,7 +56,7 @@ def run(magcache, *args):
     """The JSON document of a command, or its message."""
     done = subprocess.run([magcache, *map(str, args), "--json"], capture_output=True, text=True)
     if done.returncode != 0:
-        return None, done.stderr.strip().splitlines()[-3:]
+        return None, f"{done.stdout} {done.stderr}".strip()
     return json.loads(done.stdout), None
 
 
@@ -72,14 +72,16 @@ def measure(magcache, out, budget):
     for solver in SOLVERS:
         for model, kind in MODELS.items():
             place = out / f"{model}-{solver}"
-            sampling = ["--model", model, "--steps", 30, "--sampler", solver]
+            # The shift of the image model depends on the size, which this solver does not know.
+            shift = ["--flow-shift", 3] if kind == "image" and solver == "unipc" else []
+            sampling = ["--model", model, "--steps", 30, "--sampler", solver, *shift]
             prompts = RESULTS / f"prompts-{kind}.txt"
             profile = out / f"{place.name}.profile.toml"
             if not profile.exists():
-                given = ["--prompts", RESULTS / f"prompts-calibration-{kind}.txt", "--windows", "auto"]
+                given = ["--prompts", RESULTS / f"prompts-calibration-{kind}.txt"]
                 _, failed = run(magcache, "calibrate", *sampling, *given, "--sensitivities", "--out", profile)
                 if failed:
-                    print(place.name, "calibrate:", *failed, flush=True)
+                    print(place.name, "calibrate:", failed, flush=True)
                     continue
             flags = ["--budgets", budget, "--search", 1, "--seeds", "0,1", "--profile", profile]
             pareto = ["pareto", *sampling, "--prompts", prompts, *flags]
@@ -89,7 +91,7 @@ def measure(magcache, out, budget):
                     continue
                 found, failed = run(magcache, *pareto, "--strategies", ",".join(map(str, files)))
                 if failed:
-                    print(result.name, *failed, flush=True)
+                    print(result.name, failed, flush=True)
                     rows = []
                     for file in files:
                         one, failed = run(magcache, *pareto, "--strategies", file)
