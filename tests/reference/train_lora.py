@@ -10,7 +10,7 @@ The teacher is the published folder as it is run by default: UniPC, flow shift 3
 4 Euler steps without guidance, at the noise levels of FlowMatchEulerDiscreteScheduler, which are those of
 `--sampler euler --steps 4 --flow-shift SHIFT`. It is trained through all of its steps: the loss is the mean over the
 steps of |x - x_teacher|^2 / (1 - sigma)^2 at the noise level that the step reaches, the error of what is no noise in x,
-and the last step counts EVENLY times. Prompts are drawn like those of the training videos (`shapes.py`), without those
+and the last step counts LAST times. Prompts are drawn like those of the training videos (`shapes.py`), without those
 that `measure` uses.
 """
 
@@ -34,7 +34,7 @@ from text import MAX_LENGTH  # noqa: E402
 MODEL = TINY / "wan2.1-t2v-tiny"
 LATENT = (8, 5, 16, 16)  # channels, frames, height, width: 17 frames of 64 x 64
 GUIDANCE, TEACHER_STEPS, TEACHING_STEPS = 3.0, 30, 20
-STEPS, SHIFT, EVENLY = 4, 20.0, 4
+STEPS, SHIFT, LAST = 4, 12.0, 4
 RANK = 8
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2", "time_proj", "proj_out"]
 CHUNK = 16  # trajectories in a file
@@ -42,6 +42,7 @@ TESTED, TEST_SEED = 16, 1 << 20
 
 
 def load_pipeline():
+    """The published pipeline in f32, its transformer frozen."""
     pipeline = WanPipeline.from_pretrained(MODEL, torch_dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     pipeline.transformer.requires_grad_(False)
@@ -61,11 +62,13 @@ def encode(pipeline, prompts):
 
 
 def teacher(pipeline, steps):
+    """The folder's solver and its number of steps."""
     return UniPCMultistepScheduler.from_config(pipeline.scheduler.config), steps
 
 
-def euler(steps=STEPS, shift=SHIFT):
-    return FlowMatchEulerDiscreteScheduler(shift=shift), steps
+def euler(shift):
+    """The student's solver and its number of steps."""
+    return FlowMatchEulerDiscreteScheduler(shift=shift), STEPS
 
 
 def sample(pipeline, text, noise, solver, guidance=1.0):
@@ -114,7 +117,7 @@ def teach(args):
         noise = torch.randn(len(prompts), *LATENT, generator=generator)
         with torch.no_grad():
             states, sigmas = sample(pipeline, text, noise, teacher(pipeline, TEACHING_STEPS), GUIDANCE)
-        chunk = {"text": text, "sigmas": sigmas, "states": torch.stack(states).half()}
+        chunk = {"text": text, "sigmas": sigmas.clone(), "states": torch.stack(states).half()}
         torch.save(chunk, file.with_suffix(".new"))
         file.with_suffix(".new").replace(file)
         print(f"{file} {len(prompts)} trajectories", flush=True)
@@ -131,13 +134,12 @@ def states_at(chunk, rows, sigmas):
 
 
 def train(args):
+    """Fits the factors on whole runs of the student and writes their moving average."""
     torch.manual_seed(args.seed)
     pipeline = load_pipeline()
     model = adapted(pipeline.transformer)
     if args.init:
         load_factors(model, args.init)
-    if args.compile:
-        pipeline.transformer.compile()
     chunk = cache(torch.load)
 
     def loss_fn():
@@ -145,11 +147,11 @@ def train(args):
         known = chunk(files[torch.randint(len(files), ())])
         rows = torch.randperm(len(known["text"]))[: args.batch]
         noise = known["states"][0, rows].float()
-        states, sigmas = sample(pipeline, known["text"][rows], noise, euler(shift=args.shift))
+        states, sigmas = sample(pipeline, known["text"][rows], noise, euler(args.shift))
         errors = (torch.stack(states[1:]) - states_at(known, rows, sigmas[1:])).square().flatten(1).mean(1)
         errors = errors / (1 - sigmas[1:]).square()
         weights = torch.ones(STEPS)
-        weights[-1] = EVENLY
+        weights[-1] = LAST
         return (errors * weights).sum() / weights.sum()
 
     fit(model, loss_fn, args, ema_decay=0.995, state=args.state)
@@ -157,6 +159,7 @@ def train(args):
 
 
 def load_factors(model, file):
+    """Puts the factors of a file in place of the model's."""
     named = {name.removeprefix("transformer."): value.float() for name, value in load_file(file).items()}
     set_peft_model_state_dict(model, named)
 
@@ -199,14 +202,13 @@ def measure(args):
         spread = psnr.std().item() / math.sqrt(len(psnr))
         print(f"{name:<44} {psnr.mean():6.2f} +- {spread:.2f} dB, latents {error[0].mean():.4f}", flush=True)
 
-    if not args.only:
-        told(f"{TEACHING_STEPS} steps, unipc, guidance 3", run(teacher(pipeline, TEACHING_STEPS), GUIDANCE))
-        for guidance in (GUIDANCE, 1.0):
-            told(f"4 steps, unipc, shift 3, guidance {guidance:g}", run(teacher(pipeline, STEPS), guidance))
-            for shift in (3.0, args.shift):
-                told(f"4 steps, euler, shift {shift:g}, guidance {guidance:g}", run(euler(shift=shift), guidance))
-    load_factors(adapted(pipeline.transformer), args.lora)
-    told(f"4 steps, euler, shift {args.shift:g}, guidance 1, LoRA", run(euler(shift=args.shift)))
+    for guidance in (GUIDANCE, 1.0):
+        told(f"4 steps, unipc, shift 3, guidance {guidance:g}", run(teacher(pipeline, STEPS), guidance))
+        told(f"4 steps, euler, shift {args.shift:g}, guidance {guidance:g}", run(euler(args.shift), guidance))
+    adapted(pipeline.transformer)
+    for file in args.lora:
+        load_factors(pipeline.transformer, file)
+        told(f"the same with {Path(file).name}", run(euler(args.shift)))
 
 
 def main():
@@ -223,7 +225,6 @@ def main():
     part.add_argument("--shift", type=float, default=SHIFT)
     part.add_argument("--state", help="file to continue from after an interruption")
     part.add_argument("--init", help="a LoRA to start from")
-    part.add_argument("--compile", action="store_true")
     part.add_argument("--out", type=Path, required=True)
     part.set_defaults(run=train)
     part = parts.add_parser("export")
@@ -231,10 +232,9 @@ def main():
     part.add_argument("--out", type=Path, required=True)
     part.set_defaults(run=export)
     part = parts.add_parser("measure")
-    part.add_argument("--lora", required=True)
+    part.add_argument("--lora", nargs="+", required=True)
     part.add_argument("--shift", type=float, default=SHIFT)
     part.add_argument("--seeds", type=int, default=2, help="noises for each prompt")
-    part.add_argument("--only", action="store_true", help="only with the LoRA")
     part.set_defaults(run=measure)
     args = parser.parse_args()
     args.run(args)
