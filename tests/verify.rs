@@ -115,7 +115,7 @@ fn every_case_of_this_repository_is_reproduced() {
 #[test]
 fn whole_runs_of_every_kind_of_model_are_reproduced() {
     for (folder, cases, by_output) in [
-        ("pipelines", 7, [("task", 7), ("latents with experts from disk", 7), ("image", 0)]),
+        ("pipelines", 8, [("task", 8), ("latents with experts from disk", 8), ("image", 0)]),
         ("flux_pipelines", 10, [("task", 0), ("latents with experts from disk", 0), ("image", 10)]),
     ] {
         let report = run(&fixtures(folder));

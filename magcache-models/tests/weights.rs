@@ -43,7 +43,7 @@ fn adapter(path: &Path, seed: u64) -> Adapter {
         .flatten()
         .collect();
     candle_core::safetensors::save(&tensors, path).unwrap();
-    Adapter { path: path.to_owned(), strength: 0.7, skip_unknown: false }
+    Adapter { path: path.to_owned(), folder: None, strength: 0.7, skip_unknown: false }
 }
 
 fn open(folder: &Folder, dtype: WeightDtype, adapters: &[Adapter]) -> (WanTransformer, Weights) {

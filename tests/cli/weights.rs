@@ -95,6 +95,38 @@ fn what_does_not_fit_is_refused_by_name() {
 }
 
 #[test]
+fn an_adapter_inside_the_program_is_used_by_name() {
+    let sh = Shell::new();
+    let run = "run --model wan2.1-t2v-tiny --sampler euler --steps 4 --guidance 1 --frames 1";
+    let file = tiny("wan2.1-t2v-tiny/lora/4-step.safetensors");
+    sh.answer(format!("{run} --out plain.png"));
+    sh.answer(format!("{run} --lora builtin:4-step --out named.png"));
+    sh.answer(format!("{run} --lora {} --out path.png", file.display()));
+    assert!(!sh.same("plain.png", "named.png") && sh.same("named.png", "path.png"));
+    // The stored configuration has the name, and means the same in another folder; the model may go unnamed.
+    fs::create_dir(sh.path("other")).unwrap();
+    fs::copy(sh.path("named.png.toml"), sh.path("other/again.toml")).unwrap();
+    assert!(sh.text("named.png.toml").contains("file = \"builtin:4-step\""), "{}", sh.text("named.png.toml"));
+    sh.answer("run --config other/again.toml --out again.png");
+    sh.answer(format!("{} --lora builtin:4-step:0.5 --out half.png", run.replace("--model wan2.1-t2v-tiny ", "")));
+    assert!(sh.same("named.png", "again.png") && !sh.same("named.png", "half.png"));
+    // A profile that was measured with one of the two is for both.
+    let names = |line: &str| sh.answer(format!("{line} --dry-run --cache magcache --force"))["profile_verdict"].clone();
+    assert_eq!(
+        names(&format!("{run} --lora builtin:4-step"))["reasons"],
+        names(&format!("{run} --lora {}", file.display()))["reasons"]
+    );
+    let unknown = ["there is no adapter builtin:4-steps", "which has builtin:4-step", "did you mean"];
+    sh.hinted(format!("{run} --lora builtin:4-steps"), unknown);
+    let other = ["builtin:4-step is an adapter of wan2.1-t2v-tiny, the model is wan2.2-t2v-tiny"];
+    sh.refused("run --model wan2.2-t2v-tiny --lora builtin:4-step", other);
+    let listed = sh.answer("list")["models"].clone();
+    let of = |name: &str| listed.as_array().unwrap().iter().find(|model| model["name"] == name).unwrap()["adapters"].clone();
+    assert_eq!(of("wan2.1-t2v-tiny"), serde_json::json!(["builtin:4-step"]));
+    assert_eq!(of("tiny-flux"), serde_json::json!([]));
+}
+
+#[test]
 fn a_profile_is_usable_for_other_formats_and_not_for_an_adapter() {
     let sh = Shell::new();
     quantised(&sh);

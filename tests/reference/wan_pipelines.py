@@ -1,19 +1,28 @@
 """Whole runs of the Wan pipelines of diffusers with small random transformers, for comparison with ours.
 
-    python tests/reference/wan_pipelines.py
+    python tests/reference/wan_pipelines.py [CASE ...]
 
 Writes `tests/fixtures/pipelines/CASE`: the transformers, `model_index.json`, the scheduler, images, `case.json` with the request,
-and `golden.safetensors` with the initial noise and the latents after the last step. Text encoder, tokenizer and, where none is
+and `golden.safetensors` with the initial noise and the latents after the last step. `t2v_lora` is the small model itself with the
+adapter that comes with it. Text encoder, tokenizer and, where none is
 named here, the autoencoder are those of `magcache-models/tiny/wan2.1-t2v-tiny`; CLIP and the residual autoencoder are golden cases.
 """
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanImageToVideoPipeline, WanPipeline, WanTransformer3DModel
+from diffusers import (
+    AutoencoderKLWan,
+    FlowMatchEulerDiscreteScheduler,
+    UniPCMultistepScheduler,
+    WanImageToVideoPipeline,
+    WanPipeline,
+    WanTransformer3DModel,
+)
 from PIL import Image
 from safetensors.torch import save_file
 from transformers import AutoTokenizer, CLIPImageProcessor, CLIPVisionModel, UMT5EncoderModel
@@ -39,12 +48,15 @@ CASES = {
         "shift": 3.0, "guidance": [5.0], "pictures": 2, "in_channels": 20, "clip": True, "pos_embed_seq_len": 20, **CLIP,
     },
     "ti2v_text": {"shift": 5.0, "guidance": [5.0], "residual_vae": True, "expand": True},
+    "t2v_lora": {"shift": 12.0, "guidance": [1.0], "lora": "lora/4-step.safetensors", "steps": 4},
     "ti2v_image": {"shift": 5.0, "guidance": [5.0], "residual_vae": True, "expand": True, "pictures": 1},
 }
 
 
 def transformer(case, channels, seed):
-    """Random, with weights large enough that every input matters."""
+    """Random, with weights large enough that every input matters; with an adapter the small model's."""
+    if "lora" in case:
+        return WanTransformer3DModel.from_pretrained(TINY / "transformer", torch_dtype=torch.float32)
     torch.manual_seed(seed)
     model = WanTransformer3DModel(
         num_attention_heads=2, attention_head_dim=12, in_channels=case.get("in_channels", channels), out_channels=channels,
@@ -79,7 +91,9 @@ def make(name, case):
         "tokenizer": AutoTokenizer.from_pretrained(TINY / "tokenizer"),
         "text_encoder": UMT5EncoderModel.from_pretrained(TINY / "text_encoder"),
         "vae": vae,
-        "scheduler": UniPCMultistepScheduler(
+        "scheduler": FlowMatchEulerDiscreteScheduler(shift=case["shift"])
+        if "lora" in case
+        else UniPCMultistepScheduler(
             prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=case["shift"], num_train_timesteps=1000
         ),
         "transformer": transformer(case, vae.config.z_dim, seed),
@@ -97,13 +111,15 @@ def make(name, case):
     # The image-to-video class requires an image: text alone runs through the other class, as users do.
     pipeline = (WanImageToVideoPipeline if pictures else WanPipeline)(**parts)
     pipeline.set_progress_bar_config(disable=True)
+    if "lora" in case:
+        pipeline.load_lora_weights(TINY / case["lora"])
 
     torch.manual_seed(seed)
     noise = torch.randn(1, vae.config.z_dim, 3, height // scale, width // scale)
     call = {"image": pictures[0]} if pictures else {}
     call |= {"last_image": pictures[1]} if len(pictures) > 1 else {}
     length = 512 if clip else 16
-    guidance = case["guidance"]
+    guidance, steps = case["guidance"], case.get("steps", STEPS)
     call |= {"guidance_scale_2": guidance[1]} if len(guidance) > 1 else {}
     passes = [0]
     for part in ("transformer", "transformer_2"):
@@ -111,13 +127,13 @@ def make(name, case):
             parts[part].register_forward_hook(lambda *_: passes.__setitem__(0, passes[0] + 1))
     with torch.no_grad():
         latents = pipeline(
-            prompt=PROMPT, negative_prompt=NEGATIVE, height=height, width=width, num_frames=frames, num_inference_steps=STEPS,
+            prompt=PROMPT, negative_prompt=NEGATIVE, height=height, width=width, num_frames=frames, num_inference_steps=steps,
             guidance_scale=guidance[0], latents=noise.clone(), output_type="latent", max_sequence_length=length, **call,
         ).frames
     assert latents.isfinite().all() and latents.abs().max() < 50, latents.abs().max()
 
     for part in ("transformer", "transformer_2", "scheduler"):
-        if part in parts and ("weights" not in case or part == "scheduler"):
+        if part in parts and (not {"weights", "lora"} & case.keys() or part == "scheduler"):
             parts[part].save_pretrained(folder / part)
     index = {"_class_name": type(pipeline).__name__, "expand_timesteps": case.get("expand", False)}
     index["boundary_ratio"] = case.get("boundary")
@@ -132,10 +148,12 @@ def make(name, case):
     places = {part: tiny + part for part in ("text_encoder", "tokenizer", "vae")}
     places |= {"vae": "../../golden/vaes/wan22_vae"} if residual else {}
     places |= {"image_encoder": "../../golden/text_encoders/clip_vision_wan_i2v"} if clip else {}
+    if "lora" in case:
+        places |= {"transformer": tiny + "transformer"}
     if "weights" in case:
         places |= {part: f"../{case['weights']}/{part}" for part in ("transformer", "transformer_2")}
     request = {
-        "prompt": PROMPT, "negative_prompt": NEGATIVE, "steps": STEPS, "width": width, "height": height, "frames": frames,
+        "prompt": PROMPT, "negative_prompt": NEGATIVE, "steps": steps, "width": width, "height": height, "frames": frames,
         "guidance": guidance[0],
     }
     request |= {"guidance_2": guidance[1]} if len(guidance) > 1 else {}
@@ -144,11 +162,12 @@ def make(name, case):
         "request": request | {"pictures": names}, "passes": passes[0], "tolerance": 1e-4,
         "task": TASKS[name.split("_")[0]],
     }
+    recorded |= {"lora": tiny + case["lora"]} if "lora" in case else {}
     (folder / "case.json").write_text(json.dumps(recorded, indent=1) + "\n")
     save_file({"noise": noise, "latents": latents.contiguous()}, folder / "golden.safetensors")
     print(name, tuple(latents.shape), f"{latents.std():.3f}")
 
 
 if __name__ == "__main__":
-    for name, case in CASES.items():
-        make(name, case)
+    for name in sys.argv[1:] or CASES:
+        make(name, CASES[name])

@@ -90,7 +90,7 @@ impl Files {
 pub(crate) struct Loras {
     /// Apply this adapter, at strength 1 or at the one behind the last colon; may be given several times. Of
     /// two experts, high=FILE and low=FILE are for one of them, and so are files whose names say it. A file
-    /// on the hub is OWNER/NAME:FILE
+    /// on the hub is OWNER/NAME:FILE, one inside the program builtin:NAME
     #[arg(long, value_name = "[high=|low=]FILE[:STRENGTH]", value_parser = parse)]
     pub(crate) lora: Vec<Lora>,
     /// Leave out what of an adapter has no place in the model
@@ -102,7 +102,7 @@ pub(crate) struct Loras {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Lora {
-    /// The file.
+    /// The file, or `builtin:NAME` for one inside the program.
     pub(crate) file: PathBuf,
     /// Factor of what it adds; below 0 it acts in reverse.
     #[serde(default = "one")]
@@ -135,6 +135,7 @@ impl Lora {
         GivenAdapter {
             adapter: Adapter {
                 path: self.file.clone(),
+                folder: None,
                 strength: self.strength,
                 skip_unknown: self.skip_unknown,
             },

@@ -16,7 +16,7 @@ use magcache_models::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{model_name, target::Target};
+use super::{builtin, model_name, target::Target};
 use crate::{
     args::{Files, Lora, Sampling, SoundMode},
     console::{Console, bad_input, bad_input_with},
@@ -156,6 +156,7 @@ impl Config {
             *path = model_name::path_of(part, path)?;
         }
         let mut files = here.files.given();
+        let model = self.model_typed();
         let folder = match (&self.weights, &self.model) {
             (Some(_), Some(_)) => {
                 return Err(bad_input("both `model` and `weights` are given, one is enough"));
@@ -189,8 +190,16 @@ impl Config {
                 model_name::folder(Path::new(name))?
             }
         };
-        let adapters = here.lora.iter().map(Lora::given).collect();
+        let adapters = here.lora.iter().map(|lora| builtin::adapter(lora, &model)).collect::<Result<_>>()?;
         Ok(pipeline::open(folder, LoadOptions { files, adapters, ..options })?)
+    }
+
+    /// The model's name, or its path.
+    fn model_typed(&self) -> String {
+        let path = self.weights.as_ref().or(self.files.transformer.as_ref());
+        let own = path.map(|path| path.display().to_string());
+        let first = || pipeline::default_model().map(|first| first.name.to_owned());
+        self.model.clone().or(own).or_else(first).unwrap_or_default()
     }
 
     /// The model and sampling keys in which `other` differs from this configuration, as a list; `None` if

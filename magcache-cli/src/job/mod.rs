@@ -1,5 +1,6 @@
 //! From arguments to a job: flags over the configuration file over the model's defaults.
 
+pub(crate) mod builtin;
 mod config;
 mod flags;
 mod given;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf, absolute};
 use magcache_core::meta;
 use magcache_hub::Part;
 
-use super::{Config, flag, model_name};
+use super::{Config, builtin, flag, model_name};
 use crate::{
     args::{Sampling, Writing},
     files::Writes,
@@ -40,11 +40,12 @@ impl Config {
         stored
     }
 
-    /// Calls `each` with every path, relative to `here`; files on the hub have none.
+    /// Calls `each` with every path, relative to `here`; files on the hub and inside the program have none.
     fn paths(&mut self, here: &Path, each: &mut dyn FnMut(&mut PathBuf)) {
-        let on_hub =
-            |(part, path): &(Part, &mut PathBuf)| model_name::part_on_hub(*part, path, here).is_some();
-        self.weight_files().filter(|file| !on_hub(file)).for_each(|(_, path)| each(path));
+        let named = |(part, path): &(Part, &mut PathBuf)| {
+            model_name::part_on_hub(*part, path, here).is_some() || builtin::name(path).is_some()
+        };
+        self.weight_files().filter(|file| !named(file)).for_each(|(_, path)| each(path));
         let Self { weights, sampling, output, .. } = self;
         let own = [weights, &mut output.path].into_iter().flatten();
         own.chain(sampling.files_mut()).for_each(each);
@@ -107,6 +108,8 @@ transformer = "owner/name:model-Q4_K.gguf"
 tokenizer = ["own", "openai/clip-vit-large-patch14"]
 [[lora]]
 file = "owner/style"
+[[lora]]
+file = "builtin:4-step"
 [sampling]
 image = "in/first.png"
 last_image = "last.png"
@@ -138,6 +141,7 @@ profile = "own.toml"
         assert_eq!(read.files.tokenizer[1], typed.files.tokenizer[1]);
         assert_eq!(read.files.tokenizer[0], folder.join("own"));
         assert_eq!(read.lora[0].file, Path::new("owner/style"));
+        assert_eq!(read.lora[1].file, Path::new("builtin:4-step"));
         assert_eq!(read.output.path, Some(folder.join("out.mp4")));
         let members = |config: &Config| -> Vec<String> {
             let members = config.cache[0]["members"].as_array().unwrap().iter();

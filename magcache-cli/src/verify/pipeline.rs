@@ -1,14 +1,14 @@
 //! Whole runs of a pipeline: prompts, pictures, noise levels, every step, and the pixels.
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use anyhow::Result;
 use candle_core::Tensor;
 use magcache_core::HookRegistry;
 use magcache_models::{
-    checkpoint::Folder,
+    checkpoint::{Adapter, Folder},
     image::Picture,
-    pipeline::{self, Generation, LoadOptions, Offload, Pipeline, Request},
+    pipeline::{self, Generation, GivenAdapter, LoadOptions, Offload, Pipeline, Request},
     wan::WanSource,
 };
 use serde::Deserialize;
@@ -38,6 +38,8 @@ struct Recorded {
     timesteps: Option<Vec<f64>>,
     /// What a Wan model was trained for.
     task: Option<String>,
+    /// The file of an adapter, relative to the case.
+    lora: Option<PathBuf>,
 }
 
 #[derive(Deserialize)]
@@ -99,7 +101,22 @@ pub(super) fn check(case: &Case, report: &mut CaseReport) -> Result<()> {
     let whole = assemble(case)?;
     let folder = Folder::open(whole.path())?.computing_with(case.folder.ops());
     prompts(case, &recorded, &folder, report)?;
-    let options = |offload| LoadOptions { offload, ops: case.folder.ops(), ..LoadOptions::default() };
+    let adapter = |file: &PathBuf| GivenAdapter {
+        adapter: Adapter {
+            path: case.path().join(file),
+            folder: None,
+            strength: 1.0,
+            skip_unknown: false,
+        },
+        expert: None,
+    };
+    let adapters: Vec<GivenAdapter> = recorded.lora.iter().map(adapter).collect();
+    let options = |offload| LoadOptions {
+        offload,
+        ops: case.folder.ops(),
+        adapters: adapters.clone(),
+        ..LoadOptions::default()
+    };
     let pipeline = pipeline::open(folder.clone(), options(Offload::None))?;
     let request = recorded.request.request(case, pipeline.defaults().request.clone())?;
     pipeline.check(&request)?;

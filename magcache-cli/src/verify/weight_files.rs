@@ -71,7 +71,12 @@ impl Source {
     /// Lists of adapters, each of which gives the call's outputs.
     fn adapters(&self, folder: &Path) -> Vec<Vec<Adapter>> {
         let skip_unknown = self.unmatched.as_deref() == Some("skip");
-        let adapter = |file: &str, strength: f64| Adapter { path: folder.join(file), strength, skip_unknown };
+        let adapter = |file: &str, strength: f64| Adapter {
+            path: folder.join(file),
+            folder: None,
+            strength,
+            skip_unknown,
+        };
         match self.loras.as_slice() {
             [one] if !self.alternatives.is_empty() => {
                 self.alternatives.iter().map(|file| vec![adapter(file, one.strength)]).collect()

@@ -245,7 +245,7 @@ pub fn noise_of(path: &Path) -> Option<Noise> {
 }
 
 /// An adapter, and the expert that it is for if it is not for all.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct GivenAdapter {
     /// The file, its strength and what is done with what does not fit.
     pub adapter: Adapter,

@@ -1,6 +1,6 @@
 //! Opening a folder with the pipeline that supports it.
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use candle_core::{Device, Tensor};
 use magcache_core::{error::nearest, inventory};
@@ -136,6 +136,23 @@ pub struct Embedded {
 }
 
 inventory::collect!(Embedded);
+
+/// Where a model inside the binary has its adapters, and how their files end.
+const ADAPTERS: (&str, &str) = ("lora", ".safetensors");
+
+impl Embedded {
+    /// The names of the adapters that it comes with.
+    pub fn adapters(&self) -> Vec<String> {
+        let files = (self.folder)().sub(ADAPTERS.0).files();
+        files.iter().filter_map(|file| Some(file.strip_suffix(ADAPTERS.1)?.to_owned())).collect()
+    }
+
+    /// The path of one of them for messages, and the folder that it is in.
+    pub fn adapter(&self, name: &str) -> Option<(PathBuf, Folder)> {
+        let (folder, file) = ((self.folder)().sub(ADAPTERS.0), format!("{name}{}", ADAPTERS.1));
+        folder.exists(&file).then(|| (folder.describe_file(&file).into(), folder))
+    }
+}
 
 /// The files of a model inside the binary, from a folder of `tiny/`; paths are relative to it.
 macro_rules! embedded_files {

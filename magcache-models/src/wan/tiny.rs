@@ -21,6 +21,7 @@ static SHARED: &[EmbeddedFile] = embedded_files!("wan2.1-t2v-tiny":
 );
 
 static WAN21_T2V: &[EmbeddedFile] = embedded_files!("wan2.1-t2v-tiny":
+    "lora/4-step.safetensors",
     "magcache.json",
     "model_index.json",
     "scheduler/scheduler_config.json",

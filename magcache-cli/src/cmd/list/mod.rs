@@ -17,7 +17,12 @@ use magcache_models::{
 use serde_json::{Value, json};
 
 use self::reference::Section;
-use crate::{args::List, console::Console, job::model_name, summary};
+use crate::{
+    args::List,
+    console::Console,
+    job::{builtin, model_name},
+    summary,
+};
 
 pub(crate) fn run(args: &List, out: &Console) -> Result<()> {
     if args.downloaded {
@@ -89,11 +94,14 @@ fn downloaded_models(out: &Console) {
 
 fn everything(out: &Console) {
     let row = |name: &str, what: &str, origin: &str| format!("  {name:<22} {what}  [{origin}]\n");
+    let adapters = |m: &ModelMeta| model_name::embedded(&m.name).map(builtin::of).unwrap_or_default();
     let model = |m: &ModelMeta| {
         let embedded = model_name::embedded(&m.name);
         let here = if embedded.is_some() { " (in this program)" } else { "" };
         let prompts = embedded.map(|e| format!("  {:<22} prompts: {}\n", "", e.prompts)).unwrap_or_default();
-        row(&m.name, &format!("{}{here}", m.summary), m.origin) + &prompts
+        let adapters: String =
+            adapters(m).iter().map(|name| format!("  {:<22} --lora {name}\n", "")).collect();
+        row(&m.name, &format!("{}{here}", m.summary), m.origin) + &prompts + &adapters
     };
     let profile = |name: &str, origin: &str| {
         row(name, &Profile::find(name).map(|p| p.summary).unwrap_or_default(), origin)
@@ -120,7 +128,7 @@ fn everything(out: &Console) {
         })).collect::<Vec<_>>(),
         "models": meta::models().iter().map(|m| json!({
             "name": m.name, "summary": m.summary, "blocks": m.blocks(), "profiles": m.profiles, "origin": m.origin,
-            "prompts": model_name::embedded(&m.name).map(|e| e.prompts),
+            "prompts": model_name::embedded(&m.name).map(|e| e.prompts), "adapters": adapters(m),
         })).collect::<Vec<_>>(),
         "profiles": meta::profiles().iter().map(|p| json!({
             "name": p.name, "origin": p.origin,

@@ -33,6 +33,7 @@ pub(super) fn check(case: &Case, report: &mut CaseReport) -> Result<()> {
         let class = case.class().unwrap_or_else(|_| USUAL.to_owned());
         let adapter = |lora: &Lora| Adapter {
             path: case.path().join(&lora.file),
+            folder: None,
             strength: lora.strength,
             skip_unknown: false,
         };

@@ -23,10 +23,12 @@ pub use self::{key::Part, report::AdapterReport, targets::AdapterNames};
 use super::{CheckpointError, Folder, WeightDtype, Weights};
 
 /// A file of an adapter and how strongly it acts.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Adapter {
     /// The file.
     pub path: PathBuf,
+    /// The folder that it is in, if that is not on disk.
+    pub folder: Option<Folder>,
     /// Factor of all that it adds; below 0 it acts in reverse.
     pub strength: f64,
     /// Whether what has no place in the model is left out and told, in place of an error.
@@ -37,7 +39,10 @@ impl Adapter {
     /// The adapter's tensors, and the folder that they are in.
     fn open(&self) -> Result<(Folder, Weights), CheckpointError> {
         let parent = self.path.parent().filter(|parent| !parent.as_os_str().is_empty());
-        let folder = Folder::open(parent.unwrap_or(Path::new(".")))?;
+        let folder = match &self.folder {
+            Some(folder) => folder.clone(),
+            None => Folder::open(parent.unwrap_or(Path::new(".")))?,
+        };
         let name = self.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let weights = Weights::open_files(&folder, &[name], &Device::Cpu, WeightDtype::Keep)?;
         Ok((folder, weights))

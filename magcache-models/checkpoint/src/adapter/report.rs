@@ -5,7 +5,7 @@ use std::fmt;
 use super::{Adapter, Part};
 
 /// An adapter that was applied.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct AdapterReport {
     /// The file and its strength.
     pub adapter: Adapter,

@@ -30,7 +30,7 @@ fn model(tensors: Tensors<'_>) -> Weights {
 fn adapter(root: &Path, tensors: Tensors<'_>) -> Vec<Adapter> {
     let path = root.join("a.safetensors");
     fs::write(&path, bytes(tensors)).expect("can be written");
-    vec![Adapter { path, strength: 0.5, skip_unknown: false }]
+    vec![Adapter { path, folder: None, strength: 0.5, skip_unknown: false }]
 }
 
 fn values(weights: &Weights, name: &str, shape: &[usize]) -> Vec<f32> {

@@ -1,0 +1,244 @@
+"""Distil `wan2.1-t2v-tiny` into a LoRA for 4 steps without guidance: `--lora builtin:4-step`.
+
+    cd magcache-models/tiny/train
+    python ../../../tests/reference/train_lora.py teach --count 1024 --out work/lora
+    python ../../../tests/reference/train_lora.py fit --pool work/lora --minutes 45 --out work/4-step.safetensors
+    python ../../../tests/reference/train_lora.py measure --lora work/4-step.safetensors
+
+The teacher is the published folder as it is run by default: UniPC, flow shift 3, guidance 3, an empty negative prompt;
+20 steps in place of 30 while it teaches (43 dB between the two). The student starts from the same noise and makes
+4 Euler steps without guidance, at the noise levels of FlowMatchEulerDiscreteScheduler, which are those of
+`--sampler euler --steps 4 --flow-shift SHIFT`. It is trained through all of its steps: the loss is the mean over the
+steps of |x - x_teacher|^2 / (1 - sigma)^2 at the noise level that the step reaches, the error of what is no noise in x,
+and the last step counts LAST times. Prompts are drawn like those of the training videos (`shapes.py`), without those
+that `measure` uses.
+"""
+
+import argparse
+import math
+import sys
+from functools import cache
+from pathlib import Path
+
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler, WanPipeline
+from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+
+TINY = Path(__file__).resolve().parents[2] / "magcache-models" / "tiny"
+sys.path.insert(0, str(TINY / "train"))
+from fit import add_loop_arguments, fit  # noqa: E402
+from shapes import random_scenes  # noqa: E402
+from text import MAX_LENGTH  # noqa: E402
+
+MODEL = TINY / "wan2.1-t2v-tiny"
+LATENT = (8, 5, 16, 16)  # channels, frames, height, width: 17 frames of 64 x 64
+GUIDANCE, TEACHER_STEPS, TEACHING_STEPS = 3.0, 30, 20
+STEPS, SHIFT, LAST = 4, 12.0, 4
+RANK = 8
+TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2", "time_proj", "proj_out"]
+CHUNK = 16  # trajectories in a file
+TESTED, TEST_SEED = 16, 1 << 20
+
+
+def load_pipeline():
+    """The published pipeline in f32, its transformer frozen."""
+    pipeline = WanPipeline.from_pretrained(MODEL, torch_dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.transformer.requires_grad_(False)
+    return pipeline
+
+
+def adapted(transformer):
+    """The transformer with new factors beside the linear layers in TARGETS, of which only they are trained."""
+    transformer.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, target_modules=TARGETS))
+    return transformer
+
+
+def encode(pipeline, prompts):
+    """Features [batch, MAX_LENGTH, width], zero at the padding."""
+    with torch.no_grad():
+        return pipeline.encode_prompt(prompts, do_classifier_free_guidance=False, max_sequence_length=MAX_LENGTH)[0]
+
+
+def teacher(pipeline, steps):
+    """The folder's solver and its number of steps."""
+    return UniPCMultistepScheduler.from_config(pipeline.scheduler.config), steps
+
+
+def euler(shift):
+    """The student's solver and its number of steps."""
+    return FlowMatchEulerDiscreteScheduler(shift=shift), STEPS
+
+
+def sample(pipeline, text, noise, solver, guidance=1.0):
+    """The states [batch, ...] of a run: the noise, and the latents behind each step; and their noise levels."""
+    scheduler, steps = solver
+    scheduler.set_timesteps(steps)
+    empty = encode(pipeline, [""]).expand_as(text)
+    states = [noise]
+    for t in scheduler.timesteps:
+        x = states[-1]
+        if guidance > 1:
+            both = pipeline.transformer(
+                torch.cat([x, x]), t.expand(2 * len(x)), torch.cat([text, empty]), return_dict=False
+            )[0]
+            velocity, other = both.chunk(2)
+            velocity = other + guidance * (velocity - other)
+        else:
+            velocity = pipeline.transformer(x, t.expand(len(x)), text, return_dict=False)[0]
+        states.append(scheduler.step(velocity, t, x, return_dict=False)[0])
+    return states, scheduler.sigmas
+
+
+@cache
+def tested_prompts():
+    """Prompts that no training run sees, half of them with two shapes."""
+    one, two = [], []
+    for prompt in random_scenes(256, torch.Generator().manual_seed(TEST_SEED)).prompts():
+        group = two if " and " in prompt else one
+        if prompt not in group and len(group) < TESTED // 2:
+            group.append(prompt)
+    return one + two
+
+
+def teach(args):
+    """Writes trajectories of the teacher, CHUNK in a file: text, noise levels, states [level, trajectory, ...]."""
+    pipeline = load_pipeline()
+    args.out.mkdir(parents=True, exist_ok=True)
+    for index in range(args.first, args.first + args.count // CHUNK):
+        file = args.out / f"{index:04}.pt"
+        if file.exists():
+            continue
+        generator = torch.Generator().manual_seed(index)
+        prompts = random_scenes(2 * CHUNK, generator).prompts()
+        prompts = [prompt for prompt in prompts if prompt not in tested_prompts()][:CHUNK]
+        text = encode(pipeline, prompts)
+        noise = torch.randn(len(prompts), *LATENT, generator=generator)
+        with torch.no_grad():
+            states, sigmas = sample(pipeline, text, noise, teacher(pipeline, TEACHING_STEPS), GUIDANCE)
+        chunk = {"text": text, "sigmas": sigmas.clone(), "states": torch.stack(states).half()}
+        torch.save(chunk, file.with_suffix(".new"))
+        file.with_suffix(".new").replace(file)
+        print(f"{file} {len(prompts)} trajectories", flush=True)
+
+
+def states_at(chunk, rows, sigmas):
+    """The teacher's states [level, row, ...] at these noise levels, on straight lines between the recorded ones."""
+    known, found = chunk["sigmas"], []
+    for sigma in sigmas:
+        after = int((known > sigma).sum().clamp(1, len(known) - 1))
+        part = ((known[after - 1] - sigma) / (known[after - 1] - known[after])).clamp(0, 1)
+        found.append(torch.lerp(chunk["states"][after - 1, rows].float(), chunk["states"][after, rows].float(), part))
+    return torch.stack(found)
+
+
+def train(args):
+    """Fits the factors on whole runs of the student and writes their moving average."""
+    torch.manual_seed(args.seed)
+    pipeline = load_pipeline()
+    model = adapted(pipeline.transformer)
+    if args.init:
+        load_factors(model, args.init)
+    chunk = cache(torch.load)
+
+    def loss_fn():
+        files = sorted(args.pool.glob("*.pt"))
+        known = chunk(files[torch.randint(len(files), ())])
+        rows = torch.randperm(len(known["text"]))[: args.batch]
+        noise = known["states"][0, rows].float()
+        states, sigmas = sample(pipeline, known["text"][rows], noise, euler(args.shift))
+        errors = (torch.stack(states[1:]) - states_at(known, rows, sigmas[1:])).square().flatten(1).mean(1)
+        errors = errors / (1 - sigmas[1:]).square()
+        weights = torch.ones(STEPS)
+        weights[-1] = LAST
+        return (errors * weights).sum() / weights.sum()
+
+    fit(model, loss_fn, args, ema_decay=0.995, state=args.state)
+    save(model, args.out)
+
+
+def load_factors(model, file):
+    """Puts the factors of a file in place of the model's."""
+    named = {name.removeprefix("transformer."): value.float() for name, value in load_file(file).items()}
+    set_peft_model_state_dict(model, named)
+
+
+def save(model, file):
+    """Writes the factors in f16 under the names that diffusers gives them."""
+    factors = get_peft_model_state_dict(model)
+    save_file({f"transformer.{name}": value.half().contiguous() for name, value in factors.items()}, file)
+    print(f"{file} {Path(file).stat().st_size} bytes", flush=True)
+
+
+def export(args):
+    """The averaged factors of a training that still runs."""
+    model = adapted(load_pipeline().transformer)
+    saved = torch.load(args.state)
+    with torch.no_grad():
+        torch._foreach_copy_([p for p in model.parameters() if p.requires_grad], saved["average"])
+    print(f"step {saved['step']}, {saved['elapsed']:.0f} s")
+    save(model, args.out)
+
+
+@torch.no_grad()
+def measure(args):
+    """Prints the PSNR (dB, pixels in 0..1, one per video) and the latents' error against 30 steps of the teacher."""
+    pipeline = load_pipeline()
+    prompts = tested_prompts() * args.seeds
+    text = encode(pipeline, prompts)
+    noise = torch.randn(len(prompts), *LATENT, generator=torch.Generator().manual_seed(TEST_SEED + 1))
+    mean, std = (torch.tensor(getattr(pipeline.vae.config, f"latents_{name}")).view(1, -1, 1, 1, 1) for name in ("mean", "std"))
+
+    def run(solver, guidance=1.0):
+        latents = sample(pipeline, text, noise, solver, guidance)[0][-1]
+        return latents, pipeline.vae.decode(latents * std + mean, return_dict=False)[0].clamp(-1, 1) / 2 + 0.5
+
+    truth = run(teacher(pipeline, TEACHER_STEPS), GUIDANCE)
+
+    def told(name, found):
+        error = [(a - b).square().flatten(1).mean(1) for a, b in zip(found, truth)]
+        psnr = -10 * error[1].log10()
+        spread = psnr.std().item() / math.sqrt(len(psnr))
+        print(f"{name:<44} {psnr.mean():6.2f} +- {spread:.2f} dB, latents {error[0].mean():.4f}", flush=True)
+
+    for guidance in (GUIDANCE, 1.0):
+        told(f"4 steps, unipc, shift 3, guidance {guidance:g}", run(teacher(pipeline, STEPS), guidance))
+        told(f"4 steps, euler, shift {args.shift:g}, guidance {guidance:g}", run(euler(args.shift), guidance))
+    adapted(pipeline.transformer)
+    for file in args.lora:
+        load_factors(pipeline.transformer, file)
+        told(f"the same with {Path(file).name}", run(euler(args.shift)))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parts = parser.add_subparsers(required=True)
+    part = parts.add_parser("teach")
+    part.add_argument("--count", type=int, default=1024)
+    part.add_argument("--first", type=int, default=0, help="the first file's number")
+    part.add_argument("--out", type=Path, default=Path("work/lora"))
+    part.set_defaults(run=teach)
+    part = parts.add_parser("fit")
+    add_loop_arguments(part, steps=100000, batch=4, lr=2e-3)
+    part.add_argument("--pool", type=Path, default=Path("work/lora"))
+    part.add_argument("--shift", type=float, default=SHIFT)
+    part.add_argument("--state", help="file to continue from after an interruption")
+    part.add_argument("--init", help="a LoRA to start from")
+    part.add_argument("--out", type=Path, required=True)
+    part.set_defaults(run=train)
+    part = parts.add_parser("export")
+    part.add_argument("--state", required=True)
+    part.add_argument("--out", type=Path, required=True)
+    part.set_defaults(run=export)
+    part = parts.add_parser("measure")
+    part.add_argument("--lora", nargs="+", required=True)
+    part.add_argument("--shift", type=float, default=SHIFT)
+    part.add_argument("--seeds", type=int, default=2, help="noises for each prompt")
+    part.set_defaults(run=measure)
+    args = parser.parse_args()
+    args.run(args)
+
+
+if __name__ == "__main__":
+    main()
