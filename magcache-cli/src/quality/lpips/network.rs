@@ -13,12 +13,12 @@ pub(super) struct Network {
 /// A layer; `at` is its place in torchvision's `features`, by which its tensors are named.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Layer {
-    /// A convolution with its ReLU.
+    /// A convolution with its `ReLU`.
     Conv { at: usize, out: usize, kernel: usize, stride: usize, padding: usize },
     /// Maxima over windows two pixels apart. Where `is_ceil`, also over a window that begins inside and ends
     /// outside.
     Pool { kernel: usize, is_ceil: bool },
-    /// SqueezeNet's module: few channels, then `expand` from one pixel and as many from 3 x 3.
+    /// `SqueezeNet`'s module: few channels, then `expand` from one pixel and as many from 3 x 3.
     Fire { at: usize, squeeze: usize, expand: usize },
 }
 
@@ -88,24 +88,18 @@ impl Network {
 
     /// The smallest number of pixels on a side that every layer has an output for.
     pub(super) fn side(&self) -> usize {
-        let fits = |side: &usize| self.slices.iter().copied().flatten().try_fold(*side, Layer::output);
-        (1..).find(|side| fits(side).is_some()).unwrap_or(1)
+        self.slices.iter().copied().flatten().rev().fold(1, |pixels, layer| layer.input(pixels))
     }
 }
 
 impl Layer {
-    /// Pixels on a side of the output, for so many of the input.
-    fn output(pixels: usize, layer: &Self) -> Option<usize> {
-        let (rest, stride) = match *layer {
-            Self::Conv { kernel, stride, padding, .. } => {
-                ((pixels + 2 * padding).checked_sub(kernel)?, stride)
-            }
-            Self::Pool { kernel, is_ceil } => {
-                ((pixels + usize::from(is_ceil)).checked_sub(kernel)?, POOL_STRIDE)
-            }
-            Self::Fire { .. } => return Some(pixels),
-        };
-        Some(rest / stride + 1)
+    /// The fewest pixels on a side that it makes `output` pixels of.
+    fn input(&self, output: usize) -> usize {
+        match *self {
+            Self::Conv { kernel, stride, padding, .. } => (output - 1) * stride + kernel - 2 * padding,
+            Self::Pool { kernel, is_ceil } => (output - 1) * POOL_STRIDE + kernel - usize::from(is_ceil),
+            Self::Fire { .. } => output,
+        }
     }
 }
 
@@ -120,7 +114,7 @@ enum Loaded {
     Fire { squeeze: Conv, expand: [Conv; 2] },
 }
 
-/// A convolution with its ReLU.
+/// A convolution with its `ReLU`.
 #[derive(Clone, Debug)]
 struct Conv {
     /// `[out, in, kernel, kernel]`.
