@@ -52,7 +52,8 @@ fn write(sh: &Shell, name: &str, tensors: &BTreeMap<String, Tensor>) {
     safetensors::serialize_to_file(tensors, None, &sh.path(name)).unwrap();
 }
 
-/// A picture of stripes and blobs, one with noise on it, and one moved by two pixels, `[1, height, width, 3]`.
+/// A picture of stripes and blobs, one with noise on it, and one moved by two pixels: `[1, height, width, 3]`
+/// each.
 fn pictures(height: usize, width: usize, seed: usize) -> [Tensor; 3] {
     let at =
         |x: usize, y: usize, c: usize| (x * 5 + y * 3 + c * 40 + (x / 9) * (y / 7) * 31 + seed * 17) % 256;

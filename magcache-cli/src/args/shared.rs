@@ -100,8 +100,8 @@ pub(crate) struct Metrics {
     /// Measure this too, beside PSNR, SSIM and SSIMULACRA2
     #[arg(long, value_enum, value_name = "NAME")]
     pub(crate) metric: Option<Metric>,
-    /// Weights for --metric lpips: the `state_dict()` of Python's lpips.LPIPS(net='alex'), 'vgg' or 'squeeze',
-    /// as .pth or .safetensors
+    /// Weights for --metric lpips: the `state_dict()` of Python's lpips.LPIPS(net='alex'), 'vgg' or
+    /// 'squeeze', as .pth or .safetensors
     #[arg(long, value_name = "FILE", requires = "metric")]
     pub(crate) lpips_weights: Option<PathBuf>,
 }

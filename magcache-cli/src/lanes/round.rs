@@ -98,8 +98,8 @@ pub(crate) struct Finished {
 }
 
 /// Runs `entries`, the dense one first, and decodes them in this order. `stop` is checked before each pass
-/// and each decoded chunk; `progress` is called after each step of a lane. Pictures are compared by `lpips` too
-/// if it is given.
+/// and each decoded chunk; `progress` is called after each step of a lane. Pictures are compared by
+/// `lpips` too if it is given.
 pub(crate) fn round(
     scene: &Scene<'_>,
     entries: &[Entry],

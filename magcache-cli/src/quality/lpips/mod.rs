@@ -1,6 +1,6 @@
 //! LPIPS: Zhang et al., *The Unreasonable Effectiveness of Deep Features as a Perceptual Metric* (2018).
 //!
-//! Equal to version 0.1 of `lpips.LPIPS` (the PyPI package `lpips` 0.1.4) with any of its three networks. The
+//! Equal to version 0.1 of `lpips.LPIPS` (Python, package `lpips` 0.1.4) with any of its three networks. The
 //! weights are not part of the program; the user's file is that class's `state_dict()`.
 
 mod network;
