@@ -1,5 +1,5 @@
-//! The calibration profiles that ship with this crate: published curves and fits, and those of the embedded
-//! models.
+//! The calibration profiles that ship with this crate: published curves, fits and settings, and those of the
+//! embedded models.
 //!
 //! `data/*.toml` is written by `tests/reference/make_profiles.py`, which takes the published numbers from
 //! `tests/reference/constants.json`; `python tests/reference/make_profiles.py --check` tells whether it is
@@ -51,6 +51,7 @@ profiles![
     "opensora",
     "opensora-plan",
     "qwen-image",
+    "qwen-image-2512",
     "qwen-image-edit",
     "tangoflux",
     "tiny-flux",
@@ -67,6 +68,7 @@ profiles![
     "wan2.2-t2v-a14b",
     "wan2.2-t2v-tiny",
     "wan2.2-ti2v-5b",
+    "z-image",
 ];
 
 #[cfg(test)]
@@ -82,10 +84,8 @@ mod tests {
         for info in meta::profiles().iter().filter(|p| p.origin == env!("CARGO_PKG_NAME")) {
             let profile = Profile::parse(info.toml, info.name).unwrap();
             assert_eq!(profile.name, info.name);
-            assert!(!profile.curves.is_empty() || !profile.fits.is_empty(), "{} is empty", info.name);
-            for source in
-                profile.curves.iter().map(|c| &c.source).chain(profile.fits.iter().map(|f| &f.source))
-            {
+            assert!(profile.all_sources().next().is_some(), "{} is empty", info.name);
+            for source in profile.all_sources() {
                 let published = source.repository.is_some() && source.file.is_some();
                 assert!(
                     published || !source.measured.is_empty(),

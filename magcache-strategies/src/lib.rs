@@ -32,6 +32,8 @@ pub mod fbcache;
 pub mod magcache;
 #[cfg(feature = "candle")]
 pub mod meancache;
+#[cfg(feature = "candle")]
+mod published;
 pub mod schedule;
 #[cfg(feature = "candle")]
 pub mod seacache;

@@ -15,6 +15,7 @@ mod experts;
 mod files;
 mod flux;
 mod inspect;
+mod lpips;
 mod messages;
 mod parts;
 mod plan;

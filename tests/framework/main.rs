@@ -30,6 +30,7 @@ mod onion;
 mod pair;
 mod planner;
 mod properties;
+mod published;
 mod ranks;
 mod registry;
 mod retry;

@@ -26,7 +26,11 @@ fn odd(folder: &Path) -> String {
             "[[curve]]\nvariant = {variant:?}\nsteps = 2\nratios = {{ cond = [1.0, 0.{n}] }}\n\
              [[fit]]\nvariant = {variant:?}\nsignal = \"modulated-input\"\ncoefficients = [0.{n}, 0.0]\n\
              warmup = {n}\nlast_steps = {n}\n\
-             [[sensitivity]]\nvariant = {variant:?}\ntimesteps = [900.0]\nlatent = [0.{n}]\ntimestep = [0.{n}]\n"
+             [[sensitivity]]\nvariant = {variant:?}\ntimesteps = [900.0]\nlatent = [0.{n}]\ntimestep = [0.{n}]\n\
+             [[part.dicache]]\nvariant = {variant:?}\nthresholds = [0.{n}]\nretention = 0.{n}\n\
+             [[part.meancache]]\nvariant = {variant:?}\ntables = [\"z-image-13\"]\n\
+             [[part.seacache]]\nvariant = {variant:?}\nthresholds = [0.{n}]\ndialect = {:?}\n",
+            if n == 3 { "official" } else { "filtered" }
         )
     };
     let path = folder.join("odd.toml");
@@ -90,7 +94,12 @@ fn without(table: &str, key: &str) -> String {
 
 #[test]
 fn keys_that_another_one_silences_are_told() {
-    let cases: [(&str, &[&str]); 6] = [
+    let cases: [(&str, &[&str]); 8] = [
+        ("strategy = \"seacache\"\nprofile = \"wan2.2-t2v-a14b\"", &["profile"]),
+        (
+            "strategy = \"seacache\"\nthreshold = 0.3\ndialect = \"diffusers\"\nprofile = \"flux.1-dev\"",
+            &["profile"],
+        ),
         ("strategy = \"schedule\"\nskip = [3]\nprofile = \"wan2.1-t2v-1.3b\"", &["profile"]),
         ("strategy = \"fbcache\"\nvariant = \"nonsense\"", &["variant"]),
         (

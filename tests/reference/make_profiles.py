@@ -1,4 +1,4 @@
-"""Write `magcache-models/data/*.toml`: the published curves and fits, and the ones measured on the small model.
+"""Write `magcache-models/data/*.toml`: the published curves, fits and settings, and what was measured on the small model.
 
     python tests/reference/make_profiles.py            write them
     python tests/reference/make_profiles.py --check    exit 1 if what is committed differs
@@ -45,6 +45,11 @@ def wan_fits(id):
         fit(id, signal="timestep-embedding", edge=WAN_STEPS["plain"]),
         fit(f"{id}_ret_steps", "ret-steps", signal="timestep-projection", edge=WAN_STEPS["ret-steps"]),
     ]
+
+
+def setting(id, variant=None):
+    """What was published with a strategy for one model: the keys of its `[[part.STRATEGY]]`."""
+    return {"id": id, "variant": variant}
 
 
 def embedding_fit(id):
@@ -96,6 +101,8 @@ PROFILES = {
     "flux.2": ("FLUX.2 dev", [curve("vllm_omni_flux2", dialect="diffusers")], [fit("vllm_omni_flux2")]),
     "flux.2-klein": ("FLUX.2 klein", [], [fit("vllm_omni_flux2_klein")]),
     "qwen-image": ("Qwen-Image", [curve("qwen_image", dialect="official-wan")], [fit("vllm_omni_qwen_image")]),
+    "qwen-image-2512": ("Qwen-Image-2512", [], []),
+    "z-image": ("Z-Image", [], []),
     "qwen-image-edit": ("Qwen-Image-Edit", [curve("qwen_image_edit", dialect="official-wan")], []),
     "hunyuan-video-720p": (
         "HunyuanVideo, 720p",
@@ -155,6 +162,29 @@ PROFILES = {
     "opensora": ("Open-Sora", [], [fit("opensora")]),
     "opensora-plan": ("Open-Sora-Plan", [], [fit("opensora_plan")]),
     "latte": ("Latte", [], [fit("latte")]),
+}
+
+# Profile -> strategy -> settings, the default variant first.
+SETTINGS = {
+    "wan2.1-t2v-1.3b": {
+        "seacache": [setting("diffusers_wan_t2v"), setting("wan21_t2v_1_3b", "official")],
+        "dicache": [setting("wan21")],
+    },
+    "wan2.1-t2v-14b": {
+        "seacache": [setting("diffusers_wan_t2v"), setting("wan21_t2v_14b", "official")],
+        "dicache": [setting("wan21")],
+    },
+    "wan2.1-i2v-480p": {"seacache": [setting("wan21_i2v_480p")]},
+    "wan2.1-i2v-720p": {"seacache": [setting("wan21_i2v_720p")]},
+    "flux.1-dev": {
+        "seacache": [setting("flux1_dev")],
+        "dicache": [setting("flux1_dev"), setting("flux1_dev_delta_minus", "delta-minus")],
+    },
+    "hunyuan-video-720p": {"seacache": [setting("hunyuan_video_720p")]},
+    "hunyuan-video-544p": {"dicache": [setting("hunyuan_video_544p")]},
+    "qwen-image": {"meancache": [setting("qwen_image")]},
+    "qwen-image-2512": {"meancache": [setting("qwen_image_2512")]},
+    "z-image": {"meancache": [setting("z_image")]},
 }
 
 
@@ -254,6 +284,13 @@ def published_fit(spec, constants):
         },
     )
     return out + "\n" + table("[fit.source]", source(spec["id"], facts, notes))
+
+
+def published_setting(strategy, spec, constants):
+    facts = constants["settings"][strategy][spec["id"]]
+    keys = {key: value for key, value in facts.items() if key not in ("source", "notes")}
+    out = table(f"[[part.{strategy}]]", {"variant": spec["variant"], **keys})
+    return out + "\n" + table(f"[part.{strategy}.source]", source(spec["id"], facts))
 
 
 # ---------------------------------------------------------------- measured on the small model
@@ -370,12 +407,16 @@ def head(comment, name, summary):
 def documents():
     constants = json.loads((HERE / "constants.json").read_text())
     unused = constants["magcache"]["curves"].keys() | constants["teacache"]["models"].keys()
+    unused |= {(strategy, id) for strategy, all in constants["settings"].items() for id in all}
     for name, (summary, curves, fits) in PROFILES.items():
         header = "# Made by tests/reference/make_profiles.py from published numbers."
         parts = [head(header, name, summary)]
         parts += [published_curve(spec, constants) for spec in curves]
         parts += [published_fit(spec, constants) for spec in fits]
         unused -= {id for spec in curves for id in spec["ids"]} | {spec["id"] for spec in fits}
+        for strategy, settings in SETTINGS.get(name, {}).items():
+            parts += [published_setting(strategy, spec, constants) for spec in settings]
+            unused -= {(strategy, spec["id"]) for spec in settings}
         yield name, "\n".join(parts)
     if unused:
         raise SystemExit(f"no profile has {sorted(unused)}")

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args as ClapArgs;
 
 use super::{
-    Placement, Prompt, RanksArgs, Sampling, Writing,
+    Metrics, Placement, Prompt, RanksArgs, Sampling, Writing,
     shared::{MACHINE, OUTPUT, SAMPLING, prompt_help},
 };
 
@@ -49,6 +49,8 @@ pub(crate) struct Compare {
     /// How often each seed runs; times are medians
     #[arg(long, help_heading = SAMPLING, value_name = "N", default_value_t = 1)]
     pub(crate) repeat: usize,
+    #[command(flatten)]
+    pub(crate) metrics: Metrics,
     #[command(flatten)]
     pub(crate) placement: Placement,
     #[command(flatten)]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args as ClapArgs;
 use magcache_core::planner::Objective;
 
-use super::{Placement, RanksArgs, Sampling, WindowArg, Writing, shared::OUTPUT};
+use super::{Metrics, Placement, RanksArgs, Sampling, WindowArg, Writing, shared::OUTPUT};
 
 const MEASUREMENT: &str = "Measurement";
 
@@ -114,6 +114,8 @@ pub(crate) struct Pareto {
     /// Search the thresholds with the first seed of this many prompts
     #[arg(long, help_heading = MEASUREMENT, value_name = "N", default_value_t = 2)]
     pub(crate) search: usize,
+    #[command(flatten)]
+    pub(crate) metrics: Metrics,
     /// Draw the curves
     #[arg(long, help_heading = OUTPUT, value_name = "FILE.svg|.png")]
     pub(crate) plot: Option<PathBuf>,

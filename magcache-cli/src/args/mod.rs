@@ -21,7 +21,7 @@ pub(crate) use inspect::{
 };
 pub(crate) use measure::{Calibrate, Pareto, Runs, SearchArgs};
 pub(crate) use run::{OnDrift, RanksArgs, Run, SoundMode};
-pub(crate) use shared::{Dtype, Placement, Prompt, Sampling, Writing};
+pub(crate) use shared::{Dtype, Metric, Metrics, Placement, Prompt, Sampling, Writing};
 pub(crate) use windows::{WindowArg, windows};
 
 /// Timestep caching for diffusion transformers: run, plan, verify and compare.

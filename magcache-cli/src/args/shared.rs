@@ -11,6 +11,7 @@ const MODEL: &str = "Model";
 pub(super) const SAMPLING: &str = "Sampling";
 const CACHE: &str = "Cache";
 pub(super) const MACHINE: &str = "Machine";
+const QUALITY: &str = "Quality";
 pub(super) const OUTPUT: &str = "Output";
 
 /// The options of every command that plans a run.
@@ -93,6 +94,25 @@ pub(crate) enum Dtype {
     F32,
     F16,
     Bf16,
+}
+
+/// What is measured of pictures beside what always is.
+#[derive(Debug, ClapArgs)]
+#[command(next_help_heading = QUALITY)]
+pub(crate) struct Metrics {
+    /// Measure this too, beside PSNR, SSIM and SSIMULACRA2
+    #[arg(long, value_enum, value_name = "NAME")]
+    pub(crate) metric: Option<Metric>,
+    /// Weights for --metric lpips: the `state_dict()` of Python's lpips.LPIPS(net='alex'), 'vgg' or
+    /// 'squeeze', as .pth or .safetensors
+    #[arg(long, value_name = "FILE", requires = "metric")]
+    pub(crate) lpips_weights: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Metric {
+    /// Distance of a network's features: 0 if equal; needs --lpips-weights
+    Lpips,
 }
 
 /// What may be written over.

@@ -19,6 +19,7 @@ use crate::{
     files::{Writes, unused},
     job::{Config, Job},
     plot,
+    quality::asked,
     ranks::{announce, check_same, is_first},
     report,
     resume::identity,
@@ -30,7 +31,8 @@ pub(crate) fn run(args: &Compare, ops: Ops, ranks: Option<&Ranks>, out: &Console
         args.out.clone().unwrap_or_else(|| unused("magcache-compare", args.writing, &|_| Vec::new()));
     let writes = Writes::of_run(args.writing, &args.sampling, &job.config)
         .folder("--out", Some(&folder))
-        .file("--plot", args.plot.as_deref());
+        .file("--plot", args.plot.as_deref())
+        .reads("--lpips-weights", args.metrics.lpips_weights.as_deref());
     if is_first(ranks) {
         writes.check()?;
     }
@@ -38,6 +40,7 @@ pub(crate) fn run(args: &Compare, ops: Ops, ranks: Option<&Ranks>, out: &Console
     if args.repeat == 0 {
         return Err(bad_input_with("0 repetitions measure nothing", "--repeat 1"));
     }
+    let lpips = asked(&args.metrics, [job.request.height(), job.request.width()])?;
     let (mut contenders, faults, notes) = contenders(args, &job)?;
     for contender in &contenders {
         let judged = judge::of_plan(&job, &contender.cache, &args.sampling, Some(args.placement.dtype))?;
@@ -51,6 +54,7 @@ pub(crate) fn run(args: &Compare, ops: Ops, ranks: Option<&Ranks>, out: &Console
         seeds,
         repeat: args.repeat,
         baselines: true,
+        lpips,
         device: args.placement.device.clone(),
         folder,
     };

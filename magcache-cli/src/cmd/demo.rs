@@ -32,6 +32,7 @@ pub(crate) fn run(args: &Demo, ops: Ops, out: &Console) -> Result<()> {
         contenders,
         repeat: 1,
         baselines: false,
+        lpips: None,
         device: "cpu".to_owned(),
         folder,
     };

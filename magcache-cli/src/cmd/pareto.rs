@@ -23,6 +23,7 @@ use crate::{
     media,
     pareto::{Contender, Point, Points, Setting, margin, with_error},
     plot::{self, Chart, Series, Style},
+    quality::{Lpips, asked},
 };
 
 /// One curve: the setting for each budget and its results.
@@ -38,9 +39,11 @@ pub(crate) fn run(args: &Pareto, ops: Ops, out: &Console) -> Result<()> {
     // The profile to save into may be the one of `--profile`: only its measured numbers change.
     Writes::of_run(args.writing, &args.sampling, &job.config)
         .reads("--prompts", args.runs.prompts.as_deref())
+        .reads("--lpips-weights", args.metrics.lpips_weights.as_deref())
         .file("--plot", args.plot.as_deref())
         .file("--save", args.save.as_deref())
         .check()?;
+    let lpips = asked(&args.metrics, [job.request.height(), job.request.width()])?;
     let plot = args.plot.as_deref().map(plot::Target::prepare).transpose()?;
     let saved = args.save.as_deref().map(|path| saved(path, args)).transpose()?;
     let interrupt = Interrupt::listen()?;
@@ -52,7 +55,7 @@ pub(crate) fn run(args: &Pareto, ops: Ops, out: &Console) -> Result<()> {
     spinner.finish_and_clear();
     notes.iter().for_each(|note| out.loaded(note));
     let mut curves = settings(args, &job, &scenes, &budgets, out, &stop)?;
-    measure(&job, &scenes, &mut curves, out, &stop)?;
+    measure(&job, &scenes, &mut curves, lpips.as_ref(), out, &stop)?;
 
     let mut outputs = Vec::new();
     if let (Some(path), Some(profile)) = (&args.save, saved) {
@@ -129,6 +132,7 @@ fn measure(
     job: &Job,
     scenes: &[Scene<'_>],
     curves: &mut [Curve],
+    lpips: Option<&Lpips>,
     out: &Console,
     stop: &dyn Fn() -> bool,
 ) -> Result<()> {
@@ -139,9 +143,9 @@ fn measure(
         bar.inc(1);
         for (setting, points) in curves.iter_mut().flat_map(|c| c.points.iter_mut().flatten()) {
             let (frames, computed) = setting.run(job, scene, stop)?;
-            let Likeness { psnr, ssim, perceptual } = Likeness::of(&frames, &dense)?;
-            let ssimulacra2 = perceptual.map(|scores| scores.mean);
-            points.push(Point { computed, psnr, ssim, ssimulacra2 });
+            let Likeness { psnr, ssim, ssimulacra2, lpips } = Likeness::of(&frames, &dense, lpips)?;
+            let [ssimulacra2, lpips] = [ssimulacra2, lpips].map(|scores| scores.map(|scores| scores.mean));
+            points.push(Point { computed, psnr, ssim, ssimulacra2, lpips });
             bar.inc(1);
         }
     }
@@ -213,8 +217,10 @@ fn at<'c>(curves: &'c [Curve], name: &str, place: usize) -> Option<&'c Points> {
 
 fn answer(job: &Job, budgets: &[usize], curves: &[Curve], outputs: &[PathBuf], out: &Console) {
     let (naive, planner) = (Contender::FewerSteps, Contender::Planner);
+    let all = || curves.iter().flat_map(|curve| curve.points.iter().flatten());
+    let (lpips, width) = if all().any(|(_, p)| p.lpips().is_some()) { (", LPIPS", 34) } else { ("", 27) };
     let line = |name: &str, cells: Vec<String>| {
-        let cells: String = cells.iter().map(|cell| format!("{cell:>27}")).collect();
+        let cells: String = cells.iter().map(|cell| format!("{cell:>width$}")).collect();
         format!("{name:<16}{cells}\n")
     };
     let mut text = line("computed steps", budgets.iter().map(ToString::to_string).collect());
@@ -230,7 +236,8 @@ fn answer(job: &Job, budgets: &[usize], curves: &[Curve], outputs: &[PathBuf], o
             };
             let ((psnr, error), (ssim, _)) = (points.psnr(), points.ssim());
             let seen = points.ssimulacra2().map_or(String::new(), |(mean, _)| format!(" {mean:.1}"));
-            results.push(format!("{} {ssim:.4}{seen}", with_error(format!("{psnr:.2}"), error)));
+            let far = points.lpips().map_or(String::new(), |(mean, _)| format!(" {mean:.4}"));
+            results.push(format!("{} {ssim:.4}{seen}{far}", with_error(format!("{psnr:.2}"), error)));
             let against = at(curves, naive.name(), place).map(|other| margin(points, other));
             above.push(
                 against.map_or("-".to_owned(), |(mean, error)| with_error(format!("{mean:+.2}"), error)),
@@ -248,7 +255,10 @@ fn answer(job: &Job, budgets: &[usize], curves: &[Curve], outputs: &[PathBuf], o
             margins += &line(&curve.name, above);
         }
     }
-    text += "PSNR in dB, its standard error, SSIM, SSIMULACRA2; against dense runs of the same seeds\n\ndB above as many steps without a cache, run by run\n";
+    text += &format!(
+        "PSNR in dB, its standard error, SSIM, SSIMULACRA2{lpips}; against dense runs of the same seeds\n"
+    );
+    text += "\ndB above as many steps without a cache, run by run\n";
     text += &margins;
     text += "\nthe planner against the best strategy at each budget\n";
     for (place, budget) in budgets.iter().enumerate() {

@@ -40,7 +40,7 @@ fn noise(row: &Row, rounds: usize) -> Option<String> {
     ))
 }
 
-pub(crate) fn cells(row: &Row) -> [String; 11] {
+pub(crate) fn cells(row: &Row) -> [String; 12] {
     let cache = if row.cache_bytes == 0 { "-".to_owned() } else { summary::bytes(row.cache_bytes) };
     let times = |s: &Spread| format!("{:.3}x{}", s.median, if row.is_noise(s) { NOISE } else { "" });
     [
@@ -52,13 +52,14 @@ pub(crate) fn cells(row: &Row) -> [String; 11] {
         times(&row.speedup),
         estimate(row.psnr, 2),
         estimate(row.ssim, 4),
-        perceptual(row),
+        frames(row.ssimulacra2, 1, "5%"),
+        frames(row.lpips, 4, "95%"),
         cache,
         format!("{:.2}", row.seconds.median),
     ]
 }
 
-pub(crate) const COLUMNS: [&str; 11] = [
+pub(crate) const COLUMNS: [&str; 12] = [
     "lane",
     "computed",
     "skipped",
@@ -68,14 +69,20 @@ pub(crate) const COLUMNS: [&str; 11] = [
     "PSNR",
     "SSIM",
     "SSIMULACRA2",
+    LPIPS,
     "cache",
     "seconds",
 ];
 
-/// SSIMULACRA2: the mean over the frames, and the 5th percentile.
-pub(crate) fn perceptual(row: &Row) -> String {
-    match row.ssimulacra2 {
-        [Some(mean), Some(worst)] => format!("{:.1} (5%: {:.1})", mean.mean, worst.mean),
+/// The column that is left out unless it is asked for.
+pub(crate) const LPIPS: &str = "LPIPS";
+
+/// The mean over the frames, and a percentile: `91.2 (5%: 88.0)`.
+pub(crate) fn frames(scores: [Option<Estimate>; 2], digits: usize, percentile: &str) -> String {
+    match scores {
+        [Some(Estimate { mean, .. }), Some(worst)] => {
+            format!("{mean:.digits$} ({percentile}: {:.digits$})", worst.mean)
+        }
         _ => "-".to_owned(),
     }
 }
@@ -111,12 +118,13 @@ pub(crate) fn answer(compared: &Compared<'_>, out: &Console) {
 
 fn text(compared: &Compared<'_>) -> String {
     let (rows, rounds, seeds) = (&compared.rows, compared.of.rounds(), &compared.of.seeds);
-    let table: Vec<[String; 11]> =
+    let table: Vec<[String; 12]> =
         std::iter::once(COLUMNS.map(str::to_owned)).chain(rows.iter().map(cells)).collect();
+    let shown = |column: &usize| compared.of.lpips.is_some() || COLUMNS[*column] != LPIPS;
     let width = |column: usize| table.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let mut text = String::new();
     for row in &table {
-        for (column, cell) in row.iter().enumerate() {
+        for (column, cell) in row.iter().enumerate().filter(|(column, _)| shown(column)) {
             let width = width(column);
             text += &if column == 0 { format!("{cell:<width$}") } else { format!("  {cell:>width$}") };
         }
@@ -188,6 +196,9 @@ fn row(row: &Row) -> Value {
         "ssimulacra2": mean(row.ssimulacra2[0]),
         "ssimulacra2_standard_error": error(row.ssimulacra2[0]),
         "ssimulacra2_worst": mean(row.ssimulacra2[1]),
+        "lpips": mean(row.lpips[0]),
+        "lpips_standard_error": error(row.lpips[0]),
+        "lpips_worst": mean(row.lpips[1]),
         "seeds": row.by_seed,
         "baseline": row.against.as_ref().map(|against| json!({
             "name": against.name,
@@ -221,6 +232,7 @@ mod tests {
             psnr: None,
             ssim: None,
             ssimulacra2: [None; 2],
+            lpips: [None; 2],
             against: None,
             by_seed: Vec::new(),
             cache_bytes: 0,

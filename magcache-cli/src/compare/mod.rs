@@ -30,6 +30,7 @@ use crate::{
     lanes::{self, Entry, Scene, Shown},
     machine::{Machine, peak_resident},
     media::{self, Destination, StagedFolder},
+    quality::Lpips,
 };
 
 /// The page with all results, written by `report`.
@@ -45,6 +46,8 @@ pub(crate) struct Comparison {
     pub(crate) repeat: usize,
     /// Whether the naive baselines run too.
     pub(crate) baselines: bool,
+    /// Compares pictures too, if it is asked for.
+    pub(crate) lpips: Option<Lpips>,
     /// The device that was requested for the network.
     pub(crate) device: String,
     /// Where the pictures and the page go.
@@ -190,7 +193,7 @@ impl Running<'_> {
 
     /// Runs every seed the requested number of times. Writes the pictures of the first round.
     fn rounds(&self, entries: &[Entry], outputs: &[Option<Destination>], what: &str) -> Result<Vec<Round>> {
-        let Comparison { seeds, repeat, .. } = self.of;
+        let Comparison { seeds, repeat, lpips, .. } = self.of;
         let mut rounds = Vec::new();
         for (i, (seed, scene)) in seeds.iter().zip(&self.scenes).enumerate() {
             for repetition in 0..*repeat {
@@ -212,7 +215,8 @@ impl Running<'_> {
                     steps += scene.pipeline.trajectory(&request)?.steps().count();
                 }
                 let bar = self.out.bar(steps, &label);
-                let lanes = lanes::round(scene, entries, shown, self.stop, &mut || bar.inc(1))?;
+                let lanes =
+                    lanes::round(scene, entries, shown, lpips.as_ref(), self.stop, &mut || bar.inc(1))?;
                 bar.finish_and_clear();
                 rounds.push((*seed, lanes));
             }

@@ -41,6 +41,10 @@ pub(crate) struct BySeed {
     pub(crate) ssimulacra2: Option<f64>,
     /// 5th percentile over the frames.
     pub(crate) ssimulacra2_worst: Option<f64>,
+    /// Mean over the frames, if it is measured.
+    pub(crate) lpips: Option<f64>,
+    /// 95th percentile over the frames.
+    pub(crate) lpips_worst: Option<f64>,
 }
 
 /// A configuration compared with the uncached run of as many steps as it computed.
@@ -72,6 +76,8 @@ pub(crate) struct Row {
     pub(crate) ssim: Option<Estimate>,
     /// SSIMULACRA2: mean and 5th percentile over the frames.
     pub(crate) ssimulacra2: [Option<Estimate>; 2],
+    /// LPIPS, if it is measured: mean and 95th percentile over the frames.
+    pub(crate) lpips: [Option<Estimate>; 2],
     pub(crate) against: Option<Against>,
     pub(crate) by_seed: Vec<BySeed>,
     pub(crate) cache_bytes: usize,
@@ -109,6 +115,7 @@ impl Row {
             }
         }
         let spread = |of: fn(&Finished) -> f64| Spread::of(lanes.iter().map(|(_, lane)| of(lane)));
+        let estimate = |of: fn(&BySeed) -> Option<f64>| Estimate::of(by_seed.iter().filter_map(of));
         Ok(Some(Self {
             name: contender.name.clone(),
             role,
@@ -120,12 +127,10 @@ impl Row {
             speedup: spread(|lane| lane.speedup),
             transformer_speedup: spread(|lane| lane.transformer_speedup),
             seconds: spread(|lane| lane.seconds),
-            psnr: Estimate::of(by_seed.iter().filter_map(|s| s.psnr)),
-            ssim: Estimate::of(by_seed.iter().filter_map(|s| s.ssim)),
-            ssimulacra2: [
-                Estimate::of(by_seed.iter().filter_map(|s| s.ssimulacra2)),
-                Estimate::of(by_seed.iter().filter_map(|s| s.ssimulacra2_worst)),
-            ],
+            psnr: estimate(|s| s.psnr),
+            ssim: estimate(|s| s.ssim),
+            ssimulacra2: [estimate(|s| s.ssimulacra2), estimate(|s| s.ssimulacra2_worst)],
+            lpips: [estimate(|s| s.lpips), estimate(|s| s.lpips_worst)],
             against: None,
             by_seed,
             cache_bytes: lanes.iter().map(|(_, lane)| lane.cache_bytes).max().unwrap_or(0),
@@ -155,15 +160,18 @@ impl Row {
 
 impl BySeed {
     fn of(seed: u64, lane: &Finished) -> Self {
-        let perceptual = lane.likeness.and_then(|likeness| likeness.perceptual);
+        let ssimulacra2 = lane.likeness.and_then(|likeness| likeness.ssimulacra2);
+        let lpips = lane.likeness.and_then(|likeness| likeness.lpips);
         Self {
             seed,
             computed: lane.summary.computed(),
             skipped: lane.summary.skipped(),
             psnr: lane.likeness.map(|likeness| likeness.psnr),
             ssim: lane.likeness.map(|likeness| likeness.ssim),
-            ssimulacra2: perceptual.map(|scores| scores.mean),
-            ssimulacra2_worst: perceptual.map(|scores| scores.worst),
+            ssimulacra2: ssimulacra2.map(|scores| scores.mean),
+            ssimulacra2_worst: ssimulacra2.map(|scores| scores.worst),
+            lpips: lpips.map(|scores| scores.mean),
+            lpips_worst: lpips.map(|scores| scores.worst),
         }
     }
 }

@@ -10,7 +10,7 @@ use magcache_core::{Branch, HookRegistry, Session, Step, Trajectory, state::Hook
 use super::{Lane, Scene, take_turns};
 use crate::{
     media::{Destination, Frames, ValueRange},
-    quality::{Perceptual, QualityError, compare_tensors, perceptual},
+    quality::{Lpips, QualityError, Scores, compare_tensors, perceptual},
     summary::{Summary, strip},
 };
 
@@ -54,14 +54,21 @@ pub(crate) struct Likeness {
     pub(crate) psnr: f64,
     pub(crate) ssim: f64,
     /// `None` for frames that it is not defined for.
-    pub(crate) perceptual: Option<Perceptual>,
+    pub(crate) ssimulacra2: Option<Scores>,
+    /// `None` if it is not measured.
+    pub(crate) lpips: Option<Scores>,
 }
 
 impl Likeness {
     /// Of frames `[frames, height, width, channels]` in 0..=1.
-    pub(crate) fn of(frames: &Tensor, dense: &Tensor) -> Result<Self, QualityError> {
+    pub(crate) fn of(frames: &Tensor, dense: &Tensor, lpips: Option<&Lpips>) -> Result<Self, QualityError> {
         let found = compare_tensors(frames, dense, 1.0)?;
-        Ok(Self { psnr: found.psnr(), ssim: found.ssim(), perceptual: perceptual(dense, frames)? })
+        Ok(Self {
+            psnr: found.psnr(),
+            ssim: found.ssim(),
+            ssimulacra2: perceptual(dense, frames)?,
+            lpips: lpips.map(|lpips| lpips.compare(dense, frames)).transpose()?,
+        })
     }
 }
 
@@ -91,11 +98,13 @@ pub(crate) struct Finished {
 }
 
 /// Runs `entries`, the dense one first, and decodes them in this order. `stop` is checked before each pass
-/// and each decoded chunk; `progress` is called after each step of a lane.
+/// and each decoded chunk; `progress` is called after each step of a lane. Pictures are compared by
+/// `lpips` too if it is given.
 pub(crate) fn round(
     scene: &Scene<'_>,
     entries: &[Entry],
     shown: Shown<'_>,
+    lpips: Option<&Lpips>,
     stop: &dyn Fn() -> bool,
     progress: &mut dyn FnMut(),
 ) -> Result<Vec<Finished>> {
@@ -119,7 +128,7 @@ pub(crate) fn round(
                 .collect::<Result<_, _>>()?;
         }
         let likeness = match (&dense, shown) {
-            (Some(dense), Shown::Written(_) | Shown::Compared) => Some(Likeness::of(&frames, dense)?),
+            (Some(dense), Shown::Written(_) | Shown::Compared) => Some(Likeness::of(&frames, dense, lpips)?),
             _ => None,
         };
         let own = Finished::of(&lane, finished.first());

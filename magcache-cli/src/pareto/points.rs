@@ -13,6 +13,8 @@ pub(crate) struct Point {
     pub(crate) ssim: f64,
     /// SSIMULACRA2, the mean over the frames; `None` for frames that it is not defined for.
     pub(crate) ssimulacra2: Option<f64>,
+    /// LPIPS, the mean over the frames; `None` if it is not measured.
+    pub(crate) lpips: Option<f64>,
 }
 
 /// The runs of one contender at one budget, in the order of the scenes.
@@ -42,7 +44,16 @@ impl Points {
 
     /// Mean SSIMULACRA2; `None` if no run has one.
     pub(crate) fn ssimulacra2(&self) -> Option<Estimate> {
-        let mut own = self.0.iter().filter_map(|p| p.ssimulacra2).peekable();
+        self.of(|p| p.ssimulacra2)
+    }
+
+    /// Mean LPIPS; `None` if no run has one.
+    pub(crate) fn lpips(&self) -> Option<Estimate> {
+        self.of(|p| p.lpips)
+    }
+
+    fn of(&self, score: fn(&Point) -> Option<f64>) -> Option<Estimate> {
+        let mut own = self.0.iter().filter_map(score).peekable();
         own.peek()?;
         Some(estimate(own))
     }
@@ -58,6 +69,8 @@ impl Points {
             "ssim_error": ssim_error,
             "ssimulacra2": self.ssimulacra2().map(|(mean, _)| mean),
             "ssimulacra2_error": self.ssimulacra2().and_then(|(_, error)| error),
+            "lpips": self.lpips().map(|(mean, _)| mean),
+            "lpips_error": self.lpips().and_then(|(_, error)| error),
             "runs": self.0.len(),
         })
     }
@@ -92,7 +105,13 @@ mod tests {
         let points = |psnr: &[f64]| {
             Points(
                 psnr.iter()
-                    .map(|psnr| Point { computed: 3.5, psnr: *psnr, ssim: 1.0, ssimulacra2: None })
+                    .map(|psnr| Point {
+                        computed: 3.5,
+                        psnr: *psnr,
+                        ssim: 1.0,
+                        ssimulacra2: None,
+                        lpips: None,
+                    })
                     .collect(),
             )
         };
@@ -107,11 +126,14 @@ mod tests {
 
     #[test]
     fn one_run_has_no_standard_error() {
-        let one = |psnr| Points(vec![Point { computed: 3.0, psnr, ssim: 0.9, ssimulacra2: Some(80.0) }]);
+        let one = |psnr| {
+            let (ssimulacra2, lpips) = (Some(80.0), Some(0.25));
+            Points(vec![Point { computed: 3.0, psnr, ssim: 0.9, ssimulacra2, lpips }])
+        };
         assert_eq!(one(31.0).psnr(), (31.0, None));
         assert_eq!(margin(&one(31.0), &one(30.0)), (1.0, None));
         assert_eq!(one(31.0).json()["psnr_error"], Value::Null);
-        assert_eq!(one(31.0).json()["ssimulacra2"], 80.0);
+        assert_eq!(["ssimulacra2", "lpips"].map(|key| one(31.0).json()[key].clone()), [80.0, 0.25]);
         assert_eq!(with_error("31.00".to_owned(), None), "31.00");
         assert_eq!(with_error("31.00".to_owned(), Some(0.125)), "31.00 ± 0.12");
     }

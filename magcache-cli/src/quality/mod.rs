@@ -1,4 +1,4 @@
-//! How different two videos are: PSNR, SSIM and SSIMULACRA2, frame by frame.
+//! How different two videos are: PSNR, SSIM, SSIMULACRA2 and LPIPS, frame by frame.
 //!
 //! PSNR and SSIM are equal to scikit-image 0.26 (`peak_signal_noise_ratio`, and `structural_similarity` with
 //! `channel_axis=-1` and its defaults: uniform window of 7, sample covariance, K1 = 0.01, K2 = 0.03), except
@@ -20,14 +20,20 @@
 //! # }
 //! ```
 
+mod asked;
+mod lpips;
 mod perceptual;
+mod scores;
 mod ssim;
 
 use candle_core::{DType, Tensor};
 use rayon::prelude::*;
 use serde::Serialize;
 
-pub use perceptual::{Perceptual, perceptual};
+pub(crate) use asked::asked;
+pub use lpips::Lpips;
+pub use perceptual::perceptual;
+pub use scores::Scores;
 
 /// Side of SSIM's window, in pixels.
 pub const WINDOW: usize = 7;
@@ -59,6 +65,18 @@ pub enum QualityError {
          needed"
     )]
     Small {
+        /// `[frames, height, width, channels]`.
+        shape: [usize; 4],
+    },
+    /// Frames that a network for LPIPS has no output for.
+    #[error(
+        "LPIPS by {network} needs RGB frames of at least {side}x{side} pixels, got frames of shape {shape:?}"
+    )]
+    TooSmallFor {
+        /// The network.
+        network: &'static str,
+        /// The smallest height and width.
+        side: usize,
         /// `[frames, height, width, channels]`.
         shape: [usize; 4],
     },

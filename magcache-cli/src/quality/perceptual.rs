@@ -2,34 +2,21 @@
 
 use candle_core::{DType, Tensor};
 use rayon::prelude::*;
-use serde::Serialize;
 use ssimulacra2::{ColorPrimaries, Rgb, TransferCharacteristic, compute_frame_ssimulacra2};
 
-use super::QualityError;
+use super::{QualityError, Scores};
 
 /// Smallest side of a frame that the metric is defined for, in pixels.
 const SIDE: usize = 8;
 
-/// The part of the frames that are worse than the value told for the worst ones.
-const WORST: f64 = 0.05;
-
-/// SSIMULACRA2 of the frames of two videos: 100 if they are equal, above 90 if no difference is seen, below
-/// 50 if the difference disturbs; it can be negative.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Perceptual {
-    /// Mean over the frames.
-    pub mean: f64,
-    /// The 5th percentile over the frames, interpolated linearly between two.
-    pub worst: f64,
-}
-
-/// Compares two videos `[frames, height, width, 3]` of sRGB in 0..=1, f32. `None` if a side is below 8 pixels
-/// or there are no three channels, for which the metric is not defined.
+/// SSIMULACRA2 of two videos `[frames, height, width, 3]` of sRGB in 0..=1, f32: 100 if they are equal, above
+/// 90 if no difference is seen, below 50 if the difference disturbs; it can be negative. `None` if a side is
+/// below 8 pixels or there are no three channels, for which the metric is not defined.
 ///
 /// # Errors
 /// Shapes that differ, or tensors of another rank.
 #[expect(clippy::disallowed_methods, reason = "pictures are compared on the host")]
-pub fn perceptual(a: &Tensor, b: &Tensor) -> Result<Option<Perceptual>, QualityError> {
+pub fn perceptual(a: &Tensor, b: &Tensor) -> Result<Option<Scores>, QualityError> {
     let shape = |tensor: &Tensor| tensor.dims4().map(|(t, h, w, c)| [t, h, w, c]);
     let [of_a, of_b] = [shape(a)?, shape(b)?];
     if of_a != of_b {
@@ -52,18 +39,7 @@ pub fn perceptual(a: &Tensor, b: &Tensor) -> Result<Option<Perceptual>, QualityE
         compute_frame_ssimulacra2(frame(a)?, frame(b)?).ok()
     };
     let scores: Option<Vec<f64>> = a.par_chunks(size).zip(b.par_chunks(size)).map(score).collect();
-    Ok(scores.map(Perceptual::of))
-}
-
-impl Perceptual {
-    fn of(mut scores: Vec<f64>) -> Self {
-        scores.sort_by(f64::total_cmp);
-        let mean = scores.iter().sum::<f64>() / scores.len() as f64;
-        let place = WORST * (scores.len() - 1) as f64;
-        let at = |place: f64| scores.get(place as usize).copied().unwrap_or(f64::NAN);
-        let (low, high) = (at(place.floor()), at(place.ceil()));
-        Self { mean, worst: low + (high - low) * place.fract() }
-    }
+    Ok(scores.map(Scores::of_likeness))
 }
 
 #[cfg(test)]
@@ -110,14 +86,6 @@ mod tests {
             let found = perceptual(&a, &b).unwrap().unwrap();
             assert!((found.mean - score).abs() < 0.5, "{} instead of {score}", found.mean);
         }
-    }
-
-    #[test]
-    fn the_worst_frames_are_those_of_the_5th_percentile() {
-        // numpy.percentile(range(0, 100, 10), 5)
-        let found = Perceptual::of((0..10).rev().map(|i| 10.0 * f64::from(i)).collect());
-        assert!((found.worst - 4.5).abs() < 1e-12 && (found.mean - 45.0).abs() < 1e-12, "{found:?}");
-        assert_eq!(Perceptual::of(vec![7.0]), Perceptual { mean: 7.0, worst: 7.0 });
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::{
     summary,
 };
 
-const COLUMNS: [(&str, &str); 12] = [
+const COLUMNS: [(&str, &str); 13] = [
     ("Lane", ""),
     (
         "Computed",
@@ -28,6 +28,7 @@ const COLUMNS: [(&str, &str); 12] = [
         "SSIMULACRA2",
         "The same: 100 is equal, above 90 no difference is seen. Mean over the frames, and the worst 5 %.",
     ),
+    (answer::LPIPS, "The same: 0 is equal. Mean over the frames, and the worst 5 %."),
     (
         "Against fewer steps, dB",
         "PSNR less that of a dense run of as many steps as the configuration computed: below 0 the cache loses.",
@@ -37,7 +38,10 @@ const COLUMNS: [(&str, &str); 12] = [
 ];
 
 pub(super) fn section(compared: &Compared<'_>) -> Markup {
-    let shown = |title: &str| compared.of.baselines || !title.starts_with("Against");
+    let shown = |title: &str| match title {
+        answer::LPIPS => compared.of.lpips.is_some(),
+        _ => compared.of.baselines || !title.starts_with("Against"),
+    };
     let columns = || COLUMNS.iter().filter(|(title, _)| shown(title));
     let table = html! {
         table {
@@ -103,7 +107,8 @@ fn line(compared: &Compared<'_>, row: &Row) -> Markup {
             @for spread in [&row.transformer_speedup, &row.speedup] { td { (times(compared, row, spread)) } }
             td { (quality(answer::estimate(row.psnr, 2))) }
             td { (quality(answer::estimate(row.ssim, 4))) }
-            td { (quality(answer::perceptual(row))) }
+            td { (quality(answer::frames(row.ssimulacra2, 1, "5%"))) }
+            @if compared.of.lpips.is_some() { td { (quality(answer::frames(row.lpips, 4, "95%"))) } }
             @if compared.of.baselines { td { (gain) } }
             td { (if row.cache_bytes == 0 { dash() } else { summary::bytes(row.cache_bytes) }) }
             td { (format!("{:.2}", row.seconds.median)) }

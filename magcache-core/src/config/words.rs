@@ -7,8 +7,11 @@ use std::{cell::RefCell, collections::BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ConfigError, Expert, ModelMeta, Problem, Strategy, Warmup, error::nearest, profile::Profile,
-    strategy::Branches, table::write,
+    ConfigError, Expert, ModelMeta, Problem, Strategy, Warmup,
+    error::nearest,
+    profile::{OwnPart, Profile},
+    strategy::Branches,
+    table::write,
 };
 #[cfg(feature = "candle")]
 use crate::{forecast::ForecastConfig, meta};
@@ -132,6 +135,21 @@ impl<'a> Given<'a> {
     /// Which of the profile's curves or fits.
     pub fn variant(&self) -> Option<&'a str> {
         self.read("variant", self.words.variant.as_deref())
+    }
+
+    /// What the profile has of a kind defined by a strategy, `[[part.KIND]]`: that of the table's variant, or
+    /// all of it, the default first. A profile without any is not read.
+    ///
+    /// Errors: an unknown variant.
+    pub fn parts(&self, kind: &str) -> Result<Vec<&'a OwnPart>, ConfigError> {
+        let Some(profile) = self.profile.filter(|profile| profile.parts.contains_key(kind)) else {
+            return Ok(Vec::new());
+        };
+        self.read("profile", ());
+        match self.variant() {
+            Some(variant) => profile.parts_of(kind, Some(variant)),
+            None => Ok(profile.parts.get(kind).into_iter().flatten().collect()),
+        }
     }
 
     /// Steps, or the fraction of the phase, that are always computed first.

@@ -15,7 +15,8 @@ use std::sync::Arc;
 
 use magcache_core::{
     Branch, BuildCx, CacheConfig, ConfigError, Guards, Head, Level, Problem, Step, Strategy, StrategyInfo,
-    TimestepCache, Verdict, Why, error::count, forecast::Forecast, inventory, keys::keys_of, typetag,
+    TimestepCache, Verdict, Why, error::count, forecast::Forecast, inventory, keys::keys_of, profile::Part,
+    typetag,
 };
 use serde::{Deserialize, Serialize};
 
@@ -23,16 +24,22 @@ pub use self::{
     tables::{PUBLISHED, Published, STEPS, scaled},
     velocity::MeanVelocity,
 };
+use crate::published::published;
+
+/// The name of the strategy, and of its settings in profiles: `[[part.meancache]]`.
+const NAME: &str = "meancache";
 
 /// The smallest order that is safe with a solver that looks back.
 const SAFE: usize = 5;
 
-/// The keys of `strategy = "meancache"`: `table`, or `computed` and `orders`.
+/// The keys of `strategy = "meancache"`: `table`, or `computed` and `orders`; without any, a table that the
+/// profile names.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct MeanCacheConfig {
     /// A published schedule, scaled from 50 steps to those of the run: `z-image-` 25, 20, 17, 15 or 13,
-    /// `qwen-image-` and `qwen-image-2512-` 25, 17 or 10.
+    /// `qwen-image-` and `qwen-image-2512-` 25, 17 or 10. Without it the mildest that is published for the
+    /// model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub table: Option<String>,
     /// The computed steps of an own schedule, 0 among them.
@@ -42,6 +49,14 @@ pub struct MeanCacheConfig {
     /// one also holds behind the last computed step.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub orders: Option<Vec<usize>>,
+}
+
+/// What a profile has for it.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OfModel {
+    /// Names of published schedules, the default first.
+    tables: Vec<String>,
 }
 
 /// The strategy.
@@ -69,6 +84,19 @@ impl TimestepCache for MeanCache {
 }
 
 impl MeanCacheConfig {
+    /// The keys, or the default table of the profile if they name no schedule.
+    fn resolved(&self, cx: &BuildCx<'_>) -> Result<Self, ConfigError> {
+        if !self.is_empty() {
+            return Ok(self.clone());
+        }
+        let table = published::<OfModel>(cx, NAME)?.into_iter().flat_map(|own| own.tables).next();
+        Ok(Self { table, ..Self::default() })
+    }
+
+    fn is_empty(&self) -> bool {
+        self.table.is_none() && self.computed.is_none() && self.orders.is_none()
+    }
+
     /// Computed steps and the orders of their edges, in a run of `steps`.
     fn schedule(&self, place: &str, steps: usize) -> Result<(Vec<usize>, Vec<usize>), Problem> {
         match (&self.table, &self.computed, &self.orders) {
@@ -130,7 +158,11 @@ impl MeanCacheConfig {
 impl CacheConfig for MeanCacheConfig {
     fn validate(&self, cx: &BuildCx<'_>) -> Vec<Problem> {
         let Some(run) = cx.trajectory else { return Vec::new() };
-        let orders = match self.orders(cx.place, run.len()) {
+        let own = match self.resolved(cx) {
+            Ok(own) => own,
+            Err(error) => return vec![Problem::error(cx.place, error.to_string())],
+        };
+        let orders = match own.orders(cx.place, run.len()) {
             Ok(orders) => orders,
             Err(problem) => return vec![problem],
         };
@@ -145,7 +177,7 @@ impl CacheConfig for MeanCacheConfig {
                         abscissa = \"sigma\" }";
             out.push(Problem::error(cx.place, message).hint(hint));
         }
-        if self.table.is_some() && run.len() != STEPS {
+        if own.table.is_some() && run.len() != STEPS {
             let message = format!("published for {STEPS} steps and scaled to {}: a guess", run.len());
             out.push(
                 Problem::warning(cx.place, message).hint("plan it: `magcache calibrate`, `magcache plan`"),
@@ -159,16 +191,23 @@ impl CacheConfig for MeanCacheConfig {
         out
     }
 
+    fn reads(&self) -> Vec<Part> {
+        if self.is_empty() { vec![Part::Own(NAME)] } else { Vec::new() }
+    }
+
     fn build(&self, cx: &BuildCx<'_>) -> Result<Strategy, ConfigError> {
         let steps = cx.trajectory.map_or(STEPS, magcache_core::Trajectory::len);
-        let orders = self.orders(cx.place, steps).map_err(|problem| ConfigError::Problems(vec![problem]))?;
+        let orders = self
+            .resolved(cx)?
+            .orders(cx.place, steps)
+            .map_err(|problem| ConfigError::Problems(vec![problem]))?;
         Ok(Strategy::cache(MeanCache { orders: orders.into() }, cx.guards(Guards::default())))
     }
 }
 
 inventory::submit! {
     StrategyInfo {
-        name: "meancache",
+        name: NAME,
         summary: "skips the forwards of a published schedule and makes velocities from the mean of those before",
         paper: "https://arxiv.org/abs/2601.19961",
         level: Level::Forward,

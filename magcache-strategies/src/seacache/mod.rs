@@ -15,12 +15,19 @@ use magcache_core::{
     forecast::{Forecast, LastResidual},
     hint, inventory,
     keys::keys_of,
+    profile::Part,
     typetag,
 };
 use serde::{Deserialize, Serialize};
 
 pub use self::filter::{filtered, gains};
-use crate::taylor::{Taylor, TaylorConfig};
+use crate::{
+    published::published,
+    taylor::{Taylor, TaylorConfig},
+};
+
+/// The name of the strategy, and of its settings in profiles: `[[part.seacache]]`.
+const NAME: &str = "seacache";
 
 /// Whose rule it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -36,22 +43,32 @@ pub enum Dialect {
     Official,
 }
 
-/// The keys of `strategy = "seacache"`.
+/// The keys of `strategy = "seacache"`. What is not given comes from the table's profile, where that has it.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SeaCacheConfig {
-    /// Bound of the summed distance; a larger one skips more. Without it what is published: 0.25 in
-    /// diffusers, 0.2 in the scripts for Wan and HunyuanVideo (0.3 for FLUX).
+    /// Bound of the summed distance; a larger one skips more. Without it what is published for the model and
+    /// the dialect, else 0.25 for that of diffusers and 0.2 for the others.
     #[schemars(range(min = 0.0), extend("target" = [0, 4]))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub threshold: Option<f64>,
-    /// Whose rule it is.
-    pub dialect: Dialect,
+    /// Whose rule it is. Without it the one that the profile has a threshold for, else `diffusers`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dialect: Option<Dialect>,
     /// How steeply a clean signal falls with its frequency. Without it what is published: 3 for videos, 2 for
     /// pictures.
     #[schemars(extend("exclusiveMinimum" = 0.0))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub power: Option<f64>,
+}
+
+/// What a profile has for it.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Published {
+    dialect: Dialect,
+    /// The default first.
+    thresholds: Vec<f64>,
 }
 
 /// The strategy.
@@ -139,15 +156,17 @@ impl TimestepCache for SeaCache {
 #[typetag::serde(name = "seacache")]
 impl CacheConfig for SeaCacheConfig {
     fn validate(&self, cx: &BuildCx<'_>) -> Vec<Problem> {
+        let cache = match self.strategy(cx) {
+            Ok((cache, _)) => cache,
+            Err(error) => return vec![Problem::error(cx.place, error.to_string())],
+        };
         let mut out = Vec::new();
-        out.extend(
-            self.threshold.and_then(|value| Problem::unless_in(cx.place, "threshold", value, 0.0, f64::MAX)),
-        );
+        out.extend(Problem::unless_in(cx.place, "threshold", cache.threshold, 0.0, f64::MAX));
         if let Some(power) = self.power.filter(|power| !(*power > 0.0 && power.is_finite())) {
             let message = format!("`power` is {power}, it must be a number above 0");
             out.push(Problem::error(cx.place, message).hint("published are 3 for videos and 2 for pictures"));
         }
-        let signal = self.strategy(cx).0.signal();
+        let signal = cache.signal();
         if !cx.model.signals.contains(&signal) {
             let message = format!("model {:?} does not show its {}", cx.model.name, signal.as_str());
             let hint = match signal {
@@ -156,31 +175,40 @@ impl CacheConfig for SeaCacheConfig {
             };
             out.push(Problem::error(cx.place, message).hint(hint));
         }
-        out.extend(few_steps(self, cx));
+        out.extend(few_steps(&cache, cx));
         out
     }
 
+    fn reads(&self) -> Vec<Part> {
+        if self.threshold.is_some() && self.dialect.is_some() { Vec::new() } else { vec![Part::Own(NAME)] }
+    }
+
     fn build(&self, cx: &BuildCx<'_>) -> std::result::Result<Strategy, ConfigError> {
-        let (cache, guards) = self.strategy(cx);
+        let (cache, guards) = self.strategy(cx)?;
         Ok(Strategy::cache(cache, guards))
     }
 }
 
 impl SeaCacheConfig {
-    fn strategy(&self, cx: &BuildCx<'_>) -> (SeaCache, Guards) {
-        let Self { threshold, dialect, power } = *self;
+    fn strategy(&self, cx: &BuildCx<'_>) -> std::result::Result<(SeaCache, Guards), ConfigError> {
+        let all = if self.reads().is_empty() { Vec::new() } else { published::<Published>(cx, NAME)? };
+        // Each dialect has thresholds of its own.
+        let fits = |own: &Published| self.dialect.is_none_or(|dialect| dialect == own.dialect);
+        let own = all.into_iter().find(fits);
+        let dialect = self.dialect.or(own.as_ref().map(|own| own.dialect)).unwrap_or_default();
         let max_skips = (dialect == Dialect::Diffusers).then_some(2);
         let guards =
             cx.guards(Guards { warmup: Warmup::Steps(1), last_steps: 1, max_skips, ..Guards::default() });
-        let published = if dialect == Dialect::Diffusers { 0.25 } else { 0.2 };
-        (SeaCache { threshold: threshold.unwrap_or(published), dialect, power, guards }, guards)
+        let common = if dialect == Dialect::Diffusers { 0.25 } else { 0.2 };
+        let threshold =
+            self.threshold.or(own.and_then(|own| own.thresholds.first().copied())).unwrap_or(common);
+        Ok((SeaCache { threshold, dialect, power: self.power, guards }, guards))
     }
 }
 
 /// A warning for runs in which latents move too far at every step.
-fn few_steps(config: &SeaCacheConfig, cx: &BuildCx<'_>) -> Option<Problem> {
+fn few_steps(cache: &SeaCache, cx: &BuildCx<'_>) -> Option<Problem> {
     let steps = cx.trajectory?.steps_of_clip();
-    let (cache, _) = config.strategy(cx);
     if steps > 8 || cache.signal() != Signal::Latents || cache.threshold > 0.4 {
         return None;
     }
@@ -196,7 +224,7 @@ fn few_steps(config: &SeaCacheConfig, cx: &BuildCx<'_>) -> Option<Problem> {
 
 inventory::submit! {
     StrategyInfo {
-        name: "seacache",
+        name: NAME,
         summary: "skips while the latents, filtered of what is noise at their noise level, have moved little",
         paper: "https://arxiv.org/abs/2602.18993",
         level: Level::Blocks,

@@ -4,6 +4,7 @@
 mod dicache;
 mod inputs;
 mod meancache;
+mod paths;
 mod seacache;
 pub(super) mod search;
 
