@@ -108,7 +108,11 @@ impl Edges {
             for (place, (_, more)) in sources.iter().enumerate() {
                 products[place * sources.len() + place] = (more + offset).powf(2.0 / row.gamma);
             }
-            StepErrors { sources: sources.into_iter().map(|(i, _)| i).collect(), products }
+            StepErrors {
+                sources: sources.into_iter().map(|(i, _)| i).collect(),
+                products,
+                windows: Vec::new(),
+            }
         };
         ReuseErrors { steps: (0..row.steps).map(step).collect(), ..ReuseErrors::default() }
     }
