@@ -67,6 +67,7 @@ profiles![
     "wan2.2-t2v-a14b",
     "wan2.2-t2v-tiny",
     "wan2.2-ti2v-5b",
+    "z-image",
 ];
 
 #[cfg(test)]

@@ -178,16 +178,34 @@ mod tests {
     use magcache_core::hint::Hint as _;
 
     use super::*;
-    use crate::pipeline::{self, Defaults, LoadOptions, Pipeline};
+    use crate::{
+        checkpoint::{EmbeddedFile, Folder},
+        pipeline::{self, Defaults, LoadOptions, Pipeline},
+    };
 
     fn embedded() -> Vec<Box<dyn Pipeline>> {
         let folders = pipeline::embedded().into_iter().map(|model| (model.folder)());
         folders.map(|folder| pipeline::open(folder, LoadOptions::default()).expect("opens")).collect()
     }
 
+    /// A model with limits of guidance, which none of the embedded ones has.
+    static GUIDED: [EmbeddedFile; 5] = [
+        ("model_index.json", b"{\"_class_name\": \"ZImagePipeline\"}"),
+        (
+            "scheduler/scheduler_config.json",
+            b"{\"_class_name\": \"FlowMatchEulerDiscreteScheduler\", \"shift\": 6}",
+        ),
+        ("text_encoder/config.json", b"{}"),
+        ("transformer/config.json", b"{\"in_channels\": 8}"),
+        ("vae/config.json", include_bytes!("../../../tiny/tiny-flux/vae/config.json")),
+    ];
+
     #[test]
     fn every_option_is_taken_by_a_pipeline() {
-        let taken: Vec<SamplingOption> = embedded().iter().flat_map(|pipeline| pipeline.takes()).collect();
+        let guided =
+            pipeline::open(Folder::embedded("guided", &GUIDED), LoadOptions::default()).expect("opens");
+        let all = embedded().into_iter().chain([guided]);
+        let taken: Vec<SamplingOption> = all.flat_map(|pipeline| pipeline.takes()).collect();
         for option in SamplingOption::ALL {
             assert!(option.is_always_set() != taken.contains(option), "nothing takes {option:?}");
         }
