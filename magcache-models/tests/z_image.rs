@@ -15,8 +15,8 @@ use magcache_models::{
     checkpoint::Weights,
     image::Picture,
     pipeline::{self, GivenFiles, LoadOptions, Pipeline, Request},
-    sampler::{SamplerKind, Schedule, SchedulerConfig},
-    z_image::{self, ZImageConfig, ZImageTransformer, meta, native},
+    sampler::{self, SamplerKind, Schedule, SchedulerConfig},
+    z_image::{ZImageConfig, ZImageTransformer, meta, native},
 };
 use serde::Deserialize;
 use serde_json::json;
@@ -59,6 +59,9 @@ impl Published {
         self.tensors.iter().flat_map(each).collect()
     }
 }
+
+/// The text encoder of another family.
+const UMT5: &str = "golden/text_encoders/umt5_wan/model.safetensors";
 
 const BLOCKS: [(&str, usize); 3] = [("layers", 3), ("noise_refiner", 1), ("context_refiner", 1)];
 
@@ -201,6 +204,10 @@ fn single_files_are_the_folder_bit_for_bit() {
     let alone = pipeline::open(folder(files.path()), options(given.clone())).unwrap();
     assert_eq!(alone.meta().name, "z-image-turbo", "its file says so");
     assert_eq!(bits(&run(&*alone, &request)), bits(&want));
+    let own = |files| pipeline::open(folder(root.path()), options(files)).map(|_| ());
+    let other = GivenFiles { text_encoders: vec![fixtures(UMT5)], ..GivenFiles::default() };
+    let told = hint::told(&own(other).expect_err("is of another model"));
+    assert!(told.contains("UMT5") && told.contains("Qwen3"), "{told}");
     let files = GivenFiles { tokenizers: Vec::new(), ..given };
     let lacking =
         pipeline::open(folder(files.transformer.as_ref().unwrap().parent().unwrap()), options(files));
@@ -235,7 +242,7 @@ fn turbo_and_base_run_with_their_own_schedules() {
         assert!(worst(&latents, &other) > 1e-3, "the prompt matters");
     }
     let config = SchedulerConfig::new(SamplerKind::Euler, 3.0);
-    let eight = Schedule::new(&config, z_image::schedule(&config, 8, 4096));
+    let eight = Schedule::new(&config, sampler::Request::linear_f32(&config, 8, config.mu(4096)));
     let sigmas: Vec<f32> = eight.unwrap().sigmas.iter().map(|s| (s * 1e5).round() / 1e5).collect();
     assert_eq!(sigmas, [1.0, 0.95455, 0.9, 0.83333, 0.75, 0.64286, 0.5, 0.3, 0.0]);
 }

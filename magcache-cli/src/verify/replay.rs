@@ -5,7 +5,6 @@ use candle_core::Tensor;
 use magcache_models::{
     flux::{flux1, flux2},
     sampler::{Request, Sampler, SamplerKind, SchedulerConfig},
-    z_image,
 };
 use serde_json::{Map, Value};
 
@@ -80,7 +79,7 @@ pub(super) fn reference_call(
     let request = if case.starts_with("flow_euler_flux2") {
         flux2::schedule(&config, steps, tokens)
     } else if case.starts_with("flow_euler_z_image") {
-        z_image::schedule(&config, steps, tokens)
+        Request::linear_f32(&config, steps, config.mu(tokens))
     } else if given || case.starts_with("flow_euler_flux") {
         flux1::schedule(&config, steps, tokens)
     } else {

@@ -8,13 +8,11 @@ pub mod native;
 mod parts;
 mod pipeline;
 mod positions;
-mod schedule;
 mod text;
 mod transformer;
 
 pub use config::{MULTIPLE, ZImageConfig};
 pub use denoiser::{ZImageDenoiser, ZImageGuidance};
 pub use pipeline::ZImagePipeline;
-pub use schedule::schedule;
 pub use text::ZImageTextEncoder;
 pub use transformer::{ZImagePrompt, ZImageTime, ZImageTransformer};

@@ -56,7 +56,12 @@ impl Parts {
             }
         };
         let encoder = match files.part(Role::TextEncoder)? {
-            Some(given) => Place::File(given.folder, given.file),
+            Some(given) if given.part.is("qwen3") => Place::File(given.folder, given.file),
+            Some(given) => {
+                let (file, found) = (given.place(), given.part.describe());
+                let expected = "the Qwen3 text encoder that Z-Image reads".to_owned();
+                return Err(CheckpointError::WrongArchitecture { file, expected, found });
+            }
             None => Place::Folder(needed(&folder, "text_encoder", ENCODER)?),
         };
         let tokenizer = files.tokenizer(TokenizerKind::Bpe)?.unwrap_or_else(|| folder.sub("tokenizer"));

@@ -7,7 +7,7 @@ use magcache_core::{ModelMeta, Trajectory, inventory, schedule::Sizes};
 
 use super::{
     ZImageDenoiser, ZImageGuidance, ZImageTransformer, config::PATCH, meta, native, parts::Parts,
-    positions::padded, schedule::schedule, transformer::LAYERS,
+    positions::padded, transformer::LAYERS,
 };
 use crate::{
     autoencoder::{ImageVae, Tiling},
@@ -16,7 +16,7 @@ use crate::{
         Defaults, Denoiser, Division, LoadOptions, Loader, Phase, Pipeline, PipelineError, Request, Result,
         SamplingOption, Stage, noise_of_stream, still, text_phase, transformer_phase, truncated,
     },
-    sampler::{Sampler, SchedulerConfig},
+    sampler::{self, Sampler, SchedulerConfig},
     text::TokenizerDefaults,
 };
 
@@ -180,7 +180,8 @@ impl Pipeline for ZImagePipeline {
     fn sampler(&self, request: &Request) -> Result<Sampler> {
         let config = self.scheduler(request)?;
         let tokens = self.grid(request).iter().product();
-        Ok(Sampler::new(&config, schedule(&config, request.steps, tokens))?)
+        let steps = sampler::Request::linear_f32(&config, request.steps, config.mu(tokens));
+        Ok(Sampler::new(&config, steps)?)
     }
 
     fn trajectory(&self, request: &Request) -> Result<Trajectory> {

@@ -6,8 +6,8 @@ use anyhow::Result;
 use candle_core::DType;
 use magcache_core::{ModelMeta, Trajectory};
 use magcache_models::{
-    sampler::Sampler,
-    z_image::{self, ZImageDenoiser, ZImageGuidance, ZImageTransformer},
+    sampler::{self, Sampler},
+    z_image::{ZImageDenoiser, ZImageGuidance, ZImageTransformer},
 };
 
 use super::{Sampling, Setup, grid, scheduler};
@@ -15,7 +15,8 @@ use crate::verify::{case::Case, transformer::Network};
 
 pub(super) fn setup(case: &Case, sampling: &Sampling) -> Result<Setup> {
     let (config, grid) = (scheduler(case, sampling)?, grid(sampling)?);
-    let steps = z_image::schedule(&config, sampling.num_inference_steps, grid[0] * grid[1]);
+    let mu = config.mu(grid[0] * grid[1]);
+    let steps = sampler::Request::linear_f32(&config, sampling.num_inference_steps, mu);
     let sampler = Sampler::new(&config, steps)?;
     let network: ZImageTransformer = Network::load(&case.folder.sub("transformer"))?;
     let (scale, normalization) = (sampling.guidance_scale, sampling.cfg_normalization);
