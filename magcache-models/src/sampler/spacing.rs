@@ -175,11 +175,11 @@ mod tests {
 
     /// Where it is not the nearest to the line in f64.
     const BITS: [(usize, usize, u32); 6] = [
-        (13, 5, 0x3f1d89d8),
-        (13, 7, 0x3eec4ec6),
-        (20, 11, 0x3ee66667),
-        (28, 5, 0x3f524924),
-        (28, 12, 0x3f124924),
-        (50, 8, 0x3f570a3e),
+        (13, 5, 0x3f1d_89d8),
+        (13, 7, 0x3eec_4ec6),
+        (20, 11, 0x3ee6_6667),
+        (28, 5, 0x3f52_4924),
+        (28, 12, 0x3f12_4924),
+        (50, 8, 0x3f57_0a3e),
     ];
 }

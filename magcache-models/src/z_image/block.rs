@@ -130,7 +130,7 @@ impl Block {
                     let factor = |i: usize, norm: &RmsNorm| -> Result<RmsNorm> {
                         let channels = norm.weight().elem_count();
                         let row = rows.narrow(0, i * channels, channels)?;
-                        let row = if i % 2 == 0 { row.affine(1.0, 1.0)? } else { row.tanh()? };
+                        let row = if i.is_multiple_of(2) { row.affine(1.0, 1.0)? } else { row.tanh()? };
                         Ok(RmsNorm::new(self.ops, (norm.weight() * row)?, norm.eps()))
                     };
                     let [a, b, c, d] = all;
