@@ -93,7 +93,7 @@ fn every_case_of_this_repository_is_reproduced() {
         ("lora", 1),
         ("pictures", 1),
         ("prompts", 3),
-        ("schedulers", 21),
+        ("schedulers", 22),
         ("single_file", 1),
         ("strategy_tables", 1),
         ("text_encoders", 5),

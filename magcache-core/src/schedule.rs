@@ -266,7 +266,7 @@ pub fn ceiling(passes: usize, skipped: usize) -> f64 {
     passes as f64 / passes.saturating_sub(skipped).max(1) as f64
 }
 
-/// The fraction of the model's blocks that lie in `range`: the most that skipping it can save.
-pub fn share(range: &Range<usize>, blocks: usize) -> f64 {
-    range.len() as f64 / blocks.max(1) as f64
+/// The fraction of a pass that the blocks in `range` are: the most that skipping them can save.
+pub fn share(range: &Range<usize>, model: &ModelMeta) -> f64 {
+    range.len() as f64 / (model.blocks() + model.always_run).max(1) as f64
 }

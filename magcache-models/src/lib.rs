@@ -1,4 +1,4 @@
-//! Wan and Flux pipelines on candle with timestep caching built in.
+//! Pipelines of diffusion transformers on candle with timestep caching built in.
 
 pub mod autoencoder;
 pub mod blocks;
@@ -16,6 +16,7 @@ pub mod sampler;
 pub mod text;
 pub mod wan;
 pub mod wav2vec2;
+pub mod z_image;
 
 pub use magcache_checkpoint as checkpoint;
 pub use magcache_nn as nn;

@@ -8,7 +8,8 @@ use std::{fs, path::Path, process::Command};
 use candle_core::{DType, Tensor};
 use magcache_models::{
     autoencoder::{Tiling, VideoVae},
-    checkpoint::{WeightDtype, Weights},
+    checkpoint::{Ops, WeightDtype, Weights},
+    nn,
     pipeline::{LoadOptions, Offload, Pipeline as _},
     wan::WanPipeline,
 };
@@ -189,4 +190,21 @@ fn decoding_stays_within_the_bound() {
 fn within(peak: u64, bound: u64) {
     assert!(peak <= bound, "{peak} bytes, bound {bound}");
     assert!(peak >= bound / 2, "{peak} bytes, the bound {bound} says little");
+}
+
+/// Not of the scores of every token for every other: 4,096 tokens of an image and a caption of 64, as of a
+/// picture of 1024 by 1024, in four heads.
+#[test]
+fn attention_holds_no_matrix_of_scores() {
+    alone("attention_holds_no_matrix_of_scores", || {
+        const TOKENS: usize = 4096 + 64;
+        const HEADS: usize = 4;
+        let x = Tensor::ones((1, TOKENS, 8 * HEADS), DType::F32, &DEVICE).unwrap();
+        let peak = peak_of(|| {
+            let y = nn::attention(Ops::Kernels, &x, &x, &x, HEADS).unwrap();
+            assert_eq!(y.dims(), x.dims());
+        });
+        let scores = (HEADS * TOKENS * TOKENS * 4) as u64;
+        assert!(peak < scores / 8, "{peak} bytes; the scores of one forward are {scores}");
+    });
 }

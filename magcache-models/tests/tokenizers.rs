@@ -9,7 +9,8 @@ use magcache_core::hint::Hint as _;
 use magcache_models::{
     checkpoint::CheckpointError,
     text::{
-        MAX_PROMPT_CHARS, PromptTokenizer, Qwen3Tokenizer, TokenizerDefaults, TokenizerError, WanTokenizer,
+        MAX_PROMPT_CHARS, PromptTokenizer, Qwen3Thinking, Qwen3Tokenizer, TokenizerDefaults, TokenizerError,
+        WanTokenizer,
     },
 };
 use support::{copy_folder, edit_json, fixtures, folder, tiny_folder};
@@ -44,8 +45,12 @@ fn a_clip_tokenizer_needs_its_vocabulary_and_merges() {
 
 #[test]
 fn a_conversation_has_the_length_of_the_published_pipeline() {
-    let tokenizer = Qwen3Tokenizer::open(&folder(fixtures("flux_text/qwen3"))).unwrap();
-    assert_eq!(tokenizer.max_length(), 512, "whatever the language model could read");
+    let open = |thinking| Qwen3Tokenizer::open(&folder(fixtures("flux_text/qwen3")), thinking).unwrap();
+    let [free, off] = [Qwen3Thinking::Free, Qwen3Thinking::Off].map(open);
+    assert_eq!(off.max_length(), 512, "whatever the language model could read");
+    let [free, off] = [free, off].map(|tokenizer| tokenizer.encode("a red cat").unwrap());
+    assert!(off.len > free.len, "empty thoughts are tokens too");
+    assert_eq!(off.input_ids[..free.len], free.input_ids[..free.len]);
 }
 
 #[test]

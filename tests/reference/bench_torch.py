@@ -91,6 +91,33 @@ def flux(tokens):
     )
 
 
+def z_image(tokens):
+    from diffusers import ZImageTransformer2DModel
+
+    model = ZImageTransformer2DModel(
+        in_channels=16,
+        dim=512,
+        n_layers=6,
+        n_refiner_layers=1,
+        n_heads=4,
+        n_kv_heads=4,
+        cap_feat_dim=256,
+        axes_dims=[32, 48, 48],
+        axes_lens=[1024, 512, 512],
+    )
+    text, rows = 64, math.isqrt(tokens)
+    while tokens % rows:
+        rows -= 1
+    latents = [torch.randn(16, 1, 2 * rows, 2 * (tokens // rows))]
+    caption = [torch.randn(text, 256)]
+    timestep = torch.tensor([0.5])
+    return (
+        model.eval(),
+        lambda: model(latents, timestep, caption, return_dict=False),
+        ["forward", "--latent", f"1x{2 * rows}x{2 * (tokens // rows)}", "--text", str(text)],
+    )
+
+
 def vae():
     from diffusers import AutoencoderKLWan
 
@@ -124,6 +151,8 @@ CASES = {
     "wan 128:4:512:4:256:32": lambda: wan(128, 4, 512, 4, 256, 32),
     "flux 512 tokens": lambda: flux(512),
     "flux 1024 tokens": lambda: flux(1024),
+    "z-image 512 tokens": lambda: z_image(512),
+    "z-image 1024 tokens": lambda: z_image(1024),
     "vae decode": vae,
     "umt5 encode": umt5,
 }

@@ -102,7 +102,7 @@ PROFILES = {
     "flux.2-klein": ("FLUX.2 klein", [], [fit("vllm_omni_flux2_klein")]),
     "qwen-image": ("Qwen-Image", [curve("qwen_image", dialect="official-wan")], [fit("vllm_omni_qwen_image")]),
     "qwen-image-2512": ("Qwen-Image-2512", [], []),
-    "z-image": ("Z-Image", [], []),
+    "z-image": ("Z-Image; no curve of MagCache is published", [], [fit("vllm_omni_z_image")]),
     "qwen-image-edit": ("Qwen-Image-Edit", [curve("qwen_image_edit", dialect="official-wan")], []),
     "hunyuan-video-720p": (
         "HunyuanVideo, 720p",
@@ -395,6 +395,7 @@ REGISTERED = {
     "flux.1-kontext-dev": "flux.1-dev",
     "flux.2": "flux.2-dev",
     "flux.2-klein": "flux.2-klein",
+    "z-image": "z-image",
     **{name: name for name in EMBEDDED},
 }
 

@@ -57,7 +57,7 @@ pub(crate) struct BenchModel {
 pub(crate) struct BenchForward {
     #[command(flatten)]
     pub(crate) model: BenchModel,
-    /// Latent frames x height x width; for Flux, tokens of packed latents
+    /// Latent frames x height x width; for Flux, tokens of packed latents; for Z-Image, latents of a picture
     #[arg(long, value_name = "FxHxW", value_parser = latent, default_value = "5x16x16")]
     pub(crate) latent: [usize; 3],
     /// Text tokens

@@ -85,8 +85,7 @@ impl Summary {
             }
             if record.reused && record.audit.is_none() {
                 // What an audit ran was not saved.
-                out.saved +=
-                    if whole_pass(record) { 1.0 } else { schedule::share(&record.blocks, model.blocks()) };
+                out.saved += if whole_pass(record) { 1.0 } else { schedule::share(&record.blocks, model) };
             }
             out.parts.entry((record.expert, record.branch)).or_default().decided(record);
         }

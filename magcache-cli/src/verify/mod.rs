@@ -29,6 +29,7 @@ mod tokenizers;
 mod transformer;
 mod vae;
 mod weight_files;
+mod z_image;
 
 use std::path::{Path, PathBuf};
 

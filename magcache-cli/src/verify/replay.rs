@@ -32,6 +32,9 @@ pub(super) fn replay(
     Ok(trajectory)
 }
 
+/// The grid of noise levels that pipelines of images hand the solver, as recordings call it.
+pub(super) const LINE: &str = "linspace(1, 1/n, n)";
+
 /// The configuration and the request of one call of a scheduler case.
 ///
 /// `case` is the case's name, which tells how its recording set up the schedule (`flow_euler_flux_dev` as
@@ -70,11 +73,13 @@ pub(super) fn reference_call(
     // Pipelines that hand the solver this grid, in place of its own, shift it as FLUX.1's does.
     let given = match args.get("sigmas_in").and_then(Value::as_str) {
         None => false,
-        Some("linspace(1, 1/n, n)") => true,
+        Some(LINE) => true,
         Some(other) => return Err(missing(&format!("its noise levels are {other:?}"))),
     };
     let request = if case.starts_with("flow_euler_flux2") {
         flux2::schedule(&config, steps, tokens)
+    } else if case.starts_with("flow_euler_z_image") {
+        Request::linear_f32(&config, steps, config.mu(tokens))
     } else if given || case.starts_with("flow_euler_flux") {
         flux1::schedule(&config, steps, tokens)
     } else {

@@ -1,15 +1,17 @@
 //! Solvers over whole trajectories, and the boundary between two experts.
 
+use std::collections::BTreeMap;
+
 use anyhow::Result;
 use candle_core::{DType, Tensor};
 use magcache_models::sampler::{Sampler, SamplerError, SamplerKind, Schedule, SchedulerConfig};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::{
     call::Call,
     case::Case,
-    replay::{reference_call, replay},
+    replay::{LINE, reference_call, replay},
     report::CaseReport,
 };
 use crate::console::bad_input;
@@ -37,7 +39,31 @@ pub(super) fn check(case: &Case, report: &mut CaseReport) -> Result<()> {
                 _ => Err(error),
             },
         }
-    })
+    })?;
+    tables(case, config.as_deref(), report)
+}
+
+/// Noise levels by their number of steps, `n28`.
+#[derive(Deserialize)]
+struct Tables {
+    #[serde(default)]
+    sigma_table: BTreeMap<String, Vec<f64>>,
+}
+
+fn tables(case: &Case, config: Option<&str>, report: &mut CaseReport) -> Result<()> {
+    let Tables { sigma_table } = case.read()?;
+    for (key, want) in sigma_table {
+        let Some(steps) = key.strip_prefix('n').and_then(|steps| steps.parse::<usize>().ok()) else {
+            report.leave_out(key, "the levels are those of a number of steps and more");
+            continue;
+        };
+        let mut args = Map::from_iter([("num_inference_steps".to_owned(), Value::from(steps))]);
+        args.insert("sigmas_in".to_owned(), Value::from(LINE));
+        let (config, request) = reference_call(case.name(), &args, config)?;
+        let got: Vec<f64> = Sampler::new(&config, request)?.sigmas().iter().map(|s| f64::from(*s)).collect();
+        report.numbers(&key, "sigmas of the table", &got, &want, TOLERANCE);
+    }
+    Ok(())
 }
 
 fn one(mut sampler: Sampler, mu: Option<f64>, call: Call<'_>, report: &mut CaseReport) -> Result<()> {
@@ -81,7 +107,7 @@ struct BoundaryRow {
     flow_shift: f64,
     boundary_ratio: f64,
     steps: Vec<usize>,
-    high_noise_steps: std::collections::BTreeMap<String, Vec<usize>>,
+    high_noise_steps: BTreeMap<String, Vec<usize>>,
 }
 
 /// True for a table of [`BoundaryRow`]s.

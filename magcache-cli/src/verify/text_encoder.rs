@@ -14,6 +14,7 @@ use super::{
     call::Call,
     case::{Case, Named},
     report::CaseReport,
+    z_image,
 };
 use crate::console::bad_input;
 
@@ -65,9 +66,16 @@ fn clip_vision(case: &Case, report: &mut CaseReport) -> Result<()> {
 
 /// Arguments of a call to Qwen3.
 #[derive(Deserialize)]
-struct Chosen {
+pub(super) struct Chosen {
     #[serde(default)]
     hidden_states_layers: Vec<usize>,
+    /// Of conversations, whose rows are compared too.
+    #[serde(default)]
+    pub(super) prompts: Vec<String>,
+    #[serde(default)]
+    pub(super) templated: Vec<String>,
+    #[serde(default)]
+    pub(super) max_sequence_length: usize,
 }
 
 fn qwen3(case: &Case, report: &mut CaseReport) -> Result<()> {
@@ -78,12 +86,22 @@ fn qwen3(case: &Case, report: &mut CaseReport) -> Result<()> {
     case.compare_calls(report, |call, report| {
         let (ids, mask) = (ids(call)?, call.rows(MASK)?);
         let states = all.hidden_states(&ids, mask.as_deref()).map_err(refused)?;
+        let args: Chosen = call.args()?;
+        let alone = if args.prompts.is_empty() {
+            Vec::new()
+        } else {
+            z_image::prompts(call, &args, &weights, &config, &ids, report)?
+        };
         call.compare(report, call.tolerance(), NO_OUTPUT, |name| {
+            let place = name.strip_prefix("prompt_embeds.").and_then(|i| i.parse::<usize>().ok());
+            if let Some(embeds) = place.and_then(|i| alone.get(i)) {
+                return Ok(Some(embeds.clone()));
+            }
             if name != "prompt_embeds" {
                 return Ok(state(name, &states));
             }
-            let Chosen { hidden_states_layers } = call.args()?;
-            let encoder = Qwen3Encoder::load(&weights, &config, &hidden_states_layers)?;
+            let Chosen { hidden_states_layers, .. } = &args;
+            let encoder = Qwen3Encoder::load(&weights, &config, hidden_states_layers)?;
             Ok(Some(encoder.forward(&ids, mask.as_deref()).map_err(refused)?))
         })
     })

@@ -2,8 +2,8 @@
 
 use anyhow::Result;
 use magcache_models::text::{
-    PromptTokenizer, Qwen3Tokenizer, TokenizedPrompt, TokenizerDefaults, WanTokenizer, clean_prompt,
-    qwen3_chat,
+    PromptTokenizer, Qwen3Thinking, Qwen3Tokenizer, TokenizedPrompt, TokenizerDefaults, WanTokenizer,
+    clean_prompt, qwen3_chat,
 };
 use serde::Deserialize;
 
@@ -54,7 +54,7 @@ pub(super) fn check(case: &Case, report: &mut CaseReport) -> Result<()> {
             (own.max_length(), Box::new(move |prompt| Ok(own.encode(prompt)?)))
         }
         Kind::Qwen3 => {
-            let own = Qwen3Tokenizer::open(folder)?.with_max_length(max_length)?;
+            let own = Qwen3Tokenizer::open(folder, Qwen3Thinking::Off)?.with_max_length(max_length)?;
             (own.max_length(), Box::new(move |prompt| Ok(own.encode(prompt)?)))
         }
     };
@@ -71,7 +71,7 @@ pub(super) fn check(case: &Case, report: &mut CaseReport) -> Result<()> {
         .iter()
         .flat_map(|row| {
             let cleaned = row.cleaned.iter().map(|want| (clean_prompt(&row.prompt), want));
-            cleaned.chain(row.chat.iter().map(|want| (qwen3_chat(&row.prompt), want)))
+            cleaned.chain(row.chat.iter().map(|want| (qwen3_chat(&row.prompt, Qwen3Thinking::Off), want)))
         })
         .collect();
     let wrong = texts.iter().filter(|(got, want)| got != *want).count();

@@ -1,5 +1,5 @@
-//! Transformers: every call, and what flows between the blocks. Wan's is here, those of FLUX in a module of
-//! their own.
+//! Transformers: every call, and what flows between the blocks. Wan's is here, the others in modules of their
+//! own.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -13,12 +13,14 @@ use magcache_models::{
     flux::{Flux2Transformer, FluxTransformer},
     nn::{Linear, Sinusoids},
     wan::{TextContext, WanConfig, WanRope, WanTransformer, s2v::S2vTransformer},
+    z_image::ZImageTransformer,
 };
 
 use super::{
     call::Call,
     case::{Case, Named},
     report::CaseReport,
+    z_image,
 };
 use crate::console::bad_input_at;
 
@@ -78,6 +80,7 @@ pub(super) fn check(case: &Case, report: &mut CaseReport) -> Result<()> {
         FluxTransformer::CLASS => calls::<FluxTransformer>(case, report),
         Flux2Transformer::CLASS => calls::<Flux2Transformer>(case, report),
         S2vTransformer::CLASS => calls::<S2vTransformer>(case, report),
+        ZImageTransformer::CLASS => z_image::check(case, report),
         class => {
             report.skip(format!("this build has no {class}"));
             Ok(())
@@ -104,7 +107,7 @@ pub(super) fn calls<N: Network>(case: &Case, report: &mut CaseReport) -> Result<
 }
 
 /// Everything inside a forward that hooks and the network's public parts expose, by the reference's names.
-fn inside<N: Network>(model: &N, call: Call<'_>, forward: &Forward<'_>) -> Result<Named> {
+pub(super) fn inside<N: Network>(model: &N, call: Call<'_>, forward: &Forward<'_>) -> Result<Named> {
     let meta = model.meta()?;
     let observer = Arc::new(Observer {
         first_stack: meta.stacks.first().map_or(0, |stack| stack.blocks),

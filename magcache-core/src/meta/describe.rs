@@ -23,6 +23,7 @@ pub struct Describe {
     origin: &'static str,
     summary: &'static str,
     stacks: &'static [StackMeta],
+    always_run: usize,
     modules: &'static [&'static str],
     experts: &'static [&'static str],
     guided: bool,
@@ -43,6 +44,7 @@ impl ModelMeta {
             origin,
             summary: "",
             stacks: ONE,
+            always_run: 0,
             modules: &[],
             experts: &["transformer"],
             guided: true,
@@ -75,6 +77,12 @@ impl Describe {
     /// The stacks, in the order in which they run.
     pub const fn stacks(self, stacks: &'static [StackMeta]) -> Self {
         Self { stacks, ..self }
+    }
+
+    /// Work of a pass besides them that no cache replaces, in blocks; nothing worth mentioning if it is not
+    /// said.
+    pub const fn always_run(self, blocks: usize) -> Self {
+        Self { always_run: blocks, ..self }
     }
 
     /// Modules inside blocks that caches can surround.
@@ -118,6 +126,7 @@ impl Describe {
             name: Cow::Borrowed(self.name),
             summary: Cow::Borrowed(self.summary),
             stacks: Cow::Borrowed(self.stacks),
+            always_run: self.always_run,
             modules: Cow::Borrowed(self.modules),
             experts: Cow::Borrowed(self.experts),
             guided: self.guided,

@@ -70,6 +70,9 @@ pub struct ModelMeta {
     pub summary: Cow<'static, str>,
     /// The stacks in the order in which they run.
     pub stacks: Cow<'static, [StackMeta]>,
+    /// Work that every pass does besides the blocks of the stacks, whatever is skipped, in blocks: what a
+    /// skipped pass still costs.
+    pub always_run: usize,
     /// Modules inside blocks that caches can surround (`at = "attn1"`): the names that the forward passes to
     /// [`Modules::module`](crate::Modules::module). Not every block needs to have each of them.
     pub modules: Cow<'static, [&'static str]>,

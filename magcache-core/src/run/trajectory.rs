@@ -16,6 +16,8 @@ pub struct Trajectory {
     pub branches: Vec<Branch>,
     /// Experts that run without guidance: their steps have only the first branch.
     pub unguided: Vec<Expert>,
+    /// The step from which on only the first branch runs, if guidance ends before the run does.
+    pub guidance_end: Option<usize>,
     /// The shift of the schedule, if it has one.
     pub flow_shift: Option<f64>,
     /// The fraction of the schedule below which the second expert runs, if there is one.
@@ -50,6 +52,7 @@ impl Trajectory {
             phases: vec![Phase::whole(steps)],
             branches: branches.to_vec(),
             unguided: Vec::new(),
+            guidance_end: None,
             flow_shift: None,
             boundary_ratio: None,
             multistep: false,
@@ -134,8 +137,9 @@ impl Trajectory {
 
     /// The branches that run at `step`, in order.
     pub fn branches_at(&self, step: &Step) -> &[Branch] {
-        let alone = self.unguided.contains(&step.expert) && !self.branches.is_empty();
-        if alone { &self.branches[..1] } else { &self.branches }
+        let ended = self.guidance_end.is_some_and(|end| step.index >= end);
+        let alone = ended || self.unguided.contains(&step.expert);
+        if alone { self.branches.get(..1).unwrap_or_default() } else { &self.branches }
     }
 
     /// Number of passes of the network in the whole run.
@@ -183,5 +187,10 @@ mod tests {
         assert_eq!(run.branches_at(&run.step(2)), [Branch::Cond, Branch::Uncond]);
         assert_eq!(run.branches_at(&run.step(3)), [Branch::Cond]);
         assert_eq!(run.passes(), 3 * 2 + 5);
+        let run = Trajectory { guidance_end: Some(2), ..run };
+        assert_eq!(run.branches_at(&run.step(1)), [Branch::Cond, Branch::Uncond]);
+        assert_eq!(run.branches_at(&run.step(2)), [Branch::Cond]);
+        assert_eq!(run.passes(), 2 * 2 + 6);
+        assert!(Trajectory { branches: Vec::new(), ..run }.steps().count() == 8);
     }
 }

@@ -78,6 +78,7 @@ impl Toy {
         let meta = ModelMeta {
             name: "toy-dual-joint".into(),
             stacks: stacks.collect::<Vec<_>>().into(),
+            always_run: 0,
             ..toy.meta
         };
         Self { meta, dual, order, ..toy }

@@ -40,6 +40,7 @@ pub(crate) const fn model(
         name: Cow::Borrowed(name),
         summary: Cow::Borrowed(summary),
         stacks: Cow::Borrowed(stacks),
+        always_run: 0,
         modules: Cow::Borrowed(MODULES),
         experts: Cow::Borrowed(&["transformer"]),
         guided: false,

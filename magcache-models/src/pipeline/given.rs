@@ -126,7 +126,7 @@ impl GivenFiles {
                             folders `tokenizer` and `tokenizer_2`";
                 return Err(CheckpointError::Config {
                     file: folder.describe(),
-                    reason: "it has no tokenizer of CLIP or T5".to_owned(),
+                    reason: "it has no tokenizer that is known".to_owned(),
                     hint: Some(hint.to_owned()),
                 });
             }

@@ -16,9 +16,10 @@ mod noise;
 mod options;
 mod pose;
 mod request;
+pub(crate) mod still;
 
-pub(crate) use denoiser::text_of;
 pub use denoiser::{Denoiser, Entered, NextClip, TextUses};
+pub(crate) use denoiser::{begin_from, text_of};
 pub use error::PipelineError;
 pub use generation::{Generation, PassTime};
 pub use given::{GivenAdapter, GivenFiles, Noise, PartFile, adapters_of, noise_of};

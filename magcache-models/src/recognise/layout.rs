@@ -5,6 +5,7 @@ use std::{
     sync::LazyLock,
 };
 
+use magcache_core::inventory;
 use serde::Deserialize;
 
 use crate::checkpoint::Weights;
@@ -80,10 +81,23 @@ pub struct Variant {
     pub unsupported: bool,
 }
 
-/// All layouts, in the order in which they are looked for.
+/// More layouts, of a family of models: the text of a list like `layouts.json`. Registered with
+/// `inventory::submit!`.
+#[derive(Debug)]
+pub struct LayoutTable(pub &'static str);
+
+inventory::collect!(LayoutTable);
+
+/// All layouts, in the order in which they are looked for: those of this module first.
 pub(super) fn layouts() -> &'static [Layout] {
-    static ALL: LazyLock<Vec<Layout>> =
-        LazyLock::new(|| serde_json::from_str(include_str!("layouts.json")).unwrap_or_default());
+    static ALL: LazyLock<Vec<Layout>> = LazyLock::new(|| {
+        let read = |text: &str| serde_json::from_str::<Vec<Layout>>(text).unwrap_or_default();
+        let mut families: Vec<Layout> =
+            inventory::iter::<LayoutTable>.into_iter().flat_map(|table| read(table.0)).collect();
+        // The order of registrations is not that of a program's text.
+        families.sort_by(|a, b| a.name.cmp(&b.name));
+        read(include_str!("layouts.json")).into_iter().chain(families).collect()
+    });
     &ALL
 }
 

@@ -1,10 +1,10 @@
 //! Which parts of which model a file of weights holds: answered by the names and shapes of its tensors, never
 //! by the file's name.
 //!
-//! `layouts.json` lists what is published: the names of each layout with their shapes in terms of the
-//! model's sizes, the prefixes that files put in front of them, and the variants that have more. A file is
-//! recognised by a few of the names; then every tensor of the layout must be there in its shape, and every
-//! tensor of the file must be part of a layout.
+//! `layouts.json` lists what is published, and so do the tables of families ([`LayoutTable`]): the names of
+//! each layout with their shapes in terms of the model's sizes, the prefixes that files put in front of them,
+//! and the variants that have more. A file is recognised by a few of the names; then every tensor of the
+//! layout must be there in its shape, and every tensor of the file must be part of a layout.
 
 mod check;
 mod layout;
@@ -15,7 +15,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 
 use self::layout::layouts;
-pub use self::layout::{Layout, Role, Variant};
+pub use self::layout::{Layout, LayoutTable, Role, Variant};
 use candle_core::Device;
 
 use crate::checkpoint::{CheckpointError, Folder, Mapped, WeightDtype, Weights};

@@ -165,6 +165,14 @@ impl SchedulerConfig {
         Ok(self)
     }
 
+    /// The `mu` for an image of `image_seq_len` tokens: linear through the two points of the configuration
+    /// (`calculate_shift` of diffusers).
+    pub fn mu(&self, image_seq_len: usize) -> f64 {
+        let (base, max) = (self.base_image_seq_len as f64, self.max_image_seq_len as f64);
+        let slope = (self.max_shift - self.base_shift) / (max - base);
+        image_seq_len as f64 * slope + (self.base_shift - slope * base)
+    }
+
     /// Checks a number of sampling steps.
     pub(super) fn check_steps(&self, steps: usize) -> Result<()> {
         if (1..=self.num_train_timesteps).contains(&steps) {

@@ -120,6 +120,7 @@ impl Sampler {
             timesteps: timesteps.clone(),
             branches: if guided { vec![Branch::Cond, Branch::Uncond] } else { vec![Branch::Cond] },
             unguided: Vec::new(),
+            guidance_end: None,
             flow_shift: match self.config.shift {
                 Shift::Static(shift) => Some(shift),
                 Shift::Dynamic { .. } => None,

@@ -32,6 +32,25 @@ impl Request {
     }
 }
 
+impl Request {
+    /// The same with the line of `torch.linspace` in f32, bit for bit, as some pipelines of images make it.
+    pub fn linear_f32(config: &SchedulerConfig, steps: usize, mu: f64) -> Self {
+        let request = Self::linear(config, steps, mu);
+        let sigmas = request.sigmas.map(|sigmas| torch_line(sigmas.len()));
+        Self { sigmas, ..request }
+    }
+}
+
+/// From 1 to `1 / steps`: both halves are counted from their end, with one rounding for each value.
+fn torch_line(steps: usize) -> Vec<f64> {
+    let end = (1.0 / steps as f64) as f32;
+    let step = f64::from((end - 1.0) / steps.saturating_sub(1).max(1) as f32);
+    let from_start = |i: usize| 1.0 + step * i as f64;
+    let from_end = |i: usize| f64::from(end) - step * (steps - 1 - i) as f64;
+    let at = |i: usize| if i < steps / 2 || steps == 1 { from_start(i) } else { from_end(i) };
+    (0..steps).map(|i| f64::from(at(i) as f32)).collect()
+}
+
 /// Subtracted from a first sigma of 1 in UniPC, where the logarithm of the signal would be infinite.
 const BELOW_ONE: f64 = 1e-6;
 
@@ -138,4 +157,29 @@ pub(super) fn linspace(start: f64, stop: f64, num: usize) -> impl Iterator<Item 
 /// `-inf` at 1.
 pub(super) fn lambda(sigma: f32) -> f32 {
     (1.0 - sigma).ln() - sigma.ln()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// From `torch.linspace(1, 1 / n, n)` of torch 2.11.
+    #[test]
+    fn the_line_in_f32_is_torchs() {
+        assert_eq!(torch_line(1), [1.0]);
+        assert_eq!(torch_line(2), [1.0, 0.5]);
+        for (steps, i, want) in BITS {
+            assert_eq!((torch_line(steps)[i] as f32).to_bits(), want, "{i} of {steps}");
+        }
+    }
+
+    /// Where it is not the nearest to the line in f64.
+    const BITS: [(usize, usize, u32); 6] = [
+        (13, 5, 0x3f1d_89d8),
+        (13, 7, 0x3eec_4ec6),
+        (20, 11, 0x3ee6_6667),
+        (28, 5, 0x3f52_4924),
+        (28, 12, 0x3f12_4924),
+        (50, 8, 0x3f57_0a3e),
+    ];
 }

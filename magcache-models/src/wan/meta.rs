@@ -23,6 +23,7 @@ const fn wan(
         name: Cow::Borrowed(name),
         summary: Cow::Borrowed(summary),
         stacks: Cow::Borrowed(stack),
+        always_run: 0,
         modules: Cow::Borrowed(MODULES),
         experts: Cow::Borrowed(experts),
         guided: true,

@@ -10,6 +10,7 @@ use magcache_models::{
     flux::{FluxConfig, FluxTransformer},
     text::{T5Config, T5Encoder},
     wan::{WanConfig, WanTransformer},
+    z_image::{MULTIPLE, ZImageConfig, ZImageTransformer},
 };
 use serde_json::json;
 
@@ -26,6 +27,8 @@ pub(super) fn run(args: &BenchForward, ops: Ops, out: &Console) -> Result<()> {
     let weights = Weights::open(&folder, &Device::Cpu, WeightDtype::Auto)?;
     if text.contains("\"FluxTransformer2DModel\"") {
         flux(args, &FluxConfig::from_json(&text).map_err(|e| in_file(&folder, &e))?, &weights, out)
+    } else if text.contains("\"ZImageTransformer2DModel\"") {
+        z_image(args, &ZImageConfig::from_json(&text).map_err(|e| in_file(&folder, &e))?, &weights, out)
     } else {
         wan(args, &WanConfig::from_json(&text).map_err(|e| in_file(&folder, &e))?, &weights, out)
     }
@@ -75,6 +78,28 @@ fn flux(args: &BenchForward, config: &FluxConfig, weights: &Weights, out: &Conso
     let gflop = blocks * (2.0 * (n + t) * 12.0 * d * d + 4.0 * (n + t) * (n + t) * d) / 1e9;
     let times = measure(args.repeat, || {
         model.forward(&latents, &timestep, guidance, &text, &positions, &mut Pass::off())?;
+        Ok(())
+    })?;
+    forward(times, tokens, args, gflop, out);
+    Ok(())
+}
+
+/// The caption is refined once per generation, so that is not timed.
+fn z_image(args: &BenchForward, config: &ZImageConfig, weights: &Weights, out: &Console) -> Result<()> {
+    let model = ZImageTransformer::load(weights, config.clone())?;
+    let [frames, height, width] = args.latent;
+    let (rows, columns) = (frames * height / 2, width / 2);
+    let latents = gaussian(&[1, config.in_channels, 2 * rows, 2 * columns])?;
+    let prompt = model.prompt(&gaussian(&[1, args.text, config.cap_feat_dim])?, [rows, columns])?;
+    let tokens = rows * columns;
+    let (image, text) =
+        (tokens.next_multiple_of(MULTIPLE) as f64, args.text.next_multiple_of(MULTIPLE) as f64);
+    let (d, hidden) = (config.dim as f64, config.hidden() as f64);
+    let block = |n: f64| 2.0 * n * d * (4.0 * d + 3.0 * hidden) + 4.0 * n * n * d;
+    let blocks = [config.n_layers, config.n_refiner_layers].map(|blocks| blocks as f64);
+    let gflop = (blocks[0] * block(image + text) + blocks[1] * block(image)) / 1e9;
+    let times = measure(args.repeat, || {
+        model.forward(&latents, &model.time(0.5)?, &prompt, &mut Pass::off())?;
         Ok(())
     })?;
     forward(times, tokens, args, gflop, out);

@@ -89,6 +89,7 @@ pub(super) fn of_profile(name: &str, model: Option<&str>, mut config: Config) ->
         timesteps: levels.timesteps,
         branches: if guided { vec![Branch::Cond, Branch::Uncond] } else { vec![Branch::Cond] },
         unguided: Vec::new(),
+        guidance_end: None,
         flow_shift: Some(shift),
         boundary_ratio: boundary,
         multistep: kind != SamplerKind::Euler,

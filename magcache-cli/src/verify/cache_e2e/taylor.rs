@@ -24,7 +24,7 @@ pub(super) struct TaylorSeer {
 }
 
 /// Every block of a single-stack network, as in recorded patterns.
-const BLOCKS: &str = r"blocks\.\d+\.";
+const BLOCKS: [&str; 2] = [r"blocks\.\d+\.", r"layers\.\d+\."];
 
 /// Suffix of the modules that are forecast by default.
 const DEFAULT: &str = "attn";
@@ -92,7 +92,7 @@ impl TaylorSeer {
 
 /// The module that a pattern selects in every block.
 fn module<'a>(pattern: &str, modules: &[&'a str]) -> Result<&'a str, String> {
-    let name = pattern.strip_prefix(BLOCKS);
+    let name = BLOCKS.iter().find_map(|blocks| pattern.strip_prefix(blocks));
     let known = modules.iter().find(|known| Some(**known) == name).copied();
     let names = || modules.join(" and ");
     known.ok_or_else(|| {
@@ -129,6 +129,7 @@ mod tests {
         assert_eq!(TaylorSeer { use_lite_mode: true, ..own(&["x"]) }.places(WAN), Ok(vec!["forward"]));
         let both = [r"blocks\.\d+\.attn1", r"blocks\.\d+\.attn2"];
         assert_eq!(own(&both).places(WAN), Ok(WAN.to_vec()));
+        assert_eq!(own(&[r"layers\.\d+\.attn1"]).places(WAN), Ok(vec!["attn1"]));
         for unknown in [r"blocks\.\d+\.ffn", r"blocks\.0\.attn1", "attn1"] {
             let why = own(&[unknown]).places(WAN).unwrap_err();
             assert!(why.contains(unknown) && why.contains("attn1 and attn2"), "{why}");

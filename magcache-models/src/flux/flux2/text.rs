@@ -4,7 +4,9 @@ use candle_core::{Device, Tensor};
 
 use crate::{
     checkpoint::{CheckpointError, Folder, WeightDtype},
-    text::{KLEIN_LAYERS, Qwen3Encoder, Qwen3Tokenizer, TextError, TokenizedPrompt, TokenizerError},
+    text::{
+        KLEIN_LAYERS, Qwen3Encoder, Qwen3Thinking, Qwen3Tokenizer, TextError, TokenizedPrompt, TokenizerError,
+    },
 };
 
 /// Tokenizer and text encoder of a FLUX.2 klein model.
@@ -26,7 +28,7 @@ impl Flux2TextEncoder {
     /// A fault in a folder.
     pub fn load(model: &Folder, device: &Device, dtype: WeightDtype) -> Result<Self, CheckpointError> {
         Ok(Self {
-            tokenizer: Qwen3Tokenizer::open(&model.sub("tokenizer"))?,
+            tokenizer: Qwen3Tokenizer::open(&model.sub("tokenizer"), Qwen3Thinking::Off)?,
             text_encoder: Qwen3Encoder::open(&model.sub("text_encoder"), device, dtype, &KLEIN_LAYERS)?,
         })
     }

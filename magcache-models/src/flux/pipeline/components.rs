@@ -5,7 +5,7 @@ use magcache_core::hint::Hint;
 use serde::Deserialize;
 
 use crate::{
-    autoencoder::{ImageVae, ImageVaeConfig, image::names},
+    autoencoder::ImageVaeConfig,
     checkpoint::{
         AdapterReport, CheckpointError, ConfigError, Folder, WeightDtype, Weights, config::read_file,
     },
@@ -13,7 +13,10 @@ use crate::{
         Flux2Config, FluxConfig, flux1, flux2,
         native::{self, Generation},
     },
-    pipeline::{GivenFiles, LoadOptions, adapters_of},
+    pipeline::{
+        GivenFiles, LoadOptions, adapters_of,
+        still::{Place, StillVae, find},
+    },
     recognise::Role,
     sampler::{SamplerKind, SchedulerConfig, Shift},
 };
@@ -46,23 +49,15 @@ pub(super) enum Network {
     Flux2 { config: Flux2Config, distilled: bool },
 }
 
-/// The tensors of a part: a diffusers folder, or a single file in a folder.
-#[derive(Clone, Debug)]
-enum Place {
-    Folder(Folder),
-    File(Folder, String),
-}
-
 /// A checkpoint folder in diffusers' layout; transformer or autoencoder may be native single files instead of
 /// folders.
 #[derive(Clone, Debug)]
 pub(super) struct Components {
     pub(super) folder: Folder,
     pub(super) network: Network,
-    pub(super) vae: ImageVaeConfig,
+    pub(super) vae: StillVae,
     pub(super) scheduler: SchedulerConfig,
     transformer_at: Place,
-    vae_at: Place,
 }
 
 /// Whether a folder without an index contains the single file of a Flux transformer.
@@ -78,12 +73,9 @@ impl Components {
             Some(file) => network_in(&file.folder, file.file, index.as_ref())?,
             None => network(&folder, index.as_ref())?,
         };
-        let (vae, vae_at) = match files.part(Role::Vae)? {
-            Some(file) => (published_vae(&network), Place::File(file.folder, file.file)),
-            None => autoencoder(&folder, &network)?,
-        };
+        let vae = StillVae::of(&folder, files, published_vae(&network))?;
         let scheduler = scheduler(&folder.sub("scheduler"), &network)?;
-        let source = Self { folder, network, vae, scheduler, transformer_at, vae_at };
+        let source = Self { folder, network, vae, scheduler, transformer_at };
         source.check()?;
         Ok(source)
     }
@@ -126,39 +118,17 @@ impl Components {
         }
     }
 
-    /// The autoencoder.
-    pub(super) fn autoencoder(&self, device: &Device) -> Result<ImageVae, CheckpointError> {
-        match &self.vae_at {
-            Place::Folder(folder) => ImageVae::open(folder, device),
-            Place::File(folder, file) => ImageVae::open_file(folder, file, &self.vae, device),
-        }
-    }
-
-    /// The autoencoder's tensors, for what they take.
-    pub(super) fn autoencoder_weights(&self, device: &Device) -> Result<Weights, CheckpointError> {
-        let dtype = WeightDtype::Keep;
-        match &self.vae_at {
-            Place::Folder(folder) => Weights::open(folder, device, dtype),
-            Place::File(folder, file) => {
-                names::translated(Weights::open_files(folder, &[file], device, dtype)?)
-            }
-        }
-    }
-
     /// Checks that network and autoencoder belong together.
     fn check(&self) -> Result<(), CheckpointError> {
         let in_channels = match &self.network {
             Network::Flux1 { config, .. } => config.in_channels,
             Network::Flux2 { config, .. } => config.in_channels,
         };
-        let tokens = 4 * self.vae.latent_channels;
+        let tokens = 4 * self.vae.config.latent_channels;
         if in_channels == tokens {
             return Ok(());
         }
-        let file = match &self.transformer_at {
-            Place::Folder(folder) => folder.describe_file("config.json"),
-            Place::File(folder, file) => folder.describe_file(file),
-        };
+        let file = self.transformer_at.describe();
         let reason = format!(
             "in_channels is {in_channels}, the tokens of the autoencoder have {tokens}: models that take a mask or a \
              control image beside the latents (Fill, Control) are not part of this build"
@@ -226,29 +196,6 @@ fn published_vae(network: &Network) -> ImageVaeConfig {
 /// The first file in `folder` itself whose tensors are those of a native transformer.
 fn transformer_file(folder: &Folder) -> Option<(String, Generation)> {
     find(folder, |weights| native::generation(weights.names()))
-}
-
-fn autoencoder(folder: &Folder, network: &Network) -> Result<(ImageVaeConfig, Place), CheckpointError> {
-    let own = folder.sub("vae");
-    let is_vae = |weights: &Weights| names::is_native(weights.names()).then_some(());
-    match find(folder, is_vae) {
-        Some((file, ())) if !own.exists("config.json") => {
-            Ok((published_vae(network), Place::File(folder.clone(), file)))
-        }
-        _ => Ok((ImageVaeConfig::read(&own)?, Place::Folder(own))),
-    }
-}
-
-/// The first single file in `folder` itself that `of` recognises. Unreadable files are skipped.
-fn find<T>(folder: &Folder, of: impl Fn(&Weights) -> Option<T>) -> Option<(String, T)> {
-    let files = folder
-        .files()
-        .into_iter()
-        .filter(|file| [".safetensors", ".gguf"].iter().any(|ending| file.ends_with(ending)));
-    files.into_iter().find_map(|file| {
-        let weights = Weights::open_files(folder, &[&file], &Device::Cpu, WeightDtype::Keep).ok()?;
-        Some((file, of(&weights)?))
-    })
 }
 
 fn config<C>(folder: &Folder, parse: impl Fn(&str) -> Result<C, ConfigError>) -> Result<C, CheckpointError> {

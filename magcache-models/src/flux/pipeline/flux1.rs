@@ -13,7 +13,7 @@ use crate::{
     },
     image::{Filter, Picture, area_size},
     pipeline::{
-        Defaults, LoadOptions, Phase, PipelineError, Request, Result, SamplingOption, adapters_of,
+        Defaults, LoadOptions, Phase, PipelineError, Request, Result, SamplingOption, adapters_of, still,
         text_phase, truncated, unknown_words,
     },
     sampler::{self, SchedulerConfig},
@@ -60,7 +60,7 @@ impl Family for Flux1 {
             (true, false) => (28, 3.5),
             (true, true) => (28, 2.5),
         };
-        super::still("a lighthouse above a stormy sea, evening light", steps, guidance)
+        still::defaults(steps, guidance)
     }
 
     fn takes(&self) -> Vec<SamplingOption> {

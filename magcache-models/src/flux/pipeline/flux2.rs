@@ -13,7 +13,8 @@ use crate::{
     },
     image::{Filter, Picture},
     pipeline::{
-        Defaults, LoadOptions, Phase, PipelineError, Request, Result, SamplingOption, text_phase, truncated,
+        Defaults, LoadOptions, Phase, PipelineError, Request, Result, SamplingOption, still, text_phase,
+        truncated,
     },
     sampler::{self, SchedulerConfig},
     text::{Qwen3Config, TokenizerDefaults},
@@ -58,7 +59,7 @@ impl Family for Flux2 {
 
     fn defaults(&self) -> Defaults {
         let (steps, guidance) = if self.distilled { (4, 1.0) } else { (50, 4.0) };
-        super::still("a lighthouse above a stormy sea, evening light", steps, guidance)
+        still::defaults(steps, guidance)
     }
 
     fn takes(&self) -> Vec<SamplingOption> {

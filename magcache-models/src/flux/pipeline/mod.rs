@@ -30,18 +30,10 @@ use crate::{
     image::Picture,
     pipeline::{
         Defaults, Denoiser, Division, LoadOptions, Loader, Phase, Pipeline, PipelineError, Request, Result,
-        SamplingOption, Stage, adapters_of, noise_of_stream, transformer_phase,
+        SamplingOption, Stage, adapters_of, noise_of_stream, still, transformer_phase,
     },
     sampler::{self, Sampler, SchedulerConfig},
 };
-
-/// The part of the schedule that runs on an image if the request does not say; the default of diffusers
-/// 0.42.1.
-const STRENGTH: f64 = 0.6;
-
-/// Random streams of one seed: the initial noise, and the sample of the image's latents.
-const NOISE: u64 = 0;
-const IMAGE: u64 = 1;
 
 /// A checkpoint. Opening it reads configurations; weights are loaded when they are needed and dropped when
 /// they are not.
@@ -91,7 +83,7 @@ impl FluxPipeline {
 
     /// Side of a token in pixels.
     fn side(&self) -> usize {
-        packing::PATCH * self.components.vae.spatial_scale()
+        packing::PATCH * self.components.vae.config.spatial_scale()
     }
 
     /// Rows and columns of an image's tokens.
@@ -107,7 +99,7 @@ impl FluxPipeline {
     }
 
     fn vae(&self) -> Result<ImageVae> {
-        Ok(self.components.autoencoder(self.device())?)
+        Ok(self.components.vae.open(self.device())?)
     }
 
     fn tiling(&self) -> Option<Tiling> {
@@ -117,22 +109,6 @@ impl FluxPipeline {
     /// Numbers from the standard normal distribution for a seed.
     fn normal(&self, request: &Request, stream: u64, shape: [usize; 4]) -> Result<Tensor> {
         Ok(noise_of_stream(request.seed, stream, &shape[..], self.device())?)
-    }
-
-    /// Tokens of the picture that runs begin from, for each request the sample of its latents that its seed
-    /// gives, as in the reference.
-    fn starts(&self, picture: &Picture, requests: &[Request]) -> Result<Vec<Tensor>> {
-        let Some(first) = requests.first() else { return Ok(Vec::new()) };
-        let pixels = picture.pixels(first.width(), first.height(), self.device());
-        let pixels = pixels.map_err(|e| PipelineError::part("image", e))?;
-        let [rows, columns] = self.grid(first.height(), first.width());
-        let side = packing::PATCH;
-        let shape = [1, self.components.vae.latent_channels, side * rows, side * columns];
-        let vae = self.vae()?;
-        let latents = vae.encode(&pixels, self.tiling())?;
-        let one =
-            |request: &Request| Ok(vae.to_tokens(&latents.sample(&self.normal(request, IMAGE, shape)?)?)?);
-        requests.iter().map(one).collect()
     }
 
     /// The prompts, encoded.
@@ -177,22 +153,12 @@ impl Pipeline for FluxPipeline {
         let network = self.components.transformer(&self.options)?;
         let (sizes, [width, hidden]) = (self.sizes(request)?, self.components.widths());
         let tokens = sizes.tokens + sizes.text_tokens;
-        let vae = self.components.autoencoder_weights(&Device::Cpu)?;
-        let config = &self.components.vae;
-        let decoding = config.decode_memory(request.width(), request.height(), self.tiling());
         let (networks, division) = ([network], Division::of(&self.options));
         let networks = (networks.as_slice(), [DUAL_BLOCKS, SINGLE_BLOCKS].as_slice());
         Ok(vec![
             self.family.text_phase(&self.options)?,
             transformer_phase("transformer", networks, tokens, [width, hidden], division),
-            Phase {
-                name: "autoencoder",
-                weights: vae.resident_bytes(),
-                scratch: vae.scratch_bytes(),
-                activations: decoding.map_err(|e| PipelineError::part("autoencoder", e))?,
-                caches: 0,
-                everywhere: false,
-            },
+            self.components.vae.phase(request, self.tiling())?,
         ])
     }
 
@@ -220,7 +186,7 @@ impl Pipeline for FluxPipeline {
 
     fn resolved(&self, request: &Request) -> Request {
         let from_image = request.image.is_some() && self.family.image_use(request) == ImageUse::Start;
-        let strength = request.strength.or(from_image.then_some(STRENGTH));
+        let strength = request.strength.or(from_image.then_some(still::STRENGTH));
         Request { strength, ..request.clone() }
     }
 
@@ -261,7 +227,7 @@ impl Pipeline for FluxPipeline {
         Ok(Sizes {
             tokens: rows * columns + looked_at,
             text_tokens: self.family.text_tokens(),
-            latents: rows * columns * packing::PATCH.pow(2) * self.components.vae.latent_channels,
+            latents: rows * columns * packing::PATCH.pow(2) * self.components.vae.config.latent_channels,
             timesteps: 1,
             dtype,
         })
@@ -301,7 +267,9 @@ impl Pipeline for FluxPipeline {
             stage(Stage::EncodingImage);
             match self.family.image_use(first) {
                 ImageUse::Start => {
-                    starts = self.options.once("the given picture", || self.starts(picture, requests))?;
+                    let tokens = |vae: &ImageVae, z: &Tensor| Ok(vae.to_tokens(z)?);
+                    let make = || self.components.vae.starts(picture, requests, &self.options, tokens);
+                    starts = self.options.once("the given picture", make)?;
                 }
                 ImageUse::Reference => {
                     let picture = self.family.reference(picture, self.side())?;
@@ -348,16 +316,20 @@ impl Pipeline for FluxPipeline {
 
     fn noise(&self, request: &Request) -> Result<Tensor> {
         let [rows, columns] = self.grid(request.height(), request.width());
-        let (channels, side) = (self.components.vae.latent_channels, packing::PATCH);
+        let (channels, side) = (self.components.vae.config.latent_channels, packing::PATCH);
         // In the order of the reference, which turns squares of latents into channels before drawing (FLUX.2)
         // or after.
-        let tokens = match self.components.vae.scale {
-            LatentScale::Factor { .. } => {
-                packing::pack(&self.normal(request, NOISE, [1, channels, side * rows, side * columns])?)
-            }
-            LatentScale::BatchNorm { .. } => {
-                packing::flatten(&self.normal(request, NOISE, [1, side * side * channels, rows, columns])?)
-            }
+        let tokens = match self.components.vae.config.scale {
+            LatentScale::Factor { .. } => packing::pack(&self.normal(
+                request,
+                still::NOISE,
+                [1, channels, side * rows, side * columns],
+            )?),
+            LatentScale::BatchNorm { .. } => packing::flatten(&self.normal(
+                request,
+                still::NOISE,
+                [1, side * side * channels, rows, columns],
+            )?),
         };
         Ok(tokens?)
     }
@@ -375,13 +347,6 @@ impl Pipeline for FluxPipeline {
         let image = vae.from_tokens(latents, grid).and_then(|z| vae.decode(&z, self.tiling()));
         sink(&image?.squeeze(0)?.unsqueeze(1)?)
     }
-}
-
-/// Defaults of an image model.
-fn still(prompt: &str, steps: usize, guidance: f64) -> Defaults {
-    let request =
-        Request { prompt: prompt.to_owned(), steps, size: [1024, 1024], guidance, ..Request::default() };
-    Defaults { fps: 1.0, request, ..Defaults::default() }
 }
 
 inventory::submit! {

@@ -39,11 +39,11 @@ options! {
     #[arg(long, help = "Shift the noise levels: above 1, more steps are spent at strong noise", display_order = 11)]
     flow_shift: optional f64, conditions ["flow_shift"], otherwise "remove it: this model has noise levels of its own";
 
-    /// Scale of classifier-free guidance; 1 or less turns it off. A guidance-distilled model gets it as an
-    /// input.
+    /// Scale of classifier-free guidance; 1 or less turns it off, 0 in models that count from there
+    /// (Z-Image). A guidance-distilled model gets it as an input.
     #[schemars(range(min = 0.0))]
     #[arg(long)]
-    #[arg(help = "Guide by the prompt at this scale; 1 or less turns classifier-free guidance off")]
+    #[arg(help = "Guide by the prompt at this scale; 1 or less (Z-Image: 0) turns classifier-free guidance off")]
     guidance: always f64, conditions ["guidance"];
 
     /// Scale of classifier-free guidance in a guidance-distilled model.
@@ -56,6 +56,18 @@ options! {
     #[schemars(range(min = 0.0))]
     #[arg(long, help = "Guide the second expert at this scale, in a model that has two", value_name = "GUIDANCE")]
     guidance_2: optional f64, conditions ["guidance_2"], otherwise "it is for models with two experts; remove it";
+
+    /// The most that guidance may lengthen a whole prediction, as a multiple of its norm without guidance; 0
+    /// is no limit.
+    #[schemars(range(min = 0.0))]
+    #[arg(long, value_name = "RATIO")]
+    #[arg(help = "Keep a guided prediction to this multiple of its norm without guidance")]
+    cfg_normalization: optional f64, conditions ["cfg_normalization"], otherwise "this model has no such limit; remove it";
+
+    /// The part of the way from noise to image after which there is no guidance.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    #[arg(long, value_name = "PART", help = "End guidance behind this part of the way from noise to image")]
+    cfg_truncation: optional f64, conditions ["cfg_truncation"], otherwise "this model is guided to the end; remove it";
 
     /// The part of the noise below which the second expert runs.
     #[schemars(range(min = 0.0, max = 1.0))]
@@ -166,16 +178,34 @@ mod tests {
     use magcache_core::hint::Hint as _;
 
     use super::*;
-    use crate::pipeline::{self, Defaults, LoadOptions, Pipeline};
+    use crate::{
+        checkpoint::{EmbeddedFile, Folder},
+        pipeline::{self, Defaults, LoadOptions, Pipeline},
+    };
 
     fn embedded() -> Vec<Box<dyn Pipeline>> {
         let folders = pipeline::embedded().into_iter().map(|model| (model.folder)());
         folders.map(|folder| pipeline::open(folder, LoadOptions::default()).expect("opens")).collect()
     }
 
+    /// A model with limits of guidance, which none of the embedded ones has.
+    static GUIDED: [EmbeddedFile; 5] = [
+        ("model_index.json", b"{\"_class_name\": \"ZImagePipeline\"}"),
+        (
+            "scheduler/scheduler_config.json",
+            b"{\"_class_name\": \"FlowMatchEulerDiscreteScheduler\", \"shift\": 6}",
+        ),
+        ("text_encoder/config.json", b"{}"),
+        ("transformer/config.json", b"{\"in_channels\": 8}"),
+        ("vae/config.json", include_bytes!("../../../tiny/tiny-flux/vae/config.json")),
+    ];
+
     #[test]
     fn every_option_is_taken_by_a_pipeline() {
-        let taken: Vec<SamplingOption> = embedded().iter().flat_map(|pipeline| pipeline.takes()).collect();
+        let guided =
+            pipeline::open(Folder::embedded("guided", &GUIDED), LoadOptions::default()).expect("opens");
+        let all = embedded().into_iter().chain([guided]);
+        let taken: Vec<SamplingOption> = all.flat_map(|pipeline| pipeline.takes()).collect();
         for option in SamplingOption::ALL {
             assert!(option.is_always_set() != taken.contains(option), "nothing takes {option:?}");
         }

@@ -3,8 +3,8 @@
 use serde::Deserialize;
 
 use crate::checkpoint::{
-    CheckpointError, Folder,
-    config::{ModelType, small_number_fault},
+    CheckpointError, Folder, Weights,
+    config::{ModelType, small_number_fault, without_fault},
 };
 
 /// Sizes of a Qwen3 model, with the field names of transformers.
@@ -72,6 +72,9 @@ const DEFAULT_HEAD_DIM: usize = 128;
 const DEFAULT_EPS: f64 = 1e-6;
 const DEFAULT_THETA: f64 = 10_000.0;
 
+/// That of the published models.
+const PUBLISHED_THETA: f64 = 1e6;
+
 impl Qwen3Config {
     /// Reads and checks `config.json` of a `text_encoder` folder.
     ///
@@ -86,6 +89,34 @@ impl Qwen3Config {
         let place = folder.describe_file(FILE);
         ModelType { model_type: file.model_type.clone() }.check(&["qwen3"], &place)?;
         Self::from_file(file).map_err(|reason| CheckpointError::BadConfig { file: place, reason })
+    }
+
+    /// The sizes of a single file, from its tensors; what none of them says is as in the published models.
+    ///
+    /// # Errors
+    /// A tensor that is missing or has another number of axes; sizes that do not fit together.
+    pub fn of(weights: &Weights) -> Result<Self, CheckpointError> {
+        let [vocab_size, hidden_size] = weights.axes("model.embed_tokens.weight")?;
+        let [intermediate_size, _] = weights.axes("model.layers.0.mlp.gate_proj.weight")?;
+        let [head_dim] = weights.axes("model.layers.0.self_attn.q_norm.weight")?;
+        let heads = |name: &str| -> Result<usize, CheckpointError> {
+            let [channels, _] = weights.axes(&format!("model.layers.0.self_attn.{name}.weight"))?;
+            Ok(channels / head_dim.max(1))
+        };
+        let config = Self {
+            vocab_size,
+            hidden_size,
+            intermediate_size,
+            num_hidden_layers: weights.count("model.layers"),
+            num_attention_heads: heads("q_proj")?,
+            num_key_value_heads: heads("k_proj")?.max(1),
+            head_dim,
+            rms_norm_eps: DEFAULT_EPS,
+            rope_theta: PUBLISHED_THETA,
+            attention_bias: false,
+        };
+        let fault = config.fault();
+        without_fault(config, fault, &weights.place())
     }
 
     /// Channels of the queries: heads times channels per head.

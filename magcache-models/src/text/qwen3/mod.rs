@@ -1,4 +1,4 @@
-//! The text encoder of FLUX.2 klein: Qwen3 without its head.
+//! Qwen3 without its head, as a text encoder.
 
 mod block;
 mod chat;
@@ -6,6 +6,6 @@ mod config;
 mod encoder;
 mod rope;
 
-pub use chat::{Qwen3Tokenizer, qwen3_chat};
+pub use chat::{Qwen3Thinking, Qwen3Tokenizer, qwen3_chat};
 pub use config::Qwen3Config;
 pub use encoder::{KLEIN_LAYERS, Qwen3Encoder};

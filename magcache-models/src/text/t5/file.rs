@@ -58,6 +58,11 @@ pub fn open_t5_as(
 ) -> Result<T5File, CheckpointError> {
     let weights = Weights::open_files(folder, &[file], device, dtype)?;
     let part = recognise::part(&weights, &[Role::TextEncoder])?;
+    if !part.layout.name.contains("t5") {
+        let (file, found) = (weights.place(), part.describe());
+        let expected = "a text encoder of T5 or UMT5".to_owned();
+        return Err(CheckpointError::WrongArchitecture { file, expected, found });
+    }
     let size = |letter: &str| part.sizes.get(letter).copied().unwrap_or_default();
     let mut json = json!({
         "model_type": if part.layout.name.starts_with("umt5") { "umt5" } else { "t5" },
