@@ -2,13 +2,13 @@
 
 use std::{fmt::Debug, sync::Arc};
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::{Result, Tensor};
 use magcache_core::{Branch, Pass, Step};
 
 use super::Transformer;
 use crate::{
     mmdit::{JointPositions, PromptContext},
-    pipeline::{Denoiser, Entered, text_of},
+    pipeline::{Denoiser, Entered, begin_from, text_of},
 };
 
 /// Timesteps of the training: steps count in these, the network from 0 to 1.
@@ -101,13 +101,7 @@ impl FluxDenoiser {
 
 impl Denoiser for FluxDenoiser {
     fn begin(&self, noise: &Tensor, step: &Step) -> Result<Tensor> {
-        match &self.start {
-            None => Ok(noise.clone()),
-            Some(image) if image.dims() == noise.dims() => {
-                (noise * step.sigma)? + (image * (1.0 - step.sigma))?
-            }
-            Some(image) => bail!("the image has latents {:?}, the noise {:?}", image.shape(), noise.shape()),
-        }
+        begin_from(self.start.as_ref(), noise, step)
     }
 
     fn enter<'a>(&'a self, latents: &'a Tensor, step: &'a Step) -> Result<Box<dyn Entered + 'a>> {

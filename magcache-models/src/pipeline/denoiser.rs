@@ -41,6 +41,18 @@ pub(crate) fn text_of<'a, T>(branch: Branch, cond: &'a T, uncond: Option<&'a T>)
     }
 }
 
+/// The latents of `step`, the first that runs: noise, or as much of it as that step has on an image of its
+/// shape (image to image).
+pub(crate) fn begin_from(image: Option<&Tensor>, noise: &Tensor, step: &Step) -> Result<Tensor> {
+    match image {
+        None => Ok(noise.clone()),
+        Some(image) if image.dims() == noise.dims() => (noise * step.sigma)? + (image * (1.0 - step.sigma))?,
+        Some(image) => {
+            candle_core::bail!("the image has latents {:?}, the noise {:?}", image.shape(), noise.shape())
+        }
+    }
+}
+
 /// What follows the end of a clip, in a run that makes several.
 pub struct NextClip {
     /// The frames of the clip that ended, as [`Pipeline::decode`](super::Pipeline::decode) passes them on.
@@ -89,6 +101,12 @@ pub trait Denoiser: Send + Sync {
 
     /// Scale of classifier-free guidance at a step that has both branches.
     fn guidance(&self, step: &Step) -> f64;
+
+    /// The guided velocity of a step that has both branches: `uncond + guidance * (cond - uncond)`, unless a
+    /// model combines them in another way.
+    fn guide(&self, step: &Step, cond: &Tensor, uncond: &Tensor) -> Result<Tensor> {
+        uncond + (cond - uncond)?.affine(self.guidance(step), 0.0)?
+    }
 
     /// How often keys and values of the text were computed and reused; `None` if a network has none that stay
     /// the same from step to step.

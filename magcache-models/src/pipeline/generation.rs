@@ -220,7 +220,6 @@ impl Generation {
         let denoiser = self.denoiser()?;
         let step = self.trajectory.step(self.next);
         denoiser.prepare(&step)?;
-        let guidance = denoiser.guidance(&step);
         let entered = OnceCell::new();
         let mut cond = None;
         let mut velocity = None;
@@ -257,7 +256,7 @@ impl Generation {
             times.append(&mut passes);
             for (branch, predicted) in all {
                 velocity = Some(match (branch, &cond) {
-                    (Branch::Uncond, Some(cond)) => guide(cond, &predicted, guidance)?,
+                    (Branch::Uncond, Some(cond)) => denoiser.guide(&step, cond, &predicted)?,
                     _ => {
                         cond = Some(predicted.clone());
                         predicted
@@ -477,9 +476,4 @@ fn check_branches(registry: &HookRegistry, layout: Layout) -> Result<()> {
 
 fn released() -> PipelineError {
     PipelineError::request("a step after the network was released", "make a new generation")
-}
-
-/// Classifier-free guidance: `uncond + scale · (cond − uncond)`.
-fn guide(cond: &Tensor, uncond: &Tensor, scale: f64) -> Result<Tensor> {
-    Ok((uncond + (cond - uncond)?.affine(scale, 0.0)?)?)
 }

@@ -17,7 +17,7 @@ mod options;
 mod pose;
 mod request;
 
-pub(crate) use denoiser::text_of;
+pub(crate) use denoiser::{begin_from, text_of};
 pub use denoiser::{Denoiser, Entered, NextClip, TextUses};
 pub use error::PipelineError;
 pub use generation::{Generation, PassTime};

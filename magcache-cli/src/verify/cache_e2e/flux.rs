@@ -11,15 +11,12 @@ use magcache_models::{
     sampler::Sampler,
 };
 
-use super::{Sampling, Setup, scheduler};
-use crate::{
-    console::bad_input,
-    verify::{case::Case, flux::like_recorded, report::CaseReport, transformer::Network},
-};
+use super::{Sampling, Setup, grid, scheduler};
+use crate::verify::{case::Case, flux::like_recorded, report::CaseReport, transformer::Network};
 
 /// FLUX.1, with embedded guidance if the network takes it.
 pub(super) fn setup1(case: &Case, sampling: &Sampling, report: &mut CaseReport) -> Result<Setup> {
-    let (config, grid) = (scheduler(case)?, grid(sampling)?);
+    let (config, grid) = (scheduler(case, sampling)?, grid(sampling)?);
     let steps = flux1::schedule(&config, sampling.num_inference_steps, grid[0] * grid[1]);
     let sampler = Sampler::new(&config, steps)?;
     let run = |which: &[usize]| {
@@ -44,7 +41,7 @@ pub(super) fn setup1(case: &Case, sampling: &Sampling, report: &mut CaseReport) 
 
 /// FLUX.2, with classifier-free guidance.
 pub(super) fn setup2(case: &Case, sampling: &Sampling) -> Result<Setup> {
-    let (config, grid) = (scheduler(case)?, grid(sampling)?);
+    let (config, grid) = (scheduler(case, sampling)?, grid(sampling)?);
     let steps = flux2::schedule(&config, sampling.num_inference_steps, grid[0] * grid[1]);
     let network: Flux2Transformer = Network::load(&case.folder)?;
     let guidance = FluxGuidance { embedded: None, scale: sampling.guidance_scale };
@@ -57,12 +54,6 @@ pub(super) fn setup2(case: &Case, sampling: &Sampling) -> Result<Setup> {
     let model = ModelMeta { guided, ..network.meta().clone() };
     let denoiser = Arc::new(FluxDenoiser::new(Arc::new(network), cond, uncond, positions, guidance));
     Setup::new(denoiser, Sampler::new(&config, steps)?, latents(case)?, model, guided, None)
-}
-
-fn grid(sampling: &Sampling) -> Result<[usize; 2]> {
-    sampling
-        .grid
-        .ok_or_else(|| bad_input("`sampling` has no `grid`, the rows and columns of the image's tokens"))
 }
 
 /// The latents at the start, as tokens.

@@ -2,6 +2,7 @@
 
 mod flux;
 mod published;
+mod qwen_image;
 mod recipe;
 pub(super) mod s2v;
 mod taylor;
@@ -21,10 +22,12 @@ use magcache_core::{
 use magcache_models::{
     flux::{Flux2Transformer, FluxTransformer},
     pipeline::{Denoiser, Generation},
+    qwen_image::QwenImageTransformer,
     sampler::{Sampler, SamplerKind, SchedulerConfig},
     wan::WanTransformer,
 };
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
 use self::{
     published::Files,
@@ -44,7 +47,7 @@ const ROUNDINGS: f64 = 0.02;
 #[derive(Deserialize)]
 struct Recorded {
     files: Option<Files>,
-    sampling: Sampling,
+    sampling: Map<String, Value>,
     runs: Vec<Run>,
 }
 
@@ -58,6 +61,18 @@ struct Sampling {
     flow_shift: Option<f64>,
     /// Rows and columns of the image's tokens.
     grid: Option<[usize; 2]>,
+    /// The folder of the solver, or words about it.
+    scheduler: Option<String>,
+    /// Frames, rows and columns of the tokens of each image.
+    img_shapes: Option<Vec<[usize; 3]>>,
+}
+
+impl Sampling {
+    /// What a case says, with what one of its runs says instead.
+    fn read(case: &Map<String, Value>, run: &Map<String, Value>) -> Result<Self> {
+        let all = case.iter().chain(run).map(|(key, value)| (key.clone(), value.clone())).collect();
+        Self::deserialize(Value::Object(all)).map_err(|e| bad_input(format!("`sampling`: {e}")))
+    }
 }
 
 /// What all runs of a case share.
@@ -75,36 +90,46 @@ pub(super) fn check(case: &Case, report: &mut CaseReport) -> Result<()> {
     let Recorded { files, sampling, runs } = case.read()?;
     let other = files.as_ref().and_then(Files::elsewhere).map(|dir| case.beside(dir)).transpose()?;
     let model = other.as_ref().unwrap_or(case);
-    let setup = match model.class()?.as_str() {
-        WanTransformer::CLASS => wan::setup(model, &sampling)?,
-        FluxTransformer::CLASS => flux::setup1(model, &sampling, report)?,
-        Flux2Transformer::CLASS => flux::setup2(model, &sampling)?,
-        class => {
-            report.skip(format!("this build has no {class}"));
-            return Ok(());
-        }
-    };
+    let whole = Sampling::read(&sampling, &Map::new())?;
+    let Some(setup) = setup(model, &whole, report)? else { return Ok(()) };
     if case.has("timesteps") {
         let want = case.tensor("timesteps")?;
         let got = Tensor::new(setup.trajectory.timesteps.as_slice(), want.device())?;
         report.tensors("sampling", "timesteps", &got, want, 0.0)?;
     }
-    let networks = setup.networks();
     for run in &runs {
-        match run.recipe(&networks, &setup.model.modules)? {
+        let own = run.sampling().map(|own| Sampling::read(&sampling, own)).transpose()?;
+        let sampling = own.as_ref().unwrap_or(&whole);
+        let own = own.as_ref().map(|own| self::setup(model, own, report)).transpose()?.flatten();
+        let setup = own.as_ref().unwrap_or(&setup);
+        match run.recipe(&setup.networks(), &setup.model.modules)? {
             Recipe::Unknown(why) => report.leave_out(format!("run {}", run.name), why),
             Recipe::Cache(_) if setup.model.blocks() == 1 => report.leave_out(
                 format!("run {}", run.name),
                 "with one block diffusers counts the computed steps alone and reads the wrong ratio after a skip",
             ),
             recipe => {
-                let euler = run.is_euler().then(|| setup.with_euler(&sampling)).transpose()?;
-                let setup = euler.as_ref().unwrap_or(&setup);
+                let euler = run.is_euler().then(|| setup.with_euler(sampling)).transpose()?;
+                let setup = euler.as_ref().unwrap_or(setup);
                 setup.check(case, run, recipe, report).with_context(|| format!("run {:?}", run.name))?;
             }
         }
     }
     Ok(())
+}
+
+/// The network of a case; `None` if there is none in this build, which is reported.
+fn setup(model: &Case, sampling: &Sampling, report: &mut CaseReport) -> Result<Option<Setup>> {
+    Ok(Some(match model.class()?.as_str() {
+        WanTransformer::CLASS => wan::setup(model, sampling)?,
+        FluxTransformer::CLASS => flux::setup1(model, sampling, report)?,
+        Flux2Transformer::CLASS => flux::setup2(model, sampling)?,
+        QwenImageTransformer::CLASS => qwen_image::setup(model, sampling, report)?,
+        class => {
+            report.skip(format!("this build has no {class}"));
+            return Ok(None);
+        }
+    }))
 }
 
 impl Setup {
@@ -248,9 +273,17 @@ pub(super) fn trajectory(sampler: &Sampler, guided: bool, boundary_ratio: Option
     })
 }
 
-fn scheduler(case: &Case) -> Result<SchedulerConfig> {
-    let text = case.folder.sub("scheduler").read_to_string("scheduler_config.json")?;
-    Ok(SchedulerConfig::from_json(&text)?)
+fn scheduler(case: &Case, sampling: &Sampling) -> Result<SchedulerConfig> {
+    const FILE: &str = "scheduler_config.json";
+    let named = sampling.scheduler.as_ref().map(|name| case.folder.sub(name));
+    let own = named.filter(|folder| folder.exists(FILE)).unwrap_or_else(|| case.folder.sub("scheduler"));
+    Ok(SchedulerConfig::from_json(&own.read_to_string(FILE)?)?)
+}
+
+fn grid(sampling: &Sampling) -> Result<[usize; 2]> {
+    sampling
+        .grid
+        .ok_or_else(|| bad_input("`sampling` has no `grid`, the rows and columns of the image's tokens"))
 }
 
 /// Whether something was decided in each pass of a branch in an expert's phase, in order; a run without hooks

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, ops::Range};
 use anyhow::Result;
 use magcache_core::{CachePlan, config::Residuals};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use toml::Table;
 
 use super::{published::Strategy, taylor::TaylorSeer};
@@ -20,6 +20,8 @@ pub(super) struct Run {
     pub(super) latents_step_indices: Vec<usize>,
     /// The name of the tensor that holds them.
     pub(super) latents: String,
+    /// What differs from the sampling of the case.
+    sampling: Option<Map<String, Value>>,
     #[serde(flatten)]
     cache: CachedWith,
 }
@@ -135,6 +137,11 @@ impl Run {
     /// The decisions of each network, by branch.
     pub(super) fn decisions(&self) -> &[ByBranch] {
         self.decisions.all()
+    }
+
+    /// What differs from the sampling of the case.
+    pub(super) fn sampling(&self) -> Option<&Map<String, Value>> {
+        self.sampling.as_ref()
     }
 
     /// Whether it was sampled with Euler's method, whatever the case says.
@@ -259,7 +266,7 @@ impl TeaCache {
         let signal = match self.kind.as_str() {
             "wan_e" => "timestep-embedding",
             "wan_e0" => "timestep-projection",
-            "flux" | "modulated_video" => "modulated-input",
+            "flux" | "modulated_video" | "modulated_input" => "modulated-input",
             "modulated_all" => {
                 let why = "the signal is that of the video's tokens, those of pictures dilute it";
                 return Ok(Network::Unknown(why.to_owned()));

@@ -9,7 +9,7 @@ mod text_parts;
 mod transformer;
 
 pub use config::FluxConfig;
-pub use schedule::{mu, schedule};
+pub use schedule::schedule;
 pub use text::{FluxPrompt, FluxPromptEmbeds, FluxTextEncoder};
 pub use text_parts::FluxTextParts;
 pub use transformer::FluxTransformer;

@@ -2,17 +2,9 @@
 
 use crate::sampler::{Request, SchedulerConfig};
 
-/// Evenly spaced sigmas, and [`mu`] for the image's token count.
+/// Evenly spaced sigmas, and [`SchedulerConfig::mu`] for the image's token count.
 pub fn schedule(config: &SchedulerConfig, steps: usize, image_seq_len: usize) -> Request {
-    Request::linear(config, steps, mu(config, image_seq_len))
-}
-
-/// The `mu` of FLUX.1 for an image of `image_seq_len` tokens: linear through the two points of the
-/// configuration (`calculate_shift` of diffusers).
-pub fn mu(config: &SchedulerConfig, image_seq_len: usize) -> f64 {
-    let (base, max) = (config.base_image_seq_len as f64, config.max_image_seq_len as f64);
-    let slope = (config.max_shift - config.base_shift) / (max - base);
-    image_seq_len as f64 * slope + (config.base_shift - slope * base)
+    Request::linear(config, steps, config.mu(image_seq_len))
 }
 
 #[cfg(test)]
@@ -31,7 +23,7 @@ mod tests {
             (4096, 1.15),
             (8192, 1.843_333_333_333_333_3),
         ] {
-            let got = mu(&config, tokens);
+            let got = config.mu(tokens);
             assert!((got - want).abs() < 1e-15, "{tokens} tokens: {got} instead of {want}");
         }
     }

@@ -1,10 +1,8 @@
 //! The text encoder of FLUX.2 klein: Qwen3 without its head.
 
-mod block;
 mod chat;
 mod config;
 mod encoder;
-mod rope;
 
 pub use chat::{Qwen3Tokenizer, qwen3_chat};
 pub use config::Qwen3Config;
