@@ -112,6 +112,15 @@ impl Network for QwenImageTransformer {
             seen.insert(format!("rope.{stream}.cos"), rope.cos()?);
             seen.insert(format!("rope.{stream}.sin"), rope.sin()?);
         }
+        if self.config().zero_cond_t && grids.len() > 1 {
+            // The reference embeds timestep 0 behind that of the step, in one tensor.
+            let zero = self.embedded(&call.required("timestep")?.zeros_like()?)?;
+            for (name, zero) in ["temb", Self::BEFORE_BLOCKS.timestep_projection].into_iter().zip(zero) {
+                if let Some(own) = seen.get_mut(name) {
+                    *own = Tensor::cat(&[&*own, &zero], 0)?;
+                }
+            }
+        }
         Ok(())
     }
 }

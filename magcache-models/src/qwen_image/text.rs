@@ -7,6 +7,7 @@ use crate::{
     pipeline::{PipelineError, Result},
     text::{
         PromptTokenizer, Qwen25VlEncoder, SeenPictures, TokenizerDefaults, TokenizerError, picture_patches,
+        processed,
     },
 };
 
@@ -132,11 +133,13 @@ pub(super) fn seen(
     if pictures.is_empty() {
         return Ok(None);
     }
+    let config = &encoder.config().vision;
     let (mut patches, mut grids) = (Vec::new(), Vec::new());
     for (picture, [width, height]) in pictures {
         let one = picture
             .resize(*width, *height, Filter::Lanczos)
-            .and_then(|picture| picture_patches(&encoder.config().vision, &picture, device));
+            .and_then(|picture| processed(config, &picture))
+            .and_then(|picture| picture_patches(config, &picture, device));
         let (own, grid) = one.map_err(|e| PipelineError::part("image", e))?;
         patches.push(own);
         grids.push(grid);

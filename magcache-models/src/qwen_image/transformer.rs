@@ -137,6 +137,15 @@ impl QwenImageTransformer {
         self.time.round_up(which)
     }
 
+    /// The embedding of a timestep from 0 to 1, `[batch]`, and the modulations that the first block makes of it
+    /// for the image; for comparisons with recorded runs.
+    #[cfg(feature = "verify")]
+    pub fn embedded(&self, timestep: &Tensor) -> Result<[Tensor; 2]> {
+        let temb = self.time.forward(timestep, None, timestep.dim(0)?)?;
+        let activated = silu(self.img_in.ops(), &temb)?;
+        Ok([temb, self.blocks.get(0)?.projection(&Conditioning { activated, clean: None })?])
+    }
+
     /// Prepares text embeddings `[batch, tokens, joint_attention_dim]`, without padding, for use at every step.
     pub fn text_context(&self, text: &Tensor) -> Result<PromptContext> {
         let text = self.txt_norm.forward(&text.to_dtype(self.dtype)?)?;

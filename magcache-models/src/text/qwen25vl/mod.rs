@@ -8,4 +8,4 @@ mod vision;
 
 pub use config::{Qwen25VlConfig, VisionConfig};
 pub use encoder::{Qwen25VlEncoder, SeenPictures};
-pub use pictures::{picture_patches, processed_size};
+pub use pictures::{picture_patches, processed, processed_size};

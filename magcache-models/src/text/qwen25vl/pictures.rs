@@ -33,31 +33,38 @@ pub fn processed_size(config: &VisionConfig, [width, height]: [usize; 2]) -> [us
     all.map(|length| length as usize)
 }
 
-/// The patches of a picture, f32 `[patches, channels * frames * patch_size^2]` in squares of
-/// `spatial_merge_size` by as many, and their rows and columns. A picture of another size than
-/// [`processed_size`] is resized to it.
+/// A picture at the size at which it is read.
 ///
 /// # Errors
 /// A picture that cannot be resized.
+pub fn processed(config: &VisionConfig, picture: &Picture) -> Result<Picture, PictureError> {
+    let own = [picture.width(), picture.height()];
+    match processed_size(config, own) {
+        size if size == own => Ok(picture.clone()),
+        [width, height] => picture.resize(width, height, Filter::Bicubic),
+    }
+}
+
+/// The patches of a picture, f32 `[patches, channels * frames * patch_size^2]` in squares of
+/// `spatial_merge_size` by as many, and their rows and columns. Pixels beyond the last whole token are left out.
+///
+/// # Errors
+/// A picture smaller than a token.
 pub fn picture_patches(
     config: &VisionConfig,
     picture: &Picture,
     device: &Device,
 ) -> Result<(Tensor, [usize; 2]), PictureError> {
-    let own = [picture.width(), picture.height()];
-    let [width, height] = processed_size(config, own);
-    let resized = if own == [width, height] {
-        picture.clone()
-    } else {
-        picture.resize(width, height, Filter::Bicubic)?
-    };
+    let whole = |side: usize| side / config.token_side() * config.token_side();
+    let [width, height] = [picture.width(), picture.height()].map(whole);
+    let picture = picture.center_crop(width, height)?;
     let (side, merge) = (config.patch_size, config.spatial_merge_size);
     let [rows, columns] = [height / side, width / side];
     let colour = |c: usize, x: u8| {
         let of = |all: [f32; 3]| all.get(c).copied().unwrap_or(1.0);
         (f32::from(x) / 255.0 - of(MEAN)) / of(STD)
     };
-    let pixels = resized.channels_first(colour, device)?;
+    let pixels = picture.channels_first(colour, device)?;
     let patches = pixels
         .reshape(&[3, rows / merge, merge, side, columns / merge, merge, side][..])?
         .permute([1, 4, 2, 5, 0, 3, 6].as_slice())?
