@@ -89,9 +89,8 @@ fn levels_are_stretched_to_the_terminal_one() {
         let request = Request::linear(&config, steps, config.mu(1024));
         Sampler::new(&config, request).unwrap().sigmas().to_vec()
     };
-    let want = [
-        1.0, 0.906_134_25, 0.801_358_8, 0.683_654_3, 0.550_470_23, 0.398_538_05, 0.223_599_14, 0.02, 0.0,
-    ];
+    let want =
+        [1.0, 0.906_134_25, 0.801_358_8, 0.683_654_3, 0.550_470_23, 0.398_538_05, 0.223_599_14, 0.02, 0.0];
     for (got, want) in sigmas(8).iter().zip(want) {
         assert!((got - want).abs() < 1e-6, "{got} instead of {want}");
     }

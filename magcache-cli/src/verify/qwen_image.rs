@@ -149,7 +149,9 @@ pub(super) fn text_encoder(case: &Case, report: &mut CaseReport) -> Result<()> {
             let state = output.strip_prefix("hidden_states.").and_then(|k| k.parse::<usize>().ok());
             Ok(match (output, state.and_then(|k| states.get(k))) {
                 ("prompt_embeds", _) => Some(embeds.clone()),
-                ("prompt_embeds_mask", _) => mask.as_deref().map(|mask| tail(mask, &embeds, call)).transpose()?,
+                ("prompt_embeds_mask", _) => {
+                    mask.as_deref().map(|mask| tail(mask, &embeds, call)).transpose()?
+                }
                 ("image_embeds", _) => {
                     pictures.as_ref().map(|pictures| encoder.picture_tokens(pictures)).transpose()?
                 }

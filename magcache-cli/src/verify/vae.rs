@@ -138,10 +138,8 @@ fn encode(vae: &VideoVae, x: &Tensor, tiling: Option<Tiling>) -> Result<(Named, 
 /// Outputs, and what modules gave.
 fn decode(vae: &VideoVae, z: &Tensor, tiling: Option<Tiling>) -> Result<(Named, Named)> {
     let mut seen = Named::new();
-    let mut outputs = Named::from([
-        ("sample".to_owned(), vae.decode(z, tiling)?),
-        ("vae_input".to_owned(), z.clone()),
-    ]);
+    let mut outputs =
+        Named::from([("sample".to_owned(), vae.decode(z, tiling)?), ("vae_input".to_owned(), z.clone())]);
     if tiling.is_none() {
         {
             let mut observer = note(&mut seen);

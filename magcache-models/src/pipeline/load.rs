@@ -184,7 +184,8 @@ pub fn open(folder: Folder, options: LoadOptions) -> Result<Box<dyn Pipeline>> {
             Some(loader) => (loader.open)(folder, options),
             None => {
                 let message = format!("{}: no pipeline for a {}", part.place(), part.part.describe());
-                let known: Vec<&str> = loaders.iter().flat_map(|l| l.class_names.first().copied()).collect();
+                let known: Vec<&str> =
+                    loaders.iter().filter_map(|l| l.class_names.first().copied()).collect();
                 Err(PipelineError::request(message, format!("this build has {}", known.join(", "))))
             }
         };

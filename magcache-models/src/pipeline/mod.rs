@@ -17,8 +17,8 @@ mod options;
 mod pose;
 mod request;
 
-pub(crate) use denoiser::{begin_from, text_of};
 pub use denoiser::{Denoiser, Entered, NextClip, TextUses};
+pub(crate) use denoiser::{begin_from, text_of};
 pub use error::PipelineError;
 pub use generation::{Generation, PassTime};
 pub use given::{GivenAdapter, GivenFiles, Noise, PartFile, adapters_of, noise_of};

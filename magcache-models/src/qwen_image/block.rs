@@ -127,8 +127,7 @@ impl Block {
     ) -> Result<[Tensor; 2]> {
         let [text_attention, text_forward] = parts(&self.txt_mod, &conditioning.activated, None)?;
         let [image_attention, image_forward] = self.of_image(conditioning)?;
-        let normed =
-            Streams::Dual { image: image_attention.norm(image)?, text: text_attention.norm(text)? };
+        let normed = Streams::Dual { image: image_attention.norm(image)?, text: text_attention.norm(text)? };
         let attended = modules.module(ATTENTION, normed, |x| {
             x.map_dual(|image, text| {
                 self.attn.forward(text, image, positions).map(|(text, image)| (image, text))

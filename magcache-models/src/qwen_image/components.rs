@@ -87,7 +87,9 @@ impl Components {
         let edition = edition(index.as_ref(), &transformer_at);
         let (device, dtype) = (Device::Cpu, WeightDtype::Keep);
         let config = match &transformer_at {
-            Place::Folder(own) => read_file(own, "config.json", QwenImageConfig::from_json, ConfigError::hint)?,
+            Place::Folder(own) => {
+                read_file(own, "config.json", QwenImageConfig::from_json, ConfigError::hint)?
+            }
             Place::File(at) => {
                 let weights = transformer_at.weights(Role::Transformer, &device, dtype)?;
                 QwenImageConfig::of_weights(&weights, at.file.contains("2511"))?
@@ -125,7 +127,11 @@ impl Components {
     }
 
     /// The tensors of the network.
-    pub(super) fn transformer(&self, device: &Device, dtype: WeightDtype) -> Result<Weights, CheckpointError> {
+    pub(super) fn transformer(
+        &self,
+        device: &Device,
+        dtype: WeightDtype,
+    ) -> Result<Weights, CheckpointError> {
         self.transformer_at.weights(Role::Transformer, device, dtype)
     }
 
@@ -167,7 +173,12 @@ impl Components {
     /// Checks that the networks belong together.
     fn check(&self) -> Result<(), CheckpointError> {
         let pairs = [
-            ("in_channels", self.config.in_channels, "the tokens of the autoencoder have", 4 * self.vae.z_dim),
+            (
+                "in_channels",
+                self.config.in_channels,
+                "the tokens of the autoencoder have",
+                4 * self.vae.z_dim,
+            ),
             (
                 "joint_attention_dim",
                 self.config.joint_attention_dim,

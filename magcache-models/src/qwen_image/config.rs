@@ -27,6 +27,7 @@ const MLP_RATIO: usize = 4;
 /// Every value has been checked: [`QwenImageConfig::from_json`] is the only way to make one from text.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
+#[expect(clippy::struct_excessive_bools, reason = "the keys of the file")]
 pub struct QwenImageConfig {
     /// Side of the square of latents that a token is.
     pub patch_size: usize,

@@ -14,11 +14,7 @@ pub(super) const OUTPUTS: &[Role] = &[Role::Text, Role::Image];
 
 static STACKS: [StackMeta; 1] = [StackMeta { name: "transformer_blocks", blocks: 60, outputs: OUTPUTS }];
 
-const fn model(
-    name: &'static str,
-    summary: &'static str,
-    profiles: &'static [&'static str],
-) -> ModelMeta {
+const fn model(name: &'static str, summary: &'static str, profiles: &'static [&'static str]) -> ModelMeta {
     ModelMeta::of(name, env!("CARGO_PKG_NAME"))
         .summary(summary)
         .stacks(&STACKS)

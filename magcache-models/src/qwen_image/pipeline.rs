@@ -219,7 +219,10 @@ impl QwenImagePipeline {
         let pictures = self.references(request).len();
         let most = self.edition().pictures();
         if self.edition().sees() && request.image.is_none() {
-            return Err(PipelineError::request("this model edits a picture, and none is given", "`image = FILE`"));
+            return Err(PipelineError::request(
+                "this model edits a picture, and none is given",
+                "`image = FILE`",
+            ));
         }
         if pictures > most {
             let message = format!("{pictures} pictures, and this model looks at {most}");
@@ -265,11 +268,15 @@ impl Pipeline for QwenImagePipeline {
         let network = self.components.transformer(device, dtype)?;
         let config = &self.components.config;
         let vae = self.components.vae_weights(&Device::Cpu)?;
-        let decoding =
-            self.components.vae.decode_memory(request.width(), request.height(), 1, self.tiling());
+        let decoding = self.components.vae.decode_memory(request.width(), request.height(), 1, self.tiling());
         let decoding = decoding.map_err(|e| PipelineError::part("autoencoder", e))?;
         Ok(vec![
-            text_phase(&[encoder], read, [text.hidden_size, text.intermediate_size], text.num_attention_heads),
+            text_phase(
+                &[encoder],
+                read,
+                [text.hidden_size, text.intermediate_size],
+                text.num_attention_heads,
+            ),
             transformer_phase(
                 "transformer",
                 (&[network], &[BLOCKS]),
@@ -462,11 +469,13 @@ fn published(components: &Components) -> Defaults {
         (false, Edition::EditPlus) => (40, 4.0, [1024, 1024]),
     };
     let prompt = match components.edition {
-        Edition::Image => "a lighthouse above a stormy sea, evening light, Ultra HD, 4K, cinematic composition.",
+        Edition::Image => {
+            "a lighthouse above a stormy sea, evening light, Ultra HD, 4K, cinematic composition."
+        }
         Edition::Edit | Edition::EditPlus => "make it an evening in winter",
     };
     let (prompt, negative_prompt) = (prompt.to_owned(), " ".to_owned());
-    let request = Request { prompt, negative_prompt, steps, size, guidance, ..Request::default() };
+    let request = Request { prompt, negative_prompt, steps, guidance, size, ..Request::default() };
     Defaults { fps: 1.0, request, ..Defaults::default() }
 }
 

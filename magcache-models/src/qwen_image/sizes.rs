@@ -44,7 +44,8 @@ mod tests {
             ([1920, 1080], [512, 288], [504, 280], [1376, 768]),
             ([1080, 1920], [288, 512], [280, 504], [768, 1376]),
         ] {
-            let picture = Picture::from_rgb8(size[0], size[1], vec![0; 3 * size[0] * size[1]]).expect("bytes");
+            let picture =
+                Picture::from_rgb8(size[0], size[1], vec![0; 3 * size[0] * size[1]]).expect("bytes");
             assert_eq!(for_text(Edition::EditPlus, &picture), text);
             assert_eq!(processed_size(&VisionConfig::default(), text), processed);
             assert_eq!(for_latents(&picture), latents);

@@ -118,7 +118,8 @@ pub(super) fn encode(
         Some(rest) if rest > 0 => Ok(states.narrow(1, dropped, rest)?),
         _ => {
             let got = tokens.ids.len();
-            let message = format!("the prompt's conversation has {got} tokens, the first {dropped} are dropped");
+            let message =
+                format!("the prompt's conversation has {got} tokens, the first {dropped} are dropped");
             Err(PipelineError::request(message, "the tokenizer is not that of Qwen-Image"))
         }
     }
@@ -154,11 +155,15 @@ mod tests {
     #[test]
     fn pictures_stand_before_the_prompt_and_are_numbered_in_later_editions() {
         let text = Edition::Image.conversation("a red cat", 0);
-        assert!(text.ends_with("background:<|im_end|>\n<|im_start|>user\na red cat<|im_end|>\n<|im_start|>assistant\n"));
+        assert!(text.ends_with(
+            "background:<|im_end|>\n<|im_start|>user\na red cat<|im_end|>\n<|im_start|>assistant\n"
+        ));
         let first = Edition::Edit.conversation("make it blue", 1);
         assert!(first.contains(&format!("user\n{PICTURE}make it blue<|im_end|>")));
         let plus = Edition::EditPlus.conversation("make it blue", 2);
-        assert!(plus.contains(&format!("user\nPicture 1: {PICTURE}Picture 2: {PICTURE}make it blue<|im_end|>")));
+        assert!(
+            plus.contains(&format!("user\nPicture 1: {PICTURE}Picture 2: {PICTURE}make it blue<|im_end|>"))
+        );
         assert_eq!([Edition::Image, Edition::Edit].map(Edition::dropped), [34, 64]);
     }
 }

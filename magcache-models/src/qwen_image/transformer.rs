@@ -16,8 +16,8 @@ use crate::{
     blocks::{Blocks, Residence},
     checkpoint::Weights,
     mmdit::{
-        AxesRope, BlockSizes, Form, IMAGE, JointPositions, LoadResult, PromptContext, TEXT,
-        dual::by_roles, embed::TimeEmbedder, head::Head,
+        AxesRope, BlockSizes, Form, IMAGE, JointPositions, LoadResult, PromptContext, TEXT, dual::by_roles,
+        embed::TimeEmbedder, head::Head,
     },
     model_id::ModelId,
     nn::{Linear, RmsNorm, silu},

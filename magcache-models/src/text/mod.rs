@@ -18,10 +18,10 @@ mod unigram;
 
 pub use clean::clean_prompt;
 pub use error::{TextError, TokenizerError};
+pub use qwen3::{KLEIN_LAYERS, Qwen3Config, Qwen3Encoder, Qwen3Tokenizer, qwen3_chat};
 pub use qwen25vl::{
     Qwen25VlConfig, Qwen25VlEncoder, SeenPictures, VisionConfig, picture_patches, processed, processed_size,
 };
-pub use qwen3::{KLEIN_LAYERS, Qwen3Config, Qwen3Encoder, Qwen3Tokenizer, qwen3_chat};
 pub(crate) use t5::names as t5_names;
 pub use t5::{RelativePositions, T5Config, T5Encoder, T5File, T5Variant, open_t5, open_t5_as};
 pub use tokenizer::{

@@ -30,7 +30,8 @@ pub(super) fn setup(case: &Case, sampling: &Sampling, report: &mut CaseReport) -
     let run = |which: &[usize]| {
         let mut network: QwenImageTransformer = Network::load(&case.folder)?;
         network.round_frequencies_up(which)?;
-        let prompt = |key: &str| Ok::<_, anyhow::Error>(QwenImagePrompt::new(&network, case.tensor(key)?, &shapes)?);
+        let prompt =
+            |key: &str| Ok::<_, anyhow::Error>(QwenImagePrompt::new(&network, case.tensor(key)?, &shapes)?);
         let cond = prompt("prompt_embeds")?;
         let uncond = guided.then(|| prompt("negative_prompt_embeds")).transpose()?;
         let model = network.meta().clone();

@@ -15,12 +15,7 @@ pub(in crate::text) struct HalfRotary {
 
 impl HalfRotary {
     /// Tokens at the positions 0, 1, ...
-    pub(in crate::text) fn new(
-        head_dim: usize,
-        theta: f64,
-        tokens: usize,
-        device: &Device,
-    ) -> Result<Self> {
+    pub(in crate::text) fn new(head_dim: usize, theta: f64, tokens: usize, device: &Device) -> Result<Self> {
         let positions: Vec<[usize; 1]> = (0..tokens).map(|token| [token]).collect();
         let pairs: Vec<_> = frequencies(head_dim, theta).map(|frequency| (0, frequency)).collect();
         Self::at(&positions, &pairs, device)
@@ -36,8 +31,7 @@ impl HalfRotary {
         device: &Device,
     ) -> Result<Self> {
         let turn = |at: &[usize; N], axis: usize| at.get(axis).copied().unwrap_or_default() as f32;
-        let angles =
-            positions.iter().flat_map(|at| pairs.iter().map(move |(axis, by)| turn(at, *axis) * by));
+        let angles = positions.iter().flat_map(|at| pairs.iter().map(move |(axis, by)| turn(at, *axis) * by));
         let (cos, sin): (Vec<f32>, Vec<f32>) = angles.map(|angle| (angle.cos(), angle.sin())).unzip();
         let shape = (positions.len(), pairs.len());
         Ok(Self { cos: Tensor::from_vec(cos, shape, device)?, sin: Tensor::from_vec(sin, shape, device)? })

@@ -293,7 +293,10 @@ impl VisionConfig {
             return Some(format!("vision_config.in_channels is {}, pictures have 3", self.in_channels));
         }
         if self.out_hidden_size != width {
-            return Some(format!("vision_config.out_hidden_size is {}, hidden_size {width}", self.out_hidden_size));
+            return Some(format!(
+                "vision_config.out_hidden_size is {}, hidden_size {width}",
+                self.out_hidden_size
+            ));
         }
         if !self.hidden_size.is_multiple_of(4 * self.num_heads) {
             let (size, heads) = (self.hidden_size, self.num_heads);

@@ -9,7 +9,7 @@ use crate::image::{Filter, Picture, PictureError};
 
 /// Mean and deviation of colours, those of CLIP.
 const MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
-const STD: [f32; 3] = [0.268_629_54, 0.261_302_58, 0.275_777_1];
+const STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
 
 /// Pixels of a picture, at least and at most.
 const PIXELS: [f64; 2] = [56.0 * 56.0, 12_845_056.0];

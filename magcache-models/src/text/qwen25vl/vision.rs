@@ -117,8 +117,9 @@ impl VisionTower {
         let mut before = 0;
         for [rows, columns] in grids.iter().map(|grid| grid.map(|side| side / merge)) {
             let start = order.len();
-            for (top, left) in
-                (0..rows).step_by(side).flat_map(|top| (0..columns).step_by(side).map(move |left| (top, left)))
+            for (top, left) in (0..rows)
+                .step_by(side)
+                .flat_map(|top| (0..columns).step_by(side).map(move |left| (top, left)))
             {
                 let first = order.len();
                 for row in top..rows.min(top + side) {
@@ -167,9 +168,8 @@ impl VisionBlock {
         let (_, patches, width) = x.dims3()?;
         let qkv = self.qkv.forward(&self.norm1.forward(x)?)?;
         let part = |i: usize| qkv.narrow(2, i * width, width)?.contiguous();
-        let turned = |i: usize| {
-            rotary.apply(&part(i)?.reshape((1, patches, heads, width / heads))?)?.flatten_from(2)
-        };
+        let turned =
+            |i: usize| rotary.apply(&part(i)?.reshape((1, patches, heads, width / heads))?)?.flatten_from(2);
         let (q, k, v) = (turned(0)?, turned(1)?, part(2)?);
         let attended = groups.iter().map(|group| {
             let of = |x: &Tensor| x.narrow(1, group.start, group.len());
