@@ -84,9 +84,9 @@ impl QwenImageConfig {
         config.validated()
     }
 
-    /// The sizes of the network with these tensors, by the names of diffusers. What no tensor says is as in the
-    /// published models; with other heads, rows and columns get 7/16 of the channels each, rounded down to an
-    /// even number, and the number of the picture the rest.
+    /// The sizes of the network with these tensors, by the names of diffusers. What no tensor says is as in
+    /// the published models; with other heads, rows and columns get 7/16 of the channels each, rounded down
+    /// to an even number, and the number of the picture the rest.
     ///
     /// # Errors
     /// A tensor that is missing, or sizes that do not fit together.

@@ -24,16 +24,16 @@ pub struct QwenImagePrompt {
 }
 
 impl QwenImagePrompt {
-    /// Prepares text embeddings `[1, tokens, channels]` beside pictures with these rows and columns of tokens,
-    /// the target first.
+    /// Prepares text embeddings `[1, tokens, channels]` beside pictures with these rows and columns of
+    /// tokens, the target first.
     pub fn new(network: &QwenImageTransformer, text: &Tensor, grids: &[[usize; 2]]) -> Result<Self> {
         let context = network.text_context(text)?;
         Ok(Self { positions: network.positions(context.text().dim(1)?, grids)?, context })
     }
 }
 
-/// A network and its prompts, whose texts may have different lengths; with pictures, the one that the run begins
-/// from, or those that the network looks at.
+/// A network and its prompts, whose texts may have different lengths; with pictures, the one that the run
+/// begins from, or those that the network looks at.
 #[derive(Debug)]
 pub struct QwenImageDenoiser {
     network: Arc<QwenImageTransformer>,

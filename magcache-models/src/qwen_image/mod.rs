@@ -1,4 +1,5 @@
-//! Qwen-Image and Qwen-Image-Edit: images from text, from a picture, or from what is said about one or several.
+//! Qwen-Image and Qwen-Image-Edit: images from text, from a picture, or from what is said about one or
+//! several.
 
 mod block;
 mod components;

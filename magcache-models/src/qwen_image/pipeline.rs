@@ -38,9 +38,10 @@ const IMAGE: u64 = 1;
 /// Latents are tokens, `[1, rows * columns, channels]`.
 ///
 /// Source: `QwenImagePipeline`, `QwenImageImg2ImgPipeline`, `QwenImageEditPipeline` and
-/// `QwenImageEditPlusPipeline` of diffusers 0.42.1. Differences: initial noise is drawn by `ChaCha20`, so that it
-/// is the same on every machine; sizes that are not multiples of the patch are refused instead of rounded; tokens
-/// of pictures have their own positions in the text encoder, which diffusers does not pass to transformers 5.
+/// `QwenImageEditPlusPipeline` of diffusers 0.42.1. Differences: initial noise is drawn by `ChaCha20`, so
+/// that it is the same on every machine; sizes that are not multiples of the patch are refused instead of
+/// rounded; tokens of pictures have their own positions in the text encoder, which diffusers does not pass to
+/// transformers 5.
 #[derive(Debug)]
 pub struct QwenImagePipeline {
     components: Components,

@@ -1,10 +1,10 @@
-//! The positions of tokens, whole numbers in f32: (number of the picture, row, column), rows and columns counted
-//! from the centre.
+//! The positions of tokens, whole numbers in f32: (number of the picture, row, column), rows and columns
+//! counted from the centre.
 //!
 //! Source: `QwenEmbedRope` of diffusers 0.42.1.
 
-/// Positions of the tokens of pictures with these rows and columns, one picture after the other, row by row. Of
-/// an odd number of rows or columns one more lies before the centre.
+/// Positions of the tokens of pictures with these rows and columns, one picture after the other, row by row.
+/// Of an odd number of rows or columns one more lies before the centre.
 pub fn image_ids(grids: &[[usize; 2]]) -> Vec<[f32; 3]> {
     let from = |length: usize| -((length - length / 2) as f32);
     let of = |(number, [rows, columns]): (usize, &[usize; 2])| {

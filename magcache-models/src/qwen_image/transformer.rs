@@ -36,8 +36,8 @@ const THETA: f64 = 10_000.0;
 /// The diffusion transformer of Qwen-Image and Qwen-Image-Edit.
 ///
 /// Source: `QwenImageTransformer2DModel` of diffusers 0.42.1. Differences: what depends only on the prompt or
-/// the sizes of pictures is prepared once ([`PromptContext`], [`JointPositions`]), texts have no padding and so
-/// no mask, and all arithmetic is in f32 whatever the stored type of the weights.
+/// the sizes of pictures is prepared once ([`PromptContext`], [`JointPositions`]), texts have no padding and
+/// so no mask, and all arithmetic is in f32 whatever the stored type of the weights.
 ///
 /// The model holds weights only: it can serve several generations at once.
 #[derive(Debug)]
@@ -137,8 +137,8 @@ impl QwenImageTransformer {
         self.time.round_up(which)
     }
 
-    /// The embedding of a timestep from 0 to 1, `[batch]`, and the modulations that the first block makes of it
-    /// for the image; for comparisons with recorded runs.
+    /// The embedding of a timestep from 0 to 1, `[batch]`, and the modulations that the first block makes of
+    /// it for the image; for comparisons with recorded runs.
     #[cfg(feature = "verify")]
     pub fn embedded(&self, timestep: &Tensor) -> Result<[Tensor; 2]> {
         let temb = self.time.forward(timestep, None, timestep.dim(0)?)?;
@@ -146,14 +146,15 @@ impl QwenImageTransformer {
         Ok([temb, self.blocks.get(0)?.projection(&Conditioning { activated, clean: None })?])
     }
 
-    /// Prepares text embeddings `[batch, tokens, joint_attention_dim]`, without padding, for use at every step.
+    /// Prepares text embeddings `[batch, tokens, joint_attention_dim]`, without padding, for use at every
+    /// step.
     pub fn text_context(&self, text: &Tensor) -> Result<PromptContext> {
         let text = self.txt_norm.forward(&text.to_dtype(self.dtype)?)?;
         Ok(PromptContext::new(self.id.clone(), self.txt_in.forward(&text)?, None))
     }
 
-    /// Prepares the positions of so many tokens of text and of pictures with these rows and columns, the target
-    /// first.
+    /// Prepares the positions of so many tokens of text and of pictures with these rows and columns, the
+    /// target first.
     pub fn positions(&self, text: usize, grids: &[[usize; 2]]) -> Result<JointPositions> {
         let (text, image) = (positions::text_ids(grids, text), positions::image_ids(grids));
         self.rope.positions(&text, &image, &self.device)
@@ -161,9 +162,9 @@ impl QwenImageTransformer {
 
     /// Predicts the velocity `[batch, tokens, in_channels]` for packed latents of that shape.
     ///
-    /// Tokens of reference pictures follow those of the target and are part of the prediction too, whose first
-    /// tokens are the target's. `timestep` is the noise level, from 0 to 1, `[batch]`. `pass` decides which
-    /// blocks run; [`Pass::off`] runs all of them.
+    /// Tokens of reference pictures follow those of the target and are part of the prediction too, whose
+    /// first tokens are the target's. `timestep` is the noise level, from 0 to 1, `[batch]`. `pass` decides
+    /// which blocks run; [`Pass::off`] runs all of them.
     pub fn forward(
         &self,
         hidden_states: &Tensor,

@@ -53,8 +53,8 @@ pub struct VideoVaeConfig {
     pub latents_std: Vec<f32>,
     /// Whether it has the blocks of Wan 2.2, with a shortcut around every level.
     pub is_residual: bool,
-    /// Channels of the encoder's input: those of the video times the pixels of a patch. `input_channels` in the
-    /// second class.
+    /// Channels of the encoder's input: those of the video times the pixels of a patch. `input_channels` in
+    /// the second class.
     #[serde(alias = "input_channels")]
     pub in_channels: usize,
     /// Channels of the decoder's output, likewise.

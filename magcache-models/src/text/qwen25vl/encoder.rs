@@ -16,7 +16,8 @@ use crate::{
 /// Pictures beside a prompt: their patches, and the rows and columns of these.
 #[derive(Clone, Debug)]
 pub struct SeenPictures {
-    /// `[patches, channels]` of all pictures, one after the other, see [`picture_patches`](super::picture_patches).
+    /// `[patches, channels]` of all pictures, one after the other, see
+    /// [`picture_patches`](super::picture_patches).
     pub patches: Tensor,
     /// Rows and columns of each picture's patches.
     pub grids: Vec<[usize; 2]>,
@@ -50,8 +51,8 @@ impl Qwen25VlEncoder {
         Self::load(&Weights::open(folder, device, dtype)?, &config, sees)
     }
 
-    /// Loads the tensors from `weights`, by the names of the hub (`model.layers.0...`, `visual...`) or those of
-    /// newer writers (`model.language_model...`, `model.visual...`).
+    /// Loads the tensors from `weights`, by the names of the hub (`model.layers.0...`, `visual...`) or those
+    /// of newer writers (`model.language_model...`, `model.visual...`).
     ///
     /// # Errors
     /// A missing tensor or a wrong shape.

@@ -46,7 +46,8 @@ pub fn processed(config: &VisionConfig, picture: &Picture) -> Result<Picture, Pi
 }
 
 /// The patches of a picture, f32 `[patches, channels * frames * patch_size^2]` in squares of
-/// `spatial_merge_size` by as many, and their rows and columns. Pixels beyond the last whole token are left out.
+/// `spatial_merge_size` by as many, and their rows and columns. Pixels beyond the last whole token are left
+/// out.
 ///
 /// # Errors
 /// A picture smaller than a token.

@@ -1,12 +1,12 @@
 //! Positions of tokens of which some are pictures: (frame, row, column).
 //!
-//! Text goes on by one on all axes. The tokens of a picture have the frame of the token before it plus one, and
-//! rows and columns from there on; the text behind it goes on at its largest position plus one. Source:
-//! `get_rope_index` of `Qwen2_5_VLModel` in transformers 5.23.0, which diffusers 0.42.1 does not reach: it leaves
-//! out which tokens are pictures, and all of them get the positions of text.
+//! Text goes on by one on all axes. The tokens of a picture have the frame of the token before it plus one,
+//! and rows and columns from there on; the text behind it goes on at its largest position plus one. Source:
+//! `get_rope_index` of `Qwen2_5_VLModel` in transformers 5.23.0, which diffusers 0.42.1 does not reach: it
+//! leaves out which tokens are pictures, and all of them get the positions of text.
 
-/// The positions of a row of tokens, in which the tokens `image` stand for pictures of so many rows and columns,
-/// one picture after the other. What is left of either is text.
+/// The positions of a row of tokens, in which the tokens `image` stand for pictures of so many rows and
+/// columns, one picture after the other. What is left of either is text.
 pub(super) fn positions(ids: &[u32], image: u32, grids: &[[usize; 2]]) -> Vec<[usize; 3]> {
     let mut all = Vec::with_capacity(ids.len());
     let (mut next, mut at) = (0, 0);

@@ -109,7 +109,8 @@ impl VisionTower {
         tokens.index_select(&Tensor::new(back, device)?, 0)
     }
 
-    /// The tokens in the order of windows, and the patches of every window and of every picture in that order.
+    /// The tokens in the order of windows, and the patches of every window and of every picture in that
+    /// order.
     fn windows(&self, grids: &[[usize; 2]]) -> (Vec<u32>, Groups, Groups) {
         let merge = self.config.spatial_merge_size;
         let side = (self.config.window_size / self.config.token_side()).max(1);
