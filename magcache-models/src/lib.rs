@@ -1,4 +1,4 @@
-//! Wan and Flux pipelines on candle with timestep caching built in.
+//! Pipelines of diffusion transformers on candle with timestep caching built in.
 
 pub mod autoencoder;
 pub mod blocks;
