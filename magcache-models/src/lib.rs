@@ -10,6 +10,7 @@ mod model_id;
 mod once;
 pub mod pipeline;
 mod profiles;
+pub mod qwen_image;
 pub mod ranks;
 pub mod recognise;
 pub mod sampler;

@@ -19,7 +19,7 @@ const SHARED: [&str; 13] = [
     "mmdit",
     "pipeline",
 ];
-const FAMILIES: [&str; 3] = ["wan", "flux", "z_image"];
+const FAMILIES: [&str; 4] = ["wan", "flux", "z_image", "qwen_image"];
 
 /// Small modules that every room may use.
 const TOOLS: [&str; 2] = ["model_id", "once"];

@@ -51,7 +51,6 @@ fn unsupported_settings_name_key_value_and_what_is_needed() {
         (dpmpp, "final_sigmas_type", json!("sigma_min")),
         (euler, "stochastic_sampling", json!(true)),
         (euler, "invert_sigmas", json!(true)),
-        (euler, "shift_terminal", json!(0.1)),
         (euler, "use_beta_sigmas", json!(true)),
     ] {
         let message = refusal(class, key, value.clone());
@@ -70,12 +69,32 @@ fn settings_of_a_wrong_type_or_range_are_refused() {
     }
     assert!(refusal(CLASSES[0].0, "solver_order", json!(4)).contains("1, 2 or 3"));
     assert!(refusal(CLASSES[0].0, "disable_corrector", json!([-1])).contains("a list of steps"));
+    assert!(refusal(CLASSES[2].0, "shift_terminal", json!("x")).contains("a number or null"));
+    assert!(refusal(CLASSES[2].0, "shift_terminal", json!(1.0)).contains("above 0 and below 1"));
     let dynamic =
         json!({"_class_name": CLASSES[2].0, "use_dynamic_shifting": true, "time_shift_type": "cubic"});
     let message = SchedulerConfig::from_json(&dynamic.to_string()).unwrap_err().to_string();
     assert_eq!(message, "time_shift_type = \"cubic\" is not valid: expected exponential or linear");
     assert!(refusal("DDIMScheduler", "x", json!(1)).starts_with("_class_name = \"DDIMScheduler\""));
     assert!(matches!(SchedulerConfig::from_json("{"), Err(SamplerError::Json(_))));
+}
+
+/// From `QwenImagePipeline` of diffusers 0.42.1, at 512x512 pixels and 8 steps.
+#[test]
+fn levels_are_stretched_to_the_terminal_one() {
+    let json = json!({"_class_name": CLASSES[2].0, "use_dynamic_shifting": true, "max_image_seq_len": 8192,
+        "max_shift": 0.9, "shift_terminal": 0.02});
+    let config = SchedulerConfig::from_json(&json.to_string()).unwrap();
+    let sigmas = |steps| {
+        let request = Request::linear(&config, steps, config.mu(1024));
+        Sampler::new(&config, request).unwrap().sigmas().to_vec()
+    };
+    let want =
+        [1.0, 0.906_134_25, 0.801_358_8, 0.683_654_3, 0.550_470_23, 0.398_538_05, 0.223_599_14, 0.02, 0.0];
+    for (got, want) in sigmas(8).iter().zip(want) {
+        assert!((got - want).abs() < 1e-6, "{got} instead of {want}");
+    }
+    assert_eq!(sigmas(1), [1.0, 0.0], "a single level has no way to be stretched");
 }
 
 #[test]

@@ -118,6 +118,26 @@ def z_image(tokens):
     )
 
 
+def qwen_image(tokens):
+    from diffusers import QwenImageTransformer2DModel
+
+    text, side = 64, math.isqrt(tokens)
+    while tokens % side:
+        side -= 1
+    model = QwenImageTransformer2DModel(num_layers=4, num_attention_heads=4, joint_attention_dim=256)
+    inputs = {
+        "hidden_states": torch.randn(1, tokens, 64),
+        "encoder_hidden_states": torch.randn(1, text, 256),
+        "timestep": torch.tensor([0.5]),
+        "img_shapes": [[(1, side, tokens // side)]],
+    }
+    return (
+        model.eval(),
+        lambda: model(**inputs, return_dict=False),
+        ["forward", "--latent", f"1x{side}x{tokens // side}", "--text", str(text)],
+    )
+
+
 def vae():
     from diffusers import AutoencoderKLWan
 
@@ -153,6 +173,8 @@ CASES = {
     "flux 1024 tokens": lambda: flux(1024),
     "z-image 512 tokens": lambda: z_image(512),
     "z-image 1024 tokens": lambda: z_image(1024),
+    "qwen-image 512 tokens": lambda: qwen_image(512),
+    "qwen-image 1024 tokens": lambda: qwen_image(1024),
     "vae decode": vae,
     "umt5 encode": umt5,
 }

@@ -100,7 +100,14 @@ PROFILES = {
     ),
     "flux.2": ("FLUX.2 dev", [curve("vllm_omni_flux2", dialect="diffusers")], [fit("vllm_omni_flux2")]),
     "flux.2-klein": ("FLUX.2 klein", [], [fit("vllm_omni_flux2_klein")]),
-    "qwen-image": ("Qwen-Image", [curve("qwen_image", dialect="official-wan")], [fit("vllm_omni_qwen_image")]),
+    "qwen-image": (
+        "Qwen-Image",
+        [
+            curve("qwen_image", dialect="official-wan"),
+            curve("comfyui_qwen_image", variant="comfyui-40", dialect="official-wan"),
+        ],
+        [fit("vllm_omni_qwen_image"), fit("mlx_teacache_qwen_image", "mlx")],
+    ),
     "qwen-image-2512": ("Qwen-Image-2512", [], []),
     "z-image": ("Z-Image; no curve of MagCache is published", [], [fit("vllm_omni_z_image")]),
     "qwen-image-edit": ("Qwen-Image-Edit", [curve("qwen_image_edit", dialect="official-wan")], []),

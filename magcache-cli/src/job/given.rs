@@ -47,6 +47,8 @@ pub(super) fn read(
         Some(path) => Some(picture(path)?),
         None => pipeline.default_image()?.map(Arc::new),
     };
+    request.image_2 = options.image_2.as_ref().map(picture).transpose()?;
+    request.image_3 = options.image_3.as_ref().map(picture).transpose()?;
     request.last_image = options.last_image.as_ref().map(picture).transpose()?;
     if let Some(path) = &options.pose {
         request.pose = Some(Arc::new(PoseFile::open(path)?));

@@ -88,8 +88,9 @@ impl Job {
         let defaults = pipeline.defaults();
         let mut base = defaults.request.clone();
         let sound = given::read(&config.sampling, &*pipeline, &mut base)?;
-        if let Some(image) = &base.image {
-            base.size = pipeline.size_like(image, base.width() * base.height());
+        let pictures = [&base.image_3, &base.image_2, &base.image];
+        if let Some(last) = pictures.into_iter().flatten().next().cloned() {
+            base.size = pipeline.size_like(&last, base.width() * base.height());
         }
         let request = config.sampling.clone().request(base);
         let fps = config.output.fps.unwrap_or(defaults.fps);

@@ -151,7 +151,7 @@ fn add_rope(positions: &JointPositions, seen: &mut Named) -> Result<()> {
 }
 
 /// The network with its frequencies rounded as in the case's first call.
-fn like_first_call<N: Network>(
+pub(super) fn like_first_call<N: Network>(
     case: &Case,
     report: &mut CaseReport,
     round_up: impl Fn(&mut N, &[usize]) -> candle_core::Result<()>,

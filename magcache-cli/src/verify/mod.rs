@@ -17,6 +17,7 @@ mod image_vae;
 mod pictures;
 mod pipeline;
 mod prompts;
+mod qwen_image;
 mod replay;
 mod report;
 mod s2v;
@@ -71,7 +72,7 @@ fn check(source: &Found, ops: Ops) -> Result<CaseReport> {
         "text_encoders" => text_encoder::check(&case, &mut report)?,
         "vaes" if condition::is_one(&case) => condition::check(&case, &mut report)?,
         "vaes" => match case.class()?.as_str() {
-            vae::CLASS => vae::check(&case, &mut report)?,
+            class if vae::CLASSES.contains(&class) => vae::check(&case, &mut report)?,
             class if image_vae::CLASSES.contains(&class) => image_vae::check(&case, &mut report)?,
             class => report.skip(format!("this build has no {class}")),
         },

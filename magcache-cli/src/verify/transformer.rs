@@ -12,6 +12,7 @@ use magcache_models::{
     checkpoint::{Folder, WeightDtype, Weights},
     flux::{Flux2Transformer, FluxTransformer},
     nn::{Linear, Sinusoids},
+    qwen_image::QwenImageTransformer,
     wan::{TextContext, WanConfig, WanRope, WanTransformer, s2v::S2vTransformer},
     z_image::ZImageTransformer,
 };
@@ -81,6 +82,7 @@ pub(super) fn check(case: &Case, report: &mut CaseReport) -> Result<()> {
         Flux2Transformer::CLASS => calls::<Flux2Transformer>(case, report),
         S2vTransformer::CLASS => calls::<S2vTransformer>(case, report),
         ZImageTransformer::CLASS => z_image::check(case, report),
+        QwenImageTransformer::CLASS => calls::<QwenImageTransformer>(case, report),
         class => {
             report.skip(format!("this build has no {class}"));
             Ok(())

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use candle_core::{Device, Tensor};
-use magcache_models::autoencoder::{Tiling, VideoVae, video::Observation};
+use magcache_models::autoencoder::{Tiling, VideoVae, image::packing, video::Observation};
 use serde::Deserialize;
 
 use super::{
@@ -12,8 +12,8 @@ use super::{
 };
 use crate::console::bad_input;
 
-/// The class of their configurations.
-pub(super) const CLASS: &str = "AutoencoderKLWan";
+/// The classes of their configurations: the second is the first for single pictures.
+pub(super) const CLASSES: [&str; 2] = ["AutoencoderKLWan", "AutoencoderKLQwenImage"];
 
 /// How much two correct ports may differ in `untiled_decode`, whose noise is not recorded: the reference's
 /// own runs in f32 and in f64 are 1.1e-5 apart there, more than in any other call.
@@ -128,14 +128,18 @@ fn encode(vae: &VideoVae, x: &Tensor, tiling: Option<Tiling>) -> Result<(Named, 
     }
     let mode = moments.narrow(1, 0, vae.config().z_dim)?;
     let latents = vae.normalize(&mode)?;
+    let packed = latents.squeeze(2).ok().and_then(|picture| packing::pack(&picture).ok());
     let outputs = [("moments", moments), ("mode", mode), ("latents", latents)];
-    Ok((outputs.map(|(name, tensor)| (name.to_owned(), tensor)).into(), seen))
+    let mut outputs: Named = outputs.map(|(name, tensor)| (name.to_owned(), tensor)).into();
+    outputs.extend(packed.map(|packed| ("packed_latents".to_owned(), packed)));
+    Ok((outputs, seen))
 }
 
 /// Outputs, and what modules gave.
 fn decode(vae: &VideoVae, z: &Tensor, tiling: Option<Tiling>) -> Result<(Named, Named)> {
     let mut seen = Named::new();
-    let mut outputs = Named::from([("sample".to_owned(), vae.decode(z, tiling)?)]);
+    let mut outputs =
+        Named::from([("sample".to_owned(), vae.decode(z, tiling)?), ("vae_input".to_owned(), z.clone())]);
     if tiling.is_none() {
         {
             let mut observer = note(&mut seen);

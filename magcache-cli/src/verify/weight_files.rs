@@ -95,7 +95,7 @@ pub(super) fn check(case: &Case, report: &mut CaseReport) -> Result<()> {
             (_, Some("vae")) => image_vae(call, report),
             _ => match networks::class(call)?.as_str() {
                 "UMT5EncoderModel" | "T5EncoderModel" => t5(call, report),
-                vae::CLASS => video_vae(call, report),
+                class if vae::CLASSES.contains(&class) => video_vae(call, report),
                 _ => networks::check(call, report),
             },
         }

@@ -73,6 +73,11 @@ impl<'m> Modules<'m> {
         Ok(out.streams)
     }
 
+    /// Whether hooks surround the module `name`: if not, a model may run it as a part of a larger operation.
+    pub fn surrounds(&self, name: &str) -> bool {
+        self.0.as_ref().is_some_and(|inside| inside.modules.iter().any(|module| module.name() == name))
+    }
+
     /// Marks the modules that this block has run.
     pub(super) fn mark(&self, ran: &mut [bool]) {
         for place in self.0.iter().flat_map(|inside| &inside.ran) {

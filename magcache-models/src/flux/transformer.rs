@@ -87,14 +87,14 @@ impl<C, const AXES: usize> Transformer<C, AXES> {
         let linear = |name: &str, inputs: usize| Linear::load(&weights.pp(name), inputs, inner, bias);
         let ([dual, single], [inputs, text, outputs]) = (sizes.layers, sizes.channels);
         let embedder = weights.pp(match blocks.form {
-            Form::Flux1 => "time_text_embed",
-            Form::Flux2 => "time_guidance_embed",
+            Form::Gelu => "time_text_embed",
+            Form::SwiGlu => "time_guidance_embed",
         });
         let of_block = sizes.blocks;
         let dual_block = move |weights: &Weights| DualBlock::load(weights, &of_block);
         let single_block = move |weights: &Weights| SingleBlock::load(weights, &of_block);
         let pooled = |channels| Mlp::load(&embedder.pp("text_embedder"), channels, inner, bias);
-        let shared = blocks.form == Form::Flux2;
+        let shared = blocks.form == Form::SwiGlu;
         Ok(Self {
             id: ModelId::default(),
             meta: sizes.meta,

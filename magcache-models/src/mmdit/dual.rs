@@ -25,7 +25,7 @@ pub(crate) struct DualBlock {
 
 impl DualBlock {
     pub(crate) fn load(weights: &Weights, sizes: &BlockSizes) -> LoadResult<Self> {
-        let own = sizes.form == Form::Flux1;
+        let own = sizes.form == Form::Gelu;
         let modulator = |name: &str| own.then(|| Modulator::load(&weights.pp(name), sizes)).transpose();
         Ok(Self {
             norm1: modulator("norm1")?,

@@ -10,16 +10,16 @@ impl Form {
     /// Channels before the activation for `hidden` channels after it.
     pub(crate) fn before_activation(self, hidden: usize) -> usize {
         match self {
-            Self::Flux1 => hidden,
-            Self::Flux2 => 2 * hidden,
+            Self::Gelu => hidden,
+            Self::SwiGlu => 2 * hidden,
         }
     }
 
     /// A linear layer and the activation.
     pub(crate) fn activated(self, layer: &Linear, x: &Tensor) -> Result<Tensor> {
         match self {
-            Self::Flux1 => layer.forward_gelu_tanh(x),
-            Self::Flux2 => swiglu(layer.ops(), &layer.forward(x)?),
+            Self::Gelu => layer.forward_gelu_tanh(x),
+            Self::SwiGlu => swiglu(layer.ops(), &layer.forward(x)?),
         }
     }
 }
@@ -36,8 +36,8 @@ impl FeedForward {
     pub(crate) fn load(weights: &Weights, sizes: &BlockSizes) -> LoadResult<Self> {
         let BlockSizes { form, hidden, .. } = *sizes;
         let (input, output) = match form {
-            Form::Flux1 => ("net.0.proj", "net.2"),
-            Form::Flux2 => ("linear_in", "linear_out"),
+            Form::Gelu => ("net.0.proj", "net.2"),
+            Form::SwiGlu => ("linear_in", "linear_out"),
         };
         let linear = |name: &str, inputs: usize, outputs: usize| {
             Linear::load(&weights.pp(name), inputs, outputs, sizes.bias())
@@ -49,11 +49,16 @@ impl FeedForward {
         })
     }
 
+    /// `f(x)`, `[batch, tokens, inner]` to the same shape.
+    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.output.forward(&self.form.activated(&self.input, x)?)
+    }
+
     /// `residual + gate * f(x)`, all `[batch, tokens, inner]`; the gate broadcasts.
     pub(crate) fn forward_gated_add(&self, x: &Tensor, residual: &Tensor, gate: &Tensor) -> Result<Tensor> {
         match self.form {
-            Form::Flux1 => feed_forward(x, &self.input, &self.output, residual, gate),
-            Form::Flux2 => {
+            Form::Gelu => feed_forward(x, &self.input, &self.output, residual, gate),
+            Form::SwiGlu => {
                 self.output.forward_gated_add(&self.form.activated(&self.input, x)?, residual, gate)
             }
         }

@@ -22,14 +22,14 @@ pub(crate) use positions::{IMAGE, TEXT};
 /// Result of loading a part of a network.
 pub(crate) type LoadResult<T> = std::result::Result<T, crate::checkpoint::CheckpointError>;
 
-/// The two published forms of the blocks.
+/// The two published forms of the blocks, by their activation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Form {
-    /// FLUX.1: biases everywhere, GELU, a modulation of its own in every block.
-    Flux1,
-    /// FLUX.2: no biases, `SwiGLU`, one modulation for all blocks of a stack, and one input projection for
+    /// Biases everywhere, GELU, a modulation of its own in every block.
+    Gelu,
+    /// No biases, `SwiGLU`, one modulation for all blocks of a stack, and one input projection for
     /// attention and feed-forward in single-stream blocks.
-    Flux2,
+    SwiGlu,
 }
 
 /// What all blocks of a model have in common.
@@ -54,7 +54,7 @@ impl BlockSizes {
 
     /// Whether linear layers have biases.
     pub(crate) fn bias(&self) -> bool {
-        self.form == Form::Flux1
+        self.form == Form::Gelu
     }
 }
 

@@ -30,14 +30,14 @@ impl SingleBlock {
         let (inner, hidden) = (sizes.inner(), sizes.hidden);
         let attn = weights.pp("attn");
         let (norm, projections, proj_mlp, proj_out) = match sizes.form {
-            Form::Flux1 => (
+            Form::Gelu => (
                 Some(Modulator::load(&weights.pp("norm"), sizes)?),
                 Projections::load_image(&attn, sizes)?,
                 Linear::load(&weights.pp("proj_mlp"), inner, hidden, true)?,
                 weights.pp("proj_out"),
             ),
             // Its first layer holds the projections of attention and feed-forward in one tensor.
-            Form::Flux2 => {
+            Form::SwiGlu => {
                 let rows = [inner, inner, inner, sizes.form.before_activation(hidden)];
                 let fused = attn.get("to_qkv_mlp_proj.weight", &[rows.iter().sum(), inner])?;
                 let [to_q, to_k, to_v, proj_mlp] = split_rows(weights.ops(), &fused, rows)?;
@@ -62,12 +62,12 @@ impl SingleBlock {
         let joint = Streams::Joint { tokens: normed.clone(), text: 0..positions.text().tokens()? };
         // The checkpoint's `attn` is the attention alone, or all that surrounds it.
         let y = match self.sizes.form {
-            Form::Flux1 => {
+            Form::Gelu => {
                 let attended =
                     modules.module(ATTENTION, joint, |x| x.map_joint(|x| self.attend(x, positions)))?;
                 self.project(tokens(attended)?, &normed)?
             }
-            Form::Flux2 => tokens(modules.module(ATTENTION, joint, |x| {
+            Form::SwiGlu => tokens(modules.module(ATTENTION, joint, |x| {
                 x.map_joint(|x| self.project(self.attend(x, positions)?, x))
             })?)?,
         };

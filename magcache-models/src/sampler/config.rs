@@ -61,6 +61,8 @@ pub struct SchedulerConfig {
     pub base_shift: f64,
     /// `mu` at `max_image_seq_len`.
     pub max_shift: f64,
+    /// Euler: the level of the last step, which all are stretched to after the shift.
+    pub shift_terminal: Option<f64>,
 }
 
 impl SchedulerConfig {
@@ -78,6 +80,7 @@ impl SchedulerConfig {
             max_image_seq_len: 4096,
             base_shift: 0.5,
             max_shift: 1.15,
+            shift_terminal: None,
         }
     }
 
@@ -124,6 +127,11 @@ impl SchedulerConfig {
             config.max_image_seq_len = read.count("max_image_seq_len", 4096)?;
             config.base_shift = read.number("base_shift", 0.5)?;
             config.max_shift = read.number("max_shift", 1.15)?;
+            config.shift_terminal =
+                read.get("shift_terminal", None, "a number or null", |value| match value {
+                    Value::Null => Some(None),
+                    value => value.as_f64().map(Some),
+                })?;
         } else {
             config.shift = Shift::Static(read.number("flow_shift", 1.0)?);
             config.solver_order = read.count("solver_order", 2)?;
@@ -199,6 +207,9 @@ impl SchedulerConfig {
             }
             _ => {}
         }
+        if let Some(terminal) = self.shift_terminal.filter(|terminal| !(*terminal > 0.0 && *terminal < 1.0)) {
+            return invalid("shift_terminal", terminal.to_string(), "a number above 0 and below 1");
+        }
         if !(1..=3).contains(&self.solver_order) {
             return invalid("solver_order", self.solver_order.to_string(), "1, 2 or 3");
         }
@@ -221,7 +232,6 @@ fn fixed(kind: SamplerKind) -> Vec<(&'static str, Value, Vec<Value>)> {
     let mut fixed = vec![off("use_karras_sigmas"), off("use_exponential_sigmas"), off("use_beta_sigmas")];
     if kind == SamplerKind::Euler {
         fixed.extend([off("invert_sigmas"), off("stochastic_sampling")]);
-        fixed.push(("shift_terminal", Value::Null, vec![Value::Null]));
         return fixed;
     }
     fixed.extend([off("use_dynamic_shifting"), off("thresholding")]);

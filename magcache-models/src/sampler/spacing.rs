@@ -90,7 +90,7 @@ pub(super) fn levels(config: &SchedulerConfig, request: &Request) -> Result<(Vec
 /// (FLUX) are rounded to f32 first and shifted once, in f32.
 fn euler(config: &SchedulerConfig, request: &Request) -> Result<(Vec<f32>, Vec<f64>)> {
     let train = config.num_train_timesteps as f64;
-    let sigmas: Vec<f32> = if let Some(sigmas) = &request.sigmas {
+    let mut sigmas: Vec<f32> = if let Some(sigmas) = &request.sigmas {
         let shift = ShiftBy::new(config, request)?;
         sigmas.iter().map(|&sigma| shift.f32(sigma as f32)).collect()
     } else {
@@ -99,8 +99,19 @@ fn euler(config: &SchedulerConfig, request: &Request) -> Result<(Vec<f32>, Vec<f
         let shift = ShiftBy::new(config, request)?;
         line.map(|t| shift.f64(t / train) as f32).collect()
     };
+    if let Some(terminal) = config.shift_terminal {
+        stretch(&mut sigmas, terminal as f32);
+    }
     let timesteps = sigmas.iter().map(|&sigma| f64::from(sigma * train as f32)).collect();
     Ok((sigmas, timesteps))
+}
+
+/// Stretches the way from 1 so that the last level is `terminal`. A single level of 1 stays: it has no way.
+fn stretch(sigmas: &mut [f32], terminal: f32) {
+    let factor = sigmas.last().map_or(0.0, |last| (1.0 - last) / (1.0 - terminal));
+    if factor > 0.0 {
+        sigmas.iter_mut().for_each(|sigma| *sigma = 1.0 - (1.0 - *sigma) / factor);
+    }
 }
 
 /// The largest and the smallest training sigma, after a static shift in f32.

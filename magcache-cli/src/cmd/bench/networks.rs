@@ -8,6 +8,7 @@ use magcache_models::{
     autoencoder::{VideoVae, VideoVaeConfig},
     checkpoint::{Folder, Ops, WeightDtype, Weights},
     flux::{FluxConfig, FluxTransformer},
+    qwen_image::{QwenImageConfig, QwenImagePrompt, QwenImageTransformer},
     text::{T5Config, T5Encoder},
     wan::{WanConfig, WanTransformer},
     z_image::{MULTIPLE, ZImageConfig, ZImageTransformer},
@@ -29,6 +30,8 @@ pub(super) fn run(args: &BenchForward, ops: Ops, out: &Console) -> Result<()> {
         flux(args, &FluxConfig::from_json(&text).map_err(|e| in_file(&folder, &e))?, &weights, out)
     } else if text.contains("\"ZImageTransformer2DModel\"") {
         z_image(args, &ZImageConfig::from_json(&text).map_err(|e| in_file(&folder, &e))?, &weights, out)
+    } else if text.contains("\"QwenImageTransformer2DModel\"") {
+        qwen_image(args, &QwenImageConfig::from_json(&text).map_err(|e| in_file(&folder, &e))?, &weights, out)
     } else {
         wan(args, &WanConfig::from_json(&text).map_err(|e| in_file(&folder, &e))?, &weights, out)
     }
@@ -100,6 +103,24 @@ fn z_image(args: &BenchForward, config: &ZImageConfig, weights: &Weights, out: &
     let gflop = (blocks[0] * block(image + text) + blocks[1] * block(image)) / 1e9;
     let times = measure(args.repeat, || {
         model.forward(&latents, &model.time(0.5)?, &prompt, &mut Pass::off())?;
+        Ok(())
+    })?;
+    forward(times, tokens, args, gflop, out);
+    Ok(())
+}
+
+fn qwen_image(args: &BenchForward, config: &QwenImageConfig, weights: &Weights, out: &Console) -> Result<()> {
+    let model = QwenImageTransformer::load(weights, config.clone())?;
+    let [_, height, width] = args.latent;
+    let tokens = height * width;
+    let latents = gaussian(&[1, tokens, config.in_channels])?;
+    let text = gaussian(&[1, args.text, config.joint_attention_dim])?;
+    let QwenImagePrompt { context, positions } = QwenImagePrompt::new(&model, &text, &[[height, width]])?;
+    let timestep = Tensor::full(0.5f32, 1, &Device::Cpu)?;
+    let (n, d) = ((tokens + args.text) as f64, config.inner_dim() as f64);
+    let gflop = config.num_layers as f64 * (2.0 * n * 12.0 * d * d + 4.0 * n * n * d) / 1e9;
+    let times = measure(args.repeat, || {
+        model.forward(&latents, &timestep, &context, &positions, &mut Pass::off())?;
         Ok(())
     })?;
     forward(times, tokens, args, gflop, out);

@@ -2,6 +2,7 @@
 
 mod flux;
 mod published;
+mod qwen_image;
 mod recipe;
 pub(super) mod s2v;
 mod taylor;
@@ -22,6 +23,7 @@ use magcache_core::{
 use magcache_models::{
     flux::{Flux2Transformer, FluxTransformer},
     pipeline::{Denoiser, Generation},
+    qwen_image::QwenImageTransformer,
     sampler::{Sampler, SamplerKind, SchedulerConfig},
     wan::WanTransformer,
     z_image::ZImageTransformer,
@@ -63,6 +65,8 @@ struct Sampling {
     grid: Option<[usize; 2]>,
     /// The folder of the solver, or words about it.
     scheduler: Option<String>,
+    /// Frames, rows and columns of the tokens of each image.
+    img_shapes: Option<Vec<[usize; 3]>>,
     /// Of Z-Image.
     cfg_normalization: Option<f64>,
     cfg_truncation: Option<f64>,
@@ -126,6 +130,7 @@ fn setup(model: &Case, sampling: &Sampling, report: &mut CaseReport) -> Result<O
         FluxTransformer::CLASS => flux::setup1(model, sampling, report)?,
         Flux2Transformer::CLASS => flux::setup2(model, sampling)?,
         ZImageTransformer::CLASS => z_image::setup(model, sampling)?,
+        QwenImageTransformer::CLASS => qwen_image::setup(model, sampling, report)?,
         class => {
             report.skip(format!("this build has no {class}"));
             return Ok(None);

@@ -9,8 +9,8 @@ use crate::{
     checkpoint::{CheckpointError, Folder, config},
 };
 
-/// Class that diffusers names in the configuration.
-const CLASS: &str = "AutoencoderKLWan";
+/// Classes that diffusers names in the configuration; the second is the first for single pictures.
+const CLASSES: &[&str] = &["AutoencoderKLWan", "AutoencoderKLQwenImage"];
 
 /// Keys that do not matter here: for training, and one in published files that the reference does not know
 /// either.
@@ -53,7 +53,9 @@ pub struct VideoVaeConfig {
     pub latents_std: Vec<f32>,
     /// Whether it has the blocks of Wan 2.2, with a shortcut around every level.
     pub is_residual: bool,
-    /// Channels of the encoder's input: those of the video times the pixels of a patch.
+    /// Channels of the encoder's input: those of the video times the pixels of a patch. `input_channels` in
+    /// the second class.
+    #[serde(alias = "input_channels")]
     pub in_channels: usize,
     /// Channels of the decoder's output, likewise.
     pub out_channels: usize,
@@ -101,10 +103,10 @@ impl VideoVaeConfig {
     pub fn from_json(json: &str) -> Result<Self, AutoencoderConfigError> {
         let config: Self = serde_json::from_str(json)?;
         if let Some(class) = config.other.get("_class_name")
-            && class != CLASS
+            && !CLASSES.iter().any(|known| class == known)
         {
             let found = class.as_str().map_or_else(|| class.to_string(), str::to_owned);
-            return Err(AutoencoderConfigError::Class { expected: &[CLASS], found });
+            return Err(AutoencoderConfigError::Class { expected: CLASSES, found });
         }
         config.check()?;
         Ok(config)
@@ -273,7 +275,7 @@ mod tests {
     fn names_what_does_not_fit() {
         assert!(
             reason(r#"{"_class_name": "AutoencoderKL"}"#)
-                .contains("\"AutoencoderKL\", expected \"AutoencoderKLWan\"")
+                .contains("\"AutoencoderKL\", expected \"AutoencoderKLWan\" or")
         );
         assert!(reason(r#"{"base_dim": "a"}"#).contains("line 1"));
         assert!(reason(r#"{"spectral": 1}"#).contains("spectral"));

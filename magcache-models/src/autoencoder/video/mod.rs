@@ -44,6 +44,8 @@ mod footage;
 mod layout;
 mod levels;
 mod memory;
+mod names;
+mod native;
 mod network;
 mod observe;
 mod resample;
@@ -53,6 +55,8 @@ mod tests;
 
 pub use config::VideoVaeConfig;
 pub use memory::DecodeMemory;
+pub use names::{VaeNames, vae};
+pub use native::described;
 pub use observe::{Observation, Observer};
 pub use stream::{DecodeStream, EncodeStream};
 

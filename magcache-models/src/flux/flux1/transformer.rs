@@ -40,7 +40,7 @@ impl FluxTransformer {
         let sizes = Sizes {
             meta: meta::of(&config),
             blocks: BlockSizes {
-                form: Form::Flux1,
+                form: Form::Gelu,
                 heads: config.num_attention_heads,
                 head_dim: config.attention_head_dim,
                 hidden: MLP_RATIO * config.inner_dim(),

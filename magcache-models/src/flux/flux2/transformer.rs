@@ -36,7 +36,7 @@ impl Flux2Transformer {
         let sizes = Sizes {
             meta: meta::of(&config),
             blocks: BlockSizes {
-                form: Form::Flux2,
+                form: Form::SwiGlu,
                 heads: config.num_attention_heads,
                 head_dim: config.attention_head_dim,
                 hidden: config.mlp_hidden_dim(),

@@ -94,6 +94,15 @@ options! {
     #[arg(help = "Begin with this image: the first frame of a video, or what an image is made from")]
     image: file Picture, otherwise "remove the image";
 
+    /// A second picture, for models that look at several.
+    #[arg(long, help = "Look at this picture too, in models that take several", help_heading = IMAGES)]
+    #[arg(value_name = "FILE")]
+    image_2: file Picture, otherwise "this model takes one picture at most; remove it";
+
+    /// A third one.
+    #[arg(long, help = "And at this one", help_heading = IMAGES, value_name = "FILE")]
+    image_3: file Picture, otherwise "this model takes fewer pictures; remove it";
+
     /// Image to image: the part of the steps that runs on `image`.
     #[schemars(range(max = 1.0), extend("exclusiveMinimum" = 0))]
     #[arg(long, help_heading = IMAGES)]
@@ -200,11 +209,24 @@ mod tests {
         ("vae/config.json", include_bytes!("../../../tiny/tiny-flux/vae/config.json")),
     ];
 
+    /// A model that looks at several pictures, of which none is in the program: its configurations.
+    static EDIT: [EmbeddedFile; 4] = [
+        ("model_index.json", br#"{"_class_name": "QwenImageEditPlusPipeline"}"#),
+        ("transformer/config.json", b"{}"),
+        (
+            "text_encoder/config.json",
+            br#"{"model_type": "qwen2_5_vl", "vocab_size": 9, "hidden_size": 3584, "intermediate_size": 8,
+                "num_hidden_layers": 1, "num_attention_heads": 28, "num_key_value_heads": 4}"#,
+        ),
+        ("vae/config.json", b"{}"),
+    ];
+
     #[test]
     fn every_option_is_taken_by_a_pipeline() {
-        let guided =
-            pipeline::open(Folder::embedded("guided", &GUIDED), LoadOptions::default()).expect("opens");
-        let all = embedded().into_iter().chain([guided]);
+        let open = |name, files| {
+            pipeline::open(Folder::embedded(name, files), LoadOptions::default()).expect("opens")
+        };
+        let all = embedded().into_iter().chain([open("guided", &GUIDED), open("edit", &EDIT)]);
         let taken: Vec<SamplingOption> = all.flat_map(|pipeline| pipeline.takes()).collect();
         for option in SamplingOption::ALL {
             assert!(option.is_always_set() != taken.contains(option), "nothing takes {option:?}");

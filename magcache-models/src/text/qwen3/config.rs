@@ -2,9 +2,12 @@
 
 use serde::Deserialize;
 
-use crate::checkpoint::{
-    CheckpointError, Folder, Weights,
-    config::{ModelType, small_number_fault, without_fault},
+use crate::{
+    checkpoint::{
+        CheckpointError, Folder, Weights,
+        config::{ModelType, small_number_fault, without_fault},
+    },
+    text::causal::CausalSizes,
 };
 
 /// Sizes of a Qwen3 model, with the field names of transformers.
@@ -127,6 +130,20 @@ impl Qwen3Config {
     /// Channels of the keys and of the values.
     pub fn key_value_dim(&self) -> usize {
         self.num_key_value_heads * self.head_dim
+    }
+
+    /// The sizes of its blocks.
+    pub(super) fn block(&self) -> CausalSizes {
+        CausalSizes {
+            hidden_size: self.hidden_size,
+            intermediate_size: self.intermediate_size,
+            num_attention_heads: self.num_attention_heads,
+            num_key_value_heads: self.num_key_value_heads,
+            head_dim: self.head_dim,
+            rms_norm_eps: self.rms_norm_eps,
+            bias: [self.attention_bias; 2],
+            qk_norm: true,
+        }
     }
 
     fn from_file(file: File) -> Result<Self, String> {

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use candle_core::{Device, Tensor};
 
-use super::{Qwen3Config, block::Qwen3Block, rope::HalfRotary};
+use super::Qwen3Config;
 use crate::{
     checkpoint::{CheckpointError, Folder, Matrix, WeightDtype, Weights},
     nn::RmsNorm,
     text::{
         TextError,
+        causal::{CausalBlock, HalfRotary},
         rows::{causal_bias, check_rows, embed_rows},
     },
 };
@@ -30,7 +31,7 @@ pub struct Qwen3Encoder {
     config: Qwen3Config,
     layers: Vec<usize>,
     embed_tokens: Matrix,
-    blocks: Vec<Qwen3Block>,
+    blocks: Vec<CausalBlock>,
     /// Loaded if the model's last layer is selected.
     norm: Option<RmsNorm>,
 }
@@ -68,7 +69,8 @@ impl Qwen3Encoder {
             if weights.contains("embed_tokens.weight") { weights.clone() } else { weights.pp("model") };
         weights.spare(&["norm."]);
         (last..count).for_each(|layer| weights.spare(&[&format!("layers.{layer}.")]));
-        let block = |layer: usize| Qwen3Block::load(&weights.pp("layers").pp(layer), config);
+        let sizes = config.block();
+        let block = |layer: usize| CausalBlock::load(&weights.pp("layers").pp(layer), &sizes);
         let norm = || RmsNorm::load(&weights.pp("norm"), config.hidden_size, config.rms_norm_eps);
         Ok(Self {
             embed_tokens: weights.matrix("embed_tokens.weight", [config.vocab_size, config.hidden_size])?,

@@ -1,10 +1,8 @@
 //! Qwen3 without its head, as a text encoder.
 
-mod block;
 mod chat;
 mod config;
 mod encoder;
-mod rope;
 
 pub use chat::{Qwen3Thinking, Qwen3Tokenizer, qwen3_chat};
 pub use config::Qwen3Config;

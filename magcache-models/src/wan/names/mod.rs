@@ -6,11 +6,10 @@
 
 mod clip;
 mod transformer;
-mod vae;
 
+pub use crate::autoencoder::video::{VaeNames, vae};
 pub use clip::clip_vision;
 pub use transformer::{ADAPTER, is_native, to_diffusers, to_native};
-pub use vae::{VaeNames, vae};
 
 use crate::checkpoint::{
     Mapped,

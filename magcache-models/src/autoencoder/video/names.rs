@@ -4,7 +4,6 @@
 //! diffusers project published for the first. Names have two parts, the position of a block and the module
 //! inside it; each has a table.
 
-use super::same;
 use crate::checkpoint::{
     Mapped,
     table::{Rule, look_up, rename},
@@ -94,6 +93,14 @@ pub fn vae(names: VaeNames, native: &str) -> Option<Mapped> {
         }?;
         Some(Mapped::Same(format!("{place}.{}", block.or(step)?)))
     })
+}
+
+/// The name in a table of other names alone.
+fn same(table: &[Rule], name: &str) -> Option<String> {
+    match look_up(table, name)? {
+        Mapped::Same(name) => Some(name),
+        _ => None,
+    }
 }
 
 /// The position of a module in the decoder of Wan 2.1: each resolution has some blocks and, except the last,

@@ -6,31 +6,46 @@
 use candle_core::{Device, Result, Tensor};
 use candle_nn::rotary_emb::rope_thd;
 
-/// Cosines and sines of the angles of positions 0, 1, ..., each f32 `[tokens, head_dim / 2]`.
+/// Cosines and sines of the angles of tokens, each f32 `[tokens, head_dim / 2]`.
 #[derive(Clone, Debug)]
-pub(super) struct HalfRotary {
+pub(in crate::text) struct HalfRotary {
     cos: Tensor,
     sin: Tensor,
 }
 
 impl HalfRotary {
+    /// Tokens at the positions 0, 1, ...
+    pub(in crate::text) fn new(head_dim: usize, theta: f64, tokens: usize, device: &Device) -> Result<Self> {
+        let positions: Vec<[usize; 1]> = (0..tokens).map(|token| [token]).collect();
+        let pairs: Vec<_> = frequencies(head_dim, theta).map(|frequency| (0, frequency)).collect();
+        Self::at(&positions, &pairs, device)
+    }
+
+    /// Tokens at positions of `N` axes; a pair of channels turns by its axis and frequency.
+    ///
     /// Frequencies and angles are rounded to f32, as in transformers: the difference shows after some hundred
     /// tokens.
-    pub(super) fn new(head_dim: usize, theta: f64, tokens: usize, device: &Device) -> Result<Self> {
-        let half = head_dim / 2;
-        let frequency = |i: usize| 1.0 / (theta as f32).powf((2 * i) as f32 / head_dim as f32);
-        let angles = (0..tokens).flat_map(|token| (0..half).map(move |i| token as f32 * frequency(i)));
+    pub(in crate::text) fn at<const N: usize>(
+        positions: &[[usize; N]],
+        pairs: &[(usize, f32)],
+        device: &Device,
+    ) -> Result<Self> {
+        let turn = |at: &[usize; N], axis: usize| at.get(axis).copied().unwrap_or_default() as f32;
+        let angles = positions.iter().flat_map(|at| pairs.iter().map(move |(axis, by)| turn(at, *axis) * by));
         let (cos, sin): (Vec<f32>, Vec<f32>) = angles.map(|angle| (angle.cos(), angle.sin())).unzip();
-        Ok(Self {
-            cos: Tensor::from_vec(cos, (tokens, half), device)?,
-            sin: Tensor::from_vec(sin, (tokens, half), device)?,
-        })
+        let shape = (positions.len(), pairs.len());
+        Ok(Self { cos: Tensor::from_vec(cos, shape, device)?, sin: Tensor::from_vec(sin, shape, device)? })
     }
 
     /// `[batch, tokens, heads, head_dim]` to the same shape.
-    pub(super) fn apply(&self, x: &Tensor) -> Result<Tensor> {
+    pub(in crate::text) fn apply(&self, x: &Tensor) -> Result<Tensor> {
         rope_thd(&x.contiguous()?, &self.cos, &self.sin)
     }
+}
+
+/// The frequencies of a head's pairs of channels: a geometric progression from 1.
+pub(in crate::text) fn frequencies(head_dim: usize, theta: f64) -> impl Iterator<Item = f32> {
+    (0..head_dim / 2).map(move |i| 1.0 / (theta as f32).powf((2 * i) as f32 / head_dim as f32))
 }
 
 #[cfg(test)]

@@ -1,0 +1,232 @@
+//! Where the parts of a checkpoint are.
+
+use candle_core::Device;
+use magcache_core::hint::Hint;
+use serde::Deserialize;
+
+use super::{Edition, QwenImageConfig};
+use crate::{
+    autoencoder::{
+        VideoVae, VideoVaeConfig,
+        video::{described, vae},
+    },
+    checkpoint::{
+        AdapterNames, AdapterPart, AdapterReport, CheckpointError, ConfigError, Folder, WeightDtype, Weights,
+        config::read_file,
+    },
+    pipeline::{GivenFiles, LoadOptions, PartFile, adapters_of},
+    recognise::{self, Role},
+    sampler::{SamplerKind, SchedulerConfig, Shift},
+    text::{Qwen25VlConfig, TokenizerKind},
+};
+
+/// The file that names a diffusers pipeline's class.
+const INDEX: &str = "model_index.json";
+
+/// Every class that can be opened here.
+pub(super) const CLASSES: &[&str] =
+    &["QwenImageEditPipeline", "QwenImageEditPlusPipeline", "QwenImageImg2ImgPipeline", "QwenImagePipeline"];
+
+/// The layout of a single file with a transformer.
+pub(super) const LAYOUT: &str = "qwen_image";
+
+/// The names that adapters use: those of the folder.
+const ADAPTER: AdapterNames =
+    AdapterNames { family: "Qwen-Image", tables: &[], part: AdapterPart::Network, encoders: &[] };
+
+#[derive(Deserialize)]
+struct Index {
+    #[serde(rename = "_class_name")]
+    class_name: String,
+}
+
+/// The tensors of a part: a diffusers folder, or a single file.
+#[derive(Clone, Debug)]
+enum Place {
+    Folder(Folder),
+    File(PartFile),
+}
+
+impl Place {
+    fn weights(&self, role: Role, device: &Device, dtype: WeightDtype) -> Result<Weights, CheckpointError> {
+        match self {
+            Self::Folder(folder) => Weights::open(folder, device, dtype),
+            Self::File(at) => recognise::open(&at.folder, &at.file, role, device, dtype),
+        }
+    }
+}
+
+/// A checkpoint folder in diffusers' layout, of which each network may be a single file instead.
+#[derive(Clone, Debug)]
+pub(super) struct Components {
+    pub(super) folder: Folder,
+    pub(super) edition: Edition,
+    pub(super) config: QwenImageConfig,
+    pub(super) text: Qwen25VlConfig,
+    pub(super) vae: VideoVaeConfig,
+    pub(super) scheduler: SchedulerConfig,
+    pub(super) tokenizer: Folder,
+    transformer_at: Place,
+    text_at: Place,
+    vae_at: Place,
+}
+
+impl Components {
+    /// Reads the configurations of a folder, or infers the sizes from the tensors of single files.
+    pub(super) fn open(folder: Folder, files: &GivenFiles) -> Result<Self, CheckpointError> {
+        let index: Option<Index> = folder.exists(INDEX).then(|| folder.read_json(INDEX)).transpose()?;
+        let place = |role: Role, name: &str| {
+            Ok::<_, CheckpointError>(match files.part(role)? {
+                Some(file) => Place::File(file),
+                None => Place::Folder(folder.sub(name)),
+            })
+        };
+        let transformer_at = place(Role::Transformer, "transformer")?;
+        let text_at = place(Role::TextEncoder, "text_encoder")?;
+        let vae_at = place(Role::Vae, "vae")?;
+        let edition = edition(index.as_ref(), &transformer_at);
+        let (device, dtype) = (Device::Cpu, WeightDtype::Keep);
+        let config = match &transformer_at {
+            Place::Folder(own) => {
+                read_file(own, "config.json", QwenImageConfig::from_json, ConfigError::hint)?
+            }
+            Place::File(at) => {
+                let weights = transformer_at.weights(Role::Transformer, &device, dtype)?;
+                QwenImageConfig::of_weights(&weights, at.file.contains("2511"))?
+            }
+        };
+        let text = match &text_at {
+            Place::Folder(own) => Qwen25VlConfig::read(own)?,
+            Place::File(_) => {
+                Qwen25VlConfig::of_weights(&text_at.weights(Role::TextEncoder, &device, dtype)?)?
+            }
+        };
+        let vae = match &vae_at {
+            Place::Folder(own) => VideoVaeConfig::read(own)?,
+            Place::File(_) => described(&vae_at.weights(Role::Vae, &device, dtype)?)?.0,
+        };
+        let scheduler = scheduler(&folder.sub("scheduler"))?;
+        let tokenizer = match files.tokenizer(TokenizerKind::Bpe)? {
+            Some(given) => given,
+            None => folder.sub("tokenizer"),
+        };
+        let source = Self {
+            folder,
+            edition,
+            config,
+            text,
+            vae,
+            scheduler,
+            tokenizer,
+            transformer_at,
+            text_at,
+            vae_at,
+        };
+        source.check()?;
+        Ok(source)
+    }
+
+    /// The tensors of the network.
+    pub(super) fn transformer(
+        &self,
+        device: &Device,
+        dtype: WeightDtype,
+    ) -> Result<Weights, CheckpointError> {
+        self.transformer_at.weights(Role::Transformer, device, dtype)
+    }
+
+    /// The same as the adapters of the options change them.
+    pub(super) fn adapted(
+        &self,
+        options: &LoadOptions,
+    ) -> Result<(Weights, Vec<AdapterReport>), CheckpointError> {
+        let weights = self.transformer(&options.device, options.dtype)?;
+        weights.adapted(&adapters_of(&options.adapters, 0, 1), &ADAPTER, 0)
+    }
+
+    /// The tensors of the text encoder.
+    pub(super) fn text_encoder(
+        &self,
+        device: &Device,
+        dtype: WeightDtype,
+    ) -> Result<Weights, CheckpointError> {
+        self.text_at.weights(Role::TextEncoder, device, dtype)
+    }
+
+    /// The tensors of the autoencoder, by the names of diffusers.
+    pub(super) fn vae_weights(&self, device: &Device) -> Result<Weights, CheckpointError> {
+        let weights = self.vae_at.weights(Role::Vae, device, WeightDtype::Keep)?;
+        match &self.vae_at {
+            Place::Folder(_) => Ok(weights),
+            Place::File(_) => {
+                let (_, names) = described(&weights)?;
+                weights.mapped(|name| vae(names, name))
+            }
+        }
+    }
+
+    /// The autoencoder.
+    pub(super) fn autoencoder(&self, device: &Device) -> Result<VideoVae, CheckpointError> {
+        VideoVae::load(&self.vae_weights(device)?, &self.vae)
+    }
+
+    /// Checks that the networks belong together.
+    fn check(&self) -> Result<(), CheckpointError> {
+        let pairs = [
+            (
+                "in_channels",
+                self.config.in_channels,
+                "the tokens of the autoencoder have",
+                4 * self.vae.z_dim,
+            ),
+            (
+                "joint_attention_dim",
+                self.config.joint_attention_dim,
+                "the text encoder has",
+                self.text.hidden_size,
+            ),
+        ];
+        match pairs.into_iter().find(|(_, own, _, other)| own != other) {
+            None => Ok(()),
+            Some((key, own, what, other)) => {
+                let file = match &self.transformer_at {
+                    Place::Folder(folder) => folder.describe_file("config.json"),
+                    Place::File(at) => at.place(),
+                };
+                Err(CheckpointError::BadConfig { file, reason: format!("{key} is {own}, {what} {other}") })
+            }
+        }
+    }
+}
+
+/// The edition that the index names, or else the name of the transformer's file.
+fn edition(index: Option<&Index>, transformer: &Place) -> Edition {
+    let class = index.map_or("", |index| index.class_name.as_str());
+    let file = match transformer {
+        Place::File(at) => at.file.to_ascii_lowercase(),
+        Place::Folder(_) => String::new(),
+    };
+    let plus = ["2509", "2511"].iter().any(|version| file.contains(version));
+    match class {
+        "QwenImageEditPlusPipeline" => Edition::EditPlus,
+        "QwenImageEditPipeline" => Edition::Edit,
+        "" if file.contains("edit") && plus => Edition::EditPlus,
+        "" if file.contains("edit") => Edition::Edit,
+        _ => Edition::Image,
+    }
+}
+
+/// The scheduler settings of the folder, or those that the models are published with.
+fn scheduler(folder: &Folder) -> Result<SchedulerConfig, CheckpointError> {
+    const FILE: &str = "scheduler_config.json";
+    if folder.exists(FILE) {
+        return read_file(folder, FILE, SchedulerConfig::from_json, Hint::hint);
+    }
+    Ok(SchedulerConfig {
+        shift: Shift::Dynamic { exponential: true },
+        max_image_seq_len: 8192,
+        max_shift: 0.9,
+        shift_terminal: Some(0.02),
+        ..SchedulerConfig::new(SamplerKind::Euler, 1.0)
+    })
+}
