@@ -108,10 +108,15 @@ fn an_adapter_inside_the_program_is_used_by_name() {
     fs::copy(sh.path("named.png.toml"), sh.path("other/again.toml")).unwrap();
     assert!(sh.text("named.png.toml").contains("file = \"builtin:4-step\""), "{}", sh.text("named.png.toml"));
     sh.answer("run --config other/again.toml --out again.png");
-    sh.answer(format!("{} --lora builtin:4-step:0.5 --out half.png", run.replace("--model wan2.1-t2v-tiny ", "")));
+    sh.answer(format!(
+        "{} --lora builtin:4-step:0.5 --out half.png",
+        run.replace("--model wan2.1-t2v-tiny ", "")
+    ));
     assert!(sh.same("named.png", "again.png") && !sh.same("named.png", "half.png"));
     // A profile that was measured with one of the two is for both.
-    let names = |line: &str| sh.answer(format!("{line} --dry-run --cache magcache --force"))["profile_verdict"].clone();
+    let names = |line: &str| {
+        sh.answer(format!("{line} --dry-run --cache magcache --force"))["profile_verdict"].clone()
+    };
     assert_eq!(
         names(&format!("{run} --lora builtin:4-step"))["reasons"],
         names(&format!("{run} --lora {}", file.display()))["reasons"]
@@ -121,7 +126,9 @@ fn an_adapter_inside_the_program_is_used_by_name() {
     let other = ["builtin:4-step is an adapter of wan2.1-t2v-tiny, the model is wan2.2-t2v-tiny"];
     sh.refused("run --model wan2.2-t2v-tiny --lora builtin:4-step", other);
     let listed = sh.answer("list")["models"].clone();
-    let of = |name: &str| listed.as_array().unwrap().iter().find(|model| model["name"] == name).unwrap()["adapters"].clone();
+    let of = |name: &str| {
+        listed.as_array().unwrap().iter().find(|model| model["name"] == name).unwrap()["adapters"].clone()
+    };
     assert_eq!(of("wan2.1-t2v-tiny"), serde_json::json!(["builtin:4-step"]));
     assert_eq!(of("tiny-flux"), serde_json::json!([]));
 }

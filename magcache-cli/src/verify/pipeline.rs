@@ -102,12 +102,7 @@ pub(super) fn check(case: &Case, report: &mut CaseReport) -> Result<()> {
     let folder = Folder::open(whole.path())?.computing_with(case.folder.ops());
     prompts(case, &recorded, &folder, report)?;
     let adapter = |file: &PathBuf| GivenAdapter {
-        adapter: Adapter {
-            path: case.path().join(file),
-            folder: None,
-            strength: 1.0,
-            skip_unknown: false,
-        },
+        adapter: Adapter { path: case.path().join(file), folder: None, strength: 1.0, skip_unknown: false },
         expert: None,
     };
     let adapters: Vec<GivenAdapter> = recorded.lora.iter().map(adapter).collect();
