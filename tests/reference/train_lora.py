@@ -1,9 +1,8 @@
 """Distil `wan2.1-t2v-tiny` into a LoRA for 4 steps without guidance: `--lora builtin:4-step`.
 
-    cd magcache-models/tiny/train
-    python ../../../tests/reference/train_lora.py teach --count 1024 --out work/lora
-    python ../../../tests/reference/train_lora.py fit --pool work/lora --minutes 45 --out work/4-step.safetensors
-    python ../../../tests/reference/train_lora.py measure --lora work/4-step.safetensors
+    python tests/reference/train_lora.py teach --count 1024
+    python tests/reference/train_lora.py fit --minutes 60 --state work/state.pt --out work/4-step.safetensors
+    python tests/reference/train_lora.py measure --lora work/4-step.safetensors
 
 The teacher is the published folder as it is run by default: UniPC, flow shift 3, guidance 3, an empty negative prompt;
 20 steps in place of 30 while it teaches (43 dB between the two). The student starts from the same noise and makes
@@ -12,6 +11,22 @@ The teacher is the published folder as it is run by default: UniPC, flow shift 3
 steps of |x - x_teacher|^2 / (1 - sigma)^2 at the noise level that the step reaches, the error of what is no noise in x,
 and the last step counts LAST times. Prompts are drawn like those of the training videos (`shapes.py`), without those
 that `measure` uses.
+
+As shipped: 352 trajectories (`teach --count 352`); `fit --minutes 5.5 --lr 3e-3 --out work/first.safetensors` made 67 steps of
+batch 4 on the first 300 of them; then `fit --init work/first.safetensors --batch 2 --lr 3e-3 --seed 2 --minutes 54
+--state work/state.pt` was stopped after 2200 steps, 41 minutes on one shared core, and `export --state work/state.pt` wrote
+their average. Loss: 0.42 at step 50 of the first; 0.22, 0.20, 0.19, 0.17, 0.17, 0.11, 0.13, 0.09, 0.09, 0.08 and 0.07 at
+every 200th of the second. `measure`, 16 prompts with 2 noises each, against 30 steps with guidance (60 passes):
+
+    4 steps, unipc, shift 3,  guidance 3   8 passes   23.33 +- 1.10 dB   latents 0.295
+    4 steps, euler, shift 12, guidance 3   8 passes   22.08 +- 0.56 dB   latents 0.210
+    4 steps, unipc, shift 3,  guidance 1   4 passes   18.56 +- 0.79 dB   latents 0.663
+    4 steps, euler, shift 12, guidance 1   4 passes   18.17 +- 0.73 dB   latents 0.640
+    the same with the LoRA                 4 passes   22.58 +- 0.70 dB   latents 0.232
+
+The loss ended at 0.07 on trajectories that it had seen twelve times, and the error of new ones is three times as large: 352 are
+probably too few. The shift was chosen after 67 steps: 12 and 24 (`--shift`) had errors of 0.217 and 0.231 against the teacher's
+latents, 0.55 without factors. After the 67 steps `measure` says 20.30 +- 0.65 dB.
 """
 
 import argparse
@@ -217,7 +232,7 @@ def main():
     part = parts.add_parser("teach")
     part.add_argument("--count", type=int, default=1024)
     part.add_argument("--first", type=int, default=0, help="the first file's number")
-    part.add_argument("--out", type=Path, default=Path("work/lora"))
+    part.add_argument("--out", type=Path, default=Path("work/lora"), help="folder of the trajectories")
     part.set_defaults(run=teach)
     part = parts.add_parser("fit")
     add_loop_arguments(part, steps=100000, batch=4, lr=2e-3)
