@@ -169,7 +169,7 @@ fn noise_levels_and_timesteps_are_equal_to_the_last_bit() {
             compared += 1;
         }
     }
-    assert_eq!(compared, 2 * (66 + 19));
+    assert_eq!(compared, 2 * (66 + 20));
 }
 
 #[test]

@@ -329,7 +329,7 @@ fn faults_of_a_folder_or_a_file_are_named() {
     let remove = |part: &'static str| move |root: &Path| fs::remove_dir_all(root.join(part)).unwrap();
     let edit = |key: &'static str, value: serde_json::Value| {
         move |root: &Path| {
-            edit_json(&root.join("transformer/config.json"), |config| config[key] = value.clone())
+            edit_json(&root.join("transformer/config.json"), |config| config[key] = value.clone());
         }
     };
     for (message, part) in [

@@ -25,7 +25,7 @@ const FIRST: usize = 0;
 pub(super) fn check(case: &Case, report: &mut CaseReport) -> Result<()> {
     let model = <ZImageTransformer as Network>::load(&case.folder)?;
     case.compare_calls(report, |call, report| {
-        let items = (0..).take_while(|i| call.inputs.contains_key(&image(*i))).count();
+        let items = (0..call.inputs.len()).take_while(|i| call.inputs.contains_key(&image(*i))).count();
         let known: Vec<String> = (0..items).flat_map(|i| [image(i), caption(i)]).collect();
         let known: Vec<&str> = known.iter().map(String::as_str).chain(["t"]).collect();
         if call.is_unknown(report, &known, ZImageTransformer::CLASS) {
