@@ -103,7 +103,7 @@ fn settings_that_cannot_be_used_are_told() {
     let path = dir.path().join("own.toml");
     for (part, table, said) in [
         ("[[part.seacache]]\ndialect = 'official'\nthresholds = [-1.0]", "seacache", "`threshold` is -1"),
-        ("[[part.seacache]]\ndialect = 'offical'\nthresholds = [1.0]", "seacache", "part.seacache"),
+        ("[[part.seacache]]\ndialect = 'oficial'\nthresholds = [1.0]", "seacache", "part.seacache"),
         ("[[part.dicache]]\nthresholds = [0.1]\nretention = 2.0", "dicache", "`retention` is 2"),
         ("[[part.dicache]]\nthreshold = 0.1\nretention = 0.2", "dicache", "part.dicache"),
         (

@@ -255,7 +255,7 @@ fn a_schedule_of_a_profile_says_what_is_wrong() {
         head.to_owned() + &plan.replace("[[part]]", "[[plan.windowed.part]]")
     };
     let read = |own: &WindowedSchedule| Profile::parse(&text(own), "p.toml");
-    assert_eq!(read(&good).unwrap().plans[0].windowed, [good.clone()]);
+    assert_eq!(read(&good).unwrap().plans[0].windowed, std::slice::from_ref(&good));
     let broken = |change: fn(&mut WindowedSchedule)| {
         let mut own = good.clone();
         change(&mut own);
