@@ -258,7 +258,7 @@ fn answer(
         if let (Some(fastest), Some(slowest)) = (plans.windowed.first(), plans.windowed.last()) {
             text += &format!(
                 "  {} with windows of blocks, {:.2}x to {:.2}x\n",
-                count(plans.windowed.len(), "schedule"),
+                count(plans.windowed.len(), "more schedule"),
                 1.0 / fastest.time,
                 1.0 / slowest.time,
             );
