@@ -144,9 +144,9 @@ fn a_run_with_the_idle_expert_on_disk_takes_the_memory_of_one() {
         assert!(one > expert, "an expert takes {expert} bytes, saw {one}");
         assert!(one as f64 <= 1.15 * expert as f64, "{one} bytes with experts of {expert}");
         assert!(both as f64 > 1.9 * expert as f64, "{both} bytes with both experts of {expert}");
-        // Two of twelve blocks of each expert, and one as it is read.
+        // Two of twelve blocks of each of two experts, one as it is read, and what is no block.
         println!("peak {blocks} with blocks on disk");
-        assert!(blocks as f64 <= 0.5 * expert as f64, "{blocks} bytes with experts of {expert}");
+        assert!(blocks as f64 <= 0.6 * expert as f64, "{blocks} bytes with experts of {expert}");
     });
 }
 

@@ -3,7 +3,10 @@
 use std::path::Path;
 
 use clap::Parser;
-use magcache_models::pipeline::{SamplingOption, SamplingOptions};
+use magcache_models::{
+    checkpoint::Folder,
+    pipeline::{SamplingOption, SamplingOptions},
+};
 use serde_json::Value;
 
 use super::{Config, Job, LoadOptions, flag};
@@ -26,6 +29,47 @@ const VIDEO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/vide
 const OWN_FLAGS: [SamplingOption; 3] =
     [SamplingOption::prompt, SamplingOption::negative_prompt, SamplingOption::seed];
 
+/// The configurations of models with options that none of the embedded ones has: limits of guidance, and several
+/// pictures.
+const OTHERS: [&[(&str, &str)]; 2] = [
+    &[
+        ("model_index.json", r#"{"_class_name": "ZImagePipeline"}"#),
+        (
+            "scheduler/scheduler_config.json",
+            r#"{"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 6}"#,
+        ),
+        ("text_encoder/config.json", "{}"),
+        ("transformer/config.json", r#"{"in_channels": 8}"#),
+        ("vae/config.json", include_str!("../../../magcache-models/tiny/tiny-flux/vae/config.json")),
+        NO_WEIGHTS,
+    ],
+    &[
+        ("model_index.json", r#"{"_class_name": "QwenImageEditPlusPipeline"}"#),
+        ("transformer/config.json", "{}"),
+        (
+            "text_encoder/config.json",
+            r#"{"model_type": "qwen2_5_vl", "vocab_size": 9, "hidden_size": 3584, "intermediate_size": 8,
+                "num_hidden_layers": 1, "num_attention_heads": 28, "num_key_value_heads": 4}"#,
+        ),
+        ("vae/config.json", "{}"),
+        NO_WEIGHTS,
+    ],
+];
+
+/// A file without tensors: it is part of what a run is.
+const NO_WEIGHTS: (&str, &str) = ("transformer/diffusion_pytorch_model.safetensors", "\u{2}\0\0\0\0\0\0\0{}");
+
+/// The folder of a model of these files.
+fn written(files: &[(&str, &str)]) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, text) in files {
+        let path = dir.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+    dir
+}
+
 fn value(options: &SamplingOptions, option: SamplingOption) -> Value {
     serde_json::to_value(options).unwrap()[option.key()].clone()
 }
@@ -45,14 +89,20 @@ fn planned(model: &str, option: SamplingOption, typed: &str, image: bool) -> Opt
 
 #[test]
 fn an_option_is_in_every_place_that_follows_from_it() {
-    let models = magcache_models::pipeline::embedded();
+    let others = OTHERS.map(written);
+    let embedded = magcache_models::pipeline::embedded();
+    let models: Vec<(String, Folder)> = embedded
+        .iter()
+        .map(|model| (model.name.to_owned(), (model.folder)()))
+        .chain(others.iter().map(|dir| (dir.path().display().to_string(), Folder::open(dir.path()).unwrap())))
+        .collect();
     for option in SamplingOption::ALL.iter().copied().filter(|option| !OWN_FLAGS.contains(option)) {
         let key = option.key();
-        let found = models.iter().find_map(|model| {
+        let found = models.iter().find_map(|(name, folder)| {
             let options = LoadOptions::default();
-            let takes = magcache_models::pipeline::open((model.folder)(), options).unwrap().takes();
+            let takes = magcache_models::pipeline::open(folder.clone(), options).unwrap().takes();
             let image = takes.contains(&SamplingOption::image);
-            TYPED.iter().find_map(|typed| planned(model.name, option, typed, image))
+            TYPED.iter().find_map(|typed| planned(name, option, typed, image))
         });
         let (run, job) = found.unwrap_or_else(|| panic!("no model takes {key}, or it is no flag"));
 
