@@ -29,8 +29,8 @@ const VIDEO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/vide
 const OWN_FLAGS: [SamplingOption; 3] =
     [SamplingOption::prompt, SamplingOption::negative_prompt, SamplingOption::seed];
 
-/// The configurations of models with options that none of the embedded ones has: limits of guidance, and several
-/// pictures.
+/// The configurations of models with options that none of the embedded ones has: limits of guidance, and
+/// several pictures.
 const OTHERS: [&[(&str, &str)]; 2] = [
     &[
         ("model_index.json", r#"{"_class_name": "ZImagePipeline"}"#),
