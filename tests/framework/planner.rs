@@ -42,13 +42,34 @@ fn all(planner: &Planner, with: Continuation, steps: usize) -> Vec<Planned> {
     (0..1u32 << steps).filter_map(|mask| planner.predict(with, &chosen(mask))).collect()
 }
 
-/// The sum of the squared errors of a schedule's steps: the error of each is what its skip adds to the sum.
-fn powers(planner: &Planner, with: Continuation, skip: &[usize]) -> f64 {
+/// The error of each skipped step alone: what its skip adds to the sum.
+fn sizes(planner: &Planner, with: Continuation, skip: &[usize]) -> Vec<f64> {
     let sum = |count: usize| {
         let first = skip.iter().take(count).copied().collect::<Vec<_>>();
         planner.predict(with, &first).expect("a part of a schedule").sum
     };
-    (0..skip.len()).map(|i| (sum(i + 1) - sum(i)).powi(2)).sum()
+    (0..skip.len()).map(|i| sum(i + 1) - sum(i)).collect()
+}
+
+/// The sum of the squared errors of a schedule's steps.
+fn powers(planner: &Planner, with: Continuation, skip: &[usize]) -> f64 {
+    sizes(planner, with, skip).iter().map(|size| size.powi(2)).sum()
+}
+
+/// What a schedule of lines is chosen by: the squared errors of its gaps, in which each step counts twice as
+/// much as the one before it.
+fn gaps(planner: &Planner, skip: &[usize]) -> f64 {
+    let sizes = sizes(planner, Continuation::Line, skip);
+    let (mut sum, mut gap, mut weight) = (0.0, 0.0, 1.0);
+    for (i, size) in sizes.iter().enumerate() {
+        (gap, weight) = if i > 0 && skip[i] == skip[i - 1] + 1 {
+            (gap + weight * 2.0 * size, weight * 2.0)
+        } else {
+            sum += f64::powi(gap, 2);
+            (*size, 1.0)
+        };
+    }
+    sum + f64::powi(gap, 2)
 }
 
 fn runs() -> impl Strategy<Value = Vec<ReuseErrors>> {
@@ -86,8 +107,12 @@ proptest! {
                     let own = planner.predict(with, &plan.skip).expect("a schedule that was found");
                     prop_assert_eq!(own.computed, plan.computed);
                     prop_assert!((own.error - plan.error).abs() < 1e-12 && (own.worst - plan.worst).abs() < 1e-12);
-                    // Errors that are not known to cancel add up.
-                    prop_assert!(runs.len() > 1 || (plan.error - plan.sum).abs() < 1e-9);
+                    // Errors that are not known to cancel add up, but those of lines are orthogonal.
+                    let whole = match with {
+                        Continuation::Residual => plan.sum,
+                        Continuation::Line => powers(&planner, with, &plan.skip).sqrt(),
+                    };
+                    prop_assert!(runs.len() > 1 || (plan.error - whole).abs() < 1e-9);
                     let rivals = || all.iter().filter(|other| other.computed == plan.computed);
                     let worst = rivals().map(|p| p.worst).fold(f64::INFINITY, f64::min);
                     let best = match objective {
@@ -105,6 +130,10 @@ proptest! {
                         let near = neighbours(&plan.skip, steps, WINDOW, &[]);
                         let mut near = near.iter().filter_map(|skip| planner.predict(with, skip));
                         prop_assert!(near.all(|other| other.error >= plan.error - 1e-12));
+                    }
+                    if objective == Objective::Final && with == Continuation::Line {
+                        let least = rivals().map(|p| gaps(&planner, &p.skip)).fold(f64::INFINITY, f64::min);
+                        prop_assert!((gaps(&planner, &plan.skip) - least).abs() < 1e-9);
                     }
                     if objective == Objective::Power(2.0) {
                         let power = |skip: &[usize]| powers(&planner, with, skip);
@@ -146,9 +175,10 @@ fn a_cost_is_the_error_grown_to_the_end_of_the_run() {
     let pixels = 0.5;
     assert!((cost(Continuation::Residual, &[2]) - 5.0 * 8.0 * pixels).abs() < 1e-12);
     assert!((cost(Continuation::Line, &[2]) - 45f64.sqrt() * 8.0 * pixels).abs() < 1e-12);
-    // After a single computed step the line is just its residual.
-    for with in [Continuation::Residual, Continuation::Line] {
-        assert!((cost(with, &[1, 2]) - (1.0 * 2.0 + 5.0 * 8.0) * pixels).abs() < 1e-12);
+    // After a single computed step the line is just its residual; its errors count as orthogonal.
+    let both = [(Continuation::Residual, 42.0), (Continuation::Line, 2.0_f64.hypot(40.0))];
+    for (with, whole) in both {
+        assert!((cost(with, &[1, 2]) - whole * pixels).abs() < 1e-12);
         assert_eq!(planner.predict(with, &[0]), None);
     }
     // Between two measured steps growth is interpolated exponentially.

@@ -12,6 +12,13 @@ pub(super) struct Skip {
     pub(super) window: Option<usize>,
 }
 
+impl Skip {
+    /// The number of steps between the last computed one and this.
+    fn place(self) -> i32 {
+        i32::try_from(self.step - self.last - 1).unwrap_or(i32::MAX)
+    }
+}
+
 /// The errors at the end of the runs.
 #[derive(Debug)]
 pub(super) struct Costs<'r> {
@@ -68,7 +75,7 @@ impl<'r> Costs<'r> {
     }
 
     /// The error at the end of the run if all of these are skipped: in each run the length of the sum of
-    /// their errors, which are vectors. `None` as for one.
+    /// their errors, which are vectors; those of lines are orthogonal. `None` as for one.
     pub(super) fn all(&self, skips: &[Skip]) -> Option<f64> {
         if skips.is_empty() {
             return Some(0.0);
@@ -76,6 +83,17 @@ impl<'r> Costs<'r> {
         skips.iter().try_for_each(|skip| self.allow(*skip))?;
         let logs = self.runs.iter().map(|run| Some(run.length(self.with, skips)?.ln()));
         Some(mean(logs.collect::<Option<Vec<_>>>()?).exp())
+    }
+
+    /// What schedules of lines are compared by: the squares of the errors of their gaps, added up. Within a
+    /// gap the errors point the same way, and each step counts for [`COMPOUNDING`] times the one before it.
+    /// `None` as for one.
+    pub(super) fn gaps(&self, skips: &[Skip]) -> Option<f64> {
+        let within = |gap: &[Skip]| {
+            let weigh = |skip: &Skip| Some(self.one(*skip)? * COMPOUNDING.powi(skip.place()));
+            Some(gap.iter().map(weigh).sum::<Option<f64>>()?.powi(2))
+        };
+        skips.chunk_by(|a, b| a.last == b.last).map(within).sum()
     }
 
     fn allow(&self, Skip { last, step, .. }: Skip) -> Option<()> {
@@ -105,7 +123,12 @@ impl<'r> Run<'r> {
         for (i, (a, size)) in skips.iter().zip(&sizes).enumerate() {
             let row = self.cosines.get(a.step * self.errors.steps.len()..)?;
             let others = skips.iter().zip(&sizes).take(i);
-            let along: f64 = others.map(|(b, other)| other * row.get(b.step).unwrap_or(&1.0)).sum();
+            let along: f64 = match with {
+                Continuation::Residual => {
+                    others.map(|(b, other)| other * row.get(b.step).unwrap_or(&1.0)).sum()
+                }
+                Continuation::Line => 0.0,
+            };
             square += size * (size + 2.0 * along);
         }
         // Interpolated cosines need not be those of any vectors: the sum may come out below the largest.
@@ -117,6 +140,11 @@ impl<'r> Run<'r> {
 /// The least length of a sum, relative to the longest of its parts: what is left when errors cancel as far as
 /// they ever do.
 const LEAST: f64 = 0.5;
+
+/// How much more the error of a step counts than that of the step before it in a gap that a line continues:
+/// the residuals that the line goes through were computed off the dense run's way, and the further it goes
+/// the more that matters. Runs of the embedded models are planned best with 2 to 3, and 2 dB worse with 1.
+const COMPOUNDING: f64 = 2.0;
 
 fn mean(values: Vec<f64>) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64

@@ -10,7 +10,8 @@
 //! point the same way, distant ones are nearly orthogonal. The length of the sum depends on all pairs of
 //! skipped steps, so [`Objective::Final`] is climbed to, from schedules whose errors have the least sum of
 //! lengths. Those are found exactly, by dynamic programming. Angles are measured between errors of reused
-//! residuals: lines are planned by the sum.
+//! residuals. Those of lines agree within a gap of skipped steps and compound there; gaps count as
+//! orthogonal, so that dynamic programming finds the best schedule of lines.
 //!
 //! A [`Search`] scores schedules by running them, and climbs from what was planned.
 
@@ -150,14 +151,13 @@ impl Planner {
     }
 
     /// A schedule for each feasible number of computed steps, the fewest first: the best one, or for
-    /// [`Objective::Final`] one that no single move makes better, and of lines the one with the least sum.
-    /// The last one computes every step.
+    /// [`Objective::Final`] one that no single move makes better, and of lines the one whose gaps have the
+    /// least sum of squares. The last one computes every step.
     pub fn schedules(&self, with: Continuation, objective: Objective) -> Vec<Planned> {
         let costs = self.costs(with);
         let found = match objective {
             Objective::Sum => path::least_sum(&costs, 1.0),
-            // A line continues the errors of the steps before it too: that they cancel does not come true.
-            Objective::Final if with == Continuation::Line => path::least_sum(&costs, 1.0),
+            Objective::Final if with == Continuation::Line => path::least_gaps(&costs),
             Objective::Power(power) => path::least_sum(&costs, power),
             Objective::Minimax => path::least_worst(&costs),
             Objective::Final => {

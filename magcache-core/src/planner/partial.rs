@@ -164,11 +164,7 @@ impl<'c> Table<'c> {
         let nothing = mean(&|run| Some(runs.get(run)?.cost));
         Some(Self {
             costs,
-            // As for whole steps.
-            objective: match (costs.with(), objective) {
-                (Continuation::Line, Objective::Final) => Objective::Sum,
-                (_, objective) => objective,
-            },
+            objective,
             replaced: ends(false).chain(windows.iter().map(between)).chain(ends(true)).collect(),
             times: std::iter::once(1.0).chain((0..windows.len()).map(own)).chain([nothing]).collect(),
             windows,
@@ -213,6 +209,10 @@ impl<'c> Table<'c> {
         let skips = self.skips(&choices)?;
         let sizes = || skips.iter().map(|skip| self.costs.one(*skip)).collect::<Option<Vec<f64>>>();
         let value = match self.objective {
+            // As for whole steps.
+            Objective::Final if self.costs.with() == Continuation::Line => {
+                Value(self.costs.gaps(&skips)?, 0.0)
+            }
             Objective::Final => Value(self.costs.all(&skips)?, 0.0),
             Objective::Sum => Value(sizes()?.iter().sum(), 0.0),
             Objective::Power(power) => Value(sizes()?.iter().map(|size| size.powf(power)).sum(), 0.0),

@@ -1,5 +1,5 @@
-//! Schedules whose steps' errors are the least, added up or one by one: dynamic programming over pairs of
-//! computed steps, exact because the replacement of a step depends on nothing but the last two of them.
+//! Schedules whose steps' errors are the least, added up, gap by gap or one by one: dynamic programming over
+//! pairs of computed steps, exact because the replacement of a step depends on nothing but the last two.
 
 use super::costs::{Costs, Skip};
 
@@ -52,22 +52,35 @@ struct Pairs {
     steps: usize,
     /// The largest distance from one computed step to the next within an expert.
     gap: usize,
-    /// By pair: the errors of skipping the steps after it, up to the first that cannot be skipped; each to
-    /// the power that sums are of.
-    errors: Vec<Vec<f64>>,
+    /// By pair: what skipping the steps after it costs, up to the first that cannot be skipped.
+    gaps: Vec<Vec<Cost>>,
+}
+
+/// What skipping a step costs.
+#[derive(Clone, Copy)]
+struct Cost {
+    /// The error of this step alone.
+    error: f64,
+    /// What this and the steps before it in the gap add to the sum.
+    so_far: f64,
 }
 
 impl Pairs {
-    fn new(costs: &Costs<'_>, power: f64) -> Self {
+    fn new(costs: &Costs<'_>, of_gap: impl Fn(&[Skip]) -> Option<f64>) -> Self {
         let steps = costs.len();
         let gap = 1 + (0..steps).filter_map(|step| costs.reach(step)).max().unwrap_or(0);
-        let mut pairs = Self { steps, gap, errors: Vec::new() };
-        let errors = |(before, last): Pair| {
-            let of = |step| Some(costs.one(Skip { before, last, step, window: None })?.powf(power));
-            (last + 1..steps).map_while(of).collect::<Vec<f64>>()
+        let mut pairs = Self { steps, gap, gaps: Vec::new() };
+        let after = |(before, last): Pair| {
+            let mut skips = Vec::new();
+            let cost = |step| {
+                let skip = Skip { before, last, step, window: None };
+                skips.push(skip);
+                Some(Cost { error: costs.one(skip)?, so_far: of_gap(&skips)? })
+            };
+            (last + 1..steps).map_while(cost).collect::<Vec<Cost>>()
         };
-        pairs.errors =
-            (0..steps * (gap + 1)).map(|place| pairs.pair(place).map_or_else(Vec::new, errors)).collect();
+        pairs.gaps =
+            (0..steps * (gap + 1)).map(|place| pairs.pair(place).map_or_else(Vec::new, after)).collect();
         pairs
     }
 
@@ -89,9 +102,9 @@ impl Pairs {
         (last.saturating_sub(self.gap)..last).map(Some).chain([None]).map(move |before| (before, last))
     }
 
-    /// The errors after a pair, up to the first above `limit`.
-    fn errors(&self, pair: Pair, limit: f64) -> impl Iterator<Item = f64> {
-        self.errors[self.place(pair)].iter().copied().take_while(move |error| *error <= limit)
+    /// The costs after a pair, up to the first error above `limit`.
+    fn costs(&self, pair: Pair, limit: f64) -> impl Iterator<Item = Cost> {
+        self.gaps[self.place(pair)].iter().copied().take_while(move |cost| cost.error <= limit)
     }
 }
 
@@ -106,13 +119,26 @@ fn smaller_worst(a: &Reached, b: &Reached) -> bool {
 /// The skipped steps of the schedule with the smallest sum of errors, each to `power`, for each feasible
 /// number of computed steps.
 pub(super) fn least_sum(costs: &Costs<'_>, power: f64) -> Vec<Vec<usize>> {
-    let found = Search::new(costs, power).walk(f64::INFINITY, None, smaller_sum);
+    least(&Search::new(costs, |skips| sum_of_powers(costs, skips, power)))
+}
+
+/// Those of the schedule whose gaps cost the least ([`Costs::gaps`]).
+pub(super) fn least_gaps(costs: &Costs<'_>) -> Vec<Vec<usize>> {
+    least(&Search::new(costs, |skips| costs.gaps(skips)))
+}
+
+fn least(search: &Search) -> Vec<Vec<usize>> {
+    let found = search.walk(f64::INFINITY, None, smaller_sum);
     found.into_iter().map(|found| found.skip).collect()
+}
+
+fn sum_of_powers(costs: &Costs<'_>, skips: &[Skip], power: f64) -> Option<f64> {
+    skips.iter().map(|skip| Some(costs.one(*skip)?.powf(power))).sum()
 }
 
 /// Those of the schedule with the smallest largest error, and among these with the smallest sum.
 pub(super) fn least_worst(costs: &Costs<'_>) -> Vec<Vec<usize>> {
-    let search = Search::new(costs, 1.0);
+    let search = Search::new(costs, |skips| sum_of_powers(costs, skips, 1.0));
     // A prefix with a larger worst error and a smaller sum can be part of the best schedule, so the two
     // criteria are minimised separately: first the largest error, then the sum under that bound.
     let bounds = search.walk(f64::INFINITY, None, smaller_worst);
@@ -138,9 +164,9 @@ struct Search {
 }
 
 impl Search {
-    fn new(costs: &Costs<'_>, power: f64) -> Self {
+    fn new(costs: &Costs<'_>, of_gap: impl Fn(&[Skip]) -> Option<f64>) -> Self {
         let fresh = (0..costs.len()).map(|step| costs.must_compute(step)).collect();
-        Self { pairs: Pairs::new(costs, power), fresh }
+        Self { pairs: Pairs::new(costs, of_gap), fresh }
     }
 
     /// The best schedules in which no skip costs more than `limit`, for all numbers of computed steps or for
@@ -152,7 +178,7 @@ impl Search {
             return Vec::new();
         }
         let left = wanted.map(|wanted| (wanted, self.fewest_left(limit)));
-        let mut table = vec![Counts::default(); pairs.errors.len()];
+        let mut table = vec![Counts::default(); pairs.gaps.len()];
         let mut ends: Vec<Option<(Pair, Reached)>> = vec![None; steps + 1];
         self.offer(&mut table, 1, (None, 0), Reached { sum: 0.0, worst: 0.0, from: None }, better);
         for pair in (0..steps).flat_map(|last| pairs.of(last)) {
@@ -161,8 +187,8 @@ impl Search {
             // Prune ways that can no longer end with as few computed steps as wanted.
             let most = left.as_ref().map_or(steps, |(wanted, left)| wanted.saturating_sub(left[place]));
             for (computed, here) in (fewest..=most).zip(reached) {
-                let Some(Reached { mut sum, mut worst, .. }) = here else { continue };
-                let mut errors = pairs.errors(pair, limit);
+                let Some(Reached { sum: before, mut worst, .. }) = here else { continue };
+                let (mut sum, mut costs) = (before, pairs.costs(pair, limit));
                 // `next` is the next computed step, or the end.
                 for next in pair.1 + 1..=steps {
                     let reached = Reached { sum, worst, from: u32::try_from(place).ok() };
@@ -175,8 +201,8 @@ impl Search {
                     }
                     self.offer(&mut table, computed + 1, self.after(pair, next), reached, better);
                     // Otherwise skip it.
-                    let Some(error) = errors.next() else { break };
-                    (sum, worst) = (sum + error, worst.max(error));
+                    let Some(cost) = costs.next() else { break };
+                    (sum, worst) = (before + cost.so_far, worst.max(cost.error));
                 }
             }
         }
@@ -207,10 +233,10 @@ impl Search {
     fn fewest_left(&self, limit: f64) -> Vec<usize> {
         let Self { pairs, .. } = self;
         let steps = pairs.steps;
-        let mut left = vec![usize::MAX; pairs.errors.len()];
+        let mut left = vec![usize::MAX; pairs.gaps.len()];
         for last in (0..steps).rev() {
             for pair in pairs.of(last) {
-                let skipped = pairs.errors(pair, limit).count();
+                let skipped = pairs.costs(pair, limit).count();
                 // `next` is the end or the next computed step.
                 let next = (last + 1..=(last + 1 + skipped).min(steps)).map(|next| match next {
                     next if next == steps => 0,
