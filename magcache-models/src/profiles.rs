@@ -69,6 +69,7 @@ profiles![
     "wan2.2-t2v-tiny",
     "wan2.2-ti2v-5b",
     "z-image",
+    "z-image-turbo",
 ];
 
 #[cfg(test)]

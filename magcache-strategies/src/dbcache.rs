@@ -14,44 +14,76 @@ use magcache_core::{
     error::count,
     inventory,
     keys::keys_of,
+    profile::Part,
     strategy::{Measure, Norm, Quantity, Seen, Since},
     typetag,
 };
 use serde::{Deserialize, Serialize};
 
-/// `Fn_compute_blocks` as published.
-const FRONT: usize = 8;
+use crate::published::published;
 
-/// The keys of `strategy = "dbcache"`. Caps and warm-up (8 steps without the word) are the common words:
-/// `max_skips` is the published `max_continuous_cached_steps`, `max_total_skips` is `max_cached_steps`.
-#[derive(Debug, Serialize, Deserialize)]
+/// The name of the strategy, and of its settings in profiles: `[[part.dbcache]]`.
+const NAME: &str = "dbcache";
+
+/// What a profile has for it, with the defaults of the published code.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Published {
+    front: usize,
+    back: usize,
+    threshold: f64,
+    warmup: usize,
+    max_skips: Option<usize>,
+    max_total_skips: Option<usize>,
+}
+
+impl Default for Published {
+    fn default() -> Self {
+        Self { front: 8, back: 0, threshold: 0.08, warmup: 8, max_skips: None, max_total_skips: None }
+    }
+}
+
+/// The keys of `strategy = "dbcache"`. Caps and warm-up are the common words: `max_skips` is the published
+/// `max_continuous_cached_steps`, `max_total_skips` is `max_cached_steps`. What is not given comes from the
+/// table's profile, where that has it for these front and back blocks, else from the published code (8 steps
+/// of warm-up).
+#[derive(Debug, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "keys", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct DbCacheConfig {
     /// Blocks at the start that always run (`Fn_compute_blocks`); the metric is taken after them. Without it
-    /// 8, the published value; half of the blocks where 8 would leave none to skip.
+    /// what is published for the model, else 8; half of the blocks where that would leave none to skip.
     #[cfg_attr(feature = "keys", schemars(range(min = 1)))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub front: Option<usize>,
-    /// Blocks at the end that always run (`Bn_compute_blocks`).
-    pub back: usize,
+    /// Blocks at the end that always run (`Bn_compute_blocks`). Without it what is published for the model,
+    /// else 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub back: Option<usize>,
     /// Bound of the relative L1 distance to the last computed step (`residual_diff_threshold`); a larger one
-    /// skips more.
+    /// skips more. Without it what is published for the model, else 0.08.
     #[cfg_attr(feature = "keys", schemars(range(min = 0.0), extend("target" = [0, 2])))]
-    pub threshold: f64,
-}
-
-impl Default for DbCacheConfig {
-    fn default() -> Self {
-        Self { front: None, back: 0, threshold: 0.08 }
-    }
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub threshold: Option<f64>,
 }
 
 impl DbCacheConfig {
-    /// The number of front blocks in a range of `blocks`: the default leaves at least one block to skip.
-    fn front(&self, blocks: usize) -> usize {
-        let free = blocks.saturating_sub(self.back);
-        self.front.unwrap_or(if FRONT < free { FRONT } else { (free / 2).max(1) })
+    /// The strategy for a range of blocks, and its limits.
+    fn strategy(&self, cx: &BuildCx<'_>) -> Result<(DbCache, Guards), ConfigError> {
+        let all = if self.reads().is_empty() { Vec::new() } else { published::<Published>(cx, NAME)? };
+        // A threshold is one of a number of front blocks.
+        let fits = |own: &Published| {
+            self.front.is_none_or(|front| front == own.front) && self.back.is_none_or(|back| back == own.back)
+        };
+        let own = all.into_iter().find(fits).unwrap_or_default();
+        let back = self.back.unwrap_or(own.back);
+        let free = cx.range.len().saturating_sub(back);
+        let front = self.front.unwrap_or(if own.front < free { own.front } else { (free / 2).max(1) });
+        let threshold = self.threshold.unwrap_or(own.threshold);
+        let Published { max_skips, max_total_skips, .. } = own;
+        let guards =
+            Guards { warmup: Warmup::Steps(own.warmup), max_skips, max_total_skips, ..Guards::default() };
+        Ok((DbCache { window: Window { front, back }, threshold }, guards))
     }
 }
 
@@ -86,9 +118,12 @@ impl CacheConfig for DbCacheConfig {
     fn validate(&self, cx: &BuildCx<'_>) -> Vec<Problem> {
         let place = cx.place;
         let blocks = cx.range.len();
-        let (front, back) = (self.front(blocks), self.back);
+        let (threshold, front, back) = match self.strategy(cx) {
+            Ok((DbCache { window, threshold }, _)) => (threshold, window.front, window.back),
+            Err(error) => return vec![Problem::error(place, error.to_string())],
+        };
         let mut out = Vec::new();
-        out.extend(Problem::unless_in(place, "threshold", self.threshold, 0.0, f64::MAX));
+        out.extend(Problem::unless_in(place, "threshold", threshold, 0.0, f64::MAX));
         if front == 0 {
             let message = "`front` is 0, it must be at least 1: the metric is what the front blocks added";
             out.push(Problem::error(place, message).hint("8 is the published value, 1 the cheapest"));
@@ -107,16 +142,20 @@ impl CacheConfig for DbCacheConfig {
         out
     }
 
+    fn reads(&self) -> Vec<Part> {
+        let is_whole = self.front.is_some() && self.back.is_some() && self.threshold.is_some();
+        if is_whole { Vec::new() } else { vec![Part::Own(NAME)] }
+    }
+
     fn build(&self, cx: &BuildCx<'_>) -> Result<Strategy, ConfigError> {
-        let window = Window { front: self.front(cx.range.len()), back: self.back };
-        let guards = Guards { warmup: Warmup::Steps(8), ..Guards::default() };
-        Ok(Strategy::rule(DbCache { window, threshold: self.threshold }, cx.guards(guards)))
+        let (rule, guards) = self.strategy(cx)?;
+        Ok(Strategy::rule(rule, cx.guards(guards)))
     }
 }
 
 inventory::submit! {
     StrategyInfo {
-        name: "dbcache",
+        name: NAME,
         summary: "runs the first and last blocks and skips the middle while the first ones' residual has moved little",
         paper: "https://github.com/vipshop/cache-dit",
         level: Level::Blocks,

@@ -29,7 +29,7 @@ fn parts(strategy: &str) -> Vec<(&'static str, OwnPart)> {
 #[test]
 fn profiles_have_what_was_found_and_say_where() {
     let facts = facts();
-    assert_eq!(facts.len(), 14);
+    assert_eq!(facts.len(), 29);
     for (strategy, id, mut facts) in facts {
         let all = parts(&strategy);
         let own: Vec<_> = all.iter().filter(|(_, part)| part.source.id.as_deref() == Some(&id)).collect();
@@ -84,6 +84,14 @@ fn a_strategy_takes_what_is_published_for_its_model() {
         ("flux.1-dev", "strategy = 'dicache'\nerror = 'delta_minus'", 0.08, "dialect: Flux, retention: 0.0"),
         ("flux.1-dev", "strategy = 'dicache'\nretention = 0.4", 0.4, "dialect: Flux, retention: 0.4"),
         ("flux.2-klein", "strategy = 'dicache'", 0.08, "dialect: Steps, retention: 0.2"),
+        ("z-image-turbo", "strategy = 'dbcache'", 0.6, "front: 1, back: 0"),
+        ("qwen-image", "strategy = 'dbcache'", 0.08, "front: 8, back: 0"),
+        ("qwen-image", "strategy = 'dbcache'\nvariant = 'lightning-4'", 0.8, "front: 16, back: 16"),
+        ("qwen-image", "strategy = 'dbcache'\nvariant = 'lightning-4'", 0.8, "max_total_skips: Some(1)"),
+        // A threshold of another number of front blocks says nothing about this one.
+        ("qwen-image", "strategy = 'dbcache'\nfront = 1", 0.12, "max_skips: Some(3)"),
+        ("qwen-image", "strategy = 'dbcache'\nfront = 3", 0.08, "front: 3, back: 0"),
+        ("qwen-image", "strategy = 'dbcache'\nback = 2", 0.08, "front: 8, back: 2"),
     ] {
         let (found, text) = resolved(model, table);
         assert_eq!(found, Some(threshold), "{model}: {table}");
@@ -94,6 +102,12 @@ fn a_strategy_takes_what_is_published_for_its_model() {
     assert_eq!(resolved("flux.1-dev", table), resolved("flux.1-dev", named));
     let other = "strategy = 'meancache'\ntable = 'qwen-image-17'";
     assert_ne!(resolved("flux.1-dev", table), resolved("flux.1-dev", other));
+    let computed = [0, 1, 3, 7, 14, 21, 28, 35, 42, 49];
+    let skip: Vec<usize> = (0..50).filter(|step| !computed.contains(step)).collect();
+    let (table, named) =
+        ("strategy = 'schedule'\nvariant = 'lemica-fast'", format!("strategy = 'schedule'\nskip = {skip:?}"));
+    assert_eq!(resolved("qwen-image", table), resolved("qwen-image", &named));
+    assert_ne!(resolved("qwen-image", "strategy = 'schedule'"), resolved("qwen-image", &named));
 }
 
 #[test]
@@ -112,6 +126,9 @@ fn settings_that_cannot_be_used_are_told() {
             "\"z-image-14\", which is not published",
         ),
         ("", "meancache", "there is no schedule"),
+        ("[[part.dbcache]]\nfront = 1\nthreshold = -1.0", "dbcache", "`threshold` is -1"),
+        ("[[part.schedule]]\nsteps = 8\ncomputed = [0]", "schedule", "for runs of 8 steps, the run has 50"),
+        ("", "schedule", "no schedule is published"),
     ] {
         std::fs::write(&path, format!("name = 'own'\n{part}\n")).unwrap();
         let profile = path.to_string_lossy();

@@ -110,6 +110,7 @@ PROFILES = {
     ),
     "qwen-image-2512": ("Qwen-Image-2512", [], []),
     "z-image": ("Z-Image; no curve of MagCache is published", [], [fit("vllm_omni_z_image")]),
+    "z-image-turbo": ("Z-Image-Turbo, 8 steps; no curve of MagCache is published", [], []),
     "qwen-image-edit": ("Qwen-Image-Edit", [curve("qwen_image_edit", dialect="official-wan")], []),
     "hunyuan-video-720p": (
         "HunyuanVideo, 720p",
@@ -189,9 +190,29 @@ SETTINGS = {
     },
     "hunyuan-video-720p": {"seacache": [setting("hunyuan_video_720p")]},
     "hunyuan-video-544p": {"dicache": [setting("hunyuan_video_544p")]},
-    "qwen-image": {"meancache": [setting("qwen_image")]},
+    "qwen-image": {
+        "meancache": [setting("qwen_image")],
+        "dbcache": [
+            setting("cache_dit_default"),
+            setting("vllm_omni_qwen_image", "vllm-omni"),
+            setting("nunchaku_qwen_image", "nunchaku"),
+            setting("cache_dit_qwen_lightning_4", "lightning-4"),
+        ],
+        "schedule": [setting(f"lemica_qwen_image_{pace}", f"lemica-{pace}") for pace in ("slow", "medium", "fast")],
+    },
     "qwen-image-2512": {"meancache": [setting("qwen_image_2512")]},
-    "z-image": {"meancache": [setting("z_image")]},
+    "qwen-image-edit": {"dbcache": [setting("vllm_omni_qwen_image")]},
+    "z-image": {"meancache": [setting("z_image")], "dbcache": [setting("cache_dit_default")]},
+    "z-image-turbo": {
+        "dbcache": [setting("cache_dit_z_image_turbo")],
+        "schedule": [
+            *(setting(f"lemica_z_image_turbo_{pace}", f"lemica-{pace}") for pace in ("slow", "medium", "fast")),
+            *(
+                setting(f"cache_dit_z_image_turbo_{pace}", f"cache-dit-{pace}")
+                for pace in ("slow", "medium", "fast", "ultra")
+            ),
+        ],
+    },
 }
 
 
@@ -403,6 +424,10 @@ REGISTERED = {
     "flux.2": "flux.2-dev",
     "flux.2-klein": "flux.2-klein",
     "z-image": "z-image",
+    "z-image-turbo": "z-image-turbo",
+    "qwen-image": "qwen-image",
+    "qwen-image-2512": "qwen-image",
+    "qwen-image-edit": "qwen-image-edit",
     **{name: name for name in EMBEDDED},
 }
 

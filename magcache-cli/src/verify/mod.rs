@@ -10,9 +10,11 @@ mod assemble;
 mod cache_e2e;
 mod call;
 mod case;
+mod class;
 mod condition;
 mod find;
 mod flux;
+mod frequencies;
 mod image_vae;
 mod pictures;
 mod pipeline;
@@ -29,6 +31,7 @@ mod text_encoder;
 mod tokenizers;
 mod transformer;
 mod vae;
+mod wan;
 mod weight_files;
 mod z_image;
 
@@ -68,7 +71,11 @@ fn check(source: &Found, ops: Ops) -> Result<CaseReport> {
     let case = Case::open(path, ops)?;
     let mut report = CaseReport::new(case.label());
     match case.group() {
-        "transformers" => transformer::check(&case, &mut report)?,
+        "transformers" => {
+            if let Some(class) = class::of(&case, &mut report)? {
+                (class.calls)(&case, &mut report)?;
+            }
+        }
         "text_encoders" => text_encoder::check(&case, &mut report)?,
         "vaes" if condition::is_one(&case) => condition::check(&case, &mut report)?,
         "vaes" => match case.class()?.as_str() {

@@ -2,10 +2,8 @@
 
 use anyhow::Result;
 use candle_core::Tensor;
-use magcache_models::{
-    flux::{flux1, flux2},
-    sampler::{Request, Sampler, SamplerKind, SchedulerConfig},
-};
+use magcache_core::inventory;
+use magcache_models::sampler::{Request, Sampler, SamplerKind, SchedulerConfig};
 use serde_json::{Map, Value};
 
 use crate::console::bad_input;
@@ -34,6 +32,16 @@ pub(super) fn replay(
 
 /// The grid of noise levels that pipelines of images hand the solver, as recordings call it.
 pub(super) const LINE: &str = "linspace(1, 1/n, n)";
+
+/// How the pipelines of a family ask for their grid, if not as those of images usually do.
+pub(super) struct Grid {
+    /// How the names of their cases begin.
+    pub(super) cases: &'static str,
+    /// For so many steps and tokens.
+    pub(super) request: fn(&SchedulerConfig, usize, usize) -> Request,
+}
+
+inventory::collect!(Grid);
 
 /// The configuration and the request of one call of a scheduler case.
 ///
@@ -76,12 +84,11 @@ pub(super) fn reference_call(
         Some(LINE) => true,
         Some(other) => return Err(missing(&format!("its noise levels are {other:?}"))),
     };
-    let request = if case.starts_with("flow_euler_flux2") {
-        flux2::schedule(&config, steps, tokens)
-    } else if case.starts_with("flow_euler_z_image") {
-        Request::linear_f32(&config, steps, config.mu(tokens))
+    let own = inventory::iter::<Grid>.into_iter().find(|grid| case.starts_with(grid.cases));
+    let request = if let Some(grid) = own {
+        (grid.request)(&config, steps, tokens)
     } else if given || case.starts_with("flow_euler_flux") {
-        flux1::schedule(&config, steps, tokens)
+        Request::linear(&config, steps, config.mu(tokens))
     } else {
         Request { mu: args.get("mu").and_then(Value::as_f64), ..steps.into() }
     };

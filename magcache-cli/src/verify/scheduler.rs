@@ -43,25 +43,53 @@ pub(super) fn check(case: &Case, report: &mut CaseReport) -> Result<()> {
     tables(case, config.as_deref(), report)
 }
 
-/// Noise levels by their number of steps, `n28`.
+/// What a case lists beside its calls.
 #[derive(Deserialize)]
 struct Tables {
+    /// Noise levels by size and number of steps, `1024x768 n28`, or by the latter alone.
     #[serde(default)]
     sigma_table: BTreeMap<String, Vec<f64>>,
+    /// Shifts by size and tokens, `1024x768 (3072 tokens)`.
+    #[serde(default)]
+    mu_table: BTreeMap<String, f64>,
+}
+
+/// Side of a token in pixels, where a table says sizes.
+const TOKEN: usize = 16;
+
+/// Tokens, where a key says them, and steps.
+fn tokens_and_steps(key: &str) -> Option<(Option<usize>, usize)> {
+    let (size, steps) = key.rsplit_once(' ').map_or((None, key), |(size, steps)| (Some(size), steps));
+    let steps = steps.strip_prefix('n')?.parse().ok()?;
+    let Some(size) = size else { return Some((None, steps)) };
+    let (width, height) = size.split_once('x')?;
+    let tokens = |side: &str| side.parse::<usize>().ok().map(|side| side / TOKEN);
+    Some((Some(tokens(width)? * tokens(height)?), steps))
 }
 
 fn tables(case: &Case, config: Option<&str>, report: &mut CaseReport) -> Result<()> {
-    let Tables { sigma_table } = case.read()?;
+    let Tables { sigma_table, mu_table } = case.read()?;
     for (key, want) in sigma_table {
-        let Some(steps) = key.strip_prefix('n').and_then(|steps| steps.parse::<usize>().ok()) else {
-            report.leave_out(key, "the levels are those of a number of steps and more");
+        let Some((tokens, steps)) = tokens_and_steps(&key) else {
+            report.leave_out(key, "the levels are those of something else than a size and a number of steps");
             continue;
         };
         let mut args = Map::from_iter([("num_inference_steps".to_owned(), Value::from(steps))]);
         args.insert("sigmas_in".to_owned(), Value::from(LINE));
+        args.extend(tokens.map(|tokens| ("image_seq_len".to_owned(), Value::from(tokens))));
         let (config, request) = reference_call(case.name(), &args, config)?;
         let got: Vec<f64> = Sampler::new(&config, request)?.sigmas().iter().map(|s| f64::from(*s)).collect();
         report.numbers(&key, "sigmas of the table", &got, &want, TOLERANCE);
+    }
+    for (key, want) in mu_table {
+        let tokens = key.rsplit_once('(').and_then(|(_, rest)| rest.split(' ').next()?.parse().ok());
+        match (tokens, config) {
+            (Some(tokens), Some(config)) => {
+                let got = SchedulerConfig::from_json(config)?.mu(tokens);
+                report.numbers(&key, "mu of the table", &[got], &[want], TOLERANCE);
+            }
+            _ => report.leave_out(key, "the shift is that of something else than tokens"),
+        }
     }
     Ok(())
 }

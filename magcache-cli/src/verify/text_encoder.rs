@@ -13,7 +13,7 @@ use serde::Deserialize;
 use super::{
     call::Call,
     case::{Case, Named},
-    qwen_image,
+    class,
     report::CaseReport,
     z_image,
 };
@@ -29,11 +29,7 @@ pub(super) fn check(case: &Case, report: &mut CaseReport) -> Result<()> {
         "CLIPTextModel" => clip(case, report),
         "CLIPVisionModel" | "CLIPVisionModelWithProjection" => clip_vision(case, report),
         "Qwen3ForCausalLM" | "Qwen3Model" => qwen3(case, report),
-        "Qwen2_5_VLForConditionalGeneration" => qwen_image::text_encoder(case, report),
-        class => {
-            report.skip(format!("this build has no {class}"));
-            Ok(())
-        }
+        _ => class::of(case, report)?.map_or(Ok(()), |class| (class.calls)(case, report)),
     }
 }
 

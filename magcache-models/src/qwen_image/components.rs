@@ -1,7 +1,7 @@
 //! Where the parts of a checkpoint are.
 
 use candle_core::Device;
-use magcache_core::hint::Hint;
+use magcache_core::{hint::Hint, inventory};
 use serde::Deserialize;
 
 use super::{Edition, QwenImageConfig};
@@ -15,7 +15,7 @@ use crate::{
         config::read_file,
     },
     pipeline::{GivenFiles, LoadOptions, PartFile, adapters_of},
-    recognise::{self, Role},
+    recognise::{self, LayoutTable, Role},
     sampler::{SamplerKind, SchedulerConfig, Shift},
     text::{Qwen25VlConfig, TokenizerKind},
 };
@@ -26,6 +26,8 @@ const INDEX: &str = "model_index.json";
 /// Every class that can be opened here.
 pub(super) const CLASSES: &[&str] =
     &["QwenImageEditPipeline", "QwenImageEditPlusPipeline", "QwenImageImg2ImgPipeline", "QwenImagePipeline"];
+
+inventory::submit! { LayoutTable(include_str!("layouts.json")) }
 
 /// The layout of a single file with a transformer.
 pub(super) const LAYOUT: &str = "qwen_image";

@@ -30,11 +30,12 @@ const fn model(name: &'static str, summary: &'static str, profiles: &'static [&'
         .meta()
 }
 
-/// Qwen-Image, 2512 and Lightning: text to image.
+/// Qwen-Image, 2512 and Lightning: text to image. They have one configuration, so nothing tells 2512 from the
+/// first release: who runs it names its profile.
 pub const QWEN_IMAGE: ModelMeta = model(
     "qwen-image",
     "Qwen-Image: 60 dual-stream blocks of width 3072, true classifier-free guidance",
-    &["qwen-image"],
+    &["qwen-image", "qwen-image-2512"],
 );
 
 /// Qwen-Image-Edit, of all versions: one or several pictures and text to image.

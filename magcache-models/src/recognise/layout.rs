@@ -64,6 +64,25 @@ pub struct Layout {
     /// Ends of names, and what the layout has in their place.
     #[serde(default)]
     aliases: BTreeMap<String, String>,
+    /// Published models that have it, by their names.
+    #[cfg(test)]
+    #[serde(default)]
+    pub(super) published: BTreeMap<String, Published>,
+}
+
+/// What tests know of a published model.
+#[cfg(test)]
+#[derive(Debug, Deserialize)]
+pub(super) struct Published {
+    /// By the letters of its layout.
+    pub(super) sizes: BTreeMap<String, usize>,
+    /// Names, in part, of the options that it has.
+    #[serde(default)]
+    pub(super) options: Vec<String>,
+    pub(super) tensors: usize,
+    pub(super) parameters: usize,
+    /// What it is recognised as, in part.
+    pub(super) is: String,
 }
 
 /// Models of one layout that differ in what they have or how wide they are.

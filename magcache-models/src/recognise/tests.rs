@@ -1,43 +1,20 @@
-//! The published models, as generated files of their names and shapes: `published.json` lists them with the
-//! layouts that they have.
+//! The published models, as generated files of their names and shapes: each layout lists those that have it.
 
 use std::collections::BTreeMap;
 
 use candle_core::Device;
-use serde::Deserialize;
+use magcache_core::inventory;
 
 use super::{
     Role,
-    layout::layouts,
+    layout::{Layout, LayoutTable, Published, layouts},
     part, parts,
     sizes::{list_of, shape},
 };
 use crate::checkpoint::{WeightDtype, Weights};
 
-#[derive(Deserialize)]
-struct Published {
-    models: BTreeMap<String, Model>,
-}
-
-#[derive(Deserialize)]
-struct Model {
-    layout: String,
-    sizes: BTreeMap<String, usize>,
-    #[serde(default)]
-    options: Vec<String>,
-    tensors: usize,
-    parameters: usize,
-    /// What it is recognised as, in part.
-    is: String,
-}
-
-fn published() -> Published {
-    serde_json::from_str(include_str!("published.json")).expect("is JSON")
-}
-
 /// Every tensor of a model, by the layout's names.
-fn tensors(model: &Model) -> BTreeMap<String, Vec<usize>> {
-    let layout = layouts().iter().find(|layout| layout.name == model.layout).expect("a layout");
+fn tensors(layout: &Layout, model: &Published) -> BTreeMap<String, Vec<usize>> {
     // An option is told by one of its names.
     let of_option = |option: &BTreeMap<String, String>| {
         model.options.iter().any(|marker| option.keys().any(|name| name.contains(marker.as_str())))
@@ -84,19 +61,21 @@ const ROLES: [Role; 5] =
 
 #[test]
 fn every_published_model_is_recognised_behind_every_prefix() {
-    for (name, model) in published().models {
-        let tensors = tensors(&model);
+    let published = layouts()
+        .iter()
+        .flat_map(|layout| layout.published.iter().map(move |(name, model)| (layout, name, model)));
+    for (layout, name, model) in published {
+        let tensors = tensors(layout, model);
         assert_eq!(tensors.len(), model.tensors, "{name}");
         let parameters: usize = tensors.values().map(|shape| shape.iter().product::<usize>()).sum();
         assert_eq!(parameters, model.parameters, "{name}");
-        let layout = layouts().iter().find(|layout| layout.name == model.layout).expect("a layout");
         for prefix in &layout.prefixes {
             let (_root, weights) = hollow(&tensors, prefix);
             let found = parts(&weights);
             assert_eq!(found.len(), 1, "{name} behind {prefix:?}: {found:?}");
             assert_eq!(
                 (found[0].layout.name.as_str(), found[0].prefix),
-                (model.layout.as_str(), prefix.as_str())
+                (layout.name.as_str(), prefix.as_str())
             );
             let told = found[0].describe();
             assert!(told.contains(&model.is), "{name}: {told}");
@@ -113,13 +92,25 @@ fn every_published_model_is_recognised_behind_every_prefix() {
     }
 }
 
+#[test]
+fn every_table_is_read_and_every_layout_has_a_published_model() {
+    for LayoutTable(text) in inventory::iter::<LayoutTable> {
+        serde_json::from_str::<Vec<Layout>>(text).expect("is a list of layouts");
+    }
+    // Of an autoencoder, which sizes decide, and of a second spelling nothing is listed.
+    for layout in layouts().iter().filter(|layout| !layout.tensors.is_empty()) {
+        let other_names = ["wan_diffusers", "flux1_diffusers", "umt5_native"].contains(&layout.name.as_str());
+        assert_eq!(layout.published.is_empty(), other_names, "{}", layout.name);
+    }
+}
+
 /// Of tensors, by their names.
 type Shapes = BTreeMap<String, Vec<usize>>;
 
 #[test]
 fn what_is_missing_more_or_of_another_shape_is_named() {
-    let model = &published().models["wan2.1_t2v_1.3B"];
-    let whole = tensors(model);
+    let layout = layouts().iter().find(|layout| layout.name == "wan").expect("is there");
+    let whole = tensors(layout, &layout.published["wan2.1_t2v_1.3B"]);
     let message = |change: &dyn Fn(&mut Shapes)| {
         let mut tensors = whole.clone();
         change(&mut tensors);

@@ -26,13 +26,13 @@ const fn model(name: &'static str, summary: &'static str, guided: bool) -> Model
         .experts(&["transformer"])
         .signals(SIGNALS)
         .hidden_size(3840);
-    if guided { of.profiles(&["z-image"]).meta() } else { of.unguided().meta() }
+    if guided { of.profiles(&["z-image"]).meta() } else { of.unguided().profiles(&["z-image-turbo"]).meta() }
 }
 
 /// Z-Image, the base model: guidance and many steps.
 pub const BASE: ModelMeta = model("z-image", "Z-Image: 30 blocks of width 3840 over image and caption", true);
 
-/// Z-Image-Turbo: distilled to 8 steps without guidance. No calibration was published.
+/// Z-Image-Turbo: distilled to 8 steps without guidance.
 pub const TURBO: ModelMeta =
     model("z-image-turbo", "Z-Image-Turbo: 30 blocks of width 3840 over image and caption, 8 steps", false);
 

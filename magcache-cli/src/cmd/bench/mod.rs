@@ -1,6 +1,7 @@
 //! `bench`: the time of one network, the overhead of the cache, the peak of the machine.
 
 mod cache;
+mod forward;
 mod machine;
 mod networks;
 mod overhead;
@@ -21,7 +22,7 @@ use crate::{
 
 pub(crate) fn run(args: &Bench, ops: Ops, out: &Console) -> Result<()> {
     match args {
-        Bench::Forward(args) => networks::run(args, ops, out),
+        Bench::Forward(args) => forward::run(args, ops, out),
         Bench::Vae { model, latent, repeat } => {
             networks::decode(&component(model, ops, "vae")?, *latent, *repeat, out)
         }

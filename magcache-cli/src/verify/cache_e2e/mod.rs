@@ -1,13 +1,9 @@
 //! Whole cached generations: decisions by step and branch, and latents along the way.
 
-mod flux;
 mod published;
-mod qwen_image;
 mod recipe;
 pub(super) mod s2v;
 mod taylor;
-mod wan;
-mod z_image;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,21 +17,17 @@ use magcache_core::{
     log::Record,
 };
 use magcache_models::{
-    flux::{Flux2Transformer, FluxTransformer},
     pipeline::{Denoiser, Generation},
-    qwen_image::QwenImageTransformer,
     sampler::{Sampler, SamplerKind, SchedulerConfig},
-    wan::WanTransformer,
-    z_image::ZImageTransformer,
 };
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
 use self::{
     published::Files,
     recipe::{Recipe, Run},
 };
-use super::{case::Case, report::CaseReport, transformer::Network as _};
+use super::{case::Case, class, report::CaseReport};
 use crate::console::bad_input;
 
 /// Tolerance of latents and measured ratios.
@@ -53,42 +45,63 @@ struct Recorded {
     runs: Vec<Run>,
 }
 
+/// How the runs of a case were made.
 #[derive(Deserialize)]
-struct Sampling {
-    num_inference_steps: usize,
-    guidance_scale: f64,
-    guidance_scale_2: Option<f64>,
-    boundary_ratio: Option<f64>,
+pub(super) struct Sampling {
+    pub(super) num_inference_steps: usize,
+    pub(super) guidance_scale: f64,
+    pub(super) guidance_scale_2: Option<f64>,
+    pub(super) boundary_ratio: Option<f64>,
     /// Of Wan.
     flow_shift: Option<f64>,
     /// Rows and columns of the image's tokens.
     grid: Option<[usize; 2]>,
     /// The folder of the solver, or words about it.
     scheduler: Option<String>,
-    /// Frames, rows and columns of the tokens of each image.
-    img_shapes: Option<Vec<[usize; 3]>>,
-    /// Of Z-Image.
-    cfg_normalization: Option<f64>,
-    cfg_truncation: Option<f64>,
+    /// What a family reads itself.
+    #[serde(flatten)]
+    more: Map<String, Value>,
 }
 
 impl Sampling {
     /// What a case says, with what one of its runs says instead.
     fn read(case: &Map<String, Value>, run: &Map<String, Value>) -> Result<Self> {
         let all = case.iter().chain(run).map(|(key, value)| (key.clone(), value.clone())).collect();
-        Self::deserialize(Value::Object(all)).map_err(|e| bad_input(format!("`sampling`: {e}")))
+        Self::deserialize(Value::Object(all)).map_err(unreadable)
     }
+
+    /// What only one family has.
+    pub(super) fn own<T: DeserializeOwned>(&self) -> Result<T> {
+        T::deserialize(Value::Object(self.more.clone())).map_err(unreadable)
+    }
+
+    pub(super) fn scheduler(&self, case: &Case) -> Result<SchedulerConfig> {
+        const FILE: &str = "scheduler_config.json";
+        let named = self.scheduler.as_ref().map(|name| case.folder.sub(name));
+        let own = named.filter(|folder| folder.exists(FILE));
+        let own = own.unwrap_or_else(|| case.folder.sub("scheduler"));
+        Ok(SchedulerConfig::from_json(&own.read_to_string(FILE)?)?)
+    }
+
+    pub(super) fn grid(&self) -> Result<[usize; 2]> {
+        self.grid
+            .ok_or_else(|| bad_input("`sampling` has no `grid`, the rows and columns of the image's tokens"))
+    }
+}
+
+fn unreadable(error: serde_json::Error) -> anyhow::Error {
+    bad_input(format!("`sampling`: {error}"))
 }
 
 /// What all runs of a case share.
 #[derive(Clone)]
-struct Setup {
+pub(super) struct Setup {
     denoiser: Arc<dyn Denoiser>,
     /// The sampler at its start.
     sampler: Sampler,
-    trajectory: Trajectory,
+    pub(super) trajectory: Trajectory,
     latents: Tensor,
-    model: ModelMeta,
+    pub(super) model: ModelMeta,
 }
 
 pub(super) fn check(case: &Case, report: &mut CaseReport) -> Result<()> {
@@ -125,22 +138,17 @@ pub(super) fn check(case: &Case, report: &mut CaseReport) -> Result<()> {
 
 /// The network of a case; `None` if there is none in this build, which is reported.
 fn setup(model: &Case, sampling: &Sampling, report: &mut CaseReport) -> Result<Option<Setup>> {
-    Ok(Some(match model.class()?.as_str() {
-        WanTransformer::CLASS => wan::setup(model, sampling)?,
-        FluxTransformer::CLASS => flux::setup1(model, sampling, report)?,
-        Flux2Transformer::CLASS => flux::setup2(model, sampling)?,
-        ZImageTransformer::CLASS => z_image::setup(model, sampling)?,
-        QwenImageTransformer::CLASS => qwen_image::setup(model, sampling, report)?,
-        class => {
-            report.skip(format!("this build has no {class}"));
-            return Ok(None);
-        }
-    }))
+    let Some(class) = class::of(model, report)? else { return Ok(None) };
+    let Some(generation) = class.generation else {
+        report.skip(format!("this build has no generations with {}", class.name));
+        return Ok(None);
+    };
+    generation(model, sampling, report).map(Some)
 }
 
 impl Setup {
     /// `boundary_ratio`: where the second of two networks takes over.
-    fn new(
+    pub(super) fn new(
         denoiser: Arc<dyn Denoiser>,
         sampler: Sampler,
         latents: Tensor,
@@ -237,7 +245,7 @@ impl Setup {
     }
 
     /// A run at its start.
-    fn generation(&self, registry: &Arc<HookRegistry>) -> Result<Generation> {
+    pub(super) fn generation(&self, registry: &Arc<HookRegistry>) -> Result<Generation> {
         let (denoiser, trajectory) = (Arc::clone(&self.denoiser), self.trajectory.clone());
         Ok(Generation::new(denoiser, trajectory, self.sampler.clone(), &self.latents, registry)?)
     }
@@ -278,19 +286,6 @@ pub(super) fn trajectory(sampler: &Sampler, guided: bool, boundary_ratio: Option
         clips: 1,
         first: 0,
     })
-}
-
-fn scheduler(case: &Case, sampling: &Sampling) -> Result<SchedulerConfig> {
-    const FILE: &str = "scheduler_config.json";
-    let named = sampling.scheduler.as_ref().map(|name| case.folder.sub(name));
-    let own = named.filter(|folder| folder.exists(FILE)).unwrap_or_else(|| case.folder.sub("scheduler"));
-    Ok(SchedulerConfig::from_json(&own.read_to_string(FILE)?)?)
-}
-
-fn grid(sampling: &Sampling) -> Result<[usize; 2]> {
-    sampling
-        .grid
-        .ok_or_else(|| bad_input("`sampling` has no `grid`, the rows and columns of the image's tokens"))
 }
 
 /// Whether something was decided in each pass of a branch in an expert's phase, in order; a run without hooks

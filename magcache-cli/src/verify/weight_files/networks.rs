@@ -15,7 +15,7 @@ use crate::{
     verify::{
         call::Call,
         case::{Case, Named, class_in},
-        flux::like_recorded,
+        frequencies::like_recorded,
         report::CaseReport,
         transformer::Network,
     },

@@ -1,33 +1,46 @@
 //! The transformers of FLUX, of both generations.
 
+mod generation;
+
 use anyhow::Result;
 use candle_core::{DType, Device, Tensor};
-use magcache_core::{ModelMeta, Pass, Streams};
+use magcache_core::{ModelMeta, Streams, inventory};
 use magcache_models::{
     checkpoint::{ConfigError, Folder, WeightDtype, Weights},
     flux::{
         Flux2Config, Flux2Transformer, FluxConfig, FluxNetwork, FluxTransformer, JointPositions,
-        PromptContext,
+        PromptContext, flux2,
     },
 };
 
 use super::{
     call::Call,
     case::{Case, Named},
+    class::Class,
+    frequencies::{FREQUENCIES, like_first_call},
+    replay::Grid,
     report::CaseReport,
-    transformer::{Before, Forward, Network, Place, Shown, both_of_a_pair},
+    transformer::{Before, Forward, Network, Place, Shown, both_of_a_pair, calls},
 };
 use crate::console::{bad_input, bad_input_at};
 
-/// Which of the [`FREQUENCIES`] frequencies of the timestep embedding torch rounds up, for each kind of CPU
-/// that recordings come from; the last two are those of 32 and of 64 frequencies, which small models have.
-///
-/// The first call determines which ones apply to a recording; the whole case must then agree within its
-/// tolerance.
-const ROUNDED_UP: [&[usize]; 5] = [&[], &[12, 106], &[13, 44], &[3], &[6, 53]];
+inventory::submit! {
+    Class {
+        name: <FluxTransformer as Network>::CLASS,
+        calls: calls::<FluxTransformer>,
+        generation: Some(generation::setup1),
+    }
+}
 
-/// Number of frequencies in the published models.
-const FREQUENCIES: usize = 128;
+inventory::submit! {
+    Class {
+        name: <Flux2Transformer as Network>::CLASS,
+        calls: calls::<Flux2Transformer>,
+        generation: Some(|case, sampling, _| generation::setup2(case, sampling)),
+    }
+}
+
+inventory::submit! { Grid { cases: "flow_euler_flux2", request: flux2::schedule } }
 
 const BEFORE_BLOCKS: Before = Before {
     image: "x_embedder.out",
@@ -148,58 +161,6 @@ fn add_rope(positions: &JointPositions, seen: &mut Named) -> Result<()> {
     seen.insert("rope.cos".to_owned(), both_of_a_pair(&rope.cos()?)?);
     seen.insert("rope.sin".to_owned(), both_of_a_pair(&rope.sin()?)?);
     Ok(())
-}
-
-/// The network with its frequencies rounded as in the case's first call.
-pub(super) fn like_first_call<N: Network>(
-    case: &Case,
-    report: &mut CaseReport,
-    round_up: impl Fn(&mut N, &[usize]) -> candle_core::Result<()>,
-) -> Result<N> {
-    let first = case.calls().find_map(|call| Some((call, call.outputs.get("sample")?.clone())));
-    let Some((call, key)) = first else { return N::load(&case.folder) };
-    let run = |which: &[usize]| {
-        let mut model = N::load(&case.folder)?;
-        round_up(&mut model, which)?;
-        let got = model.prepare(call)?(&mut Pass::off())?;
-        Ok((model, got))
-    };
-    like_recorded(report, run, case.tensor(&key)?)
-}
-
-/// The result of `run` with the frequencies rounded as on the CPU that recorded the case: the one nearest to
-/// `want`.
-pub(super) fn like_recorded<T>(
-    report: &mut CaseReport,
-    run: impl Fn(&[usize]) -> Result<(T, Tensor)>,
-    want: &Tensor,
-) -> Result<T> {
-    let [nearest, others @ ..] = ROUNDED_UP;
-    let (mut best, got) = run(nearest)?;
-    if got.dims() != want.dims() {
-        // The comparison itself will report it.
-        return Ok(best);
-    }
-    let error =
-        |got: &Tensor| -> Result<f32> { Ok((got - want)?.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>()?) };
-    let (mut least, mut rounded) = (error(&got)?, nearest);
-    for which in others {
-        let (other, got) = run(which)?;
-        let error = error(&got)?;
-        if error < least {
-            (best, least, rounded) = (other, error, which);
-        }
-    }
-    let which = match rounded {
-        [] => return Ok(best),
-        [one] => format!("frequency {one} of the timestep is"),
-        several => {
-            let all: Vec<String> = several.iter().map(usize::to_string).collect();
-            format!("frequencies {} of the timestep are", all.join(" and "))
-        }
-    };
-    report.note(format!("{which} rounded up, as on the CPU of the recording"));
-    Ok(best)
 }
 
 /// Tensors by the last part of their name.

@@ -11,12 +11,17 @@ use magcache_models::{
     sampler::Sampler,
 };
 
-use super::{Sampling, Setup, grid, scheduler};
-use crate::verify::{case::Case, flux::like_recorded, report::CaseReport, transformer::Network};
+use crate::verify::{
+    cache_e2e::{Sampling, Setup},
+    case::Case,
+    frequencies::like_recorded,
+    report::CaseReport,
+    transformer::Network,
+};
 
 /// FLUX.1, with embedded guidance if the network takes it.
 pub(super) fn setup1(case: &Case, sampling: &Sampling, report: &mut CaseReport) -> Result<Setup> {
-    let (config, grid) = (scheduler(case, sampling)?, grid(sampling)?);
+    let (config, grid) = (sampling.scheduler(case)?, sampling.grid()?);
     let steps = flux1::schedule(&config, sampling.num_inference_steps, grid[0] * grid[1]);
     let sampler = Sampler::new(&config, steps)?;
     let run = |which: &[usize]| {
@@ -41,7 +46,7 @@ pub(super) fn setup1(case: &Case, sampling: &Sampling, report: &mut CaseReport) 
 
 /// FLUX.2, with classifier-free guidance.
 pub(super) fn setup2(case: &Case, sampling: &Sampling) -> Result<Setup> {
-    let (config, grid) = (scheduler(case, sampling)?, grid(sampling)?);
+    let (config, grid) = (sampling.scheduler(case)?, sampling.grid()?);
     let steps = flux2::schedule(&config, sampling.num_inference_steps, grid[0] * grid[1]);
     let network: Flux2Transformer = Network::load(&case.folder)?;
     let guidance = FluxGuidance { embedded: None, scale: sampling.guidance_scale };

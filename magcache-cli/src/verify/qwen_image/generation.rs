@@ -11,18 +11,32 @@ use magcache_models::{
     sampler::{Request, Sampler},
 };
 
-use super::{Sampling, Setup, grid, scheduler};
+use serde::Deserialize;
+
+use super::grids;
 use crate::verify::{
-    case::Case, flux::like_recorded, qwen_image::grids, report::CaseReport, transformer::Network,
+    cache_e2e::{Sampling, Setup},
+    case::Case,
+    frequencies::like_recorded,
+    report::CaseReport,
+    transformer::Network,
 };
 
+/// What only these models have.
+#[derive(Deserialize)]
+struct Own {
+    /// Frames, rows and columns of the tokens of each image.
+    img_shapes: Option<Vec<[usize; 3]>>,
+}
+
 pub(super) fn setup(case: &Case, sampling: &Sampling, report: &mut CaseReport) -> Result<Setup> {
-    let (config, grid) = (scheduler(case, sampling)?, grid(sampling)?);
+    let (config, grid) = (sampling.scheduler(case)?, sampling.grid()?);
     let steps = sampling.num_inference_steps;
     let sampler = Sampler::new(&config, Request::linear(&config, steps, config.mu(grid[0] * grid[1])))?;
     let scale = sampling.guidance_scale;
     let guided = scale > 1.0;
-    let shapes = sampling.img_shapes.as_deref().map_or_else(|| vec![grid], grids);
+    let Own { img_shapes } = sampling.own()?;
+    let shapes = img_shapes.as_deref().map_or_else(|| vec![grid], grids);
     let references = (1..shapes.len()).map(|i| {
         Ok(packing::pack(&case.tensor(&format!("edit.reference_latents.{}", i - 1))?.to_dtype(DType::F32)?)?)
     });
@@ -47,7 +61,7 @@ pub(super) fn setup(case: &Case, sampling: &Sampling, report: &mut CaseReport) -
         Ok((setup, behind_first))
     };
     // Runs with other numbers of steps have no recording of the first: the frequencies are the case's.
-    if sampling.img_shapes.is_some() || !guided {
+    if img_shapes.is_some() || !guided {
         return Ok(run(&[])?.0);
     }
     like_recorded(report, run, &case.tensor("dense.latents")?.get(0)?)

@@ -1,8 +1,10 @@
 //! Qwen-Image: its transformer, and what its pipelines read from the text encoder.
 
+mod generation;
+
 use anyhow::Result;
 use candle_core::{DType, Device, Tensor};
-use magcache_core::{ModelMeta, Pass, Streams};
+use magcache_core::{ModelMeta, Pass, Streams, inventory};
 use magcache_models::{
     checkpoint::{Folder, WeightDtype, Weights},
     image::Picture,
@@ -14,11 +16,24 @@ use serde::Deserialize;
 use super::{
     call::Call,
     case::{Case, Named},
-    flux::like_first_call,
+    class::Class,
+    frequencies::like_first_call,
     report::CaseReport,
-    transformer::{Before, Forward, Network, Place, Shown},
+    transformer::{Before, Forward, Network, Place, Shown, calls},
 };
 use crate::console::{bad_input, bad_input_at};
+
+inventory::submit! {
+    Class {
+        name: <QwenImageTransformer as Network>::CLASS,
+        calls: calls::<QwenImageTransformer>,
+        generation: Some(generation::setup),
+    }
+}
+
+inventory::submit! {
+    Class { name: "Qwen2_5_VLForConditionalGeneration", calls: text_encoder, generation: None }
+}
 
 /// Arguments of a call of the transformer.
 #[derive(Deserialize)]
@@ -28,7 +43,7 @@ struct Shapes {
 }
 
 /// Rows and columns of the tokens of each picture.
-pub(super) fn grids(shapes: &[[usize; 3]]) -> Vec<[usize; 2]> {
+fn grids(shapes: &[[usize; 3]]) -> Vec<[usize; 2]> {
     shapes.iter().map(|[_, rows, columns]| [*rows, *columns]).collect()
 }
 
@@ -133,7 +148,7 @@ struct Prompted {
 }
 
 /// Qwen2.5-VL: hidden states, and what is left of them without the first rows and the padding.
-pub(super) fn text_encoder(case: &Case, report: &mut CaseReport) -> Result<()> {
+fn text_encoder(case: &Case, report: &mut CaseReport) -> Result<()> {
     let config = Qwen25VlConfig::read(&case.folder)?;
     let weights = Weights::open(&case.folder, &Device::Cpu, WeightDtype::Keep)?;
     let encoder = Qwen25VlEncoder::load(&weights, &config, true)?;

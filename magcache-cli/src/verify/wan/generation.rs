@@ -10,8 +10,11 @@ use magcache_models::{
     wan::{WanDenoiser, WanPrompts, WanTransformer},
 };
 
-use super::{Sampling, Setup, scheduler};
-use crate::verify::{case::Case, transformer::Network};
+use crate::verify::{
+    cache_e2e::{Sampling, Setup},
+    case::Case,
+    transformer::Network,
+};
 
 pub(super) fn setup(case: &Case, sampling: &Sampling) -> Result<Setup> {
     let folders = ["transformer", "transformer_2"].map(|part| case.folder.sub(part));
@@ -32,7 +35,7 @@ pub(super) fn setup(case: &Case, sampling: &Sampling) -> Result<Setup> {
     let uncond = guided.then(|| case.tensor("negative_prompt_embeds").cloned()).transpose()?;
     let prompts = WanPrompts { cond: case.tensor("prompt_embeds")?.clone(), uncond, image: None };
     let denoiser = Arc::new(WanDenoiser::new(networks, prompts, guidance)?);
-    let sampler = Sampler::new(&scheduler(case, sampling)?, sampling.num_inference_steps)?;
+    let sampler = Sampler::new(&sampling.scheduler(case)?, sampling.num_inference_steps)?;
     let latents = case.tensor("latents0")?.to_dtype(DType::F32)?;
     Setup::new(denoiser, sampler, latents, model, guided, sampling.boundary_ratio.filter(|_| two))
 }

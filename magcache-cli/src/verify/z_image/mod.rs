@@ -1,11 +1,14 @@
 //! Z-Image: its transformer, whose inputs are lists of images and captions, which are run one by one, and its
 //! prompts.
 
+mod generation;
+
 use anyhow::Result;
 use candle_core::{DType, Device, Tensor};
-use magcache_core::{ModelMeta, Pass, Streams};
+use magcache_core::{ModelMeta, Pass, Streams, inventory};
 use magcache_models::{
     checkpoint::{Folder, WeightDtype, Weights},
+    sampler::Request,
     text::{Qwen3Config, Qwen3Thinking, Qwen3Tokenizer, TokenizedPrompt, qwen3_chat},
     z_image::{ZImageConfig, ZImagePrompt, ZImageTextEncoder, ZImageTime, ZImageTransformer},
 };
@@ -13,16 +16,33 @@ use magcache_models::{
 use super::{
     call::Call,
     case::{Case, Named},
+    class::Class,
+    replay::Grid,
     report::CaseReport,
     text_encoder::Chosen,
     transformer::{Before, Forward, Network, Place, Shown, inside},
 };
 use crate::console::{bad_input, bad_input_at};
 
+inventory::submit! {
+    Class {
+        name: <ZImageTransformer as Network>::CLASS,
+        calls: check,
+        generation: Some(|case, sampling, _| generation::setup(case, sampling)),
+    }
+}
+
+inventory::submit! {
+    Grid {
+        cases: "flow_euler_z_image",
+        request: |config, steps, tokens| Request::linear_f32(config, steps, config.mu(tokens)),
+    }
+}
+
 /// The first item of a call is what traces were recorded of.
 const FIRST: usize = 0;
 
-pub(super) fn check(case: &Case, report: &mut CaseReport) -> Result<()> {
+fn check(case: &Case, report: &mut CaseReport) -> Result<()> {
     let model = <ZImageTransformer as Network>::load(&case.folder)?;
     case.compare_calls(report, |call, report| {
         let items = (0..call.inputs.len()).take_while(|i| call.inputs.contains_key(&image(*i))).count();
