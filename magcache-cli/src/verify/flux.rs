@@ -1,10 +1,10 @@
 //! The transformers of FLUX, of both generations.
 
 use anyhow::Result;
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use magcache_core::{ModelMeta, Pass, Streams};
 use magcache_models::{
-    checkpoint::{ConfigError, Folder, WeightDtype, Weights},
+    checkpoint::{ConfigError, Folder},
     flux::{
         Flux2Config, Flux2Transformer, FluxConfig, FluxNetwork, FluxTransformer, JointPositions,
         PromptContext,
@@ -15,6 +15,7 @@ use super::{
     call::Call,
     case::{Case, Named},
     report::CaseReport,
+    setting::Setting,
     transformer::{Before, Forward, Network, Place, Shown, both_of_a_pair},
 };
 use crate::console::{bad_input, bad_input_at};
@@ -49,9 +50,9 @@ impl Network for FluxTransformer {
     ];
     const BEFORE_BLOCKS: Before = BEFORE_BLOCKS;
 
-    fn load(folder: &Folder) -> Result<Self> {
+    fn load(folder: &Folder, on: &Setting) -> Result<Self> {
         let config = config(folder, FluxConfig::from_json)?;
-        Ok(Self::load(&Weights::open(folder, &Device::Cpu, WeightDtype::Keep)?, config)?)
+        Ok(Self::load(&on.weights(folder)?, config)?)
     }
 
     fn of_case(case: &Case, report: &mut CaseReport) -> Result<Self> {
@@ -84,13 +85,13 @@ impl Network for Flux2Transformer {
         &["hidden_states", "encoder_hidden_states", "timestep", "img_ids", "txt_ids", "guidance"];
     const BEFORE_BLOCKS: Before = BEFORE_BLOCKS;
 
-    fn load(folder: &Folder) -> Result<Self> {
+    fn load(folder: &Folder, on: &Setting) -> Result<Self> {
         let config = config(folder, Flux2Config::from_json)?;
-        Ok(Self::load(&Weights::open(folder, &Device::Cpu, WeightDtype::Keep)?, config)?)
+        Ok(Self::load(&on.weights(folder)?, config)?)
     }
 
     fn of_case(case: &Case, report: &mut CaseReport) -> Result<Self> {
-        let model = <Self as Network>::load(&case.folder)?;
+        let model = <Self as Network>::load(&case.folder, &case.on)?;
         if model.config().timestep_guidance_channels != 2 * FREQUENCIES {
             return Ok(model);
         }
@@ -157,9 +158,9 @@ pub(super) fn like_first_call<N: Network>(
     round_up: impl Fn(&mut N, &[usize]) -> candle_core::Result<()>,
 ) -> Result<N> {
     let first = case.calls().find_map(|call| Some((call, call.outputs.get("sample")?.clone())));
-    let Some((call, key)) = first else { return N::load(&case.folder) };
+    let Some((call, key)) = first else { return N::load(&case.folder, &case.on) };
     let run = |which: &[usize]| {
-        let mut model = N::load(&case.folder)?;
+        let mut model = N::load(&case.folder, &case.on)?;
         round_up(&mut model, which)?;
         let got = model.prepare(call)?(&mut Pass::off())?;
         Ok((model, got))

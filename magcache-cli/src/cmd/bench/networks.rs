@@ -1,25 +1,23 @@
-//! The networks: one forward of a transformer on random latents, and those that run once per generation, the
-//! text encoder and the autoencoder.
+//! One forward of a transformer on random latents.
 
 use anyhow::Result;
 use candle_core::{Device, Tensor};
 use magcache_core::Pass;
 use magcache_models::{
-    autoencoder::{VideoVae, VideoVaeConfig},
     checkpoint::{Folder, Ops, WeightDtype, Weights},
     flux::{FluxConfig, FluxTransformer},
     qwen_image::{QwenImageConfig, QwenImagePrompt, QwenImageTransformer},
-    text::{T5Config, T5Encoder},
     wan::{WanConfig, WanTransformer},
     z_image::{MULTIPLE, ZImageConfig, ZImageTransformer},
 };
 use serde_json::json;
 
-use super::{answer, component, gaussian, measure};
+use super::{answer, component, gaussian};
 use crate::{
     args::BenchForward,
     compare::estimate::Spread,
     console::{Console, bad_input_at},
+    timing::{measure, wan_gflop},
 };
 
 pub(super) fn run(args: &BenchForward, ops: Ops, out: &Console) -> Result<()> {
@@ -50,11 +48,8 @@ fn wan(args: &BenchForward, config: &WanConfig, weights: &Weights, out: &Console
     let timestep = Tensor::full(500f32, 1, &Device::Cpu)?;
     let [pt, ph, pw] = config.patch_size;
     let tokens = (frames / pt) * (height / ph) * (width / pw);
-    let (n, t) = (tokens as f64, args.text as f64);
-    let (d, ffn) = (config.inner_dim() as f64, config.ffn_dim as f64);
-    let linear = 2.0 * n * d * (6.0 * d + 2.0 * ffn);
-    let gflop = config.num_layers as f64 * (linear + 4.0 * n * (n + t) * d) / 1e9;
-    let times = measure(args.repeat, || {
+    let gflop = wan_gflop(config, tokens, args.text);
+    let times = measure(&Device::Cpu, args.repeat, || {
         model.forward(&latents, &timestep, &text, &mut Pass::off())?;
         Ok(())
     })?;
@@ -79,7 +74,7 @@ fn flux(args: &BenchForward, config: &FluxConfig, weights: &Weights, out: &Conso
     let blocks = (config.num_layers + config.num_single_layers) as f64;
     // Either kind of block costs twelve times the width squared per token, plus attention over all tokens.
     let gflop = blocks * (2.0 * (n + t) * 12.0 * d * d + 4.0 * (n + t) * (n + t) * d) / 1e9;
-    let times = measure(args.repeat, || {
+    let times = measure(&Device::Cpu, args.repeat, || {
         model.forward(&latents, &timestep, guidance, &text, &positions, &mut Pass::off())?;
         Ok(())
     })?;
@@ -101,7 +96,7 @@ fn z_image(args: &BenchForward, config: &ZImageConfig, weights: &Weights, out: &
     let block = |n: f64| 2.0 * n * d * (4.0 * d + 3.0 * hidden) + 4.0 * n * n * d;
     let blocks = [config.n_layers, config.n_refiner_layers].map(|blocks| blocks as f64);
     let gflop = (blocks[0] * block(image + text) + blocks[1] * block(image)) / 1e9;
-    let times = measure(args.repeat, || {
+    let times = measure(&Device::Cpu, args.repeat, || {
         model.forward(&latents, &model.time(0.5)?, &prompt, &mut Pass::off())?;
         Ok(())
     })?;
@@ -119,7 +114,7 @@ fn qwen_image(args: &BenchForward, config: &QwenImageConfig, weights: &Weights, 
     let timestep = Tensor::full(0.5f32, 1, &Device::Cpu)?;
     let (n, d) = ((tokens + args.text) as f64, config.inner_dim() as f64);
     let gflop = config.num_layers as f64 * (2.0 * n * 12.0 * d * d + 4.0 * n * n * d) / 1e9;
-    let times = measure(args.repeat, || {
+    let times = measure(&Device::Cpu, args.repeat, || {
         model.forward(&latents, &timestep, &context, &positions, &mut Pass::off())?;
         Ok(())
     })?;
@@ -131,35 +126,4 @@ fn qwen_image(args: &BenchForward, config: &QwenImageConfig, weights: &Weights, 
 fn forward(times: Spread, tokens: usize, args: &BenchForward, gflop: f64, out: &Console) {
     let what = format!("{tokens} tokens, {} text tokens, {gflop:.2} GFLOP", args.text);
     answer(times, &what, args.repeat, &[("tokens", json!(tokens)), ("gflop", json!(gflop))], out);
-}
-
-/// Times decoding latents to frames.
-pub(super) fn decode(
-    folder: &Folder,
-    [frames, height, width]: [usize; 3],
-    repeat: usize,
-    out: &Console,
-) -> Result<()> {
-    let config = VideoVaeConfig::read(folder)?;
-    let vae = VideoVae::load(&Weights::open(folder, &Device::Cpu, WeightDtype::Auto)?, &config)?;
-    let latents = gaussian(&[1, config.z_dim, frames, height, width])?;
-    let times = measure(repeat, || {
-        vae.decode(&latents, None)?;
-        Ok(())
-    })?;
-    answer(times, &format!("latents of {frames}x{height}x{width}"), repeat, &[], out);
-    Ok(())
-}
-
-/// Times encoding tokens to hidden states.
-pub(super) fn encode(folder: &Folder, tokens: usize, repeat: usize, out: &Console) -> Result<()> {
-    let config = T5Config::read(folder)?;
-    let encoder = T5Encoder::load(&Weights::open(folder, &Device::Cpu, WeightDtype::Auto)?, &config)?;
-    let ids: Vec<u32> = (0..tokens).map(|i| (i * 7 % config.vocab_size) as u32).collect();
-    let times = measure(repeat, || {
-        encoder.forward(&[&ids], None)?;
-        Ok(())
-    })?;
-    answer(times, &format!("{tokens} tokens"), repeat, &[], out);
-    Ok(())
 }

@@ -18,7 +18,7 @@ pub(super) fn setup(case: &Case, sampling: &Sampling) -> Result<Setup> {
     let mu = config.mu(grid[0] * grid[1]);
     let steps = sampler::Request::linear_f32(&config, sampling.num_inference_steps, mu);
     let sampler = Sampler::new(&config, steps)?;
-    let network: ZImageTransformer = Network::load(&case.folder.sub("transformer"))?;
+    let network: ZImageTransformer = Network::load(&case.folder.sub("transformer"), &case.on)?;
     let (scale, normalization) = (sampling.guidance_scale, sampling.cfg_normalization);
     let guidance = ZImageGuidance { scale, normalization, truncation: sampling.cfg_truncation };
     let prompt = |key: &str| -> Result<_> { Ok(network.prompt(&case.tensor(key)?.unsqueeze(0)?, grid)?) };
