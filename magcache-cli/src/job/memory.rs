@@ -68,8 +68,9 @@ impl Job {
             let (meta, sizes) = (self.pipeline.meta(), self.pipeline.sizes(&self.request)?);
             let mut held = 0;
             for (plan, registry) in caches.iter().filter(|(_, registry)| !registry.is_empty()) {
-                let plan = CachePlan::from_tables(tables(plan)?, self.config.residuals.clone())?;
-                let own = cache_bytes(plan, registry, meta, &self.trajectory, &sizes)?;
+                let own = CachePlan::from_tables(tables(plan)?, self.config.residuals.clone())?;
+                let own = CachePlan { audit: plan.audit, ..own };
+                let own = cache_bytes(own, registry, meta, &self.trajectory, &sizes)?;
                 held += own.unwrap_or_default();
             }
             // Of all ranks together: each holds what is about its own tokens, or its own branch.

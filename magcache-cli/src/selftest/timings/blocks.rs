@@ -83,10 +83,11 @@ fn one(
         wan_gflop(config, tokens(config, latent), TEXT)
     });
     let tokens = tokens(config, latent);
-    let size = if tokens == full { format!("{tokens} tokens") } else { format!("{tokens} of {full} tokens") };
+    let [frames, rows, columns] = latent;
+    let of_full = if tokens == full { String::new() } else { format!(" of {full}") };
+    let size = format!("{tokens}{of_full} tokens, latents of {frames}x{rows}x{columns}");
 
     let model = network::one_block(config, dtype, device)?;
-    let [frames, rows, columns] = latent;
     let latents = noise(0, (1, shape.channels, frames, rows, columns), device)?;
     let text = model.text_context(&noise(1, (1, TEXT, config.text_dim), device)?)?;
     let pass = Passes { model: &model, latents, time: Tensor::full(500f32, 1, device)?, text };
