@@ -97,7 +97,8 @@ mod tests {
 
     #[test]
     fn every_group_around_the_process_may_limit_it() {
-        let folders = |own: &str| groups(own).iter().map(|path| path.display().to_string()).collect::<Vec<_>>();
+        let folders =
+            |own: &str| groups(own).iter().map(|path| path.display().to_string()).collect::<Vec<_>>();
         let nested = folders("1:cpu:/x\n0::/user.slice/run.scope\n");
         let inner = ["/sys/fs/cgroup/user.slice/run.scope", "/sys/fs/cgroup/user.slice", "/sys/fs/cgroup/"];
         assert_eq!(nested, inner);

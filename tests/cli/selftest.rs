@@ -42,7 +42,9 @@ fn a_cpu_passes_and_the_report_says_what_was_looked_at() {
     let of_case = list(&report["checks"]).iter().filter(|check| check["group"] == "golden");
     let values: Vec<f64> = of_case.map(|check| check["value"].as_f64().unwrap()).collect();
     assert!(values.iter().all(|value| *value > 0.0 && *value <= 1.0), "{values:?}");
-    for (group, least) in [("attention", 3), ("operations", 16), ("pictures", 4), ("sessions", 3), ("memory", 3)] {
+    for (group, least) in
+        [("attention", 3), ("operations", 16), ("pictures", 4), ("sessions", 3), ("memory", 3)]
+    {
         let found = checks(&report, group);
         assert!(found.len() >= least, "{group}: {found:?}");
         assert!(found.iter().all(|(_, verdict)| verdict == "passed"), "{group}: {found:?}");
@@ -58,10 +60,12 @@ fn a_cpu_passes_and_the_report_says_what_was_looked_at() {
     for name in ["matrix product", "copy", "attention of 1.3B", "autoencoder", "text encoder"] {
         assert!(time(name)["median_ms"].as_f64().unwrap() > 0.0, "{name}");
     }
-    let [block, skipped] = ["block of 1.3B", "skipped pass of 1.3B"].map(|name| time(name)["median_ms"].as_f64());
+    let [block, skipped] =
+        ["block of 1.3B", "skipped pass of 1.3B"].map(|name| time(name)["median_ms"].as_f64());
     assert!(skipped < block, "{skipped:?} of {block:?}");
     // A strategy whose decisions are known ahead reads the device once for each step, for the velocity.
-    let reads = |strategy: &str| time(&format!("computed pass of the default model, {strategy}"))["shape"].clone();
+    let reads =
+        |strategy: &str| time(&format!("computed pass of the default model, {strategy}"))["shape"].clone();
     assert!(reads("magcache").as_str().unwrap().starts_with("1.00 reads"), "{timings:?}");
     assert!(!reads("fbcache").as_str().unwrap().starts_with("1.00 reads"), "{timings:?}");
     let page = sh.text("found/selftest.html");
@@ -86,7 +90,8 @@ fn a_case_that_is_not_reproduced_is_named_and_the_exit_code_is_1() {
     assert!(sh.text("damaged/selftest.html").contains("FAILED"));
     // A file that cannot be read is a failed check as well, not the end of all others.
     sh.write("case/golden.safetensors", "nothing");
-    let report = sh.document(format!("selftest --quick --only golden,operations --cases {case} --out unread"), 1);
+    let report =
+        sh.document(format!("selftest --quick --only golden,operations --cases {case} --out unread"), 1);
     assert!(checks(&report, "golden").iter().all(|(_, verdict)| verdict == "failed"), "{report}");
     assert!(checks(&report, "operations").iter().all(|(_, verdict)| verdict == "passed"), "{report}");
 }

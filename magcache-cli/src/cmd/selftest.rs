@@ -23,7 +23,8 @@ const PAGE: &str = "selftest.html";
 const CASES: &str = "tests/fixtures/golden";
 
 pub(crate) fn run(args: &Selftest, ops: Ops, out: &Console) -> Result<()> {
-    let folder = args.out.clone().unwrap_or_else(|| unused("magcache-selftest", args.writing, &|_| Vec::new()));
+    let folder =
+        args.out.clone().unwrap_or_else(|| unused("magcache-selftest", args.writing, &|_| Vec::new()));
     Writes::new(args.writing).folder("--out", Some(&folder)).check()?;
     if !(args.seconds.is_finite() && args.seconds > 0.0) {
         return Err(bad_input_with(format!("--seconds {} is no time", args.seconds), "--seconds 10"));

@@ -85,7 +85,6 @@ impl Placement {
         let (device, offload) = (device(&self.device)?, self.offload);
         Ok(LoadOptions { device, dtype, offload, ops, ..LoadOptions::default() })
     }
-
 }
 
 /// The device that `--device` names.

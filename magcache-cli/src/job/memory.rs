@@ -87,7 +87,9 @@ impl Job {
         let room = match limit {
             Some(MemoryLimit::Unchecked) => Room::Any,
             Some(MemoryLimit::Bytes(bytes)) => Room::Limit(bytes),
-            None => machine::free_memory(&self.device).map_or(Room::Any, |bytes| Room::Free { bytes, of_gpu }),
+            None => {
+                machine::free_memory(&self.device).map_or(Room::Any, |bytes| Room::Free { bytes, of_gpu })
+            }
         };
         Ok(Memory { phases, ranks, room })
     }
@@ -134,7 +136,8 @@ impl Job {
     fn remedy(&self, phase: &Phase, available: u64) -> String {
         let Phase { name, weights, scratch, activations, caches, .. } = *phase;
         if caches > 0 && phase.total() - caches <= available {
-            return "`budget` in [residuals] bounds what caches hold, `dtype = \"bf16\"` there halves it".to_owned();
+            return "`budget` in [residuals] bounds what caches hold, `dtype = \"bf16\"` there halves it"
+                .to_owned();
         }
         if *name == *"autoencoder" && activations > available / 2 {
             return "--tile-vae bounds the memory of large frames".to_owned();

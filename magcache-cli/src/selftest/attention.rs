@@ -5,11 +5,7 @@ use anyhow::Result;
 use candle_core::{DType, Tensor};
 use magcache_models::{nn, pipeline::noise};
 
-use super::{
-    Findings, Setup,
-    findings::Limit,
-    distance, values,
-};
+use super::{Findings, Setup, distance, findings::Limit, values};
 use crate::args::Group;
 
 /// Queries that are compared, evenly over the sequence.
@@ -108,9 +104,13 @@ mod tests {
         let out = exact(&q, &k, &v, 1, 4);
         assert!((out[0] - 7.0).abs() < 1e-12 && (out[1] - 1.75).abs() < 1e-12, "{out:?}");
         // Each head sees its own channels alone.
-        let two = exact(&[q, q].concat(), &[[0.0; 4], [0.0; 4], [0.0; 4], [2.0, 0.0, 0.0, 0.0]].concat(), &[
-            [4.0; 4], [4.0; 4], [8.0; 4], [8.0; 4],
-        ].concat(), 2, 4);
+        let two = exact(
+            &[q, q].concat(),
+            &[[0.0; 4], [0.0; 4], [0.0; 4], [2.0, 0.0, 0.0, 0.0]].concat(),
+            &[[4.0; 4], [4.0; 4], [8.0; 4], [8.0; 4]].concat(),
+            2,
+            4,
+        );
         assert!((two[0] - 6.0).abs() < 1e-12 && (two[4] - 7.0).abs() < 1e-12, "{two:?}");
     }
 }

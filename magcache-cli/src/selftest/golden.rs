@@ -3,10 +3,7 @@
 use anyhow::Result;
 use candle_core::DType;
 
-use super::{
-    Findings, Setup, Verdict,
-    findings::Limit,
-};
+use super::{Findings, Setup, Verdict, findings::Limit};
 use crate::{
     args::Group,
     verify::{self, CaseReport, Half, Setting},

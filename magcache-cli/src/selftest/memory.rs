@@ -44,7 +44,8 @@ fn admission(job: &Job, hooks: &Arc<HookRegistry>, findings: &mut Findings) {
     findings.tell(Group::Memory, "a run is refused with 1 MB", verdict, detail);
     let free = job.admit(&caches, None);
     let verdict = if free.is_ok() { Verdict::Passed } else { Verdict::Failed };
-    let detail = free.err().map_or_else(|| "what the device has free is enough".to_owned(), |e| e.to_string());
+    let detail =
+        free.err().map_or_else(|| "what the device has free is enough".to_owned(), |e| e.to_string());
     findings.tell(Group::Memory, "the default run is admitted", verdict, detail);
 }
 
@@ -62,7 +63,8 @@ fn failed_allocation(
     undisturbed.generation.run(&stop, &mut |_| {})?;
 
     let inner = Arc::clone(&scene.denoiser);
-    let starved = Starved { inner, step: STEP, has_failed: AtomicBool::new(false), device: setup.device.clone() };
+    let starved =
+        Starved { inner, step: STEP, has_failed: AtomicBool::new(false), device: setup.device.clone() };
     let mut lane = Lane::new(&Scene { denoiser: Arc::new(starved), ..scene.clone() }, hooks)?;
     let run = &mut lane.generation;
     let mut error = None;
@@ -75,8 +77,11 @@ fn failed_allocation(
     }
     let same = values(run.latents())? == values(undisturbed.generation.latents())?;
     let log = |lane: &Lane<'_>| lane.generation.session().map(|session| session.log().records().to_vec());
-    let verdict =
-        if error.is_some() && same && log(&lane) == log(&undisturbed) { Verdict::Passed } else { Verdict::Failed };
+    let verdict = if error.is_some() && same && log(&lane) == log(&undisturbed) {
+        Verdict::Passed
+    } else {
+        Verdict::Failed
+    };
     let kind = if setup.device.is_cpu() {
         "simulated after a pass, since a CPU has no device memory to run out of"
     } else {
@@ -110,7 +115,11 @@ impl Denoiser for Starved {
         self.inner.begin(noise, step)
     }
 
-    fn enter<'a>(&'a self, latents: &'a Tensor, step: &'a Step) -> candle_core::Result<Box<dyn Entered + 'a>> {
+    fn enter<'a>(
+        &'a self,
+        latents: &'a Tensor,
+        step: &'a Step,
+    ) -> candle_core::Result<Box<dyn Entered + 'a>> {
         let inner = self.inner.enter(latents, step)?;
         Ok(Box::new(StarvedStep { inner, of: self, is_due: step.index == self.step }))
     }

@@ -8,11 +8,7 @@ use magcache_models::{
     pipeline::noise,
 };
 
-use super::{
-    Findings, Setup, distance,
-    findings::Limit,
-    values,
-};
+use super::{Findings, Setup, distance, findings::Limit, values};
 use crate::args::Group;
 
 const EPS: f64 = 1e-6;
@@ -53,9 +49,7 @@ const OPERATIONS: [(&str, Operation); 16] = [
     ("silu", |ops, i| nn::silu(ops, &i.x)),
     ("swiglu", |ops, i| nn::swiglu(ops, &i.x)),
     ("attention", |ops, i| nn::attention(ops, &i.x, &i.y, &i.x, i.heads)),
-    ("attention_with_bias", |ops, i| {
-        nn::attention_with_bias(ops, &i.x, &i.y, &i.x, i.heads, 0.125, &i.mask)
-    }),
+    ("attention_with_bias", |ops, i| nn::attention_with_bias(ops, &i.x, &i.y, &i.x, i.heads, 0.125, &i.mask)),
     ("linear", |ops, i| square(ops, i)?.forward(&i.x)),
     ("linear, gated and added", |ops, i| square(ops, i)?.forward_gated_add(&i.x, &i.y, &i.gate)),
     ("linear, normed", |ops, i| square(ops, i)?.forward_rms_norm(&i.x, &norm(ops, i))),

@@ -75,7 +75,8 @@ fn checks(checks: &[Check]) -> Markup {
 }
 
 fn timings(timings: &[Timing]) -> Markup {
-    let optional = |value: Option<f64>, digits: usize| value.map_or(String::new(), |v| format!("{v:.digits$}"));
+    let optional =
+        |value: Option<f64>, digits: usize| value.map_or(String::new(), |v| format!("{v:.digits$}"));
     html! {
         div class="scroll" role="region" aria-label="Times" tabindex="0" {
             table {

@@ -15,8 +15,8 @@ use crate::{
     checkpoint::{AdapterReport, Folder, WeightDtype, Weights},
     image::Picture,
     pipeline::{
-        self, Defaults, Denoiser, Division, LoadOptions, Loader, Phase, Pipeline, PipelineError,
-        Request, Result, SamplingOption, Stage,
+        self, Defaults, Denoiser, Division, LoadOptions, Loader, Phase, Pipeline, PipelineError, Request,
+        Result, SamplingOption, Stage,
     },
     sampler::{Sampler, SchedulerConfig},
 };

@@ -79,9 +79,8 @@ fn one(
     let (device, dtype, limit) = (&setup.device, setup.fast(), limits.rate(setup.fast()));
     let repeat = if device.is_cpu() { 2 } else { 10 };
     let full = tokens(config, shape.latent);
-    let latent = scaled(setup, limit, repeat, shape.latent, &|latent| {
-        wan_gflop(config, tokens(config, latent), TEXT)
-    });
+    let latent =
+        scaled(setup, limit, repeat, shape.latent, &|latent| wan_gflop(config, tokens(config, latent), TEXT));
     let tokens = tokens(config, latent);
     let [frames, rows, columns] = latent;
     let of_full = if tokens == full { String::new() } else { format!(" of {full}") };

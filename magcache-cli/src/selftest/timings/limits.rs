@@ -4,10 +4,7 @@ use anyhow::Result;
 use candle_core::{DType, Tensor};
 
 use crate::{
-    selftest::{
-        Findings, Setup,
-        findings::Timed,
-    },
+    selftest::{Findings, Setup, findings::Timed},
     timing::measure,
 };
 
@@ -36,8 +33,13 @@ impl Limits {
             // The fastest round is the one with the least disturbance.
             rates.push((*dtype, gflop / times.min * 1e3));
             let shape = format!("{size} x {size} by {size} x {size}");
-            let what =
-                Timed { name: "matrix product".to_owned(), dtype: dtype.as_str(), shape, gflop: Some(gflop), limit: None };
+            let what = Timed {
+                name: "matrix product".to_owned(),
+                dtype: dtype.as_str(),
+                shape,
+                gflop: Some(gflop),
+                limit: None,
+            };
             findings.time(what, times, repeat);
         }
         let bytes = if setup.device.is_cpu() { 64 << 20 } else { 1 << 30 };
@@ -48,7 +50,11 @@ impl Limits {
         })?;
         let rate = 2e-6 * bytes as f64 / times.min;
         let shape = format!("{} MiB, {rate:.1} GB/s read and written", bytes >> 20);
-        findings.time(Timed { name: "copy".to_owned(), dtype: "f32", shape, gflop: None, limit: None }, times, repeat);
+        findings.time(
+            Timed { name: "copy".to_owned(), dtype: "f32", shape, gflop: None, limit: None },
+            times,
+            repeat,
+        );
         Ok(Self(rates))
     }
 

@@ -21,10 +21,12 @@ pub(super) fn measure_all(setup: &Setup, findings: &mut Findings) -> Result<()> 
 fn parts(setup: &Setup, findings: &mut Findings) -> Result<()> {
     setup.go_on()?;
     let folder = model_name::default_folder()?.computing_with(setup.ops);
-    let (repeat, latent) = (if setup.quick { 2 } else { 5 }, if setup.quick { [2, 8, 8] } else { [5, 32, 32] });
+    let (repeat, latent) =
+        (if setup.quick { 2 } else { 5 }, if setup.quick { [2, 8, 8] } else { [5, 32, 32] });
     let times = timing::decode(&folder.sub("vae"), &setup.device, latent, repeat)?;
     let [frames, height, width] = latent;
-    let part = |name: &str, shape| Timed { name: name.to_owned(), dtype: "f32", shape, gflop: None, limit: None };
+    let part =
+        |name: &str, shape| Timed { name: name.to_owned(), dtype: "f32", shape, gflop: None, limit: None };
     let shape = format!("latents of {frames}x{height}x{width}");
     findings.time(part("autoencoder of the default model", shape), times, repeat);
     let tokens = 128;

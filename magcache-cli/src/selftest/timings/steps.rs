@@ -32,7 +32,8 @@ pub(super) fn measure_all(setup: &Setup, findings: &mut Findings) -> Result<()> 
 fn tell(name: &str, run: &Generation, hooks: &HookRegistry, findings: &mut Findings) {
     let records = run.session().map_or(&[][..], |session| session.log().records());
     let reused = |step, branch| records.iter().any(|r| r.step == step && r.branch == branch && r.reused);
-    let (skipped, computed): (Vec<&PassTime>, Vec<_>) = run.times().iter().partition(|t| reused(t.step, t.branch));
+    let (skipped, computed): (Vec<&PassTime>, Vec<_>) =
+        run.times().iter().partition(|t| reused(t.step, t.branch));
     let steps = run.trajectory().steps().count();
     // One for whether the velocity is finite; a strategy whose decisions are known reads nothing.
     let measured = if hooks.is_static() { 0 } else { records.iter().filter(|r| r.metric.is_some()).count() };
