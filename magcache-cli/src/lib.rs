@@ -18,8 +18,10 @@ mod replay;
 mod report;
 mod resume;
 mod search;
+mod selftest;
 mod summary;
 mod threads;
+mod timing;
 pub mod verify;
 
 use std::process::ExitCode;
@@ -54,6 +56,7 @@ pub fn main() -> ExitCode {
             ranks::start(&args.ranks, &out, |ranks, out| cmd::run::run(&args, ops, ranks, out))
         }
         Command::Doctor(args) => cmd::doctor::run(&args, &out),
+        Command::Selftest(args) => cmd::selftest::run(&args, ops, &out),
         Command::Compare(args) => {
             ranks::start(&args.ranks, &out, |ranks, out| cmd::compare::run(&args, ops, ranks, out))
         }

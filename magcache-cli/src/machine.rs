@@ -1,5 +1,8 @@
 //! The machine that a run was measured on.
 
+use std::path::{Path, PathBuf};
+
+use candle_core::Device;
 use serde::Serialize;
 
 /// The machine and this program.
@@ -31,16 +34,34 @@ impl Machine {
     }
 }
 
-/// Bytes that can be used without swapping, if the system says (Linux); at most what a container may have.
-pub(crate) fn available_memory() -> Option<u64> {
+/// Bytes that a device has free, if it says; of a CPU those that can be used without swapping (Linux), at most
+/// what the process's own group or container has left.
+pub(crate) fn free_memory(device: &Device) -> Option<u64> {
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(device) = device {
+        let (free, _) = device.cuda_stream().context().mem_get_info().ok()?;
+        return Some(free as u64);
+    }
+    if device.is_cpu() { available_memory() } else { None }
+}
+
+fn available_memory() -> Option<u64> {
     let info = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = info.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    let file =
-        |name: &str| std::fs::read_to_string(format!("/sys/fs/cgroup/{name}")).ok()?.trim().parse().ok();
-    let limit: Option<u64> = file("memory.max");
-    let left = limit.map(|limit| limit.saturating_sub(file("memory.current").unwrap_or(0)));
-    Some((kilobytes * 1024).min(left.unwrap_or(u64::MAX)))
+    let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let left = groups(&own).into_iter().filter_map(|group| {
+        let file = |name: &str| std::fs::read_to_string(group.join(name)).ok()?.trim().parse::<u64>().ok();
+        Some(file("memory.max")?.saturating_sub(file("memory.current").unwrap_or(0)))
+    });
+    Some(left.fold(kilobytes * 1024, u64::min))
+}
+
+/// The folders of the process's control group and of those that it is in, from `/proc/self/cgroup`: each may
+/// have a limit. In a container the outermost is the container's own.
+fn groups(own: &str) -> Vec<PathBuf> {
+    let path = own.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
+    Path::new(path).ancestors().map(|group| Path::new("/sys/fs/cgroup").join(group)).collect()
 }
 
 /// The line `model name : ...` of `/proc/cpuinfo`.
@@ -72,6 +93,17 @@ mod tests {
         let info = "processor\t: 0\nmodel name\t: A Chip @ 2.0GHz\nprocessor\t: 1\nmodel name\t: B\n";
         assert_eq!(model_name(info).as_deref(), Some("A Chip @ 2.0GHz"));
         assert_eq!(model_name("Hardware\t: board\n"), None);
+    }
+
+    #[test]
+    fn every_group_around_the_process_may_limit_it() {
+        let folders =
+            |own: &str| groups(own).iter().map(|path| path.display().to_string()).collect::<Vec<_>>();
+        let nested = folders("1:cpu:/x\n0::/user.slice/run.scope\n");
+        let inner = ["/sys/fs/cgroup/user.slice/run.scope", "/sys/fs/cgroup/user.slice", "/sys/fs/cgroup/"];
+        assert_eq!(nested, inner);
+        assert_eq!(folders("0::/\n"), ["/sys/fs/cgroup/"]);
+        assert_eq!(folders(""), ["/sys/fs/cgroup/"]);
     }
 
     #[test]

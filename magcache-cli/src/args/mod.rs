@@ -6,6 +6,7 @@ mod files;
 mod inspect;
 mod measure;
 mod run;
+mod selftest;
 mod shared;
 mod windows;
 
@@ -21,7 +22,8 @@ pub(crate) use inspect::{
 };
 pub(crate) use measure::{Calibrate, Pareto, Runs, SearchArgs};
 pub(crate) use run::{OnDrift, RanksArgs, Run, SoundMode};
-pub(crate) use shared::{Dtype, Metric, Metrics, Placement, Prompt, Sampling, Writing};
+pub(crate) use selftest::{Group, Selftest};
+pub(crate) use shared::{Dtype, MemoryLimit, Metric, Metrics, Placement, Prompt, Sampling, Writing};
 pub(crate) use windows::{WindowArg, windows};
 
 /// Timestep caching for diffusion transformers: run, plan, verify and compare.
@@ -95,6 +97,8 @@ pub(crate) enum Command {
     Bench(Bench),
     /// Show what this machine and this start of the program have for several ranks
     Doctor(Doctor),
+    /// Check a device: reference cases, operations, pictures and memory on it, then times against its limits
+    Selftest(Selftest),
     /// Print completions for a shell
     Completions(Completions),
     /// Print the manual page of the program or of a command

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::{Files, Loras};
 use clap::{Args as ClapArgs, ValueEnum};
+use magcache_core::config::byte_size;
 use magcache_models::pipeline::{self, Embedded, Offload, SamplingOptions};
 
 /// Headings of the help.
@@ -82,6 +83,26 @@ pub(crate) struct Placement {
     /// Where to keep weights that are not needed
     #[arg(long, value_enum, default_value_t)]
     pub(crate) offload: Offload,
+    /// Refuse a run that needs more than this: a size, such as 24GiB, or unchecked [default: what the device
+    /// has free]
+    #[arg(long, value_name = "SIZE|unchecked", value_parser = memory)]
+    pub(crate) memory: Option<MemoryLimit>,
+}
+
+/// The memory that a run may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MemoryLimit {
+    Bytes(u64),
+    /// As much as it takes: it is not compared with anything.
+    Unchecked,
+}
+
+fn memory(text: &str) -> Result<MemoryLimit, String> {
+    if text == "unchecked" {
+        return Ok(MemoryLimit::Unchecked);
+    }
+    let bytes = byte_size(text).map(|bytes| MemoryLimit::Bytes(bytes as u64));
+    bytes.ok_or_else(|| format!("{text:?} is not a size, such as 24GiB or 500MB, nor unchecked"))
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]

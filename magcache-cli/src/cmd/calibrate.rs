@@ -29,6 +29,7 @@ use crate::{
 
 pub(crate) fn run(args: &Calibrate, ops: Ops, ranks: Option<&Ranks>, out: &Console) -> Result<()> {
     let job = job(args, ops, ranks, out)?;
+    job.admit(&[], args.runs.placement.memory)?;
     let prompts = args.runs.prompts(&job)?;
     let runs = [prompts.len(), args.runs.seeds.len()];
     search::check(&args.search, job.trajectory.steps_of_clip(), args.reach, runs)?;

@@ -47,6 +47,9 @@ pub(crate) fn run(args: &Compare, ops: Ops, ranks: Option<&Ranks>, out: &Console
         judge::announce(&judged, args.sampling.force, out)?;
     }
     contender::build(&mut contenders, &job, faults, out)?;
+    // The lanes run in turns, each with what its caches hold.
+    let caches: Vec<_> = contenders.iter().map(|own| (&own.cache, &own.entry.registry)).collect();
+    job.admit(&caches, args.placement.memory)?;
     notes.iter().for_each(|note| out.note(note));
     let comparison = Comparison {
         job,

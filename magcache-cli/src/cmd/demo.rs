@@ -25,6 +25,8 @@ pub(crate) fn run(args: &Demo, ops: Ops, out: &Console) -> Result<()> {
         judge::announce(&judged, true, out)?;
     }
     contender::build(&mut contenders, &job, Vec::new(), out)?;
+    let caches: Vec<_> = contenders.iter().map(|own| (&own.cache, &own.entry.registry)).collect();
+    job.admit(&caches, None)?;
     notes.iter().for_each(|note| out.note(note));
     let comparison = Comparison {
         seeds: vec![job.request.seed],

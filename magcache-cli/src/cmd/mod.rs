@@ -12,5 +12,6 @@ pub(crate) mod list;
 pub(crate) mod pareto;
 pub(crate) mod run;
 pub(crate) mod schedule;
+pub(crate) mod selftest;
 pub(crate) mod shell;
 pub(crate) mod verify;

@@ -34,6 +34,7 @@ struct Curve {
 
 pub(crate) fn run(args: &Pareto, ops: Ops, out: &Console) -> Result<()> {
     let job = job(args, ops, out)?;
+    job.admit(&[], args.runs.placement.memory)?;
     let budgets = budgets(args, &job)?;
     let prompts = args.runs.prompts(&job)?;
     // The profile to save into may be the one of `--profile`: only its measured numbers change.

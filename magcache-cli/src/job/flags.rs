@@ -82,33 +82,33 @@ impl Placement {
             Dtype::F16 => WeightDtype::Cast(DType::F16),
             Dtype::Bf16 => WeightDtype::Cast(DType::BF16),
         };
-        let (device, offload) = (self.device()?, self.offload);
+        let (device, offload) = (device(&self.device)?, self.offload);
         Ok(LoadOptions { device, dtype, offload, ops, ..LoadOptions::default() })
     }
+}
 
-    fn device(&self) -> Result<Device> {
-        let name = self.device.as_str();
-        let hint = if cfg!(feature = "cuda") {
-            "is there an NVIDIA GPU, and a driver for it? --device cpu needs neither"
-        } else {
-            "this build computes on the CPU; NVIDIA GPUs need a build with --features cuda"
-        };
-        let (message, hint) = match name.split_once(':').unwrap_or((name, "0")) {
-            ("cpu", _) => return Ok(Device::Cpu),
-            // One stream: else each thread has its own, and none waits for what another one copies or sends.
-            ("cuda", n) => match n.parse().map(Device::new_cuda_with_stream) {
-                Ok(Ok(device)) => return Ok(device),
-                Ok(Err(error)) => (format!("cannot use device {name:?}: {error}"), hint),
-                Err(_) => (format!("device {name:?} has no number"), "--device cuda:0"),
-            },
-            ("metal", _) => (
-                format!("cannot use device {name:?}: no build of this program computes with Metal"),
-                "--device cpu",
-            ),
-            _ => (format!("unknown device {name:?}"), "--device cpu, or cuda:N"),
-        };
-        Err(bad_input_with(message, hint))
-    }
+/// The device that `--device` names.
+pub(crate) fn device(name: &str) -> Result<Device> {
+    let hint = if cfg!(feature = "cuda") {
+        "is there an NVIDIA GPU, and a driver for it? --device cpu needs neither"
+    } else {
+        "this build computes on the CPU; NVIDIA GPUs need a build with --features cuda"
+    };
+    let (message, hint) = match name.split_once(':').unwrap_or((name, "0")) {
+        ("cpu", _) => return Ok(Device::Cpu),
+        // One stream: else each thread has its own, and none waits for what another one copies or sends.
+        ("cuda", n) => match n.parse().map(Device::new_cuda_with_stream) {
+            Ok(Ok(device)) => return Ok(device),
+            Ok(Err(error)) => (format!("cannot use device {name:?}: {error}"), hint),
+            Err(_) => (format!("device {name:?} has no number"), "--device cuda:0"),
+        },
+        ("metal", _) => (
+            format!("cannot use device {name:?}: no build of this program computes with Metal"),
+            "--device cpu",
+        ),
+        _ => (format!("unknown device {name:?}"), "--device cpu, or cuda:N"),
+    };
+    Err(bad_input_with(message, hint))
 }
 
 impl Dtype {

@@ -25,6 +25,7 @@ use magcache_core::{
     schedule::{Sizes, simulate, simulate_sized},
 };
 use magcache_models::{
+    blocks::Traffic,
     checkpoint::{AdapterReport, Ops},
     pipeline::{
         self, Denoiser, LoadOptions, Offload, Pipeline, PipelineError, Request, SamplingOptions, Stage,
@@ -34,7 +35,7 @@ use magcache_models::{
 
 pub(crate) use self::{
     config::{Config, OutputTable, cache_table, flag, set_profile},
-    flags::{prompt, read_prompts},
+    flags::{device, prompt, read_prompts},
     given::Sound,
     memory::cache_bytes,
     target::{Chosen, Target},
@@ -67,8 +68,9 @@ pub(crate) struct Job {
     pub(crate) ranks: Option<Ranks>,
     /// Whether these divide the weights too.
     pub(crate) shard: bool,
-    /// Where idle weights are.
+    /// Where idle weights are, and what is fetched of them.
     pub(crate) offload: Offload,
+    pub(crate) traffic: Traffic,
     pub(crate) chosen: Option<Chosen>,
     /// The recording that is heard with the video.
     pub(crate) sound: Option<Sound>,
@@ -83,7 +85,7 @@ impl Job {
     pub(crate) fn new(mut config: Config, options: LoadOptions) -> Result<Self> {
         let (device, ops, shard, offload) =
             (options.device.clone(), options.ops, options.shard, options.offload);
-        let ranks = options.ranks.clone();
+        let (ranks, traffic) = (options.ranks.clone(), options.traffic.clone());
         let pipeline = config.open(options)?;
         let defaults = pipeline.defaults();
         let mut base = defaults.request.clone();
@@ -134,6 +136,7 @@ impl Job {
             ranks,
             shard,
             offload,
+            traffic,
             chosen,
             sound,
             adapters,

@@ -6,14 +6,15 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use candle_core::{Device, Tensor};
-use magcache_models::checkpoint::{Folder, Ops};
+use candle_core::Tensor;
+use magcache_models::checkpoint::{Folder, Weights};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use super::{
     call::{Call, RecordedCall},
     report::CaseReport,
+    setting::Setting,
 };
 use crate::console::bad_input;
 
@@ -24,6 +25,8 @@ pub(super) type Named = BTreeMap<String, Tensor>;
 pub(super) struct Case {
     /// The folder with the model's configuration and weights: the case's own, or the one that it names.
     pub(super) folder: Folder,
+    /// Where it runs.
+    pub(super) on: Setting,
     path: PathBuf,
     /// Its path in messages.
     pub(super) place: String,
@@ -59,6 +62,15 @@ struct Class {
     model_type: Option<String>,
 }
 
+/// The group that a case belongs to.
+pub(super) fn group_of(path: &Path) -> Result<String> {
+    #[derive(Deserialize)]
+    struct Group {
+        group: String,
+    }
+    Ok(Folder::open(path)?.read_json::<Group>("case.json")?.group)
+}
+
 /// The class of the model in a folder.
 pub(super) fn class_in(folder: &Folder) -> Result<String> {
     const FILE: &str = "config.json";
@@ -70,36 +82,43 @@ pub(super) fn class_in(folder: &Folder) -> Result<String> {
 }
 
 impl Case {
-    pub(super) fn open(path: &Path, ops: Ops) -> Result<Self> {
-        let folder = Folder::open(path)?.computing_with(ops);
+    pub(super) fn open(path: &Path, on: &Setting) -> Result<Self> {
+        let folder = Folder::open(path)?.computing_with(on.ops);
         let meta: Value = folder.read_json("case.json")?;
         let place = folder.describe_file("case.json");
         let head = Head::deserialize(&meta).map_err(|e| bad_input(format!("{place}: {e}")))?;
         let file = path.join("golden.safetensors");
         let Head { group, case: name, calls, model_folder, waves } = head;
+        let on = on.of_group(&group);
         let mut tensors = HashMap::new();
         // A case without calls may have no tensors.
         if !calls.is_empty() || file.exists() {
-            tensors = candle_core::safetensors::load(&file, &Device::Cpu)
+            tensors = candle_core::safetensors::load(&file, &on.device)
                 .map_err(|e| bad_input(format!("cannot read {}: {e}", file.display())))?;
         }
         for (key, shape) in waves {
             let values = (0..shape.iter().product::<usize>()).map(|i| (0.37 * i as f64).sin() as f32);
-            tensors.insert(key, Tensor::from_iter(values, &Device::Cpu)?.reshape(shape)?);
+            tensors.insert(key, Tensor::from_iter(values, &on.device)?.reshape(shape)?);
         }
         let folder = match model_folder {
-            Some(model) => Folder::open(path.join(model))?.computing_with(ops),
+            Some(model) => Folder::open(path.join(model))?.computing_with(on.ops),
             None => folder,
         };
         let own = std::path::absolute(path)?;
         let label = own.file_name().map_or_else(|| name.clone(), |n| n.to_string_lossy().into_owned());
         let path = path.to_owned();
-        Ok(Self { folder, path, place, meta, label: format!("{group}/{label}"), group, name, calls, tensors })
+        let label = format!("{group}/{label}");
+        Ok(Self { folder, on, path, place, meta, label, group, name, calls, tensors })
     }
 
     /// The case in another folder, relative to this one, on the same operations.
     pub(super) fn beside(&self, folder: &Path) -> Result<Self> {
-        Self::open(&self.path.join(folder), self.folder.ops())
+        Self::open(&self.path.join(folder), &self.on)
+    }
+
+    /// The tensors of the model in the case's folder, where and as it runs.
+    pub(super) fn weights(&self) -> Result<Weights> {
+        Ok(self.on.weights(&self.folder)?)
     }
 
     /// `transformers`, `vaes`, ...

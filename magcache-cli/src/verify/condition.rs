@@ -1,7 +1,6 @@
 //! Given frames, in the form that Wan's transformers take.
 
 use anyhow::Result;
-use candle_core::Device;
 use magcache_models::{autoencoder::VideoVae, wan::FrameCondition};
 use serde::Deserialize;
 
@@ -24,7 +23,7 @@ pub(super) fn is_one(case: &Case) -> bool {
 }
 
 pub(super) fn check(case: &Case, report: &mut CaseReport) -> Result<()> {
-    let vae = VideoVae::open(&case.folder, &Device::Cpu)?;
+    let vae = VideoVae::open(&case.folder, &case.on.device)?;
     case.compare_calls(report, |call, report| one(&vae, call, report))
 }
 

@@ -23,9 +23,9 @@ pub(super) fn like_first_call<N: Network>(
     round_up: impl Fn(&mut N, &[usize]) -> candle_core::Result<()>,
 ) -> Result<N> {
     let first = case.calls().find_map(|call| Some((call, call.outputs.get("sample")?.clone())));
-    let Some((call, key)) = first else { return N::load(&case.folder) };
+    let Some((call, key)) = first else { return N::load(&case.folder, &case.on) };
     let run = |which: &[usize]| {
-        let mut model = N::load(&case.folder)?;
+        let mut model = N::load(&case.folder, &case.on)?;
         round_up(&mut model, which)?;
         let got = model.prepare(call)?(&mut Pass::off())?;
         Ok((model, got))

@@ -20,7 +20,7 @@ pub(super) const CLASSES: [&str; 2] = ["AutoencoderKL", "AutoencoderKLFlux2"];
 const NO_OUTPUT: &str = "the autoencoder gives no such output";
 
 pub(super) fn check(case: &Case, report: &mut CaseReport) -> Result<()> {
-    let vae = ImageVae::open(&case.folder, &Device::Cpu)?;
+    let vae = ImageVae::open(&case.folder, &case.on.device)?;
     case.compare_calls(report, |call, report| {
         let inputs: Vec<&str> = call.inputs.keys().map(String::as_str).collect();
         match inputs.as_slice() {

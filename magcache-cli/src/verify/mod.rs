@@ -25,6 +25,7 @@ mod report;
 mod s2v;
 mod schedule_search;
 mod scheduler;
+mod setting;
 mod strategy_tables;
 mod tables;
 mod text_encoder;
@@ -38,38 +39,71 @@ mod z_image;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use magcache_models::checkpoint::Ops;
 use serde_json::Value;
 
 use self::{case::Case, find::Found};
 use crate::console::bad_input;
 
-pub use self::report::{CallReport, CaseReport, NotCompared, VerifyReport};
+pub use self::{
+    report::{CallReport, CaseReport, NotCompared, VerifyReport},
+    setting::{Half, Setting},
+};
 
 /// Runs every case that `paths` name: case folders, folders of cases, tables, and patterns with `*`.
 ///
-/// `ops` are the operations that models compute with. `allow_skipped`: a case that this build cannot run is
-/// not a failure.
+/// `on` is where networks compute, and with which operations. `allow_skipped`: a case that this build cannot
+/// run is not a failure.
 ///
 /// Errors: a path without cases, a damaged case, or a failed computation. A difference is not an error; it is
 /// in the report.
-pub fn run(paths: &[PathBuf], allow_skipped: bool, ops: Ops) -> Result<VerifyReport> {
-    let mut cases = Vec::new();
+pub fn run(paths: &[PathBuf], allow_skipped: bool, on: impl Into<Setting>) -> Result<VerifyReport> {
+    let (mut cases, on) = (Vec::new(), on.into());
     for source in find::find(paths)? {
         let place = || format!("cannot verify {}", source.path().display());
-        cases.push(check(&source, ops).with_context(place)?);
+        cases.push(check(&source, &on).with_context(place)?);
     }
     let ok = cases.iter().all(|case| case.ok || (allow_skipped && case.skipped.is_some()));
     Ok(VerifyReport { ok, cases })
 }
 
-fn check(source: &Found, ops: Ops) -> Result<CaseReport> {
+/// The path of every case that `paths` name, each once, in order; without tables and what else has no network
+/// if `networks` is set.
+///
+/// Errors: a path without cases, a folder whose `case.json` cannot be read.
+pub(crate) fn list(paths: &[PathBuf], networks: bool) -> Result<Vec<Listed>> {
+    let found = find::find(paths)?;
+    let one = |source: &Found| -> Result<Listed> {
+        let group = match source {
+            Found::Case(path) => case::group_of(path)?,
+            Found::Table(..) => String::new(),
+        };
+        Ok(Listed {
+            path: source.path().to_owned(),
+            network: setting::NETWORKS.contains(&group.as_str()),
+            in_half: setting::IN_HALF.contains(&group.as_str()),
+        })
+    };
+    let all = found.iter().map(one).collect::<Result<Vec<_>>>()?;
+    Ok(all.into_iter().filter(|case| case.network || !networks).collect())
+}
+
+/// A case, and where it can run.
+#[derive(Clone, Debug)]
+pub(crate) struct Listed {
+    pub(crate) path: PathBuf,
+    /// Whether it has a network, which a device runs; else it is about what hosts compute.
+    pub(crate) network: bool,
+    /// Whether that computes in half precision if its weights have it.
+    pub(crate) in_half: bool,
+}
+
+fn check(source: &Found, on: &Setting) -> Result<CaseReport> {
     let path = match source {
         Found::Table(path, json) => return table(path, json),
         Found::Case(path) => path,
     };
-    let case = Case::open(path, ops)?;
-    let mut report = CaseReport::new(case.label());
+    let case = Case::open(path, on)?;
+    let mut report = CaseReport::new(case.label()).with_slack(case.on.slack());
     match case.group() {
         "transformers" => {
             if let Some(class) = class::of(&case, &mut report)? {

@@ -34,6 +34,9 @@ pub struct CaseReport {
     pub not_compared: Vec<NotCompared>,
     /// Findings about the recording.
     pub notes: Vec<String>,
+    /// The part of a tensor's largest value that an error may be, where that is more than its tolerance.
+    #[serde(skip)]
+    slack: f64,
 }
 
 /// One output of one call.
@@ -84,7 +87,12 @@ impl CaseReport {
             skipped: None,
             not_compared: Vec::new(),
             notes: Vec::new(),
+            slack: 0.0,
         }
+    }
+
+    pub(super) fn with_slack(self, slack: f64) -> Self {
+        Self { slack, ..self }
     }
 
     /// Records that the case cannot be run at all.
@@ -114,7 +122,9 @@ impl CaseReport {
         tolerance: f64,
     ) -> Result<()> {
         if got.dims() == want.dims() {
-            self.numbers(name, output, &values(got)?, &values(want)?, tolerance);
+            let want = values(want)?;
+            let tolerance = tolerance.max(self.slack * largest(want.iter().copied()));
+            self.numbers(name, output, &values(got)?, &want, tolerance);
         } else {
             let detail = format!("the shape is {:?}, expected {:?}", got.dims(), want.dims());
             self.push(name, output, [f64::INFINITY; 2], tolerance, Some(detail));

@@ -118,7 +118,7 @@ pub(super) fn check(case: &Case, report: &mut CaseReport) -> Result<()> {
         return Ok(());
     };
     let folder = Folder::open(&folder)?.computing_with(case.folder.ops());
-    let network: Arc<WanTransformer> = Arc::new(Network::load(&folder)?);
+    let network: Arc<WanTransformer> = Arc::new(Network::load(&folder, &case.on)?);
     for (solver, judged) in judged {
         let kind = if solver == "unipc" { SamplerKind::UniPc } else { SamplerKind::Euler };
         let runs = Runs::new(case, &network, &sampling, kind)?;

@@ -2,9 +2,8 @@
 //! two halves and Qwen3: what Wan 2.1 and FLUX pipelines read from them.
 
 use anyhow::Result;
-use candle_core::{D, Device, Tensor};
+use candle_core::{D, Tensor};
 use magcache_models::{
-    checkpoint::{WeightDtype, Weights},
     clip::{ClipTextEncoder, ClipVisionEncoder},
     text::{Qwen3Config, Qwen3Encoder, RelativePositions, T5Config, T5Encoder, TextError, TokenizedPrompt},
 };
@@ -34,7 +33,7 @@ pub(super) fn check(case: &Case, report: &mut CaseReport) -> Result<()> {
 }
 
 fn clip(case: &Case, report: &mut CaseReport) -> Result<()> {
-    let encoder = ClipTextEncoder::open(&case.folder, &Device::Cpu, WeightDtype::Keep)?;
+    let encoder = ClipTextEncoder::open(&case.folder, &case.on.device, case.on.dtype())?;
     case.compare_calls(report, |call, report| {
         let ids = ids(call)?;
         let output = encoder.forward(&ids).map_err(refused)?;
@@ -50,7 +49,7 @@ fn clip(case: &Case, report: &mut CaseReport) -> Result<()> {
 }
 
 fn clip_vision(case: &Case, report: &mut CaseReport) -> Result<()> {
-    let encoder = ClipVisionEncoder::open(&case.folder, &Device::Cpu, WeightDtype::Keep)?;
+    let encoder = ClipVisionEncoder::open(&case.folder, &case.on.device, case.on.dtype())?;
     let why = "Wan stops before the last block, which is not loaded";
     case.compare_calls(report, |call, report| {
         let pixels = call.required("pixel_values")?;
@@ -78,7 +77,7 @@ pub(super) struct Chosen {
 
 fn qwen3(case: &Case, report: &mut CaseReport) -> Result<()> {
     let config = Qwen3Config::read(&case.folder)?;
-    let weights = Weights::open(&case.folder, &Device::Cpu, WeightDtype::Keep)?;
+    let weights = case.weights()?;
     let every: Vec<usize> = (0..=config.num_hidden_layers).collect();
     let all = Qwen3Encoder::load(&weights, &config, &every)?;
     case.compare_calls(report, |call, report| {
@@ -107,7 +106,7 @@ fn qwen3(case: &Case, report: &mut CaseReport) -> Result<()> {
 
 fn t5(case: &Case, report: &mut CaseReport) -> Result<()> {
     let config = T5Config::read(&case.folder)?;
-    let encoder = T5Encoder::load(&Weights::open(&case.folder, &Device::Cpu, WeightDtype::Keep)?, &config)?;
+    let encoder = T5Encoder::load(&case.weights()?, &config)?;
     case.compare_calls(report, |call, report| {
         let (ids, mask) = (ids(call)?, call.rows(MASK)?);
         let states = encoder.hidden_states(&ids, mask.as_deref()).map_err(refused)?;

@@ -1,7 +1,7 @@
 //! The video autoencoders of Wan 2.1 and 2.2, in both directions, with and without tiles.
 
 use anyhow::Result;
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use magcache_models::autoencoder::{Tiling, VideoVae, image::packing, video::Observation};
 use serde::Deserialize;
 
@@ -32,7 +32,7 @@ struct TilingArgs {
 }
 
 pub(super) fn check(case: &Case, report: &mut CaseReport) -> Result<()> {
-    let vae = VideoVae::open(&case.folder, &Device::Cpu)?;
+    let vae = VideoVae::open(&case.folder, &case.on.device)?;
     case.compare_calls(report, |call, report| one(&vae, call, report, 0.0))
 }
 

@@ -17,5 +17,5 @@ mod words;
 pub use build::Built;
 pub use entry::CacheEntry;
 pub use fixed::{FixedSteps, Skips};
-pub use residuals::Residuals;
+pub use residuals::{Residuals, byte_size};
 pub use words::{Given, Words};

@@ -50,14 +50,17 @@ impl Residuals {
                 return Err(syntax(place, &format!("`device` is {other:?}, it must be same or cpu")));
             }
         };
-        let budget = self.budget.as_deref().map(|text| bytes(place, text)).transpose()?;
+        let size = |text: &str| {
+            let odd = || syntax(place, &format!("`budget` is {text:?}, it must be a size such as \"2 GiB\""));
+            byte_size(text).ok_or_else(odd)
+        };
+        let budget = self.budget.as_deref().map(size).transpose()?;
         Ok(StoragePolicy { dtype, device, budget })
     }
 }
 
-#[cfg(feature = "candle")]
-/// Parses `2 GiB`, `512 MB` or `1000`.
-fn bytes(place: &str, text: &str) -> Result<usize, ConfigError> {
+/// A number of bytes as people write it: `2 GiB`, `512MB` or `1000`. `None` if it is not one.
+pub fn byte_size(text: &str) -> Option<usize> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic()).trim();
     let unit = text.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.').trim();
     let scale: Option<f64> = match unit.to_ascii_lowercase().as_str() {
@@ -70,8 +73,6 @@ fn bytes(place: &str, text: &str) -> Result<usize, ConfigError> {
         "gib" => Some(1024f64.powi(3)),
         _ => None,
     };
-    match (digits.parse::<f64>(), scale) {
-        (Ok(n), Some(scale)) if n.is_finite() && n >= 0.0 => Ok((n * scale) as usize),
-        _ => Err(syntax(place, &format!("`budget` is {text:?}, it must be a size such as \"2 GiB\""))),
-    }
+    let n = digits.parse::<f64>().ok().filter(|n| n.is_finite() && *n >= 0.0)?;
+    Some((n * scale?) as usize)
 }

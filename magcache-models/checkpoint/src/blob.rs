@@ -25,6 +25,13 @@ impl Blob {
         }
     }
 
+    /// Tells the system that a range is about to be read.
+    pub(super) fn will_need(&self, range: Range<usize>) {
+        if let Self::Mapped(file) = self {
+            file.will_need(range);
+        }
+    }
+
     /// Tells the system that a range will not be read again soon.
     pub(super) fn release(&self, range: Range<usize>) {
         if let Self::Mapped(file) = self {

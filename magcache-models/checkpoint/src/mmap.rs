@@ -32,6 +32,17 @@ impl MappedFile {
         &self.0
     }
 
+    /// Tells the system that a range is about to be read: it reads all of it at once, not page by page as
+    /// they are touched. Its answer is ignored, because without it reading is slower and nothing else.
+    pub(super) fn will_need(&self, range: Range<usize>) {
+        #[cfg(unix)]
+        if range.start < range.end && range.end <= self.0.len() {
+            let _refused = self.0.advise_range(memmap2::Advice::WillNeed, range.start, range.len());
+        }
+        #[cfg(not(unix))]
+        let _ = range;
+    }
+
     /// Returns the resident pages of a range that has been copied out to the system.
     ///
     /// Otherwise the file would stay resident next to the copies of its tensors, which takes twice the

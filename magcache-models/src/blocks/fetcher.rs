@@ -6,6 +6,8 @@ use std::{
     thread,
 };
 
+use super::Traffic;
+
 type Job = Box<dyn FnOnce() + Send>;
 
 /// A thread that does one thing after the other, in the order in which they were asked for: several ranks ask
@@ -13,24 +15,33 @@ type Job = Box<dyn FnOnce() + Send>;
 ///
 /// Cloning copies handles.
 #[derive(Clone)]
-pub struct Fetcher(Sender<Job>);
+pub struct Fetcher {
+    jobs: Sender<Job>,
+    traffic: Traffic,
+}
 
 impl Fetcher {
-    /// Starts the thread.
+    /// Starts the thread, whose fetches are counted in `traffic`.
     ///
     /// # Errors
     /// The system has no thread left.
-    pub fn start() -> std::io::Result<Self> {
-        let (ask, asked) = mpsc::channel::<Job>();
+    pub fn start(traffic: Traffic) -> std::io::Result<Self> {
+        let (jobs, asked) = mpsc::channel::<Job>();
         thread::Builder::new()
             .name("fetcher".to_owned())
             .spawn(move || asked.into_iter().for_each(|job| job()))?;
-        Ok(Self(ask))
+        Ok(Self { jobs, traffic })
+    }
+
+    /// Asks for a block of so many stored bytes.
+    pub(super) fn fetch(&self, bytes: u64, job: impl FnOnce() + Send + 'static) {
+        self.traffic.add(bytes);
+        self.ask(job);
     }
 
     /// Asks for something. If the thread is gone, it is dropped.
-    pub(super) fn ask(&self, job: impl FnOnce() + Send + 'static) {
-        _ = self.0.send(Box::new(job));
+    fn ask(&self, job: impl FnOnce() + Send + 'static) {
+        _ = self.jobs.send(Box::new(job));
     }
 
     /// Waits until everything that was asked for is done.
@@ -43,6 +54,6 @@ impl Fetcher {
 
 impl fmt::Debug for Fetcher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Fetcher")
+        f.debug_struct("Fetcher").field("traffic", &self.traffic).finish_non_exhaustive()
     }
 }

@@ -11,7 +11,8 @@ use crate::checkpoint::CheckpointError;
 /// Lends blocks by number. Which are fetched, and in which order, follows from the calls alone, not from
 /// times.
 pub(crate) struct Lender<B> {
-    count: usize,
+    /// Stored bytes of each block.
+    sizes: Vec<u64>,
     fetcher: Fetcher,
     fetch: Arc<dyn Fn(usize) -> LoadResult<B> + Send + Sync>,
     shelf: Arc<Shelf<B>>,
@@ -66,25 +67,26 @@ impl<B> Drop for Delivery<B> {
 
 impl<B: Send + Sync + 'static> Lender<B> {
     pub(super) fn new(
-        count: usize,
+        sizes: Vec<u64>,
         fetcher: Fetcher,
         fetch: impl Fn(usize) -> LoadResult<B> + Send + Sync + 'static,
     ) -> Self {
         let shelf = Arc::new(Shelf { places: Mutex::default(), changed: Condvar::new() });
-        Self { count, fetcher, fetch: Arc::new(fetch), shelf }
+        Self { sizes, fetcher, fetch: Arc::new(fetch), shelf }
     }
 
     pub(super) fn len(&self) -> usize {
-        self.count
+        self.sizes.len()
     }
 
     /// A block, and asks for the one after it, or for the first one after the last. What is neither leaves
     /// the shelf.
     pub(super) fn get(&self, block: usize) -> LoadResult<Arc<B>> {
-        if block >= self.count {
-            return Err(candle_core::Error::msg(format!("block {block} of {}", self.count)).into());
+        let count = self.sizes.len();
+        if block >= count {
+            return Err(candle_core::Error::msg(format!("block {block} of {count}")).into());
         }
-        let wanted = [block, (block + 1) % self.count];
+        let wanted = [block, (block + 1) % count];
         let mut places = self.shelf.places();
         places.retain(|(at, _)| wanted.contains(at));
         loop {
@@ -114,7 +116,8 @@ impl<B: Send + Sync + 'static> Lender<B> {
     fn ask(&self, block: usize) {
         let mut delivery = Delivery { shelf: Arc::clone(&self.shelf), block, state: None };
         let fetch = Arc::clone(&self.fetch);
-        self.fetcher.ask(move || {
+        let bytes = self.sizes.get(block).copied().unwrap_or_default();
+        self.fetcher.fetch(bytes, move || {
             delivery.is(match fetch(block) {
                 Ok(made) => State::Here(Arc::new(made)),
                 Err(error) => State::Failed(error),
@@ -125,7 +128,7 @@ impl<B: Send + Sync + 'static> Lender<B> {
 
 impl<B> fmt::Debug for Lender<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lender").field("blocks", &self.count).finish_non_exhaustive()
+        f.debug_struct("Lender").field("blocks", &self.sizes.len()).finish_non_exhaustive()
     }
 }
 
@@ -134,11 +137,13 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
+    use crate::blocks::Traffic;
 
     /// A lender of numbers, and what it fetched, in order.
     fn numbers(count: usize) -> (Lender<usize>, mpsc::Receiver<usize>) {
         let (tell, fetched) = mpsc::channel();
-        let lender = Lender::new(count, Fetcher::start().unwrap(), move |i| {
+        let fetcher = Fetcher::start(Traffic::default()).unwrap();
+        let lender = Lender::new(vec![10; count], fetcher, move |i| {
             tell.send(i).unwrap();
             if i == 7 { Err(candle_core::Error::msg("no seven").into()) } else { Ok(i) }
         });
@@ -188,7 +193,8 @@ mod tests {
         let error = lender.get(7).unwrap_err().to_string();
         assert!(error.contains("no seven"), "{error}");
         assert!(lender.get(9).unwrap_err().to_string().contains("block 9 of 9"));
-        let lender = Lender::new(3, Fetcher::start().unwrap(), |i| -> LoadResult<usize> { panic!("{i}") });
+        let fetcher = Fetcher::start(Traffic::default()).unwrap();
+        let lender = Lender::new(vec![10; 3], fetcher, |i| -> LoadResult<usize> { panic!("{i}") });
         for block in [0, 2] {
             let error = lender.get(block).unwrap_err().to_string();
             assert!(error.contains("the thread that fetches blocks ended"), "{error}");

@@ -8,13 +8,17 @@
 mod fetcher;
 mod lender;
 mod shards;
+mod traffic;
 
 use std::{ops::Deref, sync::Arc};
 
 use candle_core::Result;
 use magcache_core::{Group, hint};
 
-pub use self::fetcher::Fetcher;
+pub use self::{
+    fetcher::Fetcher,
+    traffic::{Fetched, Traffic},
+};
 use self::{lender::Lender, shards::Shards};
 use crate::checkpoint::{CheckpointError, Weights};
 
@@ -92,13 +96,14 @@ impl<B: Send + Sync + 'static> Blocks<B> {
             }
         }
         let all = weights.pp(list);
+        let sizes = (0..count).map(|i| all.pp(i).flat().len() as u64).collect();
         Ok(Self::Lent(match residence {
             Residence::Shards { group, .. } => {
                 let shards = Shards::of(&all, list, count, group.clone());
-                Lender::new(count, fetcher, move |i| load(&shards.block(i)?))
+                Lender::new(sizes, fetcher, move |i| load(&shards.block(i)?))
             }
             // Read whole: what stays coded would else be read from the file while the block runs.
-            Residence::Disk { .. } | Residence::Memory => Lender::new(count, fetcher, move |i| {
+            Residence::Disk { .. } | Residence::Memory => Lender::new(sizes, fetcher, move |i| {
                 let flat = all.pp(i).flat();
                 load(&flat.tensors(flat.read(0..flat.len())))
             }),

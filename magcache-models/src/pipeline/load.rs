@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::{GivenAdapter, GivenFiles, Pipeline, PipelineError, Result};
 use crate::{
-    blocks::{Fetcher, Residence},
+    blocks::{Fetcher, Residence, Traffic},
     checkpoint::{Folder, Ops, WeightDtype},
     ranks::{DataPlane, Ranks},
     recognise::Role,
@@ -21,8 +21,10 @@ pub enum Offload {
     /// On the device, after their first use.
     #[default]
     None,
-    /// Those of an idle expert in the machine's memory; on a CPU that is the device itself.
-    Host,
+    /// Those of an idle expert in the pages of its file, which stay in the machine's memory while there is
+    /// room; on a CPU that memory is the device itself, and both experts stay.
+    #[cfg_attr(feature = "clap", value(alias = "host"))]
+    Expert,
     /// Those of an idle expert on disk, from which the memory map reads them again.
     Disk,
     /// Those of every block on disk, but for the one that runs and the next one, which is read meanwhile.
@@ -41,6 +43,8 @@ pub struct LoadOptions {
     pub offload: Offload,
     /// Whether ranks that divide the tokens divide the weights of blocks too.
     pub shard: bool,
+    /// Counts what is fetched of blocks that are not kept in memory.
+    pub traffic: Traffic,
     /// Whether an autoencoder works tile by tile: less memory, more work, blended seams.
     pub tile_vae: bool,
     /// The operations of the layers.
@@ -54,6 +58,15 @@ pub struct LoadOptions {
 }
 
 impl LoadOptions {
+    /// Whether an expert stays on the device while another one runs.
+    pub fn keeps_experts(&self) -> bool {
+        match self.offload {
+            Offload::None | Offload::Blocks => true,
+            Offload::Expert => self.device.is_cpu(),
+            Offload::Disk => false,
+        }
+    }
+
     /// What moves tensors between the ranks that divide the tokens.
     pub fn plane(&self) -> Option<&Arc<dyn DataPlane>> {
         self.ranks.as_ref().map(Ranks::plane)
@@ -65,8 +78,10 @@ impl LoadOptions {
     /// The system has no thread left to fetch them.
     pub fn residence(&self) -> candle_core::Result<Residence> {
         match self.ranks.as_ref().filter(|ranks| self.shard && ranks.tokens().size() > 1) {
-            Some(ranks) => ranks.shards(),
-            None if self.offload == Offload::Blocks => Ok(Residence::Disk { fetcher: Fetcher::start()? }),
+            Some(ranks) => ranks.shards(&self.traffic),
+            None if self.offload == Offload::Blocks => {
+                Ok(Residence::Disk { fetcher: Fetcher::start(self.traffic.clone())? })
+            }
             None => Ok(Residence::Memory),
         }
     }
@@ -91,6 +106,7 @@ impl Default for LoadOptions {
             dtype: WeightDtype::Auto,
             offload: Offload::None,
             shard: false,
+            traffic: Traffic::default(),
             tile_vae: false,
             ops: Ops::default(),
             ranks: None,

@@ -15,7 +15,7 @@ use magcache_core::{
 };
 
 use super::{DataPlane, HostPlane, host::to_bytes, plane_of};
-use crate::blocks::{Fetcher, Residence};
+use crate::blocks::{Fetcher, Residence, Traffic};
 
 /// How ranks divide a forward: `cfg=2,ulysses=4`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -180,15 +180,16 @@ impl Ranks {
         self.world.place() == 0
     }
 
-    /// Weights of blocks, divided among those that run the same branch.
+    /// Weights of blocks, divided among those that run the same branch; the first who asks says where the
+    /// fetches are counted.
     ///
     /// # Errors
     /// The system has no thread left to fetch them.
-    pub fn shards(&self) -> Result<Residence> {
+    pub fn shards(&self, traffic: &Traffic) -> Result<Residence> {
         let mut started = self.fetcher.lock().unwrap_or_else(PoisonError::into_inner);
         let fetcher = match started.take() {
             Some(fetcher) => fetcher,
-            None => Fetcher::start()?,
+            None => Fetcher::start(traffic.clone())?,
         };
         *started = Some(fetcher.clone());
         Ok(Residence::Shards { group: self.tokens.in_lane(Lane::Weights), fetcher })

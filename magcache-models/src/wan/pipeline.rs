@@ -15,8 +15,8 @@ use crate::{
     checkpoint::{AdapterReport, Folder, WeightDtype, Weights},
     image::Picture,
     pipeline::{
-        self, Defaults, Denoiser, Division, LoadOptions, Loader, Offload, Phase, Pipeline, PipelineError,
-        Request, Result, SamplingOption, Stage,
+        self, Defaults, Denoiser, Division, LoadOptions, Loader, Phase, Pipeline, PipelineError, Request,
+        Result, SamplingOption, Stage,
     },
     sampler::{Sampler, SchedulerConfig},
 };
@@ -141,7 +141,7 @@ impl Pipeline for WanPipeline {
         let sizes = [text.d_model, text.d_ff];
         let tokens = self.sizes(request)?.tokens;
         let config = source.transformer_config(Expert(0));
-        let experts = if options.offload == Offload::Disk { 1 } else { source.experts() };
+        let experts = if options.keeps_experts() { source.experts() } else { 1 };
         let networks = (0..experts)
             .map(|expert| source.transformer(Expert(expert as u8), device, dtype))
             .collect::<std::result::Result<Vec<_>, _>>()?;
@@ -258,7 +258,7 @@ impl Pipeline for WanPipeline {
         let condition = self.condition(first)?;
 
         stage(Stage::LoadingTransformer);
-        let keep = self.parts.options.offload != Offload::Disk;
+        let keep = self.parts.options.keeps_experts();
         let load = experts::shared(self.parts.clone());
         let run = self.trajectory(first)?;
         let one = |cond: Tensor| -> Result<Arc<dyn Denoiser>> {

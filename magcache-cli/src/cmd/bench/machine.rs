@@ -8,8 +8,7 @@ use magcache_core::metrics;
 use pulp::{Arch, Simd, WithSimd};
 use serde_json::json;
 
-use super::measure;
-use crate::{compare::estimate::Spread, console::Console};
+use crate::{compare::estimate::Spread, console::Console, timing::measure};
 
 /// Number of values in a tensor of 16 MB.
 const VALUES: usize = 4 << 20;
@@ -27,7 +26,7 @@ pub(super) fn run(repeat: usize, out: &Console) -> Result<()> {
         let done: f64 = rayon::broadcast(|_| Arch::new().dispatch(Fma)).into_iter().sum();
         peak.push(done / start.elapsed().as_secs_f64() / 1e9);
         read.push(
-            measure(3, || {
+            measure(&Device::Cpu, 3, || {
                 rayon::broadcast(|thread| {
                     for values in &values {
                         let length = values.len() / threads;
@@ -39,7 +38,7 @@ pub(super) fn run(repeat: usize, out: &Console) -> Result<()> {
             .median,
         );
         metric.push(
-            measure(3, || {
+            measure(&Device::Cpu, 3, || {
                 black_box(metrics::relative_l1(&a, &b)?);
                 Ok(())
             })?

@@ -3,10 +3,7 @@
 mod cache;
 mod forward;
 mod machine;
-mod networks;
 mod overhead;
-
-use std::time::Instant;
 
 use anyhow::Result;
 use candle_core::{Device, Tensor};
@@ -18,16 +15,23 @@ use crate::{
     compare::estimate::Spread,
     console::Console,
     job::model_name,
+    timing,
 };
 
 pub(crate) fn run(args: &Bench, ops: Ops, out: &Console) -> Result<()> {
     match args {
         Bench::Forward(args) => forward::run(args, ops, out),
         Bench::Vae { model, latent, repeat } => {
-            networks::decode(&component(model, ops, "vae")?, *latent, *repeat, out)
+            let times = timing::decode(&component(model, ops, "vae")?, &Device::Cpu, *latent, *repeat)?;
+            let [frames, height, width] = latent;
+            answer(times, &format!("latents of {frames}x{height}x{width}"), *repeat, &[], out);
+            Ok(())
         }
         Bench::Text { model, tokens, repeat } => {
-            networks::encode(&component(model, ops, "text_encoder")?, *tokens, *repeat, out)
+            let folder = component(model, ops, "text_encoder")?;
+            let times = timing::encode(&folder, &Device::Cpu, *tokens, *repeat)?;
+            answer(times, &format!("{tokens} tokens"), *repeat, &[], out);
+            Ok(())
         }
         Bench::Cache(args) => cache::run(args, ops, out),
         Bench::Overhead { repeat } => overhead::run(*repeat, out),
@@ -50,17 +54,6 @@ fn component(model: &BenchModel, ops: Ops, name: &str) -> Result<Folder> {
 /// Random normal values.
 fn gaussian(shape: &[usize]) -> Result<Tensor> {
     Ok(Tensor::randn(0f32, 1f32, shape, &Device::Cpu)?)
-}
-
-/// The milliseconds of `repeat` runs, after one to warm up.
-fn measure(repeat: usize, mut run: impl FnMut() -> Result<()>) -> Result<Spread> {
-    run()?;
-    let once = |_| {
-        let start = Instant::now();
-        run()?;
-        Ok(start.elapsed().as_secs_f64() * 1e3)
-    };
-    Ok(Spread::of((0..repeat.max(1)).map(once).collect::<Result<Vec<_>>>()?))
 }
 
 /// Prints the times of `what`.

@@ -15,7 +15,7 @@ use magcache_models::{
 };
 use tracing::debug;
 
-use super::keeper::Keeper;
+use super::{keeper::Keeper, meter::Meter};
 use crate::{
     console::{Console, Interrupt},
     files::{config_of, has_content},
@@ -45,6 +45,8 @@ pub(super) struct Done {
     pub(super) outputs: Vec<PathBuf>,
     pub(super) started: Instant,
     pub(super) resumed_at: Option<usize>,
+    /// What its steps fetched.
+    pub(super) meter: Meter,
 }
 
 impl Attempt<'_> {
@@ -53,12 +55,13 @@ impl Attempt<'_> {
     pub(super) fn run(&self, mut keeper: Option<Keeper<'_>>, stored: Option<Stored>) -> Result<Done> {
         let started = Instant::now();
         let Self { job, built, path, config, interrupt, ranks, out, .. } = self;
+        let mut meter = Meter::new(&job.traffic);
         if let Some(ranks) = ranks.filter(|ranks| !ranks.is_first()) {
             let mut generation = begin(job, built, own_part(Some(ranks), None)?, Some(ranks), out)?;
-            denoise(job, &mut generation, keeper.as_mut(), None, interrupt, out)?;
+            denoise(job, &mut generation, keeper.as_mut(), None, (interrupt, &mut meter), out)?;
             generation.release();
             wait_for_first(ranks)?;
-            return Ok(Done { generation, outputs: Vec::new(), started, resumed_at: None });
+            return Ok(Done { generation, outputs: Vec::new(), started, resumed_at: None, meter });
         }
         let resumed_at = stored.as_ref().map(Stored::step).transpose()?;
         // If a run was killed after it wrote its outputs, a folder of frames may already be there, complete.
@@ -71,12 +74,12 @@ impl Attempt<'_> {
         let snapshot = own_part(*ranks, stored.map(|stored| stored.snapshot))?;
         let mut generation = begin(job, built, snapshot, *ranks, out)?;
         let mut film = (!written).then(|| Film { target: &target, writer: None, interrupt, ranks: *ranks });
-        let ran =
-            denoise(job, &mut generation, keeper.as_mut(), film.as_mut(), interrupt, out).and_then(|()| {
-                // Frees the network's memory for the autoencoder.
-                generation.release();
-                film.map_or(Ok(()), |film| decode(job, generation.latents(), film, out))
-            });
+        let seen = (*interrupt, &mut meter);
+        let ran = denoise(job, &mut generation, keeper.as_mut(), film.as_mut(), seen, out).and_then(|()| {
+            // Frees the network's memory for the autoencoder.
+            generation.release();
+            film.map_or(Ok(()), |film| decode(job, generation.latents(), film, out))
+        });
         let checkpoint = keeper.and_then(|keeper| keeper.folder);
         if let (Err(_), Some(step)) = (&ran, checkpoint.as_ref().and_then(StateFolder::stored)) {
             out.note(&format!("the same command continues at step {step} of {}", job.trajectory.end()));
@@ -102,7 +105,7 @@ impl Attempt<'_> {
         }
         ranks.map_or(Ok(()), |ranks| tell(ranks, false))?;
         debug!(?outputs, seconds = started.elapsed().as_secs_f64(), "wrote everything");
-        Ok(Done { generation, outputs, started, resumed_at })
+        Ok(Done { generation, outputs, started, resumed_at, meter })
     }
 }
 
@@ -167,7 +170,7 @@ fn denoise(
     generation: &mut Generation,
     mut keeper: Option<&mut Keeper<'_>>,
     mut film: Option<&mut Film<'_>>,
-    interrupt: &Interrupt,
+    (interrupt, meter): (&Interrupt, &mut Meter),
     out: &Console,
 ) -> Result<()> {
     let run = generation.trajectory();
@@ -182,6 +185,7 @@ fn denoise(
     while !generation.is_done() {
         let (step, begun) = (generation.next(), Instant::now());
         generation.step(&|| interrupt.is_set()).map_err(|error| job.explained(error))?;
+        meter.after_step(step);
         debug!(step, seconds = begun.elapsed().as_secs_f64(), "denoised");
         let records = generation.session().map_or(&[][..], |session| session.log().records());
         for r in records.iter().rev().take_while(|r| r.step == step) {

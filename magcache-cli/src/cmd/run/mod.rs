@@ -2,6 +2,7 @@
 
 mod generate;
 mod keeper;
+mod meter;
 mod report;
 mod scenes;
 
@@ -56,7 +57,7 @@ pub(crate) fn run(args: &Run, ops: Ops, ranks: Option<&Ranks>, out: &Console) ->
         out.note(&note);
     }
     if args.dry_run {
-        let memory = job.memory(&built.registry)?;
+        let memory = job.memory(&[(&job.cache, &built.registry)], args.placement.memory)?;
         memory.text().iter().for_each(|text| out.note(text));
         let mut configurations = Vec::new();
         for scene in &scenes {
@@ -71,9 +72,7 @@ pub(crate) fn run(args: &Run, ops: Ops, ranks: Option<&Ranks>, out: &Console) ->
         answer(configurations, out);
         return Ok(());
     }
-    if !args.sampling.force {
-        job.check_memory(&built.registry)?;
-    }
+    job.admit(&[(&job.cache, &built.registry)], args.placement.memory)?;
     let reports = match scenes.as_slice() {
         [scene] => {
             scene.set(&mut job)?;

@@ -15,7 +15,7 @@ use crate::{
 
 /// The report as text for a terminal and as a JSON document.
 pub(super) fn report(job: &Job, judged: &[Judged], done: &Done) -> Result<(String, Value)> {
-    let Done { generation, outputs, started, resumed_at } = done;
+    let Done { generation, outputs, started, resumed_at, meter } = done;
     let seconds = started.elapsed().as_secs_f64();
     let transformer = generation.transformer_time().as_secs_f64();
     let experts = job.pipeline.meta().experts.clone();
@@ -38,6 +38,7 @@ pub(super) fn report(job: &Job, judged: &[Judged], done: &Done) -> Result<(Strin
         "audited_passes": 0,
         "audited_seconds": 0.0,
         "text_keys_values": null,
+        "fetched": null,
         "outputs": outputs,
     });
     if let Some(session) = generation.session() {
@@ -82,6 +83,10 @@ pub(super) fn report(job: &Job, judged: &[Judged], done: &Done) -> Result<(Strin
     if let Some(TextUses { computed, reused }) = generation.text_uses() {
         text += &format!("  keys and values of the text computed {computed} times, reused {reused} times\n");
         document["text_keys_values"] = json!({ "computed": computed, "reused": reused });
+    }
+    if let Some((line, fetched)) = meter.report(generation.times()) {
+        text += &line;
+        document["fetched"] = fetched;
     }
     text += &wrote(outputs);
     Ok((text, document))

@@ -152,7 +152,7 @@ fn calibrate(setup: &Setup, recorded: &Calibration, report: &mut CaseReport) -> 
 }
 
 fn setup(case: &Case, sampling: &Sampling, clips: usize) -> Result<Setup> {
-    let network = Arc::new(<S2vTransformer as Network>::load(&case.folder)?);
+    let network = Arc::new(<S2vTransformer as Network>::load(&case.folder, &case.on)?);
     let video = |name: &str| anyhow::Ok(case.tensor(name)?.unsqueeze(0)?);
     let (reference, motion) = (video("ref_latents")?, video("motion_latents")?);
     let mut all: Vec<(Arc<dyn Denoiser>, Tensor)> = Vec::new();

@@ -25,7 +25,7 @@ pub(super) fn setup1(case: &Case, sampling: &Sampling, report: &mut CaseReport) 
     let steps = flux1::schedule(&config, sampling.num_inference_steps, grid[0] * grid[1]);
     let sampler = Sampler::new(&config, steps)?;
     let run = |which: &[usize]| {
-        let mut network: FluxTransformer = Network::load(&case.folder)?;
+        let mut network: FluxTransformer = Network::load(&case.folder, &case.on)?;
         network.round_frequencies_up(which)?;
         let (text, pooled) = (case.tensor("prompt_embeds")?, case.tensor("pooled_prompt_embeds")?);
         let cond = network.text_context(text, pooled)?;
@@ -48,7 +48,7 @@ pub(super) fn setup1(case: &Case, sampling: &Sampling, report: &mut CaseReport) 
 pub(super) fn setup2(case: &Case, sampling: &Sampling) -> Result<Setup> {
     let (config, grid) = (sampling.scheduler(case)?, sampling.grid()?);
     let steps = flux2::schedule(&config, sampling.num_inference_steps, grid[0] * grid[1]);
-    let network: Flux2Transformer = Network::load(&case.folder)?;
+    let network: Flux2Transformer = Network::load(&case.folder, &case.on)?;
     let guidance = FluxGuidance { embedded: None, scale: sampling.guidance_scale };
     let guided = guidance.is_classifier_free();
     let cond = network.text_context(case.tensor("prompt_embeds")?)?;

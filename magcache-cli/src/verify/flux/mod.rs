@@ -3,10 +3,10 @@
 mod generation;
 
 use anyhow::Result;
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use magcache_core::{ModelMeta, Streams, inventory};
 use magcache_models::{
-    checkpoint::{ConfigError, Folder, WeightDtype, Weights},
+    checkpoint::{ConfigError, Folder},
     flux::{
         Flux2Config, Flux2Transformer, FluxConfig, FluxNetwork, FluxTransformer, JointPositions,
         PromptContext, flux2,
@@ -20,6 +20,7 @@ use super::{
     frequencies::{FREQUENCIES, like_first_call},
     replay::Grid,
     report::CaseReport,
+    setting::Setting,
     transformer::{Before, Forward, Network, Place, Shown, both_of_a_pair, calls},
 };
 use crate::console::{bad_input, bad_input_at};
@@ -62,9 +63,9 @@ impl Network for FluxTransformer {
     ];
     const BEFORE_BLOCKS: Before = BEFORE_BLOCKS;
 
-    fn load(folder: &Folder) -> Result<Self> {
+    fn load(folder: &Folder, on: &Setting) -> Result<Self> {
         let config = config(folder, FluxConfig::from_json)?;
-        Ok(Self::load(&Weights::open(folder, &Device::Cpu, WeightDtype::Keep)?, config)?)
+        Ok(Self::load(&on.weights(folder)?, config)?)
     }
 
     fn of_case(case: &Case, report: &mut CaseReport) -> Result<Self> {
@@ -97,13 +98,13 @@ impl Network for Flux2Transformer {
         &["hidden_states", "encoder_hidden_states", "timestep", "img_ids", "txt_ids", "guidance"];
     const BEFORE_BLOCKS: Before = BEFORE_BLOCKS;
 
-    fn load(folder: &Folder) -> Result<Self> {
+    fn load(folder: &Folder, on: &Setting) -> Result<Self> {
         let config = config(folder, Flux2Config::from_json)?;
-        Ok(Self::load(&Weights::open(folder, &Device::Cpu, WeightDtype::Keep)?, config)?)
+        Ok(Self::load(&on.weights(folder)?, config)?)
     }
 
     fn of_case(case: &Case, report: &mut CaseReport) -> Result<Self> {
-        let model = <Self as Network>::load(&case.folder)?;
+        let model = <Self as Network>::load(&case.folder, &case.on)?;
         if model.config().timestep_guidance_channels != 2 * FREQUENCIES {
             return Ok(model);
         }

@@ -42,7 +42,7 @@ pub(super) fn setup(case: &Case, sampling: &Sampling, report: &mut CaseReport) -
     });
     let references = references.collect::<Result<Vec<Tensor>>>()?;
     let run = |which: &[usize]| {
-        let mut network: QwenImageTransformer = Network::load(&case.folder)?;
+        let mut network: QwenImageTransformer = Network::load(&case.folder, &case.on)?;
         network.round_frequencies_up(which)?;
         let prompt =
             |key: &str| Ok::<_, anyhow::Error>(QwenImagePrompt::new(&network, case.tensor(key)?, &shapes)?);

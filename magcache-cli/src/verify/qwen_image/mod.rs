@@ -6,7 +6,7 @@ use anyhow::Result;
 use candle_core::{DType, Device, Tensor};
 use magcache_core::{ModelMeta, Pass, Streams, inventory};
 use magcache_models::{
-    checkpoint::{Folder, WeightDtype, Weights},
+    checkpoint::Folder,
     image::Picture,
     qwen_image::{QwenImageConfig, QwenImagePrompt, QwenImageTransformer},
     text::{Qwen25VlConfig, Qwen25VlEncoder, SeenPictures, TextError, picture_patches},
@@ -19,6 +19,7 @@ use super::{
     class::Class,
     frequencies::like_first_call,
     report::CaseReport,
+    setting::Setting,
     transformer::{Before, Forward, Network, Place, Shown, calls},
 };
 use crate::console::{bad_input, bad_input_at};
@@ -74,10 +75,10 @@ impl Network for QwenImageTransformer {
         timestep_projection: "transformer_blocks.0.img_mod.out",
     };
 
-    fn load(folder: &Folder) -> Result<Self> {
+    fn load(folder: &Folder, on: &Setting) -> Result<Self> {
         let config = QwenImageConfig::from_json(&folder.read_to_string("config.json")?)
             .map_err(|e| bad_input_at(&folder.describe(), &e))?;
-        Ok(Self::load(&Weights::open(folder, &Device::Cpu, WeightDtype::Keep)?, config)?)
+        Ok(Self::load(&on.weights(folder)?, config)?)
     }
 
     fn of_case(case: &Case, report: &mut CaseReport) -> Result<Self> {
@@ -150,7 +151,7 @@ struct Prompted {
 /// Qwen2.5-VL: hidden states, and what is left of them without the first rows and the padding.
 fn text_encoder(case: &Case, report: &mut CaseReport) -> Result<()> {
     let config = Qwen25VlConfig::read(&case.folder)?;
-    let weights = Weights::open(&case.folder, &Device::Cpu, WeightDtype::Keep)?;
+    let weights = case.weights()?;
     let encoder = Qwen25VlEncoder::load(&weights, &config, true)?;
     case.compare_calls(report, |call, report| {
         let ids = call.rows("input_ids")?.unwrap_or_default();
@@ -201,7 +202,7 @@ fn embeds(last: &Tensor, mask: Option<&[Vec<u32>]>, drop: usize) -> Result<Tenso
 fn tail(mask: &[Vec<u32>], embeds: &Tensor, call: Call<'_>) -> Result<Tensor> {
     let drop = call.args::<Prompted>()?.drop_idx;
     let rows = mask.iter().flat_map(|row| row.iter().skip(drop).map(|token| i64::from(*token)));
-    Ok(Tensor::from_iter(rows, &Device::Cpu)?.reshape((mask.len(), embeds.dim(1)?))?)
+    Ok(Tensor::from_iter(rows, embeds.device())?.reshape((mask.len(), embeds.dim(1)?))?)
 }
 
 /// The pictures of a call, whose patches and positions are compared with those recorded.
@@ -218,7 +219,7 @@ fn pictures(
         let bytes: Vec<u8> = picture.to_dtype(DType::U8)?.flatten_all()?.to_vec1()?;
         let picture = Picture::from_rgb8(width, height, bytes)?;
         // Recorded pictures are smaller than published models read them: as they are.
-        let (own, grid) = picture_patches(config, &picture, &Device::Cpu)?;
+        let (own, grid) = picture_patches(config, &picture, &call.case.on.device)?;
         patches.push(own);
         grids.push(grid);
     }

@@ -78,7 +78,7 @@ struct Clip {
 
 pub(super) fn check(case: &Case, report: &mut CaseReport) -> Result<()> {
     let Recorded { runs, pipeline_config } = case.read()?;
-    let network = Arc::new(<S2vTransformer as Network>::load(&case.folder)?);
+    let network = Arc::new(<S2vTransformer as Network>::load(&case.folder, &case.on)?);
     for run in &runs {
         repeat(case, &network, run, pipeline_config.motion_frames, report)
             .with_context(|| format!("run {:?}", run.name))?;

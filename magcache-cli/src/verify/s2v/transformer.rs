@@ -1,10 +1,10 @@
 //! The transformer: every call, and what flows between its units.
 
 use anyhow::Result;
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use magcache_core::{ModelMeta, Streams, meta};
 use magcache_models::{
-    checkpoint::{Folder, WeightDtype},
+    checkpoint::Folder,
     wan::s2v::{ClipContext, ClipInputs, ClipTokens, S2vTransformer},
 };
 use serde::Deserialize;
@@ -12,6 +12,7 @@ use serde::Deserialize;
 use crate::verify::{
     call::Call,
     case::Named,
+    setting::Setting,
     transformer::{Before, Forward, Network, Place, Shown},
 };
 
@@ -93,8 +94,8 @@ impl Network for S2vTransformer {
         timestep_projection: "timestep_proj of the video",
     };
 
-    fn load(folder: &Folder) -> Result<Self> {
-        Ok(Self::open(folder, &Device::Cpu, WeightDtype::Keep)?)
+    fn load(folder: &Folder, on: &Setting) -> Result<Self> {
+        Ok(Self::open(folder, &on.device, on.dtype())?)
     }
 
     fn meta(&self) -> Result<ModelMeta> {

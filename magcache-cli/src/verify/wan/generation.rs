@@ -21,7 +21,7 @@ pub(super) fn setup(case: &Case, sampling: &Sampling) -> Result<Setup> {
     let two = folders.iter().all(|folder| folder.exists("config.json"));
     let folders = if two { folders.to_vec() } else { vec![case.folder.clone()] };
     let networks: Vec<Arc<WanTransformer>> =
-        folders.iter().map(|folder| Ok(Arc::new(Network::load(folder)?))).collect::<Result<_>>()?;
+        folders.iter().map(|folder| Ok(Arc::new(Network::load(folder, &case.on)?))).collect::<Result<_>>()?;
     let config = networks[0].config();
     let base = meta::model(if two { "wan2.2-t2v-a14b" } else { "wan2.1-t2v" })?.clone();
     let base = base.with_blocks(&[config.num_layers]);

@@ -3,10 +3,10 @@
 mod generation;
 
 use anyhow::Result;
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use magcache_core::{ModelMeta, Streams, inventory, meta};
 use magcache_models::{
-    checkpoint::{Folder, WeightDtype, Weights},
+    checkpoint::Folder,
     nn::{Linear, Sinusoids},
     wan::{TextContext, WanConfig, WanRope, WanTransformer},
 };
@@ -15,6 +15,7 @@ use super::{
     call::Call,
     case::{Case, Named},
     class::Class,
+    setting::Setting,
     transformer::{Before, Forward, Network, Place, Shown, both_of_a_pair, calls},
 };
 use crate::console::bad_input_at;
@@ -38,10 +39,10 @@ impl Network for WanTransformer {
         timestep_projection: "timestep_proj",
     };
 
-    fn load(folder: &Folder) -> Result<Self> {
+    fn load(folder: &Folder, on: &Setting) -> Result<Self> {
         let config = WanConfig::from_json(&folder.read_to_string("config.json")?)
             .map_err(|e| bad_input_at(&folder.describe(), &e))?;
-        Ok(Self::load(&Weights::open(folder, &Device::Cpu, WeightDtype::Keep)?, config)?)
+        Ok(Self::load(&on.weights(folder)?, config)?)
     }
 
     fn meta(&self) -> Result<ModelMeta> {
@@ -101,7 +102,7 @@ fn context(model: &WanTransformer, call: Call<'_>) -> Result<TextContext> {
 
 /// The first block's feed-forward network by itself, which is no module that hooks could surround.
 fn feed_forward(config: &WanConfig, case: &Case, x: &Tensor) -> Result<Tensor> {
-    let weights = Weights::open(&case.folder, &Device::Cpu, WeightDtype::Keep)?;
+    let weights = case.weights()?;
     // The other tensors are read elsewhere.
     weights.spare(&[""]);
     let layers = weights.pp("blocks.0.ffn.net");

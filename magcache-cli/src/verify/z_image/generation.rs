@@ -30,7 +30,7 @@ pub(super) fn setup(case: &Case, sampling: &Sampling) -> Result<Setup> {
     let mu = config.mu(grid[0] * grid[1]);
     let steps = sampler::Request::linear_f32(&config, sampling.num_inference_steps, mu);
     let sampler = Sampler::new(&config, steps)?;
-    let network: ZImageTransformer = Network::load(&case.folder.sub("transformer"))?;
+    let network: ZImageTransformer = Network::load(&case.folder.sub("transformer"), &case.on)?;
     let Own { cfg_normalization: normalization, cfg_truncation: truncation } = sampling.own()?;
     let guidance = ZImageGuidance { scale: sampling.guidance_scale, normalization, truncation };
     let prompt = |key: &str| -> Result<_> { Ok(network.prompt(&case.tensor(key)?.unsqueeze(0)?, grid)?) };

@@ -4,10 +4,10 @@
 mod generation;
 
 use anyhow::Result;
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use magcache_core::{ModelMeta, Pass, Streams, inventory};
 use magcache_models::{
-    checkpoint::{Folder, WeightDtype, Weights},
+    checkpoint::{Folder, Weights},
     sampler::Request,
     text::{Qwen3Config, Qwen3Thinking, Qwen3Tokenizer, TokenizedPrompt, qwen3_chat},
     z_image::{ZImageConfig, ZImagePrompt, ZImageTextEncoder, ZImageTime, ZImageTransformer},
@@ -19,6 +19,7 @@ use super::{
     class::Class,
     replay::Grid,
     report::CaseReport,
+    setting::Setting,
     text_encoder::Chosen,
     transformer::{Before, Forward, Network, Place, Shown, inside},
 };
@@ -43,7 +44,7 @@ inventory::submit! {
 const FIRST: usize = 0;
 
 fn check(case: &Case, report: &mut CaseReport) -> Result<()> {
-    let model = <ZImageTransformer as Network>::load(&case.folder)?;
+    let model = <ZImageTransformer as Network>::load(&case.folder, &case.on)?;
     case.compare_calls(report, |call, report| {
         let items = (0..call.inputs.len()).take_while(|i| call.inputs.contains_key(&image(*i))).count();
         let known: Vec<String> = (0..items).flat_map(|i| [image(i), caption(i)]).collect();
@@ -124,10 +125,10 @@ impl Network for ZImageTransformer {
         timestep_projection: "layers.0.adaLN_modulation.out",
     };
 
-    fn load(folder: &Folder) -> Result<Self> {
+    fn load(folder: &Folder, on: &Setting) -> Result<Self> {
         let config = ZImageConfig::from_json(&folder.read_to_string("config.json")?)
             .map_err(|e| bad_input_at(&folder.describe(), &e))?;
-        Ok(Self::load(&Weights::open(folder, &Device::Cpu, WeightDtype::Keep)?, config)?)
+        Ok(Self::load(&on.weights(folder)?, config)?)
     }
 
     fn meta(&self) -> Result<ModelMeta> {

@@ -77,10 +77,13 @@ impl Flat {
     /// A part of the line, copied out of the files.
     pub fn read(&self, part: Range<usize>) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(part.len());
-        for Piece { file, range, at } in &self.pieces {
-            let (start, end) = (part.start.max(*at), part.end.min(at + range.len()));
-            let Some(file) = self.weights.set.files.get(*file).filter(|_| start < end) else { continue };
-            let own = range.start + start - at..range.start + end - at;
+        let of = |piece: &Piece| {
+            let (start, end) = (part.start.max(piece.at), part.end.min(piece.at + piece.range.len()));
+            let file = self.weights.set.files.get(piece.file).filter(|_| start < end)?;
+            Some((file, piece.range.start + start - piece.at..piece.range.start + end - piece.at))
+        };
+        self.pieces.iter().filter_map(of).for_each(|(file, own)| file.blob.will_need(own));
+        for (file, own) in self.pieces.iter().filter_map(of) {
             bytes.extend_from_slice(file.blob.bytes().get(own.clone()).unwrap_or_default());
             file.blob.release(own);
         }

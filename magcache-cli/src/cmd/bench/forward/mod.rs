@@ -12,10 +12,11 @@ use magcache_models::checkpoint::{ConfigError, Folder, Ops, WeightDtype, Weights
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{answer, component, gaussian, measure};
+use super::{answer, component, gaussian};
 use crate::{
     args::BenchForward,
     console::{Console, bad_input, bad_input_at},
+    timing::measure,
 };
 
 const FILE: &str = "config.json";
@@ -66,7 +67,7 @@ pub(super) fn run(args: &BenchForward, ops: Ops, out: &Console) -> Result<()> {
     let config = folder.read_to_string(FILE)?;
     let weights = Weights::open(&folder, &Device::Cpu, WeightDtype::Auto)?;
     let Forward { tokens, gflop, run } = (network.open)(&Stored { folder, config, weights }, args)?;
-    let times = measure(args.repeat, || Ok(run()?))?;
+    let times = measure(&Device::Cpu, args.repeat, || Ok(run()?))?;
     let what = format!("{tokens} tokens, {} text tokens, {gflop:.2} GFLOP", args.text);
     answer(times, &what, args.repeat, &[("tokens", json!(tokens)), ("gflop", json!(gflop))], out);
     Ok(())

@@ -6,7 +6,7 @@ use magcache_core::{Pass, inventory};
 use magcache_models::wan::{WanConfig, WanTransformer};
 
 use super::{Forward, Network, Stored, gaussian};
-use crate::args::BenchForward;
+use crate::{args::BenchForward, timing::wan_gflop};
 
 inventory::submit! { Network { class: "WanTransformer3DModel", open } }
 
@@ -20,10 +20,7 @@ fn open(stored: &Stored, args: &BenchForward) -> Result<Forward> {
     let timestep = Tensor::full(500f32, 1, &Device::Cpu)?;
     let [pt, ph, pw] = config.patch_size;
     let tokens = (frames / pt) * (height / ph) * (width / pw);
-    let (n, t) = (tokens as f64, args.text as f64);
-    let (d, ffn) = (config.inner_dim() as f64, config.ffn_dim as f64);
-    let linear = 2.0 * n * d * (6.0 * d + 2.0 * ffn);
-    let gflop = config.num_layers as f64 * (linear + 4.0 * n * (n + t) * d) / 1e9;
+    let gflop = wan_gflop(&config, tokens, args.text);
     let run = move || model.forward(&latents, &timestep, &text, &mut Pass::off()).map(|_| ());
     Ok(Forward { tokens, gflop, run: Box::new(run) })
 }
