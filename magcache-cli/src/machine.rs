@@ -34,8 +34,8 @@ impl Machine {
     }
 }
 
-/// Bytes that a device has free, if it says; of a CPU those that can be used without swapping (Linux), at most
-/// what the process's own group or container has left.
+/// Bytes that a device has free, if it says; of a CPU those that can be used without swapping (Linux), at
+/// most what the process's own group or container has left.
 pub(crate) fn free_memory(device: &Device) -> Option<u64> {
     #[cfg(feature = "cuda")]
     if let Device::Cuda(device) = device {

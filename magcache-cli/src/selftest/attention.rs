@@ -1,5 +1,5 @@
-//! Attention as runs use it, over many tokens, against the exact one: the same inputs in f64, on the host, for
-//! some of the queries.
+//! Attention as runs use it, over many tokens, against the exact one: the same inputs in f64, on the host,
+//! for some of the queries.
 
 use anyhow::Result;
 use candle_core::{DType, Tensor};
@@ -20,8 +20,8 @@ struct Shape {
     head_dim: usize,
 }
 
-/// The largest error of a value, relative to the largest value: of sums in f32, and of results that are rounded
-/// twice to eight and to eleven bits.
+/// The largest error of a value, relative to the largest value: of sums in f32, and of results that are
+/// rounded twice to eight and to eleven bits.
 fn tolerance(dtype: DType) -> f64 {
     match dtype {
         DType::BF16 => 1.6e-2,

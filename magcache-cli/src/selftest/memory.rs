@@ -1,9 +1,9 @@
 //! What does not fit is refused before it begins, and a run whose allocation failed goes on as if nothing had
 //! happened.
 //!
-//! On a GPU all of its memory is taken before a pass, so that the pass itself fails inside a block. A CPU gives
-//! memory until the system ends the process, so there a pass runs to its end and then fails on an allocation
-//! larger than any address space: that tests what is kept after a failure, not the allocator.
+//! On a GPU all of its memory is taken before a pass, so that the pass itself fails inside a block. A CPU
+//! gives memory until the system ends the process, so there a pass runs to its end and then fails on an
+//! allocation larger than any address space: that tests what is kept after a failure, not the allocator.
 
 use std::sync::{
     Arc,

@@ -1,7 +1,7 @@
 //! Checks of a device, and measurements against its own limits.
 //!
-//! A group of checks is a function from the [`Setup`] to [`Findings`]. What goes wrong in one group is a failed
-//! check of that group; the others run all the same.
+//! A group of checks is a function from the [`Setup`] to [`Findings`]. What goes wrong in one group is a
+//! failed check of that group; the others run all the same.
 
 #![expect(clippy::disallowed_methods, reason = "results are compared on the host")]
 

@@ -70,8 +70,8 @@ fn norm(ops: Ops, i: &Inputs) -> RmsNorm {
     RmsNorm::new(ops, i.weight.clone(), EPS)
 }
 
-/// The largest difference, relative to the largest value: sums in another order, or one more rounding to eight
-/// and to eleven bits.
+/// The largest difference, relative to the largest value: sums in another order, or one more rounding to
+/// eight and to eleven bits.
 fn tolerance(dtype: DType) -> f64 {
     match dtype {
         DType::BF16 => 1.6e-2,

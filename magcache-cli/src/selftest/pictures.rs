@@ -17,7 +17,8 @@ use crate::{
     quality::compare_tensors,
 };
 
-/// The least PSNR, in dB: rounding is all that may differ. A picture has eight bits, 48 dB between neighbours.
+/// The least PSNR, in dB: rounding is all that may differ. A picture has eight bits, 48 dB between
+/// neighbours.
 const TYPES: [(DType, f64); 3] = [(DType::F32, 60.0), (DType::BF16, 25.0), (DType::F16, 40.0)];
 
 pub(super) fn check(setup: &Setup, findings: &mut Findings) -> Result<()> {

@@ -92,7 +92,9 @@ impl ImageEmbedder {
                         both / 2
                     );
                 }
-                image.reshape((frames / 2, both, channels))?.broadcast_add(position)?
+                image
+                    .reshape((frames / 2, both, channels))?
+                    .broadcast_add(&position.to_dtype(image.dtype())?)?
             }
             None => image.clone(),
         };

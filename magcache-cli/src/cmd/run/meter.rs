@@ -25,8 +25,8 @@ impl Meter {
         Self { traffic: traffic.clone(), before: traffic.fetched(), steps: Vec::new() }
     }
 
-    /// Records what a step asked for. The block that it fetched ahead, for the next step that computes, counts
-    /// as its own.
+    /// Records what a step asked for. The block that it fetched ahead, for the next step that computes,
+    /// counts as its own.
     pub(super) fn after_step(&mut self, step: usize) {
         let now = self.traffic.fetched();
         self.steps.push((step, now - self.before));
