@@ -44,6 +44,8 @@ fn a_decision_reads_once_and_a_static_one_never() {
             "easycache" => Most { computed: 2, skipped: 1 },
             // Its forecast looks at how far the first blocks have moved.
             "dicache" => Most { computed: 1, skipped: 2 },
+            // Each of its members measures.
+            "priority" => Most { computed: 2, skipped: 2 },
             _ if is_static => Most::default(),
             _ => Most { computed: 1, skipped: 1 },
         };

@@ -39,4 +39,4 @@ pub use folder::{EmbeddedFile, Folder};
 pub use mapped::Mapped;
 pub use number::NumberFormat;
 pub use ops::Ops;
-pub use weights::{CodedMatrix, Flat, Format, Matrix, WIDEN_LIMIT, WeightDtype, Weights};
+pub use weights::{CodedMatrix, DeviceMatrix, Flat, Format, Matrix, WIDEN_LIMIT, WeightDtype, Weights};

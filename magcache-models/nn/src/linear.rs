@@ -17,7 +17,7 @@ use super::{
     then,
     weight::Weight,
 };
-use magcache_checkpoint::{CheckpointError, CodedMatrix, Matrix, Ops, Weights};
+use magcache_checkpoint::{CheckpointError, CodedMatrix, DeviceMatrix, Matrix, Ops, Weights};
 
 /// A linear layer with its weight `[out, in]`.
 ///
@@ -36,6 +36,8 @@ pub struct Linear {
 enum Source {
     Plain(Weight<Arc<Panels>>),
     Coded(CodedMatrix),
+    /// Decoded by candle's operations.
+    OnDevice(DeviceMatrix),
 }
 
 impl Linear {
@@ -85,7 +87,13 @@ impl Linear {
     pub(super) fn of(ops: Ops, weight: Matrix, bias: Option<Tensor>) -> Result<Self> {
         match weight {
             Matrix::Plain(weight) => Self::new(ops, weight, bias),
-            Matrix::Coded(weight) => Ok(Self { weight: Source::Coded(weight), bias, ops }),
+            Matrix::Coded(weight) if weight.device().is_cpu() => {
+                Ok(Self { weight: Source::Coded(weight), bias, ops })
+            }
+            Matrix::Coded(weight) => match weight.on_device()? {
+                Some(weight) => Ok(Self { weight: Source::OnDevice(weight), bias, ops }),
+                None => Ok(Self { weight: Source::Coded(weight), bias, ops }),
+            },
         }
     }
 
@@ -99,6 +107,7 @@ impl Linear {
             Source::Plain(Weight::Stored(weight)) => weight.dims2(),
             Source::Plain(Weight::Prepared(panels)) => Ok((panels.outputs(), panels.inputs())),
             Source::Coded(weight) => Ok((weight.rows(), weight.inputs())),
+            Source::OnDevice(weight) => Ok(weight.dims()),
         }
     }
 
@@ -219,7 +228,7 @@ impl Linear {
     pub(super) fn kept_panels(&self) -> Option<&Panels> {
         match &self.weight {
             Source::Plain(Weight::Prepared(panels)) => Some(panels),
-            Source::Plain(Weight::Stored(_)) | Source::Coded(_) => None,
+            Source::Plain(Weight::Stored(_)) | Source::Coded(_) | Source::OnDevice(_) => None,
         }
     }
 
@@ -227,6 +236,7 @@ impl Linear {
     fn down(&self) -> Option<&Tensor> {
         match &self.weight {
             Source::Coded(weight) => weight.down(),
+            Source::OnDevice(weight) => weight.down(),
             Source::Plain(_) => None,
         }
     }
@@ -234,7 +244,8 @@ impl Linear {
     /// The input as the weight's columns take it.
     fn continued(&self, x: &Tensor) -> Result<Tensor> {
         let Some(down) = self.down() else { return Ok(x.clone()) };
-        let low = x.reshape(((), down.dim(1)?))?.matmul(&down.to_dtype(x.dtype())?.t()?)?;
+        let down = down.to_device(x.device())?.to_dtype(x.dtype())?;
+        let low = x.reshape(((), down.dim(1)?))?.matmul(&down.t()?)?;
         let shape = [&x.dims()[..x.rank() - 1], &[down.dim(0)?]].concat();
         Tensor::cat(&[x, &low.reshape(shape)?], D::Minus1)
     }
@@ -244,7 +255,7 @@ impl Linear {
         let weight = match &self.weight {
             Source::Plain(weight) => weight.of_product(self.ops, x, panels)?,
             Source::Coded(weight) if on_cpu(self.ops, x) => Weight::Prepared(Arc::new(decoded(weight))),
-            Source::Coded(_) => return Ok(None),
+            Source::Coded(_) | Source::OnDevice(_) => return Ok(None),
         };
         Ok(match weight {
             Weight::Prepared(panels) => Some(panels),
@@ -263,6 +274,7 @@ impl Linear {
         let weight = match &self.weight {
             Source::Plain(Weight::Stored(weight)) => weight.clone(),
             Source::Coded(weight) => weight.to_tensor()?.to_device(x.device())?,
+            Source::OnDevice(weight) => weight.decode(x.dtype())?,
             Source::Plain(Weight::Prepared(_)) => candle_core::bail!(
                 "linear: got {:?} on {:?}, the weight is f32 on the CPU",
                 x.dtype(),
