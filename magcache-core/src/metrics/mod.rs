@@ -3,8 +3,8 @@
 //! Whatever the tensors' dtype, every metric is made from sums of a few hundred `f32` values, added up as
 //! integers ([`Sums`]): the order does not matter, nor the number of threads, nor which of several ranks has
 //! which tokens. Host tensors are read once, in a single sweep on all cores, without temporaries. Device
-//! tensors are reduced on the device, and only the sums are read back: of several pairs in one transfer, for which
-//! the device is waited for once. The rows of a batch share one decision,
+//! tensors are reduced on the device, and only the sums are read back: of several pairs in one transfer, for
+//! which the device is waited for once. The rows of a batch share one decision,
 //! so the metric of a batch is the maximum over its rows.
 #![expect(clippy::disallowed_methods, reason = "this is the file that may read tensors back")]
 
@@ -214,8 +214,8 @@ fn row_sums(
     })?
 }
 
-/// Of `[rows, parts, values]`, the sums of `f(a − b)` and of `f(b)`, `[rows, 2]`. Part by part: one sum over all values
-/// would be the work of one core of a GPU, and lose precision.
+/// Of `[rows, parts, values]`, the sums of `f(a − b)` and of `f(b)`, `[rows, 2]`. Part by part: one sum over
+/// all values would be the work of one core of a GPU, and lose precision.
 fn device_sums(a: &Tensor, b: &Tensor, f: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
     let sum = |x: &Tensor| f(x)?.sum(2)?.sum(1);
     Tensor::stack(&[sum(&(a - b)?)?, sum(b)?], 1)

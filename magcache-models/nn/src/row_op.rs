@@ -1,8 +1,8 @@
 //! What surrounds the products of a transformer block, row by row.
 //!
-//! On the CPU these are fused with the products, in f32. On NVIDIA GPUs each is one kernel, which adds the bias of the
-//! product before it too, in any type. Everywhere else, and with [`Ops::Reference`], each is a composition of candle's
-//! operations, which is also what the kernels are tested against.
+//! On the CPU these are fused with the products, in f32. On NVIDIA GPUs each is one kernel, which adds the
+//! bias of the product before it too, in any type. Everywhere else, and with [`Ops::Reference`], each is a
+//! composition of candle's operations, which is also what the kernels are tested against.
 
 use candle_core::{D, DType, Result, Tensor};
 use magcache_checkpoint::Ops;

@@ -54,8 +54,8 @@ pub struct LoadOptions {
 }
 
 impl LoadOptions {
-    /// How the weights of the denoising network are kept: on a device, unless something else is asked for, in half
-    /// precision, as the published pipelines do.
+    /// How the weights of the denoising network are kept: on a device, unless something else is asked for, in
+    /// half precision, as the published pipelines do.
     pub fn network_dtype(&self) -> WeightDtype {
         match self.dtype {
             WeightDtype::Auto if !self.device.is_cpu() => WeightDtype::Half,

@@ -11,8 +11,8 @@ use half::f16;
 use super::matrix::CodedMatrix;
 use crate::number::NumberFormat;
 
-/// A [`CodedMatrix`] whose codes are in the memory of the device that computes. They are decoded there, all of them, for
-/// each product: a model takes no more of that memory than its file, and one decoded layer.
+/// A [`CodedMatrix`] whose codes are in the memory of the device that computes. They are decoded there, all
+/// of them, for each product: a model takes no more of that memory than its file, and one decoded layer.
 #[derive(Clone, Debug)]
 pub struct DeviceMatrix {
     codes: Codes,
@@ -33,8 +33,8 @@ enum Codes {
 }
 
 impl CodedMatrix {
-    /// The matrix on the device that its weights are for; `None` if candle has no kernel for these codes, or if they
-    /// cannot be cut where its columns begin and end.
+    /// The matrix on the device that its weights are for; `None` if candle has no kernel for these codes, or
+    /// if they cannot be cut where its columns begin and end.
     ///
     /// # Errors
     /// Too little memory there.
@@ -70,7 +70,8 @@ impl DeviceMatrix {
         self.shape.into()
     }
 
-    /// What the adapters beside it multiply an input by, f32 `[rank, inputs]`; the results follow the input in a product.
+    /// What the adapters beside it multiply an input by, f32 `[rank, inputs]`; the results follow the input
+    /// in a product.
     pub fn down(&self) -> Option<&Tensor> {
         self.beside.as_ref().map(|(down, _)| down)
     }

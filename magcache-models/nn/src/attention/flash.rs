@@ -6,8 +6,8 @@ use magcache_checkpoint::compute_capability;
 use super::{Attention, rows};
 use crate::cuda::runs_on;
 
-/// The head sizes with a kernel of their own. Others would be padded to the next one, by variants of the kernels that
-/// `.cargo/config.toml` leaves out.
+/// The head sizes with a kernel of their own. Others would be padded to the next one, by variants of the
+/// kernels that `.cargo/config.toml` leaves out.
 const HEAD_SIZES: [usize; 9] = [32, 64, 96, 128, 160, 192, 224, 256, 512];
 
 /// The first compute capability with the instructions that the kernels consist of.

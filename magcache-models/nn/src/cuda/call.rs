@@ -138,8 +138,8 @@ struct Sizes {
 }
 
 impl Sizes {
-    /// Of `[batch, tokens, channels]`, or of any other rank as one sample; `None` if it is empty, or no kernel counts so
-    /// far.
+    /// Of `[batch, tokens, channels]`, or of any other rank as one sample; `None` if it is empty, or no
+    /// kernel counts so far.
     fn of(x: &Tensor) -> Option<Self> {
         let (batch, tokens, channels) = match *x.dims() {
             [batch, tokens, channels] => (batch, tokens, channels),
@@ -151,8 +151,8 @@ impl Sizes {
         (channels > 0 && channels % 2 == 0 && rows > 0).then_some(Self { batch, tokens, channels, rows })
     }
 
-    /// A view `[batch or 1, tokens or 1, channels]` in f32, with its channels side by side, and its strides from a sample
-    /// and from a token to the next, 0 along axes of length 1; `None` if it does not fit.
+    /// A view `[batch or 1, tokens or 1, channels]` in f32, with its channels side by side, and its strides
+    /// from a sample and from a token to the next, 0 along axes of length 1; `None` if it does not fit.
     fn rows(self, view: &Tensor) -> Result<Option<(Tensor, [i64; 2])>> {
         let &[batch, tokens, channels] = view.dims() else { return Ok(None) };
         let fits = |own: usize, all: usize| own == 1 || own == all;

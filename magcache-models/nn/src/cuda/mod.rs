@@ -1,7 +1,7 @@
 //! [`RowOp`]s on NVIDIA GPUs: one kernel each, of those in `rows.cu`.
 //!
-//! Which kernel, and with which arguments, is decided without a GPU ([`call`]), so that tests run the same calls of the
-//! same kernels on a CPU, lane by lane ([`on_host`]).
+//! Which kernel, and with which arguments, is decided without a GPU ([`call`]), so that tests run the same
+//! calls of the same kernels on a CPU, lane by lane ([`on_host`]).
 
 mod call;
 #[cfg(feature = "cuda")]
@@ -25,8 +25,8 @@ pub(crate) fn runs_on(card: (i32, i32)) -> bool {
     code_runs_on(ARCH, card)
 }
 
-/// Machine code runs on the same major version from the same minor one on, or, where a letter says that it uses what no
-/// other card has, on that one alone.
+/// Machine code runs on the same major version from the same minor one on, or, where a letter says that it
+/// uses what no other card has, on that one alone.
 #[cfg(any(test, feature = "flash-attn"))]
 fn code_runs_on(arch: &str, (major, minor): (i32, i32)) -> bool {
     let digits = arch.trim_end_matches(|c: char| c.is_ascii_alphabetic());

@@ -1,5 +1,5 @@
-// Runs a kernel of rows.cu on a CPU, as a GPU would: warps of 32 lanes that wait for each other where they exchange
-// values. Tensors end where a page that nothing may touch begins.
+// Runs a kernel of rows.cu on a CPU, as a GPU would: warps of 32 lanes that wait for each other where they
+// exchange values. Tensors end where a page that nothing may touch begins.
 //
 //   on_host KERNEL TYPE WARPS INPUT OUTPUT ARGUMENT..    an argument is a file, `-` for null, or a number
 #include <cmath>

@@ -1,6 +1,7 @@
-// Operations on the rows of a tensor, [rows, channels], around the products of a transformer block. A warp computes a
-// row, or one norm of it; its lanes take pairs of neighbouring channels. Values are f32, f16 or bf16, arithmetic is f32.
-// `row_op.rs` says what each kernel computes; a bias of the product before it is added first, unless it is null.
+// Operations on the rows of a tensor, [rows, channels], around the products of a transformer block. A warp
+// computes a row, or one norm of it; its lanes take pairs of neighbouring channels. Values are f32, f16 or
+// bf16, arithmetic is f32. `row_op.rs` says what each kernel computes; a bias of the product before it is
+// added first, unless it is null.
 //
 // Launched with blocks of 32 by some warps.
 
@@ -63,7 +64,8 @@ __device__ float over_lanes(float x) {
 // The row of this warp, or of one that has none: those end together.
 __device__ long long own_row() { return (long long)blockIdx.x * blockDim.y + threadIdx.y; }
 
-// The row of a view [batch or 1, tokens or 1, channels] that belongs to row `row`: strides are 0 along axes of length 1.
+// The row of a view [batch or 1, tokens or 1, channels] that belongs to row `row`: strides are 0 along axes
+// of length 1.
 __device__ const float *row_of(const float *view, long long row, int tokens, long long batch, long long token) {
     return view + row / tokens * batch + row % tokens * token;
 }
@@ -102,8 +104,8 @@ __device__ void layer_norm(const T *__restrict__ x, T *__restrict__ out, const f
     }
 }
 
-// Norms of `width` channels, several in a row; then, unless `cos` is null, pairs turn by the angles of their token, which
-// are `half` for each head.
+// Norms of `width` channels, several in a row; then, unless `cos` is null, pairs turn by the angles of their
+// token, which are `half` for each head.
 template <typename T>
 __device__ void rms_norm(const T *__restrict__ x, T *__restrict__ out, const float *bias, const float *weight,
                          const float *cos, const float *sin, long long norms, int norms_of_row, int width, int tokens, int half, float eps) {
