@@ -57,7 +57,7 @@ impl Call {
             }
             RowOp::RmsNorm { weight, eps } | RowOp::Turn { weight, eps, .. } => {
                 let width = weight.dims1()?;
-                if width == 0 || width % 2 != 0 || channels as usize % width != 0 {
+                if width == 0 || !width.is_multiple_of(2) || !(channels as usize).is_multiple_of(width) {
                     return Ok(None);
                 }
                 let (cos, sin, half) = match *op {
@@ -176,6 +176,6 @@ fn wide(x: &Tensor) -> Result<Tensor> {
 
 /// Contiguous, and with pairs of values where a lane can load both at once.
 fn aligned(x: &Tensor) -> Result<Tensor> {
-    let fits = x.is_contiguous() && x.layout().start_offset() % 2 == 0;
+    let fits = x.is_contiguous() && x.layout().start_offset().is_multiple_of(2);
     if fits { Ok(x.clone()) } else { x.force_contiguous() }
 }
