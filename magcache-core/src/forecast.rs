@@ -47,8 +47,8 @@ impl<'a> Entered<'a> {
     ///
     /// Errors: shapes that differ within a pair; ranks that do not answer.
     pub fn ratio_of_changes(&self, [a, b]: [&Tensor; 2], [c, d]: [&Tensor; 2]) -> Result<Vec<f64>> {
-        let above = self.together.sums(metrics::l1_sums(a, b)?)?;
-        let below = self.together.sums(metrics::l1_sums(c, d)?)?;
+        let [above, below] = metrics::l1_sums_of([(a, b), (c, d)])?;
+        let (above, below) = (self.together.sums(above)?, self.together.sums(below)?);
         Ok(above.iter().zip(&below).map(|(above, below)| above.difference() / below.difference()).collect())
     }
 }

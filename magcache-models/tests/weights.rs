@@ -197,3 +197,30 @@ fn two_experts_are_told_apart_by_names_or_not_at_all() {
     assert!(matches!(&error, CheckpointError::Config { .. }), "{error}");
     assert!(error.hint().unwrap().contains("--transformer-2 FILE"), "{error}");
 }
+
+#[test]
+fn codes_on_a_device_give_what_the_cpu_decodes() {
+    let root = tempfile::tempdir().unwrap();
+    let folder = Folder::open(root.path()).unwrap();
+    let one = adapter(&root.path().join("a.safetensors"), 11);
+    let values = |x: Tensor| x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    for (kind, ..) in TYPES {
+        write(&root.path().join("m.gguf"), kind);
+        let (_, weights) = open(&folder, KEEP, std::slice::from_ref(&one));
+        for name in ["blocks.0.attn1.to_q", "blocks.1.attn1.to_q"] {
+            let matrix = weights.matrix(&format!("{name}.weight"), [256, 256]).unwrap();
+            let Matrix::Coded(coded) = &matrix else { panic!("{kind} was decoded") };
+            let moved = coded.on_device().unwrap().expect("candle decodes it");
+            assert_eq!((moved.dims(), moved.down().is_some()), ((256, 256), name.starts_with("blocks.1")));
+            let (ours, candle) = (coded.to_tensor().unwrap(), moved.decode(DType::F32).unwrap());
+            assert_eq!(ours.dims(), candle.dims());
+            let (ours, candle) = (values(ours), values(candle));
+            let largest = ours.iter().fold(0f32, |most, value| most.max(value.abs()));
+            for (a, b) in ours.iter().zip(&candle) {
+                assert!((a - b).abs() <= 1e-6 * largest, "{kind} {name}: {a} {b}");
+            }
+            let half = moved.decode(DType::BF16).unwrap();
+            assert_eq!(half.dtype(), DType::BF16);
+        }
+    }
+}

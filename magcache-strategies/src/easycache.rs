@@ -93,15 +93,20 @@ impl TimestepCache for EasyCache {
         y: &Streams,
     ) -> candle_core::Result<()> {
         let (input, output) = (x.image()?, y.image()?);
-        let size = metrics::mean_abs(&output)?;
-        if let Some(before) = &state.anchor {
-            let moved = metrics::mean_abs_difference(&input, &before.input)?;
-            let changed = metrics::mean_abs_difference(&output, &before.output)?;
-            let rate: Vec<f64> = changed.iter().zip(moved).map(|(changed, moved)| changed / moved).collect();
-            if rate.iter().all(|rate| rate.is_finite()) {
-                state.rate = Some(rate);
+        let size = match &state.anchor {
+            None => metrics::mean_abs(&output)?,
+            Some(before) => {
+                let pairs = [(&input, &before.input), (&before.output, &output)];
+                let [moved, changed] = metrics::mean_abs_of(pairs)?;
+                let rates =
+                    changed.iter().zip(moved).map(|(changed, moved)| changed.difference / moved.difference);
+                let rate: Vec<f64> = rates.collect();
+                if rate.iter().all(|rate| rate.is_finite()) {
+                    state.rate = Some(rate);
+                }
+                changed.into_iter().map(|mean| mean.of_b).collect()
             }
-        }
+        };
         state.anchor = Some(Anchor { input, output, size });
         state.accumulated = 0.0;
         Ok(())

@@ -32,6 +32,7 @@ mod planner;
 mod properties;
 mod published;
 mod ranks;
+mod reads;
 mod registry;
 mod retry;
 mod search;

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Result, Tensor, bail};
 
-use super::{Pooled, with_host};
+use super::{Pooled, reads, with_host};
 
 /// How a residual compares with the previous one, over tokens (rows of the last dimension).
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -41,6 +41,9 @@ pub(crate) fn token_magnitudes(now: &Tensor, before: &Tensor) -> Result<Vec<[f64
     if now.shape() != before.shape() {
         bail!("a magnitude ratio of shapes {:?} and {:?}", now.shape(), before.shape());
     }
+    // Both tensors, whole.
+    reads::count();
+    reads::count();
     let channels = now.dims().last().copied().unwrap_or(1).max(1);
     let host = |t: &Tensor| t.to_device(&candle_core::Device::Cpu)?.to_dtype(DType::F32)?.contiguous();
     let (now, before) = (host(now)?, host(before)?);

@@ -2,8 +2,9 @@
 //!
 //! Whatever the tensors' dtype, every metric is made from sums of a few hundred `f32` values, added up as
 //! integers ([`Sums`]): the order does not matter, nor the number of threads, nor which of several ranks has
-//! which tokens. Host tensors are read once, in a single sweep on all cores, without temporaries. A device
-//! tensor is reduced on the device, and only one scalar is read back. The rows of a batch share one decision,
+//! which tokens. Host tensors are read once, in a single sweep on all cores, without temporaries. Device
+//! tensors are reduced on the device, and only the sums are read back: of several pairs in one transfer, for
+//! which the device is waited for once. The rows of a batch share one decision,
 //! so the metric of a batch is the maximum over its rows.
 #![expect(clippy::disallowed_methods, reason = "this is the file that may read tensors back")]
 
@@ -11,6 +12,7 @@ use candle_core::{CpuStorage, DType, Result, Storage, Tensor, bail};
 
 mod magnitude;
 mod pooled;
+pub(crate) mod reads;
 mod sums;
 
 pub use magnitude::{MagnitudeRatio, magnitude_ratio, magnitudes};
@@ -32,12 +34,19 @@ pub fn relative_l2(a: &Tensor, b: &Tensor) -> Result<f64> {
 
 /// Of every row of dimension 0, `Σ|a − b|` and `Σ|b|`.
 pub fn l1_sums(a: &Tensor, b: &Tensor) -> Result<Vec<Sums>> {
-    Ok(by_row(a, b, Tensor::abs, f32::abs)?.into_iter().map(|row| row.sums).collect())
+    let [sums] = l1_sums_of([(a, b)])?;
+    Ok(sums)
+}
+
+/// [`l1_sums`] of several pairs, with one read.
+pub fn l1_sums_of<const N: usize>(pairs: [(&Tensor, &Tensor); N]) -> Result<[Vec<Sums>; N]> {
+    Ok(by_row(pairs, Tensor::abs, f32::abs)?.map(|rows| rows.into_iter().map(|row| row.sums).collect()))
 }
 
 /// Of every row of dimension 0, `Σ(a − b)²` and `Σb²`.
 pub fn l2_sums(a: &Tensor, b: &Tensor) -> Result<Vec<Sums>> {
-    Ok(by_row(a, b, Tensor::sqr, |d| d * d)?.into_iter().map(|row| row.sums).collect())
+    let [rows] = by_row([(a, b)], Tensor::sqr, |d| d * d)?;
+    Ok(rows.into_iter().map(|row| row.sums).collect())
 }
 
 /// `y − x`, and its [`l1_sums`] against `before`; on the host in one sweep over all three.
@@ -48,6 +57,7 @@ pub fn residual_and_l1_sums(y: &Tensor, x: &Tensor, before: &Tensor) -> Result<(
         let sums = l1_sums(&residual, before)?;
         return Ok((residual, sums));
     }
+    reads::count();
     let (rows, token) = (y.dims().first().copied().unwrap_or(1).max(1), token(y));
     let n = (y.elem_count() / rows).max(1);
     let mut residual = vec![0f32; y.elem_count()];
@@ -86,17 +96,35 @@ fn residual_row(out: &mut [f32], y: &[f32], x: &[f32], before: &[f32], token: us
 
 /// `mean|t|` of every row of dimension 0.
 pub fn mean_abs(t: &Tensor) -> Result<Vec<f64>> {
-    Ok(by_row(t, t, Tensor::abs, f32::abs)?.iter().map(|r| r.sums.of_b() / r.len).collect())
+    let [means] = mean_abs_of([(t, t)])?;
+    Ok(means.into_iter().map(|mean| mean.of_b).collect())
 }
 
 /// `mean|a − b|` of every row of dimension 0.
 pub fn mean_abs_difference(a: &Tensor, b: &Tensor) -> Result<Vec<f64>> {
-    Ok(by_row(a, b, Tensor::abs, f32::abs)?.iter().map(|r| r.sums.difference() / r.len).collect())
+    let [means] = mean_abs_of([(a, b)])?;
+    Ok(means.into_iter().map(|mean| mean.difference).collect())
+}
+
+/// Of one row of two tensors.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct MeanAbs {
+    /// `mean|a − b|`.
+    pub difference: f64,
+    /// `mean|b|`.
+    pub of_b: f64,
+}
+
+/// [`MeanAbs`] of every row of several pairs, with one read.
+pub fn mean_abs_of<const N: usize>(pairs: [(&Tensor, &Tensor); N]) -> Result<[Vec<MeanAbs>; N]> {
+    let means =
+        |row: Row| MeanAbs { difference: row.sums.difference() / row.len, of_b: row.sums.of_b() / row.len };
+    Ok(by_row(pairs, Tensor::abs, f32::abs)?.map(|rows| rows.into_iter().map(means).collect()))
 }
 
 /// `√mean (a − b)²` of every row of dimension 0.
 pub fn rms_difference(a: &Tensor, b: &Tensor) -> Result<Vec<f64>> {
-    let rows = by_row(a, b, Tensor::sqr, |d| d * d)?;
+    let [rows] = by_row([(a, b)], Tensor::sqr, |d| d * d)?;
     Ok(rows.iter().map(|r| (r.sums.difference() / r.len).sqrt()).collect())
 }
 
@@ -115,12 +143,52 @@ struct Row {
     len: f64,
 }
 
-fn by_row(
+/// Of each pair, with one read.
+fn by_row<const N: usize>(
+    pairs: [(&Tensor, &Tensor); N],
+    on_device: impl Fn(&Tensor) -> Result<Tensor>,
+    on_host: impl Fn(f32) -> f32 + Copy + Sync,
+) -> Result<[Vec<Row>; N]> {
+    reads::count();
+    let mut all = Vec::with_capacity(N);
+    let mut unread = Vec::new();
+    for (a, b) in pairs {
+        match row_sums(a, b, &on_device, on_host)? {
+            RowSums::Read(rows) => all.push(rows),
+            RowSums::OnDevice { sums, len } => {
+                all.push((0..sums.dim(0)?).map(|_| Row { sums: Sums::default(), len }).collect());
+                unread.push((all.len() - 1, sums));
+            }
+        }
+    }
+    if !unread.is_empty() {
+        let sums = Tensor::cat(&unread.iter().map(|(_, sums)| sums).collect::<Vec<_>>(), 0)?;
+        let mut read = sums.to_vec2::<f32>()?.into_iter();
+        for (place, _) in unread {
+            for (row, sums) in all[place].iter_mut().zip(&mut read) {
+                row.sums = Sums::of_block(sums[0], sums[1]);
+            }
+        }
+    }
+    all.try_into().map_err(|_| candle_core::Error::msg("as many results as pairs"))
+}
+
+/// The sums of two tensors.
+enum RowSums {
+    Read(Vec<Row>),
+    /// `[rows, 2]`; each row has so many values.
+    OnDevice {
+        sums: Tensor,
+        len: f64,
+    },
+}
+
+fn row_sums(
     a: &Tensor,
     b: &Tensor,
     on_device: impl Fn(&Tensor) -> Result<Tensor>,
     on_host: impl Fn(f32) -> f32 + Copy + Sync,
-) -> Result<Vec<Row>> {
+) -> Result<RowSums> {
     if a.shape() != b.shape() {
         bail!("a metric of shapes {:?} and {:?}", a.shape(), b.shape());
     }
@@ -130,20 +198,27 @@ fn by_row(
     let len = n as f64;
     // A rank may have no token of a sample.
     if n == 0 {
-        return Ok((0..rows).map(|_| Row { sums: Sums::default(), len }).collect());
+        return Ok(RowSums::Read((0..rows).map(|_| Row { sums: Sums::default(), len }).collect()));
     }
     if !a.device().is_cpu() {
-        let (a, b) = (a.reshape((rows, ()))?, b.reshape((rows, ()))?);
-        let sums = Tensor::stack(&[on_device(&(&a - &b)?)?.sum(1)?, on_device(&b)?.sum(1)?], 1)?;
-        let row = |m: &Vec<f32>| Row { sums: Sums::of_block(m[0], m[1]), len };
-        return Ok(sums.to_vec2::<f32>()?.iter().map(row).collect());
+        let part = if n.is_multiple_of(token) { token } else { n };
+        let shape = (rows, n / part, part);
+        let sums = device_sums(&a.reshape(shape)?, &b.reshape(shape)?, on_device)?;
+        return Ok(RowSums::OnDevice { sums, len });
     }
     with_host(&a, |a| {
         with_host(&b, |b| {
             let row = |(a, b): (&[f32], &[f32])| Row { sums: sums(a, b, token, on_host), len };
-            a.chunks(n).zip(b.chunks(n)).map(row).collect()
+            RowSums::Read(a.chunks(n).zip(b.chunks(n)).map(row).collect())
         })
     })?
+}
+
+/// Of `[rows, parts, values]`, the sums of `f(a − b)` and of `f(b)`, `[rows, 2]`. Part by part: one sum over
+/// all values would be the work of one core of a GPU, and lose precision.
+fn device_sums(a: &Tensor, b: &Tensor, f: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
+    let sum = |x: &Tensor| f(x)?.sum(2)?.sum(1);
+    Tensor::stack(&[sum(&(a - b)?)?, sum(b)?], 1)
 }
 
 /// The number of values after which a block ends in any case: those of a token, `[batch, tokens, channels]`,
@@ -251,6 +326,19 @@ mod tests {
         let (a, b) = (t(&[1.0, 2.0, -3.0], 1), t(&[1.0, 1.0, -1.0], 1));
         assert_eq!(relative_l1(&a, &b).unwrap(), 1.0);
         assert!((relative_l2(&a, &b).unwrap() - (5f64 / 3.0).sqrt()).abs() < 1e-12);
+    }
+
+    #[test]
+    fn sums_on_a_device_are_those_on_the_host() {
+        let random = || Tensor::randn(0f32, 1.0, (2, 50, 24), &Device::Cpu).unwrap();
+        let (a, b) = (random(), random());
+        let sums = device_sums(&a, &b, Tensor::abs).unwrap().to_vec2::<f32>().unwrap();
+        let [rows, same] = l1_sums_of([(&a, &b), (&a, &b)]).unwrap();
+        assert!(rows == same && rows == l1_sums(&a, &b).unwrap());
+        for (row, sums) in rows.iter().zip(sums) {
+            assert!((f64::from(sums[0]) / row.difference() - 1.0).abs() < 1e-5);
+            assert!((f64::from(sums[1]) / row.of_b() - 1.0).abs() < 1e-5);
+        }
     }
 
     #[test]

@@ -62,8 +62,17 @@ impl Head<'_> {
 
     /// [`metrics::relative_l1`] over all ranks.
     pub fn relative_l1(&self, now: &Tensor, before: &Tensor) -> Result<f64> {
-        let sums = self.together.sums(metrics::l1_sums(now, before)?)?;
-        Ok(metrics::worst(sums.iter().map(Sums::ratio)))
+        let [distance] = self.relative_l1_of([(now, before)])?;
+        Ok(distance)
+    }
+
+    /// The same of several pairs, which a device is waited for once.
+    pub fn relative_l1_of<const N: usize>(&self, pairs: [(&Tensor, &Tensor); N]) -> Result<[f64; N]> {
+        let mut distances = [0.0; N];
+        for (distance, sums) in distances.iter_mut().zip(metrics::l1_sums_of(pairs)?) {
+            *distance = metrics::worst(self.together.sums(sums)?.iter().map(Sums::ratio));
+        }
+        Ok(distances)
     }
 
     /// [`metrics::relative_l2`] over all ranks.

@@ -27,6 +27,7 @@ mod spy;
 mod state;
 mod toy;
 
+pub use crate::metrics::reads::total as reads;
 pub use conformance::{Bench, conformance, conformance_of, toys};
 pub use expect::{Ran, assert_decisions, run, run_pass, same_bits, transcript};
 pub use model::{check_blocks_pure, check_model, check_modules, check_off_is_plain};

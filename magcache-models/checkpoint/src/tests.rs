@@ -56,6 +56,10 @@ fn values_come_in_the_wanted_type() {
         assert_eq!(as_f32(weight).expect("f32"), as_f32(stored).expect("f32"));
         assert_eq!(block.get_f32("norm.weight", &[5]).expect("is there").dtype(), DType::F32);
     }
+    let half = in_memory(WeightDtype::Half);
+    assert_eq!(half.get("patch", &[2]).expect("is there").dtype(), DType::BF16);
+    assert_eq!(half.get_f32("patch", &[2]).expect("is there").dtype(), DType::F32);
+    assert_eq!(half.get("blocks.1.to_q.weight", &[3, 5]).expect("is there").dtype(), DType::F16);
     let wide =
         in_memory(WeightDtype::Cast(DType::F32)).get("blocks.1.to_q.weight", &[3, 5]).expect("is there");
     let stored = values(&[3, 5], DType::F16).to_dtype(DType::F32).expect("widens");

@@ -1,9 +1,9 @@
 //! Layers shared by the models.
 //!
 //! Hidden states are `[batch, tokens, channels]` and videos inside a network
-//! `[batch, frames, height, width, channels]`. On the CPU in f32, kernels replace the slow spots of candle's
-//! own operations; on other devices, and in other types, every function falls back to candle's operations,
-//! against which the tests check the kernels.
+//! `[batch, frames, height, width, channels]`. On the CPU in f32, and on NVIDIA GPUs, kernels replace the slow
+//! spots of candle's own operations; on other devices, and in other types, every function falls back to
+//! candle's operations, against which the tests check the kernels.
 
 mod activation;
 mod attention;
@@ -11,6 +11,8 @@ mod channel_norm;
 mod conv1d;
 mod conv3d;
 mod cpu;
+#[cfg(any(test, feature = "cuda"))]
+mod cuda;
 mod feed_forward;
 mod fold;
 mod group_norm;
@@ -21,6 +23,7 @@ mod modulation;
 mod norm;
 mod patches;
 mod rotary;
+mod row_op;
 mod share;
 mod sinusoids;
 #[cfg(test)]
@@ -30,7 +33,7 @@ mod upsample;
 mod weight;
 
 pub use activation::{gelu_erf, gelu_tanh, silu, swiglu};
-pub use attention::{attention, attention_with_bias};
+pub use attention::{AttentionMethod, attention, attention_by, attention_with_bias};
 pub use channel_norm::ChannelNorm;
 pub use conv1d::{Conv1d, Conv1dConfig};
 pub use conv3d::{Conv3d, Conv3dConfig};

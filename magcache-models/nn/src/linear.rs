@@ -8,16 +8,16 @@ use super::{
     RmsNorm, RotaryTable,
     activation::{GeluErf, GeluTanh},
     cpu::{Held, compute, on_cpu},
-    gated_add, gelu_erf, gelu_tanh, layer_norm_modulate,
+    gelu_erf, layer_norm_modulate,
     matmul::{self, Finish, Layer, Panels, Values},
     modulation::{self, ModulateRows},
     norm::RmsNormRows,
-    rms_norm_rotary,
     rotary::TurnedRows,
+    row_op::RowOp,
     then,
     weight::Weight,
 };
-use magcache_checkpoint::{CheckpointError, CodedMatrix, Matrix, Ops, Weights};
+use magcache_checkpoint::{CheckpointError, CodedMatrix, DeviceMatrix, Matrix, Ops, Weights};
 
 /// A linear layer with its weight `[out, in]`.
 ///
@@ -36,6 +36,8 @@ pub struct Linear {
 enum Source {
     Plain(Weight<Arc<Panels>>),
     Coded(CodedMatrix),
+    /// Decoded by candle's operations.
+    OnDevice(DeviceMatrix),
 }
 
 impl Linear {
@@ -85,7 +87,13 @@ impl Linear {
     pub(super) fn of(ops: Ops, weight: Matrix, bias: Option<Tensor>) -> Result<Self> {
         match weight {
             Matrix::Plain(weight) => Self::new(ops, weight, bias),
-            Matrix::Coded(weight) => Ok(Self { weight: Source::Coded(weight), bias, ops }),
+            Matrix::Coded(weight) if weight.device().is_cpu() => {
+                Ok(Self { weight: Source::Coded(weight), bias, ops })
+            }
+            Matrix::Coded(weight) => match weight.on_device()? {
+                Some(weight) => Ok(Self { weight: Source::OnDevice(weight), bias, ops }),
+                None => Ok(Self { weight: Source::Coded(weight), bias, ops }),
+            },
         }
     }
 
@@ -99,6 +107,7 @@ impl Linear {
             Source::Plain(Weight::Stored(weight)) => weight.dims2(),
             Source::Plain(Weight::Prepared(panels)) => Ok((panels.outputs(), panels.inputs())),
             Source::Coded(weight) => Ok((weight.rows(), weight.inputs())),
+            Source::OnDevice(weight) => Ok(weight.dims()),
         }
     }
 
@@ -106,7 +115,7 @@ impl Linear {
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         match self.panels(x)? {
             Some(weight) => self.run(x, &weight, &()),
-            None => self.plain(x),
+            None => self.then(x, RowOp::Bias),
         }
     }
 
@@ -143,7 +152,7 @@ impl Linear {
     pub fn forward_gelu_tanh(&self, x: &Tensor) -> Result<Tensor> {
         match self.panels(x)? {
             Some(weight) => self.run(x, &weight, &GeluTanh),
-            None => gelu_tanh(self.ops, &self.plain(x)?),
+            None => self.then(x, RowOp::Gelu),
         }
     }
 
@@ -151,20 +160,20 @@ impl Linear {
     pub fn forward_gelu_erf(&self, x: &Tensor) -> Result<Tensor> {
         match self.panels(x)? {
             Some(weight) => self.run(x, &weight, &GeluErf),
-            None => gelu_erf(self.ops, &self.plain(x)?),
+            None => gelu_erf(self.ops, &self.then(x, RowOp::Bias)?),
         }
     }
 
     /// Multiplied by `other`, of the result's shape.
     pub fn forward_times(&self, x: &Tensor, other: &Tensor) -> Result<Tensor> {
-        let Some(weight) = self.panels(x)? else { return self.plain(x)? * other };
+        let Some(weight) = self.panels(x)? else { return self.then(x, RowOp::Bias)? * other };
         let other = other.contiguous()?;
         self.run(x, &weight, &then::Times(held(&other).shaped(&self.shape_for(x)?)?))
     }
 
     /// Added to `residual`, of the result's shape.
     pub fn forward_add(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
-        let Some(weight) = self.panels(x)? else { return residual + self.plain(x)? };
+        let Some(weight) = self.panels(x)? else { return self.then(x, RowOp::Add { residual }) };
         let residual = residual.contiguous()?;
         self.run(x, &weight, &then::Add(held(&residual).shaped(&self.shape_for(x)?)?))
     }
@@ -172,7 +181,7 @@ impl Linear {
     /// Multiplied by a gate and added to `residual`: see [`gated_add`].
     pub fn forward_gated_add(&self, x: &Tensor, residual: &Tensor, gate: &Tensor) -> Result<Tensor> {
         let Some(weight) = self.panels(x)? else {
-            return gated_add(self.ops, residual, &self.plain(x)?, gate);
+            return self.then(x, RowOp::GatedAdd { residual, gate });
         };
         let like = residual.dims3()?.into();
         let residual = residual.contiguous()?;
@@ -183,7 +192,7 @@ impl Linear {
 
     /// Followed by a norm over the whole row.
     pub fn forward_rms_norm(&self, x: &Tensor, norm: &RmsNorm) -> Result<Tensor> {
-        let Some(weight) = self.panels(x)? else { return norm.forward(&self.plain(x)?) };
+        let Some(weight) = self.panels(x)? else { return self.then(x, norm.as_op()) };
         let scale = held(norm.weight());
         let scale = scale.shaped(&[weight.outputs()])?;
         self.run(x, &weight, &RmsNormRows { eps: norm.eps() as f32, weight: scale })
@@ -191,10 +200,10 @@ impl Linear {
 
     /// Followed by [`rms_norm_rotary`].
     pub fn forward_rms_norm_rotary(&self, x: &Tensor, norm: &RmsNorm, table: &RotaryTable) -> Result<Tensor> {
-        let Some(weight) = self.panels(x)? else {
-            return rms_norm_rotary(self.ops, &self.plain(x)?, norm.weight(), table, norm.eps());
-        };
         table.check(&self.shape_for(x)?.into(), norm.weight())?;
+        let Some(weight) = self.panels(x)? else {
+            return self.then(x, RowOp::Turn { weight: norm.weight(), table, eps: norm.eps() });
+        };
         let (scale, turns) = (held(norm.weight()), held(table.values()));
         let half = table.values().dim(2)?;
         let rows = TurnedRows::new(scale.values()?, turns.values()?, half, norm.eps() as f32);
@@ -219,7 +228,7 @@ impl Linear {
     pub(super) fn kept_panels(&self) -> Option<&Panels> {
         match &self.weight {
             Source::Plain(Weight::Prepared(panels)) => Some(panels),
-            Source::Plain(Weight::Stored(_)) | Source::Coded(_) => None,
+            Source::Plain(Weight::Stored(_)) | Source::Coded(_) | Source::OnDevice(_) => None,
         }
     }
 
@@ -227,6 +236,7 @@ impl Linear {
     fn down(&self) -> Option<&Tensor> {
         match &self.weight {
             Source::Coded(weight) => weight.down(),
+            Source::OnDevice(weight) => weight.down(),
             Source::Plain(_) => None,
         }
     }
@@ -234,7 +244,8 @@ impl Linear {
     /// The input as the weight's columns take it.
     fn continued(&self, x: &Tensor) -> Result<Tensor> {
         let Some(down) = self.down() else { return Ok(x.clone()) };
-        let low = x.reshape(((), down.dim(1)?))?.matmul(&down.to_dtype(x.dtype())?.t()?)?;
+        let down = down.to_device(x.device())?.to_dtype(x.dtype())?;
+        let low = x.reshape(((), down.dim(1)?))?.matmul(&down.t()?)?;
         let shape = [&x.dims()[..x.rank() - 1], &[down.dim(0)?]].concat();
         Tensor::cat(&[x, &low.reshape(shape)?], D::Minus1)
     }
@@ -244,7 +255,7 @@ impl Linear {
         let weight = match &self.weight {
             Source::Plain(weight) => weight.of_product(self.ops, x, panels)?,
             Source::Coded(weight) if on_cpu(self.ops, x) => Weight::Prepared(Arc::new(decoded(weight))),
-            Source::Coded(_) => return Ok(None),
+            Source::Coded(_) | Source::OnDevice(_) => return Ok(None),
         };
         Ok(match weight {
             Weight::Prepared(panels) => Some(panels),
@@ -252,12 +263,18 @@ impl Linear {
         })
     }
 
-    /// candle's product.
-    fn plain(&self, x: &Tensor) -> Result<Tensor> {
+    /// candle's product, the bias, and what follows.
+    fn then(&self, x: &Tensor, op: RowOp) -> Result<Tensor> {
+        op.run(self.ops, &self.product(x)?, self.bias.as_ref())
+    }
+
+    /// candle's product, without the bias.
+    fn product(&self, x: &Tensor) -> Result<Tensor> {
         let shape = self.shape_for(x)?;
         let weight = match &self.weight {
             Source::Plain(Weight::Stored(weight)) => weight.clone(),
             Source::Coded(weight) => weight.to_tensor()?.to_device(x.device())?,
+            Source::OnDevice(weight) => weight.decode(x.dtype())?,
             Source::Plain(Weight::Prepared(_)) => candle_core::bail!(
                 "linear: got {:?} on {:?}, the weight is f32 on the CPU",
                 x.dtype(),
@@ -265,12 +282,7 @@ impl Linear {
             ),
         };
         let x = self.continued(x)?;
-        let y = x.reshape(((), weight.dim(1)?))?.matmul(&weight.to_dtype(x.dtype())?.t()?)?;
-        match &self.bias {
-            None => y,
-            Some(bias) => y.broadcast_add(&bias.to_dtype(y.dtype())?)?,
-        }
-        .reshape(shape)
+        x.reshape(((), weight.dim(1)?))?.matmul(&weight.to_dtype(x.dtype())?.t()?)?.reshape(shape)
     }
 
     fn run(&self, x: &Tensor, weight: &Panels, then: &impl Finish) -> Result<Tensor> {
@@ -310,7 +322,10 @@ mod tests {
     use candle_core::Device;
 
     use super::*;
-    use crate::testing::{largest, random, worst};
+    use crate::{
+        rms_norm_rotary,
+        testing::{largest, random, worst},
+    };
 
     #[test]
     fn half_precision_weights_give_what_their_f32_values_give() -> Result<()> {

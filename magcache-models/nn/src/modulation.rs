@@ -4,13 +4,14 @@
 //! `[batch or 1, tokens or 1, channels]`, which may be chunks of a larger tensor. On the CPU each function is
 //! one pass over the hidden states.
 
-use candle_core::{D, DType, Result, Tensor};
+use candle_core::{Result, Tensor};
 use magcache_checkpoint::Ops;
 use pulp::Simd;
 
 use super::{
     cpu::{Held, PIECE, RowKernel, by_value, compute, each_row, on_cpu},
     norm::Moments,
+    row_op::RowOp,
 };
 
 /// `layer_norm(x) * (1 + scale) + shift`, with a norm that has no weights of its own.
@@ -22,7 +23,7 @@ pub fn layer_norm_modulate(ops: Ops, x: &Tensor, shift: &Tensor, scale: &Tensor,
         let kernel = ModulateRows { eps: eps as f32, residual: None, shift, scale };
         return each_row("layer-norm-modulate", x, &kernel);
     }
-    layer_norm_modulate_plain(x, shift, scale, eps)
+    RowOp::Modulate { shift, scale, eps }.run(ops, x, None)
 }
 
 /// `x + y * gate`.
@@ -37,13 +38,7 @@ pub fn gated_add(ops: Ops, x: &Tensor, y: &Tensor, gate: &Tensor) -> Result<Tens
         let (y, gate) = (Held::new(op, &y), Held::new(op, gate));
         return each_row(op, x, &GatedRows { y: y.values()?, gate: Rows::new(&gate, like)? });
     }
-    let dtype = x.dtype();
-    (f32(x)? + f32(y)?.broadcast_mul(&f32(gate)?)?)?.to_dtype(dtype)
-}
-
-/// Small sums are computed in f32 if the input has half precision.
-fn f32(x: &Tensor) -> Result<Tensor> {
-    x.to_dtype(DType::F32)
+    RowOp::GatedAdd { residual: x, gate }.run(ops, y, None)
 }
 
 /// `x + y`, of the same shape.
@@ -54,15 +49,7 @@ pub fn add(ops: Ops, x: &Tensor, y: &Tensor) -> Result<Tensor> {
         let kernel = Summands { y: y.values()? };
         return compute("add", x, x.shape(), |x| by_value(x, &kernel));
     }
-    x + y
-}
-
-fn layer_norm_modulate_plain(x: &Tensor, shift: &Tensor, scale: &Tensor, eps: f64) -> Result<Tensor> {
-    let (dtype, x) = (x.dtype(), f32(x)?);
-    let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
-    let deviation = (centred.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?;
-    let scale = (f32(scale)? + 1.0)?;
-    centred.broadcast_div(&deviation)?.broadcast_mul(&scale)?.broadcast_add(&f32(shift)?)?.to_dtype(dtype)
+    RowOp::Add { residual: x }.run(ops, y, None)
 }
 
 /// Rows of a `[batch or 1, tokens or 1, channels]` view, repeated along the axes of length 1.
@@ -203,7 +190,7 @@ impl RowKernel for Summands<'_> {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Device;
+    use candle_core::{DType, Device};
 
     use super::*;
     use crate::testing::{random, worst};
@@ -215,7 +202,8 @@ mod tests {
             for (batch, tokens) in [(1, 1), (2, 1), (1, 600), (2, 600)] {
                 let rows = random(&[batch, tokens, 3 * channels])?.chunk(3, 2)?;
                 let fused = layer_norm_modulate(Ops::Kernels, &x, &rows[0], &rows[1], 1e-3)?;
-                let plain = layer_norm_modulate_plain(&x, &rows[0], &rows[1], 1e-3)?;
+                let plain =
+                    RowOp::Modulate { shift: &rows[0], scale: &rows[1], eps: 1e-3 }.plain(&x, None)?;
                 assert!(worst(&fused, &plain)? < 2e-5, "{batch} {tokens} {channels}");
                 let y = random(&[2, 600, channels])?;
                 let plain = (&x + y.broadcast_mul(&rows[2])?)?;

@@ -3,7 +3,10 @@
 use candle_core::{DType, Tensor};
 use pulp::Simd;
 
-use super::cpu::{Held, RowKernel, each_row, last_axis, on_cpu, sum, sum_of_squares};
+use super::{
+    cpu::{Held, RowKernel, each_row, last_axis, on_cpu, sum, sum_of_squares},
+    row_op::RowOp,
+};
 use magcache_checkpoint::{CheckpointError, Ops, Weights};
 
 /// `(x - mean) / sqrt(variance + eps) * weight + bias` over the last axis.
@@ -28,17 +31,16 @@ impl LayerNorm {
 
     /// `[.., channels]` to the same shape and type.
     pub fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        let dtype = x.dtype();
-        let x = x.to_dtype(DType::F32)?.contiguous()?;
-        let y = if on_cpu(self.ops, &x) {
-            let channels = last_axis(&x);
-            let [weight, bias] = [&self.weight, &self.bias].map(|x| Held::new("layer-norm", x));
-            let (weight, bias) = (weight.per_channel(channels)?, bias.per_channel(channels)?);
-            each_row("layer-norm", &x, &LayerNormRows { eps: self.eps as f32, weight, bias })?
-        } else {
-            candle_nn::ops::layer_norm(&x, &self.weight, &self.bias, self.eps as f32)?
-        };
-        y.to_dtype(dtype)
+        let wide = x.to_dtype(DType::F32)?;
+        if !on_cpu(self.ops, &wide) {
+            let Self { weight, bias, eps, .. } = self;
+            return RowOp::LayerNorm { weight, bias, eps: *eps }.run(self.ops, x, None);
+        }
+        let channels = last_axis(x);
+        let [weight, bias] = [&self.weight, &self.bias].map(|x| Held::new("layer-norm", x));
+        let (weight, bias) = (weight.per_channel(channels)?, bias.per_channel(channels)?);
+        let kernel = LayerNormRows { eps: self.eps as f32, weight, bias };
+        each_row("layer-norm", &wide, &kernel)?.to_dtype(x.dtype())
     }
 }
 
@@ -73,16 +75,19 @@ impl RmsNorm {
 
     /// `[.., channels]` to the same shape and type.
     pub fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        let dtype = x.dtype();
-        let x = x.to_dtype(DType::F32)?.contiguous()?;
-        let y = if on_cpu(self.ops, &x) {
-            let weight = Held::new("rms-norm", &self.weight);
-            let weight = weight.per_channel(last_axis(&x))?;
-            each_row("rms-norm", &x, &RmsNormRows { eps: self.eps as f32, weight })?
-        } else {
-            candle_nn::ops::rms_norm(&x, &self.weight, self.eps as f32)?
-        };
-        y.to_dtype(dtype)
+        let wide = x.to_dtype(DType::F32)?;
+        if !on_cpu(self.ops, &wide) {
+            return self.as_op().run(self.ops, x, None);
+        }
+        let weight = Held::new("rms-norm", &self.weight);
+        let weight = weight.per_channel(last_axis(x))?;
+        let kernel = RmsNormRows { eps: self.eps as f32, weight };
+        each_row("rms-norm", &wide, &kernel)?.to_dtype(x.dtype())
+    }
+
+    /// As what follows a product.
+    pub(super) fn as_op(&self) -> RowOp<'_> {
+        RowOp::RmsNorm { weight: &self.weight, eps: self.eps }
     }
 }
 

@@ -4,11 +4,14 @@
 //! Channels `2i` and `2i + 1` of a head are one complex number, rotated by the angle of the token's position.
 //! Source: `RoFormer` (arXiv 2104.09864); the pairing is that of Wan and Flux, not the half-split of `LLaMA`.
 
-use candle_core::{D, DType, Device, Result, Shape, Tensor};
+use candle_core::{Device, Result, Shape, Tensor};
 use magcache_checkpoint::Ops;
 use pulp::Simd;
 
-use super::cpu::{Held, RowKernel, each_row, on_cpu, sum_of_squares};
+use super::{
+    cpu::{Held, RowKernel, each_row, on_cpu, sum_of_squares},
+    row_op::RowOp,
+};
 
 /// Cosines and sines of every token's angles, `[2, tokens, head_dim / 2]` in f32.
 #[derive(Clone, Debug)]
@@ -85,23 +88,7 @@ pub fn rms_norm_rotary(
         let rows = TurnedRows::new(weight.values()?, turns.values()?, table.0.dim(2)?, eps as f32);
         return each_row(op, x, &rows);
     }
-    rms_norm_rotary_plain(x, weight, table, eps)
-}
-
-fn rms_norm_rotary_plain(x: &Tensor, weight: &Tensor, table: &RotaryTable, eps: f64) -> Result<Tensor> {
-    let (batch, tokens, channels) = x.dims3()?;
-    let half = table.0.dim(2)?;
-    let dtype = x.dtype();
-    let x = x.to_dtype(DType::F32)?.reshape((batch, tokens, (), weight.dims1()?))?;
-    let deviation = (x.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?;
-    let x = x.broadcast_div(&deviation)?.broadcast_mul(weight)?;
-    let pairs = x.reshape((batch, tokens, channels / (2 * half), half, 2))?;
-    let (a, b) = (pairs.narrow(4, 0, 1)?, pairs.narrow(4, 1, 1)?);
-    let (cos, sin) =
-        (table.cos()?.reshape((1, tokens, 1, half, 1))?, table.sin()?.reshape((1, tokens, 1, half, 1))?);
-    let real = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
-    let imaginary = (a.broadcast_mul(&sin)? + b.broadcast_mul(&cos)?)?;
-    Tensor::cat(&[real, imaginary], 4)?.reshape((batch, tokens, channels))?.to_dtype(dtype)
+    RowOp::Turn { weight, table, eps }.run(ops, x, None)
 }
 
 /// Norms and rotates rows.
@@ -163,7 +150,7 @@ mod tests {
         for width in [heads * 2 * half, 2 * half] {
             let weight = Tensor::randn(1f32, 0.2, width, &Device::Cpu)?;
             let fused = rms_norm_rotary(Ops::Kernels, &x, &weight, &table, 1e-3)?;
-            let plain = rms_norm_rotary_plain(&x, &weight, &table, 1e-3)?;
+            let plain = RowOp::Turn { weight: &weight, table: &table, eps: 1e-3 }.plain(&x, None)?;
             let worst = crate::testing::worst(&fused, &plain)?;
             assert!(worst < 5e-6, "{width}: {worst}");
         }

@@ -67,6 +67,15 @@ impl LoadOptions {
         }
     }
 
+    /// How the weights of the denoising network are kept: on a device, unless something else is asked for, in
+    /// half precision, as the published pipelines do.
+    pub fn network_dtype(&self) -> WeightDtype {
+        match self.dtype {
+            WeightDtype::Auto if !self.device.is_cpu() => WeightDtype::Half,
+            chosen => chosen,
+        }
+    }
+
     /// What moves tensors between the ranks that divide the tokens.
     pub fn plane(&self) -> Option<&Arc<dyn DataPlane>> {
         self.ranks.as_ref().map(Ranks::plane)

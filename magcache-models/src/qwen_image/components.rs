@@ -142,7 +142,7 @@ impl Components {
         &self,
         options: &LoadOptions,
     ) -> Result<(Weights, Vec<AdapterReport>), CheckpointError> {
-        let weights = self.transformer(&options.device, options.dtype)?;
+        let weights = self.transformer(&options.device, options.network_dtype())?;
         weights.adapted(&adapters_of(&options.adapters, 0, 1), &ADAPTER, 0)
     }
 

@@ -266,7 +266,7 @@ impl Pipeline for QwenImagePipeline {
         let (sizes, text) = (self.sizes(request)?, &self.components.text);
         let encoder = self.components.text_encoder(device, dtype)?;
         let read = self.edition().dropped() + sizes.text_tokens;
-        let network = self.components.transformer(device, dtype)?;
+        let network = self.components.transformer(device, self.options.network_dtype())?;
         let config = &self.components.config;
         let vae = self.components.vae_weights(&Device::Cpu)?;
         let decoding = self.components.vae.decode_memory(request.width(), request.height(), 1, self.tiling());
@@ -364,7 +364,7 @@ impl Pipeline for QwenImagePipeline {
         let dtype = if self.device().is_cpu() {
             DType::F32
         } else {
-            self.components.transformer(self.device(), self.options.dtype)?.compute_dtype()
+            self.components.transformer(self.device(), self.options.network_dtype())?.compute_dtype()
         };
         Ok(schedule::Sizes {
             tokens: grids.map(|size| self.grid(size).iter().product::<usize>()).sum(),

@@ -52,7 +52,7 @@ impl Parts {
         if self.device().is_cpu() {
             return Ok(DType::F32);
         }
-        Ok(self.source.transformer(Expert(0), self.device(), self.options.dtype)?.compute_dtype())
+        Ok(self.source.transformer(Expert(0), self.device(), self.options.network_dtype())?.compute_dtype())
     }
 
     pub(super) fn networks(&self) -> Result<Vec<Weights>> {
@@ -71,7 +71,7 @@ impl Parts {
         let (source, options) = (&self.source, &self.options);
         let index = usize::from(expert.0);
         let adapters = adapters_of(&options.adapters, index, source.experts());
-        let weights = source.transformer(expert, &options.device, options.dtype)?;
+        let weights = source.transformer(expert, &options.device, options.network_dtype())?;
         Ok(weights.adapted(&adapters, &names::ADAPTER, index)?.0)
     }
 

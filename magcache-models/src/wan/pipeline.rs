@@ -143,7 +143,7 @@ impl Pipeline for WanPipeline {
         let config = source.transformer_config(Expert(0));
         let experts = if options.keeps_experts() { source.experts() } else { 1 };
         let networks = (0..experts)
-            .map(|expert| source.transformer(Expert(expert as u8), device, dtype))
+            .map(|expert| source.transformer(Expert(expert as u8), device, options.network_dtype()))
             .collect::<std::result::Result<Vec<_>, _>>()?;
         let mut network = pipeline::transformer_phase(
             "transformer",

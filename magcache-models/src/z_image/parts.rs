@@ -93,7 +93,7 @@ impl Parts {
         options: &LoadOptions,
     ) -> Result<(Weights, Vec<AdapterReport>), CheckpointError> {
         let adapters = adapters_of(&options.adapters, 0, 1);
-        self.transformer(&options.device, options.dtype)?.adapted(&adapters, &native::ADAPTER, 0)
+        self.transformer(&options.device, options.network_dtype())?.adapted(&adapters, &native::ADAPTER, 0)
     }
 
     /// The text encoder: its sizes and its tensors.

@@ -108,7 +108,7 @@ impl Pipeline for ZImagePipeline {
         let (config, encoder) = self.parts.encoder(&options.device, options.dtype)?;
         let (text, widths) =
             (TokenizerDefaults::QWEN3.max_length, [config.hidden_size, config.intermediate_size]);
-        let network = self.parts.transformer(&options.device, options.dtype)?;
+        let network = self.parts.transformer(&options.device, options.network_dtype())?;
         // The gate of a feed-forward, and what it multiplies.
         let own = [self.parts.config.dim, 2 * self.parts.config.hidden()];
         let networks = (&[network][..], &[LAYERS][..]);
@@ -196,7 +196,7 @@ impl Pipeline for ZImagePipeline {
         let dtype = if self.options.device.is_cpu() {
             DType::F32
         } else {
-            self.parts.transformer(&self.options.device, self.options.dtype)?.compute_dtype()
+            self.parts.transformer(&self.options.device, self.options.network_dtype())?.compute_dtype()
         };
         Ok(Sizes {
             // The caption is in the same stream: as many tokens as it may have.

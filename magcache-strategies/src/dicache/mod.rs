@@ -138,13 +138,13 @@ impl DiCache {
     /// The distance from the step before; `None` at the first one.
     fn distance(&self, seen: &Seen, x: &Head<'_>, now: [&Tensor; 2]) -> Result<Option<f64>> {
         let [left, entered] = now;
-        let Some(before) = &seen.left else { return Ok(None) };
-        let distance = x.relative_l1(left, before)?;
+        let Some(left_before) = &seen.left else { return Ok(None) };
         match (&seen.entered, self.error) {
             (Some(before), Measured::DeltaMinus) => {
-                Ok(Some((distance - x.relative_l1(entered, before)?).abs()))
+                let [left, entered] = x.relative_l1_of([(left, left_before), (entered, before)])?;
+                Ok(Some((left - entered).abs()))
             }
-            _ => Ok(Some(distance)),
+            _ => x.relative_l1(left, left_before).map(Some),
         }
     }
 }

@@ -131,6 +131,11 @@ impl Beside {
         out.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
     }
 
+    /// `[outputs, rank]` on a device.
+    pub(crate) fn up(&self, device: &Device) -> TensorResult<Tensor> {
+        Tensor::from_vec(self.up.clone(), ((), self.rank()), device)
+    }
+
     /// For some of the inputs.
     pub(crate) fn narrow(&self, start: usize, length: usize) -> TensorResult<Self> {
         let down = self.down.narrow(1, start, length)?.contiguous()?;

@@ -101,6 +101,10 @@ fn a_matrix_is_decoded_in_pieces() {
         q4.decode(0, start, &mut piece);
         assert_eq!(piece, whole[0][start..start + length], "{length} from {start}");
     }
+    // A device gets whole blocks.
+    let half = Matrix::Coded(q4).narrow_columns(0, 128).expect("fits");
+    let Matrix::Coded(half) = half else { panic!("was decoded") };
+    assert!(half.on_device().expect("nothing to do").is_none());
 }
 
 #[test]

@@ -81,10 +81,10 @@ impl Weights {
     pub fn resident_bytes(&self) -> u64 {
         let bytes = |located: &super::Located| {
             let (info, cast) = (&located.info, matches!(self.set.dtype, WeightDtype::Cast(_)));
-            let kept = info.format.is_coded() && info.shape.len() == 2 && self.set.device.is_cpu();
+            let kept = info.format.is_coded() && info.shape.len() == 2;
             let wide = match self.set.dtype {
                 WeightDtype::Cast(dtype) => dtype.size_in_bytes(),
-                _ => info.format.float().map_or(4, |dtype| dtype.size_in_bytes()),
+                _ => self.kept_dtype(info.format).size_in_bytes(),
             };
             if kept && !cast { info.bytes() } else { info.values() * wide }
         };

@@ -10,6 +10,7 @@ use crate::{
     adapter::{self, Beside},
     decode::{LARGEST_BLOCK, decode},
     header::TensorInfo,
+    number::NumberFormat,
 };
 
 /// The weight of a layer.
@@ -22,7 +23,8 @@ pub enum Matrix {
 }
 
 /// A matrix `[rows, columns]` whose values are decoded row by row, whenever they are needed: a model takes no
-/// more memory than its file, and pages that are not being read need none.
+/// more memory than its file, and pages that are not being read need none. This is so on the CPU; for another
+/// device, [`Self::on_device`] takes the codes there.
 ///
 /// Adapters are beside it: their factors continue the rows, so that `W x + up (down x)` is one product with
 /// `x` followed by `down x`, see [`Self::down`].
@@ -54,7 +56,7 @@ impl Weights {
     /// As [`Self::get`].
     pub fn matrix(&self, name: &str, shape: [usize; 2]) -> Result<Matrix, CheckpointError> {
         let Found { name: full, info, changes, .. } = self.find(name, &shape)?;
-        let kept = self.set.device.is_cpu() && !matches!(self.set.dtype, WeightDtype::Cast(_));
+        let kept = !matches!(self.set.dtype, WeightDtype::Cast(_));
         if !(kept && info.format.is_coded() && changes.iter().all(adapter::Change::is_pair)) {
             return self.get(name, &shape).map(Matrix::Plain);
         }
@@ -72,14 +74,14 @@ impl Matrix {
     pub fn device(&self) -> &Device {
         match self {
             Self::Plain(tensor) => tensor.device(),
-            Self::Coded(_) => &Device::Cpu,
+            Self::Coded(matrix) => matrix.device(),
         }
     }
 
     /// Some rows in f32, `[ids, columns]`: only these are widened or decoded.
     pub fn select(&self, ids: Vec<u32>) -> TensorResult<Tensor> {
         match self {
-            Self::Coded(matrix) => matrix.select(&ids),
+            Self::Coded(matrix) => matrix.select(&ids)?.to_device(matrix.device()),
             Self::Plain(tensor) => {
                 let ids = Tensor::from_vec(ids.clone(), ids.len(), tensor.device())?;
                 tensor.index_select(&ids, 0)?.to_dtype(DType::F32)
@@ -97,6 +99,53 @@ impl Matrix {
 }
 
 impl CodedMatrix {
+    /// The device that its weights are for. The codes are in the file.
+    pub fn device(&self) -> &Device {
+        &self.set.device
+    }
+
+    pub(super) fn format(&self) -> NumberFormat {
+        self.info.format
+    }
+
+    /// The scales of its rows, or of all.
+    pub(super) fn scales(&self) -> Option<Vec<f32>> {
+        let scale = self.info.scale.as_ref()?;
+        let rows = if scale.values().len() == 1 { 1 } else { self.rows() };
+        Some((0..rows).map(|row| scale.at(self.stored_row(row))).collect())
+    }
+
+    /// What adapters beside it multiply by, f32 on a device: `[rank, inputs]` and `[rows, rank]`.
+    pub(super) fn beside_on(&self, device: &Device) -> TensorResult<Option<(Tensor, Tensor)>> {
+        let Some(beside) = &self.beside else { return Ok(None) };
+        let up = beside.up(device)?;
+        Ok(Some((beside.down.to_device(device)?, up)))
+    }
+
+    /// The codes of its columns, row by row; `None` if a block has columns of others too.
+    pub(super) fn packed(&self) -> Option<Vec<u8>> {
+        let (values, bytes) = self.info.format.block();
+        let width = self.info.shape.last().copied()?;
+        let whole = [width, self.columns.start, self.columns.end];
+        if !whole.into_iter().all(|place| place.is_multiple_of(values)) {
+            return None;
+        }
+        let [stride, start, end] = whole.map(|place| place / values * bytes);
+        let data = self.set.files.get(self.file)?.blob.bytes().get(self.info.range.clone())?;
+        let mut packed = Vec::with_capacity(self.rows() * (end - start));
+        for row in 0..self.rows() {
+            let from = self.stored_row(row) * stride;
+            packed.extend_from_slice(data.get(from + start..from + end)?);
+        }
+        Some(packed)
+    }
+
+    /// Where a row is in the file: where the halves are swapped, the first row comes from the middle.
+    fn stored_row(&self, row: usize) -> usize {
+        let rows = self.rows();
+        if self.info.swapped { (row + rows / 2) % rows.max(1) } else { row }
+    }
+
     /// Number of rows.
     pub fn rows(&self) -> usize {
         self.info.shape.first().copied().unwrap_or_default()
@@ -146,10 +195,9 @@ impl CodedMatrix {
     }
 
     fn decode_weight(&self, row: usize, mut start: usize, mut out: &mut [f32]) {
-        let TensorInfo { format, shape, range, swapped, scale, .. } = &self.info;
-        let (rows, width) = (self.rows(), shape.last().copied().unwrap_or_default());
-        // Where the halves are swapped, the first row comes from the middle.
-        let row = if *swapped { (row + rows / 2) % rows.max(1) } else { row };
+        let TensorInfo { format, shape, range, scale, .. } = &self.info;
+        let width = shape.last().copied().unwrap_or_default();
+        let row = self.stored_row(row);
         let (values, bytes) = format.block();
         let stride = width / values * bytes;
         let file = self.set.files.get(self.file).map(|file| file.blob.bytes()).unwrap_or_default();
@@ -187,7 +235,7 @@ impl CodedMatrix {
         Tensor::from_vec(values, (rows.len(), columns), &Device::Cpu)
     }
 
-    /// All of it, decoded: f32 `[rows, columns]`, what adapters add included.
+    /// All of it, decoded on the CPU: f32 `[rows, columns]`, what adapters add included.
     pub fn to_tensor(&self) -> TensorResult<Tensor> {
         self.select(&(0..self.rows() as u32).collect::<Vec<_>>())
     }

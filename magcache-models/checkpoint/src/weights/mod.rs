@@ -3,6 +3,7 @@
 mod flat;
 mod identity;
 mod matrix;
+mod on_device;
 mod open;
 
 use std::{
@@ -19,12 +20,14 @@ use candle_core::{DType, Device, Tensor};
 pub use self::{
     flat::Flat,
     matrix::{CodedMatrix, Matrix},
+    on_device::DeviceMatrix,
     open::Format,
 };
 use super::{
     CheckpointError, Ops,
     adapter::{self, Change},
     blob::Blob,
+    device::half_precision,
     header::TensorInfo,
     metadata::Metadata,
     number::NumberFormat,
@@ -44,6 +47,9 @@ pub enum WeightDtype {
     Auto,
     /// As stored, so that a bf16 checkpoint takes two bytes per value.
     Keep,
+    /// Like [`Self::Keep`], but f32 in the half precision that the device multiplies in: for networks whose
+    /// published pipelines run so.
+    Half,
     /// Converted while reading.
     Cast(DType),
 }
@@ -154,7 +160,7 @@ impl Weights {
             name,
             shape,
             match self.set.dtype {
-                WeightDtype::Auto | WeightDtype::Keep => None,
+                WeightDtype::Auto | WeightDtype::Keep | WeightDtype::Half => None,
                 WeightDtype::Cast(dtype) => Some(dtype),
             },
         )
@@ -246,8 +252,7 @@ impl Weights {
         }
         let largest = self.scoped().max_by_key(|(_, located)| located.info.bytes());
         match largest.map(|(_, located)| located.info.format) {
-            Some(format) if format.is_coded() => self.decoded_dtype(),
-            Some(format) => format.float().unwrap_or(DType::F32),
+            Some(format) => self.kept_dtype(format),
             None => DType::F32,
         }
     }
@@ -268,8 +273,7 @@ impl Weights {
 
     fn read(&self, name: &str, shape: &[usize], asked: Option<DType>) -> Result<Tensor, CheckpointError> {
         let Found { name, file, info, changes } = self.find(name, shape)?;
-        // A coded tensor has no type of its own that candle computes with.
-        let own = info.format.float().unwrap_or(self.decoded_dtype());
+        let own = self.kept_dtype(info.format);
         let (wanted, device) = (asked.unwrap_or(own), &self.set.device);
         if changes.is_empty() {
             return read::tensor(&file.blob, &info, wanted, device).map_err(|e| self.unreadable(&name, e));
@@ -311,9 +315,18 @@ impl Weights {
         })
     }
 
-    /// The type that coded tensors are decoded to.
-    fn decoded_dtype(&self) -> DType {
-        if self.set.device.is_cpu() { DType::F32 } else { DType::BF16 }
+    /// The type that a tensor is kept in, if none is asked for.
+    fn kept_dtype(&self, stored: NumberFormat) -> DType {
+        let (device, half) = (&self.set.device, half_precision(&self.set.device));
+        match stored.float() {
+            Some(DType::F32) if self.set.dtype == WeightDtype::Half => half,
+            // Some cards do not multiply in bf16.
+            Some(DType::BF16) => half,
+            Some(float) => float,
+            // A coded tensor has no type of its own that candle computes with.
+            None if device.is_cpu() => DType::F32,
+            None => half,
+        }
     }
 
     /// A tensor that is about to be read, of exactly this shape.

@@ -82,7 +82,7 @@ impl Components {
 
     /// The tensors of the network, by the names of diffusers.
     pub(super) fn transformer(&self, options: &LoadOptions) -> Result<Weights, CheckpointError> {
-        let (device, dtype) = (&options.device, options.dtype);
+        let (device, dtype) = (&options.device, options.network_dtype());
         match (&self.transformer_at, &self.network) {
             (Place::Folder(folder), _) => Weights::open(folder, device, dtype),
             (Place::File(folder, file), Network::Flux1 { .. }) => {
