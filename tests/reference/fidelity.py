@@ -1,7 +1,7 @@
 """Whether pictures and videos show what their prompt says, judged by a program that knows the grammar and no network.
 
     python tests/reference/fidelity.py run --magcache target/release/magcache --model wan2.1-t2v-tiny --out OUT
-    python tests/reference/fidelity.py judge --grammar world --prompts PROMPTS.txt --clips OUT     # OUT-1, OUT-2, ... as `run` names them
+    python tests/reference/fidelity.py judge --grammar world --prompts PROMPTS.txt --clips OUT     # OUT-01, ... as `run` names them
     python tests/reference/fidelity.py check                                                       # the program itself
 
 `run` has the program make a clip for every prompt, without a cache and with `--cache magcache`, and `judge` reads what it
@@ -147,31 +147,31 @@ def run(args):
     (args.out / "fidelity.json").write_text(json.dumps(answers, indent=1) + "\n")
 
 
+def numbered(out, count):
+    """The names that `--prompts` gives to ``count`` results of `--out`: OUT-01 or OUT-01.png; a single one keeps its name."""
+    if count == 1:
+        return [out]
+    return [out.with_name(f"{out.stem}-{i + 1:0{len(str(count))}}{out.suffix}") for i in range(count)]
+
+
 def make(command, prompts, draw, folder, still):
-    """Makes a clip for each prompt, ``SEEDS`` prompts at a time with one seed; returns where they are."""
-    ending, paths = (".png" if still else ""), []
-    for seed, begin in enumerate(range(0, len(prompts), AT_A_TIME)):
-        part = prompts[begin : begin + AT_A_TIME]
-        runs = [([p], draw) for p in part] if draw else [(part, None)]
-        for number, (own, image) in enumerate(runs):
-            out = folder / f"{seed}-{number}"
-            names = [Path(f"{out}-{i + 1}{ending}") for i in range(len(own))]
-            paths += names
-            if all(path.exists() for path in names):
-                continue
-            with tempfile.TemporaryDirectory() as own_folder:
-                listed = Path(own_folder) / "prompts.txt"
-                # A second line makes the program number its files.
-                listed.write_text("\n".join(own) + "\n")
-                more = []
-                if image:
-                    picture = Path(own_folder) / "first.png"
-                    Image.fromarray(image(own[0])[0]).save(picture)
-                    more = ["--image", str(picture)]
-                    names[0].exists() or paths.__setitem__(-1, names[0])
-                where = f"{out}{ending}" if len(own) > 1 else str(names[0])
-                given = ["--prompts", str(listed), "--seed", str(seed), "--out", where, "--overwrite", "--quiet"]
-                subprocess.run([*command, *given, *more], check=True)
+    """Makes a clip for each prompt, AT_A_TIME prompts with one seed; with ``draw``, each from its drawn first frame."""
+    paths = []
+    for begin in range(0, len(prompts), 1 if draw else AT_A_TIME):
+        own = prompts[begin : begin + (1 if draw else AT_A_TIME)]
+        out = folder / f"{begin:03}{'.png' if still else ''}"
+        names = numbered(out, len(own))
+        paths += names
+        if all(path.exists() for path in names):
+            continue
+        with tempfile.TemporaryDirectory() as inputs:
+            listed, first = Path(inputs) / "prompts.txt", Path(inputs) / "first.png"
+            listed.write_text("\n".join(own) + "\n")
+            given = ["--prompts", listed, "--seed", begin // AT_A_TIME, "--out", out, "--overwrite", "--quiet"]
+            if draw:
+                Image.fromarray(draw(own[0])[0]).save(first)
+                given += ["--image", first]
+            subprocess.run([*command, *map(str, given)], check=True)
     return paths
 
 
@@ -203,8 +203,7 @@ def main():
     if args.way == "judge":
         lines = args.prompts.read_text().splitlines()
         prompts = [line for line in lines if line.strip() and not line.startswith("#")]
-        base = Path(args.clips)
-        paths = [base.with_name(f"{base.stem}-{i + 1}{base.suffix}") for i in range(len(prompts))]
+        paths = numbered(Path(args.clips), len(prompts))
         print(table([(args.clips, summary(judge(GRAMMARS[args.grammar], prompts, lambda i: read(paths[i]))))]))
     else:
         {"run": run, "check": check}[args.way](args)

@@ -87,14 +87,17 @@ def fit(mask, free, shape, grammar):
             for i, j in offsets for radius in radii for angle in angles
         ]  # fmt: skip
         x, y, radius, angle = (torch.tensor(column).view(-1, 1, 1) for column in zip(*tries))
-        dx, dy = axis_x - x, axis_y[:, None] - y
+        # Every second pixel is enough to begin with.
+        skip = slice(None, None, 2 if step == 0 else 1)
+        dx, dy = axis_x[skip] - x, axis_y[skip, None] - y
+        wanted, counted = target[skip, skip], counts[skip, skip]
         u, v = dx * angle.cos() + dy * angle.sin(), dy * angle.cos() - dx * angle.sin()
-        inside = (grammar.outline(shape, u, v, radius) < 0) & counts
-        both = (inside & target).sum((1, 2))
-        either = (inside | (target & counts)).sum((1, 2)).clamp(min=1)
+        inside = (grammar.outline(shape, u, v, radius) < 0) & counted
+        both = (inside & wanted).sum((1, 2))
+        either = (inside | (wanted & counted)).sum((1, 2)).clamp(min=1)
         overlap = both / either
         top = int(overlap.argmax())
-        if best is None or overlap[top] > best[0]:
+        if step < 2 or overlap[top] > best[0]:
             best = (float(overlap[top]), tries[top][:2], tries[top][2], tries[top][3])
     return best
 

@@ -120,3 +120,15 @@ class Log:
         with self.path.with_suffix(".new").open("w", newline="") as file:
             csv.writer(file).writerows(self.rows)
         self.path.with_suffix(".new").replace(self.path)
+
+
+def noise_levels(batch, shift, low=0.0, high=1.0):
+    """Noise levels [batch] in [low, high]: logit-normal, moved to stronger noise by flow shift ``shift``."""
+
+    def part_below(sigma):
+        u = torch.tensor(sigma / (shift - (shift - 1) * sigma), dtype=torch.float64)
+        return torch.special.ndtr(torch.logit(u))
+
+    begin, end = part_below(low), part_below(high)
+    u = torch.sigmoid(torch.special.ndtri(begin + (end - begin) * torch.rand(batch, dtype=torch.float64).clamp(1e-6, 1 - 1e-6)))
+    return (shift * u / (1 + (shift - 1) * u)).float()
