@@ -1,10 +1,11 @@
-"""Whether a small model caches as the published big ones do, as the tables of docs/results/fidelity.md.
+r"""Whether a small model caches as the published big ones do, as the tables of docs/results/fidelity.md.
 
-    python tests/reference/behaves.py --magcache target/release/magcache --model wan2.1-t2v-tiny --samplers unipc,euler \
-        --prompts docs/results/prompts-video.txt --calibration docs/results/prompts-calibration-video.txt --out OUT
+    R=docs/results
+    python tests/reference/behaves.py --magcache target/release/magcache --model wan2.1-t2v-tiny \
+        --prompts $R/prompts-video.txt --calibration $R/prompts-calibration-video.txt --out OUT
 
-For each sampler it calibrates dense runs, and has `pareto` compare half of the steps, MagCache and TeaCache at the same number
-of computed steps with dense runs. Of the ratios of magnitudes, beside those of published profiles:
+For each sampler it calibrates dense runs, and has `pareto` compare half of the steps, MagCache and TeaCache at the same
+number of computed steps with dense runs. Of the ratios of magnitudes, beside those of published profiles:
 
   mean      over all steps but the first, which has nothing before it
   middle    the same, between 20 % and 80 % of the run
@@ -60,8 +61,9 @@ def measure(args, sampler):
     half = len(next(iter(curve["ratios"].values()))) // 2
     answer = args.out / f"{args.model}-{sampler}.json"
     if not answer.exists():
-        given = ["--profile", profile, "--prompts", args.prompts, "--seeds", args.seeds, "--search", "4", "--budgets", half]
-        command = [args.magcache, "pareto", *model, *map(str, given), "--strategies", "magcache,teacache", "--json", "--quiet"]
+        given = ["--profile", profile, "--prompts", args.prompts, "--seeds", args.seeds, "--budgets", half]
+        given += ["--search", 4, "--strategies", "magcache,teacache", "--json", "--quiet"]
+        command = [args.magcache, "pareto", *model, *map(str, given)]
         answer.write_text(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     rows = {row["name"]: row for row in json.loads(answer.read_text())["rows"]}
     return curve, half, rows
@@ -71,7 +73,8 @@ def show(row, name):
     if row is None:
         return "-"
     text = f"{row['psnr']:.2f} ± {row['psnr_error']:.2f}"
-    return text if name == "fewer steps" else f"{text} ({row['above_fewer_steps']:+.2f} ± {row['above_fewer_steps_error']:.2f})"
+    above = f"{row['above_fewer_steps']:+.2f} ± {row['above_fewer_steps_error']:.2f}"
+    return text if name == "fewer steps" else f"{text} ({above})"
 
 
 def main():

@@ -1,12 +1,13 @@
 """Whether pictures and videos show what their prompt says, judged by a program that knows the grammar and no network.
 
     python tests/reference/fidelity.py run --magcache target/release/magcache --model wan2.1-t2v-tiny --out OUT
-    python tests/reference/fidelity.py judge --grammar world --prompts PROMPTS.txt --clips OUT     # OUT-01, ... as `run` names them
-    python tests/reference/fidelity.py check                                                       # the program itself
+    python tests/reference/fidelity.py judge --grammar world --prompts PROMPTS.txt --clips OUT
+    python tests/reference/fidelity.py check
 
-`run` has the program make a clip for every prompt, without a cache and with `--cache magcache`, and `judge` reads what it
-made: folders of PNG frames, or .png, .gif and .webp files. Only PNG and WebP are lossless. `check` judges drawn scenes (all should be right), the
-same scenes with each other's prompts (chance), and ones with blur, noise and dimmed colours.
+`run` has the program make a clip for every prompt, without a cache and with `--cache magcache`. `judge` reads what
+`magcache run --prompts PROMPTS.txt --out OUT` made: folders of PNG frames, or .png, .gif and .webp files, and a GIF
+has other colours than were computed. `check` judges drawn scenes (all should be right), the same scenes with each
+other's prompts (chance), and ones with blur, noise and dimmed colours.
 
 Of all prompts, the percentage where
   colour     every colour of the prompt is seen, and no other one
@@ -32,7 +33,6 @@ from PIL import Image, ImageSequence
 from scipy import ndimage
 
 FIT = 0.7  # IoU of a shape that counts as drawn
-STILL_MODELS = ("tiny-flux",)
 COLUMNS = ("colour", "shape", "count", "motion", "texture", "place", "all")
 
 
@@ -130,25 +130,24 @@ def check(args):
 
 def run(args):
     """Has the program make all clips of a model, and judges them."""
-    still = args.model in STILL_MODELS
     grammar = GRAMMARS[args.grammar]
-    prompts, draw = grammar.scenes(args.count, args.seed, motion=not still)
+    prompts, draw = grammar.scenes(args.count, args.seed, motion=not args.still)
     args.out.mkdir(parents=True, exist_ok=True)
     answers, rows = {}, []
     for name, flags in [("dense", []), ("--cache magcache", ["--cache", "magcache"])]:
         folder = args.out / name.split()[-1]
         folder.mkdir(exist_ok=True)
         command = [args.magcache, "run", "--model", args.model, *flags, *args.flags.split()]
-        paths = make(command, prompts, draw if args.image else None, folder, still)
+        paths = make(command, prompts, draw if args.image else None, folder, args.still)
         results = judge(grammar, prompts, lambda i: read(paths[i]))
-        rows.append((f"{args.model}, {name}", summary(results)))
+        rows.append((f"{Path(args.model).name}, {name}", summary(results)))
         answers[name] = {**rows[-1][1], "prompts": {p: found | {"iou": ious} for p, found, ious in results}}
     print(table(rows), flush=True)
     (args.out / "fidelity.json").write_text(json.dumps(answers, indent=1) + "\n")
 
 
 def numbered(out, count):
-    """The names that `--prompts` gives to ``count`` results of `--out`: OUT-01 or OUT-01.png; a single one keeps its name."""
+    """The names that `--prompts` gives to ``count`` results of `--out`: OUT-01 or OUT-01.png; a single one is OUT."""
     if count == 1:
         return [out]
     return [out.with_name(f"{out.stem}-{i + 1:0{len(str(count))}}{out.suffix}") for i in range(count)]
@@ -184,6 +183,7 @@ def main():
     own = ways.add_parser("run")
     own.add_argument("--magcache", required=True)
     own.add_argument("--model", required=True)
+    own.add_argument("--still", action="store_true", help="the model makes pictures")
     own.add_argument("--image", action="store_true", help="give the drawn first frame of each prompt's scene")
     own.add_argument("--flags", default="", help="more flags of the program, such as '--steps 15'")
     own.add_argument("--out", type=Path, required=True)

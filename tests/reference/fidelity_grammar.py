@@ -1,7 +1,7 @@
 """The two grammars that fidelity.py can judge, as data: what prompts say and how it is drawn.
 
-``shapes`` is that of the embedded models, 64x64, and ``world`` that of their successors, 128x128. Both are defined by the
-scripts that draw training data, in magcache-models/tiny/train; nothing here knows a network.
+``shapes`` is that of the embedded models, 64x64, and ``world`` that of their successors, 128x128. Both are defined by
+the scripts that draw training data, in magcache-models/tiny/train; nothing here knows a network.
 """
 
 import math
@@ -39,11 +39,11 @@ class Grammar:
     tones: tuple  # by how much objects may be darker than their colour
     grounds: dict  # place to RGB colours that a background has there
     silhouettes: tuple  # shapes that differ in their outline
-    turns: dict  # shape to the number of turns that leave it as it is, 0 for any turn, None where it is never turned
+    turns: dict  # shape to the number of turns that leave it as it is; 0 for any turn, None if it is never turned
     radius: float  # of a usual object
 
     def outline(self, shape, x, y, radius):
-        """Distance to the edge of shapes around the origin, negative inside; tensors [tries, height, width], [tries, 1, 1]."""
+        """Distance to the edge of shapes around the origin, negative inside: [tries, height, width]."""
         raise NotImplementedError
 
     def parse(self, prompt):

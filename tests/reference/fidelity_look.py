@@ -1,4 +1,4 @@
-"""What is seen in a clip: its objects with colour, outline, texture and motion. It knows a grammar and is told no prompt."""
+"""What is seen in a clip: objects with colour, outline, texture and motion, by who knows a grammar and no prompt."""
 
 import math
 from dataclasses import dataclass
@@ -168,9 +168,9 @@ def motion_of(masks, tone, areas, size):
 def clearest(mask, areas, others):
     """Of each third of a clip, the frame where an object is largest and touches the others least."""
     touching = [(ndimage.binary_dilation(own, iterations=2) & other).sum() for own, other in zip(mask, others)]
-    clear = areas - 0.5 * np.array(touching)
+    clear = np.where(areas >= areas.max() / 2, areas - 0.5 * np.array(touching), -np.inf)
     parts = np.array_split(np.arange(len(mask)), min(3, len(mask)))
-    return [int(part[np.argmax(clear[part])]) for part in parts if areas[part].max() > 0]
+    return [int(part[np.argmax(clear[part])]) for part in parts if np.isfinite(clear[part].max())]
 
 
 def fits_in(frame, mask, areas, others, grammar):

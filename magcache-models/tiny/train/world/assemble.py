@@ -5,8 +5,8 @@
     python assemble.py pair --vae work/video-vae --parts work/high --low work/low --write FOLDER
     python assemble.py i2v  --vae work/video-vae --parts work/i2v --sheet sheet.png
 
-Parts are folders that a trainer wrote, finished or not. A sheet has a row for each prompt, all of held-out looks: five pictures, or every
-fourth frame of a clip. Transformers and autoencoders are written in half precision, text encoders in single precision.
+Parts are folders that a trainer wrote, finished or not. A sheet has a row for each prompt, all of held-out looks: five
+pictures, or every fourth frame of a clip. Transformers and autoencoders are written in half precision.
 """
 
 import argparse
@@ -106,8 +106,8 @@ def sheet(pipeline, args):
             if args.kind == "i2v":
                 first = draw(scenes[torch.tensor([row])], torch.zeros(1, 1))[0, :, 0]
                 call["image"] = Image.fromarray(((first + 1) * 127.5).round().byte().permute(1, 2, 0).numpy())
-            images = pipeline(prompt=prompt, negative_prompt="", num_frames=FRAMES, generator=generator, **call).frames[0]
-            images = images[::FRAME_STEP]
+            call |= {"negative_prompt": "", "num_frames": FRAMES}
+            images = pipeline(prompt=prompt, generator=generator, **call).frames[0][::FRAME_STEP]
         rows.append(np.concatenate(list(images), 1))
     return (np.concatenate(rows) * 255).round().clip(0, 255).astype(np.uint8), prompts
 

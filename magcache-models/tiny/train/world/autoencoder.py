@@ -40,9 +40,10 @@ def new_image():
 def new_video():
     """The residual autoencoder of Wan 2.2 on patches of 2x2 pixels, with one halving less: 1.5 million parameters."""
     return AutoencoderKLWan(
-        base_dim=24, z_dim=CHANNELS, dim_mult=[1, 2, 2], num_res_blocks=1, attn_scales=[], temperal_downsample=[True, True],
-        dropout=0.0, is_residual=True, patch_size=2, in_channels=12, out_channels=12, scale_factor_spatial=8,
-        scale_factor_temporal=4, latents_mean=[0.0] * CHANNELS, latents_std=[1.0] * CHANNELS,
+        base_dim=24, z_dim=CHANNELS, dim_mult=[1, 2, 2], num_res_blocks=1, attn_scales=[],
+        temperal_downsample=[True, True], dropout=0.0, is_residual=True, patch_size=2, in_channels=12,
+        out_channels=12, scale_factor_spatial=8, scale_factor_temporal=4, latents_mean=[0.0] * CHANNELS,
+        latents_std=[1.0] * CHANNELS,
     )  # fmt: skip
 
 
@@ -70,7 +71,7 @@ def decibels(error):
 
 @torch.no_grad()
 def set_statistics(vae, clips=64):
-    """Record each latent channel's mean and deviation over whole clips (of a picture, over all channels) in the config."""
+    """Record each latent channel's mean and deviation (of pictures, those of all channels) in the config."""
     scenes = random_scenes(clips, torch.Generator().manual_seed(7))
     parts = [whole_clips(scenes[torch.arange(i, i + CHUNK)]) for i in range(0, clips, CHUNK)]
     if isinstance(vae, AutoencoderKL):

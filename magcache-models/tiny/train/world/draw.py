@@ -1,4 +1,4 @@
-"""Draws scenes of `world.py`: edges one pixel wide, textures that turn with their object, shaded balls, shadows, backgrounds.
+"""Draws scenes of `world.py`: edges one pixel wide, textures that turn with their object, balls, shadows, backgrounds.
 
     python draw.py --out sheet.png        # five frames of random scenes, to look at
 """

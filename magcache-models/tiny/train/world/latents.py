@@ -4,9 +4,9 @@
     python latents.py --vae work/video-vae --out work/clips --count 8000
     python latents.py --vae work/video-vae --out work/clips --count 8000 --first    # first frames, for image to video
 
-A file holds SHARD scenes: ``latents`` [scenes, 16, (5,) 16, 16] in half precision, normalised by the autoencoder's config, and
-``ids`` and ``mask`` of their prompts. Scenes depend on the number of the file alone. With ``--first``, a second file beside it
-holds what the image-to-video pipeline encodes: the first frame, then frames of zeros.
+A file holds SHARD scenes: ``latents`` [scenes, 16, (5,) 16, 16] in half precision, normalised by the autoencoder's
+config, and ``ids`` and ``mask`` of their prompts. Scenes depend on the number of the file alone. With ``--first``, a
+second file beside it holds what the image-to-video pipeline encodes: the first frame, then frames of zeros.
 """
 
 import argparse
@@ -65,7 +65,8 @@ class Pool:
         files = [torch.load(name, weights_only=True) for name in names]
         if not files:
             raise SystemExit(f"{folder} holds no latents: run latents.py")
-        self.latents, self.ids, self.mask = (torch.cat([f[k] for f in files]).to(device) for k in ("latents", "ids", "mask"))
+        columns = (torch.cat([f[name] for f in files]).to(device) for name in ("latents", "ids", "mask"))
+        self.latents, self.ids, self.mask = columns
         self.first = None
         if first:
             own = [torch.load(name.with_suffix(".first.pt"), weights_only=True)["latents"] for name in names]

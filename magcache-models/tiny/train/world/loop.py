@@ -41,7 +41,7 @@ def learning_rate(step, args):
 def fit(models, loss_fn, args, generator, save_models):
     """Minimise what ``loss_fn()`` returns, a loss and a dict of numbers for the log, over all trainable weights.
 
-    AdamW without weight decay, gradient norm clipped at 1. ``save_models()`` is called with the averaged weights in the models.
+    AdamW without weight decay, gradient norm clipped at 1. ``save_models()`` finds the averaged weights in the models.
     """
     parameters = [p for model in models for p in model.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(parameters, lr=args.lr, betas=(0.9, 0.99), weight_decay=0.0)
@@ -61,7 +61,8 @@ def fit(models, loss_fn, args, generator, save_models):
     def save():
         kept = {
             "step": step, "seconds": seconds, "optimiser": optimiser.state_dict(), "average": average,
-            "parameters": [p.detach() for p in parameters], "random": torch.get_rng_state(), "scenes": generator.get_state(),
+            "parameters": [p.detach() for p in parameters], "random": torch.get_rng_state(),
+            "scenes": generator.get_state(),
         }  # fmt: skip
         log.flush()
         torch.save(kept, state.with_suffix(".new"))
@@ -130,5 +131,6 @@ def noise_levels(batch, shift, low=0.0, high=1.0):
         return torch.special.ndtr(torch.logit(u))
 
     begin, end = part_below(low), part_below(high)
-    u = torch.sigmoid(torch.special.ndtri(begin + (end - begin) * torch.rand(batch, dtype=torch.float64).clamp(1e-6, 1 - 1e-6)))
+    part = begin + (end - begin) * torch.rand(batch, dtype=torch.float64).clamp(1e-6, 1 - 1e-6)
+    u = torch.sigmoid(torch.special.ndtri(part))
     return (shift * u / (1 + (shift - 1) * u)).float()

@@ -1,8 +1,16 @@
-"""Text side of the models: one word-level tokenizer, and encoders that are trained together with the first transformer."""
+"""Text side of the models: a word-level tokenizer, and encoders that are trained with the first transformer."""
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast, T5Config, T5EncoderModel, UMT5Config, UMT5EncoderModel
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5EncoderModel,
+    UMT5Config,
+    UMT5EncoderModel,
+)
 from world import COLOURS, MOTIONS, PANS, PLACES, SHAPES, TEXTURES
 
 GRAMMAR = " ".join(["a and", *COLOURS, *TEXTURES[1:], *SHAPES, *MOTIONS, *PLACES, *PANS])
@@ -31,8 +39,8 @@ def tokenize(prompts):
 def sequence_config(kind):
     """Two layers of width 64; without dropout, because training runs in the same mode as use."""
     return kind(
-        vocab_size=VOCABULARY, d_model=WIDTH, d_kv=16, d_ff=128, num_layers=2, num_heads=4, feed_forward_proj="gated-gelu",
-        dropout_rate=0.0, decoder_start_token_id=0,
+        vocab_size=VOCABULARY, d_model=WIDTH, d_kv=16, d_ff=128, num_layers=2, num_heads=4,
+        feed_forward_proj="gated-gelu", dropout_rate=0.0, decoder_start_token_id=0,
     )  # fmt: skip
 
 

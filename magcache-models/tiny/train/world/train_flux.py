@@ -1,7 +1,7 @@
 """Train the Flux transformer (FluxTransformer2DModel) and its text encoders on pictures, then distil guidance into it.
 
     python train_flux.py --out work/flux --latents work/pictures
-    python train_flux.py --out work/flux-guided --latents work/pictures --init work/flux --distil --steps 5000 --lr 3e-4
+    python train_flux.py --out work/guided --latents work/pictures --init work/flux --distil --lr 3e-4
 
 The first run is flow matching with the guidance input at 1. The second teaches a copy to give, for a guidance input g, what
 classifier-free guidance with scale g makes of two evaluations of the first.

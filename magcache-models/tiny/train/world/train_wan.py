@@ -1,9 +1,11 @@
 """Train a Wan transformer (WanTransformer3DModel) and its text encoder by flow matching on the latents of clips.
 
-    text to video        python train_wan.py --latents work/clips --out work/t2v
-    high-noise expert    python train_wan.py --latents work/clips --out work/high --init work/t2v --shift 12 --sigma-min 0.875 --lr 3e-4
-    low-noise expert     python train_wan.py --latents work/clips --out work/low --init work/t2v --shift 12 --sigma-max 0.875 --lr 3e-4
-    image to video       python train_wan.py --latents work/clips --out work/i2v --init work/t2v --image --lr 5e-4
+    python train_wan.py --latents work/clips --out work/t2v
+    python train_wan.py --latents work/clips --out work/high --init work/t2v --shift 12 --sigma-min 0.875 --lr 3e-4
+    python train_wan.py --latents work/clips --out work/low --init work/t2v --shift 12 --sigma-max 0.875 --lr 3e-4
+    python train_wan.py --latents work/clips --out work/i2v --init work/t2v --image --lr 5e-4
+
+Text to video, the experts of high and of low noise, image to video.
 
 The text encoder is trained in the first run. The others share it and leave it as it is.
 """
@@ -24,7 +26,10 @@ BLOCKS = 6
 
 
 def new_transformer(image=False):
-    """Six blocks of width 128, 1.6 million parameters; with ``image`` in the input form of Wan2.2 I2V A14B, of 16 + 4 + 16 channels."""
+    """Six blocks of width 128, 1.6 million parameters.
+
+    With ``image`` in the input form of Wan2.2 I2V A14B: 16 + 4 + 16 channels.
+    """
     return WanTransformer3DModel(
         patch_size=(1, 2, 2), num_attention_heads=4, attention_head_dim=32, out_channels=CHANNELS,
         in_channels=2 * CHANNELS + MASK_CHANNELS if image else CHANNELS, text_dim=WIDTH, freq_dim=64, ffn_dim=384,

@@ -2,9 +2,9 @@
 
     a COLOUR [TEXTURE] SHAPE MOTION [and a COLOUR [TEXTURE] SHAPE MOTION] PLACE [panning left | panning right]
 
-MOTION is ``moving right|left|up|down`` or ``spinning``; pictures leave out motions and panning. The object named first is in
-front. A ball is a shaded sphere that casts a shadow and has no texture. Nothing is downloaded; a seed fixes every scene.
-Distances are in pixels of the whole picture, times in frames, angles in radians.
+MOTION is ``moving right|left|up|down`` or ``spinning``; pictures leave out motions and panning. The object named first
+is in front. A ball is a shaded sphere that casts a shadow and has no texture. Nothing is downloaded; a seed fixes every
+scene. Distances are in pixels of the whole picture, times in frames, angles in radians.
 """
 
 import itertools
@@ -63,7 +63,7 @@ def held_out(colour, texture, shape):
 
 @dataclass
 class Scenes:
-    """A batch of scenes; object ``k`` of scene ``b`` exists where ``present[b, k]``, and earlier objects cover later ones."""
+    """A batch of scenes; object ``k`` of scene ``b`` exists where ``present[b, k]``; earlier ones cover later ones."""
 
     colour: torch.Tensor  # [batch, 2] index into COLOURS
     texture: torch.Tensor  # [batch, 2] index into TEXTURES
@@ -115,7 +115,7 @@ class Scenes:
 
 
 def parse(prompt):
-    """The words of ``prompt`` as ``(objects, place, pan)``; an object is ``(colour, texture, shape, motion or None)``."""
+    """``(objects, place, pan)`` that ``prompt`` names; an object is ``(colour, texture, shape, motion or None)``."""
     pan = next((words for words in PANS if words and prompt.endswith(words)), "")
     prompt = prompt.removesuffix(pan).strip()
     place = next(words for words in PLACES if prompt.endswith(words))
