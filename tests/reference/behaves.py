@@ -43,7 +43,7 @@ def describe(curve):
     }
     if "std" in curve:
         numbers["spread"] = np.mean([values[1:] for values in curve["std"].values()])
-    return {name: round(float(value), 4) for name, value in numbers.items()}
+    return {name: value if name == "steps" else round(float(value), 4) for name, value in numbers.items()}
 
 
 def curve_of(path):

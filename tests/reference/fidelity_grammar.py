@@ -126,7 +126,9 @@ class World(Grammar):
 
         def clip(prompt):
             one = scenes[torch.tensor([kept[prompt]])]
-            return as_bytes(draw.whole_clips(one) if motion else draw.draw(one, torch.full((1, 1), 8.0)))[0]
+            if motion:
+                return as_bytes(draw.whole_clips(one))[0]
+            return as_bytes(draw.pictures(one, torch.Generator().manual_seed(seed))[:, :, None])[0]
 
         return list(kept), clip
 

@@ -138,6 +138,14 @@ def whole_clips(scenes):
     return draw(scenes, torch.arange(FRAMES, dtype=torch.float32).expand(len(scenes), FRAMES))
 
 
+def pictures(scenes, generator):
+    """Of every scene the one of three random moments [batch, 3, SIZE, SIZE] in which its objects are farthest apart."""
+    times = torch.rand(len(scenes), 3, generator=generator) * (FRAMES - 1)
+    centre = scenes.start[:, :, None] + scenes.velocity[:, :, None] * times[:, None, :, None]
+    apart = (centre[:, 0] - centre[:, 1]).norm(dim=-1)
+    return draw(scenes, times.gather(1, apart.argmax(1, keepdim=True)))[:, :, 0]
+
+
 def crops(batch, frames, size, generator):
     """Parts [batch, 3, frames, size, size] of random clips at random times, around one of their objects as a rule."""
     scenes = random_scenes(batch, generator)

@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 from autoencoder import load
 from diffusers import AutoencoderKL
-from draw import draw, whole_clips
+from draw import pictures, whole_clips
 from text import tokenize
-from world import FRAMES, random_scenes
+from world import random_scenes
 
 SHARD = 128
 CHUNK = 4
@@ -45,8 +45,7 @@ def shard(vae, number, first):
     scenes = random_scenes(SHARD, generator)
     parts = [scenes[torch.arange(i, i + CHUNK)] for i in range(0, SHARD, CHUNK)]
     if isinstance(vae, AutoencoderKL):
-        times = torch.rand(SHARD, 1, generator=generator) * (FRAMES - 1)
-        latents = encode(vae, draw(scenes, times)[:, :, 0])
+        latents = encode(vae, pictures(scenes, generator))
     elif first:
         clips = (whole_clips(part) for part in parts)
         latents = torch.cat([encode(vae, torch.cat([clip[:, :, :1], 0 * clip[:, :, 1:]], 2)) for clip in clips])
