@@ -1,0 +1,102 @@
+"""Encode training scenes once, so that the transformers train on latents. Interrupted, the same command goes on.
+
+    python latents.py --vae work/image-vae --out work/pictures --count 20000
+    python latents.py --vae work/video-vae --out work/clips --count 8000
+    python latents.py --vae work/video-vae --out work/clips --count 8000 --first    # first frames, for image to video
+
+A file holds SHARD scenes: ``latents`` [scenes, 16, (5,) 16, 16] in half precision, normalised by the autoencoder's
+config, and ``ids`` and ``mask`` of their prompts. Scenes depend on the number of the file alone. With ``--first``, a
+second file beside it holds what the image-to-video pipeline encodes: the first frame, then frames of zeros.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from autoencoder import load
+from diffusers import AutoencoderKL
+from draw import pictures, whole_clips
+from text import tokenize
+from world import random_scenes
+
+SHARD = 128
+CHUNK = 4
+
+
+def normalise(vae, latents):
+    """Latents of deviation about one, as the transformers see them."""
+    if isinstance(vae, AutoencoderKL):
+        return (latents - vae.config.shift_factor) * vae.config.scaling_factor
+    shape = (1, -1, 1, 1, 1)
+    mean, std = torch.tensor(vae.config.latents_mean), torch.tensor(vae.config.latents_std)
+    return (latents - mean.view(shape).to(latents.device)) / std.view(shape).to(latents.device)
+
+
+@torch.no_grad()
+def encode(vae, pixels):
+    """Normalised latents of pictures or clips [batch, 3, (frames,) height, width] in half precision."""
+    parts = [normalise(vae, vae.encode(part.to(vae.device)).latent_dist.mode()) for part in pixels.split(CHUNK)]
+    return torch.cat(parts).half().cpu()
+
+
+def shard(vae, number, first):
+    """The contents of one file."""
+    generator = torch.Generator().manual_seed(1_000_000 + number)
+    scenes = random_scenes(SHARD, generator)
+    parts = [scenes[torch.arange(i, i + CHUNK)] for i in range(0, SHARD, CHUNK)]
+    if isinstance(vae, AutoencoderKL):
+        latents = encode(vae, pictures(scenes, generator))
+    elif first:
+        clips = (whole_clips(part) for part in parts)
+        latents = torch.cat([encode(vae, torch.cat([clip[:, :, :1], 0 * clip[:, :, 1:]], 2)) for clip in clips])
+        return {"latents": latents}
+    else:
+        latents = torch.cat([encode(vae, whole_clips(part)) for part in parts])
+    ids, mask = tokenize(scenes.prompts(motion=latents.dim() == 5))
+    return {"latents": latents, "ids": ids, "mask": mask}
+
+
+class Pool:
+    """All files that are there, in memory."""
+
+    def __init__(self, folder, device, first=False):
+        names = sorted(path for path in Path(folder).glob("*.pt") if "first" not in path.name)
+        files = [torch.load(name, weights_only=True) for name in names]
+        if not files:
+            raise SystemExit(f"{folder} holds no latents: run latents.py")
+        columns = (torch.cat([f[name] for f in files]).to(device) for name in ("latents", "ids", "mask"))
+        self.latents, self.ids, self.mask = columns
+        self.first = None
+        if first:
+            own = [torch.load(name.with_suffix(".first.pt"), weights_only=True)["latents"] for name in names]
+            self.first = torch.cat(own).to(device)
+
+    def rows(self, batch):
+        """Random rows, drawn on the processor so that a resumed run draws the same ones."""
+        return torch.randint(len(self.latents), (batch,)).to(self.latents.device)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--vae", required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--count", type=int, default=8000)
+    parser.add_argument("--first", action="store_true")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    args.out.mkdir(parents=True, exist_ok=True)
+    vae = load(args.vae).eval().to(args.device)
+    for number in range(-(-args.count // SHARD)):
+        path = args.out / f"{number:05}{'.first' if args.first else ''}.pt"
+        if path.exists():
+            continue
+        contents = shard(vae, number, args.first)
+        torch.save(contents, path.with_suffix(".new"))
+        path.with_suffix(".new").replace(path)
+        print(f"{path}: deviation {contents['latents'].float().std():.3f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
