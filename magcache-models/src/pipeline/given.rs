@@ -191,6 +191,18 @@ impl PartFile {
     pub fn place(&self) -> String {
         self.folder.describe_file(&self.file)
     }
+
+    /// Checks that its layout is one of these.
+    ///
+    /// # Errors
+    /// A part of another model; `expected` is what the model reads.
+    pub fn expect(&self, layouts: &[&str], expected: &str) -> Result<(), CheckpointError> {
+        if layouts.iter().any(|layout| self.part.is(layout)) {
+            return Ok(());
+        }
+        let (file, found) = (self.place(), self.part.describe());
+        Err(CheckpointError::WrongArchitecture { file, expected: expected.to_owned(), found })
+    }
 }
 
 fn open(path: &Path) -> Result<(Folder, String, Weights), CheckpointError> {

@@ -17,11 +17,14 @@ use crate::{
     pipeline::{GivenFiles, LoadOptions, PartFile, adapters_of},
     recognise::{self, LayoutTable, Role},
     sampler::{SamplerKind, SchedulerConfig, Shift},
-    text::{Qwen25VlConfig, TokenizerKind},
+    text::{PromptTokenizer, Qwen25VlConfig, TokenizerKind, open_language_model},
 };
 
 /// The file that names a diffusers pipeline's class.
 const INDEX: &str = "model_index.json";
+
+/// The file with the sizes of a part.
+const CONFIG: &str = "config.json";
 
 /// Every class that can be opened here.
 pub(super) const CLASSES: &[&str] =
@@ -31,6 +34,30 @@ inventory::submit! { LayoutTable(include_str!("layouts.json")) }
 
 /// The layout of a single file with a transformer.
 pub(super) const LAYOUT: &str = "qwen_image";
+
+/// A part: its layouts in single files, what it is, and where it is found if it is missing.
+struct Sought {
+    layouts: &'static [&'static str],
+    is: &'static str,
+    found: &'static str,
+}
+
+const TRANSFORMER: Sought = Sought {
+    layouts: &[LAYOUT],
+    is: "the transformer of Qwen-Image",
+    found: "the transformer in the folder that diffusers has it in, or --transformer FILE: qwen_image_bf16.safetensors",
+};
+const TEXT_ENCODER: Sought = Sought {
+    layouts: &["qwen25vl", "qwen25vl_gguf"],
+    is: "the Qwen2.5-VL text encoder that Qwen-Image reads",
+    found: "the text encoder in the folder that diffusers has it in, or --text-encoder FILE: \
+            qwen_2.5_vl_7b_fp8_scaled.safetensors",
+};
+const VAE: Sought = Sought {
+    layouts: &["wan_vae21"],
+    is: "the autoencoder of Qwen-Image, whose layout is that of Wan2.1",
+    found: "the autoencoder in the folder that diffusers has it in, or --vae FILE: qwen_image_vae.safetensors",
+};
 
 /// The names that adapters use: those of the folder.
 const ADAPTER: AdapterNames =
@@ -53,6 +80,9 @@ impl Place {
     fn weights(&self, role: Role, device: &Device, dtype: WeightDtype) -> Result<Weights, CheckpointError> {
         match self {
             Self::Folder(folder) => Weights::open(folder, device, dtype),
+            Self::File(at) if role == Role::TextEncoder => {
+                open_language_model(&at.folder, &at.file, device, dtype)
+            }
             Self::File(at) => recognise::open(&at.folder, &at.file, role, device, dtype),
         }
     }
@@ -67,7 +97,7 @@ pub(super) struct Components {
     pub(super) text: Qwen25VlConfig,
     pub(super) vae: VideoVaeConfig,
     pub(super) scheduler: SchedulerConfig,
-    pub(super) tokenizer: Folder,
+    tokenizer: Folder,
     transformer_at: Place,
     text_at: Place,
     vae_at: Place,
@@ -77,21 +107,25 @@ impl Components {
     /// Reads the configurations of a folder, or infers the sizes from the tensors of single files.
     pub(super) fn open(folder: Folder, files: &GivenFiles) -> Result<Self, CheckpointError> {
         let index: Option<Index> = folder.exists(INDEX).then(|| folder.read_json(INDEX)).transpose()?;
-        let place = |role: Role, name: &str| {
-            Ok::<_, CheckpointError>(match files.part(role)? {
-                Some(file) => Place::File(file),
-                None => Place::Folder(folder.sub(name)),
-            })
+        let place = |role: Role, name: &str, sought: &Sought| {
+            if let Some(file) = files.part(role)? {
+                file.expect(sought.layouts, sought.is)?;
+                return Ok(Place::File(file));
+            }
+            let own = folder.sub(name);
+            if own.exists(CONFIG) {
+                return Ok(Place::Folder(own));
+            }
+            let (file, expected) = (own.describe_file(CONFIG), sought.found.to_owned());
+            Err(CheckpointError::MissingFile { file, expected })
         };
-        let transformer_at = place(Role::Transformer, "transformer")?;
-        let text_at = place(Role::TextEncoder, "text_encoder")?;
-        let vae_at = place(Role::Vae, "vae")?;
+        let transformer_at = place(Role::Transformer, "transformer", &TRANSFORMER)?;
+        let text_at = place(Role::TextEncoder, "text_encoder", &TEXT_ENCODER)?;
+        let vae_at = place(Role::Vae, "vae", &VAE)?;
         let edition = edition(index.as_ref(), &transformer_at);
         let (device, dtype) = (Device::Cpu, WeightDtype::Keep);
         let config = match &transformer_at {
-            Place::Folder(own) => {
-                read_file(own, "config.json", QwenImageConfig::from_json, ConfigError::hint)?
-            }
+            Place::Folder(own) => read_file(own, CONFIG, QwenImageConfig::from_json, ConfigError::hint)?,
             Place::File(at) => {
                 let weights = transformer_at.weights(Role::Transformer, &device, dtype)?;
                 QwenImageConfig::of_weights(&weights, at.file.contains("2511"))?
@@ -155,6 +189,18 @@ impl Components {
         self.text_at.weights(Role::TextEncoder, device, dtype)
     }
 
+    /// The folder with the tokenizer's files.
+    pub(super) fn tokenizer(&self) -> Result<&Folder, CheckpointError> {
+        if PromptTokenizer::is_in(&self.tokenizer) {
+            return Ok(&self.tokenizer);
+        }
+        let hint = format!(
+            "looked in {}; no file of weights has it: --tokenizer Qwen/Qwen-Image, or a folder with its tokenizer.json",
+            self.tokenizer.describe()
+        );
+        Err(CheckpointError::MissingPart { part: "Qwen2 tokenizer", hint })
+    }
+
     /// The tensors of the autoencoder, by the names of diffusers.
     pub(super) fn vae_weights(&self, device: &Device) -> Result<Weights, CheckpointError> {
         let weights = self.vae_at.weights(Role::Vae, device, WeightDtype::Keep)?;
@@ -192,7 +238,7 @@ impl Components {
             None => Ok(()),
             Some((key, own, what, other)) => {
                 let file = match &self.transformer_at {
-                    Place::Folder(folder) => folder.describe_file("config.json"),
+                    Place::Folder(folder) => folder.describe_file(CONFIG),
                     Place::File(at) => at.place(),
                 };
                 Err(CheckpointError::BadConfig { file, reason: format!("{key} is {own}, {what} {other}") })

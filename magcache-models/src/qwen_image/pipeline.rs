@@ -129,7 +129,7 @@ impl QwenImagePipeline {
     fn tokenizer(&self) -> Result<PromptTokenizer> {
         let most = self.edition().max_length();
         let defaults = TokenizerDefaults { max_length: most, ..text::TOKENIZER };
-        let tokenizer = PromptTokenizer::open(&self.components.tokenizer, defaults)?;
+        let tokenizer = PromptTokenizer::open(self.components.tokenizer()?, defaults)?;
         tokenizer.with_max_length(most, most).map_err(|e| PipelineError::part("tokenizer", e))
     }
 

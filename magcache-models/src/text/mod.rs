@@ -16,6 +16,7 @@ mod t5;
 mod tokenizer;
 mod unigram;
 
+pub use causal::open_language_model;
 pub use clean::clean_prompt;
 pub use error::{TextError, TokenizerError};
 pub use qwen3::{KLEIN_LAYERS, Qwen3Config, Qwen3Encoder, Qwen3Thinking, Qwen3Tokenizer, qwen3_chat};

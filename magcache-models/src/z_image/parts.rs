@@ -13,9 +13,9 @@ use crate::{
         GivenFiles, LoadOptions, adapters_of,
         still::{Place, StillVae},
     },
-    recognise::{self, Role},
+    recognise::Role,
     sampler::{SamplerKind, SchedulerConfig, Shift},
-    text::{PromptTokenizer, Qwen3Config, Qwen3Tokenizer, TokenizerKind},
+    text::{PromptTokenizer, Qwen3Config, Qwen3Tokenizer, TokenizerKind, open_language_model},
 };
 
 /// The shifts of the published schedules, of Turbo and of the base model.
@@ -56,11 +56,9 @@ impl Parts {
             }
         };
         let encoder = match files.part(Role::TextEncoder)? {
-            Some(given) if given.part.is("qwen3") => Place::File(given.folder, given.file),
             Some(given) => {
-                let (file, found) = (given.place(), given.part.describe());
-                let expected = "the Qwen3 text encoder that Z-Image reads".to_owned();
-                return Err(CheckpointError::WrongArchitecture { file, expected, found });
+                given.expect(&["qwen3", "qwen3_gguf"], "the Qwen3 text encoder that Z-Image reads")?;
+                Place::File(given.folder, given.file)
             }
             None => Place::Folder(needed(&folder, "text_encoder", ENCODER)?),
         };
@@ -105,7 +103,7 @@ impl Parts {
         match &self.encoder {
             Place::Folder(folder) => Ok((Qwen3Config::read(folder)?, Weights::open(folder, device, dtype)?)),
             Place::File(folder, file) => {
-                let weights = recognise::open(folder, file, Role::TextEncoder, device, dtype)?;
+                let weights = open_language_model(folder, file, device, dtype)?;
                 Ok((Qwen3Config::of(&weights)?, weights))
             }
         }

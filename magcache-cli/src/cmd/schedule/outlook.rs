@@ -62,7 +62,9 @@ pub(super) fn profile_for(model: &str, named: Option<&str>) -> Result<String> {
 pub(super) fn of_profile(name: &str, model: Option<&str>, mut config: Config) -> Result<Outlook> {
     let profile = Profile::find(name)?;
     let variant = config.cache.first().and_then(|c| c.get("variant")).and_then(toml::Value::as_str);
-    let curve = profile.curves_of(variant)?.first().copied().cloned();
+    // A variant may be of something else than curves; whether there is one, the strategy says.
+    let curves = profile.curves_of(variant).or_else(|_| profile.curves_of(None))?;
+    let curve = curves.first().copied().cloned();
     let meta = match model.or(profile.model.as_deref()) {
         Some(model) => meta::model(model)?.clone(),
         None => {

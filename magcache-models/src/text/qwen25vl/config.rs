@@ -163,8 +163,8 @@ impl Qwen25VlConfig {
         Self::from_file(file).map_err(|reason| CheckpointError::BadConfig { file: place, reason })
     }
 
-    /// The sizes of the language model with these tensors, by the names of the hub; what no tensor says, and
-    /// the vision tower, are those of the published one.
+    /// The sizes of the model with these tensors, by the names of the hub; what no tensor says is as in the
+    /// published one, such as the channels of a head.
     ///
     /// # Errors
     /// A tensor that is missing, or sizes that do not fit together.
@@ -180,6 +180,7 @@ impl Qwen25VlConfig {
             num_hidden_layers: weights.count("model.layers"),
             num_attention_heads: (hidden_size / published.head_dim()).max(1),
             num_key_value_heads: (shared / published.head_dim()).max(1),
+            vision: VisionConfig::of_weights(weights, hidden_size)?,
             ..published
         };
         let fault = config.fault().or_else(|| config.vision.fault(hidden_size));
@@ -266,6 +267,29 @@ impl VisionConfig {
     /// Side of the square of pixels that becomes one token.
     pub fn token_side(&self) -> usize {
         self.patch_size * self.spatial_merge_size
+    }
+
+    /// The sizes of the tower with these tensors, beside a language model of this width; those of the
+    /// published one where there is none.
+    fn of_weights(weights: &Weights, width: usize) -> Result<Self, CheckpointError> {
+        const PATCHES: &str = "visual.patch_embed.proj.weight";
+        let published = Self { out_hidden_size: width, ..Self::default() };
+        if !weights.contains(PATCHES) {
+            return Ok(published);
+        }
+        let [hidden_size, in_channels, temporal_patch_size, patch_size, _] = weights.axes(PATCHES)?;
+        let [intermediate_size, _] = weights.axes("visual.blocks.0.mlp.gate_proj.weight")?;
+        let head_dim = published.hidden_size / published.num_heads;
+        Ok(Self {
+            depth: weights.count("visual.blocks"),
+            num_heads: (hidden_size / head_dim).max(1),
+            hidden_size,
+            intermediate_size,
+            in_channels,
+            patch_size,
+            temporal_patch_size,
+            ..published
+        })
     }
 
     /// Channels of a patch.

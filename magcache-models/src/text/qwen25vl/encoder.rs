@@ -66,6 +66,9 @@ impl Qwen25VlEncoder {
         };
         if !sees {
             visual.spare(&[""]);
+        } else if !visual.contains("merger.ln_q.weight") {
+            let hint = format!("{} has the language model alone; qwen_2.5_vl_7b has both", weights.place());
+            return Err(CheckpointError::MissingPart { part: "vision tower of Qwen2.5-VL", hint });
         }
         let sizes = config.block();
         let block = |layer: usize| CausalBlock::load(&text.pp("layers").pp(layer), &sizes);
