@@ -10,6 +10,9 @@ use super::{
     report::CaseReport,
 };
 
+/// What a recorded generation of a class is repeated with.
+type Generation = fn(&Case, &Sampling, &mut CaseReport) -> Result<Setup>;
+
 /// A class, and how its cases are compared.
 pub(super) struct Class {
     /// As a configuration names it.
@@ -17,7 +20,7 @@ pub(super) struct Class {
     /// Compares the calls of a case.
     pub(super) calls: fn(&Case, &mut CaseReport) -> Result<()>,
     /// Sets up the whole generations of a case; none for what is no transformer.
-    pub(super) generation: Option<fn(&Case, &Sampling, &mut CaseReport) -> Result<Setup>>,
+    pub(super) generation: Option<Generation>,
 }
 
 inventory::collect!(Class);
