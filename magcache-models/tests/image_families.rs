@@ -1,5 +1,5 @@
-//! Z-Image and Qwen-Image end to end: whole runs that diffusers made (`tests/reference/image_families.py`), and
-//! single files in the layouts that people have, which must give the bits of the folder.
+//! Z-Image and Qwen-Image end to end: whole runs that diffusers made (`tests/reference/image_families.py`),
+//! and single files in the layouts that people have, which must give the bits of the folder.
 
 mod support;
 

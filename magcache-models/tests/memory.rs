@@ -192,9 +192,9 @@ fn within(peak: u64, bound: u64) {
     assert!(peak >= bound / 2, "{peak} bytes, the bound {bound} says little");
 }
 
-/// Not of the scores of every token for every other: at the lengths of pictures of 1024 by 1024 with a caption
-/// (Z-Image) and of 1328 by 1328 (Qwen-Image). The bound is that of keys and values packed, the result, and
-/// the tiles of two threads.
+/// Not of the scores of every token for every other: at the lengths of pictures of 1024 by 1024 with a
+/// caption (Z-Image) and of 1328 by 1328 (Qwen-Image). The bound is that of keys and values packed, the
+/// result, and the tiles of two threads.
 #[test]
 fn attention_holds_no_matrix_of_scores() {
     alone("attention_holds_no_matrix_of_scores", || {

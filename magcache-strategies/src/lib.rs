@@ -32,7 +32,6 @@ pub mod fbcache;
 pub mod magcache;
 #[cfg(feature = "candle")]
 pub mod meancache;
-#[cfg(feature = "candle")]
 mod published;
 pub mod schedule;
 #[cfg(feature = "candle")]

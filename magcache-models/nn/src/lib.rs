@@ -1,8 +1,8 @@
 //! Layers shared by the models.
 //!
 //! Hidden states are `[batch, tokens, channels]` and videos inside a network
-//! `[batch, frames, height, width, channels]`. On the CPU in f32, and on NVIDIA GPUs, kernels replace the slow
-//! spots of candle's own operations; on other devices, and in other types, every function falls back to
+//! `[batch, frames, height, width, channels]`. On the CPU in f32, and on NVIDIA GPUs, kernels replace the
+//! slow spots of candle's own operations; on other devices, and in other types, every function falls back to
 //! candle's operations, against which the tests check the kernels.
 
 mod activation;
