@@ -98,7 +98,7 @@ fn every_case_of_this_repository_is_reproduced() {
         ("strategy_tables", 1),
         ("text_encoders", 5),
         ("tokenizers", 4),
-        ("transformers", 8),
+        ("transformers", 7),
         ("vaes", 4 + 3),
     ];
     for (group, cases) in groups {

@@ -55,7 +55,9 @@ fn no_embedded_model_is_refused_where_there_is_a_gigabyte() {
     assert!(names.len() >= 5, "{names:?}");
     for name in names {
         let plan = sh.answer(format!("run --model {name} --dry-run --memory 1GB"));
-        assert_eq!(plan["memory"]["fits"], true, "{name}: {}", plan["memory"]);
+        // What a video with a voice needs is not predicted.
+        let fits = if name.contains("s2v") { Value::Null } else { true.into() };
+        assert_eq!(plan["memory"]["fits"], fits, "{name}: {}", plan["memory"]);
     }
 }
 

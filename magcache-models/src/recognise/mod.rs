@@ -38,7 +38,8 @@ pub fn parts(weights: &Weights) -> Vec<Part> {
     let names: BTreeSet<&str> = weights.names().collect();
     let mut prefixes: Vec<&'static str> =
         layouts().iter().flat_map(|layout| layout.prefixes.iter().map(String::as_str)).collect();
-    prefixes.sort_by_key(|prefix| std::cmp::Reverse(prefix.len()));
+    // Also by their text, so that the same ones lie side by side.
+    prefixes.sort_by_key(|prefix| (std::cmp::Reverse(prefix.len()), *prefix));
     prefixes.dedup();
     let mut found: Vec<Part> = Vec::new();
     for prefix in prefixes {
