@@ -148,7 +148,7 @@ impl Linear {
         compute("linear-modulated", x, shape, |x| matmul::multiply_rows(x, &kernel, layer))
     }
 
-    /// Followed by [`gelu_tanh`].
+    /// Followed by [`gelu_tanh`](crate::gelu_tanh).
     pub fn forward_gelu_tanh(&self, x: &Tensor) -> Result<Tensor> {
         match self.panels(x)? {
             Some(weight) => self.run(x, &weight, &GeluTanh),
@@ -178,7 +178,7 @@ impl Linear {
         self.run(x, &weight, &then::Add(held(&residual).shaped(&self.shape_for(x)?)?))
     }
 
-    /// Multiplied by a gate and added to `residual`: see [`gated_add`].
+    /// Multiplied by a gate and added to `residual`: see [`gated_add`](crate::gated_add).
     pub fn forward_gated_add(&self, x: &Tensor, residual: &Tensor, gate: &Tensor) -> Result<Tensor> {
         let Some(weight) = self.panels(x)? else {
             return self.then(x, RowOp::GatedAdd { residual, gate });
@@ -198,7 +198,7 @@ impl Linear {
         self.run(x, &weight, &RmsNormRows { eps: norm.eps() as f32, weight: scale })
     }
 
-    /// Followed by [`rms_norm_rotary`].
+    /// Followed by [`rms_norm_rotary`](crate::rms_norm_rotary).
     pub fn forward_rms_norm_rotary(&self, x: &Tensor, norm: &RmsNorm, table: &RotaryTable) -> Result<Tensor> {
         table.check(&self.shape_for(x)?.into(), norm.weight())?;
         let Some(weight) = self.panels(x)? else {
