@@ -179,3 +179,6 @@ fn aligned(x: &Tensor) -> Result<Tensor> {
     let fits = x.is_contiguous() && x.layout().start_offset().is_multiple_of(2);
     if fits { Ok(x.clone()) } else { x.force_contiguous() }
 }
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests;

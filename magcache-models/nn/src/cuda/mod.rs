@@ -1,13 +1,11 @@
 //! [`RowOp`]s on NVIDIA GPUs: one kernel each, of those in `rows.cu`.
 //!
 //! Which kernel, and with which arguments, is decided without a GPU ([`call`]), so that tests run the same
-//! calls of the same kernels on a CPU, lane by lane ([`on_host`]).
+//! calls of the same kernels on a CPU, lane by lane (`call/tests.rs`).
 
 mod call;
 #[cfg(feature = "cuda")]
 mod launch;
-#[cfg(all(test, target_os = "linux"))]
-mod on_host;
 
 #[cfg(feature = "cuda")]
 use candle_core::{Result, Tensor};

@@ -6,7 +6,7 @@ use candle_core::{CpuStorage, DType, Device, Result, Storage, Tensor};
 use half::{bf16, f16};
 use tempfile::TempDir;
 
-use super::call::{Argument, Call};
+use super::{Argument, Call};
 use crate::{
     RotaryTable,
     row_op::RowOp,
