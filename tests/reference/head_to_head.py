@@ -2,7 +2,7 @@
 docs/results/head-to-head.md.
 
 For each embedded model and solver: `calibrate` on the calibration prompts, then `pareto` over the other sixteen prompts
-with two seeds each. Takes an hour or more on two cores; what is in OUT already is not run again.
+with two seeds each. Takes some hours on two cores; what is in OUT already is not run again.
 
     python tests/reference/head_to_head.py --magcache target/release/magcache --out OUT
     python tests/reference/head_to_head.py --out OUT --table > table.md
@@ -60,14 +60,6 @@ def run(magcache, *args):
     return json.loads(done.stdout), None
 
 
-def groups(files):
-    """The files of each strategy, then each file alone: one that is refused would stop the others."""
-    by_strategy = {}
-    for file in files:
-        by_strategy.setdefault(file.stem.rsplit("-", 1)[0], []).append(file)
-    return by_strategy
-
-
 def measure(magcache, out, budget):
     for solver in SOLVERS:
         for model, kind in MODELS.items():
@@ -85,20 +77,21 @@ def measure(magcache, out, budget):
                     continue
             flags = ["--budgets", budget, "--search", 1, "--seeds", "0,1", "--profile", profile]
             pareto = ["pareto", *sampling, "--prompts", prompts, *flags]
-            for strategy, files in groups(contenders(out)).items():
-                result = out / f"{place.name}--{strategy}.json"
-                if result.exists():
-                    continue
-                found, failed = run(magcache, *pareto, "--strategies", ",".join(map(str, files)))
-                if failed:
-                    print(result.name, failed, flush=True)
-                    rows = []
-                    for file in files:
-                        one, failed = run(magcache, *pareto, "--strategies", file)
-                        rows += one["rows"] if one else [{"name": file.stem, "failed": failed}]
-                    found = {"rows": rows}
-                result.write_text(json.dumps(found))
-                print(result.name, "done", flush=True)
+            result = out / f"{place.name}.json"
+            if result.exists():
+                continue
+            files = contenders(out)
+            found, failed = run(magcache, *pareto, "--strategies", ",".join(map(str, files)))
+            if failed:
+                # One that is refused stops the others.
+                print(result.name, failed, flush=True)
+                rows = []
+                for file in files:
+                    one, failed = run(magcache, *pareto, "--strategies", file)
+                    rows += one["rows"] if one else [{"name": file.stem, "failed": failed}]
+                found = {"rows": rows}
+            result.write_text(json.dumps(found))
+            print(result.name, "done", flush=True)
 
 
 def paired(a, b):
@@ -115,9 +108,9 @@ def table(out):
     for solver in SOLVERS:
         for model in MODELS:
             rows = {}
-            for file in sorted(out.glob(f"{model}-{solver}--*.json")):
-                for row in json.loads(file.read_text())["rows"]:
-                    rows[row["name"]] = row
+            file = out / f"{model}-{solver}.json"
+            if file.exists():
+                rows = {row["name"]: row for row in json.loads(file.read_text())["rows"]}
             if "planner" not in rows:
                 continue
             print(f"\n## {model}, {solver}\n")
