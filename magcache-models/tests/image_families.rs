@@ -1,5 +1,5 @@
-//! Text encoders of Z-Image and Qwen-Image in single files, which must give the bits of the folder: small
-//! models whose weights follow from their names (`tests/reference/image_families.py`).
+//! Z-Image and Qwen-Image end to end: whole runs that diffusers made (`tests/reference/image_families.py`),
+//! and single files in the layouts that people have, which must give the bits of the folder.
 
 mod support;
 
@@ -7,16 +7,23 @@ use std::{
     collections::{BTreeMap, HashMap},
     fs,
     path::Path,
+    sync::Arc,
 };
 
 use candle_core::Tensor;
-use magcache_core::hint;
-use magcache_models::pipeline::{self, GivenFiles, LoadOptions, Pipeline, Request};
+use magcache_core::{Branch, hint};
+use magcache_models::pipeline::{self, Generation, GivenFiles, LoadOptions, Pipeline, Request};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use support::{DEVICE, bits, copy_folder, fixtures, folder, read_json, run};
+use support::{DEVICE, bits, copy_folder, fixtures, folder, read_json, run, worst};
 
 const FAMILIES: [&str; 2] = ["z_image", "qwen_image"];
+
+/// Of the pixels, only every so many are recorded.
+const STRIDE: usize = 7;
+
+/// How far a latent may be off behind all steps.
+const TOLERANCE: f32 = 1e-4;
 
 type Shapes = BTreeMap<String, Vec<usize>>;
 
@@ -115,6 +122,42 @@ fn request(pipeline: &dyn Pipeline, wanted: &Wanted) -> Request {
     }
 }
 
+#[test]
+fn every_step_and_the_picture_are_those_of_diffusers() {
+    for family in FAMILIES {
+        let recorded = recorded(family);
+        let root = model(&recorded);
+        let golden = fixtures("image_families").join(family).join("golden.safetensors");
+        let golden = candle_core::safetensors::load(golden, &DEVICE).unwrap();
+        let pipeline = open(root.path(), GivenFiles::default());
+        let request = request(&*pipeline, &recorded.request);
+        pipeline.check(&request).unwrap();
+        let denoiser = pipeline.denoiser(&request, &|_| {}, &mut Vec::new()).unwrap();
+        let (sampler, trajectory) =
+            (pipeline.sampler(&request).unwrap(), pipeline.trajectory(&request).unwrap());
+        assert_eq!(trajectory.branches, [Branch::Cond, Branch::Uncond]);
+        let noise = &golden["noise"];
+        assert_eq!(noise.dims(), pipeline.noise(&request).unwrap().dims());
+        let mut generation = Generation::new(denoiser, trajectory, sampler, noise, &Arc::default()).unwrap();
+        for step in 0..recorded.request.steps {
+            generation.step(&|| false).unwrap();
+            let off = worst(generation.latents(), &golden["latents"].get(step).unwrap());
+            assert!(off < TOLERANCE, "{family}, step {step}: {off}");
+        }
+        let mut pixels = Vec::new();
+        let mut sink = |frame: &Tensor| {
+            pixels.push(frame.flatten_all().unwrap());
+            Ok(())
+        };
+        pipeline.decode(&request, generation.latents(), &|_| {}, &mut sink).unwrap();
+        let [pixels] = pixels.as_slice() else { panic!("{} pictures", pixels.len()) };
+        let every: Vec<u32> = (0..pixels.elem_count() as u32).step_by(STRIDE).collect();
+        let some = pixels.index_select(&Tensor::new(every, &DEVICE).unwrap(), 0).unwrap();
+        let off = worst(&some.clamp(-1f32, 1f32).unwrap(), &golden["pixels"]);
+        assert!(off < TOLERANCE, "{family}, pixels: {off}");
+    }
+}
+
 /// The names of llama.cpp for those of the hub, as its converter has them.
 const LLAMA: [(&str, &str); 14] = [
     ("model.embed_tokens.", "token_embd."),
@@ -168,6 +211,38 @@ fn text_encoders_in_single_files_give_the_bits_of_the_folder() {
             fs::rename(root.path().join("elsewhere"), root.path().join("text_encoder")).unwrap();
         }
     }
+}
+
+/// Qwen-Image's transformer and autoencoder: the latter in the layout that Wan's has.
+#[test]
+fn a_transformer_and_an_autoencoder_in_single_files_give_the_bits_of_the_folder() {
+    let recorded = recorded("qwen_image");
+    let root = model(&recorded);
+    let vae = root.path().join("vae");
+    fs::remove_dir_all(&vae).unwrap();
+    copy_folder(&fixtures("native/vae/diffusers"), &vae);
+    let picture = |files: GivenFiles| {
+        let pipeline = open(root.path(), files);
+        let request = request(&*pipeline, &recorded.request);
+        let latents = run(&*pipeline, &request);
+        let mut frames = Vec::new();
+        let mut sink = |frame: &Tensor| {
+            frames.push(frame.clone());
+            Ok(())
+        };
+        pipeline.decode(&request, &latents, &|_| {}, &mut sink).unwrap();
+        bits(&frames[0])
+    };
+    let want = picture(GivenFiles::default());
+    let file = root.path().join("qwen_image_bf16.safetensors");
+    let prefixed = weights(&recorded.tensors["transformer"]).into_iter();
+    save(&prefixed.map(|(name, x)| (format!("model.diffusion_model.{name}"), x)).collect(), &file);
+    for part in ["transformer", "vae"] {
+        fs::remove_dir_all(root.path().join(part)).unwrap();
+    }
+    let vae = fixtures("native/vae/native").join("Wan2.1_VAE.pth");
+    let given = GivenFiles { transformer: Some(file), vae: Some(vae), ..GivenFiles::default() };
+    assert_eq!(picture(given), want);
 }
 
 #[test]

@@ -35,7 +35,8 @@ ROOT = Path(__file__).parent.parent / "fixtures"
 STRIDE = 7
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-    "<|im_start|>assistant\n"
+    # An expression: a template's own last line break is dropped.
+    "{{ '<|im_start|>assistant\n' }}"
 )
 
 
@@ -68,12 +69,13 @@ def weight(name, shape):
 
 def fill(model, keep=lambda name: True):
     """Replaces every tensor; returns names and shapes of those that are kept."""
-    state = model.state_dict()
+    # The head may be the embedding under a second name, which would be filled twice.
+    tied = {"lm_head.weight"} if getattr(model.config, "tie_word_embeddings", False) else set()
+    state = {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
     with torch.no_grad():
         for name, tensor in state.items():
             tensor.copy_(weight(name, tuple(tensor.shape)))
-    tied = {"lm_head.weight"} if getattr(model.config, "tie_word_embeddings", False) else set()
-    return {name: list(t.shape) for name, t in state.items() if keep(name) and name not in tied}
+    return {name: list(t.shape) for name, t in state.items() if keep(name)}
 
 
 def tokenizer():
@@ -152,9 +154,10 @@ def z_image():
 
 
 def qwen_image():
+    # Channels of the axes are as single files are taken to have them: no tensor says it.
     transformer = QwenImageTransformer2DModel(
         num_layers=2, num_attention_heads=2, attention_head_dim=8, in_channels=16, out_channels=4,
-        joint_attention_dim=128, axes_dims_rope=(2, 2, 4),
+        joint_attention_dim=128, axes_dims_rope=(4, 2, 2),
     )
     vae = AutoencoderKLQwenImage(
         base_dim=2, z_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True],

@@ -196,7 +196,7 @@ impl PartFile {
     ///
     /// # Errors
     /// A part of another model; `expected` is what the model reads.
-    pub fn expect(&self, layouts: &[&str], expected: &str) -> Result<(), CheckpointError> {
+    pub fn require(&self, layouts: &[&str], expected: &str) -> Result<(), CheckpointError> {
         if layouts.iter().any(|layout| self.part.is(layout)) {
             return Ok(());
         }

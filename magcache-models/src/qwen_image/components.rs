@@ -109,7 +109,7 @@ impl Components {
         let index: Option<Index> = folder.exists(INDEX).then(|| folder.read_json(INDEX)).transpose()?;
         let place = |role: Role, name: &str, sought: &Sought| {
             if let Some(file) = files.part(role)? {
-                file.expect(sought.layouts, sought.is)?;
+                file.require(sought.layouts, sought.is)?;
                 return Ok(Place::File(file));
             }
             let own = folder.sub(name);

@@ -57,7 +57,7 @@ impl Parts {
         };
         let encoder = match files.part(Role::TextEncoder)? {
             Some(given) => {
-                given.expect(&["qwen3", "qwen3_gguf"], "the Qwen3 text encoder that Z-Image reads")?;
+                given.require(&["qwen3", "qwen3_gguf"], "the Qwen3 text encoder that Z-Image reads")?;
                 Place::File(given.folder, given.file)
             }
             None => Place::Folder(needed(&folder, "text_encoder", ENCODER)?),
