@@ -38,18 +38,23 @@ FORECASTS = {
 FORWARD = {"easycache", "sencache"}
 
 
-def contenders(out):
-    """One file for each strategy and forecast."""
-    files = []
+def contenders():
+    """The name of each strategy with each forecast, and its table."""
+    tables = {}
     for name, keys in STRATEGIES.items():
         for forecast, table in FORECASTS.items():
             if name in FORWARD and forecast == "gain":
                 continue
-            path = out / f"{name}-{forecast}.toml"
             strategy = name.removesuffix("-summed")
-            path.write_text(f'[[cache]]\nstrategy = "{strategy}"\n{keys}\n{table}\n')
-            files.append(path)
-    return files
+            tables[f"{name}-{forecast}"] = f'[[cache]]\nstrategy = "{strategy}"\n{keys}\n{table}\n'
+    return tables
+
+
+def written(out):
+    """A file for each."""
+    for name, table in contenders().items():
+        (out / f"{name}.toml").write_text(table)
+    return [out / f"{name}.toml" for name in contenders()]
 
 
 def run(magcache, *args):
@@ -80,7 +85,7 @@ def measure(magcache, out, budget):
             result = out / f"{place.name}.json"
             if result.exists():
                 continue
-            files = contenders(out)
+            files = written(out)
             found, failed = run(magcache, *pareto, "--strategies", ",".join(map(str, files)))
             if failed:
                 # One that is refused stops the others.
@@ -127,9 +132,9 @@ def table(out):
                     f"| {sign(under) if row['name'] != 'planner' else ''} "
                     f"| {sign(over) if row['name'] != 'fewer steps' else ''} |"
                 )
-            missing = sorted(name for name, row in rows.items() if "failed" in row)
+            missing = sorted(name for name in contenders() if "psnr" not in rows.get(name, {}))
             if missing:
-                print(f"\nRefused, or the budget cannot be met: {', '.join(missing)}.")
+                print(f"\nRefused, or no threshold meets the budget: {', '.join(missing)}.")
 
 
 def main():
