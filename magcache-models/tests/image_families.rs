@@ -12,10 +12,16 @@ use std::{
 
 use candle_core::Tensor;
 use magcache_core::{Branch, hint};
-use magcache_models::pipeline::{self, Generation, GivenFiles, LoadOptions, Pipeline, Request};
+use magcache_models::{
+    checkpoint::Weights,
+    pipeline::{self, Generation, GivenFiles, LoadOptions, Pipeline, Request},
+    qwen_image::QwenImageConfig,
+    recognise::{self, Role},
+    text::{Qwen3Config, Qwen25VlConfig, open_language_model},
+};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use support::{DEVICE, bits, copy_folder, fixtures, folder, read_json, run, worst};
+use support::{DEVICE, KEEP, bits, copy_folder, fixtures, folder, read_json, run, worst, write_hollow};
 
 const FAMILIES: [&str; 2] = ["z_image", "qwen_image"];
 
@@ -255,4 +261,87 @@ fn a_file_of_another_model_is_refused_by_what_it_is() {
         let told = hint::told(&pipeline::open(folder(root.path()), options).map(|_| ()).unwrap_err());
         assert!(told.contains("UMT5") && told.contains(expected), "{told}");
     }
+}
+
+/// The tensors of published files whose names are those of the folder: blocks are listed once.
+#[derive(Deserialize)]
+struct Published {
+    blocks: BTreeMap<String, usize>,
+    stored_tensors: usize,
+    config: Value,
+    shapes: Shapes,
+}
+
+/// A file of its zeros, and every name and shape in it.
+fn hollow(root: &Path, published: &Published) -> Shapes {
+    let each = |(name, shape): (&String, &Vec<usize>)| {
+        let count = name.split_once(".*.").map_or(1, |(list, _)| published.blocks[list]);
+        (0..count).map(|i| (name.replace('*', &i.to_string()), shape.clone())).collect::<Vec<_>>()
+    };
+    let all: Shapes = published.shapes.iter().flat_map(each).collect();
+    write_hollow(&root.join("published.safetensors"), &all.clone().into_iter().collect::<Vec<_>>());
+    all
+}
+
+/// All of a file is there under the names of diffusers, in its shapes.
+fn assert_all(weights: &Weights, all: &Shapes) {
+    assert_eq!(weights.names().count(), all.len());
+    for (name, shape) in all {
+        assert_eq!(weights.shape(name), Some(shape.as_slice()), "{name}");
+    }
+}
+
+/// The numbers of a configuration that both have.
+fn assert_numbers(published: &Value, ours: &[(&str, usize)]) {
+    for (key, value) in ours {
+        assert_eq!(published[key], json!(value), "{key}");
+    }
+}
+
+#[test]
+fn sizes_of_published_files_follow_from_their_tensors() {
+    let mut published: BTreeMap<String, Published> =
+        Deserialize::deserialize(&read_json(&fixtures("qwen_published_names.json"))).unwrap();
+    let at = |name: &str| {
+        let root = tempfile::tempdir().unwrap();
+        let all = hollow(root.path(), &published[name]);
+        assert_eq!(all.len(), published[name].stored_tensors);
+        (folder(root.path()), root, all, &published[name].config)
+    };
+    let file = "published.safetensors";
+
+    let (files, _root, all, config) = at("qwen_image");
+    let weights = recognise::open(&files, file, Role::Transformer, &DEVICE, KEEP).unwrap();
+    let own = QwenImageConfig::of_weights(&weights, false).unwrap();
+    assert_eq!(own, QwenImageConfig::from_json(&config.to_string()).unwrap());
+    assert_all(&weights, &all);
+
+    let (files, _root, mut all, config) = at("qwen25vl");
+    assert!(all.remove("lm_head.weight").is_some(), "encoders have no use for it");
+    let weights = open_language_model(&files, file, &DEVICE, KEEP).unwrap();
+    let own = Qwen25VlConfig::of_weights(&weights).unwrap();
+    assert_eq!(own, Qwen25VlConfig::default());
+    let vision = [("depth", own.vision.depth), ("intermediate_size", own.vision.intermediate_size)];
+    assert_numbers(&config["vision"], &vision);
+    assert_numbers(config, &[("num_hidden_layers", own.num_hidden_layers), ("vocab_size", own.vocab_size)]);
+    assert_all(&weights, &all);
+
+    let (files, _root, all, config) = at("qwen3");
+    let weights = open_language_model(&files, file, &DEVICE, KEEP).unwrap();
+    let own = Qwen3Config::of(&weights).unwrap();
+    let heads = [("head_dim", own.head_dim), ("num_attention_heads", own.num_attention_heads)];
+    assert_numbers(config, &heads);
+    let rest = [("num_key_value_heads", own.num_key_value_heads), ("hidden_size", own.hidden_size)];
+    assert_numbers(config, &rest);
+    assert_numbers(config, &[("num_hidden_layers", own.num_hidden_layers), ("vocab_size", own.vocab_size)]);
+    assert_all(&weights, &all);
+
+    // Blocks are counted, not assumed.
+    let shorter = published.get_mut("qwen25vl").unwrap();
+    shorter.blocks = BTreeMap::from([("model.layers".to_owned(), 3), ("visual.blocks".to_owned(), 9)]);
+    let root = tempfile::tempdir().unwrap();
+    hollow(root.path(), shorter);
+    let weights = open_language_model(&folder(root.path()), file, &DEVICE, KEEP).unwrap();
+    let own = Qwen25VlConfig::of_weights(&weights).unwrap();
+    assert_eq!((own.num_hidden_layers, own.vision.depth), (3, 9));
 }

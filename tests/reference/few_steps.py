@@ -9,28 +9,19 @@ the dense run of four steps of the same prompt, the median over all runs.
 """
 
 import argparse
-import json
 import math
 import shutil
 import statistics
-import subprocess
 import tomllib
 from pathlib import Path
 
 import numpy
 from PIL import Image
+from program import RESULTS, run, toml_of
 
-RESULTS = Path(__file__).resolve().parents[2] / "docs/results"
 MODEL = ["--model", "wan2.1-t2v-tiny"]
 FEW = ["--steps", "4", "--sampler", "euler", "--flow-shift", "12", "--guidance", "1", "--lora", "builtin:4-step"]
 STRATEGIES = "magcache,teacache,easycache,fbcache,dbcache,seacache,dicache".split(",")
-
-
-def run(magcache, *args):
-    done = subprocess.run([magcache, *map(str, args), "--json"], capture_output=True, text=True)
-    if done.returncode != 0:
-        return None, f"{done.stdout} {done.stderr}".strip()
-    return json.loads(done.stdout), None
 
 
 def frames(magcache, folder, what):
@@ -49,18 +40,6 @@ def stacked(folder):
 def psnr(a, b):
     error = ((a - b) ** 2).mean()
     return math.inf if error == 0 else 10 * math.log10(255**2 / error)
-
-
-def toml_of(tables):
-    """The `[[cache]]` tables of a setting as a configuration file."""
-
-    def value(own):
-        if isinstance(own, dict):
-            return "{ " + ", ".join(f"{key} = {value(item)}" for key, item in own.items()) + " }"
-        return json.dumps(own)
-
-    rows = ["[[cache]]\n" + "".join(f"{key} = {value(own)}\n" for key, own in table.items()) for table in tables]
-    return "\n".join(rows)
 
 
 def settings(magcache, out):

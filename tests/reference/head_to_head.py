@@ -11,10 +11,10 @@ with two seeds each. Takes some hours on two cores; what is in OUT already is no
 import argparse
 import json
 import math
-import subprocess
 from pathlib import Path
 
-RESULTS = Path(__file__).resolve().parents[2] / "docs/results"
+from program import RESULTS, run
+
 MODELS = {"tiny-flux": "image", "wan2.1-t2v-tiny": "video", "wan2.2-t2v-tiny": "video", "wan2.2-i2v-tiny": "video"}
 SOLVERS = ["unipc", "euler"]
 STRATEGIES = {
@@ -57,21 +57,17 @@ def written(out):
     return [out / f"{name}.toml" for name in contenders()]
 
 
-def run(magcache, *args):
-    """The JSON document of a command, or its message."""
-    done = subprocess.run([magcache, *map(str, args), "--json"], capture_output=True, text=True)
-    if done.returncode != 0:
-        return None, f"{done.stdout} {done.stderr}".strip()
-    return json.loads(done.stdout), None
+def sampling_of(model, solver):
+    """Flags of the runs; the shift of the image model depends on the size, which UniPC does not know."""
+    shift = ["--flow-shift", 3] if MODELS[model] == "image" and solver == "unipc" else []
+    return ["--model", model, "--steps", 30, "--sampler", solver, *shift]
 
 
 def measure(magcache, out, budget):
     for solver in SOLVERS:
         for model, kind in MODELS.items():
             place = out / f"{model}-{solver}"
-            # The shift of the image model depends on the size, which this solver does not know.
-            shift = ["--flow-shift", 3] if kind == "image" and solver == "unipc" else []
-            sampling = ["--model", model, "--steps", 30, "--sampler", solver, *shift]
+            sampling = sampling_of(model, solver)
             prompts = RESULTS / f"prompts-{kind}.txt"
             profile = out / f"{place.name}.profile.toml"
             if not profile.exists():

@@ -1,0 +1,141 @@
+"""The head-to-head at equal measured time, and what planned schedules were predicted to give: the tables of
+docs/results/equal-time.md.
+
+Goes on from what head_to_head.py left in OUT: measures the schedules of its profiles at other numbers of computed steps too, then, with
+`compare`, the time of every contender's transformer relative to the dense runs in between. Let nothing else run beside the times.
+
+    python tests/reference/equal_time.py --magcache target/release/magcache --out OUT
+    python tests/reference/equal_time.py --out OUT --table > table.md
+"""
+
+import argparse
+import json
+import math
+import tomllib
+from pathlib import Path
+
+from head_to_head import MODELS, SOLVERS, paired, sampling_of
+from program import RESULTS, run, toml_of
+
+BUDGETS = [8, 10, 13, 14, 16, 20]
+ROUNDS = 5
+
+
+def places(out):
+    """Model, solver, and where what belongs to them lies, without an ending."""
+    return [(model, solver, out / f"{model}-{solver}") for solver in SOLVERS for model in MODELS]
+
+
+def wanted(path, magcache, *args):
+    """The document that a command wrote to ``path``; it runs if there is none."""
+    if not path.exists():
+        found, failed = run(magcache, *args)
+        if failed:
+            raise SystemExit(f"{path.name}: {failed}")
+        path.write_text(json.dumps(found))
+        print(path.name, "done", flush=True)
+    return json.loads(path.read_text())
+
+
+def settings(out, place, rows):
+    """A file with the setting of each row, named after it."""
+    folder = out / f"{place.name}.settings"
+    folder.mkdir(exist_ok=True)
+    for row in rows:
+        (folder / f"{label(row)}.toml").write_text(toml_of(row["setting"]["cache"]))
+    return [folder / f"{label(row)}.toml" for row in rows]
+
+
+def label(row):
+    """Planned schedules are told apart by what they compute."""
+    planned = row["name"].startswith("planner")
+    return f"{row['name'].replace(', ', '-')}-{row['budget']}" if planned else row["name"]
+
+
+def rows_of(out, place):
+    """What was measured for a model and a solver: all contenders at 12 steps, planned schedules at other numbers too."""
+    rows = [row for row in json.loads((out / f"{place.name}.json").read_text())["rows"] if "psnr" in row]
+    more = json.loads((out / f"{place.name}.plans.json").read_text())["rows"]
+    return rows + [row for row in more if row["name"].startswith("planner") or row["name"] == "fewer steps"]
+
+
+def measure(magcache, out):
+    for model, solver, place in places(out):
+        prompts = RESULTS / f"prompts-{MODELS[model]}.txt"
+        flags = ["--budgets", ",".join(map(str, BUDGETS)), "--search", 1, "--seeds", "0,1"]
+        flags += ["--profile", out / f"{place.name}.profile.toml", "--strategies", "magcache"]
+        wanted(out / f"{place.name}.plans.json", magcache, "pareto", *sampling_of(model, solver), "--prompts", prompts, *flags)
+    for model, solver, place in places(out):
+        prompts = RESULTS / f"prompts-{MODELS[model]}.txt"
+        first = next(line for line in prompts.read_text().splitlines() if line and not line.startswith("#"))
+        files = settings(out, place, [row for row in rows_of(out, place) if row["name"] != "fewer steps"])
+        flags = ["--prompt", first, "--seeds", 0, "--repeat", ROUNDS, "--overwrite", "--out", out / "compared"]
+        wanted(out / f"{place.name}.times.json", magcache, "compare", *sampling_of(model, solver), *flags, *files)
+
+
+def between(points, time):
+    """PSNR of each run at a time, on the line between the two nearest of ``points``, (time, PSNR of each run)."""
+    points = sorted(points)
+    if not points[0][0] <= time <= points[-1][0]:
+        return None
+    right = next(i for i, (own, _) in enumerate(points) if own >= time)
+    if right == 0:
+        return points[0][1]
+    (t0, before), (t1, behind) = points[right - 1 : right + 1]
+    part = (time - t0) / (t1 - t0)
+    mix = lambda a, b: None if a is None or b is None else a + (b - a) * part
+    return [mix(a, b) for a, b in zip(before, behind)]
+
+
+def shown(difference):
+    return "-" if difference is None else f"{difference[0]:+.2f} ± {difference[1]:.2f}"
+
+
+def at_equal_time(out):
+    """Each contender beside the planner and fewer steps at its own time."""
+    for model, solver, place in places(out):
+        document = json.loads((out / f"{place.name}.times.json").read_text())
+        times = {row["name"]: 1 / row["transformer_speedup"] for row in document["rows"]}
+        rows = rows_of(out, place)
+        time = lambda row: row["computed"] / 30 if row["name"] == "fewer steps" else times[label(row)]
+        line = lambda name: [(time(row), row["psnr_by_run"]) for row in rows if row["name"] == name]
+        planned, fewer = line("planner"), line("fewer steps")
+        print(f"\n## {model}, {solver}\n")
+        print("| | computed | time | PSNR | planner above it at its time | above fewer steps at its time |")
+        print("|---|---|---|---|---|---|")
+        others = [row for row in rows if row["name"] != "fewer steps" and row["budget"] == 12]
+        for row in sorted(others, key=lambda row: -row["psnr"]):
+            own, under, over = row["psnr_by_run"], between(planned, time(row)), between(fewer, time(row))
+            above = "" if row["name"] == "planner" else shown(under and paired(under, own))
+            print(
+                f"| {row['name']} | {row['computed']:.1f} | {time(row):.3f} | {row['psnr']:.2f} | {above} "
+                f"| {shown(over and paired(own, over))} |"
+            )
+
+
+def predictions(out):
+    """What the planner expects of its schedules beside what they give on prompts that calibration has not seen."""
+    computed = sorted([*BUDGETS, 12])
+    print("\n| | " + " | ".join(f"{n} computed" for n in computed) + " |\n|---|" + "---|" * len(computed))
+    for model, solver, place in places(out):
+        plans = tomllib.loads((out / f"{place.name}.profile.toml").read_text())["plan"][0]["schedule"]
+        error = {own["computed"]: own["error"] for own in plans}
+        found = {row["budget"]: row["psnr"] for row in rows_of(out, place) if row["name"] == "planner"}
+        cells = [f"{-20 * math.log10(error[n]):.1f} / {found[n]:.1f}" for n in computed]
+        print(f"| `{model}`, {solver} | " + " | ".join(cells) + " |")
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--magcache")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--table", action="store_true")
+    args = parser.parse_args()
+    if args.table:
+        predictions(args.out)
+        return at_equal_time(args.out)
+    measure(args.magcache, args.out)
+
+
+if __name__ == "__main__":
+    main()
