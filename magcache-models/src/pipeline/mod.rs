@@ -197,25 +197,26 @@ pub trait Pipeline: Debug + Send + Sync {
     /// weights at most.
     fn sizes(&self, request: &Request) -> Result<Sizes>;
 
-    /// Encodes prompts and image, drops the encoders, and loads the network, or the expert that runs first.
-    /// Notes for the user (a truncated prompt) go to `notes`.
+    /// The only one of [`Pipeline::denoisers`] for one request.
     fn denoiser(
         &self,
         request: &Request,
         stage: &dyn Fn(Stage),
         notes: &mut Vec<String>,
-    ) -> Result<Arc<dyn Denoiser>>;
+    ) -> Result<Arc<dyn Denoiser>> {
+        let mut one = self.denoisers(std::slice::from_ref(request), stage, notes)?;
+        one.pop().ok_or_else(|| PipelineError::request("no prompt", "give one"))
+    }
 
-    /// As [`Pipeline::denoiser`] for requests that differ in prompt and seed alone. The pipelines of this
-    /// crate encode all prompts first and load the network once, for all of them.
+    /// A denoiser for each of several requests that differ in prompt and seed alone: encodes all prompts and
+    /// the image, drops the encoders, and loads the network, or the expert that runs first, once for all.
+    /// Notes for the user (a truncated prompt) go to `notes`.
     fn denoisers(
         &self,
         requests: &[Request],
         stage: &dyn Fn(Stage),
         notes: &mut Vec<String>,
-    ) -> Result<Vec<Arc<dyn Denoiser>>> {
-        requests.iter().map(|request| self.denoiser(request, stage, notes)).collect()
-    }
+    ) -> Result<Vec<Arc<dyn Denoiser>>>;
 
     /// Warnings about the files loaded since the last call: tensors that nothing read, each reported once.
     fn unread(&self) -> Vec<String> {

@@ -233,16 +233,6 @@ impl Pipeline for FluxPipeline {
         })
     }
 
-    fn denoiser(
-        &self,
-        request: &Request,
-        stage: &dyn Fn(Stage),
-        notes: &mut Vec<String>,
-    ) -> Result<Arc<dyn Denoiser>> {
-        let mut one = self.denoisers(std::slice::from_ref(request), stage, notes)?;
-        one.pop().ok_or_else(|| PipelineError::request("no prompt", "give one"))
-    }
-
     fn denoisers(
         &self,
         requests: &[Request],

@@ -1,5 +1,7 @@
 //! The network with the prompts of one request, as the denoising loop sees it.
 
+use std::sync::Arc;
+
 use candle_core::{Result, Tensor, bail};
 use magcache_core::{Branch, Pass, Step};
 use magcache_models::pipeline::{Denoiser, Entered};
@@ -7,7 +9,7 @@ use magcache_models::pipeline::{Denoiser, Entered};
 use crate::Mini;
 
 pub(crate) struct MiniDenoiser {
-    pub(crate) network: Mini,
+    pub(crate) network: Arc<Mini>,
     /// `[1, tokens, 16]`.
     pub(crate) cond: Tensor,
     /// Where there is guidance.

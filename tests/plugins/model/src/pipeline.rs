@@ -106,24 +106,34 @@ impl Pipeline for MiniPipeline {
         Ok(Sizes { tokens, text_tokens: TextEncoder::LENGTH, latents: tokens * HIDDEN, timesteps: 1, dtype })
     }
 
-    fn denoiser(
+    fn denoisers(
         &self,
-        request: &Request,
+        requests: &[Request],
         stage: &dyn Fn(Stage),
         notes: &mut Vec<String>,
-    ) -> Result<Arc<dyn Denoiser>> {
+    ) -> Result<Vec<Arc<dyn Denoiser>>> {
         stage(Stage::EncodingPrompt);
         let encoder = TextEncoder::load(&self.weights("text_encoder")?)?;
-        let (cond, cut) = encoder.encode(&request.prompt)?;
-        if cut > 0 {
-            notes.push(format!("the last {cut} bytes of the prompt are cut"));
-        }
-        let guided = request.guidance > 1.0;
-        let uncond = guided.then(|| encoder.encode(&request.negative_prompt)).transpose()?;
+        let mut encode = |text: &str| -> Result<Tensor> {
+            let (encoded, cut) = encoder.encode(text)?;
+            if cut > 0 {
+                notes.push(format!("the last {cut} bytes of {text:?} are cut"));
+            }
+            Ok(encoded)
+        };
+        let texts = requests.iter().map(|request| {
+            let guided = request.guidance > 1.0;
+            let uncond = guided.then(|| encode(&request.negative_prompt)).transpose()?;
+            Ok((encode(&request.prompt)?, uncond))
+        });
+        let texts = texts.collect::<Result<Vec<_>>>()?;
         stage(Stage::LoadingTransformer);
-        let network = Mini::load(&self.weights("transformer")?, self.meta.blocks())?;
-        let uncond = uncond.map(|(text, _)| text);
-        Ok(Arc::new(MiniDenoiser { network, cond, uncond, guidance: request.guidance }))
+        let network = Arc::new(Mini::load(&self.weights("transformer")?, self.meta.blocks())?);
+        let one = |(request, (cond, uncond)): (&Request, (Tensor, Option<Tensor>))| -> Arc<dyn Denoiser> {
+            let network = Arc::clone(&network);
+            Arc::new(MiniDenoiser { network, cond, uncond, guidance: request.guidance })
+        };
+        Ok(requests.iter().zip(texts).map(one).collect())
     }
 
     fn noise(&self, request: &Request) -> Result<Tensor> {
