@@ -7,7 +7,7 @@ use candle_core::Tensor;
 use magcache_core::{
     BlockHook, Branch, Cx, HookRegistry, ModelMeta, Next, Output, Pass, Signal, Step, Streams,
 };
-use magcache_models::checkpoint::Folder;
+use magcache_models::checkpoint::{ConfigError, Folder};
 
 use super::{
     call::Call,
@@ -15,6 +15,7 @@ use super::{
     report::CaseReport,
     setting::Setting,
 };
+use crate::console::bad_input_at;
 
 /// A call whose inputs are prepared.
 pub(super) type Forward<'a> = Box<dyn Fn(&mut Pass<'_>) -> candle_core::Result<Tensor> + 'a>;
@@ -24,6 +25,11 @@ pub(super) type Shown = Vec<(String, Tensor)>;
 
 /// Names what entered and left a block or a module.
 type Names = fn(Place<'_>, &Streams, &Streams) -> candle_core::Result<Shown>;
+
+/// The sizes of the network in a folder.
+pub(super) fn config<C>(folder: &Folder, parse: impl Fn(&str) -> Result<C, ConfigError>) -> Result<C> {
+    parse(&folder.read_to_string("config.json")?).map_err(|e| bad_input_at(&folder.describe(), &e))
+}
 
 /// A transformer, and the reference's names for what it shows.
 pub(super) trait Network: Sized + 'static {

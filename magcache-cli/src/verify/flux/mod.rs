@@ -6,7 +6,7 @@ use anyhow::Result;
 use candle_core::{DType, Tensor};
 use magcache_core::{ModelMeta, Streams, inventory};
 use magcache_models::{
-    checkpoint::{ConfigError, Folder},
+    checkpoint::Folder,
     flux::{
         Flux2Config, Flux2Transformer, FluxConfig, FluxNetwork, FluxTransformer, JointPositions,
         PromptContext, flux2,
@@ -21,9 +21,9 @@ use super::{
     replay::Grid,
     report::CaseReport,
     setting::Setting,
-    transformer::{Before, Forward, Network, Place, Shown, both_of_a_pair, calls},
+    transformer::{Before, Forward, Network, Place, Shown, both_of_a_pair, calls, config},
 };
-use crate::console::{bad_input, bad_input_at};
+use crate::console::bad_input;
 
 inventory::submit! {
     Class {
@@ -128,10 +128,6 @@ impl Network for Flux2Transformer {
     fn add_outside(&self, call: Call<'_>, seen: &mut Named) -> Result<()> {
         add_rope(&self.positions(&ids(call, "txt_ids")?, &ids(call, "img_ids")?)?, seen)
     }
-}
-
-fn config<C>(folder: &Folder, parse: impl Fn(&str) -> Result<C, ConfigError>) -> Result<C> {
-    parse(&folder.read_to_string("config.json")?).map_err(|e| bad_input_at(&folder.describe(), &e))
 }
 
 /// Ids `[tokens, axes]`, or `[batch, tokens, axes]`, of which the reference reads only the first sample.

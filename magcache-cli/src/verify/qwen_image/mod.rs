@@ -20,9 +20,9 @@ use super::{
     frequencies::like_first_call,
     report::CaseReport,
     setting::Setting,
-    transformer::{Before, Forward, Network, Place, Shown, calls},
+    transformer::{Before, Forward, Network, Place, Shown, calls, config},
 };
-use crate::console::{bad_input, bad_input_at};
+use crate::console::bad_input;
 
 inventory::submit! {
     Class {
@@ -76,8 +76,7 @@ impl Network for QwenImageTransformer {
     };
 
     fn load(folder: &Folder, on: &Setting) -> Result<Self> {
-        let config = QwenImageConfig::from_json(&folder.read_to_string("config.json")?)
-            .map_err(|e| bad_input_at(&folder.describe(), &e))?;
+        let config = config(folder, QwenImageConfig::from_json)?;
         Ok(Self::load(&on.weights(folder)?, config)?)
     }
 

@@ -16,9 +16,8 @@ use super::{
     case::{Case, Named},
     class::Class,
     setting::Setting,
-    transformer::{Before, Forward, Network, Place, Shown, both_of_a_pair, calls},
+    transformer::{Before, Forward, Network, Place, Shown, both_of_a_pair, calls, config},
 };
-use crate::console::bad_input_at;
 
 inventory::submit! {
     Class {
@@ -40,8 +39,7 @@ impl Network for WanTransformer {
     };
 
     fn load(folder: &Folder, on: &Setting) -> Result<Self> {
-        let config = WanConfig::from_json(&folder.read_to_string("config.json")?)
-            .map_err(|e| bad_input_at(&folder.describe(), &e))?;
+        let config = config(folder, WanConfig::from_json)?;
         Ok(Self::load(&on.weights(folder)?, config)?)
     }
 

@@ -21,9 +21,9 @@ use super::{
     report::CaseReport,
     setting::Setting,
     text_encoder::Chosen,
-    transformer::{Before, Forward, Network, Place, Shown, inside},
+    transformer::{Before, Forward, Network, Place, Shown, config, inside},
 };
-use crate::console::{bad_input, bad_input_at};
+use crate::console::bad_input;
 
 inventory::submit! {
     Class {
@@ -126,8 +126,7 @@ impl Network for ZImageTransformer {
     };
 
     fn load(folder: &Folder, on: &Setting) -> Result<Self> {
-        let config = ZImageConfig::from_json(&folder.read_to_string("config.json")?)
-            .map_err(|e| bad_input_at(&folder.describe(), &e))?;
+        let config = config(folder, ZImageConfig::from_json)?;
         Ok(Self::load(&on.weights(folder)?, config)?)
     }
 
