@@ -50,18 +50,58 @@ fn available_memory() -> Option<u64> {
     let line = info.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let left = groups(&own).into_iter().filter_map(|group| {
-        let file = |name: &str| std::fs::read_to_string(group.join(name)).ok()?.trim().parse::<u64>().ok();
-        Some(file("memory.max")?.saturating_sub(file("memory.current").unwrap_or(0)))
-    });
+    let left = groups(&own).into_iter().filter_map(|(group, files)| files.left(&group));
     Some(left.fold(kilobytes * 1024, u64::min))
 }
 
-/// The folders of the process's control group and of those that it is in, from `/proc/self/cgroup`: each may
-/// have a limit. In a container the outermost is the container's own.
-fn groups(own: &str) -> Vec<PathBuf> {
-    let path = own.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
-    Path::new(path).ancestors().map(|group| Path::new("/sys/fs/cgroup").join(group)).collect()
+/// How a version of control groups calls what a group may use of memory.
+#[derive(Debug, PartialEq)]
+struct MemoryFiles {
+    limit: &'static str,
+    used: &'static str,
+    /// The line of `memory.stat` with the pages of files that are given back when memory is short.
+    droppable: &'static str,
+}
+
+const VERSION_1: MemoryFiles = MemoryFiles {
+    limit: "memory.limit_in_bytes",
+    used: "memory.usage_in_bytes",
+    droppable: "total_inactive_file",
+};
+const VERSION_2: MemoryFiles =
+    MemoryFiles { limit: "memory.max", used: "memory.current", droppable: "inactive_file" };
+
+impl MemoryFiles {
+    /// Bytes that a group has left, if it has a limit.
+    fn left(&self, group: &Path) -> Option<u64> {
+        let number = |file: &str| std::fs::read_to_string(group.join(file)).ok()?.trim().parse::<u64>().ok();
+        let limit = number(self.limit)?;
+        let lines = std::fs::read_to_string(group.join("memory.stat")).unwrap_or_default();
+        let droppable = lines.lines().find_map(|line| line.strip_prefix(self.droppable)?.trim().parse().ok());
+        let used = number(self.used).unwrap_or(0).saturating_sub(droppable.unwrap_or(0));
+        Some(limit.saturating_sub(used))
+    }
+}
+
+/// The folders of the process's control groups and of those that they are in, from `/proc/self/cgroup`: each
+/// may have a limit. In a container the outermost is the container's own.
+fn groups(own: &str) -> Vec<(PathBuf, &'static MemoryFiles)> {
+    let all = |path: &str, root: &str, files: &'static MemoryFiles| -> Vec<_> {
+        let path = Path::new(path.trim_start_matches('/'));
+        path.ancestors().map(|group| (Path::new(root).join(group), files)).collect()
+    };
+    let of = |line: &str| {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (controllers, path) = (parts.next()?, parts.next()?);
+        match controllers {
+            "" => Some(all(path, "/sys/fs/cgroup", &VERSION_2)),
+            own if own.split(',').any(|one| one == "memory") => {
+                Some(all(path, "/sys/fs/cgroup/memory", &VERSION_1))
+            }
+            _ => None,
+        }
+    };
+    own.lines().filter_map(of).flatten().collect()
 }
 
 /// The line `model name : ...` of `/proc/cpuinfo`.
@@ -97,13 +137,47 @@ mod tests {
 
     #[test]
     fn every_group_around_the_process_may_limit_it() {
-        let folders =
-            |own: &str| groups(own).iter().map(|path| path.display().to_string()).collect::<Vec<_>>();
-        let nested = folders("1:cpu:/x\n0::/user.slice/run.scope\n");
-        let inner = ["/sys/fs/cgroup/user.slice/run.scope", "/sys/fs/cgroup/user.slice", "/sys/fs/cgroup/"];
-        assert_eq!(nested, inner);
-        assert_eq!(folders("0::/\n"), ["/sys/fs/cgroup/"]);
-        assert_eq!(folders(""), ["/sys/fs/cgroup/"]);
+        let folders = |own: &str| {
+            groups(own)
+                .iter()
+                .map(|(path, files)| (path.display().to_string(), files.limit))
+                .collect::<Vec<_>>()
+        };
+        let expected = |rows: &[(&str, &'static str)]| {
+            rows.iter().map(|(path, limit)| ((*path).to_owned(), *limit)).collect::<Vec<_>>()
+        };
+        let nested = [
+            ("/sys/fs/cgroup/user.slice/run.scope", "memory.max"),
+            ("/sys/fs/cgroup/user.slice", "memory.max"),
+            ("/sys/fs/cgroup/", "memory.max"),
+        ];
+        assert_eq!(folders("1:cpu:/x\n0::/user.slice/run.scope\n"), expected(&nested));
+        assert_eq!(folders("0::/\n"), expected(&nested[2..]));
+        let first = [
+            ("/sys/fs/cgroup/memory/docker/a:b", "memory.limit_in_bytes"),
+            ("/sys/fs/cgroup/memory/docker", "memory.limit_in_bytes"),
+            ("/sys/fs/cgroup/memory/", "memory.limit_in_bytes"),
+        ];
+        assert_eq!(folders("4:hugetlb,memory:/docker/a:b\n"), expected(&first));
+        assert_eq!(folders(""), []);
+    }
+
+    #[test]
+    fn pages_of_files_that_can_be_dropped_are_not_in_use() {
+        let group = tempfile::tempdir().unwrap();
+        let write = |file: &str, text: &str| std::fs::write(group.path().join(file), text).unwrap();
+        assert_eq!(VERSION_2.left(group.path()), None, "no limit");
+        write("memory.max", "1000\n");
+        write("memory.current", "900\n");
+        assert_eq!(VERSION_2.left(group.path()), Some(100));
+        write("memory.stat", "anon 200\ninactive_file 650\nactive_file 50\n");
+        assert_eq!(VERSION_2.left(group.path()), Some(750));
+        write("memory.max", "max\n");
+        assert_eq!(VERSION_2.left(group.path()), None);
+        write("memory.limit_in_bytes", "500\n");
+        write("memory.usage_in_bytes", "800\n");
+        write("memory.stat", "inactive_file 1\ntotal_inactive_file 400\n");
+        assert_eq!(VERSION_1.left(group.path()), Some(100));
     }
 
     #[test]

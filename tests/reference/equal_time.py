@@ -17,7 +17,7 @@ from pathlib import Path
 from head_to_head import MODELS, SOLVERS, paired, sampling_of
 from program import RESULTS, run, toml_of
 
-BUDGETS = [8, 10, 13, 14, 16, 20]
+BUDGETS = [10, 14]
 ROUNDS = 5
 
 
@@ -71,6 +71,38 @@ def measure(magcache, out):
         files = settings(out, place, [row for row in rows_of(out, place) if row["name"] != "fewer steps"])
         flags = ["--prompt", first, "--seeds", 0, "--repeat", ROUNDS, "--overwrite", "--out", out / "compared"]
         wanted(out / f"{place.name}.times.json", magcache, "compare", *sampling_of(model, solver), *flags, *files)
+
+
+def with_windows(skip, computed):
+    """A planned schedule whose gaps end with a window: in the six longest, the last step runs the first and the last of six blocks, which
+    together takes the time of two more computed steps."""
+    gaps, skip = [], sorted(skip)
+    for step in skip:
+        if gaps and gaps[-1][-1] == step - 1:
+            gaps[-1].append(step)
+        else:
+            gaps.append([step])
+    ends = sorted(gap[-1] for gap in sorted(gaps, key=len, reverse=True)[:6])
+    line = {"type": "taylor", "order": 1}
+    whole = {"strategy": "schedule", "at": "0..6", "skip": [step for step in skip if step not in ends], "forecast": line}
+    return [whole, {"strategy": "schedule", "at": "1..5", "skip": ends, "forecast": line}]
+
+
+def windows(magcache, out):
+    """Planned schedules beside those with two steps less and windows in their place, run by run."""
+    model = "wan2.1-t2v-tiny"
+    place = out / f"{model}-unipc"
+    plans = {row["budget"]: row for row in rows_of(out, place) if row["name"] == "planner"}
+    files, prompts = [], (RESULTS / f"prompts-{MODELS[model]}.txt").read_text().splitlines()
+    for more, few in [(12, 10), (16, 14)]:
+        cache = plans[few]["setting"]["cache"][0]
+        for name, tables in [(f"plan-{more}", [plans[more]["setting"]["cache"][0]]), (f"windows-{more}", with_windows(cache["skip"], few))]:
+            files.append(out / f"{name}.toml")
+            files[-1].write_text(toml_of(tables))
+    flags = ["--seeds", "0,1", "--overwrite", "--out", out / "compared"]
+    prompts = [line for line in prompts if line and not line.startswith("#")]
+    for i, prompt in enumerate(prompts):
+        wanted(out / f"windows-{i}.json", magcache, "compare", *sampling_of(model, "unipc"), "--prompt", prompt, *flags, *files)
 
 
 def between(points, time):
