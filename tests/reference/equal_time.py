@@ -94,7 +94,7 @@ def windows(magcache, out):
     place = out / f"{model}-unipc"
     plans = {row["budget"]: row for row in rows_of(out, place) if row["name"] == "planner"}
     files, prompts = [], (RESULTS / f"prompts-{MODELS[model]}.txt").read_text().splitlines()
-    for more, few in [(12, 10), (16, 14)]:
+    for more, few in [(12, 10), (14, 12)]:
         cache = plans[few]["setting"]["cache"][0]
         for name, tables in [(f"plan-{more}", [plans[more]["setting"]["cache"][0]]), (f"windows-{more}", with_windows(cache["skip"], few))]:
             files.append(out / f"{name}.toml")
