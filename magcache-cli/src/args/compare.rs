@@ -26,6 +26,9 @@ pub(crate) struct Demo {
     /// Seed of the initial noise
     #[arg(long)]
     pub(crate) seed: Option<u64>,
+    /// One model and the strategies alone, without a planned schedule and without fewer steps
+    #[arg(long)]
+    pub(crate) quick: bool,
     #[command(flatten)]
     pub(crate) writing: Writing,
 }

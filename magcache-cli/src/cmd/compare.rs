@@ -59,6 +59,7 @@ pub(crate) fn run(args: &Compare, ops: Ops, ranks: Option<&Ranks>, out: &Console
         baselines: true,
         lpips,
         device: args.placement.device.clone(),
+        place: String::new(),
         folder,
     };
     if let Some(ranks) = ranks {

@@ -116,10 +116,13 @@ pub(crate) fn answer(compared: &Compared<'_>, out: &Console) {
     out.answer(&text(compared), &document(compared));
 }
 
-fn text(compared: &Compared<'_>) -> String {
-    let (rows, rounds, seeds) = (&compared.rows, compared.of.rounds(), &compared.of.seeds);
+/// What the columns of [`table`] count.
+pub(crate) const UNITS: &str = "passes of the network; speed-up of the transformer and of the run (without loading), in turns with dense\n";
+
+/// A line for each lane below the names of the columns.
+pub(crate) fn table(compared: &Compared<'_>) -> String {
     let table: Vec<[String; 12]> =
-        std::iter::once(COLUMNS.map(str::to_owned)).chain(rows.iter().map(cells)).collect();
+        std::iter::once(COLUMNS.map(str::to_owned)).chain(compared.rows.iter().map(cells)).collect();
     let shown = |column: &usize| compared.of.lpips.is_some() || COLUMNS[*column] != LPIPS;
     let width = |column: usize| table.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let mut text = String::new();
@@ -130,7 +133,12 @@ fn text(compared: &Compared<'_>) -> String {
         }
         text.push('\n');
     }
-    text += "passes of the network; speed-up of the transformer and of the run (without loading), in turns with dense\n";
+    text
+}
+
+fn text(compared: &Compared<'_>) -> String {
+    let (rows, rounds, seeds) = (&compared.rows, compared.of.rounds(), &compared.of.seeds);
+    let mut text = table(compared) + UNITS;
     text.extend(rows.iter().filter_map(|row| noise(row, rounds)));
     if seeds.len() > 1 {
         let seeds: Vec<String> = seeds.iter().map(ToString::to_string).collect();

@@ -50,6 +50,8 @@ pub(crate) struct Comparison {
     pub(crate) lpips: Option<Lpips>,
     /// The device that was requested for the network.
     pub(crate) device: String,
+    /// What the progress bar says in front of what runs.
+    pub(crate) place: String,
     /// Where the pictures and the page go.
     pub(crate) folder: PathBuf,
 }
@@ -123,7 +125,7 @@ impl Comparison {
 
     /// The scene of each seed; the network is warm.
     fn scenes(&self, stop: &dyn Fn() -> bool, out: &Console) -> Result<Vec<Scene<'_>>> {
-        let spinner = out.spinner("loading");
+        let spinner = out.spinner(&format!("{}loading", self.place));
         let prompt = [self.job.request.prompt.clone()];
         let (scenes, notes) =
             Scene::load_each(&self.job, &prompt, &self.seeds, &|stage| spinner.set_message(stage))?;
@@ -193,7 +195,7 @@ impl Running<'_> {
 
     /// Runs every seed the requested number of times. Writes the pictures of the first round.
     fn rounds(&self, entries: &[Entry], outputs: &[Option<Destination>], what: &str) -> Result<Vec<Round>> {
-        let Comparison { seeds, repeat, lpips, .. } = self.of;
+        let Comparison { seeds, repeat, lpips, place, .. } = self.of;
         let mut rounds = Vec::new();
         for (i, (seed, scene)) in seeds.iter().zip(&self.scenes).enumerate() {
             for repetition in 0..*repeat {
@@ -202,7 +204,7 @@ impl Running<'_> {
                     (_, 0) => Shown::Compared,
                     _ => Shown::Timed,
                 };
-                let mut label = what.to_owned();
+                let mut label = format!("{place}{what}");
                 if seeds.len() > 1 {
                     label += &format!(", seed {seed}");
                 }

@@ -1,5 +1,6 @@
 //! `report.html`: a single self-contained page, without other files or network access.
 
+mod gallery;
 mod html;
 mod numbers;
 mod pictures;
@@ -11,8 +12,9 @@ use std::{path::Path, time::SystemTime};
 use anyhow::{Context, Result};
 use magcache_core::error::count;
 use maud::{Markup, PreEscaped, html};
+use serde_json::Value;
 
-pub(crate) use self::plots::divergence;
+pub(crate) use self::{gallery::Gallery, plots::divergence};
 
 use crate::{
     compare::{Compared, Comparison, PAGE, answer, row::Role},
@@ -27,7 +29,7 @@ const SCRIPT: &str = include_str!("script.js");
 pub(crate) const POLICY: &str = "default-src 'none'; img-src data:; media-src data: blob:; style-src 'unsafe-inline'; script-src 'unsafe-inline'";
 
 /// A section of the page: its title in links, its id and its content.
-type Section = (&'static str, &'static str, Markup);
+type Section = (String, String, Markup);
 
 /// Runs a comparison and writes its page. All of its files appear in the folder at once.
 pub(crate) fn run<'c>(comparison: &'c Comparison, out: &Console) -> Result<Compared<'c>> {
@@ -40,7 +42,7 @@ pub(crate) fn run<'c>(comparison: &'c Comparison, out: &Console) -> Result<Compa
 }
 
 fn page(folder: &Path, compared: &Compared<'_>) -> Result<String> {
-    let sections: Vec<Section> = vec![
+    let sections = [
         ("Pictures", "pictures", pictures::section(folder, compared)?),
         ("Numbers", "numbers", numbers::section(compared)),
         ("Skipped steps", "skips", strips::section(compared)),
@@ -48,10 +50,23 @@ fn page(folder: &Path, compared: &Compared<'_>) -> Result<String> {
         ("Configurations", "configurations", configurations(compared)),
         ("Machine", "machine", machine(compared)),
     ];
-    let sections: Vec<Section> = sections.into_iter().filter(|(.., body)| !body.0.is_empty()).collect();
+    let shown = sections.into_iter().filter(|(.., body)| !body.0.is_empty());
+    let sections: Vec<Section> =
+        shown.map(|(title, id, body)| (title.to_owned(), id.to_owned(), body)).collect();
     let names: Vec<&str> = compared.configs().map(|row| row.name.as_str()).collect();
-    let data = html::json(&answer::document(compared))?;
-    let head = head(compared.of)?;
+    let title = format!("dense against {}", names.join(", "));
+    Ok(document(&title, &head(compared.of)?, &html! {}, &sections, &answer::document(compared))?)
+}
+
+/// A whole page: what is above the links to its sections, what is below them, and what scripts may read.
+fn document(
+    title: &str,
+    head: &Markup,
+    controls: &Markup,
+    sections: &[Section],
+    data: &Value,
+) -> Result<String> {
+    let data = html::json(data)?;
     let page = html! {
         (PreEscaped("<!doctype html>"))
         html lang="en" {
@@ -59,18 +74,19 @@ fn page(folder: &Path, compared: &Compared<'_>) -> Result<String> {
                 meta charset="utf-8";
                 meta http-equiv="Content-Security-Policy" content=(PreEscaped(POLICY));
                 meta name="viewport" content="width=device-width, initial-scale=1";
-                title { "dense against " (names.join(", ")) " – magcache" }
+                title { (title) " – magcache" }
                 style { (PreEscaped(html::colours())) (PreEscaped(STYLE)) }
             }
             body {
                 header {
                     (head)
                     nav aria-label="Sections" {
-                        ul { @for (title, id, _) in &sections { li { a href={ "#" (id) } { (title) } } } }
+                        ul { @for (title, id, _) in sections { li { a href={ "#" (id) } { (title) } } } }
                     }
                 }
                 main {
-                    @for (title, id, body) in &sections {
+                    (controls)
+                    @for (title, id, body) in sections {
                         section id=(id) aria-labelledby={ (id) "-title" } { h2 id={ (id) "-title" } { (title) } (body) }
                     }
                 }

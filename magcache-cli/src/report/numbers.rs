@@ -37,30 +37,39 @@ const COLUMNS: [(&str, &str); 13] = [
     ("Seconds", "Of network and decoding."),
 ];
 
-pub(super) fn section(compared: &Compared<'_>) -> Markup {
+/// The columns of a comparison.
+fn columns(compared: &Compared<'_>) -> impl Iterator<Item = &'static (&'static str, &'static str)> {
     let shown = |title: &str| match title {
         answer::LPIPS => compared.of.lpips.is_some(),
         _ => compared.of.baselines || !title.starts_with("Against"),
     };
-    let columns = || COLUMNS.iter().filter(|(title, _)| shown(title));
+    COLUMNS.iter().filter(move |(title, _)| shown(title))
+}
+
+/// The table alone.
+pub(super) fn table(compared: &Compared<'_>) -> Markup {
     let table = html! {
         table {
             thead {
-                tr { @for (title, _) in columns() { th scope="col" { (title) } } }
+                tr { @for (title, _) in columns(compared) { th scope="col" { (title) } } }
             }
             tbody { @for row in &compared.rows { (line(compared, row)) } }
         }
     };
+    scrolling("Numbers", &table)
+}
+
+pub(super) fn section(compared: &Compared<'_>) -> Markup {
     let verdicts = answer::verdicts(compared);
     html! {
-        (scrolling("Numbers", &table))
+        (table(compared))
         @if !verdicts.is_empty() {
             ul class="verdicts" { @for verdict in &verdicts { li { (verdict) } } }
         }
         details {
             summary { "What the numbers mean" }
             dl class="meaning" {
-                @for (title, meaning) in columns().filter(|(_, meaning)| !meaning.is_empty()) {
+                @for (title, meaning) in columns(compared).filter(|(_, meaning)| !meaning.is_empty()) {
                     div { dt { (title) } dd { (meaning) } }
                 }
             }

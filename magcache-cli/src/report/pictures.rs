@@ -30,14 +30,29 @@ const MOST: u32 = 64;
 
 pub(super) fn section(folder: &Path, compared: &Compared<'_>) -> Result<Markup> {
     let job = &compared.of.job;
-    let still = job.frames == 1;
+    let lanes = lanes(folder, compared)?;
+    Ok(html! { (controls(job.frames, job.fps)) (lanes) })
+}
+
+/// What plays all videos of a page, of at most so many frames, and shows differences; pictures have 1 frame.
+pub(super) fn controls(frames: usize, fps: f64) -> Markup {
+    let still = frames == 1;
+    html! {
+        @if !still { (playback(frames, fps)) }
+        (difference(still))
+    }
+}
+
+/// The pictures of the lanes, in `folder`.
+pub(super) fn lanes(folder: &Path, compared: &Compared<'_>) -> Result<Markup> {
+    let job = &compared.of.job;
     let small = job.request.width().max(job.request.height()) <= SMALL;
     let lanes: Vec<Markup> =
         compared.rows.iter().map(|row| lane(folder, compared, row)).collect::<Result<_>>()?;
     Ok(html! {
-        @if !still { (playback(job)) }
-        (difference(still))
-        div class=(if small { "lanes small" } else { "lanes" }) { @for lane in &lanes { (lane) } }
+        div class=(if small { "lanes small" } else { "lanes" }) data-frames=(job.frames) data-fps=(job.fps) {
+            @for lane in &lanes { (lane) }
+        }
     })
 }
 
@@ -72,8 +87,7 @@ fn picture_of(what: &str, picture: &Picture) -> Result<Markup> {
 }
 
 /// The controls of a video; without scripts, videos have their native controls.
-fn playback(job: &Job) -> Markup {
-    let (frames, fps) = (job.frames, job.fps);
+fn playback(frames: usize, fps: f64) -> Markup {
     html! {
         div class="bar" id="playback" role="group" aria-label="Playback" data-frames=(frames) data-fps=(fps) hidden {
             button type="button" id="play" { "Play" }

@@ -1,19 +1,24 @@
 'use strict';
-// Plays all lanes as one, and shows how far each is from the dense one. Nothing here is needed to read the page.
+// Plays all lanes as one, and shows how far each is from the dense one of its group. Nothing here is needed to read the page.
 (() => {
   const find = id => document.getElementById(id);
-  const lanes = [...document.querySelectorAll('.lane')].map(lane => ({
+  const groups = [...document.querySelectorAll('.lanes')].map(group => [...group.querySelectorAll('.lane')].map(lane => ({
     shown: lane.querySelector('.shown'),
     canvas: lane.querySelector('canvas'),
-  }));
-  const dense = lanes[0];
-  const video = dense.shown instanceof HTMLVideoElement;
+    video: lane.querySelector('video') !== null,
+    frames: Number(group.dataset.frames),
+    fps: Number(group.dataset.fps),
+  })));
+  const lanes = groups.flat(), videos = lanes.filter(lane => lane.video);
+  // The longest video tells the time.
+  const clock = videos.reduce((most, lane) => (most && most.frames >= lane.frames ? most : lane), undefined);
+  const video = clock !== undefined;
   const frames = video ? Number(find('playback').dataset.frames) : 1;
   const fps = video ? Number(find('playback').dataset.fps) : 1;
   let frame = 0, playing = false, differing = false;
 
   for (const part of document.querySelectorAll('[hidden]')) if (!part.matches('canvas')) part.hidden = false;
-  for (const lane of video ? lanes : []) {
+  for (const lane of videos) {
     lane.shown.controls = false;
     // In a video that is written in the page, browsers do not seek; in the same bytes as a file they do.
     const bytes = Uint8Array.from(atob(lane.shown.src.split(',')[1]), letter => letter.charCodeAt(0));
@@ -24,12 +29,13 @@
     for (const name of [event, 'error']) shown.addEventListener(name, done, { once: true });
   });
 
-  const seek = async ({ shown }, to) => {
+  const seek = async (lane, to) => {
+    const { shown } = lane;
     // The middle of a frame, so that rounding cannot show its neighbour.
-    const time = (to + 0.5) / fps;
-    if (!video || shown.error) return;
+    const time = (Math.min(to, lane.frames - 1) + 0.5) / lane.fps;
+    if (shown.error) return;
     if (shown.readyState < 2) await until(shown, 'loadeddata');
-    if (Math.abs(shown.currentTime - time) < 0.1 / fps) return;
+    if (Math.abs(shown.currentTime - time) < 0.1 / lane.fps) return;
     const there = until(shown, 'seeked');
     shown.currentTime = time;
     await there;
@@ -43,14 +49,17 @@
   };
 
   const drawDifference = () => {
-    const gain = Number(find('gain').value), reference = pixels(dense).data;
-    for (const lane of lanes) {
-      const image = pixels(lane), data = image.data;
-      for (let i = 0; i < data.length; i += 4) {
-        for (let c = i; c < i + 3; c++) data[c] = gain * Math.abs(data[c] - reference[c]);
-        data[i + 3] = 255;
+    const gain = Number(find('gain').value);
+    for (const group of groups) {
+      const reference = pixels(group[0]).data;
+      for (const lane of group) {
+        const image = pixels(lane), data = image.data;
+        for (let i = 0; i < data.length; i += 4) {
+          for (let c = i; c < i + 3; c++) data[c] = gain * Math.abs(data[c] - reference[c]);
+          data[i + 3] = 255;
+        }
+        lane.canvas.getContext('2d').putImageData(image, 0, 0);
       }
-      lane.canvas.getContext('2d').putImageData(image, 0, 0);
     }
   };
 
@@ -68,7 +77,7 @@
       while (wanted !== null) {
         const now = wanted;
         wanted = null;
-        await Promise.all(lanes.map(lane => seek(lane, now)));
+        await Promise.all(videos.map(lane => seek(lane, now)));
         frame = now;
         tell();
         if (differing) drawDifference();
@@ -81,18 +90,18 @@
   const pause = () => {
     playing = false;
     if (!video) return;
-    for (const lane of lanes) lane.shown.pause();
+    for (const lane of videos) lane.shown.pause();
     find('play').textContent = 'Play';
   };
 
-  const now = () => Math.min(frames - 1, Math.floor(dense.shown.currentTime * fps + 1e-6));
+  const now = () => Math.min(frames - 1, Math.floor(clock.shown.currentTime * fps + 1e-6));
 
   // The videos run by themselves, and whoever falls behind is put in place.
   const follow = () => {
     if (!playing || differing) return;
-    for (const lane of lanes) {
-      const behind = Math.abs(lane.shown.currentTime - dense.shown.currentTime);
-      if (behind > 0.75 / fps && behind < frames / fps / 2) lane.shown.currentTime = dense.shown.currentTime;
+    for (const lane of videos) {
+      const behind = Math.abs(lane.shown.currentTime - clock.shown.currentTime);
+      if (behind > 0.75 / fps && behind < lane.frames / fps / 2) lane.shown.currentTime = clock.shown.currentTime;
     }
     frame = now();
     tell();
@@ -115,7 +124,7 @@
     if (differing) return march();
     await show(frame === frames - 1 ? 0 : frame);
     if (!playing) return;
-    for (const lane of lanes) {
+    for (const lane of videos) {
       lane.shown.playbackRate = Number(find('speed').value);
       lane.shown.play().catch(() => {});
     }
@@ -148,7 +157,7 @@
     find('on').addEventListener('click', () => step(1));
     find('frame').addEventListener('input', event => { pause(); show(Number(event.target.value)); });
     find('speed').addEventListener('change', event => {
-      for (const lane of lanes) lane.shown.playbackRate = Number(event.target.value);
+      for (const lane of videos) lane.shown.playbackRate = Number(event.target.value);
     });
   }
 
