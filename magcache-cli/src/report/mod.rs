@@ -55,7 +55,7 @@ fn page(folder: &Path, compared: &Compared<'_>) -> Result<String> {
         shown.map(|(title, id, body)| (title.to_owned(), id.to_owned(), body)).collect();
     let names: Vec<&str> = compared.configs().map(|row| row.name.as_str()).collect();
     let title = format!("dense against {}", names.join(", "));
-    Ok(document(&title, &head(compared.of)?, &html! {}, &sections, &answer::document(compared))?)
+    document(&title, &head(compared.of)?, &html! {}, &sections, &answer::document(compared))
 }
 
 /// A whole page: what is above the links to its sections, what is below them, and what scripts may read.
