@@ -11,6 +11,7 @@ Goes on from what head_to_head.py left in OUT: measures the schedules of its pro
 import argparse
 import json
 import math
+import statistics
 import tomllib
 from pathlib import Path
 
@@ -18,7 +19,9 @@ from head_to_head import MODELS, SOLVERS, paired, sampling_of
 from program import RESULTS, run, toml_of
 
 BUDGETS = [10, 14]
-ROUNDS = 5
+ROUNDS = 2
+# Contenders shown of each model and solver.
+CLOSEST = 4
 
 
 def places(out):
@@ -39,10 +42,11 @@ def wanted(path, magcache, *args):
 
 def settings(out, place, rows):
     """A file with the setting of each row, named after it."""
-    folder = out / f"{place.name}.settings"
+    folder, profile = out / f"{place.name}.settings", str((out / f"{place.name}.profile.toml").resolve())
     folder.mkdir(exist_ok=True)
     for row in rows:
-        (folder / f"{label(row)}.toml").write_text(toml_of(row["setting"]["cache"]))
+        tables = [{**table, **({"profile": profile} if "profile" in table else {})} for table in row["setting"]["cache"]]
+        (folder / f"{label(row)}.toml").write_text(toml_of(tables))
     return [folder / f"{label(row)}.toml" for row in rows]
 
 
@@ -73,7 +77,7 @@ def measure(magcache, out):
         wanted(out / f"{place.name}.times.json", magcache, "compare", *sampling_of(model, solver), *flags, *files)
 
 
-def with_windows(skip, computed):
+def with_windows(skip):
     """A planned schedule whose gaps end with a window: in the six longest, the last step runs the first and the last of six blocks, which
     together takes the time of two more computed steps."""
     gaps, skip = [], sorted(skip)
@@ -96,7 +100,8 @@ def windows(magcache, out):
     files, prompts = [], (RESULTS / f"prompts-{MODELS[model]}.txt").read_text().splitlines()
     for more, few in [(12, 10), (14, 12)]:
         cache = plans[few]["setting"]["cache"][0]
-        for name, tables in [(f"plan-{more}", [plans[more]["setting"]["cache"][0]]), (f"windows-{more}", with_windows(cache["skip"], few))]:
+        plan = plans[more]["setting"]["cache"][0]
+        for name, tables in [(f"plan-{more}", [plan]), (f"windows-{more}", with_windows(cache["skip"]))]:
             files.append(out / f"{name}.toml")
             files[-1].write_text(toml_of(tables))
     flags = ["--seeds", "0,1", "--overwrite", "--out", out / "compared"]
@@ -105,14 +110,32 @@ def windows(magcache, out):
         wanted(out / f"windows-{i}.json", magcache, "compare", *sampling_of(model, "unipc"), "--prompt", prompt, *flags, *files)
 
 
+def beside_windows(out):
+    """The table of :func:`windows`."""
+    documents = [json.loads(path.read_text()) for path in sorted(out.glob("windows-*.json"))]
+    runs = {}
+    for document in documents:
+        for row in document["rows"]:
+            if row["role"] == "config":
+                own = runs.setdefault(row["name"], ([], []))
+                own[0].append(1 / row["transformer_speedup"])
+                own[1].extend(seed["psnr"] for seed in row["seeds"])
+    print("\n| | time | PSNR | plan above windows |\n|---|---|---|---|")
+    for name, (times, values) in runs.items():
+        rival = runs.get(name.replace("plan", "windows")) if name.startswith("plan") else None
+        above = shown(paired(values, rival[1])) if rival else ""
+        print(f"| {name} | {statistics.median(times):.3f} | {statistics.mean(values):.2f} | {above} |")
+
+
 def between(points, time):
-    """PSNR of each run at a time, on the line between the two nearest of ``points``, (time, PSNR of each run)."""
+    """PSNR of each run at a time, on the line between the two nearest of ``points``, (time, PSNR of each run). Beside a time beyond the
+    last of them that one stands, which is faster."""
     points = sorted(points)
-    if not points[0][0] <= time <= points[-1][0]:
+    if time < points[0][0]:
         return None
-    right = next(i for i, (own, _) in enumerate(points) if own >= time)
-    if right == 0:
-        return points[0][1]
+    if time >= points[-1][0]:
+        return points[-1][1]
+    right = next(i for i, (own, _) in enumerate(points) if own > time)
     (t0, before), (t1, behind) = points[right - 1 : right + 1]
     part = (time - t0) / (t1 - t0)
     mix = lambda a, b: None if a is None or b is None else a + (b - a) * part
@@ -124,25 +147,32 @@ def shown(difference):
 
 
 def at_equal_time(out):
-    """Each contender beside the planner and fewer steps at its own time."""
+    """For each model and solver the contenders that come closest to the planner at their own time, and how long each kind takes."""
+    print("\n| | contender | computed | time | PSNR | planner above it at its time |\n|---|---|---|---|---|---|")
+    taken = {}
     for model, solver, place in places(out):
         document = json.loads((out / f"{place.name}.times.json").read_text())
         times = {row["name"]: 1 / row["transformer_speedup"] for row in document["rows"]}
         rows = rows_of(out, place)
-        time = lambda row: row["computed"] / 30 if row["name"] == "fewer steps" else times[label(row)]
-        line = lambda name: [(time(row), row["psnr_by_run"]) for row in rows if row["name"] == name]
-        planned, fewer = line("planner"), line("fewer steps")
-        print(f"\n## {model}, {solver}\n")
-        print("| | computed | time | PSNR | planner above it at its time | above fewer steps at its time |")
-        print("|---|---|---|---|---|---|")
-        others = [row for row in rows if row["name"] != "fewer steps" and row["budget"] == 12]
-        for row in sorted(others, key=lambda row: -row["psnr"]):
-            own, under, over = row["psnr_by_run"], between(planned, time(row)), between(fewer, time(row))
-            above = "" if row["name"] == "planner" else shown(under and paired(under, own))
-            print(
-                f"| {row['name']} | {row['computed']:.1f} | {time(row):.3f} | {row['psnr']:.2f} | {above} "
-                f"| {shown(over and paired(own, over))} |"
-            )
+        planned = [(times[label(row)], row["psnr_by_run"]) for row in rows if row["name"] == "planner"]
+        found = []
+        for row in rows:
+            if row["name"].startswith("planner") or (row["budget"] != 12 and row["name"] != "fewer steps"):
+                continue
+            fewer = row["name"] == "fewer steps"
+            time = row["computed"] / 30 if fewer else times[label(row)]
+            name = f"{row['name']}, {row['budget']}" if fewer else row["name"]
+            taken.setdefault((model, row["name"].rsplit("-", 1)[0]), []).append(time)
+            own = between(planned, time)
+            if own:
+                found.append((paired(own, row["psnr_by_run"]), name, row["computed"], time, row["psnr"]))
+        for difference, name, computed, time, psnr in sorted(found, key=lambda row: row[0][0])[:CLOSEST]:
+            print(f"| `{model}`, {solver} | {name} | {computed:.1f} | {time:.3f} | {psnr:.2f} | {shown(difference)} |")
+    names = sorted({name for _, name in taken if name != "fewer steps"})
+    print("\n| | " + " | ".join(names) + " |\n|---|" + "---|" * len(names))
+    for model in MODELS:
+        own = [taken.get((model, name), []) for name in names]
+        print(f"| `{model}` | " + " | ".join(f"{min(x):.2f} to {max(x):.2f}" if x else "" for x in own) + " |")
 
 
 def predictions(out):
@@ -165,8 +195,10 @@ def main():
     args = parser.parse_args()
     if args.table:
         predictions(args.out)
-        return at_equal_time(args.out)
+        at_equal_time(args.out)
+        return beside_windows(args.out)
     measure(args.magcache, args.out)
+    windows(args.magcache, args.out)
 
 
 if __name__ == "__main__":
