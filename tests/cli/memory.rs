@@ -55,10 +55,27 @@ fn no_embedded_model_is_refused_where_there_is_a_gigabyte() {
     assert!(names.len() >= 5, "{names:?}");
     for name in names {
         let plan = sh.answer(format!("run --model {name} --dry-run --memory 1GB"));
-        // What a video with a voice needs is not predicted.
-        let fits = if name.contains("s2v") { Value::Null } else { true.into() };
-        assert_eq!(plan["memory"]["fits"], fits, "{name}: {}", plan["memory"]);
+        assert_eq!(plan["memory"]["fits"], true, "{name}: {}", plan["memory"]);
     }
+}
+
+#[test]
+fn a_voice_is_counted_and_the_network_stays_between_clips() {
+    let sh = Shell::new();
+    let phases = |clips: usize| {
+        let run = format!("run --model wan2.2-s2v-tiny --clips {clips} --dry-run");
+        let phases = sh.answer(run)["memory"]["phases"].clone();
+        move |name: &str| {
+            let own = list(&phases).iter().find(|phase| phase["name"] == name).unwrap();
+            ["weights", "activations"].map(|key| own[key].as_u64().unwrap())
+        }
+    };
+    let (one, two) = (phases(1), phases(2));
+    let ([weights, activations], [network, _]) = (one("speech encoder"), one("transformer"));
+    assert!(weights > 0 && activations > 0);
+    assert_eq!(two("autoencoder")[0], one("autoencoder")[0] + network);
+    assert!(two("transformer")[1] > one("transformer")[1], "the second clip sees the end of the first");
+    sh.hinted("run --model wan2.2-s2v-tiny --memory 1MB", ["needs", "--memory allows"]);
 }
 
 /// Bytes fetched by each step.

@@ -45,6 +45,8 @@ pub(crate) enum Group {
     Pictures,
     /// Two runs on two threads against one after the other
     Sessions,
+    /// Blocks from disk and residuals on the host against both on the device
+    Copies,
     /// What does not fit is refused, and a failed allocation loses nothing
     Memory,
     /// Times of blocks and parts against the limits of the device

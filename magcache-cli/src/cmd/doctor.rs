@@ -39,6 +39,7 @@ pub(crate) fn run(args: &Doctor, out: &Console) -> Result<()> {
     };
     let nccl = nccl_version();
     text += &devices(cfg!(feature = "cuda"), nccl.as_deref());
+    text += attention(cfg!(feature = "cuda"), cfg!(feature = "flash-attn"));
     let document = json!({
         "launcher": launcher.as_ref().map(|l| json!({ "name": l.name, "size": l.size, "local": l.local })),
         "mpi": null,
@@ -74,6 +75,15 @@ fn devices(on_gpus: bool, nccl: Option<&str>) -> String {
         None => "not in this build".to_owned(),
     };
     format!("tensors: {way}\nNCCL: {nccl}\n")
+}
+
+/// How this build computes attention on GPUs.
+fn attention(on_gpus: bool, has_flash: bool) -> &'static str {
+    match (on_gpus, has_flash) {
+        (true, true) => "attention on GPUs: FlashAttention 2 in half precision, else cuts of the scores\n",
+        (true, false) => "attention on GPUs: cuts of the scores, this build is without flash-attn\n",
+        (false, _) => "",
+    }
 }
 
 /// Joins the ranks, and adds what they are.
@@ -138,5 +148,12 @@ mod tests {
         let without = devices(true, None);
         assert!(without.contains("through the hosts") && without.ends_with("NCCL: not in this build\n"));
         assert!(devices(false, None).starts_with("tensors: between hosts; this build computes on CPUs\n"));
+    }
+
+    #[test]
+    fn what_attention_a_build_has_is_told() {
+        assert!(attention(true, true).contains("FlashAttention 2"));
+        assert!(attention(true, false).contains("without flash-attn"));
+        assert_eq!(attention(false, false), "");
     }
 }

@@ -6,6 +6,7 @@
 #![expect(clippy::disallowed_methods, reason = "results are compared on the host")]
 
 mod attention;
+mod copies;
 mod findings;
 mod golden;
 mod memory;
@@ -74,6 +75,7 @@ fn checks(group: Group) -> Checks {
         Group::Operations => operations::check,
         Group::Pictures => pictures::check,
         Group::Sessions => sessions::check,
+        Group::Copies => copies::check,
         Group::Memory => memory::check,
         Group::Timings => timings::measure_all,
     }

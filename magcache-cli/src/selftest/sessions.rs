@@ -41,7 +41,8 @@ pub(super) fn check(setup: &Setup, findings: &mut Findings) -> Result<()> {
     Ok(())
 }
 
-fn latents(setup: &Setup, scene: &Scene<'_>, hooks: &Arc<HookRegistry>) -> Result<Vec<u64>> {
+/// Bits of the last latents.
+pub(super) fn latents(setup: &Setup, scene: &Scene<'_>, hooks: &Arc<HookRegistry>) -> Result<Vec<u64>> {
     let mut lane = Lane::new(scene, hooks)?;
     lane.generation.run(&|| setup.interrupt.is_set(), &mut |_| {})?;
     Ok(values(lane.generation.latents())?.into_iter().map(f64::to_bits).collect())

@@ -142,8 +142,9 @@ impl Model {
     /// Its folder: `PATH, beside golden/` in the text of a case.
     fn folder(&self, case: &Case) -> Option<PathBuf> {
         let path = self.dir.split(',').next()?.trim();
-        let found = case.path().ancestors().map(|above| above.join(path));
-        found.into_iter().find(|folder| folder.join("config.json").is_file())
+        let case = std::path::absolute(case.path()).ok()?;
+        let mut found = case.ancestors().map(|above| above.join(path));
+        found.find(|folder| folder.join("config.json").is_file())
     }
 }
 

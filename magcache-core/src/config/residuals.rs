@@ -55,7 +55,7 @@ impl Residuals {
             byte_size(text).ok_or_else(odd)
         };
         let budget = self.budget.as_deref().map(size).transpose()?;
-        Ok(StoragePolicy { dtype, device, budget })
+        Ok(StoragePolicy { dtype, device, budget, ..StoragePolicy::default() })
     }
 }
 

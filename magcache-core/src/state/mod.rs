@@ -2,10 +2,16 @@
 
 #[cfg(feature = "candle")]
 mod half;
+#[cfg(feature = "candle")]
+mod kept;
+#[cfg(feature = "candle")]
+mod pinned;
 mod slots;
 #[cfg(feature = "candle")]
 mod storage;
 
+#[cfg(feature = "candle")]
+pub use pinned::HostBuffers;
 pub use slots::{HookId, SlotKey, Slots};
 #[cfg(feature = "candle")]
 pub use storage::{StoragePolicy, Stored};

@@ -2,7 +2,8 @@
 
 use candle_core::{D, DType, Device, Result, Tensor};
 
-use crate::{Streams, state::half};
+use super::{half, kept::Kept, pinned::HostBuffers};
+use crate::Streams;
 
 /// Dtype, device and size limit for what a session stores. Metrics are computed before a tensor is stored.
 #[derive(Clone, Debug, Default)]
@@ -13,6 +14,8 @@ pub struct StoragePolicy {
     pub device: Option<Device>,
     /// Maximum number of bytes per session; `None` for no limit.
     pub budget: Option<usize>,
+    /// Memory of the host that residuals of an NVIDIA GPU use again.
+    pub buffers: HostBuffers,
 }
 
 /// Streams stored under a policy; [`Stored::load`] restores their original dtype and device.
@@ -21,7 +24,7 @@ pub struct StoragePolicy {
 /// divisor first, so that finite values stay finite and no precision is lost beyond that of the dtype.
 #[derive(Clone, Debug)]
 pub struct Stored {
-    streams: Streams,
+    streams: Streams<Kept>,
     /// The divisor of every token, on the model's device; `None` if all values are known to fit.
     divisor: Option<Streams>,
     dtype: DType,
@@ -35,10 +38,7 @@ impl Stored {
     pub fn new(streams: &Streams, policy: &StoragePolicy) -> Result<Self> {
         let image = streams.image()?;
         let convert = |streams: &Streams| {
-            streams.map(|t| {
-                let t = half::to_dtype(t, policy.dtype.unwrap_or(t.dtype()))?;
-                policy.device.as_ref().map_or(Ok(t.clone()), |device| t.to_device(device))
-            })
+            streams.map(|t| Kept::new(half::to_dtype(t, policy.dtype.unwrap_or(t.dtype()))?, policy))
         };
         let (dtype, device) = (image.dtype(), image.device().clone());
         let plain = || Ok(Self { streams: convert(streams)?, divisor: None, dtype, device: device.clone() });
@@ -49,7 +49,9 @@ impl Stored {
         // synchronisation.
         if device.is_cpu() {
             let stored = plain()?;
-            if stored.streams.is_finite_on_host()? || !streams.is_finite_on_host()? {
+            let kept = stored.streams.tensors();
+            let fits = kept.iter().try_fold(true, |fits, t| Result::Ok(fits && t.is_finite_on_host()?))?;
+            if fits || !streams.is_finite_on_host()? {
                 return Ok(stored);
             }
         }
@@ -61,7 +63,7 @@ impl Stored {
 
     /// The streams in their original dtype and on their original device.
     pub fn load(&self) -> Result<Streams> {
-        let streams = self.streams.map(|t| half::to_dtype(&t.to_device(&self.device)?, self.dtype))?;
+        let streams = self.streams.map(|t| half::to_dtype(&t.on(&self.device)?, self.dtype))?;
         match &self.divisor {
             Some(divisor) => streams.with(divisor, Tensor::broadcast_mul),
             None => Ok(streams),
@@ -99,7 +101,7 @@ mod tests {
                 let policy = StoragePolicy { dtype: Some(narrow), ..StoragePolicy::default() };
                 let streams = image(&[large, 0.5 * large, 0.0], dtype);
                 let stored = Stored::new(&streams, &policy).unwrap();
-                assert_eq!(stored.streams.image().unwrap().dtype(), narrow);
+                assert_eq!(stored.streams.tensors()[0].dtype(), narrow);
                 let loaded = stored.load().unwrap();
                 assert_eq!(loaded.image().unwrap().dtype(), dtype);
                 for (got, want) in values(&loaded).into_iter().zip(values(&streams)) {

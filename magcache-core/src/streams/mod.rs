@@ -11,22 +11,23 @@ pub(crate) use kind::Kind;
 
 use crate::{Role, metrics};
 
-/// The tensors between two blocks, each `[batch, tokens, channels]`. Cloning copies handles, not data.
+/// The tensors between two blocks, each `[batch, tokens, channels]`, or what stands for each of them. Cloning
+/// copies handles, not data.
 #[derive(Clone, Debug)]
-pub enum Streams {
+pub enum Streams<T = Tensor> {
     /// One stream; text enters by cross-attention (Wan).
-    Image(Tensor),
+    Image(T),
     /// Two streams (Flux dual blocks).
     Dual {
         /// The denoised stream.
-        image: Tensor,
+        image: T,
         /// The text stream.
-        text: Tensor,
+        text: T,
     },
     /// Both in one sequence (Flux single blocks; Wan's tokens of a picture beside those of the video).
     Joint {
         /// The whole sequence.
-        tokens: Tensor,
+        tokens: T,
         /// The place on dimension 1 of the text, or of whatever else is not denoised: a prefix or a suffix.
         text: Range<usize>,
     },
@@ -199,15 +200,6 @@ impl Streams {
         }
     }
 
-    /// The same streams with every tensor replaced.
-    pub fn map(&self, f: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Self> {
-        Ok(match self {
-            Self::Image(image) => Self::Image(f(image)?),
-            Self::Dual { image, text } => Self::Dual { image: f(image)?, text: f(text)? },
-            Self::Joint { tokens, text } => Self::Joint { tokens: f(tokens)?, text: text.clone() },
-        })
-    }
-
     /// The same streams with every tensor combined with the one in its place in `other`.
     ///
     /// Errors: streams of another form.
@@ -240,15 +232,6 @@ impl Streams {
         })
     }
 
-    /// Every tensor held.
-    pub fn tensors(&self) -> Vec<&Tensor> {
-        match self {
-            Self::Image(image) => vec![image],
-            Self::Dual { image, text } => vec![image, text],
-            Self::Joint { tokens, .. } => vec![tokens],
-        }
-    }
-
     /// The same streams, with the numbers of `other` in place of those that are NaN or infinite on the host.
     pub fn finite_or(self, other: &Self) -> Result<Self> {
         if self.is_finite_on_host()? {
@@ -265,6 +248,26 @@ impl Streams {
             }
         }
         Ok(true)
+    }
+}
+
+impl<T> Streams<T> {
+    /// The same streams with every tensor replaced.
+    pub fn map<U>(&self, f: impl Fn(&T) -> Result<U>) -> Result<Streams<U>> {
+        Ok(match self {
+            Self::Image(image) => Streams::Image(f(image)?),
+            Self::Dual { image, text } => Streams::Dual { image: f(image)?, text: f(text)? },
+            Self::Joint { tokens, text } => Streams::Joint { tokens: f(tokens)?, text: text.clone() },
+        })
+    }
+
+    /// Every tensor held.
+    pub fn tensors(&self) -> Vec<&T> {
+        match self {
+            Self::Image(image) => vec![image],
+            Self::Dual { image, text } => vec![image, text],
+            Self::Joint { tokens, .. } => vec![tokens],
+        }
     }
 }
 

@@ -1,11 +1,9 @@
 //! The stored form of streams.
 
-use candle_core::Tensor;
-
 use super::Streams;
 use crate::snapshot::{Field, Reader, SnapshotError, Writer};
 
-impl Field for Streams {
+impl<T: Field> Field for Streams<T> {
     fn write(&self, to: &mut Writer<'_>) {
         match self {
             Self::Image(image) => {
@@ -35,6 +33,6 @@ impl Field for Streams {
     }
 
     fn tensor_bytes(&self) -> usize {
-        self.tensors().into_iter().map(Tensor::tensor_bytes).sum()
+        self.tensors().into_iter().map(T::tensor_bytes).sum()
     }
 }

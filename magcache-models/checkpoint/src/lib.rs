@@ -28,6 +28,7 @@ pub mod table;
 mod tests;
 mod torch;
 mod unread;
+mod upload;
 mod weights;
 
 pub use adapter::{Adapter, AdapterNames, AdapterReport, Part as AdapterPart};

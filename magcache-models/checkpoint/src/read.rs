@@ -5,7 +5,7 @@ use std::ops::Range;
 use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
 
-use super::{blob::Blob, decode::decode, header::TensorInfo, number::NumberFormat};
+use super::{blob::Blob, decode::decode, header::TensorInfo, number::NumberFormat, upload::Uploads};
 
 /// Bytes copied before their pages are returned to the system: a few milliseconds of work.
 const CHUNK: usize = 16 << 20;
@@ -27,8 +27,8 @@ type Result<T> = std::result::Result<T, ReadError>;
 
 /// Copies a tensor out of its file as type `wanted`, widening to f32 and decoding while copying. All values
 /// must be finite.
-pub(super) fn tensor(blob: &Blob, info: &TensorInfo, wanted: DType, device: &Device) -> Result<Tensor> {
-    let shape = info.shape.as_slice();
+pub(super) fn tensor(blob: &Blob, info: &TensorInfo, wanted: DType, to: &Uploads) -> Result<Tensor> {
+    let (shape, device) = (info.shape.as_slice(), &Device::Cpu);
     let tensor = match (info.format, wanted) {
         _ if info.scale.is_some() || info.format.is_coded() => {
             Tensor::from_vec(arranged(decoded(blob, info)?, info), shape, device)
@@ -48,7 +48,7 @@ pub(super) fn tensor(blob: &Blob, info: &TensorInfo, wanted: DType, device: &Dev
             return Err(candle_core::Error::msg(format!("cannot read tensors of type {other}")).into());
         }
     }?;
-    Ok(tensor.to_dtype(wanted)?)
+    Ok(to.place(&tensor.to_dtype(wanted)?)?)
 }
 
 /// Looks at every value of a tensor.

@@ -9,9 +9,13 @@ use crate::{
     checkpoint::{AdapterNames, AdapterPart, AdapterReport, CheckpointError, Folder, WeightDtype, Weights},
     image::Picture,
     pipeline::{
-        Defaults, LoadOptions, PipelineError, Request, Result, adapters_of, truncated, unknown_words,
+        self, Defaults, Division, LoadOptions, Phase, PipelineError, Request, Result, adapters_of, truncated,
+        unknown_words,
     },
 };
+
+/// Tokens that prompts are padded to.
+const TEXT_TOKENS: usize = 512;
 
 /// The names that adapters use for the text encoder.
 const ENCODER: AdapterNames = names::ADAPTER.of(AdapterPart::T5);
@@ -64,6 +68,45 @@ impl Parts {
 
     pub(super) fn encoders(&self) -> Result<Vec<Weights>> {
         Ok(vec![self.source.text_encoder(&Device::Cpu, WeightDtype::Keep)?])
+    }
+
+    /// What text encoder, networks and autoencoder need for a request with so many tokens, of which so many
+    /// frames are decoded together.
+    pub(super) fn memory(&self, request: &Request, tokens: usize, frames: usize) -> Result<Vec<Phase>> {
+        let (source, options) = (&self.source, &self.options);
+        let (device, dtype) = (&options.device, options.dtype);
+        let text = source.text_encoder_config();
+        let encoder = source.text_encoder(device, dtype)?;
+        let sizes = [text.d_model, text.d_ff];
+        let config = source.transformer_config(Expert(0));
+        let experts = if options.keeps_experts() { source.experts() } else { 1 };
+        let networks = (0..experts)
+            .map(|expert| source.transformer(Expert(expert as u8), device, options.network_dtype()))
+            .collect::<std::result::Result<Vec<_>, _>>()?;
+        let mut network = pipeline::transformer_phase(
+            "transformer",
+            (&networks, &["blocks"]),
+            tokens,
+            [config.inner_dim(), config.ffn_dim],
+            Division::of(options),
+        );
+        // Keys and values of the text, in every block and for both branches.
+        let text_tokens = 2 * TEXT_TOKENS * config.num_layers * config.inner_dim() * 4;
+        network.activations += 2 * (text_tokens * experts) as u64;
+        let vae = source.vae(device, WeightDtype::Auto)?;
+        let (width, height) = (request.width(), request.height());
+        let decoding = source.vae_config().decode_memory(width, height, frames, self.tiling());
+        let decoding = decoding.map_err(|e| PipelineError::part("autoencoder", e))?;
+        Ok(vec![
+            pipeline::text_phase(&[encoder], TEXT_TOKENS, sizes, text.num_heads),
+            network,
+            Phase {
+                name: "autoencoder",
+                weights: vae.resident_bytes(),
+                activations: decoding.total(candle_core::utils::get_num_threads()),
+                ..Phase::default()
+            },
+        ])
     }
 
     /// The network of an expert as its adapters change it.

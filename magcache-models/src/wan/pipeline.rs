@@ -12,11 +12,11 @@ use super::{
     s2v::S2vPipeline,
 };
 use crate::{
-    checkpoint::{AdapterReport, Folder, WeightDtype, Weights},
+    checkpoint::{AdapterReport, Folder, Weights},
     image::Picture,
     pipeline::{
-        self, Defaults, Denoiser, Division, LoadOptions, Loader, Phase, Pipeline, PipelineError, Request,
-        Result, SamplingOption, Stage,
+        Defaults, Denoiser, LoadOptions, Loader, Phase, Pipeline, PipelineError, Request, Result,
+        SamplingOption, Stage, noise,
     },
     sampler::{Sampler, SchedulerConfig},
 };
@@ -134,42 +134,7 @@ impl Pipeline for WanPipeline {
     }
 
     fn memory(&self, request: &Request) -> Result<Vec<Phase>> {
-        let (source, options) = (self.source(), &self.parts.options);
-        let (device, dtype) = (&options.device, options.dtype);
-        let text = source.text_encoder_config();
-        let encoder = source.text_encoder(device, dtype)?;
-        let sizes = [text.d_model, text.d_ff];
-        let tokens = self.sizes(request)?.tokens;
-        let config = source.transformer_config(Expert(0));
-        let experts = if options.keeps_experts() { source.experts() } else { 1 };
-        let networks = (0..experts)
-            .map(|expert| source.transformer(Expert(expert as u8), device, options.network_dtype()))
-            .collect::<std::result::Result<Vec<_>, _>>()?;
-        let mut network = pipeline::transformer_phase(
-            "transformer",
-            (&networks, &["blocks"]),
-            tokens,
-            [config.inner_dim(), config.ffn_dim],
-            Division::of(options),
-        );
-        // Keys and values of the text, in every block and for both branches.
-        let text_tokens = 2 * 512 * config.num_layers * config.inner_dim() * 4;
-        network.activations += 2 * (text_tokens * experts) as u64;
-        let vae = source.vae(device, WeightDtype::Auto)?;
-        let (width, height) = (request.width(), request.height());
-        let decoding = source.vae_config().decode_memory(width, height, request.frames, self.parts.tiling());
-        let decoding = decoding.map_err(|e| PipelineError::part("autoencoder", e))?;
-        Ok(vec![
-            pipeline::text_phase(&[encoder], 512, sizes, text.num_heads),
-            network,
-            Phase {
-                name: "autoencoder",
-                weights: vae.resident_bytes(),
-                scratch: 0,
-                activations: decoding.total(candle_core::utils::get_num_threads()),
-                ..Phase::default()
-            },
-        ])
+        self.parts.memory(request, self.sizes(request)?.tokens, request.frames)
     }
 
     fn encoders(&self) -> Result<Vec<Weights>> {
@@ -272,7 +237,7 @@ impl Pipeline for WanPipeline {
 
     fn noise(&self, request: &Request) -> Result<Tensor> {
         let [c, t, h, w] = self.latent_shape(request);
-        pipeline::noise(request.seed, (1, c, t, h, w), self.device())
+        noise(request.seed, (1, c, t, h, w), self.device())
     }
 
     fn decode(

@@ -126,6 +126,19 @@ impl Wav2Vec2Config {
         self.convolutions().fold(samples, |tokens, (_, kernel, stride)| behind(tokens, kernel, stride))
     }
 
+    /// An upper bound of the bytes that are alive at the peak for so many samples, in f32: the first
+    /// convolution with its norm, the longest of all tensors, or all hidden states and what a layer makes of one.
+    pub fn activation_bytes(&self, samples: usize) -> u64 {
+        const F32: usize = 4;
+        // Input, output and two that the norm and the activation make.
+        let first =
+            self.convolutions().next().map_or(0, |(channels, _, stride)| samples / stride * channels * 4);
+        let kept = self.hidden_size * (self.num_hidden_layers + 1);
+        // Input, residual, queries, keys, values, their attention, sums; the feed-forward layer.
+        let layer = 10 * self.hidden_size + self.intermediate_size;
+        (first.max(self.states(samples) * (kept + layer)) * F32) as u64
+    }
+
     /// Samples that so many hidden states in a row are computed from before the layers mix them.
     pub fn samples(&self, states: usize) -> usize {
         let before = |tokens: usize, kernel: usize, stride: usize| match tokens.checked_sub(1) {

@@ -113,7 +113,7 @@ impl Flat {
         let set = TensorSet {
             files: vec![file],
             tensors: self.weights.scoped().filter_map(moved).collect(),
-            device: set.device.clone(),
+            uploads: set.uploads.clone(),
             dtype: set.dtype,
             ops: set.ops,
             is_coded: set.is_coded,

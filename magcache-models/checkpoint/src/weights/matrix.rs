@@ -11,6 +11,7 @@ use crate::{
     decode::{LARGEST_BLOCK, decode},
     header::TensorInfo,
     number::NumberFormat,
+    upload::Uploads,
 };
 
 /// The weight of a layer.
@@ -101,7 +102,11 @@ impl Matrix {
 impl CodedMatrix {
     /// The device that its weights are for. The codes are in the file.
     pub fn device(&self) -> &Device {
-        &self.set.device
+        self.uploads().device()
+    }
+
+    pub(super) fn uploads(&self) -> &Uploads {
+        &self.set.uploads
     }
 
     pub(super) fn format(&self) -> NumberFormat {

@@ -33,6 +33,7 @@ use super::{
     number::NumberFormat,
     read::{self, ReadError},
     unread::Unread,
+    upload::Uploads,
 };
 
 /// Largest size in f32, in bytes, of a component that counts as small: see [`WeightDtype::Auto`].
@@ -67,7 +68,7 @@ pub struct Weights {
 pub(crate) struct TensorSet {
     files: Vec<OpenFile>,
     tensors: BTreeMap<String, Located>,
-    device: Device,
+    uploads: Uploads,
     dtype: WeightDtype,
     ops: Ops,
     /// Whether some of the tensors are coded.
@@ -137,7 +138,7 @@ impl fmt::Debug for TensorSet {
         f.debug_struct("TensorSet")
             .field("files", &self.files.iter().map(|file| &file.place).collect::<Vec<_>>())
             .field("tensors", &self.tensors.len())
-            .field("device", &self.device)
+            .field("device", self.uploads.device())
             .field("dtype", &self.dtype)
             .finish_non_exhaustive()
     }
@@ -238,13 +239,13 @@ impl Weights {
 
     /// The device that tensors are loaded to.
     pub fn device(&self) -> &Device {
-        &self.set.device
+        self.set.uploads.device()
     }
 
     /// The type in which a network of these weights computes: f32 on a CPU, elsewhere that of its largest
     /// tensors.
     pub fn compute_dtype(&self) -> DType {
-        if self.set.device.is_cpu() {
+        if self.device().is_cpu() {
             return DType::F32;
         }
         if let WeightDtype::Cast(dtype) = self.set.dtype {
@@ -274,15 +275,15 @@ impl Weights {
     fn read(&self, name: &str, shape: &[usize], asked: Option<DType>) -> Result<Tensor, CheckpointError> {
         let Found { name, file, info, changes } = self.find(name, shape)?;
         let own = self.kept_dtype(info.format);
-        let (wanted, device) = (asked.unwrap_or(own), &self.set.device);
+        let (wanted, to) = (asked.unwrap_or(own), &self.set.uploads);
         if changes.is_empty() {
-            return read::tensor(&file.blob, &info, wanted, device).map_err(|e| self.unreadable(&name, e));
+            return read::tensor(&file.blob, &info, wanted, to).map_err(|e| self.unreadable(&name, e));
         }
         // Added in f32, rounded once; not at all where other tensors are coded, which are not rounded either.
         let wanted = if asked.is_none() && self.set.is_coded { DType::F32 } else { wanted };
-        let stored = read::tensor(&file.blob, &info, DType::F32, device);
+        let stored = read::tensor(&file.blob, &info, DType::F32, to);
         let stored = stored.map_err(|error| self.unreadable(&name, error))?;
-        let change = adapter::sum(changes, &name, shape, device)?;
+        let change = adapter::sum(changes, &name, shape, to.device())?;
         Ok((stored + change)?.to_dtype(wanted)?)
     }
 
@@ -317,7 +318,7 @@ impl Weights {
 
     /// The type that a tensor is kept in, if none is asked for.
     fn kept_dtype(&self, stored: NumberFormat) -> DType {
-        let (device, half) = (&self.set.device, half_precision(&self.set.device));
+        let (device, half) = (self.device(), half_precision(self.device()));
         match stored.float() {
             Some(DType::F32) if self.set.dtype == WeightDtype::Half => half,
             // Some cards do not multiply in bf16.

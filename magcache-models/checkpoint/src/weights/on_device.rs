@@ -43,11 +43,13 @@ impl CodedMatrix {
         let (device, shape) = (self.device(), [self.rows(), self.inputs()]);
         let codes = match self.format() {
             NumberFormat::F8E4M3 => {
-                Codes::Floats(Tensor::from_raw_buffer(&bytes, DType::F8E4M3, &shape, device)?)
+                let values = Tensor::from_raw_buffer(&bytes, DType::F8E4M3, &shape, &Device::Cpu)?;
+                Codes::Floats(self.uploads().place(&values)?)
             }
             NumberFormat::F8E5M2 => {
                 let values = bytes.iter().map(|byte| f16::from_bits(u16::from(*byte) << 8));
-                Codes::Floats(Tensor::from_vec(values.collect::<Vec<_>>(), shape.to_vec(), device)?)
+                let values = Tensor::from_vec(values.collect::<Vec<_>>(), shape.to_vec(), &Device::Cpu)?;
+                Codes::Floats(self.uploads().place(&values)?)
             }
             format => {
                 let Some(dtype) = ggml(format) else { return Ok(None) };

@@ -15,6 +15,7 @@ use crate::{
     scales::{self, Loose},
     torch,
     unread::Unread,
+    upload::Uploads,
 };
 
 /// How a file of tensors is written.
@@ -146,9 +147,9 @@ impl Weights {
             }
             chosen => chosen,
         };
-        let (device, changes) = (device.clone(), BTreeMap::new());
+        let (uploads, changes) = (Uploads::to(device), BTreeMap::new());
         let is_coded = tensors.values().any(|located| located.info.format.is_coded());
-        let set = TensorSet { files, tensors, device, dtype, ops, is_coded, unread, changes };
+        let set = TensorSet { files, tensors, uploads, dtype, ops, is_coded, unread, changes };
         Ok(Self { set: Arc::new(set), prefix: String::new() })
     }
 

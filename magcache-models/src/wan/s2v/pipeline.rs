@@ -13,7 +13,9 @@ use crate::{
     autoencoder::VideoVae,
     checkpoint::{AdapterReport, Weights},
     image::Picture,
-    pipeline::{Defaults, Denoiser, Pipeline, PipelineError, Request, Result, SamplingOption, Stage, noise},
+    pipeline::{
+        Defaults, Denoiser, Phase, Pipeline, PipelineError, Request, Result, SamplingOption, Stage, noise,
+    },
     sampler::{Sampler, SchedulerConfig},
     wan::parts::Parts,
     wav2vec2::{MAX_SECONDS, SAMPLE_RATE, Waveform},
@@ -120,6 +122,27 @@ impl Pipeline for S2vPipeline {
 
     fn networks(&self) -> Result<Vec<Weights>> {
         self.parts.networks()
+    }
+
+    fn memory(&self, request: &Request) -> Result<Vec<Phase>> {
+        let clips = self.clips(request)?;
+        let window = clips > 1 || request.start_from_ref.unwrap_or_default();
+        let frames =
+            self.parts.source.vae_config().frames(Self::clip_frames(request).decoded_latents(!window));
+        let mut phases = self.parts.memory(request, self.sizes(request)?.tokens, frames)?;
+        let network =
+            phases.iter().find(|phase| phase.name == "transformer").map_or(0, |phase| phase.weights);
+        // Between two clips the network stays while the frames of one become the window of the next.
+        if clips > 1 {
+            let own = phases.iter_mut().filter(|phase| phase.name == "autoencoder");
+            own.for_each(|phase| phase.weights += network);
+        }
+        let (source, samples) = (&self.parts.source, Self::waveform(request)?.0.len());
+        if let Some(encoder) = source.speech_encoder(self.device(), self.parts.options.dtype)? {
+            let (weights, activations) = (encoder.resident_bytes(), source.speech_activations(samples));
+            phases.push(Phase { name: "speech encoder", weights, activations, ..Phase::default() });
+        }
+        Ok(phases)
     }
 
     fn encoders(&self) -> Result<Vec<Weights>> {

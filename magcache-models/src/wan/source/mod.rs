@@ -377,6 +377,11 @@ impl WanSource {
         self.speech.as_ref().map_or(0, |speech| speech.encoder.config.states(samples))
     }
 
+    /// Bytes that the encoder of speech has alive at its peak, for so many samples.
+    pub fn speech_activations(&self, samples: usize) -> u64 {
+        self.speech.as_ref().map_or(0, |speech| speech.encoder.config.activation_bytes(samples))
+    }
+
     /// The speech encoder's tensors; `None` in models without one.
     pub fn speech_encoder(
         &self,
