@@ -55,7 +55,10 @@ def block(size, latent, dtype, device, repeat):
     model = WanTransformer3DModel(
         attention_head_dim=HEAD_DIM, num_layers=1, out_channels=sizes["in_channels"], text_dim=4096, **sizes
     )
-    model = model.to(device=device, dtype=dtype).eval()
+    # As a pipeline loads it: what has to be f32 stays so.
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        model = WanTransformer3DModel.from_pretrained(folder, torch_dtype=dtype).to(device).eval()
     frames, rows, columns = latent
     inputs = {
         "hidden_states": torch.randn(1, sizes["in_channels"], frames, rows, columns, device=device, dtype=dtype),

@@ -26,7 +26,7 @@ impl Kept {
         match (&policy.device, t.device()) {
             (None, _) => Ok(Self::Tensor(t)),
             #[cfg(feature = "cuda")]
-            (Some(Device::Cpu), Device::Cuda(from)) => {
+            (Some(Device::Cpu), Device::Cuda(from)) if Pinned::can_keep(&t, from) => {
                 Pinned::new(&t, from, &policy.buffers).map(|pinned| Self::Pinned(Arc::new(pinned)))
             }
             (Some(device), _) => t.to_device(device).map(Self::Tensor),

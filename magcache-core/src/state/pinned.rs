@@ -6,7 +6,7 @@
 )]
 
 #[cfg(feature = "cuda")]
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 #[cfg(feature = "cuda")]
 use candle_core::{
@@ -19,25 +19,49 @@ use candle_core::{
 };
 
 /// Page-locked memory that is free for the next tensors of its size, because locking pages takes longer than
-/// a copy. Clones share it. Without the feature `cuda` there is none.
+/// a copy, and the streams of copies. Clones share it. Without the feature `cuda` there is none.
 #[derive(Clone, Debug, Default)]
 pub struct HostBuffers {
     #[cfg(feature = "cuda")]
-    free: Arc<Mutex<Vec<PinnedHostSlice<u8>>>>,
+    pool: Arc<Mutex<Pool>>,
+}
+
+#[cfg(feature = "cuda")]
+#[derive(Debug, Default)]
+struct Pool {
+    free: Vec<PinnedHostSlice<u8>>,
+    /// To the host, and from it.
+    streams: Option<[Arc<CudaStream>; 2]>,
+}
+
+#[cfg(feature = "cuda")]
+impl Pool {
+    /// A buffer of so many bytes. What is free and of another size is given back to the system.
+    fn take(&mut self, len: usize, context: &Arc<CudaContext>) -> Result<PinnedHostSlice<u8>> {
+        let fits = |buffer: &PinnedHostSlice<u8>| buffer.len() == len && buffer.context() == context;
+        if let Some(place) = self.free.iter().position(fits) {
+            return Ok(self.free.swap_remove(place));
+        }
+        self.free.clear();
+        // SAFETY: a copy writes all of it before anything reads it. Not write-combined: snapshots read it.
+        unsafe { context.alloc_pinned_with_flags(len, 0) }.w()
+    }
+
+    fn streams(&mut self, context: &Arc<CudaContext>) -> Result<[Arc<CudaStream>; 2]> {
+        match &self.streams {
+            Some(streams) if streams[0].context() == context => Ok(streams.clone()),
+            _ => {
+                let made = [context.new_stream().w()?, context.new_stream().w()?];
+                Ok(self.streams.insert(made).clone())
+            }
+        }
+    }
 }
 
 #[cfg(feature = "cuda")]
 impl HostBuffers {
-    /// A buffer of so many bytes. What is free and of another size is given back to the system.
-    fn take(&self, len: usize, context: &Arc<CudaContext>) -> Result<PinnedHostSlice<u8>> {
-        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        let fits = |buffer: &PinnedHostSlice<u8>| buffer.len() == len && buffer.context() == context;
-        if let Some(place) = free.iter().position(fits) {
-            return Ok(free.swap_remove(place));
-        }
-        free.clear();
-        // SAFETY: a copy writes all of it before anything reads it. Not write-combined: snapshots read it.
-        unsafe { context.alloc_pinned_with_flags(len, 0) }.w()
+    fn pool(&self) -> MutexGuard<'_, Pool> {
+        self.pool.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -55,18 +79,23 @@ pub(super) struct Pinned {
 #[cfg(feature = "cuda")]
 impl Drop for Pinned {
     fn drop(&mut self) {
-        let mut free = self.buffers.free.lock().unwrap_or_else(PoisonError::into_inner);
-        free.extend(self.bytes.take());
+        self.buffers.pool().free.extend(self.bytes.take());
     }
 }
 
 #[cfg(feature = "cuda")]
 impl Pinned {
+    /// Whether tensors of the device can be kept so: they hold something, and all threads share its stream,
+    /// which a device from `Device::new_cuda` (`CU_STREAM_PER_THREAD`) does not have.
+    pub(super) fn can_keep(t: &Tensor, device: &CudaDevice) -> bool {
+        t.elem_count() > 0 && device.cuda_stream().cu_stream().addr() != 2
+    }
+
     /// Begins the copy and waits for nothing.
     pub(super) fn new(t: &Tensor, device: &CudaDevice, buffers: &HostBuffers) -> Result<Self> {
         let len = t.elem_count() * t.dtype().size_in_bytes();
         let stream = device.cuda_stream();
-        let bytes = Some(buffers.take(len, stream.context())?);
+        let bytes = Some(buffers.pool().take(len, stream.context())?);
         let mut pinned = Self { bytes, buffers: buffers.clone(), dtype: t.dtype(), shape: t.shape().clone() };
         let t = t.contiguous()?;
         let (storage, layout) = t.storage_and_layout();
@@ -83,9 +112,10 @@ impl Pinned {
     }
 
     fn fill<T: DeviceRepr>(&mut self, values: &CudaView<'_, T>, computes: &Arc<CudaStream>) -> Result<()> {
+        let [copies, _] = self.buffers.pool().streams(computes.context())?;
         let Some(bytes) = &mut self.bytes else { bail!("a buffer that was given back") };
-        // What computed the tensor has recorded no event in it, so the copies wait for all of it.
-        let copies = computes.fork().w()?;
+        // Not all that computes a tensor records an event in it, so the copies wait for all that was asked.
+        copies.join(computes).w()?;
         // SAFETY: the next line writes it.
         let mut own = unsafe { copies.alloc::<T>(values.len()) }.w()?;
         copies.memcpy_dtod(values, &mut own).w()?;
@@ -120,12 +150,16 @@ impl Pinned {
         bytes: &PinnedHostSlice<u8>,
         computes: &Arc<CudaStream>,
     ) -> Result<CudaSlice<T>> {
-        let copies = computes.context().new_stream().w()?;
+        let [_, copies] = self.buffers.pool().streams(computes.context())?;
+        let count = self.shape.elem_count();
         // SAFETY: the copy writes all of it.
-        let mut values = unsafe { copies.alloc::<T>(self.shape.elem_count()) }.w()?;
+        let memory = unsafe { copies.alloc::<T>(count) }.w()?;
+        // Waits of candle are those of the stream that a slice belongs to, and so is its end.
+        // SAFETY: it is the memory of as many values, which nobody else frees.
+        let mut values = unsafe { computes.upgrade_device_ptr::<T>(memory.leak(), count) };
         // SAFETY: numbers are bytes, and there are as many of them.
         let Some(mut view) = (unsafe { values.transmute_mut::<u8>(bytes.len()) }) else {
-            bail!("{} bytes for {} values", bytes.len(), self.shape.elem_count())
+            bail!("{} bytes for {count} values", bytes.len())
         };
         copies.memcpy_htod(bytes, &mut view).w()?;
         computes.join(&copies).w()?;

@@ -15,6 +15,42 @@ pub fn compute_capability(device: &Device) -> Option<(i32, i32)> {
     }
 }
 
+/// Whether each thread has a stream of its own on the device, as after `Device::new_cuda`: its number is
+/// `CU_STREAM_PER_THREAD`.
+#[cfg(feature = "cuda")]
+pub(crate) fn is_per_thread(device: &candle_core::CudaDevice) -> bool {
+    device.cuda_stream().cu_stream().addr() == 2
+}
+
+/// A point in what a device was asked to compute.
+#[derive(Debug)]
+pub struct Milestone {
+    #[cfg(feature = "cuda")]
+    event: Option<candle_core::cuda_backend::cudarc::driver::CudaEvent>,
+}
+
+impl Milestone {
+    /// Behind everything that the device was asked for until now.
+    #[cfg_attr(not(feature = "cuda"), expect(unused_variables, reason = "a CPU computes when it is asked"))]
+    pub fn now(device: &Device) -> Self {
+        Self {
+            #[cfg(feature = "cuda")]
+            event: match device {
+                Device::Cuda(device) => device.cuda_stream().record_event(None).ok(),
+                _ => None,
+            },
+        }
+    }
+
+    /// Waits until the device has computed it. A device that has failed says so elsewhere.
+    pub fn wait(&self) {
+        #[cfg(feature = "cuda")]
+        if let Some(event) = &self.event {
+            _ = event.synchronize();
+        }
+    }
+}
+
 /// The type of half precision that a device multiplies in: bf16, or f16 on NVIDIA GPUs before Ampere.
 pub fn half_precision(device: &Device) -> DType {
     half_of(compute_capability(device))

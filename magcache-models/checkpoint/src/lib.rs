@@ -34,7 +34,7 @@ mod weights;
 pub use adapter::{Adapter, AdapterNames, AdapterReport, Part as AdapterPart};
 pub use config::ConfigError;
 pub use decode::decode_f8;
-pub use device::{compute_capability, half_precision};
+pub use device::{Milestone, compute_capability, half_precision};
 pub use error::CheckpointError;
 pub use folder::{EmbeddedFile, Folder};
 pub use mapped::Mapped;

@@ -5,14 +5,18 @@ use std::{
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
 };
 
+use candle_core::Device;
+
 use super::{Fetcher, LoadResult};
-use crate::checkpoint::CheckpointError;
+use crate::checkpoint::{CheckpointError, Milestone};
 
 /// Lends blocks by number. Which are fetched, and in which order, follows from the calls alone, not from
 /// times.
 pub(crate) struct Lender<B> {
     /// Stored bytes of each block.
     sizes: Vec<u64>,
+    /// Where they run.
+    device: Device,
     fetcher: Fetcher,
     fetch: Arc<dyn Fn(usize) -> LoadResult<B> + Send + Sync>,
     shelf: Arc<Shelf<B>>,
@@ -68,11 +72,12 @@ impl<B> Drop for Delivery<B> {
 impl<B: Send + Sync + 'static> Lender<B> {
     pub(super) fn new(
         sizes: Vec<u64>,
+        device: Device,
         fetcher: Fetcher,
         fetch: impl Fn(usize) -> LoadResult<B> + Send + Sync + 'static,
     ) -> Self {
         let shelf = Arc::new(Shelf { places: Mutex::default(), changed: Condvar::new() });
-        Self { sizes, fetcher, fetch: Arc::new(fetch), shelf }
+        Self { sizes, device, fetcher, fetch: Arc::new(fetch), shelf }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -117,7 +122,11 @@ impl<B: Send + Sync + 'static> Lender<B> {
         let mut delivery = Delivery { shelf: Arc::clone(&self.shelf), block, state: None };
         let fetch = Arc::clone(&self.fetch);
         let bytes = self.sizes.get(block).copied().unwrap_or_default();
+        // A device computes behind who asks it: the block before the last one may still be running, and its
+        // memory is needed.
+        let before = Milestone::now(&self.device);
         self.fetcher.fetch(bytes, move || {
+            before.wait();
             delivery.is(match fetch(block) {
                 Ok(made) => State::Here(Arc::new(made)),
                 Err(error) => State::Failed(error),
@@ -143,7 +152,7 @@ mod tests {
     fn numbers(count: usize) -> (Lender<usize>, mpsc::Receiver<usize>) {
         let (tell, fetched) = mpsc::channel();
         let fetcher = Fetcher::start(Traffic::default()).unwrap();
-        let lender = Lender::new(vec![10; count], fetcher, move |i| {
+        let lender = Lender::new(vec![10; count], Device::Cpu, fetcher, move |i| {
             tell.send(i).unwrap();
             if i == 7 { Err(candle_core::Error::msg("no seven").into()) } else { Ok(i) }
         });
@@ -194,7 +203,8 @@ mod tests {
         assert!(error.contains("no seven"), "{error}");
         assert!(lender.get(9).unwrap_err().to_string().contains("block 9 of 9"));
         let fetcher = Fetcher::start(Traffic::default()).unwrap();
-        let lender = Lender::new(vec![10; 3], fetcher, |i| -> LoadResult<usize> { panic!("{i}") });
+        let lender =
+            Lender::new(vec![10; 3], Device::Cpu, fetcher, |i| -> LoadResult<usize> { panic!("{i}") });
         for block in [0, 2] {
             let error = lender.get(block).unwrap_err().to_string();
             assert!(error.contains("the thread that fetches blocks ended"), "{error}");

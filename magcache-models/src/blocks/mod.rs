@@ -97,13 +97,14 @@ impl<B: Send + Sync + 'static> Blocks<B> {
         }
         let all = weights.pp(list);
         let sizes = (0..count).map(|i| all.pp(i).flat().len() as u64).collect();
+        let device = weights.device().clone();
         Ok(Self::Lent(match residence {
             Residence::Shards { group, .. } => {
                 let shards = Shards::of(&all, list, count, group.clone());
-                Lender::new(sizes, fetcher, move |i| load(&shards.block(i)?))
+                Lender::new(sizes, device, fetcher, move |i| load(&shards.block(i)?))
             }
             // Read whole: what stays coded would else be read from the file while the block runs.
-            Residence::Disk { .. } | Residence::Memory => Lender::new(sizes, fetcher, move |i| {
+            Residence::Disk { .. } | Residence::Memory => Lender::new(sizes, device, fetcher, move |i| {
                 let flat = all.pp(i).flat();
                 load(&flat.tensors(flat.read(0..flat.len())))
             }),

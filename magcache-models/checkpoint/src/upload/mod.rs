@@ -10,6 +10,8 @@ use candle_core::{Device, Result, Tensor};
 
 #[cfg(feature = "cuda")]
 use self::staging::Staging;
+#[cfg(feature = "cuda")]
+use crate::device::is_per_thread;
 
 /// A device and how tensors get there. Clones share what they need for that.
 #[derive(Clone, Debug)]
@@ -33,12 +35,12 @@ impl Uploads {
         &self.device
     }
 
-    /// A contiguous tensor of the host, on the device. The copy to an NVIDIA GPU runs beside what it computes;
-    /// what uses the tensor waits for it there.
+    /// A contiguous tensor of the host, on the device. The copy to an NVIDIA GPU runs beside what it computes,
+    /// if all threads share its stream; what uses the tensor waits for it there.
     pub(crate) fn place(&self, tensor: &Tensor) -> Result<Tensor> {
         match &self.device {
             #[cfg(feature = "cuda")]
-            Device::Cuda(device) => {
+            Device::Cuda(device) if !is_per_thread(device) => {
                 let mut staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
                 let staging = match &mut *staging {
                     Some(staging) => staging,

@@ -17,8 +17,10 @@ const BUFFER: usize = 32 << 20;
 
 #[derive(Debug)]
 pub(super) struct Staging {
-    /// Copies alone, so that they wait for nothing that is computed.
+    /// Copies alone, so that they wait for no kernel.
     copies: Arc<CudaStream>,
+    /// The stream of the device, which all tensors belong to.
+    computes: Arc<CudaStream>,
     buffers: [Buffer; 2],
 }
 
@@ -46,9 +48,10 @@ impl Drop for Buffer {
 
 impl Staging {
     pub(super) fn new(device: &CudaDevice) -> Result<Self> {
-        let copies = device.cuda_stream().context().new_stream().w()?;
+        let computes = device.cuda_stream();
+        let copies = computes.context().new_stream().w()?;
         let buffers = [Buffer::new(&copies)?, Buffer::new(&copies)?];
-        Ok(Self { copies, buffers })
+        Ok(Self { copies, computes, buffers })
     }
 
     /// Begins the copy of a contiguous tensor of the host and waits at most until its last bytes are in a
@@ -69,10 +72,13 @@ impl Staging {
         Ok(Tensor::from_storage(storage, tensor.shape().clone(), BackpropOp::none(), false))
     }
 
-    /// The slice's own event makes those wait that use it.
+    /// An event in the slice makes the stream of the device wait for the copies where it is used.
     fn copy<T: DeviceRepr>(&mut self, values: &[T]) -> Result<CudaSlice<T>> {
         // SAFETY: the copies write all of it.
-        let mut out = unsafe { self.copies.alloc::<T>(values.len()) }.w()?;
+        let memory = unsafe { self.copies.alloc::<T>(values.len()) }.w()?;
+        // Waits of candle are those of the stream that a slice belongs to, and so is its end.
+        // SAFETY: it is the memory of as many values, which nobody else frees.
+        let mut out = unsafe { self.computes.upgrade_device_ptr::<T>(memory.leak(), values.len()) };
         let len = size_of_val(values);
         // SAFETY: numbers are bytes, of any value.
         let bytes = unsafe { slice::from_raw_parts(values.as_ptr().cast::<u8>(), len) };
@@ -91,7 +97,11 @@ impl Staging {
             let at = i * BUFFER;
             let mut place = all.slice_mut(at..at + piece.len());
             self.copies.memcpy_htod(&*staged, &mut place).w()?;
-            buffer.copied = Some(self.copies.record_event(None).w()?);
+            match self.copies.record_event(None) {
+                Ok(copied) => buffer.copied = Some(copied),
+                // Nothing says when the buffer is free again.
+                Err(_) => self.copies.synchronize().w()?,
+            }
             self.buffers.swap(0, 1);
         }
         Ok(out)
