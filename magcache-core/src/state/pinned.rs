@@ -114,13 +114,13 @@ impl Pinned {
     fn fill<T: DeviceRepr>(&mut self, values: &CudaView<'_, T>, computes: &Arc<CudaStream>) -> Result<()> {
         let [copies, _] = self.buffers.pool().streams(computes.context())?;
         let Some(bytes) = &mut self.bytes else { bail!("a buffer that was given back") };
-        // Not all that computes a tensor records an event in it, so the copies wait for all that was asked.
-        copies.join(computes).w()?;
+        // The slow copy reads one of its own: the tensor may be freed or used by others at once.
         // SAFETY: the next line writes it.
-        let mut own = unsafe { copies.alloc::<T>(values.len()) }.w()?;
-        copies.memcpy_dtod(values, &mut own).w()?;
-        // From here on the tensor may be freed or used by others: the slow copy reads one of its own.
-        computes.join(&copies).w()?;
+        let mut own = unsafe { computes.alloc::<T>(values.len()) }.w()?;
+        computes.memcpy_dtod(values, &mut own).w()?;
+        copies.join(computes).w()?;
+        // SAFETY: it is the memory of as many values, which nobody else frees.
+        let own = unsafe { copies.upgrade_device_ptr::<T>(own.leak(), values.len()) };
         // SAFETY: numbers are bytes, and there are as many of them.
         let Some(view) = (unsafe { own.transmute::<u8>(bytes.len()) }) else {
             bail!("{} bytes for {} values", bytes.len(), values.len())

@@ -1,5 +1,7 @@
 //! What the device that computes is capable of.
 
+#[cfg(feature = "cuda")]
+use candle_core::cuda_backend::cudarc::driver::{CudaEvent, sys::CUevent_flags};
 use candle_core::{DType, Device};
 
 /// The first compute capability whose products can be in bf16.
@@ -22,11 +24,15 @@ pub(crate) fn is_per_thread(device: &candle_core::CudaDevice) -> bool {
     device.cuda_stream().cu_stream().addr() == 2
 }
 
+/// Who waits for an event sleeps.
+#[cfg(feature = "cuda")]
+const BLOCKING: Option<CUevent_flags> = Some(CUevent_flags::CU_EVENT_BLOCKING_SYNC);
+
 /// A point in what a device was asked to compute.
 #[derive(Debug)]
 pub struct Milestone {
     #[cfg(feature = "cuda")]
-    event: Option<candle_core::cuda_backend::cudarc::driver::CudaEvent>,
+    event: Option<CudaEvent>,
 }
 
 impl Milestone {
@@ -36,7 +42,7 @@ impl Milestone {
         Self {
             #[cfg(feature = "cuda")]
             event: match device {
-                Device::Cuda(device) => device.cuda_stream().record_event(None).ok(),
+                Device::Cuda(device) => device.cuda_stream().record_event(BLOCKING).ok(),
                 _ => None,
             },
         }

@@ -126,8 +126,8 @@ impl Wav2Vec2Config {
         self.convolutions().fold(samples, |tokens, (_, kernel, stride)| behind(tokens, kernel, stride))
     }
 
-    /// An upper bound of the bytes that are alive at the peak for so many samples, in f32: the first
-    /// convolution with its norm, the longest of all tensors, or all hidden states and what a layer makes of one.
+    /// An upper bound of the bytes that are alive at the peak for so many samples, in f32: of the first
+    /// convolution with its norm, or of all hidden states and what a layer makes of one.
     pub fn activation_bytes(&self, samples: usize) -> u64 {
         const F32: usize = 4;
         // Input, output and two that the norm and the activation make.

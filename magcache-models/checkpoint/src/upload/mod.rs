@@ -35,8 +35,8 @@ impl Uploads {
         &self.device
     }
 
-    /// A contiguous tensor of the host, on the device. The copy to an NVIDIA GPU runs beside what it computes,
-    /// if all threads share its stream; what uses the tensor waits for it there.
+    /// A contiguous tensor of the host, on the device. The copy to an NVIDIA GPU runs beside the kernels, if
+    /// all threads share its stream; what uses the tensor waits for it there.
     pub(crate) fn place(&self, tensor: &Tensor) -> Result<Tensor> {
         match &self.device {
             #[cfg(feature = "cuda")]
@@ -47,6 +47,13 @@ impl Uploads {
                     none => none.insert(Staging::new(device)?),
                 };
                 staging.upload(tensor, device)
+            }
+            // Another thread, with another stream, is to use it.
+            #[cfg(feature = "cuda")]
+            Device::Cuda(_) => {
+                let moved = tensor.to_device(&self.device)?;
+                self.device.synchronize()?;
+                Ok(moved)
             }
             device => tensor.to_device(device),
         }
