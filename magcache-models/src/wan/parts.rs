@@ -70,9 +70,9 @@ impl Parts {
         Ok(vec![self.source.text_encoder(&Device::Cpu, WeightDtype::Keep)?])
     }
 
-    /// What text encoder, networks and autoencoder need for a request with so many tokens, of which so many
-    /// frames are decoded together.
-    pub(super) fn memory(&self, request: &Request, tokens: usize, frames: usize) -> Result<Vec<Phase>> {
+    /// What text encoder, networks and autoencoder need, in this order, for a request with so many tokens, of
+    /// which so many frames are decoded together.
+    pub(super) fn memory(&self, request: &Request, tokens: usize, frames: usize) -> Result<[Phase; 3]> {
         let (source, options) = (&self.source, &self.options);
         let (device, dtype) = (&options.device, options.dtype);
         let text = source.text_encoder_config();
@@ -97,7 +97,7 @@ impl Parts {
         let (width, height) = (request.width(), request.height());
         let decoding = source.vae_config().decode_memory(width, height, frames, self.tiling());
         let decoding = decoding.map_err(|e| PipelineError::part("autoencoder", e))?;
-        Ok(vec![
+        Ok([
             pipeline::text_phase(&[encoder], TEXT_TOKENS, sizes, text.num_heads),
             network,
             Phase {

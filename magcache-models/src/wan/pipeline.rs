@@ -134,7 +134,7 @@ impl Pipeline for WanPipeline {
     }
 
     fn memory(&self, request: &Request) -> Result<Vec<Phase>> {
-        self.parts.memory(request, self.sizes(request)?.tokens, request.frames)
+        Ok(self.parts.memory(request, self.sizes(request)?.tokens, request.frames)?.to_vec())
     }
 
     fn encoders(&self) -> Result<Vec<Weights>> {

@@ -129,14 +129,12 @@ impl Pipeline for S2vPipeline {
         let window = clips > 1 || request.start_from_ref.unwrap_or_default();
         let frames =
             self.parts.source.vae_config().frames(Self::clip_frames(request).decoded_latents(!window));
-        let mut phases = self.parts.memory(request, self.sizes(request)?.tokens, frames)?;
-        let network =
-            phases.iter().find(|phase| phase.name == "transformer").map_or(0, |phase| phase.weights);
+        let [text, network, mut vae] = self.parts.memory(request, self.sizes(request)?.tokens, frames)?;
         // Between two clips the network stays while the frames of one become the window of the next.
         if clips > 1 {
-            let own = phases.iter_mut().filter(|phase| phase.name == "autoencoder");
-            own.for_each(|phase| phase.weights += network);
+            vae.weights += network.weights;
         }
+        let mut phases = vec![text, network, vae];
         let (source, samples) = (&self.parts.source, Self::waveform(request)?.0.len());
         if let Some(encoder) = source.speech_encoder(self.device(), self.parts.options.dtype)? {
             let (weights, activations) = (encoder.resident_bytes(), source.speech_activations(samples));
