@@ -129,7 +129,7 @@ def main():
     kinds = parser.add_subparsers(dest="kind", required=True)
     for name, steps, batch, lr in [("image", 6000, 16, 2e-3), ("still", 4000, 16, 2e-3), ("video", 6000, 4, 1e-3)]:
         kind = kinds.add_parser(name)
-        add_loop_arguments(kind, steps=steps, batch=batch, lr=lr, ema=0.995)
+        add_loop_arguments(kind, steps=steps, batch=batch, lr=lr, ema=0.995, muon=False)
         kind.add_argument("--init", help="autoencoder folder to start from")
     kinds.add_parser("test").add_argument("--model", required=True)
     args = parser.parse_args()

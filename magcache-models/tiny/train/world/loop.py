@@ -1,26 +1,30 @@
 """The optimisation loop of all trainers. It can be killed at any time: the same command goes on where it was saved."""
 
+import argparse
 import csv
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
+from muon import Muon
 
 SAVE_SECONDS = 120
 LOG_EVERY = 20  # steps
 
 
-def add_loop_arguments(parser, steps, batch, lr, ema):
+def add_loop_arguments(parser, steps, batch, lr, ema, muon):
     """Arguments of :func:`fit`. ``--steps`` may be raised later: the cosine then ends at the new number."""
     parser.add_argument("--out", type=Path, required=True, help="folder of the state, of log.csv and of the model")
     parser.add_argument("--steps", type=int, default=steps)
     parser.add_argument("--warmup", type=int, default=100, help="steps")
     parser.add_argument("--batch", type=int, default=batch)
     parser.add_argument("--lr", type=float, default=lr, help="peak learning rate")
+    parser.add_argument("--muon", action=argparse.BooleanOptionalAction, default=muon, help="for matrices of blocks")
     parser.add_argument("--ema", type=float, default=ema, help="decay of the average of the weights")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--compile", action="store_true", help="transformers by torch.compile: two thirds of the time")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -38,19 +42,31 @@ def learning_rate(step, args):
     return args.lr * min(1.0, (step + 1) / args.warmup) * (0.51 + 0.49 * float(np.cos(np.pi * progress)))
 
 
+def new_optimisers(models, args):
+    """AdamW without weight decay; with ``args.muon`` Muon for the matrices of blocks, not for those of modulation."""
+    matrices, others = [], []
+    for name, parameter in (named for model in models for named in model.named_parameters()):
+        if parameter.requires_grad:
+            is_matrix = parameter.dim() == 2 and "block" in name and "norm" not in name and "bias" not in name
+            (matrices if args.muon and is_matrix else others).append(parameter)
+    adam = torch.optim.AdamW(others, lr=args.lr, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
+    return [adam, Muon(matrices, args.lr)] if matrices else [adam]
+
+
 def fit(models, loss_fn, args, generator, save_models):
     """Minimise what ``loss_fn()`` returns, a loss and a dict of numbers for the log, over all trainable weights.
 
-    AdamW without weight decay, gradient norm clipped at 1. ``save_models()`` finds the averaged weights in the models.
+    Gradient norm clipped at 1. ``save_models()`` finds the averaged weights in the models.
     """
     parameters = [p for model in models for p in model.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(parameters, lr=args.lr, betas=(0.9, 0.99), weight_decay=0.0)
+    optimisers = new_optimisers(models, args)
     average = [p.detach().clone() for p in parameters]
     state, step, seconds = args.out / "state.pt", 0, 0.0
     if state.exists():
         kept = torch.load(state, weights_only=True, map_location=args.device)
         step, seconds = kept["step"], kept["seconds"]
-        optimiser.load_state_dict(kept["optimiser"])
+        for optimiser, state_dict in zip(optimisers, kept["optimisers"], strict=True):
+            optimiser.load_state_dict(state_dict)
         with torch.no_grad():
             torch._foreach_copy_(parameters, kept["parameters"])
             torch._foreach_copy_(average, kept["average"])
@@ -60,8 +76,8 @@ def fit(models, loss_fn, args, generator, save_models):
 
     def save():
         kept = {
-            "step": step, "seconds": seconds, "optimiser": optimiser.state_dict(), "average": average,
-            "parameters": [p.detach() for p in parameters], "random": torch.get_rng_state(),
+            "step": step, "seconds": seconds, "optimisers": [each.state_dict() for each in optimisers],
+            "average": average, "parameters": [p.detach() for p in parameters], "random": torch.get_rng_state(),
             "scenes": generator.get_state(),
         }  # fmt: skip
         log.flush()
@@ -76,18 +92,21 @@ def fit(models, loss_fn, args, generator, save_models):
     saved = time.time()
     while step < args.steps:
         begin = time.process_time()
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate(step, args)
+        rate = learning_rate(step, args)
         loss, numbers = loss_fn()
-        optimiser.zero_grad()
+        for parameter in parameters:
+            parameter.grad = None
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimiser.step()
+        for optimiser in optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+            optimiser.step()
         step += 1
         # A young average forgets faster, so that it does not remember the initial weights.
         torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - min(args.ema, step / (step + 9)))
         seconds += time.process_time() - begin
-        log.add(step, seconds, optimiser.param_groups[0]["lr"], {"loss": loss.item(), **numbers})
+        log.add(step, seconds, rate, {"loss": loss.item(), **numbers})
         if time.time() - saved > SAVE_SECONDS:
             save()
             saved = time.time()

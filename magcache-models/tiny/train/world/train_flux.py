@@ -68,7 +68,7 @@ class Model:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_loop_arguments(parser, steps=20000, batch=32, lr=1e-3, ema=0.999)
+    add_loop_arguments(parser, steps=20000, batch=32, lr=1e-3, ema=0.999, muon=True)
     parser.add_argument("--latents", required=True)
     parser.add_argument("--init", help="an earlier --out to start from")
     parser.add_argument("--distil", action="store_true", help="with --init: distil guidance into a copy of it")
@@ -81,6 +81,9 @@ def main():
     model, teacher = Model(args.init, channels), Model(args.init, channels) if args.distil else None
     for part in model.parts() + (teacher.parts() if teacher else []):
         part.to(args.device)
+    for each in [model, teacher] if teacher else [model]:
+        if args.compile:
+            each.transformer.compile()
     for part in model.parts()[1:] if args.freeze_text or args.distil else []:
         part.requires_grad_(False)
 

@@ -63,7 +63,7 @@ def image_condition(first):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_loop_arguments(parser, steps=30000, batch=16, lr=1e-3, ema=0.999)
+    add_loop_arguments(parser, steps=30000, batch=16, lr=1e-3, ema=0.999, muon=True)
     parser.add_argument("--latents", required=True)
     parser.add_argument("--init", help="an earlier --out to start from")
     parser.add_argument("--image", action="store_true", help="train the image-to-video form")
@@ -82,6 +82,8 @@ def main():
     else:
         transformer, text_encoder = new_transformer(args.image), new_umt5()
     text_encoder.requires_grad_(not (args.init or args.freeze_text))
+    if args.compile:
+        transformer.compile()
     models = [transformer.to(args.device), text_encoder.to(args.device)]
 
     def loss_fn():
