@@ -198,9 +198,9 @@ fn lengths_of_fluxs_prompts_are_checked() {
     copy_folder(&tiny("tiny-flux"), copy.path());
     let load = || FluxTextEncoder::load(&folder(copy.path()), &DEVICE, KEEP);
     let encoder = load().unwrap();
-    assert_eq!(encoder.max_sequence_length(), 16, "what tokenizer_2 says");
+    assert_eq!(encoder.max_sequence_length(), 20, "what tokenizer_2 says");
     let long = encoder.tokenize(&"a red circle ".repeat(9), None).unwrap();
-    assert_eq!((long.clip.truncated, long.t5.truncated), (27 - 15, 27 - 15));
+    assert_eq!((long.clip.truncated, long.t5.truncated), (27 - 19, 27 - 19));
     assert!(matches!(encoder.encode(&[]), Err(TextError::Empty { rows: 0 })));
     for (length, message) in [
         (1, "rows of 1 tokens were asked for, expected 2 to 512"),
@@ -208,9 +208,9 @@ fn lengths_of_fluxs_prompts_are_checked() {
     ] {
         assert_eq!(encoder.clone().with_max_sequence_length(length).unwrap_err().to_string(), message);
     }
-    edit_json(&copy.path().join("tokenizer/tokenizer_config.json"), |c| c["model_max_length"] = 17.into());
+    edit_json(&copy.path().join("tokenizer/tokenizer_config.json"), |c| c["model_max_length"] = 21.into());
     let message = load().unwrap_err().to_string();
-    let part = "model_max_length is 17, max_position_embeddings of the text encoder is 16";
+    let part = "model_max_length is 21, max_position_embeddings of the text encoder is 20";
     assert!(message.contains(part), "{message}");
 }
 

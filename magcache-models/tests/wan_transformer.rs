@@ -149,7 +149,7 @@ fn misuse_is_refused_with_both_values() {
     assert!(model.text_context(&random(&[1, 7, 23])).unwrap_err().to_string().contains("23 channels"));
     let message = told(&model.image_text_context(&inputs.text, &inputs.text).unwrap_err());
     assert!(message.contains("text_context"), "{message}");
-    let (config, tensors) = case("wan21_i2v");
+    let (config, tensors) = case("wan21_flf2v");
     let image = Inputs::new(&config);
     let model = load(&tensors, &config);
     let message = magcache_core::hint::told(&model.text_context(&image.text).unwrap_err());

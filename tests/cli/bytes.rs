@@ -3,7 +3,7 @@
 use crate::program::Shell;
 
 const VIDEO: &str = "--model wan2.1-t2v-tiny --steps 6 --size 64x48 --frames 5";
-const IMAGE: &str = "--model tiny-flux --steps 6 --size 48x40";
+const IMAGE: &str = "--model tiny-flux --steps 6 --size 48x32";
 
 /// `[[cache]]` tables of several strategies.
 const TABLES: [&str; 12] = [

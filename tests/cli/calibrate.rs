@@ -9,7 +9,7 @@ use magcache_models as _;
 use crate::program::{Shell, list, skipped};
 
 /// An image model that takes almost no time.
-const SMALL: &str = "calibrate --model tiny-flux --steps 9 --size 48x40";
+const SMALL: &str = "calibrate --model tiny-flux --steps 9 --size 48x32";
 
 fn profile(sh: &Shell, name: &str) -> Profile {
     Profile::find(&sh.path(name).display().to_string()).unwrap()
@@ -44,11 +44,11 @@ fn merged_profiles_are_those_of_all_runs() {
     assert!(profile(&sh, "a.toml").curves[0].ratios != whole.curves[0].ratios, "prompts do not count");
 
     let merge = "calibrate --model tiny-flux --merge a.toml --out b.toml";
-    sh.hinted(format!("{merge} --steps 8 --size 48x40"), ["steps is 9 there and 8 here"]);
+    sh.hinted(format!("{merge} --steps 8 --size 48x32"), ["steps is 9 there and 8 here"]);
     let other = ["guidance is 3.5 there and 2.0 here", "width is 48 there and 64 here"];
     sh.hinted(format!("{merge} --steps 9 --guidance 2 --size 64x64"), other);
     fs::remove_file(sh.path("a.safetensors")).unwrap();
-    sh.hinted(format!("{merge} --steps 9 --size 48x40"), ["a.safetensors"]);
+    sh.hinted(format!("{merge} --steps 9 --size 48x32"), ["a.safetensors"]);
 }
 
 #[test]
@@ -117,7 +117,7 @@ fn a_measured_profile_is_what_the_caches_use() {
     let done = sh.answer(format!("{SMALL} --prompt 'a red circle' --seeds 3 --out own.toml --plot own.svg"));
     assert_eq!(list(&done["outputs"]), ["own.toml", "own.safetensors", "own.svg"]);
     assert!(sh.text("own.svg").contains("tiny-flux: 1 run of 9 steps"));
-    let run = "run --model tiny-flux --steps 9 --size 48x40 --profile own.toml --out x.png --overwrite";
+    let run = "run --model tiny-flux --steps 9 --size 48x32 --profile own.toml --out x.png --overwrite";
     let skips = |cache: &str| skipped(&sh.answer(format!("{run} --cache {cache}")), "cond").len();
     assert_eq!(skips("magcache --set threshold=0"), 0);
     assert!(skips("magcache --set threshold=0.3") > 2);

@@ -43,7 +43,7 @@ fn of_images() {
     let (rows, page) = demo(&sh, "tiny-flux", 8, 8);
     let pixels = |name: &str| image::open(sh.path(&format!("demo/{name}.png"))).unwrap().to_rgb8();
     let dense = pixels("dense");
-    assert_eq!(dense.dimensions(), (64, 64));
+    assert_eq!(dense.dimensions(), (128, 128));
     assert!(dense.pixels().any(|pixel| pixel != dense.get_pixel(0, 0)), "an empty picture");
     for (name, skipped) in rows {
         assert_eq!(pixels(&name) == dense, skipped == 0, "{name} skipped {skipped}");

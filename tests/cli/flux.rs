@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::program::{Shell, skipped};
 
-const RUN: &str = "run --model tiny-flux --steps 10 --size 48x40";
+const RUN: &str = "run --model tiny-flux --steps 10 --size 48x32";
 
 /// A shell with `in.png`, in which red increases to the left and blue to the bottom.
 fn with_photo() -> Shell {
@@ -57,9 +57,9 @@ fn a_run_is_repeated_from_its_configuration() {
 fn a_size_follows_the_picture() {
     let sh = with_photo();
     let done = sh.answer("run --model tiny-flux --steps 2 --image in.png --out out.png");
-    // The aspect ratio of the image at the area of the model's 64 x 64 pixels, in whole tokens of 8 x 8.
-    assert_eq!(done["config"]["sampling"]["size"], json!([80, 48]));
-    assert_eq!(image::image_dimensions(sh.path("out.png")).unwrap(), (80, 48));
+    // The aspect ratio of the image at the area of the model's 128 x 128 pixels, in whole tokens of 16 x 16.
+    assert_eq!(done["config"]["sampling"]["size"], json!([160, 96]));
+    assert_eq!(image::image_dimensions(sh.path("out.png")).unwrap(), (160, 96));
 }
 
 #[test]
@@ -86,8 +86,8 @@ fn what_these_models_do_not_take_is_refused() {
         sh.hinted(format!("{RUN} {more}"), expected.iter().copied());
     }
     let size = "run --model tiny-flux --size";
-    sh.hinted(format!("{size} 60x64"), ["width 60", "multiple of 8", "nearest is 64"]);
-    sh.hinted(format!("{size} 64x3"), ["height 3", "multiple of 8", "nearest is 8"]);
+    sh.hinted(format!("{size} 60x64"), ["width 60", "multiple of 16", "nearest is 64"]);
+    sh.hinted(format!("{size} 64x3"), ["height 3", "multiple of 16", "nearest is 16"]);
 
     let wan = "run --model wan2.2-i2v-tiny --steps 2 --frames 1";
     sh.hinted(format!("{wan} --image in.png --strength 0.6"), ["strength is 0.6", "models of images"]);
@@ -135,7 +135,7 @@ fn webp_holds_the_same_pixels_as_png() {
         sh.answer(format!("{RUN} --out {name}"));
         image::open(sh.path(name)).unwrap().to_rgb8()
     });
-    assert_eq!(png.dimensions(), (48, 40));
+    assert_eq!(png.dimensions(), (48, 32));
     assert!(png == webp);
 }
 

@@ -161,7 +161,7 @@ fn files_and_tokenizers_are_found_by_their_names_on_the_hub() {
 #[test]
 fn a_flux_transformer_under_diffusers_names_is_one_file() {
     let sh = Shell::new();
-    let run = "run --model tiny-flux --steps 2 --size 48x40 --seed 1";
+    let run = "run --model tiny-flux --steps 2 --size 48x32 --seed 1";
     sh.answer(format!("{run} --out folder.png"));
     let folder = tiny("tiny-flux/transformer");
     fs::copy(folder.join("diffusion_pytorch_model.safetensors"), sh.path("t.safetensors")).unwrap();
@@ -194,7 +194,7 @@ fn a_tokenizer_that_is_nowhere_is_told_with_where_it_is_usually_found() {
     copy(&tiny("tiny-flux"), &sh.path("whole"));
     copy(&tiny("tiny-flux"), &sh.path("bare"));
     fs::remove_dir_all(sh.path("bare/tokenizer")).unwrap();
-    let run = "run --steps 2 --size 48x40 --seed 1";
+    let run = "run --steps 2 --size 48x32 --seed 1";
     sh.hinted(
         format!("{run} --model bare --out a.png"),
         ["CLIP tokenizer is missing", "--tokenizer openai/clip-vit-large-patch14"],

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::program::{Shell, list, skipped};
 
-const SMALL: &str = "--model tiny-flux --steps 9 --size 48x40";
+const SMALL: &str = "--model tiny-flux --steps 9 --size 48x32";
 
 /// A folder with `p.toml`, calibrated once for all tests.
 static MEASURED: LazyLock<Shell> = LazyLock::new(|| {

@@ -81,7 +81,7 @@ fn a_profile_says_what_it_was_measured_on_or_is_refused() {
 #[test]
 fn a_profile_of_other_weights_is_refused() {
     let sh = Shell::new();
-    let model = "--model tiny-flux --steps 9 --size 48x40";
+    let model = "--model tiny-flux --steps 9 --size 48x32";
     sh.answer(format!("calibrate --seeds 1 --out own.toml {model}"));
     let run = format!("run --cache magcache --profile own.toml --dry-run {model}");
     assert_eq!(verdict(&sh, &run).0, "exact");

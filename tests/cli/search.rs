@@ -9,7 +9,7 @@ use magcache_models as _;
 use crate::program::Shell;
 
 /// An image model that takes almost no time, over eight runs.
-const SMALL: &str = "calibrate --model tiny-flux --steps 7 --size 48x40 --prompt 'a red circle' --prompt 'a blue square' \
+const SMALL: &str = "calibrate --model tiny-flux --steps 7 --size 48x32 --prompt 'a red circle' --prompt 'a blue square' \
                      --seeds 0,1,2,3";
 
 /// The profile's schedule of 3 computed steps.
@@ -85,7 +85,7 @@ fn a_searched_schedule_is_for_its_own_options() {
     let start = text.find(&of(3)).unwrap();
     let end = text[start..].find("\n[").map(|at| start + at).unwrap();
     sh.write("p.toml", format!("{}{found}{}", &text[..end], &text[end..]));
-    let schedule = "schedule --model tiny-flux --steps 7 --size 48x40 --profile p.toml";
+    let schedule = "schedule --model tiny-flux --steps 7 --size 48x32 --profile p.toml";
     sh.answer(format!("{schedule} --budget 3"));
     sh.hinted(format!("{schedule} --budget 3 --guidance 2"), ["searched with guidance", "2"]);
     sh.answer(format!("{schedule} --budget 3 --guidance 2 --force"));
@@ -96,7 +96,7 @@ fn a_searched_schedule_is_for_its_own_options() {
 #[test]
 fn a_search_that_cannot_be_is_refused_before_anything_is_measured() {
     let sh = Shell::new();
-    let few = "calibrate --model tiny-flux --steps 7 --size 48x40 --prompt 'a red circle' --seeds 0,1,2 --out p.toml";
+    let few = "calibrate --model tiny-flux --steps 7 --size 48x32 --prompt 'a red circle' --seeds 0,1,2 --out p.toml";
     sh.hinted(format!("{few} --search 5"), ["8 runs", "1 prompts with 3 seeds"]);
     sh.refused(format!("{few} --search-budgets 3"), ["--search"]);
     sh.refused(format!("{SMALL} --objective power:0 --out p.toml"), ["power above 0"]);

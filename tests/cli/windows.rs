@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::program::{Shell, list, skipped};
 
-const SMALL: &str = "--model tiny-flux --steps 5 --size 48x40";
+const SMALL: &str = "--model tiny-flux --steps 5 --size 48x32";
 
 /// A folder with `p.toml`, whose schedule of windows is the one that is returned: times are measured, and
 /// which schedules are kept depends on them.

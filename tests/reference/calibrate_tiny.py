@@ -43,12 +43,20 @@ PROMPTS = [
     "a yellow triangle moving left and a green circle moving up",
     "a purple circle moving down and a white triangle moving right",
 ]
+# docs/results/prompts-calibration-image.txt
+PICTURES = [
+    "a red circle at night",
+    "a blue striped square on sand",
+    "a white ball in fog",
+    "a green checked triangle at dusk",
+    "a yellow star and a purple ring at night",
+    "a cyan speckled circle and a red square on sand",
+]
 SEEDS = [0, 1]
-# Prompts for images have no motion.
-STILL = {"moving", "right", "left", "up", "down"}
 GUIDANCE, EMBEDDED_GUIDANCE = 3.0, 3.5
 STEPS = {"wan2.1-t2v-tiny": 30, "wan2.2-t2v-tiny": 40, "wan2.2-i2v-tiny": 30, "tiny-flux": 28}
 SIZE, FRAMES, MAX_LENGTH = 64, 17, 16
+PICTURE_SIZE, PICTURE_MAX_LENGTH = 128, 20
 SIGNALS, STILL_SIGNALS, OUTPUTS = ("e", "e0"), ("modulated",), ("residual", "hidden_states")
 DEGREE = 4
 
@@ -177,22 +185,18 @@ def is_still(pipeline):
     return isinstance(pipeline, diffusers.FluxPipeline)
 
 
-def still(prompt):
-    return " ".join(word for word in prompt.split() if word not in STILL)
-
-
 @torch.no_grad()
 def sample_all(pipeline, steps):
     """Runs of every prompt and seed: per branch, a list over runs of lists over steps."""
     experts = [pipeline.transformer, getattr(pipeline, "transformer_2", None)]
     recorder, branches = Recorder([t for t in experts if t is not None]), {}
     takes_image = "image" in inspect.signature(pipeline.__call__).parameters
-    for prompt in PROMPTS:
+    for prompt in PICTURES if is_still(pipeline) else PROMPTS:
         for seed in SEEDS:
             if is_still(pipeline):
                 pipeline(
-                    prompt=still(prompt), height=SIZE, width=SIZE, num_inference_steps=steps,
-                    guidance_scale=EMBEDDED_GUIDANCE, max_sequence_length=MAX_LENGTH, output_type="latent",
+                    prompt=prompt, height=PICTURE_SIZE, width=PICTURE_SIZE, num_inference_steps=steps,
+                    guidance_scale=EMBEDDED_GUIDANCE, max_sequence_length=PICTURE_MAX_LENGTH, output_type="latent",
                     generator=torch.Generator().manual_seed(seed),
                 )
                 for branch, seen in recorder.take().items():
@@ -215,6 +219,7 @@ def main():
     args = parser.parse_args()
     pipeline, steps = load_pipeline(TINY / args.model), STEPS[args.model]
     branches = sample_all(pipeline, steps)
+    size = PICTURE_SIZE if is_still(pipeline) else SIZE
     rows = [row for branch, runs in branches.items() for row in distance_rows(runs, branch)]
     report = {
         "model": args.model,
@@ -223,10 +228,10 @@ def main():
         "flow_shift": pipeline.scheduler.config.get("flow_shift"),
         "boundary_ratio": pipeline.config.get("boundary_ratio"),
         "guidance_scale": EMBEDDED_GUIDANCE if is_still(pipeline) else GUIDANCE,
-        "height": SIZE,
-        "width": SIZE,
+        "height": size,
+        "width": size,
         "frames": 1 if is_still(pipeline) else FRAMES,
-        "prompts": [still(prompt) for prompt in PROMPTS] if is_still(pipeline) else PROMPTS,
+        "prompts": PICTURES if is_still(pipeline) else PROMPTS,
         "seeds": SEEDS,
         "versions": {
             "torch": torch.__version__,

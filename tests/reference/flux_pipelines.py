@@ -1,8 +1,9 @@
 """Whole runs of the Flux pipelines of diffusers with small random models, for comparison with ours.
 
-    python tests/reference/flux_pipelines.py QWEN3.jinja
+    python tests/reference/flux_pipelines.py [QWEN3.jinja]
 
-QWEN3.jinja is the chat template of Qwen3, as published with any of its checkpoints. Needs torch, diffusers (0.42.1) and
+QWEN3.jinja is the chat template of Qwen3, as published with any of its checkpoints; without it the cases of FLUX.2 stay as they
+are. Needs torch, diffusers (0.42.1) and
 transformers (5.23.0). Writes to `tests/fixtures/flux_pipelines`
   flux1/, flux2/  shared by several runs: transformer, autoencoder, the text encoder of FLUX.2; stored in f16
   CASE/           `model_index.json`, the scheduler, `case.json` with the request and where the other parts are, and
@@ -267,10 +268,16 @@ def make(name, case, family):
 @torch.no_grad()
 def main():
     torch.set_num_threads(1)
-    shutil.rmtree(OUT, ignore_errors=True)
-    families = {False: flux1(), True: klein(Path(sys.argv[1]))}
-    for name, case in CASES.items():
-        make(name, case, families[case["class"] is Flux2KleinPipeline])
+    families = {False: ("flux1", flux1)}
+    if sys.argv[1:]:
+        families[True] = ("flux2", lambda: klein(Path(sys.argv[1])))
+    for of_klein, (shared, build) in families.items():
+        shutil.rmtree(OUT / shared, ignore_errors=True)
+        family = build()
+        for name, case in CASES.items():
+            if (case["class"] is Flux2KleinPipeline) == of_klein:
+                shutil.rmtree(OUT / name, ignore_errors=True)
+                make(name, case, family)
 
 
 if __name__ == "__main__":

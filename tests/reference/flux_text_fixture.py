@@ -1,9 +1,9 @@
 """Records how transformers and diffusers process prompts for Flux: token ids, the chat of FLUX.2 klein, embeddings.
 
-    python tests/reference/flux_text_fixture.py magcache-models/tiny/tiny-flux QWEN3.jinja tests/fixtures/flux_text
+    python tests/reference/flux_text_fixture.py magcache-models/tiny/tiny-flux tests/fixtures/flux_text [QWEN3.jinja]
 
 QWEN3.jinja is the chat template of Qwen3, as published with any of its checkpoints or with llama.cpp
-(models/templates/Qwen-Qwen3-0.6B.jinja). Needs torch, diffusers (0.42.1), transformers (5.23.0) and tokenizers. Writes
+(models/templates/Qwen-Qwen3-0.6B.jinja); without it the cases of the tokenizers stay as they are. Needs torch, diffusers (0.42.1), transformers (5.23.0) and tokenizers. Writes
   clip/            vocab.json, merges.txt and tokenizer_config.json laid out as those of FLUX.1, learned from WORDS
   qwen3/           a tokenizer with the special tokens of Qwen3 and one token per byte
   flux_prompts/    a case: FluxPipeline.encode_prompt of the small model
@@ -36,7 +36,7 @@ PROMPTS = [
 ]
 # Prompts for the small model: known words, an unknown word, and one that is too long for it.
 FLUX_PROMPTS = ["a red circle", "a cat and a blue square moving left", "a red circle " * 9]
-FLUX_LENGTHS = [8, 17]
+FLUX_LENGTHS = [8, 21]
 PAIR_LENGTH = 4
 CLIP_LENGTH = 77
 QWEN_LENGTH = 64
@@ -167,10 +167,8 @@ def embeds(model, out):
     (out / "flux_legacy_pooling" / "text_encoder" / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
-def main():
-    model, template, out = map(Path, sys.argv[1:])
-    torch.set_num_threads(1)
-    out.mkdir(parents=True, exist_ok=True)
+def tokenizers(out, template):
+    """The cases of the tokenizers alone."""
     clip, qwen3 = clip_files(out / "clip"), qwen3_files(out / "qwen3", template)
     cases = out.parent / "golden" / "tokenizers"
     for name, tokenizer, length, rows in [
@@ -178,7 +176,15 @@ def main():
     ]:
         prompts = [{"prompt": prompt} | row for prompt, row in zip(PROMPTS, rows)]
         recorded_cases.tokens(cases / name, name, length, tokenizer.pad_token_id, prompts, f"../../../flux_text/{name}")
+
+
+def main():
+    model, out, *template = map(Path, sys.argv[1:])
+    torch.set_num_threads(1)
+    out.mkdir(parents=True, exist_ok=True)
     embeds(model, out)
+    if template:
+        tokenizers(out, *template)
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ def flux1():
         tokens = FluxPipeline._pack_latents(latents, *latents.shape)
         return {"encode.latents": latents, "encode.packed_latents": tokens}
 
-    save("flux1_tiny", *both_ways(vae, latents, 4), "../../../../magcache-models/tiny/tiny-flux/vae")
+    save("flux1_tiny", *both_ways(vae, latents, 8), "../../../../magcache-models/tiny/tiny-flux/vae")
 
 
 def flux2():

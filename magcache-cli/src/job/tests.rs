@@ -39,7 +39,7 @@ const OTHERS: [&[(&str, &str)]; 2] = [
             r#"{"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 6}"#,
         ),
         ("text_encoder/config.json", "{}"),
-        ("transformer/config.json", r#"{"in_channels": 8}"#),
+        ("transformer/config.json", r#"{"in_channels": 16}"#),
         ("vae/config.json", include_str!("../../../magcache-models/tiny/tiny-flux/vae/config.json")),
         NO_WEIGHTS,
     ],

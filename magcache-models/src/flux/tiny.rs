@@ -6,8 +6,10 @@ use crate::{
 };
 
 /// What the image model was trained on.
-const SHAPES: &str = "a COLOUR SHAPE [and a COLOUR SHAPE], such as \"a red circle and a blue square\"; \
-                      COLOUR: red, green, blue, yellow, white, purple; SHAPE: circle, square, triangle";
+const SHAPES: &str = "a COLOUR [TEXTURE] SHAPE [and a COLOUR [TEXTURE] SHAPE] PLACE, such as \"a red striped circle and a \
+                      blue ball at dusk\"; COLOUR: red, yellow, green, cyan, blue, purple, white; TEXTURE: striped, \
+                      checked, speckled; SHAPE: circle, square, triangle, star, ring, ball; PLACE: at night, at dusk, in \
+                      fog, on sand";
 
 static FLUX: &[EmbeddedFile] = embedded_files!("tiny-flux":
     "magcache.json",

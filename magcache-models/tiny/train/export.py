@@ -3,7 +3,6 @@
     python export.py t2v  --vae work/video-vae --transformer work/t2v
     python export.py pair --transformer work/high --transformer-2 work/low
     python export.py i2v  --transformer work/i2v
-    python export.py flux --vae work/image-vae --transformer work/flux-guided
 
 The pair and the image-to-video model use the text-to-video folder's vae, text_encoder and tokenizer; theirs are not
 written again. Transformers and autoencoders are stored in half precision.
@@ -16,18 +15,14 @@ from pathlib import Path
 
 import torch
 from diffusers import (
-    AutoencoderKL,
     AutoencoderKLWan,
-    FlowMatchEulerDiscreteScheduler,
-    FluxPipeline,
-    FluxTransformer2DModel,
     UniPCMultistepScheduler,
     WanImageToVideoPipeline,
     WanPipeline,
     WanTransformer3DModel,
 )
 from text import build_tokenizer
-from transformers import CLIPTextModel, T5EncoderModel, UMT5EncoderModel
+from transformers import UMT5EncoderModel
 
 TINY = Path(__file__).resolve().parent.parent
 TEXT_TO_VIDEO = TINY / "wan2.1-t2v-tiny"
@@ -87,25 +82,6 @@ def image_to_video(args):
     write(pipeline, TINY / "wan2.2-i2v-tiny", leave_out=SHARED)
 
 
-def flux(args):
-    """tiny-flux: complete, from the folder that train_flux.py wrote (``--transformer``) and a picture autoencoder."""
-    trained = Path(args.transformer)
-    # The text encoders stay in single precision: transformers would load them as stored, diffusers' parts it would not.
-    pipeline = FluxPipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(
-            shift=3.0, use_dynamic_shifting=True, base_shift=0.5, max_shift=1.15, base_image_seq_len=256,
-            max_image_seq_len=4096,
-        ),
-        vae=AutoencoderKL.from_pretrained(args.vae, torch_dtype=torch.float16),
-        text_encoder=CLIPTextModel.from_pretrained(trained / "text_encoder"),
-        tokenizer=build_tokenizer(),
-        text_encoder_2=T5EncoderModel.from_pretrained(trained / "text_encoder_2"),
-        tokenizer_2=build_tokenizer(),
-        transformer=FluxTransformer2DModel.from_pretrained(trained / "transformer", torch_dtype=torch.float16),
-    )
-    write(pipeline, TINY / "tiny-flux")
-
-
 def write(pipeline, folder, leave_out=()):
     """Replace ``folder`` by the saved pipeline without the parts in ``leave_out``."""
     shutil.rmtree(folder, ignore_errors=True)
@@ -121,7 +97,7 @@ def write(pipeline, folder, leave_out=()):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    kinds = {"t2v": text_to_video, "pair": pair, "i2v": image_to_video, "flux": flux}
+    kinds = {"t2v": text_to_video, "pair": pair, "i2v": image_to_video}
     parser.add_argument("kind", choices=kinds)
     for name in ("vae", "transformer", "transformer-2"):
         parser.add_argument(f"--{name}")

@@ -61,13 +61,6 @@ def first_frame(prompt, seed):
             return to_bytes(((pixels + 1) / 2).permute(1, 2, 0).numpy())
 
 
-def image_row(pipeline, prompt, seed, args):
-    """Five sampled pictures side by side."""
-    generators = [torch.Generator().manual_seed(seed + i) for i in range(5)]
-    images = pipeline([prompt] * 5, generator=generators, **args).images
-    return np.concatenate([to_bytes(image) for image in images], 1)
-
-
 def to_bytes(values):
     return (values * 255).round().clip(0, 255).astype("uint8")
 
@@ -90,18 +83,10 @@ def main():
         "max_sequence_length": MAX_LENGTH,
         "output_type": "np",
     }
-    still = isinstance(pipeline, diffusers.FluxPipeline)
-    rows = []
-    for prompt in PROMPTS[: args.prompts]:
-        if still:
-            rows.append(image_row(pipeline, " ".join(w for w in prompt.split() if w not in MOTION), args.seed, call))
-        else:
-            rows.append(video_row(pipeline, prompt, args.seed, call))
+    rows = [video_row(pipeline, prompt, args.seed, call) for prompt in PROMPTS[: args.prompts]]
     sheet = Image.fromarray(np.concatenate(rows))
     sheet.resize((sheet.width * 2, sheet.height * 2), Image.Resampling.NEAREST).save(args.out)
 
-
-MOTION = ("moving", "right", "left", "up", "down")
 
 if __name__ == "__main__":
     main()

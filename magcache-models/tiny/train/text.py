@@ -1,18 +1,12 @@
-"""Text side of the small models: one word-level tokenizer and fixed, randomly initialised encoders.
+"""Text side of the small models: one word-level tokenizer and a fixed, randomly initialised encoder.
 
-The encoders are never trained: random features tell the words of this small grammar apart, and the transformers learn
+The encoder is never trained: random features tell the words of this small grammar apart, and the transformers learn
 to read them.
 """
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import (
-    CLIPTextConfig,
-    CLIPTextModel,
-    PreTrainedTokenizerFast,
-    T5Config,
-    T5EncoderModel,
-)
+from transformers import PreTrainedTokenizerFast
 
 from shapes import COLOURS, DIRECTIONS, SHAPES
 
@@ -42,38 +36,8 @@ def tokenize(prompts):
     return out.input_ids, out.attention_mask
 
 
-def new_t5():
-    """The sequence encoder of the Flux model."""
-    config = T5Config(
-        vocab_size=VOCABULARY, d_model=WIDTH, d_kv=16, d_ff=128, num_layers=2, num_heads=4,
-        feed_forward_proj="gated-gelu",
-    )
-    return T5EncoderModel(config).eval()
-
-
-def new_clip():
-    """The pooled encoder of the Flux model; its pooled vector is the state at the first ``</s>``."""
-    config = CLIPTextConfig(
-        vocab_size=VOCABULARY, hidden_size=WIDTH, intermediate_size=128, projection_dim=WIDTH, num_hidden_layers=2,
-        num_attention_heads=4, max_position_embeddings=MAX_LENGTH, pad_token_id=0, bos_token_id=3, eos_token_id=1,
-        # At the usual scale random attention hardly mixes words, and every prompt has the same pooled vector.
-        initializer_factor=8.0,
-    )
-    return CLIPTextModel(config).eval()
-
-
 @torch.no_grad()
 def encode_wan(encoder, prompts):
     """UMT5 features [batch, MAX_LENGTH, WIDTH], zero at the padding, as the Wan pipelines feed them."""
     ids, mask = (t.to(encoder.device) for t in tokenize(prompts))
     return encoder(input_ids=ids, attention_mask=mask).last_hidden_state * mask[..., None]
-
-
-@torch.no_grad()
-def encode_flux(clip, t5, prompts):
-    """CLIP's pooled vector [batch, WIDTH] and T5's features [batch, MAX_LENGTH, WIDTH].
-
-    As the Flux pipeline does, neither encoder is given a mask: T5 sees the padding.
-    """
-    ids = tokenize(prompts)[0].to(t5.device)
-    return clip(input_ids=ids).pooler_output, t5(input_ids=ids).last_hidden_state

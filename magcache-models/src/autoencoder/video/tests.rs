@@ -25,7 +25,7 @@ fn waves(shape: [usize; 5]) -> Result<Tensor> {
 
 #[test]
 fn every_module_of_the_encoder_gives_the_same_however_the_video_is_cut() -> Result<()> {
-    for name in ["wan21_vae", "wan22_vae"] {
+    for name in ["wan21_vae_tiling", "wan22_vae"] {
         let vae = vae(name);
         let x = waves([1, 3, 9, 32, 48])?;
         let encode = |cuts: &[usize]| -> Result<Vec<(String, Tensor)>> {
@@ -59,7 +59,7 @@ fn every_module_of_the_encoder_gives_the_same_however_the_video_is_cut() -> Resu
 
 #[test]
 fn tiles_larger_than_the_picture_change_nothing() -> Result<()> {
-    let vae = vae("wan21_vae");
+    let vae = vae("wan21_vae_tiling");
     let (z, x) = (waves([1, 6, 2, 3, 2])?, waves([1, 3, 5, 16, 24])?);
     let tiling = Some(Tiling::default());
     assert_eq!(worst(&vae.decode(&z, tiling)?, &vae.decode(&z, None)?)?, 0.0);
@@ -69,7 +69,7 @@ fn tiles_larger_than_the_picture_change_nothing() -> Result<()> {
 
 #[test]
 fn a_condition_is_the_video_that_it_stands_for() -> Result<()> {
-    for name in ["wan21_vae", "wan22_vae"] {
+    for name in ["wan21_vae_tiling", "wan22_vae"] {
         let vae = vae(name);
         let images = waves([2, 3, 2, 48, 64])?;
         let (first, last) = (images.narrow(2, 0, 1)?, images.narrow(2, 1, 1)?);
@@ -89,12 +89,12 @@ fn a_condition_is_the_video_that_it_stands_for() -> Result<()> {
 /// Weights stored in half precision must give exactly the results of the same values stored in f32.
 #[test]
 fn half_precision_weights_are_computed_with_in_f32() -> Result<()> {
-    let folder = Folder::open(case("wan21_vae")).expect("fixture");
+    let folder = Folder::open(case("wan21_vae_tiling")).expect("fixture");
     let config = VideoVaeConfig::read(&folder).expect("fixture");
     let z = waves([1, 6, 2, 3, 2])?;
-    let exact = vae("wan21_vae").decode(&z, None)?;
+    let exact = vae("wan21_vae_tiling").decode(&z, None)?;
     for dtype in [DType::F16, DType::BF16] {
-        let file = case("wan21_vae").join("diffusion_pytorch_model.safetensors");
+        let file = case("wan21_vae_tiling").join("diffusion_pytorch_model.safetensors");
         let mut rounded = candle_core::safetensors::load(file, &Device::Cpu)?;
         for (_, tensor) in rounded.iter_mut().filter(|(name, _)| name.ends_with(".weight")) {
             *tensor = tensor.to_dtype(dtype)?.to_dtype(DType::F32)?;
@@ -114,7 +114,7 @@ fn half_precision_weights_are_computed_with_in_f32() -> Result<()> {
 
 #[test]
 fn every_tensor_is_used_and_a_wrong_shape_is_named() {
-    for name in ["wan21_vae", "wan22_vae"] {
+    for name in ["wan21_vae_tiling", "wan22_vae"] {
         let folder = Folder::open(case(name)).expect("fixture");
         let weights = Weights::open(&folder, &Device::Cpu, WeightDtype::Keep).expect("fixture");
         let mut config = VideoVaeConfig::read(&folder).expect("fixture");
@@ -128,7 +128,7 @@ fn every_tensor_is_used_and_a_wrong_shape_is_named() {
 
 #[test]
 fn what_cannot_be_encoded_or_decoded_is_refused_with_both_values() -> Result<()> {
-    let (vae21, vae22) = (vae("wan21_vae"), vae("wan22_vae"));
+    let (vae21, vae22) = (vae("wan21_vae_tiling"), vae("wan22_vae"));
     let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu).expect("fits");
     let refused = |result: Result<Tensor>, parts: &[&str]| {
         let message = magcache_core::hint::told(&result.expect_err(parts[0]));
@@ -172,7 +172,7 @@ fn what_cannot_be_encoded_or_decoded_is_refused_with_both_values() -> Result<()>
 
 #[test]
 fn an_observer_can_stop_a_stream() {
-    let vae = vae("wan21_vae");
+    let vae = vae("wan21_vae_tiling");
     let mut observer = |x: &Observation<'_>| match x.module {
         "decoder.mid_block" => Err(candle_core::Error::msg("enough")),
         _ => Ok(()),

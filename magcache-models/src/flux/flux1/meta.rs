@@ -34,9 +34,9 @@ pub const SCHNELL: ModelMeta = model(
 /// The small trained model inside the binary.
 pub const TINY: ModelMeta = model(
     "tiny-flux",
-    "the FLUX.1 model inside the program: 2 dual-stream and 4 single-stream blocks of width 96",
+    "the FLUX.1 model inside the program: 2 dual-stream and 4 single-stream blocks of width 128",
     &TINY_STACKS,
-    96,
+    128,
     SIGNALS,
     &["tiny-flux"],
 );

@@ -205,7 +205,7 @@ mod tests {
             b"{\"_class_name\": \"FlowMatchEulerDiscreteScheduler\", \"shift\": 6}",
         ),
         ("text_encoder/config.json", b"{}"),
-        ("transformer/config.json", b"{\"in_channels\": 8}"),
+        ("transformer/config.json", b"{\"in_channels\": 16}"),
         ("vae/config.json", include_bytes!("../../../tiny/tiny-flux/vae/config.json")),
     ];
 
