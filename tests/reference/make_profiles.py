@@ -4,7 +4,8 @@
     python tests/reference/make_profiles.py --check    exit 1 if what is committed differs
 
 `constants.json` beside this file holds numbers collected from public repositories, each with its source;
-`magcache-models/tiny/*.calibration.json` was measured by `calibrate_tiny.py`, `*.sensitivity.json` by `sensitivity_tiny.py`. Planned schedules at the end of a profile stay as they are. Only the standard library is needed.
+`magcache-models/tiny/*.calibration.json` was measured by `calibrate_tiny.py`, `*.sensitivity.json` by `sensitivity_tiny.py`. Planned schedules at the end of a profile stay as they are. Needs the package
+`gguf` and nothing else.
 """
 
 import argparse
@@ -14,6 +15,8 @@ import struct
 import sys
 import textwrap
 from pathlib import Path
+
+from gguf import GGUFReader
 
 HERE = Path(__file__).resolve().parent
 MODELS = HERE.parents[1] / "magcache-models"
@@ -338,15 +341,23 @@ SAMPLERS = {"UniPCMultistepScheduler": "unipc", "FlowMatchEulerDiscreteScheduler
 
 def network_sha256(folder):
     """How `magcache calibrate` identifies a checkpoint: a hash over the tensors of the network, in order of their names."""
-    [file] = folder.glob("*.safetensors")
+    digest = hashlib.sha256()
+    for name, (dtype, shape, values) in sorted(tensors(folder).items()):
+        digest.update(f"{name} {dtype} {shape}\n".encode())
+        digest.update(values)
+    return digest.hexdigest()
+
+
+def tensors(folder):
+    """Number format, shape and bytes of every tensor of a network."""
+    [file] = [*folder.glob("*.safetensors"), *folder.glob("*.gguf")]
+    if file.suffix == ".gguf":
+        return {t.name: (t.tensor_type.name, t.shape.tolist()[::-1], t.data.tobytes()) for t in GGUFReader(file).tensors}
     data = file.read_bytes()
     (length,) = struct.unpack("<Q", data[:8])
-    header, values, digest = json.loads(data[8 : 8 + length]), data[8 + length :], hashlib.sha256()
-    for name, tensor in sorted(header.items()):
-        if name != "__metadata__":
-            digest.update(f"{name} {tensor['dtype']} {tensor['shape']}\n".encode())
-            digest.update(values[slice(*tensor["data_offsets"])])
-    return digest.hexdigest()
+    header, values = json.loads(data[8 : 8 + length]), data[8 + length :]
+    header.pop("__metadata__", None)
+    return {name: (t["dtype"], t["shape"], values[slice(*t["data_offsets"])]) for name, t in header.items()}
 
 
 def measured(report, script):

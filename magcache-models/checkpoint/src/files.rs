@@ -7,13 +7,14 @@ use serde::Deserialize;
 use super::{CheckpointError, Folder};
 
 /// File names of a component, in order of preference.
-const NAMES: [&str; 6] = [
+const NAMES: [&str; 7] = [
     "diffusion_pytorch_model.safetensors",
     "model.safetensors",
     "diffusion_pytorch_model.bin",
     "pytorch_model.bin",
     "diffusion_pytorch_model.pth",
     "model.pth",
+    "diffusion_pytorch_model.gguf",
 ];
 
 /// The index of a sharded checkpoint.

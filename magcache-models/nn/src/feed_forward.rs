@@ -46,15 +46,15 @@ pub fn feed_forward(
 
 #[cfg(test)]
 mod tests {
-    use candle_core::{DType, Device};
+    use candle_core::DType;
 
     use magcache_checkpoint::Ops;
 
     use super::*;
-    use crate::testing::{largest, worst};
+    use crate::testing::{self, largest, worst};
 
     fn random(shape: &[usize], dtype: DType) -> Result<Tensor> {
-        Tensor::randn(0f32, 0.3, shape, &Device::Cpu)?.to_dtype(dtype)
+        (testing::random(shape)? * 0.3)?.to_dtype(dtype)
     }
 
     #[test]

@@ -201,7 +201,7 @@ mod tests {
     use candle_core::Device;
 
     use super::*;
-    use crate::testing::worst;
+    use crate::testing::{random, worst};
 
     const FOLDS: [(usize, usize, usize, usize); 6] =
         [(6, 6, 1, 1), (4, 8, 1, 2), (4, 8, 2, 2), (8, 4, 2, 2), (5, 5, 2, 2), (6, 3, 1, 2)];
@@ -210,14 +210,14 @@ mod tests {
     fn kernels_agree_with_candle() -> Result<()> {
         for ((inputs, outputs, time, space), frames) in FOLDS.iter().flat_map(|f| [(*f, 1), (*f, 4)]) {
             let fold = Fold { inputs, outputs, time, space };
-            let x = Tensor::randn(0f32, 1.0, (2, frames, 4, 6, inputs), &Device::Cpu)?;
+            let x = random(&[2, frames, 4, 6, inputs])?;
             let expected = AvgDown(fold, Ops::Kernels).plain(&x)?;
-            let y = Tensor::randn(0f32, 1.0, expected.shape(), &Device::Cpu)?;
+            let y = random(expected.dims())?;
             let (sum, ours) = ((&y + expected)?, AvgDown(fold, Ops::Kernels).add_to(y.copy()?, &x)?);
             assert!(worst(&ours, &sum)? < 1e-6, "{fold:?} {frames}");
             for first in [false, true] {
                 let expected = DupUp(fold, Ops::Kernels).plain(&x, if first { time - 1 } else { 0 })?;
-                let y = Tensor::randn(0f32, 1.0, expected.shape(), &Device::Cpu)?;
+                let y = random(expected.dims())?;
                 let (sum, ours) = ((&y + expected)?, DupUp(fold, Ops::Kernels).add_to(y.copy()?, &x, first)?);
                 assert!(worst(&ours, &sum)? < 1e-6, "{fold:?} {frames} {first}");
             }

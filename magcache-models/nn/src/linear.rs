@@ -329,9 +329,9 @@ mod tests {
 
     #[test]
     fn half_precision_weights_give_what_their_f32_values_give() -> Result<()> {
-        let weight = Tensor::randn(0f32, 1.0, (70, 33), &Device::Cpu)?;
-        let bias = Tensor::randn(0f32, 1.0, 70, &Device::Cpu)?;
-        let x = Tensor::randn(0f32, 1.0, (2, 5, 33), &Device::Cpu)?;
+        let weight = random(&[70, 33])?;
+        let bias = random(&[70])?;
+        let x = random(&[2, 5, 33])?;
         for dtype in [DType::BF16, DType::F16, DType::F32] {
             let stored = weight.to_dtype(dtype)?;
             let plain = x.broadcast_matmul(&stored.to_dtype(DType::F32)?.t()?)?.broadcast_add(&bias)?;

@@ -186,17 +186,15 @@ impl RowKernel for RmsNormRows<'_> {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Device;
-
     use super::*;
-    use crate::testing::worst;
+    use crate::testing::{random, worst};
 
     #[test]
     fn kernels_agree_with_candle() -> candle_core::Result<()> {
         for channels in [1, 35, 64] {
-            let x = (Tensor::randn(0f32, 1.0, (2, 50, channels), &Device::Cpu)? + 3.0)?;
-            let weight = Tensor::randn(0f32, 1.0, channels, &Device::Cpu)?;
-            let bias = Tensor::randn(0f32, 1.0, channels, &Device::Cpu)?;
+            let x = (random(&[2, 50, channels])? + 3.0)?;
+            let weight = random(&[channels])?;
+            let bias = random(&[channels])?;
             let ours = LayerNorm { ops: Ops::Kernels, weight: weight.clone(), bias: bias.clone(), eps: 1e-3 }
                 .forward(&x)?;
             assert!(worst(&ours, &candle_nn::ops::layer_norm_slow(&x, &weight, &bias, 1e-3)?)? < 2e-5);

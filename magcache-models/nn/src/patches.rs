@@ -169,6 +169,7 @@ mod tests {
     use candle_core::Device;
 
     use super::*;
+    use crate::testing::random;
 
     fn values(x: &Tensor) -> Result<Vec<f32>> {
         x.flatten_all()?.to_vec1()
@@ -180,7 +181,7 @@ mod tests {
             [(1, 3, [2, 3, 4], [1, 2, 2]), (2, 4, [3, 2, 1], [2, 1, 3]), (1, 8, [9, 20, 24], [1, 2, 2])]
         {
             let cut = Cut { batch, channels, grid, patch };
-            let video = Tensor::randn(0f32, 1.0, cut.video(), &Device::Cpu)?;
+            let video = random(&cut.video())?;
             let tokens = patchify(&video, patch)?;
             assert_eq!((tokens.dims3()?, values(&tokens)?), (cut.tokens(), values(&cut.patchify(&video)?)?));
             assert_eq!(values(&cut.unpatchify(&tokens)?)?, values(&video)?);

@@ -138,6 +138,7 @@ impl RowKernel for TurnedRows<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::random;
 
     #[test]
     fn one_pass_equals_the_formula() -> Result<()> {
@@ -145,10 +146,10 @@ mod tests {
         let angles = (0..tokens * half).map(|i| i as f32 * 0.37);
         let (cos, sin): (Vec<f32>, Vec<f32>) = angles.map(|a| (a.cos(), a.sin())).unzip();
         let table = RotaryTable::new(cos, &sin, tokens, &Device::Cpu)?;
-        let x = Tensor::randn(0f32, 1.0, (2, tokens, heads * 2 * half), &Device::Cpu)?;
+        let x = random(&[2, tokens, heads * 2 * half])?;
         // One norm over all heads, and one for each.
         for width in [heads * 2 * half, 2 * half] {
-            let weight = Tensor::randn(1f32, 0.2, width, &Device::Cpu)?;
+            let weight = ((random(&[width])? * 0.2)? + 1.0)?;
             let fused = rms_norm_rotary(Ops::Kernels, &x, &weight, &table, 1e-3)?;
             let plain = RowOp::Turn { weight: &weight, table: &table, eps: 1e-3 }.plain(&x, None)?;
             let worst = crate::testing::worst(&fused, &plain)?;
@@ -162,7 +163,7 @@ mod tests {
         let angles: Vec<f32> = (0..10).map(|i| i as f32).collect();
         let (cos, sin): (Vec<f32>, Vec<f32>) = angles.iter().map(|a| (a.cos(), a.sin())).unzip();
         let table = RotaryTable::new(cos, &sin, 5, &Device::Cpu)?;
-        let x = Tensor::randn(0f32, 1.0, (2, 5, 8), &Device::Cpu)?;
+        let x = random(&[2, 5, 8])?;
         let weight = Tensor::ones(4, candle_core::DType::F32, &Device::Cpu)?;
         let whole = rms_norm_rotary(Ops::Kernels, &x, &weight, &table, 1e-6)?.narrow(1, 2, 3)?;
         let part = rms_norm_rotary(Ops::Kernels, &x.narrow(1, 2, 3)?, &weight, &table.narrow(2, 3)?, 1e-6)?;

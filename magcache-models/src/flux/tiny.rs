@@ -24,7 +24,7 @@ static FLUX: &[EmbeddedFile] = embedded_files!("tiny-flux":
     "tokenizer_2/tokenizer.json",
     "tokenizer_2/tokenizer_config.json",
     "transformer/config.json",
-    "transformer/diffusion_pytorch_model.safetensors",
+    "transformer/diffusion_pytorch_model.gguf",
     "vae/config.json",
     "vae/diffusion_pytorch_model.safetensors",
 );

@@ -6,6 +6,7 @@
 import argparse
 import inspect
 import json
+import sys
 from pathlib import Path
 
 import diffusers
@@ -15,6 +16,9 @@ from export import SHARED, TEXT_TO_VIDEO
 from PIL import Image
 from shapes import FRAMES, SIZE, random_scenes
 from text import MAX_LENGTH
+
+sys.path.append(str(Path(__file__).parent / "world"))
+import eight_bits  # noqa: E402
 
 PROMPTS = [
     "a red circle moving right",
@@ -30,11 +34,15 @@ FRAME_STEP = 4
 def load_pipeline(folder):
     """The folder's pipeline; parts that it lists but does not hold come from the text-to-video folder."""
     folder = Path(folder)
-    pipeline_class = getattr(diffusers, json.loads((folder / "model_index.json").read_text())["_class_name"])
+    index = json.loads((folder / "model_index.json").read_text())
+    pipeline_class = getattr(diffusers, index["_class_name"])
     parts = {}
     if any(not (folder / name).is_dir() for name in SHARED):
         donor = diffusers.WanPipeline.from_pretrained(TEXT_TO_VIDEO)
         parts = {name: getattr(donor, name) for name in SHARED if not (folder / name).is_dir()}
+    for name in ("transformer", "transformer_2"):
+        if (folder / name / eight_bits.FILE).exists():
+            parts[name] = eight_bits.load(getattr(diffusers, index[name][1]), folder / name)
     pipeline = pipeline_class.from_pretrained(folder, **parts)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

@@ -65,7 +65,8 @@ impl Format {
 
 impl Weights {
     /// Opens a component's folder: one `diffusion_pytorch_model.safetensors` or `model.safetensors`, their
-    /// PyTorch counterparts (`.bin`, `.pth`), or the shards that `*.index.json` lists.
+    /// PyTorch counterparts (`.bin`, `.pth`), the shards that `*.index.json` lists, or one
+    /// `diffusion_pytorch_model.gguf` with the names of diffusers.
     ///
     /// # Errors
     /// A missing file, or any fault of a file's header; a tensor that the index lists and its shard lacks.

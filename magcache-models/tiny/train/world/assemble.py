@@ -6,13 +6,15 @@
     python assemble.py i2v  --vae work/video-vae --parts work/i2v --sheet sheet.png
 
 Parts are folders that a trainer wrote, finished or not. A sheet has a row for each prompt, all of held-out looks: five
-pictures, or every fourth frame of a clip. Transformers and autoencoders are written in half precision.
+pictures, or every fourth frame of a clip. Transformers are written in [eight bits](eight_bits.py), autoencoders in half
+precision.
 """
 
 import argparse
 import json
 from pathlib import Path
 
+import eight_bits
 import numpy as np
 import torch
 from autoencoder import load
@@ -78,11 +80,13 @@ def wan(args):
 
 def write(pipeline, folder):
     """Save ``pipeline`` without the paths of this machine."""
-    for name in ("transformer", "transformer_2", "vae"):
-        if getattr(pipeline, name, None) is not None:
-            getattr(pipeline, name).half()
+    pipeline.vae.half()
     pipeline.save_pretrained(folder)
-    for path in Path(folder).rglob("*.json"):
+    for name in ("transformer", "transformer_2"):
+        if getattr(pipeline, name, None) is not None:
+            (folder / name / "diffusion_pytorch_model.safetensors").unlink()
+            eight_bits.save(getattr(pipeline, name), folder / name)
+    for path in folder.rglob("*.json"):
         config = json.loads(path.read_text())
         if isinstance(config, dict) and config.pop("_name_or_path", None) is not None:
             path.write_text(json.dumps(config, indent=2) + "\n")

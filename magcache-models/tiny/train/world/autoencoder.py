@@ -22,7 +22,6 @@ from world import SIZE, random_scenes
 
 CHANNELS = 16
 CROP = 64
-CLIP = 9  # frames of a part of a clip
 CHUNK = 8
 # By how much latents are disturbed before decoding: it keeps their code smooth.
 LATENT_NOISE = 0.05
@@ -104,7 +103,7 @@ def train(args):
     generator = prepare(args)
     vae = load(args.init) if args.init else new_image() if args.kind == "image" else new_video()
     vae.to(args.device)
-    frames = CLIP if args.kind == "video" else 1
+    frames = args.frames if args.kind == "video" else 1
 
     def loss_fn():
         pixels = crops(args.batch, frames, CROP, generator).to(args.device)
@@ -127,10 +126,12 @@ def train(args):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     kinds = parser.add_subparsers(dest="kind", required=True)
-    for name, steps, batch, lr in [("image", 6000, 16, 2e-3), ("still", 4000, 16, 2e-3), ("video", 6000, 4, 1e-3)]:
+    for name, steps, batch, lr in [("image", 6000, 16, 2e-3), ("still", 4000, 16, 2e-3), ("video", 6000, 4, 2e-3)]:
         kind = kinds.add_parser(name)
-        add_loop_arguments(kind, steps=steps, batch=batch, lr=lr, ema=0.995, muon=False)
+        add_loop_arguments(kind, steps=steps, batch=batch, lr=lr, ema=0.995, muon=True)
         kind.add_argument("--init", help="autoencoder folder to start from")
+        if name == "video":
+            kind.add_argument("--frames", type=int, default=9, help="of a part: 4 n + 1")
     kinds.add_parser("test").add_argument("--model", required=True)
     args = parser.parse_args()
     test(args.model) if args.kind == "test" else train(args)

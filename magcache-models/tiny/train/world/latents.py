@@ -1,12 +1,14 @@
 """Encode training scenes once, so that the transformers train on latents. Interrupted, the same command goes on.
 
     python latents.py --vae work/image-vae --out work/pictures --count 20000
+    python latents.py --vae work/video-vae --out work/stills --count 12000 --still  # clips of one frame
     python latents.py --vae work/video-vae --out work/clips --count 8000
     python latents.py --vae work/video-vae --out work/clips --count 8000 --first    # first frames, for image to video
 
-A file holds SHARD scenes: ``latents`` [scenes, 16, (5,) 16, 16] in half precision, normalised by the autoencoder's
+A file holds SHARD scenes: ``latents`` [scenes, 16, (frames,) 16, 16] in half precision, normalised by the autoencoder's
 config, and ``ids`` and ``mask`` of their prompts. Scenes depend on the number of the file alone. With ``--first``, a
-second file beside it holds what the image-to-video pipeline encodes: the first frame, then frames of zeros.
+second file beside it holds what the image-to-video pipeline encodes: the first frame, then frames of zeros. Two
+processes may share a folder: ``--part 0/2`` and ``--part 1/2``.
 """
 
 import argparse
@@ -39,20 +41,21 @@ def encode(vae, pixels):
     return torch.cat(parts).half().cpu()
 
 
-def shard(vae, number, first):
-    """The contents of one file."""
+def shard(vae, number, kind):
+    """The contents of one file: of ``pictures``, of ``stills`` (clips of one frame), of ``clips``, or of ``first``."""
     generator = torch.Generator().manual_seed(1_000_000 + number)
     scenes = random_scenes(SHARD, generator)
     parts = [scenes[torch.arange(i, i + CHUNK)] for i in range(0, SHARD, CHUNK)]
-    if isinstance(vae, AutoencoderKL):
-        latents = encode(vae, pictures(scenes, generator))
-    elif first:
+    if kind == "first":
         clips = (whole_clips(part) for part in parts)
         latents = torch.cat([encode(vae, torch.cat([clip[:, :, :1], 0 * clip[:, :, 1:]], 2)) for clip in clips])
         return {"latents": latents}
-    else:
+    if kind == "clips":
         latents = torch.cat([encode(vae, whole_clips(part)) for part in parts])
-    ids, mask = tokenize(scenes.prompts(motion=latents.dim() == 5))
+    else:
+        pixels = pictures(scenes, generator)
+        latents = encode(vae, pixels[:, :, None] if kind == "stills" else pixels)
+    ids, mask = tokenize(scenes.prompts(motion=kind == "clips"))
     return {"latents": latents, "ids": ids, "mask": mask}
 
 
@@ -81,18 +84,23 @@ def main():
     parser.add_argument("--vae", required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--count", type=int, default=8000)
-    parser.add_argument("--first", action="store_true")
+    kinds = parser.add_mutually_exclusive_group()
+    kinds.add_argument("--still", action="store_const", const="stills", dest="kind", help="clips of one frame")
+    kinds.add_argument("--first", action="store_const", const="first", dest="kind", help="what image to video is given")
+    parser.add_argument("--part", default="0/1", help="every n-th file from the i-th on, as i/n")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
     vae = load(args.vae).eval().to(args.device)
-    for number in range(-(-args.count // SHARD)):
-        path = args.out / f"{number:05}{'.first' if args.first else ''}.pt"
+    kind = "pictures" if isinstance(vae, AutoencoderKL) else args.kind or "clips"
+    begin, every = map(int, args.part.split("/"))
+    for number in range(begin, -(-args.count // SHARD), every):
+        path = args.out / f"{number:05}{'.first' if kind == 'first' else ''}.pt"
         if path.exists():
             continue
-        contents = shard(vae, number, args.first)
+        contents = shard(vae, number, kind)
         torch.save(contents, path.with_suffix(".new"))
         path.with_suffix(".new").replace(path)
         print(f"{path}: deviation {contents['latents'].float().std():.3f}", flush=True)

@@ -20,7 +20,9 @@ def add_loop_arguments(parser, steps, batch, lr, ema, muon):
     parser.add_argument("--warmup", type=int, default=100, help="steps")
     parser.add_argument("--batch", type=int, default=batch)
     parser.add_argument("--lr", type=float, default=lr, help="peak learning rate")
-    parser.add_argument("--muon", action=argparse.BooleanOptionalAction, default=muon, help="for matrices of blocks")
+    parser.add_argument(
+        "--muon", action=argparse.BooleanOptionalAction, default=muon, help="for matrices and kernels of blocks"
+    )
     parser.add_argument("--ema", type=float, default=ema, help="decay of the average of the weights")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
@@ -43,11 +45,14 @@ def learning_rate(step, args):
 
 
 def new_optimisers(models, args):
-    """AdamW without weight decay; with ``args.muon`` Muon for the matrices of blocks, not for those of modulation."""
+    """AdamW without weight decay.
+
+    With ``args.muon`` Muon for the matrices and kernels of blocks, but not for those of modulation.
+    """
     matrices, others = [], []
     for name, parameter in (named for model in models for named in model.named_parameters()):
         if parameter.requires_grad:
-            is_matrix = parameter.dim() == 2 and "block" in name and "norm" not in name and "bias" not in name
+            is_matrix = parameter.dim() > 1 and len(parameter) > 1 and "block" in name and "norm" not in name
             (matrices if args.muon and is_matrix else others).append(parameter)
     adam = torch.optim.AdamW(others, lr=args.lr, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
     return [adam, Muon(matrices, args.lr)] if matrices else [adam]

@@ -1,4 +1,4 @@
-"""Muon: momentum whose singular values are all brought near one, for the matrices of transformer blocks.
+"""Muon: momentum whose singular values are all brought near one, for matrices and the kernels of convolutions.
 
 Jordan et al. 2024, https://kellerjordan.github.io/posts/muon; scaled as in Liu et al. 2025 (arXiv 2502.16982), so that a
 step is as long as one of AdamW and takes the same learning rate. ``torch.optim.Muon`` does the same in bfloat16, matrix by
@@ -25,7 +25,7 @@ def orthogonalise(matrices):
 
 
 class Muon(torch.optim.Optimizer):
-    """Over matrices alone; those of one shape are handled together."""
+    """Over matrices, those of one shape together; a kernel is one, with a row for each channel that it gives."""
 
     def __init__(self, matrices, lr):
         super().__init__(matrices, {"lr": lr})
@@ -38,9 +38,10 @@ class Muon(torch.optim.Optimizer):
                 state = self.state[matrix]
                 momentum = state.setdefault("momentum", torch.zeros_like(matrix)).lerp_(matrix.grad, 1 - MOMENTUM)
                 update = matrix.grad.lerp(momentum, MOMENTUM)
-                shapes.setdefault(matrix.shape, []).append((matrix, update))
+                update = update.flatten(1)
+                shapes.setdefault(update.shape, []).append((matrix, update))
             for shape, rows in shapes.items():
                 updates = orthogonalise(torch.stack([update for _, update in rows]))
                 scale = 0.2 * max(shape) ** 0.5
                 for (matrix, _), update in zip(rows, updates):
-                    matrix.add_(update, alpha=-group["lr"] * scale)
+                    matrix.add_(update.view_as(matrix), alpha=-group["lr"] * scale)

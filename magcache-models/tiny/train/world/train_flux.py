@@ -68,7 +68,7 @@ class Model:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_loop_arguments(parser, steps=20000, batch=32, lr=1e-3, ema=0.999, muon=True)
+    add_loop_arguments(parser, steps=20000, batch=32, lr=6e-3, ema=0.999, muon=True)
     parser.add_argument("--latents", required=True)
     parser.add_argument("--init", help="an earlier --out to start from")
     parser.add_argument("--distil", action="store_true", help="with --init: distil guidance into a copy of it")

@@ -1,13 +1,15 @@
 """Train a Wan transformer (WanTransformer3DModel) and its text encoder by flow matching on the latents of clips.
 
-    python train_wan.py --latents work/clips --out work/t2v
-    python train_wan.py --latents work/clips --out work/high --init work/t2v --shift 12 --sigma-min 0.875 --lr 3e-4
-    python train_wan.py --latents work/clips --out work/low --init work/t2v --shift 12 --sigma-max 0.875 --lr 3e-4
-    python train_wan.py --latents work/clips --out work/i2v --init work/t2v --image --lr 5e-4
+    python train_wan.py --latents work/stills --out work/stills-only
+    python train_wan.py --latents work/clips --out work/t2v --init work/stills-only
+    python train_wan.py --latents work/clips --out work/high --init work/t2v --freeze-text --shift 12 --sigma-min 0.875
+    python train_wan.py --latents work/clips --out work/low --init work/t2v --freeze-text --shift 12 --sigma-max 0.875
+    python train_wan.py --latents work/clips --out work/i2v --init work/t2v --freeze-text --image
 
-Text to video, the experts of high and of low noise, image to video.
+Clips of one frame, text to video, the experts of high and of low noise, image to video. A clip of one frame has a fifth
+of the tokens, and teaches how things look; clips then teach how they move.
 
-The text encoder is trained in the first run. The others share it and leave it as it is.
+The experts and image to video share the text encoder of text to video.
 """
 
 import argparse
@@ -63,7 +65,7 @@ def image_condition(first):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_loop_arguments(parser, steps=30000, batch=16, lr=1e-3, ema=0.999, muon=True)
+    add_loop_arguments(parser, steps=30000, batch=16, lr=6e-3, ema=0.999, muon=True)
     parser.add_argument("--latents", required=True)
     parser.add_argument("--init", help="an earlier --out to start from")
     parser.add_argument("--image", action="store_true", help="train the image-to-video form")
@@ -71,7 +73,7 @@ def main():
     parser.add_argument("--sigma-min", type=float, default=0.0, help="train on noise levels above this")
     parser.add_argument("--sigma-max", type=float, default=1.0, help="train on noise levels below this")
     parser.add_argument("--drop-text", type=float, default=0.1, help="how often a prompt is left out")
-    parser.add_argument("--freeze-text", action="store_true", help="leave a new text encoder as it is, too")
+    parser.add_argument("--freeze-text", action="store_true", help="leave the text encoder as it is")
     args = parser.parse_args()
     generator = prepare(args)
     pool = Pool(args.latents, args.device, first=args.image)
@@ -81,7 +83,7 @@ def main():
         text_encoder = UMT5EncoderModel.from_pretrained(init / "text_encoder")
     else:
         transformer, text_encoder = new_transformer(args.image), new_umt5()
-    text_encoder.requires_grad_(not (args.init or args.freeze_text))
+    text_encoder.requires_grad_(not args.freeze_text)
     if args.compile:
         transformer.compile()
     models = [transformer.to(args.device), text_encoder.to(args.device)]
