@@ -166,7 +166,7 @@ fn copy(to: &mut [f32], from: &[f32]) {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Device;
+    use candle_core::{Device, Shape};
 
     use super::*;
     use crate::testing::random;
@@ -181,7 +181,7 @@ mod tests {
             [(1, 3, [2, 3, 4], [1, 2, 2]), (2, 4, [3, 2, 1], [2, 1, 3]), (1, 8, [9, 20, 24], [1, 2, 2])]
         {
             let cut = Cut { batch, channels, grid, patch };
-            let video = random(&cut.video())?;
+            let video = random(Shape::from(cut.video()).dims())?;
             let tokens = patchify(&video, patch)?;
             assert_eq!((tokens.dims3()?, values(&tokens)?), (cut.tokens(), values(&cut.patchify(&video)?)?));
             assert_eq!(values(&cut.unpatchify(&tokens)?)?, values(&video)?);
