@@ -6,7 +6,7 @@ use magcache_core::{
     planner::Continuation,
     profile::{Profile, SkippedPart, WindowedSchedule},
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::program::{Shell, list, skipped};
 
@@ -59,8 +59,7 @@ fn a_target_chooses_windows_where_they_are_better_and_the_run_has_their_blocks()
     // A number of steps means whole ones.
     assert_eq!(asked("--budget 4")["planned"]["computed"], 4.0);
     let found = asked("--psnr 60");
-    assert_eq!(found["planned"]["computed"], 3.5);
-    assert!((found["planned"]["psnr"].as_f64().unwrap() - 80.0).abs() < 1e-9, "{found}");
+    assert_eq!((&found["planned"]["computed"], &found["planned"]["psnr"]), (&json!(3.5), &json!(80.0)));
     // A speed-up out of its reach is had with whole steps.
     assert_eq!(asked("--speedup 2.2")["planned"]["computed"], 2.0);
 }
@@ -86,8 +85,9 @@ fn windows_are_measured_and_compared() {
     assert_eq!(list(&row["psnr_by_run"]).len(), 2);
     let saved = profile(&sh, "measured.toml").plans[0].windowed[0].clone();
     assert_eq!(saved.parts, own.parts);
-    // Numbers in TOML and in JSON may differ in their last digit.
-    assert!((saved.psnr.unwrap() - row["psnr"].as_f64().unwrap()).abs() < 1e-9);
+    // serde_json reads a number to within one unit of its last place.
+    let (stored, told) = (saved.psnr.unwrap(), row["psnr"].as_f64().unwrap());
+    assert!((stored - told).abs() <= f64::EPSILON * stored, "{stored} {told}");
 }
 
 #[test]

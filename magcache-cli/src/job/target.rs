@@ -224,7 +224,7 @@ fn expected(own: &WindowedSchedule, (beside, quality): (&PlannedSchedule, &Quali
     match own.psnr {
         Some(psnr) => Quality { psnr, within: own.psnr_error, grounds: Grounds::Measured },
         None => {
-            let psnr = own.predicted_psnr() + quality.psnr - beside.predicted_psnr();
+            let psnr = own.predicted_psnr() + (quality.psnr - beside.predicted_psnr());
             let grounds = match quality.grounds {
                 Grounds::Predicted => Grounds::Predicted,
                 Grounds::Measured | Grounds::Calibrated => Grounds::Calibrated,

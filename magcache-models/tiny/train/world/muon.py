@@ -37,8 +37,7 @@ class Muon(torch.optim.Optimizer):
             for matrix in group["params"]:
                 state = self.state[matrix]
                 momentum = state.setdefault("momentum", torch.zeros_like(matrix)).lerp_(matrix.grad, 1 - MOMENTUM)
-                update = matrix.grad.lerp(momentum, MOMENTUM)
-                update = update.flatten(1)
+                update = matrix.grad.lerp(momentum, MOMENTUM).flatten(1)
                 shapes.setdefault(update.shape, []).append((matrix, update))
             for shape, rows in shapes.items():
                 updates = orthogonalise(torch.stack([update for _, update in rows]))
