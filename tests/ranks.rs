@@ -283,7 +283,7 @@ fn ranks_with_other_weights_are_refused() {
     for folder in ["a", "b"] {
         program::copy(&program::tiny("wan2.1-t2v-tiny"), &sh.inside(folder).path("m"));
     }
-    let weights = sh.path("b/m/transformer/diffusion_pytorch_model.safetensors");
+    let weights = sh.path("b/m/transformer/diffusion_pytorch_model.gguf");
     let mut bytes = fs::read(&weights).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
     fs::write(&weights, bytes).unwrap();

@@ -107,6 +107,7 @@ fn wide_pair(root: &Path) -> u64 {
     let bytes = ["transformer", "transformer_2"].map(|part| {
         let part = root.join(part);
         let tensors = wide(&part);
+        fs::remove_file(part.join("diffusion_pytorch_model.gguf")).unwrap();
         edit_json(&part.join("config.json"), |config| {
             for (key, value) in [
                 ("num_attention_heads", 8),

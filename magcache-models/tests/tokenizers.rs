@@ -61,8 +61,8 @@ fn endless_prompts_are_refused_and_long_ones_are_cut_visibly() {
     assert_eq!(error.to_string(), "the prompt has 100000 characters, at most 20000 are accepted");
     assert!(error.hint().is_some());
     let longest = tokenizer.encode(&"a ".repeat(MAX_PROMPT_CHARS / 2)).unwrap();
-    assert_eq!((longest.len, longest.truncated), (16, MAX_PROMPT_CHARS / 2 - 15));
-    assert_eq!(longest.input_ids[15], 1, "the end token stays");
+    assert_eq!((longest.len, longest.truncated), (20, MAX_PROMPT_CHARS / 2 - 19));
+    assert_eq!(longest.input_ids[19], 1, "the end token stays");
 }
 
 #[test]

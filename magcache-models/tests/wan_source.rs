@@ -62,7 +62,7 @@ fn two_experts_need_both_folders_and_a_boundary() {
     edit_json(&index, |index| index["boundary_ratio"] = json!(0.875));
     edit_json(&root.path().join("transformer_2/config.json"), |config| config["eps"] = json!(1e-5));
     assert!(refusal(root.path()).contains("transformer_2/config.json: differs from"));
-    fs::remove_file(root.path().join("transformer_2/diffusion_pytorch_model.safetensors")).unwrap();
+    fs::remove_file(root.path().join("transformer_2/diffusion_pytorch_model.gguf")).unwrap();
     assert!(
         refusal(root.path()).contains("transformer_2/diffusion_pytorch_model.safetensors does not exist")
     );
@@ -79,8 +79,8 @@ fn the_task_comes_from_the_class_and_the_configurations() {
     let index = root.path().join("model_index.json");
     let transformer = root.path().join("transformer/config.json");
     edit_json(&index, |index| index["_class_name"] = json!("WanImageToVideoPipeline"));
-    assert!(refusal(root.path()).contains("in_channels is 8, i2v with 8 latent channels takes 20"));
-    edit_json(&transformer, |config| config["in_channels"] = json!(20));
+    assert!(refusal(root.path()).contains("in_channels is 16, i2v with 16 latent channels takes 36"));
+    edit_json(&transformer, |config| config["in_channels"] = json!(36));
     assert_eq!(opened(root.path()).unwrap().task(), WanTask::I2V);
 
     // Wan 2.1's image models attend to CLIP embeddings; FLF2V has a learned position for both frames.
@@ -106,7 +106,7 @@ fn the_task_comes_from_the_class_and_the_configurations() {
 #[test]
 fn a_missing_part_is_named_before_anything_is_loaded() {
     for (absent, said) in [
-        ("transformer/diffusion_pytorch_model.safetensors", "transformer/diffusion_pytorch_model"),
+        ("transformer/diffusion_pytorch_model.gguf", "transformer/diffusion_pytorch_model"),
         ("transformer/config.json", "transformer/config.json does not exist"),
         ("vae/config.json", "vae/config.json does not exist"),
         ("vae/diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model"),

@@ -13,6 +13,7 @@ mod compare;
 mod demo;
 mod experts;
 mod files;
+mod floats;
 mod flux;
 mod inspect;
 mod lpips;

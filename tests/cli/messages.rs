@@ -21,7 +21,7 @@ fn every_refusal_has_one_style_and_its_hint_is_apart() {
     wan("class", config, &text("WanTransformer3DModel", "FluxTransformer2DModel"));
     wan("key", config, &text("\"eps\"", "\"epsilon\""));
     let half = |bytes: Vec<u8>| bytes[..bytes.len() / 2].to_vec();
-    wan("cut", "transformer/diffusion_pytorch_model.safetensors", &half);
+    wan("cut", "vae/diffusion_pytorch_model.safetensors", &half);
     wan("solver", "scheduler/scheduler_config.json", &text("UniPCMultistepScheduler", "DDIMScheduler"));
     sh.write("text.png", "hello, world");
     sh.inside("empty");
@@ -33,7 +33,7 @@ fn every_refusal_has_one_style_and_its_hint_is_apart() {
         ("run --cache magcash", "unknown strategy \"magcash\"", "did you mean \"magcache\"?"),
         // Errors from the libraries.
         ("run --out a.avi", "cannot write files that end in .avi", "name a .mp4 or .gif file"),
-        ("run --size 70x64", "multiple of 8", "the nearest is 72"),
+        ("run --size 70x64", "multiple of 16", "the nearest is 64"),
         ("run --model empty", "", "looked for"),
         ("run --model class", "", "this is a FLUX.1 model"),
         ("run --model key", "", "diffusers 0.42.1"),
@@ -121,7 +121,7 @@ fn a_flag_about_a_cache_is_not_ignored_where_there_is_none() {
 fn the_words_of_the_embedded_models_are_shown_and_others_are_told() {
     let sh = Shell::new();
     for line in ["list", "demo --help", "run --help"] {
-        assert!(sh.said(line)[0].contains("COLOUR: red, green"), "{line}");
+        assert!(sh.said(line)[0].contains("COLOUR: red, yellow"), "{line}");
     }
     let models = sh.answer("list")["models"].clone();
     let prompts = |name: &str| &list(&models).iter().find(|model| model["name"] == name).unwrap()["prompts"];

@@ -2,13 +2,16 @@
 
 use std::fs;
 
-use crate::program::{Shell, copy, tiny};
+use crate::{
+    floats::copy_in_floats,
+    program::{Shell, copy, tiny},
+};
 
 #[test]
 fn bad_values() {
     let sh = Shell::new();
     sh.refused("run --steps 0", ["steps"]);
-    sh.refused("run --size 70x64", ["width 70", "multiple of 8", "hint: the nearest is 72"]);
+    sh.refused("run --size 70x64", ["width 70", "multiple of 16", "hint: the nearest is 64"]);
     sh.refused("run --frames 6", ["6 frames", "hint: try 5 or 9"]);
     sh.refused("run --guidance=-1", ["guidance is -1"]);
     sh.refused("run --flow-shift nan", ["shift"]);
@@ -72,7 +75,7 @@ fn a_configuration_file_is_read_strictly() {
 #[test]
 fn a_damaged_checkpoint() {
     let sh = Shell::new();
-    copy(&tiny("wan2.1-t2v-tiny"), &sh.path("model"));
+    copy_in_floats("wan2.1-t2v-tiny", &sh.path("model"));
     let (weights, config) =
         ("model/transformer/diffusion_pytorch_model.safetensors", "model/transformer/config.json");
     let (whole, text) = (sh.bytes(weights), sh.text(config));

@@ -5,6 +5,7 @@ use std::{collections::HashMap, fs};
 use candle_core::{DType, Device, Tensor};
 
 use crate::{
+    floats::copy_in_floats,
     gguf::{self, Numbers, Stored},
     program::{Shell, tiny},
 };
@@ -25,11 +26,12 @@ fn adapter(sh: &Shell, name: &str, seed: u64, module: &str) {
     candle_core::safetensors::save(&tensors, sh.path(name)).unwrap();
 }
 
-/// The small transformer as GGUF, its large matrices in `Q8_0`.
+const FLOATS: &str = "floats/transformer/diffusion_pytorch_model.safetensors";
+
+/// The small transformer in FLOATS, and as GGUF, the large matrices of its blocks in `Q8_0`.
 fn quantised(sh: &Shell) {
-    let folder = tiny("wan2.1-t2v-tiny/transformer");
-    let weights =
-        candle_core::safetensors::load(folder.join("diffusion_pytorch_model.safetensors"), &Device::Cpu);
+    copy_in_floats("wan2.1-t2v-tiny", &sh.path("floats"));
+    let weights = candle_core::safetensors::load(sh.path(FLOATS), &Device::Cpu);
     let mut tensors: Vec<(String, Tensor)> = weights.unwrap().into_iter().collect();
     tensors.sort_by(|a, b| a.0.cmp(&b.0));
     let stored: Vec<Stored> = tensors
@@ -48,16 +50,16 @@ fn quantised(sh: &Shell) {
         })
         .collect();
     sh.write("t.gguf", gguf::file("wan", &stored));
-    fs::copy(folder.join("config.json"), sh.path("config.json")).unwrap();
+    fs::copy(sh.path("floats/transformer/config.json"), sh.path("config.json")).unwrap();
 }
 
-/// A block of 32 values as a scale and bytes.
+/// A block of 32 values as a scale and bytes, of which half are used: coarser than the embedded weights.
 fn q8_0(values: &[f32]) -> Vec<u8> {
     let largest = values.iter().fold(0f32, |most, value| most.max(value.abs()));
     // Rounded down to the fraction of an f16; the scales of these weights are normal numbers there.
-    let scale = f32::from_bits((largest / 127.0).max(1e-4).to_bits() & !0x1fff);
+    let scale = f32::from_bits((largest / 63.0).max(1e-4).to_bits() & !0x1fff);
     let half = ((scale.to_bits() >> 13) - (112 << 10)) as u16;
-    let of = |value: &f32| (value / scale).round().clamp(-127.0, 127.0) as i8;
+    let of = |value: &f32| (value / scale).round().clamp(-63.0, 63.0) as i8;
     half.to_le_bytes().into_iter().chain(values.iter().map(|value| of(value).cast_unsigned())).collect()
 }
 
@@ -143,9 +145,9 @@ fn a_profile_is_usable_for_other_formats_and_not_for_an_adapter() {
         let found = sh.answer(line)["profile_verdict"].clone();
         (found["verdict"].as_str().unwrap().to_owned(), found["reasons"].to_string())
     };
-    let (usable, reasons) = verdict(&format!("{plain} --transformer t.gguf"));
+    let (usable, reasons) = verdict(&format!("{plain} --transformer {FLOATS}"));
     assert_eq!(usable, "usable");
-    assert!(reasons.contains("measured with weights in floats, the run has gguf Q8_0"), "{reasons}");
+    assert!(reasons.contains("measured with weights in gguf Q8_0, the run has floats"), "{reasons}");
     let words = ["measured with no adapter, the run has a.safetensors at 1", "--force"];
     sh.hinted(format!("{plain} --lora a.safetensors"), words);
     let (forced, _) = verdict(&format!("{plain} --lora a.safetensors --force"));
@@ -185,7 +187,7 @@ fn two_hundred_damaged_files_are_bad_input() {
     let sh = Shell::new();
     quantised(&sh);
     adapter(&sh, "a.safetensors", 1, "blocks.0.attn1.to_q");
-    let model = fs::read(tiny("wan2.1-t2v-tiny/transformer/diffusion_pytorch_model.safetensors")).unwrap();
+    let model = sh.bytes(FLOATS);
     let files = [
         ("t.gguf", "--transformer", sh.bytes("t.gguf")),
         ("a.safetensors", "--lora", sh.bytes("a.safetensors")),

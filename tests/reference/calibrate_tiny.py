@@ -29,19 +29,19 @@ import diffusers
 import numpy as np
 import torch
 import transformers
-from PIL import Image
 
 TINY = Path(__file__).resolve().parents[2] / "magcache-models" / "tiny"
-sys.path.insert(0, str(TINY / "train"))
-from sample import first_frame, load_pipeline  # noqa: E402
+sys.path.insert(0, str(TINY / "train" / "world"))
+from published import first_frame, load_pipeline  # noqa: E402
 
+# docs/results/prompts-calibration-video.txt
 PROMPTS = [
-    "a red circle moving right",
-    "a blue square moving down",
-    "a white square moving up",
-    "a green triangle moving left",
-    "a yellow triangle moving left and a green circle moving up",
-    "a purple circle moving down and a white triangle moving right",
+    "a red circle moving right at night",
+    "a blue striped square moving down on sand",
+    "a white ball moving up in fog",
+    "a green checked triangle moving left at dusk panning right",
+    "a yellow star spinning and a purple ring moving up at night",
+    "a cyan speckled circle moving down and a red square moving right on sand",
 ]
 # docs/results/prompts-calibration-image.txt
 PICTURES = [
@@ -55,8 +55,7 @@ PICTURES = [
 SEEDS = [0, 1]
 GUIDANCE, EMBEDDED_GUIDANCE = 3.0, 3.5
 STEPS = {"wan2.1-t2v-tiny": 30, "wan2.2-t2v-tiny": 40, "wan2.2-i2v-tiny": 30, "tiny-flux": 28}
-SIZE, FRAMES, MAX_LENGTH = 64, 17, 16
-PICTURE_SIZE, PICTURE_MAX_LENGTH = 128, 20
+SIZE, FRAMES, MAX_LENGTH = 128, 17, 20
 SIGNALS, STILL_SIGNALS, OUTPUTS = ("e", "e0"), ("modulated",), ("residual", "hidden_states")
 DEGREE = 4
 
@@ -195,14 +194,14 @@ def sample_all(pipeline, steps):
         for seed in SEEDS:
             if is_still(pipeline):
                 pipeline(
-                    prompt=prompt, height=PICTURE_SIZE, width=PICTURE_SIZE, num_inference_steps=steps,
-                    guidance_scale=EMBEDDED_GUIDANCE, max_sequence_length=PICTURE_MAX_LENGTH, output_type="latent",
+                    prompt=prompt, height=SIZE, width=SIZE, num_inference_steps=steps,
+                    guidance_scale=EMBEDDED_GUIDANCE, max_sequence_length=MAX_LENGTH, output_type="latent",
                     generator=torch.Generator().manual_seed(seed),
                 )
                 for branch, seen in recorder.take().items():
                     branches.setdefault(branch, []).append(seen)
                 continue
-            image = {"image": Image.fromarray(first_frame(prompt, seed))} if takes_image else {}
+            image = {"image": first_frame(prompt, seed)} if takes_image else {}
             pipeline(
                 prompt=prompt, negative_prompt="", height=SIZE, width=SIZE, num_frames=FRAMES, num_inference_steps=steps,
                 guidance_scale=GUIDANCE, max_sequence_length=MAX_LENGTH, output_type="latent",
@@ -217,9 +216,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="?", default="wan2.1-t2v-tiny", choices=STEPS)
     args = parser.parse_args()
-    pipeline, steps = load_pipeline(TINY / args.model), STEPS[args.model]
+    pipeline, steps = load_pipeline(args.model), STEPS[args.model]
     branches = sample_all(pipeline, steps)
-    size = PICTURE_SIZE if is_still(pipeline) else SIZE
     rows = [row for branch, runs in branches.items() for row in distance_rows(runs, branch)]
     report = {
         "model": args.model,
@@ -228,8 +226,8 @@ def main():
         "flow_shift": pipeline.scheduler.config.get("flow_shift"),
         "boundary_ratio": pipeline.config.get("boundary_ratio"),
         "guidance_scale": EMBEDDED_GUIDANCE if is_still(pipeline) else GUIDANCE,
-        "height": size,
-        "width": size,
+        "height": SIZE,
+        "width": SIZE,
         "frames": 1 if is_still(pipeline) else FRAMES,
         "prompts": PICTURES if is_still(pipeline) else PROMPTS,
         "seeds": SEEDS,

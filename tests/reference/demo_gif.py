@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from program import run
 
 LANES = ["dense", "planner", "magcache", "teacache", "fbcache", "fewer steps"]
-SIDE, GAP, HEAD, SCALE = 64, 2, 12, 2
+SIDE, GAP, HEAD = 128, 2, 18
 COLOURS = 48
 
 
@@ -52,10 +52,9 @@ def main():
         for row, scene in enumerate(videos):
             for column, video in enumerate(scene):
                 sheet.paste(video[i], (column * step, HEAD + row * step))
-        sheet = sheet.resize((sheet.width * SCALE, sheet.height * SCALE), Image.NEAREST)
         draw = ImageDraw.Draw(sheet)
         for column, name in enumerate(LANES):
-            draw.text((column * step * SCALE + 2, 4), name, fill="black")
+            draw.text((column * step + 2, 4), name, fill="black")
         pictures.append(sheet)
     # One palette for all frames, so that nothing flickers.
     every = Image.new("RGB", (pictures[0].width, pictures[0].height * len(pictures)))

@@ -1,7 +1,7 @@
 """Whether pictures and videos show what their prompt says, judged by a program that knows the grammar and no network.
 
     python tests/reference/fidelity.py run --magcache target/release/magcache --model wan2.1-t2v-tiny --out OUT
-    python tests/reference/fidelity.py judge --grammar world --prompts PROMPTS.txt --clips OUT
+    python tests/reference/fidelity.py judge --prompts PROMPTS.txt --clips OUT
     python tests/reference/fidelity.py check
 
 `run` has the program make a clip for every prompt, without a cache and with `--cache magcache`. `judge` reads what
@@ -14,8 +14,8 @@ Of all prompts, the percentage where
   shape      each outline fits that of the prompt best, with IoU 0.7 or more at the best position, size and rotation
   count      as many objects are seen as the prompt has
   motion     each object moves as the prompt says, by 7 % of the picture or more
-  texture    each texture is that of the prompt, if the grammar has textures
-  place      the background is that of the prompt, if the grammar has several
+  texture    each texture is that of the prompt
+  place      the background is that of the prompt
   all        all of these hold
 """
 
@@ -27,7 +27,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from fidelity_grammar import GRAMMARS
+from fidelity_grammar import Grammar
 from fidelity_look import look
 from PIL import Image, ImageSequence
 from scipy import ndimage
@@ -100,37 +100,37 @@ def table(rows):
 def check(args):
     """Scores of drawn scenes, as they are and spoilt."""
     random = np.random.default_rng(0)
-    for grammar in [GRAMMARS[args.grammar]] if args.grammar else GRAMMARS.values():
-        prompts, draw = grammar.scenes(args.count, args.seed, motion=not args.still)
-        clips = [draw(prompt) for prompt in prompts]
-        blur = grammar.size / 64
+    grammar = Grammar()
+    prompts, draw = grammar.scenes(args.count, args.seed, motion=not args.still)
+    clips = [draw(prompt) for prompt in prompts]
+    blur = grammar.size / 64
 
-        def dim(i):
-            return (clips[i] * 0.5 + 50).astype(np.uint8)
+    def dim(i):
+        return (clips[i] * 0.5 + 50).astype(np.uint8)
 
-        def noisy(deviation):
-            return lambda i: (clips[i] + random.normal(0, deviation, clips[i].shape)).clip(0, 255).astype(np.uint8)
+    def noisy(deviation):
+        return lambda i: (clips[i] + random.normal(0, deviation, clips[i].shape)).clip(0, 255).astype(np.uint8)
 
-        def blurred(pixels):
-            return lambda i: ndimage.gaussian_filter(clips[i], (0, pixels, pixels, 0))
+    def blurred(pixels):
+        return lambda i: ndimage.gaussian_filter(clips[i], (0, pixels, pixels, 0))
 
-        ways = {
-            "as drawn": lambda i: clips[i],
-            "another prompt's": lambda i: clips[(i + 1) % len(clips)],
-            "noise of 8 of 255": noisy(8),
-            "noise of 25": noisy(25),
-            f"blur of {blur:g} pixels": blurred(blur),
-            f"blur of {3 * blur:g} pixels": blurred(3 * blur),
-            "half the contrast": dim,
-            "time reversed": lambda i: clips[i][::-1],
-        }
-        rows = [(f"{grammar.name}: {name}", summary(judge(grammar, prompts, way))) for name, way in ways.items()]
-        print(table(rows), flush=True)
+    ways = {
+        "as drawn": lambda i: clips[i],
+        "another prompt's": lambda i: clips[(i + 1) % len(clips)],
+        "noise of 8 of 255": noisy(8),
+        "noise of 25": noisy(25),
+        f"blur of {blur:g} pixels": blurred(blur),
+        f"blur of {3 * blur:g} pixels": blurred(3 * blur),
+        "half the contrast": dim,
+        "time reversed": lambda i: clips[i][::-1],
+    }
+    rows = [(name, summary(judge(grammar, prompts, way))) for name, way in ways.items()]
+    print(table(rows), flush=True)
 
 
 def run(args):
     """Has the program make all clips of a model, and judges them."""
-    grammar = GRAMMARS[args.grammar]
+    grammar = Grammar()
     prompts, draw = grammar.scenes(args.count, args.seed, motion=not args.still)
     args.out.mkdir(parents=True, exist_ok=True)
     answers, rows = {}, []
@@ -187,15 +187,12 @@ def main():
     own.add_argument("--image", action="store_true", help="give the drawn first frame of each prompt's scene")
     own.add_argument("--flags", default="", help="more flags of the program, such as '--steps 15'")
     own.add_argument("--out", type=Path, required=True)
-    own.add_argument("--grammar", choices=GRAMMARS, default="shapes")
     own.add_argument("--count", type=int, default=200, help="prompts, as far as the grammar has that many")
     own.add_argument("--seed", type=int, default=1000)
     own = ways.add_parser("judge")
-    own.add_argument("--grammar", choices=GRAMMARS, required=True)
     own.add_argument("--prompts", type=Path, required=True)
     own.add_argument("--clips", required=True)
     own = ways.add_parser("check")
-    own.add_argument("--grammar", choices=GRAMMARS)
     own.add_argument("--count", type=int, default=100)
     own.add_argument("--seed", type=int, default=1000)
     own.add_argument("--still", action="store_true", help="pictures in place of videos")

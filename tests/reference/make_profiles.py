@@ -374,6 +374,7 @@ def measured(report, script):
     return {
         "command": f"python tests/reference/{script}",
         "checkpoint": " ".join(network_sha256(network) for network in networks),
+        "weights": "gguf Q8_0",  # how `eight_bits.py` stores them
         "sampler": SAMPLERS[report["scheduler"]],
         **{key: facts[key] for key in keys if facts.get(key) is not None},
         "prompts": report["prompts"],

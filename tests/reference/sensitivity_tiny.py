@@ -21,7 +21,8 @@ import calibrate_tiny as dense
 import diffusers
 import torch
 import transformers
-from diffusers import WanPipeline
+
+MODEL = "wan2.1-t2v-tiny"
 
 
 def conditional_calls(pipeline, prompt, seed):
@@ -41,7 +42,7 @@ def conditional_calls(pipeline, prompt, seed):
     handle = pipeline.transformer.register_forward_pre_hook(record, with_kwargs=True)
     latents = pipeline(
         prompt, negative_prompt="", height=dense.SIZE, width=dense.SIZE, num_frames=dense.FRAMES,
-        num_inference_steps=dense.STEPS, guidance_scale=dense.GUIDANCE, max_sequence_length=dense.MAX_LENGTH,
+        num_inference_steps=dense.STEPS[MODEL], guidance_scale=dense.GUIDANCE, max_sequence_length=dense.MAX_LENGTH,
         output_type="latent", generator=torch.Generator().manual_seed(seed),
     ).frames
     handle.remove()
@@ -70,11 +71,9 @@ def sensitivities(transformer, calls, last):
 @torch.no_grad()
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, default=dense.TINY / "wan2.1-t2v-tiny")
-    parser.add_argument("--out", type=Path, default=dense.TINY / "wan2.1-t2v-tiny.sensitivity.json")
+    parser.add_argument("--out", type=Path, default=dense.TINY / f"{MODEL}.sensitivity.json")
     args = parser.parse_args()
-    pipeline = WanPipeline.from_pretrained(args.model)
-    pipeline.set_progress_bar_config(disable=True)
+    pipeline = dense.load_pipeline(MODEL)
     runs = [
         sensitivities(pipeline.transformer, *conditional_calls(pipeline, prompt, seed))
         for prompt in dense.PROMPTS
@@ -82,9 +81,9 @@ def main():
     ]
     means = torch.tensor(runs, dtype=torch.float64).mean(0)
     report = {
-        "model": args.model.name,
+        "model": MODEL,
         "scheduler": "UniPCMultistepScheduler",
-        "steps": dense.STEPS,
+        "steps": dense.STEPS[MODEL],
         "flow_shift": pipeline.scheduler.config.flow_shift,
         "guidance_scale": dense.GUIDANCE,
         "height": dense.SIZE,

@@ -1,6 +1,6 @@
 """Records how transformers and diffusers process prompts: cleaned text, token ids, embeddings and distance buckets.
 
-    python tests/reference/tokenizer_fixture.py magcache-models/tiny/wan2.1-t2v-tiny tests/fixtures/tokenizer
+    python tests/reference/tokenizer_fixture.py magcache-models/tiny/wan2.2-s2v-tiny tests/fixtures/tokenizer
 
 Needs torch, diffusers (0.42.1), transformers (5.23.0), ftfy, sentencepiece and tokenizers. Writes
   wan_prompts/               a case: embeddings of its text encoder, as the Wan pipeline feeds them to the transformer
@@ -120,7 +120,7 @@ def main():
     out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     cases = out.parent / "golden" / "tokenizers"
-    tiny = "../../../../../magcache-models/tiny/wan2.1-t2v-tiny/tokenizer"
+    tiny = "../../../../../magcache-models/tiny/wan2.2-s2v-tiny/tokenizer"
     tokenizer = record(model / "tokenizer", 16, cases / "wan_words", tiny)
     unigram(cases / "wan_unigram")
     record(cases / "wan_unigram", 512, cases / "wan_unigram")

@@ -1,32 +1,18 @@
 """Distil `wan2.1-t2v-tiny` into a LoRA for 4 steps without guidance: `--lora builtin:4-step`.
 
-    python tests/reference/train_lora.py teach --count 1024
-    python tests/reference/train_lora.py fit --minutes 60 --state work/state.pt --out work/4-step.safetensors
-    python tests/reference/train_lora.py measure --lora work/4-step.safetensors
+    python tests/reference/train_lora.py teach --count 1024 --out work/teacher
+    python tests/reference/train_lora.py fit --pool work/teacher --out work/lora --steps 2000
+    python tests/reference/train_lora.py measure --lora work/lora/4-step.safetensors
 
 The teacher is the published folder as it is run by default: UniPC, flow shift 3, guidance 3, an empty negative prompt;
 20 steps in place of 30 while it teaches (43 dB between the two). The student starts from the same noise and makes
 4 Euler steps without guidance, at the noise levels of FlowMatchEulerDiscreteScheduler, which are those of
 `--sampler euler --steps 4 --flow-shift SHIFT`. It is trained through all of its steps: the loss is the mean over the
 steps of |x - x_teacher|^2 / (1 - sigma)^2 at the noise level that the step reaches, the error of what is no noise in x,
-and the last step counts LAST times. Prompts are drawn like those of the training videos (`shapes.py`), without those
+and the last step counts LAST times. Prompts are drawn like those of the training videos (`world.py`), without those
 that `measure` uses.
 
-As shipped: 352 trajectories (`teach --count 352`); `fit --minutes 5.5 --lr 3e-3 --out work/first.safetensors` made 67 steps of
-batch 4 on the first 300 of them; then `fit --init work/first.safetensors --batch 2 --lr 3e-3 --seed 2 --minutes 54
---state work/state.pt` was stopped after 2200 steps, 41 minutes on one shared core, and `export --state work/state.pt` wrote
-their average. Loss: 0.42 at step 50 of the first; 0.22, 0.20, 0.19, 0.17, 0.17, 0.11, 0.13, 0.09, 0.09, 0.08 and 0.07 at
-every 200th of the second. `measure`, 16 prompts with 2 noises each, against 30 steps with guidance (60 passes):
-
-    4 steps, unipc, shift 3,  guidance 3   8 passes   23.33 +- 1.10 dB   latents 0.295
-    4 steps, euler, shift 12, guidance 3   8 passes   22.08 +- 0.56 dB   latents 0.210
-    4 steps, unipc, shift 3,  guidance 1   4 passes   18.56 +- 0.79 dB   latents 0.663
-    4 steps, euler, shift 12, guidance 1   4 passes   18.17 +- 0.73 dB   latents 0.640
-    the same with the LoRA                 4 passes   22.58 +- 0.70 dB   latents 0.232
-
-The loss ended at 0.07 on trajectories that it had seen twelve times, and the error of new ones is three times as large: 352 are
-probably too few. The shift was chosen after 67 steps: 12 and 24 (`--shift`) had errors of 0.217 and 0.231 against the teacher's
-latents, 0.55 without factors. After the 67 steps `measure` says 20.30 +- 0.65 dB.
+@MEASURED@
 """
 
 import argparse
@@ -36,18 +22,20 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler, WanPipeline
+from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
 TINY = Path(__file__).resolve().parents[2] / "magcache-models" / "tiny"
-sys.path.insert(0, str(TINY / "train"))
-from fit import add_loop_arguments, fit  # noqa: E402
-from shapes import random_scenes  # noqa: E402
+sys.path.insert(0, str(TINY / "train" / "world"))
+from loop import add_loop_arguments, fit, prepare  # noqa: E402
+from published import load_pipeline  # noqa: E402
 from text import MAX_LENGTH  # noqa: E402
+from world import random_scenes  # noqa: E402
 
-MODEL = TINY / "wan2.1-t2v-tiny"
-LATENT = (8, 5, 16, 16)  # channels, frames, height, width: 17 frames of 64 x 64
+MODEL = "wan2.1-t2v-tiny"
+FILE = "4-step.safetensors"
+LATENT = (16, 5, 16, 16)  # channels, frames, height, width: 17 frames of 128 x 128
 GUIDANCE, TEACHER_STEPS, TEACHING_STEPS = 3.0, 30, 20
 STEPS, SHIFT, LAST = 4, 12.0, 4
 RANK = 8
@@ -56,10 +44,9 @@ CHUNK = 16  # trajectories in a file
 TESTED, TEST_SEED = 16, 1 << 20
 
 
-def load_pipeline():
+def frozen_pipeline():
     """The published pipeline in f32, its transformer frozen."""
-    pipeline = WanPipeline.from_pretrained(MODEL, torch_dtype=torch.float32)
-    pipeline.set_progress_bar_config(disable=True)
+    pipeline = load_pipeline(MODEL)
     pipeline.transformer.requires_grad_(False)
     return pipeline
 
@@ -98,10 +85,10 @@ def sample(pipeline, text, noise, solver, guidance=1.0):
             both = pipeline.transformer(
                 torch.cat([x, x]), t.expand(2 * len(x)), torch.cat([text, empty]), return_dict=False
             )[0]
-            velocity, other = both.chunk(2)
+            velocity, other = both.float().chunk(2)
             velocity = other + guidance * (velocity - other)
         else:
-            velocity = pipeline.transformer(x, t.expand(len(x)), text, return_dict=False)[0]
+            velocity = pipeline.transformer(x, t.expand(len(x)), text, return_dict=False)[0].float()
         states.append(scheduler.step(velocity, t, x, return_dict=False)[0])
     return states, scheduler.sigmas
 
@@ -119,8 +106,10 @@ def tested_prompts():
 
 def teach(args):
     """Writes trajectories of the teacher, CHUNK in a file: text, noise levels, states [level, trajectory, ...]."""
-    pipeline = load_pipeline()
-    args.out.mkdir(parents=True, exist_ok=True)
+    prepare(args)
+    pipeline = frozen_pipeline()
+    transformer = pipeline.transformer
+    transformer.forward = torch.autocast(args.device, torch.bfloat16, enabled=args.bf16)(transformer.forward)
     for index in range(args.first, args.first + args.count // CHUNK):
         file = args.out / f"{index:04}.pt"
         if file.exists():
@@ -149,9 +138,9 @@ def states_at(chunk, rows, sigmas):
 
 
 def train(args):
-    """Fits the factors on whole runs of the student and writes their moving average."""
-    torch.manual_seed(args.seed)
-    pipeline = load_pipeline()
+    """Fits the factors on whole runs of the student."""
+    generator = prepare(args)
+    pipeline = frozen_pipeline()
     model = adapted(pipeline.transformer)
     if args.init:
         load_factors(model, args.init)
@@ -167,10 +156,9 @@ def train(args):
         errors = errors / (1 - sigmas[1:]).square()
         weights = torch.ones(STEPS)
         weights[-1] = LAST
-        return (errors * weights).sum() / weights.sum()
+        return (errors * weights).sum() / weights.sum(), {}
 
-    fit(model, loss_fn, args, ema_decay=0.995, state=args.state)
-    save(model, args.out)
+    fit([model], loss_fn, args, generator, lambda: save(model, args.out / FILE))
 
 
 def load_factors(model, file):
@@ -183,23 +171,12 @@ def save(model, file):
     """Writes the factors in f16 under the names that diffusers gives them."""
     factors = get_peft_model_state_dict(model)
     save_file({f"transformer.{name}": value.half().contiguous() for name, value in factors.items()}, file)
-    print(f"{file} {Path(file).stat().st_size} bytes", flush=True)
-
-
-def export(args):
-    """The averaged factors of a training that still runs."""
-    model = adapted(load_pipeline().transformer)
-    saved = torch.load(args.state)
-    with torch.no_grad():
-        torch._foreach_copy_([p for p in model.parameters() if p.requires_grad], saved["average"])
-    print(f"step {saved['step']}, {saved['elapsed']:.0f} s")
-    save(model, args.out)
 
 
 @torch.no_grad()
 def measure(args):
     """Prints the PSNR (dB, pixels in 0..1, one per video) and the latents' error against 30 steps of the teacher."""
-    pipeline = load_pipeline()
+    pipeline = frozen_pipeline()
     prompts = tested_prompts() * args.seeds
     text = encode(pipeline, prompts)
     noise = torch.randn(len(prompts), *LATENT, generator=torch.Generator().manual_seed(TEST_SEED + 1))
@@ -232,20 +209,18 @@ def main():
     part = parts.add_parser("teach")
     part.add_argument("--count", type=int, default=1024)
     part.add_argument("--first", type=int, default=0, help="the first file's number")
-    part.add_argument("--out", type=Path, default=Path("work/lora"), help="folder of the trajectories")
+    part.add_argument("--out", type=Path, required=True, help="folder of the trajectories")
+    part.add_argument("--seed", type=int, default=1)
+    part.add_argument("--threads", type=int, default=1)
+    part.add_argument("--device", default="cpu")
+    part.add_argument("--bf16", action="store_true", help="products of the teacher in bfloat16")
     part.set_defaults(run=teach)
     part = parts.add_parser("fit")
-    add_loop_arguments(part, steps=100000, batch=4, lr=2e-3)
-    part.add_argument("--pool", type=Path, default=Path("work/lora"))
+    add_loop_arguments(part, steps=2000, batch=4, lr=3e-3, ema=0.995, muon=False)
+    part.add_argument("--pool", type=Path, required=True, help="folder of the trajectories")
     part.add_argument("--shift", type=float, default=SHIFT)
-    part.add_argument("--state", help="file to continue from after an interruption")
     part.add_argument("--init", help="a LoRA to start from")
-    part.add_argument("--out", type=Path, required=True)
     part.set_defaults(run=train)
-    part = parts.add_parser("export")
-    part.add_argument("--state", required=True)
-    part.add_argument("--out", type=Path, required=True)
-    part.set_defaults(run=export)
     part = parts.add_parser("measure")
     part.add_argument("--lora", nargs="+", required=True)
     part.add_argument("--shift", type=float, default=SHIFT)

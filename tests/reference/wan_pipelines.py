@@ -5,7 +5,8 @@
 Writes `tests/fixtures/pipelines/CASE`: the transformers, `model_index.json`, the scheduler, images, `case.json` with the request,
 and `golden.safetensors` with the initial noise and the latents after the last step. `t2v_lora` is the small model itself with the
 adapter that comes with it. Text encoder, tokenizer and, where none is
-named here, the autoencoder are those of `magcache-models/tiny/wan2.1-t2v-tiny`; CLIP and the residual autoencoder are golden cases.
+named here, the autoencoder of the others are those of `magcache-models/tiny/wan2.2-s2v-tiny`; CLIP and the residual autoencoder are
+golden cases.
 """
 
 import json
@@ -30,7 +31,11 @@ from transformers import AutoTokenizer, CLIPImageProcessor, CLIPVisionModel, UMT
 ROOT = Path(__file__).resolve().parents[2]
 OUT = ROOT / "tests" / "fixtures" / "pipelines"
 GOLDEN = ROOT / "tests" / "fixtures" / "golden"
-TINY = ROOT / "magcache-models" / "tiny" / "wan2.1-t2v-tiny"
+TINY = ROOT / "magcache-models" / "tiny"
+TRAINED, PARTS = "wan2.1-t2v-tiny", "wan2.2-s2v-tiny"
+sys.path.insert(0, str(TINY / "train" / "world"))
+import eight_bits  # noqa: E402
+
 TASKS = {"t2v": "T2V", "i2v": "I2V", "flf2v": "FLF2V", "ti2v": "TI2V"}
 PROMPT, NEGATIVE = "a red circle moving right", "a blue square"
 STEPS = 6
@@ -56,7 +61,7 @@ CASES = {
 def transformer(case, channels, seed):
     """Random, with weights large enough that every input matters; with an adapter the small model's."""
     if "lora" in case:
-        return WanTransformer3DModel.from_pretrained(TINY / "transformer", torch_dtype=torch.float32)
+        return eight_bits.load(WanTransformer3DModel, TINY / TRAINED / "transformer")
     torch.manual_seed(seed)
     model = WanTransformer3DModel(
         num_attention_heads=2, attention_head_dim=12, in_channels=case.get("in_channels", channels), out_channels=channels,
@@ -83,13 +88,14 @@ def make(name, case):
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     residual, clip = case.get("residual_vae", False), case.get("clip", False)
-    vae = AutoencoderKLWan.from_pretrained(GOLDEN / "vaes" / "wan22_vae" if residual else TINY / "vae")
+    tiny = TINY / (TRAINED if "lora" in case else PARTS)
+    vae = AutoencoderKLWan.from_pretrained(GOLDEN / "vaes" / "wan22_vae" if residual else tiny / "vae", torch_dtype=torch.float32)
     scale = vae.config.scale_factor_spatial
     width, height, frames = (12 * scale, 8 * scale, 9)
     seed = sum(case.get("weights", name).encode())
     parts = {
-        "tokenizer": AutoTokenizer.from_pretrained(TINY / "tokenizer"),
-        "text_encoder": UMT5EncoderModel.from_pretrained(TINY / "text_encoder"),
+        "tokenizer": AutoTokenizer.from_pretrained(tiny / "tokenizer"),
+        "text_encoder": UMT5EncoderModel.from_pretrained(tiny / "text_encoder"),
         "vae": vae,
         "scheduler": FlowMatchEulerDiscreteScheduler(shift=case["shift"])
         if "lora" in case
@@ -112,7 +118,7 @@ def make(name, case):
     pipeline = (WanImageToVideoPipeline if pictures else WanPipeline)(**parts)
     pipeline.set_progress_bar_config(disable=True)
     if "lora" in case:
-        pipeline.load_lora_weights(TINY / case["lora"])
+        pipeline.load_lora_weights(tiny / case["lora"])
 
     torch.manual_seed(seed)
     noise = torch.randn(1, vae.config.z_dim, 3, height // scale, width // scale)
@@ -144,12 +150,12 @@ def make(name, case):
     names = ["first.png", "last.png"][: len(pictures)]
     for image, file in zip(pictures, names):
         image.save(folder / file, optimize=True)
-    tiny = "../../../../magcache-models/tiny/wan2.1-t2v-tiny/"
-    places = {part: tiny + part for part in ("text_encoder", "tokenizer", "vae")}
+    place = f"../../../../magcache-models/tiny/{tiny.name}/"
+    places = {part: place + part for part in ("text_encoder", "tokenizer", "vae")}
     places |= {"vae": "../../golden/vaes/wan22_vae"} if residual else {}
     places |= {"image_encoder": "../../golden/text_encoders/clip_vision_wan_i2v"} if clip else {}
     if "lora" in case:
-        places |= {"transformer": tiny + "transformer"}
+        places |= {"transformer": place + "transformer"}
     if "weights" in case:
         places |= {part: f"../{case['weights']}/{part}" for part in ("transformer", "transformer_2")}
     request = {
@@ -162,7 +168,7 @@ def make(name, case):
         "request": request | {"pictures": names}, "passes": passes[0], "tolerance": 1e-4,
         "task": TASKS[name.split("_")[0]],
     }
-    recorded |= {"lora": tiny + case["lora"]} if "lora" in case else {}
+    recorded |= {"lora": place + case["lora"]} if "lora" in case else {}
     (folder / "case.json").write_text(json.dumps(recorded, indent=1) + "\n")
     save_file({"noise": noise, "latents": latents.contiguous()}, folder / "golden.safetensors")
     print(name, tuple(latents.shape), f"{latents.std():.3f}")

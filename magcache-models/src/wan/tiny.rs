@@ -6,11 +6,13 @@ use crate::{
 };
 
 /// What the video models were trained on.
-const MOVING_SHAPES: &str = "a COLOUR SHAPE moving DIRECTION [and ...], such as \"a red circle moving right\"; \
-                             COLOUR: red, green, blue, yellow, white, purple; SHAPE: circle, square, triangle; \
-                             DIRECTION: right, left, up, down";
+const MOVING_SHAPES: &str = "a COLOUR [TEXTURE] SHAPE MOTION [and ...] PLACE [panning left or right], such as \
+                             \"a red striped circle moving right at night\"; COLOUR: red, yellow, green, cyan, blue, \
+                             purple, white; TEXTURE: striped, checked, speckled; SHAPE: circle, square, triangle, star, \
+                             ring, ball; MOTION: moving right, left, up or down, spinning; PLACE: at night, at dusk, in \
+                             fog, on sand";
 
-/// What all of them have in common: text encoder, tokenizer and autoencoder.
+/// What those with a prompt of this grammar have in common: text encoder, tokenizer and autoencoder.
 static SHARED: &[EmbeddedFile] = embedded_files!("wan2.1-t2v-tiny":
     "text_encoder/config.json",
     "text_encoder/model.safetensors",
@@ -26,7 +28,7 @@ static WAN21_T2V: &[EmbeddedFile] = embedded_files!("wan2.1-t2v-tiny":
     "model_index.json",
     "scheduler/scheduler_config.json",
     "transformer/config.json",
-    "transformer/diffusion_pytorch_model.safetensors",
+    "transformer/diffusion_pytorch_model.gguf",
 );
 
 /// The small Wan2.1 text-to-video model.
@@ -39,9 +41,9 @@ static WAN22_T2V: &[EmbeddedFile] = embedded_files!("wan2.2-t2v-tiny":
     "model_index.json",
     "scheduler/scheduler_config.json",
     "transformer/config.json",
-    "transformer/diffusion_pytorch_model.safetensors",
+    "transformer/diffusion_pytorch_model.gguf",
     "transformer_2/config.json",
-    "transformer_2/diffusion_pytorch_model.safetensors",
+    "transformer_2/diffusion_pytorch_model.gguf",
 );
 
 static WAN22_I2V: &[EmbeddedFile] = embedded_files!("wan2.2-i2v-tiny":
@@ -50,7 +52,7 @@ static WAN22_I2V: &[EmbeddedFile] = embedded_files!("wan2.2-i2v-tiny":
     "model_index.json",
     "scheduler/scheduler_config.json",
     "transformer/config.json",
-    "transformer/diffusion_pytorch_model.safetensors",
+    "transformer/diffusion_pytorch_model.gguf",
 );
 
 /// The small Wan2.2 text-to-video pair.
@@ -69,6 +71,12 @@ static WAN22_S2V: &[EmbeddedFile] = embedded_files!("wan2.2-s2v-tiny":
     "example.png",
     "example.wav",
     "magcache.json",
+    "text_encoder/config.json",
+    "text_encoder/model.safetensors",
+    "tokenizer/tokenizer.json",
+    "tokenizer/tokenizer_config.json",
+    "vae/config.json",
+    "vae/diffusion_pytorch_model.safetensors",
     "wav2vec2-large-xlsr-53-english/config.json",
     "wav2vec2-large-xlsr-53-english/model.safetensors",
     "wav2vec2-large-xlsr-53-english/preprocessor_config.json",
@@ -76,7 +84,7 @@ static WAN22_S2V: &[EmbeddedFile] = embedded_files!("wan2.2-s2v-tiny":
 
 /// The small speech-to-video model, in the native layout.
 pub fn wan22_s2v() -> Folder {
-    Folder::embedded("wan2.2-s2v-tiny", WAN22_S2V).or_embedded(SHARED)
+    Folder::embedded("wan2.2-s2v-tiny", WAN22_S2V)
 }
 
 magcache_core::inventory::submit! {

@@ -2,7 +2,7 @@
 
     python export_s2v.py --wav2vec2 work/wav2vec2.pt --transformer work/s2v.pt
 
-Text encoder, tokenizer and autoencoder are those of wan2.1-t2v-tiny. Weights are stored in half precision.
+Text encoder, tokenizer and autoencoder are in the folder already. Weights are stored in half precision.
 """
 
 import argparse

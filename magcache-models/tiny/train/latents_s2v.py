@@ -103,7 +103,7 @@ def clips(item, grey_latents):
 @torch.no_grad()
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--vae", default="../wan2.1-t2v-tiny/vae", help="folder of the autoencoder")
+    parser.add_argument("--vae", default="../wan2.2-s2v-tiny/vae", help="folder of the autoencoder")
     parser.add_argument("--voices", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", default="work/s2v-latents.pt")

@@ -33,16 +33,16 @@ HELD_OUT_SEED = 1000003
 
 
 class Pipeline:
-    def __init__(self, folder, shared):
-        folder, shared = Path(folder), Path(shared)
+    def __init__(self, folder):
+        folder = Path(folder)
         config, weights = json.loads((folder / "config.json").read_text()), {}
         for name, value in load_file(folder / "diffusion_pytorch_model.safetensors").items():
             weights[name] = value.float()
         self.transformer = SpeechToVideo(config, weights["casual_audio_encoder.weights"].shape[1]).eval()
         self.transformer.load_state_dict(weights)
         self.wav2vec2 = Wav2Vec2ForCTC.from_pretrained(folder / HEARING, dtype=torch.float32).eval()
-        self.vae = AutoencoderKLWan.from_pretrained(shared / "vae", torch_dtype=torch.float32).eval()
-        self.text_encoder = UMT5EncoderModel.from_pretrained(shared / "text_encoder").eval()
+        self.vae = AutoencoderKLWan.from_pretrained(folder / "vae", torch_dtype=torch.float32).eval()
+        self.text_encoder = UMT5EncoderModel.from_pretrained(folder / "text_encoder").eval()
 
     def decode(self, latents):
         """Pixels [3, frames, height, width] in [-1, 1]."""
@@ -109,7 +109,6 @@ def strip(frames):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=FOLDER)
-    parser.add_argument("--shared", default=FOLDER.parent / "wan2.1-t2v-tiny", help="text encoder and autoencoder")
     parser.add_argument("--voices", type=int, default=8)
     parser.add_argument("--clips", type=int, default=2)
     parser.add_argument("--steps", type=int, default=20)
@@ -118,7 +117,7 @@ def main():
     parser.add_argument("--continue-picture", action="store_true", help="first clip with motion tokens, in step")
     parser.add_argument("--out")
     args = parser.parse_args()
-    pipeline, rng = Pipeline(args.model, args.shared), np.random.default_rng(HELD_OUT_SEED)
+    pipeline, rng = Pipeline(args.model), np.random.default_rng(HELD_OUT_SEED)
     found, asked, rows = [], [], []
     for _ in range(args.voices):
         voice, actor = random_voice(args.clips * CLIP / FPS, rng), random_actor(rng)

@@ -120,10 +120,3 @@ def random_videos(batch, generator):
     scenes = random_scenes(batch, generator)
     times = torch.arange(FRAMES, dtype=torch.float32).expand(batch, FRAMES)
     return scenes.draw(times), scenes.prompts()
-
-
-def random_images(batch, generator):
-    """Still pictures [batch, 3, SIZE, SIZE] in [-1, 1] taken at a random moment, and their prompts without motion."""
-    scenes = random_scenes(batch, generator)
-    times = torch.rand(batch, 1, generator=generator) * (FRAMES - 1)
-    return scenes.draw(times)[:, :, 0], scenes.prompts(motion=False)

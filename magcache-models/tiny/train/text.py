@@ -1,4 +1,4 @@
-"""Text side of the small models: one word-level tokenizer and a fixed, randomly initialised encoder.
+"""Text side of the speech-to-video model: one word-level tokenizer and a fixed, randomly initialised encoder.
 
 The encoder is never trained: random features tell the words of this small grammar apart, and the transformers learn
 to read them.

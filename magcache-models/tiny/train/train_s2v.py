@@ -99,7 +99,7 @@ def main():
     parser.add_argument("--compile", action="store_true", help="half as long per step, after some minutes")
     parser.add_argument("--wav2vec2", default="work/wav2vec2.pt")
     parser.add_argument("--latents", default="work/s2v-latents.pt")
-    parser.add_argument("--text-encoder", default="../wan2.1-t2v-tiny/text_encoder")
+    parser.add_argument("--text-encoder", default="../wan2.2-s2v-tiny/text_encoder")
     args = parser.parse_args()
     torch.manual_seed(args.seed)
 

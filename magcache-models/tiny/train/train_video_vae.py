@@ -1,7 +1,7 @@
-"""Train the video autoencoder of the Wan models (AutoencoderKLWan, 4x in time and in space, 8 latent channels).
+"""Train the autoencoder of the speech-to-video model (AutoencoderKLWan, 4x in time and in space, 8 latent channels).
 
     python train_video_vae.py --out work/video-vae
-    python train_video_vae.py --out work/sharper --init ../wan2.1-t2v-tiny/vae --decoder-only --lr 7e-4
+    python train_video_vae.py --out work/sharper --init ../wan2.2-s2v-tiny/vae --decoder-only --lr 7e-4
 
 The second form keeps the latents as they are, so that transformers trained on them stay valid.
 """

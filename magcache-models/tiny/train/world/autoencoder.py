@@ -2,10 +2,12 @@
 
     python autoencoder.py image --out work/image-vae              # AutoencoderKL, as in FLUX
     python autoencoder.py still --out work/video-vae-still        # AutoencoderKLWan, as in Wan 2.2: pictures first
-    python autoencoder.py video --out work/video-vae --init work/video-vae-still
+    python autoencoder.py video --out work/video-vae-5 --init work/video-vae-still --frames 5
+    python autoencoder.py video --out work/video-vae --init work/video-vae-5 --batch 2
     python autoencoder.py test  --model work/video-vae            # dB over whole clips of held-out looks
 
-A causal autoencoder of videos sees a single frame as a picture, so it learns pictures first, which is cheaper.
+A causal autoencoder of videos sees a single frame as a picture, so it learns pictures first, which is cheaper, and then
+clips: what it learned on parts of five frames fails on longer ones, where every convolution remembers more.
 """
 
 import argparse
@@ -18,7 +20,7 @@ from diffusers import AutoencoderKL, AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d
 from draw import crops, whole_clips
 from loop import add_loop_arguments, fit, prepare
-from world import SIZE, random_scenes
+from world import FRAMES, SIZE, random_scenes
 
 CHANNELS = 16
 CROP = 64
@@ -131,7 +133,7 @@ def main():
         add_loop_arguments(kind, steps=steps, batch=batch, lr=lr, ema=0.995, muon=True)
         kind.add_argument("--init", help="autoencoder folder to start from")
         if name == "video":
-            kind.add_argument("--frames", type=int, default=9, help="of a part: 4 n + 1")
+            kind.add_argument("--frames", type=int, default=FRAMES, help="of a part: 4 n + 1")
     kinds.add_parser("test").add_argument("--model", required=True)
     args = parser.parse_args()
     test(args.model) if args.kind == "test" else train(args)

@@ -90,10 +90,12 @@ def main():
     parser.add_argument("--part", default="0/1", help="every n-th file from the i-th on, as i/n")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--bf16", action="store_true", help="convolutions in bfloat16")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
     vae = load(args.vae).eval().to(args.device)
+    vae.encode = torch.autocast(args.device, torch.bfloat16, enabled=args.bf16)(vae.encode)
     kind = "pictures" if isinstance(vae, AutoencoderKL) else args.kind or "clips"
     begin, every = map(int, args.part.split("/"))
     for number in range(begin, -(-args.count // SHARD), every):

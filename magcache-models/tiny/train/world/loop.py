@@ -11,6 +11,7 @@ from muon import Muon
 
 SAVE_SECONDS = 120
 LOG_EVERY = 20  # steps
+own_attention = torch.nn.functional.scaled_dot_product_attention
 
 
 def add_loop_arguments(parser, steps, batch, lr, ema, muon):
@@ -27,11 +28,23 @@ def add_loop_arguments(parser, steps, batch, lr, ema, muon):
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--compile", action="store_true", help="transformers by torch.compile: two thirds of the time")
+    parser.add_argument(
+        "--bf16", action="store_true", help="products in bfloat16: under half the time where the processor has AVX512-BF16"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
 
 
+def plain_attention(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, **others):
+    """``scaled_dot_product_attention`` as two products: faster on a processor than torch's own for few hundred tokens."""
+    if attn_mask is not None or is_causal or any(others.values()):
+        return own_attention(query, key, value, attn_mask, dropout_p, is_causal, **others)
+    return ((query * query.shape[-1] ** -0.5) @ key.mT).softmax(-1).to(value.dtype) @ value
+
+
 def prepare(args):
-    """Fixes threads and seeds, makes the folder, and gives the generator that scenes are drawn with."""
+    """Fixes threads, seeds and attention, makes the folder, and gives the generator that scenes are drawn with."""
+    if args.device == "cpu":
+        torch.nn.functional.scaled_dot_product_attention = plain_attention
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -98,7 +111,8 @@ def fit(models, loss_fn, args, generator, save_models):
     while step < args.steps:
         begin = time.process_time()
         rate = learning_rate(step, args)
-        loss, numbers = loss_fn()
+        with torch.autocast(args.device, torch.bfloat16, enabled=args.bf16):
+            loss, numbers = loss_fn()
         for parameter in parameters:
             parameter.grad = None
         loss.backward()

@@ -35,6 +35,8 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             shapes = {}
             for matrix in group["params"]:
+                if matrix.grad is None:
+                    continue  # a picture uses no kernel over time
                 state = self.state[matrix]
                 momentum = state.setdefault("momentum", torch.zeros_like(matrix)).lerp_(matrix.grad, 1 - MOMENTUM)
                 update = matrix.grad.lerp(momentum, MOMENTUM).flatten(1)
