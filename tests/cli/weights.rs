@@ -147,7 +147,7 @@ fn a_profile_is_usable_for_other_formats_and_not_for_an_adapter() {
     };
     let (usable, reasons) = verdict(&format!("{plain} --transformer {FLOATS}"));
     assert_eq!(usable, "usable");
-    assert!(reasons.contains("measured with weights in gguf Q8_0, the run has floats"), "{reasons}");
+    assert!(reasons.contains("measured with weights in gguf Q8_0, the run has f32"), "{reasons}");
     let words = ["measured with no adapter, the run has a.safetensors at 1", "--force"];
     sh.hinted(format!("{plain} --lora a.safetensors"), words);
     let (forced, _) = verdict(&format!("{plain} --lora a.safetensors --force"));

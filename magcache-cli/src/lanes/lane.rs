@@ -216,7 +216,7 @@ mod tests {
         with_scene(3, |scene, hooks| {
             let (dense, summary) = run_once(scene, &Arc::default(), &|| false).unwrap();
             assert_eq!((summary.computed(), summary.skipped()), (6, 0));
-            assert_eq!(dense.dims(), [5, 64, 64, 3]);
+            assert_eq!(dense.dims(), [5, 128, 128, 3]);
             let skip = hooks("[[cache]]\nstrategy = \"schedule\"\nskip = { cond = [1, 2], uncond = [2] }\n");
             let (cached, summary) = run_once(scene, &skip, &|| false).unwrap();
             assert_eq!((summary.computed(), summary.skipped()), (3, 3));
