@@ -5,7 +5,7 @@
     python tests/reference/train_lora.py measure --lora work/lora/4-step.safetensors
 
 The teacher is the published folder as it is run by default: UniPC, flow shift 3, guidance 3, an empty negative prompt;
-20 steps in place of 30 while it teaches (43 dB between the two). The student starts from the same noise and makes
+20 steps in place of 30 while it teaches. The student starts from the same noise and makes
 4 Euler steps without guidance, at the noise levels of FlowMatchEulerDiscreteScheduler, which are those of
 `--sampler euler --steps 4 --flow-shift SHIFT`. It is trained through all of its steps: the loss is the mean over the
 steps of |x - x_teacher|^2 / (1 - sigma)^2 at the noise level that the step reaches, the error of what is no noise in x,
@@ -14,7 +14,15 @@ that `measure` uses.
 
 As shipped: `teach --count 256 --bf16`, then `fit --steps 500 --bf16`, four minutes of one core with AVX512-BF16; the first 80 steps were in
 32 bits and in a cosine of 1,000. Loss (mean of 20 steps): 0.41 at step 20, 0.31 at 60, 0.25 at 200, 0.18 at 340 and 0.16 at the end.
-@TABLE@
+`measure`, 16 prompts with 2 noises each, against 30 steps with guidance (60 passes):
+
+    4 steps, unipc, shift 3,  guidance 3   8 passes   24.84 +- 0.68 dB   latents 0.285
+    4 steps, euler, shift 12, guidance 3   8 passes   24.40 +- 0.52 dB   latents 0.306
+    4 steps, unipc, shift 3,  guidance 1   4 passes   21.46 +- 0.44 dB   latents 0.470
+    4 steps, euler, shift 12, guidance 1   4 passes   21.69 +- 0.45 dB   latents 0.456
+    the same with the LoRA                 4 passes   24.39 +- 0.49 dB   latents 0.273
+
+The loss was still falling.
 """
 
 import argparse
