@@ -15,7 +15,7 @@ from program import run
 
 LANES = ["dense", "planner", "magcache", "teacache", "fbcache", "fewer steps"]
 SIDE, GAP, HEAD = 128, 2, 18
-COLOURS = 48
+COLOURS, FRAME_STEP = 128, 2
 
 
 def frames(magcache, config, folder):
@@ -47,7 +47,7 @@ def main():
         ]
     step = SIDE + GAP
     pictures = []
-    for i in range(len(videos[0][0])):
+    for i in range(0, len(videos[0][0]), FRAME_STEP):
         sheet = Image.new("RGB", (len(LANES) * step - GAP, HEAD + len(videos) * step - GAP), "white")
         for row, scene in enumerate(videos):
             for column, video in enumerate(scene):
@@ -60,10 +60,10 @@ def main():
     every = Image.new("RGB", (pictures[0].width, pictures[0].height * len(pictures)))
     for i, picture in enumerate(pictures):
         every.paste(picture, (0, i * picture.height))
-    palette = every.quantize(COLOURS)
+    palette = every.quantize(COLOURS, kmeans=1)
     first, *rest = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
     args.gif.parent.mkdir(parents=True, exist_ok=True)
-    first.save(args.gif, save_all=True, append_images=rest, duration=125, loop=0, optimize=True)
+    first.save(args.gif, save_all=True, append_images=rest, duration=125 * FRAME_STEP, loop=0, optimize=True)
     print(args.gif, args.gif.stat().st_size, "bytes")
 
 
