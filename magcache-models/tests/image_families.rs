@@ -31,8 +31,9 @@ const STRIDE: usize = 7;
 /// How far a latent may be off behind all steps.
 const TOLERANCE: f32 = 1e-4;
 
-/// Of pixels: the random decoder of Qwen-Image magnifies the last bits of its latents. diffusers differs from
-/// itself by 1.2e-6 in the latents and by 1.5e-4 in the pixels between a machine with AVX2 and one with AVX-512.
+/// Of pixels: the random decoder of Qwen-Image magnifies the last bits of its latents. diffusers differs
+/// from itself by 1.2e-6 in the latents and by 1.5e-4 in the pixels between a machine with AVX2 and one
+/// with AVX-512.
 const PIXEL_TOLERANCE: f32 = 1e-3;
 
 type Shapes = BTreeMap<String, Vec<usize>>;
