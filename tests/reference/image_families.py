@@ -159,8 +159,9 @@ def qwen_image():
         num_layers=2, num_attention_heads=2, attention_head_dim=8, in_channels=16, out_channels=4,
         joint_attention_dim=128, axes_dims_rope=(4, 2, 2),
     )
+    # Norms of two or four channels would magnify the last bits of latents 500 times, those of eight do it 20 times.
     vae = AutoencoderKLQwenImage(
-        base_dim=2, z_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True],
+        base_dim=8, z_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True],
         latents_mean=[0.1, -0.2, 0.3, 0.0], latents_std=[1.1, 0.9, 1.2, 1.0],
     )
     language = {

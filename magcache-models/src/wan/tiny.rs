@@ -12,15 +12,22 @@ const MOVING_SHAPES: &str = "a COLOUR [TEXTURE] SHAPE MOTION [and ...] PLACE [pa
                              ring, ball; MOTION: moving right, left, up or down, spinning; PLACE: at night, at dusk, in \
                              fog, on sand";
 
-/// What those with a prompt of this grammar have in common: text encoder, tokenizer and autoencoder.
-static SHARED: &[EmbeddedFile] = embedded_files!("wan2.1-t2v-tiny":
-    "text_encoder/config.json",
-    "text_encoder/model.safetensors",
-    "tokenizer/tokenizer.json",
-    "tokenizer/tokenizer_config.json",
-    "vae/config.json",
-    "vae/diffusion_pytorch_model.safetensors",
-);
+/// Text encoder, tokenizer and autoencoder of a folder.
+macro_rules! parts {
+    ($folder:literal) => {
+        embedded_files!($folder:
+            "text_encoder/config.json",
+            "text_encoder/model.safetensors",
+            "tokenizer/tokenizer.json",
+            "tokenizer/tokenizer_config.json",
+            "vae/config.json",
+            "vae/diffusion_pytorch_model.safetensors",
+        )
+    };
+}
+
+/// What those with a prompt of this grammar have in common.
+static SHARED: &[EmbeddedFile] = parts!("wan2.1-t2v-tiny");
 
 static WAN21_T2V: &[EmbeddedFile] = embedded_files!("wan2.1-t2v-tiny":
     "lora/4-step.safetensors",
@@ -71,20 +78,16 @@ static WAN22_S2V: &[EmbeddedFile] = embedded_files!("wan2.2-s2v-tiny":
     "example.png",
     "example.wav",
     "magcache.json",
-    "text_encoder/config.json",
-    "text_encoder/model.safetensors",
-    "tokenizer/tokenizer.json",
-    "tokenizer/tokenizer_config.json",
-    "vae/config.json",
-    "vae/diffusion_pytorch_model.safetensors",
     "wav2vec2-large-xlsr-53-english/config.json",
     "wav2vec2-large-xlsr-53-english/model.safetensors",
     "wav2vec2-large-xlsr-53-english/preprocessor_config.json",
 );
 
+static S2V_PARTS: &[EmbeddedFile] = parts!("wan2.2-s2v-tiny");
+
 /// The small speech-to-video model, in the native layout.
 pub fn wan22_s2v() -> Folder {
-    Folder::embedded("wan2.2-s2v-tiny", WAN22_S2V)
+    Folder::embedded("wan2.2-s2v-tiny", WAN22_S2V).or_embedded(S2V_PARTS)
 }
 
 magcache_core::inventory::submit! {
