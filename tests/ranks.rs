@@ -351,15 +351,13 @@ fn end(mut launcher: Child, ranks: &[u32]) -> String {
     told(&out)
 }
 
-/// Starts a long run with its state in a folder, and waits until some steps are stored.
+/// Starts a long run with its state in a folder, and waits until all ranks run and some steps are stored.
 fn begun(sh: &Shell, ranks: usize, line: &str) -> (Child, Vec<u32>) {
     let mut command = launched(sh, &[(ranks, line)]);
     let launcher = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let state = sh.path("state/state.safetensors");
-    until("a state is stored", || state.exists());
-    thread::sleep(Duration::from_millis(500));
+    until("a state is stored", || state.exists() && ranks_of(&launcher).len() == ranks);
     let own = ranks_of(&launcher);
-    assert_eq!(own.len(), ranks);
     (launcher, own)
 }
 
@@ -368,7 +366,7 @@ fn a_rank_that_dies_ends_all_and_the_same_command_goes_on() {
     if !mpirun() {
         return;
     }
-    let long = LONG.replace("--steps 200", "--steps 60") + " --trace trace.jsonl";
+    let long = LONG.replace("--steps 200", "--steps 120") + " --trace trace.jsonl";
     let alone = alone(&long);
     let line = format!("{long} --parallel ulysses=3 --checkpoint state");
     let sh = Shell::new();
@@ -422,7 +420,7 @@ fn a_fault_on_the_first_rank_ends_all_and_leaves_nothing() {
     }
     let sh = Shell::new();
     fs::create_dir(sh.path("there")).unwrap();
-    let line = LONG.replace("--steps 200", "--steps 60").replace("out.gif", "there/out.gif");
+    let line = LONG.replace("--steps 200", "--steps 120").replace("out.gif", "there/out.gif");
     let (launcher, own) = begun(&sh, 2, &format!("{line} --parallel ulysses=2 --checkpoint state"));
     // Where it was to write, there is a file.
     fs::remove_dir_all(sh.path("there")).unwrap();
@@ -445,7 +443,7 @@ fn a_full_disk_on_the_first_rank_ends_all_and_leaves_nothing() {
         println!("skipped: a small disk cannot be mounted here");
         return;
     }
-    let line = LONG.replace("--steps 200", "--steps 60").replace("out.gif", "small/out.gif");
+    let line = LONG.replace("--steps 200", "--steps 120").replace("out.gif", "small/out.gif");
     let (launcher, own) = begun(&sh, 2, &format!("{line} --parallel ulysses=2 --checkpoint state"));
     // Someone else fills it while the run goes on.
     _ = fs::write(small.join("other"), vec![0; 2 << 20]);

@@ -265,7 +265,7 @@ fn another_run_a_damaged_and_a_foreign_file_are_refused_and_kept() {
         sh.write(STATE, damaged);
         sh.refused(&run, ["is not the state of a run", "hint: name another --checkpoint DIR"]);
     }
-    let weights = tiny("wan2.1-t2v-tiny").join("vae/diffusion_pytorch_model.safetensors");
+    let weights = tiny("wan2.1-t2v-tiny").join("text_encoder/model.safetensors");
     fs::copy(weights, sh.path(STATE)).unwrap();
     sh.refused(&run, ["is not the state of a run: its header does not say so"]);
     sh.write(STATE, &whole);

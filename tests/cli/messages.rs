@@ -21,7 +21,7 @@ fn every_refusal_has_one_style_and_its_hint_is_apart() {
     wan("class", config, &text("WanTransformer3DModel", "FluxTransformer2DModel"));
     wan("key", config, &text("\"eps\"", "\"epsilon\""));
     let half = |bytes: Vec<u8>| bytes[..bytes.len() / 2].to_vec();
-    wan("cut", "vae/diffusion_pytorch_model.safetensors", &half);
+    wan("cut", "vae/diffusion_pytorch_model.gguf", &half);
     wan("solver", "scheduler/scheduler_config.json", &text("UniPCMultistepScheduler", "DDIMScheduler"));
     sh.write("text.png", "hello, world");
     sh.inside("empty");

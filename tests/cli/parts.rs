@@ -15,14 +15,24 @@ fn values(shape: [usize; 2], step: f32) -> Tensor {
 }
 
 fn load(path: &Path) -> Tensors {
+    if path.extension().is_some_and(|extension| extension == "gguf") {
+        return decoded(path);
+    }
     candle_core::safetensors::load(path, &Device::Cpu).unwrap()
 }
 
-/// The tensors of a GGUF file as candle reads them.
+/// The tensors of a GGUF file as candle reads them, kernels in the shape that is stated beside them.
 fn decoded(path: &Path) -> Tensors {
     let mut file = fs::File::open(path).unwrap();
     let contents = gguf_file::Content::read(&mut file).unwrap();
-    let mut read = |name: &String| contents.tensor(&mut file, name, &Device::Cpu)?.dequantize(&Device::Cpu);
+    let mut read = |name: &String| {
+        let values = contents.tensor(&mut file, name, &Device::Cpu)?.dequantize(&Device::Cpu)?;
+        let Some(stated) = contents.metadata.get(&format!("comfy.gguf.orig_shape.{name}")) else {
+            return Ok(values);
+        };
+        let axes: candle_core::Result<Vec<_>> = stated.to_vec()?.iter().map(gguf_file::Value::to_i32).collect();
+        values.reshape(axes?.into_iter().map(|n| n as usize).collect::<Vec<_>>())
+    };
     contents.tensor_infos.keys().map(|name| (name.clone(), read(name).unwrap())).collect()
 }
 
@@ -64,7 +74,8 @@ fn fused(sh: &Shell, model: &str, file: &str, modules: &[(&str, &str)]) {
     let (place, mut adapter) = (sh.path("fused").join(file), Tensors::new());
     let mut weights = load(&place);
     fuse(modules, &mut adapter, &mut weights);
-    save(&weights, &place);
+    fs::remove_file(&place).unwrap();
+    save(&weights, &place.with_extension("safetensors"));
     save(&adapter, &sh.path("a.safetensors"));
 }
 
@@ -88,7 +99,7 @@ fn an_adapter_of_speech_to_video_gives_what_its_sum_with_the_weights_gives() {
         ("diffusion_model.audio_injector.injector.0.q", "audio_injector.injector.0.q"),
         ("transformer.blocks.1.ffn.net.2", "blocks.1.ffn.2"),
     ];
-    fused(&sh, "wan2.2-s2v-tiny", "diffusion_pytorch_model.safetensors", &modules);
+    fused(&sh, "wan2.2-s2v-tiny", "diffusion_pytorch_model.gguf", &modules);
     compared(&sh, "run --steps 2 --clips 1 --seed 1");
 }
 

@@ -89,7 +89,10 @@ def make(name, case):
     folder.mkdir(parents=True)
     residual, clip = case.get("residual_vae", False), case.get("clip", False)
     tiny = TINY / (TRAINED if "lora" in case else PARTS)
-    vae = AutoencoderKLWan.from_pretrained(GOLDEN / "vaes" / "wan22_vae" if residual else tiny / "vae", torch_dtype=torch.float32)
+    if residual:
+        vae = AutoencoderKLWan.from_pretrained(GOLDEN / "vaes" / "wan22_vae", torch_dtype=torch.float32)
+    else:
+        vae = eight_bits.load(AutoencoderKLWan, tiny / "vae")
     scale = vae.config.scale_factor_spatial
     width, height, frames = (12 * scale, 8 * scale, 9)
     seed = sum(case.get("weights", name).encode())

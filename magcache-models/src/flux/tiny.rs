@@ -26,7 +26,7 @@ static FLUX: &[EmbeddedFile] = embedded_files!("tiny-flux":
     "transformer/config.json",
     "transformer/diffusion_pytorch_model.gguf",
     "vae/config.json",
-    "vae/diffusion_pytorch_model.safetensors",
+    "vae/diffusion_pytorch_model.gguf",
 );
 
 /// The small FLUX.1 text-to-image model.

@@ -21,7 +21,7 @@ macro_rules! parts {
             "tokenizer/tokenizer.json",
             "tokenizer/tokenizer_config.json",
             "vae/config.json",
-            "vae/diffusion_pytorch_model.safetensors",
+            "vae/diffusion_pytorch_model.gguf",
         )
     };
 }
@@ -74,7 +74,7 @@ pub fn wan22_i2v() -> Folder {
 
 static WAN22_S2V: &[EmbeddedFile] = embedded_files!("wan2.2-s2v-tiny":
     "config.json",
-    "diffusion_pytorch_model.safetensors",
+    "diffusion_pytorch_model.gguf",
     "example.png",
     "example.wav",
     "magcache.json",

@@ -2,11 +2,13 @@
 
     python export_s2v.py --wav2vec2 work/wav2vec2.pt --transformer work/s2v.pt
 
-Text encoder, tokenizer and autoencoder are in the folder already. Weights are stored in half precision.
+Text encoder, tokenizer and autoencoder are in the folder already. The transformer is stored in [eight
+bits](world/eight_bits.py), wav2vec 2.0 in half precision.
 """
 
 import argparse
 import json
+import sys
 import wave
 from pathlib import Path
 
@@ -15,6 +17,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+sys.path.append(str(Path(__file__).resolve().parent / "world"))
+import eight_bits  # noqa: E402
 from hearing import PREPROCESSOR, VOCABULARY, new_wav2vec2
 from s2v_config import CONFIG
 from voices import RATE, Actor, Syllable, draw, sing
@@ -97,7 +101,7 @@ def main():
     args = parser.parse_args()
     write_wav2vec2(args.out / HEARING, torch.load(args.wav2vec2))
     write_json(args.out / "config.json", CONFIG)
-    write_weights(args.out / "diffusion_pytorch_model.safetensors", torch.load(args.transformer)["model"])
+    eight_bits.write(args.out / eight_bits.FILE, CONFIG["_class_name"], torch.load(args.transformer)["model"])
     write_json(args.out / "magcache.json", DEFAULTS)
     write_examples(args.out)
 

@@ -14,10 +14,9 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKLWan
 from PIL import Image
-from safetensors.torch import load_file
 from transformers import UMT5EncoderModel, Wav2Vec2ForCTC
 
-from export_s2v import FOLDER, HEARING
+from export_s2v import FOLDER, HEARING, eight_bits
 from hearing import audio_embedding
 from latents import encode, statistics
 from latents_s2v import CLIP, CLIP_LATENTS, DROPPED, PICTURE_FRAMES
@@ -35,13 +34,11 @@ HELD_OUT_SEED = 1000003
 class Pipeline:
     def __init__(self, folder):
         folder = Path(folder)
-        config, weights = json.loads((folder / "config.json").read_text()), {}
-        for name, value in load_file(folder / "diffusion_pytorch_model.safetensors").items():
-            weights[name] = value.float()
+        config, weights = json.loads((folder / "config.json").read_text()), eight_bits.read(folder / eight_bits.FILE)
         self.transformer = SpeechToVideo(config, weights["casual_audio_encoder.weights"].shape[1]).eval()
         self.transformer.load_state_dict(weights)
         self.wav2vec2 = Wav2Vec2ForCTC.from_pretrained(folder / HEARING, dtype=torch.float32).eval()
-        self.vae = AutoencoderKLWan.from_pretrained(folder / "vae", torch_dtype=torch.float32).eval()
+        self.vae = eight_bits.load(AutoencoderKLWan, folder / "vae")
         self.text_encoder = UMT5EncoderModel.from_pretrained(folder / "text_encoder").eval()
 
     def decode(self, latents):

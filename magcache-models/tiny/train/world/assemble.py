@@ -6,8 +6,7 @@
     python assemble.py i2v  --vae work/video-vae --parts work/i2v --sheet sheet.png
 
 Parts are folders that a trainer wrote, finished or not. A sheet has a row for each prompt, all of held-out looks: five
-pictures, or every fourth frame of a clip. Transformers are written in [eight bits](eight_bits.py), autoencoders in half
-precision.
+pictures, or every fourth frame of a clip. Transformers and autoencoders are written in [eight bits](eight_bits.py).
 """
 
 import argparse
@@ -80,9 +79,8 @@ def wan(args):
 
 def write(pipeline, folder):
     """Save ``pipeline`` without the paths of this machine."""
-    pipeline.vae.half()
     pipeline.save_pretrained(folder)
-    for name in ("transformer", "transformer_2"):
+    for name in ("vae", "transformer", "transformer_2"):
         if getattr(pipeline, name, None) is not None:
             (folder / name / "diffusion_pytorch_model.safetensors").unlink()
             eight_bits.save(getattr(pipeline, name), folder / name)

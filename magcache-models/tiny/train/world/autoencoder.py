@@ -14,6 +14,7 @@ import argparse
 import math
 from pathlib import Path
 
+import eight_bits
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, AutoencoderKLWan
@@ -62,7 +63,8 @@ WanCausalConv3d.forward = causal_conv
 def load(folder):
     """An autoencoder of either kind."""
     kind = AutoencoderKLWan if "Wan" in (Path(folder) / "config.json").read_text() else AutoencoderKL
-    return kind.from_pretrained(folder)
+    in_eight_bits = (Path(folder) / eight_bits.FILE).exists()
+    return eight_bits.load(kind, Path(folder)) if in_eight_bits else kind.from_pretrained(folder)
 
 
 def decibels(error):

@@ -23,7 +23,7 @@ def load_pipeline(name):
     if any(not (folder / part).is_dir() for part in SHARED):
         donor = load_pipeline("wan2.1-t2v-tiny")
         parts = {part: getattr(donor, part) for part in SHARED if not (folder / part).is_dir()}
-    for part in ("transformer", "transformer_2"):
+    for part in ("vae", "transformer", "transformer_2"):
         if (folder / part / eight_bits.FILE).exists():
             parts[part] = eight_bits.load(getattr(diffusers, index[part][1]), folder / part)
     pipeline = getattr(diffusers, index["_class_name"]).from_pretrained(folder, torch_dtype=torch.float32, **parts)
