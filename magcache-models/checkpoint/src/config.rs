@@ -7,14 +7,14 @@ use serde_json::{Map, Value};
 
 use super::{CheckpointError, Folder};
 
-/// Why a `config.json` does not describe a model that is implemented here.
+/// Why a `config.json` does not describe a model that is implemented here; who reads the file names it.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// Not JSON, or a value of the wrong type.
-    #[error("config.json: {0}")]
+    #[error("{0}")]
     Json(#[from] serde_json::Error),
     /// The file belongs to another model class.
-    #[error("config.json: `_class_name` is `{got}`, expected `{expected}`")]
+    #[error("`_class_name` is `{got}`, expected `{expected}`")]
     Class {
         /// What the file says.
         got: String,
@@ -24,7 +24,7 @@ pub enum ConfigError {
         hint: String,
     },
     /// A key that could change the network and that nothing here reads.
-    #[error("config.json: unknown key `{key}` = {value}")]
+    #[error("unknown key `{key}` = {value}")]
     UnknownKey {
         /// The key.
         key: String,
@@ -32,7 +32,7 @@ pub enum ConfigError {
         value: String,
     },
     /// A value that the network cannot be built with.
-    #[error("config.json: `{key}` is {value}, {expected}")]
+    #[error("`{key}` is {value}, {expected}")]
     Value {
         /// The key.
         key: &'static str,
