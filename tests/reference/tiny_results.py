@@ -8,6 +8,8 @@
 `pareto --save` keeps into the profile in the repository, and prints the two tables of pareto.md. What was measured once
 in OUT is not measured again. The program has to be built again afterwards, because profiles are inside it.
 
+`table FILE` prints those of what any `magcache pareto --json` wrote.
+
 `scene` prints a scene of magcache-cli/src/cmd/demo/gallery.toml: thresholds with which strategies compute about as many
 steps as the planned schedule. Curves come from `calibrate_tiny.py` and `make_profiles.py`, before either.
 """
@@ -122,11 +124,15 @@ def main():
         own.add_argument("model", choices=MODELS)
         own.add_argument("--magcache", required=True)
     ways.choices["plan"].add_argument("--out", type=Path, required=True)
+    ways.add_parser("table").add_argument("file", type=Path)
     own.add_argument("--prompt", required=True)
     own.add_argument("--seed", type=int, default=0)
     own.add_argument("--computed", type=int, required=True)
     args = parser.parse_args()
-    plan(args) if args.way == "plan" else scene(args)
+    if args.way == "table":
+        print("\n\n".join(tables(json.loads(args.file.read_text())["rows"])))
+    else:
+        plan(args) if args.way == "plan" else scene(args)
 
 
 if __name__ == "__main__":
