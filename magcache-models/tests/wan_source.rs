@@ -109,7 +109,7 @@ fn a_missing_part_is_named_before_anything_is_loaded() {
         ("transformer/diffusion_pytorch_model.gguf", "transformer/diffusion_pytorch_model"),
         ("transformer/config.json", "transformer/config.json does not exist"),
         ("vae/config.json", "vae/config.json does not exist"),
-        ("vae/diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model"),
+        ("vae/diffusion_pytorch_model.gguf", "vae/diffusion_pytorch_model"),
         ("text_encoder/model.safetensors", "text_encoder/"),
         ("tokenizer/tokenizer.json", "tokenizer/tokenizer.json does not exist"),
         ("scheduler/scheduler_config.json", "scheduler_config.json does not exist"),

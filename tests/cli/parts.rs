@@ -5,7 +5,7 @@ use std::{collections::HashMap, fs, path::Path};
 
 use candle_core::{DType, Device, Tensor, quantized::gguf_file};
 
-use crate::program::{Shell, tiny};
+use crate::program::{Shell, copy, tiny};
 
 type Tensors = HashMap<String, Tensor>;
 
@@ -38,18 +38,6 @@ fn decoded(path: &Path) -> Tensors {
 
 fn save(tensors: &Tensors, path: &Path) {
     candle_core::safetensors::save(tensors, path).unwrap();
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap().map(|entry| entry.unwrap().path()) {
-        let place = to.join(entry.file_name().unwrap());
-        if entry.is_dir() {
-            copy(&entry, &place);
-        } else {
-            fs::copy(&entry, place).unwrap();
-        }
-    }
 }
 
 /// Adds pairs for these modules to an adapter, and their product at strength 0.5 to the weights.

@@ -13,7 +13,7 @@ number of computed steps with dense runs. Of the ratios of magnitudes, beside th
   decay     share of the run, from its end, in which the ratio is below 0.95
   spread    standard deviation over runs, mean over the steps; big models publish none
 
-`order` is how the published tables rank them at about twice the speed: MagCache above TeaCache above fewer steps.
+`order` is the measured ranking; published tables have MagCache above TeaCache above fewer steps at about twice the speed.
 """
 
 import argparse

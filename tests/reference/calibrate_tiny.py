@@ -20,7 +20,6 @@ has no predecessor, and pairs of steps across the boundary are excluded from the
 import argparse
 import inspect
 import json
-import re
 import sys
 from contextlib import contextmanager
 from pathlib import Path

@@ -4,7 +4,8 @@
     python tests/reference/fidelity.py judge --prompts PROMPTS.txt --clips OUT
     python tests/reference/fidelity.py check
 
-`run` has the program make a clip for every prompt, without a cache and with `--cache magcache`. `judge` reads what
+`run` has the program make a clip for every prompt, without a cache and with `--cache magcache`, in OUT/MODEL; clips that are
+there already are not made again. `judge` reads what
 `magcache run --prompts PROMPTS.txt --out OUT` made: folders of PNG frames, or .png, .gif and .webp files, and a GIF
 has other colours than were computed. `check` judges drawn scenes (all should be right), the same scenes with each
 other's prompts (chance), and ones with blur, noise and dimmed colours.
@@ -57,17 +58,13 @@ def score(seen, place, prompt, grammar):
         own = {"shape": shape}
         if any(thing.motion for thing in things):
             own["motion"] = all(thing.motion == one.motion for thing, one in pairs)
-        if any(thing.texture for thing in things):
-            own["texture"] = all(thing.texture == one.texture for thing, one in pairs)
+        own["texture"] = all(thing.texture == one.texture for thing, one in pairs)
         return (sum(thing.colour == one.colour for thing, one in pairs), sum(own.values())), own, pairs
 
-    nothing = {"shape": False} | {
-        name: False for name, value in (("motion", things[0].motion), ("texture", things[0].texture)) if value
-    }
+    nothing = dict.fromkeys(("shape", "motion", "texture") if things[0].motion else ("shape", "texture"), False)
     _, own, pairs = max((rights(pairs) for pairs in pairings), key=lambda r: r[0], default=(0, nothing, []))
     found |= own
-    if asked_place is not None:
-        found["place"] = place == asked_place
+    found["place"] = place == asked_place
     found["all"] = all(found.values())
     ious = [one.fits[thing.shape] for thing, one in pairs] + [0.0] * (len(things) - len(pairs))
     return found, ious
@@ -132,18 +129,18 @@ def run(args):
     """Has the program make all clips of a model, and judges them."""
     grammar = Grammar()
     prompts, draw = grammar.scenes(args.count, args.seed, motion=not args.still)
-    args.out.mkdir(parents=True, exist_ok=True)
+    out = args.out / Path(args.model).name
     answers, rows = {}, []
     for name, flags in [("dense", []), ("--cache magcache", ["--cache", "magcache"])]:
-        folder = args.out / name.split()[-1]
-        folder.mkdir(exist_ok=True)
+        folder = out / name.split()[-1]
+        folder.mkdir(parents=True, exist_ok=True)
         command = [args.magcache, "run", "--model", args.model, *flags, *args.flags.split()]
         paths = make(command, prompts, draw if args.image else None, folder, args.still)
         results = judge(grammar, prompts, lambda i: read(paths[i]))
         rows.append((f"{Path(args.model).name}, {name}", summary(results)))
         answers[name] = {**rows[-1][1], "prompts": {p: found | {"iou": ious} for p, found, ious in results}}
     print(table(rows), flush=True)
-    (args.out / "fidelity.json").write_text(json.dumps(answers, indent=1) + "\n")
+    (out / "fidelity.json").write_text(json.dumps(answers, indent=1) + "\n")
 
 
 def numbered(out, count):
@@ -201,7 +198,7 @@ def main():
         lines = args.prompts.read_text().splitlines()
         prompts = [line for line in lines if line.strip() and not line.startswith("#")]
         paths = numbered(Path(args.clips), len(prompts))
-        print(table([(args.clips, summary(judge(GRAMMARS[args.grammar], prompts, lambda i: read(paths[i]))))]))
+        print(table([(args.clips, summary(judge(Grammar(), prompts, lambda i: read(paths[i]))))]))
     else:
         {"run": run, "check": check}[args.way](args)
 

@@ -20,12 +20,12 @@ import world  # noqa: E402
 
 @dataclass(frozen=True)
 class Thing:
-    """An object that a prompt asks for, or that was seen; what a grammar lacks, or nothing was seen of, is None."""
+    """An object that a prompt asks for; prompts of pictures leave the motion out."""
 
     colour: str
     shape: str
-    motion: str | None = None
-    texture: str | None = None
+    motion: str | None
+    texture: str
 
 
 def as_bytes(clips):

@@ -102,11 +102,13 @@ def fit(mask, free, shape, grammar):
     return best
 
 
+# Directions of a pattern that are tried in a quarter turn.
+ANGLES = 12
 # Area of each outline at radius 1.
 AREA = {"circle": 3.14, "square": 2.8, "triangle": 1.75, "star": 1.85, "ring": 2.4}
 
 
-def texture_of(tone, mask, radius, angle_step=12):
+def texture_of(tone, mask, radius):
     """The texture's word and whether the object is shaded as a ball, from brightness [height, width] inside a mask."""
     ys, xs = np.nonzero(mask)
     if len(ys) < 40:
@@ -127,13 +129,13 @@ def texture_of(tone, mask, radius, angle_step=12):
 
     stripes = checks = 0.0
     base = 2 * math.pi / 0.62
-    for turn in range(angle_step * 2):
-        angle = math.pi * turn / (angle_step * 2)
+    for turn in range(2 * ANGLES):
+        angle = math.pi * turn / (2 * ANGLES)
         u, v = x * math.cos(angle) + y * math.sin(angle), y * math.cos(angle) - x * math.sin(angle)
         for scale in (0.85, 1.0, 1.18):
             k = base * scale
             stripes = max(stripes, explained([np.cos(k * u), np.sin(k * u)]))
-            if turn < angle_step:
+            if turn < ANGLES:
                 k = 0.8 * base * scale
                 waves = [f(k * u) * g(k * v) for f in (np.cos, np.sin) for g in (np.cos, np.sin)]
                 checks = max(checks, explained(waves))
@@ -173,7 +175,7 @@ def clearest(mask, areas, others):
     return [int(part[np.argmax(clear[part])]) for part in parts if np.isfinite(clear[part].max())]
 
 
-def fits_in(frame, mask, areas, others, grammar):
+def fits_in(frame, mask, others, grammar):
     """How all outlines fit an object in one frame: the frame, the object's mask there, and the fits."""
     whole = ndimage.binary_closing(mask[frame], np.ones((3, 3))) & ~others[frame] | mask[frame]
     free = ndimage.binary_dilation(others[frame]) & ~whole
@@ -197,16 +199,16 @@ def look(frames, grammar):
             if other != colour:
                 others |= own
         frame, whole, fits = max(
-            (fits_in(frame, mask, areas, others, grammar) for frame in clearest(mask, areas, others)),
+            (fits_in(frame, mask, others, grammar) for frame in clearest(mask, areas, others)),
             key=lambda tried: max(value[0] for value in tried[2].values()),
         )
         best = max(fits, key=lambda shape: fits[shape][0])
         rgb = np.array(grammar.colours[colour], float)
         tone = frames.astype(float) @ rgb / (rgb @ rgb)
         texture, shaded = texture_of(tone[frame], ndimage.binary_erosion(whole, iterations=2), fits[best][2])
-        shape = "ball" if shaded and best == "circle" and "ball" in grammar.turns else best
+        shape = "ball" if shaded and best == "circle" else best
         ious = {name: value[0] for name, value in fits.items()}
-        ious["ball"] = ious.get("circle", 0.0)
+        ious["ball"] = ious["circle"]
         motion = motion_of(mask, tone, areas, grammar.size)
         parts = [pieces(m, o, SMALLEST * usual) for m, o, a in zip(mask, others, areas) if a >= SMALLEST * usual]
         seen.append(Seen(colour, shape, ious, texture, motion, int(np.median(parts))))

@@ -15,6 +15,9 @@ from diffusers import AutoencoderKL, AutoencoderKLFlux2, Flux2Pipeline, FluxPipe
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from safetensors.torch import save_file
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "magcache-models/tiny/train/world"))
+import eight_bits  # noqa: E402
+
 MODEL, OUT = Path(sys.argv[1]), Path(sys.argv[2])
 
 
@@ -63,7 +66,7 @@ def both_ways(vae, latents, scale):
 
 
 def flux1():
-    vae = AutoencoderKL.from_pretrained(MODEL, torch_dtype=torch.float32).eval()
+    vae = eight_bits.load(AutoencoderKL, MODEL)
 
     def latents(mode):
         latents = (mode - vae.config.shift_factor) * vae.config.scaling_factor

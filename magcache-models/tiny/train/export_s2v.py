@@ -1,8 +1,8 @@
 """Write wan2.2-s2v-tiny in the native layout of Wan2.2-S2V-14B: transformer at the root, wav2vec 2.0 in its folder.
 
-    python export_s2v.py --wav2vec2 work/wav2vec2.pt --transformer work/s2v.pt
+    python export_s2v.py --vae work/video-vae --wav2vec2 work/wav2vec2.pt --transformer work/s2v.pt
 
-Text encoder, tokenizer and autoencoder are in the folder already. The transformer is stored in [eight
+Text encoder and tokenizer are in the folder already. Transformer and autoencoder are stored in [eight
 bits](world/eight_bits.py), wav2vec 2.0 in half precision.
 """
 
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers import AutoencoderKLWan
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -90,15 +91,16 @@ def write_examples(folder):
         file.setsampwidth(2)
         file.setframerate(RATE)
         file.writeframes((voice.sound * 32768).astype("<i2").tobytes())
-    return voice
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--vae", required=True)
     parser.add_argument("--wav2vec2", required=True)
     parser.add_argument("--transformer", required=True)
     parser.add_argument("--out", type=Path, default=FOLDER)
     args = parser.parse_args()
+    eight_bits.save(AutoencoderKLWan.from_pretrained(args.vae), args.out / "vae")
     write_wav2vec2(args.out / HEARING, torch.load(args.wav2vec2))
     write_json(args.out / "config.json", CONFIG)
     eight_bits.write(args.out / eight_bits.FILE, CONFIG["_class_name"], torch.load(args.transformer)["model"])

@@ -14,23 +14,20 @@ def add_loop_arguments(parser, steps, batch, lr):
     parser.add_argument("--batch", type=int, default=batch)
     parser.add_argument("--lr", type=float, default=lr, help="peak learning rate")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
 
 
 SAVE_EVERY = 100  # steps
 
 
-def fit(model, loss_fn, args, ema_decay=0.0, report=lambda loss: f"loss {loss:.4f}", new=(), state=None):
+def fit(model, loss_fn, args, ema_decay=0.0, report=lambda loss: f"loss {loss:.4f}", state=None):
     """Minimise ``loss_fn()`` over the trainable parameters of ``model`` and leave their moving average in it.
 
     AdamW without weight decay, gradient norm clipped at 1, linear warm-up over 100 steps, then a cosine down to 3% of
-    ``args.lr``. ``ema_decay`` 0 keeps the last weights. The loss printed is a moving average. Parameters in ``new``
-    were added to a trained network and learn at ten times the rate. ``state`` is a file that the training is saved to
-    every SAVE_EVERY steps, and that an interrupted one continues from.
+    ``args.lr``. ``ema_decay`` 0 keeps the last weights. The loss printed is a moving average. ``state`` is a file that the
+    training is saved to every SAVE_EVERY steps, and that an interrupted one continues from.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
-    groups = [{"params": [p], "rate": args.lr * (10 if any(p is q for q in new) else 1)} for p in parameters]
-    optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=0.0)
+    optimiser = torch.optim.AdamW(parameters, lr=args.lr, betas=(0.9, 0.99), weight_decay=0.0)
     average = [p.detach().clone() for p in parameters]
     begin, smoothed, step, progress = time.time(), None, 0, 0.0
     if state and Path(state).exists():
@@ -45,7 +42,7 @@ def fit(model, loss_fn, args, ema_decay=0.0, report=lambda loss: f"loss {loss:.4
         progress = max((step + 1) / args.steps, elapsed / 60 / args.minutes)
         decay = float(0.97 * 0.5 * (1 + np.cos(np.pi * min(progress, 1))) + 0.03)
         for group in optimiser.param_groups:
-            group["lr"] = group["rate"] * min(1, (step + 1) / 100) * decay
+            group["lr"] = args.lr * min(1, (step + 1) / 100) * decay
         loss = loss_fn()
         optimiser.zero_grad()
         loss.backward()
@@ -67,8 +64,7 @@ def fit(model, loss_fn, args, ema_decay=0.0, report=lambda loss: f"loss {loss:.4
             torch._foreach_copy_(parameters, average)
 
 
-def noise_levels(batch, shift, device, low=0.0, high=1.0):
-    """Noise levels [batch] in [low, high], as dense there as on a sampler's schedule with flow shift ``shift``."""
-    begin, end = (sigma / (shift - (shift - 1) * sigma) for sigma in (low, high))
-    u = begin + (end - begin) * torch.rand(batch, device=device)
+def noise_levels(batch, shift, device):
+    """Noise levels [batch] in [0, 1], as dense as on a sampler's schedule with flow shift ``shift``."""
+    u = torch.rand(batch, device=device)
     return shift * u / (1 + (shift - 1) * u)

@@ -1,6 +1,6 @@
 """Draw and encode the videos of random voices once, so that the speech-to-video transformer trains on latents.
 
-    python latents_s2v.py --voices 1000 --out work/s2v-latents.pt
+    python latents_s2v.py --vae work/video-vae --voices 1000 --out work/s2v-latents.pt
 
 The file holds a list of :class:`Take` fields as dictionaries, and ``grey``, the latents [8, 19, 16, 16] of a window of
 zeros. Everything is encoded as the pipeline encodes it, except that a window's oldest latents are copied from ``grey``
@@ -103,14 +103,14 @@ def clips(item, grey_latents):
 @torch.no_grad()
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--vae", default="../wan2.2-s2v-tiny/vae", help="folder of the autoencoder")
+    parser.add_argument("--vae", required=True, help="folder that train_video_vae.py wrote")
     parser.add_argument("--voices", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", default="work/s2v-latents.pt")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
     rng = np.random.default_rng(args.seed)
-    vae = AutoencoderKLWan.from_pretrained(args.vae, torch_dtype=torch.float32).eval().to(args.device)
+    vae = AutoencoderKLWan.from_pretrained(args.vae).eval().to(args.device)
     grey_latents, pool = encode(vae, grey(1, HISTORY_FRAMES))[0], []
     while len(pool) < args.voices:
         kind = rng.choice(list(KINDS), p=list(KINDS.values()))

@@ -39,22 +39,6 @@ class Scenes:
     start: torch.Tensor  # [batch, 2, xy] centre in the first frame
     velocity: torch.Tensor  # [batch, 2, xy] pixels per frame
 
-    def prompts(self, motion=True):
-        """One sentence per scene; without ``motion`` the part "moving DIRECTION" is left out."""
-        colours, directions = list(COLOURS), list(DIRECTIONS)
-        sentences = []
-        for scene in range(len(self.present)):
-            phrases = []
-            for k in range(MAX_SHAPES):
-                if not self.present[scene, k]:
-                    continue
-                phrase = f"a {colours[self.colour[scene, k]]} {SHAPES[self.kind[scene, k]]}"
-                if motion:
-                    phrase += f" moving {directions[self.direction[scene, k]]}"
-                phrases.append(phrase)
-            sentences.append(" and ".join(phrases))
-        return sentences
-
     def draw(self, times):
         """Draw every scene at ``times`` [batch, frames]: pixels [batch, 3, frames, SIZE, SIZE] in [-1, 1]."""
         axis = torch.arange(SIZE, dtype=torch.float32) + 0.5
@@ -116,7 +100,7 @@ def random_scenes(batch, generator):
 
 
 def random_videos(batch, generator):
-    """Videos [batch, 3, FRAMES, SIZE, SIZE] in [-1, 1] and their prompts."""
+    """Videos [batch, 3, FRAMES, SIZE, SIZE] in [-1, 1]."""
     scenes = random_scenes(batch, generator)
     times = torch.arange(FRAMES, dtype=torch.float32).expand(batch, FRAMES)
-    return scenes.draw(times), scenes.prompts()
+    return scenes.draw(times)

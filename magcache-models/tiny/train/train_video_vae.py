@@ -1,7 +1,7 @@
 """Train the autoencoder of the speech-to-video model (AutoencoderKLWan, 4x in time and in space, 8 latent channels).
 
     python train_video_vae.py --out work/video-vae
-    python train_video_vae.py --out work/sharper --init ../wan2.2-s2v-tiny/vae --decoder-only --lr 7e-4
+    python train_video_vae.py --out work/sharper --init work/video-vae --decoder-only --lr 7e-4
 
 The second form keeps the latents as they are, so that transformers trained on them stay valid.
 """
@@ -37,7 +37,7 @@ def new_vae():
 @torch.no_grad()
 def set_statistics(vae, generator, videos=256):
     """Record each latent channel's mean and deviation in the config."""
-    chunks = [random_videos(8, generator)[0].to(vae.device) for _ in range(0, videos, 8)]
+    chunks = [random_videos(8, generator).to(vae.device) for _ in range(0, videos, 8)]
     latents = torch.cat([vae.encode(pixels).latent_dist.mode() for pixels in chunks])
     mean, std = latents.mean((0, 2, 3, 4)), latents.std((0, 2, 3, 4))
     vae.register_to_config(
@@ -48,6 +48,7 @@ def set_statistics(vae, generator, videos=256):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_loop_arguments(parser, steps=20000, batch=8, lr=2e-3)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", required=True)
     parser.add_argument("--init", help="autoencoder folder to start from")
     parser.add_argument("--decoder-only", action="store_true", help="with --init: leave the encoder as it is")
@@ -63,7 +64,7 @@ def main():
 
     def loss_fn():
         nonlocal last_error
-        pixels = random_videos(args.batch, generator)[0].to(args.device)
+        pixels = random_videos(args.batch, generator).to(args.device)
         latents = vae.encode(pixels).latent_dist.mode()
         # Noise keeps the latents' code smooth; the pull to zero keeps their scale.
         noisy = latents + 0.05 * torch.randn_like(latents)

@@ -14,7 +14,7 @@ fn fixtures(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures").join(path)
 }
 
-/// The trained FLUX.1 model of this crate, whose weights are in half precision, and a small random FLUX.2
+/// The trained FLUX.1 model of this crate, whose weights are in eight bits, and a small random FLUX.2
 /// model.
 fn models() -> [Folder; 2] {
     [concat!(env!("CARGO_MANIFEST_DIR"), "/tiny/tiny-flux/vae").into(), fixtures("vae/flux2_small")]

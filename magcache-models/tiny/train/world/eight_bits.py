@@ -1,9 +1,11 @@
-"""Models in half the room: GGUF with Q8_0, 32 values to a scale, by the names of diffusers.
+"""Models in half the room: GGUF with Q8_0, 32 values to a scale, by the names that they have in 32 bits.
 
-Kernels of convolutions, whose rows 32 does not divide, are stored as rows of 32 with their shape beside them, as files for
-ComfyUI have them. Biases and norms stay in half precision. On held-out pictures the velocity error of the image model
+Weights are stored as rows of 32 with their shape beside them, as files for ComfyUI have them, where 32 does not divide
+their own rows; what it does not divide at all, biases, norms and modulation stay in half precision. On held-out pictures the velocity error of the image model
 is 0.2472, in 32 bits 0.2470. The autoencoders lose 0.01 and 0.02 dB of 35.
 """
+
+import json
 
 import gguf
 import torch
@@ -19,7 +21,8 @@ def write(path, kind, weights):
     writer = gguf.GGUFWriter(path, kind)
     for name, value in weights.items():
         values = value.detach().float().cpu().contiguous().numpy()
-        stored = Kind.Q8_0 if values.ndim > 1 and values.size % BLOCK == 0 else Kind.F16
+        is_weight = name.endswith(".weight") and values.ndim > 1
+        stored = Kind.Q8_0 if is_weight and values.size % BLOCK == 0 else Kind.F16
         if stored == Kind.Q8_0 and values.shape[-1] % BLOCK:
             writer.add_array(SHAPE_KEY + name, list(values.shape))
             values = values.reshape(-1, BLOCK)
@@ -34,6 +37,9 @@ def save(model, folder):
     """The configuration of a model of diffusers, and its weights in FILE."""
     folder.mkdir(parents=True, exist_ok=True)
     model.save_config(folder)
+    config = json.loads((folder / "config.json").read_text())
+    config.pop("_name_or_path", None)
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     write(folder / FILE, type(model).__name__, model.state_dict())
 
 

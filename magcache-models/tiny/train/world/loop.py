@@ -27,7 +27,6 @@ def add_loop_arguments(parser, steps, batch, lr, ema, muon):
     parser.add_argument("--ema", type=float, default=ema, help="decay of the average of the weights")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--compile", action="store_true", help="transformers by torch.compile: two thirds of the time")
     parser.add_argument(
         "--bf16", action="store_true", help="products in bfloat16: under half the time where the processor has AVX512-BF16"
     )

@@ -70,6 +70,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_loop_arguments(parser, steps=20000, batch=32, lr=6e-3, ema=0.999, muon=True)
     parser.add_argument("--latents", required=True)
+    parser.add_argument("--compile", action="store_true", help="the transformer by torch.compile: two thirds of the time")
     parser.add_argument("--init", help="an earlier --out to start from")
     parser.add_argument("--distil", action="store_true", help="with --init: distil guidance into a copy of it")
     parser.add_argument("--drop-text", type=float, default=0.1, help="how often a prompt is left out")

@@ -67,6 +67,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_loop_arguments(parser, steps=30000, batch=16, lr=6e-3, ema=0.999, muon=True)
     parser.add_argument("--latents", required=True)
+    parser.add_argument("--compile", action="store_true", help="the transformer by torch.compile: two thirds of the time")
     parser.add_argument("--init", help="an earlier --out to start from")
     parser.add_argument("--image", action="store_true", help="train the image-to-video form")
     parser.add_argument("--shift", type=float, default=3.0, help="flow shift of the training noise levels")

@@ -109,10 +109,6 @@ class Scenes:
             sentences.append(" ".join(words).strip())
         return sentences
 
-    def looks_held_out(self):
-        """Whether each object [batch, 2] is present and has a look that training never shows."""
-        return held_out(self.colour, self.texture, self.shape) & self.present
-
 
 def parse(prompt):
     """``(objects, place, pan)`` that ``prompt`` names; an object is ``(colour, texture, shape, motion or None)``."""
