@@ -59,7 +59,7 @@ class Model:
         )[0]
         # The inverse of packing 2x2 latents into a token.
         tokens = tokens.view(batch, height // 2, width // 2, channels, 2, 2).permute(0, 3, 1, 4, 2, 5)
-        return tokens.reshape(batch, channels, height, width)
+        return tokens.reshape(batch, channels, height, width).float()
 
     def save(self, out):
         for part, name in zip(self.parts(), ("transformer", "text_encoder", "text_encoder_2")):
