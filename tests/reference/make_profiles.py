@@ -352,7 +352,12 @@ def tensors(folder):
     """Number format, shape and bytes of every tensor of a network."""
     [file] = [*folder.glob("*.safetensors"), *folder.glob("*.gguf")]
     if file.suffix == ".gguf":
-        return {t.name: (t.tensor_type.name, t.shape.tolist()[::-1], t.data.tobytes()) for t in GGUFReader(file).tensors}
+        reader, found = GGUFReader(file), {}
+        for t in reader.tensors:
+            stated = reader.get_field(f"comfy.gguf.orig_shape.{t.name}")
+            shape = stated.contents() if stated else t.shape.tolist()[::-1]
+            found[t.name] = t.tensor_type.name, shape, t.data.tobytes()
+        return found
     data = file.read_bytes()
     (length,) = struct.unpack("<Q", data[:8])
     header, values = json.loads(data[8 : 8 + length]), data[8 + length :]
