@@ -12,8 +12,7 @@ use crate::program::{copy, tiny};
 pub(crate) fn copy_in_floats(model: &str, to: &Path) {
     copy(&tiny(model), to);
     for part in ["transformer", "vae"].map(|part| to.join(part)).iter().filter(|part| part.exists()) {
-        let coded =
-            Weights::open(&Folder::open(part).unwrap(), &Device::Cpu, WeightDtype::Keep).unwrap();
+        let coded = Weights::open(&Folder::open(part).unwrap(), &Device::Cpu, WeightDtype::Keep).unwrap();
         let read = |name: &str| (name.to_owned(), coded.get_f32(name, coded.shape(name).unwrap()).unwrap());
         let tensors: HashMap<String, Tensor> = coded.names().map(read).collect();
         candle_core::safetensors::save(&tensors, part.join("diffusion_pytorch_model.safetensors")).unwrap();

@@ -30,7 +30,8 @@ fn decoded(path: &Path) -> Tensors {
         let Some(stated) = contents.metadata.get(&format!("comfy.gguf.orig_shape.{name}")) else {
             return Ok(values);
         };
-        let axes: candle_core::Result<Vec<_>> = stated.to_vec()?.iter().map(gguf_file::Value::to_i32).collect();
+        let axes: candle_core::Result<Vec<_>> =
+            stated.to_vec()?.iter().map(gguf_file::Value::to_i32).collect();
         values.reshape(axes?.into_iter().map(|n| n as usize).collect::<Vec<_>>())
     };
     contents.tensor_infos.keys().map(|name| (name.clone(), read(name).unwrap())).collect()

@@ -125,7 +125,8 @@ fn profiles_are_compared_and_what_differs_is_named() {
     let text = Profile::find("wan2.1-t2v-tiny").unwrap().to_toml().unwrap();
     sh.write("same.toml", &text);
     // That of step 12.
-    let ratio = text.split("cond = [").nth(1).unwrap().split(',').nth(12).unwrap().trim();
+    let ratios = text.split("[curve.ratios]").nth(1).unwrap().split("cond = [").nth(1).unwrap();
+    let ratio = ratios.split(',').nth(12).unwrap().trim();
     let lower = ratio.parse::<f64>().unwrap() - 0.1;
     sh.write("other.toml", text.replacen(ratio, &lower.to_string(), 1));
     assert_eq!(diff("wan2.1-t2v-tiny same.toml", 0)["equal"], true);

@@ -167,6 +167,10 @@ fn a_quantised_transformer_takes_the_place_of_the_folders() {
         let pairs = pixels(a).into_iter().zip(pixels(b));
         pairs.map(|(a, b)| a.abs_diff(b)).max().unwrap()
     };
+    let all = pixels("plain.png").into_iter().zip(pixels("coded.png"));
+    let square =
+        all.map(|(a, b)| f64::from(a.abs_diff(b)).powi(2)).sum::<f64>() / pixels("plain.png").len() as f64;
+    println!("SQ {square} {}", far("plain.png", "coded.png"));
     assert!(far("plain.png", "coded.png") < 30, "{}", far("plain.png", "coded.png"));
     assert!(far("coded.png", "kept.png") <= 1, "decoded once or for each product");
     let found = sh.answer("inspect t.gguf");

@@ -212,7 +212,7 @@ mod tests {
             (r#"{"image_dim": 8, "added_kv_proj_dim": 4}"#, vec!["`added_kv_proj_dim` is 4", "5120"]),
             (r#"{"pos_embed_seq_len": 514}"#, vec!["`pos_embed_seq_len` is 514"]),
             (r#"{"num_layers": "many"}"#, vec!["many"]),
-            ("[]", vec!["config.json"]),
+            ("[]", vec!["expected a map"]),
         ] {
             let message = error(text);
             for part in parts {

@@ -130,7 +130,7 @@ mod tests {
             (r#"{"axes_dims_rope": [17, 55, 56]}"#, vec!["[17, 55, 56]", "even"]),
             (r#"{"axes_dims_rope": [64, 64]}"#, vec!["config.json"]),
             (r#"{"num_layers": "many"}"#, vec!["many"]),
-            ("[]", vec!["config.json"]),
+            ("[]", vec!["expected a map"]),
         ] {
             let message = magcache_core::hint::told(&FluxConfig::from_json(text).expect_err(text));
             for part in parts {
