@@ -20,7 +20,8 @@ const RUN: &str =
 const LONG: &str =
     "run --frames 9 --size 64x64 --steps 200 --cache fbcache --set threshold=0.3 --out out.gif";
 
-/// The same, which ends within seconds: no shorter, so that what happens after the first step happens before the last.
+/// The same, which ends within seconds: no shorter, so that what happens after the first step happens before
+/// the last.
 fn shorter() -> String {
     LONG.replace("--steps 200", "--steps 120")
 }

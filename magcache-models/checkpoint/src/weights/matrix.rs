@@ -58,13 +58,15 @@ impl Weights {
     pub fn matrix(&self, name: &str, shape: [usize; 2]) -> Result<Matrix, CheckpointError> {
         let Found { name: full, info, changes, .. } = self.find(name, &shape)?;
         let kept = !matches!(self.set.dtype, WeightDtype::Cast(_));
-        if !(kept && info.format.is_coded() && changes.iter().all(adapter::Change::is_pair)) {
+        let [_, columns] = shape;
+        // A tensor that was stored in another shape may have blocks that reach from one row into the next.
+        let in_rows = info.format.is_coded() && columns.is_multiple_of(info.format.block().0);
+        if !(kept && in_rows && changes.iter().all(adapter::Change::is_pair)) {
             return self.get(name, &shape).map(Matrix::Plain);
         }
         let beside =
             (!changes.is_empty()).then(|| adapter::beside(changes, &full)).transpose()?.map(Arc::new);
         let file = self.set.tensors.get(&full).map_or(0, |located| located.file);
-        let [_, columns] = shape;
         let set = Arc::clone(&self.set);
         Ok(Matrix::Coded(CodedMatrix { set, file, info, columns: 0..columns, beside }))
     }
