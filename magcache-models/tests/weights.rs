@@ -224,3 +224,15 @@ fn codes_on_a_device_give_what_the_cpu_decodes() {
         }
     }
 }
+
+/// Rows of 48 values in blocks of 32, as files hold them that state the shape of a tensor beside it.
+#[test]
+fn a_matrix_whose_blocks_reach_from_one_row_into_the_next_is_read_whole() {
+    let folder = Folder::open(concat!(env!("CARGO_MANIFEST_DIR"), "/tiny/tiny-flux/vae")).unwrap();
+    let weights = Weights::open(&folder, &Device::Cpu, KEEP).unwrap();
+    let name = "decoder.mid_block.attentions.0.to_q.weight";
+    let whole = weights.get_f32(name, &[48, 48]).unwrap();
+    let rows = weights.matrix(name, [48, 48]).unwrap().select((0..48).collect()).unwrap();
+    let values = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    assert_eq!(values(&rows), values(&whole));
+}

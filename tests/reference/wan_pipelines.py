@@ -26,7 +26,7 @@ from diffusers import (
 )
 from PIL import Image
 from safetensors.torch import save_file
-from transformers import AutoTokenizer, CLIPImageProcessor, CLIPVisionModel, UMT5EncoderModel
+from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPVisionModel, UMT5EncoderModel
 
 ROOT = Path(__file__).resolve().parents[2]
 OUT = ROOT / "tests" / "fixtures" / "pipelines"
@@ -114,7 +114,7 @@ def make(name, case):
         encoder = CLIPVisionModel.from_pretrained(GOLDEN / "text_encoders" / "clip_vision_wan_i2v")
         size = encoder.config.image_size
         crop = {"height": size, "width": size}
-        processor = CLIPImageProcessor(size={"shortest_edge": size}, crop_size=crop)
+        processor = CLIPImageProcessorPil(size={"shortest_edge": size}, crop_size=crop)
         parts |= {"image_encoder": encoder, "image_processor": processor}
     pictures = [picture(seed + i, width, height) for i in range(case.get("pictures", 0))]
     # The image-to-video class requires an image: text alone runs through the other class, as users do.

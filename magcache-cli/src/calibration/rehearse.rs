@@ -345,8 +345,8 @@ mod tests {
         });
     }
 
-    /// The error of a line is predicted from those of its two residuals: exact except for the output head's norm,
-    /// which matters less the smaller it is.
+    /// The error of a line is predicted from those of its two residuals: exact except for the output head's
+    /// norm, which matters less the smaller the error is.
     #[test]
     fn the_error_of_a_line_is_predicted_from_those_of_its_residuals() {
         with_scene(16, |scene, hooks| {
@@ -355,7 +355,7 @@ mod tests {
             let watched = Watched::new(
                 scene.pipeline.meta(),
                 &recorder,
-                Extent { reach: 4, growth: 1, windows: Vec::new(), sensitivities: false },
+                Extent { reach: 4, growth: 16, windows: Vec::new(), sensitivities: false },
             )
             .unwrap();
             let found = watched.run(scene, &go, &mut || {}).unwrap().expect("it rehearses");

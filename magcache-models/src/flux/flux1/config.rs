@@ -128,7 +128,7 @@ mod tests {
             (r#"{"num_layers": 0}"#, vec!["`num_layers` is 0"]),
             (r#"{"axes_dims_rope": [16, 56, 58]}"#, vec!["[16, 56, 58]", "128"]),
             (r#"{"axes_dims_rope": [17, 55, 56]}"#, vec!["[17, 55, 56]", "even"]),
-            (r#"{"axes_dims_rope": [64, 64]}"#, vec!["config.json"]),
+            (r#"{"axes_dims_rope": [64, 64]}"#, vec!["an array of length 3"]),
             (r#"{"num_layers": "many"}"#, vec!["many"]),
             ("[]", vec!["expected a map"]),
         ] {
