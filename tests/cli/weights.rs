@@ -158,20 +158,19 @@ fn a_profile_is_usable_for_other_formats_and_not_for_an_adapter() {
 fn a_quantised_transformer_takes_the_place_of_the_folders() {
     let sh = Shell::new();
     quantised(&sh);
-    sh.answer(format!("run {MODEL} --out plain.png"));
-    sh.answer(format!("run {MODEL} --transformer t.gguf --out coded.png"));
-    sh.answer(format!("run {MODEL} --transformer t.gguf --dtype keep --out kept.png"));
+    // After more steps an edge may be elsewhere.
+    let one = "--model wan2.1-t2v-tiny --steps 1 --frames 1";
+    sh.answer(format!("run {one} --out plain.png"));
+    sh.answer(format!("run {one} --transformer t.gguf --out coded.png"));
+    sh.answer(format!("run {one} --transformer t.gguf --dtype keep --out kept.png"));
     assert!(!sh.same("plain.png", "coded.png"));
     let pixels = |name: &str| image::open(sh.path(name)).unwrap().to_rgb8().into_raw();
-    let apart = |a: &str, b: &str| -> Vec<u8> {
-        pixels(a).into_iter().zip(pixels(b)).map(|(a, b)| a.abs_diff(b)).collect()
+    let far = |a: &str, b: &str| {
+        let pairs = pixels(a).into_iter().zip(pixels(b));
+        pairs.map(|(a, b)| a.abs_diff(b)).max().unwrap()
     };
-    let apart_coded = apart("plain.png", "coded.png");
-    let square = apart_coded.iter().map(|apart| f64::from(*apart).powi(2)).sum::<f64>();
-    let psnr = 10.0 * (255.0 * 255.0 * apart_coded.len() as f64 / square).log10();
-    assert!(psnr > 40.0, "{psnr} dB");
-    let decoded = apart("coded.png", "kept.png").into_iter().max();
-    assert!(decoded <= Some(1), "decoded once or for each product");
+    assert!(far("plain.png", "coded.png") < 30, "{}", far("plain.png", "coded.png"));
+    assert!(far("coded.png", "kept.png") <= 1, "decoded once or for each product");
     let found = sh.answer("inspect t.gguf");
     assert!(found["part"].as_str().unwrap().contains("Wan transformer"), "{found}");
     let dtypes = &found["components"]["file"]["dtypes"];

@@ -45,7 +45,7 @@ FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
 OUT = FIXTURES / "flux_pipelines"
 TINY = FIXTURES.parents[1] / "magcache-models" / "tiny" / "tiny-flux"
 TINY_TEXT = {part: TINY / part for part in ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2")}
-PROMPT, NEGATIVE = "a red circle and a blue square", "a green triangle moving left"
+PROMPT, NEGATIVE = "a red circle and a blue square", "a green triangle"
 WIDTH, HEIGHT = 128, 96
 # The stride at which large tensors are sampled: coprime to every size, so that every row, column and channel occurs.
 STRIDE = 29

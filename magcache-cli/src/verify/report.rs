@@ -132,19 +132,6 @@ impl CaseReport {
         Ok(())
     }
 
-    /// The same with a tolerance in parts of the largest value expected, where that is above one.
-    pub(super) fn tensors_to_scale(
-        &mut self,
-        name: &str,
-        output: &str,
-        got: &Tensor,
-        want: &Tensor,
-        tolerance: f64,
-    ) -> Result<()> {
-        let scale = largest(values(want)?.into_iter()).max(1.0);
-        self.tensors(name, output, got, want, tolerance * scale)
-    }
-
     /// Compares two lists.
     pub(super) fn numbers(&mut self, name: &str, output: &str, got: &[f64], want: &[f64], tolerance: f64) {
         if got.len() != want.len() {
